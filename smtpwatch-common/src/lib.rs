@@ -1,0 +1,2 @@
+#![no_std]
+//! What the kernel program and the daemon share.

@@ -1,0 +1,256 @@
+//! What the engine says: the finding, its closed vocabularies, and its severity.
+
+use serde::Serialize;
+
+use crate::{Role, Side, Timestamp};
+
+/// Version of the JSON form of a [`Finding`].
+pub const SCHEMA_VERSION: u32 = 1;
+
+macro_rules! vocabulary {
+    ($(#[$meta:meta])* $name:ident { $($(#[$vmeta:meta])* $variant:ident = $text:literal),+ $(,)? }) => {
+        $(#[$meta])*
+        #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Serialize)]
+        pub enum $name {
+            $($(#[$vmeta])* #[serde(rename = $text)] $variant),+
+        }
+
+        impl $name {
+            /// Every value, in order.
+            pub const ALL: &'static [Self] = &[$(Self::$variant),+];
+
+            /// The name in JSON, on the command line and in metric labels.
+            #[must_use]
+            pub const fn as_str(self) -> &'static str {
+                match self { $(Self::$variant => $text),+ }
+            }
+        }
+
+        impl std::fmt::Display for $name {
+            fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+                f.write_str(self.as_str())
+            }
+        }
+
+        impl std::str::FromStr for $name {
+            type Err = String;
+
+            fn from_str(text: &str) -> Result<Self, String> {
+                Self::ALL.iter().copied().find(|value| value.as_str() == text).ok_or_else(|| {
+                    let names: Vec<_> = Self::ALL.iter().map(|value| value.as_str()).collect();
+                    format!("expected one of {}", names.join(", "))
+                })
+            }
+        }
+    };
+}
+
+vocabulary! {
+    /// What happened. Stable names: they are metric labels and alert selectors.
+    Kind {
+        /// The EHLO reply lacks STARTTLS although a policy or the history says it is offered.
+        StarttlsStripped = "starttls-stripped",
+        /// A capability line was overwritten in place.
+        StarttlsMasked = "starttls-masked",
+        /// STARTTLS was offered, asked for, and not granted.
+        StarttlsRefused = "starttls-refused",
+        /// STARTTLS was offered and not used by a peer that is known to use it.
+        StarttlsUnused = "starttls-unused",
+        /// A verb arrived, or was quoted back, that was not sent.
+        CommandRewritten = "command-rewritten",
+        /// EHLO was answered with an error by a peer known to speak it.
+        EhloDowngraded = "ehlo-downgraded",
+        /// Go-ahead, then no TLS.
+        TlsHandshakeFailed = "tls-handshake-failed",
+        /// A failed handshake, then delivery in clear on a new connection.
+        DowngradeRetry = "downgrade-retry",
+        /// Protocol version or suite below the minimum or below the history.
+        TlsDowngraded = "tls-downgraded",
+        /// The certificate contradicts a policy or the history.
+        CertificateMismatch = "certificate-mismatch",
+        /// Client bytes between STARTTLS and the TLS record.
+        CommandInjection = "command-injection",
+        /// Server bytes between the go-ahead and the TLS record.
+        ResponseInjection = "response-injection",
+        /// Credentials sent in clear.
+        AuthPlaintext = "auth-plaintext",
+        /// A challenge-response exchange in clear.
+        AuthExchangePlaintext = "auth-exchange-plaintext",
+        /// AUTH offered before TLS.
+        AuthOfferedPlaintext = "auth-offered-plaintext",
+        /// Mail accepted in clear although a policy demands TLS.
+        PolicyViolation = "policy-violation",
+        /// Bytes, lengths or timing that only a device on the path explains.
+        StreamTampering = "stream-tampering",
+    }
+}
+
+vocabulary! {
+    /// How sure the claim is (THREATS §0). Ordered: later is stronger.
+    Evidence {
+        /// Odd, but honest set-ups do it too.
+        Suspicious = "suspicious",
+        /// The peer's history says otherwise.
+        Regression = "regression",
+        /// A published or local policy says otherwise.
+        Policy = "policy",
+        /// The bytes are what an editor on the path leaves.
+        Tamper = "tamper",
+    }
+}
+
+vocabulary! {
+    /// What it cost (THREATS §0). Ordered: later is worse.
+    Outcome {
+        /// The session ended, or went on under TLS.
+        Attempt = "attempt",
+        /// Envelope addresses crossed in clear.
+        Envelope = "envelope",
+        /// The message was accepted in clear.
+        Content = "content",
+        /// Credentials crossed in clear.
+        Credential = "credential",
+    }
+}
+
+vocabulary! {
+    /// How loud to be. Ordered: later is louder.
+    Severity {
+        /// For the record.
+        Info = "info",
+        /// Look when there is time.
+        Low = "low",
+        /// Look this week.
+        Medium = "medium",
+        /// Look today.
+        High = "high",
+        /// Look now.
+        Critical = "critical",
+    }
+}
+
+impl Severity {
+    /// Severity as a function of the two axes: neither alone says how loud to be.
+    #[must_use]
+    pub const fn of(evidence: Evidence, outcome: Outcome) -> Self {
+        match (outcome, evidence) {
+            (Outcome::Credential, _) | (Outcome::Content, Evidence::Policy | Evidence::Tamper) => Self::Critical,
+            (Outcome::Content | Outcome::Envelope, Evidence::Regression)
+            | (Outcome::Envelope, Evidence::Policy | Evidence::Tamper) => Self::High,
+            (Outcome::Content, Evidence::Suspicious) | (Outcome::Attempt, Evidence::Policy | Evidence::Tamper) => Self::Medium,
+            (Outcome::Envelope, Evidence::Suspicious) | (Outcome::Attempt, Evidence::Regression) => Self::Low,
+            (Outcome::Attempt, Evidence::Suspicious) => Self::Info,
+        }
+    }
+}
+
+/// One claim with its proof: one JSON line (the field order is the contract's).
+#[derive(Clone, PartialEq, Debug, Serialize)]
+pub struct Finding {
+    /// [`SCHEMA_VERSION`].
+    pub schema_version: u32,
+    /// Identifier, UUIDv7 form; empty until the incident stage names the finding.
+    pub id: String,
+    /// When the deciding segment was seen.
+    pub time: Timestamp,
+    /// What happened.
+    pub kind: Kind,
+    /// The row of THREATS.md that it matches.
+    pub rule: &'static str,
+    /// How loud.
+    pub severity: Severity,
+    /// How sure.
+    pub evidence: Evidence,
+    /// What it cost.
+    pub outcome: Outcome,
+    /// Which end this host is.
+    pub role: Role,
+    /// The connection.
+    pub flow: FlowInfo,
+    /// The server, or for role `server` the client, as it named itself.
+    pub peer: PeerInfo,
+    /// What was expected, and who says so.
+    pub expected: Expected,
+    /// What was seen.
+    pub observed: Observed,
+    /// The dialogue in clear, secrets blanked.
+    pub transcript: Vec<TranscriptLine>,
+    /// Holes in the reassembled streams of this session.
+    pub gaps: u32,
+    /// Further signs, each one line with its numbers.
+    pub proof: Vec<String>,
+}
+
+/// The connection that a finding speaks of.
+#[derive(Clone, PartialEq, Debug, Serialize)]
+pub struct FlowInfo {
+    /// `address:port`, IPv6 as `[address]:port`.
+    pub client: String,
+    /// `address:port`, IPv6 as `[address]:port`.
+    pub server: String,
+    /// Interface name; empty where a capture does not tell.
+    pub interface: String,
+    /// Community ID v1; empty until the incident stage fills it in.
+    pub community_id: String,
+}
+
+/// The peer as it named itself.
+#[derive(Clone, PartialEq, Debug, Default, Serialize)]
+pub struct PeerInfo {
+    /// Host name from the greeting or the EHLO reply (role `client`), or from EHLO/HELO (role `server`).
+    pub name: String,
+    /// First line of the greeting.
+    pub greeting: String,
+}
+
+/// What was expected of the peer.
+#[derive(Clone, PartialEq, Debug, Serialize)]
+pub struct Expected {
+    /// Whether STARTTLS was expected to be offered and used.
+    pub starttls: bool,
+    /// `rule`, `history`, `dane`, `mta-sts`, `list`, `standard`, or `none`.
+    pub source: &'static str,
+    /// Why, in words and numbers.
+    pub detail: String,
+}
+
+/// What was seen.
+#[derive(Clone, PartialEq, Debug, Serialize)]
+pub struct Observed {
+    /// Capability lines of the last EHLO reply in clear, in order.
+    pub capabilities: Vec<String>,
+    /// State of the STARTTLS offer.
+    pub starttls: StarttlsState,
+    /// SASL mechanism, for findings about AUTH.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub mechanism: Option<String>,
+    /// Code of the server's reply to the deciding command.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub reply: Option<u16>,
+}
+
+vocabulary! {
+    /// State of the STARTTLS offer in the last EHLO reply in clear.
+    StarttlsState {
+        /// The keyword is there.
+        Offered = "offered",
+        /// It is not.
+        Absent = "absent",
+        /// A line stands there that was overwritten in place.
+        Masked = "masked",
+        /// It is there, was asked for, and was not granted.
+        Refused = "refused",
+        /// No complete EHLO reply was seen.
+        Unknown = "unknown",
+    }
+}
+
+/// One line of the dialogue.
+#[derive(Clone, PartialEq, Debug, Serialize)]
+pub struct TranscriptLine {
+    /// Who said it.
+    pub from: Side,
+    /// The line without its end, not more than [`crate::limits::TRANSCRIPT_LINE`] octets, as text: octets that are not
+    /// printable ASCII or valid UTF-8 are escaped.
+    pub text: String,
+}

@@ -1,0 +1,26 @@
+//! The engine of smtpwatch: TCP segments in, findings out.
+//!
+//! Sans-IO: no socket, no file, no clock. Time comes with each [`Segment`]; what the engine wants done (a finding
+//! written, a flow muted in the kernel, a row of history kept) comes out of [`Engine::poll`] as an [`Output`].
+//!
+//! The way of the data, left to right; nothing imports from its right:
+//!
+//! ```text
+//! segment → flow (bytes in order, gaps explicit) → smtp (dialogue → observation) → judge (+ policy) → finding
+//! ```
+#![forbid(unsafe_code)]
+
+pub mod engine;
+pub mod finding;
+pub mod flow;
+pub mod judge;
+pub mod limits;
+pub mod policy;
+pub mod segment;
+pub mod smtp;
+pub mod time;
+
+pub use engine::{Engine, Output, Settings};
+pub use finding::Finding;
+pub use segment::{FlowKey, Role, Segment, Side, TcpFlags};
+pub use time::Timestamp;

@@ -1,0 +1,35 @@
+//! Every bound of the engine, named, with its reason. What is cut or dropped by one of them is counted.
+
+use std::time::Duration;
+
+/// Flows tracked at once. At about 1 KiB for an idle flow this bounds the table to some hundred MiB; the least recently
+/// active flow makes room.
+pub const FLOWS: usize = 65_536;
+/// A flow that was silent for this long is closed. RFC 5321 §4.5.3.2 gives 10 minutes as the longest reply time-out.
+pub const FLOW_IDLE: Duration = Duration::from_secs(900);
+/// Octets held per direction that cannot be delivered yet (out of order, or not acknowledged).
+pub const REASSEMBLY_BYTES: usize = 64 * 1024;
+/// Separate pieces held per direction, so that tiny segments cannot pin memory.
+pub const REASSEMBLY_CHUNKS: usize = 256;
+/// Delivered octets kept per direction, to compare late copies of the same range with them (THREATS EV-3, FO-1).
+pub const RETAINED_BYTES: usize = 16 * 1024;
+/// Conflicting copies kept as evidence per flow.
+pub const CONFLICTS: usize = 8;
+/// Octets of each copy kept of a conflict.
+pub const CONFLICT_BYTES: usize = 256;
+/// Longest line that is kept whole: AUTH lines reach 12,288 octets (RFC 4954 §4).
+pub const LINE: usize = 12_288;
+/// Lines of one multi-line reply that are kept.
+pub const REPLY_LINES: usize = 128;
+/// Commands waiting for their reply.
+pub const PIPELINE: usize = 256;
+/// Lines of the transcript kept per session: the first half of them and the newest.
+pub const TRANSCRIPT_LINES: usize = 64;
+/// Octets of a transcript line.
+pub const TRANSCRIPT_LINE: usize = 512;
+/// Recipient domains remembered per session.
+pub const RECIPIENT_DOMAINS: usize = 16;
+/// Peers whose history is held in memory; the least recently seen makes room.
+pub const HISTORY_PEERS: usize = 200_000;
+/// A finding whose outcome can still get worse is held back no longer than this.
+pub const VERDICT_DEADLINE: Duration = Duration::from_secs(10);

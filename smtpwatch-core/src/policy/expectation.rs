@@ -1,0 +1,1 @@
+//! What is expected of one flow, and which source says so.

@@ -1,0 +1,180 @@
+//! Local policy: `[[rule]]` of the configuration, first match wins.
+
+use std::net::IpAddr;
+
+use serde::Deserialize;
+
+use crate::Role;
+
+/// One local rule. It speaks for a flow when every condition that it names matches.
+#[derive(Clone, PartialEq, Debug, Default)]
+pub struct Rule {
+    /// Addresses, networks or server names; empty matches every peer.
+    pub peer: Vec<PeerPattern>,
+    /// Server ports; empty matches every port.
+    pub port: Vec<u16>,
+    /// Which end this host is.
+    pub role: Option<Role>,
+    /// What is demanded of STARTTLS.
+    pub starttls: Option<StarttlsRule>,
+    /// What is demanded of AUTH in clear.
+    pub auth_plaintext: Option<AuthRule>,
+    /// The lowest TLS version, as the wire's number (`0x0303` is TLS 1.2).
+    pub min_tls: Option<u16>,
+}
+
+/// `starttls = …` of a rule.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum StarttlsRule {
+    /// Mail in clear is a violation.
+    Required,
+    /// The offer is expected; its absence is a strip, mail in clear alone is no violation.
+    Expected,
+    /// Say nothing about STARTTLS of this peer.
+    Ignore,
+}
+
+/// `auth_plaintext = …` of a rule.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum AuthRule {
+    /// Credentials in clear violate this policy.
+    Forbid,
+    /// Credentials in clear are accepted practice here: no finding.
+    Allow,
+}
+
+/// Whom a rule speaks for.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum PeerPattern {
+    /// An address or network, with its prefix length in bits.
+    Net(IpAddr, u8),
+    /// A name with at most one `*` per label, in lower case without the final dot.
+    Name(String),
+}
+
+/// Why a pattern is not one.
+#[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
+pub enum PatternError {
+    /// The prefix is longer than the address.
+    #[error("{0:?}: the prefix length is at most {1}")]
+    Prefix(String, u8),
+    /// Neither an address, nor a network, nor a host name.
+    #[error("{0:?} is neither an address, nor a network (192.0.2.0/24), nor a server name (mx*.example.net)")]
+    Form(String),
+}
+
+impl std::str::FromStr for PeerPattern {
+    type Err = PatternError;
+
+    fn from_str(text: &str) -> Result<Self, PatternError> {
+        if let Ok(address) = text.parse::<IpAddr>() {
+            return Ok(Self::Net(address, if address.is_ipv4() { 32 } else { 128 }));
+        }
+        if let Some((address, prefix)) = text.split_once('/') {
+            let address: IpAddr = address.parse().map_err(|_| PatternError::Form(text.to_owned()))?;
+            let bits = if address.is_ipv4() { 32 } else { 128 };
+            return match prefix.parse::<u8>() {
+                Ok(prefix) if prefix <= bits => Ok(Self::Net(address, prefix)),
+                Ok(_) => Err(PatternError::Prefix(text.to_owned(), bits)),
+                Err(_) => Err(PatternError::Form(text.to_owned())),
+            };
+        }
+        let name = text.trim_end_matches('.').to_ascii_lowercase();
+        let label = |label: &str| {
+            !label.is_empty()
+                && label.len() <= 63
+                && label.bytes().all(|c| c.is_ascii_alphanumeric() || matches!(c, b'-' | b'_' | b'*') || !c.is_ascii())
+        };
+        if !name.is_empty() && name.len() <= 253 && name.split('.').all(label) {
+            Ok(Self::Name(name))
+        } else {
+            Err(PatternError::Form(text.to_owned()))
+        }
+    }
+}
+
+/// Whether `address` lies in `network/prefix`. Families never match each other; a mapped IPv4 address is IPv4.
+#[must_use]
+pub fn in_network(address: IpAddr, network: IpAddr, prefix: u8) -> bool {
+    let bits = |address: IpAddr| match address.to_canonical() {
+        IpAddr::V4(v4) => (u128::from(v4.to_bits()) << 96, 32),
+        IpAddr::V6(v6) => (v6.to_bits(), 128),
+    };
+    let ((address, width), (network, network_width)) = (bits(address), bits(network));
+    width == network_width && (prefix == 0 || (address ^ network) >> (128 - u32::from(prefix.min(128))) == 0)
+}
+
+/// Whether `name` matches `pattern` label by label; `*` stands for any run of characters within one label.
+fn name_matches(pattern: &str, name: &str) -> bool {
+    let name = name.trim_end_matches('.').to_ascii_lowercase();
+    let (patterns, labels) = (pattern.split('.'), name.split('.'));
+    patterns.clone().count() == labels.clone().count() && patterns.zip(labels).all(|(p, l)| label_matches(p, l))
+}
+
+fn label_matches(pattern: &str, label: &str) -> bool {
+    match pattern.split_once('*') {
+        None => pattern == label,
+        Some((before, after)) => {
+            // The first part is fixed; the rest may match at any later point.
+            label.strip_prefix(before).is_some_and(|rest| {
+                (0..=rest.len()).filter(|&at| rest.is_char_boundary(at)).any(|at| label_matches(after, &rest[at..]))
+            })
+        }
+    }
+}
+
+impl Rule {
+    /// Whether this rule speaks for a peer: `names` are all names that the server gave (greeting, EHLO reply, SNI).
+    #[must_use]
+    pub fn matches(&self, address: IpAddr, port: u16, role: Role, names: &[&str]) -> bool {
+        let peer = |pattern: &PeerPattern| match pattern {
+            PeerPattern::Net(network, prefix) => in_network(address, *network, *prefix),
+            PeerPattern::Name(pattern) => names.iter().any(|name| name_matches(pattern, name)),
+        };
+        (self.peer.is_empty() || self.peer.iter().any(peer))
+            && (self.port.is_empty() || self.port.contains(&port))
+            && self.role.is_none_or(|wanted| wanted == role)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn patterns_parse_or_say_why_not() {
+        for good in ["192.0.2.1", "192.0.2.0/24", "2001:db8::/32", "mx*.example.net", "MX.Example.NET.", "*.example.net"] {
+            assert!(good.parse::<PeerPattern>().is_ok(), "{good}");
+        }
+        for bad in ["192.0.2.0/33", "192.0.2.0/x", "2001:db8::/129", "", ".", "a..b", "mx example", "a/b/c"] {
+            assert!(bad.parse::<PeerPattern>().is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn names_match_label_by_label() {
+        for (pattern, name, expected) in [
+            ("mx*.example.net", "mx1.example.net", true),
+            ("mx*.example.net", "MX.EXAMPLE.NET.", true),
+            ("mx*.example.net", "mx1.a.example.net", false),
+            ("*.example.net", "example.net", false),
+            ("m*x*.example.net", "mailxy.example.net", true),
+            ("mx.example.net", "mx.example.net.evil.test", false),
+        ] {
+            assert_eq!(name_matches(pattern, name), expected, "{pattern} {name}");
+        }
+    }
+
+    #[test]
+    fn networks_match_by_prefix_and_family() {
+        let net = |text: &str| text.parse::<IpAddr>().expect("address");
+        assert!(in_network(net("192.0.2.77"), net("192.0.2.0"), 24));
+        assert!(!in_network(net("192.0.3.1"), net("192.0.2.0"), 24));
+        assert!(in_network(net("::ffff:192.0.2.1"), net("192.0.2.0"), 24));
+        assert!(in_network(net("2001:db8::1"), net("::"), 0));
+        assert!(!in_network(net("192.0.2.1"), net("::"), 0));
+        assert!(in_network(net("2001:db8::1"), net("2001:db8::1"), 128));
+    }
+}

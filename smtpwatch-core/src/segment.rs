@@ -1,0 +1,137 @@
+//! The only input of the engine: one TCP segment of a watched flow, as the gate let it through.
+
+use std::{fmt, net::SocketAddr};
+
+use serde::Serialize;
+
+use crate::Timestamp;
+
+/// One TCP connection, named by its end points. The server is the end with the watched port.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+pub struct FlowKey {
+    /// The end that opened the connection.
+    pub client: SocketAddr,
+    /// The end with the mail port.
+    pub server: SocketAddr,
+}
+
+/// One end of a connection, in SMTP's terms.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Side {
+    /// Sends commands.
+    Client,
+    /// Sends replies.
+    Server,
+}
+
+impl Side {
+    /// The other end.
+    #[must_use]
+    pub const fn peer(self) -> Self {
+        match self {
+            Self::Client => Self::Server,
+            Self::Server => Self::Client,
+        }
+    }
+}
+
+/// Which end of the connection this host is (THREATS §0: GC and GS).
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Role {
+    /// This host sends mail out: replies arrive after any tampering on the path.
+    Client,
+    /// This host receives mail: commands arrive after any tampering on the path.
+    Server,
+}
+
+impl Role {
+    /// Both roles, in label order.
+    pub const ALL: [Self; 2] = [Self::Client, Self::Server];
+
+    /// The name in JSON, configuration and metric labels.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Client => "client",
+            Self::Server => "server",
+        }
+    }
+}
+
+/// The flag byte of a TCP header (RFC 9293 §3.1).
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Default)]
+pub struct TcpFlags(pub u8);
+
+impl TcpFlags {
+    /// No more data from sender.
+    pub const FIN: Self = Self(0x01);
+    /// Synchronise sequence numbers.
+    pub const SYN: Self = Self(0x02);
+    /// Reset the connection.
+    pub const RST: Self = Self(0x04);
+    /// Push.
+    pub const PSH: Self = Self(0x08);
+    /// The acknowledgment field is significant.
+    pub const ACK: Self = Self(0x10);
+
+    /// Whether every flag of `other` is set.
+    #[must_use]
+    pub const fn contains(self, other: Self) -> bool {
+        self.0 & other.0 == other.0
+    }
+}
+
+impl std::ops::BitOr for TcpFlags {
+    type Output = Self;
+
+    fn bitor(self, rhs: Self) -> Self {
+        Self(self.0 | rhs.0)
+    }
+}
+
+impl fmt::Debug for TcpFlags {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let names = [(Self::SYN, 'S'), (Self::ACK, '.'), (Self::PSH, 'P'), (Self::FIN, 'F'), (Self::RST, 'R')];
+        names.iter().filter(|(flag, _)| self.contains(*flag)).try_for_each(|(_, name)| write!(f, "{name}"))
+    }
+}
+
+/// One TCP segment, or one chunk of a large one.
+///
+/// A segment without captured bytes (`payload` empty, `length` greater than zero) tells that bytes passed that the gate
+/// was told not to copy: a body, or TLS.
+#[derive(Clone, Debug)]
+pub struct Segment<'a> {
+    /// When the hook saw the packet.
+    pub at: Timestamp,
+    /// The connection.
+    pub flow: FlowKey,
+    /// Who sent it.
+    pub from: Side,
+    /// Which end this host is, as the hook's direction tells.
+    pub role: Role,
+    /// Name of the interface, empty in a capture that does not tell.
+    pub interface: &'a str,
+    /// Sequence number of the first payload octet of the *segment* (of the SYN itself where that flag is set).
+    pub seq: u32,
+    /// Acknowledgment number; meaningful with [`TcpFlags::ACK`].
+    pub ack: u32,
+    /// TCP flags.
+    pub flags: TcpFlags,
+    /// Window field, not scaled.
+    pub window: u16,
+    /// IPv4 time to live or IPv6 hop limit.
+    pub ttl: u8,
+    /// IPv4 identification; zero for IPv6.
+    pub ip_id: u16,
+    /// TCP options as on the wire (0 to 40 octets).
+    pub options: &'a [u8],
+    /// Payload octets of the whole segment on the wire.
+    pub length: u32,
+    /// Offset of `payload` within the segment's payload.
+    pub offset: u32,
+    /// The captured octets.
+    pub payload: &'a [u8],
+}
