@@ -1,10 +1,126 @@
 //! History: what this host has itself seen of a peer (RFC 3207 §6; THREATS FP-1, FP-3, FP-21).
 
-use std::net::IpAddr;
+use std::{
+    collections::{HashMap, hash_map::Entry},
+    net::IpAddr,
+};
 
 use serde::Serialize;
 
 use crate::Timestamp;
+
+/// Interruptions of the offer that came back and are forgiven: one outage, one strip that ended. A farm whose members
+/// answer differently soon shows more of them.
+const FORGIVEN_RETURNS: u64 = 2;
+/// When the table is full, this share of it (the least recently seen) makes room at once, so that room is not made row
+/// by row.
+const FORGET_SHARE: usize = 16;
+
+/// What has been seen of every peer, bounded; the least recently seen makes room.
+#[derive(Debug)]
+pub struct History {
+    rows: HashMap<HistoryKey, HistoryRecord>,
+    capacity: usize,
+}
+
+impl History {
+    /// Room for `capacity` rows.
+    #[must_use]
+    pub fn new(capacity: usize) -> Self {
+        Self { rows: HashMap::new(), capacity: capacity.max(1) }
+    }
+
+    /// Puts back a row that was kept elsewhere.
+    pub fn restore(&mut self, key: HistoryKey, record: HistoryRecord) {
+        self.rows.insert(key, record);
+    }
+
+    /// The row of a peer.
+    #[must_use]
+    pub fn get(&self, key: &HistoryKey) -> Option<&HistoryRecord> {
+        self.rows.get(key)
+    }
+
+    /// Every row, in no order.
+    pub fn iter(&self) -> impl Iterator<Item = (&HistoryKey, &HistoryRecord)> {
+        self.rows.iter()
+    }
+
+    /// Number of rows.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.rows.len()
+    }
+
+    /// Whether nothing is known.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.rows.is_empty()
+    }
+
+    /// Forgets every row that `matches`; returns the keys.
+    pub fn forget(&mut self, matches: impl Fn(&HistoryKey) -> bool) -> Vec<HistoryKey> {
+        let keys: Vec<_> = self.rows.keys().filter(|key| matches(key)).cloned().collect();
+        for key in &keys {
+            self.rows.remove(key);
+        }
+        keys
+    }
+
+    /// Notes one session and returns the row as it stands after it, with the rows that had to make room.
+    pub fn note(&mut self, key: HistoryKey, session: SessionNote, strength: Strength) -> (HistoryRecord, Vec<HistoryKey>) {
+        let forgotten = if self.rows.len() >= self.capacity && !self.rows.contains_key(&key) {
+            self.forget_oldest()
+        } else {
+            Vec::new()
+        };
+        let record = match self.rows.entry(key) {
+            Entry::Occupied(entry) => entry.into_mut(),
+            Entry::Vacant(entry) => entry.insert(HistoryRecord { first_seen: session.at, ..HistoryRecord::default() }),
+        };
+        record.note(session, strength);
+        (*record, forgotten)
+    }
+
+    fn forget_oldest(&mut self) -> Vec<HistoryKey> {
+        let mut seen: Vec<_> = self.rows.iter().map(|(key, record)| (record.last_seen, key.clone())).collect();
+        let count = (seen.len() / FORGET_SHARE).max(1).min(seen.len());
+        seen.select_nth_unstable(count - 1);
+        seen.truncate(count);
+        seen.into_iter()
+            .map(|(_, key)| {
+                self.rows.remove(&key);
+                key
+            })
+            .collect()
+    }
+}
+
+/// When "always offered" is strong enough to accuse (`[baseline]` of the configuration).
+#[derive(Clone, Copy, PartialEq, Debug)]
+pub struct Strength {
+    /// Sessions that must have been seen.
+    pub min_sessions: u64,
+    /// Share of them that offered STARTTLS, 0 to 1.
+    pub min_offer_ratio: f64,
+}
+
+impl Default for Strength {
+    fn default() -> Self {
+        Self { min_sessions: 5, min_offer_ratio: 0.95 }
+    }
+}
+
+/// What one session says about the offer of a peer.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct SessionNote {
+    /// When it was judged.
+    pub at: Timestamp,
+    /// The last EHLO reply in clear offered STARTTLS.
+    pub offered: bool,
+    /// TLS began.
+    pub used: bool,
+}
 
 /// Of whom a record speaks. The own address is part of it, because a server may offer differently to each client (FP-3).
 #[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Debug, Serialize)]
@@ -34,11 +150,14 @@ pub struct HistoryRecord {
     pub sessions: u64,
     /// Of these, how many offered STARTTLS.
     pub offered: u64,
+    /// Of these, how many did not while the record was too weak to call that a regression.
+    pub missed: u64,
     /// Of these, how many began TLS.
     pub used: u64,
-    /// Times the offer came back after it was missing: a farm that answers differently does this, a strip does not.
+    /// Times the offer came back after a regression: a farm that answers differently does this often, a strip does not.
     pub returns: u64,
-    /// The newest sessions in a row without an offer.
+    /// The newest sessions in a row that were a regression. They do not weaken the record: otherwise a strip that lasts
+    /// would become the norm and accuse itself of nothing.
     pub missing_run: u64,
     /// First session.
     pub first_seen: Timestamp,
@@ -46,4 +165,100 @@ pub struct HistoryRecord {
     pub last_seen: Timestamp,
     /// Newest session that offered STARTTLS.
     pub last_offered: Timestamp,
+}
+
+impl HistoryRecord {
+    /// Share of sessions that offered STARTTLS, as far as it speaks of the peer itself: 0 to 1.
+    #[must_use]
+    pub fn offer_ratio(&self) -> f64 {
+        let against = self.missed + self.returns.saturating_sub(FORGIVEN_RETURNS);
+        let counted = self.offered + against;
+        #[expect(clippy::cast_precision_loss, reason = "a ratio of counts far below 2^52")]
+        if counted == 0 { 0.0 } else { self.offered as f64 / counted as f64 }
+    }
+
+    /// Whether the record is strong enough to call a missing offer a regression.
+    #[must_use]
+    pub fn is_strong(&self, strength: Strength) -> bool {
+        self.offered + self.missed >= strength.min_sessions && self.offer_ratio() >= strength.min_offer_ratio
+    }
+
+    /// The record in words: `offered in 412 of 412 sessions since 2026-10-02`.
+    #[must_use]
+    pub fn detail(&self) -> String {
+        let Self { offered, missed, first_seen, .. } = self;
+        format!("offered in {offered} of {} sessions since {}", offered + missed, first_seen.date())
+    }
+
+    fn note(&mut self, session: SessionNote, strength: Strength) {
+        let strong = self.is_strong(strength);
+        self.sessions += 1;
+        self.last_seen = self.last_seen.max(session.at);
+        self.used += u64::from(session.used);
+        if session.offered {
+            self.offered += 1;
+            self.last_offered = self.last_offered.max(session.at);
+            self.returns += u64::from(self.missing_run > 0);
+            self.missing_run = 0;
+        } else if strong {
+            self.missing_run += 1;
+        } else {
+            self.missed += 1;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn key(last: u8) -> HistoryKey {
+        HistoryKey { own: [192, 0, 2, 1].into(), peer: HistoryPeer::Address([198, 51, 100, last].into()), port: 25 }
+    }
+
+    fn record(pattern: &str) -> HistoryRecord {
+        let mut history = History::new(10);
+        for (second, offer) in (0..).zip(pattern.chars()) {
+            let note = SessionNote { at: Timestamp::from_secs(second), offered: offer == 'O', used: offer == 'O' };
+            history.note(key(1), note, Strength::default());
+        }
+        *history.get(&key(1)).expect("noted")
+    }
+
+    #[test]
+    fn a_lasting_strip_does_not_become_the_norm() {
+        let stripped = record("OOOOO.........................");
+        assert!(stripped.is_strong(Strength::default()));
+        assert_eq!((stripped.offered, stripped.missed, stripped.missing_run), (5, 0, 25));
+        assert_eq!(stripped.detail(), "offered in 5 of 5 sessions since 1970-01-01");
+    }
+
+    #[test]
+    fn one_interruption_that_ended_is_forgiven() {
+        assert!(record("OOOOOO...OOO").is_strong(Strength::default()));
+    }
+
+    #[test]
+    fn a_farm_is_a_rate_and_is_not_accused() {
+        assert!(!record("O.O.O.O.O.").is_strong(Strength::default()), "FP-1: mixed from the start");
+        assert!(!record("OOOOO.O.O.O.O.O").is_strong(Strength::default()), "FP-1: mixed after a lucky start");
+    }
+
+    #[test]
+    fn too_few_sessions_are_not_strong() {
+        assert!(!record("OOOO").is_strong(Strength::default()));
+        assert!(record("OOOOO").is_strong(Strength::default()));
+    }
+
+    #[test]
+    fn the_least_recently_seen_makes_room() {
+        let mut history = History::new(4);
+        let mut gone = Vec::new();
+        for last in 0..9 {
+            let note = SessionNote { at: Timestamp::from_secs(i64::from(last)), offered: true, used: true };
+            gone.extend(history.note(key(last), note, Strength::default()).1);
+        }
+        assert_eq!(history.len(), 4);
+        assert_eq!(gone, (0..5).map(key).collect::<Vec<_>>());
+    }
 }
