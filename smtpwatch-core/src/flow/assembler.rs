@@ -1,0 +1,268 @@
+//! The octets of one direction: held pieces by offset, and the last delivered octets for comparison.
+
+use std::collections::VecDeque;
+
+use crate::{
+    Timestamp,
+    limits::{CONFLICT_BYTES, REASSEMBLY_BYTES, REASSEMBLY_CHUNKS, RETAINED_BYTES},
+};
+
+/// Longest piece. Large segments are stored as several, so that a partly delivered piece pins little.
+const PIECE: usize = 4096;
+/// Held octets that are never exceeded, even by a caller that does not drain: the bound and one full-size segment.
+const HARD_BYTES: usize = 2 * REASSEMBLY_BYTES;
+/// The same for pieces: one segment can fill the holes between all pieces.
+const HARD_CHUNKS: usize = 2 * REASSEMBLY_CHUNKS + 1;
+
+/// What is known of a piece beside its octets.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) struct Stamp {
+    /// When the first octets of the piece were seen.
+    pub at: Timestamp,
+    /// Octets of the peer's stream that the sender had acknowledged.
+    pub knew: u64,
+}
+
+/// A later copy of a range that differs from the first one.
+pub(super) struct Difference {
+    /// Stream offset of both copies.
+    pub offset: u64,
+    /// Octets held or delivered, at most [`CONFLICT_BYTES`].
+    pub first: Vec<u8>,
+    /// Octets of the later copy, as many.
+    pub other: Vec<u8>,
+}
+
+/// One piece: `bytes[taken..]` is held, the octets before are delivered.
+struct Chunk {
+    offset: u64,
+    taken: usize,
+    stamp: Stamp,
+    bytes: Vec<u8>,
+}
+
+impl Chunk {
+    const fn start(&self) -> u64 {
+        self.offset + self.taken as u64
+    }
+
+    const fn end(&self) -> u64 {
+        self.offset + self.bytes.len() as u64
+    }
+
+    fn held(&self) -> &[u8] {
+        &self.bytes[self.taken..]
+    }
+}
+
+/// Invariant: chunks are sorted, do not overlap, hold at least one octet (the front one may be used up until the next
+/// call), and none starts before `front`.
+#[derive(Default)]
+pub(super) struct Assembler {
+    chunks: VecDeque<Chunk>,
+    held: usize,
+    front: u64,
+    retained: VecDeque<u8>,
+    forgetful: bool,
+    cut: Option<(u64, u64)>,
+}
+
+impl Assembler {
+    /// The most that [`Self::memory`] can be: vectors grow by doubling.
+    pub const MEMORY: usize =
+        2 * HARD_BYTES + 2 * PIECE + 2 * RETAINED_BYTES + 2 * HARD_CHUNKS.next_power_of_two() * size_of::<Chunk>();
+
+    /// Next offset to deliver.
+    pub const fn front(&self) -> u64 {
+        self.front
+    }
+
+    /// Where the first held piece starts.
+    pub fn first(&self) -> Option<u64> {
+        self.live().next().map(Chunk::start)
+    }
+
+    /// End of the last held piece, or the front.
+    pub fn end(&self) -> u64 {
+        self.chunks.back().map_or(self.front, Chunk::end)
+    }
+
+    /// What is known of the first held piece.
+    pub fn first_stamp(&self) -> Option<Stamp> {
+        self.live().next().map(|chunk| chunk.stamp)
+    }
+
+    /// End of the octets held without a hole from the front on.
+    pub fn contiguous_end(&self) -> u64 {
+        self.live().fold(self.front, |end, chunk| if chunk.start() == end { chunk.end() } else { end })
+    }
+
+    /// More is held than may be.
+    pub fn is_over_bound(&self) -> bool {
+        self.held > REASSEMBLY_BYTES || self.chunks.len() > REASSEMBLY_CHUNKS
+    }
+
+    /// Whether octets of this range were given up for want of room.
+    pub fn was_cut(&self, start: u64, end: u64) -> bool {
+        self.cut.is_some_and(|(cut_start, cut_end)| start < cut_end && cut_start < end)
+    }
+
+    /// Octets allocated.
+    pub fn memory(&self) -> usize {
+        self.chunks.iter().map(|chunk| chunk.bytes.capacity()).sum::<usize>()
+            + self.chunks.capacity() * size_of::<Chunk>()
+            + self.retained.capacity()
+    }
+
+    /// Gives the delivered octets up and keeps none any more.
+    pub fn forget(&mut self) {
+        self.forgetful = true;
+        self.retained = VecDeque::new();
+    }
+
+    /// Takes octets in. Where octets of the range are held or retained the first copy stays; the first difference is
+    /// told, with its surroundings.
+    pub fn insert(&mut self, offset: u64, bytes: &[u8], stamp: Stamp) -> Option<Difference> {
+        self.sweep();
+        let mut difference = None;
+        let mut note = |at: u64, first: &mut dyn Iterator<Item = &u8>, other: &[u8]| {
+            if difference.is_none() {
+                difference = first.zip(other).position(|(a, b)| a != b).map(|index| at + index as u64);
+            }
+        };
+
+        let retained_from = self.front - self.retained.len() as u64;
+        let (mut at, mut rest) = skip_before(offset, bytes, retained_from);
+        if at < self.front {
+            let (old, new) = rest.split_at(clamp(self.front - at, rest.len()));
+            note(at, &mut self.retained.range(clamp(at - retained_from, self.retained.len())..), old);
+            (at, rest) = (at + old.len() as u64, new);
+        }
+        let mut index = self.chunks.partition_point(|chunk| chunk.end() <= at);
+        while !rest.is_empty() {
+            let next = self.chunks.get(index);
+            let piece = match next {
+                Some(chunk) if chunk.start() <= at => {
+                    let held = &chunk.held()[clamp(at - chunk.start(), chunk.held().len())..];
+                    let piece = &rest[..rest.len().min(held.len())];
+                    note(at, &mut held.iter(), piece);
+                    index += 1;
+                    piece
+                }
+                Some(_) | None => {
+                    let room = next.map_or(rest.len(), |chunk| clamp(chunk.start() - at, rest.len()));
+                    let piece = &rest[..room.min(PIECE)];
+                    index = self.store(index, at, piece, stamp);
+                    piece
+                }
+            };
+            (at, rest) = (at + piece.len() as u64, &rest[piece.len()..]);
+        }
+        difference.map(|at| self.surroundings(at, offset, bytes))
+    }
+
+    /// Lends octets from the front up to `limit`, and counts them as delivered. `None` when none are held there.
+    pub fn take(&mut self, limit: u64) -> Option<(u64, Stamp, &[u8])> {
+        self.sweep();
+        let chunk = self.chunks.front_mut().filter(|chunk| chunk.start() == self.front && limit > self.front)?;
+        let offset = self.front;
+        let count = clamp(limit - offset, chunk.held().len());
+        let taken = chunk.taken;
+        chunk.taken += count;
+        self.front += count as u64;
+        self.held -= count;
+        let bytes = &chunk.bytes[taken..chunk.taken];
+        if !self.forgetful {
+            self.retained.extend(&bytes[count.saturating_sub(RETAINED_BYTES)..]);
+            self.retained.drain(..self.retained.len().saturating_sub(RETAINED_BYTES));
+        }
+        Some((offset, chunk.stamp, bytes))
+    }
+
+    /// Moves the front over a hole. What is retained from before the hole is given up.
+    pub fn skip_to(&mut self, offset: u64) {
+        debug_assert!(self.first().is_none_or(|first| first >= offset), "a gap never covers held octets");
+        self.front = self.front.max(offset);
+        self.retained = VecDeque::new();
+    }
+
+    /// Gives the piece that is farthest ahead up, for want of room.
+    pub fn drop_last(&mut self) {
+        if let Some(chunk) = self.chunks.pop_back() {
+            self.held -= chunk.held().len();
+            self.note_cut(chunk.start(), chunk.end());
+        }
+    }
+
+    /// Stores a piece that fills a hole before `index`; gives the index of the piece after it.
+    fn store(&mut self, index: usize, offset: u64, bytes: &[u8], stamp: Stamp) -> usize {
+        if self.held + bytes.len() > HARD_BYTES || self.chunks.len() >= HARD_CHUNKS {
+            self.note_cut(offset, offset + bytes.len() as u64);
+            return index;
+        }
+        self.held += bytes.len();
+        let before = index.checked_sub(1).and_then(|before| self.chunks.get_mut(before));
+        if let Some(chunk) = before
+            && chunk.end() == offset
+            && chunk.taken == 0
+            && chunk.stamp.knew == stamp.knew
+            && chunk.bytes.len() + bytes.len() <= PIECE
+        {
+            chunk.bytes.extend_from_slice(bytes);
+            return index;
+        }
+        self.chunks.insert(index, Chunk { offset, taken: 0, stamp, bytes: bytes.to_vec() });
+        index + 1
+    }
+
+    fn note_cut(&mut self, start: u64, end: u64) {
+        let (cut_start, cut_end) = self.cut.unwrap_or((start, end));
+        self.cut = Some((cut_start.min(start), cut_end.max(end)));
+    }
+
+    /// Both copies around the first differing octet.
+    fn surroundings(&self, differing: u64, offset: u64, bytes: &[u8]) -> Difference {
+        let retained_from = self.front - self.retained.len() as u64;
+        let start = differing.saturating_sub(CONFLICT_BYTES as u64 / 2).max(offset).max(retained_from);
+        let (_, other) = skip_before(offset, bytes, start);
+        let other = &other[..other.len().min(CONFLICT_BYTES)];
+        let mut first = Vec::with_capacity(other.len());
+        if start < self.front {
+            first.extend(self.retained.range(clamp(start - retained_from, self.retained.len())..).take(other.len()));
+        }
+        for chunk in self.live() {
+            let at = start + first.len() as u64;
+            if chunk.start() <= at && at < chunk.end() {
+                let held = &chunk.held()[clamp(at - chunk.start(), chunk.held().len())..];
+                first.extend(&held[..held.len().min(other.len() - first.len())]);
+            }
+        }
+        let other = other[..first.len()].to_vec();
+        Difference { offset: start, first, other }
+    }
+
+    fn live(&self) -> impl Iterator<Item = &Chunk> {
+        self.chunks.iter().filter(|chunk| !chunk.held().is_empty())
+    }
+
+    /// Frees the piece that the last [`Self::take`] used up, and the list itself once an idle flow needs none.
+    fn sweep(&mut self) {
+        if self.chunks.front().is_some_and(|chunk| chunk.held().is_empty()) {
+            self.chunks.pop_front();
+        }
+        if self.chunks.is_empty() && self.chunks.capacity() > 4 {
+            self.chunks = VecDeque::new();
+        }
+    }
+}
+
+/// `bytes` at `offset`, without what lies before `start`.
+fn skip_before(offset: u64, bytes: &[u8], start: u64) -> (u64, &[u8]) {
+    let skipped = clamp(start.saturating_sub(offset), bytes.len());
+    (offset + skipped as u64, &bytes[skipped..])
+}
+
+/// The smaller of the two, as a length.
+fn clamp(value: u64, most: usize) -> usize {
+    usize::try_from(value).map_or(most, |value| value.min(most))
+}

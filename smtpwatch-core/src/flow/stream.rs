@@ -1,0 +1,250 @@
+//! One direction of a connection: what was sent, what the peer acknowledged, what may be delivered.
+
+use crate::{Segment, TcpFlags};
+
+use super::{
+    GapCause,
+    assembler::{Assembler, Difference, Stamp},
+    seq::Origin,
+};
+
+/// The largest window there is (RFC 7323 §2.3): no honest segment is farther from what the peer acknowledged.
+const WINDOW: u64 = 1 << 30;
+/// How far an acknowledgment may run ahead of what was seen: a body that the gate leaves out.
+const UNSEEN: u64 = 64 << 20;
+
+/// How much of what is held may go.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub(super) enum Mode {
+    /// Holes that are certain, no octets.
+    Gaps,
+    /// What the peer acknowledged.
+    Acked,
+    /// What is held without a hole.
+    Rest,
+    /// All of it, with its holes.
+    All,
+}
+
+/// What comes next in a stream.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Step {
+    /// Octets that are missing; the stream has moved past them.
+    Gap { length: u64, cause: GapCause },
+    /// Octets up to `limit` may be taken.
+    Data { limit: u64, acked: bool },
+    /// The FIN.
+    Finished,
+}
+
+#[derive(Default)]
+pub(super) struct Stream {
+    /// Any segment of this side was seen.
+    pub seen: bool,
+    /// One with payload was seen.
+    pub payload: bool,
+    /// The SYN was seen.
+    pub syn: bool,
+    /// Where the stream starts.
+    pub origin: Option<Origin>,
+    pub pieces: Assembler,
+    /// The start is inferred from the middle of the stream, and that is not yet told.
+    untold_start: bool,
+    /// End of what was seen to be sent.
+    highest: u64,
+    /// The sender was seen to send from here: what lies before is not still to come.
+    gone: u64,
+    /// Acknowledged by the peer, within what was seen.
+    confirmed: u64,
+    /// The peer's latest acknowledgment: replaced, not raised, so that a forged one is undone by the next honest one.
+    latest: u64,
+    /// The peer was heard to acknowledge.
+    acknowledged: bool,
+    /// Offset of the FIN, and whether it was told.
+    fin: Option<u64>,
+    finished: bool,
+}
+
+impl Stream {
+    /// Sets where the stream starts, from a SYN or from what the peer says about it.
+    pub fn start(&mut self, seq: u32) {
+        self.origin = Some(Origin(seq));
+        self.untold_start = false;
+    }
+
+    /// Acknowledged octets.
+    pub fn acked(&self) -> u64 {
+        self.confirmed.max(self.latest)
+    }
+
+    /// End of what was seen to be sent.
+    pub const fn highest(&self) -> u64 {
+        self.highest
+    }
+
+    /// A FIN stands, acknowledged or not.
+    pub const fn has_fin(&self) -> bool {
+        self.fin.is_some()
+    }
+
+    /// The peer acknowledged the FIN.
+    pub fn is_fin_acked(&self) -> bool {
+        self.fin.is_some_and(|fin| self.acked() > fin)
+    }
+
+    /// An RST with this sequence number is the one that the peer must obey (RFC 5961 §3.2), or one of its sender's own
+    /// present position.
+    pub fn expects(&self, seq: u32) -> bool {
+        let Some(offset) = self.offset(seq) else { return false };
+        [self.pieces.contiguous_end(), self.acked(), self.highest].contains(&offset)
+            || self.fin.is_some_and(|fin| offset == fin + 1)
+    }
+
+    /// Stream offset of an acknowledgment number if it lies in what was sent.
+    pub fn is_sent(&self, ack: u32) -> bool {
+        self.offset(ack).is_some_and(|offset| offset <= self.highest)
+    }
+
+    /// Takes the peer's acknowledgment; gives the octets that it covers.
+    pub fn acknowledge(&mut self, ack: u32) -> u64 {
+        if self.origin.is_none() {
+            self.infer(ack);
+        }
+        let top = self.fin.map_or(self.highest, |fin| self.highest.max(fin + 1));
+        let Some(offset) = self.offset(ack).filter(|&offset| offset <= top.max(self.position()) + UNSEEN) else {
+            return self.acked();
+        };
+        self.acknowledged = true;
+        self.latest = offset;
+        self.confirm();
+        self.fin.map_or(offset, |fin| offset.min(fin))
+    }
+
+    /// Takes a segment of this side: payload, FIN, and how far the sender is.
+    pub fn receive(&mut self, segment: &Segment<'_>, knew: u64) -> Option<Difference> {
+        let syn = u32::from(segment.flags.contains(TcpFlags::SYN));
+        let seq = segment.seq.wrapping_add(syn);
+        if self.origin.is_none() {
+            self.infer(seq);
+        }
+        let near = self.position();
+        let start = self.origin?.offset(seq, near);
+        if start.abs_diff(near.cast_signed()) > WINDOW {
+            return None;
+        }
+        let end = u64::try_from(start + i64::from(segment.length)).unwrap_or(0);
+        // A keep-alive repeats the last octet's number with any octet or none (RFC 9293 §3.8.4): not a second copy.
+        let keep_alive = segment.length == 1 && end == self.highest && (self.acked() >= end || !self.acknowledged);
+        self.gone = self.gone.max(u64::try_from(start).unwrap_or(0));
+        self.highest = self.highest.max(end);
+        self.confirm();
+        if segment.length > 0 && self.fin.is_some_and(|fin| end > fin) {
+            // No stack sends beyond its FIN: that one was a decoy.
+            (self.fin, self.finished) = (None, false);
+        }
+        if segment.flags.contains(TcpFlags::FIN) {
+            self.note_fin(end);
+        }
+        if segment.payload.is_empty() || keep_alive {
+            return None;
+        }
+        self.payload = true;
+        let (offset, bytes) = from_origin(start, segment)?;
+        self.pieces.insert(offset, bytes, Stamp { at: segment.at, knew })
+    }
+
+    /// What comes next, if `mode` lets it go.
+    pub fn next(&mut self, mode: Mode) -> Option<Step> {
+        if std::mem::take(&mut self.untold_start) {
+            return Some(Step::Gap { length: 0, cause: GapCause::CaptureStart });
+        }
+        loop {
+            let front = self.pieces.front();
+            let first = self.pieces.first();
+            if first == Some(front) {
+                let acked = self.acked();
+                return match mode {
+                    Mode::Gaps => None,
+                    Mode::Acked | Mode::Rest | Mode::All if acked > front => {
+                        Some(Step::Data { limit: acked, acked: true })
+                    }
+                    Mode::Acked if !self.pieces.is_over_bound() => None,
+                    Mode::Acked | Mode::Rest | Mode::All => Some(Step::Data { limit: u64::MAX, acked: false }),
+                };
+            }
+            // Missing at the front. Certain once the peer has it and the sender has gone on: until then the capture may
+            // only be late, or the acknowledgment a forged one.
+            let certain = match mode {
+                Mode::Gaps | Mode::Acked | Mode::Rest => self.acked().min(self.gone),
+                Mode::All => self.acked().max(self.highest),
+            };
+            let end = certain.min(first.unwrap_or(u64::MAX)).min(self.fin.unwrap_or(u64::MAX));
+            if end > front {
+                let cause = if self.pieces.was_cut(front, end) { GapCause::Window } else { GapCause::Lost };
+                return Some(self.skip(front, end, cause));
+            }
+            if let Some(first) = first
+                && mode != Mode::Gaps
+                && self.pieces.is_over_bound()
+            {
+                if !self.acknowledged {
+                    return Some(self.skip(front, first, GapCause::Window));
+                }
+                // The peer waits for the front: it will come. What is farthest ahead may be a decoy.
+                self.pieces.drop_last();
+                continue;
+            }
+            let finishes = self.fin == Some(front)
+                && !self.finished
+                && match mode {
+                    Mode::Gaps => false,
+                    Mode::Acked => self.acked() > front,
+                    Mode::Rest | Mode::All => true,
+                };
+            self.finished |= finishes;
+            return finishes.then_some(Step::Finished);
+        }
+    }
+
+    fn skip(&mut self, front: u64, end: u64, cause: GapCause) -> Step {
+        self.pieces.skip_to(end);
+        Step::Gap { length: end - front, cause }
+    }
+
+    fn infer(&mut self, seq: u32) {
+        self.origin = Some(Origin(seq));
+        self.untold_start = true;
+    }
+
+    fn note_fin(&mut self, offset: u64) {
+        let contradicted = offset < self.pieces.end() || offset + 1 < self.acked();
+        if !self.finished && !contradicted {
+            self.fin = Some(offset);
+        }
+    }
+
+    fn confirm(&mut self) {
+        let top = self.fin.map_or(self.highest, |fin| self.highest.max(fin + 1));
+        if self.latest <= top {
+            self.confirmed = self.confirmed.max(self.latest);
+        }
+    }
+
+    /// Where the receiver is: distances are measured from here, for a decoy far ahead must not move the measure.
+    fn position(&self) -> u64 {
+        self.pieces.front().max(self.confirmed)
+    }
+
+    fn offset(&self, seq: u32) -> Option<u64> {
+        u64::try_from(self.origin?.offset(seq, self.position())).ok()
+    }
+}
+
+/// The captured octets that lie in the stream, with their offset: none before its origin, none beyond the segment.
+fn from_origin<'a>(start: i64, segment: &Segment<'a>) -> Option<(u64, &'a [u8])> {
+    let room = usize::try_from(segment.length.checked_sub(segment.offset)?).ok()?;
+    let bytes = &segment.payload[..segment.payload.len().min(room)];
+    let start = start + i64::from(segment.offset);
+    let before = usize::try_from(start.min(0).unsigned_abs()).ok()?;
+    Some((u64::try_from(start.max(0)).ok()?, bytes.get(before..)?))
+}
