@@ -1,1 +1,42 @@
-//! lab
+//! The lab: network namespaces, real mail servers, a real attacker on the path, and the real daemon.
+//!
+//! Everything here runs in namespaces that it creates and removes: the machine's own interfaces, mail server and package
+//! list are never touched. What the machine does not allow is a [`Skip`] with its reason, not a failure.
+
+pub mod attacker;
+pub mod command;
+pub mod daemon;
+pub mod exim;
+pub mod netns;
+pub mod postfix;
+pub mod prometheus;
+pub mod root;
+pub mod scripted;
+pub mod smtp;
+pub mod tls;
+
+/// A capability that this machine lacks: the scenario cannot run here, which says nothing about the product.
+#[derive(Debug)]
+pub struct Skip(pub String);
+
+impl std::fmt::Display for Skip {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl std::error::Error for Skip {}
+
+/// Runs one scenario: an error that is a [`Skip`] prints `SKIPPED name: reason` (counted by `cargo xtask test`), any
+/// other error fails the test.
+///
+/// # Panics
+/// When the scenario fails: this is the test's verdict.
+pub fn scenario(name: &str, body: impl FnOnce() -> anyhow::Result<()>) {
+    let Err(error) = body() else { return };
+    match error.downcast_ref::<Skip>() {
+        Some(Skip(reason)) => println!("SKIPPED {name}: {reason}"),
+        #[expect(clippy::panic, reason = "the verdict of a test")]
+        None => panic!("{name}: {error:#}"),
+    }
+}

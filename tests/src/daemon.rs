@@ -1,0 +1,236 @@
+//! The real daemon: started in a namespace, its findings read from standard output, its metrics scraped.
+
+use std::fmt::Write as _;
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpStream};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::time::Duration;
+
+use anyhow::{Context, Result, anyhow, ensure};
+use serde_json::Value;
+
+use crate::command::{self, Guard};
+use crate::netns::Namespace;
+
+/// Where it serves metrics, on the loopback of its namespace.
+pub const WEB: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 19587);
+
+/// Findings that are kept; a scenario makes a handful.
+const MAX_FINDINGS: usize = 10_000;
+const READY: Duration = Duration::from_secs(20);
+const BUILD: Duration = Duration::from_secs(900);
+
+/// A running daemon, killed when this goes out of scope.
+#[derive(Debug)]
+pub struct Daemon<'a> {
+    namespace: &'a Namespace,
+    child: Guard,
+    log: PathBuf,
+    findings: Arc<Mutex<Vec<Value>>>,
+}
+
+impl<'a> Daemon<'a> {
+    /// Starts `smtpwatch run` on `interface` of `namespace` and waits until it is ready. `home` keeps its configuration,
+    /// its store and its log; `rules` is added to the configuration.
+    ///
+    /// # Errors
+    /// When it does not become ready: the error carries its log.
+    pub fn start(namespace: &'a Namespace, interface: &str, home: &Path, rules: &str) -> Result<Self> {
+        std::fs::create_dir_all(home)?;
+        let (config, log) = (home.join("smtpwatch.toml"), home.join("smtpwatch.log"));
+        let mut text = format!("ports = [25, 587]\ninterfaces = [\"{interface}\"]\n\n[store]\n");
+        writeln!(text, "path = \"{}\"\n\n{rules}", home.join("smtpwatch.db").display())?;
+        std::fs::write(&config, text)?;
+        let mut command = namespace.command(binary()?.to_str().context("the path of the daemon is not UTF-8")?);
+        command.arg("run").arg("--config").arg(&config).args(["--interface", interface]);
+        command.args(["--web.listen-address", &WEB.to_string()]);
+        let stderr = std::fs::OpenOptions::new().create(true).append(true).open(&log)?;
+        let child = command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(stderr).spawn();
+        let mut child = Guard(child.context("cannot start the daemon")?);
+        let findings = Arc::new(Mutex::new(Vec::new()));
+        let stdout = child.0.stdout.take().context("standard output is piped")?;
+        std::thread::spawn({
+            let findings = Arc::clone(&findings);
+            move || {
+                for line in BufReader::new(stdout).lines().map_while(Result::ok).take(MAX_FINDINGS) {
+                    let value = serde_json::from_str(&line).unwrap_or(Value::String(line));
+                    findings.lock().unwrap_or_else(PoisonError::into_inner).push(value);
+                }
+            }
+        });
+        let mut daemon = Self { namespace, child, log, findings };
+        let ready = command::eventually(READY, "/-/ready of the daemon", || {
+            let child: &mut Child = &mut daemon.child.0;
+            ensure!(matches!(child.try_wait(), Ok(None)), "the daemon ended");
+            Ok(namespace.run(|| get(WEB, "/-/ready"))?.ok().filter(|(status, _)| *status == 200))
+        });
+        ready.map_err(|error| anyhow!("{error:#}; its log:\n{}", daemon.log()))?;
+        Ok(daemon)
+    }
+
+    /// Everything that it has logged.
+    #[must_use]
+    pub fn log(&self) -> String {
+        std::fs::read_to_string(&self.log).unwrap_or_default()
+    }
+
+    /// Its process id.
+    #[must_use]
+    pub fn pid(&self) -> u32 {
+        self.child.0.id()
+    }
+
+    /// Every finding so far; a line that is no JSON is a string.
+    #[must_use]
+    pub fn findings(&self) -> Vec<Value> {
+        self.findings.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Waits for a finding of this kind that `accept` takes.
+    ///
+    /// # Errors
+    /// When it does not come: the error names what came instead, and the daemon's log.
+    pub fn finding(&self, kind: &str, limit: Duration, accept: impl Fn(&Value) -> bool) -> Result<Value> {
+        command::eventually(limit, &format!("a finding {kind}"), || {
+            Ok(self.findings().into_iter().find(|finding| finding["kind"] == kind && accept(finding)))
+        })
+        .map_err(|error| {
+            let came: Vec<_> = self.findings().iter().map(ToString::to_string).collect();
+            anyhow!("{error:#}; findings so far: [{}]; log:\n{}", came.join("\n"), self.log())
+        })
+    }
+
+    /// The sum of all series of `metric` that carry every one of `labels`.
+    ///
+    /// # Errors
+    /// When the metrics cannot be scraped.
+    pub fn metric(&self, metric: &str, labels: &[(&str, &str)]) -> Result<f64> {
+        Ok(sum(&self.metrics()?, metric, labels))
+    }
+
+    /// The whole of `/metrics`.
+    ///
+    /// # Errors
+    /// When it does not answer with 200.
+    pub fn metrics(&self) -> Result<String> {
+        let (status, body) = self.namespace.run(|| get(WEB, "/metrics"))??;
+        ensure!(status == 200, "/metrics answers {status}: {body}");
+        Ok(body)
+    }
+
+    /// Waits until the sum of [`Daemon::metric`] is at least `wanted`.
+    ///
+    /// # Errors
+    /// When it stays below: the error carries the series.
+    pub fn metric_reaches(&self, metric: &str, labels: &[(&str, &str)], wanted: f64, limit: Duration) -> Result<()> {
+        command::eventually(limit, &format!("{metric}{labels:?} >= {wanted}"), || {
+            Ok((self.metric(metric, labels)? >= wanted).then_some(()))
+        })
+        .map_err(|error| {
+            let body = self.metrics().unwrap_or_default();
+            let series: Vec<_> =
+                body.lines().filter(|line| line.starts_with("smtpwatch_") && !line.ends_with(" 0")).collect();
+            anyhow!("{error:#}; non-zero series:\n{}", series.join("\n"))
+        })
+    }
+
+    /// Kills it as the out-of-memory killer does, and waits until it is gone.
+    ///
+    /// # Errors
+    /// When it cannot be killed.
+    pub fn kill(&mut self) -> Result<()> {
+        self.child.0.kill()?;
+        self.child.0.wait()?;
+        Ok(())
+    }
+
+    /// Ends it by SIGTERM, as a service manager does; gives whether its exit code was 0.
+    ///
+    /// # Errors
+    /// When it has not ended after five seconds.
+    pub fn terminate(&mut self) -> Result<bool> {
+        let pid = nix::unistd::Pid::from_raw(i32::try_from(self.pid())?);
+        nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGTERM)?;
+        let status =
+            command::eventually(Duration::from_secs(5), "the end of the daemon", || Ok(self.child.0.try_wait()?))?;
+        Ok(status.success())
+    }
+}
+
+/// Runs `smtpwatch` with `arguments` on this machine and gives what it printed.
+///
+/// # Errors
+/// When it cannot be built or fails.
+pub fn smtpwatch(arguments: &[&str]) -> Result<String> {
+    command::run(Command::new(binary()?).args(arguments), Duration::from_secs(30))
+}
+
+/// The daemon's binary, built if it is not up to date.
+///
+/// # Errors
+/// When it does not build.
+pub fn binary() -> Result<&'static Path> {
+    static BINARY: OnceLock<Result<PathBuf, String>> = OnceLock::new();
+    let built = BINARY.get_or_init(|| build().map_err(|error| format!("{error:#}")));
+    built.as_deref().map_err(|error| anyhow!("{error}"))
+}
+
+fn build() -> Result<PathBuf> {
+    let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
+    let manifest = Path::new(env!("CARGO_MANIFEST_DIR")).parent().context("the workspace")?.join("Cargo.toml");
+    let mut command = Command::new(cargo);
+    command
+        .args(["build", "--quiet", "--package", "smtpwatch", "--message-format=json", "--manifest-path"])
+        .arg(manifest);
+    let messages = command::run(&mut command, BUILD)?;
+    let executable = |line: &str| {
+        let message: Value = serde_json::from_str(line).ok()?;
+        (message["target"]["name"] == "smtpwatch").then(|| message["executable"].as_str().map(PathBuf::from))?
+    };
+    messages.lines().filter_map(executable).next_back().context("cargo build names no executable smtpwatch")
+}
+
+/// A plain HTTP GET: status and body.
+///
+/// # Errors
+/// When the server cannot be reached or does not speak HTTP.
+pub fn get(server: SocketAddr, path: &str) -> Result<(u16, String)> {
+    let mut stream = TcpStream::connect_timeout(&server, Duration::from_secs(2))?;
+    stream.set_read_timeout(Some(Duration::from_secs(5)))?;
+    write!(stream, "GET {path} HTTP/1.0\r\nHost: {server}\r\nConnection: close\r\n\r\n")?;
+    let mut bytes = Vec::new();
+    stream.take(16 << 20).read_to_end(&mut bytes)?;
+    let text = String::from_utf8_lossy(&bytes);
+    let (head, body) = text.split_once("\r\n\r\n").context("no HTTP reply")?;
+    let status = head.split(' ').nth(1).and_then(|code| code.parse().ok()).context("no HTTP status")?;
+    Ok((status, body.to_owned()))
+}
+
+fn sum(exposition: &str, metric: &str, labels: &[(&str, &str)]) -> f64 {
+    let wanted: Vec<_> = labels.iter().map(|(name, value)| format!("{name}=\"{value}\"")).collect();
+    exposition
+        .lines()
+        .filter_map(|line| {
+            let (series, value) = line.rsplit_once(' ')?;
+            let (name, labels) = series.split_once('{').unwrap_or((series, ""));
+            let has = |label: &String| labels.trim_end_matches('}').split(',').any(|found| found == label);
+            (name == metric && wanted.iter().all(has)).then(|| value.parse::<f64>().ok())?
+        })
+        .sum()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn series_are_summed_by_label() {
+        let text = "# TYPE a counter\na{x=\"1\",y=\"2\"} 3\na{x=\"1\",y=\"3\"} 4\nab{x=\"1\"} 9\nb 5\n";
+        assert!((sum(text, "a", &[("x", "1")]) - 7.0).abs() < f64::EPSILON);
+        assert!((sum(text, "a", &[("y", "3")]) - 4.0).abs() < f64::EPSILON);
+        assert!((sum(text, "b", &[]) - 5.0).abs() < f64::EPSILON);
+        assert!(sum(text, "a", &[("y", "4")]).abs() < f64::EPSILON);
+    }
+}

@@ -1,0 +1,132 @@
+//! Real Exim: receives on 25 and 587 with TLS, offers AUTH, and sends.
+
+use std::fmt::Write as _;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::time::Duration;
+
+use anyhow::{Context, Result};
+
+use crate::netns::Namespace;
+use crate::root::{Instance, Packages, Root};
+use crate::tls::Identity;
+use crate::{command, smtp};
+
+/// Where it takes mail to be sent, on the loopback of its namespace: not a mail port that is watched.
+pub const SUBMISSION: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 2600);
+/// The account that AUTH accepts.
+pub const USER: &str = "anna";
+/// Its password.
+pub const PASSWORD: &str = "not-a-secret-7Kq";
+
+const READY: Duration = Duration::from_secs(30);
+
+/// When AUTH is offered.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Auth {
+    /// Before TLS too: the mistake that the daemon reports.
+    Always,
+    /// Under TLS only, as RFC 4954 §4 asks.
+    UnderTls,
+}
+
+/// A running Exim.
+#[derive(Debug)]
+pub struct Exim {
+    instance: Instance,
+}
+
+impl Exim {
+    /// Listens on 25, 587 and [`SUBMISSION`]'s port. Mail for the domains of `routes` is sent there, one session for
+    /// each message and under TLS if it is offered; all other mail is thrown away.
+    ///
+    /// # Errors
+    /// [`crate::Skip`] when Exim cannot be installed here; otherwise what its log says.
+    pub fn start(
+        namespace: &Namespace,
+        identity: &Identity,
+        auth: Auth,
+        routes: &[(&str, SocketAddr)],
+    ) -> Result<Self> {
+        let program = [
+            "sh",
+            "-c",
+            "install -o root -g root -m 644 /lab/exim.conf /etc/exim4/exim4.conf && \
+             install -d -o Debian-exim /lab/log && chown Debian-exim /lab/key.pem && exec exim4 -bdf -q5s",
+        ];
+        let instance = Root::with(Packages::Exim)?.start(namespace, &program, |lab| {
+            std::fs::write(lab.join("cert.pem"), &identity.certificate_pem)?;
+            std::fs::write(lab.join("key.pem"), &identity.key_pem)?;
+            Ok(std::fs::write(lab.join("exim.conf"), configuration(&identity.name, auth, routes)?)?)
+        })?;
+        let mut server = Self { instance };
+        let address = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 25);
+        let found = command::eventually(READY, "Exim's greeting", || {
+            anyhow::ensure!(!server.instance.ended(), "Exim ended");
+            Ok(namespace.run(|| smtp::greeting(address))?.ok().filter(|line| line.starts_with("220")))
+        });
+        found.with_context(|| format!("Exim: {}{}", server.instance.read("output.log"), server.log()))?;
+        Ok(server)
+    }
+
+    /// Everything in its main and panic logs.
+    #[must_use]
+    pub fn log(&self) -> String {
+        self.instance.read("log/main") + &self.instance.read("log/panic")
+    }
+
+    /// How many messages it has handed over to another server.
+    #[must_use]
+    pub fn sent(&self) -> usize {
+        self.log().lines().filter(|line| line.contains(" => ") && line.contains("T=remote")).count()
+    }
+}
+
+fn configuration(name: &str, auth: Auth, routes: &[(&str, SocketAddr)]) -> Result<String> {
+    let (advertise, condition) = match auth {
+        Auth::Always => ("*", "1"),
+        Auth::UnderTls => ("*", "${if def:tls_in_cipher}"),
+    };
+    let mut text = format!(
+        "primary_hostname = {name}\n\
+         daemon_smtp_ports = 25 : 587 : {}\n\
+         log_file_path = /lab/log/%s\n\
+         tls_advertise_hosts = *\ntls_certificate = /lab/cert.pem\ntls_privatekey = /lab/key.pem\n\
+         auth_advertise_hosts = {advertise}\n\
+         acl_smtp_rcpt = accept\nacl_smtp_data = accept\nhost_lookup =\nrfc1413_query_timeout = 0s\n\
+         smtp_accept_max = 100\nsmtp_accept_queue_per_connection = 0\nkeep_environment =\n\
+         begin acl\naccept:\n  accept\n\
+         begin routers\n",
+        SUBMISSION.port()
+    );
+    for (index, (domain, server)) in routes.iter().enumerate() {
+        writeln!(
+            text,
+            "route{index}:\n  driver = manualroute\n  domains = {domain}\n  transport = remote{index}\n  \
+             route_list = <; {domain} \"<+ {}\"\n  self = send",
+            server.ip()
+        )?;
+    }
+    text.push_str("rest:\n  driver = accept\n  transport = discard\nbegin transports\n");
+    for (index, (_, server)) in routes.iter().enumerate() {
+        writeln!(
+            text,
+            "remote{index}:\n  driver = smtp\n  port = {}\n  connection_max_messages = 1\n  hosts_try_dane =",
+            server.port()
+        )?;
+    }
+    write!(
+        text,
+        "discard:\n  driver = appendfile\n  file = /dev/null\n  user = Debian-exim\n\
+         begin retry\n* * F,1h,1s\n\
+         begin authenticators\n\
+         plain:\n  driver = plaintext\n  public_name = PLAIN\n  server_prompts = :\n  \
+         server_advertise_condition = {condition}\n  \
+         server_condition = ${{if and{{{{eq{{$auth2}}{{{USER}}}}}{{eq{{$auth3}}{{{PASSWORD}}}}}}}}}\n  \
+         server_set_id = $auth2\n\
+         login:\n  driver = plaintext\n  public_name = LOGIN\n  server_prompts = Username:: : Password::\n  \
+         server_advertise_condition = {condition}\n  \
+         server_condition = ${{if and{{{{eq{{$auth1}}{{{USER}}}}}{{eq{{$auth2}}{{{PASSWORD}}}}}}}}}\n  \
+         server_set_id = $auth1\n"
+    )?;
+    Ok(text)
+}

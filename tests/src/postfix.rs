@@ -1,0 +1,146 @@
+//! Real Postfix, as the mail exchanger and as the gateway's sending server.
+
+use std::fmt::Write as _;
+use std::net::{IpAddr, SocketAddr};
+use std::path::Path;
+use std::time::Duration;
+
+use anyhow::{Context, Result};
+
+use crate::netns::Namespace;
+use crate::root::{Instance, Packages, Root};
+use crate::tls::Identity;
+use crate::{command, smtp};
+
+/// Where the sending server takes mail from the lab, on the loopback of its namespace: not a mail port that is watched.
+pub const SUBMISSION: SocketAddr = SocketAddr::new(IpAddr::V4(std::net::Ipv4Addr::LOCALHOST), 2500);
+
+const READY: Duration = Duration::from_secs(30);
+
+/// A running Postfix.
+#[derive(Debug)]
+pub struct Postfix {
+    instance: Instance,
+}
+
+impl Postfix {
+    /// A receiving server on port 25 of every address of `namespace`: offers STARTTLS with `identity`, throws mail away.
+    ///
+    /// # Errors
+    /// [`crate::Skip`] when Postfix cannot be installed here; otherwise what its log says.
+    pub fn receiver(namespace: &Namespace, identity: &Identity) -> Result<Self> {
+        let settings = format!(
+            "myhostname = {}\ninet_interfaces = all\nrelay_transport = discard\n\
+             smtpd_tls_security_level = may\nsmtpd_tls_cert_file = /lab/cert.pem\nsmtpd_tls_key_file = /lab/key.pem\n",
+            identity.name
+        );
+        let server = Self::start(namespace, &settings, "smtp inet n - n - - smtpd\n", |lab| {
+            std::fs::write(lab.join("cert.pem"), &identity.certificate_pem)?;
+            Ok(std::fs::write(lab.join("key.pem"), &identity.key_pem)?)
+        })?;
+        server.ready(namespace, SocketAddr::new(IpAddr::V4(std::net::Ipv4Addr::LOCALHOST), 25))
+    }
+
+    /// A sending server that takes mail at [`SUBMISSION`] and sends mail for each domain of `routes` to its address, in
+    /// a session of its own, under TLS if it is offered (`smtp_tls_security_level = may`).
+    ///
+    /// # Errors
+    /// As [`Postfix::receiver`].
+    pub fn sender(namespace: &Namespace, routes: &[(&str, SocketAddr)]) -> Result<Self> {
+        let mut transport = String::new();
+        for (domain, server) in routes {
+            writeln!(transport, "{domain} smtp:[{}]:{}", server.ip(), server.port())?;
+        }
+        let settings = "myhostname = gateway.example.org\ninet_interfaces = all\ntransport_maps = texthash:/lab/transport\n\
+             smtp_tls_security_level = may\nsmtp_tls_loglevel = 1\nsmtp_dns_support_level = disabled\n\
+             smtp_connection_cache_on_demand = no\nminimal_backoff_time = 1s\nqueue_run_delay = 1s\n";
+        let listener = format!("{SUBMISSION} inet n - n - - smtpd\n");
+        let server =
+            Self::start(namespace, settings, &listener, |lab| Ok(std::fs::write(lab.join("transport"), transport)?))?;
+        server.ready(namespace, SUBMISSION)
+    }
+
+    /// Everything that it has logged.
+    #[must_use]
+    pub fn log(&self) -> String {
+        self.instance.read("mail.log")
+    }
+
+    /// How many messages this sender has handed over.
+    #[must_use]
+    pub fn sent(&self) -> usize {
+        self.log().lines().filter(|line| line.contains("status=sent") && line.contains("/smtp[")).count()
+    }
+
+    fn start(
+        namespace: &Namespace,
+        settings: &str,
+        listener: &str,
+        prepare: impl FnOnce(&Path) -> Result<()>,
+    ) -> Result<Self> {
+        let instance =
+            Root::with(Packages::Postfix)?.start(namespace, &["postfix", "-c", "/lab/postfix", "start-fg"], |lab| {
+                let configuration = lab.join("postfix");
+                std::fs::create_dir(&configuration)?;
+                std::fs::write(configuration.join("main.cf"), format!("{MAIN}{settings}"))?;
+                std::fs::write(configuration.join("master.cf"), format!("{listener}{MASTER}"))?;
+                prepare(lab)
+            })?;
+        Ok(Self { instance })
+    }
+
+    fn ready(mut self, namespace: &Namespace, address: SocketAddr) -> Result<Self> {
+        let found = command::eventually(READY, "Postfix's greeting", || {
+            anyhow::ensure!(!self.instance.ended(), "Postfix ended");
+            let greeting = namespace.run(|| smtp::greeting(address))?;
+            Ok(greeting.ok().filter(|line| line.starts_with("220")))
+        });
+        found.with_context(|| format!("Postfix: {}{}", self.instance.read("output.log"), self.log()))?;
+        Ok(self)
+    }
+}
+
+const MAIN: &str = "\
+compatibility_level = 3.6
+queue_directory = /var/spool/postfix
+command_directory = /usr/sbin
+daemon_directory = /usr/lib/postfix/sbin
+data_directory = /var/lib/postfix
+mail_owner = postfix
+setgid_group = postdrop
+maillog_file = /lab/mail.log
+maillog_file_prefixes = /lab, /dev/stdout
+inet_protocols = all
+mydestination =
+mynetworks = 127.0.0.0/8 [::1]/128
+alias_maps =
+local_recipient_maps =
+smtpd_peername_lookup = no
+relay_domains = static:all
+smtpd_relay_restrictions = permit_mynetworks, reject_unauth_destination
+";
+
+/// Debian's services, none of them in a chroot.
+const MASTER: &str = "\
+pickup unix n - n 60 1 pickup
+cleanup unix n - n - 0 cleanup
+qmgr unix n - n 300 1 qmgr
+tlsmgr unix - - n 1000? 1 tlsmgr
+rewrite unix - - n - - trivial-rewrite
+bounce unix - - n - 0 bounce
+defer unix - - n - 0 bounce
+trace unix - - n - 0 bounce
+verify unix - - n - 1 verify
+flush unix n - n 1000? 0 flush
+proxymap unix - - n - - proxymap
+smtp unix - - n - - smtp
+relay unix - - n - - smtp
+showq unix n - n - - showq
+error unix - - n - - error
+retry unix - - n - - error
+discard unix - - n - - discard
+local unix - n n - - local
+anvil unix - - n - 1 anvil
+scache unix - - n - 1 scache
+postlog unix-dgram n - n - 1 postlogd
+";

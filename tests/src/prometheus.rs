@@ -1,0 +1,113 @@
+//! Real Prometheus: scrapes the daemon, evaluates the shipped alert rules.
+
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use anyhow::{Context, Result};
+use serde_json::Value;
+
+use crate::netns::Namespace;
+use crate::root::{Instance, Packages, Root};
+use crate::{command, daemon};
+
+const ADDRESS: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 9090);
+const READY: Duration = Duration::from_secs(30);
+
+/// A running Prometheus.
+#[derive(Debug)]
+pub struct Prometheus<'a> {
+    namespace: &'a Namespace,
+    instance: Instance,
+}
+
+impl<'a> Prometheus<'a> {
+    /// Starts it in `namespace` with the shipped alert rules, scraping [`daemon::WEB`] every second.
+    ///
+    /// # Errors
+    /// [`crate::Skip`] when Prometheus cannot be installed here; otherwise what its log says.
+    pub fn start(namespace: &'a Namespace) -> Result<Self> {
+        let program = [
+            "prometheus",
+            "--config.file=/lab/prometheus.yml",
+            "--storage.tsdb.path=/tmp/prometheus",
+            "--web.listen-address=127.0.0.1:9090",
+        ];
+        let instance = Root::with(Packages::Prometheus)?.start(namespace, &program, |lab| {
+            std::fs::copy(rules().join("alerts.yaml"), lab.join("alerts.yaml")).context("the alert rules")?;
+            Ok(std::fs::write(
+                lab.join("prometheus.yml"),
+                format!("{CONFIGURATION}      - targets: [\"{}\"]\n", daemon::WEB),
+            )?)
+        })?;
+        let mut prometheus = Self { namespace, instance };
+        let ready = command::eventually(READY, "Prometheus", || {
+            anyhow::ensure!(!prometheus.instance.ended(), "Prometheus ended");
+            Ok(namespace.run(|| daemon::get(ADDRESS, "/-/ready"))?.ok().filter(|(status, _)| *status == 200))
+        });
+        ready.with_context(|| prometheus.instance.read("output.log"))?;
+        Ok(prometheus)
+    }
+
+    /// Waits until it has scraped the daemon at least once.
+    ///
+    /// # Errors
+    /// When the target does not come up.
+    pub fn scraped(&self) -> Result<()> {
+        command::eventually(READY, "the first scrape", || {
+            let value = self.api("/api/v1/query?query=up%7Bjob%3D%22smtpwatch%22%7D")?;
+            Ok((value["data"]["result"][0]["value"][1] == "1").then_some(()))
+        })
+    }
+
+    /// Waits until the alert `name` fires, and gives it.
+    ///
+    /// # Errors
+    /// When it does not fire in time: the error carries the alerts that do.
+    pub fn firing(&self, name: &str, limit: Duration) -> Result<Value> {
+        let alerts = || Ok::<_, anyhow::Error>(self.api("/api/v1/alerts")?["data"]["alerts"].clone());
+        command::eventually(limit, &format!("the alert {name} to fire"), || {
+            let found = alerts()?;
+            let mut list = found.as_array().into_iter().flatten();
+            Ok(list.find(|alert| alert["labels"]["alertname"] == name && alert["state"] == "firing").cloned())
+        })
+        .with_context(|| format!("alerts: {}", alerts().unwrap_or_default()))
+    }
+
+    fn api(&self, path: &str) -> Result<Value> {
+        let (_, body) = self.namespace.run(|| daemon::get(ADDRESS, path))??;
+        serde_json::from_str(&body).with_context(|| format!("Prometheus answers {body}"))
+    }
+}
+
+/// Runs promtool in a root of its own; `arguments` see the files of `deploy/prometheus` in `/lab`.
+///
+/// # Errors
+/// [`crate::Skip`] when it cannot be installed; otherwise what it says.
+pub fn promtool(namespace: &Namespace, arguments: &[&str]) -> Result<String> {
+    let program: Vec<&str> = std::iter::once("promtool").chain(arguments.iter().copied()).collect();
+    let out = Root::with(Packages::Prometheus)?.output(namespace, &program, Duration::from_secs(60), |lab| {
+        for entry in std::fs::read_dir(rules()).context("the alert rules")? {
+            let entry = entry?;
+            std::fs::copy(entry.path(), lab.join(entry.file_name()))?;
+        }
+        Ok(())
+    })?;
+    anyhow::ensure!(out.status.success(), "promtool {arguments:?}: {}{}", out.stdout, out.stderr);
+    Ok(out.stdout)
+}
+
+fn rules() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap_or(Path::new("/")).join("deploy/prometheus")
+}
+
+const CONFIGURATION: &str = "\
+global:
+  scrape_interval: 1s
+  scrape_timeout: 1s
+  evaluation_interval: 1s
+rule_files: [/lab/alerts.yaml]
+scrape_configs:
+  - job_name: smtpwatch
+    static_configs:
+";

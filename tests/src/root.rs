@@ -1,0 +1,261 @@
+//! Roots for real servers: an overlay over the machine's own `/`, into which Debian packages are installed.
+//!
+//! The machine's own package list and mail server are never touched, servers that exclude each other (Postfix, Exim) can
+//! run side by side, and what a server writes is gone with it. An installed root is kept below `target/lab` and used
+//! again until the machine's own package list changes.
+
+use std::fs::File;
+use std::hash::{DefaultHasher, Hash, Hasher};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::sync::OnceLock;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::Duration;
+
+use anyhow::{Context, Result};
+
+use crate::command::{Guard, Output};
+use crate::netns::Namespace;
+use crate::{Skip, command};
+
+/// Fetching and unpacking one package with what it needs.
+const INSTALL_LIMIT: Duration = Duration::from_secs(300);
+
+static COUNTER: AtomicU32 = AtomicU32::new(0);
+
+/// A set of packages that live in one root.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Packages {
+    /// Postfix, and swaks to speak to any server.
+    Postfix,
+    /// Exim.
+    Exim,
+    /// Prometheus and promtool.
+    Prometheus,
+}
+
+impl Packages {
+    const fn name(self) -> &'static str {
+        match self {
+            Self::Postfix => "postfix",
+            Self::Exim => "exim",
+            Self::Prometheus => "prometheus",
+        }
+    }
+
+    const fn debian(self) -> &'static [&'static str] {
+        match self {
+            Self::Postfix => &["postfix", "swaks"],
+            Self::Exim => &["exim4-daemon-light"],
+            Self::Prometheus => &["prometheus"],
+        }
+    }
+}
+
+/// An installed root.
+#[derive(Debug)]
+pub struct Root {
+    packages: Packages,
+    upper: PathBuf,
+}
+
+impl Root {
+    /// The root with `packages`, installed if this has not been done yet.
+    ///
+    /// # Errors
+    /// [`Skip`] with the reason when overlayfs, chroot or the packages cannot be had here.
+    pub fn with(packages: Packages) -> Result<&'static Self> {
+        static ROOTS: [OnceLock<Result<Root, String>>; 3] = [const { OnceLock::new() }; 3];
+        ROOTS[packages as usize]
+            .get_or_init(|| install(packages).map_err(|error| format!("{error:#}")))
+            .as_ref()
+            .map_err(|reason| Skip(format!("no root with {}: {reason}", packages.debian().join(" "))).into())
+    }
+
+    /// Starts `program` of this root in `namespace`: over a fresh upper layer, as the first process of a process
+    /// namespace that dies with it. `prepare` writes its files into the directory that it sees as `/lab`.
+    ///
+    /// # Errors
+    /// When it cannot be started.
+    pub fn start(
+        &self,
+        namespace: &Namespace,
+        program: &[&str],
+        prepare: impl FnOnce(&Path) -> Result<()>,
+    ) -> Result<Instance> {
+        let (mut command, directory) = self.prepare(namespace, program, prepare)?;
+        let log = File::create(directory.lab().join("output.log"))?;
+        let child = command.stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log).spawn();
+        Ok(Instance { child: Guard(child.context("cannot start unshare")?), directory })
+    }
+
+    /// Runs `program` of this root in `namespace` to its end, at most `limit`.
+    ///
+    /// # Errors
+    /// When it cannot be started or does not end; its exit code is for the caller to judge.
+    pub fn output(
+        &self,
+        namespace: &Namespace,
+        program: &[&str],
+        limit: Duration,
+        prepare: impl FnOnce(&Path) -> Result<()>,
+    ) -> Result<Output> {
+        let (mut command, _directory) = self.prepare(namespace, program, prepare)?;
+        command::output(&mut command, limit)
+    }
+
+    fn prepare(
+        &self,
+        namespace: &Namespace,
+        program: &[&str],
+        prepare: impl FnOnce(&Path) -> Result<()>,
+    ) -> Result<(Command, Directory)> {
+        let serial = COUNTER.fetch_add(1, Ordering::Relaxed);
+        let name = format!("{}-{serial}-{}", std::process::id(), self.packages.name());
+        let directory = Directory::create(lab_directory().join("run").join(name), &["layers", "lab"])?;
+        prepare(&directory.lab())?;
+        let mut command = namespace.command("unshare");
+        command
+            .args(["--mount", "--pid", "--fork", "--kill-child", "sh", "-c", START, "sh"])
+            .arg(&self.upper)
+            .arg(&directory.0)
+            .args(program);
+        Ok((command, directory))
+    }
+}
+
+/// A running program of a root, killed with everything that it started when this goes out of scope.
+#[derive(Debug)]
+pub struct Instance {
+    child: Guard,
+    directory: Directory,
+}
+
+impl Instance {
+    /// The directory that the program sees as `/lab`.
+    #[must_use]
+    pub fn lab(&self) -> PathBuf {
+        self.directory.lab()
+    }
+
+    /// The text of a file in [`Instance::lab`]; empty if there is none.
+    #[must_use]
+    pub fn read(&self, file: &str) -> String {
+        std::fs::read(self.lab().join(file))
+            .map(|bytes| String::from_utf8_lossy(&bytes).into_owned())
+            .unwrap_or_default()
+    }
+
+    /// The process that was started, and whether it has ended.
+    pub fn ended(&mut self) -> bool {
+        let child: &mut Child = &mut self.child.0;
+        !matches!(child.try_wait(), Ok(None))
+    }
+}
+
+/// Where the lab keeps its roots and its runs: `target/lab` of the workspace.
+#[must_use]
+pub fn lab_directory() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap_or(Path::new("/")).join("target/lab")
+}
+
+/// A directory of one run, removed with everything in it.
+#[derive(Debug)]
+pub struct Directory(PathBuf);
+
+impl Directory {
+    /// Creates it, with these subdirectories.
+    ///
+    /// # Errors
+    /// When it cannot be created.
+    pub fn create(path: PathBuf, parts: &[&str]) -> Result<Self> {
+        for part in parts {
+            std::fs::create_dir_all(path.join(part)).with_context(|| format!("cannot create {}", path.display()))?;
+        }
+        Ok(Self(path))
+    }
+
+    fn lab(&self) -> PathBuf {
+        self.0.join("lab")
+    }
+}
+
+impl Drop for Directory {
+    fn drop(&mut self) {
+        // What cannot be removed is below target/, and the next run takes another name.
+        let _ = std::fs::remove_dir_all(&self.0);
+    }
+}
+
+/// `$1`: upper layer of the installed root, `$2`: directory of this run, then the program.
+/// The layer is copied: overlayfs does not take `/` and a directory below it as two lower layers. It is copied to memory,
+/// which nobody has to clean up after a kill.
+const START: &str = r#"
+set -eu
+installed=$1 run=$2; shift 2
+mount --make-rprivate /
+mount -t tmpfs tmpfs "$run/layers"
+mkdir "$run/layers/work" "$run/layers/root"
+cp -a "$installed" "$run/layers/upper"
+root=$run/layers/root
+mount -t overlay overlay -o "lowerdir=/,upperdir=$run/layers/upper,workdir=$run/layers/work" "$root"
+mount -t proc proc "$root/proc"
+mount --rbind /dev "$root/dev"
+mkdir -p "$root/lab"
+mount --bind "$run/lab" "$root/lab"
+exec chroot "$root" "$@"
+"#;
+
+/// `$1`: directory of the root, then the packages. Exit code 101 of policy-rc.d keeps packages from starting services.
+const INSTALL: &str = r#"
+set -eu
+root=$1; shift
+mount --make-rprivate /
+mount -t overlay overlay -o "lowerdir=/,upperdir=$root/upper,workdir=$root/work" "$root/root"
+mount -t proc proc "$root/root/proc"
+mount --rbind /sys "$root/root/sys"
+mount --rbind /dev "$root/root/dev"
+printf '#!/bin/sh\nexit 101\n' > "$root/root/usr/sbin/policy-rc.d"
+chmod 755 "$root/root/usr/sbin/policy-rc.d"
+export DEBIAN_FRONTEND=noninteractive
+install() { chroot "$root/root" apt-get install -y -q --no-install-recommends "$@"; }
+install "$@" || { chroot "$root/root" apt-get update -q; install "$@"; }
+chroot "$root/root" apt-get clean
+"#;
+
+fn install(packages: Packages) -> Result<Root> {
+    let debian = packages.debian().join(" ");
+    anyhow::ensure!(nix::unistd::geteuid().is_root(), "overlayfs and chroot need root");
+    let home = lab_directory().join("roots");
+    std::fs::create_dir_all(&home)?;
+    let lock = File::create(home.join(format!("{}.lock", packages.name())))?;
+    // Another test process may be at it: whoever is second finds it done.
+    lock.lock()?;
+    let path = home.join(packages.name());
+    let (upper, stamp) = (path.join("upper"), path.join("stamp"));
+    let wanted = stamp_text(&debian)?;
+    if std::fs::read_to_string(&stamp).is_ok_and(|found| found == wanted) {
+        return Ok(Root { packages, upper });
+    }
+    eprintln!("lab: installing Debian packages {debian} into {} (not into this machine)", path.display());
+    if path.exists() {
+        std::fs::remove_dir_all(&path)?;
+    }
+    let directory = std::mem::ManuallyDrop::new(Directory::create(path, &["upper", "work", "root"])?);
+    let mut command = command::mortal("unshare");
+    command.args(["--mount", "--pid", "--fork", "--kill-child", "sh", "-c", INSTALL, "sh"]).arg(&directory.0);
+    let out = command::output(command.args(packages.debian()), INSTALL_LIMIT)?;
+    let lines: Vec<_> = out.stderr.lines().collect();
+    let tail = lines[lines.len().saturating_sub(5)..].join(" | ");
+    anyhow::ensure!(out.status.success(), "apt-get install {debian} in an overlay root: {}: {tail}", out.status);
+    std::fs::write(stamp, wanted)?;
+    Ok(Root { packages, upper })
+}
+
+/// The layer fits only the package list that it was laid over.
+fn stamp_text(debian: &str) -> Result<String> {
+    let status = std::fs::read("/var/lib/dpkg/status").context("this machine is no Debian: no /var/lib/dpkg/status")?;
+    let mut hasher = DefaultHasher::new();
+    status.hash(&mut hasher);
+    Ok(format!("{debian}\n{:016x}\n", hasher.finish()))
+}

@@ -1,0 +1,102 @@
+//! A small SMTP client: hands messages to a mail server, upgrades to TLS when it is offered.
+
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::{SocketAddr, TcpStream};
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail, ensure};
+use rustls::{ClientConnection, StreamOwned};
+
+use crate::tls::Identity;
+
+/// How long one reply may take.
+const REPLY_LIMIT: Duration = Duration::from_secs(15);
+/// Longest reply, octets.
+const MAX_REPLY: u64 = 64 * 1024;
+
+/// How a session went.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Session {
+    /// The EHLO reply in clear, line by line, code and separator kept.
+    pub ehlo: Vec<String>,
+    /// Whether the mail went under TLS.
+    pub tls: bool,
+}
+
+/// Sends one message from `sender` to `recipient` through `server`, as an opportunistic client does: under TLS if
+/// STARTTLS is offered and granted, else in clear. Without an `identity` to trust, TLS is never asked for.
+///
+/// # Errors
+/// When the server cannot be reached or answers with an error.
+pub fn send(server: SocketAddr, identity: Option<&Identity>, sender: &str, recipient: &str) -> Result<Session> {
+    let stream =
+        TcpStream::connect_timeout(&server, REPLY_LIMIT).with_context(|| format!("cannot connect to {server}"))?;
+    stream.set_read_timeout(Some(REPLY_LIMIT))?;
+    stream.set_nodelay(true)?;
+    let mut clear = BufReader::new(stream);
+    expect(&read_reply(&mut clear)?, '2')?;
+    let ehlo = ask(&mut clear, "EHLO gateway.example.org")?;
+    expect(&ehlo, '2')?;
+    let offered = ehlo.iter().skip(1).any(|line| line.get(4..).is_some_and(|word| word.trim() == "STARTTLS"));
+    if let Some(identity) = identity.filter(|_| offered)
+        && ask(&mut clear, "STARTTLS")?.iter().all(|line| line.starts_with('2'))
+    {
+        let connection = ClientConnection::new(identity.client()?, identity.server_name()?)?;
+        let mut secure = BufReader::new(StreamOwned::new(connection, clear.into_inner()));
+        expect(&ask(&mut secure, "EHLO gateway.example.org")?, '2')?;
+        deliver(&mut secure, sender, recipient)?;
+        return Ok(Session { ehlo, tls: true });
+    }
+    deliver(&mut clear, sender, recipient)?;
+    Ok(Session { ehlo, tls: false })
+}
+
+/// The first line that a server says.
+///
+/// # Errors
+/// When it cannot be reached or says nothing.
+pub fn greeting(server: SocketAddr) -> Result<String> {
+    let stream = TcpStream::connect_timeout(&server, Duration::from_secs(2))?;
+    stream.set_read_timeout(Some(Duration::from_secs(5)))?;
+    let reply = read_reply(&mut BufReader::new(&stream))?;
+    // A server that is left without QUIT logs it; nothing else depends on the answer.
+    let _ = (&stream).write_all(b"QUIT\r\n");
+    Ok(reply.concat())
+}
+
+fn deliver<S: Read + Write>(stream: &mut BufReader<S>, sender: &str, recipient: &str) -> Result<()> {
+    expect(&ask(stream, &format!("MAIL FROM:<{sender}>"))?, '2')?;
+    expect(&ask(stream, &format!("RCPT TO:<{recipient}>"))?, '2')?;
+    expect(&ask(stream, "DATA")?, '3')?;
+    let message = format!("From: <{sender}>\r\nTo: <{recipient}>\r\nSubject: lab\r\n\r\nSTARTTLS\r\nAUTH PLAIN\r\n.");
+    expect(&ask(stream, &message)?, '2')?;
+    ask(stream, "QUIT").map(drop)
+}
+
+fn ask<S: Read + Write>(stream: &mut BufReader<S>, line: &str) -> Result<Vec<String>> {
+    let inner = stream.get_mut();
+    inner.write_all(format!("{line}\r\n").as_bytes())?;
+    inner.flush()?;
+    read_reply(stream)
+}
+
+fn read_reply(stream: &mut impl BufRead) -> Result<Vec<String>> {
+    let mut lines = Vec::new();
+    let mut bounded = stream.take(MAX_REPLY);
+    loop {
+        let mut line = String::new();
+        ensure!(bounded.read_line(&mut line)? > 0, "the server closed the connection after {lines:?}");
+        let last = line.as_bytes().get(3) != Some(&b'-');
+        lines.push(line.trim_end().to_owned());
+        if last {
+            return Ok(lines);
+        }
+    }
+}
+
+fn expect(reply: &[String], class: char) -> Result<()> {
+    if !reply.last().is_some_and(|line| line.starts_with(class)) {
+        bail!("expected a reply of class {class}, not {reply:?}");
+    }
+    Ok(())
+}
