@@ -1,0 +1,125 @@
+//! What the kernel counts, one slot per CPU.
+
+use crate::Direction;
+
+/// One counter. The value is its index in the kernel's per-CPU array.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+#[repr(u32)]
+pub enum Counter {
+    /// Packets of which at least the header went to userspace, at ingress.
+    ForwardedIngress,
+    /// The same at egress.
+    ForwardedEgress,
+    /// Packets of watched flows of which nothing is wanted, at ingress.
+    MutedIngress,
+    /// The same at egress.
+    MutedEgress,
+    /// Packets that are not TCP or not of a watched port, at ingress.
+    OtherIngress,
+    /// The same at egress.
+    OtherEgress,
+    /// Records lost because the ring had no room.
+    RingFull,
+    /// Packets lost because no flow state could be created.
+    FlowTableFull,
+    /// TCP in an IP fragment (THREATS EV-5): both hooks run before the host reassembles.
+    Fragment,
+    /// Packets shorter than their own headers say, and payload past what one packet may cost.
+    Truncated,
+    /// IP or TCP headers that make no sense, too many tags or extension headers.
+    Unparsed,
+}
+
+impl Counter {
+    /// Number of counters.
+    pub const COUNT: u32 = 11;
+
+    /// Every counter, in the order of the array.
+    pub const ALL: [Self; Self::COUNT as usize] = [
+        Self::ForwardedIngress,
+        Self::ForwardedEgress,
+        Self::MutedIngress,
+        Self::MutedEgress,
+        Self::OtherIngress,
+        Self::OtherEgress,
+        Self::RingFull,
+        Self::FlowTableFull,
+        Self::Fragment,
+        Self::Truncated,
+        Self::Unparsed,
+    ];
+
+    /// The counter of forwarded packets of a direction.
+    #[must_use]
+    pub const fn forwarded(direction: Direction) -> Self {
+        match direction {
+            Direction::Ingress => Self::ForwardedIngress,
+            Direction::Egress => Self::ForwardedEgress,
+        }
+    }
+
+    /// The counter of muted packets of a direction.
+    #[must_use]
+    pub const fn muted(direction: Direction) -> Self {
+        match direction {
+            Direction::Ingress => Self::MutedIngress,
+            Direction::Egress => Self::MutedEgress,
+        }
+    }
+
+    /// The counter of packets that are not of mail, of a direction.
+    #[must_use]
+    pub const fn other(direction: Direction) -> Self {
+        match direction {
+            Direction::Ingress => Self::OtherIngress,
+            Direction::Egress => Self::OtherEgress,
+        }
+    }
+
+    /// What kind of counter this is, with its metric labels.
+    #[must_use]
+    pub const fn label(self) -> Label {
+        match self {
+            Self::ForwardedIngress => Label::Packets { direction: Direction::Ingress, outcome: "forwarded" },
+            Self::ForwardedEgress => Label::Packets { direction: Direction::Egress, outcome: "forwarded" },
+            Self::MutedIngress => Label::Packets { direction: Direction::Ingress, outcome: "muted" },
+            Self::MutedEgress => Label::Packets { direction: Direction::Egress, outcome: "muted" },
+            Self::OtherIngress => Label::Packets { direction: Direction::Ingress, outcome: "other" },
+            Self::OtherEgress => Label::Packets { direction: Direction::Egress, outcome: "other" },
+            Self::RingFull => Label::Dropped { reason: "ring_full" },
+            Self::FlowTableFull => Label::Dropped { reason: "flow_table_full" },
+            Self::Fragment => Label::Dropped { reason: "fragment" },
+            Self::Truncated => Label::Dropped { reason: "truncated" },
+            Self::Unparsed => Label::Dropped { reason: "unparsed" },
+        }
+    }
+}
+
+/// The metric that a [`Counter`] feeds.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Label {
+    /// `smtpwatch_kernel_packets_total`.
+    Packets {
+        /// Label `direction`.
+        direction: Direction,
+        /// Label `outcome`.
+        outcome: &'static str,
+    },
+    /// `smtpwatch_kernel_dropped_total`.
+    Dropped {
+        /// Label `reason`.
+        reason: &'static str,
+    },
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn index_is_position() {
+        for (position, counter) in Counter::ALL.into_iter().enumerate() {
+            assert_eq!(counter as usize, position);
+        }
+    }
+}

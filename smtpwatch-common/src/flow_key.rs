@@ -1,0 +1,133 @@
+//! One key for both directions of a connection.
+
+use core::net::{IpAddr, Ipv6Addr, SocketAddr};
+
+/// One end of a connection, in SMTP's terms.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+#[repr(u8)]
+pub enum Side {
+    /// Sends commands.
+    Client = 0,
+    /// Sends replies: the end with the watched port.
+    Server = 1,
+}
+
+/// An address as it is on the wire; IPv4 in its IPv6-mapped form (RFC 4291 §2.5.5.2).
+pub type Address = [u8; 16];
+
+/// A connection, the same for packets of both directions. Map key of the kernel: no padding.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+#[repr(C, align(4))]
+pub struct FlowKey {
+    /// Address of the end without the watched port.
+    pub client: Address,
+    /// Address of the end with the watched port.
+    pub server: Address,
+    /// Port of the client, in host order.
+    pub client_port: u16,
+    /// Port of the server, in host order.
+    pub server_port: u16,
+}
+
+const _: () = assert!(size_of::<FlowKey>() == FlowKey::SIZE);
+
+impl FlowKey {
+    /// Octets of the key in a map.
+    pub const SIZE: usize = 36;
+
+    /// The key of two end points in the SMTP roles given. Both must be of one IP version.
+    #[must_use]
+    pub fn new(client: SocketAddr, server: SocketAddr) -> Self {
+        Self {
+            client: mapped(client.ip()),
+            server: mapped(server.ip()),
+            client_port: client.port(),
+            server_port: server.port(),
+        }
+    }
+
+    /// The client's end point; an IPv4-mapped address is told as IPv4.
+    #[must_use]
+    pub fn client(&self) -> SocketAddr {
+        SocketAddr::new(unmapped(self.client), self.client_port)
+    }
+
+    /// The server's end point; an IPv4-mapped address is told as IPv4.
+    #[must_use]
+    pub fn server(&self) -> SocketAddr {
+        SocketAddr::new(unmapped(self.server), self.server_port)
+    }
+
+    /// The key as a map holds it.
+    #[must_use]
+    pub fn to_bytes(&self) -> [u8; Self::SIZE] {
+        let mut bytes = [0; Self::SIZE];
+        bytes[..16].copy_from_slice(&self.client);
+        bytes[16..32].copy_from_slice(&self.server);
+        bytes[32..34].copy_from_slice(&self.client_port.to_ne_bytes());
+        bytes[34..].copy_from_slice(&self.server_port.to_ne_bytes());
+        bytes
+    }
+}
+
+/// Which end sent a packet between these ports: the server is the end whose port is watched. Where both are, the lower
+/// port is the server's, and with equal ports the lower address: arbitrary, but the same in both directions.
+#[inline(always)]
+pub(crate) fn sender(
+    source_watched: bool,
+    target_watched: bool,
+    ports: (u16, u16),
+    source_is_lower: impl FnOnce() -> bool,
+) -> Side {
+    let from_server = match (source_watched, target_watched) {
+        (true, false) => true,
+        (false, true | false) => false,
+        (true, true) if ports.0 != ports.1 => ports.0 < ports.1,
+        (true, true) => source_is_lower(),
+    };
+    if from_server { Side::Server } else { Side::Client }
+}
+
+fn mapped(address: IpAddr) -> Address {
+    match address {
+        IpAddr::V4(v4) => v4.to_ipv6_mapped().octets(),
+        IpAddr::V6(v6) => v6.octets(),
+    }
+}
+
+fn unmapped(address: Address) -> IpAddr {
+    Ipv6Addr::from(address).to_canonical()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn end_points_survive_the_round_trip() {
+        for (client, server) in [("192.0.2.10:41234", "198.51.100.25:25"), ("[2001:db8::1]:41234", "[2001:db8::2]:587")]
+        {
+            let key = FlowKey::new(client.parse().unwrap(), server.parse().unwrap());
+            assert_eq!(key.client().to_string(), client);
+            assert_eq!(key.server().to_string(), server);
+        }
+    }
+
+    #[test]
+    fn both_directions_agree_who_the_server_is() {
+        // (ports of one direction, watched ones, source address lower)
+        for (a, b, a_watched, b_watched, a_lower) in [
+            (25, 40_000, true, false, true),
+            (587, 25, true, true, true),
+            (25, 25, true, true, true),
+            (25, 25, true, true, false),
+        ] {
+            let there = sender(a_watched, b_watched, (a, b), || a_lower);
+            let back = sender(b_watched, a_watched, (b, a), || !a_lower);
+            assert_ne!(there, back, "{a} {b}");
+        }
+        assert_eq!(sender(true, true, (587, 25), || unreachable!()), Side::Client);
+    }
+
+    use std::string::ToString as _;
+}

@@ -1,0 +1,645 @@
+//! The gate: how much of a packet userspace gets to see.
+//!
+//! Everything is copied while the dialogue is in clear, one octet at a time if it comes so; bodies and TLS are not. The
+//! rule that every mute obeys: **nothing that one end alone can put into a segment may blind the daemon.** A body is muted
+//! after `DATA` from the client *and* `354` from the server, TLS after `STARTTLS`, a positive reply, a handshake record
+//! from the client *and* one from the server. Where a line is split oddly, nothing is concluded here: the daemon, which
+//! puts streams in order, sends an [`Order`] instead.
+//!
+//! [`decide`] comes before the copy, [`inspect`] after it.
+
+use crate::{
+    CHUNK, Packet, Segment, Side,
+    record::mark,
+    walk::tcp_flag::{ACK, FIN, RST, SYN},
+};
+
+/// Octets of a flow that may cross the ring: a long dialogue with hundreds of recipients, in both directions.
+pub const FLOW_BUDGET: u32 = 256 * 1024;
+/// The same for a flow joined after its SYN: enough to tell what it is, no verdict can come of it.
+pub const MIDSTREAM_BUDGET: u32 = 4 * 1024;
+/// What a record costs beside its payload octets.
+pub const RECORD_COST: u32 = 64;
+/// Client octets copied once TLS has begun: the ClientHello is among them.
+pub const TLS_CLIENT_BUDGET: u32 = 8 * 1024;
+/// Server octets copied once TLS has begun: a certificate chain before TLS 1.3 is in clear (RFC 5246 §7.4.2).
+pub const TLS_SERVER_BUDGET: u32 = 16 * 1024;
+/// SYN, FIN and RST records of a muted flow: a flood of them must not fill the ring.
+pub const CONTROL_RECORDS: u8 = 32;
+/// Octets at the end of a server's segment in which its last line must begin to be understood here.
+pub const LAST_LINE: u32 = 256;
+
+const CONTROL: u8 = SYN | FIN | RST;
+/// Octets at the end of a client's segment that are looked at: `CR LF . CR LF QUIT CR LF` is 11.
+const TAIL: usize = 16;
+
+/// How far a flow has come.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[repr(u8)]
+pub enum Phase {
+    /// Dialogue in clear: everything is copied.
+    Clear = 0,
+    /// A message body: the client is muted until the server speaks.
+    Body = 1,
+    /// TLS handshake: a bounded number of octets is copied.
+    Tls = 2,
+    /// Only SYN, FIN and RST.
+    Muted = 3,
+}
+
+/// What the last lines of the dialogue lead to.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[repr(u8)]
+pub enum Asked {
+    /// Nothing that the gate follows.
+    Nothing = 0,
+    /// The client's last line is `DATA`.
+    Data = 1,
+    /// The client's last line is `STARTTLS`.
+    StartTls = 2,
+    /// The server answered STARTTLS with `2yz`.
+    GoAhead = 3,
+    /// The client began a TLS handshake after the go-ahead.
+    Hello = 4,
+}
+
+/// What the gate remembers of a flow. Map value of the kernel: no padding.
+///
+/// Two CPUs may write it at once, one per direction. Each [`Half`] is written by packets of its own side alone; a write
+/// lost to the shared fields costs a mute or copies a little more, and the daemon's orders mend both.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[repr(C)]
+pub struct FlowState {
+    /// Names this life of the flow: the time of its creation in nanoseconds.
+    pub flow: u64,
+    /// Octets that may still cross the ring; see [`RECORD_COST`].
+    pub budget: u32,
+    /// The client's initial sequence number.
+    pub isn: u32,
+    /// [`Order::serial`] of the last order obeyed.
+    pub obeyed: u32,
+    /// See [`Phase`].
+    pub phase: Phase,
+    /// See [`Asked`].
+    pub asked: Asked,
+    /// The flow was joined after its SYN.
+    pub midstream: bool,
+    /// SYN, FIN and RST records sent since the flow was muted.
+    pub control: u8,
+    /// Body: the client's first packet was told.
+    pub announced: bool,
+    /// Body: its end, a line of one dot, was seen.
+    pub dot: bool,
+    /// Body: segments with payload from the server.
+    pub replies: u8,
+    /// Zero.
+    pub reserved: [u8; 5],
+    /// What the client sent.
+    pub client: Half,
+    /// What the server sent.
+    pub server: Half,
+}
+
+const _: () = assert!(size_of::<FlowState>() == FlowState::SIZE && size_of::<Half>() == 16);
+
+/// What the gate remembers of one direction.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[repr(C)]
+pub struct Half {
+    /// The sequence number after the highest octet seen.
+    pub next: u32,
+    /// End of the range that is skipped.
+    pub skip_until: u32,
+    /// Octets that may still be copied in [`Phase::Tls`].
+    pub tls: u32,
+    /// See [`Stream`].
+    pub stream: Stream,
+    /// See [`Skip`].
+    pub skip: Skip,
+    /// Zero.
+    pub reserved: [u8; 2],
+}
+
+/// What is known of where the next octet of a direction stands.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[repr(u8)]
+pub enum Stream {
+    /// Nothing was seen: [`Half::next`] means nothing.
+    Unknown = 0,
+    /// At the start of a line.
+    LineStart = 1,
+    /// Within a line, or after a hole.
+    WithinLine = 2,
+}
+
+/// Whether octets before [`Half::skip_until`] are skipped.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[repr(u8)]
+pub enum Skip {
+    /// Nothing is skipped.
+    Off = 0,
+    /// The next packet in the range is told by a header record.
+    Announce = 1,
+    /// Packets in the range are silent.
+    Silent = 2,
+}
+
+impl Half {
+    const fn new(tls: u32) -> Self {
+        Self { next: 0, skip_until: 0, tls, stream: Stream::Unknown, skip: Skip::Off, reserved: [0; 2] }
+    }
+}
+
+impl FlowState {
+    /// Octets of the value in a map.
+    pub const SIZE: usize = 64;
+
+    /// The state of a flow whose first packet is `segment`, seen at `now` (nanoseconds).
+    #[inline(always)]
+    #[must_use]
+    pub const fn new(now: u64, segment: &Segment) -> Self {
+        let mut state = Self {
+            flow: now,
+            budget: MIDSTREAM_BUDGET,
+            isn: segment.seq,
+            obeyed: 0,
+            phase: Phase::Clear,
+            asked: Asked::Nothing,
+            midstream: true,
+            control: 0,
+            announced: false,
+            dot: false,
+            replies: 0,
+            reserved: [0; 5],
+            client: Half::new(TLS_CLIENT_BUDGET),
+            server: Half::new(TLS_SERVER_BUDGET),
+        };
+        if let Some(isn) = opening(segment) {
+            state.budget = FLOW_BUDGET;
+            state.isn = isn;
+            state.midstream = false;
+        }
+        state
+    }
+
+    /// [`FlowState::flow`] of a map value.
+    #[must_use]
+    pub fn flow_of(value: &[u8; Self::SIZE]) -> u64 {
+        value.first_chunk().map_or(0, |flow| u64::from_ne_bytes(*flow))
+    }
+
+    #[inline(always)]
+    const fn half(&mut self, side: Side) -> &mut Half {
+        match side {
+            Side::Client => &mut self.client,
+            Side::Server => &mut self.server,
+        }
+    }
+
+    #[inline(always)]
+    const fn enter_body(&mut self) {
+        self.phase = Phase::Body;
+        self.asked = Asked::Nothing;
+        self.announced = false;
+        self.dot = false;
+        self.replies = 0;
+    }
+}
+
+/// What the daemon wants left out. Value of the kernel's order map: no padding.
+///
+/// An order is for one life of a flow and is obeyed once; one that comes late is void.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[repr(C)]
+pub struct Order {
+    /// [`FlowState::flow`] of the flow that is meant.
+    pub flow: u64,
+    /// Differs from the serial of the flow's previous order; never zero.
+    pub serial: u32,
+    /// One of [`order_kind`].
+    pub kind: u32,
+    /// [`order_kind::MUTE_BODY`]: void unless this is the next sequence number of the server, so that an order that the
+    /// server's next reply overtook does not mute the dialogue. [`order_kind::SKIP_CLIENT`] and
+    /// [`order_kind::SKIP_SERVER`]: first sequence number that is wanted again.
+    pub position: u32,
+    /// Zero.
+    pub reserved: u32,
+}
+
+const _: () = assert!(size_of::<Order>() == Order::SIZE);
+
+/// Values of [`Order::kind`]. Numbers, not an enum: the kernel reads what the daemon wrote, and an unknown one does nothing.
+pub mod order_kind {
+    /// Everything but SYN, FIN and RST.
+    pub const MUTE: u32 = 1;
+    /// A message body follows, as after 354.
+    pub const MUTE_BODY: u32 = 2;
+    /// Payload of the client before a sequence number (BDAT).
+    pub const SKIP_CLIENT: u32 = 3;
+    /// Payload of the server before a sequence number.
+    pub const SKIP_SERVER: u32 = 4;
+}
+
+impl Order {
+    /// Octets of the value in a map.
+    pub const SIZE: usize = 24;
+
+    /// The order as a map holds it.
+    #[must_use]
+    pub fn to_bytes(&self) -> [u8; Self::SIZE] {
+        let mut bytes = [0; Self::SIZE];
+        bytes[..8].copy_from_slice(&self.flow.to_ne_bytes());
+        bytes[8..12].copy_from_slice(&self.serial.to_ne_bytes());
+        bytes[12..16].copy_from_slice(&self.kind.to_ne_bytes());
+        bytes[16..20].copy_from_slice(&self.position.to_ne_bytes());
+        bytes
+    }
+}
+
+/// What to send of a segment.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Decision {
+    /// Nothing.
+    Nothing,
+    /// A record without payload.
+    Header {
+        /// Bits of [`mark`].
+        marks: u16,
+    },
+    /// The payload octets `from..until`, which are not empty.
+    Copy {
+        /// Offset in the segment's payload.
+        from: u32,
+        /// End offset in the segment's payload.
+        until: u32,
+        /// Bits of [`mark`].
+        marks: u16,
+    },
+}
+
+/// The client's initial sequence number, if `segment` opens a connection.
+#[inline(always)]
+const fn opening(segment: &Segment) -> Option<u32> {
+    match (segment.flags & (SYN | ACK | RST), segment.from) {
+        (SYN, Side::Client) => Some(segment.seq),
+        // The SYN went another way, or was before our time; both streams are still whole.
+        (SYN_ACK, Side::Server) => Some(segment.ack.wrapping_sub(1)),
+        _ => None,
+    }
+}
+
+const SYN_ACK: u8 = SYN | ACK;
+
+/// Whether `segment` begins another life of the flow (THREATS EV-23).
+#[inline(always)]
+#[must_use]
+pub const fn reopens(state: &FlowState, segment: &Segment) -> bool {
+    match opening(segment) {
+        Some(isn) => state.midstream || state.isn != isn,
+        None => false,
+    }
+}
+
+/// Obeys `order` if it is for this life of the flow and was not obeyed before.
+#[inline(always)]
+pub const fn obey(state: &mut FlowState, order: &Order) {
+    if order.flow != state.flow || order.serial == state.obeyed {
+        return;
+    }
+    state.obeyed = order.serial;
+    match order.kind {
+        order_kind::MUTE => state.phase = Phase::Muted,
+        order_kind::MUTE_BODY if matches!(state.phase, Phase::Clear) && order.position == state.server.next => {
+            state.enter_body();
+        }
+        order_kind::SKIP_CLIENT => skip(&mut state.client, order.position),
+        order_kind::SKIP_SERVER => skip(&mut state.server, order.position),
+        _ => {}
+    }
+}
+
+#[inline(always)]
+const fn skip(half: &mut Half, until: u32) {
+    half.skip_until = until;
+    half.skip = Skip::Announce;
+}
+
+/// What of `segment` is wanted. To be followed by [`inspect`] unless the flow is muted.
+#[inline(always)]
+pub fn decide(state: &mut FlowState, segment: &Segment) -> Decision {
+    let control = segment.has(CONTROL);
+    if state.phase == Phase::Muted {
+        if !control || state.control >= CONTROL_RECORDS {
+            return Decision::Nothing;
+        }
+        state.control += 1;
+        return Decision::Header { marks: marks_of(state) };
+    }
+    let (from, until) = match wanted(state, segment) {
+        Wanted::Nothing if !control => return Decision::Nothing,
+        Wanted::Nothing | Wanted::Header => (0, 0),
+        Wanted::Payload { from, until } => (from, until),
+    };
+    let length = until.wrapping_sub(from);
+    // The cost of every chunk, rounded up.
+    let cost = RECORD_COST + (length / CHUNK_U32) * RECORD_COST + length;
+    if cost > state.budget {
+        state.phase = Phase::Muted;
+        return Decision::Header { marks: marks_of(state) | mark::BUDGET };
+    }
+    state.budget -= cost;
+    let marks = marks_of(state);
+    if length == 0 { Decision::Header { marks } } else { Decision::Copy { from, until, marks } }
+}
+
+const CHUNK_U32: u32 = 2048;
+const _: () = assert!(CHUNK_U32 as usize == CHUNK);
+
+enum Wanted {
+    Nothing,
+    Header,
+    Payload { from: u32, until: u32 },
+}
+
+#[inline(always)]
+const fn wanted(state: &mut FlowState, segment: &Segment) -> Wanted {
+    match state.phase {
+        Phase::Muted => Wanted::Nothing,
+        Phase::Clear => unskipped(state.half(segment.from), segment),
+        Phase::Body => match segment.from {
+            // The acknowledgment in the client's first packet is the daemon's proof that the 354 arrived.
+            Side::Client if !state.announced => {
+                state.announced = true;
+                Wanted::Header
+            }
+            Side::Client => Wanted::Nothing,
+            Side::Server if segment.length == 0 => Wanted::Nothing,
+            Side::Server => unskipped(&mut state.server, segment),
+        },
+        Phase::Tls => handshake(state, segment),
+    }
+}
+
+/// The payload that no order skips.
+#[inline(always)]
+const fn unskipped(half: &mut Half, segment: &Segment) -> Wanted {
+    let all = Wanted::Payload { from: 0, until: segment.length };
+    if segment.length == 0 || matches!(half.skip, Skip::Off) {
+        return all;
+    }
+    let ahead = half.skip_until.wrapping_sub(segment.data_seq());
+    // Serial arithmetic (RFC 1982): at or past the end of the range.
+    if ahead == 0 || ahead > i32::MAX as u32 {
+        half.skip = Skip::Off;
+        return all;
+    }
+    if ahead < segment.length {
+        half.skip = Skip::Off;
+        return Wanted::Payload { from: ahead, until: segment.length };
+    }
+    let announced = matches!(half.skip, Skip::Silent);
+    half.skip = Skip::Silent;
+    if announced { Wanted::Nothing } else { Wanted::Header }
+}
+
+#[inline(always)]
+const fn handshake(state: &mut FlowState, segment: &Segment) -> Wanted {
+    if segment.length == 0 {
+        let both = state.client.tls != 0 && state.server.tls != 0;
+        return if both { Wanted::Header } else { Wanted::Nothing };
+    }
+    let half = state.half(segment.from);
+    if half.tls == 0 {
+        return Wanted::Nothing;
+    }
+    let until = if segment.length < half.tls { segment.length } else { half.tls };
+    half.tls -= until;
+    if state.client.tls == 0 && state.server.tls == 0 {
+        state.phase = Phase::Muted;
+    }
+    Wanted::Payload { from: 0, until }
+}
+
+#[inline(always)]
+const fn marks_of(state: &FlowState) -> u16 {
+    if state.midstream { mark::MIDSTREAM } else { 0 }
+}
+
+/// Draws conclusions from `segment`. `chunk` holds the last `chunk_len` octets of its payload if they were copied
+/// (`chunk_len` is 0 otherwise).
+#[inline(always)]
+pub fn inspect<P: Packet>(state: &mut FlowState, packet: &P, segment: &Segment, chunk: &[u8; CHUNK], chunk_len: u32) {
+    let start = segment.data_seq();
+    let half = state.half(segment.from);
+    if segment.has(SYN) {
+        *half = Half { next: start, stream: Stream::LineStart, ..*half };
+    }
+    if segment.length == 0 {
+        return;
+    }
+    let end = start.wrapping_add(segment.length);
+    let known = half.stream != Stream::Unknown;
+    if known && !after(end, half.next) {
+        return; // a retransmission
+    }
+    // A hole before, or an overlap: the segment's first octet is not known to begin a line.
+    let line_start = half.stream == Stream::LineStart && start == half.next;
+    let in_order = !known || !after(half.next, start);
+    half.next = end;
+    let Some([last]) = packet.load::<1>(segment.payload + segment.length - 1) else {
+        half.stream = Stream::WithinLine;
+        return;
+    };
+    half.stream = if last == b'\n' { Stream::LineStart } else { Stream::WithinLine };
+    if !in_order {
+        return;
+    }
+    match (state.phase, segment.from) {
+        (Phase::Clear, Side::Client) => follow_client(state, packet, segment, line_start),
+        (Phase::Clear, Side::Server) => {
+            follow_server(state, packet, segment, line_start && segment.length == chunk_len, chunk, chunk_len);
+        }
+        (Phase::Body, Side::Client) => {
+            if let Some(tail) = Tail::of(packet, segment, line_start)
+                && (tail.ends_body() || tail.ends_body_and_quits())
+            {
+                state.dot = true;
+            }
+        }
+        (Phase::Body, Side::Server) => {
+            // A 4yz or 5yz within the body does not end it; a second reply, or any after the dot, does.
+            state.replies = state.replies.saturating_add(1);
+            let positive = line_start && matches!(packet.load::<1>(segment.payload), Some([b'2']));
+            if positive || state.dot || state.replies > 1 {
+                state.phase = Phase::Clear;
+            }
+        }
+        (Phase::Tls | Phase::Muted, _) => {}
+    }
+}
+
+#[inline(always)]
+fn follow_client<P: Packet>(state: &mut FlowState, packet: &P, segment: &Segment, line_start: bool) {
+    state.asked = match state.asked {
+        Asked::GoAhead if begins_handshake(packet, segment) => Asked::Hello,
+        Asked::Hello => Asked::Hello,
+        Asked::Nothing | Asked::Data | Asked::StartTls | Asked::GoAhead => {
+            match Tail::of(packet, segment, line_start) {
+                Some(tail) if tail.ends_in_data() => Asked::Data,
+                Some(tail) if tail.ends_in_starttls() => Asked::StartTls,
+                Some(_) | None => Asked::Nothing,
+            }
+        }
+    };
+}
+
+#[inline(always)]
+fn follow_server<P: Packet>(
+    state: &mut FlowState,
+    packet: &P,
+    segment: &Segment,
+    chunk_begins_line: bool,
+    chunk: &[u8; CHUNK],
+    chunk_len: u32,
+) {
+    match state.asked {
+        Asked::Nothing | Asked::GoAhead => {}
+        Asked::Hello => {
+            if begins_handshake(packet, segment) {
+                state.phase = Phase::Tls;
+                state.server.tls = state.server.tls.saturating_sub(segment.length);
+            }
+        }
+        Asked::Data | Asked::StartTls => {
+            let Some(line) = last_line(chunk, chunk_len, chunk_begins_line) else { return };
+            let start = segment.payload + segment.length - line;
+            match packet.load::<4>(start) {
+                Some([b'3', b'5', b'4', b' ' | b'\r' | b'\n']) if state.asked == Asked::Data => state.enter_body(),
+                Some([b'2', ..]) if state.asked == Asked::StartTls => state.asked = Asked::GoAhead,
+                Some(_) | None => {}
+            }
+        }
+    }
+}
+
+/// Whether the segment starts as a TLS handshake record does (RFC 8446 §5.1: type 22, version 3.x).
+#[inline(always)]
+fn begins_handshake<P: Packet>(packet: &P, segment: &Segment) -> bool {
+    segment.length >= 2 && packet.load::<2>(segment.payload) == Some([0x16, 0x03])
+}
+
+/// How many octets at the end of the copied chunk are its last line; `None` if the chunk does not end with a line, or the
+/// line does not begin within [`LAST_LINE`] octets.
+///
+/// A loop without an early end and without an index that depends on what was read: cheap for the verifier.
+#[inline(always)]
+fn last_line(chunk: &[u8; CHUNK], chunk_len: u32, chunk_begins_line: bool) -> Option<u32> {
+    let window = if chunk_len < LAST_LINE { chunk_len } else { LAST_LINE };
+    let mut line = 0;
+    let mut ended = false;
+    // From the oldest octet of the window to the newest; `back` counts from the chunk's end.
+    let mut back = LAST_LINE;
+    while back > 0 {
+        if back <= window {
+            let octet = chunk[(chunk_len.wrapping_sub(back) as usize) & (CHUNK - 1)];
+            if octet == b'\n' {
+                if back > 1 {
+                    line = back - 1;
+                } else {
+                    ended = true;
+                }
+            }
+        }
+        back -= 1;
+    }
+    match (ended, line) {
+        (false, _) => None,
+        (true, 0) if chunk_begins_line && chunk_len <= LAST_LINE => Some(chunk_len),
+        (true, 0) => None,
+        (true, line) => Some(line),
+    }
+}
+
+/// The end of a client's segment, as shift registers: the newest octet is the lowest.
+struct Tail {
+    /// All octets as they are: the last 8, and the 8 before them.
+    raw: (u64, u64),
+    /// The same without blanks and CR, in lower case: servers accept them before a line's end. What stands between the
+    /// letters does not matter, because a server would have to accept that as the command too.
+    squeezed: (u64, u64),
+}
+
+impl Tail {
+    #[inline(always)]
+    fn of<P: Packet>(packet: &P, segment: &Segment, line_start: bool) -> Option<Self> {
+        let mut octets = [0; TAIL];
+        let whole = segment.length <= TAIL_U32;
+        let count = if whole { segment.length } else { TAIL_U32 };
+        if !packet.copy(segment.payload + segment.length - count, count, &mut octets) {
+            return None;
+        }
+        let mut tail = Self { raw: (0, 0), squeezed: (0, 0) };
+        if whole && line_start {
+            // The line before ended in the previous segment.
+            tail.push(b'\r');
+            tail.push(b'\n');
+        }
+        for (i, octet) in (0..).zip(octets) {
+            if i < count {
+                tail.push(octet);
+            }
+        }
+        Some(tail)
+    }
+
+    #[inline(always)]
+    const fn push(&mut self, octet: u8) {
+        shift(&mut self.raw, octet);
+        if !matches!(octet, b' ' | b'\t' | b'\r') {
+            shift(&mut self.squeezed, octet.to_ascii_lowercase());
+        }
+    }
+
+    #[inline(always)]
+    const fn ends_in_data(&self) -> bool {
+        self.squeezed.0 & 0xffff_ffff_ffff == number(b"\0\0\ndata\n")
+    }
+
+    #[inline(always)]
+    const fn ends_in_starttls(&self) -> bool {
+        self.squeezed.0 == number(b"tarttls\n") && self.squeezed.1 & 0xffff == number(b"\0\0\0\0\0\0\ns")
+    }
+
+    #[inline(always)]
+    const fn ends_body(&self) -> bool {
+        self.raw.0 & 0xff_ffff_ffff == number(b"\0\0\0\r\n.\r\n")
+    }
+
+    #[inline(always)]
+    const fn ends_body_and_quits(&self) -> bool {
+        self.squeezed.0 == number(b"\n.\nquit\n")
+    }
+}
+
+const TAIL_U32: u32 = 16;
+const _: () = assert!(TAIL_U32 as usize == TAIL);
+
+#[inline(always)]
+const fn shift(register: &mut (u64, u64), octet: u8) {
+    register.1 = (register.1 << 8) | (register.0 >> 56);
+    register.0 = (register.0 << 8) | octet as u64;
+}
+
+const fn number(octets: &[u8; 8]) -> u64 {
+    u64::from_be_bytes(*octets)
+}
+
+/// Whether `a` comes after `b` (RFC 1982).
+#[inline(always)]
+const fn after(a: u32, b: u32) -> bool {
+    let distance = a.wrapping_sub(b);
+    distance != 0 && distance <= i32::MAX as u32
+}
+
+#[cfg(test)]
+mod tests;

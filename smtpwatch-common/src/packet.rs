@@ -1,0 +1,79 @@
+//! How octets of a packet are read, whatever holds them.
+
+/// A packet, from its link layer on.
+///
+/// The kernel's hooks implement it over their contexts, replay over a byte slice. Offsets count from the first octet of
+/// the link layer.
+pub trait Packet {
+    /// Octets of the packet on the wire, from the link layer to the end of the frame.
+    fn len(&self) -> u32;
+
+    /// Octets that can be read: less than [`Packet::len`] in a capture with a snapshot length.
+    fn captured(&self) -> u32 {
+        self.len()
+    }
+
+    /// The first `N` octets, if they lie in directly accessible memory. `None` does not mean that the packet is shorter.
+    fn head<const N: usize>(&self) -> Option<&[u8; N]>;
+
+    /// A copy of `N` octets at `offset`; `None` if they are not all there.
+    fn load<const N: usize>(&self, offset: u32) -> Option<[u8; N]>;
+
+    /// Copies `length` octets (1 to `N`) at `offset` to the start of `into`. False, and `into` is unspecified, if they are
+    /// not all there.
+    fn copy<const N: usize>(&self, offset: u32, length: u32, into: &mut [u8; N]) -> bool;
+
+    /// Whether the packet holds nothing at all.
+    fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+}
+
+/// A packet in memory, as a capture file holds it.
+#[derive(Clone, Copy, Debug)]
+pub struct Slice<'a> {
+    bytes: &'a [u8],
+    wire_len: u32,
+}
+
+impl<'a> Slice<'a> {
+    /// `bytes` were captured of a packet that had `wire_len` octets on the wire.
+    #[must_use]
+    pub fn new(bytes: &'a [u8], wire_len: u32) -> Self {
+        let captured = u32::try_from(bytes.len()).unwrap_or(u32::MAX);
+        Self { bytes, wire_len: wire_len.max(captured) }
+    }
+
+    fn at(&self, offset: u32, length: usize) -> Option<&'a [u8]> {
+        let start = usize::try_from(offset).ok()?;
+        self.bytes.get(start..start.checked_add(length)?)
+    }
+}
+
+impl Packet for Slice<'_> {
+    fn len(&self) -> u32 {
+        self.wire_len
+    }
+
+    fn captured(&self) -> u32 {
+        u32::try_from(self.bytes.len()).unwrap_or(u32::MAX)
+    }
+
+    fn head<const N: usize>(&self) -> Option<&[u8; N]> {
+        self.bytes.first_chunk()
+    }
+
+    fn load<const N: usize>(&self, offset: u32) -> Option<[u8; N]> {
+        self.at(offset, N)?.try_into().ok()
+    }
+
+    fn copy<const N: usize>(&self, offset: u32, length: u32, into: &mut [u8; N]) -> bool {
+        let Ok(length) = usize::try_from(length) else { return false };
+        let (Some(from), Some(to)) = (self.at(offset, length), into.get_mut(..length)) else { return false };
+        if length == 0 {
+            return false;
+        }
+        to.copy_from_slice(from);
+        true
+    }
+}
