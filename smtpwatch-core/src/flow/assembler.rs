@@ -69,8 +69,10 @@ pub(super) struct Assembler {
 
 impl Assembler {
     /// The most that [`Self::memory`] can be: vectors grow by doubling.
-    pub const MEMORY: usize =
-        2 * HARD_BYTES + 2 * PIECE + 2 * RETAINED_BYTES + 2 * HARD_CHUNKS.next_power_of_two() * size_of::<Chunk>();
+    pub const MEMORY: usize = 2 * HARD_BYTES
+        + 2 * PIECE
+        + RETAINED_BYTES.next_power_of_two()
+        + 2 * HARD_CHUNKS.next_power_of_two() * size_of::<Chunk>();
 
     /// Next offset to deliver.
     pub const fn front(&self) -> u64 {
@@ -133,6 +135,9 @@ impl Assembler {
 
         let retained_from = self.front - self.retained.len() as u64;
         let (mut at, mut rest) = skip_before(offset, bytes, retained_from);
+        if rest.is_empty() {
+            return None;
+        }
         if at < self.front {
             let (old, new) = rest.split_at(clamp(self.front - at, rest.len()));
             note(at, &mut self.retained.range(clamp(at - retained_from, self.retained.len())..), old);
@@ -173,8 +178,12 @@ impl Assembler {
         self.held -= count;
         let bytes = &chunk.bytes[taken..chunk.taken];
         if !self.forgetful {
-            self.retained.extend(&bytes[count.saturating_sub(RETAINED_BYTES)..]);
-            self.retained.drain(..self.retained.len().saturating_sub(RETAINED_BYTES));
+            let kept = &bytes[count.saturating_sub(RETAINED_BYTES)..];
+            let excess = (self.retained.len() + kept.len()).saturating_sub(RETAINED_BYTES);
+            self.retained.drain(..excess.min(self.retained.len()));
+            let room = (self.retained.len() + kept.len()).next_power_of_two();
+            self.retained.reserve_exact(room - self.retained.len());
+            self.retained.extend(kept);
         }
         Some((offset, chunk.stamp, bytes))
     }
@@ -191,6 +200,16 @@ impl Assembler {
         if let Some(chunk) = self.chunks.pop_back() {
             self.held -= chunk.held().len();
             self.note_cut(chunk.start(), chunk.end());
+        }
+    }
+
+    /// Frees the piece that the last [`Self::take`] used up, and the list itself once an idle flow needs none.
+    pub fn sweep(&mut self) {
+        if self.chunks.front().is_some_and(|chunk| chunk.held().is_empty()) {
+            self.chunks.pop_front();
+        }
+        if self.chunks.is_empty() && self.chunks.capacity() > 4 {
+            self.chunks = VecDeque::new();
         }
     }
 
@@ -243,16 +262,6 @@ impl Assembler {
 
     fn live(&self) -> impl Iterator<Item = &Chunk> {
         self.chunks.iter().filter(|chunk| !chunk.held().is_empty())
-    }
-
-    /// Frees the piece that the last [`Self::take`] used up, and the list itself once an idle flow needs none.
-    fn sweep(&mut self) {
-        if self.chunks.front().is_some_and(|chunk| chunk.held().is_empty()) {
-            self.chunks.pop_front();
-        }
-        if self.chunks.is_empty() && self.chunks.capacity() > 4 {
-            self.chunks = VecDeque::new();
-        }
     }
 }
 

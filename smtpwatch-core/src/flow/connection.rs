@@ -205,7 +205,11 @@ impl Connection {
     pub fn poll(&mut self) -> Option<FlowEvent<'_>> {
         let (from, step) = loop {
             let step = match self.phase {
-                Phase::Idle => return None,
+                Phase::Idle => {
+                    self.client.pieces.sweep();
+                    self.server.pieces.sweep();
+                    return None;
+                }
                 Phase::Own(side) => self.step(side, Mode::Gaps).or_else(|| self.enter(Phase::Acknowledged(side))),
                 Phase::Acknowledged(side) => {
                     self.step(side.peer(), Mode::Acked).or_else(|| self.enter(Phase::Late(side)))

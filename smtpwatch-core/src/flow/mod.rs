@@ -15,3 +15,8 @@ mod stream;
 
 pub use connection::{CloseCause, Conflict, Connection, FlowEvent, GapCause};
 pub use fingerprint::SynFingerprint;
+
+#[cfg(test)]
+mod properties;
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,565 @@
+//! One table or one story for each rule of reassembly.
+
+use std::time::Duration;
+
+use crate::{
+    FlowKey, Role, Segment, Side, TcpFlags, Timestamp,
+    limits::{CONFLICT_BYTES, CONFLICTS, REASSEMBLY_BYTES, RETAINED_BYTES},
+};
+
+use super::{CloseCause, Connection, FlowEvent, GapCause};
+
+const C: Side = Side::Client;
+const S: Side = Side::Server;
+const SYN: TcpFlags = TcpFlags::SYN;
+const ACK: TcpFlags = TcpFlags::ACK;
+const FIN: TcpFlags = TcpFlags(0x11);
+const RST: TcpFlags = TcpFlags::RST;
+const SYN_ACK: TcpFlags = TcpFlags(0x12);
+const RST_ACK: TcpFlags = TcpFlags(0x14);
+
+/// A segment with nothing special about it.
+pub(super) fn segment<'a>(from: Side, flags: TcpFlags, seq: u32, ack: u32, payload: &'a [u8]) -> Segment<'a> {
+    let end = |text: &str| text.parse().expect("an end point");
+    Segment {
+        at: Timestamp::from_secs(1),
+        flow: FlowKey { client: end("192.0.2.10:41234"), server: end("198.51.100.25:25") },
+        from,
+        role: Role::Client,
+        interface: "",
+        seq,
+        ack,
+        flags,
+        window: 64_240,
+        ttl: 64,
+        ip_id: 0,
+        options: &[],
+        length: u32::try_from(payload.len()).expect("a segment"),
+        offset: 0,
+        payload,
+    }
+}
+
+/// Events as short text: `C+"EHLO x"` acknowledged data, `C~"…"` other data, `S gap 5 lost_event`, `S fin`, `C rst`.
+fn drain(connection: &mut Connection) -> Vec<String> {
+    let name = |side| if side == C { 'C' } else { 'S' };
+    let mut events = Vec::new();
+    while let Some(event) = connection.poll() {
+        events.push(match event {
+            FlowEvent::Data { from, bytes, acked, .. } => {
+                let sign = if acked { '+' } else { '~' };
+                format!("{}{sign}{:?}", name(from), String::from_utf8_lossy(bytes))
+            }
+            FlowEvent::Gap { from, length, cause, .. } => format!("{} gap {length} {}", name(from), cause.as_str()),
+            FlowEvent::Finished { from, .. } => format!("{} fin", name(from)),
+            FlowEvent::Reset { from, .. } => format!("{} rst", name(from)),
+        });
+    }
+    events
+}
+
+fn push(connection: &mut Connection, segment: &Segment<'_>) -> Vec<String> {
+    connection.push(segment);
+    drain(connection)
+}
+
+fn close(connection: &mut Connection) -> Vec<String> {
+    connection.close(connection.last_activity());
+    drain(connection)
+}
+
+/// Both streams start at 1000 (client) and 5000 (server).
+fn established() -> Connection {
+    let mut connection = Connection::new(&segment(C, SYN, 999, 0, b""));
+    connection.push(&segment(S, SYN_ACK, 4999, 1000, b""));
+    connection.push(&segment(C, ACK, 1000, 5000, b""));
+    assert!(drain(&mut connection).is_empty());
+    connection
+}
+
+const NONE: [&str; 0] = [];
+
+#[test]
+fn a_dialogue_comes_in_causal_order() {
+    let mut flow = established();
+    assert_eq!(push(&mut flow, &segment(S, ACK, 5000, 1000, b"220 mx\r\n")), NONE);
+    assert_eq!(push(&mut flow, &segment(C, ACK, 1000, 5008, b"EHLO a\r\n")), [r#"S+"220 mx\r\n""#]);
+    assert_eq!(push(&mut flow, &segment(S, ACK, 5008, 1008, b"250 mx\r\n")), [r#"C+"EHLO a\r\n""#]);
+    assert_eq!(push(&mut flow, &segment(C, FIN, 1008, 5016, b"QUIT\r\n")), [r#"S+"250 mx\r\n""#]);
+    assert_eq!(
+        push(&mut flow, &segment(S, FIN, 5016, 1015, b"221\r\n")),
+        [r#"C+"QUIT\r\n""#, "C fin", r#"S~"221\r\n""#, "S fin"]
+    );
+    assert_eq!(flow.closed(), Some(CloseCause::Finished));
+    assert_eq!(push(&mut flow, &segment(C, ACK, 1015, 5022, b"")), NONE);
+    assert_eq!(close(&mut flow), NONE);
+    assert_eq!((flow.midstream(), flow.one_sided()), (false, false));
+    assert_eq!((flow.seq_at(C, 8), flow.seq_at(S, 0)), (1008, 5000));
+}
+
+#[test]
+fn data_tells_what_its_sender_knew() {
+    let mut flow = established();
+    flow.push(&segment(S, ACK, 5000, 1000, b"220 a\r\n"));
+    flow.push(&segment(C, ACK, 1000, 5000, b"EHLO"));
+    flow.push(&segment(C, ACK, 1004, 5007, b" x\r\n"));
+    flow.push(&segment(S, ACK, 5007, 1008, b""));
+    let mut seen = Vec::new();
+    while let Some(event) = flow.poll() {
+        if let FlowEvent::Data { from: C, offset, bytes, knew, .. } = event {
+            seen.push((offset, bytes.to_vec(), knew));
+        }
+    }
+    assert_eq!(seen, [(0, b"EHLO".to_vec(), 0), (4, b" x\r\n".to_vec(), 7)]);
+}
+
+#[test]
+fn a_partial_acknowledgment_releases_a_part() {
+    let mut flow = established();
+    flow.push(&segment(C, ACK, 1000, 5000, b"MAIL FROM:<>\r\n"));
+    assert_eq!(push(&mut flow, &segment(S, ACK, 5000, 1004, b"")), [r#"C+"MAIL""#]);
+    assert_eq!(push(&mut flow, &segment(S, ACK, 5000, 1014, b"")), [r#"C+" FROM:<>\r\n""#]);
+}
+
+/// Client segments (seq, text) of the stream that starts at 1000, then one acknowledgment of all of it.
+#[test]
+fn segmentation_does_not_matter() {
+    let cases: &[(&str, &[(u32, &str)])] = &[
+        ("one octet each (EV-1)", &[(1000, "Q"), (1001, "U"), (1002, "I"), (1003, "T")]),
+        ("out of order (EV-4)", &[(1002, "IT"), (1000, "QU")]),
+        ("backwards", &[(1003, "T"), (1002, "I"), (1001, "U"), (1000, "Q")]),
+        ("twice (FP-8)", &[(1000, "QUIT"), (1000, "QUIT")]),
+        ("segmented differently", &[(1000, "QU"), (1000, "Q"), (1001, "UIT")]),
+        ("overlap on both sides", &[(1001, "U"), (1003, "T"), (1000, "QUIT")]),
+        ("keep-alive of one octet (EV-21)", &[(1000, "QUIT"), (1003, "T")]),
+        ("before the origin", &[(995, "xxxxxQU"), (1000, "QUIT")]),
+        ("far outside the window", &[(1000 + (3 << 29), "zzzz"), (1000, "QUIT")]),
+        ("far behind", &[(1000_u32.wrapping_sub(3 << 29), "zzzz"), (1000, "QUIT")]),
+    ];
+    for (name, segments) in cases {
+        let mut flow = established();
+        for (seq, text) in *segments {
+            assert_eq!(push(&mut flow, &segment(C, ACK, *seq, 5000, text.as_bytes())), NONE, "{name}");
+        }
+        flow.push(&segment(S, ACK, 5000, 1004, b""));
+        let text: String = drain(&mut flow).iter().map(|event| event.replace("C+", "").replace('"', "")).collect();
+        assert_eq!(text, "QUIT", "{name}");
+        assert!(flow.conflicts().is_empty(), "{name}");
+    }
+}
+
+#[test]
+fn sequence_numbers_wrap() {
+    let mut flow = Connection::new(&segment(C, SYN, u32::MAX - 3, 0, b""));
+    flow.push(&segment(S, SYN_ACK, u32::MAX, u32::MAX - 2, b""));
+    flow.push(&segment(C, ACK, 2, 0, b" a.example\r\n"));
+    flow.push(&segment(C, ACK, u32::MAX - 2, 0, b"EHLO "));
+    assert_eq!(push(&mut flow, &segment(S, ACK, 0, 14, b"")), [r#"C+"EHLO ""#, r#"C+" a.example\r\n""#]);
+    assert_eq!(flow.seq_at(C, 5), 2);
+    assert_eq!(flow.seq_at(S, 0), 0);
+}
+
+#[test]
+fn data_in_syn_and_syn_ack_count_from_the_next_number() {
+    let mut flow = Connection::new(&segment(C, SYN, 999, 0, b"EHLO a\r\n"));
+    assert_eq!(push(&mut flow, &segment(S, SYN_ACK, 4999, 1008, b"220 mx\r\n")), [r#"C+"EHLO a\r\n""#]);
+    assert_eq!(push(&mut flow, &segment(C, ACK, 1008, 5008, b"")), [r#"S+"220 mx\r\n""#]);
+    // A SYN-ACK that did not accept the data: it is sent again.
+    let mut flow = Connection::new(&segment(C, SYN, 999, 0, b"EHLO a\r\n"));
+    assert_eq!(push(&mut flow, &segment(S, SYN_ACK, 4999, 1000, b"")), NONE);
+    flow.push(&segment(C, ACK, 1000, 5000, b"EHLO a\r\n"));
+    assert_eq!(push(&mut flow, &segment(S, ACK, 5000, 1008, b"")), [r#"C+"EHLO a\r\n""#]);
+    assert!(flow.conflicts().is_empty());
+}
+
+#[test]
+fn a_gap_needs_the_acknowledgment_and_the_sender_to_have_gone_on() {
+    let mut flow = established();
+    // MAIL (1000..1010) is lost to the capture. Its acknowledgment may only have overtaken it.
+    assert_eq!(push(&mut flow, &segment(S, ACK, 5000, 1010, b"250 ok\r\n")), NONE);
+    // The client goes on: the hole comes before the reply to what is missing.
+    assert_eq!(
+        push(&mut flow, &segment(C, ACK, 1010, 5008, b"RCPT\r\n")),
+        ["C gap 10 lost_event", r#"S+"250 ok\r\n""#]
+    );
+    assert_eq!(push(&mut flow, &segment(S, ACK, 5008, 1016, b"")), [r#"C+"RCPT\r\n""#]);
+}
+
+#[test]
+fn records_that_overtake_each_other_make_no_gap() {
+    let mut flow = established();
+    assert_eq!(push(&mut flow, &segment(S, ACK, 5000, 1006, b"")), NONE);
+    assert_eq!(push(&mut flow, &segment(C, ACK, 1000, 5000, b"QUIT\r\n")), [r#"C+"QUIT\r\n""#]);
+}
+
+#[test]
+fn a_muted_body_is_a_gap() {
+    let mut flow = established();
+    let mut body = segment(C, ACK, 1000, 5000, b"");
+    body.length = 1400;
+    assert_eq!(push(&mut flow, &body), NONE);
+    // More of it passed without a record at all.
+    assert_eq!(push(&mut flow, &segment(S, ACK, 5000, 901_000, b"250 queued\r\n")), NONE);
+    let quit = segment(C, ACK, 901_000, 5012, b"QUIT\r\n");
+    assert_eq!(push(&mut flow, &quit), ["C gap 900000 lost_event", r#"S+"250 queued\r\n""#]);
+}
+
+#[test]
+fn a_cut_packet_leaves_a_gap_for_its_rest() {
+    let mut flow = established();
+    let mut cut = segment(C, ACK, 1000, 5000, b"EHLO");
+    cut.length = 8;
+    flow.push(&cut);
+    assert_eq!(push(&mut flow, &segment(S, ACK, 5000, 1008, b"250\r\n")), [r#"C+"EHLO""#]);
+    let next = segment(C, ACK, 1008, 5005, b"QUIT\r\n");
+    assert_eq!(push(&mut flow, &next), ["C gap 4 lost_event", r#"S+"250\r\n""#]);
+}
+
+#[test]
+fn chunks_of_one_segment_join() {
+    let mut flow = established();
+    for (offset, part) in [(0, "250-mx\r\n"), (8, "250 SIZE\r\n")] {
+        let mut chunk = segment(S, ACK, 5000, 1000, part.as_bytes());
+        (chunk.length, chunk.offset) = (18, offset);
+        flow.push(&chunk);
+    }
+    assert_eq!(push(&mut flow, &segment(C, ACK, 1000, 5018, b"")), [r#"S+"250-mx\r\n250 SIZE\r\n""#]);
+}
+
+#[test]
+fn what_nobody_acknowledged_comes_at_close_in_causal_order() {
+    let mut flow = established();
+    flow.push(&segment(S, ACK, 5000, 1000, b"220\r\n"));
+    flow.push(&segment(C, ACK, 1000, 5005, b"EHLO\r\n"));
+    drain(&mut flow);
+    // The capture of the server's side jumps: its reply was sent knowing EHLO, and QUIT knowing the reply.
+    flow.push(&segment(C, ACK, 1006, 5010, b"QUIT\r\n"));
+    flow.push(&segment(S, ACK, 5005, 1006, b"250\r\n"));
+    flow.push(&segment(S, ACK, 5010, 1006, b"221\r\n"));
+    assert_eq!(drain(&mut flow), [r#"C+"EHLO\r\n""#, r#"S+"250\r\n""#]);
+    assert_eq!(close(&mut flow), [r#"C~"QUIT\r\n""#, r#"S~"221\r\n""#]);
+    assert_eq!(close(&mut flow), NONE);
+}
+
+#[test]
+fn close_tells_holes_too() {
+    let mut flow = established();
+    flow.push(&segment(C, ACK, 1004, 5000, b"b"));
+    assert_eq!(drain(&mut flow), NONE);
+    assert_eq!(close(&mut flow), ["C gap 4 lost_event", r#"C~"b""#]);
+}
+
+#[test]
+fn one_side_alone_is_told_and_delivered_at_close() {
+    let mut flow = Connection::new(&segment(S, SYN_ACK, 4999, 1000, b""));
+    flow.push(&segment(S, ACK, 5000, 1000, b"220 mx\r\n"));
+    assert!(flow.one_sided() && !flow.midstream());
+    assert_eq!(drain(&mut flow), NONE);
+    assert_eq!(close(&mut flow), [r#"S~"220 mx\r\n""#]);
+    assert!(!established().one_sided());
+}
+
+#[test]
+fn one_side_alone_is_delivered_when_the_bound_is_reached() {
+    let mut flow = Connection::new(&segment(C, SYN, 999, 0, b""));
+    let block = [b'x'; 1000];
+    let (mut sent, mut delivered) = (0, 0);
+    for _ in 0..100 {
+        flow.push(&segment(C, ACK, 1000 + sent, 5000, &block));
+        sent += 1000;
+        while let Some(event) = flow.poll() {
+            match event {
+                FlowEvent::Data { acked: false, bytes, .. } => delivered += bytes.len(),
+                FlowEvent::Gap { length: 0, cause: GapCause::CaptureStart, .. } => {}
+                other => unreachable!("{other:?}"),
+            }
+        }
+    }
+    assert!(delivered >= 100_000 - REASSEMBLY_BYTES, "{delivered}");
+}
+
+#[test]
+fn a_hole_that_fills_the_window_is_given_up() {
+    // One side alone: nobody will say that the hole is filled.
+    let mut flow = Connection::new(&segment(C, SYN, 999, 0, b""));
+    let block = [b'x'; 1000];
+    let mut events = Vec::new();
+    for index in 1..=70 {
+        events.extend(push(&mut flow, &segment(C, ACK, 1000 + index * 1000, 5000, &block)));
+    }
+    assert!(events.contains(&"C gap 1000 window".to_owned()), "{events:?}");
+
+    // The server is there and waits for the hole: it comes, and what was given up behind it is a gap.
+    let mut flow = established();
+    for index in 1..=70 {
+        assert_eq!(push(&mut flow, &segment(C, ACK, 1000 + index * 1000, 5000, &block)), NONE);
+    }
+    flow.push(&segment(C, ACK, 1000, 5000, &block));
+    flow.push(&segment(C, ACK, 1000 + 71_000, 5000, b""));
+    let events = push(&mut flow, &segment(S, ACK, 5000, 1000 + 71_000, b""));
+    let delivered: usize = events.iter().map(|event| event.matches('x').count()).sum();
+    let last = events.last().expect("events");
+    assert_eq!(*last, format!("C gap {} window", 71_000 - delivered));
+    assert!(delivered >= REASSEMBLY_BYTES - 2 * 4096, "{delivered}");
+}
+
+#[test]
+fn a_conflict_before_the_acknowledgment_keeps_both_copies() {
+    let mut flow = established();
+    let mut late = segment(S, ACK, 5000, 1000, b"250-XXXXXXXA\r\n");
+    flow.push(&segment(S, ACK, 5000, 1000, b"250-STARTTLS\r\n"));
+    late.ttl = 57;
+    flow.push(&late);
+    flow.push(&late);
+    assert_eq!(push(&mut flow, &segment(C, ACK, 1000, 5014, b"")), [r#"S+"250-STARTTLS\r\n""#]);
+    assert_eq!(flow.conflicts().len(), 1);
+    let conflict = &flow.conflicts()[0];
+    assert_eq!((conflict.from, conflict.offset, conflict.ttl, conflict.first_acked), (S, 0, 57, false));
+    assert_eq!((&*conflict.first, &*conflict.other), (&b"250-STARTTLS\r\n"[..], &b"250-XXXXXXXA\r\n"[..]));
+    assert!(!format!("{conflict:?}").contains("STARTTLS"));
+}
+
+#[test]
+fn a_conflict_with_delivered_octets_is_seen() {
+    let mut flow = established();
+    flow.push(&segment(S, ACK, 5000, 1000, b"250-mx\r\n250-XXXXXXXA\r\n"));
+    flow.push(&segment(C, ACK, 1000, 5014, b""));
+    assert_eq!(drain(&mut flow), [r#"S+"250-mx\r\n250-XX""#]);
+    // Half delivered, half held, one octet more than before.
+    flow.push(&segment(S, ACK, 5008, 1000, b"250-STARTTLS\r\n2"));
+    assert_eq!(flow.conflicts().len(), 1);
+    let conflict = &flow.conflicts()[0];
+    assert_eq!((conflict.offset, conflict.first_acked), (8, false));
+    assert_eq!((&*conflict.first, &*conflict.other), (&b"250-XXXXXXXA\r\n2"[..], &b"250-STARTTLS\r\n2"[..]));
+    flow.push(&segment(C, ACK, 1000, 5023, b""));
+    drain(&mut flow);
+    flow.push(&segment(S, ACK, 5000, 1000, b"550-no\r\n"));
+    assert_eq!(flow.conflicts().len(), 2);
+    assert!(flow.conflicts()[1].first_acked);
+    // The verdict stands: nothing is compared any more.
+    flow.stop_comparing();
+    flow.push(&segment(S, ACK, 5000, 1000, b"421-no\r\n"));
+    assert_eq!(flow.conflicts().len(), 2);
+}
+
+#[test]
+fn conflicts_and_their_copies_are_bounded() {
+    let mut flow = established();
+    let long = vec![b'a'; 5000];
+    flow.push(&segment(C, ACK, 1000, 5000, &long));
+    flow.push(&segment(S, ACK, 5000, 6000, b""));
+    drain(&mut flow);
+    let mut other = long.clone();
+    for index in 0..CONFLICTS + 3 {
+        other[4000 + index] = b'b';
+        flow.push(&segment(C, ACK, 1000, 5000, &other));
+        other[4000 + index] = b'a';
+    }
+    assert_eq!((flow.conflicts().len(), flow.conflicts_dropped()), (CONFLICTS, 3));
+    let conflict = &flow.conflicts()[0];
+    assert_eq!((conflict.offset, conflict.first.len()), (4000 - CONFLICT_BYTES as u64 / 2, CONFLICT_BYTES));
+    assert_eq!(conflict.first.iter().zip(&conflict.other).position(|(a, b)| a != b), Some(CONFLICT_BYTES / 2));
+}
+
+#[test]
+fn only_the_last_delivered_octets_are_compared() {
+    let mut flow = established();
+    let long = vec![b'a'; RETAINED_BYTES + 10];
+    flow.push(&segment(C, ACK, 1000, 5000, &long));
+    flow.push(&segment(S, ACK, 5000, 1000 + u32::try_from(long.len()).expect("small"), b""));
+    drain(&mut flow);
+    flow.push(&segment(C, ACK, 1000, 5000, b"bbbbbbbbbb"));
+    assert!(flow.conflicts().is_empty());
+    flow.push(&segment(C, ACK, 1001, 5000, b"bbbbbbbbbb"));
+    assert_eq!((flow.conflicts()[0].offset, flow.conflicts()[0].first.len()), (10, 1));
+}
+
+#[test]
+fn resets_count_by_exact_number() {
+    let cases: &[(&str, Segment<'static>, bool)] = &[
+        ("next expected", segment(C, RST, 1004, 0, b""), true),
+        ("end of what is held", segment(C, RST, 1006, 0, b""), true),
+        ("already acknowledged", segment(C, RST, 1003, 0, b""), false),
+        ("inside what is held", segment(C, RST, 1005, 0, b""), false),
+        ("inside the window", segment(C, RST, 1100, 0, b""), false),
+        ("server, exact", segment(S, RST_ACK, 5000, 1006, b""), true),
+        ("server, off by fourteen", segment(S, RST_ACK, 4986, 1006, b""), false),
+    ];
+    for (name, reset, counts) in cases {
+        let mut flow = established();
+        flow.push(&segment(C, ACK, 1000, 5000, b"QUIT\r\n"));
+        flow.push(&segment(S, ACK, 5000, 1004, b""));
+        assert_eq!(drain(&mut flow), [r#"C+"QUIT""#]);
+        let events = push(&mut flow, reset);
+        assert_eq!(flow.closed(), counts.then_some(CloseCause::Reset), "{name}");
+        assert_eq!(events.iter().any(|event| event.ends_with("rst")), *counts, "{name}: {events:?}");
+        assert_eq!(events.iter().any(|event| event.contains(r"\r\n")), *counts, "{name}: {events:?}");
+        assert_eq!(push(&mut flow, reset), NONE, "{name}: a second one says nothing");
+    }
+}
+
+#[test]
+fn a_refused_connection_is_a_reset() {
+    let mut flow = Connection::new(&segment(C, SYN, 999, 0, b""));
+    assert_eq!(push(&mut flow, &segment(S, RST_ACK, 0, 77, b"")), NONE);
+    assert_eq!(flow.closed(), None);
+    assert_eq!(push(&mut flow, &segment(S, RST_ACK, 0, 1000, b"")), ["S rst"]);
+    assert_eq!(flow.closed(), Some(CloseCause::Reset));
+}
+
+#[test]
+fn an_end_that_traffic_contradicts_was_a_decoy() {
+    let mut flow = established();
+    assert_eq!(push(&mut flow, &segment(C, RST, 1000, 0, b"")), ["C rst"]);
+    assert_eq!(push(&mut flow, &segment(C, ACK, 1000, 5000, b"")), NONE);
+    assert_eq!(flow.closed(), Some(CloseCause::Reset), "a pure acknowledgment contradicts nothing");
+    assert_eq!(push(&mut flow, &segment(C, ACK, 1000, 5000, b"QUIT\r\n")), NONE);
+    assert_eq!(flow.closed(), None);
+    assert_eq!(push(&mut flow, &segment(S, ACK, 5000, 1006, b"")), [r#"C+"QUIT\r\n""#]);
+
+    let mut flow = established();
+    assert_eq!(push(&mut flow, &segment(C, FIN, 1000, 5000, b"")), NONE, "held until the server takes it");
+    flow.push(&segment(C, ACK, 1000, 5000, b"QUIT\r\n"));
+    assert_eq!(push(&mut flow, &segment(S, ACK, 5000, 1006, b"")), [r#"C+"QUIT\r\n""#]);
+    assert_eq!(push(&mut flow, &segment(C, FIN, 1006, 5000, b"")), NONE);
+    assert_eq!(push(&mut flow, &segment(S, ACK, 5000, 1007, b"")), ["C fin"]);
+}
+
+#[test]
+fn fin_waits_for_its_place() {
+    let mut flow = established();
+    flow.push(&segment(C, FIN, 1004, 5000, b"\r\n"));
+    assert_eq!(drain(&mut flow), NONE);
+    flow.push(&segment(C, ACK, 1000, 5000, b"QUIT"));
+    assert_eq!(push(&mut flow, &segment(S, ACK, 5000, 1007, b"")), [r#"C+"QUIT""#, r#"C+"\r\n""#, "C fin"]);
+    assert_eq!(flow.closed(), None);
+    assert_eq!(push(&mut flow, &segment(S, FIN, 5000, 1007, b"")), ["S fin"]);
+    assert_eq!(flow.closed(), Some(CloseCause::Finished));
+}
+
+#[test]
+fn forged_acknowledgments_make_no_gap() {
+    let mut flow = established();
+    // Ahead of everything by 1000, then by far too much; the next honest one undoes the first.
+    assert_eq!(push(&mut flow, &segment(S, ACK, 5000, 2000, b"")), NONE);
+    assert_eq!(push(&mut flow, &segment(S, ACK, 5000, 1000 + (65 << 20), b"")), NONE);
+    assert_eq!(push(&mut flow, &segment(S, ACK, 5000, 1000, b"")), NONE);
+    assert_eq!(push(&mut flow, &segment(C, ACK, 1000, 5000, b"QUIT\r\n")), NONE);
+    assert_eq!(push(&mut flow, &segment(S, ACK, 5000, 1006, b"")), [r#"C+"QUIT\r\n""#]);
+    assert_eq!(close(&mut flow), NONE);
+}
+
+#[test]
+fn decoys_far_ahead_do_not_blind() {
+    let mut flow = established();
+    for step in 1..=3 {
+        flow.push(&segment(C, ACK, 1000 + step * 1_000_000_000, 5000, b"decoy"));
+    }
+    flow.push(&segment(C, ACK, 1000, 5000, b"QUIT\r\n"));
+    assert_eq!(push(&mut flow, &segment(S, ACK, 5000, 1006, b"")), [r#"C+"QUIT\r\n""#]);
+}
+
+#[test]
+fn midstream_starts_are_told() {
+    let mut flow = Connection::new(&segment(C, ACK, 70_000, 90_000, b"RCPT\r\n"));
+    assert!(flow.midstream());
+    assert_eq!(drain(&mut flow), ["C gap 0 capture_start", "S gap 0 capture_start"]);
+    assert_eq!(push(&mut flow, &segment(S, ACK, 90_000, 70_006, b"250\r\n")), [r#"C+"RCPT\r\n""#]);
+    assert_eq!(push(&mut flow, &segment(C, ACK, 70_006, 90_005, b"")), [r#"S+"250\r\n""#]);
+    assert_eq!(flow.seq_at(S, 0), 90_000);
+}
+
+#[test]
+fn a_handshake_in_part_still_tells_the_start() {
+    // The SYN-ACK alone names both starts.
+    let mut flow = Connection::new(&segment(S, SYN_ACK, 4999, 1000, b""));
+    flow.push(&segment(C, ACK, 1000, 5000, b"EHLO\r\n"));
+    assert_eq!(push(&mut flow, &segment(S, ACK, 5000, 1006, b"")), [r#"C+"EHLO\r\n""#]);
+    assert!(!flow.midstream());
+    // The SYN that comes late agrees.
+    flow.push(&segment(C, SYN, 999, 0, b""));
+    assert!(flow.fingerprint(C).is_some() && flow.fingerprint(S).is_some());
+    // Without the SYN-ACK the server's start is a guess, and said to be one.
+    let mut flow = Connection::new(&segment(C, SYN, 999, 0, b""));
+    assert_eq!(push(&mut flow, &segment(C, ACK, 1000, 5000, b"")), ["S gap 0 capture_start"]);
+}
+
+#[test]
+fn a_used_four_tuple_begins_anew() {
+    let other_syn = segment(C, SYN, 7_000_000, 0, b"");
+    let answer = segment(S, SYN_ACK, 8_000_000, 7_000_001, b"");
+    let mut flow = established();
+    assert!(!flow.is_new_connection(&segment(C, SYN, 999, 0, b"")), "a retransmission");
+    assert!(!flow.is_new_connection(&other_syn), "a SYN alone may be forged");
+    flow.push(&other_syn);
+    assert!(!flow.is_new_connection(&segment(S, SYN_ACK, 4999, 1000, b"")));
+    assert!(flow.is_new_connection(&answer), "the server took it up");
+    // The live session goes on as if nothing had come.
+    flow.push(&segment(C, ACK, 1000, 5000, b"EHLO\r\n"));
+    assert_eq!(push(&mut flow, &segment(S, ACK, 5000, 1006, b"")), [r#"C+"EHLO\r\n""#]);
+    flow.push(&segment(C, RST, 1006, 0, b""));
+    assert!(flow.is_new_connection(&other_syn), "closed: nothing to protect");
+
+    let flow = Connection::new(&segment(C, SYN, 999, 0, b""));
+    assert!(flow.is_new_connection(&other_syn), "never answered");
+    let flow = Connection::new(&segment(C, ACK, 70_000, 90_000, b""));
+    assert!(flow.is_new_connection(&other_syn));
+}
+
+#[test]
+fn a_syn_ack_that_answers_nothing_is_left_alone() {
+    let mut flow = Connection::new(&segment(C, SYN, 999, 0, b""));
+    flow.push(&segment(S, SYN_ACK, 1, 555, b"220 forged\r\n"));
+    assert!(flow.fingerprint(S).is_none());
+    flow.push(&segment(S, SYN_ACK, 4999, 1000, b""));
+    flow.push(&segment(S, ACK, 5000, 1000, b"220\r\n"));
+    assert_eq!(push(&mut flow, &segment(C, ACK, 1000, 5005, b"")), [r#"S+"220\r\n""#]);
+}
+
+#[test]
+fn fingerprints_read_the_options() {
+    // Linux: MSS 1460, SACK permitted, timestamps, NOP, window scale 7.
+    let linux = [2, 4, 5, 180, 4, 2, 8, 10, 1, 2, 3, 4, 0, 0, 0, 0, 1, 3, 3, 7];
+    let mut syn = segment(C, SYN, 999, 0, b"");
+    syn.options = &linux;
+    let flow = Connection::new(&syn);
+    let print = flow.fingerprint(C).expect("a SYN was seen");
+    assert_eq!((print.ttl, print.window, print.mss, print.window_scale), (64, 64_240, Some(1460), Some(7)));
+    assert!(print.sack_permitted && print.timestamps && !print.multipath());
+    assert_eq!(print.option_order(), [2, 4, 8, 1, 3]);
+    assert!(flow.fingerprint(S).is_none());
+
+    for (malformed, kinds) in [
+        (&[2, 4, 5][..], &[][..]),
+        (&[2, 0, 5, 5], &[]),
+        (&[1, 2], &[1]),
+        (&[0, 2, 4, 5, 180], &[0]),
+        (&[1; 40], &[1; 20]),
+    ] {
+        syn.options = malformed;
+        assert_eq!(Connection::new(&syn).fingerprint(C).expect("a SYN was seen").option_order(), kinds);
+    }
+}
+
+#[test]
+fn an_idle_flow_is_small() {
+    let mut flow = established();
+    flow.push(&segment(S, ACK, 5000, 1000, &[b'2'; 400]));
+    flow.push(&segment(C, ACK, 1000, 5400, b"EHLO client.example\r\n"));
+    flow.push(&segment(S, ACK, 5400, 1021, b""));
+    drain(&mut flow);
+    assert!(flow.memory() > 421);
+    assert!(flow.memory() <= 2048, "{}", flow.memory());
+    flow.stop_comparing();
+    assert!(flow.memory() <= 1536, "{}", flow.memory());
+}
+
+#[test]
+fn time_never_runs_back() {
+    let mut flow = established();
+    let mut late = segment(C, ACK, 1000, 5000, b"");
+    late.at = late.at + Duration::from_secs(5);
+    flow.push(&late);
+    flow.push(&segment(C, ACK, 1000, 5000, b""));
+    assert_eq!(flow.last_activity(), late.at);
+}
