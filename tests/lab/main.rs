@@ -1,3 +1,10 @@
 //! The lab's scenarios: real servers, a real attacker, the real daemon. Needs root; see `cargo xtask test --only lab`.
 
+mod auth;
 mod foundations;
+mod honest;
+mod prometheus;
+mod proxy;
+mod set_up;
+mod strip;
+mod survival;

@@ -26,7 +26,7 @@ static COUNTER: AtomicU32 = AtomicU32::new(0);
 /// A set of packages that live in one root.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Packages {
-    /// Postfix, and swaks to speak to any server.
+    /// Postfix, and swaks (with IPv6 and TLS) to speak to any server.
     Postfix,
     /// Exim.
     Exim,
@@ -45,7 +45,7 @@ impl Packages {
 
     const fn debian(self) -> &'static [&'static str] {
         match self {
-            Self::Postfix => &["postfix", "swaks"],
+            Self::Postfix => &["postfix", "swaks", "libio-socket-inet6-perl", "libnet-ssleay-perl"],
             Self::Exim => &["exim4-daemon-light"],
             Self::Prometheus => &["prometheus"],
         }

@@ -1,0 +1,73 @@
+//! The daemon dies in mid-traffic: the mail must not notice, the kernel must forget it, and its history must stay.
+
+use std::process::Command;
+use std::time::Duration;
+
+use anyhow::{Context, Result, ensure};
+use serde_json::json;
+use smtpwatch_tests::attacker::Mode;
+use smtpwatch_tests::command::{self, eventually};
+use smtpwatch_tests::daemon::{self, Daemon};
+use smtpwatch_tests::netns::{Family, GATEWAY_INTERFACE, Namespace};
+use smtpwatch_tests::{Skip, scenario};
+
+use crate::set_up::{DELIVERIES, FINDING, Home, Relay, check};
+
+/// The store commits at least this often; history older than this survives any death.
+const COMMIT: Duration = Duration::from_millis(2500);
+
+#[test]
+fn killed_in_mid_traffic() {
+    scenario("killed_in_mid_traffic", || {
+        let relay = Relay::create(Family::V4)?;
+        let home = Home::create("survival")?;
+        let gateway = &relay.path.gateway;
+        ensure!(attached(gateway)?.is_empty(), "attached before the daemon: {}", attached(gateway)?);
+        let mut first = Daemon::start(gateway, GATEWAY_INTERFACE, &home.0, "")?;
+        ensure!(!attached(gateway)?.is_empty(), "the daemon says ready, and nothing is attached:\n{}", first.log());
+        relay.deliver(8)?;
+        first.metric_reaches("smtpwatch_sessions_total", &[("result", "tls")], 8.0, DELIVERIES)?;
+        std::thread::sleep(COMMIT);
+
+        let before = relay.delivered();
+        relay.submit(40)?;
+        first.metric_reaches("smtpwatch_sessions_total", &[("result", "tls")], 12.0, DELIVERIES)?;
+        first.kill()?;
+        let at_death = relay.delivered() - before;
+        eventually(DELIVERIES, "every message of the batch", || Ok((relay.delivered() >= before + 40).then_some(())))?;
+        println!("killed after {at_death} of 40 messages; all 40 were delivered");
+        eventually(Duration::from_secs(5), "the kernel to detach everything", || {
+            Ok(attached(gateway)?.is_empty().then_some(()))
+        })
+        .with_context(|| attached(gateway).unwrap_or_default())?;
+
+        let config = home.0.join("smtpwatch.toml");
+        let config = config.to_str().context("path")?;
+        let list = daemon::smtpwatch(&["baseline", "list", "--config", config, "--format", "json"])?;
+        ensure!(list.contains("198.51.100.25"), "the history names the exchanger: {list}");
+
+        let second = Daemon::start(gateway, GATEWAY_INTERFACE, &home.0, "")?;
+        relay.attacker.set_mode(Mode::Delete);
+        relay.deliver(1)?;
+        let found = second.finding("starttls-stripped", FINDING, |_| true)?;
+        check(&found, &[("/evidence", json!("regression")), ("/expected/source", json!("history"))])
+    });
+}
+
+/// What is attached to the gateway's interface, as the kernel tells it; empty if nothing is.
+fn attached(gateway: &Namespace) -> Result<String> {
+    const LIMIT: Duration = Duration::from_secs(10);
+    let net = command::run(gateway.command("bpftool").args(["net", "show", "dev", GATEWAY_INTERFACE]), LIMIT)
+        .map_err(|error| Skip(format!("bpftool cannot tell what is attached: {error:#}")))?;
+    let lines = net.lines().filter(|line| line.contains(GATEWAY_INTERFACE)).map(str::to_owned);
+    let link = gateway.ip(&["-d", "link", "show", "dev", GATEWAY_INTERFACE])?;
+    let link = link.lines().filter(|line| line.contains("xdp")).map(str::to_owned);
+    let mut found: Vec<String> = lines.chain(link).collect();
+    for hook in ["ingress", "egress"] {
+        let mut tc = Command::new("tc");
+        let out =
+            command::output(tc.args(["-n", gateway.name(), "filter", "show", "dev", GATEWAY_INTERFACE, hook]), LIMIT)?;
+        found.extend(out.stdout.lines().map(str::to_owned));
+    }
+    Ok(found.join("\n"))
+}
