@@ -1,0 +1,312 @@
+//! Capture files: pcap (microseconds and nanoseconds, both byte orders) and pcapng, read as a stream.
+//!
+//! What can be read of a damaged file is read; [`FileReport::damage`] says where it ended.
+
+use std::{
+    fs::File,
+    io::{BufRead, BufReader},
+    path::{Path, PathBuf},
+};
+
+use pcap_parser::{
+    Block, InterfaceDescriptionBlock, Linktype, PcapBlockOwned, PcapError, create_reader, traits::PcapNGPacketBlock,
+};
+use smtpwatch_common::walk::Link;
+use smtpwatch_core::Timestamp;
+
+/// Octets read at once; also the least that a block may need.
+const BUFFER: usize = 256 * 1024;
+/// The largest block that is accepted; a larger one means that its length is garbage.
+const MAX_BLOCK: usize = 16 * 1024 * 1024;
+/// Interfaces of one section that are told apart.
+const MAX_INTERFACES: usize = 4_096;
+
+/// One packet of a capture file.
+#[derive(Clone, Copy, Debug)]
+pub struct CapturedPacket<'a> {
+    /// When it was captured.
+    pub at: Timestamp,
+    /// Name of the interface; empty where the file does not tell.
+    pub interface: &'a str,
+    /// What `bytes` begins with.
+    pub link: Link,
+    /// The octets, from the link layer on; of pseudo-headers only what the gate understands is left.
+    pub bytes: &'a [u8],
+    /// Octets that the packet had on the wire, counted as `bytes` is.
+    pub wire_len: u32,
+}
+
+/// What became of a file.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct FileReport {
+    /// Packets read.
+    pub packets: u64,
+    /// Packets left out: a link layer that is not known, or an interface that the file does not describe.
+    pub skipped: u64,
+    /// Link types of packets left out.
+    pub unsupported: Vec<i32>,
+    /// Why the file could not be read to its end, and where.
+    pub damage: Option<String>,
+}
+
+/// Why nothing of a file could be read.
+#[derive(Debug, thiserror::Error)]
+pub enum PcapFileError {
+    /// It cannot be opened or read.
+    #[error("cannot read {}: {source}", path.display())]
+    Read {
+        /// The file.
+        path: PathBuf,
+        /// What the system said.
+        source: std::io::Error,
+    },
+    /// It is another kind of file.
+    #[error("{} is not a capture file (pcap or pcapng): {hint}", path.display())]
+    Form {
+        /// The file.
+        path: PathBuf,
+        /// What it is, or what to do.
+        hint: &'static str,
+    },
+}
+
+/// Reads `path` to its end and hands every packet to `on`.
+///
+/// # Errors
+///
+/// The file cannot be opened, or is no capture file. Damage further on is told in the [`FileReport`].
+pub fn read(path: &Path, mut on: impl FnMut(CapturedPacket<'_>)) -> Result<FileReport, PcapFileError> {
+    let failed = |source| PcapFileError::Read { path: path.to_owned(), source };
+    let mut file = BufReader::with_capacity(BUFFER, File::open(path).map_err(failed)?);
+    let hint = hint(file.fill_buf().map_err(failed)?);
+    // The reader takes its first look from what is buffered now.
+    let mut reader = create_reader(BUFFER, file).map_err(|_| PcapFileError::Form { path: path.to_owned(), hint })?;
+    let mut report = FileReport::default();
+    let mut section = Section::default();
+    let mut capacity = BUFFER;
+    loop {
+        let offset = match reader.next() {
+            Ok((offset, block)) => {
+                section.block(&block, &mut report, &mut on);
+                offset
+            }
+            Err(PcapError::Eof) => return Ok(report),
+            Err(PcapError::Incomplete(_)) => {
+                if let Err(error) = reader.refill() {
+                    report.damage = Some(damage(&error));
+                    break;
+                }
+                continue;
+            }
+            Err(PcapError::BufferTooSmall) if capacity < MAX_BLOCK => {
+                capacity *= 2;
+                reader.grow(capacity);
+                if let Err(error) = reader.refill() {
+                    report.damage = Some(damage(&error));
+                    break;
+                }
+                continue;
+            }
+            Err(error) => {
+                report.damage = Some(damage(&error));
+                break;
+            }
+        };
+        reader.consume(offset);
+    }
+    let at = reader.consumed();
+    report.damage = report.damage.map(|reason| format!("{reason} at octet {at}, after {} packets", report.packets));
+    Ok(report)
+}
+
+/// What the interface descriptions of the current section say.
+#[derive(Default)]
+struct Section {
+    interfaces: Vec<Interface>,
+}
+
+struct Interface {
+    name: String,
+    linktype: i32,
+    clock: Clock,
+}
+
+impl Section {
+    fn block(&mut self, block: &PcapBlockOwned<'_>, report: &mut FileReport, on: &mut impl FnMut(CapturedPacket<'_>)) {
+        match block {
+            PcapBlockOwned::LegacyHeader(header) => {
+                let clock = Clock {
+                    units_per_second: if header.is_nanosecond_precision() { 1_000_000_000 } else { 1_000_000 },
+                    offset: 0,
+                };
+                // The upper bits of the link type may tell of a frame check sequence.
+                let linktype = header.network.0 & 0xffff;
+                self.interfaces = vec![Interface { name: String::new(), linktype, clock }];
+            }
+            PcapBlockOwned::Legacy(packet) => {
+                let fraction = |interface: &Interface| {
+                    interface
+                        .clock
+                        .at(u128::from(packet.ts_sec) * interface.clock.units_per_second + u128::from(packet.ts_usec))
+                };
+                self.packet(0, fraction, packet.data, packet.origlen, report, on);
+            }
+            PcapBlockOwned::NG(Block::SectionHeader(_)) => self.interfaces.clear(),
+            PcapBlockOwned::NG(Block::InterfaceDescription(description)) => {
+                if self.interfaces.len() < MAX_INTERFACES {
+                    self.interfaces.push(Interface::new(description));
+                }
+            }
+            PcapBlockOwned::NG(Block::EnhancedPacket(packet)) => {
+                let units = u128::from(packet.ts_high) << 32 | u128::from(packet.ts_low);
+                self.packet(
+                    packet.if_id,
+                    |interface| interface.clock.at(units),
+                    packet.packet_data(),
+                    packet.origlen,
+                    report,
+                    on,
+                );
+            }
+            // Simple packets have no time.
+            PcapBlockOwned::NG(Block::SimplePacket(packet)) => {
+                self.packet(0, |_| Timestamp::default(), packet.packet_data(), packet.origlen, report, on);
+            }
+            PcapBlockOwned::NG(_) => {}
+        }
+    }
+
+    fn packet(
+        &self,
+        interface: u32,
+        at: impl FnOnce(&Interface) -> Timestamp,
+        data: &[u8],
+        wire_len: u32,
+        report: &mut FileReport,
+        on: &mut impl FnMut(CapturedPacket<'_>),
+    ) {
+        report.packets += 1;
+        let interface = usize::try_from(interface).ok().and_then(|index| self.interfaces.get(index));
+        let Some(interface) = interface else {
+            report.skipped += 1;
+            return;
+        };
+        match strip(interface.linktype, data) {
+            Stripped::To(link, bytes) => {
+                let stripped = u32::try_from(data.len() - bytes.len()).unwrap_or(u32::MAX);
+                on(CapturedPacket {
+                    at: at(interface),
+                    interface: &interface.name,
+                    link,
+                    bytes,
+                    wire_len: wire_len.saturating_sub(stripped),
+                });
+            }
+            Stripped::NotIp => {}
+            Stripped::Unsupported => {
+                report.skipped += 1;
+                if !report.unsupported.contains(&interface.linktype) {
+                    report.unsupported.push(interface.linktype);
+                }
+            }
+        }
+    }
+}
+
+impl Interface {
+    fn new(description: &InterfaceDescriptionBlock<'_>) -> Self {
+        let big_endian = description.block_type != pcap_parser::IDB_MAGIC;
+        // The parser reads the offset as little endian whatever the section says.
+        let offset = if big_endian { description.if_tsoffset.swap_bytes() } else { description.if_tsoffset };
+        Self {
+            name: description.if_name().and_then(Result::ok).unwrap_or_default().to_owned(),
+            linktype: description.linktype.0,
+            clock: Clock { units_per_second: units(description.if_tsresol), offset },
+        }
+    }
+}
+
+/// How an interface counts time.
+struct Clock {
+    units_per_second: u128,
+    /// Seconds to add.
+    offset: i64,
+}
+
+impl Clock {
+    fn at(&self, units: u128) -> Timestamp {
+        let nanos = units.saturating_mul(1_000_000_000) / self.units_per_second;
+        let nanos = i64::try_from(nanos).unwrap_or(i64::MAX);
+        Timestamp(nanos.saturating_add(self.offset.saturating_mul(1_000_000_000)))
+    }
+}
+
+/// Units per second of `if_tsresol`: a negative power of 10, or with the high bit of 2 (pcapng §4.2).
+fn units(resolution: u8) -> u128 {
+    let exponent = u32::from(resolution & 0x7f);
+    let base = if resolution & 0x80 == 0 { 10_u128 } else { 2 };
+    base.checked_pow(exponent).unwrap_or(1_000_000)
+}
+
+enum Stripped<'a> {
+    To(Link, &'a [u8]),
+    NotIp,
+    Unsupported,
+}
+
+/// Takes off the pseudo-headers that capture tools put in front (link types as at tcpdump.org/linktypes).
+fn strip(linktype: i32, data: &[u8]) -> Stripped<'_> {
+    let ip = |header: usize| match data.get(header..) {
+        Some(rest) if !rest.is_empty() => Stripped::To(Link::Ip, rest),
+        _ => Stripped::NotIp,
+    };
+    match Linktype(linktype) {
+        Linktype::ETHERNET => Stripped::To(Link::Ethernet, data),
+        // Four octets of address family; the version nibble behind them tells the same.
+        Linktype::NULL | Linktype::LOOP => ip(4),
+        // DLT_RAW differs between systems: 12 and 14 besides 101.
+        Linktype::RAW | Linktype::IPV4 | Linktype::IPV6 | Linktype(12 | 14) => ip(0),
+        Linktype::LINUX_SLL => cooked(data, 14, 16),
+        Linktype::LINUX_SLL2 => cooked(data, 0, 20),
+        _ => Stripped::Unsupported,
+    }
+}
+
+/// Linux cooked capture: the EtherType stands at `protocol`, the packet at `header`; VLAN tags may stand between.
+fn cooked(data: &[u8], protocol: usize, header: usize) -> Stripped<'_> {
+    let ether_type = |at: usize| data.get(at..at + 2).map(|octets| u16::from_be_bytes([octets[0], octets[1]]));
+    let (mut protocol, mut header) = (protocol, header);
+    for _ in 0..=smtpwatch_common::walk::MAX_VLAN_TAGS {
+        match ether_type(protocol) {
+            Some(0x0800 | 0x86dd) => {
+                return data.get(header..).map_or(Stripped::NotIp, |rest| Stripped::To(Link::Ip, rest));
+            }
+            Some(0x8100 | 0x88a8 | 0x9100) => (protocol, header) = (header + 2, header + 4),
+            _ => return Stripped::NotIp,
+        }
+    }
+    Stripped::NotIp
+}
+
+/// What a file is whose header is no capture header.
+fn hint(start: &[u8]) -> &'static str {
+    match start {
+        [] => "it is empty",
+        [0x1f, 0x8b, ..] => "it is compressed; use gunzip first",
+        [0x28, 0xb5, 0x2f, 0xfd, ..] => "it is compressed; use unzstd first",
+        [0xa1, 0xb2, 0xc3 | 0xcd, ..]
+        | [0xa1, 0xb2, 0x3c, ..]
+        | [0xd4 | 0x34 | 0x4d, 0xc3 | 0xcd | 0x3c, 0xb2, 0xa1, ..]
+        | [0x0a, 0x0d, 0x0d, 0x0a, ..] => "it ends, or is damaged, within its header",
+        _ => "its first octets are of neither form",
+    }
+}
+
+fn damage<I>(error: &PcapError<I>) -> String {
+    match error {
+        PcapError::Eof | PcapError::UnexpectedEof | PcapError::Incomplete(_) => "truncated".to_owned(),
+        PcapError::BufferTooSmall => format!("damaged (a block of more than {MAX_BLOCK} octets)"),
+        PcapError::ReadError => "not readable any further".to_owned(),
+        PcapError::HeaderNotRecognized | PcapError::NomError(..) | PcapError::OwnedNomError(..) => "damaged".to_owned(),
+    }
+}

@@ -1,0 +1,271 @@
+//! The command line: every flag in one place; one file per verb below.
+
+mod baseline;
+mod check_config;
+mod probe;
+mod replay;
+mod run;
+
+use std::{
+    io::{self, IsTerminal, Write},
+    path::PathBuf,
+};
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+use smtpwatch_core::finding::Severity;
+
+use crate::{
+    config::{Config, ConfigError, MAX_PORTS, Network, parse_port},
+    log::{LogFormat, LogLevel},
+    output::http::{DEFAULT_LISTEN, ListenAddress},
+    version,
+};
+
+/// Catches STARTTLS stripping and SMTP passwords in clear. Passive: every packet passes, no byte is changed.
+#[derive(Debug, Parser)]
+#[command(name = "smtpwatch", version = version::short(), long_version = version::long(), max_term_width = 100)]
+pub struct Cli {
+    /// What to do.
+    #[command(subcommand)]
+    pub verb: Verb,
+    /// Lowest level that is logged (stderr).
+    #[arg(
+        long = "log.level",
+        global = true,
+        value_name = "LEVEL",
+        env = "SMTPWATCH_LOG_LEVEL",
+        default_value = "info"
+    )]
+    pub log_level: LogLevel,
+    /// Form of the log; auto: logfmt, without time stamps when journald adds them.
+    #[arg(
+        long = "log.format",
+        global = true,
+        value_name = "FORMAT",
+        env = "SMTPWATCH_LOG_FORMAT",
+        default_value = "auto"
+    )]
+    pub log_format: LogFormat,
+}
+
+/// The verbs.
+#[derive(Debug, Subcommand)]
+pub enum Verb {
+    /// Watch this host's mail traffic: the daemon.
+    Run(RunArgs),
+    /// Judge recorded traffic (pcap, pcapng) with the same gate and engine.
+    Replay(ReplayArgs),
+    /// Tell what this kernel and host allow, each with its remedy.
+    Probe(ProbeArgs),
+    /// Look at the history of peers, and correct it.
+    #[command(subcommand)]
+    Baseline(BaselineVerb),
+    /// Check a configuration file.
+    CheckConfig(ConfigArg),
+}
+
+/// `--config`.
+#[derive(Debug, Args)]
+pub struct ConfigArg {
+    /// Configuration file [default: /etc/smtpwatch/smtpwatch.toml if it exists].
+    #[arg(long, value_name = "FILE", env = "SMTPWATCH_CONFIG")]
+    pub config: Option<PathBuf>,
+}
+
+/// Flags of `run`.
+#[derive(Debug, Args)]
+pub struct RunArgs {
+    #[command(flatten)]
+    pub(crate) config: ConfigArg,
+    /// Interface name or glob, repeatable [default: every interface that carries a default route].
+    #[arg(long, value_name = "NAME|GLOB", env = "SMTPWATCH_INTERFACE", value_delimiter = ',')]
+    pub(crate) interface: Vec<String>,
+    /// Watched server port, repeatable [default: 25, 587].
+    #[arg(long, value_name = "N", env = "SMTPWATCH_PORT", value_delimiter = ',', value_parser = parse_port)]
+    pub(crate) port: Vec<u16>,
+    /// Where /metrics and the health pages are served; on an address that is not loopback only these.
+    #[arg(long = "web.listen-address", value_name = "ADDR", env = "SMTPWATCH_WEB_LISTEN_ADDRESS", default_value = DEFAULT_LISTEN)]
+    pub(crate) listen: ListenAddress,
+}
+
+/// Flags of `replay`.
+#[derive(Debug, Args)]
+pub struct ReplayArgs {
+    /// Captures, read as one timeline in this order: history learned in one judges the next.
+    #[arg(value_name = "FILE", required = true)]
+    pub(crate) files: Vec<PathBuf>,
+    #[command(flatten)]
+    pub(crate) config: ConfigArg,
+    /// Watched server port, repeatable [default: 25, 587].
+    #[arg(long, value_name = "N", env = "SMTPWATCH_PORT", value_delimiter = ',', value_parser = parse_port)]
+    pub(crate) port: Vec<u16>,
+    /// Own network, repeatable: tells which end of a connection the captured host was [default: the client].
+    #[arg(long, value_name = "CIDR", env = "SMTPWATCH_LOCAL", value_delimiter = ',')]
+    pub(crate) local: Vec<Network>,
+    /// Form of the findings [default: text on a terminal, else json: one object per line].
+    #[arg(long, value_name = "FORMAT")]
+    pub(crate) format: Option<Format>,
+    /// Keep history in this file, and begin with what it holds [default: in memory].
+    #[arg(long, value_name = "PATH")]
+    pub(crate) store: Option<PathBuf>,
+    /// Exit with 3 when there is a finding of this severity or a louder one: info, low, medium, high, critical.
+    #[arg(long, value_name = "SEVERITY")]
+    pub(crate) fail_on: Option<Severity>,
+}
+
+/// Flags of `probe`.
+#[derive(Debug, Args)]
+pub struct ProbeArgs {
+    /// Also try the hooks of this interface: attached for a moment, then detached.
+    #[arg(long, value_name = "NAME", env = "SMTPWATCH_INTERFACE")]
+    pub(crate) interface: Option<String>,
+    /// Form of the answer [default: text on a terminal, else json].
+    #[arg(long, value_name = "FORMAT")]
+    pub(crate) format: Option<Format>,
+}
+
+/// Verbs of `baseline`.
+#[derive(Debug, Subcommand)]
+pub enum BaselineVerb {
+    /// All peers, the newest first.
+    List(BaselineArgs),
+    /// One peer.
+    Show(PeerArgs),
+    /// Forget one peer; a running daemon forgets it too, within a second.
+    Forget(PeerArgs),
+}
+
+/// Flags of `baseline`.
+#[derive(Debug, Args)]
+pub struct BaselineArgs {
+    #[command(flatten)]
+    pub(crate) config: ConfigArg,
+    /// The store [default: that of the configuration].
+    #[arg(long, value_name = "PATH")]
+    pub(crate) store: Option<PathBuf>,
+    /// Form of the answer [default: text on a terminal, else json].
+    #[arg(long, value_name = "FORMAT")]
+    pub(crate) format: Option<Format>,
+}
+
+/// Flags of `baseline show` and `baseline forget`.
+#[derive(Debug, Args)]
+pub struct PeerArgs {
+    /// Server address, or the name that the server gives itself.
+    #[arg(value_name = "PEER")]
+    pub(crate) peer: String,
+    #[command(flatten)]
+    pub(crate) common: BaselineArgs,
+}
+
+/// Form of data on stdout.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, ValueEnum)]
+pub enum Format {
+    /// For people; not a stable form.
+    Text,
+    /// For programs: stable.
+    Json,
+}
+
+impl Format {
+    /// What was asked for, else text on a terminal and JSON elsewhere.
+    fn or_default(choice: Option<Self>) -> Self {
+        choice.unwrap_or(if io::stdout().is_terminal() { Self::Text } else { Self::Json })
+    }
+}
+
+/// How the process ends.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[repr(u8)]
+pub enum Exit {
+    /// All went well.
+    Fine = 0,
+    /// Something failed.
+    Failure = 1,
+    /// The command line is not one (also clap's own code).
+    Usage = 2,
+    /// Findings at or above `--fail-on`.
+    Findings = 3,
+    /// Not permitted (`EX_NOPERM` of sysexits.h).
+    NoPermission = 77,
+    /// Bad configuration (`EX_CONFIG` of sysexits.h).
+    BadConfig = 78,
+}
+
+impl Exit {
+    /// The code for an error that ended a verb.
+    #[must_use]
+    pub fn of(error: &anyhow::Error) -> Self {
+        for cause in error.chain() {
+            if cause.is::<ConfigError>() {
+                return Self::BadConfig;
+            }
+            if cause
+                .downcast_ref::<crate::capture::CaptureError>()
+                .is_some_and(crate::capture::CaptureError::is_permission)
+            {
+                return Self::NoPermission;
+            }
+        }
+        Self::Failure
+    }
+}
+
+impl From<Exit> for std::process::ExitCode {
+    fn from(exit: Exit) -> Self {
+        Self::from(exit as u8)
+    }
+}
+
+/// Does what the command line asks for.
+///
+/// # Errors
+///
+/// What failed, why, and what to do; [`Exit::of`] has the code.
+pub fn dispatch(cli: Cli) -> anyhow::Result<Exit> {
+    match cli.verb {
+        Verb::Run(args) => run::run(args),
+        Verb::Replay(args) => replay::run(args),
+        Verb::Probe(args) => probe::run(&args),
+        Verb::Baseline(verb) => baseline::run(verb),
+        Verb::CheckConfig(args) => check_config::run(&args),
+    }
+}
+
+/// Ports named on the command line take the place of those of the configuration.
+fn override_ports(config: &mut Config, mut ports: Vec<u16>) -> anyhow::Result<()> {
+    ports.sort_unstable();
+    ports.dedup();
+    anyhow::ensure!(ports.len() <= MAX_PORTS, "{} ports: at most {MAX_PORTS}", ports.len());
+    if !ports.is_empty() {
+        config.ports = ports;
+    }
+    Ok(())
+}
+
+/// Writes data to stdout.
+fn out(write: impl FnOnce(&mut Lenient<io::StdoutLock<'static>>) -> io::Result<()>) -> io::Result<()> {
+    let mut out = Lenient(io::stdout().lock());
+    write(&mut out)?;
+    out.flush()
+}
+
+/// A writer for which a reader that went away (`| head`) is no failure: the rest is not written.
+struct Lenient<W>(W);
+
+impl<W: Write> Write for Lenient<W> {
+    fn write(&mut self, octets: &[u8]) -> io::Result<usize> {
+        lenient(self.0.write(octets), octets.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        lenient(self.0.flush(), ())
+    }
+}
+
+fn lenient<T>(result: io::Result<T>, otherwise: T) -> io::Result<T> {
+    match result {
+        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(otherwise),
+        result => result,
+    }
+}

@@ -1,0 +1,18 @@
+//! `smtpwatch check-config`.
+
+use std::io::Write;
+
+use super::{ConfigArg, Exit};
+use crate::config::{Config, DEFAULT_PATH};
+
+pub(super) fn run(args: &ConfigArg) -> anyhow::Result<Exit> {
+    let (config, path) = Config::load(args.config.as_deref())?;
+    let (name, rules) = (path.as_deref(), config.rules.len());
+    let rules = if rules == 1 { "1 rule".to_owned() } else { format!("{rules} rules") };
+    let line = match name {
+        Some(path) => format!("{}: good, {rules}", path.display()),
+        None => format!("no configuration file ({DEFAULT_PATH} does not exist): the defaults hold"),
+    };
+    super::out(|out| writeln!(out, "{line}"))?;
+    Ok(Exit::Fine)
+}

@@ -1,0 +1,131 @@
+//! `smtpwatch replay`.
+
+use std::io::{LineWriter, Write};
+
+use smtpwatch_core::{Finding, engine::SessionResult, finding::Severity, limits, policy::history::History};
+
+use super::{Exit, Format, Lenient, ReplayArgs};
+use crate::{
+    config::Config,
+    output::text,
+    replay::{Event, Replay, Summary},
+    store::{StoreHandle, Writer},
+};
+
+pub(super) fn run(args: ReplayArgs) -> anyhow::Result<Exit> {
+    let (mut config, _) = Config::load(args.config.config.as_deref())?;
+    super::override_ports(&mut config, args.port)?;
+    if !args.local.is_empty() {
+        config.local = args.local;
+    }
+    // Without --store the daemon's own history stays as it is: recorded traffic must not teach it.
+    let mut history = History::new(limits::HISTORY_PEERS);
+    let writer = match &args.store {
+        Some(path) => {
+            let (writer, entries) = Writer::start(path)?;
+            entries.into_iter().for_each(|(key, record)| history.restore(key, record));
+            Some(writer)
+        }
+        None => None,
+    };
+    let mut report = Report {
+        out: Lenient(LineWriter::new(std::io::stdout())),
+        format: Format::or_default(args.format),
+        store: writer.as_ref().and_then(Writer::handle),
+        loudest: None,
+        failed: None,
+    };
+    let mut replay = Replay::new(&config, history);
+    let mut whole = true;
+    for path in &args.files {
+        match replay.file(path, |event| report.take(event)) {
+            Ok(file) => {
+                for linktype in &file.unsupported {
+                    tracing::warn!(file = %path.display(), linktype, "link type is not known: its packets are left out");
+                }
+                if let Some(damage) = file.damage {
+                    eprintln!("smtpwatch: {}: {damage}; what came before was judged", path.display());
+                    whole = false;
+                }
+            }
+            Err(error) => {
+                eprintln!("smtpwatch: {error}");
+                whole = false;
+            }
+        }
+    }
+    let summary = replay.finish(|event| report.take(event));
+    let Report { store, loudest, failed, mut out, .. } = report;
+    out.flush()?;
+    drop(store);
+    if let Some(writer) = writer {
+        let lost = writer.finish();
+        anyhow::ensure!(lost == 0, "{lost} rows of history could not be written to the store");
+    }
+    if let Some(error) = failed {
+        return Err(error.into());
+    }
+    eprintln!("{}", in_words(&summary));
+    Ok(match (whole, args.fail_on, loudest) {
+        (false, ..) => Exit::Failure,
+        (true, Some(limit), Some(loudest)) if loudest >= limit => Exit::Findings,
+        (true, ..) => Exit::Fine,
+    })
+}
+
+struct Report<W: Write> {
+    out: W,
+    format: Format,
+    store: Option<StoreHandle>,
+    loudest: Option<Severity>,
+    failed: Option<std::io::Error>,
+}
+
+impl<W: Write> Report<W> {
+    fn take(&mut self, event: Event) {
+        match event {
+            Event::Finding(finding) => self.finding(&finding),
+            Event::Session(_) => {}
+            Event::History(key, record) => {
+                if let Some(store) = &self.store {
+                    store.keep(key, record);
+                }
+            }
+            Event::HistoryForgotten(key) => {
+                if let Some(store) = &self.store {
+                    store.forget(key);
+                }
+            }
+        }
+    }
+
+    fn finding(&mut self, finding: &Finding) {
+        self.loudest = self.loudest.max(Some(finding.severity));
+        let text = match self.format {
+            Format::Text => text::finding(finding),
+            Format::Json => text::json_line(finding),
+        };
+        if let Err(error) = self.out.write_all(text.as_bytes()) {
+            self.failed.get_or_insert(error);
+        }
+    }
+}
+
+fn in_words(summary: &Summary) -> String {
+    let sessions: u64 = summary.sessions.iter().sum();
+    let results: Vec<_> = SessionResult::ALL
+        .iter()
+        .zip(summary.sessions)
+        .map(|(result, count)| format!("{count} {}", result.as_str()))
+        .collect();
+    format!(
+        "{} files, {} packets ({} not readable), {sessions} sessions ({}), {} gaps, {} evicted, {} findings",
+        summary.files,
+        summary.packets,
+        summary.unread,
+        results.join(", "),
+        summary.gaps,
+        summary.evicted,
+        summary.findings
+    )
+}

@@ -1,0 +1,256 @@
+//! The configuration file: one TOML document, every key checked, an error for anything that is not known.
+//!
+//! An error names file, line, and what to write instead:
+//! `smtpwatch.toml:7: unknown key "starttsl" in [[rule]]: did you mean "starttls"?`
+
+mod error;
+mod value;
+
+use std::{
+    net::IpAddr,
+    path::{Path, PathBuf},
+};
+
+use serde::Deserialize;
+use smtpwatch_core::policy::{history::Strength, rule::Rule};
+
+pub use error::ConfigError;
+use value::{Checked, InterfaceGlob, OfferRatio, RulePeer, Sessions, TlsVersion, ValidPort};
+pub use value::{Network, Resolver, parse_port};
+
+/// Where the configuration is looked for when none is named.
+pub const DEFAULT_PATH: &str = "/etc/smtpwatch/smtpwatch.toml";
+/// Where history is kept when the configuration does not say.
+pub const DEFAULT_STORE: &str = "/var/lib/smtpwatch/smtpwatch.db";
+/// SMTP (RFC 5321 §4.5.4.2) and submission (RFC 6409 §3.1).
+pub const DEFAULT_PORTS: [u16; 2] = [25, 587];
+/// More ports than this are a mistake, and each is a metric label.
+pub const MAX_PORTS: usize = 16;
+
+/// The whole configuration. The default needs no file.
+#[derive(Clone, PartialEq, Debug)]
+pub struct Config {
+    /// Watched server ports, sorted, at least one.
+    pub ports: Vec<u16>,
+    /// Interface names or globs; empty: every interface that carries a default route.
+    pub interfaces: Vec<String>,
+    /// Which ingress hook to take.
+    pub ingress: Ingress,
+    /// Own networks, where the interface does not tell which end this host is.
+    pub local: Vec<Network>,
+    /// The file that keeps history.
+    pub store: PathBuf,
+    /// When history is strong enough to accuse.
+    pub baseline: Strength,
+    /// Local policy, first match wins.
+    pub rules: Vec<Rule>,
+    /// Published policies.
+    pub policy: PolicySettings,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        File::default().into()
+    }
+}
+
+impl Config {
+    /// Reads `path`; without one, [`DEFAULT_PATH`] if it exists, else the defaults. Also tells which file was read.
+    ///
+    /// # Errors
+    ///
+    /// The file cannot be read, is not TOML, or holds an unknown key or a bad value.
+    pub fn load(path: Option<&Path>) -> Result<(Self, Option<PathBuf>), ConfigError> {
+        let path = match path {
+            Some(path) => path,
+            None if Path::new(DEFAULT_PATH).exists() => Path::new(DEFAULT_PATH),
+            None => return Ok((Self::default(), None)),
+        };
+        let text =
+            std::fs::read_to_string(path).map_err(|source| ConfigError::Read { path: path.to_owned(), source })?;
+        Ok((Self::parse(&text, path)?, Some(path.to_owned())))
+    }
+
+    /// Reads the text of a configuration file; `path` is named in errors only.
+    ///
+    /// # Errors
+    ///
+    /// The text is not TOML, or holds an unknown key or a bad value.
+    pub fn parse(text: &str, path: &Path) -> Result<Self, ConfigError> {
+        toml::from_str::<File>(text).map(Self::from).map_err(|error| ConfigError::invalid(path, text, &error))
+    }
+
+    /// Whether `address` is one of this host's own, as far as `local` tells.
+    #[must_use]
+    pub fn is_local(&self, address: IpAddr) -> bool {
+        self.local.iter().any(|network| network.contains(address))
+    }
+}
+
+/// `ingress`: which hook sees arriving packets.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub enum Ingress {
+    /// Native XDP where the driver has it and the slot is free, else TCX, else clsact.
+    #[default]
+    Auto,
+    /// Native XDP or nothing.
+    Xdp,
+    /// XDP on the generic path.
+    XdpGeneric,
+    /// TCX (kernel 6.6 and later).
+    Tcx,
+    /// A filter of a clsact qdisc.
+    Clsact,
+}
+
+impl Ingress {
+    /// Every choice, in the order of the documentation.
+    pub const ALL: [Self; 5] = [Self::Auto, Self::Xdp, Self::XdpGeneric, Self::Tcx, Self::Clsact];
+
+    /// The name in the configuration.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Auto => "auto",
+            Self::Xdp => "xdp",
+            Self::XdpGeneric => "xdp-generic",
+            Self::Tcx => "tcx",
+            Self::Clsact => "clsact",
+        }
+    }
+}
+
+/// `[policy]`: published policies. Every key is checked; none is used yet, because no source of published policies is
+/// built in: judgements rest on `[[rule]]` and on history.
+#[derive(Clone, PartialEq, Eq, Debug, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct PolicySettings {
+    /// Where DNS questions go.
+    pub resolver: Checked<Resolver>,
+    /// DNSSEC trust anchor in zone-file form; empty: the root's.
+    pub trust_anchor: Checked<String>,
+    /// Extra certificate authorities for MTA-STS policy hosts; empty: none.
+    pub ca_file: Checked<String>,
+    /// Whether policies may be fetched from private or loopback addresses.
+    pub allow_private: Checked<bool>,
+    /// HTTPS port of policy hosts.
+    pub https_port: Checked<ValidPort>,
+    /// Whether MTA-STS policies are looked up (RFC 8461).
+    pub mta_sts: Checked<bool>,
+    /// Whether TLSA records are looked up (RFC 7672).
+    pub dane: Checked<bool>,
+    /// Path or URL of a STARTTLS-Everywhere list; empty: none.
+    pub starttls_everywhere: Checked<String>,
+}
+
+impl Default for PolicySettings {
+    fn default() -> Self {
+        Self {
+            resolver: Checked(Resolver::System),
+            trust_anchor: Checked(String::new()),
+            ca_file: Checked(String::new()),
+            allow_private: Checked(false),
+            https_port: Checked(ValidPort(443)),
+            mta_sts: Checked(true),
+            dane: Checked(true),
+            starttls_everywhere: Checked(String::new()),
+        }
+    }
+}
+
+/// The file as it is written.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields, default, expecting = "a table")]
+struct File {
+    #[serde(deserialize_with = "value::ports")]
+    ports: Vec<u16>,
+    interfaces: Vec<Checked<InterfaceGlob>>,
+    ingress: Checked<Ingress>,
+    local: Vec<Checked<Network>>,
+    store: StoreTable,
+    baseline: BaselineTable,
+    rule: Vec<RuleTable>,
+    policy: PolicySettings,
+}
+
+impl Default for File {
+    fn default() -> Self {
+        Self {
+            ports: DEFAULT_PORTS.to_vec(),
+            interfaces: Vec::new(),
+            ingress: Checked(Ingress::Auto),
+            local: Vec::new(),
+            store: StoreTable::default(),
+            baseline: BaselineTable::default(),
+            rule: Vec::new(),
+            policy: PolicySettings::default(),
+        }
+    }
+}
+
+impl From<File> for Config {
+    fn from(file: File) -> Self {
+        Self {
+            ports: file.ports,
+            interfaces: file.interfaces.into_iter().map(|glob| glob.0.0).collect(),
+            ingress: file.ingress.0,
+            local: file.local.into_iter().map(|network| network.0).collect(),
+            store: PathBuf::from(file.store.path.0.0),
+            baseline: Strength {
+                min_sessions: file.baseline.min_sessions.0.0,
+                min_offer_ratio: file.baseline.min_offer_ratio.0.0,
+            },
+            rules: file.rule.into_iter().map(Rule::from).collect(),
+            policy: file.policy,
+        }
+    }
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields, default, expecting = "a [store] table")]
+struct StoreTable {
+    path: Checked<value::NonEmpty>,
+}
+
+impl Default for StoreTable {
+    fn default() -> Self {
+        Self { path: Checked(value::NonEmpty(DEFAULT_STORE.to_owned())) }
+    }
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields, default, expecting = "a [baseline] table")]
+struct BaselineTable {
+    min_sessions: Checked<Sessions>,
+    min_offer_ratio: Checked<OfferRatio>,
+}
+
+impl Default for BaselineTable {
+    fn default() -> Self {
+        Self { min_sessions: Checked(Sessions(5)), min_offer_ratio: Checked(OfferRatio(0.95)) }
+    }
+}
+
+#[derive(Default, Deserialize)]
+#[serde(deny_unknown_fields, default, expecting = "a [[rule]] table")]
+struct RuleTable {
+    peer: Vec<Checked<RulePeer>>,
+    port: Vec<Checked<ValidPort>>,
+    role: Option<Checked<smtpwatch_core::Role>>,
+    starttls: Option<Checked<smtpwatch_core::policy::rule::StarttlsRule>>,
+    auth_plaintext: Option<Checked<smtpwatch_core::policy::rule::AuthRule>>,
+    min_tls: Option<Checked<TlsVersion>>,
+}
+
+impl From<RuleTable> for Rule {
+    fn from(table: RuleTable) -> Self {
+        Self {
+            peer: table.peer.into_iter().map(|peer| peer.0.0).collect(),
+            port: table.port.into_iter().map(|port| port.0.0).collect(),
+            role: table.role.map(|role| role.0),
+            starttls: table.starttls.map(|rule| rule.0),
+            auth_plaintext: table.auth_plaintext.map(|rule| rule.0),
+            min_tls: table.min_tls.map(|version| version.0.0),
+        }
+    }
+}

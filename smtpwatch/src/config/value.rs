@@ -1,0 +1,341 @@
+//! Single values of the configuration: each is checked where it is read, so that the error carries its line.
+
+use std::{
+    fmt,
+    net::{IpAddr, SocketAddr},
+    ops::Deref,
+};
+
+use serde::{
+    Deserialize, Deserializer,
+    de::{Error, SeqAccess, Visitor},
+};
+use smtpwatch_core::{
+    Role,
+    policy::rule::{AuthRule, PeerPattern, StarttlsRule, in_network},
+};
+
+use super::{Ingress, MAX_PORTS};
+
+/// A value that was checked when it was read.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Checked<T>(pub T);
+
+impl<T> Deref for Checked<T> {
+    type Target = T;
+
+    fn deref(&self) -> &T {
+        &self.0
+    }
+}
+
+/// What a single value may be.
+pub(super) trait Value: Sized {
+    /// Completes "expected …".
+    const EXPECTED: &'static str;
+
+    /// From a string; `None`: strings are not expected at all.
+    fn from_text(_: &str) -> Option<Result<Self, String>> {
+        None
+    }
+
+    /// From a number.
+    fn from_number(_: f64) -> Option<Self> {
+        None
+    }
+
+    /// From a boolean.
+    fn from_bool(_: bool) -> Option<Self> {
+        None
+    }
+}
+
+impl<'de, T: Value> Deserialize<'de> for Checked<T> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        // The check runs inside the visitor: that is where the TOML reader adds the place to an error.
+        deserializer.deserialize_any(ValueVisitor(std::marker::PhantomData)).map(Self)
+    }
+}
+
+struct ValueVisitor<T>(std::marker::PhantomData<T>);
+
+fn unexpected<T: Value, E: Error>(got: impl fmt::Display) -> E {
+    E::custom(format_args!("{got}: expected {}", T::EXPECTED))
+}
+
+impl<T: Value> Visitor<'_> for ValueVisitor<T> {
+    type Value = T;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(T::EXPECTED)
+    }
+
+    fn visit_str<E: Error>(self, text: &str) -> Result<T, E> {
+        match T::from_text(text) {
+            Some(Ok(value)) => Ok(value),
+            Some(Err(reason)) => Err(E::custom(reason)),
+            None => Err(unexpected::<T, E>(format_args!("{text:?}"))),
+        }
+    }
+
+    fn visit_i64<E: Error>(self, number: i64) -> Result<T, E> {
+        // No key takes a number beyond 2^53.
+        #[expect(clippy::cast_precision_loss, reason = "checked against the bounds of the key, all below 2^53")]
+        T::from_number(number as f64).ok_or_else(|| unexpected::<T, E>(number))
+    }
+
+    fn visit_f64<E: Error>(self, number: f64) -> Result<T, E> {
+        T::from_number(number).ok_or_else(|| unexpected::<T, E>(number))
+    }
+
+    fn visit_bool<E: Error>(self, truth: bool) -> Result<T, E> {
+        T::from_bool(truth).ok_or_else(|| unexpected::<T, E>(truth))
+    }
+}
+
+/// A TCP port, 1 to 65535.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub struct ValidPort(pub u16);
+
+impl Value for ValidPort {
+    const EXPECTED: &'static str = "a port number from 1 to 65535";
+
+    fn from_number(number: f64) -> Option<Self> {
+        let port = whole(number, 65_535.0)?;
+        u16::try_from(port).ok().filter(|&port| port > 0).map(Self)
+    }
+}
+
+/// A port as written on the command line.
+///
+/// # Errors
+///
+/// The text is not a number from 1 to 65535.
+pub fn parse_port(text: &str) -> Result<u16, String> {
+    let port = text.parse::<u16>().ok().filter(|&port| port > 0);
+    port.ok_or_else(|| format!("expected {}", ValidPort::EXPECTED))
+}
+
+fn whole(number: f64, most: f64) -> Option<u64> {
+    #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "range and wholeness are tested first")]
+    (number.fract() == 0.0 && (0.0..=most).contains(&number)).then_some(number as u64)
+}
+
+/// `ports`: at least one, at most [`MAX_PORTS`], sorted, each once.
+pub(super) fn ports<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<u16>, D::Error> {
+    struct Ports;
+
+    impl<'de> Visitor<'de> for Ports {
+        type Value = Vec<u16>;
+
+        fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+            f.write_str("a list of port numbers, such as [25, 587]")
+        }
+
+        fn visit_seq<A: SeqAccess<'de>>(self, mut list: A) -> Result<Vec<u16>, A::Error> {
+            let mut ports = Vec::new();
+            while let Some(port) = list.next_element::<Checked<ValidPort>>()? {
+                ports.push(port.0.0);
+            }
+            ports.sort_unstable();
+            ports.dedup();
+            match ports.len() {
+                0 => Err(Error::custom("no port to watch: name at least one, such as [25, 587]")),
+                count if count > MAX_PORTS => Err(Error::custom(format_args!("{count} ports: at most {MAX_PORTS}"))),
+                _ => Ok(ports),
+            }
+        }
+    }
+
+    deserializer.deserialize_any(Ports)
+}
+
+/// An interface name with `*` and `?`.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct InterfaceGlob(pub String);
+
+impl Value for InterfaceGlob {
+    const EXPECTED: &'static str = "an interface name or glob, such as \"eth0\" or \"ens*\"";
+
+    fn from_text(text: &str) -> Option<Result<Self, String>> {
+        // Names of Linux interfaces: at most 15 octets, no slash and no blank (dev_valid_name).
+        let good = !text.is_empty() && text.len() <= 64 && !text.contains(|c: char| c == '/' || c.is_whitespace());
+        Some(if good { Ok(Self(text.to_owned())) } else { Err(format!("{text:?}: expected {}", Self::EXPECTED)) })
+    }
+}
+
+/// An address or network, such as `192.0.2.0/24`.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Network {
+    address: IpAddr,
+    prefix: u8,
+}
+
+impl Network {
+    /// Whether `address` lies in it.
+    #[must_use]
+    pub fn contains(&self, address: IpAddr) -> bool {
+        in_network(address, self.address, self.prefix)
+    }
+}
+
+impl std::str::FromStr for Network {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        match text.parse() {
+            Ok(PeerPattern::Net(address, prefix)) => Ok(Self { address, prefix }),
+            Ok(PeerPattern::Name(_)) => Err(format!("{text:?}: expected {}", Self::EXPECTED)),
+            Err(error) => Err(error.to_string()),
+        }
+    }
+}
+
+impl Value for Network {
+    const EXPECTED: &'static str = "an address or network, such as \"192.0.2.0/24\"";
+
+    fn from_text(text: &str) -> Option<Result<Self, String>> {
+        Some(text.parse())
+    }
+}
+
+/// `peer` of a rule.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub(super) struct RulePeer(pub PeerPattern);
+
+impl Value for RulePeer {
+    const EXPECTED: &'static str = "an address, network or server name in quotes";
+
+    fn from_text(text: &str) -> Option<Result<Self, String>> {
+        Some(text.parse().map(Self).map_err(|error: smtpwatch_core::policy::rule::PatternError| error.to_string()))
+    }
+}
+
+/// `min_sessions`: history below this is too thin.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) struct Sessions(pub u64);
+
+impl Value for Sessions {
+    const EXPECTED: &'static str = "a number of sessions from 1 to 1000000";
+
+    fn from_number(number: f64) -> Option<Self> {
+        whole(number, 1e6).filter(|&count| count > 0).map(Self)
+    }
+}
+
+/// `min_offer_ratio`.
+#[derive(Clone, Copy, PartialEq, Debug)]
+pub(super) struct OfferRatio(pub f64);
+
+impl Value for OfferRatio {
+    const EXPECTED: &'static str = "a ratio above 0, at most 1 (0.95: offered in 95 of 100 sessions)";
+
+    fn from_number(number: f64) -> Option<Self> {
+        (number > 0.0 && number <= 1.0).then_some(Self(number))
+    }
+}
+
+/// `min_tls`, as the wire's number.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) struct TlsVersion(pub u16);
+
+impl Value for TlsVersion {
+    const EXPECTED: &'static str = "\"1.0\", \"1.1\", \"1.2\" or \"1.3\", in quotes";
+
+    fn from_text(text: &str) -> Option<Result<Self, String>> {
+        Some(one_of(text, &[("1.0", 0x0301), ("1.1", 0x0302), ("1.2", 0x0303), ("1.3", 0x0304)]).map(Self))
+    }
+}
+
+/// Text that must not be empty.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub(super) struct NonEmpty(pub String);
+
+impl Value for NonEmpty {
+    const EXPECTED: &'static str = "a path in quotes";
+
+    fn from_text(text: &str) -> Option<Result<Self, String>> {
+        Some(if text.is_empty() {
+            Err(format!("empty: expected {}", Self::EXPECTED))
+        } else {
+            Ok(Self(text.to_owned()))
+        })
+    }
+}
+
+impl Value for String {
+    const EXPECTED: &'static str = "text in quotes";
+
+    fn from_text(text: &str) -> Option<Result<Self, String>> {
+        Some(Ok(text.to_owned()))
+    }
+}
+
+impl Value for bool {
+    const EXPECTED: &'static str = "true or false, without quotes";
+
+    fn from_bool(truth: bool) -> Option<Self> {
+        Some(truth)
+    }
+}
+
+impl Value for Ingress {
+    const EXPECTED: &'static str = "the name of a hook in quotes";
+
+    fn from_text(text: &str) -> Option<Result<Self, String>> {
+        Some(one_of(text, &Self::ALL.map(|choice| (choice.as_str(), choice))))
+    }
+}
+
+impl Value for Role {
+    const EXPECTED: &'static str = "\"client\" or \"server\"";
+
+    fn from_text(text: &str) -> Option<Result<Self, String>> {
+        Some(one_of(text, &Self::ALL.map(|role| (role.as_str(), role))))
+    }
+}
+
+impl Value for StarttlsRule {
+    const EXPECTED: &'static str = "\"required\", \"expected\" or \"ignore\"";
+
+    fn from_text(text: &str) -> Option<Result<Self, String>> {
+        Some(one_of(text, &[("required", Self::Required), ("expected", Self::Expected), ("ignore", Self::Ignore)]))
+    }
+}
+
+impl Value for AuthRule {
+    const EXPECTED: &'static str = "\"forbid\" or \"allow\"";
+
+    fn from_text(text: &str) -> Option<Result<Self, String>> {
+        Some(one_of(text, &[("forbid", Self::Forbid), ("allow", Self::Allow)]))
+    }
+}
+
+/// `resolver`.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Resolver {
+    /// The name servers of resolv.conf.
+    System,
+    /// One name server.
+    Address(SocketAddr),
+}
+
+impl Value for Resolver {
+    const EXPECTED: &'static str = "\"system\" or the address of a name server, such as \"127.0.0.1:5353\"";
+
+    fn from_text(text: &str) -> Option<Result<Self, String>> {
+        if text == "system" {
+            return Some(Ok(Self::System));
+        }
+        let address = text.parse().or_else(|_| text.parse().map(|address: IpAddr| SocketAddr::new(address, 53)));
+        Some(address.map(Self::Address).map_err(|_| format!("{text:?}: expected {}", Self::EXPECTED)))
+    }
+}
+
+fn one_of<T: Copy>(text: &str, choices: &[(&str, T)]) -> Result<T, String> {
+    if let Some((_, value)) = choices.iter().find(|(name, _)| *name == text) {
+        return Ok(*value);
+    }
+    let names: Vec<_> = choices.iter().map(|(name, _)| *name).collect();
+    Err(format!("{text:?}: expected one of {}", super::error::suggest(text, &names)))
+}

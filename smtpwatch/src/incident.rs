@@ -1,0 +1,39 @@
+//! What makes a claim of the engine an incident on record: its identifier, and the name of its flow that other tools use.
+
+mod community_id;
+
+use smtpwatch_core::{Finding, Timestamp};
+use uuid::Uuid;
+
+pub use community_id::community_id;
+
+/// Gives the finding its identifier (UUIDv7, sorted by the finding's own time) and its Community ID.
+pub fn name(finding: &mut Finding) {
+    finding.id = identifier(finding.time).to_string();
+    if let (Ok(client), Ok(server)) = (finding.flow.client.parse(), finding.flow.server.parse()) {
+        finding.flow.community_id = community_id(client, server);
+    }
+}
+
+fn identifier(time: Timestamp) -> Uuid {
+    let (secs, nanos) = (time.0.div_euclid(1_000_000_000), time.0.rem_euclid(1_000_000_000));
+    let stamp = uuid::Timestamp::from_unix(
+        uuid::NoContext,
+        u64::try_from(secs).unwrap_or(0),
+        u32::try_from(nanos).unwrap_or(0),
+    );
+    Uuid::new_v7(stamp)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn identifiers_sort_by_the_time_of_the_finding() {
+        let (early, late) = (identifier(Timestamp::from_secs(1_000)), identifier(Timestamp::from_secs(2_000)));
+        assert!(early < late);
+        assert_eq!(early.get_version_num(), 7);
+        assert_ne!(early, identifier(Timestamp::from_secs(1_000)), "two findings of one moment are two");
+    }
+}

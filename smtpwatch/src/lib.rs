@@ -1,0 +1,18 @@
+//! The daemon and command line of smtpwatch.
+//!
+//! The way of the data, left to right; nothing imports from its right:
+//!
+//! ```text
+//! capture (kernel ring, or capture file) → pipeline (engine) → incident → output (journal, metrics, http), store
+//! ```
+
+pub mod capture;
+pub mod cli;
+pub mod config;
+pub mod incident;
+pub mod log;
+pub mod output;
+pub mod pipeline;
+pub mod replay;
+pub mod store;
+pub mod version;

@@ -1,0 +1,78 @@
+//! The log: stderr, logfmt or JSON. Findings are not log lines; they go to stdout ([`crate::output::journal`]).
+
+use clap::ValueEnum;
+use tracing_subscriber::{
+    Layer, Registry,
+    filter::{LevelFilter, Targets},
+    layer::SubscriberExt,
+    util::SubscriberInitExt,
+};
+
+/// Lowest level that is logged.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, ValueEnum)]
+pub enum LogLevel {
+    /// Failures.
+    Error,
+    /// What limits the watch.
+    Warn,
+    /// What an operator wants to see of a normal run.
+    Info,
+    /// What helps to find a mistake; addresses of peers from here on.
+    Debug,
+    /// Single packets.
+    Trace,
+}
+
+impl From<LogLevel> for LevelFilter {
+    fn from(level: LogLevel) -> Self {
+        match level {
+            LogLevel::Error => Self::ERROR,
+            LogLevel::Warn => Self::WARN,
+            LogLevel::Info => Self::INFO,
+            LogLevel::Debug => Self::DEBUG,
+            LogLevel::Trace => Self::TRACE,
+        }
+    }
+}
+
+/// Form of the log.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, ValueEnum)]
+pub enum LogFormat {
+    /// logfmt; without time stamps under journald, which has its own.
+    Auto,
+    /// `key=value` pairs.
+    Logfmt,
+    /// One JSON object per line.
+    Json,
+}
+
+/// Starts logging. Later calls do nothing.
+pub fn init(level: LogLevel, format: LogFormat) {
+    let level = LevelFilter::from(level);
+    // Libraries speak from warnings up; ours at the level asked for. Messages of the kernel programs count as ours.
+    let filter = Targets::new()
+        .with_default(level.min(LevelFilter::WARN))
+        .with_target("smtpwatch", level)
+        .with_target("smtpwatch_core", level)
+        .with_target("smtpwatch_ebpf", level);
+    let journald = std::env::var_os("JOURNAL_STREAM").is_some();
+    let layer: Box<dyn Layer<Registry> + Send + Sync> = match format {
+        LogFormat::Json => Box::new(
+            tracing_subscriber::fmt::layer()
+                .json()
+                .flatten_event(true)
+                .with_current_span(false)
+                .with_writer(std::io::stderr),
+        ),
+        LogFormat::Auto | LogFormat::Logfmt => Box::new(
+            tracing_logfmt::builder()
+                .with_timestamp(!(journald && format == LogFormat::Auto))
+                .with_target(false)
+                .with_span_name(false)
+                .layer()
+                .with_writer(std::io::stderr),
+        ),
+    };
+    // A second call, in tests, finds a subscriber already set: the first one stays.
+    let _ = tracing_subscriber::registry().with(layer.with_filter(filter)).try_init();
+}

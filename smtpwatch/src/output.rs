@@ -1,0 +1,6 @@
+//! What leaves the process: metrics, findings, and the pages that tell how the watch is doing. Nothing here decides.
+
+pub mod http;
+pub mod journal;
+pub mod metrics;
+pub mod text;

@@ -1,0 +1,345 @@
+//! Every metric, in one registry (DESIGN §6). Labels are closed sets, except interface names, which the configuration
+//! bounds; every label set is exported as zero from the start, because `increase()` misses a counter that is born at 1.
+
+use std::{collections::BTreeMap, sync::Mutex, time::Duration};
+
+use prometheus::{
+    Encoder, Gauge, GaugeVec, Histogram, HistogramOpts, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry,
+    TextEncoder, core::Collector, process_collector::ProcessCollector,
+};
+use smtpwatch_core::{
+    Finding, Role, Timestamp,
+    engine::{EvictReason, SessionResult, SessionSummary},
+    finding::{Kind, Severity, StarttlsState},
+    flow::GapCause,
+};
+
+use crate::version;
+
+/// Upper bounds of `smtpwatch_verdict_latency_seconds`: a verdict takes microseconds, or waits for the end of a
+/// session up to [`smtpwatch_core::limits::VERDICT_DEADLINE`].
+const LATENCY_BUCKETS: [f64; 9] = [0.001, 0.005, 0.025, 0.1, 0.5, 1.0, 5.0, 10.0, 30.0];
+/// Label of ports that are not configured.
+const OTHER_PORT: &str = "other";
+
+/// Values of the `output` label.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Output {
+    /// JSON lines.
+    Journal,
+    /// History.
+    Store,
+}
+
+impl Output {
+    /// Every output.
+    pub const ALL: [Self; 2] = [Self::Journal, Self::Store];
+
+    /// The metric label.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Journal => "journal",
+            Self::Store => "store",
+        }
+    }
+}
+
+/// The registry and every metric in it.
+pub struct Metrics {
+    registry: Registry,
+    ports: Vec<u16>,
+    findings: IntCounterVec,
+    last_finding: GaugeVec,
+    sessions: IntCounterVec,
+    offers: IntCounterVec,
+    attached: IntGaugeVec,
+    kernel_packets: IntCounterVec,
+    kernel_dropped: IntCounterVec,
+    last_packet: GaugeVec,
+    flows: IntGauge,
+    evicted: IntCounterVec,
+    gaps: IntCounterVec,
+    latency: Histogram,
+    baseline_peers: IntGauge,
+    output_records: IntCounterVec,
+    output_failures: IntCounterVec,
+    /// The kernel counts from its own start: what was seen of each counter at the last look.
+    kernel_seen: Mutex<BTreeMap<(&'static str, &'static str), u64>>,
+}
+
+impl Metrics {
+    /// All metrics, at zero; `ports` are the watched ports.
+    ///
+    /// # Errors
+    ///
+    /// None in practice: a name or label is bad or given twice.
+    pub fn new(ports: &[u16]) -> Result<Self, prometheus::Error> {
+        let registry = Registry::new();
+        let r = &registry;
+        let metrics = Self {
+            findings: counters(r, "findings_total", "Findings.", &["kind", "severity", "role"])?,
+            last_finding: gauges(
+                r,
+                "last_finding_timestamp_seconds",
+                "When the newest finding of this kind was made; 0: never.",
+                &["kind"],
+            )?,
+            sessions: counters(
+                r,
+                "sessions_total",
+                "SMTP sessions by how they came out.",
+                &["role", "port", "result"],
+            )?,
+            offers: counters(
+                r,
+                "starttls_offers_total",
+                "EHLO replies in clear by their offer of STARTTLS.",
+                &["role", "offered"],
+            )?,
+            attached: register(
+                r,
+                IntGaugeVec::new(
+                    opts("probe_attached", "Whether this hook of the interface is ours."),
+                    &["interface", "direction", "hook"],
+                )?,
+            )?,
+            kernel_packets: counters(
+                r,
+                "kernel_packets_total",
+                "Packets seen by the kernel programs: forwarded to the daemon, of a muted flow, or not of a mail port.",
+                &["direction", "outcome"],
+            )?,
+            kernel_dropped: counters(
+                r,
+                "kernel_dropped_total",
+                "Records that the kernel programs could not deliver (the packets themselves always pass).",
+                &["reason"],
+            )?,
+            last_packet: gauges(
+                r,
+                "kernel_last_packet_timestamp_seconds",
+                "When the newest packet of a mail dialogue was seen; 0: never.",
+                &["interface"],
+            )?,
+            flows: register(r, IntGauge::with_opts(opts("flows", "Connections that are followed."))?)?,
+            evicted: counters(
+                r,
+                "flows_evicted_total",
+                "Connections given up before their end was seen.",
+                &["reason"],
+            )?,
+            gaps: counters(r, "reassembly_gaps_total", "Holes in a dialogue: its verdict is unknown.", &["cause"])?,
+            latency: register(
+                r,
+                Histogram::with_opts(
+                    HistogramOpts::new(
+                        "smtpwatch_verdict_latency_seconds",
+                        "From the kernel's time stamp of the deciding packet to the finding.",
+                    )
+                    .buckets(LATENCY_BUCKETS.to_vec()),
+                )?,
+            )?,
+            baseline_peers: register(r, IntGauge::with_opts(opts("baseline_peers", "Rows of history."))?)?,
+            output_records: counters(r, "output_records_total", "Records written, by output.", &["output"])?,
+            output_failures: counters(r, "output_failures_total", "Records lost, by output.", &["output"])?,
+            registry: registry.clone(),
+            ports: ports.to_vec(),
+            kernel_seen: Mutex::default(),
+        };
+        register(r, build_info()?)?;
+        registry.register(Box::new(ProcessCollector::for_self()))?;
+        metrics.zero();
+        Ok(metrics)
+    }
+
+    /// A finding was made.
+    pub fn finding(&self, finding: &Finding) {
+        let kind = finding.kind.as_str();
+        self.findings.with_label_values(&[kind, finding.severity.as_str(), finding.role.as_str()]).inc();
+        self.last_finding.with_label_values(&[kind]).set(seconds(finding.time));
+    }
+
+    /// Time from the deciding packet to the finding.
+    pub fn verdict(&self, latency: Duration) {
+        self.latency.observe(latency.as_secs_f64());
+    }
+
+    /// A session was judged.
+    pub fn session(&self, session: &SessionSummary) {
+        let role = session.role.as_str();
+        let port = self.port(session.flow.server.port());
+        self.sessions.with_label_values(&[role, &port, session.result.as_str()]).inc();
+        if let Some(offered) = offered(session.starttls) {
+            self.offers.with_label_values(&[role, offered]).inc();
+        }
+    }
+
+    /// A hole hurt.
+    pub fn gap(&self, cause: GapCause) {
+        self.gaps.with_label_values(&[cause.as_str()]).inc();
+    }
+
+    /// A flow was given up.
+    pub fn evicted(&self, reason: EvictReason) {
+        self.evicted.with_label_values(&[reason.as_str()]).inc();
+    }
+
+    /// The size of the two tables.
+    pub fn tables(&self, flows: usize, baseline_peers: usize) {
+        self.flows.set(i64::try_from(flows).unwrap_or(i64::MAX));
+        self.baseline_peers.set(i64::try_from(baseline_peers).unwrap_or(i64::MAX));
+    }
+
+    /// Records written and lost since the last call.
+    pub fn output(&self, output: Output, records: u64, failures: u64) {
+        self.output_records.with_label_values(&[output.as_str()]).inc_by(records);
+        self.output_failures.with_label_values(&[output.as_str()]).inc_by(failures);
+    }
+
+    /// Whether a hook of an interface is ours; `None`: the interface is not watched any more.
+    pub fn attached(&self, interface: &str, direction: &str, hook: &str, attached: Option<bool>) {
+        let labels = [interface, direction, hook];
+        match attached {
+            Some(attached) => self.attached.with_label_values(&labels).set(i64::from(attached)),
+            // Absence of the series is what is wanted: not an error when it is absent already.
+            None => _ = self.attached.remove_label_values(&labels),
+        }
+    }
+
+    /// An interface begins to be watched: its newest packet is exported, as 0.
+    pub fn watch_interface(&self, interface: &str) {
+        let _ = self.last_packet.with_label_values(&[interface]);
+    }
+
+    /// An interface is not watched any more.
+    pub fn forget_interface(&self, interface: &str) {
+        let _ = self.last_packet.remove_label_values(&[interface]);
+    }
+
+    /// The newest packet of a mail dialogue on this interface.
+    pub fn last_packet(&self, interface: &str, at: Timestamp) {
+        self.last_packet.with_label_values(&[interface]).set(seconds(at));
+    }
+
+    /// What the kernel counted since it was loaded.
+    pub fn kernel_packets(&self, direction: &'static str, outcome: &'static str, total: u64) {
+        self.kernel_packets
+            .with_label_values(&[direction, outcome])
+            .inc_by(self.kernel_delta((direction, outcome), total));
+    }
+
+    /// What the kernel counted since it was loaded.
+    pub fn kernel_dropped(&self, reason: &'static str, total: u64) {
+        self.kernel_dropped.with_label_values(&[reason]).inc_by(self.kernel_delta(("dropped", reason), total));
+    }
+
+    /// The text exposition format, version 0.0.4.
+    #[must_use]
+    pub fn render(&self) -> String {
+        let mut text = Vec::new();
+        match TextEncoder::new().encode(&self.registry.gather(), &mut text) {
+            Ok(()) => String::from_utf8_lossy(&text).into_owned(),
+            Err(error) => format!("# {error}\n"),
+        }
+    }
+
+    /// The registry, for tests that walk it.
+    #[must_use]
+    pub const fn registry(&self) -> &Registry {
+        &self.registry
+    }
+
+    fn port(&self, port: u16) -> String {
+        if self.ports.contains(&port) { port.to_string() } else { OTHER_PORT.to_owned() }
+    }
+
+    fn kernel_delta(&self, counter: (&'static str, &'static str), total: u64) -> u64 {
+        // A poisoned lock holds counters all the same.
+        let mut seen = self.kernel_seen.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        let before = seen.insert(counter, total).unwrap_or(0);
+        total.saturating_sub(before)
+    }
+
+    /// Exports every label set of every closed label as zero.
+    fn zero(&self) {
+        for kind in Kind::ALL {
+            let _ = self.last_finding.with_label_values(&[kind.as_str()]);
+            for severity in Severity::ALL {
+                for role in Role::ALL {
+                    let _ = self.findings.with_label_values(&[kind.as_str(), severity.as_str(), role.as_str()]);
+                }
+            }
+        }
+        let ports: Vec<_> = self.ports.iter().map(u16::to_string).chain([OTHER_PORT.to_owned()]).collect();
+        for role in Role::ALL {
+            for port in &ports {
+                for result in SessionResult::ALL {
+                    let _ = self.sessions.with_label_values(&[role.as_str(), port, result.as_str()]);
+                }
+            }
+            for offered in StarttlsState::ALL.iter().copied().filter_map(offered) {
+                let _ = self.offers.with_label_values(&[role.as_str(), offered]);
+            }
+        }
+        for direction in ["ingress", "egress"] {
+            for outcome in ["forwarded", "muted", "other"] {
+                self.kernel_packets(direction, outcome, 0);
+            }
+        }
+        for reason in ["ring_full", "flow_table_full", "fragment", "truncated", "unparsed"] {
+            self.kernel_dropped(reason, 0);
+        }
+        for reason in EvictReason::ALL {
+            let _ = self.evicted.with_label_values(&[reason.as_str()]);
+        }
+        for cause in GapCause::ALL {
+            let _ = self.gaps.with_label_values(&[cause.as_str()]);
+        }
+        for output in Output::ALL {
+            self.output(output, 0, 0);
+        }
+    }
+}
+
+/// The `offered` label; nothing where no EHLO reply was seen.
+const fn offered(state: StarttlsState) -> Option<&'static str> {
+    match state {
+        StarttlsState::Offered | StarttlsState::Refused => Some("yes"),
+        StarttlsState::Absent => Some("no"),
+        StarttlsState::Masked => Some("masked"),
+        StarttlsState::Unknown => None,
+    }
+}
+
+#[expect(clippy::cast_precision_loss, reason = "Prometheus' times are floats; microseconds survive until 2255")]
+fn seconds(at: Timestamp) -> f64 {
+    at.0 as f64 / 1e9
+}
+
+fn opts(name: &str, help: &str) -> Opts {
+    Opts::new(format!("smtpwatch_{name}"), help)
+}
+
+fn register<C: Collector + Clone + 'static>(registry: &Registry, collector: C) -> Result<C, prometheus::Error> {
+    registry.register(Box::new(collector.clone()))?;
+    Ok(collector)
+}
+
+fn counters(registry: &Registry, name: &str, help: &str, labels: &[&str]) -> Result<IntCounterVec, prometheus::Error> {
+    register(registry, IntCounterVec::new(opts(name, help), labels)?)
+}
+
+fn gauges(registry: &Registry, name: &str, help: &str, labels: &[&str]) -> Result<GaugeVec, prometheus::Error> {
+    register(registry, GaugeVec::new(opts(name, help), labels)?)
+}
+
+fn build_info() -> Result<Gauge, prometheus::Error> {
+    let info = opts("build_info", "Always 1; the labels tell which program this is.")
+        .const_label("version", version::VERSION)
+        .const_label("revision", version::REVISION)
+        .const_label("rustc", version::RUSTC);
+    let info = Gauge::with_opts(info)?;
+    info.set(1.0);
+    Ok(info)
+}

@@ -1,0 +1,96 @@
+//! Findings for people, and text that is safe on a terminal.
+
+use std::{borrow::Cow, fmt::Write as _};
+
+use smtpwatch_core::{Finding, Side};
+
+/// The text with everything escaped that a terminal may act on: control characters (C0, DEL, C1) and the format
+/// characters that reorder text. What peers say ends up on operators' screens.
+#[must_use]
+pub fn printable(text: &str) -> Cow<'_, str> {
+    if !text.contains(is_unsafe) {
+        return Cow::Borrowed(text);
+    }
+    let escape = |c: char| if is_unsafe(c) { c.escape_default().to_string() } else { c.to_string() };
+    Cow::Owned(text.chars().map(escape).collect())
+}
+
+/// One JSON line of the finding (DESIGN §4), with a line feed. Characters that a terminal may act on are escaped.
+#[must_use]
+pub fn json_line(value: &impl serde::Serialize) -> String {
+    // Serialisation to a string of types whose keys are strings does not fail.
+    let json = serde_json::to_string(value).unwrap_or_default();
+    let mut line = String::with_capacity(json.len() + 1);
+    for c in json.chars() {
+        // Such characters stand in strings only; serde_json itself escapes what is below the blank.
+        if is_unsafe(c) {
+            for unit in c.encode_utf16(&mut [0; 2]) {
+                let _ = write!(line, "\\u{unit:04x}");
+            }
+        } else {
+            line.push(c);
+        }
+    }
+    line.push('\n');
+    line
+}
+
+/// The finding for people: one line that says what happened, then its proof.
+#[must_use]
+pub fn finding(finding: &Finding) -> String {
+    let mut text = String::new();
+    let f = finding;
+    let name = if f.peer.name.is_empty() { String::new() } else { format!(" ({})", f.peer.name) };
+    let _ = writeln!(
+        text,
+        "{} {} {} [{}] {} -> {}{name}",
+        f.time,
+        f.severity.as_str().to_uppercase(),
+        f.kind,
+        f.rule,
+        f.flow.client,
+        f.flow.server
+    );
+    let _ = writeln!(text, "  evidence {}, outcome {}, this host is the {}", f.evidence, f.outcome, f.role.as_str());
+    let starttls = if f.expected.starttls { "STARTTLS" } else { "nothing of STARTTLS" };
+    let _ = writeln!(text, "  expected {starttls} ({}): {}", f.expected.source, f.expected.detail);
+    let mechanism = f.observed.mechanism.as_ref().map(|name| format!(", mechanism {name}")).unwrap_or_default();
+    let reply = f.observed.reply.map(|code| format!(", reply {code}")).unwrap_or_default();
+    let _ = writeln!(text, "  observed STARTTLS {}{mechanism}{reply}", f.observed.starttls);
+    for sign in &f.proof {
+        let _ = writeln!(text, "  sign {sign}");
+    }
+    if f.gaps > 0 {
+        let _ = writeln!(text, "  gaps {}", f.gaps);
+    }
+    for line in &f.transcript {
+        let from = match line.from {
+            Side::Client => 'C',
+            Side::Server => 'S',
+        };
+        let _ = writeln!(text, "    {from}: {}", line.text);
+    }
+    // Line ends are ours; everything else of a peer is made harmless.
+    text.split_inclusive('\n').map(|line| format!("{}\n", printable(line.trim_end_matches('\n')))).collect()
+}
+
+fn is_unsafe(c: char) -> bool {
+    c.is_control()
+        || matches!(c, '\u{200e}' | '\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}' | '\u{061c}')
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn nothing_reaches_the_terminal_raw() {
+        for hostile in ["\u{1b}[2J", "\u{9b}31m", "a\u{202e}b", "\u{7f}", "\r\n"] {
+            assert!(!printable(hostile).contains(is_unsafe), "{hostile:?}");
+            let line = json_line(&hostile);
+            assert!(!line.trim_end_matches('\n').contains(is_unsafe), "{line:?}");
+            assert_eq!(serde_json::from_str::<String>(&line).expect("still JSON"), hostile);
+        }
+        assert_eq!(printable("250-mx ä"), "250-mx ä");
+    }
+}

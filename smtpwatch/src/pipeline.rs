@@ -1,0 +1,122 @@
+//! From records to outputs: the engine, fed alike from the kernel's ring and from capture files.
+
+use smtpwatch_common::{Direction, Record};
+use smtpwatch_core::{
+    Engine, FlowKey, Output, Role, Segment, Settings, Side, TcpFlags, Timestamp, policy::history::History,
+};
+
+use crate::{config::Config, incident};
+
+/// The engine's clock ticks this often.
+const TICK: std::time::Duration = std::time::Duration::from_secs(1);
+
+/// Where records come from: who tells which end this host is.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Source {
+    /// The hooks of this host: the direction tells, unless `local` of the configuration does.
+    Live,
+    /// A capture file: `local` tells; without it, this host is taken for the client.
+    File,
+}
+
+/// The engine with its surroundings.
+pub struct Pipeline {
+    engine: Engine,
+    config: Config,
+    source: Source,
+    ticked: Timestamp,
+}
+
+impl Pipeline {
+    /// Judges by the rules of `config` and by `history`.
+    #[must_use]
+    pub fn new(config: Config, history: History, source: Source) -> Self {
+        let engine = Engine::new(Settings { strength: config.baseline }, config.rules.clone(), history);
+        Self { engine, config, source, ticked: Timestamp::default() }
+    }
+
+    /// One record, seen at `at` on `interface`. Everything that follows from it is handed to `on`.
+    pub fn record(&mut self, record: &Record<'_>, at: Timestamp, interface: &str, on: &mut impl FnMut(Output)) {
+        let segment = self.segment(record, at, interface);
+        self.engine.handle(&segment);
+        self.drain(on);
+    }
+
+    /// Real time passes; does something once a [`TICK`]. A capture file has no real time: [`Source::File`] never ticks.
+    pub fn tick(&mut self, now: Timestamp, on: &mut impl FnMut(Output)) {
+        // Also when the clock was set back: the difference is zero then, and the engine waits for it to catch up.
+        if now.since(self.ticked) >= TICK {
+            self.ticked = now;
+            self.engine.tick(now);
+            self.drain(on);
+        }
+    }
+
+    /// The end: every open session is judged as it stands.
+    pub fn finish(&mut self, now: Timestamp, on: &mut impl FnMut(Output)) {
+        self.engine.finish(now);
+        self.drain(on);
+    }
+
+    /// The engine.
+    pub const fn engine(&self) -> &Engine {
+        &self.engine
+    }
+
+    /// What is known of peers.
+    pub fn history_mut(&mut self) -> &mut History {
+        self.engine.history_mut()
+    }
+
+    fn drain(&mut self, on: &mut impl FnMut(Output)) {
+        while let Some(mut output) = self.engine.poll() {
+            if let Output::Finding(finding) = &mut output {
+                incident::name(finding);
+            }
+            on(output);
+        }
+    }
+
+    fn segment<'a>(&self, record: &'a Record<'_>, at: Timestamp, interface: &'a str) -> Segment<'a> {
+        let header = &record.header;
+        let flow = FlowKey { client: header.key.client(), server: header.key.server() };
+        let from = match header.from() {
+            smtpwatch_common::Side::Client => Side::Client,
+            smtpwatch_common::Side::Server => Side::Server,
+        };
+        Segment {
+            at,
+            flow,
+            from,
+            role: self.role(&flow, header.direction(), from),
+            interface,
+            seq: header.seq,
+            ack: header.ack,
+            flags: TcpFlags(header.tcp_flags),
+            window: header.window,
+            ttl: header.ttl,
+            ip_id: header.ip_id,
+            options: header.options(),
+            length: header.length,
+            offset: header.offset,
+            payload: record.payload,
+        }
+    }
+
+    /// Which end this host is. `local` decides where it names exactly one end.
+    fn role(&self, flow: &FlowKey, direction: Direction, from: Side) -> Role {
+        match (self.config.is_local(flow.client.ip()), self.config.is_local(flow.server.ip())) {
+            (true, false) => return Role::Client,
+            (false, true) => return Role::Server,
+            (true, true) | (false, false) => {}
+        }
+        match (self.source, direction, from) {
+            (Source::File, _, _)
+            | (Source::Live, Direction::Egress, Side::Client)
+            | (Source::Live, Direction::Ingress, Side::Server) => Role::Client,
+            (Source::Live, Direction::Egress, Side::Server) | (Source::Live, Direction::Ingress, Side::Client) => {
+                Role::Server
+            }
+        }
+    }
+}

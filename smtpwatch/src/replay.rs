@@ -1,0 +1,141 @@
+//! Capture files through the same gate and engine that the daemon runs.
+
+use std::path::Path;
+
+use smtpwatch_common::{Counter, Direction, PortSet, counters::Label};
+use smtpwatch_core::{
+    Finding, Output, Timestamp,
+    engine::{SessionResult, SessionSummary},
+    policy::history::{History, HistoryKey, HistoryRecord},
+};
+
+use crate::{
+    capture::{
+        pcap::{self, FileReport, PcapFileError},
+        userspace_gate::{CapturedFrame, UserspaceGate},
+    },
+    config::Config,
+    pipeline::{Pipeline, Source},
+};
+
+/// What a replay makes of the packets, in order.
+#[derive(Debug)]
+pub enum Event {
+    /// A finding.
+    Finding(Box<Finding>),
+    /// A session was judged.
+    Session(SessionSummary),
+    /// A row of history changed.
+    History(HistoryKey, HistoryRecord),
+    /// A row of history made room.
+    HistoryForgotten(HistoryKey),
+}
+
+/// Counts over all files.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct Summary {
+    /// Files read, also in part.
+    pub files: u64,
+    /// Packets read.
+    pub packets: u64,
+    /// Packets that could not be judged: unknown link layer, fragment, cut short, or headers that make no sense.
+    pub unread: u64,
+    /// Sessions by result, in the order of [`SessionResult::ALL`].
+    pub sessions: [u64; SessionResult::ALL.len()],
+    /// Holes that hurt.
+    pub gaps: u64,
+    /// Connections given up before their end was seen.
+    pub evicted: u64,
+    /// Findings.
+    pub findings: u64,
+}
+
+/// One timeline over several capture files: what is learned in one judges the next.
+pub struct Replay {
+    gate: UserspaceGate,
+    pipeline: Pipeline,
+    newest: Timestamp,
+    summary: Summary,
+}
+
+impl Replay {
+    /// Judges by the rules and ports of `config` and by `history`.
+    #[must_use]
+    pub fn new(config: &Config, history: History) -> Self {
+        Self {
+            gate: UserspaceGate::new(PortSet::new(&config.ports)),
+            pipeline: Pipeline::new(config.clone(), history, Source::File),
+            newest: Timestamp::default(),
+            summary: Summary::default(),
+        }
+    }
+
+    /// Reads one file, as far as it can be read.
+    ///
+    /// # Errors
+    ///
+    /// Nothing could be read of it.
+    pub fn file(&mut self, path: &Path, mut on: impl FnMut(Event)) -> Result<FileReport, PcapFileError> {
+        let Self { gate, pipeline, newest, summary } = self;
+        let mut orders = Vec::new();
+        let report = pcap::read(path, |packet| {
+            let mut take = |output| match output {
+                Output::Gate(order) => orders.push(order),
+                other => count(summary, other, &mut on),
+            };
+            *newest = (*newest).max(packet.at);
+            let frame = CapturedFrame {
+                link: packet.link,
+                bytes: packet.bytes,
+                wire_len: packet.wire_len,
+                at_ns: u64::try_from(packet.at.0).unwrap_or(0),
+                interface: 0,
+                // A capture file does not tell; `local` does, in the pipeline.
+                direction: Direction::Ingress,
+            };
+            gate.packet(&frame, |record| pipeline.record(&record, packet.at, packet.interface, &mut take));
+            for order in orders.drain(..) {
+                gate.order(&order);
+            }
+        })?;
+        self.summary.files += 1;
+        self.summary.packets += report.packets;
+        self.summary.unread += report.skipped;
+        Ok(report)
+    }
+
+    /// The end: open sessions are judged as they stand.
+    pub fn finish(mut self, mut on: impl FnMut(Event)) -> Summary {
+        let Self { pipeline, newest, summary, .. } = &mut self;
+        pipeline.finish(*newest, &mut |output| count(summary, output, &mut on));
+        for counter in Counter::ALL {
+            match counter.label() {
+                Label::Dropped { .. } => self.summary.unread += self.gate.counter(counter),
+                Label::Packets { .. } => {}
+            }
+        }
+        self.summary
+    }
+}
+
+fn count(summary: &mut Summary, output: Output, on: &mut impl FnMut(Event)) {
+    match output {
+        Output::Finding(finding) => {
+            summary.findings += 1;
+            on(Event::Finding(finding));
+        }
+        Output::Session(session) => {
+            let result = SessionResult::ALL.iter().position(|result| *result == session.result);
+            if let Some(count) = result.and_then(|index| summary.sessions.get_mut(index)) {
+                *count += 1;
+            }
+            on(Event::Session(session));
+        }
+        Output::Gap(_) => summary.gaps += 1,
+        Output::Evicted(_) => summary.evicted += 1,
+        Output::History(key, record) => on(Event::History(key, record)),
+        Output::HistoryForgotten(key) => on(Event::HistoryForgotten(key)),
+        // Nothing is left out any more once the input has ended.
+        Output::Gate(_) => {}
+    }
+}

@@ -1,0 +1,357 @@
+//! What outlives the process: the history of peers, in one SQLite file.
+//!
+//! One thread writes ([`Writer`]), in batches of at most a second, behind a bounded channel: a slow disk costs rows
+//! (counted), never packets. Other processes read the file while the daemon runs, and leave requests in it: `baseline
+//! forget` deletes rows and asks the running daemon to forget them too.
+
+mod writer;
+
+use std::{
+    net::IpAddr,
+    os::unix::fs::{DirBuilderExt, OpenOptionsExt},
+    path::{Path, PathBuf},
+    time::Duration,
+};
+
+use rusqlite::{Connection, ErrorCode, OpenFlags, OptionalExtension, Row, params};
+use smtpwatch_core::{
+    Timestamp, limits,
+    policy::history::{HistoryKey, HistoryPeer, HistoryRecord},
+};
+
+pub use writer::{QUEUE, Request, StoreHandle, Writer};
+
+/// `PRAGMA application_id` of our files: "SMTW".
+pub const APPLICATION_ID: i32 = 0x534D_5457;
+/// `PRAGMA user_version` of our files: the schema that this program writes.
+pub const SCHEMA: i32 = 1;
+/// How long to wait for another process that holds the file.
+const BUSY: Duration = Duration::from_secs(5);
+
+const CREATE: &str = "
+    CREATE TABLE baseline (
+        own           TEXT NOT NULL,                 -- this host's address
+        peer_kind     TEXT NOT NULL CHECK (peer_kind IN ('address', 'name')),
+        peer          TEXT NOT NULL,                 -- server address, or name in lower case
+        port          INTEGER NOT NULL,              -- server port
+        sessions      INTEGER NOT NULL,
+        offered       INTEGER NOT NULL,
+        missed        INTEGER NOT NULL,
+        used          INTEGER NOT NULL,
+        returns       INTEGER NOT NULL,
+        missing_run   INTEGER NOT NULL,
+        first_seen    INTEGER NOT NULL,              -- nanoseconds since the epoch
+        last_seen     INTEGER NOT NULL,
+        last_offered  INTEGER NOT NULL,
+        PRIMARY KEY (own, peer_kind, peer, port)
+    ) STRICT, WITHOUT ROWID;
+    CREATE INDEX baseline_peer ON baseline (peer);
+    CREATE INDEX baseline_age ON baseline (last_seen);
+    CREATE TABLE request (                           -- what another process asks of the running daemon
+        id    INTEGER PRIMARY KEY,
+        peer  TEXT NOT NULL                          -- forget this peer
+    ) STRICT;
+";
+
+const UPSERT: &str = "INSERT OR REPLACE INTO baseline VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13)";
+const DELETE: &str = "DELETE FROM baseline WHERE own = ?1 AND peer_kind = ?2 AND peer = ?3 AND port = ?4";
+
+/// Why the store cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum StoreError {
+    /// There is no file.
+    #[error("no store at {}: nothing was learned yet, or the daemon keeps it elsewhere (see [store] path)", .0.display())]
+    Missing(PathBuf),
+    /// Another program's file.
+    #[error(
+        "{} is not a smtpwatch store and is left untouched: name another file in [store] path, or move this one away",
+        .0.display()
+    )]
+    Foreign(PathBuf),
+    /// Written by a later version.
+    #[error(
+        "{} was written by a newer smtpwatch (schema {found}, this one knows {SCHEMA}): upgrade smtpwatch, or move the \
+         file away to begin a fresh history",
+        path.display()
+    )]
+    Newer {
+        /// The file.
+        path: PathBuf,
+        /// Its schema.
+        found: i32,
+    },
+    /// A directory or file could not be made.
+    #[error("cannot create the store {}: {source}: make its directory writable, or set [store] path", path.display())]
+    Create {
+        /// The file or its directory.
+        path: PathBuf,
+        /// What the system said.
+        source: std::io::Error,
+    },
+    /// The writer thread could not be started.
+    #[error("cannot start the store's writer thread: {0}")]
+    Thread(std::io::Error),
+    /// SQLite failed.
+    #[error("store {}: {source}", path.display())]
+    Sqlite {
+        /// The file.
+        path: PathBuf,
+        /// What SQLite said.
+        source: rusqlite::Error,
+    },
+}
+
+/// One row of history.
+pub type Entry = (HistoryKey, HistoryRecord);
+
+/// An open store.
+pub struct Store {
+    connection: Connection,
+    path: PathBuf,
+}
+
+impl Store {
+    /// Opens the store for writing; makes the file (0640) and its directory (0750) if they are missing.
+    ///
+    /// # Errors
+    ///
+    /// See [`StoreError`]; a file that is not ours is not touched.
+    pub fn open(path: &Path) -> Result<Self, StoreError> {
+        create(path).map_err(|source| StoreError::Create { path: path.to_owned(), source })?;
+        let mut store = Self::connect(path, OpenFlags::SQLITE_OPEN_READ_WRITE)?;
+        store.sqlite(|connection| {
+            // Two processes may meet here at the first start: the look and the creation are one transaction.
+            let transaction = connection.transaction_with_behavior(rusqlite::TransactionBehavior::Immediate)?;
+            if is_blank(&transaction)? {
+                transaction.execute_batch(CREATE)?;
+                transaction.pragma_update(None, "application_id", APPLICATION_ID)?;
+                transaction.pragma_update(None, "user_version", SCHEMA)?;
+            }
+            transaction.commit()
+        })?;
+        store.check()?;
+        // WAL: readers never wait for the writer, and a killed process loses nothing that was committed.
+        store.sqlite(|connection| {
+            connection.pragma_update(None, "journal_mode", "wal")?;
+            connection.pragma_update(None, "synchronous", "normal")
+        })?;
+        Ok(store)
+    }
+
+    /// Opens a store that exists, for one look or one request; makes nothing.
+    ///
+    /// # Errors
+    ///
+    /// See [`StoreError`].
+    pub fn open_existing(path: &Path) -> Result<Self, StoreError> {
+        if !path.exists() {
+            return Err(StoreError::Missing(path.to_owned()));
+        }
+        let store = Self::connect(path, OpenFlags::SQLITE_OPEN_READ_WRITE)
+            .or_else(|_| Self::connect(path, OpenFlags::SQLITE_OPEN_READ_ONLY))?;
+        store.check()?;
+        Ok(store)
+    }
+
+    /// Every row, the newest first.
+    ///
+    /// # Errors
+    ///
+    /// SQLite failed.
+    pub fn entries(&mut self) -> Result<Vec<Entry>, StoreError> {
+        self.sqlite(|connection| {
+            let mut query = connection.prepare("SELECT * FROM baseline ORDER BY last_seen DESC, peer, own, port")?;
+            let rows = query.query_map([], entry)?;
+            // A row that another hand wrote and that is no address is left out rather than fatal.
+            rows.filter_map(Result::transpose).collect()
+        })
+    }
+
+    /// The rows of one peer, by address or name.
+    ///
+    /// # Errors
+    ///
+    /// SQLite failed.
+    pub fn peer(&mut self, peer: &str) -> Result<Vec<Entry>, StoreError> {
+        let peer = normal_peer(peer);
+        Ok(self.entries()?.into_iter().filter(|(key, _)| peer_text(&key.peer).1 == peer).collect())
+    }
+
+    /// Deletes the rows of one peer, and asks a running daemon to forget it. Returns how many rows there were.
+    ///
+    /// # Errors
+    ///
+    /// SQLite failed.
+    pub fn forget(&mut self, peer: &str) -> Result<usize, StoreError> {
+        let peer = normal_peer(peer);
+        self.sqlite(|connection| {
+            let transaction = connection.transaction()?;
+            let rows = transaction.execute("DELETE FROM baseline WHERE peer = ?1", [&peer])?;
+            transaction.execute("INSERT INTO request (peer) VALUES (?1)", [&peer])?;
+            transaction.commit()?;
+            Ok(rows)
+        })
+    }
+
+    /// At the start of a writer: rows beyond the bound go, the oldest first; requests to the daemon before are done,
+    /// since their rows are deleted already.
+    fn begin(&mut self) -> Result<(), StoreError> {
+        self.sqlite(|connection| {
+            connection.execute("DELETE FROM request", [])?;
+            connection.execute(
+                "DELETE FROM baseline WHERE (own, peer_kind, peer, port) IN
+                    (SELECT own, peer_kind, peer, port FROM baseline ORDER BY last_seen DESC LIMIT -1 OFFSET ?1)",
+                [i64::try_from(limits::HISTORY_PEERS).unwrap_or(i64::MAX)],
+            )?;
+            Ok(())
+        })
+    }
+
+    /// Writes a batch: rows to keep and rows to forget, and requests that are done.
+    fn write(
+        &mut self,
+        rows: impl Iterator<Item = (HistoryKey, Option<HistoryRecord>)>,
+        done: &[i64],
+    ) -> Result<(), StoreError> {
+        self.sqlite(|connection| {
+            let transaction = connection.transaction()?;
+            {
+                let (mut upsert, mut delete) =
+                    (transaction.prepare_cached(UPSERT)?, transaction.prepare_cached(DELETE)?);
+                for (key, record) in rows {
+                    let (kind, peer) = peer_text(&key.peer);
+                    let own = key.own.to_string();
+                    match record {
+                        Some(r) => upsert.execute(params![
+                            own,
+                            kind,
+                            peer,
+                            key.port,
+                            signed(r.sessions),
+                            signed(r.offered),
+                            signed(r.missed),
+                            signed(r.used),
+                            signed(r.returns),
+                            signed(r.missing_run),
+                            r.first_seen.0,
+                            r.last_seen.0,
+                            r.last_offered.0
+                        ])?,
+                        None => delete.execute(params![own, kind, peer, key.port])?,
+                    };
+                }
+                for id in done {
+                    transaction.execute("DELETE FROM request WHERE id = ?1", [id])?;
+                }
+            }
+            transaction.commit()
+        })
+    }
+
+    /// What other processes ask.
+    fn requests(&mut self) -> Result<Vec<Request>, StoreError> {
+        self.sqlite(|connection| {
+            let mut query = connection.prepare_cached("SELECT id, peer FROM request ORDER BY id")?;
+            let rows = query.query_map([], |row| Ok(Request { id: row.get(0)?, peer: row.get(1)? }))?;
+            rows.collect()
+        })
+    }
+
+    fn connect(path: &Path, flags: OpenFlags) -> Result<Self, StoreError> {
+        let failed = |source| classify(path, source);
+        let connection = Connection::open_with_flags(path, flags | OpenFlags::SQLITE_OPEN_NO_MUTEX).map_err(failed)?;
+        connection.busy_timeout(BUSY).map_err(failed)?;
+        // The first statement that reads the file: here SQLite tells that it is no database.
+        connection.query_row("SELECT count(*) FROM sqlite_schema", [], |_| Ok(())).map_err(failed)?;
+        Ok(Self { connection, path: path.to_owned() })
+    }
+
+    /// That the file is ours, and not from a later version.
+    fn check(&self) -> Result<(), StoreError> {
+        let pragma = |name| self.connection.pragma_query_value(None, name, |row| row.get::<_, i32>(0));
+        let read = || Ok((pragma("application_id")?, pragma("user_version")?));
+        match read().map_err(|source| classify(&self.path, source))? {
+            (APPLICATION_ID, SCHEMA) => Ok(()),
+            (APPLICATION_ID, found) if found > SCHEMA => Err(StoreError::Newer { path: self.path.clone(), found }),
+            _ => Err(StoreError::Foreign(self.path.clone())),
+        }
+    }
+
+    fn sqlite<T>(&mut self, f: impl FnOnce(&mut Connection) -> rusqlite::Result<T>) -> Result<T, StoreError> {
+        f(&mut self.connection).map_err(|source| classify(&self.path, source))
+    }
+}
+
+/// An address in its usual form, or a name in lower case without the final dot.
+fn normal_peer(peer: &str) -> String {
+    match peer.parse::<IpAddr>() {
+        Ok(address) => address.to_canonical().to_string(),
+        Err(_) => peer.trim_end_matches('.').to_ascii_lowercase(),
+    }
+}
+
+/// Whether a key speaks of this peer, an address or a name.
+#[must_use]
+pub fn is_peer(key: &HistoryKey, peer: &str) -> bool {
+    peer_text(&key.peer).1 == normal_peer(peer)
+}
+
+/// The two columns of a peer.
+pub(crate) fn peer_text(peer: &HistoryPeer) -> (&'static str, String) {
+    match peer {
+        HistoryPeer::Address(address) => ("address", address.to_string()),
+        HistoryPeer::Name(name) => ("name", name.clone()),
+    }
+}
+
+fn create(path: &Path) -> std::io::Result<()> {
+    if let Some(directory) = path.parent().filter(|directory| !directory.as_os_str().is_empty()) {
+        std::fs::DirBuilder::new().recursive(true).mode(0o750).create(directory)?;
+    }
+    // SQLite gives its side files the mode of the main one.
+    std::fs::OpenOptions::new().append(true).create(true).mode(0o640).open(path)?;
+    Ok(())
+}
+
+fn is_blank(connection: &Connection) -> rusqlite::Result<bool> {
+    let id: i32 = connection.pragma_query_value(None, "application_id", |row| row.get(0))?;
+    let table: Option<i64> =
+        connection.query_row("SELECT 1 FROM sqlite_schema LIMIT 1", [], |row| row.get(0)).optional()?;
+    Ok(id == 0 && table.is_none())
+}
+
+fn classify(path: &Path, source: rusqlite::Error) -> StoreError {
+    match source.sqlite_error_code() {
+        Some(ErrorCode::NotADatabase) => StoreError::Foreign(path.to_owned()),
+        _ => StoreError::Sqlite { path: path.to_owned(), source },
+    }
+}
+
+/// SQLite's integers are signed; no counter of sessions gets near 2^63.
+fn signed(count: u64) -> i64 {
+    i64::try_from(count).unwrap_or(i64::MAX)
+}
+
+fn entry(row: &Row<'_>) -> rusqlite::Result<Option<Entry>> {
+    let own: String = row.get("own")?;
+    let (kind, peer): (String, String) = (row.get("peer_kind")?, row.get("peer")?);
+    let peer = match kind.as_str() {
+        "address" => peer.parse().ok().map(HistoryPeer::Address),
+        _ => Some(HistoryPeer::Name(peer)),
+    };
+    let (Ok(own), Some(peer)) = (own.parse(), peer) else { return Ok(None) };
+    let count = |name| row.get::<_, i64>(name).map(|count| u64::try_from(count).unwrap_or(0));
+    let time = |name| row.get(name).map(Timestamp);
+    let record = HistoryRecord {
+        sessions: count("sessions")?,
+        offered: count("offered")?,
+        missed: count("missed")?,
+        used: count("used")?,
+        returns: count("returns")?,
+        missing_run: count("missing_run")?,
+        first_seen: time("first_seen")?,
+        last_seen: time("last_seen")?,
+        last_offered: time("last_offered")?,
+    };
+    Ok(Some((HistoryKey { own, peer, port: row.get("port")? }, record)))
+}

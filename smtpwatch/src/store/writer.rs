@@ -1,0 +1,233 @@
+//! The one thread that writes the store.
+
+use std::{
+    collections::HashMap,
+    path::Path,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+        mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel},
+    },
+    thread::JoinHandle,
+    time::{Duration, Instant},
+};
+
+use smtpwatch_core::policy::history::{HistoryKey, HistoryRecord};
+
+use super::{Entry, Store, StoreError};
+
+/// Changes that may wait for the writer thread; what comes when it is full is dropped and counted.
+pub const QUEUE: usize = 8_192;
+/// Changes are written at the latest after this.
+const BATCH_TIME: Duration = Duration::from_millis(500);
+/// A batch is written when it holds this many rows.
+const BATCH_ROWS: usize = 4_096;
+/// Requests of other processes that may wait for the pipeline.
+const REQUESTS: usize = 64;
+
+/// What another process asks of the daemon: to forget a peer.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Request {
+    /// Names the request when it is done.
+    pub id: i64,
+    /// Address or name.
+    pub peer: String,
+}
+
+/// The writer thread. Dropped: what is queued is written, then the thread ends.
+pub struct Writer {
+    handle: Option<StoreHandle>,
+    thread: Option<JoinHandle<()>>,
+    requests: Receiver<Request>,
+    counts: Arc<Counts>,
+}
+
+#[derive(Default)]
+struct Counts {
+    written: AtomicU64,
+    failed: AtomicU64,
+}
+
+/// The way to the writer thread. Never waits.
+#[derive(Clone)]
+pub struct StoreHandle {
+    queue: SyncSender<Change>,
+    counts: Arc<Counts>,
+}
+
+enum Change {
+    Keep(HistoryKey, HistoryRecord),
+    Forget(HistoryKey),
+    Done(i64),
+}
+
+impl Writer {
+    /// Opens the store, reads the history that it holds, and starts the thread.
+    ///
+    /// # Errors
+    ///
+    /// See [`StoreError`].
+    pub fn start(path: &Path) -> Result<(Self, Vec<Entry>), StoreError> {
+        let mut store = Store::open(path)?;
+        store.begin()?;
+        let entries = store.entries()?;
+        let counts = Arc::new(Counts::default());
+        let (queue, changes) = sync_channel(QUEUE);
+        let (asked, requests) = sync_channel(REQUESTS);
+        let worker = Worker {
+            store,
+            changes,
+            asked,
+            counts: counts.clone(),
+            pending: HashMap::new(),
+            done: Vec::new(),
+            failing: false,
+        };
+        let thread = std::thread::Builder::new().name("store".to_owned()).spawn(|| worker.run());
+        let thread = thread.map_err(StoreError::Thread)?;
+        let handle = StoreHandle { queue, counts: counts.clone() };
+        Ok((Self { handle: Some(handle), thread: Some(thread), requests, counts }, entries))
+    }
+
+    /// The way to the thread.
+    #[must_use]
+    pub fn handle(&self) -> Option<StoreHandle> {
+        self.handle.clone()
+    }
+
+    /// The next thing that another process asks; answered with [`StoreHandle::done`].
+    #[must_use]
+    pub fn request(&self) -> Option<Request> {
+        self.requests.try_recv().ok()
+    }
+
+    /// Writes what is queued and ends the thread; returns how many rows were lost. Every handle must be gone.
+    #[must_use]
+    pub fn finish(mut self) -> u64 {
+        self.join();
+        self.counts().1
+    }
+
+    fn join(&mut self) {
+        // The thread ends when the last handle is gone.
+        self.handle = None;
+        if let Some(thread) = self.thread.take() {
+            let _ = thread.join();
+        }
+    }
+
+    /// Rows written, and rows lost (queue full, or the disk failed).
+    #[must_use]
+    pub fn counts(&self) -> (u64, u64) {
+        (self.counts.written.load(Ordering::Relaxed), self.counts.failed.load(Ordering::Relaxed))
+    }
+}
+
+impl Drop for Writer {
+    fn drop(&mut self) {
+        self.join();
+    }
+}
+
+impl StoreHandle {
+    /// A row changed.
+    pub fn keep(&self, key: HistoryKey, record: HistoryRecord) {
+        self.send(Change::Keep(key, record));
+    }
+
+    /// A row is gone. False: it could not be queued.
+    pub fn forget(&self, key: HistoryKey) -> bool {
+        self.send(Change::Forget(key))
+    }
+
+    /// A request is done.
+    pub fn done(&self, request: &Request) {
+        self.send(Change::Done(request.id));
+    }
+
+    fn send(&self, change: Change) -> bool {
+        let sent = self.queue.try_send(change).is_ok();
+        if !sent {
+            self.counts.failed.fetch_add(1, Ordering::Relaxed);
+        }
+        sent
+    }
+}
+
+struct Worker {
+    store: Store,
+    changes: Receiver<Change>,
+    asked: SyncSender<Request>,
+    counts: Arc<Counts>,
+    /// The newest state of each changed row; `None`: deleted.
+    pending: HashMap<HistoryKey, Option<HistoryRecord>>,
+    done: Vec<i64>,
+    failing: bool,
+}
+
+impl Worker {
+    fn run(mut self) {
+        // A request is handed over once; it is asked for again when it is not done within this many rounds.
+        const PATIENCE: u32 = 10;
+        let mut handed_over: HashMap<i64, u32> = HashMap::new();
+        let mut open = true;
+        while open {
+            open = self.collect();
+            self.flush();
+            match self.store.requests() {
+                Ok(requests) => {
+                    handed_over.retain(|id, _| requests.iter().any(|request| request.id == *id));
+                    for request in requests {
+                        let rounds = handed_over.entry(request.id).or_insert(0);
+                        // The pipeline takes requests between packets: a full queue is tried again next round.
+                        if *rounds % PATIENCE != 0 || self.asked.try_send(request).is_ok() {
+                            *rounds += 1;
+                        }
+                    }
+                }
+                Err(error) => self.fail(0, &error),
+            }
+        }
+    }
+
+    /// Gathers changes for one batch. False: every handle is gone.
+    fn collect(&mut self) -> bool {
+        let end = Instant::now() + BATCH_TIME;
+        while self.pending.len() < BATCH_ROWS {
+            match self.changes.recv_timeout(end.saturating_duration_since(Instant::now())) {
+                Ok(Change::Keep(key, record)) => _ = self.pending.insert(key, Some(record)),
+                Ok(Change::Forget(key)) => _ = self.pending.insert(key, None),
+                Ok(Change::Done(id)) => self.done.push(id),
+                Err(RecvTimeoutError::Timeout) => return true,
+                Err(RecvTimeoutError::Disconnected) => return false,
+            }
+        }
+        true
+    }
+
+    fn flush(&mut self) {
+        if self.pending.is_empty() && self.done.is_empty() {
+            return;
+        }
+        let rows = self.pending.len() as u64;
+        let written = self.store.write(self.pending.drain(), &self.done);
+        self.done.clear();
+        match written {
+            Ok(()) => {
+                self.counts.written.fetch_add(rows, Ordering::Relaxed);
+                if std::mem::take(&mut self.failing) {
+                    tracing::info!("the store is written again");
+                }
+            }
+            Err(error) => self.fail(rows, &error),
+        }
+    }
+
+    /// Counts lost rows; says so once until it works again.
+    fn fail(&mut self, rows: u64, error: &StoreError) {
+        self.counts.failed.fetch_add(rows, Ordering::Relaxed);
+        if !std::mem::replace(&mut self.failing, true) {
+            tracing::error!(%error, "history is not being kept: free space, or mend the file");
+        }
+    }
+}

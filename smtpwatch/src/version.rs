@@ -1,0 +1,37 @@
+//! Which program this is: the same values on `--version` and in `smtpwatch_build_info`.
+
+use std::sync::OnceLock;
+
+use smtpwatch_core::Timestamp;
+
+/// Version of the package.
+pub const VERSION: &str = env!("CARGO_PKG_VERSION");
+/// What `git describe` said of the sources; empty when they were built outside a checkout.
+pub const REVISION: &str = env!("SMTPWATCH_REVISION");
+/// The compiler.
+pub const RUSTC: &str = env!("SMTPWATCH_RUSTC");
+/// Time of the build in seconds since the epoch, from `SOURCE_DATE_EPOCH`; empty without it: builds are reproducible.
+pub const DATE: &str = env!("SMTPWATCH_DATE");
+
+/// `-V`.
+#[must_use]
+pub const fn short() -> &'static str {
+    VERSION
+}
+
+/// `--version`.
+#[must_use]
+pub fn long() -> &'static str {
+    static LONG: OnceLock<String> = OnceLock::new();
+    LONG.get_or_init(|| {
+        let or_unknown = |text: &'static str| if text.is_empty() { "unknown" } else { text };
+        let date =
+            DATE.parse().map(|secs| format!("\nbuilt: {}", Timestamp::from_secs(secs).date())).unwrap_or_default();
+        format!(
+            "{VERSION}\nrevision: {}{date}\nrustc: {}\nkernel object: sha256:{}",
+            or_unknown(REVISION),
+            or_unknown(RUSTC),
+            crate::capture::object_digest(),
+        )
+    })
+}
