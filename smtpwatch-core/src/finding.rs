@@ -137,7 +137,9 @@ impl Severity {
             (Outcome::Credential, _) | (Outcome::Content, Evidence::Policy | Evidence::Tamper) => Self::Critical,
             (Outcome::Content | Outcome::Envelope, Evidence::Regression)
             | (Outcome::Envelope, Evidence::Policy | Evidence::Tamper) => Self::High,
-            (Outcome::Content, Evidence::Suspicious) | (Outcome::Attempt, Evidence::Policy | Evidence::Tamper) => Self::Medium,
+            (Outcome::Content, Evidence::Suspicious) | (Outcome::Attempt, Evidence::Policy | Evidence::Tamper) => {
+                Self::Medium
+            }
             (Outcome::Envelope, Evidence::Suspicious) | (Outcome::Attempt, Evidence::Regression) => Self::Low,
             (Outcome::Attempt, Evidence::Suspicious) => Self::Info,
         }

@@ -203,12 +203,12 @@ impl Assembler {
         }
     }
 
-    /// Frees the piece that the last [`Self::take`] used up, and the list itself once an idle flow needs none.
+    /// Frees the piece that the last [`Self::take`] used up, and the list once it is empty: an idle flow holds none.
     pub fn sweep(&mut self) {
         if self.chunks.front().is_some_and(|chunk| chunk.held().is_empty()) {
             self.chunks.pop_front();
         }
-        if self.chunks.is_empty() && self.chunks.capacity() > 4 {
+        if self.chunks.is_empty() {
             self.chunks = VecDeque::new();
         }
     }

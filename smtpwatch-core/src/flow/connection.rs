@@ -27,12 +27,14 @@ pub struct Connection {
     other_start: Option<u32>,
     closed: Option<CloseCause>,
     closing: bool,
+    settled: bool,
     untold_reset: Option<Side>,
     phase: Phase,
     now: Timestamp,
 }
 
 /// What a connection has to say.
+#[derive(Clone, Copy)]
 pub enum FlowEvent<'a> {
     /// Octets in stream order.
     Data {
@@ -165,6 +167,7 @@ impl Connection {
             other_start: None,
             closed: None,
             closing: false,
+            settled: false,
             untold_reset: None,
             phase: Phase::Idle,
             now: first.at,
@@ -324,8 +327,10 @@ impl Connection {
             + self.conflicts.iter().map(conflict).sum::<usize>()
     }
 
-    /// The verdict stands: frees the delivered octets that were kept to compare late copies with, and keeps none more.
-    pub fn stop_comparing(&mut self) {
+    /// The verdict stands, and the gate may leave out what follows: frees the delivered octets that were kept to compare
+    /// late copies with, keeps none more, and believes a reset whose exact place cannot be known any more.
+    pub fn settle(&mut self) {
+        self.settled = true;
         self.client.pieces.forget();
         self.server.pieces.forget();
     }
@@ -358,9 +363,9 @@ impl Connection {
 
     /// Whether an RST is to be believed: exact, or the answer to a SYN (RFC 9293 §3.10.7.3).
     fn is_reset(&self, segment: &Segment<'_>) -> bool {
-        let peer = self.stream(segment.from.peer());
-        match self.stream(segment.from).origin {
-            Some(_) => self.stream(segment.from).expects(segment.seq),
+        let (stream, peer) = (self.stream(segment.from), self.stream(segment.from.peer()));
+        match stream.origin {
+            Some(_) => stream.expects(segment.seq) || self.settled && stream.is_ahead(segment.seq),
             None => segment.flags.contains(TcpFlags::ACK) && peer.syn && peer.is_sent(segment.ack),
         }
     }

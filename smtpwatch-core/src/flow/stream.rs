@@ -10,8 +10,6 @@ use super::{
 
 /// The largest window there is (RFC 7323 §2.3): no honest segment is farther from what the peer acknowledged.
 const WINDOW: u64 = 1 << 30;
-/// How far an acknowledgment may run ahead of what was seen: a body that the gate leaves out.
-const UNSEEN: u64 = 64 << 20;
 
 /// How much of what is held may go.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
@@ -100,7 +98,12 @@ impl Stream {
             || self.fin.is_some_and(|fin| offset == fin + 1)
     }
 
-    /// Stream offset of an acknowledgment number if it lies in what was sent.
+    /// Whether this sequence number lies ahead of what the peer acknowledged, within the largest window.
+    pub fn is_ahead(&self, seq: u32) -> bool {
+        self.offset(seq).is_some_and(|offset| (self.position()..=self.position() + WINDOW).contains(&offset))
+    }
+
+    /// Whether this acknowledgment number lies in what was seen to be sent.
     pub fn is_sent(&self, ack: u32) -> bool {
         self.offset(ack).is_some_and(|offset| offset <= self.highest)
     }
@@ -110,8 +113,8 @@ impl Stream {
         if self.origin.is_none() {
             self.infer(ack);
         }
-        let top = self.fin.map_or(self.highest, |fin| self.highest.max(fin + 1));
-        let Some(offset) = self.offset(ack).filter(|&offset| offset <= top.max(self.position()) + UNSEEN) else {
+        // It may run far ahead of what was seen: a body that the gate leaves out.
+        let Some(offset) = self.offset(ack).filter(|&offset| offset <= self.position() + WINDOW) else {
             return self.acked();
         };
         self.acknowledged = true;

@@ -42,7 +42,11 @@ impl Subject<'_> {
     pub fn history_keys(&self) -> impl Iterator<Item = HistoryKey> {
         let (own, port) = (self.own(), self.flow.server.port());
         let name = self.names.first().map(|name| HistoryPeer::Name(name.to_ascii_lowercase()));
-        [Some(HistoryPeer::Address(self.peer())), name].into_iter().flatten().map(move |peer| HistoryKey { own, peer, port })
+        [Some(HistoryPeer::Address(self.peer())), name].into_iter().flatten().map(move |peer| HistoryKey {
+            own,
+            peer,
+            port,
+        })
     }
 }
 

@@ -68,7 +68,12 @@ impl History {
     }
 
     /// Notes one session and returns the row as it stands after it, with the rows that had to make room.
-    pub fn note(&mut self, key: HistoryKey, session: SessionNote, strength: Strength) -> (HistoryRecord, Vec<HistoryKey>) {
+    pub fn note(
+        &mut self,
+        key: HistoryKey,
+        session: SessionNote,
+        strength: Strength,
+    ) -> (HistoryRecord, Vec<HistoryKey>) {
         let forgotten = if self.rows.len() >= self.capacity && !self.rows.contains_key(&key) {
             self.forget_oldest()
         } else {

@@ -145,7 +145,9 @@ mod tests {
 
     #[test]
     fn patterns_parse_or_say_why_not() {
-        for good in ["192.0.2.1", "192.0.2.0/24", "2001:db8::/32", "mx*.example.net", "MX.Example.NET.", "*.example.net"] {
+        for good in
+            ["192.0.2.1", "192.0.2.0/24", "2001:db8::/32", "mx*.example.net", "MX.Example.NET.", "*.example.net"]
+        {
             assert!(good.parse::<PeerPattern>().is_ok(), "{good}");
         }
         for bad in ["192.0.2.0/33", "192.0.2.0/x", "2001:db8::/129", "", ".", "a..b", "mx example", "a/b/c"] {

@@ -1,0 +1,84 @@
+//! Credentials in clear (F1–F5, F7, F9), and servers that invite them (F6).
+
+use super::{Case, Claim};
+use crate::{
+    Role,
+    finding::{Evidence, Expected, Kind, Outcome, Severity},
+    policy::rule::AuthRule,
+    smtp::{AuthExchange, MechanismClass},
+};
+
+pub(super) fn judge(case: Case<'_>) -> Vec<Claim> {
+    if case.unfounded() || case.expectation.auth_rule() == Some(AuthRule::Allow) {
+        return Vec::new();
+    }
+    let exchanges = case.session.auth.iter().enumerate().filter_map(|(place, exchange)| sent(case, place, exchange));
+    exchanges.chain(offered(case)).collect()
+}
+
+/// What was sent before a gap was sent: only what is missing cannot be judged behind one.
+fn sent(case: Case<'_>, place: usize, exchange: &AuthExchange) -> Option<Claim> {
+    if !exchange.secret_sent {
+        return None;
+    }
+    let (kind, rule) = match exchange.class {
+        MechanismClass::NoSecret => return None,
+        MechanismClass::Challenge | MechanismClass::Unknown => (Kind::AuthExchangePlaintext, "F5"),
+        MechanismClass::Plaintext if exchange.reply >= 500 => (Kind::AuthPlaintext, "F7"),
+        MechanismClass::Plaintext => (Kind::AuthPlaintext, plaintext_rule(exchange)),
+    };
+    let (evidence, expected) = demand(case);
+    let mut claim = Claim::new(case, kind, rule, evidence, expected);
+    claim.instance = place;
+    claim.mechanism = Some(exchange.mechanism.clone());
+    claim.reply = (exchange.reply != 0).then_some(exchange.reply);
+    claim.is_final |= exchange.reply != 0;
+    if kind == Kind::AuthExchangePlaintext {
+        // Not the password, but what it can be guessed from offline.
+        claim.severity = claim.severity.clamp(Severity::Medium, Severity::High);
+    }
+    Some(claim)
+}
+
+fn plaintext_rule(exchange: &AuthExchange) -> &'static str {
+    match exchange.mechanism.as_str() {
+        "PLAIN" if exchange.initial_response => "F1",
+        "PLAIN" => "F2",
+        "LOGIN" => "F3",
+        _ => "F4",
+    }
+}
+
+/// AUTH of a mechanism that sends the secret itself, offered before TLS (RFC 4954 §4 forbids it to the server).
+fn offered(case: Case<'_>) -> Option<Claim> {
+    let mechanisms = case.session.capabilities.as_ref()?.plaintext_mechanisms();
+    if mechanisms.is_empty() || case.session.doubt.is_some() {
+        return None;
+    }
+    let (evidence, expected) = demand(case);
+    let mut claim = Claim::new(case, Kind::AuthOfferedPlaintext, "F6", evidence, expected);
+    claim.mechanism = Some(mechanisms.join(" "));
+    claim.is_final = true;
+    // The offer itself costs nothing yet. It is this host's own mistake as a server, and on the submission port it is the
+    // one that clients act on (RFC 8314).
+    claim.outcome = Outcome::Attempt;
+    claim.severity = match (case.role, case.port) {
+        (Role::Server, 587) => Severity::High,
+        (Role::Server, _) => Severity::Medium,
+        (Role::Client, _) => Severity::of(evidence, claim.outcome),
+    };
+    Some(claim)
+}
+
+fn demand(case: Case<'_>) -> (Evidence, Expected) {
+    match (&case.expectation.rule, case.expectation.auth_rule()) {
+        (Some((place, _)), Some(AuthRule::Forbid)) => {
+            let detail = format!("rule {place} of the configuration: auth_plaintext = \"forbid\"");
+            (Evidence::Policy, Expected { starttls: true, source: "rule", detail })
+        }
+        _ => {
+            let detail = "credentials are sent under TLS only (RFC 4954 §4, RFC 8314 §3)".to_owned();
+            (Evidence::Suspicious, Expected { starttls: true, source: "standard", detail })
+        }
+    }
+}

@@ -1,0 +1,156 @@
+//! AUTH (RFC 4954): mechanism and shape of an exchange, never its content.
+
+use serde::Serialize;
+
+/// Longest mechanism name (RFC 4422 §3.1).
+const MECHANISM_OCTETS: usize = 20;
+
+/// A SASL mechanism as the client named it, upper-case.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub(super) struct Mechanism(String);
+
+impl Mechanism {
+    /// Reads the word after AUTH. A word that does not have the form of a mechanism may be a secret that somebody
+    /// put in the wrong place: it is not kept.
+    pub(super) fn parse(word: &[u8]) -> Self {
+        let upper = word.to_ascii_uppercase();
+        let formed = (1..=MECHANISM_OCTETS).contains(&word.len())
+            && upper.iter().all(|c| c.is_ascii_uppercase() || c.is_ascii_digit() || matches!(c, b'-' | b'_'));
+        // Base64 of anything longer than a name mixes cases; a mechanism is written in one.
+        let one_case = word == upper.as_slice() || word == word.to_ascii_lowercase().as_slice();
+        match String::from_utf8(upper) {
+            Ok(name) if formed && (one_case || MechanismClass::of(&name) != MechanismClass::Unknown) => Self(name),
+            _ => Self("UNKNOWN".to_owned()),
+        }
+    }
+
+    pub(super) fn name(&self) -> &str {
+        &self.0
+    }
+}
+
+/// What crosses the wire in an exchange of a mechanism.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum MechanismClass {
+    /// The secret itself, or a token that can be used again (THREATS F1–F4).
+    Plaintext,
+    /// Material for guessing offline or for relaying (THREATS F5).
+    Challenge,
+    /// No secret: EXTERNAL, ANONYMOUS.
+    NoSecret,
+    /// Not known: something crosses the wire that was meant to prove who somebody is.
+    Unknown,
+}
+
+impl MechanismClass {
+    /// The class of a mechanism, given in upper case (IANA registry of SASL mechanisms, and what servers offer beyond it).
+    #[must_use]
+    pub fn of(mechanism: &str) -> Self {
+        match mechanism {
+            "PLAIN" | "LOGIN" | "XOAUTH" | "XOAUTH2" | "OAUTHBEARER" | "OAUTH10A" | "PLAIN-CLIENTTOKEN" => {
+                Self::Plaintext
+            }
+            "EXTERNAL" | "ANONYMOUS" => Self::NoSecret,
+            "CRAM-MD5" | "DIGEST-MD5" | "NTLM" | "MSN" | "GSSAPI" | "GSS-SPNEGO" | "KERBEROS_V4" | "SRP" | "OTP"
+            | "SKEY" => Self::Challenge,
+            scram if scram.starts_with("SCRAM-") || scram.starts_with("GS2-") || scram.starts_with("ECDH-") => {
+                Self::Challenge
+            }
+            _ => Self::Unknown,
+        }
+    }
+
+    /// Lines of the client, counted from 1, of which one carries the secret: LOGIN sends the user name first.
+    const fn secret_step(mechanism: &str) -> u32 {
+        match mechanism.as_bytes() {
+            b"LOGIN" => 2,
+            _ => 1,
+        }
+    }
+}
+
+/// One AUTH command and what followed, in clear.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize)]
+pub struct AuthExchange {
+    /// Mechanism, upper-case; `UNKNOWN` where the word had not the form of one.
+    pub mechanism: String,
+    /// What crosses the wire.
+    pub class: MechanismClass,
+    /// The AUTH command itself carried the first response.
+    pub initial_response: bool,
+    /// Responses of the client so far that were not a cancellation, the initial one included.
+    pub steps: u32,
+    /// A response that carries the secret (or the proof) was sent.
+    pub secret_sent: bool,
+    /// The client gave up with `*`.
+    pub cancelled: bool,
+    /// Code of the reply that ended the exchange; zero while there is none.
+    pub reply: u16,
+}
+
+impl AuthExchange {
+    pub(super) fn new(mechanism: &Mechanism, initial: Option<usize>) -> Self {
+        let class = MechanismClass::of(mechanism.name());
+        let mut exchange = Self {
+            mechanism: mechanism.name().to_owned(),
+            class,
+            initial_response: initial.is_some_and(|octets| octets > 0),
+            steps: 0,
+            secret_sent: false,
+            cancelled: false,
+            reply: 0,
+        };
+        if let Some(octets) = initial {
+            exchange.respond(octets);
+        }
+        exchange
+    }
+
+    /// Notes one response of so many octets.
+    pub(super) fn respond(&mut self, octets: usize) {
+        self.steps += 1;
+        self.secret_sent |= octets > 0 && self.steps >= MechanismClass::secret_step(&self.mechanism);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_word_that_may_be_a_secret_is_not_kept() {
+        for (word, name) in [
+            ("PLAIN", "PLAIN"),
+            ("Login", "LOGIN"),
+            ("scram-sha-256", "SCRAM-SHA-256"),
+            ("X-VENDOR", "X-VENDOR"),
+            ("AHVzZXIAcGFzcw==", "UNKNOWN"),
+            ("hunter2Hunter2", "UNKNOWN"),
+            ("", "UNKNOWN"),
+            ("AAAAAAAAAAAAAAAAAAAAA", "UNKNOWN"),
+        ] {
+            assert_eq!(Mechanism::parse(word.as_bytes()).name(), name);
+        }
+    }
+
+    #[test]
+    fn the_secret_is_in_the_step_that_carries_it() {
+        for (mechanism, initial, responses, sent) in [
+            ("PLAIN", Some(16), &[][..], true),
+            ("PLAIN", Some(0), &[], false),
+            ("PLAIN", None, &[], false),
+            ("PLAIN", None, &[16], true),
+            ("LOGIN", Some(8), &[], false),
+            ("LOGIN", Some(8), &[8], true),
+            ("LOGIN", None, &[8], false),
+            ("LOGIN", None, &[8, 8], true),
+            ("XOAUTH2", Some(99), &[], true),
+            ("CRAM-MD5", None, &[40], true),
+        ] {
+            let mut exchange = AuthExchange::new(&Mechanism::parse(mechanism.as_bytes()), initial);
+            responses.iter().for_each(|&octets| exchange.respond(octets));
+            assert_eq!(exchange.secret_sent, sent, "{mechanism} {initial:?} {responses:?}");
+        }
+    }
+}

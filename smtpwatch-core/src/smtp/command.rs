@@ -1,0 +1,158 @@
+//! Commands: what the client says.
+
+use super::auth;
+
+/// One command line, taken apart as far as anybody after the parser needs it.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub(super) enum Command {
+    /// `EHLO`, or `LHLO` (RFC 2033), with the name given.
+    Ehlo(String),
+    /// `HELO` with the name given.
+    Helo(String),
+    /// `STARTTLS`, or Exchange's `X-ANONYMOUSTLS`, which starts TLS the same way.
+    Starttls,
+    /// `AUTH` or Exchange's `X-EXPS`.
+    Auth {
+        /// Mechanism, where it has the form of one.
+        mechanism: auth::Mechanism,
+        /// Octets of the initial response; `None` without one. `=` is a response of no octets (RFC 4954 §4).
+        initial: Option<usize>,
+    },
+    /// `MAIL FROM`.
+    Mail {
+        /// `REQUIRETLS` stands among the parameters (RFC 8689).
+        requiretls: bool,
+    },
+    /// `RCPT TO`, with the domain of the recipient in lower case, where one can be read.
+    Rcpt(Option<String>),
+    /// `DATA`.
+    Data,
+    /// `BDAT`, with the size of the chunk in octets; `None` where it is not a number.
+    Bdat {
+        /// Octets that follow the line.
+        size: Option<u64>,
+        /// Last chunk of the message.
+        last: bool,
+    },
+    /// `RSET`.
+    Rset,
+    /// `QUIT`.
+    Quit,
+    /// Any other verb.
+    Other,
+}
+
+impl Command {
+    /// Takes a line apart. Never fails: what is not known is [`Command::Other`].
+    pub(super) fn parse(line: &[u8]) -> Self {
+        let (verb, rest) = split_word(line);
+        match verb.to_ascii_uppercase().as_slice() {
+            b"EHLO" | b"LHLO" => Self::Ehlo(word(rest)),
+            b"HELO" => Self::Helo(word(rest)),
+            b"STARTTLS" | b"X-ANONYMOUSTLS" => Self::Starttls,
+            b"AUTH" | b"X-EXPS" => parse_auth(rest),
+            b"MAIL" => Self::Mail { requiretls: has_parameter(rest, b"REQUIRETLS") },
+            b"RCPT" => Self::Rcpt(domain(rest)),
+            b"DATA" if trim(rest).is_empty() => Self::Data,
+            b"BDAT" => parse_bdat(rest),
+            b"RSET" => Self::Rset,
+            b"QUIT" => Self::Quit,
+            _ => Self::Other,
+        }
+    }
+}
+
+/// The first word and what follows it. Blanks before it are passed over (THREATS EV-14).
+pub(super) fn split_word(line: &[u8]) -> (&[u8], &[u8]) {
+    let line = line.trim_ascii_start();
+    line.split_at(line.iter().position(u8::is_ascii_whitespace).unwrap_or(line.len()))
+}
+
+fn trim(bytes: &[u8]) -> &[u8] {
+    bytes.trim_ascii()
+}
+
+fn word(rest: &[u8]) -> String {
+    String::from_utf8_lossy(split_word(rest).0).chars().take(255).collect()
+}
+
+fn parse_auth(rest: &[u8]) -> Command {
+    let (mechanism, rest) = split_word(rest);
+    let initial = trim(rest);
+    let initial = match initial {
+        b"" => None,
+        b"=" => Some(0),
+        _ => Some(initial.len()),
+    };
+    Command::Auth { mechanism: auth::Mechanism::parse(mechanism), initial }
+}
+
+fn parse_bdat(rest: &[u8]) -> Command {
+    let (size, rest) = split_word(rest);
+    let size = std::str::from_utf8(size).ok().filter(|text| text.bytes().all(|c| c.is_ascii_digit()));
+    Command::Bdat {
+        size: size.and_then(|text| text.parse().ok()),
+        last: split_word(rest).0.eq_ignore_ascii_case(b"LAST"),
+    }
+}
+
+/// Whether a parameter stands after the address of MAIL.
+fn has_parameter(rest: &[u8], name: &[u8]) -> bool {
+    let after = rest.iter().rposition(|&c| c == b'>').map_or(rest, |at| &rest[at + 1..]);
+    after.split(u8::is_ascii_whitespace).any(|parameter| parameter.eq_ignore_ascii_case(name))
+}
+
+/// The domain of `TO:<local@domain>`, with or without brackets.
+fn domain(rest: &[u8]) -> Option<String> {
+    let text = std::str::from_utf8(rest).ok()?;
+    let (_, path) = text.split_once(':')?;
+    let path = path.trim_start();
+    let path = match path.strip_prefix('<') {
+        Some(inner) => inner.split_once('>').map_or(inner, |(inner, _)| inner),
+        None => path.split_ascii_whitespace().next()?,
+    };
+    let (_, domain) = path.rsplit_once('@')?;
+    (!domain.is_empty() && domain.len() <= 255).then(|| domain.trim_end_matches('.').to_lowercase())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn commands_are_taken_apart() {
+        let auth = |name: &str, initial| Command::Auth { mechanism: auth::Mechanism::parse(name.as_bytes()), initial };
+        for (line, expected) in [
+            (&b"EHLO mail.example.org"[..], Command::Ehlo("mail.example.org".into())),
+            (b"eHlO  x ", Command::Ehlo("x".into())),
+            (b"HELO x", Command::Helo("x".into())),
+            (b"  sTaRtTlS ", Command::Starttls),
+            (b"STARTTLSX", Command::Other),
+            (b"\tSTARTTLS\t", Command::Starttls),
+            (b"AUTH PLAIN AHVzZXIAcGFzcw==", auth("PLAIN", Some(16))),
+            (b"auth plain", auth("PLAIN", None)),
+            (b"AUTH PLAIN =", auth("PLAIN", Some(0))),
+            (b"X-EXPS LOGIN", auth("LOGIN", None)),
+            (b"MAIL FROM:<a@b> AUTH=<>", Command::Mail { requiretls: false }),
+            (b"MAIL FROM:<a@b> REQUIRETLS", Command::Mail { requiretls: true }),
+            (b"MAIL FROM:<REQUIRETLS@b>", Command::Mail { requiretls: false }),
+            (b"RCPT TO:<A@Example.ORG> NOTIFY=NEVER", Command::Rcpt(Some("example.org".into()))),
+            (b"RCPT TO: a@example.org", Command::Rcpt(Some("example.org".into()))),
+            (b"RCPT TO:<postmaster>", Command::Rcpt(None)),
+            (b"RCPT", Command::Rcpt(None)),
+            (b"DATA", Command::Data),
+            (b"data ", Command::Data),
+            (b"BDAT 100 LAST", Command::Bdat { size: Some(100), last: true }),
+            (b"BDAT 0", Command::Bdat { size: Some(0), last: false }),
+            (b"BDAT -1 LAST", Command::Bdat { size: None, last: true }),
+            (b"BDAT 99999999999999999999999 LAST", Command::Bdat { size: None, last: true }),
+            (b"BDAT +1", Command::Bdat { size: None, last: false }),
+            (b"RSET", Command::Rset),
+            (b"QUIT", Command::Quit),
+            (b"", Command::Other),
+            (b"\x00\xff\xf4", Command::Other),
+        ] {
+            assert_eq!(Command::parse(line), expected, "{:?}", String::from_utf8_lossy(line));
+        }
+    }
+}

@@ -1,0 +1,227 @@
+//! The EHLO reply: an ordered list of capability lines, and what it says of STARTTLS.
+
+use super::auth::MechanismClass;
+
+/// How STARTTLS is offered (THREATS A3, A5).
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub enum Offer {
+    /// No client would find it.
+    Absent,
+    /// Some clients find it: lower case, a parameter, an odd separator.
+    Lenient,
+    /// As RFC 3207 §2 writes it.
+    Strict,
+}
+
+/// One capability line without code and separator.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Capability {
+    /// The line as it came, in printable form.
+    pub text: String,
+    keyword: String,
+}
+
+/// The capability list of the last complete EHLO reply in clear.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct Capabilities {
+    /// Name that the server gives itself on the first line.
+    pub name: Option<String>,
+    /// The lines after the first, in order.
+    pub lines: Vec<Capability>,
+}
+
+/// Keywords of eight letters that a mask of eight letters may hide (THREATS FP-26).
+const EIGHT_LETTERS: [&str; 4] = ["STARTTLS", "CHUNKING", "8BITMIME", "SMTPUTF8"];
+
+/// Neighbours of STARTTLS in the capability lists of servers that keep a fixed order: before, after. From the sources of
+/// Postfix (`smtpd.c`), Exim (`smtp_in.c`), Sendmail (`srvrsmtp.c`), and from replies of Exchange.
+const STARTTLS_SLOTS: [(&[&str], &[&str]); 4] = [
+    (&["ETRN", "VRFY"], &["AUTH", "AUTH=PLAIN", "AUTH=LOGIN", "XVERP", "XCLIENT", "ENHANCEDSTATUSCODES", "8BITMIME"]),
+    (&["PIPELINING", "PIPECONNECT", "CHUNKING"], &["PRDR", "SMTPUTF8", "HELP"]),
+    (&["DSN", "ETRN", "AUTH"], &["DELIVERBY"]),
+    (&["ENHANCEDSTATUSCODES"], &["X-ANONYMOUSTLS", "AUTH", "8BITMIME"]),
+];
+
+impl Capabilities {
+    /// From the texts of a reply's lines, code and separator taken off.
+    pub(super) fn parse(lines: &[Vec<u8>]) -> Self {
+        let mut capabilities = Self::default();
+        capabilities.extend(lines);
+        capabilities
+    }
+
+    /// Adds the lines of a continued reply (THREATS A6, EV-17); the very first line is the greeting, never a keyword.
+    pub(super) fn extend(&mut self, lines: &[Vec<u8>]) {
+        let mut lines = lines.iter();
+        if self.name.is_none() && self.lines.is_empty() {
+            self.name = lines.next().and_then(|line| host_name(line));
+        }
+        self.lines
+            .extend(lines.map(|line| Capability { text: super::transcript::printable(line), keyword: keyword(line) }));
+    }
+
+    /// The offer of STARTTLS. Clients read leniently (Postfix: any of ` `, tab, `=` ends the keyword, in any case), so
+    /// leniently is how its presence is judged.
+    #[must_use]
+    pub fn offer(&self) -> Offer {
+        let offer = |line: &Capability| match line.text.as_str() {
+            "STARTTLS" => Offer::Strict,
+            _ if line.keyword == "STARTTLS" => Offer::Lenient,
+            _ => Offer::Absent,
+        };
+        self.lines.iter().map(offer).max().unwrap_or(Offer::Absent)
+    }
+
+    /// Whether a keyword is there, given in upper case.
+    #[must_use]
+    pub fn has(&self, keyword: &str) -> bool {
+        self.lines.iter().any(|line| line.keyword == keyword)
+    }
+
+    /// The lines overwritten in place: the whole keyword is a run of `X` with a letter at its end, as Cisco's SMTP
+    /// inspection writes it (THREATS A2), or STARTTLS with one letter changed (A3).
+    pub fn masked(&self) -> impl Iterator<Item = (usize, &Capability)> {
+        self.lines.iter().enumerate().filter(|(_, line)| is_masked(&line.keyword) || is_near_starttls(&line.keyword))
+    }
+
+    /// Whether a masked line can only be, or by its place must be, STARTTLS (THREATS FP-26): it keeps the length of what
+    /// it hides, and it hides what is not there otherwise.
+    #[must_use]
+    pub fn mask_is_starttls(&self, index: usize) -> bool {
+        let Some(line) = self.lines.get(index) else { return false };
+        if is_near_starttls(&line.keyword) {
+            return true;
+        }
+        if line.keyword.len() != "STARTTLS".len() {
+            return false;
+        }
+        let others_present =
+            EIGHT_LETTERS.iter().filter(|keyword| **keyword != "STARTTLS").all(|keyword| self.has(keyword));
+        let neighbour = |at: Option<usize>| at.and_then(|at| self.lines.get(at)).map(|line| line.keyword.as_str());
+        let (before, after) = (neighbour(index.checked_sub(1)), neighbour(index.checked_add(1)));
+        let in_slot = STARTTLS_SLOTS.iter().any(|(befores, afters)| {
+            before.is_some_and(|keyword| befores.contains(&keyword))
+                && after.is_some_and(|keyword| afters.contains(&keyword))
+        });
+        others_present || in_slot
+    }
+
+    /// SASL mechanisms offered that send the secret itself, in upper case, each once; `AUTH PLAIN` and `AUTH=PLAIN` alike.
+    #[must_use]
+    pub fn plaintext_mechanisms(&self) -> Vec<String> {
+        let mut found = Vec::new();
+        for line in self.lines.iter().filter(|line| line.keyword == "AUTH") {
+            for word in line.text.to_ascii_uppercase().split([' ', '\t', '=']).skip(1) {
+                if MechanismClass::of(word) == MechanismClass::Plaintext && !found.iter().any(|known| known == word) {
+                    found.push(word.to_owned());
+                }
+            }
+        }
+        found
+    }
+}
+
+/// The keyword of a capability line, as lenient clients find it.
+fn keyword(line: &[u8]) -> String {
+    let line = String::from_utf8_lossy(line);
+    line.trim_start_matches([' ', '-', '\t']).split([' ', '\t', '=']).next().unwrap_or_default().to_ascii_uppercase()
+}
+
+fn is_masked(keyword: &str) -> bool {
+    let octets = keyword.as_bytes();
+    octets.len() >= 4
+        && octets[..octets.len() - 1].iter().all(|&c| c == b'X')
+        && octets.last().is_some_and(u8::is_ascii_uppercase)
+}
+
+fn is_near_starttls(keyword: &str) -> bool {
+    keyword.len() == "STARTTLS".len() && keyword.bytes().zip("STARTTLS".bytes()).filter(|(a, b)| a != b).count() == 1
+}
+
+/// The host name at the start of a greeting or of an EHLO reply: a name with a dot, or an address literal.
+pub(super) fn host_name(line: &[u8]) -> Option<String> {
+    let word = line.split(u8::is_ascii_whitespace).find(|word| !word.is_empty())?;
+    let word = std::str::from_utf8(word).ok()?.trim_end_matches('.');
+    let literal = word.starts_with('[') && word.ends_with(']');
+    let formed = word.chars().all(|c| c.is_alphanumeric() || matches!(c, '-' | '_' | '.' | ':' | '[' | ']'));
+    (word.len() <= 255 && formed && (literal || word.contains('.'))).then(|| word.to_lowercase())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn capabilities(lines: &[&str]) -> Capabilities {
+        let mut all = vec![b"mx.example.net Hello".to_vec()];
+        all.extend(lines.iter().map(|line| line.as_bytes().to_vec()));
+        Capabilities::parse(&all)
+    }
+
+    #[test]
+    fn the_offer_is_read_as_clients_read_it() {
+        for (line, offer) in [
+            ("STARTTLS", Offer::Strict),
+            ("starttls", Offer::Lenient),
+            ("STARTTLS ", Offer::Lenient),
+            (" STARTTLS", Offer::Lenient),
+            ("STARTTLS=", Offer::Lenient),
+            ("STARTTLS REQUIRED", Offer::Lenient),
+            ("STARTTLSX", Offer::Absent),
+            ("XXXXXXXA", Offer::Absent),
+        ] {
+            assert_eq!(capabilities(&["SIZE 1", line]).offer(), offer, "{line:?}");
+        }
+        let first_line = Capabilities::parse(&[b"STARTTLS".to_vec(), b"SIZE 1".to_vec()]);
+        assert_eq!(first_line.offer(), Offer::Absent, "the first line is greeting text (A5)");
+    }
+
+    #[test]
+    fn masks_are_whole_words_of_x() {
+        for (line, masked) in [
+            ("XXXXXXXA", true),
+            ("XXXXXXXX", true),
+            ("XXXB", true),
+            ("XXXXXXXXXXXE", true),
+            ("XXXXXXA 35882577", true),
+            ("STARTTLX", true),
+            ("XCLIENT", false),
+            ("XXXA1", false),
+            ("X-EXPS", false),
+            ("XXXXXXXX.com", false),
+            ("CHUNKING", false),
+        ] {
+            assert_eq!(capabilities(&[line]).masked().count(), usize::from(masked), "{line}");
+        }
+        let name_of_x = Capabilities::parse(&[b"XXXXXXXX Hello".to_vec()]);
+        assert_eq!(name_of_x.masked().count(), 0, "FP-15");
+    }
+
+    #[test]
+    fn a_mask_is_starttls_only_by_place_or_by_elimination() {
+        assert!(capabilities(&["ETRN", "XXXXXXXA", "ENHANCEDSTATUSCODES"]).mask_is_starttls(1), "Postfix order");
+        assert!(capabilities(&["CHUNKING", "XXXXXXXA", "HELP"]).mask_is_starttls(1), "Exim order");
+        assert!(capabilities(&["8BITMIME", "CHUNKING", "SMTPUTF8", "XXXXXXXA"]).mask_is_starttls(3), "by elimination");
+        assert!(
+            !capabilities(&["BINARYMIME", "XXXXXXXB", "XXXC"]).mask_is_starttls(1),
+            "FP-26: Exchange 2003's CHUNKING"
+        );
+        assert!(!capabilities(&["ETRN", "XXXB", "ENHANCEDSTATUSCODES"]).mask_is_starttls(1), "a mask keeps the length");
+        assert!(capabilities(&["STARTTLX"]).mask_is_starttls(0));
+    }
+
+    #[test]
+    fn plaintext_mechanisms_in_both_dialects() {
+        let found = capabilities(&["AUTH CRAM-MD5 LOGIN", "AUTH=LOGIN PLAIN"]).plaintext_mechanisms();
+        assert_eq!(found, ["LOGIN", "PLAIN"]);
+        assert!(capabilities(&["AUTH SCRAM-SHA-256 GSSAPI", "XAUTH PLAIN"]).plaintext_mechanisms().is_empty());
+    }
+
+    #[test]
+    fn host_names_are_read_or_left_out() {
+        assert_eq!(host_name(b"MX1.example.net ESMTP").as_deref(), Some("mx1.example.net"));
+        assert_eq!(host_name(b"[192.0.2.1] ready").as_deref(), Some("[192.0.2.1]"));
+        for text in [&b"ESMTP ready"[..], b"", b"<script>.x", b"***.***"] {
+            assert_eq!(host_name(text), None);
+        }
+    }
+}

@@ -1,0 +1,107 @@
+//! Lines: octets up to LF.
+
+use crate::limits;
+
+/// One line without its end.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub(super) struct Line {
+    /// The octets before CRLF or LF, at most [`limits::LINE`].
+    pub(super) bytes: Vec<u8>,
+    /// Ended by LF alone (RFC 5321 §2.3.8 forbids it; servers accept it).
+    pub(super) bare_lf: bool,
+    /// Octets were cut off at the end.
+    pub(super) truncated: bool,
+}
+
+/// Splits one direction into lines, however it is cut into pieces.
+#[derive(Debug, Default)]
+pub(super) struct Lines {
+    buffer: Vec<u8>,
+    overflow: bool,
+}
+
+impl Lines {
+    /// Takes octets from `input` up to and including the next LF. `None`: the input is used up and no line is whole.
+    pub(super) fn take(&mut self, input: &mut &[u8]) -> Option<Line> {
+        let end = input.iter().position(|&octet| octet == b'\n');
+        let (piece, rest) = input.split_at(end.map_or(input.len(), |at| at + 1));
+        *input = rest;
+        let room = limits::LINE.saturating_sub(self.buffer.len());
+        let body = if end.is_some() { &piece[..piece.len() - 1] } else { piece };
+        self.buffer.extend_from_slice(&body[..body.len().min(room)]);
+        // A CR at the very bound belongs to the line's end, not to its content.
+        self.overflow |= body.len() > room && !(end.is_some() && body.len() == room + 1 && body.ends_with(b"\r"));
+        end?;
+        let mut bytes = std::mem::take(&mut self.buffer);
+        let truncated = std::mem::take(&mut self.overflow);
+        let bare_lf = bytes.last() != Some(&b'\r') && !truncated;
+        if !bare_lf && bytes.last() == Some(&b'\r') {
+            bytes.pop();
+        }
+        Some(Line { bytes, bare_lf, truncated })
+    }
+
+    /// The line that has begun and has no end yet.
+    pub(super) fn partial(&self) -> &[u8] {
+        &self.buffer
+    }
+
+    /// Forgets what has begun.
+    pub(super) fn clear(&mut self) {
+        self.buffer = Vec::new();
+        self.overflow = false;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn split(pieces: &[&[u8]]) -> Vec<(Vec<u8>, bool, bool)> {
+        let mut lines = Lines::default();
+        let mut found = Vec::new();
+        for piece in pieces {
+            let mut input = *piece;
+            while let Some(Line { bytes, bare_lf, truncated }) = lines.take(&mut input) {
+                found.push((bytes, bare_lf, truncated));
+            }
+        }
+        found
+    }
+
+    #[test]
+    fn any_cut_gives_the_same_lines() {
+        let text = b"EHLO a\r\nbare\nx\ry\r\n\r\n\nrest";
+        let whole = split(&[text]);
+        let expected: Vec<(Vec<u8>, bool, bool)> = vec![
+            (b"EHLO a".to_vec(), false, false),
+            (b"bare".to_vec(), true, false),
+            (b"x\ry".to_vec(), false, false),
+            (b"".to_vec(), false, false),
+            (b"".to_vec(), true, false),
+        ];
+        assert_eq!(whole, expected);
+        let octets: Vec<&[u8]> = text.chunks(1).collect();
+        assert_eq!(split(&octets), expected);
+    }
+
+    #[test]
+    fn a_long_line_is_cut_and_the_next_one_is_whole() {
+        let mut text = vec![b'a'; limits::LINE + 5];
+        text.extend_from_slice(b"\r\nNOOP\r\n");
+        let found = split(&[&text]);
+        assert_eq!(found.len(), 2);
+        assert_eq!((found[0].0.len(), found[0].2), (limits::LINE, true));
+        assert_eq!(found[1], (b"NOOP".to_vec(), false, false));
+    }
+
+    #[test]
+    fn a_line_of_the_full_length_is_whole() {
+        let mut text = vec![b'a'; limits::LINE];
+        text.extend_from_slice(b"\r\n");
+        for pieces in [vec![&text[..]], text.chunks(7).collect()] {
+            let found = split(&pieces);
+            assert_eq!((found[0].0.len(), found[0].2), (limits::LINE, false));
+        }
+    }
+}

@@ -1,0 +1,101 @@
+//! Replies: what the server says (RFC 5321 §4.2).
+
+use super::line::Line;
+use crate::limits;
+
+/// One reply, all lines of it.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub(super) struct Reply {
+    /// The code of the last line; zero where a line had none.
+    pub(super) code: u16,
+    /// Text of each line after code and separator, at most [`limits::REPLY_LINES`].
+    pub(super) lines: Vec<Vec<u8>>,
+}
+
+impl Reply {
+    /// First digit: the class of the reply.
+    pub(super) const fn class(&self) -> u16 {
+        self.code / 100
+    }
+
+    pub(super) const fn is_positive(&self) -> bool {
+        self.class() == 2
+    }
+}
+
+/// One line as it stands, and whether the reply goes on after it.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+struct ReplyLine<'a> {
+    code: u16,
+    more: bool,
+    text: &'a [u8],
+}
+
+/// Puts lines together to replies.
+#[derive(Debug, Default)]
+pub(super) struct Replies {
+    lines: Vec<Vec<u8>>,
+    begun: bool,
+}
+
+impl Replies {
+    /// Takes one line; returns the reply that it ends.
+    pub(super) fn push(&mut self, line: &Line) -> Option<Reply> {
+        let ReplyLine { code, mut more, text } = parse(&line.bytes);
+        // A stray line inside a reply must not end it: the client waits for the last line too.
+        more |= code == 0 && self.begun;
+        if self.lines.len() < limits::REPLY_LINES {
+            self.lines.push(text.to_vec());
+        }
+        self.begun = more;
+        (!more).then(|| Reply { code, lines: std::mem::take(&mut self.lines) })
+    }
+}
+
+/// A line that has no code (THREATS EV-18) is a whole reply with code zero: the machine goes on.
+fn parse(line: &[u8]) -> ReplyLine<'_> {
+    let digits = line.iter().take(3).take_while(|c| c.is_ascii_digit()).count();
+    if digits < 3 || line.get(3).is_some_and(u8::is_ascii_alphanumeric) {
+        return ReplyLine { code: 0, more: false, text: line };
+    }
+    let code = line[..3].iter().fold(0, |code, digit| code * 10 + u16::from(digit - b'0'));
+    ReplyLine { code, more: line.get(3) == Some(&b'-'), text: line.get(4..).unwrap_or_default() }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn replies(lines: &[&str]) -> Vec<(u16, Vec<String>)> {
+        let mut replies = Replies::default();
+        let line = |text: &str| Line { bytes: text.as_bytes().to_vec(), bare_lf: false, truncated: false };
+        let text = |reply: Reply| {
+            (reply.code, reply.lines.iter().map(|line| String::from_utf8_lossy(line).into_owned()).collect())
+        };
+        lines.iter().filter_map(|text| replies.push(&line(text))).map(text).collect()
+    }
+
+    #[test]
+    fn replies_are_put_together() {
+        let owned = |lines: &[&str]| lines.iter().map(|line| (*line).to_owned()).collect::<Vec<_>>();
+        assert_eq!(replies(&["220 mx"]), [(220, owned(&["mx"]))]);
+        assert_eq!(replies(&["250-mx", "250-SIZE 1", "250 STARTTLS"]), [(250, owned(&["mx", "SIZE 1", "STARTTLS"]))]);
+        assert_eq!(replies(&["250-mx", "250"]), [(250, owned(&["mx", ""]))], "FP-24: a bare code ends the reply");
+        assert_eq!(replies(&["250-"]), []);
+        assert_eq!(replies(&["250-mx", "stray", "250 x"]), [(250, owned(&["mx", "stray", "x"]))]);
+        assert_eq!(replies(&["334"]), [(334, owned(&[""]))]);
+        assert_eq!(replies(&["hello", "200 x"]), [(0, owned(&["hello"])), (200, owned(&["x"]))]);
+        assert_eq!(replies(&["25", "2500 x"]), [(0, owned(&["25"])), (0, owned(&["2500 x"]))]);
+    }
+
+    #[test]
+    fn a_reply_without_end_is_bounded() {
+        let mut replies = Replies::default();
+        for _ in 0..10 * limits::REPLY_LINES {
+            let line = Line { bytes: b"250-SIZE".to_vec(), bare_lf: false, truncated: false };
+            assert_eq!(replies.push(&line), None);
+        }
+        assert_eq!(replies.lines.len(), limits::REPLY_LINES);
+        assert!(replies.begun);
+    }
+}

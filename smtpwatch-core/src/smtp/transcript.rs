@@ -1,0 +1,90 @@
+//! The dialogue in printable lines, bounded: evidence for people.
+
+use std::fmt::Write as _;
+
+use crate::{Side, finding::TranscriptLine, limits};
+
+/// The first half of the lines and the newest; what is between is counted.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Transcript {
+    first: Vec<TranscriptLine>,
+    newest: std::collections::VecDeque<TranscriptLine>,
+    left_out: usize,
+}
+
+impl Transcript {
+    pub(super) fn push(&mut self, from: Side, text: String) {
+        let line = TranscriptLine { from, text };
+        if self.first.len() < limits::TRANSCRIPT_LINES / 2 {
+            self.first.push(line);
+            return;
+        }
+        if self.newest.len() >= limits::TRANSCRIPT_LINES / 2 {
+            self.newest.pop_front();
+            self.left_out += 1;
+        }
+        self.newest.push_back(line);
+    }
+
+    /// All lines in order, the place of those left out marked.
+    pub(super) fn lines(&self) -> Vec<TranscriptLine> {
+        let Self { first, newest, left_out } = self;
+        let mark = TranscriptLine { from: Side::Client, text: format!("[{left_out} lines left out]") };
+        let mark = (*left_out > 0).then_some(mark);
+        first.iter().cloned().chain(mark).chain(newest.iter().cloned()).collect()
+    }
+}
+
+/// Text that is safe on a terminal, in JSON and in a page: printable characters stay, every other octet is `\xNN`; cut
+/// after [`limits::TRANSCRIPT_LINE`] octets of input.
+pub(super) fn printable(bytes: &[u8]) -> String {
+    let cut = &bytes[..bytes.len().min(limits::TRANSCRIPT_LINE)];
+    let mut text = String::with_capacity(cut.len());
+    for chunk in cut.utf8_chunks() {
+        for c in chunk.valid().chars() {
+            if c == '\\' || c.is_control() || is_invisible(c) {
+                text.extend(c.escape_default());
+            } else {
+                text.push(c);
+            }
+        }
+        for octet in chunk.invalid() {
+            // Writing to a String cannot fail.
+            let _ = write!(text, "\\x{octet:02x}");
+        }
+    }
+    if bytes.len() > cut.len() {
+        let _ = write!(text, "[{} octets cut]", bytes.len() - cut.len());
+    }
+    text
+}
+
+/// Characters that reorder or hide text: bidirectional controls, zero-width and format characters.
+const fn is_invisible(c: char) -> bool {
+    matches!(c, '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2060}'..='\u{206f}' | '\u{feff}' | '\u{ad}')
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn nothing_gets_out_that_a_terminal_would_obey() {
+        assert_eq!(printable(b"250 ok"), "250 ok");
+        assert_eq!(printable(b"a\x1b[31m\0\xff\\"), "a\\u{1b}[31m\\u{0}\\xff\\\\");
+        assert_eq!(printable("Grüße\u{202e}".as_bytes()), "Grüße\\u{202e}");
+        assert!(printable(&vec![b'a'; 1000]).ends_with("[488 octets cut]"));
+    }
+
+    #[test]
+    fn a_long_dialogue_keeps_its_start_and_its_end() {
+        let mut transcript = Transcript::default();
+        for line in 0..200 {
+            transcript.push(Side::Client, line.to_string());
+        }
+        let lines = transcript.lines();
+        assert_eq!(lines.len(), limits::TRANSCRIPT_LINES + 1);
+        assert_eq!((lines[0].text.as_str(), lines[64].text.as_str()), ("0", "199"));
+        assert_eq!(lines[32].text, "[136 lines left out]");
+    }
+}

@@ -1,0 +1,269 @@
+//! Dialogues for tests: what is said becomes segments with sequence and acknowledgment numbers.
+
+use std::net::SocketAddr;
+
+use smtpwatch_core::{
+    Engine, Finding, FlowKey, Output, Role, Segment, Settings, Side, TcpFlags, Timestamp,
+    engine::{GateAction, SessionSummary},
+    finding::Kind,
+    policy::{history::History, rule::Rule},
+};
+
+/// One segment that owns its octets.
+#[derive(Clone, Debug)]
+pub struct Packet {
+    pub at: i64,
+    pub from: Side,
+    pub seq: u32,
+    pub ack: u32,
+    pub flags: TcpFlags,
+    pub payload: Vec<u8>,
+}
+
+/// A connection that is being written down.
+#[derive(Clone)]
+pub struct Talk {
+    pub flow: FlowKey,
+    pub role: Role,
+    pub packets: Vec<Packet>,
+    next: [u32; 2],
+    at: i64,
+}
+
+impl Talk {
+    /// A connection to `port` that has shaken hands.
+    pub fn new(port: u16) -> Self {
+        let mut talk = Self::midstream(port);
+        let (client, server) = (talk.next[0], talk.next[1]);
+        talk.packet(Side::Client, client, 0, TcpFlags::SYN, b"");
+        talk.packet(Side::Server, server, client.wrapping_add(1), TcpFlags::SYN | TcpFlags::ACK, b"");
+        talk.next = [client.wrapping_add(1), server.wrapping_add(1)];
+        talk.pure_ack(Side::Client);
+        talk
+    }
+
+    /// A connection whose start is not seen.
+    pub fn midstream(port: u16) -> Self {
+        let address = |text: &str| text.parse::<SocketAddr>().expect("address");
+        let mut server = address("198.51.100.25:0");
+        server.set_port(port);
+        let flow = FlowKey { client: address("192.0.2.10:41234"), server };
+        // Close to the wrap, so that every dialogue crosses it.
+        Self { flow, role: Role::Client, packets: Vec::new(), next: [u32::MAX - 20, u32::MAX - 60], at: START }
+    }
+
+    pub fn seen_by_server(mut self) -> Self {
+        self.role = Role::Server;
+        self
+    }
+
+    pub fn at(mut self, secs: i64) -> Self {
+        for packet in &mut self.packets {
+            packet.at += secs * 1_000_000_000;
+        }
+        self.at += secs * 1_000_000_000;
+        self
+    }
+
+    /// The server says something; the client acknowledges it with its next segment.
+    pub fn s(mut self, text: impl AsRef<[u8]>) -> Self {
+        self.say(Side::Server, text.as_ref());
+        self
+    }
+
+    /// The client says something.
+    pub fn c(mut self, text: impl AsRef<[u8]>) -> Self {
+        self.say(Side::Client, text.as_ref());
+        self
+    }
+
+    pub fn ack(mut self, from: Side) -> Self {
+        self.pure_ack(from);
+        self
+    }
+
+    /// Both sides close.
+    pub fn close(mut self) -> Self {
+        for from in [Side::Server, Side::Client] {
+            let (seq, ack) = (self.seq(from), self.seq(from.peer()));
+            self.packet(from, seq, ack, TcpFlags::FIN | TcpFlags::ACK, b"");
+            self.next[index(from)] = seq.wrapping_add(1);
+        }
+        self.pure_ack(Side::Server);
+        self
+    }
+
+    pub fn reset(mut self, from: Side) -> Self {
+        let (seq, ack) = (self.seq(from), self.seq(from.peer()));
+        self.packet(from, seq, ack, TcpFlags::RST | TcpFlags::ACK, b"");
+        self
+    }
+
+    /// Every payload cut into pieces of so many octets, each acknowledged by the other side.
+    pub fn cut(&self, size: usize) -> Self {
+        let mut cut = Self { packets: Vec::new(), ..self.clone() };
+        for packet in &self.packets {
+            if packet.payload.is_empty() {
+                cut.packets.push(packet.clone());
+            }
+            for (place, piece) in packet.payload.chunks(size).enumerate() {
+                let seq = packet.seq.wrapping_add(u32::try_from(place * size).expect("small"));
+                cut.packets.push(Packet { seq, payload: piece.to_vec(), ..packet.clone() });
+                let next = seq.wrapping_add(u32::try_from(piece.len()).expect("small"));
+                let (from, seq) = (packet.from.peer(), packet.ack);
+                cut.packets.push(Packet {
+                    from,
+                    seq,
+                    ack: next,
+                    flags: TcpFlags::ACK,
+                    payload: Vec::new(),
+                    ..packet.clone()
+                });
+            }
+        }
+        cut
+    }
+
+    fn say(&mut self, from: Side, text: &[u8]) {
+        let (seq, ack) = (self.seq(from), self.seq(from.peer()));
+        self.packet(from, seq, ack, TcpFlags::PSH | TcpFlags::ACK, text);
+        self.next[index(from)] = seq.wrapping_add(u32::try_from(text.len()).expect("small"));
+    }
+
+    fn pure_ack(&mut self, from: Side) {
+        let (seq, ack) = (self.seq(from), self.seq(from.peer()));
+        self.packet(from, seq, ack, TcpFlags::ACK, b"");
+    }
+
+    fn packet(&mut self, from: Side, seq: u32, ack: u32, flags: TcpFlags, payload: &[u8]) {
+        self.at += 1_000_000;
+        self.packets.push(Packet { at: self.at, from, seq, ack, flags, payload: payload.to_vec() });
+    }
+
+    fn seq(&self, from: Side) -> u32 {
+        self.next[index(from)]
+    }
+
+    pub fn play(&self, engine: &mut Engine, heard: &mut Heard) {
+        for packet in &self.packets {
+            engine.handle(&self.segment(packet));
+            heard.drain(engine);
+        }
+    }
+
+    pub fn segment<'a>(&self, packet: &'a Packet) -> Segment<'a> {
+        let length = u32::try_from(packet.payload.len()).expect("small");
+        Segment {
+            at: Timestamp(packet.at),
+            flow: self.flow,
+            from: packet.from,
+            role: self.role,
+            interface: "eth0",
+            seq: packet.seq,
+            ack: packet.ack,
+            flags: packet.flags,
+            window: 64240,
+            ttl: 64,
+            ip_id: 0,
+            options: &[],
+            length,
+            offset: 0,
+            payload: &packet.payload,
+        }
+    }
+}
+
+/// 2026-11-23, in nanoseconds.
+const START: i64 = 1_795_400_000_000_000_000;
+
+const fn index(side: Side) -> usize {
+    match side {
+        Side::Client => 0,
+        Side::Server => 1,
+    }
+}
+
+/// What the engine said.
+#[derive(Default, Debug)]
+pub struct Heard {
+    pub findings: Vec<Finding>,
+    pub sessions: Vec<SessionSummary>,
+    pub gate: Vec<GateAction>,
+    pub gaps: usize,
+}
+
+impl Heard {
+    pub fn drain(&mut self, engine: &mut Engine) {
+        while let Some(output) = engine.poll() {
+            match output {
+                Output::Finding(finding) => self.findings.push(*finding),
+                Output::Session(session) => self.sessions.push(session),
+                Output::Gate(order) => self.gate.push(order.action),
+                Output::Gap(_) => self.gaps += 1,
+                Output::Evicted(_) | Output::History(..) | Output::HistoryForgotten(_) => {}
+            }
+        }
+    }
+
+    pub fn kinds(&self) -> Vec<Kind> {
+        self.findings.iter().map(|finding| finding.kind).collect()
+    }
+}
+
+pub fn engine(rules: Vec<Rule>) -> Engine {
+    Engine::new(Settings::default(), rules, History::new(1000))
+}
+
+/// Plays one dialogue to an engine with these rules, and ends the input.
+pub fn hear(talk: &Talk, rules: Vec<Rule>) -> Heard {
+    hear_after(&[], talk, rules)
+}
+
+/// The same after other dialogues, of which only the history counts.
+pub fn hear_after(before: &[Talk], talk: &Talk, rules: Vec<Rule>) -> Heard {
+    let mut engine = engine(rules);
+    let mut heard = Heard::default();
+    for talk in before {
+        talk.play(&mut engine, &mut Heard::default());
+    }
+    talk.play(&mut engine, &mut heard);
+    engine.finish(Timestamp(talk.packets.last().map_or(0, |packet| packet.at)));
+    heard.drain(&mut engine);
+    heard
+}
+
+/// `count` honest sessions, an hour apart, that end long before any other dialogue begins.
+pub fn honest_history(count: i64) -> Vec<Talk> {
+    (0..count).map(|hour| honest().at((hour - 1000) * 3600)).collect()
+}
+
+pub const GREETING: &str = "220 mx1.example.net ESMTP Postfix\r\n";
+pub const OFFER: &str = "250-mx1.example.net\r\n250-PIPELINING\r\n250-SIZE 10240000\r\n250-ETRN\r\n250-STARTTLS\r\n250-ENHANCEDSTATUSCODES\r\n250 8BITMIME\r\n";
+pub const STRIPPED: &str = "250-mx1.example.net\r\n250-PIPELINING\r\n250-SIZE 10240000\r\n250-ETRN\r\n250-ENHANCEDSTATUSCODES\r\n250 8BITMIME\r\n";
+pub const MASKED: &str = "250-mx1.example.net\r\n250-PIPELINING\r\n250-SIZE 10240000\r\n250-ETRN\r\n250-XXXXXXXA\r\n250-ENHANCEDSTATUSCODES\r\n250 8BITMIME\r\n";
+
+/// The first octets of a TLS handshake record; what follows is not read.
+pub const TLS: &[u8] = &[0x16, 3, 1, 0, 4, 1, 0, 0, 0];
+
+pub fn greeted() -> Talk {
+    Talk::new(25).s(GREETING).c("EHLO gw.example.org\r\n")
+}
+
+pub fn honest() -> Talk {
+    greeted().s(OFFER).c("STARTTLS\r\n").s("220 2.0.0 Ready to start TLS\r\n").c(TLS).s(TLS).close()
+}
+
+/// The rest of a session that hands over one message in clear.
+pub fn deliver(talk: Talk) -> Talk {
+    talk.c("MAIL FROM:<alice@example.org> SIZE=100\r\n")
+        .s("250 2.1.0 Ok\r\n")
+        .c("RCPT TO:<bob@example.net>\r\n")
+        .s("250 2.1.5 Ok\r\n")
+        .c("DATA\r\n")
+        .s("354 End data with <CR><LF>.<CR><LF>\r\n")
+        .c("Subject: AUTH PLAIN\r\n\r\nAUTH PLAIN AHVzZXIAcGFzcw==\r\nSTARTTLS\r\n250-XXXXXXXA\r\n.\r\n")
+        .s("250 2.0.0 Ok: queued\r\n")
+        .c("QUIT\r\n")
+        .s("221 2.0.0 Bye\r\n")
+        .close()
+}
