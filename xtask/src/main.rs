@@ -1,2 +1,29 @@
-//! x
-fn main(){}
+//! `cargo xtask`: builds the kernel object, runs every suite, the demonstration and the benchmarks.
+
+mod demo;
+mod host;
+mod test;
+
+use clap::{Parser, Subcommand};
+
+#[derive(Parser)]
+#[command(name = "cargo xtask", about = "The tasks of this workspace", disable_help_subcommand = true)]
+struct CommandLine {
+    #[command(subcommand)]
+    task: Task,
+}
+
+#[derive(Subcommand)]
+enum Task {
+    /// Run every suite: format, lints, unit tests, kernel object, kernel tests, alert rules, lab
+    Test(test::Arguments),
+    /// Play a STARTTLS strip against the real daemon and show the alert
+    Demo,
+}
+
+fn main() -> anyhow::Result<()> {
+    match CommandLine::parse().task {
+        Task::Test(arguments) => test::run(&arguments),
+        Task::Demo => demo::run(),
+    }
+}

@@ -1,0 +1,69 @@
+//! What the tasks need of this machine: the workspace, cargo, and a few Debian packages.
+
+use std::ffi::OsString;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+
+use anyhow::{Context, Result, ensure};
+
+/// A program, and the Debian package that brings it.
+pub type Tool = (&'static str, &'static str);
+
+/// What network namespaces and the attacker on the path need.
+pub const NETWORK: [Tool; 2] = [("ip", "iproute2"), ("nft", "nftables")];
+/// What every suite together needs; the mail servers live in roots of their own.
+pub const TESTS: [Tool; 7] = [
+    ("ip", "iproute2"),
+    ("nft", "nftables"),
+    ("tc", "iproute2"),
+    ("bpftool", "bpftool"),
+    ("gcc", "gcc"),
+    ("setpriv", "util-linux"),
+    ("unshare", "util-linux"),
+];
+
+/// The workspace's root directory.
+pub fn workspace() -> &'static Path {
+    Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap_or(Path::new("."))
+}
+
+/// `cargo` of the toolchain that runs this task, in the workspace.
+pub fn cargo(arguments: &[&str]) -> Command {
+    let mut command = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| OsString::from("cargo")));
+    command.args(arguments).current_dir(workspace());
+    command
+}
+
+/// Installs the packages of those `tools` that are missing, saying so.
+pub fn ensure_tools(tools: &[Tool]) -> Result<()> {
+    let mut packages: Vec<&str> =
+        tools.iter().filter(|(program, _)| find(program).is_none()).map(|tool| tool.1).collect();
+    packages.dedup();
+    if packages.is_empty() {
+        return Ok(());
+    }
+    println!("installing on this machine, because it is missing: {}", packages.join(" "));
+    let install = || {
+        let mut command = Command::new("apt-get");
+        command.args(["install", "-y", "-q", "--no-install-recommends"]).args(&packages);
+        quiet(command.env("DEBIAN_FRONTEND", "noninteractive"))
+    };
+    if install().is_ok() {
+        return Ok(());
+    }
+    quiet(Command::new("apt-get").args(["update", "-q"]))?;
+    install().with_context(|| format!("install {} by hand, as root", packages.join(" ")))
+}
+
+/// Where `program` is: in PATH, or where Debian keeps what root runs.
+pub fn find(program: &str) -> Option<PathBuf> {
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    let system = ["/usr/sbin", "/sbin"].map(PathBuf::from);
+    std::env::split_paths(&path).chain(system).map(|directory| directory.join(program)).find(|file| file.is_file())
+}
+
+fn quiet(command: &mut Command) -> Result<()> {
+    let out = command.stdin(Stdio::null()).output().with_context(|| format!("cannot start {command:?}"))?;
+    ensure!(out.status.success(), "{command:?} ended with {}: {}", out.status, String::from_utf8_lossy(&out.stderr));
+    Ok(())
+}
