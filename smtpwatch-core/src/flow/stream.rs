@@ -158,22 +158,25 @@ impl Stream {
 
     /// What comes next, if `mode` lets it go.
     pub fn next(&mut self, mode: Mode) -> Option<Step> {
+        let step = self.decide(mode)?;
+        // Told with the first octets, not before: a SYN-ACK that a second tap delivers late still settles the start.
         if std::mem::take(&mut self.untold_start) {
             return Some(Step::Gap { length: 0, cause: GapCause::CaptureStart });
         }
+        match step {
+            Step::Gap { length, cause: _ } => self.pieces.skip_to(self.pieces.front() + length),
+            Step::Data { limit: _, acked: _ } => {}
+            Step::Finished => self.finished = true,
+        }
+        Some(step)
+    }
+
+    fn decide(&mut self, mode: Mode) -> Option<Step> {
+        let front = self.pieces.front();
         loop {
-            let front = self.pieces.front();
             let first = self.pieces.first();
             if first == Some(front) {
-                let acked = self.acked();
-                return match mode {
-                    Mode::Gaps => None,
-                    Mode::Acked | Mode::Rest | Mode::All if acked > front => {
-                        Some(Step::Data { limit: acked, acked: true })
-                    }
-                    Mode::Acked if !self.pieces.is_over_bound() => None,
-                    Mode::Acked | Mode::Rest | Mode::All => Some(Step::Data { limit: u64::MAX, acked: false }),
-                };
+                return self.decide_data(mode, front);
             }
             // Missing at the front. Certain once the peer has it and the sender has gone on: until then the capture may
             // only be late, or the acknowledgment a forged one.
@@ -184,34 +187,39 @@ impl Stream {
             let end = certain.min(first.unwrap_or(u64::MAX)).min(self.fin.unwrap_or(u64::MAX));
             if end > front {
                 let cause = if self.pieces.was_cut(front, end) { GapCause::Window } else { GapCause::Lost };
-                return Some(self.skip(front, end, cause));
+                return Some(Step::Gap { length: end - front, cause });
             }
-            if let Some(first) = first
-                && mode != Mode::Gaps
-                && self.pieces.is_over_bound()
-            {
-                if !self.acknowledged {
-                    return Some(self.skip(front, first, GapCause::Window));
-                }
-                // The peer waits for the front: it will come. What is farthest ahead may be a decoy.
-                self.pieces.drop_last();
-                continue;
+            let Some(first) = first.filter(|_| mode != Mode::Gaps && self.pieces.is_over_bound()) else {
+                return self.decide_end(mode, front);
+            };
+            if !self.acknowledged {
+                return Some(Step::Gap { length: first - front, cause: GapCause::Window });
             }
-            let finishes = self.fin == Some(front)
-                && !self.finished
-                && match mode {
-                    Mode::Gaps => false,
-                    Mode::Acked => self.acked() > front,
-                    Mode::Rest | Mode::All => true,
-                };
-            self.finished |= finishes;
-            return finishes.then_some(Step::Finished);
+            // The peer waits for the front: it will come. What is farthest ahead may be a decoy.
+            self.pieces.drop_last();
         }
     }
 
-    fn skip(&mut self, front: u64, end: u64, cause: GapCause) -> Step {
-        self.pieces.skip_to(end);
-        Step::Gap { length: end - front, cause }
+    fn decide_data(&self, mode: Mode, front: u64) -> Option<Step> {
+        let acked = self.acked();
+        let rest = match mode {
+            Mode::Gaps => return None,
+            Mode::Acked => self.pieces.is_over_bound(),
+            Mode::Rest | Mode::All => true,
+        };
+        if acked > front {
+            return Some(Step::Data { limit: acked, acked: true });
+        }
+        rest.then_some(Step::Data { limit: u64::MAX, acked: false })
+    }
+
+    fn decide_end(&self, mode: Mode, front: u64) -> Option<Step> {
+        let taken = match mode {
+            Mode::Gaps => false,
+            Mode::Acked => self.acked() > front,
+            Mode::Rest | Mode::All => true,
+        };
+        (self.fin == Some(front) && !self.finished && taken).then_some(Step::Finished)
     }
 
     fn infer(&mut self, seq: u32) {

@@ -1,16 +1,14 @@
 //! The whole engine on dialogues: what it must say, and what it must not.
 
-mod talk;
-
+use crate::talk::{
+    GREETING, Heard, MASKED, OFFER, STRIPPED, TLS, Talk, deliver, engine, greeted, hear, hear_after, honest,
+    honest_history,
+};
 use smtpwatch_core::{
     Side, Timestamp,
     engine::{GateAction, SessionResult},
     finding::{Evidence, Kind, Outcome, Severity, StarttlsState},
     policy::rule::{AuthRule, Rule, StarttlsRule},
-};
-use talk::{
-    GREETING, Heard, MASKED, OFFER, STRIPPED, TLS, Talk, deliver, engine, greeted, hear, hear_after, honest,
-    honest_history,
 };
 
 fn rule(starttls: Option<StarttlsRule>, auth_plaintext: Option<AuthRule>) -> Vec<Rule> {

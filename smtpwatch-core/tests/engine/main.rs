@@ -1,0 +1,5 @@
+//! The engine as a whole, from segments to findings.
+
+mod dialogues;
+mod properties;
+mod talk;
