@@ -46,13 +46,16 @@ struct Heard {
     streams: HashMap<Side, Vec<Option<u8>>>,
     finished: Vec<Side>,
     unacknowledged: usize,
+    /// Octets that came before octets of the peer that their sender had already taken.
+    premature: usize,
 }
 
 impl Heard {
     fn drain(&mut self, connection: &mut Connection) {
         while let Some(event) = connection.poll() {
             match event {
-                FlowEvent::Data { from, offset, bytes, acked, .. } => {
+                FlowEvent::Data { from, offset, bytes, acked, knew, .. } => {
+                    self.premature += if knew > self.stream(from.peer()).len() as u64 { bytes.len() } else { 0 };
                     let stream = self.streams.entry(from).or_default();
                     assert_eq!(offset, stream.len() as u64, "every octet once and in order");
                     assert!(!bytes.is_empty());
@@ -216,7 +219,7 @@ proptest! {
             packet.with(index, |segment| connection.push(segment));
             heard.drain(&mut connection);
         }
-        prop_assert_eq!(heard.unacknowledged, 0);
+        prop_assert_eq!((heard.unacknowledged, heard.premature), (0, 0));
         prop_assert_eq!(connection.closed(), Some(CloseCause::Finished));
         prop_assert!(connection.memory() <= size_of::<Connection>() + 16 * 1024);
     }
@@ -260,6 +263,41 @@ proptest! {
             }
         }
         prop_assert!(connection.conflicts().is_empty(), "{:?}", connection.conflicts());
+    }
+
+    #[test]
+    fn a_second_copy_that_differs_is_kept_and_not_delivered(
+        writes in writes(),
+        isns in [isn(), isn()],
+        chosen in any::<Index>(),
+        octet in any::<Index>(),
+        later in any::<Index>(),
+    ) {
+        let (mut packets, streams) = packets(&writes, isns);
+        let first: Vec<_> = (0..packets.len()).filter(|&index| packets[index].first_of.is_some()).collect();
+        let index = first[chosen.index(first.len())];
+        let mut copy = Packet { first_of: None, ..packets[index].clone() };
+        let octet = octet.index(copy.payload.len());
+        copy.payload[octet] ^= 0x20;
+        // A single octet that repeats the last one is a keep-alive.
+        prop_assume!(copy.payload.len() > 1);
+        // Before the acknowledgment or long after it.
+        packets.insert(index + 1 + later.index(packets.len() - index), copy.clone());
+        let mut connection = packets[0].with(0, Connection::new);
+        let mut heard = Heard::default();
+        for (index, packet) in packets.iter().enumerate().skip(1) {
+            packet.with(index, |segment| connection.push(segment));
+            heard.drain(&mut connection);
+        }
+        let expected: Vec<_> = streams[copy.from as usize].iter().copied().map(Some).collect();
+        prop_assert_eq!(heard.stream(copy.from), &expected[..]);
+        prop_assert_eq!(connection.conflicts().len(), 1);
+        let conflict = &connection.conflicts()[0];
+        prop_assert_eq!(conflict.from, copy.from);
+        let start = usize::try_from(conflict.offset).expect("small");
+        prop_assert_eq!(&conflict.first[..], &streams[copy.from as usize][start..start + conflict.first.len()]);
+        let differing = conflict.first.iter().zip(&conflict.other).filter(|(a, b)| a != b).count();
+        prop_assert_eq!(differing, 1);
     }
 
     #[test]
