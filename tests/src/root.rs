@@ -206,7 +206,7 @@ mount --bind "$run/lab" "$root/lab"
 exec chroot "$root" "$@"
 "#;
 
-/// `$1`: directory of the root, then the packages. Exit code 101 of policy-rc.d keeps packages from starting services.
+/// `$1`: directory of the root, then the packages. What only a browser or a reader needs is left out. Exit code 101 of policy-rc.d keeps packages from starting services.
 const INSTALL: &str = r#"
 set -eu
 root=$1; shift
@@ -218,7 +218,10 @@ mount --rbind /dev "$root/root/dev"
 printf '#!/bin/sh\nexit 101\n' > "$root/root/usr/sbin/policy-rc.d"
 chmod 755 "$root/root/usr/sbin/policy-rc.d"
 export DEBIAN_FRONTEND=noninteractive
-install() { chroot "$root/root" apt-get install -y -q --no-install-recommends "$@"; }
+install() {
+  chroot "$root/root" apt-get install -y -q --no-install-recommends -o Dpkg::Options::=--path-exclude=/usr/share/doc/* \
+    -o Dpkg::Options::=--path-exclude=/usr/share/man/* -o Dpkg::Options::=--path-exclude=/usr/share/javascript/* "$@"
+}
 install "$@" || { chroot "$root/root" apt-get update -q; install "$@"; }
 chroot "$root/root" apt-get clean
 "#;
@@ -226,6 +229,7 @@ chroot "$root/root" apt-get clean
 fn install(packages: Packages) -> Result<Root> {
     let debian = packages.debian().join(" ");
     anyhow::ensure!(nix::unistd::geteuid().is_root(), "overlayfs and chroot need root");
+    sweep();
     let home = lab_directory().join("roots");
     std::fs::create_dir_all(&home)?;
     let lock = File::create(home.join(format!("{}.lock", packages.name())))?;
@@ -252,10 +256,23 @@ fn install(packages: Packages) -> Result<Root> {
     Ok(Root { packages, upper })
 }
 
-/// The layer fits only the package list that it was laid over.
+/// Removes the directories of runs whose process is gone: a killed run cleans nothing up.
+fn sweep() {
+    let Ok(entries) = std::fs::read_dir(lab_directory().join("run")) else { return };
+    for entry in entries.flatten() {
+        let name = entry.file_name();
+        let owner = name.to_str().and_then(|name| name.split('-').next()?.parse::<u32>().ok());
+        if owner.is_some_and(|pid| !Path::new(&format!("/proc/{pid}")).exists()) {
+            // Another run may be sweeping too.
+            let _ = std::fs::remove_dir_all(entry.path());
+        }
+    }
+}
+
+/// The layer fits only the package list that it was laid over, and the recipe that made it.
 fn stamp_text(debian: &str) -> Result<String> {
     let status = std::fs::read("/var/lib/dpkg/status").context("this machine is no Debian: no /var/lib/dpkg/status")?;
     let mut hasher = DefaultHasher::new();
-    status.hash(&mut hasher);
+    (status, INSTALL).hash(&mut hasher);
     Ok(format!("{debian}\n{:016x}\n", hasher.finish()))
 }
