@@ -12,14 +12,14 @@ use crate::{
     Role,
     finding::{Evidence, Expected, Kind, Outcome, Severity},
     policy::{expectation::Expectation, rule::StarttlsRule},
-    smtp::{Doubt, Session},
+    smtp::{Doubt, Observation},
 };
 
 /// What the rules look at.
 #[derive(Clone, Copy, Debug)]
 pub struct Case<'a> {
     /// What was seen.
-    pub session: &'a Session,
+    pub session: &'a Observation,
     /// What was expected.
     pub expectation: &'a Expectation,
     /// Which end this host is.

@@ -77,6 +77,8 @@ pub struct AuthExchange {
     pub mechanism: String,
     /// What crosses the wire.
     pub class: MechanismClass,
+    /// Asked for with Exchange's verb X-EXPS (THREATS F9).
+    pub exchange_verb: bool,
     /// The AUTH command itself carried the first response.
     pub initial_response: bool,
     /// Responses of the client so far that were not a cancellation, the initial one included.
@@ -90,11 +92,12 @@ pub struct AuthExchange {
 }
 
 impl AuthExchange {
-    pub(super) fn new(mechanism: &Mechanism, initial: Option<usize>) -> Self {
+    pub(super) fn new(mechanism: &Mechanism, initial: Option<usize>, exchange_verb: bool) -> Self {
         let class = MechanismClass::of(mechanism.name());
         let mut exchange = Self {
             mechanism: mechanism.name().to_owned(),
             class,
+            exchange_verb,
             initial_response: initial.is_some_and(|octets| octets > 0),
             steps: 0,
             secret_sent: false,
@@ -105,6 +108,12 @@ impl AuthExchange {
             exchange.respond(octets);
         }
         exchange
+    }
+
+    /// Whether a credential itself crossed in clear.
+    #[must_use]
+    pub fn is_credential(&self) -> bool {
+        self.class == MechanismClass::Plaintext && self.secret_sent
     }
 
     /// Notes one response of so many octets.
@@ -148,7 +157,7 @@ mod tests {
             ("XOAUTH2", Some(99), &[], true),
             ("CRAM-MD5", None, &[40], true),
         ] {
-            let mut exchange = AuthExchange::new(&Mechanism::parse(mechanism.as_bytes()), initial);
+            let mut exchange = AuthExchange::new(&Mechanism::parse(mechanism.as_bytes()), initial, false);
             responses.iter().for_each(|&octets| exchange.respond(octets));
             assert_eq!(exchange.secret_sent, sent, "{mechanism} {initial:?} {responses:?}");
         }

@@ -22,6 +22,8 @@ pub(super) enum Command {
     Mail {
         /// `REQUIRETLS` stands among the parameters (RFC 8689).
         requiretls: bool,
+        /// Keywords of the EHLO reply that the parameters act on.
+        acted_on: Vec<&'static str>,
     },
     /// `RCPT TO`, with the domain of the recipient in lower case, where one can be read.
     Rcpt(Option<String>),
@@ -51,7 +53,7 @@ impl Command {
             b"HELO" => Self::Helo(word(rest)),
             b"STARTTLS" | b"X-ANONYMOUSTLS" => Self::Starttls,
             b"AUTH" | b"X-EXPS" => parse_auth(rest),
-            b"MAIL" => Self::Mail { requiretls: has_parameter(rest, b"REQUIRETLS") },
+            b"MAIL" => parse_mail(rest),
             b"RCPT" => Self::Rcpt(domain(rest)),
             b"DATA" if trim(rest).is_empty() => Self::Data,
             b"BDAT" => parse_bdat(rest),
@@ -96,10 +98,21 @@ fn parse_bdat(rest: &[u8]) -> Command {
     }
 }
 
-/// Whether a parameter stands after the address of MAIL.
-fn has_parameter(rest: &[u8], name: &[u8]) -> bool {
+fn parse_mail(rest: &[u8]) -> Command {
     let after = rest.iter().rposition(|&c| c == b'>').map_or(rest, |at| &rest[at + 1..]);
-    after.split(u8::is_ascii_whitespace).any(|parameter| parameter.eq_ignore_ascii_case(name))
+    let mut requiretls = false;
+    let mut acted_on = Vec::new();
+    for parameter in after.to_ascii_uppercase().split(u8::is_ascii_whitespace) {
+        requiretls |= parameter == b"REQUIRETLS";
+        acted_on.extend(match parameter.split(|&c| c == b'=').next().unwrap_or_default() {
+            b"SIZE" => Some("SIZE"),
+            b"BODY" => Some("8BITMIME"),
+            b"SMTPUTF8" => Some("SMTPUTF8"),
+            b"RET" | b"ENVID" => Some("DSN"),
+            _ => None,
+        });
+    }
+    Command::Mail { requiretls, acted_on }
 }
 
 /// The domain of `TO:<local@domain>`, with or without brackets.
@@ -133,9 +146,9 @@ mod tests {
             (b"auth plain", auth("PLAIN", None)),
             (b"AUTH PLAIN =", auth("PLAIN", Some(0))),
             (b"X-EXPS LOGIN", auth("LOGIN", None)),
-            (b"MAIL FROM:<a@b> AUTH=<>", Command::Mail { requiretls: false }),
-            (b"MAIL FROM:<a@b> REQUIRETLS", Command::Mail { requiretls: true }),
-            (b"MAIL FROM:<REQUIRETLS@b>", Command::Mail { requiretls: false }),
+            (b"MAIL FROM:<a@b> AUTH=<>", Command::Mail { requiretls: false, acted_on: vec![] }),
+            (b"MAIL FROM:<a@b> REQUIRETLS size=9", Command::Mail { requiretls: true, acted_on: vec!["SIZE"] }),
+            (b"MAIL FROM:<REQUIRETLS@b>", Command::Mail { requiretls: false, acted_on: vec![] }),
             (b"RCPT TO:<A@Example.ORG> NOTIFY=NEVER", Command::Rcpt(Some("example.org".into()))),
             (b"RCPT TO: a@example.org", Command::Rcpt(Some("example.org".into()))),
             (b"RCPT TO:<postmaster>", Command::Rcpt(None)),

@@ -17,6 +17,7 @@ mod auth;
 mod command;
 mod ehlo;
 mod line;
+mod observation;
 mod reply;
 mod secret;
 mod session;
@@ -25,5 +26,6 @@ mod transcript;
 
 pub use auth::{AuthExchange, MechanismClass};
 pub use ehlo::{Capabilities, Capability, Offer};
-pub use session::{Doubt, Session, SessionEvent, Starttls};
-pub use tls::{ClientHello, ServerHello, TlsPhase};
+pub use observation::{Doubt, HandshakeEnd, Injection, Observation, Rewritten, Starttls};
+pub use session::{Session, SessionEvent};
+pub use tls::{ClientHello, ServerHello, TlsPhase, version_name};

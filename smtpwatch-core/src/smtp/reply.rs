@@ -50,6 +50,11 @@ impl Replies {
         self.begun = more;
         (!more).then(|| Reply { code, lines: std::mem::take(&mut self.lines) })
     }
+
+    /// A reply has begun and its last line has not come.
+    pub(super) const fn has_begun(&self) -> bool {
+        self.begun
+    }
 }
 
 /// A line that has no code (THREATS EV-18) is a whole reply with code zero: the machine goes on.

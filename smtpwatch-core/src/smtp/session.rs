@@ -5,53 +5,23 @@
 //! sends after such a command is held until its reply is known; everything else is a queue of commands that wait for
 //! their replies (FP-11).
 
-use std::collections::{BTreeSet, VecDeque};
+use std::collections::VecDeque;
 
 use super::{
     auth::AuthExchange,
     command::{Command, split_word},
     ehlo::{self, Capabilities, Offer},
     line::{Line, Lines},
+    observation::{Doubt, Injection, Observation, Rewritten, Starttls},
     reply::{Replies, Reply},
     secret::Secret,
     tls::{TlsPhase, is_record_type},
-    transcript::{Transcript, printable},
+    transcript::{is_verb, printable},
 };
-use crate::{
-    Side,
-    finding::{Outcome, StarttlsState, TranscriptLine},
-    limits,
-};
+use crate::{Side, limits};
 
 /// Exchanges kept per session; what a client tries beyond them has the outcome of those.
 const AUTH_EXCHANGES: usize = 16;
-
-/// Why nothing may be concluded from what is missing.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Doubt {
-    /// The flow was joined after its start (THREATS FP-7).
-    Midstream,
-    /// Octets are missing that the dialogue needed.
-    Gap,
-    /// Only one direction was seen (EV-26).
-    OneSided,
-    /// The streams cannot be told apart into commands and bodies.
-    Ambiguous,
-}
-
-/// What became of STARTTLS. The code is the server's, zero where a line had none.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
-pub enum Starttls {
-    /// Not asked for.
-    #[default]
-    NotSent,
-    /// Asked for, no reply yet.
-    Sent,
-    /// Any 2xx: Postfix and Exim go ahead on each of them (THREATS §1, RFC 3207 §4).
-    Granted(u16),
-    /// Any other reply.
-    Refused(u16),
-}
 
 /// What the engine is to do. Drain [`Session::poll`] after every call.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -66,56 +36,29 @@ pub enum SessionEvent {
     Mute,
 }
 
-/// The machine and what it has observed.
+/// The machine. What it has learnt so far is [`Session::seen`].
 #[derive(Debug, Default)]
 pub struct Session {
-    /// First line of the greeting, printable, with its code.
-    pub greeting: Option<String>,
-    /// Host name at the start of the greeting.
-    pub greeting_name: Option<String>,
-    /// Name that the client gave with EHLO or HELO.
-    pub client_name: Option<String>,
-    /// The last complete EHLO reply in clear (THREATS FP-6).
-    pub capabilities: Option<Capabilities>,
-    /// What became of STARTTLS.
-    pub starttls: Starttls,
-    /// STARTTLS was offered when it was asked for.
-    pub starttls_was_offered: bool,
-    /// What came after the go-ahead, or instead of SMTP.
-    pub tls: Option<TlsPhase>,
-    /// SASL exchanges in clear, in order.
-    pub auth: Vec<AuthExchange>,
-    /// MAIL was sent in clear.
-    pub mail_sent: bool,
-    /// MAIL asked for REQUIRETLS in clear (THREATS G7).
-    pub requiretls: bool,
-    /// Messages accepted in clear.
-    pub messages: u32,
-    /// Domains of recipients, lower case, bounded.
-    pub recipient_domains: BTreeSet<String>,
-    /// A command or a reply was understood.
-    pub smtp: bool,
-    /// Why nothing may be concluded from what is missing.
-    pub doubt: Option<Doubt>,
-    /// Holes that hurt.
-    pub gaps: u32,
-    /// Who ended the connection, and whether by reset.
-    pub ended: Option<(Side, bool)>,
+    /// The facts so far.
+    pub seen: Observation,
 
     phase: Phase,
-    queue: VecDeque<Pending>,
+    queue: VecDeque<Waiting>,
     client_lines: Lines,
     server_lines: Lines,
     replies: Replies,
     /// Client octets that wait for the reply that says what they are.
     held: Vec<u8>,
-    /// Stream offset behind them.
-    held_end: u64,
+    /// Stream offset behind the newest octets of the client.
+    client_end: u64,
     client_spoke: bool,
+    /// A message ended unseen: replies may follow to commands that stood behind it.
+    unseen_commands: bool,
     /// The newest reply answered EHLO, and the client has not spoken since (THREATS EV-17).
     ehlo_may_go_on: bool,
     secret: Option<Secret>,
-    transcript: Transcript,
+    /// Octets of the reply that is being read, line ends included.
+    reply_octets: usize,
     events: VecDeque<SessionEvent>,
 }
 
@@ -146,10 +89,18 @@ struct Body {
     refused: bool,
 }
 
-/// A command that waits for its reply.
+/// A command that waits for its reply, with its verb in upper case; empty where the word had not the form of one.
+#[derive(Clone, PartialEq, Eq, Debug)]
+struct Waiting {
+    what: Pending,
+    verb: String,
+}
+
+/// What the reply decides.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 enum Pending {
     Ehlo,
+    Helo,
     Starttls,
     Auth,
     Data,
@@ -162,7 +113,7 @@ impl Session {
     /// A session from its start, or one that was joined in the middle.
     #[must_use]
     pub fn new(midstream: bool) -> Self {
-        Self { doubt: midstream.then_some(Doubt::Midstream), ..Self::default() }
+        Self { seen: Observation { doubt: midstream.then_some(Doubt::Midstream), ..Observation::default() }, ..Self::default() }
     }
 
     /// Takes octets of one side; `offset` is their place in its stream.
@@ -175,10 +126,13 @@ impl Session {
 
     /// Takes a hole in one side's stream. Returns whether it hurts: bodies and TLS are left out on purpose.
     pub fn gap(&mut self, from: Side, length: u64) -> bool {
-        let began_tls = || self.tls.as_ref().is_some_and(|tls| tls.is_tls(Side::Client));
+        let began_tls = || self.seen.tls.as_ref().is_some_and(|tls| tls.is_tls(Side::Client));
         let harmless = match (&mut self.phase, from) {
             (Phase::Stopped, _) => true,
-            (Phase::Tls, _) => began_tls(),
+            (Phase::Tls, _) => {
+                self.seen.handshake_unseen = true;
+                began_tls()
+            }
             (Phase::Body(body), Side::Client) => {
                 body.matched = 0;
                 true
@@ -193,7 +147,7 @@ impl Session {
             _ => false,
         };
         if !harmless {
-            self.gaps += 1;
+            self.seen.gaps += 1;
             self.doubt(Doubt::Gap);
         }
         !harmless
@@ -201,12 +155,14 @@ impl Session {
 
     /// Only one direction was seen.
     pub fn one_sided(&mut self) {
-        self.doubt.get_or_insert(Doubt::OneSided);
+        self.seen.doubt.get_or_insert(Doubt::OneSided);
     }
 
     /// The connection ended: what was begun is all there will be.
     pub fn finish(&mut self, ended: Option<(Side, bool)>) {
-        self.ended = self.ended.or(ended);
+        self.seen.ended = self.seen.ended.or(ended);
+        let waits_for_ehlo = self.queue.front().is_some_and(|waiting| waiting.what == Pending::Ehlo);
+        self.seen.ehlo_unfinished = waits_for_ehlo && self.replies.has_begun();
         // A line without its end has crossed the wire all the same.
         if matches!(self.phase, Phase::Commands | Phase::AuthResponse) && !self.client_lines.partial().is_empty() {
             let mut end = &b"\r\n"[..];
@@ -222,61 +178,8 @@ impl Session {
         self.events.pop_front()
     }
 
-    /// The worst that has happened so far.
-    #[must_use]
-    pub fn outcome(&self) -> Outcome {
-        if self.auth.iter().any(AuthExchange::is_credential) {
-            Outcome::Credential
-        } else if self.messages > 0 {
-            Outcome::Content
-        } else if self.mail_sent {
-            Outcome::Envelope
-        } else {
-            Outcome::Attempt
-        }
-    }
-
-    /// State of the offer in the last EHLO reply in clear.
-    #[must_use]
-    pub fn starttls_state(&self) -> StarttlsState {
-        let Some(capabilities) = &self.capabilities else { return StarttlsState::Unknown };
-        match (self.starttls, capabilities.offer()) {
-            (Starttls::Refused(_), _) if self.starttls_was_offered => StarttlsState::Refused,
-            (_, Offer::Strict | Offer::Lenient) => StarttlsState::Offered,
-            (_, Offer::Absent) if capabilities.masked().next().is_some() => StarttlsState::Masked,
-            (_, Offer::Absent) => StarttlsState::Absent,
-        }
-    }
-
-    /// TLS began: the client sent a TLS record after the go-ahead, or instead of SMTP.
-    #[must_use]
-    pub fn tls_began(&self) -> bool {
-        self.tls.as_ref().is_some_and(|tls| tls.is_tls(Side::Client))
-    }
-
-    /// The names that the server gave: EHLO reply, greeting, SNI; each once.
-    #[must_use]
-    pub fn server_names(&self) -> Vec<&str> {
-        let ehlo = self.capabilities.as_ref().and_then(|capabilities| capabilities.name.as_deref());
-        let hello = self.tls.as_ref().and_then(|tls| tls.client_hello.as_ref());
-        let sni = hello.and_then(|hello| hello.sni.as_deref());
-        let mut names = Vec::new();
-        for name in [ehlo, self.greeting_name.as_deref(), sni].into_iter().flatten() {
-            if !names.contains(&name) {
-                names.push(name);
-            }
-        }
-        names
-    }
-
-    /// The dialogue, secrets blanked.
-    #[must_use]
-    pub fn transcript(&self) -> Vec<TranscriptLine> {
-        self.transcript.lines()
-    }
-
     fn doubt(&mut self, doubt: Doubt) {
-        self.doubt.get_or_insert(doubt);
+        self.seen.doubt.get_or_insert(doubt);
         self.stop();
     }
 
@@ -294,6 +197,7 @@ impl Session {
 
     /// `end` is the stream offset behind `input`.
     fn client(&mut self, mut input: &[u8], end: u64) {
+        self.client_end = end;
         while !input.is_empty() {
             match &mut self.phase {
                 Phase::Stopped => return,
@@ -306,7 +210,6 @@ impl Session {
                         self.doubt(Doubt::Ambiguous);
                     } else {
                         self.held.extend_from_slice(input);
-                        self.held_end = end;
                     }
                     return;
                 }
@@ -315,7 +218,7 @@ impl Session {
                         let refused = body.refused;
                         self.phase = Phase::Commands;
                         if !refused {
-                            self.expect(Pending::EndOfData);
+                            self.expect(Pending::EndOfData, String::new());
                         }
                     }
                 }
@@ -327,11 +230,7 @@ impl Session {
                         self.phase = Phase::Commands;
                     }
                 }
-                Phase::Commands if !self.client_spoke && is_record_type(input[0]) => {
-                    // TLS without STARTTLS on a mail port (THREATS D6). Only as the first octet: later it would be a way
-                    // to make the watcher look away.
-                    self.enter_tls();
-                }
+                Phase::Commands if self.may_begin_tls() && is_record_type(input[0]) => self.enter_tls(),
                 Phase::Commands | Phase::AuthResponse => {
                     self.client_spoke = true;
                     let Some(line) = self.client_lines.take(&mut input) else { return };
@@ -349,44 +248,47 @@ impl Session {
             return;
         }
         let command = Command::parse(&line.bytes);
-        self.smtp |= command != Command::Other;
-        self.transcript.push(Side::Client, shown(&command, &line.bytes));
+        let verb = split_word(&line.bytes).0.to_ascii_uppercase();
+        let verb = if is_verb(&verb) { String::from_utf8(verb).unwrap_or_default() } else { String::new() };
+        self.seen.smtp |= command != Command::Other;
+        self.seen.transcript.push(Side::Client, shown(&command, &line.bytes));
         let pending = match command {
-            Command::Ehlo(name) => {
-                self.client_name = Some(name);
+            Command::Ehlo(ref name) => {
+                self.seen.client_name = Some(name.clone());
                 Pending::Ehlo
             }
-            Command::Helo(name) => {
-                self.client_name = Some(name);
-                Pending::Other
+            Command::Helo(ref name) => {
+                self.seen.client_name = Some(name.clone());
+                Pending::Helo
             }
             Command::Starttls => {
-                self.starttls = Starttls::Sent;
-                self.starttls_was_offered =
-                    self.capabilities.as_ref().is_some_and(|capabilities| capabilities.offer() != Offer::Absent);
+                self.seen.starttls = Starttls::Sent;
+                self.seen.starttls_was_offered =
+                    self.seen.capabilities.as_ref().is_some_and(|capabilities| capabilities.offer() != Offer::Absent);
                 self.phase = Phase::Hold;
                 Pending::Starttls
             }
-            Command::Auth { mechanism, initial } => {
-                if self.auth.len() < AUTH_EXCHANGES {
-                    self.auth.push(AuthExchange::new(&mechanism, initial));
+            Command::Auth { ref mechanism, initial } => {
+                if self.seen.auth.len() < AUTH_EXCHANGES {
+                    self.seen.auth.push(AuthExchange::new(mechanism, initial, verb == "X-EXPS"));
                 }
                 let (_, rest) = split_word(&line.bytes);
                 self.secret = initial.map(|_| Secret::new(split_word(rest).1.to_vec()));
                 self.phase = Phase::Hold;
                 Pending::Auth
             }
-            Command::Mail { requiretls } => {
-                self.mail_sent = true;
-                self.requiretls |= requiretls;
+            Command::Mail { requiretls, ref acted_on } => {
+                self.seen.mail_sent = true;
+                self.seen.requiretls |= requiretls;
+                self.seen.acted_on.extend(acted_on);
                 self.events.push_back(SessionEvent::Judge);
                 Pending::Other
             }
-            Command::Rcpt(domain) => {
+            Command::Rcpt(ref domain) => {
                 if let Some(domain) = domain
-                    && self.recipient_domains.len() < limits::RECIPIENT_DOMAINS
+                    && self.seen.recipient_domains.len() < limits::RECIPIENT_DOMAINS
                 {
-                    self.recipient_domains.insert(domain);
+                    self.seen.recipient_domains.insert(domain.clone());
                 }
                 Pending::Other
             }
@@ -395,6 +297,7 @@ impl Session {
                 Pending::Data
             }
             Command::Bdat { size: Some(size), last } => {
+                self.seen.acted_on.insert("CHUNKING");
                 if size > 0 {
                     self.phase = Phase::Chunk(size);
                     let start = end.saturating_sub(input.len() as u64);
@@ -408,16 +311,30 @@ impl Session {
                 return;
             }
             // The PROXY header of a load balancer comes before the dialogue and has no reply (THREATS FP-13).
-            Command::Other if self.greeting.is_none() && line.bytes.starts_with(b"PROXY ") => return,
-            Command::Rset | Command::Quit | Command::Other => Pending::Other,
+            Command::Other if self.seen.greeting.is_none() && line.bytes.starts_with(b"PROXY ") => return,
+            Command::Other => {
+                if verb.len() >= 4 && verb.bytes().all(|c| c == b'X') {
+                    let arrived = Rewritten { sent: String::new(), arrived: verb.clone() };
+                    self.seen.rewritten.get_or_insert(arrived);
+                }
+                Pending::Other
+            }
+            Command::Rset | Command::Quit => Pending::Other,
         };
-        self.expect(pending);
+        self.expect(pending, verb);
+    }
+
+    /// TLS without STARTTLS on a mail port (THREATS D6), as the first octet, and after the go-ahead also behind commands in
+    /// clear. Anywhere else it would be a way to make the watcher look away.
+    fn may_begin_tls(&self) -> bool {
+        !self.client_spoke
+            || (matches!(self.seen.starttls, Starttls::Granted(_)) && self.client_lines.partial().is_empty())
     }
 
     fn auth_response(&mut self, line: &[u8]) {
         let octets = line.trim_ascii().len();
-        self.transcript.push(Side::Client, format!("[{octets} octets]"));
-        if let Some(exchange) = self.auth.last_mut() {
+        self.seen.transcript.push(Side::Client, format!("[{octets} octets]"));
+        if let Some(exchange) = self.seen.auth.last_mut() {
             if line.trim_ascii() == b"*" {
                 exchange.cancelled = true;
             } else {
@@ -426,14 +343,14 @@ impl Session {
         }
         self.secret = Some(Secret::new(line.to_vec()));
         self.phase = Phase::Hold;
-        self.expect(Pending::Auth);
+        self.expect(Pending::Auth, String::new());
     }
 
-    fn expect(&mut self, pending: Pending) {
+    fn expect(&mut self, what: Pending, verb: String) {
         if self.queue.len() >= limits::PIPELINE {
             self.doubt(Doubt::Ambiguous);
         } else {
-            self.queue.push_back(pending);
+            self.queue.push_back(Waiting { what, verb });
         }
     }
 
@@ -443,12 +360,7 @@ impl Session {
         while !input.is_empty() {
             match self.phase {
                 Phase::Stopped => return,
-                Phase::Tls if self.starttls == Starttls::NotSent && !is_record_type(input[0]) && !self.server_tls() => {
-                    // The server speaks SMTP: what the client sent first was not TLS that anybody answered.
-                    self.tls = None;
-                    self.client_spoke = true;
-                    self.phase = Phase::Commands;
-                }
+                Phase::Tls if self.answers_in_clear(input[0]) => self.leave_tls(),
                 Phase::Tls => {
                     self.tls_octets(Side::Server, input);
                     return;
@@ -457,13 +369,14 @@ impl Session {
             }
             let Some(line) = self.server_lines.take(&mut input) else { return };
             let reply = self.replies.push(&line);
+            self.reply_octets += line.bytes.len() + if line.bare_lf { 1 } else { 2 };
             let mut shown = printable(&line.bytes);
             if let Some(secret) = &self.secret {
                 shown = secret.strike(&shown);
             }
-            self.transcript.push(Side::Server, blank_local_parts(&shown));
+            self.seen.transcript.push(Side::Server, blank_local_parts(&shown));
             if let Some(reply) = reply {
-                self.smtp |= (200..600).contains(&reply.code);
+                self.seen.smtp |= (200..600).contains(&reply.code);
                 self.reply(&reply);
             }
         }
@@ -471,46 +384,77 @@ impl Session {
 
     fn reply(&mut self, reply: &Reply) {
         let went_on = std::mem::take(&mut self.ehlo_may_go_on);
-        if self.greeting.is_none() && self.doubt.is_none() {
+        let ehlo_octets = std::mem::take(&mut self.reply_octets);
+        if self.seen.greeting.is_none() && self.seen.doubt.is_none() {
             // The first reply is the greeting, also when the client spoke first (PIPECONNECT, THREATS FP-12).
             let first = reply.lines.first().map(Vec::as_slice).unwrap_or_default();
-            self.greeting = Some(printable(&[format!("{} ", reply.code).as_bytes(), first].concat()));
-            self.greeting_name = ehlo::host_name(first);
+            self.seen.greeting = Some(printable(&[format!("{} ", reply.code).as_bytes(), first].concat()));
+            self.seen.greeting_name = ehlo::host_name(first);
             return;
         }
         if let Phase::Body(body) = self.phase {
             self.reply_in_body(body, reply);
             return;
         }
-        match self.queue.pop_front() {
-            Some(Pending::Ehlo) if reply.is_positive() => {
-                self.capabilities = Some(Capabilities::parse(&reply.lines));
+        let Some(Waiting { what, verb }) = self.queue.pop_front() else {
+            self.unasked(reply, went_on);
+            return;
+        };
+        self.compare_echo(&verb, reply);
+        match what {
+            Pending::Ehlo if reply.is_positive() => {
+                self.seen.capabilities = Some(Capabilities::parse(&reply.lines));
+                self.seen.ehlo_octets = ehlo_octets;
+                self.seen.ehlo_rejected = None;
+                self.seen.ehlo_went_on = None;
                 self.ehlo_may_go_on = true;
             }
-            Some(Pending::Starttls) => self.starttls_reply(reply.code),
-            Some(Pending::Auth) => self.auth_reply(reply),
-            Some(Pending::Data) if reply.code == 354 => {
-                self.transcript.push(Side::Client, "[message]".to_owned());
+            Pending::Ehlo => self.seen.ehlo_rejected = Some(reply.code),
+            Pending::Helo => self.seen.helo |= reply.is_positive(),
+            Pending::Starttls => self.starttls_reply(reply),
+            Pending::Auth => self.auth_reply(reply),
+            Pending::Data if reply.code == 354 => {
+                self.seen.transcript.push(Side::Client, "[message]".to_owned());
                 self.events.push_back(SessionEvent::BodyFollows);
                 self.release(Phase::Body(Body::START));
             }
-            Some(Pending::Data) => self.release(Phase::Commands),
-            Some(Pending::EndOfData | Pending::Bdat { last: true }) if reply.is_positive() => self.accepted(),
-            Some(Pending::Ehlo | Pending::EndOfData | Pending::Bdat { .. } | Pending::Other) => {}
-            None if went_on && reply.code == 250 => {
-                if let Some(capabilities) = &mut self.capabilities {
-                    capabilities.extend(&reply.lines);
-                }
-                self.ehlo_may_go_on = true;
+            Pending::Data => self.release(Phase::Commands),
+            Pending::EndOfData | Pending::Bdat { last: true } if reply.is_positive() => self.accepted(),
+            Pending::EndOfData | Pending::Bdat { .. } | Pending::Other => {}
+        }
+    }
+
+    /// A reply that answers no command.
+    fn unasked(&mut self, reply: &Reply, went_on: bool) {
+        if went_on && reply.code == 250 {
+            if let Some(capabilities) = &mut self.seen.capabilities {
+                self.seen.ehlo_went_on.get_or_insert(capabilities.lines.len());
+                capabilities.extend(&reply.lines);
             }
-            // More replies than commands: what was pipelined behind a body that was not seen.
-            None => {}
+            self.ehlo_may_go_on = true;
+        } else if !self.unseen_commands && matches!(reply.class(), 2 | 3) && self.seen.doubt.is_none() {
+            let first = reply.lines.first().map(Vec::as_slice).unwrap_or_default();
+            self.seen.unsolicited.get_or_insert(format!("{} {}", reply.code, printable(first)));
+        }
+    }
+
+    /// A refusal that quotes a run of X as long as the verb that was sent: it was overwritten on the way (THREATS FO-12).
+    fn compare_echo(&mut self, verb: &str, reply: &Reply) {
+        if reply.class() != 5 || verb.len() < 4 || verb.bytes().all(|c| c == b'X') {
+            return;
+        }
+        let words = reply.lines.iter().flat_map(|line| line.split(|c| !c.is_ascii_alphanumeric()));
+        let mut masks = words.filter(|word| word.len() == verb.len() && word.iter().all(|c| *c == b'X'));
+        if let Some(mask) = masks.next() {
+            let arrived = String::from_utf8_lossy(mask).into_owned();
+            self.seen.rewritten.get_or_insert(Rewritten { sent: verb.to_owned(), arrived });
         }
     }
 
     /// A reply while the end of the body has not been seen: the gate leaves bodies out, so it is the reply to the message. Only
     /// a refusal may also have come in the middle of it; then the client goes on with the body until the next reply.
     fn reply_in_body(&mut self, body: Body, reply: &Reply) {
+        self.unseen_commands = true;
         if reply.is_positive() && !body.refused {
             self.phase = Phase::Commands;
             self.accepted();
@@ -522,32 +466,38 @@ impl Session {
     }
 
     fn accepted(&mut self) {
-        self.messages = self.messages.saturating_add(1);
+        self.seen.messages = self.seen.messages.saturating_add(1);
         self.events.push_back(SessionEvent::Judge);
     }
 
-    fn starttls_reply(&mut self, code: u16) {
-        if code / 100 == 2 {
-            self.starttls = Starttls::Granted(code);
+    fn starttls_reply(&mut self, reply: &Reply) {
+        let first = reply.lines.first().map(Vec::as_slice).unwrap_or_default();
+        self.seen.starttls_reply = Some(printable(first));
+        // What was held was sent before the client can have known the reply. An early ClientHello is no injection.
+        if self.held.first().is_some_and(|octet| !is_record_type(*octet)) {
+            self.injected(&self.held.clone(), true);
+        }
+        if reply.is_positive() {
+            self.seen.starttls = Starttls::Granted(reply.code);
             self.enter_tls();
             self.release(Phase::Tls);
         } else {
-            self.starttls = Starttls::Refused(code);
+            self.seen.starttls = Starttls::Refused(reply.code);
             self.release(Phase::Commands);
-            self.events.push_back(SessionEvent::Judge);
         }
+        self.events.push_back(SessionEvent::Judge);
     }
 
     fn auth_reply(&mut self, reply: &Reply) {
         // Any 3xx: a client that goes on by the first digit must not have its response read as a command.
-        let cancelled = self.auth.last().is_some_and(|exchange| exchange.cancelled);
+        let cancelled = self.seen.auth.last().is_some_and(|exchange| exchange.cancelled);
         if reply.class() == 3 && !cancelled {
             self.release(Phase::AuthResponse);
             return;
         }
         self.secret = None;
         let mut layer = false;
-        if let Some(exchange) = self.auth.last_mut() {
+        if let Some(exchange) = self.seen.auth.last_mut() {
             exchange.reply = reply.code;
             layer =
                 reply.is_positive() && matches!(exchange.mechanism.as_str(), "GSSAPI" | "DIGEST-MD5" | "GSS-SPNEGO");
@@ -565,34 +515,65 @@ impl Session {
     fn release(&mut self, phase: Phase) {
         self.phase = phase;
         let held = std::mem::take(&mut self.held);
-        self.client(&held, self.held_end);
+        self.client(&held, self.client_end);
     }
 
     fn enter_tls(&mut self) {
         self.phase = Phase::Tls;
-        self.tls = Some(TlsPhase::default());
+        self.seen.tls = Some(TlsPhase::default());
     }
 
-    fn server_tls(&self) -> bool {
-        self.tls.as_ref().is_some_and(|tls| tls.is_tls(Side::Server))
+    /// The server goes on in clear, and in answer to octets of the client that are not TLS, or to TLS that nobody asked for.
+    fn answers_in_clear(&self, octet: u8) -> bool {
+        let Some(tls) = &self.seen.tls else { return false };
+        let refused = self.seen.starttls == Starttls::NotSent || !tls.before(Side::Client).is_empty();
+        refused && !is_record_type(octet) && !tls.is_tls(Side::Server) && (self.seen.starttls == Starttls::NotSent || !tls.is_tls(Side::Client))
+    }
+
+    /// What the client sent is read as commands after all.
+    fn leave_tls(&mut self) {
+        let before = self.seen.tls.take().map(|mut tls| tls.take_before(Side::Client)).unwrap_or_default();
+        self.seen.clear_after_go_ahead = self.seen.starttls != Starttls::NotSent;
+        self.client_spoke = true;
+        self.phase = Phase::Commands;
+        self.client(&before, self.client_end);
     }
 
     fn tls_octets(&mut self, from: Side, octets: &[u8]) {
-        let Some(tls) = &mut self.tls else { return };
+        let Some(tls) = &mut self.seen.tls else { return };
         let began = tls.is_tls(Side::Client);
         tls.push(from, octets);
-        if !began && tls.is_tls(Side::Client) {
-            self.transcript.push(Side::Client, "[TLS]".to_owned());
+        if from == Side::Server && !began && !tls.before(Side::Server).is_empty() {
+            let injection = Injection::of(tls.before(Side::Server), false);
+            if self.seen.injected_replies.is_none() {
+                self.seen.transcript.push(Side::Server, format!("[{} octets in clear]", injection.octets));
+                self.events.push_back(SessionEvent::Judge);
+            }
+            self.seen.injected_replies = Some(injection);
+        } else if !began && tls.is_tls(Side::Client) {
+            let before = tls.before(Side::Client).to_vec();
+            if !before.is_empty() && self.seen.injected_commands.is_none() {
+                self.injected(&before, false);
+            }
+            self.seen.transcript.push(Side::Client, "[TLS]".to_owned());
             self.events.push_back(SessionEvent::Judge);
         }
     }
-}
 
-impl AuthExchange {
-    /// Whether a credential itself crossed in clear.
-    #[must_use]
-    pub fn is_credential(&self) -> bool {
-        self.class == super::MechanismClass::Plaintext && self.secret_sent
+    /// Notes client octets that stand where TLS should begin. They may run under TLS as if it had protected them, so a
+    /// credential among them is noted as such (THREATS E3).
+    fn injected(&mut self, octets: &[u8], before_reply: bool) {
+        let injection = Injection::of(octets, before_reply);
+        self.seen.transcript.push(Side::Client, format!("[{} octets in clear: {}]", injection.octets, injection.verbs.join(", ")));
+        for line in octets.split(|&octet| octet == b'\n') {
+            if let Command::Auth { mechanism, initial: Some(initial) } = Command::parse(line.trim_ascii_end())
+                && self.seen.auth.len() < AUTH_EXCHANGES
+            {
+                self.seen.auth.push(AuthExchange::new(&mechanism, Some(initial), false));
+            }
+        }
+        self.seen.injected_commands = Some(injection);
+        self.events.push_back(SessionEvent::Judge);
     }
 }
 
@@ -642,13 +623,6 @@ fn shown(command: &Command, line: &[u8]) -> String {
         | Command::Rset
         | Command::Quit => blank_local_parts(&printable(line)),
     }
-}
-
-/// A verb is short and in one case; base64, which a confused client may send as a command, seldom is.
-fn is_verb(word: &[u8]) -> bool {
-    (1..=12).contains(&word.len())
-        && word.iter().all(|c| c.is_ascii_alphabetic() || *c == b'-')
-        && (word == word.to_ascii_uppercase().as_slice() || word == word.to_ascii_lowercase().as_slice())
 }
 
 /// `local@domain` becomes `*@domain`, and the identity of MAIL's AUTH parameter (RFC 4954 §5) becomes `*`: who writes to whom

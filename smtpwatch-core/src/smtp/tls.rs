@@ -1,17 +1,30 @@
-//! The first TLS records after STARTTLS: who began, with which version, for which name.
+//! What comes after STARTTLS: octets that are not TLS, the hellos, and how far the handshake got.
 //!
-//! Records and messages are read by tls-parser; this file only collects the octets that belong to one message.
+//! Messages are read by tls-parser; this file finds where records begin and collects the octets of one message.
 
 use tls_parser::{
-    TlsExtension, TlsMessage, TlsMessageHandshake, TlsRecordType, TlsVersion, parse_tls_extensions,
-    parse_tls_message_handshake, parse_tls_raw_record,
+    TlsCipherAu, TlsCipherEnc, TlsCipherSuite, TlsExtension, TlsMessage, TlsMessageHandshake, TlsVersion,
+    parse_tls_extensions, parse_tls_message_handshake,
 };
 
 use crate::Side;
 
-/// Octets of one direction that are looked at: a ClientHello with a post-quantum key share is below 2 KiB, a ServerHello
+/// Octets of one message that are collected: a ClientHello with a post-quantum key share is below 2 KiB, a ServerHello
 /// below 200 octets. What does not fit is not TLS that anybody negotiates.
 const HANDSHAKE_OCTETS: usize = 16 * 1024;
+/// Octets kept of what stands before the first record of a direction.
+const BEFORE_OCTETS: usize = 4 * 1024;
+/// Content types (RFC 8446 §5.1).
+const ALERT: u8 = 21;
+const HANDSHAKE: u8 = 22;
+const APPLICATION_DATA: u8 = 23;
+/// A record of application data up to this length holds an alert of TLS 1.3: two octets, the content type, a tag of 8 or 16.
+const ENCRYPTED_ALERT: u16 = 19;
+/// `ServerHello.random` of a HelloRetryRequest (RFC 8446 §4.1.3), its first octets.
+const RETRY: [u8; 8] = [0xcf, 0x21, 0xad, 0x74, 0xe5, 0x9a, 0x61, 0x11];
+/// What a server that knows TLS 1.3 writes into its random when it is made to choose TLS 1.2 (RFC 8446 §4.1.3), and TLS 1.1
+/// or below.
+const SENTINELS: [&[u8]; 2] = [b"DOWNGRD\x01", b"DOWNGRD\x00"];
 
 /// What the client asked for.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -29,6 +42,31 @@ pub struct ServerHello {
     pub version: u16,
     /// The cipher suite (IANA number).
     pub cipher: u16,
+    /// The random says that the server would have chosen a higher version, had it been asked.
+    pub downgrade_sentinel: bool,
+}
+
+impl ServerHello {
+    /// The suite's IANA name where it gives no protection worth the name: no encryption, no authentication, export
+    /// strength, DES, RC2 or RC4 (RFC 9325 §4.1).
+    #[must_use]
+    pub fn weak_suite(&self) -> Option<&'static str> {
+        let suite = TlsCipherSuite::from_id(self.cipher)?;
+        let weak = matches!(suite.enc, TlsCipherEnc::Null | TlsCipherEnc::Des | TlsCipherEnc::Rc2 | TlsCipherEnc::Rc4)
+            || suite.au == TlsCipherAu::Null
+            || suite.name.contains("_EXPORT_");
+        weak.then_some(suite.name)
+    }
+}
+
+/// The name of a protocol version, as people write it.
+#[must_use]
+pub fn version_name(version: u16) -> String {
+    match version {
+        0x0300 => "SSL 3.0".to_owned(),
+        0x0301..=0x0304 => format!("TLS 1.{}", version - 0x0301),
+        _ => format!("version {version:#06x}"),
+    }
 }
 
 /// What came after the go-ahead, both directions.
@@ -46,92 +84,151 @@ pub struct TlsPhase {
 
 #[derive(Clone, Debug, Default)]
 struct Direction {
-    /// Octets not yet read: the start of a record.
-    raw: Vec<u8>,
-    /// Handshake octets of whole records: the start of a message.
+    /// Octets before the first record, at most [`BEFORE_OCTETS`].
+    before: Vec<u8>,
+    /// A record has begun: what follows is records.
+    tls: bool,
+    /// The header of a record, as far as it came.
+    header: Vec<u8>,
+    /// Octets of the record's content that have not come.
+    left: u16,
+    /// Content of handshake records: the start of a message.
     handshake: Vec<u8>,
-    begun: Begun,
-}
-
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
-enum Begun {
-    /// No octet yet.
-    #[default]
-    No,
-    /// Records are being read.
-    Tls,
-    /// All that was wanted has been read, or cannot be: the rest is not looked at.
-    Done,
-    /// The first octet was not a TLS record's.
-    Other,
+    /// The hello was read, or cannot be.
+    hello_done: bool,
+    /// A record came that only a party which goes on with the handshake sends.
+    went_on: bool,
 }
 
 impl TlsPhase {
     /// Takes octets of one direction.
     pub(super) fn push(&mut self, from: Side, bytes: &[u8]) {
-        let direction = match from {
-            Side::Client => &mut self.client,
-            Side::Server => &mut self.server,
-        };
-        if direction.begun == Begun::No && !bytes.is_empty() {
-            direction.begun = if is_record_type(bytes[0]) { Begun::Tls } else { Begun::Other };
-        }
-        if direction.begun != Begun::Tls {
+        let direction = self.direction_mut(from);
+        if direction.tls {
+            self.records(from, bytes);
             return;
         }
-        direction.raw.extend_from_slice(bytes);
-        let mut taken = 0;
-        while let Ok((rest, record)) = parse_tls_raw_record(&direction.raw[taken..]) {
-            taken = direction.raw.len() - rest.len();
-            match record.hdr.record_type {
-                TlsRecordType::Handshake => direction.handshake.extend_from_slice(record.data),
-                TlsRecordType::Alert => {
-                    if let (None, Some(description)) = (self.alert, record.data.get(1)) {
-                        self.alert = Some((from, *description));
-                    }
-                    direction.begun = Begun::Done;
-                }
-                TlsRecordType::ChangeCipherSpec => {}
-                _ => direction.begun = Begun::Done,
+        direction.before.extend_from_slice(bytes);
+        let Some(start) = record_start(&direction.before) else {
+            // The last octet stays: it may be the first of a record.
+            if let Some(last) = direction.before.pop() {
+                direction.before.truncate(BEFORE_OCTETS - 1);
+                direction.before.push(last);
             }
-        }
-        direction.raw.drain(..taken);
-        match parse_tls_message_handshake(&direction.handshake) {
-            Ok((_, TlsMessage::Handshake(message))) => {
-                match message {
-                    TlsMessageHandshake::ClientHello(hello) if from == Side::Client => {
-                        self.client_hello = Some(client_hello(hello.version, hello.ext));
-                    }
-                    TlsMessageHandshake::ServerHello(hello) if from == Side::Server => {
-                        self.server_hello = Some(ServerHello {
-                            version: chosen_version(hello.version, hello.ext),
-                            cipher: hello.cipher.0,
-                        });
-                    }
-                    _ => {}
-                }
-                direction.begun = Begun::Done;
-            }
-            Err(tls_parser::nom::Err::Incomplete(_))
-                if direction.raw.len() + direction.handshake.len() < HANDSHAKE_OCTETS => {}
-            _ => direction.begun = Begun::Done,
-        }
-        if direction.begun == Begun::Done {
-            direction.raw = Vec::new();
-            direction.handshake = Vec::new();
-        }
+            return;
+        };
+        direction.tls = true;
+        let records = direction.before.split_off(start);
+        self.records(from, &records);
     }
 
-    /// The first octet of this direction was a TLS record's.
+    /// A TLS record began in this direction.
     #[must_use]
     pub fn is_tls(&self, from: Side) -> bool {
-        matches!(self.direction(from).begun, Begun::Tls | Begun::Done)
+        self.direction(from).tls
     }
 
-    /// The first octet of this direction was something else.
+    /// Octets of this direction that stand before its first TLS record.
     #[must_use]
-    pub fn is_other(&self, from: Side) -> bool {
-        self.direction(from).begun == Begun::Other
+    pub fn before(&self, from: Side) -> &[u8] {
+        &self.direction(from).before
+    }
+
+    pub(super) fn take_before(&mut self, from: Side) -> Vec<u8> {
+        std::mem::take(&mut self.direction_mut(from).before)
+    }
+
+    /// Both sides said hello, and the client went on with what the server said: it took the server's version, suite and
+    /// certificate.
+    #[must_use]
+    pub fn is_established(&self) -> bool {
+        self.client_hello.is_some() && self.server_hello.is_some() && self.client.went_on
+    }
+
+    fn records(&mut self, from: Side, mut bytes: &[u8]) {
+        while !bytes.is_empty() {
+            let direction = self.direction_mut(from);
+            if direction.left == 0 {
+                direction.header.push(bytes[0]);
+                bytes = &bytes[1..];
+                if let [_, _, _, high, low] = *direction.header.as_slice() {
+                    direction.left = u16::from_be_bytes([high, low]);
+                    self.record_begins(from);
+                    let direction = self.direction_mut(from);
+                    if direction.left == 0 {
+                        direction.header.clear();
+                    }
+                }
+                continue;
+            }
+            let taken = usize::from(direction.left).min(bytes.len());
+            let (content, rest) = bytes.split_at(taken);
+            bytes = rest;
+            #[expect(clippy::cast_possible_truncation, reason = "not more than `left`")]
+            {
+                direction.left -= taken as u16;
+            }
+            self.content(from, content);
+            let direction = self.direction_mut(from);
+            if direction.left == 0 {
+                direction.header.clear();
+            }
+        }
+    }
+
+    fn record_begins(&mut self, from: Side) {
+        let version = self.server_hello.map(|hello| hello.version);
+        let direction = self.direction_mut(from);
+        // A second ClientHello (after a HelloRetryRequest) is a handshake record too, so in TLS 1.3 only what is encrypted counts.
+        direction.went_on |= match (direction.header[0], version) {
+            (APPLICATION_DATA, Some(0x0304..)) => direction.left > ENCRYPTED_ALERT,
+            (HANDSHAKE, Some(..0x0304)) => direction.hello_done,
+            _ => false,
+        };
+    }
+
+    fn content(&mut self, from: Side, content: &[u8]) {
+        let direction = self.direction_mut(from);
+        match direction.header.first() {
+            Some(&ALERT) if direction.left == 0 && direction.header[3..] == [0, 2] => {
+                // The two octets may have come one by one: the second is the description.
+                if let (None, Some(description)) = (self.alert, content.last()) {
+                    self.alert = Some((from, *description));
+                }
+            }
+            Some(&HANDSHAKE) if !direction.hello_done => {
+                direction.handshake.extend_from_slice(content);
+                self.hello(from);
+            }
+            _ => {}
+        }
+    }
+
+    fn hello(&mut self, from: Side) {
+        let mut client = None;
+        let mut server = None;
+        let direction = self.direction_mut(from);
+        let mut retry = false;
+        match parse_tls_message_handshake(&direction.handshake) {
+            Ok((_, TlsMessage::Handshake(TlsMessageHandshake::ClientHello(hello)))) if from == Side::Client => {
+                client = Some(client_hello(hello.version, hello.ext));
+            }
+            Ok((rest, TlsMessage::Handshake(TlsMessageHandshake::ServerHello(hello)))) if from == Side::Server => {
+                retry = hello.random.starts_with(&RETRY);
+                let used = direction.handshake.len() - rest.len();
+                server = Some((used, server_hello(&hello)));
+            }
+            Err(tls_parser::nom::Err::Incomplete(_)) if direction.handshake.len() < HANDSHAKE_OCTETS => return,
+            _ => {}
+        }
+        if let (true, Some((used, _))) = (retry, server) {
+            direction.handshake.drain(..used);
+            return;
+        }
+        direction.hello_done = true;
+        direction.handshake = Vec::new();
+        self.client_hello = self.client_hello.take().or(client);
+        self.server_hello = self.server_hello.or(server.map(|(_, hello)| hello));
     }
 
     const fn direction(&self, from: Side) -> &Direction {
@@ -140,11 +237,26 @@ impl TlsPhase {
             Side::Server => &self.server,
         }
     }
+
+    const fn direction_mut(&mut self, from: Side) -> &mut Direction {
+        match from {
+            Side::Client => &mut self.client,
+            Side::Server => &mut self.server,
+        }
+    }
 }
 
-/// Handshake or alert: nothing else can begin a direction (RFC 8446 §5.1).
+/// Handshake or alert: nothing else can begin a direction.
 pub(super) const fn is_record_type(octet: u8) -> bool {
-    matches!(octet, 0x15 | 0x16)
+    matches!(octet, ALERT | HANDSHAKE)
+}
+
+/// Where a record begins: its type and the major version, which no text holds. A type at the very end may be the start of one.
+fn record_start(octets: &[u8]) -> Option<usize> {
+    if octets.first().is_some_and(|octet| is_record_type(*octet)) {
+        return Some(0);
+    }
+    octets.windows(2).position(|pair| is_record_type(pair[0]) && pair[1] == 3)
 }
 
 fn client_hello(version: TlsVersion, extensions: Option<&[u8]>) -> ClientHello {
@@ -157,8 +269,7 @@ fn client_hello(version: TlsVersion, extensions: Option<&[u8]>) -> ClientHello {
                 hello.version = real.max().unwrap_or(hello.version);
             }
             TlsExtension::SNI(names) => {
-                let name = names.first().and_then(|(_, name)| super::ehlo::host_name(name));
-                hello.sni = name;
+                hello.sni = names.first().and_then(|(_, name)| super::ehlo::host_name(name));
             }
             _ => {}
         }
@@ -166,12 +277,16 @@ fn client_hello(version: TlsVersion, extensions: Option<&[u8]>) -> ClientHello {
     hello
 }
 
-fn chosen_version(version: TlsVersion, extensions: Option<&[u8]>) -> u16 {
-    let chosen = parsed(extensions).into_iter().find_map(|extension| match extension {
+fn server_hello(hello: &tls_parser::TlsServerHelloContents<'_>) -> ServerHello {
+    let chosen = parsed(hello.ext).into_iter().find_map(|extension| match extension {
         TlsExtension::SupportedVersions(versions) => versions.first().map(|version| version.0),
         _ => None,
     });
-    chosen.unwrap_or(version.0)
+    ServerHello {
+        version: chosen.unwrap_or(hello.version.0),
+        cipher: hello.cipher.0,
+        downgrade_sentinel: SENTINELS.iter().any(|sentinel| hello.random.ends_with(sentinel)),
+    }
 }
 
 fn parsed(extensions: Option<&[u8]>) -> Vec<TlsExtension<'_>> {
@@ -220,8 +335,10 @@ pub(super) mod tests {
             server_hello_record().chunks(size).for_each(|piece| tls.push(Side::Server, piece));
             let hello = tls.client_hello.clone().expect("client hello");
             assert_eq!((hello.version, hello.sni.as_deref()), (0x0304, Some("mx.example.net")));
-            assert_eq!(tls.server_hello, Some(ServerHello { version: 0x0304, cipher: 0x1301 }));
-            assert!(tls.is_tls(Side::Client) && tls.is_tls(Side::Server));
+            assert_eq!(tls.server_hello, Some(ServerHello { version: 0x0304, cipher: 0x1301, downgrade_sentinel: false }));
+            assert!(tls.is_tls(Side::Client) && tls.is_tls(Side::Server) && !tls.is_established());
+            [0x14, 3, 3, 0, 1, 1, 0x17, 3, 3, 0, 53].chunks(size).for_each(|piece| tls.push(Side::Client, piece));
+            assert!(tls.is_established());
         }
     }
 
@@ -238,7 +355,8 @@ pub(super) mod tests {
     fn what_is_not_tls_is_not_called_tls() {
         let mut tls = TlsPhase::default();
         tls.push(Side::Server, b"500 what?\r\n");
-        assert!(tls.is_other(Side::Server) && !tls.is_tls(Side::Server) && !tls.is_tls(Side::Client));
+        assert!(!tls.is_tls(Side::Server) && !tls.is_tls(Side::Client));
+        assert_eq!(tls.before(Side::Server), b"500 what?\r\n");
     }
 
     #[test]
@@ -249,6 +367,40 @@ pub(super) mod tests {
         for _ in 0..100 {
             tls.push(Side::Client, &[0; 1024]);
         }
-        assert!(tls.client.raw.len() + tls.client.handshake.len() <= 2 * HANDSHAKE_OCTETS);
+        assert!(tls.client.handshake.len() <= HANDSHAKE_OCTETS + 1024);
+        let mut text = TlsPhase::default();
+        for _ in 0..100 {
+            text.push(Side::Server, &[b'a'; 1024]);
+        }
+        assert_eq!(text.before(Side::Server).len(), BEFORE_OCTETS);
+    }
+
+    #[test]
+    fn text_before_a_record_is_kept_apart_from_it_in_any_cut() {
+        let octets = [b"EHLO evil\r\nMAIL FR".as_slice(), &client_hello_record()].concat();
+        for size in 1..octets.len() {
+            let mut tls = TlsPhase::default();
+            octets.chunks(size).for_each(|piece| tls.push(Side::Client, piece));
+            assert_eq!(tls.before(Side::Client), b"EHLO evil\r\nMAIL FR", "{size}");
+            assert!(tls.client_hello.is_some(), "{size}");
+        }
+    }
+
+    #[test]
+    fn an_encrypted_alert_is_not_a_handshake_that_went_on() {
+        let mut tls = TlsPhase::default();
+        tls.push(Side::Client, &client_hello_record());
+        tls.push(Side::Server, &server_hello_record());
+        tls.push(Side::Client, &[&[0x17, 3, 3, 0, 19][..], &[0; 19]].concat());
+        assert!(!tls.is_established());
+    }
+
+    #[test]
+    fn weak_suites_are_known_by_name() {
+        let hello = |cipher| ServerHello { version: 0x0301, cipher, downgrade_sentinel: false };
+        assert_eq!(hello(0x0004).weak_suite(), Some("TLS_RSA_WITH_RC4_128_MD5"));
+        assert!(hello(0x0000).weak_suite().is_some() && hello(0x0034).weak_suite().is_some());
+        assert_eq!(hello(0x1301).weak_suite(), None);
+        assert_eq!(hello(0xc02f).weak_suite(), None);
     }
 }

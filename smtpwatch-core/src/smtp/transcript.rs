@@ -59,6 +59,13 @@ pub(super) fn printable(bytes: &[u8]) -> String {
     text
 }
 
+/// A verb is short and in one case; base64, which a confused client may send as a command, seldom is.
+pub(super) fn is_verb(word: &[u8]) -> bool {
+    (1..=12).contains(&word.len())
+        && word.iter().all(|c| c.is_ascii_alphabetic() || *c == b'-')
+        && (word == word.to_ascii_uppercase().as_slice() || word == word.to_ascii_lowercase().as_slice())
+}
+
 /// Characters that reorder or hide text: bidirectional controls, zero-width and format characters.
 const fn is_invisible(c: char) -> bool {
     matches!(c, '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2060}'..='\u{206f}' | '\u{feff}' | '\u{ad}')

@@ -1,0 +1,253 @@
+//! What one session showed: facts, no opinion.
+
+use std::collections::BTreeSet;
+
+use super::{
+    auth::AuthExchange,
+    command::{Command, split_word},
+    ehlo::{Capabilities, Offer},
+    tls::TlsPhase,
+    transcript::{Transcript, is_verb, printable},
+};
+use crate::{
+    Side,
+    finding::{Outcome, StarttlsState, TranscriptLine},
+};
+
+/// Lines of an injection whose verbs are kept.
+const INJECTED_LINES: usize = 16;
+
+/// Why nothing may be concluded from what is missing.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Doubt {
+    /// The flow was joined after its start (THREATS FP-7).
+    Midstream,
+    /// Octets are missing that the dialogue needed.
+    Gap,
+    /// Only one direction was seen (EV-26).
+    OneSided,
+    /// The streams cannot be told apart into commands and bodies.
+    Ambiguous,
+}
+
+/// What became of STARTTLS. The code is the server's, zero where a line had none.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub enum Starttls {
+    /// Not asked for.
+    #[default]
+    NotSent,
+    /// Asked for, no reply yet.
+    Sent,
+    /// Any 2xx: Postfix and Exim go ahead on each of them (THREATS §1, RFC 3207 §4).
+    Granted(u16),
+    /// Any other reply.
+    Refused(u16),
+}
+
+/// How TLS failed to come about after the go-ahead.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum HandshakeEnd {
+    /// This side went on in clear.
+    Clear(Side),
+    /// This side sent an alert in clear, with its description (RFC 8446 §6).
+    Alert(Side, u8),
+    /// This side reset the connection.
+    Reset(Side),
+    /// This side closed the connection.
+    Closed(Side),
+    /// Nobody said anything more.
+    Silence,
+}
+
+/// Octets in clear that stand where TLS should begin (THREATS E1–E3). Verbs only: their arguments may be secrets.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct Injection {
+    /// How many.
+    pub octets: usize,
+    /// The first word of each line, printable, at most sixteen.
+    pub verbs: Vec<String>,
+    /// A SASL exchange is among them.
+    pub auth: bool,
+    /// MAIL, RCPT or DATA is among them.
+    pub mail: bool,
+    /// They were sent before the sender can have known the reply to STARTTLS.
+    pub before_reply: bool,
+}
+
+impl Injection {
+    pub(super) fn of(octets: &[u8], before_reply: bool) -> Self {
+        let mut injection = Self { octets: octets.len(), before_reply, ..Self::default() };
+        for line in octets.split(|&octet| octet == b'\n').filter(|line| !line.trim_ascii().is_empty()) {
+            let command = Command::parse(line.trim_ascii_end());
+            injection.auth |= matches!(command, Command::Auth { .. });
+            injection.mail |= matches!(command, Command::Mail { .. } | Command::Rcpt(_) | Command::Data);
+            if injection.verbs.len() < INJECTED_LINES {
+                let verb = split_word(line).0;
+                injection.verbs.push(if is_verb(verb) { printable(verb) } else { format!("[{} octets]", verb.len()) });
+            }
+        }
+        injection
+    }
+}
+
+/// A verb that is not the one that was sent (THREATS B2, C4, FO-12).
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Rewritten {
+    /// The verb as sent; empty where only its length is known.
+    pub sent: String,
+    /// The verb as it arrived, or as the server quotes it.
+    pub arrived: String,
+}
+
+/// The facts of one session, as far as it was in clear.
+#[derive(Debug, Default)]
+pub struct Observation {
+    /// First line of the greeting, printable, with its code.
+    pub greeting: Option<String>,
+    /// Host name at the start of the greeting.
+    pub greeting_name: Option<String>,
+    /// Name that the client gave with EHLO or HELO.
+    pub client_name: Option<String>,
+    /// The last complete EHLO reply in clear (THREATS FP-6).
+    pub capabilities: Option<Capabilities>,
+    /// Octets of that reply on the wire, line ends included (FO-2).
+    pub ehlo_octets: usize,
+    /// The EHLO reply had begun and its last line never came (A6).
+    pub ehlo_unfinished: bool,
+    /// Capability lines came behind the last line of the EHLO reply (A6, EV-17): how many stood before that.
+    pub ehlo_went_on: Option<usize>,
+    /// EHLO was answered with this code, which is not positive (B1).
+    pub ehlo_rejected: Option<u16>,
+    /// HELO was accepted.
+    pub helo: bool,
+    /// What became of STARTTLS.
+    pub starttls: Starttls,
+    /// STARTTLS was offered when it was asked for.
+    pub starttls_was_offered: bool,
+    /// Text of the reply to STARTTLS, printable.
+    pub starttls_reply: Option<String>,
+    /// What came after the go-ahead, or instead of SMTP.
+    pub tls: Option<TlsPhase>,
+    /// After the go-ahead the client went on in clear, and the server answered (C6).
+    pub clear_after_go_ahead: bool,
+    /// Octets are missing behind the go-ahead: whether the handshake succeeded cannot be told.
+    pub handshake_unseen: bool,
+    /// Client octets between STARTTLS and its first TLS record.
+    pub injected_commands: Option<Injection>,
+    /// Server octets between the go-ahead and the first TLS record.
+    pub injected_replies: Option<Injection>,
+    /// A verb that was rewritten on the way, the first one.
+    pub rewritten: Option<Rewritten>,
+    /// First reply of class 2 or 3, before TLS, that answers no command (E4).
+    pub unsolicited: Option<String>,
+    /// SASL exchanges in clear, in order.
+    pub auth: Vec<AuthExchange>,
+    /// MAIL was sent in clear.
+    pub mail_sent: bool,
+    /// MAIL asked for REQUIRETLS in clear (G7).
+    pub requiretls: bool,
+    /// Messages accepted in clear.
+    pub messages: u32,
+    /// Domains of recipients, lower case, bounded.
+    pub recipient_domains: BTreeSet<String>,
+    /// Keywords of the EHLO reply that the client acted on (FO-14).
+    pub acted_on: BTreeSet<&'static str>,
+    /// A command or a reply was understood.
+    pub smtp: bool,
+    /// Why nothing may be concluded from what is missing.
+    pub doubt: Option<Doubt>,
+    /// Holes that hurt.
+    pub gaps: u32,
+    /// Who ended the connection, and whether by reset.
+    pub ended: Option<(Side, bool)>,
+    /// The flow fell silent and was given up.
+    pub timed_out: bool,
+    pub(super) transcript: Transcript,
+}
+
+impl Observation {
+    /// The worst that has happened so far.
+    #[must_use]
+    pub fn outcome(&self) -> Outcome {
+        if self.auth.iter().any(AuthExchange::is_credential) {
+            Outcome::Credential
+        } else if self.messages > 0 {
+            Outcome::Content
+        } else if self.mail_sent {
+            Outcome::Envelope
+        } else {
+            Outcome::Attempt
+        }
+    }
+
+    /// State of the offer in the last EHLO reply in clear.
+    #[must_use]
+    pub fn starttls_state(&self) -> StarttlsState {
+        let Some(capabilities) = &self.capabilities else { return StarttlsState::Unknown };
+        match (self.starttls, capabilities.offer()) {
+            (Starttls::Refused(_), _) if self.starttls_was_offered => StarttlsState::Refused,
+            (_, Offer::Strict | Offer::Lenient) => StarttlsState::Offered,
+            (_, Offer::Absent) if capabilities.masked().next().is_some() => StarttlsState::Masked,
+            (_, Offer::Absent) => StarttlsState::Absent,
+        }
+    }
+
+    /// TLS began: the client sent a TLS record after the go-ahead, or instead of SMTP.
+    #[must_use]
+    pub fn tls_began(&self) -> bool {
+        self.tls.as_ref().is_some_and(|tls| tls.is_tls(Side::Client))
+    }
+
+    /// How TLS failed to come about after the go-ahead; `None` while it may still, once it did, or where it cannot be told.
+    #[must_use]
+    pub fn handshake_end(&self) -> Option<HandshakeEnd> {
+        if !matches!(self.starttls, Starttls::Granted(_)) || self.handshake_unseen {
+            return None;
+        }
+        if self.clear_after_go_ahead {
+            return Some(HandshakeEnd::Clear(Side::Client));
+        }
+        let tls = self.tls.as_ref().filter(|tls| !tls.is_established())?;
+        if let Some((side, description)) = tls.alert {
+            return Some(HandshakeEnd::Alert(side, description));
+        }
+        if tls.is_tls(Side::Client) && !tls.is_tls(Side::Server) && !tls.before(Side::Server).is_empty() {
+            return Some(HandshakeEnd::Clear(Side::Server));
+        }
+        match self.ended {
+            Some((side, true)) => Some(HandshakeEnd::Reset(side)),
+            Some((side, false)) => Some(HandshakeEnd::Closed(side)),
+            None => self.timed_out.then_some(HandshakeEnd::Silence),
+        }
+    }
+
+    /// The names that the server gave: EHLO reply, greeting, SNI; each once.
+    #[must_use]
+    pub fn server_names(&self) -> Vec<&str> {
+        let ehlo = self.capabilities.as_ref().and_then(|capabilities| capabilities.name.as_deref());
+        let hello = self.tls.as_ref().and_then(|tls| tls.client_hello.as_ref());
+        let sni = hello.and_then(|hello| hello.sni.as_deref());
+        let mut names = Vec::new();
+        for name in [ehlo, self.greeting_name.as_deref(), sni].into_iter().flatten() {
+            if !names.contains(&name) {
+                names.push(name);
+            }
+        }
+        names
+    }
+
+    /// The whole text of the greeting is what a device leaves that keeps the characters 2, 0, `*` and blanks alone: the test
+    /// by which Postfix knows a PIX (THREATS B3).
+    #[must_use]
+    pub fn greeting_is_masked(&self) -> bool {
+        self.greeting.as_deref().is_some_and(|greeting| {
+            greeting.matches('*').count() >= 4 && greeting.bytes().all(|c| matches!(c, b'2' | b'0' | b' ' | b'*'))
+        })
+    }
+
+    /// The dialogue, secrets blanked.
+    #[must_use]
+    pub fn transcript(&self) -> Vec<TranscriptLine> {
+        self.transcript.lines()
+    }
+}
