@@ -9,7 +9,7 @@ use crate::{
 
 use super::{
     SynFingerprint,
-    assembler::{Assembler, Difference},
+    assembler::{Assembler, Difference, Stamp},
     stream::{Mode, Step, Stream},
 };
 
@@ -272,7 +272,8 @@ impl Connection {
     /// answers it: a forged SYN must not make the monitor forget a live session.
     #[must_use]
     pub fn is_new_connection(&self, segment: &Segment<'_>) -> bool {
-        if !segment.flags.contains(TcpFlags::SYN) || self.starts_at(segment.from, segment.seq.wrapping_add(1)) {
+        let known = self.starts_at(segment.from, segment.seq.wrapping_add(1)) || self.is_answer(segment);
+        if known || !segment.flags.contains(TcpFlags::SYN) {
             return false;
         }
         let answered = segment.flags.contains(TcpFlags::ACK) && self.other_start == Some(segment.ack);
@@ -344,7 +345,7 @@ impl Connection {
         if answer && peer.origin.is_some() && !peer.is_sent(segment.ack) {
             return false;
         }
-        if self.stream(from).origin.is_some() && !self.starts_at(from, start) {
+        if self.stream(from).origin.is_some() && !self.starts_at(from, start) && !self.is_answer(segment) {
             if !answer {
                 self.other_start = Some(start);
             }
@@ -418,20 +419,25 @@ impl Connection {
         }
     }
 
-    /// Whose octets come first when no acknowledgment tells: who has not yet heard what the other had to answer.
+    /// Whose octets come first when no acknowledgment tells: not who has taken octets of the other that are still to
+    /// come; else who spoke first.
     fn rest_side(&self) -> Side {
         let (client, server) = (self.client.pieces.first_stamp(), self.server.pieces.first_stamp());
-        let (Some(client), Some(server)) = (client, server) else {
-            return if server.is_some() { Side::Server } else { Side::Client };
-        };
-        let client_waits = client.knew > self.server.pieces.front();
-        let server_waits = server.knew > self.client.pieces.front();
-        match (client_waits, server_waits) {
+        let waits = |stamp: Option<Stamp>, peer: &Stream| stamp.is_some_and(|stamp| stamp.knew > peer.pieces.front());
+        let at = |stamp: Option<Stamp>| stamp.map_or(Timestamp(i64::MAX), |stamp| stamp.at);
+        match (waits(client, &self.server), waits(server, &self.client)) {
             (true, false) => Side::Server,
             (false, true) => Side::Client,
-            (true, true) | (false, false) if server.at < client.at => Side::Server,
+            (true, true) | (false, false) if at(server) < at(client) => Side::Server,
             (true, true) | (false, false) => Side::Client,
         }
+    }
+
+    /// A SYN-ACK that is the first word of its sender, and acknowledges the SYN of this connection.
+    fn is_answer(&self, segment: &Segment<'_>) -> bool {
+        let (stream, peer) = (self.stream(segment.from), self.stream(segment.from.peer()));
+        let first = !stream.syn && stream.highest() == 0;
+        first && segment.flags.contains(TcpFlags::SYN | TcpFlags::ACK) && peer.syn && peer.is_sent(segment.ack)
     }
 
     fn starts_at(&self, side: Side, start: u32) -> bool {

@@ -111,6 +111,18 @@ fn data_tells_what_its_sender_knew() {
         }
     }
     assert_eq!(seen, [(0, b"EHLO".to_vec(), 0), (4, b" x\r\n".to_vec(), 7)]);
+
+    // A FIN is acknowledged by one number more, and is no octet.
+    flow.push(&segment(C, FIN, 1008, 5007, b""));
+    flow.push(&segment(S, ACK, 5007, 1009, b"221\r\n"));
+    flow.close(flow.last_activity());
+    let knew = std::iter::from_fn(|| match flow.poll()? {
+        FlowEvent::Data { from: S, knew, .. } => Some(Some(knew)),
+        FlowEvent::Data { .. } | FlowEvent::Gap { .. } | FlowEvent::Finished { .. } | FlowEvent::Reset { .. } => {
+            Some(None)
+        }
+    });
+    assert_eq!(knew.flatten().collect::<Vec<_>>(), [8]);
 }
 
 #[test]
@@ -131,7 +143,6 @@ fn segmentation_does_not_matter() {
         ("twice (FP-8)", &[(1000, "QUIT"), (1000, "QUIT")]),
         ("segmented differently", &[(1000, "QU"), (1000, "Q"), (1001, "UIT")]),
         ("overlap on both sides", &[(1001, "U"), (1003, "T"), (1000, "QUIT")]),
-        ("keep-alive of one octet (EV-21)", &[(1000, "QUIT"), (1003, "T")]),
         ("before the origin", &[(995, "xxxxxQU"), (1000, "QUIT")]),
         ("far outside the window", &[(1000 + (3 << 29), "zzzz"), (1000, "QUIT")]),
         ("far behind", &[(1000_u32.wrapping_sub(3 << 29), "zzzz"), (1000, "QUIT")]),
@@ -146,6 +157,62 @@ fn segmentation_does_not_matter() {
         assert_eq!(text, "QUIT", "{name}");
         assert!(flow.conflicts().is_empty(), "{name}");
     }
+}
+
+#[test]
+fn what_lies_outside_the_largest_window_is_nothing() {
+    let mut flow = established();
+    flow.push(&segment(C, ACK, 1000 + (5 << 28), 5000, b"zzzz"));
+    assert_eq!(close(&mut flow), NONE);
+    let mut flow = established();
+    flow.push(&segment(S, ACK, 5000, 1000 + (5 << 28), b""));
+    assert_eq!(push(&mut flow, &segment(C, ACK, 1000, 5000, b"QUIT\r\n")), NONE);
+    // A length that does not hold the payload.
+    let mut odd = segment(C, ACK, 1006, 5000, b"zzzz");
+    odd.length = 2;
+    flow.push(&odd);
+    assert_eq!(push(&mut flow, &segment(S, ACK, 5000, 1010, b"")), [r#"C+"QUIT\r\nzz""#]);
+    odd.offset = 3;
+    assert_eq!(push(&mut flow, &odd), NONE);
+}
+
+#[test]
+fn keep_alives_and_probes_are_no_second_copies() {
+    let mut flow = established();
+    flow.push(&segment(C, ACK, 1000, 5000, b"QUIT"));
+    flow.push(&segment(S, ACK, 5000, 1004, b""));
+    assert_eq!(drain(&mut flow), [r#"C+"QUIT""#]);
+    // Any octet or none at the last number (EV-21); a zero-window probe sends the next one for good.
+    assert_eq!(push(&mut flow, &segment(C, ACK, 1003, 5000, b"\0")), NONE);
+    assert_eq!(push(&mut flow, &segment(C, ACK, 1003, 5000, b"")), NONE);
+    assert_eq!(push(&mut flow, &segment(C, ACK, 1004, 5000, b"\r")), NONE);
+    assert_eq!(push(&mut flow, &segment(C, ACK, 1004, 5000, b"\r\n")), NONE);
+    assert_eq!(push(&mut flow, &segment(S, ACK, 5000, 1006, b"")), [r#"C+"\r\n""#]);
+    assert!(flow.conflicts().is_empty());
+
+    let mut flow = Connection::new(&segment(C, SYN, 999, 0, b"QUIT"));
+    flow.push(&segment(C, ACK, 1003, 5000, b"\0"));
+    assert!(flow.conflicts().is_empty(), "one side alone");
+}
+
+#[test]
+fn an_old_acknowledgment_takes_nothing_back() {
+    let mut flow = established();
+    flow.push(&segment(C, ACK, 1002, 5000, b"IT"));
+    flow.push(&segment(S, ACK, 5000, 1004, b""));
+    flow.push(&segment(S, ACK, 5000, 1000, b""));
+    assert_eq!(drain(&mut flow), ["C gap 2 lost_event", r#"C+"IT""#]);
+    flow.push(&segment(C, ACK, 1004, 5000, b"\r\n"));
+    assert_eq!(push(&mut flow, &segment(S, ACK, 5000, 1006, b"")), [r#"C+"\r\n""#]);
+
+    // Acknowledged while it was being seen out of order.
+    let mut flow = established();
+    let mut late = segment(C, ACK, 1000, 5000, b"");
+    late.length = 4;
+    flow.push(&late);
+    flow.push(&segment(S, ACK, 5000, 1004, b""));
+    flow.push(&segment(S, ACK, 5000, 1000, b""));
+    assert_eq!(push(&mut flow, &segment(C, ACK, 1000, 5000, b"QUIT")), [r#"C+"QUIT""#]);
 }
 
 #[test]
@@ -239,6 +306,35 @@ fn what_nobody_acknowledged_comes_at_close_in_causal_order() {
     assert_eq!(drain(&mut flow), [r#"C+"EHLO\r\n""#, r#"S+"250\r\n""#]);
     assert_eq!(close(&mut flow), [r#"C~"QUIT\r\n""#, r#"S~"221\r\n""#]);
     assert_eq!(close(&mut flow), NONE);
+}
+
+#[test]
+fn a_hole_at_the_end_comes_before_what_knew_of_it() {
+    let mut flow = established();
+    flow.push(&segment(S, ACK, 5000, 1010, b"250\r\n"));
+    assert_eq!(drain(&mut flow), NONE);
+    assert_eq!(close(&mut flow), ["C gap 10 lost_event", r#"S~"250\r\n""#]);
+
+    let mut flow = established();
+    flow.push(&segment(C, ACK, 1000, 5008, b"RCPT\r\n"));
+    assert_eq!(drain(&mut flow), NONE);
+    assert_eq!(close(&mut flow), ["S gap 8 lost_event", r#"C~"RCPT\r\n""#]);
+}
+
+#[test]
+fn who_spoke_first_comes_first_where_nobody_acknowledged() {
+    let later = Timestamp::from_secs(2);
+    for (first, expected) in [(C, [r#"C~"a""#, r#"S~"b""#]), (S, [r#"S~"b""#, r#"C~"a""#])] {
+        let mut flow = established();
+        let mut segments = [segment(C, ACK, 1000, 5000, b"a"), segment(S, ACK, 5000, 1000, b"b")];
+        segments[first.peer() as usize].at = later;
+        segments.iter().for_each(|segment| flow.push(segment));
+        assert_eq!(close(&mut flow), expected);
+    }
+    let mut flow = established();
+    flow.push(&segment(C, FIN, 1000, 5000, b""));
+    flow.push(&segment(S, ACK, 5000, 1000, b"421\r\n"));
+    assert_eq!(close(&mut flow), [r#"S~"421\r\n""#, "C fin"]);
 }
 
 #[test]
@@ -426,6 +522,37 @@ fn an_end_that_traffic_contradicts_was_a_decoy() {
 }
 
 #[test]
+fn both_ends_must_be_real() {
+    // Crossing FINs: neither is acknowledged yet.
+    let mut flow = established();
+    flow.push(&segment(C, FIN, 1000, 5000, b""));
+    flow.push(&segment(S, FIN, 5000, 1000, b""));
+    assert_eq!((drain(&mut flow).len(), flow.closed()), (0, None));
+    assert_eq!(push(&mut flow, &segment(C, ACK, 1001, 5001, b"")), ["S fin", "C fin"]);
+    assert_eq!(flow.closed(), Some(CloseCause::Finished));
+
+    // A FIN inside octets that are held, and one beyond the end.
+    let mut flow = established();
+    flow.push(&segment(C, ACK, 1000, 5000, b"QUIT\r\n"));
+    flow.push(&segment(C, FIN, 1002, 5000, b""));
+    assert_eq!(push(&mut flow, &segment(S, FIN, 5000, 1006, b"")), [r#"C+"QUIT\r\n""#]);
+    assert_eq!(flow.closed(), None);
+    let mut flow = established();
+    flow.push(&segment(C, FIN, 1000, 5000, b""));
+    assert_eq!(push(&mut flow, &segment(S, ACK, 5000, 1001, b"")), ["C fin"]);
+    flow.push(&segment(C, FIN, 1100, 5000, b""));
+    assert_eq!(push(&mut flow, &segment(S, FIN, 5000, 1001, b"")), ["S fin"]);
+    assert_eq!(flow.closed(), Some(CloseCause::Finished));
+}
+
+#[test]
+fn a_reset_may_follow_a_fin() {
+    let mut flow = established();
+    flow.push(&segment(C, FIN, 1000, 5000, b""));
+    assert_eq!(push(&mut flow, &segment(C, RST, 1001, 0, b"")), ["C fin", "C rst"]);
+}
+
+#[test]
 fn a_settled_flow_still_ends() {
     // Everything but SYN, FIN and RST is left out: 300 MB one way, 900 octets the other.
     let mut flow = established();
@@ -550,6 +677,21 @@ fn a_syn_ack_that_answers_nothing_is_left_alone() {
     flow.push(&segment(S, SYN_ACK, 4999, 1000, b""));
     flow.push(&segment(S, ACK, 5000, 1000, b"220\r\n"));
     assert_eq!(push(&mut flow, &segment(C, ACK, 1000, 5005, b"")), [r#"S+"220\r\n""#]);
+}
+
+#[test]
+fn a_guess_yields_to_the_answer() {
+    // Forged before the server answers: they name a start of the server's stream that is none.
+    for flags in [ACK, RST_ACK] {
+        let mut flow = Connection::new(&segment(C, SYN, 999, 0, b""));
+        flow.push(&segment(C, flags, 1000, 77, b""));
+        let answer = segment(S, SYN_ACK, 4999, 1000, b"");
+        assert!(!flow.is_new_connection(&answer));
+        drain(&mut flow);
+        flow.push(&answer);
+        flow.push(&segment(S, ACK, 5000, 1000, b"220\r\n"));
+        assert_eq!(push(&mut flow, &segment(C, ACK, 1000, 5005, b"")), [r#"S+"220\r\n""#]);
+    }
 }
 
 #[test]
