@@ -189,10 +189,7 @@ impl Connection {
             return;
         }
         let peer = self.stream_mut(from.peer());
-        let knew = match segment.flags.contains(TcpFlags::ACK) && !(reset && peer.origin.is_none()) {
-            true => peer.acknowledge(segment.ack),
-            false => peer.acked(),
-        };
+        let knew = if segment.flags.contains(TcpFlags::ACK) { peer.acknowledge(segment.ack) } else { peer.acked() };
         if reset {
             if self.closed != Some(CloseCause::Reset) {
                 self.untold_reset = Some(from);

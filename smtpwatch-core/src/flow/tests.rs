@@ -720,6 +720,35 @@ fn fingerprints_read_the_options() {
 }
 
 #[test]
+fn tiny_pieces_pin_little() {
+    let mut flow = established();
+    for index in (1..20_000).step_by(2) {
+        flow.push(&segment(C, ACK, 1000 + index, 5000, b"x"));
+        while flow.poll().is_some() {}
+        assert!(flow.memory() <= 40 * 1024, "{} after {index}", flow.memory());
+    }
+}
+
+#[test]
+fn memory_is_bounded_even_if_nobody_drains() {
+    let block = vec![b'x'; 60_000];
+    let mut large = established();
+    let mut tiny = established();
+    for index in 0..400 {
+        large.push(&segment(C, ACK, 1000 + index * 60_000, 5000, &block));
+        large.push(&segment(S, ACK, 5000 + index * 60_000, 1000, &block));
+        assert!(large.memory() <= Connection::MEMORY, "{}", large.memory());
+    }
+    for index in 0..20_000 {
+        tiny.push(&segment(S, ACK, 5001 + index * 2, 1000, b"x"));
+        assert!(tiny.memory() <= Connection::MEMORY, "{}", tiny.memory());
+    }
+    // What found no room is told.
+    let events = close(&mut large);
+    assert!(events.last().is_some_and(|event| event.ends_with("window")), "{:?}", events.last().map(String::len));
+}
+
+#[test]
 fn an_idle_flow_is_small() {
     let mut flow = established();
     flow.push(&segment(S, ACK, 5000, 1000, &[b'2'; 400]));
