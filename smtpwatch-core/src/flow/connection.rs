@@ -16,7 +16,8 @@ use super::{
 /// One TCP connection, both directions, in bounded memory ([`Connection::MEMORY`]).
 ///
 /// Every segment goes in by [`push`](Self::push), then [`poll`](Self::poll) is drained. Events come in the order in
-/// which the two ends can have known of each other's octets: a command, the reply that acknowledges it, the next command.
+/// which the two ends can have known of each other's octets: a command, the reply that acknowledges it, the next
+/// command.
 pub struct Connection {
     client: Stream,
     server: Stream,
@@ -325,8 +326,8 @@ impl Connection {
             + self.conflicts.iter().map(conflict).sum::<usize>()
     }
 
-    /// The verdict stands, and the gate may leave out what follows: frees the delivered octets that were kept to compare
-    /// late copies with, keeps none more, and believes a reset whose exact place cannot be known any more.
+    /// The verdict stands, and the gate may leave out what follows: frees the delivered octets that were kept to
+    /// compare late copies with, keeps none more, and believes a reset ahead, whose exact place cannot be known.
     pub fn settle(&mut self) {
         self.settled = true;
         self.client.pieces.forget();
