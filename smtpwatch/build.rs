@@ -7,10 +7,10 @@ fn main() {
     println!("cargo::rerun-if-env-changed=SOURCE_DATE_EPOCH");
     // HEAD moves with the branch; its log changes with every commit.
     for path in ["HEAD", "logs/HEAD"] {
-        if let Some(path) = output("git", &["rev-parse", "--path-format=absolute", "--git-path", path]) {
-            if std::path::Path::new(&path).exists() {
-                println!("cargo::rerun-if-changed={path}");
-            }
+        if let Some(path) = output("git", &["rev-parse", "--path-format=absolute", "--git-path", path])
+            && std::path::Path::new(&path).exists()
+        {
+            println!("cargo::rerun-if-changed={path}");
         }
     }
     let rustc = std::env::var("RUSTC").unwrap_or_else(|_| "rustc".to_owned());

@@ -9,6 +9,7 @@
 pub mod capture;
 pub mod cli;
 pub mod config;
+pub mod daemon;
 pub mod incident;
 pub mod log;
 pub mod output;

@@ -207,14 +207,18 @@ impl Store {
         })
     }
 
-    /// Writes a batch: rows to keep and rows to forget, and requests that are done.
+    /// Writes a batch: first peers to forget on request, then rows to keep (or, without a record, to delete).
     fn write(
         &mut self,
         rows: impl Iterator<Item = (HistoryKey, Option<HistoryRecord>)>,
-        done: &[i64],
+        done: &[Request],
     ) -> Result<(), StoreError> {
         self.sqlite(|connection| {
             let transaction = connection.transaction()?;
+            for request in done {
+                transaction.execute("DELETE FROM baseline WHERE peer = ?1", [&request.peer])?;
+                transaction.execute("DELETE FROM request WHERE id = ?1", [request.id])?;
+            }
             {
                 let (mut upsert, mut delete) =
                     (transaction.prepare_cached(UPSERT)?, transaction.prepare_cached(DELETE)?);
@@ -239,9 +243,6 @@ impl Store {
                         ])?,
                         None => delete.execute(params![own, kind, peer, key.port])?,
                     };
-                }
-                for id in done {
-                    transaction.execute("DELETE FROM request WHERE id = ?1", [id])?;
                 }
             }
             transaction.commit()

@@ -13,6 +13,8 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 use anyhow::{Context, Result};
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
 
 use crate::command::{Guard, Output};
 use crate::netns::Namespace;
@@ -146,10 +148,24 @@ impl Instance {
             .unwrap_or_default()
     }
 
-    /// The process that was started, and whether it has ended.
+    /// Whether the program has ended.
     pub fn ended(&mut self) -> bool {
         let child: &mut Child = &mut self.child.0;
         !matches!(child.try_wait(), Ok(None))
+    }
+}
+
+impl Drop for Instance {
+    fn drop(&mut self) {
+        // The program is the first process of its namespace: when it is killed the kernel kills the rest, and unshare,
+        // which waits for it, ends after all of them. Ports and files are free then.
+        let unshare = self.child.0.id();
+        let children = std::fs::read_to_string(format!("/proc/{unshare}/task/{unshare}/children")).unwrap_or_default();
+        for program in children.split_whitespace().filter_map(|pid| pid.parse().ok()) {
+            // It may have ended by itself.
+            let _ = kill(Pid::from_raw(program), Signal::SIGKILL);
+        }
+        let _ = command::eventually(Duration::from_secs(5), "the end of a server", || Ok(self.child.0.try_wait()?));
     }
 }
 

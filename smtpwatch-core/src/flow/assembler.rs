@@ -223,7 +223,6 @@ impl Assembler {
         let before = index.checked_sub(1).and_then(|before| self.chunks.get_mut(before));
         if let Some(chunk) = before
             && chunk.end() == offset
-            && chunk.taken == 0
             && chunk.stamp.knew == stamp.knew
             && chunk.bytes.len() + bytes.len() <= PIECE
         {

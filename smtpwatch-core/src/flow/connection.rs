@@ -9,14 +9,15 @@ use crate::{
 
 use super::{
     SynFingerprint,
-    assembler::{Assembler, Difference},
+    assembler::{Assembler, Difference, Stamp},
     stream::{Mode, Step, Stream},
 };
 
 /// One TCP connection, both directions, in bounded memory ([`Connection::MEMORY`]).
 ///
 /// Every segment goes in by [`push`](Self::push), then [`poll`](Self::poll) is drained. Events come in the order in
-/// which the two ends can have known of each other's octets: a command, the reply that acknowledges it, the next command.
+/// which the two ends can have known of each other's octets: a command, the reply that acknowledges it, the next
+/// command.
 pub struct Connection {
     client: Stream,
     server: Stream,
@@ -189,10 +190,7 @@ impl Connection {
             return;
         }
         let peer = self.stream_mut(from.peer());
-        let knew = match segment.flags.contains(TcpFlags::ACK) && !(reset && peer.origin.is_none()) {
-            true => peer.acknowledge(segment.ack),
-            false => peer.acked(),
-        };
+        let knew = if segment.flags.contains(TcpFlags::ACK) { peer.acknowledge(segment.ack) } else { peer.acked() };
         if reset {
             if self.closed != Some(CloseCause::Reset) {
                 self.untold_reset = Some(from);
@@ -272,7 +270,8 @@ impl Connection {
     /// answers it: a forged SYN must not make the monitor forget a live session.
     #[must_use]
     pub fn is_new_connection(&self, segment: &Segment<'_>) -> bool {
-        if !segment.flags.contains(TcpFlags::SYN) || self.starts_at(segment.from, segment.seq.wrapping_add(1)) {
+        let known = self.starts_at(segment.from, segment.seq.wrapping_add(1)) || self.is_answer(segment);
+        if known || !segment.flags.contains(TcpFlags::SYN) {
             return false;
         }
         let answered = segment.flags.contains(TcpFlags::ACK) && self.other_start == Some(segment.ack);
@@ -327,8 +326,8 @@ impl Connection {
             + self.conflicts.iter().map(conflict).sum::<usize>()
     }
 
-    /// The verdict stands, and the gate may leave out what follows: frees the delivered octets that were kept to compare
-    /// late copies with, keeps none more, and believes a reset whose exact place cannot be known any more.
+    /// The verdict stands, and the gate may leave out what follows: frees the delivered octets that were kept to
+    /// compare late copies with, keeps none more, and believes a reset ahead, whose exact place cannot be known.
     pub fn settle(&mut self) {
         self.settled = true;
         self.client.pieces.forget();
@@ -344,7 +343,7 @@ impl Connection {
         if answer && peer.origin.is_some() && !peer.is_sent(segment.ack) {
             return false;
         }
-        if self.stream(from).origin.is_some() && !self.starts_at(from, start) {
+        if self.stream(from).origin.is_some() && !self.starts_at(from, start) && !self.is_answer(segment) {
             if !answer {
                 self.other_start = Some(start);
             }
@@ -418,20 +417,25 @@ impl Connection {
         }
     }
 
-    /// Whose octets come first when no acknowledgment tells: who has not yet heard what the other had to answer.
+    /// Whose octets come first when no acknowledgment tells: not who has taken octets of the other that are still to
+    /// come; else who spoke first.
     fn rest_side(&self) -> Side {
         let (client, server) = (self.client.pieces.first_stamp(), self.server.pieces.first_stamp());
-        let (Some(client), Some(server)) = (client, server) else {
-            return if server.is_some() { Side::Server } else { Side::Client };
-        };
-        let client_waits = client.knew > self.server.pieces.front();
-        let server_waits = server.knew > self.client.pieces.front();
-        match (client_waits, server_waits) {
+        let waits = |stamp: Option<Stamp>, peer: &Stream| stamp.is_some_and(|stamp| stamp.knew > peer.pieces.front());
+        let at = |stamp: Option<Stamp>| stamp.map_or(Timestamp(i64::MAX), |stamp| stamp.at);
+        match (waits(client, &self.server), waits(server, &self.client)) {
             (true, false) => Side::Server,
             (false, true) => Side::Client,
-            (true, true) | (false, false) if server.at < client.at => Side::Server,
+            (true, true) | (false, false) if at(server) < at(client) => Side::Server,
             (true, true) | (false, false) => Side::Client,
         }
+    }
+
+    /// A SYN-ACK that is the first word of its sender, and acknowledges the SYN of this connection.
+    fn is_answer(&self, segment: &Segment<'_>) -> bool {
+        let (stream, peer) = (self.stream(segment.from), self.stream(segment.from.peer()));
+        let first = !stream.syn && stream.highest() == 0;
+        first && segment.flags.contains(TcpFlags::SYN | TcpFlags::ACK) && peer.syn && peer.is_sent(segment.ack)
     }
 
     fn starts_at(&self, side: Side, start: u32) -> bool {

@@ -256,7 +256,8 @@ proptest! {
             let captured = |offset: usize| packets.iter().any(|packet| {
                 let origin = isns[side as usize].wrapping_add(1);
                 let start = packet.seq.wrapping_sub(origin) as usize;
-                packet.from == side && packet.first_of.is_some() && start <= offset && offset < start + packet.payload.len()
+                let first = packet.from == side && packet.first_of.is_some();
+                first && (start..start + packet.payload.len()).contains(&offset)
             });
             for (offset, heard) in heard.iter().enumerate() {
                 prop_assert!(heard.is_some() || !captured(offset), "{:?} at {}", side, offset);
@@ -330,7 +331,8 @@ proptest! {
     }
 }
 
-/// Numbers near two starts so that segments meet, all flags, sizes up to the largest, lengths and offsets that do not fit.
+/// Numbers near a start so that segments meet, all flags, sizes up to the largest, lengths and offsets that do not
+/// fit.
 fn garbage() -> impl Strategy<Value = (Packet, u32, u32)> {
     let number = || {
         prop_oneof![

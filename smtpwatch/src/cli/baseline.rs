@@ -95,8 +95,8 @@ fn print(entries: &[Entry], format: Option<Format>) -> anyhow::Result<()> {
         if format == Format::Text {
             writeln!(
                 out,
-                "{:<40} {:>5} {:>9} {:>9} {:>9} {:<12} {}",
-                "PEER", "PORT", "SESSIONS", "OFFERED", "USED", "LAST SEEN", "OWN"
+                "{:<40} {:>5} {:>9} {:>9} {:>9} {:<12} OWN",
+                "PEER", "PORT", "SESSIONS", "OFFERED", "USED", "LAST SEEN"
             )?;
         }
         for row in entries.iter().map(Row::from) {

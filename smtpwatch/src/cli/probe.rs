@@ -1,8 +1,47 @@
 //! `smtpwatch probe`.
 
-use super::{Exit, ProbeArgs};
+use std::io::Write;
+
+use super::{Exit, Format, ProbeArgs};
+use crate::{
+    capture::probe::{self, Check, Status},
+    output::text,
+};
 
 pub(super) fn run(args: &ProbeArgs) -> anyhow::Result<Exit> {
-    let _ = args;
-    anyhow::bail!("not here")
+    let checks = probe::run(args.interface.as_deref());
+    let format = Format::or_default(args.format);
+    super::out(|out| {
+        for check in &checks {
+            match format {
+                Format::Json => out.write_all(text::json_line(&row(check)).as_bytes())?,
+                Format::Text => {
+                    writeln!(out, "{:<4} {}: {}", label(check.status), check.name, text::printable(&check.detail))?;
+                    if !check.remedy.is_empty() {
+                        writeln!(out, "     -> {}", text::printable(&check.remedy))?;
+                    }
+                }
+            }
+        }
+        Ok(())
+    })?;
+    let failed = checks.iter().any(|check| check.status == Status::Fail);
+    Ok(if failed { Exit::Failure } else { Exit::Fine })
+}
+
+const fn label(status: Status) -> &'static str {
+    match status {
+        Status::Pass => "PASS",
+        Status::Warn => "WARN",
+        Status::Fail => "FAIL",
+    }
+}
+
+fn row(check: &Check) -> serde_json::Value {
+    serde_json::json!({
+        "status": label(check.status),
+        "name": check.name,
+        "detail": check.detail,
+        "remedy": check.remedy,
+    })
 }

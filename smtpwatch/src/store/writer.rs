@@ -14,7 +14,7 @@ use std::{
 
 use smtpwatch_core::policy::history::{HistoryKey, HistoryRecord};
 
-use super::{Entry, Store, StoreError};
+use super::{Entry, Store, StoreError, is_peer};
 
 /// Changes that may wait for the writer thread; what comes when it is full is dropped and counted.
 pub const QUEUE: usize = 8_192;
@@ -58,7 +58,7 @@ pub struct StoreHandle {
 enum Change {
     Keep(HistoryKey, HistoryRecord),
     Forget(HistoryKey),
-    Done(i64),
+    Done(Request),
 }
 
 impl Writer {
@@ -135,22 +135,20 @@ impl StoreHandle {
         self.send(Change::Keep(key, record));
     }
 
-    /// A row is gone. False: it could not be queued.
-    pub fn forget(&self, key: HistoryKey) -> bool {
-        self.send(Change::Forget(key))
+    /// A row is gone.
+    pub fn forget(&self, key: HistoryKey) {
+        self.send(Change::Forget(key));
     }
 
-    /// A request is done.
-    pub fn done(&self, request: &Request) {
-        self.send(Change::Done(request.id));
+    /// A request is done in memory: what the store holds of the peer goes too. Were this lost, the request would come again.
+    pub fn done(&self, request: Request) {
+        self.send(Change::Done(request));
     }
 
-    fn send(&self, change: Change) -> bool {
-        let sent = self.queue.try_send(change).is_ok();
-        if !sent {
+    fn send(&self, change: Change) {
+        if self.queue.try_send(change).is_err() {
             self.counts.failed.fetch_add(1, Ordering::Relaxed);
         }
-        sent
     }
 }
 
@@ -161,7 +159,7 @@ struct Worker {
     counts: Arc<Counts>,
     /// The newest state of each changed row; `None`: deleted.
     pending: HashMap<HistoryKey, Option<HistoryRecord>>,
-    done: Vec<i64>,
+    done: Vec<Request>,
     failing: bool,
 }
 
@@ -180,7 +178,7 @@ impl Worker {
                     for request in requests {
                         let rounds = handed_over.entry(request.id).or_insert(0);
                         // The pipeline takes requests between packets: a full queue is tried again next round.
-                        if *rounds % PATIENCE != 0 || self.asked.try_send(request).is_ok() {
+                        if !rounds.is_multiple_of(PATIENCE) || self.asked.try_send(request).is_ok() {
                             *rounds += 1;
                         }
                     }
@@ -197,7 +195,11 @@ impl Worker {
             match self.changes.recv_timeout(end.saturating_duration_since(Instant::now())) {
                 Ok(Change::Keep(key, record)) => _ = self.pending.insert(key, Some(record)),
                 Ok(Change::Forget(key)) => _ = self.pending.insert(key, None),
-                Ok(Change::Done(id)) => self.done.push(id),
+                Ok(Change::Done(request)) => {
+                    // Rows from before the request go with it; rows from after it stay.
+                    self.pending.retain(|key, _| !is_peer(key, &request.peer));
+                    self.done.push(request);
+                }
                 Err(RecvTimeoutError::Timeout) => return true,
                 Err(RecvTimeoutError::Disconnected) => return false,
             }

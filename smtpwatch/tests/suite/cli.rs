@@ -1,0 +1,298 @@
+//! The program as a user meets it: help, version, exit codes, what it says of bad input.
+
+use std::{
+    io::Read,
+    path::{Path, PathBuf},
+    process::{Command, Output, Stdio},
+};
+
+use crate::traffic::{self, CLIENT, START_NS};
+
+const OFFERED: &str = "250-STARTTLS\r\n250 8BITMIME\r\n";
+const STRIPPED: &str = "250 8BITMIME\r\n";
+
+fn smtpwatch() -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_smtpwatch"));
+    // The environment of the test run must not configure the program.
+    command.env_clear();
+    command
+}
+
+fn run(arguments: &[&str]) -> Output {
+    smtpwatch().args(arguments).output().unwrap()
+}
+
+fn code(output: &Output) -> i32 {
+    output.status.code().unwrap()
+}
+
+fn stdout(output: &Output) -> String {
+    String::from_utf8(output.stdout.clone()).unwrap()
+}
+
+fn stderr(output: &Output) -> String {
+    String::from_utf8(output.stderr.clone()).unwrap()
+}
+
+struct Files(tempfile::TempDir);
+
+impl Files {
+    fn new() -> Self {
+        Self(tempfile::tempdir().unwrap())
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.0.path().join(name)
+    }
+
+    fn write(&self, name: &str, octets: impl AsRef<[u8]>) -> String {
+        std::fs::write(self.path(name), octets).unwrap();
+        self.text(name)
+    }
+
+    fn text(&self, name: &str) -> String {
+        self.path(name).to_str().unwrap().to_owned()
+    }
+
+    fn pcap(&self, name: &str, packets: &[traffic::Packet]) -> String {
+        self.write(name, traffic::pcap(packets, 1, false, false))
+    }
+}
+
+#[test]
+fn help_and_version() {
+    let help = run(&["--help"]);
+    assert_eq!(code(&help), 0);
+    for verb in ["run", "replay", "probe", "baseline", "check-config"] {
+        assert!(stdout(&help).lines().any(|line| line.trim_start().starts_with(verb)), "{verb}");
+        assert_eq!(code(&run(&[verb, "--help"])), 0, "{verb}");
+    }
+    let version = stdout(&run(&["--version"]));
+    let lines: Vec<_> = version.lines().map(|line| line.split_once(": ").map_or(line, |(name, _)| name)).collect();
+    assert_eq!(lines, [concat!("smtpwatch ", env!("CARGO_PKG_VERSION")), "revision", "rustc", "kernel object"]);
+}
+
+#[test]
+fn what_is_no_command_line_is_usage() {
+    for arguments in [
+        ["frobnicate"].as_slice(),
+        &["replay"],
+        &["replay", "--port", "0", "x"],
+        &["replay", "--port", "smtp", "x"],
+        &["replay", "--local", "example.net", "x"],
+        &["replay", "--fail-on", "loud", "x"],
+        &["run", "--web.listen-address", "localhost"],
+        &["baseline"],
+        &["--log.level", "loud", "check-config"],
+    ] {
+        let output = run(arguments);
+        assert_eq!(code(&output), 2, "{arguments:?}");
+        assert!(stdout(&output).is_empty() && !stderr(&output).is_empty());
+    }
+}
+
+#[test]
+fn configuration_is_checked() {
+    let files = Files::new();
+    let good = files.write("good.toml", "ports = [25]\n[[rule]]\nstarttls = \"required\"\n");
+    let output = run(&["check-config", "--config", &good]);
+    assert_eq!((code(&output), stdout(&output)), (0, format!("{good}: good, 1 rule\n")));
+    let bad = files.write("bad.toml", "\n\nport = 1\n");
+    let missing = files.text("missing.toml");
+    for verb in [["check-config"].as_slice(), &["run"], &["replay", "x"], &["baseline", "list"]] {
+        let output = smtpwatch().args(verb).args(["--config", &bad]).output().unwrap();
+        assert_eq!(code(&output), 78, "{verb:?}");
+        assert_eq!(
+            stderr(&output),
+            format!("smtpwatch: {bad}:3: unknown key \"port\" at the top level: did you mean \"ports\"?\n")
+        );
+        let output = smtpwatch().args(verb).args(["--config", &missing]).output().unwrap();
+        assert_eq!(code(&output), 78, "{verb:?}");
+        assert!(stderr(&output).contains("cannot read the configuration"), "{}", stderr(&output));
+    }
+    // The environment names it too; a flag goes before it.
+    assert_eq!(code(&smtpwatch().arg("check-config").env("SMTPWATCH_CONFIG", &bad).output().unwrap()), 78);
+    let both = smtpwatch().args(["check-config", "--config", &good]).env("SMTPWATCH_CONFIG", &bad).output().unwrap();
+    assert_eq!(code(&both), 0);
+}
+
+#[test]
+fn replay_finds_a_password_and_never_shows_it() {
+    let files = Files::new();
+    let capture = files.pcap("password.pcap", &traffic::password());
+    let output = run(&["replay", &capture]);
+    assert_eq!(code(&output), 0);
+    let lines: Vec<serde_json::Value> =
+        stdout(&output).lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    let finding = lines.iter().find(|line| line["kind"] == "auth-plaintext").unwrap();
+    assert_eq!((&finding["severity"], &finding["role"]), (&"critical".into(), &"client".into()));
+    assert_eq!(finding["flow"]["client"], CLIENT);
+    assert_eq!(finding["observed"]["mechanism"], "PLAIN");
+    assert!(finding["flow"]["community_id"].as_str().unwrap().starts_with("1:"));
+    assert_eq!(finding["id"].as_str().unwrap().len(), 36);
+    assert!(finding["time"].as_str().unwrap().starts_with("2026-11-23T15:00:00."));
+    for format in ["json", "text"] {
+        let output = run(&["replay", "--format", format, "--log.level", "trace", &capture]);
+        for secret in ["AGFsaWNlAGh1bnRlcjI", "hunter2"] {
+            assert!(!(stdout(&output) + &stderr(&output)).contains(secret), "{format}");
+        }
+    }
+    assert!(stderr(&output).starts_with("1 files, "), "{}", stderr(&output));
+    // Which end is ours, by flag and by configuration.
+    let server = run(&["replay", "--local", "198.51.100.0/24", &capture]);
+    assert!(stdout(&server).contains("\"role\":\"server\""));
+    let config = files.write("local.toml", "local = [\"198.51.100.0/24\"]");
+    assert!(stdout(&run(&["replay", "--config", &config, &capture])).contains("\"role\":\"server\""));
+    // A port that is not watched is not looked at.
+    assert_eq!(stdout(&run(&["replay", "--port", "25", &capture])), "");
+}
+
+#[test]
+fn fail_on_is_a_threshold() {
+    let files = Files::new();
+    let capture = files.pcap("password.pcap", &traffic::password());
+    let quiet = files.pcap("quiet.pcap", &traffic::mail(CLIENT, START_NS, OFFERED));
+    for (file, severity, expected) in [(&capture, "critical", 3), (&capture, "info", 3), (&quiet, "info", 0)] {
+        assert_eq!(code(&run(&["replay", "--fail-on", severity, file])), expected, "{file} {severity}");
+    }
+}
+
+#[test]
+fn history_of_one_file_judges_the_next_and_the_store_keeps_it() {
+    let files = Files::new();
+    let mut honest = Vec::new();
+    for session in 0..6_u64 {
+        let client = format!("192.0.2.10:{}", 41_000 + session);
+        honest.extend(traffic::mail(&client, START_NS + session * 1_000_000_000, OFFERED));
+    }
+    let honest = files.pcap("honest.pcap", &honest);
+    let stripped = files.pcap("stripped.pcap", &traffic::mail(CLIENT, START_NS + 3_600_000_000_000, STRIPPED));
+    let strip = |output: &Output| {
+        let line = stdout(output).lines().find(|line| line.contains("starttls-stripped")).map(str::to_owned)?;
+        Some(serde_json::from_str::<serde_json::Value>(&line).unwrap())
+    };
+    assert!(strip(&run(&["replay", &stripped])).is_none(), "nothing is known of the peer");
+    let one_timeline = strip(&run(&["replay", &honest, &stripped])).expect("one timeline");
+    assert_eq!(one_timeline["evidence"], "regression");
+    assert_eq!(one_timeline["expected"]["detail"], "offered in 6 of 6 sessions since 2026-11-23");
+    assert_eq!((&one_timeline["outcome"], &one_timeline["severity"]), (&"content".into(), &"high".into()));
+    // The same over two runs with a store; and without --store nothing is kept.
+    let store = files.text("history.db");
+    assert_eq!(code(&run(&["replay", "--store", &store, &honest])), 0);
+    let kept = strip(&run(&["replay", "--store", &store, &stripped])).expect("two runs");
+    assert_eq!(kept["expected"]["detail"], one_timeline["expected"]["detail"]);
+
+    let baseline =
+        |arguments: &[&str]| smtpwatch().arg("baseline").args(arguments).args(["--store", &store]).output().unwrap();
+    let list = baseline(&["list"]);
+    let rows: Vec<serde_json::Value> = stdout(&list).lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    assert!(
+        rows.iter().any(|row| row["peer"] == "198.51.100.25" && row["peer_kind"] == "address" && row["offered"] == 6)
+    );
+    assert!(
+        rows.iter().any(|row| row["peer"] == "mx1.example.net" && row["peer_kind"] == "name" && row["sessions"] == 7)
+    );
+    assert!(stdout(&baseline(&["list", "--format", "text"])).starts_with("PEER "));
+    assert_eq!(stdout(&baseline(&["show", "MX1.example.net."])).lines().count(), 1);
+    assert_eq!(code(&baseline(&["show", "192.0.2.99"])), 1);
+    for peer in ["mx1.example.net", "198.51.100.25"] {
+        assert_eq!(code(&baseline(&["forget", peer])), 0);
+        assert_eq!(code(&baseline(&["forget", peer])), 1, "forgotten already");
+    }
+    assert_eq!(stdout(&baseline(&["list"])), "");
+    assert!(strip(&run(&["replay", "--store", &store, &stripped])).is_none(), "forgotten");
+}
+
+#[test]
+fn a_rule_judges_the_first_contact() {
+    let files = Files::new();
+    let config = files.write("rule.toml", "[[rule]]\npeer = [\"198.51.100.0/24\"]\nstarttls = \"required\"\n");
+    let stripped = files.pcap("stripped.pcap", &traffic::mail(CLIENT, START_NS, STRIPPED));
+    let output = run(&["replay", "--config", &config, "--fail-on", "critical", &stripped]);
+    assert_eq!(code(&output), 3);
+    let kinds: Vec<_> = stdout(&output)
+        .lines()
+        .map(|line| serde_json::from_str::<serde_json::Value>(line).unwrap())
+        .map(|line| (line["kind"].clone(), line["evidence"].clone()))
+        .collect();
+    assert!(kinds.contains(&("starttls-stripped".into(), "policy".into())), "{kinds:?}");
+}
+
+#[test]
+fn a_damaged_capture_is_judged_as_far_as_it_goes() {
+    let files = Files::new();
+    let mut whole = traffic::pcap(&traffic::password(), 1, false, false);
+    whole.extend(traffic::pcap(&traffic::mail(CLIENT, START_NS, OFFERED), 1, false, false).split_off(24));
+    whole.truncate(whole.len() - 3);
+    let cut = files.write("cut.pcap", &whole);
+    let output = run(&["replay", "--fail-on", "critical", &cut]);
+    assert_eq!(code(&output), 1);
+    assert!(stdout(&output).contains("auth-plaintext"), "findings are printed");
+    assert!(stderr(&output).contains("truncated at octet "), "{}", stderr(&output));
+    // The other files are read all the same.
+    let none = files.write("none.pcap", "no capture");
+    let good = files.pcap("good.pcap", &traffic::password());
+    let output = run(&["replay", &none, "/nonexistent", &good]);
+    assert_eq!(code(&output), 1);
+    assert!(stdout(&output).contains("auth-plaintext"));
+    assert!(
+        stderr(&output).contains("none.pcap is not a capture file")
+            && stderr(&output).contains("cannot read /nonexistent")
+    );
+}
+
+#[test]
+fn a_store_that_is_not_ours_ends_it() {
+    let files = Files::new();
+    let capture = files.pcap("password.pcap", &traffic::password());
+    let foreign =
+        files.write("foreign.db", "not a database, but a text that is long enough to be read as one. ".repeat(9));
+    for arguments in [
+        ["replay", "--store", &foreign, &capture].as_slice(),
+        &["baseline", "list", "--store", &foreign],
+        &["baseline", "forget", "x", "--store", &foreign],
+    ] {
+        let output = run(arguments);
+        assert_eq!(code(&output), 1);
+        assert!(stderr(&output).contains("is not a smtpwatch store and is left untouched"), "{}", stderr(&output));
+    }
+    let output = run(&["baseline", "list", "--store", &files.text("none.db")]);
+    assert_eq!(code(&output), 1);
+    assert!(stderr(&output).contains("no store at "), "{}", stderr(&output));
+}
+
+#[test]
+fn a_reader_that_leaves_is_no_failure() {
+    let files = Files::new();
+    let capture = files.pcap("password.pcap", &traffic::password());
+    let mut child =
+        smtpwatch().args(["replay", &capture]).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    drop(child.stdout.take());
+    let mut errors = String::new();
+    child.stderr.take().unwrap().read_to_string(&mut errors).unwrap();
+    assert_eq!(child.wait().unwrap().code(), Some(0), "{errors}");
+    assert!(!errors.contains("panicked"), "{errors}");
+}
+
+#[test]
+fn logs_have_the_form_asked_for() {
+    let files = Files::new();
+    let mut capture = traffic::pcap(&traffic::password(), 1, false, false);
+    capture[20..24].copy_from_slice(&147_u32.to_le_bytes());
+    let capture = files.write("user0.pcap", capture);
+    let first = |format: &str, journald: bool| {
+        let mut command = smtpwatch();
+        if journald {
+            command.env("JOURNAL_STREAM", "8:1");
+        }
+        let output = command.args(["replay", "--log.format", format, &capture]).output().unwrap();
+        stderr(&output).lines().next().unwrap().to_owned()
+    };
+    let json: serde_json::Value = serde_json::from_str(&first("json", false)).unwrap();
+    assert_eq!((&json["level"], &json["linktype"]), (&"WARN".into(), &147.into()));
+    assert!(first("logfmt", true).starts_with("ts="), "{}", first("logfmt", true));
+    assert!(first("auto", false).starts_with("ts="));
+    assert!(first("auto", true).starts_with("level=warn "), "{}", first("auto", true));
+    assert!(first("auto", true).contains("linktype=147"));
+    assert!(Path::new(&capture).exists());
+}

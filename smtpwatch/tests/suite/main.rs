@@ -1,0 +1,11 @@
+//! The command line and what stands behind it, without privileges.
+#![expect(clippy::unwrap_used, clippy::panic, reason = "a test fails by panicking, in its helpers too")]
+
+mod capture_file;
+mod cli;
+mod config;
+mod http;
+mod metrics;
+mod replay;
+mod store;
+mod traffic;

@@ -1,0 +1,130 @@
+//! The registry: names, labels, zeroes, and the budget of series.
+
+use std::collections::BTreeSet;
+
+use smtpwatch::output::metrics::Metrics;
+
+/// Every label that may exist, with the metrics' own; anything else would be a way for addresses or names to get in.
+const LABELS: [&str; 15] = [
+    "kind",
+    "severity",
+    "role",
+    "port",
+    "result",
+    "offered",
+    "interface",
+    "direction",
+    "hook",
+    "outcome",
+    "reason",
+    "cause",
+    "output",
+    "le",
+    "version",
+];
+const BUILD_LABELS: [&str; 3] = ["version", "revision", "rustc"];
+const SERIES_BUDGET: usize = 400;
+
+/// As of a host with four interfaces.
+fn metrics() -> Metrics {
+    let metrics = Metrics::new(&[25, 587]).unwrap();
+    for interface in ["eth0", "eth1", "eth2", "eth3"] {
+        metrics.watch_interface(interface);
+        for (direction, hooks) in
+            [("ingress", ["xdp", "xdp-generic", "tcx", "clsact"].as_slice()), ("egress", &["tcx", "clsact"])]
+        {
+            for hook in hooks {
+                metrics.attached(interface, direction, hook, Some(false));
+            }
+        }
+    }
+    metrics
+}
+
+#[test]
+fn names_labels_and_budget() {
+    let mut series = 0;
+    for family in metrics().registry().gather() {
+        let name = family.name().to_owned();
+        assert!(name.starts_with("smtpwatch_") || name.starts_with("process_"), "{name}");
+        assert!(!family.help().is_empty(), "{name}");
+        let counter = family.get_field_type() == prometheus::proto::MetricType::COUNTER;
+        assert_eq!(counter, name.ends_with("_total"), "{name}: _total on counters, and only there");
+        assert!(!name.contains("_ms") && !name.contains("milli"), "{name}: base units");
+        for metric in family.get_metric() {
+            series += match family.get_field_type() {
+                prometheus::proto::MetricType::HISTOGRAM => metric.get_histogram().get_bucket().len() + 3,
+                _ => 1,
+            };
+            for label in metric.get_label() {
+                let known = LABELS.contains(&label.name())
+                    || (name == "smtpwatch_build_info" && BUILD_LABELS.contains(&label.name()));
+                assert!(known, "{name}: unknown label {}", label.name());
+            }
+        }
+    }
+    assert!(series < SERIES_BUDGET, "{series} series");
+}
+
+#[test]
+fn every_label_set_is_exported_as_zero() {
+    let text = metrics().render();
+    for line in [
+        r#"smtpwatch_findings_total{kind="starttls-stripped",role="client",severity="high"} 0"#,
+        r#"smtpwatch_findings_total{kind="stream-tampering",role="server",severity="info"} 0"#,
+        r#"smtpwatch_last_finding_timestamp_seconds{kind="auth-plaintext"} 0"#,
+        r#"smtpwatch_sessions_total{port="587",result="unknown",role="server"} 0"#,
+        r#"smtpwatch_sessions_total{port="other",result="tls",role="client"} 0"#,
+        r#"smtpwatch_starttls_offers_total{offered="masked",role="client"} 0"#,
+        r#"smtpwatch_probe_attached{direction="egress",hook="clsact",interface="eth3"} 0"#,
+        r#"smtpwatch_kernel_packets_total{direction="egress",outcome="muted"} 0"#,
+        r#"smtpwatch_kernel_dropped_total{reason="ring_full"} 0"#,
+        r#"smtpwatch_kernel_last_packet_timestamp_seconds{interface="eth0"} 0"#,
+        "smtpwatch_flows 0",
+        r#"smtpwatch_flows_evicted_total{reason="capacity"} 0"#,
+        "smtpwatch_verdict_latency_seconds_count 0",
+        "smtpwatch_baseline_peers 0",
+        r#"smtpwatch_output_records_total{output="journal"} 0"#,
+        r#"smtpwatch_output_failures_total{output="store"} 0"#,
+    ] {
+        assert!(text.lines().any(|found| found == line), "missing: {line}\n{text}");
+    }
+    for cause in smtpwatch_core::flow::GapCause::ALL {
+        let line = format!("smtpwatch_reassembly_gaps_total{{cause=\"{}\"}} 0", cause.as_str());
+        assert!(text.lines().any(|found| found == line), "missing: {line}");
+    }
+}
+
+#[test]
+fn the_kernels_counters_become_ours() {
+    let metrics = metrics();
+    metrics.kernel_dropped("fragment", 3);
+    metrics.kernel_dropped("fragment", 5);
+    metrics.kernel_dropped("unparsed", 5);
+    metrics.kernel_packets("ingress", "other", 9);
+    let text = metrics.render();
+    assert!(text.contains("smtpwatch_kernel_dropped_total{reason=\"fragment\"} 5\n"));
+    assert!(text.contains("smtpwatch_kernel_packets_total{direction=\"ingress\",outcome=\"other\"} 9\n"));
+}
+
+/// Alert rules that name a metric or label value that does not exist are silent for ever.
+#[test]
+fn alert_rules_speak_of_metrics_that_exist() {
+    let rules =
+        std::fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/../deploy/prometheus/alerts.yaml")).unwrap();
+    let exported = metrics().render();
+    let names: BTreeSet<_> = rules
+        .split(|c: char| !(c.is_ascii_alphanumeric() || c == '_'))
+        .filter(|word| word.starts_with("smtpwatch_") || word.starts_with("process_"))
+        .collect();
+    assert!(names.len() > 5);
+    for name in names {
+        assert!(exported.lines().any(|line| line.starts_with(&format!("# TYPE {name} "))), "{name} is not exported");
+    }
+    for kind in rules.split("kind=").skip(1) {
+        let value = kind.trim_start_matches('~').split('"').nth(1).unwrap();
+        for kind in value.split('|') {
+            assert!(exported.contains(&format!("kind=\"{kind}\"")), "{kind} is no kind");
+        }
+    }
+}

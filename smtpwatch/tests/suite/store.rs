@@ -1,0 +1,176 @@
+//! The store: ours or not, kept through a kill, bounded, and corrected from outside.
+
+use std::{
+    os::unix::fs::PermissionsExt,
+    path::Path,
+    time::{Duration, Instant},
+};
+
+use rusqlite::Connection;
+use smtpwatch::store::{APPLICATION_ID, SCHEMA, Store, StoreError, Writer, is_peer};
+use smtpwatch_core::{
+    Timestamp, limits,
+    policy::history::{HistoryKey, HistoryPeer, HistoryRecord},
+};
+
+fn key(peer: &str) -> HistoryKey {
+    let peer = match peer.parse() {
+        Ok(address) => HistoryPeer::Address(address),
+        Err(_) => HistoryPeer::Name(peer.to_owned()),
+    };
+    HistoryKey { own: "192.0.2.10".parse().unwrap(), peer, port: 25 }
+}
+
+fn record(sessions: u64) -> HistoryRecord {
+    HistoryRecord {
+        sessions,
+        offered: sessions - 1,
+        missed: 1,
+        used: 3,
+        returns: 1,
+        missing_run: 2,
+        first_seen: Timestamp(1),
+        last_seen: Timestamp(i64::try_from(sessions).unwrap()),
+        last_offered: Timestamp(3),
+    }
+}
+
+fn until(mut done: impl FnMut() -> bool) {
+    let end = Instant::now() + Duration::from_secs(10);
+    while !done() {
+        assert!(Instant::now() < end, "not within ten seconds");
+        std::thread::sleep(Duration::from_millis(20));
+    }
+}
+
+#[test]
+fn rows_survive_and_files_are_private() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("a/b/smtpwatch.db");
+    let (writer, entries) = Writer::start(&path).unwrap();
+    assert!(entries.is_empty());
+    let handle = writer.handle().unwrap();
+    for sessions in 2..10 {
+        handle.keep(key("198.51.100.25"), record(sessions));
+    }
+    handle.keep(key("mx1.example.net"), record(5));
+    handle.keep(key("mx2.example.net"), record(6));
+    handle.forget(key("mx2.example.net"));
+    drop(handle);
+    assert_eq!(writer.finish(), 0);
+    let (_writer, entries) = Writer::start(&path).unwrap();
+    assert_eq!(entries, [(key("198.51.100.25"), record(9)), (key("mx1.example.net"), record(5))]);
+    let mode = |path: &Path| std::fs::metadata(path).unwrap().permissions().mode() & 0o777;
+    assert_eq!(mode(&path) & !0o640, 0);
+    assert_eq!(mode(path.parent().unwrap()) & !0o750, 0);
+}
+
+/// A process that is killed loses at most what was not yet written: half a second.
+#[test]
+fn what_was_written_is_there_for_another_process_at_once() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("smtpwatch.db");
+    let (writer, _) = Writer::start(&path).unwrap();
+    writer.handle().unwrap().keep(key("198.51.100.25"), record(7));
+    until(|| writer.counts() == (1, 0));
+    // The writer is still at work: nothing was closed or checkpointed.
+    let entries = Store::open_existing(&path).unwrap().entries().unwrap();
+    assert_eq!(entries, [(key("198.51.100.25"), record(7))]);
+}
+
+#[test]
+fn what_is_not_ours_is_left_alone() {
+    let directory = tempfile::tempdir().unwrap();
+    let text = directory.path().join("notes.txt");
+    std::fs::write(&text, "these are my notes, and they are longer than a database header would be. ".repeat(20))
+        .unwrap();
+    let other = directory.path().join("other.db");
+    Connection::open(&other).unwrap().execute_batch("CREATE TABLE mine (x); INSERT INTO mine VALUES (1);").unwrap();
+    for path in [&text, &other] {
+        let before = std::fs::read(path).unwrap();
+        for result in [Store::open(path).map(drop), Store::open_existing(path).map(drop), Writer::start(path).map(drop)]
+        {
+            let error = result.unwrap_err();
+            assert!(matches!(error, StoreError::Foreign(_)), "{error}");
+            assert!(error.to_string().contains("name another file in [store] path"), "{error}");
+        }
+        assert_eq!(std::fs::read(path).unwrap(), before, "untouched");
+    }
+}
+
+#[test]
+fn a_newer_store_is_refused() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("smtpwatch.db");
+    drop(Store::open(&path).unwrap());
+    let connection = Connection::open(&path).unwrap();
+    assert_eq!(
+        connection.pragma_query_value(None, "application_id", |row| row.get::<_, i32>(0)).unwrap(),
+        APPLICATION_ID
+    );
+    connection.pragma_update(None, "user_version", SCHEMA + 1).unwrap();
+    drop(connection);
+    let error = Store::open(&path).map(drop).unwrap_err();
+    assert!(matches!(error, StoreError::Newer { found, .. } if found == SCHEMA + 1));
+    assert!(error.to_string().contains("upgrade smtpwatch"), "{error}");
+}
+
+#[test]
+fn a_store_that_cannot_be_made_says_why() {
+    let directory = tempfile::tempdir().unwrap();
+    std::fs::write(directory.path().join("file"), "").unwrap();
+    let error = Store::open(&directory.path().join("file/smtpwatch.db")).map(drop).unwrap_err().to_string();
+    assert!(error.starts_with("cannot create the store ") && error.contains("set [store] path"), "{error}");
+    let missing = Store::open_existing(&directory.path().join("none.db")).map(drop).unwrap_err();
+    assert!(matches!(missing, StoreError::Missing(_)), "{missing}");
+    assert!(!directory.path().join("none.db").exists());
+}
+
+#[test]
+fn forgetting_reaches_the_running_daemon() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("smtpwatch.db");
+    let (writer, _) = Writer::start(&path).unwrap();
+    let handle = writer.handle().unwrap();
+    handle.keep(key("198.51.100.25"), record(9));
+    handle.keep(key("mx1.example.net"), record(9));
+    until(|| writer.counts().0 == 2);
+    // Another process.
+    let mut store = Store::open_existing(&path).unwrap();
+    assert_eq!(store.forget("MX1.example.net.").unwrap(), 1);
+    // The daemon does not know yet and writes the row once more.
+    handle.keep(key("mx1.example.net"), record(10));
+    let mut request = None;
+    until(|| {
+        request = writer.request();
+        request.is_some()
+    });
+    let request = request.unwrap();
+    assert!(is_peer(&key("mx1.example.net"), &request.peer) && !is_peer(&key("198.51.100.25"), &request.peer));
+    handle.keep(key("198.51.100.25"), record(11));
+    handle.done(request);
+    until(|| store.entries().unwrap() == [(key("198.51.100.25"), record(11))]);
+    // Done is done.
+    std::thread::sleep(Duration::from_millis(1_200));
+    assert_eq!(writer.request(), None);
+    assert_eq!(store.forget("nobody.example.net").unwrap(), 0);
+}
+
+#[test]
+fn rows_beyond_the_bound_go_oldest_first() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("smtpwatch.db");
+    drop(Store::open(&path).unwrap());
+    let connection = Connection::open(&path).unwrap();
+    connection
+        .execute(
+            "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < ?1)
+             INSERT INTO baseline SELECT '192.0.2.1', 'name', 'mx' || i, 25, 1, 1, 0, 0, 0, 0, i, i, i FROM n",
+            [i64::try_from(limits::HISTORY_PEERS + 3).unwrap()],
+        )
+        .unwrap();
+    drop(connection);
+    let (_writer, entries) = Writer::start(&path).unwrap();
+    assert_eq!(entries.len(), limits::HISTORY_PEERS);
+    assert_eq!(entries.last().unwrap().1.last_seen, Timestamp(4), "the newest are kept");
+}

@@ -1,0 +1,205 @@
+//! Traffic made by hand: SMTP sessions as packets, packets as capture files.
+
+use std::net::SocketAddr;
+
+/// 2026-11-23T15:00:00Z.
+pub const START_NS: u64 = 1_795_446_000_000_000_000;
+pub const CLIENT: &str = "192.0.2.10:41234";
+pub const SERVER: &str = "198.51.100.25:25";
+
+/// One packet, from its IP header on.
+pub struct Packet {
+    pub at_ns: u64,
+    pub ip: Vec<u8>,
+}
+
+/// What is said in a session, in turns.
+pub enum Turn<'a> {
+    Client(&'a str),
+    Server(&'a str),
+}
+
+/// A whole connection: handshake, every turn acknowledged by the other side, both FINs.
+pub fn session(client: &str, server: &str, start_ns: u64, turns: &[Turn<'_>]) -> Vec<Packet> {
+    let (client, server): (SocketAddr, SocketAddr) = (client.parse().unwrap(), server.parse().unwrap());
+    let mut wire = Wire { client, server, at_ns: start_ns, seq: [1_000, u32::MAX - 20], packets: Vec::new() };
+    wire.push(0, 0x02, b"");
+    wire.seq[0] = wire.seq[0].wrapping_add(1);
+    wire.push(1, 0x12, b"");
+    wire.seq[1] = wire.seq[1].wrapping_add(1);
+    wire.push(0, 0x10, b"");
+    for turn in turns {
+        let (side, text) = match turn {
+            Turn::Client(text) => (0, text),
+            Turn::Server(text) => (1, text),
+        };
+        wire.push(side, 0x18, text.as_bytes());
+        wire.push(1 - side, 0x10, b"");
+    }
+    for side in [0, 1] {
+        wire.push(side, 0x11, b"");
+        wire.seq[side] = wire.seq[side].wrapping_add(1);
+        wire.push(1 - side, 0x10, b"");
+    }
+    wire.packets
+}
+
+/// A session that hands over one message in clear; `capabilities` is the EHLO reply after its first line.
+pub fn mail(client: &str, start_ns: u64, capabilities: &str) -> Vec<Packet> {
+    let ehlo = format!("250-mx1.example.net\r\n{capabilities}");
+    session(
+        client,
+        SERVER,
+        start_ns,
+        &[
+            Turn::Server("220 mx1.example.net ESMTP\r\n"),
+            Turn::Client("EHLO mail.example.org\r\n"),
+            Turn::Server(&ehlo),
+            Turn::Client("MAIL FROM:<a@example.org>\r\n"),
+            Turn::Server("250 2.1.0 Ok\r\n"),
+            Turn::Client("RCPT TO:<b@example.net>\r\n"),
+            Turn::Server("250 2.1.5 Ok\r\n"),
+            Turn::Client("DATA\r\n"),
+            Turn::Server("354 End data with <CR><LF>.<CR><LF>\r\n"),
+            Turn::Client("Subject: x\r\n\r\nbody\r\n.\r\n"),
+            Turn::Server("250 2.0.0 Ok: queued\r\n"),
+            Turn::Client("QUIT\r\n"),
+            Turn::Server("221 2.0.0 Bye\r\n"),
+        ],
+    )
+}
+
+/// A session in which a password crosses in clear.
+pub fn password() -> Vec<Packet> {
+    session(
+        CLIENT,
+        "198.51.100.25:587",
+        START_NS,
+        &[
+            Turn::Server("220 mx1.example.net ESMTP\r\n"),
+            Turn::Client("EHLO mail.example.org\r\n"),
+            Turn::Server("250-mx1.example.net\r\n250-STARTTLS\r\n250 AUTH PLAIN\r\n"),
+            Turn::Client("AUTH PLAIN AGFsaWNlAGh1bnRlcjI=\r\n"),
+            Turn::Server("235 2.7.0 Authentication successful\r\n"),
+            Turn::Client("QUIT\r\n"),
+            Turn::Server("221 2.0.0 Bye\r\n"),
+        ],
+    )
+}
+
+struct Wire {
+    client: SocketAddr,
+    server: SocketAddr,
+    at_ns: u64,
+    seq: [u32; 2],
+    packets: Vec<Packet>,
+}
+
+impl Wire {
+    fn push(&mut self, side: usize, flags: u8, payload: &[u8]) {
+        let (from, to) = if side == 0 { (self.client, self.server) } else { (self.server, self.client) };
+        let ack = if flags & 0x10 == 0 { 0 } else { self.seq[1 - side] };
+        self.at_ns += 1_000_000;
+        self.packets.push(Packet { at_ns: self.at_ns, ip: segment(from, to, self.seq[side], ack, flags, payload) });
+        self.seq[side] = self.seq[side].wrapping_add(u32::try_from(payload.len()).unwrap());
+    }
+}
+
+/// IP and TCP headers with the payload; checksums stay zero, as with offloading.
+fn segment(from: SocketAddr, to: SocketAddr, seq: u32, ack: u32, flags: u8, payload: &[u8]) -> Vec<u8> {
+    let mut tcp = Vec::new();
+    tcp.extend(from.port().to_be_bytes());
+    tcp.extend(to.port().to_be_bytes());
+    tcp.extend(seq.to_be_bytes());
+    tcp.extend(ack.to_be_bytes());
+    tcp.extend([5 << 4, flags]);
+    tcp.extend([0xff, 0xff, 0, 0, 0, 0]);
+    tcp.extend(payload);
+    let (SocketAddr::V4(from), SocketAddr::V4(to)) = (from, to) else { panic!("IPv4 only") };
+    let mut ip = vec![0x45, 0];
+    ip.extend(u16::try_from(20 + tcp.len()).unwrap().to_be_bytes());
+    ip.extend([0, 1, 0x40, 0, 64, 6, 0, 0]);
+    ip.extend(from.ip().octets());
+    ip.extend(to.ip().octets());
+    ip.extend(tcp);
+    ip
+}
+
+/// What stands in front of the IP header for a link type.
+pub fn link_header(linktype: u32) -> Vec<u8> {
+    match linktype {
+        0 => vec![2, 0, 0, 0],
+        1 => [[0_u8; 12].as_slice(), &[8, 0]].concat(),
+        101 | 228 => Vec::new(),
+        108 => vec![0, 0, 0, 2],
+        113 => [[0_u8; 14].as_slice(), &[8, 0]].concat(),
+        276 => [[8_u8, 0].as_slice(), &[0; 18]].concat(),
+        other => panic!("no header for link type {other}"),
+    }
+}
+
+/// A pcap file. Nanoseconds where `nanos`; big endian where `big`.
+pub fn pcap(packets: &[Packet], linktype: u32, nanos: bool, big: bool) -> Vec<u8> {
+    let u32_ = |value: u32| if big { value.to_be_bytes() } else { value.to_le_bytes() };
+    let u16_ = |value: u16| if big { value.to_be_bytes() } else { value.to_le_bytes() };
+    let mut file = Vec::new();
+    file.extend(u32_(if nanos { 0xa1b2_3c4d } else { 0xa1b2_c3d4 }));
+    file.extend([u16_(2), u16_(4)].concat());
+    file.extend([u32_(0), u32_(0), u32_(262_144), u32_(linktype)].concat());
+    for packet in packets {
+        let data = [link_header(linktype), packet.ip.clone()].concat();
+        let length = u32::try_from(data.len()).unwrap();
+        let fraction = packet.at_ns % 1_000_000_000;
+        file.extend(u32_(u32::try_from(packet.at_ns / 1_000_000_000).unwrap()));
+        file.extend(u32_(u32::try_from(if nanos { fraction } else { fraction / 1_000 }).unwrap()));
+        file.extend([u32_(length), u32_(length)].concat());
+        file.extend(data);
+    }
+    file
+}
+
+/// An interface of a pcapng file: name, link type, `if_tsresol`.
+pub type Interface<'a> = (&'a str, u16, u8);
+
+/// A pcapng file, little or big endian; packet `i` is of interface `i % interfaces.len()`.
+pub fn pcapng(packets: &[Packet], interfaces: &[Interface<'_>], big: bool) -> Vec<u8> {
+    let u32_ = |value: u32| if big { value.to_be_bytes() } else { value.to_le_bytes() };
+    let u16_ = |value: u16| if big { value.to_be_bytes() } else { value.to_le_bytes() };
+    let block = |kind: u32, body: &[u8]| {
+        let length = u32_(u32::try_from(body.len() + 12).unwrap());
+        [u32_(kind).as_slice(), &length, body, &length].concat()
+    };
+    let padded = |octets: &[u8]| {
+        let mut octets = octets.to_vec();
+        octets.resize(octets.len().next_multiple_of(4), 0);
+        octets
+    };
+    let option = |code: u16, value: &[u8]| {
+        [u16_(code).as_slice(), &u16_(u16::try_from(value.len()).unwrap()), &padded(value)].concat()
+    };
+    let mut file = block(0x0a0d_0d0a, &[u32_(0x1a2b_3c4d).as_slice(), &u16_(1), &u16_(0), &[0xff; 8]].concat());
+    for (name, linktype, resolution) in interfaces {
+        let options = [option(2, name.as_bytes()), option(9, &[*resolution]), u32_(0).to_vec()].concat();
+        file.extend(block(1, &[u16_(*linktype).as_slice(), &u16_(0), &u32_(0), &options].concat()));
+    }
+    for (index, packet) in packets.iter().enumerate() {
+        let id = index % interfaces.len();
+        let (_, linktype, resolution) = interfaces[id];
+        let units = if resolution & 0x80 == 0 {
+            u128::from(packet.at_ns) * 10_u128.pow(resolution.into()) / 1_000_000_000
+        } else {
+            u128::from(packet.at_ns) * (1 << (resolution & 0x7f)) / 1_000_000_000
+        };
+        let data = [link_header(linktype.into()), packet.ip.clone()].concat();
+        let length = u32_(u32::try_from(data.len()).unwrap());
+        let body = [
+            u32_(u32::try_from(id).unwrap()),
+            u32_(u32::try_from(units >> 32).unwrap()),
+            u32_(u32::try_from(units & 0xffff_ffff).unwrap()),
+            length,
+            length,
+        ];
+        file.extend(block(6, &[body.concat(), padded(&data)].concat()));
+    }
+    file
+}
