@@ -311,8 +311,8 @@ impl Engine {
                         self.outputs.push_back(Output::Gap(cause));
                     }
                 }
-                FlowEvent::Finished { from, .. } => drop(flow.session.ended.get_or_insert((from, false))),
-                FlowEvent::Reset { from, .. } => drop(flow.session.ended.get_or_insert((from, true))),
+                FlowEvent::Finished { from, .. } => drop(flow.session.seen.ended.get_or_insert((from, false))),
+                FlowEvent::Reset { from, .. } => drop(flow.session.seen.ended.get_or_insert((from, true))),
             }
             while let Some(event) = flow.session.poll() {
                 let action = match event {
@@ -361,11 +361,11 @@ impl Engine {
 
     fn judge(&mut self, key: FlowKey, at: Timestamp, urgency: Urgency) {
         let Some(flow) = self.flows.get_mut(&key) else { return };
-        let names = flow.session.server_names();
+        let names = flow.session.seen.server_names();
         let subject = Subject { flow: key, role: flow.role, names: &names };
         let expectation = Expectation::of(&subject, &self.rules, &self.history, self.settings.strength);
         let case = Case {
-            session: &flow.session,
+            session: &flow.session.seen,
             expectation: &expectation,
             role: flow.role,
             port: key.server.port(),
@@ -396,7 +396,7 @@ impl Engine {
     /// Notes the offer in the history of the server, where this host was its client and something was at stake: probes that
     /// say EHLO and QUIT are not noted (THREATS FP-17).
     fn note(&mut self, key: FlowKey, flow: &Flow, at: Timestamp) {
-        let session = &flow.session;
+        let session = &flow.session.seen;
         let Some(capabilities) = &session.capabilities else { return };
         let at_stake = session.mail_sent || session.starttls != Starttls::NotSent || !session.auth.is_empty();
         if flow.role != Role::Client || session.doubt.is_some() || !at_stake {
@@ -442,7 +442,7 @@ impl Flow {
     }
 
     fn finding(&self, key: FlowKey, at: Timestamp, claim: Claim) -> Finding {
-        let session = &self.session;
+        let session = &self.session.seen;
         let name = match self.role {
             Role::Client => session.server_names().first().map(|name| (*name).to_owned()),
             Role::Server => session.client_name.clone(),
@@ -484,7 +484,7 @@ impl Flow {
     }
 
     fn summary(&self, flow: FlowKey) -> SessionSummary {
-        let session = &self.session;
+        let session = &self.session.seen;
         let result = if session.doubt.is_some() {
             SessionResult::Unknown
         } else if session.tls_began() {
