@@ -15,7 +15,7 @@ use smtpwatch_common::walk::Link;
 use smtpwatch_core::Timestamp;
 
 /// Octets read at once; also the least that a block may need.
-const BUFFER: usize = 256 * 1024;
+const BUFFER: usize = 64 * 1024;
 /// The largest block that is accepted; a larger one means that its length is garbage.
 const MAX_BLOCK: usize = 16 * 1024 * 1024;
 /// Interfaces of one section that are told apart.
