@@ -1,6 +1,6 @@
 //! Credentials in clear (F1–F5, F7, F9), and servers that invite them (F6).
 
-use super::{Case, Claim};
+use super::{Case, Claim, offer_expected};
 use crate::{
     Role,
     finding::{Evidence, Expected, Kind, Outcome, Severity},
@@ -9,7 +9,7 @@ use crate::{
 };
 
 pub(super) fn judge(case: Case<'_>) -> Vec<Claim> {
-    if case.unfounded() || case.expectation.auth_rule() == Some(AuthRule::Allow) {
+    if case.expectation.auth_rule() == Some(AuthRule::Allow) {
         return Vec::new();
     }
     let exchanges = case.session.auth.iter().enumerate().filter_map(|(place, exchange)| sent(case, place, exchange));
@@ -42,6 +42,7 @@ fn sent(case: Case<'_>, place: usize, exchange: &AuthExchange) -> Option<Claim> 
 
 fn plaintext_rule(exchange: &AuthExchange) -> &'static str {
     match exchange.mechanism.as_str() {
+        _ if exchange.exchange_verb => "F9",
         "PLAIN" if exchange.initial_response => "F1",
         "PLAIN" => "F2",
         "LOGIN" => "F3",
@@ -56,7 +57,8 @@ fn offered(case: Case<'_>) -> Option<Claim> {
         return None;
     }
     let (evidence, expected) = demand(case);
-    let mut claim = Claim::new(case, Kind::AuthOfferedPlaintext, "F6", evidence, expected);
+    let claim = Claim::new(case, Kind::AuthOfferedPlaintext, "F6", evidence, expected);
+    let mut claim = stripped_too(case, claim, &mechanisms);
     claim.mechanism = Some(mechanisms.join(" "));
     claim.is_final = true;
     // The offer itself costs nothing yet. It is this host's own mistake as a server, and on the submission port it is the
@@ -68,6 +70,28 @@ fn offered(case: Case<'_>) -> Option<Claim> {
         (Role::Client, _) => Severity::of(evidence, claim.outcome),
     };
     Some(claim)
+}
+
+/// The same reply lacks STARTTLS that it should have (F8), or offers what this server never offered before TLS (A10).
+fn stripped_too(case: Case<'_>, mut claim: Claim, mechanisms: &[String]) -> Claim {
+    let missing = case.session.capabilities.as_ref().is_some_and(|capabilities| capabilities.offers() == 0);
+    let before = case.expectation.profile.as_ref().map(|profile| &profile.plaintext_mechanisms);
+    let is_added = |name: &&String| before.is_some_and(|before| !before.contains(name));
+    let added: Vec<_> = mechanisms.iter().filter(is_added).cloned().collect();
+    if case.role != Role::Client {
+        return claim;
+    }
+    if !added.is_empty() {
+        claim.rule = "A10";
+        claim = claim.prove(format!("offered before TLS and never before by this server: {} (A10)", added.join(", ")));
+    }
+    if let Some((evidence, expected)) = offer_expected(case).filter(|_| missing) {
+        claim.rule = "F8";
+        claim.evidence = claim.evidence.max(evidence);
+        claim.expected = expected;
+        claim = claim.prove("STARTTLS is missing from the same reply (F8)");
+    }
+    claim
 }
 
 fn demand(case: Case<'_>) -> (Evidence, Expected) {

@@ -4,13 +4,23 @@
 //! A claim is held back while its outcome can still get worse ([`Claim::is_final`]); what it cost is part of what it says.
 
 mod auth;
+pub mod catalogue;
+mod ehlo;
+mod handshake;
+mod injection;
 mod offer;
 mod policy;
+mod proof;
 mod refused;
+mod tamper;
+mod unused;
+
+use std::time::Duration;
 
 use crate::{
-    Role,
+    Role, Side,
     finding::{Evidence, Expected, Kind, Outcome, Severity},
+    flow::{Conflict, SynFingerprint},
     policy::{expectation::Expectation, rule::StarttlsRule},
     smtp::{Doubt, Observation},
 };
@@ -18,8 +28,10 @@ use crate::{
 /// What the rules look at.
 #[derive(Clone, Copy, Debug)]
 pub struct Case<'a> {
-    /// What was seen.
+    /// What was seen of the dialogue.
     pub session: &'a Observation,
+    /// What was seen of the packets.
+    pub wire: &'a Wire<'a>,
     /// What was expected.
     pub expectation: &'a Expectation,
     /// Which end this host is.
@@ -28,17 +40,23 @@ pub struct Case<'a> {
     pub port: u16,
     /// The connection has ended: nothing more will come.
     pub closed: bool,
+    /// How far a missing offer reaches, in words (THREATS FO-13).
+    pub scope: &'a str,
 }
 
-impl Case<'_> {
-    /// Not even what was seen can be believed: lines may be a body's (joined midstream), or may never have been received
-    /// (one side only). Behind a hole nothing is read at all, so what stands before it is sound.
-    fn unfounded(&self) -> bool {
-        match self.session.doubt {
-            Some(Doubt::Midstream | Doubt::OneSided) => true,
-            Some(Doubt::Gap | Doubt::Ambiguous) | None => false,
-        }
-    }
+/// What the packets of a connection tell about who sent them.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Wire<'a> {
+    /// The server's SYN-ACK.
+    pub syn_ack: Option<&'a SynFingerprint>,
+    /// Time between SYN and SYN-ACK.
+    pub round_trip: Option<Duration>,
+    /// Lowest and highest time to live (hop limit) of the peer's packets with payload.
+    pub ttl: Option<(u8, u8)>,
+    /// The client sent most of its lines octet by octet: a person types (FP-25).
+    pub typed: bool,
+    /// Two different copies of one range of octets.
+    pub conflicts: &'a [Conflict],
 }
 
 /// One claim about a session. The engine adds what every finding says of its flow.
@@ -71,12 +89,46 @@ pub struct Claim {
 /// Asks every rule.
 #[must_use]
 pub fn judge(case: Case<'_>) -> Vec<Claim> {
+    if case.unfounded() {
+        return Vec::new();
+    }
     let mut claims = Vec::new();
     claims.extend(offer::judge(case));
     claims.extend(refused::judge(case));
+    claims.extend(unused::judge(case));
+    claims.extend(ehlo::judge(case));
+    claims.extend(handshake::judge(case));
+    claims.extend(injection::judge(case));
     claims.extend(auth::judge(case));
     claims.extend(policy::judge(case));
+    claims.extend(tamper::judge(case));
+    for claim in &mut claims {
+        proof::add(case, claim);
+    }
     claims
+}
+
+impl Case<'_> {
+    /// Not even what was seen can be believed: lines may be a body's (joined midstream), or may never have been received
+    /// (one side only). Behind a hole nothing is read at all, so what stands before it is sound.
+    fn unfounded(&self) -> bool {
+        match self.session.doubt {
+            Some(Doubt::Midstream | Doubt::OneSided) => true,
+            Some(Doubt::Gap | Doubt::Ambiguous) | None => false,
+        }
+    }
+
+    /// The local rule says that nothing is to be said about STARTTLS of this peer.
+    fn starttls_ignored(&self) -> bool {
+        self.expectation.starttls_rule() == Some(StarttlsRule::Ignore)
+    }
+
+    /// STARTTLS was offered, nobody asked for it, and an envelope crossed in clear.
+    fn offer_unused(&self) -> bool {
+        let session = self.session;
+        let offered = session.capabilities.as_ref().is_some_and(|capabilities| capabilities.offers() > 0);
+        offered && session.starttls == crate::smtp::Starttls::NotSent && session.mail_sent && !session.tls_began()
+    }
 }
 
 impl Claim {
@@ -96,30 +148,64 @@ impl Claim {
             proof: Vec::new(),
         }
     }
-}
 
-/// What is known about STARTTLS of this peer, as evidence and in words; `None` where nothing is.
-fn starttls_expected(case: Case<'_>) -> Option<(Evidence, Expected)> {
-    match (case.expectation.starttls_rule(), &case.expectation.rule, &case.expectation.history) {
-        (Some(StarttlsRule::Required | StarttlsRule::Expected), Some((place, rule)), _) => {
-            let demand = if rule.starttls == Some(StarttlsRule::Required) { "required" } else { "expected" };
-            let detail = format!("rule {place} of the configuration: starttls = \"{demand}\"");
-            Some((Evidence::Policy, Expected { starttls: true, source: "rule", detail }))
-        }
-        (_, _, Some(history)) => {
-            let expected = Expected { starttls: true, source: "history", detail: history.detail() };
-            Some((Evidence::Regression, expected))
-        }
-        _ => None,
+    fn cost(mut self, outcome: Outcome) -> Self {
+        self.outcome = outcome;
+        self.severity = Severity::of(self.evidence, outcome);
+        self
+    }
+
+    fn prove(mut self, line: impl Into<String>) -> Self {
+        self.proof.push(line.into());
+        self
     }
 }
 
-/// The local rule says that nothing is to be said about STARTTLS of this peer.
-fn starttls_ignored(case: Case<'_>) -> bool {
-    case.expectation.starttls_rule() == Some(StarttlsRule::Ignore)
+/// What a local rule says about STARTTLS of this peer.
+fn demanded(case: Case<'_>) -> Option<(Evidence, Expected)> {
+    let (place, rule) = case.expectation.rule.as_ref()?;
+    let demand = match rule.starttls? {
+        StarttlsRule::Required => "required",
+        StarttlsRule::Expected => "expected",
+        StarttlsRule::Ignore => return None,
+    };
+    let detail = format!("rule {place} of the configuration: starttls = \"{demand}\"");
+    Some((Evidence::Policy, Expected { starttls: true, source: "rule", detail }))
 }
 
-/// Nothing is known about this peer.
+/// What is known about the offer of STARTTLS by this peer, as evidence and in words; `None` where nothing is.
+fn offer_expected(case: Case<'_>) -> Option<(Evidence, Expected)> {
+    let history = || {
+        let expected =
+            Expected { starttls: true, source: "history", detail: case.expectation.offers.as_ref()?.offers() };
+        Some((Evidence::Regression, expected))
+    };
+    demanded(case).or_else(history)
+}
+
+/// What is known about the use of STARTTLS with this peer.
+fn use_expected(case: Case<'_>) -> Option<(Evidence, Expected)> {
+    let history = || {
+        let expected = Expected { starttls: true, source: "history", detail: case.expectation.uses.as_ref()?.uses() };
+        Some((Evidence::Regression, expected))
+    };
+    demanded(case).or_else(history)
+}
+
+/// Nothing is known about this peer: what was seen speaks for itself.
 fn nothing_expected() -> Expected {
     Expected { starttls: false, source: "none", detail: "nothing is known about this peer".to_owned() }
+}
+
+/// What a standard says, whoever the peer is.
+fn by_standard(detail: &str) -> Expected {
+    Expected { starttls: true, source: "standard", detail: detail.to_owned() }
+}
+
+/// The side in words.
+const fn side_name(side: Side) -> &'static str {
+    match side {
+        Side::Client => "client",
+        Side::Server => "server",
+    }
 }

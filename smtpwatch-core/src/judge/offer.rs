@@ -1,9 +1,10 @@
-//! The offer of STARTTLS is missing from the EHLO reply: deleted (A1, A4, A6, A9) or overwritten (A2, A3).
+//! The offer of STARTTLS is missing from the EHLO reply: deleted (A1, A4, A9), cut off or moved (A5, A6), or overwritten
+//! (A2, A3).
 //!
 //! Only this host's own view as a client can tell: as a server it sees its reply before any device on the path does
 //! (THREATS §0).
 
-use super::{Case, Claim, nothing_expected, starttls_expected, starttls_ignored};
+use super::{Case, Claim, nothing_expected, offer_expected};
 use crate::{
     Role,
     finding::{Evidence, Kind, Severity},
@@ -12,29 +13,108 @@ use crate::{
 
 pub(super) fn judge(case: Case<'_>) -> Option<Claim> {
     let session = case.session;
-    let capabilities = session.capabilities.as_ref()?;
-    if case.role != Role::Client || session.doubt.is_some() || starttls_ignored(case) {
+    if case.role != Role::Client || session.doubt.is_some() || case.starttls_ignored() {
         return None;
     }
+    let Some(capabilities) = &session.capabilities else { return unfinished(case) };
     if capabilities.masked().next().is_some() {
         return Some(masked(case, capabilities));
     }
-    if capabilities.offer() != Offer::Absent || session.tls_began() || matches!(session.starttls, Starttls::Granted(_))
+    if session.tls_began() || matches!(session.starttls, Starttls::Granted(_)) {
+        return reshaped(case, capabilities);
+    }
+    if let Some(lines) = session.ehlo_went_on
+        && capabilities.offers() > 0
+        && capabilities.offer_within(lines) == Offer::Absent
     {
+        let expected = offer_expected(case).map_or_else(nothing_expected, |(_, expected)| expected);
+        let claim = Claim::new(case, Kind::StarttlsStripped, "A6", Evidence::Tamper, expected);
+        return Some(
+            claim.prove(format!("STARTTLS stands behind the line that ends the EHLO reply (line {})", lines + 1)),
+        );
+    }
+    if capabilities.offer() != Offer::Absent {
+        return reshaped(case, capabilities);
+    }
+    let (evidence, expected) = offer_expected(case)?;
+    let returns = case.expectation.offers.as_ref().map_or(0, |record| record.offered.returns);
+    let rule = match () {
+        () if capabilities.starttls_on_first_line => "A5",
+        () if returns > 0 => "A9",
+        () if greeting_changed(case) => "A4",
+        () => "A1",
+    };
+    let mut claim = Claim::new(case, Kind::StarttlsStripped, rule, evidence, expected);
+    if capabilities.starttls_on_first_line {
+        claim
+            .proof
+            .push("STARTTLS stands on the first line of the EHLO reply, where it is greeting text (A5)".to_owned());
+    }
+    if returns > 0 {
+        claim.proof.push(format!("the offer was missing before and came back, {returns} times (A9)"));
+    }
+    Some(claim)
+}
+
+/// The EHLO reply differs from the peer's in more than the line that is missing: somebody else may have written it (A4).
+fn greeting_changed(case: Case<'_>) -> bool {
+    let (Some(profile), Some(capabilities)) = (&case.expectation.profile, &case.session.capabilities) else {
+        return false;
+    };
+    let without: Vec<_> =
+        profile.keywords.iter().map(String::as_str).filter(|keyword| *keyword != "STARTTLS").collect();
+    let now: Vec<_> = capabilities.keywords().collect();
+    !without.is_empty() && now.iter().filter(|keyword| without.contains(keyword)).count() * 2 < without.len()
+}
+
+/// The reply ended on a line that promises another (A6): the client waits, and the mail does not go out at all.
+fn unfinished(case: Case<'_>) -> Option<Claim> {
+    if !case.closed || !case.session.ehlo_unfinished {
         return None;
     }
-    let (evidence, expected) = starttls_expected(case)?;
-    Some(Claim::new(case, Kind::StarttlsStripped, "A1", evidence, expected))
+    let (evidence, expected) = offer_expected(case)?;
+    let claim = Claim::new(case, Kind::StarttlsStripped, "A6", evidence, expected);
+    Some(claim.prove("the EHLO reply ends on a line that promises another, and none came"))
+}
+
+/// STARTTLS is there, but not as its server writes it: lower case strips Exim's clients (A3), other shapes strip strict ones
+/// (A5), a second line is not any server's (A7).
+fn reshaped(case: Case<'_>, capabilities: &Capabilities) -> Option<Claim> {
+    let wrote_otherwise = || {
+        let profile = case.expectation.profile.as_ref();
+        profile.is_some_and(|profile| profile.keywords.iter().any(|keyword| keyword == "STARTTLS"))
+    };
+    let (kind, rule, line) = if capabilities.offers() > 1 {
+        (Kind::StreamTampering, "A7", format!("STARTTLS stands in the EHLO reply {} times", capabilities.offers()))
+    } else if capabilities.offer() == Offer::Lenient && wrote_otherwise() && case.expectation.offers.is_some() {
+        let line = capabilities.lines.iter().find(|line| line.text.to_ascii_uppercase().contains("STARTTLS"))?;
+        if line.text.contains(|c: char| c.is_ascii_lowercase()) && capabilities.is_lower_case() {
+            return None;
+        }
+        (
+            Kind::StarttlsMasked,
+            if line.text.eq_ignore_ascii_case("STARTTLS") { "A3" } else { "A5" },
+            format!("offered as {:?}", line.text),
+        )
+    } else {
+        return None;
+    };
+    let mut claim = Claim::new(case, kind, rule, Evidence::Suspicious, nothing_expected()).prove(line);
+    claim.severity = Severity::Info;
+    Some(claim)
 }
 
 /// The edit is proven by the line itself; that it was STARTTLS is not (THREATS FP-14, FP-26).
 fn masked(case: Case<'_>, capabilities: &Capabilities) -> Claim {
     let lines: Vec<_> = capabilities.masked().collect();
-    let all_x = lines.iter().any(|(_, line)| line.text.starts_with("XXX"));
-    let rule = if all_x { "A2" } else { "A3" };
+    // Cisco's inspection ends the run with a letter that counts (A2); other editors write X to the end or change one letter.
+    let counted = lines.iter().any(|(_, line)| {
+        let word = line.text.split([' ', '\t', '=']).next().unwrap_or_default();
+        word.starts_with("XXX") && !word.ends_with('X')
+    });
     let quoted = lines.iter().map(|(_, line)| format!("{:?}", line.text)).collect::<Vec<_>>().join(", ");
     let still_offered = capabilities.offer() != Offer::Absent;
-    let known = starttls_expected(case);
+    let known = offer_expected(case);
     let in_place = lines.iter().any(|(index, _)| capabilities.mask_is_starttls(*index));
     let loss = if still_offered {
         "STARTTLS is still offered"
@@ -45,11 +125,12 @@ fn masked(case: Case<'_>, capabilities: &Capabilities) -> Claim {
     } else {
         "possibly STARTTLS: the length of the line does not tell which keyword it hides"
     };
+    let rule = if counted { "A2" } else { "A3" };
     let evidence = if still_offered { Evidence::Suspicious } else { Evidence::Tamper };
     let expected = known.map_or_else(nothing_expected, |(_, expected)| expected);
     let proven = expected.starttls || in_place;
-    let mut claim = Claim::new(case, Kind::StarttlsMasked, rule, evidence, expected);
-    claim.proof.push(format!("overwritten in place: {quoted}; {loss}"));
+    let claim = Claim::new(case, Kind::StarttlsMasked, rule, evidence, expected);
+    let mut claim = claim.prove(format!("overwritten in place: {quoted}; {loss}"));
     if still_offered {
         claim.severity = Severity::Info;
     } else if !proven {

@@ -1,18 +1,37 @@
-//! Mail was accepted in clear although a policy demands TLS (G1 for local rules).
+//! Mail was accepted in clear although a policy demands TLS (G1 for local rules), or although the message itself demands it
+//! (G7).
 
-use super::{Case, Claim, starttls_expected};
+use super::{Case, Claim, by_standard, demanded};
 use crate::{
     finding::{Evidence, Kind},
     policy::rule::StarttlsRule,
 };
 
-pub(super) fn judge(case: Case<'_>) -> Option<Claim> {
-    if case.unfounded()
-        || case.session.messages == 0
-        || case.expectation.starttls_rule() != Some(StarttlsRule::Required)
-    {
+pub(super) fn judge(case: Case<'_>) -> Vec<Claim> {
+    [local(case), requiretls(case)].into_iter().flatten().collect()
+}
+
+fn local(case: Case<'_>) -> Option<Claim> {
+    if case.session.messages == 0 || case.expectation.starttls_rule() != Some(StarttlsRule::Required) {
         return None;
     }
-    let (_, expected) = starttls_expected(case)?;
+    let (_, expected) = demanded(case)?;
     Some(Claim::new(case, Kind::PolicyViolation, "G1", Evidence::Policy, expected))
+}
+
+/// REQUIRETLS exists under TLS only: in clear it contradicts itself.
+fn requiretls(case: Case<'_>) -> Option<Claim> {
+    let offered = case.session.capabilities.as_ref().is_some_and(|capabilities| capabilities.has("REQUIRETLS"));
+    if !offered && !case.session.requiretls {
+        return None;
+    }
+    let expected = by_standard("REQUIRETLS is offered and used under TLS only (RFC 8689 §4)");
+    let mut claim = Claim::new(case, Kind::PolicyViolation, "G7", Evidence::Policy, expected);
+    claim.instance = 1;
+    let who = if case.session.requiretls {
+        "the client asked for REQUIRETLS in clear"
+    } else {
+        "the server offers REQUIRETLS in clear"
+    };
+    Some(claim.prove(who))
 }

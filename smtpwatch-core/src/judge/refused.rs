@@ -1,6 +1,6 @@
 //! STARTTLS was offered, asked for, and not granted (C1, C2, C3), or the connection was cut right after (C5).
 
-use super::{Case, Claim, nothing_expected, starttls_expected, starttls_ignored};
+use super::{Case, Claim, nothing_expected, offer_expected};
 use crate::{
     Side,
     finding::{Evidence, Kind},
@@ -9,7 +9,7 @@ use crate::{
 
 pub(super) fn judge(case: Case<'_>) -> Option<Claim> {
     let session = case.session;
-    if session.doubt.is_some() || !session.starttls_was_offered || starttls_ignored(case) {
+    if session.doubt.is_some() || !session.starttls_was_offered || case.starttls_ignored() {
         return None;
     }
     let (rule, code) = match session.starttls {
@@ -18,10 +18,10 @@ pub(super) fn judge(case: Case<'_>) -> Option<Claim> {
         Starttls::Refused(code) => ("C3", Some(code)),
         // A client may go ahead on it all the same; when TLS follows nothing was refused.
         Starttls::Granted(code) if code != 220 && !session.tls_began() && case.closed => ("C3", Some(code)),
-        Starttls::Sent if case.closed && cut_by_server(case) => ("C5", None),
+        Starttls::Sent if case.closed && cut(case) => ("C5", None),
         Starttls::NotSent | Starttls::Sent | Starttls::Granted(_) => return None,
     };
-    let (evidence, expected) = match starttls_expected(case) {
+    let (evidence, expected) = match offer_expected(case) {
         // An honest server that is short of resources says 454 too: only a policy makes more of it (FP-2).
         Some((Evidence::Regression, expected)) if rule == "C1" || rule == "C5" => (Evidence::Suspicious, expected),
         Some(known) => known,
@@ -32,6 +32,7 @@ pub(super) fn judge(case: Case<'_>) -> Option<Claim> {
     Some(claim)
 }
 
-fn cut_by_server(case: Case<'_>) -> bool {
-    matches!(case.session.ended, Some((Side::Server, _) | (Side::Client, true)))
+/// The server ended the connection, or a reset came from either end, or nobody answered (C5).
+fn cut(case: Case<'_>) -> bool {
+    case.session.timed_out || matches!(case.session.ended, Some((Side::Server, _) | (Side::Client, true)))
 }

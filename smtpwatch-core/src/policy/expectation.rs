@@ -3,7 +3,9 @@
 use std::net::IpAddr;
 
 use super::{
-    history::{History, HistoryKey, HistoryPeer, HistoryRecord, Strength},
+    failures::Failure,
+    history::{History, HistoryKey, HistoryPeer, HistoryRecord, Rate, Strength},
+    profile::Profile,
     rule::{AuthRule, Rule, StarttlsRule},
 };
 use crate::{FlowKey, Role};
@@ -40,13 +42,12 @@ impl Subject<'_> {
 
     /// The rows of history that speak of this peer: by address, then by name.
     pub fn history_keys(&self) -> impl Iterator<Item = HistoryKey> {
-        let (own, port) = (self.own(), self.flow.server.port());
-        let name = self.names.first().map(|name| HistoryPeer::Name(name.to_ascii_lowercase()));
-        [Some(HistoryPeer::Address(self.peer())), name].into_iter().flatten().map(move |peer| HistoryKey {
-            own,
-            peer,
-            port,
-        })
+        let (role, own, port) = (self.role, self.own(), self.flow.server.port());
+        // A client calls itself what it likes; only its address is known by more than its word.
+        let name = self.names.first().filter(|_| role == Role::Client);
+        let name = name.map(|name| HistoryPeer::Name(name.to_ascii_lowercase()));
+        let peers = [Some(HistoryPeer::Address(self.peer())), name];
+        peers.into_iter().flatten().map(move |peer| HistoryKey { role, own, peer, port })
     }
 }
 
@@ -55,19 +56,32 @@ impl Subject<'_> {
 pub struct Expectation {
     /// The local rule that speaks for this flow, with its place in the configuration (counted from 1).
     pub rule: Option<(usize, Rule)>,
-    /// The history of this peer, where it is strong enough to accuse.
-    pub history: Option<HistoryRecord>,
+    /// The history of this peer, where it is strong enough to call a missing offer a regression.
+    pub offers: Option<HistoryRecord>,
+    /// The history of this peer, where it is strong enough to call it a regression that an offer is not used.
+    pub uses: Option<HistoryRecord>,
+    /// What the peer looked like when TLS last began.
+    pub profile: Option<Box<Profile>>,
+    /// A TLS handshake with this peer that failed before.
+    pub failure: Option<Failure>,
 }
 
 impl Expectation {
-    /// Asks every source.
+    /// Asks rules and history.
     #[must_use]
     pub fn of(subject: &Subject<'_>, rules: &[Rule], history: &History, strength: Strength) -> Self {
         let rule = (1..)
             .zip(rules)
             .find(|(_, rule)| rule.matches(subject.peer(), subject.flow.server.port(), subject.role, subject.names))
             .map(|(place, rule)| (place, rule.clone()));
-        Self { rule, history: strong_history(subject, history, strength) }
+        let rows: Vec<_> = subject.history_keys().filter_map(|key| history.get(&key)).collect();
+        Self {
+            rule,
+            offers: agreed(&rows, strength, |record| record.offered),
+            uses: agreed(&rows, strength, |record| record.used),
+            profile: rows.first().and_then(|record| record.profile.clone()),
+            failure: None,
+        }
     }
 
     /// What the local rule demands of STARTTLS.
@@ -83,11 +97,10 @@ impl Expectation {
     }
 }
 
-/// Every row that has seen enough sessions must agree: a known address behind a name whose members differ is a farm
-/// (FP-1), and so is a name that moved to a server without TLS.
-fn strong_history(subject: &Subject<'_>, history: &History, strength: Strength) -> Option<HistoryRecord> {
-    let rows = subject.history_keys().filter_map(|key| history.get(&key));
-    let mut enough = rows.filter(|record| record.offered + record.missed >= strength.min_sessions);
-    let first = *enough.next()?;
-    (first.is_strong(strength) && enough.all(|record| record.is_strong(strength))).then_some(first)
+/// The first row that has seen enough sessions, where all that have agree: a known address behind a name whose members
+/// differ is a farm (FP-1), and so is a name that moved to a server without TLS.
+fn agreed(rows: &[&HistoryRecord], strength: Strength, rate: impl Fn(&HistoryRecord) -> Rate) -> Option<HistoryRecord> {
+    let mut enough = rows.iter().filter(|record| rate(record).sessions() >= strength.min_sessions);
+    let first = enough.clone().next()?;
+    enough.all(|record| rate(record).is_strong(strength)).then(|| (*first).clone())
 }

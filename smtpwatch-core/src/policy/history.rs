@@ -7,7 +7,8 @@ use std::{
 
 use serde::Serialize;
 
-use crate::Timestamp;
+use super::profile::Profile;
+use crate::{Role, Timestamp};
 
 /// Interruptions of the offer that came back and are forgiven: one outage, one strip that ended. A farm whose members
 /// answer differently soon shows more of them.
@@ -84,7 +85,7 @@ impl History {
             Entry::Vacant(entry) => entry.insert(HistoryRecord { first_seen: session.at, ..HistoryRecord::default() }),
         };
         record.note(session, strength);
-        (*record, forgotten)
+        (record.clone(), forgotten)
     }
 
     fn forget_oldest(&mut self) -> Vec<HistoryKey> {
@@ -116,8 +117,8 @@ impl Default for Strength {
     }
 }
 
-/// What one session says about the offer of a peer.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+/// What one session says about a peer.
+#[derive(Clone, PartialEq, Eq, Debug)]
 pub struct SessionNote {
     /// When it was judged.
     pub at: Timestamp,
@@ -125,20 +126,24 @@ pub struct SessionNote {
     pub offered: bool,
     /// TLS began.
     pub used: bool,
+    /// What the peer looked like, of a session under TLS: what a later session in clear is compared with.
+    pub profile: Option<Profile>,
 }
 
 /// Of whom a record speaks. The own address is part of it, because a server may offer differently to each client (FP-3).
 #[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Debug, Serialize)]
 pub struct HistoryKey {
+    /// Which end this host is.
+    pub role: Role,
     /// This host's address.
     pub own: IpAddr,
-    /// The peer: one server address, or everybody who calls himself by a name.
+    /// The peer: one address, or every server that calls itself by a name.
     pub peer: HistoryPeer,
     /// The server's port.
     pub port: u16,
 }
 
-/// The two ways to know a server again.
+/// The two ways to know a peer again.
 #[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Debug, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum HistoryPeer {
@@ -148,67 +153,107 @@ pub enum HistoryPeer {
     Name(String),
 }
 
-/// What was seen of a peer: a rate, not a bit (THREATS FP-1).
+/// How often something was so: a rate, not a bit (THREATS FP-1).
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize)]
+pub struct Rate {
+    /// Sessions in which it was so.
+    pub yes: u64,
+    /// Sessions in which it was not, while the rate was too weak to call that a regression.
+    pub no: u64,
+    /// Times it came back after a regression: a farm whose members differ does this often, a strip does not.
+    pub returns: u64,
+    /// The newest sessions in a row that were a regression. They do not weaken the rate: otherwise a strip that lasts
+    /// would become the norm and accuse itself of nothing.
+    pub run: u64,
+}
+
+impl Rate {
+    /// Share of sessions in which it was so, as far as they speak of the peer itself: 0 to 1.
+    #[must_use]
+    pub fn share(&self) -> f64 {
+        let counted = self.yes + self.no + self.returns.saturating_sub(FORGIVEN_RETURNS);
+        #[expect(clippy::cast_precision_loss, reason = "a ratio of counts far below 2^52")]
+        if counted == 0 { 0.0 } else { self.yes as f64 / counted as f64 }
+    }
+
+    /// Sessions that count.
+    #[must_use]
+    pub const fn sessions(&self) -> u64 {
+        self.yes + self.no
+    }
+
+    /// Whether the rate is strong enough to call the opposite a regression.
+    #[must_use]
+    pub fn is_strong(&self, strength: Strength) -> bool {
+        self.sessions() >= strength.min_sessions && self.share() >= strength.min_offer_ratio
+    }
+
+    fn note(&mut self, so: bool, strength: Strength) {
+        let strong = self.is_strong(strength);
+        if so {
+            self.yes += 1;
+            self.returns += u64::from(self.run > 0);
+            self.run = 0;
+        } else if strong {
+            self.run += 1;
+        } else {
+            self.no += 1;
+        }
+    }
+}
+
+/// What was seen of a peer.
+#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize)]
 pub struct HistoryRecord {
     /// Sessions whose EHLO reply in clear was seen whole.
     pub sessions: u64,
-    /// Of these, how many offered STARTTLS.
-    pub offered: u64,
-    /// Of these, how many did not while the record was too weak to call that a regression.
-    pub missed: u64,
-    /// Of these, how many began TLS.
-    pub used: u64,
-    /// Times the offer came back after a regression: a farm that answers differently does this often, a strip does not.
-    pub returns: u64,
-    /// The newest sessions in a row that were a regression. They do not weaken the record: otherwise a strip that lasts
-    /// would become the norm and accuse itself of nothing.
-    pub missing_run: u64,
+    /// In how many the server offered STARTTLS.
+    pub offered: Rate,
+    /// In how many of those that offered it TLS began.
+    pub used: Rate,
     /// First session.
     pub first_seen: Timestamp,
     /// Newest session.
     pub last_seen: Timestamp,
     /// Newest session that offered STARTTLS.
     pub last_offered: Timestamp,
+    /// What the peer looked like when TLS last began.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub profile: Option<Box<Profile>>,
 }
 
 impl HistoryRecord {
-    /// Share of sessions that offered STARTTLS, as far as it speaks of the peer itself: 0 to 1.
+    /// The offers in words: `offered in 412 of 412 sessions since 2026-10-02`.
     #[must_use]
-    pub fn offer_ratio(&self) -> f64 {
-        let against = self.missed + self.returns.saturating_sub(FORGIVEN_RETURNS);
-        let counted = self.offered + against;
-        #[expect(clippy::cast_precision_loss, reason = "a ratio of counts far below 2^52")]
-        if counted == 0 { 0.0 } else { self.offered as f64 / counted as f64 }
+    pub fn offers(&self) -> String {
+        format!(
+            "offered in {} of {} sessions since {}",
+            self.offered.yes,
+            self.offered.sessions(),
+            self.first_seen.date()
+        )
     }
 
-    /// Whether the record is strong enough to call a missing offer a regression.
+    /// The use in words: `used in 412 of 412 sessions since 2026-10-02`.
     #[must_use]
-    pub fn is_strong(&self, strength: Strength) -> bool {
-        self.offered + self.missed >= strength.min_sessions && self.offer_ratio() >= strength.min_offer_ratio
-    }
-
-    /// The record in words: `offered in 412 of 412 sessions since 2026-10-02`.
-    #[must_use]
-    pub fn detail(&self) -> String {
-        let Self { offered, missed, first_seen, .. } = self;
-        format!("offered in {offered} of {} sessions since {}", offered + missed, first_seen.date())
+    pub fn uses(&self) -> String {
+        format!("used in {} of {} sessions since {}", self.used.yes, self.used.sessions(), self.first_seen.date())
     }
 
     fn note(&mut self, session: SessionNote, strength: Strength) {
-        let strong = self.is_strong(strength);
         self.sessions += 1;
         self.last_seen = self.last_seen.max(session.at);
-        self.used += u64::from(session.used);
+        self.offered.note(session.offered, strength);
         if session.offered {
-            self.offered += 1;
             self.last_offered = self.last_offered.max(session.at);
-            self.returns += u64::from(self.missing_run > 0);
-            self.missing_run = 0;
-        } else if strong {
-            self.missing_run += 1;
-        } else {
-            self.missed += 1;
+            self.used.note(session.used, strength);
+        }
+        if let Some(profile) = session.profile {
+            let profile = match self.profile.take() {
+                Some(before) => profile.after(&before),
+                None => profile,
+            };
+            self.profile = Some(Box::new(profile));
         }
     }
 }
@@ -218,41 +263,47 @@ mod tests {
     use super::*;
 
     fn key(last: u8) -> HistoryKey {
-        HistoryKey { own: [192, 0, 2, 1].into(), peer: HistoryPeer::Address([198, 51, 100, last].into()), port: 25 }
+        HistoryKey {
+            role: Role::Client,
+            own: [192, 0, 2, 1].into(),
+            peer: HistoryPeer::Address([198, 51, 100, last].into()),
+            port: 25,
+        }
     }
 
     fn record(pattern: &str) -> HistoryRecord {
         let mut history = History::new(10);
         for (second, offer) in (0..).zip(pattern.chars()) {
-            let note = SessionNote { at: Timestamp::from_secs(second), offered: offer == 'O', used: offer == 'O' };
+            let at = Timestamp::from_secs(second);
+            let note = SessionNote { at, offered: offer == 'O', used: offer == 'O', profile: None };
             history.note(key(1), note, Strength::default());
         }
-        *history.get(&key(1)).expect("noted")
+        history.get(&key(1)).expect("noted").clone()
     }
 
     #[test]
     fn a_lasting_strip_does_not_become_the_norm() {
         let stripped = record("OOOOO.........................");
-        assert!(stripped.is_strong(Strength::default()));
-        assert_eq!((stripped.offered, stripped.missed, stripped.missing_run), (5, 0, 25));
-        assert_eq!(stripped.detail(), "offered in 5 of 5 sessions since 1970-01-01");
+        assert!(stripped.offered.is_strong(Strength::default()));
+        assert_eq!(stripped.offered, Rate { yes: 5, no: 0, returns: 0, run: 25 });
+        assert_eq!(stripped.offers(), "offered in 5 of 5 sessions since 1970-01-01");
     }
 
     #[test]
     fn one_interruption_that_ended_is_forgiven() {
-        assert!(record("OOOOOO...OOO").is_strong(Strength::default()));
+        assert!(record("OOOOOO...OOO").offered.is_strong(Strength::default()));
     }
 
     #[test]
     fn a_farm_is_a_rate_and_is_not_accused() {
-        assert!(!record("O.O.O.O.O.").is_strong(Strength::default()), "FP-1: mixed from the start");
-        assert!(!record("OOOOO.O.O.O.O.O").is_strong(Strength::default()), "FP-1: mixed after a lucky start");
+        assert!(!record("O.O.O.O.O.").offered.is_strong(Strength::default()), "FP-1: mixed from the start");
+        assert!(!record("OOOOO.O.O.O.O.O").offered.is_strong(Strength::default()), "FP-1: mixed after a lucky start");
     }
 
     #[test]
     fn too_few_sessions_are_not_strong() {
-        assert!(!record("OOOO").is_strong(Strength::default()));
-        assert!(record("OOOOO").is_strong(Strength::default()));
+        assert!(!record("OOOO").offered.is_strong(Strength::default()));
+        assert!(record("OOOOO").offered.is_strong(Strength::default()));
     }
 
     #[test]
@@ -260,7 +311,8 @@ mod tests {
         let mut history = History::new(4);
         let mut gone = Vec::new();
         for last in 0..9 {
-            let note = SessionNote { at: Timestamp::from_secs(i64::from(last)), offered: true, used: true };
+            let note =
+                SessionNote { at: Timestamp::from_secs(i64::from(last)), offered: true, used: true, profile: None };
             gone.extend(history.note(key(last), note, Strength::default()).1);
         }
         assert_eq!(history.len(), 4);

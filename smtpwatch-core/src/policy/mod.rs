@@ -1,5 +1,8 @@
 //! What is expected of a peer, and why: plain data. Nothing here fetches anything.
 
 pub mod expectation;
+pub mod failures;
 pub mod history;
+pub mod profile;
 pub mod rule;
+pub mod scope;

@@ -26,8 +26,20 @@ pub struct Capability {
 pub struct Capabilities {
     /// Name that the server gives itself on the first line.
     pub name: Option<String>,
+    /// STARTTLS stands on the first line, where it is greeting text and no client finds it (THREATS A5).
+    pub starttls_on_first_line: bool,
     /// The lines after the first, in order.
     pub lines: Vec<Capability>,
+}
+
+impl Capability {
+    fn offer(&self) -> Offer {
+        match self.text.as_str() {
+            "STARTTLS" => Offer::Strict,
+            _ if self.keyword == "STARTTLS" => Offer::Lenient,
+            _ => Offer::Absent,
+        }
+    }
 }
 
 /// Keywords of eight letters that a mask of eight letters may hide (THREATS FP-26).
@@ -54,7 +66,10 @@ impl Capabilities {
     pub(super) fn extend(&mut self, lines: &[Vec<u8>]) {
         let mut lines = lines.iter();
         if self.name.is_none() && self.lines.is_empty() {
-            self.name = lines.next().and_then(|line| host_name(line));
+            let first = lines.next().map(Vec::as_slice).unwrap_or_default();
+            self.name = host_name(first);
+            self.starttls_on_first_line =
+                first.split(u8::is_ascii_whitespace).any(|word| word.eq_ignore_ascii_case(b"STARTTLS"));
         }
         self.lines
             .extend(lines.map(|line| Capability { text: super::transcript::printable(line), keyword: keyword(line) }));
@@ -64,12 +79,30 @@ impl Capabilities {
     /// leniently is how its presence is judged.
     #[must_use]
     pub fn offer(&self) -> Offer {
-        let offer = |line: &Capability| match line.text.as_str() {
-            "STARTTLS" => Offer::Strict,
-            _ if line.keyword == "STARTTLS" => Offer::Lenient,
-            _ => Offer::Absent,
-        };
-        self.lines.iter().map(offer).max().unwrap_or(Offer::Absent)
+        self.offer_within(self.lines.len())
+    }
+
+    /// The keywords in order, upper-case.
+    pub fn keywords(&self) -> impl Iterator<Item = &str> {
+        self.lines.iter().map(|line| line.keyword.as_str())
+    }
+
+    /// The offer as a client reads it that stops at the first line which ends the reply: `lines` of them.
+    #[must_use]
+    pub fn offer_within(&self, lines: usize) -> Offer {
+        self.lines.iter().take(lines).map(Capability::offer).max().unwrap_or(Offer::Absent)
+    }
+
+    /// The whole list is in lower case: a server that writes so, not an edit.
+    #[must_use]
+    pub fn is_lower_case(&self) -> bool {
+        self.lines.iter().all(|line| !line.text.contains(|c: char| c.is_ascii_uppercase()))
+    }
+
+    /// How often STARTTLS stands there.
+    #[must_use]
+    pub fn offers(&self) -> usize {
+        self.lines.iter().filter(|line| line.offer() != Offer::Absent).count()
     }
 
     /// Whether a keyword is there, given in upper case.

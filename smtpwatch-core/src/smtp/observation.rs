@@ -1,6 +1,6 @@
 //! What one session showed: facts, no opinion.
 
-use std::collections::BTreeSet;
+use std::{collections::BTreeSet, time::Duration};
 
 use super::{
     auth::AuthExchange,
@@ -112,6 +112,8 @@ pub struct Observation {
     pub capabilities: Option<Capabilities>,
     /// Octets of that reply on the wire, line ends included (FO-2).
     pub ehlo_octets: usize,
+    /// Time from the EHLO command to that reply (FO-8).
+    pub ehlo_after: Option<Duration>,
     /// The EHLO reply had begun and its last line never came (A6).
     pub ehlo_unfinished: bool,
     /// Capability lines came behind the last line of the EHLO reply (A6, EV-17): how many stood before that.
@@ -124,6 +126,8 @@ pub struct Observation {
     pub starttls: Starttls,
     /// STARTTLS was offered when it was asked for.
     pub starttls_was_offered: bool,
+    /// Time from STARTTLS to its reply (FO-8).
+    pub starttls_after: Option<Duration>,
     /// Text of the reply to STARTTLS, printable.
     pub starttls_reply: Option<String>,
     /// What came after the go-ahead, or instead of SMTP.

@@ -18,7 +18,7 @@ use super::{
     tls::{TlsPhase, is_record_type},
     transcript::{is_verb, printable},
 };
-use crate::{Side, limits};
+use crate::{Side, Timestamp, limits};
 
 /// Exchanges kept per session; what a client tries beyond them has the outcome of those.
 const AUTH_EXCHANGES: usize = 16;
@@ -57,6 +57,8 @@ pub struct Session {
     /// The newest reply answered EHLO, and the client has not spoken since (THREATS EV-17).
     ehlo_may_go_on: bool,
     secret: Option<Secret>,
+    /// When the newest octets were sent.
+    now: Timestamp,
     /// Octets of the reply that is being read, line ends included.
     reply_octets: usize,
     events: VecDeque<SessionEvent>,
@@ -94,6 +96,7 @@ struct Body {
 struct Waiting {
     what: Pending,
     verb: String,
+    asked: Timestamp,
 }
 
 /// What the reply decides.
@@ -113,11 +116,15 @@ impl Session {
     /// A session from its start, or one that was joined in the middle.
     #[must_use]
     pub fn new(midstream: bool) -> Self {
-        Self { seen: Observation { doubt: midstream.then_some(Doubt::Midstream), ..Observation::default() }, ..Self::default() }
+        Self {
+            seen: Observation { doubt: midstream.then_some(Doubt::Midstream), ..Observation::default() },
+            ..Self::default()
+        }
     }
 
-    /// Takes octets of one side; `offset` is their place in its stream.
-    pub fn data(&mut self, from: Side, offset: u64, bytes: &[u8]) {
+    /// Takes octets of one side, sent at `at`; `offset` is their place in its stream.
+    pub fn data(&mut self, from: Side, at: Timestamp, offset: u64, bytes: &[u8]) {
+        self.now = at;
         match from {
             Side::Client => self.client(bytes, offset.saturating_add(bytes.len() as u64)),
             Side::Server => self.server(bytes),
@@ -159,8 +166,7 @@ impl Session {
     }
 
     /// The connection ended: what was begun is all there will be.
-    pub fn finish(&mut self, ended: Option<(Side, bool)>) {
-        self.seen.ended = self.seen.ended.or(ended);
+    pub fn finish(&mut self) {
         let waits_for_ehlo = self.queue.front().is_some_and(|waiting| waiting.what == Pending::Ehlo);
         self.seen.ehlo_unfinished = waits_for_ehlo && self.replies.has_begun();
         // A line without its end has crossed the wire all the same.
@@ -199,6 +205,7 @@ impl Session {
     fn client(&mut self, mut input: &[u8], end: u64) {
         self.client_end = end;
         while !input.is_empty() {
+            let may_begin_tls = self.may_begin_tls();
             match &mut self.phase {
                 Phase::Stopped => return,
                 Phase::Tls => {
@@ -230,7 +237,7 @@ impl Session {
                         self.phase = Phase::Commands;
                     }
                 }
-                Phase::Commands if self.may_begin_tls() && is_record_type(input[0]) => self.enter_tls(),
+                Phase::Commands if may_begin_tls && is_record_type(input[0]) => self.enter_tls(),
                 Phase::Commands | Phase::AuthResponse => {
                     self.client_spoke = true;
                     let Some(line) = self.client_lines.take(&mut input) else { return };
@@ -350,7 +357,7 @@ impl Session {
         if self.queue.len() >= limits::PIPELINE {
             self.doubt(Doubt::Ambiguous);
         } else {
-            self.queue.push_back(Waiting { what, verb });
+            self.queue.push_back(Waiting { what, verb, asked: self.now });
         }
     }
 
@@ -396,13 +403,15 @@ impl Session {
             self.reply_in_body(body, reply);
             return;
         }
-        let Some(Waiting { what, verb }) = self.queue.pop_front() else {
+        let Some(Waiting { what, verb, asked }) = self.queue.pop_front() else {
             self.unasked(reply, went_on);
             return;
         };
         self.compare_echo(&verb, reply);
+        let after = self.now.since(asked);
         match what {
             Pending::Ehlo if reply.is_positive() => {
+                self.seen.ehlo_after = Some(after);
                 self.seen.capabilities = Some(Capabilities::parse(&reply.lines));
                 self.seen.ehlo_octets = ehlo_octets;
                 self.seen.ehlo_rejected = None;
@@ -411,7 +420,10 @@ impl Session {
             }
             Pending::Ehlo => self.seen.ehlo_rejected = Some(reply.code),
             Pending::Helo => self.seen.helo |= reply.is_positive(),
-            Pending::Starttls => self.starttls_reply(reply),
+            Pending::Starttls => {
+                self.seen.starttls_after = Some(after);
+                self.starttls_reply(reply);
+            }
             Pending::Auth => self.auth_reply(reply),
             Pending::Data if reply.code == 354 => {
                 self.seen.transcript.push(Side::Client, "[message]".to_owned());
@@ -527,7 +539,10 @@ impl Session {
     fn answers_in_clear(&self, octet: u8) -> bool {
         let Some(tls) = &self.seen.tls else { return false };
         let refused = self.seen.starttls == Starttls::NotSent || !tls.before(Side::Client).is_empty();
-        refused && !is_record_type(octet) && !tls.is_tls(Side::Server) && (self.seen.starttls == Starttls::NotSent || !tls.is_tls(Side::Client))
+        refused
+            && !is_record_type(octet)
+            && !tls.is_tls(Side::Server)
+            && (self.seen.starttls == Starttls::NotSent || !tls.is_tls(Side::Client))
     }
 
     /// What the client sent is read as commands after all.
@@ -564,7 +579,9 @@ impl Session {
     /// credential among them is noted as such (THREATS E3).
     fn injected(&mut self, octets: &[u8], before_reply: bool) {
         let injection = Injection::of(octets, before_reply);
-        self.seen.transcript.push(Side::Client, format!("[{} octets in clear: {}]", injection.octets, injection.verbs.join(", ")));
+        self.seen
+            .transcript
+            .push(Side::Client, format!("[{} octets in clear: {}]", injection.octets, injection.verbs.join(", ")));
         for line in octets.split(|&octet| octet == b'\n') {
             if let Command::Auth { mechanism, initial: Some(initial) } = Command::parse(line.trim_ascii_end())
                 && self.seen.auth.len() < AUTH_EXCHANGES

@@ -335,7 +335,10 @@ pub(super) mod tests {
             server_hello_record().chunks(size).for_each(|piece| tls.push(Side::Server, piece));
             let hello = tls.client_hello.clone().expect("client hello");
             assert_eq!((hello.version, hello.sni.as_deref()), (0x0304, Some("mx.example.net")));
-            assert_eq!(tls.server_hello, Some(ServerHello { version: 0x0304, cipher: 0x1301, downgrade_sentinel: false }));
+            assert_eq!(
+                tls.server_hello,
+                Some(ServerHello { version: 0x0304, cipher: 0x1301, downgrade_sentinel: false })
+            );
             assert!(tls.is_tls(Side::Client) && tls.is_tls(Side::Server) && !tls.is_established());
             [0x14, 3, 3, 0, 1, 1, 0x17, 3, 3, 0, 53].chunks(size).for_each(|piece| tls.push(Side::Client, piece));
             assert!(tls.is_established());

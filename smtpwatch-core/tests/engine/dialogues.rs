@@ -1,8 +1,8 @@
 //! The whole engine on dialogues: what it must say, and what it must not.
 
 use crate::talk::{
-    GREETING, Heard, MASKED, OFFER, STRIPPED, TLS, Talk, deliver, engine, greeted, hear, hear_after, honest,
-    honest_history,
+    GREETING, Heard, MASKED, OFFER, STRIPPED, Talk, deliver, engine, greeted, hear, hear_after, honest, honest_history,
+    tls,
 };
 use smtpwatch_core::{
     Side, Timestamp,
@@ -139,7 +139,7 @@ fn a_refusal_of_what_was_not_offered_is_none() {
 
 #[test]
 fn any_positive_reply_is_a_go_ahead() {
-    let talk = greeted().s(OFFER).c("STARTTLS\r\n").s("200 STRIPTLS\r\n").c(TLS).s(TLS).close();
+    let talk = tls(greeted().s(OFFER).c("STARTTLS\r\n").s("200 STRIPTLS\r\n")).close();
     assert_eq!(hear(&talk, Vec::new()).sessions[0].result, SessionResult::Tls);
 }
 
@@ -170,7 +170,7 @@ fn credentials_in_every_shape() {
         (auth(submission().c(format!("AUTH LOGIN {user}\r\n")).s("334 x\r\n").c(format!("{pass}\r\n"))), "F3", "LOGIN"),
         (
             auth(submission().c(format!("X-EXPS LOGIN {user}\r\n")).s("334 x\r\n").c(format!("{pass}\r\n"))),
-            "F3",
+            "F9",
             "LOGIN",
         ),
         (auth(submission().c(format!("AUTH XOAUTH2 {bearer}\r\n"))), "F4", "XOAUTH2"),
@@ -274,16 +274,8 @@ fn a_challenge_response_exchange_is_its_own_kind() {
 #[test]
 fn a_server_that_invites_credentials_in_clear() {
     let offer = OFFER.replace("250-STARTTLS", "250-STARTTLS\r\n250-AUTH PLAIN LOGIN");
-    let talk = Talk::new(587)
-        .s(GREETING)
-        .c("EHLO gw\r\n")
-        .s(offer)
-        .c("STARTTLS\r\n")
-        .s("220 go\r\n")
-        .c(TLS)
-        .s(TLS)
-        .close()
-        .seen_by_server();
+    let talk = tls(Talk::new(587).s(GREETING).c("EHLO gw\r\n").s(offer).c("STARTTLS\r\n").s("220 go\r\n"));
+    let talk = talk.close().seen_by_server();
     let heard = hear(&talk, Vec::new());
     assert_eq!(heard.kinds(), [Kind::AuthOfferedPlaintext]);
     assert_eq!((heard.findings[0].severity, heard.findings[0].rule), (Severity::High, "F6"));

@@ -3,3 +3,4 @@
 mod dialogues;
 mod properties;
 mod talk;
+mod threats;

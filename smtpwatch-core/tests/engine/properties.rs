@@ -22,7 +22,7 @@ fn dialogues() -> Vec<Talk> {
             .c("cGFzcw==\r\n")
             .s("235 ok\r\n")
             .close(),
-        greeted().s(OFFER).c("STARTTLS\r\n").s("220 go\r\n").c(talk::TLS).s(talk::TLS).close(),
+        talk::tls(greeted().s(OFFER).c("STARTTLS\r\n").s("220 go\r\n")).close(),
     ]
 }
 

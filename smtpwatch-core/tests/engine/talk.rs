@@ -65,6 +65,14 @@ impl Talk {
         self
     }
 
+    /// The server is so many milliseconds away: everything after the SYN comes later.
+    pub fn far(mut self, milliseconds: i64) -> Self {
+        for packet in self.packets.iter_mut().skip(1) {
+            packet.at += milliseconds * 1_000_000;
+        }
+        self
+    }
+
     /// The server says something; the client acknowledges it with its next segment.
     pub fn s(mut self, text: impl AsRef<[u8]>) -> Self {
         self.say(Side::Server, text.as_ref());
@@ -242,15 +250,47 @@ pub const OFFER: &str = "250-mx1.example.net\r\n250-PIPELINING\r\n250-SIZE 10240
 pub const STRIPPED: &str = "250-mx1.example.net\r\n250-PIPELINING\r\n250-SIZE 10240000\r\n250-ETRN\r\n250-ENHANCEDSTATUSCODES\r\n250 8BITMIME\r\n";
 pub const MASKED: &str = "250-mx1.example.net\r\n250-PIPELINING\r\n250-SIZE 10240000\r\n250-ETRN\r\n250-XXXXXXXA\r\n250-ENHANCEDSTATUSCODES\r\n250 8BITMIME\r\n";
 
-/// The first octets of a TLS handshake record; what follows is not read.
-pub const TLS: &[u8] = &[0x16, 3, 1, 0, 4, 1, 0, 0, 0];
+/// A TLS 1.3 handshake that succeeds, and some data under it.
+pub fn tls(talk: Talk) -> Talk {
+    talk.c(client_hello(0x0304)).s(server_hello(0x0304, 0x1301, b"")).c(sealed(53)).s(sealed(80)).c(sealed(40))
+}
+
+/// A ClientHello that offers up to `version` (RFC 8446 §4.1.2).
+pub fn client_hello(version: u16) -> Vec<u8> {
+    let versions = if version >= 0x0304 { vec![0, 43, 0, 3, 2, 3, 4] } else { vec![] };
+    let legacy = version.min(0x0303).to_be_bytes();
+    record(&[1], &[&legacy, &[7; 32], &[0], &[0, 2, 0x13, 1], &[1, 0], &length(&versions), &versions])
+}
+
+/// A ServerHello that chooses `version` and `cipher`; the random ends in `sentinel`.
+pub fn server_hello(version: u16, cipher: u16, sentinel: &[u8]) -> Vec<u8> {
+    let versions = if version >= 0x0304 { vec![0, 43, 0, 2, 3, 4] } else { vec![] };
+    let legacy = version.min(0x0303).to_be_bytes();
+    let random = [vec![9; 32 - sentinel.len()], sentinel.to_vec()].concat();
+    record(&[2], &[&legacy, &random, &[0], &cipher.to_be_bytes(), &[0], &length(&versions), &versions])
+}
+
+/// A record of encrypted data.
+pub fn sealed(octets: usize) -> Vec<u8> {
+    [&[0x17, 3, 3][..], &u16::try_from(octets).expect("small").to_be_bytes(), &vec![0xaa; octets]].concat()
+}
+
+fn record(kind: &[u8], fields: &[&[u8]]) -> Vec<u8> {
+    let body = fields.concat();
+    let message = [kind, &[0], &length(&body), &body].concat();
+    [&[0x16, 3, 1][..], &length(&message), &message].concat()
+}
+
+fn length(octets: &[u8]) -> [u8; 2] {
+    u16::try_from(octets.len()).expect("small").to_be_bytes()
+}
 
 pub fn greeted() -> Talk {
     Talk::new(25).s(GREETING).c("EHLO gw.example.org\r\n")
 }
 
 pub fn honest() -> Talk {
-    greeted().s(OFFER).c("STARTTLS\r\n").s("220 2.0.0 Ready to start TLS\r\n").c(TLS).s(TLS).close()
+    tls(greeted().s(OFFER).c("STARTTLS\r\n").s("220 2.0.0 Ready to start TLS\r\n")).close()
 }
 
 /// The rest of a session that hands over one message in clear.

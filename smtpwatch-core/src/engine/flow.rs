@@ -1,0 +1,193 @@
+//! One flow of the table: its connection, its session, and the claims that were made about it.
+
+use std::{sync::Arc, time::Duration};
+
+use super::output::{SessionResult, SessionSummary};
+use crate::{
+    Finding, FlowKey, Role, Segment, Side, TcpFlags, Timestamp,
+    finding::{FlowInfo, Kind, Observed, Outcome, PeerInfo, SCHEMA_VERSION, Severity},
+    flow::Connection,
+    judge::{Claim, Wire},
+    policy::profile::Profile,
+    smtp::{Session, Starttls},
+};
+
+/// Client segments of one octet, from which on a person is taken to type (THREATS FP-25).
+const TYPED_SEGMENTS: u32 = 4;
+
+pub(super) struct Flow {
+    pub(super) connection: Connection,
+    pub(super) session: Session,
+    pub(super) role: Role,
+    interface: Arc<str>,
+    /// Any payload was seen: without it this was no session.
+    pub(super) payload: bool,
+    /// The gate was told to mute it.
+    pub(super) muted: bool,
+    /// The newest entry in the list of ages.
+    pub(super) aged: Timestamp,
+    /// A claim is held back, and its deadline is in the list.
+    pub(super) held_back: bool,
+    /// A reset came: the flow is kept a little, should the host go on as if it had not (EV-22).
+    pub(super) lingers: bool,
+    /// Claims that went out, with their severity then.
+    raised: Vec<(Kind, usize, Severity)>,
+    syn_at: Option<Timestamp>,
+    round_trip: Option<Duration>,
+    peer_ttl: Option<(u8, u8)>,
+    typed: u32,
+}
+
+impl Flow {
+    pub(super) fn new(segment: &Segment<'_>) -> Self {
+        let connection = Connection::new(segment);
+        let session = Session::new(connection.midstream());
+        let mut flow = Self {
+            connection,
+            session,
+            role: segment.role,
+            interface: segment.interface.into(),
+            payload: false,
+            muted: false,
+            aged: segment.at,
+            held_back: false,
+            lingers: false,
+            raised: Vec::new(),
+            syn_at: None,
+            round_trip: None,
+            peer_ttl: None,
+            typed: 0,
+        };
+        flow.measure(segment);
+        flow
+    }
+
+    pub(super) fn push(&mut self, segment: &Segment<'_>) {
+        self.connection.push(segment);
+        self.measure(segment);
+    }
+
+    /// What the packets of this flow look like, as far as it is compared later.
+    fn measure(&mut self, segment: &Segment<'_>) {
+        self.payload |= segment.length > 0;
+        if segment.flags.contains(TcpFlags::SYN) {
+            match segment.from {
+                Side::Client => self.syn_at = Some(segment.at),
+                Side::Server => {
+                    let round_trip = self.syn_at.map(|syn| segment.at.since(syn));
+                    self.round_trip = self.round_trip.or(round_trip);
+                }
+            }
+        }
+        let peer = match self.role {
+            Role::Client => Side::Server,
+            Role::Server => Side::Client,
+        };
+        if segment.from == peer && segment.length > 0 && segment.ttl != 0 {
+            let (lowest, highest) = self.peer_ttl.unwrap_or((segment.ttl, segment.ttl));
+            self.peer_ttl = Some((lowest.min(segment.ttl), highest.max(segment.ttl)));
+        }
+        self.typed += u32::from(segment.from == Side::Client && segment.length == 1);
+    }
+
+    pub(super) fn wire(&self) -> Wire<'_> {
+        Wire {
+            syn_ack: self.connection.fingerprint(Side::Server),
+            round_trip: self.round_trip,
+            ttl: self.peer_ttl,
+            typed: self.typed >= TYPED_SEGMENTS,
+            conflicts: self.connection.conflicts(),
+        }
+    }
+
+    /// What the server looks like in a session that went on under TLS; `None` of any other.
+    pub(super) fn profile(&self) -> Option<Profile> {
+        let seen = &self.session.seen;
+        let tls = seen.tls.as_ref().filter(|tls| tls.is_established())?;
+        let capabilities = seen.capabilities.as_ref()?;
+        let syn_ack = self.connection.fingerprint(Side::Server);
+        Some(Profile {
+            keywords: Profile::keep(capabilities.keywords().map(str::to_owned)),
+            ehlo_octets: seen.ehlo_octets,
+            plaintext_mechanisms: Profile::keep(capabilities.plaintext_mechanisms().into_iter()),
+            readable_greeting: seen.greeting_name.is_some(),
+            ttl: syn_ack.map_or(0, |syn_ack| syn_ack.ttl),
+            mss: syn_ack.and_then(|syn_ack| syn_ack.mss).unwrap_or(0),
+            options: syn_ack.map(|syn_ack| syn_ack.option_order().to_vec()).unwrap_or_default(),
+            round_trip: self.round_trip.map_or(0, |time| u64::try_from(time.as_nanos()).unwrap_or(u64::MAX)),
+            tls_version: tls.server_hello.map_or(0, |hello| hello.version),
+        })
+    }
+
+    /// Whether a claim has not gone out yet, or has become louder since.
+    pub(super) fn is_louder(&self, claim: &Claim) -> bool {
+        let before = self.raised.iter().find(|(kind, instance, _)| (*kind, *instance) == (claim.kind, claim.instance));
+        before.is_none_or(|(.., severity)| *severity < claim.severity)
+    }
+
+    pub(super) fn raise(&mut self, claim: &Claim) {
+        self.raised.retain(|(kind, instance, _)| (*kind, *instance) != (claim.kind, claim.instance));
+        self.raised.push((claim.kind, claim.instance, claim.severity));
+    }
+
+    pub(super) fn finding(&self, key: FlowKey, at: Timestamp, claim: Claim) -> Finding {
+        let seen = &self.session.seen;
+        let name = match self.role {
+            Role::Client => seen.server_names().first().map(|name| (*name).to_owned()),
+            Role::Server => seen.client_name.clone(),
+        };
+        let lines = seen.capabilities.iter().flat_map(|capabilities| &capabilities.lines);
+        Finding {
+            schema_version: SCHEMA_VERSION,
+            id: String::new(),
+            time: at,
+            kind: claim.kind,
+            rule: claim.rule,
+            severity: claim.severity,
+            evidence: claim.evidence,
+            outcome: claim.outcome,
+            role: self.role,
+            flow: FlowInfo {
+                client: key.client.to_string(),
+                server: key.server.to_string(),
+                interface: self.interface.to_string(),
+                community_id: String::new(),
+            },
+            peer: PeerInfo { name: name.unwrap_or_default(), greeting: seen.greeting.clone().unwrap_or_default() },
+            expected: claim.expected,
+            observed: Observed {
+                capabilities: lines.map(|line| line.text.clone()).collect(),
+                starttls: seen.starttls_state(),
+                mechanism: claim.mechanism,
+                reply: claim.reply,
+            },
+            transcript: seen.transcript(),
+            gaps: seen.gaps,
+            proof: claim.proof,
+        }
+    }
+
+    pub(super) fn summary(&self, flow: FlowKey) -> SessionSummary {
+        let seen = &self.session.seen;
+        let result = if seen.doubt.is_some() {
+            SessionResult::Unknown
+        } else if seen.tls_began() {
+            SessionResult::Tls
+        } else if matches!(seen.outcome(), Outcome::Content | Outcome::Credential) {
+            SessionResult::Plaintext
+        } else {
+            SessionResult::Rejected
+        };
+        SessionSummary {
+            flow,
+            role: self.role,
+            result,
+            starttls: seen.starttls_state(),
+            starttls_sent: seen.starttls != Starttls::NotSent,
+            messages: seen.messages,
+            auth: seen.auth.iter().map(|exchange| (exchange.mechanism.clone(), exchange.reply)).collect(),
+            smtp: seen.smtp,
+            gaps: seen.gaps,
+        }
+    }
+}

@@ -1,0 +1,327 @@
+//! One flow table, one loop: segments in, outputs out.
+
+mod flow;
+mod output;
+
+use std::{
+    collections::{HashMap, VecDeque},
+    time::Duration,
+};
+
+use self::flow::Flow;
+pub use self::output::{EvictReason, GateAction, GateOrder, Output, SessionResult, SessionSummary};
+use crate::{
+    FlowKey, Role, Segment, Side, TcpFlags, Timestamp,
+    flow::{CloseCause, FlowEvent},
+    judge::{self, Case},
+    limits,
+    policy::{
+        expectation::{Expectation, Subject},
+        failures::{Failure, Failures},
+        history::{History, SessionNote, Strength},
+        rule::Rule,
+        scope::Scope,
+    },
+    smtp::{Offer, SessionEvent, Starttls},
+};
+
+/// How the engine judges.
+#[derive(Clone, Debug, Default)]
+pub struct Settings {
+    /// When history is strong enough to accuse.
+    pub strength: Strength,
+}
+
+/// The flow table and what is known beside it.
+pub struct Engine {
+    settings: Settings,
+    rules: Vec<Rule>,
+    history: History,
+    failures: Failures,
+    scope: Scope,
+    flows: HashMap<FlowKey, Flow>,
+    /// Flows in the order of their last activity, oldest first; an entry is stale when the flow has been active since.
+    ages: VecDeque<(Timestamp, FlowKey)>,
+    /// Flows with a claim that is held back, by the time when it must go out.
+    deadlines: VecDeque<(Timestamp, FlowKey)>,
+    /// Flows that a reset ended, by the time when that is believed.
+    resets: VecDeque<(Timestamp, FlowKey)>,
+    outputs: VecDeque<Output>,
+    now: Timestamp,
+}
+
+/// How often a flow is moved to the young end of the list of ages at most: the list stays short for busy flows.
+const AGE_STEP: Duration = Duration::from_secs(10);
+/// A host that obeyed a reset sends nothing more; one that saw a decoy goes on within this time (THREATS EV-22).
+const LINGER: Duration = Duration::from_secs(2);
+
+/// Which claims go out.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Urgency {
+    /// Those that cannot get worse.
+    Progress,
+    /// All: they were held back long enough.
+    Overdue,
+    /// All: nothing more will come.
+    Closed,
+}
+
+impl Engine {
+    /// An engine with its local rules, in order, and the history that it starts from.
+    #[must_use]
+    pub fn new(settings: Settings, rules: Vec<Rule>, history: History) -> Self {
+        Self {
+            settings,
+            rules,
+            history,
+            failures: Failures::default(),
+            scope: Scope::default(),
+            flows: HashMap::new(),
+            ages: VecDeque::new(),
+            deadlines: VecDeque::new(),
+            resets: VecDeque::new(),
+            outputs: VecDeque::new(),
+            now: Timestamp::default(),
+        }
+    }
+
+    /// Takes one segment. Drain [`Self::poll`] after it.
+    pub fn handle(&mut self, segment: &Segment<'_>) {
+        self.now = self.now.max(segment.at);
+        self.close_silent();
+        let key = segment.flow;
+        if self.flows.get(&key).is_some_and(|flow| flow.connection.is_new_connection(segment)) {
+            self.end(key, segment.at);
+        }
+        if let Some(flow) = self.flows.get_mut(&key) {
+            flow.push(segment);
+            if segment.at.since(flow.aged) >= AGE_STEP {
+                flow.aged = segment.at;
+                self.ages.push_back((segment.at, key));
+            }
+        } else if segment.flags.contains(TcpFlags::SYN) || segment.length > 0 {
+            self.make_room();
+            self.flows.insert(key, Flow::new(segment));
+            self.ages.push_back((segment.at, key));
+        } else {
+            // The last words of a flow that has been judged, or of one that was never seen: nothing to learn from.
+            return;
+        }
+        self.drain(key, segment.at);
+        let Some(flow) = self.flows.get_mut(&key) else { return };
+        match flow.connection.closed() {
+            Some(CloseCause::Finished) => self.end(key, segment.at),
+            Some(CloseCause::Reset) if !flow.lingers => {
+                flow.lingers = true;
+                self.resets.push_back((segment.at + LINGER, key));
+            }
+            Some(CloseCause::Reset) => {}
+            None => flow.lingers = false,
+        }
+    }
+
+    /// Lets real time pass: silent flows are closed, and claims that were held back for [`limits::VERDICT_DEADLINE`] go
+    /// out, because somebody is waiting for them. A capture has no such reader: its time passes with its segments, and
+    /// each claim waits for its outcome. Drain [`Self::poll`] after it.
+    pub fn tick(&mut self, now: Timestamp) {
+        self.now = self.now.max(now);
+        while let Some(&(due, key)) = self.deadlines.front()
+            && due <= self.now
+        {
+            self.deadlines.pop_front();
+            self.judge(key, due, Urgency::Overdue);
+        }
+        self.close_silent();
+    }
+
+    /// The end of the input: every flow is closed. Drain [`Self::poll`] after it.
+    pub fn finish(&mut self, now: Timestamp) {
+        self.now = self.now.max(now);
+        let mut keys: Vec<_> = self.flows.iter().map(|(key, flow)| (flow.aged, *key)).collect();
+        keys.sort_unstable();
+        for (_, key) in keys {
+            self.end(key, self.now);
+        }
+    }
+
+    /// What is to be done, in order.
+    pub fn poll(&mut self) -> Option<Output> {
+        self.outputs.pop_front()
+    }
+
+    /// Flows in the table.
+    #[must_use]
+    pub fn flows(&self) -> usize {
+        self.flows.len()
+    }
+
+    /// What has been seen of every peer.
+    #[must_use]
+    pub const fn history(&self) -> &History {
+        &self.history
+    }
+
+    /// The same, to correct it.
+    pub const fn history_mut(&mut self) -> &mut History {
+        &mut self.history
+    }
+
+    fn close_silent(&mut self) {
+        while let Some(&(due, key)) = self.resets.front()
+            && due <= self.now
+        {
+            self.resets.pop_front();
+            if self.flows.get(&key).is_some_and(|flow| flow.lingers) {
+                self.end(key, due);
+            }
+        }
+        while let Some(&(aged, key)) = self.ages.front()
+            && self.now.since(aged) >= limits::FLOW_IDLE
+        {
+            self.ages.pop_front();
+            let Some(flow) = self.flows.get_mut(&key).filter(|flow| flow.aged == aged) else { continue };
+            flow.session.seen.timed_out = true;
+            self.outputs.push_back(Output::Evicted(EvictReason::Idle));
+            self.end(key, self.now);
+        }
+    }
+
+    fn make_room(&mut self) {
+        while self.flows.len() >= limits::FLOWS {
+            let Some((aged, key)) = self.ages.pop_front() else { return };
+            if self.flows.get(&key).is_some_and(|flow| flow.aged == aged) {
+                self.outputs.push_back(Output::Evicted(EvictReason::Capacity));
+                self.end(key, self.now);
+            }
+        }
+    }
+
+    /// Hands what the flow has in order to its session, and does what that wants.
+    fn drain(&mut self, key: FlowKey, at: Timestamp) {
+        let Some(flow) = self.flows.get_mut(&key) else { return };
+        let mut decided = false;
+        while let Some(event) = flow.connection.poll() {
+            match event {
+                FlowEvent::Data { from, at, offset, bytes, .. } => flow.session.data(from, at, offset, bytes),
+                FlowEvent::Gap { from, length, cause, .. } => {
+                    if flow.session.gap(from, length) {
+                        self.outputs.push_back(Output::Gap(cause));
+                    }
+                }
+                FlowEvent::Finished { from, .. } => drop(flow.session.seen.ended.get_or_insert((from, false))),
+                FlowEvent::Reset { from, .. } => drop(flow.session.seen.ended.get_or_insert((from, true))),
+            }
+            while let Some(event) = flow.session.poll() {
+                let action = match event {
+                    SessionEvent::Judge => {
+                        decided = true;
+                        continue;
+                    }
+                    SessionEvent::BodyFollows => GateAction::MuteBody,
+                    SessionEvent::SkipClientUntil(offset) => GateAction::SkipUntil {
+                        from: Side::Client,
+                        until: flow.connection.seq_at(Side::Client, offset),
+                    },
+                    SessionEvent::Mute if flow.muted => continue,
+                    SessionEvent::Mute => {
+                        flow.muted = true;
+                        flow.connection.settle();
+                        GateAction::Mute
+                    }
+                };
+                self.outputs.push_back(Output::Gate(GateOrder { flow: key, action }));
+            }
+        }
+        if decided {
+            self.judge(key, at, Urgency::Progress);
+        }
+    }
+
+    /// Closes a flow: what is held is handed on, the last verdict is given, what was learnt is noted.
+    fn end(&mut self, key: FlowKey, at: Timestamp) {
+        let Some(flow) = self.flows.get_mut(&key) else { return };
+        if flow.connection.one_sided() {
+            flow.session.one_sided();
+        }
+        flow.connection.close(at);
+        self.drain(key, at);
+        let Some(flow) = self.flows.get_mut(&key) else { return };
+        flow.session.finish();
+        while flow.session.poll().is_some() {}
+        self.judge(key, at, Urgency::Closed);
+        let Some(flow) = self.flows.remove(&key) else { return };
+        if flow.payload {
+            self.learn(key, &flow, at);
+            self.outputs.push_back(Output::Session(flow.summary(key)));
+        }
+    }
+
+    fn judge(&mut self, key: FlowKey, at: Timestamp, urgency: Urgency) {
+        let Some(flow) = self.flows.get_mut(&key) else { return };
+        let names = flow.session.seen.server_names();
+        let subject = Subject { flow: key, role: flow.role, names: &names };
+        let mut expectation = Expectation::of(&subject, &self.rules, &self.history, self.settings.strength);
+        expectation.failure = self.failures.before(flow.role, key, at).copied();
+        let claims = judge::judge(Case {
+            session: &flow.session.seen,
+            wire: &flow.wire(),
+            expectation: &expectation,
+            role: flow.role,
+            port: key.server.port(),
+            closed: urgency == Urgency::Closed,
+            scope: &self.scope.of(at, subject.peer()),
+        });
+        for claim in claims {
+            if !flow.is_louder(&claim) {
+                continue;
+            }
+            if !claim.is_final && urgency == Urgency::Progress {
+                if !flow.held_back {
+                    flow.held_back = true;
+                    self.deadlines.push_back((at + limits::VERDICT_DEADLINE, key));
+                }
+                continue;
+            }
+            flow.raise(&claim);
+            self.outputs.push_back(Output::Finding(Box::new(flow.finding(key, at, claim))));
+        }
+    }
+
+    /// Notes what a session says about its peer, where something was at stake: probes that say EHLO and QUIT are not noted
+    /// (THREATS FP-17), nor is what cannot be told.
+    fn learn(&mut self, key: FlowKey, flow: &Flow, at: Timestamp) {
+        let seen = &flow.session.seen;
+        if seen.doubt.is_some() {
+            return;
+        }
+        let used = seen.tls.as_ref().is_some_and(|tls| tls.is_established())
+            || (seen.tls_began() && seen.handshake_end().is_none());
+        if let Some(end) = seen.handshake_end() {
+            self.failures.note(flow.role, Failure { at, flow: key, end });
+        } else if used {
+            self.failures.forgive(flow.role, key);
+        }
+        let Some(capabilities) = &seen.capabilities else { return };
+        let at_stake = seen.mail_sent || seen.starttls != Starttls::NotSent || !seen.auth.is_empty();
+        if !at_stake {
+            return;
+        }
+        let offered = capabilities.offer() != Offer::Absent;
+        let names = seen.server_names();
+        let subject = Subject { flow: key, role: flow.role, names: &names };
+        if flow.role == Role::Client {
+            let granted = offered && !matches!(seen.starttls, Starttls::Refused(_));
+            self.scope.note(at, subject.peer(), granted);
+        }
+        for key in subject.history_keys() {
+            // A client is remembered once it has used TLS here: everybody may connect, and most never come back.
+            if flow.role == Role::Server && !used && self.history.get(&key).is_none() {
+                continue;
+            }
+            let note = SessionNote { at, offered, used, profile: flow.profile() };
+            let (record, forgotten) = self.history.note(key.clone(), note, self.settings.strength);
+            self.outputs.push_back(Output::History(key, record));
+            self.outputs.extend(forgotten.into_iter().map(Output::HistoryForgotten));
+        }
+    }
+}

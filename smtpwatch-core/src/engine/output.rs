@@ -1,0 +1,131 @@
+//! What the engine says and what it orders.
+
+use serde::Serialize;
+
+use crate::{
+    Finding, FlowKey, Role, Side,
+    finding::StarttlsState,
+    flow::GapCause,
+    policy::history::{HistoryKey, HistoryRecord},
+};
+
+/// What the engine wants done. Drain [`Engine::poll`] after every call that changes it.
+#[derive(Clone, PartialEq, Debug)]
+pub enum Output {
+    /// A claim with its proof.
+    Finding(Box<Finding>),
+    /// A session ended, or is judged and goes on unseen.
+    Session(SessionSummary),
+    /// Tell the gate how little of this flow is still needed.
+    Gate(GateOrder),
+    /// A hole in a stream that the dialogue needed.
+    Gap(GapCause),
+    /// A flow left the table before its end was seen.
+    Evicted(EvictReason),
+    /// A row of history changed and wants to be kept.
+    History(HistoryKey, HistoryRecord),
+    /// History had no room: this row was forgotten in memory and must be forgotten in the store.
+    HistoryForgotten(HistoryKey),
+}
+
+/// The one message against the stream of data: from the engine back to the gate.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct GateOrder {
+    /// The flow.
+    pub flow: FlowKey,
+    /// What may be left out.
+    pub action: GateAction,
+}
+
+/// What the gate may leave out of a flow.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum GateAction {
+    /// Everything but SYN, FIN and RST: the verdict stands.
+    Mute,
+    /// A message body follows from the client until the server speaks (354 was answered).
+    MuteBody,
+    /// Payload of `from` before sequence number `until` (BDAT chunk).
+    SkipUntil {
+        /// The sender of what is skipped.
+        from: Side,
+        /// First sequence number that is wanted again.
+        until: u32,
+    },
+}
+
+/// Why a flow left the table.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+pub enum EvictReason {
+    /// Silent for longer than [`crate::limits::FLOW_IDLE`].
+    Idle,
+    /// The table was full.
+    Capacity,
+}
+
+impl EvictReason {
+    /// Every reason, for metric labels.
+    pub const ALL: [Self; 2] = [Self::Idle, Self::Capacity];
+
+    /// The metric label.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Idle => "idle",
+            Self::Capacity => "capacity",
+        }
+    }
+}
+
+/// How a session came out.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum SessionResult {
+    /// TLS began.
+    Tls,
+    /// Mail or credentials went in clear.
+    Plaintext,
+    /// Nothing was handed over: refused, or the client left.
+    Rejected,
+    /// A hole, one side only, or joined midstream: nothing can be said.
+    Unknown,
+}
+
+impl SessionResult {
+    /// Every result, for metric labels.
+    pub const ALL: [Self; 4] = [Self::Tls, Self::Plaintext, Self::Rejected, Self::Unknown];
+
+    /// The metric label.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Tls => "tls",
+            Self::Plaintext => "plaintext",
+            Self::Rejected => "rejected",
+            Self::Unknown => "unknown",
+        }
+    }
+}
+
+/// What the metrics need to know of one session.
+#[derive(Clone, PartialEq, Debug, Serialize)]
+pub struct SessionSummary {
+    /// The connection.
+    #[serde(skip)]
+    pub flow: FlowKey,
+    /// Which end this host is.
+    pub role: Role,
+    /// How it came out.
+    pub result: SessionResult,
+    /// The offer in the last EHLO reply in clear; [`StarttlsState::Unknown`] where none was seen.
+    pub starttls: StarttlsState,
+    /// STARTTLS was sent.
+    pub starttls_sent: bool,
+    /// Messages accepted in clear.
+    pub messages: u32,
+    /// SASL exchanges begun in clear, with the code of their last reply (0: none seen), in order.
+    pub auth: Vec<(String, u16)>,
+    /// SMTP was spoken in clear: at least one command or reply was understood.
+    pub smtp: bool,
+    /// Holes that hurt.
+    pub gaps: u32,
+}

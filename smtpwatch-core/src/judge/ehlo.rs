@@ -1,0 +1,72 @@
+//! The EHLO phase: EHLO refused (B1), verbs rewritten on the way (B2, C4), the banner masked (B3).
+
+use super::{Case, Claim, nothing_expected, offer_expected, use_expected};
+use crate::{
+    Role,
+    finding::{Evidence, Kind, Severity},
+};
+
+pub(super) fn judge(case: Case<'_>) -> Vec<Claim> {
+    if case.session.doubt.is_some() || case.starttls_ignored() {
+        return Vec::new();
+    }
+    [downgraded(case), rewritten(case), masked_banner(case)].into_iter().flatten().collect()
+}
+
+/// HELO after EHLO was refused, or where a masked banner keeps clients from trying it, with a peer known to speak EHLO. HELO
+/// alone is what old devices say (FP-5).
+fn downgraded(case: Case<'_>) -> Option<Claim> {
+    let session = case.session;
+    if session.capabilities.is_some() || !session.helo || session.tls_began() {
+        return None;
+    }
+    let (known, cause) = match case.role {
+        Role::Client => (offer_expected(case), session.ehlo_rejected.is_some() || session.greeting_is_masked()),
+        // Whoever used STARTTLS here spoke EHLO.
+        Role::Server => (use_expected(case).filter(|(evidence, _)| *evidence == Evidence::Regression), true),
+    };
+    let (evidence, expected) = known.filter(|_| cause)?;
+    let mut claim = Claim::new(case, Kind::EhloDowngraded, "B1", evidence, expected);
+    claim.reply = session.ehlo_rejected;
+    Some(claim)
+}
+
+/// Any client can send a line of X, and a person at a keyboard behind a device that masks each octet does (FP-25): without a
+/// second sign it is at most `medium`.
+fn rewritten(case: Case<'_>) -> Option<Claim> {
+    let rewritten = case.session.rewritten.as_ref()?;
+    let arrived = rewritten.sent.is_empty();
+    if arrived && case.wire.typed {
+        return None;
+    }
+    let starttls = rewritten.sent == "STARTTLS" || (arrived && rewritten.arrived.len() == "STARTTLS".len());
+    let known = use_expected(case);
+    let second_sign = known.is_some() || !arrived;
+    let expected = known.map_or_else(nothing_expected, |(_, expected)| expected);
+    let rule = if starttls { "C4" } else { "B2" };
+    let claim = Claim::new(case, Kind::CommandRewritten, rule, Evidence::Tamper, expected);
+    let mut claim = claim.prove(if arrived {
+        format!("the verb {:?} arrived: a run of X as long as what it hides", rewritten.arrived)
+    } else {
+        format!("{:?} was sent, and the server quotes {:?} (FO-12)", rewritten.sent, rewritten.arrived)
+    });
+    if !second_sign {
+        claim.severity = claim.severity.min(Severity::Medium);
+    }
+    Some(claim)
+}
+
+/// The banner keeps the characters 2, 0, `*` and blanks alone. It makes stock Postfix say HELO, and does not prove by itself
+/// that STARTTLS is lost.
+fn masked_banner(case: Case<'_>) -> Option<Claim> {
+    if !case.session.greeting_is_masked() || case.session.tls_began() {
+        return None;
+    }
+    let readable = case.expectation.profile.as_ref().is_some_and(|profile| profile.readable_greeting);
+    let evidence = if readable { Evidence::Tamper } else { Evidence::Suspicious };
+    let expected = offer_expected(case).map_or_else(nothing_expected, |(_, expected)| expected);
+    let claim = Claim::new(case, Kind::CommandRewritten, "B3", evidence, expected);
+    let claim =
+        claim.prove(format!("the banner is masked: {:?}", case.session.greeting.as_deref().unwrap_or_default()));
+    Some(if readable { claim.prove("the banner of this server was readable before") } else { claim })
+}

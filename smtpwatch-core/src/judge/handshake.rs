@@ -1,0 +1,73 @@
+//! After the go-ahead: no TLS (C6, first half of D1), or TLS that is weaker than it should be (D4).
+
+use super::{Case, Claim, demanded, nothing_expected, unused::handshake_end, use_expected};
+use crate::{
+    Role,
+    finding::{Evidence, Expected, Kind, Outcome},
+    smtp::{HandshakeEnd, version_name},
+};
+
+/// Versions below it are forbidden (RFC 8996), and on port 587 nobody has to put up with them (RFC 8997).
+const TLS_1_2: u16 = 0x0303;
+const TLS_1_3: u16 = 0x0304;
+
+pub(super) fn judge(case: Case<'_>) -> Vec<Claim> {
+    if case.session.doubt.is_some() || case.starttls_ignored() {
+        return Vec::new();
+    }
+    [failed(case), downgraded(case)].into_iter().flatten().collect()
+}
+
+fn failed(case: Case<'_>) -> Option<Claim> {
+    let end = case.session.handshake_end()?;
+    let in_clear = matches!(end, HandshakeEnd::Clear(_));
+    if !case.closed && !in_clear {
+        return None;
+    }
+    let rule = if in_clear { "C6" } else { "D1" };
+    // Mail in clear after a go-ahead: one end believes in TLS that the other never saw.
+    let tampered = in_clear && case.session.outcome() > Outcome::Attempt;
+    let (known, expected) = use_expected(case).unwrap_or_else(|| (Evidence::Suspicious, nothing_expected()));
+    let evidence = if tampered { Evidence::Tamper } else { known };
+    let claim = Claim::new(case, Kind::TlsHandshakeFailed, rule, evidence, expected);
+    Some(claim.prove(format!("after the go-ahead {}", handshake_end(end))))
+}
+
+fn downgraded(case: Case<'_>) -> Option<Claim> {
+    let tls = case.session.tls.as_ref()?;
+    let (client, server) = (tls.client_hello.as_ref()?, tls.server_hello?);
+    let chosen = version_name(server.version);
+    let minimum = case.expectation.rule.as_ref().and_then(|(place, rule)| Some((*place, rule.min_tls?)));
+    let best = case.expectation.profile.as_ref().map_or(0, |profile| profile.tls_version);
+    let expect = |source, detail| Expected { starttls: true, source, detail };
+    let (evidence, expected) = if let Some((place, minimum)) = minimum
+        && server.version < minimum
+    {
+        let detail = format!("rule {place} of the configuration: min_tls is {}", version_name(minimum));
+        (Evidence::Policy, expect("rule", detail))
+    } else if case.role == Role::Client && server.downgrade_sentinel && client.version >= TLS_1_3 {
+        let detail = format!(
+            "the client offered {}; the server's random says it was asked for less",
+            version_name(client.version)
+        );
+        (Evidence::Tamper, expect("standard", detail))
+    } else if server.version < TLS_1_2 && best >= TLS_1_2 {
+        (Evidence::Regression, expect("history", format!("{} was chosen before", version_name(best))))
+    } else if server.version < TLS_1_2 && case.port == 587 {
+        (Evidence::Suspicious, expect("standard", "TLS 1.2 at least on port 587 (RFC 8997)".to_owned()))
+    } else if server.weak_suite().is_some() {
+        let detail = "a suite that encrypts and authenticates (RFC 9325 §4.1)".to_owned();
+        let known = if demanded(case).is_some() { Evidence::Policy } else { Evidence::Suspicious };
+        (known, expect("standard", detail))
+    } else {
+        return None;
+    };
+    let claim = Claim::new(case, Kind::TlsDowngraded, "D4", evidence, expected);
+    let suite = server.weak_suite().map_or_else(|| format!("suite {:#06x}", server.cipher), str::to_owned);
+    let mut claim = claim.prove(format!(
+        "the server chose {chosen}, {suite}; the client offered up to {}",
+        version_name(client.version)
+    ));
+    claim.is_final = true;
+    Some(claim)
+}

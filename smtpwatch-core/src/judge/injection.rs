@@ -1,0 +1,52 @@
+//! Octets in clear where TLS should begin: commands (E1, E3), replies (E2), and replies that nobody asked for (E4).
+
+use super::{Case, Claim, by_standard};
+use crate::{
+    finding::{Evidence, Kind, Outcome, Severity},
+    smtp::Starttls,
+};
+
+pub(super) fn judge(case: Case<'_>) -> Vec<Claim> {
+    [commands(case), replies(case), unsolicited(case)].into_iter().flatten().collect()
+}
+
+fn commands(case: Case<'_>) -> Option<Claim> {
+    let injection = case.session.injected_commands.as_ref()?;
+    let carries = injection.auth || injection.mail;
+    let rule = if carries { "E3" } else { "E1" };
+    let expected = by_standard("nothing stands between STARTTLS and the TLS record (RFC 3207 §4)");
+    let claim = Claim::new(case, Kind::CommandInjection, rule, Evidence::Tamper, expected);
+    let cost = match () {
+        () if injection.auth => Outcome::Credential,
+        () if injection.mail => Outcome::Content,
+        () => claim.outcome,
+    };
+    let sent = if injection.before_reply { "before the reply to STARTTLS was known" } else { "after the go-ahead" };
+    let mut claim = claim.cost(cost.max(case.session.outcome()));
+    claim.proof.push(format!("{} octets in clear, sent {sent}: {}", injection.octets, injection.verbs.join(", ")));
+    claim.reply = match case.session.starttls {
+        Starttls::Granted(code) | Starttls::Refused(code) => Some(code),
+        Starttls::NotSent | Starttls::Sent => None,
+    };
+    Some(claim)
+}
+
+fn replies(case: Case<'_>) -> Option<Claim> {
+    let injection = case.session.injected_replies.as_ref()?;
+    let expected = by_standard("nothing stands between the go-ahead and the TLS record (RFC 3207 §4)");
+    let claim = Claim::new(case, Kind::ResponseInjection, "E2", Evidence::Tamper, expected);
+    Some(claim.prove(format!(
+        "{} octets in clear behind the go-ahead: {}",
+        injection.octets,
+        injection.verbs.join(", ")
+    )))
+}
+
+/// One reply too many, before TLS. A queue that went wrong somewhere does this too.
+fn unsolicited(case: Case<'_>) -> Option<Claim> {
+    let line = case.session.unsolicited.as_ref().filter(|_| case.session.doubt.is_none())?;
+    let expected = by_standard("one reply for each command (RFC 5321 §4.2)");
+    let mut claim = Claim::new(case, Kind::ResponseInjection, "E4", Evidence::Suspicious, expected);
+    claim.severity = claim.severity.min(Severity::Low);
+    Some(claim.prove(format!("a reply that answers no command: {line:?}")))
+}

@@ -1,0 +1,144 @@
+//! Further signs: each a line with its numbers. They may make a claim surer; none is a claim by itself.
+
+use std::time::Duration;
+
+use super::{Case, Claim};
+use crate::{
+    Role, Side,
+    finding::{Evidence, Kind, Severity},
+    smtp::Starttls,
+};
+
+/// Conflicting copies quoted.
+const CONFLICTS: usize = 3;
+/// Hops by which packets of one connection may differ: routes change by one or two.
+const HOPS: u8 = 2;
+/// A reply may be this much faster than the best round trip before it is called impossible: timers are coarse.
+const SLACK: Duration = Duration::from_millis(1);
+/// What striptls answers in the server's stead, and the words of RFC 3207 §4 that no server product uses as they stand.
+const TOOLS: [&str; 1] = ["STRIPTLS"];
+const VERBATIM: &str = "TLS not available due to temporary reason";
+
+/// Adds what the packets and the peer's look say about a claim.
+pub(super) fn add(case: Case<'_>, claim: &mut Claim) {
+    conflicts(case, claim);
+    if case.role != Role::Client {
+        return;
+    }
+    let about_offer = matches!(claim.kind, Kind::StarttlsStripped | Kind::StarttlsMasked);
+    let about_reply = matches!(claim.kind, Kind::StarttlsRefused | Kind::EhloDowngraded);
+    if !about_offer && !about_reply && claim.kind != Kind::CommandRewritten {
+        return;
+    }
+    if about_offer {
+        length(case, claim);
+    }
+    stack(case, claim);
+    timing(case, claim);
+    if about_reply {
+        style(case, claim);
+    }
+    claim.proof.push(case.scope.to_owned());
+}
+
+/// FO-1. What a client sent may hold secrets, so only lengths are told of it.
+fn conflicts(case: Case<'_>, claim: &mut Claim) {
+    for conflict in case.wire.conflicts.iter().take(CONFLICTS) {
+        let range = format!("octets {}..{}", conflict.offset, conflict.offset + conflict.first.len() as u64);
+        let (first, other) = (String::from_utf8_lossy(&conflict.first), String::from_utf8_lossy(&conflict.other));
+        claim.proof.push(match conflict.from {
+            Side::Server => format!("{range} of the server came twice: first {first:?}, then {other:?} (FO-1)"),
+            Side::Client => format!("{range} of the client came twice, with different octets (FO-1)"),
+        });
+        let edited = first.contains("STARTTLS") != other.contains("STARTTLS");
+        if conflict.from == Side::Server && edited && claim.kind == Kind::StarttlsStripped {
+            claim.evidence = Evidence::Tamper;
+            claim.severity = Severity::of(claim.evidence, claim.outcome);
+        }
+    }
+}
+
+/// FO-2: what is missing, and whether the rest is as it was.
+fn length(case: Case<'_>, claim: &mut Claim) {
+    let (Some(profile), Some(capabilities)) = (&case.expectation.profile, &case.session.capabilities) else { return };
+    if profile.ehlo_octets == 0 {
+        return;
+    }
+    let keywords: Vec<_> = capabilities.keywords().collect();
+    let missing: Vec<_> =
+        profile.keywords.iter().filter(|keyword| !keywords.contains(&keyword.as_str())).cloned().collect();
+    let added: Vec<_> =
+        keywords.iter().filter(|keyword| !profile.keywords.iter().any(|known| known == *keyword)).copied().collect();
+    let kept = profile.keywords.iter().map(String::as_str).filter(|keyword| keywords.contains(keyword));
+    let same_order =
+        kept.eq(keywords.iter().copied().filter(|keyword| profile.keywords.iter().any(|known| known == keyword)));
+    let difference =
+        i128::try_from(case.session.ehlo_octets).unwrap_or(0) - i128::try_from(profile.ehlo_octets).unwrap_or(0);
+    let list = |keywords: &[String]| if keywords.is_empty() { "none".to_owned() } else { keywords.join(", ") };
+    let added: Vec<_> = added.into_iter().map(str::to_owned).collect();
+    claim.proof.push(format!(
+        "EHLO reply of {} octets, {difference:+} against the last one under TLS; missing: {}; added: {}; order of the rest {} (FO-2)",
+        case.session.ehlo_octets,
+        list(&missing),
+        list(&added),
+        if same_order { "unchanged" } else { "changed" },
+    ));
+}
+
+/// FO-4, FO-6: whether the same stack answers, from as far away.
+fn stack(case: Case<'_>, claim: &mut Claim) {
+    if let Some((lowest, highest)) = case.wire.ttl
+        && highest - lowest > HOPS
+    {
+        claim
+            .proof
+            .push(format!("TTL of the server's packets varies within the connection: {lowest} to {highest} (FO-4)"));
+    }
+    let (Some(profile), Some(now)) = (&case.expectation.profile, case.wire.syn_ack) else { return };
+    let mss = now.mss.unwrap_or(0);
+    if profile.ttl != 0 && profile.ttl.abs_diff(now.ttl) > HOPS {
+        claim.proof.push(format!("SYN-ACK with TTL {}, before {} (FO-4)", now.ttl, profile.ttl));
+    }
+    if profile.mss != 0 && profile.mss != mss {
+        let asa = if mss == 1380 { ", the default of a Cisco ASA on the path" } else { "" };
+        claim.proof.push(format!("SYN-ACK with MSS {mss}{asa}, before {} (FO-6)", profile.mss));
+    }
+    if !profile.options.is_empty() && profile.options != now.option_order() {
+        let (options, before) = (now.option_order(), &profile.options);
+        claim.proof.push(format!("SYN-ACK with option kinds {options:?}, before {before:?} (FO-6)"));
+    }
+}
+
+/// FO-8: no packet travels faster than the best one did.
+fn timing(case: Case<'_>, claim: &mut Claim) {
+    let best = case.expectation.profile.as_ref().map_or(0, |profile| profile.round_trip);
+    let best = Duration::from_nanos(best);
+    for (what, after) in [("EHLO", case.session.ehlo_after), ("STARTTLS", case.session.starttls_after)] {
+        if let Some(after) = after
+            && after + SLACK < best
+        {
+            let (after, best) = (after.as_secs_f64() * 1e3, best.as_secs_f64() * 1e3);
+            claim.proof.push(format!("the reply to {what} came after {after:.2} ms; the best round trip to this server was {best:.2} ms (FO-8)"));
+        }
+    }
+}
+
+/// FO-11: a reply that this server would not write.
+fn style(case: Case<'_>, claim: &mut Claim) {
+    let Some(text) = &case.session.starttls_reply else { return };
+    let (Starttls::Refused(code) | Starttls::Granted(code)) = case.session.starttls else { return };
+    let offered = |keyword| case.session.capabilities.as_ref().is_some_and(|capabilities| capabilities.has(keyword));
+    let enhanced =
+        text.split(' ').next().is_some_and(|word| word.split('.').count() == 3 && word.starts_with(['2', '4', '5']));
+    if offered("ENHANCEDSTATUSCODES") && !enhanced && matches!(code / 100, 2 | 4 | 5) {
+        claim.proof.push(format!("the server offers ENHANCEDSTATUSCODES, and its reply {code} has none (FO-11)"));
+    }
+    if text == VERBATIM {
+        claim.proof.push("the reply is the text of RFC 3207 §4 word for word (FO-11)".to_owned());
+    }
+    if let Some(tool) = TOOLS.iter().find(|tool| text.contains(**tool)) {
+        claim.proof.push(format!("the reply names a tool that forges it: {tool:?} (FO-11)"));
+        claim.evidence = Evidence::Tamper;
+        claim.severity = Severity::of(claim.evidence, claim.outcome);
+    }
+}

@@ -1,0 +1,86 @@
+//! STARTTLS was offered and nobody asked for it, and mail went in clear (A8, C7, G5, G8), or that is the retry after a
+//! handshake that was sabotaged (D1).
+//!
+//! On port 25 an unused offer is common and means nothing by itself (THREATS FP-20, FP-28).
+
+use super::{Case, Claim, by_standard, side_name, use_expected};
+use crate::{
+    Role, Side,
+    finding::{Evidence, Kind},
+    policy::failures::Failure,
+    smtp::HandshakeEnd,
+};
+
+/// The port for submission, where clear text is obsolete (RFC 8314 §3.3).
+const SUBMISSION: u16 = 587;
+
+pub(super) fn judge(case: Case<'_>) -> Option<Claim> {
+    if case.session.doubt.is_some() || case.starttls_ignored() {
+        return None;
+    }
+    if !case.offer_unused() {
+        return in_clear_on_587(case);
+    }
+    if let Some(failure) = &case.expectation.failure {
+        return Some(retry(case, failure));
+    }
+    if case.port == SUBMISSION {
+        return Some(submission(case));
+    }
+    let (evidence, expected) = use_expected(case)?;
+    let rule = match (case.role, evidence) {
+        (Role::Server, _) => "A8",
+        (Role::Client, Evidence::Regression) => "G5",
+        (Role::Client, Evidence::Suspicious | Evidence::Policy | Evidence::Tamper) => "C7",
+    };
+    let claim = Claim::new(case, Kind::StarttlsUnused, rule, evidence, expected);
+    Some(acted_on(case, claim))
+}
+
+fn submission(case: Case<'_>) -> Claim {
+    let known = use_expected(case);
+    let (evidence, expected) = known.unwrap_or_else(|| {
+        (Evidence::Suspicious, by_standard("submission on port 587 goes under TLS (RFC 8314 §3.3)"))
+    });
+    acted_on(case, Claim::new(case, Kind::StarttlsUnused, "G8", evidence, expected))
+}
+
+/// Submission in clear to a server that does not even offer TLS: the same finding, if nothing louder tells of it.
+fn in_clear_on_587(case: Case<'_>) -> Option<Claim> {
+    let session = case.session;
+    let offered = session.capabilities.as_ref().is_some_and(|capabilities| capabilities.offers() > 0);
+    let in_clear = case.port == SUBMISSION && session.messages > 0 && !session.tls_began();
+    (in_clear && !offered).then(|| submission(case))
+}
+
+/// The client acts on other lines of the same reply: that reply reached it, and STARTTLS alone did not (FO-14).
+fn acted_on(case: Case<'_>, claim: Claim) -> Claim {
+    let others: Vec<_> = case.session.acted_on.iter().copied().collect();
+    if others.is_empty() {
+        return claim;
+    }
+    claim.prove(format!("the client acts on other lines of the same reply: {} (FO-14)", others.join(", ")))
+}
+
+fn retry(case: Case<'_>, failure: &Failure) -> Claim {
+    let (evidence, expected) = use_expected(case).unwrap_or_else(|| {
+        (Evidence::Suspicious, by_standard("a client that could not do TLS says so and tries again (RFC 3207 §4.1)"))
+    });
+    let claim = Claim::new(case, Kind::DowngradeRetry, "D1", evidence, expected);
+    let port = failure.flow.client.port();
+    claim.prove(format!("{}: the TLS handshake from port {port} failed: {}", failure.at, handshake_end(failure.end)))
+}
+
+/// How a handshake ended, in words.
+pub(super) fn handshake_end(end: HandshakeEnd) -> String {
+    match end {
+        HandshakeEnd::Clear(Side::Client) => "the client went on in clear after the go-ahead".to_owned(),
+        HandshakeEnd::Clear(Side::Server) => "the server answered TLS in clear".to_owned(),
+        HandshakeEnd::Alert(side, description) => {
+            format!("the {} sent alert {description} (RFC 8446 §6)", side_name(side))
+        }
+        HandshakeEnd::Reset(side) => format!("a reset came from the {}", side_name(side)),
+        HandshakeEnd::Closed(side) => format!("the {} closed the connection", side_name(side)),
+        HandshakeEnd::Silence => "nobody said anything more".to_owned(),
+    }
+}

@@ -1,0 +1,256 @@
+//! Every row of the threat table with the bytes that it is about: the finding it raises, its evidence and its outcome.
+
+use std::collections::BTreeSet;
+
+use smtpwatch_core::{
+    Finding, Side,
+    finding::{Evidence, Kind, Outcome, Severity},
+    judge::catalogue,
+    policy::rule::{Rule, StarttlsRule},
+};
+
+use crate::talk::{
+    GREETING, MASKED, OFFER, Packet, STRIPPED, Talk, client_hello, deliver, greeted, hear, hear_after, honest,
+    honest_history, server_hello, tls,
+};
+
+/// Who is known, and how.
+#[derive(Clone, Copy)]
+enum Known {
+    Nothing,
+    History,
+    Required,
+}
+
+struct Threat {
+    id: &'static str,
+    known: Known,
+    talk: Talk,
+    evidence: Evidence,
+    outcome: Outcome,
+}
+
+fn threats() -> Vec<Threat> {
+    use Evidence::{Policy, Regression, Suspicious, Tamper};
+    use Known::{History, Nothing, Required};
+    use Outcome::{Attempt, Content, Credential, Envelope};
+    let threat = |id, known, talk, evidence, outcome| Threat { id, known, talk, evidence, outcome };
+    let quit = |talk: Talk| talk.c("QUIT\r\n").s("221 Bye\r\n").close();
+    let masked = |line: &str| OFFER.replace("250-STARTTLS", line);
+    let submission = || Talk::new(587).s(GREETING).c("EHLO gw\r\n");
+    let bare = "250 mx1.example.net\r\n";
+    let asked = || greeted().s(OFFER).c("STARTTLS\r\n");
+    let go = || asked().s("220 2.0.0 Ready to start TLS\r\n");
+    vec![
+        threat("A1", History, deliver(greeted().s(STRIPPED)), Regression, Content),
+        threat("A1", Required, deliver(greeted().s(STRIPPED)), Policy, Content),
+        threat("A1", History, quit(greeted().s(STRIPPED)), Regression, Attempt),
+        threat("A2", Nothing, deliver(greeted().s(MASKED)), Tamper, Content),
+        threat("A2", Nothing, quit(greeted().s(masked("250-XXXXXXXB"))), Tamper, Attempt),
+        threat("A3", Nothing, deliver(greeted().s(masked("250-XXXXXXXX"))), Tamper, Content),
+        threat("A3", Nothing, deliver(greeted().s(masked("250-STARTTLX"))), Tamper, Content),
+        threat("A3", History, deliver(greeted().s(masked("250-starttls"))), Suspicious, Content),
+        threat("A4", History, deliver(greeted().s("250-mx1.example.net at your service, [203.0.113.7]\r\n250-AUTH LOGIN PLAIN XOAUTH2\r\n250 SMTPUTF8\r\n")), Regression, Content),
+        threat("A5", History, deliver(greeted().s("250-STARTTLS\r\n250-PIPELINING\r\n250-SIZE 10240000\r\n250-ETRN\r\n250-ENHANCEDSTATUSCODES\r\n250 8BITMIME\r\n")), Regression, Content),
+        threat("A6", History, greeted().s(OFFER[..OFFER.len() - "250 8BITMIME\r\n".len()].replace("250-STARTTLS\r\n", "")).ack(Side::Client).close(), Regression, Attempt),
+        threat("A6", Nothing, deliver(greeted().s("250-mx1.example.net\r\n250 SIZE 10240000\r\n250-STARTTLS\r\n250 8BITMIME\r\n")), Tamper, Content),
+        threat("A7", Nothing, tls(greeted().s(OFFER.replace("250 8BITMIME", "250 STARTTLS")).c("STARTTLS\r\n").s("220 2.0.0 go\r\n")).close(), Suspicious, Attempt),
+        threat("A10", History, quit(greeted().s(OFFER.replace("250 8BITMIME", "250 AUTH LOGIN PLAIN"))), Suspicious, Attempt),
+        threat("B1", History, deliver(greeted().s("502 Error: command \"EHLO\" not implemented\r\n").c("HELO gw\r\n").s(bare)), Regression, Content),
+        threat("B1", Required, quit(greeted().s("502 not implemented\r\n").c("HELO gw\r\n").s(bare)), Policy, Attempt),
+        threat("B2", Nothing, greeted_server("XXXX mail.example.org\r\n"), Tamper, Attempt),
+        threat("B2", Nothing, quit(greeted().s("500 5.5.1 Command unrecognized: \"XXXX gw.example.org\"\r\n")), Tamper, Attempt),
+        threat("B3", Nothing, deliver(Talk::new(25).s("220 ************************************\r\n").c("HELO gw\r\n").s(bare)), Suspicious, Content),
+        threat("B3", History, deliver(Talk::new(25).s("200 ********************\r\n").c("HELO gw\r\n").s(bare)), Tamper, Content),
+        threat("C1", Nothing, deliver(asked().s("454 TLS not available due to temporary reason\r\n")), Suspicious, Content),
+        threat("C1", Required, deliver(asked().s("454 4.7.0 TLS not available due to local problem\r\n")), Policy, Content),
+        threat("C2", Nothing, deliver(asked().s("501 Syntax error\r\n")), Suspicious, Content),
+        threat("C2", History, deliver(asked().s("530 Must issue STARTTLS first\r\n")), Regression, Content),
+        threat("C3", Nothing, deliver(asked().s("354 do something else\r\n")), Suspicious, Content),
+        threat("C3", Nothing, asked().s("200 STRIPTLS\r\n").ack(Side::Client).close(), Tamper, Attempt),
+        threat("C4", Nothing, quit(asked().s("500 5.5.1 Command unrecognized: \"XXXXXXXX\"\r\n")), Tamper, Attempt),
+        threat("C4", Nothing, quit(greeted().s(OFFER).c("XXXXXXXX\r\n").s("500 what?\r\n")).seen_by_server(), Tamper, Attempt),
+        threat("C5", Nothing, asked().ack(Side::Server).reset(Side::Server), Suspicious, Attempt),
+        threat("C6", Nothing, deliver(go()), Tamper, Content),
+        threat("C6", Nothing, go().c(client_hello(0x0303)).s("500 what?\r\n").ack(Side::Client).close(), Suspicious, Attempt),
+        threat("C7", Required, deliver(greeted().s(OFFER)), Policy, Content),
+        threat("D4", Nothing, go().c(client_hello(0x0304)).s(server_hello(0x0303, 0xc02f, b"DOWNGRD\x01")).close(), Tamper, Attempt),
+        threat("D4", Nothing, go().c(client_hello(0x0303)).s(server_hello(0x0303, 0x0004, b"")).close(), Suspicious, Attempt),
+        threat("D4", History, go().c(client_hello(0x0304)).s(server_hello(0x0301, 0x002f, b"")).close(), Regression, Attempt),
+        threat("E1", Nothing, tls(greeted().s(OFFER).c("STARTTLS\r\nEHLO commandinjectiontester\r\n").s("220 go\r\n")).close(), Tamper, Attempt),
+        threat("E1", Nothing, tls(greeted().s(OFFER).c("STARTTLS\r\nINJECTED_INVALID_COMMAND\r\n").s("220 go\r\n")).close().seen_by_server(), Tamper, Attempt),
+        threat("E1", Nothing, tls(go().c("NOOP\r\n")).close(), Tamper, Attempt),
+        threat("E2", Nothing, tls(asked().s("220 Ready to start TLS\r\n250-example.org\r\n250 AUTH LOGIN\r\n")).close(), Tamper, Attempt),
+        threat("E3", Nothing, tls(greeted().s(OFFER).c("STARTTLS\r\nEHLO x\r\nAUTH PLAIN AGEAYg==\r\nMAIL FROM:<a@example.org>\r\nRCPT TO:<b@example.org>\r\nDATA\r\n").s("220 go\r\n")).close().seen_by_server(), Tamper, Credential),
+        threat("E3", Nothing, tls(greeted().s(OFFER).c("STARTTLS\r\nMAIL FROM:<a@example.org>\r\nRCPT TO:<b@example.org>\r\nDATA\r\n").s("220 go\r\n")).close(), Tamper, Content),
+        threat("E4", Nothing, quit(greeted().s(OFFER).c("NOOP\r\n").s("250 ok\r\n250 and another\r\n")), Suspicious, Attempt),
+        threat("F1", Nothing, quit(submission().s(bare).c("AUTH PLAIN AHVzZXIAcGFzcw==\r\n").s("235 ok\r\n")), Suspicious, Credential),
+        threat("F2", Nothing, quit(submission().s(bare).c("AUTH PLAIN\r\n").s("334 \r\n").c("AHVzZXIAcGFzcw==\r\n").s("235 ok\r\n")), Suspicious, Credential),
+        threat("F3", Nothing, quit(submission().s(bare).c("AUTH LOGIN\r\n").s("334 VXNlcm5hbWU6\r\n").c("dXNlcg==\r\n").s("334 UGFzc3dvcmQ6\r\n").c("cGFzcw==\r\n").s("235 ok\r\n")), Suspicious, Credential),
+        threat("F4", Nothing, quit(submission().s(bare).c("AUTH XOAUTH2 dXNlcj11AWF1dGg9QmVhcmVyIHQBAQ==\r\n").s("235 ok\r\n")), Suspicious, Credential),
+        threat("F5", Nothing, quit(submission().s(bare).c("AUTH CRAM-MD5\r\n").s("334 PDEyMz4=\r\n").c("dXNlciAwMTIzNDU2Nzg5YWJjZGVm\r\n").s("235 ok\r\n")), Suspicious, Attempt),
+        threat("F6", Nothing, tls(submission().s(OFFER.replace("250 8BITMIME", "250 AUTH=PLAIN LOGIN")).c("STARTTLS\r\n").s("220 go\r\n")).close().seen_by_server(), Suspicious, Attempt),
+        threat("F7", Nothing, quit(submission().s(bare).c("AUTH PLAIN AHVzZXIAcGFzcw==\r\n").s("538 Encryption required\r\n")), Suspicious, Credential),
+        threat("F8", History, quit(greeted().s(STRIPPED.replace("250 8BITMIME", "250 AUTH PLAIN"))), Regression, Attempt),
+        threat("F9", Nothing, quit(submission().s(bare).c("X-EXPS LOGIN\r\n").s("334 x\r\n").c("dXNlcg==\r\n").s("334 x\r\n").c("cGFzcw==\r\n").s("235 ok\r\n")), Suspicious, Credential),
+        threat("G1", Required, deliver(greeted().s(OFFER)), Policy, Content),
+        threat("G5", History, deliver(greeted().s(OFFER)), Regression, Content),
+        threat("G7", Nothing, greeted().s(OFFER).c("MAIL FROM:<a@example.org> REQUIRETLS\r\n").s("250 ok\r\n").close(), Policy, Envelope),
+        threat("G7", Nothing, quit(greeted().s(OFFER.replace("250 8BITMIME", "250 REQUIRETLS"))), Policy, Attempt),
+        threat("G8", Nothing, deliver(submission().s(OFFER)), Suspicious, Content),
+        threat("G8", Nothing, deliver(submission().s(bare)).seen_by_server(), Suspicious, Content),
+        threat("FO-1", Nothing, two_copies(), Tamper, Attempt),
+    ]
+}
+
+/// The gateway as server: what it says is not what the client answers.
+fn greeted_server(line: &str) -> Talk {
+    Talk::new(25).s(GREETING).c(line).s("500 what?\r\n").c("QUIT\r\n").s("221 Bye\r\n").close().seen_by_server()
+}
+
+/// The EHLO reply, acknowledged, and then the same octets once more with STARTTLS in them.
+fn two_copies() -> Talk {
+    let mut talk = greeted().s(MASKED.replace("XXXXXXXA", "ETRN1234")).ack(Side::Client);
+    let reply = talk.packets.iter().find(|packet| packet.payload.starts_with(b"250-mx1")).expect("reply").clone();
+    let payload = String::from_utf8(reply.payload.clone()).expect("text").replace("ETRN1234", "STARTTLS").into_bytes();
+    talk.packets.push(Packet { payload, ..reply });
+    talk.c("QUIT\r\n").s("221 Bye\r\n").close()
+}
+
+fn rules(known: Known) -> Vec<Rule> {
+    match known {
+        Known::Required => vec![Rule { starttls: Some(StarttlsRule::Required), ..Rule::default() }],
+        Known::Nothing | Known::History => Vec::new(),
+    }
+}
+
+fn heard(threat: &Threat) -> Vec<Finding> {
+    let before = match threat.known {
+        Known::History => honest_history(6),
+        Known::Nothing | Known::Required => Vec::new(),
+    };
+    hear_after(&before, &threat.talk, rules(threat.known)).findings
+}
+
+#[test]
+fn every_row_is_raised_with_its_id_or_listed_with_its_reason() {
+    let mut covered = BTreeSet::new();
+    for threat in threats() {
+        let row = catalogue::find(threat.id).expect("row");
+        let findings = heard(&threat);
+        let found = findings.iter().find(|finding| finding.rule == threat.id);
+        let Some(found) = found else {
+            panic!("{}: raised {:?}", threat.id, findings.iter().map(|f| (f.rule, f.kind)).collect::<Vec<_>>());
+        };
+        let special = matches!((threat.id, found.kind), ("A3" | "A5", Kind::StarttlsMasked));
+        assert!(Some(found.kind) == row.kind || special, "{}: {}", threat.id, found.kind);
+        assert_eq!((found.evidence, found.outcome), (threat.evidence, threat.outcome), "{}", threat.id);
+        covered.insert(threat.id);
+    }
+    covered.extend(["A8", "A9", "D1"]); // Several connections each: the tests below.
+    let missing: Vec<_> =
+        catalogue::ROWS.iter().filter(|row| row.kind.is_some() && !covered.contains(row.id)).collect();
+    assert!(missing.is_empty(), "{missing:?}");
+    let listed = catalogue::ROWS.iter().filter(|row| row.kind.is_none()).count();
+    println!("{} rows raised, {listed} listed as not raised, {} in all", covered.len(), catalogue::ROWS.len());
+}
+
+#[test]
+fn every_finding_names_a_row_and_speaks_plainly() {
+    for threat in threats() {
+        for finding in heard(&threat) {
+            assert!(catalogue::find(finding.rule).is_some(), "{}", finding.rule);
+            let text = serde_json::to_string(&finding).expect("serialises").to_lowercase();
+            for word in ["attack", "\"isp", " isp ", "hacker"] {
+                assert!(!text.contains(word), "FP-16 {}: {text}", threat.id);
+            }
+        }
+    }
+}
+
+#[test]
+fn every_row_survives_one_octet_per_segment() {
+    for threat in threats() {
+        // A run of X typed octet by octet is what a person behind a masking device sends (FP-25).
+        if threat.talk.role == smtpwatch_core::Role::Server && matches!(threat.id, "B2" | "C4") || threat.id == "FO-1" {
+            continue;
+        }
+        let cut = Threat { talk: threat.talk.cut(1), ..threat };
+        assert!(heard(&cut).iter().any(|finding| finding.rule == cut.id), "EV-1 {}", cut.id);
+    }
+}
+
+#[test]
+fn a8_a_known_client_that_stops_using_tls() {
+    let before: Vec<_> = (0..6).map(|hour| honest().seen_by_server().at((hour - 1000) * 3600)).collect();
+    let heard = hear_after(&before, &deliver(greeted().s(OFFER)).seen_by_server(), Vec::new());
+    assert_eq!(heard.kinds(), [Kind::StarttlsUnused]);
+    let finding = &heard.findings[0];
+    assert_eq!((finding.rule, finding.evidence), ("A8", Evidence::Regression));
+    assert!(finding.proof.iter().any(|line| line.contains("SIZE") && line.contains("FO-14")), "{:?}", finding.proof);
+    let stranger = hear(&deliver(greeted().s(OFFER)).seen_by_server(), Vec::new());
+    assert_eq!(stranger.kinds(), [], "a client of which nothing is known");
+}
+
+#[test]
+fn a9_a_strip_that_comes_back() {
+    let mut before = honest_history(40);
+    before.push(deliver(greeted().s(STRIPPED)).at(-900 * 3600));
+    before.push(honest().at(-800 * 3600));
+    let heard = hear_after(&before, &deliver(greeted().s(STRIPPED)), Vec::new());
+    assert_eq!((heard.kinds(), heard.findings[0].rule), (vec![Kind::StarttlsStripped], "A9"));
+}
+
+#[test]
+fn d1_a_failed_handshake_and_the_delivery_in_clear_that_follows() {
+    let go = || greeted().s(OFFER).c("STARTTLS\r\n").s("220 2.0.0 go\r\n");
+    let alert = [0x15, 3, 3, 0, 2, 2, 40];
+    for (first, how) in [
+        (go().c(client_hello(0x0304)).ack(Side::Server).reset(Side::Server), "a reset came from the server"),
+        (go().c(client_hello(0x0304)).s(alert).close(), "the server sent alert 40"),
+        (
+            go().c(client_hello(0x0304)).s(server_hello(0x0303, 0xc02f, b"")).c(alert).close(),
+            "the client sent alert 40",
+        ),
+        (go().ack(Side::Client).reset(Side::Client), "a reset came from the client"),
+    ] {
+        let half = hear(&first, Vec::new());
+        assert_eq!(half.kinds(), [Kind::TlsHandshakeFailed], "{how}");
+        assert_eq!((half.findings[0].rule, half.findings[0].severity), ("D1", Severity::Info));
+        assert!(half.findings[0].proof[0].contains(how), "{:?}", half.findings[0].proof);
+        let heard = hear_after(&[first.at(-3600)], &deliver(greeted().s(OFFER)), Vec::new());
+        let finding = heard.findings.iter().find(|finding| finding.kind == Kind::DowngradeRetry).expect(how);
+        assert_eq!((finding.rule, finding.evidence, finding.outcome), ("D1", Evidence::Suspicious, Outcome::Content));
+        assert!(finding.proof[0].contains(how), "{:?}", finding.proof);
+    }
+    let healed = hear_after(
+        &[go().c(client_hello(0x0304)).ack(Side::Server).reset(Side::Server).at(-7200), honest().at(-3600)],
+        &deliver(greeted().s(OFFER)),
+        Vec::new(),
+    );
+    assert_eq!(healed.kinds(), [], "TLS came about since");
+}
+
+#[test]
+fn fo2_the_length_and_the_order_are_compared_with_history() {
+    let heard = hear_after(&honest_history(6), &deliver(greeted().s(STRIPPED)), Vec::new());
+    let line = heard.findings[0].proof.iter().find(|line| line.contains("FO-2")).expect("FO-2");
+    assert!(line.contains("-14 against") && line.contains("missing: STARTTLS; added: none"), "{line}");
+    assert!(line.contains("order of the rest unchanged"), "{line}");
+}
+
+#[test]
+fn fo8_a_reply_that_is_faster_than_light() {
+    // The round trip of the honest sessions is 30 ms; the forged refusal comes after one.
+    let slow: Vec<_> = honest_history(6).into_iter().map(|talk| talk.far(30)).collect();
+    let heard = hear_after(
+        &slow,
+        &deliver(greeted().s(OFFER).c("STARTTLS\r\n").s("454 TLS not available due to temporary reason\r\n")),
+        Vec::new(),
+    );
+    let proof = &heard.findings[0].proof;
+    assert!(proof.iter().any(|line| line.contains("reply to STARTTLS") && line.contains("FO-8")), "{proof:?}");
+    assert!(proof.iter().any(|line| line.contains("ENHANCEDSTATUSCODES") && line.contains("FO-11")), "{proof:?}");
+    assert!(proof.iter().any(|line| line.contains("word for word")), "{proof:?}");
+    assert!(proof.iter().any(|line| line.starts_with("scope: ")), "{proof:?}");
+}
