@@ -6,8 +6,8 @@
 use std::{collections::HashMap, hash::Hash};
 
 use smtpwatch_common::{
-    Counter, Direction, FlowKey, FlowState, Flows, Host, Link, Order, Outcome, PortSet, Record, RecordBuffer, Scratch, Slice,
-    process, record::UID_UNKNOWN,
+    Counter, Direction, FlowKey, FlowState, Flows, Host, Link, Order, Outcome, PortSet, Record, RecordBuffer, Scratch,
+    Slice, process, record::UID_UNKNOWN,
 };
 use smtpwatch_core::engine::GateOrder;
 
@@ -73,8 +73,7 @@ impl UserspaceGate {
     /// Takes one packet through the gate; `emit` gets every record that the kernel would have sent, in order.
     pub fn packet(&mut self, frame: &CapturedFrame<'_>, emit: impl FnMut(Record<'_>)) -> Outcome {
         let packet = Slice::new(frame.bytes, frame.wire_len);
-        let mut host =
-            Run { frame, ports: &self.ports, orders: &self.orders, counters: &mut self.counters, emit };
+        let mut host = Run { frame, ports: &self.ports, orders: &self.orders, counters: &mut self.counters, emit };
         let scratch = &mut *self.scratch;
         process(&packet, frame.link, &mut self.flows, &mut host, || Some(scratch))
     }
