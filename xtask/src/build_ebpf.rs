@@ -27,7 +27,7 @@ const STRIP: [&str; 4] = ["llvm-strip-22", "/usr/lib/llvm-22/bin/llvm-strip", "l
 pub struct Arguments {
     /// Build, load and compare with the committed object, but do not write it
     #[arg(long)]
-    check: bool,
+    pub check: bool,
 }
 
 /// Builds the object, has the kernel's verifier load it where that is allowed, and puts it in its place.
