@@ -12,12 +12,43 @@ pub enum Side {
     Server = 1,
 }
 
-/// An address as it is on the wire; IPv4 in its IPv6-mapped form (RFC 4291 §2.5.5.2).
-pub type Address = [u8; 16];
+/// An address: its octets as on the wire, IPv4 in its IPv6-mapped form (RFC 4291 §2.5.5.2).
+///
+/// Aligned, because the kernel's instruction set moves what is not aligned octet by octet.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+#[repr(C, align(4))]
+pub struct Address(pub [u8; 16]);
+
+impl Address {
+    /// All zero.
+    pub const UNSPECIFIED: Self = Self([0; 16]);
+
+    /// The mapped form of an IPv4 address.
+    #[inline(always)]
+    #[must_use]
+    pub const fn from_ipv4([a, b, c, d]: [u8; 4]) -> Self {
+        Self([0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0xff, 0xff, a, b, c, d])
+    }
+}
+
+impl From<IpAddr> for Address {
+    fn from(ip: IpAddr) -> Self {
+        match ip {
+            IpAddr::V4(v4) => Self::from_ipv4(v4.octets()),
+            IpAddr::V6(v6) => Self(v6.octets()),
+        }
+    }
+}
+
+impl From<Address> for IpAddr {
+    fn from(address: Address) -> Self {
+        Ipv6Addr::from(address.0).to_canonical()
+    }
+}
 
 /// A connection, the same for packets of both directions. Map key of the kernel: no padding.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
-#[repr(C, align(4))]
+#[repr(C)]
 pub struct FlowKey {
     /// Address of the end without the watched port.
     pub client: Address,
@@ -32,6 +63,10 @@ pub struct FlowKey {
 const _: () = assert!(size_of::<FlowKey>() == FlowKey::SIZE);
 
 impl FlowKey {
+    /// To be filled.
+    pub const EMPTY: Self =
+        Self { client: Address::UNSPECIFIED, server: Address::UNSPECIFIED, client_port: 0, server_port: 0 };
+
     /// Octets of the key in a map.
     pub const SIZE: usize = 36;
 
@@ -39,8 +74,8 @@ impl FlowKey {
     #[must_use]
     pub fn new(client: SocketAddr, server: SocketAddr) -> Self {
         Self {
-            client: mapped(client.ip()),
-            server: mapped(server.ip()),
+            client: client.ip().into(),
+            server: server.ip().into(),
             client_port: client.port(),
             server_port: server.port(),
         }
@@ -49,21 +84,21 @@ impl FlowKey {
     /// The client's end point; an IPv4-mapped address is told as IPv4.
     #[must_use]
     pub fn client(&self) -> SocketAddr {
-        SocketAddr::new(unmapped(self.client), self.client_port)
+        SocketAddr::new(self.client.into(), self.client_port)
     }
 
     /// The server's end point; an IPv4-mapped address is told as IPv4.
     #[must_use]
     pub fn server(&self) -> SocketAddr {
-        SocketAddr::new(unmapped(self.server), self.server_port)
+        SocketAddr::new(self.server.into(), self.server_port)
     }
 
     /// The key as a map holds it.
     #[must_use]
     pub fn to_bytes(&self) -> [u8; Self::SIZE] {
         let mut bytes = [0; Self::SIZE];
-        bytes[..16].copy_from_slice(&self.client);
-        bytes[16..32].copy_from_slice(&self.server);
+        bytes[..16].copy_from_slice(&self.client.0);
+        bytes[16..32].copy_from_slice(&self.server.0);
         bytes[32..34].copy_from_slice(&self.client_port.to_ne_bytes());
         bytes[34..].copy_from_slice(&self.server_port.to_ne_bytes());
         bytes
@@ -86,17 +121,6 @@ pub(crate) fn sender(
         (true, true) => source_is_lower(),
     };
     if from_server { Side::Server } else { Side::Client }
-}
-
-fn mapped(address: IpAddr) -> Address {
-    match address {
-        IpAddr::V4(v4) => v4.to_ipv6_mapped().octets(),
-        IpAddr::V6(v6) => v6.octets(),
-    }
-}
-
-fn unmapped(address: Address) -> IpAddr {
-    Ipv6Addr::from(address).to_canonical()
 }
 
 #[cfg(test)]

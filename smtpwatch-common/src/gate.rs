@@ -26,12 +26,10 @@ pub const TLS_CLIENT_BUDGET: u32 = 8 * 1024;
 pub const TLS_SERVER_BUDGET: u32 = 16 * 1024;
 /// SYN, FIN and RST records of a muted flow: a flood of them must not fill the ring.
 pub const CONTROL_RECORDS: u8 = 32;
-/// Octets at the end of a server's segment in which its last line must begin to be understood here.
-pub const LAST_LINE: u32 = 256;
+/// Octets at the end of a segment that are looked at: a server's last line must begin there to be understood here.
+pub const TAIL: usize = 128;
 
 const CONTROL: u8 = SYN | FIN | RST;
-/// Octets at the end of a client's segment that are looked at: `CR LF . CR LF QUIT CR LF` is 11.
-const TAIL: usize = 16;
 
 /// How far a flow has come.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -93,7 +91,9 @@ pub struct FlowState {
     /// Body: segments with payload from the server.
     pub replies: u8,
     /// Zero.
-    pub reserved: [u8; 5],
+    pub reserved: u8,
+    /// Zero.
+    pub reserved_word: u32,
     /// What the client sent.
     pub client: Half,
     /// What the server sent.
@@ -117,7 +117,7 @@ pub struct Half {
     /// See [`Skip`].
     pub skip: Skip,
     /// Zero.
-    pub reserved: [u8; 2],
+    pub reserved: u16,
 }
 
 /// What is known of where the next octet of a direction stands.
@@ -146,7 +146,7 @@ pub enum Skip {
 
 impl Half {
     const fn new(tls: u32) -> Self {
-        Self { next: 0, skip_until: 0, tls, stream: Stream::Unknown, skip: Skip::Off, reserved: [0; 2] }
+        Self { next: 0, skip_until: 0, tls, stream: Stream::Unknown, skip: Skip::Off, reserved: 0 }
     }
 }
 
@@ -170,7 +170,8 @@ impl FlowState {
             announced: false,
             dot: false,
             replies: 0,
-            reserved: [0; 5],
+            reserved: 0,
+            reserved_word: 0,
             client: Half::new(TLS_CLIENT_BUDGET),
             server: Half::new(TLS_SERVER_BUDGET),
         };
@@ -425,44 +426,43 @@ const fn marks_of(state: &FlowState) -> u16 {
     if state.midstream { mark::MIDSTREAM } else { 0 }
 }
 
-/// Draws conclusions from `segment`. `chunk` holds the last `chunk_len` octets of its payload if they were copied
-/// (`chunk_len` is 0 otherwise).
-#[inline(always)]
-pub fn inspect<P: Packet>(state: &mut FlowState, packet: &P, segment: &Segment, chunk: &[u8; CHUNK], chunk_len: u32) {
+/// Draws conclusions from `segment`; `buffer` is where its last octets are put. Tells whether the segment held anything
+/// that was not seen before.
+// A function of its own, because a kernel program has 512 octets of stack. It returns a value, and the
+// caller takes it, because the verifier looks at the return register also where nothing is returned.
+#[inline(never)]
+pub fn inspect<P: Packet>(state: &mut FlowState, packet: &P, segment: &Segment, buffer: &mut TailBuffer) -> bool {
     let start = segment.data_seq();
     let half = state.half(segment.from);
     if segment.has(SYN) {
         *half = Half { next: start, stream: Stream::LineStart, ..*half };
     }
     if segment.length == 0 {
-        return;
+        return false;
     }
     let end = start.wrapping_add(segment.length);
     let known = half.stream != Stream::Unknown;
     if known && !after(end, half.next) {
-        return; // a retransmission
+        return false; // a retransmission
     }
     // A hole before, or an overlap: the segment's first octet is not known to begin a line.
     let line_start = half.stream == Stream::LineStart && start == half.next;
+    // Nothing of it was seen before: what it says stands where it seems to stand.
     let in_order = !known || !after(half.next, start);
     half.next = end;
-    let Some([last]) = packet.load::<1>(segment.payload + segment.length - 1) else {
+    let Some(tail) = Tail::of(packet, segment, line_start, buffer) else {
         half.stream = Stream::WithinLine;
-        return;
+        return true;
     };
-    half.stream = if last == b'\n' { Stream::LineStart } else { Stream::WithinLine };
+    half.stream = if tail.ends_line() { Stream::LineStart } else { Stream::WithinLine };
     if !in_order {
-        return;
+        return true;
     }
     match (state.phase, segment.from) {
-        (Phase::Clear, Side::Client) => follow_client(state, packet, segment, line_start),
-        (Phase::Clear, Side::Server) => {
-            follow_server(state, packet, segment, line_start && segment.length == chunk_len, chunk, chunk_len);
-        }
+        (Phase::Clear, Side::Client) => follow_client(state, packet, segment, &tail),
+        (Phase::Clear, Side::Server) => follow_server(state, packet, segment, &tail),
         (Phase::Body, Side::Client) => {
-            if let Some(tail) = Tail::of(packet, segment, line_start)
-                && (tail.ends_body() || tail.ends_body_and_quits())
-            {
+            if tail.ends_body() {
                 state.dot = true;
             }
         }
@@ -476,32 +476,20 @@ pub fn inspect<P: Packet>(state: &mut FlowState, packet: &P, segment: &Segment, 
         }
         (Phase::Tls | Phase::Muted, _) => {}
     }
+    true
 }
 
 #[inline(always)]
-fn follow_client<P: Packet>(state: &mut FlowState, packet: &P, segment: &Segment, line_start: bool) {
+fn follow_client<P: Packet>(state: &mut FlowState, packet: &P, segment: &Segment, tail: &Tail<'_>) {
     state.asked = match state.asked {
         Asked::GoAhead if begins_handshake(packet, segment) => Asked::Hello,
         Asked::Hello => Asked::Hello,
-        Asked::Nothing | Asked::Data | Asked::StartTls | Asked::GoAhead => {
-            match Tail::of(packet, segment, line_start) {
-                Some(tail) if tail.ends_in_data() => Asked::Data,
-                Some(tail) if tail.ends_in_starttls() => Asked::StartTls,
-                Some(_) | None => Asked::Nothing,
-            }
-        }
+        Asked::Nothing | Asked::Data | Asked::StartTls | Asked::GoAhead => tail.command(),
     };
 }
 
 #[inline(always)]
-fn follow_server<P: Packet>(
-    state: &mut FlowState,
-    packet: &P,
-    segment: &Segment,
-    chunk_begins_line: bool,
-    chunk: &[u8; CHUNK],
-    chunk_len: u32,
-) {
+fn follow_server<P: Packet>(state: &mut FlowState, packet: &P, segment: &Segment, tail: &Tail<'_>) {
     match state.asked {
         Asked::Nothing | Asked::GoAhead => {}
         Asked::Hello => {
@@ -511,12 +499,12 @@ fn follow_server<P: Packet>(
             }
         }
         Asked::Data | Asked::StartTls => {
-            let Some(line) = last_line(chunk, chunk_len, chunk_begins_line) else { return };
-            let start = segment.payload + segment.length - line;
-            match packet.load::<4>(start) {
-                Some([b'3', b'5', b'4', b' ' | b'\r' | b'\n']) if state.asked == Asked::Data => state.enter_body(),
-                Some([b'2', ..]) if state.asked == Asked::StartTls => state.asked = Asked::GoAhead,
-                Some(_) | None => {}
+            let Some(line) = tail.last_line() else { return };
+            let Some(code) = packet.load::<4>((segment.payload + segment.length).wrapping_sub(line)) else { return };
+            match code {
+                [b'3', b'5', b'4', b' ' | b'\r' | b'\n'] if state.asked == Asked::Data => state.enter_body(),
+                [b'2', ..] if state.asked == Asked::StartTls => state.asked = Asked::GoAhead,
+                _ => {}
             }
         }
     }
@@ -528,106 +516,141 @@ fn begins_handshake<P: Packet>(packet: &P, segment: &Segment) -> bool {
     segment.length >= 2 && packet.load::<2>(segment.payload) == Some([0x16, 0x03])
 }
 
-/// How many octets at the end of the copied chunk are its last line; `None` if the chunk does not end with a line, or the
-/// line does not begin within [`LAST_LINE`] octets.
+/// Where the last octets of a segment are put, after room for what stands before them.
+#[derive(Clone, Copy, Debug)]
+#[repr(C, align(8))]
+pub struct TailBuffer([u8; 2 * TAIL]);
+
+impl TailBuffer {
+    /// Zeroes.
+    pub const EMPTY: Self = Self([0; 2 * TAIL]);
+}
+
+/// The last octets of a segment.
 ///
-/// A loop without an early end and without an index that depends on what was read: cheap for the verifier.
-#[inline(always)]
-fn last_line(chunk: &[u8; CHUNK], chunk_len: u32, chunk_begins_line: bool) -> Option<u32> {
-    let window = if chunk_len < LAST_LINE { chunk_len } else { LAST_LINE };
-    let mut line = 0;
-    let mut ended = false;
-    // From the oldest octet of the window to the newest; `back` counts from the chunk's end.
-    let mut back = LAST_LINE;
-    while back > 0 {
-        if back <= window {
-            let octet = chunk[(chunk_len.wrapping_sub(back) as usize) & (CHUNK - 1)];
-            if octet == b'\n' {
-                if back > 1 {
-                    line = back - 1;
-                } else {
-                    ended = true;
-                }
-            }
-        }
-        back -= 1;
-    }
-    match (ended, line) {
-        (false, _) => None,
-        (true, 0) if chunk_begins_line && chunk_len <= LAST_LINE => Some(chunk_len),
-        (true, 0) => None,
-        (true, line) => Some(line),
-    }
+/// They end at `count + TAIL` in the buffer, so that the last [`TAIL`] of them always begin at `count`, whatever the
+/// segment's length. Before a segment that begins a line stands the end of the line before it. Everything read from here is
+/// straight-line arithmetic: a loop that ends, or an index that depends, on what was read multiplies the verifier's work.
+struct Tail<'a> {
+    buffer: &'a TailBuffer,
+    count: usize,
 }
 
-/// The end of a client's segment, as shift registers: the newest octet is the lowest.
-struct Tail {
-    /// All octets as they are: the last 8, and the 8 before them.
-    raw: (u64, u64),
-    /// The same without blanks and CR, in lower case: servers accept them before a line's end. What stands between the
-    /// letters does not matter, because a server would have to accept that as the command too.
-    squeezed: (u64, u64),
-}
-
-impl Tail {
+impl<'a> Tail<'a> {
     #[inline(always)]
-    fn of<P: Packet>(packet: &P, segment: &Segment, line_start: bool) -> Option<Self> {
-        let mut octets = [0; TAIL];
+    fn of<P: Packet>(packet: &P, segment: &Segment, line_start: bool, buffer: &'a mut TailBuffer) -> Option<Self> {
         let whole = segment.length <= TAIL_U32;
         let count = if whole { segment.length } else { TAIL_U32 };
-        if !packet.copy(segment.payload + segment.length - count, count, &mut octets) {
+        let (before, octets) = buffer.0.split_at_mut(TAIL);
+        before.fill(0);
+        if whole && line_start {
+            before[TAIL - 2] = b'\r';
+            before[TAIL - 1] = b'\n';
+        }
+        let octets: &mut [u8; TAIL] = octets.try_into().ok()?;
+        if !packet.copy(segment.payload + segment.length - count, count, octets) {
             return None;
         }
-        let mut tail = Self { raw: (0, 0), squeezed: (0, 0) };
-        if whole && line_start {
-            // The line before ended in the previous segment.
-            tail.push(b'\r');
-            tail.push(b'\n');
+        Some(Self { buffer, count: count as usize })
+    }
+
+    /// Eight octets, the first of them `from` octets after the start of the window.
+    #[inline(always)]
+    fn word(&self, from: usize) -> u64 {
+        let mut word = 0;
+        let mut i = 0;
+        while i < 8 {
+            // The mask changes nothing: it shows the bound.
+            word = (word << 8) | u64::from(self.buffer.0[(self.count + from + i) & (2 * TAIL - 1)]);
+            i += 1;
         }
-        for (i, octet) in (0..).zip(octets) {
-            if i < count {
-                tail.push(octet);
-            }
+        word
+    }
+
+    #[inline(always)]
+    fn ends_line(&self) -> bool {
+        self.word(TAIL - 8) & 0xff == u64::from(b'\n')
+    }
+
+    /// The command that the client's last line is, without its trailing blanks and CR.
+    #[inline(always)]
+    fn command(&self) -> Asked {
+        let (mut high, mut low) = (self.word(TAIL - 16), self.word(TAIL - 8));
+        if low & 0xff != u64::from(b'\n') {
+            return Asked::Nothing;
         }
-        Some(tail)
-    }
-
-    #[inline(always)]
-    const fn push(&mut self, octet: u8) {
-        shift(&mut self.raw, octet);
-        if !matches!(octet, b' ' | b'\t' | b'\r') {
-            shift(&mut self.squeezed, octet.to_ascii_lowercase());
+        let mut i = 0;
+        while i < 1 + BLANKS {
+            // The LF first, then CR and blanks.
+            let last = low & 0xff;
+            let strip = i == 0 || last == u64::from(b'\r') || last == u64::from(b' ') || last == u64::from(b'\t');
+            let by = if strip { 8 } else { 0 };
+            low = (low >> by) | ((high << 8) << (56 - by));
+            high >>= by;
+            i += 1;
+        }
+        // Upper and lower case differ in this bit (RFC 5321 §2.4: verbs are case-insensitive).
+        const CASE: u64 = 0x2020_2020_2020_2020;
+        if (low | (CASE >> 32)) & 0xff_ffff_ffff == number(b"\0\0\0\ndata") {
+            Asked::Data
+        } else if low | CASE == number(b"starttls") && high & 0xff == u64::from(b'\n') {
+            Asked::StartTls
+        } else {
+            Asked::Nothing
         }
     }
 
+    /// Whether a line of one dot ends the client's segment, or that and `QUIT`.
     #[inline(always)]
-    const fn ends_in_data(&self) -> bool {
-        self.squeezed.0 & 0xffff_ffff_ffff == number(b"\0\0\ndata\n")
+    fn ends_body(&self) -> bool {
+        let (high, low) = (self.word(TAIL - 16), self.word(TAIL - 8));
+        let dot = low & 0xff_ffff_ffff == number(b"\0\0\0\r\n.\r\n");
+        let quit = low | 0x2020_2020_0000 == number(b"\r\nquit\r\n") && high & 0xff_ffff == number(b"\0\0\0\0\0\r\n.");
+        dot || quit
     }
 
+    /// How many octets of the segment's end are its last line; `None` if that does not end in LF or begins too early.
     #[inline(always)]
-    const fn ends_in_starttls(&self) -> bool {
-        self.squeezed.0 == number(b"tarttls\n") && self.squeezed.1 & 0xffff == number(b"\0\0\0\0\0\0\ns")
+    fn last_line(&self) -> Option<u32> {
+        let early = self.line_feeds(0);
+        let late = self.line_feeds(TAIL / 2);
+        if late & 1 == 0 {
+            return None;
+        }
+        let (ends, from) = if late >> 1 != 0 { (late & !1, 0) } else { (early, 64) };
+        if ends == 0 {
+            return None;
+        }
+        // The line begins after the last LF but one.
+        Some(from + ends.trailing_zeros())
     }
 
+    /// Where LF stands in 64 octets of the window: the last of them is the lowest bit.
     #[inline(always)]
-    const fn ends_body(&self) -> bool {
-        self.raw.0 & 0xff_ffff_ffff == number(b"\0\0\0\r\n.\r\n")
-    }
-
-    #[inline(always)]
-    const fn ends_body_and_quits(&self) -> bool {
-        self.squeezed.0 == number(b"\n.\nquit\n")
+    fn line_feeds(&self, from: usize) -> u64 {
+        let mut bits = 0;
+        let mut word = 0;
+        while word < 8 {
+            bits = (bits << 8) | zero_octets(self.word(from + word * 8) ^ 0x0a0a_0a0a_0a0a_0a0a);
+            word += 1;
+        }
+        bits
     }
 }
 
-const TAIL_U32: u32 = 16;
-const _: () = assert!(TAIL_U32 as usize == TAIL);
+/// Blanks, and CR, before the LF of a command line that are looked through.
+const BLANKS: usize = 4;
+const TAIL_U32: u32 = 128;
+const _: () = assert!(TAIL_U32 as usize == TAIL && TAIL == 128);
 
+/// Which octets of `word` are zero, one bit for each in their order.
 #[inline(always)]
-const fn shift(register: &mut (u64, u64), octet: u8) {
-    register.1 = (register.1 << 8) | (register.0 >> 56);
-    register.0 = (register.0 << 8) | octet as u64;
+const fn zero_octets(word: u64) -> u64 {
+    const LOW: u64 = 0x7f7f_7f7f_7f7f_7f7f;
+    // 0x80 where the octet is zero, without carries between octets.
+    let zero = !(((word & LOW) + LOW) | word | LOW);
+    // Gathers the eight top bits in the top octet.
+    ((zero >> 7).wrapping_mul(0x0102_0408_1020_4080)) >> 56
 }
 
 const fn number(octets: &[u8; 8]) -> u64 {

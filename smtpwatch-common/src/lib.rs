@@ -23,10 +23,10 @@ pub mod record;
 pub mod walk;
 
 pub use counters::Counter;
-pub use flow_key::{FlowKey, Side};
+pub use flow_key::{Address, FlowKey, Side};
 pub use gate::{FlowState, Order};
 pub use packet::{Packet, Slice};
 pub use ports::PortSet;
 pub use process::{Flows, Host, Outcome, process};
-pub use record::{CHUNK, DecodeError, Direction, Header, Record, Scratch};
+pub use record::{CHUNK, DecodeError, Direction, Header, Record, RecordBuffer, Scratch};
 pub use walk::{Link, Segment, Walk};

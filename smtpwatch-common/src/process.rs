@@ -1,7 +1,9 @@
 //! The whole way of one packet: walk, state, orders, gate, records. The same code in the kernel and in the daemon.
 
+use core::hint::black_box;
+
 use crate::{
-    CHUNK, Counter, Direction, FlowKey, FlowState, Header, Link, Order, Packet, Scratch, Segment, Walk,
+    CHUNK, Counter, Direction, FlowKey, FlowState, Link, Order, Packet, RecordBuffer, Scratch, Segment, Walk,
     gate::{self, Decision, Phase},
     record::mark,
     walk,
@@ -36,9 +38,9 @@ pub trait Host {
     /// The daemon's order for a flow.
     fn order(&self, key: &FlowKey) -> Option<Order>;
 
-    /// Sends the record in `scratch`: its header and the first [`Header::captured`] octets of its payload. False if the
-    /// ring has no room.
-    fn submit(&mut self, scratch: &Scratch) -> bool;
+    /// Sends `record`: its header and the first octets of its payload, as many as the header says. False if the ring has
+    /// no room.
+    fn submit(&mut self, record: &RecordBuffer) -> bool;
 
     /// Adds one to a counter.
     fn count(&mut self, counter: Counter);
@@ -80,7 +82,7 @@ impl Outcome {
     }
 }
 
-/// Takes one packet through the gate and counts it. `scratch` is asked for only when a record is to be sent.
+/// Takes one packet through the gate and counts it. `scratch` is asked for only when its port is watched.
 #[inline(always)]
 pub fn process<'s, P: Packet, F: Flows, H: Host>(
     packet: &P,
@@ -89,25 +91,28 @@ pub fn process<'s, P: Packet, F: Flows, H: Host>(
     host: &mut H,
     scratch: impl FnOnce() -> Option<&'s mut Scratch>,
 ) -> Outcome {
-    let outcome = match walk::walk(packet, link, |port| host.watched(port)) {
+    let outcome = match walk::walk(packet, link, |port| host.watched(port), scratch) {
         Walk::NotTcp | Walk::NotWatched => Outcome::Other,
         Walk::Fragment => Outcome::Fragment,
-        Walk::Unparsed => Outcome::Unparsed,
+        // The kernel has a scratch for every CPU.
+        Walk::Unparsed | Walk::NoScratch => Outcome::Unparsed,
         Walk::Truncated => Outcome::Truncated,
-        Walk::Segment(segment) => process_segment(packet, &segment, flows, host, scratch),
+        Walk::Segment(scratch) => process_segment(packet, scratch, flows, host),
     };
     host.count(outcome.counter(host.direction()));
     outcome
 }
 
-#[inline(always)]
-fn process_segment<'s, P: Packet, F: Flows, H: Host>(
+// A function of its own: a kernel program has 512 octets of stack.
+#[inline(never)]
+fn process_segment<P: Packet, F: Flows, H: Host>(
     packet: &P,
-    segment: &Segment,
+    scratch: &mut Scratch,
     flows: &mut F,
     host: &mut H,
-    scratch: impl FnOnce() -> Option<&'s mut Scratch>,
 ) -> Outcome {
+    let Scratch { segment, tail, record } = scratch;
+    let segment: &Segment = segment;
     let Some(state) = flows.entry(&segment.key, || FlowState::new(host.now(), segment)) else {
         return Outcome::FlowTableFull;
     };
@@ -124,36 +129,44 @@ fn process_segment<'s, P: Packet, F: Flows, H: Host>(
     if decision == Decision::Nothing && (muted || segment.length == 0) {
         return Outcome::Muted;
     }
-    let Some(scratch) = scratch() else {
-        // The kernel has one for every CPU; were it missing, the record could not be sent.
-        host.count(Counter::RingFull);
-        return Outcome::Forwarded;
-    };
-    let flow = state.flow;
-    let chunk_len = match decision {
-        Decision::Nothing => 0,
-        Decision::Header { marks } => {
-            fill(packet, segment, flow, marks, host, scratch);
-            send(scratch, 0, 0, host);
-            0
-        }
-        Decision::Copy { from, until, marks } => {
-            fill(packet, segment, flow, marks, host, scratch);
-            copy(packet, segment, from, until, host, scratch)
-        }
-    };
+    record.header.flow = state.flow;
+    black_box(send(packet, segment, &decision, host, record));
     if !muted {
-        gate::inspect(state, packet, segment, &scratch.payload, chunk_len);
+        black_box(gate::inspect(state, packet, segment, tail));
     }
     if decision == Decision::Nothing { Outcome::Muted } else { Outcome::Forwarded }
 }
 
+/// Sends what `decision` says; returns how many records that took.
+// A function of its own, because a kernel program has 512 octets of stack. It returns a value, and the
+// caller takes it, because the verifier looks at the return register also where nothing is returned.
+#[inline(never)]
+fn send<P: Packet, H: Host>(
+    packet: &P,
+    segment: &Segment,
+    decision: &Decision,
+    host: &mut H,
+    record: &mut RecordBuffer,
+) -> u32 {
+    match *decision {
+        Decision::Nothing => 0,
+        Decision::Header { marks } => {
+            fill(packet, segment, marks, host, record);
+            submit(record, host);
+            1
+        }
+        Decision::Copy { from, until, marks } => {
+            fill(packet, segment, marks, host, record);
+            copy(packet, segment, (from, until), host, record)
+        }
+    }
+}
+
 #[inline(always)]
-fn fill<P: Packet, H: Host>(packet: &P, segment: &Segment, flow: u64, marks: u16, host: &H, scratch: &mut Scratch) {
+fn fill<P: Packet, H: Host>(packet: &P, segment: &Segment, marks: u16, host: &H, record: &mut RecordBuffer) {
     let (cgroup, uid) = host.owner();
-    let header = &mut scratch.header;
+    let header = &mut record.header;
     header.timestamp = host.now();
-    header.flow = flow;
     header.cgroup = cgroup;
     header.uid = uid;
     header.interface = host.interface();
@@ -170,7 +183,10 @@ fn fill<P: Packet, H: Host>(packet: &P, segment: &Segment, flow: u64, marks: u16
     header.ip_version = segment.ip_version;
     header.tcp_flags = segment.flags;
     header.ttl = segment.ttl;
-    header.reserved = [0; 5];
+    header.offset = 0;
+    header.captured = 0;
+    header.reserved = 0;
+    header.reserved_word = 0;
     header.options_len = 0;
     let options = u32::from(segment.options_len);
     if options > 0 && packet.copy(segment.payload - options, options, &mut header.options) {
@@ -178,61 +194,55 @@ fn fill<P: Packet, H: Host>(packet: &P, segment: &Segment, flow: u64, marks: u16
     }
 }
 
-/// Sends payload octets `from..until`; returns how many octets of the segment's end are at the start of the scratch.
+/// Sends payload octets `from..until`; returns how many records that took.
 #[inline(always)]
 fn copy<P: Packet, H: Host>(
     packet: &P,
     segment: &Segment,
-    from: u32,
-    until: u32,
+    (from, mut until): (u32, u32),
     host: &mut H,
-    scratch: &mut Scratch,
+    record: &mut RecordBuffer,
 ) -> u32 {
-    let mut until = until;
     let captured = packet.captured().saturating_sub(segment.payload);
     if captured < until {
         until = captured;
-        scratch.header.marks |= mark::CUT;
+        record.header.marks |= mark::CUT;
+        if until <= from {
+            submit(record, host); // the snapshot ends before what is wanted
+            return 1;
+        }
     }
-    let mut offset = from;
-    let mut chunk = 0;
     let mut sent = 0;
     while sent < MAX_CHUNKS {
+        let offset = from + sent * CHUNK_U32;
         if offset >= until {
-            break;
+            return sent;
         }
-        chunk = until - offset;
-        if chunk > CHUNK_U32 {
-            chunk = CHUNK_U32;
-        }
-        if !packet.copy(segment.payload + offset, chunk, &mut scratch.payload) {
+        record.header.offset = offset;
+        // At most CHUNK, so it fits.
+        record.header.captured = (if until - offset < CHUNK_U32 { until - offset } else { CHUNK_U32 } & 0xffff) as u16;
+        // Read back, so that the verifier knows no more of it than its bounds: it would follow every way of reaching a
+        // length through every turn of this loop.
+        let chunk = u32::from(black_box(&record.header).captured);
+        if !packet.copy(segment.payload + offset, chunk, &mut record.payload) {
             host.count(Counter::Truncated);
-            return 0;
+            return sent;
         }
-        send(scratch, offset, chunk, host);
-        offset += chunk;
+        submit(record, host);
         sent += 1;
     }
-    if sent == 0 {
-        send(scratch, from, 0, host); // the snapshot ends before the payload
-        return 0;
-    }
-    if offset < until {
+    if from + sent * CHUNK_U32 < until {
         host.count(Counter::Truncated);
     }
-    if offset == segment.length { chunk } else { 0 }
+    sent
 }
 
 const CHUNK_U32: u32 = 2048;
 const _: () = assert!(CHUNK_U32 as usize == CHUNK && CHUNK < u16::MAX as usize);
 
 #[inline(always)]
-fn send<H: Host>(scratch: &mut Scratch, offset: u32, captured: u32, host: &mut H) {
-    let header: &mut Header = &mut scratch.header;
-    header.offset = offset;
-    // At most CHUNK.
-    header.captured = (captured & 0xffff) as u16;
-    if !host.submit(scratch) {
+fn submit<H: Host>(record: &RecordBuffer, host: &mut H) {
+    if !host.submit(record) {
         host.count(Counter::RingFull);
     }
 }

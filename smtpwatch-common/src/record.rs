@@ -22,7 +22,7 @@
 
 use core::{fmt, mem::offset_of};
 
-use crate::{FlowKey, Side};
+use crate::{FlowKey, Segment, Side, flow_key::Address, gate::TailBuffer};
 
 /// Version of the record's layout. The daemon embeds its kernel object, so a difference is a broken build.
 pub const WIRE_ABI: u8 = 1;
@@ -117,7 +117,9 @@ pub struct Header {
     /// Octets of `options` that are meant.
     pub options_len: u8,
     /// Zero.
-    pub reserved: [u8; 5],
+    pub reserved: u8,
+    /// Zero.
+    pub reserved_word: u32,
     /// TCP options as on the wire; octets past `options_len` are unspecified.
     pub options: [u8; OPTIONS_MAX],
 }
@@ -130,7 +132,7 @@ const _: () = {
     assert!(offset_of!(Header, captured) == 84);
     assert!(offset_of!(Header, abi) == 92);
     assert!(offset_of!(Header, options) == 104);
-    assert!(size_of::<Scratch>() == Header::SIZE + CHUNK);
+    assert!(offset_of!(RecordBuffer, payload) == Header::SIZE);
 };
 
 impl Header {
@@ -144,7 +146,7 @@ impl Header {
         cgroup: 0,
         uid: UID_UNKNOWN,
         interface: 0,
-        key: FlowKey { client: [0; 16], server: [0; 16], client_port: 0, server_port: 0 },
+        key: FlowKey::EMPTY,
         seq: 0,
         ack: 0,
         length: 0,
@@ -160,7 +162,8 @@ impl Header {
         tcp_flags: 0,
         ttl: 0,
         options_len: 0,
-        reserved: [0; 5],
+        reserved: 0,
+        reserved_word: 0,
         options: [0; OPTIONS_MAX],
     };
 
@@ -189,19 +192,35 @@ impl Header {
     }
 }
 
-/// Where a record is built: one per CPU in the kernel.
+/// Where a packet is worked on: one per CPU in the kernel, because a kernel program's stack has 512 octets only.
 #[derive(Clone, Copy, Debug)]
 #[repr(C)]
 pub struct Scratch {
+    /// What the packet turned out to be.
+    pub segment: Segment,
+    /// The last octets of a segment, to be looked at.
+    pub tail: TailBuffer,
+    /// The record to be sent.
+    pub record: RecordBuffer,
+}
+
+/// A record as it is built.
+#[derive(Clone, Copy, Debug)]
+#[repr(C)]
+pub struct RecordBuffer {
     /// The header to be sent.
     pub header: Header,
-    /// The captured octets to be sent.
+    /// The captured octets to be sent: the first [`Header::captured`] ones.
     pub payload: [u8; CHUNK],
 }
 
 impl Scratch {
     /// An empty scratch.
-    pub const EMPTY: Self = Self { header: Header::EMPTY, payload: [0; CHUNK] };
+    pub const EMPTY: Self = Self {
+        segment: Segment::EMPTY,
+        tail: TailBuffer::EMPTY,
+        record: RecordBuffer { header: Header::EMPTY, payload: [0; CHUNK] },
+    };
 }
 
 /// A record: its header and the octets captured.
@@ -299,8 +318,8 @@ fn read_header(head: &[u8; Header::SIZE]) -> Header {
         uid: u32::from_ne_bytes(fields.take()),
         interface: u32::from_ne_bytes(fields.take()),
         key: FlowKey {
-            client: fields.take(),
-            server: fields.take(),
+            client: Address(fields.take()),
+            server: Address(fields.take()),
             client_port: u16::from_ne_bytes(fields.take()),
             server_port: u16::from_ne_bytes(fields.take()),
         },
@@ -319,7 +338,8 @@ fn read_header(head: &[u8; Header::SIZE]) -> Header {
         tcp_flags: u8::from_ne_bytes(fields.take()),
         ttl: u8::from_ne_bytes(fields.take()),
         options_len: u8::from_ne_bytes(fields.take()),
-        reserved: fields.take(),
+        reserved: u8::from_ne_bytes(fields.take()),
+        reserved_word: u32::from_ne_bytes(fields.take()),
         options: fields.take(),
     }
 }

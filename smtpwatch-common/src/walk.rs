@@ -3,7 +3,10 @@
 //! One bounds check and direct access for what nearly every packet is (Ethernet, IPv4 without options or IPv6 without
 //! extension headers, TCP); everything else goes by [`Packet::load`], step by step.
 
-use crate::{FlowKey, Packet, Side, flow_key};
+use crate::{
+    FlowKey, Packet, Scratch, Side,
+    flow_key::{self, Address},
+};
 
 /// Extension headers walked before an IPv6 packet counts as unparsed (THREATS EV-6).
 pub const MAX_EXTENSION_HEADERS: u32 = 8;
@@ -76,9 +79,27 @@ impl Segment {
     }
 }
 
+impl Segment {
+    /// To be filled by [`walk`].
+    pub const EMPTY: Self = Self {
+        key: FlowKey::EMPTY,
+        from: Side::Client,
+        seq: 0,
+        ack: 0,
+        payload: 0,
+        length: 0,
+        window: 0,
+        ip_id: 0,
+        flags: 0,
+        ttl: 0,
+        ip_version: 0,
+        options_len: 0,
+    };
+}
+
 /// What a packet turned out to be.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Walk {
+#[derive(Debug)]
+pub enum Walk<'s> {
     /// Not TCP over IP.
     NotTcp,
     /// TCP between ports that are not watched.
@@ -89,39 +110,56 @@ pub enum Walk {
     Unparsed,
     /// The packet ends before its headers do, or before the end that its IP header tells.
     Truncated,
-    /// A segment of a watched port.
-    Segment(Segment),
+    /// A segment of a watched port: [`Scratch::segment`] tells it.
+    Segment(&'s mut Scratch),
+    /// There is no place to tell it.
+    NoScratch,
 }
 
-/// Walks the headers of `packet`.
+/// Walks the headers of `packet`. `scratch` is asked for only when the ports are watched.
 #[inline(always)]
-pub fn walk<P: Packet>(packet: &P, link: Link, watched: impl Fn(u16) -> bool) -> Walk {
+pub fn walk<'s, P: Packet>(
+    packet: &P,
+    link: Link,
+    watched: impl Fn(u16) -> bool,
+    scratch: impl FnOnce() -> Option<&'s mut Scratch>,
+) -> Walk<'s> {
     if matches!(link, Link::Ethernet)
         && let Some(head) = packet.head::<{ ETHERNET_LEN + IPV4_LEN + TCP_LEN }>()
     {
         let (ethernet, rest) = split::<ETHERNET_LEN, { IPV4_LEN + TCP_LEN }, _>(head);
         match ether_type(ethernet) {
             ETHER_IPV4 if rest[0] == 0x45 => {
-                let (ip, tcp) = split::<IPV4_LEN, TCP_LEN, _>(rest);
-                let ip = Ipv4::new(ip);
-                if ip.protocol != PROTOCOL_TCP {
+                let (header, tcp) = split::<IPV4_LEN, TCP_LEN, _>(rest);
+                let (fixed, addresses) = split::<IPV4_FIXED, 8, _>(header);
+                if ipv4_protocol(fixed) != PROTOCOL_TCP {
                     return Walk::NotTcp;
                 }
-                if ip.fragment {
+                if ipv4_is_fragment(fixed) {
                     return Walk::Fragment;
                 }
-                return finish(packet, ETHERNET_LEN_U32, IPV4_LEN_U32, ip.total, tcp, watched, ip);
+                let ip = Ip::v4(fixed, ETHERNET_LEN_U32, IPV4_LEN_U32);
+                return finish(packet, &ip, tcp, watched, scratch, |source, target| {
+                    let (a, b) = split::<4, 4, _>(addresses);
+                    (*source, *target) = (Address::from_ipv4(*a), Address::from_ipv4(*b));
+                    true
+                });
             }
             ETHER_IPV6 => {
                 if let Some(head) = packet.head::<{ ETHERNET_LEN + IPV6_LEN + TCP_LEN }>() {
                     let (_, rest) = split::<ETHERNET_LEN, { IPV6_LEN + TCP_LEN }, _>(head);
-                    let (ip, tcp) = split::<IPV6_LEN, TCP_LEN, _>(rest);
-                    let ip = Ipv6::new(ip);
-                    if ip.next != PROTOCOL_TCP && !is_extension(ip.next) {
-                        return Walk::NotTcp;
+                    let (header, tcp) = split::<IPV6_LEN, TCP_LEN, _>(rest);
+                    let (fixed, addresses) = split::<IPV6_FIXED, 32, _>(header);
+                    if ipv6_next(fixed) == PROTOCOL_TCP && fixed[0] >> 4 == 6 {
+                        let ip = Ip::v6(fixed, ETHERNET_LEN_U32, IPV6_LEN_U32);
+                        return finish(packet, &ip, tcp, watched, scratch, |source, target| {
+                            let (a, b) = split::<16, 16, _>(addresses);
+                            (*source, *target) = (Address(*a), Address(*b));
+                            true
+                        });
                     }
-                    if ip.next == PROTOCOL_TCP && rest[0] >> 4 == 6 {
-                        return finish(packet, ETHERNET_LEN_U32, IPV6_LEN_U32, ip.total(), tcp, watched, ip);
+                    if !is_extension(ipv6_next(fixed)) {
+                        return Walk::NotTcp;
                     }
                 }
             }
@@ -129,13 +167,16 @@ pub fn walk<P: Packet>(packet: &P, link: Link, watched: impl Fn(u16) -> bool) ->
             _ => return Walk::NotTcp,
         }
     }
-    walk_stepwise(packet, link, watched)
+    walk_stepwise(packet, link, watched, scratch)
 }
 
 const ETHERNET_LEN: usize = 14;
 const IPV4_LEN: usize = 20;
 const IPV6_LEN: usize = 40;
 const TCP_LEN: usize = 20;
+/// What stands before the addresses.
+const IPV4_FIXED: usize = 12;
+const IPV6_FIXED: usize = 8;
 const ETHERNET_LEN_U32: u32 = 14;
 const IPV4_LEN_U32: u32 = 20;
 const IPV6_LEN_U32: u32 = 40;
@@ -156,37 +197,23 @@ const FRAGMENT: u8 = 44;
 const AUTHENTICATION: u8 = 51;
 const DESTINATION: u8 = 60;
 
-/// Where the transport header of an IP packet was found.
-struct Transport<A> {
-    /// Octets from the start of the IP header to the transport header.
-    header: u32,
-    /// Octets of the IP packet; zero if only the link layer knows (BIG TCP, THREATS EV-11).
-    total: u32,
-    ip: A,
-}
-
 #[inline(always)]
-fn walk_stepwise<P: Packet>(packet: &P, link: Link, watched: impl Fn(u16) -> bool) -> Walk {
-    let (start, version) = match network_layer(packet, link) {
-        Ok(found) => found,
-        Err(end) => return end,
-    };
-    if version == 4 {
-        match ipv4(packet, start) {
-            Ok(found) => transport(packet, start, found, watched),
-            Err(end) => end,
-        }
-    } else {
-        match ipv6(packet, start) {
-            Ok(found) => transport(packet, start, found, watched),
-            Err(end) => end,
-        }
+fn walk_stepwise<'s, P: Packet>(
+    packet: &P,
+    link: Link,
+    watched: impl Fn(u16) -> bool,
+    scratch: impl FnOnce() -> Option<&'s mut Scratch>,
+) -> Walk<'s> {
+    match network_layer(packet, link) {
+        Ok((start, 4)) => walk_ipv4(packet, start, watched, scratch),
+        Ok((start, _)) => walk_ipv6(packet, start, watched, scratch),
+        Err(end) => end,
     }
 }
 
 /// Offset of the IP header and its version.
 #[inline(always)]
-fn network_layer<P: Packet>(packet: &P, link: Link) -> Result<(u32, u8), Walk> {
+fn network_layer<'s, P: Packet>(packet: &P, link: Link) -> Result<(u32, u8), Walk<'s>> {
     match link {
         Link::Ip => {
             let Some([first]) = packet.load::<1>(0) else { return Err(Walk::Truncated) };
@@ -218,41 +245,55 @@ fn network_layer<P: Packet>(packet: &P, link: Link) -> Result<(u32, u8), Walk> {
 }
 
 #[inline(always)]
-fn ipv4<P: Packet>(packet: &P, start: u32) -> Result<Transport<Ipv4>, Walk> {
-    let Some(header) = packet.load::<IPV4_LEN>(start) else { return Err(Walk::Truncated) };
-    let length = u32::from(header[0] & 0x0f) * 4;
-    if header[0] >> 4 != 4 || length < IPV4_LEN_U32 {
-        return Err(Walk::Unparsed);
+fn walk_ipv4<'s, P: Packet>(
+    packet: &P,
+    start: u32,
+    watched: impl Fn(u16) -> bool,
+    scratch: impl FnOnce() -> Option<&'s mut Scratch>,
+) -> Walk<'s> {
+    let Some(fixed) = packet.load::<IPV4_FIXED>(start) else { return Walk::Truncated };
+    let length = u32::from(fixed[0] & 0x0f) * 4;
+    if fixed[0] >> 4 != 4 || length < IPV4_LEN_U32 {
+        return Walk::Unparsed;
     }
-    let ip = Ipv4::new(&header);
-    if ip.protocol != PROTOCOL_TCP {
-        return Err(Walk::NotTcp);
+    if ipv4_protocol(&fixed) != PROTOCOL_TCP {
+        return Walk::NotTcp;
     }
-    if ip.fragment {
-        return Err(Walk::Fragment);
+    if ipv4_is_fragment(&fixed) {
+        return Walk::Fragment;
     }
-    Ok(Transport { header: length, total: ip.total, ip })
+    let ip = Ip::v4(&fixed, start, length);
+    let Some(tcp) = packet.load::<TCP_LEN>(start + length) else { return Walk::Truncated };
+    finish(packet, &ip, &tcp, watched, scratch, |source, target| {
+        let (Some(a), Some(b)) = (packet.load(start + 12), packet.load(start + 16)) else { return false };
+        (*source, *target) = (Address::from_ipv4(a), Address::from_ipv4(b));
+        true
+    })
 }
 
 #[inline(always)]
-fn ipv6<P: Packet>(packet: &P, start: u32) -> Result<Transport<Ipv6>, Walk> {
-    let Some(header) = packet.load::<IPV6_LEN>(start) else { return Err(Walk::Truncated) };
-    if header[0] >> 4 != 6 {
-        return Err(Walk::Unparsed);
+fn walk_ipv6<'s, P: Packet>(
+    packet: &P,
+    start: u32,
+    watched: impl Fn(u16) -> bool,
+    scratch: impl FnOnce() -> Option<&'s mut Scratch>,
+) -> Walk<'s> {
+    let Some(fixed) = packet.load::<IPV6_FIXED>(start) else { return Walk::Truncated };
+    if fixed[0] >> 4 != 6 {
+        return Walk::Unparsed;
     }
-    let ip = Ipv6::new(&header);
-    let mut next = ip.next;
+    let mut next = ipv6_next(&fixed);
     let mut length = IPV6_LEN_U32;
     for _ in 0..MAX_EXTENSION_HEADERS {
-        if next == PROTOCOL_TCP || !is_extension(next) {
+        if !is_extension(next) {
             break;
         }
-        let Some(extension) = packet.load::<4>(start + length) else { return Err(Walk::Truncated) };
+        let Some(extension) = packet.load::<4>(start + length) else { return Walk::Truncated };
         if next == FRAGMENT {
             // RFC 8200 §4.5: 13 bits of offset, 2 reserved, 1 "more fragments".
             if u16::from_be_bytes([extension[2], extension[3]]) & 0xfff9 != 0 {
                 let may_be_tcp = extension[0] == PROTOCOL_TCP || is_extension(extension[0]);
-                return Err(if may_be_tcp { Walk::Fragment } else { Walk::NotTcp });
+                return if may_be_tcp { Walk::Fragment } else { Walk::NotTcp };
             }
             length += 8;
         } else if next == AUTHENTICATION {
@@ -265,28 +306,26 @@ fn ipv6<P: Packet>(packet: &P, start: u32) -> Result<Transport<Ipv6>, Walk> {
         next = extension[0];
     }
     if next != PROTOCOL_TCP {
-        return Err(if is_extension(next) { Walk::Unparsed } else { Walk::NotTcp });
+        return if is_extension(next) { Walk::Unparsed } else { Walk::NotTcp };
     }
-    Ok(Transport { header: length, total: ip.total(), ip })
+    let ip = Ip::v6(&fixed, start, length);
+    let Some(tcp) = packet.load::<TCP_LEN>(start + length) else { return Walk::Truncated };
+    finish(packet, &ip, &tcp, watched, scratch, |source, target| {
+        packet.copy(start + 8, 16, &mut source.0) && packet.copy(start + 24, 16, &mut target.0)
+    })
 }
 
+/// The TCP header, once the way to it is known. Ports first: most packets end here. `addresses` puts source and target at
+/// their places.
 #[inline(always)]
-fn transport<P: Packet, A: Ip>(packet: &P, start: u32, found: Transport<A>, watched: impl Fn(u16) -> bool) -> Walk {
-    let Some(tcp) = packet.load::<TCP_LEN>(start + found.header) else { return Walk::Truncated };
-    finish(packet, start, found.header, found.total, &tcp, watched, found.ip)
-}
-
-/// The TCP header, once the way to it is known. Ports first: most packets end here.
-#[inline(always)]
-fn finish<P: Packet, A: Ip>(
+fn finish<'s, P: Packet>(
     packet: &P,
-    start: u32,
-    header: u32,
-    total: u32,
+    ip: &Ip,
     tcp: &[u8; TCP_LEN],
     watched: impl Fn(u16) -> bool,
-    ip: A,
-) -> Walk {
+    scratch: impl FnOnce() -> Option<&'s mut Scratch>,
+    addresses: impl FnOnce(&mut Address, &mut Address) -> bool,
+) -> Walk<'s> {
     let source = u16::from_be_bytes([tcp[0], tcp[1]]);
     let target = u16::from_be_bytes([tcp[2], tcp[3]]);
     let (source_watched, target_watched) = (watched(source), watched(target));
@@ -294,150 +333,83 @@ fn finish<P: Packet, A: Ip>(
         return Walk::NotWatched;
     }
     let data_offset = u32::from(tcp[12] >> 4) * 4;
-    let total = if total == 0 { packet.len().saturating_sub(start) } else { total };
-    if data_offset < TCP_LEN_U32 || total < header + data_offset {
+    let length = packet.len();
+    // BIG TCP: only the link layer knows (THREATS EV-11).
+    let total = if ip.total == 0 { length.saturating_sub(ip.start) } else { ip.total };
+    if data_offset < TCP_LEN_U32 || total < ip.header + data_offset {
         return Walk::Unparsed;
     }
-    if start + total > packet.len() {
+    if ip.start + total > length {
         // The host's own stack drops these too (ip_rcv, ip6_rcv).
         return Walk::Truncated;
     }
-    let from = flow_key::sender(source_watched, target_watched, (source, target), || ip.source() < ip.target());
-    let key = match from {
-        Side::Client => FlowKey { client: ip.source(), server: ip.target(), client_port: source, server_port: target },
-        Side::Server => FlowKey { client: ip.target(), server: ip.source(), client_port: target, server_port: source },
-    };
-    Walk::Segment(Segment {
-        key,
-        from,
-        seq: u32::from_be_bytes([tcp[4], tcp[5], tcp[6], tcp[7]]),
-        ack: u32::from_be_bytes([tcp[8], tcp[9], tcp[10], tcp[11]]),
-        payload: start + header + data_offset,
-        length: total - header - data_offset,
-        window: u16::from_be_bytes([tcp[14], tcp[15]]),
-        ip_id: ip.id(),
-        flags: tcp[13],
-        ttl: ip.ttl(),
-        ip_version: A::VERSION,
-        options_len: (tcp[12] >> 4).wrapping_sub(5) * 4,
-    })
+    let Some(scratch) = scratch() else { return Walk::NoScratch };
+    let segment = &mut scratch.segment;
+    let key = &mut segment.key;
+    if !addresses(&mut key.client, &mut key.server) {
+        return Walk::Truncated;
+    }
+    (key.client_port, key.server_port) = (source, target);
+    segment.from = flow_key::sender(source_watched, target_watched, (source, target), || key.client < key.server);
+    if segment.from == Side::Server {
+        core::mem::swap(&mut key.client, &mut key.server);
+        core::mem::swap(&mut key.client_port, &mut key.server_port);
+    }
+    segment.seq = u32::from_be_bytes([tcp[4], tcp[5], tcp[6], tcp[7]]);
+    segment.ack = u32::from_be_bytes([tcp[8], tcp[9], tcp[10], tcp[11]]);
+    segment.payload = ip.start + ip.header + data_offset;
+    segment.length = total - ip.header - data_offset;
+    segment.window = u16::from_be_bytes([tcp[14], tcp[15]]);
+    segment.ip_id = ip.id;
+    segment.flags = tcp[13];
+    segment.ttl = ip.ttl;
+    segment.ip_version = ip.version;
+    segment.options_len = (tcp[12] >> 4).wrapping_sub(5) * 4;
+    Walk::Segment(scratch)
 }
 
-/// The fields of an IP header that are kept.
-trait Ip {
-    const VERSION: u8;
-    fn source(&self) -> flow_key::Address;
-    fn target(&self) -> flow_key::Address;
-    fn id(&self) -> u16;
-    fn ttl(&self) -> u8;
-}
-
-struct Ipv4 {
+/// What is kept of an IP header, beside the addresses.
+struct Ip {
+    version: u8,
+    /// Offset of the header.
+    start: u32,
+    /// Octets from there to the TCP header.
+    header: u32,
+    /// Octets of the packet from there on; zero if the header does not tell.
     total: u32,
     id: u16,
     ttl: u8,
-    protocol: u8,
-    fragment: bool,
-    source: [u8; 4],
-    target: [u8; 4],
 }
 
-impl Ipv4 {
+impl Ip {
     #[inline(always)]
-    fn new(header: &[u8; IPV4_LEN]) -> Self {
-        Self {
-            total: u32::from(u16::from_be_bytes([header[2], header[3]])),
-            id: u16::from_be_bytes([header[4], header[5]]),
-            // RFC 791: 1 reserved bit, "don't fragment", "more fragments", 13 bits of offset.
-            fragment: u16::from_be_bytes([header[6], header[7]]) & 0x3fff != 0,
-            ttl: header[8],
-            protocol: header[9],
-            source: [header[12], header[13], header[14], header[15]],
-            target: [header[16], header[17], header[18], header[19]],
-        }
-    }
-}
-
-impl Ip for Ipv4 {
-    const VERSION: u8 = 4;
-
-    #[inline(always)]
-    fn source(&self) -> flow_key::Address {
-        mapped(self.source)
+    fn v4(fixed: &[u8; IPV4_FIXED], start: u32, header: u32) -> Self {
+        let total = u32::from(u16::from_be_bytes([fixed[2], fixed[3]]));
+        Self { version: 4, start, header, total, id: u16::from_be_bytes([fixed[4], fixed[5]]), ttl: fixed[8] }
     }
 
     #[inline(always)]
-    fn target(&self) -> flow_key::Address {
-        mapped(self.target)
-    }
-
-    #[inline(always)]
-    fn id(&self) -> u16 {
-        self.id
-    }
-
-    #[inline(always)]
-    fn ttl(&self) -> u8 {
-        self.ttl
-    }
-}
-
-struct Ipv6 {
-    payload: u32,
-    next: u8,
-    ttl: u8,
-    source: [u8; 16],
-    target: [u8; 16],
-}
-
-impl Ipv6 {
-    #[inline(always)]
-    fn new(header: &[u8; IPV6_LEN]) -> Self {
-        let (fixed, addresses) = split::<8, 32, _>(header);
-        let (source, target) = split::<16, 16, _>(addresses);
-        Self {
-            payload: u32::from(u16::from_be_bytes([fixed[4], fixed[5]])),
-            next: fixed[6],
-            ttl: fixed[7],
-            source: *source,
-            target: *target,
-        }
-    }
-
-    /// Octets of the packet; zero if the header does not tell (jumbogram, BIG TCP).
-    #[inline(always)]
-    const fn total(&self) -> u32 {
-        if self.payload == 0 { 0 } else { self.payload + IPV6_LEN_U32 }
-    }
-}
-
-impl Ip for Ipv6 {
-    const VERSION: u8 = 6;
-
-    #[inline(always)]
-    fn source(&self) -> flow_key::Address {
-        self.source
-    }
-
-    #[inline(always)]
-    fn target(&self) -> flow_key::Address {
-        self.target
-    }
-
-    #[inline(always)]
-    fn id(&self) -> u16 {
-        0
-    }
-
-    #[inline(always)]
-    fn ttl(&self) -> u8 {
-        self.ttl
+    fn v6(fixed: &[u8; IPV6_FIXED], start: u32, header: u32) -> Self {
+        let payload = u32::from(u16::from_be_bytes([fixed[4], fixed[5]]));
+        let total = if payload == 0 { 0 } else { payload + IPV6_LEN_U32 };
+        Self { version: 6, start, header, total, id: 0, ttl: fixed[7] }
     }
 }
 
 #[inline(always)]
-fn mapped([a, b, c, d]: [u8; 4]) -> flow_key::Address {
-    [0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0xff, 0xff, a, b, c, d]
+const fn ipv4_protocol(fixed: &[u8; IPV4_FIXED]) -> u8 {
+    fixed[9]
+}
+
+/// RFC 791: 1 reserved bit, "don't fragment", "more fragments", 13 bits of offset.
+#[inline(always)]
+const fn ipv4_is_fragment(fixed: &[u8; IPV4_FIXED]) -> bool {
+    u16::from_be_bytes([fixed[6], fixed[7]]) & 0x3fff != 0
+}
+
+#[inline(always)]
+const fn ipv6_next(fixed: &[u8; IPV6_FIXED]) -> u8 {
+    fixed[6]
 }
 
 #[inline(always)]

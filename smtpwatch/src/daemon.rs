@@ -5,6 +5,7 @@
 //! written to their end.
 
 use std::{
+    collections::BTreeSet,
     net::SocketAddr,
     sync::{
         Arc,
@@ -14,12 +15,12 @@ use std::{
 };
 
 use anyhow::Context as _;
-use smtpwatch_common::{Counter, counters::Label};
+use smtpwatch_common::{Direction, counters::Label};
 use smtpwatch_core::{Output, Timestamp, engine::GateOrder, limits, policy::history::History};
 use tokio::signal::unix::{SignalKind, signal};
 
 use crate::{
-    capture::{Capture, CaptureSettings},
+    capture::{Capture, CaptureSettings, Hook},
     config::Config,
     output::{
         http::{self, Health},
@@ -34,6 +35,9 @@ use crate::{
 const WAIT: Duration = Duration::from_millis(100);
 /// What is not urgent is done this often: counters, requests, interfaces.
 const HOUSEKEEPING: Duration = Duration::from_millis(500);
+
+/// Interfaces that have metrics of their own: a glob over the interfaces of containers may match any number.
+const MAX_INTERFACES: usize = 64;
 
 /// Runs until SIGTERM or SIGINT.
 ///
@@ -65,7 +69,10 @@ pub fn run(config: Config, listen: SocketAddr) -> anyhow::Result<()> {
     let capture = Capture::start(&CaptureSettings::from(&config))?;
     let stop = Arc::new(AtomicBool::new(false));
     let (ended, pipeline_ended) = tokio::sync::oneshot::channel::<()>();
+    let named = config.interfaces.iter().filter(|name| !name.contains(['*', '?'])).cloned().collect();
     let watch = Watch {
+        named,
+        interfaces: BTreeSet::new(),
         pipeline: Pipeline::new(config, history, Source::Live),
         outputs: Outputs { metrics: metrics.clone(), journal, store: writer.handle(), orders: Vec::new() },
         capture,
@@ -81,20 +88,23 @@ pub fn run(config: Config, listen: SocketAddr) -> anyhow::Result<()> {
     });
     let thread = thread.context("cannot start the pipeline's thread")?;
     tracing::info!(address = %listen, "serving /metrics");
-    runtime.block_on(async {
+    let asked = runtime.block_on(async {
         tokio::select! {
-            _ = terminate.recv() => tracing::info!("SIGTERM: stopping"),
-            _ = interrupt.recv() => tracing::info!("SIGINT: stopping"),
-            _ = pipeline_ended => tracing::error!("the pipeline has ended: stopping"),
+            _ = terminate.recv() => Ok("SIGTERM"),
+            _ = interrupt.recv() => Ok("SIGINT"),
+            _ = pipeline_ended => Err(anyhow::anyhow!("the pipeline has ended")),
             served = http::serve(listener, metrics, health.clone(), std::future::pending()) => {
-                tracing::error!(error = ?served.err(), "the pages have ended: stopping");
+                served.context("the pages cannot be served any more").and_then(|()| anyhow::bail!("the pages have ended"))
             }
         }
     });
+    if let Ok(name) = &asked {
+        tracing::info!(signal = name, "stopping");
+    }
     health.stopping();
     stop.store(true, Ordering::Relaxed);
     match thread.join() {
-        Ok(result) => result,
+        Ok(result) => result.and(asked.map(drop)),
         Err(_) => anyhow::bail!("the pipeline panicked; please report it with the lines above"),
     }
 }
@@ -107,6 +117,10 @@ struct Watch {
     writer: Writer,
     health: Arc<Health>,
     stop: Arc<AtomicBool>,
+    /// Interfaces that the configuration names, not by a glob.
+    named: Vec<String>,
+    /// Interfaces that have series of their own.
+    interfaces: BTreeSet<String>,
     /// What was seen of the writer's counts.
     written: (u64, u64),
 }
@@ -144,16 +158,65 @@ impl Watch {
     }
 
     fn records(&mut self) -> anyhow::Result<()> {
-        let Self { pipeline, outputs, capture, .. } = self;
+        let Self { pipeline, outputs, capture, interfaces, .. } = self;
         capture.drain(|record, at, interface| {
-            outputs.metrics.last_packet(interface, at);
+            if interfaces.contains(interface) {
+                outputs.metrics.last_packet(interface, at);
+            }
             pipeline.record(&record, at, interface, &mut |output| outputs.take(output));
+            std::mem::take(&mut outputs.orders)
         })?;
         Ok(())
     }
 
-    /// Tells what is attached: log, metrics, readiness.
-    fn attachments(&mut self) {}
+    /// Tells what is attached and what is missing: metrics and readiness. The log has it from the capture.
+    fn attachments(&mut self) {
+        let metrics = &self.outputs.metrics;
+        let mut watch = http::Watch::default();
+        // An interface that is named stays wanted when it goes; one of a glob or of a default route does not.
+        let mut interfaces: BTreeSet<String> = self.named.iter().cloned().collect();
+        interfaces.extend(self.capture.attachments().map(|attachment| attachment.interface.clone()));
+        if interfaces.len() > MAX_INTERFACES {
+            tracing::warn!(
+                interfaces = interfaces.len(),
+                "only the first {MAX_INTERFACES} interfaces have metrics of their own"
+            );
+            interfaces = interfaces.into_iter().take(MAX_INTERFACES).collect();
+        }
+        for gone in self.interfaces.difference(&interfaces) {
+            metrics.forget_interface(gone);
+            for direction in Direction::ALL {
+                for hook in hooks(direction) {
+                    metrics.attached(gone, direction.as_str(), hook.as_str(), None);
+                }
+            }
+        }
+        for interface in &interfaces {
+            metrics.watch_interface(interface);
+            for direction in Direction::ALL {
+                let mut attachments = self.capture.attachments();
+                let attachment =
+                    attachments.find(|found| found.interface == *interface && found.direction == direction);
+                let taken = attachment.and_then(|attachment| attachment.hook);
+                for hook in hooks(direction) {
+                    metrics.attached(interface, direction.as_str(), hook.as_str(), Some(taken == Some(*hook)));
+                }
+                match (attachment, taken) {
+                    (_, Some(hook)) => {
+                        watch.attached.push(format!("{interface} {}: {}", direction.as_str(), hook.as_str()));
+                    }
+                    (Some(_), None) => {
+                        watch
+                            .missing
+                            .push(format!("{interface} {}: no hook could be had; see the log", direction.as_str()));
+                    }
+                    (None, None) => watch.missing.push(format!("{interface} {}: it is not there", direction.as_str())),
+                }
+            }
+        }
+        self.interfaces = interfaces;
+        self.health.set(watch);
+    }
 
     fn housekeeping(&mut self) -> anyhow::Result<()> {
         if self.capture.refresh()? {
@@ -183,9 +246,13 @@ impl Watch {
     }
 }
 
-/// The hooks that exist at each direction, for the label sets of `smtpwatch_probe_attached`.
-const HOOKS: [(&str, &[&str]); 2] =
-    [("ingress", &["xdp", "xdp-generic", "tcx", "clsact"]), ("egress", &["tcx", "clsact"])];
+/// The hooks that there are at a direction: XDP sees arriving packets only.
+const fn hooks(direction: Direction) -> &'static [Hook] {
+    match direction {
+        Direction::Ingress => &Hook::ALL,
+        Direction::Egress => &[Hook::Tcx, Hook::Clsact],
+    }
+}
 
 /// Where the engine's outputs go.
 struct Outputs {

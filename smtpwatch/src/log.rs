@@ -52,6 +52,9 @@ pub fn init(level: LogLevel, format: LogFormat) {
     // Libraries speak from warnings up; ours at the level asked for. Messages of the kernel programs count as ours.
     let filter = Targets::new()
         .with_default(level.min(LevelFilter::WARN))
+        // aya warns of attempts that may fail, such as type information in a form that this kernel does not know; what
+        // matters of them comes back as errors, which the capture tells.
+        .with_target("aya", level.min(LevelFilter::ERROR))
         .with_target("smtpwatch", level)
         .with_target("smtpwatch_core", level)
         .with_target("smtpwatch_ebpf", level);

@@ -7,6 +7,7 @@
 mod writer;
 
 use std::{
+    fs::TryLockError,
     net::IpAddr,
     os::unix::fs::{DirBuilderExt, OpenOptionsExt},
     path::{Path, PathBuf},
@@ -88,6 +89,9 @@ pub enum StoreError {
         /// What the system said.
         source: std::io::Error,
     },
+    /// Another process keeps its history there.
+    #[error("the store {} is in use by another smtpwatch: stop it, or name another file in [store] path", .0.display())]
+    InUse(PathBuf),
     /// The writer thread could not be started.
     #[error("cannot start the store's writer thread: {0}")]
     Thread(std::io::Error),
@@ -302,6 +306,19 @@ pub(crate) fn peer_text(peer: &HistoryPeer) -> (&'static str, String) {
     match peer {
         HistoryPeer::Address(address) => ("address", address.to_string()),
         HistoryPeer::Name(name) => ("name", name.clone()),
+    }
+}
+
+/// Takes the place of the one writer: two would overwrite each other's rows. The lock lasts as long as the file is open,
+/// and ends with the process, however that ends. It is not on the database itself, whose locks are SQLite's.
+fn lock(path: &Path) -> Result<std::fs::File, StoreError> {
+    let lock = PathBuf::from(format!("{}.lock", path.display()));
+    let failed = |source| StoreError::Create { path: lock.clone(), source };
+    let file = std::fs::OpenOptions::new().append(true).create(true).mode(0o640).open(&lock).map_err(failed)?;
+    match file.try_lock() {
+        Ok(()) => Ok(file),
+        Err(TryLockError::WouldBlock) => Err(StoreError::InUse(path.to_owned())),
+        Err(TryLockError::Error(source)) => Err(failed(source)),
     }
 }
 

@@ -4,7 +4,7 @@ use std::process::Command;
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
-use serde_json::json;
+use serde_json::{Value, json};
 use smtpwatch_tests::attacker::Mode;
 use smtpwatch_tests::command::{self, eventually};
 use smtpwatch_tests::daemon::{self, Daemon};
@@ -44,7 +44,9 @@ fn killed_in_mid_traffic() {
         let config = home.0.join("smtpwatch.toml");
         let config = config.to_str().context("path")?;
         let list = daemon::smtpwatch(&["baseline", "list", "--config", config, "--format", "json"])?;
-        ensure!(list.contains("198.51.100.25"), "the history names the exchanger: {list}");
+        let rows = list.lines().filter_map(|line| serde_json::from_str::<Value>(line).ok());
+        let sessions = rows.filter(|row| row["peer"] == "198.51.100.25").find_map(|row| row["sessions"].as_u64());
+        ensure!(sessions.is_some_and(|sessions| sessions >= 8), "the history lost sessions: {list}");
 
         let second = Daemon::start(gateway, GATEWAY_INTERFACE, &home.0, "")?;
         relay.attacker.set_mode(Mode::Delete);

@@ -89,7 +89,7 @@ fn configuration(name: &str, auth: Auth, routes: &[(&str, SocketAddr)]) -> Resul
     let mut text = format!(
         "primary_hostname = {name}\n\
          daemon_smtp_ports = 25 : 587 : {}\n\
-         log_file_path = /lab/log/%s\n\
+         log_file_path = /lab/log/%s\nlog_selector = +pipelining\nhelo_lookup_domains =\n\
          tls_advertise_hosts = *\ntls_certificate = /lab/cert.pem\ntls_privatekey = /lab/key.pem\n\
          auth_advertise_hosts = {advertise}\n\
          acl_smtp_rcpt = accept\nacl_smtp_data = accept\nhost_lookup =\nrfc1413_query_timeout = 0s\n\
@@ -110,7 +110,7 @@ fn configuration(name: &str, auth: Auth, routes: &[(&str, SocketAddr)]) -> Resul
     for (index, (_, server)) in routes.iter().enumerate() {
         writeln!(
             text,
-            "remote{index}:\n  driver = smtp\n  port = {}\n  connection_max_messages = 1\n  hosts_try_dane =",
+            "remote{index}:\n  driver = smtp\n  port = {}\n  connection_max_messages = 1\n  hosts_try_dane =\n  hosts_pipe_connect = *",
             server.port()
         )?;
     }

@@ -51,6 +51,31 @@ pub fn send(server: SocketAddr, identity: Option<&Identity>, sender: &str, recip
     Ok(Session { ehlo, tls: false })
 }
 
+/// Opens a connection and takes in the greeting.
+///
+/// # Errors
+/// When the server cannot be reached or does not welcome us.
+pub fn connect(server: SocketAddr) -> Result<BufReader<TcpStream>> {
+    let stream =
+        TcpStream::connect_timeout(&server, REPLY_LIMIT).with_context(|| format!("cannot connect to {server}"))?;
+    stream.set_read_timeout(Some(REPLY_LIMIT))?;
+    stream.set_nodelay(true)?;
+    let mut clear = BufReader::new(stream);
+    expect(&read_reply(&mut clear)?, '2')?;
+    Ok(clear)
+}
+
+/// Sends `line` (or several, or a whole message) with a line end, and gives the lines of the reply.
+///
+/// # Errors
+/// When the server closes the connection or stays silent.
+pub fn ask<S: Read + Write>(stream: &mut BufReader<S>, line: &str) -> Result<Vec<String>> {
+    let inner = stream.get_mut();
+    inner.write_all(format!("{line}\r\n").as_bytes())?;
+    inner.flush()?;
+    read_reply(stream)
+}
+
 /// The first line that a server says.
 ///
 /// # Errors
@@ -71,13 +96,6 @@ fn deliver<S: Read + Write>(stream: &mut BufReader<S>, sender: &str, recipient: 
     let message = format!("From: <{sender}>\r\nTo: <{recipient}>\r\nSubject: lab\r\n\r\nSTARTTLS\r\nAUTH PLAIN\r\n.");
     expect(&ask(stream, &message)?, '2')?;
     ask(stream, "QUIT").map(drop)
-}
-
-fn ask<S: Read + Write>(stream: &mut BufReader<S>, line: &str) -> Result<Vec<String>> {
-    let inner = stream.get_mut();
-    inner.write_all(format!("{line}\r\n").as_bytes())?;
-    inner.flush()?;
-    read_reply(stream)
 }
 
 fn read_reply(stream: &mut impl BufRead) -> Result<Vec<String>> {

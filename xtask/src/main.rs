@@ -1,5 +1,6 @@
 //! `cargo xtask`: builds the kernel object, runs every suite, the demonstration and the benchmarks.
 
+mod build_ebpf;
 mod demo;
 mod host;
 mod test;
@@ -17,6 +18,8 @@ struct CommandLine {
 enum Task {
     /// Run every suite: format, lints, unit tests, kernel object, kernel tests, alert rules, lab
     Test(test::Arguments),
+    /// Build the kernel object that the daemon embeds
+    BuildEbpf(build_ebpf::Arguments),
     /// Play a STARTTLS strip against the real daemon and show the alert
     Demo,
 }
@@ -24,6 +27,7 @@ enum Task {
 fn main() -> anyhow::Result<()> {
     match CommandLine::parse().task {
         Task::Test(arguments) => test::run(&arguments),
+        Task::BuildEbpf(arguments) => build_ebpf::run(&arguments),
         Task::Demo => demo::run(),
     }
 }

@@ -112,17 +112,14 @@ impl<W: Write> Report<W> {
 }
 
 fn in_words(summary: &Summary) -> String {
-    let sessions: u64 = summary.sessions.iter().sum();
-    let results: Vec<_> = SessionResult::ALL
-        .iter()
-        .zip(summary.sessions)
-        .map(|(result, count)| format!("{count} {}", result.as_str()))
-        .collect();
+    let results = SessionResult::ALL.iter().zip(summary.sessions);
+    let results: Vec<_> = results.map(|(result, count)| format!("{} {count}", result.as_str())).collect();
     format!(
-        "{} files, {} packets ({} not readable), {sessions} sessions ({}), {} gaps, {} evicted, {} findings",
+        "files {}, packets {} (not readable {}), sessions {} ({}), gaps {}, evicted {}, findings {}",
         summary.files,
         summary.packets,
         summary.unread,
+        summary.sessions.iter().sum::<u64>(),
         results.join(", "),
         summary.gaps,
         summary.evicted,

@@ -69,6 +69,7 @@ impl Writer {
     /// See [`StoreError`].
     pub fn start(path: &Path) -> Result<(Self, Vec<Entry>), StoreError> {
         let mut store = Store::open(path)?;
+        let lock = super::lock(path)?;
         store.begin()?;
         let entries = store.entries()?;
         let counts = Arc::new(Counts::default());
@@ -76,6 +77,7 @@ impl Writer {
         let (asked, requests) = sync_channel(REQUESTS);
         let worker = Worker {
             store,
+            _lock: lock,
             changes,
             asked,
             counts: counts.clone(),
@@ -154,6 +156,8 @@ impl StoreHandle {
 
 struct Worker {
     store: Store,
+    /// Held until the thread ends.
+    _lock: std::fs::File,
     changes: Receiver<Change>,
     asked: SyncSender<Request>,
     counts: Arc<Counts>,

@@ -137,7 +137,7 @@ fn replay_finds_a_password_and_never_shows_it() {
             assert!(!(stdout(&output) + &stderr(&output)).contains(secret), "{format}");
         }
     }
-    assert!(stderr(&output).starts_with("1 files, "), "{}", stderr(&output));
+    assert!(stderr(&output).starts_with("files 1, packets "), "{}", stderr(&output));
     // Which end is ours, by flag and by configuration.
     let server = run(&["replay", "--local", "198.51.100.0/24", &capture]);
     assert!(stdout(&server).contains("\"role\":\"server\""));
@@ -295,4 +295,77 @@ fn logs_have_the_form_asked_for() {
     assert!(first("auto", true).starts_with("level=warn "), "{}", first("auto", true));
     assert!(first("auto", true).contains("linktype=147"));
     assert!(Path::new(&capture).exists());
+}
+
+/// Tests of `run` that end before, or at, the capture: nothing is ever attached here.
+mod run {
+    use std::{
+        net::TcpListener,
+        os::unix::{fs::chown, process::CommandExt},
+    };
+
+    use super::{Files, code, smtpwatch, stderr};
+
+    const NOBODY: u32 = 65_534;
+
+    fn is_root() -> bool {
+        nix::unistd::geteuid().is_root()
+    }
+
+    fn config(files: &Files) -> String {
+        files.write("run.toml", format!("[store]\npath = \"{}\"\n", files.text("smtpwatch.db")))
+    }
+
+    #[test]
+    fn a_taken_port_is_said_before_anything_is_attached() {
+        let files = Files::new();
+        let taken = TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = taken.local_addr().unwrap().to_string();
+        let arguments = ["run", "--config", &config(&files), "--interface", "lo", "--web.listen-address", &address];
+        let output = smtpwatch().args(arguments).output().unwrap();
+        assert_eq!(code(&output), 1);
+        assert!(stderr(&output).contains(&format!("cannot listen on {address}")), "{}", stderr(&output));
+        assert!(!stderr(&output).contains("attached"));
+    }
+
+    #[test]
+    fn a_foreign_store_ends_it() {
+        let files = Files::new();
+        let config = config(&files);
+        files.write("smtpwatch.db", "not a database, but a text that is long enough to be read as one. ".repeat(9));
+        let output = smtpwatch().args(["run", "--config", &config, "--interface", "lo"]).output().unwrap();
+        assert_eq!(code(&output), 1);
+        assert!(stderr(&output).contains("is not a smtpwatch store"), "{}", stderr(&output));
+    }
+
+    #[test]
+    fn without_permission_it_is_77_with_the_remedy() {
+        let files = Files::new();
+        let config = config(&files);
+        let mut command = smtpwatch();
+        command.args(["run", "--config", &config, "--interface", "lo", "--web.listen-address", "127.0.0.1:0"]);
+        if is_root() {
+            chown(files.0.path(), Some(NOBODY), Some(NOBODY)).unwrap();
+            command.uid(NOBODY).gid(NOBODY);
+        }
+        let output = match command.output() {
+            Ok(output) => output,
+            Err(error) => return println!("SKIPPED: an unprivileged user cannot start the program here: {error}"),
+        };
+        assert_eq!(code(&output), 77, "{}", stderr(&output));
+        assert!(stderr(&output).contains("CAP_"), "{}", stderr(&output));
+    }
+
+    #[test]
+    fn an_interface_that_does_not_exist_is_said() {
+        if !is_root() {
+            return println!("SKIPPED: needs root to get that far");
+        }
+        let files = Files::new();
+        let arguments =
+            ["run", "--config", &config(&files), "--interface", "nosuch0", "--web.listen-address", "127.0.0.1:0"];
+        let output = smtpwatch().args(arguments).output().unwrap();
+        assert_eq!(code(&output), 1, "{}", stderr(&output));
+        assert!(stderr(&output).contains("nosuch0"), "{}", stderr(&output));
+    }
 }

@@ -127,6 +127,17 @@ fn a_store_that_cannot_be_made_says_why() {
 }
 
 #[test]
+fn there_is_one_writer() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("smtpwatch.db");
+    let (writer, _) = Writer::start(&path).unwrap();
+    let second = Writer::start(&path).map(drop).unwrap_err();
+    assert!(matches!(second, StoreError::InUse(_)), "{second}");
+    assert_eq!(writer.finish(), 0);
+    assert!(Writer::start(&path).is_ok());
+}
+
+#[test]
 fn forgetting_reaches_the_running_daemon() {
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("smtpwatch.db");

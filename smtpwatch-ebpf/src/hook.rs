@@ -1,0 +1,143 @@
+//! The gate's surroundings in the kernel.
+
+use core::{ptr, slice};
+
+use aya_ebpf::{
+    helpers::{bpf_get_socket_uid, bpf_ktime_get_ns, bpf_skb_cgroup_id},
+    programs::{TcContext, XdpContext},
+};
+use aya_log_ebpf::debug;
+use smtpwatch_common::{
+    CHUNK, Counter, Direction, FlowKey, FlowState, Flows, Header, Host, Link, Order, Outcome, RecordBuffer, Scratch,
+    ports, process, record::UID_UNKNOWN,
+};
+
+use crate::{
+    maps::{ATTRIBUTION, COUNTERS, FLOWS, ORDERS, PORTS, RING, SCRATCH},
+    packet::{SkbPacket, XdpPacket},
+};
+
+/// Takes a packet at XDP through the gate.
+#[inline(always)]
+pub fn xdp(context: &XdpContext) {
+    let interface = || context.ingress_ifindex() as u32;
+    let mut host = Surroundings { direction: Direction::Ingress, interface, owner: || (0, UID_UNKNOWN) };
+    let outcome = process(&XdpPacket(context), Link::Ethernet, &mut FlowTable, &mut host, scratch);
+    if let Some(what) = noteworthy(outcome) {
+        debug!(context, "{} at XDP on interface {}", what, interface());
+    }
+}
+
+/// Takes a packet at TC through the gate.
+#[inline(always)]
+pub fn skb(context: &TcContext, link: Link, direction: Direction) {
+    let skb = context.skb.skb;
+    // SAFETY: the context is the one that the program was called with.
+    let interface = || unsafe { (*skb).ifindex };
+    let owner = || match direction {
+        // SAFETY: as above; both helpers take any skb, and tell of one without a socket.
+        Direction::Egress if ATTRIBUTION.load() != 0 => unsafe { (bpf_skb_cgroup_id(skb), bpf_get_socket_uid(skb)) },
+        Direction::Ingress | Direction::Egress => (0, UID_UNKNOWN),
+    };
+    let mut host = Surroundings { direction, interface, owner };
+    let outcome = process(&SkbPacket(context), link, &mut FlowTable, &mut host, scratch);
+    if let Some(what) = noteworthy(outcome) {
+        debug!(context, "{} at TC {} on interface {}", what, direction.as_str(), interface());
+    }
+}
+
+/// What is worth a line in the debug log: packets of which nothing can be made.
+#[inline(always)]
+fn noteworthy(outcome: Outcome) -> Option<&'static str> {
+    match outcome {
+        Outcome::Other | Outcome::Muted | Outcome::Forwarded => None,
+        Outcome::Fragment => Some("TCP in a fragment"),
+        Outcome::Unparsed => Some("unparsed packet"),
+        Outcome::Truncated => Some("truncated packet"),
+        Outcome::FlowTableFull => Some("no room for a flow"),
+    }
+}
+
+/// The flow table of the kernel.
+struct FlowTable;
+
+impl Flows for FlowTable {
+    #[inline(always)]
+    fn entry(&mut self, key: &FlowKey, fresh: impl FnOnce() -> FlowState) -> Option<&mut FlowState> {
+        let mut found = FLOWS.get_ptr_mut(key);
+        if found.is_none() {
+            FLOWS.insert(key, &fresh(), 0).ok()?;
+            found = FLOWS.get_ptr_mut(key);
+        }
+        // SAFETY: a map value lives until the program ends, also when it leaves the map meanwhile. Another CPU may write
+        // it at the same time; `FlowState` says why that does no harm.
+        found.map(|state| unsafe { &mut *state })
+    }
+}
+
+/// This CPU's scratch.
+#[inline(always)]
+fn scratch<'a>() -> Option<&'a mut Scratch> {
+    // SAFETY: a program is not preempted by another one on its CPU that uses the slot: XDP and TC run with bottom halves
+    // off, and the reference does not outlive the program.
+    SCRATCH.get_ptr_mut(0).map(|scratch| unsafe { &mut *scratch })
+}
+
+struct Surroundings<I, O> {
+    direction: Direction,
+    interface: I,
+    owner: O,
+}
+
+impl<I: Fn() -> u32, O: Fn() -> (u64, u32)> Host for Surroundings<I, O> {
+    #[inline(always)]
+    fn now(&self) -> u64 {
+        // SAFETY: takes nothing, returns a number.
+        unsafe { bpf_ktime_get_ns() }
+    }
+
+    #[inline(always)]
+    fn direction(&self) -> Direction {
+        self.direction
+    }
+
+    #[inline(always)]
+    fn interface(&self) -> u32 {
+        (self.interface)()
+    }
+
+    #[inline(always)]
+    fn owner(&self) -> (u64, u32) {
+        (self.owner)()
+    }
+
+    #[inline(always)]
+    fn watched(&self, port: u16) -> bool {
+        PORTS[ports::byte_of(port)].load() & ports::bit_of(port) != 0
+    }
+
+    #[inline(always)]
+    fn order(&self, key: &FlowKey) -> Option<Order> {
+        // SAFETY: the value is copied at once; the daemon replaces whole values.
+        ORDERS.get_ptr(key).map(|order| unsafe { *order })
+    }
+
+    #[inline(always)]
+    fn submit(&mut self, record: &RecordBuffer) -> bool {
+        let captured = core::hint::black_box(u64::from(record.header.captured)) as usize;
+        if captured > CHUNK {
+            return false;
+        }
+        // SAFETY: header and payload are adjacent, and `captured` octets of the payload lie within the record.
+        let octets = unsafe { slice::from_raw_parts(ptr::from_ref(record).cast::<u8>(), Header::SIZE + captured) };
+        RING.output::<[u8]>(octets, 0).is_ok()
+    }
+
+    #[inline(always)]
+    fn count(&mut self, counter: Counter) {
+        if let Some(slot) = COUNTERS.get_ptr_mut(counter as u32) {
+            // SAFETY: a slot of this CPU, in a map value that lives as long as the map.
+            unsafe { *slot += 1 };
+        }
+    }
+}

@@ -1,0 +1,49 @@
+//! The engine's orders in the gate's terms.
+
+use smtpwatch_common::{
+    FlowKey, Order, Record, Side,
+    gate::order_kind,
+    walk::tcp_flag::{FIN, SYN},
+};
+use smtpwatch_core::engine::{GateAction, GateOrder};
+
+/// The gate's key of the engine's flow.
+#[must_use]
+pub fn key(flow: &smtpwatch_core::FlowKey) -> FlowKey {
+    FlowKey::new(flow.client, flow.server)
+}
+
+/// Where a flow stood when the engine gave its order: an order holds for this point only.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) struct Position {
+    /// Which life of the flow.
+    pub flow: u64,
+    /// The next sequence number of the server.
+    pub server_next: u32,
+}
+
+impl Position {
+    /// Where the flow of `record` stands after it.
+    pub(crate) fn after(record: &Record<'_>) -> Self {
+        let header = &record.header;
+        let server_next = match header.from() {
+            Side::Client => header.ack,
+            Side::Server => {
+                let numbers = header.tcp_flags & (SYN | FIN);
+                header.seq.wrapping_add(header.length).wrapping_add(numbers.count_ones())
+            }
+        };
+        Self { flow: header.flow, server_next }
+    }
+}
+
+/// The order as the gate understands it. `serial` must differ from that of the flow's previous order and not be zero.
+pub(crate) fn translate(order: &GateOrder, at: Position, serial: u32) -> (FlowKey, Order) {
+    let (kind, position) = match order.action {
+        GateAction::Mute => (order_kind::MUTE, 0),
+        GateAction::MuteBody => (order_kind::MUTE_BODY, at.server_next),
+        GateAction::SkipUntil { from: smtpwatch_core::Side::Client, until } => (order_kind::SKIP_CLIENT, until),
+        GateAction::SkipUntil { from: smtpwatch_core::Side::Server, until } => (order_kind::SKIP_SERVER, until),
+    };
+    (key(&order.flow), Order { flow: at.flow, serial, kind, position, reserved: 0 })
+}

@@ -1,0 +1,71 @@
+//! `BPF_LINK_CREATE`: an attachment that ends with the file descriptor that holds it, however the process ends.
+//!
+//! aya's own `Xdp::attach` falls back to netlink when the kernel answers EINVAL: that attachment outlives the process and
+//! may replace another's program.
+
+use std::{
+    io,
+    os::fd::{AsRawFd as _, BorrowedFd, FromRawFd as _, OwnedFd},
+};
+
+// include/uapi/linux/bpf.h
+const BPF_LINK_CREATE: libc::c_long = 28;
+const BPF_XDP: u32 = 37;
+const BPF_TCX_INGRESS: u32 = 46;
+const BPF_TCX_EGRESS: u32 = 47;
+const BPF_F_BEFORE: u32 = 1 << 3;
+// include/uapi/linux/if_link.h
+const XDP_FLAGS_SKB_MODE: u32 = 1 << 1;
+const XDP_FLAGS_DRV_MODE: u32 = 1 << 2;
+
+/// Where a program is linked to.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Target {
+    /// XDP in the driver.
+    XdpNative,
+    /// XDP on the generic path.
+    XdpGeneric,
+    /// First of the TCX programs at ingress, so that no redirect of another hides packets.
+    TcxIngress,
+    /// First of the TCX programs at egress.
+    TcxEgress,
+}
+
+/// `link_create` of `union bpf_attr`.
+#[repr(C)]
+struct LinkCreate {
+    program: u32,
+    interface: u32,
+    attach_type: u32,
+    flags: u32,
+    relative: u32,
+    padding: u32,
+    expected_revision: u64,
+}
+
+/// Links `program` to the interface of index `interface`.
+///
+/// # Errors
+///
+/// What the kernel says: EBUSY where an XDP slot is taken, EOPNOTSUPP where the driver has no XDP, EINVAL where the kernel
+/// does not know the kind of link.
+pub(crate) fn create(program: BorrowedFd<'_>, interface: u32, target: Target) -> io::Result<OwnedFd> {
+    let (attach_type, flags) = match target {
+        Target::XdpNative => (BPF_XDP, XDP_FLAGS_DRV_MODE),
+        Target::XdpGeneric => (BPF_XDP, XDP_FLAGS_SKB_MODE),
+        Target::TcxIngress => (BPF_TCX_INGRESS, BPF_F_BEFORE),
+        Target::TcxEgress => (BPF_TCX_EGRESS, BPF_F_BEFORE),
+    };
+    let program = u32::try_from(program.as_raw_fd()).map_err(io::Error::other)?;
+    let attributes =
+        LinkCreate { program, interface, attach_type, flags, relative: 0, padding: 0, expected_revision: 0 };
+    // SAFETY: the kernel reads `size_of::<LinkCreate>()` octets at the pointer, which are there, have no padding of their
+    // own, and outlive the call.
+    let fd = unsafe { libc::syscall(libc::SYS_bpf, BPF_LINK_CREATE, &raw const attributes, size_of::<LinkCreate>()) };
+    if fd < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    let fd = i32::try_from(fd).map_err(io::Error::other)?;
+    // SAFETY: the kernel has just made this descriptor, with close-on-exec, for the caller alone.
+    Ok(unsafe { OwnedFd::from_raw_fd(fd) })
+}

@@ -1,0 +1,457 @@
+//! Capture: the kernel programs loaded and attached, their records read; and packets from capture files.
+//!
+//! [`Capture`] is for one plain thread: [`Capture::wait`], [`Capture::drain`], now and then [`Capture::refresh`]. Dropped,
+//! nothing of it is left on any interface.
+
+pub mod attach;
+mod control;
+#[cfg(test)]
+mod digest;
+pub mod interfaces;
+mod link;
+mod netlink;
+pub mod object;
+pub mod pcap;
+pub mod probe;
+pub mod userspace_gate;
+
+use std::{
+    io,
+    os::fd::AsFd as _,
+    time::{Duration, Instant},
+};
+
+use aya::{
+    Ebpf,
+    maps::{HashMap, MapData, MapError, PerCpuArray, RingBuf},
+};
+use aya_log::EbpfLogger;
+use nix::{
+    poll::{PollFd, PollFlags, PollTimeout, poll},
+    time::{ClockId, clock_gettime},
+};
+use smtpwatch_common::{Counter, FlowKey, FlowState, Order, PortSet, Record};
+use smtpwatch_core::{
+    Timestamp,
+    engine::{GateAction, GateOrder},
+};
+
+pub use attach::{Attachment, Hook};
+pub use object::object_digest;
+
+use crate::config::{Config, Ingress};
+use attach::Attachments;
+use control::Position;
+use interfaces::Interface;
+use netlink::Changes;
+use object::LoadSettings;
+
+/// Records handed over by one call of [`Capture::drain`], so that a flood does not keep the caller from all else.
+const DRAIN_AT_ONCE: usize = 65_536;
+/// The clocks are compared again after this long: the wall clock is slewed and stepped.
+const CLOCK_AGE: Duration = Duration::from_secs(1);
+
+/// What to watch, and how.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct CaptureSettings {
+    /// Interfaces, by name or glob; empty: those that carry a default route.
+    pub interfaces: Vec<String>,
+    /// Which ingress hook to take.
+    pub ingress: Ingress,
+    /// Ports, sizes and logging of the kernel programs.
+    pub load: LoadSettings,
+}
+
+impl From<&Config> for CaptureSettings {
+    fn from(config: &Config) -> Self {
+        let load = LoadSettings {
+            ports: PortSet::new(&config.ports),
+            log: tracing::enabled!(target: KERNEL_LOG, tracing::Level::DEBUG),
+            ..LoadSettings::default()
+        };
+        Self { interfaces: config.interfaces.clone(), ingress: config.ingress, load }
+    }
+}
+
+/// Why nothing can be captured.
+#[derive(Debug, thiserror::Error)]
+pub enum CaptureError {
+    /// The kernel refuses the maps.
+    #[error("cannot create the kernel maps: {source}{}", hint(source))]
+    Maps {
+        /// What it says.
+        source: io::Error,
+    },
+    /// The verifier refuses a program.
+    #[error("this kernel does not take the program {name}: {source}{}\n{log}", hint(source))]
+    Program {
+        /// The program.
+        name: &'static str,
+        /// What the kernel says.
+        source: io::Error,
+        /// The end of the verifier's log.
+        log: String,
+    },
+    /// The embedded object is not what this program expects.
+    #[error("the kernel object does not fit this program: {0}; it was built wrongly")]
+    Object(String),
+    /// No hook of an interface is to be had.
+    #[error("{detail}{}{remedy}", if remedy.is_empty() { "" } else { "; " })]
+    Attach {
+        /// What failed and why.
+        detail: String,
+        /// What to do.
+        remedy: &'static str,
+        /// What the kernel says.
+        source: io::Error,
+    },
+    /// An interface has a link layer that is not understood, or one that the hook asked for cannot serve.
+    #[error("cannot watch {interface}: its link layer, or the ingress hook asked for on it, is not supported; \
+             ingress = \"auto\" takes the best hook there is")]
+    LinkLayer {
+        /// The interface.
+        interface: String,
+    },
+    /// A named interface is not there.
+    #[error("there is no interface {0}; `ip link` shows those that there are")]
+    NoInterface(String),
+    /// Nothing to watch.
+    #[error("no interface carries a default route: name one with --interface")]
+    NoDefaultRoute,
+    /// The system does not answer.
+    #[error("{what}: {source}")]
+    System {
+        /// What was asked.
+        what: &'static str,
+        /// What it said.
+        source: io::Error,
+    },
+}
+
+impl CaptureError {
+    /// Whether the cause is a missing permission (exit code 77).
+    #[must_use]
+    pub fn is_permission(&self) -> bool {
+        match self {
+            Self::Maps { source }
+            | Self::Program { source, .. }
+            | Self::Attach { source, .. }
+            | Self::System { source, .. } => is_permission(source),
+            Self::Object(_) | Self::LinkLayer { .. } | Self::NoInterface(_) | Self::NoDefaultRoute => false,
+        }
+    }
+}
+
+/// EPERM alone: the verifier says EACCES of programs that it does not like.
+fn is_permission(error: &io::Error) -> bool {
+    error.raw_os_error() == Some(libc::EPERM)
+}
+
+fn hint(error: &io::Error) -> &'static str {
+    if is_permission(error) { "; run it as root, or with CAP_BPF, CAP_NET_ADMIN and CAP_PERFMON" } else { "" }
+}
+
+/// What the handler of a record wants of the gate: nothing, or orders for the record's own flow.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct Orders(Vec<GateOrder>);
+
+impl From<()> for Orders {
+    fn from((): ()) -> Self {
+        Self::default()
+    }
+}
+
+impl From<Vec<GateOrder>> for Orders {
+    fn from(orders: Vec<GateOrder>) -> Self {
+        Self(orders)
+    }
+}
+
+/// The kernel programs, loaded and attached.
+pub struct Capture {
+    // First, so that it is dropped first: nothing is attached when the maps go.
+    attachments: Attachments,
+    settings: CaptureSettings,
+    no_xdp: Option<String>,
+    changes: Changes,
+    ring: RingBuf<MapData>,
+    control: Control,
+    counters: PerCpuArray<MapData, u64>,
+    clock: Clock,
+    log: Option<EbpfLogger<KernelLog>>,
+    /// A record that could not be read was told.
+    undecodable: bool,
+    object: Ebpf,
+}
+
+impl Capture {
+    /// Loads the kernel programs and attaches them to every wanted interface.
+    ///
+    /// # Errors
+    ///
+    /// [`CaptureError`]; nothing stays attached.
+    pub fn start(settings: &CaptureSettings) -> Result<Self, CaptureError> {
+        // Subscribed before the interfaces are listed, so that no change falls between the two.
+        let changes = Changes::subscribe().map_err(system("cannot watch for changes of interfaces"))?;
+        let wanted = wanted(settings)?;
+        for pattern in &settings.interfaces {
+            let literal = !pattern.contains(['*', '?']);
+            if literal && !wanted.iter().any(|interface| interface.name == *pattern) {
+                return Err(CaptureError::NoInterface(pattern.clone()));
+            }
+        }
+        if wanted.is_empty() && settings.interfaces.is_empty() {
+            return Err(CaptureError::NoDefaultRoute);
+        }
+        let loaded = object::load(&settings.load)?;
+        if let Some(why) = &loaded.no_attribution {
+            tracing::info!("users and cgroups of senders are not told: {why}");
+        }
+        let mut object = loaded.object;
+        let log = if settings.load.log { kernel_log(&mut object) } else { None };
+        let mut attachments = Attachments::default();
+        for interface in &wanted {
+            attachments.attach(&mut object, interface, settings.ingress, loaded.no_xdp.as_deref())?;
+        }
+        Ok(Self {
+            attachments,
+            settings: settings.clone(),
+            no_xdp: loaded.no_xdp,
+            changes,
+            ring: map(&mut object, "RING")?,
+            control: Control {
+                orders: map(&mut object, "ORDERS")?,
+                flows: map(&mut object, "FLOWS")?,
+                serial: 0,
+            },
+            counters: map(&mut object, "COUNTERS")?,
+            clock: Clock::now()?,
+            log,
+            undecodable: false,
+            object,
+        })
+    }
+
+    /// What is attached, and what is wanted and is not.
+    pub fn attachments(&self) -> impl Iterator<Item = &Attachment> {
+        self.attachments.iter()
+    }
+
+    /// Follows interfaces that came or went. Tells whether [`Capture::attachments`] has changed. Never blocks.
+    ///
+    /// # Errors
+    ///
+    /// The system does not list its interfaces. That an interface cannot be attached is told in the log and by
+    /// [`Attachment::hook`].
+    pub fn refresh(&mut self) -> Result<bool, CaptureError> {
+        if let Some(log) = &mut self.log {
+            log.flush();
+        }
+        if !self.changes.happened() {
+            return Ok(false);
+        }
+        let wanted = wanted(&self.settings)?;
+        let same = |held: &Attachment, interface: &Interface| {
+            held.index == interface.index && held.interface == interface.name
+        };
+        let gone: Vec<Attachment> = self
+            .attachments
+            .iter()
+            .filter(|held| !wanted.iter().any(|interface| same(held, interface)))
+            .cloned()
+            .collect();
+        for held in &gone {
+            if self.attachments.iter().any(|other| other.index == held.index) {
+                tracing::info!(interface = held.interface, "detached: the interface has gone or is not wanted any more");
+                self.attachments.detach(held.index);
+            }
+        }
+        let come: Vec<&Interface> = wanted
+            .iter()
+            .filter(|interface| !self.attachments.iter().any(|held| same(held, interface)))
+            .collect();
+        for interface in &come {
+            let no_xdp = self.no_xdp.as_deref();
+            if let Err(error) = self.attachments.attach(&mut self.object, interface, self.settings.ingress, no_xdp) {
+                tracing::error!(interface = interface.name, "{error}");
+            }
+        }
+        Ok(!gone.is_empty() || !come.is_empty())
+    }
+
+    /// Waits until a record is there, or `timeout` has passed.
+    ///
+    /// # Errors
+    ///
+    /// The system cannot wait.
+    pub fn wait(&mut self, timeout: Duration) -> Result<(), CaptureError> {
+        let mut ready = [PollFd::new(self.ring.as_fd(), PollFlags::POLLIN)];
+        let timeout = PollTimeout::try_from(timeout).unwrap_or(PollTimeout::MAX);
+        match poll(&mut ready, timeout) {
+            Ok(_) | Err(nix::errno::Errno::EINTR) => Ok(()),
+            Err(error) => Err(system("cannot wait for the ring")(error.into())),
+        }
+    }
+
+    /// Hands over the records that are there, each with its time of day and the name of its interface.
+    ///
+    /// The orders that `on` returns hold for the record's flow as it stood at this very record; that is what keeps one that
+    /// comes late from muting what follows. A handler without orders returns `()`.
+    ///
+    /// # Errors
+    ///
+    /// The kernel does not take an order.
+    pub fn drain<R: Into<Orders>>(
+        &mut self,
+        mut on: impl FnMut(Record<'_>, Timestamp, &str) -> R,
+    ) -> Result<(), CaptureError> {
+        self.clock.compare()?;
+        for _ in 0..DRAIN_AT_ONCE {
+            let Some(octets) = self.ring.next() else { return Ok(()) };
+            let record = match Record::decode(&octets) {
+                Ok(record) => record,
+                Err(error) => {
+                    if !std::mem::replace(&mut self.undecodable, true) {
+                        tracing::error!("{error}: program and kernel object do not belong together");
+                    }
+                    continue;
+                }
+            };
+            let at = self.clock.time_of_day(record.header.timestamp);
+            let name = self.attachments.name_of(record.header.interface);
+            let Orders(orders) = on(record, at, name).into();
+            for order in orders {
+                self.control.obey(&order, Position::after(&record))?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Passes on an order that does not come of a record: a deadline has passed. [`GateAction::MuteBody`] is void here,
+    /// because nothing tells whether the body has not ended meanwhile.
+    ///
+    /// # Errors
+    ///
+    /// The kernel does not take it.
+    pub fn order(&mut self, order: &GateOrder) -> Result<(), CaptureError> {
+        if matches!(order.action, GateAction::MuteBody) {
+            return Ok(());
+        }
+        match self.control.life(order)? {
+            Some(flow) => self.control.obey(order, Position { flow, server_next: 0 }),
+            None => Ok(()),
+        }
+    }
+
+    /// The kernel's counters, summed over CPUs.
+    ///
+    /// # Errors
+    ///
+    /// The kernel does not tell.
+    pub fn counters(&self) -> Result<Vec<(Counter, u64)>, CaptureError> {
+        Counter::ALL
+            .into_iter()
+            .map(|counter| {
+                let slots = self.counters.get(&(counter as u32), 0).map_err(map_error)?;
+                Ok((counter, slots.iter().sum()))
+            })
+            .collect()
+    }
+}
+
+/// The way back into the kernel.
+struct Control {
+    orders: HashMap<MapData, [u8; FlowKey::SIZE], [u8; Order::SIZE]>,
+    flows: HashMap<MapData, [u8; FlowKey::SIZE], [u8; FlowState::SIZE]>,
+    serial: u32,
+}
+
+impl Control {
+    fn obey(&mut self, order: &GateOrder, at: Position) -> Result<(), CaptureError> {
+        self.serial = self.serial.wrapping_add(1).max(1);
+        let (key, order) = control::translate(order, at, self.serial);
+        self.orders.insert(key.to_bytes(), order.to_bytes(), 0).map_err(map_error)
+    }
+
+    /// Which life of the flow the kernel holds.
+    fn life(&self, order: &GateOrder) -> Result<Option<u64>, CaptureError> {
+        match self.flows.get(&control::key(&order.flow).to_bytes(), 0) {
+            Ok(state) => Ok(Some(FlowState::flow_of(&state))),
+            Err(MapError::KeyNotFound) => Ok(None),
+            Err(error) => Err(map_error(error)),
+        }
+    }
+}
+
+/// From the kernel's clock to the time of day.
+struct Clock {
+    compared: Instant,
+    /// What to add, in nanoseconds.
+    offset: i64,
+}
+
+impl Clock {
+    fn now() -> Result<Self, CaptureError> {
+        let nanoseconds = |clock| -> Result<i64, CaptureError> {
+            let time = clock_gettime(clock).map_err(|error| system("cannot read the clock")(error.into()))?;
+            Ok(time.tv_sec() * 1_000_000_000 + time.tv_nsec())
+        };
+        let offset = nanoseconds(ClockId::CLOCK_REALTIME)? - nanoseconds(ClockId::CLOCK_MONOTONIC)?;
+        Ok(Self { compared: Instant::now(), offset })
+    }
+
+    fn compare(&mut self) -> Result<(), CaptureError> {
+        if self.compared.elapsed() >= CLOCK_AGE {
+            *self = Self::now()?;
+        }
+        Ok(())
+    }
+
+    fn time_of_day(&self, monotonic: u64) -> Timestamp {
+        Timestamp(i64::try_from(monotonic).unwrap_or(i64::MAX).saturating_add(self.offset))
+    }
+}
+
+/// The target of the kernel programs' own lines in the log.
+const KERNEL_LOG: &str = "smtpwatch::kernel";
+
+/// Hands the lines of the kernel programs to the daemon's log.
+struct KernelLog;
+
+impl log::Log for KernelLog {
+    fn enabled(&self, _: &log::Metadata<'_>) -> bool {
+        true
+    }
+
+    fn log(&self, record: &log::Record<'_>) {
+        tracing::debug!(target: KERNEL_LOG, "{}", record.args());
+    }
+
+    fn flush(&self) {}
+}
+
+fn kernel_log(object: &mut Ebpf) -> Option<EbpfLogger<KernelLog>> {
+    EbpfLogger::init_with_logger(object, KernelLog)
+        .inspect_err(|error| tracing::warn!(%error, "the kernel programs do not log"))
+        .ok()
+}
+
+fn wanted(settings: &CaptureSettings) -> Result<Vec<Interface>, CaptureError> {
+    interfaces::wanted(&settings.interfaces).map_err(system("cannot list the interfaces"))
+}
+
+fn map<T: TryFrom<aya::maps::Map, Error = MapError>>(object: &mut Ebpf, name: &str) -> Result<T, CaptureError> {
+    let map = object.take_map(name).ok_or_else(|| CaptureError::Object(format!("it has no map {name}")))?;
+    T::try_from(map).map_err(|error| CaptureError::Object(format!("map {name}: {error}")))
+}
+
+fn map_error(error: MapError) -> CaptureError {
+    match error {
+        MapError::SyscallError(error) => CaptureError::System { what: error.call, source: error.io_error },
+        other => CaptureError::Object(other.to_string()),
+    }
+}
+
+fn system(what: &'static str) -> impl FnOnce(io::Error) -> CaptureError {
+    move |source| CaptureError::System { what, source }
+}

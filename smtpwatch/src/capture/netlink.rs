@@ -1,0 +1,158 @@
+//! The little of rtnetlink that is needed: who holds an XDP slot, what hangs at a clsact qdisc, and that something changed.
+
+use std::{
+    io::{self, IoSlice},
+    os::fd::{AsRawFd as _, OwnedFd},
+};
+
+use nix::{
+    errno::Errno,
+    sys::socket::{
+        AddressFamily, MsgFlags, NetlinkAddr, SockFlag, SockProtocol, SockType, bind, recv, sendmsg, socket,
+    },
+};
+
+// include/uapi/linux/rtnetlink.h
+const GROUPS: u32 = 0x1 /* link */ | 0x40 /* IPv4 route */ | 0x400 /* IPv6 route */;
+const NLM_REQUEST: u16 = 0x1;
+const NLM_ACK: u16 = 0x4;
+const NLM_DUMP: u16 = 0x300;
+const NLMSG_ERROR: u16 = 2;
+const NLMSG_DONE: u16 = 3;
+const RTM_GETLINK: u16 = 18;
+const RTM_NEWLINK: u16 = 16;
+const RTM_DELQDISC: u16 = 37;
+const RTM_NEWTFILTER: u16 = 44;
+const RTM_GETTFILTER: u16 = 46;
+const IFLA_XDP: u16 = 43;
+const IFLA_XDP_PROG_ID: u16 = 4;
+const CLSACT_HANDLE: u32 = 0xffff_0000;
+const CLSACT_PARENT: u32 = 0xffff_fff1;
+/// `TC_H_MAKE(TC_H_CLSACT, TC_H_MIN_INGRESS)` and the same for egress.
+const CLSACT_SIDES: [u32; 2] = [0xffff_fff2, 0xffff_fff3];
+const NLA_TYPE: u16 = 0x3fff;
+
+/// Says that interfaces or routes have changed.
+pub(crate) struct Changes(OwnedFd);
+
+impl Changes {
+    pub(crate) fn subscribe() -> io::Result<Self> {
+        let flags = SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK;
+        let fd = socket(AddressFamily::Netlink, SockType::Raw, flags, SockProtocol::NetlinkRoute)?;
+        bind(fd.as_raw_fd(), &NetlinkAddr::new(0, GROUPS))?;
+        Ok(Self(fd))
+    }
+
+    /// Whether anything has changed since the last call. What it was, the caller looks up: messages can be lost.
+    pub(crate) fn happened(&self) -> bool {
+        let mut buffer = [0; 16 * 1024];
+        let mut happened = false;
+        loop {
+            match recv(self.0.as_raw_fd(), &mut buffer, MsgFlags::MSG_DONTWAIT) {
+                Ok(0) => return happened,
+                // ENOBUFS: messages were lost, so there were some.
+                Ok(_) | Err(Errno::ENOBUFS) => happened = true,
+                Err(Errno::EINTR) => {}
+                Err(_) => return happened,
+            }
+        }
+    }
+}
+
+/// The id of the XDP program of an interface, if it has one.
+pub(crate) fn xdp_program(interface: u32) -> io::Result<Option<u32>> {
+    let mut id = None;
+    request(RTM_GETLINK, NLM_ACK, &ifinfo(interface), |kind, body| {
+        if kind != RTM_NEWLINK {
+            return;
+        }
+        // struct ifinfomsg is 16 octets.
+        each_attribute(body.get(16..).unwrap_or_default(), |kind, value| {
+            if kind == IFLA_XDP {
+                each_attribute(value, |kind, value| {
+                    if kind == IFLA_XDP_PROG_ID {
+                        id = value.first_chunk().map(|id| u32::from_ne_bytes(*id)).filter(|id| *id != 0);
+                    }
+                });
+            }
+        });
+    })?;
+    Ok(id)
+}
+
+/// Whether any filter hangs at the clsact qdisc of an interface.
+pub(crate) fn clsact_in_use(interface: u32) -> io::Result<bool> {
+    let mut found = false;
+    for parent in CLSACT_SIDES {
+        request(RTM_GETTFILTER, NLM_DUMP, &tcmsg(interface, 0, parent), |kind, _| found |= kind == RTM_NEWTFILTER)?;
+    }
+    Ok(found)
+}
+
+/// Removes the clsact qdisc of an interface.
+pub(crate) fn remove_clsact(interface: u32) -> io::Result<()> {
+    request(RTM_DELQDISC, NLM_ACK, &tcmsg(interface, CLSACT_HANDLE, CLSACT_PARENT), |_, _| {})
+}
+
+fn ifinfo(interface: u32) -> Vec<u8> {
+    let mut message = vec![0; 16];
+    message[4..8].copy_from_slice(&interface.to_ne_bytes());
+    message
+}
+
+fn tcmsg(interface: u32, handle: u32, parent: u32) -> Vec<u8> {
+    let mut message = vec![0; 20];
+    message[4..8].copy_from_slice(&interface.to_ne_bytes());
+    message[8..12].copy_from_slice(&handle.to_ne_bytes());
+    message[12..16].copy_from_slice(&parent.to_ne_bytes());
+    message
+}
+
+/// Sends one request and hands every message of the answer to `on`: its type and what follows its header.
+fn request(kind: u16, flags: u16, body: &[u8], mut on: impl FnMut(u16, &[u8])) -> io::Result<()> {
+    let fd = socket(AddressFamily::Netlink, SockType::Raw, SockFlag::SOCK_CLOEXEC, SockProtocol::NetlinkRoute)?;
+    let length = u32::try_from(16 + body.len()).map_err(io::Error::other)?;
+    let mut message = Vec::with_capacity(16 + body.len());
+    message.extend_from_slice(&length.to_ne_bytes());
+    message.extend_from_slice(&kind.to_ne_bytes());
+    message.extend_from_slice(&(NLM_REQUEST | flags).to_ne_bytes());
+    message.extend_from_slice(&[0; 8]);
+    message.extend_from_slice(body);
+    sendmsg(fd.as_raw_fd(), &[IoSlice::new(&message)], &[], MsgFlags::empty(), Some(&NetlinkAddr::new(0, 0)))?;
+    let mut buffer = vec![0; 64 * 1024];
+    loop {
+        let received = recv(fd.as_raw_fd(), &mut buffer, MsgFlags::empty())?;
+        let mut rest = buffer.get(..received).unwrap_or_default();
+        while let Some((kind, body, next)) = next_message(rest) {
+            rest = next;
+            match kind {
+                NLMSG_DONE => return Ok(()),
+                NLMSG_ERROR => {
+                    let code = body.first_chunk().map_or(0, |code| i32::from_ne_bytes(*code));
+                    return if code == 0 { Ok(()) } else { Err(io::Error::from_raw_os_error(-code)) };
+                }
+                kind => on(kind, body),
+            }
+        }
+        if received == 0 {
+            return Ok(());
+        }
+    }
+}
+
+/// One message, and what follows it: RFC 3549 §2.3.2.
+fn next_message(octets: &[u8]) -> Option<(u16, &[u8], &[u8])> {
+    let length = u32::from_ne_bytes(*octets.first_chunk()?) as usize;
+    let kind = u16::from_ne_bytes(*octets.get(4..6)?.first_chunk()?);
+    let body = octets.get(16..length)?;
+    Some((kind, body, octets.get(length.next_multiple_of(4)..).unwrap_or_default()))
+}
+
+fn each_attribute(mut octets: &[u8], mut on: impl FnMut(u16, &[u8])) {
+    while let Some(head) = octets.first_chunk::<4>() {
+        let length = usize::from(u16::from_ne_bytes([head[0], head[1]]));
+        let Some(value) = octets.get(4..length) else { return };
+        on(u16::from_ne_bytes([head[2], head[3]]) & NLA_TYPE, value);
+        octets = octets.get(length.next_multiple_of(4)..).unwrap_or_default();
+    }
+}

@@ -1,0 +1,152 @@
+//! The kernel object: embedded, loaded with the settings of this run.
+
+use aya::{
+    Ebpf, EbpfError, EbpfLoader, VerifierLogLevel,
+    programs::{Program, ProgramError},
+};
+use smtpwatch_common::PortSet;
+
+use super::CaptureError;
+
+/// The compiled kernel programs.
+static OBJECT: &[u8] = aya::include_bytes_aligned!("../../bpf/smtpwatch.bpf.o");
+
+/// What is set when the programs are loaded.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct LoadSettings {
+    /// The watched ports.
+    pub ports: PortSet,
+    /// Flows whose state the kernel holds at once.
+    pub flows: u32,
+    /// Orders that the kernel holds at once.
+    pub orders: u32,
+    /// Octets of the ring: a power of two, and a multiple of the page size.
+    pub ring: u32,
+    /// Whether the kernel programs log what they cannot make anything of.
+    pub log: bool,
+}
+
+impl Default for LoadSettings {
+    fn default() -> Self {
+        Self { ports: PortSet::default(), flows: 262_144, orders: 65_536, ring: 8 * 1024 * 1024, log: false }
+    }
+}
+
+/// SHA-256 of the sources that the embedded object was built from, in hexadecimal.
+#[must_use]
+pub fn object_digest() -> &'static str {
+    include_str!("../../bpf/smtpwatch.bpf.o.sources").trim_ascii()
+}
+
+/// The names of the programs, by hook, direction and link layer.
+pub(crate) mod program {
+    pub(crate) const XDP: &str = "smtpwatch_xdp";
+    pub(crate) const TC_INGRESS: &str = "smtpwatch_tc_ingress";
+    pub(crate) const TC_EGRESS: &str = "smtpwatch_tc_egress";
+    pub(crate) const TC_INGRESS_IP: &str = "smtpwatch_tc_ingress_ip";
+    pub(crate) const TC_EGRESS_IP: &str = "smtpwatch_tc_egress_ip";
+    /// Those without which nothing can be watched.
+    pub(crate) const TC: [&str; 4] = [TC_INGRESS, TC_EGRESS, TC_INGRESS_IP, TC_EGRESS_IP];
+}
+
+/// The loaded object, and what this kernel could not do.
+pub(crate) struct Loaded {
+    pub(crate) object: Ebpf,
+    /// Why XDP cannot be used; it needs a helper of kernel 5.18.
+    pub(crate) no_xdp: Option<String>,
+    /// Why the owner of a socket is not told.
+    pub(crate) no_attribution: Option<String>,
+}
+
+/// Creates the maps and has the verifier look at every program.
+///
+/// # Errors
+///
+/// The kernel refuses the maps or a TC program.
+pub(crate) fn load(settings: &LoadSettings) -> Result<Loaded, CaptureError> {
+    raise_memlock();
+    let no_attribution = match load_with(settings, true) {
+        Err(CaptureError::Program { name, source, log }) if !super::is_permission(&source) => {
+            tracing::debug!(program = name, verifier = log, "retrying without the owner of sockets");
+            format!("{name}: {source}")
+        }
+        other => return other,
+    };
+    load_with(settings, false).map(|loaded| Loaded { no_attribution: Some(no_attribution), ..loaded })
+}
+
+fn load_with(settings: &LoadSettings, attribution: bool) -> Result<Loaded, CaptureError> {
+    let attribution = u8::from(attribution);
+    // aya-log's levels: 0 is silence, and the verifier drops the calls; 4 is debug.
+    let log = if settings.log { 4_u8 } else { 0 };
+    let mut object = EbpfLoader::new()
+        .verifier_log_level(VerifierLogLevel::STATS)
+        .override_global("PORTS", settings.ports.as_bytes().as_slice(), true)
+        .override_global("ATTRIBUTION", &attribution, true)
+        .override_global(aya_log::LEVEL, &log, true)
+        .map_max_entries("FLOWS", settings.flows)
+        .map_max_entries("ORDERS", settings.orders)
+        .map_max_entries("RING", settings.ring)
+        .load(OBJECT)
+        .map_err(maps_error)?;
+    for name in program::TC {
+        load_program(&mut object, name)?;
+    }
+    let no_xdp = match load_program(&mut object, program::XDP) {
+        Ok(()) => None,
+        Err(CaptureError::Program { source, .. }) => Some(source.to_string()),
+        Err(other) => return Err(other),
+    };
+    Ok(Loaded { object, no_xdp, no_attribution: None })
+}
+
+fn load_program(object: &mut Ebpf, name: &'static str) -> Result<(), CaptureError> {
+    let loaded = match object.program_mut(name) {
+        Some(Program::Xdp(program)) => program.load(),
+        Some(Program::SchedClassifier(program)) => program.load(),
+        _ => return Err(CaptureError::Object(format!("the kernel object has no program {name}"))),
+    };
+    loaded.map_err(|error| match error {
+        ProgramError::LoadError { io_error, verifier_log } => {
+            CaptureError::Program { name, source: io_error, log: verifier_log.to_string() }
+        }
+        other => CaptureError::Object(format!("{name}: {other}")),
+    })
+}
+
+fn maps_error(error: EbpfError) -> CaptureError {
+    use std::error::Error as _;
+    let mut cause = error.source();
+    while let Some(inner) = cause {
+        if let Some(io) = inner.downcast_ref::<std::io::Error>() {
+            let source =
+                io.raw_os_error().map_or_else(|| std::io::ErrorKind::Other.into(), std::io::Error::from_raw_os_error);
+            return CaptureError::Maps { source };
+        }
+        cause = inner.source();
+    }
+    CaptureError::Object(error.to_string())
+}
+
+/// Before kernel 5.11 maps count against this limit; later ones do not look at it.
+fn raise_memlock() {
+    use nix::sys::resource::{RLIM_INFINITY, Resource, setrlimit};
+    if let Err(error) = setrlimit(Resource::RLIMIT_MEMLOCK, RLIM_INFINITY, RLIM_INFINITY) {
+        tracing::debug!(%error, "cannot raise the limit of locked memory; only kernels before 5.11 need it");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_committed_object_is_built_from_these_sources() {
+        let workspace = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap();
+        assert_eq!(
+            super::super::digest::of_sources(workspace).unwrap(),
+            object_digest(),
+            "the kernel object is stale: run `cargo xtask build-ebpf` and commit smtpwatch/bpf"
+        );
+    }
+}

@@ -1,0 +1,203 @@
+//! What this kernel and host allow, found out by trying. Nothing stays attached.
+
+use smtpwatch_common::{Direction, Link};
+
+use super::{
+    CaptureError,
+    attach::{Attachments, Hook},
+    interfaces,
+    object::{self, LoadSettings, Loaded},
+};
+use crate::config::Ingress;
+
+/// How a check came out.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Status {
+    /// As it should be.
+    Pass,
+    /// It works, with a restriction.
+    Warn,
+    /// smtpwatch cannot run so.
+    Fail,
+}
+
+/// One thing that was tried.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Check {
+    /// What.
+    pub name: String,
+    /// How it came out.
+    pub status: Status,
+    /// What was found.
+    pub detail: String,
+    /// What to do; empty where nothing is to be done.
+    pub remedy: String,
+}
+
+/// Tries everything; hooks only on the interface named.
+#[must_use]
+pub fn run(interface: Option<&str>) -> Vec<Check> {
+    let mut checks = vec![kernel(), capabilities(), btf()];
+    let settings = LoadSettings { ring: 256 * 1024, flows: 1024, orders: 1024, ..LoadSettings::default() };
+    match object::load(&settings) {
+        Ok(mut loaded) => {
+            checks.push(pass("programs", "maps, ring and the TC programs load".to_owned()));
+            checks.extend(optional(&loaded));
+            match interface {
+                Some(name) => checks.extend(hooks(&mut loaded, name)),
+                None => checks.extend(default_interfaces()),
+            }
+        }
+        Err(error) => checks.push(Check {
+            name: "programs".to_owned(),
+            status: Status::Fail,
+            remedy: load_remedy(&error).to_owned(),
+            detail: error.to_string(),
+        }),
+    }
+    checks
+}
+
+fn kernel() -> Check {
+    let release = std::fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default();
+    pass("kernel", format!("Linux {}; what it can do is tried, not looked up", release.trim()))
+}
+
+/// Effective capabilities, `capabilities(7)`.
+fn capabilities() -> Check {
+    const NEEDED: [(u32, &str); 3] = [(12, "CAP_NET_ADMIN"), (38, "CAP_PERFMON"), (39, "CAP_BPF")];
+    const SYS_ADMIN: u32 = 21;
+    let status = std::fs::read_to_string("/proc/thread-self/status").unwrap_or_default();
+    let effective = status.lines().find_map(|line| line.strip_prefix("CapEff:"));
+    let Some(effective) = effective.and_then(|hex| u64::from_str_radix(hex.trim(), 16).ok()) else {
+        return warn("capabilities", "the kernel does not tell".to_owned(), String::new());
+    };
+    let has = |bit: u32| effective & (1 << bit) != 0;
+    let missing: Vec<&str> = NEEDED
+        .into_iter()
+        // CAP_SYS_ADMIN stands for the two that came with 5.8.
+        .filter(|(bit, _)| !has(*bit) && (*bit == 12 || !has(SYS_ADMIN)))
+        .map(|(_, name)| name)
+        .collect();
+    if missing.is_empty() {
+        return pass("capabilities", "CAP_BPF, CAP_NET_ADMIN and CAP_PERFMON".to_owned());
+    }
+    Check {
+        name: "capabilities".to_owned(),
+        status: Status::Fail,
+        detail: format!("{} missing", missing.join(", ")),
+        remedy: "run it as root, or grant them: AmbientCapabilities= in the unit".to_owned(),
+    }
+}
+
+fn btf() -> Check {
+    if std::path::Path::new("/sys/kernel/btf/vmlinux").exists() {
+        return pass("btf", "the kernel has type information; the programs do not need it".to_owned());
+    }
+    pass("btf", "the kernel has no type information; the programs do not need it".to_owned())
+}
+
+fn optional(loaded: &Loaded) -> Vec<Check> {
+    let xdp = match &loaded.no_xdp {
+        None => pass("xdp", "the XDP program loads".to_owned()),
+        Some(why) => {
+            warn("xdp", format!("the XDP program does not load: {why}"), "TC is used; XDP needs kernel 5.18".to_owned())
+        }
+    };
+    let attribution = match &loaded.no_attribution {
+        None => pass("attribution", "user and cgroup of senders can be told".to_owned()),
+        Some(why) => warn("attribution", why.clone(), "findings do not name the sender's user and cgroup".to_owned()),
+    };
+    vec![xdp, attribution]
+}
+
+fn default_interfaces() -> Vec<Check> {
+    let check = match interfaces::wanted(&[]) {
+        Ok(found) if found.is_empty() => Check {
+            name: "interfaces".to_owned(),
+            status: Status::Fail,
+            detail: "no interface carries a default route".to_owned(),
+            remedy: "name one with --interface, or in the configuration".to_owned(),
+        },
+        Ok(found) => {
+            let names: Vec<&str> = found.iter().map(|interface| interface.name.as_str()).collect();
+            pass(
+                "interfaces",
+                format!("{} carry a default route; --interface tries the hooks of one", names.join(", ")),
+            )
+        }
+        Err(error) => warn("interfaces", error.to_string(), String::new()),
+    };
+    vec![check]
+}
+
+/// Each ingress hook and the egress, alone.
+fn hooks(loaded: &mut Loaded, name: &str) -> Vec<Check> {
+    let found = interfaces::wanted(&[name.to_owned()]).unwrap_or_default();
+    let Some(interface) = found.into_iter().find(|interface| interface.name == name) else {
+        return vec![Check {
+            name: "interface".to_owned(),
+            status: Status::Fail,
+            detail: CaptureError::NoInterface(name.to_owned()).to_string(),
+            remedy: String::new(),
+        }];
+    };
+    if interface.link.is_none() {
+        return vec![Check {
+            name: "interface".to_owned(),
+            status: Status::Fail,
+            detail: format!("{name} has a link layer that is not understood"),
+            remedy: "watch the interface below or above it".to_owned(),
+        }];
+    }
+    let mut checks = Vec::new();
+    for (label, ingress) in [("xdp", Ingress::Xdp), ("tcx", Ingress::Tcx), ("clsact", Ingress::Clsact)] {
+        if ingress == Ingress::Xdp && interface.link == Some(Link::Ip) {
+            continue;
+        }
+        let mut attachments = Attachments::default();
+        let tried = attachments.attach(&mut loaded.object, &interface, ingress, loaded.no_xdp.as_deref());
+        let hook = |direction| attachments.iter().find(|held| held.direction == direction).and_then(|held| held.hook);
+        checks.push(match (hook(Direction::Ingress), tried) {
+            (Some(hook), _) => {
+                pass(&format!("{name} ingress {label}"), format!("{} attached and detached", hook.as_str()))
+            }
+            (None, Err(error)) => warn(
+                &format!("{name} ingress {label}"),
+                error.to_string(),
+                "ingress = \"auto\" takes the best hook there is".to_owned(),
+            ),
+            (None, Ok(())) => warn(&format!("{name} ingress {label}"), "not attached".to_owned(), String::new()),
+        });
+        if ingress == Ingress::Tcx {
+            checks.push(match hook(Direction::Egress) {
+                Some(hook @ (Hook::Tcx | Hook::Clsact)) => {
+                    pass(&format!("{name} egress"), format!("{} attached and detached", hook.as_str()))
+                }
+                Some(Hook::Xdp | Hook::XdpGeneric) | None => Check {
+                    name: format!("{name} egress"),
+                    status: Status::Fail,
+                    detail: "neither TCX nor clsact can be attached".to_owned(),
+                    remedy: "`tc qdisc show` tells what is there; the kernel needs CONFIG_NET_CLS_ACT".to_owned(),
+                },
+            });
+        }
+    }
+    checks
+}
+
+fn load_remedy(error: &CaptureError) -> &'static str {
+    if error.is_permission() {
+        "run it as root, or with CAP_BPF, CAP_NET_ADMIN and CAP_PERFMON; in a container the seccomp profile must allow bpf(2)"
+    } else {
+        "the kernel needs CONFIG_BPF_SYSCALL and must be 5.10 or later"
+    }
+}
+
+fn pass(name: &str, detail: String) -> Check {
+    Check { name: name.to_owned(), status: Status::Pass, detail, remedy: String::new() }
+}
+
+fn warn(name: &str, detail: String, remedy: String) -> Check {
+    Check { name: name.to_owned(), status: Status::Warn, detail, remedy }
+}

@@ -1,0 +1,63 @@
+//! A large message in clear: its body is not copied, and what the session does afterwards is seen all the same.
+
+use std::net::SocketAddr;
+
+use anyhow::{Result, ensure};
+use serde_json::json;
+use smtpwatch_tests::daemon::Daemon;
+use smtpwatch_tests::exim::{Auth, Exim};
+use smtpwatch_tests::netns::{Family, GATEWAY_INTERFACE, Path};
+use smtpwatch_tests::tls::Identity;
+use smtpwatch_tests::{scenario, smtp};
+
+use crate::set_up::{FINDING, Home, check};
+
+/// A line of the body that would be a credential if it were read as a command.
+const LINE: &str = "AUTH PLAIN AGJvZHkAYm9keQ==\r\n";
+/// Lines of the body: 4 MiB and more.
+const LINES: usize = 150_000;
+/// `AUTH PLAIN` of the account that Exim knows.
+const LOGIN: &str = "AUTH PLAIN AGFubmEAbm90LWEtc2VjcmV0LTdLcQ==";
+
+#[test]
+fn after_data() {
+    scenario("after_data", || credentials_after(&["DATA", &format!("{}.", LINE.repeat(LINES))]));
+}
+
+#[test]
+fn after_bdat() {
+    scenario("after_bdat", || {
+        let body = LINE.repeat(LINES);
+        let body = body.trim_end_matches("\r\n");
+        credentials_after(&[&format!("BDAT {} LAST\r\n{body}", body.len() + 2)])
+    });
+}
+
+fn credentials_after(message: &[&str]) -> Result<()> {
+    let path = Path::create()?;
+    let _server = Exim::start(&path.gateway, &Identity::generate("mail.example.org")?, Auth::Always, &[])?;
+    let home = Home::create("body")?;
+    let daemon = Daemon::start(&path.gateway, GATEWAY_INTERFACE, &home.0, "")?;
+    let server = SocketAddr::new(Family::V4.gateway(), 587);
+    let replies = path.exchanger.run(|| -> Result<Vec<String>> {
+        let mut client = smtp::connect(server)?;
+        let envelope = ["EHLO client.example", "MAIL FROM:<anna@client.example>", "RCPT TO:<bob@example.org>"];
+        let commands = envelope.iter().chain(message).chain(&[LOGIN, "QUIT"]);
+        commands.map(|command| Ok(smtp::ask(&mut client, command)?.concat())).collect()
+    })??;
+    ensure!(replies.iter().any(|reply| reply.starts_with("235")), "no AUTH after the message: {replies:?}");
+    let found = daemon.finding("auth-plaintext", FINDING, |_| true)?;
+    check(
+        &found,
+        &[("/role", json!("server")), ("/observed/mechanism", json!("PLAIN")), ("/observed/reply", json!(235))],
+    )?;
+    let count = daemon.findings().iter().filter(|finding| finding["kind"] == "auth-plaintext").count();
+    ensure!(count == 1, "the body is read as commands: {count} findings");
+    let packets =
+        |outcome| daemon.metric("smtpwatch_kernel_packets_total", &[("direction", "ingress"), ("outcome", outcome)]);
+    let (forwarded, muted) = (packets("forwarded")?, packets("muted")?);
+    ensure!(muted > forwarded, "the body is copied: {forwarded} packets forwarded, {muted} muted");
+    let dropped = daemon.metric("smtpwatch_kernel_dropped_total", &[])?;
+    ensure!(dropped.abs() < f64::EPSILON, "{dropped} packets dropped:\n{}", daemon.metrics()?);
+    Ok(())
+}

@@ -1,0 +1,273 @@
+//! `cargo xtask build-ebpf`: builds the kernel object that the daemon embeds.
+//!
+//! The object is committed, so that a plain `cargo build` needs no BPF toolchain; this is how it is made again.
+
+use std::{
+    env, fs,
+    path::{Path, PathBuf},
+    process::Command,
+};
+
+use anyhow::{Context as _, bail, ensure};
+use aya::{
+    EbpfLoader,
+    programs::{Program, ProgramError},
+};
+
+#[path = "../../smtpwatch/src/capture/digest.rs"]
+mod digest;
+
+const TARGET: &str = "bpfel-unknown-none";
+/// The linker must know the LLVM of the compiler, and this release knows LLVM 22.
+const LINKER: &str = "0.10.0";
+/// Programs that can remove debugging sections of an ELF file of any machine.
+const STRIP: [&str; 4] = ["llvm-strip-22", "/usr/lib/llvm-22/bin/llvm-strip", "llvm-strip", "rust-strip"];
+
+#[derive(clap::Args)]
+pub struct Arguments {
+    /// Build, load and compare with the committed object, but do not write it
+    #[arg(long)]
+    pub check: bool,
+}
+
+/// Builds the object, has the kernel's verifier load it where that is allowed, and puts it in its place.
+pub fn run(arguments: &Arguments) -> anyhow::Result<()> {
+    let workspace = crate::host::workspace().to_owned();
+    let toolchain = Toolchain::find()?;
+    let linker = linker(&workspace)?;
+    eprintln!("kernel object: {} with {}", toolchain.name(), linker.display());
+    let built = build(&workspace, &toolchain, &linker)?;
+    let bytes = strip(&built)?;
+    load(&bytes)?;
+    let sources = digest::of_sources(&workspace).context("cannot read the sources")?;
+    let (object, digest) =
+        (workspace.join("smtpwatch/bpf/smtpwatch.bpf.o"), workspace.join("smtpwatch/bpf/smtpwatch.bpf.o.sources"));
+    if arguments.check {
+        let committed = fs::read_to_string(&digest).unwrap_or_default();
+        ensure!(
+            committed.trim() == sources,
+            "the committed object is not built from these sources: run `cargo xtask build-ebpf` and commit smtpwatch/bpf"
+        );
+        let same = fs::read(&object).is_ok_and(|old| old == bytes);
+        eprintln!(
+            "kernel object: the fresh one is {} the committed one",
+            if same { "identical to" } else { "not bit for bit" }
+        );
+        return Ok(());
+    }
+    fs::create_dir_all(workspace.join("smtpwatch/bpf"))?;
+    fs::write(&object, &bytes).with_context(|| format!("cannot write {}", object.display()))?;
+    fs::write(&digest, format!("{sources}\n")).with_context(|| format!("cannot write {}", digest.display()))?;
+    eprintln!("kernel object: {} octets, sources sha256:{sources}", bytes.len());
+    Ok(())
+}
+
+fn build(workspace: &Path, toolchain: &Toolchain, linker: &Path) -> anyhow::Result<PathBuf> {
+    let target_dir = workspace.join("target/ebpf");
+    // No path of the building machine belongs in the object, and the same sources shall give the same octets.
+    let home = env::var("CARGO_HOME")
+        .map_or_else(|_| PathBuf::from(env::var("HOME").unwrap_or_default()).join(".cargo"), PathBuf::from);
+    let flags = [
+        "-Cdebuginfo=2".to_owned(),
+        "-Clink-arg=--btf".to_owned(),
+        format!("-Clinker={}", linker.display()),
+        format!("--remap-path-prefix={}=.", workspace.display()),
+        format!("--remap-path-prefix={}=cargo", home.display()),
+        format!("--remap-path-prefix={}=rust", toolchain.sources().display()),
+    ];
+    let mut command = toolchain.cargo();
+    command
+        .current_dir(workspace)
+        .args(["build", "--release", "--package", "smtpwatch-ebpf", "-Z", "build-std=core", "--target", TARGET])
+        .arg("--target-dir")
+        .arg(&target_dir)
+        .env("CARGO_ENCODED_RUSTFLAGS", flags.join("\u{1f}"))
+        .env_remove("RUSTFLAGS")
+        .env_remove("RUSTC_WORKSPACE_WRAPPER");
+    if let Some(library) = toolchain.llvm()? {
+        // The linker takes the first libLLVM that it finds in a folder of this list: it shall find one only.
+        let folder = workspace.join("target/tools/llvm");
+        fs::create_dir_all(&folder)?;
+        let link = folder.join(library.file_name().context("libLLVM has a name")?);
+        let _ = fs::remove_file(&link);
+        std::os::unix::fs::symlink(&library, &link)?;
+        command.env("LD_LIBRARY_PATH", &folder);
+    }
+    let status = command.status().context("cannot run cargo")?;
+    ensure!(status.success(), "the kernel object does not build");
+    Ok(target_dir.join(TARGET).join("release/smtpwatch-ebpf"))
+}
+
+/// Removes what only a debugger reads; BTF stays, and with it the source lines in the verifier's log.
+fn strip(built: &Path) -> anyhow::Result<Vec<u8>> {
+    let stripped = built.with_extension("stripped");
+    for program in STRIP {
+        let status = Command::new(program).arg("--strip-debug").arg(built).arg("-o").arg(&stripped).status();
+        if status.is_ok_and(|status| status.success()) {
+            return fs::read(&stripped).with_context(|| format!("cannot read {}", stripped.display()));
+        }
+    }
+    bail!("cannot strip the kernel object: none of {} runs; Debian's package llvm-22 has one", STRIP.join(", "))
+}
+
+/// The verifier's word, where this process may ask for it.
+fn load(bytes: &[u8]) -> anyhow::Result<()> {
+    let mut object = match EbpfLoader::new().load(bytes) {
+        Ok(object) => object,
+        Err(error) => {
+            eprintln!("kernel object: not loaded, because this kernel or user may not: {error}");
+            return Ok(());
+        }
+    };
+    for (name, program) in object.programs_mut() {
+        let loaded = match program {
+            Program::Xdp(program) => program.load(),
+            Program::SchedClassifier(program) => program.load(),
+            other => bail!("program {name} is of the unexpected type {:?}", other.prog_type()),
+        };
+        match loaded {
+            Ok(()) => {
+                let verified = program.info()?.verified_instruction_count().unwrap_or(0);
+                eprintln!("kernel object: {name}: {verified} instructions verified");
+            }
+            Err(ProgramError::LoadError { io_error, verifier_log }) => bail!("{name}: {io_error}\n{verifier_log}"),
+            Err(error) => return Err(error).with_context(|| name.to_owned()),
+        }
+    }
+    Ok(())
+}
+
+/// A compiler that can build `core` for BPF.
+enum Toolchain {
+    /// rustup's nightly, with the component rust-src.
+    Nightly,
+    /// Debian's `rustc-web`, `cargo-web` and `rust-web-src`.
+    Debian,
+}
+
+impl Toolchain {
+    fn find() -> anyhow::Result<Self> {
+        if Self::Nightly.is_complete() {
+            return Ok(Self::Nightly);
+        }
+        if !Self::Debian.is_complete() {
+            eprintln!(
+                "kernel object: no nightly with rust-src (`rustup toolchain install nightly --component rust-src`); \
+                 installing Debian's rustc-web, cargo-web, rust-web-src and llvm-22"
+            );
+            let installed = Command::new("apt-get")
+                .args([
+                    "install",
+                    "--yes",
+                    "--no-install-recommends",
+                    "rustc-web",
+                    "cargo-web",
+                    "rust-web-src",
+                    "llvm-22",
+                ])
+                .env("DEBIAN_FRONTEND", "noninteractive")
+                .status();
+            if !installed.is_ok_and(|status| status.success()) || !Self::Debian.is_complete() {
+                bail!(
+                    "no compiler for the kernel object: install a nightly with `rustup toolchain install nightly \
+                     --component rust-src`, or Debian's rustc-web, cargo-web and rust-web-src"
+                );
+            }
+        }
+        Ok(Self::Debian)
+    }
+
+    fn is_complete(&self) -> bool {
+        let cargo = match self {
+            Self::Nightly => true,
+            Self::Debian => Path::new("/usr/bin/cargo").exists(),
+        };
+        cargo && self.sources().join("library/core/Cargo.toml").exists()
+    }
+
+    fn name(&self) -> String {
+        self.ask("--version")
+    }
+
+    /// Where the sources of `core` are, or would be.
+    fn sources(&self) -> PathBuf {
+        PathBuf::from(self.ask("--print=sysroot")).join("lib/rustlib/src/rust")
+    }
+
+    /// What the compiler answers; empty where it does not run.
+    fn ask(&self, question: &str) -> String {
+        let mut rustc = match self {
+            Self::Nightly => {
+                let mut command = Command::new("rustup");
+                command.args(["run", "nightly", "rustc"]);
+                command
+            }
+            Self::Debian => Command::new("/usr/bin/rustc"),
+        };
+        let answer = rustc.arg(question).env_remove("RUSTUP_TOOLCHAIN").output();
+        let answer = answer.ok().filter(|output| output.status.success()).map(|output| output.stdout);
+        String::from_utf8_lossy(&answer.unwrap_or_default()).trim().to_owned()
+    }
+
+    fn cargo(&self) -> Command {
+        let mut command;
+        match self {
+            Self::Nightly => {
+                command = Command::new("rustup");
+                command.args(["run", "nightly", "cargo"]).env_remove("RUSTC");
+            }
+            Self::Debian => {
+                command = Command::new("/usr/bin/cargo");
+                // A release compiler that is asked for what only nightlies give.
+                command.env("RUSTC", "/usr/bin/rustc").env("RUSTC_BOOTSTRAP", "1");
+            }
+        }
+        // This very process runs under a cargo that has named its own compiler.
+        for variable in ["RUSTUP_TOOLCHAIN", "CARGO", "RUSTDOC", "RUSTC_WRAPPER"] {
+            command.env_remove(variable);
+        }
+        command
+    }
+
+    /// The LLVM library that the linker must open; rustup's lies where the linker looks by itself.
+    fn llvm(&self) -> anyhow::Result<Option<PathBuf>> {
+        match self {
+            Self::Nightly => Ok(None),
+            Self::Debian => {
+                let linked = Command::new("ldd").arg("/usr/bin/rustc").output().context("cannot run ldd")?;
+                let linked = String::from_utf8_lossy(&linked.stdout);
+                let path = linked.split_whitespace().find(|word| word.starts_with('/') && word.contains("libLLVM"));
+                let path = path.context("/usr/bin/rustc is linked to no libLLVM")?;
+                Ok(Some(fs::canonicalize(path)?))
+            }
+        }
+    }
+}
+
+/// bpf-linker: the one on PATH if it is the right release, else one built under `target/tools`.
+fn linker(workspace: &Path) -> anyhow::Result<PathBuf> {
+    let own = workspace.join("target/tools");
+    let built = own.join("bin/bpf-linker");
+    for candidate in [PathBuf::from("bpf-linker"), built.clone()] {
+        if is_right_linker(&candidate) {
+            return Ok(candidate);
+        }
+    }
+    eprintln!("kernel object: building bpf-linker {LINKER} under target/tools");
+    let status = Command::new("cargo")
+        .args(["install", "bpf-linker", "--version", LINKER, "--locked", "--root"])
+        .arg(&own)
+        .arg("--target-dir")
+        .arg(own.join("build"))
+        .status()
+        .context("cannot run cargo install")?;
+    ensure!(status.success() && is_right_linker(&built), "bpf-linker {LINKER} does not build");
+    Ok(built)
+}
+
+fn is_right_linker(path: &Path) -> bool {
+    Command::new(path)
+        .arg("--version")
+        .output()
+        .is_ok_and(|output| String::from_utf8_lossy(&output.stdout).contains(LINKER))
+}
