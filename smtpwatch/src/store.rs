@@ -16,8 +16,8 @@ use std::{
 
 use rusqlite::{Connection, ErrorCode, OpenFlags, OptionalExtension, Row, params};
 use smtpwatch_core::{
-    Timestamp, limits,
-    policy::history::{HistoryKey, HistoryPeer, HistoryRecord},
+    Role, Timestamp, limits,
+    policy::history::{HistoryKey, HistoryPeer, HistoryRecord, Rate},
 };
 
 pub use writer::{QUEUE, Request, StoreHandle, Writer};
@@ -31,20 +31,25 @@ const BUSY: Duration = Duration::from_secs(5);
 
 const CREATE: &str = "
     CREATE TABLE baseline (
+        role          TEXT NOT NULL CHECK (role IN ('client', 'server')),  -- which end this host is
         own           TEXT NOT NULL,                 -- this host's address
         peer_kind     TEXT NOT NULL CHECK (peer_kind IN ('address', 'name')),
         peer          TEXT NOT NULL,                 -- server address, or name in lower case
         port          INTEGER NOT NULL,              -- server port
         sessions      INTEGER NOT NULL,
-        offered       INTEGER NOT NULL,
-        missed        INTEGER NOT NULL,
-        used          INTEGER NOT NULL,
-        returns       INTEGER NOT NULL,
-        missing_run   INTEGER NOT NULL,
+        offered         INTEGER NOT NULL,            -- the offer as a rate: yes, no, returns, run
+        offered_no      INTEGER NOT NULL,
+        offered_returns INTEGER NOT NULL,
+        offered_run     INTEGER NOT NULL,
+        used            INTEGER NOT NULL,            -- the use of an offer, likewise
+        used_no         INTEGER NOT NULL,
+        used_returns    INTEGER NOT NULL,
+        used_run        INTEGER NOT NULL,
         first_seen    INTEGER NOT NULL,              -- nanoseconds since the epoch
         last_seen     INTEGER NOT NULL,
         last_offered  INTEGER NOT NULL,
-        PRIMARY KEY (own, peer_kind, peer, port)
+        profile       TEXT,                          -- JSON: what the peer looked like when TLS last began
+        PRIMARY KEY (role, own, peer_kind, peer, port)
     ) STRICT, WITHOUT ROWID;
     CREATE INDEX baseline_peer ON baseline (peer);
     CREATE INDEX baseline_age ON baseline (last_seen);
@@ -54,8 +59,8 @@ const CREATE: &str = "
     ) STRICT;
 ";
 
-const UPSERT: &str = "INSERT OR REPLACE INTO baseline VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13)";
-const DELETE: &str = "DELETE FROM baseline WHERE own = ?1 AND peer_kind = ?2 AND peer = ?3 AND port = ?4";
+const UPSERT: &str = "INSERT OR REPLACE INTO baseline VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15, ?16, ?17, ?18)";
+const DELETE: &str = "DELETE FROM baseline WHERE role = ?1 AND own = ?2 AND peer_kind = ?3 AND peer = ?4 AND port = ?5";
 
 /// Why the store cannot be used.
 #[derive(Debug, thiserror::Error)]
@@ -203,8 +208,8 @@ impl Store {
         self.sqlite(|connection| {
             connection.execute("DELETE FROM request", [])?;
             connection.execute(
-                "DELETE FROM baseline WHERE (own, peer_kind, peer, port) IN
-                    (SELECT own, peer_kind, peer, port FROM baseline ORDER BY last_seen DESC LIMIT -1 OFFSET ?1)",
+                "DELETE FROM baseline WHERE (role, own, peer_kind, peer, port) IN
+                    (SELECT role, own, peer_kind, peer, port FROM baseline ORDER BY last_seen DESC LIMIT -1 OFFSET ?1)",
                 [i64::try_from(limits::HISTORY_PEERS).unwrap_or(i64::MAX)],
             )?;
             Ok(())
@@ -228,24 +233,29 @@ impl Store {
                     (transaction.prepare_cached(UPSERT)?, transaction.prepare_cached(DELETE)?);
                 for (key, record) in rows {
                     let (kind, peer) = peer_text(&key.peer);
-                    let own = key.own.to_string();
+                    let (role, own) = (key.role.as_str(), key.own.to_string());
                     match record {
                         Some(r) => upsert.execute(params![
+                            role,
                             own,
                             kind,
                             peer,
                             key.port,
                             signed(r.sessions),
-                            signed(r.offered),
-                            signed(r.missed),
-                            signed(r.used),
-                            signed(r.returns),
-                            signed(r.missing_run),
+                            signed(r.offered.yes),
+                            signed(r.offered.no),
+                            signed(r.offered.returns),
+                            signed(r.offered.run),
+                            signed(r.used.yes),
+                            signed(r.used.no),
+                            signed(r.used.returns),
+                            signed(r.used.run),
                             r.first_seen.0,
                             r.last_seen.0,
-                            r.last_offered.0
+                            r.last_offered.0,
+                            r.profile.and_then(|profile| serde_json::to_string(&profile).ok())
                         ])?,
-                        None => delete.execute(params![own, kind, peer, key.port])?,
+                        None => delete.execute(params![role, own, kind, peer, key.port])?,
                     };
                 }
             }
@@ -358,18 +368,23 @@ fn entry(row: &Row<'_>) -> rusqlite::Result<Option<Entry>> {
         _ => Some(HistoryPeer::Name(peer)),
     };
     let (Ok(own), Some(peer)) = (own.parse(), peer) else { return Ok(None) };
-    let count = |name| row.get::<_, i64>(name).map(|count| u64::try_from(count).unwrap_or(0));
+    let role: String = row.get("role")?;
+    let role = if role == Role::Server.as_str() { Role::Server } else { Role::Client };
+    let count = |name: &str| row.get::<_, i64>(name).map(|count| u64::try_from(count).unwrap_or(0));
+    let rate = |yes, no, returns, run| {
+        Ok::<_, rusqlite::Error>(Rate { yes: count(yes)?, no: count(no)?, returns: count(returns)?, run: count(run)? })
+    };
     let time = |name| row.get(name).map(Timestamp);
+    let profile: Option<String> = row.get("profile")?;
     let record = HistoryRecord {
         sessions: count("sessions")?,
-        offered: count("offered")?,
-        missed: count("missed")?,
-        used: count("used")?,
-        returns: count("returns")?,
-        missing_run: count("missing_run")?,
+        offered: rate("offered", "offered_no", "offered_returns", "offered_run")?,
+        used: rate("used", "used_no", "used_returns", "used_run")?,
         first_seen: time("first_seen")?,
         last_seen: time("last_seen")?,
         last_offered: time("last_offered")?,
+        // One that cannot be read is learnt again.
+        profile: profile.and_then(|text| serde_json::from_str(&text).ok()),
     };
-    Ok(Some((HistoryKey { own, peer, port: row.get("port")? }, record)))
+    Ok(Some((HistoryKey { role, own, peer, port: row.get("port")? }, record)))
 }

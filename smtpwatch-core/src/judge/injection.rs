@@ -31,8 +31,9 @@ fn commands(case: Case<'_>) -> Option<Claim> {
     Some(claim)
 }
 
+/// Without TLS nobody takes them for replies that TLS protected: that is a handshake that failed (C6).
 fn replies(case: Case<'_>) -> Option<Claim> {
-    let injection = case.session.injected_replies.as_ref()?;
+    let injection = case.session.injected_replies.as_ref().filter(|_| case.session.tls_began())?;
     let expected = by_standard("nothing stands between the go-ahead and the TLS record (RFC 3207 §4)");
     let claim = Claim::new(case, Kind::ResponseInjection, "E2", Evidence::Tamper, expected);
     Some(claim.prove(format!(
@@ -42,9 +43,11 @@ fn replies(case: Case<'_>) -> Option<Claim> {
     )))
 }
 
-/// One reply too many, before TLS. A queue that went wrong somewhere does this too.
+/// One reply too many before STARTTLS, where it shifts what the client believes about it. Behind a mail transaction it is a
+/// confused server.
 fn unsolicited(case: Case<'_>) -> Option<Claim> {
-    let line = case.session.unsolicited.as_ref().filter(|_| case.session.doubt.is_none())?;
+    let undecided = case.session.doubt.is_none() && !case.session.mail_sent;
+    let line = case.session.unsolicited.as_ref().filter(|_| undecided)?;
     let expected = by_standard("one reply for each command (RFC 5321 §4.2)");
     let mut claim = Claim::new(case, Kind::ResponseInjection, "E4", Evidence::Suspicious, expected);
     claim.severity = claim.severity.min(Severity::Low);

@@ -215,7 +215,7 @@ impl Observation {
         if let Some((side, description)) = tls.alert {
             return Some(HandshakeEnd::Alert(side, description));
         }
-        if tls.is_tls(Side::Client) && !tls.is_tls(Side::Server) && !tls.before(Side::Server).is_empty() {
+        if !tls.is_tls(Side::Server) && !tls.before(Side::Server).is_empty() {
             return Some(HandshakeEnd::Clear(Side::Server));
         }
         match self.ended {

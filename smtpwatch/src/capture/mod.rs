@@ -106,8 +106,10 @@ pub enum CaptureError {
         source: io::Error,
     },
     /// An interface has a link layer that is not understood, or one that the hook asked for cannot serve.
-    #[error("cannot watch {interface}: its link layer, or the ingress hook asked for on it, is not supported; \
-             ingress = \"auto\" takes the best hook there is")]
+    #[error(
+        "cannot watch {interface}: its link layer, or the ingress hook asked for on it, is not supported; \
+             ingress = \"auto\" takes the best hook there is"
+    )]
     LinkLayer {
         /// The interface.
         interface: String,
@@ -219,11 +221,7 @@ impl Capture {
             no_xdp: loaded.no_xdp,
             changes,
             ring: map(&mut object, "RING")?,
-            control: Control {
-                orders: map(&mut object, "ORDERS")?,
-                flows: map(&mut object, "FLOWS")?,
-                serial: 0,
-            },
+            control: Control { orders: map(&mut object, "ORDERS")?, flows: map(&mut object, "FLOWS")?, serial: 0 },
             counters: map(&mut object, "COUNTERS")?,
             clock: Clock::now()?,
             log,
@@ -262,14 +260,15 @@ impl Capture {
             .collect();
         for held in &gone {
             if self.attachments.iter().any(|other| other.index == held.index) {
-                tracing::info!(interface = held.interface, "detached: the interface has gone or is not wanted any more");
+                tracing::info!(
+                    interface = held.interface,
+                    "detached: the interface has gone or is not wanted any more"
+                );
                 self.attachments.detach(held.index);
             }
         }
-        let come: Vec<&Interface> = wanted
-            .iter()
-            .filter(|interface| !self.attachments.iter().any(|held| same(held, interface)))
-            .collect();
+        let come: Vec<&Interface> =
+            wanted.iter().filter(|interface| !self.attachments.iter().any(|held| same(held, interface))).collect();
         for interface in &come {
             let no_xdp = self.no_xdp.as_deref();
             if let Err(error) = self.attachments.attach(&mut self.object, interface, self.settings.ingress, no_xdp) {

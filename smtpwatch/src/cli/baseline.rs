@@ -3,7 +3,7 @@
 use std::io::Write;
 
 use serde::Serialize;
-use smtpwatch_core::Timestamp;
+use smtpwatch_core::{Role, Timestamp};
 
 use super::{BaselineArgs, BaselineVerb, Exit, Format};
 use crate::{
@@ -53,14 +53,20 @@ fn open(args: &BaselineArgs) -> anyhow::Result<Store> {
 struct Row {
     peer: String,
     peer_kind: &'static str,
+    /// Which end this host is.
+    role: Role,
     own: String,
     port: u16,
     sessions: u64,
     offered: u64,
+    /// Sessions without an offer while the history was too thin to call that a regression.
     missed: u64,
-    used: u64,
+    /// Times the offer came back after a regression.
     returns: u64,
+    /// The newest sessions in a row that were a regression.
     missing_run: u64,
+    used: u64,
+    unused: u64,
     first_seen: Timestamp,
     last_seen: Timestamp,
     /// Absent: STARTTLS was never offered.
@@ -74,17 +80,19 @@ impl From<&Entry> for Row {
         Self {
             peer,
             peer_kind,
+            role: key.role,
             own: key.own.to_string(),
             port: key.port,
             sessions: record.sessions,
-            offered: record.offered,
-            missed: record.missed,
-            used: record.used,
-            returns: record.returns,
-            missing_run: record.missing_run,
+            offered: record.offered.yes,
+            missed: record.offered.no,
+            returns: record.offered.returns,
+            missing_run: record.offered.run,
+            used: record.used.yes,
+            unused: record.used.no + record.used.run,
             first_seen: record.first_seen,
             last_seen: record.last_seen,
-            last_offered: (record.offered > 0).then_some(record.last_offered),
+            last_offered: (record.offered.yes > 0).then_some(record.last_offered),
         }
     }
 }

@@ -9,8 +9,11 @@ use std::{
 use rusqlite::Connection;
 use smtpwatch::store::{APPLICATION_ID, SCHEMA, Store, StoreError, Writer, is_peer};
 use smtpwatch_core::{
-    Timestamp, limits,
-    policy::history::{HistoryKey, HistoryPeer, HistoryRecord},
+    Role, Timestamp, limits,
+    policy::{
+        history::{HistoryKey, HistoryPeer, HistoryRecord, Rate},
+        profile::Profile,
+    },
 };
 
 fn key(peer: &str) -> HistoryKey {
@@ -18,20 +21,18 @@ fn key(peer: &str) -> HistoryKey {
         Ok(address) => HistoryPeer::Address(address),
         Err(_) => HistoryPeer::Name(peer.to_owned()),
     };
-    HistoryKey { own: "192.0.2.10".parse().unwrap(), peer, port: 25 }
+    HistoryKey { role: Role::Client, own: "192.0.2.10".parse().unwrap(), peer, port: 25 }
 }
 
 fn record(sessions: u64) -> HistoryRecord {
     HistoryRecord {
         sessions,
-        offered: sessions - 1,
-        missed: 1,
-        used: 3,
-        returns: 1,
-        missing_run: 2,
+        offered: Rate { yes: sessions - 1, no: 1, returns: 2, run: 3 },
+        used: Rate { yes: 4, no: 5, returns: 6, run: 7 },
         first_seen: Timestamp(1),
         last_seen: Timestamp(i64::try_from(sessions).unwrap()),
         last_offered: Timestamp(3),
+        profile: Some(Box::new(Profile { keywords: vec!["STARTTLS".to_owned()], ttl: 64, ..Profile::default() })),
     }
 }
 
