@@ -109,6 +109,12 @@ fn history_then_attacks(family: Family, cut: bool) -> Result<()> {
     }
     daemon.metric_reaches("smtpwatch_sessions_total", &[("result", "plaintext")], 3.0, FINDING)?;
 
+    if cut {
+        let segments =
+            daemon.metric("smtpwatch_kernel_packets_total", &[("direction", "ingress"), ("outcome", "forwarded")])?;
+        ensure!(segments > 1000.0, "single octets came as {segments} segments: nothing is shown");
+    }
+
     relay.attacker.set_mode(Mode::Pass);
     let before = daemon.findings().len();
     relay.deliver(3)?;

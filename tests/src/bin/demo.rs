@@ -70,7 +70,7 @@ fn play(home: &FilePath) -> Result<()> {
     println!(
         "\n/metrics: smtpwatch_findings_total{{kind=\"starttls-stripped\",role=\"client\"}} went from {before} to {after}"
     );
-    println!("          and Prometheus fires SmtpwatchStarttlsStripped (deploy/prometheus/alerts.yaml)");
+    println!("          the rule that pages on it is SmtpwatchStarttlsStripped in deploy/prometheus/alerts.yaml");
     println!(
         "\nWhat to do: hold mail to this peer, ask its operator by another way whether STARTTLS is still offered,"
     );
