@@ -8,7 +8,7 @@ use anyhow::{Context, Result, anyhow, ensure};
 use serde_json::{Value, json};
 use smtpwatch_tests::attacker::Mode;
 use smtpwatch_tests::command::{self, eventually};
-use smtpwatch_tests::daemon::{self, Daemon};
+use smtpwatch_tests::daemon::{self, Daemon, Options};
 use smtpwatch_tests::netns::{Family, GATEWAY_INTERFACE, Namespace};
 use smtpwatch_tests::{Skip, scenario, smtp};
 
@@ -26,7 +26,7 @@ fn killed_in_mid_traffic() {
         let home = Home::create("survival")?;
         let gateway = &relay.path.gateway;
         ensure!(attached(gateway)?.is_empty(), "attached before the daemon: {}", attached(gateway)?);
-        let mut first = Daemon::start(gateway, GATEWAY_INTERFACE, &home.0, "")?;
+        let mut first = Daemon::start(gateway, GATEWAY_INTERFACE, &home.0, Options::default())?;
         ensure!(!attached(gateway)?.is_empty(), "the daemon says ready, and nothing is attached:\n{}", first.log());
         relay.deliver(8)?;
         first.metric_reaches("smtpwatch_sessions_total", &[("result", "tls")], 8.0, DELIVERIES)?;
@@ -67,7 +67,7 @@ fn killed_in_mid_traffic() {
         let sessions = rows.filter(|row| row["peer"] == "198.51.100.25").find_map(|row| row["sessions"].as_u64());
         ensure!(sessions.is_some_and(|sessions| sessions >= 8), "the history lost sessions: {list}");
 
-        let second = Daemon::start(gateway, GATEWAY_INTERFACE, &home.0, "")?;
+        let second = Daemon::start(gateway, GATEWAY_INTERFACE, &home.0, Options::default())?;
         relay.attacker.set_mode(Mode::Delete);
         relay.deliver(1)?;
         let found = second.finding("starttls-stripped", FINDING, |_| true)?;

@@ -10,7 +10,7 @@ use std::time::Duration;
 use anyhow::{Result, ensure};
 use serde_json::Value;
 use smtpwatch_tests::attacker::{Attacker, Mode};
-use smtpwatch_tests::daemon::Daemon;
+use smtpwatch_tests::daemon::{Daemon, Options};
 use smtpwatch_tests::netns::{Family, GATEWAY_INTERFACE, Path};
 use smtpwatch_tests::root::lab_directory;
 use smtpwatch_tests::scripted::{Script, Server};
@@ -38,7 +38,7 @@ fn play(home: &FilePath) -> Result<()> {
     let server = Server::start(&path.exchanger, address, &identity, script)?;
     println!("three namespaces: gateway {} -- router -- {address} mx1.example.net", Family::V4.gateway());
 
-    let daemon = Daemon::start(&path.gateway, GATEWAY_INTERFACE, home, "")?;
+    let daemon = Daemon::start(&path.gateway, GATEWAY_INTERFACE, home, Options::default())?;
     println!("\n$ smtpwatch run --interface {GATEWAY_INTERFACE}");
     print!("{}", daemon.log());
 
