@@ -16,7 +16,7 @@ use smtpwatch_core::policy::{history::Strength, rule::Rule};
 
 pub use error::ConfigError;
 use value::{Checked, InterfaceGlob, OfferRatio, RulePeer, Sessions, TlsVersion, ValidPort};
-pub use value::{Network, Resolver, parse_port};
+pub use value::{Network, Resolver, parse_interface, parse_port};
 
 /// Where the configuration is looked for when none is named.
 pub const DEFAULT_PATH: &str = "/etc/smtpwatch/smtpwatch.toml";

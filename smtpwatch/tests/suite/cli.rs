@@ -82,6 +82,8 @@ fn what_is_no_command_line_is_usage() {
         &["replay", "--local", "example.net", "x"],
         &["replay", "--fail-on", "loud", "x"],
         &["run", "--web.listen-address", "localhost"],
+        &["run", "--interface", "eth0/x"],
+        &["run", "--port", "70000"],
         &["baseline"],
         &["--log.level", "loud", "check-config"],
     ] {
