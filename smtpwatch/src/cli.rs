@@ -15,7 +15,7 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 use smtpwatch_core::finding::Severity;
 
 use crate::{
-    config::{Config, ConfigError, MAX_PORTS, Network, parse_port},
+    config::{Config, ConfigError, MAX_PORTS, Network, parse_interface, parse_port},
     log::{LogFormat, LogLevel},
     output::http::{DEFAULT_LISTEN, ListenAddress},
     version,
@@ -78,7 +78,7 @@ pub struct RunArgs {
     #[command(flatten)]
     pub(crate) config: ConfigArg,
     /// Interface name or glob, repeatable [default: every interface that carries a default route].
-    #[arg(long, value_name = "NAME|GLOB", env = "SMTPWATCH_INTERFACE", value_delimiter = ',')]
+    #[arg(long, value_name = "NAME|GLOB", env = "SMTPWATCH_INTERFACE", value_delimiter = ',', value_parser = parse_interface)]
     pub(crate) interface: Vec<String>,
     /// Watched server port, repeatable [default: 25, 587].
     #[arg(long, value_name = "N", env = "SMTPWATCH_PORT", value_delimiter = ',', value_parser = parse_port)]
@@ -117,7 +117,7 @@ pub struct ReplayArgs {
 #[derive(Debug, Args)]
 pub struct ProbeArgs {
     /// Also try the hooks of this interface: attached for a moment, then detached.
-    #[arg(long, value_name = "NAME", env = "SMTPWATCH_INTERFACE")]
+    #[arg(long, value_name = "NAME")]
     pub(crate) interface: Option<String>,
     /// Form of the answer [default: text on a terminal, else json].
     #[arg(long, value_name = "FORMAT")]

@@ -16,7 +16,7 @@ use smtpwatch_core::policy::{history::Strength, rule::Rule};
 
 pub use error::ConfigError;
 use value::{Checked, InterfaceGlob, OfferRatio, RulePeer, Sessions, TlsVersion, ValidPort};
-pub use value::{Network, Resolver, parse_port};
+pub use value::{Network, Resolver, parse_interface, parse_port};
 
 /// Where the configuration is looked for when none is named.
 pub const DEFAULT_PATH: &str = "/etc/smtpwatch/smtpwatch.toml";
@@ -80,6 +80,19 @@ impl Config {
         toml::from_str::<File>(text).map(Self::from).map_err(|error| ConfigError::invalid(path, text, &error))
     }
 
+    /// What the file asks for and this version does not do: for the log.
+    #[must_use]
+    pub fn without_effect(&self) -> Vec<&'static str> {
+        let mut notes = Vec::new();
+        if self.rules.iter().any(|rule| rule.min_tls.is_some()) {
+            notes.push("[[rule]] min_tls: versions of TLS are not judged by this version of smtpwatch");
+        }
+        if self.policy != PolicySettings::default() {
+            notes.push("[policy]: published policies are not looked up by this version of smtpwatch");
+        }
+        notes
+    }
+
     /// Whether `address` is one of this host's own, as far as `local` tells.
     #[must_use]
     pub fn is_local(&self, address: IpAddr) -> bool {
@@ -121,7 +134,7 @@ impl Ingress {
 }
 
 /// `[policy]`: published policies. Every key is checked; none is used yet, because no source of published policies is
-/// built in: judgements rest on `[[rule]]` and on history.
+/// built in: judgements rest on `[[rule]]` and on history. See [`Config::without_effect`].
 #[derive(Clone, PartialEq, Eq, Debug, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct PolicySettings {
@@ -239,6 +252,7 @@ struct RuleTable {
     role: Option<Checked<smtpwatch_core::Role>>,
     starttls: Option<Checked<smtpwatch_core::policy::rule::StarttlsRule>>,
     auth_plaintext: Option<Checked<smtpwatch_core::policy::rule::AuthRule>>,
+    /// Checked and kept; nothing judges versions of TLS yet, see [`Config::without_effect`].
     min_tls: Option<Checked<TlsVersion>>,
 }
 

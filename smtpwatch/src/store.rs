@@ -7,6 +7,7 @@
 mod writer;
 
 use std::{
+    collections::HashMap,
     fs::TryLockError,
     net::IpAddr,
     os::unix::fs::{DirBuilderExt, OpenOptionsExt},
@@ -26,8 +27,8 @@ pub use writer::{QUEUE, Request, StoreHandle, Writer};
 pub const APPLICATION_ID: i32 = 0x534D_5457;
 /// `PRAGMA user_version` of our files: the schema that this program writes.
 pub const SCHEMA: i32 = 1;
-/// How long to wait for another process that holds the file.
-const BUSY: Duration = Duration::from_secs(5);
+/// How long to wait for another process that holds the file; the end of the daemon may have to wait as long.
+const BUSY: Duration = Duration::from_secs(1);
 
 const CREATE: &str = "
     CREATE TABLE baseline (
@@ -54,7 +55,7 @@ const CREATE: &str = "
     CREATE INDEX baseline_peer ON baseline (peer);
     CREATE INDEX baseline_age ON baseline (last_seen);
     CREATE TABLE request (                           -- what another process asks of the running daemon
-        id    INTEGER PRIMARY KEY,
+        id    INTEGER PRIMARY KEY AUTOINCREMENT,     -- never used twice
         peer  TEXT NOT NULL                          -- forget this peer
     ) STRICT;
 ";
@@ -217,11 +218,7 @@ impl Store {
     }
 
     /// Writes a batch: first peers to forget on request, then rows to keep (or, without a record, to delete).
-    fn write(
-        &mut self,
-        rows: impl Iterator<Item = (HistoryKey, Option<HistoryRecord>)>,
-        done: &[Request],
-    ) -> Result<(), StoreError> {
+    fn write(&mut self, rows: &HashMap<HistoryKey, Option<HistoryRecord>>, done: &[Request]) -> Result<(), StoreError> {
         self.sqlite(|connection| {
             let transaction = connection.transaction()?;
             for request in done {

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use anyhow::{Result, ensure};
 use serde_json::json;
-use smtpwatch_tests::daemon::Daemon;
+use smtpwatch_tests::daemon::{Daemon, Options};
 use smtpwatch_tests::exim::{self, Auth, Exim};
 use smtpwatch_tests::netns::{Family, GATEWAY_INTERFACE, Namespace, Path};
 use smtpwatch_tests::root::{Packages, Root};
@@ -43,7 +43,7 @@ fn under_tls_is_silent() {
         let identity = Identity::generate("mail.example.org")?;
         let _server = Exim::start(&path.gateway, &identity, Auth::UnderTls, &[])?;
         let home = Home::create("auth-tls")?;
-        let daemon = Daemon::start(&path.gateway, GATEWAY_INTERFACE, &home.0, "")?;
+        let daemon = Daemon::start(&path.gateway, GATEWAY_INTERFACE, &home.0, Options::default())?;
         for (mechanism, family) in [("PLAIN", Family::V4), ("LOGIN", Family::V6)] {
             let said = swaks(&path.exchanger, &family.gateway().to_string(), mechanism, exim::PASSWORD, &["--tls"])?;
             ensure!(said.contains("235 "), "AUTH under TLS was not accepted: {said}");
@@ -64,7 +64,7 @@ fn plaintext(family: Family, role: &str) -> Result<()> {
     };
     let _server = Exim::start(host, &identity, Auth::Always, &[])?;
     let home = Home::create("auth")?;
-    let mut daemon = Daemon::start(&path.gateway, GATEWAY_INTERFACE, &home.0, "")?;
+    let mut daemon = Daemon::start(&path.gateway, GATEWAY_INTERFACE, &home.0, Options::default())?;
     // A refused password has crossed the wire all the same (THREATS F7).
     for (mechanism, password, reply) in
         [("PLAIN", exim::PASSWORD, "235 "), ("LOGIN", exim::PASSWORD, "235 "), ("PLAIN", "wrong", "535 ")]

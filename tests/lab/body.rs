@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 
 use anyhow::{Result, ensure};
 use serde_json::json;
-use smtpwatch_tests::daemon::Daemon;
+use smtpwatch_tests::daemon::{Daemon, Options};
 use smtpwatch_tests::exim::{Auth, Exim};
 use smtpwatch_tests::netns::{Family, GATEWAY_INTERFACE, Path};
 use smtpwatch_tests::tls::Identity;
@@ -19,9 +19,15 @@ const LINES: usize = 150_000;
 /// `AUTH PLAIN` of the account that Exim knows.
 const LOGIN: &str = "AUTH PLAIN AGFubmEAbm90LWEtc2VjcmV0LTdLcQ==";
 
+/// Every hook: at TC a segment may have 64 KiB and not be linear, at XDP it may have several buffers.
+const HOOKS: [&str; 4] = ["xdp", "xdp-generic", "tcx", "clsact"];
+
 #[test]
 fn after_data() {
-    scenario("after_data", || credentials_after(&["DATA", &format!("{}.", LINE.repeat(LINES))]));
+    scenario("after_data", || {
+        let body = format!("{}.", LINE.repeat(LINES));
+        HOOKS.into_iter().try_for_each(|hook| credentials_after(hook, &["DATA", &body]))
+    });
 }
 
 #[test]
@@ -29,15 +35,20 @@ fn after_bdat() {
     scenario("after_bdat", || {
         let body = LINE.repeat(LINES);
         let body = body.trim_end_matches("\r\n");
-        credentials_after(&[&format!("BDAT {} LAST\r\n{body}", body.len() + 2)])
+        let command = format!("BDAT {} LAST\r\n{body}", body.len() + 2);
+        HOOKS.into_iter().try_for_each(|hook| credentials_after(hook, &[&command]))
     });
 }
 
-fn credentials_after(message: &[&str]) -> Result<()> {
+fn credentials_after(hook: &str, message: &[&str]) -> Result<()> {
     let path = Path::create()?;
     let _server = Exim::start(&path.gateway, &Identity::generate("mail.example.org")?, Auth::Always, &[])?;
     let home = Home::create("body")?;
-    let daemon = Daemon::start(&path.gateway, GATEWAY_INTERFACE, &home.0, "")?;
+    let daemon =
+        Daemon::start(&path.gateway, GATEWAY_INTERFACE, &home.0, Options { ingress: hook, ..Options::default() })?;
+    let attached = [("interface", GATEWAY_INTERFACE), ("direction", "ingress"), ("hook", hook)];
+    let attached = daemon.metric("smtpwatch_probe_attached", &attached)?;
+    ensure!(attached > 0.5, "{hook} was asked for and is not attached:\n{}", daemon.log());
     let server = SocketAddr::new(Family::V4.gateway(), 587);
     let replies = path.exchanger.run(|| -> Result<Vec<String>> {
         let mut client = smtp::connect(server)?;
@@ -56,7 +67,7 @@ fn credentials_after(message: &[&str]) -> Result<()> {
     let packets =
         |outcome| daemon.metric("smtpwatch_kernel_packets_total", &[("direction", "ingress"), ("outcome", outcome)]);
     let (forwarded, muted) = (packets("forwarded")?, packets("muted")?);
-    ensure!(muted > forwarded, "the body is copied: {forwarded} packets forwarded, {muted} muted");
+    ensure!(muted > forwarded, "{hook}: the body is copied: {forwarded} packets forwarded, {muted} muted");
     let dropped = daemon.metric("smtpwatch_kernel_dropped_total", &[])?;
     ensure!(dropped.abs() < f64::EPSILON, "{dropped} packets dropped:\n{}", daemon.metrics()?);
     Ok(())

@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 
 use anyhow::{Context, Result, ensure};
 use smtpwatch_tests::command::eventually;
-use smtpwatch_tests::daemon::Daemon;
+use smtpwatch_tests::daemon::{Daemon, Options};
 use smtpwatch_tests::exim::{self, Auth, Exim};
 use smtpwatch_tests::netns::{Family, GATEWAY_INTERFACE, Namespace, Path};
 use smtpwatch_tests::postfix::{self, Postfix};
@@ -25,7 +25,7 @@ fn two_hundred_sessions_are_silent() {
         let (gateway, exchanger) = (&path.gateway, &path.exchanger);
         let identity = Identity::generate("mx1.example.net")?;
         let home = Home::create("honest")?;
-        let daemon = Daemon::start(gateway, GATEWAY_INTERFACE, &home.0, "")?;
+        let daemon = Daemon::start(gateway, GATEWAY_INTERFACE, &home.0, Options::default())?;
         let out = Family::ALL.map(|family| SocketAddr::new(family.exchanger(), 25));
         let out = [("v4.example", out[0]), ("v6.example", out[1])];
         let inward = Family::ALL.map(|family| SocketAddr::new(family.gateway(), 25));

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use anyhow::ensure;
 use smtpwatch_tests::attacker::{Attacker, Mode};
-use smtpwatch_tests::daemon::Daemon;
+use smtpwatch_tests::daemon::{Daemon, Options};
 use smtpwatch_tests::netns::{Family, GATEWAY_INTERFACE, Path};
 use smtpwatch_tests::prometheus::Prometheus;
 use smtpwatch_tests::scripted::Server;
@@ -24,7 +24,7 @@ fn alert_fires() {
         let script = script("220 mx1.example.net ESMTP", &["mx1.example.net", "SIZE 1000", "STARTTLS", "8BITMIME"]);
         let _server = Server::start(&path.exchanger, address, &identity, script)?;
         let home = Home::create("prometheus")?;
-        let daemon = Daemon::start(&path.gateway, GATEWAY_INTERFACE, &home.0, "")?;
+        let daemon = Daemon::start(&path.gateway, GATEWAY_INTERFACE, &home.0, Options::default())?;
         let prometheus = Prometheus::start(&path.gateway)?;
         prometheus.scraped()?;
         let send = || path.gateway.run(|| smtp::send(address, Some(&identity), SENDER, "bob@example.net"))?;

@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 
 use anyhow::{Result, ensure};
 use serde_json::json;
-use smtpwatch_tests::daemon::Daemon;
+use smtpwatch_tests::daemon::{Daemon, Options};
 use smtpwatch_tests::netns::{Family, GATEWAY_INTERFACE, Path};
 use smtpwatch_tests::scripted::Server;
 use smtpwatch_tests::tls::Identity;
@@ -48,7 +48,7 @@ fn replaced_reply(family: Family) -> Result<()> {
     let address = SocketAddr::new(family.exchanger(), 25);
     let server = Server::start(&path.exchanger, address, &identity, script(GENUINE, &WITH))?;
     let home = Home::create("proxy")?;
-    let daemon = Daemon::start(&path.gateway, GATEWAY_INTERFACE, &home.0, "")?;
+    let daemon = Daemon::start(&path.gateway, GATEWAY_INTERFACE, &home.0, Options::default())?;
     let send = || path.gateway.run(|| smtp::send(address, Some(&identity), SENDER, "bob@example.net"))?;
     for _ in 0..6 {
         ensure!(send()?.tls, "the genuine server takes mail under TLS");

@@ -3,7 +3,7 @@
 use anyhow::{Result, ensure};
 use serde_json::{Value, json};
 use smtpwatch_tests::attacker::Mode;
-use smtpwatch_tests::daemon::Daemon;
+use smtpwatch_tests::daemon::{Daemon, Options};
 use smtpwatch_tests::netns::{Family, GATEWAY_INTERFACE};
 use smtpwatch_tests::scenario;
 
@@ -38,7 +38,7 @@ fn rule_on_first_contact_v6() {
 fn history_then_attacks(family: Family, cut: bool) -> Result<()> {
     let relay = Relay::create(family)?;
     let home = Home::create("strip")?;
-    let daemon = Daemon::start(&relay.path.gateway, GATEWAY_INTERFACE, &home.0, "")?;
+    let daemon = Daemon::start(&relay.path.gateway, GATEWAY_INTERFACE, &home.0, Options::default())?;
     relay.attacker.cut_every_octet(cut);
     relay.deliver(6)?;
     let under_tls = [("role", "client"), ("port", "25"), ("result", "tls")];
@@ -109,6 +109,12 @@ fn history_then_attacks(family: Family, cut: bool) -> Result<()> {
     }
     daemon.metric_reaches("smtpwatch_sessions_total", &[("result", "plaintext")], 3.0, FINDING)?;
 
+    if cut {
+        let segments =
+            daemon.metric("smtpwatch_kernel_packets_total", &[("direction", "ingress"), ("outcome", "forwarded")])?;
+        ensure!(segments > 1000.0, "single octets came as {segments} segments: nothing is shown");
+    }
+
     relay.attacker.set_mode(Mode::Pass);
     let before = daemon.findings().len();
     relay.deliver(3)?;
@@ -122,8 +128,9 @@ fn history_then_attacks(family: Family, cut: bool) -> Result<()> {
 fn rule_on_first_contact(family: Family) -> Result<()> {
     let relay = Relay::create(family)?;
     let home = Home::create("rule")?;
-    let rule = "[[rule]]\npeer = [\"198.51.100.0/24\", \"2001:db8:2::/64\"]\nstarttls = \"required\"\n";
-    let daemon = Daemon::start(&relay.path.gateway, GATEWAY_INTERFACE, &home.0, rule)?;
+    let rules = "[[rule]]\npeer = [\"198.51.100.0/24\", \"2001:db8:2::/64\"]\nstarttls = \"required\"\n";
+    let daemon =
+        Daemon::start(&relay.path.gateway, GATEWAY_INTERFACE, &home.0, Options { rules, ..Options::default() })?;
     relay.attacker.set_mode(Mode::Delete);
     relay.deliver(1)?;
     let stripped = daemon.finding("starttls-stripped", FINDING, |_| true)?;

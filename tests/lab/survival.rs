@@ -1,20 +1,23 @@
 //! The daemon dies in mid-traffic: the mail must not notice, the kernel must forget it, and its history must stay.
 
+use std::net::SocketAddr;
 use std::process::Command;
 use std::time::Duration;
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, anyhow, ensure};
 use serde_json::{Value, json};
 use smtpwatch_tests::attacker::Mode;
 use smtpwatch_tests::command::{self, eventually};
-use smtpwatch_tests::daemon::{self, Daemon};
+use smtpwatch_tests::daemon::{self, Daemon, Options};
 use smtpwatch_tests::netns::{Family, GATEWAY_INTERFACE, Namespace};
-use smtpwatch_tests::{Skip, scenario};
+use smtpwatch_tests::{Skip, scenario, smtp};
 
 use crate::set_up::{DELIVERIES, FINDING, Home, Relay, check};
 
 /// The store commits at least this often; history older than this survives any death.
 const COMMIT: Duration = Duration::from_millis(2500);
+/// Messages that are under way when the daemon dies.
+const BATCH: usize = 60;
 
 #[test]
 fn killed_in_mid_traffic() {
@@ -23,19 +26,35 @@ fn killed_in_mid_traffic() {
         let home = Home::create("survival")?;
         let gateway = &relay.path.gateway;
         ensure!(attached(gateway)?.is_empty(), "attached before the daemon: {}", attached(gateway)?);
-        let mut first = Daemon::start(gateway, GATEWAY_INTERFACE, &home.0, "")?;
+        let mut first = Daemon::start(gateway, GATEWAY_INTERFACE, &home.0, Options::default())?;
         ensure!(!attached(gateway)?.is_empty(), "the daemon says ready, and nothing is attached:\n{}", first.log());
         relay.deliver(8)?;
         first.metric_reaches("smtpwatch_sessions_total", &[("result", "tls")], 8.0, DELIVERIES)?;
         std::thread::sleep(COMMIT);
 
+        // One session is in the middle of its dialogue when the daemon dies, and a batch of others is under way.
+        let server = SocketAddr::new(Family::V4.exchanger(), 25);
+        let mut session = gateway.run(|| smtp::connect(server))??;
+        gateway.run(|| smtp::ask(&mut session, "EHLO gateway.example.org"))??;
         let before = relay.delivered();
-        relay.submit(40)?;
-        first.metric_reaches("smtpwatch_sessions_total", &[("result", "tls")], 12.0, DELIVERIES)?;
-        first.kill()?;
-        let at_death = relay.delivered() - before;
-        eventually(DELIVERIES, "every message of the batch", || Ok((relay.delivered() >= before + 40).then_some(())))?;
-        println!("killed after {at_death} of 40 messages; all 40 were delivered");
+        std::thread::scope(|scope| {
+            let submission = scope.spawn(|| relay.submit(BATCH));
+            first.metric_reaches("smtpwatch_sessions_total", &[("result", "tls")], 12.0, DELIVERIES)?;
+            first.kill()?;
+            let at_death = relay.delivered() - before;
+            ensure!(at_death < BATCH, "all {BATCH} messages were delivered before the daemon died");
+            println!("killed after {at_death} of {BATCH} messages");
+            submission.join().map_err(|_| anyhow!("the submission panicked"))?
+        })?;
+        eventually(DELIVERIES, "every message of the batch", || {
+            Ok((relay.delivered() >= before + BATCH).then_some(()))
+        })?;
+        for (command, code) in
+            [("MAIL FROM:<anna@example.org>", "250"), ("RCPT TO:<bob@example.net>", "250"), ("QUIT", "221")]
+        {
+            let reply = gateway.run(|| smtp::ask(&mut session, command))??.concat();
+            ensure!(reply.starts_with(code), "the open session: {command}: {reply}");
+        }
         eventually(Duration::from_secs(5), "the kernel to detach everything", || {
             Ok(attached(gateway)?.is_empty().then_some(()))
         })
@@ -48,7 +67,7 @@ fn killed_in_mid_traffic() {
         let sessions = rows.filter(|row| row["peer"] == "198.51.100.25").find_map(|row| row["sessions"].as_u64());
         ensure!(sessions.is_some_and(|sessions| sessions >= 8), "the history lost sessions: {list}");
 
-        let second = Daemon::start(gateway, GATEWAY_INTERFACE, &home.0, "")?;
+        let second = Daemon::start(gateway, GATEWAY_INTERFACE, &home.0, Options::default())?;
         relay.attacker.set_mode(Mode::Delete);
         relay.deliver(1)?;
         let found = second.finding("starttls-stripped", FINDING, |_| true)?;

@@ -22,6 +22,21 @@ const MAX_FINDINGS: usize = 10_000;
 const READY: Duration = Duration::from_secs(20);
 const BUILD: Duration = Duration::from_secs(900);
 
+/// What a scenario asks of the daemon beyond its defaults.
+#[derive(Clone, Copy, Debug)]
+pub struct Options<'a> {
+    /// `ingress = …`: which hook takes what arrives.
+    pub ingress: &'a str,
+    /// `[[rule]]` tables, as they stand in the configuration file.
+    pub rules: &'a str,
+}
+
+impl Default for Options<'_> {
+    fn default() -> Self {
+        Self { ingress: "auto", rules: "" }
+    }
+}
+
 /// A running daemon, killed when this goes out of scope.
 #[derive(Debug)]
 pub struct Daemon<'a> {
@@ -33,14 +48,16 @@ pub struct Daemon<'a> {
 
 impl<'a> Daemon<'a> {
     /// Starts `smtpwatch run` on `interface` of `namespace` and waits until it is ready. `home` keeps its configuration,
-    /// its store and its log; `rules` is added to the configuration.
+    /// its store and its log.
     ///
     /// # Errors
     /// When it does not become ready: the error carries its log.
-    pub fn start(namespace: &'a Namespace, interface: &str, home: &Path, rules: &str) -> Result<Self> {
+    pub fn start(namespace: &'a Namespace, interface: &str, home: &Path, options: Options<'_>) -> Result<Self> {
         std::fs::create_dir_all(home)?;
         let (config, log) = (home.join("smtpwatch.toml"), home.join("smtpwatch.log"));
-        let mut text = format!("ports = [25, 587]\ninterfaces = [\"{interface}\"]\n\n[store]\n");
+        let Options { ingress, rules } = options;
+        let mut text =
+            format!("ports = [25, 587]\ninterfaces = [\"{interface}\"]\ningress = \"{ingress}\"\n\n[store]\n");
         writeln!(text, "path = \"{}\"\n\n{rules}", home.join("smtpwatch.db").display())?;
         std::fs::write(&config, text)?;
         let mut command = namespace.command(binary()?.to_str().context("the path of the daemon is not UTF-8")?);

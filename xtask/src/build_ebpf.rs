@@ -37,7 +37,7 @@ pub fn run(arguments: &Arguments) -> anyhow::Result<()> {
     let linker = linker(&workspace)?;
     eprintln!("kernel object: {} with {}", toolchain.name(), linker.display());
     let built = build(&workspace, &toolchain, &linker)?;
-    let bytes = strip(&built)?;
+    let bytes = named_for_the_kernel(strip(&built)?);
     load(&bytes)?;
     let sources = digest::of_sources(&workspace).context("cannot read the sources")?;
     let (object, digest) =
@@ -108,6 +108,22 @@ fn strip(built: &Path) -> anyhow::Result<Vec<u8>> {
         }
     }
     bail!("cannot strip the kernel object: none of {} runs; Debian's package llvm-22 has one", STRIP.join(", "))
+}
+
+/// The type names of `core::mem::MaybeUninit<…>` with underscores: the linker leaves them as they are, and the kernel takes
+/// BTF only if every name could be one of C. Without BTF the programs load, but verifier and bpftool show no source.
+fn named_for_the_kernel(mut object: Vec<u8>) -> Vec<u8> {
+    const UNION: &[u8] = b"MaybeUninit<";
+    let mut from = 0;
+    while let Some(found) = object[from..].windows(UNION.len()).position(|octets| octets == UNION) {
+        from += found;
+        for octet in object[from..].iter_mut().take_while(|octet| **octet != 0) {
+            if !octet.is_ascii_alphanumeric() {
+                *octet = b'_';
+            }
+        }
+    }
+    object
 }
 
 /// The verifier's word, where this process may ask for it.

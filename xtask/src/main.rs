@@ -1,5 +1,6 @@
 //! `cargo xtask`: builds the kernel object, runs every suite, the demonstration and the benchmarks.
 
+mod bench;
 mod build_ebpf;
 mod demo;
 mod host;
@@ -18,6 +19,8 @@ struct CommandLine {
 enum Task {
     /// Run every suite: format, lints, unit tests, kernel object, kernel tests, alert rules, lab
     Test(test::Arguments),
+    /// Measure what the kernel programs cost; writes docs/performance.md
+    Bench,
     /// Build the kernel object that the daemon embeds
     BuildEbpf(build_ebpf::Arguments),
     /// Play a STARTTLS strip against the real daemon and show the alert
@@ -27,6 +30,7 @@ enum Task {
 fn main() -> anyhow::Result<()> {
     match CommandLine::parse().task {
         Task::Test(arguments) => test::run(&arguments),
+        Task::Bench => bench::run(),
         Task::BuildEbpf(arguments) => build_ebpf::run(&arguments),
         Task::Demo => demo::run(),
     }

@@ -31,7 +31,7 @@ pub(super) fn run(args: ReplayArgs) -> anyhow::Result<Exit> {
     let mut report = Report {
         out: Lenient(LineWriter::new(std::io::stdout())),
         format: Format::or_default(args.format),
-        store: writer.as_ref().and_then(Writer::handle),
+        store: writer.as_ref().and_then(Writer::handle).map(StoreHandle::patient),
         loudest: None,
         failed: None,
     };

@@ -164,6 +164,16 @@ impl Value for InterfaceGlob {
     }
 }
 
+/// An interface name or glob as written on the command line.
+///
+/// # Errors
+///
+/// The text can be no interface's name.
+pub fn parse_interface(text: &str) -> Result<String, String> {
+    let expected = || format!("expected {}", InterfaceGlob::EXPECTED);
+    InterfaceGlob::from_text(text).and_then(Result::ok).map(|glob| glob.0).ok_or_else(expected)
+}
+
 /// An address or network, such as `192.0.2.0/24`.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Network {

@@ -8,6 +8,7 @@ use std::{
         mpsc::{SyncSender, sync_channel},
     },
     thread::JoinHandle,
+    time::{Duration, Instant},
 };
 
 use smtpwatch_core::Finding;
@@ -19,11 +20,13 @@ use super::{
 
 /// Findings that may wait for the reader of stdout.
 pub const QUEUE: usize = 1_024;
+/// At the end, the reader has this long to take what is queued.
+const LAST_WORDS: Duration = Duration::from_secs(1);
 
 /// The journal. Dropped: what is queued is written first.
 pub struct Journal {
     queue: Option<SyncSender<Box<Finding>>>,
-    thread: Option<JoinHandle<()>>,
+    thread: JoinHandle<()>,
     metrics: Arc<Metrics>,
 }
 
@@ -52,7 +55,7 @@ impl Journal {
                 }
             }
         })?;
-        Ok(Self { queue: Some(queue), thread: Some(thread), metrics })
+        Ok(Self { queue: Some(queue), thread, metrics })
     }
 
     /// Queues a finding; counts it as failed when the queue is full.
@@ -67,8 +70,14 @@ impl Journal {
 impl Drop for Journal {
     fn drop(&mut self) {
         self.queue = None;
-        if let Some(thread) = self.thread.take() {
-            let _ = thread.join();
+        // A reader that does not read must not keep the daemon from ending.
+        let end = Instant::now() + LAST_WORDS;
+        while !self.thread.is_finished() {
+            if Instant::now() >= end {
+                tracing::warn!("nobody reads stdout: the last findings are lost there");
+                return;
+            }
+            std::thread::sleep(Duration::from_millis(5));
         }
     }
 }

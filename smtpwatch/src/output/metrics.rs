@@ -142,7 +142,12 @@ impl Metrics {
             )?,
             baseline_peers: register(r, IntGauge::with_opts(opts("baseline_peers", "Rows of history."))?)?,
             output_records: counters(r, "output_records_total", "Records written, by output.", &["output"])?,
-            output_failures: counters(r, "output_failures_total", "Records lost, by output.", &["output"])?,
+            output_failures: counters(
+                r,
+                "output_failures_total",
+                "Records lost and writes that failed, by output.",
+                &["output"],
+            )?,
             registry: registry.clone(),
             ports: ports.to_vec(),
             kernel_seen: Mutex::default(),

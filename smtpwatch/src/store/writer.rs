@@ -45,14 +45,18 @@ pub struct Writer {
 #[derive(Default)]
 struct Counts {
     written: AtomicU64,
-    failed: AtomicU64,
+    /// Rows that no store will ever hold.
+    lost: AtomicU64,
+    /// Attempts to write that failed; up to a batch of rows is kept and tried again.
+    failures: AtomicU64,
 }
 
-/// The way to the writer thread. Never waits.
+/// The way to the writer thread.
 #[derive(Clone)]
 pub struct StoreHandle {
     queue: SyncSender<Change>,
     counts: Arc<Counts>,
+    patient: bool,
 }
 
 enum Change {
@@ -87,7 +91,7 @@ impl Writer {
         };
         let thread = std::thread::Builder::new().name("store".to_owned()).spawn(|| worker.run());
         let thread = thread.map_err(StoreError::Thread)?;
-        let handle = StoreHandle { queue, counts: counts.clone() };
+        let handle = StoreHandle { queue, counts: counts.clone(), patient: false };
         Ok((Self { handle: Some(handle), thread: Some(thread), requests, counts }, entries))
     }
 
@@ -107,7 +111,7 @@ impl Writer {
     #[must_use]
     pub fn finish(mut self) -> u64 {
         self.join();
-        self.counts().1
+        self.counts.lost.load(Ordering::Relaxed)
     }
 
     fn join(&mut self) {
@@ -118,10 +122,11 @@ impl Writer {
         }
     }
 
-    /// Rows written, and rows lost (queue full, or the disk failed).
+    /// Rows written; and rows lost together with attempts that failed.
     #[must_use]
     pub fn counts(&self) -> (u64, u64) {
-        (self.counts.written.load(Ordering::Relaxed), self.counts.failed.load(Ordering::Relaxed))
+        let Counts { written, lost, failures } = &*self.counts;
+        (written.load(Ordering::Relaxed), lost.load(Ordering::Relaxed) + failures.load(Ordering::Relaxed))
     }
 }
 
@@ -132,6 +137,13 @@ impl Drop for Writer {
 }
 
 impl StoreHandle {
+    /// One that waits for a slow disk. Without this a change is dropped, and counted, when the queue is full: packets do
+    /// not wait.
+    #[must_use]
+    pub fn patient(self) -> Self {
+        Self { patient: true, ..self }
+    }
+
     /// A row changed.
     pub fn keep(&self, key: HistoryKey, record: HistoryRecord) {
         self.send(Change::Keep(key, record));
@@ -148,8 +160,9 @@ impl StoreHandle {
     }
 
     fn send(&self, change: Change) {
-        if self.queue.try_send(change).is_err() {
-            self.counts.failed.fetch_add(1, Ordering::Relaxed);
+        let sent = if self.patient { self.queue.send(change).is_ok() } else { self.queue.try_send(change).is_ok() };
+        if !sent {
+            self.counts.lost.fetch_add(1, Ordering::Relaxed);
         }
     }
 }
@@ -187,9 +200,10 @@ impl Worker {
                         }
                     }
                 }
-                Err(error) => self.fail(0, &error),
+                Err(error) => self.fail(&error),
             }
         }
+        self.counts.lost.fetch_add(self.pending.len() as u64, Ordering::Relaxed);
     }
 
     /// Gathers changes for one batch. False: every handle is gone.
@@ -215,23 +229,30 @@ impl Worker {
         if self.pending.is_empty() && self.done.is_empty() {
             return;
         }
-        let rows = self.pending.len() as u64;
-        let written = self.store.write(self.pending.drain(), &self.done);
-        self.done.clear();
-        match written {
+        match self.store.write(&self.pending, &self.done) {
             Ok(()) => {
-                self.counts.written.fetch_add(rows, Ordering::Relaxed);
+                self.counts.written.fetch_add(self.pending.len() as u64, Ordering::Relaxed);
+                self.pending.clear();
+                self.done.clear();
                 if std::mem::take(&mut self.failing) {
                     tracing::info!("the store is written again");
                 }
             }
-            Err(error) => self.fail(rows, &error),
+            Err(error) => {
+                self.fail(&error);
+                if self.pending.len() >= BATCH_ROWS {
+                    self.counts.lost.fetch_add(self.pending.len() as u64, Ordering::Relaxed);
+                    self.pending.clear();
+                }
+                // No spinning; meanwhile the queue fills, and what it drops is counted.
+                std::thread::sleep(BATCH_TIME);
+            }
         }
     }
 
-    /// Counts lost rows; says so once until it works again.
-    fn fail(&mut self, rows: u64, error: &StoreError) {
-        self.counts.failed.fetch_add(rows, Ordering::Relaxed);
+    /// Counts a failure; says so once until it works again.
+    fn fail(&mut self, error: &StoreError) {
+        self.counts.failures.fetch_add(1, Ordering::Relaxed);
         if !std::mem::replace(&mut self.failing, true) {
             tracing::error!(%error, "history is not being kept: free space, or mend the file");
         }

@@ -82,6 +82,8 @@ fn what_is_no_command_line_is_usage() {
         &["replay", "--local", "example.net", "x"],
         &["replay", "--fail-on", "loud", "x"],
         &["run", "--web.listen-address", "localhost"],
+        &["run", "--interface", "eth0/x"],
+        &["run", "--port", "70000"],
         &["baseline"],
         &["--log.level", "loud", "check-config"],
     ] {
@@ -297,11 +299,19 @@ fn logs_have_the_form_asked_for() {
     assert!(Path::new(&capture).exists());
 }
 
-/// Tests of `run` that end before, or at, the capture: nothing is ever attached here.
+/// `run`: how it ends, also before it begins.
 mod run {
     use std::{
+        io::{BufRead, BufReader},
         net::TcpListener,
         os::unix::{fs::chown, process::CommandExt},
+        process::{Command, Stdio},
+        time::{Duration, Instant},
+    };
+
+    use nix::{
+        sys::signal::{Signal, kill},
+        unistd::Pid,
     };
 
     use super::{Files, code, smtpwatch, stderr};
@@ -354,6 +364,38 @@ mod run {
         };
         assert_eq!(code(&output), 77, "{}", stderr(&output));
         assert!(stderr(&output).contains("CAP_"), "{}", stderr(&output));
+    }
+
+    /// In a network namespace of its own: what is attached there is nobody's.
+    #[test]
+    fn sigterm_ends_it_in_order() {
+        if !is_root() {
+            return println!("SKIPPED: needs root for a network namespace");
+        }
+        let files = Files::new();
+        let mut child = Command::new("unshare")
+            .args(["--net", env!("CARGO_BIN_EXE_smtpwatch"), "run", "--config", &config(&files), "--interface", "lo"])
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let mut log = String::new();
+        let mut lines = BufReader::new(child.stderr.take().unwrap()).lines().map_while(Result::ok);
+        for line in lines.by_ref() {
+            log = log + &line + "\n";
+            if line.contains("serving /metrics") {
+                break;
+            }
+        }
+        assert_eq!(log.matches("message=attached interface=lo").count(), 2, "{log}");
+        let start = Instant::now();
+        // `unshare` becomes the program: the process is the same.
+        kill(Pid::from_raw(child.id().try_into().unwrap()), Signal::SIGTERM).unwrap();
+        let rest: Vec<_> = lines.collect();
+        assert_eq!(child.wait().unwrap().code(), Some(0), "{log}{rest:?}");
+        assert!(start.elapsed() < Duration::from_secs(2), "{:?}", start.elapsed());
+        assert!(rest.iter().any(|line| line.contains("detached")), "{rest:?}");
     }
 
     #[test]

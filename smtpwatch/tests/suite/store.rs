@@ -186,3 +186,26 @@ fn rows_beyond_the_bound_go_oldest_first() {
     assert_eq!(entries.len(), limits::HISTORY_PEERS);
     assert_eq!(entries.last().unwrap().1.last_seen, Timestamp(4), "the newest are kept");
 }
+
+/// A disk that fails for a while costs nothing; the end does not wait for it.
+#[test]
+fn a_store_that_fails_for_a_while_is_written_later() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("smtpwatch.db");
+    let (writer, _) = Writer::start(&path).unwrap();
+    // Another process holds the file for writing, longer than the writer waits.
+    let other = Connection::open(&path).unwrap();
+    other.execute_batch("BEGIN IMMEDIATE").unwrap();
+    writer.handle().unwrap().keep(key("198.51.100.25"), record(7));
+    until(|| writer.counts().1 >= 1);
+    other.execute_batch("COMMIT").unwrap();
+    until(|| writer.counts().0 == 1);
+    assert_eq!(writer.finish(), 0, "nothing was lost");
+
+    let (writer, _) = Writer::start(&path).unwrap();
+    other.execute_batch("BEGIN IMMEDIATE").unwrap();
+    writer.handle().unwrap().keep(key("198.51.100.25"), record(8));
+    let end = Instant::now();
+    assert_eq!(writer.finish(), 1, "lost, and told");
+    assert!(end.elapsed() < Duration::from_secs(4));
+}

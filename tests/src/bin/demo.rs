@@ -10,7 +10,7 @@ use std::time::Duration;
 use anyhow::{Result, ensure};
 use serde_json::Value;
 use smtpwatch_tests::attacker::{Attacker, Mode};
-use smtpwatch_tests::daemon::Daemon;
+use smtpwatch_tests::daemon::{Daemon, Options};
 use smtpwatch_tests::netns::{Family, GATEWAY_INTERFACE, Path};
 use smtpwatch_tests::root::lab_directory;
 use smtpwatch_tests::scripted::{Script, Server};
@@ -38,7 +38,7 @@ fn play(home: &FilePath) -> Result<()> {
     let server = Server::start(&path.exchanger, address, &identity, script)?;
     println!("three namespaces: gateway {} -- router -- {address} mx1.example.net", Family::V4.gateway());
 
-    let daemon = Daemon::start(&path.gateway, GATEWAY_INTERFACE, home, "")?;
+    let daemon = Daemon::start(&path.gateway, GATEWAY_INTERFACE, home, Options::default())?;
     println!("\n$ smtpwatch run --interface {GATEWAY_INTERFACE}");
     print!("{}", daemon.log());
 
@@ -70,7 +70,7 @@ fn play(home: &FilePath) -> Result<()> {
     println!(
         "\n/metrics: smtpwatch_findings_total{{kind=\"starttls-stripped\",role=\"client\"}} went from {before} to {after}"
     );
-    println!("          and Prometheus fires SmtpwatchStarttlsStripped (deploy/prometheus/alerts.yaml)");
+    println!("          the rule that pages on it is SmtpwatchStarttlsStripped in deploy/prometheus/alerts.yaml");
     println!(
         "\nWhat to do: hold mail to this peer, ask its operator by another way whether STARTTLS is still offered,"
     );

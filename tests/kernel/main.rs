@@ -1,0 +1,18 @@
+//! The kernel programs on this kernel: against the userspace gate, and attached to interfaces of private namespaces.
+#![expect(clippy::unwrap_used, clippy::panic, reason = "a test ends where something is not as expected")]
+
+/// Leaves a test that this user may not run, saying so.
+macro_rules! need_root {
+    () => {
+        if !nix::unistd::geteuid().is_root() {
+            println!("skipped: loading kernel programs needs root");
+            return;
+        }
+    };
+}
+pub(crate) use need_root;
+
+mod attach;
+mod differential;
+mod packet;
+mod test_run;
