@@ -250,7 +250,7 @@ impl Store {
                             r.first_seen.0,
                             r.last_seen.0,
                             r.last_offered.0,
-                            r.profile.and_then(|profile| serde_json::to_string(&profile).ok())
+                            r.profile.as_ref().and_then(|profile| serde_json::to_string(profile).ok())
                         ])?,
                         None => delete.execute(params![role, own, kind, peer, key.port])?,
                     };

@@ -177,7 +177,8 @@ fn rows_beyond_the_bound_go_oldest_first() {
     connection
         .execute(
             "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < ?1)
-             INSERT INTO baseline SELECT '192.0.2.1', 'name', 'mx' || i, 25, 1, 1, 0, 0, 0, 0, i, i, i FROM n",
+             INSERT INTO baseline
+             SELECT 'client', '192.0.2.1', 'name', 'mx' || i, 25, 1, 1, 0, 0, 0, 1, 0, 0, 0, i, i, i, NULL FROM n",
             [i64::try_from(limits::HISTORY_PEERS + 3).unwrap()],
         )
         .unwrap();
