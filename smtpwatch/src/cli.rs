@@ -15,7 +15,7 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 use smtpwatch_core::finding::Severity;
 
 use crate::{
-    config::{Config, ConfigError, MAX_PORTS, Network, parse_interface, parse_port},
+    config::{Config, ConfigError, Network, parse_interface, parse_port},
     log::{LogFormat, LogLevel},
     output::http::{DEFAULT_LISTEN, ListenAddress},
     version,
@@ -233,14 +233,12 @@ pub fn dispatch(cli: Cli) -> anyhow::Result<Exit> {
 }
 
 /// Ports named on the command line take the place of those of the configuration.
-fn override_ports(config: &mut Config, mut ports: Vec<u16>) -> anyhow::Result<()> {
+fn override_ports(config: &mut Config, mut ports: Vec<u16>) {
     ports.sort_unstable();
     ports.dedup();
-    anyhow::ensure!(ports.len() <= MAX_PORTS, "{} ports: at most {MAX_PORTS}", ports.len());
     if !ports.is_empty() {
         config.ports = ports;
     }
-    Ok(())
 }
 
 /// Writes data to stdout.

@@ -24,8 +24,6 @@ pub const DEFAULT_PATH: &str = "/etc/smtpwatch/smtpwatch.toml";
 pub const DEFAULT_STORE: &str = "/var/lib/smtpwatch/smtpwatch.db";
 /// SMTP (RFC 5321 §4.5.4.2) and submission (RFC 6409 §3.1).
 pub const DEFAULT_PORTS: [u16; 2] = [25, 587];
-/// More ports than this are a mistake, and each is a metric label.
-pub const MAX_PORTS: usize = 16;
 
 /// The whole configuration. The default needs no file.
 #[derive(Clone, PartialEq, Debug)]

@@ -11,7 +11,7 @@ use std::time::Duration;
 use anyhow::{Context, Result, anyhow};
 use nix::sched::{CloneFlags, setns};
 
-use crate::{Skip, command};
+use crate::{Skip, command, root};
 
 /// The watched host, in the documentation range of RFC 5737.
 pub const GATEWAY_V4: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 10);
@@ -78,7 +78,10 @@ impl Namespace {
         if !nix::unistd::geteuid().is_root() {
             return Err(Skip("network namespaces need root".to_owned()).into());
         }
-        SWEEP.call_once(sweep);
+        SWEEP.call_once(|| {
+            sweep();
+            root::sweep();
+        });
         let serial = COUNTER.fetch_add(1, Ordering::Relaxed);
         let name = format!("{PREFIX}-{}-{serial}-{role}", std::process::id());
         command::run(Command::new("ip").args(["netns", "add", &name]), LIMIT)

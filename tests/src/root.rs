@@ -205,7 +205,8 @@ impl Drop for Directory {
 
 /// `$1`: upper layer of the installed root, `$2`: directory of this run, then the program.
 /// The layer is copied: overlayfs does not take `/` and a directory below it as two lower layers. It is copied to memory,
-/// which nobody has to clean up after a kill.
+/// which nobody has to clean up after a kill. The shell stays the first process of the namespace: a server that changes
+/// its user id no longer dies with its parent, the shell does, and the kernel kills the rest with it.
 const START: &str = r#"
 set -eu
 installed=$1 run=$2; shift 2
@@ -219,7 +220,8 @@ mount -t proc proc "$root/proc"
 mount --rbind /dev "$root/dev"
 mkdir -p "$root/lab"
 mount --bind "$run/lab" "$root/lab"
-exec chroot "$root" "$@"
+chroot "$root" "$@"
+exit $?
 "#;
 
 /// `$1`: directory of the root, then the packages. What only a browser or a reader needs is left out. Exit code 101 of policy-rc.d keeps packages from starting services.
@@ -245,7 +247,6 @@ chroot "$root/root" apt-get clean
 fn install(packages: Packages) -> Result<Root> {
     let debian = packages.debian().join(" ");
     anyhow::ensure!(nix::unistd::geteuid().is_root(), "overlayfs and chroot need root");
-    sweep();
     let home = lab_directory().join("roots");
     std::fs::create_dir_all(&home)?;
     let lock = File::create(home.join(format!("{}.lock", packages.name())))?;
@@ -273,7 +274,7 @@ fn install(packages: Packages) -> Result<Root> {
 }
 
 /// Removes the directories of runs whose process is gone: a killed run cleans nothing up.
-fn sweep() {
+pub(crate) fn sweep() {
     let Ok(entries) = std::fs::read_dir(lab_directory().join("run")) else { return };
     for entry in entries.flatten() {
         let name = entry.file_name();

@@ -14,7 +14,7 @@ use crate::{
 
 pub(super) fn run(args: ReplayArgs) -> anyhow::Result<Exit> {
     let (mut config, _) = Config::load(args.config.config.as_deref())?;
-    super::override_ports(&mut config, args.port)?;
+    super::override_ports(&mut config, args.port);
     if !args.local.is_empty() {
         config.local = args.local;
     }

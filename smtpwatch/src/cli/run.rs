@@ -5,7 +5,7 @@ use crate::{config::Config, daemon};
 
 pub(super) fn run(args: RunArgs) -> anyhow::Result<Exit> {
     let (mut config, path) = Config::load(args.config.config.as_deref())?;
-    super::override_ports(&mut config, args.port)?;
+    super::override_ports(&mut config, args.port);
     if !args.interface.is_empty() {
         config.interfaces = args.interface;
     }

@@ -15,7 +15,7 @@ use smtpwatch_core::{
     policy::rule::{AuthRule, PeerPattern, StarttlsRule, in_network},
 };
 
-use super::{Ingress, MAX_PORTS};
+use super::Ingress;
 
 /// A value that was checked when it was read.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -121,7 +121,7 @@ fn whole(number: f64, most: f64) -> Option<u64> {
     (number.fract() == 0.0 && (0.0..=most).contains(&number)).then_some(number as u64)
 }
 
-/// `ports`: at least one, at most [`MAX_PORTS`], sorted, each once.
+/// `ports`: at least one, sorted, each once.
 pub(super) fn ports<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<u16>, D::Error> {
     struct Ports;
 
@@ -139,11 +139,10 @@ pub(super) fn ports<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<u1
             }
             ports.sort_unstable();
             ports.dedup();
-            match ports.len() {
-                0 => Err(Error::custom("no port to watch: name at least one, such as [25, 587]")),
-                count if count > MAX_PORTS => Err(Error::custom(format_args!("{count} ports: at most {MAX_PORTS}"))),
-                _ => Ok(ports),
+            if ports.is_empty() {
+                return Err(Error::custom("no port to watch: name at least one, such as [25, 587]"));
             }
+            Ok(ports)
         }
     }
 

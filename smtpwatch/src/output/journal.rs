@@ -81,3 +81,109 @@ impl Drop for Journal {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::{
+        io,
+        sync::{Mutex, mpsc},
+        time::{Duration, Instant},
+    };
+
+    use smtpwatch_core::{
+        Finding, Role, Timestamp,
+        finding::{
+            Evidence, Expected, FlowInfo, Kind, Observed, Outcome, PeerInfo, SCHEMA_VERSION, Severity, StarttlsState,
+        },
+    };
+
+    use super::*;
+
+    fn finding() -> Box<Finding> {
+        Box::new(Finding {
+            schema_version: SCHEMA_VERSION,
+            id: String::new(),
+            time: Timestamp::from_secs(0),
+            kind: Kind::StarttlsStripped,
+            rule: "A1",
+            severity: Severity::High,
+            evidence: Evidence::Regression,
+            outcome: Outcome::Content,
+            role: Role::Client,
+            flow: FlowInfo {
+                client: "192.0.2.10:41234".to_owned(),
+                server: "198.51.100.25:25".to_owned(),
+                interface: String::new(),
+                community_id: String::new(),
+            },
+            peer: PeerInfo::default(),
+            expected: Expected { starttls: true, source: "history", detail: String::new() },
+            observed: Observed {
+                capabilities: Vec::new(),
+                starttls: StarttlsState::Absent,
+                mechanism: None,
+                reply: None,
+            },
+            transcript: Vec::new(),
+            gaps: 0,
+            proof: Vec::new(),
+        })
+    }
+
+    fn counted(metrics: &Metrics, records: u64, failures: u64) -> bool {
+        let text = metrics.render();
+        text.contains(&format!("smtpwatch_output_records_total{{output=\"journal\"}} {records}\n"))
+            && text.contains(&format!("smtpwatch_output_failures_total{{output=\"journal\"}} {failures}\n"))
+    }
+
+    struct Broken;
+
+    impl Write for Broken {
+        fn write(&mut self, _: &[u8]) -> io::Result<usize> {
+            Err(io::ErrorKind::BrokenPipe.into())
+        }
+
+        fn flush(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+
+    #[test]
+    fn a_broken_pipe_is_counted() {
+        let metrics = Arc::new(Metrics::new(&[25]).expect("metrics"));
+        let journal = Journal::start(Broken, metrics.clone()).expect("thread");
+        journal.write(finding());
+        drop(journal);
+        assert!(counted(&metrics, 0, 1));
+    }
+
+    struct Stuck(Mutex<mpsc::Receiver<()>>);
+
+    impl Write for Stuck {
+        fn write(&mut self, octets: &[u8]) -> io::Result<usize> {
+            let _ = self.0.lock().expect("one thread").recv();
+            Ok(octets.len())
+        }
+
+        fn flush(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+
+    #[test]
+    fn a_reader_that_does_not_read_costs_findings_and_not_the_end() {
+        let metrics = Arc::new(Metrics::new(&[25]).expect("metrics"));
+        let (release, stuck) = mpsc::channel();
+        let journal = Journal::start(Stuck(Mutex::new(stuck)), metrics.clone()).expect("thread");
+        journal.write(finding());
+        // The thread has taken the first one, or is about to; beyond the queue each is counted and nothing waits.
+        for _ in 0..QUEUE + 10 {
+            journal.write(finding());
+        }
+        assert!(counted(&metrics, 0, 10) || counted(&metrics, 0, 11));
+        let start = Instant::now();
+        drop(journal);
+        assert!(start.elapsed() < LAST_WORDS + Duration::from_millis(500));
+        drop(release);
+    }
+}

@@ -19,7 +19,9 @@ use crate::version;
 /// Upper bounds of `smtpwatch_verdict_latency_seconds`: a verdict takes microseconds, or waits for the end of a
 /// session up to [`smtpwatch_core::limits::VERDICT_DEADLINE`].
 const LATENCY_BUCKETS: [f64; 9] = [0.001, 0.005, 0.025, 0.1, 0.5, 1.0, 5.0, 10.0, 30.0];
-/// Label of ports that are not configured.
+/// Ports that are labels of their own, the lowest ones; more would only swell the number of series.
+const PORT_LABELS: usize = 8;
+/// Label of all other ports.
 const OTHER_PORT: &str = "other";
 
 /// Values of the `output` label.
@@ -149,7 +151,7 @@ impl Metrics {
                 &["output"],
             )?,
             registry: registry.clone(),
-            ports: ports.to_vec(),
+            ports: ports.iter().copied().take(PORT_LABELS).collect(),
             kernel_seen: Mutex::default(),
         };
         register(r, build_info()?)?;
