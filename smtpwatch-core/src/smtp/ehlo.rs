@@ -34,7 +34,7 @@ pub struct Capabilities {
 
 impl Capability {
     fn offer(&self) -> Offer {
-        match self.text.as_str() {
+        match self.text.trim_end() {
             "STARTTLS" => Offer::Strict,
             _ if self.keyword == "STARTTLS" => Offer::Lenient,
             _ => Offer::Absent,
@@ -195,7 +195,7 @@ mod tests {
         for (line, offer) in [
             ("STARTTLS", Offer::Strict),
             ("starttls", Offer::Lenient),
-            ("STARTTLS ", Offer::Lenient),
+            ("STARTTLS ", Offer::Strict),
             (" STARTTLS", Offer::Lenient),
             ("STARTTLS=", Offer::Lenient),
             ("STARTTLS REQUIRED", Offer::Lenient),

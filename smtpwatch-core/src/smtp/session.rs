@@ -23,6 +23,9 @@ use crate::{Side, Timestamp, limits};
 /// Exchanges kept per session; what a client tries beyond them has the outcome of those.
 const AUTH_EXCHANGES: usize = 16;
 
+/// First octets of a PROXY header, version 2.
+const PROXY_SIGNATURE: &[u8; 12] = b"\r\n\r\n\0\r\nQUIT\n";
+
 /// What the engine is to do. Drain [`Session::poll`] after every call.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum SessionEvent {
@@ -205,8 +208,7 @@ impl Session {
     fn client(&mut self, mut input: &[u8], end: u64) {
         self.client_end = end;
         while !input.is_empty() {
-            let may_begin_tls = self.may_begin_tls();
-            match &mut self.phase {
+            match self.phase {
                 Phase::Stopped => return,
                 Phase::Tls => {
                     self.tls_octets(Side::Client, input);
@@ -220,24 +222,23 @@ impl Session {
                     }
                     return;
                 }
-                Phase::Body(body) => {
-                    if body.scan(&mut input) {
-                        let refused = body.refused;
-                        self.phase = Phase::Commands;
-                        if !refused {
-                            self.expect(Pending::EndOfData, String::new());
-                        }
+                Phase::Body(mut body) => {
+                    let ended = body.scan(&mut input);
+                    self.phase = if ended { Phase::Commands } else { Phase::Body(body) };
+                    if ended && !body.refused {
+                        self.expect(Pending::EndOfData, String::new());
                     }
                 }
                 Phase::Chunk(left) => {
-                    let taken = usize::try_from(*left).unwrap_or(usize::MAX).min(input.len());
+                    let taken = usize::try_from(left).unwrap_or(usize::MAX).min(input.len());
                     input = &input[taken..];
-                    *left -= taken as u64;
-                    if *left == 0 {
-                        self.phase = Phase::Commands;
-                    }
+                    let left = left - taken as u64;
+                    self.phase = if left == 0 { Phase::Commands } else { Phase::Chunk(left) };
                 }
-                Phase::Commands if may_begin_tls && is_record_type(input[0]) => self.enter_tls(),
+                Phase::Commands if !self.client_spoke && self.may_be_proxy(input[0]) => {
+                    self.proxy_header(&mut input, end)
+                }
+                Phase::Commands if self.may_begin_tls() && is_record_type(input[0]) => self.enter_tls(),
                 Phase::Commands | Phase::AuthResponse => {
                     self.client_spoke = true;
                     let Some(line) = self.client_lines.take(&mut input) else { return };
@@ -329,6 +330,30 @@ impl Session {
             Command::Rset | Command::Quit => Pending::Other,
         };
         self.expect(pending, verb);
+    }
+
+    fn may_be_proxy(&self, octet: u8) -> bool {
+        !self.held.is_empty() || octet == PROXY_SIGNATURE[0]
+    }
+
+    /// The binary PROXY header of a load balancer (version 2): signature, four octets of which the last two are the length
+    /// of what follows, and that. It comes before the dialogue and has no reply (THREATS FP-13).
+    fn proxy_header(&mut self, input: &mut &[u8], end: u64) {
+        let wanted = (PROXY_SIGNATURE.len() + 4 - self.held.len()).min(input.len());
+        self.held.extend_from_slice(&input[..wanted]);
+        *input = &input[wanted..];
+        let compared = self.held.len().min(PROXY_SIGNATURE.len());
+        if self.held[..compared] != PROXY_SIGNATURE[..compared] {
+            self.client_spoke = true;
+            let held = std::mem::take(&mut self.held);
+            self.client(&held, end.saturating_sub(input.len() as u64));
+        } else if let Some(&[high, low]) = self.held.get(PROXY_SIGNATURE.len() + 2..) {
+            self.held = Vec::new();
+            match u16::from_be_bytes([high, low]) {
+                0 => self.phase = Phase::Commands,
+                length => self.phase = Phase::Chunk(u64::from(length)),
+            }
+        }
     }
 
     /// TLS without STARTTLS on a mail port (THREATS D6), as the first octet, and after the go-ahead also behind commands in

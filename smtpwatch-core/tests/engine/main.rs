@@ -4,3 +4,4 @@ mod dialogues;
 mod properties;
 mod talk;
 mod threats;
+mod traps;

@@ -1,0 +1,289 @@
+//! Honest peers that a careless detector accuses (THREATS §3): each test fails when its trap is fallen into.
+
+use smtpwatch_core::{
+    engine::SessionResult,
+    finding::{Evidence, Kind, Severity, StarttlsState},
+    policy::rule::{Rule, StarttlsRule},
+};
+
+use crate::talk::{
+    GREETING, MASKED, OFFER, STRIPPED, Talk, client_hello, deliver, greeted, hear, hear_after, honest, honest_history,
+    tls,
+};
+
+fn silent(talk: &Talk) {
+    silent_after(&[], talk);
+}
+
+fn silent_after(before: &[Talk], talk: &Talk) {
+    let heard = hear_after(before, talk, Vec::new());
+    assert!(heard.findings.is_empty(), "{:?}", heard.findings);
+}
+
+fn quit(talk: Talk) -> Talk {
+    talk.c("QUIT\r\n").s("221 Bye\r\n").close()
+}
+
+fn from_address(mut talk: Talk, client: &str) -> Talk {
+    talk.flow.client = format!("{client}:41234").parse().expect("address");
+    talk
+}
+
+#[test]
+fn fp1_a_farm_answers_differently() {
+    let farm: Vec<_> = (0..12)
+        .map(|hour| if hour % 3 == 0 { deliver(greeted().s(STRIPPED)) } else { honest() }.at((hour - 1000) * 3600))
+        .collect();
+    silent_after(&farm, &deliver(greeted().s(STRIPPED)));
+}
+
+#[test]
+fn fp2_an_honest_454_is_never_called_tampering() {
+    for reply in [
+        "454 4.7.0 TLS not available due to local problem\r\n",
+        "454 4.7.0 Error: too many new TLS sessions from x\r\n",
+    ] {
+        let heard = hear_after(&honest_history(9), &deliver(greeted().s(OFFER).c("STARTTLS\r\n").s(reply)), Vec::new());
+        assert_eq!(heard.kinds(), [Kind::StarttlsRefused]);
+        assert_eq!(heard.findings[0].evidence, Evidence::Suspicious);
+        assert!(heard.findings[0].severity <= Severity::Medium);
+    }
+}
+
+#[test]
+fn fp3_history_belongs_to_the_own_address() {
+    let before: Vec<_> = honest_history(9).into_iter().map(|talk| from_address(talk, "192.0.2.11")).collect();
+    silent_after(&before, &deliver(greeted().s(STRIPPED)));
+}
+
+#[test]
+fn fp4_the_order_and_number_of_other_keywords_mean_nothing() {
+    let postscreen = "250-mx1.example.net\r\n250-SIZE 10240000\r\n250-STARTTLS\r\n250 8BITMIME\r\n";
+    silent_after(&honest_history(9), &tls(greeted().s(postscreen).c("STARTTLS\r\n").s("220 2.0.0 go\r\n")).close());
+}
+
+#[test]
+fn fp5_helo_alone() {
+    let helo = || deliver(Talk::new(25).s(GREETING).c("HELO printer\r\n").s("250 mx1.example.net\r\n"));
+    silent(&helo());
+    silent_after(&honest_history(9), &helo());
+    silent(&helo().seen_by_server());
+}
+
+#[test]
+fn fp6_the_last_ehlo_reply_in_clear_counts() {
+    let talk = greeted().s(STRIPPED).c("EHLO gw.example.org\r\n").s(OFFER).c("STARTTLS\r\n").s("220 2.0.0 go\r\n");
+    silent_after(&honest_history(9), &tls(talk).close());
+}
+
+#[test]
+fn fp7_a_flow_joined_midstream() {
+    let mut talk = deliver(greeted().s(STRIPPED));
+    talk.packets.drain(..6);
+    let heard = hear_after(&honest_history(9), &talk, Vec::new());
+    assert!(heard.findings.is_empty());
+    assert_eq!(heard.sessions[0].result, SessionResult::Unknown);
+}
+
+#[test]
+fn fp8_a_retransmission_is_no_second_command() {
+    let mut talk = honest();
+    let copies: Vec<_> = talk.packets.clone();
+    talk.packets = copies.iter().flat_map(|packet| [packet.clone(), packet.clone()]).collect();
+    let heard = hear(&talk, Vec::new());
+    assert!(heard.findings.is_empty(), "{:?}", heard.findings);
+    assert_eq!(heard.sessions[0].result, SessionResult::Tls);
+}
+
+#[test]
+fn fp9_a_body_about_this_topic() {
+    // `deliver` sends AUTH, STARTTLS and a masked line in its message.
+    silent(&deliver(greeted().s(OFFER)));
+    let chunk = "AUTH PLAIN AHVzZXIAcGFzcw==\r\n250-XXXXXXXA\r\nSTARTTLS\r\n";
+    let bdat = format!("MAIL FROM:<a@example.org>\r\nRCPT TO:<b@example.net>\r\nBDAT {} LAST\r\n{chunk}", chunk.len());
+    silent(&quit(greeted().s(OFFER).c(bdat).s("250 ok\r\n250 ok\r\n250 ok\r\n")));
+}
+
+#[test]
+fn fp10_after_a_refused_data_comes_a_command() {
+    let talk = Talk::new(587).s(GREETING).c("EHLO gw\r\n").s("250 mx1.example.net\r\n");
+    let talk = talk.c("DATA\r\n").s("503 5.5.1 need RCPT\r\n").c("AUTH PLAIN AHVzZXIAcGFzcw==\r\n").s("235 ok\r\n");
+    assert_eq!(hear(&quit(talk), Vec::new()).kinds(), [Kind::AuthPlaintext]);
+}
+
+#[test]
+fn fp11_pipelined_replies_find_their_commands() {
+    let talk = greeted().s(OFFER).c("FROB\r\nNOOP\r\nSTARTTLS\r\n").s("500 what?\r\n250 ok\r\n220 2.0.0 go\r\n");
+    silent(&tls(talk).close());
+}
+
+#[test]
+fn fp12_commands_before_the_banner() {
+    let talk = Talk::new(25).c("EHLO gw.example.org\r\n").s([GREETING, OFFER].concat());
+    silent_after(&honest_history(9), &tls(talk.c("STARTTLS\r\n").s("220 2.0.0 go\r\n")).close());
+}
+
+#[test]
+fn fp13_proxy_header_xclient_and_lhlo() {
+    let silent = |talk: Talk| {
+        let heard = hear(&tls(talk.s("220 2.0.0 go\r\n")).close(), Vec::new());
+        assert!(heard.findings.is_empty(), "{:?}", heard.findings);
+        let session = &heard.sessions[0];
+        assert_eq!((session.result, session.starttls), (SessionResult::Tls, StarttlsState::Offered));
+    };
+    let dialogue = |talk: Talk| talk.s(GREETING).c("EHLO gw\r\n").s(OFFER).c("STARTTLS\r\n");
+    silent(dialogue(Talk::new(25).c("PROXY TCP4 203.0.113.7 192.0.2.1 50000 25\r\n")));
+    let binary = b"\r\n\r\n\0\r\nQUIT\n\x21\x11\0\x0c\xcb\0\x71\x07\xc0\0\x02\x01\xc3\x50\0\x19";
+    silent(dialogue(Talk::new(25).c(binary)));
+    silent(dialogue(Talk::new(25).c(b"\r\n\r\n\0\r\nQUIT\n\x20\0\0\0")));
+    silent(dialogue(Talk::new(25).c(binary)).cut(1));
+    silent(dialogue(greeted().s(OFFER).c("XCLIENT NAME=x ADDR=203.0.113.7 LOGIN=user\r\n")));
+    silent(Talk::new(25).s(GREETING).c("LHLO gw\r\n").s(OFFER).c("X-ANONYMOUSTLS\r\n"));
+}
+
+#[test]
+fn fp14_a_mask_beside_starttls_is_never_called_a_strip() {
+    let both = MASKED.replace("250 8BITMIME", "250 STARTTLS");
+    let heard = hear_after(
+        &honest_history(9),
+        &tls(greeted().s(both).c("STARTTLS\r\n").s("220 2.0.0 go\r\n")).close(),
+        Vec::new(),
+    );
+    assert_eq!((heard.kinds(), heard.findings[0].severity), (vec![Kind::StarttlsMasked], Severity::Info));
+    assert_eq!(heard.findings[0].evidence, Evidence::Suspicious);
+    assert!(heard.findings[0].proof[0].contains("STARTTLS is still offered"));
+}
+
+#[test]
+fn fp15_names_made_of_x() {
+    silent(&deliver(
+        Talk::new(25).s("220 XXXXXXXX.com ESMTP\r\n").c("EHLO gw\r\n").s("250-XXXXXXXX.com Hello\r\n250 SIZE\r\n"),
+    ));
+    silent(&deliver(Talk::new(25).s(GREETING).c("EHLO gw\r\n").s("250-XXXXXXXA\r\n250 SIZE\r\n")));
+}
+
+#[test]
+fn fp16_the_words_blame_nobody_and_say_where_to_look() {
+    let heard = hear_after(&honest_history(9), &deliver(greeted().s(STRIPPED)), Vec::new());
+    let scope = heard.findings[0].proof.iter().find(|line| line.starts_with("scope: ")).expect("scope");
+    assert!(scope.contains("server"), "{scope}");
+}
+
+#[test]
+fn fp17_probes_do_not_feed_history_and_loopback_can_be_left_out() {
+    let probes: Vec<_> = (0..9).map(|hour| quit(greeted().s(OFFER)).at((hour - 1000) * 3600)).collect();
+    silent_after(&probes, &deliver(greeted().s(STRIPPED)));
+    let loopback = vec![Rule {
+        peer: vec!["127.0.0.0/8".parse().expect("network")],
+        starttls: Some(StarttlsRule::Ignore),
+        ..Rule::default()
+    }];
+    let mut talk = from_address(deliver(greeted().s(STRIPPED)), "127.0.0.1");
+    talk.flow.server = "127.0.0.1:25".parse().expect("address");
+    let all = Rule { starttls: Some(StarttlsRule::Required), ..Rule::default() };
+    assert!(hear(&talk, [loopback, vec![all]].concat()).findings.is_empty());
+}
+
+#[test]
+fn fp18_auth_is_grammar_not_a_substring() {
+    let submission = || Talk::new(587).s(GREETING).c("EHLO gw\r\n").s("250-mx1.example.net\r\n250 HELP AUTH PLAIN\r\n");
+    for line in ["AUTH *\r\n", "NOOP AUTH PLAIN AHVzZXIAcGFzcw==\r\n", "HELP AUTH LOGIN\r\n"] {
+        let heard = hear(&quit(submission().c(line).s("500 what?\r\n")), Vec::new());
+        assert!(heard.findings.is_empty(), "{line}: {:?}", heard.findings);
+    }
+    silent(&greeted().s(OFFER).c("MAIL FROM:<a@example.org> AUTH=<user@example.org>\r\n").s("250 ok\r\n").close());
+}
+
+#[test]
+fn fp19_a_sasl_security_layer_is_neither_garbage_nor_tls() {
+    let talk = Talk::new(587)
+        .s(GREETING)
+        .c("EHLO gw\r\n")
+        .s("250 mx1.example.net\r\n")
+        .c("AUTH GSSAPI YIIC\r\n")
+        .s("235 ok\r\n");
+    let heard = hear(&talk.c(b"\0\0\0\x20XXXXXXXX\xff\xfe").s(b"\0\0\0\x20\x16\x03\x01").close(), Vec::new());
+    assert_eq!(heard.kinds(), [Kind::AuthExchangePlaintext]);
+    assert_ne!(heard.sessions[0].result, SessionResult::Tls);
+}
+
+#[test]
+fn fp20_our_own_server_told_not_to_use_tls() {
+    silent(&deliver(greeted().s(OFFER)));
+    let heard = hear_after(&honest_history(9), &deliver(greeted().s(OFFER)), Vec::new());
+    assert_eq!(heard.kinds(), [Kind::StarttlsUnused], "the offer was there: not a strip");
+}
+
+#[test]
+fn fp21_a_reused_tuple_and_the_other_family() {
+    let mut v6 = deliver(greeted().s(STRIPPED));
+    v6.flow.client = "[2001:db8::10]:41234".parse().expect("address");
+    v6.flow.server = "[2001:db8:1::25]:25".parse().expect("address");
+    silent_after(&honest_history(9), &v6);
+}
+
+#[test]
+fn fp23_rejected_sessions_are_no_downgrade() {
+    for banner in ["421 4.7.0 too many connections\r\n", "554 5.7.1 go away\r\n"] {
+        silent_after(&honest_history(9), &Talk::new(25).s(banner).c("QUIT\r\n").s("221 Bye\r\n").close());
+    }
+    silent_after(&honest_history(9), &quit(greeted().s("550 5.7.1 bad name\r\n")));
+    silent_after(&honest_history(9), &greeted().s("421 4.3.2 closing\r\n").close());
+}
+
+#[test]
+fn fp24_long_replies_utf8_bare_codes_and_trailing_blanks() {
+    let long = format!("250-mx1.example.net Grüße {}\r\n250-STARTTLS \r\n250\r\n", "x".repeat(2000));
+    silent_after(&honest_history(9), &tls(greeted().s(long).c("STARTTLS\r\n").s("220 \r\n")).close());
+}
+
+#[test]
+fn fp25_octets_typed_by_a_person_are_not_scored() {
+    let talk = quit(Talk::new(25).s(GREETING).c("XXXX mail.example.org\r\n").s("500 what?\r\n")).seen_by_server();
+    assert_eq!(hear(&talk, Vec::new()).kinds(), [Kind::CommandRewritten]);
+    silent(&talk.cut(1));
+}
+
+#[test]
+fn fp26_a_mask_of_eight_letters_need_not_be_starttls() {
+    let exchange = "250-mail.example.com Hello\r\n250-TURN\r\n250-SIZE\r\n250-BINARYMIME\r\n250-XXXXXXXB\r\n250-XXXC\r\n250-XXXXXXXXXXXE\r\n250 OK\r\n";
+    let heard = hear(&deliver(greeted().s(exchange)), Vec::new());
+    assert_eq!((heard.kinds(), heard.findings[0].severity), (vec![Kind::StarttlsMasked], Severity::Medium));
+    assert!(heard.findings[0].proof[0].contains("possibly STARTTLS"));
+}
+
+#[test]
+fn fp27_one_segment_for_each_line_of_the_reply() {
+    for size in [1, 3, 14, 30] {
+        let talk = tls(greeted().s(OFFER).c("STARTTLS\r\n").s("220 2.0.0 go\r\n")).close().cut(size);
+        let heard = hear_after(&honest_history(9), &talk, Vec::new());
+        assert!(heard.findings.is_empty(), "{size}: {:?}", heard.findings);
+    }
+}
+
+#[test]
+fn fp28_offered_unused_and_nobody_to_blame() {
+    silent(&deliver(greeted().s(OFFER)));
+    silent(&deliver(greeted().s(OFFER)).seen_by_server());
+}
+
+#[test]
+fn an_early_client_hello_is_no_injection() {
+    let talk = greeted().s(OFFER).c([b"STARTTLS\r\n".to_vec(), client_hello(0x0304)].concat());
+    let heard = hear(&tls_after_early_hello(talk), Vec::new());
+    assert!(heard.findings.is_empty(), "{:?}", heard.findings);
+}
+
+fn tls_after_early_hello(talk: Talk) -> Talk {
+    talk.s("220 2.0.0 go\r\n")
+        .s(crate::talk::server_hello(0x0304, 0x1301, b""))
+        .c(crate::talk::sealed(53))
+        .s(crate::talk::sealed(80))
+        .close()
+}
+
+#[test]
+fn commands_after_a_refusal_that_was_seen_are_no_injection() {
+    let heard = hear(&deliver(greeted().s(OFFER).c("STARTTLS\r\n").s("454 4.7.0 not now\r\n")), Vec::new());
+    assert_eq!(heard.kinds(), [Kind::StarttlsRefused]);
+}
