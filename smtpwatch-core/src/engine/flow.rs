@@ -6,10 +6,10 @@ use super::output::{SessionResult, SessionSummary};
 use crate::{
     Finding, FlowKey, Role, Segment, Side, TcpFlags, Timestamp,
     finding::{FlowInfo, Kind, Observed, Outcome, PeerInfo, SCHEMA_VERSION, Severity},
-    flow::Connection,
+    flow::{Connection, SynFingerprint},
     judge::{Claim, Wire},
     policy::profile::Profile,
-    smtp::{Session, Starttls},
+    smtp::{Doubt, Session, Starttls},
 };
 
 /// Client segments of one octet, from which on a person is taken to type (THREATS FP-25).
@@ -78,6 +78,10 @@ impl Flow {
                     self.round_trip = self.round_trip.or(round_trip);
                 }
             }
+        }
+        let multipath = |side| self.connection.fingerprint(side).is_some_and(SynFingerprint::multipath);
+        if multipath(Side::Client) && multipath(Side::Server) {
+            self.session.seen.doubt.get_or_insert(Doubt::Multipath);
         }
         let peer = match self.role {
             Role::Client => Side::Server,

@@ -109,11 +109,11 @@ pub fn judge(case: Case<'_>) -> Vec<Claim> {
 }
 
 impl Case<'_> {
-    /// Not even what was seen can be believed: lines may be a body's (joined midstream), or may never have been received
-    /// (one side only). Behind a hole nothing is read at all, so what stands before it is sound.
+    /// Not even what was seen can be believed: lines may be a body's (joined midstream), may never have been received
+    /// (one side only), or may be half of the dialogue (multipath). Behind a hole nothing is read at all, so what stands before it is sound.
     fn unfounded(&self) -> bool {
         match self.session.doubt {
-            Some(Doubt::Midstream | Doubt::OneSided) => true,
+            Some(Doubt::Midstream | Doubt::OneSided | Doubt::Multipath) => true,
             Some(Doubt::Gap | Doubt::Ambiguous) | None => false,
         }
     }

@@ -28,6 +28,8 @@ pub enum Doubt {
     OneSided,
     /// The streams cannot be told apart into commands and bodies.
     Ambiguous,
+    /// Both ends speak Multipath TCP: other subflows may carry parts of the dialogue (EV-28).
+    Multipath,
 }
 
 /// What became of STARTTLS. The code is the server's, zero where a line had none.

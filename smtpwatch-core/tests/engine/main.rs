@@ -1,6 +1,7 @@
 //! The engine as a whole, from segments to findings.
 
 mod dialogues;
+mod evasions;
 mod properties;
 mod talk;
 mod threats;

@@ -1,0 +1,266 @@
+//! Ways past a watcher (THREATS §4), as far as the engine decides them; fragments, extension headers, tags, large and
+//! jumbo segments are decided by the header walk and the gate (EV-5 to EV-12), and tested there.
+
+use smtpwatch_core::{
+    Side, TcpFlags, Timestamp,
+    engine::{EvictReason, Output, SessionResult},
+    finding::{Evidence, Kind},
+    limits,
+};
+
+use crate::talk::{
+    GREETING, Heard, OFFER, Packet, STRIPPED, Talk, client_hello, deliver, engine, greeted, hear, hear_after, honest,
+    honest_history, tls,
+};
+
+fn plaintext_auth(talk: &Talk) {
+    let heard = hear(talk, Vec::new());
+    assert_eq!(heard.kinds(), [Kind::AuthPlaintext], "{:?}", heard.sessions);
+}
+
+fn submission() -> Talk {
+    Talk::new(587).s(GREETING).c("EHLO gw\r\n").s("250 mx1.example.net\r\n")
+}
+
+/// What the server's reply to EHLO is in these packets.
+fn reply_of(talk: &Talk) -> usize {
+    talk.packets.iter().position(|packet| packet.payload.starts_with(b"250-mx1")).expect("reply")
+}
+
+#[test]
+fn ev1_one_octet_per_segment() {
+    let heard = hear_after(&honest_history(6), &deliver(greeted().s(STRIPPED)).cut(1), Vec::new());
+    assert_eq!(heard.kinds(), [Kind::StarttlsStripped]);
+}
+
+#[test]
+fn ev2_two_copies_before_the_acknowledgment_are_both_kept() {
+    let mut talk = deliver(greeted().s(STRIPPED.replace("ETRN", "ABCD")));
+    let reply = talk.packets[reply_of(&talk)].clone();
+    let other = String::from_utf8(reply.payload.clone()).expect("text").replace("ABCD", "WXYZ").into_bytes();
+    talk.packets.insert(reply_of(&talk) + 1, Packet { payload: other, ..reply });
+    let heard = hear_after(&honest_history(6), &talk, Vec::new());
+    assert!(heard.kinds().contains(&Kind::StreamTampering) && heard.kinds().contains(&Kind::StarttlsStripped));
+    let tampering = heard.findings.iter().find(|finding| finding.kind == Kind::StreamTampering).expect("tampering");
+    let quoted = tampering.proof.iter().find(|line| line.contains("FO-1")).expect("both copies");
+    assert!(quoted.contains("ABCD") && quoted.contains("WXYZ"), "{quoted}");
+}
+
+#[test]
+fn ev3_a_late_copy_proves_what_was_taken_away() {
+    let mut talk = greeted().s(STRIPPED).c("MAIL FROM:<a@example.org>\r\n").s("250 ok\r\n");
+    // The genuine reply, slower than the forged one: it covers the same octets and differs.
+    let forged = talk.packets[reply_of(&talk)].clone();
+    let genuine = OFFER.as_bytes()[..forged.payload.len()].to_vec();
+    talk.packets.push(Packet { payload: genuine, ..forged });
+    let heard = hear_after(&honest_history(6), &talk.close(), Vec::new());
+    let stripped = heard.findings.iter().find(|finding| finding.kind == Kind::StarttlsStripped).expect("stripped");
+    assert_eq!(stripped.evidence, Evidence::Tamper, "{:?}", stripped.proof);
+}
+
+#[test]
+fn ev4_a_gap_is_unknown_and_never_no_starttls() {
+    let talk = deliver(greeted().s(STRIPPED)).cut(20);
+    let mail = talk.packets.iter().position(|packet| packet.payload.starts_with(b"MAIL")).expect("MAIL");
+    for at in (0..mail).filter(|at| !talk.packets[*at].payload.is_empty()) {
+        let mut cut = talk.clone();
+        cut.packets.remove(at);
+        let heard = hear_after(&honest_history(6), &cut, Vec::new());
+        assert!(heard.findings.is_empty(), "{at}: {:?}", heard.findings);
+        assert_eq!((heard.gaps, heard.sessions[0].result), (1, SessionResult::Unknown), "{at}");
+    }
+}
+
+#[test]
+fn ev13_ev14_case_and_blanks() {
+    plaintext_auth(&submission().c(" \taUtH\t pLaIn  AHVzZXIAcGFzcw== \r\n").s("235 ok\r\n").close());
+    let talk = Talk::new(25).s(GREETING).c("eHlO gw\r\n").s(OFFER).c(" sTaRtTlS \r\n").s("220 2.0.0 go\r\n");
+    assert_eq!(hear(&tls(talk).close(), Vec::new()).sessions[0].result, SessionResult::Tls);
+}
+
+#[test]
+fn ev15_bare_lf_ends_a_line_and_bare_cr_does_not() {
+    plaintext_auth(&submission().c("AUTH PLAIN AHVzZXIAcGFzcw==\n").s("235 ok\n").close());
+    let heard = hear(&submission().c("NOOP\rAUTH PLAIN AHVzZXIAcGFzcw==\r\n").s("500 what?\r\n").close(), Vec::new());
+    assert!(heard.findings.is_empty());
+    let reply = STRIPPED.replace("\r\n", "\n");
+    assert_eq!(
+        hear_after(&honest_history(6), &deliver(greeted().s(reply)), Vec::new()).kinds(),
+        [Kind::StarttlsStripped]
+    );
+}
+
+#[test]
+fn ev16_very_long_lines() {
+    let long = format!("NOOP {}\r\n", "x".repeat(40_000));
+    plaintext_auth(
+        &submission().c(long).s("500 too long\r\n").c("AUTH PLAIN AHVzZXIAcGFzcw==\r\n").s("235 ok\r\n").close(),
+    );
+    let token = "A".repeat(12_000);
+    plaintext_auth(&submission().c(format!("AUTH XOAUTH2 {token}\r\n")).s("235 ok\r\n").close());
+}
+
+#[test]
+fn ev17_lines_behind_the_end_of_the_reply_are_still_of_it() {
+    let early = STRIPPED.replace("250-SIZE", "250 SIZE");
+    assert_eq!(
+        hear_after(&honest_history(6), &deliver(greeted().s(early)), Vec::new()).kinds(),
+        [Kind::StarttlsStripped]
+    );
+}
+
+#[test]
+fn ev18_no_reply_code_switches_the_parser_off() {
+    for reply in
+        ["200 hi\r\n", "299 hi\r\n", "538 hi\r\n", "432 hi\r\n", "25\r\n", "hello\r\n", "999 x\r\n", "000 x\r\n"]
+    {
+        plaintext_auth(
+            &submission().c("NOOP\r\n").s(reply).c("AUTH PLAIN AHVzZXIAcGFzcw==\r\n").s("235 ok\r\n").close(),
+        );
+    }
+}
+
+#[test]
+fn ev19_nul_8_bit_and_telnet_octets() {
+    plaintext_auth(
+        &submission()
+            .c(b"NO\0OP\xff\xf4\x06\r\n")
+            .s("500 what?\r\n")
+            .c("AUTH PLAIN AHVzZXIAcGFzcw==\r\n")
+            .s("235 ok\r\n")
+            .close(),
+    );
+}
+
+#[test]
+fn ev20_data_in_the_syn() {
+    let mut talk = deliver(greeted().s(STRIPPED));
+    let ehlo = talk.packets.iter().position(|packet| packet.payload.starts_with(b"EHLO")).expect("EHLO");
+    // The client speaks in its SYN, before the greeting (TCP Fast Open and PIPECONNECT together).
+    let payload = talk.packets.remove(ehlo).payload;
+    talk.packets[0].payload = payload;
+    let heard = hear_after(&honest_history(6), &talk, Vec::new());
+    assert_eq!(heard.kinds(), [Kind::StarttlsStripped]);
+    assert_eq!(heard.gaps, 0);
+}
+
+#[test]
+fn ev21_keep_alives_and_probes() {
+    let mut talk = greeted().s(STRIPPED).ack(Side::Client);
+    for from in [Side::Client, Side::Server] {
+        let last = talk.packets.iter().rev().find(|packet| packet.from == from).expect("packet").clone();
+        let next = last.seq.wrapping_add(u32::try_from(last.payload.len()).expect("small"));
+        talk.packets.push(Packet { seq: next.wrapping_sub(1), payload: vec![0], flags: TcpFlags::ACK, ..last });
+    }
+    let heard = hear_after(&honest_history(6), &deliver(talk), Vec::new());
+    assert_eq!(heard.kinds(), [Kind::StarttlsStripped], "a keep-alive is neither data nor a conflict");
+}
+
+#[test]
+fn ev22_a_reset_that_the_host_ignores() {
+    let decoy = |talk: Talk| talk.reset(Side::Server);
+    let talk = deliver(decoy(greeted().s(STRIPPED).ack(Side::Client)));
+    let heard = hear_after(&honest_history(6), &talk, Vec::new());
+    assert_eq!(heard.kinds(), [Kind::StarttlsStripped]);
+    assert_eq!(heard.sessions.len(), 1);
+    assert_eq!(heard.sessions[0].messages, 1);
+}
+
+#[test]
+fn ev23_the_tuple_is_used_again() {
+    let mut engine = engine(Vec::new());
+    let mut heard = Heard::default();
+    greeted().s(OFFER).play(&mut engine, &mut heard);
+    let mut next = submission().c("AUTH PLAIN AHVzZXIAcGFzcw==\r\n").s("235 ok\r\n").close().at(100);
+    next.flow = greeted().flow;
+    for packet in &mut next.packets {
+        packet.seq = packet.seq.wrapping_add(55_555_555);
+        packet.ack = packet.ack.wrapping_add(55_555_555);
+    }
+    next.play(&mut engine, &mut heard);
+    assert_eq!(heard.kinds(), [Kind::AuthPlaintext]);
+}
+
+#[test]
+fn ev24_a_flood_is_bounded_and_counted() {
+    let mut engine = engine(Vec::new());
+    let mut evicted = 0;
+    let syn = Talk::new(25);
+    for number in 0..limits::FLOWS + 100 {
+        let mut one = syn.clone();
+        one.flow.client =
+            ([10, 0, u8::try_from(number >> 16).expect("small"), 1], u16::try_from(number & 0xffff).expect("small"))
+                .into();
+        engine.handle(&one.segment(&one.packets[0]));
+        while let Some(output) = engine.poll() {
+            evicted += usize::from(output == Output::Evicted(EvictReason::Capacity));
+        }
+    }
+    assert_eq!((engine.flows(), evicted), (limits::FLOWS, 100));
+}
+
+#[test]
+fn ev26_one_direction_is_no_verdict() {
+    for side in [Side::Client, Side::Server] {
+        let mut talk = deliver(greeted().s(STRIPPED));
+        talk.packets.retain(|packet| packet.from == side);
+        let heard = hear_after(&honest_history(6), &talk, Vec::new());
+        assert!(heard.findings.is_empty());
+        assert_eq!(heard.sessions[0].result, SessionResult::Unknown);
+    }
+}
+
+#[test]
+fn ev28_multipath_is_no_verdict() {
+    let talk = deliver(greeted().s(STRIPPED));
+    let mut engine = engine(Vec::new());
+    let mut heard = Heard::default();
+    for before in honest_history(6) {
+        before.play(&mut engine, &mut Heard::default());
+    }
+    for packet in &talk.packets {
+        let mut segment = talk.segment(packet);
+        if packet.flags.contains(TcpFlags::SYN) {
+            segment.options = &[30, 4, 0x01, 0x00];
+        }
+        engine.handle(&segment);
+        heard.drain(&mut engine);
+    }
+    assert!(heard.findings.is_empty(), "{:?}", heard.findings);
+    assert_eq!(heard.sessions[0].result, SessionResult::Unknown);
+}
+
+#[test]
+fn tls_octets_without_starttls_do_not_blind() {
+    // A client that begins like TLS and goes on in clear, with a server that speaks SMTP.
+    let talk = Talk::new(587).c(&client_hello(0x0303)[..6]).c("\r\n").s([GREETING, "500 what?\r\n"].concat());
+    plaintext_auth(&talk.c("AUTH PLAIN AHVzZXIAcGFzcw==\r\n").s("235 ok\r\n").close());
+    plaintext_auth(
+        &submission()
+            .c(b"\x16\x03\x01\r\n")
+            .s("500 what?\r\n")
+            .c("AUTH PLAIN AHVzZXIAcGFzcw==\r\n")
+            .s("235 ok\r\n")
+            .close(),
+    );
+}
+
+#[test]
+fn time_and_order_of_flows_do_not_mix_them() {
+    let mut engine = engine(Vec::new());
+    let mut heard = Heard::default();
+    let (one, mut two) = (honest(), submission().c("AUTH PLAIN AHVzZXIAcGFzcw==\r\n").s("235 ok\r\n").close());
+    two.flow.client.set_port(50_000);
+    let longest = one.packets.len().max(two.packets.len());
+    for at in 0..longest {
+        for talk in [&one, &two] {
+            if let Some(packet) = talk.packets.get(at) {
+                engine.handle(&talk.segment(packet));
+                heard.drain(&mut engine);
+            }
+        }
+    }
+    engine.finish(Timestamp(i64::MAX));
+    heard.drain(&mut engine);
+    assert_eq!(heard.kinds(), [Kind::AuthPlaintext]);
+}
