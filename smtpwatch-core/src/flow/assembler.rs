@@ -65,6 +65,8 @@ pub(super) struct Assembler {
     retained: VecDeque<u8>,
     forgetful: bool,
     cut: Option<(u64, u64)>,
+    /// Held octets that the receiver has shown not to have taken in.
+    refused: std::ops::Range<u64>,
 }
 
 impl Assembler {
@@ -122,8 +124,8 @@ impl Assembler {
         self.retained = VecDeque::new();
     }
 
-    /// Takes octets in. Where octets of the range are held or retained the first copy stays; the first difference is
-    /// told, with its surroundings.
+    /// Takes octets in. Where octets of the range are held or retained the first copy stays, unless the receiver has shown
+    /// that it did not take it in; the first difference is told, with its surroundings.
     pub fn insert(&mut self, offset: u64, bytes: &[u8], stamp: Stamp) -> Option<Difference> {
         self.sweep();
         let mut difference = None;
@@ -163,7 +165,33 @@ impl Assembler {
             };
             (at, rest) = (at + piece.len() as u64, &rest[piece.len()..]);
         }
-        difference.map(|at| self.surroundings(at, offset, bytes))
+        let difference = difference.map(|at| self.surroundings(at, offset, bytes))?;
+        self.replace_refused(offset, bytes);
+        Some(difference)
+    }
+
+    /// The receiver acknowledged up to `offset`, although octets behind it had been sent: it did not take those in.
+    pub fn acknowledged(&mut self, offset: u64) {
+        let end = self.contiguous_end();
+        if (self.front..end).contains(&offset) {
+            self.refused = offset..end;
+        } else if offset >= self.refused.end {
+            self.refused = 0..0;
+        }
+    }
+
+    /// Octets that the receiver did not take in give way to a later copy (THREATS EV-2): that is the one it can still accept.
+    fn replace_refused(&mut self, offset: u64, bytes: &[u8]) {
+        let (refused, end) = (self.refused.clone(), offset + bytes.len() as u64);
+        for chunk in &mut self.chunks {
+            let from = chunk.start().max(offset).max(refused.start);
+            let until = chunk.end().min(end).min(refused.end);
+            if from < until {
+                let length = clamp(until - from, bytes.len());
+                let (to, source) = (clamp(from - chunk.offset, chunk.bytes.len()), clamp(from - offset, bytes.len()));
+                chunk.bytes[to..to + length].copy_from_slice(&bytes[source..source + length]);
+            }
+        }
     }
 
     /// Lends octets from the front up to `limit`, and counts them as delivered. `None` when none are held there.

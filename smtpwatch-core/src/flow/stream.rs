@@ -119,6 +119,7 @@ impl Stream {
         };
         self.acknowledged = true;
         self.latest = offset;
+        self.pieces.acknowledged(offset);
         self.confirm();
         self.fin.map_or(offset, |fin| offset.min(fin))
     }

@@ -47,6 +47,17 @@ fn ev2_two_copies_before_the_acknowledgment_are_both_kept() {
 }
 
 #[test]
+fn ev2_the_copy_that_the_host_took_in_is_the_one_that_is_read() {
+    // A greeting with a tail that the host does not acknowledge; then the real reply to EHLO in its place.
+    let decoy = format!("{GREETING}{}", "A".repeat(STRIPPED.len()));
+    let mut talk = deliver(greeted().s(STRIPPED));
+    let greeting = talk.packets.iter().position(|packet| packet.payload.starts_with(b"220 ")).expect("greeting");
+    talk.packets[greeting].payload = decoy.into_bytes();
+    let heard = hear_after(&honest_history(6), &talk, Vec::new());
+    assert!(heard.kinds().contains(&Kind::StarttlsStripped), "{:?} {:?}", heard.findings, heard.sessions);
+}
+
+#[test]
 fn ev3_a_late_copy_proves_what_was_taken_away() {
     let mut talk = greeted().s(STRIPPED).c("MAIL FROM:<a@example.org>\r\n").s("250 ok\r\n");
     // The genuine reply, slower than the forged one: it covers the same octets and differs.
