@@ -29,7 +29,8 @@ pub const CONTROL_RECORDS: u8 = 32;
 /// Octets at the end of a segment that are looked at: a server's last line must begin there to be understood here.
 pub const TAIL: usize = 128;
 
-const CONTROL: u8 = SYN | FIN | RST;
+/// Flags of segments that are told of a muted flow too.
+pub const CONTROL: u8 = SYN | FIN | RST;
 
 /// How far a flow has come.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]

@@ -16,7 +16,6 @@ use aya::{EbpfLoader, maps::RingBuf, programs::Program};
 #[expect(dead_code, reason = "the tests of the kernel programs use more of it")]
 mod packet;
 #[path = "../../tests/kernel/test_run.rs"]
-#[expect(dead_code, reason = "the tests of the kernel programs use more of it")]
 mod test_run;
 
 use packet::Packet;
