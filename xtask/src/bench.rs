@@ -145,7 +145,8 @@ fn cases() -> Vec<Case> {
 /// Replaces what stands after the mark in `docs/performance.md`.
 fn write(table: &str) -> anyhow::Result<()> {
     let path = crate::host::workspace().join("docs/performance.md");
-    let old = fs::read_to_string(&path).unwrap_or_else(|_| format!("# What it costs\n\n`cargo xtask bench`, as root:\n\n{MARK}\n"));
+    let old = fs::read_to_string(&path)
+        .unwrap_or_else(|_| format!("# What it costs\n\n`cargo xtask bench`, as root:\n\n{MARK}\n"));
     let head = old.split(MARK).next().unwrap_or_default();
     fs::write(&path, format!("{head}{MARK}\n{table}")).with_context(|| format!("cannot write {}", path.display()))
 }
