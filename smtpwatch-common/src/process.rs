@@ -91,20 +91,35 @@ pub fn process<'s, P: Packet, F: Flows, H: Host>(
     host: &mut H,
     scratch: impl FnOnce() -> Option<&'s mut Scratch>,
 ) -> Outcome {
-    let outcome = match walk::walk(packet, link, |port| host.watched(port), scratch) {
+    let outcome = if walk::is_other(packet, link, |port| host.watched(port)) {
+        Outcome::Other
+    } else {
+        process_watched(packet, link, flows, host, scratch)
+    };
+    host.count(outcome.counter(host.direction()));
+    outcome
+}
+
+// A function of its own: what is not mail shall not pay for its registers.
+#[inline(never)]
+fn process_watched<'s, P: Packet, F: Flows, H: Host>(
+    packet: &P,
+    link: Link,
+    flows: &mut F,
+    host: &mut H,
+    scratch: impl FnOnce() -> Option<&'s mut Scratch>,
+) -> Outcome {
+    match walk::walk(packet, link, |port| host.watched(port), scratch) {
         Walk::NotTcp | Walk::NotWatched => Outcome::Other,
         Walk::Fragment => Outcome::Fragment,
         // The kernel has a scratch for every CPU.
         Walk::Unparsed | Walk::NoScratch => Outcome::Unparsed,
         Walk::Truncated => Outcome::Truncated,
         Walk::Segment(scratch) => process_segment(packet, scratch, flows, host),
-    };
-    host.count(outcome.counter(host.direction()));
-    outcome
+    }
 }
 
-// A function of its own: a kernel program has 512 octets of stack.
-#[inline(never)]
+#[inline(always)]
 fn process_segment<P: Packet, F: Flows, H: Host>(
     packet: &P,
     scratch: &mut Scratch,
@@ -116,6 +131,12 @@ fn process_segment<P: Packet, F: Flows, H: Host>(
     let Some(state) = flows.entry(&segment.key, || FlowState::new(host.now(), segment)) else {
         return Outcome::FlowTableFull;
     };
+    if state.phase == Phase::Muted && !segment.has(gate::CONTROL) {
+        return Outcome::Muted;
+    }
+    if !segment.is_whole(packet) {
+        return Outcome::Truncated;
+    }
     if gate::reopens(state, segment) {
         *state = FlowState::new(host.now(), segment);
     }

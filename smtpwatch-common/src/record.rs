@@ -318,8 +318,8 @@ fn read_header(head: &[u8; Header::SIZE]) -> Header {
         uid: u32::from_ne_bytes(fields.take()),
         interface: u32::from_ne_bytes(fields.take()),
         key: FlowKey {
-            client: Address(fields.take()),
-            server: Address(fields.take()),
+            client: Address::from_octets(&fields.take()),
+            server: Address::from_octets(&fields.take()),
             client_port: u16::from_ne_bytes(fields.take()),
             server_port: u16::from_ne_bytes(fields.take()),
         },

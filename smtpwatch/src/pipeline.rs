@@ -42,7 +42,7 @@ impl Pipeline {
         self.drain(on);
     }
 
-    /// Real time passes; does something once a [`TICK`]. A capture file has no real time: [`Source::File`] never ticks.
+    /// Real time passes; does something once a second. A capture file has no real time: [`Source::File`] never ticks.
     pub fn tick(&mut self, now: Timestamp, on: &mut impl FnMut(Output)) {
         // Also when the clock was set back: the difference is zero then, and the engine waits for it to catch up.
         if now.since(self.ticked) >= TICK {

@@ -1,1 +1,273 @@
-//! attach
+//! Attached to interfaces of private namespaces: what is taken, what is left alone, and that nothing stays.
+
+use std::{
+    io::{Read as _, Write as _},
+    net::{IpAddr, SocketAddr, TcpListener, TcpStream},
+    os::fd::AsFd as _,
+    time::{Duration, Instant},
+};
+
+use anyhow::{Context as _, Result, ensure};
+use smtpwatch::{
+    capture::{Attachment, Capture, CaptureSettings, Hook, object::LoadSettings},
+    config::Ingress,
+};
+use smtpwatch_common::{Counter, Direction, Side};
+use smtpwatch_tests::{
+    command,
+    netns::{Family, GATEWAY_INTERFACE, Namespace, Path},
+    scenario,
+};
+
+use crate::test_run::{Kind, empty_program};
+
+const LIMIT: Duration = Duration::from_secs(10);
+
+fn settings(interface: &str, ingress: Ingress) -> CaptureSettings {
+    let load = LoadSettings { flows: 1_024, orders: 1_024, ring: 1 << 20, ..LoadSettings::default() };
+    CaptureSettings { interfaces: vec![interface.to_owned()], ingress, load }
+}
+
+fn hooks(capture: &Capture) -> Vec<(String, Direction, Option<Hook>)> {
+    capture
+        .attachments()
+        .map(|Attachment { interface, direction, hook, .. }| (interface.clone(), *direction, *hook))
+        .collect()
+}
+
+fn both(ingress: Hook, egress: Hook) -> Vec<(String, Direction, Option<Hook>)> {
+    [(Direction::Ingress, ingress), (Direction::Egress, egress)]
+        .map(|(direction, hook)| (GATEWAY_INTERFACE.to_owned(), direction, Some(hook)))
+        .to_vec()
+}
+
+/// Everything that hangs at the interfaces of a namespace.
+fn attached(namespace: &Namespace) -> Result<String> {
+    command::run(namespace.command("bpftool").args(["net", "show"]), LIMIT)
+}
+
+fn ours_is_gone(namespace: &Namespace) -> Result<()> {
+    let attached = attached(namespace)?;
+    ensure!(!attached.contains("smtpwatch"), "something of ours is left:\n{attached}");
+    Ok(())
+}
+
+/// A session of a client in the gateway with a server in the exchanger.
+fn session(path: &Path, address: IpAddr) -> Result<()> {
+    let address = SocketAddr::new(address, 25);
+    let listener = path.exchanger.run(move || TcpListener::bind(address))??;
+    std::thread::scope(|scope| {
+        let server = scope.spawn(move || -> Result<()> {
+            let (mut stream, _) = listener.accept()?;
+            stream.write_all(b"220 mx ESMTP\r\n")?;
+            let mut line = [0; 64];
+            let length = stream.read(&mut line)?;
+            ensure!(line.get(..length) == Some(b"EHLO gw\r\n"), "the server got {:?}", line.get(..length));
+            Ok(stream.write_all(b"250 mx\r\n")?)
+        });
+        path.gateway.run(|| -> Result<()> {
+            let mut stream = TcpStream::connect_timeout(&address, LIMIT)?;
+            let mut line = [0; 64];
+            let length = stream.read(&mut line)?;
+            ensure!(length > 0, "no banner");
+            stream.write_all(b"EHLO gw\r\n")?;
+            ensure!(stream.read(&mut line)? > 0, "no reply");
+            Ok(())
+        })??;
+        server.join().map_err(|_| anyhow::anyhow!("the server panicked"))?
+    })
+}
+
+/// What was said, as the records tell it.
+fn transcript(capture: &mut Capture) -> Result<Vec<(Side, String)>> {
+    let mut said: Vec<(Side, String)> = Vec::new();
+    let end = Instant::now() + LIMIT;
+    while Instant::now() < end {
+        capture.wait(Duration::from_millis(50))?;
+        capture.drain(|record, at, interface| {
+            assert_eq!(interface, GATEWAY_INTERFACE);
+            assert!(at.0 > 1_700_000_000_000_000_000, "the time of day, not of the kernel: {at}");
+            let from = record.header.from();
+            let way = if from == Side::Client { Direction::Egress } else { Direction::Ingress };
+            assert_eq!(record.header.direction(), way, "the gateway is the client");
+            if !record.payload.is_empty() {
+                said.push((from, String::from_utf8_lossy(record.payload).into_owned()));
+            }
+        })?;
+        if said.len() >= 3 {
+            break;
+        }
+    }
+    Ok(said)
+}
+
+/// Watches a session through the hooks given, then is gone.
+fn watches(path: &Path, ingress: Ingress, expected: &[(String, Direction, Option<Hook>)]) -> Result<()> {
+    let settings = settings(GATEWAY_INTERFACE, ingress);
+    let mut capture = path.gateway.run(|| Capture::start(&settings))??;
+    ensure!(hooks(&capture) == expected, "attached: {:?}", hooks(&capture));
+    for family in Family::ALL {
+        session(path, family.exchanger())?;
+        let said = transcript(&mut capture)?;
+        let lines: Vec<(Side, &str)> = said.iter().map(|(from, text)| (*from, text.trim_end())).collect();
+        ensure!(
+            lines == [(Side::Server, "220 mx ESMTP"), (Side::Client, "EHLO gw"), (Side::Server, "250 mx")],
+            "{family:?}: {lines:?}"
+        );
+    }
+    for (counter, total) in capture.counters()? {
+        let wanted = matches!(counter, Counter::ForwardedIngress | Counter::ForwardedEgress);
+        ensure!(!wanted || total > 5, "{counter:?} is {total}");
+    }
+    path.gateway.run(move || drop(capture))?;
+    ours_is_gone(&path.gateway)?;
+    session(path, Family::V4.exchanger())
+}
+
+#[test]
+fn every_hook_watches_and_goes() {
+    scenario("every hook watches and goes", || {
+        let path = Path::create()?;
+        watches(&path, Ingress::Auto, &both(Hook::Xdp, Hook::Tcx))?;
+        watches(&path, Ingress::Xdp, &both(Hook::Xdp, Hook::Tcx))?;
+        watches(&path, Ingress::XdpGeneric, &both(Hook::XdpGeneric, Hook::Tcx))?;
+        watches(&path, Ingress::Tcx, &both(Hook::Tcx, Hook::Tcx))?;
+        watches(&path, Ingress::Clsact, &both(Hook::Clsact, Hook::Tcx))?;
+        let qdiscs = command::run(path.gateway.command("tc").args(["qdisc", "show"]), LIMIT)?;
+        ensure!(!qdiscs.contains("clsact"), "the qdisc that we made is left:\n{qdiscs}");
+        Ok(())
+    });
+}
+
+#[test]
+fn a_taken_xdp_slot_is_left_alone() {
+    scenario("a taken XDP slot is left alone", || {
+        let path = Path::create()?;
+        let occupant = empty_program(Kind::Xdp, "cil_xdp_entry").context("cannot load an empty program")?;
+        let id = program_id(occupant.as_fd())?;
+        let arguments = ["net", "attach", "xdp", "id", &id, "dev", GATEWAY_INTERFACE];
+        command::run(path.gateway.command("bpftool").args(arguments), LIMIT)?;
+        let before = attached(&path.gateway)?;
+        let error = path.gateway.run(|| Capture::start(&settings(GATEWAY_INTERFACE, Ingress::Xdp)).err())?;
+        let told = error.context("XDP was attached over another's")?.to_string();
+        let expected = format!(
+            "cannot attach XDP to {GATEWAY_INTERFACE}: the slot is held by \"cil_xdp_entry\" (program {id}); smtpwatch never \
+             replaces it"
+        );
+        ensure!(told.starts_with(&expected), "{told}");
+        ours_is_gone(&path.gateway)?;
+        watches(&path, Ingress::Auto, &both(Hook::Tcx, Hook::Tcx))?;
+        ensure!(attached(&path.gateway)? == before, "the other program was touched");
+        Ok(())
+    });
+}
+
+#[test]
+fn anothers_clsact_filter_is_left_alone() {
+    scenario("another's clsact filter is left alone", || {
+        let path = Path::create()?;
+        let tc = |arguments: &[&str]| command::run(path.gateway.command("tc").args(arguments), LIMIT);
+        tc(&["qdisc", "add", "dev", GATEWAY_INTERFACE, "clsact"])?;
+        tc(&[
+            "filter",
+            "add",
+            "dev",
+            GATEWAY_INTERFACE,
+            "ingress",
+            "prio",
+            "7",
+            "protocol",
+            "ip",
+            "u32",
+            "match",
+            "u32",
+            "0",
+            "0",
+        ])
+        .map_err(|error| smtpwatch_tests::Skip(format!("this kernel has no u32 filters: {error:#}")))?;
+        let show = || tc(&["filter", "show", "dev", GATEWAY_INTERFACE, "ingress"]);
+        let before = show()?;
+        watches(&path, Ingress::Clsact, &both(Hook::Clsact, Hook::Tcx))?;
+        ensure!(show()? == before, "the filter was touched");
+        Ok(())
+    });
+}
+
+#[test]
+fn a_stale_filter_of_a_killed_process_is_removed() {
+    scenario("a stale filter of a killed process is removed", || {
+        let path = Path::create()?;
+        // What a killed process leaves: nobody runs its destructors.
+        let killed = path.gateway.run(|| Capture::start(&settings(GATEWAY_INTERFACE, Ingress::Clsact)))??;
+        std::mem::forget(killed);
+        ensure!(attached(&path.gateway)?.contains("clsact/ingress"), "{}", attached(&path.gateway)?);
+        let capture = path.gateway.run(|| Capture::start(&settings(GATEWAY_INTERFACE, Ingress::Clsact)))??;
+        let filters = attached(&path.gateway)?.matches("clsact/ingress").count();
+        ensure!(filters == 1, "{filters} filters");
+        path.gateway.run(move || drop(capture))?;
+        ensure!(!attached(&path.gateway)?.contains("clsact/ingress"), "{}", attached(&path.gateway)?);
+        Ok(())
+    });
+}
+
+#[test]
+fn interfaces_that_come_and_go_are_followed() {
+    scenario("interfaces that come and go are followed", || {
+        let path = Path::create()?;
+        let settings = settings("mail*", Ingress::Tcx);
+        path.gateway.run(|| -> Result<()> {
+            let mut capture = Capture::start(&settings)?;
+            ensure!(capture.attachments().count() == 2, "{:?}", hooks(&capture));
+            path.gateway.ip(&["link", "add", "mail1", "type", "veth", "peer", "name", "other1"])?;
+            ensure!(capture.refresh()?, "nothing was noticed");
+            let come =
+                capture.attachments().filter(|held| held.interface == "mail1" && held.hook == Some(Hook::Tcx)).count();
+            ensure!(come == 2, "{:?}", hooks(&capture));
+            path.gateway.ip(&["link", "del", "mail1"])?;
+            ensure!(capture.refresh()?, "nothing was noticed");
+            ensure!(capture.attachments().count() == 2, "{:?}", hooks(&capture));
+            ensure!(!capture.refresh()?, "something was noticed where nothing happened");
+            Ok(())
+        })?
+    });
+}
+
+#[test]
+fn the_default_is_what_carries_a_default_route() {
+    scenario("the default is what carries a default route", || {
+        let path = Path::create()?;
+        let none = CaptureSettings { interfaces: Vec::new(), ..settings("", Ingress::Tcx) };
+        let capture = path.gateway.run(|| Capture::start(&none))??;
+        ensure!(hooks(&capture) == both(Hook::Tcx, Hook::Tcx), "{:?}", hooks(&capture));
+        drop(capture);
+        // The router has no default route.
+        let error = path.router.run(|| Capture::start(&none).err())?.context("something was attached")?;
+        ensure!(error.to_string().contains("--interface"), "{error}");
+        let error = path.gateway.run(|| Capture::start(&settings("nonesuch", Ingress::Auto)).err())?;
+        ensure!(error.context("attached to nothing")?.to_string().contains("no interface nonesuch"), "another error");
+        ours_is_gone(&path.gateway)
+    });
+}
+
+#[test]
+fn the_programs_load_with_their_log_on() {
+    scenario("the programs load with their log on", || {
+        let path = Path::create()?;
+        let mut settings = settings(GATEWAY_INTERFACE, Ingress::Auto);
+        settings.load.log = true;
+        path.gateway.run(|| -> Result<()> {
+            let mut capture = Capture::start(&settings)?;
+            capture.refresh()?;
+            Ok(())
+        })??;
+        ours_is_gone(&path.gateway)
+    });
+}
+
+/// The id that the kernel gave a program.
+fn program_id(program: std::os::fd::BorrowedFd<'_>) -> Result<String> {
+    use std::os::fd::AsRawFd as _;
+    let info = std::fs::read_to_string(format!("/proc/self/fdinfo/{}", program.as_raw_fd()))?;
+    let id = info.lines().find_map(|line| line.strip_prefix("prog_id:")).context("the kernel names no id")?;
+    Ok(id.trim().to_owned())
+}

@@ -5,7 +5,7 @@
 macro_rules! need_root {
     () => {
         if !nix::unistd::geteuid().is_root() {
-            println!("skipped: loading kernel programs needs root");
+            println!("SKIPPED {}: loading kernel programs needs root", module_path!());
             return;
         }
     };

@@ -16,7 +16,6 @@ use aya::{EbpfLoader, maps::RingBuf, programs::Program};
 #[expect(dead_code, reason = "the tests of the kernel programs use more of it")]
 mod packet;
 #[path = "../../tests/kernel/test_run.rs"]
-#[expect(dead_code, reason = "the tests of the kernel programs use more of it")]
 mod test_run;
 
 use packet::Packet;
@@ -146,7 +145,8 @@ fn cases() -> Vec<Case> {
 /// Replaces what stands after the mark in `docs/performance.md`.
 fn write(table: &str) -> anyhow::Result<()> {
     let path = crate::host::workspace().join("docs/performance.md");
-    let old = fs::read_to_string(&path).unwrap_or_else(|_| format!("# What it costs\n\n`cargo xtask bench`, as root:\n\n{MARK}\n"));
+    let old = fs::read_to_string(&path)
+        .unwrap_or_else(|_| format!("# What it costs\n\n`cargo xtask bench`, as root:\n\n{MARK}\n"));
     let head = old.split(MARK).next().unwrap_or_default();
     fs::write(&path, format!("{head}{MARK}\n{table}")).with_context(|| format!("cannot write {}", path.display()))
 }
