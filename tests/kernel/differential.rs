@@ -271,7 +271,7 @@ impl Session {
             options: vec![1; 4 * dice.below(11)],
             ..Packet::default()
         };
-        let server_port = if self.port % 2 == 0 { 25 } else { 587 };
+        let server_port = if self.port.is_multiple_of(2) { 25 } else { 587 };
         if client {
             (packet.source_port, packet.target_port) = (self.port, server_port);
             (packet.seq, packet.ack) = (self.client_next, self.server_next);

@@ -15,4 +15,5 @@ pub(crate) use need_root;
 mod attach;
 mod differential;
 mod packet;
+#[expect(dead_code, reason = "`cargo xtask bench` uses more of it")]
 mod test_run;
