@@ -2,6 +2,7 @@
 
 mod baseline;
 mod check_config;
+mod generate;
 mod probe;
 mod replay;
 mod run;
@@ -62,6 +63,9 @@ pub enum Verb {
     Baseline(BaselineVerb),
     /// Check a configuration file.
     CheckConfig(ConfigArg),
+    /// Print what is generated from the program itself.
+    #[command(subcommand)]
+    Generate(GenerateVerb),
 }
 
 /// `--config`.
@@ -122,6 +126,30 @@ pub struct ProbeArgs {
     /// Form of the answer [default: text on a terminal, else json].
     #[arg(long, value_name = "FORMAT")]
     pub(crate) format: Option<Format>,
+}
+
+/// Verbs of `generate`.
+#[derive(Debug, Subcommand)]
+pub enum GenerateVerb {
+    /// What is detected: one row per threat, with the finding it raises, or the reason why none is raised.
+    Rules(RulesArgs),
+}
+
+/// Flags of `generate rules`.
+#[derive(Debug, Args)]
+pub struct RulesArgs {
+    /// Form of the table.
+    #[arg(long, value_name = "FORMAT", default_value = "markdown")]
+    pub(crate) format: RulesFormat,
+}
+
+/// Forms of `generate rules`.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, ValueEnum)]
+pub enum RulesFormat {
+    /// The page docs/detection.md.
+    Markdown,
+    /// One JSON object per line and row.
+    Json,
 }
 
 /// Verbs of `baseline`.
@@ -229,6 +257,7 @@ pub fn dispatch(cli: Cli) -> anyhow::Result<Exit> {
         Verb::Probe(args) => probe::run(&args),
         Verb::Baseline(verb) => baseline::run(verb),
         Verb::CheckConfig(args) => check_config::run(&args),
+        Verb::Generate(GenerateVerb::Rules(args)) => generate::rules(&args),
     }
 }
 

@@ -82,9 +82,6 @@ impl Config {
     #[must_use]
     pub fn without_effect(&self) -> Vec<&'static str> {
         let mut notes = Vec::new();
-        if self.rules.iter().any(|rule| rule.min_tls.is_some()) {
-            notes.push("[[rule]] min_tls: versions of TLS are not judged by this version of smtpwatch");
-        }
         if self.policy != PolicySettings::default() {
             notes.push("[policy]: published policies are not looked up by this version of smtpwatch");
         }
@@ -250,7 +247,6 @@ struct RuleTable {
     role: Option<Checked<smtpwatch_core::Role>>,
     starttls: Option<Checked<smtpwatch_core::policy::rule::StarttlsRule>>,
     auth_plaintext: Option<Checked<smtpwatch_core::policy::rule::AuthRule>>,
-    /// Checked and kept; nothing judges versions of TLS yet, see [`Config::without_effect`].
     min_tls: Option<Checked<TlsVersion>>,
 }
 

@@ -63,13 +63,27 @@ impl Files {
 fn help_and_version() {
     let help = run(&["--help"]);
     assert_eq!(code(&help), 0);
-    for verb in ["run", "replay", "probe", "baseline", "check-config"] {
+    for verb in ["run", "replay", "probe", "baseline", "check-config", "generate"] {
         assert!(stdout(&help).lines().any(|line| line.trim_start().starts_with(verb)), "{verb}");
         assert_eq!(code(&run(&[verb, "--help"])), 0, "{verb}");
     }
     let version = stdout(&run(&["--version"]));
     let lines: Vec<_> = version.lines().map(|line| line.split_once(": ").map_or(line, |(name, _)| name)).collect();
     assert_eq!(lines, [concat!("smtpwatch ", env!("CARGO_PKG_VERSION")), "revision", "rustc", "kernel object"]);
+}
+
+#[test]
+fn the_page_on_detection_is_what_the_program_prints() {
+    let page = include_str!("../../../docs/detection.md");
+    assert_eq!(
+        stdout(&run(&["generate", "rules"])),
+        page,
+        "print it again: smtpwatch generate rules > docs/detection.md"
+    );
+    let json = stdout(&run(&["generate", "rules", "--format", "json"]));
+    let rows: Vec<serde_json::Value> = json.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    assert!(rows.iter().any(|row| row["id"] == "A1" && row["kind"] == "starttls-stripped"));
+    assert_eq!(rows.len(), page.lines().filter(|line| line.starts_with("| ")).count() - 1);
 }
 
 #[test]
