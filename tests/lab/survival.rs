@@ -2,6 +2,7 @@
 
 use std::net::SocketAddr;
 use std::process::Command;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use anyhow::{Context, Result, anyhow, ensure};
@@ -16,8 +17,9 @@ use crate::set_up::{DELIVERIES, FINDING, Home, Relay, check};
 
 /// The store commits at least this often; history older than this survives any death.
 const COMMIT: Duration = Duration::from_millis(2500);
-/// Messages that are under way when the daemon dies.
-const BATCH: usize = 60;
+/// Messages that are still sent after the daemon's death, and the most before it.
+const AFTER: usize = 20;
+const MOST_BEFORE: usize = 2000;
 
 #[test]
 fn killed_in_mid_traffic() {
@@ -36,18 +38,17 @@ fn killed_in_mid_traffic() {
         let server = SocketAddr::new(Family::V4.exchanger(), 25);
         let mut session = gateway.run(|| smtp::connect(server))??;
         gateway.run(|| smtp::ask(&mut session, "EHLO gateway.example.org"))??;
-        let before = relay.delivered();
-        std::thread::scope(|scope| {
-            let submission = scope.spawn(|| relay.submit(BATCH));
-            first.metric_reaches("smtpwatch_sessions_total", &[("result", "tls")], 12.0, DELIVERIES)?;
-            first.kill()?;
-            let at_death = relay.delivered() - before;
-            ensure!(at_death < BATCH, "all {BATCH} messages were delivered before the daemon died");
-            println!("killed after {at_death} of {BATCH} messages");
-            submission.join().map_err(|_| anyhow!("the submission panicked"))?
+        let (before, dead) = (relay.delivered(), AtomicBool::new(false));
+        let batch = std::thread::scope(|scope| {
+            let traffic = scope.spawn(|| traffic(&relay, &dead));
+            let under_way = first.metric_reaches("smtpwatch_sessions_total", &[("result", "tls")], 12.0, DELIVERIES);
+            let killed = first.kill();
+            dead.store(true, Ordering::SeqCst);
+            let batch = traffic.join().map_err(|_| anyhow!("the submission panicked"))?;
+            under_way.and(killed).and(batch)
         })?;
         eventually(DELIVERIES, "every message of the batch", || {
-            Ok((relay.delivered() >= before + BATCH).then_some(()))
+            Ok((relay.delivered() >= before + batch).then_some(()))
         })?;
         for (command, code) in
             [("MAIL FROM:<anna@example.org>", "250"), ("RCPT TO:<bob@example.net>", "250"), ("QUIT", "221")]
@@ -73,6 +74,19 @@ fn killed_in_mid_traffic() {
         let found = second.finding("starttls-stripped", FINDING, |_| true)?;
         check(&found, &[("/evidence", json!("regression")), ("/expected/source", json!("history"))])
     });
+}
+
+/// Sends one message after the other until the daemon is dead, and then [`AFTER`] more; gives their number.
+fn traffic(relay: &Relay, dead: &AtomicBool) -> Result<usize> {
+    let mut sent = 0;
+    while !dead.load(Ordering::SeqCst) {
+        ensure!(sent < MOST_BEFORE, "the daemon saw nothing of {sent} messages");
+        relay.submit(1)?;
+        sent += 1;
+    }
+    relay.submit(AFTER)?;
+    println!("killed after {sent} messages were submitted; {AFTER} more followed");
+    Ok(sent + AFTER)
 }
 
 /// What is attached to the gateway's interface, as the kernel tells it; empty if nothing is.
