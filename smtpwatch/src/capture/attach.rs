@@ -180,7 +180,7 @@ impl Attachments {
         }
         Err(failure.map_or_else(
             || CaptureError::LinkLayer { interface: interface.name.clone() },
-            |cause| CaptureError::Attach { source: cause.source, detail: cause.text, remedy: cause.remedy },
+            |cause| CaptureError::Attach { cause: cause.source, detail: cause.text, remedy: cause.remedy },
         ))
     }
 

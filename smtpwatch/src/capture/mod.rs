@@ -77,18 +77,18 @@ impl From<&Config> for CaptureSettings {
 #[derive(Debug, thiserror::Error)]
 pub enum CaptureError {
     /// The kernel refuses the maps.
-    #[error("cannot create the kernel maps: {source}{}", hint(source))]
+    #[error("cannot create the kernel maps: {cause}{}", hint(cause))]
     Maps {
         /// What it says.
-        source: io::Error,
+        cause: io::Error,
     },
     /// The verifier refuses a program.
-    #[error("this kernel does not take the program {name}: {source}{}\n{log}", hint(source))]
+    #[error("this kernel does not take the program {name}: {cause}{}\n{log}", if lacks_perfmon(log) { PERFMON } else { hint(cause) })]
     Program {
         /// The program.
         name: &'static str,
         /// What the kernel says.
-        source: io::Error,
+        cause: io::Error,
         /// The end of the verifier's log.
         log: String,
     },
@@ -103,7 +103,7 @@ pub enum CaptureError {
         /// What to do.
         remedy: &'static str,
         /// What the kernel says.
-        source: io::Error,
+        cause: io::Error,
     },
     /// An interface has a link layer that is not understood, or one that the hook asked for cannot serve.
     #[error(
@@ -121,12 +121,12 @@ pub enum CaptureError {
     #[error("no interface carries a default route: name one with --interface")]
     NoDefaultRoute,
     /// The system does not answer.
-    #[error("{what}: {source}")]
+    #[error("{what}: {cause}")]
     System {
         /// What was asked.
         what: &'static str,
         /// What it said.
-        source: io::Error,
+        cause: io::Error,
     },
 }
 
@@ -135,10 +135,8 @@ impl CaptureError {
     #[must_use]
     pub fn is_permission(&self) -> bool {
         match self {
-            Self::Maps { source }
-            | Self::Program { source, .. }
-            | Self::Attach { source, .. }
-            | Self::System { source, .. } => is_permission(source),
+            Self::Program { cause, log, .. } => is_permission(cause) || lacks_perfmon(log),
+            Self::Maps { cause } | Self::Attach { cause, .. } | Self::System { cause, .. } => is_permission(cause),
             Self::Object(_) | Self::LinkLayer { .. } | Self::NoInterface(_) | Self::NoDefaultRoute => false,
         }
     }
@@ -148,6 +146,14 @@ impl CaptureError {
 fn is_permission(error: &io::Error) -> bool {
     error.raw_os_error() == Some(libc::EPERM)
 }
+
+/// Without CAP_PERFMON the verifier forbids comparisons of packet pointers that it otherwise allows (Linux 5.8, commit
+/// 2c78ee898d8f).
+fn lacks_perfmon(log: &str) -> bool {
+    log.contains("pointer comparison prohibited")
+}
+
+const PERFMON: &str = "; CAP_PERFMON is missing: run it as root, or with CAP_BPF, CAP_NET_ADMIN and CAP_PERFMON";
 
 fn hint(error: &io::Error) -> &'static str {
     if is_permission(error) { "; run it as root, or with CAP_BPF, CAP_NET_ADMIN and CAP_PERFMON" } else { "" }
@@ -446,11 +452,11 @@ fn map<T: TryFrom<aya::maps::Map, Error = MapError>>(object: &mut Ebpf, name: &s
 
 fn map_error(error: MapError) -> CaptureError {
     match error {
-        MapError::SyscallError(error) => CaptureError::System { what: error.call, source: error.io_error },
+        MapError::SyscallError(error) => CaptureError::System { what: error.call, cause: error.io_error },
         other => CaptureError::Object(other.to_string()),
     }
 }
 
 fn system(what: &'static str) -> impl FnOnce(io::Error) -> CaptureError {
-    move |source| CaptureError::System { what, source }
+    move |cause| CaptureError::System { what, cause }
 }

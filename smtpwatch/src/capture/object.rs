@@ -66,9 +66,9 @@ pub(crate) struct Loaded {
 pub(crate) fn load(settings: &LoadSettings) -> Result<Loaded, CaptureError> {
     raise_memlock();
     let no_attribution = match load_with(settings, true) {
-        Err(CaptureError::Program { name, source, log }) if !super::is_permission(&source) => {
+        Err(CaptureError::Program { name, cause, log }) if !super::is_permission(&cause) => {
             tracing::debug!(program = name, verifier = log, "retrying without the owner of sockets");
-            format!("{name}: {source}")
+            format!("{name}: {cause}")
         }
         other => return other,
     };
@@ -94,7 +94,7 @@ fn load_with(settings: &LoadSettings, attribution: bool) -> Result<Loaded, Captu
     }
     let no_xdp = match load_program(&mut object, program::XDP) {
         Ok(()) => None,
-        Err(CaptureError::Program { source, .. }) => Some(source.to_string()),
+        Err(CaptureError::Program { cause, .. }) => Some(cause.to_string()),
         Err(other) => return Err(other),
     };
     Ok(Loaded { object, no_xdp, no_attribution: None })
@@ -108,7 +108,7 @@ fn load_program(object: &mut Ebpf, name: &'static str) -> Result<(), CaptureErro
     };
     loaded.map_err(|error| match error {
         ProgramError::LoadError { io_error, verifier_log } => {
-            CaptureError::Program { name, source: io_error, log: verifier_log.to_string() }
+            CaptureError::Program { name, cause: io_error, log: verifier_log.to_string() }
         }
         other => CaptureError::Object(format!("{name}: {other}")),
     })
@@ -119,9 +119,9 @@ fn maps_error(error: EbpfError) -> CaptureError {
     let mut cause = error.source();
     while let Some(inner) = cause {
         if let Some(io) = inner.downcast_ref::<std::io::Error>() {
-            let source =
+            let cause =
                 io.raw_os_error().map_or_else(|| std::io::ErrorKind::Other.into(), std::io::Error::from_raw_os_error);
-            return CaptureError::Maps { source };
+            return CaptureError::Maps { cause };
         }
         cause = inner.source();
     }
