@@ -2,6 +2,7 @@
 
 mod auth;
 mod body;
+mod boundary;
 mod foundations;
 mod honest;
 mod prometheus;

@@ -45,10 +45,27 @@ pub enum Mode {
     Overwrite,
     /// STARTTLS does not reach the server; the attacker answers 454 himself (THREATS C1).
     Forge454,
+    /// The verb STARTTLS is overwritten on its way to the server (THREATS C4).
+    OverwriteVerb,
+    /// A command follows STARTTLS in clear, so that the server may run it under TLS (THREATS E1).
+    InjectCommand,
+    /// A reply follows the go-ahead in clear, so that the client may take it for one under TLS (THREATS E2).
+    InjectReply,
+    /// The go-ahead passes, and the connection is closed before TLS can begin (THREATS D1).
+    Sabotage,
 }
 
 impl Mode {
-    const ALL: [Self; 4] = [Self::Pass, Self::Delete, Self::Overwrite, Self::Forge454];
+    const ALL: [Self; 8] = [
+        Self::Pass,
+        Self::Delete,
+        Self::Overwrite,
+        Self::Forge454,
+        Self::OverwriteVerb,
+        Self::InjectCommand,
+        Self::InjectReply,
+        Self::Sabotage,
+    ];
 }
 
 /// The running rewriter; it ends when this goes out of scope.
@@ -190,6 +207,8 @@ struct Dialogue<'a> {
     in_data: AtomicBool,
     /// The rest is not ours to read.
     opaque: AtomicBool,
+    /// The connection is to be closed on both sides.
+    broken: AtomicBool,
     shared: &'a Shared,
 }
 
@@ -208,6 +227,7 @@ fn serve(client: &TcpStream, shared: &Shared) -> Result<()> {
         asked: AtomicBool::new(false),
         in_data: AtomicBool::new(false),
         opaque: AtomicBool::new(false),
+        broken: AtomicBool::new(false),
         shared,
     };
     std::thread::scope(|scope| {
@@ -258,6 +278,11 @@ impl Dialogue<'_> {
             } else {
                 to.write_all(&send)?;
             }
+            if self.broken.load(Ordering::SeqCst) {
+                // Either end may be gone already.
+                let _ = (to.shutdown(Shutdown::Both), from.shutdown(Shutdown::Both));
+                return Ok(());
+            }
         }
         to.write_all(&held)?;
         // The other end may have closed first.
@@ -270,12 +295,21 @@ impl Dialogue<'_> {
         while let Some(end) = held.iter().position(|octet| *octet == b'\n') {
             let line: Vec<u8> = held.drain(..=end).collect();
             if line.trim_ascii().eq_ignore_ascii_case(b"STARTTLS") && !self.in_data.load(Ordering::SeqCst) {
-                if self.mode == Mode::Forge454 {
-                    client.write_all(b"454 TLS not available due to temporary reason\r\n")?;
+                let instead: &[u8] = match self.mode {
+                    Mode::Forge454 => {
+                        client.write_all(b"454 TLS not available due to temporary reason\r\n")?;
+                        b""
+                    }
+                    Mode::OverwriteVerb => b"XXXXXXXX\r\n",
+                    Mode::InjectCommand => b"STARTTLS\r\nNOOP injected\r\n",
+                    Mode::Pass | Mode::Delete | Mode::Overwrite | Mode::InjectReply | Mode::Sabotage => &line,
+                };
+                if instead != line {
                     self.shared.edits.fetch_add(1, Ordering::SeqCst);
-                    continue;
                 }
-                self.asked.store(true, Ordering::SeqCst);
+                send.extend_from_slice(instead);
+                self.asked.store(!matches!(self.mode, Mode::Forge454), Ordering::SeqCst);
+                continue;
             }
             send.extend_from_slice(&line);
         }
@@ -289,6 +323,14 @@ impl Dialogue<'_> {
             self.in_data.store(reply.starts_with(b"354"), Ordering::SeqCst);
             if self.asked.swap(false, Ordering::SeqCst) && reply.starts_with(b"2") {
                 self.opaque.store(true, Ordering::SeqCst);
+                send.extend_from_slice(&reply);
+                if self.mode == Mode::InjectReply {
+                    send.extend_from_slice(b"250 injected\r\n");
+                }
+                self.broken.store(self.mode == Mode::Sabotage, Ordering::SeqCst);
+                let edited = matches!(self.mode, Mode::InjectReply | Mode::Sabotage);
+                self.shared.edits.fetch_add(usize::from(edited), Ordering::SeqCst);
+                continue;
             }
             match rewrite(&reply, self.mode) {
                 Some(edited) => {
@@ -323,7 +365,12 @@ fn rewrite(reply: &[u8], mode: Mode) -> Option<Vec<u8>> {
             && line.get(4..).is_some_and(|word| word.trim_ascii().eq_ignore_ascii_case(b"STARTTLS"))
     })? + 1;
     match mode {
-        Mode::Pass | Mode::Forge454 => return None,
+        Mode::Pass
+        | Mode::Forge454
+        | Mode::OverwriteVerb
+        | Mode::InjectCommand
+        | Mode::InjectReply
+        | Mode::Sabotage => return None,
         Mode::Delete => drop(lines.remove(at)),
         Mode::Overwrite => lines[at][4..12].copy_from_slice(b"XXXXXXXA"),
     }

@@ -21,7 +21,8 @@ pub(super) fn judge(case: Case<'_>) -> Vec<Claim> {
 fn failed(case: Case<'_>) -> Option<Claim> {
     let end = case.session.handshake_end()?;
     let in_clear = matches!(end, HandshakeEnd::Clear(_));
-    if !case.closed && !in_clear {
+    // Until the end TLS may still come about, also behind octets in clear (E2); not once both sides have gone on in clear.
+    if !case.closed && !case.session.clear_after_go_ahead {
         return None;
     }
     let rule = if in_clear { "C6" } else { "D1" };

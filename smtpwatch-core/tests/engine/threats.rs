@@ -181,6 +181,15 @@ fn every_row_survives_one_octet_per_segment() {
 }
 
 #[test]
+fn injected_octets_before_a_handshake_that_succeeds_are_one_finding() {
+    let go = || greeted().s(OFFER).c("STARTTLS\r\n");
+    let reply = tls(go().s("220 Ready to start TLS\r\n250 injected\r\n")).close();
+    assert_eq!(hear(&reply, Vec::new()).kinds(), [Kind::ResponseInjection]);
+    let command = tls(greeted().s(OFFER).c("STARTTLS\r\nNOOP\r\n").s("220 Ready to start TLS\r\n")).close();
+    assert_eq!(hear(&command, Vec::new()).kinds(), [Kind::CommandInjection]);
+}
+
+#[test]
 fn a8_a_known_client_that_stops_using_tls() {
     let before: Vec<_> = (0..6).map(|hour| honest().seen_by_server().at((hour - 1000) * 3600)).collect();
     let heard = hear_after(&before, &deliver(greeted().s(OFFER)).seen_by_server(), Vec::new());

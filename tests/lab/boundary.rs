@@ -1,0 +1,89 @@
+//! The boundary to TLS: commands and replies put where TLS should begin, the verb overwritten, the handshake sabotaged.
+
+use std::net::SocketAddr;
+
+use anyhow::ensure;
+use serde_json::json;
+use smtpwatch_tests::attacker::{Attacker, Mode};
+use smtpwatch_tests::daemon::{Daemon, Options};
+use smtpwatch_tests::netns::{Family, GATEWAY_INTERFACE, Path};
+use smtpwatch_tests::postfix::Postfix;
+use smtpwatch_tests::tls::Identity;
+use smtpwatch_tests::{scenario, smtp};
+
+use crate::set_up::{FINDING, Home, SENDER, check, text};
+
+/// Mail into the gateway: what arrives there is what the attacker made of it.
+#[test]
+fn commands_on_their_way_in() {
+    scenario("commands_on_their_way_in", || {
+        let path = Path::create()?;
+        let attacker = Attacker::start(&path.router)?;
+        let identity = Identity::generate("mail.example.org")?;
+        let _server = Postfix::receiver(&path.gateway, &identity)?;
+        let home = Home::create("commands")?;
+        let daemon = Daemon::start(&path.gateway, GATEWAY_INTERFACE, &home.0, Options::default())?;
+        let send = |family: Family| {
+            let server = SocketAddr::new(family.gateway(), 25);
+            path.exchanger.run(|| smtp::send(server, Some(&identity), "anna@peer.example", "bob@peer.example"))
+        };
+        send(Family::V4)??;
+        let under_tls = [("role", "server"), ("port", "25"), ("result", "tls")];
+        daemon.metric_reaches("smtpwatch_sessions_total", &under_tls, 1.0, FINDING)?;
+        ensure!(daemon.findings().is_empty(), "honest mail: {:?}", daemon.findings());
+
+        attacker.set_mode(Mode::InjectCommand);
+        for (family, cut) in [(Family::V4, false), (Family::V6, false), (Family::V4, true)] {
+            attacker.cut_every_octet(cut);
+            let before = daemon.findings().len();
+            // Postfix drops what is injected in one piece, and takes single octets behind its go-ahead for bad TLS.
+            let sent = send(family)?;
+            ensure!(cut || sent?.tls, "TLS did not come about");
+            let found = daemon.finding("command-injection", FINDING, |_| daemon.findings().len() > before)?;
+            check(&found, &[("/role", json!("server")), ("/rule", json!("E1")), ("/evidence", json!("tamper"))])?;
+        }
+
+        attacker.cut_every_octet(false);
+        attacker.set_mode(Mode::OverwriteVerb);
+        ensure!(!send(Family::V4)??.tls, "STARTTLS reached the server");
+        let found = daemon.finding("command-rewritten", FINDING, |_| true)?;
+        check(&found, &[("/role", json!("server")), ("/rule", json!("C4")), ("/outcome", json!("content"))])?;
+        ensure!(found["proof"].to_string().contains("XXXXXXXX"), "{found}");
+        Ok(())
+    });
+}
+
+/// Mail out of the gateway: a reply behind the go-ahead, and a handshake that is broken before mail goes in clear.
+#[test]
+fn replies_and_handshakes_on_the_way_out() {
+    scenario("replies_and_handshakes_on_the_way_out", || {
+        let path = Path::create()?;
+        let attacker = Attacker::start(&path.router)?;
+        let identity = Identity::generate("mx1.example.net")?;
+        let _server = Postfix::receiver(&path.exchanger, &identity)?;
+        let home = Home::create("replies")?;
+        let daemon = Daemon::start(&path.gateway, GATEWAY_INTERFACE, &home.0, Options::default())?;
+        for family in Family::ALL {
+            let server = SocketAddr::new(family.exchanger(), 25);
+            let send = |trusted| path.gateway.run(|| smtp::send(server, trusted, SENDER, "bob@peer.example"));
+
+            attacker.set_mode(Mode::InjectReply);
+            ensure!(send(Some(&identity))??.tls, "TLS did not come about");
+            let ours = |found: &serde_json::Value| found["flow"]["server"] == json!(server.to_string());
+            let found = daemon.finding("response-injection", FINDING, ours)?;
+            check(&found, &[("/role", json!("client")), ("/rule", json!("E2")), ("/evidence", json!("tamper"))])?;
+
+            attacker.set_mode(Mode::Sabotage);
+            ensure!(send(Some(&identity))?.is_err(), "the handshake came about");
+            let half = daemon.finding("tls-handshake-failed", FINDING, ours)?;
+            check(&half, &[("/rule", json!("D1")), ("/outcome", json!("attempt"))])?;
+
+            attacker.set_mode(Mode::Pass);
+            send(None)??;
+            let retry = daemon.finding("downgrade-retry", FINDING, ours)?;
+            check(&retry, &[("/rule", json!("D1")), ("/outcome", json!("content"))])?;
+            ensure!(text(&retry, "/proof/0")?.contains("handshake"), "{retry}");
+        }
+        Ok(())
+    });
+}
