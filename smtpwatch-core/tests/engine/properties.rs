@@ -174,3 +174,18 @@ fn a_session_of_either_side_survives_without_the_other() {
         }
     }
 }
+
+/// What a recording on several queues does to the order.
+#[test]
+fn neighbours_swapped_across_directions_change_nothing() {
+    for talk in dialogues() {
+        let whole = hear(&talk, rules());
+        for at in 0..talk.packets.len() - 1 {
+            let mut swapped = talk.clone();
+            swapped.packets.swap(at, at + 1);
+            let heard = hear(&swapped, rules());
+            assert_eq!((heard.kinds(), heard.gaps), (whole.kinds(), 0), "{at}");
+            assert_eq!(heard.sessions, whole.sessions, "{at}");
+        }
+    }
+}
