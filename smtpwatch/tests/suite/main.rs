@@ -9,3 +9,4 @@ mod metrics;
 mod replay;
 mod store;
 mod traffic;
+mod wire_forms;
