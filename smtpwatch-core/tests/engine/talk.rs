@@ -18,6 +18,8 @@ pub struct Packet {
     pub ack: u32,
     pub flags: TcpFlags,
     pub payload: Vec<u8>,
+    pub ttl: u8,
+    pub options: Vec<u8>,
 }
 
 /// A connection that is being written down.
@@ -145,7 +147,16 @@ impl Talk {
 
     fn packet(&mut self, from: Side, seq: u32, ack: u32, flags: TcpFlags, payload: &[u8]) {
         self.at += 1_000_000;
-        self.packets.push(Packet { at: self.at, from, seq, ack, flags, payload: payload.to_vec() });
+        self.packets.push(Packet {
+            at: self.at,
+            from,
+            seq,
+            ack,
+            flags,
+            payload: payload.to_vec(),
+            ttl: 64,
+            options: Vec::new(),
+        });
     }
 
     fn seq(&self, from: Side) -> u32 {
@@ -171,9 +182,9 @@ impl Talk {
             ack: packet.ack,
             flags: packet.flags,
             window: 64240,
-            ttl: 64,
+            ttl: packet.ttl,
             ip_id: 0,
-            options: &[],
+            options: &packet.options,
             length,
             offset: 0,
             payload: &packet.payload,

@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 
 use smtpwatch_core::{
-    Finding, Side,
+    Finding, Side, TcpFlags,
     finding::{Evidence, Kind, Outcome, Severity},
     judge::catalogue,
     policy::rule::{Rule, StarttlsRule},
@@ -262,4 +262,40 @@ fn fo8_a_reply_that_is_faster_than_light() {
     assert!(proof.iter().any(|line| line.contains("ENHANCEDSTATUSCODES") && line.contains("FO-11")), "{proof:?}");
     assert!(proof.iter().any(|line| line.contains("word for word")), "{proof:?}");
     assert!(proof.iter().any(|line| line.starts_with("scope: ")), "{proof:?}");
+}
+
+#[test]
+fn fo4_fo6_another_stack_answers_from_another_distance() {
+    // MSS 1460, SACK permitted, timestamps, window scale; TTL 53: the server itself.
+    let server = [2, 4, 0x05, 0xb4, 4, 2, 8, 10, 0, 0, 0, 0, 0, 0, 0, 0, 1, 3, 3, 7];
+    // MSS 1380 and nothing else: what a firewall of a known make answers in its stead.
+    let proxy = [2, 4, 0x05, 0x64];
+    let dressed = |mut talk: Talk, options: &[u8], ttl: u8| {
+        for packet in talk.packets.iter_mut().filter(|packet| packet.from == Side::Server) {
+            packet.ttl = ttl;
+            if packet.flags.contains(TcpFlags::SYN) {
+                packet.options = options.to_vec();
+            }
+        }
+        talk
+    };
+    let before: Vec<_> = honest_history(6).into_iter().map(|talk| dressed(talk, &server, 53)).collect();
+    let mut talk = dressed(deliver(greeted().s(STRIPPED)), &proxy, 64);
+    // One packet comes from somewhere else again.
+    talk.packets
+        .iter_mut()
+        .rfind(|packet| packet.from == Side::Server && !packet.payload.is_empty())
+        .expect("packet")
+        .ttl = 240;
+    let heard = hear_after(&before, &talk, Vec::new());
+    let proof = heard.findings[0].proof.join("\n");
+    for sign in [
+        "SYN-ACK with TTL 64, before 53",
+        "MSS 1380, the default of a Cisco ASA",
+        "option kinds [2], before [2, 4, 8, 1, 3]",
+    ] {
+        assert!(proof.contains(sign), "{sign}: {proof}");
+    }
+    let same = hear_after(&before, &dressed(deliver(greeted().s(STRIPPED)), &server, 53), Vec::new());
+    assert!(!same.findings[0].proof.iter().any(|line| line.contains("FO-4") || line.contains("FO-6")), "{same:?}");
 }
