@@ -261,7 +261,7 @@ impl Engine {
         let names = flow.session.seen.server_names();
         let subject = Subject { flow: key, role: flow.role, names: &names };
         let mut expectation = Expectation::of(&subject, &self.rules, &self.history, self.settings.strength);
-        expectation.failure = self.failures.before(flow.role, key, at).copied();
+        expectation.failure = self.failures.before(flow.role, key, at);
         let claims = judge::judge(Case {
             session: &flow.session.seen,
             wire: &flow.wire(),
@@ -269,7 +269,9 @@ impl Engine {
             role: flow.role,
             port: key.server.port(),
             closed: urgency == Urgency::Closed,
-            scope: &self.scope.of(at, subject.peer()),
+            scope: &self.scope,
+            peer: subject.peer(),
+            at,
         });
         for claim in claims {
             if !flow.is_louder(&claim) {

@@ -75,7 +75,7 @@ fn offered(case: Case<'_>) -> Option<Claim> {
 /// The same reply lacks STARTTLS that it should have (F8), or offers what this server never offered before TLS (A10).
 fn stripped_too(case: Case<'_>, mut claim: Claim, mechanisms: &[String]) -> Claim {
     let missing = case.session.capabilities.as_ref().is_some_and(|capabilities| capabilities.offers() == 0);
-    let before = case.expectation.profile.as_ref().map(|profile| &profile.plaintext_mechanisms);
+    let before = case.expectation.profile.map(|profile| &profile.plaintext_mechanisms);
     let is_added = |name: &&String| before.is_some_and(|before| !before.contains(name));
     let added: Vec<_> = mechanisms.iter().filter(is_added).cloned().collect();
     if case.role != Role::Client {

@@ -62,7 +62,7 @@ fn masked_banner(case: Case<'_>) -> Option<Claim> {
     if !case.session.greeting_is_masked() || case.session.tls_began() {
         return None;
     }
-    let readable = case.expectation.profile.as_ref().is_some_and(|profile| profile.readable_greeting);
+    let readable = case.expectation.profile.is_some_and(|profile| profile.readable_greeting);
     let evidence = if readable { Evidence::Tamper } else { Evidence::Suspicious };
     let expected = offer_expected(case).map_or_else(nothing_expected, |(_, expected)| expected);
     let claim = Claim::new(case, Kind::CommandRewritten, "B3", evidence, expected);

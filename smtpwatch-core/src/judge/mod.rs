@@ -15,13 +15,13 @@ mod refused;
 mod tamper;
 mod unused;
 
-use std::time::Duration;
+use std::{net::IpAddr, time::Duration};
 
 use crate::{
-    Role, Side,
+    Role, Side, Timestamp,
     finding::{Evidence, Expected, Kind, Outcome, Severity},
     flow::{Conflict, SynFingerprint},
-    policy::{expectation::Expectation, rule::StarttlsRule},
+    policy::{expectation::Expectation, rule::StarttlsRule, scope::Scope},
     smtp::{Doubt, Observation},
 };
 
@@ -33,15 +33,19 @@ pub struct Case<'a> {
     /// What was seen of the packets.
     pub wire: &'a Wire<'a>,
     /// What was expected.
-    pub expectation: &'a Expectation,
+    pub expectation: &'a Expectation<'a>,
     /// Which end this host is.
     pub role: Role,
     /// The server's port.
     pub port: u16,
     /// The connection has ended: nothing more will come.
     pub closed: bool,
-    /// How far a missing offer reaches, in words (THREATS FO-13).
-    pub scope: &'a str,
+    /// What other servers offered lately (THREATS FO-13).
+    pub scope: &'a Scope,
+    /// The peer's address.
+    pub peer: IpAddr,
+    /// When.
+    pub at: Timestamp,
 }
 
 /// What the packets of a connection tell about who sent them.
@@ -163,7 +167,7 @@ impl Claim {
 
 /// What a local rule says about STARTTLS of this peer.
 fn demanded(case: Case<'_>) -> Option<(Evidence, Expected)> {
-    let (place, rule) = case.expectation.rule.as_ref()?;
+    let (place, rule) = case.expectation.rule?;
     let demand = match rule.starttls? {
         StarttlsRule::Required => "required",
         StarttlsRule::Expected => "expected",
@@ -176,8 +180,7 @@ fn demanded(case: Case<'_>) -> Option<(Evidence, Expected)> {
 /// What is known about the offer of STARTTLS by this peer, as evidence and in words; `None` where nothing is.
 fn offer_expected(case: Case<'_>) -> Option<(Evidence, Expected)> {
     let history = || {
-        let expected =
-            Expected { starttls: true, source: "history", detail: case.expectation.offers.as_ref()?.offers() };
+        let expected = Expected { starttls: true, source: "history", detail: case.expectation.offers?.offers() };
         Some((Evidence::Regression, expected))
     };
     demanded(case).or_else(history)
@@ -186,7 +189,7 @@ fn offer_expected(case: Case<'_>) -> Option<(Evidence, Expected)> {
 /// What is known about the use of STARTTLS with this peer.
 fn use_expected(case: Case<'_>) -> Option<(Evidence, Expected)> {
     let history = || {
-        let expected = Expected { starttls: true, source: "history", detail: case.expectation.uses.as_ref()?.uses() };
+        let expected = Expected { starttls: true, source: "history", detail: case.expectation.uses?.uses() };
         Some((Evidence::Regression, expected))
     };
     demanded(case).or_else(history)

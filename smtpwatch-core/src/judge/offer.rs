@@ -37,7 +37,7 @@ pub(super) fn judge(case: Case<'_>) -> Option<Claim> {
         return reshaped(case, capabilities);
     }
     let (evidence, expected) = offer_expected(case)?;
-    let returns = case.expectation.offers.as_ref().map_or(0, |record| record.offered.returns);
+    let returns = case.expectation.offers.map_or(0, |record| record.offered.returns);
     let rule = match () {
         () if capabilities.starttls_on_first_line => "A5",
         () if returns > 0 => "A9",
@@ -81,7 +81,7 @@ fn unfinished(case: Case<'_>) -> Option<Claim> {
 /// (A5), a second line is not any server's (A7).
 fn reshaped(case: Case<'_>, capabilities: &Capabilities) -> Option<Claim> {
     let wrote_otherwise = || {
-        let profile = case.expectation.profile.as_ref();
+        let profile = case.expectation.profile;
         profile.is_some_and(|profile| profile.keywords.iter().any(|keyword| keyword == "STARTTLS"))
     };
     let (kind, rule, line) = if capabilities.offers() > 1 {

@@ -38,7 +38,7 @@ pub(super) fn add(case: Case<'_>, claim: &mut Claim) {
     if about_reply {
         style(case, claim);
     }
-    claim.proof.push(case.scope.to_owned());
+    claim.proof.push(case.scope.of(case.at, case.peer));
 }
 
 /// FO-1. What a client sent may hold secrets, so only lengths are told of it.
@@ -111,7 +111,7 @@ fn stack(case: Case<'_>, claim: &mut Claim) {
 
 /// FO-8: no packet travels faster than the best one did.
 fn timing(case: Case<'_>, claim: &mut Claim) {
-    let best = case.expectation.profile.as_ref().map_or(0, |profile| profile.round_trip);
+    let best = case.expectation.profile.map_or(0, |profile| profile.round_trip);
     let best = Duration::from_nanos(best);
     for (what, after) in [("EHLO", case.session.ehlo_after), ("STARTTLS", case.session.starttls_after)] {
         if let Some(after) = after

@@ -52,34 +52,33 @@ impl Subject<'_> {
 }
 
 /// What is expected of a peer. The sources are kept apart: each is asked for what it can know.
-#[derive(Clone, PartialEq, Debug, Default)]
-pub struct Expectation {
+#[derive(Clone, Copy, PartialEq, Debug, Default)]
+pub struct Expectation<'a> {
     /// The local rule that speaks for this flow, with its place in the configuration (counted from 1).
-    pub rule: Option<(usize, Rule)>,
+    pub rule: Option<(usize, &'a Rule)>,
     /// The history of this peer, where it is strong enough to call a missing offer a regression.
-    pub offers: Option<HistoryRecord>,
+    pub offers: Option<&'a HistoryRecord>,
     /// The history of this peer, where it is strong enough to call it a regression that an offer is not used.
-    pub uses: Option<HistoryRecord>,
+    pub uses: Option<&'a HistoryRecord>,
     /// What the peer looked like when TLS last began.
-    pub profile: Option<Box<Profile>>,
+    pub profile: Option<&'a Profile>,
     /// A TLS handshake with this peer that failed before.
-    pub failure: Option<Failure>,
+    pub failure: Option<&'a Failure>,
 }
 
-impl Expectation {
+impl<'a> Expectation<'a> {
     /// Asks rules and history.
     #[must_use]
-    pub fn of(subject: &Subject<'_>, rules: &[Rule], history: &History, strength: Strength) -> Self {
+    pub fn of(subject: &Subject<'_>, rules: &'a [Rule], history: &'a History, strength: Strength) -> Self {
         let rule = (1..)
             .zip(rules)
-            .find(|(_, rule)| rule.matches(subject.peer(), subject.flow.server.port(), subject.role, subject.names))
-            .map(|(place, rule)| (place, rule.clone()));
+            .find(|(_, rule)| rule.matches(subject.peer(), subject.flow.server.port(), subject.role, subject.names));
         let rows: Vec<_> = subject.history_keys().filter_map(|key| history.get(&key)).collect();
         Self {
             rule,
             offers: agreed(&rows, strength, |record| record.offered),
             uses: agreed(&rows, strength, |record| record.used),
-            profile: rows.first().and_then(|record| record.profile.clone()),
+            profile: rows.first().and_then(|record| record.profile.as_deref()),
             failure: None,
         }
     }
@@ -99,8 +98,12 @@ impl Expectation {
 
 /// The first row that has seen enough sessions, where all that have agree: a known address behind a name whose members
 /// differ is a farm (FP-1), and so is a name that moved to a server without TLS.
-fn agreed(rows: &[&HistoryRecord], strength: Strength, rate: impl Fn(&HistoryRecord) -> Rate) -> Option<HistoryRecord> {
+fn agreed<'a>(
+    rows: &[&'a HistoryRecord],
+    strength: Strength,
+    rate: impl Fn(&HistoryRecord) -> Rate,
+) -> Option<&'a HistoryRecord> {
     let mut enough = rows.iter().filter(|record| rate(record).sessions() >= strength.min_sessions);
-    let first = enough.clone().next()?;
-    enough.all(|record| rate(record).is_strong(strength)).then(|| (*first).clone())
+    let first = *enough.clone().next()?;
+    enough.all(|record| rate(record).is_strong(strength)).then_some(first)
 }
