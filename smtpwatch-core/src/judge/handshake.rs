@@ -38,7 +38,7 @@ fn downgraded(case: Case<'_>) -> Option<Claim> {
     let tls = case.session.tls.as_ref()?;
     let (client, server) = (tls.client_hello.as_ref()?, tls.server_hello?);
     let chosen = version_name(server.version);
-    let minimum = case.expectation.rule.and_then(|(place, rule)| Some((*place, rule.min_tls?)));
+    let minimum = case.expectation.rule.and_then(|(place, rule)| Some((place, rule.min_tls?)));
     let best = case.expectation.profile.map_or(0, |profile| profile.tls_version);
     let expect = |source, detail| Expected { starttls: true, source, detail };
     let (evidence, expected) = if let Some((place, minimum)) = minimum
