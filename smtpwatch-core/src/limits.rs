@@ -7,6 +7,9 @@ use std::time::Duration;
 pub const FLOWS: usize = 65_536;
 /// A flow that was silent for this long is closed. RFC 5321 §4.5.3.2 gives 10 minutes as the longest reply time-out.
 pub const FLOW_IDLE: Duration = Duration::from_secs(900);
+/// A connection whose three-way handshake is not finished after this time is forgotten: a flood of SYNs must not push
+/// sessions out of the table (THREATS EV-24). Linux gives a SYN-ACK up about 63 seconds after the first one.
+pub const FLOW_HANDSHAKE: Duration = Duration::from_secs(64);
 /// Octets held per direction that cannot be delivered yet (out of order, or not acknowledged).
 pub const REASSEMBLY_BYTES: usize = 64 * 1024;
 /// Separate pieces held per direction, so that tiny segments cannot pin memory.

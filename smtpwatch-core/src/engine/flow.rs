@@ -22,8 +22,12 @@ pub(super) struct Flow {
     interface: Arc<str>,
     /// Any payload was seen: without it this was no session.
     pub(super) payload: bool,
+    /// The client answered the server's SYN-ACK, or the flow was joined later than that.
+    pub(super) open: bool,
     /// The gate was told to mute it.
     pub(super) muted: bool,
+    /// When its first segment was seen.
+    pub(super) begun: Timestamp,
     /// The newest entry in the list of ages.
     pub(super) aged: Timestamp,
     /// A claim is held back, and its deadline is in the list.
@@ -48,7 +52,9 @@ impl Flow {
             role: segment.role,
             interface: segment.interface.into(),
             payload: false,
+            open: false,
             muted: false,
+            begun: segment.at,
             aged: segment.at,
             held_back: false,
             lingers: false,
@@ -70,6 +76,7 @@ impl Flow {
     /// What the packets of this flow look like, as far as it is compared later.
     fn measure(&mut self, segment: &Segment<'_>) {
         self.payload |= segment.length > 0;
+        self.open |= !segment.flags.contains(TcpFlags::SYN);
         if segment.flags.contains(TcpFlags::SYN) {
             match segment.from {
                 Side::Client => self.syn_at = Some(segment.at),

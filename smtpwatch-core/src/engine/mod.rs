@@ -42,6 +42,8 @@ pub struct Engine {
     flows: HashMap<FlowKey, Flow>,
     /// Flows in the order of their last activity, oldest first; an entry is stale when the flow has been active since.
     ages: VecDeque<(Timestamp, FlowKey)>,
+    /// Flows in the order of their first segment, for as long as their handshake may take.
+    begun: VecDeque<(Timestamp, FlowKey)>,
     /// Flows with a claim that is held back, by the time when it must go out.
     deadlines: VecDeque<(Timestamp, FlowKey)>,
     /// Flows that a reset ended, by the time when that is believed.
@@ -78,6 +80,7 @@ impl Engine {
             scope: Scope::default(),
             flows: HashMap::new(),
             ages: VecDeque::new(),
+            begun: VecDeque::new(),
             deadlines: VecDeque::new(),
             resets: VecDeque::new(),
             outputs: VecDeque::new(),
@@ -103,6 +106,7 @@ impl Engine {
             self.make_room();
             self.flows.insert(key, Flow::new(segment));
             self.ages.push_back((segment.at, key));
+            self.begun.push_back((segment.at, key));
         } else {
             // The last words of a flow that has been judged, or of one that was never seen: nothing to learn from.
             return;
@@ -173,6 +177,14 @@ impl Engine {
             self.resets.pop_front();
             if self.flows.get(&key).is_some_and(|flow| flow.lingers) {
                 self.end(key, due);
+            }
+        }
+        while let Some(&(begun, key)) = self.begun.front()
+            && self.now.since(begun) >= limits::FLOW_HANDSHAKE
+        {
+            self.begun.pop_front();
+            if self.flows.get(&key).is_some_and(|flow| flow.begun == begun && !flow.open) {
+                self.end(key, self.now);
             }
         }
         while let Some(&(aged, key)) = self.ages.front()

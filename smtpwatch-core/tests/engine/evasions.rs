@@ -211,6 +211,22 @@ fn ev24_a_flood_is_bounded_and_counted() {
 }
 
 #[test]
+fn ev24_connections_that_never_open_are_forgotten_early() {
+    let mut engine = engine(Vec::new());
+    let syn = Talk::new(25);
+    for port in 1000..2000 {
+        let mut one = syn.clone();
+        one.flow.client.set_port(port);
+        engine.handle(&one.segment(&one.packets[0]));
+    }
+    // One of them opens, and waits for a greeting that takes its time.
+    syn.play(&mut engine, &mut Heard::default());
+    assert_eq!(engine.flows(), 1001);
+    engine.tick(Timestamp(syn.packets[0].at + 120_000_000_000));
+    assert_eq!(engine.flows(), 1);
+}
+
+#[test]
 fn ev26_one_direction_is_no_verdict() {
     for side in [Side::Client, Side::Server] {
         let mut talk = deliver(greeted().s(STRIPPED));
