@@ -199,14 +199,17 @@ fn build() -> Result<PathBuf> {
     let manifest = Path::new(env!("CARGO_MANIFEST_DIR")).parent().context("the workspace")?.join("Cargo.toml");
     let mut command = Command::new(cargo);
     command
-        .args(["build", "--quiet", "--package", "smtpwatch", "--message-format=json", "--manifest-path"])
+        .args(["build", "--quiet", "--package", "smtpwatch", "--message-format=json-render-diagnostics"])
+        .arg("--manifest-path")
         .arg(manifest);
-    let messages = command::run(&mut command, BUILD)?;
+    let out = command::output(&mut command, BUILD)?;
+    // The compiler's words are on standard error; standard output is for programs.
+    ensure!(out.status.success(), "the daemon does not build: {}", out.stderr);
     let executable = |line: &str| {
         let message: Value = serde_json::from_str(line).ok()?;
         (message["target"]["name"] == "smtpwatch").then(|| message["executable"].as_str().map(PathBuf::from))?
     };
-    messages.lines().filter_map(executable).next_back().context("cargo build names no executable smtpwatch")
+    out.stdout.lines().filter_map(executable).next_back().context("cargo build names no executable smtpwatch")
 }
 
 /// A plain HTTP GET: status and body.
