@@ -44,6 +44,13 @@ impl Address {
         Self([0, 0, u32::from_ne_bytes([0, 0, 0xff, 0xff]), u32::from_ne_bytes(octets)])
     }
 
+    /// The words, each as it stands on the wire.
+    #[inline(always)]
+    #[must_use]
+    pub const fn words(&self) -> [u32; 4] {
+        self.0
+    }
+
     /// The octets, as on the wire.
     #[must_use]
     pub fn octets(&self) -> [u8; 16] {

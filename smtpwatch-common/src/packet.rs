@@ -16,6 +16,9 @@ pub trait Packet {
     /// The first `N` octets, if they lie in directly accessible memory. `None` does not mean that the packet is shorter.
     fn head<const N: usize>(&self) -> Option<&[u8; N]>;
 
+    /// The same octets, to be read a word at a time.
+    fn words<const N: usize>(&self) -> Option<impl Words>;
+
     /// A copy of `N` octets at `offset`; `None` if they are not all there.
     fn load<const N: usize>(&self, offset: u32) -> Option<[u8; N]>;
 
@@ -26,6 +29,37 @@ pub trait Packet {
     /// Whether the packet holds nothing at all.
     fn is_empty(&self) -> bool {
         self.len() == 0
+    }
+}
+
+/// The first octets of a packet by words, each as it stands there: in network order, whatever the order of the machine.
+///
+/// Put together from single octets, as an array gives them, a word costs the kernel program four loads and three shifts.
+pub trait Words {
+    /// The octet at `AT`.
+    fn octet<const AT: usize>(&self) -> u8;
+
+    /// Two octets from `AT` on. `AT` must be even.
+    fn half<const AT: usize>(&self) -> u16;
+
+    /// Four octets from `AT` on. `AT + 2` must be a multiple of four: such is the layout of Ethernet, IP and TCP.
+    fn word<const AT: usize>(&self) -> u32;
+}
+
+impl<const N: usize> Words for [u8; N] {
+    fn octet<const AT: usize>(&self) -> u8 {
+        const { assert!(AT < N) };
+        self[AT]
+    }
+
+    fn half<const AT: usize>(&self) -> u16 {
+        const { assert!(AT + 2 <= N && AT.is_multiple_of(2)) };
+        u16::from_ne_bytes([self[AT], self[AT + 1]])
+    }
+
+    fn word<const AT: usize>(&self) -> u32 {
+        const { assert!(AT + 4 <= N && AT % 4 == 2) };
+        u32::from_ne_bytes([self[AT], self[AT + 1], self[AT + 2], self[AT + 3]])
     }
 }
 
@@ -61,6 +95,10 @@ impl Packet for Slice<'_> {
 
     fn head<const N: usize>(&self) -> Option<&[u8; N]> {
         self.bytes.first_chunk()
+    }
+
+    fn words<const N: usize>(&self) -> Option<impl Words> {
+        self.bytes.first_chunk::<N>().copied()
     }
 
     fn load<const N: usize>(&self, offset: u32) -> Option<[u8; N]> {

@@ -3,10 +3,12 @@
 use core::hint::black_box;
 
 use crate::{
-    CHUNK, Counter, Direction, FlowKey, FlowState, Link, Order, Packet, RecordBuffer, Scratch, Segment, Walk,
+    CHUNK, Counter, Direction, FlowKey, FlowState, Link, Order, Packet, RecordBuffer, Scratch, Segment, Side, Tag,
+    Walk,
     gate::{self, Decision, Phase},
+    glance, ports,
     record::mark,
-    walk,
+    walk::{self, tcp_flag::SYN},
 };
 
 /// Records that one packet can become: 64 KiB, the largest IPv4 packet. Payload past that (BIG TCP) is counted as truncated.
@@ -32,8 +34,20 @@ pub trait Host {
     /// Cgroup and user of the sending socket, where known: see [`Header::cgroup`] and [`Header::uid`].
     fn owner(&self) -> (u64, u32);
 
-    /// Whether a port is watched.
-    fn watched(&self, port: u16) -> bool;
+    /// A word of the watched ports: [`PortSet::as_words`](crate::PortSet::as_words).
+    fn ports(&self, word: usize) -> u64;
+
+    /// One of [`glance::SEEDS`](crate::glance::SEEDS) random numbers, which stay the same.
+    fn seed(&self, index: usize) -> u64;
+
+    /// Whether the table of muted flows holds a tag. To always say no is right too: [`glance`](crate::glance).
+    fn is_muted(&self, tag: Tag) -> bool;
+
+    /// Puts a tag there.
+    fn mute(&mut self, tag: Tag);
+
+    /// Takes a tag from there.
+    fn unmute(&mut self, tag: Tag);
 
     /// The daemon's order for a flow.
     fn order(&self, key: &FlowKey) -> Option<Order>;
@@ -91,32 +105,38 @@ pub fn process<'s, P: Packet, F: Flows, H: Host>(
     host: &mut H,
     scratch: impl FnOnce() -> Option<&'s mut Scratch>,
 ) -> Outcome {
-    let outcome = if walk::is_other(packet, link, |port| host.watched(port)) {
-        Outcome::Other
-    } else {
-        process_watched(packet, link, flows, host, scratch)
-    };
-    host.count(outcome.counter(host.direction()));
-    outcome
+    match glance(packet, link, host) {
+        Some(outcome) => outcome,
+        None => process_closely(packet, link, flows, host, scratch),
+    }
 }
 
-// A function of its own: what is not mail shall not pay for its registers.
-#[inline(never)]
-fn process_watched<'s, P: Packet, F: Flows, H: Host>(
+/// [`process`] for a packet of which the first glance does not tell. Apart, so that the kernel programs can have it in a
+/// function of its own: what is told at a glance shall not pay for its registers and its stack.
+#[inline(always)]
+pub fn process_closely<'s, P: Packet, F: Flows, H: Host>(
     packet: &P,
     link: Link,
     flows: &mut F,
     host: &mut H,
     scratch: impl FnOnce() -> Option<&'s mut Scratch>,
 ) -> Outcome {
-    match walk::walk(packet, link, |port| host.watched(port), scratch) {
+    let outcome = match walk::walk(packet, link, |port| is_watched(host, port), scratch) {
         Walk::NotTcp | Walk::NotWatched => Outcome::Other,
         Walk::Fragment => Outcome::Fragment,
         // The kernel has a scratch for every CPU.
         Walk::Unparsed | Walk::NoScratch => Outcome::Unparsed,
         Walk::Truncated => Outcome::Truncated,
         Walk::Segment(scratch) => process_segment(packet, scratch, flows, host),
-    }
+    };
+    host.count(outcome.counter(host.direction()));
+    outcome
+}
+
+#[inline(always)]
+fn is_watched<H: Host>(host: &H, port: u16) -> bool {
+    let wire = port.to_be();
+    host.ports(ports::word_of(wire)) >> ports::bit_of(wire) & 1 != 0
 }
 
 #[inline(always)]
@@ -128,10 +148,15 @@ fn process_segment<P: Packet, F: Flows, H: Host>(
 ) -> Outcome {
     let Scratch { segment, tail, record } = scratch;
     let segment: &Segment = segment;
-    let Some(state) = flows.entry(&segment.key, || FlowState::new(host.now(), segment)) else {
+    let mut made = false;
+    let Some(state) = flows.entry(&segment.key, || {
+        made = true;
+        FlowState::new(host.now(), segment)
+    }) else {
         return Outcome::FlowTableFull;
     };
     if state.phase == Phase::Muted && !segment.has(gate::CONTROL) {
+        mute(state, segment, host);
         return Outcome::Muted;
     }
     if !segment.is_whole(packet) {
@@ -139,6 +164,9 @@ fn process_segment<P: Packet, F: Flows, H: Host>(
     }
     if gate::reopens(state, segment) {
         *state = FlowState::new(host.now(), segment);
+    }
+    if made || segment.has(SYN) {
+        unmute(segment, host);
     }
     if state.phase != Phase::Muted
         && let Some(order) = host.order(&segment.key)
@@ -156,6 +184,24 @@ fn process_segment<P: Packet, F: Flows, H: Host>(
         black_box(gate::inspect(state, packet, segment, tail));
     }
     if decision == Decision::Nothing { Outcome::Muted } else { Outcome::Forwarded }
+}
+
+/// Has the flow's later packets in this direction told at a glance.
+#[inline(always)]
+fn mute<H: Host>(state: &mut FlowState, segment: &Segment, host: &mut H) {
+    let tag = Tag::of(host, &segment.key, segment.ip_version, segment.from);
+    host.mute(tag);
+    // Meanwhile another CPU may have had the SYN of another life, and have cleared the tag before it was set.
+    if black_box(state).phase != Phase::Muted {
+        host.unmute(tag);
+    }
+}
+
+#[inline(always)]
+fn unmute<H: Host>(segment: &Segment, host: &mut H) {
+    for side in [Side::Client, Side::Server] {
+        host.unmute(Tag::of(host, &segment.key, segment.ip_version, side));
+    }
 }
 
 /// Sends what `decision` says; returns how many records that took.

@@ -123,35 +123,6 @@ pub enum Walk<'s> {
     NoScratch,
 }
 
-/// Whether a first glance tells that `packet` is not of a watched port: what most packets on a host are. False means
-/// nothing: [`walk`] tells.
-#[inline(always)]
-pub fn is_other<P: Packet>(packet: &P, link: Link, watched: impl Fn(u16) -> bool) -> bool {
-    if !matches!(link, Link::Ethernet) {
-        return false;
-    }
-    let Some(head) = packet.head::<{ ETHERNET_LEN + IPV4_LEN + TCP_LEN }>() else { return false };
-    let (ethernet, rest) = split::<ETHERNET_LEN, { IPV4_LEN + TCP_LEN }, _>(head);
-    let unwatched =
-        |a: u8, b: u8, c: u8, d: u8| !watched(u16::from_be_bytes([a, b])) && !watched(u16::from_be_bytes([c, d]));
-    match ether_type(ethernet) {
-        ETHER_IPV4 => {
-            let tcp = rest[9] == PROTOCOL_TCP;
-            let plain = rest[0] == 0x45 && (rest[6] & 0x3f) | rest[7] == 0;
-            // A packet whose version or length field is nonsense is not glanced over.
-            rest[0] == 0x45 && (!tcp || plain && unwatched(rest[20], rest[21], rest[22], rest[23]))
-        }
-        ETHER_IPV6 => {
-            let Some(head) = packet.head::<{ ETHERNET_LEN + IPV6_LEN + TCP_LEN }>() else { return false };
-            let (_, rest) = split::<ETHERNET_LEN, { IPV6_LEN + TCP_LEN }, _>(head);
-            let tcp = rest[6] == PROTOCOL_TCP;
-            rest[0] >> 4 == 6 && !is_extension(rest[6]) && (!tcp || unwatched(rest[40], rest[41], rest[42], rest[43]))
-        }
-        ETHER_VLAN | ETHER_QINQ | ETHER_QINQ_OLD => false,
-        _ => true,
-    }
-}
-
 /// Walks the headers of `packet`. `scratch` is asked for only when the ports are watched.
 #[inline(always)]
 pub fn walk<'s, P: Packet>(
@@ -208,10 +179,10 @@ pub fn walk<'s, P: Packet>(
     walk_stepwise(packet, link, watched, scratch)
 }
 
-const ETHERNET_LEN: usize = 14;
-const IPV4_LEN: usize = 20;
-const IPV6_LEN: usize = 40;
-const TCP_LEN: usize = 20;
+pub(crate) const ETHERNET_LEN: usize = 14;
+pub(crate) const IPV4_LEN: usize = 20;
+pub(crate) const IPV6_LEN: usize = 40;
+pub(crate) const TCP_LEN: usize = 20;
 /// What stands before the addresses.
 const IPV4_FIXED: usize = 12;
 const IPV6_FIXED: usize = 8;
@@ -220,15 +191,15 @@ const IPV4_LEN_U32: u32 = 20;
 const IPV6_LEN_U32: u32 = 40;
 const TCP_LEN_U32: u32 = 20;
 
-const ETHER_IPV4: u16 = 0x0800;
-const ETHER_IPV6: u16 = 0x86dd;
-const ETHER_VLAN: u16 = 0x8100;
-const ETHER_QINQ: u16 = 0x88a8;
+pub(crate) const ETHER_IPV4: u16 = 0x0800;
+pub(crate) const ETHER_IPV6: u16 = 0x86dd;
+pub(crate) const ETHER_VLAN: u16 = 0x8100;
+pub(crate) const ETHER_QINQ: u16 = 0x88a8;
 /// Stacked tags before IEEE 802.1ad.
-const ETHER_QINQ_OLD: u16 = 0x9100;
+pub(crate) const ETHER_QINQ_OLD: u16 = 0x9100;
 
 // IANA protocol numbers; the extension headers of RFC 8200 §4.
-const PROTOCOL_TCP: u8 = 6;
+pub(crate) const PROTOCOL_TCP: u8 = 6;
 const HOP_BY_HOP: u8 = 0;
 const ROUTING: u8 = 43;
 const FRAGMENT: u8 = 44;
@@ -455,12 +426,12 @@ const fn ether_type(header: &[u8; ETHERNET_LEN]) -> u16 {
 }
 
 #[inline(always)]
-const fn is_vlan(ether_type: u16) -> bool {
+pub(crate) const fn is_vlan(ether_type: u16) -> bool {
     matches!(ether_type, ETHER_VLAN | ETHER_QINQ | ETHER_QINQ_OLD)
 }
 
 #[inline(always)]
-const fn is_extension(protocol: u8) -> bool {
+pub(crate) const fn is_extension(protocol: u8) -> bool {
     matches!(protocol, HOP_BY_HOP | ROUTING | FRAGMENT | AUTHENTICATION | DESTINATION)
 }
 

@@ -1,37 +1,58 @@
 //! The gate's surroundings in the kernel.
 
-use core::{ptr, slice};
+use core::{hint::black_box, ptr, slice};
 
 use aya_ebpf::{
+    bindings::{__sk_buff, xdp_md},
     helpers::{bpf_get_socket_uid, bpf_ktime_get_ns, bpf_skb_cgroup_id},
     programs::{TcContext, XdpContext},
 };
 use aya_log_ebpf::debug;
 use smtpwatch_common::{
     CHUNK, Counter, Direction, FlowKey, FlowState, Flows, Header, Host, Link, Order, Outcome, RecordBuffer, Scratch,
-    ports, process, record::UID_UNKNOWN,
+    Tag, glance, process::process_closely, record::UID_UNKNOWN,
 };
 
 use crate::{
-    maps::{ATTRIBUTION, COUNTERS, FLOWS, ORDERS, PORTS, RING, SCRATCH},
+    maps::{ATTRIBUTION, COUNTERS, FLOWS, MUTED, ORDERS, PORTS, RING, SCRATCH, SEEDS, Slot},
     packet::{SkbPacket, XdpPacket},
 };
 
 /// Takes a packet at XDP through the gate.
 #[inline(always)]
 pub fn xdp(context: &XdpContext) {
+    let mut host = Surroundings { direction: Direction::Ingress, interface: || 0, owner: || (0, UID_UNKNOWN) };
+    if glance(&XdpPacket(context), Link::Ethernet, &mut host).is_none() {
+        black_box(xdp_closely(context.ctx));
+    }
+}
+
+// A function of its own, because a glance shall not pay for its registers and stack. It returns a value, and the caller
+// takes it, because the verifier looks at the return register also where nothing is returned.
+#[inline(never)]
+fn xdp_closely(context: *mut xdp_md) -> u32 {
+    let context = &XdpContext::new(context);
     let interface = || context.ingress_ifindex() as u32;
     let mut host = Surroundings { direction: Direction::Ingress, interface, owner: || (0, UID_UNKNOWN) };
-    let outcome = process(&XdpPacket(context), Link::Ethernet, &mut FlowTable, &mut host, scratch);
+    let outcome = process_closely(&XdpPacket(context), Link::Ethernet, &mut FlowTable, &mut host, scratch);
     if let Some(what) = noteworthy(outcome) {
         debug!(context, "{} at XDP on interface {}", what, interface());
     }
+    0
 }
 
 /// Takes a packet at TC through the gate.
 #[inline(always)]
 pub fn skb(context: &TcContext, link: Link, direction: Direction) {
-    let skb = context.skb.skb;
+    let mut host = Surroundings { direction, interface: || 0, owner: || (0, UID_UNKNOWN) };
+    if glance(&SkbPacket(context), link, &mut host).is_none() {
+        black_box(skb_closely(context.skb.skb, link, direction));
+    }
+}
+
+#[inline(never)]
+fn skb_closely(skb: *mut __sk_buff, link: Link, direction: Direction) -> u32 {
+    let context = &TcContext::new(skb);
     // SAFETY: the context is the one that the program was called with.
     let interface = || unsafe { (*skb).ifindex };
     let owner = || match direction {
@@ -40,10 +61,11 @@ pub fn skb(context: &TcContext, link: Link, direction: Direction) {
         Direction::Ingress | Direction::Egress => (0, UID_UNKNOWN),
     };
     let mut host = Surroundings { direction, interface, owner };
-    let outcome = process(&SkbPacket(context), link, &mut FlowTable, &mut host, scratch);
+    let outcome = process_closely(&SkbPacket(context), link, &mut FlowTable, &mut host, scratch);
     if let Some(what) = noteworthy(outcome) {
         debug!(context, "{} at TC {} on interface {}", what, direction.as_str(), interface());
     }
+    0
 }
 
 /// What is worth a line in the debug log: packets of which nothing can be made.
@@ -83,6 +105,12 @@ fn scratch<'a>() -> Option<&'a mut Scratch> {
     SCRATCH.get_ptr_mut(0).map(|scratch| unsafe { &mut *scratch })
 }
 
+/// The place of a tag in the table of muted flows.
+#[inline(always)]
+fn slot(tag: Tag) -> &'static Slot {
+    &MUTED[tag.slot()]
+}
+
 struct Surroundings<I, O> {
     direction: Direction,
     interface: I,
@@ -112,8 +140,30 @@ impl<I: Fn() -> u32, O: Fn() -> (u64, u32)> Host for Surroundings<I, O> {
     }
 
     #[inline(always)]
-    fn watched(&self, port: u16) -> bool {
-        PORTS[ports::byte_of(port)].load() & ports::bit_of(port) != 0
+    fn ports(&self, word: usize) -> u64 {
+        PORTS[word].load()
+    }
+
+    #[inline(always)]
+    fn seed(&self, index: usize) -> u64 {
+        SEEDS[index].load()
+    }
+
+    #[inline(always)]
+    fn is_muted(&self, tag: Tag) -> bool {
+        slot(tag).load() == tag.value()
+    }
+
+    #[inline(always)]
+    fn mute(&mut self, tag: Tag) {
+        slot(tag).store(tag.value());
+    }
+
+    #[inline(always)]
+    fn unmute(&mut self, tag: Tag) {
+        if slot(tag).load() == tag.value() {
+            slot(tag).store(0);
+        }
     }
 
     #[inline(always)]
@@ -124,7 +174,7 @@ impl<I: Fn() -> u32, O: Fn() -> (u64, u32)> Host for Surroundings<I, O> {
 
     #[inline(always)]
     fn submit(&mut self, record: &RecordBuffer) -> bool {
-        let captured = core::hint::black_box(u64::from(record.header.captured)) as usize;
+        let captured = black_box(u64::from(record.header.captured)) as usize;
         if captured > CHUNK {
             return false;
         }

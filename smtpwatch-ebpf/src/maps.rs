@@ -1,14 +1,13 @@
 //! Every map and global. The loader may change the sizes of `FLOWS`, `ORDERS` and `RING`, and sets the globals.
 
+use core::cell::UnsafeCell;
+
 use aya_ebpf::{
     Global,
     macros::map,
     maps::{LruHashMap, PerCpuArray, RingBuf},
 };
-use smtpwatch_common::{
-    Counter, FlowKey, FlowState, Order, PortSet, Scratch,
-    ports::{self, BITMAP_LEN},
-};
+use smtpwatch_common::{Counter, FlowKey, FlowState, Order, PortSet, Scratch, glance, ports};
 
 /// Flow state: 64 octets and a key of 36, so about 32 MiB when full. The least recently used flows make room.
 #[map]
@@ -30,18 +29,61 @@ pub static COUNTERS: PerCpuArray<u64> = PerCpuArray::with_max_entries(Counter::C
 #[map]
 pub static SCRATCH: PerCpuArray<Scratch> = PerCpuArray::with_max_entries(1, 0);
 
-/// The watched ports, as [`PortSet::as_bytes`].
+/// The watched ports, as [`PortSet::as_words`].
 #[unsafe(no_mangle)]
-pub static PORTS: [Global<u8>; BITMAP_LEN] = {
-    let bits = *PortSet::new(&ports::DEFAULT_PORTS).as_bytes();
-    let mut globals = [const { Global::new(0) }; BITMAP_LEN];
+pub static PORTS: [Global<u64>; ports::WORDS] = {
+    let words = *PortSet::new(&ports::DEFAULT_PORTS).as_words();
+    let mut globals = [const { Global::new(0) }; ports::WORDS];
     let mut i = 0;
-    while i < BITMAP_LEN {
-        globals[i] = Global::new(bits[i]);
+    while i < ports::WORDS {
+        globals[i] = Global::new(words[i]);
         i += 1;
     }
     globals
 };
+
+/// What the tags of muted flows are made with. The loader puts random numbers here; these are for tests.
+#[unsafe(no_mangle)]
+pub static SEEDS: [Global<u64>; glance::SEEDS] = {
+    let mut globals = [const { Global::new(0) }; glance::SEEDS];
+    let mut seed = 0_u64;
+    let mut i = 0;
+    while i < glance::SEEDS {
+        // Weyl sequence of the golden ratio: no two are alike, and all are odd or even by turns.
+        seed = seed.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        globals[i] = Global::new(seed);
+        i += 1;
+    }
+    globals
+};
+
+/// The tags of muted flows, 512 KiB for all CPUs: see [`glance`]. Global data, because it is read without a helper.
+#[unsafe(no_mangle)]
+pub static MUTED: [Slot; glance::SLOTS] = [const { Slot(UnsafeCell::new(0)) }; glance::SLOTS];
+
+/// A word that every CPU reads and writes as a whole.
+#[repr(transparent)]
+pub struct Slot(UnsafeCell<u64>);
+
+// SAFETY: an aligned word is loaded and stored by one instruction, so no CPU sees half of it. The compiler for this target
+// knows no atomic load (of any ordering); volatile access is the same instruction.
+unsafe impl Sync for Slot {}
+
+impl Slot {
+    /// The word.
+    #[inline(always)]
+    pub fn load(&self) -> u64 {
+        // SAFETY: aligned, initialised, and lives as long as the program.
+        unsafe { self.0.get().read_volatile() }
+    }
+
+    /// Replaces the word.
+    #[inline(always)]
+    pub fn store(&self, word: u64) {
+        // SAFETY: as above.
+        unsafe { self.0.get().write_volatile(word) }
+    }
+}
 
 /// Whether the sending socket's user and cgroup are looked up at egress: 0 where the kernel lacks the helper.
 #[unsafe(no_mangle)]

@@ -7,7 +7,7 @@ use aya_ebpf::{
     helpers::{bpf_skb_load_bytes, bpf_xdp_get_buff_len, bpf_xdp_load_bytes},
     programs::{TcContext, XdpContext},
 };
-use smtpwatch_common::Packet;
+use smtpwatch_common::{Packet, packet::Words};
 
 /// A packet at XDP.
 pub struct XdpPacket<'a>(pub &'a XdpContext);
@@ -27,6 +27,11 @@ impl Packet for XdpPacket<'_> {
     #[inline(always)]
     fn head<const N: usize>(&self) -> Option<&[u8; N]> {
         head(self.0.data(), self.0.data_end())
+    }
+
+    #[inline(always)]
+    fn words<const N: usize>(&self) -> Option<impl Words> {
+        head::<N>(self.0.data(), self.0.data_end()).map(Head)
     }
 
     #[inline(always)]
@@ -58,6 +63,11 @@ impl Packet for SkbPacket<'_> {
     }
 
     #[inline(always)]
+    fn words<const N: usize>(&self) -> Option<impl Words> {
+        head::<N>(self.0.data(), self.0.data_end()).map(Head)
+    }
+
+    #[inline(always)]
     fn load<const N: usize>(&self, offset: u32) -> Option<[u8; N]> {
         let mut octets = MaybeUninit::<[u8; N]>::uninit();
         // SAFETY: the helper writes all `N` octets of `octets`, or fails.
@@ -82,6 +92,37 @@ fn head<'a, const N: usize>(start: usize, end: usize) -> Option<&'a [u8; N]> {
     }
     // SAFETY: `start..start + N` was just checked to be packet memory, which lives as long as the program runs.
     Some(unsafe { &*(start as *const [u8; N]) })
+}
+
+/// Packet memory, read a word at a time.
+struct Head<'a, const N: usize>(&'a [u8; N]);
+
+impl<const N: usize> Head<'_, N> {
+    #[inline(always)]
+    fn read<T: Copy, const AT: usize>(&self) -> T {
+        const { assert!(AT + size_of::<T>() <= N) };
+        // SAFETY: the octets lie in the array. They need not be aligned: whether this machine reads them so, the verifier
+        // decides, which knows how the kernel aligns packets (NET_IP_ALIGN); an unaligned read in Rust's terms would be
+        // put together from single octets.
+        unsafe { self.0.as_ptr().add(AT).cast::<T>().read() }
+    }
+}
+
+impl<const N: usize> Words for Head<'_, N> {
+    #[inline(always)]
+    fn octet<const AT: usize>(&self) -> u8 {
+        self.read::<u8, AT>()
+    }
+
+    #[inline(always)]
+    fn half<const AT: usize>(&self) -> u16 {
+        self.read::<u16, AT>()
+    }
+
+    #[inline(always)]
+    fn word<const AT: usize>(&self) -> u32 {
+        self.read::<u32, AT>()
+    }
 }
 
 /// `length`, if it is 1 to `N`.

@@ -415,6 +415,56 @@ fn kernel_and_userspace_gate_agree_on_random_sessions() {
     }
 }
 
+/// Muted flows are told by their tags alone, and their end points may meet again.
+#[test]
+fn a_muted_flow_is_told_at_a_glance_until_a_syn() {
+    crate::need_root!();
+    for v6 in [false, true] {
+        for mut pair in Pair::all() {
+            let link = pair.link;
+            let octets = move |client: bool, flags: u8, seq: u32, ack: u32, payload: &[u8]| {
+                let mut packet = Packet { v6, flags, seq, ack, payload: payload.to_vec(), ..Packet::default() };
+                if !client {
+                    (packet.source, packet.target) = (packet.target, packet.source);
+                    (packet.source_port, packet.target_port) = (packet.target_port, packet.source_port);
+                }
+                match link {
+                    Link::Ethernet => packet.ethernet(),
+                    Link::Ip => packet.ip(),
+                }
+            };
+            let (client, server) =
+                if v6 { ("[2001:db8::a]:41234", "[2001:db8::19]:25") } else { ("192.0.2.10:41234", "192.0.2.25:25") };
+            let flow = smtpwatch_core::FlowKey { client: client.parse().unwrap(), server: server.parse().unwrap() };
+            pair.feed(&octets(true, 0x02, 100, 0, b""));
+            pair.feed(&octets(false, 0x12, 500, 101, b""));
+            pair.order(&GateOrder { flow, action: GateAction::Mute });
+            let before = pair.records;
+            for _ in 0..3 {
+                pair.feed(&octets(true, 0x18, 101, 501, b"a line\r\n"));
+                pair.feed(&octets(false, 0x18, 501, 101, b"another\r\n"));
+            }
+            assert_eq!(pair.records, before, "{}: the flow is muted", pair.name);
+            if link == Link::Ethernet {
+                // Without its state the flow would be another one, joined midstream: the tags alone tell that it is muted.
+                pair.flows.remove(&FlowKey::new(flow.client, flow.server).to_bytes()).unwrap();
+                pair.feed(&octets(true, 0x18, 101, 501, b"a line\r\n"));
+                pair.feed(&octets(false, 0x10, 501, 101, b""));
+            }
+            // A header that makes no sense is no muted packet.
+            let mut odd = octets(true, 0x18, 101, 501, b"a line\r\n");
+            let offset = odd.len() - 8 - 8;
+            odd[offset] = 0x40;
+            pair.feed(&odd);
+            pair.feed(&octets(true, 0x02, 7_000, 0, b""));
+            pair.feed(&octets(false, 0x12, 9_000, 7_001, b""));
+            pair.feed(&octets(false, 0x18, 9_001, 7_001, b"220 mx1.example.net\r\n"));
+            pair.feed(&octets(true, 0x18, 7_001, 9_022, b"EHLO gw.example.org\r\n"));
+            assert_eq!(pair.records, before + 4, "{}: the flow is seen again in both directions", pair.name);
+        }
+    }
+}
+
 /// GRO segments and multi-buffer frames: as long as this kernel makes them for a test.
 #[test]
 fn kernel_and_userspace_gate_agree_on_large_segments() {

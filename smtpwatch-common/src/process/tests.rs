@@ -1,6 +1,11 @@
 //! The whole way of a packet, without a kernel: sequences as they are on the wire, and what userspace gets to see.
 
-use std::{collections::HashMap, string::String, vec, vec::Vec};
+use std::{
+    collections::{HashMap, HashSet},
+    string::String,
+    vec,
+    vec::Vec,
+};
 
 use super::*;
 use crate::{
@@ -26,6 +31,7 @@ impl Flows for Table {
 struct Wire {
     flows: Table,
     orders: HashMap<FlowKey, Order>,
+    muted: HashSet<Tag>,
     client: u32,
     server: u32,
     now: u64,
@@ -47,8 +53,20 @@ impl Host for Wire {
     fn owner(&self) -> (u64, u32) {
         (0, UID_UNKNOWN)
     }
-    fn watched(&self, port: u16) -> bool {
-        PortSet::default().contains(port)
+    fn ports(&self, word: usize) -> u64 {
+        PortSet::default().as_words()[word]
+    }
+    fn seed(&self, index: usize) -> u64 {
+        0x9e37_79b9_7f4a_7c15_u64.wrapping_mul(index as u64 + 1)
+    }
+    fn is_muted(&self, tag: Tag) -> bool {
+        self.muted.contains(&tag)
+    }
+    fn mute(&mut self, tag: Tag) {
+        self.muted.insert(tag);
+    }
+    fn unmute(&mut self, tag: Tag) {
+        self.muted.remove(&tag);
     }
     fn order(&self, key: &FlowKey) -> Option<Order> {
         self.orders.get(key).copied()
@@ -77,6 +95,7 @@ impl Wire {
         Self {
             flows: Table::default(),
             orders: HashMap::new(),
+            muted: HashSet::new(),
             client: CLIENT_ISN,
             server: SERVER_ISN,
             now: 0,
@@ -384,4 +403,37 @@ fn a_large_segment_crosses_in_chunks() {
     let chunks: Vec<_> =
         wire.records.iter().map(|(header, _)| (header.length, header.offset, header.captured)).collect();
     assert_eq!(chunks, [(5_000, 0, 2048), (5_000, 2048, 2048), (5_000, 4096, 904)]);
+}
+
+#[test]
+fn a_muted_flow_is_told_at_a_glance_until_its_end_points_meet_again() {
+    let mut wire = Wire::open();
+    wire.send_order(order_kind::MUTE, 0);
+    for _ in 0..2 {
+        wire.client(b"x\r\n").server(b"y\r\n");
+    }
+    assert_eq!(wire.muted.len(), 2, "one tag for each direction");
+    assert_eq!(wire.seen(), Vec::<String>::new());
+    // The kernel's table forgets, the tags do not: nothing is copied, and nothing is lost that was wanted.
+    wire.flows.0.clear();
+    wire.client(b"x\r\n");
+    assert!(wire.seen().is_empty() && wire.flows.0.is_empty());
+    (wire.client, wire.server) = (99, 999);
+    wire.segment(Side::Client, SYN, &[]).segment(Side::Server, SYN | ACK, &[]);
+    assert!(wire.muted.is_empty());
+    wire.server(b"220 hi\r\n").client(b"EHLO x\r\n");
+    assert_eq!(wire.seen(), ["C:", "S:", "S:220 hi", "C:EHLO x"]);
+}
+
+#[test]
+fn state_made_midstream_clears_the_tags_of_both_directions() {
+    let mut wire = Wire::open();
+    wire.send_order(order_kind::MUTE, 0);
+    wire.client(b"x\r\n").server(b"y\r\n");
+    let (key, _) = wire.flows.0.drain().next().unwrap();
+    // Another flow had the slot of the client's tag.
+    wire.muted.retain(|tag| *tag == Tag::of(&Wire::new(), &key, 4, Side::Server));
+    assert_eq!(wire.muted.len(), 1);
+    wire.client(b"x\r\n").server(b"y\r\n");
+    assert_eq!(wire.seen(), ["C:x", "S:y"]);
 }

@@ -3,7 +3,7 @@
 use std::{string::ToString as _, vec, vec::Vec};
 
 use super::*;
-use crate::{PortSet, Slice};
+use crate::{Outcome, PortSet, Slice, gate::CONTROL, glance::tests::told};
 
 const TCP: [u8; 24] = [
     0xa1, 0x12, 0, 25, 0, 0, 0, 1, 0, 0, 0, 2, 0x60, 0x18, 2, 0, 0, 0, 0, 0, // 41234 → 25, data offset 6
@@ -14,7 +14,7 @@ fn look(bytes: &[u8], wire: usize, link: Link) -> Result<Segment, &'static str> 
     let mut scratch = Scratch::EMPTY;
     let ports = PortSet::default();
     let packet = Slice::new(bytes, u32::try_from(wire).unwrap());
-    let other = is_other(&packet, link, |port| ports.contains(port));
+    let glance = told(&packet, link);
     let found = match walk(&packet, link, |port| ports.contains(port), || Some(&mut scratch)) {
         Walk::NotTcp => Err("not tcp"),
         Walk::NotWatched => Err("not watched"),
@@ -25,8 +25,12 @@ fn look(bytes: &[u8], wire: usize, link: Link) -> Result<Segment, &'static str> 
         Walk::Segment(scratch) => Ok(scratch.segment),
     };
     assert!(
-        !other || matches!(found, Err("not tcp" | "not watched")),
-        "the glance says no where the walk says {found:?}"
+        match glance {
+            None => true,
+            Some(Outcome::Other) => matches!(found, Err("not tcp" | "not watched")),
+            Some(_) => found.is_ok_and(|segment| !segment.has(CONTROL)),
+        },
+        "the glance says {glance:?} where the walk says {found:?}"
     );
     found
 }

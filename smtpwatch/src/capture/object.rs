@@ -1,10 +1,12 @@
 //! The kernel object: embedded, loaded with the settings of this run.
 
+use std::{fs::File, io::Read as _};
+
 use aya::{
     Ebpf, EbpfError, EbpfLoader, VerifierLogLevel,
     programs::{Program, ProgramError},
 };
-use smtpwatch_common::PortSet;
+use smtpwatch_common::{PortSet, glance::SEEDS};
 
 use super::CaptureError;
 
@@ -79,9 +81,11 @@ fn load_with(settings: &LoadSettings, attribution: bool) -> Result<Loaded, Captu
     let attribution = u8::from(attribution);
     // aya-log's levels: 0 is silence, and the verifier drops the calls; 4 is debug.
     let log = if settings.log { 4_u8 } else { 0 };
+    let seeds = seeds()?;
     let mut object = EbpfLoader::new()
         .verifier_log_level(VerifierLogLevel::STATS)
-        .override_global("PORTS", settings.ports.as_bytes().as_slice(), true)
+        .override_global("PORTS", settings.ports.as_words().as_slice(), true)
+        .override_global("SEEDS", seeds.as_slice(), true)
         .override_global("ATTRIBUTION", &attribution, true)
         .override_global(aya_log::LEVEL, &log, true)
         .map_max_entries("FLOWS", settings.flows)
@@ -98,6 +102,18 @@ fn load_with(settings: &LoadSettings, attribution: bool) -> Result<Loaded, Captu
         Err(other) => return Err(other),
     };
     Ok(Loaded { object, no_xdp, no_attribution: None })
+}
+
+/// Secret numbers: whoever knew them could have one flow's mute silence another flow.
+fn seeds() -> Result<[u64; SEEDS], CaptureError> {
+    let failed = |error| CaptureError::Object(format!("cannot read random numbers from /dev/urandom: {error}"));
+    let mut octets = [0; SEEDS * 8];
+    File::open("/dev/urandom").and_then(|mut file| file.read_exact(&mut octets)).map_err(failed)?;
+    let mut seeds = [0; SEEDS];
+    for (seed, octets) in seeds.iter_mut().zip(octets.as_chunks().0) {
+        *seed = u64::from_ne_bytes(*octets);
+    }
+    Ok(seeds)
 }
 
 fn load_program(object: &mut Ebpf, name: &'static str) -> Result<(), CaptureError> {
@@ -139,6 +155,13 @@ fn raise_memlock() {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn seeds_are_random() {
+        let (one, other) = (seeds().unwrap(), seeds().unwrap());
+        assert!(one.iter().zip(&other).all(|(one, other)| one != other));
+        assert!(one.iter().all(|seed| *seed != 0));
+    }
 
     #[test]
     fn the_committed_object_is_built_from_these_sources() {

@@ -7,7 +7,7 @@ use std::{collections::HashMap, hash::Hash};
 
 use smtpwatch_common::{
     Counter, Direction, FlowKey, FlowState, Flows, Host, Link, Order, Outcome, PortSet, Record, RecordBuffer, Scratch,
-    Slice, process, record::UID_UNKNOWN,
+    Slice, Tag, process, record::UID_UNKNOWN,
 };
 use smtpwatch_core::engine::GateOrder;
 
@@ -120,9 +120,22 @@ impl<E: FnMut(Record<'_>)> Host for Run<'_, E> {
         (0, UID_UNKNOWN)
     }
 
-    fn watched(&self, port: u16) -> bool {
-        self.ports.contains(port)
+    fn ports(&self, word: usize) -> u64 {
+        self.ports.as_words()[word]
     }
+
+    // The flow table is exact and costs no more than this table would.
+    fn seed(&self, _: usize) -> u64 {
+        0
+    }
+
+    fn is_muted(&self, _: Tag) -> bool {
+        false
+    }
+
+    fn mute(&mut self, _: Tag) {}
+
+    fn unmute(&mut self, _: Tag) {}
 
     fn order(&self, key: &FlowKey) -> Option<Order> {
         self.orders.peek(key).copied()
