@@ -1,0 +1,168 @@
+//! Our reading: header walk, reassembly and dialogue, without the gate, so that bodies are there for the other readers.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    path::Path,
+};
+
+use smtpwatch::capture::pcap;
+use smtpwatch_common::{PortSet, Scratch, Slice, Walk, walk};
+use smtpwatch_core::{
+    FlowKey, Role, Segment, Side, TcpFlags,
+    finding::TranscriptLine,
+    flow::{Connection, FlowEvent},
+    smtp::Session,
+};
+
+use crate::{Reading, UNKNOWN};
+
+/// Flows of a file. Of several connections between the same end points the first is compared.
+pub type Flows = BTreeMap<FlowKey, Flow>;
+
+/// One flow.
+pub struct Flow {
+    connection: Connection,
+    session: Session,
+    ended: bool,
+    lines: usize,
+    /// What each side said, in the order in which the other can have known of it.
+    pub said: Vec<(Side, Vec<u8>)>,
+    /// What we make of it.
+    pub reading: Reading,
+}
+
+/// Reads a file.
+pub fn read(path: &Path, ports: &BTreeSet<u16>) -> Flows {
+    let ports = PortSet::new(&ports.iter().copied().collect::<Vec<_>>());
+    let mut flows = Flows::new();
+    let mut scratch = Box::new(Scratch::EMPTY);
+    pcap::read(path, |captured| {
+        let packet = Slice::new(captured.bytes, captured.wire_len);
+        let walked = walk::walk(&packet, captured.link, |port| ports.contains(port), || Some(&mut scratch));
+        let Walk::Segment(scratch) = walked else { return };
+        let found = &scratch.segment;
+        if !found.is_whole(&packet) {
+            return;
+        }
+        let start = usize::try_from(found.payload).expect("an offset");
+        let end = start + usize::try_from(found.length).expect("a length");
+        let segment = Segment {
+            at: captured.at,
+            flow: FlowKey { client: found.key.client(), server: found.key.server() },
+            from: match found.from {
+                smtpwatch_common::Side::Client => Side::Client,
+                smtpwatch_common::Side::Server => Side::Server,
+            },
+            role: Role::Client,
+            interface: "",
+            seq: found.seq,
+            ack: found.ack,
+            flags: TcpFlags(found.flags),
+            window: found.window,
+            ttl: found.ttl,
+            ip_id: found.ip_id,
+            options: &[],
+            length: found.length,
+            offset: 0,
+            payload: captured.bytes.get(start..end.min(captured.bytes.len())).unwrap_or(&[]),
+        };
+        match flows.get_mut(&segment.flow) {
+            Some(flow) => flow.push(&segment),
+            None => drop(flows.insert(segment.flow, Flow::new(&segment))),
+        }
+    })
+    .expect("a capture file");
+    for flow in flows.values_mut() {
+        flow.connection.close(flow.connection.last_activity());
+        flow.drain();
+        flow.session.finish();
+        flow.note();
+    }
+    flows
+}
+
+impl Flow {
+    fn new(first: &Segment<'_>) -> Self {
+        let connection = Connection::new(first);
+        let session = Session::new(connection.midstream());
+        let mut flow =
+            Self { connection, session, ended: false, lines: 0, said: Vec::new(), reading: Reading::default() };
+        flow.drain();
+        flow
+    }
+
+    /// Both sides said something.
+    pub fn two_sided(&self) -> bool {
+        [Side::Client, Side::Server].iter().all(|side| self.said.iter().any(|(from, _)| from == side))
+    }
+
+    fn push(&mut self, segment: &Segment<'_>) {
+        self.ended |= self.connection.is_new_connection(segment);
+        if !self.ended {
+            self.connection.push(segment);
+            self.drain();
+        }
+    }
+
+    fn drain(&mut self) {
+        let mut data = Vec::new();
+        while let Some(event) = self.connection.poll() {
+            match event {
+                FlowEvent::Data { from, at, offset, bytes, .. } => data.push((from, at, offset, Some(bytes.to_vec()))),
+                FlowEvent::Gap { from, at, length, .. } => data.push((from, at, length, None)),
+                FlowEvent::Finished { .. } | FlowEvent::Reset { .. } => {}
+            }
+        }
+        for (from, at, offset, bytes) in data {
+            let Some(bytes) = bytes else {
+                self.session.gap(from, offset);
+                continue;
+            };
+            let mut offset = offset;
+            // Line by line, so that each line of the transcript is seen before it makes room.
+            for piece in bytes.split_inclusive(|octet| *octet == b'\n') {
+                self.session.data(from, at, offset, piece);
+                offset += piece.len() as u64;
+                while self.session.poll().is_some() {}
+                self.note();
+            }
+            self.said.push((from, bytes));
+        }
+    }
+
+    /// Takes what is new in the transcript.
+    fn note(&mut self) {
+        let transcript = self.session.seen.transcript();
+        let left_out = transcript
+            .iter()
+            .find_map(|line| line.text.strip_prefix('[')?.strip_suffix(" lines left out]")?.parse::<usize>().ok());
+        let total = left_out.map_or(transcript.len(), |count| count + transcript.len() - 1);
+        for line in &transcript[transcript.len() - (total - self.lines).min(transcript.len())..] {
+            self.reading.take(line);
+        }
+        self.lines = total;
+        if let Some(capabilities) = &self.session.seen.capabilities {
+            self.reading.keywords = capabilities.keywords().map(str::to_owned).collect();
+        }
+    }
+}
+
+impl Reading {
+    fn take(&mut self, line: &TranscriptLine) {
+        match line.from {
+            // In brackets stands what was left out: a SASL response, a word without the form of a verb, a body, TLS.
+            Side::Client if line.text.contains(" octets]") && line.text.starts_with('[') => {
+                if self.codes.last() != Some(&334) {
+                    self.verbs.push(UNKNOWN.to_owned());
+                }
+            }
+            Side::Client if line.text.starts_with('[') => {}
+            Side::Client => {
+                let verb = line.text.split_whitespace().next().unwrap_or_default();
+                self.verbs.push(verb.to_ascii_uppercase());
+            }
+            Side::Server if line.text.starts_with('[') || line.text.as_bytes().get(3) == Some(&b'-') => {}
+            Side::Server => self.codes.push(line.text.get(..3).and_then(|code| code.parse().ok()).unwrap_or(0)),
+        }
+    }
+}
