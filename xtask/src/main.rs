@@ -3,6 +3,7 @@
 mod bench;
 mod build_ebpf;
 mod demo;
+mod fuzz;
 mod host;
 mod test;
 
@@ -25,6 +26,8 @@ enum Task {
     BuildEbpf(build_ebpf::Arguments),
     /// Play a STARTTLS strip against the real daemon and show the alert
     Demo,
+    /// Run the fuzz targets, one after the other
+    Fuzz(fuzz::Arguments),
 }
 
 fn main() -> anyhow::Result<()> {
@@ -33,5 +36,6 @@ fn main() -> anyhow::Result<()> {
         Task::Bench => bench::run(),
         Task::BuildEbpf(arguments) => build_ebpf::run(&arguments),
         Task::Demo => demo::run(),
+        Task::Fuzz(arguments) => fuzz::run(&arguments),
     }
 }

@@ -6,7 +6,7 @@ use std::time::Instant;
 
 use anyhow::{Context, Result, bail};
 
-use crate::{build_ebpf, host};
+use crate::{build_ebpf, fuzz, host};
 
 /// `cargo xtask test`.
 #[derive(clap::Args)]
@@ -56,7 +56,7 @@ enum Step {
     Harness { needs_root: bool, arguments: &'static [&'static str] },
 }
 
-const SUITES: [Suite; 7] = [
+const SUITES: [Suite; 8] = [
     Suite {
         name: "format",
         about: "cargo fmt",
@@ -77,6 +77,11 @@ const SUITES: [Suite; 7] = [
             needs_root: false,
             arguments: &["test", "-p", "smtpwatch-common", "-p", "smtpwatch-core", "-p", "smtpwatch", "-p", "xtask"],
         },
+    },
+    Suite {
+        name: "fuzz",
+        about: "every fuzz target, a fixed number of runs over the kept corpus",
+        step: Step::Call(fuzz::suite),
     },
     Suite {
         name: "object",

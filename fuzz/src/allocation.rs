@@ -1,0 +1,70 @@
+//! Counts what is allocated, so that a target can hold code to a bound in octets.
+//!
+//! Each target is one thread, so a difference of two readings is what the code between them did.
+
+use std::{
+    alloc::{GlobalAlloc, Layout, System},
+    sync::atomic::{AtomicUsize, Ordering::Relaxed},
+};
+
+static CURRENT: AtomicUsize = AtomicUsize::new(0);
+static PEAK: AtomicUsize = AtomicUsize::new(0);
+
+/// The system's allocator, counted. A target declares it with `#[global_allocator]`.
+pub struct Counting;
+
+/// The peak of what is allocated from [`Watch::start`] on, beyond what was allocated then.
+pub struct Watch {
+    start: usize,
+}
+
+impl Watch {
+    /// Begins to watch; ends every watch begun before.
+    #[must_use]
+    pub fn start() -> Self {
+        let start = CURRENT.load(Relaxed);
+        PEAK.store(start, Relaxed);
+        Self { start }
+    }
+
+    /// Octets at the peak.
+    #[must_use]
+    pub fn peak(&self) -> usize {
+        PEAK.load(Relaxed).saturating_sub(self.start)
+    }
+}
+
+fn grown(octets: usize) {
+    let current = CURRENT.fetch_add(octets, Relaxed).wrapping_add(octets);
+    PEAK.fetch_max(current, Relaxed);
+}
+
+// SAFETY: every call goes to the system's allocator with the arguments as they came; counting touches atomics alone and
+// allocates nothing.
+unsafe impl GlobalAlloc for Counting {
+    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
+        grown(layout.size());
+        // SAFETY: the caller keeps the contract of `GlobalAlloc::alloc`.
+        unsafe { System.alloc(layout) }
+    }
+
+    unsafe fn alloc_zeroed(&self, layout: Layout) -> *mut u8 {
+        grown(layout.size());
+        // SAFETY: the caller keeps the contract of `GlobalAlloc::alloc_zeroed`.
+        unsafe { System.alloc_zeroed(layout) }
+    }
+
+    unsafe fn dealloc(&self, octets: *mut u8, layout: Layout) {
+        CURRENT.fetch_sub(layout.size(), Relaxed);
+        // SAFETY: the caller keeps the contract of `GlobalAlloc::dealloc`.
+        unsafe { System.dealloc(octets, layout) }
+    }
+
+    unsafe fn realloc(&self, octets: *mut u8, layout: Layout, size: usize) -> *mut u8 {
+        // Growing may hold both blocks for a moment.
+        grown(size);
+        CURRENT.fetch_sub(layout.size(), Relaxed);
+        // SAFETY: the caller keeps the contract of `GlobalAlloc::realloc`.
+        unsafe { System.realloc(octets, layout, size) }
+    }
+}

@@ -1,0 +1,224 @@
+//! `cargo xtask fuzz`: runs the fuzz targets one after the other.
+//!
+//! They are built by cargo-fuzz without a sanitizer. What they drive is safe Rust, in which a fault is a panic, a
+//! failed assertion or a bound exceeded; and so the ordinary stable toolchain builds them.
+
+use std::{
+    fs,
+    io::{BufRead, BufReader},
+    path::{Path, PathBuf},
+    process::{Command, Stdio},
+    time::Instant,
+};
+
+use anyhow::{Context, Result, bail, ensure};
+
+use crate::host;
+
+/// The targets, in the order of the data: `fuzz/fuzz_targets/`.
+const TARGETS: [&str; 5] = ["walk_gate", "record", "reassembly", "dialogue", "engine_pcap"];
+/// The version that is installed where none is.
+const CARGO_FUZZ: &str = "0.13.2";
+/// Longest input in octets: a dialogue, a small capture.
+const INPUT: usize = 4096;
+/// Octets of memory above which libFuzzer stops a target.
+const MEMORY_MIB: usize = 1024;
+/// Executions per target in the test suite.
+const SUITE_RUNS: u64 = 20_000;
+
+/// `cargo xtask fuzz`.
+#[derive(clap::Args)]
+#[group(multiple = false)]
+pub struct Arguments {
+    /// Run each target so many seconds; what it finds is kept in target/fuzz/corpus for the next time
+    #[arg(long, value_name = "N", default_value_t = 60)]
+    seconds: u64,
+    /// Run each target so many times from the kept corpus alone, always with the same seed
+    #[arg(long, value_name = "N")]
+    runs: Option<u64>,
+}
+
+/// How far each target goes.
+#[derive(Clone, Copy)]
+enum Extent {
+    Seconds(u64),
+    Runs(u64),
+}
+
+/// Runs every target; an error when one of them failed.
+pub fn run(arguments: &Arguments) -> Result<()> {
+    all(arguments.runs.map_or(Extent::Seconds(arguments.seconds), Extent::Runs))
+}
+
+/// The suite `fuzz` of `cargo xtask test`.
+pub fn suite() -> Result<()> {
+    all(Extent::Runs(SUITE_RUNS))
+}
+
+fn all(extent: Extent) -> Result<()> {
+    build()?;
+    let mut failed = Vec::new();
+    println!("{:<12} {:>12} {:>8} {:>8} {:>8}", "target", "executions", "per s", "corpus", "seconds");
+    for target in TARGETS {
+        let start = Instant::now();
+        let outcome = one(target, extent)?;
+        let seconds = start.elapsed().as_secs_f64();
+        println!(
+            "{target:<12} {:>12} {:>8} {:>8} {seconds:>8.1}",
+            outcome.executions, outcome.per_second, outcome.corpus
+        );
+        if outcome.failed {
+            failed.push(target);
+        }
+    }
+    ensure!(failed.is_empty(), "failed: {}; the input and how to run it again stand above", failed.join(", "));
+    Ok(())
+}
+
+fn directory() -> PathBuf {
+    host::workspace().join("target/fuzz")
+}
+
+fn build() -> Result<()> {
+    let bin = host::workspace().join("target/tools/bin");
+    if !bin.join("cargo-fuzz").is_file() && host::find("cargo-fuzz").is_none() {
+        println!("installing cargo-fuzz {CARGO_FUZZ} in target/tools, because it is missing");
+        let root = bin.with_file_name("");
+        let arguments = ["install", "--quiet", "--locked", "cargo-fuzz", "--version", CARGO_FUZZ, "--root"];
+        let status = host::cargo(&arguments).arg(root).status().context("cannot start cargo")?;
+        ensure!(status.success(), "cargo install cargo-fuzz ended with {status}");
+    }
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    let path = std::env::join_paths(std::iter::once(bin).chain(std::env::split_paths(&path)))?;
+    let status = host::cargo(&["fuzz", "build", "--sanitizer", "none", "--target-dir"])
+        .arg(directory())
+        .env("PATH", path)
+        .status()
+        .context("cannot start cargo fuzz")?;
+    ensure!(status.success(), "cargo fuzz build ended with {status}");
+    Ok(())
+}
+
+#[derive(Default)]
+struct Outcome {
+    executions: u64,
+    per_second: u64,
+    corpus: u64,
+    failed: bool,
+    /// The message of a panic stands on the line after its place.
+    message_follows: bool,
+}
+
+fn one(target: &str, extent: Extent) -> Result<Outcome> {
+    let kept = host::workspace().join("fuzz/corpus").join(target);
+    let artifacts = host::workspace().join("fuzz/artifacts").join(target);
+    let found = match extent {
+        Extent::Seconds(_) => directory().join("corpus").join(target),
+        Extent::Runs(_) => fresh(&directory().join("scratch").join(target))?,
+    };
+    for needed in [&artifacts, &found] {
+        fs::create_dir_all(needed).with_context(|| format!("cannot create {}", needed.display()))?;
+    }
+    let mut command = Command::new(executable(target)?);
+    command
+        .arg(format!("-artifact_prefix={}/", artifacts.display()))
+        .arg(format!("-max_len={INPUT}"))
+        .arg(format!("-rss_limit_mb={MEMORY_MIB}"))
+        .args(["-print_final_stats=1", "-timeout=10"])
+        .args(match extent {
+            Extent::Seconds(seconds) => vec![format!("-max_total_time={seconds}")],
+            Extent::Runs(runs) => vec![format!("-runs={runs}"), "-seed=1".to_owned()],
+        })
+        .args([&found, &kept]);
+    let mut child = command.stderr(Stdio::piped()).stdout(Stdio::null()).spawn().context("cannot start the target")?;
+    let stderr = child.stderr.take().context("standard error is piped")?;
+    let mut outcome = Outcome::default();
+    for line in BufReader::new(stderr).split(b'\n') {
+        outcome.line(&String::from_utf8_lossy(&line?));
+    }
+    let status = child.wait()?;
+    if !status.success() {
+        outcome.failed = true;
+        println!("FAILED: {target} ended with {status}; again: {} INPUT", executable(target)?.display());
+    }
+    Ok(outcome)
+}
+
+/// What a target says when it stops early.
+const REASONS: [&str; 4] = ["panicked at", "ERROR: ", "SUMMARY: ", "Test unit written to"];
+
+impl Outcome {
+    /// Takes in one line of libFuzzer's: its statistics, or why it stopped.
+    fn line(&mut self, line: &str) {
+        if let Some(rest) = line.strip_prefix("stat::") {
+            let (name, value) = rest.split_once(':').unwrap_or((rest, ""));
+            let value = value.trim().parse().unwrap_or(0);
+            match name {
+                "number_of_executed_units" => self.executions = value,
+                "average_exec_per_sec" => self.per_second = value,
+                _ => {}
+            }
+        } else if let Some(corpus) = corpus(line) {
+            self.corpus = corpus;
+        } else if self.message_follows || REASONS.iter().any(|reason| line.contains(reason)) {
+            println!("{line}");
+            self.message_follows = line.contains(REASONS[0]);
+        }
+    }
+}
+
+/// Inputs that are held, of a line like `#4096 pulse cov: 512 ft: 700 corp: 61/9Kb lim: 80 exec/s: 2048`.
+fn corpus(line: &str) -> Option<u64> {
+    let (_, rest) = line.strip_prefix('#')?.split_once(" corp: ")?;
+    rest.split('/').next()?.parse().ok()
+}
+
+fn executable(target: &str) -> Result<PathBuf> {
+    let triples = fs::read_dir(directory()).with_context(|| format!("cannot read {}", directory().display()))?;
+    for triple in triples {
+        let file = triple?.path().join("release").join(target);
+        if file.is_file() {
+            return Ok(file);
+        }
+    }
+    bail!("cargo fuzz built no {target} under {}", directory().display());
+}
+
+/// An empty directory.
+fn fresh(path: &Path) -> Result<PathBuf> {
+    if path.exists() {
+        fs::remove_dir_all(path).with_context(|| format!("cannot empty {}", path.display()))?;
+    }
+    Ok(path.to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_statistics_of_libfuzzer_are_read() {
+        let mut outcome = Outcome::default();
+        for line in [
+            "#4096\tpulse  cov: 512 ft: 700 corp: 61/9Kb lim: 80 exec/s: 2048 rss: 60Mb",
+            "stat::number_of_executed_units: 20000",
+            "stat::average_exec_per_sec:     6666",
+            "stat::peak_rss_mb:              90",
+        ] {
+            outcome.line(line);
+        }
+        assert_eq!((outcome.executions, outcome.per_second, outcome.corpus), (20_000, 6_666, 61));
+    }
+
+    #[test]
+    fn every_target_has_its_source_and_its_corpus() {
+        for target in TARGETS {
+            let fuzz = host::workspace().join("fuzz");
+            assert!(fuzz.join("fuzz_targets").join(target).with_extension("rs").is_file(), "{target}");
+            let files = fs::read_dir(fuzz.join("corpus").join(target)).expect("a kept corpus").count();
+            assert!((1..40).contains(&files), "{target}: {files} files");
+        }
+        let sources = fs::read_dir(host::workspace().join("fuzz/fuzz_targets")).expect("sources").count();
+        assert_eq!(sources, TARGETS.len());
+    }
+}
