@@ -7,11 +7,12 @@
 //! again from there.
 //!
 //! That a tag is found must never silence a flow that is not muted, for this would blind the daemon:
-//! * Two end points share a tag with probability 2⁻⁶⁴, and nobody can search for such a pair: a tag is two sums of 32 bits
-//!   of products with secret seeds (multilinear hashing, strongly universal: Lemire and Kaser, "Strongly universal string
-//!   hashing is fast", The Computer Journal 57 (11), 2014).
-//! * A flow's tags are cleared after its state is made or begins another life, and with every SYN; and a tag is set only
-//!   before the flow's state is looked at once more.
+//! * Two given pairs of end points share a tag with probability 2⁻⁶⁴, and nobody can search for such: a tag is two sums, 32
+//!   bits of each, of products with secret seeds (multilinear hashing, strongly universal: Lemire and Kaser, "Strongly
+//!   universal string hashing is fast", The Computer Journal 57 (11), 2014). A tag of zero, which an empty slot would seem
+//!   to hold, is as improbable.
+//! * A flow's tags are cleared after its state is made or begins another life, and with every SYN and SYN-ACK. Whoever sets
+//!   a tag looks at the flow's state once more and takes it back if the flow is no longer muted.
 
 use crate::{
     Counter, FlowKey, Host, Link, Outcome, Packet, Side,
@@ -29,6 +30,8 @@ use crate::{
 pub const SLOTS: usize = 1 << 16;
 /// Secret random numbers that tags are made with.
 pub const SEEDS: usize = 2 * SEEDS_OF_SUM;
+
+const _: () = assert!(SLOTS == 1 << u16::BITS);
 
 /// One for the sum itself, three words of an IPv4 packet, nine of an IPv6 packet.
 const SEEDS_OF_SUM: usize = 1 + 3 + 9;
@@ -53,7 +56,7 @@ impl Tag {
     #[must_use]
     pub const fn slot(self) -> usize {
         // A tag is compared as a whole, so its slot may be a part of it.
-        (self.0 & (SLOTS as u64 - 1)) as usize
+        (self.0 & 0xffff) as u16 as usize
     }
 
     /// The tag of the packets that `from` sends.

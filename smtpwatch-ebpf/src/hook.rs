@@ -21,7 +21,7 @@ use crate::{
 /// Takes a packet at XDP through the gate.
 #[inline(always)]
 pub fn xdp(context: &XdpContext) {
-    let mut host = Surroundings { direction: Direction::Ingress, interface: || 0, owner: || (0, UID_UNKNOWN) };
+    let mut host = at_a_glance(Direction::Ingress);
     if glance(&XdpPacket(context), Link::Ethernet, &mut host).is_none() {
         black_box(xdp_closely(context.ctx));
     }
@@ -44,7 +44,7 @@ fn xdp_closely(context: *mut xdp_md) -> u32 {
 /// Takes a packet at TC through the gate.
 #[inline(always)]
 pub fn skb(context: &TcContext, link: Link, direction: Direction) {
-    let mut host = Surroundings { direction, interface: || 0, owner: || (0, UID_UNKNOWN) };
+    let mut host = at_a_glance(direction);
     if glance(&SkbPacket(context), link, &mut host).is_none() {
         black_box(skb_closely(context.skb.skb, link, direction));
     }
@@ -103,6 +103,12 @@ fn scratch<'a>() -> Option<&'a mut Scratch> {
     // SAFETY: a program is not preempted by another one on its CPU that uses the slot: XDP and TC run with bottom halves
     // off, and the reference does not outlive the program.
     SCRATCH.get_ptr_mut(0).map(|scratch| unsafe { &mut *scratch })
+}
+
+/// Surroundings for a glance, which sends nothing and so asks neither for the interface nor for an owner.
+#[inline(always)]
+fn at_a_glance(direction: Direction) -> impl Host {
+    Surroundings { direction, interface: || 0, owner: || (0, UID_UNKNOWN) }
 }
 
 /// The place of a tag in the table of muted flows.

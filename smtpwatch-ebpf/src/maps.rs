@@ -42,14 +42,14 @@ pub static PORTS: [Global<u64>; ports::WORDS] = {
     globals
 };
 
-/// What the tags of muted flows are made with. The loader puts random numbers here; these are for tests.
+/// What the tags of muted flows are made with. The loader puts secret random numbers here; multiples of
+/// the golden ratio will do for tests.
 #[unsafe(no_mangle)]
 pub static SEEDS: [Global<u64>; glance::SEEDS] = {
     let mut globals = [const { Global::new(0) }; glance::SEEDS];
     let mut seed = 0_u64;
     let mut i = 0;
     while i < glance::SEEDS {
-        // Weyl sequence of the golden ratio: no two are alike, and all are odd or even by turns.
         seed = seed.wrapping_add(0x9e37_79b9_7f4a_7c15);
         globals[i] = Global::new(seed);
         i += 1;

@@ -115,7 +115,11 @@ fn cases() -> Vec<Case> {
     let muted_v6 = Packet { v6: true, ..muted.clone() };
     let another = Packet { seq: 77, ..syn.clone() };
     let spend = |packet: &Packet| vec![packet.ethernet(); 8];
+    // What remains when nothing is decided: one bounds check, one comparison, one counter.
+    let mut not_ip = web.ethernet();
+    not_ip[12..14].copy_from_slice(&[0x88, 0xcc]);
     vec![
+        Case { name: "not IP", packet: not_ip, before: Vec::new(), repeat: REPEAT, goal: None },
         Case { name: "not mail", packet: web.ethernet(), before: Vec::new(), repeat: REPEAT, goal: Some(1.1) },
         Case {
             name: "mail, muted (IPv4)",
