@@ -1,18 +1,20 @@
 //! Packets through the way of one packet, as the kernel programs take it: walk, state, orders, gate, records.
 //!
-//! Asserted: every packet is counted once; every record decodes and holds octets of its packet; no flow sends more than
-//! its budget, whatever the packets say.
+//! Two gates take every packet: one with the table of muted flows that the kernel programs have, one without it and
+//! without the first glance. Asserted: both come to the same; every packet is counted once; every record decodes and holds
+//! octets of its packet; no flow sends more than its budget, whatever the packets say.
 #![no_main]
 
 use std::collections::HashMap;
 
 use libfuzzer_sys::fuzz_target;
 use smtpwatch_common::{
-    Counter, Direction, FlowKey, FlowState, Flows, Host, Link, Order, Outcome, PortSet, Record, RecordBuffer, Scratch,
-    Slice,
+    Counter, Direction, FlowKey, FlowState, Flows, Header, Host, Link, Order, Outcome, PortSet, Record, RecordBuffer,
+    Scratch, Slice, Tag,
     counters::Label,
     gate::{CONTROL_RECORDS, FLOW_BUDGET, MIDSTREAM_BUDGET, RECORD_COST, order_kind},
     process,
+    process::process_closely,
     record::{UID_UNKNOWN, mark},
 };
 use smtpwatch_fuzz::{
@@ -25,7 +27,7 @@ const BEYOND_BUDGET: u32 = RECORD_COST * (1 + CONTROL_RECORDS as u32);
 
 fuzz_target!(|input: &[u8]| {
     let mut input = input;
-    let mut gate = Gate::default();
+    let mut gate = Gates::default();
     let mut streams = Streams::default();
     while let Some(frame) = Frame::take(&mut input) {
         let built = (!frame.is(kind::RAW)).then(|| streams.build(&frame));
@@ -34,30 +36,42 @@ fuzz_target!(|input: &[u8]| {
     }
 });
 
-struct Gate {
+/// Both gates, and what they have in common.
+struct Gates {
     ports: PortSet,
-    flows: Table,
+    /// As in the kernel.
+    glancing: Gate,
+    /// By the flow table alone.
+    closely: Gate,
     orders: HashMap<FlowKey, Order>,
-    scratch: Box<Scratch>,
     now: u64,
     packets: u64,
-    counted: u64,
-    /// What each life of a flow cost, and whether it was joined after its SYN.
-    spent: HashMap<u64, (u32, bool)>,
+    /// What each life of a flow cost.
+    spent: HashMap<u64, u32>,
     newest: Option<(FlowKey, u64, u32)>,
     serial: u32,
 }
 
-impl Default for Gate {
+struct Gate {
+    flows: Table,
+    muted: Option<HashMap<usize, Tag>>,
+    scratch: Box<Scratch>,
+    counted: u64,
+}
+
+/// The octets that a record carries, with its header.
+type Sent = Vec<(Header, Vec<u8>)>;
+
+impl Default for Gates {
     fn default() -> Self {
+        let gate = |muted| Gate { flows: Table::default(), muted, scratch: Box::new(Scratch::EMPTY), counted: 0 };
         Self {
             ports: PortSet::default(),
-            flows: Table::default(),
+            glancing: gate(Some(HashMap::new())),
+            closely: gate(None),
             orders: HashMap::new(),
-            scratch: Box::new(Scratch::EMPTY),
             now: 1,
             packets: 0,
-            counted: 0,
             spent: HashMap::new(),
             newest: None,
             serial: 0,
@@ -65,37 +79,24 @@ impl Default for Gate {
     }
 }
 
-impl Gate {
+impl Gates {
     fn packet(&mut self, frame: &Frame<'_>, bytes: &[u8], built: bool) {
-        let extra = if frame.is(kind::CUT) { CUT_OCTETS } else { 0 };
-        let wire_len = u32::try_from(bytes.len() + extra).expect("a packet is short");
-        let link = if frame.is(kind::IP) { Link::Ip } else { Link::Ethernet };
-        let direction = if frame.is(kind::EGRESS) { Direction::Egress } else { Direction::Ingress };
         self.now += 1;
         self.packets += 1;
-        let Self { ports, flows, orders, scratch, now, counted, spent, newest, .. } = self;
-        let mut records = 0;
-        let mut host = Run {
-            now: *now,
-            direction,
-            ports,
-            orders,
-            counted,
-            emit: |record: Record<'_>| {
-                records += 1;
-                judge(&record, bytes, built.then_some(frame.body));
-                let header = &record.header;
-                let midstream = header.marked(mark::MIDSTREAM);
-                let (spent, _) = spent.entry(header.flow).or_insert((0, midstream));
-                *spent += RECORD_COST + u32::from(header.captured);
-                let budget = if midstream { MIDSTREAM_BUDGET } else { FLOW_BUDGET };
-                assert!(*spent <= budget + BEYOND_BUDGET, "a flow sent {spent} octets of {budget}");
-                *newest = Some((header.key, header.flow, header.seq));
-            },
-        };
-        let outcome = process(&Slice::new(bytes, wire_len), link, flows, &mut host, || Some(scratch));
-        assert_eq!(records > 0, outcome == Outcome::Forwarded, "{outcome:?} with {records} records");
-        assert_eq!(self.counted, self.packets, "a packet that was not counted once: {outcome:?}");
+        let (outcome, sent) = self.glancing.packet(&self.ports, &self.orders, self.now, frame, bytes);
+        let closely = self.closely.packet(&self.ports, &self.orders, self.now, frame, bytes);
+        assert_eq!((outcome, &sent), (closely.0, &closely.1), "the glance tells otherwise");
+        assert_eq!(!sent.is_empty(), outcome == Outcome::Forwarded, "{outcome:?} with {} records", sent.len());
+        assert_eq!(self.glancing.counted, self.packets, "a packet that was not counted once: {outcome:?}");
+        assert_eq!(self.closely.counted, self.packets, "a packet that was not counted once: {outcome:?}");
+        for (header, payload) in &sent {
+            judge(&Record { header: *header, payload }, bytes, built.then_some(frame.body));
+            let spent = self.spent.entry(header.flow).or_insert(0);
+            *spent += RECORD_COST + u32::from(header.captured);
+            let budget = if header.marked(mark::MIDSTREAM) { MIDSTREAM_BUDGET } else { FLOW_BUDGET };
+            assert!(*spent <= budget + BEYOND_BUDGET, "a flow sent {spent} octets of {budget}");
+            self.newest = Some((header.key, header.flow, header.seq));
+        }
     }
 
     /// What the daemon may order of the flow that it heard of last.
@@ -114,6 +115,31 @@ impl Gate {
         self.serial += 1;
         let position = seq.wrapping_add(u32::from(frame.order / 5));
         self.orders.insert(key, Order { flow, serial: self.serial, kind, position, reserved: 0 });
+    }
+}
+
+impl Gate {
+    fn packet(
+        &mut self,
+        ports: &PortSet,
+        orders: &HashMap<FlowKey, Order>,
+        now: u64,
+        frame: &Frame<'_>,
+        bytes: &[u8],
+    ) -> (Outcome, Sent) {
+        let extra = if frame.is(kind::CUT) { CUT_OCTETS } else { 0 };
+        let packet = Slice::new(bytes, u32::try_from(bytes.len() + extra).expect("a packet is short"));
+        let link = if frame.is(kind::IP) { Link::Ip } else { Link::Ethernet };
+        let direction = if frame.is(kind::EGRESS) { Direction::Egress } else { Direction::Ingress };
+        let Self { flows, muted, scratch, counted } = self;
+        let glances = muted.is_some();
+        let mut host = Run { now, direction, ports, orders, muted, counted, sent: Sent::new() };
+        let outcome = if glances {
+            process(&packet, link, flows, &mut host, || Some(scratch))
+        } else {
+            process_closely(&packet, link, flows, &mut host, || Some(scratch))
+        };
+        (outcome, host.sent)
     }
 }
 
@@ -145,16 +171,17 @@ impl Flows for Table {
     }
 }
 
-struct Run<'a, E> {
+struct Run<'a> {
     now: u64,
     direction: Direction,
     ports: &'a PortSet,
     orders: &'a HashMap<FlowKey, Order>,
+    muted: &'a mut Option<HashMap<usize, Tag>>,
     counted: &'a mut u64,
-    emit: E,
+    sent: Sent,
 }
 
-impl<E: FnMut(Record<'_>)> Host for Run<'_, E> {
+impl Host for Run<'_> {
     fn now(&self) -> u64 {
         self.now
     }
@@ -171,8 +198,34 @@ impl<E: FnMut(Record<'_>)> Host for Run<'_, E> {
         (0, UID_UNKNOWN)
     }
 
-    fn watched(&self, port: u16) -> bool {
-        self.ports.contains(port)
+    fn ports(&self, word: usize) -> u64 {
+        self.ports.as_words()[word]
+    }
+
+    fn seed(&self, index: usize) -> u64 {
+        // Numbers that are not linear in each other, as the daemon's random ones are not: SplitMix64.
+        let mut number = (index as u64 + 1).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+        number = (number ^ number >> 30).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        number = (number ^ number >> 27).wrapping_mul(0x94d0_49bb_1331_11eb);
+        number ^ number >> 31
+    }
+
+    fn is_muted(&self, tag: Tag) -> bool {
+        self.muted.as_ref().is_some_and(|muted| muted.get(&tag.slot()) == Some(&tag))
+    }
+
+    fn mute(&mut self, tag: Tag) {
+        if let Some(muted) = self.muted {
+            muted.insert(tag.slot(), tag);
+        }
+    }
+
+    fn unmute(&mut self, tag: Tag) {
+        if let Some(muted) = self.muted
+            && muted.get(&tag.slot()) == Some(&tag)
+        {
+            muted.remove(&tag.slot());
+        }
     }
 
     fn order(&self, key: &FlowKey) -> Option<Order> {
@@ -181,7 +234,7 @@ impl<E: FnMut(Record<'_>)> Host for Run<'_, E> {
 
     fn submit(&mut self, record: &RecordBuffer) -> bool {
         let payload = &record.payload[..usize::from(record.header.captured)];
-        (self.emit)(Record { header: record.header, payload });
+        self.sent.push((record.header, payload.to_vec()));
         true
     }
 
