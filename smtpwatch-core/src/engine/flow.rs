@@ -34,6 +34,8 @@ pub(super) struct Flow {
     pub(super) held_back: bool,
     /// A reset came: the flow is kept a little, should the host go on as if it had not (EV-22).
     pub(super) lingers: bool,
+    /// Claims that are held back, as they stood last.
+    held: Vec<Claim>,
     /// Claims that went out, with their severity then.
     raised: Vec<(Kind, usize, Severity)>,
     syn_at: Option<Timestamp>,
@@ -58,6 +60,7 @@ impl Flow {
             aged: segment.at,
             held_back: false,
             lingers: false,
+            held: Vec::new(),
             raised: Vec::new(),
             syn_at: None,
             round_trip: None,
@@ -136,7 +139,19 @@ impl Flow {
         before.is_none_or(|(.., severity)| *severity < claim.severity)
     }
 
+    pub(super) fn hold(&mut self, claim: Claim) {
+        self.held.retain(|held| (held.kind, held.instance) != (claim.kind, claim.instance));
+        self.held.push(claim);
+    }
+
+    /// Claims that were held back and have not gone out since.
+    pub(super) fn release(&mut self) -> Vec<Claim> {
+        let held = std::mem::take(&mut self.held);
+        held.into_iter().filter(|claim| self.is_louder(claim)).collect()
+    }
+
     pub(super) fn raise(&mut self, claim: &Claim) {
+        self.held.retain(|held| (held.kind, held.instance) != (claim.kind, claim.instance));
         self.raised.retain(|(kind, instance, _)| (*kind, *instance) != (claim.kind, claim.instance));
         self.raised.push((claim.kind, claim.instance, claim.severity));
     }

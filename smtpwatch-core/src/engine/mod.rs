@@ -22,7 +22,7 @@ use crate::{
         rule::Rule,
         scope::Scope,
     },
-    smtp::{Offer, SessionEvent, Starttls},
+    smtp::{HandshakeEnd, Offer, SessionEvent, Starttls, TlsPhase},
 };
 
 /// How the engine judges.
@@ -54,6 +54,8 @@ pub struct Engine {
 
 /// How often a flow is moved to the young end of the list of ages at most: the list stays short for busy flows.
 const AGE_STEP: Duration = Duration::from_secs(10);
+/// Stale entries that the lists of times may hold beside those of live flows.
+const LIST_SLACK: usize = 4096;
 /// A host that obeyed a reset sends nothing more; one that saw a decoy goes on within this time (THREATS EV-22).
 const LINGER: Duration = Duration::from_secs(2);
 
@@ -117,6 +119,8 @@ impl Engine {
             Some(CloseCause::Finished) => self.end(key, segment.at),
             Some(CloseCause::Reset) if !flow.lingers => {
                 flow.lingers = true;
+                // The retry may come before the reset is believed.
+                Self::note_failure(&mut self.failures, key, flow, segment.at);
                 self.resets.push_back((segment.at + LINGER, key));
             }
             Some(CloseCause::Reset) => {}
@@ -133,6 +137,9 @@ impl Engine {
             && due <= self.now
         {
             self.deadlines.pop_front();
+            if let Some(flow) = self.flows.get_mut(&key) {
+                flow.held_back = false;
+            }
             self.judge(key, due, Urgency::Overdue);
         }
         self.close_silent();
@@ -198,7 +205,22 @@ impl Engine {
         }
     }
 
+    /// Entries of flows that are gone are left in the lists until their time; a flood must not pile them up.
+    fn compact(&mut self) {
+        let bound = 2 * self.flows.len() + LIST_SLACK;
+        if self.ages.len() > bound {
+            self.ages.retain(|(aged, key)| self.flows.get(key).is_some_and(|flow| flow.aged == *aged));
+        }
+        if self.begun.len() > bound {
+            self.begun.retain(|(begun, key)| self.flows.get(key).is_some_and(|flow| flow.begun == *begun));
+        }
+        if self.deadlines.len() > bound {
+            self.deadlines.retain(|(_, key)| self.flows.get(key).is_some_and(|flow| flow.held_back));
+        }
+    }
+
     fn make_room(&mut self) {
+        self.compact();
         while self.flows.len() >= limits::FLOWS {
             let Some((aged, key)) = self.ages.pop_front() else { return };
             if self.flows.get(&key).is_some_and(|flow| flow.aged == aged) {
@@ -274,9 +296,10 @@ impl Engine {
         let subject = Subject { flow: key, role: flow.role, names: &names };
         let mut expectation = Expectation::of(&subject, &self.rules, &self.history, self.settings.strength);
         expectation.failure = self.failures.before(flow.role, key, at);
+        let wire = flow.wire();
         let claims = judge::judge(Case {
             session: &flow.session.seen,
-            wire: &flow.wire(),
+            wire: &wire,
             expectation: &expectation,
             role: flow.role,
             port: key.server.port(),
@@ -290,6 +313,7 @@ impl Engine {
                 continue;
             }
             if !claim.is_final && urgency == Urgency::Progress {
+                flow.hold(claim);
                 if !flow.held_back {
                     flow.held_back = true;
                     self.deadlines.push_back((at + limits::VERDICT_DEADLINE, key));
@@ -298,6 +322,23 @@ impl Engine {
             }
             flow.raise(&claim);
             self.outputs.push_back(Output::Finding(Box::new(flow.finding(key, at, claim))));
+        }
+        // What was claimed before a hole stands, though the rules cannot repeat it behind one.
+        if urgency != Urgency::Progress {
+            for claim in flow.release() {
+                flow.raise(&claim);
+                self.outputs.push_back(Output::Finding(Box::new(flow.finding(key, at, claim))));
+            }
+        }
+    }
+
+    /// Remembers a handshake that failed. A client that leaves after the go-ahead without a single TLS octet is a probe.
+    fn note_failure(failures: &mut Failures, key: FlowKey, flow: &Flow, at: Timestamp) {
+        let seen = &flow.session.seen;
+        if let Some(end) = seen.handshake_end()
+            && (seen.tls_began() || end != HandshakeEnd::Closed(Side::Client))
+        {
+            failures.note(flow.role, Failure { at, flow: key, end });
         }
     }
 
@@ -308,11 +349,9 @@ impl Engine {
         if seen.doubt.is_some() {
             return;
         }
-        let used = seen.tls.as_ref().is_some_and(|tls| tls.is_established())
-            || (seen.tls_began() && seen.handshake_end().is_none());
-        if let Some(end) = seen.handshake_end() {
-            self.failures.note(flow.role, Failure { at, flow: key, end });
-        } else if used {
+        let used = seen.tls_began() && seen.handshake_end().is_none();
+        Self::note_failure(&mut self.failures, key, flow, at);
+        if seen.tls.as_ref().is_some_and(TlsPhase::is_established) {
             self.failures.forgive(flow.role, key);
         }
         let Some(capabilities) = &seen.capabilities else { return };

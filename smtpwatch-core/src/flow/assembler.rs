@@ -167,7 +167,8 @@ impl Assembler {
         }
         let difference = difference.map(|at| self.surroundings(at, offset, bytes))?;
         self.replace_refused(offset, bytes);
-        Some(difference)
+        // Where a bound cut the held copy short of the difference there are no two copies to show.
+        (difference.first != difference.other).then_some(difference)
     }
 
     /// The receiver acknowledged up to `offset`, although octets behind it had been sent: it did not take those in.

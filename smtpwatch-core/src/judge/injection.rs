@@ -47,9 +47,10 @@ fn replies(case: Case<'_>) -> Option<Claim> {
 /// confused server.
 fn unsolicited(case: Case<'_>) -> Option<Claim> {
     let undecided = case.session.doubt.is_none() && !case.session.mail_sent;
-    let line = case.session.unsolicited.as_ref().filter(|_| undecided)?;
+    let code = case.session.unsolicited.filter(|_| undecided)?;
     let expected = by_standard("one reply for each command (RFC 5321 §4.2)");
     let mut claim = Claim::new(case, Kind::ResponseInjection, "E4", Evidence::Suspicious, expected);
     claim.severity = claim.severity.min(Severity::Low);
-    Some(claim.prove(format!("a reply that answers no command: {line:?}")))
+    claim.reply = Some(code);
+    Some(claim.prove(format!("a reply {code} that answers no command")))
 }

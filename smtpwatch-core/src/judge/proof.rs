@@ -2,9 +2,9 @@
 
 use std::time::Duration;
 
-use super::{Case, Claim};
+use super::{Case, Claim, side_name};
 use crate::{
-    Role, Side,
+    Role,
     finding::{Evidence, Kind, Severity},
     smtp::Starttls,
 };
@@ -41,21 +41,40 @@ pub(super) fn add(case: Case<'_>, claim: &mut Claim) {
     claim.proof.push(case.scope.of(case.at, case.peer));
 }
 
-/// FO-1. What a client sent may hold secrets, so only lengths are told of it.
+/// FO-1.
 fn conflicts(case: Case<'_>, claim: &mut Claim) {
     for conflict in case.wire.conflicts.iter().take(CONFLICTS) {
         let range = format!("octets {}..{}", conflict.offset, conflict.offset + conflict.first.len() as u64);
-        let (first, other) = (String::from_utf8_lossy(&conflict.first), String::from_utf8_lossy(&conflict.other));
-        claim.proof.push(match conflict.from {
-            Side::Server => format!("{range} of the server came twice: first {first:?}, then {other:?} (FO-1)"),
-            Side::Client => format!("{range} of the client came twice, with different octets (FO-1)"),
-        });
-        let edited = first.contains("STARTTLS") != other.contains("STARTTLS");
-        if conflict.from == Side::Server && edited && claim.kind == Kind::StarttlsStripped {
+        let (first, other) = (keywords(&conflict.first), keywords(&conflict.other));
+        let only = |these: &[String], those: &[String]| {
+            let only: Vec<_> = these.iter().filter(|keyword| !those.contains(keyword)).cloned().collect();
+            if only.is_empty() { "none".to_owned() } else { only.join(", ") }
+        };
+        let who = side_name(conflict.from);
+        claim.proof.push(format!(
+            "{range} of the {who} came twice, with different octets; keywords only in the first copy: {}; only in the other: {} \
+             (FO-1)",
+            only(&first, &other),
+            only(&other, &first),
+        ));
+        let edited = first.iter().any(|word| word == "STARTTLS") != other.iter().any(|word| word == "STARTTLS");
+        if edited && claim.kind == Kind::StarttlsStripped {
             claim.evidence = Evidence::Tamper;
             claim.severity = Severity::of(claim.evidence, claim.outcome);
         }
     }
+}
+
+/// Capability keywords in a piece of the server's stream. Anything else there may quote a secret or a name, and is not told.
+fn keywords(octets: &[u8]) -> Vec<String> {
+    let text = String::from_utf8_lossy(octets);
+    let keyword = |line: &str| {
+        let word = line.strip_prefix("250-").or_else(|| line.strip_prefix("250 "))?.split([' ', '=']).next()?;
+        let formed = (1..=20).contains(&word.len())
+            && word.bytes().all(|c| c.is_ascii_uppercase() || c.is_ascii_digit() || c == b'-');
+        formed.then(|| word.to_owned())
+    };
+    text.lines().filter_map(keyword).collect()
 }
 
 /// FO-2: what is missing, and whether the rest is as it was.

@@ -96,14 +96,13 @@ impl<'a> Expectation<'a> {
     }
 }
 
-/// The first row that has seen enough sessions, where all that have agree: a known address behind a name whose members
-/// differ is a farm (FP-1), and so is a name that moved to a server without TLS.
+/// The first row that has seen enough sessions decides: the address, and only for an address that is not known the name,
+/// because a name is what the reply in question says it is. A farm behind one address has a rate of its own (FP-1).
 fn agreed<'a>(
     rows: &[&'a HistoryRecord],
     strength: Strength,
     rate: impl Fn(&HistoryRecord) -> Rate,
 ) -> Option<&'a HistoryRecord> {
-    let mut enough = rows.iter().filter(|record| rate(record).sessions() >= strength.min_sessions);
-    let first = *enough.clone().next()?;
-    enough.all(|record| rate(record).is_strong(strength)).then_some(first)
+    let record = *rows.iter().find(|record| rate(record).sessions() >= strength.min_sessions)?;
+    rate(record).is_strong(strength).then_some(record)
 }

@@ -91,11 +91,12 @@ fn parse_auth(rest: &[u8]) -> Command {
 
 fn parse_bdat(rest: &[u8]) -> Command {
     let (size, rest) = split_word(rest);
-    let size = std::str::from_utf8(size).ok().filter(|text| text.bytes().all(|c| c.is_ascii_digit()));
-    Command::Bdat {
-        size: size.and_then(|text| text.parse().ok()),
-        last: split_word(rest).0.eq_ignore_ascii_case(b"LAST"),
-    }
+    let last = rest.trim_ascii();
+    // A server refuses what is neither, and takes no chunk.
+    let tail = last.is_empty() || last.eq_ignore_ascii_case(b"LAST");
+    let size = Some(size).filter(|_| tail).and_then(|size| std::str::from_utf8(size).ok());
+    let size = size.filter(|text| text.bytes().all(|c| c.is_ascii_digit()));
+    Command::Bdat { size: size.and_then(|text| text.parse().ok()), last: last.eq_ignore_ascii_case(b"LAST") }
 }
 
 fn parse_mail(rest: &[u8]) -> Command {
@@ -160,6 +161,7 @@ mod tests {
             (b"BDAT -1 LAST", Command::Bdat { size: None, last: true }),
             (b"BDAT 99999999999999999999999 LAST", Command::Bdat { size: None, last: true }),
             (b"BDAT +1", Command::Bdat { size: None, last: false }),
+            (b"BDAT 5 X", Command::Bdat { size: None, last: false }),
             (b"RSET", Command::Rset),
             (b"QUIT", Command::Quit),
             (b"", Command::Other),

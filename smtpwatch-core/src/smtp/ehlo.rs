@@ -1,6 +1,7 @@
 //! The EHLO reply: an ordered list of capability lines, and what it says of STARTTLS.
 
 use super::auth::MechanismClass;
+use crate::limits;
 
 /// How STARTTLS is offered (THREATS A3, A5).
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
@@ -71,8 +72,10 @@ impl Capabilities {
             self.starttls_on_first_line =
                 first.split(u8::is_ascii_whitespace).any(|word| word.eq_ignore_ascii_case(b"STARTTLS"));
         }
-        self.lines
-            .extend(lines.map(|line| Capability { text: super::transcript::printable(line), keyword: keyword(line) }));
+        let room = limits::REPLY_LINES.saturating_sub(self.lines.len());
+        let capability =
+            |line: &Vec<u8>| Capability { text: super::transcript::printable(line), keyword: keyword(line) };
+        self.lines.extend(lines.take(room).map(capability));
     }
 
     /// The offer of STARTTLS. Clients read leniently (Postfix: any of ` `, tab, `=` ends the keyword, in any case), so

@@ -144,8 +144,8 @@ pub struct Observation {
     pub injected_replies: Option<Injection>,
     /// A verb that was rewritten on the way, the first one.
     pub rewritten: Option<Rewritten>,
-    /// First reply of class 2 or 3, before TLS, that answers no command (E4).
-    pub unsolicited: Option<String>,
+    /// Code of the first reply of class 2 or 3, before TLS, that answers no command (E4).
+    pub unsolicited: Option<u16>,
     /// SASL exchanges in clear, in order.
     pub auth: Vec<AuthExchange>,
     /// MAIL was sent in clear.
@@ -207,15 +207,18 @@ impl Observation {
     /// How TLS failed to come about after the go-ahead; `None` while it may still, once it did, or where it cannot be told.
     #[must_use]
     pub fn handshake_end(&self) -> Option<HandshakeEnd> {
-        if !matches!(self.starttls, Starttls::Granted(_)) || self.handshake_unseen {
+        if !matches!(self.starttls, Starttls::Granted(_)) {
             return None;
         }
         if self.clear_after_go_ahead {
             return Some(HandshakeEnd::Clear(Side::Client));
         }
-        let tls = self.tls.as_ref().filter(|tls| !tls.is_established())?;
+        let tls = self.tls.as_ref().filter(|tls| !tls.is_established() && !tls.is_opaque())?;
         if let Some((side, description)) = tls.alert {
             return Some(HandshakeEnd::Alert(side, description));
+        }
+        if self.handshake_unseen {
+            return None;
         }
         if !tls.is_tls(Side::Server) && !tls.before(Side::Server).is_empty() {
             return Some(HandshakeEnd::Clear(Side::Server));

@@ -1,42 +1,69 @@
 //! A value that cannot be shown.
 
-/// Octets of a SASL exchange. They live from the client's line to the server's reply to it, only to be struck from that
-/// reply should the server echo them (THREATS FO-12), and are overwritten after that. There is no way to print, compare
-/// or serialise them.
-pub(super) struct Secret(Vec<u8>);
+/// Octets of a SASL exchange, or such as may be. They live as long as their session's machine, only to be struck from what
+/// the server says, should it quote them (THREATS FO-12), and are overwritten then. There is no way to print, compare or
+/// serialise them.
+pub(super) struct Secret {
+    octets: Vec<u8>,
+    /// Octets of the shortest word of it that is looked for.
+    shortest: usize,
+}
 
 /// Shorter pieces than this are not looked for in replies: they would strike out ordinary words.
 const SHORTEST: usize = 4;
+/// The same for words that need not be secret at all.
+const SHORTEST_UNEXPECTED: usize = 8;
+/// So many characters of a longer word are enough to know it again.
+const BEGINNING: usize = 8;
 /// What stands for a secret.
 pub(super) const BLANK: &str = "[secret]";
 
 impl Secret {
     /// Takes the line as it came. Each word of it is a secret of its own.
     pub(super) fn new(line: Vec<u8>) -> Self {
-        Self(line)
+        Self { octets: line, shortest: SHORTEST }
+    }
+
+    /// Takes words that may be a secret in the wrong place.
+    pub(super) fn unexpected(words: Vec<u8>) -> Self {
+        Self { octets: words, shortest: SHORTEST_UNEXPECTED }
     }
 
     /// `text` with every word of the secret struck out, in any case.
     pub(super) fn strike(&self, text: &str) -> String {
         let mut struck = text.to_owned();
-        for word in self.0.split(u8::is_ascii_whitespace).filter(|word| word.len() >= SHORTEST) {
+        for word in self.octets.split(u8::is_ascii_whitespace).filter(|word| word.len() >= self.shortest) {
             let Ok(word) = std::str::from_utf8(word) else { continue };
-            let word = word.to_ascii_lowercase();
-            // ASCII case folding keeps every length, so positions in the folded text are positions in the text.
-            while let Some(at) = struck.to_ascii_lowercase().find(&word) {
-                struck.replace_range(at..at + word.len(), BLANK);
-                if BLANK.contains(&word) {
-                    break;
-                }
-            }
+            struck = strike_word(&struck, &word.to_ascii_lowercase());
         }
         struck
     }
 }
 
+/// Strikes a word, given in lower case, wherever it or its beginning stands: servers cut what they echo.
+fn strike_word(text: &str, word: &str) -> String {
+    let start: String = word.chars().take(BEGINNING).collect();
+    // ASCII case folding keeps every length, so positions in the folded text are positions in the text.
+    let folded = text.to_ascii_lowercase();
+    let (mut struck, mut done) = (String::with_capacity(text.len()), 0);
+    while let Some(at) = folded[done..].find(&start).map(|at| at + done) {
+        let same = folded[at..]
+            .chars()
+            .zip(word.chars())
+            .take_while(|(a, b)| a == b)
+            .map(|(a, _)| a.len_utf8())
+            .sum::<usize>();
+        struck.push_str(&text[done..at]);
+        struck.push_str(BLANK);
+        done = at + same;
+    }
+    struck.push_str(&text[done..]);
+    struck
+}
+
 impl Drop for Secret {
     fn drop(&mut self) {
-        self.0.fill(0);
+        self.octets.fill(0);
     }
 }
 
@@ -57,6 +84,12 @@ mod tests {
         let struck = secret.strike(echo);
         assert!(!struck.to_ascii_lowercase().contains("ahvz"), "{struck}");
         assert_eq!(format!("{secret:?}"), "Secret");
+    }
+
+    #[test]
+    fn an_echo_that_was_cut_is_struck_out_too() {
+        let secret = Secret::new(b"AHVzZXIAdGhlLWxvbmctc2VjcmV0".to_vec());
+        assert_eq!(secret.strike("500 line too long: AHVzZXIAdGhl..."), "500 line too long: [secret]...");
     }
 
     #[test]

@@ -8,7 +8,7 @@
 use std::collections::VecDeque;
 
 use super::{
-    auth::AuthExchange,
+    auth::{AuthExchange, MechanismClass},
     command::{Command, split_word},
     ehlo::{self, Capabilities, Offer},
     line::{Line, Lines},
@@ -23,6 +23,8 @@ use crate::{Side, Timestamp, limits};
 /// Exchanges kept per session; what a client tries beyond them has the outcome of those.
 const AUTH_EXCHANGES: usize = 16;
 
+/// Secrets of one session that are looked for in what the server says.
+const SECRETS: usize = 8;
 /// First octets of a PROXY header, version 2.
 const PROXY_SIGNATURE: &[u8; 12] = b"\r\n\r\n\0\r\nQUIT\n";
 
@@ -57,9 +59,12 @@ pub struct Session {
     client_spoke: bool,
     /// A message ended unseen: replies may follow to commands that stood behind it.
     unseen_commands: bool,
+    /// A line without a code came while a command waited: the reply to it, or noise before the reply.
+    stray: bool,
     /// The newest reply answered EHLO, and the client has not spoken since (THREATS EV-17).
     ehlo_may_go_on: bool,
-    secret: Option<Secret>,
+    /// What may not be shown, should the server quote it: the newest [`SECRETS`].
+    secrets: VecDeque<Secret>,
     /// When the newest octets were sent.
     now: Timestamp,
     /// Octets of the reply that is being read, line ends included.
@@ -92,6 +97,8 @@ struct Body {
     matched: u8,
     /// A reply came that did not accept the message, and its end was not seen: the client may still be sending it.
     refused: bool,
+    /// Octets of it were left out, its end perhaps among them: a reply behind them is the reply to the message.
+    hole: bool,
 }
 
 /// A command that waits for its reply, with its verb in upper case; empty where the word had not the form of one.
@@ -112,6 +119,7 @@ enum Pending {
     Data,
     EndOfData,
     Bdat { last: bool },
+    UnofferedBdat { size: u64, last: bool },
     Other,
 }
 
@@ -145,6 +153,7 @@ impl Session {
             }
             (Phase::Body(body), Side::Client) => {
                 body.matched = 0;
+                body.hole = true;
                 true
             }
             (Phase::Chunk(left), Side::Client) if length <= *left => {
@@ -170,6 +179,9 @@ impl Session {
 
     /// The connection ended: what was begun is all there will be.
     pub fn finish(&mut self) {
+        if self.seen.starttls == Starttls::Sent {
+            self.seen.starttls_was_offered |= self.starttls_offered();
+        }
         let waits_for_ehlo = self.queue.front().is_some_and(|waiting| waiting.what == Pending::Ehlo);
         self.seen.ehlo_unfinished = waits_for_ehlo && self.replies.has_begun();
         // A line without its end has crossed the wire all the same.
@@ -198,7 +210,7 @@ impl Session {
         self.held = Vec::new();
         self.client_lines.clear();
         self.server_lines.clear();
-        self.secret = None;
+        self.secrets = VecDeque::new();
         self.events.push_back(SessionEvent::Mute);
     }
 
@@ -216,6 +228,9 @@ impl Session {
                 }
                 Phase::Hold => {
                     if self.held.len() + input.len() > limits::REASSEMBLY_BYTES {
+                        if self.seen.starttls == Starttls::Sent {
+                            self.injected(&self.held.clone(), true, true);
+                        }
                         self.doubt(Doubt::Ambiguous);
                     } else {
                         self.held.extend_from_slice(input);
@@ -251,6 +266,9 @@ impl Session {
     /// `input` is what follows the line, `end` the stream offset behind that.
     fn client_line(&mut self, line: &Line, input: &[u8], end: u64) {
         self.ehlo_may_go_on = false;
+        if std::mem::take(&mut self.stray) {
+            self.queue.pop_front();
+        }
         if self.phase == Phase::AuthResponse {
             self.auth_response(&line.bytes);
             return;
@@ -262,17 +280,16 @@ impl Session {
         self.seen.transcript.push(Side::Client, shown(&command, &line.bytes));
         let pending = match command {
             Command::Ehlo(ref name) => {
-                self.seen.client_name = Some(name.clone());
+                self.seen.client_name = Some(printable(name.as_bytes()));
                 Pending::Ehlo
             }
             Command::Helo(ref name) => {
-                self.seen.client_name = Some(name.clone());
+                self.seen.client_name = Some(printable(name.as_bytes()));
                 Pending::Helo
             }
             Command::Starttls => {
                 self.seen.starttls = Starttls::Sent;
-                self.seen.starttls_was_offered =
-                    self.seen.capabilities.as_ref().is_some_and(|capabilities| capabilities.offer() != Offer::Absent);
+                self.seen.starttls_was_offered = self.starttls_offered();
                 self.phase = Phase::Hold;
                 Pending::Starttls
             }
@@ -281,7 +298,9 @@ impl Session {
                     self.seen.auth.push(AuthExchange::new(mechanism, initial, verb == "X-EXPS"));
                 }
                 let (_, rest) = split_word(&line.bytes);
-                self.secret = initial.map(|_| Secret::new(split_word(rest).1.to_vec()));
+                // A word that is no mechanism may be the secret itself.
+                let known = MechanismClass::of(mechanism.name()) != MechanismClass::Unknown;
+                self.keep_secret(Secret::new(if known { split_word(rest).1 } else { rest }.to_vec()));
                 self.phase = Phase::Hold;
                 Pending::Auth
             }
@@ -304,6 +323,13 @@ impl Session {
                 self.phase = Phase::Hold;
                 Pending::Data
             }
+            // Nobody can say how much follows: the server refuses it and reads on.
+            Command::Bdat { size: None, .. } => Pending::Other,
+            // A server that did not offer it may not know it, and then reads what follows as commands: its reply tells.
+            Command::Bdat { size: Some(size), last } if !self.chunking_offered() => {
+                self.phase = Phase::Hold;
+                Pending::UnofferedBdat { size, last }
+            }
             Command::Bdat { size: Some(size), last } => {
                 self.seen.acted_on.insert("CHUNKING");
                 if size > 0 {
@@ -313,14 +339,12 @@ impl Session {
                 }
                 Pending::Bdat { last }
             }
-            Command::Bdat { size: None, .. } => {
-                // Nobody can say whether a body follows, or of what length.
-                self.doubt(Doubt::Ambiguous);
-                return;
-            }
             // The PROXY header of a load balancer comes before the dialogue and has no reply (THREATS FP-13).
             Command::Other if self.seen.greeting.is_none() && line.bytes.starts_with(b"PROXY ") => return,
             Command::Other => {
+                // Words that a confused client, or a masked verb, left where nobody expects a secret.
+                let words = if verb.is_empty() { &line.bytes[..] } else { split_word(&line.bytes).1 };
+                self.keep_secret(Secret::unexpected(words.to_vec()));
                 if verb.len() >= 4 && verb.bytes().all(|c| c == b'X') {
                     let arrived = Rewritten { sent: String::new(), arrived: verb.clone() };
                     self.seen.rewritten.get_or_insert(arrived);
@@ -330,6 +354,16 @@ impl Session {
             Command::Rset | Command::Quit => Pending::Other,
         };
         self.expect(pending, verb);
+    }
+
+    /// CHUNKING was offered (RFC 3030), or what was offered is not known.
+    fn chunking_offered(&self) -> bool {
+        self.seen.capabilities.as_ref().is_none_or(|capabilities| capabilities.has("CHUNKING"))
+    }
+
+    /// STARTTLS was offered in the last EHLO reply in clear.
+    fn starttls_offered(&self) -> bool {
+        self.seen.capabilities.as_ref().is_some_and(|capabilities| capabilities.offer() != Offer::Absent)
     }
 
     fn may_be_proxy(&self, octet: u8) -> bool {
@@ -373,7 +407,7 @@ impl Session {
                 exchange.respond(octets);
             }
         }
-        self.secret = Some(Secret::new(line.to_vec()));
+        self.keep_secret(Secret::new(line.to_vec()));
         self.phase = Phase::Hold;
         self.expect(Pending::Auth, String::new());
     }
@@ -400,12 +434,19 @@ impl Session {
                 Phase::Commands | Phase::Hold | Phase::AuthResponse | Phase::Body(_) | Phase::Chunk(_) => {}
             }
             let Some(line) = self.server_lines.take(&mut input) else { return };
+            if !self.client_spoke && !self.held.is_empty() && self.seen.greeting.is_some() {
+                // The server answers what was held for the start of a PROXY header: it was a line.
+                self.client_spoke = true;
+                self.release(Phase::Commands);
+            }
             let reply = self.replies.push(&line);
             self.reply_octets += line.bytes.len() + if line.bare_lf { 1 } else { 2 };
-            let mut shown = printable(&line.bytes);
-            if let Some(secret) = &self.secret {
-                shown = secret.strike(&shown);
-            }
+            // Struck before it is cut, lest the cut hide half of it.
+            let struck = self
+                .secrets
+                .iter()
+                .fold(String::from_utf8_lossy(&line.bytes), |text, secret| secret.strike(&text).into());
+            let shown = if self.secrets.is_empty() { printable(&line.bytes) } else { printable(struck.as_bytes()) };
             self.seen.transcript.push(Side::Server, blank_local_parts(&shown));
             if let Some(reply) = reply {
                 self.seen.smtp |= (200..600).contains(&reply.code);
@@ -418,16 +459,30 @@ impl Session {
         let went_on = std::mem::take(&mut self.ehlo_may_go_on);
         let ehlo_octets = std::mem::take(&mut self.reply_octets);
         if self.seen.greeting.is_none() && self.seen.doubt.is_none() {
+            if reply.code == 0 {
+                return;
+            }
             // The first reply is the greeting, also when the client spoke first (PIPECONNECT, THREATS FP-12).
             let first = reply.lines.first().map(Vec::as_slice).unwrap_or_default();
             self.seen.greeting = Some(printable(&[format!("{} ", reply.code).as_bytes(), first].concat()));
             self.seen.greeting_name = ehlo::host_name(first);
+            // What came before it and is no SMTP had its answer elsewhere: a web proxy's CONNECT.
+            while self.queue.front().is_some_and(|waiting| waiting.what == Pending::Other) {
+                self.queue.pop_front();
+            }
             return;
         }
         if let Phase::Body(body) = self.phase {
             self.reply_in_body(body, reply);
             return;
         }
+        if reply.code == 0 && !self.queue.is_empty() {
+            // Some clients pass over such a line and wait (Postfix does), others take it for the reply: what the client does
+            // next tells which.
+            self.stray = true;
+            return;
+        }
+        self.stray = false;
         let Some(Waiting { what, verb, asked }) = self.queue.pop_front() else {
             self.unasked(reply, went_on);
             return;
@@ -456,6 +511,13 @@ impl Session {
                 self.release(Phase::Body(Body::START));
             }
             Pending::Data => self.release(Phase::Commands),
+            Pending::UnofferedBdat { .. } if matches!(reply.code, 500..=504) => self.release(Phase::Commands),
+            Pending::UnofferedBdat { size, last } => {
+                if last && reply.is_positive() {
+                    self.accepted();
+                }
+                self.release(if size > 0 { Phase::Chunk(size) } else { Phase::Commands });
+            }
             Pending::EndOfData | Pending::Bdat { last: true } if reply.is_positive() => self.accepted(),
             Pending::EndOfData | Pending::Bdat { .. } | Pending::Other => {}
         }
@@ -470,8 +532,7 @@ impl Session {
             }
             self.ehlo_may_go_on = true;
         } else if !self.unseen_commands && matches!(reply.class(), 2 | 3) && self.seen.doubt.is_none() {
-            let first = reply.lines.first().map(Vec::as_slice).unwrap_or_default();
-            self.seen.unsolicited.get_or_insert(format!("{} {}", reply.code, printable(first)));
+            self.seen.unsolicited.get_or_insert(reply.code);
         }
     }
 
@@ -495,7 +556,7 @@ impl Session {
         if reply.is_positive() && !body.refused {
             self.phase = Phase::Commands;
             self.accepted();
-        } else if body.refused {
+        } else if body.refused || body.hole {
             self.phase = Phase::Commands;
         } else {
             self.phase = Phase::Body(Body { refused: true, ..body });
@@ -510,9 +571,11 @@ impl Session {
     fn starttls_reply(&mut self, reply: &Reply) {
         let first = reply.lines.first().map(Vec::as_slice).unwrap_or_default();
         self.seen.starttls_reply = Some(printable(first));
+        // The offer may have come after the command, to a client that does not wait (FP-12).
+        self.seen.starttls_was_offered |= self.starttls_offered();
         // What was held was sent before the client can have known the reply. An early ClientHello is no injection.
         if self.held.first().is_some_and(|octet| !is_record_type(*octet)) {
-            self.injected(&self.held.clone(), true);
+            self.injected(&self.held.clone(), true, reply.is_positive());
         }
         if reply.is_positive() {
             self.seen.starttls = Starttls::Granted(reply.code);
@@ -532,7 +595,7 @@ impl Session {
             self.release(Phase::AuthResponse);
             return;
         }
-        self.secret = None;
+        self.eager_response();
         let mut layer = false;
         if let Some(exchange) = self.seen.auth.last_mut() {
             exchange.reply = reply.code;
@@ -546,6 +609,29 @@ impl Session {
         } else {
             self.release(Phase::Commands);
         }
+    }
+
+    /// A client that does not wait has sent its response behind an AUTH that is then refused: it crossed the wire all the same.
+    fn eager_response(&mut self) {
+        let Some(end) = self.held.iter().position(|&octet| octet == b'\n') else { return };
+        let line = self.held[..end].trim_ascii();
+        let (Command::Other, Some(exchange)) = (Command::parse(line), self.seen.auth.last_mut()) else { return };
+        if line.is_empty() || line.contains(&b' ') {
+            return;
+        }
+        exchange.respond(line.len());
+        let secret = Secret::new(line.to_vec());
+        let shown = format!("[{} octets]", line.len());
+        self.seen.transcript.push(Side::Client, shown);
+        self.held.drain(..=end);
+        self.keep_secret(secret);
+    }
+
+    fn keep_secret(&mut self, secret: Secret) {
+        if self.secrets.len() >= SECRETS {
+            self.secrets.pop_front();
+        }
+        self.secrets.push_back(secret);
     }
 
     /// The reply has come: reads what was held as what it is.
@@ -573,6 +659,7 @@ impl Session {
     /// What the client sent is read as commands after all.
     fn leave_tls(&mut self) {
         let before = self.seen.tls.take().map(|mut tls| tls.take_before(Side::Client)).unwrap_or_default();
+        let before = if self.seen.starttls == Starttls::NotSent { std::mem::take(&mut self.held) } else { before };
         self.seen.clear_after_go_ahead = self.seen.starttls != Starttls::NotSent;
         self.client_spoke = true;
         self.phase = Phase::Commands;
@@ -583,7 +670,20 @@ impl Session {
         let Some(tls) = &mut self.seen.tls else { return };
         let began = tls.is_tls(Side::Client);
         tls.push(from, octets);
+        if self.seen.starttls == Starttls::NotSent {
+            // Until the server takes part in TLS nobody has asked for, it may be a dialogue that only begins like it.
+            if tls.is_tls(Side::Server) {
+                self.held = Vec::new();
+            } else if from == Side::Client {
+                let room = limits::REASSEMBLY_BYTES.saturating_sub(self.held.len());
+                self.held.extend_from_slice(&octets[..octets.len().min(room)]);
+            }
+        }
         if from == Side::Server && !began && !tls.before(Side::Server).is_empty() {
+            let known = self.seen.injected_replies.as_ref().map_or(0, |injection| injection.octets);
+            if known == tls.before(Side::Server).len() {
+                return;
+            }
             let injection = Injection::of(tls.before(Side::Server), false);
             if self.seen.injected_replies.is_none() {
                 self.seen.transcript.push(Side::Server, format!("[{} octets in clear]", injection.octets));
@@ -593,21 +693,24 @@ impl Session {
         } else if !began && tls.is_tls(Side::Client) {
             let before = tls.before(Side::Client).to_vec();
             if !before.is_empty() && self.seen.injected_commands.is_none() {
-                self.injected(&before, false);
+                self.injected(&before, false, true);
             }
             self.seen.transcript.push(Side::Client, "[TLS]".to_owned());
             self.events.push_back(SessionEvent::Judge);
         }
     }
 
-    /// Notes client octets that stand where TLS should begin. They may run under TLS as if it had protected them, so a
-    /// credential among them is noted as such (THREATS E3).
-    fn injected(&mut self, octets: &[u8], before_reply: bool) {
+    /// Notes client octets that stand where TLS should begin. Once TLS is `granted` they may run under it as if it had
+    /// protected them, so a credential among them is noted as such (THREATS E3); else they are read as commands anyway.
+    fn injected(&mut self, octets: &[u8], before_reply: bool, granted: bool) {
+        if octets.trim_ascii().is_empty() {
+            return;
+        }
         let injection = Injection::of(octets, before_reply);
         self.seen
             .transcript
             .push(Side::Client, format!("[{} octets in clear: {}]", injection.octets, injection.verbs.join(", ")));
-        for line in octets.split(|&octet| octet == b'\n') {
+        for line in octets.split(|&octet| octet == b'\n').filter(|_| granted) {
             if let Command::Auth { mechanism, initial: Some(initial) } = Command::parse(line.trim_ascii_end())
                 && self.seen.auth.len() < AUTH_EXCHANGES
             {
@@ -621,7 +724,7 @@ impl Session {
 
 impl Body {
     /// A dot directly after 354's line is the end of an empty message: CRLF counts as matched.
-    const START: Self = Self { matched: 2, refused: false };
+    const START: Self = Self { matched: 2, refused: false, hole: false };
 
     /// Passes over octets up to and including CRLF.CRLF. Nothing else ends a message here (THREATS E5).
     fn scan(&mut self, input: &mut &[u8]) -> bool {
@@ -655,16 +758,34 @@ fn shown(command: &Command, line: &[u8]) -> String {
             let verb = if is_verb(verb) { printable(verb) } else { format!("[{} octets]", verb.len()) };
             if rest == 0 { verb } else { format!("{verb} [{rest} octets]") }
         }
+        Command::Mail { .. } | Command::Rcpt(_) => blank_path(&printable(line)),
         Command::Ehlo(_)
         | Command::Helo(_)
         | Command::Starttls
-        | Command::Mail { .. }
-        | Command::Rcpt(_)
         | Command::Data
         | Command::Bdat { .. }
         | Command::Rset
         | Command::Quit => blank_local_parts(&printable(line)),
     }
+}
+
+/// MAIL and RCPT: everything between `<` (or the colon) and the last `@` of the path is the local part, quoted or not, and the
+/// identity of the AUTH parameter (RFC 4954 §5) is one too.
+fn blank_path(text: &str) -> String {
+    let end = text.find('>').unwrap_or(text.len());
+    let start = text[..end].find(['<', ':']).map_or(0, |at| at + 1);
+    let (path, rest) = (&text[start..end], &text[end..]);
+    let path = path.rsplit_once('@').map_or_else(|| "*".to_owned(), |(_, domain)| format!("*@{domain}"));
+    let path = if text[start..end].trim().is_empty() { String::new() } else { path };
+    let colon = if text[..start].ends_with(':') && text[start..].starts_with('<') { "<" } else { "" };
+    let rest: Vec<_> = rest
+        .split(' ')
+        .map(|word| match word.split_once('=') {
+            Some((name, _)) if name.eq_ignore_ascii_case("AUTH") => format!("{name}=*"),
+            _ => blank_local_parts(word),
+        })
+        .collect();
+    format!("{}{colon}{path}{}", &text[..start], rest.join(" "))
 }
 
 /// `local@domain` becomes `*@domain`, and the identity of MAIL's AUTH parameter (RFC 4954 §5) becomes `*`: who writes to whom

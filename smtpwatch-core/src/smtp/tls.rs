@@ -15,6 +15,7 @@ const HANDSHAKE_OCTETS: usize = 16 * 1024;
 /// Octets kept of what stands before the first record of a direction.
 const BEFORE_OCTETS: usize = 4 * 1024;
 /// Content types (RFC 8446 §5.1).
+const CHANGE_CIPHER_SPEC: u8 = 20;
 const ALERT: u8 = 21;
 const HANDSHAKE: u8 = 22;
 const APPLICATION_DATA: u8 = 23;
@@ -98,6 +99,10 @@ struct Direction {
     hello_done: bool,
     /// A record came that only a party which goes on with the handshake sends.
     went_on: bool,
+    /// A ChangeCipherSpec came: before TLS 1.3 the side that sends it has taken in what the other one proved.
+    changed_cipher: bool,
+    /// The hello has the form of SSL 2.0 (RFC 5246 §E.2): records are not read.
+    opaque: bool,
 }
 
 impl TlsPhase {
@@ -118,6 +123,7 @@ impl TlsPhase {
             return;
         };
         direction.tls = true;
+        direction.opaque = direction.before.first().is_some_and(|octet| *octet >= 0x80);
         let records = direction.before.split_off(start);
         self.records(from, &records);
     }
@@ -142,10 +148,21 @@ impl TlsPhase {
     /// certificate.
     #[must_use]
     pub fn is_established(&self) -> bool {
-        self.client_hello.is_some() && self.server_hello.is_some() && self.client.went_on
+        let server_went_on =
+            self.server_hello.is_some_and(|hello| hello.version >= 0x0304 || self.server.changed_cipher);
+        self.client_hello.is_some() && self.client.went_on && server_went_on
+    }
+
+    /// The client's hello has a form that is not read: whether the handshake succeeded cannot be told.
+    #[must_use]
+    pub fn is_opaque(&self) -> bool {
+        self.client.opaque
     }
 
     fn records(&mut self, from: Side, mut bytes: &[u8]) {
+        if self.direction(from).opaque {
+            return;
+        }
         while !bytes.is_empty() {
             let direction = self.direction_mut(from);
             if direction.left == 0 {
@@ -179,6 +196,7 @@ impl TlsPhase {
     fn record_begins(&mut self, from: Side) {
         let version = self.server_hello.map(|hello| hello.version);
         let direction = self.direction_mut(from);
+        direction.changed_cipher |= direction.header[0] == CHANGE_CIPHER_SPEC;
         // A second ClientHello (after a HelloRetryRequest) is a handshake record too, so in TLS 1.3 only what is encrypted counts.
         direction.went_on |= match (direction.header[0], version) {
             (APPLICATION_DATA, Some(0x0304..)) => direction.left > ENCRYPTED_ALERT,
@@ -253,8 +271,11 @@ pub(super) const fn is_record_type(octet: u8) -> bool {
 
 /// Where a record begins: its type and the major version, which no text holds. A type at the very end may be the start of one.
 fn record_start(octets: &[u8]) -> Option<usize> {
-    if octets.first().is_some_and(|octet| is_record_type(*octet)) {
-        return Some(0);
+    match *octets {
+        [first, ..] if is_record_type(first) => return Some(0),
+        // A hello in the form of SSL 2.0: length with its high bit set, type 1, version 3.x.
+        [0x80..=0xff, _, 1, 3, ..] => return Some(0),
+        _ => {}
     }
     octets.windows(2).position(|pair| is_record_type(pair[0]) && pair[1] == 3)
 }

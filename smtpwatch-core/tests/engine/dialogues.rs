@@ -363,7 +363,7 @@ fn a_muted_body_is_no_hole() {
 #[test]
 fn pipelined_groups_and_chunks_find_their_replies() {
     let talk = greeted()
-        .s(OFFER)
+        .s(OFFER.replace("250 8BITMIME", "250 CHUNKING"))
         .c("MAIL FROM:<a@example.org>\r\nRCPT TO:<b@example.net>\r\nFROB\r\nDATA\r\n")
         .s("250 ok\r\n250 ok\r\n502 what?\r\n503 no\r\n")
         .c("RSET\r\nMAIL FROM:<a@example.org>\r\nRCPT TO:<b@example.net>\r\nBDAT 25\r\nAUTH PLAIN QUFBQUFBQUE=\r\nBDAT 6 LAST\r\nQUIT\r\n")

@@ -3,6 +3,7 @@
 mod dialogues;
 mod evasions;
 mod properties;
+mod stubborn;
 mod talk;
 mod threats;
 mod traps;

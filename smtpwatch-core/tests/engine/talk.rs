@@ -103,6 +103,17 @@ impl Talk {
         self
     }
 
+    /// The client closes, then the server.
+    pub fn leave(mut self) -> Self {
+        for from in [Side::Client, Side::Server] {
+            let (seq, ack) = (self.seq(from), self.seq(from.peer()));
+            self.packet(from, seq, ack, TcpFlags::FIN | TcpFlags::ACK, b"");
+            self.next[index(from)] = seq.wrapping_add(1);
+        }
+        self.pure_ack(Side::Client);
+        self
+    }
+
     pub fn reset(mut self, from: Side) -> Self {
         let (seq, ack) = (self.seq(from), self.seq(from.peer()));
         self.packet(from, seq, ack, TcpFlags::RST | TcpFlags::ACK, b"");

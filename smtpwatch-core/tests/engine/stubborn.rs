@@ -1,0 +1,205 @@
+//! Peers that try to lose the watcher, and peers that only look as if they did: one test for each way that was found.
+
+use smtpwatch_core::{
+    Side,
+    finding::Kind,
+    policy::rule::{Rule, StarttlsRule},
+};
+
+use crate::talk::{
+    GREETING, OFFER, STRIPPED, Talk, client_hello, deliver, greeted, hear, hear_after, honest, honest_history,
+    server_hello, tls,
+};
+
+const PLAIN: &str = "AUTH PLAIN AHVzZXIAcGFzcw==\r\n";
+
+fn required() -> Vec<Rule> {
+    vec![Rule { starttls: Some(StarttlsRule::Required), ..Rule::default() }]
+}
+
+fn submission() -> Talk {
+    Talk::new(587).s(GREETING).c("EHLO gw\r\n").s("250 mx1.example.net\r\n")
+}
+
+/// AUTH in two steps: lost as soon as commands and replies are out of step.
+fn two_steps(talk: Talk) -> Talk {
+    talk.c("AUTH PLAIN\r\n").s("334 \r\n").c("AHVzZXIAcGFzcw==\r\n").s("235 ok\r\n").close()
+}
+
+fn finds(kind: Kind, talk: &Talk) {
+    let heard = hear(talk, Vec::new());
+    assert!(heard.kinds().contains(&kind), "{kind}: {:?} {:?}", heard.kinds(), heard.sessions);
+}
+
+/// The message's octets are left out as the gate leaves them out.
+fn muted(mut talk: Talk, message: &str) -> Talk {
+    let at = talk.packets.len();
+    talk = talk.c(message);
+    talk.packets[at].payload = Vec::new();
+    talk
+}
+
+#[test]
+fn a_refused_message_does_not_swallow_what_follows() {
+    let data = || greeted().s(STRIPPED).c("MAIL FROM:<a@b.example>\r\n").s("250 ok\r\n").c("DATA\r\n").s("354 go\r\n");
+    let refused = || muted(data(), "x\r\n.\r\n").s("550 5.7.1 spam\r\n");
+    finds(Kind::AuthPlaintext, &refused().c(PLAIN).s("235 ok\r\n").close());
+    finds(Kind::AuthPlaintext, &two_steps(refused()));
+    assert_eq!(hear(&two_steps(refused()), Vec::new()).gaps, 0);
+}
+
+#[test]
+fn a_handshake_of_tls_1_2_is_not_done_before_the_server_says_so() {
+    let go = || greeted().s(OFFER).c("STARTTLS\r\n").s("220 2.0.0 go\r\n");
+    let cut = go().c(client_hello(0x0303)).s(server_hello(0x0303, 0xc02f, b"")).c([0x16, 3, 3, 0, 4, 16, 0, 0, 0]);
+    let cut = cut.ack(Side::Server).reset(Side::Server);
+    assert_eq!(hear(&cut, Vec::new()).kinds(), [Kind::TlsHandshakeFailed]);
+    // The retry comes before the reset is believed.
+    let mut retry = deliver(greeted().s(OFFER)).at(1);
+    retry.flow.client.set_port(50_000);
+    let heard = hear_after(&[cut], &retry, Vec::new());
+    assert!(heard.kinds().contains(&Kind::DowngradeRetry), "{:?}", heard.kinds());
+}
+
+#[test]
+fn a_hello_that_nobody_asked_for_forgives_nothing() {
+    let failed = greeted().s(OFFER).c("STARTTLS\r\n").s("220 2.0.0 go\r\n").c(client_hello(0x0304)).ack(Side::Server);
+    let failed = failed.reset(Side::Server).at(-7200);
+    let bare = Talk::new(25).c(client_hello(0x0304)).ack(Side::Server).reset(Side::Client).at(-3600);
+    let heard = hear_after(&[failed, bare], &deliver(greeted().s(OFFER)), Vec::new());
+    assert!(heard.kinds().contains(&Kind::DowngradeRetry), "{:?}", heard.kinds());
+}
+
+#[test]
+fn a_probe_that_leaves_after_the_go_ahead_explains_no_mail_in_clear() {
+    let probe = greeted().s(OFFER).c("STARTTLS\r\n").s("220 2.0.0 go\r\n").leave().at(-3600);
+    assert!(!hear_after(&[probe], &deliver(greeted().s(OFFER)), Vec::new()).kinds().contains(&Kind::DowngradeRetry));
+}
+
+#[test]
+fn a_stray_line_before_a_reply_shifts_nothing() {
+    for stray in ["junk\r\n", "\r\n", "25\r\n"] {
+        let heard = hear_after(&honest_history(9), &deliver(greeted().s(format!("{stray}{STRIPPED}"))), Vec::new());
+        assert_eq!(heard.kinds(), [Kind::StarttlsStripped], "{stray:?}");
+        let talk = submission().c("AUTH PLAIN\r\n").s(format!("{stray}334 \r\n")).c("AHVzZXIAcGFzcw==\r\n");
+        finds(Kind::AuthPlaintext, &talk.s("235 ok\r\n").close());
+    }
+}
+
+#[test]
+fn a_name_in_the_reply_in_question_is_no_alibi() {
+    let renamed = |reply: &str| reply.replace("mx1.example.net", "x.example.test");
+    let mut before = honest_history(9);
+    for hour in 1..7 {
+        let talk = Talk::new(25).s(renamed(GREETING)).c("EHLO gw\r\n").s(renamed(STRIPPED));
+        let mut other = deliver(talk).at(-hour * 3600);
+        other.flow.server = "203.0.113.9:25".parse().expect("address");
+        before.push(other);
+    }
+    let heard = hear_after(&before, &deliver(greeted().s(renamed(STRIPPED))), Vec::new());
+    assert_eq!(heard.kinds(), [Kind::StarttlsStripped]);
+}
+
+#[test]
+fn a_claim_that_was_held_back_survives_a_hole() {
+    let talk = greeted().s(STRIPPED).c("MAIL FROM:<a@b.example>\r\n").s("250 ok\r\n");
+    let lost = talk.packets.len();
+    let mut talk = talk.c("RCPT TO:<a@b.example>\r\n").s("250 ok\r\n").c("QUIT\r\n").s("221 Bye\r\n").close();
+    talk.packets.remove(lost);
+    let heard = hear(&talk, required());
+    assert_eq!((heard.kinds(), heard.gaps), (vec![Kind::StarttlsStripped], 1));
+}
+
+#[test]
+fn a_chunk_that_the_server_does_not_know_hides_no_command() {
+    let refused = |reply: &str| two_steps(submission().c("BDAT 1000000\r\n").s(reply));
+    finds(Kind::AuthPlaintext, &refused("502 5.5.2 not recognized\r\n"));
+    finds(Kind::AuthPlaintext, &two_steps(submission().c("BDAT x\r\n").s("501 what?\r\n")));
+}
+
+#[test]
+fn an_empty_first_line_shifts_nothing() {
+    let talk = Talk::new(587).s(GREETING).c("\r\n").s("500 5.5.2 bad syntax\r\n").c("EHLO gw\r\n");
+    finds(Kind::AuthPlaintext, &two_steps(talk.s("250 mx1.example.net\r\n")));
+}
+
+#[test]
+fn a_first_octet_of_tls_hides_no_command() {
+    let talk = Talk::new(587).s(GREETING).c("\x16\r\nEHLO gw\r\nAUTH PLAIN AHVzZXIAcGFzcw==\r\n");
+    finds(Kind::AuthPlaintext, &talk.s("500 what?\r\n250 mx1.example.net\r\n235 ok\r\n").close());
+}
+
+#[test]
+fn an_offer_that_comes_after_the_question_was_an_offer() {
+    let talk = Talk::new(25).s(GREETING).c("EHLO gw\r\nSTARTTLS\r\n").s(format!("{OFFER}454 4.7.0 not now\r\n"));
+    finds(Kind::StarttlsRefused, &deliver(talk));
+}
+
+#[test]
+fn a_response_behind_a_refused_auth_has_crossed_the_wire() {
+    finds(
+        Kind::AuthPlaintext,
+        &submission().c("AUTH PLAIN\r\nAHVzZXIAcGFzcw==\r\n").s("530 5.7.0 TLS first\r\n").close(),
+    );
+}
+
+#[test]
+fn no_echo_shows_a_secret() {
+    let token = format!("dXNlcj1{}", "c2VjcmV0".repeat(200));
+    let talk = submission().c(format!("AUTH XOAUTH2 {token}\r\n")).s(format!("500 too long: {}\r\n", &token[..600]));
+    let heard = hear(&talk.s(format!("250 AUTH XOAUTH2 {}\r\n", &token[..40])).close(), Vec::new());
+    let json = serde_json::to_string(&heard.findings[0]).expect("serialises");
+    assert!(!json.contains("c2VjcmV0c2Vj"), "{json}");
+}
+
+#[test]
+fn a_local_part_in_quotes_is_one_too() {
+    let talk = greeted()
+        .s(STRIPPED)
+        .c("MAIL FROM:<\"bob smith@home\"@example.org> SIZE=9 AUTH=bob\r\n")
+        .s("250 ok\r\n")
+        .close();
+    let heard = hear(&talk, required());
+    let json = serde_json::to_string(&heard.findings[0]).expect("serialises");
+    assert!(json.contains("MAIL FROM:<*@example.org> SIZE=9 AUTH=*") && !json.contains("bob"), "{json}");
+}
+
+#[test]
+fn a_hello_in_the_form_of_ssl_2_is_neither_injection_nor_failure() {
+    let hello = [&[0x80, 0x2e, 1, 3, 1, 0, 0x15, 0, 0, 0, 0x10][..], &[7; 37]].concat();
+    let talk = greeted().s(OFFER).c("STARTTLS\r\n").s("220 2.0.0 go\r\n").c(hello).s(server_hello(0x0301, 0x002f, b""));
+    assert_eq!(hear(&talk.close(), Vec::new()).kinds(), []);
+}
+
+#[test]
+fn blank_lines_behind_starttls_inject_nothing() {
+    let talk = greeted().s(OFFER).c("STARTTLS\r\n\r\n").s("220 2.0.0 go\r\n");
+    assert_eq!(hear(&tls(talk).close(), Vec::new()).kinds(), []);
+}
+
+#[test]
+fn one_credential_is_one_finding() {
+    let talk = Talk::new(25).s(GREETING).c("EHLO gw\r\n").s(OFFER).c(format!("STARTTLS\r\n{PLAIN}"));
+    let heard = hear(&talk.s("454 4.7.0 not now\r\n530 5.7.0 no\r\n").close(), Vec::new());
+    assert_eq!(heard.kinds().iter().filter(|kind| **kind == Kind::AuthPlaintext).count(), 1, "{:?}", heard.kinds());
+}
+
+#[test]
+fn a_strip_on_587_is_a_strip_and_no_unused_offer() {
+    let before: Vec<_> = (0..6)
+        .map(|hour| {
+            let talk = Talk::new(587).s(GREETING).c("EHLO gw\r\n").s(OFFER).c("STARTTLS\r\n").s("220 2.0.0 go\r\n");
+            tls(talk).close().at((hour - 1000) * 3600)
+        })
+        .collect();
+    let heard = hear_after(&before, &deliver(Talk::new(587).s(GREETING).c("EHLO gw\r\n").s(STRIPPED)), Vec::new());
+    assert_eq!(heard.kinds(), [Kind::StarttlsStripped]);
+}
+
+#[test]
+fn an_ehlo_reply_without_end_is_bounded() {
+    let endless = format!("{OFFER}{}", "250 X\r\n".repeat(5000));
+    let heard =
+        hear_after(&[honest().at(-9)], &greeted().s(endless).c("QUIT\r\n").s("221 Bye\r\n").close(), required());
+    assert!(heard.findings.iter().all(|finding| finding.observed.capabilities.len() <= 128));
+}
