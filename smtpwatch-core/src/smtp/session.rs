@@ -650,8 +650,9 @@ impl Session {
     fn answers_in_clear(&self, octet: u8) -> bool {
         let Some(tls) = &self.seen.tls else { return false };
         let refused = self.seen.starttls == Starttls::NotSent || !tls.before(Side::Client).is_empty();
+        // Content types of TLS (RFC 8446 §5.1): no text begins with one.
         refused
-            && !is_record_type(octet)
+            && !matches!(octet, 0x14..=0x17)
             && !tls.is_tls(Side::Server)
             && (self.seen.starttls == Starttls::NotSent || !tls.is_tls(Side::Client))
     }
