@@ -76,6 +76,13 @@ impl Dialogue {
             6 => ("AUTH CRAM-MD5\r\n".to_owned(), format!("{SECRET}\r\n")),
             _ => (String::new(), format!("AUTH X {SECRET} {SECRET}\r\n")),
         };
+        // The secret where no grammar expects it: no mechanism, a masked verb, no verb.
+        let misplaced =
+            [format!("AUTH {SECRET}"), format!("X-EXPS {SECRET}"), format!("XXXX PLAIN {SECRET}"), SECRET.to_owned()];
+        let (command, secret) = match shape & 64 {
+            0 => (command, secret),
+            _ => (String::new(), format!("{}\r\n", misplaced[usize::from(shape & 3)])),
+        };
         self.drip = shape & 16 != 0;
         self.tell(Side::Server, b"220 mx.example.net\r\n");
         self.tell(Side::Client, b"EHLO x\r\n");
