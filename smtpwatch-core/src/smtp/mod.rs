@@ -14,6 +14,7 @@
 //! | more `250` lines after the last one of an EHLO reply | EV-17, A6 |
 
 mod auth;
+mod body;
 mod command;
 mod ehlo;
 mod line;
@@ -21,6 +22,7 @@ mod observation;
 mod reply;
 mod secret;
 mod session;
+mod shown;
 mod tls;
 mod transcript;
 

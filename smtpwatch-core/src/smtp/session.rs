@@ -9,12 +9,14 @@ use std::collections::VecDeque;
 
 use super::{
     auth::{AuthExchange, MechanismClass},
+    body::Body,
     command::{Command, split_word},
     ehlo::{self, Capabilities, Offer},
     line::{Line, Lines},
     observation::{Doubt, Injection, Observation, Rewritten, Starttls},
     reply::{Replies, Reply},
     secret::Secret,
+    shown::{blank_local_parts, shown},
     tls::{TlsPhase, is_record_type},
     transcript::{is_verb, printable},
 };
@@ -89,16 +91,6 @@ enum Phase {
     Tls,
     /// A SASL security layer (THREATS FP-19), or nothing that can be followed.
     Stopped,
-}
-
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-struct Body {
-    /// Octets of CRLF.CRLF matched so far.
-    matched: u8,
-    /// A reply came that did not accept the message, and its end was not seen: the client may still be sending it.
-    refused: bool,
-    /// Octets of it were left out, its end perhaps among them: a reply behind them is the reply to the message.
-    hole: bool,
 }
 
 /// A command that waits for its reply, with its verb in upper case; empty where the word had not the form of one.
@@ -721,87 +713,4 @@ impl Session {
         self.seen.injected_commands = Some(injection);
         self.events.push_back(SessionEvent::Judge);
     }
-}
-
-impl Body {
-    /// A dot directly after 354's line is the end of an empty message: CRLF counts as matched.
-    const START: Self = Self { matched: 2, refused: false, hole: false };
-
-    /// Passes over octets up to and including CRLF.CRLF. Nothing else ends a message here (THREATS E5).
-    fn scan(&mut self, input: &mut &[u8]) -> bool {
-        const END: &[u8] = b"\r\n.\r\n";
-        for (at, &octet) in input.iter().enumerate() {
-            self.matched = match octet {
-                _ if octet == END[usize::from(self.matched)] => self.matched + 1,
-                b'\r' => 1,
-                _ => 0,
-            };
-            if usize::from(self.matched) == END.len() {
-                *input = &input[at + 1..];
-                return true;
-            }
-        }
-        *input = &[];
-        false
-    }
-}
-
-/// A command as the transcript shows it: no secret, no user name, no argument of a verb that nobody knows.
-fn shown(command: &Command, line: &[u8]) -> String {
-    let (verb, rest) = split_word(line);
-    match command {
-        Command::Auth { mechanism, initial } => match initial {
-            Some(octets) => format!("{} {} [{octets} octets]", printable(verb), mechanism.name()),
-            None => format!("{} {}", printable(verb), mechanism.name()),
-        },
-        Command::Other => {
-            let rest = rest.trim_ascii().len();
-            let verb = if is_verb(verb) { printable(verb) } else { format!("[{} octets]", verb.len()) };
-            if rest == 0 { verb } else { format!("{verb} [{rest} octets]") }
-        }
-        Command::Mail { .. } | Command::Rcpt(_) => blank_path(&printable(line)),
-        Command::Ehlo(_)
-        | Command::Helo(_)
-        | Command::Starttls
-        | Command::Data
-        | Command::Bdat { .. }
-        | Command::Rset
-        | Command::Quit => blank_local_parts(&printable(line)),
-    }
-}
-
-/// MAIL and RCPT: everything between `<` (or the colon) and the last `@` of the path is the local part, quoted or not, and the
-/// identity of the AUTH parameter (RFC 4954 §5) is one too.
-fn blank_path(text: &str) -> String {
-    let end = text.find('>').unwrap_or(text.len());
-    let start = text[..end].find(['<', ':']).map_or(0, |at| at + 1);
-    let (path, rest) = (&text[start..end], &text[end..]);
-    let path = path.rsplit_once('@').map_or_else(|| "*".to_owned(), |(_, domain)| format!("*@{domain}"));
-    let path = if text[start..end].trim().is_empty() { String::new() } else { path };
-    let colon = if text[..start].ends_with(':') && text[start..].starts_with('<') { "<" } else { "" };
-    let rest: Vec<_> = rest
-        .split(' ')
-        .map(|word| match word.split_once('=') {
-            Some((name, _)) if name.eq_ignore_ascii_case("AUTH") => format!("{name}=*"),
-            _ => blank_local_parts(word),
-        })
-        .collect();
-    format!("{}{colon}{path}{}", &text[..start], rest.join(" "))
-}
-
-/// `local@domain` becomes `*@domain`, and the identity of MAIL's AUTH parameter (RFC 4954 §5) becomes `*`: who writes to whom
-/// is in the mail server's log, where the operator decided to keep it.
-fn blank_local_parts(text: &str) -> String {
-    const DELIMITERS: [char; 11] = ['<', '>', ':', ',', ';', '(', ')', '[', ']', ' ', '\t'];
-    let mut shown = String::with_capacity(text.len());
-    for word in text.split_inclusive(DELIMITERS) {
-        match word.rsplit_once('@') {
-            Some((_, domain)) => {
-                shown.push_str("*@");
-                shown.push_str(domain);
-            }
-            None => shown.push_str(word),
-        }
-    }
-    shown
 }
