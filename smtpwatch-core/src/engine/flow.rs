@@ -107,7 +107,6 @@ impl Flow {
     pub(super) fn wire(&self) -> Wire<'_> {
         Wire {
             syn_ack: self.connection.fingerprint(Side::Server),
-            round_trip: self.round_trip,
             ttl: self.peer_ttl,
             typed: self.typed >= TYPED_SEGMENTS,
             conflicts: self.connection.conflicts(),
@@ -144,10 +143,15 @@ impl Flow {
         self.held.push(claim);
     }
 
-    /// Claims that were held back and have not gone out since.
-    pub(super) fn release(&mut self) -> Vec<Claim> {
+    /// Claims that were held back and are not among those that are `due` anyway. What was claimed before a hole stands,
+    /// though the rules cannot repeat it behind one; what they no longer claim in a session without one is withdrawn.
+    pub(super) fn release(&mut self, due: &[Claim]) -> Vec<Claim> {
         let held = std::mem::take(&mut self.held);
-        held.into_iter().filter(|claim| self.is_louder(claim)).collect()
+        if !matches!(self.session.seen.doubt, Some(Doubt::Gap | Doubt::Ambiguous)) {
+            return Vec::new();
+        }
+        let same = |held: &Claim| due.iter().any(|claim| (claim.kind, claim.instance) == (held.kind, held.instance));
+        held.into_iter().filter(|claim| self.is_louder(claim) && !same(claim)).collect()
     }
 
     pub(super) fn raise(&mut self, claim: &Claim) {

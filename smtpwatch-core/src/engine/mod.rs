@@ -22,7 +22,7 @@ use crate::{
         rule::Rule,
         scope::Scope,
     },
-    smtp::{HandshakeEnd, Offer, SessionEvent, Starttls, TlsPhase},
+    smtp::{HandshakeEnd, SessionEvent, Starttls, TlsPhase},
 };
 
 /// How the engine judges.
@@ -308,27 +308,27 @@ impl Engine {
             peer: subject.peer(),
             at,
         });
+        let mut due = Vec::new();
         for claim in claims {
             if !flow.is_louder(&claim) {
                 continue;
             }
-            if !claim.is_final && urgency == Urgency::Progress {
-                flow.hold(claim);
-                if !flow.held_back {
-                    flow.held_back = true;
-                    self.deadlines.push_back((at + limits::VERDICT_DEADLINE, key));
-                }
+            if claim.is_final || urgency != Urgency::Progress {
+                due.push(claim);
                 continue;
             }
+            flow.hold(claim);
+            if !flow.held_back {
+                flow.held_back = true;
+                self.deadlines.push_back((at + limits::VERDICT_DEADLINE, key));
+            }
+        }
+        if urgency != Urgency::Progress {
+            due.extend(flow.release(&due));
+        }
+        for claim in due {
             flow.raise(&claim);
             self.outputs.push_back(Output::Finding(Box::new(flow.finding(key, at, claim))));
-        }
-        // What was claimed before a hole stands, though the rules cannot repeat it behind one.
-        if urgency != Urgency::Progress {
-            for claim in flow.release() {
-                flow.raise(&claim);
-                self.outputs.push_back(Output::Finding(Box::new(flow.finding(key, at, claim))));
-            }
         }
     }
 
@@ -354,12 +354,11 @@ impl Engine {
         if seen.tls.as_ref().is_some_and(TlsPhase::is_established) {
             self.failures.forgive(flow.role, key);
         }
-        let Some(capabilities) = &seen.capabilities else { return };
         let at_stake = seen.mail_sent || seen.starttls != Starttls::NotSent || !seen.auth.is_empty();
-        if !at_stake {
+        if !at_stake || seen.capabilities.is_none() {
             return;
         }
-        let offered = capabilities.offer() != Offer::Absent;
+        let offered = seen.offers_starttls();
         let names = seen.server_names();
         let subject = Subject { flow: key, role: flow.role, names: &names };
         if flow.role == Role::Client {

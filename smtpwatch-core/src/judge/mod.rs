@@ -15,7 +15,7 @@ mod refused;
 mod tamper;
 mod unused;
 
-use std::{net::IpAddr, time::Duration};
+use std::net::IpAddr;
 
 use crate::{
     Role, Side, Timestamp,
@@ -53,8 +53,6 @@ pub struct Case<'a> {
 pub struct Wire<'a> {
     /// The server's SYN-ACK.
     pub syn_ack: Option<&'a SynFingerprint>,
-    /// Time between SYN and SYN-ACK.
-    pub round_trip: Option<Duration>,
     /// Lowest and highest time to live (hop limit) of the peer's packets with payload.
     pub ttl: Option<(u8, u8)>,
     /// The client sent most of its lines octet by octet: a person types (FP-25).
@@ -130,8 +128,10 @@ impl Case<'_> {
     /// STARTTLS was offered, nobody asked for it, and an envelope crossed in clear.
     fn offer_unused(&self) -> bool {
         let session = self.session;
-        let offered = session.capabilities.as_ref().is_some_and(|capabilities| capabilities.offers() > 0);
-        offered && session.starttls == crate::smtp::Starttls::NotSent && session.mail_sent && !session.tls_began()
+        session.offers_starttls()
+            && session.starttls == crate::smtp::Starttls::NotSent
+            && session.mail_sent
+            && !session.tls_began()
     }
 }
 

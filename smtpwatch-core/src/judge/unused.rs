@@ -48,9 +48,8 @@ fn submission(case: Case<'_>) -> Claim {
 /// Submission in clear to a server that does not even offer TLS: the same finding, if nothing louder tells of it.
 fn in_clear_on_587(case: Case<'_>) -> Option<Claim> {
     let session = case.session;
-    let offered = session.capabilities.as_ref().is_some_and(|capabilities| capabilities.offers() > 0);
     let in_clear = case.port == SUBMISSION && session.messages > 0 && !session.tls_began();
-    (in_clear && !offered && super::offer::judge(case).is_none()).then(|| submission(case))
+    (in_clear && !session.offers_starttls() && super::offer::judge(case).is_none()).then(|| submission(case))
 }
 
 /// The client acts on other lines of the same reply: that reply reached it, and STARTTLS alone did not (FO-14).

@@ -198,6 +198,12 @@ impl Observation {
         }
     }
 
+    /// STARTTLS was offered in the last EHLO reply in clear.
+    #[must_use]
+    pub fn offers_starttls(&self) -> bool {
+        self.capabilities.as_ref().is_some_and(|capabilities| capabilities.offer() != Offer::Absent)
+    }
+
     /// TLS began: the client sent a TLS record after the go-ahead, or instead of SMTP.
     #[must_use]
     pub fn tls_began(&self) -> bool {

@@ -11,7 +11,7 @@ use super::{
     auth::{AuthExchange, MechanismClass},
     body::Body,
     command::{Command, split_word},
-    ehlo::{self, Capabilities, Offer},
+    ehlo::{self, Capabilities},
     line::{Line, Lines},
     observation::{Doubt, Injection, Observation, Rewritten, Starttls},
     reply::{Replies, Reply},
@@ -136,12 +136,11 @@ impl Session {
 
     /// Takes a hole in one side's stream. Returns whether it hurts: bodies and TLS are left out on purpose.
     pub fn gap(&mut self, from: Side, length: u64) -> bool {
-        let began_tls = || self.seen.tls.as_ref().is_some_and(|tls| tls.is_tls(Side::Client));
         let harmless = match (&mut self.phase, from) {
             (Phase::Stopped, _) => true,
             (Phase::Tls, _) => {
                 self.seen.handshake_unseen = true;
-                began_tls()
+                self.seen.tls_began()
             }
             (Phase::Body(body), Side::Client) => {
                 body.matched = 0;
@@ -172,7 +171,7 @@ impl Session {
     /// The connection ended: what was begun is all there will be.
     pub fn finish(&mut self) {
         if self.seen.starttls == Starttls::Sent {
-            self.seen.starttls_was_offered |= self.starttls_offered();
+            self.seen.starttls_was_offered |= self.seen.offers_starttls();
         }
         let waits_for_ehlo = self.queue.front().is_some_and(|waiting| waiting.what == Pending::Ehlo);
         self.seen.ehlo_unfinished = waits_for_ehlo && self.replies.has_begun();
@@ -281,7 +280,7 @@ impl Session {
             }
             Command::Starttls => {
                 self.seen.starttls = Starttls::Sent;
-                self.seen.starttls_was_offered = self.starttls_offered();
+                self.seen.starttls_was_offered = self.seen.offers_starttls();
                 self.phase = Phase::Hold;
                 Pending::Starttls
             }
@@ -351,11 +350,6 @@ impl Session {
     /// CHUNKING was offered (RFC 3030), or what was offered is not known.
     fn chunking_offered(&self) -> bool {
         self.seen.capabilities.as_ref().is_none_or(|capabilities| capabilities.has("CHUNKING"))
-    }
-
-    /// STARTTLS was offered in the last EHLO reply in clear.
-    fn starttls_offered(&self) -> bool {
-        self.seen.capabilities.as_ref().is_some_and(|capabilities| capabilities.offer() != Offer::Absent)
     }
 
     fn may_be_proxy(&self, octet: u8) -> bool {
@@ -564,7 +558,7 @@ impl Session {
         let first = reply.lines.first().map(Vec::as_slice).unwrap_or_default();
         self.seen.starttls_reply = Some(printable(first));
         // The offer may have come after the command, to a client that does not wait (FP-12).
-        self.seen.starttls_was_offered |= self.starttls_offered();
+        self.seen.starttls_was_offered |= self.seen.offers_starttls();
         // What was held was sent before the client can have known the reply. An early ClientHello is no injection.
         if self.held.first().is_some_and(|octet| !is_record_type(*octet)) {
             self.injected(&self.held.clone(), true, reply.is_positive());

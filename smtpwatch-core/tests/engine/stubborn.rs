@@ -111,6 +111,18 @@ fn a_claim_that_was_held_back_survives_a_hole() {
 }
 
 #[test]
+fn a_claim_that_the_session_disproves_is_withdrawn() {
+    // The first reply has no offer, MAIL is refused for it, and the second try goes under TLS (FP-6).
+    let talk =
+        greeted().s(STRIPPED).c("MAIL FROM:<a@b.example>\r\n").s("530 5.7.0 Must issue a STARTTLS command first\r\n");
+    let talk = talk.c("EHLO gw.example.org\r\n").s(OFFER).c("STARTTLS\r\n").s("220 2.0.0 go\r\n");
+    assert_eq!(hear_after(&honest_history(9), &tls(talk).close(), Vec::new()).kinds(), []);
+    let unused = greeted().s(OFFER).c("MAIL FROM:<a@b.example>\r\n").s("530 5.7.0 TLS first\r\n");
+    let unused = unused.c("STARTTLS\r\n").s("220 2.0.0 go\r\n");
+    assert_eq!(hear_after(&honest_history(9), &tls(unused).close(), Vec::new()).kinds(), []);
+}
+
+#[test]
 fn a_chunk_that_the_server_does_not_know_hides_no_command() {
     let refused = |reply: &str| two_steps(submission().c("BDAT 1000000\r\n").s(reply));
     finds(Kind::AuthPlaintext, &refused("502 5.5.2 not recognized\r\n"));
