@@ -29,12 +29,7 @@ pub struct Session {
 /// # Errors
 /// When the server cannot be reached or answers with an error.
 pub fn send(server: SocketAddr, identity: Option<&Identity>, sender: &str, recipient: &str) -> Result<Session> {
-    let stream =
-        TcpStream::connect_timeout(&server, REPLY_LIMIT).with_context(|| format!("cannot connect to {server}"))?;
-    stream.set_read_timeout(Some(REPLY_LIMIT))?;
-    stream.set_nodelay(true)?;
-    let mut clear = BufReader::new(stream);
-    expect(&read_reply(&mut clear)?, '2')?;
+    let mut clear = connect(server)?;
     let ehlo = ask(&mut clear, "EHLO gateway.example.org")?;
     expect(&ehlo, '2')?;
     let offered = ehlo.iter().skip(1).any(|line| line.get(4..).is_some_and(|word| word.trim() == "STARTTLS"));
