@@ -81,6 +81,7 @@ impl Owner {
                 ttl: 64,
                 ip_id: 0,
                 options: &OCTETS[start..start + usize::from(operation.fill % 41)],
+                checksum_right: [None, Some(true), Some(false)][usize::from(operation.fill % 3)],
                 length: u32::try_from(length).expect("a segment is short"),
                 offset: u32::from(operation.offset),
                 payload: &OCTETS[start..start + captured],

@@ -27,9 +27,11 @@ pub fn encode(header: &Header, payload: &[u8]) -> Vec<u8> {
         header.tcp_flags,
         header.ttl,
         header.options_len,
-        header.reserved,
+        header.data_offset,
     ]);
-    bytes.extend(header.reserved_word.to_ne_bytes());
+    for number in [header.checksum, header.urgent] {
+        bytes.extend(number.to_ne_bytes());
+    }
     bytes.extend(header.options);
     assert_eq!(bytes.len(), Header::SIZE, "the layout's table");
     assert_eq!(header.options.len(), OPTIONS_MAX);

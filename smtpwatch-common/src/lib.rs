@@ -13,6 +13,7 @@
 #[cfg(test)]
 extern crate std;
 
+pub mod checksum;
 pub mod counters;
 pub mod flow_key;
 pub mod gate;
@@ -23,6 +24,7 @@ pub mod process;
 pub mod record;
 pub mod walk;
 
+pub use checksum::Checksum;
 pub use counters::Counter;
 pub use flow_key::{Address, FlowKey, Side};
 pub use gate::{FlowState, Order};

@@ -16,8 +16,10 @@
 //!     66    2 server port                   96    1 tcp_flags
 //!     68    4 seq                           97    1 ttl
 //!     72    4 ack                           98    1 options_len
-//!     76    4 length                        99    5 zero
-//!     80    4 offset                       104   40 options
+//!     76    4 length                        99    1 data_offset
+//!     80    4 offset                       100    2 checksum
+//!                                          102    2 urgent
+//!                                          104   40 options
 //! ```
 
 use core::{fmt, mem::offset_of};
@@ -25,7 +27,7 @@ use core::{fmt, mem::offset_of};
 use crate::{FlowKey, Segment, Side, flow_key::Address, gate::TailBuffer};
 
 /// Version of the record's layout. The daemon embeds its kernel object, so a difference is a broken build.
-pub const WIRE_ABI: u8 = 1;
+pub const WIRE_ABI: u8 = 2;
 
 /// Payload octets that one record can carry; longer segments cross as several records.
 pub const CHUNK: usize = 2048;
@@ -116,10 +118,12 @@ pub struct Header {
     pub ttl: u8,
     /// Octets of `options` that are meant.
     pub options_len: u8,
-    /// Zero.
-    pub reserved: u8,
-    /// Zero.
-    pub reserved_word: u32,
+    /// The octet of the TCP header that holds the data offset and the bits beside it.
+    pub data_offset: u8,
+    /// TCP checksum; see [`Checksum`](crate::Checksum).
+    pub checksum: u16,
+    /// TCP urgent pointer.
+    pub urgent: u16,
     /// TCP options as on the wire; octets past `options_len` are unspecified.
     pub options: [u8; OPTIONS_MAX],
 }
@@ -162,8 +166,9 @@ impl Header {
         tcp_flags: 0,
         ttl: 0,
         options_len: 0,
-        reserved: 0,
-        reserved_word: 0,
+        data_offset: 0,
+        checksum: 0,
+        urgent: 0,
         options: [0; OPTIONS_MAX],
     };
 
@@ -338,8 +343,9 @@ fn read_header(head: &[u8; Header::SIZE]) -> Header {
         tcp_flags: u8::from_ne_bytes(fields.take()),
         ttl: u8::from_ne_bytes(fields.take()),
         options_len: u8::from_ne_bytes(fields.take()),
-        reserved: u8::from_ne_bytes(fields.take()),
-        reserved_word: u32::from_ne_bytes(fields.take()),
+        data_offset: u8::from_ne_bytes(fields.take()),
+        checksum: u16::from_ne_bytes(fields.take()),
+        urgent: u16::from_ne_bytes(fields.take()),
         options: fields.take(),
     }
 }
@@ -383,6 +389,9 @@ mod tests {
         bytes[88..90].copy_from_slice(&0xbeef_u16.to_ne_bytes());
         bytes[90..92].copy_from_slice(&mark::MIDSTREAM.to_ne_bytes());
         bytes[92..99].copy_from_slice(&[WIRE_ABI, 1, 1, 4, 0x18, 64, 4]);
+        bytes[99] = 6 << 4;
+        bytes[100..102].copy_from_slice(&0x1234_u16.to_ne_bytes());
+        bytes[102..104].copy_from_slice(&7_u16.to_ne_bytes());
         bytes[104..108].copy_from_slice(&[2, 4, 5, 0x64]);
         bytes.extend_from_slice(payload);
         bytes
@@ -400,6 +409,7 @@ mod tests {
         assert_eq!((header.window, header.ip_id, header.tcp_flags, header.ttl), (512, 0xbeef, 0x18, 64));
         assert_eq!((header.direction(), header.from()), (Direction::Egress, Side::Server));
         assert_eq!((header.interface, header.ip_version), (2, 4));
+        assert_eq!((header.data_offset, header.checksum, header.urgent), (6 << 4, 0x1234, 7));
         assert_eq!(header.options(), [2, 4, 5, 0x64]);
         assert!(header.marked(mark::MIDSTREAM) && !header.marked(mark::BUDGET));
     }

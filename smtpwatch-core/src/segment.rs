@@ -128,6 +128,8 @@ pub struct Segment<'a> {
     pub ip_id: u16,
     /// TCP options as on the wire (0 to 40 octets).
     pub options: &'a [u8],
+    /// Whether the TCP checksum is right; `None` where that cannot be told: hardware fills it in, or not all octets are here.
+    pub checksum_right: Option<bool>,
     /// Payload octets of the whole segment on the wire.
     pub length: u32,
     /// Offset of `payload` within the segment's payload.

@@ -1,6 +1,6 @@
 //! From records to outputs: the engine, fed alike from the kernel's ring and from capture files.
 
-use smtpwatch_common::{Direction, Record};
+use smtpwatch_common::{Checksum, Direction, Record};
 use smtpwatch_core::{
     Engine, FlowKey, Output, Role, Segment, Settings, Side, TcpFlags, Timestamp, policy::history::History,
 };
@@ -97,6 +97,12 @@ impl Pipeline {
             ttl: header.ttl,
             ip_id: header.ip_id,
             options: header.options(),
+            checksum_right: match Checksum::of(record) {
+                Checksum::Right => Some(true),
+                // Zero is what captures hold whose checksums were never filled in.
+                Checksum::Wrong if header.checksum != 0 => Some(false),
+                Checksum::Wrong | Checksum::Untold => None,
+            },
             length: header.length,
             offset: header.offset,
             payload: record.payload,

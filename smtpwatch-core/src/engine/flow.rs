@@ -93,15 +93,18 @@ impl Flow {
         if multipath(Side::Client) && multipath(Side::Server) {
             self.session.seen.doubt.get_or_insert(Doubt::Multipath);
         }
-        let peer = match self.role {
-            Role::Client => Side::Server,
-            Role::Server => Side::Client,
-        };
-        if segment.from == peer && segment.length > 0 && segment.ttl != 0 {
+        if segment.from == self.peer() && segment.length > 0 && segment.ttl != 0 {
             let (lowest, highest) = self.peer_ttl.unwrap_or((segment.ttl, segment.ttl));
             self.peer_ttl = Some((lowest.min(segment.ttl), highest.max(segment.ttl)));
         }
         self.typed += u32::from(segment.from == Side::Client && segment.length == 1);
+    }
+
+    const fn peer(&self) -> Side {
+        match self.role {
+            Role::Client => Side::Server,
+            Role::Server => Side::Client,
+        }
     }
 
     pub(super) fn wire(&self) -> Wire<'_> {
@@ -110,6 +113,7 @@ impl Flow {
             ttl: self.peer_ttl,
             typed: self.typed >= TYPED_SEGMENTS,
             conflicts: self.connection.conflicts(),
+            discarded: self.connection.discarded(self.peer()),
         }
     }
 

@@ -1,7 +1,8 @@
 //! The octets of one direction: held pieces by offset, and the last delivered octets for comparison.
 
-use std::collections::VecDeque;
+use std::{collections::VecDeque, ops::Range};
 
+use super::standing::Standing;
 use crate::{
     Timestamp,
     limits::{CONFLICT_BYTES, REASSEMBLY_BYTES, REASSEMBLY_CHUNKS, RETAINED_BYTES},
@@ -21,6 +22,8 @@ pub(super) struct Stamp {
     pub at: Timestamp,
     /// Octets of the peer's stream that the sender had acknowledged.
     pub knew: u64,
+    /// Whether the receiver takes it in.
+    pub standing: Standing,
 }
 
 /// A later copy of a range that differs from the first one.
@@ -31,6 +34,8 @@ pub(super) struct Difference {
     pub first: Vec<u8>,
     /// Octets of the later copy, as many.
     pub other: Vec<u8>,
+    /// One of them was damaged on its way: that they differ says nothing.
+    pub damaged: bool,
 }
 
 /// One piece: `bytes[taken..]` is held, the octets before are delivered.
@@ -66,7 +71,7 @@ pub(super) struct Assembler {
     forgetful: bool,
     cut: Option<(u64, u64)>,
     /// Held octets that the receiver has shown not to have taken in.
-    refused: std::ops::Range<u64>,
+    refused: Range<u64>,
 }
 
 impl Assembler {
@@ -125,7 +130,7 @@ impl Assembler {
     }
 
     /// Takes octets in. Where octets of the range are held or retained the first copy stays, unless the receiver has shown
-    /// that it did not take it in; the first difference is told, with its surroundings.
+    /// that it did not take it in, or cannot have done; the first difference is told, with its surroundings.
     pub fn insert(&mut self, offset: u64, bytes: &[u8], stamp: Stamp) -> Option<Difference> {
         self.sweep();
         let mut difference = None;
@@ -165,8 +170,9 @@ impl Assembler {
             };
             (at, rest) = (at + piece.len() as u64, &rest[piece.len()..]);
         }
-        let difference = difference.map(|at| self.surroundings(at, offset, bytes))?;
-        self.replace_refused(offset, bytes);
+        let mut difference = difference.map(|at| self.surroundings(at, offset, bytes))?;
+        difference.damaged |= stamp.standing == Standing::Corrupt;
+        self.replace(offset, bytes, stamp.standing);
         // Where a bound cut the held copy short of the difference there are no two copies to show.
         (difference.first != difference.other).then_some(difference)
     }
@@ -181,15 +187,18 @@ impl Assembler {
         }
     }
 
-    /// Octets that the receiver did not take in give way to a later copy (THREATS EV-2): that is the one it can still accept.
-    fn replace_refused(&mut self, offset: u64, bytes: &[u8]) {
+    /// Octets that the receiver did not take in, or discards, give way to a later copy (THREATS EV-2, EV-9): that is the one
+    /// it can still accept.
+    fn replace(&mut self, offset: u64, bytes: &[u8], standing: Standing) {
         let (refused, end) = (self.refused.clone(), offset + bytes.len() as u64);
         for chunk in &mut self.chunks {
-            let from = chunk.start().max(offset).max(refused.start);
-            let until = chunk.end().min(end).min(refused.end);
-            if from < until {
-                let length = clamp(until - from, bytes.len());
-                let (to, source) = (clamp(from - chunk.offset, chunk.bytes.len()), clamp(from - offset, bytes.len()));
+            let whole = chunk.start().max(offset)..chunk.end().min(end);
+            let weak = standing == Standing::Sound && chunk.stamp.standing != Standing::Sound;
+            let Range { start, end } =
+                if weak { whole } else { whole.start.max(refused.start)..whole.end.min(refused.end) };
+            if start < end {
+                let length = clamp(end - start, bytes.len());
+                let (to, source) = (clamp(start - chunk.offset, chunk.bytes.len()), clamp(start - offset, bytes.len()));
                 chunk.bytes[to..to + length].copy_from_slice(&bytes[source..source + length]);
             }
         }
@@ -252,7 +261,7 @@ impl Assembler {
         let before = index.checked_sub(1).and_then(|before| self.chunks.get_mut(before));
         if let Some(chunk) = before
             && chunk.end() == offset
-            && chunk.stamp.knew == stamp.knew
+            && (chunk.stamp.knew, chunk.stamp.standing) == (stamp.knew, stamp.standing)
             && chunk.bytes.len() + bytes.len() <= PIECE
         {
             chunk.bytes.extend_from_slice(bytes);
@@ -277,7 +286,9 @@ impl Assembler {
         if start < self.front {
             first.extend(self.retained.range(clamp(start - retained_from, self.retained.len())..).take(other.len()));
         }
+        let mut damaged = false;
         for chunk in self.live() {
+            damaged |= chunk.stamp.standing == Standing::Corrupt && (chunk.start()..chunk.end()).contains(&differing);
             let at = start + first.len() as u64;
             if chunk.start() <= at && at < chunk.end() {
                 let held = &chunk.held()[clamp(at - chunk.start(), chunk.held().len())..];
@@ -285,7 +296,7 @@ impl Assembler {
             }
         }
         let other = other[..first.len()].to_vec();
-        Difference { offset: start, first, other }
+        Difference { offset: start, first, other, damaged }
     }
 
     fn live(&self) -> impl Iterator<Item = &Chunk> {

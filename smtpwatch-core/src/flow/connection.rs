@@ -10,6 +10,7 @@ use crate::{
 use super::{
     SynFingerprint,
     assembler::{Assembler, Difference, Stamp},
+    standing::{Sender, Standing},
     stream::{Mode, Step, Stream},
 };
 
@@ -22,6 +23,7 @@ pub struct Connection {
     client: Stream,
     server: Stream,
     fingerprints: [Option<SynFingerprint>; 2],
+    senders: [Sender; 2],
     conflicts: Vec<Conflict>,
     conflicts_dropped: u64,
     /// Start of the client's stream in a SYN that contradicts this connection: real once the server answers it.
@@ -163,6 +165,7 @@ impl Connection {
             client: Stream::default(),
             server: Stream::default(),
             fingerprints: [None; 2],
+            senders: [Sender::default(); 2],
             conflicts: Vec::new(),
             conflicts_dropped: 0,
             other_start: None,
@@ -182,11 +185,15 @@ impl Connection {
         let from = segment.from;
         self.now = self.now.max(segment.at);
         self.stream_mut(from).seen = true;
-        if segment.flags.contains(TcpFlags::SYN) && !self.open(segment) {
+        if segment.flags.contains(TcpFlags::ACK) && self.stream_mut(from.peer()).refutes(segment.ack) {
+            self.senders[from.peer() as usize].refute();
+        }
+        let standing = self.look(segment);
+        let (syn, reset) = (segment.flags.contains(TcpFlags::SYN), segment.flags.contains(TcpFlags::RST));
+        if standing == Standing::Corrupt && (syn || reset) || reset && !self.is_reset(segment) {
             return;
         }
-        let reset = segment.flags.contains(TcpFlags::RST);
-        if reset && !self.is_reset(segment) {
+        if syn && !self.open(segment) {
             return;
         }
         let peer = self.stream_mut(from.peer());
@@ -197,7 +204,7 @@ impl Connection {
             }
             self.closed = Some(CloseCause::Reset);
         } else {
-            self.receive(segment, knew);
+            self.receive(segment, knew, standing);
         }
         self.phase = Phase::Own(from);
     }
@@ -303,6 +310,12 @@ impl Connection {
         self.conflicts_dropped
     }
 
+    /// Segments of one side that its peer's stack discards (THREATS EV-8, EV-9).
+    #[must_use]
+    pub const fn discarded(&self, side: Side) -> u64 {
+        self.senders[side as usize].discarded()
+    }
+
     /// The stack behind one side, from its SYN or SYN-ACK.
     #[must_use]
     pub const fn fingerprint(&self, side: Side) -> Option<&SynFingerprint> {
@@ -369,12 +382,20 @@ impl Connection {
         }
     }
 
-    fn receive(&mut self, segment: &Segment<'_>, knew: u64) {
+    /// What the receiver makes of a segment.
+    fn look(&mut self, segment: &Segment<'_>) -> Standing {
+        let peer = self.stream(segment.from.peer());
+        let unsent = segment.flags.contains(TcpFlags::ACK) && peer.origin.is_some() && !peer.is_sent(segment.ack);
+        let [client, server] = &self.fingerprints;
+        self.senders[segment.from as usize].look(segment, [client.as_ref(), server.as_ref()], unsent)
+    }
+
+    fn receive(&mut self, segment: &Segment<'_>, knew: u64, standing: Standing) {
         let stream = self.stream_mut(segment.from);
         let highest = stream.highest();
-        let difference = stream.receive(segment, knew);
+        let difference = stream.receive(segment, knew, standing);
         let goes_on = stream.highest() > highest;
-        if let Some(difference) = difference {
+        if let Some(difference) = difference.filter(|difference| !difference.damaged) {
             self.keep(segment, difference);
         }
         if goes_on {
@@ -387,7 +408,7 @@ impl Connection {
     }
 
     fn keep(&mut self, segment: &Segment<'_>, difference: Difference) {
-        let Difference { offset, first, other } = difference;
+        let Difference { offset, first, other, damaged: _ } = difference;
         let from = segment.from;
         if self.conflicts.iter().any(|known| (known.from, known.offset, &known.other) == (from, offset, &other)) {
             return;

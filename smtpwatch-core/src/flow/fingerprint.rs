@@ -54,11 +54,36 @@ impl SynFingerprint {
         &self.kinds[..usize::from(self.kinds_len)]
     }
 
+    /// Whether an option of this kind is there.
+    pub(super) fn has(&self, kind: u8) -> bool {
+        self.option_order().contains(&kind)
+    }
+
     /// Multipath TCP (RFC 8684, option kind 30): other subflows may carry parts of the stream (THREATS EV-28).
     #[must_use]
     pub fn multipath(&self) -> bool {
-        self.option_order().contains(&30)
+        self.has(30)
     }
+}
+
+/// The kinds of a segment's options, in order, up to a malformed one.
+pub(super) fn kinds(mut options: &[u8]) -> impl Iterator<Item = u8> {
+    std::iter::from_fn(move || {
+        let (kind, _, rest) = next_option(options)?;
+        options = rest;
+        Some(kind)
+    })
+}
+
+/// The sender's clock in the timestamps option (RFC 7323 §3.2).
+pub(super) fn timestamp(mut options: &[u8]) -> Option<u32> {
+    while let Some((kind, value, rest)) = next_option(options) {
+        if let (8, &[a, b, c, d, ..]) = (kind, value) {
+            return Some(u32::from_be_bytes([a, b, c, d]));
+        }
+        options = rest;
+    }
+    None
 }
 
 /// Kind, value and what follows of the first option (RFC 9293 §3.2); `None` at the end or where the list is malformed.

@@ -11,6 +11,7 @@ mod assembler;
 mod connection;
 mod fingerprint;
 mod seq;
+mod standing;
 mod stream;
 
 pub use connection::{CloseCause, Conflict, Connection, FlowEvent, GapCause};

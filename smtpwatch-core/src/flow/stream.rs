@@ -6,6 +6,7 @@ use super::{
     GapCause,
     assembler::{Assembler, Difference, Stamp},
     seq::Origin,
+    standing::Standing,
 };
 
 /// The largest window there is (RFC 7323 §2.3): no honest segment is farther from what the peer acknowledged.
@@ -50,6 +51,8 @@ pub(super) struct Stream {
     untold_start: bool,
     /// End of what was seen to be sent.
     highest: u64,
+    /// End of what was seen in segments with a wrong checksum alone.
+    corrupt: u64,
     /// The sender was seen to send from here: what lies before is not still to come.
     gone: u64,
     /// Acknowledged by the peer, within what was seen.
@@ -108,6 +111,16 @@ impl Stream {
         self.offset(ack).is_some_and(|offset| offset <= self.highest)
     }
 
+    /// Whether this acknowledgment covers what came with a wrong checksum alone: then that was taken in all the same, and is
+    /// as good as any other.
+    pub fn refutes(&mut self, ack: u32) -> bool {
+        let taken = self.offset(ack).is_some_and(|offset| (self.highest + 1..=self.corrupt).contains(&offset));
+        if taken {
+            self.highest = self.corrupt;
+        }
+        taken
+    }
+
     /// Takes the peer's acknowledgment; gives the octets that it covers.
     pub fn acknowledge(&mut self, ack: u32) -> u64 {
         if self.origin.is_none() {
@@ -124,8 +137,9 @@ impl Stream {
         self.fin.map_or(offset, |fin| offset.min(fin))
     }
 
-    /// Takes a segment of this side: payload, FIN, and how far the sender is.
-    pub fn receive(&mut self, segment: &Segment<'_>, knew: u64) -> Option<Difference> {
+    /// Takes a segment of this side: payload, FIN, and how far the sender is. Of a damaged one nothing counts but payload
+    /// that no better copy comes of.
+    pub fn receive(&mut self, segment: &Segment<'_>, knew: u64, standing: Standing) -> Option<Difference> {
         let syn = u32::from(segment.flags.contains(TcpFlags::SYN));
         let seq = segment.seq.wrapping_add(syn);
         if self.origin.is_none() {
@@ -139,22 +153,26 @@ impl Stream {
         let end = u64::try_from(start + i64::from(segment.length)).unwrap_or(0);
         // A keep-alive repeats the last octet's number with any octet or none (RFC 9293 §3.8.4): not a second copy.
         let keep_alive = segment.length == 1 && end == self.highest && (self.acked() >= end || !self.acknowledged);
-        self.gone = self.gone.max(u64::try_from(start).unwrap_or(0));
-        self.highest = self.highest.max(end);
-        self.confirm();
-        if segment.length > 0 && self.fin.is_some_and(|fin| end > fin) {
-            // No stack sends beyond its FIN: that one was a decoy.
-            (self.fin, self.finished) = (None, false);
-        }
-        if segment.flags.contains(TcpFlags::FIN) {
-            self.note_fin(end);
+        if standing == Standing::Corrupt {
+            self.corrupt = self.corrupt.max(end);
+        } else {
+            self.gone = self.gone.max(u64::try_from(start).unwrap_or(0));
+            self.highest = self.highest.max(end);
+            self.confirm();
+            if segment.length > 0 && self.fin.is_some_and(|fin| end > fin) {
+                // No stack sends beyond its FIN: that one was a decoy.
+                (self.fin, self.finished) = (None, false);
+            }
+            if segment.flags.contains(TcpFlags::FIN) {
+                self.note_fin(end);
+            }
         }
         if segment.payload.is_empty() || keep_alive {
             return None;
         }
         self.payload = true;
         let (offset, bytes) = from_origin(start, segment)?;
-        self.pieces.insert(offset, bytes, Stamp { at: segment.at, knew })
+        self.pieces.insert(offset, bytes, Stamp { at: segment.at, knew, standing })
     }
 
     /// What comes next, if `mode` lets it go.

@@ -59,6 +59,8 @@ pub struct Wire<'a> {
     pub typed: bool,
     /// Two different copies of one range of octets.
     pub conflicts: &'a [Conflict],
+    /// Segments of the peer that this host's own stack discards (EV-8, EV-9).
+    pub discarded: u64,
 }
 
 /// One claim about a session. The engine adds what every finding says of its flow.

@@ -22,6 +22,12 @@ const VERBATIM: &str = "TLS not available due to temporary reason";
 /// Adds what the packets and the peer's look say about a claim.
 pub(super) fn add(case: Case<'_>, claim: &mut Claim) {
     conflicts(case, claim);
+    if case.wire.discarded > 0 {
+        let count = case.wire.discarded;
+        claim.proof.push(format!(
+            "{count} segments came from the peer that a host discards: a wrong checksum, no ACK, or a signature (EV-9)"
+        ));
+    }
     if case.role != Role::Client {
         return;
     }

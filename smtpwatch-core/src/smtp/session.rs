@@ -469,6 +469,10 @@ impl Session {
             return;
         }
         self.stray = false;
+        if self.is_out_of_step(reply.code) {
+            self.doubt(Doubt::Ambiguous);
+            return;
+        }
         let Some(Waiting { what, verb, asked }) = self.queue.pop_front() else {
             self.unasked(reply, went_on);
             return;
@@ -507,6 +511,13 @@ impl Session {
             Pending::EndOfData | Pending::Bdat { last: true } if reply.is_positive() => self.accepted(),
             Pending::EndOfData | Pending::Bdat { .. } | Pending::Other => {}
         }
+    }
+
+    /// A reply that only the newest command can have, while others wait: which reply belongs to which is lost. To go on would
+    /// be to read a message as commands.
+    fn is_out_of_step(&self, code: u16) -> bool {
+        let newest = self.queue.back().filter(|_| self.queue.len() > 1).map(|waiting| waiting.what);
+        matches!((code, newest), (354, Some(Pending::Data)) | (334, Some(Pending::Auth)))
     }
 
     /// A reply that answers no command.

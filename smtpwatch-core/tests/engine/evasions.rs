@@ -82,6 +82,84 @@ fn ev4_a_gap_is_unknown_and_never_no_starttls() {
     }
 }
 
+/// What makes a packet one that a host discards.
+type Dress = fn(&mut Packet);
+
+/// A reply that offers STARTTLS comes first and is discarded by the host; the one that it takes in has no offer.
+fn behind_a_decoy(dress: impl Fn(&mut Packet)) -> Heard {
+    let mut talk = deliver(greeted().s(STRIPPED)).stamped();
+    let at = reply_of(&talk);
+    let mut decoy = talk.packets[at].clone();
+    decoy.payload = OFFER.as_bytes()[..decoy.payload.len()].to_vec();
+    dress(&mut decoy);
+    talk.packets.insert(at, decoy);
+    hear_after(&honest_history(6), &talk, Vec::new())
+}
+
+#[test]
+fn ev8_ev9_what_the_host_discards_is_not_read() {
+    let decoys: [(&str, Dress); 5] = [
+        ("a signature that nobody asked for", |decoy| decoy.options = [&[19, 18][..], &[1; 16]].concat()),
+        ("no ACK", |decoy| decoy.flags = TcpFlags::PSH),
+        ("an acknowledgment of what was never sent", |decoy| decoy.ack = decoy.ack.wrapping_add(5000)),
+        ("a timestamp of the past", |decoy| decoy.options[4..8].copy_from_slice(&0_u32.to_be_bytes())),
+        ("a low time to live, and a timestamp of the past", |decoy| {
+            decoy.ttl = 1;
+            decoy.options[4..8].copy_from_slice(&0_u32.to_be_bytes());
+        }),
+    ];
+    assert_eq!(behind_a_decoy(|_| ()).kinds(), [Kind::StreamTampering], "nothing tells which copy is the decoy");
+    for (name, dress) in decoys {
+        let heard = behind_a_decoy(dress);
+        assert!(heard.kinds().contains(&Kind::StarttlsStripped), "{name}: {:?} {:?}", heard.kinds(), heard.sessions);
+        assert!(heard.kinds().contains(&Kind::StreamTampering), "{name}: {:?}", heard.kinds());
+    }
+}
+
+#[test]
+fn ev9_a_wrong_checksum_is_discarded_and_accuses_nobody() {
+    let heard = behind_a_decoy(|decoy| decoy.checksum_right = Some(false));
+    assert_eq!(heard.kinds(), [Kind::StarttlsStripped], "{:?}", heard.sessions);
+    assert!(heard.findings[0].proof.iter().any(|line| line.contains("EV-9")), "{:?}", heard.findings[0].proof);
+    // A line that damages packets: each comes once damaged and once whole.
+    let mut talk = honest().stamped();
+    let whole = talk.packets.clone();
+    talk.packets.clear();
+    for packet in whole {
+        if !packet.payload.is_empty() {
+            let payload = packet.payload.iter().map(|octet| octet ^ 0x20).collect();
+            talk.packets.push(Packet { payload, checksum_right: Some(false), ..packet.clone() });
+        }
+        talk.packets.push(packet);
+    }
+    let heard = hear(&talk, Vec::new());
+    assert_eq!((heard.kinds(), heard.gaps), (vec![], 0));
+    assert_eq!(heard.sessions[0].result, SessionResult::Tls);
+}
+
+#[test]
+fn ev9_checksums_that_mean_nothing_are_not_believed() {
+    let mut talk = deliver(greeted().s(STRIPPED));
+    talk.packets.iter_mut().for_each(|packet| packet.checksum_right = Some(false));
+    assert_eq!(hear_after(&honest_history(6), &talk, Vec::new()).kinds(), [Kind::StarttlsStripped]);
+    // A capture in which somebody replaced names: payload has wrong checksums, and is acknowledged.
+    let mut talk = deliver(greeted().s(STRIPPED)).stamped();
+    for packet in talk.packets.iter_mut().filter(|packet| !packet.payload.is_empty()) {
+        packet.checksum_right = Some(false);
+    }
+    let heard = hear_after(&honest_history(6), &talk, Vec::new());
+    assert_eq!((heard.kinds(), heard.gaps), (vec![Kind::StarttlsStripped], 0));
+}
+
+#[test]
+fn ev22_a_reset_with_a_wrong_checksum_is_none() {
+    let mut talk = greeted().s(STRIPPED).ack(Side::Client).stamped().reset(Side::Server);
+    talk.packets.last_mut().expect("reset").checksum_right = Some(false);
+    let talk = deliver(talk.pause(600));
+    let heard = hear_after(&honest_history(6), &talk, Vec::new());
+    assert_eq!((heard.kinds(), heard.sessions.len()), (vec![Kind::StarttlsStripped], 1));
+}
+
 #[test]
 fn ev13_ev14_case_and_blanks() {
     plaintext_auth(&submission().c(" \taUtH\t pLaIn  AHVzZXIAcGFzcw== \r\n").s("235 ok\r\n").close());

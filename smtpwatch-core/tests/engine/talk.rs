@@ -20,6 +20,7 @@ pub struct Packet {
     pub payload: Vec<u8>,
     pub ttl: u8,
     pub options: Vec<u8>,
+    pub checksum_right: Option<bool>,
 }
 
 /// A connection that is being written down.
@@ -72,6 +73,22 @@ impl Talk {
         for packet in self.packets.iter_mut().skip(1) {
             packet.at += milliseconds * 1_000_000;
         }
+        self
+    }
+
+    /// Every segment so far with a right checksum and a timestamp, as most stacks write it.
+    pub fn stamped(mut self) -> Self {
+        for packet in &mut self.packets {
+            let clock = u32::try_from((packet.at - START) / 1_000_000 + 1_000_000).expect("a short dialogue");
+            packet.options = [&[1, 1, 8, 10][..], &clock.to_be_bytes(), &[0; 4]].concat();
+            packet.checksum_right = Some(true);
+        }
+        self
+    }
+
+    /// Nobody says anything for so many seconds.
+    pub fn pause(mut self, secs: i64) -> Self {
+        self.at += secs * 1_000_000_000;
         self
     }
 
@@ -167,6 +184,7 @@ impl Talk {
             payload: payload.to_vec(),
             ttl: 64,
             options: Vec::new(),
+            checksum_right: None,
         });
     }
 
@@ -196,6 +214,7 @@ impl Talk {
             ttl: packet.ttl,
             ip_id: 0,
             options: &packet.options,
+            checksum_right: packet.checksum_right,
             length,
             offset: 0,
             payload: &packet.payload,

@@ -61,6 +61,7 @@ pub fn read(path: &Path, ports: &BTreeSet<u16>) -> Flows {
             window: found.window,
             ttl: found.ttl,
             ip_id: found.ip_id,
+            checksum_right: None,
             options: &[],
             length: found.length,
             offset: 0,

@@ -31,6 +31,7 @@ pub(super) fn segment<'a>(from: Side, flags: TcpFlags, seq: u32, ack: u32, paylo
         window: 64_240,
         ttl: 64,
         ip_id: 0,
+        checksum_right: None,
         options: &[],
         length: u32::try_from(payload.len()).expect("a segment"),
         offset: 0,
