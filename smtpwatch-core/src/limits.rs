@@ -5,6 +5,9 @@ use std::time::Duration;
 /// Flows tracked at once. At about 1 KiB for an idle flow this bounds the table to some hundred MiB; the least recently
 /// active flow makes room.
 pub const FLOWS: usize = 65_536;
+/// Open connections of one peer: nobody can push the sessions of everybody else out of the table (THREATS EV-24). Mail
+/// servers grant one client some tens, and open no more to one server.
+pub const FLOWS_PER_PEER: u32 = 16_384;
 /// A flow that was silent for this long is closed. RFC 5321 §4.5.3.2 gives 10 minutes as the longest reply time-out.
 pub const FLOW_IDLE: Duration = Duration::from_secs(900);
 /// A connection whose three-way handshake is not finished after this time is forgotten: a flood of SYNs must not push
@@ -24,7 +27,7 @@ pub const CONFLICT_BYTES: usize = 256;
 pub const LINE: usize = 12_288;
 /// Lines of one multi-line reply that are kept.
 pub const REPLY_LINES: usize = 128;
-/// Commands waiting for their reply.
+/// Commands waiting for their reply; equal ones in a row count as one.
 pub const PIPELINE: usize = 256;
 /// Lines of the transcript kept per session: the first half of them and the newest.
 pub const TRANSCRIPT_LINES: usize = 64;

@@ -136,4 +136,6 @@ pub struct Segment<'a> {
     pub offset: u32,
     /// The captured octets.
     pub payload: &'a [u8],
+    /// The gate has sent of this flow what it may, and leaves out what follows.
+    pub budget_spent: bool,
 }

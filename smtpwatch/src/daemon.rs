@@ -272,7 +272,7 @@ impl Outputs {
             }
             Output::Session(session) => self.metrics.session(&session),
             Output::Gate(order) => self.orders.push(order),
-            Output::Gap(cause) => self.metrics.gap(cause),
+            Output::Lost(cause) => self.metrics.lost(cause),
             Output::Evicted(reason) => self.metrics.evicted(reason),
             Output::History(key, record) => {
                 if let Some(store) = &self.store {

@@ -1,6 +1,6 @@
 //! From records to outputs: the engine, fed alike from the kernel's ring and from capture files.
 
-use smtpwatch_common::{Checksum, Direction, Record};
+use smtpwatch_common::{Checksum, Direction, Record, record::mark};
 use smtpwatch_core::{
     Engine, FlowKey, Output, Role, Segment, Settings, Side, TcpFlags, Timestamp, policy::history::History,
 };
@@ -106,6 +106,7 @@ impl Pipeline {
             length: header.length,
             offset: header.offset,
             payload: record.payload,
+            budget_spent: header.marked(mark::BUDGET),
         }
     }
 

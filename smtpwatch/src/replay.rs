@@ -131,7 +131,7 @@ fn count(summary: &mut Summary, output: Output, on: &mut impl FnMut(Event)) {
             }
             on(Event::Session(session));
         }
-        Output::Gap(_) => summary.gaps += 1,
+        Output::Lost(_) => summary.gaps += 1,
         Output::Evicted(_) => summary.evicted += 1,
         Output::History(key, record) => on(Event::History(key, record)),
         Output::HistoryForgotten(key) => on(Event::HistoryForgotten(key)),

@@ -24,6 +24,8 @@ pub(super) struct Flow {
     pub(super) payload: bool,
     /// The client answered the server's SYN-ACK, or the flow was joined later than that.
     pub(super) open: bool,
+    /// It counts among the open connections of its peer.
+    pub(super) counted: bool,
     /// The gate was told to mute it.
     pub(super) muted: bool,
     /// When its first segment was seen.
@@ -55,6 +57,7 @@ impl Flow {
             interface: segment.interface.into(),
             payload: false,
             open: false,
+            counted: false,
             muted: false,
             begun: segment.at,
             aged: segment.at,

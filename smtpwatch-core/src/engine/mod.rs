@@ -2,14 +2,16 @@
 
 mod flow;
 mod output;
+mod quota;
 
 use std::{
     collections::{HashMap, VecDeque},
+    net::IpAddr,
     time::Duration,
 };
 
-use self::flow::Flow;
-pub use self::output::{EvictReason, GateAction, GateOrder, Output, SessionResult, SessionSummary};
+pub use self::output::{EvictReason, GateAction, GateOrder, LossCause, Output, SessionResult, SessionSummary};
+use self::{flow::Flow, quota::Quota};
 use crate::{
     FlowKey, Role, Segment, Side, TcpFlags, Timestamp,
     flow::{CloseCause, FlowEvent},
@@ -40,6 +42,7 @@ pub struct Engine {
     failures: Failures,
     scope: Scope,
     flows: HashMap<FlowKey, Flow>,
+    quota: Quota,
     /// Flows in the order of their last activity, oldest first; an entry is stale when the flow has been active since.
     ages: VecDeque<(Timestamp, FlowKey)>,
     /// Flows in the order of their first segment, for as long as their handshake may take.
@@ -81,6 +84,7 @@ impl Engine {
             failures: Failures::default(),
             scope: Scope::default(),
             flows: HashMap::new(),
+            quota: Quota::default(),
             ages: VecDeque::new(),
             begun: VecDeque::new(),
             deadlines: VecDeque::new(),
@@ -113,8 +117,16 @@ impl Engine {
             // The last words of a flow that has been judged, or of one that was never seen: nothing to learn from.
             return;
         }
+        if !self.grant(key) {
+            self.outputs.push_back(Output::Evicted(EvictReason::PeerQuota));
+            self.end(key, segment.at);
+            return;
+        }
         self.drain(key, segment.at);
         let Some(flow) = self.flows.get_mut(&key) else { return };
+        if segment.budget_spent && flow.session.gap(segment.from, 0) {
+            self.outputs.push_back(Output::Lost(LossCause::Budget));
+        }
         match flow.connection.closed() {
             Some(CloseCause::Finished) => self.end(key, segment.at),
             Some(CloseCause::Reset) if !flow.lingers => {
@@ -219,15 +231,40 @@ impl Engine {
         }
     }
 
+    /// Counts a connection that has opened among those of its peer; false where it is one too many.
+    fn grant(&mut self, key: FlowKey) -> bool {
+        let Some(flow) = self.flows.get_mut(&key).filter(|flow| flow.open && !flow.counted) else { return true };
+        flow.counted = self.quota.take(peer(flow.role, key));
+        flow.counted
+    }
+
     fn make_room(&mut self) {
         self.compact();
         while self.flows.len() >= limits::FLOWS {
-            let Some((aged, key)) = self.ages.pop_front() else { return };
-            if self.flows.get(&key).is_some_and(|flow| flow.aged == aged) {
-                self.outputs.push_back(Output::Evicted(EvictReason::Capacity));
-                self.end(key, self.now);
+            let Some(key) = self.oldest_unopened().or_else(|| self.oldest()) else { return };
+            self.outputs.push_back(Output::Evicted(EvictReason::Capacity));
+            self.end(key, self.now);
+        }
+    }
+
+    /// The connection that has waited longest for its handshake: a flood of SYNs pushes out no session (THREATS EV-24).
+    fn oldest_unopened(&mut self) -> Option<FlowKey> {
+        while let Some((begun, key)) = self.begun.pop_front() {
+            if self.flows.get(&key).is_some_and(|flow| flow.begun == begun && !flow.open) {
+                return Some(key);
             }
         }
+        None
+    }
+
+    /// The connection that was silent for longest.
+    fn oldest(&mut self) -> Option<FlowKey> {
+        while let Some((aged, key)) = self.ages.pop_front() {
+            if self.flows.get(&key).is_some_and(|flow| flow.aged == aged) {
+                return Some(key);
+            }
+        }
+        None
     }
 
     /// Hands what the flow has in order to its session, and does what that wants.
@@ -239,7 +276,7 @@ impl Engine {
                 FlowEvent::Data { from, at, offset, bytes, .. } => flow.session.data(from, at, offset, bytes),
                 FlowEvent::Gap { from, length, cause, .. } => {
                     if flow.session.gap(from, length) {
-                        self.outputs.push_back(Output::Gap(cause));
+                        self.outputs.push_back(Output::Lost(cause.into()));
                     }
                 }
                 FlowEvent::Finished { from, .. } => drop(flow.session.seen.ended.get_or_insert((from, false))),
@@ -249,6 +286,10 @@ impl Engine {
                 let action = match event {
                     SessionEvent::Judge => {
                         decided = true;
+                        continue;
+                    }
+                    SessionEvent::OutOfStep => {
+                        self.outputs.push_back(Output::Lost(LossCause::OutOfStep));
                         continue;
                     }
                     SessionEvent::BodyFollows => GateAction::MuteBody,
@@ -284,6 +325,9 @@ impl Engine {
         while flow.session.poll().is_some() {}
         self.judge(key, at, Urgency::Closed);
         let Some(flow) = self.flows.remove(&key) else { return };
+        if flow.counted {
+            self.quota.give_back(peer(flow.role, key));
+        }
         if flow.payload {
             self.learn(key, &flow, at);
             self.outputs.push_back(Output::Session(flow.summary(key)));
@@ -375,5 +419,13 @@ impl Engine {
             self.outputs.push_back(Output::History(key, record));
             self.outputs.extend(forgotten.into_iter().map(Output::HistoryForgotten));
         }
+    }
+}
+
+/// The peer's address.
+const fn peer(role: Role, key: FlowKey) -> IpAddr {
+    match role {
+        Role::Client => key.server.ip(),
+        Role::Server => key.client.ip(),
     }
 }

@@ -18,8 +18,8 @@ pub enum Output {
     Session(SessionSummary),
     /// Tell the gate how little of this flow is still needed.
     Gate(GateOrder),
-    /// A hole in a stream that the dialogue needed.
-    Gap(GapCause),
+    /// The rest of a dialogue cannot be followed: its verdict is unknown.
+    Lost(LossCause),
     /// A flow left the table before its end was seen.
     Evicted(EvictReason),
     /// A row of history changed and wants to be kept.
@@ -53,6 +53,48 @@ pub enum GateAction {
     },
 }
 
+/// Why a dialogue cannot be followed any further.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+pub enum LossCause {
+    /// The capture began in the middle of the stream.
+    CaptureStart,
+    /// Octets were not captured.
+    Missing,
+    /// More would have had to be held than the reassembly may hold.
+    Window,
+    /// The gate has sent of this flow what it may: a dialogue in clear without end.
+    Budget,
+    /// Commands and replies cannot be told which belongs to which.
+    OutOfStep,
+}
+
+impl LossCause {
+    /// Every cause, for metric labels.
+    pub const ALL: [Self; 5] = [Self::CaptureStart, Self::Missing, Self::Window, Self::Budget, Self::OutOfStep];
+
+    /// The metric label.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::CaptureStart => "capture_start",
+            Self::Missing => "lost_event",
+            Self::Window => "window",
+            Self::Budget => "budget",
+            Self::OutOfStep => "out_of_step",
+        }
+    }
+}
+
+impl From<GapCause> for LossCause {
+    fn from(cause: GapCause) -> Self {
+        match cause {
+            GapCause::CaptureStart => Self::CaptureStart,
+            GapCause::Lost => Self::Missing,
+            GapCause::Window => Self::Window,
+        }
+    }
+}
+
 /// Why a flow left the table.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
 pub enum EvictReason {
@@ -60,11 +102,13 @@ pub enum EvictReason {
     Idle,
     /// The table was full.
     Capacity,
+    /// Its peer has [`crate::limits::FLOWS_PER_PEER`] open connections.
+    PeerQuota,
 }
 
 impl EvictReason {
     /// Every reason, for metric labels.
-    pub const ALL: [Self; 2] = [Self::Idle, Self::Capacity];
+    pub const ALL: [Self; 3] = [Self::Idle, Self::Capacity, Self::PeerQuota];
 
     /// The metric label.
     #[must_use]
@@ -72,6 +116,7 @@ impl EvictReason {
         match self {
             Self::Idle => "idle",
             Self::Capacity => "capacity",
+            Self::PeerQuota => "peer_quota",
         }
     }
 }

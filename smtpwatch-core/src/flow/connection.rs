@@ -93,21 +93,6 @@ pub enum GapCause {
     Window,
 }
 
-impl GapCause {
-    /// Every cause, for metric labels.
-    pub const ALL: [Self; 3] = [Self::CaptureStart, Self::Lost, Self::Window];
-
-    /// The metric label.
-    #[must_use]
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            Self::CaptureStart => "capture_start",
-            Self::Lost => "lost_event",
-            Self::Window => "window",
-        }
-    }
-}
-
 /// How a connection ended.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
 pub enum CloseCause {

@@ -8,7 +8,7 @@
 use std::collections::VecDeque;
 
 use super::{
-    auth::{AuthExchange, MechanismClass},
+    auth::{AuthExchange, Mechanism, MechanismClass},
     body::Body,
     command::{Command, split_word},
     ehlo::{self, Capabilities},
@@ -35,6 +35,8 @@ const PROXY_SIGNATURE: &[u8; 12] = b"\r\n\r\n\0\r\nQUIT\n";
 pub enum SessionEvent {
     /// Something happened that a verdict depends on.
     Judge,
+    /// Which reply belongs to which command is lost, or how far a body reaches: nothing more can be read.
+    OutOfStep,
     /// A message body follows from the client.
     BodyFollows,
     /// The client's stream is not needed before this offset.
@@ -99,6 +101,8 @@ struct Waiting {
     what: Pending,
     verb: String,
     asked: Timestamp,
+    /// So many in a row, of which `asked` tells when the first was sent.
+    count: u32,
 }
 
 /// What the reply decides.
@@ -191,6 +195,9 @@ impl Session {
     }
 
     fn doubt(&mut self, doubt: Doubt) {
+        if doubt == Doubt::Ambiguous && self.seen.doubt.is_none() {
+            self.events.push_back(SessionEvent::OutOfStep);
+        }
         self.seen.doubt.get_or_insert(doubt);
         self.stop();
     }
@@ -258,7 +265,7 @@ impl Session {
     fn client_line(&mut self, line: &Line, input: &[u8], end: u64) {
         self.ehlo_may_go_on = false;
         if std::mem::take(&mut self.stray) {
-            self.queue.pop_front();
+            self.answered();
         }
         if self.phase == Phase::AuthResponse {
             self.auth_response(&line.bytes);
@@ -399,11 +406,30 @@ impl Session {
     }
 
     fn expect(&mut self, what: Pending, verb: String) {
-        if self.queue.len() >= limits::PIPELINE {
+        let crowded = self.queue.len() >= limits::PIPELINE / 2;
+        if let Some(newest) = self.queue.back_mut()
+            && newest.what == what
+            && (newest.verb == verb || crowded)
+        {
+            newest.count = newest.count.saturating_add(1);
+            if newest.verb != verb {
+                newest.verb.clear();
+            }
+        } else if self.queue.len() >= limits::PIPELINE {
             self.doubt(Doubt::Ambiguous);
         } else {
-            self.queue.push_back(Waiting { what, verb, asked: self.now });
+            self.queue.push_back(Waiting { what, verb, asked: self.now, count: 1 });
         }
+    }
+
+    /// The command that has waited longest; it waits no longer.
+    fn answered(&mut self) -> Option<Waiting> {
+        let oldest = self.queue.front_mut()?;
+        if oldest.count == 1 {
+            return self.queue.pop_front();
+        }
+        oldest.count -= 1;
+        Some(oldest.clone())
     }
 
     // ---- the server's side ----
@@ -473,7 +499,7 @@ impl Session {
             self.doubt(Doubt::Ambiguous);
             return;
         }
-        let Some(Waiting { what, verb, asked }) = self.queue.pop_front() else {
+        let Some(Waiting { what, verb, asked, count: _ }) = self.answered() else {
             self.unasked(reply, went_on);
             return;
         };
@@ -495,11 +521,7 @@ impl Session {
                 self.starttls_reply(reply);
             }
             Pending::Auth => self.auth_reply(reply),
-            Pending::Data if reply.code == 354 => {
-                self.seen.transcript.push(Side::Client, "[message]".to_owned());
-                self.events.push_back(SessionEvent::BodyFollows);
-                self.release(Phase::Body(Body::START));
-            }
+            Pending::Data if reply.code == 354 => self.body_follows(),
             Pending::Data => self.release(Phase::Commands),
             Pending::UnofferedBdat { .. } if matches!(reply.code, 500..=504) => self.release(Phase::Commands),
             Pending::UnofferedBdat { size, last } => {
@@ -528,9 +550,42 @@ impl Session {
                 capabilities.extend(&reply.lines);
             }
             self.ehlo_may_go_on = true;
-        } else if !self.unseen_commands && matches!(reply.class(), 2 | 3) && self.seen.doubt.is_none() {
+        } else if self.unseen_commands {
+            self.unseen_command(reply);
+        } else if matches!(reply.class(), 2 | 3) && self.seen.doubt.is_none() {
             self.seen.unsolicited.get_or_insert(reply.code);
         }
+    }
+
+    /// A reply to a command that stood behind a message in the same segment, and was left out with it. Some replies say what
+    /// the command was (RFC 5321 §4.3.2, RFC 4954 §6).
+    fn unseen_command(&mut self, reply: &Reply) {
+        match reply.code {
+            354 => self.body_follows(),
+            334 => {
+                self.unseen_auth(None);
+                self.release(Phase::AuthResponse);
+            }
+            235 | 535 => {
+                self.unseen_auth(Some(1));
+                self.auth_reply(reply);
+            }
+            // Of STARTTLS, perhaps.
+            220 => self.doubt(Doubt::Ambiguous),
+            _ => {}
+        }
+    }
+
+    fn unseen_auth(&mut self, initial: Option<usize>) {
+        if self.seen.auth.len() < AUTH_EXCHANGES {
+            self.seen.auth.push(AuthExchange::new(&Mechanism::parse(b""), initial, false));
+        }
+    }
+
+    fn body_follows(&mut self) {
+        self.seen.transcript.push(Side::Client, "[message]".to_owned());
+        self.events.push_back(SessionEvent::BodyFollows);
+        self.release(Phase::Body(Body::START));
     }
 
     /// A refusal that quotes a run of X as long as the verb that was sent: it was overwritten on the way (THREATS FO-12).

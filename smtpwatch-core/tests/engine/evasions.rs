@@ -2,7 +2,7 @@
 //! jumbo segments are decided by the header walk and the gate (EV-5 to EV-12), and tested there.
 
 use smtpwatch_core::{
-    Side, TcpFlags, Timestamp,
+    Engine, Side, TcpFlags, Timestamp,
     engine::{EvictReason, Output, SessionResult},
     finding::{Evidence, Kind},
     limits,
@@ -286,6 +286,54 @@ fn ev24_a_flood_is_bounded_and_counted() {
         }
     }
     assert_eq!((engine.flows(), evicted), (limits::FLOWS, 100));
+}
+
+#[test]
+fn ev24_a_flood_pushes_out_no_session() {
+    let mut engine = engine(vec![]);
+    let mut heard = Heard::default();
+    let talk = submission().c("AUTH PLAIN AHVzZXIAcGFzcw==\r\n").s("235 ok\r\n").close();
+    let (before, after) = talk.packets.split_at(6);
+    let play = |engine: &mut Engine, heard: &mut Heard, packets: &[Packet]| {
+        for packet in packets {
+            engine.handle(&talk.segment(packet));
+            heard.drain(engine);
+        }
+    };
+    play(&mut engine, &mut heard, before);
+    // SYNs, with forged senders.
+    let syn = Talk::new(587);
+    let mut address = |number: usize, packets: std::ops::Range<usize>| {
+        let mut one = syn.clone();
+        let [.., a, b, c] = u32::try_from(number).expect("small").to_be_bytes();
+        one.flow.client = ([10, a, b, c], 4000).into();
+        for packet in &one.packets[packets] {
+            engine.handle(&one.segment(packet));
+            while engine.poll().is_some() {}
+        }
+    };
+    (0..2 * limits::FLOWS).for_each(|number| address(number, 0..1));
+    play(&mut engine, &mut heard, after);
+    assert_eq!(heard.kinds(), [Kind::AuthPlaintext]);
+}
+
+#[test]
+fn ev24_one_peer_has_its_quota() {
+    let mut engine = engine(vec![]);
+    let mut evicted = 0;
+    for number in 0..limits::FLOWS_PER_PEER + 10 {
+        let mut one = Talk::new(25).seen_by_server();
+        one.flow.client = ([203, 0, 113, 7], u16::try_from(1000 + number).expect("small")).into();
+        for packet in &one.packets {
+            engine.handle(&one.segment(packet));
+            while let Some(output) = engine.poll() {
+                evicted += usize::from(output == Output::Evicted(EvictReason::PeerQuota));
+            }
+        }
+    }
+    assert_eq!((engine.flows(), evicted), (usize::try_from(limits::FLOWS_PER_PEER).expect("small"), 10));
+    let heard = hear(&honest(), Vec::new());
+    assert_eq!(heard.sessions[0].result, SessionResult::Tls);
 }
 
 #[test]

@@ -1,14 +1,15 @@
 //! Peers that try to lose the watcher, and peers that only look as if they did: one test for each way that was found.
 
 use smtpwatch_core::{
-    Side,
+    Segment, Side, Timestamp,
+    engine::{GateAction, LossCause},
     finding::Kind,
     policy::rule::{Rule, StarttlsRule},
 };
 
 use crate::talk::{
-    GREETING, OFFER, STRIPPED, Talk, client_hello, deliver, greeted, hear, hear_after, honest, honest_history,
-    server_hello, tls,
+    GREETING, Heard, OFFER, STRIPPED, Talk, client_hello, deliver, engine, greeted, hear, hear_after, honest,
+    honest_history, server_hello, tls,
 };
 
 const PLAIN: &str = "AUTH PLAIN AHVzZXIAcGFzcw==\r\n";
@@ -214,4 +215,65 @@ fn an_ehlo_reply_without_end_is_bounded() {
     let heard =
         hear_after(&[honest().at(-9)], &greeted().s(endless).c("QUIT\r\n").s("221 Bye\r\n").close(), required());
     assert!(heard.findings.iter().all(|finding| finding.observed.capabilities.len() <= 128));
+}
+
+/// What stands behind the end of a message in the same segment is left out with it.
+#[test]
+fn commands_that_were_left_out_with_a_message_are_known_by_their_replies() {
+    let data = || greeted().s(STRIPPED).c("MAIL FROM:<a@b.example>\r\n").s("250 ok\r\n").c("DATA\r\n").s("354 go\r\n");
+    let behind = |commands: &str, replies: &str| {
+        muted(data(), &format!("x\r\n.\r\n{commands}")).s(format!("250 queued\r\n{replies}"))
+    };
+    // Another message: nothing of it is read as commands.
+    let next = behind("MAIL FROM:<a@b.example>\r\nRCPT TO:<a@b.example>\r\nDATA\r\n", "250 ok\r\n250 ok\r\n354 go\r\n");
+    let heard = hear(&next.c(format!("{PLAIN}.\r\n")).s("250 queued\r\n").close(), Vec::new());
+    assert_eq!((heard.kinds(), heard.sessions[0].messages), (vec![], 2));
+    assert_eq!(heard.gate.iter().filter(|action| matches!(action, GateAction::MuteBody)).count(), 2);
+    // A credential, of which the replies tell.
+    for talk in [behind(PLAIN, "235 ok\r\n").close(), two_steps_unseen(behind("AUTH PLAIN\r\n", "334 \r\n"))] {
+        let heard = hear(&talk, Vec::new());
+        assert_eq!(heard.kinds(), [Kind::AuthExchangePlaintext], "{:?}", heard.sessions);
+        assert!(!serde_json::to_string(&heard.findings[0]).expect("serialises").contains("AHVzZXIA"));
+    }
+    let heard = hear(&behind("STARTTLS\r\n", "220 go\r\n").close(), required());
+    assert_eq!(heard.lost, [LossCause::OutOfStep]);
+}
+
+fn two_steps_unseen(talk: Talk) -> Talk {
+    talk.c("AHVzZXIAcGFzcw==\r\n").s("235 ok\r\n").close()
+}
+
+#[test]
+fn commands_without_end_hide_none() {
+    let noops = "NOOP\r\n".repeat(5000);
+    let replies = "250 ok\r\n".repeat(5000);
+    finds(Kind::AuthPlaintext, &two_steps(submission().c(noops).s(replies)));
+    let mixed = "NOOP\r\nRSET\r\n".repeat(400);
+    finds(Kind::AuthPlaintext, &two_steps(submission().c(mixed).s("250 ok\r\n".repeat(800))));
+    let heard = hear(&submission().c("EHLO x\r\nNOOP\r\n".repeat(400)).close(), Vec::new());
+    assert_eq!(heard.lost, [LossCause::OutOfStep]);
+}
+
+#[test]
+fn replies_out_of_step_end_the_verdict() {
+    // Two replies too few, and then 354: what follows is a message, whatever the count says.
+    let talk = greeted().s(STRIPPED).c("NOOP\r\nNOOP\r\nDATA\r\n").s("354 go\r\n");
+    let heard = hear(&talk.c(format!("{PLAIN}.\r\n")).s("250 ok\r\n").close(), Vec::new());
+    assert_eq!((heard.kinds(), heard.lost), (vec![], vec![LossCause::OutOfStep]));
+}
+
+#[test]
+fn a_dialogue_beyond_the_gates_budget_is_unknown() {
+    let talk = submission().c("NOOP\r\n").s("250 ok\r\n").c(PLAIN);
+    let mut engine = engine(required());
+    let mut heard = Heard::default();
+    for (place, packet) in talk.packets.iter().enumerate() {
+        let spent = place >= 6;
+        let payload = if spent { &[][..] } else { &packet.payload };
+        engine.handle(&Segment { budget_spent: place == 6, payload, ..talk.segment(packet) });
+        heard.drain(&mut engine);
+    }
+    engine.finish(Timestamp(i64::MAX));
+    heard.drain(&mut engine);
+    assert_eq!((heard.kinds(), heard.lost), (vec![], vec![LossCause::Budget]));
 }

@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 
 use smtpwatch_core::{
     Engine, Finding, FlowKey, Output, Role, Segment, Settings, Side, TcpFlags, Timestamp,
-    engine::{GateAction, SessionSummary},
+    engine::{GateAction, LossCause, SessionSummary},
     finding::Kind,
     policy::{history::History, rule::Rule},
 };
@@ -218,6 +218,7 @@ impl Talk {
             length,
             offset: 0,
             payload: &packet.payload,
+            budget_spent: false,
         }
     }
 }
@@ -239,6 +240,7 @@ pub struct Heard {
     pub sessions: Vec<SessionSummary>,
     pub gate: Vec<GateAction>,
     pub gaps: usize,
+    pub lost: Vec<LossCause>,
 }
 
 impl Heard {
@@ -248,7 +250,10 @@ impl Heard {
                 Output::Finding(finding) => self.findings.push(*finding),
                 Output::Session(session) => self.sessions.push(session),
                 Output::Gate(order) => self.gate.push(order.action),
-                Output::Gap(_) => self.gaps += 1,
+                Output::Lost(cause) => {
+                    self.gaps += 1;
+                    self.lost.push(cause);
+                }
                 Output::Evicted(_) | Output::History(..) | Output::HistoryForgotten(_) => {}
             }
         }

@@ -9,9 +9,8 @@ use prometheus::{
 };
 use smtpwatch_core::{
     Finding, Role, Timestamp,
-    engine::{EvictReason, SessionResult, SessionSummary},
+    engine::{EvictReason, LossCause, SessionResult, SessionSummary},
     finding::{Kind, Severity, StarttlsState},
-    flow::GapCause,
 };
 
 use crate::version;
@@ -182,8 +181,8 @@ impl Metrics {
         }
     }
 
-    /// A hole hurt.
-    pub fn gap(&self, cause: GapCause) {
+    /// A dialogue could not be followed to its end.
+    pub fn lost(&self, cause: LossCause) {
         self.gaps.with_label_values(&[cause.as_str()]).inc();
     }
 
@@ -300,7 +299,7 @@ impl Metrics {
         for reason in EvictReason::ALL {
             let _ = self.evicted.with_label_values(&[reason.as_str()]);
         }
-        for cause in GapCause::ALL {
+        for cause in LossCause::ALL {
             let _ = self.gaps.with_label_values(&[cause.as_str()]);
         }
         for output in Output::ALL {

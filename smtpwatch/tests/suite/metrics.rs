@@ -103,7 +103,7 @@ fn every_label_set_is_exported_as_zero() {
     ] {
         assert!(text.lines().any(|found| found == line), "missing: {line}\n{text}");
     }
-    for cause in smtpwatch_core::flow::GapCause::ALL {
+    for cause in smtpwatch_core::engine::LossCause::ALL {
         let line = format!("smtpwatch_reassembly_gaps_total{{cause=\"{}\"}} 0", cause.as_str());
         assert!(text.lines().any(|found| found == line), "missing: {line}");
     }

@@ -6,6 +6,7 @@ mod starts_and_ends;
 use crate::{FlowKey, Role, Segment, Side, TcpFlags, Timestamp};
 
 use super::{CloseCause, Connection, FlowEvent, GapCause};
+use crate::engine::LossCause;
 
 const C: Side = Side::Client;
 const S: Side = Side::Server;
@@ -36,6 +37,7 @@ pub(super) fn segment<'a>(from: Side, flags: TcpFlags, seq: u32, ack: u32, paylo
         length: u32::try_from(payload.len()).expect("a segment"),
         offset: 0,
         payload,
+        budget_spent: false,
     }
 }
 
@@ -49,7 +51,9 @@ fn drain(connection: &mut Connection) -> Vec<String> {
                 let sign = if acked { '+' } else { '~' };
                 format!("{}{sign}{:?}", name(from), String::from_utf8_lossy(bytes))
             }
-            FlowEvent::Gap { from, length, cause, .. } => format!("{} gap {length} {}", name(from), cause.as_str()),
+            FlowEvent::Gap { from, length, cause, .. } => {
+                format!("{} gap {length} {}", name(from), LossCause::from(cause).as_str())
+            }
             FlowEvent::Finished { from, .. } => format!("{} fin", name(from)),
             FlowEvent::Reset { from, .. } => format!("{} rst", name(from)),
         });
