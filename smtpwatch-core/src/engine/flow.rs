@@ -15,6 +15,9 @@ use crate::{
 /// Client segments of one octet, from which on a person is taken to type (THREATS FP-25).
 const TYPED_SEGMENTS: u32 = 4;
 
+/// Characters kept of the line that offers STARTTLS.
+const OFFER_LINE: usize = 64;
+
 pub(super) struct Flow {
     pub(super) connection: Connection,
     pub(super) session: Session,
@@ -130,7 +133,10 @@ impl Flow {
             keywords: Profile::keep(capabilities.keywords().map(str::to_owned)),
             ehlo_octets: seen.ehlo_octets,
             plaintext_mechanisms: Profile::keep(capabilities.plaintext_mechanisms().into_iter()),
+            offer: capabilities.offer_line().unwrap_or_default().chars().take(OFFER_LINE).collect(),
             readable_greeting: seen.greeting_name.is_some(),
+            words: [seen.greeting.as_deref().unwrap_or_default(), &capabilities.first_line].map(Profile::shape),
+            quoted: Profile::quoted(&capabilities.first_line),
             ttl: syn_ack.map_or(0, |syn_ack| syn_ack.ttl),
             mss: syn_ack.and_then(|syn_ack| syn_ack.mss).unwrap_or(0),
             options: syn_ack.map(|syn_ack| syn_ack.option_order().to_vec()).unwrap_or_default(),

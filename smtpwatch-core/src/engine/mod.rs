@@ -40,7 +40,8 @@ pub struct Engine {
     rules: Vec<Rule>,
     history: History,
     failures: Failures,
-    scope: Scope,
+    /// By the end that this host is, in the order of [`Role`].
+    scopes: [Scope; 2],
     flows: HashMap<FlowKey, Flow>,
     quota: Quota,
     /// Flows in the order of their last activity, oldest first; an entry is stale when the flow has been active since.
@@ -82,7 +83,7 @@ impl Engine {
             rules,
             history,
             failures: Failures::default(),
-            scope: Scope::default(),
+            scopes: Role::ALL.map(Scope::new),
             flows: HashMap::new(),
             quota: Quota::default(),
             ages: VecDeque::new(),
@@ -339,7 +340,7 @@ impl Engine {
         let names = flow.session.seen.server_names();
         let subject = Subject { flow: key, role: flow.role, names: &names };
         let mut expectation = Expectation::of(&subject, &self.rules, &self.history, self.settings.strength);
-        expectation.failure = self.failures.before(flow.role, key, at);
+        expectation.failure = self.failures.before(&subject, at);
         let wire = flow.wire();
         let claims = judge::judge(Case {
             session: &flow.session.seen,
@@ -348,7 +349,7 @@ impl Engine {
             role: flow.role,
             port: key.server.port(),
             closed: urgency == Urgency::Closed,
-            scope: &self.scope,
+            scope: &self.scopes[flow.role as usize],
             peer: subject.peer(),
             at,
         });
@@ -382,7 +383,9 @@ impl Engine {
         if let Some(end) = seen.handshake_end()
             && (seen.tls_began() || end != HandshakeEnd::Closed(Side::Client))
         {
-            failures.note(flow.role, Failure { at, flow: key, end });
+            let names = seen.server_names();
+            let subject = Subject { flow: key, role: flow.role, names: &names };
+            failures.note(&subject, Failure { at, flow: key, end });
         }
     }
 
@@ -395,19 +398,23 @@ impl Engine {
         }
         let used = seen.tls_began() && seen.handshake_end().is_none();
         Self::note_failure(&mut self.failures, key, flow, at);
+        let names = seen.server_names();
+        let subject = Subject { flow: key, role: flow.role, names: &names };
         if seen.tls.as_ref().is_some_and(TlsPhase::is_established) {
-            self.failures.forgive(flow.role, key);
+            self.failures.forgive(&subject);
         }
         let at_stake = seen.mail_sent || seen.starttls != Starttls::NotSent || !seen.auth.is_empty();
         if !at_stake || seen.capabilities.is_none() {
             return;
         }
         let offered = seen.offers_starttls();
-        let names = seen.server_names();
-        let subject = Subject { flow: key, role: flow.role, names: &names };
-        if flow.role == Role::Client {
-            let granted = offered && !matches!(seen.starttls, Starttls::Refused(_));
-            self.scope.note(at, subject.peer(), granted);
+        let granted = match flow.role {
+            Role::Client => Some(offered && !matches!(seen.starttls, Starttls::Refused(_))),
+            // Of a client that has never used TLS nobody can say that it was kept from it.
+            Role::Server => subject.history_keys().any(|key| self.history.get(&key).is_some()).then_some(used),
+        };
+        if let Some(granted) = granted {
+            self.scopes[flow.role as usize].note(at, subject.peer(), granted);
         }
         for key in subject.history_keys() {
             // A client is remembered once it has used TLS here: everybody may connect, and most never come back.

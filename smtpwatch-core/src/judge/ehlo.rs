@@ -3,7 +3,7 @@
 use super::{Case, Claim, nothing_expected, offer_expected, use_expected};
 use crate::{
     Role,
-    finding::{Evidence, Kind, Severity},
+    finding::{Evidence, Expected, Kind, Severity},
 };
 
 pub(super) fn judge(case: Case<'_>) -> Vec<Claim> {
@@ -25,10 +25,21 @@ fn downgraded(case: Case<'_>) -> Option<Claim> {
         // Whoever used STARTTLS here spoke EHLO.
         Role::Server => (use_expected(case).filter(|(evidence, _)| *evidence == Evidence::Regression), true),
     };
+    let known = known.or_else(|| speaks_ehlo(case));
     let (evidence, expected) = known.filter(|_| cause)?;
+    let offered = expected.starttls;
     let mut claim = Claim::new(case, Kind::EhloDowngraded, "B1", evidence, expected);
     claim.reply = session.ehlo_rejected;
+    if !offered {
+        // It never offered STARTTLS, as far as is known: nothing was lost but the question.
+        claim.severity = claim.severity.min(Severity::Low);
+    }
     Some(claim)
+}
+
+fn speaks_ehlo(case: Case<'_>) -> Option<(Evidence, Expected)> {
+    let record = case.expectation.speaks_ehlo.filter(|_| case.role == Role::Client)?;
+    Some((Evidence::Regression, Expected { starttls: false, source: "history", detail: record.answers() }))
 }
 
 /// Any client can send a line of X, and a person at a keyboard behind a device that masks each octet does (FP-25): without a

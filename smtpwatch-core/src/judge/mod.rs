@@ -40,7 +40,7 @@ pub struct Case<'a> {
     pub port: u16,
     /// The connection has ended: nothing more will come.
     pub closed: bool,
-    /// What other servers offered lately (THREATS FO-13).
+    /// What became of STARTTLS with others lately (THREATS FO-13).
     pub scope: &'a Scope,
     /// The peer's address.
     pub peer: IpAddr,

@@ -8,6 +8,7 @@ use super::{Case, Claim, nothing_expected, offer_expected};
 use crate::{
     Role,
     finding::{Evidence, Kind, Severity},
+    policy::profile::Profile,
     smtp::{Capabilities, Offer, Starttls},
 };
 
@@ -38,10 +39,11 @@ pub(super) fn judge(case: Case<'_>) -> Option<Claim> {
     }
     let (evidence, expected) = offer_expected(case)?;
     let returns = case.expectation.offers.map_or(0, |record| record.offered.returns);
+    let rewritten = rewritten(case, capabilities);
     let rule = match () {
         () if capabilities.starttls_on_first_line => "A5",
         () if returns > 0 => "A9",
-        () if greeting_changed(case) => "A4",
+        () if !rewritten.is_empty() => "A4",
         () => "A1",
     };
     let mut claim = Claim::new(case, Kind::StarttlsStripped, rule, evidence, expected);
@@ -53,18 +55,33 @@ pub(super) fn judge(case: Case<'_>) -> Option<Claim> {
     if returns > 0 {
         claim.proof.push(format!("the offer was missing before and came back, {returns} times (A9)"));
     }
+    claim.proof.extend(rewritten);
     Some(claim)
 }
 
-/// The EHLO reply differs from the peer's in more than the line that is missing: somebody else may have written it (A4).
-fn greeting_changed(case: Case<'_>) -> bool {
-    let (Some(profile), Some(capabilities)) = (&case.expectation.profile, &case.session.capabilities) else {
-        return false;
-    };
+/// What differs from the peer's own words beside the line that is missing: somebody else may have written them (A4).
+fn rewritten(case: Case<'_>, capabilities: &Capabilities) -> Vec<String> {
+    let Some(profile) = &case.expectation.profile else { return Vec::new() };
+    let mut lines = Vec::new();
     let without: Vec<_> =
         profile.keywords.iter().map(String::as_str).filter(|keyword| *keyword != "STARTTLS").collect();
-    let now: Vec<_> = capabilities.keywords().collect();
-    !without.is_empty() && now.iter().filter(|keyword| without.contains(keyword)).count() * 2 < without.len()
+    let kept = capabilities.keywords().filter(|keyword| without.contains(keyword)).count();
+    if kept * 2 < without.len() {
+        lines.push(format!("{kept} of {} other keywords are left of the EHLO reply (A4)", without.len()));
+    }
+    let greeting = case.session.greeting.as_deref().unwrap_or_default();
+    let now = [("greeting", greeting), ("first line of the EHLO reply", &capabilities.first_line)];
+    for ((name, line), before) in now.into_iter().zip(&profile.words) {
+        let now = Profile::shape(line);
+        if !before.is_empty() && now != *before {
+            lines.push(format!("the {name} has the form {now:?}, before {before:?} (A4)"));
+        }
+    }
+    let quoted = Profile::quoted(&capabilities.first_line);
+    if !quoted.is_empty() && !profile.quoted.is_empty() && quoted != profile.quoted {
+        lines.push(format!("the server quotes this host's address as {quoted}, before {} (A4)", profile.quoted));
+    }
+    lines
 }
 
 /// The reply ended on a line that promises another (A6): the client waits, and the mail does not go out at all.
@@ -80,22 +97,16 @@ fn unfinished(case: Case<'_>) -> Option<Claim> {
 /// STARTTLS is there, but not as its server writes it: lower case strips Exim's clients (A3), other shapes strip strict ones
 /// (A5), a second line is not any server's (A7).
 fn reshaped(case: Case<'_>, capabilities: &Capabilities) -> Option<Claim> {
-    let wrote_otherwise = || {
-        let profile = case.expectation.profile;
-        profile.is_some_and(|profile| profile.keywords.iter().any(|keyword| keyword == "STARTTLS"))
-    };
     let (kind, rule, line) = if capabilities.offers() > 1 {
         (Kind::StreamTampering, "A7", format!("STARTTLS stands in the EHLO reply {} times", capabilities.offers()))
-    } else if capabilities.offer() == Offer::Lenient && wrote_otherwise() && case.expectation.offers.is_some() {
-        let line = capabilities.lines.iter().find(|line| line.text.to_ascii_uppercase().contains("STARTTLS"))?;
-        if line.text.contains(|c: char| c.is_ascii_lowercase()) && capabilities.is_lower_case() {
+    } else if capabilities.offer() == Offer::Lenient {
+        let line = capabilities.offer_line()?;
+        // A server that has always written so, or that writes everything so, writes so.
+        if case.expectation.profile.is_some_and(|profile| profile.offer == line) || capabilities.is_lower_case() {
             return None;
         }
-        (
-            Kind::StarttlsMasked,
-            if line.text.eq_ignore_ascii_case("STARTTLS") { "A3" } else { "A5" },
-            format!("offered as {:?}", line.text),
-        )
+        let rule = if line.eq_ignore_ascii_case("STARTTLS") && line != "STARTTLS" { "A3" } else { "A5" };
+        (Kind::StarttlsMasked, rule, format!("offered as {line:?}, which some clients do not take for an offer"))
     } else {
         return None;
     };

@@ -28,12 +28,17 @@ pub(super) fn add(case: Case<'_>, claim: &mut Claim) {
             "{count} segments came from the peer that a host discards: a wrong checksum, no ACK, or a signature (EV-9)"
         ));
     }
-    if case.role != Role::Client {
-        return;
-    }
     let about_offer = matches!(claim.kind, Kind::StarttlsStripped | Kind::StarttlsMasked);
     let about_reply = matches!(claim.kind, Kind::StarttlsRefused | Kind::EhloDowngraded);
-    if !about_offer && !about_reply && claim.kind != Kind::CommandRewritten {
+    let about_path = about_offer || about_reply || claim.kind == Kind::CommandRewritten;
+    if case.role == Role::Server {
+        // Here the peer is the client, of whom there is no look; what can be told is whom else it happens to.
+        if about_path || claim.rule == "A8" {
+            claim.proof.push(case.scope.of(case.at, case.peer));
+        }
+        return;
+    }
+    if !about_path {
         return;
     }
     if about_offer {

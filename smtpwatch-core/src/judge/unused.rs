@@ -66,8 +66,12 @@ fn retry(case: Case<'_>, failure: &Failure) -> Claim {
         (Evidence::Suspicious, by_standard("a client that could not do TLS says so and tries again (RFC 3207 §4.1)"))
     });
     let claim = Claim::new(case, Kind::DowngradeRetry, "D1", evidence, expected);
-    let port = failure.flow.client.port();
-    claim.prove(format!("{}: the TLS handshake from port {port} failed: {}", failure.at, handshake_end(failure.end)))
+    let (client, server) = (failure.flow.client, failure.flow.server);
+    claim.prove(format!(
+        "{}: the TLS handshake of {client} with {server} failed: {}",
+        failure.at,
+        handshake_end(failure.end)
+    ))
 }
 
 /// How a handshake ended, in words.

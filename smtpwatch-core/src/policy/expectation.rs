@@ -40,14 +40,18 @@ impl Subject<'_> {
         }
     }
 
-    /// The rows of history that speak of this peer: by address, then by name.
+    /// The ways to know this peer again: by address, then by name.
+    pub fn peers(&self) -> impl Iterator<Item = HistoryPeer> {
+        // A client calls itself what it likes; only its address is known by more than its word.
+        let name = self.names.first().filter(|_| self.role == Role::Client);
+        let name = name.map(|name| HistoryPeer::Name(name.to_ascii_lowercase()));
+        [Some(HistoryPeer::Address(self.peer())), name].into_iter().flatten()
+    }
+
+    /// The rows of history that speak of this peer.
     pub fn history_keys(&self) -> impl Iterator<Item = HistoryKey> {
         let (role, own, port) = (self.role, self.own(), self.flow.server.port());
-        // A client calls itself what it likes; only its address is known by more than its word.
-        let name = self.names.first().filter(|_| role == Role::Client);
-        let name = name.map(|name| HistoryPeer::Name(name.to_ascii_lowercase()));
-        let peers = [Some(HistoryPeer::Address(self.peer())), name];
-        peers.into_iter().flatten().map(move |peer| HistoryKey { role, own, peer, port })
+        self.peers().map(move |peer| HistoryKey { role, own, peer, port })
     }
 }
 
@@ -60,6 +64,8 @@ pub struct Expectation<'a> {
     pub offers: Option<&'a HistoryRecord>,
     /// The history of this peer, where it is strong enough to call it a regression that an offer is not used.
     pub uses: Option<&'a HistoryRecord>,
+    /// The history of this peer, where it has answered EHLO often enough to call it a regression that it does not.
+    pub speaks_ehlo: Option<&'a HistoryRecord>,
     /// What the peer looked like when TLS last began.
     pub profile: Option<&'a Profile>,
     /// A TLS handshake with this peer that failed before.
@@ -78,6 +84,7 @@ impl<'a> Expectation<'a> {
             rule,
             offers: agreed(&rows, strength, |record| record.offered),
             uses: agreed(&rows, strength, |record| record.used),
+            speaks_ehlo: rows.iter().copied().find(|record| record.sessions >= strength.min_sessions),
             profile: rows.first().and_then(|record| record.profile.as_deref()),
             failure: None,
         }

@@ -2,13 +2,13 @@
 
 use std::{
     collections::{HashMap, VecDeque},
-    net::IpAddr,
     time::Duration,
 };
 
+use super::{expectation::Subject, history::HistoryPeer};
 use crate::{FlowKey, Role, Timestamp, smtp::HandshakeEnd};
 
-/// Peers remembered; the oldest failure makes room.
+/// Entries held, one or two for each peer; the oldest failure makes room.
 const PEERS: usize = 4096;
 /// A mail server retries in clear after its back-off at the earliest, and gives up after five days (Postfix
 /// `minimal_backoff_time`, `maximal_queue_lifetime`).
@@ -25,43 +25,49 @@ pub struct Failure {
     pub end: HandshakeEnd,
 }
 
-type Pair = (Role, IpAddr, IpAddr, u16);
+/// Which end this host is, the peer, the server's port. The own address is not part of it: a retry may leave by another.
+type Key = (Role, HistoryPeer, u16);
 
-/// The newest failure of each pair of hosts.
+/// The newest failure with each peer, by address and by name: a server that is tried again may answer at another address.
 #[derive(Debug, Default)]
 pub struct Failures {
-    newest: HashMap<Pair, Failure>,
-    order: VecDeque<(Timestamp, Pair)>,
+    newest: HashMap<Key, Failure>,
+    order: VecDeque<(Timestamp, Key)>,
 }
 
 impl Failures {
     /// Notes a failure.
-    pub fn note(&mut self, role: Role, failure: Failure) {
-        let pair = pair(role, failure.flow);
-        self.newest.insert(pair, failure);
-        self.order.push_back((failure.at, pair));
+    pub fn note(&mut self, subject: &Subject<'_>, failure: Failure) {
+        for key in keys(subject) {
+            self.newest.insert(key.clone(), failure);
+            self.order.push_back((failure.at, key));
+        }
         while self.order.len() > PEERS {
-            let Some((at, pair)) = self.order.pop_front() else { return };
-            if self.newest.get(&pair).is_some_and(|newest| newest.at == at) {
-                self.newest.remove(&pair);
+            let Some((at, key)) = self.order.pop_front() else { return };
+            if self.newest.get(&key).is_some_and(|newest| newest.at == at) {
+                self.newest.remove(&key);
             }
         }
     }
 
     /// TLS came about: what failed before is not what makes the peer speak in clear.
-    pub fn forgive(&mut self, role: Role, flow: FlowKey) {
-        self.newest.remove(&pair(role, flow));
+    pub fn forgive(&mut self, subject: &Subject<'_>) {
+        for key in keys(subject) {
+            self.newest.remove(&key);
+        }
     }
 
     /// The failure before `now` that may explain why this flow is in clear.
     #[must_use]
-    pub fn before(&self, role: Role, flow: FlowKey, now: Timestamp) -> Option<&Failure> {
-        self.newest.get(&pair(role, flow)).filter(|failure| failure.at <= now && now.since(failure.at) <= REMEMBERED)
+    pub fn before(&self, subject: &Subject<'_>, now: Timestamp) -> Option<&Failure> {
+        let found = keys(subject).find_map(|key| self.newest.get(&key));
+        found.filter(|failure| failure.at <= now && now.since(failure.at) <= REMEMBERED)
     }
 }
 
-const fn pair(role: Role, flow: FlowKey) -> Pair {
-    (role, flow.client.ip(), flow.server.ip(), flow.server.port())
+fn keys(subject: &Subject<'_>) -> impl Iterator<Item = Key> {
+    let (role, port) = (subject.role, subject.flow.server.port());
+    subject.peers().map(move |peer| (role, peer, port))
 }
 
 #[cfg(test)]
@@ -79,20 +85,30 @@ mod tests {
         }
     }
 
+    fn subject<'a>(flow: FlowKey, names: &'a [&'a str]) -> Subject<'a> {
+        Subject { flow, role: Role::Client, names }
+    }
+
     #[test]
     fn a_failure_is_remembered_for_as_long_as_mail_is_retried() {
         let mut failures = Failures::default();
         let first = failure(100, 25);
-        failures.note(Role::Client, first);
+        let names = ["mx.example.net"];
+        failures.note(&subject(first.flow, &names), first);
         let mut retry = first.flow;
-        retry.client.set_port(50_000);
-        let found =
-            |failures: &Failures, secs| failures.before(Role::Client, retry, Timestamp::from_secs(secs)).copied();
-        assert_eq!(found(&failures, 700), Some(first));
-        assert_eq!(found(&failures, 99), None);
-        assert_eq!(found(&failures, 100 + 6 * 24 * 3600), None);
-        failures.forgive(Role::Client, retry);
-        assert_eq!(found(&failures, 700), None);
+        retry.client = ([192, 0, 2, 11], 50_000).into();
+        let found = |failures: &Failures, flow, secs| {
+            failures.before(&subject(flow, &names), Timestamp::from_secs(secs)).copied()
+        };
+        assert_eq!(found(&failures, retry, 700), Some(first));
+        assert_eq!(found(&failures, retry, 99), None);
+        assert_eq!(found(&failures, retry, 100 + 6 * 24 * 3600), None);
+        retry.server = "[2001:db8::25]:25".parse().expect("address");
+        assert_eq!(found(&failures, retry, 700), Some(first), "the same name at another address");
+        retry.server.set_port(587);
+        assert_eq!(found(&failures, retry, 700), None);
+        failures.forgive(&subject(first.flow, &names));
+        assert_eq!(found(&failures, first.flow, 700), None);
     }
 
     #[test]
@@ -100,7 +116,8 @@ mod tests {
         let mut failures = Failures::default();
         for at in 0..3 * PEERS {
             let port = u16::try_from(at % 60_000).expect("small");
-            failures.note(Role::Client, failure(i64::try_from(at).expect("small"), port));
+            let failure = failure(i64::try_from(at).expect("small"), port);
+            failures.note(&subject(failure.flow, &["mx.example.net"]), failure);
         }
         assert!(failures.newest.len() <= PEERS && failures.order.len() <= PEERS);
     }

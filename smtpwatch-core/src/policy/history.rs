@@ -240,6 +240,12 @@ impl HistoryRecord {
         format!("used in {} of {} sessions since {}", self.used.yes, self.used.sessions(), self.first_seen.date())
     }
 
+    /// The answers to EHLO in words: `EHLO was answered in 412 sessions since 2026-10-02`.
+    #[must_use]
+    pub fn answers(&self) -> String {
+        format!("EHLO was answered in {} sessions since {}", self.sessions, self.first_seen.date())
+    }
+
     fn note(&mut self, session: SessionNote, strength: Strength) {
         self.sessions += 1;
         self.last_seen = self.last_seen.max(session.at);

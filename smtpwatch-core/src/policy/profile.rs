@@ -8,6 +8,12 @@ const KEYWORDS: usize = 32;
 /// Octets kept of a keyword.
 const KEYWORD_OCTETS: usize = 32;
 
+/// Words of a date (RFC 5322 §3.3): Exim and Exchange write one into their greeting.
+const DATE: [&str; 19] = [
+    "Mon", "Tue", "Wed", "Thu", "Fri", "Sat", "Sun", "Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep",
+    "Oct", "Nov", "Dec",
+];
+
 /// A server, as seen in a session that went on under TLS.
 #[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
 #[serde(default)]
@@ -18,8 +24,14 @@ pub struct Profile {
     pub ehlo_octets: usize,
     /// Mechanisms offered before TLS that send the secret itself.
     pub plaintext_mechanisms: Vec<String>,
+    /// The line that offers STARTTLS, as the server writes it.
+    pub offer: String,
     /// The greeting is readable: it names a host.
     pub readable_greeting: bool,
+    /// Shape of the greeting and of the first line of the EHLO reply; see [`Profile::shape`].
+    pub words: [String; 2],
+    /// Address of this host as the server quotes it in that line; empty where it does not.
+    pub quoted: String,
     /// Time to live (hop limit) of the SYN-ACK on arrival.
     pub ttl: u8,
     /// Maximum segment size in the SYN-ACK; zero where it had none.
@@ -38,6 +50,27 @@ impl Profile {
         keywords.take(KEYWORDS).map(|keyword| keyword.chars().take(KEYWORD_OCTETS).collect()).collect()
     }
 
+    /// A line of text without what changes from session to session: of a word with a digit in it, of a date, and of an address
+    /// in brackets its place is left.
+    #[must_use]
+    pub fn shape(line: &str) -> String {
+        let shape = |word: &str| match word {
+            _ if is_literal(word) => "[]".to_owned(),
+            _ if word.contains(|c: char| c.is_ascii_digit()) || DATE.contains(&word.trim_end_matches(',')) => {
+                "#".to_owned()
+            }
+            _ => word.chars().take(KEYWORD_OCTETS).collect(),
+        };
+        line.split_whitespace().take(KEYWORDS).map(shape).collect::<Vec<_>>().join(" ")
+    }
+
+    /// The address in brackets that a line quotes (RFC 5321 §4.1.3), brackets included; empty where there is none.
+    #[must_use]
+    pub fn quoted(line: &str) -> String {
+        let word = line.split_whitespace().find(|word| is_literal(word)).unwrap_or_default();
+        word.chars().take(2 * KEYWORD_OCTETS).collect()
+    }
+
     /// This look, with the bests of an earlier one.
     #[must_use]
     pub fn after(self, before: &Self) -> Self {
@@ -46,5 +79,26 @@ impl Profile {
             (one, other) => one.min(other),
         };
         Self { round_trip, tls_version: self.tls_version.max(before.tls_version), ..self }
+    }
+}
+
+fn is_literal(word: &str) -> bool {
+    word.starts_with('[') && word.ends_with(']')
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_shape_keeps_what_does_not_change() {
+        let one = Profile::shape("220 mx.google.com ESMTP a1-20020a05si123.45 - gsmtp");
+        assert_eq!(one, "# mx.google.com ESMTP # - gsmtp");
+        assert_eq!(one, Profile::shape("220 mx.google.com ESMTP 9si4567890qkj.1 - gsmtp"));
+        let exim = Profile::shape("220 mx.example.net ESMTP Exim 4.97 Wed, 25 Nov 2026 17:00:00 +0000");
+        assert_eq!(exim, "# mx.example.net ESMTP Exim # # # # # # #");
+        let hello = "smtp.gmail.com at your service, [203.0.113.7]";
+        assert_eq!(Profile::shape(hello), "smtp.gmail.com at your service, []");
+        assert_eq!((Profile::quoted(hello).as_str(), Profile::quoted("mx Hello").as_str()), ("[203.0.113.7]", ""));
     }
 }

@@ -1,4 +1,4 @@
-//! How far a symptom reaches: one server, its network, or everybody (THREATS FO-13). The commonest device that takes STARTTLS
+//! How far a symptom reaches: one peer, its network, or everybody (THREATS FO-13). The commonest device that takes STARTTLS
 //! away is a firewall that somebody owns; the scope says whose to look at first.
 
 use std::{
@@ -7,63 +7,80 @@ use std::{
     time::Duration,
 };
 
-use crate::{Timestamp, policy::rule::in_network};
+use crate::{Role, Timestamp, policy::rule::in_network};
 
 /// Sessions remembered; the oldest makes room.
 const SESSIONS: usize = 1024;
 /// How long a session speaks for its server.
 const WINDOW: Duration = Duration::from_secs(3600);
 
-/// The newest sessions of this host as a client: who offered STARTTLS, and who did not.
-#[derive(Debug, Default)]
+/// The newest sessions of this host at one end: with whom TLS was to be had, and with whom not.
+#[derive(Debug)]
 pub struct Scope {
+    role: Role,
     sessions: VecDeque<(Timestamp, IpAddr, bool)>,
 }
 
 impl Scope {
-    /// Notes whether a server offered STARTTLS and granted it where it was asked for.
-    pub fn note(&mut self, at: Timestamp, server: IpAddr, granted: bool) {
+    /// Sessions of this host as a client, with servers that offer STARTTLS or not; or as a server, with clients that are known
+    /// to use it.
+    #[must_use]
+    pub const fn new(role: Role) -> Self {
+        Self { role, sessions: VecDeque::new() }
+    }
+
+    /// Notes whether a server offered STARTTLS and granted it where it was asked for, or a client used it.
+    pub fn note(&mut self, at: Timestamp, peer: IpAddr, granted: bool) {
         if self.sessions.len() >= SESSIONS {
             self.sessions.pop_front();
         }
-        self.sessions.push_back((at, server, granted));
+        self.sessions.push_back((at, peer, granted));
     }
 
-    /// The scope of a missing offer at `server`, in words with their numbers.
+    /// The scope of a symptom at `peer`, in words with their numbers, and where to look first.
     #[must_use]
-    pub fn of(&self, now: Timestamp, server: IpAddr) -> String {
-        // The newest session of each server speaks for it; the session in question is not among them yet.
+    pub fn of(&self, now: Timestamp, peer: IpAddr) -> String {
+        // The newest session of each peer speaks for it; the session in question is not among them yet.
         let mut newest = BTreeMap::new();
         for (at, address, granted) in &self.sessions {
             if now.since(*at) <= WINDOW {
                 newest.insert(*address, *granted);
             }
         }
-        newest.insert(server, false);
-        let prefix = if server.is_ipv4() { 24 } else { 48 };
+        newest.insert(peer, false);
+        let prefix = if peer.is_ipv4() { 24 } else { 48 };
         let with = |near: bool, granted: bool| {
-            newest
-                .iter()
-                .filter(|(address, ok)| in_network(**address, server, prefix) == near && **ok == granted)
-                .count()
+            newest.iter().filter(|(address, ok)| in_network(**address, peer, prefix) == near && **ok == granted).count()
         };
         let (near_without, near_with) = (with(true, false), with(true, true));
         let (far_without, far_with) = (with(false, false), with(false, true));
         let (without, total) = (near_without + far_without, newest.len());
+        let (one, grant) = match self.role {
+            Role::Client => ("server", "grant STARTTLS"),
+            Role::Server => ("client", "use STARTTLS"),
+        };
         if total == 1 {
-            "scope: no other server was seen in the last hour".to_owned()
+            format!(
+                "scope: no other {one} was seen in the last hour: look at this host's own firewall first, then at the {one}'s side"
+            )
         } else if without == total {
             format!(
-                "scope: every server seen in the last hour ({total}): look at this host's own uplink and firewall first"
+                "scope: every {one} seen in the last hour ({total}): look at this host's own uplink and firewall first"
             )
         } else if without == 1 {
-            format!("scope: this server alone; {} others grant STARTTLS: look at its side first", near_with + far_with)
+            let others = near_with + far_with;
+            format!(
+                "scope: this {one} alone; {others} others {grant}: look at its side first, at a firewall there or at the {one} itself"
+            )
         } else if far_without == 0 && near_with == 0 {
             format!(
-                "scope: every server of its /{prefix} seen in the last hour ({near_without}), and none of {far_with} others"
+                "scope: every {one} of its /{prefix} seen in the last hour ({near_without}), and none of {far_with} others: look at \
+                 the way into that network first"
             )
         } else {
-            format!("scope: {without} of {total} servers seen in the last hour")
+            format!(
+                "scope: {without} of {total} {one}s seen in the last hour: look at what the ways to them share, this host's own firewall first"
+            )
         }
     }
 }
@@ -73,7 +90,7 @@ mod tests {
     use super::*;
 
     fn scope(sessions: &[([u8; 4], bool)]) -> String {
-        let mut scope = Scope::default();
+        let mut scope = Scope::new(Role::Client);
         for (address, granted) in sessions {
             scope.note(Timestamp::from_secs(0), (*address).into(), *granted);
         }
@@ -93,8 +110,14 @@ mod tests {
     }
 
     #[test]
+    fn as_a_server_it_speaks_of_clients() {
+        let told = Scope::new(Role::Server).of(Timestamp::from_secs(60), [198, 51, 100, 25].into());
+        assert!(told.contains("no other client") && told.contains("own firewall first"), "{told}");
+    }
+
+    #[test]
     fn the_memory_is_bounded() {
-        let mut scope = Scope::default();
+        let mut scope = Scope::new(Role::Client);
         for at in 0..5000 {
             scope.note(Timestamp::from_secs(at), [192, 0, 2, 1].into(), true);
         }

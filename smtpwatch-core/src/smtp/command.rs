@@ -36,6 +36,8 @@ pub(super) enum Command {
         /// Last chunk of the message.
         last: bool,
     },
+    /// `TURN` (RFC 821 §3.8) or `ATRN` (RFC 2645): the two ends change their roles.
+    Turn,
     /// `RSET`.
     Rset,
     /// `QUIT`.
@@ -57,6 +59,7 @@ impl Command {
             b"RCPT" => Self::Rcpt(domain(rest)),
             b"DATA" if trim(rest).is_empty() => Self::Data,
             b"BDAT" => parse_bdat(rest),
+            b"TURN" | b"ATRN" => Self::Turn,
             b"RSET" => Self::Rset,
             b"QUIT" => Self::Quit,
             _ => Self::Other,
@@ -162,6 +165,8 @@ mod tests {
             (b"BDAT 99999999999999999999999 LAST", Command::Bdat { size: None, last: true }),
             (b"BDAT +1", Command::Bdat { size: None, last: false }),
             (b"BDAT 5 X", Command::Bdat { size: None, last: false }),
+            (b"TURN", Command::Turn),
+            (b"ATRN example.org", Command::Turn),
             (b"RSET", Command::Rset),
             (b"QUIT", Command::Quit),
             (b"", Command::Other),

@@ -1,6 +1,6 @@
 //! The EHLO reply: an ordered list of capability lines, and what it says of STARTTLS.
 
-use super::auth::MechanismClass;
+use super::{auth::MechanismClass, reply::Reply};
 use crate::limits;
 
 /// How STARTTLS is offered (THREATS A3, A5).
@@ -20,12 +20,16 @@ pub struct Capability {
     /// The line as it came, in printable form.
     pub text: String,
     keyword: String,
+    /// The line has another code than the reply: some clients pass over it.
+    other_code: bool,
 }
 
 /// The capability list of the last complete EHLO reply in clear.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct Capabilities {
-    /// Name that the server gives itself on the first line.
+    /// The first line, in printable form: greeting text, never a keyword.
+    pub first_line: String,
+    /// Name that the server gives itself there.
     pub name: Option<String>,
     /// STARTTLS stands on the first line, where it is greeting text and no client finds it (THREATS A5).
     pub starttls_on_first_line: bool,
@@ -36,7 +40,7 @@ pub struct Capabilities {
 impl Capability {
     fn offer(&self) -> Offer {
         match self.text.trim_end() {
-            "STARTTLS" => Offer::Strict,
+            "STARTTLS" if !self.other_code => Offer::Strict,
             _ if self.keyword == "STARTTLS" => Offer::Lenient,
             _ => Offer::Absent,
         }
@@ -56,25 +60,29 @@ const STARTTLS_SLOTS: [(&[&str], &[&str]); 4] = [
 ];
 
 impl Capabilities {
-    /// From the texts of a reply's lines, code and separator taken off.
-    pub(super) fn parse(lines: &[Vec<u8>]) -> Self {
+    /// From a reply to EHLO.
+    pub(super) fn parse(reply: &Reply) -> Self {
         let mut capabilities = Self::default();
-        capabilities.extend(lines);
+        capabilities.extend(reply);
         capabilities
     }
 
     /// Adds the lines of a continued reply (THREATS A6, EV-17); the very first line is the greeting, never a keyword.
-    pub(super) fn extend(&mut self, lines: &[Vec<u8>]) {
-        let mut lines = lines.iter();
-        if self.name.is_none() && self.lines.is_empty() {
-            let first = lines.next().map(Vec::as_slice).unwrap_or_default();
+    pub(super) fn extend(&mut self, reply: &Reply) {
+        let mut lines = reply.lines.iter().zip(&reply.codes);
+        if self.first_line.is_empty() && self.lines.is_empty() {
+            let first = lines.next().map(|(line, _)| line.as_slice()).unwrap_or_default();
+            self.first_line = super::transcript::printable(first);
             self.name = host_name(first);
             self.starttls_on_first_line =
                 first.split(u8::is_ascii_whitespace).any(|word| word.eq_ignore_ascii_case(b"STARTTLS"));
         }
         let room = limits::REPLY_LINES.saturating_sub(self.lines.len());
-        let capability =
-            |line: &Vec<u8>| Capability { text: super::transcript::printable(line), keyword: keyword(line) };
+        let capability = |(line, code): (&Vec<u8>, &u16)| Capability {
+            text: super::transcript::printable(line),
+            keyword: keyword(line),
+            other_code: *code != reply.code,
+        };
         self.lines.extend(lines.take(room).map(capability));
     }
 
@@ -96,10 +104,21 @@ impl Capabilities {
         self.lines.iter().take(lines).map(Capability::offer).max().unwrap_or(Offer::Absent)
     }
 
-    /// The whole list is in lower case: a server that writes so, not an edit.
+    /// The line that offers STARTTLS, in printable form.
+    #[must_use]
+    pub fn offer_line(&self) -> Option<&str> {
+        self.lines.iter().find(|line| line.offer() != Offer::Absent).map(|line| line.text.as_str())
+    }
+
+    /// Every other keyword is in lower case too: a server that writes so, not an edit.
     #[must_use]
     pub fn is_lower_case(&self) -> bool {
-        self.lines.iter().all(|line| !line.text.contains(|c: char| c.is_ascii_uppercase()))
+        let others = || self.lines.iter().filter(|line| line.offer() == Offer::Absent);
+        others().next().is_some()
+            && others().all(|line| {
+                let keyword = line.text.split([' ', '=']).next().unwrap_or_default();
+                !keyword.contains(|c: char| c.is_ascii_uppercase())
+            })
     }
 
     /// How often STARTTLS stands there.
@@ -188,9 +207,13 @@ mod tests {
     use super::*;
 
     fn capabilities(lines: &[&str]) -> Capabilities {
-        let mut all = vec![b"mx.example.net Hello".to_vec()];
-        all.extend(lines.iter().map(|line| line.as_bytes().to_vec()));
-        Capabilities::parse(&all)
+        parse(&[&["mx.example.net Hello"], lines].concat())
+    }
+
+    fn parse(lines: &[&str]) -> Capabilities {
+        let lines: Vec<_> = lines.iter().map(|line| line.as_bytes().to_vec()).collect();
+        let codes = vec![250; lines.len()];
+        Capabilities::parse(&Reply { code: 250, lines, codes })
     }
 
     #[test]
@@ -207,7 +230,7 @@ mod tests {
         ] {
             assert_eq!(capabilities(&["SIZE 1", line]).offer(), offer, "{line:?}");
         }
-        let first_line = Capabilities::parse(&[b"STARTTLS".to_vec(), b"SIZE 1".to_vec()]);
+        let first_line = parse(&["STARTTLS", "SIZE 1"]);
         assert_eq!(first_line.offer(), Offer::Absent, "the first line is greeting text (A5)");
     }
 
@@ -228,7 +251,7 @@ mod tests {
         ] {
             assert_eq!(capabilities(&[line]).masked().count(), usize::from(masked), "{line}");
         }
-        let name_of_x = Capabilities::parse(&[b"XXXXXXXX Hello".to_vec()]);
+        let name_of_x = parse(&["XXXXXXXX Hello"]);
         assert_eq!(name_of_x.masked().count(), 0, "FP-15");
     }
 

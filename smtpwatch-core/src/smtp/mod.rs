@@ -16,6 +16,7 @@
 mod auth;
 mod body;
 mod command;
+mod echo;
 mod ehlo;
 mod line;
 mod observation;

@@ -10,6 +10,8 @@ pub(super) struct Reply {
     pub(super) code: u16,
     /// Text of each line after code and separator, at most [`limits::REPLY_LINES`].
     pub(super) lines: Vec<Vec<u8>>,
+    /// The code of each of these lines: one and the same, says RFC 5321 §4.2.1.
+    pub(super) codes: Vec<u16>,
 }
 
 impl Reply {
@@ -35,6 +37,7 @@ struct ReplyLine<'a> {
 #[derive(Debug, Default)]
 pub(super) struct Replies {
     lines: Vec<Vec<u8>>,
+    codes: Vec<u16>,
     begun: bool,
 }
 
@@ -46,9 +49,10 @@ impl Replies {
         more |= code == 0 && self.begun;
         if self.lines.len() < limits::REPLY_LINES {
             self.lines.push(text.to_vec());
+            self.codes.push(code);
         }
         self.begun = more;
-        (!more).then(|| Reply { code, lines: std::mem::take(&mut self.lines) })
+        (!more).then(|| Reply { code, lines: std::mem::take(&mut self.lines), codes: std::mem::take(&mut self.codes) })
     }
 
     /// A reply has begun and its last line has not come.

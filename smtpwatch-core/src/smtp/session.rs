@@ -11,6 +11,7 @@ use super::{
     auth::{AuthExchange, Mechanism, MechanismClass},
     body::Body,
     command::{Command, split_word},
+    echo,
     ehlo::{self, Capabilities},
     line::{Line, Lines},
     observation::{Doubt, Injection, Observation, Rewritten, Starttls},
@@ -116,6 +117,7 @@ enum Pending {
     EndOfData,
     Bdat { last: bool },
     UnofferedBdat { size: u64, last: bool },
+    Turn,
     Other,
 }
 
@@ -349,6 +351,7 @@ impl Session {
                 }
                 Pending::Other
             }
+            Command::Turn => Pending::Turn,
             Command::Rset | Command::Quit => Pending::Other,
         };
         self.expect(pending, verb);
@@ -508,7 +511,7 @@ impl Session {
         match what {
             Pending::Ehlo if reply.is_positive() => {
                 self.seen.ehlo_after = Some(after);
-                self.seen.capabilities = Some(Capabilities::parse(&reply.lines));
+                self.seen.capabilities = Some(Capabilities::parse(reply));
                 self.seen.ehlo_octets = ehlo_octets;
                 self.seen.ehlo_rejected = None;
                 self.seen.ehlo_went_on = None;
@@ -531,7 +534,9 @@ impl Session {
                 self.release(if size > 0 { Phase::Chunk(size) } else { Phase::Commands });
             }
             Pending::EndOfData | Pending::Bdat { last: true } if reply.is_positive() => self.accepted(),
-            Pending::EndOfData | Pending::Bdat { .. } | Pending::Other => {}
+            // From here on the server sends commands, and the client replies (THREATS FP-13).
+            Pending::Turn if reply.is_positive() => self.doubt(Doubt::Ambiguous),
+            Pending::EndOfData | Pending::Bdat { .. } | Pending::Turn | Pending::Other => {}
         }
     }
 
@@ -547,7 +552,7 @@ impl Session {
         if went_on && reply.code == 250 {
             if let Some(capabilities) = &mut self.seen.capabilities {
                 self.seen.ehlo_went_on.get_or_insert(capabilities.lines.len());
-                capabilities.extend(&reply.lines);
+                capabilities.extend(reply);
             }
             self.ehlo_may_go_on = true;
         } else if self.unseen_commands {
@@ -588,15 +593,11 @@ impl Session {
         self.release(Phase::Body(Body::START));
     }
 
-    /// A refusal that quotes a run of X as long as the verb that was sent: it was overwritten on the way (THREATS FO-12).
+    /// A refusal that quotes a verb which was not sent: it was overwritten on the way (THREATS FO-12).
     fn compare_echo(&mut self, verb: &str, reply: &Reply) {
-        if reply.class() != 5 || verb.len() < 4 || verb.bytes().all(|c| c == b'X') {
-            return;
-        }
-        let words = reply.lines.iter().flat_map(|line| line.split(|c| !c.is_ascii_alphanumeric()));
-        let mut masks = words.filter(|word| word.len() == verb.len() && word.iter().all(|c| *c == b'X'));
-        if let Some(mask) = masks.next() {
-            let arrived = String::from_utf8_lossy(mask).into_owned();
+        if reply.class() == 5
+            && let Some(arrived) = reply.lines.iter().find_map(|line| echo::rewritten(verb, line))
+        {
             self.seen.rewritten.get_or_insert(Rewritten { sent: verb.to_owned(), arrived });
         }
     }

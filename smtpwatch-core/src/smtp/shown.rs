@@ -24,6 +24,7 @@ pub(super) fn shown(command: &Command, line: &[u8]) -> String {
         | Command::Starttls
         | Command::Data
         | Command::Bdat { .. }
+        | Command::Turn
         | Command::Rset
         | Command::Quit => blank_local_parts(&printable(line)),
     }
