@@ -20,7 +20,10 @@ use smtpwatch_core::{Output, Timestamp, engine::GateOrder, limits, policy::histo
 use tokio::signal::unix::{SignalKind, signal};
 
 use crate::{
-    capture::{Capture, CaptureSettings, Hook},
+    capture::{
+        Capture, CaptureSettings, Hook,
+        listeners::{self, Unwatched},
+    },
     config::Config,
     output::{
         http::{self, Health},
@@ -35,6 +38,8 @@ use crate::{
 const WAIT: Duration = Duration::from_millis(100);
 /// What is not urgent is done this often: counters, requests, interfaces.
 const HOUSEKEEPING: Duration = Duration::from_millis(500);
+/// Listeners are looked through this often: it walks every process.
+const LISTENERS: Duration = Duration::from_secs(300);
 
 /// Interfaces that have metrics of their own: a glob over the interfaces of containers may match any number.
 const MAX_INTERFACES: usize = 64;
@@ -69,6 +74,7 @@ pub fn run(config: Config, listen: SocketAddr) -> anyhow::Result<()> {
     let capture = Capture::start(&CaptureSettings::from(&config))?;
     let stop = Arc::new(AtomicBool::new(false));
     let (ended, pipeline_ended) = tokio::sync::oneshot::channel::<()>();
+    let ports = config.ports.clone();
     let named = config.interfaces.iter().filter(|name| !name.contains(['*', '?'])).cloned().collect();
     let watch = Watch {
         named,
@@ -80,6 +86,8 @@ pub fn run(config: Config, listen: SocketAddr) -> anyhow::Result<()> {
         health: health.clone(),
         stop: stop.clone(),
         written: (0, 0),
+        ports,
+        unwatched: Vec::new(),
     };
     let thread = std::thread::Builder::new().name("pipeline".to_owned()).spawn(move || {
         // Dropped at the end, also by a panic: the main thread must not go on without a pipeline.
@@ -123,12 +131,17 @@ struct Watch {
     interfaces: BTreeSet<String>,
     /// What was seen of the writer's counts.
     written: (u64, u64),
+    /// Watched ports.
+    ports: Vec<u16>,
+    /// Programs of which the log has said that they listen elsewhere too.
+    unwatched: Vec<Unwatched>,
 }
 
 impl Watch {
     fn run(mut self) -> anyhow::Result<()> {
         self.attachments();
-        let mut housekeeping = Instant::now();
+        self.listeners();
+        let (mut housekeeping, mut listeners) = (Instant::now(), Instant::now());
         while !self.stop.load(Ordering::Relaxed) {
             self.capture.wait(WAIT)?;
             self.records()?;
@@ -140,6 +153,10 @@ impl Watch {
             if housekeeping.elapsed() >= HOUSEKEEPING {
                 housekeeping = Instant::now();
                 self.housekeeping()?;
+            }
+            if listeners.elapsed() >= LISTENERS {
+                listeners = Instant::now();
+                self.listeners();
             }
         }
         // What the kernel has already handed over is judged too; after that nothing is ours on any interface.
@@ -216,6 +233,15 @@ impl Watch {
         }
         self.interfaces = interfaces;
         self.health.set(watch);
+    }
+
+    /// Says once of each mail server where it listens unwatched (THREATS EV-25).
+    fn listeners(&mut self) {
+        let found = listeners::unwatched(&self.ports);
+        for program in found.iter().filter(|program| !self.unwatched.contains(program)) {
+            tracing::warn!("{}: {}", program.describe(), listeners::REMEDY);
+        }
+        self.unwatched = found;
     }
 
     fn housekeeping(&mut self) -> anyhow::Result<()> {

@@ -9,6 +9,7 @@ mod control;
 mod digest;
 pub mod interfaces;
 mod link;
+pub mod listeners;
 mod netlink;
 pub mod object;
 pub mod pcap;

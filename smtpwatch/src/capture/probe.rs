@@ -5,7 +5,7 @@ use smtpwatch_common::{Direction, Link};
 use super::{
     CaptureError,
     attach::{Attachments, Hook},
-    interfaces,
+    interfaces, listeners,
     object::{self, LoadSettings, Loaded},
 };
 use crate::config::Ingress;
@@ -34,10 +34,10 @@ pub struct Check {
     pub remedy: String,
 }
 
-/// Tries everything; hooks only on the interface named.
+/// Tries everything; hooks only on the interface named. `ports` are those that would be watched.
 #[must_use]
-pub fn run(interface: Option<&str>) -> Vec<Check> {
-    let mut checks = vec![kernel(), capabilities(), btf()];
+pub fn run(interface: Option<&str>, ports: &[u16]) -> Vec<Check> {
+    let mut checks = vec![kernel(), capabilities(), btf(), listeners_elsewhere(ports)];
     let settings = LoadSettings { ring: 256 * 1024, flows: 1024, orders: 1024, ..LoadSettings::default() };
     match object::load(&settings) {
         Ok(mut loaded) => {
@@ -95,6 +95,15 @@ fn btf() -> Check {
         return pass("btf", "the kernel has type information; the programs do not need it".to_owned());
     }
     pass("btf", "the kernel has no type information; the programs do not need it".to_owned())
+}
+
+fn listeners_elsewhere(ports: &[u16]) -> Check {
+    let found = listeners::unwatched(ports);
+    if found.is_empty() {
+        return pass("listeners", "no mail server is seen to listen on a port that is not watched".to_owned());
+    }
+    let found: Vec<_> = found.iter().map(listeners::Unwatched::describe).collect();
+    warn("listeners", found.join("; "), listeners::REMEDY.to_owned())
 }
 
 fn optional(loaded: &Loaded) -> Vec<Check> {

@@ -5,11 +5,13 @@ use std::io::Write;
 use super::{Exit, Format, ProbeArgs};
 use crate::{
     capture::probe::{self, Check, Status},
+    config::Config,
     output::text,
 };
 
 pub(super) fn run(args: &ProbeArgs) -> anyhow::Result<Exit> {
-    let checks = probe::run(args.interface.as_deref());
+    let (config, _) = Config::load(None)?;
+    let checks = probe::run(args.interface.as_deref(), &config.ports);
     let format = Format::or_default(args.format);
     super::out(|out| {
         for check in &checks {
