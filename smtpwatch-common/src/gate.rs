@@ -14,8 +14,9 @@ use crate::{
     walk::tcp_flag::{ACK, FIN, RST, SYN},
 };
 
-/// Octets of a flow that may cross the ring: a long dialogue with hundreds of recipients, in both directions.
-pub const FLOW_BUDGET: u32 = 256 * 1024;
+/// Octets of a flow that may cross the ring: a long dialogue with hundreds of recipients, in both directions, and the longest
+/// AUTH line that there is (RFC 4954 §4) in segments of one octet (THREATS EV-1, EV-16).
+pub const FLOW_BUDGET: u32 = 1024 * 1024;
 /// The same for a flow joined after its SYN: enough to tell what it is, no verdict can come of it.
 pub const MIDSTREAM_BUDGET: u32 = 4 * 1024;
 /// What a record costs beside its payload octets.

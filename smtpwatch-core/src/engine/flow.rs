@@ -46,6 +46,7 @@ pub(super) struct Flow {
     syn_at: Option<Timestamp>,
     round_trip: Option<Duration>,
     peer_ttl: Option<(u8, u8)>,
+    reset_ttl: Option<u8>,
     typed: u32,
 }
 
@@ -71,6 +72,7 @@ impl Flow {
             syn_at: None,
             round_trip: None,
             peer_ttl: None,
+            reset_ttl: None,
             typed: 0,
         };
         flow.measure(segment);
@@ -103,6 +105,9 @@ impl Flow {
             let (lowest, highest) = self.peer_ttl.unwrap_or((segment.ttl, segment.ttl));
             self.peer_ttl = Some((lowest.min(segment.ttl), highest.max(segment.ttl)));
         }
+        if segment.from == self.peer() && segment.flags.contains(TcpFlags::RST) && segment.ttl != 0 {
+            self.reset_ttl = Some(segment.ttl);
+        }
         self.typed += u32::from(segment.from == Side::Client && segment.length == 1);
     }
 
@@ -117,6 +122,9 @@ impl Flow {
         Wire {
             syn_ack: self.connection.fingerprint(Side::Server),
             ttl: self.peer_ttl,
+            reset_ttl: self.reset_ttl,
+            round_trip: self.round_trip.filter(|_| self.role == Role::Client),
+            conflicts_dropped: self.connection.conflicts_dropped(),
             typed: self.typed >= TYPED_SEGMENTS,
             conflicts: self.connection.conflicts(),
             discarded: self.connection.discarded(self.peer()),
@@ -142,6 +150,7 @@ impl Flow {
             options: syn_ack.map(|syn_ack| syn_ack.option_order().to_vec()).unwrap_or_default(),
             round_trip: self.round_trip.map_or(0, |time| u64::try_from(time.as_nanos()).unwrap_or(u64::MAX)),
             tls_version: tls.server_hello.map_or(0, |hello| hello.version),
+            weak_suite: tls.server_hello.is_some_and(|hello| hello.weak_suite().is_some()),
         })
     }
 

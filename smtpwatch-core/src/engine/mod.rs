@@ -280,8 +280,8 @@ impl Engine {
                         self.outputs.push_back(Output::Lost(cause.into()));
                     }
                 }
-                FlowEvent::Finished { from, .. } => drop(flow.session.seen.ended.get_or_insert((from, false))),
-                FlowEvent::Reset { from, .. } => drop(flow.session.seen.ended.get_or_insert((from, true))),
+                FlowEvent::Finished { from, at } => flow.session.ended(from, false, at),
+                FlowEvent::Reset { from, at } => flow.session.ended(from, true, at),
             }
             while let Some(event) = flow.session.poll() {
                 let action = match event {

@@ -60,6 +60,11 @@ fn offered(case: Case<'_>) -> Option<Claim> {
     let claim = Claim::new(case, Kind::AuthOfferedPlaintext, "F6", evidence, expected);
     let mut claim = stripped_too(case, claim, &mechanisms);
     claim.mechanism = Some(mechanisms.join(" "));
+    if claim.rule == "F8" {
+        // What came of it is part of what it says.
+        claim.severity = Severity::of(claim.evidence, claim.outcome);
+        return Some(claim);
+    }
     claim.is_final = true;
     // The offer itself costs nothing yet. It is this host's own mistake as a server, and on the submission port it is the
     // one that clients act on (RFC 8314).
@@ -85,7 +90,9 @@ fn stripped_too(case: Case<'_>, mut claim: Claim, mechanisms: &[String]) -> Clai
         claim.rule = "A10";
         claim = claim.prove(format!("offered before TLS and never before by this server: {} (A10)", added.join(", ")));
     }
-    if let Some((evidence, expected)) = offer_expected(case).filter(|_| missing) {
+    // Where the mechanisms are known not to be new, the missing offer is its own finding.
+    let may_be_new = before.is_none() || !added.is_empty();
+    if let Some((evidence, expected)) = offer_expected(case).filter(|_| missing && may_be_new) {
         claim.rule = "F8";
         claim.evidence = claim.evidence.max(evidence);
         claim.expected = expected;

@@ -4,6 +4,7 @@ use super::{Case, Claim, nothing_expected, offer_expected, use_expected};
 use crate::{
     Role,
     finding::{Evidence, Expected, Kind, Severity},
+    smtp::Starttls,
 };
 
 pub(super) fn judge(case: Case<'_>) -> Vec<Claim> {
@@ -17,13 +18,15 @@ pub(super) fn judge(case: Case<'_>) -> Vec<Claim> {
 /// alone is what old devices say (FP-5).
 fn downgraded(case: Case<'_>) -> Option<Claim> {
     let session = case.session;
-    if session.capabilities.is_some() || !session.helo || session.tls_began() {
+    // A client that asks for STARTTLS all the same knows the server, too.
+    let went_on = session.helo || session.starttls != Starttls::NotSent;
+    if session.capabilities.is_some() || !went_on || session.tls_began() {
         return None;
     }
     let (known, cause) = match case.role {
         Role::Client => (offer_expected(case), session.ehlo_rejected.is_some() || session.greeting_is_masked()),
         // Whoever used STARTTLS here spoke EHLO.
-        Role::Server => (use_expected(case).filter(|(evidence, _)| *evidence == Evidence::Regression), true),
+        Role::Server => (use_expected(case).filter(|_| case.expectation.uses.is_some()), session.helo),
     };
     let known = known.or_else(|| speaks_ehlo(case));
     let (evidence, expected) = known.filter(|_| cause)?;

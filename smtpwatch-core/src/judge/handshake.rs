@@ -1,8 +1,10 @@
 //! After the go-ahead: no TLS (C6, first half of D1), or TLS that is weaker than it should be (D4).
 
-use super::{Case, Claim, demanded, nothing_expected, unused::handshake_end, use_expected};
+use std::time::Duration;
+
+use super::{Case, Claim, demanded, nothing_expected, refused, unused::handshake_end, use_expected};
 use crate::{
-    Role,
+    Role, Side,
     finding::{Evidence, Expected, Kind, Outcome},
     smtp::{HandshakeEnd, version_name},
 };
@@ -10,6 +12,9 @@ use crate::{
 /// Versions below it are forbidden (RFC 8996), and on port 587 nobody has to put up with them (RFC 8997).
 const TLS_1_2: u16 = 0x0303;
 const TLS_1_3: u16 = 0x0304;
+
+/// A pause before the end of a connection that is told: somebody waited for an answer.
+const SILENCE: Duration = Duration::from_secs(10);
 
 pub(super) fn judge(case: Case<'_>) -> Vec<Claim> {
     if case.session.doubt.is_some() || case.starttls_ignored() {
@@ -20,6 +25,11 @@ pub(super) fn judge(case: Case<'_>) -> Vec<Claim> {
 
 fn failed(case: Case<'_>) -> Option<Claim> {
     let end = case.session.handshake_end()?;
+    // What the server said instead of 220 tells it already (C3); so do replies that came before any octet of TLS (E2).
+    let told = case.session.injected_replies.is_some() && end == HandshakeEnd::Clear(Side::Server);
+    if refused::is_odd_grant(case) || told {
+        return None;
+    }
     let in_clear = matches!(end, HandshakeEnd::Clear(_));
     // Until the end TLS may still come about, also behind octets in clear (E2); not once both sides have gone on in clear.
     if !case.closed && !case.session.clear_after_go_ahead {
@@ -31,7 +41,10 @@ fn failed(case: Case<'_>) -> Option<Claim> {
     let (known, expected) = use_expected(case).unwrap_or_else(|| (Evidence::Suspicious, nothing_expected()));
     let evidence = if tampered { Evidence::Tamper } else { known };
     let claim = Claim::new(case, Kind::TlsHandshakeFailed, rule, evidence, expected);
-    Some(claim.prove(format!("after the go-ahead {}", handshake_end(end))))
+    let silence = case.session.silence.filter(|silence| *silence >= SILENCE);
+    let silence =
+        silence.map_or_else(String::new, |silence| format!("; nobody had said anything for {} s", silence.as_secs()));
+    Some(claim.prove(format!("after the go-ahead {}{silence}", handshake_end(end))))
 }
 
 fn downgraded(case: Case<'_>) -> Option<Claim> {
@@ -52,13 +65,17 @@ fn downgraded(case: Case<'_>) -> Option<Claim> {
             version_name(client.version)
         );
         (Evidence::Tamper, expect("standard", detail))
-    } else if server.version < TLS_1_2 && best >= TLS_1_2 {
+    } else if server.version < best && (server.version < TLS_1_2 || client.version >= best) {
         (Evidence::Regression, expect("history", format!("{} was chosen before", version_name(best))))
     } else if server.version < TLS_1_2 && case.port == 587 {
         (Evidence::Suspicious, expect("standard", "TLS 1.2 at least on port 587 (RFC 8997)".to_owned()))
     } else if server.weak_suite().is_some() {
         let detail = "a suite that encrypts and authenticates (RFC 9325 §4.1)".to_owned();
-        let known = if demanded(case).is_some() { Evidence::Policy } else { Evidence::Suspicious };
+        let known = match case.expectation.profile {
+            _ if demanded(case).is_some() => Evidence::Policy,
+            Some(profile) if profile.tls_version != 0 && !profile.weak_suite => Evidence::Regression,
+            Some(_) | None => Evidence::Suspicious,
+        };
         (known, expect("standard", detail))
     } else {
         return None;

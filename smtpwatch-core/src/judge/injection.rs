@@ -16,9 +16,11 @@ fn commands(case: Case<'_>) -> Option<Claim> {
     let rule = if carries { "E3" } else { "E1" };
     let expected = by_standard("nothing stands between STARTTLS and the TLS record (RFC 3207 §4)");
     let claim = Claim::new(case, Kind::CommandInjection, rule, Evidence::Tamper, expected);
+    // They run under TLS as if it had protected them; where TLS was refused they are what they look like.
+    let granted = matches!(case.session.starttls, Starttls::Granted(_));
     let cost = match () {
-        () if injection.auth => Outcome::Credential,
-        () if injection.mail => Outcome::Content,
+        () if injection.auth && granted => Outcome::Credential,
+        () if injection.mail && granted => Outcome::Content,
         () => claim.outcome,
     };
     let sent = if injection.before_reply { "before the reply to STARTTLS was known" } else { "after the go-ahead" };
@@ -31,9 +33,11 @@ fn commands(case: Case<'_>) -> Option<Claim> {
     Some(claim)
 }
 
-/// Without TLS nobody takes them for replies that TLS protected: that is a handshake that failed (C6).
+/// Where the client goes on in clear nobody takes them for replies that TLS protected: that is a handshake that failed (C6).
 fn replies(case: Case<'_>) -> Option<Claim> {
-    let injection = case.session.injected_replies.as_ref().filter(|_| case.session.tls_began())?;
+    let session = case.session;
+    let stands = session.tls_began() || case.closed && !session.clear_after_go_ahead;
+    let injection = session.injected_replies.as_ref().filter(|_| stands)?;
     let expected = by_standard("nothing stands between the go-ahead and the TLS record (RFC 3207 §4)");
     let claim = Claim::new(case, Kind::ResponseInjection, "E2", Evidence::Tamper, expected);
     Some(claim.prove(format!(
@@ -46,8 +50,7 @@ fn replies(case: Case<'_>) -> Option<Claim> {
 /// One reply too many before STARTTLS, where it shifts what the client believes about it. Behind a mail transaction it is a
 /// confused server.
 fn unsolicited(case: Case<'_>) -> Option<Claim> {
-    let undecided = case.session.doubt.is_none() && !case.session.mail_sent;
-    let code = case.session.unsolicited.filter(|_| undecided)?;
+    let code = case.session.unsolicited.filter(|_| !case.session.mail_sent)?;
     let expected = by_standard("one reply for each command (RFC 5321 §4.2)");
     let mut claim = Claim::new(case, Kind::ResponseInjection, "E4", Evidence::Suspicious, expected);
     claim.severity = claim.severity.min(Severity::Low);

@@ -15,14 +15,14 @@ mod refused;
 mod tamper;
 mod unused;
 
-use std::net::IpAddr;
+use std::{net::IpAddr, time::Duration};
 
 use crate::{
     Role, Side, Timestamp,
     finding::{Evidence, Expected, Kind, Outcome, Severity},
     flow::{Conflict, SynFingerprint},
     policy::{expectation::Expectation, rule::StarttlsRule, scope::Scope},
-    smtp::{Doubt, Observation},
+    smtp::{Doubt, Observation, Starttls},
 };
 
 /// What the rules look at.
@@ -55,6 +55,12 @@ pub struct Wire<'a> {
     pub syn_ack: Option<&'a SynFingerprint>,
     /// Lowest and highest time to live (hop limit) of the peer's packets with payload.
     pub ttl: Option<(u8, u8)>,
+    /// Time to live (hop limit) of a reset from the peer.
+    pub reset_ttl: Option<u8>,
+    /// Time between SYN and SYN-ACK of this connection.
+    pub round_trip: Option<Duration>,
+    /// Conflicting copies beyond those that are kept.
+    pub conflicts_dropped: u64,
     /// The client sent most of its lines octet by octet: a person types (FP-25).
     pub typed: bool,
     /// Two different copies of one range of octets.
@@ -127,13 +133,15 @@ impl Case<'_> {
         self.expectation.starttls_rule() == Some(StarttlsRule::Ignore)
     }
 
-    /// STARTTLS was offered, nobody asked for it, and an envelope crossed in clear.
-    fn offer_unused(&self) -> bool {
+    /// Nobody asked for STARTTLS, and an envelope crossed in clear.
+    fn in_clear(&self) -> bool {
         let session = self.session;
-        session.offers_starttls()
-            && session.starttls == crate::smtp::Starttls::NotSent
-            && session.mail_sent
-            && !session.tls_began()
+        session.starttls == Starttls::NotSent && session.mail_sent && !session.tls_began()
+    }
+
+    /// STARTTLS was offered and not asked for, and an envelope crossed in clear.
+    fn offer_unused(&self) -> bool {
+        self.session.offers_starttls() && self.in_clear()
     }
 }
 

@@ -6,7 +6,7 @@
 
 use super::{Case, Claim, nothing_expected, offer_expected};
 use crate::{
-    Role,
+    Role, Side,
     finding::{Evidence, Kind, Severity},
     policy::profile::Profile,
     smtp::{Capabilities, Offer, Starttls},
@@ -37,11 +37,19 @@ pub(super) fn judge(case: Case<'_>) -> Option<Claim> {
     if capabilities.offer() != Offer::Absent {
         return reshaped(case, capabilities);
     }
+    if let Some(lines) = session.ehlo_went_on {
+        return Some(promoted(case, lines));
+    }
     let (evidence, expected) = offer_expected(case)?;
+    if let Some(other) = in_its_place(case, capabilities) {
+        let claim = Claim::new(case, Kind::StarttlsMasked, "A3", evidence, expected);
+        return Some(claim.prove(format!("{other:?} stands where this server writes STARTTLS")));
+    }
     let returns = case.expectation.offers.map_or(0, |record| record.offered.returns);
     let rewritten = rewritten(case, capabilities);
+    let glued = capabilities.glued();
     let rule = match () {
-        () if capabilities.starttls_on_first_line => "A5",
+        () if capabilities.starttls_on_first_line || glued.is_some() => "A5",
         () if returns > 0 => "A9",
         () if !rewritten.is_empty() => "A4",
         () => "A1",
@@ -51,6 +59,9 @@ pub(super) fn judge(case: Case<'_>) -> Option<Claim> {
         claim
             .proof
             .push("STARTTLS stands on the first line of the EHLO reply, where it is greeting text (A5)".to_owned());
+    }
+    if let Some(line) = glued {
+        claim.proof.push(format!("STARTTLS stands in the line {line:?}, where no client finds it (A5)"));
     }
     if returns > 0 {
         claim.proof.push(format!("the offer was missing before and came back, {returns} times (A9)"));
@@ -84,12 +95,39 @@ fn rewritten(case: Case<'_>, capabilities: &Capabilities) -> Vec<String> {
     lines
 }
 
-/// The reply ended on a line that promises another (A6): the client waits, and the mail does not go out at all.
+/// Lines stand behind the line that ends the reply (A6): no server writes so. That STARTTLS is what was taken from among
+/// them is known of a peer that offers it.
+fn promoted(case: Case<'_>, lines: usize) -> Claim {
+    let known = offer_expected(case);
+    let unknown = known.is_none();
+    let expected = known.map_or_else(nothing_expected, |(_, expected)| expected);
+    let mut claim = Claim::new(case, Kind::StarttlsStripped, "A6", Evidence::Tamper, expected);
+    if unknown {
+        claim.severity = claim.severity.min(Severity::Medium);
+    }
+    claim.prove(format!(
+        "lines stand behind the one that ends the EHLO reply (line {}), and STARTTLS in none",
+        lines + 1
+    ))
+}
+
+/// The keyword that stands in the place of STARTTLS, as long, and that this server has never offered (A3).
+fn in_its_place<'a>(case: Case<'_>, capabilities: &'a Capabilities) -> Option<&'a str> {
+    let known = &case.expectation.profile?.keywords;
+    let place = known.iter().position(|keyword| keyword == "STARTTLS")?;
+    let keyword = capabilities.keywords().nth(place)?;
+    (keyword.len() == "STARTTLS".len() && !known.iter().any(|known| known == keyword)).then_some(keyword)
+}
+
+/// The reply ended on a line that promises another (A6): the client waits, and the mail does not go out at all. Of a server of
+/// which nothing is known it is told where the client waited in vain: a server that breaks off ends the connection itself.
 fn unfinished(case: Case<'_>) -> Option<Claim> {
     if !case.closed || !case.session.ehlo_unfinished {
         return None;
     }
-    let (evidence, expected) = offer_expected(case)?;
+    let waited = case.session.timed_out || matches!(case.session.ended, Some((Side::Client, _)));
+    let unknown = waited.then(|| (Evidence::Suspicious, nothing_expected()));
+    let (evidence, expected) = offer_expected(case).or(unknown)?;
     let claim = Claim::new(case, Kind::StarttlsStripped, "A6", evidence, expected);
     Some(claim.prove("the EHLO reply ends on a line that promises another, and none came"))
 }
@@ -127,14 +165,17 @@ fn masked(case: Case<'_>, capabilities: &Capabilities) -> Claim {
     let still_offered = capabilities.offer() != Offer::Absent;
     let known = offer_expected(case);
     let in_place = lines.iter().any(|(index, _)| capabilities.mask_is_starttls(*index));
+    let may_be_starttls = lines.iter().any(|(_, line)| line.is_as_long_as_starttls());
     let loss = if still_offered {
         "STARTTLS is still offered"
     } else if known.is_some() {
         "STARTTLS is known to be offered by this peer and is not there"
     } else if in_place {
         "the line stands where STARTTLS belongs, or hides the only keyword of its length that is not there"
-    } else {
+    } else if may_be_starttls {
         "possibly STARTTLS: the length of the line does not tell which keyword it hides"
+    } else {
+        "not STARTTLS, which has another length, but something overwrites what this server says"
     };
     let rule = if counted { "A2" } else { "A3" };
     let evidence = if still_offered { Evidence::Suspicious } else { Evidence::Tamper };
@@ -145,7 +186,8 @@ fn masked(case: Case<'_>, capabilities: &Capabilities) -> Claim {
     if still_offered {
         claim.severity = Severity::Info;
     } else if !proven {
-        claim.severity = claim.severity.min(Severity::Medium);
+        let most = if may_be_starttls { Severity::Medium } else { Severity::Low };
+        claim.severity = claim.severity.min(most);
     }
     claim
 }

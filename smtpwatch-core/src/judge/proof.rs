@@ -15,13 +15,19 @@ const CONFLICTS: usize = 3;
 const HOPS: u8 = 2;
 /// A reply may be this much faster than the best round trip before it is called impossible: timers are coarse.
 const SLACK: Duration = Duration::from_millis(1);
-/// What striptls answers in the server's stead, and the words of RFC 3207 §4 that no server product uses as they stand.
+/// What striptls answers in the server's stead, and words that no server product uses as they stand.
 const TOOLS: [&str; 1] = ["STRIPTLS"];
-const VERBATIM: &str = "TLS not available due to temporary reason";
+const VERBATIM: [(&str, &str); 2] = [
+    ("TLS not available due to temporary reason", "RFC 3207 §4"),
+    ("Error: command \"EHLO\" not implemented", "a tool that forges it"),
+];
 
 /// Adds what the packets and the peer's look say about a claim.
 pub(super) fn add(case: Case<'_>, claim: &mut Claim) {
     conflicts(case, claim);
+    if matches!(claim.kind, Kind::StarttlsRefused | Kind::TlsHandshakeFailed | Kind::DowngradeRetry) {
+        reset(case, claim);
+    }
     if case.wire.discarded > 0 {
         let count = case.wire.discarded;
         claim.proof.push(format!(
@@ -54,6 +60,7 @@ pub(super) fn add(case: Case<'_>, claim: &mut Claim) {
 
 /// FO-1.
 fn conflicts(case: Case<'_>, claim: &mut Claim) {
+    let more = case.wire.conflicts_dropped + case.wire.conflicts.len().saturating_sub(CONFLICTS) as u64;
     for conflict in case.wire.conflicts.iter().take(CONFLICTS) {
         let range = format!("octets {}..{}", conflict.offset, conflict.offset + conflict.first.len() as u64);
         let (first, other) = (keywords(&conflict.first), keywords(&conflict.other));
@@ -73,6 +80,9 @@ fn conflicts(case: Case<'_>, claim: &mut Claim) {
             claim.evidence = Evidence::Tamper;
             claim.severity = Severity::of(claim.evidence, claim.outcome);
         }
+    }
+    if more > 0 {
+        claim.proof.push(format!("{more} more ranges came twice with different octets (FO-1)"));
     }
 }
 
@@ -115,6 +125,18 @@ fn length(case: Case<'_>, claim: &mut Claim) {
     ));
 }
 
+/// FO-4: a reset that comes from nearer or farther than the rest of the connection was not sent by the peer.
+fn reset(case: Case<'_>, claim: &mut Claim) {
+    let Some(reset) = case.wire.reset_ttl else { return };
+    let syn_ack = case.wire.syn_ack.map(|syn_ack| syn_ack.ttl).filter(|_| case.role == Role::Client);
+    let Some((lowest, highest)) = case.wire.ttl.or(syn_ack.map(|ttl| (ttl, ttl))) else { return };
+    if reset.abs_diff(lowest) > HOPS && reset.abs_diff(highest) > HOPS {
+        claim.proof.push(format!(
+            "the reset came with TTL {reset}, the peer's other packets with {lowest} to {highest} (FO-4)"
+        ));
+    }
+}
+
 /// FO-4, FO-6: whether the same stack answers, from as far away.
 fn stack(case: Case<'_>, claim: &mut Claim) {
     if let Some((lowest, highest)) = case.wire.ttl
@@ -139,32 +161,42 @@ fn stack(case: Case<'_>, claim: &mut Claim) {
     }
 }
 
-/// FO-8: no packet travels faster than the best one did.
+/// FO-8: no packet travels faster than the best one did, nor than the SYN and its answer did.
 fn timing(case: Case<'_>, claim: &mut Claim) {
-    let best = case.expectation.profile.map_or(0, |profile| profile.round_trip);
-    let best = Duration::from_nanos(best);
+    let best = Duration::from_nanos(case.expectation.profile.map_or(0, |profile| profile.round_trip));
+    let own = case.wire.round_trip.unwrap_or_default();
+    let trips = [(best, "the best round trip to this server was"), (own, "SYN and SYN-ACK of this connection took")];
     for (what, after) in [("EHLO", case.session.ehlo_after), ("STARTTLS", case.session.starttls_after)] {
-        if let Some(after) = after
-            && after + SLACK < best
-        {
-            let (after, best) = (after.as_secs_f64() * 1e3, best.as_secs_f64() * 1e3);
-            claim.proof.push(format!("the reply to {what} came after {after:.2} ms; the best round trip to this server was {best:.2} ms (FO-8)"));
+        let faster = |after: Duration| trips.iter().find(|(trip, _)| after + SLACK < *trip).map(|trip| (after, trip));
+        if let Some((after, (trip, name))) = after.and_then(faster) {
+            let (after, trip) = (after.as_secs_f64() * 1e3, trip.as_secs_f64() * 1e3);
+            claim.proof.push(format!("the reply to {what} came after {after:.2} ms; {name} {trip:.2} ms (FO-8)"));
         }
     }
 }
 
 /// FO-11: a reply that this server would not write.
 fn style(case: Case<'_>, claim: &mut Claim) {
-    let Some(text) = &case.session.starttls_reply else { return };
-    let (Starttls::Refused(code) | Starttls::Granted(code)) = case.session.starttls else { return };
-    let offered = |keyword| case.session.capabilities.as_ref().is_some_and(|capabilities| capabilities.has(keyword));
+    let session = case.session;
+    let (code, text) = match (claim.kind, session.starttls) {
+        (Kind::EhloDowngraded, _) => (session.ehlo_rejected, &session.ehlo_refusal),
+        (_, Starttls::Refused(code) | Starttls::Granted(code)) => (Some(code), &session.starttls_reply),
+        (_, Starttls::NotSent | Starttls::Sent) => (None, &None),
+    };
+    let (Some(code), Some(text)) = (code, text) else { return };
+    let known = |keyword: &str| {
+        case.expectation.profile.is_some_and(|profile| profile.keywords.iter().any(|known| known == keyword))
+    };
+    let offered = |keyword| {
+        session.capabilities.as_ref().map_or_else(|| known(keyword), |capabilities| capabilities.has(keyword))
+    };
     let enhanced =
         text.split(' ').next().is_some_and(|word| word.split('.').count() == 3 && word.starts_with(['2', '4', '5']));
     if offered("ENHANCEDSTATUSCODES") && !enhanced && matches!(code / 100, 2 | 4 | 5) {
         claim.proof.push(format!("the server offers ENHANCEDSTATUSCODES, and its reply {code} has none (FO-11)"));
     }
-    if text == VERBATIM {
-        claim.proof.push("the reply is the text of RFC 3207 §4 word for word (FO-11)".to_owned());
+    if let Some(source) = VERBATIM.iter().find(|(words, _)| text == words).map(|(_, source)| source) {
+        claim.proof.push(format!("the reply is the text of {source} word for word (FO-11)"));
     }
     if let Some(tool) = TOOLS.iter().find(|tool| text.contains(**tool)) {
         claim.proof.push(format!("the reply names a tool that forges it: {tool:?} (FO-11)"));

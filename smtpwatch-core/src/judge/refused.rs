@@ -2,7 +2,6 @@
 
 use super::{Case, Claim, nothing_expected, offer_expected};
 use crate::{
-    Side,
     finding::{Evidence, Kind},
     smtp::Starttls,
 };
@@ -16,8 +15,8 @@ pub(super) fn judge(case: Case<'_>) -> Option<Claim> {
         Starttls::Refused(code @ 454) => ("C1", Some(code)),
         Starttls::Refused(code @ 500..=599) => ("C2", Some(code)),
         Starttls::Refused(code) => ("C3", Some(code)),
-        // A client may go ahead on it all the same; when TLS follows nothing was refused.
-        Starttls::Granted(code) if code != 220 && !session.tls_began() && case.closed => ("C3", Some(code)),
+        // A client may go ahead on it all the same; when TLS comes about nothing was refused.
+        Starttls::Granted(code) if is_odd_grant(case) && case.closed => ("C3", Some(code)),
         Starttls::Sent if case.closed && cut(case) => ("C5", None),
         Starttls::NotSent | Starttls::Sent | Starttls::Granted(_) => return None,
     };
@@ -32,7 +31,14 @@ pub(super) fn judge(case: Case<'_>) -> Option<Claim> {
     Some(claim)
 }
 
-/// The server ended the connection, or a reset came from either end, or nobody answered (C5).
-fn cut(case: Case<'_>) -> bool {
-    case.session.timed_out || matches!(case.session.ended, Some((Side::Server, _) | (Side::Client, true)))
+/// A 2xx that is not 220, and no TLS came of it: the server said something else than that it is ready (C3).
+pub(super) fn is_odd_grant(case: Case<'_>) -> bool {
+    let session = case.session;
+    let established = session.tls.as_ref().is_some_and(|tls| tls.is_established() || tls.is_opaque());
+    matches!(session.starttls, Starttls::Granted(code) if code != 220) && !established
+}
+
+/// The connection ended, by whomever, or fell silent, and the question was never answered (C5).
+const fn cut(case: Case<'_>) -> bool {
+    case.session.timed_out || case.session.ended.is_some()
 }

@@ -18,11 +18,11 @@ pub(super) fn judge(case: Case<'_>) -> Option<Claim> {
     if case.session.doubt.is_some() || case.starttls_ignored() {
         return None;
     }
+    if let Some(failure) = case.expectation.failure.filter(|_| case.in_clear()) {
+        return Some(retry(case, failure));
+    }
     if !case.offer_unused() {
         return in_clear_on_587(case);
-    }
-    if let Some(failure) = &case.expectation.failure {
-        return Some(retry(case, failure));
     }
     if case.port == SUBMISSION {
         return Some(submission(case));
@@ -77,7 +77,7 @@ fn retry(case: Case<'_>, failure: &Failure) -> Claim {
 /// How a handshake ended, in words.
 pub(super) fn handshake_end(end: HandshakeEnd) -> String {
     match end {
-        HandshakeEnd::Clear(Side::Client) => "the client went on in clear after the go-ahead".to_owned(),
+        HandshakeEnd::Clear(Side::Client) => "the client went on in clear".to_owned(),
         HandshakeEnd::Clear(Side::Server) => "the server answered TLS in clear".to_owned(),
         HandshakeEnd::Alert(side, description) => {
             format!("the {} sent alert {description} (RFC 8446 §6)", side_name(side))

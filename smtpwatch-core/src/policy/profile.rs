@@ -42,6 +42,8 @@ pub struct Profile {
     pub round_trip: u64,
     /// Highest TLS version chosen, as on the wire; zero where it was not seen.
     pub tls_version: u16,
+    /// The suite chosen does not encrypt or authenticate as RFC 9325 §4.1 demands.
+    pub weak_suite: bool,
 }
 
 impl Profile {

@@ -55,9 +55,9 @@ impl Scope {
         let (near_without, near_with) = (with(true, false), with(true, true));
         let (far_without, far_with) = (with(false, false), with(false, true));
         let (without, total) = (near_without + far_without, newest.len());
-        let (one, grant) = match self.role {
-            Role::Client => ("server", "grant STARTTLS"),
-            Role::Server => ("client", "use STARTTLS"),
+        let (one, tls) = match self.role {
+            Role::Client => ("server", "STARTTLS"),
+            Role::Server => ("client", "TLS"),
         };
         if total == 1 {
             format!(
@@ -68,9 +68,12 @@ impl Scope {
                 "scope: every {one} seen in the last hour ({total}): look at this host's own uplink and firewall first"
             )
         } else if without == 1 {
-            let others = near_with + far_with;
+            let others = match near_with + far_with {
+                1 => "1 other".to_owned(),
+                more => format!("{more} others"),
+            };
             format!(
-                "scope: this {one} alone; {others} others {grant}: look at its side first, at a firewall there or at the {one} itself"
+                "scope: this {one} alone; {others} with {tls}: look at its side first, at a firewall there or at the {one} itself"
             )
         } else if far_without == 0 && near_with == 0 {
             format!(

@@ -38,6 +38,11 @@ pub struct Capabilities {
 }
 
 impl Capability {
+    /// A mask keeps the length of what it hides (THREATS FP-26).
+    pub(crate) fn is_as_long_as_starttls(&self) -> bool {
+        self.keyword.len() == "STARTTLS".len()
+    }
+
     fn offer(&self) -> Offer {
         match self.text.trim_end() {
             "STARTTLS" if !self.other_code => Offer::Strict,
@@ -127,6 +132,13 @@ impl Capabilities {
         self.lines.iter().filter(|line| line.offer() != Offer::Absent).count()
     }
 
+    /// A line that holds STARTTLS and offers it to nobody: glued to another keyword, or without a separator (THREATS A5).
+    #[must_use]
+    pub fn glued(&self) -> Option<&str> {
+        let line = self.lines.iter().find(|line| line.text.to_ascii_uppercase().contains("STARTTLS"));
+        line.filter(|line| line.offer() == Offer::Absent).map(|line| line.text.as_str())
+    }
+
     /// Whether a keyword is there, given in upper case.
     #[must_use]
     pub fn has(&self, keyword: &str) -> bool {
@@ -147,7 +159,7 @@ impl Capabilities {
         if is_near_starttls(&line.keyword) {
             return true;
         }
-        if line.keyword.len() != "STARTTLS".len() {
+        if !line.is_as_long_as_starttls() {
             return false;
         }
         let others_present =
@@ -174,6 +186,13 @@ impl Capabilities {
         }
         found
     }
+}
+
+/// Whether a line may be a capability (RFC 5321 §4.1.1.1), and not the text of a reply: `2.0.0 Ok`, `OK`.
+pub(super) fn may_be_keyword(line: &[u8]) -> bool {
+    let keyword = keyword(line);
+    let formed = keyword.bytes().all(|c| c.is_ascii_alphanumeric() || matches!(c, b'-' | b'_'));
+    formed && !keyword.is_empty() && keyword != "OK"
 }
 
 /// The keyword of a capability line, as lenient clients find it.

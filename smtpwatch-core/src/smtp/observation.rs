@@ -122,6 +122,8 @@ pub struct Observation {
     pub ehlo_went_on: Option<usize>,
     /// EHLO was answered with this code, which is not positive (B1).
     pub ehlo_rejected: Option<u16>,
+    /// First line of that reply, printable (FO-11).
+    pub ehlo_refusal: Option<String>,
     /// HELO was accepted.
     pub helo: bool,
     /// What became of STARTTLS.
@@ -166,6 +168,8 @@ pub struct Observation {
     pub gaps: u32,
     /// Who ended the connection, and whether by reset.
     pub ended: Option<(Side, bool)>,
+    /// How long nobody had said anything when it ended.
+    pub silence: Option<Duration>,
     /// The flow fell silent and was given up.
     pub timed_out: bool,
     pub(super) transcript: Transcript,

@@ -20,6 +20,11 @@ impl Reply {
         self.code / 100
     }
 
+    /// Text of the first line.
+    pub(super) fn first(&self) -> &[u8] {
+        self.lines.first().map(Vec::as_slice).unwrap_or_default()
+    }
+
     pub(super) const fn is_positive(&self) -> bool {
         self.class() == 2
     }

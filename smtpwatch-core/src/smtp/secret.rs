@@ -1,5 +1,11 @@
 //! A value that cannot be shown.
 
+use base64::{
+    Engine as _,
+    alphabet::STANDARD,
+    engine::{DecodePaddingMode, GeneralPurpose, GeneralPurposeConfig},
+};
+
 /// Octets of a SASL exchange, or such as may be. They live as long as their session's machine, only to be struck from what
 /// the server says, should it quote them (THREATS FO-12), and are overwritten then. There is no way to print, compare or
 /// serialise them.
@@ -8,6 +14,12 @@ pub(super) struct Secret {
     /// Octets of the shortest word of it that is looked for.
     shortest: usize,
 }
+
+/// Padding is left out by some clients.
+const BASE64: GeneralPurpose = GeneralPurpose::new(
+    &STANDARD,
+    GeneralPurposeConfig::new().with_decode_padding_mode(DecodePaddingMode::Indifferent),
+);
 
 /// Shorter pieces than this are not looked for in replies: they would strike out ordinary words.
 const SHORTEST: usize = 4;
@@ -19,8 +31,16 @@ const BEGINNING: usize = 8;
 pub(super) const BLANK: &str = "[secret]";
 
 impl Secret {
-    /// Takes the line as it came. Each word of it is a secret of its own.
-    pub(super) fn new(line: Vec<u8>) -> Self {
+    /// Takes the line as it came. Each word of it is a secret of its own, and so is what it is in base64 (RFC 4954 §4): a
+    /// server may quote the password itself.
+    pub(super) fn new(mut line: Vec<u8>) -> Self {
+        for word in line.clone().split(u8::is_ascii_whitespace) {
+            if let Ok(decoded) = BASE64.decode(word) {
+                line.push(b' ');
+                // Of PLAIN and of the tokens: fields apart by NUL and SOH.
+                line.extend(decoded.iter().map(|octet| if octet.is_ascii_control() { b' ' } else { *octet }));
+            }
+        }
         Self { octets: line, shortest: SHORTEST }
     }
 
@@ -90,6 +110,14 @@ mod tests {
     fn an_echo_that_was_cut_is_struck_out_too() {
         let secret = Secret::new(b"AHVzZXIAdGhlLWxvbmctc2VjcmV0".to_vec());
         assert_eq!(secret.strike("500 line too long: AHVzZXIAdGhl..."), "500 line too long: [secret]...");
+    }
+
+    #[test]
+    fn the_password_itself_is_struck_out() {
+        let secret = Secret::new(b"PLAIN AGFubmEATjB0LWEtczNjcmV0".to_vec());
+        assert_eq!(secret.strike("user anna, password N0t-a-s3cret wrong"), "user [secret], password [secret] wrong");
+        let token = Secret::new(b"dXNlcj1hbm5hAWF1dGg9QmVhcmVyIHRva2VuLTEyMzQ1AQE".to_vec());
+        assert_eq!(token.strike("no such token-12345"), "no such [secret]");
     }
 
     #[test]

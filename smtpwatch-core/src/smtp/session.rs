@@ -169,6 +169,14 @@ impl Session {
         !harmless
     }
 
+    /// One side ended the connection, at `at`: by a reset, or in order.
+    pub fn ended(&mut self, from: Side, reset: bool, at: Timestamp) {
+        if self.seen.ended.is_none() {
+            self.seen.ended = Some((from, reset));
+            self.seen.silence = Some(at.since(self.now));
+        }
+    }
+
     /// Only one direction was seen.
     pub fn one_sided(&mut self) {
         self.seen.doubt.get_or_insert(Doubt::OneSided);
@@ -478,7 +486,7 @@ impl Session {
                 return;
             }
             // The first reply is the greeting, also when the client spoke first (PIPECONNECT, THREATS FP-12).
-            let first = reply.lines.first().map(Vec::as_slice).unwrap_or_default();
+            let first = reply.first();
             self.seen.greeting = Some(printable(&[format!("{} ", reply.code).as_bytes(), first].concat()));
             self.seen.greeting_name = ehlo::host_name(first);
             // What came before it and is no SMTP had its answer elsewhere: a web proxy's CONNECT.
@@ -517,7 +525,10 @@ impl Session {
                 self.seen.ehlo_went_on = None;
                 self.ehlo_may_go_on = true;
             }
-            Pending::Ehlo => self.seen.ehlo_rejected = Some(reply.code),
+            Pending::Ehlo => {
+                self.seen.ehlo_rejected = Some(reply.code);
+                self.seen.ehlo_refusal = Some(printable(reply.first()));
+            }
             Pending::Helo => self.seen.helo |= reply.is_positive(),
             Pending::Starttls => {
                 self.seen.starttls_after = Some(after);
@@ -549,7 +560,7 @@ impl Session {
 
     /// A reply that answers no command.
     fn unasked(&mut self, reply: &Reply, went_on: bool) {
-        if went_on && reply.code == 250 {
+        if went_on && reply.code == 250 && (reply.lines.len() > 1 || ehlo::may_be_keyword(reply.first())) {
             if let Some(capabilities) = &mut self.seen.capabilities {
                 self.seen.ehlo_went_on.get_or_insert(capabilities.lines.len());
                 capabilities.extend(reply);
@@ -559,6 +570,11 @@ impl Session {
             self.unseen_command(reply);
         } else if matches!(reply.class(), 2 | 3) && self.seen.doubt.is_none() {
             self.seen.unsolicited.get_or_insert(reply.code);
+            if reply.code == 354 {
+                // To go on might be to read a message as commands.
+                self.events.push_back(SessionEvent::Judge);
+                self.doubt(Doubt::Ambiguous);
+            }
         }
     }
 
@@ -622,8 +638,7 @@ impl Session {
     }
 
     fn starttls_reply(&mut self, reply: &Reply) {
-        let first = reply.lines.first().map(Vec::as_slice).unwrap_or_default();
-        self.seen.starttls_reply = Some(printable(first));
+        self.seen.starttls_reply = Some(printable(reply.first()));
         // The offer may have come after the command, to a client that does not wait (FP-12).
         self.seen.starttls_was_offered |= self.seen.offers_starttls();
         // What was held was sent before the client can have known the reply. An early ClientHello is no injection.
@@ -666,18 +681,18 @@ impl Session {
 
     /// A client that does not wait has sent its response behind an AUTH that is then refused: it crossed the wire all the same.
     fn eager_response(&mut self) {
-        let Some(end) = self.held.iter().position(|&octet| octet == b'\n') else { return };
-        let line = self.held[..end].trim_ascii();
-        let (Command::Other, Some(exchange)) = (Command::parse(line), self.seen.auth.last_mut()) else { return };
-        if line.is_empty() || line.contains(&b' ') {
-            return;
+        // The user name and the password, of the mechanism that sends most.
+        for _ in 0..2 {
+            let Some(end) = self.held.iter().position(|&octet| octet == b'\n') else { return };
+            let line = self.held[..end].trim_ascii();
+            let (true, Some(exchange)) = (is_response(line), self.seen.auth.last_mut()) else { return };
+            exchange.respond(line.len());
+            let secret = Secret::new(line.to_vec());
+            let shown = format!("[{} octets]", line.len());
+            self.seen.transcript.push(Side::Client, shown);
+            self.held.drain(..=end);
+            self.keep_secret(secret);
         }
-        exchange.respond(line.len());
-        let secret = Secret::new(line.to_vec());
-        let shown = format!("[{} octets]", line.len());
-        self.seen.transcript.push(Side::Client, shown);
-        self.held.drain(..=end);
-        self.keep_secret(secret);
     }
 
     fn keep_secret(&mut self, secret: Secret) {
@@ -733,7 +748,9 @@ impl Session {
                 self.held.extend_from_slice(&octets[..octets.len().min(room)]);
             }
         }
-        if from == Side::Server && !began && !tls.before(Side::Server).is_empty() {
+        // Also behind the client's hello, if TLS follows: without it that is a server that does not speak TLS (C6).
+        let late = began && self.seen.injected_replies.is_none() && tls.is_tls(Side::Server);
+        if from == Side::Server && (!began || late) && !tls.before(Side::Server).is_empty() {
             let known = self.seen.injected_replies.as_ref().map_or(0, |injection| injection.octets);
             if known == tls.before(Side::Server).len() {
                 return;
@@ -754,6 +771,25 @@ impl Session {
         }
     }
 
+    /// SASL exchanges in an injection. Nobody asks for a response there: what follows AUTH and is no command is one.
+    fn injected_auth(&mut self, octets: &[u8]) {
+        let mut open = false;
+        for line in octets.split(|&octet| octet == b'\n').map(<[u8]>::trim_ascii) {
+            match Command::parse(line) {
+                Command::Auth { mechanism, initial } if self.seen.auth.len() < AUTH_EXCHANGES => {
+                    self.seen.auth.push(AuthExchange::new(&mechanism, initial, false));
+                    open = true;
+                }
+                Command::Other if open && is_response(line) => {
+                    if let Some(exchange) = self.seen.auth.last_mut() {
+                        exchange.respond(line.len());
+                    }
+                }
+                _ => open = false,
+            }
+        }
+    }
+
     /// Notes client octets that stand where TLS should begin. Once TLS is `granted` they may run under it as if it had
     /// protected them, so a credential among them is noted as such (THREATS E3); else they are read as commands anyway.
     fn injected(&mut self, octets: &[u8], before_reply: bool, granted: bool) {
@@ -764,14 +800,21 @@ impl Session {
         self.seen
             .transcript
             .push(Side::Client, format!("[{} octets in clear: {}]", injection.octets, injection.verbs.join(", ")));
-        for line in octets.split(|&octet| octet == b'\n').filter(|_| granted) {
-            if let Command::Auth { mechanism, initial: Some(initial) } = Command::parse(line.trim_ascii_end())
-                && self.seen.auth.len() < AUTH_EXCHANGES
-            {
-                self.seen.auth.push(AuthExchange::new(&mechanism, Some(initial), false));
-            }
+        if granted {
+            self.injected_auth(octets);
         }
         self.seen.injected_commands = Some(injection);
         self.events.push_back(SessionEvent::Judge);
     }
+}
+
+/// Commands that this machine does not follow, in upper case: as letters they are base64 too.
+const NO_RESPONSE: [&[u8]; 4] = [b"NOOP", b"HELP", b"VRFY", b"EXPN"];
+
+/// Whether a line where a SASL response may stand is one: a word that is no command.
+fn is_response(line: &[u8]) -> bool {
+    !line.is_empty()
+        && !line.contains(&b' ')
+        && Command::parse(line) == Command::Other
+        && !NO_RESPONSE.iter().any(|verb| line.eq_ignore_ascii_case(verb))
 }
