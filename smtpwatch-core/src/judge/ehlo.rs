@@ -73,14 +73,18 @@ fn rewritten(case: Case<'_>) -> Option<Claim> {
 /// The banner keeps the characters 2, 0, `*` and blanks alone. It makes stock Postfix say HELO, and does not prove by itself
 /// that STARTTLS is lost.
 fn masked_banner(case: Case<'_>) -> Option<Claim> {
-    if !case.session.greeting_is_masked() || case.session.tls_began() {
+    let readable = case.expectation.profile.is_some_and(|profile| profile.readable_greeting);
+    let harmless = case.session.tls_began();
+    if !case.session.greeting_is_masked() || harmless && !readable {
         return None;
     }
-    let readable = case.expectation.profile.is_some_and(|profile| profile.readable_greeting);
     let evidence = if readable { Evidence::Tamper } else { Evidence::Suspicious };
     let expected = offer_expected(case).map_or_else(nothing_expected, |(_, expected)| expected);
     let claim = Claim::new(case, Kind::CommandRewritten, "B3", evidence, expected);
-    let claim =
+    let mut claim =
         claim.prove(format!("the banner is masked: {:?}", case.session.greeting.as_deref().unwrap_or_default()));
+    if harmless {
+        claim.severity = Severity::Info;
+    }
     Some(if readable { claim.prove("the banner of this server was readable before") } else { claim })
 }

@@ -42,9 +42,8 @@ fn failed(case: Case<'_>) -> Option<Claim> {
     let evidence = if tampered { Evidence::Tamper } else { known };
     let claim = Claim::new(case, Kind::TlsHandshakeFailed, rule, evidence, expected);
     let silence = case.session.silence.filter(|silence| *silence >= SILENCE);
-    let silence =
-        silence.map_or_else(String::new, |silence| format!("; nobody had said anything for {} s", silence.as_secs()));
-    Some(claim.prove(format!("after the go-ahead {}{silence}", handshake_end(end))))
+    let silence = silence.map(|silence| format!("nobody said anything for {} s, and then ", silence.as_secs()));
+    Some(claim.prove(format!("after the go-ahead {}{}", silence.unwrap_or_default(), handshake_end(end))))
 }
 
 fn downgraded(case: Case<'_>) -> Option<Claim> {

@@ -40,7 +40,7 @@ pub(super) fn judge(case: Case<'_>) -> Option<Claim> {
     if let Some(lines) = session.ehlo_went_on {
         return Some(promoted(case, lines));
     }
-    let (evidence, expected) = offer_expected(case)?;
+    let Some((evidence, expected)) = offer_expected(case) else { return reshaped(case, capabilities) };
     if let Some(other) = in_its_place(case, capabilities) {
         let claim = Claim::new(case, Kind::StarttlsMasked, "A3", evidence, expected);
         return Some(claim.prove(format!("{other:?} stands where this server writes STARTTLS")));
@@ -135,18 +135,28 @@ fn unfinished(case: Case<'_>) -> Option<Claim> {
 /// STARTTLS is there, but not as its server writes it: lower case strips Exim's clients (A3), other shapes strip strict ones
 /// (A5), a second line is not any server's (A7).
 fn reshaped(case: Case<'_>, capabilities: &Capabilities) -> Option<Claim> {
+    let known = case.expectation.profile;
     let (kind, rule, line) = if capabilities.offers() > 1 {
         (Kind::StreamTampering, "A7", format!("STARTTLS stands in the EHLO reply {} times", capabilities.offers()))
-    } else if capabilities.offer() == Offer::Lenient {
-        let line = capabilities.offer_line()?;
-        // A server that has always written so, or that writes everything so, writes so.
-        if case.expectation.profile.is_some_and(|profile| profile.offer == line) || capabilities.is_lower_case() {
+    } else if let Some(line) = capabilities.offer_line() {
+        // A server that has always written so, or that writes everything so, writes so; and a client that nobody knows to have
+        // seen it otherwise took it for an offer.
+        let harmless = known.map_or(case.session.tls_began(), |profile| profile.offer == line);
+        if capabilities.offer() == Offer::Strict || harmless || capabilities.is_lower_case() {
             return None;
         }
-        let rule = if line.eq_ignore_ascii_case("STARTTLS") && line != "STARTTLS" { "A3" } else { "A5" };
+        let rule = if line.eq_ignore_ascii_case("STARTTLS") { "A3" } else { "A5" };
         (Kind::StarttlsMasked, rule, format!("offered as {line:?}, which some clients do not take for an offer"))
     } else {
-        return None;
+        // Out of the clients' sight, and asked for all the same, or nobody knows whether it was ever offered.
+        let (line, seen) = match capabilities.glued() {
+            Some(line) => (line, true),
+            None => (capabilities.first_line.as_str(), capabilities.starttls_on_first_line && known.is_some()),
+        };
+        if !seen {
+            return None;
+        }
+        (Kind::StarttlsMasked, "A5", format!("STARTTLS stands in the line {line:?}, where no client finds it"))
     };
     let mut claim = Claim::new(case, kind, rule, Evidence::Suspicious, nothing_expected()).prove(line);
     claim.severity = Severity::Info;

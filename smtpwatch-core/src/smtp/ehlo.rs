@@ -21,7 +21,7 @@ pub struct Capability {
     pub text: String,
     keyword: String,
     /// The line has another code than the reply: some clients pass over it.
-    other_code: bool,
+    other_code: Option<u16>,
 }
 
 /// The capability list of the last complete EHLO reply in clear.
@@ -45,7 +45,7 @@ impl Capability {
 
     fn offer(&self) -> Offer {
         match self.text.trim_end() {
-            "STARTTLS" if !self.other_code => Offer::Strict,
+            "STARTTLS" if self.other_code.is_none() => Offer::Strict,
             _ if self.keyword == "STARTTLS" => Offer::Lenient,
             _ => Offer::Absent,
         }
@@ -86,7 +86,7 @@ impl Capabilities {
         let capability = |(line, code): (&Vec<u8>, &u16)| Capability {
             text: super::transcript::printable(line),
             keyword: keyword(line),
-            other_code: *code != reply.code,
+            other_code: (*code != reply.code).then_some(*code),
         };
         self.lines.extend(lines.take(room).map(capability));
     }
@@ -109,10 +109,11 @@ impl Capabilities {
         self.lines.iter().take(lines).map(Capability::offer).max().unwrap_or(Offer::Absent)
     }
 
-    /// The line that offers STARTTLS, in printable form.
+    /// The line that offers STARTTLS, in printable form; with its code, where that is not the reply's.
     #[must_use]
-    pub fn offer_line(&self) -> Option<&str> {
-        self.lines.iter().find(|line| line.offer() != Offer::Absent).map(|line| line.text.as_str())
+    pub fn offer_line(&self) -> Option<String> {
+        let line = self.lines.iter().find(|line| line.offer() != Offer::Absent)?;
+        Some(line.other_code.map_or_else(|| line.text.clone(), |code| format!("{code} {}", line.text)))
     }
 
     /// Every other keyword is in lower case too: a server that writes so, not an edit.

@@ -73,7 +73,12 @@ fn parse(line: &[u8]) -> ReplyLine<'_> {
         return ReplyLine { code: 0, more: false, text: line };
     }
     let code = line[..3].iter().fold(0, |code, digit| code * 10 + u16::from(digit - b'0'));
-    ReplyLine { code, more: line.get(3) == Some(&b'-'), text: line.get(4..).unwrap_or_default() }
+    // A separator that is none stays in the text, so that it shows.
+    let text = match line.get(3) {
+        Some(b' ' | b'-') | None => line.get(4..),
+        Some(_) => line.get(3..),
+    };
+    ReplyLine { code, more: line.get(3) == Some(&b'-'), text: text.unwrap_or_default() }
 }
 
 #[cfg(test)]
@@ -98,6 +103,7 @@ mod tests {
         assert_eq!(replies(&["250-"]), []);
         assert_eq!(replies(&["250-mx", "stray", "250 x"]), [(250, owned(&["mx", "stray", "x"]))]);
         assert_eq!(replies(&["334"]), [(334, owned(&[""]))]);
+        assert_eq!(replies(&["250\tSTARTTLS"]), [(250, owned(&["\tSTARTTLS"]))]);
         assert_eq!(replies(&["hello", "200 x"]), [(0, owned(&["hello"])), (200, owned(&["x"]))]);
         assert_eq!(replies(&["25", "2500 x"]), [(0, owned(&["25"])), (0, owned(&["2500 x"]))]);
     }

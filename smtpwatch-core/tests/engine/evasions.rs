@@ -9,8 +9,8 @@ use smtpwatch_core::{
 };
 
 use crate::talk::{
-    GREETING, Heard, OFFER, Packet, STRIPPED, Talk, client_hello, deliver, engine, greeted, hear, hear_after, honest,
-    honest_history, tls,
+    GREETING, Heard, MASKED, OFFER, Packet, STRIPPED, Talk, client_hello, deliver, engine, greeted, hear, hear_after,
+    honest, honest_history, tls,
 };
 
 fn plaintext_auth(talk: &Talk) {
@@ -361,6 +361,34 @@ fn ev26_one_direction_is_no_verdict() {
         assert!(heard.findings.is_empty());
         assert_eq!(heard.sessions[0].result, SessionResult::Unknown);
     }
+}
+
+#[test]
+fn ev25_the_ports_are_the_operators() {
+    // The engine takes any port for what it is told: which ones are watched is the gate's business.
+    let talk = Talk::new(2525).s(GREETING).c("EHLO gw\r\n").s("250 mx1.example.net\r\n");
+    plaintext_auth(&talk.c("AUTH PLAIN AHVzZXIAcGFzcw==\r\n").s("235 ok\r\n").close());
+}
+
+#[test]
+fn ev27_a_reply_cut_so_that_a_rewriter_misses_it_is_evidence() {
+    let mut before = honest_history(40);
+    before.push(deliver(greeted().s(STRIPPED)).at(-900 * 3600));
+    // The server's stack happened to cut within the word: this time it came through.
+    let offer = OFFER.split_at(OFFER.find("RTTLS").expect("the offer"));
+    before.push(tls(greeted().s(offer.0).s(offer.1).c("STARTTLS\r\n").s("220 2.0.0 go\r\n")).close().at(-800 * 3600));
+    let heard = hear_after(&before, &deliver(greeted().s(STRIPPED)), Vec::new());
+    assert_eq!((heard.kinds(), heard.findings[0].rule), (vec![Kind::StarttlsStripped], "A9"));
+    // A retransmission that is cut elsewhere escapes it in the same session.
+    let mut talk = greeted().s(MASKED).c("MAIL FROM:<a@example.org>\r\n").s("250 ok\r\n");
+    let masked = talk.packets[reply_of(&talk)].clone();
+    let at = OFFER.find("STARTTLS").expect("the offer");
+    let piece = OFFER.as_bytes()[at - 4..at + 10].to_vec();
+    let seq = masked.seq.wrapping_add(u32::try_from(at - 4).expect("small"));
+    talk.packets.push(Packet { seq, payload: piece, ..masked });
+    let heard = hear(&talk.close(), Vec::new());
+    let tampering = heard.findings.iter().find(|finding| finding.kind == Kind::StreamTampering).expect("tampering");
+    assert!(tampering.proof.iter().any(|line| line.contains("only in the other: STARTTLS")), "{:?}", tampering.proof);
 }
 
 #[test]

@@ -277,3 +277,23 @@ fn a_dialogue_beyond_the_gates_budget_is_unknown() {
     heard.drain(&mut engine);
     assert_eq!((heard.kinds(), heard.lost), (vec![], vec![LossCause::Budget]));
 }
+
+#[test]
+fn a_reply_too_many_does_not_make_commands_of_a_message() {
+    let pipelined = || greeted().s(STRIPPED).c("MAIL FROM:<a@b.example>\r\nRCPT TO:<a@b.example>\r\nDATA\r\n");
+    for replies in ["250 ok\r\n354 go\r\n", "250 ok\r\n250 ok\r\n250 ok\r\n354 go\r\n"] {
+        let talk = pipelined().s(replies).c(format!("EHLO x\r\n{PLAIN}.\r\n")).s("250 ok\r\n").close();
+        for talk in [talk.clone(), talk.cut(1)] {
+            let heard = hear(&talk, Vec::new());
+            assert_eq!((heard.kinds(), heard.lost), (vec![], vec![LossCause::OutOfStep]), "{replies:?}");
+        }
+    }
+}
+
+#[test]
+fn no_echo_shows_the_password_itself() {
+    let talk = submission().c(PLAIN).s("535 5.7.8 user user, password pass: no\r\n").close();
+    let finding = hear(&talk, Vec::new()).findings.remove(0);
+    let json = serde_json::to_string(&finding.transcript).expect("serialises");
+    assert!(!json.contains("password pass:") && json.contains("[secret]"), "{json}");
+}

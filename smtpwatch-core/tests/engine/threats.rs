@@ -50,8 +50,22 @@ fn threats() -> Vec<Threat> {
         threat("A3", Nothing, deliver(greeted().s(masked("250-XXXXXXXX"))), Tamper, Content),
         threat("A3", Nothing, deliver(greeted().s(masked("250-STARTTLX"))), Tamper, Content),
         threat("A3", History, deliver(greeted().s(masked("250-starttls"))), Suspicious, Content),
+        threat("A3", Nothing, deliver(greeted().s(masked("250-starttls"))), Suspicious, Content),
+        threat("A3", History, deliver(greeted().s(masked("250-TTTTTTTT"))), Regression, Content),
+        threat("A3", Required, deliver(greeted().s(masked("250-STARTTLX"))), Tamper, Content),
+        threat("A4", History, deliver(Talk::new(25).s("220 mx1.example.net ESMTP mail.redacted.com - x\r\n").c("EHLO gw.example.org\r\n").s(STRIPPED)), Regression, Content),
+        threat("A4", History, deliver(greeted().s(STRIPPED.replace("250-mx1.example.net", "250-mx1.example.net at your service, [203.0.113.7]"))), Regression, Content),
         threat("A4", History, deliver(greeted().s("250-mx1.example.net at your service, [203.0.113.7]\r\n250-AUTH LOGIN PLAIN XOAUTH2\r\n250 SMTPUTF8\r\n")), Regression, Content),
         threat("A5", History, deliver(greeted().s("250-STARTTLS\r\n250-PIPELINING\r\n250-SIZE 10240000\r\n250-ETRN\r\n250-ENHANCEDSTATUSCODES\r\n250 8BITMIME\r\n")), Regression, Content),
+        threat("A5", Nothing, deliver(greeted().s(masked("250-STARTTLS="))), Suspicious, Content),
+        threat("A5", Nothing, deliver(greeted().s(masked("250- STARTTLS"))), Suspicious, Content),
+        threat("A5", Nothing, deliver(greeted().s(OFFER.replace("250-STARTTLS", "251-STARTTLS"))), Suspicious, Content),
+        threat("A5", History, tls(greeted().s(OFFER.replace("250-STARTTLS", "251-STARTTLS")).c("STARTTLS\r\n").s("220 2.0.0 go\r\n")).close(), Suspicious, Attempt),
+        threat("A5", Nothing, deliver(greeted().s(OFFER.replace("250-STARTTLS", "250\tSTARTTLS"))), Suspicious, Content),
+        threat("A5", Nothing, deliver(greeted().s(OFFER.replace("250-ETRN\r\n250-STARTTLS", "250-ETRN STARTTLS"))), Suspicious, Content),
+        threat("A5", History, deliver(greeted().s(OFFER.replace("250-STARTTLS", "250STARTTLS"))), Regression, Content),
+        threat("A6", Nothing, deliver(greeted().s(STRIPPED.replace("250-ETRN", "250 ETRN"))), Tamper, Content),
+        threat("A6", Nothing, greeted().s("250-mx1.example.net\r\n250-SIZE 10240000\r\n").ack(Side::Client).pause(300).leave(), Suspicious, Attempt),
         threat("A6", History, greeted().s(OFFER[..OFFER.len() - "250 8BITMIME\r\n".len()].replace("250-STARTTLS\r\n", "")).ack(Side::Client).close(), Regression, Attempt),
         threat("A6", Nothing, deliver(greeted().s("250-mx1.example.net\r\n250 SIZE 10240000\r\n250-STARTTLS\r\n250 8BITMIME\r\n")), Tamper, Content),
         threat("A7", Nothing, tls(greeted().s(OFFER.replace("250 8BITMIME", "250 STARTTLS")).c("STARTTLS\r\n").s("220 2.0.0 go\r\n")).close(), Suspicious, Attempt),
@@ -68,9 +82,14 @@ fn threats() -> Vec<Threat> {
         threat("C2", History, deliver(asked().s("530 Must issue STARTTLS first\r\n")), Regression, Content),
         threat("C3", Nothing, deliver(asked().s("354 do something else\r\n")), Suspicious, Content),
         threat("C3", Nothing, asked().s("200 STRIPTLS\r\n").ack(Side::Client).close(), Tamper, Attempt),
+        threat("B1", History, quit(greeted().s("502 5.5.2 no\r\n").c("STARTTLS\r\n").s("502 5.5.2 no\r\n")), Regression, Attempt),
+        threat("C3", Nothing, asked().s("200 STRIPTLS\r\n").c(client_hello(0x0304)).s("500 bad syntax\r\n").close(), Tamper, Attempt),
+        threat("C4", Nothing, quit(asked().s("502 unknown command 'BBBBBBBB'\r\n")), Tamper, Attempt),
         threat("C4", Nothing, quit(asked().s("500 5.5.1 Command unrecognized: \"XXXXXXXX\"\r\n")), Tamper, Attempt),
         threat("C4", Nothing, quit(greeted().s(OFFER).c("XXXXXXXX\r\n").s("500 what?\r\n")).seen_by_server(), Tamper, Attempt),
         threat("C5", Nothing, asked().ack(Side::Server).reset(Side::Server), Suspicious, Attempt),
+        threat("C5", Nothing, asked().ack(Side::Server).pause(300).leave(), Suspicious, Attempt),
+        threat("C5", Required, asked().ack(Side::Server).pause(300).c("QUIT\r\n").leave(), Policy, Attempt),
         threat("C6", Nothing, deliver(go()), Tamper, Content),
         threat("C6", Nothing, go().c(client_hello(0x0303)).s("500 what?\r\n").ack(Side::Client).close(), Suspicious, Attempt),
         threat("C7", Required, deliver(greeted().s(OFFER)), Policy, Content),
@@ -81,6 +100,11 @@ fn threats() -> Vec<Threat> {
         threat("E1", Nothing, tls(greeted().s(OFFER).c("STARTTLS\r\nINJECTED_INVALID_COMMAND\r\n").s("220 go\r\n")).close().seen_by_server(), Tamper, Attempt),
         threat("E1", Nothing, tls(go().c("NOOP\r\n")).close(), Tamper, Attempt),
         threat("E2", Nothing, tls(asked().s("220 Ready to start TLS\r\n250-example.org\r\n250 AUTH LOGIN\r\n")).close(), Tamper, Attempt),
+        threat("D4", History, go().c(client_hello(0x0304)).s(server_hello(0x0303, 0xc02f, b"")).close(), Regression, Attempt),
+        threat("D4", History, go().c(client_hello(0x0303)).s(server_hello(0x0303, 0x0004, b"")).close(), Regression, Attempt),
+        threat("E2", Nothing, asked().s("220 Ready\r\n250-example.org\r\n250 AUTH LOGIN\r\n").ack(Side::Client).leave(), Tamper, Attempt),
+        threat("E2", Nothing, go().c(client_hello(0x0304)).s([b"250 AUTH LOGIN\r\n".to_vec(), server_hello(0x0304, 0x1301, b"")].concat()).close(), Tamper, Attempt),
+        threat("E3", Nothing, greeted().s(OFFER).c("STARTTLS\r\nMAIL FROM:<a@example.org>\r\n").s("454 4.7.0 no\r\n250 ok\r\n").c("QUIT\r\n").s("221 Bye\r\n").close(), Tamper, Envelope),
         threat("E3", Nothing, tls(greeted().s(OFFER).c("STARTTLS\r\nEHLO x\r\nAUTH PLAIN AGEAYg==\r\nMAIL FROM:<a@example.org>\r\nRCPT TO:<b@example.org>\r\nDATA\r\n").s("220 go\r\n")).close().seen_by_server(), Tamper, Credential),
         threat("E3", Nothing, tls(greeted().s(OFFER).c("STARTTLS\r\nMAIL FROM:<a@example.org>\r\nRCPT TO:<b@example.org>\r\nDATA\r\n").s("220 go\r\n")).close(), Tamper, Content),
         threat("E4", Nothing, quit(greeted().s(OFFER).c("NOOP\r\n").s("250 ok\r\n250 and another\r\n")), Suspicious, Attempt),
@@ -91,6 +115,9 @@ fn threats() -> Vec<Threat> {
         threat("F5", Nothing, quit(submission().s(bare).c("AUTH CRAM-MD5\r\n").s("334 PDEyMz4=\r\n").c("dXNlciAwMTIzNDU2Nzg5YWJjZGVm\r\n").s("235 ok\r\n")), Suspicious, Attempt),
         threat("F6", Nothing, tls(submission().s(OFFER.replace("250 8BITMIME", "250 AUTH=PLAIN LOGIN")).c("STARTTLS\r\n").s("220 go\r\n")).close().seen_by_server(), Suspicious, Attempt),
         threat("F7", Nothing, quit(submission().s(bare).c("AUTH PLAIN AHVzZXIAcGFzcw==\r\n").s("538 Encryption required\r\n")), Suspicious, Credential),
+        threat("F8", History, deliver(greeted().s(STRIPPED.replace("250 8BITMIME", "250 AUTH PLAIN"))), Regression, Content),
+        threat("F3", Nothing, submission().s(bare).c("AUTH LOGIN\r\ndXNlcg==\r\ncGFzcw==\r\n").s("334 x\r\n334 x\r\n235 ok\r\n").close(), Suspicious, Credential),
+        threat("F7", Nothing, submission().s(bare).c("AUTH LOGIN\r\ndXNlcg==\r\ncGFzcw==\r\n").s("530 5.7.0 TLS first\r\n").close(), Suspicious, Credential),
         threat("F8", History, quit(greeted().s(STRIPPED.replace("250 8BITMIME", "250 AUTH PLAIN"))), Regression, Attempt),
         threat("F9", Nothing, quit(submission().s(bare).c("X-EXPS LOGIN\r\n").s("334 x\r\n").c("dXNlcg==\r\n").s("334 x\r\n").c("cGFzcw==\r\n").s("235 ok\r\n")), Suspicious, Credential),
         threat("G1", Required, deliver(greeted().s(OFFER)), Policy, Content),
@@ -142,7 +169,7 @@ fn every_row_is_raised_with_its_id_or_listed_with_its_reason() {
         let Some(found) = found else {
             panic!("{}: raised {:?}", threat.id, findings.iter().map(|f| (f.rule, f.kind)).collect::<Vec<_>>());
         };
-        let special = matches!((threat.id, found.kind), ("A3" | "A5", Kind::StarttlsMasked));
+        let special = matches!((threat.id, found.kind), ("A3" | "A5", Kind::StarttlsMasked | Kind::StarttlsStripped));
         assert!(Some(found.kind) == row.kind || special, "{}: {}", threat.id, found.kind);
         assert_eq!((found.evidence, found.outcome), (threat.evidence, threat.outcome), "{}", threat.id);
         covered.insert(threat.id);
@@ -238,6 +265,148 @@ fn d1_a_failed_handshake_and_the_delivery_in_clear_that_follows() {
         Vec::new(),
     );
     assert_eq!(healed.kinds(), [], "TLS came about since");
+}
+
+#[test]
+fn d1_the_retry_counts_in_every_shape_and_at_every_address() {
+    let failed = || {
+        let go = greeted().s(OFFER).c("STARTTLS\r\n").s("220 2.0.0 go\r\n");
+        go.c(client_hello(0x0304)).ack(Side::Server).reset(Side::Server).at(-3600)
+    };
+    let moved = |mut talk: Talk, client: &str, server: &str| {
+        talk.flow.client = client.parse().expect("address");
+        talk.flow.server = server.parse().expect("address");
+        talk
+    };
+    let retries = |first: &Talk, retry: &Talk| {
+        hear_after(std::slice::from_ref(first), retry, Vec::new()).kinds().contains(&Kind::DowngradeRetry)
+    };
+    let bare = "250 mx1.example.net\r\n";
+    for (retry, how) in [
+        (deliver(Talk::new(25).s(GREETING).c("HELO gw\r\n").s(bare)), "by HELO"),
+        (deliver(greeted().s(STRIPPED)), "without an offer"),
+        (moved(deliver(greeted().s(OFFER)), "192.0.2.10:50000", "198.51.100.77:25"), "another address of that name"),
+        (moved(deliver(greeted().s(OFFER)), "[2001:db8::10]:50000", "[2001:db8:1::25]:25"), "the other family"),
+    ] {
+        assert!(retries(&failed(), &retry), "{how}");
+    }
+    let other = Talk::new(25).s("220 mx9.example.com ESMTP\r\n").c("EHLO gw\r\n").s("250 mx9.example.com\r\n");
+    let other = moved(deliver(other), "192.0.2.10:50000", "198.51.100.77:25");
+    assert!(!retries(&failed(), &other), "another server");
+    let inbound = deliver(Talk::new(25).s(GREETING).c("HELO gw\r\n").s(bare)).seen_by_server();
+    assert!(retries(&failed().seen_by_server(), &inbound));
+}
+
+#[test]
+fn d1_says_how_long_nobody_answered() {
+    let go = greeted().s(OFFER).c("STARTTLS\r\n").s("220 2.0.0 go\r\n");
+    let heard = hear(&go.c(client_hello(0x0304)).ack(Side::Server).pause(300).leave(), Vec::new());
+    let proof = heard.findings[0].proof.join("; ");
+    assert!(proof.contains("nobody said anything for 300 s, and then the client closed"), "{proof}");
+}
+
+#[test]
+fn b1_a_server_that_used_to_answer_ehlo() {
+    let never_offered: Vec<_> = (0..6).map(|hour| deliver(greeted().s(STRIPPED)).at((hour - 1000) * 3600)).collect();
+    let refused = deliver(greeted().s("502 no\r\n").c("HELO gw\r\n").s("250 mx1.example.net\r\n"));
+    let heard = hear_after(&never_offered, &refused, Vec::new());
+    assert_eq!((heard.kinds(), heard.findings[0].severity), (vec![Kind::EhloDowngraded], Severity::Low));
+    assert!(heard.findings[0].expected.detail.contains("EHLO was answered in 6 sessions"), "{:?}", heard.findings[0]);
+    // As a server, a rule does not hide what history knows of the client.
+    let before: Vec<_> = (0..6).map(|hour| honest().seen_by_server().at((hour - 1000) * 3600)).collect();
+    let helo = deliver(Talk::new(25).s(GREETING).c("HELO gw\r\n").s("250 mx1.example.net\r\n")).seen_by_server();
+    let heard = hear_after(&before, &helo, rules(Known::Required));
+    assert!(heard.kinds().contains(&Kind::EhloDowngraded), "{:?}", heard.kinds());
+}
+
+#[test]
+fn one_refusal_is_one_finding() {
+    for reply in ["200 STRIPTLS\r\n", "250 ok\r\n"] {
+        let refused = || greeted().s(OFFER).c("STARTTLS\r\n").s(reply);
+        assert_eq!(hear(&deliver(refused()), Vec::new()).kinds(), [Kind::StarttlsRefused], "{reply}");
+        let junk = refused().c(client_hello(0x0304)).s("500 bad syntax\r\n").close();
+        assert_eq!(hear(&junk, Vec::new()).kinds(), [Kind::StarttlsRefused], "{reply}");
+    }
+}
+
+#[test]
+fn e3_a_response_that_nobody_asked_for_is_one() {
+    for lines in ["AUTH PLAIN\r\nAGEAYg==\r\n", "AUTH LOGIN YQ==\r\nYg==\r\n"] {
+        let injected = greeted().s(OFFER).c(format!("STARTTLS\r\nEHLO x\r\n{lines}")).s("220 go\r\n");
+        let heard = hear(&tls(injected).close(), Vec::new());
+        assert_eq!(heard.kinds(), [Kind::CommandInjection, Kind::AuthPlaintext], "{lines:?}");
+    }
+}
+
+#[test]
+fn e4_a_second_reply_to_ehlo_is_no_capability() {
+    let heard =
+        hear(&greeted().s(format!("{OFFER}250 2.0.0 Ok\r\n")).c("QUIT\r\n").s("221 Bye\r\n").close(), Vec::new());
+    assert_eq!((heard.kinds(), heard.findings[0].rule), (vec![Kind::ResponseInjection], "E4"));
+}
+
+#[test]
+fn fo4_a_reset_from_elsewhere() {
+    let mut talk = greeted().s(OFFER).c("STARTTLS\r\n").ack(Side::Server).reset(Side::Server);
+    talk.packets.last_mut().expect("reset").ttl = 41;
+    let proof = hear(&talk, Vec::new()).findings[0].proof.join("; ");
+    assert!(proof.contains("the reset came with TTL 41, the peer's other packets with 64 to 64 (FO-4)"), "{proof}");
+}
+
+#[test]
+fn fo8_a_reply_that_is_faster_than_the_handshake() {
+    let mut talk = deliver(greeted().s(OFFER).c("STARTTLS\r\n").s("454 4.7.0 not now\r\n"));
+    for packet in talk.packets.iter_mut().skip(1) {
+        packet.at += 40_000_000;
+    }
+    let proof = hear(&talk, Vec::new()).findings[0].proof.join("; ");
+    assert!(proof.contains("SYN and SYN-ACK of this connection took 41.00 ms (FO-8)"), "{proof}");
+}
+
+#[test]
+fn fo11_words_that_no_server_writes() {
+    let forged = greeted().s("502 Error: command \"EHLO\" not implemented\r\n").c("HELO gw\r\n");
+    let proof =
+        hear_after(&honest_history(6), &deliver(forged.s("250 mx1\r\n")), Vec::new()).findings[0].proof.join("; ");
+    assert!(proof.contains("its reply 502 has none (FO-11)") && proof.contains("word for word (FO-11)"), "{proof}");
+}
+
+#[test]
+fn fo1_copies_beyond_the_bound_are_counted() {
+    let mut talk = greeted().s(STRIPPED).ack(Side::Client);
+    let reply = talk.packets.iter().find(|packet| packet.payload.starts_with(b"250-mx1")).expect("reply").clone();
+    for letter in b'A'..=b'L' {
+        talk.packets.push(Packet { payload: vec![letter; reply.payload.len()], ..reply.clone() });
+    }
+    let heard = hear(&talk.c("QUIT\r\n").s("221 Bye\r\n").close(), Vec::new());
+    assert!(
+        heard.findings[0].proof.iter().any(|line| line.starts_with("9 more ranges")),
+        "{:?}",
+        heard.findings[0].proof
+    );
+}
+
+#[test]
+fn fo13_the_scope_as_a_server() {
+    let mut before = Vec::new();
+    for host in 1..4_u8 {
+        for hour in 0..6 {
+            let mut talk = honest().seen_by_server().at((hour - 1000) * 3600);
+            talk.flow.client = ([192, 0, 2, host], 40_000).into();
+            before.push(talk);
+        }
+        let mut lost = deliver(greeted().s(OFFER)).seen_by_server().at(-60);
+        lost.flow.client = ([192, 0, 2, host], 40_000).into();
+        before.push(lost);
+    }
+    let last = before.pop().expect("a session");
+    let finding = hear_after(&before, &last, Vec::new()).findings.remove(0);
+    assert_eq!(finding.rule, "A8");
+    assert!(
+        finding.proof.iter().any(|line| line.contains("every client seen in the last hour (3)")),
+        "{:?}",
+        finding.proof
+    );
 }
 
 #[test]

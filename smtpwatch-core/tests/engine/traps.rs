@@ -8,7 +8,7 @@ use smtpwatch_core::{
 
 use crate::talk::{
     GREETING, MASKED, OFFER, STRIPPED, Talk, client_hello, deliver, greeted, hear, hear_after, honest, honest_history,
-    tls,
+    sealed, server_hello, tls,
 };
 
 fn silent(talk: &Talk) {
@@ -142,6 +142,17 @@ fn fp13_proxy_header_xclient_and_lhlo() {
 }
 
 #[test]
+fn fp13_turned_roles_end_the_verdict() {
+    for turn in ["TURN\r\n", "ATRN example.org\r\n"] {
+        let talk = greeted().s(STRIPPED).c(turn).s("250 ok, reversing the connection\r\n").c(GREETING);
+        let talk = talk.s("EHLO mx1.example.net\r\n").c(STRIPPED).s("MAIL FROM:<a@example.org>\r\n").c("250 ok\r\n");
+        let heard = hear(&talk.s("AUTH PLAIN AHVzZXIAcGFzcw==\r\n").close(), Vec::new());
+        assert_eq!((heard.kinds(), heard.sessions[0].result), (vec![], SessionResult::Unknown), "{turn:?}");
+    }
+    silent(&quit(greeted().s(OFFER).c("TURN\r\n").s("502 5.5.1 no\r\n")));
+}
+
+#[test]
 fn fp14_a_mask_beside_starttls_is_never_called_a_strip() {
     let both = MASKED.replace("250 8BITMIME", "250 STARTTLS");
     let heard = hear_after(
@@ -223,6 +234,19 @@ fn fp21_a_reused_tuple_and_the_other_family() {
 }
 
 #[test]
+fn fp22_another_certificate() {
+    let session = |certificate: u8| {
+        let certificate = [&[0x16, 3, 3, 0, 40, 11, 0, 0, 36][..], &[certificate; 36]].concat();
+        let talk = greeted().s(OFFER).c("STARTTLS\r\n").s("220 2.0.0 go\r\n").c(client_hello(0x0303));
+        let talk = talk.s([server_hello(0x0303, 0xc02f, b""), certificate].concat());
+        let talk = talk.c([0x16, 3, 3, 0, 4, 16, 0, 0, 0, 0x14, 3, 3, 0, 1, 1]).s([0x14, 3, 3, 0, 1, 1]);
+        talk.c(sealed(40)).s(sealed(40)).close()
+    };
+    let before: Vec<_> = (0..9).map(|hour| session(7).at((hour - 1000) * 3600)).collect();
+    silent_after(&before, &session(9));
+}
+
+#[test]
 fn fp23_rejected_sessions_are_no_downgrade() {
     for banner in ["421 4.7.0 too many connections\r\n", "554 5.7.1 go away\r\n"] {
         silent_after(&honest_history(9), &Talk::new(25).s(banner).c("QUIT\r\n").s("221 Bye\r\n").close());
@@ -242,6 +266,26 @@ fn fp25_octets_typed_by_a_person_are_not_scored() {
     let talk = quit(Talk::new(25).s(GREETING).c("XXXX mail.example.org\r\n").s("500 what?\r\n")).seen_by_server();
     assert_eq!(hear(&talk, Vec::new()).kinds(), [Kind::CommandRewritten]);
     silent(&talk.cut(1));
+}
+
+#[test]
+fn a_server_that_writes_starttls_in_its_own_way() {
+    for line in ["starttls", "StartTLS", "STARTTLS REQUIRED", " STARTTLS"] {
+        let reply = OFFER.replace("STARTTLS", line);
+        let session = || tls(greeted().s(&reply).c("STARTTLS\r\n").s("220 2.0.0 go\r\n")).close();
+        let before: Vec<_> = (0..9).map(|hour| session().at((hour - 1000) * 3600)).collect();
+        silent_after(&before, &session());
+        silent(&session());
+    }
+    let all_lower = "250-mx1.example.net\r\n250-pipelining\r\n250-size 1000\r\n250 starttls\r\n";
+    silent(&deliver(greeted().s(all_lower)));
+}
+
+#[test]
+fn a_mask_of_another_length_is_not_called_starttls() {
+    let heard = hear(&deliver(greeted().s(STRIPPED.replace("250-ETRN", "250-XXXA"))), Vec::new());
+    assert_eq!((heard.kinds(), heard.findings[0].severity), (vec![Kind::StarttlsMasked], Severity::Low));
+    assert!(heard.findings[0].proof[0].contains("not STARTTLS"), "{:?}", heard.findings[0].proof);
 }
 
 #[test]
@@ -275,11 +319,7 @@ fn an_early_client_hello_is_no_injection() {
 }
 
 fn tls_after_early_hello(talk: Talk) -> Talk {
-    talk.s("220 2.0.0 go\r\n")
-        .s(crate::talk::server_hello(0x0304, 0x1301, b""))
-        .c(crate::talk::sealed(53))
-        .s(crate::talk::sealed(80))
-        .close()
+    talk.s("220 2.0.0 go\r\n").s(server_hello(0x0304, 0x1301, b"")).c(sealed(53)).s(sealed(80)).close()
 }
 
 #[test]
