@@ -78,7 +78,7 @@ fn ethernet(tags: &[u16], ip: &[u8]) -> Vec<u8> {
 }
 
 #[test]
-fn every_link_and_ip_form_leads_to_the_same_segment() {
+fn ev6_ev7_ev11_every_link_and_ip_form_leads_to_the_same_segment() {
     let plain = [0x40, 0];
     let atomic: &[u8] = &[0, 0, 0, 0, 9, 9, 9, 9];
     let forms = [
@@ -123,7 +123,7 @@ fn padding_is_not_payload() {
 }
 
 #[test]
-fn what_is_no_segment_says_why() {
+fn ev5_what_is_no_segment_says_why() {
     let good = ethernet(&[], &v4(0, None, [0, 0]));
     let with = |at: usize, value: u8| {
         let mut frame = good.clone();

@@ -26,7 +26,8 @@ pub(super) fn judge(case: Case<'_>) -> Vec<Claim> {
 fn failed(case: Case<'_>) -> Option<Claim> {
     let end = case.session.handshake_end()?;
     // What the server said instead of 220 tells it already (C3); so do replies that came before any octet of TLS (E2).
-    let told = case.session.injected_replies.is_some() && end == HandshakeEnd::Clear(Side::Server);
+    let told = case.session.injected_replies.as_ref().is_some_and(|injection| injection.replies)
+        && end == HandshakeEnd::Clear(Side::Server);
     if refused::is_odd_grant(case) || told {
         return None;
     }

@@ -36,8 +36,10 @@ fn commands(case: Case<'_>) -> Option<Claim> {
 /// Where the client goes on in clear nobody takes them for replies that TLS protected: that is a handshake that failed (C6).
 fn replies(case: Case<'_>) -> Option<Claim> {
     let session = case.session;
-    let stands = session.tls_began() || case.closed && !session.clear_after_go_ahead;
-    let injection = session.injected_replies.as_ref().filter(|_| stands)?;
+    let injection = session.injected_replies.as_ref()?;
+    if !session.tls_began() && (!case.closed || session.clear_after_go_ahead || !injection.replies) {
+        return None;
+    }
     let expected = by_standard("nothing stands between the go-ahead and the TLS record (RFC 3207 §4)");
     let claim = Claim::new(case, Kind::ResponseInjection, "E2", Evidence::Tamper, expected);
     Some(claim.prove(format!(

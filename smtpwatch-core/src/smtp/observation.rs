@@ -72,15 +72,18 @@ pub struct Injection {
     pub auth: bool,
     /// MAIL, RCPT or DATA is among them.
     pub mail: bool,
+    /// Each line begins with a code, as replies do.
+    pub replies: bool,
     /// They were sent before the sender can have known the reply to STARTTLS.
     pub before_reply: bool,
 }
 
 impl Injection {
     pub(super) fn of(octets: &[u8], before_reply: bool) -> Self {
-        let mut injection = Self { octets: octets.len(), before_reply, ..Self::default() };
+        let mut injection = Self { octets: octets.len(), replies: true, before_reply, ..Self::default() };
         for line in octets.split(|&octet| octet == b'\n').filter(|line| !line.trim_ascii().is_empty()) {
             let command = Command::parse(line.trim_ascii_end());
+            injection.replies &= line.len() >= 3 && line[..3].iter().all(u8::is_ascii_digit);
             injection.auth |= matches!(command, Command::Auth { .. });
             injection.mail |= matches!(command, Command::Mail { .. } | Command::Rcpt(_) | Command::Data);
             if injection.verbs.len() < INJECTED_LINES {

@@ -2,6 +2,7 @@
 
 mod dialogues;
 mod evasions;
+mod identifiers;
 mod properties;
 mod stubborn;
 mod talk;
