@@ -27,10 +27,12 @@ const MEMORY_MIB: usize = 1024;
 
 /// `cargo xtask fuzz`.
 #[derive(clap::Args)]
-#[group(multiple = false)]
 pub struct Arguments {
+    /// Run these targets only
+    #[arg(long, value_name = "TARGET", value_parser = TARGETS.map(|(target, _)| target))]
+    only: Vec<String>,
     /// Run each target so many seconds; what it finds is kept in target/fuzz/corpus for the next time
-    #[arg(long, value_name = "N", default_value_t = 60)]
+    #[arg(long, value_name = "N", default_value_t = 60, conflicts_with = "runs")]
     seconds: u64,
     /// Run each target so many times from the kept corpus alone, always with the same seed
     #[arg(long, value_name = "N")]
@@ -47,20 +49,21 @@ enum Extent {
 /// Runs every target; an error when one of them failed.
 pub fn run(arguments: &Arguments) -> Result<()> {
     let extent = arguments.runs.map_or(Extent::Seconds(arguments.seconds), Extent::Runs);
-    all(|_| extent)
+    let chosen = |target: &str| arguments.only.is_empty() || arguments.only.iter().any(|only| only == target);
+    all(chosen, |_| extent)
 }
 
 /// The suite `fuzz` of `cargo xtask test`.
 pub fn suite() -> Result<()> {
-    all(Extent::Runs)
+    all(|_| true, Extent::Runs)
 }
 
 /// `extent` says how far, given the target's runs in the suite.
-fn all(extent: impl Fn(u64) -> Extent) -> Result<()> {
+fn all(chosen: impl Fn(&str) -> bool, extent: impl Fn(u64) -> Extent) -> Result<()> {
     build()?;
     let mut failed = Vec::new();
     println!("{:<12} {:>12} {:>8} {:>8} {:>8}", "target", "executions", "per s", "corpus", "seconds");
-    for (target, suite_runs) in TARGETS {
+    for (target, suite_runs) in TARGETS.into_iter().filter(|(target, _)| chosen(target)) {
         let start = Instant::now();
         let Outcome { executions, corpus, failed: has_failed, .. } = one(target, extent(suite_runs))?;
         let seconds = start.elapsed().as_secs_f64();
