@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use anyhow::{Result, ensure};
 use serde_json::json;
+use smtpwatch_tests::attacker::Attacker;
 use smtpwatch_tests::daemon::{Daemon, Options};
 use smtpwatch_tests::exim::{self, Auth, Exim};
 use smtpwatch_tests::netns::{Family, GATEWAY_INTERFACE, Namespace, Path};
@@ -18,22 +19,34 @@ const ON_THE_WIRE: [&str; 3] = [exim::PASSWORD, "AGFubmEAbm90LWEtc2VjcmV0LTdLcQ=
 
 #[test]
 fn inbound_v4() {
-    scenario("inbound_v4", || plaintext(Family::V4, "server"));
+    scenario("inbound_v4", || plaintext(Family::V4, "server", false));
 }
 
 #[test]
 fn inbound_v6() {
-    scenario("inbound_v6", || plaintext(Family::V6, "server"));
+    scenario("inbound_v6", || plaintext(Family::V6, "server", false));
 }
 
 #[test]
 fn outbound_v4() {
-    scenario("outbound_v4", || plaintext(Family::V4, "client"));
+    scenario("outbound_v4", || plaintext(Family::V4, "client", false));
 }
 
 #[test]
 fn outbound_v6() {
-    scenario("outbound_v6", || plaintext(Family::V6, "client"));
+    scenario("outbound_v6", || plaintext(Family::V6, "client", false));
+}
+
+/// THREATS EV-1.
+#[test]
+fn inbound_octet_by_octet() {
+    scenario("inbound_octet_by_octet", || plaintext(Family::V6, "server", true));
+}
+
+/// THREATS EV-1.
+#[test]
+fn outbound_octet_by_octet() {
+    scenario("outbound_octet_by_octet", || plaintext(Family::V4, "client", true));
 }
 
 #[test]
@@ -55,8 +68,10 @@ fn under_tls_is_silent() {
     });
 }
 
-fn plaintext(family: Family, role: &str) -> Result<()> {
+fn plaintext(family: Family, role: &str, cut: bool) -> Result<()> {
     let path = Path::create()?;
+    let attacker = Attacker::start(&path.router)?;
+    attacker.cut_every_octet(cut);
     let identity = Identity::generate("mail.example.org")?;
     let (host, peer, address) = match role {
         "server" => (&path.gateway, &path.exchanger, family.gateway()),

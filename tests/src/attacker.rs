@@ -262,12 +262,9 @@ impl Dialogue<'_> {
             };
             heard = Instant::now();
             held.extend_from_slice(&buffer[..count]);
-            let mut send = Vec::new();
-            if !self.opaque.load(Ordering::SeqCst) {
-                send = edit(&mut held)?;
-            }
             let clear = !self.opaque.load(Ordering::SeqCst);
-            if !clear || held.len() > MAX_HELD {
+            let mut send = if clear { edit(&mut held)? } else { Vec::new() };
+            if self.opaque.load(Ordering::SeqCst) || held.len() > MAX_HELD {
                 send.append(&mut held);
             }
             if self.cut && clear {
