@@ -67,6 +67,17 @@ impl Command {
     }
 }
 
+/// Commands that this machine does not follow, in upper case: as letters they are base64 too.
+const NO_RESPONSE: [&[u8]; 4] = [b"NOOP", b"HELP", b"VRFY", b"EXPN"];
+
+/// Whether a line where a SASL response may stand is one: a word that is no command.
+pub(super) fn is_response(line: &[u8]) -> bool {
+    !line.is_empty()
+        && !line.contains(&b' ')
+        && Command::parse(line) == Command::Other
+        && !NO_RESPONSE.iter().any(|verb| line.eq_ignore_ascii_case(verb))
+}
+
 /// The first word and what follows it. Blanks before it are passed over (THREATS EV-14).
 pub(super) fn split_word(line: &[u8]) -> (&[u8], &[u8]) {
     let line = line.trim_ascii_start();

@@ -1,0 +1,133 @@
+//! The boundary to TLS: the reply to STARTTLS, what stands in clear where TLS should begin, and TLS that turns out to be none.
+
+use super::{AUTH_EXCHANGES, Phase, Session, SessionEvent};
+use crate::{
+    Side, limits,
+    smtp::{
+        auth::AuthExchange,
+        command::{Command, is_response},
+        observation::{Injection, Starttls},
+        reply::Reply,
+        tls::{TlsPhase, is_record_type},
+        transcript::printable,
+    },
+};
+
+impl Session {
+    pub(super) fn starttls_reply(&mut self, reply: &Reply) {
+        self.seen.starttls_reply = Some(printable(reply.first()));
+        // The offer may have come after the command, to a client that does not wait (FP-12).
+        self.seen.starttls_was_offered |= self.seen.offers_starttls();
+        // What was held was sent before the client can have known the reply. An early ClientHello is no injection.
+        if self.held.first().is_some_and(|octet| !is_record_type(*octet)) {
+            self.injected(&self.held.clone(), true, reply.is_positive());
+        }
+        if reply.is_positive() {
+            self.seen.starttls = Starttls::Granted(reply.code);
+            self.enter_tls();
+            self.release(Phase::Tls);
+        } else {
+            self.seen.starttls = Starttls::Refused(reply.code);
+            self.release(Phase::Commands);
+        }
+        self.events.push_back(SessionEvent::Judge);
+    }
+
+    pub(super) fn enter_tls(&mut self) {
+        self.phase = Phase::Tls;
+        self.seen.tls = Some(TlsPhase::default());
+    }
+
+    /// The server goes on in clear, and in answer to octets of the client that are not TLS, or to TLS that nobody asked for.
+    pub(super) fn answers_in_clear(&self, octet: u8) -> bool {
+        let Some(tls) = &self.seen.tls else { return false };
+        let refused = self.seen.starttls == Starttls::NotSent || !tls.before(Side::Client).is_empty();
+        // Content types of TLS (RFC 8446 §5.1): no text begins with one.
+        refused
+            && !matches!(octet, 0x14..=0x17)
+            && !tls.is_tls(Side::Server)
+            && (self.seen.starttls == Starttls::NotSent || !tls.is_tls(Side::Client))
+    }
+
+    /// What the client sent is read as commands after all.
+    pub(super) fn leave_tls(&mut self) {
+        let before = self.seen.tls.take().map(|mut tls| tls.take_before(Side::Client)).unwrap_or_default();
+        let before = if self.seen.starttls == Starttls::NotSent { std::mem::take(&mut self.held) } else { before };
+        self.seen.clear_after_go_ahead = self.seen.starttls != Starttls::NotSent;
+        self.client_spoke = true;
+        self.phase = Phase::Commands;
+        self.client(&before, self.client_end);
+    }
+
+    pub(super) fn tls_octets(&mut self, from: Side, octets: &[u8]) {
+        let Some(tls) = &mut self.seen.tls else { return };
+        let began = tls.is_tls(Side::Client);
+        tls.push(from, octets);
+        if self.seen.starttls == Starttls::NotSent {
+            // Until the server takes part in TLS nobody has asked for, it may be a dialogue that only begins like it.
+            if tls.is_tls(Side::Server) {
+                self.held = Vec::new();
+            } else if from == Side::Client {
+                let room = limits::REASSEMBLY_BYTES.saturating_sub(self.held.len());
+                self.held.extend_from_slice(&octets[..octets.len().min(room)]);
+            }
+        }
+        // Also behind the client's hello, if TLS follows: without it that is a server that does not speak TLS (C6).
+        let late = began && self.seen.injected_replies.is_none() && tls.is_tls(Side::Server);
+        if from == Side::Server && (!began || late) && !tls.before(Side::Server).is_empty() {
+            let known = self.seen.injected_replies.as_ref().map_or(0, |injection| injection.octets);
+            if known == tls.before(Side::Server).len() {
+                return;
+            }
+            let injection = Injection::of(tls.before(Side::Server), false);
+            if self.seen.injected_replies.is_none() {
+                self.seen.transcript.push(Side::Server, format!("[{} octets in clear]", injection.octets));
+                self.events.push_back(SessionEvent::Judge);
+            }
+            self.seen.injected_replies = Some(injection);
+        } else if !began && tls.is_tls(Side::Client) {
+            let before = tls.before(Side::Client).to_vec();
+            if !before.is_empty() && self.seen.injected_commands.is_none() {
+                self.injected(&before, false, true);
+            }
+            self.seen.transcript.push(Side::Client, "[TLS]".to_owned());
+            self.events.push_back(SessionEvent::Judge);
+        }
+    }
+
+    /// SASL exchanges in an injection. Nobody asks for a response there: what follows AUTH and is no command is one.
+    fn injected_auth(&mut self, octets: &[u8]) {
+        let mut open = false;
+        for line in octets.split(|&octet| octet == b'\n').map(<[u8]>::trim_ascii) {
+            match Command::parse(line) {
+                Command::Auth { mechanism, initial } if self.seen.auth.len() < AUTH_EXCHANGES => {
+                    self.seen.auth.push(AuthExchange::new(&mechanism, initial, false));
+                    open = true;
+                }
+                Command::Other if open && is_response(line) => {
+                    if let Some(exchange) = self.seen.auth.last_mut() {
+                        exchange.respond(line.len());
+                    }
+                }
+                _ => open = false,
+            }
+        }
+    }
+
+    /// Notes client octets that stand where TLS should begin. Once TLS is `granted` they may run under it as if it had
+    /// protected them, so a credential among them is noted as such (THREATS E3); else they are read as commands anyway.
+    pub(super) fn injected(&mut self, octets: &[u8], before_reply: bool, granted: bool) {
+        if octets.trim_ascii().is_empty() {
+            return;
+        }
+        let injection = Injection::of(octets, before_reply);
+        self.seen
+            .transcript
+            .push(Side::Client, format!("[{} octets in clear: {}]", injection.octets, injection.verbs.join(", ")));
+        if granted {
+            self.injected_auth(octets);
+        }
+        self.seen.injected_commands = Some(injection);
+        self.events.push_back(SessionEvent::Judge);
+    }
+}

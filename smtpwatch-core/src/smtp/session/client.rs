@@ -1,0 +1,213 @@
+//! What the client says: commands, SASL responses, what stands before the dialogue, and bodies to pass over.
+
+use super::{AUTH_EXCHANGES, Pending, Phase, Session, SessionEvent};
+use crate::{
+    Side, limits,
+    smtp::{
+        auth::{AuthExchange, MechanismClass},
+        command::{Command, split_word},
+        line::Line,
+        observation::{Doubt, Rewritten, Starttls},
+        secret::Secret,
+        shown::shown,
+        tls::is_record_type,
+        transcript::{is_verb, printable},
+    },
+};
+
+/// First octets of a PROXY header, version 2.
+const PROXY_SIGNATURE: &[u8; 12] = b"\r\n\r\n\0\r\nQUIT\n";
+
+impl Session {
+    /// `end` is the stream offset behind `input`.
+    pub(super) fn client(&mut self, mut input: &[u8], end: u64) {
+        self.client_end = end;
+        while !input.is_empty() {
+            match self.phase {
+                Phase::Stopped => return,
+                Phase::Tls => {
+                    self.tls_octets(Side::Client, input);
+                    return;
+                }
+                Phase::Hold => {
+                    if self.held.len() + input.len() > limits::REASSEMBLY_BYTES {
+                        if self.seen.starttls == Starttls::Sent {
+                            self.injected(&self.held.clone(), true, true);
+                        }
+                        self.doubt(Doubt::Ambiguous);
+                    } else {
+                        self.held.extend_from_slice(input);
+                    }
+                    return;
+                }
+                Phase::Body(mut body) => {
+                    let ended = body.scan(&mut input);
+                    self.phase = if ended { Phase::Commands } else { Phase::Body(body) };
+                    if ended && !body.refused {
+                        self.expect(Pending::EndOfData, String::new());
+                    }
+                }
+                Phase::Chunk(left) => {
+                    let taken = usize::try_from(left).unwrap_or(usize::MAX).min(input.len());
+                    input = &input[taken..];
+                    let left = left - taken as u64;
+                    self.phase = if left == 0 { Phase::Commands } else { Phase::Chunk(left) };
+                }
+                Phase::Commands if !self.client_spoke && self.may_be_proxy(input[0]) => {
+                    self.proxy_header(&mut input, end)
+                }
+                Phase::Commands if self.may_begin_tls() && is_record_type(input[0]) => self.enter_tls(),
+                Phase::Commands | Phase::AuthResponse => {
+                    self.client_spoke = true;
+                    let Some(line) = self.client_lines.take(&mut input) else { return };
+                    self.client_line(&line, input, end);
+                }
+            }
+        }
+    }
+
+    /// `input` is what follows the line, `end` the stream offset behind that.
+    pub(super) fn client_line(&mut self, line: &Line, input: &[u8], end: u64) {
+        self.ehlo_may_go_on = false;
+        if std::mem::take(&mut self.stray) {
+            self.answered();
+        }
+        if self.phase == Phase::AuthResponse {
+            self.auth_response(&line.bytes);
+            return;
+        }
+        let command = Command::parse(&line.bytes);
+        let verb = split_word(&line.bytes).0.to_ascii_uppercase();
+        let verb = if is_verb(&verb) { String::from_utf8(verb).unwrap_or_default() } else { String::new() };
+        self.seen.smtp |= command != Command::Other;
+        self.seen.transcript.push(Side::Client, shown(&command, &line.bytes));
+        let pending = match command {
+            Command::Ehlo(ref name) => {
+                self.seen.client_name = Some(printable(name.as_bytes()));
+                Pending::Ehlo
+            }
+            Command::Helo(ref name) => {
+                self.seen.client_name = Some(printable(name.as_bytes()));
+                Pending::Helo
+            }
+            Command::Starttls => {
+                self.seen.starttls = Starttls::Sent;
+                self.seen.starttls_was_offered = self.seen.offers_starttls();
+                self.phase = Phase::Hold;
+                Pending::Starttls
+            }
+            Command::Auth { ref mechanism, initial } => {
+                if self.seen.auth.len() < AUTH_EXCHANGES {
+                    self.seen.auth.push(AuthExchange::new(mechanism, initial, verb == "X-EXPS"));
+                }
+                let (_, rest) = split_word(&line.bytes);
+                // A word that is no mechanism may be the secret itself.
+                let known = MechanismClass::of(mechanism.name()) != MechanismClass::Unknown;
+                self.keep_secret(Secret::new(if known { split_word(rest).1 } else { rest }.to_vec()));
+                self.phase = Phase::Hold;
+                Pending::Auth
+            }
+            Command::Mail { requiretls, ref acted_on } => {
+                self.seen.mail_sent = true;
+                self.seen.requiretls |= requiretls;
+                self.seen.acted_on.extend(acted_on);
+                self.events.push_back(SessionEvent::Judge);
+                Pending::Other
+            }
+            Command::Rcpt(ref domain) => {
+                if let Some(domain) = domain
+                    && self.seen.recipient_domains.len() < limits::RECIPIENT_DOMAINS
+                {
+                    self.seen.recipient_domains.insert(domain.clone());
+                }
+                Pending::Other
+            }
+            Command::Data => {
+                self.phase = Phase::Hold;
+                Pending::Data
+            }
+            // Nobody can say how much follows: the server refuses it and reads on.
+            Command::Bdat { size: None, .. } => Pending::Other,
+            // A server that did not offer it may not know it, and then reads what follows as commands: its reply tells.
+            Command::Bdat { size: Some(size), last } if !self.chunking_offered() => {
+                self.phase = Phase::Hold;
+                Pending::UnofferedBdat { size, last }
+            }
+            Command::Bdat { size: Some(size), last } => {
+                self.seen.acted_on.insert("CHUNKING");
+                if size > 0 {
+                    self.phase = Phase::Chunk(size);
+                    let start = end.saturating_sub(input.len() as u64);
+                    self.events.push_back(SessionEvent::SkipClientUntil(start.saturating_add(size)));
+                }
+                Pending::Bdat { last }
+            }
+            // The PROXY header of a load balancer comes before the dialogue and has no reply (THREATS FP-13).
+            Command::Other if self.seen.greeting.is_none() && line.bytes.starts_with(b"PROXY ") => return,
+            Command::Other => {
+                // Words that a confused client, or a masked verb, left where nobody expects a secret.
+                let words = if verb.is_empty() { &line.bytes[..] } else { split_word(&line.bytes).1 };
+                self.keep_secret(Secret::unexpected(words.to_vec()));
+                if verb.len() >= 4 && verb.bytes().all(|c| c == b'X') {
+                    let arrived = Rewritten { sent: String::new(), arrived: verb.clone() };
+                    self.seen.rewritten.get_or_insert(arrived);
+                }
+                Pending::Other
+            }
+            Command::Turn => Pending::Turn,
+            Command::Rset | Command::Quit => Pending::Other,
+        };
+        self.expect(pending, verb);
+    }
+
+    /// CHUNKING was offered (RFC 3030), or what was offered is not known.
+    fn chunking_offered(&self) -> bool {
+        self.seen.capabilities.as_ref().is_none_or(|capabilities| capabilities.has("CHUNKING"))
+    }
+
+    fn may_be_proxy(&self, octet: u8) -> bool {
+        !self.held.is_empty() || octet == PROXY_SIGNATURE[0]
+    }
+
+    /// The binary PROXY header of a load balancer (version 2): signature, four octets of which the last two are the length
+    /// of what follows, and that. It comes before the dialogue and has no reply (THREATS FP-13).
+    fn proxy_header(&mut self, input: &mut &[u8], end: u64) {
+        let wanted = (PROXY_SIGNATURE.len() + 4 - self.held.len()).min(input.len());
+        self.held.extend_from_slice(&input[..wanted]);
+        *input = &input[wanted..];
+        let compared = self.held.len().min(PROXY_SIGNATURE.len());
+        if self.held[..compared] != PROXY_SIGNATURE[..compared] {
+            self.client_spoke = true;
+            let held = std::mem::take(&mut self.held);
+            self.client(&held, end.saturating_sub(input.len() as u64));
+        } else if let Some(&[high, low]) = self.held.get(PROXY_SIGNATURE.len() + 2..) {
+            self.held = Vec::new();
+            match u16::from_be_bytes([high, low]) {
+                0 => self.phase = Phase::Commands,
+                length => self.phase = Phase::Chunk(u64::from(length)),
+            }
+        }
+    }
+
+    /// TLS without STARTTLS on a mail port (THREATS D6), as the first octet, and after the go-ahead also behind commands in
+    /// clear. Anywhere else it would be a way to make the watcher look away.
+    fn may_begin_tls(&self) -> bool {
+        !self.client_spoke
+            || (matches!(self.seen.starttls, Starttls::Granted(_)) && self.client_lines.partial().is_empty())
+    }
+
+    fn auth_response(&mut self, line: &[u8]) {
+        let octets = line.trim_ascii().len();
+        self.seen.transcript.push(Side::Client, format!("[{octets} octets]"));
+        if let Some(exchange) = self.seen.auth.last_mut() {
+            if line.trim_ascii() == b"*" {
+                exchange.cancelled = true;
+            } else {
+                exchange.respond(octets);
+            }
+        }
+        self.keep_secret(Secret::new(line.to_vec()));
+        self.phase = Phase::Hold;
+        self.expect(Pending::Auth, String::new());
+    }
+}

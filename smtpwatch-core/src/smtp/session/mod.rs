@@ -1,0 +1,260 @@
+//! One SMTP session in clear, driven by (command, reply) pairs.
+//!
+//! What a line of the client means depends on the reply to the line before it: a body follows DATA only on 354
+//! (THREATS FP-10), a SASL response follows AUTH only on 334, TLS follows STARTTLS only on a go-ahead. So whatever the client
+//! sends after such a command is held until its reply is known; everything else is a queue of commands that wait for
+//! their replies (FP-11).
+
+mod boundary;
+mod client;
+mod server;
+
+use std::collections::VecDeque;
+
+use super::{
+    body::Body,
+    line::Lines,
+    observation::{Doubt, Observation, Starttls},
+    reply::Replies,
+    secret::Secret,
+};
+use crate::{Side, Timestamp, limits};
+
+/// Exchanges kept per session; what a client tries beyond them has the outcome of those.
+const AUTH_EXCHANGES: usize = 16;
+
+/// Secrets of one session that are looked for in what the server says.
+const SECRETS: usize = 8;
+
+/// What the engine is to do. Drain [`Session::poll`] after every call.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum SessionEvent {
+    /// Something happened that a verdict depends on.
+    Judge,
+    /// Which reply belongs to which command is lost, or how far a body reaches: nothing more can be read.
+    OutOfStep,
+    /// A message body follows from the client.
+    BodyFollows,
+    /// The client's stream is not needed before this offset.
+    SkipClientUntil(u64),
+    /// Nothing more of this flow is needed.
+    Mute,
+}
+
+/// The machine. What it has learnt so far is [`Session::seen`].
+#[derive(Debug, Default)]
+pub struct Session {
+    /// The facts so far.
+    pub seen: Observation,
+
+    phase: Phase,
+    queue: VecDeque<Waiting>,
+    client_lines: Lines,
+    server_lines: Lines,
+    replies: Replies,
+    /// Client octets that wait for the reply that says what they are.
+    held: Vec<u8>,
+    /// Stream offset behind the newest octets of the client.
+    client_end: u64,
+    client_spoke: bool,
+    /// A message ended unseen: replies may follow to commands that stood behind it.
+    unseen_commands: bool,
+    /// A line without a code came while a command waited: the reply to it, or noise before the reply.
+    stray: bool,
+    /// The newest reply answered EHLO, and the client has not spoken since (THREATS EV-17).
+    ehlo_may_go_on: bool,
+    /// What may not be shown, should the server quote it: the newest [`SECRETS`].
+    secrets: VecDeque<Secret>,
+    /// When the newest octets were sent.
+    now: Timestamp,
+    /// Octets of the reply that is being read, line ends included.
+    reply_octets: usize,
+    events: VecDeque<SessionEvent>,
+}
+
+/// How octets of the client are read.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+enum Phase {
+    #[default]
+    Commands,
+    /// A command was sent whose reply decides what follows.
+    Hold,
+    /// The next line is a SASL response.
+    AuthResponse,
+    /// After 354: a message up to the dot, of which nothing needs to be seen.
+    Body(Body),
+    /// So many octets of a BDAT chunk.
+    Chunk(u64),
+    /// After the go-ahead, or TLS from the first octet.
+    Tls,
+    /// A SASL security layer (THREATS FP-19), or nothing that can be followed.
+    Stopped,
+}
+
+/// A command that waits for its reply, with its verb in upper case; empty where the word had not the form of one.
+#[derive(Clone, PartialEq, Eq, Debug)]
+struct Waiting {
+    what: Pending,
+    verb: String,
+    asked: Timestamp,
+    /// So many in a row, of which `asked` tells when the first was sent.
+    count: u32,
+}
+
+/// What the reply decides.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Pending {
+    Ehlo,
+    Helo,
+    Starttls,
+    Auth,
+    Data,
+    EndOfData,
+    Bdat { last: bool },
+    UnofferedBdat { size: u64, last: bool },
+    Turn,
+    Other,
+}
+
+impl Session {
+    /// A session from its start, or one that was joined in the middle.
+    #[must_use]
+    pub fn new(midstream: bool) -> Self {
+        Self {
+            seen: Observation { doubt: midstream.then_some(Doubt::Midstream), ..Observation::default() },
+            ..Self::default()
+        }
+    }
+
+    /// Takes octets of one side, sent at `at`; `offset` is their place in its stream.
+    pub fn data(&mut self, from: Side, at: Timestamp, offset: u64, bytes: &[u8]) {
+        self.now = at;
+        match from {
+            Side::Client => self.client(bytes, offset.saturating_add(bytes.len() as u64)),
+            Side::Server => self.server(bytes),
+        }
+    }
+
+    /// Takes a hole in one side's stream. Returns whether it hurts: bodies and TLS are left out on purpose.
+    pub fn gap(&mut self, from: Side, length: u64) -> bool {
+        let harmless = match (&mut self.phase, from) {
+            (Phase::Stopped, _) => true,
+            (Phase::Tls, _) => {
+                self.seen.handshake_unseen = true;
+                self.seen.tls_began()
+            }
+            (Phase::Body(body), Side::Client) => {
+                body.matched = 0;
+                body.hole = true;
+                true
+            }
+            (Phase::Chunk(left), Side::Client) if length <= *left => {
+                *left -= length;
+                if *left == 0 {
+                    self.phase = Phase::Commands;
+                }
+                true
+            }
+            _ => false,
+        };
+        if !harmless {
+            self.seen.gaps += 1;
+            self.doubt(Doubt::Gap);
+        }
+        !harmless
+    }
+
+    /// One side ended the connection, at `at`: by a reset, or in order.
+    pub fn ended(&mut self, from: Side, reset: bool, at: Timestamp) {
+        if self.seen.ended.is_none() {
+            self.seen.ended = Some((from, reset));
+            self.seen.silence = Some(at.since(self.now));
+        }
+    }
+
+    /// Only one direction was seen.
+    pub fn one_sided(&mut self) {
+        self.seen.doubt.get_or_insert(Doubt::OneSided);
+    }
+
+    /// The connection ended: what was begun is all there will be.
+    pub fn finish(&mut self) {
+        if self.seen.starttls == Starttls::Sent {
+            self.seen.starttls_was_offered |= self.seen.offers_starttls();
+        }
+        let waits_for_ehlo = self.queue.front().is_some_and(|waiting| waiting.what == Pending::Ehlo);
+        self.seen.ehlo_unfinished = waits_for_ehlo && self.replies.has_begun();
+        // A line without its end has crossed the wire all the same.
+        if matches!(self.phase, Phase::Commands | Phase::AuthResponse) && !self.client_lines.partial().is_empty() {
+            let mut end = &b"\r\n"[..];
+            if let Some(line) = self.client_lines.take(&mut end) {
+                self.client_line(&line, &[], 0);
+            }
+        }
+        self.events.push_back(SessionEvent::Judge);
+    }
+
+    /// What the engine is to do.
+    pub fn poll(&mut self) -> Option<SessionEvent> {
+        self.events.pop_front()
+    }
+
+    fn doubt(&mut self, doubt: Doubt) {
+        if doubt == Doubt::Ambiguous && self.seen.doubt.is_none() {
+            self.events.push_back(SessionEvent::OutOfStep);
+        }
+        self.seen.doubt.get_or_insert(doubt);
+        self.stop();
+    }
+
+    fn stop(&mut self) {
+        self.phase = Phase::Stopped;
+        self.queue = VecDeque::new();
+        self.held = Vec::new();
+        self.client_lines.clear();
+        self.server_lines.clear();
+        self.secrets = VecDeque::new();
+        self.events.push_back(SessionEvent::Mute);
+    }
+
+    fn expect(&mut self, what: Pending, verb: String) {
+        let crowded = self.queue.len() >= limits::PIPELINE / 2;
+        if let Some(newest) = self.queue.back_mut()
+            && newest.what == what
+            && (newest.verb == verb || crowded)
+        {
+            newest.count = newest.count.saturating_add(1);
+            if newest.verb != verb {
+                newest.verb.clear();
+            }
+        } else if self.queue.len() >= limits::PIPELINE {
+            self.doubt(Doubt::Ambiguous);
+        } else {
+            self.queue.push_back(Waiting { what, verb, asked: self.now, count: 1 });
+        }
+    }
+
+    /// The command that has waited longest; it waits no longer.
+    fn answered(&mut self) -> Option<Waiting> {
+        let oldest = self.queue.front_mut()?;
+        if oldest.count == 1 {
+            return self.queue.pop_front();
+        }
+        oldest.count -= 1;
+        Some(oldest.clone())
+    }
+
+    fn keep_secret(&mut self, secret: Secret) {
+        if self.secrets.len() >= SECRETS {
+            self.secrets.pop_front();
+        }
+        self.secrets.push_back(secret);
+    }
+
+    /// The reply has come: reads what was held as what it is.
+    fn release(&mut self, phase: Phase) {
+        self.phase = phase;
+        let held = std::mem::take(&mut self.held);
+        self.client(&held, self.client_end);
+    }
+}
