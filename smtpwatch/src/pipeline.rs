@@ -99,9 +99,8 @@ impl Pipeline {
             options: header.options(),
             checksum_right: match Checksum::of(record) {
                 Checksum::Right => Some(true),
-                // Zero is what captures hold whose checksums were never filled in.
-                Checksum::Wrong if header.checksum != 0 => Some(false),
-                Checksum::Wrong | Checksum::Untold => None,
+                Checksum::Wrong => Some(false),
+                Checksum::Untold => None,
             },
             length: header.length,
             offset: header.offset,

@@ -143,6 +143,10 @@ impl Flow {
             plaintext_mechanisms: Profile::keep(capabilities.plaintext_mechanisms().into_iter()),
             offer: capabilities.offer_line().unwrap_or_default().chars().take(OFFER_LINE).collect(),
             readable_greeting: seen.greeting_name.is_some(),
+            client: match self.role {
+                Role::Client => String::new(),
+                Role::Server => seen.client_name.clone().unwrap_or_default(),
+            },
             words: [seen.greeting.as_deref().unwrap_or_default(), &capabilities.first_line].map(Profile::shape),
             quoted: Profile::quoted(&capabilities.first_line),
             ttl: syn_ack.map_or(0, |syn_ack| syn_ack.ttl),
@@ -223,7 +227,7 @@ impl Flow {
         let seen = &self.session.seen;
         let result = if seen.doubt.is_some() {
             SessionResult::Unknown
-        } else if seen.tls_began() {
+        } else if seen.tls_began() && seen.handshake_end().is_none() {
             SessionResult::Tls
         } else if matches!(seen.outcome(), Outcome::Content | Outcome::Credential) {
             SessionResult::Plaintext

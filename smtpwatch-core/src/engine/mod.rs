@@ -125,6 +125,9 @@ impl Engine {
         }
         self.drain(key, segment.at);
         let Some(flow) = self.flows.get_mut(&key) else { return };
+        if !flow.connection.conflicts().is_empty() {
+            flow.session.copies_differ();
+        }
         if segment.budget_spent && flow.session.gap(segment.from, 0) {
             self.outputs.push_back(Output::Lost(LossCause::Budget));
         }
@@ -329,7 +332,8 @@ impl Engine {
         if flow.counted {
             self.quota.give_back(peer(flow.role, key));
         }
-        if flow.payload {
+        // Also where all of it was lost, in fragments for instance.
+        if flow.payload || flow.session.seen.gaps > 0 {
             self.learn(key, &flow, at);
             self.outputs.push_back(Output::Session(flow.summary(key)));
         }
@@ -402,6 +406,9 @@ impl Engine {
         let subject = Subject { flow: key, role: flow.role, names: &names };
         if seen.tls.as_ref().is_some_and(TlsPhase::is_established) {
             self.failures.forgive(&subject);
+        }
+        if flow.role == Role::Server && seen.proxied {
+            return;
         }
         let at_stake = seen.mail_sent || seen.starttls != Starttls::NotSent || !seen.auth.is_empty();
         if !at_stake || seen.capabilities.is_none() {

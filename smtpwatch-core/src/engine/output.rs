@@ -125,7 +125,7 @@ impl EvictReason {
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum SessionResult {
-    /// TLS began.
+    /// TLS began, and nothing shows that it failed.
     Tls,
     /// Mail or credentials went in clear.
     Plaintext,

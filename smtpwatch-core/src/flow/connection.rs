@@ -175,7 +175,8 @@ impl Connection {
         }
         let standing = self.look(segment);
         let (syn, reset) = (segment.flags.contains(TcpFlags::SYN), segment.flags.contains(TcpFlags::RST));
-        if standing == Standing::Corrupt && (syn || reset) || reset && !self.is_reset(segment) {
+        let void = standing == Standing::Corrupt && syn || standing != Standing::Sound && reset;
+        if void || reset && !self.is_reset(segment) {
             return;
         }
         if syn && !self.open(segment) {

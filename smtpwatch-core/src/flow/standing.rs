@@ -40,6 +40,9 @@ impl Sender {
             self.discarded = self.discarded.saturating_add(1);
             return certain;
         }
+        if segment.flags.contains(TcpFlags::RST) {
+            return Standing::Sound;
+        }
         // These two may also come of an order in which packets were recorded, and of what the gate leaves out.
         if unsent || self.is_outdated(segment, syns) { Standing::Odd } else { Standing::Sound }
     }
@@ -61,7 +64,7 @@ impl Sender {
             Some(false) | None => {}
         }
         let (Some(client), Some(server)) = (client, server) else { return Standing::Sound };
-        if segment.flags.contains(TcpFlags::SYN) || segment.flags.contains(TcpFlags::RST) {
+        if segment.flags.contains(TcpFlags::SYN) {
             return Standing::Sound;
         }
         let own = match segment.from {
@@ -70,7 +73,9 @@ impl Sender {
         };
         let signed = fingerprint::kinds(segment.options).any(|kind| SIGNED.contains(&kind) && !own.has(kind));
         // RFC 9293 §3.10.7.4: a segment without ACK is dropped.
-        if signed || !segment.flags.contains(TcpFlags::ACK) { Standing::Odd } else { Standing::Sound }
+        // A reset needs none.
+        let bare = !segment.flags.contains(TcpFlags::ACK) && !segment.flags.contains(TcpFlags::RST);
+        if signed || bare { Standing::Odd } else { Standing::Sound }
     }
 
     /// RFC 7323 §5.2 (PAWS): older than what was taken in already.

@@ -12,12 +12,12 @@ pub(super) fn judge(case: Case<'_>) -> Vec<Claim> {
     if case.expectation.auth_rule() == Some(AuthRule::Allow) {
         return Vec::new();
     }
-    let exchanges = case.session.auth.iter().enumerate().filter_map(|(place, exchange)| sent(case, place, exchange));
+    let exchanges = case.session.auth.iter().filter_map(|exchange| sent(case, exchange));
     exchanges.chain(offered(case)).collect()
 }
 
 /// What was sent before a gap was sent: only what is missing cannot be judged behind one.
-fn sent(case: Case<'_>, place: usize, exchange: &AuthExchange) -> Option<Claim> {
+fn sent(case: Case<'_>, exchange: &AuthExchange) -> Option<Claim> {
     if !exchange.secret_sent {
         return None;
     }
@@ -29,7 +29,7 @@ fn sent(case: Case<'_>, place: usize, exchange: &AuthExchange) -> Option<Claim> 
     };
     let (evidence, expected) = demand(case);
     let mut claim = Claim::new(case, kind, rule, evidence, expected);
-    claim.instance = place;
+    claim.instance = exchange.number;
     claim.mechanism = Some(exchange.mechanism.clone());
     claim.reply = (exchange.reply != 0).then_some(exchange.reply);
     claim.is_final |= exchange.reply != 0;

@@ -19,14 +19,14 @@ pub(super) fn judge(case: Case<'_>) -> Vec<Claim> {
 fn downgraded(case: Case<'_>) -> Option<Claim> {
     let session = case.session;
     // A client that asks for STARTTLS all the same knows the server, too.
-    let went_on = session.helo || session.starttls != Starttls::NotSent;
+    let went_on = session.helo || session.mail_sent || session.starttls != Starttls::NotSent;
     if session.capabilities.is_some() || !went_on || session.tls_began() {
         return None;
     }
     let (known, cause) = match case.role {
         Role::Client => (offer_expected(case), session.ehlo_rejected.is_some() || session.greeting_is_masked()),
         // Whoever used STARTTLS here spoke EHLO.
-        Role::Server => (use_expected(case).filter(|_| case.expectation.uses.is_some()), session.helo),
+        Role::Server => (use_expected(case).filter(|_| case.known_user().is_some()), session.helo && session.mail_sent),
     };
     let known = known.or_else(|| speaks_ehlo(case));
     let (evidence, expected) = known.filter(|_| cause)?;

@@ -21,7 +21,12 @@ use crate::{
     Role, Side, Timestamp,
     finding::{Evidence, Expected, Kind, Outcome, Severity},
     flow::{Conflict, SynFingerprint},
-    policy::{expectation::Expectation, rule::StarttlsRule, scope::Scope},
+    policy::{
+        expectation::{Expectation, KnownBy},
+        history::HistoryRecord,
+        rule::StarttlsRule,
+        scope::Scope,
+    },
     smtp::{Doubt, Observation, Starttls},
 };
 
@@ -118,7 +123,7 @@ pub fn judge(case: Case<'_>) -> Vec<Claim> {
     claims
 }
 
-impl Case<'_> {
+impl<'a> Case<'a> {
     /// Not even what was seen can be believed: lines may be a body's (joined midstream), may never have been received
     /// (one side only), or may be half of the dialogue (multipath). Behind a hole nothing is read at all, so what stands before it is sound.
     fn unfounded(&self) -> bool {
@@ -131,6 +136,24 @@ impl Case<'_> {
     /// The local rule says that nothing is to be said about STARTTLS of this peer.
     fn starttls_ignored(&self) -> bool {
         self.expectation.starttls_rule() == Some(StarttlsRule::Ignore)
+    }
+
+    /// The history of a peer with which STARTTLS is used. As the server: of this very client, and not of another one behind the
+    /// same address (FP-13, FP-21).
+    fn known_user(&self) -> Option<&'a HistoryRecord> {
+        let record = self.expectation.uses?;
+        let client = self.session.client_name.as_deref().unwrap_or_default();
+        let known = self.expectation.profile.map_or("", |profile| profile.client.as_str());
+        let another = self.role == Role::Server
+            && (self.session.proxied || !known.is_empty() && !known.eq_ignore_ascii_case(client));
+        (!another).then_some(record)
+    }
+
+    /// The client has drawn its conclusion from the EHLO reply, or will not: another one may follow until then (FP-6), also
+    /// where a capture ends.
+    fn is_settled(&self) -> bool {
+        let session = self.session;
+        session.mail_sent || !session.auth.is_empty() || session.ended.is_some() || session.timed_out
     }
 
     /// Nobody asked for STARTTLS, and an envelope crossed in clear.
@@ -190,8 +213,14 @@ fn demanded(case: Case<'_>) -> Option<(Evidence, Expected)> {
 /// What is known about the offer of STARTTLS by this peer, as evidence and in words; `None` where nothing is.
 fn offer_expected(case: Case<'_>) -> Option<(Evidence, Expected)> {
     let history = || {
-        let expected = Expected { starttls: true, source: "history", detail: case.expectation.offers?.offers() };
-        Some((Evidence::Regression, expected))
+        let (how, record) = case.expectation.offers?;
+        let (evidence, detail) = match how {
+            KnownBy::Address => (Evidence::Regression, record.offers()),
+            KnownBy::Name => {
+                (Evidence::Suspicious, format!("by servers of this name, at other addresses: {}", record.offers()))
+            }
+        };
+        Some((evidence, Expected { starttls: true, source: "history", detail }))
     };
     demanded(case).or_else(history)
 }
@@ -199,7 +228,7 @@ fn offer_expected(case: Case<'_>) -> Option<(Evidence, Expected)> {
 /// What is known about the use of STARTTLS with this peer.
 fn use_expected(case: Case<'_>) -> Option<(Evidence, Expected)> {
     let history = || {
-        let expected = Expected { starttls: true, source: "history", detail: case.expectation.uses?.uses() };
+        let expected = Expected { starttls: true, source: "history", detail: case.known_user()?.uses() };
         Some((Evidence::Regression, expected))
     };
     demanded(case).or_else(history)

@@ -40,12 +40,15 @@ pub(super) fn judge(case: Case<'_>) -> Option<Claim> {
     if let Some(lines) = session.ehlo_went_on {
         return Some(promoted(case, lines));
     }
+    if !case.is_settled() {
+        return None;
+    }
     let Some((evidence, expected)) = offer_expected(case) else { return reshaped(case, capabilities) };
     if let Some(other) = in_its_place(case, capabilities) {
         let claim = Claim::new(case, Kind::StarttlsMasked, "A3", evidence, expected);
         return Some(claim.prove(format!("{other:?} stands where this server writes STARTTLS")));
     }
-    let returns = case.expectation.offers.map_or(0, |record| record.offered.returns);
+    let returns = case.expectation.offers.map_or(0, |(_, record)| record.offered.returns);
     let rewritten = rewritten(case, capabilities);
     let glued = capabilities.glued();
     let rule = match () {
@@ -122,7 +125,7 @@ fn in_its_place<'a>(case: Case<'_>, capabilities: &'a Capabilities) -> Option<&'
 /// The reply ended on a line that promises another (A6): the client waits, and the mail does not go out at all. Of a server of
 /// which nothing is known it is told where the client waited in vain: a server that breaks off ends the connection itself.
 fn unfinished(case: Case<'_>) -> Option<Claim> {
-    if !case.closed || !case.session.ehlo_unfinished {
+    if !case.closed || !case.session.ehlo_unfinished || !case.is_settled() {
         return None;
     }
     let waited = case.session.timed_out || matches!(case.session.ended, Some((Side::Client, _)));

@@ -21,8 +21,12 @@ pub(super) fn judge(case: Case<'_>) -> Option<Claim> {
         Starttls::NotSent | Starttls::Sent | Starttls::Granted(_) => return None,
     };
     let (evidence, expected) = match offer_expected(case) {
-        // An honest server that is short of resources says 454 too: only a policy makes more of it (FP-2).
-        Some((Evidence::Regression, expected)) if rule == "C1" || rule == "C5" => (Evidence::Suspicious, expected),
+        // An honest server that is short of resources says 454 too, or 421 and goes: only a policy makes more of it (FP-2).
+        Some((Evidence::Regression, expected))
+            if matches!(rule, "C1" | "C5") || code == Some(421) && !session.mail_sent =>
+        {
+            (Evidence::Suspicious, expected)
+        }
         Some(known) => known,
         None => (Evidence::Suspicious, nothing_expected()),
     };

@@ -61,7 +61,7 @@ pub struct Expectation<'a> {
     /// The local rule that speaks for this flow, with its place in the configuration (counted from 1).
     pub rule: Option<(usize, &'a Rule)>,
     /// The history of this peer, where it is strong enough to call a missing offer a regression.
-    pub offers: Option<&'a HistoryRecord>,
+    pub offers: Option<(KnownBy, &'a HistoryRecord)>,
     /// The history of this peer, where it is strong enough to call it a regression that an offer is not used.
     pub uses: Option<&'a HistoryRecord>,
     /// The history of this peer, where it has answered EHLO often enough to call it a regression that it does not.
@@ -79,13 +79,20 @@ impl<'a> Expectation<'a> {
         let rule = (1..)
             .zip(rules)
             .find(|(_, rule)| rule.matches(subject.peer(), subject.flow.server.port(), subject.role, subject.names));
-        let rows: Vec<_> = subject.history_keys().filter_map(|key| history.get(&key)).collect();
+        let known = |key: HistoryKey| {
+            let how = match key.peer {
+                HistoryPeer::Address(_) => KnownBy::Address,
+                HistoryPeer::Name(_) => KnownBy::Name,
+            };
+            history.get(&key).map(|record| (how, record))
+        };
+        let rows: Vec<_> = subject.history_keys().filter_map(known).collect();
         Self {
             rule,
             offers: agreed(&rows, strength, |record| record.offered),
-            uses: agreed(&rows, strength, |record| record.used),
-            speaks_ehlo: rows.iter().copied().find(|record| record.sessions >= strength.min_sessions),
-            profile: rows.first().and_then(|record| record.profile.as_deref()),
+            uses: agreed(&rows, strength, |record| record.used).map(|(_, record)| record),
+            speaks_ehlo: rows.iter().map(|(_, record)| *record).find(|record| record.sessions >= strength.min_sessions),
+            profile: rows.first().and_then(|(_, record)| record.profile.as_deref()),
             failure: None,
         }
     }
@@ -103,13 +110,22 @@ impl<'a> Expectation<'a> {
     }
 }
 
+/// How a peer is known that history speaks of.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum KnownBy {
+    /// It is this very host, as far as addresses tell.
+    Address,
+    /// Other hosts call themselves by its name: members of a farm may differ (THREATS FP-1).
+    Name,
+}
+
 /// The first row that has seen enough sessions decides: the address, and only for an address that is not known the name,
 /// because a name is what the reply in question says it is. A farm behind one address has a rate of its own (FP-1).
 fn agreed<'a>(
-    rows: &[&'a HistoryRecord],
+    rows: &[(KnownBy, &'a HistoryRecord)],
     strength: Strength,
     rate: impl Fn(&HistoryRecord) -> Rate,
-) -> Option<&'a HistoryRecord> {
-    let record = *rows.iter().find(|record| rate(record).sessions() >= strength.min_sessions)?;
-    rate(record).is_strong(strength).then_some(record)
+) -> Option<(KnownBy, &'a HistoryRecord)> {
+    let (how, record) = *rows.iter().find(|(_, record)| rate(record).sessions() >= strength.min_sessions)?;
+    rate(record).is_strong(strength).then_some((how, record))
 }

@@ -28,6 +28,8 @@ pub struct Profile {
     pub offer: String,
     /// The greeting is readable: it names a host.
     pub readable_greeting: bool,
+    /// Name that the client gave itself, of a client.
+    pub client: String,
     /// Shape of the greeting and of the first line of the EHLO reply; see [`Profile::shape`].
     pub words: [String; 2],
     /// Address of this host as the server quotes it in that line; empty where it does not.

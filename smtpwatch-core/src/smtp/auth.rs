@@ -73,6 +73,9 @@ impl MechanismClass {
 /// One AUTH command and what followed, in clear.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize)]
 pub struct AuthExchange {
+    /// Its place among the exchanges of its session, also of those that were forgotten.
+    #[serde(skip)]
+    pub number: usize,
     /// Mechanism, upper-case; `UNKNOWN` where the word had not the form of one.
     pub mechanism: String,
     /// What crosses the wire.
@@ -95,6 +98,7 @@ impl AuthExchange {
     pub(super) fn new(mechanism: &Mechanism, initial: Option<usize>, exchange_verb: bool) -> Self {
         let class = MechanismClass::of(mechanism.name());
         let mut exchange = Self {
+            number: 0,
             mechanism: mechanism.name().to_owned(),
             class,
             exchange_verb,

@@ -153,6 +153,8 @@ pub struct Observation {
     pub unsolicited: Option<u16>,
     /// SASL exchanges in clear, in order.
     pub auth: Vec<AuthExchange>,
+    /// A load balancer, or a filter, spoke for another client (FP-13): the peer's address is not the client's.
+    pub proxied: bool,
     /// MAIL was sent in clear.
     pub mail_sent: bool,
     /// MAIL asked for REQUIRETLS in clear (G7).

@@ -10,6 +10,8 @@ pub(super) struct Reply {
     pub(super) code: u16,
     /// Text of each line after code and separator, at most [`limits::REPLY_LINES`].
     pub(super) lines: Vec<Vec<u8>>,
+    /// Further lines came.
+    pub(super) cut: bool,
     /// The code of each of these lines: one and the same, says RFC 5321 §4.2.1.
     pub(super) codes: Vec<u16>,
 }
@@ -43,6 +45,7 @@ struct ReplyLine<'a> {
 pub(super) struct Replies {
     lines: Vec<Vec<u8>>,
     codes: Vec<u16>,
+    cut: bool,
     begun: bool,
 }
 
@@ -55,9 +58,16 @@ impl Replies {
         if self.lines.len() < limits::REPLY_LINES {
             self.lines.push(text.to_vec());
             self.codes.push(code);
+        } else {
+            self.cut = true;
         }
         self.begun = more;
-        (!more).then(|| Reply { code, lines: std::mem::take(&mut self.lines), codes: std::mem::take(&mut self.codes) })
+        (!more).then(|| Reply {
+            code,
+            lines: std::mem::take(&mut self.lines),
+            codes: std::mem::take(&mut self.codes),
+            cut: std::mem::take(&mut self.cut),
+        })
     }
 
     /// A reply has begun and its last line has not come.

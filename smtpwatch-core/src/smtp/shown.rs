@@ -19,16 +19,57 @@ pub(super) fn shown(command: &Command, line: &[u8]) -> String {
             if rest == 0 { verb } else { format!("{verb} [{rest} octets]") }
         }
         Command::Mail { .. } | Command::Rcpt(_) => blank_path(&printable(line)),
-        Command::Ehlo(_)
-        | Command::Helo(_)
-        | Command::Starttls
-        | Command::Data
-        | Command::Bdat { .. }
-        | Command::Turn
-        | Command::Rset
-        | Command::Quit => blank_local_parts(&printable(line)),
+        Command::Ehlo(_) | Command::Helo(_) | Command::Turn => with_words(verb, rest, 1),
+        Command::Bdat { .. } => with_words(verb, rest, 2),
+        Command::Starttls | Command::Data | Command::Rset | Command::Quit => with_words(verb, rest, 0),
     }
 }
+
+/// A verb with so many words that its grammar has; whatever else stands there is counted.
+fn with_words(verb: &[u8], mut rest: &[u8], words: usize) -> String {
+    let mut shown = printable(verb);
+    for _ in 0..words {
+        let (word, more) = split_word(rest);
+        if !word.is_empty() {
+            shown.push(' ');
+            shown.push_str(&blank_local_parts(&printable(word)));
+        }
+        rest = more;
+    }
+    match rest.trim_ascii().len() {
+        0 => shown,
+        octets => format!("{shown} [{octets} octets]"),
+    }
+}
+
+/// A refusal without what it quotes of a line that nobody knows: body text, where the server refused the message. A verb
+/// stays: it may be one that was not sent (THREATS FO-12).
+pub(super) fn without_quotes(text: &str) -> String {
+    let pieces = text.split(['"', '\'', '`']).enumerate();
+    let shown = pieces.map(|(place, piece)| match place % 2 {
+        1 if !is_verb(piece.as_bytes()) => format!("[{} octets]", piece.len()),
+        _ => piece.to_owned(),
+    });
+    shown.collect::<Vec<_>>().join("\"")
+}
+
+/// Parameters of MAIL and RCPT whose values may be shown (IANA registry of SMTP service extensions).
+const PARAMETERS: [&str; 12] = [
+    "SIZE",
+    "BODY",
+    "SMTPUTF8",
+    "RET",
+    "NOTIFY",
+    "REQUIRETLS",
+    "HOLDFOR",
+    "HOLDUNTIL",
+    "BY",
+    "MT-PRIORITY",
+    "RRVS",
+    "CONPERM",
+];
+/// Those that hold an identity.
+const IDENTITIES: [&str; 3] = ["AUTH", "ENVID", "ORCPT"];
 
 /// MAIL and RCPT: everything between `<` (or the colon) and the last `@` of the path is the local part, quoted or not, and the
 /// identity of the AUTH parameter (RFC 4954 §5) is one too.
@@ -41,9 +82,15 @@ fn blank_path(text: &str) -> String {
     let colon = if text[..start].ends_with(':') && text[start..].starts_with('<') { "<" } else { "" };
     let rest: Vec<_> = rest
         .split(' ')
-        .map(|word| match word.split_once('=') {
-            Some((name, _)) if name.eq_ignore_ascii_case("AUTH") => format!("{name}=*"),
-            _ => blank_local_parts(word),
+        .map(|word| {
+            let name = word.split('=').next().unwrap_or_default();
+            let is = |known: &&str| name.eq_ignore_ascii_case(known);
+            match word {
+                "" | ">" => word.to_owned(),
+                _ if IDENTITIES.iter().any(is) => format!("{name}=*"),
+                _ if PARAMETERS.iter().any(is) => word.to_owned(),
+                _ => format!("[{} octets]", word.len()),
+            }
         })
         .collect();
     format!("{}{colon}{path}{}", &text[..start], rest.join(" "))

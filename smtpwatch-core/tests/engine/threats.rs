@@ -314,7 +314,8 @@ fn b1_a_server_that_used_to_answer_ehlo() {
     assert!(heard.findings[0].expected.detail.contains("EHLO was answered in 6 sessions"), "{:?}", heard.findings[0]);
     // As a server, a rule does not hide what history knows of the client.
     let before: Vec<_> = (0..6).map(|hour| honest().seen_by_server().at((hour - 1000) * 3600)).collect();
-    let helo = deliver(Talk::new(25).s(GREETING).c("HELO gw\r\n").s("250 mx1.example.net\r\n")).seen_by_server();
+    let helo = Talk::new(25).s(GREETING).c("HELO gw.example.org\r\n").s("250 mx1.example.net\r\n");
+    let helo = deliver(helo).seen_by_server();
     let heard = hear_after(&before, &helo, rules(Known::Required));
     assert!(heard.kinds().contains(&Kind::EhloDowngraded), "{:?}", heard.kinds());
 }

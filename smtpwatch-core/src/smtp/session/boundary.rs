@@ -1,6 +1,6 @@
 //! The boundary to TLS: the reply to STARTTLS, what stands in clear where TLS should begin, and TLS that turns out to be none.
 
-use super::{AUTH_EXCHANGES, Phase, Session, SessionEvent};
+use super::{Phase, Session, SessionEvent};
 use crate::{
     Side, limits,
     smtp::{
@@ -100,8 +100,8 @@ impl Session {
         let mut open = false;
         for line in octets.split(|&octet| octet == b'\n').map(<[u8]>::trim_ascii) {
             match Command::parse(line) {
-                Command::Auth { mechanism, initial } if self.seen.auth.len() < AUTH_EXCHANGES => {
-                    self.seen.auth.push(AuthExchange::new(&mechanism, initial, false));
+                Command::Auth { mechanism, initial } => {
+                    self.begin_auth(AuthExchange::new(&mechanism, initial, false));
                     open = true;
                 }
                 Command::Other if open && is_response(line) => {

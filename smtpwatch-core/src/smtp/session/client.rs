@@ -1,6 +1,6 @@
 //! What the client says: commands, SASL responses, what stands before the dialogue, and bodies to pass over.
 
-use super::{AUTH_EXCHANGES, Pending, Phase, Session, SessionEvent};
+use super::{Pending, Phase, Session, SessionEvent, Waiting};
 use crate::{
     Side, limits,
     smtp::{
@@ -69,8 +69,14 @@ impl Session {
     /// `input` is what follows the line, `end` the stream offset behind that.
     pub(super) fn client_line(&mut self, line: &Line, input: &[u8], end: u64) {
         self.ehlo_may_go_on = false;
-        if std::mem::take(&mut self.stray) {
-            self.answered();
+        if std::mem::take(&mut self.stray)
+            && let Some(Waiting { what: Pending::Ehlo, .. }) = self.answered()
+        {
+            self.seen.ehlo_rejected = Some(0);
+        }
+        // What has no code, and after which the client speaks, was the greeting to it (EV-18).
+        if self.seen.greeting.is_none() {
+            self.seen.greeting = self.odd_greeting.take();
         }
         if self.phase == Phase::AuthResponse {
             self.auth_response(&line.bytes);
@@ -97,9 +103,9 @@ impl Session {
                 Pending::Starttls
             }
             Command::Auth { ref mechanism, initial } => {
-                if self.seen.auth.len() < AUTH_EXCHANGES {
-                    self.seen.auth.push(AuthExchange::new(mechanism, initial, verb == "X-EXPS"));
-                }
+                // Blanks without end: the rest of the line crossed the wire too (EV-16).
+                let initial = initial.or(line.truncated.then_some(1));
+                self.begin_auth(AuthExchange::new(mechanism, initial, verb == "X-EXPS"));
                 let (_, rest) = split_word(&line.bytes);
                 // A word that is no mechanism may be the secret itself.
                 let known = MechanismClass::of(mechanism.name()) != MechanismClass::Unknown;
@@ -143,11 +149,16 @@ impl Session {
                 Pending::Bdat { last }
             }
             // The PROXY header of a load balancer comes before the dialogue and has no reply (THREATS FP-13).
-            Command::Other if self.seen.greeting.is_none() && line.bytes.starts_with(b"PROXY ") => return,
+            Command::Other if self.seen.greeting.is_none() && line.bytes.starts_with(b"PROXY ") => {
+                self.seen.proxied = true;
+                return;
+            }
             Command::Other => {
                 // Words that a confused client, or a masked verb, left where nobody expects a secret.
                 let words = if verb.is_empty() { &line.bytes[..] } else { split_word(&line.bytes).1 };
                 self.keep_secret(Secret::unexpected(words.to_vec()));
+                // It speaks for another client than the one whose address is seen.
+                self.seen.proxied |= verb == "XCLIENT";
                 if verb.len() >= 4 && verb.bytes().all(|c| c == b'X') {
                     let arrived = Rewritten { sent: String::new(), arrived: verb.clone() };
                     self.seen.rewritten.get_or_insert(arrived);
@@ -182,6 +193,7 @@ impl Session {
             self.client(&held, end.saturating_sub(input.len() as u64));
         } else if let Some(&[high, low]) = self.held.get(PROXY_SIGNATURE.len() + 2..) {
             self.held = Vec::new();
+            self.seen.proxied = true;
             match u16::from_be_bytes([high, low]) {
                 0 => self.phase = Phase::Commands,
                 length => self.phase = Phase::Chunk(u64::from(length)),

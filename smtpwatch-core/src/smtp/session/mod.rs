@@ -12,6 +12,7 @@ mod server;
 use std::collections::VecDeque;
 
 use super::{
+    auth::AuthExchange,
     body::Body,
     line::Lines,
     observation::{Doubt, Observation, Starttls},
@@ -20,7 +21,8 @@ use super::{
 };
 use crate::{Side, Timestamp, limits};
 
-/// Exchanges kept per session; what a client tries beyond them has the outcome of those.
+/// Exchanges kept per session. One in which no secret was sent makes room; where there is none, the newest takes the place
+/// of the one before: what a client tries then has the outcome of those.
 const AUTH_EXCHANGES: usize = 16;
 
 /// Secrets of one session that are looked for in what the server says.
@@ -65,6 +67,12 @@ pub struct Session {
     ehlo_may_go_on: bool,
     /// What may not be shown, should the server quote it: the newest [`SECRETS`].
     secrets: VecDeque<Secret>,
+    /// A line without a code that came in the place of the greeting.
+    odd_greeting: Option<String>,
+    /// The server may quote what is not among them: what it says is not shown any more, beside its codes.
+    quotes_unknown: bool,
+    /// SASL exchanges begun.
+    auth_begun: usize,
     /// When the newest octets were sent.
     now: Timestamp,
     /// Octets of the reply that is being read, line ends included.
@@ -172,6 +180,11 @@ impl Session {
         }
     }
 
+    /// Two copies of one range of octets differ: what the server took in, and may quote, is not certain.
+    pub const fn copies_differ(&mut self) {
+        self.quotes_unknown = true;
+    }
+
     /// Only one direction was seen.
     pub fn one_sided(&mut self) {
         self.seen.doubt.get_or_insert(Doubt::OneSided);
@@ -244,9 +257,26 @@ impl Session {
         Some(oldest.clone())
     }
 
+    fn begin_auth(&mut self, exchange: AuthExchange) {
+        let exchanges = &mut self.seen.auth;
+        if exchanges.len() >= AUTH_EXCHANGES
+            && let Some(idle) = exchanges.iter().position(|exchange| !exchange.secret_sent)
+        {
+            exchanges.remove(idle);
+        }
+        if exchanges.len() >= AUTH_EXCHANGES {
+            let number = exchanges.pop().map_or(0, |exchange| exchange.number);
+            exchanges.push(AuthExchange { number, ..exchange });
+        } else {
+            exchanges.push(AuthExchange { number: self.auth_begun, ..exchange });
+            self.auth_begun += 1;
+        }
+    }
+
     fn keep_secret(&mut self, secret: Secret) {
         if self.secrets.len() >= SECRETS {
             self.secrets.pop_front();
+            self.quotes_unknown = true;
         }
         self.secrets.push_back(secret);
     }

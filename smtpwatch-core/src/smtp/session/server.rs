@@ -1,6 +1,6 @@
 //! What the server says: replies, each to the command that has waited longest, and what they decide.
 
-use super::{AUTH_EXCHANGES, Pending, Phase, Session, SessionEvent, Waiting};
+use super::{Pending, Phase, Session, SessionEvent, Waiting};
 use crate::{
     Side,
     smtp::{
@@ -12,7 +12,7 @@ use crate::{
         observation::{Doubt, Rewritten},
         reply::Reply,
         secret::Secret,
-        shown::blank_local_parts,
+        shown::{blank_local_parts, without_quotes},
         transcript::printable,
     },
 };
@@ -38,12 +38,8 @@ impl Session {
             let reply = self.replies.push(&line);
             self.reply_octets += line.bytes.len() + if line.bare_lf { 1 } else { 2 };
             // Struck before it is cut, lest the cut hide half of it.
-            let struck = self
-                .secrets
-                .iter()
-                .fold(String::from_utf8_lossy(&line.bytes), |text, secret| secret.strike(&text).into());
-            let shown = if self.secrets.is_empty() { printable(&line.bytes) } else { printable(struck.as_bytes()) };
-            self.seen.transcript.push(Side::Server, blank_local_parts(&shown));
+            let shown = self.shown(&line.bytes);
+            self.seen.transcript.push(Side::Server, shown);
             if let Some(reply) = reply {
                 self.seen.smtp |= (200..600).contains(&reply.code);
                 self.reply(&reply);
@@ -51,11 +47,25 @@ impl Session {
         }
     }
 
+    /// A line of the server as the transcript shows it. It may quote anything that the client sent.
+    fn shown(&self, line: &[u8]) -> String {
+        if self.quotes_unknown || self.unseen_commands {
+            let (code, text) = line.split_at(line.len().min(4));
+            return format!("{}[{} octets]", printable(code), text.len());
+        }
+        let text = String::from_utf8_lossy(line);
+        let text = self.secrets.iter().fold(text, |text, secret| secret.strike(&text).into());
+        let unknown = self.queue.front().is_some_and(|waiting| waiting.what == Pending::Other);
+        let text = if unknown { without_quotes(&text) } else { text.into_owned() };
+        blank_local_parts(&printable(text.as_bytes()))
+    }
+
     fn reply(&mut self, reply: &Reply) {
         let went_on = std::mem::take(&mut self.ehlo_may_go_on);
         let ehlo_octets = std::mem::take(&mut self.reply_octets);
         if self.seen.greeting.is_none() && self.seen.doubt.is_none() {
             if reply.code == 0 {
+                self.odd_greeting = Some(printable(reply.first()));
                 return;
             }
             // The first reply is the greeting, also when the client spoke first (PIPECONNECT, THREATS FP-12).
@@ -97,6 +107,10 @@ impl Session {
                 self.seen.ehlo_rejected = None;
                 self.seen.ehlo_went_on = None;
                 self.ehlo_may_go_on = true;
+                if reply.cut {
+                    // STARTTLS may stand among the lines that found no room.
+                    self.doubt(Doubt::Ambiguous);
+                }
             }
             Pending::Ehlo => {
                 self.seen.ehlo_rejected = Some(reply.code);
@@ -141,6 +155,9 @@ impl Session {
             self.ehlo_may_go_on = true;
         } else if self.unseen_commands {
             self.unseen_command(reply);
+        } else if matches!(self.phase, Phase::Chunk(_)) {
+            // The server reads as commands what it was told to be a chunk.
+            self.doubt(Doubt::Ambiguous);
         } else if matches!(reply.class(), 2 | 3) && self.seen.doubt.is_none() {
             self.seen.unsolicited.get_or_insert(reply.code);
             if reply.code == 354 {
@@ -171,9 +188,7 @@ impl Session {
     }
 
     fn unseen_auth(&mut self, initial: Option<usize>) {
-        if self.seen.auth.len() < AUTH_EXCHANGES {
-            self.seen.auth.push(AuthExchange::new(&Mechanism::parse(b""), initial, false));
-        }
+        self.begin_auth(AuthExchange::new(&Mechanism::parse(b""), initial, false));
     }
 
     fn body_follows(&mut self) {
