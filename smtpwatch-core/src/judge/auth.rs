@@ -34,7 +34,8 @@ fn sent(case: Case<'_>, exchange: &AuthExchange) -> Option<Claim> {
     claim.reply = (exchange.reply != 0).then_some(exchange.reply);
     claim.is_final |= exchange.reply != 0;
     if kind == Kind::AuthExchangePlaintext {
-        // Not the password, but what it can be guessed from offline.
+        // Not the password, but what it can be guessed from offline; whatever else the client sent is told by itself.
+        claim = claim.cost(case.session.mail_outcome());
         claim.severity = claim.severity.clamp(Severity::Medium, Severity::High);
     }
     Some(claim)

@@ -184,9 +184,13 @@ impl Observation {
     /// The worst that has happened so far.
     #[must_use]
     pub fn outcome(&self) -> Outcome {
-        if self.auth.iter().any(AuthExchange::is_credential) {
-            Outcome::Credential
-        } else if self.messages > 0 {
+        if self.auth.iter().any(AuthExchange::is_credential) { Outcome::Credential } else { self.mail_outcome() }
+    }
+
+    /// The same without what was sent to prove who somebody is.
+    #[must_use]
+    pub const fn mail_outcome(&self) -> Outcome {
+        if self.messages > 0 {
             Outcome::Content
         } else if self.mail_sent {
             Outcome::Envelope

@@ -106,12 +106,11 @@ struct Direction {
 }
 
 impl TlsPhase {
-    /// Takes octets of one direction.
-    pub(super) fn push(&mut self, from: Side, bytes: &[u8]) {
+    /// Takes octets of one direction; gives those that stand where a record should begin and are none.
+    pub(super) fn push<'a>(&mut self, from: Side, bytes: &'a [u8]) -> &'a [u8] {
         let direction = self.direction_mut(from);
         if direction.tls {
-            self.records(from, bytes);
-            return;
+            return self.records(from, bytes);
         }
         direction.before.extend_from_slice(bytes);
         let Some(start) = record_start(&direction.before) else {
@@ -120,12 +119,14 @@ impl TlsPhase {
                 direction.before.truncate(BEFORE_OCTETS - 1);
                 direction.before.push(last);
             }
-            return;
+            return &[];
         };
         direction.tls = true;
         direction.opaque = direction.before.first().is_some_and(|octet| *octet >= 0x80);
         let records = direction.before.split_off(start);
-        self.records(from, &records);
+        let rest = self.records(from, &records).len();
+        // What is left of both is the end of what came now: before it nothing was a record.
+        &bytes[bytes.len() - rest.min(bytes.len())..]
     }
 
     /// A TLS record began in this direction.
@@ -159,13 +160,16 @@ impl TlsPhase {
         self.client.opaque
     }
 
-    fn records(&mut self, from: Side, mut bytes: &[u8]) {
+    fn records<'a>(&mut self, from: Side, mut bytes: &'a [u8]) -> &'a [u8] {
         if self.direction(from).opaque {
-            return;
+            return &[];
         }
         while !bytes.is_empty() {
             let direction = self.direction_mut(from);
             if direction.left == 0 {
+                if direction.header.is_empty() && !CONTENT_TYPES.contains(&bytes[0]) {
+                    return bytes;
+                }
                 direction.header.push(bytes[0]);
                 bytes = &bytes[1..];
                 if let [_, _, _, high, low] = *direction.header.as_slice() {
@@ -191,6 +195,7 @@ impl TlsPhase {
                 direction.header.clear();
             }
         }
+        &[]
     }
 
     fn record_begins(&mut self, from: Side) {
@@ -263,6 +268,9 @@ impl TlsPhase {
         }
     }
 }
+
+/// Content types (RFC 8446 §5.1, RFC 6520): no text begins with one.
+pub(super) const CONTENT_TYPES: std::ops::RangeInclusive<u8> = CHANGE_CIPHER_SPEC..=24;
 
 /// Handshake or alert: nothing else can begin a direction.
 pub(super) const fn is_record_type(octet: u8) -> bool {
@@ -352,8 +360,8 @@ pub(super) mod tests {
     fn hellos_are_read_in_any_cut() {
         for size in [1, 2, 5, 6, 50, 4000] {
             let mut tls = TlsPhase::default();
-            client_hello_record().chunks(size).for_each(|piece| tls.push(Side::Client, piece));
-            server_hello_record().chunks(size).for_each(|piece| tls.push(Side::Server, piece));
+            client_hello_record().chunks(size).for_each(|piece| assert!(tls.push(Side::Client, piece).is_empty()));
+            server_hello_record().chunks(size).for_each(|piece| assert!(tls.push(Side::Server, piece).is_empty()));
             let hello = tls.client_hello.clone().expect("client hello");
             assert_eq!((hello.version, hello.sni.as_deref()), (0x0304, Some("mx.example.net")));
             assert_eq!(
@@ -361,7 +369,9 @@ pub(super) mod tests {
                 Some(ServerHello { version: 0x0304, cipher: 0x1301, downgrade_sentinel: false })
             );
             assert!(tls.is_tls(Side::Client) && tls.is_tls(Side::Server) && !tls.is_established());
-            [0x14, 3, 3, 0, 1, 1, 0x17, 3, 3, 0, 53].chunks(size).for_each(|piece| tls.push(Side::Client, piece));
+            [0x14, 3, 3, 0, 1, 1, 0x17, 3, 3, 0, 53]
+                .chunks(size)
+                .for_each(|piece| assert!(tls.push(Side::Client, piece).is_empty()));
             assert!(tls.is_established());
         }
     }
@@ -404,7 +414,7 @@ pub(super) mod tests {
         let octets = [b"EHLO evil\r\nMAIL FR".as_slice(), &client_hello_record()].concat();
         for size in 1..octets.len() {
             let mut tls = TlsPhase::default();
-            octets.chunks(size).for_each(|piece| tls.push(Side::Client, piece));
+            octets.chunks(size).for_each(|piece| assert!(tls.push(Side::Client, piece).is_empty()));
             assert_eq!(tls.before(Side::Client), b"EHLO evil\r\nMAIL FR", "{size}");
             assert!(tls.client_hello.is_some(), "{size}");
         }

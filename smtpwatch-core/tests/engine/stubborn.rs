@@ -2,8 +2,8 @@
 
 use smtpwatch_core::{
     Segment, Side, Timestamp,
-    engine::{GateAction, LossCause},
-    finding::Kind,
+    engine::{GateAction, LossCause, SessionResult},
+    finding::{Evidence, Kind, Outcome},
     policy::rule::{Rule, StarttlsRule},
 };
 
@@ -296,4 +296,121 @@ fn no_echo_shows_the_password_itself() {
     let finding = hear(&talk, Vec::new()).findings.remove(0);
     let json = serde_json::to_string(&finding.transcript).expect("serialises");
     assert!(!json.contains("password pass:") && json.contains("[secret]"), "{json}");
+}
+
+#[test]
+fn what_begins_like_tls_and_goes_on_in_clear_is_clear() {
+    let go = || greeted().s(OFFER).c("STARTTLS\r\n").s("220 2.0.0 go\r\n");
+    let ssl2 = [&[0x80, 0x2e, 1, 3, 1, 0, 0x15, 0, 0, 0, 0x10][..], &[7; 37]].concat();
+    let short = [0x16, 3, 1, 2, 0, 1].to_vec();
+    let alert = [0x15, 3, 1, 0, 2, 2, 40].to_vec();
+    for (octets, answered, how) in [
+        (ssl2, true, "a hello of SSL 2.0"),
+        (short, true, "the start of a record"),
+        (client_hello(0x0304), true, "a whole hello"),
+        (client_hello(0x0304), false, "a whole hello, and no answer"),
+        (alert.clone(), true, "an alert"),
+        (alert, false, "an alert, and no answer"),
+    ] {
+        let begun = go().c(octets);
+        let begun = if answered { begun.s("500 5.5.2 bad syntax\r\n") } else { begun.ack(Side::Server) };
+        let heard = hear(&deliver(begun.clone()), Vec::new());
+        assert_eq!(heard.kinds(), [Kind::TlsHandshakeFailed], "{how}: {:?}", heard.sessions);
+        let finding = &heard.findings[0];
+        assert_eq!(
+            (finding.rule, finding.evidence, finding.outcome),
+            ("C6", Evidence::Tamper, Outcome::Content),
+            "{how}"
+        );
+        assert_eq!(heard.sessions[0].result, SessionResult::Plaintext, "{how}");
+        finds(Kind::AuthPlaintext, &begun.c(PLAIN).s("235 ok\r\n").close());
+    }
+    let failed = go().c(client_hello(0x0304)).ack(Side::Server).reset(Side::Server);
+    assert_eq!(hear(&failed, Vec::new()).sessions[0].result, SessionResult::Rejected);
+}
+
+#[test]
+fn a_password_behind_sixteen_attempts_is_one_too() {
+    let mut talk = submission();
+    for _ in 0..20 {
+        talk = talk.c("AUTH FOO\r\n").s("504 5.5.4 no\r\n");
+    }
+    finds(Kind::AuthPlaintext, &talk.clone().c(PLAIN).s("235 ok\r\n").close());
+    for _ in 0..20 {
+        talk = talk.c("AUTH CRAM-MD5\r\n").s("334 x\r\n").c("dXNlciAwMTIz\r\n").s("535 no\r\n");
+    }
+    let heard = hear(&talk.c(PLAIN).s("235 ok\r\n").close(), Vec::new());
+    assert_eq!(heard.kinds().iter().filter(|kind| **kind == Kind::AuthPlaintext).count(), 1);
+    assert_eq!(heard.findings.len(), 17, "sixteen exchanges and the password");
+}
+
+#[test]
+fn an_ehlo_that_is_answered_with_anything_else_is_refused() {
+    for reply in ["538 no\r\n", "100 x\r\n", "600 x\r\n", "334 x\r\n", "25\r\n", "ABC no\r\n", "-250\r\n"] {
+        let heard = hear_after(&honest_history(9), &deliver(greeted().s(reply)), Vec::new());
+        assert_eq!(heard.kinds(), [Kind::EhloDowngraded], "{reply:?} {:?}", heard.sessions);
+    }
+    for (ehlo, helo) in [("ABC no\r\n", "250 mx1\r\n"), ("500 no\r\n", "538 no\r\n"), ("500 no\r\n", "ABC\r\n")] {
+        let talk = deliver(greeted().s(ehlo).c("HELO gw.example.org\r\n").s(helo));
+        assert_eq!(
+            hear_after(&honest_history(9), &talk, Vec::new()).kinds(),
+            [Kind::EhloDowngraded],
+            "{ehlo:?} {helo:?}"
+        );
+    }
+    for banner in ["25 mx1.example.net\r\n", "ABC hello\r\n", "000 x\r\n"] {
+        let talk = deliver(Talk::new(25).s(banner).c("EHLO gw.example.org\r\n").s(STRIPPED));
+        assert_eq!(hear_after(&honest_history(9), &talk, Vec::new()).kinds(), [Kind::StarttlsStripped], "{banner:?}");
+    }
+}
+
+#[test]
+fn a_chunk_that_the_server_reads_as_commands_ends_the_verdict() {
+    let offer = OFFER.replace("250 8BITMIME", "250 CHUNKING");
+    let talk = greeted().s(&offer).c("BDAT 2147483648\r\n").s("552 5.3.4 too big\r\n").c(PLAIN).s("235 ok\r\n");
+    let heard = hear(&talk.close(), Vec::new());
+    assert_eq!((heard.kinds(), heard.lost), (vec![], vec![LossCause::OutOfStep]));
+}
+
+#[test]
+fn a_reply_with_more_lines_than_are_kept_accuses_nobody() {
+    let long = format!("250-mx1.example.net\r\n{}250 STARTTLS\r\n", "250-X-FEATURE\r\n".repeat(200));
+    let heard = hear_after(&honest_history(9), &deliver(greeted().s(long)), Vec::new());
+    assert_eq!((heard.kinds(), heard.lost), (vec![], vec![LossCause::OutOfStep]));
+}
+
+#[test]
+fn a_session_of_which_all_was_lost_is_counted() {
+    let mut talk = deliver(greeted().s(STRIPPED));
+    talk.packets.retain(|packet| packet.payload.is_empty());
+    let heard = hear(&talk, Vec::new());
+    assert_eq!((heard.sessions.len(), heard.sessions[0].result), (1, SessionResult::Unknown));
+}
+
+#[test]
+fn what_the_server_may_quote_is_not_shown() {
+    let secret = "AHVzZXIAcGFzcw==";
+    let shows = |talk: Talk| {
+        let heard = hear(&talk.close(), Vec::new());
+        heard.findings.iter().any(|finding| serde_json::to_string(finding).expect("serialises").contains(secret))
+    };
+    let auth = || submission().c(PLAIN).s("535 no\r\n");
+    let mut flushed = auth();
+    for number in 0..9 {
+        flushed = flushed.c(format!("FROB word-number-{number}\r\n")).s("500 what?\r\n");
+    }
+    assert!(!shows(flushed.c("NOOP\r\n").s(format!("250 {secret}\r\n"))));
+    assert!(!shows(
+        submission().c(format!("EHLO x\rAUTH PLAIN {secret}\r\n")).s("250 ok\r\n").c(PLAIN).s("235 ok\r\n")
+    ));
+    assert!(!shows(
+        auth().c(format!("MAIL FROM:<a@b.example> {secret}\r\nQUIT {secret}\r\n")).s("250 ok\r\n221 Bye\r\n")
+    ));
+    // Lines of a message behind a refused DATA, which the server quotes one by one.
+    let body = greeted().s(STRIPPED).c("DATA\r\n").s("503 no\r\n").c("Dear Bob, the code is 4711\r\n");
+    let heard = hear(
+        &body.s("500 unrecognized: \"Dear Bob, the code is 4711\"\r\n").c(PLAIN).s("235 ok\r\n").close(),
+        required(),
+    );
+    assert!(heard.findings.iter().all(|finding| !serde_json::to_string(finding).expect("serialises").contains("Bob")));
 }

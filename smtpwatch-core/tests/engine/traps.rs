@@ -234,6 +234,37 @@ fn fp21_a_reused_tuple_and_the_other_family() {
 }
 
 #[test]
+fn fp21_another_client_behind_the_same_address() {
+    let before: Vec<_> = (0..9).map(|hour| honest().seen_by_server().at((hour - 1000) * 3600)).collect();
+    let other = deliver(Talk::new(25).s(GREETING).c("EHLO scanner.lan\r\n").s(OFFER)).seen_by_server();
+    silent_after(&before, &other);
+    let proxied = Talk::new(25).c("PROXY TCP4 203.0.113.77 192.0.2.1 50000 25\r\n").s(GREETING);
+    silent_after(&before, &deliver(proxied.c("EHLO gw.example.org\r\n").s(OFFER)).seen_by_server());
+    let probe = quit(Talk::new(25).s(GREETING).c("HELO gw.example.org\r\n").s("250 mx1\r\n")).seen_by_server();
+    silent_after(&before, &probe);
+}
+
+#[test]
+fn fp1_another_server_of_a_known_name_is_at_most_suspicious() {
+    let mut talk = deliver(greeted().s(STRIPPED));
+    talk.flow.server = "198.51.100.99:25".parse().expect("address");
+    let heard = hear_after(&honest_history(9), &talk, Vec::new());
+    assert_eq!((heard.kinds(), heard.findings[0].evidence), (vec![Kind::StarttlsStripped], Evidence::Suspicious));
+    assert!(heard.findings[0].expected.detail.contains("at other addresses"), "{:?}", heard.findings[0].expected);
+}
+
+#[test]
+fn fp6_a_capture_that_ends_early_is_no_verdict() {
+    let mut talk = greeted().s(STRIPPED);
+    silent_after(&honest_history(9), &talk);
+    for cut in 1..STRIPPED.len() {
+        let reply = talk.packets.len() - 1;
+        talk.packets[reply].payload = STRIPPED.as_bytes()[..cut].to_vec();
+        silent_after(&honest_history(9), &talk);
+    }
+}
+
+#[test]
 fn fp22_another_certificate() {
     let session = |certificate: u8| {
         let certificate = [&[0x16, 3, 3, 0, 40, 11, 0, 0, 36][..], &[certificate; 36]].concat();

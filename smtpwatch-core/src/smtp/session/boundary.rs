@@ -8,7 +8,7 @@ use crate::{
         command::{Command, is_response},
         observation::{Injection, Starttls},
         reply::Reply,
-        tls::{TlsPhase, is_record_type},
+        tls::{CONTENT_TYPES, TlsPhase, is_record_type},
         transcript::printable,
     },
 };
@@ -42,9 +42,8 @@ impl Session {
     pub(super) fn answers_in_clear(&self, octet: u8) -> bool {
         let Some(tls) = &self.seen.tls else { return false };
         let refused = self.seen.starttls == Starttls::NotSent || !tls.before(Side::Client).is_empty();
-        // Content types of TLS (RFC 8446 §5.1): no text begins with one.
         refused
-            && !matches!(octet, 0x14..=0x17)
+            && !CONTENT_TYPES.contains(&octet)
             && !tls.is_tls(Side::Server)
             && (self.seen.starttls == Starttls::NotSent || !tls.is_tls(Side::Client))
     }
@@ -59,10 +58,37 @@ impl Session {
         self.client(&before, self.client_end);
     }
 
+    /// The client, which had the go-ahead and began like TLS, goes on with commands: where a record should begin, or after the
+    /// server has answered in clear (C6).
+    pub(super) fn goes_on_in_clear(&self, octets: &[u8]) -> bool {
+        let line = octets.iter().position(|&octet| octet == b'\n').map_or(&[][..], |end| &octets[..end]);
+        self.seen.tls.as_ref().is_some_and(|tls| tls.is_tls(Side::Client) && !tls.is_established())
+            && matches!(self.seen.starttls, Starttls::Granted(_))
+            && Command::parse(line.trim_ascii_end()) != Command::Other
+    }
+
+    /// The server has said something in clear since the client began with TLS, and nothing else.
+    pub(super) fn answered_in_clear(&self) -> bool {
+        self.seen.tls.as_ref().is_some_and(|tls| !tls.is_tls(Side::Server) && !tls.before(Side::Server).is_empty())
+    }
+
+    /// TLS did not come about: `octets` are commands, and what follows is a dialogue in clear.
+    pub(super) fn abandon_tls(&mut self, octets: &[u8]) {
+        self.seen.tls = None;
+        self.seen.clear_after_go_ahead = true;
+        self.phase = Phase::Commands;
+        self.client(octets, self.client_end);
+    }
+
     pub(super) fn tls_octets(&mut self, from: Side, octets: &[u8]) {
         let Some(tls) = &mut self.seen.tls else { return };
         let began = tls.is_tls(Side::Client);
-        tls.push(from, octets);
+        let rest = tls.push(from, octets);
+        if from == Side::Client && self.goes_on_in_clear(rest) {
+            self.abandon_tls(rest);
+            return;
+        }
+        let Some(tls) = &mut self.seen.tls else { return };
         if self.seen.starttls == Starttls::NotSent {
             // Until the server takes part in TLS nobody has asked for, it may be a dialogue that only begins like it.
             if tls.is_tls(Side::Server) {

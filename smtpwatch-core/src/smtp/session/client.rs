@@ -25,6 +25,10 @@ impl Session {
         while !input.is_empty() {
             match self.phase {
                 Phase::Stopped => return,
+                Phase::Tls if self.answered_in_clear() && self.goes_on_in_clear(input) => {
+                    self.abandon_tls(input);
+                    return;
+                }
                 Phase::Tls => {
                     self.tls_octets(Side::Client, input);
                     return;
