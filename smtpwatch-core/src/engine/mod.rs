@@ -63,6 +63,9 @@ const LIST_SLACK: usize = 4096;
 /// A host that obeyed a reset sends nothing more; one that saw a decoy goes on within this time (THREATS EV-22).
 const LINGER: Duration = Duration::from_secs(2);
 
+/// A handshake in which nobody says anything for so long stands still.
+const STALLED: Duration = Duration::from_secs(10);
+
 /// Which claims go out.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 enum Urgency {
@@ -339,12 +342,28 @@ impl Engine {
         }
     }
 
+    /// A handshake with the same peer that stands still: its client has given it up, or has waited long enough to (D1).
+    fn stalled(&self, key: FlowKey, at: Timestamp) -> Option<Failure> {
+        let flow = self.flows.get(&key)?;
+        let names = flow.session.seen.server_names();
+        let subject = Subject { flow: key, role: flow.role, names: &names };
+        let other = self.failures.under_way(&subject)?;
+        let flow = self.flows.get(&other)?;
+        let last = flow.connection.last_activity();
+        if flow.session.seen.tls.as_ref().is_some_and(TlsPhase::is_established) {
+            return None;
+        }
+        let stands_still = flow.connection.is_closing() || at.since(last) >= STALLED;
+        stands_still.then_some(Failure { at: last.min(at), flow: other, end: HandshakeEnd::Silence })
+    }
+
     fn judge(&mut self, key: FlowKey, at: Timestamp, urgency: Urgency) {
+        let stalled = self.stalled(key, at);
         let Some(flow) = self.flows.get_mut(&key) else { return };
         let names = flow.session.seen.server_names();
         let subject = Subject { flow: key, role: flow.role, names: &names };
         let mut expectation = Expectation::of(&subject, &self.rules, &self.history, self.settings.strength);
-        expectation.failure = self.failures.before(&subject, at);
+        expectation.failure = self.failures.before(&subject, at).or(stalled.as_ref());
         let wire = flow.wire();
         let claims = judge::judge(Case {
             session: &flow.session.seen,
@@ -357,6 +376,12 @@ impl Engine {
             peer: subject.peer(),
             at,
         });
+        let seen = &flow.session.seen;
+        if urgency == Urgency::Closed {
+            self.failures.end(&subject);
+        } else if matches!(seen.starttls, Starttls::Granted(_)) {
+            self.failures.begin(&subject);
+        }
         let mut due = Vec::new();
         for claim in claims {
             if !flow.is_louder(&claim) {

@@ -278,6 +278,12 @@ impl Connection {
         self.closed
     }
 
+    /// One side has sent a FIN, acknowledged or not.
+    #[must_use]
+    pub fn is_closing(&self) -> bool {
+        self.client.has_fin() || self.server.has_fin()
+    }
+
     /// When the latest segment was seen.
     #[must_use]
     pub const fn last_activity(&self) -> Timestamp {

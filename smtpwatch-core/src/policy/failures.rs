@@ -33,9 +33,33 @@ type Key = (Role, HistoryPeer, u16);
 pub struct Failures {
     newest: HashMap<Key, Failure>,
     order: VecDeque<(Timestamp, Key)>,
+    /// Open connections on which the go-ahead was given, the newest with each peer.
+    under_way: HashMap<Key, FlowKey>,
 }
 
 impl Failures {
+    /// Notes that the server gave the go-ahead.
+    pub fn begin(&mut self, subject: &Subject<'_>) {
+        for key in keys(subject) {
+            self.under_way.insert(key, subject.flow);
+        }
+    }
+
+    /// The connection has ended.
+    pub fn end(&mut self, subject: &Subject<'_>) {
+        for key in keys(subject) {
+            if self.under_way.get(&key) == Some(&subject.flow) {
+                self.under_way.remove(&key);
+            }
+        }
+    }
+
+    /// Another connection with this peer on which TLS was to begin, and that has not ended.
+    #[must_use]
+    pub fn under_way(&self, subject: &Subject<'_>) -> Option<FlowKey> {
+        keys(subject).find_map(|key| self.under_way.get(&key)).copied().filter(|flow| *flow != subject.flow)
+    }
+
     /// Notes a failure.
     pub fn note(&mut self, subject: &Subject<'_>, failure: Failure) {
         for key in keys(subject) {

@@ -298,6 +298,31 @@ fn d1_the_retry_counts_in_every_shape_and_at_every_address() {
 }
 
 #[test]
+fn d1_a_handshake_that_stands_still_has_failed() {
+    let go = || greeted().s(OFFER).c("STARTTLS\r\n").s("220 2.0.0 go\r\n").c(client_hello(0x0304));
+    let retry_after = |secs: i64| {
+        let mut retry = deliver(greeted().s(OFFER)).at(secs);
+        retry.flow.client.set_port(50_000);
+        retry
+    };
+    let kinds = |first: &Talk, retry: &Talk| {
+        let mut engine = crate::talk::engine(Vec::new());
+        let mut heard = crate::talk::Heard::default();
+        first.play(&mut engine, &mut heard);
+        retry.play(&mut engine, &mut heard);
+        heard.kinds()
+    };
+    // The hello is swallowed: nothing comes back, and the client's FIN is not answered either.
+    assert_eq!(kinds(&go(), &retry_after(30)), [Kind::DowngradeRetry]);
+    let mut left = go().leave();
+    left.packets.truncate(left.packets.len() - 2);
+    assert_eq!(kinds(&left, &retry_after(1)), [Kind::DowngradeRetry]);
+    // Slow, and not broken: somebody else delivers in clear meanwhile.
+    assert_eq!(kinds(&go(), &retry_after(2)), []);
+    assert_eq!(kinds(&tls(greeted().s(OFFER).c("STARTTLS\r\n").s("220 go\r\n")), &retry_after(30)), []);
+}
+
+#[test]
 fn d1_says_how_long_nobody_answered() {
     let go = greeted().s(OFFER).c("STARTTLS\r\n").s("220 2.0.0 go\r\n");
     let heard = hear(&go.c(client_hello(0x0304)).ack(Side::Server).pause(300).leave(), Vec::new());
