@@ -85,7 +85,8 @@ impl Owner {
                 length: u32::try_from(length).expect("a segment is short"),
                 offset: u32::from(operation.offset),
                 payload: &OCTETS[start..start + captured],
-budget_spent: false,
+body_ended: false,
+            budget_spent: false,
             };
             if is(what::ADVANCE) {
                 self.next[from as usize] =

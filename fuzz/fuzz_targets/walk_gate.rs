@@ -14,7 +14,7 @@ use smtpwatch_common::{
     counters::Label,
     gate::{CONTROL_RECORDS, FLOW_BUDGET, MIDSTREAM_BUDGET, RECORD_COST, order_kind},
     process,
-    process::process_closely,
+    process::{process_closely, process_search},
     record::{UID_UNKNOWN, mark},
 };
 use smtpwatch_fuzz::{
@@ -137,7 +137,10 @@ impl Gate {
         let outcome = if glances {
             process(&packet, link, flows, &mut host, || Some(scratch))
         } else {
-            process_closely(&packet, link, flows, &mut host, || Some(scratch))
+            match process_closely(&packet, link, flows, &mut host, || Some(&mut *scratch)) {
+                Outcome::Search => process_search(&packet, flows, &mut host, scratch),
+                outcome => outcome,
+            }
         };
         (outcome, host.sent)
     }

@@ -8,6 +8,8 @@
 //!
 //! [`decide`] comes before the copy, [`inspect`] after it.
 
+use core::hint::black_box;
+
 use crate::{
     CHUNK, Packet, Segment, Side,
     record::mark,
@@ -94,8 +96,8 @@ pub struct FlowState {
     pub replies: u8,
     /// Zero.
     pub reserved: u8,
-    /// Zero.
-    pub reserved_word: u32,
+    /// Body: with `dot`, the sequence number behind it.
+    pub body_end: u32,
     /// What the client sent.
     pub client: Half,
     /// What the server sent.
@@ -173,7 +175,7 @@ impl FlowState {
             dot: false,
             replies: 0,
             reserved: 0,
-            reserved_word: 0,
+            body_end: 0,
             client: Half::new(TLS_CLIENT_BUDGET),
             server: Half::new(TLS_SERVER_BUDGET),
         };
@@ -360,7 +362,11 @@ pub fn decide(state: &mut FlowState, segment: &Segment) -> Decision {
     }
     state.budget -= cost;
     let marks = marks_of(state);
-    if length == 0 { Decision::Header { marks } } else { Decision::Copy { from, until, marks } }
+    match (state.phase, segment.from) {
+        _ if length == 0 => Decision::Header { marks },
+        (Phase::Body, Side::Client) => Decision::Copy { from, until, marks: marks | mark::BODY_ENDED },
+        _ => Decision::Copy { from, until, marks },
+    }
 }
 
 const CHUNK_U32: u32 = 2048;
@@ -379,6 +385,12 @@ const fn wanted(state: &mut FlowState, segment: &Segment) -> Wanted {
         Phase::Clear => unskipped(state.half(segment.from), segment),
         Phase::Body => match segment.from {
             // The acknowledgment in the client's first packet is the daemon's proof that the 354 arrived.
+            // Commands may follow a message before its reply comes (RFC 2920 §3.1).
+            Side::Client if state.dot && after(segment.data_seq().wrapping_add(segment.length), state.body_end) => {
+                let start = segment.data_seq();
+                let from = if after(state.body_end, start) { state.body_end.wrapping_sub(start) } else { 0 };
+                Wanted::Payload { from, until: segment.length }
+            }
             Side::Client if !state.announced => {
                 state.announced = true;
                 Wanted::Header
@@ -436,8 +448,25 @@ const fn marks_of(state: &FlowState) -> u16 {
     if state.midstream { mark::MIDSTREAM } else { 0 }
 }
 
-/// Draws conclusions from `segment`; `buffer` is where its last octets are put. Tells whether the segment held anything
-/// that was not seen before.
+/// What of a segment is sent after all, in which [`inspect`] has found the end of a message `behind` octets before its own:
+/// a place without octets where nothing stands behind it.
+#[inline(always)]
+pub const fn behind_body(state: &mut FlowState, segment: &Segment, behind: u32) -> Decision {
+    let marks = marks_of(state) | mark::BODY_ENDED;
+    let cost = RECORD_COST + behind;
+    if cost > state.budget {
+        state.phase = Phase::Muted;
+        return Decision::Header { marks: marks_of(state) | mark::BUDGET };
+    }
+    state.budget -= cost;
+    match behind {
+        0 => Decision::Header { marks },
+        behind => Decision::Copy { from: segment.length - behind, until: segment.length, marks },
+    }
+}
+
+/// Draws conclusions from `segment`; `buffer` is where its last octets are put. Tells whether a message may end in it:
+/// [`search`] looks.
 // A function of its own, because a kernel program has 512 octets of stack. It returns a value, and the
 // caller takes it, because the verifier looks at the return register also where nothing is returned.
 #[inline(never)]
@@ -462,19 +491,19 @@ pub fn inspect<P: Packet>(state: &mut FlowState, packet: &P, segment: &Segment, 
     half.next = end;
     let Some(tail) = Tail::of(packet, segment, line_start, buffer) else {
         half.stream = Stream::WithinLine;
-        return true;
+        return false;
     };
-    half.stream = if tail.ends_line() { Stream::LineStart } else { Stream::WithinLine };
+    let ends_line = tail.ends_line();
+    half.stream = if ends_line { Stream::LineStart } else { Stream::WithinLine };
     if !in_order {
-        return true;
+        return false;
     }
     match (state.phase, segment.from) {
         (Phase::Clear, Side::Client) => follow_client(state, packet, segment, &tail),
         (Phase::Clear, Side::Server) => follow_server(state, packet, segment, &tail),
         (Phase::Body, Side::Client) => {
-            if tail.ends_body() {
-                state.dot = true;
-            }
+            // Commands end in LF, and so does the end of a message; most segments of one do not.
+            return ends_line && !state.dot;
         }
         (Phase::Body, Side::Server) => {
             // A 4yz or 5yz within the body does not end it; a second reply, or any after the dot, does.
@@ -486,7 +515,24 @@ pub fn inspect<P: Packet>(state: &mut FlowState, packet: &P, segment: &Segment, 
         }
         (Phase::Tls | Phase::Muted, _) => {}
     }
-    true
+    false
+}
+
+/// No message ends in a segment.
+pub const NO_END: u32 = u32::MAX;
+
+/// How many octets stand behind the end of a message within `segment`, whose last octets [`inspect`] has left in `buffer`;
+/// [`NO_END`] where there is none.
+// Apart from it, because their stacks together are too large.
+#[inline(never)]
+pub fn search(state: &mut FlowState, segment: &Segment, buffer: &TailBuffer) -> u32 {
+    let count = if segment.length < TAIL_U32 { segment.length } else { TAIL_U32 };
+    let behind = Tail { buffer, count: count as usize }.behind_body();
+    if behind != NO_END {
+        state.dot = true;
+        state.body_end = segment.data_seq().wrapping_add(segment.length).wrapping_sub(behind);
+    }
+    behind
 }
 
 #[inline(always)]
@@ -610,13 +656,24 @@ impl<'a> Tail<'a> {
         }
     }
 
-    /// Whether a line of one dot ends the client's segment, or that and `QUIT`.
+    /// How many octets stand behind a line of one dot, by which a message ends; [`NO_END`] if there is none in the window.
     #[inline(always)]
-    fn ends_body(&self) -> bool {
-        let (high, low) = (self.word(TAIL - 16), self.word(TAIL - 8));
-        let dot = low & 0xff_ffff_ffff == number(b"\0\0\0\r\n.\r\n");
-        let quit = low | 0x2020_2020_0000 == number(b"\r\nquit\r\n") && high & 0xff_ffff == number(b"\0\0\0\0\0\r\n.");
-        dot || quit
+    fn behind_body(&self) -> u32 {
+        const END: u64 = number(b"\0\0\0\r\n.\r\n");
+        let (mut word, mut behind) = (0_u64, u64::from(NO_END));
+        let mut i = 0;
+        while i < TAIL {
+            word = word << 8 | u64::from(self.buffer.0[(self.count + i) & (2 * TAIL - 1)]);
+            let other = word & 0xff_ffff_ffff ^ END;
+            // All ones where the last five octets are the end. Hidden, because a branch here doubles the verifier's work.
+            let hit = black_box(((other | other.wrapping_neg()) >> 63).wrapping_sub(1));
+            behind = behind & !hit | (TAIL - 1 - i) as u64 & hit;
+            i += 1;
+        }
+        #[expect(clippy::cast_possible_truncation, reason = "a place in the window, or the value of NO_END")]
+        {
+            behind as u32
+        }
     }
 
     /// How many octets of the segment's end are its last line; `None` if that does not end in LF or begins too early.

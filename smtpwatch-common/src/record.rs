@@ -70,6 +70,8 @@ pub mod mark {
     pub const BUDGET: u16 = 2;
     /// The capture file cut this packet: less was captured than the gate wanted.
     pub const CUT: u16 = 4;
+    /// The client's message had ended where the octets of this record begin: what stands there are commands.
+    pub const BODY_ENDED: u16 = 8;
 }
 
 /// The fixed part of a record.
@@ -207,6 +209,8 @@ pub struct Scratch {
     pub tail: TailBuffer,
     /// The record to be sent.
     pub record: RecordBuffer,
+    /// A record of the packet was sent.
+    pub told: bool,
 }
 
 /// A record as it is built.
@@ -225,6 +229,7 @@ impl Scratch {
         segment: Segment::EMPTY,
         tail: TailBuffer::EMPTY,
         record: RecordBuffer { header: Header::EMPTY, payload: [0; CHUNK] },
+        told: false,
     };
 }
 

@@ -136,6 +136,8 @@ pub struct Segment<'a> {
     pub offset: u32,
     /// The captured octets.
     pub payload: &'a [u8],
+    /// The client's message had ended where `payload` begins, or would begin: what stands there are commands.
+    pub body_ended: bool,
     /// The gate has sent of this flow what it may, and leaves out what follows.
     pub budget_spent: bool,
 }

@@ -10,7 +10,9 @@ use aya_ebpf::{
 use aya_log_ebpf::debug;
 use smtpwatch_common::{
     CHUNK, Counter, Direction, FlowKey, FlowState, Flows, Header, Host, Link, Order, Outcome, RecordBuffer, Scratch,
-    Tag, glance, process::process_closely, record::UID_UNKNOWN,
+    Tag, glance,
+    process::{process_closely, process_search},
+    record::UID_UNKNOWN,
 };
 
 use crate::{
@@ -22,10 +24,14 @@ use crate::{
 #[inline(always)]
 pub fn xdp(context: &XdpContext) {
     let mut host = at_a_glance(Direction::Ingress);
-    if glance(&XdpPacket(context), Link::Ethernet, &mut host).is_none() {
-        black_box(xdp_closely(context.ctx));
+    if glance(&XdpPacket(context), Link::Ethernet, &mut host).is_none() && black_box(xdp_closely(context.ctx)) == SEARCH
+    {
+        black_box(xdp_search(context.ctx));
     }
 }
+
+/// What the functions below return where [`Outcome::Search`] is the outcome.
+const SEARCH: u32 = 1;
 
 // A function of its own, because a glance shall not pay for its registers and stack. It returns a value, and the caller
 // takes it, because the verifier looks at the return register also where nothing is returned.
@@ -38,6 +44,17 @@ fn xdp_closely(context: *mut xdp_md) -> u32 {
     if let Some(what) = noteworthy(outcome) {
         debug!(context, "{} at XDP on interface {}", what, interface());
     }
+    if outcome == Outcome::Search { SEARCH } else { 0 }
+}
+
+#[inline(never)]
+fn xdp_search(context: *mut xdp_md) -> u32 {
+    let context = &XdpContext::new(context);
+    let interface = || context.ingress_ifindex() as u32;
+    let mut host = Surroundings { direction: Direction::Ingress, interface, owner: || (0, UID_UNKNOWN) };
+    if let Some(scratch) = scratch() {
+        process_search(&XdpPacket(context), &mut FlowTable, &mut host, scratch);
+    }
     0
 }
 
@@ -45,34 +62,51 @@ fn xdp_closely(context: *mut xdp_md) -> u32 {
 #[inline(always)]
 pub fn skb(context: &TcContext, link: Link, direction: Direction) {
     let mut host = at_a_glance(direction);
-    if glance(&SkbPacket(context), link, &mut host).is_none() {
-        black_box(skb_closely(context.skb.skb, link, direction));
+    if glance(&SkbPacket(context), link, &mut host).is_none()
+        && black_box(skb_closely(context.skb.skb, link, direction)) == SEARCH
+    {
+        black_box(skb_search(context.skb.skb, direction));
     }
 }
 
 #[inline(never)]
 fn skb_closely(skb: *mut __sk_buff, link: Link, direction: Direction) -> u32 {
     let context = &TcContext::new(skb);
+    let mut host = around_skb(skb, direction);
+    let outcome = process_closely(&SkbPacket(context), link, &mut FlowTable, &mut host, scratch);
+    if let Some(what) = noteworthy(outcome) {
+        debug!(context, "{} at TC {} on interface {}", what, direction.as_str(), host.interface());
+    }
+    if outcome == Outcome::Search { SEARCH } else { 0 }
+}
+
+#[inline(never)]
+fn skb_search(skb: *mut __sk_buff, direction: Direction) -> u32 {
+    let context = &TcContext::new(skb);
+    if let Some(scratch) = scratch() {
+        process_search(&SkbPacket(context), &mut FlowTable, &mut around_skb(skb, direction), scratch);
+    }
+    0
+}
+
+/// Surroundings of a packet at TC.
+#[inline(always)]
+fn around_skb(skb: *mut __sk_buff, direction: Direction) -> impl Host {
     // SAFETY: the context is the one that the program was called with.
-    let interface = || unsafe { (*skb).ifindex };
-    let owner = || match direction {
+    let interface = move || unsafe { (*skb).ifindex };
+    let owner = move || match direction {
         // SAFETY: as above; both helpers take any skb, and tell of one without a socket.
         Direction::Egress if ATTRIBUTION.load() != 0 => unsafe { (bpf_skb_cgroup_id(skb), bpf_get_socket_uid(skb)) },
         Direction::Ingress | Direction::Egress => (0, UID_UNKNOWN),
     };
-    let mut host = Surroundings { direction, interface, owner };
-    let outcome = process_closely(&SkbPacket(context), link, &mut FlowTable, &mut host, scratch);
-    if let Some(what) = noteworthy(outcome) {
-        debug!(context, "{} at TC {} on interface {}", what, direction.as_str(), interface());
-    }
-    0
+    Surroundings { direction, interface, owner }
 }
 
 /// What is worth a line in the debug log: packets of which nothing can be made.
 #[inline(always)]
 fn noteworthy(outcome: Outcome) -> Option<&'static str> {
     match outcome {
-        Outcome::Other | Outcome::Muted | Outcome::Forwarded => None,
+        Outcome::Other | Outcome::Muted | Outcome::Forwarded | Outcome::Search => None,
         Outcome::Fragment => Some("TCP in a fragment"),
         Outcome::Unparsed => Some("unparsed packet"),
         Outcome::Truncated => Some("truncated packet"),

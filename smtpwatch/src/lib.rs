@@ -16,4 +16,5 @@ pub mod output;
 pub mod pipeline;
 pub mod replay;
 pub mod store;
+mod turned;
 pub mod version;

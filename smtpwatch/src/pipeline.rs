@@ -5,7 +5,7 @@ use smtpwatch_core::{
     Engine, FlowKey, Output, Role, Segment, Settings, Side, TcpFlags, Timestamp, policy::history::History,
 };
 
-use crate::{config::Config, incident};
+use crate::{config::Config, incident, turned::Turned};
 
 /// The engine's clock ticks this often.
 const TICK: std::time::Duration = std::time::Duration::from_secs(1);
@@ -24,6 +24,7 @@ pub struct Pipeline {
     engine: Engine,
     config: Config,
     source: Source,
+    turned: Turned,
     ticked: Timestamp,
 }
 
@@ -32,12 +33,14 @@ impl Pipeline {
     #[must_use]
     pub fn new(config: Config, history: History, source: Source) -> Self {
         let engine = Engine::new(Settings { strength: config.baseline }, config.rules.clone(), history);
-        Self { engine, config, source, ticked: Timestamp::default() }
+        Self { engine, config, source, turned: Turned::default(), ticked: Timestamp::default() }
     }
 
     /// One record, seen at `at` on `interface`. Everything that follows from it is handed to `on`.
     pub fn record(&mut self, record: &Record<'_>, at: Timestamp, interface: &str, on: &mut impl FnMut(Output)) {
-        let segment = self.segment(record, at, interface);
+        let mut segment = self.segment(record, at, interface);
+        self.turned.segment(&mut segment, &self.config.ports);
+        segment.role = self.role(&segment.flow, record.header.direction(), segment.from);
         self.engine.handle(&segment);
         self.drain(on);
     }
@@ -70,8 +73,13 @@ impl Pipeline {
 
     fn drain(&mut self, on: &mut impl FnMut(Output)) {
         while let Some(mut output) = self.engine.poll() {
-            if let Output::Finding(finding) = &mut output {
-                incident::name(finding);
+            match &mut output {
+                Output::Finding(finding) => incident::name(finding),
+                Output::Gate(order) => match self.turned.order(*order) {
+                    Some(given) => *order = given,
+                    None => continue,
+                },
+                _ => {}
             }
             on(output);
         }
@@ -88,7 +96,7 @@ impl Pipeline {
             at,
             flow,
             from,
-            role: self.role(&flow, header.direction(), from),
+            role: Role::Client,
             interface,
             seq: header.seq,
             ack: header.ack,
@@ -105,6 +113,7 @@ impl Pipeline {
             length: header.length,
             offset: header.offset,
             payload: record.payload,
+            body_ended: header.marked(mark::BODY_ENDED),
             budget_spent: header.marked(mark::BUDGET),
         }
     }

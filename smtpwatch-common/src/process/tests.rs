@@ -1,7 +1,9 @@
 //! The whole way of a packet, without a kernel: sequences as they are on the wire, and what userspace gets to see.
 
 use std::{
+    borrow::ToOwned as _,
     collections::{HashMap, HashSet},
+    format,
     string::String,
     vec,
     vec::Vec,
@@ -155,10 +157,12 @@ impl Wire {
             .map(|(header, payload)| {
                 let from = if header.from() == Side::Client { 'C' } else { 'S' };
                 let text = String::from_utf8_lossy(&payload).trim_end().replace("\r\n", "|");
-                if payload.is_empty() && header.length > 0 {
-                    std::format!("{from}:-{}", header.length)
+                let end = if header.marked(mark::BODY_ENDED) { "end" } else { "" };
+                let separator = if payload.is_empty() { "" } else { end };
+                if payload.is_empty() && header.length > 0 && end.is_empty() {
+                    format!("{from}:-{}", header.length)
                 } else {
-                    std::format!("{from}:{text}")
+                    format!("{from}:{end}{}{text}", if separator.is_empty() { "" } else { " " })
                 }
             })
             .collect()
@@ -183,7 +187,11 @@ fn a_body_is_not_copied_and_the_dialogue_after_it_is() {
         .client(b"")
         .client(b"Subject: secret\r\n")
         .client(b"more\r\n.\r\n");
-    assert_eq!(wire.seen(), ["C:DATA", "S:354 go ahead", "C:"], "the acknowledgment of 354 is told, the body is not");
+    assert_eq!(
+        wire.seen(),
+        ["C:DATA", "S:354 go ahead", "C:", "C:end"],
+        "the acknowledgment of 354 and the end are told, the body is not"
+    );
     wire.server(b"").server(b"250 queued\r\n").client(b"QUIT\r\n");
     assert_eq!(wire.seen(), ["S:250 queued", "C:QUIT"]);
 }
@@ -276,6 +284,41 @@ fn the_end_of_a_body_counts_in_every_cut() {
         wire.server(b"552 too much\r\n").client(b"RSET\r\n");
         assert_eq!(wire.seen(), ["S:552 too much", "C:RSET"], "{end:?}");
     }
+}
+
+#[test]
+fn commands_behind_a_message_are_copied_and_it_is_not() {
+    let body = "x".repeat(300);
+    for (pieces, seen) in [
+        (vec!["secret\r\n.\r\nAUTH PLAIN AGEAYg==\r\n".to_owned()], vec!["C:-32", "C:end AUTH PLAIN AGEAYg=="]),
+        (vec!["secret\r\n.\r\nMAIL FROM:<a@b>\r\nDATA\r\n".to_owned()], vec!["C:-34", "C:end MAIL FROM:<a@b>|DATA"]),
+        (vec![format!("{body}\r\n.\r\nRSET\r\n")], vec!["C:-311", "C:end RSET"]),
+        (vec![body.clone(), "\r\n.\r\n".to_owned(), "RSET\r\n".to_owned()], vec!["C:-300", "C:end", "C:end RSET"]),
+        (vec![format!("{body}\r\n"), ".\r\nRS".to_owned(), "ET\r\n".to_owned()], vec!["C:-302"]),
+        (
+            vec!["a\r\n.\r\n".to_owned(), "NO".to_owned(), "OP\r\n".to_owned()],
+            vec!["C:-6", "C:end", "C:end NO", "C:end OP"],
+        ),
+        (vec!["dots\r\n..\r\n.x\r\nmore\r\n".to_owned()], vec!["C:-20"]),
+    ] {
+        let mut wire = Wire::open();
+        wire.client(b"DATA\r\n").server(b"354 go\r\n").seen();
+        for piece in &pieces {
+            wire.client(piece.as_bytes());
+        }
+        assert_eq!(wire.seen(), seen, "{pieces:?}");
+    }
+}
+
+#[test]
+fn a_message_that_is_sent_again_is_not_copied() {
+    let mut wire = Wire::open();
+    wire.client(b"DATA\r\n").server(b"354 go\r\n");
+    let seq = wire.client;
+    wire.client(b"secret\r\n.\r\n").seen();
+    wire.at(Side::Client, ACK, seq, b"secret\r\n.\r\n");
+    wire.at(Side::Client, ACK, seq, b"secret\r\n.\r\nRSET\r\n");
+    assert_eq!(wire.seen(), ["C:end RSET"]);
 }
 
 #[test]

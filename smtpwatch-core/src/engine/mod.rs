@@ -121,6 +121,11 @@ impl Engine {
             // The last words of a flow that has been judged, or of one that was never seen: nothing to learn from.
             return;
         }
+        if let Some(flow) = self.flows.get_mut(&key).filter(|_| segment.body_ended)
+            && let Some(offset) = flow.connection.offset_at(Side::Client, segment.seq.wrapping_add(segment.offset))
+        {
+            flow.session.body_ended(offset);
+        }
         if !self.grant(key) {
             self.outputs.push_back(Output::Evicted(EvictReason::PeerQuota));
             self.end(key, segment.at);

@@ -314,6 +314,12 @@ impl Connection {
         self.fingerprints[side as usize].as_ref()
     }
 
+    /// Stream offset of a sequence number; `None` of a stream of which nothing is known, or before its start.
+    #[must_use]
+    pub fn offset_at(&self, side: Side, seq: u32) -> Option<u64> {
+        self.stream(side).offset(seq)
+    }
+
     /// Sequence number of a stream offset; of a stream of which nothing is known, the offset itself.
     #[must_use]
     pub fn seq_at(&self, side: Side, offset: u64) -> u32 {

@@ -265,7 +265,7 @@ impl Stream {
         self.pieces.front().max(self.confirmed)
     }
 
-    fn offset(&self, seq: u32) -> Option<u64> {
+    pub fn offset(&self, seq: u32) -> Option<u64> {
         u64::try_from(self.origin?.offset(seq, self.position())).ok()
     }
 }

@@ -218,6 +218,7 @@ impl Talk {
             length,
             offset: 0,
             payload: &packet.payload,
+            body_ended: false,
             budget_spent: false,
         }
     }

@@ -66,6 +66,7 @@ pub fn read(path: &Path, ports: &BTreeSet<u16>) -> Flows {
             length: found.length,
             offset: 0,
             payload: captured.bytes.get(start..end.min(captured.bytes.len())).unwrap_or(&[]),
+            body_ended: false,
             budget_spent: false,
         };
         match flows.get_mut(&segment.flow) {

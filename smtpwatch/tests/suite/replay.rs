@@ -5,12 +5,13 @@ use smtpwatch::{
     replay::{Event, Replay},
 };
 use smtpwatch_core::{
+    Finding,
     engine::{SessionResult, SessionSummary},
-    finding::StarttlsState,
+    finding::{Kind, StarttlsState},
     policy::history::History,
 };
 
-use crate::traffic::{self, CLIENT, START_NS};
+use crate::traffic::{self, CLIENT, Packet, START_NS};
 
 fn sessions(files: &[Vec<u8>]) -> (Vec<SessionSummary>, smtpwatch::replay::Summary) {
     let directory = tempfile::tempdir().unwrap();
@@ -23,6 +24,19 @@ fn sessions(files: &[Vec<u8>]) -> (Vec<SessionSummary>, smtpwatch::replay::Summa
     }
     let summary = replay.finish(|event| sessions.extend(session(event)));
     (sessions, summary)
+}
+
+/// The findings of one capture, in order.
+fn findings(packets: &[Packet]) -> Vec<Finding> {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("capture");
+    std::fs::write(&path, traffic::pcap(packets, 1, false, false)).unwrap();
+    let mut replay = Replay::new(&Config::default(), History::new(100));
+    let mut found = Vec::new();
+    let mut take = |event| found.extend(if let Event::Finding(finding) = event { Some(*finding) } else { None });
+    replay.file(&path, &mut take).unwrap();
+    replay.finish(&mut take);
+    found
 }
 
 fn session(event: Event) -> Option<SessionSummary> {
@@ -49,4 +63,66 @@ fn a_session_goes_on_in_the_next_file() {
     let (found, summary) = sessions(&files);
     assert_eq!(found.len(), 1, "{found:?}");
     assert_eq!((found[0].messages, found[0].gaps, summary.files), (1, 0, 2));
+}
+
+/// The gate leaves the message out and tells of its end: what stands behind it is read.
+#[test]
+fn commands_behind_a_message_are_read_and_the_message_is_not() {
+    use traffic::Turn::{Client, Server};
+    let before = [
+        Server("220 mx1.example.net ESMTP\r\n"),
+        Client("EHLO gw\r\n"),
+        Server("250-mx1.example.net\r\n250 PIPELINING\r\n"),
+        Client("MAIL FROM:<a@example.org>\r\nRCPT TO:<b@example.net>\r\nDATA\r\n"),
+        Server("250 ok\r\n250 ok\r\n354 go\r\n"),
+    ];
+    let auth = "AUTH PLAIN AGFsaWNlAGh1bnRlcjI=\r\n";
+    let message = "Subject: AUTH PLAIN AGEAYg==\r\n\r\nAUTH PLAIN AGEAYg==\r\nSTARTTLS\r\n.\r\n";
+    let together = format!("{message}{auth}");
+    let again = format!("{message}MAIL FROM:<a@example.org>\r\nRCPT TO:<b@example.net>\r\nDATA\r\n");
+    let after = [Client("QUIT\r\n"), Server("221 Bye\r\n")];
+    let kinds = |middle: &[traffic::Turn]| {
+        let turns = [&before[..], middle, &after].concat();
+        let found = findings(&traffic::session(CLIENT, "198.51.100.25:25", START_NS, &turns));
+        for finding in &found {
+            let json = serde_json::to_string(finding).unwrap();
+            assert!(!json.contains("Subject") && !json.contains("AGEAYg") && !json.contains("hunter2"), "{json}");
+            assert_eq!(finding.gaps, 0);
+        }
+        found.iter().map(|finding| (finding.kind, finding.rule)).collect::<Vec<_>>()
+    };
+    let said = [Server("250 queued\r\n235 ok\r\n")];
+    let plaintext = [(Kind::AuthPlaintext, "F1")];
+    assert_eq!(kinds(&[&[Client(&together)][..], &said].concat()), plaintext, "in one segment");
+    assert_eq!(kinds(&[&[Client(message), Client(auth)][..], &said].concat()), plaintext, "in the next one");
+    assert_eq!(kinds(&[Client(message), Server("250 queued\r\n"), Client(auth), Server("235 ok\r\n")]), plaintext);
+    // Another message behind the first one is one, too.
+    let more = [Client(&again), Server("250 queued\r\n250 ok\r\n250 ok\r\n354 go\r\n"), Client(message)];
+    assert_eq!(kinds(&[&more[..], &[Server("250 queued\r\n")]].concat()), []);
+}
+
+/// EV-25: a client may choose a watched port for its own.
+#[test]
+fn the_syn_tells_who_the_client_is() {
+    for (client, server) in [
+        ("192.0.2.10:25", "198.51.100.25:25"),
+        ("203.0.113.9:25", "198.51.100.25:25"),
+        ("192.0.2.10:25", "198.51.100.25:587"),
+        ("192.0.2.10:587", "198.51.100.25:587"),
+        ("192.0.2.10:587", "198.51.100.25:25"),
+    ] {
+        use traffic::Turn::{Client, Server};
+        let turns = [
+            Server("220 mx1.example.net ESMTP\r\n"),
+            Client("EHLO gw\r\n"),
+            Server("250 mx1.example.net\r\n"),
+            Client("AUTH PLAIN AGFsaWNlAGh1bnRlcjI=\r\n"),
+            Server("235 ok\r\n"),
+        ];
+        let found = findings(&traffic::session(client, server, START_NS, &turns));
+        assert!(
+            found.iter().any(|finding| finding.rule == "F1" && finding.flow.server == server),
+            "{client} {found:?}"
+        );
+    }
 }

@@ -14,6 +14,7 @@ pub struct Packet {
 }
 
 /// What is said in a session, in turns.
+#[derive(Clone, Copy)]
 pub enum Turn<'a> {
     Client(&'a str),
     Server(&'a str),

@@ -37,6 +37,7 @@ pub(super) fn segment<'a>(from: Side, flags: TcpFlags, seq: u32, ack: u32, paylo
         length: u32::try_from(payload.len()).expect("a segment"),
         offset: 0,
         payload,
+        body_ended: false,
         budget_spent: false,
     }
 }

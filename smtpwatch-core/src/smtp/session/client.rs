@@ -44,6 +44,12 @@ impl Session {
                     }
                     return;
                 }
+                Phase::Body(body) if self.body_end.is_some_and(|at| at <= end.saturating_sub(input.len() as u64)) => {
+                    self.phase = Phase::Commands;
+                    if !body.refused {
+                        self.expect(Pending::EndOfData, String::new());
+                    }
+                }
                 Phase::Body(mut body) => {
                     let ended = body.scan(&mut input);
                     self.phase = if ended { Phase::Commands } else { Phase::Body(body) };

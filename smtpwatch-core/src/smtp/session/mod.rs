@@ -58,6 +58,8 @@ pub struct Session {
     held: Vec<u8>,
     /// Stream offset behind the newest octets of the client.
     client_end: u64,
+    /// Where in that stream the newest message has ended.
+    body_end: Option<u64>,
     client_spoke: bool,
     /// A message ended unseen: replies may follow to commands that stood behind it.
     unseen_commands: bool,
@@ -170,6 +172,12 @@ impl Session {
             self.doubt(Doubt::Gap);
         }
         !harmless
+    }
+
+    /// The gate, which leaves bodies out, has seen a message end; `offset` is the place behind it in the client's stream, or one
+    /// of a command behind that.
+    pub fn body_ended(&mut self, offset: u64) {
+        self.body_end = Some(self.body_end.filter(|end| *end > self.client_end).map_or(offset, |end| end.min(offset)));
     }
 
     /// One side ended the connection, at `at`: by a reset, or in order.

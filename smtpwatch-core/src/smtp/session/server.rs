@@ -194,6 +194,8 @@ impl Session {
     fn body_follows(&mut self) {
         self.seen.transcript.push(Side::Client, "[message]".to_owned());
         self.events.push_back(SessionEvent::BodyFollows);
+        // Of the message before, or already of this one.
+        self.body_end = self.body_end.filter(|end| *end > self.client_end);
         self.release(Phase::Body(Body::START));
     }
 
@@ -209,7 +211,8 @@ impl Session {
     /// A reply while the end of the body has not been seen: the gate leaves bodies out, so it is the reply to the message. Only
     /// a refusal may also have come in the middle of it; then the client goes on with the body until the next reply.
     fn reply_in_body(&mut self, body: Body, reply: &Reply) {
-        self.unseen_commands = true;
+        // What stands behind the end of a message is seen, unless the end itself was not.
+        self.unseen_commands |= self.body_end.is_none_or(|end| end < self.client_end);
         if reply.is_positive() && !body.refused {
             self.phase = Phase::Commands;
             self.accepted();
