@@ -37,6 +37,8 @@ pub(super) struct Flow {
     pub(super) aged: Timestamp,
     /// A claim is held back, and its deadline is in the list.
     pub(super) held_back: bool,
+    /// The session was judged and counted as it stood then.
+    pub(super) concluded: bool,
     /// A reset came: the flow is kept a little, should the host go on as if it had not (EV-22).
     pub(super) lingers: bool,
     /// Claims that are held back, as they stood last.
@@ -66,6 +68,7 @@ impl Flow {
             begun: segment.at,
             aged: segment.at,
             held_back: false,
+            concluded: false,
             lingers: false,
             held: Vec::new(),
             raised: Vec::new(),

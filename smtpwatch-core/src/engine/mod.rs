@@ -52,6 +52,8 @@ pub struct Engine {
     deadlines: VecDeque<(Timestamp, FlowKey)>,
     /// Flows that a reset ended, by the time when that is believed.
     resets: VecDeque<(Timestamp, FlowKey)>,
+    /// Flows of which it is believed, by the time when they are forgotten.
+    believed: VecDeque<(Timestamp, FlowKey)>,
     outputs: VecDeque<Output>,
     now: Timestamp,
 }
@@ -60,8 +62,11 @@ pub struct Engine {
 const AGE_STEP: Duration = Duration::from_secs(10);
 /// Stale entries that the lists of times may hold beside those of live flows.
 const LIST_SLACK: usize = 4096;
-/// A host that obeyed a reset sends nothing more; one that saw a decoy goes on within this time (THREATS EV-22).
+/// A host that obeyed a reset sends nothing more; one that saw a decoy mostly goes on within this time (THREATS EV-22). Then
+/// the session is judged and counted.
 const LINGER: Duration = Duration::from_secs(2);
+/// For so long its flow is kept, should the host go on after all.
+const KEPT: Duration = Duration::from_secs(128);
 
 /// A handshake in which nobody says anything for so long stands still.
 const STALLED: Duration = Duration::from_secs(10);
@@ -93,6 +98,7 @@ impl Engine {
             begun: VecDeque::new(),
             deadlines: VecDeque::new(),
             resets: VecDeque::new(),
+            believed: VecDeque::new(),
             outputs: VecDeque::new(),
             now: Timestamp::default(),
         }
@@ -148,7 +154,11 @@ impl Engine {
                 self.resets.push_back((segment.at + LINGER, key));
             }
             Some(CloseCause::Reset) => {}
-            None => flow.lingers = false,
+            None if flow.lingers => {
+                flow.lingers = false;
+                flow.session.goes_on();
+            }
+            None => {}
         }
     }
 
@@ -207,6 +217,15 @@ impl Engine {
         {
             self.resets.pop_front();
             if self.flows.get(&key).is_some_and(|flow| flow.lingers) {
+                self.conclude(key, due);
+                self.believed.push_back((due + KEPT, key));
+            }
+        }
+        while let Some(&(due, key)) = self.believed.front()
+            && due <= self.now
+        {
+            self.believed.pop_front();
+            if self.flows.get(&key).is_some_and(|flow| flow.lingers) {
                 self.end(key, due);
             }
         }
@@ -253,6 +272,12 @@ impl Engine {
     fn make_room(&mut self) {
         self.compact();
         while self.flows.len() >= limits::FLOWS {
+            if let Some((_, key)) = self.believed.pop_front() {
+                if self.flows.get(&key).is_some_and(|flow| flow.lingers) {
+                    self.end(key, self.now);
+                }
+                continue;
+            }
             let Some(key) = self.oldest_unopened().or_else(|| self.oldest()) else { return };
             self.outputs.push_back(Output::Evicted(EvictReason::Capacity));
             self.end(key, self.now);
@@ -332,19 +357,28 @@ impl Engine {
         }
         flow.connection.close(at);
         self.drain(key, at);
-        let Some(flow) = self.flows.get_mut(&key) else { return };
-        flow.session.finish();
-        while flow.session.poll().is_some() {}
-        self.judge(key, at, Urgency::Closed);
+        self.conclude(key, at);
         let Some(flow) = self.flows.remove(&key) else { return };
         if flow.counted {
             self.quota.give_back(peer(flow.role, key));
         }
+    }
+
+    /// Gives the last verdict on a session, notes what was learnt of it, and counts it, once.
+    fn conclude(&mut self, key: FlowKey, at: Timestamp) {
+        let Some(flow) = self.flows.get_mut(&key) else { return };
+        flow.session.finish();
+        while flow.session.poll().is_some() {}
+        self.judge(key, at, Urgency::Closed);
+        let Some(flow) = self.flows.get_mut(&key) else { return };
         // Also where all of it was lost, in fragments for instance.
-        if flow.payload || flow.session.seen.gaps > 0 {
-            self.learn(key, &flow, at);
-            self.outputs.push_back(Output::Session(flow.summary(key)));
+        let seen = flow.payload || flow.session.seen.gaps > 0;
+        if !seen || std::mem::replace(&mut flow.concluded, true) {
+            return;
         }
+        let summary = flow.summary(key);
+        self.learn(key, at);
+        self.outputs.push_back(Output::Session(summary));
     }
 
     /// A handshake with the same peer that stands still: its client has given it up, or has waited long enough to (D1).
@@ -425,7 +459,8 @@ impl Engine {
 
     /// Notes what a session says about its peer, where something was at stake: probes that say EHLO and QUIT are not noted
     /// (THREATS FP-17), nor is what cannot be told.
-    fn learn(&mut self, key: FlowKey, flow: &Flow, at: Timestamp) {
+    fn learn(&mut self, key: FlowKey, at: Timestamp) {
+        let Some(flow) = self.flows.get(&key) else { return };
         let seen = &flow.session.seen;
         if seen.doubt.is_some() {
             return;

@@ -80,11 +80,9 @@ impl Sender {
 
     /// RFC 7323 §5.2 (PAWS): older than what was taken in already.
     fn is_outdated(&mut self, segment: &Segment<'_>, syns: [Option<&SynFingerprint>; 2]) -> bool {
-        if !syns.iter().all(|syn| syn.is_some_and(|syn| syn.timestamps)) {
-            return false;
-        }
         let Some(time) = fingerprint::timestamp(segment.options) else { return false };
-        let outdated = self.newest.is_some_and(|newest| is_before(time, newest));
+        let agreed = syns.iter().all(|syn| syn.is_some_and(|syn| syn.timestamps));
+        let outdated = agreed && self.newest.is_some_and(|newest| is_before(time, newest));
         if !outdated {
             self.newest = Some(time);
         }

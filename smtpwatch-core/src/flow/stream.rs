@@ -156,7 +156,10 @@ impl Stream {
         if standing == Standing::Corrupt {
             self.corrupt = self.corrupt.max(end);
         } else {
-            self.gone = self.gone.max(u64::try_from(start).unwrap_or(0));
+            // What the gate left out before the octets that it sent is not still to come, either.
+            let left_out =
+                if segment.payload.is_empty() || segment.offset > segment.length { 0 } else { segment.offset };
+            self.gone = self.gone.max(u64::try_from(start + i64::from(left_out)).unwrap_or(0));
             self.highest = self.highest.max(end);
             self.confirm();
             if segment.length > 0 && self.fin.is_some_and(|fin| end > fin) {

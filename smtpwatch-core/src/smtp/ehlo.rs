@@ -233,7 +233,7 @@ mod tests {
     fn parse(lines: &[&str]) -> Capabilities {
         let lines: Vec<_> = lines.iter().map(|line| line.as_bytes().to_vec()).collect();
         let codes = vec![250; lines.len()];
-        Capabilities::parse(&Reply { code: 250, lines, codes, cut: false })
+        Capabilities::parse(&Reply { code: 250, lines, codes })
     }
 
     #[test]

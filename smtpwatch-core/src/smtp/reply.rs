@@ -8,10 +8,9 @@ use crate::limits;
 pub(super) struct Reply {
     /// The code of the last line; zero where a line had none.
     pub(super) code: u16,
-    /// Text of each line after code and separator, at most [`limits::REPLY_LINES`].
+    /// Text of each line after code and separator, at most [`limits::REPLY_LINES`]: the first ones, and of those behind them
+    /// the ones that tell of STARTTLS.
     pub(super) lines: Vec<Vec<u8>>,
-    /// Further lines came.
-    pub(super) cut: bool,
     /// The code of each of these lines: one and the same, says RFC 5321 §4.2.1.
     pub(super) codes: Vec<u16>,
 }
@@ -32,6 +31,15 @@ impl Reply {
     }
 }
 
+/// Lines kept for those that tell of STARTTLS, however many others stand before them.
+const TELLING: usize = 16;
+
+/// Whether a line offers STARTTLS, or may hide it (THREATS A2, A5): what is not kept must not look as if it were not there.
+fn tells_of_starttls(line: &[u8]) -> bool {
+    const KEYWORD: &[u8] = b"STARTTLS";
+    line.starts_with(b"XXX") || line.windows(KEYWORD.len()).any(|word| word.eq_ignore_ascii_case(KEYWORD))
+}
+
 /// One line as it stands, and whether the reply goes on after it.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 struct ReplyLine<'a> {
@@ -45,7 +53,6 @@ struct ReplyLine<'a> {
 pub(super) struct Replies {
     lines: Vec<Vec<u8>>,
     codes: Vec<u16>,
-    cut: bool,
     begun: bool,
 }
 
@@ -55,19 +62,13 @@ impl Replies {
         let ReplyLine { code, mut more, text } = parse(&line.bytes);
         // A stray line inside a reply must not end it: the client waits for the last line too.
         more |= code == 0 && self.begun;
-        if self.lines.len() < limits::REPLY_LINES {
+        let bound = if tells_of_starttls(text) { limits::REPLY_LINES } else { limits::REPLY_LINES - TELLING };
+        if self.lines.len() < bound {
             self.lines.push(text.to_vec());
             self.codes.push(code);
-        } else {
-            self.cut = true;
         }
         self.begun = more;
-        (!more).then(|| Reply {
-            code,
-            lines: std::mem::take(&mut self.lines),
-            codes: std::mem::take(&mut self.codes),
-            cut: std::mem::take(&mut self.cut),
-        })
+        (!more).then(|| Reply { code, lines: std::mem::take(&mut self.lines), codes: std::mem::take(&mut self.codes) })
     }
 
     /// A reply has begun and its last line has not come.
@@ -119,13 +120,15 @@ mod tests {
     }
 
     #[test]
-    fn a_reply_without_end_is_bounded() {
+    fn a_reply_without_end_is_bounded_and_keeps_what_counts() {
         let mut replies = Replies::default();
-        for _ in 0..10 * limits::REPLY_LINES {
-            let line = Line { bytes: b"250-SIZE".to_vec(), bare_lf: false, truncated: false };
-            assert_eq!(replies.push(&line), None);
+        let line = |text: &[u8]| Line { bytes: text.to_vec(), bare_lf: false, truncated: false };
+        for text in [&b"250-SIZE"[..], b"250-STARTTLS"] {
+            for _ in 0..10 * limits::REPLY_LINES {
+                assert_eq!(replies.push(&line(text)), None);
+            }
         }
         assert_eq!(replies.lines.len(), limits::REPLY_LINES);
-        assert!(replies.begun);
+        assert!(replies.begun && replies.lines.iter().any(|line| line == b"STARTTLS"));
     }
 }

@@ -4,7 +4,7 @@
 use smtpwatch_core::{
     Engine, Side, TcpFlags, Timestamp,
     engine::{EvictReason, Output, SessionResult},
-    finding::{Evidence, Kind},
+    finding::{Evidence, Kind, Outcome},
     limits,
 };
 
@@ -149,6 +149,33 @@ fn ev9_checksums_that_mean_nothing_are_not_believed() {
     }
     let heard = hear_after(&honest_history(6), &talk, Vec::new());
     assert_eq!((heard.kinds(), heard.gaps), (vec![Kind::StarttlsStripped], 0));
+}
+
+#[test]
+fn ev22_a_host_that_goes_on_late_is_still_followed() {
+    for pause in [1, 3, 60, 120] {
+        let talk = deliver(greeted().s(STRIPPED).ack(Side::Client).reset(Side::Server).pause(pause));
+        let heard = hear_after(&honest_history(6), &talk, Vec::new());
+        let content = heard.findings.iter().any(|finding| finding.outcome == Outcome::Content);
+        assert!(
+            heard.kinds().iter().all(|kind| *kind == Kind::StarttlsStripped) && content,
+            "{pause}: {:?}",
+            heard.kinds()
+        );
+        assert_eq!((heard.sessions.len(), heard.gaps), (1, 0), "{pause}");
+    }
+    // One that obeyed it is judged and counted after two seconds, and forgotten later.
+    let mut engine = engine(Vec::new());
+    let mut heard = Heard::default();
+    let talk = greeted().s(OFFER).c("STARTTLS\r\n").ack(Side::Server).reset(Side::Server);
+    talk.play(&mut engine, &mut heard);
+    let last = talk.packets.last().expect("reset").at;
+    engine.tick(Timestamp(last + 3_000_000_000));
+    heard.drain(&mut engine);
+    assert_eq!((heard.kinds(), heard.sessions.len(), engine.flows()), (vec![Kind::StarttlsRefused], 1, 1));
+    engine.tick(Timestamp(last + 140_000_000_000));
+    heard.drain(&mut engine);
+    assert_eq!((heard.sessions.len(), engine.flows()), (1, 0));
 }
 
 #[test]

@@ -373,10 +373,12 @@ fn a_chunk_that_the_server_reads_as_commands_ends_the_verdict() {
 }
 
 #[test]
-fn a_reply_with_more_lines_than_are_kept_accuses_nobody() {
-    let long = format!("250-mx1.example.net\r\n{}250 STARTTLS\r\n", "250-X-FEATURE\r\n".repeat(200));
-    let heard = hear_after(&honest_history(9), &deliver(greeted().s(long)), Vec::new());
-    assert_eq!((heard.kinds(), heard.lost), (vec![], vec![LossCause::OutOfStep]));
+fn lines_beyond_those_that_are_kept_count_where_they_tell_of_starttls() {
+    let long = |line: &str| format!("250-mx1.example.net\r\n{}250 {line}\r\n", "250-X-FEATURE\r\n".repeat(5000));
+    let kinds = |line: &str| hear_after(&honest_history(9), &deliver(greeted().s(long(line))), Vec::new()).kinds();
+    assert_eq!(kinds("STARTTLS"), [Kind::StarttlsUnused]);
+    assert_eq!(kinds("XXXXXXXA"), [Kind::StarttlsMasked]);
+    assert_eq!(kinds("HELP"), [Kind::StarttlsStripped]);
 }
 
 #[test]
@@ -413,4 +415,20 @@ fn what_the_server_may_quote_is_not_shown() {
         required(),
     );
     assert!(heard.findings.iter().all(|finding| !serde_json::to_string(finding).expect("serialises").contains("Bob")));
+}
+
+#[test]
+fn a_message_behind_a_refused_data_is_not_shown() {
+    let talk = greeted().s(STRIPPED).c("DATA\r\n").s("503 5.5.1 no\r\n");
+    let talk = talk.c("Ab cd ef\r\nxyzzy\r\n").s("500 what is Ab cd ef?\r\n500 what is xyzzy?\r\n");
+    let heard = hear(&talk.c(PLAIN).s("235 ok\r\n").close(), required());
+    for finding in heard.findings {
+        let json = serde_json::to_string(&finding).expect("serialises");
+        assert!(!json.contains("Ab cd") && !json.contains("xyzzy?"), "{json}");
+    }
+}
+
+#[test]
+fn a_reply_that_answers_nothing_is_no_message() {
+    finds(Kind::AuthPlaintext, &submission().s("354 what?\r\n").c(PLAIN).s("235 ok\r\n").close());
 }

@@ -96,7 +96,11 @@ impl Session {
         let verb = split_word(&line.bytes).0.to_ascii_uppercase();
         let verb = if is_verb(&verb) { String::from_utf8(verb).unwrap_or_default() } else { String::new() };
         self.seen.smtp |= command != Command::Other;
-        self.seen.transcript.push(Side::Client, shown(&command, &line.bytes));
+        self.data_refused &= !matches!(command, Command::Ehlo(_) | Command::Mail { .. } | Command::Rset);
+        // A line behind a refused DATA may be of the message: not even its first word is a verb.
+        let message = self.data_refused && command == Command::Other;
+        let text = if message { format!("[{} octets]", line.bytes.len()) } else { shown(&command, &line.bytes) };
+        self.seen.transcript.push(Side::Client, text);
         let pending = match command {
             Command::Ehlo(ref name) => {
                 self.seen.client_name = Some(printable(name.as_bytes()));
@@ -178,7 +182,7 @@ impl Session {
             Command::Turn => Pending::Turn,
             Command::Rset | Command::Quit => Pending::Other,
         };
-        self.expect(pending, verb);
+        self.expect(pending, if message { String::new() } else { verb });
     }
 
     /// CHUNKING was offered (RFC 3030), or what was offered is not known.

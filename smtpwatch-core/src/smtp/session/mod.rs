@@ -71,6 +71,8 @@ pub struct Session {
     secrets: VecDeque<Secret>,
     /// A line without a code that came in the place of the greeting.
     odd_greeting: Option<String>,
+    /// DATA had another reply than 354, and no message was begun since.
+    data_refused: bool,
     /// The server may quote what is not among them: what it says is not shown any more, beside its codes.
     quotes_unknown: bool,
     /// SASL exchanges begun.
@@ -186,6 +188,11 @@ impl Session {
             self.seen.ended = Some((from, reset));
             self.seen.silence = Some(at.since(self.now));
         }
+    }
+
+    /// The end was none: its host goes on.
+    pub const fn goes_on(&mut self) {
+        (self.seen.ended, self.seen.silence) = (None, None);
     }
 
     /// Two copies of one range of octets differ: what the server took in, and may quote, is not certain.

@@ -50,13 +50,17 @@ impl Session {
     /// A line of the server as the transcript shows it. It may quote anything that the client sent.
     fn shown(&self, line: &[u8]) -> String {
         if self.quotes_unknown || self.unseen_commands {
-            let (code, text) = line.split_at(line.len().min(4));
-            return format!("{}[{} octets]", printable(code), text.len());
+            return code_alone(line);
         }
         let text = String::from_utf8_lossy(line);
         let text = self.secrets.iter().fold(text, |text, secret| secret.strike(&text).into());
-        let unknown = self.queue.front().is_some_and(|waiting| waiting.what == Pending::Other);
-        let text = if unknown { without_quotes(&text) } else { text.into_owned() };
+        let waits = self.queue.front().map(|waiting| (waiting.what, waiting.verb.as_str()));
+        let text = match waits {
+            // Lines behind a refused message may be the message itself.
+            Some((Pending::Other, "")) => return code_alone(line),
+            Some((Pending::Other, _)) => without_quotes(&text),
+            _ => text.into_owned(),
+        };
         blank_local_parts(&printable(text.as_bytes()))
     }
 
@@ -107,10 +111,6 @@ impl Session {
                 self.seen.ehlo_rejected = None;
                 self.seen.ehlo_went_on = None;
                 self.ehlo_may_go_on = true;
-                if reply.cut {
-                    // STARTTLS may stand among the lines that found no room.
-                    self.doubt(Doubt::Ambiguous);
-                }
             }
             Pending::Ehlo => {
                 self.seen.ehlo_rejected = Some(reply.code);
@@ -123,7 +123,10 @@ impl Session {
             }
             Pending::Auth => self.auth_reply(reply),
             Pending::Data if reply.code == 354 => self.body_follows(),
-            Pending::Data => self.release(Phase::Commands),
+            Pending::Data => {
+                self.data_refused = true;
+                self.release(Phase::Commands);
+            }
             Pending::UnofferedBdat { .. } if matches!(reply.code, 500..=504) => self.release(Phase::Commands),
             Pending::UnofferedBdat { size, last } => {
                 if last && reply.is_positive() {
@@ -160,8 +163,8 @@ impl Session {
             self.doubt(Doubt::Ambiguous);
         } else if matches!(reply.class(), 2 | 3) && self.seen.doubt.is_none() {
             self.seen.unsolicited.get_or_insert(reply.code);
-            if reply.code == 354 {
-                // To go on might be to read a message as commands.
+            if reply.code == 354 && self.data_refused {
+                // The reply to a DATA that had another one's: to go on would be to read a message as commands.
                 self.events.push_back(SessionEvent::Judge);
                 self.doubt(Doubt::Ambiguous);
             }
@@ -192,6 +195,7 @@ impl Session {
     }
 
     fn body_follows(&mut self) {
+        self.data_refused = false;
         self.seen.transcript.push(Side::Client, "[message]".to_owned());
         self.events.push_back(SessionEvent::BodyFollows);
         // Of the message before, or already of this one.
@@ -266,4 +270,10 @@ impl Session {
             self.keep_secret(secret);
         }
     }
+}
+
+/// A line of the server of which its code is shown.
+fn code_alone(line: &[u8]) -> String {
+    let (code, text) = line.split_at(line.len().min(4));
+    format!("{}[{} octets]", printable(code), text.len())
 }
