@@ -22,6 +22,7 @@ pub mod packet;
 pub mod ports;
 pub mod process;
 pub mod record;
+pub mod tail;
 pub mod walk;
 
 pub use checksum::Checksum;

@@ -8,6 +8,7 @@ use crate::{
     gate::{self, Decision, Phase},
     glance, ports,
     record::mark,
+    tail::NO_END,
     walk::{self, tcp_flag::SYN},
 };
 
@@ -157,7 +158,7 @@ pub fn process_search<P: Packet, F: Flows, H: Host>(
     let mut outcome = if *told { Outcome::Forwarded } else { Outcome::Muted };
     if let Some(state) = flows.entry(&segment.key, || FlowState::new(host.now(), segment)) {
         let behind = black_box(gate::search(state, segment, tail));
-        if behind != gate::NO_END {
+        if behind != NO_END {
             let decision = gate::behind_body(state, segment, behind);
             record.header.flow = state.flow;
             black_box(send(packet, segment, &decision, host, record));

@@ -24,7 +24,7 @@
 
 use core::{fmt, mem::offset_of};
 
-use crate::{FlowKey, Segment, Side, flow_key::Address, gate::TailBuffer};
+use crate::{FlowKey, Segment, Side, flow_key::Address, tail::TailBuffer};
 
 /// Version of the record's layout. The daemon embeds its kernel object, so a difference is a broken build.
 pub const WIRE_ABI: u8 = 2;
