@@ -63,6 +63,9 @@ impl<const N: usize> Words for [u8; N] {
     }
 }
 
+/// The largest packet that is believed, in octets: Linux puts at most 8 × 65,535 together (`GSO_MAX_SIZE`), and headers.
+pub const MAX_WIRE_LEN: u32 = 1 << 20;
+
 /// A packet in memory, as a capture file holds it.
 #[derive(Clone, Copy, Debug)]
 pub struct Slice<'a> {
@@ -71,11 +74,12 @@ pub struct Slice<'a> {
 }
 
 impl<'a> Slice<'a> {
-    /// `bytes` were captured of a packet that had `wire_len` octets on the wire.
+    /// `bytes` were captured of a packet that had `wire_len` octets on the wire: not fewer, and not more than
+    /// [`MAX_WIRE_LEN`], whatever a capture file says.
     #[must_use]
     pub fn new(bytes: &'a [u8], wire_len: u32) -> Self {
         let captured = u32::try_from(bytes.len()).unwrap_or(u32::MAX);
-        Self { bytes, wire_len: wire_len.max(captured) }
+        Self { bytes, wire_len: wire_len.min(MAX_WIRE_LEN).max(captured) }
     }
 
     fn at(&self, offset: u32, length: usize) -> Option<&'a [u8]> {

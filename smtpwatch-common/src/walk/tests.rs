@@ -3,7 +3,7 @@
 use std::{string::ToString as _, vec, vec::Vec};
 
 use super::*;
-use crate::{Outcome, PortSet, Slice, gate::CONTROL, glance::tests::told};
+use crate::{Outcome, PortSet, Slice, gate::CONTROL, glance::tests::told, record::mark};
 
 const TCP: [u8; 24] = [
     0xa1, 0x12, 0, 25, 0, 0, 0, 1, 0, 0, 0, 2, 0x60, 0x18, 2, 0, 0, 0, 0, 0, // 41234 → 25, data offset 6
@@ -168,5 +168,18 @@ fn no_cut_of_a_packet_is_read_past_its_end() {
         let segment = look(&frame[..frame.len() - 5], frame.len() - 5, Link::Ethernet).unwrap();
         assert!(!segment.is_whole(&Slice::new(&frame[..frame.len() - 5], 0)));
         assert!(segment.is_whole(&Slice::new(&frame[..frame.len() - 5], u32::try_from(frame.len()).unwrap())));
+    }
+}
+
+/// A capture file may say that a packet had 4 GiB on the wire, and its IP header that it has no length (zero, as with
+/// segmentation offload): what is counted with is bounded.
+#[test]
+fn a_claimed_wire_length_is_bounded() {
+    for ip in [v4(0, Some(0), [0, 0]), v6(&[], Some(0))] {
+        let segment = look(&ip, usize::try_from(u32::MAX).unwrap(), Link::Ip).unwrap();
+        assert_eq!(segment.payload + segment.length, crate::packet::MAX_WIRE_LEN);
+        assert!(!segment.is_whole(&Slice::new(&ip, 0)));
+        let decision = crate::gate::decide(&mut crate::FlowState::new(1, &segment), &segment);
+        assert_eq!(decision, crate::gate::Decision::Header { marks: mark::MIDSTREAM | mark::BUDGET });
     }
 }
