@@ -18,6 +18,8 @@ use smtpwatch_core::Timestamp;
 const BUFFER: usize = 64 * 1024;
 /// The largest block that is accepted; a larger one means that its length is garbage.
 const MAX_BLOCK: usize = 16 * 1024 * 1024;
+/// The shortest block of a pcapng file: its type and its length twice (draft-ietf-opsawg-pcapng §3.1).
+const MIN_BLOCK: u32 = 12;
 /// Interfaces of one section that are told apart.
 const MAX_INTERFACES: usize = 4_096;
 
@@ -85,6 +87,11 @@ pub fn read(path: &Path, mut on: impl FnMut(CapturedPacket<'_>)) -> Result<FileR
     let mut section = Section::default();
     let mut capacity = BUFFER;
     loop {
+        // The parser subtracts without looking.
+        if section.block_len(reader.data()).is_some_and(|length| length < MIN_BLOCK) {
+            report.damage = Some("a block that is shorter than its own header".to_owned());
+            break;
+        }
         let offset = match reader.next() {
             Ok((offset, block)) => {
                 section.block(&block, &mut report, &mut on);
@@ -119,9 +126,11 @@ pub fn read(path: &Path, mut on: impl FnMut(CapturedPacket<'_>)) -> Result<FileR
     Ok(report)
 }
 
-/// What the interface descriptions of the current section say.
+/// What the header and the interface descriptions of the current section say.
 #[derive(Default)]
 struct Section {
+    /// How numbers are written, if the file is a pcapng file.
+    big_endian: Option<bool>,
     interfaces: Vec<Interface>,
 }
 
@@ -132,6 +141,12 @@ struct Interface {
 }
 
 impl Section {
+    /// Octets of the pcapng block that `data` begins with, as it says.
+    fn block_len(&self, data: &[u8]) -> Option<u32> {
+        let length = *data.get(4..)?.first_chunk()?;
+        self.big_endian.map(|big| if big { u32::from_be_bytes(length) } else { u32::from_le_bytes(length) })
+    }
+
     fn block(&mut self, block: &PcapBlockOwned<'_>, report: &mut FileReport, on: &mut impl FnMut(CapturedPacket<'_>)) {
         match block {
             PcapBlockOwned::LegacyHeader(header) => {
@@ -151,7 +166,9 @@ impl Section {
                 };
                 self.packet(0, fraction, packet.data, packet.origlen, report, on);
             }
-            PcapBlockOwned::NG(Block::SectionHeader(_)) => self.interfaces.clear(),
+            PcapBlockOwned::NG(Block::SectionHeader(header)) => {
+                *self = Self { big_endian: Some(header.big_endian()), interfaces: Vec::new() };
+            }
             PcapBlockOwned::NG(Block::InterfaceDescription(description)) => {
                 if self.interfaces.len() < MAX_INTERFACES {
                     self.interfaces.push(Interface::new(description));

@@ -107,6 +107,28 @@ fn truncation_at_every_octet_is_told() {
     }
 }
 
+/// A block of any type that says a length in which its own header has no room.
+#[test]
+fn a_block_shorter_than_its_header_is_told() {
+    let packets = &traffic::password()[..2];
+    for big in [false, true] {
+        let whole = traffic::pcapng(packets, &[("eth0", 1, 6)], big);
+        let number = |value: u32| if big { value.to_be_bytes() } else { value.to_le_bytes() };
+        // Packets, the process information of macOS, and a type that nobody has defined.
+        for block_type in [2, 3, 5, 6, 0x8000_0001, 0x0bad_0bad] {
+            for length in 0..12 {
+                let mut file = whole.clone();
+                file.extend([number(block_type), number(length)].concat());
+                file.extend([0; 24]);
+                let (report, seen) = read(&file, 14);
+                let damage = report.unwrap().damage.expect("damage");
+                assert!(damage.starts_with("a block that is shorter than its own header at octet "), "{damage}");
+                assert_eq!(seen.packets.len(), packets.len());
+            }
+        }
+    }
+}
+
 /// Any octet overwritten: no panic, and no endless loop.
 #[test]
 fn damage_anywhere_is_survived() {
