@@ -53,6 +53,8 @@ pub(super) struct Stream {
     highest: u64,
     /// End of what was seen in segments with a wrong checksum alone.
     corrupt: u64,
+    /// Where such a segment ends that had FIN too.
+    corrupt_fin: Option<u64>,
     /// The sender was seen to send from here: what lies before is not still to come.
     gone: u64,
     /// Acknowledged by the peer, within what was seen.
@@ -114,11 +116,16 @@ impl Stream {
     /// Whether this acknowledgment covers what came with a wrong checksum alone: then that was taken in all the same, and is
     /// as good as any other.
     pub fn refutes(&mut self, ack: u32) -> bool {
-        let taken = self.offset(ack).is_some_and(|offset| (self.highest + 1..=self.corrupt).contains(&offset));
-        if taken {
-            self.highest = self.corrupt;
+        let Some(offset) = self.offset(ack).filter(|&offset| offset > self.highest) else { return false };
+        let fin = self.corrupt_fin.filter(|&fin| offset == fin + 1);
+        if offset > self.corrupt && fin.is_none() {
+            return false;
         }
-        taken
+        self.highest = self.highest.max(self.corrupt);
+        if let Some(fin) = fin {
+            self.note_fin(fin);
+        }
+        true
     }
 
     /// Takes the peer's acknowledgment; gives the octets that it covers.
@@ -155,6 +162,9 @@ impl Stream {
         let keep_alive = segment.length == 1 && end == self.highest && (self.acked() >= end || !self.acknowledged);
         if standing == Standing::Corrupt {
             self.corrupt = self.corrupt.max(end);
+            if segment.flags.contains(TcpFlags::FIN) {
+                self.corrupt_fin = Some(end);
+            }
         } else {
             // What the gate left out before the octets that it sent is not still to come, either.
             let left_out =

@@ -149,6 +149,17 @@ fn ev9_checksums_that_mean_nothing_are_not_believed() {
     }
     let heard = hear_after(&honest_history(6), &talk, Vec::new());
     assert_eq!((heard.kinds(), heard.gaps), (vec![Kind::StarttlsStripped], 0));
+    // A capture without checksums, of which one is right by accident.
+    let talk = deliver(greeted().s(STRIPPED));
+    for right in 0..talk.packets.len() {
+        let mut talk = talk.clone();
+        for (at, packet) in talk.packets.iter_mut().enumerate() {
+            packet.checksum_right = Some(at == right);
+        }
+        let heard = hear_after(&honest_history(6), &talk, Vec::new());
+        assert_eq!((heard.kinds(), heard.gaps), (vec![Kind::StarttlsStripped], 0), "packet {right} is right");
+        assert_eq!(heard.sessions[0].result, SessionResult::Plaintext, "packet {right} is right");
+    }
 }
 
 #[test]
