@@ -21,6 +21,8 @@ pub const TESTS: [Tool; 7] = [
     ("setpriv", "util-linux"),
     ("unshare", "util-linux"),
 ];
+/// Who else reads SMTP from recordings. Without it a comparison is skipped.
+pub const ORACLE: [Tool; 1] = [("tshark", "tshark")];
 
 /// The workspace's root directory.
 pub fn workspace() -> &'static Path {

@@ -19,6 +19,9 @@ pub struct Arguments {
 /// Runs the suites; an error when anything failed.
 pub fn run(arguments: &Arguments) -> Result<()> {
     host::ensure_tools(&host::TESTS)?;
+    if let Err(error) = host::ensure_tools(&host::ORACLE) {
+        println!("{error:#}");
+    }
     let chosen = |suite: &&Suite| arguments.only.is_empty() || arguments.only.iter().any(|name| name == suite.name);
     let mut results = Vec::new();
     for suite in SUITES.iter().filter(chosen) {
