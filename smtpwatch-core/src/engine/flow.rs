@@ -39,8 +39,8 @@ pub(super) struct Flow {
     pub(super) held_back: bool,
     /// The session was judged and counted as it stood then.
     pub(super) concluded: bool,
-    /// A reset came: the flow is kept a little, should the host go on as if it had not (EV-22).
-    pub(super) lingers: bool,
+    /// A reset came: until then the flow is kept as it is, should the host go on as if there had been none (EV-22).
+    pub(super) lingers: Option<Timestamp>,
     /// Claims that are held back, as they stood last.
     held: Vec<Claim>,
     /// Claims that went out, with their severity then.
@@ -69,7 +69,7 @@ impl Flow {
             aged: segment.at,
             held_back: false,
             concluded: false,
-            lingers: false,
+            lingers: None,
             held: Vec::new(),
             raised: Vec::new(),
             syn_at: None,

@@ -147,15 +147,17 @@ impl Engine {
         }
         match flow.connection.closed() {
             Some(CloseCause::Finished) => self.end(key, segment.at),
-            Some(CloseCause::Reset) if !flow.lingers => {
-                flow.lingers = true;
+            Some(CloseCause::Reset) if flow.lingers.is_none() => {
+                let due = segment.at + LINGER;
+                flow.lingers = Some(due);
                 // The retry may come before the reset is believed.
                 Self::note_failure(&mut self.failures, key, flow, segment.at);
-                self.resets.push_back((segment.at + LINGER, key));
+                self.resets.push_back((due, key));
+                self.compact();
             }
             Some(CloseCause::Reset) => {}
-            None if flow.lingers => {
-                flow.lingers = false;
+            None if flow.lingers.is_some() => {
+                flow.lingers = None;
                 flow.session.goes_on();
             }
             None => {}
@@ -216,16 +218,17 @@ impl Engine {
             && due <= self.now
         {
             self.resets.pop_front();
-            if self.flows.get(&key).is_some_and(|flow| flow.lingers) {
-                self.conclude(key, due);
+            if let Some(flow) = self.flows.get_mut(&key).filter(|flow| flow.lingers == Some(due)) {
+                flow.lingers = Some(due + KEPT);
                 self.believed.push_back((due + KEPT, key));
+                self.conclude(key, due);
             }
         }
         while let Some(&(due, key)) = self.believed.front()
             && due <= self.now
         {
             self.believed.pop_front();
-            if self.flows.get(&key).is_some_and(|flow| flow.lingers) {
+            if self.flows.get(&key).is_some_and(|flow| flow.lingers == Some(due)) {
                 self.end(key, due);
             }
         }
@@ -260,6 +263,11 @@ impl Engine {
         if self.deadlines.len() > bound {
             self.deadlines.retain(|(_, key)| self.flows.get(key).is_some_and(|flow| flow.held_back));
         }
+        for list in [&mut self.resets, &mut self.believed] {
+            if list.len() > bound {
+                list.retain(|(due, key)| self.flows.get(key).is_some_and(|flow| flow.lingers == Some(*due)));
+            }
+        }
     }
 
     /// Counts a connection that has opened among those of its peer; false where it is one too many.
@@ -272,8 +280,8 @@ impl Engine {
     fn make_room(&mut self) {
         self.compact();
         while self.flows.len() >= limits::FLOWS {
-            if let Some((_, key)) = self.believed.pop_front() {
-                if self.flows.get(&key).is_some_and(|flow| flow.lingers) {
+            if let Some((due, key)) = self.believed.pop_front() {
+                if self.flows.get(&key).is_some_and(|flow| flow.lingers == Some(due)) {
                     self.end(key, self.now);
                 }
                 continue;
@@ -382,11 +390,8 @@ impl Engine {
     }
 
     /// A handshake with the same peer that stands still: its client has given it up, or has waited long enough to (D1).
-    fn stalled(&self, key: FlowKey, at: Timestamp) -> Option<Failure> {
-        let flow = self.flows.get(&key)?;
-        let names = flow.session.seen.server_names();
-        let subject = Subject { flow: key, role: flow.role, names: &names };
-        let other = self.failures.under_way(&subject)?;
+    fn stalled(&self, subject: &Subject<'_>, at: Timestamp) -> Option<Failure> {
+        let other = self.failures.under_way(subject)?;
         let flow = self.flows.get(&other)?;
         let last = flow.connection.last_activity();
         if flow.session.seen.tls.as_ref().is_some_and(TlsPhase::is_established) {
@@ -397,10 +402,10 @@ impl Engine {
     }
 
     fn judge(&mut self, key: FlowKey, at: Timestamp, urgency: Urgency) {
-        let stalled = self.stalled(key, at);
-        let Some(flow) = self.flows.get_mut(&key) else { return };
+        let Some(flow) = self.flows.get(&key) else { return };
         let names = flow.session.seen.server_names();
         let subject = Subject { flow: key, role: flow.role, names: &names };
+        let stalled = self.stalled(&subject, at);
         let mut expectation = Expectation::of(&subject, &self.rules, &self.history, self.settings.strength);
         expectation.failure = self.failures.before(&subject, at).or(stalled.as_ref());
         let wire = flow.wire();
@@ -417,10 +422,11 @@ impl Engine {
         });
         let seen = &flow.session.seen;
         if urgency == Urgency::Closed {
-            self.failures.end(&subject);
+            self.failures.end(key);
         } else if matches!(seen.starttls, Starttls::Granted(_)) {
             self.failures.begin(&subject);
         }
+        let Some(flow) = self.flows.get_mut(&key) else { return };
         let mut due = Vec::new();
         for claim in claims {
             if !flow.is_louder(&claim) {

@@ -35,20 +35,23 @@ pub struct Failures {
     order: VecDeque<(Timestamp, Key)>,
     /// Open connections on which the go-ahead was given, the newest with each peer.
     under_way: HashMap<Key, FlowKey>,
+    /// As what each of them is there: the peer may give another name later.
+    begun: HashMap<FlowKey, Vec<Key>>,
 }
 
 impl Failures {
-    /// Notes that the server gave the go-ahead.
+    /// Notes that the server gave the go-ahead; [`Self::end`] must follow.
     pub fn begin(&mut self, subject: &Subject<'_>) {
-        for key in keys(subject) {
-            self.under_way.insert(key, subject.flow);
-        }
+        self.end(subject.flow);
+        let keys: Vec<_> = keys(subject).collect();
+        self.under_way.extend(keys.iter().cloned().map(|key| (key, subject.flow)));
+        self.begun.insert(subject.flow, keys);
     }
 
     /// The connection has ended.
-    pub fn end(&mut self, subject: &Subject<'_>) {
-        for key in keys(subject) {
-            if self.under_way.get(&key) == Some(&subject.flow) {
+    pub fn end(&mut self, flow: FlowKey) {
+        for key in self.begun.remove(&flow).into_iter().flatten() {
+            if self.under_way.get(&key) == Some(&flow) {
                 self.under_way.remove(&key);
             }
         }
@@ -111,6 +114,20 @@ mod tests {
 
     fn subject<'a>(flow: FlowKey, names: &'a [&'a str]) -> Subject<'a> {
         Subject { flow, role: Role::Client, names }
+    }
+
+    #[test]
+    fn nothing_is_left_of_a_connection_whose_peer_changes_its_name() {
+        let mut failures = Failures::default();
+        let one = failure(100, 25).flow;
+        let mut other = one;
+        other.client.set_port(50_000);
+        for name in ["mx1.example.net", "mx2.example.net"] {
+            failures.begin(&subject(one, &[name]));
+        }
+        assert_eq!(failures.under_way(&subject(other, &["mx2.example.net"])), Some(one));
+        failures.end(one);
+        assert!(failures.under_way.is_empty() && failures.begun.is_empty());
     }
 
     #[test]

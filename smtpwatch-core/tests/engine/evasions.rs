@@ -190,6 +190,21 @@ fn ev22_a_host_that_goes_on_late_is_still_followed() {
 }
 
 #[test]
+fn ev22_each_reset_has_its_own_two_seconds() {
+    let mut engine = engine(Vec::new());
+    let mut heard = Heard::default();
+    let talk = greeted().s(OFFER).ack(Side::Client).reset(Side::Server).pause(1).c("STARTTLS\r\n").ack(Side::Server);
+    let talk = talk.reset(Side::Server);
+    talk.play(&mut engine, &mut heard);
+    let last = talk.packets.last().expect("reset").at;
+    for (after, sessions) in [(1_500_000_000, 0), (2_500_000_000, 1)] {
+        engine.tick(Timestamp(last + after));
+        heard.drain(&mut engine);
+        assert_eq!(heard.sessions.len(), sessions, "{after} ns");
+    }
+}
+
+#[test]
 fn ev22_a_reset_with_a_wrong_checksum_is_none() {
     let mut talk = greeted().s(STRIPPED).ack(Side::Client).stamped().reset(Side::Server);
     talk.packets.last_mut().expect("reset").checksum_right = Some(false);
