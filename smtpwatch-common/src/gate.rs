@@ -352,17 +352,27 @@ pub fn decide(state: &mut FlowState, segment: &Segment) -> Decision {
     let length = until.wrapping_sub(from);
     // The cost of every chunk, rounded up.
     let cost = RECORD_COST + (length / CHUNK_U32) * RECORD_COST + length;
-    if cost > state.budget {
-        state.phase = Phase::Muted;
+    if !spend(state, cost) {
         return Decision::Header { marks: marks_of(state) | mark::BUDGET };
     }
-    state.budget -= cost;
     let marks = marks_of(state);
     match (state.phase, segment.from) {
         _ if length == 0 => Decision::Header { marks },
         (Phase::Body, Side::Client) => Decision::Copy { from, until, marks: marks | mark::BODY_ENDED },
         _ => Decision::Copy { from, until, marks },
     }
+}
+
+/// Takes `cost` from the flow's budget; a flow that cannot pay is muted.
+#[inline(always)]
+const fn spend(state: &mut FlowState, cost: u32) -> bool {
+    let paid = cost <= state.budget;
+    if paid {
+        state.budget -= cost;
+    } else {
+        state.phase = Phase::Muted;
+    }
+    paid
 }
 
 const CHUNK_U32: u32 = 2048;
@@ -380,13 +390,13 @@ const fn wanted(state: &mut FlowState, segment: &Segment) -> Wanted {
         Phase::Muted => Wanted::Nothing,
         Phase::Clear => unskipped(state.half(segment.from), segment),
         Phase::Body => match segment.from {
-            // The acknowledgment in the client's first packet is the daemon's proof that the 354 arrived.
             // Commands may follow a message before its reply comes (RFC 2920 §3.1).
             Side::Client if state.dot && after(segment.data_seq().wrapping_add(segment.length), state.body_end) => {
                 let start = segment.data_seq();
                 let from = if after(state.body_end, start) { state.body_end.wrapping_sub(start) } else { 0 };
                 Wanted::Payload { from, until: segment.length }
             }
+            // The acknowledgment in the client's first packet is the daemon's proof that the 354 arrived.
             Side::Client if !state.announced => {
                 state.announced = true;
                 Wanted::Header
@@ -449,12 +459,9 @@ const fn marks_of(state: &FlowState) -> u16 {
 #[inline(always)]
 pub const fn behind_body(state: &mut FlowState, segment: &Segment, behind: u32) -> Decision {
     let marks = marks_of(state) | mark::BODY_ENDED;
-    let cost = RECORD_COST + behind;
-    if cost > state.budget {
-        state.phase = Phase::Muted;
+    if !spend(state, RECORD_COST + behind) {
         return Decision::Header { marks: marks_of(state) | mark::BUDGET };
     }
-    state.budget -= cost;
     match behind {
         0 => Decision::Header { marks },
         behind => Decision::Copy { from: segment.length - behind, until: segment.length, marks },

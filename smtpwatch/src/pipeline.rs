@@ -38,9 +38,7 @@ impl Pipeline {
 
     /// One record, seen at `at` on `interface`. Everything that follows from it is handed to `on`.
     pub fn record(&mut self, record: &Record<'_>, at: Timestamp, interface: &str, on: &mut impl FnMut(Output)) {
-        let mut segment = self.segment(record, at, interface);
-        self.turned.segment(&mut segment, &self.config.ports);
-        segment.role = self.role(&segment.flow, record.header.direction(), segment.from);
+        let segment = self.segment(record, at, interface);
         self.engine.handle(&segment);
         self.drain(on);
     }
@@ -85,22 +83,24 @@ impl Pipeline {
         }
     }
 
-    fn segment<'a>(&self, record: &'a Record<'_>, at: Timestamp, interface: &'a str) -> Segment<'a> {
+    fn segment<'a>(&mut self, record: &'a Record<'_>, at: Timestamp, interface: &'a str) -> Segment<'a> {
         let header = &record.header;
         let flow = FlowKey { client: header.key.client(), server: header.key.server() };
         let from = match header.from() {
             smtpwatch_common::Side::Client => Side::Client,
             smtpwatch_common::Side::Server => Side::Server,
         };
+        let flags = TcpFlags(header.tcp_flags);
+        let (flow, from) = self.turned.ends(flow, from, flags, &self.config.ports);
         Segment {
             at,
             flow,
             from,
-            role: Role::Client,
+            role: self.role(&flow, header.direction(), from),
             interface,
             seq: header.seq,
             ack: header.ack,
-            flags: TcpFlags(header.tcp_flags),
+            flags,
             window: header.window,
             ttl: header.ttl,
             ip_id: header.ip_id,

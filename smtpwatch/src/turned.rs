@@ -4,7 +4,7 @@
 use std::collections::HashSet;
 
 use smtpwatch_core::{
-    FlowKey, Segment, Side, TcpFlags,
+    FlowKey, Side, TcpFlags,
     engine::{GateAction, GateOrder},
 };
 
@@ -18,23 +18,20 @@ pub struct Turned {
 }
 
 impl Turned {
-    /// Turns a segment of such a connection round. `watched` tells which ports are.
-    pub fn segment(&mut self, segment: &mut Segment<'_>, watched: &[u16]) {
-        if !watched.contains(&segment.flow.client.port()) {
-            return;
+    /// The ends of a segment that the gate takes for one of `flow`, sent by `from`. `watched` tells which ports are.
+    pub fn ends(&mut self, flow: FlowKey, from: Side, flags: TcpFlags, watched: &[u16]) -> (FlowKey, Side) {
+        if !watched.contains(&flow.client.port()) {
+            return (flow, from);
         }
-        if segment.flags.contains(TcpFlags::SYN) {
-            let opens = !segment.flags.contains(TcpFlags::ACK);
-            if opens == (segment.from == Side::Client) {
-                self.flows.remove(&segment.flow);
+        if flags.contains(TcpFlags::SYN) {
+            let opens = !flags.contains(TcpFlags::ACK);
+            if opens == (from == Side::Client) {
+                self.flows.remove(&flow);
             } else if self.flows.len() < FLOWS {
-                self.flows.insert(segment.flow);
+                self.flows.insert(flow);
             }
         }
-        if self.flows.contains(&segment.flow) {
-            segment.flow = turn(segment.flow);
-            segment.from = segment.from.peer();
-        }
+        if self.flows.contains(&flow) { (turn(flow), from.peer()) } else { (flow, from) }
     }
 
     /// An order as the gate understands it; `None` where it cannot be given: the gate mutes messages of clients only.

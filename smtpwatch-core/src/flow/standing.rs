@@ -2,7 +2,10 @@
 //! (THREATS EV-8, EV-9). Such a copy of a range gives way to a sound one as long as neither was delivered, so that a
 //! reading of ours that is wrong loses nothing.
 
-use super::fingerprint::{self, SynFingerprint};
+use super::{
+    fingerprint::{self, SynFingerprint},
+    seq::Origin,
+};
 use crate::{Segment, Side, TcpFlags};
 
 /// TCP MD5 signature (RFC 2385) and TCP-AO (RFC 5925): a host that has no key for the peer discards them.
@@ -72,8 +75,7 @@ impl Sender {
             Side::Server => server,
         };
         let signed = fingerprint::kinds(segment.options).any(|kind| SIGNED.contains(&kind) && !own.has(kind));
-        // RFC 9293 §3.10.7.4: a segment without ACK is dropped.
-        // A reset needs none.
+        // RFC 9293 §3.10.7.4: a segment without ACK is dropped. A reset needs none.
         let bare = !segment.flags.contains(TcpFlags::ACK) && !segment.flags.contains(TcpFlags::RST);
         if signed || bare { Standing::Odd } else { Standing::Sound }
     }
@@ -82,15 +84,10 @@ impl Sender {
     fn is_outdated(&mut self, segment: &Segment<'_>, syns: [Option<&SynFingerprint>; 2]) -> bool {
         let Some(time) = fingerprint::timestamp(segment.options) else { return false };
         let agreed = syns.iter().all(|syn| syn.is_some_and(|syn| syn.timestamps));
-        let outdated = agreed && self.newest.is_some_and(|newest| is_before(time, newest));
+        let outdated = agreed && self.newest.is_some_and(|newest| Origin(newest).offset(time, 0) < 0);
         if !outdated {
             self.newest = Some(time);
         }
         outdated
     }
-}
-
-/// Serial arithmetic (RFC 1982).
-const fn is_before(one: u32, other: u32) -> bool {
-    one.wrapping_sub(other).cast_signed() < 0
 }
