@@ -64,7 +64,8 @@ pub fn find(program: &str) -> Option<PathBuf> {
     std::env::split_paths(&path).chain(system).map(|directory| directory.join(program)).find(|file| file.is_file())
 }
 
-fn quiet(command: &mut Command) -> Result<()> {
+/// Runs `command`; what it printed is shown when it fails.
+pub fn quiet(command: &mut Command) -> Result<()> {
     let out = command.stdin(Stdio::null()).output().with_context(|| format!("cannot start {command:?}"))?;
     ensure!(out.status.success(), "{command:?} ended with {}: {}", out.status, String::from_utf8_lossy(&out.stderr));
     Ok(())

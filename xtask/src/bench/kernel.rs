@@ -1,4 +1,4 @@
-//! `cargo xtask bench`: what the kernel programs cost, beside a program that does nothing, in one run.
+//! What the kernel programs cost, beside a program that does nothing, in one run.
 //!
 //! Every figure is the kernel's own measure (`BPF_PROG_TEST_RUN`, which repeats the program over one packet). The rounds of
 //! all cases are interleaved, so that a slow moment of the machine meets all of them, and the least round of each counts.
@@ -12,10 +12,10 @@ use std::{
 use anyhow::{Context as _, ensure};
 use aya::{EbpfLoader, maps::RingBuf, programs::Program};
 
-#[path = "../../tests/kernel/packet.rs"]
+#[path = "../../../tests/kernel/packet.rs"]
 #[expect(dead_code, reason = "the tests of the kernel programs use more of it")]
 mod packet;
-#[path = "../../tests/kernel/test_run.rs"]
+#[path = "../../../tests/kernel/test_run.rs"]
 mod test_run;
 
 use packet::Packet;
@@ -25,7 +25,6 @@ const ROUNDS: usize = 40;
 const REPEAT: u32 = 100_000;
 /// A forwarded packet fills the ring, which has room for some thousands, and a flow's budget: few at once, many rounds.
 const REPEAT_FORWARDED: u32 = 1_000;
-const MARK: &str = "<!-- cargo xtask bench -->";
 
 struct Case {
     name: &'static str,
@@ -36,23 +35,20 @@ struct Case {
     goal: Option<f64>,
 }
 
-/// Measures, prints the table and writes it into `docs/performance.md`.
-pub fn run() -> anyhow::Result<()> {
+/// Measures, and gives the table.
+pub fn section() -> anyhow::Result<String> {
     let object = fs::read(crate::host::workspace().join("smtpwatch/bpf/smtpwatch.bpf.o"))
         .context("there is no kernel object: run `cargo xtask build-ebpf`")?;
-    let release = fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default();
     let mut table = format!(
-        "Linux {}, least of {ROUNDS} interleaved rounds, nanoseconds per packet.\n\n\
-         | program | packet | ns | beside the empty program | aim |\n|---|---|---:|---:|---:|\n",
-        release.trim()
+        "Nanoseconds per packet, the least of {ROUNDS} interleaved rounds.\n\n\
+         | program | packet | ns | beside the empty program | aim |\n|---|---|---:|---:|---:|\n"
     );
     for (name, kind) in
         [("smtpwatch_xdp", Kind::Xdp), ("smtpwatch_tc_ingress", Kind::Tc), ("smtpwatch_tc_egress", Kind::Tc)]
     {
         measure(&object, name, kind, &mut table)?;
     }
-    println!("{table}");
-    write(&table)
+    Ok(table)
 }
 
 fn measure(object: &[u8], name: &str, kind: Kind, table: &mut String) -> anyhow::Result<()> {
@@ -144,13 +140,4 @@ fn cases() -> Vec<Case> {
             goal: None,
         },
     ]
-}
-
-/// Replaces what stands after the mark in `docs/performance.md`.
-fn write(table: &str) -> anyhow::Result<()> {
-    let path = crate::host::workspace().join("docs/performance.md");
-    let old = fs::read_to_string(&path)
-        .unwrap_or_else(|_| format!("# What it costs\n\n`cargo xtask bench`, as root:\n\n{MARK}\n"));
-    let head = old.split(MARK).next().unwrap_or_default();
-    fs::write(&path, format!("{head}{MARK}\n{table}")).with_context(|| format!("cannot write {}", path.display()))
 }

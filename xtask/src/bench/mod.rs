@@ -1,0 +1,80 @@
+//! `cargo xtask bench`: what smtpwatch costs, part by part, beside what else one would install, in one run.
+//!
+//! Each part gives a section of `docs/performance.md` as Markdown. What needs the lab or the library is a program of its own
+//! (a benchmark of its crate), whose standard output is its section and whose standard error tells of its progress.
+
+mod kernel;
+mod page;
+mod peers;
+
+use std::process::Stdio;
+
+use anyhow::{Result, ensure};
+
+/// What to measure.
+#[derive(clap::Args)]
+pub struct Arguments {
+    /// The parts to measure, one after the other; without one, all of them
+    parts: Vec<Part>,
+    /// Install the programs to compare with, from Debian
+    #[arg(long)]
+    install_peers: bool,
+    /// Print the tables, and leave docs/performance.md as it is
+    #[arg(long)]
+    print: bool,
+}
+
+/// One part, and one section of the page.
+#[derive(clap::ValueEnum, Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Part {
+    /// The kernel programs, packet by packet, beside a program that does nothing
+    Kernel,
+    /// Growth with flows and peers
+    Growth,
+    /// The daemon on a mail host under load, in network namespaces
+    Live,
+}
+
+impl Part {
+    const ALL: [Self; 3] = [Self::Kernel, Self::Growth, Self::Live];
+
+    const fn name(self) -> &'static str {
+        match self {
+            Self::Kernel => "kernel",
+            Self::Growth => "growth",
+            Self::Live => "live",
+        }
+    }
+
+    fn measure(self) -> Result<String> {
+        match self {
+            Self::Kernel => kernel::section(),
+            Self::Growth => program(&["bench", "--quiet", "--package", "smtpwatch", "--bench", "growth"]),
+            Self::Live => program(&["run", "--quiet", "--package", "smtpwatch-tests", "--bin", "bench-live"]),
+        }
+    }
+}
+
+/// Measures the parts asked for; prints each table and puts it into the page.
+pub fn run(arguments: &Arguments) -> Result<()> {
+    if arguments.install_peers {
+        peers::install()?;
+    }
+    let parts = if arguments.parts.is_empty() { &Part::ALL[..] } else { &arguments.parts };
+    for part in parts {
+        eprintln!("bench: {}", part.name());
+        let section = page::dated(&part.measure()?, *part);
+        println!("{section}");
+        if !arguments.print {
+            page::put(part.name(), &section)?;
+        }
+    }
+    Ok(())
+}
+
+/// The standard output of a program of the workspace.
+fn program(arguments: &[&str]) -> Result<String> {
+    let out = crate::host::cargo(arguments).stderr(Stdio::inherit()).output()?;
+    ensure!(out.status.success(), "cargo {} ended with {}", arguments.join(" "), out.status);
+    Ok(String::from_utf8(out.stdout)?)
+}

@@ -1,0 +1,65 @@
+//! What else one would install: the programs that the benchmarks compare with, where they are there.
+
+use std::{fs, path::Path, process::Command};
+
+use anyhow::{Context as _, Result};
+
+use crate::host::{self, Tool};
+
+/// Packages of the suite that this machine has.
+const PEERS: [Tool; 5] = [
+    ("tcpdump", "tcpdump"),
+    ("ndpiReader", "libndpi-bin"),
+    ("tshark", "tshark"),
+    ("tcpreplay", "tcpreplay"),
+    ("ethtool", "ethtool"),
+];
+
+/// Installs all of them. Debian 12 has Suricata in its backports alone: they are asked by a source list of our own, and this
+/// machine's lists stay as they are.
+pub fn install() -> Result<()> {
+    host::ensure_tools(&PEERS)?;
+    if host::find("suricata").is_some() {
+        return Ok(());
+    }
+    println!("installing on this machine, because it is missing: suricata (from bookworm-backports)");
+    let home = host::workspace().join("target/bench/apt");
+    let lists = home.join("lists");
+    fs::create_dir_all(home.join("parts"))?;
+    fs::create_dir_all(lists.join("partial"))?;
+    let line = |suite: &str| {
+        format!(
+            "deb [signed-by=/usr/share/keyrings/debian-archive-keyring.gpg] http://deb.debian.org/debian {suite} main\n"
+        )
+    };
+    fs::write(home.join("parts/debian.list"), line("bookworm") + &line("bookworm-backports"))?;
+    apt(&home, &["update", "-q"])?;
+    apt(&home, &["install", "-y", "-q", "--no-install-recommends", "suricata/bookworm-backports"])
+}
+
+fn apt(home: &Path, arguments: &[&str]) -> Result<()> {
+    let mut command = Command::new("apt-get");
+    command
+        .args(["-o", "Dir::Etc::sourcelist=/dev/null", "-o"])
+        .arg(format!("Dir::Etc::sourceparts={}", home.join("parts").display()))
+        .arg("-o")
+        .arg(format!("Dir::State::lists={}", home.join("lists").display()))
+        .args(arguments)
+        .env("DEBIAN_FRONTEND", "noninteractive");
+    host::quiet(&mut command).context("Suricata cannot be installed")
+}
+
+/// The version of `program` as it says it itself; `None` where it is not installed.
+#[expect(dead_code, reason = "asked by the parts that have peers")]
+pub fn version(program: &str) -> Option<String> {
+    let (argument, word) = match program {
+        "suricata" => ("-V", "version "),
+        "ndpiReader" => ("-h", "nDPI "),
+        _ => ("--version", "version "),
+    };
+    let out = Command::new(host::find(program)?).arg(argument).output().ok()?;
+    let text = String::from_utf8_lossy(&[out.stdout, out.stderr].concat()).into_owned();
+    let line = text.lines().find(|line| line.contains(word) || line.to_lowercase().contains(program))?;
+    let number = line.split_whitespace().find(|word| word.starts_with(|letter: char| letter.is_ascii_digit()))?;
+    Some(format!("{program} {}", number.trim_end_matches(['.', ','])))
+}
