@@ -65,15 +65,18 @@ struct Sum(u64);
 impl Sum {
     /// Adds octets that begin a word; one that is left over is the upper half of the last one.
     fn octets(self, octets: &[u8]) -> Self {
-        let (pairs, rest) = octets.as_chunks();
-        let whole: u64 = pairs.iter().map(|pair| u64::from(u16::from_be_bytes(*pair))).sum();
+        // Four octets at once: what the upper word carries into is folded back in the end (RFC 1071 §2 (C)).
+        let (words, rest) = octets.as_chunks();
+        let whole: u64 = words.iter().map(|word| u64::from(u32::from_be_bytes(*word))).sum();
+        let (pairs, rest) = rest.as_chunks();
+        let pairs: u64 = pairs.iter().map(|pair| u64::from(u16::from_be_bytes(*pair))).sum();
         let odd = rest.first().map_or(0, |octet| u64::from(*octet) << 8);
-        Self(self.0 + whole + odd)
+        Self(self.0 + whole + pairs + odd)
     }
 
     /// Adds two words.
-    fn word(self, words: u32) -> Self {
-        self.octets(&words.to_be_bytes())
+    const fn word(self, words: u32) -> Self {
+        Self(self.0 + words as u64)
     }
 
     fn folded(self) -> u16 {

@@ -1,6 +1,9 @@
 //! One key for both directions of a connection.
 
-use core::net::{IpAddr, Ipv6Addr, SocketAddr};
+use core::{
+    hash::{Hash, Hasher},
+    net::{IpAddr, Ipv6Addr, SocketAddr},
+};
 
 /// One end of a connection, in SMTP's terms.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
@@ -19,6 +22,9 @@ pub enum Side {
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
 #[repr(transparent)]
 pub struct Address([u32; 4]);
+
+/// The third word of a mapped address.
+const MAPPED: u32 = u32::from_ne_bytes([0, 0, 0xff, 0xff]);
 
 impl Address {
     /// All zero.
@@ -41,7 +47,7 @@ impl Address {
     #[inline(always)]
     #[must_use]
     pub const fn from_ipv4(octets: [u8; 4]) -> Self {
-        Self([0, 0, u32::from_ne_bytes([0, 0, 0xff, 0xff]), u32::from_ne_bytes(octets)])
+        Self([0, 0, MAPPED, u32::from_ne_bytes(octets)])
     }
 
     /// The words, each as it stands on the wire.
@@ -73,12 +79,15 @@ impl From<IpAddr> for Address {
 
 impl From<Address> for IpAddr {
     fn from(address: Address) -> Self {
-        Ipv6Addr::from(address.octets()).to_canonical()
+        match address.0 {
+            [0, 0, MAPPED, v4] => IpAddr::from(v4.to_ne_bytes()),
+            _ => Ipv6Addr::from(address.octets()).into(),
+        }
     }
 }
 
 /// A connection, the same for packets of both directions. Map key of the kernel: no padding.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
 #[repr(C)]
 pub struct FlowKey {
     /// Address of the end without the watched port.
@@ -92,6 +101,17 @@ pub struct FlowKey {
 }
 
 const _: () = assert!(size_of::<FlowKey>() == FlowKey::SIZE);
+
+impl Hash for FlowKey {
+    // Every packet of a capture file is looked up by it: five numbers instead of ten.
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        for [a, b, c, d] in [self.client.0, self.server.0] {
+            state.write_u64(u64::from(a) << 32 | u64::from(b));
+            state.write_u64(u64::from(c) << 32 | u64::from(d));
+        }
+        state.write_u32(u32::from(self.client_port) << 16 | u32::from(self.server_port));
+    }
+}
 
 impl FlowKey {
     /// To be filled.

@@ -13,6 +13,7 @@
 pub mod engine;
 pub mod finding;
 pub mod flow;
+pub mod hash;
 pub mod judge;
 pub mod limits;
 pub mod policy;

@@ -1,18 +1,35 @@
 //! The only input of the engine: one TCP segment of a watched flow, as the gate let it through.
 
-use std::{fmt, net::SocketAddr};
+use std::{
+    fmt,
+    hash::{Hash, Hasher},
+    net::{IpAddr, SocketAddr},
+};
 
 use serde::Serialize;
 
 use crate::Timestamp;
 
 /// One TCP connection, named by its end points. The server is the end with the watched port.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
 pub struct FlowKey {
     /// The end that opened the connection.
     pub client: SocketAddr,
     /// The end with the mail port.
     pub server: SocketAddr,
+}
+
+impl Hash for FlowKey {
+    // Every segment is looked up by it: addresses and ports as numbers, and none of what else a socket address has.
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        for ip in [self.client.ip(), self.server.ip()] {
+            match ip {
+                IpAddr::V4(v4) => state.write_u32(v4.to_bits()),
+                IpAddr::V6(v6) => state.write_u128(v6.to_bits()),
+            }
+        }
+        state.write_u32(u32::from(self.client.port()) << 16 | u32::from(self.server.port()));
+    }
 }
 
 /// One end of a connection, in SMTP's terms.

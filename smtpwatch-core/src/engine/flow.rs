@@ -19,6 +19,8 @@ const TYPED_SEGMENTS: u32 = 4;
 const OFFER_LINE: usize = 64;
 
 pub(super) struct Flow {
+    /// Its name.
+    pub(super) key: FlowKey,
     pub(super) connection: Connection,
     pub(super) session: Session,
     pub(super) role: Role,
@@ -57,6 +59,7 @@ impl Flow {
         let connection = Connection::new(segment);
         let session = Session::new(connection.midstream());
         let mut flow = Self {
+            key: segment.flow,
             connection,
             session,
             role: segment.role,
@@ -189,7 +192,7 @@ impl Flow {
         self.raised.push((claim.kind, claim.instance, claim.severity));
     }
 
-    pub(super) fn finding(&self, key: FlowKey, at: Timestamp, claim: Claim) -> Finding {
+    pub(super) fn finding(&self, at: Timestamp, claim: Claim) -> Finding {
         let seen = &self.session.seen;
         let name = match self.role {
             Role::Client => seen.server_names().first().map(|name| (*name).to_owned()),
@@ -207,8 +210,8 @@ impl Flow {
             outcome: claim.outcome,
             role: self.role,
             flow: FlowInfo {
-                client: key.client.to_string(),
-                server: key.server.to_string(),
+                client: self.key.client.to_string(),
+                server: self.key.server.to_string(),
                 interface: self.interface.to_string(),
                 community_id: String::new(),
             },
@@ -226,7 +229,7 @@ impl Flow {
         }
     }
 
-    pub(super) fn summary(&self, flow: FlowKey) -> SessionSummary {
+    pub(super) fn summary(&self) -> SessionSummary {
         let seen = &self.session.seen;
         let result = if seen.doubt.is_some() {
             SessionResult::Unknown
@@ -238,7 +241,7 @@ impl Flow {
             SessionResult::Rejected
         };
         SessionSummary {
-            flow,
+            flow: self.key,
             role: self.role,
             result,
             starttls: seen.starttls_state(),

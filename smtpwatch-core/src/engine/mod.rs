@@ -3,15 +3,16 @@
 mod flow;
 mod output;
 mod quota;
+mod table;
 
-use std::{
-    collections::{HashMap, VecDeque},
-    net::IpAddr,
-    time::Duration,
-};
+use std::{collections::VecDeque, net::IpAddr, time::Duration};
 
 pub use self::output::{EvictReason, GateAction, GateOrder, LossCause, Output, SessionResult, SessionSummary};
-use self::{flow::Flow, quota::Quota};
+use self::{
+    flow::Flow,
+    quota::Quota,
+    table::{Place, Table},
+};
 use crate::{
     FlowKey, Role, Segment, Side, TcpFlags, Timestamp,
     flow::{CloseCause, FlowEvent},
@@ -42,7 +43,7 @@ pub struct Engine {
     failures: Failures,
     /// By the end that this host is, in the order of [`Role`].
     scopes: [Scope; 2],
-    flows: HashMap<FlowKey, Flow>,
+    flows: Table,
     quota: Quota,
     /// Flows in the order of their last activity, oldest first; an entry is stale when the flow has been active since.
     ages: VecDeque<(Timestamp, FlowKey)>,
@@ -92,7 +93,7 @@ impl Engine {
             history,
             failures: Failures::default(),
             scopes: Role::ALL.map(Scope::new),
-            flows: HashMap::new(),
+            flows: Table::default(),
             quota: Quota::default(),
             ages: VecDeque::new(),
             begun: VecDeque::new(),
@@ -109,36 +110,40 @@ impl Engine {
         self.now = self.now.max(segment.at);
         self.close_silent();
         let key = segment.flow;
-        if self.flows.get(&key).is_some_and(|flow| flow.connection.is_new_connection(segment)) {
-            self.end(key, segment.at);
+        let mut found = self.flows.find(&key);
+        if let Some(place) = found.take_if(|place| self.flows[*place].connection.is_new_connection(segment)) {
+            self.end(place, segment.at);
         }
-        if let Some(flow) = self.flows.get_mut(&key) {
+        let place = if let Some(place) = found {
+            let flow = &mut self.flows[place];
             flow.push(segment);
             if segment.at.since(flow.aged) >= AGE_STEP {
                 flow.aged = segment.at;
                 self.ages.push_back((segment.at, key));
             }
+            place
         } else if segment.flags.contains(TcpFlags::SYN) || segment.length > 0 {
             self.make_room();
-            self.flows.insert(key, Flow::new(segment));
             self.ages.push_back((segment.at, key));
             self.begun.push_back((segment.at, key));
+            self.flows.insert(Flow::new(segment))
         } else {
             // The last words of a flow that has been judged, or of one that was never seen: nothing to learn from.
             return;
-        }
-        if let Some(flow) = self.flows.get_mut(&key).filter(|_| segment.body_ended)
+        };
+        let flow = &mut self.flows[place];
+        if segment.body_ended
             && let Some(offset) = flow.connection.offset_at(Side::Client, segment.seq.wrapping_add(segment.offset))
         {
             flow.session.body_ended(offset);
         }
-        if !self.grant(key) {
+        if !self.grant(place) {
             self.outputs.push_back(Output::Evicted(EvictReason::PeerQuota));
-            self.end(key, segment.at);
+            self.end(place, segment.at);
             return;
         }
-        self.drain(key, segment.at);
-        let Some(flow) = self.flows.get_mut(&key) else { return };
+        self.drain(place, segment.at);
+        let flow = &mut self.flows[place];
         if !flow.connection.conflicts().is_empty() {
             flow.session.copies_differ();
         }
@@ -146,12 +151,12 @@ impl Engine {
             self.outputs.push_back(Output::Lost(LossCause::Budget));
         }
         match flow.connection.closed() {
-            Some(CloseCause::Finished) => self.end(key, segment.at),
+            Some(CloseCause::Finished) => self.end(place, segment.at),
             Some(CloseCause::Reset) if flow.lingers.is_none() => {
                 let due = segment.at + LINGER;
                 flow.lingers = Some(due);
                 // The retry may come before the reset is believed.
-                Self::note_failure(&mut self.failures, key, flow, segment.at);
+                Self::note_failure(&mut self.failures, flow, segment.at);
                 self.resets.push_back((due, key));
                 self.compact();
             }
@@ -173,10 +178,10 @@ impl Engine {
             && due <= self.now
         {
             self.deadlines.pop_front();
-            if let Some(flow) = self.flows.get_mut(&key) {
-                flow.held_back = false;
+            if let Some(place) = self.flows.find(&key) {
+                self.flows[place].held_back = false;
+                self.judge(place, due, Urgency::Overdue);
             }
-            self.judge(key, due, Urgency::Overdue);
         }
         self.close_silent();
     }
@@ -184,10 +189,10 @@ impl Engine {
     /// The end of the input: every flow is closed. Drain [`Self::poll`] after it.
     pub fn finish(&mut self, now: Timestamp) {
         self.now = self.now.max(now);
-        let mut keys: Vec<_> = self.flows.iter().map(|(key, flow)| (flow.aged, *key)).collect();
-        keys.sort_unstable();
-        for (_, key) in keys {
-            self.end(key, self.now);
+        let mut places: Vec<_> = self.flows.iter().map(|(place, flow)| (flow.aged, flow.key, place)).collect();
+        places.sort_unstable();
+        for (.., place) in places {
+            self.end(place, self.now);
         }
     }
 
@@ -218,36 +223,36 @@ impl Engine {
             && due <= self.now
         {
             self.resets.pop_front();
-            if let Some(flow) = self.flows.get_mut(&key).filter(|flow| flow.lingers == Some(due)) {
-                flow.lingers = Some(due + KEPT);
+            if let Some(place) = self.find(&key, |flow| flow.lingers == Some(due)) {
+                self.flows[place].lingers = Some(due + KEPT);
                 self.believed.push_back((due + KEPT, key));
-                self.conclude(key, due);
+                self.conclude(place, due);
             }
         }
         while let Some(&(due, key)) = self.believed.front()
             && due <= self.now
         {
             self.believed.pop_front();
-            if self.flows.get(&key).is_some_and(|flow| flow.lingers == Some(due)) {
-                self.end(key, due);
+            if let Some(place) = self.find(&key, |flow| flow.lingers == Some(due)) {
+                self.end(place, due);
             }
         }
         while let Some(&(begun, key)) = self.begun.front()
             && self.now.since(begun) >= limits::FLOW_HANDSHAKE
         {
             self.begun.pop_front();
-            if self.flows.get(&key).is_some_and(|flow| flow.begun == begun && !flow.open) {
-                self.end(key, self.now);
+            if let Some(place) = self.find(&key, |flow| flow.begun == begun && !flow.open) {
+                self.end(place, self.now);
             }
         }
         while let Some(&(aged, key)) = self.ages.front()
             && self.now.since(aged) >= limits::FLOW_IDLE
         {
             self.ages.pop_front();
-            let Some(flow) = self.flows.get_mut(&key).filter(|flow| flow.aged == aged) else { continue };
-            flow.session.seen.timed_out = true;
+            let Some(place) = self.find(&key, |flow| flow.aged == aged) else { continue };
+            self.flows[place].session.seen.timed_out = true;
             self.outputs.push_back(Output::Evicted(EvictReason::Idle));
-            self.end(key, self.now);
+            self.end(place, self.now);
         }
     }
 
@@ -271,50 +276,56 @@ impl Engine {
     }
 
     /// Counts a connection that has opened among those of its peer; false where it is one too many.
-    fn grant(&mut self, key: FlowKey) -> bool {
-        let Some(flow) = self.flows.get_mut(&key).filter(|flow| flow.open && !flow.counted) else { return true };
-        flow.counted = self.quota.take(peer(flow.role, key));
-        flow.counted
+    fn grant(&mut self, place: Place) -> bool {
+        let flow = &mut self.flows[place];
+        if flow.open && !flow.counted {
+            flow.counted = self.quota.take(peer(flow.role, flow.key));
+        }
+        flow.counted || !flow.open
+    }
+
+    fn find(&self, key: &FlowKey, is: impl FnOnce(&Flow) -> bool) -> Option<Place> {
+        self.flows.find(key).filter(|place| is(&self.flows[*place]))
     }
 
     fn make_room(&mut self) {
         self.compact();
         while self.flows.len() >= limits::FLOWS {
             if let Some((due, key)) = self.believed.pop_front() {
-                if self.flows.get(&key).is_some_and(|flow| flow.lingers == Some(due)) {
-                    self.end(key, self.now);
+                if let Some(place) = self.find(&key, |flow| flow.lingers == Some(due)) {
+                    self.end(place, self.now);
                 }
                 continue;
             }
-            let Some(key) = self.oldest_unopened().or_else(|| self.oldest()) else { return };
+            let Some(place) = self.oldest_unopened().or_else(|| self.oldest()) else { return };
             self.outputs.push_back(Output::Evicted(EvictReason::Capacity));
-            self.end(key, self.now);
+            self.end(place, self.now);
         }
     }
 
     /// The connection that has waited longest for its handshake: a flood of SYNs pushes out no session (THREATS EV-24).
-    fn oldest_unopened(&mut self) -> Option<FlowKey> {
+    fn oldest_unopened(&mut self) -> Option<Place> {
         while let Some((begun, key)) = self.begun.pop_front() {
-            if self.flows.get(&key).is_some_and(|flow| flow.begun == begun && !flow.open) {
-                return Some(key);
+            if let Some(place) = self.find(&key, |flow| flow.begun == begun && !flow.open) {
+                return Some(place);
             }
         }
         None
     }
 
     /// The connection that was silent for longest.
-    fn oldest(&mut self) -> Option<FlowKey> {
+    fn oldest(&mut self) -> Option<Place> {
         while let Some((aged, key)) = self.ages.pop_front() {
-            if self.flows.get(&key).is_some_and(|flow| flow.aged == aged) {
-                return Some(key);
+            if let Some(place) = self.find(&key, |flow| flow.aged == aged) {
+                return Some(place);
             }
         }
         None
     }
 
     /// Hands what the flow has in order to its session, and does what that wants.
-    fn drain(&mut self, key: FlowKey, at: Timestamp) {
-        let Some(flow) = self.flows.get_mut(&key) else { return };
+    fn drain(&mut self, place: Place, at: Timestamp) {
+        let flow = &mut self.flows[place];
         let mut decided = false;
         while let Some(event) = flow.connection.poll() {
             match event {
@@ -349,43 +360,43 @@ impl Engine {
                         GateAction::Mute
                     }
                 };
-                self.outputs.push_back(Output::Gate(GateOrder { flow: key, action }));
+                self.outputs.push_back(Output::Gate(GateOrder { flow: flow.key, action }));
             }
         }
         if decided {
-            self.judge(key, at, Urgency::Progress);
+            self.judge(place, at, Urgency::Progress);
         }
     }
 
     /// Closes a flow: what is held is handed on, the last verdict is given, what was learnt is noted.
-    fn end(&mut self, key: FlowKey, at: Timestamp) {
-        let Some(flow) = self.flows.get_mut(&key) else { return };
+    fn end(&mut self, place: Place, at: Timestamp) {
+        let flow = &mut self.flows[place];
         if flow.connection.one_sided() {
             flow.session.one_sided();
         }
         flow.connection.close(at);
-        self.drain(key, at);
-        self.conclude(key, at);
-        let Some(flow) = self.flows.remove(&key) else { return };
+        self.drain(place, at);
+        self.conclude(place, at);
+        let flow = self.flows.remove(place);
         if flow.counted {
-            self.quota.give_back(peer(flow.role, key));
+            self.quota.give_back(peer(flow.role, flow.key));
         }
     }
 
     /// Gives the last verdict on a session, notes what was learnt of it, and counts it, once.
-    fn conclude(&mut self, key: FlowKey, at: Timestamp) {
-        let Some(flow) = self.flows.get_mut(&key) else { return };
+    fn conclude(&mut self, place: Place, at: Timestamp) {
+        let flow = &mut self.flows[place];
         flow.session.finish();
         while flow.session.poll().is_some() {}
-        self.judge(key, at, Urgency::Closed);
-        let Some(flow) = self.flows.get_mut(&key) else { return };
+        self.judge(place, at, Urgency::Closed);
+        let flow = &mut self.flows[place];
         // Also where all of it was lost, in fragments for instance.
         let seen = flow.payload || flow.session.seen.gaps > 0;
         if !seen || std::mem::replace(&mut flow.concluded, true) {
             return;
         }
-        let summary = flow.summary(key);
-        self.learn(key, at);
+        let summary = flow.summary();
+        self.learn(place, at);
         self.outputs.push_back(Output::Session(summary));
     }
 
@@ -401,8 +412,9 @@ impl Engine {
         stands_still.then_some(Failure { at: last.min(at), flow: other, end: HandshakeEnd::Silence })
     }
 
-    fn judge(&mut self, key: FlowKey, at: Timestamp, urgency: Urgency) {
-        let Some(flow) = self.flows.get(&key) else { return };
+    fn judge(&mut self, place: Place, at: Timestamp, urgency: Urgency) {
+        let flow = &self.flows[place];
+        let key = flow.key;
         let names = flow.session.seen.server_names();
         let subject = Subject { flow: key, role: flow.role, names: &names };
         let stalled = self.stalled(&subject, at);
@@ -426,7 +438,7 @@ impl Engine {
         } else if matches!(seen.starttls, Starttls::Granted(_)) {
             self.failures.begin(&subject);
         }
-        let Some(flow) = self.flows.get_mut(&key) else { return };
+        let flow = &mut self.flows[place];
         let mut due = Vec::new();
         for claim in claims {
             if !flow.is_louder(&claim) {
@@ -447,13 +459,13 @@ impl Engine {
         }
         for claim in due {
             flow.raise(&claim);
-            self.outputs.push_back(Output::Finding(Box::new(flow.finding(key, at, claim))));
+            self.outputs.push_back(Output::Finding(Box::new(flow.finding(at, claim))));
         }
     }
 
     /// Remembers a handshake that failed. A client that leaves after the go-ahead without a single TLS octet is a probe.
-    fn note_failure(failures: &mut Failures, key: FlowKey, flow: &Flow, at: Timestamp) {
-        let seen = &flow.session.seen;
+    fn note_failure(failures: &mut Failures, flow: &Flow, at: Timestamp) {
+        let (seen, key) = (&flow.session.seen, flow.key);
         if let Some(end) = seen.handshake_end()
             && (seen.tls_began() || end != HandshakeEnd::Closed(Side::Client))
         {
@@ -465,14 +477,15 @@ impl Engine {
 
     /// Notes what a session says about its peer, where something was at stake: probes that say EHLO and QUIT are not noted
     /// (THREATS FP-17), nor is what cannot be told.
-    fn learn(&mut self, key: FlowKey, at: Timestamp) {
-        let Some(flow) = self.flows.get(&key) else { return };
+    fn learn(&mut self, place: Place, at: Timestamp) {
+        let flow = &self.flows[place];
+        let key = flow.key;
         let seen = &flow.session.seen;
         if seen.doubt.is_some() {
             return;
         }
         let used = seen.tls_began() && seen.handshake_end().is_none();
-        Self::note_failure(&mut self.failures, key, flow, at);
+        Self::note_failure(&mut self.failures, flow, at);
         let names = seen.server_names();
         let subject = Subject { flow: key, role: flow.role, names: &names };
         if seen.tls.as_ref().is_some_and(TlsPhase::is_established) {

@@ -1,8 +1,8 @@
 //! How many open connections each peer has (THREATS EV-24).
 
-use std::{collections::HashMap, net::IpAddr};
+use std::net::IpAddr;
 
-use crate::limits::FLOWS_PER_PEER;
+use crate::{hash::HashMap, limits::FLOWS_PER_PEER};
 
 /// Open connections by peer. One that has not shaken hands is none: its sender may be forged.
 #[derive(Debug, Default)]

@@ -86,6 +86,11 @@ impl Assembler {
         self.front
     }
 
+    /// No octet is held.
+    pub const fn holds_none(&self) -> bool {
+        self.held == 0
+    }
+
     /// Where the first held piece starts.
     pub fn first(&self) -> Option<u64> {
         self.live().next().map(Chunk::start)
@@ -246,7 +251,7 @@ impl Assembler {
         if self.chunks.front().is_some_and(|chunk| chunk.held().is_empty()) {
             self.chunks.pop_front();
         }
-        if self.chunks.is_empty() {
+        if self.chunks.is_empty() && self.chunks.capacity() > 0 {
             self.chunks = VecDeque::new();
         }
     }

@@ -96,7 +96,8 @@ pub enum GapCause {
 /// How a connection ended.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
 pub enum CloseCause {
-    /// Both sides sent FIN, and one of them is acknowledged (the gate may leave the last acknowledgment out).
+    /// Both sides sent FIN, and one of them is acknowledged (the gate may leave the last acknowledgment out); or a reset
+    /// acknowledges the other side's FIN.
     Finished,
     /// A reset.
     Reset,
@@ -188,7 +189,9 @@ impl Connection {
             if self.closed != Some(CloseCause::Reset) {
                 self.untold_reset = Some(from);
             }
-            self.closed = Some(CloseCause::Reset);
+            // A reset that answers a FIN: each end has said for itself that it is done, and only one of them can be forged here.
+            let answers = self.stream(from.peer()).is_fin_acked();
+            self.closed = Some(if answers { CloseCause::Finished } else { CloseCause::Reset });
         } else {
             self.receive(segment, knew, standing);
         }

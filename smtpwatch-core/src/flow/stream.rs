@@ -190,6 +190,9 @@ impl Stream {
 
     /// What comes next, if `mode` lets it go.
     pub fn next(&mut self, mode: Mode) -> Option<Step> {
+        if self.is_idle() {
+            return None;
+        }
         let step = self.decide(mode)?;
         // Told with the first octets, not before: a SYN-ACK that a second tap delivers late still settles the start.
         if std::mem::take(&mut self.untold_start) {
@@ -201,6 +204,12 @@ impl Stream {
             Step::Finished => self.finished = true,
         }
         Some(step)
+    }
+
+    /// Nothing is held, nothing is missing, nothing ends: so it is after most segments.
+    fn is_idle(&self) -> bool {
+        let front = self.pieces.front();
+        self.fin.is_none() && self.pieces.holds_none() && self.acked().max(self.highest) <= front
     }
 
     fn decide(&mut self, mode: Mode) -> Option<Step> {

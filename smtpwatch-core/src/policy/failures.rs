@@ -1,12 +1,9 @@
 //! TLS handshakes that failed a while ago: the first half of a downgrade across connections (THREATS D1).
 
-use std::{
-    collections::{HashMap, VecDeque},
-    time::Duration,
-};
+use std::{collections::VecDeque, time::Duration};
 
 use super::{expectation::Subject, history::HistoryPeer};
-use crate::{FlowKey, Role, Timestamp, smtp::HandshakeEnd};
+use crate::{FlowKey, Role, Timestamp, hash::HashMap, smtp::HandshakeEnd};
 
 /// Entries held, one or two for each peer; the oldest failure makes room.
 const PEERS: usize = 4096;

@@ -1,14 +1,11 @@
 //! History: what this host has itself seen of a peer (RFC 3207 §6; THREATS FP-1, FP-3, FP-21).
 
-use std::{
-    collections::{HashMap, hash_map::Entry},
-    net::IpAddr,
-};
+use std::{collections::hash_map::Entry, net::IpAddr};
 
 use serde::Serialize;
 
 use super::profile::Profile;
-use crate::{Role, Timestamp};
+use crate::{Role, Timestamp, hash::HashMap};
 
 /// Interruptions of the offer that came back and are forgiven: one outage, one strip that ended. A farm whose members
 /// answer differently soon shows more of them.
@@ -28,7 +25,7 @@ impl History {
     /// Room for `capacity` rows.
     #[must_use]
     pub fn new(capacity: usize) -> Self {
-        Self { rows: HashMap::new(), capacity: capacity.max(1) }
+        Self { rows: HashMap::default(), capacity: capacity.max(1) }
     }
 
     /// Puts back a row that was kept elsewhere.

@@ -1,5 +1,7 @@
 //! Commands and replies as the transcript shows them: no secret, no user name, no argument of a verb that nobody knows.
 
+use std::{borrow::Cow, fmt::Write as _};
+
 use super::{
     command::{Command, split_word},
     transcript::{is_verb, printable},
@@ -32,7 +34,7 @@ fn with_words(verb: &[u8], mut rest: &[u8], words: usize) -> String {
         let (word, more) = split_word(rest);
         if !word.is_empty() {
             shown.push(' ');
-            shown.push_str(&blank_local_parts(&printable(word)));
+            shown.push_str(&blank_local_parts(printable(word)));
         }
         rest = more;
     }
@@ -44,13 +46,17 @@ fn with_words(verb: &[u8], mut rest: &[u8], words: usize) -> String {
 
 /// A refusal without what it quotes of a line that nobody knows: body text, where the server refused the message. A verb
 /// stays: it may be one that was not sent (THREATS FO-12).
-pub(super) fn without_quotes(text: &str) -> String {
-    let pieces = text.split(['"', '\'', '`']).enumerate();
+pub(super) fn without_quotes(text: Cow<'_, str>) -> Cow<'_, str> {
+    const QUOTES: [char; 3] = ['"', '\'', '`'];
+    if !text.contains(QUOTES) {
+        return text;
+    }
+    let pieces = text.split(QUOTES).enumerate();
     let shown = pieces.map(|(place, piece)| match place % 2 {
         1 if !is_verb(piece.as_bytes()) => format!("[{} octets]", piece.len()),
         _ => piece.to_owned(),
     });
-    shown.collect::<Vec<_>>().join("\"")
+    shown.collect::<Vec<_>>().join("\"").into()
 }
 
 /// Parameters of MAIL and RCPT whose values may be shown (IANA registry of SMTP service extensions).
@@ -77,28 +83,43 @@ fn blank_path(text: &str) -> String {
     let end = text.find('>').unwrap_or(text.len());
     let start = text[..end].find(['<', ':']).map_or(0, |at| at + 1);
     let (path, rest) = (&text[start..end], &text[end..]);
-    let path = path.rsplit_once('@').map_or_else(|| "*".to_owned(), |(_, domain)| format!("*@{domain}"));
-    let path = if text[start..end].trim().is_empty() { String::new() } else { path };
-    let colon = if text[..start].ends_with(':') && text[start..].starts_with('<') { "<" } else { "" };
-    let rest: Vec<_> = rest
-        .split(' ')
-        .map(|word| {
-            let name = word.split('=').next().unwrap_or_default();
-            let is = |known: &&str| name.eq_ignore_ascii_case(known);
-            match word {
-                "" | ">" => word.to_owned(),
-                _ if IDENTITIES.iter().any(is) => format!("{name}=*"),
-                _ if PARAMETERS.iter().any(is) => word.to_owned(),
-                _ => format!("[{} octets]", word.len()),
+    let mut shown = String::with_capacity(text.len());
+    shown.push_str(&text[..start]);
+    if text[..start].ends_with(':') && path.starts_with('<') {
+        shown.push('<');
+    }
+    if !path.trim().is_empty() {
+        shown.push('*');
+        shown.push_str(path.rfind('@').map_or("", |at| &path[at..]));
+    }
+    for (place, word) in rest.split(' ').enumerate() {
+        if place > 0 {
+            shown.push(' ');
+        }
+        let name = word.split('=').next().unwrap_or_default();
+        let is = |known: &&str| name.eq_ignore_ascii_case(known);
+        match word {
+            "" | ">" => shown.push_str(word),
+            _ if IDENTITIES.iter().any(is) => {
+                shown.push_str(name);
+                shown.push_str("=*");
             }
-        })
-        .collect();
-    format!("{}{colon}{path}{}", &text[..start], rest.join(" "))
+            _ if PARAMETERS.iter().any(is) => shown.push_str(word),
+            _ => {
+                // Writing to a String cannot fail.
+                let _ = write!(shown, "[{} octets]", word.len());
+            }
+        }
+    }
+    shown
 }
 
 /// `local@domain` becomes `*@domain`, and the identity of MAIL's AUTH parameter (RFC 4954 §5) becomes `*`: who writes to whom
 /// is in the mail server's log, where the operator decided to keep it.
-pub(super) fn blank_local_parts(text: &str) -> String {
+pub(super) fn blank_local_parts(text: String) -> String {
+    if !text.contains('@') {
+        return text;
+    }
     const DELIMITERS: [char; 11] = ['<', '>', ':', ',', ';', '(', ')', '[', ']', ' ', '\t'];
     let mut shown = String::with_capacity(text.len());
     for word in text.split_inclusive(DELIMITERS) {

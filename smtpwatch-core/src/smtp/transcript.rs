@@ -39,6 +39,13 @@ impl Transcript {
 /// after [`limits::TRANSCRIPT_LINE`] octets of input.
 pub(super) fn printable(bytes: &[u8]) -> String {
     let cut = &bytes[..bytes.len().min(limits::TRANSCRIPT_LINE)];
+    // Nearly every line.
+    if bytes.len() == cut.len()
+        && cut.iter().all(|octet| matches!(octet, b' '..=b'~') && *octet != b'\\')
+        && let Ok(text) = str::from_utf8(cut)
+    {
+        return text.to_owned();
+    }
     let mut text = String::with_capacity(cut.len());
     for chunk in cut.utf8_chunks() {
         for c in chunk.valid().chars() {
@@ -62,8 +69,8 @@ pub(super) fn printable(bytes: &[u8]) -> String {
 /// A verb is short and in one case; base64, which a confused client may send as a command, seldom is.
 pub(super) fn is_verb(word: &[u8]) -> bool {
     (1..=12).contains(&word.len())
-        && word.iter().all(|c| c.is_ascii_alphabetic() || *c == b'-')
-        && (word == word.to_ascii_uppercase().as_slice() || word == word.to_ascii_lowercase().as_slice())
+        && (word.iter().all(|c| c.is_ascii_uppercase() || *c == b'-')
+            || word.iter().all(|c| c.is_ascii_lowercase() || *c == b'-'))
 }
 
 /// Characters that reorder or hide text: bidirectional controls, zero-width and format characters.

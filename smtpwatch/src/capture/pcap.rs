@@ -4,7 +4,7 @@
 
 use std::{
     fs::File,
-    io::{BufRead, BufReader},
+    io::{Cursor, Read as _},
     path::{Path, PathBuf},
 };
 
@@ -16,6 +16,8 @@ use smtpwatch_core::Timestamp;
 
 /// Octets read at once; also the least that a block may need.
 const BUFFER: usize = 64 * 1024;
+/// Octets that tell what a file is.
+const START: u64 = 24;
 /// The largest block that is accepted; a larger one means that its length is garbage.
 const MAX_BLOCK: usize = 16 * 1024 * 1024;
 /// The shortest block of a pcapng file: its type and its length twice (draft-ietf-opsawg-pcapng §3.1).
@@ -79,10 +81,13 @@ pub enum PcapFileError {
 /// The file cannot be opened, or is no capture file. Damage further on is told in the [`FileReport`].
 pub fn read(path: &Path, mut on: impl FnMut(CapturedPacket<'_>)) -> Result<FileReport, PcapFileError> {
     let failed = |source| PcapFileError::Read { path: path.to_owned(), source };
-    let mut file = BufReader::with_capacity(BUFFER, File::open(path).map_err(failed)?);
-    let hint = hint(file.fill_buf().map_err(failed)?);
-    // The reader takes its first look from what is buffered now.
-    let mut reader = create_reader(BUFFER, file).map_err(|_| PcapFileError::Form { path: path.to_owned(), hint })?;
+    let mut file = File::open(path).map_err(failed)?;
+    let mut start = Vec::new();
+    file.by_ref().take(START).read_to_end(&mut start).map_err(failed)?;
+    let hint = hint(&start);
+    // It has a buffer of its own: whole reads go past the first octets into that.
+    let mut reader = create_reader(BUFFER, Cursor::new(start).chain(file))
+        .map_err(|_| PcapFileError::Form { path: path.to_owned(), hint })?;
     let mut report = FileReport::default();
     let mut section = Section::default();
     let mut capacity = BUFFER;

@@ -3,20 +3,18 @@
 //! It runs the very code of the kernel programs ([`smtpwatch_common::process()`]); a differential test holds the two
 //! together. Only the maps differ: here the flow table is exact, there it is the kernel's approximate LRU.
 
-use std::{collections::HashMap, hash::Hash};
+use std::collections::hash_map::Entry;
 
 use smtpwatch_common::{
     Counter, Direction, FlowKey, FlowState, Flows, Host, Link, Order, Outcome, PortSet, Record, RecordBuffer, Scratch,
-    Slice, Tag, process, record::UID_UNKNOWN,
+    Slice, Tag, gate, process, record::UID_UNKNOWN,
 };
-use smtpwatch_core::engine::GateOrder;
+use smtpwatch_core::{engine::GateOrder, hash::HashMap};
 
 use super::control::{self, Position};
 
 /// Flows whose state is held; the least recently active ones make room.
 pub const FLOWS: usize = 262_144;
-/// Orders held; the oldest make room.
-pub const ORDERS: usize = 65_536;
 
 /// A packet as a capture file tells it.
 #[derive(Clone, Copy, Debug)]
@@ -49,8 +47,7 @@ pub struct CapturedFrame<'a> {
 /// ```
 pub struct UserspaceGate {
     ports: PortSet,
-    flows: Table<FlowState>,
-    orders: Table<Order>,
+    flows: Table,
     scratch: Box<Scratch>,
     counters: [u64; Counter::COUNT as usize],
     serial: u32,
@@ -63,7 +60,6 @@ impl UserspaceGate {
         Self {
             ports,
             flows: Table::new(FLOWS),
-            orders: Table::new(ORDERS),
             scratch: Box::new(Scratch::EMPTY),
             counters: [0; Counter::COUNT as usize],
             serial: 0,
@@ -73,18 +69,20 @@ impl UserspaceGate {
     /// Takes one packet through the gate; `emit` gets every record that the kernel would have sent, in order.
     pub fn packet(&mut self, frame: &CapturedFrame<'_>, emit: impl FnMut(Record<'_>)) -> Outcome {
         let packet = Slice::new(frame.bytes, frame.wire_len);
-        let mut host = Run { frame, ports: &self.ports, orders: &self.orders, counters: &mut self.counters, emit };
+        let mut host = Run { frame, ports: &self.ports, counters: &mut self.counters, emit };
         let scratch = &mut *self.scratch;
         process(&packet, frame.link, &mut self.flows, &mut host, || Some(scratch))
     }
 
     /// Obeys the engine, from the flow's next packet on. An order for a flow that the gate does not hold is void.
     pub fn order(&mut self, order: &GateOrder) {
-        let Some(state) = self.flows.peek(&control::key(&order.flow)) else { return };
+        let Some(state) = self.flows.peek_mut(&control::key(&order.flow)) else { return };
         let at = Position { flow: state.flow, server_next: state.server.next };
         self.serial = self.serial.wrapping_add(1).max(1);
-        let (key, order) = control::translate(order, at, self.serial);
-        self.orders.insert(key, order);
+        // The kernel finds the order with the flow's next packet; until then nothing else of the flow can change.
+        if state.phase != gate::Phase::Muted {
+            gate::obey(state, &control::translate(order, at, self.serial).1);
+        }
     }
 
     /// The value of a counter.
@@ -98,7 +96,6 @@ impl UserspaceGate {
 struct Run<'a, E> {
     frame: &'a CapturedFrame<'a>,
     ports: &'a PortSet,
-    orders: &'a Table<Order>,
     counters: &'a mut [u64; Counter::COUNT as usize],
     emit: E,
 }
@@ -137,8 +134,9 @@ impl<E: FnMut(Record<'_>)> Host for Run<'_, E> {
 
     fn unmute(&mut self, _: Tag) {}
 
-    fn order(&self, key: &FlowKey) -> Option<Order> {
-        self.orders.peek(key).copied()
+    // They are obeyed as they come.
+    fn order(&self, _: &FlowKey) -> Option<Order> {
+        None
     }
 
     fn submit(&mut self, record: &RecordBuffer) -> bool {
@@ -152,51 +150,40 @@ impl<E: FnMut(Record<'_>)> Host for Run<'_, E> {
     }
 }
 
-/// A bounded map in two generations: when the younger one is full, the older one, which nobody asked for since, goes.
-struct Table<V> {
-    young: HashMap<FlowKey, V>,
-    old: HashMap<FlowKey, V>,
+/// The states of flows, bounded, in two generations: when the younger one is full, the older one, which nobody asked for
+/// since, goes.
+struct Table {
+    young: HashMap<FlowKey, FlowState>,
+    old: HashMap<FlowKey, FlowState>,
     half: usize,
 }
 
-impl<V> Table<V>
-where
-    FlowKey: Hash + Eq,
-{
+impl Table {
     fn new(capacity: usize) -> Self {
-        Self { young: HashMap::new(), old: HashMap::new(), half: capacity / 2 }
+        Self { young: HashMap::default(), old: HashMap::default(), half: capacity / 2 }
     }
 
-    fn peek(&self, key: &FlowKey) -> Option<&V> {
-        self.young.get(key).or_else(|| self.old.get(key))
-    }
-
-    fn insert(&mut self, key: FlowKey, value: V) {
-        self.make_room();
-        self.old.remove(&key);
-        self.young.insert(key, value);
-    }
-
-    fn make_room(&mut self) {
-        if self.young.len() >= self.half {
-            self.old = std::mem::take(&mut self.young);
-        }
+    fn peek_mut(&mut self, key: &FlowKey) -> Option<&mut FlowState> {
+        self.young.get_mut(key).or_else(|| self.old.get_mut(key))
     }
 }
 
-impl Flows for Table<FlowState> {
+impl Flows for Table {
     fn entry(&mut self, key: &FlowKey, fresh: impl FnOnce() -> FlowState) -> Option<&mut FlowState> {
-        if !self.young.contains_key(key) {
-            let state = self.old.remove(key).unwrap_or_else(fresh);
-            self.make_room();
-            self.young.insert(*key, state);
+        if self.young.len() >= self.half && !self.young.contains_key(key) {
+            self.old = std::mem::take(&mut self.young);
         }
-        self.young.get_mut(key)
+        Some(match self.young.entry(*key) {
+            Entry::Occupied(entry) => entry.into_mut(),
+            Entry::Vacant(entry) => entry.insert(self.old.remove(key).unwrap_or_else(fresh)),
+        })
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use smtpwatch_common::Segment;
+
     use super::*;
 
     fn key(port: u16) -> FlowKey {
@@ -206,12 +193,13 @@ mod tests {
     #[test]
     fn the_table_is_bounded_and_keeps_what_is_used() {
         let mut table = Table::new(64);
+        let state = |port: u16| FlowState::new(port.into(), &Segment::EMPTY);
         for port in 0..1_000 {
-            table.insert(key(port), port);
-            table.insert(key(7), 7);
+            table.entry(&key(port), || state(port));
+            table.entry(&key(7), || state(7));
             assert!(table.young.len() + table.old.len() <= 64);
         }
-        assert_eq!(table.peek(&key(7)), Some(&7));
-        assert_eq!(table.peek(&key(1)), None);
+        assert_eq!(table.peek_mut(&key(7)).map(|state| state.flow), Some(7));
+        assert!(table.peek_mut(&key(1)).is_none());
     }
 }

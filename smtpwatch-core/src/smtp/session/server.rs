@@ -52,16 +52,16 @@ impl Session {
         if self.quotes_unknown || self.unseen_commands {
             return code_alone(line);
         }
-        let text = String::from_utf8_lossy(line);
+        let text = str::from_utf8(line).map_or_else(|_| String::from_utf8_lossy(line), Into::into);
         let text = self.secrets.iter().fold(text, |text, secret| secret.strike(&text).into());
         let waits = self.queue.front().map(|waiting| (waiting.what, waiting.verb.as_str()));
         let text = match waits {
             // Lines behind a refused message may be the message itself.
             Some((Pending::Other, "")) => return code_alone(line),
-            Some((Pending::Other, _)) => without_quotes(&text),
-            _ => text.into_owned(),
+            Some((Pending::Other, _)) => without_quotes(text),
+            _ => text,
         };
-        blank_local_parts(&printable(text.as_bytes()))
+        blank_local_parts(printable(text.as_bytes()))
     }
 
     fn reply(&mut self, reply: &Reply) {
