@@ -10,6 +10,8 @@ use crate::{
 
 /// Longest piece. Large segments are stored as several, so that a partly delivered piece pins little.
 const PIECE: usize = 4096;
+/// Room for delivered octets that is made at once: most dialogues need no more.
+const RETAINED_AT_LEAST: usize = 128;
 /// Held octets that are never exceeded, even by a caller that does not drain: the bound and one full-size segment.
 const HARD_BYTES: usize = 2 * REASSEMBLY_BYTES;
 /// The same for pieces: one segment can fill the holes between all pieces.
@@ -132,6 +134,7 @@ impl Assembler {
     pub fn forget(&mut self) {
         self.forgetful = true;
         self.retained = VecDeque::new();
+        self.chunks.shrink_to_fit();
     }
 
     /// Takes octets in. Where octets of the range are held or retained the first copy stays, unless the receiver has shown
@@ -224,7 +227,7 @@ impl Assembler {
             let kept = &bytes[count.saturating_sub(RETAINED_BYTES)..];
             let excess = (self.retained.len() + kept.len()).saturating_sub(RETAINED_BYTES);
             self.retained.drain(..excess.min(self.retained.len()));
-            let room = (self.retained.len() + kept.len()).next_power_of_two();
+            let room = (self.retained.len() + kept.len()).next_power_of_two().max(RETAINED_AT_LEAST);
             self.retained.reserve_exact(room - self.retained.len());
             self.retained.extend(kept);
         }
@@ -246,12 +249,12 @@ impl Assembler {
         }
     }
 
-    /// Frees the piece that the last [`Self::take`] used up, and the list once it is empty: an idle flow holds none.
+    /// Frees the piece that the last [`Self::take`] used up, and the list once it is empty: an idle flow has room for one.
     pub fn sweep(&mut self) {
         if self.chunks.front().is_some_and(|chunk| chunk.held().is_empty()) {
             self.chunks.pop_front();
         }
-        if self.chunks.is_empty() && self.chunks.capacity() > 0 {
+        if self.chunks.is_empty() && self.chunks.capacity() > 1 {
             self.chunks = VecDeque::new();
         }
     }
@@ -271,6 +274,10 @@ impl Assembler {
         {
             chunk.bytes.extend_from_slice(bytes);
             return index;
+        }
+        if self.chunks.capacity() == 0 {
+            // In most dialogues there is never another.
+            self.chunks.reserve_exact(1);
         }
         self.chunks.insert(index, Chunk { offset, taken: 0, stamp, bytes: bytes.to_vec() });
         index + 1

@@ -50,7 +50,8 @@ impl Command {
     /// Takes a line apart. Never fails: what is not known is [`Command::Other`].
     pub(super) fn parse(line: &[u8]) -> Self {
         let (verb, rest) = split_word(line);
-        match verb.to_ascii_uppercase().as_slice() {
+        let mut upper = [0; LONGEST];
+        match in_upper_case(verb, &mut upper) {
             b"EHLO" | b"LHLO" => Self::Ehlo(word(rest)),
             b"HELO" => Self::Helo(word(rest)),
             b"STARTTLS" | b"X-ANONYMOUSTLS" => Self::Starttls,
@@ -65,6 +66,17 @@ impl Command {
             _ => Self::Other,
         }
     }
+}
+
+/// Octets of the longest verb that is followed.
+const LONGEST: usize = "X-ANONYMOUSTLS".len();
+
+/// `verb` in upper case; empty where it is too long to be one.
+fn in_upper_case<'a>(verb: &[u8], buffer: &'a mut [u8; LONGEST]) -> &'a [u8] {
+    let Some(upper) = buffer.get_mut(..verb.len()) else { return &[] };
+    upper.copy_from_slice(verb);
+    upper.make_ascii_uppercase();
+    upper
 }
 
 /// Commands that this machine does not follow, in upper case: as letters they are base64 too.

@@ -1,6 +1,9 @@
 //! The EHLO reply: an ordered list of capability lines, and what it says of STARTTLS.
 
-use super::{auth::MechanismClass, reply::Reply};
+use super::{
+    auth::MechanismClass,
+    reply::{Reply, ReplyLine},
+};
 use crate::limits;
 
 /// How STARTTLS is offered (THREATS A3, A5).
@@ -74,19 +77,19 @@ impl Capabilities {
 
     /// Adds the lines of a continued reply (THREATS A6, EV-17); the very first line is the greeting, never a keyword.
     pub(super) fn extend(&mut self, reply: &Reply) {
-        let mut lines = reply.lines.iter().zip(&reply.codes);
+        let mut lines = reply.lines.iter();
         if self.first_line.is_empty() && self.lines.is_empty() {
-            let first = lines.next().map(|(line, _)| line.as_slice()).unwrap_or_default();
+            let first = lines.next().map(|line| line.text.as_slice()).unwrap_or_default();
             self.first_line = super::transcript::printable(first);
             self.name = host_name(first);
             self.starttls_on_first_line =
                 first.split(u8::is_ascii_whitespace).any(|word| word.eq_ignore_ascii_case(b"STARTTLS"));
         }
         let room = limits::REPLY_LINES.saturating_sub(self.lines.len());
-        let capability = |(line, code): (&Vec<u8>, &u16)| Capability {
-            text: super::transcript::printable(line),
-            keyword: keyword(line),
-            other_code: (*code != reply.code).then_some(*code),
+        let capability = |line: &ReplyLine| Capability {
+            text: super::transcript::printable(&line.text),
+            keyword: keyword(&line.text),
+            other_code: (line.code != reply.code).then_some(line.code),
         };
         self.lines.extend(lines.take(room).map(capability));
     }
@@ -231,9 +234,8 @@ mod tests {
     }
 
     fn parse(lines: &[&str]) -> Capabilities {
-        let lines: Vec<_> = lines.iter().map(|line| line.as_bytes().to_vec()).collect();
-        let codes = vec![250; lines.len()];
-        Capabilities::parse(&Reply { code: 250, lines, codes })
+        let line = |text: &&str| ReplyLine { code: 250, text: text.as_bytes().to_vec() };
+        Capabilities::parse(&Reply { code: 250, lines: lines.iter().map(line).collect() })
     }
 
     #[test]

@@ -1,12 +1,14 @@
 //! Lines: octets up to LF.
 
+use std::borrow::Cow;
+
 use crate::limits;
 
 /// One line without its end.
 #[derive(Clone, PartialEq, Eq, Debug)]
-pub(super) struct Line {
+pub(super) struct Line<'a> {
     /// The octets before CRLF or LF, at most [`limits::LINE`].
-    pub(super) bytes: Vec<u8>,
+    pub(super) bytes: Cow<'a, [u8]>,
     /// Ended by LF alone (RFC 5321 §2.3.8 forbids it; servers accept it).
     pub(super) bare_lf: bool,
     /// Octets were cut off at the end.
@@ -22,10 +24,18 @@ pub(super) struct Lines {
 
 impl Lines {
     /// Takes octets from `input` up to and including the next LF. `None`: the input is used up and no line is whole.
-    pub(super) fn take(&mut self, input: &mut &[u8]) -> Option<Line> {
+    pub(super) fn take<'a>(&mut self, input: &mut &'a [u8]) -> Option<Line<'a>> {
         let end = input.iter().position(|&octet| octet == b'\n');
         let (piece, rest) = input.split_at(end.map_or(input.len(), |at| at + 1));
         *input = rest;
+        // Nearly every line comes in one piece, and needs no copy.
+        if self.buffer.is_empty()
+            && piece.len() <= limits::LINE
+            && let Some(body) = piece.strip_suffix(b"\n")
+        {
+            let bare = body.strip_suffix(b"\r");
+            return Some(Line { bytes: bare.unwrap_or(body).into(), bare_lf: bare.is_none(), truncated: false });
+        }
         let room = limits::LINE.saturating_sub(self.buffer.len());
         let body = if end.is_some() { &piece[..piece.len() - 1] } else { piece };
         self.buffer.extend_from_slice(&body[..body.len().min(room)]);
@@ -38,7 +48,7 @@ impl Lines {
         if !bare_lf && bytes.last() == Some(&b'\r') {
             bytes.pop();
         }
-        Some(Line { bytes, bare_lf, truncated })
+        Some(Line { bytes: bytes.into(), bare_lf, truncated })
     }
 
     /// The line that has begun and has no end yet.
@@ -63,7 +73,7 @@ mod tests {
         for piece in pieces {
             let mut input = *piece;
             while let Some(Line { bytes, bare_lf, truncated }) = lines.take(&mut input) {
-                found.push((bytes, bare_lf, truncated));
+                found.push((bytes.into_owned(), bare_lf, truncated));
             }
         }
         found

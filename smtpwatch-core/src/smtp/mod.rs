@@ -26,6 +26,7 @@ mod session;
 mod shown;
 mod tls;
 mod transcript;
+mod verb;
 
 pub use auth::{AuthExchange, MechanismClass};
 pub use ehlo::{Capabilities, Capability, Offer};

@@ -8,11 +8,17 @@ use crate::limits;
 pub(super) struct Reply {
     /// The code of the last line; zero where a line had none.
     pub(super) code: u16,
-    /// Text of each line after code and separator, at most [`limits::REPLY_LINES`]: the first ones, and of those behind them
-    /// the ones that tell of STARTTLS.
-    pub(super) lines: Vec<Vec<u8>>,
-    /// The code of each of these lines: one and the same, says RFC 5321 §4.2.1.
-    pub(super) codes: Vec<u16>,
+    /// At most [`limits::REPLY_LINES`]: the first ones, and of those behind them the ones that tell of STARTTLS.
+    pub(super) lines: Vec<ReplyLine>,
+}
+
+/// One line of a reply.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub(super) struct ReplyLine {
+    /// Its code: that of the others too, says RFC 5321 §4.2.1.
+    pub(super) code: u16,
+    /// What stands after code and separator.
+    pub(super) text: Vec<u8>,
 }
 
 impl Reply {
@@ -23,7 +29,7 @@ impl Reply {
 
     /// Text of the first line.
     pub(super) fn first(&self) -> &[u8] {
-        self.lines.first().map(Vec::as_slice).unwrap_or_default()
+        self.lines.first().map(|line| line.text.as_slice()).unwrap_or_default()
     }
 
     pub(super) const fn is_positive(&self) -> bool {
@@ -42,7 +48,7 @@ fn tells_of_starttls(line: &[u8]) -> bool {
 
 /// One line as it stands, and whether the reply goes on after it.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-struct ReplyLine<'a> {
+struct Parsed<'a> {
     code: u16,
     more: bool,
     text: &'a [u8],
@@ -51,24 +57,26 @@ struct ReplyLine<'a> {
 /// Puts lines together to replies.
 #[derive(Debug, Default)]
 pub(super) struct Replies {
-    lines: Vec<Vec<u8>>,
-    codes: Vec<u16>,
+    lines: Vec<ReplyLine>,
     begun: bool,
 }
 
 impl Replies {
     /// Takes one line; returns the reply that it ends.
-    pub(super) fn push(&mut self, line: &Line) -> Option<Reply> {
-        let ReplyLine { code, mut more, text } = parse(&line.bytes);
+    pub(super) fn push(&mut self, line: &Line<'_>) -> Option<Reply> {
+        let Parsed { code, mut more, text } = parse(&line.bytes);
         // A stray line inside a reply must not end it: the client waits for the last line too.
         more |= code == 0 && self.begun;
         let bound = if tells_of_starttls(text) { limits::REPLY_LINES } else { limits::REPLY_LINES - TELLING };
         if self.lines.len() < bound {
-            self.lines.push(text.to_vec());
-            self.codes.push(code);
+            if self.lines.capacity() == 0 {
+                // Most replies have one line.
+                self.lines.reserve_exact(1);
+            }
+            self.lines.push(ReplyLine { code, text: text.to_vec() });
         }
         self.begun = more;
-        (!more).then(|| Reply { code, lines: std::mem::take(&mut self.lines), codes: std::mem::take(&mut self.codes) })
+        (!more).then(|| Reply { code, lines: std::mem::take(&mut self.lines) })
     }
 
     /// A reply has begun and its last line has not come.
@@ -78,10 +86,10 @@ impl Replies {
 }
 
 /// A line that has no code (THREATS EV-18) is a whole reply with code zero: the machine goes on.
-fn parse(line: &[u8]) -> ReplyLine<'_> {
+fn parse(line: &[u8]) -> Parsed<'_> {
     let digits = line.iter().take(3).take_while(|c| c.is_ascii_digit()).count();
     if digits < 3 || line.get(3).is_some_and(u8::is_ascii_alphanumeric) {
-        return ReplyLine { code: 0, more: false, text: line };
+        return Parsed { code: 0, more: false, text: line };
     }
     let code = line[..3].iter().fold(0, |code, digit| code * 10 + u16::from(digit - b'0'));
     // A separator that is none stays in the text, so that it shows.
@@ -89,18 +97,18 @@ fn parse(line: &[u8]) -> ReplyLine<'_> {
         Some(b' ' | b'-') | None => line.get(4..),
         Some(_) => line.get(3..),
     };
-    ReplyLine { code, more: line.get(3) == Some(&b'-'), text: text.unwrap_or_default() }
+    Parsed { code, more: line.get(3) == Some(&b'-'), text: text.unwrap_or_default() }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    fn replies(lines: &[&str]) -> Vec<(u16, Vec<String>)> {
+    fn replies(lines: &[&'static str]) -> Vec<(u16, Vec<String>)> {
         let mut replies = Replies::default();
-        let line = |text: &str| Line { bytes: text.as_bytes().to_vec(), bare_lf: false, truncated: false };
+        let line = |text: &'static str| Line { bytes: text.as_bytes().into(), bare_lf: false, truncated: false };
         let text = |reply: Reply| {
-            (reply.code, reply.lines.iter().map(|line| String::from_utf8_lossy(line).into_owned()).collect())
+            (reply.code, reply.lines.iter().map(|line| String::from_utf8_lossy(&line.text).into_owned()).collect())
         };
         lines.iter().filter_map(|text| replies.push(&line(text))).map(text).collect()
     }
@@ -122,13 +130,13 @@ mod tests {
     #[test]
     fn a_reply_without_end_is_bounded_and_keeps_what_counts() {
         let mut replies = Replies::default();
-        let line = |text: &[u8]| Line { bytes: text.to_vec(), bare_lf: false, truncated: false };
+        let line = |text: &'static [u8]| Line { bytes: text.into(), bare_lf: false, truncated: false };
         for text in [&b"250-SIZE"[..], b"250-STARTTLS"] {
             for _ in 0..10 * limits::REPLY_LINES {
                 assert_eq!(replies.push(&line(text)), None);
             }
         }
         assert_eq!(replies.lines.len(), limits::REPLY_LINES);
-        assert!(replies.begun && replies.lines.iter().any(|line| line == b"STARTTLS"));
+        assert!(replies.begun && replies.lines.iter().any(|line| line.text == b"STARTTLS"));
     }
 }

@@ -11,7 +11,8 @@ use crate::{
         secret::Secret,
         shown::shown,
         tls::is_record_type,
-        transcript::{is_verb, printable},
+        transcript::printable,
+        verb::Verb,
     },
 };
 
@@ -47,14 +48,14 @@ impl Session {
                 Phase::Body(body) if self.body_end.is_some_and(|at| at <= end.saturating_sub(input.len() as u64)) => {
                     self.phase = Phase::Commands;
                     if !body.refused {
-                        self.expect(Pending::EndOfData, String::new());
+                        self.expect(Pending::EndOfData, Verb::default());
                     }
                 }
                 Phase::Body(mut body) => {
                     let ended = body.scan(&mut input);
                     self.phase = if ended { Phase::Commands } else { Phase::Body(body) };
                     if ended && !body.refused {
-                        self.expect(Pending::EndOfData, String::new());
+                        self.expect(Pending::EndOfData, Verb::default());
                     }
                 }
                 Phase::Chunk(left) => {
@@ -77,7 +78,7 @@ impl Session {
     }
 
     /// `input` is what follows the line, `end` the stream offset behind that.
-    pub(super) fn client_line(&mut self, line: &Line, input: &[u8], end: u64) {
+    pub(super) fn client_line(&mut self, line: &Line<'_>, input: &[u8], end: u64) {
         self.ehlo_may_go_on = false;
         if std::mem::take(&mut self.stray)
             && let Some(Waiting { what: Pending::Ehlo, .. }) = self.answered()
@@ -93,8 +94,7 @@ impl Session {
             return;
         }
         let command = Command::parse(&line.bytes);
-        let verb = split_word(&line.bytes).0.to_ascii_uppercase();
-        let verb = if is_verb(&verb) { String::from_utf8(verb).unwrap_or_default() } else { String::new() };
+        let verb = Verb::of(split_word(&line.bytes).0);
         self.seen.smtp |= command != Command::Other;
         self.data_refused &= !matches!(command, Command::Ehlo(_) | Command::Mail { .. } | Command::Rset);
         // A line behind a refused DATA may be of the message: not even its first word is a verb.
@@ -119,7 +119,7 @@ impl Session {
             Command::Auth { ref mechanism, initial } => {
                 // Blanks without end: the rest of the line crossed the wire too (EV-16).
                 let initial = initial.or(line.truncated.then_some(1));
-                self.begin_auth(AuthExchange::new(mechanism, initial, verb == "X-EXPS"));
+                self.begin_auth(AuthExchange::new(mechanism, initial, verb.as_str() == "X-EXPS"));
                 let (_, rest) = split_word(&line.bytes);
                 // A word that is no mechanism may be the secret itself.
                 let known = MechanismClass::of(mechanism.name()) != MechanismClass::Unknown;
@@ -172,9 +172,9 @@ impl Session {
                 let words = if verb.is_empty() { &line.bytes[..] } else { split_word(&line.bytes).1 };
                 self.keep_secret(Secret::unexpected(words.to_vec()));
                 // It speaks for another client than the one whose address is seen.
-                self.seen.proxied |= verb == "XCLIENT";
-                if verb.len() >= 4 && verb.bytes().all(|c| c == b'X') {
-                    let arrived = Rewritten { sent: String::new(), arrived: verb.clone() };
+                self.seen.proxied |= verb.as_str() == "XCLIENT";
+                if verb.as_str().len() >= 4 && verb.as_str().bytes().all(|c| c == b'X') {
+                    let arrived = Rewritten { sent: String::new(), arrived: verb.as_str().to_owned() };
                     self.seen.rewritten.get_or_insert(arrived);
                 }
                 Pending::Other
@@ -182,7 +182,7 @@ impl Session {
             Command::Turn => Pending::Turn,
             Command::Rset | Command::Quit => Pending::Other,
         };
-        self.expect(pending, if message { String::new() } else { verb });
+        self.expect(pending, if message { Verb::default() } else { verb });
     }
 
     /// CHUNKING was offered (RFC 3030), or what was offered is not known.
@@ -234,6 +234,6 @@ impl Session {
         }
         self.keep_secret(Secret::new(line.to_vec()));
         self.phase = Phase::Hold;
-        self.expect(Pending::Auth, String::new());
+        self.expect(Pending::Auth, Verb::default());
     }
 }

@@ -18,6 +18,7 @@ use super::{
     observation::{Doubt, Observation, Starttls},
     reply::Replies,
     secret::Secret,
+    verb::Verb,
 };
 use crate::{Side, Timestamp, limits};
 
@@ -104,10 +105,10 @@ enum Phase {
 }
 
 /// A command that waits for its reply, with its verb in upper case; empty where the word had not the form of one.
-#[derive(Clone, PartialEq, Eq, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
 struct Waiting {
     what: Pending,
-    verb: String,
+    verb: Verb,
     asked: Timestamp,
     /// So many in a row, of which `asked` tells when the first was sent.
     count: u32,
@@ -245,7 +246,7 @@ impl Session {
         self.events.push_back(SessionEvent::Mute);
     }
 
-    fn expect(&mut self, what: Pending, verb: String) {
+    fn expect(&mut self, what: Pending, verb: Verb) {
         let crowded = self.queue.len() >= limits::PIPELINE / 2;
         if let Some(newest) = self.queue.back_mut()
             && newest.what == what
@@ -253,7 +254,7 @@ impl Session {
         {
             newest.count = newest.count.saturating_add(1);
             if newest.verb != verb {
-                newest.verb.clear();
+                newest.verb = Verb::default();
             }
         } else if self.queue.len() >= limits::PIPELINE {
             self.doubt(Doubt::Ambiguous);
@@ -269,7 +270,7 @@ impl Session {
             return self.queue.pop_front();
         }
         oldest.count -= 1;
-        Some(oldest.clone())
+        Some(*oldest)
     }
 
     fn begin_auth(&mut self, exchange: AuthExchange) {

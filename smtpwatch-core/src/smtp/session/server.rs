@@ -101,7 +101,7 @@ impl Session {
             self.unasked(reply, went_on);
             return;
         };
-        self.compare_echo(&verb, reply);
+        self.compare_echo(verb.as_str(), reply);
         let after = self.now.since(asked);
         match what {
             Pending::Ehlo if reply.is_positive() => {
@@ -206,7 +206,7 @@ impl Session {
     /// A refusal that quotes a verb which was not sent: it was overwritten on the way (THREATS FO-12).
     fn compare_echo(&mut self, verb: &str, reply: &Reply) {
         if reply.class() == 5
-            && let Some(arrived) = reply.lines.iter().find_map(|line| echo::rewritten(verb, line))
+            && let Some(arrived) = reply.lines.iter().find_map(|line| echo::rewritten(verb, &line.text))
         {
             self.seen.rewritten.get_or_insert(Rewritten { sent: verb.to_owned(), arrived });
         }

@@ -1,0 +1,62 @@
+//! A verb of the client, held in place: every command has one, and it waits with its reply.
+
+/// Longest verb.
+const LONGEST: usize = 12;
+
+/// The first word of a command line in upper case; empty where it has not the form of a verb.
+#[derive(Clone, Copy, PartialEq, Eq, Default)]
+pub(super) struct Verb {
+    octets: [u8; LONGEST],
+    length: u8,
+}
+
+impl Verb {
+    /// The verb that `word` is.
+    pub(super) fn of(word: &[u8]) -> Self {
+        let mut verb = Self::default();
+        if word.iter().all(|octet| octet.is_ascii_alphabetic() || *octet == b'-')
+            && let Some(octets) = verb.octets.get_mut(..word.len())
+        {
+            octets.copy_from_slice(word);
+            octets.make_ascii_uppercase();
+            // At most `LONGEST`.
+            verb.length = u8::try_from(word.len()).unwrap_or(0);
+        }
+        verb
+    }
+
+    pub(super) fn as_str(&self) -> &str {
+        // Letters and hyphens alone.
+        self.octets.get(..usize::from(self.length)).and_then(|octets| str::from_utf8(octets).ok()).unwrap_or_default()
+    }
+
+    pub(super) const fn is_empty(&self) -> bool {
+        self.length == 0
+    }
+}
+
+impl std::fmt::Debug for Verb {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        self.as_str().fmt(f)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_verb_is_short_and_of_letters() {
+        for (word, verb) in [
+            (&b"ehlo"[..], "EHLO"),
+            (b"X-EXPS", "X-EXPS"),
+            (b"", ""),
+            (b"abcdefghijkl", "ABCDEFGHIJKL"),
+            (b"abcdefghijklm", ""),
+            (b"dXNlcg==", ""),
+        ] {
+            assert_eq!(Verb::of(word).as_str(), verb);
+            assert_eq!(Verb::of(word).is_empty(), verb.is_empty());
+        }
+    }
+}
