@@ -36,6 +36,22 @@ pub fn cargo(arguments: &[&str]) -> Command {
     command
 }
 
+/// The release build of the binary `name` of the package of that name, made now if it is not up to date.
+pub fn release_binary(name: &str) -> Result<PathBuf> {
+    println!("building {name} (cargo build --release)");
+    let arguments = ["build", "--release", "--quiet", "--package", name, "--message-format=json-render-diagnostics"];
+    let out = cargo(&arguments).stderr(Stdio::inherit()).output().context("cannot start cargo")?;
+    ensure!(out.status.success(), "{name} does not build");
+    let messages = String::from_utf8_lossy(&out.stdout);
+    // One message in a line; only that of a binary has an executable.
+    let executable = |line: &str| {
+        let (_, rest) = line.split_once("\"executable\":\"")?;
+        let path = PathBuf::from(rest.split_once('"')?.0);
+        (path.file_name()? == name).then_some(path)
+    };
+    messages.lines().filter_map(executable).next_back().with_context(|| format!("cargo names no executable {name}"))
+}
+
 /// Installs the packages of those `tools` that are missing, saying so.
 pub fn ensure_tools(tools: &[Tool]) -> Result<()> {
     let mut packages: Vec<&str> =

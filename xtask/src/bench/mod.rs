@@ -3,9 +3,12 @@
 //! Each part gives a section of `docs/performance.md` as Markdown. What needs the lab or the library is a program of its own
 //! (a benchmark of its crate), whose standard output is its section and whose standard error tells of its progress.
 
+mod captures;
 mod kernel;
 mod page;
 mod peers;
+mod replay;
+mod usage;
 
 use std::process::Stdio;
 
@@ -29,6 +32,8 @@ pub struct Arguments {
 pub enum Part {
     /// The kernel programs, packet by packet, beside a program that does nothing
     Kernel,
+    /// Capture files, beside other programs that read them
+    Replay,
     /// Growth with flows and peers
     Growth,
     /// The daemon on a mail host under load, in network namespaces
@@ -36,11 +41,12 @@ pub enum Part {
 }
 
 impl Part {
-    const ALL: [Self; 3] = [Self::Kernel, Self::Growth, Self::Live];
+    const ALL: [Self; 4] = [Self::Kernel, Self::Replay, Self::Growth, Self::Live];
 
     const fn name(self) -> &'static str {
         match self {
             Self::Kernel => "kernel",
+            Self::Replay => "replay",
             Self::Growth => "growth",
             Self::Live => "live",
         }
@@ -49,6 +55,7 @@ impl Part {
     fn measure(self) -> Result<String> {
         match self {
             Self::Kernel => kernel::section(),
+            Self::Replay => replay::section(),
             Self::Growth => program(&["bench", "--quiet", "--package", "smtpwatch", "--bench", "growth"]),
             Self::Live => program(&["run", "--quiet", "--package", "smtpwatch-tests", "--bin", "bench-live"]),
         }

@@ -50,7 +50,6 @@ fn apt(home: &Path, arguments: &[&str]) -> Result<()> {
 }
 
 /// The version of `program` as it says it itself; `None` where it is not installed.
-#[expect(dead_code, reason = "asked by the parts that have peers")]
 pub fn version(program: &str) -> Option<String> {
     let (argument, word) = match program {
         "suricata" => ("-V", "version "),
