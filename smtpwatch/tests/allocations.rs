@@ -1,0 +1,117 @@
+//! What is muted costs no memory: not one allocation per packet, and no copy of its octets.
+#![expect(clippy::unwrap_used, clippy::panic, reason = "a test fails by panicking, in its helpers too")]
+
+#[expect(dead_code, reason = "the other tests use more of it")]
+#[path = "suite/traffic.rs"]
+mod traffic;
+
+use std::{
+    alloc::{GlobalAlloc, Layout, System},
+    sync::atomic::{AtomicU64, Ordering},
+};
+
+use smtpwatch::{config::Config, replay::Replay};
+use smtpwatch_core::policy::history::History;
+use traffic::{CLIENT, SERVER, START_NS, Turn};
+
+/// The system's allocator, counted. One test, so that no other one is counted with it.
+struct Counted;
+
+static CALLS: AtomicU64 = AtomicU64::new(0);
+static OCTETS: AtomicU64 = AtomicU64::new(0);
+
+// SAFETY: every call is handed on as it is.
+unsafe impl GlobalAlloc for Counted {
+    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
+        CALLS.fetch_add(1, Ordering::Relaxed);
+        OCTETS.fetch_add(layout.size() as u64, Ordering::Relaxed);
+        // SAFETY: the caller's promise.
+        unsafe { System.alloc(layout) }
+    }
+
+    unsafe fn dealloc(&self, place: *mut u8, layout: Layout) {
+        // SAFETY: the caller's promise.
+        unsafe { System.dealloc(place, layout) }
+    }
+
+    unsafe fn realloc(&self, place: *mut u8, layout: Layout, size: usize) -> *mut u8 {
+        CALLS.fetch_add(1, Ordering::Relaxed);
+        OCTETS.fetch_add(size as u64, Ordering::Relaxed);
+        // SAFETY: the caller's promise.
+        unsafe { System.realloc(place, layout, size) }
+    }
+}
+
+#[global_allocator]
+static ALLOCATOR: Counted = Counted;
+
+/// Allocations, and octets allocated, while a capture is replayed.
+fn cost(turns: &[Turn<'_>]) -> (u64, u64) {
+    let packets = traffic::session(CLIENT, SERVER, START_NS, turns);
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("capture");
+    std::fs::write(&path, traffic::pcap(&packets, 1, false, false)).unwrap();
+    let mut replay = Replay::new(&Config::default(), History::new(100));
+    let before = (CALLS.load(Ordering::Relaxed), OCTETS.load(Ordering::Relaxed));
+    let report = replay.file(&path, |_| ()).unwrap();
+    let summary = replay.finish(|_| ());
+    let after = (CALLS.load(Ordering::Relaxed), OCTETS.load(Ordering::Relaxed));
+    assert_eq!((report.packets, summary.gaps), (packets.len() as u64, 0));
+    assert_eq!(summary.sessions.iter().sum::<u64>(), 1);
+    (after.0 - before.0, after.1 - before.1)
+}
+
+const BEGIN: [Turn<'static>; 3] = [
+    Turn::Server("220 mx1.example.net ESMTP\r\n"),
+    Turn::Client("EHLO mail.example.org\r\n"),
+    Turn::Server("250-mx1.example.net\r\n250-STARTTLS\r\n250 8BITMIME\r\n"),
+];
+
+/// A message in clear of so many segments.
+fn body(segments: usize) -> (u64, u64) {
+    let line = format!("{}\r\n", "x".repeat(1_400));
+    let mut turns = BEGIN.to_vec();
+    turns.extend([
+        Turn::Client("MAIL FROM:<a@example.org>\r\n"),
+        Turn::Server("250 2.1.0 Ok\r\n"),
+        Turn::Client("RCPT TO:<b@example.net>\r\n"),
+        Turn::Server("250 2.1.5 Ok\r\n"),
+        Turn::Client("DATA\r\n"),
+        Turn::Server("354 End data with <CR><LF>.<CR><LF>\r\n"),
+    ]);
+    turns.extend(std::iter::repeat_n(Turn::Client(&line), segments));
+    turns.extend([Turn::Client("\r\n.\r\n"), Turn::Server("250 2.0.0 Ok: queued\r\n")]);
+    cost(&turns)
+}
+
+/// A message under TLS of so many segments.
+fn tls(segments: usize) -> (u64, u64) {
+    let random = "\u{7}".repeat(32);
+    let client = format!("\u{16}\u{3}\u{1}\0\u{2d}\u{1}\0\0\u{29}\u{3}\u{3}{random}\0\0\u{2}\u{13}\u{1}\u{1}\0");
+    let server = format!("\u{16}\u{3}\u{3}\0\u{2c}\u{2}\0\0\u{28}\u{3}\u{3}{random}\0\u{13}\u{1}\0");
+    let record = format!("\u{17}\u{3}\u{3}\u{5}\u{78}{}", "z".repeat(0x578));
+    let mut turns = BEGIN.to_vec();
+    turns.extend([
+        Turn::Client("STARTTLS\r\n"),
+        Turn::Server("220 2.0.0 Ready to start TLS\r\n"),
+        Turn::Client(&client),
+        Turn::Server(&server),
+    ]);
+    // More than what is looked at of a handshake: from here on both directions are muted.
+    for _ in 0..16 {
+        turns.extend([Turn::Client(&record), Turn::Server(&record)]);
+    }
+    turns.extend(std::iter::repeat_n(Turn::Client(&record), segments));
+    cost(&turns)
+}
+
+#[test]
+fn muted_packets_allocate_nothing() {
+    // What is made once in a process is made here.
+    body(1);
+    for (what, flow) in [("a body", body as fn(usize) -> (u64, u64)), ("TLS", tls)] {
+        let (few, many) = (flow(100), flow(5_000));
+        assert_eq!(few, many, "{what}: allocations and octets with 100 and with 5,000 muted segments");
+        println!("{what}: {} allocations, {} octets, with 100 and with 5,000 muted segments", many.0, many.1);
+    }
+}
