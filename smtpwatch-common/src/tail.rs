@@ -55,11 +55,8 @@ impl<'a> Tail<'a> {
         let whole = segment.length <= TAIL_U32;
         let count = if whole { segment.length } else { TAIL_U32 };
         let (before, octets) = buffer.0.split_at_mut(TAIL);
-        before.fill(0);
-        if whole && line_start {
-            before[TAIL - 2] = b'\r';
-            before[TAIL - 1] = b'\n';
-        }
+        // The octets before these two are zero from the start on, and nobody writes them.
+        [before[TAIL - 2], before[TAIL - 1]] = if whole && line_start { *b"\r\n" } else { [0; 2] };
         let octets: &mut [u8; TAIL] = octets.try_into().ok()?;
         if !packet.copy(segment.payload + segment.length - count, count, octets) {
             return None;

@@ -42,14 +42,16 @@ pub fn release_binary(name: &str) -> Result<PathBuf> {
     let arguments = ["build", "--release", "--quiet", "--package", name, "--message-format=json-render-diagnostics"];
     let out = cargo(&arguments).stderr(Stdio::inherit()).output().context("cannot start cargo")?;
     ensure!(out.status.success(), "{name} does not build");
-    let messages = String::from_utf8_lossy(&out.stdout);
-    // One message in a line; only that of a binary has an executable.
-    let executable = |line: &str| {
-        let (_, rest) = line.split_once("\"executable\":\"")?;
-        let path = PathBuf::from(rest.split_once('"')?.0);
-        (path.file_name()? == name).then_some(path)
-    };
-    messages.lines().filter_map(executable).next_back().with_context(|| format!("cargo names no executable {name}"))
+    executables(&out.stdout)
+        .into_iter()
+        .rfind(|path| path.file_name().is_some_and(|file| file == name))
+        .with_context(|| format!("cargo names no executable {name}"))
+}
+
+/// The executables that cargo's JSON messages name: one message in a line, and only that of a program has one.
+pub fn executables(messages: &[u8]) -> Vec<PathBuf> {
+    let path = |line: &str| line.split_once("\"executable\":\"")?.1.split_once('"').map(|(path, _)| path.into());
+    String::from_utf8_lossy(messages).lines().filter_map(path).collect()
 }
 
 /// Installs the packages of those `tools` that are missing, saying so.

@@ -6,7 +6,7 @@ use std::time::Instant;
 
 use anyhow::{Context, Result, bail};
 
-use crate::{build_ebpf, fuzz, host};
+use crate::{bench::check, build_ebpf, fuzz, host};
 
 /// `cargo xtask test`.
 #[derive(clap::Args)]
@@ -55,11 +55,13 @@ enum Step {
     Check { component: &'static str, arguments: &'static [&'static str] },
     /// A task of ours that passes or fails.
     Call(fn() -> Result<()>),
+    /// A task of ours that counts by itself.
+    Counted(fn() -> Result<Tally>),
     /// A test harness, whose results are counted.
     Harness { needs_root: bool, arguments: &'static [&'static str] },
 }
 
-const SUITES: [Suite; 8] = [
+const SUITES: [Suite; 9] = [
     Suite {
         name: "format",
         about: "cargo fmt",
@@ -90,6 +92,11 @@ const SUITES: [Suite; 8] = [
         name: "object",
         about: "a kernel object built from the sources here",
         step: Step::Call(|| build_ebpf::run(&build_ebpf::Arguments { check: true })),
+    },
+    Suite {
+        name: "figures",
+        about: "instruction counts and stack beside the committed figures",
+        step: Step::Counted(figures),
     },
     Suite {
         name: "kernel",
@@ -126,6 +133,7 @@ impl Step {
                 Ok(Tally { passed: 1, ..Tally::default() })
             }
             Self::Call(task) => task().map(|()| Tally { passed: 1, ..Tally::default() }),
+            Self::Counted(task) => task(),
             Self::Harness { needs_root: true, .. } if !is_root() => {
                 println!("SKIPPED: needs root");
                 Ok(Tally { skipped: 1, ..Tally::default() })
@@ -194,6 +202,13 @@ fn harness(arguments: &[&str]) -> Result<Tally> {
         bail!("cargo {} ran no test at all", arguments.join(" "));
     }
     Ok(tally)
+}
+
+fn figures() -> Result<Tally> {
+    let check::Comparison { held, worse, skipped } = check::compare()?;
+    worse.iter().for_each(|line| println!("FAILED {line}"));
+    skipped.iter().for_each(|reason| println!("SKIPPED {reason}"));
+    Ok(Tally { passed: held, failed: worse.len(), skipped: skipped.len() })
 }
 
 fn has(component: &str) -> bool {

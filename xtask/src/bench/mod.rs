@@ -4,7 +4,9 @@
 //! (a benchmark of its crate), whose standard output is its section and whose standard error tells of its progress.
 
 mod captures;
+pub mod check;
 mod kernel;
+mod object;
 mod page;
 mod peers;
 mod replay;
@@ -22,6 +24,12 @@ pub struct Arguments {
     /// Install the programs to compare with, from Debian
     #[arg(long)]
     install_peers: bool,
+    /// Count instructions instead, and fail where they are more than 5 % above the committed figures
+    #[arg(long, conflicts_with_all = ["parts", "install_peers", "print"])]
+    check: bool,
+    /// With --check: take the new counts as the committed figures
+    #[arg(long, requires = "check")]
+    accept: bool,
     /// Print the tables, and leave docs/performance.md as it is
     #[arg(long)]
     print: bool,
@@ -32,6 +40,8 @@ pub struct Arguments {
 pub enum Part {
     /// The kernel programs, packet by packet, beside a program that does nothing
     Kernel,
+    /// Instructions and stack, the same on every machine of this architecture
+    Counts,
     /// Capture files, beside other programs that read them
     Replay,
     /// Growth with flows and peers
@@ -41,11 +51,12 @@ pub enum Part {
 }
 
 impl Part {
-    const ALL: [Self; 4] = [Self::Kernel, Self::Replay, Self::Growth, Self::Live];
+    const ALL: [Self; 5] = [Self::Kernel, Self::Counts, Self::Replay, Self::Growth, Self::Live];
 
     const fn name(self) -> &'static str {
         match self {
             Self::Kernel => "kernel",
+            Self::Counts => "counts",
             Self::Replay => "replay",
             Self::Growth => "growth",
             Self::Live => "live",
@@ -55,6 +66,7 @@ impl Part {
     fn measure(self) -> Result<String> {
         match self {
             Self::Kernel => kernel::section(),
+            Self::Counts => check::section(),
             Self::Replay => replay::section(),
             Self::Growth => program(&["bench", "--quiet", "--package", "smtpwatch", "--bench", "growth"]),
             Self::Live => program(&["run", "--quiet", "--package", "smtpwatch-tests", "--bin", "bench-live"]),
@@ -64,6 +76,9 @@ impl Part {
 
 /// Measures the parts asked for; prints each table and puts it into the page.
 pub fn run(arguments: &Arguments) -> Result<()> {
+    if arguments.check {
+        return if arguments.accept { check::accept() } else { check::run() };
+    }
     if arguments.install_peers {
         peers::install()?;
     }

@@ -1,0 +1,138 @@
+//! One kind of work, so many times: what `cargo xtask bench --check` counts the instructions of.
+//!
+//! `work CASE COUNT` replays a capture made here: `COUNT` short sessions, or a session with `COUNT` muted segments. What is
+//! counted happens in [`replayed`].
+#![expect(clippy::unwrap_used, clippy::panic, reason = "a benchmark ends by panicking")]
+
+#[expect(dead_code, reason = "the tests use more of it")]
+#[path = "../tests/suite/traffic.rs"]
+mod traffic;
+
+use std::path::Path;
+
+use smtpwatch::{
+    config::Config,
+    replay::{Replay, Summary},
+};
+use smtpwatch_core::policy::history::History;
+use traffic::{CLIENT, Packet, SERVER, START_NS, Turn};
+
+/// Nanoseconds from one session to the next.
+const APART: u64 = 1_000_000_000;
+
+fn main() {
+    let mut arguments = std::env::args().skip(1).filter(|argument| argument != "--bench");
+    let (Some(case), Some(count)) = (arguments.next(), arguments.next()) else {
+        eprintln!("usage: work short|starttls|body|tls COUNT");
+        return;
+    };
+    let count = count.parse().unwrap();
+    let packets = match case.as_str() {
+        "short" => sessions(count, &MAIL),
+        "starttls" => sessions(count, &handshake().each_ref().map(|turn| turn.turn())),
+        "body" => long(count, &MAIL[..MAIL_DATA], &Turn::Client(&format!("{}\r\n", "x".repeat(1_400)))),
+        "tls" => {
+            let record = format!("\u{17}\u{3}\u{3}\u{5}\u{78}{}", "z".repeat(0x578));
+            let mut begin: Vec<_> = handshake().iter().map(Owned::leak).collect();
+            begin.extend(std::iter::repeat_n([Turn::Client(leak(&record)), Turn::Server(leak(&record))], 16).flatten());
+            long(count, &begin, &Turn::Client(&record))
+        }
+        other => panic!("no case {other}"),
+    };
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("capture");
+    std::fs::write(&path, traffic::pcap(&packets, 1, false, false)).unwrap();
+    let replay = Replay::new(&Config::default(), History::new(100_000));
+    let summary = replayed(replay, &path);
+    assert_eq!((summary.gaps, summary.unread, summary.evicted), (0, 0, 0));
+    println!("{case}: {} packets, sessions {:?}", summary.packets, summary.sessions);
+}
+
+/// Not inlined: it is known by its name.
+#[inline(never)]
+fn replayed(mut replay: Replay, path: &Path) -> Summary {
+    replay.file(path, |_| ()).unwrap();
+    replay.finish(|_| ())
+}
+
+/// How many turns of [`MAIL`] come before the message.
+const MAIL_DATA: usize = 9;
+const MAIL: [Turn<'static>; 13] = [
+    Turn::Server("220 mx1.example.net ESMTP Postfix\r\n"),
+    Turn::Client("EHLO mail.example.org\r\n"),
+    Turn::Server(
+        "250-mx1.example.net\r\n250-PIPELINING\r\n250-SIZE 10240000\r\n250-ETRN\r\n250-STARTTLS\r\n\
+         250-ENHANCEDSTATUSCODES\r\n250-8BITMIME\r\n250-DSN\r\n250 SMTPUTF8\r\n",
+    ),
+    Turn::Client("MAIL FROM:<anna@example.org> SIZE=1024\r\n"),
+    Turn::Server("250 2.1.0 Ok\r\n"),
+    Turn::Client("RCPT TO:<bob@example.net>\r\n"),
+    Turn::Server("250 2.1.5 Ok\r\n"),
+    Turn::Client("DATA\r\n"),
+    Turn::Server("354 End data with <CR><LF>.<CR><LF>\r\n"),
+    Turn::Client("Subject: x\r\n\r\nbody\r\n.\r\n"),
+    Turn::Server("250 2.0.0 Ok: queued as 4F2C91C0A1\r\n"),
+    Turn::Client("QUIT\r\n"),
+    Turn::Server("221 2.0.0 Bye\r\n"),
+];
+
+/// A turn that owns its text.
+enum Owned {
+    Client(String),
+    Server(String),
+}
+
+impl Owned {
+    fn turn(&self) -> Turn<'_> {
+        match self {
+            Self::Client(text) => Turn::Client(text),
+            Self::Server(text) => Turn::Server(text),
+        }
+    }
+
+    fn leak(&self) -> Turn<'static> {
+        match self {
+            Self::Client(text) => Turn::Client(leak(text)),
+            Self::Server(text) => Turn::Server(leak(text)),
+        }
+    }
+}
+
+fn leak(text: &str) -> &'static str {
+    String::leak(text.to_owned())
+}
+
+/// EHLO, STARTTLS, and a handshake of TLS 1.3 with the first record behind it from either side.
+fn handshake() -> [Owned; 9] {
+    let random = "\u{7}".repeat(32);
+    let [greeting, ehlo, reply] = [MAIL[0], MAIL[1], MAIL[2]].map(|turn| match turn {
+        Turn::Client(text) => Owned::Client(text.to_owned()),
+        Turn::Server(text) => Owned::Server(text.to_owned()),
+    });
+    [
+        greeting,
+        ehlo,
+        reply,
+        Owned::Client("STARTTLS\r\n".to_owned()),
+        Owned::Server("220 2.0.0 Ready to start TLS\r\n".to_owned()),
+        Owned::Client(format!("\u{16}\u{3}\u{1}\0\u{2d}\u{1}\0\0\u{29}\u{3}\u{3}{random}\0\0\u{2}\u{13}\u{1}\u{1}\0")),
+        Owned::Server(format!("\u{16}\u{3}\u{3}\0\u{2c}\u{2}\0\0\u{28}\u{3}\u{3}{random}\0\u{13}\u{1}\0")),
+        Owned::Server(format!("\u{17}\u{3}\u{3}\0\u{20}{random}")),
+        Owned::Client(format!("\u{17}\u{3}\u{3}\0\u{20}{random}")),
+    ]
+}
+
+/// Sessions one after the other, of one client with one server.
+fn sessions(count: u16, turns: &[Turn<'_>]) -> Vec<Packet> {
+    let session = |port: u16| {
+        let client = format!("192.0.2.10:{}", 1_024 + port);
+        traffic::session(&client, SERVER, START_NS + u64::from(port) * APART, turns)
+    };
+    (0..count).flat_map(session).collect()
+}
+
+/// One session that goes on and on.
+fn long(count: u16, begin: &[Turn<'_>], turn: &Turn<'_>) -> Vec<Packet> {
+    let turns: Vec<_> = begin.iter().copied().chain((0..count).map(|_| *turn)).collect();
+    traffic::session(CLIENT, SERVER, START_NS, &turns)
+}
