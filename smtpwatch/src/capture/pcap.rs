@@ -16,8 +16,6 @@ use smtpwatch_core::Timestamp;
 
 /// Octets read at once; also the least that a block may need.
 const BUFFER: usize = 64 * 1024;
-/// Octets that tell what a file is.
-const START: u64 = 24;
 /// The largest block that is accepted; a larger one means that its length is garbage.
 const MAX_BLOCK: usize = 16 * 1024 * 1024;
 /// The shortest block of a pcapng file: its type and its length twice (draft-ietf-opsawg-pcapng §3.1).
@@ -83,9 +81,9 @@ pub fn read(path: &Path, mut on: impl FnMut(CapturedPacket<'_>)) -> Result<FileR
     let failed = |source| PcapFileError::Read { path: path.to_owned(), source };
     let mut file = File::open(path).map_err(failed)?;
     let mut start = Vec::new();
-    file.by_ref().take(START).read_to_end(&mut start).map_err(failed)?;
+    file.by_ref().take(BUFFER as u64).read_to_end(&mut start).map_err(failed)?;
     let hint = hint(&start);
-    // It has a buffer of its own: whole reads go past the first octets into that.
+    // The reader decides by one read, which must give it the whole first block; all others go straight to its buffer.
     let mut reader = create_reader(BUFFER, Cursor::new(start).chain(file))
         .map_err(|_| PcapFileError::Form { path: path.to_owned(), hint })?;
     let mut report = FileReport::default();
