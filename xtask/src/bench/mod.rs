@@ -8,6 +8,7 @@ pub mod check;
 mod kernel;
 mod object;
 mod page;
+mod parts;
 mod peers;
 mod replay;
 mod usage;
@@ -40,6 +41,8 @@ pub struct Arguments {
 pub enum Part {
     /// The kernel programs, packet by packet, beside a program that does nothing
     Kernel,
+    /// The parts of the daemon, one by one
+    Parts,
     /// Instructions and stack, the same on every machine of this architecture
     Counts,
     /// Capture files, beside other programs that read them
@@ -51,12 +54,13 @@ pub enum Part {
 }
 
 impl Part {
-    const ALL: [Self; 5] = [Self::Kernel, Self::Counts, Self::Replay, Self::Growth, Self::Live];
+    const ALL: [Self; 6] = [Self::Kernel, Self::Counts, Self::Parts, Self::Replay, Self::Growth, Self::Live];
 
     const fn name(self) -> &'static str {
         match self {
             Self::Kernel => "kernel",
             Self::Counts => "counts",
+            Self::Parts => "parts",
             Self::Replay => "replay",
             Self::Growth => "growth",
             Self::Live => "live",
@@ -67,6 +71,7 @@ impl Part {
         match self {
             Self::Kernel => kernel::section(),
             Self::Counts => check::section(),
+            Self::Parts => parts::section(),
             Self::Replay => replay::section(),
             Self::Growth => program(&["bench", "--quiet", "--package", "smtpwatch", "--bench", "growth"]),
             Self::Live => program(&["run", "--quiet", "--package", "smtpwatch-tests", "--bin", "bench-live"]),

@@ -1,0 +1,254 @@
+//! The parts that a packet goes through, one by one, and a library beside them where there is one that does the same.
+//!
+//! `cargo xtask bench parts` makes a table of it: the second name of a benchmark is the part, or `beside NAME`.
+#![expect(clippy::unwrap_used, clippy::panic, reason = "a benchmark ends by panicking")]
+
+#[expect(dead_code, reason = "the tests use more of it")]
+#[path = "../tests/suite/traffic.rs"]
+mod traffic;
+
+use std::hint::black_box;
+
+use criterion::{BatchSize, Criterion, Throughput, criterion_group, criterion_main};
+use smtpwatch::{
+    capture::{
+        pcap,
+        userspace_gate::{CapturedFrame, UserspaceGate},
+    },
+    config::Config,
+    pipeline::{Pipeline, Source},
+};
+use smtpwatch_common::{Checksum, Direction, Header, Link, PortSet, Record};
+use smtpwatch_core::{
+    FlowKey, Role, Segment, Side, TcpFlags, Timestamp, flow::Connection, policy::history::History, smtp::Session,
+};
+use traffic::{CLIENT, Packet, SERVER, START_NS, Turn};
+
+const TURNS: [Turn<'static>; 13] = [
+    Turn::Server("220 mx1.example.net ESMTP Postfix\r\n"),
+    Turn::Client("EHLO mail.example.org\r\n"),
+    Turn::Server("250-mx1.example.net\r\n250-PIPELINING\r\n250-SIZE 10240000\r\n250-STARTTLS\r\n250 8BITMIME\r\n"),
+    Turn::Client("MAIL FROM:<anna@example.org> SIZE=1024\r\n"),
+    Turn::Server("250 2.1.0 Ok\r\n"),
+    Turn::Client("RCPT TO:<bob@example.net>\r\n"),
+    Turn::Server("250 2.1.5 Ok\r\n"),
+    Turn::Client("DATA\r\n"),
+    Turn::Server("354 End data with <CR><LF>.<CR><LF>\r\n"),
+    Turn::Client("Subject: x\r\n\r\nbody\r\n.\r\n"),
+    Turn::Server("250 2.0.0 Ok: queued as 4F2C91C0A1\r\n"),
+    Turn::Client("QUIT\r\n"),
+    Turn::Server("221 2.0.0 Bye\r\n"),
+];
+
+fn ethernet(packet: &Packet) -> Vec<u8> {
+    [traffic::link_header(1), packet.ip.clone()].concat()
+}
+
+fn frame(bytes: &[u8], at_ns: u64) -> CapturedFrame<'_> {
+    let wire_len = u32::try_from(bytes.len()).unwrap();
+    CapturedFrame { link: Link::Ethernet, bytes, wire_len, at_ns, interface: 1, direction: Direction::Ingress }
+}
+
+/// Header walk, flow state and decision, for a packet that is not mail, and for each of a session.
+fn gate(criterion: &mut Criterion) {
+    let session = traffic::session(CLIENT, SERVER, START_NS, &TURNS);
+    let frames: Vec<_> = session.iter().map(|packet| (ethernet(packet), packet.at_ns)).collect();
+    let other = traffic::session("192.0.2.10:51000", "198.51.100.25:443", START_NS, &TURNS);
+    let others: Vec<_> = other.iter().map(|packet| (ethernet(packet), packet.at_ns)).collect();
+    let mut group = criterion.benchmark_group("gate, a packet");
+    group.throughput(Throughput::Elements(frames.len() as u64));
+    for (name, frames) in [("not mail", &others), ("of a dialogue", &frames)] {
+        group.bench_function(name, |bencher| {
+            let mut gate = UserspaceGate::new(PortSet::new(&[25, 587]));
+            bencher.iter(|| {
+                for (bytes, at_ns) in frames {
+                    gate.packet(&frame(bytes, *at_ns), |record| _ = black_box(record));
+                }
+            });
+        });
+    }
+    group.bench_function("beside etherparse (headers alone)", |bencher| {
+        bencher.iter(|| {
+            for (bytes, _) in &frames {
+                black_box(etherparse::SlicedPacket::from_ethernet(bytes).unwrap());
+            }
+        });
+    });
+    group.finish();
+}
+
+fn checksum(criterion: &mut Criterion) {
+    let payload = [b'x'; 256];
+    let header = Header { length: 256, captured: 256, ..Header::EMPTY };
+    let record = Record { header, payload: &payload };
+    let mut group = criterion.benchmark_group("checksum, a segment of 256 octets");
+    group.throughput(Throughput::Elements(1));
+    group.bench_function("sum", |bencher| bencher.iter(|| Checksum::of(black_box(&record))));
+    group.bench_function("beside etherparse", |bencher| {
+        let tcp = etherparse::TcpHeader::new(25, 41_234, 1, 512);
+        bencher.iter(|| tcp.calc_checksum_ipv6_raw([0; 16], [0; 16], black_box(&payload)));
+    });
+    group.finish();
+}
+
+fn segments(said: &[(Side, &'static [u8])]) -> Vec<Segment<'static>> {
+    let flow = FlowKey { client: CLIENT.parse().unwrap(), server: SERVER.parse().unwrap() };
+    let mut next = [1_u32, 1];
+    let mut segments = Vec::new();
+    let syn = |from, flags, ack| segment(flow, from, flags, 0, ack, &[]);
+    segments.push(syn(Side::Client, TcpFlags::SYN, 0));
+    segments.push(syn(Side::Server, TcpFlags::SYN | TcpFlags::ACK, 1));
+    for (from, octets) in said {
+        let [client, server] = next;
+        let (seq, ack) = if *from == Side::Client { (client, server) } else { (server, client) };
+        segments.push(segment(flow, *from, TcpFlags::ACK, seq, ack, octets));
+        next[*from as usize] += u32::try_from(octets.len()).unwrap();
+        let [client, server] = next;
+        let (seq, ack) = if *from == Side::Client { (server, client) } else { (client, server) };
+        segments.push(segment(flow, from.peer(), TcpFlags::ACK, seq, ack, &[]));
+    }
+    segments
+}
+
+fn segment(flow: FlowKey, from: Side, flags: TcpFlags, seq: u32, ack: u32, payload: &'static [u8]) -> Segment<'static> {
+    Segment {
+        at: Timestamp::from_secs(1),
+        flow,
+        from,
+        role: Role::Client,
+        interface: "",
+        seq,
+        ack,
+        flags,
+        window: 512,
+        ttl: 64,
+        ip_id: 1,
+        options: &[],
+        checksum_right: None,
+        length: u32::try_from(payload.len()).unwrap(),
+        offset: 0,
+        payload,
+        body_ended: false,
+        budget_spent: false,
+    }
+}
+
+fn said() -> Vec<(Side, &'static [u8])> {
+    let said = |turn: &Turn<'static>| match turn {
+        Turn::Client(text) => (Side::Client, text.as_bytes()),
+        Turn::Server(text) => (Side::Server, text.as_bytes()),
+    };
+    TURNS.iter().map(said).collect()
+}
+
+/// Reassembly of a session: every segment and its acknowledgment.
+fn flow(criterion: &mut Criterion) {
+    let segments = segments(&said());
+    let mut group = criterion.benchmark_group("reassembly, a segment");
+    group.throughput(Throughput::Elements(segments.len() as u64));
+    group.bench_function("in order", |bencher| {
+        bencher.iter(|| {
+            let mut connection = Connection::new(&segments[0]);
+            for segment in &segments[1..] {
+                connection.push(segment);
+                while let Some(event) = connection.poll() {
+                    black_box(event);
+                }
+            }
+            connection
+        });
+    });
+    group.finish();
+}
+
+/// The dialogue of a session: lines, commands, replies, transcript.
+fn dialogue(criterion: &mut Criterion) {
+    let said = said();
+    let lines = said.iter().map(|(_, octets)| octets.iter().filter(|octet| **octet == b'\n').count()).sum::<usize>();
+    let mut group = criterion.benchmark_group("dialogue, a line");
+    group.throughput(Throughput::Elements(lines as u64));
+    group.bench_function("session machine, with transcript", |bencher| {
+        bencher.iter(|| {
+            let mut session = Session::new(false);
+            let mut offsets = [0, 0];
+            for (from, octets) in &said {
+                session.data(*from, Timestamp::from_secs(1), offsets[*from as usize], octets);
+                offsets[*from as usize] += octets.len() as u64;
+                while let Some(event) = session.poll() {
+                    black_box(event);
+                }
+            }
+            session
+        });
+    });
+    group.bench_function("beside smtp-proto (parsing alone)", |bencher| {
+        bencher.iter(|| {
+            for (from, octets) in &said {
+                match from {
+                    Side::Client => drop(black_box(smtp_proto::Request::parse(&mut octets.iter()))),
+                    Side::Server if octets.starts_with(b"250-") => {
+                        drop(black_box(smtp_proto::EhloResponse::parse(&mut octets.iter())));
+                    }
+                    Side::Server => {
+                        let mut receiver = smtp_proto::response::parser::ResponseReceiver::default();
+                        drop(black_box(receiver.parse(&mut octets.iter())));
+                    }
+                }
+            }
+        });
+    });
+    group.finish();
+}
+
+/// Everything behind the gate, for a whole session.
+fn engine(criterion: &mut Criterion) {
+    let packets = traffic::session(CLIENT, SERVER, START_NS, &TURNS);
+    let mut gate = UserspaceGate::new(PortSet::new(&[25, 587]));
+    let mut records: Vec<(Header, Vec<u8>)> = Vec::new();
+    for packet in &packets {
+        let bytes = ethernet(packet);
+        gate.packet(&frame(&bytes, packet.at_ns), |record| records.push((record.header, record.payload.to_vec())));
+    }
+    let mut group = criterion.benchmark_group("engine, a session of 33 packets");
+    group.throughput(Throughput::Elements(1));
+    group.bench_function("from records to verdict", |bencher| {
+        let mut pipeline = Pipeline::new(Config::default(), History::new(1_000), Source::File);
+        bencher.iter(|| {
+            for (header, payload) in &records {
+                let at = Timestamp(i64::try_from(header.timestamp).unwrap());
+                let record = Record { header: *header, payload };
+                pipeline.record(&record, at, "", &mut |output| drop(black_box(output)));
+            }
+        });
+        assert_eq!(pipeline.engine().flows(), 0);
+    });
+    group.finish();
+}
+
+/// Reading a capture file, with nothing done to its packets.
+fn capture_file(criterion: &mut Criterion) {
+    let packets: Vec<_> = (0..1_000).flat_map(|_| traffic::session(CLIENT, SERVER, START_NS, &TURNS)).collect();
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("capture");
+    std::fs::write(&path, traffic::pcap(&packets, 1, false, false)).unwrap();
+    let mut group = criterion.benchmark_group("capture file, a packet");
+    group.throughput(Throughput::Elements(packets.len() as u64));
+    group.bench_function("read", |bencher| {
+        bencher.iter_batched(
+            || (),
+            |()| pcap::read(&path, |packet| _ = black_box(packet)).unwrap(),
+            BatchSize::PerIteration,
+        );
+    });
+    group.finish();
+}
+
+criterion_group! {
+    name = parts;
+    config = Criterion::default()
+        .warm_up_time(std::time::Duration::from_millis(500))
+        .measurement_time(std::time::Duration::from_secs(2))
+        .without_plots();
+    targets = gate, checksum, flow, dialogue, engine, capture_file
+}
+criterion_main!(parts);
