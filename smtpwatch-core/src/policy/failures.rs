@@ -57,6 +57,9 @@ impl Failures {
     /// Another connection with this peer on which TLS was to begin, and that has not ended.
     #[must_use]
     pub fn under_way(&self, subject: &Subject<'_>) -> Option<FlowKey> {
+        if self.under_way.is_empty() {
+            return None;
+        }
         keys(subject).find_map(|key| self.under_way.get(&key)).copied().filter(|flow| *flow != subject.flow)
     }
 
@@ -76,6 +79,9 @@ impl Failures {
 
     /// TLS came about: what failed before is not what makes the peer speak in clear.
     pub fn forgive(&mut self, subject: &Subject<'_>) {
+        if self.newest.is_empty() {
+            return;
+        }
         for key in keys(subject) {
             self.newest.remove(&key);
         }
@@ -84,6 +90,9 @@ impl Failures {
     /// The failure before `now` that may explain why this flow is in clear.
     #[must_use]
     pub fn before(&self, subject: &Subject<'_>, now: Timestamp) -> Option<&Failure> {
+        if self.newest.is_empty() {
+            return None;
+        }
         let found = keys(subject).find_map(|key| self.newest.get(&key));
         found.filter(|failure| failure.at <= now && now.since(failure.at) <= REMEMBERED)
     }
