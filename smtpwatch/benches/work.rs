@@ -45,6 +45,7 @@ fn main() {
     let replay = Replay::new(&Config::default(), History::new(100_000));
     let summary = replayed(replay, &path);
     assert_eq!((summary.gaps, summary.unread, summary.evicted), (0, 0, 0));
+    assert_eq!(summary.findings, 0, "an honest session costs no finding");
     println!("{case}: {} packets, sessions {:?}", summary.packets, summary.sessions);
 }
 
@@ -116,7 +117,7 @@ fn handshake() -> [Owned; 9] {
         Owned::Client("STARTTLS\r\n".to_owned()),
         Owned::Server("220 2.0.0 Ready to start TLS\r\n".to_owned()),
         Owned::Client(format!("\u{16}\u{3}\u{1}\0\u{2d}\u{1}\0\0\u{29}\u{3}\u{3}{random}\0\0\u{2}\u{13}\u{1}\u{1}\0")),
-        Owned::Server(format!("\u{16}\u{3}\u{3}\0\u{2c}\u{2}\0\0\u{28}\u{3}\u{3}{random}\0\u{13}\u{1}\0")),
+        Owned::Server(format!("\u{16}\u{3}\u{3}\0\u{2a}\u{2}\0\0\u{26}\u{3}\u{3}{random}\0\u{13}\u{1}\0")),
         Owned::Server(format!("\u{17}\u{3}\u{3}\0\u{20}{random}")),
         Owned::Client(format!("\u{17}\u{3}\u{3}\0\u{20}{random}")),
     ]

@@ -88,7 +88,7 @@ fn body(segments: usize) -> (u64, u64) {
 fn tls(segments: usize) -> (u64, u64) {
     let random = "\u{7}".repeat(32);
     let client = format!("\u{16}\u{3}\u{1}\0\u{2d}\u{1}\0\0\u{29}\u{3}\u{3}{random}\0\0\u{2}\u{13}\u{1}\u{1}\0");
-    let server = format!("\u{16}\u{3}\u{3}\0\u{2c}\u{2}\0\0\u{28}\u{3}\u{3}{random}\0\u{13}\u{1}\0");
+    let server = format!("\u{16}\u{3}\u{3}\0\u{2a}\u{2}\0\0\u{26}\u{3}\u{3}{random}\0\u{13}\u{1}\0");
     let record = format!("\u{17}\u{3}\u{3}\u{5}\u{78}{}", "z".repeat(0x578));
     let mut turns = BEGIN.to_vec();
     turns.extend([
