@@ -507,12 +507,13 @@ impl Engine {
         if let Some(granted) = granted {
             self.scopes[flow.role as usize].note(at, subject.peer(), granted);
         }
+        let profile = flow.profile();
         for key in subject.history_keys() {
             // A client is remembered once it has used TLS here: everybody may connect, and most never come back.
             if flow.role == Role::Server && !used && self.history.get(&key).is_none() {
                 continue;
             }
-            let note = SessionNote { at, offered, used, profile: flow.profile() };
+            let note = SessionNote { at, offered, used, profile: profile.clone() };
             let (record, forgotten) = self.history.note(key.clone(), note, self.settings.strength);
             self.outputs.push_back(Output::History(key, record));
             self.outputs.extend(forgotten.into_iter().map(Output::HistoryForgotten));
