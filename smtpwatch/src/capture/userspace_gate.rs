@@ -79,7 +79,8 @@ impl UserspaceGate {
         let Some(state) = self.flows.peek_mut(&control::key(&order.flow)) else { return };
         let at = Position { flow: state.flow, server_next: state.server.next };
         self.serial = self.serial.wrapping_add(1).max(1);
-        // The kernel finds the order with the flow's next packet; until then nothing else of the flow can change.
+        // The kernel finds the order with the flow's next packet; until then nothing else of the flow can change. Only a
+        // packet that is cut short is counted there as such if it is the first one behind an order to mute, and here as muted.
         if state.phase != gate::Phase::Muted {
             gate::obey(state, &control::translate(order, at, self.serial).1);
         }
