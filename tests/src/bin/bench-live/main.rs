@@ -23,18 +23,27 @@ use smtpwatch_tests::daemon::Profile;
 use plan::Plan;
 use site::Site;
 
+/// What is measured; names on the command line choose among them.
+type Section = fn(&Site, &Plan) -> Result<String>;
+const SECTIONS: [(&str, Section); 4] = [
+    ("bulk", bulk::section),
+    ("sessions", sessions::section),
+    ("latency", latency::section),
+    ("beside", beside::section),
+];
+
 fn main() -> Result<()> {
     let plan = Plan::asked();
     eprintln!("bench-live: building the daemon (cargo build --release -p smtpwatch)");
     Profile::Release.binary()?;
     let site = Site::create()?;
-    let sections = [
-        plan.note().to_owned(),
-        bulk::section(&site, &plan)?,
-        sessions::section(&site, &plan)?,
-        latency::section(&site, &plan)?,
-        beside::section(&site, &plan)?,
-    ];
+    let asked: Vec<String> = std::env::args().skip(1).collect();
+    let mut sections = vec![plan.note().to_owned()];
+    for (name, section) in SECTIONS {
+        if asked.is_empty() || asked.iter().any(|asked| asked == name) {
+            sections.push(section(&site, &plan)?);
+        }
+    }
     let sections: Vec<_> =
         sections.iter().map(|section| section.trim()).filter(|section| !section.is_empty()).collect();
     println!("{}", sections.join("\n\n"));
