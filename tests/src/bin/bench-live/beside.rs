@@ -125,7 +125,7 @@ fn row(watcher: Watcher, rounds: &[Round], idle: Option<Spread>, tcpdump: Option
         watcher.name(),
         table::thousands(of(|round| as_figure(round.sent.packets) / round.sent.seconds).median),
         per_packet(process),
-        per_packet(if watcher == Watcher::None { machine.median } else { machine.median - idle.median }),
+        if watcher == Watcher::None { "–".to_owned() } else { per_packet(machine.median - idle.median) },
         table::thousands(lost),
         table::thousands(sum(|round| as_figure(round.sent.packets) - as_figure(round.sent.arrived))),
     )

@@ -7,6 +7,7 @@
 mod beside;
 mod bulk;
 mod cpu;
+mod empty_xdp;
 mod latency;
 mod pairs;
 mod plan;

@@ -44,16 +44,16 @@ impl Plan {
     const fn whole() -> Self {
         Self {
             quick: false,
-            pairs: 7,
-            bulk_messages: 50,
-            postfix_messages: 40,
-            stream: Duration::from_millis(1_500),
-            sessions: 12_000,
-            long_sessions: 100_000,
+            pairs: 5,
+            bulk_messages: 40,
+            postfix_messages: 30,
+            stream: Duration::from_millis(1_200),
+            sessions: 10_000,
+            long_sessions: 60_000,
             latencies: 1_000,
-            recorded_sessions: 10_000,
+            recorded_sessions: 8_000,
             recorded_bodies: 20,
-            loops: 5,
+            loops: 4,
             rounds: 3,
         }
     }

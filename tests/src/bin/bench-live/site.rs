@@ -10,6 +10,8 @@ use smtpwatch_tests::daemon::{Daemon, Options, Profile};
 use smtpwatch_tests::netns::{EXCHANGER_V4, GATEWAY_INTERFACE, Namespace, Path};
 use smtpwatch_tests::root::lab_directory;
 
+use super::empty_xdp::EmptyXdp;
+
 /// The far mail server.
 pub const EXCHANGER: SocketAddr = SocketAddr::new(IpAddr::V4(EXCHANGER_V4), 25);
 /// The far submission server: a port that is watched too.
@@ -17,7 +19,7 @@ pub const SUBMISSION_PORT: SocketAddr = SocketAddr::new(IpAddr::V4(EXCHANGER_V4)
 
 /// The daemon reads the kernel's counters twice a second, and knows of a session a moment after its end.
 const SETTLE: Duration = Duration::from_secs(15);
-const COUNTERS: Duration = Duration::from_millis(1_200);
+const COUNTERS: Duration = Duration::from_millis(700);
 
 /// The path, and a directory that is removed at the end.
 #[derive(Debug)]
@@ -35,6 +37,17 @@ pub struct Place {
     pub end: End,
     /// `ingress = …` of the configuration.
     pub ingress: &'static str,
+    /// What is there while the daemon is not.
+    pub beside: Beside,
+}
+
+/// What a run with the daemon is compared with.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Beside {
+    /// Nothing at all.
+    Nothing,
+    /// An XDP program that only passes.
+    EmptyXdp,
 }
 
 /// An end of a session.
@@ -48,20 +61,22 @@ pub enum End {
 
 impl Place {
     /// Mail goes out. Which hook is at ingress meets the acknowledgements alone.
-    pub const CLIENT: Self = Self { end: End::Client, ingress: "auto" };
-    /// Mail comes in through XDP, which is what `auto` takes on a veth.
-    pub const SERVER_XDP: Self = Self { end: End::Server, ingress: "auto" };
-    /// Mail comes in through TCX.
-    pub const SERVER_TCX: Self = Self { end: End::Server, ingress: "tcx" };
+    pub const CLIENT: Self = Self { end: End::Client, ingress: "tcx", beside: Beside::Nothing };
     /// Each of them.
-    pub const ALL: [Self; 3] = [Self::CLIENT, Self::SERVER_XDP, Self::SERVER_TCX];
+    pub const ALL: [Self; 4] = [
+        Self::CLIENT,
+        Self { end: End::Server, ingress: "tcx", beside: Beside::Nothing },
+        Self { end: End::Server, ingress: "xdp", beside: Beside::Nothing },
+        Self { end: End::Server, ingress: "xdp", beside: Beside::EmptyXdp },
+    ];
 
     /// As a row of a table says it.
     pub const fn describe(self) -> &'static str {
-        match (self.end, self.ingress.as_bytes()) {
-            (End::Client, _) => "out (TCX egress)",
-            (End::Server, b"tcx") => "in (TCX ingress)",
-            (End::Server, _) => "in (XDP)",
+        match (self.end, self.ingress.as_bytes(), self.beside) {
+            (End::Client, _, _) => "out, TCX",
+            (End::Server, b"tcx", _) => "in, TCX",
+            (End::Server, _, Beside::Nothing) => "in, XDP",
+            (End::Server, _, Beside::EmptyXdp) => "in, XDP beside an empty XDP program",
         }
     }
 }
@@ -76,11 +91,24 @@ impl Site {
 
     /// Starts the daemon, which knows nothing yet.
     pub fn daemon(&self, place: Place) -> Result<Daemon<'_>> {
-        let (namespace, interface) = match place.end {
+        let (namespace, interface) = self.watched(place);
+        self.daemon_on(namespace, interface, place.ingress)
+    }
+
+    /// What is there while the daemon is not; it goes when the value is dropped.
+    pub fn beside(&self, place: Place) -> Result<Option<EmptyXdp>> {
+        let (namespace, interface) = self.watched(place);
+        match place.beside {
+            Beside::Nothing => Ok(None),
+            Beside::EmptyXdp => EmptyXdp::attach(namespace, interface).map(Some),
+        }
+    }
+
+    const fn watched(&self, place: Place) -> (&Namespace, &'static str) {
+        match place.end {
             End::Client => (&self.path.gateway, GATEWAY_INTERFACE),
             End::Server => (&self.path.exchanger, "mx0"),
-        };
-        self.daemon_on(namespace, interface, place.ingress)
+        }
     }
 
     /// Starts the daemon on an interface of any namespace.

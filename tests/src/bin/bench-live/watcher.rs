@@ -19,7 +19,7 @@ use super::site::{Counts, Site};
 const READY: Duration = Duration::from_secs(60);
 const FILTER: &str = "tcp port 25 or tcp port 587";
 /// What is queued is worked off before the time is taken, by every watcher alike.
-const SETTLE: Duration = Duration::from_millis(1_500);
+const SETTLE: Duration = Duration::from_secs(1);
 
 /// A watcher of the wire.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
