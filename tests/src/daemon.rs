@@ -110,10 +110,14 @@ impl<'a> Daemon<'a> {
         std::thread::spawn({
             let findings = Arc::clone(&findings);
             move || {
-                for line in BufReader::new(stdout).lines().map_while(Result::ok).take(MAX_FINDINGS) {
+                for line in BufReader::new(stdout).lines().map_while(Result::ok) {
                     let at = SystemTime::now();
-                    let finding = serde_json::from_str(&line).unwrap_or(Value::String(line));
-                    findings.lock().unwrap_or_else(PoisonError::into_inner).push(Arrival { at, finding });
+                    let mut findings = findings.lock().unwrap_or_else(PoisonError::into_inner);
+                    // What is not kept is still read: a reader that leaves would be a fault of the lab, not of the daemon.
+                    if findings.len() < MAX_FINDINGS {
+                        let finding = serde_json::from_str(&line).unwrap_or(Value::String(line));
+                        findings.push(Arrival { at, finding });
+                    }
                 }
             }
         });

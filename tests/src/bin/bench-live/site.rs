@@ -1,7 +1,7 @@
 //! Where it all happens: the lab's path, and the daemon at one end of it.
 
 use std::cell::Cell;
-use std::net::{IpAddr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -14,8 +14,9 @@ use super::empty_xdp::EmptyXdp;
 
 /// The far mail server.
 pub const EXCHANGER: SocketAddr = SocketAddr::new(IpAddr::V4(EXCHANGER_V4), 25);
-/// The far submission server: a port that is watched too.
-pub const SUBMISSION_PORT: SocketAddr = SocketAddr::new(IpAddr::V4(EXCHANGER_V4), 587);
+/// Where load goes that must not be taken for the mail server at [`EXCHANGER`]. On the submission port each of its sessions
+/// in clear would be a finding.
+pub const LOADED: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::new(198, 51, 100, 26)), 25);
 
 /// The daemon reads the kernel's counters twice a second, and knows of a session a moment after its end.
 const SETTLE: Duration = Duration::from_secs(15);
@@ -86,7 +87,9 @@ impl Site {
     pub fn create() -> Result<Self> {
         let home = Home(lab_directory().join("run").join(format!("{}-bench-live", std::process::id())));
         std::fs::create_dir_all(&home.0)?;
-        Ok(Self { path: Path::create()?, home, serial: Cell::new(0) })
+        let path = Path::create()?;
+        path.exchanger.ip(&["addr", "add", &format!("{}/24", LOADED.ip()), "dev", "mx0"])?;
+        Ok(Self { path, home, serial: Cell::new(0) })
     }
 
     /// Starts the daemon, which knows nothing yet.
