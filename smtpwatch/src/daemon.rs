@@ -5,7 +5,7 @@
 //! written to their end.
 
 use std::{
-    collections::BTreeSet,
+    collections::{BTreeMap, BTreeSet},
     net::SocketAddr,
     sync::{
         Arc,
@@ -21,7 +21,7 @@ use tokio::signal::unix::{SignalKind, signal};
 
 use crate::{
     capture::{
-        Capture, CaptureSettings, Hook,
+        Capture, CaptureSettings, Drained, Hook,
         listeners::{self, Unwatched},
     },
     config::Config,
@@ -36,6 +36,10 @@ use crate::{
 
 /// The pipeline looks up from the ring this often, also when nothing comes.
 const WAIT: Duration = Duration::from_millis(100);
+/// After records the ring is left alone for so long, and what has come meanwhile is taken at once. The kernel signals a
+/// record to a reader that has read everything before it, by an interrupt and a wake-up that cost more than the record
+/// itself; a reader that keeps up with a stream of them would be signalled for each.
+const GATHER: Duration = Duration::from_millis(1);
 /// What is not urgent is done this often: counters, requests, interfaces.
 const HOUSEKEEPING: Duration = Duration::from_millis(500);
 /// Listeners are looked through this often: it walks every process.
@@ -78,7 +82,7 @@ pub fn run(config: Config, listen: SocketAddr) -> anyhow::Result<()> {
     let named = config.interfaces.iter().filter(|name| !name.contains(['*', '?'])).cloned().collect();
     let watch = Watch {
         named,
-        interfaces: BTreeSet::new(),
+        interfaces: BTreeMap::new(),
         pipeline: Pipeline::new(config, history, Source::Live),
         outputs: Outputs { metrics: metrics.clone(), journal, store: writer.handle(), orders: Vec::new() },
         capture,
@@ -127,8 +131,8 @@ struct Watch {
     stop: Arc<AtomicBool>,
     /// Interfaces that the configuration names, not by a glob.
     named: Vec<String>,
-    /// Interfaces that have series of their own.
-    interfaces: BTreeSet<String>,
+    /// Interfaces that have series of their own, each with the time of its newest record.
+    interfaces: BTreeMap<String, Option<Timestamp>>,
     /// What was seen of the writer's counts.
     written: (u64, u64),
     /// Watched ports.
@@ -143,8 +147,11 @@ impl Watch {
         self.listeners();
         let (mut housekeeping, mut listeners) = (Instant::now(), Instant::now());
         while !self.stop.load(Ordering::Relaxed) {
-            self.capture.wait(WAIT)?;
-            self.records()?;
+            match self.records()? {
+                Drained::Nothing => self.capture.wait(WAIT)?,
+                Drained::Everything => std::thread::sleep(GATHER),
+                Drained::Part => {}
+            }
             self.pipeline.tick(now(), &mut |output| self.outputs.take(output));
             for order in self.outputs.orders.drain(..) {
                 self.capture.order(&order)?;
@@ -174,16 +181,16 @@ impl Watch {
         Ok(())
     }
 
-    fn records(&mut self) -> anyhow::Result<()> {
+    fn records(&mut self) -> anyhow::Result<Drained> {
         let Self { pipeline, outputs, capture, interfaces, .. } = self;
         capture.drain(|record, at, interface| {
-            if interfaces.contains(interface) {
-                outputs.metrics.last_packet(interface, at);
+            if let Some(newest) = interfaces.get_mut(interface) {
+                *newest = Some(at);
             }
             pipeline.record(&record, at, interface, &mut |output| outputs.take(output));
             std::mem::take(&mut outputs.orders)
-        })?;
-        Ok(())
+        })
+        .map_err(Into::into)
     }
 
     /// Tells what is attached and what is missing: metrics and readiness. The log has it from the capture.
@@ -200,7 +207,7 @@ impl Watch {
             );
             interfaces = interfaces.into_iter().take(MAX_INTERFACES).collect();
         }
-        for gone in self.interfaces.difference(&interfaces) {
+        for gone in self.interfaces.keys().filter(|held| !interfaces.contains(*held)) {
             metrics.forget_interface(gone);
             for direction in Direction::ALL {
                 for hook in hooks(direction) {
@@ -231,7 +238,10 @@ impl Watch {
                 }
             }
         }
-        self.interfaces = interfaces;
+        self.interfaces.retain(|held, _| interfaces.contains(held));
+        for interface in interfaces {
+            self.interfaces.entry(interface).or_default();
+        }
         self.health.set(watch);
     }
 
@@ -247,6 +257,11 @@ impl Watch {
     fn housekeeping(&mut self) -> anyhow::Result<()> {
         if self.capture.refresh()? {
             self.attachments();
+        }
+        for (interface, newest) in &mut self.interfaces {
+            if let Some(at) = newest.take() {
+                self.outputs.metrics.last_packet(interface, at);
+            }
         }
         for (counter, total) in self.capture.counters()? {
             match counter.label() {

@@ -6,7 +6,7 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpStream};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use anyhow::{Context, Result, anyhow, ensure};
 use serde_json::Value;
@@ -29,12 +29,51 @@ pub struct Options<'a> {
     pub ingress: &'a str,
     /// `[[rule]]` tables, as they stand in the configuration file.
     pub rules: &'a str,
+    /// Which build of it runs.
+    pub profile: Profile,
 }
 
 impl Default for Options<'_> {
     fn default() -> Self {
-        Self { ingress: "auto", rules: "" }
+        Self { ingress: "auto", rules: "", profile: Profile::Dev }
     }
+}
+
+/// A profile of Cargo.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Profile {
+    /// With checks of overflow, and built in a moment: for tests.
+    Dev,
+    /// What is installed: for measurements.
+    Release,
+}
+
+impl Profile {
+    /// The daemon's binary, built if it is not up to date.
+    ///
+    /// # Errors
+    /// When it does not build.
+    pub fn binary(self) -> Result<&'static Path> {
+        static BINARIES: [OnceLock<Result<PathBuf, String>>; 2] = [const { OnceLock::new() }; 2];
+        let built = BINARIES[self as usize].get_or_init(|| build(self).map_err(|error| format!("{error:#}")));
+        built.as_deref().map_err(|error| anyhow!("{error}"))
+    }
+
+    const fn arguments(self) -> &'static [&'static str] {
+        match self {
+            Self::Dev => &[],
+            Self::Release => &["--release"],
+        }
+    }
+}
+
+/// A finding, as it came.
+#[derive(Clone, Debug)]
+pub struct Arrival {
+    /// When its line had been read.
+    pub at: SystemTime,
+    /// The line; one that is no JSON is a string.
+    pub finding: Value,
 }
 
 /// A running daemon, killed when this goes out of scope.
@@ -43,7 +82,7 @@ pub struct Daemon<'a> {
     namespace: &'a Namespace,
     child: Guard,
     log: PathBuf,
-    findings: Arc<Mutex<Vec<Value>>>,
+    findings: Arc<Mutex<Vec<Arrival>>>,
 }
 
 impl<'a> Daemon<'a> {
@@ -55,12 +94,12 @@ impl<'a> Daemon<'a> {
     pub fn start(namespace: &'a Namespace, interface: &str, home: &Path, options: Options<'_>) -> Result<Self> {
         std::fs::create_dir_all(home)?;
         let (config, log) = (home.join("smtpwatch.toml"), home.join("smtpwatch.log"));
-        let Options { ingress, rules } = options;
+        let Options { ingress, rules, profile } = options;
         let mut text =
             format!("ports = [25, 587]\ninterfaces = [\"{interface}\"]\ningress = \"{ingress}\"\n\n[store]\n");
         writeln!(text, "path = \"{}\"\n\n{rules}", home.join("smtpwatch.db").display())?;
         std::fs::write(&config, text)?;
-        let mut command = namespace.command(binary()?.to_str().context("the path of the daemon is not UTF-8")?);
+        let mut command = namespace.command(profile.binary()?.to_str().context("the path of the daemon is not UTF-8")?);
         command.arg("run").arg("--config").arg(&config).args(["--interface", interface]);
         command.args(["--web.listen-address", &WEB.to_string()]);
         let stderr = std::fs::OpenOptions::new().create(true).append(true).open(&log)?;
@@ -71,9 +110,14 @@ impl<'a> Daemon<'a> {
         std::thread::spawn({
             let findings = Arc::clone(&findings);
             move || {
-                for line in BufReader::new(stdout).lines().map_while(Result::ok).take(MAX_FINDINGS) {
-                    let value = serde_json::from_str(&line).unwrap_or(Value::String(line));
-                    findings.lock().unwrap_or_else(PoisonError::into_inner).push(value);
+                for line in BufReader::new(stdout).lines().map_while(Result::ok) {
+                    let at = SystemTime::now();
+                    let mut findings = findings.lock().unwrap_or_else(PoisonError::into_inner);
+                    // What is not kept is still read: a reader that leaves would be a fault of the lab, not of the daemon.
+                    if findings.len() < MAX_FINDINGS {
+                        let finding = serde_json::from_str(&line).unwrap_or(Value::String(line));
+                        findings.push(Arrival { at, finding });
+                    }
                 }
             }
         });
@@ -102,6 +146,12 @@ impl<'a> Daemon<'a> {
     /// Every finding so far; a line that is no JSON is a string.
     #[must_use]
     pub fn findings(&self) -> Vec<Value> {
+        self.arrivals().into_iter().map(|arrival| arrival.finding).collect()
+    }
+
+    /// Every finding so far, with the time when it came.
+    #[must_use]
+    pub fn arrivals(&self) -> Vec<Arrival> {
         self.findings.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
@@ -184,24 +234,23 @@ pub fn smtpwatch(arguments: &[&str]) -> Result<String> {
     command::run(Command::new(binary()?).args(arguments), Duration::from_secs(30))
 }
 
-/// The daemon's binary, built if it is not up to date.
+/// The daemon's binary for tests, built if it is not up to date.
 ///
 /// # Errors
 /// When it does not build.
 pub fn binary() -> Result<&'static Path> {
-    static BINARY: OnceLock<Result<PathBuf, String>> = OnceLock::new();
-    let built = BINARY.get_or_init(|| build().map_err(|error| format!("{error:#}")));
-    built.as_deref().map_err(|error| anyhow!("{error}"))
+    Profile::Dev.binary()
 }
 
-fn build() -> Result<PathBuf> {
+fn build(profile: Profile) -> Result<PathBuf> {
     let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
     let manifest = Path::new(env!("CARGO_MANIFEST_DIR")).parent().context("the workspace")?.join("Cargo.toml");
     let mut command = Command::new(cargo);
     command
         .args(["build", "--quiet", "--package", "smtpwatch", "--message-format=json-render-diagnostics"])
         .arg("--manifest-path")
-        .arg(manifest);
+        .arg(manifest)
+        .args(profile.arguments());
     let out = command::output(&mut command, BUILD)?;
     // The compiler's words are on standard error; standard output is for programs.
     ensure!(out.status.success(), "the daemon does not build: {}", out.stderr);

@@ -223,7 +223,11 @@ impl Path {
     }
 }
 
-fn join((left, left_name): (&Namespace, &str), (right, right_name): (&Namespace, &str)) -> Result<()> {
+/// Joins two namespaces by a veth pair, whose ends have these names; both are down.
+///
+/// # Errors
+/// [`Skip`] when the kernel has no veth.
+pub fn join((left, left_name): (&Namespace, &str), (right, right_name): (&Namespace, &str)) -> Result<()> {
     let arguments =
         ["link", "add", left_name, "netns", left.name(), "type", "veth", "peer", "name", right_name, "netns"];
     command::run(Command::new("ip").args(arguments).arg(right.name()), LIMIT)

@@ -176,6 +176,17 @@ impl From<Vec<GateOrder>> for Orders {
     }
 }
 
+/// What one call of [`Capture::drain`] found.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Drained {
+    /// No record.
+    Nothing,
+    /// Some records, and the ring is empty now.
+    Everything,
+    /// As many records as are handed over at once: there may be more.
+    Part,
+}
+
 /// The kernel programs, loaded and attached.
 pub struct Capture {
     // First, so that it is dropped first: nothing is attached when the maps go.
@@ -299,7 +310,7 @@ impl Capture {
         }
     }
 
-    /// Hands over the records that are there, each with its time of day and the name of its interface.
+    /// Hands over the records that are there, up to a bound, each with its time of day and the name of its interface.
     ///
     /// The orders that `on` returns hold for the record's flow as it stood at this very record; that is what keeps one that
     /// comes late from muting what follows. A handler without orders returns `()`.
@@ -310,10 +321,12 @@ impl Capture {
     pub fn drain<R: Into<Orders>>(
         &mut self,
         mut on: impl FnMut(Record<'_>, Timestamp, &str) -> R,
-    ) -> Result<(), CaptureError> {
+    ) -> Result<Drained, CaptureError> {
         self.clock.compare()?;
-        for _ in 0..DRAIN_AT_ONCE {
-            let Some(octets) = self.ring.next() else { return Ok(()) };
+        for taken in 0..DRAIN_AT_ONCE {
+            let Some(octets) = self.ring.next() else {
+                return Ok(if taken == 0 { Drained::Nothing } else { Drained::Everything });
+            };
             let record = match Record::decode(&octets) {
                 Ok(record) => record,
                 Err(error) => {
@@ -330,7 +343,7 @@ impl Capture {
                 self.control.obey(&order, Position::after(&record))?;
             }
         }
-        Ok(())
+        Ok(Drained::Part)
     }
 
     /// Passes on an order that does not come of a record: a deadline has passed. [`GateAction::MuteBody`] is void here,

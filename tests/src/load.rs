@@ -1,0 +1,88 @@
+//! Load: Postfix's own generator and its sink, `smtp-source` and `smtp-sink`.
+
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use anyhow::{Context, Result, ensure};
+
+use crate::netns::Namespace;
+use crate::root::{Instance, Packages, Root};
+use crate::{command, smtp};
+
+const READY: Duration = Duration::from_secs(20);
+
+/// What `smtp-source` sends, each message in a session of its own.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Messages {
+    /// How many.
+    pub count: u64,
+    /// Length of each body, octets.
+    pub octets: u64,
+    /// Sessions at once.
+    pub parallel: u64,
+}
+
+/// A running `smtp-sink`: takes every message and throws it away, in clear.
+#[derive(Debug)]
+pub struct Sink {
+    _instance: Instance,
+}
+
+impl Sink {
+    /// Listens on `address` of `namespace`.
+    ///
+    /// # Errors
+    /// [`crate::Skip`] when Postfix cannot be installed here; otherwise that no greeting comes.
+    pub fn start(namespace: &Namespace, address: SocketAddr) -> Result<Self> {
+        let listen = address.to_string();
+        // Root must name a user, and the last word is the backlog of the listener.
+        let program = ["smtp-sink", "-u", "postfix", &listen, "1000"];
+        let instance = Root::with(Packages::Postfix)?.start(namespace, &program, |_| Ok(()))?;
+        command::eventually(READY, "smtp-sink", || Ok(namespace.run(|| smtp::greeting(address))?.ok()))?;
+        Ok(Self { _instance: instance })
+    }
+}
+
+/// Sends `messages` from `namespace`, and gives the time that this took, the start of the program included.
+///
+/// # Errors
+/// When a session fails, or not all are over after `limit`.
+pub fn source(namespace: &Namespace, messages: Messages, to: SocketAddr, limit: Duration) -> Result<Duration> {
+    let words = words(messages, to);
+    let program: Vec<&str> = ["sh", "-c", TIMED, "sh"].into_iter().chain(words.iter().map(String::as_str)).collect();
+    let out = Root::with(Packages::Postfix)?.output(namespace, &program, limit, |_| Ok(()))?;
+    ensure!(out.status.success(), "smtp-source: {}{}", out.stdout, out.stderr);
+    let nanoseconds = out.stdout.trim().parse().with_context(|| format!("no time in {:?}", out.stdout))?;
+    Ok(Duration::from_nanos(nanoseconds))
+}
+
+/// As [`source`], in the background, until the value is dropped.
+///
+/// # Errors
+/// When it cannot be started.
+pub fn background(namespace: &Namespace, messages: Messages, to: SocketAddr) -> Result<Instance> {
+    let words = words(messages, to);
+    let program: Vec<&str> = words.iter().map(String::as_str).collect();
+    Root::with(Packages::Postfix)?.start(namespace, &program, |_| Ok(()))
+}
+
+fn words(messages: Messages, to: SocketAddr) -> Vec<String> {
+    let Messages { count, octets, parallel } = messages;
+    let number = |option: &str, value: u64| [option.to_owned(), value.to_string()];
+    let mut words = vec!["smtp-source".to_owned()];
+    words.extend(number("-m", count));
+    words.extend(number("-l", octets));
+    words.extend(number("-s", parallel));
+    words.extend(["-f", "anna@example.org", "-t", "bob@example.net"].map(str::to_owned));
+    words.push(format!("inet:{}:{}", to.ip(), to.port()));
+    words
+}
+
+/// The program's own time: the overlay root around it takes longer to mount than a short run takes.
+const TIMED: &str = r#"
+set -eu
+begin=$(date +%s%N)
+"$@"
+end=$(date +%s%N)
+echo $((end - begin))
+"#;
