@@ -183,14 +183,14 @@ impl Watch {
 
     fn records(&mut self) -> anyhow::Result<Drained> {
         let Self { pipeline, outputs, capture, interfaces, .. } = self;
-        capture.drain(|record, at, interface| {
+        let drained = capture.drain(|record, at, interface| {
             if let Some(newest) = interfaces.get_mut(interface) {
                 *newest = Some(at);
             }
             pipeline.record(&record, at, interface, &mut |output| outputs.take(output));
             std::mem::take(&mut outputs.orders)
-        })
-        .map_err(Into::into)
+        })?;
+        Ok(drained)
     }
 
     /// Tells what is attached and what is missing: metrics and readiness. The log has it from the capture.
