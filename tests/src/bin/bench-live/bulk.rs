@@ -63,8 +63,8 @@ pub fn section(site: &Site, plan: &Plan) -> Result<String> {
          one pair, and \"two runs without\" is the same of two runs that follow each other without the daemon: the noise. The \
          stream is a dialogue with a real TLS handshake, followed by what looks like records; Postfix takes the mail on a \
          port that is not watched, and its time is until the last message is delivered. XDP on a veth makes the kernel copy \
-         every packet, whatever the program does (`skb_pp_cow_data`); a network card does not. What is left for the program \
-         is the row beside an empty XDP program, which is attached in the runs without the daemon.\n\n{}{rows}",
+         every packet, whatever the program does (`skb_pp_cow_data`); what the driver of a network card does instead is not \
+         measured here. What is left for the program is the row beside an empty XDP program, which is attached in the runs without the daemon.\n\n{}{rows}",
         plan.pairs,
         table::PAIRS_HEAD
     ))

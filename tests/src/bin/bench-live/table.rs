@@ -11,13 +11,18 @@ pub const PAIRS_HEAD: &str = "\
 /// One row of a table of pairs; `loss` is the greatest that is allowed, in parts of one.
 pub fn pairs_row(what: &str, place: &str, unit: &str, pairs: &Pairs, loss: f64) -> String {
     let ratio = pairs.ratio();
-    let verdict = verdict(1.0 - ratio.median, loss, |missed| format!("{:.1} points", missed * 100.0));
+    let noise = pairs.noise();
+    let mut verdict = verdict(1.0 - ratio.median, loss, |missed| format!("{:.1} points", missed * 100.0));
+    // Runs that differ by more than this among themselves cannot prove so small a loss, nor its absence.
+    if noise.greatest - noise.least > 2.0 * loss {
+        verdict.push_str("; the noise is wider than the aim");
+    }
     format!(
         "| {what} | {place} | {} {unit} | {} {unit} | {} | {} | loss ≤ {:.0} % | {verdict} |\n",
         short(pairs.without().median),
         short(pairs.with().median),
         spread(ratio),
-        range(pairs.noise()),
+        range(noise),
         loss * 100.0
     )
 }
