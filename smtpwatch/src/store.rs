@@ -17,7 +17,7 @@ use std::{
 
 use rusqlite::{Connection, ErrorCode, OpenFlags, OptionalExtension, Row, params};
 use smtpwatch_core::{
-    Role, Timestamp, limits,
+    Role, Timestamp,
     policy::history::{HistoryKey, HistoryPeer, HistoryRecord, Rate},
 };
 
@@ -205,13 +205,13 @@ impl Store {
 
     /// At the start of a writer: rows beyond the bound go, the oldest first; requests to the daemon before are done,
     /// since their rows are deleted already.
-    fn begin(&mut self) -> Result<(), StoreError> {
+    fn begin(&mut self, peers: usize) -> Result<(), StoreError> {
         self.sqlite(|connection| {
             connection.execute("DELETE FROM request", [])?;
             connection.execute(
                 "DELETE FROM baseline WHERE (role, own, peer_kind, peer, port) IN
                     (SELECT role, own, peer_kind, peer, port FROM baseline ORDER BY last_seen DESC LIMIT -1 OFFSET ?1)",
-                [i64::try_from(limits::HISTORY_PEERS).unwrap_or(i64::MAX)],
+                [i64::try_from(peers).unwrap_or(i64::MAX)],
             )?;
             Ok(())
         })

@@ -29,10 +29,18 @@ use crate::{
 };
 
 /// How the engine judges.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug)]
 pub struct Settings {
     /// When history is strong enough to accuse.
     pub strength: Strength,
+    /// Flows tracked at once; the least recently active one makes room. See [`limits::FLOWS`].
+    pub flows: usize,
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        Self { strength: Strength::default(), flows: limits::FLOWS }
+    }
 }
 
 /// The flow table and what is known beside it.
@@ -88,13 +96,13 @@ impl Engine {
     #[must_use]
     pub fn new(settings: Settings, rules: Vec<Rule>, history: History) -> Self {
         Self {
+            quota: Quota::new(settings.flows),
             settings,
             rules,
             history,
             failures: Failures::default(),
             scopes: Role::ALL.map(Scope::new),
             flows: Table::default(),
-            quota: Quota::default(),
             ages: VecDeque::new(),
             begun: VecDeque::new(),
             deadlines: VecDeque::new(),
@@ -290,7 +298,7 @@ impl Engine {
 
     fn make_room(&mut self) {
         self.compact();
-        while self.flows.len() >= limits::FLOWS {
+        while self.flows.len() >= self.settings.flows.max(1) {
             if let Some((due, key)) = self.believed.pop_front() {
                 if let Some(place) = self.find(&key, |flow| flow.lingers == Some(due)) {
                     self.end(place, self.now);
