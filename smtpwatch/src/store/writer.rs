@@ -75,7 +75,7 @@ impl Writer {
         let mut store = Store::open(path)?;
         let lock = super::lock(path)?;
         store.begin(peers)?;
-        let entries = store.entries()?;
+        let entries = store.all()?;
         let counts = Arc::new(Counts::default());
         let (queue, changes) = sync_channel(QUEUE);
         let (asked, requests) = sync_channel(REQUESTS);
