@@ -176,7 +176,7 @@ fn judge(session: &Session) {
         assert!(!line.text.contains(|c: char| c.is_control()), "{:?}", line.text);
     }
     assert!(seen.recipient_domains.len() <= limits::RECIPIENT_DOMAINS);
-    let lines = seen.capabilities.as_ref().map_or(0, |capabilities| capabilities.lines.len());
+    let lines = seen.capabilities.as_ref().map_or(0, |capabilities| capabilities.len());
     assert!(lines <= CAPABILITY_LINES, "{lines} capability lines");
     // Everything that a finding, a page or a log is made from.
     let all = format!("{seen:?}").to_ascii_lowercase();

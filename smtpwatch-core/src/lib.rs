@@ -16,6 +16,7 @@ pub mod flow;
 pub mod hash;
 pub mod judge;
 pub mod limits;
+mod order;
 pub mod policy;
 pub mod segment;
 pub mod smtp;

@@ -2,12 +2,11 @@
 
 use std::time::Duration;
 
-/// Flows tracked at once. At about 1 KiB for an idle flow this bounds the table to some hundred MiB; the least recently
-/// active flow makes room.
+/// Flows tracked at once, where the configuration does not say (`[limits] flows`); the least recently active flow makes room.
 pub const FLOWS: usize = 65_536;
-/// Open connections of one peer: nobody can push the sessions of everybody else out of the table (THREATS EV-24). Mail
-/// servers grant one client some tens, and open no more to one server.
-pub const FLOWS_PER_PEER: u32 = 16_384;
+/// The open connections of one peer are at most this part of the table: nobody can push the sessions of everybody else out of
+/// it (THREATS EV-24). Mail servers grant one client some tens, and open no more to one server.
+pub const PEER_SHARE: usize = 4;
 /// A flow that was silent for this long is closed. RFC 5321 §4.5.3.2 gives 10 minutes as the longest reply time-out.
 pub const FLOW_IDLE: Duration = Duration::from_secs(900);
 /// A connection whose three-way handshake is not finished after this time is forgotten: a flood of SYNs must not push
@@ -35,7 +34,8 @@ pub const TRANSCRIPT_LINES: usize = 64;
 pub const TRANSCRIPT_LINE: usize = 512;
 /// Recipient domains remembered per session.
 pub const RECIPIENT_DOMAINS: usize = 16;
-/// Peers whose history is held in memory; the least recently seen makes room.
+/// Peers whose history is held, in memory and in the store, where the configuration does not say (`[limits] peers`); the least
+/// recently seen makes room.
 pub const HISTORY_PEERS: usize = 200_000;
 /// A finding whose outcome can still get worse is held back no longer than this.
 pub const VERDICT_DEADLINE: Duration = Duration::from_secs(10);

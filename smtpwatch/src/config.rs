@@ -12,10 +12,13 @@ use std::{
 };
 
 use serde::Deserialize;
-use smtpwatch_core::policy::{history::Strength, rule::Rule};
+use smtpwatch_core::{
+    limits,
+    policy::{history::Strength, rule::Rule},
+};
 
 pub use error::ConfigError;
-use value::{Checked, InterfaceGlob, OfferRatio, RulePeer, Sessions, TlsVersion, ValidPort};
+use value::{Checked, FlowCount, InterfaceGlob, OfferRatio, PeerCount, RulePeer, Sessions, TlsVersion, ValidPort};
 pub use value::{Network, Resolver, parse_interface, parse_port};
 
 /// Where the configuration is looked for when none is named.
@@ -40,6 +43,8 @@ pub struct Config {
     pub store: PathBuf,
     /// When history is strong enough to accuse.
     pub baseline: Strength,
+    /// What may be held at once.
+    pub limits: Limits,
     /// Local policy, first match wins.
     pub rules: Vec<Rule>,
     /// Published policies.
@@ -128,6 +133,32 @@ impl Ingress {
     }
 }
 
+/// `[limits]`: what may be held at once, and with it how much memory is taken at most.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Limits {
+    /// Connections followed at once; the least recently active one makes room, and is counted. An open one takes about 3 KiB
+    /// (measured: `docs/performance.md`), and up to some hundred KiB where a sender leaves holes in its stream (see
+    /// [`limits::REASSEMBLY_BYTES`]). The kernel's tables take about 0.7 KiB for each of them, from the start.
+    pub flows: usize,
+    /// Peers whose history is held, in memory and in the store; the least recently seen one makes room. A row takes about
+    /// 0.9 KiB in memory and 0.7 KiB in the store. A server is known by its address and by its name: two rows.
+    pub peers: usize,
+}
+
+impl Limits {
+    /// Flows whose state the gate holds: it remembers also those that are muted and that the engine has let go.
+    #[must_use]
+    pub const fn gate_flows(&self) -> usize {
+        4 * self.flows
+    }
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self { flows: limits::FLOWS, peers: limits::HISTORY_PEERS }
+    }
+}
+
 /// `[policy]`: published policies. Every key is checked; none is used yet, because no source of published policies is
 /// built in: judgements rest on `[[rule]]` and on history. See [`Config::without_effect`].
 #[derive(Clone, PartialEq, Eq, Debug, Deserialize)]
@@ -177,6 +208,7 @@ struct File {
     local: Vec<Checked<Network>>,
     store: StoreTable,
     baseline: BaselineTable,
+    limits: LimitsTable,
     rule: Vec<RuleTable>,
     policy: PolicySettings,
 }
@@ -190,6 +222,7 @@ impl Default for File {
             local: Vec::new(),
             store: StoreTable::default(),
             baseline: BaselineTable::default(),
+            limits: LimitsTable::default(),
             rule: Vec::new(),
             policy: PolicySettings::default(),
         }
@@ -208,6 +241,7 @@ impl From<File> for Config {
                 min_sessions: file.baseline.min_sessions.0.0,
                 min_offer_ratio: file.baseline.min_offer_ratio.0.0,
             },
+            limits: Limits { flows: file.limits.flows.0.0, peers: file.limits.peers.0.0 },
             rules: file.rule.into_iter().map(Rule::from).collect(),
             policy: file.policy,
         }
@@ -236,6 +270,20 @@ struct BaselineTable {
 impl Default for BaselineTable {
     fn default() -> Self {
         Self { min_sessions: Checked(Sessions(5)), min_offer_ratio: Checked(OfferRatio(0.95)) }
+    }
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields, default, expecting = "a [limits] table")]
+struct LimitsTable {
+    flows: Checked<FlowCount>,
+    peers: Checked<PeerCount>,
+}
+
+impl Default for LimitsTable {
+    fn default() -> Self {
+        let Limits { flows, peers } = Limits::default();
+        Self { flows: Checked(FlowCount(flows)), peers: Checked(PeerCount(peers)) }
     }
 }
 

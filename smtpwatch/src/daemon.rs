@@ -16,7 +16,7 @@ use std::{
 
 use anyhow::Context as _;
 use smtpwatch_common::{Direction, counters::Label};
-use smtpwatch_core::{Output, Timestamp, engine::GateOrder, limits, policy::history::History};
+use smtpwatch_core::{Output, Timestamp, engine::GateOrder, policy::history::History};
 use tokio::signal::unix::{SignalKind, signal};
 
 use crate::{
@@ -55,8 +55,8 @@ const MAX_INTERFACES: usize = 64;
 /// What failed, why, and what to do.
 pub fn run(config: Config, listen: SocketAddr) -> anyhow::Result<()> {
     let metrics = Arc::new(Metrics::new(&config.ports)?);
-    let (writer, entries) = Writer::start(&config.store)?;
-    let mut history = History::new(limits::HISTORY_PEERS);
+    let (writer, entries) = Writer::start(&config.store, config.limits.peers)?;
+    let mut history = History::new(config.limits.peers);
     tracing::info!(path = %config.store.display(), rows = entries.len(), "history read");
     entries.into_iter().for_each(|(key, record)| history.restore(key, record));
 

@@ -32,7 +32,8 @@ impl Pipeline {
     /// Judges by the rules of `config` and by `history`.
     #[must_use]
     pub fn new(config: Config, history: History, source: Source) -> Self {
-        let engine = Engine::new(Settings { strength: config.baseline }, config.rules.clone(), history);
+        let settings = Settings { strength: config.baseline, flows: config.limits.flows };
+        let engine = Engine::new(settings, config.rules.clone(), history);
         Self { engine, config, source, turned: Turned::default(), ticked: Timestamp::default() }
     }
 

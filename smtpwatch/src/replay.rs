@@ -63,7 +63,7 @@ impl Replay {
     #[must_use]
     pub fn new(config: &Config, history: History) -> Self {
         Self {
-            gate: UserspaceGate::new(PortSet::new(&config.ports)),
+            gate: UserspaceGate::bounded(PortSet::new(&config.ports), config.limits.gate_flows()),
             pipeline: Pipeline::new(config.clone(), history, Source::File),
             newest: Timestamp::default(),
             summary: Summary::default(),

@@ -17,7 +17,7 @@ use std::{
 
 use rusqlite::{Connection, ErrorCode, OpenFlags, OptionalExtension, Row, params};
 use smtpwatch_core::{
-    Role, Timestamp, limits,
+    Role, Timestamp,
     policy::history::{HistoryKey, HistoryPeer, HistoryRecord, Rate},
 };
 
@@ -60,6 +60,9 @@ const CREATE: &str = "
     ) STRICT;
 ";
 
+/// The columns of a row, in the order in which they are read.
+const COLUMNS: &str = "role, own, peer_kind, peer, port, sessions, offered, offered_no, offered_returns, offered_run, \
+                       used, used_no, used_returns, used_run, first_seen, last_seen, last_offered, profile";
 const UPSERT: &str = "INSERT OR REPLACE INTO baseline VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15, ?16, ?17, ?18)";
 const DELETE: &str = "DELETE FROM baseline WHERE role = ?1 AND own = ?2 AND peer_kind = ?3 AND peer = ?4 AND port = ?5";
 
@@ -169,8 +172,19 @@ impl Store {
     ///
     /// SQLite failed.
     pub fn entries(&mut self) -> Result<Vec<Entry>, StoreError> {
+        self.rows("ORDER BY last_seen DESC, peer, own, port")
+    }
+
+    /// The same for the start of a writer. Put in order here: SQLite would look each row up by its place in the index.
+    fn all(&mut self) -> Result<Vec<Entry>, StoreError> {
+        let mut entries = self.rows("")?;
+        entries.sort_by_key(|(_, record)| std::cmp::Reverse(record.last_seen));
+        Ok(entries)
+    }
+
+    fn rows(&mut self, order: &str) -> Result<Vec<Entry>, StoreError> {
         self.sqlite(|connection| {
-            let mut query = connection.prepare("SELECT * FROM baseline ORDER BY last_seen DESC, peer, own, port")?;
+            let mut query = connection.prepare(&format!("SELECT {COLUMNS} FROM baseline {order}"))?;
             let rows = query.query_map([], entry)?;
             // A row that another hand wrote and that is no address is left out rather than fatal.
             rows.filter_map(Result::transpose).collect()
@@ -205,14 +219,18 @@ impl Store {
 
     /// At the start of a writer: rows beyond the bound go, the oldest first; requests to the daemon before are done,
     /// since their rows are deleted already.
-    fn begin(&mut self) -> Result<(), StoreError> {
+    fn begin(&mut self, peers: usize) -> Result<(), StoreError> {
         self.sqlite(|connection| {
             connection.execute("DELETE FROM request", [])?;
-            connection.execute(
-                "DELETE FROM baseline WHERE (role, own, peer_kind, peer, port) IN
-                    (SELECT role, own, peer_kind, peer, port FROM baseline ORDER BY last_seen DESC LIMIT -1 OFFSET ?1)",
-                [i64::try_from(limits::HISTORY_PEERS).unwrap_or(i64::MAX)],
-            )?;
+            let peers = i64::try_from(peers).unwrap_or(i64::MAX);
+            let rows: i64 = connection.query_row("SELECT count(*) FROM baseline", [], |row| row.get(0))?;
+            if rows > peers {
+                connection.execute(
+                    "DELETE FROM baseline WHERE (role, own, peer_kind, peer, port) IN
+                        (SELECT role, own, peer_kind, peer, port FROM baseline ORDER BY last_seen LIMIT ?1)",
+                    [rows - peers],
+                )?;
+            }
             Ok(())
         })
     }
@@ -357,31 +375,35 @@ fn signed(count: u64) -> i64 {
     i64::try_from(count).unwrap_or(i64::MAX)
 }
 
+/// A row of [`COLUMNS`].
 fn entry(row: &Row<'_>) -> rusqlite::Result<Option<Entry>> {
-    let own: String = row.get("own")?;
-    let (kind, peer): (String, String) = (row.get("peer_kind")?, row.get("peer")?);
-    let peer = match kind.as_str() {
-        "address" => peer.parse().ok().map(HistoryPeer::Address),
-        _ => Some(HistoryPeer::Name(peer)),
+    let text = |column| row.get_ref(column).and_then(|value| Ok(value.as_str()?));
+    let peer = match (text(2)?, text(3)?) {
+        ("address", peer) => peer.parse().ok().map(HistoryPeer::Address),
+        (_, peer) => Some(HistoryPeer::Name(peer.to_owned())),
     };
-    let (Ok(own), Some(peer)) = (own.parse(), peer) else { return Ok(None) };
-    let role: String = row.get("role")?;
-    let role = if role == Role::Server.as_str() { Role::Server } else { Role::Client };
-    let count = |name: &str| row.get::<_, i64>(name).map(|count| u64::try_from(count).unwrap_or(0));
-    let rate = |yes, no, returns, run| {
-        Ok::<_, rusqlite::Error>(Rate { yes: count(yes)?, no: count(no)?, returns: count(returns)?, run: count(run)? })
+    let (Ok(own), Some(peer)) = (text(1)?.parse(), peer) else { return Ok(None) };
+    let role = if text(0)? == Role::Server.as_str() { Role::Server } else { Role::Client };
+    let count = |column| row.get::<_, i64>(column).map(|count| u64::try_from(count).unwrap_or(0));
+    let rate = |first| {
+        Ok::<_, rusqlite::Error>(Rate {
+            yes: count(first)?,
+            no: count(first + 1)?,
+            returns: count(first + 2)?,
+            run: count(first + 3)?,
+        })
     };
-    let time = |name| row.get(name).map(Timestamp);
-    let profile: Option<String> = row.get("profile")?;
+    let time = |column| row.get(column).map(Timestamp);
+    let profile = row.get_ref(17)?.as_str_or_null()?;
     let record = HistoryRecord {
-        sessions: count("sessions")?,
-        offered: rate("offered", "offered_no", "offered_returns", "offered_run")?,
-        used: rate("used", "used_no", "used_returns", "used_run")?,
-        first_seen: time("first_seen")?,
-        last_seen: time("last_seen")?,
-        last_offered: time("last_offered")?,
+        sessions: count(5)?,
+        offered: rate(6)?,
+        used: rate(10)?,
+        first_seen: time(14)?,
+        last_seen: time(15)?,
+        last_offered: time(16)?,
         // One that cannot be read is learnt again.
-        profile: profile.and_then(|text| serde_json::from_str(&text).ok()),
+        profile: profile.and_then(|text| serde_json::from_str(text).ok()),
     };
-    Ok(Some((HistoryKey { role, own, peer, port: row.get("port")? }, record)))
+    Ok(Some((HistoryKey { role, own, peer, port: row.get(4)? }, record)))
 }

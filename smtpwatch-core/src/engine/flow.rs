@@ -33,9 +33,11 @@ pub(super) struct Flow {
     pub(super) counted: bool,
     /// The gate was told to mute it.
     pub(super) muted: bool,
-    /// When its first segment was seen.
+    /// TLS came about: what is delivered is kept no more.
+    pub(super) settled: bool,
+    /// The engine's time when its first segment came: in captures that are read in another order that goes on.
     pub(super) begun: Timestamp,
-    /// The newest entry in the list of ages.
+    /// When it was moved to the young end of the order of ages last.
     pub(super) aged: Timestamp,
     /// A claim is held back, and its deadline is in the list.
     pub(super) held_back: bool,
@@ -55,7 +57,7 @@ pub(super) struct Flow {
 }
 
 impl Flow {
-    pub(super) fn new(segment: &Segment<'_>) -> Self {
+    pub(super) fn new(segment: &Segment<'_>, interface: Arc<str>, now: Timestamp) -> Self {
         let connection = Connection::new(segment);
         let session = Session::new(connection.midstream());
         let mut flow = Self {
@@ -63,13 +65,14 @@ impl Flow {
             connection,
             session,
             role: segment.role,
-            interface: segment.interface.into(),
+            interface,
             payload: false,
             open: false,
             counted: false,
             muted: false,
-            begun: segment.at,
-            aged: segment.at,
+            settled: false,
+            begun: now,
+            aged: now,
             held_back: false,
             concluded: false,
             lingers: None,
@@ -198,7 +201,7 @@ impl Flow {
             Role::Client => seen.server_names().first().map(|name| (*name).to_owned()),
             Role::Server => seen.client_name.clone(),
         };
-        let lines = seen.capabilities.iter().flat_map(|capabilities| &capabilities.lines);
+        let lines = seen.capabilities.iter().flat_map(|capabilities| capabilities.lines());
         Finding {
             schema_version: SCHEMA_VERSION,
             id: String::new(),
@@ -218,7 +221,7 @@ impl Flow {
             peer: PeerInfo { name: name.unwrap_or_default(), greeting: seen.greeting.clone().unwrap_or_default() },
             expected: claim.expected,
             observed: Observed {
-                capabilities: lines.map(|line| line.text.clone()).collect(),
+                capabilities: lines.map(|line| line.text.to_owned()).collect(),
                 starttls: seen.starttls_state(),
                 mechanism: claim.mechanism,
                 reply: claim.reply,

@@ -2,17 +2,14 @@
 
 mod flow;
 mod output;
+mod places;
 mod quota;
 mod table;
 
-use std::{collections::VecDeque, net::IpAddr, time::Duration};
+use std::{collections::VecDeque, net::IpAddr, sync::Arc, time::Duration};
 
 pub use self::output::{EvictReason, GateAction, GateOrder, LossCause, Output, SessionResult, SessionSummary};
-use self::{
-    flow::Flow,
-    quota::Quota,
-    table::{Place, Table},
-};
+use self::{flow::Flow, places::Place, quota::Quota, table::Table};
 use crate::{
     FlowKey, Role, Segment, Side, TcpFlags, Timestamp,
     flow::{CloseCause, FlowEvent},
@@ -29,10 +26,18 @@ use crate::{
 };
 
 /// How the engine judges.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug)]
 pub struct Settings {
     /// When history is strong enough to accuse.
     pub strength: Strength,
+    /// Flows tracked at once; the least recently active one makes room. See [`limits::FLOWS`].
+    pub flows: usize,
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        Self { strength: Strength::default(), flows: limits::FLOWS }
+    }
 }
 
 /// The flow table and what is known beside it.
@@ -45,10 +50,6 @@ pub struct Engine {
     scopes: [Scope; 2],
     flows: Table,
     quota: Quota,
-    /// Flows in the order of their last activity, oldest first; an entry is stale when the flow has been active since.
-    ages: VecDeque<(Timestamp, FlowKey)>,
-    /// Flows in the order of their first segment, for as long as their handshake may take.
-    begun: VecDeque<(Timestamp, FlowKey)>,
     /// Flows with a claim that is held back, by the time when it must go out.
     deadlines: VecDeque<(Timestamp, FlowKey)>,
     /// Flows that a reset ended, by the time when that is believed.
@@ -56,10 +57,12 @@ pub struct Engine {
     /// Flows of which it is believed, by the time when they are forgotten.
     believed: VecDeque<(Timestamp, FlowKey)>,
     outputs: VecDeque<Output>,
+    /// Where the newest flow was seen.
+    interface: Arc<str>,
     now: Timestamp,
 }
 
-/// How often a flow is moved to the young end of the list of ages at most: the list stays short for busy flows.
+/// How often a flow is moved to the young end of the order of ages at most: a busy flow does not pay for it.
 const AGE_STEP: Duration = Duration::from_secs(10);
 /// Stale entries that the lists of times may hold beside those of live flows.
 const LIST_SLACK: usize = 4096;
@@ -88,19 +91,18 @@ impl Engine {
     #[must_use]
     pub fn new(settings: Settings, rules: Vec<Rule>, history: History) -> Self {
         Self {
+            quota: Quota::new(settings.flows),
             settings,
             rules,
             history,
             failures: Failures::default(),
             scopes: Role::ALL.map(Scope::new),
             flows: Table::default(),
-            quota: Quota::default(),
-            ages: VecDeque::new(),
-            begun: VecDeque::new(),
             deadlines: VecDeque::new(),
             resets: VecDeque::new(),
             believed: VecDeque::new(),
             outputs: VecDeque::new(),
+            interface: Arc::default(),
             now: Timestamp::default(),
         }
     }
@@ -117,16 +119,15 @@ impl Engine {
         let place = if let Some(place) = found {
             let flow = &mut self.flows[place];
             flow.push(segment);
-            if segment.at.since(flow.aged) >= AGE_STEP {
-                flow.aged = segment.at;
-                self.ages.push_back((segment.at, key));
+            if self.now.since(flow.aged) >= AGE_STEP {
+                flow.aged = self.now;
+                self.flows.renew(place);
             }
             place
         } else if segment.flags.contains(TcpFlags::SYN) || segment.length > 0 {
             self.make_room();
-            self.ages.push_back((segment.at, key));
-            self.begun.push_back((segment.at, key));
-            self.flows.insert(Flow::new(segment))
+            let interface = self.interface(segment.interface);
+            self.flows.insert(Flow::new(segment, interface, self.now))
         } else {
             // The last words of a flow that has been judged, or of one that was never seen: nothing to learn from.
             return;
@@ -237,19 +238,14 @@ impl Engine {
                 self.end(place, due);
             }
         }
-        while let Some(&(begun, key)) = self.begun.front()
-            && self.now.since(begun) >= limits::FLOW_HANDSHAKE
+        while let Some(place) = self.flows.oldest_unopened()
+            && self.now.since(self.flows[place].begun) >= limits::FLOW_HANDSHAKE
         {
-            self.begun.pop_front();
-            if let Some(place) = self.find(&key, |flow| flow.begun == begun && !flow.open) {
-                self.end(place, self.now);
-            }
+            self.end(place, self.now);
         }
-        while let Some(&(aged, key)) = self.ages.front()
-            && self.now.since(aged) >= limits::FLOW_IDLE
+        while let Some(place) = self.flows.oldest()
+            && self.now.since(self.flows[place].aged) >= limits::FLOW_IDLE
         {
-            self.ages.pop_front();
-            let Some(place) = self.find(&key, |flow| flow.aged == aged) else { continue };
             self.flows[place].session.seen.timed_out = true;
             self.outputs.push_back(Output::Evicted(EvictReason::Idle));
             self.end(place, self.now);
@@ -259,12 +255,6 @@ impl Engine {
     /// Entries of flows that are gone are left in the lists until their time; a flood must not pile them up.
     fn compact(&mut self) {
         let bound = 2 * self.flows.len() + LIST_SLACK;
-        if self.ages.len() > bound {
-            self.ages.retain(|(aged, key)| self.flows.get(key).is_some_and(|flow| flow.aged == *aged));
-        }
-        if self.begun.len() > bound {
-            self.begun.retain(|(begun, key)| self.flows.get(key).is_some_and(|flow| flow.begun == *begun));
-        }
         if self.deadlines.len() > bound {
             self.deadlines.retain(|(_, key)| self.flows.get(key).is_some_and(|flow| flow.held_back));
         }
@@ -275,13 +265,24 @@ impl Engine {
         }
     }
 
+    /// The name of an interface, shared by its flows: mostly it is that of the flow before.
+    fn interface(&mut self, name: &str) -> Arc<str> {
+        if *self.interface != *name {
+            self.interface = name.into();
+        }
+        self.interface.clone()
+    }
+
     /// Counts a connection that has opened among those of its peer; false where it is one too many.
     fn grant(&mut self, place: Place) -> bool {
         let flow = &mut self.flows[place];
         if flow.open && !flow.counted {
             flow.counted = self.quota.take(peer(flow.role, flow.key));
+            let counted = flow.counted;
+            self.flows.opened(place);
+            return counted;
         }
-        flow.counted || !flow.open
+        true
     }
 
     fn find(&self, key: &FlowKey, is: impl FnOnce(&Flow) -> bool) -> Option<Place> {
@@ -290,37 +291,18 @@ impl Engine {
 
     fn make_room(&mut self) {
         self.compact();
-        while self.flows.len() >= limits::FLOWS {
+        while self.flows.len() >= self.settings.flows.max(1) {
             if let Some((due, key)) = self.believed.pop_front() {
                 if let Some(place) = self.find(&key, |flow| flow.lingers == Some(due)) {
                     self.end(place, self.now);
                 }
                 continue;
             }
-            let Some(place) = self.oldest_unopened().or_else(|| self.oldest()) else { return };
+            // A flood of SYNs pushes out no session (THREATS EV-24).
+            let Some(place) = self.flows.oldest_unopened().or_else(|| self.flows.oldest()) else { return };
             self.outputs.push_back(Output::Evicted(EvictReason::Capacity));
             self.end(place, self.now);
         }
-    }
-
-    /// The connection that has waited longest for its handshake: a flood of SYNs pushes out no session (THREATS EV-24).
-    fn oldest_unopened(&mut self) -> Option<Place> {
-        while let Some((begun, key)) = self.begun.pop_front() {
-            if let Some(place) = self.find(&key, |flow| flow.begun == begun && !flow.open) {
-                return Some(place);
-            }
-        }
-        None
-    }
-
-    /// The connection that was silent for longest.
-    fn oldest(&mut self) -> Option<Place> {
-        while let Some((aged, key)) = self.ages.pop_front() {
-            if let Some(place) = self.find(&key, |flow| flow.aged == aged) {
-                return Some(place);
-            }
-        }
-        None
     }
 
     /// Hands what the flow has in order to its session, and does what that wants.
@@ -362,6 +344,12 @@ impl Engine {
                 };
                 self.outputs.push_back(Output::Gate(GateOrder { flow: flow.key, action }));
             }
+        }
+        if !flow.settled && flow.session.seen.tls.as_deref().is_some_and(TlsPhase::is_established) {
+            // What follows is TLS, and the gate soon leaves it out.
+            flow.settled = true;
+            flow.connection.settle();
+            self.failures.end(flow.key);
         }
         if decided {
             self.judge(place, at, Urgency::Progress);
@@ -405,7 +393,7 @@ impl Engine {
         let other = self.failures.under_way(subject)?;
         let flow = self.flows.get(&other)?;
         let last = flow.connection.last_activity();
-        if flow.session.seen.tls.as_ref().is_some_and(TlsPhase::is_established) {
+        if flow.session.seen.tls.as_deref().is_some_and(TlsPhase::is_established) {
             return None;
         }
         let stands_still = flow.connection.is_closing() || at.since(last) >= STALLED;
@@ -435,7 +423,7 @@ impl Engine {
         let seen = &flow.session.seen;
         if urgency == Urgency::Closed {
             self.failures.end(key);
-        } else if matches!(seen.starttls, Starttls::Granted(_)) {
+        } else if matches!(seen.starttls, Starttls::Granted(_)) && !flow.settled {
             self.failures.begin(&subject);
         }
         let flow = &mut self.flows[place];
@@ -488,7 +476,7 @@ impl Engine {
         Self::note_failure(&mut self.failures, flow, at);
         let names = seen.server_names();
         let subject = Subject { flow: key, role: flow.role, names: &names };
-        if seen.tls.as_ref().is_some_and(TlsPhase::is_established) {
+        if seen.tls.as_deref().is_some_and(TlsPhase::is_established) {
             self.failures.forgive(&subject);
         }
         if flow.role == Role::Server && seen.proxied {

@@ -102,7 +102,7 @@ pub enum EvictReason {
     Idle,
     /// The table was full.
     Capacity,
-    /// Its peer has [`crate::limits::FLOWS_PER_PEER`] open connections.
+    /// Its peer has its share of the table in open connections; see [`crate::limits::PEER_SHARE`].
     PeerQuota,
 }
 

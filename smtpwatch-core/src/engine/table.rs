@@ -1,21 +1,22 @@
 //! The flows, each by its name and by its place: a segment asks once for the place, and everything that follows from it goes
-//! there.
+//! there. And two orders of them, so that who makes room is known without a search.
 
 use std::ops::{Index, IndexMut};
 
-use slab::Slab;
-
-use super::flow::Flow;
-use crate::{FlowKey, hash::HashMap};
-
-/// Where a flow is held; good until it is removed.
-pub(super) type Place = usize;
+use super::{
+    flow::Flow,
+    places::{Place, Places},
+};
+use crate::{FlowKey, hash::HashMap, order::Order};
 
 #[derive(Default)]
 pub(super) struct Table {
     places: HashMap<FlowKey, Place>,
-    // In one piece: a place that a flow has left is taken by the next one, and no session pays for an allocation of its own.
-    flows: Slab<Flow>,
+    flows: Places,
+    /// By their last activity.
+    ages: Order,
+    /// By their first segment, for as long as their handshake is not finished.
+    unopened: Order,
 }
 
 impl Table {
@@ -27,17 +28,42 @@ impl Table {
         self.find(key).map(|place| &self[place])
     }
 
+    /// The flow is the youngest by both orders.
     pub(super) fn insert(&mut self, flow: Flow) -> Place {
         let key = flow.key;
         let place = self.flows.insert(flow);
         self.places.insert(key, place);
+        self.ages.renew(place);
+        self.unopened.renew(place);
         place
     }
 
     pub(super) fn remove(&mut self, place: Place) -> Flow {
+        self.ages.take_out(place);
+        self.unopened.take_out(place);
         let flow = self.flows.remove(place);
         self.places.remove(&flow.key);
         flow
+    }
+
+    /// The flow was active.
+    pub(super) fn renew(&mut self, place: Place) {
+        self.ages.renew(place);
+    }
+
+    /// Its handshake is finished.
+    pub(super) fn opened(&mut self, place: Place) {
+        self.unopened.take_out(place);
+    }
+
+    /// The flow that was silent for longest.
+    pub(super) fn oldest(&self) -> Option<Place> {
+        self.ages.oldest()
+    }
+
+    /// The flow that has waited longest for its handshake.
+    pub(super) fn oldest_unopened(&self) -> Option<Place> {
+        self.unopened.oldest()
     }
 
     pub(super) fn len(&self) -> usize {

@@ -1,47 +1,68 @@
 //! History: what this host has itself seen of a peer (RFC 3207 §6; THREATS FP-1, FP-3, FP-21).
 
-use std::{collections::hash_map::Entry, net::IpAddr};
+use std::{net::IpAddr, sync::Arc};
 
 use serde::Serialize;
+use slab::Slab;
 
 use super::profile::Profile;
-use crate::{Role, Timestamp, hash::HashMap};
+use crate::{Role, Timestamp, hash::HashMap, order::Order};
 
 /// Interruptions of the offer that came back and are forgiven: one outage, one strip that ended. A farm whose members
 /// answer differently soon shows more of them.
 const FORGIVEN_RETURNS: u64 = 2;
-/// When the table is full, this share of it (the least recently seen) makes room at once, so that room is not made row
-/// by row.
-const FORGET_SHARE: usize = 16;
+/// Rows that room is made for at the start; more than there are hosts that anybody exchanges mail with.
+const AT_ONCE: usize = 10_000_000;
 
 /// What has been seen of every peer, bounded; the least recently seen makes room.
 #[derive(Debug)]
 pub struct History {
-    rows: HashMap<HistoryKey, HistoryRecord>,
+    places: HashMap<Arc<HistoryKey>, usize>,
+    rows: Slab<Row>,
+    /// By the newest session.
+    ages: Order,
     capacity: usize,
+}
+
+#[derive(Debug)]
+struct Row {
+    /// The one of `places`.
+    key: Arc<HistoryKey>,
+    record: HistoryRecord,
 }
 
 impl History {
     /// Room for `capacity` rows.
     #[must_use]
     pub fn new(capacity: usize) -> Self {
-        Self { rows: HashMap::default(), capacity: capacity.max(1) }
+        let capacity = capacity.max(1);
+        // At once, so that it never grows while packets wait: it would have to look at every key. And with some room to spare,
+        // without which it had to be put in order now and then, as rows go and others come. What is not used is not in memory.
+        let room = capacity.min(AT_ONCE);
+        let places = HashMap::with_capacity_and_hasher(room + room / 4, Default::default());
+        Self { places, rows: Slab::new(), ages: Order::default(), capacity }
     }
 
-    /// Puts back a row that was kept elsewhere.
+    /// Puts back a row that was kept elsewhere: rows that are restored later count as older.
     pub fn restore(&mut self, key: HistoryKey, record: HistoryRecord) {
-        self.rows.insert(key, record);
+        match self.places.get(&key) {
+            Some(&place) => self.rows[place].record = record,
+            None => {
+                let place = self.insert(key, record);
+                self.ages.put_last(place);
+            }
+        }
     }
 
     /// The row of a peer.
     #[must_use]
     pub fn get(&self, key: &HistoryKey) -> Option<&HistoryRecord> {
-        self.rows.get(key)
+        self.places.get(key).map(|&place| &self.rows[place].record)
     }
 
     /// Every row, in no order.
     pub fn iter(&self) -> impl Iterator<Item = (&HistoryKey, &HistoryRecord)> {
-        self.rows.iter()
+        self.rows.iter().map(|(_, row)| (&*row.key, &row.record))
     }
 
     /// Number of rows.
@@ -58,44 +79,48 @@ impl History {
 
     /// Forgets every row that `matches`; returns the keys.
     pub fn forget(&mut self, matches: impl Fn(&HistoryKey) -> bool) -> Vec<HistoryKey> {
-        let keys: Vec<_> = self.rows.keys().filter(|key| matches(key)).cloned().collect();
-        for key in &keys {
-            self.rows.remove(key);
-        }
-        keys
+        let found = self.rows.iter().filter(|(_, row)| matches(&row.key)).map(|(place, _)| place);
+        let places: Vec<_> = found.collect();
+        places.into_iter().map(|place| self.remove(place)).collect()
     }
 
-    /// Notes one session and returns the row as it stands after it, with the rows that had to make room.
+    /// Notes one session and returns the row as it stands after it, with the rows that had to make room: of a full table one.
     pub fn note(
         &mut self,
         key: HistoryKey,
         session: SessionNote,
         strength: Strength,
     ) -> (HistoryRecord, Vec<HistoryKey>) {
-        let forgotten = if self.rows.len() >= self.capacity && !self.rows.contains_key(&key) {
-            self.forget_oldest()
-        } else {
-            Vec::new()
+        let mut forgotten = Vec::new();
+        let place = match self.places.get(&key) {
+            Some(&place) => place,
+            None => {
+                while self.rows.len() >= self.capacity
+                    && let Some(oldest) = self.ages.oldest()
+                {
+                    forgotten.push(self.remove(oldest));
+                }
+                self.insert(key, HistoryRecord { first_seen: session.at, ..HistoryRecord::default() })
+            }
         };
-        let record = match self.rows.entry(key) {
-            Entry::Occupied(entry) => entry.into_mut(),
-            Entry::Vacant(entry) => entry.insert(HistoryRecord { first_seen: session.at, ..HistoryRecord::default() }),
-        };
+        self.ages.renew(place);
+        let record = &mut self.rows[place].record;
         record.note(session, strength);
         (record.clone(), forgotten)
     }
 
-    fn forget_oldest(&mut self) -> Vec<HistoryKey> {
-        let mut seen: Vec<_> = self.rows.iter().map(|(key, record)| (record.last_seen, key.clone())).collect();
-        let count = (seen.len() / FORGET_SHARE).max(1).min(seen.len());
-        seen.select_nth_unstable(count - 1);
-        seen.truncate(count);
-        seen.into_iter()
-            .map(|(_, key)| {
-                self.rows.remove(&key);
-                key
-            })
-            .collect()
+    fn insert(&mut self, key: HistoryKey, record: HistoryRecord) -> usize {
+        let key = Arc::new(key);
+        let place = self.rows.insert(Row { key: key.clone(), record });
+        self.places.insert(key, place);
+        place
+    }
+
+    fn remove(&mut self, place: usize) -> HistoryKey {
+        self.ages.take_out(place);
+        let Row { key, .. } = self.rows.remove(place);
+        self.places.remove(&*key);
+        Arc::unwrap_or_clone(key)
     }
 }
 

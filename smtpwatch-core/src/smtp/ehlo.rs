@@ -18,11 +18,11 @@ pub enum Offer {
 }
 
 /// One capability line without code and separator.
-#[derive(Clone, PartialEq, Eq, Debug)]
-pub struct Capability {
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Capability<'a> {
     /// The line as it came, in printable form.
-    pub text: String,
-    keyword: String,
+    pub text: &'a str,
+    keyword: &'a str,
     /// The line has another code than the reply: some clients pass over it.
     other_code: Option<u16>,
 }
@@ -36,11 +36,24 @@ pub struct Capabilities {
     pub name: Option<String>,
     /// STARTTLS stands on the first line, where it is greeting text and no client finds it (THREATS A5).
     pub starttls_on_first_line: bool,
-    /// The lines after the first, in order.
-    pub lines: Vec<Capability>,
+    /// The lines after the first, in order, one behind the other; behind each its keyword, where it does not begin with that.
+    texts: String,
+    /// Where they are. An open flow keeps them for as long as it lasts, so they take little.
+    places: Vec<Place>,
 }
 
-impl Capability {
+/// Where a line is in the text of all.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+struct Place {
+    /// Where its text ends.
+    text: u32,
+    /// Where its keyword ends: behind the text, or before that end.
+    keyword: u32,
+    /// See [`Capability::other_code`].
+    other_code: Option<u16>,
+}
+
+impl Capability<'_> {
     /// A mask keeps the length of what it hides (THREATS FP-26).
     pub(crate) fn is_as_long_as_starttls(&self) -> bool {
         self.keyword.len() == "STARTTLS".len()
@@ -78,51 +91,95 @@ impl Capabilities {
     /// Adds the lines of a continued reply (THREATS A6, EV-17); the very first line is the greeting, never a keyword.
     pub(super) fn extend(&mut self, reply: &Reply) {
         let mut lines = reply.lines.iter();
-        if self.first_line.is_empty() && self.lines.is_empty() {
+        if self.first_line.is_empty() && self.places.is_empty() {
             let first = lines.next().map(|line| line.text.as_slice()).unwrap_or_default();
             self.first_line = super::transcript::printable(first);
             self.name = host_name(first);
             self.starttls_on_first_line =
                 first.split(u8::is_ascii_whitespace).any(|word| word.eq_ignore_ascii_case(b"STARTTLS"));
         }
-        let room = limits::REPLY_LINES.saturating_sub(self.lines.len());
-        let capability = |line: &ReplyLine| Capability {
-            text: super::transcript::printable(&line.text),
-            keyword: keyword(&line.text),
-            other_code: (line.code != reply.code).then_some(line.code),
+        let room = limits::REPLY_LINES.saturating_sub(self.places.len());
+        let lines = lines.as_slice();
+        let lines = &lines[..lines.len().min(room)];
+        self.places.reserve_exact(lines.len());
+        self.texts.reserve_exact(lines.iter().map(|line| line.text.len()).sum());
+        for line in lines {
+            self.push(line, reply.code);
+        }
+        self.texts.shrink_to_fit();
+    }
+
+    fn push(&mut self, line: &ReplyLine, code: u16) {
+        let (text, keyword) = (super::transcript::printable(&line.text), keyword(&line.text));
+        // Some hundred lines of some thousand octets.
+        let end = |length: usize| u32::try_from(length).unwrap_or(u32::MAX);
+        let start = self.texts.len();
+        self.texts.push_str(&text);
+        let text_end = self.texts.len();
+        let keyword_end = if text.starts_with(&keyword) {
+            start + keyword.len()
+        } else {
+            self.texts.push_str(&keyword);
+            self.texts.len()
         };
-        self.lines.extend(lines.take(room).map(capability));
+        let other_code = (line.code != code).then_some(line.code);
+        self.places.push(Place { text: end(text_end), keyword: end(keyword_end), other_code });
+    }
+
+    /// The lines after the first, in order.
+    pub fn lines(&self) -> impl Iterator<Item = Capability<'_>> {
+        let mut start = 0;
+        self.places.iter().map(move |place| {
+            let (text, keyword) = (place.text as usize, place.keyword as usize);
+            let own = if keyword > text { text..keyword } else { start..keyword };
+            let line =
+                Capability { text: &self.texts[start..text], keyword: &self.texts[own], other_code: place.other_code };
+            start = text.max(keyword);
+            line
+        })
+    }
+
+    /// How many.
+    #[must_use]
+    pub const fn len(&self) -> usize {
+        self.places.len()
+    }
+
+    /// Whether there is none.
+    #[must_use]
+    pub const fn is_empty(&self) -> bool {
+        self.places.is_empty()
     }
 
     /// The offer of STARTTLS. Clients read leniently (Postfix: any of ` `, tab, `=` ends the keyword, in any case), so
     /// leniently is how its presence is judged.
     #[must_use]
     pub fn offer(&self) -> Offer {
-        self.offer_within(self.lines.len())
+        self.offer_within(self.len())
     }
 
     /// The keywords in order, upper-case.
     pub fn keywords(&self) -> impl Iterator<Item = &str> {
-        self.lines.iter().map(|line| line.keyword.as_str())
+        self.lines().map(|line| line.keyword)
     }
 
     /// The offer as a client reads it that stops at the first line which ends the reply: `lines` of them.
     #[must_use]
     pub fn offer_within(&self, lines: usize) -> Offer {
-        self.lines.iter().take(lines).map(Capability::offer).max().unwrap_or(Offer::Absent)
+        self.lines().take(lines).map(|line| line.offer()).max().unwrap_or(Offer::Absent)
     }
 
     /// The line that offers STARTTLS, in printable form; with its code, where that is not the reply's.
     #[must_use]
     pub fn offer_line(&self) -> Option<String> {
-        let line = self.lines.iter().find(|line| line.offer() != Offer::Absent)?;
-        Some(line.other_code.map_or_else(|| line.text.clone(), |code| format!("{code} {}", line.text)))
+        let line = self.lines().find(|line| line.offer() != Offer::Absent)?;
+        Some(line.other_code.map_or_else(|| line.text.to_owned(), |code| format!("{code} {}", line.text)))
     }
 
     /// Every other keyword is in lower case too: a server that writes so, not an edit.
     #[must_use]
     pub fn is_lower_case(&self) -> bool {
-        let others = || self.lines.iter().filter(|line| line.offer() == Offer::Absent);
+        let others = || self.lines().filter(|line| line.offer() == Offer::Absent);
         others().next().is_some()
             && others().all(|line| {
                 let keyword = line.text.split([' ', '=']).next().unwrap_or_default();
@@ -133,34 +190,34 @@ impl Capabilities {
     /// How often STARTTLS stands there.
     #[must_use]
     pub fn offers(&self) -> usize {
-        self.lines.iter().filter(|line| line.offer() != Offer::Absent).count()
+        self.lines().filter(|line| line.offer() != Offer::Absent).count()
     }
 
     /// A line that holds STARTTLS and offers it to nobody: glued to another keyword, or without a separator (THREATS A5).
     #[must_use]
     pub fn glued(&self) -> Option<&str> {
-        let line = self.lines.iter().find(|line| line.text.to_ascii_uppercase().contains("STARTTLS"));
-        line.filter(|line| line.offer() == Offer::Absent).map(|line| line.text.as_str())
+        let line = self.lines().find(|line| line.text.to_ascii_uppercase().contains("STARTTLS"));
+        line.filter(|line| line.offer() == Offer::Absent).map(|line| line.text)
     }
 
     /// Whether a keyword is there, given in upper case.
     #[must_use]
     pub fn has(&self, keyword: &str) -> bool {
-        self.lines.iter().any(|line| line.keyword == keyword)
+        self.lines().any(|line| line.keyword == keyword)
     }
 
     /// The lines overwritten in place: the whole keyword is a run of `X` with a letter at its end, as Cisco's SMTP
     /// inspection writes it (THREATS A2), or STARTTLS with one letter changed (A3).
-    pub fn masked(&self) -> impl Iterator<Item = (usize, &Capability)> {
-        self.lines.iter().enumerate().filter(|(_, line)| is_masked(&line.keyword) || is_near_starttls(&line.keyword))
+    pub fn masked(&self) -> impl Iterator<Item = (usize, Capability<'_>)> {
+        self.lines().enumerate().filter(|(_, line)| is_masked(line.keyword) || is_near_starttls(line.keyword))
     }
 
     /// Whether a masked line can only be, or by its place must be, STARTTLS (THREATS FP-26): it keeps the length of what
     /// it hides, and it hides what is not there otherwise.
     #[must_use]
     pub fn mask_is_starttls(&self, index: usize) -> bool {
-        let Some(line) = self.lines.get(index) else { return false };
-        if is_near_starttls(&line.keyword) {
+        let Some(line) = self.lines().nth(index) else { return false };
+        if is_near_starttls(line.keyword) {
             return true;
         }
         if !line.is_as_long_as_starttls() {
@@ -168,7 +225,7 @@ impl Capabilities {
         }
         let others_present =
             EIGHT_LETTERS.iter().filter(|keyword| **keyword != "STARTTLS").all(|keyword| self.has(keyword));
-        let neighbour = |at: Option<usize>| at.and_then(|at| self.lines.get(at)).map(|line| line.keyword.as_str());
+        let neighbour = |at: Option<usize>| at.and_then(|at| self.lines().nth(at)).map(|line| line.keyword);
         let (before, after) = (neighbour(index.checked_sub(1)), neighbour(index.checked_add(1)));
         let in_slot = STARTTLS_SLOTS.iter().any(|(befores, afters)| {
             before.is_some_and(|keyword| befores.contains(&keyword))
@@ -181,7 +238,7 @@ impl Capabilities {
     #[must_use]
     pub fn plaintext_mechanisms(&self) -> Vec<String> {
         let mut found = Vec::new();
-        for line in self.lines.iter().filter(|line| line.keyword == "AUTH") {
+        for line in self.lines().filter(|line| line.keyword == "AUTH") {
             for word in line.text.to_ascii_uppercase().split([' ', '\t', '=']).skip(1) {
                 if MechanismClass::of(word) == MechanismClass::Plaintext && !found.iter().any(|known| known == word) {
                     found.push(word.to_owned());

@@ -138,17 +138,17 @@ pub struct Observation {
     /// Text of the reply to STARTTLS, printable.
     pub starttls_reply: Option<String>,
     /// What came after the go-ahead, or instead of SMTP.
-    pub tls: Option<TlsPhase>,
+    pub tls: Option<Box<TlsPhase>>,
     /// After the go-ahead the client went on in clear, and the server answered (C6).
     pub clear_after_go_ahead: bool,
     /// Octets are missing behind the go-ahead: whether the handshake succeeded cannot be told.
     pub handshake_unseen: bool,
     /// Client octets between STARTTLS and its first TLS record.
-    pub injected_commands: Option<Injection>,
+    pub injected_commands: Option<Box<Injection>>,
     /// Server octets between the go-ahead and the first TLS record.
-    pub injected_replies: Option<Injection>,
+    pub injected_replies: Option<Box<Injection>>,
     /// A verb that was rewritten on the way, the first one.
-    pub rewritten: Option<Rewritten>,
+    pub rewritten: Option<Box<Rewritten>>,
     /// Code of the first reply of class 2 or 3, before TLS, that answers no command (E4).
     pub unsolicited: Option<u16>,
     /// SASL exchanges in clear, in order.
@@ -232,7 +232,7 @@ impl Observation {
         if self.clear_after_go_ahead {
             return Some(HandshakeEnd::Clear(Side::Client));
         }
-        let tls = self.tls.as_ref().filter(|tls| !tls.is_established() && !tls.is_opaque())?;
+        let tls = self.tls.as_deref().filter(|tls| !tls.is_established() && !tls.is_opaque())?;
         if let Some((side, description)) = tls.alert {
             return Some(HandshakeEnd::Alert(side, description));
         }

@@ -123,7 +123,10 @@ impl TlsPhase {
         };
         direction.tls = true;
         direction.opaque = direction.before.first().is_some_and(|octet| *octet >= 0x80);
-        let records = direction.before.split_off(start);
+        // Not `split_off`: it leaves the room of all of them behind.
+        let records = direction.before[start..].to_vec();
+        direction.before.truncate(start);
+        direction.before.shrink_to_fit();
         let rest = self.records(from, &records).len();
         // What is left of both is the end of what came now: before it nothing was a record.
         &bytes[bytes.len() - rest.min(bytes.len())..]

@@ -1,37 +1,71 @@
 //! The dialogue in printable lines, bounded: evidence for people.
 
-use std::fmt::Write as _;
+use std::{collections::VecDeque, fmt::Write as _};
 
 use crate::{Side, finding::TranscriptLine, limits};
 
 /// The first half of the lines and the newest; what is between is counted.
+///
+/// An open flow keeps it for as long as it lasts, so it takes little: few dialogues are longer than the first half, which is
+/// one text.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Transcript {
-    first: Vec<TranscriptLine>,
-    newest: std::collections::VecDeque<TranscriptLine>,
+    /// Each line with its side before it and a line end behind it; no line has one of its own.
+    first: String,
+    first_lines: usize,
+    rest: Option<Box<Rest>>,
+}
+
+#[derive(Clone, Debug, Default)]
+struct Rest {
+    newest: VecDeque<TranscriptLine>,
     left_out: usize,
 }
 
+/// The first lines grow by so much at once, or by one that is longer.
+const STEP: usize = 64;
+/// What stands before a line.
+const CLIENT: char = '>';
+const SERVER: char = '<';
+
 impl Transcript {
-    pub(super) fn push(&mut self, from: Side, text: String) {
-        let line = TranscriptLine { from, text };
-        if self.first.len() < limits::TRANSCRIPT_LINES / 2 {
-            self.first.push(line);
+    pub(super) fn push(&mut self, from: Side, text: &str) {
+        debug_assert!(!text.contains('\n'), "printable");
+        if self.first_lines < limits::TRANSCRIPT_LINES / 2 {
+            self.first_lines += 1;
+            let needed = text.len() + 2;
+            if self.first.capacity() - self.first.len() < needed {
+                self.first.reserve_exact(needed.max(STEP));
+            }
+            self.first.push(match from {
+                Side::Client => CLIENT,
+                Side::Server => SERVER,
+            });
+            self.first.push_str(text);
+            self.first.push('\n');
             return;
         }
-        if self.newest.len() >= limits::TRANSCRIPT_LINES / 2 {
-            self.newest.pop_front();
-            self.left_out += 1;
+        let rest = self.rest.get_or_insert_default();
+        if rest.newest.len() >= limits::TRANSCRIPT_LINES / 2 {
+            rest.newest.pop_front();
+            rest.left_out += 1;
         }
-        self.newest.push_back(line);
+        rest.newest.push_back(TranscriptLine { from, text: text.to_owned() });
     }
 
     /// All lines in order, the place of those left out marked.
     pub(super) fn lines(&self) -> Vec<TranscriptLine> {
-        let Self { first, newest, left_out } = self;
-        let mark = TranscriptLine { from: Side::Client, text: format!("[{left_out} lines left out]") };
-        let mark = (*left_out > 0).then_some(mark);
-        first.iter().cloned().chain(mark).chain(newest.iter().cloned()).collect()
+        let first = self.first.split_terminator('\n').map(|line| {
+            let from = if line.starts_with(CLIENT) { Side::Client } else { Side::Server };
+            TranscriptLine { from, text: line.get(1..).unwrap_or_default().to_owned() }
+        });
+        let mut lines: Vec<_> = first.collect();
+        if let Some(Rest { newest, left_out }) = self.rest.as_deref() {
+            let mark = TranscriptLine { from: Side::Client, text: format!("[{left_out} lines left out]") };
+            lines.extend((*left_out > 0).then_some(mark));
+            lines.extend(newest.iter().cloned());
+        }
+        lines
     }
 }
 
@@ -94,7 +128,7 @@ mod tests {
     fn a_long_dialogue_keeps_its_start_and_its_end() {
         let mut transcript = Transcript::default();
         for line in 0..200 {
-            transcript.push(Side::Client, line.to_string());
+            transcript.push(Side::Client, &line.to_string());
         }
         let lines = transcript.lines();
         assert_eq!(lines.len(), limits::TRANSCRIPT_LINES + 1);

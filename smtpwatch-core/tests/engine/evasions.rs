@@ -1,11 +1,14 @@
 //! Ways past a watcher (THREATS §4), as far as the engine decides them; fragments, extension headers, tags, large and
 //! jumbo segments are decided by the header walk and the gate (EV-5 to EV-12), and tested there.
 
+use std::collections::HashMap;
+
 use smtpwatch_core::{
-    Engine, Side, TcpFlags, Timestamp,
+    Engine, Settings, Side, TcpFlags, Timestamp,
     engine::{EvictReason, Output, SessionResult},
     finding::{Evidence, Kind, Outcome},
     limits,
+    policy::history::History,
 };
 
 use crate::talk::{
@@ -342,6 +345,30 @@ fn ev24_a_flood_is_bounded_and_counted() {
 }
 
 #[test]
+fn ev24_the_bounds_are_those_of_the_settings() {
+    let settings = Settings { flows: 40, ..Settings::default() };
+    let mut engine = Engine::new(settings, Vec::new(), History::new(10));
+    let mut evicted = HashMap::new();
+    for number in 0..100 {
+        let mut one = Talk::new(25).seen_by_server();
+        // The first ones are of one peer.
+        let peer = if number < 20 { 1 } else { number };
+        one.flow.client = ([203, 0, 113, peer], 1000 + u16::from(number)).into();
+        for packet in &one.packets {
+            engine.handle(&one.segment(packet));
+            while let Some(output) = engine.poll() {
+                if let Output::Evicted(reason) = output {
+                    *evicted.entry(reason).or_insert(0) += 1;
+                }
+            }
+        }
+    }
+    assert_eq!(engine.flows(), 40);
+    // Ten of the twenty are one peer's share; eighty others came to them.
+    assert_eq!(evicted, HashMap::from([(EvictReason::PeerQuota, 10), (EvictReason::Capacity, 50)]));
+}
+
+#[test]
 fn ev24_a_flood_pushes_out_no_session() {
     let mut engine = engine(vec![]);
     let mut heard = Heard::default();
@@ -374,7 +401,7 @@ fn ev24_a_flood_pushes_out_no_session() {
 fn ev24_one_peer_has_its_quota() {
     let mut engine = engine(vec![]);
     let mut evicted = 0;
-    for number in 0..limits::FLOWS_PER_PEER + 10 {
+    for number in 0..limits::FLOWS / limits::PEER_SHARE + 10 {
         let mut one = Talk::new(25).seen_by_server();
         one.flow.client = ([203, 0, 113, 7], u16::try_from(1000 + number).expect("small")).into();
         for packet in &one.packets {
@@ -384,7 +411,7 @@ fn ev24_one_peer_has_its_quota() {
             }
         }
     }
-    assert_eq!((engine.flows(), evicted), (usize::try_from(limits::FLOWS_PER_PEER).expect("small"), 10));
+    assert_eq!((engine.flows(), evicted), (limits::FLOWS / limits::PEER_SHARE, 10));
     let heard = hear(&honest(), Vec::new());
     assert_eq!(heard.sessions[0].result, SessionResult::Tls);
 }

@@ -65,8 +65,11 @@ pub struct CaptureSettings {
 
 impl From<&Config> for CaptureSettings {
     fn from(config: &Config) -> Self {
+        let entries = |count: usize| u32::try_from(count).unwrap_or(u32::MAX);
         let load = LoadSettings {
             ports: PortSet::new(&config.ports),
+            flows: entries(config.limits.gate_flows()),
+            orders: entries(config.limits.flows),
             log: tracing::enabled!(target: KERNEL_LOG, tracing::Level::DEBUG),
             ..LoadSettings::default()
         };

@@ -13,7 +13,7 @@ use smtpwatch_core::{engine::GateOrder, hash::HashMap};
 
 use super::control::{self, Position};
 
-/// Flows whose state is held; the least recently active ones make room.
+/// Flows whose state is held, where nothing else is said; the least recently active ones make room.
 pub const FLOWS: usize = 262_144;
 
 /// A packet as a capture file tells it.
@@ -57,9 +57,15 @@ impl UserspaceGate {
     /// A gate that watches `ports`.
     #[must_use]
     pub fn new(ports: PortSet) -> Self {
+        Self::bounded(ports, FLOWS)
+    }
+
+    /// The same, with room for `flows`.
+    #[must_use]
+    pub fn bounded(ports: PortSet, flows: usize) -> Self {
         Self {
             ports,
-            flows: Table::new(FLOWS),
+            flows: Table::new(flows),
             scratch: Box::new(Scratch::EMPTY),
             counters: [0; Counter::COUNT as usize],
             serial: 0,

@@ -2,7 +2,7 @@
 
 use std::io::{LineWriter, Write};
 
-use smtpwatch_core::{Finding, engine::SessionResult, finding::Severity, limits, policy::history::History};
+use smtpwatch_core::{Finding, engine::SessionResult, finding::Severity, policy::history::History};
 
 use super::{Exit, Format, Lenient, ReplayArgs};
 use crate::{
@@ -19,10 +19,10 @@ pub(super) fn run(args: ReplayArgs) -> anyhow::Result<Exit> {
         config.local = args.local;
     }
     // Without --store the daemon's own history stays as it is: recorded traffic must not teach it.
-    let mut history = History::new(limits::HISTORY_PEERS);
+    let mut history = History::new(config.limits.peers);
     let writer = match &args.store {
         Some(path) => {
-            let (writer, entries) = Writer::start(path)?;
+            let (writer, entries) = Writer::start(path, config.limits.peers)?;
             entries.into_iter().for_each(|(key, record)| history.restore(key, record));
             Some(writer)
         }

@@ -232,6 +232,30 @@ impl Value for Sessions {
     }
 }
 
+/// `flows` of `[limits]`.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) struct FlowCount(pub usize);
+
+impl Value for FlowCount {
+    const EXPECTED: &'static str = "a number of flows from 4096 to 4000000";
+
+    fn from_number(number: f64) -> Option<Self> {
+        whole(number, 4e6).and_then(|count| usize::try_from(count).ok()).filter(|&count| count >= 4096).map(Self)
+    }
+}
+
+/// `peers` of `[limits]`.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) struct PeerCount(pub usize);
+
+impl Value for PeerCount {
+    const EXPECTED: &'static str = "a number of peers from 1000 to 10000000";
+
+    fn from_number(number: f64) -> Option<Self> {
+        whole(number, 1e7).and_then(|count| usize::try_from(count).ok()).filter(|&count| count >= 1000).map(Self)
+    }
+}
+
 /// `min_offer_ratio`.
 #[derive(Clone, Copy, PartialEq, Debug)]
 pub(super) struct OfferRatio(pub f64);

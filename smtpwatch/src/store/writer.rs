@@ -66,16 +66,16 @@ enum Change {
 }
 
 impl Writer {
-    /// Opens the store, reads the history that it holds, and starts the thread.
+    /// Opens the store, reads the history that it holds, at most `peers` rows of it, and starts the thread.
     ///
     /// # Errors
     ///
     /// See [`StoreError`].
-    pub fn start(path: &Path) -> Result<(Self, Vec<Entry>), StoreError> {
+    pub fn start(path: &Path, peers: usize) -> Result<(Self, Vec<Entry>), StoreError> {
         let mut store = Store::open(path)?;
         let lock = super::lock(path)?;
-        store.begin()?;
-        let entries = store.entries()?;
+        store.begin(peers)?;
+        let entries = store.all()?;
         let counts = Arc::new(Counts::default());
         let (queue, changes) = sync_channel(QUEUE);
         let (asked, requests) = sync_channel(REQUESTS);

@@ -2,9 +2,9 @@
 
 use std::path::Path;
 
-use smtpwatch::config::{Config, Ingress};
+use smtpwatch::config::{Config, Ingress, Limits};
 use smtpwatch_core::{
-    Role,
+    Role, limits,
     policy::rule::{AuthRule, PeerPattern, StarttlsRule},
 };
 
@@ -25,6 +25,10 @@ path = "/tmp/x.db"
 [baseline]
 min_sessions = 7
 min_offer_ratio = 0.9
+
+[limits]
+flows = 1000000
+peers = 1_000_000
 
 [[rule]]
 peer = ["198.51.100.0/24", "mx*.example.net"]
@@ -56,6 +60,7 @@ fn every_key_is_understood() {
     assert_eq!(config.interfaces, ["eth0", "ens*"]);
     assert_eq!(config.store, Path::new("/tmp/x.db"));
     assert_eq!((config.baseline.min_sessions, config.baseline.min_offer_ratio), (7, 0.9));
+    assert_eq!(config.limits, Limits { flows: 1_000_000, peers: 1_000_000 });
     assert!(config.is_local("192.0.2.9".parse().unwrap()) && config.is_local("2001:db8::1".parse().unwrap()));
     assert!(!config.is_local("198.51.100.1".parse().unwrap()));
     let [first, second] = config.rules.as_slice() else { panic!("two rules") };
@@ -80,6 +85,7 @@ fn nothing_is_needed() {
     assert_eq!(config, Config::default());
     assert_eq!((config.ports.as_slice(), config.ingress), ([25, 587].as_slice(), Ingress::Auto));
     assert!(config.interfaces.is_empty() && config.rules.is_empty());
+    assert_eq!(config.limits, Limits { flows: limits::FLOWS, peers: limits::HISTORY_PEERS });
     assert_eq!((config.baseline.min_sessions, config.baseline.min_offer_ratio), (5, 0.95));
 }
 
@@ -97,6 +103,8 @@ fn each_mistake_names_its_line_and_its_remedy() {
             r#"smtpwatch.toml:2: unknown key "min_session" in [baseline]: did you mean "min_sessions"?"#,
         ),
         ("[polcy]\ndane = true", r#"smtpwatch.toml:1: unknown table "polcy": did you mean "policy"?"#),
+        ("[limits]\nflow = 9000", r#"smtpwatch.toml:2: unknown key "flow" in [limits]: did you mean "flows"?"#),
+        ("[limit]\nflows = 9000", r#"smtpwatch.toml:1: unknown table "limit": did you mean "limits"?"#),
         ("[store]\nzzz = 1", r#"smtpwatch.toml:2: unknown key "zzz" in [store]: known keys are path"#),
         // Bad values.
         ("ports = []", "smtpwatch.toml:1: ports: no port to watch: name at least one, such as [25, 587]"),
@@ -121,6 +129,19 @@ fn each_mistake_names_its_line_and_its_remedy() {
         (
             "[baseline]\nmin_sessions = 0",
             "smtpwatch.toml:2: min_sessions: 0: expected a number of sessions from 1 to 1000000",
+        ),
+        ("[limits]\nflows = 0", "smtpwatch.toml:2: flows: 0: expected a number of flows from 4096 to 4000000"),
+        (
+            "[limits]\nflows = 65536.5",
+            "smtpwatch.toml:2: flows: 65536.5: expected a number of flows from 4096 to 4000000",
+        ),
+        (
+            "[limits]\npeers = \"1M\"",
+            "smtpwatch.toml:2: peers: \"1M\": expected a number of peers from 1000 to 10000000",
+        ),
+        (
+            "[limits]\npeers = 10000001",
+            "smtpwatch.toml:2: peers: 10000001: expected a number of peers from 1000 to 10000000",
         ),
         (
             "[baseline]\nmin_offer_ratio = 95",

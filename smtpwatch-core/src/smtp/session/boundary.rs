@@ -8,7 +8,7 @@ use crate::{
         command::{Command, is_response},
         observation::{Injection, Starttls},
         reply::Reply,
-        tls::{CONTENT_TYPES, TlsPhase, is_record_type},
+        tls::{CONTENT_TYPES, is_record_type},
         transcript::printable,
     },
 };
@@ -35,7 +35,7 @@ impl Session {
 
     pub(super) fn enter_tls(&mut self) {
         self.phase = Phase::Tls;
-        self.seen.tls = Some(TlsPhase::default());
+        self.seen.tls = Some(Box::default());
     }
 
     /// The server goes on in clear, and in answer to octets of the client that are not TLS, or to TLS that nobody asked for.
@@ -107,16 +107,16 @@ impl Session {
             }
             let injection = Injection::of(tls.before(Side::Server), false);
             if self.seen.injected_replies.is_none() {
-                self.seen.transcript.push(Side::Server, format!("[{} octets in clear]", injection.octets));
+                self.seen.transcript.push(Side::Server, &format!("[{} octets in clear]", injection.octets));
                 self.events.push_back(SessionEvent::Judge);
             }
-            self.seen.injected_replies = Some(injection);
+            self.seen.injected_replies = Some(Box::new(injection));
         } else if !began && tls.is_tls(Side::Client) {
             let before = tls.before(Side::Client).to_vec();
             if !before.is_empty() && self.seen.injected_commands.is_none() {
                 self.injected(&before, false, true);
             }
-            self.seen.transcript.push(Side::Client, "[TLS]".to_owned());
+            self.seen.transcript.push(Side::Client, "[TLS]");
             self.events.push_back(SessionEvent::Judge);
         }
     }
@@ -149,11 +149,11 @@ impl Session {
         let injection = Injection::of(octets, before_reply);
         self.seen
             .transcript
-            .push(Side::Client, format!("[{} octets in clear: {}]", injection.octets, injection.verbs.join(", ")));
+            .push(Side::Client, &format!("[{} octets in clear: {}]", injection.octets, injection.verbs.join(", ")));
         if granted {
             self.injected_auth(octets);
         }
-        self.seen.injected_commands = Some(injection);
+        self.seen.injected_commands = Some(Box::new(injection));
         self.events.push_back(SessionEvent::Judge);
     }
 }

@@ -100,7 +100,7 @@ impl Session {
         // A line behind a refused DATA may be of the message: not even its first word is a verb.
         let message = self.data_refused && command == Command::Other;
         let text = if message { format!("[{} octets]", line.bytes.len()) } else { shown(&command, &line.bytes) };
-        self.seen.transcript.push(Side::Client, text);
+        self.seen.transcript.push(Side::Client, &text);
         let pending = match command {
             Command::Ehlo(ref name) => {
                 self.seen.client_name = Some(printable(name.as_bytes()));
@@ -175,7 +175,7 @@ impl Session {
                 self.seen.proxied |= verb.as_str() == "XCLIENT";
                 if verb.as_str().len() >= 4 && verb.as_str().bytes().all(|c| c == b'X') {
                     let arrived = Rewritten { sent: String::new(), arrived: verb.as_str().to_owned() };
-                    self.seen.rewritten.get_or_insert(arrived);
+                    self.seen.rewritten.get_or_insert(Box::new(arrived));
                 }
                 Pending::Other
             }
@@ -224,7 +224,7 @@ impl Session {
 
     fn auth_response(&mut self, line: &[u8]) {
         let octets = line.trim_ascii().len();
-        self.seen.transcript.push(Side::Client, format!("[{octets} octets]"));
+        self.seen.transcript.push(Side::Client, &format!("[{octets} octets]"));
         if let Some(exchange) = self.seen.auth.last_mut() {
             if line.trim_ascii() == b"*" {
                 exchange.cancelled = true;

@@ -225,7 +225,14 @@ impl Session {
 
     /// What the engine is to do.
     pub fn poll(&mut self) -> Option<SessionEvent> {
-        self.events.pop_front()
+        let event = self.events.pop_front();
+        if event.is_none() {
+            // A session that waits keeps little room for what may come: mostly that is one command.
+            if self.queue.is_empty() && self.queue.capacity() > 1 {
+                self.queue = VecDeque::new();
+            }
+        }
+        event
     }
 
     fn doubt(&mut self, doubt: Doubt) {
@@ -259,6 +266,9 @@ impl Session {
         } else if self.queue.len() >= limits::PIPELINE {
             self.doubt(Doubt::Ambiguous);
         } else {
+            if self.queue.capacity() == 0 {
+                self.queue.reserve_exact(1);
+            }
             self.queue.push_back(Waiting { what, verb, asked: self.now, count: 1 });
         }
     }

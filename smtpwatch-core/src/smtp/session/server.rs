@@ -39,7 +39,7 @@ impl Session {
             self.reply_octets += line.bytes.len() + if line.bare_lf { 1 } else { 2 };
             // Struck before it is cut, lest the cut hide half of it.
             let shown = self.shown(&line.bytes);
-            self.seen.transcript.push(Side::Server, shown);
+            self.seen.transcript.push(Side::Server, &shown);
             if let Some(reply) = reply {
                 self.seen.smtp |= (200..600).contains(&reply.code);
                 self.reply(&reply);
@@ -152,7 +152,7 @@ impl Session {
     fn unasked(&mut self, reply: &Reply, went_on: bool) {
         if went_on && reply.code == 250 && (reply.lines.len() > 1 || ehlo::may_be_keyword(reply.first())) {
             if let Some(capabilities) = &mut self.seen.capabilities {
-                self.seen.ehlo_went_on.get_or_insert(capabilities.lines.len());
+                self.seen.ehlo_went_on.get_or_insert(capabilities.len());
                 capabilities.extend(reply);
             }
             self.ehlo_may_go_on = true;
@@ -196,7 +196,7 @@ impl Session {
 
     fn body_follows(&mut self) {
         self.data_refused = false;
-        self.seen.transcript.push(Side::Client, "[message]".to_owned());
+        self.seen.transcript.push(Side::Client, "[message]");
         self.events.push_back(SessionEvent::BodyFollows);
         // Of the message before, or already of this one.
         self.body_end = self.body_end.filter(|end| *end > self.client_end);
@@ -208,7 +208,7 @@ impl Session {
         if reply.class() == 5
             && let Some(arrived) = reply.lines.iter().find_map(|line| echo::rewritten(verb, &line.text))
         {
-            self.seen.rewritten.get_or_insert(Rewritten { sent: verb.to_owned(), arrived });
+            self.seen.rewritten.get_or_insert_with(|| Box::new(Rewritten { sent: verb.to_owned(), arrived }));
         }
     }
 
@@ -265,7 +265,7 @@ impl Session {
             exchange.respond(line.len());
             let secret = Secret::new(line.to_vec());
             let shown = format!("[{} octets]", line.len());
-            self.seen.transcript.push(Side::Client, shown);
+            self.seen.transcript.push(Side::Client, &shown);
             self.held.drain(..=end);
             self.keep_secret(secret);
         }

@@ -1,0 +1,81 @@
+//! Room for flows, in pieces.
+
+use std::ops::{Index, IndexMut};
+
+use slab::Slab;
+
+use super::flow::Flow;
+
+/// Flows of a piece: some hundred KiB.
+const PIECE: usize = 256;
+
+/// Where a flow is held; good until it is removed.
+pub(super) type Place = usize;
+
+/// Flows by their places. A place that a flow has left is taken by another one, and no session pays for an allocation of its
+/// own. It grows piece by piece, so that no flow is ever moved and little room is unused, and gives pieces back that are empty.
+#[derive(Default)]
+pub(super) struct Places {
+    pieces: Vec<Slab<Flow>>,
+    /// Pieces with room, each once.
+    roomy: Vec<usize>,
+    flows: usize,
+}
+
+impl Places {
+    pub(super) fn insert(&mut self, flow: Flow) -> Place {
+        let piece = self.roomy.last().copied().unwrap_or_else(|| {
+            self.pieces.push(Slab::new());
+            self.roomy.push(self.pieces.len() - 1);
+            self.pieces.len() - 1
+        });
+        let slab = &mut self.pieces[piece];
+        if slab.capacity() == 0 {
+            slab.reserve_exact(PIECE);
+        }
+        let place = slab.insert(flow);
+        if slab.len() == PIECE {
+            self.roomy.pop();
+        }
+        self.flows += 1;
+        piece * PIECE + place
+    }
+
+    pub(super) fn remove(&mut self, place: Place) -> Flow {
+        let piece = place / PIECE;
+        let slab = &mut self.pieces[piece];
+        if slab.len() == PIECE {
+            self.roomy.push(piece);
+        }
+        let flow = slab.remove(place % PIECE);
+        // One is kept for the next flow.
+        if slab.is_empty() && self.roomy.len() > 1 {
+            *slab = Slab::new();
+        }
+        self.flows -= 1;
+        flow
+    }
+
+    pub(super) const fn len(&self) -> usize {
+        self.flows
+    }
+
+    pub(super) fn iter(&self) -> impl Iterator<Item = (Place, &Flow)> {
+        let pieces = self.pieces.iter().enumerate();
+        pieces.flat_map(|(piece, slab)| slab.iter().map(move |(place, flow)| (piece * PIECE + place, flow)))
+    }
+}
+
+impl Index<Place> for Places {
+    type Output = Flow;
+
+    fn index(&self, place: Place) -> &Flow {
+        &self.pieces[place / PIECE][place % PIECE]
+    }
+}
+
+impl IndexMut<Place> for Places {
+    fn index_mut(&mut self, place: Place) -> &mut Flow {
+        &mut self.pieces[place / PIECE][place % PIECE]
+    }
+}

@@ -1,0 +1,265 @@
+//! Flows open at once: processor time for each session, and memory for each flow.
+
+use std::{collections::HashMap, ops::Range, rc::Rc, time::Duration};
+
+use anyhow::ensure;
+use smtpwatch::{
+    capture::userspace_gate::{CapturedFrame, UserspaceGate},
+    config::Config,
+    pipeline::{Pipeline, Source},
+};
+use smtpwatch_common::{Direction, Link, PortSet};
+use smtpwatch_core::{
+    Output, Timestamp,
+    engine::{EvictReason, GateOrder, SessionResult},
+    policy::history::History,
+};
+
+use crate::{
+    cpu,
+    memory::{self, Owner},
+    per,
+    traffic::{OWN, Part, Traffic},
+};
+
+/// Packets made at once, outside of what is measured.
+const BATCH: usize = 1_024;
+/// Sessions that a measurement is made of at least.
+const SESSIONS: usize = 200_000;
+/// Rounds, the best of which counts. A million flows are played once: that takes minutes, and is long enough.
+const ROUNDS: usize = 3;
+const OWNERS: [Owner; 2] = [Owner::Gate, Owner::Engine];
+/// 2026-11-23T15:00:00Z, in nanoseconds.
+const START: i64 = 1_795_446_000_000_000_000;
+/// Nanoseconds between two packets.
+const STEP: i64 = 1_000;
+
+/// What is measured with so many flows open at once.
+#[derive(Clone, Debug)]
+pub struct Flows {
+    pub flows: usize,
+    /// Processor time for a session.
+    pub session: Duration,
+    /// Octets for a flow that waits after the reply to EHLO.
+    pub dialogue: Held,
+    /// Octets for a flow that waits after its handshake, or its message.
+    pub rest: Held,
+    /// Resident memory of the process for each flow, all of it, in the dialogue.
+    pub resident: f64,
+}
+
+/// Octets held for each flow.
+#[derive(Clone, Copy, Debug)]
+pub struct Held {
+    pub gate: f64,
+    pub engine: f64,
+}
+
+impl Held {
+    pub fn sum(self) -> f64 {
+        self.gate + self.engine
+    }
+}
+
+/// What became of more flows than the configuration allows.
+#[derive(Clone, Copy, Debug)]
+pub struct Bounded {
+    /// Flows that were opened.
+    pub offered: usize,
+    /// Flows that the configuration allows, and that were held in the end.
+    pub held: usize,
+    /// Flows that had to make room, each counted.
+    pub evicted: usize,
+    /// Octets of gate and engine.
+    pub octets: usize,
+}
+
+struct Lab {
+    gate: Option<UserspaceGate>,
+    pipeline: Option<Pipeline>,
+    traffic: Rc<Traffic>,
+    now: i64,
+    busy: Duration,
+    sessions: HashMap<SessionResult, usize>,
+    evicted: HashMap<EvictReason, usize>,
+    findings: usize,
+    /// What gate and engine held before the first packet.
+    empty: [usize; 2],
+}
+
+impl Lab {
+    fn new(flows: usize) -> Self {
+        let mut config = Config::default();
+        config.limits.flows = flows;
+        config.local = OWN.to_string().parse().into_iter().collect();
+        memory::serve(Owner::Gate);
+        let gate = UserspaceGate::bounded(PortSet::new(&config.ports), config.limits.gate_flows());
+        memory::serve(Owner::Engine);
+        let history = History::new(config.limits.peers);
+        let pipeline = Pipeline::new(config, history, Source::File);
+        memory::serve(Owner::Other);
+        Self {
+            gate: Some(gate),
+            pipeline: Some(pipeline),
+            traffic: Rc::new(Traffic::new()),
+            now: START,
+            busy: Duration::ZERO,
+            sessions: HashMap::new(),
+            evicted: HashMap::new(),
+            findings: 0,
+            empty: OWNERS.map(memory::held),
+        }
+    }
+
+    /// Plays a part of the sessions.
+    fn play(&mut self, numbers: Range<usize>, part: Part) {
+        let traffic = self.traffic.clone();
+        let (mut octets, mut ends) = (Vec::new(), Vec::new());
+        traffic.play(numbers, part, |packet| {
+            octets.extend_from_slice(packet);
+            ends.push(octets.len());
+            if ends.len() == BATCH {
+                self.feed(&octets, &ends);
+                octets.clear();
+                ends.clear();
+            }
+        });
+        self.feed(&octets, &ends);
+    }
+
+    fn feed(&mut self, octets: &[u8], ends: &[usize]) {
+        let Self { gate, pipeline, now, sessions, evicted, findings, .. } = self;
+        let (Some(gate), Some(pipeline)) = (gate, pipeline) else { return };
+        let mut orders: Vec<GateOrder> = Vec::with_capacity(8);
+        let mut start = 0;
+        let begun = cpu();
+        for &end in ends {
+            let bytes = &octets[start..end];
+            start = end;
+            *now += STEP;
+            let at = Timestamp(*now);
+            let frame = CapturedFrame {
+                link: Link::Ip,
+                bytes,
+                wire_len: u32::try_from(bytes.len()).unwrap_or(u32::MAX),
+                at_ns: u64::try_from(at.0).unwrap_or(0),
+                interface: 0,
+                direction: Direction::Ingress,
+            };
+            let mut take = |output| match output {
+                Output::Gate(order) => orders.push(order),
+                Output::Session(session) => *sessions.entry(session.result).or_insert(0) += 1,
+                Output::Evicted(reason) => *evicted.entry(reason).or_insert(0) += 1,
+                Output::Finding(_) => *findings += 1,
+                Output::Lost(_) | Output::History(..) | Output::HistoryForgotten(_) => {}
+            };
+            memory::serve(Owner::Gate);
+            gate.packet(&frame, |record| {
+                memory::serve(Owner::Engine);
+                pipeline.record(&record, at, "eth0", &mut take);
+                memory::serve(Owner::Gate);
+            });
+            for order in orders.drain(..) {
+                gate.order(&order);
+            }
+            memory::serve(Owner::Other);
+        }
+        self.busy += cpu().saturating_sub(begun);
+    }
+
+    /// Flows that the engine holds.
+    fn flows(&self) -> usize {
+        self.pipeline.as_ref().map_or(0, |pipeline| pipeline.engine().flows())
+    }
+
+    fn held(&self, flows: usize) -> Held {
+        let [gate, engine] = self.octets();
+        Held { gate: per(gate, flows), engine: per(engine, flows) }
+    }
+
+    /// What gate and engine have taken since the start.
+    fn octets(&self) -> [usize; 2] {
+        let [gate, engine] = OWNERS.map(memory::held);
+        [gate.saturating_sub(self.empty[0]), engine.saturating_sub(self.empty[1])]
+    }
+}
+
+impl Drop for Lab {
+    /// Measured from nothing the next time.
+    fn drop(&mut self) {
+        memory::serve(Owner::Gate);
+        drop(self.gate.take());
+        memory::serve(Owner::Engine);
+        drop(self.pipeline.take());
+        memory::serve(Owner::Other);
+    }
+}
+
+/// Plays sessions with `flows` of them open at once.
+pub fn measure(flows: usize) -> anyhow::Result<Flows> {
+    let rounds = if flows >= 1_000_000 { 1 } else { ROUNDS };
+    let mut best: Option<Flows> = None;
+    for _ in 0..rounds {
+        let found = round(flows)?;
+        eprintln!(
+            "growth: {flows} flows: {:?} for a session, {:?}, then {:?}",
+            found.session, found.dialogue, found.rest
+        );
+        let resident = best.as_ref().map_or(0.0, |best| best.resident).max(found.resident);
+        best = best.filter(|best| best.session <= found.session).or(Some(found));
+        // What an earlier round left behind is taken again, and does not show.
+        if let Some(best) = &mut best {
+            best.resident = resident;
+        }
+    }
+    best.ok_or_else(|| anyhow::anyhow!("no round"))
+}
+
+fn round(flows: usize) -> anyhow::Result<Flows> {
+    // SAFETY: it touches no memory that is in use.
+    unsafe { libc::malloc_trim(0) };
+    let resident_before = resident();
+    let mut lab = Lab::new(flows);
+    // The first wave grows tables and memory, and is not timed.
+    lab.play(0..flows, Part::Dialogue);
+    ensure!(lab.flows() == flows, "{} flows are open", lab.flows());
+    let dialogue = lab.held(flows);
+    let resident = per(resident().saturating_sub(resident_before), flows);
+    lab.play(0..flows, Part::Rest);
+    let rest = lab.held(flows);
+    lab.play(0..flows, Part::End);
+    let waves = (SESSIONS / flows).clamp(1, 20);
+    lab.busy = Duration::ZERO;
+    for wave in 1..=waves {
+        let numbers = wave * flows..(wave + 1) * flows;
+        for part in [Part::Dialogue, Part::Rest, Part::End] {
+            lab.play(numbers.clone(), part);
+        }
+    }
+    let sessions = (waves + 1) * flows;
+    let expected = HashMap::from([(SessionResult::Tls, sessions / 4 * 3), (SessionResult::Plaintext, sessions / 4)]);
+    ensure!(lab.sessions == expected && lab.evicted.is_empty() && lab.findings == 0, "not what was to be measured");
+    let count = u32::try_from(waves * flows)?;
+    Ok(Flows { flows, session: lab.busy / count, dialogue, rest, resident })
+}
+
+/// Opens `offered` flows where the configuration allows a quarter of them.
+pub fn bounded(offered: usize) -> anyhow::Result<Bounded> {
+    let held = offered / 4;
+    let mut lab = Lab::new(held);
+    // One after the other: where the table is full, the next SYN would take the room of one that is not yet answered.
+    for number in 0..offered {
+        lab.play(number..number + 1, Part::Dialogue);
+    }
+    let evicted = lab.evicted.get(&EvictReason::Capacity).copied().unwrap_or(0);
+    let octets = lab.octets().iter().sum();
+    ensure!(lab.flows() == held, "{} flows are open", lab.flows());
+    Ok(Bounded { offered, held, evicted, octets })
+}
+
+/// Octets of this process in memory (proc(5), `statm`).
+fn resident() -> usize {
+    let pages = std::fs::read_to_string("/proc/self/statm").ok();
+    let pages = pages.and_then(|text| text.split(' ').nth(1)?.parse::<usize>().ok()).unwrap_or(0);
+    pages * 4096
+}

@@ -1,0 +1,158 @@
+//! History as more peers are known: what a look-up costs, what a note costs, and what the worst one costs.
+
+use std::{hint::black_box, time::Duration};
+
+use nix::time::ClockId;
+use smtpwatch_core::{
+    FlowKey, Role, Timestamp,
+    policy::{
+        expectation::{Expectation, Subject},
+        history::{History, HistoryKey, HistoryPeer, HistoryRecord, Rate, SessionNote, Strength},
+        profile::Profile,
+    },
+};
+
+use crate::{clock, cpu, memory, per, traffic::OWN};
+
+/// Look-ups and notes that are timed.
+const TIMES: u32 = 200_000;
+/// New peers that are noted where there is no room: enough for a share of the table.
+const NEW: usize = 100_000;
+const ROUNDS: usize = 3;
+
+/// What is measured with so many peers known.
+#[derive(Clone, Debug)]
+pub struct Known {
+    pub peers: usize,
+    /// What is expected of a peer: asked at each verdict.
+    pub look_up: Duration,
+    /// A session is noted: once, at its end.
+    pub note: Duration,
+    /// The longest that one note of a new peer took where another one had to make room.
+    pub worst: Duration,
+    /// Octets for each peer.
+    pub memory: f64,
+}
+
+pub fn measure(peers: usize) -> Known {
+    let before = memory::total();
+    let mut history = History::new(peers);
+    (0..peers).for_each(|number| history.restore(key(number), record(number)));
+    let memory = per(memory::total().wrapping_sub(before), peers);
+    let mut known = Known { peers, look_up: Duration::MAX, note: Duration::MAX, worst: Duration::ZERO, memory };
+    // Of each note the least: what interrupts one of them does not hit it in every round.
+    let mut worst = vec![Duration::MAX; NEW];
+    for round in 0..ROUNDS {
+        let begun = cpu();
+        let mut found = 0;
+        for number in scattered(peers) {
+            let key = key(number);
+            let name = match &key.peer {
+                HistoryPeer::Name(name) => vec![name.as_str()],
+                HistoryPeer::Address(_) => Vec::new(),
+            };
+            let flow = FlowKey { client: (OWN, 40_000).into(), server: (address(number), 25).into() };
+            let subject = Subject { flow, role: Role::Client, names: &name };
+            let expectation = Expectation::of(&subject, &[], &history, Strength::default());
+            found += u32::from(black_box(expectation).offers.is_some());
+        }
+        debug_assert_eq!(found, TIMES);
+        known.look_up = known.look_up.min((cpu() - begun) / TIMES);
+        let begun = cpu();
+        for number in scattered(peers) {
+            black_box(history.note(key(number), note(number, round + 1), Strength::default()));
+        }
+        known.note = known.note.min((cpu() - begun) / TIMES);
+        for (number, least) in worst.iter_mut().enumerate() {
+            let (key, note) = (key((round + 1) * 10_000_000 + number), note(number, round + 1));
+            let begun = clock(ClockId::CLOCK_THREAD_CPUTIME_ID);
+            let noted = history.note(key, note, Strength::default());
+            *least = clock(ClockId::CLOCK_THREAD_CPUTIME_ID).saturating_sub(begun).min(*least);
+            drop(black_box(noted));
+        }
+        // As it was.
+        history = History::new(peers);
+        (0..peers).for_each(|number| history.restore(key(number), record(number)));
+    }
+    known.worst = worst.into_iter().max().unwrap_or_default();
+    eprintln!("growth: {known:?}");
+    known
+}
+
+/// Peers in an order that no cache foresees.
+fn scattered(peers: usize) -> impl Iterator<Item = usize> {
+    let mut state = 1_usize;
+    (0..TIMES).map(move |_| {
+        // Knuth's MMIX.
+        state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        (state >> 33) % peers
+    })
+}
+
+fn address(number: usize) -> std::net::Ipv4Addr {
+    let [a, b, c, d, ..] = number.to_le_bytes();
+    [10 + (d & 0x7f), c, b, a].into()
+}
+
+/// Every other one is known by its name.
+pub fn key(number: usize) -> HistoryKey {
+    let peer = if number.is_multiple_of(2) {
+        HistoryPeer::Address(address(number).into())
+    } else {
+        HistoryPeer::Name(format!("mx{number:08}.example.net"))
+    };
+    HistoryKey { role: Role::Client, own: OWN.into(), peer, port: 25 }
+}
+
+fn seconds(number: usize) -> Timestamp {
+    Timestamp::from_secs(1_700_000_000 + i64::try_from(number).unwrap_or(0))
+}
+
+pub fn record(number: usize) -> HistoryRecord {
+    let rate = Rate { yes: 412, ..Rate::default() };
+    HistoryRecord {
+        sessions: 412,
+        offered: rate,
+        used: rate,
+        first_seen: seconds(0),
+        last_seen: seconds(number),
+        last_offered: seconds(number),
+        profile: Some(profile(number).into()),
+    }
+}
+
+fn note(number: usize, round: usize) -> SessionNote {
+    SessionNote { at: seconds(100_000_000 * round), offered: true, used: true, profile: Some(profile(number)) }
+}
+
+/// Postfix, as most of them.
+fn profile(number: usize) -> Profile {
+    let keywords = [
+        "PIPELINING",
+        "SIZE",
+        "ETRN",
+        "STARTTLS",
+        "AUTH",
+        "ENHANCEDSTATUSCODES",
+        "8BITMIME",
+        "DSN",
+        "SMTPUTF8",
+        "CHUNKING",
+    ];
+    Profile {
+        keywords: Profile::keep(keywords.into_iter().map(str::to_owned)),
+        ehlo_octets: 210,
+        plaintext_mechanisms: Vec::new(),
+        offer: "STARTTLS".to_owned(),
+        readable_greeting: true,
+        client: String::new(),
+        words: ["# # ESMTP Postfix", "#"].map(str::to_owned),
+        quoted: String::new(),
+        ttl: 57,
+        mss: 1460,
+        options: vec![2, 4, 8, 1, 3],
+        round_trip: 10_000_000 + u64::try_from(number).unwrap_or(0),
+        tls_version: 0x0304,
+        weak_suite: false,
+    }
+}

@@ -1,0 +1,78 @@
+//! What grows, and how: sessions as more flows are open at once, memory for each flow, history as more peers are known, and
+//! the store that keeps it.
+//!
+//! Standard output is a section of `docs/performance.md`, standard error tells of the progress, and the picture goes to
+//! `docs/growth.svg`. `cargo bench --package smtpwatch --bench growth -- quick` goes up to 10,000 and leaves the picture in
+//! the target directory; `-- flows`, `-- history` and
+//! `-- store` measure that alone and print no section. Whether it runs at all is tried with 1,000 by `cargo test --all-targets`.
+
+mod flows;
+mod history;
+mod memory;
+mod picture;
+mod report;
+mod store;
+mod traffic;
+
+use std::{path::Path, time::Duration};
+
+use nix::time::{ClockId, clock_gettime};
+
+/// Flows open at once, and peers known.
+const SIZES: [usize; 4] = [1_000, 10_000, 100_000, 1_000_000];
+
+/// What allocates is counted.
+#[global_allocator]
+static ALLOCATOR: memory::Counting = memory::Counting;
+
+fn main() -> anyhow::Result<()> {
+    let asked = |word: &str| std::env::args().any(|argument| argument == word);
+    // Cargo names it to benchmarks, and not to tests.
+    let sizes = match (asked("--bench"), asked("quick")) {
+        (true, false) => &SIZES[..],
+        (_, true) => &SIZES[..2],
+        (false, false) => &SIZES[..1],
+    };
+    if asked("flows") || asked("history") || asked("store") {
+        for &size in sizes {
+            // They tell what they find on standard error.
+            if asked("flows") {
+                let _ = flows::measure(size)?;
+            } else if asked("history") {
+                let _ = history::measure(size);
+            } else {
+                let _ = store::measure(size)?;
+            }
+        }
+        return Ok(());
+    }
+    let flows = sizes.iter().map(|&size| flows::measure(size)).collect::<anyhow::Result<Vec<_>>>()?;
+    let bounded = flows::bounded(sizes.last().copied().unwrap_or_default())?;
+    let history: Vec<_> = sizes.iter().map(|&size| history::measure(size)).collect();
+    let store = sizes.iter().map(|&size| store::measure(size)).collect::<anyhow::Result<Vec<_>>>()?;
+
+    let picture = if sizes.len() == SIZES.len() {
+        Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs/growth.svg")
+    } else {
+        Path::new(env!("CARGO_TARGET_TMPDIR")).join("growth.svg")
+    };
+    std::fs::write(&picture, picture::draw(&flows, &history))?;
+    eprintln!("growth: the picture is {}", picture.display());
+    print!("{}", report::section(&flows, &bounded, &history, &store));
+    Ok(())
+}
+
+/// Processor time of this process so far, all threads.
+fn cpu() -> Duration {
+    clock(ClockId::CLOCK_PROCESS_CPUTIME_ID)
+}
+
+fn clock(id: ClockId) -> Duration {
+    clock_gettime(id).map_or(Duration::ZERO, Into::into)
+}
+
+/// A ratio, or a mean.
+#[expect(clippy::cast_precision_loss, reason = "counts and sizes far below 2^52")]
+fn per(sum: usize, count: usize) -> f64 {
+    sum as f64 / count.max(1) as f64
+}

@@ -1,0 +1,49 @@
+//! The store: how fast rows are written, and how long a start takes.
+
+use std::time::{Duration, Instant};
+
+use anyhow::{Context as _, ensure};
+use smtpwatch::store::Writer;
+use smtpwatch_core::policy::history::History;
+
+use crate::{
+    history::{key, record},
+    per,
+};
+
+/// What is measured with a store of so many rows.
+#[derive(Clone, Copy, Debug)]
+pub struct Stored {
+    /// Rows that are written in a second, from an empty store on.
+    pub rows_per_second: usize,
+    /// From nothing to the history in memory.
+    pub start: Duration,
+    /// Octets of the file for each row.
+    pub file: f64,
+}
+
+pub fn measure(peers: usize) -> anyhow::Result<Stored> {
+    let directory = tempfile::tempdir()?;
+    let path = directory.path().join("smtpwatch.db");
+    let (writer, _) = Writer::start(&path, peers)?;
+    let handle = writer.handle().context("the way to the writer")?.patient();
+    let begun = Instant::now();
+    for number in 0..peers {
+        handle.keep(key(number), record(number));
+    }
+    drop(handle);
+    ensure!(writer.finish() == 0, "rows were lost");
+    let rows_per_second = peers * 1_000 / usize::try_from(begun.elapsed().as_millis())?.max(1);
+    let file = per(usize::try_from(std::fs::metadata(&path)?.len())?, peers);
+
+    let begun = Instant::now();
+    let (writer, entries) = Writer::start(&path, peers)?;
+    let mut history = History::new(peers);
+    entries.into_iter().for_each(|(key, record)| history.restore(key, record));
+    let start = begun.elapsed();
+    ensure!(history.len() == peers, "{} rows were read", history.len());
+    drop(writer);
+    let stored = Stored { rows_per_second, start, file };
+    eprintln!("growth: {peers} rows: {stored:?}");
+    Ok(stored)
+}
