@@ -1,6 +1,6 @@
 //! Commands: what the client says.
 
-use super::auth;
+use super::{auth, verb::Verb};
 
 /// One command line, taken apart as far as anybody after the parser needs it.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -50,33 +50,23 @@ impl Command {
     /// Takes a line apart. Never fails: what is not known is [`Command::Other`].
     pub(super) fn parse(line: &[u8]) -> Self {
         let (verb, rest) = split_word(line);
-        let mut upper = [0; LONGEST];
-        match in_upper_case(verb, &mut upper) {
-            b"EHLO" | b"LHLO" => Self::Ehlo(word(rest)),
-            b"HELO" => Self::Helo(word(rest)),
-            b"STARTTLS" | b"X-ANONYMOUSTLS" => Self::Starttls,
-            b"AUTH" | b"X-EXPS" => parse_auth(rest),
-            b"MAIL" => parse_mail(rest),
-            b"RCPT" => Self::Rcpt(domain(rest)),
-            b"DATA" if trim(rest).is_empty() => Self::Data,
-            b"BDAT" => parse_bdat(rest),
-            b"TURN" | b"ATRN" => Self::Turn,
-            b"RSET" => Self::Rset,
-            b"QUIT" => Self::Quit,
+        match Verb::of(verb).as_str() {
+            "EHLO" | "LHLO" => Self::Ehlo(word(rest)),
+            "HELO" => Self::Helo(word(rest)),
+            "STARTTLS" => Self::Starttls,
+            "AUTH" | "X-EXPS" => parse_auth(rest),
+            "MAIL" => parse_mail(rest),
+            "RCPT" => Self::Rcpt(domain(rest)),
+            "DATA" if trim(rest).is_empty() => Self::Data,
+            "BDAT" => parse_bdat(rest),
+            "TURN" | "ATRN" => Self::Turn,
+            "RSET" => Self::Rset,
+            "QUIT" => Self::Quit,
+            // Longer than any other.
+            _ if verb.eq_ignore_ascii_case(b"X-ANONYMOUSTLS") => Self::Starttls,
             _ => Self::Other,
         }
     }
-}
-
-/// Octets of the longest verb that is followed.
-const LONGEST: usize = "X-ANONYMOUSTLS".len();
-
-/// `verb` in upper case; empty where it is too long to be one.
-fn in_upper_case<'a>(verb: &[u8], buffer: &'a mut [u8; LONGEST]) -> &'a [u8] {
-    let Some(upper) = buffer.get_mut(..verb.len()) else { return &[] };
-    upper.copy_from_slice(verb);
-    upper.make_ascii_uppercase();
-    upper
 }
 
 /// Commands that this machine does not follow, in upper case: as letters they are base64 too.

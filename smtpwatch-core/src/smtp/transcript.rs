@@ -2,6 +2,7 @@
 
 use std::{collections::VecDeque, fmt::Write as _};
 
+use super::verb::Verb;
 use crate::{Side, finding::TranscriptLine, limits};
 
 /// The first half of the lines and the newest; what is between is counted.
@@ -102,9 +103,9 @@ pub(super) fn printable(bytes: &[u8]) -> String {
 
 /// A verb is short and in one case; base64, which a confused client may send as a command, seldom is.
 pub(super) fn is_verb(word: &[u8]) -> bool {
-    (1..=12).contains(&word.len())
-        && (word.iter().all(|c| c.is_ascii_uppercase() || *c == b'-')
-            || word.iter().all(|c| c.is_ascii_lowercase() || *c == b'-'))
+    let has = |case: fn(&u8) -> bool| word.iter().any(case);
+    let mixed = has(u8::is_ascii_uppercase) && has(u8::is_ascii_lowercase);
+    !Verb::of(word).is_empty() && !mixed
 }
 
 /// Characters that reorder or hide text: bidirectional controls, zero-width and format characters.
