@@ -10,7 +10,7 @@ use std::{
 
 use anyhow::{Context as _, bail, ensure};
 use aya::{
-    EbpfLoader,
+    Ebpf, EbpfLoader,
     programs::{Program, ProgramError},
 };
 
@@ -135,6 +135,15 @@ fn load(bytes: &[u8]) -> anyhow::Result<()> {
             return Ok(());
         }
     };
+    for (name, count) in verified(&mut object)? {
+        eprintln!("kernel object: {name}: {} instructions verified", count.unwrap_or(0));
+    }
+    Ok(())
+}
+
+/// Loads every program, and gives how many instructions the verifier looked at; `None` where the kernel does not tell.
+pub fn verified(object: &mut Ebpf) -> anyhow::Result<Vec<(String, Option<u32>)>> {
+    let mut counts = Vec::new();
     for (name, program) in object.programs_mut() {
         let loaded = match program {
             Program::Xdp(program) => program.load(),
@@ -143,14 +152,14 @@ fn load(bytes: &[u8]) -> anyhow::Result<()> {
         };
         match loaded {
             Ok(()) => {
-                let verified = program.info()?.verified_instruction_count().unwrap_or(0);
-                eprintln!("kernel object: {name}: {verified} instructions verified");
+                counts.push((name.to_owned(), program.info()?.verified_instruction_count()));
             }
             Err(ProgramError::LoadError { io_error, verifier_log }) => bail!("{name}: {io_error}\n{verifier_log}"),
             Err(error) => return Err(error).with_context(|| name.to_owned()),
         }
     }
-    Ok(())
+    counts.sort();
+    Ok(counts)
 }
 
 /// A compiler that can build `core` for BPF.

@@ -10,10 +10,13 @@ use std::{
 };
 
 use anyhow::{Context as _, Result, bail, ensure};
-use aya::{EbpfLoader, programs::Program};
+use aya::EbpfLoader;
 
 use super::object;
-use crate::host::{self, Tool};
+use crate::{
+    build_ebpf,
+    host::{self, Tool},
+};
 
 /// What it needs.
 const TOOLS: [Tool; 1] = [("valgrind", "valgrind")];
@@ -198,19 +201,11 @@ fn verified(bytes: &[u8]) -> Result<Vec<Count>> {
     let release: Vec<_> = release.split('.').take(2).collect();
     let release = release.join(".");
     ensure!(release == VERIFIER, "the figures are of Linux {VERIFIER}, this is {release}");
-    let mut object = EbpfLoader::new().load(bytes)?;
-    let mut counts = Vec::new();
-    for (name, program) in object.programs_mut() {
-        let verified = match program {
-            Program::Xdp(program) => program.load().and_then(|()| program.info()),
-            Program::SchedClassifier(program) => program.load().and_then(|()| program.info()),
-            _ => continue,
-        };
-        let value = verified?.verified_instruction_count().context("this kernel does not tell")?;
-        counts.push(Count { name: format!("kernel {name} verified"), value: value.into() });
-    }
-    counts.sort_by(|a, b| a.name.cmp(&b.name));
-    Ok(counts)
+    let count = |(name, value): (String, Option<u32>)| {
+        let value = value.context("this kernel does not tell")?.into();
+        Ok(Count { name: format!("kernel {name} verified"), value })
+    };
+    build_ebpf::verified(&mut EbpfLoader::new().load(bytes)?)?.into_iter().map(count).collect()
 }
 
 /// The kernel release whose verifier counted.

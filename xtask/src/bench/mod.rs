@@ -16,6 +16,7 @@ mod usage;
 use std::process::Stdio;
 
 use anyhow::{Result, ensure};
+use clap::ValueEnum as _;
 
 /// What to measure.
 #[derive(clap::Args)]
@@ -41,10 +42,10 @@ pub struct Arguments {
 pub enum Part {
     /// The kernel programs, packet by packet, beside a program that does nothing
     Kernel,
-    /// The parts of the daemon, one by one
-    Parts,
     /// Instructions and stack, the same on every machine of this architecture
     Counts,
+    /// The parts of the daemon, one by one
+    Parts,
     /// Capture files, beside other programs that read them
     Replay,
     /// Growth with flows and peers
@@ -54,17 +55,9 @@ pub enum Part {
 }
 
 impl Part {
-    const ALL: [Self; 6] = [Self::Kernel, Self::Counts, Self::Parts, Self::Replay, Self::Growth, Self::Live];
-
-    const fn name(self) -> &'static str {
-        match self {
-            Self::Kernel => "kernel",
-            Self::Counts => "counts",
-            Self::Parts => "parts",
-            Self::Replay => "replay",
-            Self::Growth => "growth",
-            Self::Live => "live",
-        }
+    /// As it is named on the command line, and in the marks of the page.
+    fn name(self) -> String {
+        self.to_possible_value().map(|value| value.get_name().to_owned()).unwrap_or_default()
     }
 
     fn measure(self) -> Result<String> {
@@ -87,13 +80,13 @@ pub fn run(arguments: &Arguments) -> Result<()> {
     if arguments.install_peers {
         peers::install()?;
     }
-    let parts = if arguments.parts.is_empty() { &Part::ALL[..] } else { &arguments.parts };
+    let parts = if arguments.parts.is_empty() { Part::value_variants() } else { &arguments.parts };
     for part in parts {
         eprintln!("bench: {}", part.name());
         let section = page::dated(&part.measure()?, *part);
         println!("{section}");
         if !arguments.print {
-            page::put(part.name(), &section)?;
+            page::put(&part.name(), &section)?;
         }
     }
     Ok(())

@@ -27,14 +27,21 @@ pub fn install() -> Result<()> {
     let lists = home.join("lists");
     fs::create_dir_all(home.join("parts"))?;
     fs::create_dir_all(lists.join("partial"))?;
-    let line = |suite: &str| {
-        format!(
-            "deb [signed-by=/usr/share/keyrings/debian-archive-keyring.gpg] http://deb.debian.org/debian {suite} main\n"
-        )
-    };
+    let mirror = mirror()?;
+    let line =
+        |suite: &str| format!("deb [signed-by=/usr/share/keyrings/debian-archive-keyring.gpg] {mirror} {suite} main\n");
     fs::write(home.join("parts/debian.list"), line("bookworm") + &line("bookworm-backports"))?;
     apt(&home, &["update", "-q"])?;
     apt(&home, &["install", "-y", "-q", "--no-install-recommends", "suricata/bookworm-backports"])
+}
+
+/// Where this machine has its packages of Debian 12 from.
+fn mirror() -> Result<String> {
+    let arguments = ["indextargets", "--format", "$(CODENAME) $(REPO_URI)", "Created-By: Packages"];
+    let out = Command::new("apt-get").args(arguments).output().context("cannot start apt-get")?;
+    let targets = String::from_utf8_lossy(&out.stdout);
+    let mirror = targets.lines().find_map(|line| line.strip_prefix("bookworm "));
+    Ok(mirror.context("this is no Debian 12, or it has no package lists (apt-get update)")?.to_owned())
 }
 
 fn apt(home: &Path, arguments: &[&str]) -> Result<()> {
