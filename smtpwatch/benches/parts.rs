@@ -24,21 +24,8 @@ use smtpwatch_core::{
 };
 use traffic::{CLIENT, Packet, SERVER, START_NS, Turn};
 
-const TURNS: [Turn<'static>; 13] = [
-    Turn::Server("220 mx1.example.net ESMTP Postfix\r\n"),
-    Turn::Client("EHLO mail.example.org\r\n"),
-    Turn::Server("250-mx1.example.net\r\n250-PIPELINING\r\n250-SIZE 10240000\r\n250-STARTTLS\r\n250 8BITMIME\r\n"),
-    Turn::Client("MAIL FROM:<anna@example.org> SIZE=1024\r\n"),
-    Turn::Server("250 2.1.0 Ok\r\n"),
-    Turn::Client("RCPT TO:<bob@example.net>\r\n"),
-    Turn::Server("250 2.1.5 Ok\r\n"),
-    Turn::Client("DATA\r\n"),
-    Turn::Server("354 End data with <CR><LF>.<CR><LF>\r\n"),
-    Turn::Client("Subject: x\r\n\r\nbody\r\n.\r\n"),
-    Turn::Server("250 2.0.0 Ok: queued as 4F2C91C0A1\r\n"),
-    Turn::Client("QUIT\r\n"),
-    Turn::Server("221 2.0.0 Bye\r\n"),
-];
+const TURNS: [Turn<'static>; 13] =
+    traffic::dialogue("250-mx1.example.net\r\n250-PIPELINING\r\n250-SIZE 10240000\r\n250-STARTTLS\r\n250 8BITMIME\r\n");
 
 fn ethernet(packet: &Packet) -> Vec<u8> {
     [traffic::link_header(1), packet.ip.clone()].concat()

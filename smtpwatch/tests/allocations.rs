@@ -61,24 +61,15 @@ fn cost(turns: &[Turn<'_>]) -> (u64, u64) {
     (after.0 - before.0, after.1 - before.1)
 }
 
-const BEGIN: [Turn<'static>; 3] = [
-    Turn::Server("220 mx1.example.net ESMTP\r\n"),
-    Turn::Client("EHLO mail.example.org\r\n"),
-    Turn::Server("250-mx1.example.net\r\n250-STARTTLS\r\n250 8BITMIME\r\n"),
-];
+const MAIL: [Turn<'static>; 13] = traffic::dialogue("250-mx1.example.net\r\n250-STARTTLS\r\n250 8BITMIME\r\n");
+/// How many turns of it come before STARTTLS may be sent, and before the message.
+const BEGIN: usize = 3;
+const DATA: usize = 9;
 
 /// A message in clear of so many segments.
 fn body(segments: usize) -> (u64, u64) {
     let line = format!("{}\r\n", "x".repeat(1_400));
-    let mut turns = BEGIN.to_vec();
-    turns.extend([
-        Turn::Client("MAIL FROM:<a@example.org>\r\n"),
-        Turn::Server("250 2.1.0 Ok\r\n"),
-        Turn::Client("RCPT TO:<b@example.net>\r\n"),
-        Turn::Server("250 2.1.5 Ok\r\n"),
-        Turn::Client("DATA\r\n"),
-        Turn::Server("354 End data with <CR><LF>.<CR><LF>\r\n"),
-    ]);
+    let mut turns = MAIL[..DATA].to_vec();
     turns.extend(std::iter::repeat_n(Turn::Client(&line), segments));
     turns.extend([Turn::Client("\r\n.\r\n"), Turn::Server("250 2.0.0 Ok: queued\r\n")]);
     cost(&turns)
@@ -90,7 +81,7 @@ fn tls(segments: usize) -> (u64, u64) {
     let client = format!("\u{16}\u{3}\u{1}\0\u{2d}\u{1}\0\0\u{29}\u{3}\u{3}{random}\0\0\u{2}\u{13}\u{1}\u{1}\0");
     let server = format!("\u{16}\u{3}\u{3}\0\u{2a}\u{2}\0\0\u{26}\u{3}\u{3}{random}\0\u{13}\u{1}\0");
     let record = format!("\u{17}\u{3}\u{3}\u{5}\u{78}{}", "z".repeat(0x578));
-    let mut turns = BEGIN.to_vec();
+    let mut turns = MAIL[..BEGIN].to_vec();
     turns.extend([
         Turn::Client("STARTTLS\r\n"),
         Turn::Server("220 2.0.0 Ready to start TLS\r\n"),

@@ -10,6 +10,7 @@ const BPF_PROG_LOAD: libc::c_long = 5;
 const BPF_PROG_TEST_RUN: libc::c_long = 10;
 const BPF_PROG_TYPE_SCHED_CLS: u32 = 3;
 const BPF_PROG_TYPE_XDP: u32 = 6;
+const BPF_F_XDP_HAS_FRAGS: u32 = 1 << 5;
 
 /// `XDP_PASS`.
 pub const XDP_PASS: u32 = 2;
@@ -93,15 +94,15 @@ pub enum Kind {
     Tc,
 }
 
-/// Loads a program that does nothing but pass: two instructions.
+/// Loads a program that does nothing but pass: two instructions. At XDP it takes packets of any number of buffers, as ours does.
 ///
 /// # Errors
 /// What the kernel says.
 pub fn empty_program(kind: Kind, name: &str) -> io::Result<std::os::fd::OwnedFd> {
     use std::os::fd::FromRawFd as _;
-    let (kind, verdict) = match kind {
-        Kind::Xdp => (BPF_PROG_TYPE_XDP, XDP_PASS),
-        Kind::Tc => (BPF_PROG_TYPE_SCHED_CLS, TC_NEXT),
+    let (kind, verdict, flags) = match kind {
+        Kind::Xdp => (BPF_PROG_TYPE_XDP, XDP_PASS, BPF_F_XDP_HAS_FRAGS),
+        Kind::Tc => (BPF_PROG_TYPE_SCHED_CLS, TC_NEXT, 0),
     };
     // r0 = verdict; exit
     let code: [u64; 2] = [0xb7 | u64::from(verdict) << 32, 0x95];
@@ -110,6 +111,7 @@ pub fn empty_program(kind: Kind, name: &str) -> io::Result<std::os::fd::OwnedFd>
         instructions: 2,
         code: code.as_ptr() as u64,
         license: c"GPL".as_ptr() as u64,
+        flags,
         ..ProgramLoad::default()
     };
     for (to, from) in attributes.name.iter_mut().take(15).zip(name.bytes()) {

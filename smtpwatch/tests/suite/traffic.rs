@@ -48,26 +48,26 @@ pub fn session(client: &str, server: &str, start_ns: u64, turns: &[Turn<'_>]) ->
 /// A session that hands over one message in clear; `capabilities` is the EHLO reply after its first line.
 pub fn mail(client: &str, start_ns: u64, capabilities: &str) -> Vec<Packet> {
     let ehlo = format!("250-mx1.example.net\r\n{capabilities}");
-    session(
-        client,
-        SERVER,
-        start_ns,
-        &[
-            Turn::Server("220 mx1.example.net ESMTP\r\n"),
-            Turn::Client("EHLO mail.example.org\r\n"),
-            Turn::Server(&ehlo),
-            Turn::Client("MAIL FROM:<a@example.org>\r\n"),
-            Turn::Server("250 2.1.0 Ok\r\n"),
-            Turn::Client("RCPT TO:<b@example.net>\r\n"),
-            Turn::Server("250 2.1.5 Ok\r\n"),
-            Turn::Client("DATA\r\n"),
-            Turn::Server("354 End data with <CR><LF>.<CR><LF>\r\n"),
-            Turn::Client("Subject: x\r\n\r\nbody\r\n.\r\n"),
-            Turn::Server("250 2.0.0 Ok: queued\r\n"),
-            Turn::Client("QUIT\r\n"),
-            Turn::Server("221 2.0.0 Bye\r\n"),
-        ],
-    )
+    session(client, SERVER, start_ns, &dialogue(&ehlo))
+}
+
+/// What is said in such a session; `ehlo` is the whole reply to EHLO.
+pub const fn dialogue(ehlo: &str) -> [Turn<'_>; 13] {
+    [
+        Turn::Server("220 mx1.example.net ESMTP\r\n"),
+        Turn::Client("EHLO mail.example.org\r\n"),
+        Turn::Server(ehlo),
+        Turn::Client("MAIL FROM:<a@example.org>\r\n"),
+        Turn::Server("250 2.1.0 Ok\r\n"),
+        Turn::Client("RCPT TO:<b@example.net>\r\n"),
+        Turn::Server("250 2.1.5 Ok\r\n"),
+        Turn::Client("DATA\r\n"),
+        Turn::Server("354 End data with <CR><LF>.<CR><LF>\r\n"),
+        Turn::Client("Subject: x\r\n\r\nbody\r\n.\r\n"),
+        Turn::Server("250 2.0.0 Ok: queued\r\n"),
+        Turn::Client("QUIT\r\n"),
+        Turn::Server("221 2.0.0 Bye\r\n"),
+    ]
 }
 
 /// A session in which a password crosses in clear.
