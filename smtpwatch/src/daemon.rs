@@ -326,6 +326,7 @@ impl Outputs {
                     store.forget(key);
                 }
             }
+            Output::Wanted(_) | Output::Delivery(_) => {}
         }
     }
 }

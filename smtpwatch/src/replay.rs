@@ -137,5 +137,7 @@ fn count(summary: &mut Summary, output: Output, on: &mut impl FnMut(Event)) {
         Output::HistoryForgotten(key) => on(Event::HistoryForgotten(key)),
         // Nothing is left out any more once the input has ended.
         Output::Gate(_) => {}
+        // Recorded traffic is judged by what is known: nothing is looked up, nothing is reported.
+        Output::Wanted(_) | Output::Delivery(_) => {}
     }
 }

@@ -1,5 +1,6 @@
 //! One flow table, one loop: segments in, outputs out.
 
+mod delivery;
 mod flow;
 mod output;
 mod places;
@@ -8,7 +9,10 @@ mod table;
 
 use std::{collections::VecDeque, net::IpAddr, sync::Arc, time::Duration};
 
-pub use self::output::{EvictReason, GateAction, GateOrder, LossCause, Output, SessionResult, SessionSummary};
+pub use self::{
+    delivery::{Delivery, PolicyType, ResultType},
+    output::{EvictReason, GateAction, GateOrder, LossCause, Output, SessionResult, SessionSummary},
+};
 use self::{flow::Flow, places::Place, quota::Quota, table::Table};
 use crate::{
     FlowKey, Role, Segment, Side, TcpFlags, Timestamp,
@@ -19,6 +23,7 @@ use crate::{
         expectation::{Expectation, Subject},
         failures::{Failure, Failures},
         history::{History, SessionNote, Strength},
+        published::Learned,
         rule::Rule,
         scope::Scope,
     },
@@ -217,6 +222,11 @@ impl Engine {
     /// The same, to correct it.
     pub const fn history_mut(&mut self) -> &mut History {
         &mut self.history
+    }
+
+    /// Takes in what was found about published policies. Drain [`Self::poll`] after it.
+    pub fn learn(&mut self, learned: Learned) {
+        drop(learned);
     }
 
     fn close_silent(&mut self) {

@@ -2,11 +2,15 @@
 
 use serde::Serialize;
 
+use super::delivery::Delivery;
 use crate::{
     Finding, FlowKey, Role, Side,
     finding::StarttlsState,
     flow::GapCause,
-    policy::history::{HistoryKey, HistoryRecord},
+    policy::{
+        history::{HistoryKey, HistoryRecord},
+        published::Wanted,
+    },
 };
 
 /// What the engine wants done. Drain [`Engine::poll`] after every call that changes it.
@@ -24,6 +28,10 @@ pub enum Output {
     Evicted(EvictReason),
     /// A row of history changed and wants to be kept.
     History(HistoryKey, HistoryRecord),
+    /// Something is to be looked up; the answer comes back by [`Engine::learn`](super::Engine::learn).
+    Wanted(Wanted),
+    /// An outbound session, as it counts in a TLS report: one for each policy domain.
+    Delivery(Box<Delivery>),
     /// History had no room: this row was forgotten in memory and must be forgotten in the store.
     HistoryForgotten(HistoryKey),
 }

@@ -4,5 +4,6 @@ pub mod expectation;
 pub mod failures;
 pub mod history;
 pub mod profile;
+pub mod published;
 pub mod rule;
 pub mod scope;
