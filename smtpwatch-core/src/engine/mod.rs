@@ -394,7 +394,7 @@ impl Engine {
             return;
         }
         let summary = flow.summary();
-        self.learn(place, at);
+        self.remember(place, at);
         self.outputs.push_back(Output::Session(summary));
     }
 
@@ -475,7 +475,7 @@ impl Engine {
 
     /// Notes what a session says about its peer, where something was at stake: probes that say EHLO and QUIT are not noted
     /// (THREATS FP-17), nor is what cannot be told.
-    fn learn(&mut self, place: Place, at: Timestamp) {
+    fn remember(&mut self, place: Place, at: Timestamp) {
         let flow = &self.flows[place];
         let key = flow.key;
         let seen = &flow.session.seen;
