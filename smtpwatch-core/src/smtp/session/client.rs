@@ -138,7 +138,9 @@ impl Session {
                 if let Some(domain) = domain
                     && self.seen.recipient_domains.len() < limits::RECIPIENT_DOMAINS
                 {
-                    self.seen.recipient_domains.insert(domain.clone());
+                    if self.seen.recipient_domains.insert(domain.clone()) {
+                        self.events.push_back(SessionEvent::Recipient);
+                    }
                 }
                 Pending::Other
             }
