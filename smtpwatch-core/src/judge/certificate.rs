@@ -94,7 +94,15 @@ pub fn compare(tls: &TlsPhase, identity: &Identity, now: Timestamp) -> Option<Co
         let records: Vec<_> = records.iter().map(ToString::to_string).collect();
         let expected = format!("TLSA {} at _25._tcp.{}, secure by DNSSEC", records.join(", "), facts.base);
         let subject = facts.base.clone();
-        return Some(Comparison { source: Source::Dane, mode: "enforce", subject, verdict, expected, found, expired: false });
+        return Some(Comparison {
+            source: Source::Dane,
+            mode: "enforce",
+            subject,
+            verdict,
+            expected,
+            found,
+            expired: false,
+        });
     }
     let (domain, policy) = identity.domains.iter().find_map(|(name, facts)| {
         let facts = facts.as_ref().filter(|facts| now < facts.sts.until)?;

@@ -129,7 +129,9 @@ pub fn judge(case: Case<'_>) -> Vec<Claim> {
     for claim in &mut claims {
         proof::add(case, claim);
         if case.unanswered && claim.evidence < Evidence::Policy && claim.kind.is_about_starttls() {
-            claim.proof.push("pending-policy: no (published policies were asked for, and no answer came in time)".to_owned());
+            claim
+                .proof
+                .push("pending-policy: no (published policies were asked for, and no answer came in time)".to_owned());
         }
     }
     claims

@@ -4,9 +4,9 @@ use std::net::SocketAddr;
 
 use smtpwatch_core::{
     Engine, Finding, FlowKey, Output, Role, Segment, Settings, Side, TcpFlags, Timestamp,
-    engine::{GateAction, LossCause, SessionSummary},
+    engine::{Delivery, GateAction, LossCause, SessionSummary},
     finding::Kind,
-    policy::{history::History, rule::Rule},
+    policy::{history::History, published::Wanted, rule::Rule},
 };
 
 /// One segment that owns its octets.
@@ -242,6 +242,8 @@ pub struct Heard {
     pub gate: Vec<GateAction>,
     pub gaps: usize,
     pub lost: Vec<LossCause>,
+    pub wanted: Vec<Wanted>,
+    pub deliveries: Vec<Delivery>,
 }
 
 impl Heard {
@@ -255,6 +257,8 @@ impl Heard {
                     self.gaps += 1;
                     self.lost.push(cause);
                 }
+                Output::Wanted(wanted) => self.wanted.push(wanted),
+                Output::Delivery(delivery) => self.deliveries.push(*delivery),
                 Output::Evicted(_) | Output::History(..) | Output::HistoryForgotten(_) => {}
             }
         }
