@@ -6,10 +6,12 @@ use smtpwatch_core::{
     Engine, Settings, Timestamp,
     engine::{PolicyType, ResultType},
     finding::{Evidence, Kind, Outcome, Severity},
+    judge::certificate::Verdict,
     policy::{
         history::History,
         published::{
             Answer, DomainFacts, HostFacts, Learned, MxSet, State, Wanted,
+            demand::Source,
             list::{ListPolicy, StarttlsList},
             sts::{StsMode, StsPolicy},
             tlsa::Tlsa,
@@ -17,7 +19,9 @@ use smtpwatch_core::{
     },
 };
 
-use crate::talk::{GREETING, Heard, OFFER, STRIPPED, Talk};
+use crate::talk::{
+    GREETING, Heard, OFFER, STRIPPED, Talk, certificate, client_hello, finished, greeted, sealed, server_hello, tls,
+};
 
 const DOMAIN: &str = "example.net";
 const HOST: &str = "mx1.example.net";
@@ -46,7 +50,11 @@ fn no_sts() -> Learned {
 }
 
 fn host(address: [u8; 4], state: State) -> Learned {
-    let records = vec![Tlsa { usage: 3, selector: 1, matching: 1, data: vec![7; 32] }];
+    host_with(address, state, vec![7; 32])
+}
+
+fn host_with(address: [u8; 4], state: State, digest: Vec<u8>) -> Learned {
+    let records = vec![Tlsa { usage: 3, selector: 1, matching: 1, data: digest }];
     let facts = HostFacts {
         addresses: answer(State::Valid, Some(vec![address.into()])),
         dane: answer(state, Some(records)),
@@ -245,4 +253,49 @@ fn a_session_counts_for_each_policy_in_a_report() {
     assert_eq!(unused.kinds(), [Kind::StarttlsUnused, Kind::PolicyViolation]);
     let none = first_contact([no_sts(), host(HERE, State::Absent)], &stripped());
     assert_eq!(none.deliveries[0].policy, PolicyType::NoPolicyFound);
+}
+
+/// A session under TLS 1.2 with a server that shows this certificate.
+fn under_tls_1_2(der: &[u8]) -> Talk {
+    greeted()
+        .s(OFFER)
+        .c("STARTTLS\r\n")
+        .s("220 go\r\n")
+        .c(client_hello(0x0303))
+        .s([server_hello(0x0303, 0xc02f, b""), certificate(der)].concat())
+        .c(finished())
+        .s(finished())
+        .c(sealed(40))
+        .close()
+}
+
+#[test]
+fn a_certificate_in_sight_is_compared_and_one_out_of_sight_is_not_called_good() {
+    let key = rcgen::KeyPair::generate().expect("key");
+    let names = |name: &str| rcgen::CertificateParams::new(vec![name.to_owned()]).expect("name");
+    let der = names(HOST).self_signed(&key).expect("certificate").der().to_vec();
+    let digest = |octets: &[u8]| {
+        use sha2::Digest as _;
+        sha2::Sha256::digest(octets).to_vec()
+    };
+    let public_key = x509_parser::parse_x509_certificate(&der).expect("certificate").1.public_key().raw.to_vec();
+    let talk = under_tls_1_2(&der);
+    let certificates = |heard: &Heard| heard.sessions.iter().map(|session| session.certificate).collect::<Vec<_>>();
+    let right = first_contact([no_sts(), host_with(HERE, State::Valid, digest(&public_key))], &talk);
+    assert_eq!((right.kinds(), certificates(&right)), (vec![], vec![Some((Source::Dane, Verdict::Match))]));
+    assert_eq!(right.deliveries[0].failure, None);
+    let wrong = first_contact([no_sts(), host(HERE, State::Valid)], &talk);
+    assert_eq!(said(&wrong)[0].0, Kind::CertificateMismatch);
+    assert_eq!((wrong.findings[0].rule, wrong.findings[0].evidence), ("D5", Evidence::Policy));
+    assert_eq!(wrong.deliveries[0].failure, Some(ResultType::TlsaInvalid));
+    let encrypted = tls(greeted().s(OFFER).c("STARTTLS\r\n").s("220 go\r\n")).close();
+    let unseen = first_contact([no_sts(), host(HERE, State::Valid)], &encrypted);
+    assert_eq!((unseen.kinds(), certificates(&unseen)), (vec![], vec![Some((Source::Dane, Verdict::NotObservable))]));
+
+    let other = names("mail.example.org").self_signed(&key).expect("certificate").der().to_vec();
+    let enforce = || [domain(State::Valid, StsMode::Enforce), host(HERE, State::Absent)];
+    let named = first_contact(enforce(), &under_tls_1_2(&other));
+    assert_eq!(named.kinds(), [Kind::CertificateMismatch]);
+    assert!(named.findings[0].proof[0].contains("mail.example.org"), "{:?}", named.findings[0].proof);
+    assert_eq!(first_contact(enforce(), &talk).kinds(), []);
 }

@@ -321,6 +321,17 @@ pub fn server_hello(version: u16, cipher: u16, sentinel: &[u8]) -> Vec<u8> {
     record(&[2], &[&legacy, &random, &[0], &cipher.to_be_bytes(), &[0], &length(&versions), &versions])
 }
 
+/// The server's certificate before TLS 1.3 (RFC 5246 §7.4.2).
+pub fn certificate(der: &[u8]) -> Vec<u8> {
+    let one = [&[0][..], &length(der), der].concat();
+    record(&[11], &[&[0], &length(&one), &one])
+}
+
+/// A ChangeCipherSpec, and the finished message that nobody can read.
+pub fn finished() -> Vec<u8> {
+    [&[0x14, 3, 3, 0, 1, 1, 0x16, 3, 3, 0, 40][..], &[0xbb; 40]].concat()
+}
+
 /// A record of encrypted data.
 pub fn sealed(octets: usize) -> Vec<u8> {
     [&[0x17, 3, 3][..], &u16::try_from(octets).expect("small").to_be_bytes(), &vec![0xaa; octets]].concat()
