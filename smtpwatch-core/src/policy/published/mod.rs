@@ -8,6 +8,7 @@ pub mod demand;
 pub mod list;
 mod names;
 pub mod sts;
+mod syntax;
 mod table;
 pub mod tlsa;
 
