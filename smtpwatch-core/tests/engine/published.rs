@@ -299,3 +299,36 @@ fn a_certificate_in_sight_is_compared_and_one_out_of_sight_is_not_called_good() 
     assert!(named.findings[0].proof[0].contains("mail.example.org"), "{:?}", named.findings[0].proof);
     assert_eq!(first_contact(enforce(), &talk).kinds(), []);
 }
+
+#[test]
+fn one_octet_per_segment_changes_nothing() {
+    let known = || [domain(State::Valid, StsMode::Enforce), host(HERE, State::Valid)];
+    let whole = first_contact(known(), &stripped());
+    let cut = first_contact(known(), &stripped().cut(1));
+    assert_eq!(said(&cut), said(&whole));
+    assert_eq!(cut.deliveries.len(), whole.deliveries.len());
+}
+
+#[test]
+fn other_names_of_an_address_bind_nobody_without_a_recipient() {
+    // Two mail hosts at one address, of which one has TLSA records, and a session that breaks off before any recipient.
+    let other = HostFacts {
+        addresses: answer(State::Valid, Some(vec![HERE.into()])),
+        dane: answer(State::Insecure, None),
+        base: "mx.example.org".to_owned(),
+    };
+    let begun = Talk::new(25)
+        .s("220 mail.example.com ESMTP\r\n")
+        .c("EHLO out.example.org\r\n")
+        .s(STRIPPED.replace(HOST, "mail.example.com"))
+        .c("MAIL FROM:<a@example.org>\r\n")
+        .s("250 ok\r\n")
+        .c("QUIT\r\n")
+        .s("221 bye\r\n")
+        .leave();
+    let other = Learned::Host("mx.example.org".to_owned(), Arc::new(other));
+    let heard = first_contact([no_sts(), host(HERE, State::Valid), other], &begun);
+    assert_eq!(said(&heard).iter().map(|said| said.3).collect::<Vec<_>>(), [Evidence::Suspicious]);
+    let alone = first_contact([no_sts(), host(HERE, State::Valid)], &begun);
+    assert_eq!(said(&alone).iter().map(|said| said.3).collect::<Vec<_>>(), [Evidence::Policy]);
+}
