@@ -305,7 +305,7 @@ impl Engine {
     fn waits(&self, place: Place) -> bool {
         let flow = &self.flows[place];
         let seen = &flow.session.seen;
-        let protected = seen.tls.as_deref().is_some_and(|tls| tls.is_established() && tls.certificates().is_empty());
+        let protected = seen.tls.as_deref().is_some_and(|tls| tls.is_established() && tls.certificates.is_empty());
         !flow.concluded && flow.at_stake() && seen.doubt.is_none() && !protected && self.is_pending(flow)
     }
 

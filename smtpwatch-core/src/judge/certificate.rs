@@ -67,7 +67,7 @@ pub struct Comparison {
 /// Compares the certificate of a session with the policies of the mail host; `None` where no policy speaks of certificates.
 #[must_use]
 pub fn compare(tls: &TlsPhase, identity: &Identity, now: Timestamp) -> Option<Comparison> {
-    let chain = tls.certificates();
+    let chain = &tls.certificates;
     let unseen = match tls.server_hello {
         Some(hello) if hello.version >= TLS_1_3 => Some("in TLS 1.3 the certificate is encrypted"),
         _ if chain.is_empty() => Some("the certificate was not seen"),
@@ -115,7 +115,7 @@ pub fn compare(tls: &TlsPhase, identity: &Identity, now: Timestamp) -> Option<Co
         Err(why) => (Verdict::NotObservable, why, false),
         Ok(()) => match CertificateFacts::of(&chain[0]) {
             Err(error) => (Verdict::NotObservable, error.to_string(), false),
-            Ok(facts) if !facts.matches(host) => {
+            Ok(facts) if !facts.names(host) => {
                 (Verdict::Mismatch, format!("the certificate is for {}", facts.dns_names.join(", ")), false)
             }
             Ok(facts) if now > facts.not_after => {
