@@ -180,7 +180,9 @@ fn outcome(flow: &Flow) -> Option<(Option<ResultType>, Option<String>)> {
         return Some((Some(ResultType::ValidationFailure), Some(reason)));
     }
     match seen.starttls {
-        Starttls::Refused(code) => Some((Some(ResultType::StarttlsNotSupported), Some(format!("starttls-reply-{code}")))),
+        Starttls::Refused(code) => {
+            Some((Some(ResultType::StarttlsNotSupported), Some(format!("starttls-reply-{code}"))))
+        }
         Starttls::Granted(_) => seen.tls.as_deref().is_some_and(TlsPhase::is_established).then_some((None, None)),
         Starttls::NotSent if seen.offers_starttls() => None,
         Starttls::NotSent if seen.mail_sent => Some((Some(ResultType::StarttlsNotSupported), None)),

@@ -111,7 +111,9 @@ impl Published {
         let certain = !recipients.is_empty();
         let taken = |name: &String| {
             // Other names of the same address may have other policies: what the recipients' domains name comes first.
-            recipients.iter().any(|domain| self.domain(domain).is_some_and(|facts| hosts(facts).any(|host| host == name)))
+            recipients
+                .iter()
+                .any(|domain| self.domain(domain).is_some_and(|facts| hosts(facts).any(|host| host == name)))
         };
         if names.iter().any(&taken) {
             names.retain(taken);
@@ -145,8 +147,8 @@ impl Published {
         }
         let mut of_domains = Vec::new();
         for (domain, facts) in &identity.domains {
-            let elsewhere = identity.certain
-                && facts.as_ref().is_some_and(|facts| self.is_elsewhere(&identity, facts, called));
+            let elsewhere =
+                identity.certain && facts.as_ref().is_some_and(|facts| self.is_elsewhere(&identity, facts, called));
             let sts = facts.as_ref().filter(|facts| now < facts.sts.until).and_then(|facts| facts.sts.valid());
             let before = of_domains.len();
             of_domains.extend(sts.and_then(|policy| of_sts(domain, policy)));
@@ -188,7 +190,8 @@ impl Published {
         let list = self.list()?;
         let policy = list.get(domain)?;
         let mode = if policy.enforce { "enforce" } else { "testing" };
-        let mut detail = format!("{domain} on the STARTTLS-Everywhere list: mode {mode}, mxs {}", policy.mxs.join(", "));
+        let mut detail =
+            format!("{domain} on the STARTTLS-Everywhere list: mode {mode}, mxs {}", policy.mxs.join(", "));
         let weight = if list.is_expired(now) {
             detail.push_str(&format!("; the list expired on {} and is a hint only", list.expires.date()));
             Weight::Hint
@@ -214,7 +217,8 @@ fn of_tlsa(host: &str, facts: &HostFacts, records: &[Tlsa]) -> Demand {
     /// Records quoted.
     const QUOTED: usize = 4;
     let quoted: Vec<_> = records.iter().take(QUOTED).map(ToString::to_string).collect();
-    let usable = if records.iter().any(Tlsa::is_usable) { "" } else { ", none of them usable: TLS is demanded all the same" };
+    let usable =
+        if records.iter().any(Tlsa::is_usable) { "" } else { ", none of them usable: TLS is demanded all the same" };
     let detail = format!(
         "TLSA {} at _25._tcp.{}, secure by DNSSEC{usable} (RFC 7672 §2.2); the mail host is {host}",
         quoted.join(", "),

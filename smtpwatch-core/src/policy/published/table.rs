@@ -151,7 +151,7 @@ impl Published {
         }
     }
 
-    fn unlink_domain(&mut self, gone: Vec<(Arc<str>, Arc<DomainFacts>)>) {
+    fn unlink_domain(&mut self, gone: Vec<Row<DomainFacts>>) {
         for (name, facts) in gone {
             for host in hosts(&facts) {
                 unlink(&mut self.of_host, host, &name);
@@ -159,7 +159,7 @@ impl Published {
         }
     }
 
-    fn unlink_host(&mut self, gone: Vec<(Arc<str>, Arc<HostFacts>)>) {
+    fn unlink_host(&mut self, gone: Vec<Row<HostFacts>>) {
         for (name, facts) in gone {
             for address in addresses(&facts) {
                 unlink(&mut self.at_address, address, &name);
@@ -196,11 +196,13 @@ fn unlink<K: std::hash::Hash + Eq>(index: &mut HashMap<K, Vec<Arc<str>>>, key: &
     }
 }
 
+type Row<T> = (Arc<str>, Arc<T>);
+
 /// Facts by name, bounded.
 #[derive(Debug)]
 struct Subjects<T> {
     places: HashMap<Arc<str>, usize>,
-    rows: Slab<(Arc<str>, Arc<T>)>,
+    rows: Slab<Row<T>>,
     ages: Order,
 }
 
@@ -220,7 +222,7 @@ impl<T> Subjects<T> {
     }
 
     /// Returns the name as it is kept, and what is not known any more.
-    fn insert(&mut self, name: &str, facts: Arc<T>) -> (Arc<str>, Vec<(Arc<str>, Arc<T>)>) {
+    fn insert(&mut self, name: &str, facts: Arc<T>) -> (Arc<str>, Vec<Row<T>>) {
         let mut gone = Vec::new();
         if let Some(&place) = self.places.get(name) {
             self.ages.renew(place);
@@ -289,7 +291,8 @@ pub(crate) mod tests {
         let mut known = Published::new(true);
         known.learn(Learned::Domain("example.net".to_owned(), domain(&["mx.example.net"], None)));
         known.learn(Learned::Host("mx.example.net".to_owned(), host([192, 0, 2, 1], None)));
-        let at = |known: &Published, last| known.hosts_at([192, 0, 2, last].into()).map(str::to_owned).collect::<Vec<_>>();
+        let at =
+            |known: &Published, last| known.hosts_at([192, 0, 2, last].into()).map(str::to_owned).collect::<Vec<_>>();
         assert_eq!(at(&known, 1), ["mx.example.net"]);
         assert_eq!(known.domains_of("mx.example.net").collect::<Vec<_>>(), ["example.net"]);
         known.learn(Learned::Host("mx.example.net".to_owned(), host([192, 0, 2, 2], None)));
