@@ -15,6 +15,7 @@ pub mod incident;
 pub mod log;
 pub mod output;
 pub mod pipeline;
+pub mod policy;
 pub mod replay;
 pub mod store;
 pub mod tlsrpt;
