@@ -2,7 +2,8 @@
 
 use smtpwatch_common::{Checksum, Direction, Record, record::mark};
 use smtpwatch_core::{
-    Engine, FlowKey, Output, Role, Segment, Settings, Side, TcpFlags, Timestamp, policy::history::History,
+    Engine, FlowKey, Output, Role, Segment, Settings, Side, TcpFlags, Timestamp,
+    policy::{history::History, published::Learned},
 };
 
 use crate::{config::Config, incident, turned::Turned};
@@ -41,6 +42,12 @@ impl Pipeline {
     pub fn record(&mut self, record: &Record<'_>, at: Timestamp, interface: &str, on: &mut impl FnMut(Output)) {
         let segment = self.segment(record, at, interface);
         self.engine.handle(&segment);
+        self.drain(on);
+    }
+
+    /// Something was found about published policies.
+    pub fn learn(&mut self, learned: Learned, on: &mut impl FnMut(Output)) {
+        self.engine.learn(learned);
         self.drain(on);
     }
 
