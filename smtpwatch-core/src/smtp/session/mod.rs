@@ -154,6 +154,9 @@ impl Session {
             (Phase::Stopped, _) => true,
             (Phase::Tls, _) => {
                 self.seen.handshake_unseen = true;
+                if let Some(tls) = &mut self.seen.tls {
+                    tls.gap(from);
+                }
                 self.seen.tls_began()
             }
             (Phase::Body(body), Side::Client) => {
