@@ -239,8 +239,13 @@ fn saved<T, S: Serialize>(answer: &Answer<T>, value: impl FnOnce(&T) -> S) -> St
 fn restored<S: DeserializeOwned, T>(text: &str, value: impl FnOnce(S) -> Option<T>) -> Option<Answer<T>> {
     let saved: Saved<S> = serde_json::from_str(text).ok()?;
     let state = State::ALL.into_iter().find(|state| state.as_str() == saved.state)?;
+    let value = saved.value.and_then(value);
+    // What holds has to be there: with another policy parser, or by another hand, it may not be.
+    if state == State::Valid && value.is_none() {
+        return None;
+    }
     let (at, until) = (Timestamp(saved.at), Timestamp(saved.until));
-    Some(Answer { state, value: saved.value.and_then(value), detail: saved.detail, at, until })
+    Some(Answer { state, value, detail: saved.detail, at, until })
 }
 
 fn domain(row: &Row<'_>) -> rusqlite::Result<Option<KnownDomain>> {
