@@ -5,6 +5,7 @@ mod body;
 mod boundary;
 mod foundations;
 mod honest;
+mod policy_world;
 mod prometheus;
 mod proxy;
 mod set_up;

@@ -29,9 +29,17 @@ impl Postfix {
     /// # Errors
     /// [`crate::Skip`] when Postfix cannot be installed here; otherwise what its log says.
     pub fn receiver(namespace: &Namespace, identity: &Identity) -> Result<Self> {
+        Self::receiver_with(namespace, identity, "")
+    }
+
+    /// As [`Postfix::receiver`], with further `settings`, each with its line end.
+    ///
+    /// # Errors
+    /// As [`Postfix::receiver`].
+    pub fn receiver_with(namespace: &Namespace, identity: &Identity, settings: &str) -> Result<Self> {
         let settings = format!(
             "myhostname = {}\ninet_interfaces = all\nrelay_transport = discard\n\
-             smtpd_tls_security_level = may\nsmtpd_tls_cert_file = /lab/cert.pem\nsmtpd_tls_key_file = /lab/key.pem\n",
+             smtpd_tls_security_level = may\nsmtpd_tls_cert_file = /lab/cert.pem\nsmtpd_tls_key_file = /lab/key.pem\n{settings}",
             identity.name
         );
         let server = Self::start(namespace, &settings, "smtp inet n - n - - smtpd\n", |lab| {
