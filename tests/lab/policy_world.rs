@@ -6,10 +6,12 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use anyhow::{Context, Result, ensure};
 use smtpwatch_tests::names::{Names, Signing, Zone};
 use smtpwatch_tests::netns::Path;
-use smtpwatch_tests::policy_host::{Hosted, Manner, PolicyHost};
+use smtpwatch_tests::policy_host::{Hosted, Manner, PORT, PolicyHost};
 use smtpwatch_tests::resolver::{Dnssec, Resolver};
 use smtpwatch_tests::scenario;
 use smtpwatch_tests::tls::{Authority, Identity};
+
+use crate::set_up::Home;
 
 /// Secure, TLSA 3 1 1 of the real certificate, and an MTA-STS policy that agrees.
 pub const DANE: &str = "dane.example";
@@ -36,27 +38,27 @@ pub const CONTRADICTION: &str = "contradiction.example.net";
 /// It publishes nothing; a STARTTLS-Everywhere list speaks of it.
 pub const LISTED: &str = "listed.example.net";
 
-/// Domains with an MTA-STS record, but a policy host at fault.
+/// An MTA-STS record, and the certificate of the policy host is for another name.
 pub const WRONG_NAME: &str = "wrong-name.example.net";
-/// As [`WRONG_NAME`].
+/// An MTA-STS record, and the policy comes with status 301.
 pub const REDIRECT: &str = "redirect.example.net";
-/// As [`WRONG_NAME`].
+/// An MTA-STS record, and the policy is longer than 64 KiB.
 pub const OVERSIZED: &str = "oversized.example.net";
-/// As [`WRONG_NAME`].
+/// As [`OVERSIZED`], but nobody says beforehand how long it is.
 pub const ENDLESS: &str = "endless.example.net";
-/// As [`WRONG_NAME`].
+/// An MTA-STS record, and the policy comes one octet in a second.
 pub const SLOW: &str = "slow.example.net";
-/// As [`WRONG_NAME`].
+/// An MTA-STS record, and the policy is called `text/html`.
 pub const HTML: &str = "html.example.net";
-/// As [`WRONG_NAME`].
+/// An MTA-STS record, and the certificate of the policy host has expired.
 pub const EXPIRED: &str = "expired.example.net";
-/// As [`WRONG_NAME`].
+/// An MTA-STS record, and nobody known has signed the certificate of the policy host.
 pub const UNTRUSTED: &str = "untrusted.example.net";
-/// As [`WRONG_NAME`].
+/// An MTA-STS record, and there is no policy.
 pub const MISSING: &str = "missing.example.net";
 
 /// Domains with a mail host. Each host has addresses of its own, so that it is clear whose policy speaks.
-pub const MAIL: [&str; 13] = [
+pub const MAIL: [&str; 20] = [
     DANE,
     OTHER_KEY,
     UNUSABLE,
@@ -68,8 +70,15 @@ pub const MAIL: [&str; 13] = [
     NONE,
     CONTRADICTION,
     LISTED,
+    WRONG_NAME,
     REDIRECT,
+    OVERSIZED,
+    ENDLESS,
     SLOW,
+    HTML,
+    EXPIRED,
+    UNTRUSTED,
+    MISSING,
 ];
 
 /// Domains whose policy host is asked.
@@ -112,7 +121,6 @@ const MAX_AGE: u32 = 604_800;
 
 /// What is published, and who serves it: name server and policy host beside the exchanger, both resolvers on the gateway.
 pub struct World<'a> {
-    path: &'a Path,
     /// Of the certificates of mail and policy hosts.
     pub authority: Authority,
     /// Of every mail host.
@@ -146,12 +154,25 @@ impl<'a> World<'a> {
         let resolvers = [Dnssec::Validates, Dnssec::Stripped];
         let resolvers = resolvers.map(|dnssec| Resolver::start(&path.gateway, &names, dnssec));
         let resolvers = resolvers.into_iter().collect::<Result<_>>()?;
-        Ok(Self { path, authority, mail, names: Some(names), web: Some(web), resolvers })
+        Ok(Self { authority, mail, names: Some(names), web: Some(web), resolvers })
     }
 
     /// The resolver of this kind.
     pub fn resolver(&self, dnssec: Dnssec) -> Result<&Resolver<'a>> {
         self.resolvers.iter().find(|resolver| resolver.dnssec == dnssec).context("the resolver is switched off")
+    }
+
+    /// The `[policy]` table of a daemon in this world, whose files are kept in `home`.
+    pub fn table(&self, home: &Home, dnssec: Dnssec, further: &str) -> Result<String> {
+        let (anchor, authority) = (home.0.join("anchor"), home.0.join("ca.pem"));
+        std::fs::write(&anchor, &self.names()?.anchor)?;
+        std::fs::write(&authority, &self.authority.certificate_pem)?;
+        Ok(format!(
+            "[policy]\nresolver = \"{}\"\ntrust_anchor = \"{}\"\nca_file = \"{}\"\nhttps_port = {PORT}\n{further}\n",
+            dnssec.address(),
+            anchor.display(),
+            authority.display(),
+        ))
     }
 
     fn names(&self) -> Result<&Names> {
@@ -168,10 +189,10 @@ fn hosts() -> impl Iterator<Item = (&'static str, u8)> {
     MAIL.into_iter().zip(100..)
 }
 
-/// The address of the mail host of `domain`.
-pub fn exchanger(domain: &str) -> Result<IpAddr> {
-    let (_, last) = hosts().find(|(name, _)| *name == domain).context("a domain without a mail host")?;
-    Ok(Ipv4Addr::new(198, 51, 100, last).into())
+/// Where mail for `domain` goes: to its mail host, or to one that DNS does not know.
+pub fn exchanger(domain: &str) -> IpAddr {
+    let last = hosts().find(|(name, _)| *name == domain).map_or(25, |(_, last)| last);
+    Ipv4Addr::new(198, 51, 100, last).into()
 }
 
 fn policy(domain: &str) -> String {

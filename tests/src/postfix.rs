@@ -29,18 +29,17 @@ impl Postfix {
     /// # Errors
     /// [`crate::Skip`] when Postfix cannot be installed here; otherwise what its log says.
     pub fn receiver(namespace: &Namespace, identity: &Identity) -> Result<Self> {
-        Self::receiver_with(namespace, identity, "")
+        Self::receiver_as(namespace, identity, &identity.name, "")
     }
 
-    /// As [`Postfix::receiver`], with further `settings`, each with its line end.
+    /// As [`Postfix::receiver`], but it calls itself `name`, and has further `settings`, each with its line end.
     ///
     /// # Errors
     /// As [`Postfix::receiver`].
-    pub fn receiver_with(namespace: &Namespace, identity: &Identity, settings: &str) -> Result<Self> {
+    pub fn receiver_as(namespace: &Namespace, identity: &Identity, name: &str, settings: &str) -> Result<Self> {
         let settings = format!(
-            "myhostname = {}\ninet_interfaces = all\nrelay_transport = discard\n\
-             smtpd_tls_security_level = may\nsmtpd_tls_cert_file = /lab/cert.pem\nsmtpd_tls_key_file = /lab/key.pem\n{settings}",
-            identity.name
+            "myhostname = {name}\ninet_interfaces = all\nrelay_transport = discard\n\
+             smtpd_tls_security_level = may\nsmtpd_tls_cert_file = /lab/cert.pem\nsmtpd_tls_key_file = /lab/key.pem\n{settings}"
         );
         let server = Self::start(namespace, &settings, "smtp inet n - n - - smtpd\n", |lab| {
             std::fs::write(lab.join("cert.pem"), &identity.certificate_pem)?;
