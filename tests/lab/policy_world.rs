@@ -7,6 +7,7 @@ use anyhow::{Context, Result, ensure};
 use smtpwatch_tests::names::{Names, Signing, Zone};
 use smtpwatch_tests::netns::Path;
 use smtpwatch_tests::policy_host::{Hosted, Manner, PORT, PolicyHost};
+use smtpwatch_tests::postfix::{self, Postfix};
 use smtpwatch_tests::resolver::{Dnssec, Resolver};
 use smtpwatch_tests::scenario;
 use smtpwatch_tests::tls::{Authority, Identity};
@@ -276,7 +277,7 @@ fn sts(domain: &str, addresses: &[String]) -> String {
     records
 }
 
-/// `dig` and `delv` on the names, `curl` on the policies: the world is what the scenarios take it for.
+/// `dig` and `delv` on the names, Postfix on the mail hosts, `curl` on the policies: the world is what the scenarios take it for.
 #[test]
 fn the_world_of_policies_is_as_it_says() {
     scenario("the_world_of_policies_is_as_it_says", || {
@@ -310,6 +311,18 @@ fn the_world_of_policies_is_as_it_says() {
             let found = stripping.dig(&["+dnssec", "+cd", &domain, "TLSA"])?;
             ensure!(found.contains("status: NOERROR") && found.contains("\tTLSA\t"), "{domain}: {found}");
             ensure!(!found.contains("RRSIG") && !found.contains(" ad;"), "{domain}: DNSSEC comes through: {found}");
+        }
+
+        let _receiver = Postfix::receiver(&path.exchanger, &world.mail)?;
+        for (domain, verdict) in [
+            (DANE, "Verified TLS connection"),
+            (OTHER_KEY, "no matching DANE TLSA records"),
+            (UNUSABLE, "unsupported TLSA certificate usage"),
+            (INSECURE, "untrusted issuer"),
+            (BOGUS, "Destination address lookup failed"),
+        ] {
+            let found = postfix::finger(&path.gateway, Dnssec::Validates.address().ip(), domain)?;
+            ensure!(found.contains(verdict), "Postfix on {domain}: {found}");
         }
 
         let web = world.web()?;
