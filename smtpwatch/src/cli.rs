@@ -3,6 +3,7 @@
 mod baseline;
 mod check_config;
 mod generate;
+mod policy;
 mod probe;
 mod replay;
 mod run;
@@ -19,6 +20,7 @@ use crate::{
     config::{Config, ConfigError, Network, parse_interface, parse_port},
     log::{LogFormat, LogLevel},
     output::http::{DEFAULT_LISTEN, ListenAddress},
+    policy::lookup::TrustError,
     version,
 };
 
@@ -61,6 +63,9 @@ pub enum Verb {
     /// Look at the history of peers, and correct it.
     #[command(subcommand)]
     Baseline(BaselineVerb),
+    /// Tell which policy applies to a domain or mail host, and why.
+    #[command(subcommand)]
+    Policy(PolicyVerb),
     /// Check a configuration file.
     CheckConfig(ConfigArg),
     /// Print what is generated from the program itself.
@@ -152,6 +157,26 @@ pub enum RulesFormat {
     Json,
 }
 
+/// Verbs of `policy`.
+#[derive(Debug, Subcommand)]
+pub enum PolicyVerb {
+    /// Look everything up now, and tell what a sender should do.
+    Check(PolicyCheckArgs),
+}
+
+/// Flags of `policy check`.
+#[derive(Debug, Args)]
+pub struct PolicyCheckArgs {
+    /// The recipient domain.
+    #[arg(value_name = "DOMAIN", value_parser = policy::parse_domain)]
+    pub(crate) domain: String,
+    #[command(flatten)]
+    pub(crate) config: ConfigArg,
+    /// Form of the answer [default: text on a terminal, else json].
+    #[arg(long, value_name = "FORMAT")]
+    pub(crate) format: Option<Format>,
+}
+
 /// Verbs of `baseline`.
 #[derive(Debug, Subcommand)]
 pub enum BaselineVerb {
@@ -225,7 +250,7 @@ impl Exit {
     #[must_use]
     pub fn of(error: &anyhow::Error) -> Self {
         for cause in error.chain() {
-            if cause.is::<ConfigError>() {
+            if cause.is::<ConfigError>() || cause.is::<TrustError>() {
                 return Self::BadConfig;
             }
             if cause
@@ -256,6 +281,7 @@ pub fn dispatch(cli: Cli) -> anyhow::Result<Exit> {
         Verb::Replay(args) => replay::run(args),
         Verb::Probe(args) => probe::run(&args),
         Verb::Baseline(verb) => baseline::run(verb),
+        Verb::Policy(verb) => policy::run(verb),
         Verb::CheckConfig(args) => check_config::run(&args),
         Verb::Generate(GenerateVerb::Rules(args)) => generate::rules(&args),
     }

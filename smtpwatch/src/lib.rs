@@ -14,6 +14,7 @@ pub mod incident;
 pub mod log;
 pub mod output;
 pub mod pipeline;
+pub mod policy;
 pub mod replay;
 pub mod store;
 mod turned;

@@ -151,7 +151,11 @@ impl Lab {
                 Output::Session(session) => *sessions.entry(session.result).or_insert(0) += 1,
                 Output::Evicted(reason) => *evicted.entry(reason).or_insert(0) += 1,
                 Output::Finding(_) => *findings += 1,
-                Output::Lost(_) | Output::History(..) | Output::HistoryForgotten(_) => {}
+                Output::Lost(_)
+                | Output::History(..)
+                | Output::HistoryForgotten(_)
+                | Output::Wanted(_)
+                | Output::Delivery(_) => {}
             };
             memory::serve(Owner::Gate);
             gate.packet(&frame, |record| {

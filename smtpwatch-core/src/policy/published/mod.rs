@@ -7,6 +7,7 @@ pub mod answer;
 pub mod list;
 mod names;
 pub mod sts;
+mod syntax;
 mod table;
 pub mod tlsa;
 

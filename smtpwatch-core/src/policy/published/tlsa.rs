@@ -12,3 +12,25 @@ pub struct Tlsa {
     /// Certificate association data.
     pub data: Vec<u8>,
 }
+
+impl Tlsa {
+    /// Whether a sender can authenticate a host by it.
+    #[must_use]
+    pub fn is_usable(&self) -> bool {
+        let length = match self.matching {
+            0 => !self.data.is_empty(),
+            1 => self.data.len() == 32,
+            2 => self.data.len() == 64,
+            _ => false,
+        };
+        matches!(self.usage, 2 | 3) && self.selector <= 1 && length
+    }
+}
+
+/// As in a zone file: `3 1 1` and the data in hexadecimal digits.
+impl std::fmt::Display for Tlsa {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{} {} {} ", self.usage, self.selector, self.matching)?;
+        self.data.iter().try_for_each(|octet| write!(f, "{octet:02x}"))
+    }
+}

@@ -1,0 +1,64 @@
+//! Grammar that several published policies share, and how text of others is quoted in an error.
+
+/// Characters of somebody else's text that an error quotes.
+const QUOTED: usize = 64;
+
+/// Octets as an error quotes them: not longer than a line, control characters escaped.
+pub(super) fn quoted(octets: &[u8]) -> String {
+    // A character has at most four octets, and one more shows that something was cut.
+    let text = String::from_utf8_lossy(&octets[..octets.len().min(4 * (QUOTED + 1))]);
+    let mut characters = text.chars();
+    let shown: String = characters.by_ref().take(QUOTED).flat_map(char::escape_debug).collect();
+    if characters.next().is_some() { format!("\"{shown}…\"") } else { format!("\"{shown}\"") }
+}
+
+/// A domain of letters, digits and hyphens (RFC 5321 §4.1.2), so of A-labels alone, without a final dot.
+pub(super) fn is_domain(text: &str) -> bool {
+    let label = |label: &str| {
+        (1..=63).contains(&label.len())
+            && label.bytes().all(|octet| octet.is_ascii_alphanumeric() || octet == b'-')
+            && !label.starts_with('-')
+            && !label.ends_with('-')
+    };
+    text.len() <= 253 && text.split('.').all(label)
+}
+
+/// The name of a field that a later version may define (RFC 8461 §3.1, §3.2).
+pub(super) fn is_field_name(name: &[u8]) -> bool {
+    let rest = |octet: &u8| octet.is_ascii_alphanumeric() || matches!(octet, b'_' | b'-' | b'.');
+    name.len() <= 32 && name.first().is_some_and(u8::is_ascii_alphanumeric) && name.iter().all(rest)
+}
+
+/// The name of a host as it is compared: in lower case, without the final dot.
+pub(super) fn comparable(host: &str) -> String {
+    host.strip_suffix('.').unwrap_or(host).to_ascii_lowercase()
+}
+
+/// What stands behind the left-most label of a name.
+pub(super) fn parent(name: &str) -> Option<&str> {
+    name.split_once('.').filter(|(label, _)| !label.is_empty()).map(|(_, parent)| parent)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_others_wrote_is_quoted_short_and_without_control_characters() {
+        assert_eq!(quoted(b"a\r\nb\xff"), "\"a\\r\\nb\u{fffd}\"");
+        assert_eq!(quoted(&[b'x'; 64]).chars().count(), 66);
+        assert!(quoted(&[b'x'; 65]).ends_with("x…\""));
+        assert_eq!(quoted("ü".repeat(1000).as_bytes()).chars().count(), 67);
+    }
+
+    #[test]
+    fn domains_have_the_form_of_rfc_5321() {
+        for good in ["a", "mx1.example.net", "3com.example", "xn--bcher-kva.example", &"a.".repeat(127)[..253]] {
+            assert!(is_domain(good), "{good}");
+        }
+        for bad in ["", ".", "a.", ".a", "a..b", "-a", "a-.b", "a_b", "bücher", "a b", "*.a", &"a".repeat(64)] {
+            assert!(!is_domain(bad), "{bad}");
+        }
+        assert!(!is_domain(&"a.".repeat(128)[..255]), "a name has at most 253 characters");
+    }
+}

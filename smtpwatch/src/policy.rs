@@ -1,0 +1,12 @@
+//! Sources of published policies: DNS, HTTPS, files. Whatever is found here is handed on as plain data
+//! ([`smtpwatch_core::policy::published`]); nothing here judges, and nothing here runs where packets are read.
+
+pub mod address;
+pub mod anchors;
+pub mod effective;
+pub mod fetch;
+pub mod list;
+pub mod lookup;
+pub mod report;
+pub mod resolver;
+pub mod sts;
