@@ -27,7 +27,7 @@ struct Row {
     dane: &'static str,
     /// State of MTA-STS.
     sts: &'static str,
-    /// Mode of MTA-STS; empty: none is told.
+    /// Mode of MTA-STS.
     mode: &'static str,
     /// What a sender should do, and the source that says so; empty: any.
     effective: (&'static str, &'static str),
@@ -47,35 +47,36 @@ const fn row(
 
 const FREE: (&str, &str) = ("opportunistic", "");
 
+/// The slowest two come first, and together.
 const VALIDATED: [Row; 19] = [
+    row(SLOW, "insecure", ("error", "none"), FREE, "long"),
+    row(SILENT, "error", ("error", "none"), FREE, ""),
     row(DANE, "valid", ("valid", "enforce"), ("required", "dane"), ""),
-    row(OTHER_KEY, "valid", ("absent", ""), ("required", "dane"), ""),
-    row(UNUSABLE, "valid", ("absent", ""), ("required", "dane"), "usable"),
-    row(NOTHING, "absent", ("absent", ""), FREE, ""),
-    row(INSECURE, "insecure", ("absent", ""), FREE, ""),
-    row(BOGUS, "bogus", ("bogus", ""), FREE, "signatures"),
-    row(SILENT, "error", ("error", ""), FREE, ""),
+    row(OTHER_KEY, "valid", ("absent", "none"), ("required", "dane"), ""),
+    row(UNUSABLE, "valid", ("absent", "none"), ("required", "dane"), "usable"),
+    row(NOTHING, "absent", ("absent", "none"), FREE, ""),
+    row(INSECURE, "insecure", ("absent", "none"), FREE, ""),
+    row(BOGUS, "bogus", ("bogus", "none"), FREE, "DNSSEC"),
     row(ENFORCE, "insecure", ("valid", "enforce"), ("required", "mta-sts"), ""),
     row(TESTING, "insecure", ("valid", "testing"), ("expected", "mta-sts"), ""),
     row(NONE, "insecure", ("valid", "none"), FREE, ""),
-    row(CONTRADICTION, "insecure", ("invalid", ""), FREE, "elsewhere"),
-    row(WRONG_NAME, "insecure", ("error", ""), FREE, "certificate"),
-    row(REDIRECT, "insecure", ("error", ""), FREE, "301"),
-    row(OVERSIZED, "insecure", ("invalid", ""), FREE, "long"),
-    row(SLOW, "insecure", ("error", ""), FREE, "long"),
-    row(HTML, "insecure", ("invalid", ""), FREE, "text/html"),
-    row(EXPIRED, "insecure", ("error", ""), FREE, "expired"),
-    row(UNTRUSTED, "insecure", ("error", ""), FREE, "certificate"),
-    row(MISSING, "insecure", ("error", ""), FREE, "404"),
+    row(CONTRADICTION, "insecure", ("invalid", "none"), FREE, "elsewhere"),
+    row(WRONG_NAME, "insecure", ("error", "none"), FREE, "certificate"),
+    row(REDIRECT, "insecure", ("error", "none"), FREE, "301"),
+    row(OVERSIZED, "insecure", ("invalid", "none"), FREE, "long"),
+    row(HTML, "insecure", ("invalid", "none"), FREE, "text/html"),
+    row(EXPIRED, "insecure", ("error", "none"), FREE, "expired"),
+    row(UNTRUSTED, "insecure", ("error", "none"), FREE, "certificate"),
+    row(MISSING, "insecure", ("error", "none"), FREE, "404"),
 ];
 
 /// Without DNSSEC nothing is said about DANE, and what it would have said is never taken for "no DANE".
 const STRIPPED: [Row; 5] = [
     row(DANE, "error", ("valid", "enforce"), ("required", "mta-sts"), "DNSSEC"),
-    row(OTHER_KEY, "error", ("absent", ""), FREE, "DNSSEC"),
-    row(BOGUS, "error", ("absent", ""), FREE, "DNSSEC"),
+    row(OTHER_KEY, "error", ("absent", "none"), FREE, "DNSSEC"),
+    row(BOGUS, "error", ("absent", "none"), FREE, "DNSSEC"),
     row(ENFORCE, "error", ("valid", "enforce"), ("required", "mta-sts"), "DNSSEC"),
-    row(ENDLESS, "error", ("invalid", ""), FREE, "DNSSEC"),
+    row(ENDLESS, "error", ("invalid", "none"), FREE, "DNSSEC"),
 ];
 
 #[test]
@@ -146,7 +147,7 @@ fn compare(gateway: &Namespace, config: &str, row: &Row) -> Result<()> {
         let source = source(&answer, name).with_context(told)?;
         ensure!(source["state"] == state, "{name} is not {state}: {}", told());
         if let Some(mode) = mode {
-            ensure!(source["mode"].as_str().unwrap_or_default() == mode, "{name}: mode is not \"{mode}\": {}", told());
+            ensure!(source["mode"] == mode, "{name}: mode is not {mode}: {}", told());
         }
         ensure!(source["detail"].is_string() && source["age_seconds"].is_u64(), "{name}: {}", told());
     }
