@@ -56,7 +56,7 @@ const VALIDATED: [Row; 19] = [
     row(UNUSABLE, "valid", ("absent", "none"), ("required", "dane"), "usable"),
     row(NOTHING, "absent", ("absent", "none"), FREE, ""),
     row(INSECURE, "insecure", ("absent", "none"), FREE, ""),
-    row(BOGUS, "bogus", ("bogus", "none"), FREE, "DNSSEC"),
+    row(BOGUS, "bogus", ("bogus", "none"), FREE, "signatures"),
     row(ENFORCE, "insecure", ("valid", "enforce"), ("required", "mta-sts"), ""),
     row(TESTING, "insecure", ("valid", "testing"), ("expected", "mta-sts"), ""),
     row(NONE, "insecure", ("valid", "none"), FREE, ""),
