@@ -16,7 +16,7 @@ use std::{
 
 use anyhow::Context as _;
 use smtpwatch_common::{Direction, counters::Label};
-use smtpwatch_core::{Output, Timestamp, engine::GateOrder, policy::history::History};
+use smtpwatch_core::{Output, Role, Timestamp, engine::GateOrder, policy::history::History};
 use tokio::signal::unix::{SignalKind, signal};
 
 use crate::{
@@ -312,7 +312,12 @@ impl Outputs {
                 self.metrics.verdict(now().since(finding.time));
                 self.journal.write(finding);
             }
-            Output::Session(session) => self.metrics.session(&session),
+            Output::Session(session) => {
+                self.metrics.session(&session);
+                if let Some(store) = self.store.as_ref().filter(|_| session.role == Role::Server) {
+                    store.offer(session, now());
+                }
+            }
             Output::Gate(order) => self.orders.push(order),
             Output::Lost(cause) => self.metrics.lost(cause),
             Output::Evicted(reason) => self.metrics.evicted(reason),
@@ -326,7 +331,12 @@ impl Outputs {
                     store.forget(key);
                 }
             }
-            Output::Wanted(_) | Output::Delivery(_) => {}
+            Output::Delivery(delivery) => {
+                if let Some(store) = &self.store {
+                    store.delivery(delivery);
+                }
+            }
+            Output::Wanted(_) => {}
         }
     }
 }

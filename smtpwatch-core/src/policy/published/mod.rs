@@ -4,6 +4,7 @@
 //! DANE speaks for a mail host (RFC 7672), MTA-STS (RFC 8461) and the STARTTLS-Everywhere list for a recipient domain.
 
 pub mod answer;
+pub mod certificate;
 pub mod list;
 mod names;
 pub mod sts;
