@@ -60,7 +60,7 @@ fn first_contact_is_judged_by_what_is_published() {
         let list = home.0.join("list.json");
         std::fs::write(&list, starttls_everywhere())?;
         let further = format!("allow_private = true\nstarttls_everywhere = \"{}\"", list.display());
-        let policy = world.table(&home, Dnssec::Validates, &further)?;
+        let policy = world.table(&home, Dnssec::Validates.address(), &further)?;
         let options = Options { policy: &policy, ..Options::default() };
         let daemon = Daemon::start(&path.gateway, GATEWAY_INTERFACE, &home.0, options)?;
         let _receiver = Postfix::receiver_as(&path.exchanger, &world.mail, "mail.example.org", "")?;
@@ -126,7 +126,7 @@ fn without_dnssec_dane_is_off_and_says_so() {
         let path = Path::create()?;
         let world = World::create(&path)?;
         let home = Home::create("stripped")?;
-        let policy = world.table(&home, Dnssec::Stripped, "allow_private = true")?;
+        let policy = world.table(&home, Dnssec::Stripped.address(), "allow_private = true")?;
         let options = Options { policy: &policy, ..Options::default() };
         let daemon = Daemon::start(&path.gateway, GATEWAY_INTERFACE, &home.0, options)?;
         let _receiver = Postfix::receiver_as(&path.exchanger, &world.mail, "mail.example.org", "")?;
@@ -152,7 +152,7 @@ fn certificates_are_compared_with_tlsa_where_they_can_be_seen() {
         let path = Path::create()?;
         let world = World::create(&path)?;
         let home = Home::create("certificates")?;
-        let policy = world.table(&home, Dnssec::Validates, "allow_private = true")?;
+        let policy = world.table(&home, Dnssec::Validates.address(), "allow_private = true")?;
         let options = Options { policy: &policy, ..Options::default() };
         let daemon = Daemon::start(&path.gateway, GATEWAY_INTERFACE, &home.0, options)?;
         let mail = Mail::start(&path)?;
@@ -193,7 +193,7 @@ fn a_policy_outlives_dns_https_and_the_daemon() {
         let path = Path::create()?;
         let mut world = World::create(&path)?;
         let home = Home::create("tofu")?;
-        let policy = world.table(&home, Dnssec::Validates, "allow_private = true")?;
+        let policy = world.table(&home, Dnssec::Validates.address(), "allow_private = true")?;
         let options = Options { policy: &policy, ..Options::default() };
         let mut first = Daemon::start(&path.gateway, GATEWAY_INTERFACE, &home.0, options)?;
         let _receiver = Postfix::receiver_as(&path.exchanger, &world.mail, &format!("mx.{ENFORCE}"), "")?;

@@ -1,5 +1,6 @@
 //! `smtpwatch policy check` on every domain of the world: what each source says, and what a sender should do.
 
+use std::net::SocketAddr;
 use std::time::Duration;
 
 use anyhow::{Context, Result, anyhow, ensure};
@@ -79,14 +80,26 @@ const STRIPPED: [Row; 5] = [
     row(ENDLESS, "error", ("invalid", "none"), FREE, "DNSSEC"),
 ];
 
+/// Who cannot ask knows nothing: neither a policy, nor that there is none.
+const UNREACHABLE: [Row; 2] = [
+    row(DANE, "error", ("error", "none"), FREE, "no answer"),
+    row(ENFORCE, "error", ("error", "none"), FREE, "no answer"),
+];
+
 #[test]
 fn check_through_a_validating_resolver() {
-    scenario("check_through_a_validating_resolver", || checks(Dnssec::Validates, &VALIDATED));
+    scenario("check_through_a_validating_resolver", || checks(Dnssec::Validates.address(), &VALIDATED));
 }
 
 #[test]
 fn check_through_a_resolver_without_dnssec() {
-    scenario("check_through_a_resolver_without_dnssec", || checks(Dnssec::Stripped, &STRIPPED));
+    scenario("check_through_a_resolver_without_dnssec", || checks(Dnssec::Stripped.address(), &STRIPPED));
+}
+
+#[test]
+fn check_without_a_resolver() {
+    let nobody = SocketAddr::from(([127, 0, 0, 9], 53));
+    scenario("check_without_a_resolver", || checks(nobody, &UNREACHABLE));
 }
 
 /// `probe` says whether DANE can be used here.
@@ -97,7 +110,7 @@ fn probe_tells_whether_dnssec_comes_through() {
         let world = World::create(&path)?;
         for (dnssec, status) in [(Dnssec::Validates, "PASS"), (Dnssec::Stripped, "WARN")] {
             let home = Home::create("probe")?;
-            let policy = world.table(&home, dnssec, "allow_private = true")?;
+            let policy = world.table(&home, dnssec.address(), "allow_private = true")?;
             let config =
                 daemon::configure(GATEWAY_INTERFACE, &home.0, Options { policy: &policy, ..Options::default() })?;
             let config = config.to_str().context("path")?;
@@ -111,11 +124,11 @@ fn probe_tells_whether_dnssec_comes_through() {
     });
 }
 
-fn checks(dnssec: Dnssec, rows: &[Row]) -> Result<()> {
+fn checks(resolver: SocketAddr, rows: &[Row]) -> Result<()> {
     let path = Path::create()?;
     let world = World::create(&path)?;
     let home = Home::create("check")?;
-    let policy = world.table(&home, dnssec, "allow_private = true")?;
+    let policy = world.table(&home, resolver, "allow_private = true")?;
     let config = daemon::configure(GATEWAY_INTERFACE, &home.0, Options { policy: &policy, ..Options::default() })?;
     let config = config.to_str().context("path")?;
     let mut wrong = Vec::new();

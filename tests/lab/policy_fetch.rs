@@ -37,7 +37,7 @@ fn no_private_address_is_connected_to() {
         let domains: Vec<&str> = PRIVATE.iter().map(|(domain, _)| *domain).chain([ENFORCE]).collect();
 
         let home = Home::create("public")?;
-        let policy = world.table(&home, Dnssec::Validates, "allow_private = false")?;
+        let policy = world.table(&home, Dnssec::Validates.address(), "allow_private = false")?;
         let options = Options { policy: &policy, ..Options::default() };
         let config = daemon::configure(GATEWAY_INTERFACE, &home.0, options)?;
         for domain in &domains {
@@ -60,7 +60,7 @@ fn no_private_address_is_connected_to() {
 
         // It is the setting that kept it in.
         let home = Home::create("private")?;
-        let policy = world.table(&home, Dnssec::Validates, "allow_private = true")?;
+        let policy = world.table(&home, Dnssec::Validates.address(), "allow_private = true")?;
         let config = daemon::configure(GATEWAY_INTERFACE, &home.0, Options { policy: &policy, ..Options::default() })?;
         let config = config.to_str().context("path")?;
         ensure!(sts(gateway, config, ENFORCE)?.0 == "valid", "a policy that may be fetched");

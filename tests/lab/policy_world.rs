@@ -1,7 +1,7 @@
 //! A small world with a root of its own, in which every domain publishes something else; and proof by other people's
 //! tools that it is as it says.
 
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 use anyhow::{Context, Result, ensure};
 use smtpwatch_tests::names::{Names, Signing, Zone};
@@ -163,14 +163,13 @@ impl<'a> World<'a> {
         self.resolvers.iter().find(|resolver| resolver.dnssec == dnssec).context("the resolver is switched off")
     }
 
-    /// The `[policy]` table of a daemon in this world, whose files are kept in `home`.
-    pub fn table(&self, home: &Home, dnssec: Dnssec, further: &str) -> Result<String> {
+    /// The `[policy]` table of a daemon in this world that asks `resolver`; its files are kept in `home`.
+    pub fn table(&self, home: &Home, resolver: SocketAddr, further: &str) -> Result<String> {
         let (anchor, authority) = (home.0.join("anchor"), home.0.join("ca.pem"));
         std::fs::write(&anchor, &self.names()?.anchor)?;
         std::fs::write(&authority, &self.authority.certificate_pem)?;
         Ok(format!(
-            "[policy]\nresolver = \"{}\"\ntrust_anchor = \"{}\"\nca_file = \"{}\"\nhttps_port = {PORT}\n{further}\n",
-            dnssec.address(),
+            "[policy]\nresolver = \"{resolver}\"\ntrust_anchor = \"{}\"\nca_file = \"{}\"\nhttps_port = {PORT}\n{further}\n",
             anchor.display(),
             authority.display(),
         ))
