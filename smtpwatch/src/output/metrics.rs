@@ -11,6 +11,8 @@ use smtpwatch_core::{
     Finding, Role, Timestamp,
     engine::{EvictReason, LossCause, SessionResult, SessionSummary},
     finding::{Kind, Severity, StarttlsState},
+    judge::certificate::Verdict,
+    policy::published::demand::Source,
 };
 
 use crate::version;
@@ -54,6 +56,7 @@ pub struct Metrics {
     last_finding: GaugeVec,
     sessions: IntCounterVec,
     offers: IntCounterVec,
+    certificates: IntCounterVec,
     attached: IntGaugeVec,
     kernel_packets: IntCounterVec,
     kernel_dropped: IntCounterVec,
@@ -97,6 +100,12 @@ impl Metrics {
                 "starttls_offers_total",
                 "EHLO replies in clear by their offer of STARTTLS.",
                 &["role", "offered"],
+            )?,
+            certificates: counters(
+                r,
+                "certificate_checks_total",
+                "Certificates of mail hosts beside a published policy; not observable: TLS 1.3, or not seen whole.",
+                &["source", "result"],
             )?,
             attached: register(
                 r,
@@ -178,6 +187,9 @@ impl Metrics {
         self.sessions.with_label_values(&[role, &port, session.result.as_str()]).inc();
         if let Some(offered) = offered(session.starttls) {
             self.offers.with_label_values(&[role, offered]).inc();
+        }
+        if let Some((source, verdict)) = session.certificate {
+            self.certificates.with_label_values(&[source.as_str(), verdict.as_str()]).inc();
         }
     }
 
@@ -286,6 +298,11 @@ impl Metrics {
             }
             for offered in StarttlsState::ALL.iter().copied().filter_map(offered) {
                 let _ = self.offers.with_label_values(&[role.as_str(), offered]);
+            }
+        }
+        for source in [Source::Dane, Source::MtaSts] {
+            for verdict in Verdict::ALL {
+                let _ = self.certificates.with_label_values(&[source.as_str(), verdict.as_str()]);
             }
         }
         for direction in ["ingress", "egress"] {
