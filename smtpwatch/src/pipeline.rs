@@ -33,7 +33,9 @@ impl Pipeline {
     /// Judges by the rules of `config` and by `history`.
     #[must_use]
     pub fn new(config: Config, history: History, source: Source) -> Self {
-        let settings = Settings { strength: config.baseline, flows: config.limits.flows };
+        // Recorded traffic is judged by what is known.
+        let lookups = source == Source::Live && (*config.policy.mta_sts || *config.policy.dane);
+        let settings = Settings { strength: config.baseline, flows: config.limits.flows, lookups };
         let engine = Engine::new(settings, config.rules.clone(), history);
         Self { engine, config, source, turned: Turned::default(), ticked: Timestamp::default() }
     }
@@ -45,12 +47,6 @@ impl Pipeline {
         self.drain(on);
     }
 
-    /// Something was found about published policies.
-    pub fn learn(&mut self, learned: Learned, on: &mut impl FnMut(Output)) {
-        self.engine.learn(learned);
-        self.drain(on);
-    }
-
     /// Real time passes; does something once a second. A capture file has no real time: [`Source::File`] never ticks.
     pub fn tick(&mut self, now: Timestamp, on: &mut impl FnMut(Output)) {
         // Also when the clock was set back: the difference is zero then, and the engine waits for it to catch up.
@@ -59,6 +55,12 @@ impl Pipeline {
             self.engine.tick(now);
             self.drain(on);
         }
+    }
+
+    /// Something was found out about a published policy.
+    pub fn learn(&mut self, learned: Learned, on: &mut impl FnMut(Output)) {
+        self.engine.learn(learned);
+        self.drain(on);
     }
 
     /// The end: every open session is judged as it stands.

@@ -11,12 +11,11 @@ use smtpwatch_core::{
     Finding, Role, Timestamp,
     engine::{EvictReason, LossCause, SessionResult, SessionSummary},
     finding::{Kind, Severity, StarttlsState},
+    judge::certificate::Verdict,
+    policy::published::demand::Source,
 };
 
-use crate::{
-    policy::{effective::Source, service::Dropped},
-    version,
-};
+use crate::{policy::service::Dropped, version};
 
 /// Upper bounds of `smtpwatch_verdict_latency_seconds`: a verdict takes microseconds, or waits for the end of a
 /// session up to [`smtpwatch_core::limits::VERDICT_DEADLINE`].
@@ -57,6 +56,7 @@ pub struct Metrics {
     last_finding: GaugeVec,
     sessions: IntCounterVec,
     offers: IntCounterVec,
+    certificates: IntCounterVec,
     attached: IntGaugeVec,
     kernel_packets: IntCounterVec,
     kernel_dropped: IntCounterVec,
@@ -105,6 +105,12 @@ impl Metrics {
                 "starttls_offers_total",
                 "EHLO replies in clear by their offer of STARTTLS.",
                 &["role", "offered"],
+            )?,
+            certificates: counters(
+                r,
+                "certificate_checks_total",
+                "Certificates of mail hosts beside a published policy; not observable: TLS 1.3, or not seen whole.",
+                &["source", "result"],
             )?,
             attached: register(
                 r,
@@ -215,6 +221,9 @@ impl Metrics {
         self.sessions.with_label_values(&[role, &port, session.result.as_str()]).inc();
         if let Some(offered) = offered(session.starttls) {
             self.offers.with_label_values(&[role, offered]).inc();
+        }
+        if let Some((source, verdict)) = session.certificate {
+            self.certificates.with_label_values(&[source.as_str(), verdict.as_str()]).inc();
         }
     }
 
@@ -350,6 +359,11 @@ impl Metrics {
                 let _ = self.offers.with_label_values(&[role.as_str(), offered]);
             }
         }
+        for source in [Source::Dane, Source::MtaSts] {
+            for verdict in Verdict::ALL {
+                let _ = self.certificates.with_label_values(&[source.as_str(), verdict.as_str()]);
+            }
+        }
         for direction in ["ingress", "egress"] {
             for outcome in ["forwarded", "muted", "other"] {
                 self.kernel_packets(direction, outcome, 0);
@@ -364,7 +378,7 @@ impl Metrics {
         for cause in LossCause::ALL {
             let _ = self.gaps.with_label_values(&[cause.as_str()]);
         }
-        for source in Source::LOOKED_UP {
+        for source in Source::ALL {
             let _ = self.policy_refreshed.with_label_values(&[source.as_str()]);
             let _ = self.policy_failures.with_label_values(&[source.as_str()]);
         }

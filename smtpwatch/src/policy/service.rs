@@ -14,7 +14,7 @@ use std::{
 
 use smtpwatch_core::{
     Timestamp,
-    policy::published::{DomainFacts, HostFacts, Learned, State, Wanted, list::StarttlsList},
+    policy::published::{DomainFacts, HostFacts, Learned, State, Wanted, demand::Source, list::StarttlsList},
 };
 use tokio::{
     sync::{mpsc, oneshot},
@@ -22,7 +22,6 @@ use tokio::{
 };
 
 use super::{
-    effective::Source,
     known::{Kept, Known, KnownDomain, KnownHost, KnownList},
     list::{self, Place},
     lookup::{DomainLook, Patience, Sources, Trust},

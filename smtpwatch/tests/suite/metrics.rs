@@ -91,6 +91,7 @@ fn every_label_set_is_exported_as_zero() {
         r#"smtpwatch_sessions_total{port="587",result="unknown",role="server"} 0"#,
         r#"smtpwatch_sessions_total{port="other",result="tls",role="client"} 0"#,
         r#"smtpwatch_starttls_offers_total{offered="masked",role="client"} 0"#,
+        r#"smtpwatch_certificate_checks_total{result="not_observable",source="dane"} 0"#,
         r#"smtpwatch_probe_attached{direction="egress",hook="clsact",interface="eth3"} 0"#,
         r#"smtpwatch_kernel_packets_total{direction="egress",outcome="muted"} 0"#,
         r#"smtpwatch_kernel_dropped_total{reason="ring_full"} 0"#,

@@ -5,6 +5,7 @@
 
 pub mod answer;
 pub mod certificate;
+pub mod demand;
 pub mod list;
 mod names;
 pub mod sts;
@@ -17,7 +18,7 @@ use std::{net::IpAddr, sync::Arc};
 pub use self::{
     answer::{Answer, State},
     names::domain_name,
-    table::Published,
+    table::{HOSTS_PER_DOMAIN, PATIENCE, Published, SUBJECTS, hosts},
 };
 use self::{list::StarttlsList, sts::StsPolicy, tlsa::Tlsa};
 

@@ -36,6 +36,8 @@ pub enum SessionEvent {
     Judge,
     /// Which reply belongs to which command is lost, or how far a body reaches: nothing more can be read.
     OutOfStep,
+    /// The domain of a recipient was named.
+    Recipient,
     /// A message body follows from the client.
     BodyFollows,
     /// The client's stream is not needed before this offset.
