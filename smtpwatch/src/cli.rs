@@ -3,6 +3,7 @@
 mod baseline;
 mod check_config;
 mod generate;
+mod policy;
 mod probe;
 mod replay;
 mod run;
@@ -19,6 +20,7 @@ use crate::{
     config::{Config, ConfigError, Network, parse_interface, parse_port},
     log::{LogFormat, LogLevel},
     output::http::{DEFAULT_LISTEN, ListenAddress},
+    policy::lookup::TrustError,
     version,
 };
 
@@ -61,6 +63,9 @@ pub enum Verb {
     /// Look at the history of peers, and correct it.
     #[command(subcommand)]
     Baseline(BaselineVerb),
+    /// Tell which policy applies to a domain or mail host, and why.
+    #[command(subcommand)]
+    Policy(PolicyVerb),
     /// Check a configuration file.
     CheckConfig(ConfigArg),
     /// Print what is generated from the program itself.
@@ -152,6 +157,81 @@ pub enum RulesFormat {
     Json,
 }
 
+/// Verbs of `policy`.
+#[derive(Debug, Subcommand)]
+pub enum PolicyVerb {
+    /// Look everything up now, and tell what a sender should do.
+    Check(PolicyCheckArgs),
+    /// What the daemon knows of a domain, a mail host or an address, and which source wins; asks nobody.
+    Show(PolicyShowArgs),
+    /// Every domain that the daemon knows.
+    List(PolicyListArgs),
+    /// Write what is known as a table for a mail server, so that it can enforce it.
+    Export(PolicyExportArgs),
+}
+
+/// Flags of `policy show`.
+#[derive(Debug, Args)]
+pub struct PolicyShowArgs {
+    /// A domain, the name of a mail host, or an address.
+    #[arg(value_name = "DOMAIN|MX|ADDRESS", value_parser = policy::parse_subject)]
+    pub(crate) subject: policy::Subject,
+    #[command(flatten)]
+    pub(crate) common: PolicyListArgs,
+}
+
+/// Flags of `policy list`.
+#[derive(Debug, Args)]
+pub struct PolicyListArgs {
+    #[command(flatten)]
+    pub(crate) place: PolicyPlace,
+    /// Form of the answer [default: text on a terminal, else json].
+    #[arg(long, value_name = "FORMAT")]
+    pub(crate) format: Option<Format>,
+}
+
+/// Flags of `policy export`.
+#[derive(Debug, Args)]
+pub struct PolicyExportArgs {
+    /// For which mail server.
+    #[arg(value_name = "SERVER")]
+    pub(crate) server: MailServer,
+    #[command(flatten)]
+    pub(crate) place: PolicyPlace,
+}
+
+/// Where the daemon keeps what it knows.
+#[derive(Debug, Args)]
+pub struct PolicyPlace {
+    #[command(flatten)]
+    pub(crate) config: ConfigArg,
+    /// The store [default: that of the configuration].
+    #[arg(long, value_name = "PATH")]
+    pub(crate) store: Option<PathBuf>,
+}
+
+/// Mail servers that a table can be written for.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, ValueEnum)]
+pub enum MailServer {
+    /// A TLS policy table (`smtp_tls_policy_maps`).
+    Postfix,
+    /// A host list (`hosts_require_tls`).
+    Exim,
+}
+
+/// Flags of `policy check`.
+#[derive(Debug, Args)]
+pub struct PolicyCheckArgs {
+    /// The recipient domain.
+    #[arg(value_name = "DOMAIN", value_parser = policy::parse_domain)]
+    pub(crate) domain: String,
+    #[command(flatten)]
+    pub(crate) config: ConfigArg,
+    /// Form of the answer [default: text on a terminal, else json].
+    #[arg(long, value_name = "FORMAT")]
+    pub(crate) format: Option<Format>,
+}
+
 /// Verbs of `baseline`.
 #[derive(Debug, Subcommand)]
 pub enum BaselineVerb {
@@ -225,7 +305,7 @@ impl Exit {
     #[must_use]
     pub fn of(error: &anyhow::Error) -> Self {
         for cause in error.chain() {
-            if cause.is::<ConfigError>() {
+            if cause.is::<ConfigError>() || cause.is::<TrustError>() {
                 return Self::BadConfig;
             }
             if cause
@@ -256,6 +336,7 @@ pub fn dispatch(cli: Cli) -> anyhow::Result<Exit> {
         Verb::Replay(args) => replay::run(args),
         Verb::Probe(args) => probe::run(&args),
         Verb::Baseline(verb) => baseline::run(verb),
+        Verb::Policy(verb) => policy::run(verb),
         Verb::CheckConfig(args) => check_config::run(&args),
         Verb::Generate(GenerateVerb::Rules(args)) => generate::rules(&args),
     }

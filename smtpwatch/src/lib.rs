@@ -8,13 +8,17 @@
 
 pub mod capture;
 pub mod cli;
+pub mod clock;
 pub mod config;
 pub mod daemon;
+pub mod day;
 pub mod incident;
 pub mod log;
 pub mod output;
 pub mod pipeline;
+pub mod policy;
 pub mod replay;
 pub mod store;
+pub mod tlsrpt;
 mod turned;
 pub mod version;

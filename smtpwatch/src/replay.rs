@@ -23,8 +23,8 @@ use crate::{
 pub enum Event {
     /// A finding.
     Finding(Box<Finding>),
-    /// A session was judged.
-    Session(SessionSummary),
+    /// A session was judged, at this time.
+    Session(SessionSummary, Timestamp),
     /// A row of history changed.
     History(HistoryKey, HistoryRecord),
     /// A row of history made room.
@@ -79,11 +79,11 @@ impl Replay {
         let Self { gate, pipeline, newest, summary } = self;
         let mut orders = Vec::new();
         let report = pcap::read(path, |packet| {
+            *newest = (*newest).max(packet.at);
             let mut take = |output| match output {
                 Output::Gate(order) => orders.push(order),
-                other => count(summary, other, &mut on),
+                other => count(summary, other, *newest, &mut on),
             };
-            *newest = (*newest).max(packet.at);
             let frame = CapturedFrame {
                 link: packet.link,
                 bytes: packet.bytes,
@@ -107,7 +107,7 @@ impl Replay {
     /// The end: open sessions are judged as they stand.
     pub fn finish(mut self, mut on: impl FnMut(Event)) -> Summary {
         let Self { pipeline, newest, summary, .. } = &mut self;
-        pipeline.finish(*newest, &mut |output| count(summary, output, &mut on));
+        pipeline.finish(*newest, &mut |output| count(summary, output, *newest, &mut on));
         for counter in Counter::ALL {
             match counter.label() {
                 Label::Dropped { .. } => self.summary.unread += self.gate.counter(counter),
@@ -118,7 +118,7 @@ impl Replay {
     }
 }
 
-fn count(summary: &mut Summary, output: Output, on: &mut impl FnMut(Event)) {
+fn count(summary: &mut Summary, output: Output, at: Timestamp, on: &mut impl FnMut(Event)) {
     match output {
         Output::Finding(finding) => {
             summary.findings += 1;
@@ -129,7 +129,7 @@ fn count(summary: &mut Summary, output: Output, on: &mut impl FnMut(Event)) {
             if let Some(count) = result.and_then(|index| summary.sessions.get_mut(index)) {
                 *count += 1;
             }
-            on(Event::Session(session));
+            on(Event::Session(session, at));
         }
         Output::Lost(_) => summary.gaps += 1,
         Output::Evicted(_) => summary.evicted += 1,

@@ -1,9 +1,13 @@
-//! What outlives the process: the history of peers, in one SQLite file.
+//! What outlives the process, in one SQLite file: the history of peers, what is known of published policies,
+//! and what TLS reports are made of.
 //!
 //! One thread writes ([`Writer`]), in batches of at most a second, behind a bounded channel: a slow disk costs rows
 //! (counted), never packets. Other processes read the file while the daemon runs, and leave requests in it: `baseline
 //! forget` deletes rows and asks the running daemon to forget them too.
 
+pub mod deliveries;
+pub mod offers;
+pub mod policies;
 mod writer;
 
 use std::{
@@ -26,11 +30,14 @@ pub use writer::{QUEUE, Request, StoreHandle, Writer};
 /// `PRAGMA application_id` of our files: "SMTW".
 pub const APPLICATION_ID: i32 = 0x534D_5457;
 /// `PRAGMA user_version` of our files: the schema that this program writes.
-pub const SCHEMA: i32 = 1;
+pub const SCHEMA: i32 = 2;
 /// How long to wait for another process that holds the file; the end of the daemon may have to wait as long.
 const BUSY: Duration = Duration::from_secs(1);
 
-const CREATE: &str = "
+/// What each schema adds to the one before it.
+const STEPS: [&[&str]; SCHEMA as usize] = [&[BASELINE], &[deliveries::CREATE, offers::CREATE, policies::CREATE]];
+
+const BASELINE: &str = "
     CREATE TABLE baseline (
         role          TEXT NOT NULL CHECK (role IN ('client', 'server')),  -- which end this host is
         own           TEXT NOT NULL,                 -- this host's address
@@ -132,16 +139,7 @@ impl Store {
     pub fn open(path: &Path) -> Result<Self, StoreError> {
         create(path).map_err(|source| StoreError::Create { path: path.to_owned(), source })?;
         let mut store = Self::connect(path, OpenFlags::SQLITE_OPEN_READ_WRITE)?;
-        store.sqlite(|connection| {
-            // Two processes may meet here at the first start: the look and the creation are one transaction.
-            let transaction = connection.transaction_with_behavior(rusqlite::TransactionBehavior::Immediate)?;
-            if is_blank(&transaction)? {
-                transaction.execute_batch(CREATE)?;
-                transaction.pragma_update(None, "application_id", APPLICATION_ID)?;
-                transaction.pragma_update(None, "user_version", SCHEMA)?;
-            }
-            transaction.commit()
-        })?;
+        store.upgrade()?;
         store.check()?;
         // WAL: readers never wait for the writer, and a killed process loses nothing that was committed.
         store.sqlite(|connection| {
@@ -151,7 +149,7 @@ impl Store {
         Ok(store)
     }
 
-    /// Opens a store that exists, for one look or one request; makes nothing.
+    /// Opens a store that exists, for one look or one request; makes none.
     ///
     /// # Errors
     ///
@@ -160,8 +158,13 @@ impl Store {
         if !path.exists() {
             return Err(StoreError::Missing(path.to_owned()));
         }
-        let store = Self::connect(path, OpenFlags::SQLITE_OPEN_READ_WRITE)
+        let mut store = Self::connect(path, OpenFlags::SQLITE_OPEN_READ_WRITE)
             .or_else(|_| Self::connect(path, OpenFlags::SQLITE_OPEN_READ_ONLY))?;
+        // One that an earlier version wrote lacks tables; a blank one is not ours and stays blank.
+        let found = marks(&store.connection).map_err(|source| classify(path, source))?;
+        if found.0 == APPLICATION_ID && found.1 < SCHEMA {
+            store.upgrade()?;
+        }
         store.check()?;
         Ok(store)
     }
@@ -235,8 +238,15 @@ impl Store {
         })
     }
 
-    /// Writes a batch: first peers to forget on request, then rows to keep (or, without a record, to delete).
-    fn write(&mut self, rows: &HashMap<HistoryKey, Option<HistoryRecord>>, done: &[Request]) -> Result<(), StoreError> {
+    /// Writes a batch: first peers to forget on request, then rows to keep (or, without a record, to delete), then what is
+    /// counted by day. Returns how many of those found no room.
+    fn write(
+        &mut self,
+        rows: &HashMap<HistoryKey, Option<HistoryRecord>>,
+        done: &[Request],
+        deliveries: &deliveries::Pending,
+        offers: &offers::Pending,
+    ) -> Result<u64, StoreError> {
         self.sqlite(|connection| {
             let transaction = connection.transaction()?;
             for request in done {
@@ -274,7 +284,9 @@ impl Store {
                     };
                 }
             }
-            transaction.commit()
+            let full = deliveries.write(&transaction)? + offers.write(&transaction)?;
+            transaction.commit()?;
+            Ok(full)
         })
     }
 
@@ -298,13 +310,32 @@ impl Store {
 
     /// That the file is ours, and not from a later version.
     fn check(&self) -> Result<(), StoreError> {
-        let pragma = |name| self.connection.pragma_query_value(None, name, |row| row.get::<_, i32>(0));
-        let read = || Ok((pragma("application_id")?, pragma("user_version")?));
-        match read().map_err(|source| classify(&self.path, source))? {
+        match marks(&self.connection).map_err(|source| classify(&self.path, source))? {
             (APPLICATION_ID, SCHEMA) => Ok(()),
             (APPLICATION_ID, found) if found > SCHEMA => Err(StoreError::Newer { path: self.path.clone(), found }),
             _ => Err(StoreError::Foreign(self.path.clone())),
         }
+    }
+
+    /// Brings a file that is blank, or ours and older, to [`SCHEMA`]; leaves any other alone.
+    fn upgrade(&mut self) -> Result<(), StoreError> {
+        self.sqlite(|connection| {
+            // Two processes may meet here at the first start: the look and the creation are one transaction.
+            let transaction = connection.transaction_with_behavior(rusqlite::TransactionBehavior::Immediate)?;
+            let steps = match marks(&transaction)? {
+                (APPLICATION_ID, found) => STEPS.get(usize::try_from(found).unwrap_or(usize::MAX)..),
+                (0, _) if is_blank(&transaction)? => Some(&STEPS[..]),
+                _ => None,
+            };
+            for step in steps.unwrap_or_default().iter().copied().flatten() {
+                transaction.execute_batch(step)?;
+            }
+            if steps.is_some_and(|steps| !steps.is_empty()) {
+                transaction.pragma_update(None, "application_id", APPLICATION_ID)?;
+                transaction.pragma_update(None, "user_version", SCHEMA)?;
+            }
+            transaction.commit()
+        })
     }
 
     fn sqlite<T>(&mut self, f: impl FnOnce(&mut Connection) -> rusqlite::Result<T>) -> Result<T, StoreError> {
@@ -357,10 +388,15 @@ fn create(path: &Path) -> std::io::Result<()> {
 }
 
 fn is_blank(connection: &Connection) -> rusqlite::Result<bool> {
-    let id: i32 = connection.pragma_query_value(None, "application_id", |row| row.get(0))?;
     let table: Option<i64> =
         connection.query_row("SELECT 1 FROM sqlite_schema LIMIT 1", [], |row| row.get(0)).optional()?;
-    Ok(id == 0 && table.is_none())
+    Ok(table.is_none())
+}
+
+/// Whose file it is, and which schema it has.
+fn marks(connection: &Connection) -> rusqlite::Result<(i32, i32)> {
+    let pragma = |name| connection.pragma_query_value(None, name, |row| row.get::<_, i32>(0));
+    Ok((pragma("application_id")?, pragma("user_version")?))
 }
 
 fn classify(path: &Path, source: rusqlite::Error) -> StoreError {

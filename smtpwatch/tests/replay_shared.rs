@@ -87,7 +87,7 @@ fn judge(path: &Path, packets: u64, truth: &[Truth]) -> Vec<String> {
     let (mut findings, mut sessions) = (Vec::new(), BTreeMap::<FlowKey, Vec<SessionSummary>>::new());
     let mut take = |event| match event {
         Event::Finding(finding) => findings.push(finding),
-        Event::Session(session) => sessions.entry(session.flow).or_default().push(session),
+        Event::Session(session, _) => sessions.entry(session.flow).or_default().push(session),
         Event::History(..) | Event::HistoryForgotten(_) => {}
     };
     let report = replay.file(path, &mut take).expect("a capture file");

@@ -2,7 +2,7 @@
 
 use std::io::{LineWriter, Write};
 
-use smtpwatch_core::{Finding, engine::SessionResult, finding::Severity, policy::history::History};
+use smtpwatch_core::{Finding, Role, engine::SessionResult, finding::Severity, policy::history::History};
 
 use super::{Exit, Format, Lenient, ReplayArgs};
 use crate::{
@@ -85,7 +85,11 @@ impl<W: Write> Report<W> {
     fn take(&mut self, event: Event) {
         match event {
             Event::Finding(finding) => self.finding(&finding),
-            Event::Session(_) => {}
+            Event::Session(session, at) => {
+                if let Some(store) = self.store.as_ref().filter(|_| session.role == Role::Server) {
+                    store.offer(session, at);
+                }
+            }
             Event::History(key, record) => {
                 if let Some(store) = &self.store {
                     store.keep(key, record);

@@ -12,9 +12,18 @@ use std::{
     time::{Duration, Instant},
 };
 
-use smtpwatch_core::policy::history::{HistoryKey, HistoryRecord};
+use smtpwatch_core::{
+    Timestamp,
+    engine::{Delivery, SessionSummary},
+    policy::history::{HistoryKey, HistoryRecord},
+};
 
-use super::{Entry, Store, StoreError, is_peer};
+use super::{
+    Entry, Store, StoreError,
+    deliveries::{self, Reported},
+    is_peer, offers, policies,
+};
+use crate::policy::known::Known;
 
 /// Changes that may wait for the writer thread; what comes when it is full is dropped and counted.
 pub const QUEUE: usize = 8_192;
@@ -49,6 +58,8 @@ struct Counts {
     lost: AtomicU64,
     /// Attempts to write that failed; up to a batch of rows is kept and tried again.
     failures: AtomicU64,
+    /// Sessions that found no room in the counts of their day.
+    full: AtomicU64,
 }
 
 /// The way to the writer thread.
@@ -63,6 +74,10 @@ enum Change {
     Keep(HistoryKey, HistoryRecord),
     Forget(HistoryKey),
     Done(Request),
+    Delivery(Box<Delivery>),
+    Reported(Box<Reported>),
+    Offer(Box<SessionSummary>, Timestamp),
+    Policy(Box<Known>),
 }
 
 impl Writer {
@@ -87,7 +102,11 @@ impl Writer {
             counts: counts.clone(),
             pending: HashMap::new(),
             done: Vec::new(),
+            deliveries: deliveries::Pending::default(),
+            offers: offers::Pending::default(),
+            policies: policies::Pending::default(),
             failing: false,
+            full: false,
         };
         let thread = std::thread::Builder::new().name("store".to_owned()).spawn(|| worker.run());
         let thread = thread.map_err(StoreError::Thread)?;
@@ -122,11 +141,12 @@ impl Writer {
         }
     }
 
-    /// Rows written; and rows lost together with attempts that failed.
+    /// Rows written; and rows lost or without room, together with attempts that failed.
     #[must_use]
     pub fn counts(&self) -> (u64, u64) {
-        let Counts { written, lost, failures } = &*self.counts;
-        (written.load(Ordering::Relaxed), lost.load(Ordering::Relaxed) + failures.load(Ordering::Relaxed))
+        let Counts { written, lost, failures, full } = &*self.counts;
+        let failed = [lost, failures, full].map(|count| count.load(Ordering::Relaxed)).iter().sum();
+        (written.load(Ordering::Relaxed), failed)
     }
 }
 
@@ -159,6 +179,26 @@ impl StoreHandle {
         self.send(Change::Done(request));
     }
 
+    /// An outbound session, for the TLS report of its day.
+    pub fn delivery(&self, delivery: Box<Delivery>) {
+        self.send(Change::Delivery(delivery));
+    }
+
+    /// A TLS report is done with.
+    pub fn reported(&self, reported: Reported) {
+        self.send(Change::Reported(Box::new(reported)));
+    }
+
+    /// An inbound session ended at this time: what its client was offered.
+    pub fn offer(&self, session: SessionSummary, at: Timestamp) {
+        self.send(Change::Offer(Box::new(session), at));
+    }
+
+    /// Something was learnt of published policies.
+    pub fn policy(&self, known: Known) {
+        self.send(Change::Policy(Box::new(known)));
+    }
+
     fn send(&self, change: Change) {
         let sent = if self.patient { self.queue.send(change).is_ok() } else { self.queue.try_send(change).is_ok() };
         if !sent {
@@ -177,7 +217,12 @@ struct Worker {
     /// The newest state of each changed row; `None`: deleted.
     pending: HashMap<HistoryKey, Option<HistoryRecord>>,
     done: Vec<Request>,
+    deliveries: deliveries::Pending,
+    offers: offers::Pending,
+    policies: policies::Pending,
     failing: bool,
+    /// The log has said that the counts of a day are full.
+    full: bool,
 }
 
 impl Worker {
@@ -203,13 +248,18 @@ impl Worker {
                 Err(error) => self.fail(&error),
             }
         }
-        self.counts.lost.fetch_add(self.pending.len() as u64, Ordering::Relaxed);
+        self.counts.lost.fetch_add(self.rows() as u64, Ordering::Relaxed);
+    }
+
+    /// Rows that wait to be written.
+    fn rows(&self) -> usize {
+        self.pending.len() + self.deliveries.rows() + self.offers.rows() + self.policies.rows()
     }
 
     /// Gathers changes for one batch. False: every handle is gone.
     fn collect(&mut self) -> bool {
         let end = Instant::now() + BATCH_TIME;
-        while self.pending.len() < BATCH_ROWS {
+        while self.rows() < BATCH_ROWS {
             match self.changes.recv_timeout(end.saturating_duration_since(Instant::now())) {
                 Ok(Change::Keep(key, record)) => _ = self.pending.insert(key, Some(record)),
                 Ok(Change::Forget(key)) => _ = self.pending.insert(key, None),
@@ -218,6 +268,10 @@ impl Worker {
                     self.pending.retain(|key, _| !is_peer(key, &request.peer));
                     self.done.push(request);
                 }
+                Ok(Change::Delivery(delivery)) => self.deliveries.add(*delivery),
+                Ok(Change::Reported(reported)) => self.deliveries.reported(*reported),
+                Ok(Change::Offer(session, at)) => self.offers.add(&session, at),
+                Ok(Change::Policy(known)) => self.policies.add(*known),
                 Err(RecvTimeoutError::Timeout) => return true,
                 Err(RecvTimeoutError::Disconnected) => return false,
             }
@@ -226,13 +280,24 @@ impl Worker {
     }
 
     fn flush(&mut self) {
-        if self.pending.is_empty() && self.done.is_empty() {
+        let rows = self.rows();
+        if rows == 0 && self.done.is_empty() {
             return;
         }
-        match self.store.write(&self.pending, &self.done) {
-            Ok(()) => {
-                self.counts.written.fetch_add(self.pending.len() as u64, Ordering::Relaxed);
-                self.pending.clear();
+        let written = self.store.write_policies(&self.policies);
+        let written =
+            written.and_then(|()| self.store.write(&self.pending, &self.done, &self.deliveries, &self.offers));
+        match written {
+            Ok(full) => {
+                self.counts.written.fetch_add(rows as u64, Ordering::Relaxed);
+                self.counts.full.fetch_add(full, Ordering::Relaxed);
+                if full > 0 && !std::mem::replace(&mut self.full, true) {
+                    tracing::warn!(
+                        "a table of the store is full for the day: some sessions are missing from TLS reports, or from what \
+                         reports of others are held against"
+                    );
+                }
+                self.clear();
                 self.done.clear();
                 if std::mem::take(&mut self.failing) {
                     tracing::info!("the store is written again");
@@ -240,14 +305,21 @@ impl Worker {
             }
             Err(error) => {
                 self.fail(&error);
-                if self.pending.len() >= BATCH_ROWS {
-                    self.counts.lost.fetch_add(self.pending.len() as u64, Ordering::Relaxed);
-                    self.pending.clear();
+                if rows >= BATCH_ROWS {
+                    self.counts.lost.fetch_add(rows as u64, Ordering::Relaxed);
+                    self.clear();
                 }
                 // No spinning; meanwhile the queue fills, and what it drops is counted.
                 std::thread::sleep(BATCH_TIME);
             }
         }
+    }
+
+    fn clear(&mut self) {
+        self.pending.clear();
+        self.deliveries = deliveries::Pending::default();
+        self.offers = offers::Pending::default();
+        self.policies = policies::Pending::default();
     }
 
     /// Counts a failure; says so once until it works again.

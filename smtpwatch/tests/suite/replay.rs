@@ -40,7 +40,7 @@ fn findings(packets: &[Packet]) -> Vec<Finding> {
 }
 
 fn session(event: Event) -> Option<SessionSummary> {
-    if let Event::Session(session) = event { Some(session) } else { None }
+    if let Event::Session(session, _) = event { Some(session) } else { None }
 }
 
 #[test]

@@ -211,3 +211,27 @@ fn a_store_that_fails_for_a_while_is_written_later() {
     assert_eq!(writer.finish(), 1, "lost, and told");
     assert!(end.elapsed() < Duration::from_secs(4));
 }
+
+/// A store of the first schema keeps its history and gets the tables that it lacks, also where only a look is wanted.
+#[test]
+fn an_older_store_is_brought_up_to_date() {
+    for open in [Store::open, Store::open_existing] {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("smtpwatch.db");
+        let (writer, _) = Writer::start(&path, 1000).unwrap();
+        writer.handle().unwrap().keep(key("198.51.100.25"), record(7));
+        assert_eq!(writer.finish(), 0);
+        let connection = Connection::open(&path).unwrap();
+        let mut query = connection.prepare("SELECT name FROM sqlite_schema WHERE type = 'table'").unwrap();
+        let tables: Vec<String> = query.query_map([], |row| row.get(0)).unwrap().map(Result::unwrap).collect();
+        drop(query);
+        for table in tables.iter().filter(|table| !["baseline", "request", "sqlite_sequence"].contains(&&***table)) {
+            connection.execute_batch(&format!("DROP TABLE {table}")).unwrap();
+        }
+        connection.pragma_update(None, "user_version", 1).unwrap();
+        drop(connection);
+        let mut store = open(&path).unwrap();
+        assert_eq!(store.entries().unwrap(), [(key("198.51.100.25"), record(7))]);
+        assert!(store.delivery_domains("2026-11-23".parse().unwrap()).unwrap().is_empty());
+    }
+}

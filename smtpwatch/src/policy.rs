@@ -1,0 +1,14 @@
+//! Sources of published policies: DNS, HTTPS, files. Whatever is found here is handed on as plain data
+//! ([`smtpwatch_core::policy::published`]); nothing here judges, and nothing here runs where packets are read.
+
+pub mod address;
+pub mod anchors;
+pub mod effective;
+pub mod fetch;
+pub mod known;
+pub mod list;
+pub mod lookup;
+pub mod resolver;
+pub mod service;
+pub mod sts;
+pub mod subjects;

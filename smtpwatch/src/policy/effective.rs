@@ -1,0 +1,174 @@
+//! What the sources say of one subject, and which of them wins.
+
+use serde::Serialize;
+use smtpwatch_core::policy::published::State;
+
+/// Who says something, the one that is asked first coming first.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Source {
+    /// `[[rule]]` of the configuration.
+    Rule,
+    /// TLSA records of the mail hosts (RFC 7672).
+    Dane,
+    /// The policy of the domain (RFC 8461).
+    MtaSts,
+    /// The STARTTLS-Everywhere list.
+    List,
+    /// What this host has itself seen.
+    History,
+}
+
+impl Source {
+    /// The name in JSON.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Rule => "rule",
+            Self::Dane => "dane",
+            Self::MtaSts => "mta-sts",
+            Self::List => "list",
+            Self::History => "history",
+        }
+    }
+}
+
+/// How much a source demands.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Mode {
+    /// Mail must not go in clear.
+    Enforce,
+    /// It should not; what does is reported.
+    Testing,
+    /// Nothing.
+    None,
+}
+
+impl Mode {
+    /// The name in JSON.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Enforce => "enforce",
+            Self::Testing => "testing",
+            Self::None => "none",
+        }
+    }
+}
+
+/// What one source says.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize)]
+pub struct Statement {
+    /// Who.
+    pub source: Source,
+    /// How sure that is.
+    pub state: State,
+    /// What it demands; nothing unless it is [`State::Valid`].
+    pub mode: Mode,
+    /// In words: what, or why not.
+    pub detail: String,
+    /// How old that knowledge is.
+    pub age_seconds: u64,
+}
+
+/// What follows for a sender.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Starttls {
+    /// It takes what comes.
+    Opportunistic,
+    /// TLS is to be there; that it is not is worth a report.
+    Expected,
+    /// No TLS, no mail.
+    Required,
+}
+
+impl Starttls {
+    /// The name in JSON.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Opportunistic => "opportunistic",
+            Self::Expected => "expected",
+            Self::Required => "required",
+        }
+    }
+}
+
+/// What follows, and from which source.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize)]
+pub struct Effective {
+    /// What a sender is to do.
+    pub starttls: Starttls,
+    /// Name of the source that wins; `none`.
+    pub source: &'static str,
+}
+
+/// The one place that knows who wins: local rules, then DANE, MTA-STS and the list as far as they are enforced, then history,
+/// then policies under test (RFC 8461 §2: what DANE demands is not overridden by MTA-STS; the list gives way to both).
+#[must_use]
+pub fn effective(statements: &[Statement]) -> Effective {
+    let valid = || statements.iter().filter(|statement| statement.state == State::Valid);
+    let of = |source: Source| valid().find(move |statement| statement.source == source);
+    let effective = |starttls, source: Source| Effective { starttls, source: source.as_str() };
+    if let Some(rule) = of(Source::Rule) {
+        let starttls = match rule.mode {
+            Mode::Enforce => Starttls::Required,
+            Mode::Testing => Starttls::Expected,
+            Mode::None => Starttls::Opportunistic,
+        };
+        return effective(starttls, Source::Rule);
+    }
+    for source in [Source::Dane, Source::MtaSts, Source::List] {
+        if of(source).is_some_and(|statement| statement.mode == Mode::Enforce) {
+            return effective(Starttls::Required, source);
+        }
+    }
+    if of(Source::History).is_some() {
+        return effective(Starttls::Expected, Source::History);
+    }
+    for source in [Source::MtaSts, Source::List] {
+        if of(source).is_some_and(|statement| statement.mode == Mode::Testing) {
+            return effective(Starttls::Expected, source);
+        }
+    }
+    Effective { starttls: Starttls::Opportunistic, source: "none" }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn says(source: Source, state: State, mode: Mode) -> Statement {
+        Statement { source, state, mode, detail: String::new(), age_seconds: 0 }
+    }
+
+    #[test]
+    fn the_order_of_sources() {
+        let rule = says(Source::Rule, State::Valid, Mode::None);
+        let dane = says(Source::Dane, State::Valid, Mode::Enforce);
+        let sts = says(Source::MtaSts, State::Valid, Mode::Enforce);
+        let list = says(Source::List, State::Valid, Mode::Enforce);
+        let history = says(Source::History, State::Valid, Mode::None);
+        let testing = says(Source::MtaSts, State::Valid, Mode::Testing);
+        let list_testing = says(Source::List, State::Valid, Mode::Testing);
+        for (statements, starttls, source) in [
+            (vec![&rule, &dane, &sts], Starttls::Opportunistic, "rule"),
+            (vec![&sts, &dane, &list], Starttls::Required, "dane"),
+            (vec![&list, &sts], Starttls::Required, "mta-sts"),
+            (vec![&testing, &list, &history], Starttls::Required, "list"),
+            (vec![&testing, &history], Starttls::Expected, "history"),
+            (vec![&list_testing, &testing], Starttls::Expected, "mta-sts"),
+            (vec![&list_testing], Starttls::Expected, "list"),
+            (vec![], Starttls::Opportunistic, "none"),
+        ] {
+            let statements: Vec<_> = statements.into_iter().cloned().collect();
+            assert_eq!(effective(&statements), Effective { starttls, source });
+        }
+        for state in State::ALL.into_iter().filter(|state| *state != State::Valid) {
+            let statements = [says(Source::Dane, state, Mode::Enforce), says(Source::MtaSts, state, Mode::Enforce)];
+            assert_eq!(effective(&statements).starttls, Starttls::Opportunistic, "{state:?} demands nothing");
+        }
+    }
+}

@@ -1,0 +1,275 @@
+//! Policies over HTTPS (RFC 8461 §3.3): no redirects, no proxy, no other address than a public one, and only so much.
+
+use std::{
+    error::Error as StdError,
+    io,
+    net::SocketAddr,
+    path::Path,
+    sync::{Arc, Once},
+    time::Duration,
+};
+
+use reqwest::{
+    Certificate, Client, Response, StatusCode,
+    dns::{Addrs, Name, Resolve, Resolving},
+    header::CONTENT_TYPE,
+    redirect,
+};
+use smtpwatch_core::{
+    engine::ResultType,
+    policy::published::{
+        list::MAX_LIST,
+        sts::{MAX_POLICY, StsPolicy},
+    },
+};
+
+use super::{
+    address::is_public,
+    resolver::{Found, Resolver},
+};
+use crate::version;
+
+/// Octets of a file of certificate authorities.
+const CA_FILE: u64 = 4 * 1024 * 1024;
+
+/// Why a policy could not be had, as TLS reports tell it apart (RFC 8460 §4.3.2.2).
+#[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
+pub enum FetchError {
+    /// It could not be fetched.
+    #[error("fetch error: {0}")]
+    Fetch(String),
+    /// What was fetched is no policy.
+    #[error("policy invalid: {0}")]
+    Invalid(String),
+    /// The certificate of its host is not right.
+    #[error("certificate of the policy host: {0}")]
+    WebPki(String),
+}
+
+impl FetchError {
+    /// As a TLS report calls it.
+    #[must_use]
+    pub const fn result_type(&self) -> ResultType {
+        match self {
+            Self::Fetch(_) => ResultType::StsPolicyFetchError,
+            Self::Invalid(_) => ResultType::StsPolicyInvalid,
+            Self::WebPki(_) => ResultType::StsWebpkiInvalid,
+        }
+    }
+}
+
+/// Nothing can be fetched at all.
+#[derive(Debug, thiserror::Error)]
+pub enum FetcherError {
+    /// `ca_file` cannot be read.
+    #[error("[policy] ca_file: cannot read {path}: {source}: name a readable PEM file")]
+    CaFile {
+        /// The file.
+        path: String,
+        /// What the system said.
+        source: io::Error,
+    },
+    /// `ca_file` holds no certificates.
+    #[error("[policy] ca_file: {path}: {why}: it must hold certificates in PEM form")]
+    NoCertificates {
+        /// The file.
+        path: String,
+        /// What is wrong.
+        why: String,
+    },
+    /// There are no certificate authorities.
+    #[error("HTTPS cannot be used: {0}: install the system's certificate authorities (package ca-certificates)")]
+    Client(String),
+}
+
+/// Certificate authorities beside those of the system.
+#[derive(Clone, Default)]
+pub struct Authorities(Vec<Certificate>);
+
+impl Authorities {
+    /// From the value of `ca_file`: nothing, or the path of a PEM file.
+    ///
+    /// # Errors
+    ///
+    /// See [`FetcherError`].
+    pub fn load(path: &str) -> Result<Self, FetcherError> {
+        if path.is_empty() {
+            return Ok(Self::default());
+        }
+        let failed = |source| FetcherError::CaFile { path: path.to_owned(), source };
+        let wrong = |why: String| FetcherError::NoCertificates { path: path.to_owned(), why };
+        if std::fs::metadata(Path::new(path)).map_err(failed)?.len() > CA_FILE {
+            return Err(wrong("it is too long".to_owned()));
+        }
+        let found = Certificate::from_pem_bundle(&std::fs::read(path).map_err(failed)?);
+        match found {
+            Ok(found) if !found.is_empty() => Ok(Self(found)),
+            Ok(_) => Err(wrong("no certificate in it".to_owned())),
+            Err(error) => Err(wrong(with_causes(&error))),
+        }
+    }
+}
+
+/// Fetches policies and lists.
+pub struct Fetcher {
+    policies: Client,
+    lists: Client,
+    port: u16,
+}
+
+impl Fetcher {
+    /// Asks `resolver` for addresses; each fetch may take `time` in all.
+    ///
+    /// # Errors
+    ///
+    /// The system has no certificate authorities.
+    pub fn new(
+        resolver: Arc<Resolver>,
+        authorities: &Authorities,
+        port: u16,
+        allow_private: bool,
+        time: Duration,
+    ) -> Result<Self, FetcherError> {
+        static PROVIDER: Once = Once::new();
+        // One provider for the process; should somebody have chosen before, that choice stands.
+        PROVIDER.call_once(|| _ = rustls::crypto::ring::default_provider().install_default());
+        let client = |allow_private| {
+            Client::builder()
+                .user_agent(format!("smtpwatch/{}", version::VERSION))
+                .https_only(true)
+                .redirect(redirect::Policy::none())
+                .no_proxy()
+                .retry(reqwest::retry::never())
+                .timeout(time)
+                .connect_timeout(time)
+                .pool_max_idle_per_host(0)
+                .tls_version_min(reqwest::tls::Version::TLS_1_2)
+                .tls_certs_merge(authorities.0.iter().cloned())
+                .dns_resolver(Arc::new(Filter { resolver: resolver.clone(), allow_private }))
+                .build()
+                .map_err(|error| FetcherError::Client(with_causes(&error)))
+        };
+        // A list is named by the operator, who may have it within.
+        Ok(Self { policies: client(allow_private)?, lists: client(true)?, port })
+    }
+
+    /// The MTA-STS policy of a domain, and its text; `id` is that of the TXT record.
+    ///
+    /// # Errors
+    ///
+    /// See [`FetchError`].
+    pub async fn policy(&self, domain: &str, id: &str) -> Result<(StsPolicy, String), FetchError> {
+        let url = format!("https://mta-sts.{domain}:{}/.well-known/mta-sts.txt", self.port);
+        let response = self.policies.get(&url).send().await.map_err(|error| of_transport(&error))?;
+        let response = found(response)?;
+        // A host that lets strangers upload would otherwise speak for its domain (RFC 8461 §3.3).
+        let kind = response.headers().get(CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or_default();
+        let kind = kind.split(';').next().unwrap_or_default().trim();
+        if !kind.eq_ignore_ascii_case("text/plain") {
+            return Err(FetchError::Invalid(format!("media type {kind:?} instead of text/plain")));
+        }
+        let body = body(response, MAX_POLICY).await?;
+        let policy = StsPolicy::parse(&body, id).map_err(|error| FetchError::Invalid(error.to_string()))?;
+        Ok((policy, String::from_utf8_lossy(&body).into_owned()))
+    }
+
+    /// The text of a STARTTLS-Everywhere list.
+    ///
+    /// # Errors
+    ///
+    /// See [`FetchError`].
+    pub async fn list(&self, url: &str) -> Result<Vec<u8>, FetchError> {
+        let response = self.lists.get(url).send().await.map_err(|error| of_transport(&error))?;
+        body(found(response)?, MAX_LIST).await
+    }
+}
+
+/// That something was found, at the very place.
+fn found(response: Response) -> Result<Response, FetchError> {
+    match response.status() {
+        StatusCode::OK => Ok(response),
+        status if status.is_redirection() => {
+            Err(FetchError::Fetch(format!("HTTP status {status}: redirects must not be followed (RFC 8461 §3.3)")))
+        }
+        status => Err(FetchError::Fetch(format!("HTTP status {status}"))),
+    }
+}
+
+/// The whole body, or nothing.
+async fn body(mut response: Response, most: usize) -> Result<Vec<u8>, FetchError> {
+    let too_long = || FetchError::Invalid(format!("longer than {most} octets"));
+    if response.content_length().is_some_and(|length| length > most as u64) {
+        return Err(too_long());
+    }
+    let mut body = Vec::new();
+    while let Some(chunk) = response.chunk().await.map_err(|error| of_transport(&error))? {
+        if body.len() + chunk.len() > most {
+            return Err(too_long());
+        }
+        body.extend_from_slice(&chunk);
+    }
+    Ok(body)
+}
+
+fn of_transport(error: &reqwest::Error) -> FetchError {
+    match certificate_error(error) {
+        Some(why) => FetchError::WebPki(why),
+        None if error.is_timeout() => FetchError::Fetch("it took too long".to_owned()),
+        None => FetchError::Fetch(with_causes(error)),
+    }
+}
+
+/// What rustls has against the certificate. It lies within nested [`io::Error`]s, whose `source` steps over it.
+fn certificate_error(error: &(dyn StdError + 'static)) -> Option<String> {
+    if let Some(rustls::Error::InvalidCertificate(why)) = error.downcast_ref() {
+        return Some(why.to_string());
+    }
+    let inner = error.downcast_ref::<io::Error>().and_then(io::Error::get_ref);
+    let inner = inner.and_then(|inner| certificate_error(inner));
+    inner.or_else(|| error.source().and_then(certificate_error))
+}
+
+/// An error with its causes, each said once.
+fn with_causes(error: &dyn StdError) -> String {
+    let mut text = String::new();
+    let mut next = Some(error);
+    while let Some(error) = next {
+        let own = error.to_string();
+        if !text.ends_with(&own) {
+            text = if text.is_empty() { own } else { format!("{text}: {own}") };
+        }
+        next = error.source();
+    }
+    text
+}
+
+/// Names to addresses, and only to those that may be connected to.
+struct Filter {
+    resolver: Arc<Resolver>,
+    allow_private: bool,
+}
+
+impl Resolve for Filter {
+    fn resolve(&self, name: Name) -> Resolving {
+        let (resolver, allow_private) = (self.resolver.clone(), self.allow_private);
+        Box::pin(async move {
+            let host = name.as_str();
+            let found = match resolver.addresses(host).await {
+                Found::Present { value, .. } => value.list,
+                Found::Absent { .. } => return Err(format!("{host} has no address").into()),
+                Found::Bogus(why) | Found::Error(why) => return Err(why.into()),
+            };
+            let allowed: Vec<_> = found.iter().copied().filter(|at| allow_private || is_public(*at)).collect();
+            if allowed.is_empty() {
+                let first = found.first().map(ToString::to_string).unwrap_or_default();
+                return Err(format!(
+                    "{host} has no public address ({first}): nothing is fetched from private ones, unless [policy] \
+                     allow_private = true"
+                )
+                .into());
+            }
+            let addresses: Addrs = Box::new(allowed.into_iter().map(|address| SocketAddr::new(address, 0)));
+            Ok(addresses)
+        })
+    }
+}

@@ -1,0 +1,317 @@
+//! What a domain and a mail host publish, looked up now: questions in the order of the RFCs, answers as plain data.
+
+use std::{sync::Arc, time::Duration};
+
+use smtpwatch_core::{
+    Timestamp,
+    policy::published::{
+        Answer, DomainFacts, HostFacts, MxSet, State,
+        sts::{StsMode, StsPolicy, StsRecord},
+        tlsa::Tlsa,
+    },
+};
+
+use super::{
+    anchors::{AnchorError, Anchors},
+    fetch::{Authorities, FetchError, Fetcher, FetcherError},
+    resolver::{Addresses, Dnssec, Found, Mx, NoResolver, REMEDY, Resolver},
+    sts::{BACK_OFF, Memory},
+};
+use crate::config::PolicySettings;
+
+/// A failure may be tried again after this.
+const RETRY: Duration = BACK_OFF;
+
+/// How long the sources may take.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Patience {
+    /// One question to one name server.
+    pub dns: Duration,
+    /// One fetch in all (RFC 8461 §3.3 suggests a minute at most).
+    pub fetch: Duration,
+}
+
+impl Default for Patience {
+    fn default() -> Self {
+        Self { dns: Duration::from_secs(3), fetch: Duration::from_secs(30) }
+    }
+}
+
+/// What is read from files before anything is looked up.
+#[derive(Clone)]
+pub struct Trust {
+    anchors: Option<Anchors>,
+    authorities: Authorities,
+}
+
+/// A file of the configuration cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum TrustError {
+    /// The trust anchors.
+    #[error(transparent)]
+    Anchors(#[from] AnchorError),
+    /// The certificate authorities.
+    #[error(transparent)]
+    Authorities(#[from] FetcherError),
+}
+
+impl Trust {
+    /// Reads what `trust_anchor` and `ca_file` name.
+    ///
+    /// # Errors
+    ///
+    /// A file cannot be read or holds something else.
+    pub fn load(settings: &PolicySettings) -> Result<Self, TrustError> {
+        let anchors = Anchors::load(&settings.trust_anchor)?;
+        Ok(Self { anchors, authorities: Authorities::load(&settings.ca_file)? })
+    }
+}
+
+/// The name servers and policy hosts, ready to be asked.
+pub struct Sources {
+    resolver: Arc<Resolver>,
+    /// Or why nothing can be fetched.
+    fetcher: Result<Fetcher, String>,
+    mta_sts: bool,
+    dane: bool,
+}
+
+/// What was found of a domain.
+#[derive(Clone, PartialEq, Debug)]
+pub struct DomainLook {
+    /// The answers.
+    pub facts: DomainFacts,
+    /// What is to be remembered for the next time.
+    pub memory: Memory,
+    /// Its MTA-STS policy could not be learnt or refreshed.
+    pub failed: bool,
+}
+
+impl Sources {
+    /// Finds the name servers and tries DNSSEC.
+    ///
+    /// # Errors
+    ///
+    /// There are no name servers.
+    pub async fn start(
+        settings: &PolicySettings,
+        trust: &Trust,
+        patience: Patience,
+        now: Timestamp,
+    ) -> Result<Self, NoResolver> {
+        let (server, dane) = (*settings.resolver, *settings.dane);
+        let resolver = Arc::new(Resolver::start(server, trust.anchors.as_ref(), dane, patience.dns, now).await?);
+        let (port, private) = (settings.https_port.0.0, *settings.allow_private);
+        let fetcher = Fetcher::new(resolver.clone(), &trust.authorities, port, private, patience.fetch);
+        let fetcher = fetcher.map_err(|error| error.to_string());
+        Ok(Self { resolver, fetcher, mta_sts: *settings.mta_sts, dane })
+    }
+
+    /// Whether DNSSEC comes through.
+    #[must_use]
+    pub fn dnssec(&self) -> &Dnssec {
+        self.resolver.dnssec()
+    }
+
+    /// A list, by its URL.
+    ///
+    /// # Errors
+    ///
+    /// It cannot be fetched.
+    pub async fn list(&self, url: &str) -> Result<Vec<u8>, FetchError> {
+        match &self.fetcher {
+            Ok(fetcher) => fetcher.list(url).await,
+            Err(why) => Err(FetchError::Fetch(why.clone())),
+        }
+    }
+
+    /// A recipient domain: its mail hosts and its MTA-STS policy.
+    pub async fn domain(&self, domain: &str, memory: Memory, now: Timestamp) -> DomainLook {
+        let (mx, (sts, memory, failed)) = tokio::join!(self.mx(domain, now), self.sts(domain, memory, now));
+        let sts = agreed(sts, &mx);
+        DomainLook { facts: DomainFacts { mx, sts }, memory, failed }
+    }
+
+    /// A mail host: its addresses and its TLSA records.
+    pub async fn host(&self, host: &str, now: Timestamp) -> HostFacts {
+        let addresses = self.resolver.addresses(host).await;
+        let (dane, base) = self.dane(host, &addresses, now).await;
+        HostFacts { addresses: addresses_answer(host, addresses, now), dane, base }
+    }
+
+    /// MX records, or the domain itself in their place (RFC 5321 §5.1).
+    async fn mx(&self, domain: &str, now: Timestamp) -> Answer<MxSet> {
+        match self.resolver.mx(domain).await {
+            Found::Present { value: Mx { null: true, .. }, secure, ttl } => {
+                let value = MxSet { hosts: Vec::new(), secure };
+                answer(State::Valid, Some(value), "it takes no mail (null MX, RFC 7505)".to_owned(), now, ttl)
+            }
+            Found::Present { value: Mx { hosts, .. }, secure, ttl } if !hosts.is_empty() => {
+                let detail = format!("{} MX hosts, {}", hosts.len(), proved(secure));
+                answer(State::Valid, Some(MxSet { hosts, secure }), detail, now, ttl)
+            }
+            Found::Present { ttl, .. } => {
+                answer(State::Invalid, None, "no MX record names a host".to_owned(), now, ttl)
+            }
+            Found::Absent { no_name: true, ttl, secure } => {
+                answer(State::Absent, None, format!("there is no such domain, {}", proved(secure)), now, ttl)
+            }
+            Found::Absent { secure, ttl, .. } => {
+                let value = MxSet { hosts: vec![domain.to_owned()], secure };
+                let detail = format!("no MX records, {}: the domain itself takes its mail", proved(secure));
+                answer(State::Valid, Some(value), detail, now, ttl)
+            }
+            Found::Bogus(why) => answer(State::Bogus, None, why, now, RETRY),
+            Found::Error(why) => answer(State::Error, None, why, now, RETRY),
+        }
+    }
+
+    /// The MTA-STS policy, from memory or fetched (RFC 8461 §3, §5.1). Also tells whether refreshing it failed.
+    async fn sts(&self, domain: &str, mut memory: Memory, now: Timestamp) -> (Answer<StsPolicy>, Memory, bool) {
+        if !self.mta_sts {
+            let off = "MTA-STS is switched off ([policy] mta_sts)".to_owned();
+            return (answer(State::Absent, None, off, now, RETRY), memory, false);
+        }
+        let mut failed = false;
+        // Why there is no new policy, in case none is held either.
+        let (state, why, ttl) = match self.resolver.txt(&format!("_mta-sts.{domain}")).await {
+            Found::Present { value, ttl, .. } => match StsRecord::find(&value) {
+                Ok(Some(record)) => {
+                    if memory.is_due(&record.id, now) {
+                        let fetched = match &self.fetcher {
+                            Ok(fetcher) => fetcher.policy(domain, &record.id).await,
+                            Err(why) => Err(FetchError::Fetch(why.clone())),
+                        };
+                        failed = fetched.is_err();
+                        memory.note(&record.id, fetched, now);
+                    }
+                    match &memory.failed {
+                        Some(last) if matches!(last.error, FetchError::Invalid(_)) => {
+                            (State::Invalid, last.error.to_string(), BACK_OFF)
+                        }
+                        Some(last) => (State::Error, last.error.to_string(), BACK_OFF),
+                        None => (State::Valid, String::new(), ttl),
+                    }
+                }
+                Ok(None) => (State::Absent, "no TXT record that begins with v=STSv1".to_owned(), ttl),
+                Err(error) => (State::Invalid, format!("TXT record: {error}"), ttl),
+            },
+            Found::Absent { ttl, .. } => (State::Absent, "no TXT record".to_owned(), ttl),
+            // An error is not "no policy".
+            Found::Bogus(why) => (State::Bogus, why, RETRY),
+            Found::Error(why) => (State::Error, why, RETRY),
+        };
+        // Whoever can make DNS or HTTPS fail must not make the policy go away by that.
+        failed |= matches!(state, State::Error | State::Bogus) && memory.failed.is_none();
+        failed |= matches!(state, State::Absent | State::Invalid) && memory.protects(now) && memory.failed.is_none();
+        let told = match (memory.holding(now), &memory.kept) {
+            (Some(kept), _) => {
+                let policy = kept.policy.clone();
+                let note = if why.is_empty() { String::new() } else { format!("; kept, although: {why}") };
+                let detail = format!(
+                    "id {}, fetched {}, holds until {}{note}",
+                    policy.id,
+                    kept.fetched_at.date(),
+                    kept.expires().date()
+                );
+                Answer { state: State::Valid, value: Some(policy), detail, at: kept.fetched_at, until: kept.expires() }
+            }
+            (None, Some(kept)) if matches!(state, State::Error | State::Bogus) => {
+                let detail = format!("expired {}, and cannot be refreshed: {why}", kept.expires().date());
+                answer(State::Expired, Some(kept.policy.clone()), detail, now, ttl)
+            }
+            (None, _) => {
+                // What does not hold any more and is not published any more is forgotten.
+                if state == State::Absent {
+                    memory = Memory::default();
+                }
+                answer(state, None, why, now, ttl)
+            }
+        };
+        (told, memory, failed)
+    }
+
+    /// TLSA records at the names where they may be (RFC 7672 §2.2), and the name where they were found.
+    async fn dane(&self, host: &str, addresses: &Found<Addresses>, now: Timestamp) -> (Answer<Vec<Tlsa>>, String) {
+        let nowhere = |state, detail: &str, ttl| (answer(state, None, detail.to_owned(), now, ttl), host.to_owned());
+        match self.dnssec() {
+            Dnssec::On => {}
+            Dnssec::Off if self.dane => return nowhere(State::Error, "DNSSEC is not validated", RETRY),
+            Dnssec::Off => return nowhere(State::Absent, "DANE is switched off ([policy] dane)", RETRY),
+            Dnssec::Broken(why) => {
+                return nowhere(State::Error, &format!("DANE is switched off: {why}: {REMEDY}"), RETRY);
+            }
+        }
+        let (bases, ttl) = match addresses {
+            Found::Present { value, ttl, .. } => (&value.tlsa_bases, *ttl),
+            Found::Absent { ttl, .. } => return nowhere(State::Absent, "the host has no address", *ttl),
+            Found::Bogus(why) => return nowhere(State::Bogus, why, RETRY),
+            Found::Error(why) => return nowhere(State::Error, why, RETRY),
+        };
+        let mut last = nowhere(
+            State::Insecure,
+            "DNSSEC does not prove the addresses of the host: TLSA records are not asked for (RFC 7672 §2.2.2)",
+            ttl,
+        );
+        for base in bases {
+            match self.resolver.tlsa(base).await {
+                Found::Present { value, secure: true, ttl: own } => {
+                    let usable = value.iter().filter(|tlsa| tlsa.is_usable()).count();
+                    let detail = match usable {
+                        0 => "none of the TLSA records is usable: TLS is demanded, of any certificate".to_owned(),
+                        1 => format!("1 TLSA record for {base}"),
+                        count => format!("{count} TLSA records for {base}"),
+                    };
+                    return (answer(State::Valid, Some(value), detail, now, ttl.min(own)), base.clone());
+                }
+                Found::Present { value, secure: false, ttl: own } => {
+                    let detail = "there are TLSA records, but DNSSEC does not prove them".to_owned();
+                    last = (answer(State::Insecure, Some(value), detail, now, ttl.min(own)), host.to_owned());
+                }
+                Found::Absent { secure, ttl: own, .. } => {
+                    let detail = format!("no TLSA records, {}", proved(secure));
+                    last = (answer(State::Absent, None, detail, now, ttl.min(own)), host.to_owned());
+                }
+                // Not knowing ends it: the next name must not decide in place of one that was suppressed.
+                Found::Bogus(why) => return (answer(State::Bogus, None, why, now, RETRY), base.clone()),
+                Found::Error(why) => return (answer(State::Error, None, why, now, RETRY), base.clone()),
+            }
+        }
+        last
+    }
+}
+
+/// A policy that allows none of the domain's own mail hosts is a mistake of its owner, and accuses nobody.
+fn agreed(sts: Answer<StsPolicy>, mx: &Answer<MxSet>) -> Answer<StsPolicy> {
+    let (Some(policy), Some(mx)) = (sts.valid(), mx.valid()) else { return sts };
+    if policy.mode == StsMode::None || mx.hosts.is_empty() || mx.hosts.iter().any(|host| policy.matches(host)) {
+        return sts;
+    }
+    let detail = format!(
+        "policy invalid: it allows {}, and none of the domain's own mail hosts ({})",
+        policy.mx.join(", "),
+        mx.hosts.join(", ")
+    );
+    Answer { state: State::Invalid, detail, ..sts }
+}
+
+fn addresses_answer(host: &str, found: Found<Addresses>, now: Timestamp) -> Answer<Vec<std::net::IpAddr>> {
+    match found {
+        Found::Present { value, secure, ttl } => {
+            answer(State::Valid, Some(value.list), proved(secure).to_owned(), now, ttl)
+        }
+        Found::Absent { secure, ttl, .. } => {
+            answer(State::Absent, None, format!("{host} has no address, {}", proved(secure)), now, ttl)
+        }
+        Found::Bogus(why) => answer(State::Bogus, None, why, now, RETRY),
+        Found::Error(why) => answer(State::Error, None, why, now, RETRY),
+    }
+}
+
+const fn proved(secure: bool) -> &'static str {
+    if secure { "proved by DNSSEC" } else { "not proved by DNSSEC" }
+}
+
+fn answer<T>(state: State, value: Option<T>, detail: String, now: Timestamp, ttl: Duration) -> Answer<T> {
+    Answer { state, value, detail, at: now, until: now + ttl }
+}

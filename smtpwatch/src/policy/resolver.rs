@@ -1,0 +1,440 @@
+//! DNS with DNSSEC: every question of this program is asked here, and every answer is sorted by [`classify`].
+//!
+//! Validation is our own (RFC 4035 §5), through the name servers of the configuration: nobody on the way to them has to be
+//! believed. They have to hand over signatures; [`Resolver::start`] tries that.
+
+use std::{
+    net::IpAddr,
+    time::{Duration, Instant},
+};
+
+use hickory_resolver::{
+    NameServerPool, PoolContext, TlsConfig, TokioResolver,
+    config::{NameServerConfig, ResolveHosts, ResolverConfig, ResolverOpts},
+    lookup::Lookup,
+    net::{
+        DnsError, NetError,
+        runtime::TokioRuntimeProvider,
+        xfer::{DnsHandle as _, FirstAnswer as _},
+    },
+    proto::{
+        dnssec::{Proof, TrustAnchors},
+        op::{DnsRequest, DnsRequestOptions, Query, ResponseCode},
+        rr::{Name, RData, Record, RecordType},
+    },
+    system_conf::read_system_conf,
+};
+use smtpwatch_core::{
+    Timestamp,
+    policy::published::{domain_name, tlsa::Tlsa},
+};
+
+use super::anchors::Anchors;
+use crate::config;
+
+/// Addresses of one host, MX records of one domain, TLSA records of one host that are taken in; more are left out.
+pub const RECORDS: usize = 32;
+/// Answers that are kept for their time to live.
+const CACHE: u64 = 4_096;
+/// An answer holds at least and at most for so long, whatever its time to live says.
+const HOLDS: std::ops::RangeInclusive<Duration> = Duration::from_secs(60)..=Duration::from_secs(86_400);
+/// An answer without a time to live of its own holds for so long (RFC 2308 §5 leaves it to the resolver).
+const UNTOLD: Duration = Duration::from_secs(300);
+/// Links of a chain of CNAME records that are followed.
+const CHAIN: usize = 8;
+
+/// What to do where DNSSEC does not come through.
+pub const REMEDY: &str = "the name server must pass DNSSEC records on, and the clock must be right; name one that does in \
+                          [policy] resolver, such as a local Unbound, or set dane = false";
+
+/// How an answer came out.
+#[derive(Clone, Debug)]
+pub enum Found<T> {
+    /// There are such records.
+    Present {
+        /// They.
+        value: T,
+        /// DNSSEC proves them, and every link of the way to them.
+        secure: bool,
+        /// How long they hold.
+        ttl: Duration,
+    },
+    /// There are none.
+    Absent {
+        /// DNSSEC proves that.
+        secure: bool,
+        /// There is not even the name.
+        no_name: bool,
+        /// How long that holds.
+        ttl: Duration,
+    },
+    /// DNSSEC says that the answer is forged, or that its owner broke it.
+    Bogus(String),
+    /// Nobody answered, or with an error. Never the same as [`Found::Absent`] (RFC 7672 §2.1).
+    Error(String),
+}
+
+impl<T> Found<T> {
+    fn map<U>(self, f: impl FnOnce(T) -> U) -> Found<U> {
+        match self {
+            Self::Present { value, secure, ttl } => Found::Present { value: f(value), secure, ttl },
+            Self::Absent { secure, no_name, ttl } => Found::Absent { secure, no_name, ttl },
+            Self::Bogus(why) => Found::Bogus(why),
+            Self::Error(why) => Found::Error(why),
+        }
+    }
+}
+
+/// Whether answers are validated.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Dnssec {
+    /// They are.
+    On,
+    /// The configuration does without (`dane = false`).
+    Off,
+    /// They cannot be: why. See [`REMEDY`].
+    Broken(String),
+}
+
+impl std::fmt::Display for Dnssec {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::On => f.write_str("on"),
+            Self::Off => f.write_str("off"),
+            Self::Broken(why) => write!(f, "broken: {why}"),
+        }
+    }
+}
+
+/// The name servers could not be found.
+#[derive(Debug, thiserror::Error)]
+#[error("no name servers: {0}: mend /etc/resolv.conf, or name one in [policy] resolver")]
+pub struct NoResolver(String);
+
+/// MX records of a domain.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct Mx {
+    /// Names, the most preferred first.
+    pub hosts: Vec<String>,
+    /// The domain says that it takes no mail (RFC 7505).
+    pub null: bool,
+}
+
+/// Addresses of a host.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct Addresses {
+    /// They.
+    pub list: Vec<IpAddr>,
+    /// The names at which TLSA records may be looked for, the first one first (RFC 7672 §2.2.2); none where DNSSEC does not
+    /// prove the addresses.
+    pub tlsa_bases: Vec<String>,
+}
+
+/// Asks the name servers.
+pub struct Resolver {
+    resolver: TokioResolver,
+    /// The same name servers, without the library's own view of an answer.
+    servers: NameServerPool<TokioRuntimeProvider>,
+    dnssec: Dnssec,
+    /// An answer is waited for so long.
+    patience: Duration,
+}
+
+impl Resolver {
+    /// Finds the name servers and tries whether DNSSEC comes through them: the keys of the anchored zones must validate.
+    ///
+    /// # Errors
+    ///
+    /// There are no name servers. That DNSSEC does not come through is no error: see [`Self::dnssec`].
+    pub async fn start(
+        server: config::Resolver,
+        anchors: Option<&Anchors>,
+        validate: bool,
+        patience: Duration,
+        now: Timestamp,
+    ) -> Result<Self, NoResolver> {
+        let config = name_servers(server)?;
+        let failed = |error: NetError| NoResolver(error.to_string());
+        let options = options(patience);
+        let context = PoolContext::new(options.clone(), TlsConfig::new().map_err(failed)?);
+        let servers = NameServerPool::from_config(
+            config.name_servers().to_vec(),
+            context.into(),
+            TokioRuntimeProvider::default(),
+        );
+        let build = |keys: Option<TrustAnchors>| {
+            let builder = TokioResolver::builder_with_config(config.clone(), TokioRuntimeProvider::default());
+            let builder = builder.with_options(options.clone());
+            match keys {
+                // This alone has it validate.
+                Some(keys) => builder.with_trust_anchor(keys.into()).build(),
+                None => builder.build(),
+            }
+        };
+        let plain = Self { resolver: build(None).map_err(failed)?, servers, dnssec: Dnssec::Off, patience };
+        if !validate {
+            return Ok(plain);
+        }
+        let (keys, zones) = match anchors {
+            None => (TrustAnchors::default(), vec![Name::root()]),
+            Some(anchors) => {
+                let zones = anchors.zones();
+                let mut published = Vec::new();
+                for zone in &zones {
+                    published.extend(plain.unvalidated(zone.clone(), RecordType::DNSKEY).await.unwrap_or_default());
+                }
+                (anchors.keys(&published, now), zones)
+            }
+        };
+        let resolver = build(Some(keys)).map_err(failed)?;
+        let dnssec = Self { resolver, servers: plain.servers.clone(), dnssec: Dnssec::On, patience };
+        for zone in zones {
+            // Keys that are anchored are believed without a signature: what they sign tells whether signatures come through.
+            let why = match dnssec.ask(zone.clone(), RecordType::SOA).await {
+                Found::Present { secure: true, .. } => continue,
+                Found::Present { secure: false, .. } => "its SOA record is not proved".to_owned(),
+                Found::Absent { .. } => "it shows no SOA record".to_owned(),
+                Found::Bogus(why) | Found::Error(why) => why,
+            };
+            let dnssec =
+                Dnssec::Broken(format!("the zone \"{zone}\" cannot be validated through the name server ({why})"));
+            return Ok(Self { dnssec, ..plain });
+        }
+        Ok(dnssec)
+    }
+
+    /// Whether answers are validated. Where they are not, no answer is secure.
+    #[must_use]
+    pub const fn dnssec(&self) -> &Dnssec {
+        &self.dnssec
+    }
+
+    /// The MX records of a domain. Names that are none, such as addresses, are left out.
+    pub async fn mx(&self, domain: &str) -> Found<Mx> {
+        self.ask_text(domain, RecordType::MX).await.map(|records| {
+            let mut exchanges: Vec<(u16, String)> = records
+                .iter()
+                .filter_map(|record| match &record.data {
+                    RData::MX(mx) => Some((mx.preference, mx.exchange.to_ascii())),
+                    _ => None,
+                })
+                .collect();
+            exchanges.sort();
+            exchanges.truncate(RECORDS);
+            let null = exchanges.len() == 1 && exchanges[0].1 == ".";
+            let mut hosts: Vec<String> = exchanges.iter().filter_map(|(_, name)| domain_name(name)).collect();
+            let mut seen = std::collections::HashSet::new();
+            hosts.retain(|host| seen.insert(host.clone()));
+            Mx { hosts, null }
+        })
+    }
+
+    /// The TXT records at a name, the strings of each put together without blanks (RFC 8461 §3.1).
+    pub async fn txt(&self, name: &str) -> Found<Vec<Vec<u8>>> {
+        self.ask_text(name, RecordType::TXT).await.map(|records| {
+            let text = |record: &Record| match &record.data {
+                RData::TXT(txt) => Some(txt.txt_data.concat()),
+                _ => None,
+            };
+            records.iter().filter_map(text).take(RECORDS).collect()
+        })
+    }
+
+    /// The addresses of a host, of both families. One family that cannot be asked about does not hide the other.
+    pub async fn addresses(&self, host: &str) -> Found<Addresses> {
+        let (v4, v6) = tokio::join!(self.ask_text(host, RecordType::A), self.ask_text(host, RecordType::AAAA));
+        let (one, other) = (self.family(host, v4), self.family(host, v6));
+        match (one, other) {
+            (
+                Found::Present { value: a, secure: a_secure, ttl: a_ttl },
+                Found::Present { value: b, secure: b_secure, ttl: b_ttl },
+            ) => {
+                let mut list: Vec<IpAddr> = a.list.into_iter().chain(b.list).collect();
+                list.truncate(RECORDS);
+                // Both families count: what is not proved of one is not proved of the host.
+                let tlsa_bases = a.tlsa_bases.into_iter().filter(|base| b.tlsa_bases.contains(base)).collect();
+                let value = Addresses { list, tlsa_bases };
+                Found::Present { value, secure: a_secure && b_secure, ttl: a_ttl.min(b_ttl) }
+            }
+            (found @ Found::Present { .. }, _) | (_, found @ Found::Present { .. }) => found,
+            (bogus @ Found::Bogus(_), _) | (_, bogus @ Found::Bogus(_)) => bogus,
+            (error @ Found::Error(_), _) | (_, error @ Found::Error(_)) => error,
+            (
+                Found::Absent { secure: a_secure, no_name, ttl: a_ttl },
+                Found::Absent { secure: b_secure, ttl: b_ttl, .. },
+            ) => Found::Absent { secure: a_secure && b_secure, no_name, ttl: a_ttl.min(b_ttl) },
+        }
+    }
+
+    /// The TLSA records for port 25 at a base domain (RFC 7672 §2.2.3). A CNAME at that name is followed and does not change
+    /// the base.
+    pub async fn tlsa(&self, base: &str) -> Found<Vec<Tlsa>> {
+        self.ask_text(&format!("_25._tcp.{base}"), RecordType::TLSA).await.map(|records| {
+            let tlsa = |record: &Record| match &record.data {
+                RData::TLSA(tlsa) => Some(Tlsa {
+                    usage: tlsa.cert_usage.into(),
+                    selector: tlsa.selector.into(),
+                    matching: tlsa.matching.into(),
+                    data: tlsa.cert_data.clone(),
+                }),
+                _ => None,
+            };
+            let mut found: Vec<Tlsa> = records.iter().filter_map(tlsa).collect();
+            found.sort();
+            found.truncate(RECORDS);
+            found
+        })
+    }
+
+    /// The addresses of one family, and where the way to them allows TLSA records to be looked for.
+    fn family(&self, host: &str, found: Found<Vec<Record>>) -> Found<Addresses> {
+        let (records, secure, ttl) = match found {
+            Found::Present { value, secure, ttl } => (value, secure, ttl),
+            other => return other.map(|_| Addresses::default()),
+        };
+        let list = records.iter().filter_map(|record| record.data.ip_addr()).take(RECORDS).collect();
+        let chain = chain(host, &records);
+        let first_is_secure =
+            self.dnssec == Dnssec::On && chain.first().is_some_and(|link| link.proof == Proof::Secure);
+        let target = chain.last().and_then(|link| match &link.data {
+            RData::CNAME(target) => domain_name(&target.0.to_ascii()),
+            _ => None,
+        });
+        let tlsa_bases = match (secure, target) {
+            (true, Some(target)) => vec![target, host.to_owned()],
+            (true, None) => vec![host.to_owned()],
+            // The alias is proved, what it leads to is not: nobody can forge TLSA records at the name itself.
+            (false, _) if first_is_secure => vec![host.to_owned()],
+            (false, _) => Vec::new(),
+        };
+        Found::Present { value: Addresses { list, tlsa_bases }, secure, ttl }
+    }
+
+    async fn ask_text(&self, name: &str, kind: RecordType) -> Found<Vec<Record>> {
+        match Name::from_ascii(format!("{name}.")) {
+            Ok(name) => self.ask(name, kind).await,
+            Err(error) => Found::Error(format!("{name} is no name that can be asked for: {error}")),
+        }
+    }
+
+    async fn ask(&self, name: Name, kind: RecordType) -> Found<Vec<Record>> {
+        let validated = self.dnssec == Dnssec::On;
+        // A validated answer takes a question for each zone on the way; together they get more time than one.
+        let time = self.patience * if validated { 4 } else { 2 };
+        let answer = match tokio::time::timeout(time, self.resolver.lookup(name.clone(), kind)).await {
+            Ok(answer) => answer,
+            Err(_) => return Found::Error(format!("{kind} of {name}: no answer within {} s", time.as_secs_f32())),
+        };
+        // A name server that validates by itself answers a forgery like this; without its check it shows what it has.
+        let refused =
+            matches!(&answer, Err(NetError::Dns(DnsError::ResponseCode(code))) if *code == ResponseCode::ServFail);
+        if validated && refused && self.unvalidated(name.clone(), kind).await.is_some() {
+            return Found::Bogus(format!("{kind} of {name}: the name server says that its signatures are not right"));
+        }
+        classify(&name, kind, answer, validated)
+    }
+
+    /// The answer as it comes, with signatures, also where the name server would not vouch for it (RFC 4035 §3.2.2).
+    async fn unvalidated(&self, name: Name, kind: RecordType) -> Option<Vec<Record>> {
+        let mut options = DnsRequestOptions::default();
+        options.use_edns = true;
+        options.edns_set_dnssec_ok = true;
+        let mut request = DnsRequest::from_query(Query::query(name, kind), options);
+        request.metadata.checking_disabled = true;
+        let answer = tokio::time::timeout(self.patience * 2, self.servers.send(request).first_answer()).await;
+        match answer.ok()? {
+            Ok(answer) if answer.response_code == ResponseCode::NoError => Some(answer.answers.clone()),
+            // A denial is an answer too.
+            Err(NetError::Dns(DnsError::NoRecordsFound(_))) => Some(Vec::new()),
+            _ => None,
+        }
+    }
+}
+
+/// Sorts an answer: the least secure proof of all records of the type counts, and of every alias on the way to them
+/// (RFC 4035 §4.3; RFC 7672 §2.1). `validated` tells whether proofs mean anything.
+fn classify(name: &Name, kind: RecordType, answer: Result<Lookup, NetError>, validated: bool) -> Found<Vec<Record>> {
+    let failed = |why: String| Found::Error(format!("{kind} of {name}: {why}"));
+    match answer {
+        Ok(lookup) => {
+            let ttl = lookup.valid_until().saturating_duration_since(Instant::now());
+            let ttl = ttl.clamp(*HOLDS.start(), *HOLDS.end());
+            let counts = |record: &&Record| [kind, RecordType::CNAME].contains(&record.record_type());
+            let records: Vec<Record> = lookup.answers().iter().filter(counts).cloned().collect();
+            let proof = |proof: Proof| if validated { proof } else { Proof::Insecure };
+            let least = records.iter().map(|record| proof(record.proof)).min().unwrap_or(Proof::Indeterminate);
+            let present = records.iter().any(|record| record.record_type() == kind);
+            match (least, present) {
+                (_, false) => Found::Absent { secure: false, no_name: false, ttl },
+                (Proof::Secure, true) => Found::Present { value: records, secure: true, ttl },
+                (Proof::Insecure, true) => Found::Present { value: records, secure: false, ttl },
+                (Proof::Bogus, true) => {
+                    Found::Bogus(format!("{kind} of {name}: DNSSEC says that it is forged or broken"))
+                }
+                (Proof::Indeterminate, true) => failed("DNSSEC cannot tell".to_owned()),
+            }
+        }
+        Err(NetError::Dns(DnsError::NoRecordsFound(none))) => {
+            let authorities = none.authorities.as_deref().unwrap_or_default();
+            let denies = |record: &&Record| [RecordType::NSEC, RecordType::NSEC3].contains(&record.record_type());
+            let mut denials = authorities.iter().filter(denies).peekable();
+            let secure = validated && denials.peek().is_some() && denials.all(|record| record.proof.is_secure());
+            let told = none.soa.as_ref().map(|soa| soa.ttl.min(soa.data.minimum));
+            let ttl = none.negative_ttl.or(told).map_or(UNTOLD, |seconds| Duration::from_secs(seconds.into()));
+            let ttl = ttl.clamp(*HOLDS.start(), *HOLDS.end());
+            Found::Absent { secure, no_name: none.response_code == ResponseCode::NXDomain, ttl }
+        }
+        // Denials that prove nothing: by an iteration count that nobody has to follow (RFC 9276 §3.2), or wrong ones.
+        Err(NetError::Dns(DnsError::Nsec { proof: Proof::Insecure, response, .. })) => {
+            let no_name = response.response_code == ResponseCode::NXDomain;
+            Found::Absent { secure: false, no_name, ttl: UNTOLD }
+        }
+        Err(NetError::Dns(DnsError::Nsec { .. } | DnsError::DnssecBogus)) => {
+            Found::Bogus(format!("{kind} of {name}: DNSSEC says that the answer is forged or broken"))
+        }
+        Err(NetError::Dns(DnsError::ResponseCode(code))) => failed(format!("the name server answers {code}")),
+        Err(error) => failed(error.to_string()),
+    }
+}
+
+/// The aliases from `host` on, in order.
+fn chain<'a>(host: &str, records: &'a [Record]) -> Vec<&'a Record> {
+    let mut links: Vec<&Record> = Vec::new();
+    let mut at = Name::from_ascii(format!("{host}.")).unwrap_or_default();
+    while links.len() < CHAIN
+        && let Some(link) = records.iter().find(|record| record.record_type() == RecordType::CNAME && record.name == at)
+        && let RData::CNAME(target) = &link.data
+    {
+        links.push(link);
+        at = target.0.clone();
+    }
+    links
+}
+
+fn options(patience: Duration) -> ResolverOpts {
+    let mut options = ResolverOpts::default();
+    options.timeout = patience;
+    options.attempts = 1;
+    options.cache_size = CACHE;
+    // What policies say is in DNS only; names of this host's own file are no mail hosts of others.
+    options.use_hosts_file = ResolveHosts::Never;
+    options.try_tcp_on_error = true;
+    // The links between a name and its records are part of the proof.
+    options.preserve_intermediates = true;
+    options
+}
+
+fn name_servers(server: config::Resolver) -> Result<ResolverConfig, NoResolver> {
+    match server {
+        config::Resolver::System => {
+            let (config, _) = read_system_conf().map_err(|error| NoResolver(error.to_string()))?;
+            // Search lists are for people; every name that is asked for here is whole.
+            Ok(ResolverConfig::from_parts(None, Vec::new(), config.name_servers().to_vec()))
+        }
+        config::Resolver::Address(address) => {
+            let mut server = NameServerConfig::udp_and_tcp(address.ip());
+            server.connections.iter_mut().for_each(|connection| connection.port = address.port());
+            Ok(ResolverConfig::from_parts(None, Vec::new(), vec![server]))
+        }
+    }
+}

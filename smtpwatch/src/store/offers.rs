@@ -1,0 +1,284 @@
+//! What this host offered to clients that brought mail, by day of UTC: one of the two records that a TLS report about our own
+//! domain is held against (THREATS G9).
+
+use std::{collections::HashMap, net::IpAddr};
+
+use rusqlite::{Transaction, params};
+use smtpwatch_core::{
+    Timestamp,
+    engine::{SessionResult, SessionSummary},
+    finding::StarttlsState,
+};
+
+use super::{Store, StoreError, signed};
+use crate::day::Day;
+
+/// Rows of one day, one for each client, own address and port; sessions of further ones are dropped, and counted.
+pub const OFFERS_PER_DAY: i64 = 50_000;
+/// Days for which this is kept.
+pub const RETENTION_DAYS: i64 = 30;
+
+pub(super) const CREATE: &str = "
+    CREATE TABLE offer (                             -- what this host offered to clients
+        day      TEXT NOT NULL,                      -- of UTC
+        client   TEXT NOT NULL,                      -- its address
+        own      TEXT NOT NULL,                      -- this host's address
+        port     INTEGER NOT NULL,                   -- this host's port
+        sessions INTEGER NOT NULL,
+        offered  INTEGER NOT NULL,
+        withheld INTEGER NOT NULL,
+        tls      INTEGER NOT NULL,
+        unused   INTEGER NOT NULL,
+        content  INTEGER NOT NULL,
+        unknown  INTEGER NOT NULL,
+        last_unused INTEGER NOT NULL,                -- nanoseconds since the epoch
+        PRIMARY KEY (day, client, own, port)
+    ) STRICT, WITHOUT ROWID;
+";
+
+/// Sessions of one client, as they were seen here.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Offers {
+    /// All of them.
+    pub sessions: u64,
+    /// Our EHLO reply, seen whole, offered STARTTLS.
+    pub offered: u64,
+    /// It did not, or we refused STARTTLS.
+    pub withheld: u64,
+    /// TLS began.
+    pub tls: u64,
+    /// Offered, not asked for, and no TLS: what a client does that does not see the offer.
+    pub unused: u64,
+    /// Those of them in which we accepted a message in clear.
+    pub content: u64,
+    /// A hole, one side only, or joined midstream: nothing can be said.
+    pub unknown: u64,
+    /// When the newest of the unused ones ended.
+    pub last_unused: Timestamp,
+}
+
+impl Offers {
+    /// One session, which ended at this time.
+    #[must_use]
+    pub fn of(session: &SessionSummary, at: Timestamp) -> Self {
+        let mut offers = Self { sessions: 1, ..Self::default() };
+        if session.gaps > 0 || session.result == SessionResult::Unknown {
+            offers.unknown = 1;
+            return offers;
+        }
+        offers.tls = u64::from(session.result == SessionResult::Tls);
+        match session.starttls {
+            StarttlsState::Offered => offers.offered = 1,
+            StarttlsState::Absent | StarttlsState::Masked | StarttlsState::Refused => offers.withheld = 1,
+            // The client never said EHLO: it was not offered anything, and cannot report that.
+            StarttlsState::Unknown => {}
+        }
+        if offers.offered > offers.tls && !session.starttls_sent {
+            offers.unused = 1;
+            offers.content = u64::from(session.messages > 0);
+            offers.last_unused = at;
+        }
+        offers
+    }
+
+    /// Both together.
+    #[must_use]
+    pub fn and(self, other: Self) -> Self {
+        Self {
+            sessions: self.sessions + other.sessions,
+            offered: self.offered + other.offered,
+            withheld: self.withheld + other.withheld,
+            tls: self.tls + other.tls,
+            unused: self.unused + other.unused,
+            content: self.content + other.content,
+            unknown: self.unknown + other.unknown,
+            last_unused: self.last_unused.max(other.last_unused),
+        }
+    }
+}
+
+/// What waits to be written.
+#[derive(Default)]
+pub(super) struct Pending {
+    rows: HashMap<(Day, IpAddr, IpAddr, u16), Offers>,
+}
+
+impl Pending {
+    pub(super) fn add(&mut self, session: &SessionSummary, at: Timestamp) {
+        let (client, server) = (session.flow.client, session.flow.server);
+        let key = (Day::of(at), client.ip().to_canonical(), server.ip().to_canonical(), server.port());
+        let row = self.rows.entry(key).or_default();
+        *row = row.and(Offers::of(session, at));
+    }
+
+    pub(super) fn rows(&self) -> usize {
+        self.rows.len()
+    }
+
+    /// Writes it; returns how many sessions found no room.
+    pub(super) fn write(&self, transaction: &Transaction<'_>) -> rusqlite::Result<u64> {
+        let mut update = transaction.prepare_cached(
+            "UPDATE offer SET sessions = sessions + ?5, offered = offered + ?6, withheld = withheld + ?7, tls = tls + ?8,
+                unused = unused + ?9, content = content + ?10, unknown = unknown + ?11,
+                last_unused = max(last_unused, ?12)
+             WHERE day = ?1 AND client = ?2 AND own = ?3 AND port = ?4",
+        )?;
+        let mut insert = transaction
+            .prepare_cached("INSERT INTO offer VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12)")?;
+        let mut count = transaction.prepare_cached("SELECT count(*) FROM offer WHERE day = ?1")?;
+        // Counted once for a batch: a flood of new clients must not make each of them dear.
+        let mut taken: HashMap<Day, i64> = HashMap::new();
+        let mut full = 0;
+        for ((on, client, own, port), row) in &self.rows {
+            let (day, client, own) = (on.to_string(), client.to_string(), own.to_string());
+            let counts =
+                [row.sessions, row.offered, row.withheld, row.tls, row.unused, row.content, row.unknown].map(signed);
+            let [a, b, c, d, e, f, g] = counts;
+            let known = update.execute(params![day, client, own, port, a, b, c, d, e, f, g, row.last_unused.0])?;
+            if known > 0 {
+                continue;
+            }
+            let taken = match taken.get_mut(on) {
+                Some(taken) => taken,
+                None => taken.entry(*on).or_insert(count.query_row([&day], |row| row.get(0))?),
+            };
+            if *taken >= OFFERS_PER_DAY {
+                full += row.sessions;
+                continue;
+            }
+            insert.execute(params![day, client, own, port, a, b, c, d, e, f, g, row.last_unused.0])?;
+            *taken += 1;
+        }
+        if let Some(newest) = self.rows.keys().map(|(day, ..)| *day).max() {
+            let before = newest.plus(-RETENTION_DAYS).to_string();
+            transaction.prepare_cached("DELETE FROM offer WHERE day < ?1")?.execute([before])?;
+        }
+        Ok(full)
+    }
+}
+
+impl Store {
+    /// What one client was offered on these days, both included, at a port, by own address.
+    ///
+    /// # Errors
+    ///
+    /// SQLite failed.
+    pub fn offers(
+        &mut self,
+        client: IpAddr,
+        port: u16,
+        (first, last): (Day, Day),
+    ) -> Result<Vec<(IpAddr, Offers)>, StoreError> {
+        self.sqlite(|connection| {
+            let mut query = connection.prepare_cached(
+                "SELECT own, sum(sessions), sum(offered), sum(withheld), sum(tls), sum(unused), sum(content),
+                    sum(unknown), max(last_unused)
+                 FROM offer WHERE day BETWEEN ?1 AND ?2 AND client = ?3 AND port = ?4 GROUP BY own ORDER BY own",
+            )?;
+            let client = client.to_canonical().to_string();
+            let rows = query.query_map(params![first.to_string(), last.to_string(), client, port], |row| {
+                let count = |column| row.get::<_, i64>(column).map(|count| u64::try_from(count).unwrap_or(0));
+                // A row that another hand wrote and that is no address is left out rather than fatal.
+                let Ok(own) = row.get_ref(0)?.as_str()?.parse() else { return Ok(None) };
+                Ok(Some((
+                    own,
+                    Offers {
+                        sessions: count(1)?,
+                        offered: count(2)?,
+                        withheld: count(3)?,
+                        tls: count(4)?,
+                        unused: count(5)?,
+                        content: count(6)?,
+                        unknown: count(7)?,
+                        last_unused: row.get(8).map(Timestamp)?,
+                    },
+                )))
+            })?;
+            rows.filter_map(Result::transpose).collect()
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use smtpwatch_core::{FlowKey, Role};
+
+    use super::*;
+    use crate::store::deliveries;
+
+    const AT: Timestamp = Timestamp::from_secs(1_795_392_000);
+
+    fn session(client: &str) -> SessionSummary {
+        SessionSummary {
+            flow: FlowKey {
+                client: client.parse().expect("an end point"),
+                server: "192.0.2.25:25".parse().expect("an end point"),
+            },
+            role: Role::Server,
+            result: SessionResult::Plaintext,
+            starttls: StarttlsState::Offered,
+            starttls_sent: false,
+            messages: 1,
+            auth: Vec::new(),
+            smtp: true,
+            gaps: 0,
+            certificate: None,
+        }
+    }
+
+    #[test]
+    fn sessions_are_told_apart() {
+        let plain = session("198.51.100.7:40000");
+        let unused = Offers { sessions: 1, offered: 1, unused: 1, content: 1, last_unused: AT, ..Offers::default() };
+        assert_eq!(Offers::of(&plain, AT), unused);
+        let tls = SessionSummary { result: SessionResult::Tls, starttls_sent: true, messages: 0, ..plain.clone() };
+        assert_eq!(Offers::of(&tls, AT), Offers { sessions: 1, offered: 1, tls: 1, ..Offers::default() });
+        let gone = SessionSummary { result: SessionResult::Rejected, messages: 0, ..plain.clone() };
+        assert_eq!(Offers::of(&gone, AT), Offers { content: 0, ..unused });
+        for starttls in [StarttlsState::Absent, StarttlsState::Masked, StarttlsState::Refused] {
+            let withheld = SessionSummary { starttls, ..plain.clone() };
+            assert_eq!(Offers::of(&withheld, AT), Offers { sessions: 1, withheld: 1, ..Offers::default() });
+        }
+        let asked = SessionSummary { starttls_sent: true, result: SessionResult::Rejected, ..plain.clone() };
+        assert_eq!(Offers::of(&asked, AT), Offers { sessions: 1, offered: 1, ..Offers::default() });
+        for unknown in [
+            SessionSummary { gaps: 1, ..plain.clone() },
+            SessionSummary { result: SessionResult::Unknown, ..plain.clone() },
+        ] {
+            assert_eq!(Offers::of(&unknown, AT), Offers { sessions: 1, unknown: 1, ..Offers::default() });
+        }
+    }
+
+    #[test]
+    fn they_add_up_by_client_and_are_bounded() {
+        let directory = tempfile::tempdir().expect("a directory");
+        let mut store = Store::open(&directory.path().join("smtpwatch.db")).expect("a store");
+        let none = deliveries::Pending::default();
+        let days = (Day::of(AT), Day::of(AT));
+        for _ in 0..2 {
+            let mut pending = Pending::default();
+            pending.add(&session("198.51.100.7:40000"), AT);
+            pending.add(&session("[::ffff:198.51.100.7]:40001"), AT);
+            assert_eq!(store.write(&HashMap::new(), &[], &none, &pending).expect("written"), 0);
+        }
+        let client = "198.51.100.7".parse().expect("an address");
+        let found = store.offers(client, 25, days).expect("read");
+        let [(own, offers)] = &found[..] else { panic!("{found:?}") };
+        assert_eq!((own.to_string().as_str(), offers.sessions, offers.unused), ("192.0.2.25", 4, 4));
+        assert!(store.offers(client, 587, days).expect("read").is_empty());
+        let other = (days.0.plus(1), days.1.plus(1));
+        assert!(store.offers(client, 25, other).expect("read").is_empty());
+
+        let mut pending = Pending::default();
+        for n in 0..OFFERS_PER_DAY {
+            let address = std::net::Ipv6Addr::from(0x2001_0db8_u128 << 96 | u128::try_from(n).expect("positive"));
+            pending.add(&session(&format!("[{address}]:40000")), AT);
+        }
+        assert_eq!(store.write(&HashMap::new(), &[], &none, &pending).expect("written"), 1, "one was there before");
+        let later = Timestamp::from_secs(AT.as_secs() + (RETENTION_DAYS + 1) * 86_400);
+        let mut pending = Pending::default();
+        pending.add(&session("198.51.100.8:40000"), later);
+        store.write(&HashMap::new(), &[], &none, &pending).expect("written");
+        assert!(store.offers(client, 25, days).expect("read").is_empty(), "old days go");
+    }
+}

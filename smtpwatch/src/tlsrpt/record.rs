@@ -1,0 +1,191 @@
+//! The TXT record `_smtp._tls.<domain>` (RFC 8460 §3): where a domain wants its reports.
+
+/// Addresses of one record that are used; who names more is served at the first ones.
+pub const TARGETS: usize = 4;
+/// Octets of a record; a longer one is refused.
+pub const RECORD_BYTES: usize = 4_096;
+
+/// Where a report goes.
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+pub enum Target {
+    /// A mail address, percent-encoding undone.
+    Mail(String),
+    /// An HTTPS address.
+    Https(String),
+}
+
+/// As in the record.
+impl std::fmt::Display for Target {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Mail(address) => write!(f, "mailto:{address}"),
+            Self::Https(url) => f.write_str(url),
+        }
+    }
+}
+
+/// Why a domain gets no report.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
+pub enum RecordError {
+    /// None begins with `v=TLSRPTv1;`.
+    #[error("the domain asks for no reports: no TXT record of it begins with v=TLSRPTv1;")]
+    Absent,
+    /// RFC 8460 §3: then none of them is used.
+    #[error("the domain has more than one TXT record that begins with v=TLSRPTv1;")]
+    Several,
+    /// Too long.
+    #[error("its record is longer than {RECORD_BYTES} octets")]
+    TooLong,
+    /// No `rua` with an address that can be used.
+    #[error("its record has no rua with a mailto: or https: address")]
+    NoTarget,
+}
+
+/// The targets of a domain, in order, from its TXT records, each with its strings joined. What cannot be used of a record, such
+/// as an address without a scheme, is skipped: it is common in the field.
+///
+/// # Errors
+///
+/// See [`RecordError`].
+pub fn targets(records: &[Vec<u8>]) -> Result<Vec<Target>, RecordError> {
+    let mut ours = records.iter().filter(|record| is_ours(record));
+    let record = match (ours.next(), ours.next()) {
+        (None, _) => return Err(RecordError::Absent),
+        (Some(_), Some(_)) => return Err(RecordError::Several),
+        (Some(record), None) => record,
+    };
+    if record.len() > RECORD_BYTES {
+        return Err(RecordError::TooLong);
+    }
+    let text = String::from_utf8_lossy(record);
+    let mut found = Vec::new();
+    // `rua` may come more than once; other fields are extensions. `,`, `;` and `!` of an address are percent-encoded.
+    for field in text.split(';').skip(1) {
+        let Some((name, value)) = field.split_once('=') else { continue };
+        if name.trim() != "rua" {
+            continue;
+        }
+        for target in value.split(',').filter_map(target) {
+            if found.len() < TARGETS && !found.contains(&target) {
+                found.push(target);
+            }
+        }
+    }
+    if found.is_empty() { Err(RecordError::NoTarget) } else { Ok(found) }
+}
+
+/// RFC 8460 §3: records that do not begin with the version are discarded. White space before the semicolon is legal.
+fn is_ours(record: &[u8]) -> bool {
+    record.strip_prefix(b"v=TLSRPTv1").is_some_and(|rest| rest.trim_ascii_start().starts_with(b";"))
+}
+
+fn target(uri: &str) -> Option<Target> {
+    let uri = uri.trim();
+    let (scheme, rest) = uri.split_once(':')?;
+    // RFC 3986 §2: an address is printable ASCII.
+    if rest.is_empty() || !uri.bytes().all(|octet| octet.is_ascii_graphic()) {
+        return None;
+    }
+    match scheme.to_ascii_lowercase().as_str() {
+        // Header fields of a mailto address (RFC 6068) are not for us to set.
+        "mailto" => percent_decoded(rest.split('?').next()?).map(Target::Mail),
+        "https" if rest.starts_with("//") => Some(Target::Https(format!("https:{rest}"))),
+        _ => None,
+    }
+}
+
+/// `None`: not printable ASCII, or no percent-encoding.
+fn percent_decoded(text: &str) -> Option<String> {
+    let mut decoded = String::with_capacity(text.len());
+    let mut octets = text.bytes();
+    while let Some(octet) = octets.next() {
+        let octet = match octet {
+            b'%' => {
+                let digit = |octet: u8| char::from(octet).to_digit(16);
+                let (high, low) = (digit(octets.next()?)?, digit(octets.next()?)?);
+                u8::try_from(high * 16 + low).ok()?
+            }
+            octet => octet,
+        };
+        decoded.push(Some(octet).filter(u8::is_ascii_graphic).map(char::from)?);
+    }
+    decoded.contains('@').then_some(decoded)
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn read(records: &[&str]) -> Result<Vec<String>, RecordError> {
+        let records: Vec<_> = records.iter().map(|record| record.as_bytes().to_vec()).collect();
+        targets(&records).map(|targets| targets.iter().map(Target::to_string).collect())
+    }
+
+    #[test]
+    fn records_of_the_rfc_and_of_the_field() {
+        for (records, expected) in [
+            (&["v=TLSRPTv1;rua=mailto:reports@example.com"][..], &["mailto:reports@example.com"][..]),
+            (
+                &["v=TLSRPTv1; rua=https://reporting.example.com/v1/tlsrpt"],
+                &["https://reporting.example.com/v1/tlsrpt"],
+            ),
+            (
+                &["v=TLSRPTv1; rua=mailto:a@example.com , HTTPS://b.example/ ;"],
+                &["mailto:a@example.com", "https://b.example/"],
+            ),
+            (&["v=spf1 -all", "v=TLSRPTv1 ;rua=mailto:a@example.com;"], &["mailto:a@example.com"]),
+            (
+                &["v=TLSRPTv1;x=1;rua=mailto:a@x.example;rua=mailto:b@x.example"],
+                &["mailto:a@x.example", "mailto:b@x.example"],
+            ),
+            (&["v=TLSRPTv1;rua=postmaster@example.it,mailto:b@x.example"], &["mailto:b@x.example"]),
+            (&["v=TLSRPTv1;rua=mailto:a%2Cb%21@x.example?cc=c@x.example"], &["mailto:a,b!@x.example"]),
+            (&["v=TLSRPTv1;rua=ftp://x.example/,http://x.example/,mailto:b@x.example"], &["mailto:b@x.example"]),
+            (&["v=TLSRPTv1;rua=mailto:a@x.example,mailto:a@x.example"], &["mailto:a@x.example"]),
+        ] {
+            assert_eq!(read(records).expect("targets"), expected, "{records:?}");
+        }
+    }
+
+    #[test]
+    fn what_is_no_record_is_refused() {
+        let two = ["v=TLSRPTv1;rua=mailto:a@x.example", "v=TLSRPTv1;rua=mailto:b@x.example"];
+        let long = format!("v=TLSRPTv1;rua=mailto:{}@x.example", "a".repeat(RECORD_BYTES));
+        for (records, expected) in [
+            (&[][..], RecordError::Absent),
+            (&["v=TLSRPTv10;rua=mailto:a@x.example"], RecordError::Absent),
+            (&["V=TLSRPTv1;rua=mailto:a@x.example"], RecordError::Absent),
+            (&[" v=TLSRPTv1;rua=mailto:a@x.example"], RecordError::Absent),
+            (&["v=TLSRPTv1"], RecordError::Absent),
+            (&two, RecordError::Several),
+            (&[&long], RecordError::TooLong),
+            (&["v=TLSRPTv1;"], RecordError::NoTarget),
+            (&["v=TLSRPTv1;rua="], RecordError::NoTarget),
+            (&["v=TLSRPTv1;rua=mailto:"], RecordError::NoTarget),
+            (&["v=TLSRPTv1;rua=mailto:nobody"], RecordError::NoTarget),
+            (&["v=TLSRPTv1;rua=postmaster@example.it"], RecordError::NoTarget),
+            (&["v=TLSRPTv1;rua=mailto:a%0d%0aRCPT@x.example"], RecordError::NoTarget),
+            (&["v=TLSRPTv1;rua=mailto:a%4@x.example"], RecordError::NoTarget),
+        ] {
+            assert_eq!(read(records), Err(expected), "{records:?}");
+        }
+    }
+
+    #[test]
+    fn not_more_targets_than_the_bound() {
+        let rua: Vec<_> = (0..100).map(|n| format!("mailto:a{n}@x.example")).collect();
+        assert_eq!(read(&[&format!("v=TLSRPTv1;rua={}", rua.join(","))]).expect("targets").len(), TARGETS);
+    }
+
+    proptest! {
+        #[test]
+        fn any_octets_are_read_or_refused(tail in prop::collection::vec(any::<u8>(), 0..200)) {
+            let record = [&b"v=TLSRPTv1;rua=mailto:"[..], &tail].concat();
+            for target in targets(&[record]).unwrap_or_default() {
+                prop_assert!(target.to_string().bytes().all(|octet| octet.is_ascii_graphic()));
+            }
+        }
+    }
+}

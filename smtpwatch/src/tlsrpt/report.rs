@@ -1,0 +1,521 @@
+//! The report of RFC 8460 §4.4: written strictly, read tolerantly, bounded.
+//!
+//! Tolerant means what is seen in the field: `mx-host` as a string (the RFC's own example; erratum 6241 makes it an array),
+//! date-times without a zone, `null` or nothing where a value is optional, keys and types that the RFC does not know. What
+//! contradicts itself is refused with the reason.
+
+use std::{fmt, marker::PhantomData, time::Duration};
+
+use serde::{
+    Deserialize, Deserializer, Serialize, Serializer,
+    de::{Error as _, SeqAccess, Visitor},
+};
+use smtpwatch_core::{
+    Timestamp,
+    engine::{PolicyType, ResultType},
+};
+
+/// Octets of a report, inflated; a longer one is refused.
+pub const REPORT_BYTES: usize = 16 * 1024 * 1024;
+/// Policies of one report.
+pub const POLICIES: usize = 10_000;
+/// Failure details of one policy.
+pub const FAILURES: usize = 50_000;
+/// Strings of one policy, and its mail hosts.
+pub const STRINGS: usize = 1_000;
+/// Octets of one text.
+pub const TEXT_BYTES: usize = 16 * 1024;
+/// The longest window that a report may be about: a day by RFC 8460 §4.1; some collect for a week.
+pub const WINDOW: Duration = Duration::from_secs(8 * 86_400);
+/// How far clocks may differ.
+const SKEW: Duration = Duration::from_secs(86_400);
+
+/// A report.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub struct Report {
+    /// Who reports.
+    #[serde(default, deserialize_with = "text")]
+    pub organization_name: String,
+    /// The window that it is about.
+    pub date_range: DateRange,
+    /// Whom to ask.
+    #[serde(default, deserialize_with = "text")]
+    pub contact_info: String,
+    /// Names the report.
+    #[serde(default, deserialize_with = "text")]
+    pub report_id: String,
+    /// What was seen, by policy.
+    #[serde(deserialize_with = "list::<_, _, POLICIES>")]
+    pub policies: Vec<PolicyReport>,
+}
+
+/// The window of a report.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub struct DateRange {
+    /// Its begin.
+    #[serde(serialize_with = "write_moment", deserialize_with = "read_moment")]
+    pub start_datetime: Timestamp,
+    /// Its end.
+    #[serde(serialize_with = "write_moment", deserialize_with = "read_moment")]
+    pub end_datetime: Timestamp,
+}
+
+/// What was seen under one policy.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub struct PolicyReport {
+    /// The policy.
+    pub policy: Policy,
+    /// How many sessions.
+    #[serde(default, deserialize_with = "or_default")]
+    pub summary: Summary,
+    /// What failed.
+    #[serde(default, skip_serializing_if = "Vec::is_empty", deserialize_with = "list::<_, _, FAILURES>")]
+    pub failure_details: Vec<FailureDetails>,
+}
+
+/// A policy, as the reporter saw it.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub struct Policy {
+    /// Which one.
+    pub policy_type: Word<PolicyType>,
+    /// Its lines, or its records.
+    #[serde(default, skip_serializing_if = "Vec::is_empty", deserialize_with = "strings")]
+    pub policy_string: Vec<String>,
+    /// Whose it is; empty: the report does not say.
+    #[serde(default, skip_serializing_if = "String::is_empty", deserialize_with = "text")]
+    pub policy_domain: String,
+    /// Patterns of mail hosts.
+    #[serde(default, skip_serializing_if = "Vec::is_empty", deserialize_with = "strings")]
+    pub mx_host: Vec<String>,
+}
+
+/// How many sessions.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub struct Summary {
+    /// With TLS.
+    #[serde(default, deserialize_with = "or_default")]
+    pub total_successful_session_count: u64,
+    /// Failed.
+    #[serde(default, deserialize_with = "or_default")]
+    pub total_failure_session_count: u64,
+}
+
+/// Sessions that failed alike.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub struct FailureDetails {
+    /// What failed.
+    pub result_type: Word<ResultType>,
+    /// The sender's address; empty: not told.
+    #[serde(default, skip_serializing_if = "String::is_empty", deserialize_with = "text")]
+    pub sending_mta_ip: String,
+    /// The mail host by its MX record.
+    #[serde(default, skip_serializing_if = "String::is_empty", deserialize_with = "text")]
+    pub receiving_mx_hostname: String,
+    /// The mail host as it called itself.
+    #[serde(default, skip_serializing_if = "String::is_empty", deserialize_with = "text")]
+    pub receiving_mx_helo: String,
+    /// The mail host's address.
+    #[serde(default, skip_serializing_if = "String::is_empty", deserialize_with = "text")]
+    pub receiving_ip: String,
+    /// How many.
+    #[serde(default, deserialize_with = "or_default")]
+    pub failed_session_count: u64,
+    /// Where to read more.
+    #[serde(default, skip_serializing_if = "String::is_empty", deserialize_with = "text")]
+    pub additional_information: String,
+    /// More about it, such as `tls-alert-40`.
+    #[serde(default, skip_serializing_if = "String::is_empty", deserialize_with = "text")]
+    pub failure_reason_code: String,
+}
+
+/// A word of a registry that grows: known, or kept as it was written.
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+pub enum Word<T> {
+    /// One of ours.
+    Known(T),
+    /// Another one.
+    Other(String),
+}
+
+impl<T: Serialize> Serialize for Word<T> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        match self {
+            Self::Known(word) => word.serialize(serializer),
+            Self::Other(text) => serializer.serialize_str(text),
+        }
+    }
+}
+
+impl<'de, T: Deserialize<'de>> Deserialize<'de> for Word<T> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let word = String::deserialize(deserializer).and_then(bounded)?;
+        let known: Result<T, serde::de::value::Error> =
+            T::deserialize(serde::de::value::StringDeserializer::new(word.clone()));
+        Ok(known.map_or(Self::Other(word), Self::Known))
+    }
+}
+
+/// Why a text is no report.
+#[derive(Debug, thiserror::Error)]
+pub enum ReportError {
+    /// Not JSON, or not of this form.
+    #[error("no TLS report: {0}")]
+    Json(#[from] serde_json::Error),
+    /// Too long.
+    #[error("longer than {REPORT_BYTES} octets: a report of a day is far shorter")]
+    TooLong,
+    /// The dates make no sense.
+    #[error("date-range from {start} to {end}: {reason}")]
+    Dates {
+        /// Its begin.
+        start: Timestamp,
+        /// Its end.
+        end: Timestamp,
+        /// What is wrong with it.
+        reason: &'static str,
+    },
+}
+
+impl Report {
+    /// Reads one; `now` tells which dates cannot be.
+    ///
+    /// # Errors
+    ///
+    /// See [`ReportError`].
+    pub fn parse(json: &[u8], now: Timestamp) -> Result<Self, ReportError> {
+        if json.len() > REPORT_BYTES {
+            return Err(ReportError::TooLong);
+        }
+        let report: Self = serde_json::from_slice(json)?;
+        let DateRange { start_datetime: start, end_datetime: end } = report.date_range;
+        let reason = if end < start {
+            "it ends before it begins"
+        } else if end.since(start) > WINDOW {
+            "a report is about a day"
+        } else if start > now + SKEW {
+            "it lies in the future"
+        } else {
+            return Ok(report);
+        };
+        Err(ReportError::Dates { start, end, reason })
+    }
+
+    /// Its JSON, in one line.
+    #[must_use]
+    pub fn json(&self) -> String {
+        // Serialisation to a string of types whose keys are strings does not fail.
+        serde_json::to_string(self).unwrap_or_default()
+    }
+}
+
+fn write_moment<S: Serializer>(at: &Timestamp, serializer: S) -> Result<S::Ok, S::Error> {
+    let civil = jiff::Timestamp::from_second(at.as_secs()).unwrap_or(jiff::Timestamp::UNIX_EPOCH);
+    serializer.collect_str(&civil.strftime("%Y-%m-%dT%H:%M:%SZ"))
+}
+
+/// RFC 3339; without a zone it is taken for UTC, as who writes it so means it.
+fn read_moment<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Timestamp, D::Error> {
+    let text = String::deserialize(deserializer)?;
+    let at = text.parse::<jiff::Timestamp>().ok().or_else(|| format!("{text}Z").parse().ok());
+    let nanoseconds = at.and_then(|at| i64::try_from(at.as_nanosecond()).ok());
+    let shown: String = text.chars().take(64).collect();
+    nanoseconds
+        .map(Timestamp)
+        .ok_or_else(|| D::Error::custom(format_args!("{shown:?}: expected a date-time of RFC 3339")))
+}
+
+/// `null` stands for nothing.
+fn or_default<'de, D: Deserializer<'de>, T: Deserialize<'de> + Default>(deserializer: D) -> Result<T, D::Error> {
+    Ok(Option::deserialize(deserializer)?.unwrap_or_default())
+}
+
+fn text<'de, D: Deserializer<'de>>(deserializer: D) -> Result<String, D::Error> {
+    or_default::<_, String>(deserializer).and_then(bounded)
+}
+
+fn bounded<E: serde::de::Error>(text: String) -> Result<String, E> {
+    if text.len() > TEXT_BYTES {
+        return Err(E::custom(format_args!("a text longer than {TEXT_BYTES} octets")));
+    }
+    Ok(text)
+}
+
+/// An array, a single string, or nothing.
+fn strings<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<String>, D::Error> {
+    #[derive(Deserialize)]
+    #[serde(untagged, expecting = "expected a string or an array of strings")]
+    enum Form {
+        Nothing(()),
+        One(#[serde(deserialize_with = "text")] String),
+        Many(#[serde(deserialize_with = "list::<_, _, STRINGS>")] Vec<Text>),
+    }
+
+    #[derive(Deserialize)]
+    #[serde(transparent)]
+    struct Text(#[serde(deserialize_with = "text")] String);
+
+    Ok(match Form::deserialize(deserializer)? {
+        Form::Nothing(()) => Vec::new(),
+        Form::One(one) => vec![one],
+        Form::Many(many) => many.into_iter().map(|text| text.0).collect(),
+    })
+}
+
+/// An array of so many at most; `null` stands for none.
+fn list<'de, D: Deserializer<'de>, T: Deserialize<'de>, const MOST: usize>(
+    deserializer: D,
+) -> Result<Vec<T>, D::Error> {
+    struct List<T, const MOST: usize>(PhantomData<T>);
+
+    impl<'de, T: Deserialize<'de>, const MOST: usize> Visitor<'de> for List<T, MOST> {
+        type Value = Vec<T>;
+
+        fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+            write!(f, "an array of at most {MOST}")
+        }
+
+        fn visit_unit<E: serde::de::Error>(self) -> Result<Vec<T>, E> {
+            Ok(Vec::new())
+        }
+
+        fn visit_seq<A: SeqAccess<'de>>(self, mut array: A) -> Result<Vec<T>, A::Error> {
+            let mut found = Vec::new();
+            while let Some(next) = array.next_element()? {
+                if found.len() == MOST {
+                    return Err(A::Error::custom(format_args!("an array of more than {MOST}")));
+                }
+                found.push(next);
+            }
+            Ok(found)
+        }
+    }
+
+    deserializer.deserialize_any(List::<T, MOST>(PhantomData))
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    /// RFC 8460 Appendix B, with the example's own form of mx-host.
+    pub const APPENDIX_B: &str = r#"{
+     "organization-name": "Company-X",
+     "date-range": {
+       "start-datetime": "2016-04-01T00:00:00Z",
+       "end-datetime": "2016-04-01T23:59:59Z"
+     },
+     "contact-info": "sts-reporting@company-x.example",
+     "report-id": "5065427c-23d3-47ca-b6e0-946ea0e8c4be",
+     "policies": [{
+       "policy": {
+         "policy-type": "sts",
+         "policy-string": ["version: STSv1","mode: testing",
+               "mx: *.mail.company-y.example","max_age: 86400"],
+         "policy-domain": "company-y.example",
+         "mx-host": "*.mail.company-y.example"
+       },
+       "summary": {
+         "total-successful-session-count": 5326,
+         "total-failure-session-count": 303
+       },
+       "failure-details": [{
+         "result-type": "certificate-expired",
+         "sending-mta-ip": "2001:db8:abcd:0012::1",
+         "receiving-mx-hostname": "mx1.mail.company-y.example",
+         "failed-session-count": 100
+       }, {
+         "result-type": "starttls-not-supported",
+         "sending-mta-ip": "2001:db8:abcd:0013::1",
+         "receiving-mx-hostname": "mx2.mail.company-y.example",
+         "receiving-ip": "203.0.113.56",
+         "failed-session-count": 200,
+         "additional-information": "https://reports.company-x.example/report_info?id=5065427c-23d3#StarttlsNotSupported"
+       }, {
+         "result-type": "validation-failure",
+         "sending-mta-ip": "198.51.100.62",
+         "receiving-ip": "203.0.113.58",
+         "receiving-mx-hostname": "mx-backup.mail.company-y.example",
+         "failed-session-count": 3,
+         "failure-reason-code": "X509_V_ERR_PROXY_PATH_LENGTH_EXCEEDED"
+       }]
+     }]
+   }"#;
+
+    const NOW: Timestamp = Timestamp::from_secs(1_795_000_000);
+
+    fn parse(json: &str) -> Result<Report, ReportError> {
+        Report::parse(json.as_bytes(), NOW)
+    }
+
+    /// A report with `policy` as its only policy.
+    fn with_policy(policy: &str) -> String {
+        format!(
+            r#"{{"date-range":{{"start-datetime":"2026-11-01T00:00:00","end-datetime":"2026-11-01T23:59:59"}},
+                "policies":[{policy}]}}"#
+        )
+    }
+
+    #[test]
+    fn the_example_of_the_rfc_is_read_whole() {
+        let report = parse(APPENDIX_B).expect("appendix B");
+        assert_eq!(report.date_range.start_datetime.to_string(), "2016-04-01T00:00:00.000000Z");
+        let [policy] = &report.policies[..] else { panic!("{report:?}") };
+        assert_eq!(policy.policy.policy_type, Word::Known(PolicyType::Sts));
+        assert_eq!(policy.policy.mx_host, ["*.mail.company-y.example"]);
+        assert_eq!(policy.policy.policy_string.len(), 4);
+        assert_eq!(policy.summary.total_failure_session_count, 303);
+        let results: Vec<_> = policy.failure_details.iter().map(|failure| failure.result_type.clone()).collect();
+        let known = [ResultType::CertificateExpired, ResultType::StarttlsNotSupported, ResultType::ValidationFailure];
+        assert_eq!(results, known.map(Word::Known));
+        assert_eq!(policy.failure_details[2].failure_reason_code, "X509_V_ERR_PROXY_PATH_LENGTH_EXCEEDED");
+    }
+
+    #[test]
+    fn what_is_written_has_no_null_and_is_read_again() {
+        let report = parse(APPENDIX_B).expect("appendix B");
+        let json = report.json();
+        assert!(!json.contains("null"), "{json}");
+        assert!(json.contains(r#""mx-host":["*.mail.company-y.example"]"#), "{json}");
+        assert!(json.contains(r#""start-datetime":"2016-04-01T00:00:00Z""#), "{json}");
+        assert!(!json.contains("receiving-mx-helo"), "{json}");
+        assert_eq!(parse(&json).expect("our own"), report);
+    }
+
+    #[test]
+    fn what_the_field_writes_is_understood() {
+        for policy in [
+            r#"{"policy":{"policy-type":"no-policy-found"},"summary":{"total-successful-session-count":1,"total-failure-session-count":0}}"#,
+            r#"{"policy":{"policy-type":"sts","policy-string":null,"mx-host":null,"policy-domain":null},"summary":null,"failure-details":null}"#,
+            r#"{"policy":{"policy-type":"brand-new","policy-string":"mx: a"},"x":{"y":[1]},"failure-details":[{"result-type":"brand-new","failed-session-count":null,"sending-mta-ip":null}]}"#,
+        ] {
+            assert!(parse(&with_policy(policy)).is_ok(), "{policy}: {:?}", parse(&with_policy(policy)));
+        }
+        let report = parse(&with_policy(r#"{"policy":{"policy-type":"brand-new"}}"#)).expect("read");
+        assert_eq!(report.policies[0].policy.policy_type, Word::Other("brand-new".to_owned()));
+        assert_eq!(report.date_range.end_datetime.to_string(), "2026-11-01T23:59:59.000000Z");
+    }
+
+    #[test]
+    fn what_is_wrong_is_refused_with_the_reason() {
+        let dates = |start: &str, end: &str| {
+            format!(r#"{{"date-range":{{"start-datetime":"{start}","end-datetime":"{end}"}},"policies":[]}}"#)
+        };
+        let long = "x".repeat(TEXT_BYTES + 1);
+        for (json, reason) in [
+            (APPENDIX_B[..400].to_owned(), "EOF while parsing"),
+            (String::new(), "EOF while parsing"),
+            ("[]".to_owned(), "invalid length"),
+            ("7".to_owned(), "invalid type"),
+            (r#"{"policies":[]}"#.to_owned(), "missing field `date-range`"),
+            (r#"{"date-range":{"start-datetime":5,"end-datetime":6},"policies":[]}"#.to_owned(), "invalid type"),
+            (dates("yesterday", "2026-11-01T00:00:00Z"), "\"yesterday\": expected a date-time of RFC 3339"),
+            (dates("2026-13-01T00:00:00Z", "2026-11-01T00:00:00Z"), "expected a date-time of RFC 3339"),
+            (dates("2026-11-02T00:00:00Z", "2026-11-01T00:00:00Z"), "it ends before it begins"),
+            (dates("2026-10-01T00:00:00Z", "2026-11-01T00:00:00Z"), "a report is about a day"),
+            (dates("2036-10-01T00:00:00Z", "2036-10-01T23:59:59Z"), "it lies in the future"),
+            (dates("2026-11-01T00:00:00Z", "2026-11-01T23:59:59Z").replace("[]", "{}"), "an array of at most 10000"),
+            (with_policy(r#"{"policy":{"policy-type":7}}"#), "invalid type"),
+            (
+                with_policy(r#"{"policy":{"policy-type":"sts","mx-host":7}}"#),
+                "expected a string or an array of strings",
+            ),
+            (
+                with_policy(&format!(r#"{{"policy":{{"policy-type":"sts","policy-domain":"{long}"}}}}"#)),
+                "a text longer than",
+            ),
+            (
+                with_policy(r#"{"policy":{"policy-type":"sts"},"summary":{"total-failure-session-count":-1}}"#),
+                "invalid value",
+            ),
+            (
+                with_policy(r#"{"policy":{"policy-type":"sts"},"summary":{"total-failure-session-count":"9"}}"#),
+                "invalid type",
+            ),
+            (
+                with_policy(&vec![r#"{"policy":{"policy-type":"sts"}}"#; POLICIES + 1].join(",")),
+                "an array of more than 10000",
+            ),
+            (format!(r#"{{"x":{}1{}}}"#, "[".repeat(100_000), "]".repeat(100_000)), "missing field"),
+            (
+                with_policy(&format!(r#"{{"policy":{{"policy-type":"sts","mx-host":{}}}}}"#, "[".repeat(100_000))),
+                "recursion limit exceeded",
+            ),
+        ] {
+            let error = parse(&json).expect_err(&json).to_string();
+            assert!(error.contains(reason), "{error:?} lacks {reason:?}");
+        }
+        assert!(matches!(Report::parse(&vec![b' '; REPORT_BYTES + 1], NOW), Err(ReportError::TooLong)));
+    }
+
+    fn details() -> impl Strategy<Value = FailureDetails> {
+        let result = prop_oneof![
+            Just(Word::Known(ResultType::StarttlsNotSupported)),
+            Just(Word::Known(ResultType::DaneRequired)),
+            "[a-z]{1,3}-[0-9]{1,3}".prop_map(Word::Other),
+        ];
+        (result, any::<std::net::IpAddr>(), ".{0,20}", any::<u64>(), ".{0,20}").prop_map(
+            |(result_type, address, name, failed_session_count, reason)| FailureDetails {
+                result_type,
+                sending_mta_ip: address.to_string(),
+                receiving_mx_hostname: name.clone(),
+                receiving_mx_helo: name,
+                receiving_ip: address.to_string(),
+                failed_session_count,
+                additional_information: String::new(),
+                failure_reason_code: reason,
+            },
+        )
+    }
+
+    proptest! {
+        #[test]
+        fn any_report_survives_writing_and_reading(
+            name in ".{0,40}",
+            begin in 0_i64..1_790_000_000,
+            strings in prop::collection::vec(".{0,30}", 0..4),
+            failure_details in prop::collection::vec(details(), 0..4),
+            successful in any::<u64>(),
+        ) {
+            let report = Report {
+                organization_name: name.clone(),
+                date_range: DateRange {
+                    start_datetime: Timestamp::from_secs(begin),
+                    end_datetime: Timestamp::from_secs(begin + 86_399),
+                },
+                contact_info: name.clone(),
+                report_id: name,
+                policies: vec![PolicyReport {
+                    policy: Policy {
+                        policy_type: Word::Known(PolicyType::Tlsa),
+                        policy_string: strings.clone(),
+                        policy_domain: "mx.example.net".to_owned(),
+                        mx_host: strings,
+                    },
+                    summary: Summary { total_successful_session_count: successful, total_failure_session_count: 0 },
+                    failure_details,
+                }],
+            };
+            prop_assert_eq!(Report::parse(report.json().as_bytes(), NOW).expect("our own"), report);
+        }
+
+        #[test]
+        fn any_octets_are_read_or_refused(octets in prop::collection::vec(any::<u8>(), 0..200)) {
+            let _ = Report::parse(&octets, NOW);
+        }
+
+        #[test]
+        fn any_change_of_a_report_is_read_or_refused(at in 0_usize..APPENDIX_B.len(), octet in any::<u8>()) {
+            let mut octets = APPENDIX_B.as_bytes().to_vec();
+            octets[at] = octet;
+            let _ = Report::parse(&octets, NOW);
+        }
+    }
+}
