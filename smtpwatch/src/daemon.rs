@@ -32,6 +32,7 @@ use crate::{
     },
     pipeline::{Pipeline, Source},
     store::{self, StoreHandle, Writer},
+    tlsrpt::sender::Sender,
 };
 
 /// The pipeline looks up from the ring this often, also when nothing comes.
@@ -75,6 +76,10 @@ pub fn run(config: Config, listen: SocketAddr) -> anyhow::Result<()> {
 
     let health = Arc::new(Health::default());
     let journal = Journal::start(std::io::stdout(), metrics.clone()).context("cannot start the journal's thread")?;
+    let sender = match writer.handle() {
+        Some(store) => Sender::start(&config, store, now)?,
+        None => None,
+    };
     let capture = Capture::start(&CaptureSettings::from(&config))?;
     let stop = Arc::new(AtomicBool::new(false));
     let (ended, pipeline_ended) = tokio::sync::oneshot::channel::<()>();
@@ -86,6 +91,7 @@ pub fn run(config: Config, listen: SocketAddr) -> anyhow::Result<()> {
         pipeline: Pipeline::new(config, history, Source::Live),
         outputs: Outputs { metrics: metrics.clone(), journal, store: writer.handle(), orders: Vec::new() },
         capture,
+        sender,
         writer,
         health: health.clone(),
         stop: stop.clone(),
@@ -126,6 +132,7 @@ struct Watch {
     pipeline: Pipeline,
     outputs: Outputs,
     capture: Capture,
+    sender: Option<Sender>,
     writer: Writer,
     health: Arc<Health>,
     stop: Arc<AtomicBool>,
@@ -169,14 +176,15 @@ impl Watch {
         // What the kernel has already handed over is judged too; after that nothing is ours on any interface.
         self.records()?;
         self.housekeeping()?;
-        let Self { mut pipeline, mut outputs, capture, writer, .. } = self;
+        let Self { mut pipeline, mut outputs, capture, sender, writer, .. } = self;
         drop(capture);
         tracing::info!("detached");
+        drop(sender);
         pipeline.finish(now(), &mut |output| outputs.take(output));
         drop(outputs);
         let lost = writer.finish();
         if lost > 0 {
-            tracing::warn!(rows = lost, "rows of history could not be written");
+            tracing::warn!(rows = lost, "rows of the store could not be written");
         }
         Ok(())
     }

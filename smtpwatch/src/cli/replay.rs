@@ -60,7 +60,7 @@ pub(super) fn run(args: ReplayArgs) -> anyhow::Result<Exit> {
     drop(store);
     if let Some(writer) = writer {
         let lost = writer.finish();
-        anyhow::ensure!(lost == 0, "{lost} rows of history could not be written to the store");
+        anyhow::ensure!(lost == 0, "{lost} rows could not be written to the store");
     }
     if let Some(error) = failed {
         return Err(error.into());
