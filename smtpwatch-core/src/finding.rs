@@ -210,7 +210,8 @@ pub struct PeerInfo {
 pub struct Expected {
     /// Whether STARTTLS was expected to be offered and used.
     pub starttls: bool,
-    /// `rule`, `history`, `dane`, `mta-sts`, `list`, `standard`, or `none`.
+    /// `rule`, `history`, `dane`, `mta-sts`, `list`, `standard`, `tlsrpt` (what a TLS report of others says happened, against
+    /// our own record), or `none`.
     pub source: &'static str,
     /// Why, in words and numbers.
     pub detail: String,

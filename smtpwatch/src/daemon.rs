@@ -350,7 +350,8 @@ impl Outputs {
 }
 
 /// The wall clock.
-fn now() -> Timestamp {
+#[must_use]
+pub fn now() -> Timestamp {
     let since_epoch = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
     Timestamp(i64::try_from(since_epoch.as_nanos()).unwrap_or(i64::MAX))
 }

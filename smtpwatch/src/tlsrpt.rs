@@ -4,8 +4,10 @@
 //! Inbound: [`inbound`] reads, [`reconcile`] compares with `store::offers`.
 
 pub mod file;
+pub mod inbound;
 pub mod mail;
 pub mod outbound;
+pub mod reconcile;
 pub mod record;
 pub mod report;
 pub mod schedule;

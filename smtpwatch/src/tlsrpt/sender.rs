@@ -34,7 +34,7 @@ const MEDIA_TYPE: &str = "application/tlsrpt+gzip";
 #[derive(Debug, thiserror::Error)]
 pub enum SenderError {
     /// A file of `[policy]` cannot be used.
-    #[error(transparent)]
+    #[error("TLS reports cannot be sent")]
     Trust(#[from] TrustError),
     /// The thread could not be started.
     #[error("cannot start the thread of TLS reports: {0}")]
