@@ -11,6 +11,7 @@ pub mod load;
 pub mod netns;
 pub mod postfix;
 pub mod prometheus;
+pub mod python;
 pub mod recording;
 pub mod root;
 pub mod scripted;

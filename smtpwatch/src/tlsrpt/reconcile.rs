@@ -340,7 +340,7 @@ mod tests {
     #[test]
     fn a_window_is_the_days_that_it_touches() {
         let days = |start: &str, end: &str| {
-            let at = |text: &str| Timestamp(text.parse::<jiff::Timestamp>().expect(text).as_nanosecond() as i64);
+            let at = |text: &str| Timestamp::from_secs(text.parse::<jiff::Timestamp>().expect(text).as_second());
             let range = DateRange { start_datetime: at(start), end_datetime: at(end) };
             Days::of(range).each().map(|day| day.to_string()).collect::<Vec<_>>()
         };
