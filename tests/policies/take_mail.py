@@ -22,13 +22,14 @@ class Keep:
 
 
 class AnyPort(Controller):
-    # aiosmtpd connects to the port that it was told, and 0 is none.
+    # At its start it connects to the port that it was told, and 0 is none.
     def _trigger_server(self):
-        pass
+        self.port = self.server.sockets[0].getsockname()[1]
+        super()._trigger_server()
 
 
 controller = AnyPort(Keep(), hostname="127.0.0.1", port=0)
 controller.start()
-print(controller.server.sockets[0].getsockname()[1], flush=True)
+print(controller.port, flush=True)
 sys.stdin.read()
 controller.stop()
