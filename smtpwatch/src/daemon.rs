@@ -96,6 +96,7 @@ pub fn run(config: Config, listen: SocketAddr) -> anyhow::Result<()> {
         health: health.clone(),
         stop: stop.clone(),
         written: (0, 0),
+        reported: (0, 0),
         ports,
         unwatched: Vec::new(),
     };
@@ -142,6 +143,8 @@ struct Watch {
     interfaces: BTreeMap<String, Option<Timestamp>>,
     /// What was seen of the writer's counts.
     written: (u64, u64),
+    /// What was seen of the counts of TLS reports.
+    reported: (u64, u64),
     /// Watched ports.
     ports: Vec<u16>,
     /// Programs of which the log has said that they listen elsewhere too.
@@ -292,6 +295,9 @@ impl Watch {
         let (records, failures) = self.writer.counts();
         let (records_before, failures_before) = std::mem::replace(&mut self.written, (records, failures));
         self.outputs.metrics.output(metrics::Output::Store, records - records_before, failures - failures_before);
+        let (records, failures) = self.sender.as_ref().map_or((0, 0), Sender::counts);
+        let (records_before, failures_before) = std::mem::replace(&mut self.reported, (records, failures));
+        self.outputs.metrics.output(metrics::Output::Tlsrpt, records - records_before, failures - failures_before);
         Ok(())
     }
 }

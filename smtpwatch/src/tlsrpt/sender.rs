@@ -1,7 +1,16 @@
 //! The thread that writes and sends reports, beside the way of the packets: it reads the store by its own connection, and
 //! tells the writer of the store what is done with.
 
-use std::{collections::BTreeSet, path::PathBuf, sync::Arc, thread::JoinHandle, time::Duration};
+use std::{
+    collections::BTreeSet,
+    path::PathBuf,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    thread::JoinHandle,
+    time::Duration,
+};
 
 use smtpwatch_core::Timestamp;
 use tokio::{sync::watch, task::JoinSet};
@@ -45,6 +54,15 @@ pub enum SenderError {
 pub struct Sender {
     stop: watch::Sender<bool>,
     thread: Option<JoinHandle<()>>,
+    counts: Arc<Counts>,
+}
+
+#[derive(Default)]
+struct Counts {
+    /// Reports written or handed over.
+    delivered: AtomicU64,
+    /// Attempts that failed here: at the directory, the store, or the local mail server; and reports without room.
+    failures: AtomicU64,
 }
 
 impl Sender {
@@ -68,6 +86,8 @@ impl Sender {
         let path = config.store.clone();
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
         let (stop, mut stopped) = watch::channel(false);
+        let counts = Arc::new(Counts::default());
+        let counted = counts.clone();
         let thread = std::thread::Builder::new().name("tlsrpt".to_owned()).spawn(move || {
             runtime.block_on(async {
                 let work = async {
@@ -76,7 +96,8 @@ impl Sender {
                         None => None,
                     };
                     let outlets = Arc::new(Outlets { reporter, settings, sources });
-                    Work { outlets, schedule: Schedule::new(wants), path, store, failing: false }.run(clock).await;
+                    let schedule = Schedule::new(wants);
+                    Work { outlets, schedule, path, store, counts: counted, failing: false }.run(clock).await;
                 };
                 tokio::select! {
                     // The other end is never dropped without a word; either way it is over.
@@ -85,7 +106,14 @@ impl Sender {
                 }
             });
         })?;
-        Ok(Some(Self { stop, thread: Some(thread) }))
+        Ok(Some(Self { stop, thread: Some(thread), counts }))
+    }
+
+    /// Reports written or handed over; and attempts that failed at the directory, the store or the local mail server, together
+    /// with reports for which there was no room.
+    #[must_use]
+    pub fn counts(&self) -> (u64, u64) {
+        (self.counts.delivered.load(Ordering::Relaxed), self.counts.failures.load(Ordering::Relaxed))
     }
 }
 
@@ -142,6 +170,7 @@ struct Work {
     schedule: Schedule,
     path: PathBuf,
     store: StoreHandle,
+    counts: Arc<Counts>,
     /// The log has said that the store cannot be read.
     failing: bool,
 }
@@ -151,6 +180,7 @@ impl Work {
         loop {
             let now = clock();
             if let Err(error) = self.plan(now) {
+                self.counts.failures.fetch_add(1, Ordering::Relaxed);
                 if !std::mem::replace(&mut self.failing, true) {
                     tracing::error!(%error, "TLS reports cannot be made");
                 }
@@ -159,6 +189,7 @@ impl Work {
             }
             let dropped = self.schedule.take_dropped();
             if dropped > 0 {
+                self.counts.failures.fetch_add(dropped, Ordering::Relaxed);
                 tracing::warn!(dropped, "more TLS reports wait than there is room for: some domains get none");
             }
             let tasks = self.schedule.due(now, AT_ONCE);
@@ -223,6 +254,9 @@ impl Work {
         let (day, domain) = (task.day, &task.domain);
         match outcome {
             Outcome::Done(outcome) => {
+                // That a domain wants no report is no delivery.
+                let delivered = task.step != Step::Find;
+                self.counts.delivered.fetch_add(u64::from(delivered), Ordering::Relaxed);
                 tracing::debug!(%day, domain, target = name, outcome, "TLS report");
                 self.schedule.done(&task);
                 self.reported(&task, outcome, now);
@@ -231,15 +265,23 @@ impl Work {
                 let reported = Store::open_existing(&self.path).and_then(|mut store| store.reported(day));
                 self.schedule.found(&task, targets, &done(&reported.unwrap_or_default(), domain), now);
             }
-            Outcome::Failed { why, permanent } => match self.schedule.failed(&task, permanent, now) {
-                Next::Again(at) => {
-                    tracing::debug!(%day, domain, target = name, why, again = %at, "TLS report");
+            Outcome::Failed { why, permanent } => {
+                // A name server or web server of somebody else, or an address that is none, is nothing to wake anybody for.
+                let local = match task.step {
+                    Step::Write | Step::Send(Target::Mail(_)) => !permanent,
+                    Step::Find | Step::Send(Target::Https(_)) => false,
+                };
+                self.counts.failures.fetch_add(u64::from(local), Ordering::Relaxed);
+                match self.schedule.failed(&task, permanent, now) {
+                    Next::Again(at) => {
+                        tracing::debug!(%day, domain, target = name, why, again = %at, "TLS report");
+                    }
+                    Next::GivenUp => {
+                        tracing::warn!(%day, domain, target = name, why, "a TLS report could not be delivered");
+                        self.reported(&task, format!("given up: {why}"), now);
+                    }
                 }
-                Next::GivenUp => {
-                    tracing::warn!(%day, domain, target = name, why, "a TLS report could not be delivered");
-                    self.reported(&task, format!("given up: {why}"), now);
-                }
-            },
+            }
         }
     }
 
