@@ -165,7 +165,8 @@ fn mail_and_https_deliver_what_the_record_asks_for() {
         let names = NameServer::start(format!("v=TLSRPTv1; rua={targets}"))?;
         std::fs::write(home.path("ca.pem"), &identity.certificate_pem)?;
         let config = home.config(&format!(
-            "send = true\nsmtp = \"{}\"\n[policy]\nresolver = \"{}\"\nca_file = {:?}\nallow_private = true\ndane = false\n",
+            "send = true\nsmtp = \"{}\"\n[policy]\nresolver = \"{}\"\nca_file = {:?}\nallow_private = true\n\
+             dane = false\n",
             mail.address,
             names.address,
             home.path("ca.pem"),

@@ -1,4 +1,7 @@
-"""A mail server on the loopback that keeps every message as a file. Prints its port, then waits for the end of its input."""
+"""A mail server on the loopback that keeps every message as a file.
+
+Prints its port, then waits for the end of its input.
+"""
 
 import sys
 from pathlib import Path

@@ -78,8 +78,8 @@ pub(super) fn import(args: &TlsrptImportArgs) -> anyhow::Result<Exit> {
     import.out.flush()?;
     let Counts { reports, refused, again, stripped, agree, unknown } = import.counts;
     eprintln!(
-        "files {}, reports {reports} (refused {refused}, twice {again}), claims that STARTTLS was missing {}: contradicted \
-         by our own record {stripped}, agree with it {agree}, unknown {unknown}",
+        "files {}, reports {reports} (refused {refused}, twice {again}), claims that STARTTLS was missing {}: \
+         contradicted by our own record {stripped}, agree with it {agree}, unknown {unknown}",
         args.files.len(),
         stripped + agree + unknown
     );

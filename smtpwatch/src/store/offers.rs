@@ -1,5 +1,5 @@
-//! What this host offered to clients that brought mail, by day of UTC: one of the two records that a TLS report about our own
-//! domain is held against (THREATS G9).
+//! What this host offered to clients that brought mail, by day of UTC: one of the two records that a TLS report about
+//! our own domain is held against (THREATS G9).
 
 use std::{collections::HashMap, net::IpAddr};
 
@@ -118,8 +118,8 @@ impl Pending {
     /// Writes it; returns how many sessions found no room.
     pub(super) fn write(&self, transaction: &Transaction<'_>) -> rusqlite::Result<u64> {
         let mut update = transaction.prepare_cached(
-            "UPDATE offer SET sessions = sessions + ?5, offered = offered + ?6, withheld = withheld + ?7, tls = tls + ?8,
-                unused = unused + ?9, content = content + ?10, unknown = unknown + ?11,
+            "UPDATE offer SET sessions = sessions + ?5, offered = offered + ?6, withheld = withheld + ?7,
+                tls = tls + ?8, unused = unused + ?9, content = content + ?10, unknown = unknown + ?11,
                 last_unused = max(last_unused, ?12)
              WHERE day = ?1 AND client = ?2 AND own = ?3 AND port = ?4",
         )?;

@@ -1,5 +1,5 @@
-//! Reports of others as they arrive: JSON, gzip, or a message that carries either (RFC 8460 §5). What comes in was written by
-//! strangers: everything is bounded, and refused with its reason.
+//! Reports of others as they arrive: JSON, gzip, or a message that carries either (RFC 8460 §5). What comes in was
+//! written by strangers: everything is bounded, and refused with its reason.
 
 use std::{
     fs::File,
@@ -40,8 +40,8 @@ pub enum InboundError {
     Report(#[from] ReportError),
     /// It is something else.
     #[error(
-        "neither JSON, nor gzip, nor a message with a TLS report in it (application/tlsrpt+gzip or +json, or a file named \
-         .json or .json.gz)"
+        "neither JSON, nor gzip, nor a message with a TLS report in it (application/tlsrpt+gzip or +json, or a file \
+         named .json or .json.gz)"
     )]
     Nothing,
     /// Too many attachments.

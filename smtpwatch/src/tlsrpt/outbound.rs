@@ -50,8 +50,8 @@ impl Reporter {
         }
     }
 
-    /// Names the report, in letters and digits (RFC 8460 §5.1). The same report has the same name when it is made again, after
-    /// a restart or for another attempt, so that its receiver can tell.
+    /// Names the report, in letters and digits (RFC 8460 §5.1). The same report has the same name when it is made
+    /// again, after a restart or for another attempt, so that its receiver can tell.
     #[must_use]
     pub fn unique_id(&self, day: Day, domain: &str) -> String {
         self.digest(day, domain).iter().take(10).fold(String::new(), |mut text, octet| {

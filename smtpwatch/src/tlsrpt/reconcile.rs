@@ -1,6 +1,6 @@
-//! Others' reports held against what this host offered (THREATS G9). A sender says that we did not offer STARTTLS, our own
-//! frames show that we did: somebody in between has taken it away. Two records that know nothing of each other contradict one
-//! another; where ours is not whole, nothing is said.
+//! Others' reports held against what this host offered (THREATS G9). A sender says that we did not offer STARTTLS, our
+//! own frames show that we did: somebody in between has taken it away. Two records that know nothing of each other
+//! contradict one another; where ours is not whole, nothing is said.
 
 use std::{collections::BTreeMap, fmt, net::IpAddr};
 
@@ -66,7 +66,8 @@ impl fmt::Display for Unknown {
         match self {
             Self::NoSender => f.write_str("the report does not tell the sender's address"),
             Self::NotSeen => f.write_str(
-                "no session from there is on record in that window: NAT before the sender, another way, or nobody watched",
+                "no session from there is on record in that window: NAT before the sender, another way, or nobody \
+                 watched",
             ),
             Self::OtherAddress(own) => {
                 let own: Vec<_> = own.iter().map(ToString::to_string).collect();
@@ -215,12 +216,13 @@ fn finding(report: &Report, claim: &Claim, days: Days, own: &[IpAddr], seen: Off
         gaps: 0,
         proof: vec![
             format!(
-                "report {id} of {organization}, {start} to {end}: starttls-not-supported in {} sessions from {}{receiving}{host}",
+                "report {id} of {organization}, {start} to {end}: starttls-not-supported in {} sessions from \
+                 {}{receiving}{host}",
                 claim.sessions, claim.sending
             ),
             format!(
-                "own record, {} to {}: {} sessions from {} to {}, no gaps; STARTTLS offered in {}, under TLS {}, offered and \
-                 not asked for {}, with mail accepted in clear {}",
+                "own record, {} to {}: {} sessions from {} to {}, no gaps; STARTTLS offered in {}, under TLS {}, \
+                 offered and not asked for {}, with mail accepted in clear {}",
                 days.first,
                 days.last,
                 seen.sessions,

@@ -1,4 +1,5 @@
-//! When which report is written, looked up and sent (RFC 8460 §4.1, §5.5): time goes in, tasks come out. Nothing here does I/O.
+//! When which report is written, looked up and sent (RFC 8460 §4.1, §5.5): time goes in, tasks come out. Nothing here
+//! does I/O.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -100,7 +101,8 @@ impl Schedule {
         Self { wants, tasks: BTreeMap::new(), days: BTreeSet::new(), dropped: 0 }
     }
 
-    /// Days that are over, that can still be reported, and of which nothing is known here: [`Self::add`] takes their domains.
+    /// Days that are over, that can still be reported, and of which nothing is known here: [`Self::add`] takes their
+    /// domains.
     pub fn days(&mut self, now: Timestamp) -> Vec<Day> {
         let today = Day::of(now);
         let over = |day: &Day| now.0 >= (day.end() + GRACE).0;
@@ -129,7 +131,8 @@ impl Schedule {
         }
     }
 
-    /// What is to be done now, at most so much; each is answered with [`Self::done`], [`Self::found`] or [`Self::failed`].
+    /// What is to be done now, at most so much; each is answered with [`Self::done`], [`Self::found`] or
+    /// [`Self::failed`].
     pub fn due(&mut self, now: Timestamp, most: usize) -> Vec<Task> {
         let due = self.tasks.iter_mut().filter(|(_, attempt)| attempt.next <= now).take(most);
         due.map(|(task, attempt)| {

@@ -1,5 +1,5 @@
-//! The thread that writes and sends reports, beside the way of the packets: it reads the store by its own connection, and
-//! tells the writer of the store what is done with.
+//! The thread that writes and sends reports, beside the way of the packets: it reads the store by its own connection,
+//! and tells the writer of the store what is done with.
 
 use std::{
     collections::BTreeSet,
@@ -109,8 +109,8 @@ impl Sender {
         Ok(Some(Self { stop, thread: Some(thread), counts }))
     }
 
-    /// Reports written or handed over; and attempts that failed at the directory, the store or the local mail server, together
-    /// with reports for which there was no room.
+    /// Reports written or handed over; and attempts that failed at the directory, the store or the local mail server,
+    /// together with reports for which there was no room.
     #[must_use]
     pub fn counts(&self) -> (u64, u64) {
         (self.counts.delivered.load(Ordering::Relaxed), self.counts.failures.load(Ordering::Relaxed))
@@ -266,7 +266,8 @@ impl Work {
                 self.schedule.found(&task, targets, &done(&reported.unwrap_or_default(), domain), now);
             }
             Outcome::Failed { why, permanent } => {
-                // A name server or web server of somebody else, or an address that is none, is nothing to wake anybody for.
+                // A name server or web server of somebody else, or an address that is none, is nothing to wake anybody
+                // for.
                 let local = match task.step {
                     Step::Write | Step::Send(Target::Mail(_)) => !permanent,
                     Step::Find | Step::Send(Target::Https(_)) => false,

@@ -113,8 +113,8 @@ fn a_report_that_our_own_frames_contradict_is_a_finding_with_both_proofs() {
     assert!(proof[1].as_str().unwrap().starts_with("own record, 2026-11-23 to 2026-11-23: 2 sessions from 192.0.2.10"));
     assert_eq!(
         text(&output.stderr),
-        "files 1, reports 1 (refused 0, twice 0), claims that STARTTLS was missing 1: contradicted by our own record 1, \
-         agree with it 0, unknown 0\n"
+        "files 1, reports 1 (refused 0, twice 0), claims that STARTTLS was missing 1: contradicted by our own \
+         record 1, agree with it 0, unknown 0\n"
     );
     let output = smtpwatch(&["tlsrpt", "import", "--store", &store, "--format", "text", &file]);
     assert!(text(&output.stdout).contains(" CRITICAL starttls-stripped [G9] 192.0.2.10:0 -> 198.51.100.25:25"));
@@ -250,7 +250,8 @@ fn sending_needs_a_name_to_send_in() {
         assert!(error.contains(message), "{error} lacks {message}");
         assert!(error.contains("smtpwatch.toml:"), "{error}");
     }
-    let good = "[tlsrpt]\nsend = true\norganization = \"Example Corp\"\ncontact = \"tlsrpt@example.org\"\nsmtp = \"[::1]:25\"\n";
+    let good = "[tlsrpt]\nsend = true\norganization = \"Example Corp\"\ncontact = \"tlsrpt@example.org\"\n\
+                smtp = \"[::1]:25\"\n";
     let config = place.write("smtpwatch.toml", good);
     assert_eq!(smtpwatch(&["check-config", "--config", &config]).status.code(), Some(0));
 }
