@@ -85,6 +85,32 @@ vocabulary! {
     }
 }
 
+impl Kind {
+    /// What a policy about STARTTLS can make surer.
+    #[must_use]
+    pub const fn is_about_starttls(self) -> bool {
+        match self {
+            Self::StarttlsStripped
+            | Self::StarttlsMasked
+            | Self::StarttlsRefused
+            | Self::StarttlsUnused
+            | Self::CommandRewritten
+            | Self::EhloDowngraded
+            | Self::TlsHandshakeFailed
+            | Self::DowngradeRetry
+            | Self::TlsDowngraded
+            | Self::CertificateMismatch
+            | Self::PolicyViolation => true,
+            Self::CommandInjection
+            | Self::ResponseInjection
+            | Self::AuthPlaintext
+            | Self::AuthExchangePlaintext
+            | Self::AuthOfferedPlaintext
+            | Self::StreamTampering => false,
+        }
+    }
+}
+
 vocabulary! {
     /// How sure the claim is (THREATS §0). Ordered: later is stronger.
     Evidence {
@@ -213,8 +239,19 @@ pub struct Expected {
     /// `rule`, `history`, `dane`, `mta-sts`, `list`, `standard`, `tlsrpt` (what a TLS report of others says happened, against
     /// our own record), or `none`.
     pub source: &'static str,
+    /// `enforce` or `testing`, of a published policy; what is only tested is told more quietly (RFC 8461 §5).
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub mode: Option<&'static str>,
     /// Why, in words and numbers.
     pub detail: String,
+}
+
+impl Expected {
+    /// STARTTLS is expected.
+    #[must_use]
+    pub const fn starttls(source: &'static str, detail: String) -> Self {
+        Self { starttls: true, source, mode: None, detail }
+    }
 }
 
 /// What was seen.

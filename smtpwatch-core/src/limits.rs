@@ -37,5 +37,7 @@ pub const RECIPIENT_DOMAINS: usize = 16;
 /// Peers whose history is held, in memory and in the store, where the configuration does not say (`[limits] peers`); the least
 /// recently seen makes room.
 pub const HISTORY_PEERS: usize = 200_000;
+/// Sessions that have ended and whose verdict waits for a published policy to be looked up; the oldest is judged as it stands.
+pub const PARKED: usize = 1_024;
 /// A finding whose outcome can still get worse is held back no longer than this.
 pub const VERDICT_DEADLINE: Duration = Duration::from_secs(10);

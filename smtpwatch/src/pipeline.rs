@@ -2,7 +2,8 @@
 
 use smtpwatch_common::{Checksum, Direction, Record, record::mark};
 use smtpwatch_core::{
-    Engine, FlowKey, Output, Role, Segment, Settings, Side, TcpFlags, Timestamp, policy::history::History,
+    Engine, FlowKey, Output, Role, Segment, Settings, Side, TcpFlags, Timestamp,
+    policy::{history::History, published::Learned},
 };
 
 use crate::{config::Config, incident, turned::Turned};
@@ -32,7 +33,9 @@ impl Pipeline {
     /// Judges by the rules of `config` and by `history`.
     #[must_use]
     pub fn new(config: Config, history: History, source: Source) -> Self {
-        let settings = Settings { strength: config.baseline, flows: config.limits.flows };
+        // Recorded traffic is judged by what is known.
+        let lookups = source == Source::Live && (*config.policy.mta_sts || *config.policy.dane);
+        let settings = Settings { strength: config.baseline, flows: config.limits.flows, lookups };
         let engine = Engine::new(settings, config.rules.clone(), history);
         Self { engine, config, source, turned: Turned::default(), ticked: Timestamp::default() }
     }
@@ -52,6 +55,12 @@ impl Pipeline {
             self.engine.tick(now);
             self.drain(on);
         }
+    }
+
+    /// Something was found out about a published policy.
+    pub fn learn(&mut self, learned: Learned, on: &mut impl FnMut(Output)) {
+        self.engine.learn(learned);
+        self.drain(on);
     }
 
     /// The end: every open session is judged as it stands.

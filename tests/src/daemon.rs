@@ -11,7 +11,7 @@ use std::time::{Duration, SystemTime};
 use anyhow::{Context, Result, anyhow, ensure};
 use serde_json::Value;
 
-use crate::command::{self, Guard};
+use crate::command::{self, Guard, Output};
 use crate::netns::Namespace;
 
 /// Where it serves metrics, on the loopback of its namespace.
@@ -29,13 +29,15 @@ pub struct Options<'a> {
     pub ingress: &'a str,
     /// `[[rule]]` tables, as they stand in the configuration file.
     pub rules: &'a str,
+    /// The `[policy]` table, as it stands there.
+    pub policy: &'a str,
     /// Which build of it runs.
     pub profile: Profile,
 }
 
 impl Default for Options<'_> {
     fn default() -> Self {
-        Self { ingress: "auto", rules: "", profile: Profile::Dev }
+        Self { ingress: "auto", rules: "", policy: "", profile: Profile::Dev }
     }
 }
 
@@ -92,14 +94,9 @@ impl<'a> Daemon<'a> {
     /// # Errors
     /// When it does not become ready: the error carries its log.
     pub fn start(namespace: &'a Namespace, interface: &str, home: &Path, options: Options<'_>) -> Result<Self> {
-        std::fs::create_dir_all(home)?;
-        let (config, log) = (home.join("smtpwatch.toml"), home.join("smtpwatch.log"));
-        let Options { ingress, rules, profile } = options;
-        let mut text =
-            format!("ports = [25, 587]\ninterfaces = [\"{interface}\"]\ningress = \"{ingress}\"\n\n[store]\n");
-        writeln!(text, "path = \"{}\"\n\n{rules}", home.join("smtpwatch.db").display())?;
-        std::fs::write(&config, text)?;
-        let mut command = namespace.command(profile.binary()?.to_str().context("the path of the daemon is not UTF-8")?);
+        let (config, log) = (configure(interface, home, options)?, home.join("smtpwatch.log"));
+        let program = options.profile.binary()?.to_str().context("the path of the daemon is not UTF-8")?;
+        let mut command = namespace.command(program);
         command.arg("run").arg("--config").arg(&config).args(["--interface", interface]);
         command.args(["--web.listen-address", &WEB.to_string()]);
         let stderr = std::fs::OpenOptions::new().create(true).append(true).open(&log)?;
@@ -224,6 +221,29 @@ impl<'a> Daemon<'a> {
             command::eventually(Duration::from_secs(5), "the end of the daemon", || Ok(self.child.0.try_wait()?))?;
         Ok(status.success())
     }
+}
+
+/// Writes the configuration file of a daemon into `home`, where its store will be, and gives its path.
+///
+/// # Errors
+/// When it cannot be written.
+pub fn configure(interface: &str, home: &Path, options: Options<'_>) -> Result<PathBuf> {
+    std::fs::create_dir_all(home)?;
+    let path = home.join("smtpwatch.toml");
+    let Options { ingress, rules, policy, profile: _ } = options;
+    let mut text = format!("ports = [25, 587]\ninterfaces = [\"{interface}\"]\ningress = \"{ingress}\"\n\n[store]\n");
+    writeln!(text, "path = \"{}\"\n\n{policy}\n{rules}", home.join("smtpwatch.db").display())?;
+    std::fs::write(&path, text)?;
+    Ok(path)
+}
+
+/// Runs `smtpwatch` with `arguments` in `namespace`, at most `limit`; its exit code is for the caller to judge.
+///
+/// # Errors
+/// When it cannot be built or does not end.
+pub fn smtpwatch_in(namespace: &Namespace, arguments: &[&str], limit: Duration) -> Result<Output> {
+    let program = binary()?.to_str().context("the path of the daemon is not UTF-8")?;
+    command::output(namespace.command(program).args(arguments), limit)
 }
 
 /// Runs `smtpwatch` with `arguments` on this machine and gives what it printed.

@@ -29,10 +29,17 @@ impl Postfix {
     /// # Errors
     /// [`crate::Skip`] when Postfix cannot be installed here; otherwise what its log says.
     pub fn receiver(namespace: &Namespace, identity: &Identity) -> Result<Self> {
+        Self::receiver_as(namespace, identity, &identity.name, "")
+    }
+
+    /// As [`Postfix::receiver`], but it calls itself `name`, and has further `settings`, each with its line end.
+    ///
+    /// # Errors
+    /// As [`Postfix::receiver`].
+    pub fn receiver_as(namespace: &Namespace, identity: &Identity, name: &str, settings: &str) -> Result<Self> {
         let settings = format!(
-            "myhostname = {}\ninet_interfaces = all\nrelay_transport = discard\n\
-             smtpd_tls_security_level = may\nsmtpd_tls_cert_file = /lab/cert.pem\nsmtpd_tls_key_file = /lab/key.pem\n",
-            identity.name
+            "myhostname = {name}\ninet_interfaces = all\nrelay_transport = discard\n\
+             smtpd_tls_security_level = may\nsmtpd_tls_cert_file = /lab/cert.pem\nsmtpd_tls_key_file = /lab/key.pem\n{settings}"
         );
         let server = Self::start(namespace, &settings, "smtp inet n - n - - smtpd\n", |lab| {
             std::fs::write(lab.join("cert.pem"), &identity.certificate_pem)?;
@@ -98,6 +105,26 @@ impl Postfix {
         found.with_context(|| format!("Postfix: {}{}", self.instance.read("output.log"), self.log()))?;
         Ok(self)
     }
+}
+
+/// What Postfix itself makes of the mail hosts of `domain` with DANE, through a resolver at `server`, port 53: the words of
+/// `posttls-finger`. It leaves after the handshake.
+///
+/// # Errors
+/// [`crate::Skip`] when Postfix cannot be installed here.
+pub fn finger(namespace: &Namespace, server: IpAddr, domain: &str) -> Result<String> {
+    // The C library hides the resolver's verdict unless it is told to trust it.
+    let script = format!(
+        "printf 'nameserver {server}\\noptions trust-ad edns0\\n' > /etc/resolv.conf\n\
+         exec posttls-finger -c -l dane -L summary -o inet_protocols=ipv4 {domain}\n"
+    );
+    let out = Root::with(Packages::Postfix)?.output(
+        namespace,
+        &["sh", "-c", &script],
+        Duration::from_secs(60),
+        |_| Ok(()),
+    )?;
+    Ok(out.stdout + &out.stderr)
 }
 
 const MAIN: &str = "\

@@ -34,6 +34,14 @@ pub enum Packages {
     Exim,
     /// Prometheus and promtool.
     Prometheus,
+    /// Knot, the authoritative name server, and tools that sign a zone.
+    Knot,
+    /// Unbound, the resolver, and tools that ask one.
+    Unbound,
+    /// PowerDNS Recursor, which can be told to know nothing of DNSSEC.
+    Recursor,
+    /// nginx, and curl to ask it.
+    Nginx,
 }
 
 impl Packages {
@@ -42,6 +50,10 @@ impl Packages {
             Self::Postfix => "postfix",
             Self::Exim => "exim",
             Self::Prometheus => "prometheus",
+            Self::Knot => "knot",
+            Self::Unbound => "unbound",
+            Self::Recursor => "recursor",
+            Self::Nginx => "nginx",
         }
     }
 
@@ -50,6 +62,10 @@ impl Packages {
             Self::Postfix => &["postfix", "swaks", "libio-socket-inet6-perl", "libnet-ssleay-perl"],
             Self::Exim => &["exim4-daemon-light"],
             Self::Prometheus => &["prometheus"],
+            Self::Knot => &["knot", "ldnsutils"],
+            Self::Unbound => &["unbound", "bind9-dnsutils"],
+            Self::Recursor => &["pdns-recursor"],
+            Self::Nginx => &["nginx", "curl"],
         }
     }
 }
@@ -67,7 +83,7 @@ impl Root {
     /// # Errors
     /// [`Skip`] with the reason when overlayfs, chroot or the packages cannot be had here.
     pub fn with(packages: Packages) -> Result<&'static Self> {
-        static ROOTS: [OnceLock<Result<Root, String>>; 3] = [const { OnceLock::new() }; 3];
+        static ROOTS: [OnceLock<Result<Root, String>>; 7] = [const { OnceLock::new() }; 7];
         ROOTS[packages as usize]
             .get_or_init(|| install(packages).map_err(|error| format!("{error:#}")))
             .as_ref()

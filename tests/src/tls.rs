@@ -3,36 +3,55 @@
 use std::sync::Arc;
 
 use anyhow::{Context, Result};
-use rcgen::{CertificateParams, KeyPair};
+use rcgen::{BasicConstraints, CertificateParams, DnType, IsCa, Issuer, KeyPair, PublicKeyData, date_time_ymd};
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
 use rustls::{ClientConfig, RootCertStore, ServerConfig};
+use sha2::{Digest, Sha256};
 
-/// A self-signed certificate and its key.
+/// A certificate and its key.
 #[derive(Debug)]
 pub struct Identity {
-    /// Host name in the certificate.
+    /// First host name in the certificate.
     pub name: String,
-    /// The certificate, PEM.
+    /// The certificate, PEM; behind it that of the authority, if one has signed it.
     pub certificate_pem: String,
     /// The private key, PEM (PKCS #8).
     pub key_pem: String,
+    /// The data of a TLSA record for it: DANE-EE, public key, SHA-256 (RFC 7672 §3.1).
+    pub tlsa: String,
     certificate: CertificateDer<'static>,
+    /// What a client has to trust: the certificate itself, or that of the authority.
+    anchor: CertificateDer<'static>,
     key: PrivateKeyDer<'static>,
 }
 
 impl Identity {
-    /// Makes one for the host `name`.
+    /// Makes a self-signed one for the host `name`.
     ///
     /// # Errors
     /// When the name cannot stand in a certificate.
     pub fn generate(name: &str) -> Result<Self> {
         let key = KeyPair::generate()?;
         let certificate = CertificateParams::new(vec![name.to_owned()])?.self_signed(&key)?;
+        Self::new(name, certificate.der(), certificate.der(), certificate.pem(), &key)
+    }
+
+    fn new(
+        name: &str,
+        certificate: &CertificateDer<'static>,
+        anchor: &CertificateDer<'static>,
+        certificate_pem: String,
+        key: &KeyPair,
+    ) -> Result<Self> {
+        let digest = Sha256::digest(key.subject_public_key_info());
+        let hex: String = digest.iter().map(|octet| format!("{octet:02x}")).collect();
         Ok(Self {
             name: name.to_owned(),
-            certificate_pem: certificate.pem(),
+            certificate_pem,
             key_pem: key.serialize_pem(),
-            certificate: certificate.der().clone(),
+            tlsa: format!("3 1 1 {hex}"),
+            certificate: certificate.clone(),
+            anchor: anchor.clone(),
             key: PrivateKeyDer::try_from(key.serialize_der()).map_err(anyhow::Error::msg)?,
         })
     }
@@ -49,13 +68,13 @@ impl Identity {
         Ok(Arc::new(config))
     }
 
-    /// Configuration of a client that trusts this certificate only.
+    /// Configuration of a client that trusts this certificate only, or the authority that signed it.
     ///
     /// # Errors
     /// When the certificate cannot be an anchor.
     pub fn client(&self) -> Result<Arc<ClientConfig>> {
         let mut roots = RootCertStore::empty();
-        roots.add(self.certificate.clone())?;
+        roots.add(self.anchor.clone())?;
         let config = ClientConfig::builder_with_provider(provider())
             .with_safe_default_protocol_versions()?
             .with_root_certificates(roots)
@@ -70,6 +89,65 @@ impl Identity {
     pub fn server_name(&self) -> Result<ServerName<'static>> {
         ServerName::try_from(self.name.clone()).with_context(|| format!("{} is no host name", self.name))
     }
+}
+
+/// A private certification authority.
+#[derive(Debug)]
+pub struct Authority {
+    /// Its certificate, PEM.
+    pub certificate_pem: String,
+    certificate: CertificateDer<'static>,
+    issuer: Issuer<'static, KeyPair>,
+}
+
+impl Authority {
+    /// Makes one of this name.
+    ///
+    /// # Errors
+    /// When there is no randomness.
+    pub fn generate(name: &str) -> Result<Self> {
+        let key = KeyPair::generate()?;
+        let mut parameters = CertificateParams::default();
+        parameters.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+        parameters.distinguished_name.push(DnType::CommonName, name);
+        let certificate = parameters.self_signed(&key)?;
+        Ok(Self {
+            certificate_pem: certificate.pem(),
+            certificate: certificate.der().clone(),
+            issuer: Issuer::new(parameters, key),
+        })
+    }
+
+    /// A certificate for these hosts, the first of which gives it its name.
+    ///
+    /// # Errors
+    /// When a name cannot stand in a certificate.
+    pub fn issue(&self, hosts: &[&str]) -> Result<Identity> {
+        self.sign(hosts, CertificateParams::new(owned(hosts))?)
+    }
+
+    /// As [`Authority::issue`], but its time is over.
+    ///
+    /// # Errors
+    /// As [`Authority::issue`].
+    pub fn issue_expired(&self, hosts: &[&str]) -> Result<Identity> {
+        let mut parameters = CertificateParams::new(owned(hosts))?;
+        (parameters.not_before, parameters.not_after) = (date_time_ymd(2020, 1, 1), date_time_ymd(2020, 12, 31));
+        self.sign(hosts, parameters)
+    }
+
+    fn sign(&self, hosts: &[&str], mut parameters: CertificateParams) -> Result<Identity> {
+        let name = *hosts.first().context("a certificate needs a host")?;
+        parameters.distinguished_name.push(DnType::CommonName, name);
+        let key = KeyPair::generate()?;
+        let certificate = parameters.signed_by(&key, &self.issuer)?;
+        let chain = format!("{}{}", certificate.pem(), self.certificate_pem);
+        Identity::new(name, certificate.der(), &self.certificate, chain, &key)
+    }
+}
+
+fn owned(hosts: &[&str]) -> Vec<String> {
+    hosts.iter().map(|host| (*host).to_owned()).collect()
 }
 
 fn provider() -> Arc<rustls::crypto::CryptoProvider> {

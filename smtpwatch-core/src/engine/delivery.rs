@@ -4,7 +4,17 @@ use std::net::IpAddr;
 
 use serde::{Deserialize, Serialize};
 
-use crate::Timestamp;
+use super::flow::Flow;
+use crate::{
+    Role, Timestamp,
+    judge::certificate::{Comparison, Verdict},
+    policy::published::{
+        State,
+        demand::{Identity, Source},
+        sts::StsMode,
+    },
+    smtp::{HandshakeEnd, Starttls, TlsPhase},
+};
 
 /// One outbound session, as it counts for one policy domain.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -71,4 +81,111 @@ pub enum ResultType {
     StsPolicyInvalid,
     /// The certificate of the policy host is not right.
     StsWebpkiInvalid,
+}
+
+/// How a session counts, for each policy that speaks for it; none where its own client did not ask for TLS, where nothing was at
+/// stake, and where nothing can be told.
+pub(super) fn of(
+    flow: &Flow,
+    identity: &Identity,
+    certificate: Option<&Comparison>,
+    at: Timestamp,
+    now: Timestamp,
+) -> Vec<Delivery> {
+    let seen = &flow.session.seen;
+    if flow.role != Role::Client || seen.doubt.is_some() || !flow.at_stake() {
+        return Vec::new();
+    }
+    let Some((failure, reason)) = outcome(flow) else { return Vec::new() };
+    let (host, helo) = (identity.hosts.first(), seen.capabilities.as_ref().and_then(|reply| reply.name.clone()));
+    let named = seen.server_names().first().map(|name| (*name).to_owned()).unwrap_or_default();
+    let session = Delivery {
+        at,
+        domain: String::new(),
+        policy: PolicyType::NoPolicyFound,
+        policy_strings: Vec::new(),
+        mx_hosts: Vec::new(),
+        failure,
+        reason,
+        sending: flow.key.client.ip(),
+        receiving: flow.key.server.ip(),
+        receiving_host: host.map_or(named, |(name, _)| name.clone()),
+        receiving_helo: helo.unwrap_or_default(),
+    };
+    let mut deliveries = Vec::new();
+    for (_, facts) in &identity.hosts {
+        let bogus = facts.dane.state == State::Bogus;
+        let records = facts.dane.valid().filter(|_| now < facts.dane.until);
+        if records.is_none() && !bogus {
+            continue;
+        }
+        let mismatch = certificate.filter(|c| c.source == Source::Dane && c.verdict == Verdict::Mismatch);
+        let failure = match (session.failure, bogus) {
+            (Some(failure), _) => Some(failure),
+            (None, true) => Some(ResultType::DnssecInvalid),
+            (None, false) => mismatch.map(|_| ResultType::TlsaInvalid),
+        };
+        deliveries.push(Delivery {
+            domain: facts.base.clone(),
+            policy: PolicyType::Tlsa,
+            policy_strings: records.into_iter().flatten().map(ToString::to_string).collect(),
+            failure,
+            reason: session.reason.clone().or_else(|| mismatch.map(|compared| compared.found.clone())),
+            ..session.clone()
+        });
+    }
+    let proven = !deliveries.is_empty();
+    // Whose mail it was is not known where a host takes that of several domains.
+    if !identity.certain && identity.domains.len() != 1 {
+        return deliveries;
+    }
+    for (domain, facts) in &identity.domains {
+        let facts = facts.as_ref().filter(|facts| now < facts.sts.until);
+        let policy = facts.and_then(|facts| facts.sts.valid()).filter(|policy| policy.mode != StsMode::None);
+        let Some(policy) = policy else {
+            if !proven && identity.certain {
+                deliveries.push(Delivery { domain: domain.clone(), ..session.clone() });
+            }
+            continue;
+        };
+        let mismatch = certificate.filter(|c| c.subject == *domain && c.verdict == Verdict::Mismatch);
+        let wrong = mismatch.map(|compared| match compared.expired {
+            true => ResultType::CertificateExpired,
+            false => ResultType::CertificateHostMismatch,
+        });
+        deliveries.push(Delivery {
+            domain: domain.clone(),
+            policy: PolicyType::Sts,
+            policy_strings: policy.lines(),
+            mx_hosts: policy.mx.clone(),
+            failure: session.failure.or(wrong),
+            reason: session.reason.clone().or_else(|| mismatch.map(|compared| compared.found.clone())),
+            ..session.clone()
+        });
+    }
+    deliveries
+}
+
+/// What failed, if anything; `None` where that is the client's own choice, or cannot be told.
+fn outcome(flow: &Flow) -> Option<(Option<ResultType>, Option<String>)> {
+    let seen = &flow.session.seen;
+    if let Some(end) = seen.handshake_end() {
+        let reason = match end {
+            HandshakeEnd::Alert(_, description) => format!("tls-alert-{description}"),
+            HandshakeEnd::Clear(_) => "clear-text-after-go-ahead".to_owned(),
+            HandshakeEnd::Reset(_) => "connection-reset".to_owned(),
+            HandshakeEnd::Closed(_) => "connection-closed".to_owned(),
+            HandshakeEnd::Silence => "time-out".to_owned(),
+        };
+        return Some((Some(ResultType::ValidationFailure), Some(reason)));
+    }
+    match seen.starttls {
+        Starttls::Refused(code) => {
+            Some((Some(ResultType::StarttlsNotSupported), Some(format!("starttls-reply-{code}"))))
+        }
+        Starttls::Granted(_) => seen.tls.as_deref().is_some_and(TlsPhase::is_established).then_some((None, None)),
+        Starttls::NotSent if seen.offers_starttls() => None,
+        Starttls::NotSent if seen.mail_sent => Some((Some(ResultType::StarttlsNotSupported), None)),
+        Starttls::NotSent | Starttls::Sent => None,
+    }
 }

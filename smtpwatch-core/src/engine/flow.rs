@@ -7,8 +7,14 @@ use crate::{
     Finding, FlowKey, Role, Segment, Side, TcpFlags, Timestamp,
     finding::{FlowInfo, Kind, Observed, Outcome, PeerInfo, SCHEMA_VERSION, Severity},
     flow::{Connection, SynFingerprint},
-    judge::{Claim, Wire},
-    policy::profile::Profile,
+    judge::{
+        Claim, Wire,
+        certificate::{self, Comparison},
+    },
+    policy::{
+        profile::Profile,
+        published::demand::{Called, Identity},
+    },
     smtp::{Doubt, Session, Starttls},
 };
 
@@ -232,6 +238,27 @@ impl Flow {
         }
     }
 
+    /// By what a published policy is found.
+    pub(super) fn called<'a>(&'a self, names: &'a [&'a str]) -> Called<'a> {
+        let address = match self.role {
+            Role::Client => self.key.server.ip(),
+            Role::Server => self.key.client.ip(),
+        };
+        Called { address, names, recipients: &self.session.seen.recipient_domains }
+    }
+
+    /// The server's certificate beside its policy.
+    pub(super) fn certificate(&self, identity: &Identity, now: Timestamp) -> Option<Comparison> {
+        let tls = self.session.seen.tls.as_deref().filter(|tls| tls.server_hello.is_some())?;
+        certificate::compare(tls, identity, now)
+    }
+
+    /// Something was handed over, or was to be: a probe that says EHLO and QUIT is none.
+    pub(super) fn at_stake(&self) -> bool {
+        let seen = &self.session.seen;
+        seen.mail_sent || seen.starttls != Starttls::NotSent || !seen.auth.is_empty()
+    }
+
     pub(super) fn summary(&self) -> SessionSummary {
         let seen = &self.session.seen;
         let result = if seen.doubt.is_some() {
@@ -253,6 +280,7 @@ impl Flow {
             auth: seen.auth.iter().map(|exchange| (exchange.mechanism.clone(), exchange.reply)).collect(),
             smtp: seen.smtp,
             gaps: seen.gaps,
+            certificate: None,
         }
     }
 }

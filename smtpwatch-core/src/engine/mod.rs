@@ -23,7 +23,7 @@ use crate::{
         expectation::{Expectation, Subject},
         failures::{Failure, Failures},
         history::{History, SessionNote, Strength},
-        published::Learned,
+        published::{self, Learned, PATIENCE, Published, Wanted, domain_name},
         rule::Rule,
         scope::Scope,
     },
@@ -37,11 +37,13 @@ pub struct Settings {
     pub strength: Strength,
     /// Flows tracked at once; the least recently active one makes room. See [`limits::FLOWS`].
     pub flows: usize,
+    /// Somebody answers [`Output::Wanted`].
+    pub lookups: bool,
 }
 
 impl Default for Settings {
     fn default() -> Self {
-        Self { strength: Strength::default(), flows: limits::FLOWS }
+        Self { strength: Strength::default(), flows: limits::FLOWS, lookups: false }
     }
 }
 
@@ -51,6 +53,7 @@ pub struct Engine {
     rules: Vec<Rule>,
     history: History,
     failures: Failures,
+    published: Published,
     /// By the end that this host is, in the order of [`Role`].
     scopes: [Scope; 2],
     flows: Table,
@@ -61,6 +64,10 @@ pub struct Engine {
     resets: VecDeque<(Timestamp, FlowKey)>,
     /// Flows of which it is believed, by the time when they are forgotten.
     believed: VecDeque<(Timestamp, FlowKey)>,
+    /// Connections that have ended and whose verdict waits for a policy to be looked up, by the time when it waits no more.
+    parked: VecDeque<(Timestamp, Place)>,
+    /// The input has ended: nothing is waited for.
+    finishing: bool,
     outputs: VecDeque<Output>,
     /// Where the newest flow was seen.
     interface: Arc<str>,
@@ -76,6 +83,9 @@ const LIST_SLACK: usize = 4096;
 const LINGER: Duration = Duration::from_secs(2);
 /// For so long its flow is kept, should the host go on after all.
 const KEPT: Duration = Duration::from_secs(128);
+
+/// The port on which users hand in their mail (RFC 6409): its server is no mail host of the recipient.
+const SUBMISSION: u16 = 587;
 
 /// A handshake in which nobody says anything for so long stands still.
 const STALLED: Duration = Duration::from_secs(10);
@@ -97,6 +107,7 @@ impl Engine {
     pub fn new(settings: Settings, rules: Vec<Rule>, history: History) -> Self {
         Self {
             quota: Quota::new(settings.flows),
+            published: Published::new(settings.lookups),
             settings,
             rules,
             history,
@@ -106,6 +117,8 @@ impl Engine {
             deadlines: VecDeque::new(),
             resets: VecDeque::new(),
             believed: VecDeque::new(),
+            parked: VecDeque::new(),
+            finishing: false,
             outputs: VecDeque::new(),
             interface: Arc::default(),
             now: Timestamp::default(),
@@ -195,6 +208,10 @@ impl Engine {
     /// The end of the input: every flow is closed. Drain [`Self::poll`] after it.
     pub fn finish(&mut self, now: Timestamp) {
         self.now = self.now.max(now);
+        self.finishing = true;
+        while let Some((_, place)) = self.parked.pop_front() {
+            self.unpark(place);
+        }
         let mut places: Vec<_> = self.flows.iter().map(|(place, flow)| (flow.aged, flow.key, place)).collect();
         places.sort_unstable();
         for (.., place) in places {
@@ -226,7 +243,75 @@ impl Engine {
 
     /// Takes in what was found about published policies. Drain [`Self::poll`] after it.
     pub fn learn(&mut self, learned: Learned) {
-        drop(learned);
+        let mail_hosts = match &learned {
+            Learned::Domain(_, facts) => published::hosts(facts).filter_map(|host| domain_name(host)).collect(),
+            Learned::Host(..) | Learned::List(_) => Vec::new(),
+        };
+        self.published.learn(learned);
+        // Which address is whose is part of the answer about a domain.
+        for host in mail_hosts {
+            self.want(Wanted::Host(host));
+        }
+        let waiting = std::mem::take(&mut self.parked);
+        for (due, place) in waiting {
+            if self.is_pending(&self.flows[place]) {
+                self.parked.push_back((due, place));
+            } else {
+                self.unpark(place);
+            }
+        }
+    }
+
+    /// What is known of published policies.
+    #[must_use]
+    pub const fn published(&self) -> &Published {
+        &self.published
+    }
+
+    fn want(&mut self, subject: Wanted) {
+        if self.published.want(&subject, self.now) {
+            self.outputs.push_back(Output::Wanted(subject));
+        }
+    }
+
+    /// Published policies may speak for this flow: of this host as a client, and not where users hand in their mail.
+    fn is_published_for(&self, flow: &Flow) -> bool {
+        flow.role == Role::Client && flow.key.server.port() != SUBMISSION && !self.published.is_silent()
+    }
+
+    /// Asks for what the policy of a flow depends on.
+    fn ask(&mut self, place: Place) {
+        let flow = &self.flows[place];
+        if !self.is_published_for(flow) {
+            return;
+        }
+        let names = flow.session.seen.server_names();
+        for subject in self.published.subjects(flow.called(&names)) {
+            self.want(subject);
+        }
+    }
+
+    /// The answer to something that the policy of a flow depends on is under way.
+    fn is_pending(&self, flow: &Flow) -> bool {
+        if self.finishing || !self.is_published_for(flow) {
+            return false;
+        }
+        let names = flow.session.seen.server_names();
+        let subjects = self.published.subjects(flow.called(&names));
+        subjects.iter().any(|subject| self.published.is_pending(subject, self.now))
+    }
+
+    /// The verdict on a flow that has ended must wait: it may be mail in clear against a policy, or a wrong certificate.
+    fn waits(&self, place: Place) -> bool {
+        let flow = &self.flows[place];
+        let seen = &flow.session.seen;
+        let protected = seen.tls.as_deref().is_some_and(|tls| tls.is_established() && tls.certificates.is_empty());
+        !flow.concluded && flow.at_stake() && seen.doubt.is_none() && !protected && self.is_pending(flow)
+    }
+
+    fn unpark(&mut self, place: Place) {
+        self.conclude(place, self.now);
+        self.flows.remove_retired(place);
     }
 
     fn close_silent(&mut self) {
@@ -247,6 +332,12 @@ impl Engine {
             if let Some(place) = self.find(&key, |flow| flow.lingers == Some(due)) {
                 self.end(place, due);
             }
+        }
+        while let Some(&(due, place)) = self.parked.front()
+            && due <= self.now
+        {
+            self.parked.pop_front();
+            self.unpark(place);
         }
         while let Some(place) = self.flows.oldest_unopened()
             && self.now.since(self.flows[place].begun) >= limits::FLOW_HANDSHAKE
@@ -318,7 +409,7 @@ impl Engine {
     /// Hands what the flow has in order to its session, and does what that wants.
     fn drain(&mut self, place: Place, at: Timestamp) {
         let flow = &mut self.flows[place];
-        let mut decided = false;
+        let (mut decided, mut named) = (false, false);
         while let Some(event) = flow.connection.poll() {
             match event {
                 FlowEvent::Data { from, at, offset, bytes, .. } => flow.session.data(from, at, offset, bytes),
@@ -334,6 +425,10 @@ impl Engine {
                 let action = match event {
                     SessionEvent::Judge => {
                         decided = true;
+                        continue;
+                    }
+                    SessionEvent::Recipient => {
+                        named = true;
                         continue;
                     }
                     SessionEvent::OutOfStep => {
@@ -361,6 +456,9 @@ impl Engine {
             flow.connection.settle();
             self.failures.end(flow.key);
         }
+        if named || decided {
+            self.ask(place);
+        }
         if decided {
             self.judge(place, at, Urgency::Progress);
         }
@@ -374,10 +472,24 @@ impl Engine {
         }
         flow.connection.close(at);
         self.drain(place, at);
-        self.conclude(place, at);
-        let flow = self.flows.remove(place);
+        let waits = self.waits(place);
+        if !waits {
+            self.conclude(place, at);
+        }
+        let flow = &self.flows[place];
         if flow.counted {
             self.quota.give_back(peer(flow.role, flow.key));
+        }
+        if !waits {
+            self.flows.remove(place);
+            return;
+        }
+        self.flows.retire(place);
+        self.parked.push_back((self.now + PATIENCE, place));
+        if self.parked.len() > limits::PARKED
+            && let Some((_, oldest)) = self.parked.pop_front()
+        {
+            self.unpark(oldest);
         }
     }
 
@@ -393,7 +505,16 @@ impl Engine {
         if !seen || std::mem::replace(&mut flow.concluded, true) {
             return;
         }
-        let summary = flow.summary();
+        let mut summary = flow.summary();
+        let flow = &self.flows[place];
+        if self.is_published_for(flow) {
+            let names = flow.session.seen.server_names();
+            let identity = self.published.identify(flow.called(&names));
+            let certificate = flow.certificate(&identity, self.now);
+            summary.certificate = certificate.as_ref().map(|compared| (compared.source, compared.verdict));
+            let deliveries = delivery::of(flow, &identity, certificate.as_ref(), at, self.now);
+            self.outputs.extend(deliveries.into_iter().map(|delivery| Output::Delivery(Box::new(delivery))));
+        }
         self.remember(place, at);
         self.outputs.push_back(Output::Session(summary));
     }
@@ -418,6 +539,13 @@ impl Engine {
         let stalled = self.stalled(&subject, at);
         let mut expectation = Expectation::of(&subject, &self.rules, &self.history, self.settings.strength);
         expectation.failure = self.failures.before(&subject, at).or(stalled.as_ref());
+        let is_published = self.is_published_for(flow);
+        let called = flow.called(&names);
+        let demands = if is_published { self.published.demands(called, self.now) } else { Vec::new() };
+        expectation.published = &demands;
+        let certificate = is_published.then(|| flow.certificate(&self.published.identify(called), self.now)).flatten();
+        let pending = self.is_pending(flow);
+        let unanswered = is_published && urgency != Urgency::Progress && self.published.is_unanswered(called);
         let wire = flow.wire();
         let claims = judge::judge(Case {
             session: &flow.session.seen,
@@ -429,6 +557,9 @@ impl Engine {
             scope: &self.scopes[flow.role as usize],
             peer: subject.peer(),
             at,
+            pending,
+            certificate: certificate.as_ref(),
+            unanswered,
         });
         let seen = &flow.session.seen;
         if urgency == Urgency::Closed {
@@ -438,6 +569,11 @@ impl Engine {
         }
         let flow = &mut self.flows[place];
         let mut due = Vec::new();
+        if pending && urgency == Urgency::Progress && flow.at_stake() && !flow.held_back {
+            // What is not claimed yet may be, once the answer has come.
+            flow.held_back = true;
+            self.deadlines.push_back((at + limits::VERDICT_DEADLINE, key));
+        }
         for claim in claims {
             if !flow.is_louder(&claim) {
                 continue;
@@ -492,8 +628,7 @@ impl Engine {
         if flow.role == Role::Server && seen.proxied {
             return;
         }
-        let at_stake = seen.mail_sent || seen.starttls != Starttls::NotSent || !seen.auth.is_empty();
-        if !at_stake || seen.capabilities.is_none() {
+        if !flow.at_stake() || seen.capabilities.is_none() {
             return;
         }
         let offered = seen.offers_starttls();

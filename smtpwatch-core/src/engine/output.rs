@@ -7,9 +7,10 @@ use crate::{
     Finding, FlowKey, Role, Side,
     finding::StarttlsState,
     flow::GapCause,
+    judge::certificate::Verdict,
     policy::{
         history::{HistoryKey, HistoryRecord},
-        published::Wanted,
+        published::{Wanted, demand::Source},
     },
 };
 
@@ -181,4 +182,7 @@ pub struct SessionSummary {
     pub smtp: bool,
     /// Holes that hurt.
     pub gaps: u32,
+    /// Whose policy the server's certificate was compared with, and how that came out.
+    #[serde(skip)]
+    pub certificate: Option<(Source, Verdict)>,
 }

@@ -46,6 +46,18 @@ impl Table {
         flow
     }
 
+    /// The connection has ended and its verdict waits: another one may have its name. [`Self::remove_retired`] must follow.
+    pub(super) fn retire(&mut self, place: Place) {
+        self.ages.take_out(place);
+        self.unopened.take_out(place);
+        let key = self.flows[place].key;
+        self.places.remove(&key);
+    }
+
+    pub(super) fn remove_retired(&mut self, place: Place) {
+        self.flows.remove(place);
+    }
+
     /// The flow was active.
     pub(super) fn renew(&mut self, place: Place) {
         self.ages.renew(place);

@@ -106,11 +106,11 @@ fn demand(case: Case<'_>) -> (Evidence, Expected) {
     match (&case.expectation.rule, case.expectation.auth_rule()) {
         (Some((place, _)), Some(AuthRule::Forbid)) => {
             let detail = format!("rule {place} of the configuration: auth_plaintext = \"forbid\"");
-            (Evidence::Policy, Expected { starttls: true, source: "rule", detail })
+            (Evidence::Policy, Expected::starttls("rule", detail))
         }
         _ => {
             let detail = "credentials are sent under TLS only (RFC 4954 §4, RFC 8314 §3)".to_owned();
-            (Evidence::Suspicious, Expected { starttls: true, source: "standard", detail })
+            (Evidence::Suspicious, Expected::starttls("standard", detail))
         }
     }
 }

@@ -69,16 +69,16 @@ const fn unseen(id: &'static str, title: &'static str, reason: &'static str) -> 
 }
 
 use Kind::{
-    AuthExchangePlaintext, AuthOfferedPlaintext, AuthPlaintext, CommandInjection, CommandRewritten, DowngradeRetry,
-    EhloDowngraded, PolicyViolation, ResponseInjection, StarttlsMasked, StarttlsRefused, StarttlsStripped,
-    StarttlsUnused, StreamTampering, TlsDowngraded, TlsHandshakeFailed,
+    AuthExchangePlaintext, AuthOfferedPlaintext, AuthPlaintext, CertificateMismatch, CommandInjection,
+    CommandRewritten, DowngradeRetry, EhloDowngraded, PolicyViolation, ResponseInjection, StarttlsMasked,
+    StarttlsRefused, StarttlsStripped, StarttlsUnused, StreamTampering, TlsDowngraded, TlsHandshakeFailed,
 };
 use SeenFrom::{Both, Client, Server};
 
 /// Every row, in order.
 #[rustfmt::skip]
 pub const ROWS: &[Row] = &[
-    row("A1", "STARTTLS deleted from the EHLO reply", StarttlsStripped, Client, "rule or history", "regression, policy; tamper with FO-1", "a server that gave TLS up looks the same until its history is forgotten"),
+    row("A1", "STARTTLS deleted from the EHLO reply", StarttlsStripped, Client, "rule, published policy or history", "regression, policy; tamper with FO-1", "a server that gave TLS up looks the same until its history is forgotten"),
     row("A2", "capability overwritten in place, as Cisco's inspection does", StarttlsMasked, Client, "nothing", "tamper; suspicious while STARTTLS is still offered", "a server can write such a line itself; a mask does not tell which keyword it hides (FP-26)"),
     row("A3", "other same-length mangling: all X, one letter, case", StarttlsMasked, Client, "nothing; rule or history for other letters in its place", "tamper; regression, policy for other letters; suspicious, info for a change of case", "a server that writes it in its own way, until TLS was seen with it"),
     row("A4", "whole reply replaced", StarttlsStripped, Client, "history of its words", "regression, policy", "a server replaced by its owner"),
@@ -101,12 +101,12 @@ pub const ROWS: &[Row] = &[
     row("C6", "go-ahead, then clear text", TlsHandshakeFailed, Both, "nothing", "suspicious; tamper once mail goes in clear", "a broken client or server"),
     row("C7", "our own client does not ask for STARTTLS", StarttlsUnused, Client, "rule", "policy", "own configuration (FP-20)"),
     row("D1", "handshake sabotaged, then delivery in clear on another connection", DowngradeRetry, Both, "the failed handshake within five days, with the same address or name", "suspicious, regression, policy", "servers whose TLS is broken; the first half is tls-handshake-failed"),
-    unseen("D2", "certificate substituted", "needs a policy or a known key; see the policies' own rows"),
+    unseen("D2", "certificate substituted", "without a policy a new key is an everyday renewal; against a policy it is D5"),
     unseen("D3", "TLS on one leg, clear on the other", "each leg looks whole; as the server it is A8"),
     row("D4", "TLS version or suite downgraded", TlsDowngraded, Both, "nothing for weak suites and the TLS 1.3 sentinel; rule, history, or port 587 for versions", "suspicious, regression, policy, tamper", "old peers on port 25 are normal and not named"),
-    unseen("D5", "certificate does not match the policy", "needs a published policy"),
+    row("D5", "certificate contradicts TLSA records or MTA-STS", CertificateMismatch, Client, "DANE or MTA-STS; TLS 1.2 or below", "policy", "in TLS 1.3 the certificate is encrypted and not observable; who signed it is not checked"),
     unseen("D6", "TLS without STARTTLS", "counted as a TLS session: scanners do it"),
-    unseen("D7", "mail redirected by forged DNS", "needs a published policy"),
+    unseen("D7", "mail redirected by forged DNS", "not to be told from a smart host: where the address is none of the domain's, the finding says so and is suspicious only"),
     row("E1", "commands in clear behind STARTTLS", CommandInjection, Both, "nothing", "tamper", "testing tools do it too; clients that do not wait for a refusal"),
     row("E2", "replies in clear behind the go-ahead", ResponseInjection, Both, "nothing", "tamper", "–"),
     row("E3", "injected AUTH, MAIL or DATA", CommandInjection, Both, "nothing", "tamper", "testing tools do it too"),
@@ -121,11 +121,16 @@ pub const ROWS: &[Row] = &[
     row("F7", "AUTH refused, secret sent", AuthPlaintext, Both, "nothing", "suspicious, policy", "bots guess with made-up secrets"),
     row("F8", "STARTTLS stripped and AUTH offered in one reply", AuthOfferedPlaintext, Client, "rule or history", "regression, policy", "as A1"),
     row("F9", "Exchange's X-EXPS", AuthPlaintext, Both, "nothing", "suspicious, policy", "XCLIENT carries an identity, not a secret, and is no finding"),
-    row("G1", "mail accepted in clear against a local rule", PolicyViolation, Both, "rule", "policy", "–"),
+    row("G1", "mail accepted in clear against a local rule, or MTA-STS in mode enforce", PolicyViolation, Both, "rule or MTA-STS", "policy", "mail by a smart host: then the address is none of the domain's"),
+    row("G2", "the same, MTA-STS in mode testing", PolicyViolation, Client, "MTA-STS", "policy, at most medium", "its owner does not want mail held up"),
+    row("G3", "mail accepted in clear by a host with secure TLSA records", PolicyViolation, Client, "DANE", "policy", "bogus and insecure answers are no policy"),
+    row("G4", "the same, by the STARTTLS-Everywhere list", PolicyViolation, Client, "list", "policy", "behind its expiry the list is a hint only"),
     row("G5", "offered, always used, not used now", StarttlsUnused, Client, "history", "regression", "own configuration (FP-20)"),
+    unseen("G6", "mail host is not in the policy", "not to be told from a smart host; a policy that none of the domain's own mail hosts fits is invalid and accuses nobody"),
     row("G7", "REQUIRETLS in clear", PolicyViolation, Both, "nothing", "policy", "–"),
     row("G8", "submission on port 587 in clear", StarttlsUnused, Both, "nothing", "suspicious, regression, policy", "trusted networks: say so with starttls = \"ignore\""),
     row("G9", "a sender reports a server without STARTTLS, and our own record shows the offer to it", StarttlsStripped, Server, "its TLS report, and our record of that day (smtpwatch tlsrpt import)", "tamper", "a day is the finest grain; a sender behind NAT is not found; silent where our record has gaps or fewer such sessions than are reported"),
+    unseen("G10", "policy made unreachable", "told by smtpwatch_policy_refresh_failures_total; a policy that is cached holds until its max_age"),
     row("FO-1", "two different copies of one range of octets", StreamTampering, Both, "nothing", "tamper", "a device that normalises TCP leaves none: absence proves nothing"),
 ];
 

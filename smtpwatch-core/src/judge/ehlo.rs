@@ -42,7 +42,7 @@ fn downgraded(case: Case<'_>) -> Option<Claim> {
 
 fn speaks_ehlo(case: Case<'_>) -> Option<(Evidence, Expected)> {
     let record = case.expectation.speaks_ehlo.filter(|_| case.role == Role::Client)?;
-    Some((Evidence::Regression, Expected { starttls: false, source: "history", detail: record.answers() }))
+    Some((Evidence::Regression, Expected { starttls: false, ..Expected::starttls("history", record.answers()) }))
 }
 
 /// Any client can send a line of X, and a person at a keyboard behind a device that masks each octet does (FP-25): without a

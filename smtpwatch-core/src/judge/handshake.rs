@@ -53,22 +53,21 @@ fn downgraded(case: Case<'_>) -> Option<Claim> {
     let chosen = version_name(server.version);
     let minimum = case.expectation.rule.and_then(|(place, rule)| Some((place, rule.min_tls?)));
     let best = case.expectation.profile.map_or(0, |profile| profile.tls_version);
-    let expect = |source, detail| Expected { starttls: true, source, detail };
     let (evidence, expected) = if let Some((place, minimum)) = minimum
         && server.version < minimum
     {
         let detail = format!("rule {place} of the configuration: min_tls is {}", version_name(minimum));
-        (Evidence::Policy, expect("rule", detail))
+        (Evidence::Policy, Expected::starttls("rule", detail))
     } else if case.role == Role::Client && server.downgrade_sentinel && client.version >= TLS_1_3 {
         let detail = format!(
             "the client offered {}; the server's random says it was asked for less",
             version_name(client.version)
         );
-        (Evidence::Tamper, expect("standard", detail))
+        (Evidence::Tamper, Expected::starttls("standard", detail))
     } else if server.version < best && (server.version < TLS_1_2 || client.version >= best) {
-        (Evidence::Regression, expect("history", format!("{} was chosen before", version_name(best))))
+        (Evidence::Regression, Expected::starttls("history", format!("{} was chosen before", version_name(best))))
     } else if server.version < TLS_1_2 && case.port == 587 {
-        (Evidence::Suspicious, expect("standard", "TLS 1.2 at least on port 587 (RFC 8997)".to_owned()))
+        (Evidence::Suspicious, Expected::starttls("standard", "TLS 1.2 at least on port 587 (RFC 8997)".to_owned()))
     } else if server.weak_suite().is_some() {
         let detail = "a suite that encrypts and authenticates (RFC 9325 §4.1)".to_owned();
         let known = match case.expectation.profile {
@@ -76,7 +75,7 @@ fn downgraded(case: Case<'_>) -> Option<Claim> {
             Some(profile) if profile.tls_version != 0 && !profile.weak_suite => Evidence::Regression,
             Some(_) | None => Evidence::Suspicious,
         };
-        (known, expect("standard", detail))
+        (known, Expected::starttls("standard", detail))
     } else {
         return None;
     };

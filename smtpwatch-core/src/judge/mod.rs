@@ -5,6 +5,7 @@
 
 mod auth;
 pub mod catalogue;
+pub mod certificate;
 mod ehlo;
 mod handshake;
 mod injection;
@@ -24,6 +25,7 @@ use crate::{
     policy::{
         expectation::{Expectation, KnownBy},
         history::HistoryRecord,
+        published::demand::{Demand, Weight},
         rule::StarttlsRule,
         scope::Scope,
     },
@@ -51,6 +53,12 @@ pub struct Case<'a> {
     pub peer: IpAddr,
     /// When.
     pub at: Timestamp,
+    /// What published policies say of this session is being looked up.
+    pub pending: bool,
+    /// Certificate of the server, compared with the policy.
+    pub certificate: Option<&'a certificate::Comparison>,
+    /// Somebody was asked, and this goes out without an answer.
+    pub unanswered: bool,
 }
 
 /// What the packets of a connection tell about who sent them.
@@ -117,8 +125,14 @@ pub fn judge(case: Case<'_>) -> Vec<Claim> {
     claims.extend(auth::judge(case));
     claims.extend(policy::judge(case));
     claims.extend(tamper::judge(case));
+    claims.extend(certificate::judge(case));
     for claim in &mut claims {
         proof::add(case, claim);
+        if case.unanswered && claim.evidence < Evidence::Policy && claim.kind.is_about_starttls() {
+            claim
+                .proof
+                .push("pending-policy: no (published policies were asked for, and no answer came in time)".to_owned());
+        }
     }
     claims
 }
@@ -171,14 +185,16 @@ impl<'a> Case<'a> {
 impl Claim {
     fn new(case: Case<'_>, kind: Kind, rule: &'static str, evidence: Evidence, expected: Expected) -> Self {
         let outcome = case.session.outcome();
+        // What a policy says may still make it surer.
+        let waits = case.pending && evidence < Evidence::Policy && kind.is_about_starttls();
         Self {
             kind,
             instance: 0,
             rule,
             evidence,
             outcome,
-            severity: Severity::of(evidence, outcome),
-            is_final: case.closed || outcome >= Outcome::Content || case.session.tls_began(),
+            severity: severity(evidence, outcome, &expected),
+            is_final: !waits && (case.closed || outcome >= Outcome::Content || case.session.tls_began()),
             expected,
             mechanism: None,
             reply: None,
@@ -188,13 +204,27 @@ impl Claim {
 
     fn cost(mut self, outcome: Outcome) -> Self {
         self.outcome = outcome;
-        self.severity = Severity::of(self.evidence, outcome);
+        self.severity = severity(self.evidence, outcome, &self.expected);
         self
     }
 
     fn prove(mut self, line: impl Into<String>) -> Self {
         self.proof.push(line.into());
         self
+    }
+}
+
+/// The loudest that the breach of a policy in testing may be: its owner wants to hear of it, and no mail to be held up
+/// (THREATS G2).
+const TESTING: Severity = Severity::Medium;
+
+fn severity(evidence: Evidence, outcome: Outcome, expected: &Expected) -> Severity {
+    let severity = Severity::of(evidence, outcome);
+    match (expected.mode, outcome) {
+        // A credential is lost whatever the policy says.
+        (Some("testing"), Outcome::Attempt | Outcome::Envelope) => severity.min(Severity::Low),
+        (Some("testing"), Outcome::Content) => severity.min(TESTING),
+        _ => severity,
     }
 }
 
@@ -207,7 +237,27 @@ fn demanded(case: Case<'_>) -> Option<(Evidence, Expected)> {
         StarttlsRule::Ignore => return None,
     };
     let detail = format!("rule {place} of the configuration: starttls = \"{demand}\"");
-    Some((Evidence::Policy, Expected { starttls: true, source: "rule", detail }))
+    Some((Evidence::Policy, Expected::starttls("rule", detail)))
+}
+
+/// What a published policy of this weight says.
+fn published(case: Case<'_>, weight: Weight) -> Option<(Evidence, Expected)> {
+    let demand = case.expectation.published.iter().find(|demand| demand.weight == weight)?;
+    let evidence = if weight == Weight::Hint { Evidence::Suspicious } else { Evidence::Policy };
+    Some((evidence, expected_of(demand)))
+}
+
+fn expected_of(demand: &Demand) -> Expected {
+    Expected { mode: demand.weight.mode(), ..Expected::starttls(demand.source.as_str(), demand.detail.clone()) }
+}
+
+/// A local rule, then policies to be enforced, then history, then policies that are tested: a test hides no regression.
+fn known(case: Case<'_>, history: impl FnOnce() -> Option<(Evidence, Expected)>) -> Option<(Evidence, Expected)> {
+    demanded(case)
+        .or_else(|| published(case, Weight::Enforce))
+        .or_else(|| history().filter(|(evidence, _)| *evidence >= Evidence::Regression))
+        .or_else(|| published(case, Weight::Testing))
+        .or_else(|| published(case, Weight::Hint))
 }
 
 /// What is known about the offer of STARTTLS by this peer, as evidence and in words; `None` where nothing is.
@@ -220,28 +270,28 @@ fn offer_expected(case: Case<'_>) -> Option<(Evidence, Expected)> {
                 (Evidence::Suspicious, format!("by servers of this name, at other addresses: {}", record.offers()))
             }
         };
-        Some((evidence, Expected { starttls: true, source: "history", detail }))
+        Some((evidence, Expected::starttls("history", detail)))
     };
-    demanded(case).or_else(history)
+    known(case, history).or_else(history)
 }
 
 /// What is known about the use of STARTTLS with this peer.
 fn use_expected(case: Case<'_>) -> Option<(Evidence, Expected)> {
     let history = || {
-        let expected = Expected { starttls: true, source: "history", detail: case.known_user()?.uses() };
+        let expected = Expected::starttls("history", case.known_user()?.uses());
         Some((Evidence::Regression, expected))
     };
-    demanded(case).or_else(history)
+    known(case, history)
 }
 
 /// Nothing is known about this peer: what was seen speaks for itself.
 fn nothing_expected() -> Expected {
-    Expected { starttls: false, source: "none", detail: "nothing is known about this peer".to_owned() }
+    Expected { starttls: false, ..Expected::starttls("none", "nothing is known about this peer".to_owned()) }
 }
 
 /// What a standard says, whoever the peer is.
 fn by_standard(detail: &str) -> Expected {
-    Expected { starttls: true, source: "standard", detail: detail.to_owned() }
+    Expected::starttls("standard", detail.to_owned())
 }
 
 /// The side in words.

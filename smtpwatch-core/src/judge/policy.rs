@@ -1,14 +1,17 @@
-//! Mail was accepted in clear although a policy demands TLS (G1 for local rules), or although the message itself demands it
-//! (G7).
+//! Mail was accepted in clear although a policy demands TLS (G1 for local rules and MTA-STS, G2 for MTA-STS in testing, G3 for
+//! DANE, G4 for the STARTTLS-Everywhere list), or although the message itself demands it (G7).
 
-use super::{Case, Claim, by_standard, demanded};
+use super::{Case, Claim, by_standard, demanded, expected_of};
 use crate::{
     finding::{Evidence, Kind},
-    policy::rule::StarttlsRule,
+    policy::{
+        published::demand::{Source, Weight},
+        rule::StarttlsRule,
+    },
 };
 
 pub(super) fn judge(case: Case<'_>) -> Vec<Claim> {
-    [local(case), requiretls(case)].into_iter().flatten().collect()
+    [local(case).or_else(|| published(case)), requiretls(case)].into_iter().flatten().collect()
 }
 
 fn local(case: Case<'_>) -> Option<Claim> {
@@ -17,6 +20,24 @@ fn local(case: Case<'_>) -> Option<Claim> {
     }
     let (_, expected) = demanded(case)?;
     Some(Claim::new(case, Kind::PolicyViolation, "G1", Evidence::Policy, expected))
+}
+
+/// Each policy that speaks for this session is named: who breaks one breaks them all.
+fn published(case: Case<'_>) -> Option<Claim> {
+    if case.session.messages == 0 || case.session.doubt.is_some() || case.starttls_ignored() {
+        return None;
+    }
+    let mut demands = case.expectation.published.iter().filter(|demand| demand.weight < Weight::Hint);
+    let first = demands.next()?;
+    let rule = match (first.source, first.weight) {
+        (Source::MtaSts, Weight::Enforce) => "G1",
+        (Source::MtaSts, _) => "G2",
+        (Source::Dane, _) => "G3",
+        (Source::List, _) => "G4",
+    };
+    let mut claim = Claim::new(case, Kind::PolicyViolation, rule, Evidence::Policy, expected_of(first));
+    claim.proof.extend(demands.map(|demand| format!("also: {}", demand.detail)));
+    Some(claim)
 }
 
 /// REQUIRETLS exists under TLS only: in clear it contradicts itself.

@@ -6,6 +6,7 @@ use super::{
     failures::Failure,
     history::{History, HistoryKey, HistoryPeer, HistoryRecord, Rate, Strength},
     profile::Profile,
+    published::demand::Demand,
     rule::{AuthRule, Rule, StarttlsRule},
 };
 use crate::{FlowKey, Role};
@@ -70,6 +71,8 @@ pub struct Expectation<'a> {
     pub profile: Option<&'a Profile>,
     /// A TLS handshake with this peer that failed before.
     pub failure: Option<&'a Failure>,
+    /// Published policies that want TLS, the one that speaks for this session first. Of sessions as the client only.
+    pub published: &'a [Demand],
 }
 
 impl<'a> Expectation<'a> {
@@ -94,6 +97,7 @@ impl<'a> Expectation<'a> {
             speaks_ehlo: rows.iter().map(|(_, record)| *record).find(|record| record.sessions >= strength.min_sessions),
             profile: rows.first().and_then(|(_, record)| record.profile.as_deref()),
             failure: None,
+            published: &[],
         }
     }
 

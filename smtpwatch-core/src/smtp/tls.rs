@@ -1,4 +1,4 @@
-//! What comes after STARTTLS: octets that are not TLS, the hellos, and how far the handshake got.
+//! What comes after STARTTLS: octets that are not TLS, the hellos, the server's certificates, and how far the handshake got.
 //!
 //! Messages are read by tls-parser; this file finds where records begin and collects the octets of one message.
 
@@ -12,6 +12,10 @@ use crate::Side;
 /// Octets of one message that are collected: a ClientHello with a post-quantum key share is below 2 KiB, a ServerHello
 /// below 200 octets. What does not fit is not TLS that anybody negotiates.
 const HANDSHAKE_OCTETS: usize = 16 * 1024;
+/// Octets of a Certificate message: the gate does not copy more of what a server says under TLS.
+const CERTIFICATE_OCTETS: usize = 16 * 1024;
+/// Certificates of one message. A chain of that length is none that anybody builds.
+const CERTIFICATES: usize = 16;
 /// Octets kept of what stands before the first record of a direction.
 const BEFORE_OCTETS: usize = 4 * 1024;
 /// Content types (RFC 8446 §5.1).
@@ -21,6 +25,10 @@ const HANDSHAKE: u8 = 22;
 const APPLICATION_DATA: u8 = 23;
 /// A record of application data up to this length holds an alert of TLS 1.3: two octets, the content type, a tag of 8 or 16.
 const ENCRYPTED_ALERT: u16 = 19;
+/// The handshake message that certificates come in (RFC 5246 §7.4).
+const CERTIFICATE: u8 = 11;
+/// Octets of its header: the type, and the length in three octets.
+const MESSAGE_HEADER: usize = 4;
 /// `ServerHello.random` of a HelloRetryRequest (RFC 8446 §4.1.3), its first octets.
 const RETRY: [u8; 8] = [0xcf, 0x21, 0xad, 0x74, 0xe5, 0x9a, 0x61, 0x11];
 /// What a server that knows TLS 1.3 writes into its random when it is made to choose TLS 1.2 (RFC 8446 §4.1.3), and TLS 1.1
@@ -79,6 +87,9 @@ pub struct TlsPhase {
     pub server_hello: Option<ServerHello>,
     /// First alert that came in clear: who sent it, and its description (RFC 8446 §6).
     pub alert: Option<(Side, u8)>,
+    /// The server's certificates in DER, its own first, of a handshake below TLS 1.3 (RFC 5246 §7.4.2). Empty where they were
+    /// encrypted, or not sent, or not seen whole.
+    pub certificates: Vec<Vec<u8>>,
     client: Direction,
     server: Direction,
 }
@@ -95,14 +106,35 @@ struct Direction {
     left: u16,
     /// Content of handshake records: the start of a message.
     handshake: Vec<u8>,
-    /// The hello was read, or cannot be.
-    hello_done: bool,
+    /// What is read of them.
+    reading: Reading,
     /// A record came that only a party which goes on with the handshake sends.
     went_on: bool,
     /// A ChangeCipherSpec came: before TLS 1.3 the side that sends it has taken in what the other one proved.
     changed_cipher: bool,
     /// The hello has the form of SSL 2.0 (RFC 5246 §E.2): records are not read.
     opaque: bool,
+    /// Octets are missing: what is read behind them may be anything.
+    hole: bool,
+}
+
+/// What is read of the handshake messages of one direction.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+enum Reading {
+    /// The hello.
+    #[default]
+    Hello,
+    /// The server's Certificate message, which follows its hello below TLS 1.3 (RFC 5246 §7.3).
+    Certificate,
+    /// Nothing any more: it was read, or cannot be.
+    Nothing,
+}
+
+impl Direction {
+    fn read_nothing(&mut self) {
+        self.reading = Reading::Nothing;
+        self.handshake = Vec::new();
+    }
 }
 
 impl TlsPhase {
@@ -130,6 +162,15 @@ impl TlsPhase {
         let rest = self.records(from, &records).len();
         // What is left of both is the end of what came now: before it nothing was a record.
         &bytes[bytes.len() - rest.min(bytes.len())..]
+    }
+
+    /// Octets of one direction are missing.
+    pub(super) fn gap(&mut self, from: Side) {
+        let direction = self.direction_mut(from);
+        direction.hole = true;
+        if direction.reading == Reading::Certificate {
+            direction.read_nothing();
+        }
     }
 
     /// A TLS record began in this direction.
@@ -208,9 +249,15 @@ impl TlsPhase {
         // A second ClientHello (after a HelloRetryRequest) is a handshake record too, so in TLS 1.3 only what is encrypted counts.
         direction.went_on |= match (direction.header[0], version) {
             (APPLICATION_DATA, Some(0x0304..)) => direction.left > ENCRYPTED_ALERT,
-            (HANDSHAKE, Some(..0x0304)) => direction.hello_done,
+            (HANDSHAKE, Some(..0x0304)) => direction.reading != Reading::Hello,
             _ => false,
         };
+        // A session that is resumed has no certificates (RFC 5246 §7.3).
+        if direction.reading == Reading::Certificate
+            && matches!(direction.header[0], CHANGE_CIPHER_SPEC | APPLICATION_DATA)
+        {
+            direction.read_nothing();
+        }
     }
 
     fn content(&mut self, from: Side, content: &[u8]) {
@@ -222,9 +269,14 @@ impl TlsPhase {
                     self.alert = Some((from, *description));
                 }
             }
-            Some(&HANDSHAKE) if !direction.hello_done => {
+            Some(&HANDSHAKE) if direction.reading != Reading::Nothing => {
                 direction.handshake.extend_from_slice(content);
-                self.hello(from);
+                if direction.reading == Reading::Hello {
+                    self.hello(from);
+                }
+                if self.direction(from).reading == Reading::Certificate {
+                    self.certificate_message();
+                }
             }
             _ => {}
         }
@@ -251,10 +303,26 @@ impl TlsPhase {
             direction.handshake.drain(..used);
             return;
         }
-        direction.hello_done = true;
-        direction.handshake = Vec::new();
+        match server {
+            Some((used, ServerHello { version: 0x0300..=0x0303, .. })) if !direction.hole => {
+                direction.reading = Reading::Certificate;
+                direction.handshake.drain(..used);
+            }
+            _ => direction.read_nothing(),
+        }
         self.client_hello = self.client_hello.take().or(client);
         self.server_hello = self.server_hello.or(server.map(|(_, hello)| hello));
+    }
+
+    /// Reads the message behind the server's hello, once it is whole.
+    fn certificate_message(&mut self) {
+        let Some(&[kind, high, middle, low]) = self.server.handshake.first_chunk::<MESSAGE_HEADER>() else { return };
+        let end = MESSAGE_HEADER + (usize::from(high) << 16 | usize::from(middle) << 8 | usize::from(low));
+        if kind == CERTIFICATE && end <= MESSAGE_HEADER + CERTIFICATE_OCTETS {
+            let Some(message) = self.server.handshake.get(..end) else { return };
+            self.certificates = certificates(message).unwrap_or_default();
+        }
+        self.server.read_nothing();
     }
 
     const fn direction(&self, from: Side) -> &Direction {
@@ -321,13 +389,30 @@ fn server_hello(hello: &tls_parser::TlsServerHelloContents<'_>) -> ServerHello {
     }
 }
 
+/// The certificates of a message; `None` where it is not what RFC 5246 §7.4.2 describes, or has more than are kept.
+fn certificates(message: &[u8]) -> Option<Vec<Vec<u8>>> {
+    /// Octets of the length of the list, and of that of each certificate.
+    const LENGTH: usize = 3;
+    let Ok((_, TlsMessage::Handshake(TlsMessageHandshake::Certificate(list)))) = parse_tls_message_handshake(message)
+    else {
+        return None;
+    };
+    // The parser passes over what is cut off at the end of the list.
+    let octets = list.cert_chain.iter().fold(LENGTH, |octets, certificate| octets + LENGTH + certificate.data.len());
+    let is_whole = message.len() == MESSAGE_HEADER + octets && list.cert_chain.len() <= CERTIFICATES;
+    is_whole.then(|| list.cert_chain.iter().map(|certificate| certificate.data.to_vec()).collect())
+}
+
 fn parsed(extensions: Option<&[u8]>) -> Vec<TlsExtension<'_>> {
     extensions.and_then(|octets| parse_tls_extensions(octets).ok()).map(|(_, parsed)| parsed).unwrap_or_default()
 }
 
 #[cfg(test)]
 pub(super) mod tests {
+    use proptest::prelude::*;
+
     use super::*;
+    use crate::{Timestamp, smtp::Session};
 
     /// A ClientHello of TLS 1.2 and 1.3 for `mx.example.net`, put together after RFC 8446 §4.1.2.
     pub(in crate::smtp) fn client_hello_record() -> Vec<u8> {
@@ -349,14 +434,45 @@ pub(super) mod tests {
         let mut body = fields.concat();
         body.extend_from_slice(&u16::try_from(extensions.len()).expect("short").to_be_bytes());
         body.extend_from_slice(&extensions);
-        let length = u16::try_from(body.len()).expect("short");
-        let mut message = vec![kind, 0];
-        message.extend_from_slice(&length.to_be_bytes());
-        message.extend_from_slice(&body);
-        let mut record = vec![0x16, 3, 1];
-        record.extend_from_slice(&u16::try_from(message.len()).expect("short").to_be_bytes());
-        record.extend_from_slice(&message);
-        record
+        record(0x16, &message(kind, &body))
+    }
+
+    fn message(kind: u8, body: &[u8]) -> Vec<u8> {
+        [&[kind][..], &u24(body.len()), body].concat()
+    }
+
+    fn u24(length: usize) -> Vec<u8> {
+        u32::try_from(length).expect("short").to_be_bytes()[1..].to_vec()
+    }
+
+    fn record(kind: u8, content: &[u8]) -> Vec<u8> {
+        let length = u16::try_from(content.len()).expect("short");
+        [&[kind, 3, 3][..], &length.to_be_bytes(), content].concat()
+    }
+
+    /// A ServerHello without extensions (RFC 5246 §7.4.1.3).
+    fn server_hello(version: u16) -> Vec<u8> {
+        message(2, &[&version.to_be_bytes()[..], &[9; 32], &[0, 0xc0, 0x2f, 0]].concat())
+    }
+
+    /// A Certificate message (RFC 5246 §7.4.2).
+    fn certificate_message(certificates: &[Vec<u8>]) -> Vec<u8> {
+        let list: Vec<u8> =
+            certificates.iter().flat_map(|octets| [u24(octets.len()), octets.clone()].concat()).collect();
+        message(CERTIFICATE, &[u24(list.len()), list].concat())
+    }
+
+    /// What a server says of itself, in one record.
+    fn flight(version: u16, certificates: &[Vec<u8>]) -> Vec<u8> {
+        let done = message(14, &[]);
+        record(HANDSHAKE, &[server_hello(version), certificate_message(certificates), done].concat())
+    }
+
+    fn pushed(octets: &[u8]) -> TlsPhase {
+        let mut tls = TlsPhase::default();
+        tls.push(Side::Client, &client_hello_record());
+        assert!(tls.push(Side::Server, octets).is_empty());
+        tls
     }
 
     #[test]
@@ -430,6 +546,115 @@ pub(super) mod tests {
         tls.push(Side::Server, &server_hello_record());
         tls.push(Side::Client, &[&[0x17, 3, 3, 0, 19][..], &[0; 19]].concat());
         assert!(!tls.is_established());
+    }
+
+    #[test]
+    fn the_certificates_of_tls_below_1_3_are_read() {
+        let chain = [vec![1; 900], vec![2; 1100]];
+        for version in [0x0301, 0x0302, 0x0303] {
+            let tls = pushed(&flight(version, &chain));
+            assert_eq!(tls.certificates, chain);
+            assert_eq!(tls.server.handshake.capacity(), 0, "nothing is kept twice");
+            assert!(!tls.is_established());
+        }
+        assert!(pushed(&flight(0x0304, &chain)).certificates.is_empty());
+    }
+
+    #[test]
+    fn certificates_do_not_establish_anything() {
+        let mut tls = pushed(&flight(0x0303, &[vec![1; 900]]));
+        tls.push(Side::Client, &record(HANDSHAKE, &message(16, &[0; 66])));
+        assert!(!tls.is_established());
+        tls.push(Side::Server, &record(CHANGE_CIPHER_SPEC, &[1]));
+        assert!(tls.is_established());
+    }
+
+    #[test]
+    fn what_is_not_a_whole_list_of_certificates_is_none() {
+        let list = |octets: &[u8]| message(CERTIFICATE, &[&u24(octets.len()), octets].concat());
+        let short = message(CERTIFICATE, &[0, 0, 9, 0, 0, 1, 7]);
+        let long = message(CERTIFICATE, &[0, 0, 4, 0, 0, 1, 7, 0]);
+        for other in
+            [list(&[0, 0, 1, 7, 0, 0, 2, 7]), list(&[0, 0, 1, 7, 0]), list(&[]), short, long, message(12, &[0; 70])]
+        {
+            let tls = pushed(&record(HANDSHAKE, &[server_hello(0x0303), other].concat()));
+            assert!(tls.certificates.is_empty());
+            assert_eq!((tls.server.reading, tls.server.handshake.capacity()), (Reading::Nothing, 0));
+        }
+    }
+
+    #[test]
+    fn certificates_are_bounded() {
+        let most = vec![vec![1; 100]; CERTIFICATES];
+        assert_eq!(pushed(&flight(0x0303, &most)).certificates, most);
+        assert!(pushed(&flight(0x0303, &[&most[..], &most[..1]].concat())).certificates.is_empty());
+        let begun = [&server_hello(0x0303)[..], &[CERTIFICATE, 0, 0x40, 1]].concat();
+        let tls = pushed(&record(HANDSHAKE, &begun));
+        assert_eq!(tls.server.reading, Reading::Nothing, "of a message that is too long nothing is kept");
+        let longest = [vec![1; CERTIFICATE_OCTETS - 6]];
+        let octets = [server_hello(0x0303), certificate_message(&longest)].concat();
+        let octets: Vec<u8> = octets.chunks(16_000).flat_map(|content| record(HANDSHAKE, content)).collect();
+        assert_eq!(pushed(&octets).certificates, longest);
+    }
+
+    #[test]
+    fn a_resumed_session_has_no_certificates() {
+        let resumed = [record(HANDSHAKE, &server_hello(0x0303)), record(CHANGE_CIPHER_SPEC, &[1])].concat();
+        // What follows is encrypted, and may look like anything.
+        let mut tls = pushed(&resumed);
+        tls.push(Side::Server, &record(HANDSHAKE, &certificate_message(&[vec![1; 900]])));
+        assert!(tls.certificates.is_empty());
+        let ticket = record(HANDSHAKE, &[server_hello(0x0303), message(4, &[0; 200])].concat());
+        assert_eq!(pushed(&ticket).server.reading, Reading::Nothing);
+    }
+
+    #[test]
+    fn certificates_with_a_hole_are_not_seen() {
+        let flight = flight(0x0303, &[vec![1; 900]]);
+        for hole in [60, 500] {
+            let mut session = Session::new(false);
+            let mut say = |from, offset: usize, octets: &[u8]| session.data(from, Timestamp(0), offset as u64, octets);
+            say(Side::Client, 0, &client_hello_record());
+            say(Side::Server, 0, &flight[..hole]);
+            session.gap(Side::Server, 10);
+            session.data(Side::Server, Timestamp(0), (hole + 10) as u64, &flight[hole..]);
+            let tls = session.seen.tls.expect("TLS from the first octet");
+            assert!(tls.server_hello.is_some() && tls.certificates.is_empty());
+            assert_eq!(tls.server.handshake.capacity(), 0);
+        }
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::default() })]
+
+        #[test]
+        fn certificates_are_the_same_in_any_cut_of_messages_and_of_octets(
+            chain in proptest::collection::vec(proptest::collection::vec(any::<u8>(), 1..300), 1..5),
+            records in proptest::collection::vec(1..400_usize, 1..8),
+            pieces in proptest::collection::vec(1..400_usize, 1..8),
+            cut in any::<proptest::sample::Index>(),
+        ) {
+            let messages = [server_hello(0x0303), certificate_message(&chain), message(14, &[])].concat();
+            let octets: Vec<u8> = cuts(&messages, &records).flat_map(|content| record(HANDSHAKE, content)).collect();
+            let mut tls = pushed(&[]);
+            for piece in cuts(&octets, &pieces) {
+                tls.push(Side::Server, piece);
+                prop_assert!(tls.certificates.is_empty() || tls.server.handshake.capacity() == 0);
+            }
+            prop_assert_eq!(&tls.certificates, &chain);
+            // All of them, or none.
+            let cut = pushed(&octets[..cut.index(octets.len())]);
+            prop_assert!(cut.certificates.is_empty() || cut.certificates == chain);
+        }
+    }
+
+    /// Pieces of these lengths, again and again.
+    fn cuts<'a>(mut octets: &'a [u8], lengths: &'a [usize]) -> impl Iterator<Item = &'a [u8]> {
+        lengths.iter().cycle().map_while(move |length| {
+            let (piece, rest) = octets.split_at((*length).min(octets.len()));
+            octets = rest;
+            (!piece.is_empty()).then_some(piece)
+        })
     }
 
     #[test]

@@ -4,6 +4,7 @@ mod dialogues;
 mod evasions;
 mod identifiers;
 mod properties;
+mod published;
 mod stubborn;
 mod talk;
 mod threats;

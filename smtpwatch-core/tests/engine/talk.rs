@@ -4,9 +4,9 @@ use std::net::SocketAddr;
 
 use smtpwatch_core::{
     Engine, Finding, FlowKey, Output, Role, Segment, Settings, Side, TcpFlags, Timestamp,
-    engine::{GateAction, LossCause, SessionSummary},
+    engine::{Delivery, GateAction, LossCause, SessionSummary},
     finding::Kind,
-    policy::{history::History, rule::Rule},
+    policy::{history::History, published::Wanted, rule::Rule},
 };
 
 /// One segment that owns its octets.
@@ -242,6 +242,8 @@ pub struct Heard {
     pub gate: Vec<GateAction>,
     pub gaps: usize,
     pub lost: Vec<LossCause>,
+    pub wanted: Vec<Wanted>,
+    pub deliveries: Vec<Delivery>,
 }
 
 impl Heard {
@@ -255,6 +257,8 @@ impl Heard {
                     self.gaps += 1;
                     self.lost.push(cause);
                 }
+                Output::Wanted(wanted) => self.wanted.push(wanted),
+                Output::Delivery(delivery) => self.deliveries.push(*delivery),
                 Output::Evicted(_) | Output::History(..) | Output::HistoryForgotten(_) => {}
             }
         }
@@ -315,6 +319,17 @@ pub fn server_hello(version: u16, cipher: u16, sentinel: &[u8]) -> Vec<u8> {
     let legacy = version.min(0x0303).to_be_bytes();
     let random = [vec![9; 32 - sentinel.len()], sentinel.to_vec()].concat();
     record(&[2], &[&legacy, &random, &[0], &cipher.to_be_bytes(), &[0], &length(&versions), &versions])
+}
+
+/// The server's certificate before TLS 1.3 (RFC 5246 §7.4.2).
+pub fn certificate(der: &[u8]) -> Vec<u8> {
+    let one = [&[0][..], &length(der), der].concat();
+    record(&[11], &[&[0], &length(&one), &one])
+}
+
+/// A ChangeCipherSpec, and the finished message that nobody can read.
+pub fn finished() -> Vec<u8> {
+    [&[0x14, 3, 3, 0, 1, 1, 0x16, 3, 3, 0, 40][..], &[0xbb; 40]].concat()
 }
 
 /// A record of encrypted data.

@@ -7,8 +7,8 @@ use smtpwatch_core::policy::published::domain_name;
 
 use super::{Exit, Format, Lenient, TlsrptImportArgs, TlsrptReportArgs};
 use crate::{
+    clock::now,
     config::Config,
-    daemon::now,
     day::Day,
     incident,
     output::text,

@@ -117,7 +117,7 @@ mod tests {
                 community_id: String::new(),
             },
             peer: PeerInfo::default(),
-            expected: Expected { starttls: true, source: "history", detail: String::new() },
+            expected: Expected::starttls("history", String::new()),
             observed: Observed {
                 capabilities: Vec::new(),
                 starttls: StarttlsState::Absent,

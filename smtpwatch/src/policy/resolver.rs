@@ -43,6 +43,10 @@ const UNTOLD: Duration = Duration::from_secs(300);
 /// Links of a chain of CNAME records that are followed.
 const CHAIN: usize = 8;
 
+/// What to do where DNSSEC does not come through.
+pub const REMEDY: &str = "the name server must pass DNSSEC records on, and the clock must be right; name one that does in \
+                          [policy] resolver, such as a local Unbound, or set dane = false";
+
 /// How an answer came out.
 #[derive(Clone, Debug)]
 pub enum Found<T> {
@@ -88,7 +92,7 @@ pub enum Dnssec {
     On,
     /// The configuration does without (`dane = false`).
     Off,
-    /// They cannot be: why, and the remedy.
+    /// They cannot be: why. See [`REMEDY`].
     Broken(String),
 }
 
@@ -185,17 +189,15 @@ impl Resolver {
         let resolver = build(Some(keys)).map_err(failed)?;
         let dnssec = Self { resolver, servers: plain.servers.clone(), dnssec: Dnssec::On, patience };
         for zone in zones {
-            let why = match dnssec.ask(zone.clone(), RecordType::DNSKEY).await {
+            // Keys that are anchored are believed without a signature: what they sign tells whether signatures come through.
+            let why = match dnssec.ask(zone.clone(), RecordType::SOA).await {
                 Found::Present { secure: true, .. } => continue,
-                Found::Present { secure: false, .. } => "its keys are not proved".to_owned(),
-                Found::Absent { .. } => "it shows no keys".to_owned(),
+                Found::Present { secure: false, .. } => "its SOA record is not proved".to_owned(),
+                Found::Absent { .. } => "it shows no SOA record".to_owned(),
                 Found::Bogus(why) | Found::Error(why) => why,
             };
-            let dnssec = Dnssec::Broken(format!(
-                "the keys of the zone \"{zone}\" cannot be validated through the name server ({why}): it must pass DNSSEC \
-                 records on, and the clock must be right; name one that does in [policy] resolver, such as a local Unbound, \
-                 or set dane = false"
-            ));
+            let dnssec =
+                Dnssec::Broken(format!("the zone \"{zone}\" cannot be validated through the name server ({why})"));
             return Ok(Self { dnssec, ..plain });
         }
         Ok(dnssec)
@@ -340,8 +342,12 @@ impl Resolver {
         let mut request = DnsRequest::from_query(Query::query(name, kind), options);
         request.metadata.checking_disabled = true;
         let answer = tokio::time::timeout(self.patience * 2, self.servers.send(request).first_answer()).await;
-        let answer = answer.ok()?.ok()?;
-        (answer.response_code == ResponseCode::NoError).then(|| answer.answers.clone())
+        match answer.ok()? {
+            Ok(answer) if answer.response_code == ResponseCode::NoError => Some(answer.answers.clone()),
+            // A denial is an answer too.
+            Err(NetError::Dns(DnsError::NoRecordsFound(_))) => Some(Vec::new()),
+            _ => None,
+        }
     }
 }
 

@@ -216,6 +216,7 @@ mod tests {
             auth: Vec::new(),
             smtp: true,
             gaps: 0,
+            certificate: None,
         }
     }
 

@@ -205,6 +205,7 @@ fn finding(report: &Report, claim: &Claim, days: Days, (sender, own): (IpAddr, I
         expected: Expected {
             starttls: true,
             source: "tlsrpt",
+            mode: None,
             detail: format!(
                 "we offered it to {sender} in {} of {} sessions; {organization} reports {} without",
                 seen.offered, seen.sessions, claim.sessions

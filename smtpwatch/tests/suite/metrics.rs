@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use smtpwatch::output::metrics::Metrics;
 
 /// Every label that may exist, with the metrics' own; anything else would be a way for addresses or names to get in.
-const LABELS: [&str; 15] = [
+const LABELS: [&str; 16] = [
     "kind",
     "severity",
     "role",
@@ -19,6 +19,7 @@ const LABELS: [&str; 15] = [
     "reason",
     "cause",
     "output",
+    "source",
     "le",
     "version",
 ];
@@ -90,6 +91,7 @@ fn every_label_set_is_exported_as_zero() {
         r#"smtpwatch_sessions_total{port="587",result="unknown",role="server"} 0"#,
         r#"smtpwatch_sessions_total{port="other",result="tls",role="client"} 0"#,
         r#"smtpwatch_starttls_offers_total{offered="masked",role="client"} 0"#,
+        r#"smtpwatch_certificate_checks_total{result="not_observable",source="dane"} 0"#,
         r#"smtpwatch_probe_attached{direction="egress",hook="clsact",interface="eth3"} 0"#,
         r#"smtpwatch_kernel_packets_total{direction="egress",outcome="muted"} 0"#,
         r#"smtpwatch_kernel_dropped_total{reason="ring_full"} 0"#,
@@ -98,6 +100,12 @@ fn every_label_set_is_exported_as_zero() {
         r#"smtpwatch_flows_evicted_total{reason="capacity"} 0"#,
         "smtpwatch_verdict_latency_seconds_count 0",
         "smtpwatch_baseline_peers 0",
+        "smtpwatch_policy_subjects 0",
+        "smtpwatch_policy_dnssec 0",
+        r#"smtpwatch_policy_last_refresh_timestamp_seconds{source="dane"} 0"#,
+        r#"smtpwatch_policy_refresh_failures_total{source="mta-sts"} 0"#,
+        r#"smtpwatch_policy_refresh_failures_total{source="list"} 0"#,
+        r#"smtpwatch_policy_lookups_dropped_total{reason="queue_full"} 0"#,
         r#"smtpwatch_output_records_total{output="journal"} 0"#,
         r#"smtpwatch_output_failures_total{output="store"} 0"#,
     ] {

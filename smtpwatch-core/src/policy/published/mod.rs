@@ -4,6 +4,8 @@
 //! DANE speaks for a mail host (RFC 7672), MTA-STS (RFC 8461) and the STARTTLS-Everywhere list for a recipient domain.
 
 pub mod answer;
+pub mod certificate;
+pub mod demand;
 pub mod list;
 mod names;
 pub mod sts;
@@ -16,7 +18,7 @@ use std::{net::IpAddr, sync::Arc};
 pub use self::{
     answer::{Answer, State},
     names::domain_name,
-    table::Published,
+    table::{HOSTS_PER_DOMAIN, PATIENCE, Published, SUBJECTS, hosts},
 };
 use self::{list::StarttlsList, sts::StsPolicy, tlsa::Tlsa};
 

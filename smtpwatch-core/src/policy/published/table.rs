@@ -1,5 +1,326 @@
 //! The table of what is known, and the index from addresses to mail hosts to domains.
 
+use std::{net::IpAddr, sync::Arc, time::Duration};
+
+use slab::Slab;
+
+use super::{DomainFacts, HostFacts, Learned, Wanted, demand::Called, list::StarttlsList};
+use crate::{Timestamp, hash::HashMap, order::Order};
+
+/// Domains known at once, and hosts; the one that was asked about least recently makes room.
+pub const SUBJECTS: usize = 10_000;
+/// Subjects that wait for their answer; what comes beyond is not asked.
+const ASKED: usize = 4_096;
+/// Mail hosts of one domain that are looked at, the most preferred ones: more have no place in one answer.
+pub const HOSTS_PER_DOMAIN: usize = 16;
+/// Names kept of one address, and domains of one host: a large provider has any number.
+const PER_KEY: usize = 64;
+/// An answer that has not come for so long is not waited for.
+pub const PATIENCE: Duration = Duration::from_secs(10);
+
 /// Everything that is known of published policies, bounded.
 #[derive(Debug, Default)]
-pub struct Published {}
+pub struct Published {
+    /// Somebody answers what is asked.
+    answered: bool,
+    list: Option<Arc<StarttlsList>>,
+    domains: Subjects<DomainFacts>,
+    hosts: Subjects<HostFacts>,
+    /// Hosts at an address.
+    at_address: HashMap<IpAddr, Vec<Arc<str>>>,
+    /// Domains whose mail a host takes.
+    of_host: HashMap<String, Vec<Arc<str>>>,
+    /// What was asked for, and when.
+    asked: HashMap<Wanted, Timestamp>,
+}
+
+impl Published {
+    /// Nothing is known. `answered`: somebody looks up what [`Published::want`] says.
+    #[must_use]
+    pub fn new(answered: bool) -> Self {
+        Self { answered, ..Self::default() }
+    }
+
+    /// Whether nothing is known and nobody looks anything up.
+    #[must_use]
+    pub fn is_silent(&self) -> bool {
+        !self.answered && self.list.is_none() && self.domains.is_empty() && self.hosts.is_empty()
+    }
+
+    /// Takes in an answer.
+    pub fn learn(&mut self, learned: Learned) {
+        match learned {
+            Learned::List(list) => self.list = Some(list),
+            Learned::Domain(name, facts) => {
+                let (name, before) = self.domains.insert(&name, facts.clone());
+                self.unlink_domain(before);
+                for host in hosts(&facts) {
+                    link(self.of_host.entry(host.clone()).or_default(), &name);
+                }
+                self.asked.remove(&Wanted::Domain(name.to_string()));
+            }
+            Learned::Host(name, facts) => {
+                let (name, before) = self.hosts.insert(&name, facts.clone());
+                self.unlink_host(before);
+                for address in addresses(&facts) {
+                    link(self.at_address.entry(*address).or_default(), &name);
+                }
+                self.asked.remove(&Wanted::Host(name.to_string()));
+            }
+        }
+    }
+
+    /// Whether this is to be asked for now: it is not known, or holds no more, and is not under way.
+    pub fn want(&mut self, subject: &Wanted, now: Timestamp) -> bool {
+        if !self.answered || self.is_fresh(subject, now) {
+            return false;
+        }
+        if self.asked.get(subject).is_some_and(|asked| now.since(*asked) < PATIENCE) {
+            return false;
+        }
+        if self.asked.len() >= ASKED {
+            self.asked.retain(|_, asked| now.since(*asked) < PATIENCE);
+        }
+        if self.asked.len() >= ASKED {
+            return false;
+        }
+        self.asked.insert(subject.clone(), now);
+        true
+    }
+
+    /// Whether the answer is under way.
+    #[must_use]
+    pub fn is_pending(&self, subject: &Wanted, now: Timestamp) -> bool {
+        self.asked.get(subject).is_some_and(|asked| now.since(*asked) < PATIENCE)
+    }
+
+    /// Something that a session's policy depends on was asked for, and there was no answer yet.
+    #[must_use]
+    pub fn is_unanswered(&self, called: Called<'_>) -> bool {
+        self.subjects(called).iter().any(|subject| self.asked.contains_key(subject))
+    }
+
+    /// What is known of a recipient domain.
+    #[must_use]
+    pub fn domain(&self, name: &str) -> Option<&Arc<DomainFacts>> {
+        self.domains.get(name)
+    }
+
+    /// What is known of a mail host.
+    #[must_use]
+    pub fn host(&self, name: &str) -> Option<&Arc<HostFacts>> {
+        self.hosts.get(name)
+    }
+
+    /// The list, expired or not.
+    #[must_use]
+    pub fn list(&self) -> Option<&StarttlsList> {
+        self.list.as_deref()
+    }
+
+    /// Mail hosts that are known to be at an address.
+    pub fn hosts_at(&self, address: IpAddr) -> impl Iterator<Item = &str> {
+        self.at_address.get(&address.to_canonical()).into_iter().flatten().map(|name| &**name)
+    }
+
+    /// Domains of which a host is known to take mail.
+    pub fn domains_of(&self, host: &str) -> impl Iterator<Item = &str> {
+        self.of_host.get(host).into_iter().flatten().map(|name| &**name)
+    }
+
+    /// Domains and hosts that are known.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.domains.rows.len() + self.hosts.rows.len()
+    }
+
+    /// Whether no domain and no host is known.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    fn is_fresh(&self, subject: &Wanted, now: Timestamp) -> bool {
+        match subject {
+            Wanted::Domain(name) => {
+                self.domains.get(name).is_some_and(|facts| now < facts.mx.until && now < facts.sts.until)
+            }
+            Wanted::Host(name) => {
+                self.hosts.get(name).is_some_and(|facts| now < facts.addresses.until && now < facts.dane.until)
+            }
+        }
+    }
+
+    fn unlink_domain(&mut self, gone: Vec<Row<DomainFacts>>) {
+        for (name, facts) in gone {
+            for host in hosts(&facts) {
+                unlink(&mut self.of_host, host, &name);
+            }
+        }
+    }
+
+    fn unlink_host(&mut self, gone: Vec<Row<HostFacts>>) {
+        for (name, facts) in gone {
+            for address in addresses(&facts) {
+                unlink(&mut self.at_address, address, &name);
+            }
+        }
+    }
+}
+
+/// The mail hosts of a domain that are looked at.
+pub fn hosts(facts: &DomainFacts) -> impl Iterator<Item = &String> {
+    facts.mx.valid().into_iter().flat_map(|mx| mx.hosts.iter().take(HOSTS_PER_DOMAIN))
+}
+
+fn addresses(facts: &HostFacts) -> impl Iterator<Item = &IpAddr> {
+    // As many as an answer of UDP holds; a host with more is known by these.
+    facts.addresses.value.iter().flatten().take(PER_KEY)
+}
+
+fn link(names: &mut Vec<Arc<str>>, name: &Arc<str>) {
+    if !names.contains(name) {
+        if names.len() >= PER_KEY {
+            names.remove(0);
+        }
+        names.push(name.clone());
+    }
+}
+
+fn unlink<K: std::hash::Hash + Eq>(index: &mut HashMap<K, Vec<Arc<str>>>, key: &K, name: &str) {
+    if let Some(names) = index.get_mut(key) {
+        names.retain(|held| **held != *name);
+        if names.is_empty() {
+            index.remove(key);
+        }
+    }
+}
+
+type Row<T> = (Arc<str>, Arc<T>);
+
+/// Facts by name, bounded.
+#[derive(Debug)]
+struct Subjects<T> {
+    places: HashMap<Arc<str>, usize>,
+    rows: Slab<Row<T>>,
+    ages: Order,
+}
+
+impl<T> Default for Subjects<T> {
+    fn default() -> Self {
+        Self { places: HashMap::default(), rows: Slab::new(), ages: Order::default() }
+    }
+}
+
+impl<T> Subjects<T> {
+    fn get(&self, name: &str) -> Option<&Arc<T>> {
+        self.places.get(name).map(|place| &self.rows[*place].1)
+    }
+
+    fn is_empty(&self) -> bool {
+        self.rows.is_empty()
+    }
+
+    /// Returns the name as it is kept, and what is not known any more.
+    fn insert(&mut self, name: &str, facts: Arc<T>) -> (Arc<str>, Vec<Row<T>>) {
+        let mut gone = Vec::new();
+        if let Some(&place) = self.places.get(name) {
+            self.ages.renew(place);
+            let (name, before) = &mut self.rows[place];
+            gone.push((name.clone(), std::mem::replace(before, facts)));
+            return (name.clone(), gone);
+        }
+        while self.rows.len() >= SUBJECTS
+            && let Some(oldest) = self.ages.oldest()
+        {
+            self.ages.take_out(oldest);
+            let row = self.rows.remove(oldest);
+            self.places.remove(&row.0);
+            gone.push(row);
+        }
+        let name: Arc<str> = name.into();
+        let place = self.rows.insert((name.clone(), facts));
+        self.places.insert(name.clone(), place);
+        self.ages.renew(place);
+        (name, gone)
+    }
+}
+
+#[cfg(test)]
+pub(crate) mod tests {
+    use super::{
+        super::{
+            MxSet,
+            answer::{Answer, State},
+            sts::{StsMode, StsPolicy},
+        },
+        *,
+    };
+
+    pub(crate) fn answer<T>(state: State, value: Option<T>) -> Answer<T> {
+        let (at, until) = (Timestamp::from_secs(0), Timestamp::from_secs(3600));
+        Answer { state, value, detail: "test".to_owned(), at, until }
+    }
+
+    pub(crate) fn domain(hosts: &[&str], mode: Option<StsMode>) -> Arc<DomainFacts> {
+        let hosts: Vec<_> = hosts.iter().map(|host| (*host).to_owned()).collect();
+        let policy = mode.map(|mode| StsPolicy {
+            id: "1".to_owned(),
+            mode,
+            mx: hosts.clone(),
+            max_age: Duration::from_secs(86_400),
+        });
+        let state = if policy.is_some() { State::Valid } else { State::Absent };
+        Arc::new(DomainFacts {
+            mx: answer(State::Valid, Some(MxSet { hosts, secure: false })),
+            sts: answer(state, policy),
+        })
+    }
+
+    pub(crate) fn host(address: [u8; 4], tlsa: Option<&[super::super::tlsa::Tlsa]>) -> Arc<HostFacts> {
+        let state = if tlsa.is_some() { State::Valid } else { State::Insecure };
+        Arc::new(HostFacts {
+            addresses: answer(State::Valid, Some(vec![address.into()])),
+            dane: answer(state, tlsa.map(<[_]>::to_vec)),
+            base: "mx.example.net".to_owned(),
+        })
+    }
+
+    #[test]
+    fn an_address_leads_to_hosts_and_domains_for_as_long_as_they_are_known() {
+        let mut known = Published::new(true);
+        known.learn(Learned::Domain("example.net".to_owned(), domain(&["mx.example.net"], None)));
+        known.learn(Learned::Host("mx.example.net".to_owned(), host([192, 0, 2, 1], None)));
+        let at =
+            |known: &Published, last| known.hosts_at([192, 0, 2, last].into()).map(str::to_owned).collect::<Vec<_>>();
+        assert_eq!(at(&known, 1), ["mx.example.net"]);
+        assert_eq!(known.domains_of("mx.example.net").collect::<Vec<_>>(), ["example.net"]);
+        known.learn(Learned::Host("mx.example.net".to_owned(), host([192, 0, 2, 2], None)));
+        assert_eq!((at(&known, 1), at(&known, 2)), (vec![], vec!["mx.example.net".to_owned()]));
+    }
+
+    #[test]
+    fn what_is_under_way_is_asked_for_once_and_again_when_it_is_late_or_old() {
+        let mut known = Published::new(true);
+        let subject = Wanted::Host("mx.example.net".to_owned());
+        let at = Timestamp::from_secs;
+        assert!(known.want(&subject, at(0)) && !known.want(&subject, at(1)) && known.is_pending(&subject, at(1)));
+        assert!(!known.is_pending(&subject, at(11)) && known.want(&subject, at(11)));
+        known.learn(Learned::Host("mx.example.net".to_owned(), host([192, 0, 2, 1], None)));
+        assert!(!known.is_pending(&subject, at(11)) && !known.want(&subject, at(12)) && known.want(&subject, at(3600)));
+        assert!(!Published::new(false).want(&subject, at(0)));
+    }
+
+    #[test]
+    fn the_memory_is_bounded() {
+        let mut known = Published::new(true);
+        for number in 0..SUBJECTS + 100 {
+            let name = format!("d{number}.example.net");
+            known.want(&Wanted::Host(format!("x{name}")), Timestamp::from_secs(0));
+            known.learn(Learned::Domain(name, domain(&[&format!("mx{number}.example.net")], None)));
+        }
+        assert_eq!(known.domains.rows.len(), SUBJECTS);
+        assert_eq!(known.of_host.len(), SUBJECTS);
+        assert_eq!(known.asked.len(), ASKED);
+    }
+}

@@ -137,8 +137,9 @@ impl Session {
             Command::Rcpt(ref domain) => {
                 if let Some(domain) = domain
                     && self.seen.recipient_domains.len() < limits::RECIPIENT_DOMAINS
+                    && self.seen.recipient_domains.insert(domain.clone())
                 {
-                    self.seen.recipient_domains.insert(domain.clone());
+                    self.events.push_back(SessionEvent::Recipient);
                 }
                 Pending::Other
             }

@@ -36,6 +36,8 @@ pub enum SessionEvent {
     Judge,
     /// Which reply belongs to which command is lost, or how far a body reaches: nothing more can be read.
     OutOfStep,
+    /// The domain of a recipient was named.
+    Recipient,
     /// A message body follows from the client.
     BodyFollows,
     /// The client's stream is not needed before this offset.
@@ -154,6 +156,9 @@ impl Session {
             (Phase::Stopped, _) => true,
             (Phase::Tls, _) => {
                 self.seen.handshake_unseen = true;
+                if let Some(tls) = &mut self.seen.tls {
+                    tls.gap(from);
+                }
                 self.seen.tls_began()
             }
             (Phase::Body(body), Side::Client) => {

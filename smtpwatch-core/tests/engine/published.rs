@@ -1,0 +1,334 @@
+//! Published policies: what is asked for, what an answer proves, and what is said while there is none.
+
+use std::{sync::Arc, time::Duration};
+
+use smtpwatch_core::{
+    Engine, Settings, Timestamp,
+    engine::{PolicyType, ResultType},
+    finding::{Evidence, Kind, Outcome, Severity},
+    judge::certificate::Verdict,
+    policy::{
+        history::History,
+        published::{
+            Answer, DomainFacts, HostFacts, Learned, MxSet, State, Wanted,
+            demand::Source,
+            list::{ListPolicy, StarttlsList},
+            sts::{StsMode, StsPolicy},
+            tlsa::Tlsa,
+        },
+    },
+};
+
+use crate::talk::{
+    GREETING, Heard, OFFER, STRIPPED, Talk, certificate, client_hello, finished, greeted, sealed, server_hello, tls,
+};
+
+const DOMAIN: &str = "example.net";
+const HOST: &str = "mx1.example.net";
+
+fn answer<T>(state: State, value: Option<T>) -> Answer<T> {
+    let (at, until) = (Timestamp::default(), Timestamp(i64::MAX));
+    Answer { state, value, detail: String::new(), at, until }
+}
+
+fn mx() -> Answer<MxSet> {
+    answer(State::Valid, Some(MxSet { hosts: vec![HOST.to_owned()], secure: true }))
+}
+
+fn domain(state: State, mode: StsMode) -> Learned {
+    let policy = StsPolicy {
+        id: "20261126".to_owned(),
+        mode,
+        mx: vec!["*.example.net".to_owned()],
+        max_age: Duration::from_secs(86_400),
+    };
+    Learned::Domain(DOMAIN.to_owned(), Arc::new(DomainFacts { mx: mx(), sts: answer(state, Some(policy)) }))
+}
+
+fn no_sts() -> Learned {
+    Learned::Domain(DOMAIN.to_owned(), Arc::new(DomainFacts { mx: mx(), sts: answer(State::Absent, None) }))
+}
+
+fn host(address: [u8; 4], state: State) -> Learned {
+    host_with(address, state, vec![7; 32])
+}
+
+fn host_with(address: [u8; 4], state: State, digest: Vec<u8>) -> Learned {
+    let records = vec![Tlsa { usage: 3, selector: 1, matching: 1, data: digest }];
+    let facts = HostFacts {
+        addresses: answer(State::Valid, Some(vec![address.into()])),
+        dane: answer(state, Some(records)),
+        base: HOST.to_owned(),
+    };
+    Learned::Host(HOST.to_owned(), Arc::new(facts))
+}
+
+const HERE: [u8; 4] = [198, 51, 100, 25];
+const ELSEWHERE: [u8; 4] = [203, 0, 113, 25];
+
+fn engine(lookups: bool) -> Engine {
+    Engine::new(Settings { lookups, ..Settings::default() }, Vec::new(), History::new(1000))
+}
+
+fn mail(greeting: &str, reply: &str) -> Talk {
+    Talk::new(25)
+        .s(greeting)
+        .c("EHLO out.example.org\r\n")
+        .s(reply)
+        .c("MAIL FROM:<a@example.org>\r\n")
+        .s("250 ok\r\n")
+        .c("RCPT TO:<b@example.net>\r\n")
+        .s("250 ok\r\n")
+        .c("DATA\r\n")
+        .s("354 go\r\n")
+        .c("Subject: x\r\n\r\nx\r\n.\r\n")
+        .s("250 queued\r\n")
+        .c("QUIT\r\n")
+        .s("221 bye\r\n")
+        .leave()
+}
+
+fn stripped() -> Talk {
+    mail(GREETING, STRIPPED)
+}
+
+fn end(talk: &Talk) -> Timestamp {
+    Timestamp(talk.packets.last().expect("packets").at)
+}
+
+/// What is said of a first session that is stripped, by an engine that knows this.
+fn first_contact(learned: impl IntoIterator<Item = Learned>, talk: &Talk) -> Heard {
+    let mut engine = engine(false);
+    learned.into_iter().for_each(|learned| engine.learn(learned));
+    let mut heard = Heard::default();
+    talk.play(&mut engine, &mut heard);
+    engine.finish(end(talk));
+    heard.drain(&mut engine);
+    heard
+}
+
+fn said(heard: &Heard) -> Vec<(Kind, &'static str, &'static str, Evidence, Severity)> {
+    let findings = heard.findings.iter();
+    findings.map(|f| (f.kind, f.rule, f.expected.source, f.evidence, f.severity)).collect()
+}
+
+#[test]
+fn a_policy_proves_the_first_stripped_session() {
+    use Kind::{PolicyViolation, StarttlsStripped};
+    let sts = first_contact([domain(State::Valid, StsMode::Enforce), host(HERE, State::Absent)], &stripped());
+    let critical = |kind, rule, source| (kind, rule, source, Evidence::Policy, Severity::Critical);
+    assert_eq!(said(&sts), [critical(StarttlsStripped, "A1", "mta-sts"), critical(PolicyViolation, "G1", "mta-sts")]);
+    assert!(sts.findings[0].expected.detail.contains("mode: enforce"), "{:?}", sts.findings[0].expected);
+    let dane = first_contact([no_sts(), host(HERE, State::Valid)], &stripped());
+    assert_eq!(said(&dane), [critical(StarttlsStripped, "A1", "dane"), critical(PolicyViolation, "G3", "dane")]);
+    assert!(dane.findings[0].expected.detail.contains("3 1 1 07"), "{:?}", dane.findings[0].expected);
+    let both = first_contact([domain(State::Valid, StsMode::Enforce), host(HERE, State::Valid)], &stripped());
+    assert_eq!(both.findings[1].expected.source, "dane");
+    assert!(
+        both.findings[1].proof.iter().any(|line| line.starts_with("also: MTA-STS")),
+        "{:?}",
+        both.findings[1].proof
+    );
+}
+
+#[test]
+fn a_policy_in_testing_is_told_more_quietly() {
+    let heard = first_contact([domain(State::Valid, StsMode::Testing), host(HERE, State::Absent)], &stripped());
+    let medium = |kind, rule| (kind, rule, "mta-sts", Evidence::Policy, Severity::Medium);
+    assert_eq!(said(&heard), [medium(Kind::StarttlsStripped, "A1"), medium(Kind::PolicyViolation, "G2")]);
+    assert_eq!(heard.findings[0].expected.mode, Some("testing"));
+}
+
+#[test]
+fn what_is_not_certain_accuses_nobody() {
+    for state in State::ALL.into_iter().filter(|state| *state != State::Valid) {
+        let heard = first_contact([domain(state, StsMode::Enforce), host(HERE, state)], &stripped());
+        assert_eq!(said(&heard), [], "{state:?}");
+    }
+    let none = first_contact([domain(State::Valid, StsMode::None), host(HERE, State::Insecure)], &stripped());
+    assert_eq!(said(&none), []);
+}
+
+#[test]
+fn a_smart_host_is_not_the_domain() {
+    let by_relay = mail("220 relay.example.org ESMTP\r\n", &STRIPPED.replace(HOST, "relay.example.org"));
+    let heard = first_contact([domain(State::Valid, StsMode::Enforce), host(ELSEWHERE, State::Valid)], &by_relay);
+    assert!(heard.findings.iter().all(|f| f.evidence == Evidence::Suspicious && f.kind != Kind::PolicyViolation));
+    assert!(heard.findings[0].expected.detail.contains("smart host"), "{:?}", heard.findings[0].expected);
+}
+
+#[test]
+fn a_name_that_the_server_gives_itself_is_believed_with_its_address_only() {
+    let heard = first_contact([no_sts(), host(ELSEWHERE, State::Valid)], &stripped());
+    assert!(heard.findings.iter().all(|f| f.evidence < Evidence::Policy), "{:?}", said(&heard));
+}
+
+#[test]
+fn the_list_speaks_until_it_expires() {
+    let list = |expires, enforce| {
+        let policy = ListPolicy { enforce, mxs: vec![".example.net".to_owned()] };
+        let policies = [(DOMAIN.to_owned(), policy)].into_iter().collect();
+        Learned::List(Arc::new(StarttlsList { timestamp: Timestamp::default(), expires, policies }))
+    };
+    let enforced = first_contact([list(Timestamp(i64::MAX), true)], &stripped());
+    assert_eq!(said(&enforced)[1], (Kind::PolicyViolation, "G4", "list", Evidence::Policy, Severity::Critical));
+    let tested = first_contact([list(Timestamp(i64::MAX), false)], &stripped());
+    assert!(tested.findings.iter().all(|f| f.severity == Severity::Medium), "{:?}", said(&tested));
+    let expired = first_contact([list(Timestamp::from_secs(1_591_142_400), true)], &stripped());
+    assert_eq!(expired.kinds(), [Kind::StarttlsStripped]);
+    assert_eq!(expired.findings[0].evidence, Evidence::Suspicious);
+    assert!(expired.findings[0].expected.detail.contains("expired on 2020-06-03"));
+}
+
+#[test]
+fn a_verdict_waits_for_the_answer_and_is_complete_when_it_comes() {
+    let (mut engine, mut heard, talk) = (engine(true), Heard::default(), stripped());
+    talk.play(&mut engine, &mut heard);
+    assert!(heard.wanted.contains(&Wanted::Domain(DOMAIN.to_owned())), "{:?}", heard.wanted);
+    assert!(heard.wanted.contains(&Wanted::Host(HOST.to_owned())), "{:?}", heard.wanted);
+    assert!(heard.findings.is_empty() && heard.sessions.is_empty(), "{heard:?}");
+    engine.learn(domain(State::Valid, StsMode::Enforce));
+    heard.drain(&mut engine);
+    assert!(heard.findings.is_empty(), "where the mail host is, is not known yet");
+    engine.learn(host(HERE, State::Absent));
+    heard.drain(&mut engine);
+    assert_eq!(heard.kinds(), [Kind::StarttlsStripped, Kind::PolicyViolation]);
+    assert_eq!(heard.findings[0].outcome, Outcome::Content);
+    assert_eq!(heard.sessions.len(), 1);
+    assert_eq!(engine.flows(), 0);
+}
+
+#[test]
+fn without_an_answer_it_goes_out_as_it_stands_and_says_so() {
+    let mut engine = engine(true);
+    let mut heard = Heard::default();
+    for before in crate::talk::honest_history(10) {
+        before.play(&mut engine, &mut Heard::default());
+    }
+    let talk = stripped();
+    talk.play(&mut engine, &mut heard);
+    assert!(heard.findings.is_empty());
+    engine.tick(end(&talk) + Duration::from_secs(11));
+    heard.drain(&mut engine);
+    assert_eq!(heard.kinds(), [Kind::StarttlsStripped]);
+    assert_eq!(heard.findings[0].evidence, Evidence::Regression);
+    let proof = &heard.findings[0].proof;
+    assert!(proof.iter().any(|line| line.starts_with("pending-policy: no")), "{proof:?}");
+    assert_eq!((heard.sessions.len(), engine.flows()), (1, 0));
+}
+
+#[test]
+fn what_waits_is_bounded_and_another_connection_may_have_its_name() {
+    let (mut engine, mut heard, talk) = (engine(true), Heard::default(), stripped());
+    // One four-tuple again and again, each session before the answer to the one before.
+    for _ in 0..1_500 {
+        talk.play(&mut engine, &mut heard);
+    }
+    assert_eq!(engine.flows(), 1_024);
+    assert_eq!(heard.sessions.len(), 1_500 - 1_024);
+    engine.finish(end(&talk));
+    heard.drain(&mut engine);
+    assert_eq!((heard.sessions.len(), engine.flows()), (1_500, 0));
+}
+
+#[test]
+fn users_that_hand_in_their_mail_are_not_the_domain() {
+    let mut talk = stripped();
+    talk.flow.server.set_port(587);
+    let heard = first_contact([domain(State::Valid, StsMode::Enforce), host(HERE, State::Valid)], &talk);
+    assert!(heard.findings.iter().all(|f| f.expected.source != "mta-sts" && f.expected.source != "dane"));
+}
+
+#[test]
+fn a_session_counts_for_each_policy_in_a_report() {
+    let heard = first_contact([domain(State::Valid, StsMode::Enforce), host(HERE, State::Valid)], &stripped());
+    let counted: Vec<_> = heard.deliveries.iter().map(|d| (d.domain.as_str(), d.policy, d.failure)).collect();
+    let failure = Some(ResultType::StarttlsNotSupported);
+    assert_eq!(counted, [(HOST, PolicyType::Tlsa, failure), (DOMAIN, PolicyType::Sts, failure)]);
+    assert_eq!(heard.deliveries[1].receiving_host, HOST);
+    // The client's own choice is not the peer's failure.
+    let unused =
+        first_contact([domain(State::Valid, StsMode::Enforce), host(HERE, State::Absent)], &mail(GREETING, OFFER));
+    assert_eq!(unused.deliveries, []);
+    assert_eq!(unused.kinds(), [Kind::StarttlsUnused, Kind::PolicyViolation]);
+    let none = first_contact([no_sts(), host(HERE, State::Absent)], &stripped());
+    assert_eq!(none.deliveries[0].policy, PolicyType::NoPolicyFound);
+}
+
+/// A session under TLS 1.2 with a server that shows this certificate.
+fn under_tls_1_2(der: &[u8]) -> Talk {
+    greeted()
+        .s(OFFER)
+        .c("STARTTLS\r\n")
+        .s("220 go\r\n")
+        .c(client_hello(0x0303))
+        .s([server_hello(0x0303, 0xc02f, b""), certificate(der)].concat())
+        .c(finished())
+        .s(finished())
+        .c(sealed(40))
+        .close()
+}
+
+#[test]
+fn a_certificate_in_sight_is_compared_and_one_out_of_sight_is_not_called_good() {
+    let key = rcgen::KeyPair::generate().expect("key");
+    let names = |name: &str| rcgen::CertificateParams::new(vec![name.to_owned()]).expect("name");
+    let der = names(HOST).self_signed(&key).expect("certificate").der().to_vec();
+    let digest = |octets: &[u8]| {
+        use sha2::Digest as _;
+        sha2::Sha256::digest(octets).to_vec()
+    };
+    let public_key = x509_parser::parse_x509_certificate(&der).expect("certificate").1.public_key().raw.to_vec();
+    let talk = under_tls_1_2(&der);
+    let certificates = |heard: &Heard| heard.sessions.iter().map(|session| session.certificate).collect::<Vec<_>>();
+    let right = first_contact([no_sts(), host_with(HERE, State::Valid, digest(&public_key))], &talk);
+    assert_eq!((right.kinds(), certificates(&right)), (vec![], vec![Some((Source::Dane, Verdict::Match))]));
+    assert_eq!(right.deliveries[0].failure, None);
+    let wrong = first_contact([no_sts(), host(HERE, State::Valid)], &talk);
+    assert_eq!(said(&wrong)[0].0, Kind::CertificateMismatch);
+    assert_eq!((wrong.findings[0].rule, wrong.findings[0].evidence), ("D5", Evidence::Policy));
+    assert_eq!(wrong.deliveries[0].failure, Some(ResultType::TlsaInvalid));
+    let encrypted = tls(greeted().s(OFFER).c("STARTTLS\r\n").s("220 go\r\n")).close();
+    let unseen = first_contact([no_sts(), host(HERE, State::Valid)], &encrypted);
+    assert_eq!((unseen.kinds(), certificates(&unseen)), (vec![], vec![Some((Source::Dane, Verdict::NotObservable))]));
+
+    let other = names("mail.example.org").self_signed(&key).expect("certificate").der().to_vec();
+    let enforce = || [domain(State::Valid, StsMode::Enforce), host(HERE, State::Absent)];
+    let named = first_contact(enforce(), &under_tls_1_2(&other));
+    assert_eq!(named.kinds(), [Kind::CertificateMismatch]);
+    assert!(named.findings[0].proof[0].contains("mail.example.org"), "{:?}", named.findings[0].proof);
+    assert_eq!(first_contact(enforce(), &talk).kinds(), []);
+}
+
+#[test]
+fn one_octet_per_segment_changes_nothing() {
+    let known = || [domain(State::Valid, StsMode::Enforce), host(HERE, State::Valid)];
+    let whole = first_contact(known(), &stripped());
+    let cut = first_contact(known(), &stripped().cut(1));
+    assert_eq!(said(&cut), said(&whole));
+    assert_eq!(cut.deliveries.len(), whole.deliveries.len());
+}
+
+#[test]
+fn other_names_of_an_address_bind_nobody_without_a_recipient() {
+    // Two mail hosts at one address, of which one has TLSA records, and a session that breaks off before any recipient.
+    let other = HostFacts {
+        addresses: answer(State::Valid, Some(vec![HERE.into()])),
+        dane: answer(State::Insecure, None),
+        base: "mx.example.org".to_owned(),
+    };
+    let begun = Talk::new(25)
+        .s("220 mail.example.com ESMTP\r\n")
+        .c("EHLO out.example.org\r\n")
+        .s(STRIPPED.replace(HOST, "mail.example.com"))
+        .c("MAIL FROM:<a@example.org>\r\n")
+        .s("250 ok\r\n")
+        .c("QUIT\r\n")
+        .s("221 bye\r\n")
+        .leave();
+    let other = Learned::Host("mx.example.org".to_owned(), Arc::new(other));
+    let heard = first_contact([no_sts(), host(HERE, State::Valid), other], &begun);
+    assert_eq!(said(&heard).iter().map(|said| said.3).collect::<Vec<_>>(), [Evidence::Suspicious]);
+    let alone = first_contact([no_sts(), host(HERE, State::Valid)], &begun);
+    assert_eq!(said(&alone).iter().map(|said| said.3).collect::<Vec<_>>(), [Evidence::Policy]);
+}

@@ -1,0 +1,9 @@
+//! The sources of published policies against name servers and policy hosts of their own, on loopback.
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking, in its helpers too")]
+
+mod cli;
+mod dns;
+mod https;
+mod mta_sts;
+mod service;
+mod states;

@@ -1,0 +1,198 @@
+//! MTA-STS policies: fetched as RFC 8461 wants it, refused with the reason, and kept while others fail.
+
+use std::time::Duration;
+
+use smtpwatch::policy::{
+    lookup::{DomainLook, Sources},
+    sts::Memory,
+};
+use smtpwatch_core::{
+    Timestamp,
+    policy::published::{State, sts::StsMode},
+};
+
+use crate::{
+    dns::{Delegation, NameServer, Zone},
+    https::{PolicyHost, response},
+    states::{now, sources},
+};
+
+const POLICY: &str = "version: STSv1\nmode: enforce\nmx: mx.example.test\nmax_age: 604800\n";
+const HOST: &str = "mta-sts.example.test";
+
+/// A domain with this TXT record.
+async fn name_server(txt: &str) -> NameServer {
+    let txt = if txt.is_empty() { String::new() } else { format!("_mta-sts TXT \"{txt}\"\n") };
+    let records = format!("@ MX 10 mx\nmx A 127.0.0.1\nmta-sts A 127.0.0.1\n{txt}");
+    NameServer::start(vec![Zone { origin: "example.test.", delegation: Delegation::Plain, records }], false).await
+}
+
+async fn asking(dns: &NameServer, host: &PolicyHost) -> Sources {
+    asking_with(dns, host, "").await
+}
+
+async fn asking_with(dns: &NameServer, host: &PolicyHost, keys: &str) -> Sources {
+    let ca = host.ca();
+    let keys = format!("https_port = {}\nca_file = \"{}\"\n{keys}", host.address.port(), ca.display());
+    sources(&dns.config_with(&keys)).await
+}
+
+async fn look(sources: &Sources, memory: &Memory, at: Timestamp) -> DomainLook {
+    sources.domain("example.test", memory.clone(), at).await
+}
+
+fn after(at: Timestamp, secs: u64) -> Timestamp {
+    at + Duration::from_secs(secs)
+}
+
+#[tokio::test]
+async fn a_policy_is_fetched_once_for_its_id() {
+    let (dns, host) = (name_server("v=STSv1; id=1;").await, PolicyHost::start(&[HOST]).await);
+    host.policy(HOST, POLICY);
+    let (sources, begin) = (asking(&dns, &host).await, now());
+    let first = look(&sources, &Memory::default(), begin).await;
+    assert_eq!(first.facts.sts.state, State::Valid, "{}", first.facts.sts.detail);
+    let policy = first.facts.sts.valid().unwrap();
+    assert_eq!(
+        (policy.id.as_str(), policy.mode, policy.mx.as_slice()),
+        ("1", StsMode::Enforce, &["mx.example.test".to_owned()][..])
+    );
+    assert_eq!(first.facts.sts.until, after(begin, 604_800), "max_age counts from the fetch");
+    let second = look(&sources, &first.memory, after(begin, 86_400)).await;
+    assert_eq!(
+        (second.facts.sts.state, second.facts.sts.until, host.requests()),
+        (State::Valid, first.facts.sts.until, 1)
+    );
+    // In the second half of its life it is fetched again.
+    let third = look(&sources, &second.memory, after(begin, 400_000)).await;
+    assert_eq!((third.facts.sts.until, host.requests()), (after(begin, 1_004_800), 2));
+    assert!(!first.failed && !second.failed && !third.failed);
+}
+
+#[tokio::test]
+async fn what_cannot_be_fetched_says_why() {
+    let long = "a".repeat(65_537);
+    let chunked = format!(
+        "HTTP/1.1 200 OK\r\nContent-Type: text/plain\r\nTransfer-Encoding: chunked\r\n\r\n10001\r\n{long}\r\n0\r\n\r\n"
+    );
+    for (answer, state, words) in [
+        (response("404 Not Found", "text/plain", POLICY), State::Error, "fetch error: HTTP status 404"),
+        (
+            response("301 Moved Permanently\r\nLocation: https://mta-sts.example.test/else", "text/plain", POLICY),
+            State::Error,
+            "redirects must not be followed",
+        ),
+        (response("200 OK", "text/html", POLICY), State::Invalid, "media type \"text/html\""),
+        (response("200 OK", "text/plain", &long), State::Invalid, "longer than 65536 octets"),
+        (chunked, State::Invalid, "longer than 65536 octets"),
+        (response("200 OK", "text/plain", "version: STSv1\n"), State::Invalid, "policy invalid"),
+        (String::new(), State::Error, "fetch error"),
+    ] {
+        let (dns, host) = (name_server("v=STSv1; id=1;").await, PolicyHost::start(&[HOST]).await);
+        host.answer(HOST, answer);
+        let sources = asking(&dns, &host).await;
+        let look = look(&sources, &Memory::default(), now()).await;
+        assert_eq!(look.facts.sts.state, state, "{words}: {}", look.facts.sts.detail);
+        assert!(look.facts.sts.detail.contains(words) && look.failed, "{words}: {}", look.facts.sts.detail);
+        assert!(look.facts.sts.valid().is_none() && look.memory.kept.is_none());
+    }
+}
+
+#[tokio::test]
+async fn a_slow_host_is_not_waited_for() {
+    let (dns, host) = (name_server("v=STSv1; id=1;").await, PolicyHost::start(&[HOST]).await);
+    let sources = asking(&dns, &host).await;
+    let begun = std::time::Instant::now();
+    let look = look(&sources, &Memory::default(), now()).await;
+    assert_eq!((look.facts.sts.state, host.requests()), (State::Error, 1));
+    assert!(look.facts.sts.detail.contains("it took too long"), "{}", look.facts.sts.detail);
+    assert!(begun.elapsed() < Duration::from_secs(10));
+}
+
+#[tokio::test]
+async fn a_certificate_for_another_name_or_by_a_stranger_is_told_apart() {
+    let dns = name_server("v=STSv1; id=1;").await;
+    let (wrong, right) = (PolicyHost::start(&["mta-sts.other.test"]).await, PolicyHost::start(&[HOST]).await);
+    for host in [&wrong, &right] {
+        host.policy(HOST, POLICY);
+    }
+    let named = asking(&dns, &wrong).await;
+    let keys = format!("https_port = {}", right.address.port());
+    let signed = sources(&dns.config_with(&keys)).await;
+    for sources in [named, signed] {
+        let look = look(&sources, &Memory::default(), now()).await;
+        assert_eq!(look.facts.sts.state, State::Error);
+        assert!(look.facts.sts.detail.starts_with("certificate of the policy host"), "{}", look.facts.sts.detail);
+    }
+    assert_eq!((wrong.requests(), right.requests()), (0, 0));
+}
+
+#[tokio::test]
+async fn nothing_is_fetched_from_private_addresses() {
+    let (dns, host) = (name_server("v=STSv1; id=1;").await, PolicyHost::start(&[HOST]).await);
+    host.policy(HOST, POLICY);
+    let mut config =
+        dns.config_with(&format!("https_port = {}\nca_file = \"{}\"", host.address.port(), host.ca().display()));
+    config.policy.allow_private.0 = false;
+    let sources = sources(&config).await;
+    let look = look(&sources, &Memory::default(), now()).await;
+    assert_eq!((look.facts.sts.state, host.requests()), (State::Error, 0));
+    assert!(look.facts.sts.detail.contains("no public address (127.0.0.1)"), "{}", look.facts.sts.detail);
+}
+
+/// Trust on first use: whoever can make DNS or HTTPS fail must not make the policy go away by that (RFC 8461 §10.2).
+#[tokio::test]
+async fn the_policy_is_kept_while_others_fail() {
+    let host = PolicyHost::start(&[HOST]).await;
+    host.policy(HOST, POLICY);
+    let dns = name_server("v=STSv1; id=1;").await;
+    let begin = now();
+    let first = look(&asking(&dns, &host).await, &Memory::default(), begin).await;
+    assert_eq!(first.facts.sts.state, State::Valid, "{}", first.facts.sts.detail);
+    let later = after(begin, 1_000);
+    // No TXT record any more; a malformed one; a name server that is silent.
+    let silent = tokio::net::UdpSocket::bind("127.0.0.1:0").await.unwrap();
+    let mut mute = dns.config();
+    mute.policy.resolver.0 = smtpwatch::config::Resolver::Address(silent.local_addr().unwrap());
+    for failing in [
+        asking(&name_server("").await, &host).await,
+        asking(&name_server("v=STSv1; id=;").await, &host).await,
+        sources(&mute).await,
+    ] {
+        let look = look(&failing, &first.memory, later).await;
+        assert_eq!((look.facts.sts.state, look.facts.sts.until), (State::Valid, first.facts.sts.until));
+        assert!(look.facts.sts.detail.contains("kept, although") && look.failed, "{}", look.facts.sts.detail);
+        // Until it expires.
+        let expired = self::look(&failing, &first.memory, after(begin, 604_800)).await;
+        assert_ne!(expired.facts.sts.state, State::Valid);
+    }
+    // A new id whose policy cannot be fetched; and not again for five minutes.
+    let changed = name_server("v=STSv1; id=2;").await;
+    host.answer(HOST, response("503 Service Unavailable", "text/plain", ""));
+    let sources = asking(&changed, &host).await;
+    let second = look(&sources, &first.memory, later).await;
+    assert_eq!((second.facts.sts.state, second.facts.sts.valid().unwrap().id.as_str()), (State::Valid, "1"));
+    assert!(second.failed);
+    let requests = host.requests();
+    let third = look(&sources, &second.memory, after(later, 299)).await;
+    assert_eq!((third.facts.sts.state, third.failed, host.requests()), (State::Valid, false, requests));
+    // The new policy takes the place of the old one.
+    host.policy(HOST, &POLICY.replace("enforce", "none"));
+    let fourth = look(&sources, &third.memory, after(later, 300)).await;
+    let policy = fourth.facts.sts.valid().unwrap();
+    assert_eq!((policy.id.as_str(), policy.mode, host.requests()), ("2", StsMode::None, requests + 1));
+    assert!(!fourth.memory.protects(after(later, 301)));
+}
+
+#[tokio::test]
+async fn a_policy_that_allows_none_of_its_own_hosts_is_invalid() {
+    let (dns, host) = (name_server("v=STSv1; id=1;").await, PolicyHost::start(&[HOST]).await);
+    host.policy(HOST, &POLICY.replace("mx.example.test", "mail.example.test"));
+    let look = look(&asking(&dns, &host).await, &Memory::default(), now()).await;
+    assert_eq!(look.facts.sts.state, State::Invalid);
+    assert!(
+        look.facts.sts.detail.starts_with("policy invalid: it allows mail.example.test"),
+        "{}",
+        look.facts.sts.detail
+    );
+}

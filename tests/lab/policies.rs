@@ -1,0 +1,241 @@
+//! First contact: nobody has ever spoken with these domains, and what they publish alone says that STARTTLS was removed.
+
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use anyhow::{Context, Result, ensure};
+use serde_json::{Value, json};
+use smtpwatch_tests::attacker::{Attacker, Mode};
+use smtpwatch_tests::command::eventually;
+use smtpwatch_tests::daemon::{Daemon, Options};
+use smtpwatch_tests::netns::{GATEWAY_INTERFACE, Path};
+use smtpwatch_tests::postfix::{self, Postfix};
+use smtpwatch_tests::resolver::Dnssec;
+use smtpwatch_tests::{scenario, smtp};
+
+use crate::policy_world::{
+    BOGUS, CONTRADICTION, DANE, ENFORCE, INSECURE, LISTED, MAIL, NONE, NOTHING, OTHER_KEY, PRIVATE, REDIRECT, SILENT,
+    SLOW, TESTING, UNUSABLE, World, exchanger,
+};
+use crate::set_up::{DELIVERIES, Home, SENDER, check, text};
+
+/// A finding comes within this time, also where it has to wait for an answer.
+const FINDING: Duration = Duration::from_secs(30);
+/// The store commits at least this often.
+const COMMIT: Duration = Duration::from_millis(2500);
+
+/// A mail server on the gateway that knows the way to every domain, and the attacker on it.
+pub struct Mail<'a> {
+    path: &'a Path,
+    sender: Postfix,
+    /// On the path.
+    pub attacker: Attacker,
+}
+
+impl<'a> Mail<'a> {
+    /// Mail passes unharmed at first.
+    pub fn start(path: &'a Path) -> Result<Self> {
+        let attacker = Attacker::start(&path.router)?;
+        let domains = MAIL.into_iter().chain(PRIVATE.map(|(domain, _)| domain)).chain([SILENT]);
+        let routes: Vec<_> = domains.map(|domain| (domain, SocketAddr::new(exchanger(domain), 25))).collect();
+        Ok(Self { path, sender: Postfix::sender(&path.gateway, &routes)?, attacker })
+    }
+
+    /// Has Postfix deliver one message to somebody at `domain`.
+    pub fn deliver(&self, domain: &str) -> Result<()> {
+        let before = self.sender.sent();
+        let recipient = format!("bob@{domain}");
+        self.path.gateway.run(|| smtp::send(postfix::SUBMISSION, None, SENDER, &recipient))??;
+        let sent = || Ok((self.sender.sent() > before).then_some(()));
+        eventually(DELIVERIES, &format!("the delivery to {domain}"), sent).with_context(|| self.sender.log())
+    }
+}
+
+#[test]
+fn first_contact_is_judged_by_what_is_published() {
+    scenario("first_contact_is_judged_by_what_is_published", || {
+        let path = Path::create()?;
+        let world = World::create(&path)?;
+        let home = Home::create("policies")?;
+        let list = home.0.join("list.json");
+        std::fs::write(&list, starttls_everywhere())?;
+        let further = format!("allow_private = true\nstarttls_everywhere = \"{}\"", list.display());
+        let policy = world.table(&home, Dnssec::Validates.address(), &further)?;
+        let options = Options { policy: &policy, ..Options::default() };
+        let daemon = Daemon::start(&path.gateway, GATEWAY_INTERFACE, &home.0, options)?;
+        let _receiver = Postfix::receiver_as(&path.exchanger, &world.mail, "mail.example.org", "")?;
+        let mail = Mail::start(&path)?;
+        mail.attacker.set_mode(Mode::Delete);
+
+        // Those first of whom nobody may be accused.
+        let innocent = [NOTHING, INSECURE, BOGUS, SILENT, NONE, CONTRADICTION, REDIRECT, SLOW];
+        for domain in innocent {
+            mail.deliver(domain)?;
+        }
+        let accused = [
+            (DANE, "dane", "3 1 1"),
+            (UNUSABLE, "dane", "0 0 1"),
+            (ENFORCE, "mta-sts", "mode: enforce"),
+            (LISTED, "list", "mode enforce"),
+        ];
+        for (domain, source, quoted) in accused {
+            mail.deliver(domain)?;
+            for kind in ["starttls-stripped", "policy-violation"] {
+                let found = daemon.finding(kind, FINDING, |finding| is_of(finding, domain))?;
+                check(
+                    &found,
+                    &[
+                        ("/evidence", json!("policy")),
+                        ("/severity", json!("critical")),
+                        ("/outcome", json!("content")),
+                        ("/role", json!("client")),
+                        ("/expected/starttls", json!(true)),
+                        ("/expected/source", json!(source)),
+                    ],
+                )?;
+                let detail = text(&found, "/expected/detail")?;
+                ensure!(detail.contains(quoted), "{domain}: the policy is not quoted: {found}");
+            }
+        }
+        mail.deliver(TESTING)?;
+        let reported = daemon.finding("starttls-stripped", FINDING, |finding| is_of(finding, TESTING))?;
+        check(&reported, &[("/expected/source", json!("mta-sts")), ("/expected/starttls", json!(true))])?;
+        ensure!(text(&reported, "/expected/detail")?.contains("mode: testing"), "{reported}");
+        let severity = text(&reported, "/severity")?;
+        ensure!(["low", "medium", "high"].contains(&severity), "report-only is no less: {reported}");
+
+        // The slowest answer is waited for within a bound: nothing comes after it.
+        let sessions = f64::from(u32::try_from(innocent.len() + accused.len() + 1)?);
+        daemon.metric_reaches("smtpwatch_sessions_total", &[("result", "plaintext")], sessions, FINDING)?;
+        std::thread::sleep(FINDING);
+        for domain in innocent {
+            let wrong = daemon.findings().into_iter().find(|finding| is_of(finding, domain) && by_policy(finding));
+            ensure!(wrong.is_none(), "{domain} is accused: {wrong:?}");
+        }
+        for source in ["dane", "mta-sts"] {
+            daemon.metric_reaches("smtpwatch_policy_refresh_failures_total", &[("source", source)], 1.0, FINDING)?;
+        }
+        Ok(())
+    });
+}
+
+/// A resolver without DNSSEC cannot be used to accuse, nor to hide that DANE is off.
+#[test]
+fn without_dnssec_dane_is_off_and_says_so() {
+    scenario("without_dnssec_dane_is_off_and_says_so", || {
+        let path = Path::create()?;
+        let world = World::create(&path)?;
+        let home = Home::create("stripped")?;
+        let policy = world.table(&home, Dnssec::Stripped.address(), "allow_private = true")?;
+        let options = Options { policy: &policy, ..Options::default() };
+        let daemon = Daemon::start(&path.gateway, GATEWAY_INTERFACE, &home.0, options)?;
+        let _receiver = Postfix::receiver_as(&path.exchanger, &world.mail, "mail.example.org", "")?;
+        let mail = Mail::start(&path)?;
+        mail.attacker.set_mode(Mode::Delete);
+        mail.deliver(OTHER_KEY)?;
+        mail.deliver(DANE)?;
+        let found = daemon.finding("starttls-stripped", FINDING, |finding| is_of(finding, DANE))?;
+        check(&found, &[("/evidence", json!("policy")), ("/expected/source", json!("mta-sts"))])?;
+        let wrong = daemon.findings().into_iter().find(|finding| is_of(finding, OTHER_KEY) && by_policy(finding));
+        ensure!(wrong.is_none(), "accused without proof: {wrong:?}");
+        let log = daemon.log();
+        let loud = |line: &&str| line.contains("DNSSEC") && line.to_ascii_lowercase().contains("warn");
+        ensure!(log.lines().find(loud).is_some(), "not a word about DNSSEC:\n{log}");
+        daemon.metric_reaches("smtpwatch_policy_refresh_failures_total", &[("source", "dane")], 1.0, FINDING)
+    });
+}
+
+/// What a certificate says against a TLSA record is seen up to TLS 1.2, and nowhere claimed under TLS 1.3.
+#[test]
+fn certificates_are_compared_with_tlsa_where_they_can_be_seen() {
+    scenario("certificates_are_compared_with_tlsa_where_they_can_be_seen", || {
+        let path = Path::create()?;
+        let world = World::create(&path)?;
+        let home = Home::create("certificates")?;
+        let policy = world.table(&home, Dnssec::Validates.address(), "allow_private = true")?;
+        let options = Options { policy: &policy, ..Options::default() };
+        let daemon = Daemon::start(&path.gateway, GATEWAY_INTERFACE, &home.0, options)?;
+        let mail = Mail::start(&path)?;
+        let mut sessions = 0.0;
+        for (domain, version, protocols) in [
+            (OTHER_KEY, "TLSv1.3", ">=TLSv1.3"),
+            (DANE, "TLSv1.3", ">=TLSv1.3"),
+            (DANE, "TLSv1.2", "<=TLSv1.2"),
+            (OTHER_KEY, "TLSv1.2", "<=TLSv1.2"),
+        ] {
+            let settings = format!("smtpd_tls_protocols = {protocols}\nsmtpd_tls_loglevel = 1\n");
+            let receiver = Postfix::receiver_as(&path.exchanger, &world.mail, &format!("mx.{domain}"), &settings)?;
+            // Whose mail host this is may not be known before the first session.
+            for _ in 0..2 {
+                mail.deliver(domain)?;
+                sessions += 1.0;
+                daemon.metric_reaches("smtpwatch_sessions_total", &[("result", "tls")], sessions, FINDING)?;
+            }
+            ensure!(receiver.log().contains(version), "not {version}: {}", receiver.log());
+            if (domain, version) == (OTHER_KEY, "TLSv1.2") {
+                let found = daemon.finding("certificate-mismatch", FINDING, |_| true)?;
+                check(&found, &[("/evidence", json!("policy")), ("/expected/source", json!("dane"))])?;
+                ensure!(is_of(&found, OTHER_KEY), "{found}");
+                ensure!(text(&found, "/expected/detail")?.contains("3 1 1"), "no record is quoted: {found}");
+            } else {
+                std::thread::sleep(Duration::from_secs(2));
+                ensure!(daemon.findings().is_empty(), "{domain} under {version}: {:?}", daemon.findings());
+            }
+        }
+        Ok(())
+    });
+}
+
+/// Trust on first use: whoever can make DNS and HTTPS fail does not make a policy go away (RFC 8461 §5.1, §10.2).
+#[test]
+fn a_policy_outlives_dns_https_and_the_daemon() {
+    scenario("a_policy_outlives_dns_https_and_the_daemon", || {
+        let path = Path::create()?;
+        let mut world = World::create(&path)?;
+        let home = Home::create("tofu")?;
+        let policy = world.table(&home, Dnssec::Validates.address(), "allow_private = true")?;
+        let options = Options { policy: &policy, ..Options::default() };
+        let mut first = Daemon::start(&path.gateway, GATEWAY_INTERFACE, &home.0, options)?;
+        let _receiver = Postfix::receiver_as(&path.exchanger, &world.mail, &format!("mx.{ENFORCE}"), "")?;
+        let mail = Mail::start(&path)?;
+        mail.attacker.set_mode(Mode::Delete);
+        let stripped = |daemon: &Daemon<'_>| {
+            mail.deliver(ENFORCE)?;
+            let found = daemon.finding("starttls-stripped", FINDING, |finding| is_of(finding, ENFORCE))?;
+            check(&found, &[("/evidence", json!("policy")), ("/expected/source", json!("mta-sts"))])?;
+            ensure!(text(&found, "/expected/detail")?.contains("mode: enforce"), "{found}");
+            Ok(())
+        };
+        stripped(&first)?;
+        std::thread::sleep(COMMIT);
+        ensure!(first.terminate()?, "the daemon did not end well:\n{}", first.log());
+
+        (world.names, world.web) = (None, None);
+        world.resolvers.clear();
+        let second = Daemon::start(&path.gateway, GATEWAY_INTERFACE, &home.0, options)?;
+        stripped(&second)?;
+        second.metric_reaches("smtpwatch_policy_refresh_failures_total", &[("source", "mta-sts")], 1.0, FINDING)
+    });
+}
+
+/// Whether a finding is about a session with the mail host of `domain`.
+fn is_of(finding: &Value, domain: &str) -> bool {
+    finding["flow"]["server"] == SocketAddr::new(exchanger(domain), 25).to_string()
+}
+
+fn by_policy(finding: &Value) -> bool {
+    finding["evidence"] == "policy"
+        || ["dane", "mta-sts", "list"].iter().any(|source| finding["expected"]["source"] == *source)
+}
+
+/// A list that speaks of one domain, by an alias.
+fn starttls_everywhere() -> String {
+    json!({
+        "timestamp": "2026-11-01T00:00:00Z",
+        "expires": "2099-01-01T00:00:00Z",
+        "version": "0.1",
+        "policy-aliases": { "lab": { "mode": "enforce", "mxs": [format!(".{LISTED}")] } },
+        "policies": { LISTED: { "policy-alias": "lab" } },
+    })
+    .to_string()
+}

@@ -1,0 +1,351 @@
+//! A small world with a root of its own, in which every domain publishes something else; and proof by other people's
+//! tools that it is as it says.
+
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+
+use anyhow::{Context, Result, ensure};
+use smtpwatch_tests::names::{Names, Signing, Zone};
+use smtpwatch_tests::netns::Path;
+use smtpwatch_tests::policy_host::{Hosted, Manner, PORT, PolicyHost};
+use smtpwatch_tests::postfix::{self, Postfix};
+use smtpwatch_tests::resolver::{Dnssec, Resolver};
+use smtpwatch_tests::scenario;
+use smtpwatch_tests::tls::{Authority, Identity};
+
+use crate::set_up::Home;
+
+/// Secure, TLSA 3 1 1 of the real certificate, and an MTA-STS policy that agrees.
+pub const DANE: &str = "dane.example";
+/// Secure, TLSA 3 1 1 of another key.
+pub const OTHER_KEY: &str = "other.example";
+/// Secure, and no TLSA record that mail could use.
+pub const UNUSABLE: &str = "unusable.example";
+/// Secure, and proven to publish nothing.
+pub const NOTHING: &str = "nothing.example";
+/// TLSA records in a zone that nobody signed.
+pub const INSECURE: &str = "insecure.example";
+/// The signatures have expired.
+pub const BOGUS: &str = "bogus.example";
+/// Its name server does not answer.
+pub const SILENT: &str = "silent.example";
+/// MTA-STS, `enforce`.
+pub const ENFORCE: &str = "enforce.example.net";
+/// MTA-STS, `testing`.
+pub const TESTING: &str = "testing.example.net";
+/// MTA-STS, `none`.
+pub const NONE: &str = "none.example.net";
+/// Its MTA-STS policy names other mail hosts than its MX record.
+pub const CONTRADICTION: &str = "contradiction.example.net";
+/// It publishes nothing; a STARTTLS-Everywhere list speaks of it.
+pub const LISTED: &str = "listed.example.net";
+
+/// An MTA-STS record, and the certificate of the policy host is for another name.
+pub const WRONG_NAME: &str = "wrong-name.example.net";
+/// An MTA-STS record, and the policy comes with status 301.
+pub const REDIRECT: &str = "redirect.example.net";
+/// An MTA-STS record, and the policy is longer than 64 KiB.
+pub const OVERSIZED: &str = "oversized.example.net";
+/// As [`OVERSIZED`], but nobody says beforehand how long it is.
+pub const ENDLESS: &str = "endless.example.net";
+/// An MTA-STS record, and the policy comes one octet in a second.
+pub const SLOW: &str = "slow.example.net";
+/// An MTA-STS record, and the policy is called `text/html`.
+pub const HTML: &str = "html.example.net";
+/// An MTA-STS record, and the certificate of the policy host has expired.
+pub const EXPIRED: &str = "expired.example.net";
+/// An MTA-STS record, and nobody known has signed the certificate of the policy host.
+pub const UNTRUSTED: &str = "untrusted.example.net";
+/// An MTA-STS record, and there is no policy.
+pub const MISSING: &str = "missing.example.net";
+
+/// Domains with a mail host. Each host has addresses of its own, so that it is clear whose policy speaks.
+pub const MAIL: [&str; 20] = [
+    DANE,
+    OTHER_KEY,
+    UNUSABLE,
+    NOTHING,
+    INSECURE,
+    BOGUS,
+    ENFORCE,
+    TESTING,
+    NONE,
+    CONTRADICTION,
+    LISTED,
+    WRONG_NAME,
+    REDIRECT,
+    OVERSIZED,
+    ENDLESS,
+    SLOW,
+    HTML,
+    EXPIRED,
+    UNTRUSTED,
+    MISSING,
+];
+
+/// Domains whose policy host is asked.
+const POLICIES: [(&str, Manner); 14] = [
+    (DANE, Manner::Good),
+    (ENFORCE, Manner::Good),
+    (TESTING, Manner::Good),
+    (NONE, Manner::Good),
+    (CONTRADICTION, Manner::Good),
+    (WRONG_NAME, Manner::Good),
+    (REDIRECT, Manner::Redirect),
+    (OVERSIZED, Manner::Good),
+    (ENDLESS, Manner::Chunked),
+    (SLOW, Manner::Slow),
+    (HTML, Manner::Html),
+    (EXPIRED, Manner::Good),
+    (UNTRUSTED, Manner::Good),
+    (MISSING, Manner::Missing),
+];
+
+/// Where policies are published whose address nobody may be led to by a stranger: domain and address.
+pub const PRIVATE: [(&str, &str); 6] = [
+    ("loopback.example.net", "127.0.0.1"),
+    ("ten.example.net", "10.9.9.9"),
+    ("link-local.example.net", "169.254.9.9"),
+    ("unique-local.example.net", "fd00:9::9"),
+    ("mapped.example.net", "::ffff:10.9.9.9"),
+    ("loopback6.example.net", "::1"),
+];
+
+/// The authoritative name server.
+const NAMES: IpAddr = IpAddr::V4(Ipv4Addr::new(198, 51, 100, 53));
+/// An address that takes packets and says nothing.
+const SILENCE: IpAddr = IpAddr::V4(Ipv4Addr::new(198, 51, 100, 99));
+/// The policy host.
+const WEB: [IpAddr; 2] =
+    [IpAddr::V4(Ipv4Addr::new(198, 51, 100, 80)), IpAddr::V6(Ipv6Addr::new(0x2001, 0xdb8, 2, 0, 0, 0, 0, 0x80))];
+/// Policies hold for a week.
+const MAX_AGE: u32 = 604_800;
+
+/// What is published, and who serves it: name server and policy host beside the exchanger, both resolvers on the gateway.
+pub struct World<'a> {
+    /// Of the certificates of mail and policy hosts.
+    pub authority: Authority,
+    /// Of every mail host.
+    pub mail: Identity,
+    /// Until it is switched off.
+    pub names: Option<Names>,
+    /// Until it is switched off.
+    pub web: Option<PolicyHost>,
+    /// The one that validates and the one that strips, until they are switched off.
+    pub resolvers: Vec<Resolver<'a>>,
+}
+
+impl<'a> World<'a> {
+    /// Everything is up.
+    pub fn create(path: &'a Path) -> Result<Self> {
+        for (v4, v6) in [(53, None), (99, None), (80, Some(0x80))].into_iter().chain(hosts().map(|(_, n)| (n, Some(n))))
+        {
+            path.exchanger.ip(&["addr", "add", &format!("198.51.100.{v4}/24"), "dev", "mx0"])?;
+            if let Some(v6) = v6 {
+                path.exchanger.ip(&["addr", "add", &format!("2001:db8:2::{v6:x}/64"), "dev", "mx0", "nodad"])?;
+            }
+        }
+        path.exchanger.nft(&format!(
+            "table inet silence {{ chain input {{ type filter hook input priority 0; ip daddr {SILENCE} drop\n}}\n}}"
+        ))?;
+        let authority = Authority::generate("Authority of the lab")?;
+        let exchangers: Vec<String> = MAIL.iter().map(|domain| format!("mx.{domain}")).collect();
+        let mail = authority.issue(&exchangers.iter().map(String::as_str).collect::<Vec<_>>())?;
+        let web = serve(path, &authority)?;
+        let names = Names::start(&path.exchanger, NAMES, &zones(&mail), &[(SILENT, SILENCE)])?;
+        let resolvers = [Dnssec::Validates, Dnssec::Stripped];
+        let resolvers = resolvers.map(|dnssec| Resolver::start(&path.gateway, &names, dnssec));
+        let resolvers = resolvers.into_iter().collect::<Result<_>>()?;
+        Ok(Self { authority, mail, names: Some(names), web: Some(web), resolvers })
+    }
+
+    /// The resolver of this kind.
+    pub fn resolver(&self, dnssec: Dnssec) -> Result<&Resolver<'a>> {
+        self.resolvers.iter().find(|resolver| resolver.dnssec == dnssec).context("the resolver is switched off")
+    }
+
+    /// The `[policy]` table of a daemon in this world that asks `resolver`; its files are kept in `home`.
+    pub fn table(&self, home: &Home, resolver: SocketAddr, further: &str) -> Result<String> {
+        let (anchor, authority) = (home.0.join("anchor"), home.0.join("ca.pem"));
+        std::fs::write(&anchor, &self.names()?.anchor)?;
+        std::fs::write(&authority, &self.authority.certificate_pem)?;
+        Ok(format!(
+            "[policy]\nresolver = \"{resolver}\"\ntrust_anchor = \"{}\"\nca_file = \"{}\"\nhttps_port = {PORT}\n{further}\n",
+            anchor.display(),
+            authority.display(),
+        ))
+    }
+
+    fn names(&self) -> Result<&Names> {
+        self.names.as_ref().context("the name server is switched off")
+    }
+
+    fn web(&self) -> Result<&PolicyHost> {
+        self.web.as_ref().context("the policy host is switched off")
+    }
+}
+
+/// Last octet of the addresses of each mail host.
+fn hosts() -> impl Iterator<Item = (&'static str, u8)> {
+    MAIL.into_iter().zip(100..)
+}
+
+/// Where mail for `domain` goes: to its mail host, or to one that DNS does not know.
+pub fn exchanger(domain: &str) -> IpAddr {
+    let last = hosts().find(|(name, _)| *name == domain).map_or(25, |(_, last)| last);
+    Ipv4Addr::new(198, 51, 100, last).into()
+}
+
+fn policy(domain: &str) -> String {
+    let (mode, mx) = match domain {
+        TESTING => ("testing", format!("mx.{domain}")),
+        NONE => ("none", format!("mx.{domain}")),
+        CONTRADICTION => ("enforce", "mail.elsewhere.example.org".to_owned()),
+        _ => ("enforce", format!("*.{domain}")),
+    };
+    let filler =
+        if [OVERSIZED, ENDLESS].contains(&domain) { "filler: of no meaning\r\n".repeat(4000) } else { String::new() };
+    format!("version: STSv1\r\nmode: {mode}\r\nmx: {mx}\r\n{filler}max_age: {MAX_AGE}\r\n")
+}
+
+fn serve(path: &Path, authority: &Authority) -> Result<PolicyHost> {
+    let hosts: Vec<String> = POLICIES.iter().map(|(domain, _)| format!("mta-sts.{domain}")).collect();
+    let hosts: Vec<&str> = hosts.iter().map(String::as_str).collect();
+    let right: Vec<&str> = hosts.iter().copied().filter(|host| *host != format!("mta-sts.{WRONG_NAME}")).collect();
+    let (right, expired, untrusted) = (
+        authority.issue(&right)?,
+        authority.issue_expired(&hosts)?,
+        Authority::generate("Nobody knows it")?.issue(&hosts)?,
+    );
+    let identity = |domain: &str| match domain {
+        EXPIRED => &expired,
+        UNTRUSTED => &untrusted,
+        _ => &right,
+    };
+    let hosted: Vec<Hosted<'_>> = POLICIES
+        .iter()
+        .map(|&(domain, manner)| Hosted { domain, body: policy(domain), identity: identity(domain), manner })
+        .collect();
+    PolicyHost::start(&path.exchanger, &WEB, &hosted)
+}
+
+fn zones(mail: &Identity) -> Vec<Zone> {
+    let zone = |name: &str, signing, records: String| Zone { name: name.to_owned(), records, signing };
+    let tlsa = |data: &str| format!("_25._tcp.mx TLSA {data}\n");
+    let wrong = "00".repeat(32);
+    let mut plain = String::new();
+    for (domain, _) in POLICIES.iter().filter(|(domain, _)| domain.ends_with("example.net")) {
+        plain += &sts(domain, &WEB.map(|address| address.to_string()));
+    }
+    for (domain, address) in PRIVATE {
+        plain += &sts(domain, &[address.to_owned()]);
+    }
+    for (domain, last) in hosts().filter(|(domain, _)| domain.ends_with("example.net")) {
+        plain += &exchange(domain, last);
+    }
+    let mut zones = vec![
+        zone("", Signing::Nsec, String::new()),
+        zone("example", Signing::Nsec3, String::new()),
+        zone("example.net", Signing::Unsigned, plain),
+    ];
+    for (domain, signing, records) in [
+        (DANE, Signing::Nsec, tlsa(&mail.tlsa) + &sts(DANE, &WEB.map(|address| address.to_string()))),
+        (OTHER_KEY, Signing::Nsec3, tlsa(&format!("3 1 1 {wrong}"))),
+        (UNUSABLE, Signing::Nsec, tlsa(&format!("0 0 1 {wrong}")) + &tlsa(&format!("1 1 1 {wrong}"))),
+        (NOTHING, Signing::Nsec3, String::new()),
+        (INSECURE, Signing::Unsigned, tlsa(&mail.tlsa)),
+        (BOGUS, Signing::Expired, tlsa(&mail.tlsa)),
+    ] {
+        let last = hosts().find(|(name, _)| *name == domain).map_or(0, |(_, last)| last);
+        zones.push(zone(domain, signing, exchange(domain, last) + &records));
+    }
+    zones
+}
+
+/// The mail host of a domain.
+fn exchange(domain: &str, last: u8) -> String {
+    format!("{domain}. MX 10 mx.{domain}.\nmx.{domain}. A 198.51.100.{last}\nmx.{domain}. AAAA 2001:db8:2::{last:x}\n")
+}
+
+/// The MTA-STS record of a domain, and the addresses of its policy host.
+fn sts(domain: &str, addresses: &[String]) -> String {
+    let mut records = format!("_mta-sts.{domain}. TXT \"v=STSv1; id=20261126;\"\n");
+    for address in addresses {
+        let kind = if address.contains(':') { "AAAA" } else { "A" };
+        records += &format!("mta-sts.{domain}. {kind} {address}\n");
+    }
+    records
+}
+
+/// `dig` and `delv` on the names, Postfix on the mail hosts, `curl` on the policies: the world is what the scenarios take it for.
+#[test]
+fn the_world_of_policies_is_as_it_says() {
+    scenario("the_world_of_policies_is_as_it_says", || {
+        let path = Path::create()?;
+        let world = World::create(&path)?;
+        let (names, validating) = (world.names()?, world.resolver(Dnssec::Validates)?);
+        let tlsa = |domain: &str| format!("_25._tcp.mx.{domain}");
+        for (domain, kind, verdict) in [
+            (DANE, "MX", "; fully validated"),
+            (&tlsa(DANE), "TLSA", "; fully validated"),
+            (&tlsa(OTHER_KEY), "TLSA", "; fully validated"),
+            (&tlsa(UNUSABLE), "TLSA", "; fully validated"),
+            (&tlsa(NOTHING), "TLSA", "; negative response, fully validated"),
+            (&tlsa(INSECURE), "TLSA", "; unsigned answer"),
+            (ENFORCE, "MX", "; unsigned answer"),
+        ] {
+            let found = validating.delv(names, &[domain, kind])?;
+            ensure!(found.contains(verdict), "{domain} {kind}: {found}");
+        }
+        let found = validating.delv(names, &["+cd", &tlsa(BOGUS), "TLSA"])?;
+        ensure!(found.contains("expired") && !found.contains("validated"), "{found}");
+        let found = validating.dig(&["+dnssec", &tlsa(DANE), "TLSA"])?;
+        ensure!(found.contains("RRSIG") && found.contains(" ad;"), "the validating resolver: {found}");
+        for (domain, status) in [(tlsa(BOGUS), "SERVFAIL"), (tlsa(INSECURE), "NOERROR")] {
+            let found = validating.dig(&["+dnssec", &domain, "TLSA"])?;
+            ensure!(found.contains(&format!("status: {status}")) && !found.contains(" ad;"), "{domain}: {found}");
+        }
+
+        let stripping = world.resolver(Dnssec::Stripped)?;
+        for domain in [tlsa(DANE), tlsa(BOGUS)] {
+            let found = stripping.dig(&["+dnssec", "+cd", &domain, "TLSA"])?;
+            ensure!(found.contains("status: NOERROR") && found.contains("\tTLSA\t"), "{domain}: {found}");
+            ensure!(!found.contains("RRSIG") && !found.contains(" ad;"), "{domain}: DNSSEC comes through: {found}");
+        }
+
+        let _receiver = Postfix::receiver(&path.exchanger, &world.mail)?;
+        for (domain, verdict) in [
+            (DANE, "Verified TLS connection"),
+            (OTHER_KEY, "no matching DANE TLSA records"),
+            (UNUSABLE, "unsupported TLSA certificate usage"),
+            (INSECURE, "untrusted issuer"),
+            (BOGUS, "Destination address lookup failed"),
+        ] {
+            let found = postfix::finger(&path.gateway, Dnssec::Validates.address().ip(), domain)?;
+            ensure!(found.contains(verdict), "Postfix on {domain}: {found}");
+        }
+
+        let web = world.web()?;
+        for (domain, wanted) in [
+            (ENFORCE, "0 200 text/plain "),
+            (DANE, "0 200 text/plain "),
+            (REDIRECT, "0 301 text/plain "),
+            (OVERSIZED, "0 200 text/plain 92"),
+            (ENDLESS, "0 200 text/plain 92"),
+            (HTML, "0 200 text/html "),
+            (MISSING, "0 404 "),
+            (SLOW, "28 "),
+            (WRONG_NAME, "60 000 "),
+            (EXPIRED, "60 000 "),
+            (UNTRUSTED, "60 000 "),
+        ] {
+            let found = web.curl(&path.gateway, domain, &world.authority.certificate_pem)?;
+            ensure!(found.starts_with(wanted), "{domain}: {found}, not {wanted}");
+        }
+        let requests = web.requests();
+        ensure!(
+            requests.iter().any(|line| line.contains("mta-sts.enforce.example.net") && line.contains(" 200 curl")),
+            "{requests:?}"
+        );
+        Ok(())
+    });
+}
