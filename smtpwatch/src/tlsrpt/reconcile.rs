@@ -221,8 +221,8 @@ fn finding(report: &Report, claim: &Claim, days: Days, (sender, own): (IpAddr, I
                 claim.sessions
             ),
             format!(
-                "own record, {} to {}: {} sessions from {sender} to {own}, no gaps; STARTTLS offered in {}, under TLS {}, \
-                 offered and not asked for {}, with mail accepted in clear {}",
+                "own record, {} to {}: {} sessions from {sender} to {own}, no gaps; STARTTLS offered in {}, under \
+                 TLS {}, offered and not asked for {}, with mail accepted in clear {}",
                 days.first, days.last, seen.sessions, seen.offered, seen.tls, seen.unused, seen.content
             ),
         ],
