@@ -2,7 +2,11 @@
 //! own frames show that we did: somebody in between has taken it away. Two records that know nothing of each other
 //! contradict one another; where ours is not whole, nothing is said.
 
-use std::{collections::BTreeMap, fmt, net::IpAddr};
+use std::{
+    collections::BTreeMap,
+    fmt,
+    net::{IpAddr, SocketAddr},
+};
 
 use smtpwatch_core::{
     Finding, Role,
@@ -51,6 +55,8 @@ pub enum Verdict {
 pub enum Unknown {
     /// No address of the sender in the report.
     NoSender,
+    /// No address of ours in the report: it may mean another mail host of the domain.
+    NoReceiver,
     /// No session of the sender on record.
     NotSeen,
     /// Its sessions were with other addresses of ours.
@@ -65,6 +71,7 @@ impl fmt::Display for Unknown {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::NoSender => f.write_str("the report does not tell the sender's address"),
+            Self::NoReceiver => f.write_str("the report does not tell which address of ours it means"),
             Self::NotSeen => f.write_str(
                 "no session from there is on record in that window: NAT before the sender, another way, or nobody \
                  watched",
@@ -146,6 +153,7 @@ fn judge<E>(
     record: &mut impl FnMut(IpAddr, u16, Day) -> Result<Vec<(IpAddr, Offers)>, E>,
 ) -> Result<Verdict, E> {
     let Ok(sender) = claim.sending.parse::<IpAddr>() else { return Ok(Verdict::Unknown(Unknown::NoSender)) };
+    let Ok(receiver) = claim.receiving.parse::<IpAddr>() else { return Ok(Verdict::Unknown(Unknown::NoReceiver)) };
     let mut by_own: BTreeMap<IpAddr, Offers> = BTreeMap::new();
     for day in days.each() {
         for (own, offers) in record(sender, PORT, day)? {
@@ -156,13 +164,9 @@ fn judge<E>(
     if by_own.is_empty() {
         return Ok(Verdict::Unknown(Unknown::NotSeen));
     }
-    let receiving = claim.receiving.parse::<IpAddr>().ok();
-    let meant = by_own.iter().filter(|(own, _)| receiving.is_none_or(|receiving| receiving == **own));
-    let (addresses, sums): (Vec<_>, Vec<_>) = meant.map(|(own, offers)| (*own, *offers)).unzip();
-    if addresses.is_empty() {
+    let Some(seen) = by_own.get(&receiver).copied() else {
         return Ok(Verdict::Unknown(Unknown::OtherAddress(by_own.into_keys().collect())));
-    }
-    let seen = sums.into_iter().fold(Offers::default(), Offers::and);
+    };
     Ok(if seen.unknown > 0 {
         Verdict::Unknown(Unknown::Gaps(seen.unknown))
     } else if seen.withheld > 0 {
@@ -172,23 +176,18 @@ fn judge<E>(
         // reported, nobody knows what became of the others, and whether these are among those that are meant.
         Verdict::Unknown(Unknown::TooFew(seen))
     } else {
-        Verdict::Stripped(Box::new(finding(report, claim, days, &addresses, seen)))
+        Verdict::Stripped(Box::new(finding(report, claim, days, (sender, receiver), seen)))
     })
 }
 
-fn finding(report: &Report, claim: &Claim, days: Days, own: &[IpAddr], seen: Offers) -> Finding {
+fn finding(report: &Report, claim: &Claim, days: Days, (sender, own): (IpAddr, IpAddr), seen: Offers) -> Finding {
     let outcome = if seen.content > 0 { Outcome::Content } else { Outcome::Attempt };
     let evidence = Evidence::Tamper;
     let DateRange { start_datetime: start, end_datetime: end } = report.date_range;
     let (organization, id) = (quoted(&report.organization_name), quoted(&report.report_id));
-    let server = own.first().map_or_else(String::new, |own| std::net::SocketAddr::new(*own, PORT).to_string());
-    let client = claim.sending.parse().map_or_else(
-        |_| claim.sending.clone(),
-        // Of many connections, each with a port of its own.
-        |sender: IpAddr| std::net::SocketAddr::new(sender, 0).to_string(),
-    );
-    let own: Vec<_> = own.iter().map(ToString::to_string).collect();
-    let receiving = if claim.receiving.is_empty() { String::new() } else { format!(" to {}", claim.receiving) };
+    // Of many connections, each with a port of its own.
+    let client = SocketAddr::new(sender, 0).to_string();
+    let server = SocketAddr::new(own, PORT).to_string();
     let host = if claim.host.is_empty() { String::new() } else { format!(" ({})", claim.host) };
     Finding {
         schema_version: SCHEMA_VERSION,
@@ -206,8 +205,8 @@ fn finding(report: &Report, claim: &Claim, days: Days, own: &[IpAddr], seen: Off
         expected: Expected::starttls(
             "tlsrpt",
             format!(
-                "we offered it to {} in {} of {} sessions; {organization} reports {} without",
-                claim.sending, seen.offered, seen.sessions, claim.sessions
+                "we offered it to {sender} in {} of {} sessions; {organization} reports {} without",
+                seen.offered, seen.sessions, claim.sessions
             ),
         ),
         observed: Observed { capabilities: Vec::new(), starttls: StarttlsState::Offered, mechanism: None, reply: None },
@@ -216,21 +215,13 @@ fn finding(report: &Report, claim: &Claim, days: Days, own: &[IpAddr], seen: Off
         proof: vec![
             format!(
                 "report {id} of {organization}, {start} to {end}: starttls-not-supported in {} sessions from \
-                 {}{receiving}{host}",
-                claim.sessions, claim.sending
+                 {sender} to {own}{host}",
+                claim.sessions
             ),
             format!(
-                "own record, {} to {}: {} sessions from {} to {}, no gaps; STARTTLS offered in {}, under TLS {}, \
-                 offered and not asked for {}, with mail accepted in clear {}",
-                days.first,
-                days.last,
-                seen.sessions,
-                claim.sending,
-                own.join(", "),
-                seen.offered,
-                seen.tls,
-                seen.unused,
-                seen.content
+                "own record, {} to {}: {} sessions from {sender} to {own}, no gaps; STARTTLS offered in {}, under \
+                 TLS {}, offered and not asked for {}, with mail accepted in clear {}",
+                days.first, days.last, seen.sessions, seen.offered, seen.tls, seen.unused, seen.content
             ),
         ],
     }
@@ -306,7 +297,6 @@ mod tests {
         let content = Offers { content: 1, ..seen(10, 3) };
         let Verdict::Stripped(finding) = verdict(&report(SENDER, OWN, 3), content) else { panic!("a finding") };
         assert_eq!((finding.outcome, finding.severity), (Outcome::Content, Severity::Critical));
-        assert!(matches!(verdict(&report(SENDER, "", 3), seen(10, 3)), Verdict::Stripped(_)));
         assert!(matches!(verdict(&report("::ffff:198.51.100.7", OWN, 3), seen(10, 3)), Verdict::Stripped(_)));
     }
 
@@ -326,6 +316,7 @@ mod tests {
         assert_eq!(other, Verdict::Unknown(Unknown::OtherAddress(vec![OWN.parse().expect("own")])));
         for nobody in ["", "mail.example.org", "0"] {
             assert_eq!(verdict(&report(nobody, OWN, 3), seen(10, 9)), Verdict::Unknown(Unknown::NoSender));
+            assert_eq!(verdict(&report(SENDER, nobody, 3), seen(10, 9)), Verdict::Unknown(Unknown::NoReceiver));
         }
     }
 
