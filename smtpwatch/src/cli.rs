@@ -162,6 +162,61 @@ pub enum RulesFormat {
 pub enum PolicyVerb {
     /// Look everything up now, and tell what a sender should do.
     Check(PolicyCheckArgs),
+    /// What the daemon knows of a domain, a mail host or an address, and which source wins; asks nobody.
+    Show(PolicyShowArgs),
+    /// Every domain that the daemon knows.
+    List(PolicyListArgs),
+    /// Write what is known as a table for a mail server, so that it can enforce it.
+    Export(PolicyExportArgs),
+}
+
+/// Flags of `policy show`.
+#[derive(Debug, Args)]
+pub struct PolicyShowArgs {
+    /// A domain, the name of a mail host, or an address.
+    #[arg(value_name = "DOMAIN|MX|ADDRESS", value_parser = policy::parse_subject)]
+    pub(crate) subject: policy::Subject,
+    #[command(flatten)]
+    pub(crate) common: PolicyListArgs,
+}
+
+/// Flags of `policy list`.
+#[derive(Debug, Args)]
+pub struct PolicyListArgs {
+    #[command(flatten)]
+    pub(crate) place: PolicyPlace,
+    /// Form of the answer [default: text on a terminal, else json].
+    #[arg(long, value_name = "FORMAT")]
+    pub(crate) format: Option<Format>,
+}
+
+/// Flags of `policy export`.
+#[derive(Debug, Args)]
+pub struct PolicyExportArgs {
+    /// For which mail server.
+    #[arg(value_name = "SERVER")]
+    pub(crate) server: MailServer,
+    #[command(flatten)]
+    pub(crate) place: PolicyPlace,
+}
+
+/// Where the daemon keeps what it knows.
+#[derive(Debug, Args)]
+pub struct PolicyPlace {
+    #[command(flatten)]
+    pub(crate) config: ConfigArg,
+    /// The store [default: that of the configuration].
+    #[arg(long, value_name = "PATH")]
+    pub(crate) store: Option<PathBuf>,
+}
+
+/// Mail servers that a table can be written for.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, ValueEnum)]
+pub enum MailServer {
+    /// A TLS policy table (`smtp_tls_policy_maps`).
+    Postfix,
+    /// A host list (`hosts_require_tls`).
+    Exim,
 }
 
 /// Flags of `policy check`.

@@ -83,16 +83,6 @@ impl Config {
         toml::from_str::<File>(text).map(Self::from).map_err(|error| ConfigError::invalid(path, text, &error))
     }
 
-    /// What the file asks for and this version does not do: for the log.
-    #[must_use]
-    pub fn without_effect(&self) -> Vec<&'static str> {
-        let mut notes = Vec::new();
-        if self.policy != PolicySettings::default() {
-            notes.push("[policy]: published policies are not looked up by this version of smtpwatch");
-        }
-        notes
-    }
-
     /// Whether `address` is one of this host's own, as far as `local` tells.
     #[must_use]
     pub fn is_local(&self, address: IpAddr) -> bool {
@@ -159,8 +149,7 @@ impl Default for Limits {
     }
 }
 
-/// `[policy]`: published policies. Every key is checked; none is used yet, because no source of published policies is
-/// built in: judgements rest on `[[rule]]` and on history. See [`Config::without_effect`].
+/// `[policy]`: published policies, and how they are looked up.
 #[derive(Clone, PartialEq, Eq, Debug, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct PolicySettings {
@@ -178,8 +167,11 @@ pub struct PolicySettings {
     pub mta_sts: Checked<bool>,
     /// Whether TLSA records are looked up (RFC 7672).
     pub dane: Checked<bool>,
-    /// Path or URL of a STARTTLS-Everywhere list; empty: none.
+    /// Path or URL (`https://…`) of a STARTTLS-Everywhere list; empty: none.
     pub starttls_everywhere: Checked<String>,
+    /// Recipient domains that are looked up from the start; others are when mail to them is seen.
+    #[serde(deserialize_with = "value::domains")]
+    pub domains: Vec<String>,
 }
 
 impl Default for PolicySettings {
@@ -193,6 +185,7 @@ impl Default for PolicySettings {
             mta_sts: Checked(true),
             dane: Checked(true),
             starttls_everywhere: Checked(String::new()),
+            domains: Vec::new(),
         }
     }
 }

@@ -16,7 +16,11 @@ use std::{
 
 use anyhow::Context as _;
 use smtpwatch_common::{Direction, counters::Label};
-use smtpwatch_core::{Output, Role, Timestamp, engine::GateOrder, policy::history::History};
+use smtpwatch_core::{
+    Output, Role, Timestamp,
+    engine::GateOrder,
+    policy::{history::History, published::Learned},
+};
 use tokio::signal::unix::{SignalKind, signal};
 
 use crate::{
@@ -24,6 +28,7 @@ use crate::{
         Capture, CaptureSettings, Drained, Hook,
         listeners::{self, Unwatched},
     },
+    clock::now,
     config::Config,
     output::{
         http::{self, Health},
@@ -31,7 +36,11 @@ use crate::{
         metrics::{self, Metrics},
     },
     pipeline::{Pipeline, Source},
-    store::{self, StoreHandle, Writer},
+    policy::{
+        lookup::{Patience, Trust},
+        service::{Service, Setup},
+    },
+    store::{self, Store, StoreHandle, Writer},
 };
 
 /// The pipeline looks up from the ring this often, also when nothing comes.
@@ -45,6 +54,8 @@ const HOUSEKEEPING: Duration = Duration::from_millis(500);
 /// Listeners are looked through this often: it walks every process.
 const LISTENERS: Duration = Duration::from_secs(300);
 
+/// Answers about policies that are taken in between packets.
+const ANSWERS_AT_ONCE: usize = 64;
 /// Interfaces that have metrics of their own: a glob over the interfaces of containers may match any number.
 const MAX_INTERFACES: usize = 64;
 
@@ -59,6 +70,7 @@ pub fn run(config: Config, listen: SocketAddr) -> anyhow::Result<()> {
     let mut history = History::new(config.limits.peers);
     tracing::info!(path = %config.store.display(), rows = entries.len(), "history read");
     entries.into_iter().for_each(|(key, record)| history.restore(key, record));
+    let policies = policies(&config, &metrics, &writer)?;
 
     let runtime =
         tokio::runtime::Builder::new_current_thread().enable_all().build().context("cannot start the runtime")?;
@@ -80,11 +92,12 @@ pub fn run(config: Config, listen: SocketAddr) -> anyhow::Result<()> {
     let (ended, pipeline_ended) = tokio::sync::oneshot::channel::<()>();
     let ports = config.ports.clone();
     let named = config.interfaces.iter().filter(|name| !name.contains(['*', '?'])).cloned().collect();
-    let watch = Watch {
+    let (policies, known) = Service::start(policies).context("cannot start the thread that looks policies up")?;
+    let mut watch = Watch {
         named,
         interfaces: BTreeMap::new(),
         pipeline: Pipeline::new(config, history, Source::Live),
-        outputs: Outputs { metrics: metrics.clone(), journal, store: writer.handle(), orders: Vec::new() },
+        outputs: Outputs { metrics: metrics.clone(), journal, store: writer.handle(), policies, orders: Vec::new() },
         capture,
         writer,
         health: health.clone(),
@@ -93,6 +106,8 @@ pub fn run(config: Config, listen: SocketAddr) -> anyhow::Result<()> {
         ports,
         unwatched: Vec::new(),
     };
+    tracing::info!(subjects = known.len(), "published policies read");
+    known.into_iter().for_each(|learned| watch.learn(learned));
     let thread = std::thread::Builder::new().name("pipeline".to_owned()).spawn(move || {
         // Dropped at the end, also by a panic: the main thread must not go on without a pipeline.
         let _ended = ended;
@@ -119,6 +134,28 @@ pub fn run(config: Config, listen: SocketAddr) -> anyhow::Result<()> {
         Ok(result) => result.and(asked.map(drop)),
         Err(_) => anyhow::bail!("the pipeline panicked; please report it with the lines above"),
     }
+}
+
+/// How policies are looked up. Their files are read here, so that a wrong one ends the start.
+fn policies(config: &Config, metrics: &Arc<Metrics>, writer: &Writer) -> anyhow::Result<Setup> {
+    let trust = Trust::load(&config.policy)?;
+    let mut store = Store::open_existing(&config.store)?;
+    let list = store.policy_list(&config.policy.starttls_everywhere)?;
+    let handle = writer.handle();
+    let keep = move |known| {
+        if let Some(handle) = &handle {
+            handle.policy(known);
+        }
+    };
+    Ok(Setup {
+        settings: config.policy.clone(),
+        trust,
+        patience: Patience::default(),
+        kept: store.policies()?,
+        list,
+        metrics: metrics.clone(),
+        keep: Box::new(keep),
+    })
 }
 
 /// What the pipeline's thread owns.
@@ -152,6 +189,10 @@ impl Watch {
                 Drained::Everything => std::thread::sleep(GATHER),
                 Drained::Part => {}
             }
+            for _ in 0..ANSWERS_AT_ONCE {
+                let Some(learned) = self.outputs.policies.learned() else { break };
+                self.learn(learned);
+            }
             self.pipeline.tick(now(), &mut |output| self.outputs.take(output));
             for order in self.outputs.orders.drain(..) {
                 self.capture.order(&order)?;
@@ -179,6 +220,10 @@ impl Watch {
             tracing::warn!(rows = lost, "rows of history could not be written");
         }
         Ok(())
+    }
+
+    fn learn(&mut self, learned: Learned) {
+        self.pipeline.learn(learned, &mut |output| self.outputs.take(output));
     }
 
     fn records(&mut self) -> anyhow::Result<Drained> {
@@ -301,6 +346,7 @@ struct Outputs {
     metrics: Arc<Metrics>,
     journal: Journal,
     store: Option<StoreHandle>,
+    policies: Service,
     orders: Vec<GateOrder>,
 }
 
@@ -336,13 +382,7 @@ impl Outputs {
                     store.delivery(delivery);
                 }
             }
-            Output::Wanted(_) => {}
+            Output::Wanted(wanted) => self.policies.want(wanted),
         }
     }
-}
-
-/// The wall clock.
-fn now() -> Timestamp {
-    let since_epoch = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
-    Timestamp(i64::try_from(since_epoch.as_nanos()).unwrap_or(i64::MAX))
 }

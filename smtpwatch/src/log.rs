@@ -55,6 +55,11 @@ pub fn init(level: LogLevel, format: LogFormat) {
         // aya warns of attempts that may fail, such as type information in a form that this kernel does not know; what
         // matters of them comes back as errors, which the capture tells.
         .with_target("aya", level.min(LevelFilter::ERROR))
+        // hickory warns of each answer that does not validate, with its name: whoever sends mail could fill the log. What it
+        // finds comes back as an answer.
+        .with_target("hickory_proto", LevelFilter::OFF)
+        .with_target("hickory_net", LevelFilter::OFF)
+        .with_target("hickory_resolver", LevelFilter::OFF)
         .with_target("smtpwatch", level)
         .with_target("smtpwatch_core", level)
         .with_target("smtpwatch_ebpf", level);

@@ -1,6 +1,8 @@
 //! What leaves the process: metrics, findings, and the pages that tell how the watch is doing. Nothing here decides.
 
+pub mod export;
 pub mod http;
 pub mod journal;
 pub mod metrics;
+pub mod policy;
 pub mod text;

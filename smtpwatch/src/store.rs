@@ -1,4 +1,5 @@
-//! What outlives the process, in one SQLite file: the history of peers, and what TLS reports are made of.
+//! What outlives the process, in one SQLite file: the history of peers, what is known of published policies,
+//! and what TLS reports are made of.
 //!
 //! One thread writes ([`Writer`]), in batches of at most a second, behind a bounded channel: a slow disk costs rows
 //! (counted), never packets. Other processes read the file while the daemon runs, and leave requests in it: `baseline
@@ -6,6 +7,7 @@
 
 pub mod deliveries;
 pub mod offers;
+pub mod policies;
 mod writer;
 
 use std::{
@@ -33,7 +35,7 @@ pub const SCHEMA: i32 = 2;
 const BUSY: Duration = Duration::from_secs(1);
 
 /// What each schema adds to the one before it.
-const STEPS: [&[&str]; SCHEMA as usize] = [&[BASELINE], &[deliveries::CREATE, offers::CREATE]];
+const STEPS: [&[&str]; SCHEMA as usize] = [&[BASELINE], &[deliveries::CREATE, offers::CREATE, policies::CREATE]];
 
 const BASELINE: &str = "
     CREATE TABLE baseline (

@@ -13,7 +13,6 @@ pub(super) fn run(args: &ConfigArg) -> anyhow::Result<Exit> {
         Some(path) => format!("{}: good, {rules}", path.display()),
         None => format!("no configuration file ({DEFAULT_PATH} does not exist): the defaults hold"),
     };
-    config.without_effect().iter().for_each(|note| tracing::warn!("{note}"));
     super::out(|out| writeln!(out, "{line}"))?;
     Ok(Exit::Fine)
 }

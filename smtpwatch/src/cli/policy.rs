@@ -1,36 +1,61 @@
 //! `smtpwatch policy`.
 
-use std::{
-    io::Write,
-    sync::Arc,
-    time::{SystemTime, UNIX_EPOCH},
-};
+use std::{collections::BTreeSet, io::Write, net::IpAddr, sync::Arc};
 
 use smtpwatch_core::{
     Timestamp,
-    policy::published::{domain_name, list::StarttlsList},
+    policy::published::{DomainFacts, HostFacts, domain_name, list::StarttlsList},
 };
 
-use super::{Exit, Format, PolicyCheckArgs, PolicyVerb};
+use super::{
+    Exit, Format, MailServer, PolicyCheckArgs, PolicyExportArgs, PolicyListArgs, PolicyPlace, PolicyShowArgs,
+    PolicyVerb,
+};
 use crate::{
+    clock::now,
     config::Config,
-    output::text,
+    output::{
+        export::{Export, Row},
+        policy::{Host, Knowledge, Report},
+        text,
+    },
     policy::{
+        known::{Kept, KnownDomain},
         list::{self, Place},
         lookup::{Patience, Sources, Trust},
-        report::{Host, Knowledge, Report},
+        service::HOSTS,
         sts::Memory,
     },
     store::{Entry, Store, StoreError},
 };
 
-/// Mail hosts of one domain that are looked up.
-const HOSTS: usize = 16;
+const NO_LIST: &str = "no list is configured ([policy] starttls_everywhere)";
 
 pub(super) fn run(verb: PolicyVerb) -> anyhow::Result<Exit> {
     match verb {
         PolicyVerb::Check(args) => check(&args),
+        PolicyVerb::Show(args) => show(args),
+        PolicyVerb::List(args) => list_all(&args),
+        PolicyVerb::Export(args) => export(&args),
     }
+}
+
+/// What `policy show` is asked about.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Subject {
+    /// A domain or a mail host.
+    Name(String),
+    /// An address.
+    Address(IpAddr),
+}
+
+/// What can be asked about, on the command line.
+pub(super) fn parse_subject(text: &str) -> Result<Subject, String> {
+    if let Ok(address) = text.parse::<IpAddr>() {
+        return Ok(Subject::Address(address.to_canonical()));
+    }
+    let expected = || "expected a domain, the name of a mail host, or an address".to_owned();
+    domain_name(text).map(Subject::Name).ok_or_else(expected)
 }
 
 /// What is a domain, on the command line.
@@ -44,12 +69,7 @@ fn check(args: &PolicyCheckArgs) -> anyhow::Result<Exit> {
     let history = history(&config)?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let report = runtime.block_on(look(&config, &trust, &args.domain, &history))?;
-    let answer = match Format::or_default(args.format) {
-        Format::Text => report.text(),
-        Format::Json => text::json_line(&report),
-    };
-    super::out(|out| out.write_all(answer.as_bytes()))?;
-    Ok(Exit::Fine)
+    print(&[report], args.format)
 }
 
 /// Asks everybody, now.
@@ -57,7 +77,7 @@ async fn look(config: &Config, trust: &Trust, domain: &str, history: &[Entry]) -
     let now = now();
     let sources = Arc::new(Sources::start(&config.policy, trust, Patience::default(), now).await?);
     let list = match Place::of(&config.policy.starttls_everywhere) {
-        None => Err("no list is configured ([policy] starttls_everywhere)".to_owned()),
+        None => Err(NO_LIST.to_owned()),
         Some(place) => place.read(Some(&sources)).await.and_then(|text| list::parse(&text)),
     };
     let facts = sources.domain(domain, Memory::default(), now).await.facts;
@@ -76,6 +96,131 @@ async fn look(config: &Config, trust: &Trust, domain: &str, history: &[Entry]) -
     let knowledge = knowledge(config, list.as_ref().map_err(Clone::clone), history, now);
     let report = knowledge.domain(domain, Some(&facts), &hosts);
     Ok(Report { dnssec: Some(sources.dnssec().to_string()), ..report })
+}
+
+/// What the daemon has left in the store, and what files say: nobody is asked.
+struct Offline {
+    config: Config,
+    kept: Kept,
+    history: Vec<Entry>,
+    list: Result<StarttlsList, String>,
+    now: Timestamp,
+}
+
+impl Offline {
+    fn open(place: &PolicyPlace) -> anyhow::Result<Self> {
+        let (mut config, _) = Config::load(place.config.config.as_deref())?;
+        if let Some(store) = &place.store {
+            config.store.clone_from(store);
+        }
+        let where_list = Place::of(&config.policy.starttls_everywhere);
+        let (kept, history, fetched) = match Store::open_existing(&config.store) {
+            Ok(mut store) => {
+                let list = match &where_list {
+                    Some(Place::Url(url)) => store.policy_list(url)?,
+                    Some(Place::File(_)) | None => None,
+                };
+                (store.policies()?, store.entries()?, list)
+            }
+            // Rules and a list in a file speak all the same.
+            Err(StoreError::Missing(_)) => (Kept::default(), Vec::new(), None),
+            Err(error) => return Err(error.into()),
+        };
+        let list = match where_list {
+            None => Err(NO_LIST.to_owned()),
+            Some(Place::File(path)) => list::read_file(&path).and_then(|text| list::parse(&text)),
+            Some(Place::Url(url)) => match fetched {
+                Some(fetched) => list::parse(&fetched.text),
+                None => Err(format!("the list at {url} was not fetched yet")),
+            },
+        };
+        Ok(Self { config, kept, history, list, now: now() })
+    }
+
+    fn knowledge(&self) -> Knowledge<'_> {
+        knowledge(&self.config, self.list.as_ref().map_err(Clone::clone), &self.history, self.now)
+    }
+
+    fn facts(&self, domain: &str) -> Option<&DomainFacts> {
+        self.kept.domains.iter().find(|known| known.name == domain).map(|known| &*known.facts)
+    }
+
+    fn host(&self, name: &str) -> Host {
+        let known = self.kept.hosts.iter().find(|known| known.name == name);
+        (name.to_owned(), known.map(|known| (*known.facts).clone()))
+    }
+
+    fn domain(&self, domain: &str) -> Report {
+        let facts = self.facts(domain);
+        let names = facts.and_then(|facts| facts.mx.value.as_ref()).map(|mx| mx.hosts.as_slice()).unwrap_or_default();
+        let hosts: Vec<Host> = names.iter().take(HOSTS).map(|name| self.host(name)).collect();
+        self.knowledge().domain(domain, facts, &hosts)
+    }
+
+    /// The domains whose mail goes to one of these hosts.
+    fn domains_of(&self, hosts: &[&str]) -> Vec<KnownDomain> {
+        let takes = |domain: &&KnownDomain| {
+            let mx = domain.facts.mx.value.as_ref();
+            mx.is_some_and(|mx| mx.hosts.iter().any(|host| hosts.contains(&host.as_str())))
+        };
+        self.kept.domains.iter().filter(takes).cloned().collect()
+    }
+}
+
+fn show(args: PolicyShowArgs) -> anyhow::Result<Exit> {
+    let offline = Offline::open(&args.common.place)?;
+    let knows = |name: &str| offline.kept.hosts.iter().any(|host| host.name == name);
+    let report = match args.subject {
+        // A name may be both; the domain speaks for itself.
+        Subject::Name(name) if offline.facts(&name).is_none() && knows(&name) => {
+            offline.knowledge().mail_host(&offline.host(&name), &offline.domains_of(&[&name]))
+        }
+        Subject::Name(name) => offline.domain(&name),
+        Subject::Address(address) => {
+            let has = |facts: &HostFacts| facts.addresses.value.iter().flatten().any(|at| at.to_canonical() == address);
+            let hosts = offline.kept.hosts.iter().filter(|host| has(&host.facts));
+            let hosts: Vec<Host> = hosts.map(|host| offline.host(&host.name)).collect();
+            let names: Vec<&str> = hosts.iter().map(|(name, _)| name.as_str()).collect();
+            offline.knowledge().address(address, &hosts, &offline.domains_of(&names))
+        }
+    };
+    print(&[report], args.common.format)
+}
+
+fn list_all(args: &PolicyListArgs) -> anyhow::Result<Exit> {
+    let offline = Offline::open(&args.place)?;
+    let reports: Vec<Report> = offline.kept.domains.iter().map(|known| offline.domain(&known.name)).collect();
+    print(&reports, args.format)
+}
+
+fn print(reports: &[Report], format: Option<Format>) -> anyhow::Result<Exit> {
+    let format = Format::or_default(format);
+    super::out(|out| {
+        reports.iter().try_for_each(|report| match format {
+            Format::Text => out.write_all(report.text().as_bytes()),
+            Format::Json => out.write_all(text::json_line(report).as_bytes()),
+        })
+    })?;
+    Ok(Exit::Fine)
+}
+
+fn export(args: &PolicyExportArgs) -> anyhow::Result<Exit> {
+    let offline = Offline::open(&args.place)?;
+    let list = offline.list.as_ref().ok().filter(|list| !list.is_expired(offline.now));
+    let known = offline.kept.domains.iter().map(|known| known.name.as_str());
+    let listed = list.iter().flat_map(|list| list.policies.keys()).map(String::as_str);
+    let domains: BTreeSet<&str> = known.chain(listed).collect();
+    let rows = domains.into_iter().map(|domain| Row {
+        report: offline.domain(domain),
+        sts: offline.facts(domain).and_then(|facts| facts.sts.valid()),
+    });
+    let export = Export { rules: &offline.config.rules, list, rows: rows.collect(), now: offline.now };
+    let table = match args.server {
+        MailServer::Postfix => export.postfix(),
+        MailServer::Exim => export.exim(),
+    };
+    super::out(|out| out.write_all(table.as_bytes()))?;
+    Ok(Exit::Fine)
 }
 
 fn knowledge<'a>(
@@ -97,9 +242,4 @@ fn history(config: &Config) -> anyhow::Result<Vec<Entry>> {
             Ok(Vec::new())
         }
     }
-}
-
-fn now() -> Timestamp {
-    let since_epoch = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    Timestamp(i64::try_from(since_epoch.as_nanos()).unwrap_or(i64::MAX))
 }

@@ -5,13 +5,19 @@ use std::io::Write;
 use super::{Exit, Format, ProbeArgs};
 use crate::{
     capture::probe::{self, Check, Status},
-    config::Config,
+    clock::now,
+    config::{Config, PolicySettings},
     output::text,
+    policy::{
+        lookup::{Patience, Sources, Trust},
+        resolver::{Dnssec, REMEDY},
+    },
 };
 
 pub(super) fn run(args: &ProbeArgs) -> anyhow::Result<Exit> {
     let (config, _) = Config::load(None)?;
-    let checks = probe::run(args.interface.as_deref(), &config.ports);
+    let mut checks = probe::run(args.interface.as_deref(), &config.ports);
+    checks.push(dnssec(&config.policy));
     let format = Format::or_default(args.format);
     super::out(|out| {
         for check in &checks {
@@ -29,6 +35,27 @@ pub(super) fn run(args: &ProbeArgs) -> anyhow::Result<Exit> {
     })?;
     let failed = checks.iter().any(|check| check.status == Status::Fail);
     Ok(if failed { Exit::Failure } else { Exit::Fine })
+}
+
+/// Whether DNSSEC comes through the name servers: without it DANE is off.
+fn dnssec(settings: &PolicySettings) -> Check {
+    let check = |status, detail: String, remedy: &str| Check {
+        name: "dnssec".to_owned(),
+        status,
+        detail,
+        remedy: remedy.to_owned(),
+    };
+    let tried = Trust::load(settings).map_err(anyhow::Error::from).and_then(|trust| {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+        let sources = runtime.block_on(Sources::start(settings, &trust, Patience::default(), now()))?;
+        Ok(sources.dnssec().clone())
+    });
+    match tried {
+        Ok(Dnssec::On) => check(Status::Pass, "it is validated through the name servers".to_owned(), ""),
+        Ok(Dnssec::Off) => check(Status::Pass, "DANE is switched off by the configuration".to_owned(), ""),
+        Ok(Dnssec::Broken(why)) => check(Status::Warn, format!("DANE is off: {why}"), REMEDY),
+        Err(error) => check(Status::Warn, format!("DANE is off: {error:#}"), ""),
+    }
 }
 
 const fn label(status: Status) -> &'static str {

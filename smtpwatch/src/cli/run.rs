@@ -13,7 +13,6 @@ pub(super) fn run(args: RunArgs) -> anyhow::Result<Exit> {
         Some(path) => tracing::info!(path = %path.display(), rules = config.rules.len(), "configuration read"),
         None => tracing::info!("no configuration file: the defaults hold"),
     }
-    config.without_effect().iter().for_each(|note| tracing::warn!("{note}"));
     daemon::run(config, args.listen.0)?;
     Ok(Exit::Fine)
 }

@@ -12,10 +12,16 @@ use serde::{
 };
 use smtpwatch_core::{
     Role,
-    policy::rule::{AuthRule, PeerPattern, StarttlsRule, in_network},
+    policy::{
+        published::domain_name,
+        rule::{AuthRule, PeerPattern, StarttlsRule, in_network},
+    },
 };
 
 use super::Ingress;
+
+/// Domains that the configuration may name: those of one host's own correspondence.
+const MAX_DOMAINS: usize = 1_000;
 
 /// A value that was checked when it was read.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -147,6 +153,27 @@ pub(super) fn ports<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<u1
     }
 
     deserializer.deserialize_any(Ports)
+}
+
+/// A mail domain, as policies are asked for.
+struct MailDomain(String);
+
+impl Value for MailDomain {
+    const EXPECTED: &'static str = "a mail domain, such as \"example.net\"";
+
+    fn from_text(text: &str) -> Option<Result<Self, String>> {
+        let expected = || format!("{text:?}: expected {}", Self::EXPECTED);
+        Some(domain_name(text).map(Self).ok_or_else(expected))
+    }
+}
+
+/// `domains` of `[policy]`.
+pub(super) fn domains<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<String>, D::Error> {
+    let domains = Vec::<Checked<MailDomain>>::deserialize(deserializer)?;
+    if domains.len() > MAX_DOMAINS {
+        return Err(D::Error::custom(format_args!("{} domains: at most {MAX_DOMAINS} can be named", domains.len())));
+    }
+    Ok(domains.into_iter().map(|domain| domain.0.0).collect())
 }
 
 /// An interface name with `*` and `?`.

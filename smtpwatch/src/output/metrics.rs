@@ -15,7 +15,7 @@ use smtpwatch_core::{
     policy::published::demand::Source,
 };
 
-use crate::version;
+use crate::{policy::service::Dropped, version};
 
 /// Upper bounds of `smtpwatch_verdict_latency_seconds`: a verdict takes microseconds, or waits for the end of a
 /// session up to [`smtpwatch_core::limits::VERDICT_DEADLINE`].
@@ -66,6 +66,11 @@ pub struct Metrics {
     gaps: IntCounterVec,
     latency: Histogram,
     baseline_peers: IntGauge,
+    policy_subjects: IntGauge,
+    policy_dnssec: IntGauge,
+    policy_refreshed: GaugeVec,
+    policy_failures: IntCounterVec,
+    policy_dropped: IntCounterVec,
     output_records: IntCounterVec,
     output_failures: IntCounterVec,
     /// The kernel counts from its own start: what was seen of each counter at the last look.
@@ -151,6 +156,35 @@ impl Metrics {
                 )?,
             )?,
             baseline_peers: register(r, IntGauge::with_opts(opts("baseline_peers", "Rows of history."))?)?,
+            policy_subjects: register(
+                r,
+                IntGauge::with_opts(opts(
+                    "policy_subjects",
+                    "Domains and mail hosts whose published policies are known.",
+                ))?,
+            )?,
+            policy_dnssec: register(
+                r,
+                IntGauge::with_opts(opts("policy_dnssec", "Whether DNSSEC is validated; 0: DANE is off."))?,
+            )?,
+            policy_refreshed: gauges(
+                r,
+                "policy_last_refresh_timestamp_seconds",
+                "When this source last answered; 0: never.",
+                &["source"],
+            )?,
+            policy_failures: counters(
+                r,
+                "policy_refresh_failures_total",
+                "Look-ups of published policies that failed; what was known before is kept.",
+                &["source"],
+            )?,
+            policy_dropped: counters(
+                r,
+                "policy_lookups_dropped_total",
+                "Look-ups of published policies that were not done, or whose answers were given up.",
+                &["reason"],
+            )?,
             output_records: counters(r, "output_records_total", "Records written, by output.", &["output"])?,
             output_failures: counters(
                 r,
@@ -207,6 +241,31 @@ impl Metrics {
     pub fn tables(&self, flows: usize, baseline_peers: usize) {
         self.flows.set(i64::try_from(flows).unwrap_or(i64::MAX));
         self.baseline_peers.set(i64::try_from(baseline_peers).unwrap_or(i64::MAX));
+    }
+
+    /// Domains and mail hosts whose published policies are known.
+    pub fn policy_subjects(&self, subjects: usize) {
+        self.policy_subjects.set(i64::try_from(subjects).unwrap_or(i64::MAX));
+    }
+
+    /// Whether DNSSEC is validated.
+    pub fn policy_dnssec(&self, validated: bool) {
+        self.policy_dnssec.set(i64::from(validated));
+    }
+
+    /// A source of policies answered.
+    pub fn policy_refreshed(&self, source: Source, at: Timestamp) {
+        self.policy_refreshed.with_label_values(&[source.as_str()]).set(seconds(at));
+    }
+
+    /// A source of policies failed.
+    pub fn policy_failed(&self, source: Source) {
+        self.policy_failures.with_label_values(&[source.as_str()]).inc();
+    }
+
+    /// A look-up was not done, or its answer was given up.
+    pub fn policy_dropped(&self, reason: Dropped) {
+        self.policy_dropped.with_label_values(&[reason.as_str()]).inc();
     }
 
     /// Records written and lost since the last call.
@@ -318,6 +377,13 @@ impl Metrics {
         }
         for cause in LossCause::ALL {
             let _ = self.gaps.with_label_values(&[cause.as_str()]);
+        }
+        for source in Source::ALL {
+            let _ = self.policy_refreshed.with_label_values(&[source.as_str()]);
+            let _ = self.policy_failures.with_label_values(&[source.as_str()]);
+        }
+        for reason in Dropped::ALL {
+            let _ = self.policy_dropped.with_label_values(&[reason.as_str()]);
         }
         for output in Output::ALL {
             self.output(output, 0, 0);

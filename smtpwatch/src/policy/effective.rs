@@ -20,10 +20,7 @@ pub enum Source {
 }
 
 impl Source {
-    /// Those that are looked up or loaded, for metric labels.
-    pub const LOOKED_UP: [Self; 3] = [Self::Dane, Self::MtaSts, Self::List];
-
-    /// The name in JSON, and the metric label.
+    /// The name in JSON.
     #[must_use]
     pub const fn as_str(self) -> &'static str {
         match self {

@@ -14,7 +14,7 @@ use smtpwatch_core::{
 use super::{
     anchors::{AnchorError, Anchors},
     fetch::{Authorities, FetchError, Fetcher, FetcherError},
-    resolver::{Addresses, Dnssec, Found, Mx, NoResolver, Resolver},
+    resolver::{Addresses, Dnssec, Found, Mx, NoResolver, REMEDY, Resolver},
     sts::{BACK_OFF, Memory},
 };
 use crate::config::PolicySettings;
@@ -238,7 +238,9 @@ impl Sources {
             Dnssec::On => {}
             Dnssec::Off if self.dane => return nowhere(State::Error, "DNSSEC is not validated", RETRY),
             Dnssec::Off => return nowhere(State::Absent, "DANE is switched off ([policy] dane)", RETRY),
-            Dnssec::Broken(why) => return nowhere(State::Error, &format!("DANE is switched off: {why}"), RETRY),
+            Dnssec::Broken(why) => {
+                return nowhere(State::Error, &format!("DANE is switched off: {why}: {REMEDY}"), RETRY);
+            }
         }
         let (bases, ttl) = match addresses {
             Found::Present { value, ttl, .. } => (&value.tlsa_bases, *ttl),

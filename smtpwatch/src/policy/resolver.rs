@@ -43,6 +43,10 @@ const UNTOLD: Duration = Duration::from_secs(300);
 /// Links of a chain of CNAME records that are followed.
 const CHAIN: usize = 8;
 
+/// What to do where DNSSEC does not come through.
+pub const REMEDY: &str = "the name server must pass DNSSEC records on, and the clock must be right; name one that does in \
+                          [policy] resolver, such as a local Unbound, or set dane = false";
+
 /// How an answer came out.
 #[derive(Clone, Debug)]
 pub enum Found<T> {
@@ -88,7 +92,7 @@ pub enum Dnssec {
     On,
     /// The configuration does without (`dane = false`).
     Off,
-    /// They cannot be: why, and the remedy.
+    /// They cannot be: why. See [`REMEDY`].
     Broken(String),
 }
 
@@ -192,11 +196,8 @@ impl Resolver {
                 Found::Absent { .. } => "it shows no SOA record".to_owned(),
                 Found::Bogus(why) | Found::Error(why) => why,
             };
-            let dnssec = Dnssec::Broken(format!(
-                "the zone \"{zone}\" cannot be validated through the name server ({why}): it must pass DNSSEC \
-                 records on, and the clock must be right; name one that does in [policy] resolver, such as a local Unbound, \
-                 or set dane = false"
-            ));
+            let dnssec =
+                Dnssec::Broken(format!("the zone \"{zone}\" cannot be validated through the name server ({why})"));
             return Ok(Self { dnssec, ..plain });
         }
         Ok(dnssec)

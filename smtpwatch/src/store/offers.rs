@@ -222,6 +222,7 @@ mod tests {
             auth: Vec::new(),
             smtp: true,
             gaps: 0,
+            certificate: None,
         }
     }
 

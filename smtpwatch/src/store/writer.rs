@@ -21,8 +21,9 @@ use smtpwatch_core::{
 use super::{
     Entry, Store, StoreError,
     deliveries::{self, Reported},
-    is_peer, offers,
+    is_peer, offers, policies,
 };
+use crate::policy::known::Known;
 
 /// Changes that may wait for the writer thread; what comes when it is full is dropped and counted.
 pub const QUEUE: usize = 8_192;
@@ -76,6 +77,7 @@ enum Change {
     Delivery(Box<Delivery>),
     Reported(Box<Reported>),
     Offer(Box<SessionSummary>, Timestamp),
+    Policy(Box<Known>),
 }
 
 impl Writer {
@@ -102,6 +104,7 @@ impl Writer {
             done: Vec::new(),
             deliveries: deliveries::Pending::default(),
             offers: offers::Pending::default(),
+            policies: policies::Pending::default(),
             failing: false,
             full: false,
         };
@@ -191,6 +194,11 @@ impl StoreHandle {
         self.send(Change::Offer(Box::new(session), at));
     }
 
+    /// Something was learnt of published policies.
+    pub fn policy(&self, known: Known) {
+        self.send(Change::Policy(Box::new(known)));
+    }
+
     fn send(&self, change: Change) {
         let sent = if self.patient { self.queue.send(change).is_ok() } else { self.queue.try_send(change).is_ok() };
         if !sent {
@@ -211,6 +219,7 @@ struct Worker {
     done: Vec<Request>,
     deliveries: deliveries::Pending,
     offers: offers::Pending,
+    policies: policies::Pending,
     failing: bool,
     /// The log has said that the counts of a day are full.
     full: bool,
@@ -244,7 +253,7 @@ impl Worker {
 
     /// Rows that wait to be written.
     fn rows(&self) -> usize {
-        self.pending.len() + self.deliveries.rows() + self.offers.rows()
+        self.pending.len() + self.deliveries.rows() + self.offers.rows() + self.policies.rows()
     }
 
     /// Gathers changes for one batch. False: every handle is gone.
@@ -262,6 +271,7 @@ impl Worker {
                 Ok(Change::Delivery(delivery)) => self.deliveries.add(*delivery),
                 Ok(Change::Reported(reported)) => self.deliveries.reported(*reported),
                 Ok(Change::Offer(session, at)) => self.offers.add(&session, at),
+                Ok(Change::Policy(known)) => self.policies.add(*known),
                 Err(RecvTimeoutError::Timeout) => return true,
                 Err(RecvTimeoutError::Disconnected) => return false,
             }
@@ -274,7 +284,10 @@ impl Worker {
         if rows == 0 && self.done.is_empty() {
             return;
         }
-        match self.store.write(&self.pending, &self.done, &self.deliveries, &self.offers) {
+        let written = self.store.write_policies(&self.policies);
+        let written =
+            written.and_then(|()| self.store.write(&self.pending, &self.done, &self.deliveries, &self.offers));
+        match written {
             Ok(full) => {
                 self.counts.written.fetch_add(rows as u64, Ordering::Relaxed);
                 self.counts.full.fetch_add(full, Ordering::Relaxed);
@@ -306,6 +319,7 @@ impl Worker {
         self.pending.clear();
         self.deliveries = deliveries::Pending::default();
         self.offers = offers::Pending::default();
+        self.policies = policies::Pending::default();
     }
 
     /// Counts a failure; says so once until it works again.

@@ -139,10 +139,12 @@ async fn a_resolver_without_dnssec_switches_dane_off() {
     let server = NameServer::start(zones(), true).await;
     let sources = sources(&server.config()).await;
     let Dnssec::Broken(why) = sources.dnssec() else { panic!("{:?}", sources.dnssec()) };
-    assert!(why.contains("[policy] resolver") && why.contains("dane = false"), "{why}");
+    assert!(why.contains("cannot be validated"), "{why}");
     let facts = sources.host("mx.good.test", now()).await;
     assert_eq!(facts.dane.state, State::Error);
-    assert!(facts.dane.detail.contains("switched off"), "{}", facts.dane.detail);
+    for words in ["switched off", "[policy] resolver", "dane = false"] {
+        assert!(facts.dane.detail.contains(words), "{}", facts.dane.detail);
+    }
     assert_eq!(facts.addresses.state, State::Valid);
     assert!(!sources.domain("good.test", Memory::default(), now()).await.facts.mx.valid().unwrap().secure);
 }

@@ -51,6 +51,7 @@ https_port = 443
 mta_sts = true
 dane = true
 starttls_everywhere = ""
+domains = ["Example.NET", "bücher.example"]
 "#;
 
 #[test]
@@ -72,11 +73,9 @@ fn every_key_is_understood() {
 }
 
 #[test]
-fn what_has_no_effect_is_said() {
-    assert!(parse("").unwrap().without_effect().is_empty());
-    assert!(parse("[policy]\ndane = true").unwrap().without_effect().is_empty(), "that is the default");
-    let notes = parse(WHOLE).unwrap().without_effect();
-    assert!(notes.len() == 1 && notes[0].starts_with("[policy]"), "{notes:?}");
+fn domains_are_kept_as_they_are_asked_for() {
+    let config = parse(WHOLE).unwrap();
+    assert_eq!(config.policy.domains, ["example.net", "xn--bcher-kva.example"]);
 }
 
 #[test]
@@ -162,6 +161,10 @@ fn each_mistake_names_its_line_and_its_remedy() {
         (
             "[[rule]]\nrole = \"sender\"",
             r#"smtpwatch.toml:2: role: "sender": expected one of "client", "server" (did you mean "server"?)"#,
+        ),
+        (
+            "[policy]\ndomains = [\"example.net\", \"localhost\"]",
+            "smtpwatch.toml:2: domains: \"localhost\": expected a mail domain, such as \"example.net\"",
         ),
         ("[policy]\ndane = \"yes\"", "smtpwatch.toml:2: dane: \"yes\": expected true or false, without quotes"),
         (

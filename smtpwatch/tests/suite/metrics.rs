@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use smtpwatch::output::metrics::Metrics;
 
 /// Every label that may exist, with the metrics' own; anything else would be a way for addresses or names to get in.
-const LABELS: [&str; 15] = [
+const LABELS: [&str; 16] = [
     "kind",
     "severity",
     "role",
@@ -19,6 +19,7 @@ const LABELS: [&str; 15] = [
     "reason",
     "cause",
     "output",
+    "source",
     "le",
     "version",
 ];
@@ -99,6 +100,12 @@ fn every_label_set_is_exported_as_zero() {
         r#"smtpwatch_flows_evicted_total{reason="capacity"} 0"#,
         "smtpwatch_verdict_latency_seconds_count 0",
         "smtpwatch_baseline_peers 0",
+        "smtpwatch_policy_subjects 0",
+        "smtpwatch_policy_dnssec 0",
+        r#"smtpwatch_policy_last_refresh_timestamp_seconds{source="dane"} 0"#,
+        r#"smtpwatch_policy_refresh_failures_total{source="mta-sts"} 0"#,
+        r#"smtpwatch_policy_refresh_failures_total{source="list"} 0"#,
+        r#"smtpwatch_policy_lookups_dropped_total{reason="queue_full"} 0"#,
         r#"smtpwatch_output_records_total{output="journal"} 0"#,
         r#"smtpwatch_output_failures_total{output="store"} 0"#,
     ] {

@@ -10,10 +10,10 @@ use x509_parser::{
     oid_registry::{OID_KEY_TYPE_EC_PUBLIC_KEY, OID_PKCS1_RSAENCRYPTION, OID_PKCS1_RSASSAPSS, OID_SIG_ED25519, Oid},
     prelude::FromDer,
     public_key::PublicKey,
-    x509::{SubjectPublicKeyInfo, X509Name},
+    x509::SubjectPublicKeyInfo,
 };
 
-use super::syntax::{comparable, parent, quoted};
+use super::syntax::{comparable, parent, quoted, shown};
 use crate::Timestamp;
 
 /// Octets of one certificate. Of a handshake not more than a quarter of it is seen.
@@ -82,8 +82,8 @@ impl CertificateFacts {
             common_name: certificate.subject().iter_common_name().last().map(|name| host(name.attr_value().data)),
             not_before: Timestamp::from_secs(validity.not_before.timestamp()),
             not_after: Timestamp::from_secs(validity.not_after.timestamp()),
-            subject: shown(certificate.subject()),
-            issuer: shown(certificate.issuer()),
+            subject: shown(&certificate.subject().to_string(), SHOWN),
+            issuer: shown(&certificate.issuer().to_string(), SHOWN),
             spki_sha256: hex(&Sha256::digest(certificate.public_key().raw)),
             self_signed: own && signed_by(certificate, certificate.public_key()) != Signed::No,
         })
@@ -225,23 +225,6 @@ fn host(octets: &[u8]) -> String {
         Ok(name) if name.len() <= 255 && name.bytes().all(|octet| octet.is_ascii_graphic()) => comparable(name),
         _ => quoted(octets),
     }
-}
-
-fn shown(name: &X509Name<'_>) -> String {
-    let text = name.to_string();
-    let mut characters = text.chars();
-    let mut shown: String = characters.by_ref().take(SHOWN).flat_map(escaped).collect();
-    if characters.next().is_some() {
-        shown.push('…');
-    }
-    shown
-}
-
-/// Control characters escaped, and nothing else.
-fn escaped(character: char) -> impl Iterator<Item = char> {
-    let control = character.is_control();
-    let escape = control.then(|| character.escape_default()).into_iter().flatten();
-    escape.chain((!control).then_some(character))
 }
 
 #[cfg(test)]

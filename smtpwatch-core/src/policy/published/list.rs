@@ -10,7 +10,7 @@ use serde_json::Value;
 
 use super::{
     domain_name,
-    syntax::{comparable, parent, quoted},
+    syntax::{comparable, parent, quoted, shown},
 };
 use crate::{Timestamp, hash::HashMap};
 
@@ -24,6 +24,8 @@ pub const MAX_MXS: usize = 256;
 pub const MAX_NAMES: usize = 400_000;
 /// The one version of the schema.
 const VERSION: &str = "0.1";
+/// Characters of what the JSON parser says.
+const SHOWN: usize = 256;
 const ALIAS: &str = "policy-alias";
 
 /// The list.
@@ -93,12 +95,12 @@ impl StarttlsList {
         if !text.trim_ascii_start().starts_with(b"{") {
             return Err(ListError::Json("this is no JSON object".to_owned()));
         }
-        let raw: RawList = serde_json::from_slice(text).map_err(|error| ListError::Json(error.to_string()))?;
+        let raw: RawList = serde_json::from_slice(text).map_err(|error| json(&error))?;
         if raw.version != VERSION {
-            return Err(ListError::Value { key: "version", value: shown(&raw.version), wanted: "\"0.1\"" });
+            return Err(ListError::Value { key: "version", value: told(&raw.version), wanted: "\"0.1\"" });
         }
         if raw.author.as_ref().is_some_and(|author| !author.is_string()) {
-            return Err(ListError::Value { key: "author", value: shown(&raw.author.into()), wanted: "a string" });
+            return Err(ListError::Value { key: "author", value: told(&raw.author.into()), wanted: "a string" });
         }
         let timestamp = time("timestamp", &raw.timestamp)?;
         let expires = time("expires", &raw.expires)?;
@@ -121,7 +123,7 @@ impl StarttlsList {
             let policy = match raw.0.get(ALIAS) {
                 Some(alias) => {
                     let policy = alias.as_str().and_then(|alias| aliases.get(alias));
-                    policy.cloned().ok_or_else(|| failed(format!("policy-aliases has no {}", shown(alias))))?
+                    policy.cloned().ok_or_else(|| failed(format!("policy-aliases has no {}", told(alias))))?
                 }
                 None => policy(raw).map_err(failed)?,
             };
@@ -204,6 +206,13 @@ impl<'de, T: Deserialize<'de>> Deserialize<'de> for Object<T> {
     }
 }
 
+/// What is wrong, and where. It may quote the list, at any length.
+fn json(error: &serde_json::Error) -> ListError {
+    let place = format!(" at line {} column {}", error.line(), error.column());
+    let text = error.to_string();
+    ListError::Json(shown(text.strip_suffix(&place).unwrap_or(&text), SHOWN) + &place)
+}
+
 fn within(key: &str, error: &dyn std::fmt::Display) -> String {
     format!("{}: {error}", quoted(key.as_bytes()))
 }
@@ -212,11 +221,11 @@ fn policy(raw: &Object<Value>) -> Result<ListPolicy, String> {
     let enforce = match raw.0.get("mode").map(|mode| (mode, mode.as_str())) {
         Some((_, Some("enforce"))) => true,
         Some((_, Some("testing"))) => false,
-        Some((mode, _)) => return Err(format!("mode {} is neither testing nor enforce", shown(mode))),
+        Some((mode, _)) => return Err(format!("mode {} is neither testing nor enforce", told(mode))),
         None => return Err("mode is missing".to_owned()),
     };
     let mxs = raw.0.get("mxs").ok_or_else(|| "mxs is missing".to_owned())?;
-    let mxs = mxs.as_array().ok_or_else(|| format!("mxs {} is not a list", shown(mxs)))?;
+    let mxs = mxs.as_array().ok_or_else(|| format!("mxs {} is not a list", told(mxs)))?;
     if mxs.is_empty() || mxs.len() > MAX_MXS {
         return Err(format!("mxs has {} names, where 1 to {MAX_MXS} are read", mxs.len()));
     }
@@ -225,7 +234,7 @@ fn policy(raw: &Object<Value>) -> Result<ListPolicy, String> {
             Some(suffix) => domain_name(suffix).map(|suffix| format!(".{suffix}")),
             None => domain_name(text),
         });
-        pattern.ok_or_else(|| format!("mxs: {} is neither a host name nor `.` and a domain", shown(mx)))
+        pattern.ok_or_else(|| format!("mxs: {} is neither a host name nor `.` and a domain", told(mx)))
     };
     Ok(ListPolicy { enforce, mxs: mxs.iter().map(name).collect::<Result<_, _>>()? })
 }
@@ -238,11 +247,11 @@ fn time(key: &'static str, value: &Value) -> Result<Timestamp, ListError> {
         Value::Null | Value::Bool(_) | Value::Array(_) | Value::Object(_) => None,
     };
     let wanted = "a time: seconds since 1970, or like 2026-11-23T15:04:05Z (RFC 3339)";
-    time.ok_or_else(|| ListError::Value { key, value: shown(value), wanted })
+    time.ok_or_else(|| ListError::Value { key, value: told(value), wanted })
 }
 
 /// A value as an error quotes it.
-fn shown(value: &Value) -> String {
+fn told(value: &Value) -> String {
     match value {
         Value::String(text) => quoted(text.as_bytes()),
         Value::Array(_) => "a list".to_owned(),
@@ -329,6 +338,9 @@ mod tests {
             let error = StarttlsList::parse(bad.as_bytes()).expect_err(&bad).to_string();
             assert!(error.contains(why), "{why}: {error}");
         }
+        let long = LIST.replacen("author", &"\u{fc}\u{7f}".repeat(10_000), 1);
+        let error = StarttlsList::parse(long.as_bytes()).expect_err("an unknown key").to_string();
+        assert!(error.contains("… at line 2 column") && error.len() < 2000 && !error.contains('\u{7f}'), "{error}");
         assert_eq!(StarttlsList::parse(&vec![b' '; MAX_LIST + 1]), Err(ListError::TooLong(MAX_LIST + 1)));
     }
 

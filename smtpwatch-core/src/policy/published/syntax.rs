@@ -7,9 +7,24 @@ const QUOTED: usize = 64;
 pub(super) fn quoted(octets: &[u8]) -> String {
     // A character has at most four octets, and one more shows that something was cut.
     let text = String::from_utf8_lossy(&octets[..octets.len().min(4 * (QUOTED + 1))]);
+    format!("\"{}\"", shown(&text, QUOTED))
+}
+
+/// The beginning of a text, control characters escaped.
+pub(super) fn shown(text: &str, limit: usize) -> String {
     let mut characters = text.chars();
-    let shown: String = characters.by_ref().take(QUOTED).flat_map(char::escape_debug).collect();
-    if characters.next().is_some() { format!("\"{shown}…\"") } else { format!("\"{shown}\"") }
+    let mut shown = String::new();
+    for character in characters.by_ref().take(limit) {
+        if character.is_control() {
+            shown.extend(character.escape_default());
+        } else {
+            shown.push(character);
+        }
+    }
+    if characters.next().is_some() {
+        shown.push('…');
+    }
+    shown
 }
 
 /// A domain of letters, digits and hyphens (RFC 5321 §4.1.2), so of A-labels alone, without a final dot.

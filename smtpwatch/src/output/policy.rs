@@ -15,8 +15,14 @@ use smtpwatch_core::{
     },
 };
 
-use super::effective::{Effective, Mode, Source, Statement, effective};
-use crate::store::{Entry, is_peer};
+use super::text::printable;
+use crate::{
+    policy::{
+        effective::{Effective, Mode, Source, Statement, effective},
+        known::KnownDomain,
+    },
+    store::{Entry, is_peer},
+};
 
 /// SMTP between servers: the port that published policies speak of.
 const SMTP: u16 = 25;
@@ -53,7 +59,10 @@ pub struct Report {
     /// How the mail hosts are known; empty of a subject that is none itself.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub mx: Option<Mx>,
-    /// The mail hosts of a domain, each with what speaks for it.
+    /// The domains whose mail goes to it, as far as they are known; empty of a domain.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub domains: Vec<String>,
+    /// The mail hosts, each with what speaks for it.
     pub hosts: Vec<HostReport>,
 }
 
@@ -123,7 +132,15 @@ impl Knowledge<'_> {
             of_all(Source::History, &reports),
         ];
         let mx = facts.map(|facts| Mx { state: facts.mx.state, secure, detail: facts.mx.detail.clone() });
-        Report { subject: domain.to_owned(), effective: effective(&sources), sources, dnssec: None, mx, hosts: reports }
+        Report {
+            subject: domain.to_owned(),
+            effective: effective(&sources),
+            sources,
+            dnssec: None,
+            mx,
+            domains: Vec::new(),
+            hosts: reports,
+        }
     }
 
     /// A mail host by itself.
@@ -147,17 +164,45 @@ impl Knowledge<'_> {
         }
     }
 
-    /// An address, with the mail hosts that it is known to be of.
+    /// A mail host, with the domains whose mail it takes.
     #[must_use]
-    pub fn address(&self, address: IpAddr, hosts: &[Host]) -> Report {
+    pub fn mail_host(&self, host: &Host, domains: &[KnownDomain]) -> Report {
+        let HostReport { host: subject, sources, .. } = self.host(host);
+        let mut report = self.of_domains(subject, sources, domains);
+        report.hosts = vec![self.host(host)];
+        report
+    }
+
+    /// An address, with the mail hosts that have it and the domains whose mail they take.
+    #[must_use]
+    pub fn address(&self, address: IpAddr, hosts: &[Host], domains: &[KnownDomain]) -> Report {
         let reports: Vec<HostReport> = hosts.iter().map(|host| self.host(host)).collect();
-        let mut sources = vec![self.rule(&[address], hosts.first().map(|(name, _)| name.as_str()))];
-        sources.push(of_all(Source::Dane, &reports));
-        sources.push(unknown(Source::MtaSts, "it speaks for domains"));
-        sources.push(unknown(Source::List, "it speaks for domains"));
-        sources.push(self.seen(&[address], None));
-        let (subject, effective) = (address.to_string(), effective(&sources));
-        Report { subject, sources, effective, dnssec: None, mx: None, hosts: reports }
+        let rule = self.rule(&[address], hosts.first().map(|(name, _)| name.as_str()));
+        let sources = vec![rule, of_all(Source::Dane, &reports), self.seen(&[address], None)];
+        let mut report = self.of_domains(address.to_string(), sources, domains);
+        report.hosts = reports;
+        report
+    }
+
+    /// Adds what the policies of domains say: the strictest, because a session may carry mail for any of them.
+    fn of_domains(&self, subject: String, own: Vec<Statement>, domains: &[KnownDomain]) -> Report {
+        let strictest = |source: Source, says: &dyn Fn(&KnownDomain) -> Statement| {
+            let rank = |found: &Statement| (found.mode == Mode::Enforce, found.mode == Mode::Testing);
+            let found = domains.iter().map(|domain| (domain, says(domain))).max_by_key(|(_, found)| rank(found));
+            match found {
+                Some((domain, found)) => Statement { detail: format!("{}: {}", domain.name, found.detail), ..found },
+                None => unknown(source, "no domain is known whose mail goes there"),
+            }
+        };
+        let sts = strictest(Source::MtaSts, &|domain| self.sts(&domain.facts));
+        let list = strictest(Source::List, &|domain| self.list(&domain.name));
+        let of = |source: Source| own.iter().filter(move |found| found.source == source).cloned();
+        let mut sources: Vec<Statement> = of(Source::Rule).chain(of(Source::Dane)).collect();
+        sources.extend([sts, list]);
+        sources.extend(of(Source::History));
+        let domains = domains.iter().map(|domain| domain.name.clone()).collect();
+        let effective = effective(&sources);
+        Report { subject, sources, effective, dnssec: None, mx: None, domains, hosts: Vec::new() }
     }
 
     fn statement<T>(&self, source: Source, answer: &Answer<T>, mode: Mode) -> Statement {
@@ -293,6 +338,9 @@ impl Report {
         if let Some(dnssec) = &self.dnssec {
             let _ = writeln!(text, "  {:<8} {dnssec}", "dnssec");
         }
+        if !self.domains.is_empty() {
+            let _ = writeln!(text, "  {:<8} {}", "for", self.domains.join(", "));
+        }
         if let Some(mx) = &self.mx {
             let _ = writeln!(text, "  {:<8} {:<9} {:<8} {}", "mx", mx.state.as_str(), "", mx.detail);
         }
@@ -309,7 +357,7 @@ impl Report {
                 let _ = writeln!(text, "    _25._tcp.{} TLSA {tlsa}", host.tlsa_base);
             }
         }
-        text.lines().map(|line| format!("{}\n", crate::output::text::printable(line))).collect()
+        text.lines().map(|line| format!("{}\n", printable(line))).collect()
     }
 }
 

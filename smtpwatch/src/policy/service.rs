@@ -1,0 +1,517 @@
+//! The service that learns published policies: a thread of its own, behind bounded queues. Whoever asks never waits: an answer
+//! comes back when it is there, and what finds no room is dropped and counted.
+
+use std::{
+    collections::HashMap,
+    hash::{BuildHasher as _, RandomState},
+    sync::{
+        Arc,
+        mpsc::{Receiver, SyncSender, sync_channel},
+    },
+    thread::JoinHandle,
+    time::{Duration, SystemTime},
+};
+
+use smtpwatch_core::{
+    Timestamp,
+    policy::published::{DomainFacts, HostFacts, Learned, State, Wanted, demand::Source, list::StarttlsList},
+};
+use tokio::{
+    sync::{mpsc, oneshot},
+    task::{Id, JoinError, JoinSet},
+};
+
+use super::{
+    known::{Kept, Known, KnownDomain, KnownHost, KnownList},
+    list::{self, Place},
+    lookup::{DomainLook, Patience, Sources, Trust},
+    resolver::{Dnssec, REMEDY},
+    sts::Memory,
+    subjects::{Asked, SUBJECTS, Subjects},
+};
+use crate::{clock::now, config::PolicySettings, output::metrics::Metrics};
+
+/// Questions that may wait for the service.
+pub const QUEUE: usize = 1_024;
+/// Answers that may wait for the pipeline.
+pub const ANSWERS: usize = 1_024;
+/// Subjects that are looked up at once.
+const AT_ONCE: usize = 16;
+/// Mail hosts of one domain that are looked up.
+pub const HOSTS: usize = 16;
+/// A resolver through which no DNSSEC comes, or that is not there, is tried again after this.
+const DNSSEC_RETRY: Duration = Duration::from_secs(300);
+/// One that serves is tried again after this: it may have changed with the network.
+const DNSSEC_CHECK: Duration = Duration::from_secs(3_600);
+/// Whether the file of a list has changed is looked at so often.
+const LIST_FILE: Duration = Duration::from_secs(60);
+/// A list at a URL is fetched so often (its publisher demands every 48 hours), and so soon again when that failed.
+const LIST_URL: Duration = Duration::from_secs(86_400);
+const LIST_RETRY: Duration = Duration::from_secs(3_600);
+/// The loop looks at the clock at least this often.
+const TICK: Duration = Duration::from_secs(60);
+
+/// Why a look-up was not done, or its answer given up.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Dropped {
+    /// [`QUEUE`] questions wait.
+    QueueFull,
+    /// [`super::subjects::WAITING`] subjects wait for their first look.
+    WaitingFull,
+    /// [`ANSWERS`] answers wait.
+    AnswersFull,
+    /// A subject had to make room: there are [`SUBJECTS`].
+    Capacity,
+}
+
+impl Dropped {
+    /// Every reason.
+    pub const ALL: [Self; 4] = [Self::QueueFull, Self::WaitingFull, Self::AnswersFull, Self::Capacity];
+
+    /// The metric label.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::QueueFull => "queue_full",
+            Self::WaitingFull => "waiting_full",
+            Self::AnswersFull => "answers_full",
+            Self::Capacity => "capacity",
+        }
+    }
+}
+
+/// How a service is set up.
+pub struct Setup {
+    /// `[policy]` of the configuration.
+    pub settings: PolicySettings,
+    /// What its files hold.
+    pub trust: Trust,
+    /// How long sources may take.
+    pub patience: Patience,
+    /// What was kept of an earlier run.
+    pub kept: Kept,
+    /// The list that was fetched last, where it is fetched.
+    pub list: Option<KnownList>,
+    /// Where everything is counted.
+    pub metrics: Arc<Metrics>,
+    /// Keeps what is learnt; must not block.
+    pub keep: Box<dyn Fn(Known) + Send>,
+}
+
+/// The service. Dropped: it ends.
+pub struct Service {
+    questions: mpsc::Sender<Wanted>,
+    answers: Receiver<Learned>,
+    metrics: Arc<Metrics>,
+    stop: Option<oneshot::Sender<()>>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl Service {
+    /// Starts the thread. Also returns what is known from an earlier run and still holds.
+    ///
+    /// # Errors
+    ///
+    /// The thread or its runtime cannot be started.
+    pub fn start(setup: Setup) -> std::io::Result<(Self, Vec<Learned>)> {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+        let (questions, asked) = mpsc::channel(QUEUE);
+        let (told, answers) = sync_channel(ANSWERS);
+        let (stop, stopped) = oneshot::channel();
+        let metrics = setup.metrics.clone();
+        let (worker, known) = Worker::new(setup, told, now());
+        let thread = std::thread::Builder::new().name("policies".to_owned()).spawn(move || {
+            runtime.block_on(worker.run(asked, stopped));
+            // A look-up that is still under way must not hold the end up.
+            runtime.shutdown_background();
+        })?;
+        Ok((Self { questions, answers, metrics, stop: Some(stop), thread: Some(thread) }, known))
+    }
+
+    /// Something is to be looked up. The answer comes by [`Self::learned`], unless there is no room.
+    pub fn want(&self, wanted: Wanted) {
+        if self.questions.try_send(wanted).is_err() {
+            self.metrics.policy_dropped(Dropped::QueueFull);
+        }
+    }
+
+    /// The next answer, if there is one.
+    #[must_use]
+    pub fn learned(&self) -> Option<Learned> {
+        self.answers.try_recv().ok()
+    }
+}
+
+impl Drop for Service {
+    fn drop(&mut self) {
+        // Also when the thread is gone already: then nobody listens, and joining it does not wait.
+        let _ = self.stop.take().map(|stop| stop.send(()));
+        if let Some(thread) = self.thread.take() {
+            let _ = thread.join();
+        }
+    }
+}
+
+/// What a task came back with.
+enum Done {
+    Sources(Result<Box<Sources>, String>),
+    Domain(String, Box<DomainLook>),
+    Host(String, HostFacts),
+    List(Result<Vec<u8>, String>),
+}
+
+struct Worker {
+    settings: PolicySettings,
+    trust: Trust,
+    patience: Patience,
+    metrics: Arc<Metrics>,
+    keep: Box<dyn Fn(Known) + Send>,
+    answers: SyncSender<Learned>,
+    subjects: Subjects,
+    /// None until the name servers are found.
+    sources: Option<Arc<Sources>>,
+    sources_at: Timestamp,
+    /// They are being looked for.
+    sources_wait: bool,
+    /// What the log has last said of DNSSEC.
+    dnssec: Option<Dnssec>,
+    list: List,
+    tasks: JoinSet<Done>,
+    /// What each task looks up; tasks of another kind are not in it.
+    looks: HashMap<Id, Wanted>,
+    chance: RandomState,
+    drawn: u64,
+}
+
+/// The list, and when it is looked at again.
+struct List {
+    place: Option<Place>,
+    at: Timestamp,
+    waits: bool,
+    /// When the file was written that was read last.
+    written: Option<SystemTime>,
+    text: Vec<u8>,
+    failing: bool,
+}
+
+impl Worker {
+    fn new(setup: Setup, answers: SyncSender<Learned>, now: Timestamp) -> (Self, Vec<Learned>) {
+        let Setup { settings, trust, patience, kept, list, metrics, keep } = setup;
+        let place = Place::of(&settings.starttls_everywhere);
+        let mut known = Vec::new();
+        let mut subjects = Subjects::new(SUBJECTS);
+        for KnownDomain { name, facts, memory } in kept.domains {
+            let facts = Arc::new(as_of(&facts, &memory, now));
+            let learned = Learned::Domain(name.clone(), facts);
+            known.push(learned.clone());
+            // It is due at once: what was kept tides over until the answer is there.
+            subjects.restore(&Wanted::Domain(name), learned, now, memory, now);
+        }
+        for KnownHost { name, facts } in kept.hosts {
+            let until = facts.addresses.until.min(facts.dane.until);
+            let learned = Learned::Host(name.clone(), facts);
+            if now < until {
+                known.push(learned.clone());
+            }
+            subjects.restore(&Wanted::Host(name), learned, until, Memory::default(), now);
+        }
+        // Behind what was kept: a policy that was seen once must not be forgotten because the configuration names its domain.
+        for domain in &settings.domains {
+            if let Asked::Waits(Some(gone)) = subjects.ask(&Wanted::Domain(domain.clone()), true, now) {
+                keep(Known::Forgotten(gone));
+            }
+        }
+        let mut at = now;
+        let mut text = Vec::new();
+        if let (Some(Place::Url(url)), Some(list)) = (&place, list)
+            && *url == list.url
+            && let Ok(parsed) = list::parse(&list.text)
+        {
+            known.push(Learned::List(Arc::new(parsed)));
+            metrics.policy_refreshed(Source::List, list.fetched_at);
+            at = list.fetched_at + LIST_URL;
+            text = list.text;
+        }
+        metrics.policy_subjects(subjects.len());
+        let worker = Self {
+            settings,
+            trust,
+            patience,
+            metrics,
+            keep,
+            answers,
+            subjects,
+            sources: None,
+            sources_at: now,
+            sources_wait: false,
+            dnssec: None,
+            list: List { place, at, waits: false, written: None, text, failing: false },
+            tasks: JoinSet::new(),
+            looks: HashMap::new(),
+            chance: RandomState::new(),
+            drawn: 0,
+        };
+        (worker, known)
+    }
+
+    async fn run(mut self, mut asked: mpsc::Receiver<Wanted>, mut stopped: oneshot::Receiver<()>) {
+        loop {
+            let begun = now();
+            self.begin(begun);
+            let wait = self.next_at(begun).map_or(TICK, |at| at.since(begun).min(TICK));
+            tokio::select! {
+                biased;
+                _ = &mut stopped => return,
+                Some(done) = self.tasks.join_next_with_id() => self.done(done),
+                wanted = asked.recv() => match wanted {
+                    Some(wanted) => self.ask(&wanted, false, now()),
+                    None => return,
+                },
+                () = tokio::time::sleep(wait) => {}
+            }
+        }
+    }
+
+    /// When there is something to begin, unless somebody asks or something ends before.
+    fn next_at(&self, now: Timestamp) -> Option<Timestamp> {
+        let sources = (!self.sources_wait).then_some(self.sources_at);
+        let list = (self.list.place.is_some() && !self.list.waits).then_some(self.list.at);
+        let free = self.sources.is_some() && self.looks.len() < AT_ONCE;
+        let subjects = self.subjects.next_at().filter(|_| free);
+        [sources, list, subjects].into_iter().flatten().min().map(|at| at.max(now + Duration::from_millis(10)))
+    }
+
+    /// Begins what is due and has room.
+    fn begin(&mut self, now: Timestamp) {
+        if !self.sources_wait && self.sources_at <= now {
+            self.sources_wait = true;
+            let (settings, trust, patience) = (self.settings.clone(), self.trust.clone(), self.patience);
+            self.tasks.spawn(async move {
+                let sources = Sources::start(&settings, &trust, patience, now).await;
+                Done::Sources(sources.map(Box::new).map_err(|error| error.to_string()))
+            });
+        }
+        if !self.list.waits && self.list.at <= now {
+            self.read_list(now);
+        }
+        let Some(sources) = self.sources.clone() else { return };
+        while self.looks.len() < AT_ONCE
+            && let Some((wanted, memory)) = self.subjects.next(now)
+        {
+            let sources = sources.clone();
+            let task = match wanted.clone() {
+                Wanted::Domain(name) => self.tasks.spawn(async move {
+                    let look = sources.domain(&name, memory, now).await;
+                    Done::Domain(name, Box::new(look))
+                }),
+                Wanted::Host(name) => self.tasks.spawn(async move {
+                    let facts = sources.host(&name, now).await;
+                    Done::Host(name, facts)
+                }),
+            };
+            self.looks.insert(task.id(), wanted);
+        }
+    }
+
+    fn ask(&mut self, wanted: &Wanted, pinned: bool, now: Timestamp) {
+        match self.subjects.ask(wanted, pinned, now) {
+            Asked::Known(learned) => self.tell(learned),
+            Asked::Waits(None) => {}
+            Asked::Waits(Some(gone)) => {
+                self.metrics.policy_dropped(Dropped::Capacity);
+                (self.keep)(Known::Forgotten(gone));
+            }
+            Asked::Refused => self.metrics.policy_dropped(Dropped::WaitingFull),
+        }
+        self.metrics.policy_subjects(self.subjects.len());
+    }
+
+    fn tell(&self, learned: Learned) {
+        if self.answers.try_send(learned).is_err() {
+            self.metrics.policy_dropped(Dropped::AnswersFull);
+        }
+    }
+
+    fn done(&mut self, done: Result<(Id, Done), JoinError>) {
+        let now = now();
+        match done {
+            Ok((id, done)) => {
+                let wanted = self.looks.remove(&id);
+                match done {
+                    Done::Sources(sources) => self.found(sources, now),
+                    Done::Domain(name, look) => self.domain(name, *look, now),
+                    Done::Host(name, facts) => self.host(name, facts, now),
+                    Done::List(text) => self.take_list(text, now),
+                }
+                drop(wanted);
+            }
+            Err(error) => {
+                tracing::error!(%error, "a look-up of published policies broke off; please report it");
+                match self.looks.remove(&error.id()) {
+                    Some(wanted) => self.subjects.failed(&wanted),
+                    // The name servers or the list: both are tried again in time.
+                    None => {
+                        (self.sources_wait, self.list.waits) = (false, false);
+                        (self.sources_at, self.list.at) = (now + DNSSEC_RETRY, now + LIST_RETRY);
+                    }
+                }
+            }
+        }
+    }
+
+    /// The name servers were tried.
+    fn found(&mut self, sources: Result<Box<Sources>, String>, now: Timestamp) {
+        self.sources_wait = false;
+        let dnssec = match sources {
+            Ok(sources) => {
+                let dnssec = sources.dnssec().clone();
+                self.sources = Some(Arc::from(sources));
+                dnssec
+            }
+            // Those that were there before may serve still.
+            Err(why) => Dnssec::Broken(why),
+        };
+        let broken = matches!(dnssec, Dnssec::Broken(_));
+        self.sources_at = now + if broken { DNSSEC_RETRY } else { DNSSEC_CHECK };
+        self.metrics.policy_dnssec(dnssec == Dnssec::On);
+        if broken {
+            self.metrics.policy_failed(Source::Dane);
+        }
+        if self.dnssec.as_ref() != Some(&dnssec) {
+            match &dnssec {
+                Dnssec::On => tracing::info!("DNSSEC is validated: DANE is on"),
+                Dnssec::Off => tracing::info!("DANE is switched off by the configuration"),
+                Dnssec::Broken(why) => tracing::warn!("DANE is off: {why}: {REMEDY}"),
+            }
+            // What was said of mail hosts under other circumstances does not count any more.
+            self.subjects.renew(|subject| matches!(subject, Wanted::Host(_)), now);
+            self.dnssec = Some(dnssec);
+        }
+    }
+
+    fn domain(&mut self, name: String, look: DomainLook, now: Timestamp) {
+        let DomainLook { facts, memory, failed } = look;
+        if failed {
+            self.metrics.policy_failed(Source::MtaSts);
+        } else if *self.settings.mta_sts {
+            self.metrics.policy_refreshed(Source::MtaSts, now);
+        }
+        let hosts: Vec<String> = facts.mx.valid().into_iter().flat_map(|mx| &mx.hosts).take(HOSTS).cloned().collect();
+        let facts = Arc::new(facts);
+        let learned = Learned::Domain(name.clone(), facts.clone());
+        let until = facts.mx.until.min(facts.sts.until);
+        let chance = self.draw();
+        self.subjects.done(&Wanted::Domain(name.clone()), learned.clone(), until, memory.clone(), now, chance);
+        (self.keep)(Known::Domain(KnownDomain { name, facts, memory }));
+        self.tell(learned);
+        for host in hosts {
+            self.ask(&Wanted::Host(host), false, now);
+        }
+    }
+
+    fn host(&mut self, name: String, facts: HostFacts, now: Timestamp) {
+        if self.dnssec == Some(Dnssec::On) {
+            match facts.dane.state {
+                State::Error | State::Bogus => self.metrics.policy_failed(Source::Dane),
+                State::Valid | State::Absent | State::Insecure | State::Expired | State::Invalid => {
+                    self.metrics.policy_refreshed(Source::Dane, now);
+                }
+            }
+        }
+        let until = facts.addresses.until.min(facts.dane.until);
+        let facts = Arc::new(facts);
+        let learned = Learned::Host(name.clone(), facts.clone());
+        let chance = self.draw();
+        self.subjects.done(&Wanted::Host(name.clone()), learned.clone(), until, Memory::default(), now, chance);
+        (self.keep)(Known::Host(KnownHost { name, facts }));
+        self.tell(learned);
+    }
+
+    /// Looks whether the file has changed, or fetches the list.
+    fn read_list(&mut self, now: Timestamp) {
+        match &self.list.place {
+            None => {}
+            Some(Place::File(path)) => {
+                self.list.at = now + LIST_FILE;
+                let written = std::fs::metadata(path).and_then(|file| file.modified()).ok();
+                if written.is_none() || written != self.list.written {
+                    self.list.written = written;
+                    let text = list::read_file(path);
+                    self.take_list(text, now);
+                }
+            }
+            Some(place @ Place::Url(_)) => {
+                let Some(sources) = self.sources.clone() else {
+                    self.list.at = now + Duration::from_secs(1);
+                    return;
+                };
+                self.list.waits = true;
+                let place = place.clone();
+                self.tasks.spawn(async move { Done::List(place.read(Some(&sources)).await) });
+            }
+        }
+    }
+
+    /// A list came, or not; the last good one stays.
+    fn take_list(&mut self, text: Result<Vec<u8>, String>, now: Timestamp) {
+        self.list.waits = false;
+        let url = match &self.list.place {
+            Some(Place::Url(url)) => Some(url.clone()),
+            Some(Place::File(_)) | None => None,
+        };
+        let parsed = text.and_then(|text| list::parse(&text).map(|list| (text, list)));
+        match parsed {
+            Ok((text, list)) => {
+                if url.is_some() {
+                    self.list.at = now + LIST_URL.mul_f64(0.9 + 0.1 * self.draw());
+                }
+                self.metrics.policy_refreshed(Source::List, now);
+                self.list.failing = false;
+                if text == self.list.text && url.is_none() {
+                    return;
+                }
+                self.say_of(&list, now);
+                self.list.text.clone_from(&text);
+                if let Some(url) = url {
+                    (self.keep)(Known::List(KnownList { url, text, fetched_at: now }));
+                }
+                self.tell(Learned::List(Arc::new(list)));
+            }
+            Err(why) => {
+                if url.is_some() {
+                    self.list.at = now + LIST_RETRY;
+                }
+                self.metrics.policy_failed(Source::List);
+                if !std::mem::replace(&mut self.list.failing, true) {
+                    tracing::warn!("{why}; the list that was read before stays in use, if there was one");
+                }
+            }
+        }
+    }
+
+    fn say_of(&self, list: &StarttlsList, now: Timestamp) {
+        let (domains, expires) = (list.policies.len(), list.expires);
+        if list.is_expired(now) {
+            tracing::warn!(domains, %expires, "the STARTTLS-Everywhere list has expired: it demands nothing any more");
+        } else {
+            tracing::info!(domains, %expires, "the STARTTLS-Everywhere list was read");
+        }
+    }
+
+    /// A number from 0 to 1.
+    fn draw(&mut self) -> f64 {
+        self.drawn = self.drawn.wrapping_add(1);
+        #[expect(clippy::cast_precision_loss, reason = "chance needs no more than the 53 bits of a float")]
+        let drawn = (self.chance.hash_one(self.drawn) >> 11) as f64 / (1_u64 << 53) as f64;
+        drawn
+    }
+}
+
+/// What was kept of a domain, as it stands now: a policy that has run out meanwhile says so.
+fn as_of(facts: &DomainFacts, memory: &Memory, now: Timestamp) -> DomainFacts {
+    let mut facts = facts.clone();
+    if facts.sts.state == State::Valid && memory.holding(now).is_none() {
+        facts.sts.state = State::Expired;
+    }
+    facts
+}

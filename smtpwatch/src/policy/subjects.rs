@@ -1,0 +1,355 @@
+//! Which domains and mail hosts are looked up, and when: bounded, one look at a time for each, what is wanted first and what
+//! is about to run out after it. Time and chance are arguments.
+
+use std::{
+    collections::{BTreeMap, BTreeSet, HashMap, VecDeque},
+    time::Duration,
+};
+
+use smtpwatch_core::{
+    Timestamp,
+    policy::published::{Learned, Wanted},
+};
+
+use super::sts::Memory;
+
+/// Subjects that are held; the one that was asked for least recently makes room.
+pub const SUBJECTS: usize = 10_000;
+/// Subjects that wait for their first look; more are not taken in.
+pub const WAITING: usize = 1_000;
+/// What nobody has asked for during this time is not refreshed by itself any more.
+const IDLE: Duration = Duration::from_secs(7 * 86_400);
+/// A subject is refreshed by itself no more often than this, whatever the time to live of its records; one that is asked for
+/// behind that time is looked up at once.
+const SELDOM: Duration = Duration::from_secs(900);
+/// It is refreshed at least this often (RFC 8461 §3.3 suggests once a day).
+const OFTEN: Duration = Duration::from_secs(86_400);
+/// Refreshes begin no closer together than this: after a long stop everything is due at once.
+const PACE: Duration = Duration::from_millis(100);
+
+/// What asking for a subject led to.
+#[derive(Clone, PartialEq, Debug)]
+pub enum Asked {
+    /// It is known: here it is once more.
+    Known(Learned),
+    /// It will be looked up; this one had to make room.
+    Waits(Option<Wanted>),
+    /// Too many wait.
+    Refused,
+}
+
+/// The table.
+#[derive(Debug)]
+pub struct Subjects {
+    entries: HashMap<Wanted, Entry>,
+    /// By when they were asked for: an ever growing number, and the subject.
+    order: BTreeMap<u64, Wanted>,
+    asked: u64,
+    /// Wanted and not known.
+    fresh: VecDeque<Wanted>,
+    /// To be refreshed.
+    due: BTreeSet<(Timestamp, Wanted)>,
+    paced_until: Timestamp,
+    capacity: usize,
+}
+
+#[derive(Debug)]
+struct Entry {
+    order: u64,
+    asked_at: Timestamp,
+    /// Of the configuration: never makes room.
+    pinned: bool,
+    waits: bool,
+    in_flight: bool,
+    answer: Option<Learned>,
+    until: Timestamp,
+    due: Option<Timestamp>,
+    memory: Memory,
+}
+
+impl Subjects {
+    /// Room for `capacity` subjects.
+    #[must_use]
+    pub fn new(capacity: usize) -> Self {
+        Self {
+            entries: HashMap::new(),
+            order: BTreeMap::new(),
+            asked: 0,
+            fresh: VecDeque::new(),
+            due: BTreeSet::new(),
+            paced_until: Timestamp::default(),
+            capacity: capacity.max(1),
+        }
+    }
+
+    /// Number of subjects.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.entries.len()
+    }
+
+    /// Whether there are none.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.entries.is_empty()
+    }
+
+    /// Somebody asks for a subject; `pinned`: the configuration does.
+    pub fn ask(&mut self, subject: &Wanted, pinned: bool, now: Timestamp) -> Asked {
+        self.asked += 1;
+        let asked = self.asked;
+        if let Some(entry) = self.entries.get_mut(subject) {
+            self.order.remove(&entry.order);
+            self.order.insert(asked, subject.clone());
+            entry.order = asked;
+            entry.asked_at = now;
+            entry.pinned |= pinned;
+            if let Some(answer) = entry.answer.as_ref().filter(|_| now < entry.until) {
+                return Asked::Known(answer.clone());
+            }
+            if entry.in_flight || entry.waits {
+                return Asked::Waits(None);
+            }
+            if self.fresh.len() >= WAITING {
+                return Asked::Refused;
+            }
+            entry.waits = true;
+            self.fresh.push_back(subject.clone());
+            return Asked::Waits(None);
+        }
+        if self.fresh.len() >= WAITING {
+            return Asked::Refused;
+        }
+        let gone = if self.entries.len() >= self.capacity { self.make_room() } else { None };
+        if self.entries.len() >= self.capacity {
+            return Asked::Refused;
+        }
+        self.insert(subject.clone(), Memory::default(), pinned, now);
+        if let Some(entry) = self.entries.get_mut(subject) {
+            entry.waits = true;
+        }
+        self.fresh.push_back(subject.clone());
+        Asked::Waits(gone)
+    }
+
+    /// Puts back what was kept elsewhere; it is refreshed as soon as the pace allows.
+    pub fn restore(&mut self, subject: &Wanted, answer: Learned, until: Timestamp, memory: Memory, now: Timestamp) {
+        if self.entries.len() >= self.capacity || self.entries.contains_key(subject) {
+            return;
+        }
+        self.asked += 1;
+        self.insert(subject.clone(), memory, false, now);
+        if let Some(entry) = self.entries.get_mut(subject) {
+            entry.answer = Some(answer);
+            entry.until = until;
+            entry.due = Some(now);
+            self.due.insert((now, subject.clone()));
+        }
+    }
+
+    /// The next subject to look up, and what is remembered of it. It is in flight from here to [`Self::done`].
+    pub fn next(&mut self, now: Timestamp) -> Option<(Wanted, Memory)> {
+        while let Some(subject) = self.fresh.pop_front() {
+            // One that had to make room meanwhile is not there any more.
+            if let Some(entry) = self.entries.get(&subject).filter(|entry| entry.waits && !entry.in_flight) {
+                let memory = entry.memory.clone();
+                self.take_off(&subject);
+                return Some((subject, memory));
+            }
+        }
+        if now < self.paced_until {
+            return None;
+        }
+        let (_, subject) = self.due.first().filter(|(due, _)| *due <= now)?.clone();
+        self.paced_until = now + PACE;
+        let memory = self.entries.get(&subject).map(|entry| entry.memory.clone()).unwrap_or_default();
+        self.take_off(&subject);
+        Some((subject, memory))
+    }
+
+    /// When [`Self::next`] will have something, if nobody asks before.
+    #[must_use]
+    pub fn next_at(&self) -> Option<Timestamp> {
+        if !self.fresh.is_empty() {
+            return Some(Timestamp::default());
+        }
+        self.due.first().map(|(due, _)| (*due).max(self.paced_until))
+    }
+
+    /// A look came out. The answer holds until `until`; `chance`, from 0 to 1, spreads refreshes.
+    pub fn done(
+        &mut self,
+        subject: &Wanted,
+        answer: Learned,
+        until: Timestamp,
+        memory: Memory,
+        now: Timestamp,
+        chance: f64,
+    ) {
+        let Some(entry) = self.entries.get_mut(subject) else { return };
+        entry.in_flight = false;
+        entry.answer = Some(answer);
+        entry.until = until;
+        // A policy that is held is refreshed also while no mail goes there: that is what keeps it (RFC 8461 §10.2).
+        let wanted = entry.pinned || memory.protects(now) || now < entry.asked_at + IDLE;
+        entry.memory = memory;
+        if wanted {
+            // Before it runs out, and not everything that was looked up together at one time.
+            let life = until.since(now).clamp(SELDOM, OFTEN);
+            let due = now + life.mul_f64(0.75 + 0.2 * chance.clamp(0.0, 1.0));
+            entry.due = Some(due);
+            self.due.insert((due, subject.clone()));
+        }
+    }
+
+    /// A look came to nothing; it is as if nobody had asked.
+    pub fn failed(&mut self, subject: &Wanted) {
+        if let Some(entry) = self.entries.get_mut(subject) {
+            entry.in_flight = false;
+        }
+    }
+
+    /// Everything of the kind that `which` names is to be looked up again, as the pace allows.
+    pub fn renew(&mut self, which: impl Fn(&Wanted) -> bool, now: Timestamp) {
+        for (subject, entry) in self.entries.iter_mut().filter(|(subject, entry)| which(subject) && !entry.in_flight) {
+            if let Some(due) = entry.due.replace(now) {
+                self.due.remove(&(due, subject.clone()));
+            }
+            entry.until = now;
+            self.due.insert((now, subject.clone()));
+        }
+    }
+
+    fn insert(&mut self, subject: Wanted, memory: Memory, pinned: bool, now: Timestamp) {
+        let entry = Entry {
+            order: self.asked,
+            asked_at: now,
+            pinned,
+            waits: false,
+            in_flight: false,
+            answer: None,
+            until: now,
+            due: None,
+            memory,
+        };
+        self.order.insert(self.asked, subject.clone());
+        self.entries.insert(subject, entry);
+    }
+
+    /// In flight, and in no list any more.
+    fn take_off(&mut self, subject: &Wanted) {
+        if let Some(entry) = self.entries.get_mut(subject) {
+            entry.waits = false;
+            entry.in_flight = true;
+            if let Some(due) = entry.due.take() {
+                self.due.remove(&(due, subject.clone()));
+            }
+        }
+    }
+
+    /// Lets the one go that was asked for least recently, and is neither of the configuration nor being looked up.
+    fn make_room(&mut self) -> Option<Wanted> {
+        let free = |subject: &Wanted| self.entries.get(subject).is_some_and(|entry| !entry.pinned && !entry.in_flight);
+        let (order, subject) = self.order.iter().find(|(_, subject)| free(subject))?;
+        let (order, subject) = (*order, subject.clone());
+        self.order.remove(&order);
+        if let Some(due) = self.entries.remove(&subject).and_then(|entry| entry.due) {
+            self.due.remove(&(due, subject.clone()));
+        }
+        Some(subject)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use smtpwatch_core::policy::published::{Answer, HostFacts, State};
+
+    use super::*;
+
+    fn host(number: usize) -> Wanted {
+        Wanted::Host(format!("mx{number}.example.net"))
+    }
+
+    fn at(secs: i64) -> Timestamp {
+        Timestamp::from_secs(secs)
+    }
+
+    fn learned(subject: &Wanted) -> Learned {
+        let answer = |state| Answer { state, value: None, detail: String::new(), at: at(0), until: at(0) };
+        let addresses = Answer { value: None, ..answer(State::Absent) };
+        let dane = Answer { state: State::Absent, value: None, detail: String::new(), at: at(0), until: at(0) };
+        let (Wanted::Domain(name) | Wanted::Host(name)) = subject;
+        Learned::Host(name.clone(), Arc::new(HostFacts { addresses, dane, base: name.clone() }))
+    }
+
+    fn look(subjects: &mut Subjects, now: Timestamp, until: Timestamp) -> Option<Wanted> {
+        let (subject, memory) = subjects.next(now)?;
+        subjects.done(&subject, learned(&subject), until, memory, now, 0.5);
+        Some(subject)
+    }
+
+    #[test]
+    fn one_look_at_a_time_and_the_answer_again_while_it_holds() {
+        let mut subjects = Subjects::new(10);
+        assert_eq!(subjects.ask(&host(1), false, at(0)), Asked::Waits(None));
+        assert_eq!(subjects.ask(&host(1), false, at(0)), Asked::Waits(None));
+        let (subject, memory) = subjects.next(at(0)).expect("it waits");
+        assert_eq!(subjects.ask(&host(1), false, at(1)), Asked::Waits(None));
+        assert!(subjects.next(at(1)).is_none(), "in flight once");
+        subjects.done(&subject, learned(&subject), at(100), memory, at(2), 0.5);
+        assert!(matches!(subjects.ask(&host(1), false, at(99)), Asked::Known(_)));
+        assert!(subjects.next(at(99)).is_none());
+        // Behind its time it is looked up when somebody asks, and not by itself so soon.
+        assert!(subjects.next(at(101)).is_none());
+        assert_eq!(subjects.ask(&host(1), false, at(101)), Asked::Waits(None));
+        assert_eq!(look(&mut subjects, at(101), at(200)), Some(host(1)));
+    }
+
+    #[test]
+    fn refreshes_come_before_the_end_at_a_pace_and_stop_when_nobody_asks() {
+        let mut subjects = Subjects::new(10);
+        for number in 0..3 {
+            subjects.ask(&host(number), false, at(0));
+            look(&mut subjects, at(0), at(10_000));
+        }
+        assert!(subjects.next(at(7_499)).is_none());
+        let next = subjects.next_at().expect("due");
+        assert!(next >= at(7_500) && next < at(10_000));
+        assert!(look(&mut subjects, next, at(1_000_000)).is_some());
+        assert!(look(&mut subjects, next, at(1_000_000)).is_none(), "not all at once");
+        assert!(look(&mut subjects, next + PACE, at(1_000_000)).is_some());
+        // Eight days later they are refreshed once more, and then left alone.
+        let late = at(8 * 86_400);
+        let looks = (0..10).filter(|step| look(&mut subjects, late + PACE * *step, late + OFTEN).is_some()).count();
+        assert_eq!((looks, subjects.next_at()), (3, None));
+    }
+
+    #[test]
+    fn the_table_is_bounded_and_the_oldest_makes_room() {
+        let mut subjects = Subjects::new(3);
+        subjects.ask(&host(0), true, at(0));
+        for number in 1..3 {
+            subjects.ask(&host(number), false, at(0));
+        }
+        while look(&mut subjects, at(0), at(1_000)).is_some() {}
+        subjects.ask(&host(1), false, at(1));
+        // The first is of the configuration, the second was asked for since.
+        assert_eq!(subjects.ask(&host(3), false, at(2)), Asked::Waits(Some(host(2))));
+        assert_eq!(subjects.len(), 3);
+        let mut subjects = Subjects::new(SUBJECTS);
+        let refused = (0..WAITING + 5).filter(|n| subjects.ask(&host(*n), false, at(0)) == Asked::Refused).count();
+        assert_eq!((refused, subjects.len()), (5, WAITING));
+    }
+
+    #[test]
+    fn what_is_being_looked_up_makes_no_room() {
+        let mut subjects = Subjects::new(1);
+        subjects.ask(&host(0), false, at(0));
+        let (subject, memory) = subjects.next(at(0)).expect("it waits");
+        assert_eq!(subjects.ask(&host(1), false, at(0)), Asked::Refused);
+        subjects.done(&subject, learned(&subject), at(100), memory, at(0), 0.5);
+        assert_eq!(subjects.ask(&host(1), false, at(0)), Asked::Waits(Some(host(0))));
+    }
+}

@@ -1,0 +1,282 @@
+//! `smtpwatch policy` as a user meets it.
+
+use std::{
+    path::{Path, PathBuf},
+    process::{Command, Output},
+    sync::Arc,
+    time::Duration,
+};
+
+use serde_json::{Value, json};
+use smtpwatch::{
+    policy::{
+        known::{Known, KnownDomain, KnownHost},
+        sts::{Kept, Memory},
+    },
+    store::{Store, Writer},
+};
+use smtpwatch_core::{
+    Timestamp,
+    policy::published::{Answer, DomainFacts, HostFacts, MxSet, State, sts::StsPolicy},
+};
+
+use crate::{
+    dns::{Delegation, NameServer, Zone},
+    https::PolicyHost,
+    states::now,
+};
+
+const POLICY: &str = "version: STSv1\nmode: enforce\nmx: mx1.sts.example\nmx: *.mx.sts.example\nmax_age: 604800\n";
+const LIST: &str = r#"{"version":"0.1","timestamp":1700000000,"expires":4000000000,"policy-aliases":{},"policies":{
+    "listed.example":{"mode":"enforce","mxs":[".listed.example"]},"tried.example":{"mode":"testing","mxs":["a.example"]}}}"#;
+
+fn smtpwatch(arguments: &[&str]) -> Output {
+    Command::new(env!("CARGO_BIN_EXE_smtpwatch")).env_clear().args(arguments).output().unwrap()
+}
+
+fn json(output: &Output) -> Value {
+    assert_eq!(output.status.code(), Some(0), "{}", String::from_utf8_lossy(&output.stderr));
+    serde_json::from_slice(&output.stdout).unwrap()
+}
+
+fn text(output: &Output) -> String {
+    assert_eq!(output.status.code(), Some(0), "{}", String::from_utf8_lossy(&output.stderr));
+    String::from_utf8(output.stdout.clone()).unwrap()
+}
+
+fn source<'a>(report: &'a Value, name: &str) -> &'a Value {
+    let mut sources = report["sources"].as_array().unwrap().iter();
+    sources.find(|source| source["source"] == name).unwrap()
+}
+
+/// What a daemon has left: a store, a list and a configuration.
+struct Left {
+    directory: tempfile::TempDir,
+}
+
+impl Left {
+    fn new() -> Self {
+        let left = Self { directory: tempfile::tempdir().unwrap() };
+        let (writer, _) = Writer::start(&left.path("smtpwatch.db"), 1000).unwrap();
+        let handle = writer.handle().unwrap();
+        handle.policy(domain("sts.example", &["mx1.sts.example"], false, Some(POLICY)));
+        handle.policy(domain("dane.example", &["mx.dane.example"], true, None));
+        handle.policy(domain("plain.example", &["mx.plain.example"], false, None));
+        handle.policy(host("mx1.sts.example", "192.0.2.1", None));
+        handle.policy(host("mx.dane.example", "192.0.2.2", Some("3 1 1")));
+        handle.policy(host("mx.plain.example", "192.0.2.3", None));
+        drop(handle);
+        assert_eq!(writer.finish(), 0);
+        std::fs::write(left.path("list.json"), LIST).unwrap();
+        let config = format!(
+            "[store]\npath = \"{}\"\n[policy]\nstarttls_everywhere = \"{}\"\n[[rule]]\npeer = [\"mx.ruled.example\", \"m*.wild.example\"]\nstarttls = \"required\"\n",
+            left.path("smtpwatch.db").display(),
+            left.path("list.json").display()
+        );
+        std::fs::write(left.path("smtpwatch.toml"), config).unwrap();
+        left
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.directory.path().join(name)
+    }
+
+    fn policy(&self, arguments: &[&str]) -> Output {
+        let config = self.path("smtpwatch.toml");
+        smtpwatch(&[&["policy"], arguments, &["--config", config.to_str().unwrap()]].concat())
+    }
+}
+
+fn answer<T>(state: State, value: Option<T>) -> Answer<T> {
+    let at = Timestamp(now().0 - 60_000_000_000);
+    Answer { state, value, detail: "as it was".to_owned(), at, until: at + Duration::from_secs(86_400) }
+}
+
+fn domain(name: &str, hosts: &[&str], secure: bool, policy: Option<&str>) -> Known {
+    let mx = MxSet { hosts: hosts.iter().map(ToString::to_string).collect(), secure };
+    let kept = policy.map(|body| Kept {
+        policy: StsPolicy::parse(body.as_bytes(), "1").unwrap(),
+        body: body.to_owned(),
+        fetched_at: now(),
+    });
+    let state = if kept.is_some() { State::Valid } else { State::Absent };
+    let sts = answer(state, kept.as_ref().map(|kept| kept.policy.clone()));
+    let facts = Arc::new(DomainFacts { mx: answer(State::Valid, Some(mx)), sts });
+    Known::Domain(KnownDomain { name: name.to_owned(), facts, memory: Memory { kept, failed: None } })
+}
+
+fn host(name: &str, address: &str, tlsa: Option<&str>) -> Known {
+    let tlsa = tlsa.map(|tlsa| vec![format!("{tlsa} {}", "ab".repeat(32)).parse().unwrap()]);
+    let dane = answer(if tlsa.is_some() { State::Valid } else { State::Insecure }, tlsa);
+    let addresses = answer(State::Valid, Some(vec![address.parse().unwrap()]));
+    let facts = Arc::new(HostFacts { addresses, dane, base: name.to_owned() });
+    Known::Host(KnownHost { name: name.to_owned(), facts })
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn check_asks_everybody_and_says_who_wins() {
+    let digest = "ab".repeat(32);
+    let records = format!(
+        "@ MX 10 mx\n@ MX 20 bare\nmx A 127.0.0.1\n_25._tcp.mx TLSA 3 1 1 {digest}\nbare A 127.0.0.1\n_x._tcp.bare TXT x\n\
+         mta-sts A 127.0.0.1\n_mta-sts TXT \"v=STSv1; id=1;\"\n"
+    );
+    let zone = Zone { origin: "example.test.", delegation: Delegation::Secure, records };
+    let (dns, policies) =
+        (NameServer::start(vec![zone], false).await, PolicyHost::start(&["mta-sts.example.test"]).await);
+    policies
+        .policy("mta-sts.example.test", "version: STSv1\r\nmode: enforce\r\nmx: mx.example.test\r\nmax_age: 86400\r\n");
+    let directory = tempfile::tempdir().unwrap();
+    let config = directory.path().join("smtpwatch.toml");
+    let content = format!(
+        "[store]\npath = \"{}\"\n[policy]\nresolver = \"{}\"\ntrust_anchor = \"{}\"\nallow_private = true\nca_file = \"{}\"\nhttps_port = {}\n",
+        directory.path().join("none.db").display(),
+        dns.address,
+        dns.digests[0],
+        policies.ca().display(),
+        policies.address.port()
+    );
+    std::fs::write(&config, content).unwrap();
+    let arguments = ["policy", "check", "Example.TEST.", "--config", config.to_str().unwrap(), "--format"];
+    let ask = |format: &'static str| {
+        let arguments = arguments.map(ToOwned::to_owned);
+        tokio::task::spawn_blocking(move || {
+            let arguments: Vec<&str> = arguments.iter().map(String::as_str).chain([format]).collect();
+            smtpwatch(&arguments)
+        })
+    };
+    let report = json(&ask("json").await.unwrap());
+    assert_eq!((&report["subject"], &report["dnssec"]), (&json!("example.test"), &json!("on")));
+    assert_eq!(report["effective"], json!({"starttls": "required", "source": "mta-sts"}));
+    let names: Vec<_> = report["sources"].as_array().unwrap().iter().map(|found| &found["source"]).collect();
+    assert_eq!(names, ["rule", "dane", "mta-sts", "list", "history"]);
+    // One of two hosts has TLSA records: that binds the host, not the domain.
+    assert_eq!(source(&report, "dane")["state"], "absent");
+    assert_eq!(source(&report, "mta-sts")["mode"], "enforce");
+    let [mx, bare] = report["hosts"].as_array().unwrap().as_slice() else { panic!("{report}") };
+    assert_eq!(
+        (&mx["host"], &mx["effective"]["source"], &mx["mta_sts_allows"]),
+        (&json!("mx.example.test"), &json!("dane"), &json!(true))
+    );
+    assert_eq!((&bare["effective"]["source"], &bare["mta_sts_allows"]), (&json!("mta-sts"), &json!(false)));
+    assert_eq!(mx["tlsa"][0], format!("3 1 1 {digest}"));
+    let text = text(&ask("text").await.unwrap());
+    assert!(text.starts_with("example.test: STARTTLS required (by mta-sts)\n"), "{text}");
+    assert!(text.contains("does not allow this host"), "{text}");
+    assert!(!directory.path().join("none.db").exists(), "it leaves nothing behind");
+}
+
+#[test]
+fn what_the_daemon_left_is_shown_source_by_source() {
+    let left = Left::new();
+    let show = |subject: &str| json(&left.policy(&["show", subject, "--format", "json"]));
+    let report = show("sts.example");
+    assert_eq!(report["effective"], json!({"starttls": "required", "source": "mta-sts"}));
+    assert_eq!(source(&report, "dane")["state"], "insecure");
+    let age = source(&report, "dane")["age_seconds"].as_u64().unwrap();
+    assert!((60..120).contains(&age), "{age}");
+    assert_eq!(show("DANE.example")["effective"]["source"], "dane");
+    for (subject, starttls, source) in [
+        ("plain.example", "opportunistic", "none"),
+        ("listed.example", "required", "list"),
+        ("tried.example", "expected", "list"),
+        ("unheard-of.example", "opportunistic", "none"),
+        // Mail hosts and addresses: with the domains whose mail goes there.
+        ("mx1.sts.example", "required", "mta-sts"),
+        ("192.0.2.1", "required", "mta-sts"),
+        ("::ffff:192.0.2.2", "required", "dane"),
+        ("mx.ruled.example", "opportunistic", "none"),
+    ] {
+        assert_eq!(show(subject)["effective"], json!({"starttls": starttls, "source": source}), "{subject}");
+    }
+    assert_eq!(show("192.0.2.1")["domains"], json!(["sts.example"]));
+    let lines = text(&left.policy(&["list", "--format", "json"]));
+    assert_eq!(lines.lines().count(), 3);
+}
+
+#[test]
+fn tables_for_mail_servers() {
+    let left = Left::new();
+    let table = text(&left.policy(&["export", "postfix"]));
+    let lines: Vec<&str> = table.lines().collect();
+    assert!(lines[0].starts_with("# Written 20") && lines[0].contains("by smtpwatch"), "{table}");
+    assert_eq!(
+        lines[2..],
+        [
+            "[mx.ruled.example] encrypt",
+            "# rule 1: m*.wild.example is no next hop that can be named here",
+            "dane.example dane-only",
+            "listed.example secure match=.listed.example",
+            "sts.example secure match=mx1.sts.example:.mx.sts.example servername=hostname",
+            "tried.example may",
+        ]
+    );
+    let table = text(&left.policy(&["export", "exim"]));
+    assert_eq!(
+        table.lines().skip(2).collect::<Vec<_>>(),
+        [
+            "# rule 1: m*.wild.example cannot be written in a host list",
+            "*.listed.example",
+            "mx.dane.example",
+            "mx.ruled.example",
+            "mx1.sts.example",
+        ]
+    );
+}
+
+#[test]
+fn mistakes_have_their_codes() {
+    for arguments in [
+        ["policy", "check", "localhost"].as_slice(),
+        &["policy", "check", "[192.0.2.1]"],
+        &["policy", "show", "a b"],
+        &["policy", "export", "sendmail"],
+        &["policy"],
+    ] {
+        assert_eq!(smtpwatch(arguments).status.code(), Some(2), "{arguments:?}");
+    }
+    let directory = tempfile::tempdir().unwrap();
+    for (keys, words) in [
+        ("trust_anchor = \"/no/such/anchor\"", "[policy] trust_anchor: cannot read /no/such/anchor"),
+        ("ca_file = \"/no/such/ca\"", "[policy] ca_file: cannot read /no/such/ca"),
+        ("resolver = \"dns.example\"", "smtpwatch.toml:2: resolver"),
+    ] {
+        let config = directory.path().join("smtpwatch.toml");
+        std::fs::write(&config, format!("[policy]\n{keys}\n")).unwrap();
+        let output = smtpwatch(&["policy", "check", "example.net", "--config", config.to_str().unwrap()]);
+        assert_eq!(output.status.code(), Some(78), "{keys}");
+        assert!(String::from_utf8_lossy(&output.stderr).contains(words), "{}", String::from_utf8_lossy(&output.stderr));
+    }
+}
+
+/// Hostile rows do no harm, and the newest are kept.
+#[test]
+fn the_store_of_policies_is_bounded_and_forgiving() {
+    let left = Left::new();
+    let path = left.path("smtpwatch.db");
+    let connection = rusqlite::Connection::open(&path).unwrap();
+    connection.execute("UPDATE policy_domain SET mx = '{' WHERE domain = 'plain.example'", []).unwrap();
+    connection.execute("UPDATE policy_domain SET body = 'no policy' WHERE domain = 'sts.example'", []).unwrap();
+    connection
+        .execute(
+            "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 10010)
+             INSERT INTO policy_host SELECT 'mx' || i, i, '{}', '{}', 'mx' || i FROM n",
+            [],
+        )
+        .unwrap();
+    drop(connection);
+    assert_eq!(hosts(&path), 3, "what cannot be read is left out");
+    let (writer, _) = Writer::start(&path, 1000).unwrap();
+    writer.handle().unwrap().policy(host("mx9.example", "192.0.2.9", None));
+    assert_eq!(writer.finish(), 0);
+    assert_eq!(hosts(&path), 4);
+    let rows = rusqlite::Connection::open(&path).unwrap();
+    let rows: i64 = rows.query_row("SELECT count(*) FROM policy_host", [], |row| row.get(0)).unwrap();
+    assert_eq!(rows, smtpwatch::store::policies::ROWS);
+    let kept = Store::open_existing(&path).unwrap().policies().unwrap();
+    let domains: Vec<&str> = kept.domains.iter().map(|domain| domain.name.as_str()).collect();
+    assert_eq!(domains, ["dane.example"]);
+}
+
+fn hosts(path: &Path) -> usize {
+    Store::open_existing(path).unwrap().policies().unwrap().hosts.len()
+}
