@@ -15,7 +15,7 @@ use smtpwatch_tests::{scenario, smtp};
 
 use crate::policy_world::{
     BOGUS, CONTRADICTION, DANE, ENFORCE, INSECURE, LISTED, MAIL, NONE, NOTHING, OTHER_KEY, PRIVATE, REDIRECT, SILENT,
-    SLOW, TESTING, UNUSABLE, World, exchanger,
+    SLOW, TESTING, TORN, UNUSABLE, World, exchanger,
 };
 use crate::set_up::{DELIVERIES, Home, SENDER, check, text};
 
@@ -68,7 +68,7 @@ fn first_contact_is_judged_by_what_is_published() {
         mail.attacker.set_mode(Mode::Delete);
 
         // Those first of whom nobody may be accused.
-        let innocent = [NOTHING, INSECURE, BOGUS, SILENT, NONE, CONTRADICTION, REDIRECT, SLOW];
+        let innocent = [NOTHING, INSECURE, BOGUS, TORN, SILENT, NONE, CONTRADICTION, REDIRECT, SLOW];
         for domain in innocent {
             mail.deliver(domain)?;
         }
