@@ -7,12 +7,14 @@ use std::{
     path::{Path, PathBuf},
 };
 
+use rcgen::{BasicConstraints, CertificateParams, DistinguishedName, DnType, IsCa, Issuer, KeyPair};
 use smtpwatch_common::{
     FlowKey,
     record::{Header, mark},
 };
 use smtpwatch_fuzz::{
     alphabet::{Word, octet},
+    chain::encode,
     frames::{Frame, Streams, kind},
     operation::{self, Operation, what},
     wire,
@@ -32,6 +34,10 @@ use Says::{C, S};
 const HELLO: &str = "\x16\x03\x01\0\x46\x01\0\0\x42\x03\x03AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA\0\0\x02\x7f\x2f\x01\0\
                      \0\x17\0\0\0\x13\0\x11\0\0\x0emx.example.net";
 const ANSWER: &str = "\x16\x03\x03\0\x2a\x02\0\0\x26\x03\x03BBBBBBBBBBBBBBBBBBBBBBBBBBBBBBBB\0\x7f\x2f\0";
+
+/// [`ANSWER`], and in a second record two certificates of four octets and the end of what the server says.
+const CERTIFIED: &str = "\x16\x03\x03\0\x2a\x02\0\0\x26\x03\x03BBBBBBBBBBBBBBBBBBBBBBBBBBBBBBBB\0\x7f\x2f\0\
+                         \x16\x03\x03\0\x19\x0b\0\0\x11\0\0\x0e\0\0\x04AAAA\0\0\x04BBBB\x0e\0\0\0";
 
 const DIALOGUES: [(&str, &[Says]); 10] = [
     (
@@ -187,6 +193,8 @@ fn main() -> io::Result<()> {
     {
         put("dialogue", name, &words(shape, DIALOGUES[1].1))?;
     }
+    let certified = [&DIALOGUES[0].1[..6], &[S(CERTIFIED)]].concat();
+    put("dialogue", "certificates", &words(0, &certified))?;
     let (starttls, stripped) = (DIALOGUES[0].1, DIALOGUES[1].1);
     let v6 = kind::V6 | kind::TAGGED | kind::OPTIONS;
     put("walk_gate", "ipv6-tagged-options", &frames(starttls, v6, 1460))?;
@@ -208,7 +216,89 @@ fn main() -> io::Result<()> {
     for (name, list) in tangles() {
         put("reassembly", name, &operation::encode(&list))?;
     }
+    for (name, text) in STS {
+        put("sts", name, text.as_bytes())?;
+    }
+    put("sts", "records", b"v=spf1 -all\xffv=STSv1; id=20160831085700Z;\xff")?;
+    for (name, text) in LISTS {
+        put("starttls_list", name, text.as_bytes())?;
+    }
+    for (name, octets) in chains() {
+        put("tlsa", name, &octets)?;
+    }
+    put("tlsa", "text", b"3 1 1 d2abde240d7cd3ee6b4b28c54df034b97983a1d16e8a410e4561cb106618e971")?;
     report(&corpus)
+}
+
+/// Records and policies of MTA-STS, some as RFC 8461 has them.
+const STS: [(&str, &str); 9] = [
+    ("record", "v=STSv1; id=20160831085700Z;"),
+    ("record-extended", "v=STSv1 ; id=1; a.b_c-d=!\"#; id=a-b ;"),
+    ("record-malformed", "v=STSv1; id=test-123;;"),
+    (
+        "enforce",
+        "version: STSv1\nmode: enforce\nmx: mail.example.com\nmx: *.example.net\nmx: backupmx.example.com\nmax_age: 604800\n",
+    ),
+    ("testing", "version:STSv1\r\nmode:testing \r\nmx:\t*.example.net\r\nmax_age:9999999999\r\n\r\n"),
+    ("none", "version: STSv1\nmode: none\nmax_age: 86400"),
+    ("extended", "version: STSv1\nmode: none\nmode: bad\nx-note: gr\u{fc}\u{df}e\nmax_age: 0\nmax_age: x\n"),
+    ("not-a-name", "version: STSv1\nmode: enforce\nmx: *.*.x\nmx: b\u{fc}cher.example\nmax_age: 1\n"),
+    ("without-mx", "version: STSv1\nmode: enforce\nmax_age: 12345678901\n"),
+];
+
+/// Lists after the schema of STARTTLS-Everywhere.
+const LISTS: [(&str, &str); 4] = [
+    (
+        "list",
+        r#"{"timestamp":"2026-05-22T22:44:41+00:00","expires":1795446245,"version":"0.1","author":"a","policy-aliases":{"h":
+{"mode":"testing","mxs":[".mx.example.org"]}},"policies":{"example.com":{"mode":"enforce","mxs":["mx.example.com",".a.example"]},
+"b\u00fccher.example":{"policy-alias":"h"}}}"#,
+    ),
+    ("empty", r#"{"timestamp":0,"expires":0,"version":"0.1","policies":{},"policy-aliases":{}}"#),
+    (
+        "alias-unknown",
+        r#"{"timestamp":0,"expires":0,"version":"0.1","policies":{"a.b":{"policy-alias":"x"}},"policy-aliases":{}}"#,
+    ),
+    ("key-unknown", r#"{"timestamp":0,"expires":0,"version":"0.1","policies":{"a.b":[]},"other":null}"#),
+];
+
+/// Chains of certificates with records of them. The keys are none that anybody uses: each is one octet again and again.
+fn chains() -> Vec<(&'static str, Vec<u8>)> {
+    const AT: u32 = 1_780_000_000;
+    let key = |octet: u8| {
+        // PKCS #8 of an Ed25519 key (RFC 8410 §7).
+        let der = [&b"\x30\x2e\x02\x01\x00\x30\x05\x06\x03\x2b\x65\x70\x04\x22\x04\x20"[..], &[octet; 32]].concat();
+        KeyPair::try_from(der).expect("a key")
+    };
+    let named = |name: &str, names: &[&str]| {
+        let names: Vec<_> = names.iter().map(|name| (*name).to_owned()).collect();
+        let mut params = CertificateParams::new(names).expect("ASCII");
+        params.distinguished_name = DistinguishedName::new();
+        params.distinguished_name.push(DnType::CommonName, name);
+        params
+    };
+    let authority = |name| {
+        let mut params = named(name, &[]);
+        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+        params
+    };
+    let root = authority("Root").self_signed(&key(1)).expect("a certificate");
+    let by_root = Issuer::new(authority("Root"), key(1));
+    let middle = authority("Middle").signed_by(&key(2), &by_root).expect("a certificate");
+    let by_middle = Issuer::new(authority("Middle"), key(2));
+    let server = named("server", &["*.example.net"]).signed_by(&key(3), &by_middle).expect("a certificate");
+    let own = named("mx.example.net", &[]).self_signed(&key(4)).expect("a certificate");
+    let (root, middle, server, own) = (root.der(), middle.der(), server.der(), own.der());
+    vec![
+        ("end-entity", encode(AT, &[own], &[(0, 3, 1, 1)])),
+        ("end-entity-other", encode(AT, &[own, root], &[(1, 3, 1, 1), (1, 3, 0, 2)])),
+        ("anchor", encode(AT, &[server, middle, root], &[(2, 2, 1, 1), (2, 2, 1, 2), (2, 2, 0, 1)])),
+        ("anchor-between", encode(AT, &[server, root, middle], &[(2, 2, 0, 2)])),
+        ("anchor-in-full", encode(AT, &[server, middle, root], &[(2, 2, 0, 0), (2, 2, 1, 0), (1, 3, 1, 1)])),
+        ("anchor-of-another", encode(AT, &[own, middle, root], &[(2, 2, 1, 1)])),
+        ("anchor-itself", encode(AT, &[own], &[(0, 2, 1, 1)])),
+        ("unusable", [encode(AT, &[own], &[(0, 1, 1, 1), (0, 0, 0, 0)]), vec![0x83, 0x31, 1, 1, 2, 3]].concat()),
+    ]
 }
 
 fn report(corpus: &Path) -> io::Result<()> {

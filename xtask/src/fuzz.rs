@@ -16,8 +16,16 @@ use anyhow::{Context, Result, bail, ensure};
 use crate::host;
 
 /// The targets (`fuzz/fuzz_targets/`) in the order of the data, with their runs in the test suite: some seconds each.
-const TARGETS: [(&str, u64); 5] =
-    [("walk_gate", 50_000), ("record", 500_000), ("reassembly", 20_000), ("dialogue", 20_000), ("engine_pcap", 5_000)];
+const TARGETS: [(&str, u64); 8] = [
+    ("walk_gate", 50_000),
+    ("record", 500_000),
+    ("reassembly", 20_000),
+    ("dialogue", 20_000),
+    ("engine_pcap", 5_000),
+    ("sts", 200_000),
+    ("starttls_list", 100_000),
+    ("tlsa", 50_000),
+];
 /// The version that is installed where none is.
 const CARGO_FUZZ: &str = "0.13.2";
 /// Longest input in octets: a dialogue, a small capture.

@@ -4,7 +4,7 @@ use std::{collections::BTreeSet, io::Write, net::IpAddr, sync::Arc};
 
 use smtpwatch_core::{
     Timestamp,
-    policy::published::{DomainFacts, HostFacts, domain_name, list::StarttlsList},
+    policy::published::{DomainFacts, HOSTS_PER_DOMAIN, HostFacts, domain_name, list::StarttlsList},
 };
 
 use super::{
@@ -23,7 +23,6 @@ use crate::{
         known::{Kept, KnownDomain},
         list::{self, Place},
         lookup::{Patience, Sources, Trust},
-        service::HOSTS,
         sts::Memory,
     },
     store::{Entry, Store, StoreError},
@@ -83,7 +82,7 @@ async fn look(config: &Config, trust: &Trust, domain: &str, history: &[Entry]) -
     let facts = sources.domain(domain, Memory::default(), now).await.facts;
     let names = facts.mx.valid().map(|mx| mx.hosts.clone()).unwrap_or_default();
     let mut looks = tokio::task::JoinSet::new();
-    for (place, name) in names.into_iter().take(HOSTS).enumerate() {
+    for (place, name) in names.into_iter().take(HOSTS_PER_DOMAIN).enumerate() {
         let sources = sources.clone();
         looks.spawn(async move {
             let facts = sources.host(&name, now).await;
@@ -153,7 +152,7 @@ impl Offline {
     fn domain(&self, domain: &str) -> Report {
         let facts = self.facts(domain);
         let names = facts.and_then(|facts| facts.mx.value.as_ref()).map(|mx| mx.hosts.as_slice()).unwrap_or_default();
-        let hosts: Vec<Host> = names.iter().take(HOSTS).map(|name| self.host(name)).collect();
+        let hosts: Vec<Host> = names.iter().take(HOSTS_PER_DOMAIN).map(|name| self.host(name)).collect();
         self.knowledge().domain(domain, facts, &hosts)
     }
 

@@ -29,6 +29,8 @@ use super::{
 };
 use crate::version;
 
+/// Characters of an error that are shown: a certificate may have any number of names.
+const SHOWN: usize = 400;
 /// Octets of a file of certificate authorities.
 const CA_FILE: u64 = 4 * 1024 * 1024;
 
@@ -166,7 +168,7 @@ impl Fetcher {
         let kind = response.headers().get(CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or_default();
         let kind = kind.split(';').next().unwrap_or_default().trim();
         if !kind.eq_ignore_ascii_case("text/plain") {
-            return Err(FetchError::Invalid(format!("media type {kind:?} instead of text/plain")));
+            return Err(FetchError::Invalid(short(&format!("media type {kind:?} instead of text/plain"))));
         }
         let body = body(response, MAX_POLICY).await?;
         let policy = StsPolicy::parse(&body, id).map_err(|error| FetchError::Invalid(error.to_string()))?;
@@ -213,10 +215,15 @@ async fn body(mut response: Response, most: usize) -> Result<Vec<u8>, FetchError
 
 fn of_transport(error: &reqwest::Error) -> FetchError {
     match certificate_error(error) {
-        Some(why) => FetchError::WebPki(why),
+        Some(why) => FetchError::WebPki(short(&why)),
         None if error.is_timeout() => FetchError::Fetch("it took too long".to_owned()),
-        None => FetchError::Fetch(with_causes(error)),
+        None => FetchError::Fetch(short(&with_causes(error))),
     }
+}
+
+/// What others have written is shown up to here.
+fn short(text: &str) -> String {
+    text.chars().take(SHOWN).collect()
 }
 
 /// What rustls has against the certificate. It lies within nested [`io::Error`]s, whose `source` steps over it.

@@ -14,7 +14,7 @@ use std::{
 
 use smtpwatch_core::{
     Timestamp,
-    policy::published::{DomainFacts, HostFacts, Learned, State, Wanted, demand::Source, list::StarttlsList},
+    policy::published::{self, DomainFacts, HostFacts, Learned, State, Wanted, demand::Source, list::StarttlsList},
 };
 use tokio::{
     sync::{mpsc, oneshot},
@@ -37,8 +37,6 @@ pub const QUEUE: usize = 1_024;
 pub const ANSWERS: usize = 1_024;
 /// Subjects that are looked up at once.
 const AT_ONCE: usize = 16;
-/// Mail hosts of one domain that are looked up.
-pub const HOSTS: usize = 16;
 /// A resolver through which no DNSSEC comes, or that is not there, is tried again after this.
 const DNSSEC_RETRY: Duration = Duration::from_secs(300);
 /// One that serves is tried again after this: it may have changed with the network.
@@ -60,7 +58,7 @@ pub enum Dropped {
     WaitingFull,
     /// [`ANSWERS`] answers wait.
     AnswersFull,
-    /// A subject had to make room: there are [`SUBJECTS`].
+    /// A subject had to make room: there are [`SUBJECTS`], or their answers take [`super::subjects::OCTETS`].
     Capacity,
 }
 
@@ -316,14 +314,18 @@ impl Worker {
     fn ask(&mut self, wanted: &Wanted, pinned: bool, now: Timestamp) {
         match self.subjects.ask(wanted, pinned, now) {
             Asked::Known(learned) => self.tell(learned),
-            Asked::Waits(None) => {}
-            Asked::Waits(Some(gone)) => {
-                self.metrics.policy_dropped(Dropped::Capacity);
-                (self.keep)(Known::Forgotten(gone));
-            }
+            Asked::Waits(gone) => self.forget(gone),
             Asked::Refused => self.metrics.policy_dropped(Dropped::WaitingFull),
         }
         self.metrics.policy_subjects(self.subjects.len());
+    }
+
+    /// These had to make room.
+    fn forget(&self, gone: impl IntoIterator<Item = Wanted>) {
+        for subject in gone {
+            self.metrics.policy_dropped(Dropped::Capacity);
+            (self.keep)(Known::Forgotten(subject));
+        }
     }
 
     fn tell(&self, learned: Learned) {
@@ -391,17 +393,20 @@ impl Worker {
 
     fn domain(&mut self, name: String, look: DomainLook, now: Timestamp) {
         let DomainLook { facts, memory, failed } = look;
+        tracing::debug!(domain = %name, mx = facts.mx.state.as_str(), mta_sts = facts.sts.state.as_str(), "looked up");
         if failed {
             self.metrics.policy_failed(Source::MtaSts);
         } else if *self.settings.mta_sts {
             self.metrics.policy_refreshed(Source::MtaSts, now);
         }
-        let hosts: Vec<String> = facts.mx.valid().into_iter().flat_map(|mx| &mx.hosts).take(HOSTS).cloned().collect();
+        let hosts: Vec<String> = published::hosts(&facts).cloned().collect();
         let facts = Arc::new(facts);
         let learned = Learned::Domain(name.clone(), facts.clone());
         let until = facts.mx.until.min(facts.sts.until);
         let chance = self.draw();
-        self.subjects.done(&Wanted::Domain(name.clone()), learned.clone(), until, memory.clone(), now, chance);
+        let subject = Wanted::Domain(name.clone());
+        let gone = self.subjects.done(&subject, learned.clone(), until, memory.clone(), now, chance);
+        self.forget(gone);
         (self.keep)(Known::Domain(KnownDomain { name, facts, memory }));
         self.tell(learned);
         for host in hosts {
@@ -410,6 +415,8 @@ impl Worker {
     }
 
     fn host(&mut self, name: String, facts: HostFacts, now: Timestamp) {
+        let (found, dane) = (facts.addresses.state.as_str(), facts.dane.state.as_str());
+        tracing::debug!(host = %name, addresses = found, dane, "looked up");
         if self.dnssec == Some(Dnssec::On) {
             match facts.dane.state {
                 State::Error | State::Bogus => self.metrics.policy_failed(Source::Dane),
@@ -422,7 +429,9 @@ impl Worker {
         let facts = Arc::new(facts);
         let learned = Learned::Host(name.clone(), facts.clone());
         let chance = self.draw();
-        self.subjects.done(&Wanted::Host(name.clone()), learned.clone(), until, Memory::default(), now, chance);
+        let subject = Wanted::Host(name.clone());
+        let gone = self.subjects.done(&subject, learned.clone(), until, Memory::default(), now, chance);
+        self.forget(gone);
         (self.keep)(Known::Host(KnownHost { name, facts }));
         self.tell(learned);
     }

@@ -15,6 +15,9 @@ use super::sts::Memory;
 
 /// Subjects that are held; the one that was asked for least recently makes room.
 pub const SUBJECTS: usize = 10_000;
+/// Octets that answers and policies may take in all, beside what every subject takes: a policy is seldom longer than one KiB,
+/// and may have 64.
+pub const OCTETS: usize = 64 * 1024 * 1024;
 /// Subjects that wait for their first look; more are not taken in.
 pub const WAITING: usize = 1_000;
 /// What nobody has asked for during this time is not refreshed by itself any more.
@@ -51,6 +54,8 @@ pub struct Subjects {
     due: BTreeSet<(Timestamp, Wanted)>,
     paced_until: Timestamp,
     capacity: usize,
+    /// Of all entries.
+    octets: usize,
 }
 
 #[derive(Debug)]
@@ -65,6 +70,7 @@ struct Entry {
     until: Timestamp,
     due: Option<Timestamp>,
     memory: Memory,
+    octets: usize,
 }
 
 impl Subjects {
@@ -79,6 +85,7 @@ impl Subjects {
             due: BTreeSet::new(),
             paced_until: Timestamp::default(),
             capacity: capacity.max(1),
+            octets: 0,
         }
     }
 
@@ -134,15 +141,19 @@ impl Subjects {
 
     /// Puts back what was kept elsewhere; it is refreshed as soon as the pace allows.
     pub fn restore(&mut self, subject: &Wanted, answer: Learned, until: Timestamp, memory: Memory, now: Timestamp) {
-        if self.entries.len() >= self.capacity || self.entries.contains_key(subject) {
+        let octets = octets(&answer, &memory);
+        let full = self.entries.len() >= self.capacity || self.octets + octets > OCTETS;
+        if full || self.entries.contains_key(subject) {
             return;
         }
+        self.octets += octets;
         self.asked += 1;
         self.insert(subject.clone(), memory, false, now);
         if let Some(entry) = self.entries.get_mut(subject) {
             entry.answer = Some(answer);
             entry.until = until;
             entry.due = Some(now);
+            entry.octets = octets;
             self.due.insert((now, subject.clone()));
         }
     }
@@ -176,7 +187,8 @@ impl Subjects {
         self.due.first().map(|(due, _)| (*due).max(self.paced_until))
     }
 
-    /// A look came out. The answer holds until `until`; `chance`, from 0 to 1, spreads refreshes.
+    /// A look came out. The answer holds until `until`; `chance`, from 0 to 1, spreads refreshes. Returns who had to make room:
+    /// answers may be long.
     pub fn done(
         &mut self,
         subject: &Wanted,
@@ -185,9 +197,11 @@ impl Subjects {
         memory: Memory,
         now: Timestamp,
         chance: f64,
-    ) {
-        let Some(entry) = self.entries.get_mut(subject) else { return };
-        entry.in_flight = false;
+    ) -> Vec<Wanted> {
+        let Some(entry) = self.entries.get_mut(subject) else { return Vec::new() };
+        let octets = octets(&answer, &memory);
+        self.octets = self.octets - entry.octets + octets;
+        entry.octets = octets;
         entry.answer = Some(answer);
         entry.until = until;
         // A policy that is held is refreshed also while no mail goes there: that is what keeps it (RFC 8461 §10.2).
@@ -200,6 +214,17 @@ impl Subjects {
             entry.due = Some(due);
             self.due.insert((due, subject.clone()));
         }
+        let mut gone = Vec::new();
+        while self.octets > OCTETS
+            && let Some(oldest) = self.make_room()
+        {
+            gone.push(oldest);
+        }
+        // Until here it counted as in flight: it does not make room for itself.
+        if let Some(entry) = self.entries.get_mut(subject) {
+            entry.in_flight = false;
+        }
+        gone
     }
 
     /// A look came to nothing; it is as if nobody had asked.
@@ -231,6 +256,7 @@ impl Subjects {
             until: now,
             due: None,
             memory,
+            octets: 0,
         };
         self.order.insert(self.asked, subject.clone());
         self.entries.insert(subject, entry);
@@ -253,20 +279,38 @@ impl Subjects {
         let (order, subject) = self.order.iter().find(|(_, subject)| free(subject))?;
         let (order, subject) = (*order, subject.clone());
         self.order.remove(&order);
-        if let Some(due) = self.entries.remove(&subject).and_then(|entry| entry.due) {
+        let entry = self.entries.remove(&subject)?;
+        self.octets -= entry.octets;
+        if let Some(due) = entry.due {
             self.due.remove(&(due, subject.clone()));
         }
         Some(subject)
     }
 }
 
+/// About what an answer takes: what its owner decides the length of.
+fn octets(answer: &Learned, memory: &Memory) -> usize {
+    let body = memory.kept.as_ref().map_or(0, |kept| kept.body.len());
+    // The policy that was read from the text takes as much as the text, in memory and in the answer.
+    let of_answer = match answer {
+        Learned::Domain(_, facts) => {
+            let hosts = facts.mx.value.iter().flat_map(|mx| &mx.hosts).map(String::len).sum::<usize>();
+            hosts + facts.mx.detail.len() + facts.sts.detail.len()
+        }
+        Learned::Host(_, facts) => facts.dane.value.iter().flatten().map(|tlsa| tlsa.data.len()).sum(),
+        Learned::List(_) => 0,
+    };
+    3 * body + of_answer
+}
+
 #[cfg(test)]
 mod tests {
     use std::sync::Arc;
 
-    use smtpwatch_core::policy::published::{Answer, HostFacts, State};
+    use smtpwatch_core::policy::published::{Answer, HostFacts, State, sts::StsPolicy};
 
     use super::*;
+    use crate::policy::sts::Kept;
 
     fn host(number: usize) -> Wanted {
         Wanted::Host(format!("mx{number}.example.net"))
@@ -286,7 +330,7 @@ mod tests {
 
     fn look(subjects: &mut Subjects, now: Timestamp, until: Timestamp) -> Option<Wanted> {
         let (subject, memory) = subjects.next(now)?;
-        subjects.done(&subject, learned(&subject), until, memory, now, 0.5);
+        assert!(subjects.done(&subject, learned(&subject), until, memory, now, 0.5).is_empty());
         Some(subject)
     }
 
@@ -298,7 +342,7 @@ mod tests {
         let (subject, memory) = subjects.next(at(0)).expect("it waits");
         assert_eq!(subjects.ask(&host(1), false, at(1)), Asked::Waits(None));
         assert!(subjects.next(at(1)).is_none(), "in flight once");
-        subjects.done(&subject, learned(&subject), at(100), memory, at(2), 0.5);
+        let _ = subjects.done(&subject, learned(&subject), at(100), memory, at(2), 0.5);
         assert!(matches!(subjects.ask(&host(1), false, at(99)), Asked::Known(_)));
         assert!(subjects.next(at(99)).is_none());
         // Behind its time it is looked up when somebody asks, and not by itself so soon.
@@ -349,7 +393,23 @@ mod tests {
         subjects.ask(&host(0), false, at(0));
         let (subject, memory) = subjects.next(at(0)).expect("it waits");
         assert_eq!(subjects.ask(&host(1), false, at(0)), Asked::Refused);
-        subjects.done(&subject, learned(&subject), at(100), memory, at(0), 0.5);
+        let _ = subjects.done(&subject, learned(&subject), at(100), memory, at(0), 0.5);
         assert_eq!(subjects.ask(&host(1), false, at(0)), Asked::Waits(Some(host(0))));
+    }
+
+    #[test]
+    fn long_policies_make_room_too() {
+        let body = format!("version: STSv1\nmode: enforce\nmx: a.example\nmax_age: 1000\n{}", "x: y\n".repeat(13_000));
+        let policy = StsPolicy::parse(body.as_bytes(), "1").expect("a policy");
+        let kept = Kept { policy, body, fetched_at: at(0) };
+        let memory = Memory { kept: Some(kept), failed: None };
+        let mut subjects = Subjects::new(SUBJECTS);
+        let mut gone = 0;
+        for number in 0..1_000 {
+            subjects.ask(&host(number), false, at(0));
+            let (subject, _) = subjects.next(at(0)).expect("it waits");
+            gone += subjects.done(&subject, learned(&subject), at(100), memory.clone(), at(0), 0.5).len();
+        }
+        assert!(subjects.octets <= OCTETS && subjects.len() == 1_000 - gone && gone > 600, "{gone}");
     }
 }

@@ -16,12 +16,13 @@ use hickory_server::{
             Algorithm, DigestType, DnssecSigner, PublicKey as _, SigningKey as _, crypto::EcdsaSigningKey,
             rdata::DNSKEY,
         },
+        op::ResponseCode,
         rr::{LowerName, Name, RecordType},
         serialize::txt::Parser,
     },
     server::{Request, RequestHandler, ResponseHandler, ResponseInfo},
     store::in_memory::InMemoryZoneHandler,
-    zone_handler::{AxfrPolicy, Catalog, ZoneHandler as _, ZoneType},
+    zone_handler::{AxfrPolicy, Catalog, MessageResponseBuilder, ZoneHandler as _, ZoneType},
 };
 use smtpwatch::config::Config;
 use tokio::net::{TcpListener, UdpSocket};
@@ -62,8 +63,16 @@ struct Parents {
 
 #[async_trait::async_trait]
 impl RequestHandler for Parents {
-    async fn handle_request<R: ResponseHandler, T: Time>(&self, request: &Request, response: R) -> ResponseInfo {
+    async fn handle_request<R: ResponseHandler, T: Time>(&self, request: &Request, mut response: R) -> ResponseInfo {
         let ds = request.queries.queries().iter().any(|query| query.query_type() == RecordType::DS);
+        // As a name server does that validates by itself, and will not vouch for this zone (RFC 4035 §3.2.2).
+        let refused = |name: &LowerName| name.to_string().ends_with("refused.test.");
+        let queries = request.queries.queries();
+        if !request.metadata.checking_disabled && queries.iter().any(|query| refused(query.name())) {
+            let failure = MessageResponseBuilder::from_message_request(request);
+            let failure = failure.error_msg(&request.metadata, ResponseCode::ServFail);
+            return response.send_response(failure).await.unwrap();
+        }
         let catalog = if ds { &self.root } else { &self.catalog };
         catalog.handle_request::<R, T>(request, response).await
     }

@@ -48,6 +48,7 @@ fn zones() -> Vec<Zone> {
         ),
         zone("plain.test.", Delegation::Plain, "in CNAME mx.good.test.\n"),
         zone("broken.test.", Delegation::Broken, ""),
+        zone("refused.test.", Delegation::Broken, ""),
     ]
 }
 
@@ -70,6 +71,7 @@ async fn dane_secure_insecure_bogus_absent() {
         ("nobody.good.test", State::Absent, "the host has no address"),
         ("mx.plain.test", State::Insecure, "TLSA records are not asked for"),
         ("mx.broken.test", State::Bogus, "forged or broken"),
+        ("mx.refused.test", State::Bogus, "the name server says"),
     ] {
         let facts = sources.host(host, now()).await;
         assert_eq!(facts.dane.state, state, "{host}: {}", facts.dane.detail);

@@ -36,7 +36,7 @@ pub struct CertificateFacts {
     pub not_before: Timestamp,
     /// It is not valid after.
     pub not_after: Timestamp,
-    /// Whose it is, as text (RFC 4514).
+    /// Whose it is, as text: for people, not to be compared.
     pub subject: String,
     /// Who issued it, in the same form.
     pub issuer: String,

@@ -66,7 +66,7 @@ pub(super) fn reach<'a>(anchors: &[&'a Tlsa], chain: &[X509Certificate<'_>], dem
 }
 
 /// Whether the anchor that a record carries in full signed the certificate: it need not be among those that were sent (RFC 7671
-/// §5.2.3).
+/// §5.2.1).
 fn signs(anchor: &Tlsa, certificate: &X509Certificate<'_>, demands: Demands) -> bool {
     let signs = |key: &SubjectPublicKeyInfo<'_>| demands.satisfied_by(signed_by(certificate, key));
     match (anchor.selector, anchor.matching) {

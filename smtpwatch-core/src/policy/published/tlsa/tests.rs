@@ -183,10 +183,11 @@ fn a_digest_demands_that_the_anchor_is_sent_and_an_anchor_in_full_does_not() {
     let chain = [leaf.clone(), middle.der.clone()];
     for selector in [CERTIFICATE, PUBLIC_KEY] {
         let full = record(&root.der, 2, selector, FULL);
-        assert_eq!(matches(from_ref(&full), &chain, &[MX], AT), full, "RFC 7671 §5.2.3");
+        assert_eq!(matches(from_ref(&full), &chain, &[MX], AT), full, "RFC 7671 §5.2.1");
         let why = mismatch(&[full], &chain[..1], &[MX], AT);
         assert!(why.contains("none of 1 certificates"), "{why}");
         for matching in [SHA_256, SHA_512] {
+            // RFC 7671 §5.2.2: a digest is no key that a signature could be checked with.
             let why = mismatch(&[record(&root.der, 2, selector, matching)], &chain, &[MX], AT);
             assert!(why.contains(&record(&middle.der, 2, selector, matching).to_string()), "{why}");
         }

@@ -1,0 +1,40 @@
+//! Any octets as a STARTTLS-Everywhere list: an error that is short, or policies of domains in one form, within a bound.
+#![no_main]
+
+use libfuzzer_sys::fuzz_target;
+use smtpwatch_core::policy::published::{
+    domain_name,
+    list::{MAX_MXS, StarttlsList},
+};
+use smtpwatch_fuzz::{
+    allocation::{Counting, Watch},
+    shown,
+};
+
+#[global_allocator]
+static ALLOCATOR: Counting = Counting;
+
+/// Octets that one input may allocate: of JSON two octets may be a value, and an alias is copied for each domain.
+const ALLOCATED: usize = 4 * 1024 * 1024;
+
+fuzz_target!(|input: &[u8]| {
+    let watch = Watch::start();
+    match StarttlsList::parse(input) {
+        Ok(list) => judge(&list),
+        Err(error) => shown(&error),
+    }
+    assert!(watch.peak() <= ALLOCATED, "{} octets allocated", watch.peak());
+});
+
+fn judge(list: &StarttlsList) {
+    assert!(list.is_expired(list.expires));
+    for (domain, policy) in &list.policies {
+        assert_eq!(domain_name(domain).as_ref(), Some(domain));
+        assert_eq!(list.get(domain), Some(policy));
+        assert!((1..=MAX_MXS).contains(&policy.mxs.len()));
+        for pattern in &policy.mxs {
+            let host = if pattern.starts_with('.') { format!("a{pattern}") } else { pattern.clone() };
+            assert!(policy.matches(&host) && policy.matches(&host.to_ascii_uppercase()), "{pattern}");
+        }
+    }
+}
