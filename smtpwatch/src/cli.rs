@@ -130,6 +130,8 @@ pub struct ReplayArgs {
 /// Flags of `probe`.
 #[derive(Debug, Args)]
 pub struct ProbeArgs {
+    #[command(flatten)]
+    pub(crate) config: ConfigArg,
     /// Also try the hooks of this interface: attached for a moment, then detached.
     #[arg(long, value_name = "NAME")]
     pub(crate) interface: Option<String>,

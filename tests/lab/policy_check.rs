@@ -12,7 +12,7 @@ use smtpwatch_tests::scenario;
 
 use crate::policy_world::{
     BOGUS, CONTRADICTION, DANE, ENDLESS, ENFORCE, EXPIRED, HTML, INSECURE, MISSING, NONE, NOTHING, OTHER_KEY,
-    OVERSIZED, REDIRECT, SILENT, SLOW, TESTING, UNTRUSTED, UNUSABLE, WRONG_NAME, World,
+    OVERSIZED, REDIRECT, SILENT, SLOW, TESTING, TORN, UNTRUSTED, UNUSABLE, WRONG_NAME, World,
 };
 use crate::set_up::Home;
 
@@ -49,7 +49,7 @@ const fn row(
 const FREE: (&str, &str) = ("opportunistic", "");
 
 /// The slowest two come first, and together.
-const VALIDATED: [Row; 19] = [
+const VALIDATED: [Row; 20] = [
     row(SLOW, "insecure", ("error", "none"), FREE, "long"),
     row(SILENT, "error", ("error", "none"), FREE, ""),
     row(DANE, "valid", ("valid", "enforce"), ("required", "dane"), ""),
@@ -58,6 +58,7 @@ const VALIDATED: [Row; 19] = [
     row(NOTHING, "absent", ("absent", "none"), FREE, ""),
     row(INSECURE, "insecure", ("absent", "none"), FREE, ""),
     row(BOGUS, "bogus", ("bogus", "none"), FREE, "signatures"),
+    row(TORN, "bogus", ("absent", "none"), FREE, "TLSA"),
     row(ENFORCE, "insecure", ("valid", "enforce"), ("required", "mta-sts"), ""),
     row(TESTING, "insecure", ("valid", "testing"), ("expected", "mta-sts"), ""),
     row(NONE, "insecure", ("valid", "none"), FREE, ""),
@@ -116,8 +117,8 @@ fn probe_tells_whether_dnssec_comes_through() {
             let config = config.to_str().context("path")?;
             let out = daemon::smtpwatch_in(&path.gateway, &["probe", "--config", config, "--format", "json"], CHECK)?;
             let rows = out.stdout.lines().filter_map(|line| serde_json::from_str::<Value>(line).ok());
-            let said: Vec<_> = rows.filter(|row| row.to_string().contains("DNSSEC")).collect();
-            let told = said.iter().any(|row| row["status"] == status && (status == "PASS" || row["remedy"] != ""));
+            let said: Vec<_> = rows.filter(|row| row["name"] == "dnssec").collect();
+            let told = said.len() == 1 && said[0]["status"] == status && (status == "PASS" || said[0]["remedy"] != "");
             ensure!(told, "{dnssec:?}: {said:?}\n{}{}", out.stdout, out.stderr);
         }
         Ok(())

@@ -26,6 +26,8 @@ pub const NOTHING: &str = "nothing.example";
 pub const INSECURE: &str = "insecure.example";
 /// The signatures have expired.
 pub const BOGUS: &str = "bogus.example";
+/// Secure, but the signatures of its TLSA records have expired: what is seen when somebody forges or suppresses them.
+pub const TORN: &str = "torn.example";
 /// Its name server does not answer.
 pub const SILENT: &str = "silent.example";
 /// MTA-STS, `enforce`.
@@ -59,13 +61,14 @@ pub const UNTRUSTED: &str = "untrusted.example.net";
 pub const MISSING: &str = "missing.example.net";
 
 /// Domains with a mail host. Each host has addresses of its own, so that it is clear whose policy speaks.
-pub const MAIL: [&str; 20] = [
+pub const MAIL: [&str; 21] = [
     DANE,
     OTHER_KEY,
     UNUSABLE,
     NOTHING,
     INSECURE,
     BOGUS,
+    TORN,
     ENFORCE,
     TESTING,
     NONE,
@@ -246,6 +249,7 @@ fn zones(mail: &Identity) -> Vec<Zone> {
         zone("", Signing::Nsec, String::new()),
         zone("example", Signing::Nsec3, String::new()),
         zone("example.net", Signing::Unsigned, plain),
+        zone(&format!("_tcp.mx.{TORN}"), Signing::Expired, format!("_25 TLSA {}\n", mail.tlsa)),
     ];
     for (domain, signing, records) in [
         (DANE, Signing::Nsec, tlsa(&mail.tlsa) + &sts(DANE, &WEB.map(|address| address.to_string()))),
@@ -254,6 +258,7 @@ fn zones(mail: &Identity) -> Vec<Zone> {
         (NOTHING, Signing::Nsec3, String::new()),
         (INSECURE, Signing::Unsigned, tlsa(&mail.tlsa)),
         (BOGUS, Signing::Expired, tlsa(&mail.tlsa)),
+        (TORN, Signing::Nsec, String::new()),
     ] {
         let last = hosts().find(|(name, _)| *name == domain).map_or(0, |(_, last)| last);
         zones.push(zone(domain, signing, exchange(domain, last) + &records));
@@ -296,8 +301,10 @@ fn the_world_of_policies_is_as_it_says() {
             let found = validating.delv(names, &[domain, kind])?;
             ensure!(found.contains(verdict), "{domain} {kind}: {found}");
         }
-        let found = validating.delv(names, &["+cd", &tlsa(BOGUS), "TLSA"])?;
-        ensure!(found.contains("expired") && !found.contains("validated"), "{found}");
+        for domain in [tlsa(BOGUS), tlsa(TORN)] {
+            let found = validating.delv(names, &["+cd", &domain, "TLSA"])?;
+            ensure!(found.contains("expired") && !found.contains("validated"), "{domain}: {found}");
+        }
         let found = validating.dig(&["+dnssec", &tlsa(DANE), "TLSA"])?;
         ensure!(found.contains("RRSIG") && found.contains(" ad;"), "the validating resolver: {found}");
         for (domain, status) in [(tlsa(BOGUS), "SERVFAIL"), (tlsa(INSECURE), "NOERROR")] {
@@ -319,6 +326,7 @@ fn the_world_of_policies_is_as_it_says() {
             (UNUSABLE, "unsupported TLSA certificate usage"),
             (INSECURE, "untrusted issuer"),
             (BOGUS, "Destination address lookup failed"),
+            (TORN, "TLSA lookup error"),
         ] {
             let found = postfix::finger(&path.gateway, Dnssec::Validates.address().ip(), domain)?;
             ensure!(found.contains(verdict), "Postfix on {domain}: {found}");

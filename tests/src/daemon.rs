@@ -271,6 +271,11 @@ fn build(profile: Profile) -> Result<PathBuf> {
         .arg("--manifest-path")
         .arg(manifest)
         .args(profile.arguments());
+    // What cargo says of the package of the tests is not for this build: it would build everything anew that looks at it.
+    let of_package = |name: &String| name.starts_with("CARGO_PKG_") || name.starts_with("CARGO_MANIFEST_");
+    for name in std::env::vars().map(|(name, _)| name).filter(of_package) {
+        command.env_remove(name);
+    }
     let out = command::output(&mut command, BUILD)?;
     // The compiler's words are on standard error; standard output is for programs.
     ensure!(out.status.success(), "the daemon does not build: {}", out.stderr);
