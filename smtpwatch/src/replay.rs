@@ -6,7 +6,10 @@ use smtpwatch_common::{Counter, Direction, PortSet, counters::Label};
 use smtpwatch_core::{
     Finding, Output, Timestamp,
     engine::{SessionResult, SessionSummary},
-    policy::history::{History, HistoryKey, HistoryRecord},
+    policy::{
+        history::{History, HistoryKey, HistoryRecord},
+        published::Learned,
+    },
 };
 
 use crate::{
@@ -68,6 +71,12 @@ impl Replay {
             newest: Timestamp::default(),
             summary: Summary::default(),
         }
+    }
+
+    /// Something is known of published policies.
+    pub fn learn(&mut self, learned: Learned) {
+        // Nothing was seen yet that could follow from it.
+        self.pipeline.learn(learned, &mut |_| {});
     }
 
     /// Reads one file, as far as it can be read.

@@ -1,13 +1,22 @@
 //! `smtpwatch replay`.
 
-use std::io::{LineWriter, Write};
+use std::{
+    io::{LineWriter, Write},
+    sync::Arc,
+};
 
-use smtpwatch_core::{Finding, Role, engine::SessionResult, finding::Severity, policy::history::History};
+use smtpwatch_core::{
+    Finding, Role,
+    engine::SessionResult,
+    finding::Severity,
+    policy::{history::History, published::Learned},
+};
 
 use super::{Exit, Format, Lenient, ReplayArgs};
 use crate::{
     config::Config,
     output::text,
+    policy::list::{self, Place},
     replay::{Event, Replay, Summary},
     store::{StoreHandle, Writer},
 };
@@ -36,6 +45,14 @@ pub(super) fn run(args: ReplayArgs) -> anyhow::Result<Exit> {
         failed: None,
     };
     let mut replay = Replay::new(&config, history);
+    match Place::of(&config.policy.starttls_everywhere) {
+        None => {}
+        Some(Place::File(path)) => {
+            let list = list::read_file(&path).and_then(|text| list::parse(&text)).map_err(anyhow::Error::msg)?;
+            replay.learn(Learned::List(Arc::new(list)));
+        }
+        Some(Place::Url(url)) => tracing::warn!("the list at {url} is left out: replay asks nobody; name a file"),
+    }
     let mut whole = true;
     for path in &args.files {
         match replay.file(path, |event| report.take(event)) {
