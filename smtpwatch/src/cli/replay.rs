@@ -1,8 +1,16 @@
 //! `smtpwatch replay`.
 
-use std::io::{LineWriter, Write};
+use std::{
+    io::{LineWriter, Write},
+    sync::Arc,
+};
 
-use smtpwatch_core::{Finding, Role, engine::SessionResult, finding::Severity, policy::history::History};
+use smtpwatch_core::{
+    Finding, Role,
+    engine::SessionResult,
+    finding::Severity,
+    policy::{history::History, published::Learned},
+};
 
 use super::{Exit, Format, Lenient, ReplayArgs};
 use crate::{
@@ -38,12 +46,12 @@ pub(super) fn run(args: ReplayArgs) -> anyhow::Result<Exit> {
     };
     let mut replay = Replay::new(&config, history);
     match Place::of(&config.policy.starttls_everywhere) {
-        Some(Place::File(path)) => {
-            let list = list::read_file(&path).and_then(|text| list::parse(&text));
-            replay.list(list.map_err(anyhow::Error::msg)?);
-        }
-        Some(Place::Url(url)) => tracing::warn!(url, "a replay fetches nothing: the list is left out"),
         None => {}
+        Some(Place::File(path)) => {
+            let list = list::read_file(&path).and_then(|text| list::parse(&text)).map_err(anyhow::Error::msg)?;
+            replay.learn(Learned::List(Arc::new(list)));
+        }
+        Some(Place::Url(url)) => tracing::warn!("the list at {url} is left out: replay asks nobody; name a file"),
     }
     let mut whole = true;
     for path in &args.files {
@@ -69,7 +77,7 @@ pub(super) fn run(args: ReplayArgs) -> anyhow::Result<Exit> {
     drop(store);
     if let Some(writer) = writer {
         let lost = writer.finish();
-        anyhow::ensure!(lost == 0, "{lost} rows could not be written to the store");
+        anyhow::ensure!(lost == 0, "{lost} rows of history could not be written to the store");
     }
     if let Some(error) = failed {
         return Err(error.into());

@@ -139,6 +139,12 @@ impl Subjects {
         Asked::Waits(gone)
     }
 
+    /// The newest answer, whether it holds or not.
+    #[must_use]
+    pub fn answer(&self, subject: &Wanted) -> Option<&Learned> {
+        self.entries.get(subject).and_then(|entry| entry.answer.as_ref())
+    }
+
     /// Puts back what was kept elsewhere; it is refreshed as soon as the pace allows.
     pub fn restore(&mut self, subject: &Wanted, answer: Learned, until: Timestamp, memory: Memory, now: Timestamp) {
         let octets = octets(&answer, &memory);

@@ -125,6 +125,11 @@ async fn a_domain_brings_its_mail_hosts_and_a_restart_forgets_nothing() {
     assert_eq!((&kept.domains[0].facts, &kept.hosts[0].facts), (&domain, &mx));
     let policy = &kept.domains[0].memory.kept.as_ref().unwrap().policy;
     assert_eq!((policy.id.as_str(), policy.mode), ("1", StsMode::Enforce));
+    let mut off = config.clone();
+    (off.policy.dane.0, off.policy.mta_sts.0) = (false, false);
+    let (service, known) = Service::start(Setup { kept: kept.clone(), ..setup(&off, &self::metrics()) }).unwrap();
+    assert!(known.is_empty(), "what is switched off says nothing");
+    drop(service);
     let silent = tokio::net::UdpSocket::bind("127.0.0.1:0").await.unwrap();
     let mut config = config;
     config.policy.resolver.0 = smtpwatch::config::Resolver::Address(silent.local_addr().unwrap());
@@ -136,7 +141,7 @@ async fn a_domain_brings_its_mail_hosts_and_a_restart_forgets_nothing() {
     );
     let Learned::Domain(_, again) = learned(&service, is_domain).await else { panic!() };
     assert_eq!((again.sts.state, again.sts.until), (State::Valid, domain.sts.until), "{}", again.sts.detail);
-    assert_eq!(again.mx.state, State::Error);
+    assert_eq!(again.mx, domain.mx, "records hold for their time to live");
     counted(&metrics, "smtpwatch_policy_refresh_failures_total{source=\"mta-sts\"} 1").await;
     counted(&metrics, "smtpwatch_policy_dnssec 0").await;
 }
