@@ -69,7 +69,8 @@ impl Left {
         assert_eq!(writer.finish(), 0);
         std::fs::write(left.path("list.json"), LIST).unwrap();
         let config = format!(
-            "[store]\npath = \"{}\"\n[policy]\nstarttls_everywhere = \"{}\"\n[[rule]]\npeer = [\"mx.ruled.example\", \"m*.wild.example\"]\nstarttls = \"required\"\n",
+            "[store]\npath = \"{}\"\n[policy]\nstarttls_everywhere = \"{}\"\n[[rule]]\n\
+             peer = [\"mx.ruled.example\", \"m*.wild.example\"]\nstarttls = \"required\"\n",
             left.path("smtpwatch.db").display(),
             left.path("list.json").display()
         );
@@ -117,7 +118,8 @@ fn host(name: &str, address: &str, tlsa: Option<&str>) -> Known {
 async fn check_asks_everybody_and_says_who_wins() {
     let digest = "ab".repeat(32);
     let records = format!(
-        "@ MX 10 mx\n@ MX 20 bare\nmx A 127.0.0.1\n_25._tcp.mx TLSA 3 1 1 {digest}\nbare A 127.0.0.1\n_x._tcp.bare TXT x\n\
+        "@ MX 10 mx\n@ MX 20 bare\nmx A 127.0.0.1\n_25._tcp.mx TLSA 3 1 1 {digest}\n\
+         bare A 127.0.0.1\n_x._tcp.bare TXT x\n\
          mta-sts A 127.0.0.1\n_mta-sts TXT \"v=STSv1; id=1;\"\n"
     );
     let zone = Zone { origin: "example.test.", delegation: Delegation::Secure, records };
@@ -128,7 +130,8 @@ async fn check_asks_everybody_and_says_who_wins() {
     let directory = tempfile::tempdir().unwrap();
     let config = directory.path().join("smtpwatch.toml");
     let content = format!(
-        "[store]\npath = \"{}\"\n[policy]\nresolver = \"{}\"\ntrust_anchor = \"{}\"\nallow_private = true\nca_file = \"{}\"\nhttps_port = {}\n",
+        "[store]\npath = \"{}\"\n[policy]\nresolver = \"{}\"\ntrust_anchor = \"{}\"\n\
+         allow_private = true\nca_file = \"{}\"\nhttps_port = {}\n",
         directory.path().join("none.db").display(),
         dns.address,
         dns.digests[0],
