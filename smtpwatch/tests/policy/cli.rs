@@ -65,6 +65,7 @@ impl Left {
         handle.policy(host("mx1.sts.example", "192.0.2.1", None));
         handle.policy(host("mx.dane.example", "192.0.2.2", Some("3 1 1")));
         handle.policy(host("mx.plain.example", "192.0.2.3", None));
+        handle.policy(host("mx.alone.example", "192.0.2.4", None));
         drop(handle);
         assert_eq!(writer.finish(), 0);
         std::fs::write(left.path("list.json"), LIST).unwrap();
@@ -193,7 +194,9 @@ fn what_the_daemon_left_is_shown_source_by_source() {
     }
     assert_eq!(show("192.0.2.1")["domains"], json!(["sts.example"]));
     let lines = text(&left.policy(&["list", "--format", "json"]));
-    assert_eq!(lines.lines().count(), 3);
+    let subjects: Vec<Value> =
+        lines.lines().map(|line| serde_json::from_str::<Value>(line).unwrap()["subject"].clone()).collect();
+    assert_eq!((subjects.len(), subjects.last()), (4, Some(&json!("mx.alone.example"))));
 }
 
 #[test]
@@ -267,11 +270,11 @@ fn the_store_of_policies_is_bounded_and_forgiving() {
         )
         .unwrap();
     drop(connection);
-    assert_eq!(hosts(&path), 3, "what cannot be read is left out");
+    assert_eq!(hosts(&path), 4, "what cannot be read is left out");
     let (writer, _) = Writer::start(&path, 1000).unwrap();
     writer.handle().unwrap().policy(host("mx9.example", "192.0.2.9", None));
     assert_eq!(writer.finish(), 0);
-    assert_eq!(hosts(&path), 4);
+    assert_eq!(hosts(&path), 5);
     let rows = rusqlite::Connection::open(&path).unwrap();
     let rows: i64 = rows.query_row("SELECT count(*) FROM policy_host", [], |row| row.get(0)).unwrap();
     assert_eq!(rows, smtpwatch::store::policies::ROWS);
