@@ -1,6 +1,6 @@
 //! Capture files through the same gate and engine that the daemon runs.
 
-use std::path::Path;
+use std::{path::Path, sync::Arc};
 
 use smtpwatch_common::{Counter, Direction, PortSet, counters::Label};
 use smtpwatch_core::{
@@ -8,7 +8,7 @@ use smtpwatch_core::{
     engine::{SessionResult, SessionSummary},
     policy::{
         history::{History, HistoryKey, HistoryRecord},
-        published::Learned,
+        published::{Learned, list::StarttlsList},
     },
 };
 
@@ -73,10 +73,9 @@ impl Replay {
         }
     }
 
-    /// Something is known of published policies.
-    pub fn learn(&mut self, learned: Learned) {
-        // Nothing was seen yet that could follow from it.
-        self.pipeline.learn(learned, &mut |_| {});
+    /// Judges by this list too. Other published policies are not known to a replay: those of today say nothing of mail of then.
+    pub fn list(&mut self, list: StarttlsList) {
+        self.pipeline.learn(Learned::List(Arc::new(list)), &mut |_| ());
     }
 
     /// Reads one file, as far as it can be read.

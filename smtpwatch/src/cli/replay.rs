@@ -1,16 +1,8 @@
 //! `smtpwatch replay`.
 
-use std::{
-    io::{LineWriter, Write},
-    sync::Arc,
-};
+use std::io::{LineWriter, Write};
 
-use smtpwatch_core::{
-    Finding, Role,
-    engine::SessionResult,
-    finding::Severity,
-    policy::{history::History, published::Learned},
-};
+use smtpwatch_core::{Finding, Role, engine::SessionResult, finding::Severity, policy::history::History};
 
 use super::{Exit, Format, Lenient, ReplayArgs};
 use crate::{
@@ -46,12 +38,12 @@ pub(super) fn run(args: ReplayArgs) -> anyhow::Result<Exit> {
     };
     let mut replay = Replay::new(&config, history);
     match Place::of(&config.policy.starttls_everywhere) {
-        None => {}
         Some(Place::File(path)) => {
-            let list = list::read_file(&path).and_then(|text| list::parse(&text)).map_err(anyhow::Error::msg)?;
-            replay.learn(Learned::List(Arc::new(list)));
+            let list = list::read_file(&path).and_then(|text| list::parse(&text));
+            replay.list(list.map_err(anyhow::Error::msg)?);
         }
-        Some(Place::Url(url)) => tracing::warn!("the list at {url} is left out: replay asks nobody; name a file"),
+        Some(Place::Url(url)) => tracing::warn!(url, "a replay fetches nothing: the list is left out"),
+        None => {}
     }
     let mut whole = true;
     for path in &args.files {
@@ -77,7 +69,7 @@ pub(super) fn run(args: ReplayArgs) -> anyhow::Result<Exit> {
     drop(store);
     if let Some(writer) = writer {
         let lost = writer.finish();
-        anyhow::ensure!(lost == 0, "{lost} rows of history could not be written to the store");
+        anyhow::ensure!(lost == 0, "{lost} rows could not be written to the store");
     }
     if let Some(error) = failed {
         return Err(error.into());

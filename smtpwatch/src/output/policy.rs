@@ -184,7 +184,8 @@ impl Knowledge<'_> {
         report
     }
 
-    /// Adds what the policies of domains say: the mildest, because without a recipient only what all of them demand is demanded.
+    /// Adds what the policies of domains say: the mildest, because without a recipient only what all of them demand is
+    /// demanded.
     fn of_domains(&self, subject: String, own: Vec<Statement>, domains: &[KnownDomain]) -> Report {
         let mildest = |source: Source, says: &dyn Fn(&KnownDomain) -> Statement| {
             let rank = |found: &Statement| (found.mode == Mode::Enforce, found.mode == Mode::Testing);

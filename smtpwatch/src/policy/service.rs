@@ -1,5 +1,5 @@
-//! The service that learns published policies: a thread of its own, behind bounded queues. Whoever asks never waits: an answer
-//! comes back when it is there, and what finds no room is dropped and counted.
+//! The service that learns published policies: a thread of its own, behind bounded queues. Whoever asks never waits: an
+//! answer comes back when it is there, and what finds no room is dropped and counted.
 
 use std::{
     collections::HashMap,
@@ -218,7 +218,8 @@ impl Worker {
             }
             subjects.restore(&Wanted::Host(name), learned, until, Memory::default(), now);
         }
-        // Behind what was kept: a policy that was seen once must not be forgotten because the configuration names its domain.
+        // Behind what was kept: a policy that was seen once must not be forgotten because the configuration names its
+        // domain.
         for domain in &settings.domains {
             if let Asked::Waits(Some(gone)) = subjects.ask(&Wanted::Domain(domain.clone()), true, now) {
                 keep(Known::Forgotten(gone));
@@ -533,8 +534,8 @@ impl Worker {
     }
 }
 
-/// An answer holds for its time to live: that nobody can be asked meanwhile takes nothing away. Else whoever can hold answers
-/// up would make a policy go away with it.
+/// An answer holds for its time to live: that nobody can be asked meanwhile takes nothing away. Else whoever can hold
+/// answers up would make a policy go away with it.
 fn still<T: Clone>(before: &Answer<T>, found: Answer<T>, now: Timestamp) -> Answer<T> {
     let failed = matches!(found.state, State::Error | State::Bogus);
     if failed && before.state == State::Valid && now < before.until { before.clone() } else { found }

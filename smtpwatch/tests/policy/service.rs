@@ -31,7 +31,8 @@ const LIST: &str = r#"{"version":"0.1","timestamp":1700000000,"expires":40000000
 async fn name_server() -> NameServer {
     let digest = "ab".repeat(32);
     let records = format!(
-        "@ MX 10 mx\nmx A 127.0.0.1\n_25._tcp.mx TLSA 3 1 1 {digest}\nmta-sts A 127.0.0.1\n_mta-sts TXT \"v=STSv1; id=1;\"\n"
+        "@ MX 10 mx\nmx A 127.0.0.1\n_25._tcp.mx TLSA 3 1 1 {digest}\n\
+         mta-sts A 127.0.0.1\n_mta-sts TXT \"v=STSv1; id=1;\"\n"
     );
     NameServer::start(vec![Zone { origin: "example.test.", delegation: Delegation::Secure, records }], false).await
 }
