@@ -39,7 +39,7 @@ fuzz_target!(|bytes: &[u8]| {
             let line = serde_json::to_string(&finding).expect("a finding is a JSON line");
             assert!(!line.contains('\n'));
         }
-        Event::Session(_) => sessions += 1,
+        Event::Session(..) => sessions += 1,
         Event::History(..) | Event::HistoryForgotten(_) => {}
     };
     let report = replay.file(&FILE, &mut take);
