@@ -202,6 +202,47 @@ fn certificates_are_compared_with_tlsa_where_they_can_be_seen() {
     });
 }
 
+/// The domain is learnt from a session in clear; from then on the address of its mail host leads to its policy.
+#[test]
+fn certificates_are_compared_with_an_mta_sts_policy() {
+    scenario("certificates_are_compared_with_an_mta_sts_policy", || {
+        let path = Path::create()?;
+        let world = World::create(&path)?;
+        let home = Home::create("names")?;
+        let policy = world.table(&home, Dnssec::Validates.address(), "allow_private = true")?;
+        let options = Options { policy: &policy, ..Options::default() };
+        let daemon = Daemon::start(&path.gateway, GATEWAY_INTERFACE, &home.0, options)?;
+        let mail = Mail::start(&path)?;
+        let host = format!("mx.{ENFORCE}");
+        let settings = "smtpd_tls_protocols = <=TLSv1.2\nsmtpd_tls_exclude_ciphers = aNULL\n";
+        let other = world.authority.issue(&["mail.elsewhere.example.org"])?;
+        let expired = world.authority.issue_expired(&[&host])?;
+        for (turn, identity, accused) in [(0, &world.mail, ""), (1, &other, "elsewhere"), (2, &expired, "expired")] {
+            // It calls itself by a name that DNS does not know: the address alone tells whose mail host it is.
+            let _receiver = Postfix::receiver_as(&path.exchanger, identity, "mail.example.org", settings)?;
+            if turn == 0 {
+                mail.attacker.set_mode(Mode::Delete);
+                mail.deliver(ENFORCE)?;
+                daemon.finding("starttls-stripped", FINDING, |finding| is_of(finding, ENFORCE))?;
+                mail.attacker.set_mode(Mode::Pass);
+            }
+            mail.deliver(ENFORCE)?;
+            daemon.metric_reaches("smtpwatch_sessions_total", &[("result", "tls")], f64::from(turn + 1), FINDING)?;
+            let said = |finding: &Value| finding["proof"].to_string().contains(accused);
+            if accused.is_empty() {
+                std::thread::sleep(Duration::from_secs(2));
+                let wrong = daemon.findings().into_iter().find(|finding| finding["kind"] == "certificate-mismatch");
+                ensure!(wrong.is_none(), "the right certificate: {wrong:?}");
+            } else {
+                let found = daemon.finding("certificate-mismatch", FINDING, said)?;
+                check(&found, &[("/evidence", json!("policy")), ("/expected/source", json!("mta-sts"))])?;
+                ensure!(is_of(&found, ENFORCE) && text(&found, "/expected/detail")?.contains(ENFORCE), "{found}");
+            }
+        }
+        Ok(())
+    });
+}
+
 /// Trust on first use: whoever can make DNS and HTTPS fail does not make a policy go away (RFC 8461 §5.1, §10.2).
 #[test]
 fn a_policy_outlives_dns_https_and_the_daemon() {
