@@ -236,7 +236,8 @@ pub struct PeerInfo {
 pub struct Expected {
     /// Whether STARTTLS was expected to be offered and used.
     pub starttls: bool,
-    /// `rule`, `history`, `dane`, `mta-sts`, `list`, `standard`, or `none`.
+    /// `rule`, `history`, `dane`, `mta-sts`, `list`, `standard`, `tlsrpt` (what a TLS report of others says happened, against
+    /// our own record), or `none`.
     pub source: &'static str,
     /// `enforce` or `testing`, of a published policy; what is only tested is told more quietly (RFC 8461 §5).
     #[serde(skip_serializing_if = "Option::is_none")]

@@ -7,6 +7,7 @@ mod policy;
 mod probe;
 mod replay;
 mod run;
+mod tlsrpt;
 
 use std::{
     io::{self, IsTerminal, Write},
@@ -18,6 +19,7 @@ use smtpwatch_core::finding::Severity;
 
 use crate::{
     config::{Config, ConfigError, Network, parse_interface, parse_port},
+    day::Day,
     log::{LogFormat, LogLevel},
     output::http::{DEFAULT_LISTEN, ListenAddress},
     policy::lookup::TrustError,
@@ -66,6 +68,9 @@ pub enum Verb {
     /// Tell which policy applies to a domain or mail host, and why.
     #[command(subcommand)]
     Policy(PolicyVerb),
+    /// TLS reports: what ours would say, and what others say of us.
+    #[command(subcommand)]
+    Tlsrpt(TlsrptVerb),
     /// Check a configuration file.
     CheckConfig(ConfigArg),
     /// Print what is generated from the program itself.
@@ -234,6 +239,47 @@ pub struct PolicyCheckArgs {
     pub(crate) format: Option<Format>,
 }
 
+/// Verbs of `tlsrpt`.
+#[derive(Debug, Subcommand)]
+pub enum TlsrptVerb {
+    /// Print the reports of a day, one JSON object per line and policy domain; nothing is sent.
+    Report(TlsrptReportArgs),
+    /// Read the reports of others about our domains, and hold them against what this host offered.
+    Import(TlsrptImportArgs),
+}
+
+/// Flags of `tlsrpt report`.
+#[derive(Debug, Args)]
+pub struct TlsrptReportArgs {
+    /// The day, of UTC [default: yesterday].
+    #[arg(long, value_name = "YYYY-MM-DD")]
+    pub(crate) day: Option<Day>,
+    /// One policy domain [default: all].
+    #[arg(long, value_name = "DOMAIN")]
+    pub(crate) domain: Option<String>,
+    /// The store [default: that of the configuration].
+    #[arg(long, value_name = "PATH")]
+    pub(crate) store: Option<PathBuf>,
+    #[command(flatten)]
+    pub(crate) config: ConfigArg,
+}
+
+/// Flags of `tlsrpt import`.
+#[derive(Debug, Args)]
+pub struct TlsrptImportArgs {
+    /// Reports: JSON, gzip, or messages that carry them.
+    #[arg(value_name = "FILE", required = true)]
+    pub(crate) files: Vec<PathBuf>,
+    /// The store [default: that of the configuration].
+    #[arg(long, value_name = "PATH")]
+    pub(crate) store: Option<PathBuf>,
+    #[command(flatten)]
+    pub(crate) config: ConfigArg,
+    /// Form of the findings [default: text on a terminal, else json: one object per line].
+    #[arg(long, value_name = "FORMAT")]
+    pub(crate) format: Option<Format>,
+}
+
 /// Verbs of `baseline`.
 #[derive(Debug, Subcommand)]
 pub enum BaselineVerb {
@@ -339,6 +385,8 @@ pub fn dispatch(cli: Cli) -> anyhow::Result<Exit> {
         Verb::Probe(args) => probe::run(&args),
         Verb::Baseline(verb) => baseline::run(verb),
         Verb::Policy(verb) => policy::run(verb),
+        Verb::Tlsrpt(TlsrptVerb::Report(args)) => tlsrpt::report(&args),
+        Verb::Tlsrpt(TlsrptVerb::Import(args)) => tlsrpt::import(&args),
         Verb::CheckConfig(args) => check_config::run(&args),
         Verb::Generate(GenerateVerb::Rules(args)) => generate::rules(&args),
     }

@@ -4,6 +4,7 @@
 //! `smtpwatch.toml:7: unknown key "starttsl" in [[rule]]: did you mean "starttls"?`
 
 mod error;
+mod tlsrpt;
 mod value;
 
 use std::{
@@ -18,6 +19,7 @@ use smtpwatch_core::{
 };
 
 pub use error::ConfigError;
+pub use tlsrpt::TlsrptSettings;
 use value::{Checked, FlowCount, InterfaceGlob, OfferRatio, PeerCount, RulePeer, Sessions, TlsVersion, ValidPort};
 pub use value::{Network, Resolver, parse_interface, parse_port};
 
@@ -49,6 +51,8 @@ pub struct Config {
     pub rules: Vec<Rule>,
     /// Published policies.
     pub policy: PolicySettings,
+    /// TLS reports.
+    pub tlsrpt: TlsrptSettings,
 }
 
 impl Default for Config {
@@ -204,6 +208,7 @@ struct File {
     limits: LimitsTable,
     rule: Vec<RuleTable>,
     policy: PolicySettings,
+    tlsrpt: TlsrptSettings,
 }
 
 impl Default for File {
@@ -218,6 +223,7 @@ impl Default for File {
             limits: LimitsTable::default(),
             rule: Vec::new(),
             policy: PolicySettings::default(),
+            tlsrpt: TlsrptSettings::default(),
         }
     }
 }
@@ -237,6 +243,7 @@ impl From<File> for Config {
             limits: Limits { flows: file.limits.flows.0.0, peers: file.limits.peers.0.0 },
             rules: file.rule.into_iter().map(Rule::from).collect(),
             policy: file.policy,
+            tlsrpt: file.tlsrpt,
         }
     }
 }

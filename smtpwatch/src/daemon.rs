@@ -41,6 +41,7 @@ use crate::{
         service::{Service, Setup},
     },
     store::{self, Store, StoreHandle, Writer},
+    tlsrpt::sender::Sender,
 };
 
 /// The pipeline looks up from the ring this often, also when nothing comes.
@@ -87,6 +88,10 @@ pub fn run(config: Config, listen: SocketAddr) -> anyhow::Result<()> {
 
     let health = Arc::new(Health::default());
     let journal = Journal::start(std::io::stdout(), metrics.clone()).context("cannot start the journal's thread")?;
+    let sender = match writer.handle() {
+        Some(store) => Sender::start(&config, store, now)?,
+        None => None,
+    };
     let capture = Capture::start(&CaptureSettings::from(&config))?;
     let stop = Arc::new(AtomicBool::new(false));
     let (ended, pipeline_ended) = tokio::sync::oneshot::channel::<()>();
@@ -99,10 +104,12 @@ pub fn run(config: Config, listen: SocketAddr) -> anyhow::Result<()> {
         pipeline: Pipeline::new(config, history, Source::Live),
         outputs: Outputs { metrics: metrics.clone(), journal, store: writer.handle(), policies, orders: Vec::new() },
         capture,
+        sender,
         writer,
         health: health.clone(),
         stop: stop.clone(),
         written: (0, 0),
+        reported: (0, 0),
         ports,
         unwatched: Vec::new(),
     };
@@ -163,6 +170,7 @@ struct Watch {
     pipeline: Pipeline,
     outputs: Outputs,
     capture: Capture,
+    sender: Option<Sender>,
     writer: Writer,
     health: Arc<Health>,
     stop: Arc<AtomicBool>,
@@ -172,6 +180,8 @@ struct Watch {
     interfaces: BTreeMap<String, Option<Timestamp>>,
     /// What was seen of the writer's counts.
     written: (u64, u64),
+    /// What was seen of the counts of TLS reports.
+    reported: (u64, u64),
     /// Watched ports.
     ports: Vec<u16>,
     /// Programs of which the log has said that they listen elsewhere too.
@@ -210,14 +220,15 @@ impl Watch {
         // What the kernel has already handed over is judged too; after that nothing is ours on any interface.
         self.records()?;
         self.housekeeping()?;
-        let Self { mut pipeline, mut outputs, capture, writer, .. } = self;
+        let Self { mut pipeline, mut outputs, capture, sender, writer, .. } = self;
         drop(capture);
         tracing::info!("detached");
+        drop(sender);
         pipeline.finish(now(), &mut |output| outputs.take(output));
         drop(outputs);
         let lost = writer.finish();
         if lost > 0 {
-            tracing::warn!(rows = lost, "rows of history could not be written");
+            tracing::warn!(rows = lost, "rows of the store could not be written");
         }
         Ok(())
     }
@@ -329,6 +340,9 @@ impl Watch {
         let (records, failures) = self.writer.counts();
         let (records_before, failures_before) = std::mem::replace(&mut self.written, (records, failures));
         self.outputs.metrics.output(metrics::Output::Store, records - records_before, failures - failures_before);
+        let (records, failures) = self.sender.as_ref().map_or((0, 0), Sender::counts);
+        let (records_before, failures_before) = std::mem::replace(&mut self.reported, (records, failures));
+        self.outputs.metrics.output(metrics::Output::Tlsrpt, records - records_before, failures - failures_before);
         Ok(())
     }
 }

@@ -2,6 +2,8 @@
 
 mod community_id;
 
+use std::net::SocketAddr;
+
 use smtpwatch_core::{Finding, Timestamp};
 use uuid::Uuid;
 
@@ -10,7 +12,11 @@ pub use community_id::community_id;
 /// Gives the finding its identifier (UUIDv7, sorted by the finding's own time) and its Community ID.
 pub fn name(finding: &mut Finding) {
     finding.id = identifier(finding.time).to_string();
-    if let (Ok(client), Ok(server)) = (finding.flow.client.parse(), finding.flow.server.parse()) {
+    let ends = (finding.flow.client.parse::<SocketAddr>(), finding.flow.server.parse::<SocketAddr>());
+    // Port 0 stands for many connections, which have no one name.
+    if let (Ok(client), Ok(server)) = ends
+        && client.port() > 0
+    {
         finding.flow.community_id = community_id(client, server);
     }
 }

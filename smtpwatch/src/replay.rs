@@ -1,12 +1,15 @@
 //! Capture files through the same gate and engine that the daemon runs.
 
-use std::path::Path;
+use std::{path::Path, sync::Arc};
 
 use smtpwatch_common::{Counter, Direction, PortSet, counters::Label};
 use smtpwatch_core::{
     Finding, Output, Timestamp,
     engine::{SessionResult, SessionSummary},
-    policy::history::{History, HistoryKey, HistoryRecord},
+    policy::{
+        history::{History, HistoryKey, HistoryRecord},
+        published::{Learned, list::StarttlsList},
+    },
 };
 
 use crate::{
@@ -68,6 +71,11 @@ impl Replay {
             newest: Timestamp::default(),
             summary: Summary::default(),
         }
+    }
+
+    /// Judges by this list too. Other published policies are not known to a replay: those of today say nothing of mail of then.
+    pub fn list(&mut self, list: StarttlsList) {
+        self.pipeline.learn(Learned::List(Arc::new(list)), &mut |_| ());
     }
 
     /// Reads one file, as far as it can be read.

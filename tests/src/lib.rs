@@ -13,6 +13,7 @@ pub mod netns;
 pub mod policy_host;
 pub mod postfix;
 pub mod prometheus;
+pub mod python;
 pub mod recording;
 pub mod resolver;
 pub mod root;

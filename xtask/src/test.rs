@@ -61,7 +61,7 @@ enum Step {
     Harness { needs_root: bool, arguments: &'static [&'static str] },
 }
 
-const SUITES: [Suite; 9] = [
+const SUITES: [Suite; 10] = [
     Suite {
         name: "format",
         about: "cargo fmt",
@@ -107,6 +107,11 @@ const SUITES: [Suite; 9] = [
         name: "rules",
         about: "the alert rules, by promtool",
         step: Step::Harness { needs_root: true, arguments: &["test", "-p", "smtpwatch-tests", "--test", "rules"] },
+    },
+    Suite {
+        name: "policies",
+        about: "TLS reports, written, mailed and posted, read by somebody else's parser",
+        step: Step::Harness { needs_root: false, arguments: &["test", "-p", "smtpwatch-tests", "--test", "policies"] },
     },
     Suite {
         name: "lab",

@@ -455,6 +455,12 @@ impl Engine {
             flow.settled = true;
             flow.connection.settle();
             self.failures.end(flow.key);
+            if !self.is_published_for(&self.flows[place])
+                && let Some(tls) = &mut self.flows[place].session.seen.tls
+            {
+                // Nobody will compare them, and the session may last.
+                tls.certificates = Vec::new();
+            }
         }
         if named || decided {
             self.ask(place);

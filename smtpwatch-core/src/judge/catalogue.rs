@@ -129,6 +129,7 @@ pub const ROWS: &[Row] = &[
     unseen("G6", "mail host is not in the policy", "not to be told from a smart host; a policy that none of the domain's own mail hosts fits is invalid and accuses nobody"),
     row("G7", "REQUIRETLS in clear", PolicyViolation, Both, "nothing", "policy", "–"),
     row("G8", "submission on port 587 in clear", StarttlsUnused, Both, "nothing", "suspicious, regression, policy", "trusted networks: say so with starttls = \"ignore\""),
+    row("G9", "a sender reports a server without STARTTLS, and our own record shows the offer to it", StarttlsStripped, Server, "its TLS report, and our record of that day (smtpwatch tlsrpt import)", "tamper", "a day is the finest grain; a sender behind NAT is not found; silent where our record has gaps or fewer such sessions than are reported"),
     unseen("G10", "policy made unreachable", "told by smtpwatch_policy_refresh_failures_total; a policy that is cached holds until its max_age"),
     row("FO-1", "two different copies of one range of octets", StreamTampering, Both, "nothing", "tamper", "a device that normalises TCP leaves none: absence proves nothing"),
 ];

@@ -188,7 +188,12 @@ fn show(args: PolicyShowArgs) -> anyhow::Result<Exit> {
 
 fn list_all(args: &PolicyListArgs) -> anyhow::Result<Exit> {
     let offline = Offline::open(&args.place)?;
-    let reports: Vec<Report> = offline.kept.domains.iter().map(|known| offline.domain(&known.name)).collect();
+    let mut reports: Vec<Report> = offline.kept.domains.iter().map(|known| offline.domain(&known.name)).collect();
+    // Mail hosts stand with their domains; here are those of which no domain is known.
+    let with_domain: BTreeSet<String> =
+        reports.iter().flat_map(|report| &report.hosts).map(|host| host.host.clone()).collect();
+    let alone = offline.kept.hosts.iter().filter(|known| !with_domain.contains(&known.name));
+    reports.extend(alone.map(|known| offline.knowledge().mail_host(&offline.host(&known.name), &[])));
     print(&reports, args.format)
 }
 

@@ -8,6 +8,7 @@ use super::{Exit, Format, Lenient, ReplayArgs};
 use crate::{
     config::Config,
     output::text,
+    policy::list::{self, Place},
     replay::{Event, Replay, Summary},
     store::{StoreHandle, Writer},
 };
@@ -36,6 +37,14 @@ pub(super) fn run(args: ReplayArgs) -> anyhow::Result<Exit> {
         failed: None,
     };
     let mut replay = Replay::new(&config, history);
+    match Place::of(&config.policy.starttls_everywhere) {
+        Some(Place::File(path)) => {
+            let list = list::read_file(&path).and_then(|text| list::parse(&text));
+            replay.list(list.map_err(anyhow::Error::msg)?);
+        }
+        Some(Place::Url(url)) => tracing::warn!(url, "a replay fetches nothing: the list is left out"),
+        None => {}
+    }
     let mut whole = true;
     for path in &args.files {
         match replay.file(path, |event| report.take(event)) {
@@ -60,7 +69,7 @@ pub(super) fn run(args: ReplayArgs) -> anyhow::Result<Exit> {
     drop(store);
     if let Some(writer) = writer {
         let lost = writer.finish();
-        anyhow::ensure!(lost == 0, "{lost} rows of history could not be written to the store");
+        anyhow::ensure!(lost == 0, "{lost} rows could not be written to the store");
     }
     if let Some(error) = failed {
         return Err(error.into());

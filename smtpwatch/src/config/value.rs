@@ -323,6 +323,53 @@ impl Value for NonEmpty {
     }
 }
 
+/// `organization` of `[tlsrpt]`.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub(super) struct Organization(pub String);
+
+impl Value for Organization {
+    const EXPECTED: &'static str = "a name of at most 255 octets in one line";
+
+    fn from_text(text: &str) -> Option<Result<Self, String>> {
+        let good = !text.trim().is_empty() && text.len() <= 255 && !text.contains(char::is_control);
+        Some(if good { Ok(Self(text.to_owned())) } else { Err(format!("{text:?}: expected {}", Self::EXPECTED)) })
+    }
+}
+
+/// A mail address.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub(super) struct MailAddress(pub String);
+
+impl Value for MailAddress {
+    const EXPECTED: &'static str = "a mail address, such as \"tlsrpt@example.org\"";
+
+    fn from_text(text: &str) -> Option<Result<Self, String>> {
+        let address = text.parse::<lettre::Address>().ok().filter(|address| address.domain().contains('.'));
+        Some(address.map(|_| Self(text.to_owned())).ok_or_else(|| format!("{text:?}: expected {}", Self::EXPECTED)))
+    }
+}
+
+/// `delay_seconds` of `[tlsrpt]`.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) struct DelaySeconds(pub u64);
+
+impl Value for DelaySeconds {
+    const EXPECTED: &'static str = "a number of seconds from 0 to 14400 (four hours, RFC 8460 section 4.1)";
+
+    #[expect(clippy::cast_precision_loss, reason = "four hours are far below 2^53 seconds")]
+    fn from_number(number: f64) -> Option<Self> {
+        whole(number, super::tlsrpt::MAX_DELAY_SECONDS as f64).map(Self)
+    }
+}
+
+impl Value for SocketAddr {
+    const EXPECTED: &'static str = "an address and a port, such as \"127.0.0.1:25\"";
+
+    fn from_text(text: &str) -> Option<Result<Self, String>> {
+        Some(text.parse().map_err(|_| format!("{text:?}: expected {}", Self::EXPECTED)))
+    }
+}
+
 impl Value for String {
     const EXPECTED: &'static str = "text in quotes";
 

@@ -30,13 +30,15 @@ const OTHER_PORT: &str = "other";
 pub enum Output {
     /// JSON lines.
     Journal,
-    /// History.
+    /// History, and what TLS reports are made of.
     Store,
+    /// TLS reports, written or handed over.
+    Tlsrpt,
 }
 
 impl Output {
     /// Every output.
-    pub const ALL: [Self; 2] = [Self::Journal, Self::Store];
+    pub const ALL: [Self; 3] = [Self::Journal, Self::Store, Self::Tlsrpt];
 
     /// The metric label.
     #[must_use]
@@ -44,6 +46,7 @@ impl Output {
         match self {
             Self::Journal => "journal",
             Self::Store => "store",
+            Self::Tlsrpt => "tlsrpt",
         }
     }
 }

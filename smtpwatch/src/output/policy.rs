@@ -184,18 +184,19 @@ impl Knowledge<'_> {
         report
     }
 
-    /// Adds what the policies of domains say: the strictest, because a session may carry mail for any of them.
+    /// Adds what the policies of domains say: the mildest, because without a recipient only what all of them demand is
+    /// demanded.
     fn of_domains(&self, subject: String, own: Vec<Statement>, domains: &[KnownDomain]) -> Report {
-        let strictest = |source: Source, says: &dyn Fn(&KnownDomain) -> Statement| {
+        let mildest = |source: Source, says: &dyn Fn(&KnownDomain) -> Statement| {
             let rank = |found: &Statement| (found.mode == Mode::Enforce, found.mode == Mode::Testing);
-            let found = domains.iter().map(|domain| (domain, says(domain))).max_by_key(|(_, found)| rank(found));
+            let found = domains.iter().map(|domain| (domain, says(domain))).min_by_key(|(_, found)| rank(found));
             match found {
                 Some((domain, found)) => Statement { detail: format!("{}: {}", domain.name, found.detail), ..found },
                 None => unknown(source, "no domain is known whose mail goes there"),
             }
         };
-        let sts = strictest(Source::MtaSts, &|domain| self.sts(&domain.facts));
-        let list = strictest(Source::List, &|domain| self.list(&domain.name));
+        let sts = mildest(Source::MtaSts, &|domain| self.sts(&domain.facts));
+        let list = mildest(Source::List, &|domain| self.list(&domain.name));
         let of = |source: Source| own.iter().filter(move |found| found.source == source).cloned();
         let mut sources: Vec<Statement> = of(Source::Rule).chain(of(Source::Dane)).collect();
         sources.extend([sts, list]);

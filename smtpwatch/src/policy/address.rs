@@ -1,5 +1,5 @@
-//! Addresses that a policy is fetched from. The name of a policy host comes from mail traffic: without this, whoever sends
-//! mail could have the daemon connect to what stands behind a firewall.
+//! Addresses that a policy is fetched from. The name of a policy host comes from mail traffic: without this, whoever
+//! sends mail could have the daemon connect to what stands behind a firewall.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 

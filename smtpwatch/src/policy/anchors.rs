@@ -55,8 +55,8 @@ pub enum AnchorError {
 }
 
 impl Anchors {
-    /// From the value of `trust_anchor`: records, or the path of a file with records. `None`: it is empty, and those of the
-    /// root zone hold.
+    /// From the value of `trust_anchor`: records, or the path of a file with records. `None`: it is empty, and those of
+    /// the root zone hold.
     ///
     /// # Errors
     ///
@@ -92,9 +92,9 @@ impl Anchors {
         zones
     }
 
-    /// The keys to trust. A DS record is no key, and below the root the library wants each key of a zone to be trusted, or a
-    /// parent that says so; hence what each zone publishes (DNSKEY and RRSIG records, of which nothing is believed yet) is
-    /// compared with the anchors here, and the keys that a trusted key has signed are taken in (RFC 4035 §5.3).
+    /// The keys to trust. A DS record is no key, and below the root the library wants each key of a zone to be trusted,
+    /// or a parent that says so; hence what each zone publishes (DNSKEY and RRSIG records, of which nothing is believed
+    /// yet) is compared with the anchors here, and the keys that a trusted key has signed are taken in (RFC 4035 §5.3).
     #[must_use]
     pub fn keys(&self, published: &[Record], now: Timestamp) -> TrustAnchors {
         let mut keys = TrustAnchors::empty();

@@ -105,8 +105,9 @@ pub struct Effective {
     pub source: &'static str,
 }
 
-/// The one place that knows who wins: local rules, then DANE, MTA-STS and the list as far as they are enforced, then history,
-/// then policies under test (RFC 8461 §2: what DANE demands is not overridden by MTA-STS; the list gives way to both).
+/// The one place that knows who wins: local rules, then DANE, MTA-STS and the list as far as they are enforced, then
+/// history, then policies under test (RFC 8461 §2: what DANE demands is not overridden by MTA-STS; the list gives way
+/// to both).
 #[must_use]
 pub fn effective(statements: &[Statement]) -> Effective {
     let valid = || statements.iter().filter(|statement| statement.state == State::Valid);

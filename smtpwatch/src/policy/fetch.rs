@@ -117,6 +117,7 @@ pub struct Fetcher {
     policies: Client,
     lists: Client,
     port: u16,
+    allow_private: bool,
 }
 
 impl Fetcher {
@@ -152,7 +153,7 @@ impl Fetcher {
                 .map_err(|error| FetcherError::Client(with_causes(&error)))
         };
         // A list is named by the operator, who may have it within.
-        Ok(Self { policies: client(allow_private)?, lists: client(true)?, port })
+        Ok(Self { policies: client(allow_private)?, lists: client(true)?, port, allow_private })
     }
 
     /// The MTA-STS policy of a domain, and its text; `id` is that of the TXT record.
@@ -183,6 +184,26 @@ impl Fetcher {
     pub async fn list(&self, url: &str) -> Result<Vec<u8>, FetchError> {
         let response = self.lists.get(url).send().await.map_err(|error| of_transport(&error))?;
         body(found(response)?, MAX_LIST).await
+    }
+
+    /// Hands something over by POST, such as a TLS report (RFC 8460 §5.4); gives the HTTP status. The rules for addresses are
+    /// those for policies: the URL comes from a stranger.
+    ///
+    /// # Errors
+    ///
+    /// See [`FetchError`].
+    pub async fn post(&self, url: &str, media: &'static str, body: Vec<u8>) -> Result<u16, FetchError> {
+        let url: reqwest::Url =
+            url.parse().map_err(|error| FetchError::Fetch(format!("{url:?} is no URL: {error}")))?;
+        // An address in a URL is connected to without being resolved, past the filter.
+        let literal = url.host_str().and_then(|host| host.trim_matches(['[', ']']).parse().ok());
+        if let Some(address) = literal.filter(|address| !self.allow_private && !is_public(*address)) {
+            return Err(FetchError::Fetch(format!(
+                "{address} is no public address: nothing is sent to private ones, unless [policy] allow_private = true"
+            )));
+        }
+        let sent = self.policies.post(url).header(CONTENT_TYPE, media).body(body).send().await;
+        sent.map(|response| response.status().as_u16()).map_err(|error| of_transport(&error))
     }
 }
 

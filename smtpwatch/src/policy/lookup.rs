@@ -125,6 +125,23 @@ impl Sources {
         }
     }
 
+    /// The TXT records at a name.
+    pub async fn txt(&self, name: &str) -> Found<Vec<Vec<u8>>> {
+        self.resolver.txt(name).await
+    }
+
+    /// Hands something over by POST; gives the HTTP status.
+    ///
+    /// # Errors
+    ///
+    /// It cannot be handed over.
+    pub async fn post(&self, url: &str, media: &'static str, body: Vec<u8>) -> Result<u16, FetchError> {
+        match &self.fetcher {
+            Ok(fetcher) => fetcher.post(url, media, body).await,
+            Err(why) => Err(FetchError::Fetch(why.clone())),
+        }
+    }
+
     /// A recipient domain: its mail hosts and its MTA-STS policy.
     pub async fn domain(&self, domain: &str, memory: Memory, now: Timestamp) -> DomainLook {
         let (mx, (sts, memory, failed)) = tokio::join!(self.mx(domain, now), self.sts(domain, memory, now));

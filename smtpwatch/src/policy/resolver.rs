@@ -1,7 +1,7 @@
 //! DNS with DNSSEC: every question of this program is asked here, and every answer is sorted by [`classify`].
 //!
-//! Validation is our own (RFC 4035 §5), through the name servers of the configuration: nobody on the way to them has to be
-//! believed. They have to hand over signatures; [`Resolver::start`] tries that.
+//! Validation is our own (RFC 4035 §5), through the name servers of the configuration: nobody on the way to them has to
+//! be believed. They have to hand over signatures; [`Resolver::start`] tries that.
 
 use std::{
     net::IpAddr,
@@ -44,8 +44,8 @@ const UNTOLD: Duration = Duration::from_secs(300);
 const CHAIN: usize = 8;
 
 /// What to do where DNSSEC does not come through.
-pub const REMEDY: &str = "the name server must pass DNSSEC records on, and the clock must be right; name one that does in \
-                          [policy] resolver, such as a local Unbound, or set dane = false";
+pub const REMEDY: &str = "the name server must pass DNSSEC records on, and the clock must be right; name one that does \
+                          in [policy] resolver, such as a local Unbound, or set dane = false";
 
 /// How an answer came out.
 #[derive(Clone, Debug)]
@@ -125,8 +125,8 @@ pub struct Mx {
 pub struct Addresses {
     /// They.
     pub list: Vec<IpAddr>,
-    /// The names at which TLSA records may be looked for, the first one first (RFC 7672 §2.2.2); none where DNSSEC does not
-    /// prove the addresses.
+    /// The names at which TLSA records may be looked for, the first one first (RFC 7672 §2.2.2); none where DNSSEC does
+    /// not prove the addresses.
     pub tlsa_bases: Vec<String>,
 }
 
@@ -141,7 +141,8 @@ pub struct Resolver {
 }
 
 impl Resolver {
-    /// Finds the name servers and tries whether DNSSEC comes through them: the keys of the anchored zones must validate.
+    /// Finds the name servers and tries whether DNSSEC comes through them: the keys of the anchored zones must
+    /// validate.
     ///
     /// # Errors
     ///
@@ -189,7 +190,8 @@ impl Resolver {
         let resolver = build(Some(keys)).map_err(failed)?;
         let dnssec = Self { resolver, servers: plain.servers.clone(), dnssec: Dnssec::On, patience };
         for zone in zones {
-            // Keys that are anchored are believed without a signature: what they sign tells whether signatures come through.
+            // Keys that are anchored are believed without a signature: what they sign tells whether signatures come
+            // through.
             let why = match dnssec.ask(zone.clone(), RecordType::SOA).await {
                 Found::Present { secure: true, .. } => continue,
                 Found::Present { secure: false, .. } => "its SOA record is not proved".to_owned(),
@@ -266,8 +268,8 @@ impl Resolver {
         }
     }
 
-    /// The TLSA records for port 25 at a base domain (RFC 7672 §2.2.3). A CNAME at that name is followed and does not change
-    /// the base.
+    /// The TLSA records for port 25 at a base domain (RFC 7672 §2.2.3). A CNAME at that name is followed and does not
+    /// change the base.
     pub async fn tlsa(&self, base: &str) -> Found<Vec<Tlsa>> {
         self.ask_text(&format!("_25._tcp.{base}"), RecordType::TLSA).await.map(|records| {
             let tlsa = |record: &Record| match &record.data {

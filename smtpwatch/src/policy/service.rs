@@ -1,5 +1,5 @@
-//! The service that learns published policies: a thread of its own, behind bounded queues. Whoever asks never waits: an answer
-//! comes back when it is there, and what finds no room is dropped and counted.
+//! The service that learns published policies: a thread of its own, behind bounded queues. Whoever asks never waits: an
+//! answer comes back when it is there, and what finds no room is dropped and counted.
 
 use std::{
     collections::HashMap,
@@ -14,7 +14,9 @@ use std::{
 
 use smtpwatch_core::{
     Timestamp,
-    policy::published::{self, DomainFacts, HostFacts, Learned, State, Wanted, demand::Source, list::StarttlsList},
+    policy::published::{
+        self, Answer, DomainFacts, HostFacts, Learned, State, Wanted, demand::Source, list::StarttlsList,
+    },
 };
 use tokio::{
     sync::{mpsc, oneshot},
@@ -198,14 +200,17 @@ impl Worker {
         let place = Place::of(&settings.starttls_everywhere);
         let mut known = Vec::new();
         let mut subjects = Subjects::new(SUBJECTS);
-        for KnownDomain { name, facts, memory } in kept.domains {
+        // A source that was switched off since says nothing any more.
+        let domains = if *settings.mta_sts { kept.domains } else { Vec::new() };
+        let hosts = if *settings.dane { kept.hosts } else { Vec::new() };
+        for KnownDomain { name, facts, memory } in domains {
             let facts = Arc::new(as_of(&facts, &memory, now));
             let learned = Learned::Domain(name.clone(), facts);
             known.push(learned.clone());
             // It is due at once: what was kept tides over until the answer is there.
             subjects.restore(&Wanted::Domain(name), learned, now, memory, now);
         }
-        for KnownHost { name, facts } in kept.hosts {
+        for KnownHost { name, facts } in hosts {
             let until = facts.addresses.until.min(facts.dane.until);
             let learned = Learned::Host(name.clone(), facts);
             if now < until {
@@ -213,7 +218,8 @@ impl Worker {
             }
             subjects.restore(&Wanted::Host(name), learned, until, Memory::default(), now);
         }
-        // Behind what was kept: a policy that was seen once must not be forgotten because the configuration names its domain.
+        // Behind what was kept: a policy that was seen once must not be forgotten because the configuration names its
+        // domain.
         for domain in &settings.domains {
             if let Asked::Waits(Some(gone)) = subjects.ask(&Wanted::Domain(domain.clone()), true, now) {
                 keep(Known::Forgotten(gone));
@@ -385,26 +391,31 @@ impl Worker {
                 Dnssec::Off => tracing::info!("DANE is switched off by the configuration"),
                 Dnssec::Broken(why) => tracing::warn!("DANE is off: {why}: {REMEDY}"),
             }
-            // What was said of mail hosts under other circumstances does not count any more.
-            self.subjects.renew(|subject| matches!(subject, Wanted::Host(_)), now);
+            // What was proved holds for its time; what could not be proved is asked for once more.
+            if dnssec == Dnssec::On {
+                self.subjects.renew(|subject| matches!(subject, Wanted::Host(_)), now);
+            }
             self.dnssec = Some(dnssec);
         }
     }
 
     fn domain(&mut self, name: String, look: DomainLook, now: Timestamp) {
-        let DomainLook { facts, memory, failed } = look;
+        let DomainLook { mut facts, memory, failed } = look;
         tracing::debug!(domain = %name, mx = facts.mx.state.as_str(), mta_sts = facts.sts.state.as_str(), "looked up");
         if failed {
             self.metrics.policy_failed(Source::MtaSts);
         } else if *self.settings.mta_sts {
             self.metrics.policy_refreshed(Source::MtaSts, now);
         }
+        let subject = Wanted::Domain(name.clone());
+        if let Some(Learned::Domain(_, before)) = self.subjects.answer(&subject) {
+            facts.mx = still(&before.mx, facts.mx, now);
+        }
         let hosts: Vec<String> = published::hosts(&facts).cloned().collect();
         let facts = Arc::new(facts);
         let learned = Learned::Domain(name.clone(), facts.clone());
         let until = facts.mx.until.min(facts.sts.until);
         let chance = self.draw();
-        let subject = Wanted::Domain(name.clone());
         let gone = self.subjects.done(&subject, learned.clone(), until, memory.clone(), now, chance);
         self.forget(gone);
         (self.keep)(Known::Domain(KnownDomain { name, facts, memory }));
@@ -414,7 +425,7 @@ impl Worker {
         }
     }
 
-    fn host(&mut self, name: String, facts: HostFacts, now: Timestamp) {
+    fn host(&mut self, name: String, mut facts: HostFacts, now: Timestamp) {
         let (found, dane) = (facts.addresses.state.as_str(), facts.dane.state.as_str());
         tracing::debug!(host = %name, addresses = found, dane, "looked up");
         if self.dnssec == Some(Dnssec::On) {
@@ -425,11 +436,18 @@ impl Worker {
                 }
             }
         }
+        let subject = Wanted::Host(name.clone());
+        if let Some(Learned::Host(_, before)) = self.subjects.answer(&subject) {
+            facts.addresses = still(&before.addresses, facts.addresses, now);
+            facts.dane = still(&before.dane, facts.dane, now);
+            if facts.dane == before.dane {
+                facts.base.clone_from(&before.base);
+            }
+        }
         let until = facts.addresses.until.min(facts.dane.until);
         let facts = Arc::new(facts);
         let learned = Learned::Host(name.clone(), facts.clone());
         let chance = self.draw();
-        let subject = Wanted::Host(name.clone());
         let gone = self.subjects.done(&subject, learned.clone(), until, Memory::default(), now, chance);
         self.forget(gone);
         (self.keep)(Known::Host(KnownHost { name, facts }));
@@ -514,6 +532,13 @@ impl Worker {
         let drawn = (self.chance.hash_one(self.drawn) >> 11) as f64 / (1_u64 << 53) as f64;
         drawn
     }
+}
+
+/// An answer holds for its time to live: that nobody can be asked meanwhile takes nothing away. Else whoever can hold
+/// answers up would make a policy go away with it.
+fn still<T: Clone>(before: &Answer<T>, found: Answer<T>, now: Timestamp) -> Answer<T> {
+    let failed = matches!(found.state, State::Error | State::Bogus);
+    if failed && before.state == State::Valid && now < before.until { before.clone() } else { found }
 }
 
 /// What was kept of a domain, as it stands now: a policy that has run out meanwhile says so.

@@ -1,5 +1,5 @@
-//! Which domains and mail hosts are looked up, and when: bounded, one look at a time for each, what is wanted first and what
-//! is about to run out after it. Time and chance are arguments.
+//! Which domains and mail hosts are looked up, and when: bounded, one look at a time for each, what is wanted first and
+//! what is about to run out after it. Time and chance are arguments.
 
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap, VecDeque},
@@ -15,15 +15,15 @@ use super::sts::Memory;
 
 /// Subjects that are held; the one that was asked for least recently makes room.
 pub const SUBJECTS: usize = 10_000;
-/// Octets that answers and policies may take in all, beside what every subject takes: a policy is seldom longer than one KiB,
-/// and may have 64.
+/// Octets that answers and policies may take in all, beside what every subject takes: a policy is seldom longer than
+/// one KiB, and may have 64.
 pub const OCTETS: usize = 64 * 1024 * 1024;
 /// Subjects that wait for their first look; more are not taken in.
 pub const WAITING: usize = 1_000;
 /// What nobody has asked for during this time is not refreshed by itself any more.
 const IDLE: Duration = Duration::from_secs(7 * 86_400);
-/// A subject is refreshed by itself no more often than this, whatever the time to live of its records; one that is asked for
-/// behind that time is looked up at once.
+/// A subject is refreshed by itself no more often than this, whatever the time to live of its records; one that is
+/// asked for behind that time is looked up at once.
 const SELDOM: Duration = Duration::from_secs(900);
 /// It is refreshed at least this often (RFC 8461 §3.3 suggests once a day).
 const OFTEN: Duration = Duration::from_secs(86_400);
@@ -139,6 +139,12 @@ impl Subjects {
         Asked::Waits(gone)
     }
 
+    /// The newest answer, whether it holds or not.
+    #[must_use]
+    pub fn answer(&self, subject: &Wanted) -> Option<&Learned> {
+        self.entries.get(subject).and_then(|entry| entry.answer.as_ref())
+    }
+
     /// Puts back what was kept elsewhere; it is refreshed as soon as the pace allows.
     pub fn restore(&mut self, subject: &Wanted, answer: Learned, until: Timestamp, memory: Memory, now: Timestamp) {
         let octets = octets(&answer, &memory);
@@ -187,8 +193,8 @@ impl Subjects {
         self.due.first().map(|(due, _)| (*due).max(self.paced_until))
     }
 
-    /// A look came out. The answer holds until `until`; `chance`, from 0 to 1, spreads refreshes. Returns who had to make room:
-    /// answers may be long.
+    /// A look came out. The answer holds until `until`; `chance`, from 0 to 1, spreads refreshes. Returns who had to
+    /// make room: answers may be long.
     pub fn done(
         &mut self,
         subject: &Wanted,

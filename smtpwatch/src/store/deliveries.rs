@@ -1,5 +1,5 @@
-//! Outbound sessions as a TLS report counts them (RFC 8460 §4): by day of UTC, policy domain and policy. And which reports
-//! of them have gone out, so that none goes out twice.
+//! Outbound sessions as a TLS report counts them (RFC 8460 §4): by day of UTC, policy domain and policy. And which
+//! reports of them have gone out, so that none goes out twice.
 
 use std::{collections::HashMap, net::IpAddr};
 
@@ -231,7 +231,8 @@ impl Store {
     pub fn deliveries(&mut self, day: Day, domain: &str) -> Result<Vec<PolicySessions>, StoreError> {
         self.sqlite(|connection| {
             let mut query = connection.prepare_cached(
-                "SELECT id, policy, successful, failed, untold FROM delivery WHERE day = ?1 AND domain = ?2 ORDER BY id",
+                "SELECT id, policy, successful, failed, untold FROM delivery
+                 WHERE day = ?1 AND domain = ?2 ORDER BY id",
             )?;
             let mut details = connection.prepare_cached(
                 "SELECT detail, sessions FROM delivery_failure WHERE delivery = ?1 ORDER BY sessions DESC, detail",

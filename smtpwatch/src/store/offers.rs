@@ -1,5 +1,5 @@
-//! What this host offered to clients that brought mail, by day of UTC: one of the two records that a TLS report about our own
-//! domain is held against (THREATS G9).
+//! What this host offered to clients that brought mail, by day of UTC: one of the two records that a TLS report about
+//! our own domain is held against (THREATS G9).
 
 use std::{collections::HashMap, net::IpAddr};
 
@@ -118,8 +118,8 @@ impl Pending {
     /// Writes it; returns how many sessions found no room.
     pub(super) fn write(&self, transaction: &Transaction<'_>) -> rusqlite::Result<u64> {
         let mut update = transaction.prepare_cached(
-            "UPDATE offer SET sessions = sessions + ?5, offered = offered + ?6, withheld = withheld + ?7, tls = tls + ?8,
-                unused = unused + ?9, content = content + ?10, unknown = unknown + ?11,
+            "UPDATE offer SET sessions = sessions + ?5, offered = offered + ?6, withheld = withheld + ?7,
+                tls = tls + ?8, unused = unused + ?9, content = content + ?10, unknown = unknown + ?11,
                 last_unused = max(last_unused, ?12)
              WHERE day = ?1 AND client = ?2 AND own = ?3 AND port = ?4",
         )?;
@@ -158,25 +158,19 @@ impl Pending {
 }
 
 impl Store {
-    /// What one client was offered on these days, both included, at a port, by own address.
+    /// What one client was offered on a day, at a port, by own address.
     ///
     /// # Errors
     ///
     /// SQLite failed.
-    pub fn offers(
-        &mut self,
-        client: IpAddr,
-        port: u16,
-        (first, last): (Day, Day),
-    ) -> Result<Vec<(IpAddr, Offers)>, StoreError> {
+    pub fn offers(&mut self, client: IpAddr, port: u16, day: Day) -> Result<Vec<(IpAddr, Offers)>, StoreError> {
         self.sqlite(|connection| {
             let mut query = connection.prepare_cached(
-                "SELECT own, sum(sessions), sum(offered), sum(withheld), sum(tls), sum(unused), sum(content),
-                    sum(unknown), max(last_unused)
-                 FROM offer WHERE day BETWEEN ?1 AND ?2 AND client = ?3 AND port = ?4 GROUP BY own ORDER BY own",
+                "SELECT own, sessions, offered, withheld, tls, unused, content, unknown, last_unused
+                 FROM offer WHERE day = ?1 AND client = ?2 AND port = ?3 ORDER BY own",
             )?;
             let client = client.to_canonical().to_string();
-            let rows = query.query_map(params![first.to_string(), last.to_string(), client, port], |row| {
+            let rows = query.query_map(params![day.to_string(), client, port], |row| {
                 let count = |column| row.get::<_, i64>(column).map(|count| u64::try_from(count).unwrap_or(0));
                 // A row that another hand wrote and that is no address is left out rather than fatal.
                 let Ok(own) = row.get_ref(0)?.as_str()?.parse() else { return Ok(None) };
@@ -254,7 +248,7 @@ mod tests {
         let directory = tempfile::tempdir().expect("a directory");
         let mut store = Store::open(&directory.path().join("smtpwatch.db")).expect("a store");
         let none = deliveries::Pending::default();
-        let days = (Day::of(AT), Day::of(AT));
+        let day = Day::of(AT);
         for _ in 0..2 {
             let mut pending = Pending::default();
             pending.add(&session("198.51.100.7:40000"), AT);
@@ -262,12 +256,11 @@ mod tests {
             assert_eq!(store.write(&HashMap::new(), &[], &none, &pending).expect("written"), 0);
         }
         let client = "198.51.100.7".parse().expect("an address");
-        let found = store.offers(client, 25, days).expect("read");
+        let found = store.offers(client, 25, day).expect("read");
         let [(own, offers)] = &found[..] else { panic!("{found:?}") };
         assert_eq!((own.to_string().as_str(), offers.sessions, offers.unused), ("192.0.2.25", 4, 4));
-        assert!(store.offers(client, 587, days).expect("read").is_empty());
-        let other = (days.0.plus(1), days.1.plus(1));
-        assert!(store.offers(client, 25, other).expect("read").is_empty());
+        assert!(store.offers(client, 587, day).expect("read").is_empty());
+        assert!(store.offers(client, 25, day.plus(1)).expect("read").is_empty());
 
         let mut pending = Pending::default();
         for n in 0..OFFERS_PER_DAY {
@@ -279,6 +272,6 @@ mod tests {
         let mut pending = Pending::default();
         pending.add(&session("198.51.100.8:40000"), later);
         store.write(&HashMap::new(), &[], &none, &pending).expect("written");
-        assert!(store.offers(client, 25, days).expect("read").is_empty(), "old days go");
+        assert!(store.offers(client, 25, day).expect("read").is_empty(), "old days go");
     }
 }

@@ -1,5 +1,5 @@
-//! What is known of published policies: so that a policy seen once is not forgotten by a restart (RFC 8461 §10.2), and so that
-//! another process can print it.
+//! What is known of published policies: so that a policy seen once is not forgotten by a restart (RFC 8461 §10.2), and
+//! so that another process can print it.
 
 use std::{collections::HashMap, net::IpAddr, sync::Arc};
 

@@ -41,8 +41,8 @@ pub enum RecordError {
     NoTarget,
 }
 
-/// The targets of a domain, in order, from its TXT records, each with its strings joined. What cannot be used of a record, such
-/// as an address without a scheme, is skipped: it is common in the field.
+/// The targets of a domain, in order, from its TXT records, each with its strings joined. What cannot be used of a
+/// record, such as an address without a scheme, is skipped: it is common in the field.
 ///
 /// # Errors
 ///

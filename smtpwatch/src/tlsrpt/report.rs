@@ -1,8 +1,8 @@
 //! The report of RFC 8460 §4.4: written strictly, read tolerantly, bounded.
 //!
-//! Tolerant means what is seen in the field: `mx-host` as a string (the RFC's own example; erratum 6241 makes it an array),
-//! date-times without a zone, `null` or nothing where a value is optional, keys and types that the RFC does not know. What
-//! contradicts itself is refused with the reason.
+//! Tolerant means what is seen in the field: `mx-host` as a string (the RFC's own example; erratum 6241 makes it an
+//! array), date-times without a zone, `null` or nothing where a value is optional, keys and types that the RFC does not
+//! know. What contradicts itself is refused with the reason.
 
 use std::{fmt, marker::PhantomData, time::Duration};
 
@@ -392,9 +392,11 @@ mod tests {
     #[test]
     fn what_the_field_writes_is_understood() {
         for policy in [
-            r#"{"policy":{"policy-type":"no-policy-found"},"summary":{"total-successful-session-count":1,"total-failure-session-count":0}}"#,
-            r#"{"policy":{"policy-type":"sts","policy-string":null,"mx-host":null,"policy-domain":null},"summary":null,"failure-details":null}"#,
-            r#"{"policy":{"policy-type":"brand-new","policy-string":"mx: a"},"x":{"y":[1]},"failure-details":[{"result-type":"brand-new","failed-session-count":null,"sending-mta-ip":null}]}"#,
+            r#"{"policy":{"policy-type":"no-policy-found"},"summary":{"total-successful-session-count":1}}"#,
+            r#"{"policy":{"policy-type":"sts","policy-string":null,"mx-host":null,"policy-domain":null},
+                "summary":null,"failure-details":null}"#,
+            r#"{"policy":{"policy-type":"brand-new","policy-string":"mx: a"},"x":{"y":[1]},"failure-details":
+                [{"result-type":"brand-new","failed-session-count":null,"sending-mta-ip":null}]}"#,
         ] {
             assert!(parse(&with_policy(policy)).is_ok(), "{policy}: {:?}", parse(&with_policy(policy)));
         }

@@ -65,11 +65,13 @@ impl Left {
         handle.policy(host("mx1.sts.example", "192.0.2.1", None));
         handle.policy(host("mx.dane.example", "192.0.2.2", Some("3 1 1")));
         handle.policy(host("mx.plain.example", "192.0.2.3", None));
+        handle.policy(host("mx.alone.example", "192.0.2.4", None));
         drop(handle);
         assert_eq!(writer.finish(), 0);
         std::fs::write(left.path("list.json"), LIST).unwrap();
         let config = format!(
-            "[store]\npath = \"{}\"\n[policy]\nstarttls_everywhere = \"{}\"\n[[rule]]\npeer = [\"mx.ruled.example\", \"m*.wild.example\"]\nstarttls = \"required\"\n",
+            "[store]\npath = \"{}\"\n[policy]\nstarttls_everywhere = \"{}\"\n[[rule]]\n\
+             peer = [\"mx.ruled.example\", \"m*.wild.example\"]\nstarttls = \"required\"\n",
             left.path("smtpwatch.db").display(),
             left.path("list.json").display()
         );
@@ -117,7 +119,8 @@ fn host(name: &str, address: &str, tlsa: Option<&str>) -> Known {
 async fn check_asks_everybody_and_says_who_wins() {
     let digest = "ab".repeat(32);
     let records = format!(
-        "@ MX 10 mx\n@ MX 20 bare\nmx A 127.0.0.1\n_25._tcp.mx TLSA 3 1 1 {digest}\nbare A 127.0.0.1\n_x._tcp.bare TXT x\n\
+        "@ MX 10 mx\n@ MX 20 bare\nmx A 127.0.0.1\n_25._tcp.mx TLSA 3 1 1 {digest}\n\
+         bare A 127.0.0.1\n_x._tcp.bare TXT x\n\
          mta-sts A 127.0.0.1\n_mta-sts TXT \"v=STSv1; id=1;\"\n"
     );
     let zone = Zone { origin: "example.test.", delegation: Delegation::Secure, records };
@@ -128,7 +131,8 @@ async fn check_asks_everybody_and_says_who_wins() {
     let directory = tempfile::tempdir().unwrap();
     let config = directory.path().join("smtpwatch.toml");
     let content = format!(
-        "[store]\npath = \"{}\"\n[policy]\nresolver = \"{}\"\ntrust_anchor = \"{}\"\nallow_private = true\nca_file = \"{}\"\nhttps_port = {}\n",
+        "[store]\npath = \"{}\"\n[policy]\nresolver = \"{}\"\ntrust_anchor = \"{}\"\n\
+         allow_private = true\nca_file = \"{}\"\nhttps_port = {}\n",
         directory.path().join("none.db").display(),
         dns.address,
         dns.digests[0],
@@ -190,7 +194,9 @@ fn what_the_daemon_left_is_shown_source_by_source() {
     }
     assert_eq!(show("192.0.2.1")["domains"], json!(["sts.example"]));
     let lines = text(&left.policy(&["list", "--format", "json"]));
-    assert_eq!(lines.lines().count(), 3);
+    let subjects: Vec<Value> =
+        lines.lines().map(|line| serde_json::from_str::<Value>(line).unwrap()["subject"].clone()).collect();
+    assert_eq!((subjects.len(), subjects.last()), (4, Some(&json!("mx.alone.example"))));
 }
 
 #[test]
@@ -264,11 +270,11 @@ fn the_store_of_policies_is_bounded_and_forgiving() {
         )
         .unwrap();
     drop(connection);
-    assert_eq!(hosts(&path), 3, "what cannot be read is left out");
+    assert_eq!(hosts(&path), 4, "what cannot be read is left out");
     let (writer, _) = Writer::start(&path, 1000).unwrap();
     writer.handle().unwrap().policy(host("mx9.example", "192.0.2.9", None));
     assert_eq!(writer.finish(), 0);
-    assert_eq!(hosts(&path), 4);
+    assert_eq!(hosts(&path), 5);
     let rows = rusqlite::Connection::open(&path).unwrap();
     let rows: i64 = rows.query_row("SELECT count(*) FROM policy_host", [], |row| row.get(0)).unwrap();
     assert_eq!(rows, smtpwatch::store::policies::ROWS);

@@ -31,7 +31,8 @@ const LIST: &str = r#"{"version":"0.1","timestamp":1700000000,"expires":40000000
 async fn name_server() -> NameServer {
     let digest = "ab".repeat(32);
     let records = format!(
-        "@ MX 10 mx\nmx A 127.0.0.1\n_25._tcp.mx TLSA 3 1 1 {digest}\nmta-sts A 127.0.0.1\n_mta-sts TXT \"v=STSv1; id=1;\"\n"
+        "@ MX 10 mx\nmx A 127.0.0.1\n_25._tcp.mx TLSA 3 1 1 {digest}\n\
+         mta-sts A 127.0.0.1\n_mta-sts TXT \"v=STSv1; id=1;\"\n"
     );
     NameServer::start(vec![Zone { origin: "example.test.", delegation: Delegation::Secure, records }], false).await
 }
@@ -125,6 +126,11 @@ async fn a_domain_brings_its_mail_hosts_and_a_restart_forgets_nothing() {
     assert_eq!((&kept.domains[0].facts, &kept.hosts[0].facts), (&domain, &mx));
     let policy = &kept.domains[0].memory.kept.as_ref().unwrap().policy;
     assert_eq!((policy.id.as_str(), policy.mode), ("1", StsMode::Enforce));
+    let mut off = config.clone();
+    (off.policy.dane.0, off.policy.mta_sts.0) = (false, false);
+    let (service, known) = Service::start(Setup { kept: kept.clone(), ..setup(&off, &self::metrics()) }).unwrap();
+    assert!(known.is_empty(), "what is switched off says nothing");
+    drop(service);
     let silent = tokio::net::UdpSocket::bind("127.0.0.1:0").await.unwrap();
     let mut config = config;
     config.policy.resolver.0 = smtpwatch::config::Resolver::Address(silent.local_addr().unwrap());
@@ -136,7 +142,7 @@ async fn a_domain_brings_its_mail_hosts_and_a_restart_forgets_nothing() {
     );
     let Learned::Domain(_, again) = learned(&service, is_domain).await else { panic!() };
     assert_eq!((again.sts.state, again.sts.until), (State::Valid, domain.sts.until), "{}", again.sts.detail);
-    assert_eq!(again.mx.state, State::Error);
+    assert_eq!(again.mx, domain.mx, "records hold for their time to live");
     counted(&metrics, "smtpwatch_policy_refresh_failures_total{source=\"mta-sts\"} 1").await;
     counted(&metrics, "smtpwatch_policy_dnssec 0").await;
 }

@@ -44,7 +44,8 @@ fn zones() -> Vec<Zone> {
         zone(
             "good.test.",
             Delegation::Secure,
-            "alias CNAME mx\nout CNAME mx.plain.test.\n_25._tcp.out TLSA 3 1 1 00\nfar CNAME bare\n_25._tcp.far TLSA 2 0 1 00\n",
+            "alias CNAME mx\nout CNAME mx.plain.test.\n_25._tcp.out TLSA 3 1 1 00\n\
+             far CNAME bare\n_25._tcp.far TLSA 2 0 1 00\n",
         ),
         zone("plain.test.", Delegation::Plain, "in CNAME mx.good.test.\n"),
         zone("broken.test.", Delegation::Broken, ""),

@@ -63,7 +63,7 @@ impl Files {
 fn help_and_version() {
     let help = run(&["--help"]);
     assert_eq!(code(&help), 0);
-    for verb in ["run", "replay", "probe", "baseline", "policy", "check-config", "generate"] {
+    for verb in ["run", "replay", "probe", "baseline", "tlsrpt", "policy", "check-config", "generate"] {
         assert!(stdout(&help).lines().any(|line| line.trim_start().starts_with(verb)), "{verb}");
         assert_eq!(code(&run(&[verb, "--help"])), 0, "{verb}");
     }
@@ -130,6 +130,30 @@ fn configuration_is_checked() {
     assert_eq!(code(&smtpwatch().arg("check-config").env("SMTPWATCH_CONFIG", &bad).output().unwrap()), 78);
     let both = smtpwatch().args(["check-config", "--config", &good]).env("SMTPWATCH_CONFIG", &bad).output().unwrap();
     assert_eq!(code(&both), 0);
+}
+
+/// The list speaks for recipients, also of a host that was never seen before.
+#[test]
+fn replay_judges_by_the_list_of_the_configuration() {
+    let files = Files::new();
+    let list = files.write(
+        "list.json",
+        r#"{"version":"0.1","timestamp":1700000000,"expires":4000000000,"policy-aliases":{},
+            "policies":{"example.net":{"mode":"enforce","mxs":[".example.net"]}}}"#,
+    );
+    let config = files.write("list.toml", format!("[policy]\nstarttls_everywhere = {list:?}\n"));
+    let stripped = files.pcap("stripped.pcap", &traffic::mail(CLIENT, START_NS, STRIPPED));
+    let output = run(&["replay", "--format", "json", "--config", &config, &stripped]);
+    assert_eq!(code(&output), 0, "{}", stderr(&output));
+    let findings: Vec<serde_json::Value> =
+        stdout(&output).lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    let by_list = |finding: &&serde_json::Value| finding["expected"]["source"] == "list";
+    assert!(findings.iter().filter(by_list).any(|finding| finding["evidence"] == "policy"), "{findings:?}");
+    // One that is none is no list to judge by.
+    files.write("list.json", "{}");
+    let output = run(&["replay", "--config", &config, &stripped]);
+    assert_eq!((code(&output), stdout(&output).as_str()), (1, ""));
+    assert!(stderr(&output).contains("STARTTLS-Everywhere list cannot be used"), "{}", stderr(&output));
 }
 
 #[test]

@@ -8,5 +8,6 @@ mod http;
 mod metrics;
 mod replay;
 mod store;
+mod tlsrpt;
 mod traffic;
 mod wire_forms;

@@ -1,0 +1,344 @@
+//! Others' reports held against what this host offered (THREATS G9). A sender says that we did not offer STARTTLS, our
+//! own frames show that we did: somebody in between has taken it away. Two records that know nothing of each other
+//! contradict one another; where ours is not whole, nothing is said.
+
+use std::{
+    collections::BTreeMap,
+    fmt,
+    net::{IpAddr, SocketAddr},
+};
+
+use smtpwatch_core::{
+    Finding, Role,
+    engine::ResultType,
+    finding::{
+        Evidence, Expected, FlowInfo, Kind, Observed, Outcome, PeerInfo, SCHEMA_VERSION, Severity, StarttlsState,
+    },
+};
+
+use super::report::{DateRange, Report, Word};
+use crate::{day::Day, store::offers::Offers};
+
+/// TLS reports are about mail between servers.
+const PORT: u16 = 25;
+/// The row of the threat table.
+const RULE: &str = "G9";
+/// Characters of a stranger's text that are quoted.
+const QUOTED: usize = 200;
+
+/// What a sender says of sessions between two addresses.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Claim {
+    /// Its address, as the report has it; empty: it does not say.
+    pub sending: String,
+    /// Our address, as the report has it; empty: it does not say.
+    pub receiving: String,
+    /// A name of ours that it used; empty: it does not say.
+    pub host: String,
+    /// How many sessions failed with `starttls-not-supported`.
+    pub sessions: u64,
+}
+
+/// What is to be thought of a claim.
+#[derive(Clone, PartialEq, Debug)]
+pub enum Verdict {
+    /// Both records contradict each other.
+    Stripped(Box<Finding>),
+    /// Our own record says the same: we did not offer it in so many sessions.
+    Agrees(u64),
+    /// Nothing can be said.
+    Unknown(Unknown),
+}
+
+/// Why nothing can be said.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Unknown {
+    /// No address of the sender in the report.
+    NoSender,
+    /// No address of ours in the report: it may mean another mail host of the domain.
+    NoReceiver,
+    /// No session of the sender on record.
+    NotSeen,
+    /// Its sessions were with other addresses of ours.
+    OtherAddress(Vec<IpAddr>),
+    /// Holes in so many sessions.
+    Gaps(u64),
+    /// Fewer sessions than are reported, in which the offer was not used.
+    TooFew(Offers),
+}
+
+impl fmt::Display for Unknown {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::NoSender => f.write_str("the report does not tell the sender's address"),
+            Self::NoReceiver => f.write_str("the report does not tell which address of ours it means"),
+            Self::NotSeen => f.write_str(
+                "no session from there is on record in that window: NAT before the sender, another way, or nobody \
+                 watched",
+            ),
+            Self::OtherAddress(own) => {
+                let own: Vec<_> = own.iter().map(ToString::to_string).collect();
+                write!(f, "it is on record with other addresses of ours: {}", own.join(", "))
+            }
+            Self::Gaps(sessions) => write!(f, "our own record has gaps in {sessions} sessions"),
+            Self::TooFew(seen) => write!(
+                f,
+                "on record are {} sessions, {} of them with an offer that was not used: fewer than are reported",
+                seen.sessions, seen.unused
+            ),
+        }
+    }
+}
+
+/// Holds a report against our record: `record` tells what a client was offered on a day at a port, by own address.
+///
+/// # Errors
+///
+/// What `record` says.
+pub fn reconcile<E>(
+    report: &Report,
+    mut record: impl FnMut(IpAddr, u16, Day) -> Result<Vec<(IpAddr, Offers)>, E>,
+) -> Result<Vec<(Claim, Verdict)>, E> {
+    let days = Days::of(report.date_range);
+    let judge = |claim: Claim| {
+        let verdict = judge(report, &claim, days, &mut record)?;
+        Ok((claim, verdict))
+    };
+    claims(report).map(judge).collect()
+}
+
+/// The days of UTC that a window touches.
+#[derive(Clone, Copy)]
+struct Days {
+    first: Day,
+    last: Day,
+}
+
+impl Days {
+    fn of(DateRange { start_datetime: start, end_datetime: end }: DateRange) -> Self {
+        // An end at midnight is the end of the day before.
+        let last = smtpwatch_core::Timestamp(end.0.saturating_sub(1)).max(start);
+        Self { first: Day::of(start), last: Day::of(last) }
+    }
+
+    fn each(self) -> impl Iterator<Item = Day> {
+        std::iter::successors(Some(self.first), |day| Some(day.plus(1))).take_while(move |day| *day <= self.last)
+    }
+}
+
+/// What the report says of servers without STARTTLS, by addresses.
+fn claims(report: &Report) -> impl Iterator<Item = Claim> {
+    let details = report.policies.iter().flat_map(|policy| &policy.failure_details);
+    let missing = details.filter(|details| {
+        details.failed_session_count > 0 && details.result_type == Word::Known(ResultType::StarttlsNotSupported)
+    });
+    let mut claims: BTreeMap<(String, String), Claim> = BTreeMap::new();
+    for details in missing {
+        let key = (normal(&details.sending_mta_ip), normal(&details.receiving_ip));
+        let claim = claims.entry(key.clone()).or_insert_with(|| Claim {
+            sending: key.0,
+            receiving: key.1,
+            host: quoted(&details.receiving_mx_hostname),
+            sessions: 0,
+        });
+        claim.sessions = claim.sessions.saturating_add(details.failed_session_count);
+    }
+    claims.into_values()
+}
+
+fn judge<E>(
+    report: &Report,
+    claim: &Claim,
+    days: Days,
+    record: &mut impl FnMut(IpAddr, u16, Day) -> Result<Vec<(IpAddr, Offers)>, E>,
+) -> Result<Verdict, E> {
+    let Ok(sender) = claim.sending.parse::<IpAddr>() else { return Ok(Verdict::Unknown(Unknown::NoSender)) };
+    let Ok(receiver) = claim.receiving.parse::<IpAddr>() else { return Ok(Verdict::Unknown(Unknown::NoReceiver)) };
+    let mut by_own: BTreeMap<IpAddr, Offers> = BTreeMap::new();
+    for day in days.each() {
+        for (own, offers) in record(sender, PORT, day)? {
+            let sum = by_own.entry(own).or_default();
+            *sum = sum.and(offers);
+        }
+    }
+    if by_own.is_empty() {
+        return Ok(Verdict::Unknown(Unknown::NotSeen));
+    }
+    let Some(seen) = by_own.get(&receiver).copied() else {
+        return Ok(Verdict::Unknown(Unknown::OtherAddress(by_own.into_keys().collect())));
+    };
+    Ok(if seen.unknown > 0 {
+        Verdict::Unknown(Unknown::Gaps(seen.unknown))
+    } else if seen.withheld > 0 {
+        Verdict::Agrees(seen.withheld)
+    } else if seen.unused < claim.sessions {
+        // A session from which the offer was taken away looks here like one that does not use it. Of fewer than are
+        // reported, nobody knows what became of the others, and whether these are among those that are meant.
+        Verdict::Unknown(Unknown::TooFew(seen))
+    } else {
+        Verdict::Stripped(Box::new(finding(report, claim, days, (sender, receiver), seen)))
+    })
+}
+
+fn finding(report: &Report, claim: &Claim, days: Days, (sender, own): (IpAddr, IpAddr), seen: Offers) -> Finding {
+    let outcome = if seen.content > 0 { Outcome::Content } else { Outcome::Attempt };
+    let evidence = Evidence::Tamper;
+    let DateRange { start_datetime: start, end_datetime: end } = report.date_range;
+    let (organization, id) = (quoted(&report.organization_name), quoted(&report.report_id));
+    // Of many connections, each with a port of its own.
+    let client = SocketAddr::new(sender, 0).to_string();
+    let server = SocketAddr::new(own, PORT).to_string();
+    let host = if claim.host.is_empty() { String::new() } else { format!(" ({})", claim.host) };
+    Finding {
+        schema_version: SCHEMA_VERSION,
+        id: String::new(),
+        time: seen.last_unused,
+        kind: Kind::StarttlsStripped,
+        rule: RULE,
+        // Two records that contradict each other: louder than a single attempt.
+        severity: Severity::of(evidence, outcome).max(Severity::High),
+        evidence,
+        outcome,
+        role: Role::Server,
+        flow: FlowInfo { client, server, interface: String::new(), community_id: String::new() },
+        peer: PeerInfo::default(),
+        expected: Expected::starttls(
+            "tlsrpt",
+            format!(
+                "we offered it to {sender} in {} of {} sessions; {organization} reports {} without",
+                seen.offered, seen.sessions, claim.sessions
+            ),
+        ),
+        observed: Observed { capabilities: Vec::new(), starttls: StarttlsState::Offered, mechanism: None, reply: None },
+        transcript: Vec::new(),
+        gaps: 0,
+        proof: vec![
+            format!(
+                "report {id} of {organization}, {start} to {end}: starttls-not-supported in {} sessions from \
+                 {sender} to {own}{host}",
+                claim.sessions
+            ),
+            format!(
+                "own record, {} to {}: {} sessions from {sender} to {own}, no gaps; STARTTLS offered in {}, under \
+                 TLS {}, offered and not asked for {}, with mail accepted in clear {}",
+                days.first, days.last, seen.sessions, seen.offered, seen.tls, seen.unused, seen.content
+            ),
+        ],
+    }
+}
+
+/// An address in its usual form; anything else as it is, in part.
+fn normal(address: &str) -> String {
+    address.trim().parse::<IpAddr>().map_or_else(|_| quoted(address), |address| address.to_canonical().to_string())
+}
+
+fn quoted(text: &str) -> String {
+    text.chars().take(QUOTED).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use smtpwatch_core::Timestamp;
+
+    use super::*;
+
+    const SENDER: &str = "198.51.100.7";
+    const OWN: &str = "192.0.2.25";
+
+    fn report(sending: &str, receiving: &str, sessions: u64) -> Report {
+        let json = format!(
+            r#"{{"organization-name":"Company-X","report-id":"735ff","contact-info":"x@company-x.example",
+            "date-range":{{"start-datetime":"2026-11-23T00:00:00Z","end-datetime":"2026-11-24T00:00:00Z"}},
+            "policies":[{{"policy":{{"policy-type":"sts","policy-domain":"example.org"}},"failure-details":[
+              {{"result-type":"starttls-not-supported","sending-mta-ip":"{sending}","receiving-ip":"{receiving}",
+                "receiving-mx-hostname":"mx1.example.org","failed-session-count":{sessions}}},
+              {{"result-type":"certificate-expired","sending-mta-ip":"{sending}","failed-session-count":9}}]}}]}}"#
+        );
+        Report::parse(json.as_bytes(), Timestamp::from_secs(1_795_500_000)).expect("a report")
+    }
+
+    fn seen(sessions: u64, unused: u64) -> Offers {
+        Offers {
+            sessions,
+            offered: sessions,
+            tls: sessions - unused,
+            unused,
+            last_unused: Timestamp::from_secs(1_795_400_000),
+            ..Offers::default()
+        }
+    }
+
+    fn verdict(report: &Report, offers: Offers) -> Verdict {
+        let record = |client: IpAddr, port, day: Day| {
+            let known = client.to_string() == SENDER && port == 25 && day.to_string() == "2026-11-23";
+            Ok::<_, std::convert::Infallible>(if known {
+                vec![(OWN.parse().expect("own"), offers)]
+            } else {
+                Vec::new()
+            })
+        };
+        let Ok(mut found) = reconcile(report, record);
+        assert_eq!(found.len(), 1, "one claim");
+        found.remove(0).1
+    }
+
+    #[test]
+    fn two_records_that_contradict_each_other_are_a_finding_with_both() {
+        let Verdict::Stripped(finding) = verdict(&report(SENDER, OWN, 3), seen(10, 3)) else { panic!("a finding") };
+        assert_eq!((finding.kind, finding.rule, finding.role), (Kind::StarttlsStripped, "G9", Role::Server));
+        assert_eq!((finding.evidence, finding.outcome), (Evidence::Tamper, Outcome::Attempt));
+        assert_eq!((finding.severity, finding.expected.source), (Severity::High, "tlsrpt"));
+        assert_eq!((finding.flow.client.as_str(), finding.flow.server.as_str()), ("198.51.100.7:0", "192.0.2.25:25"));
+        let [theirs, ours] = &finding.proof[..] else { panic!("{:?}", finding.proof) };
+        for part in ["735ff", "Company-X", "in 3 sessions from 198.51.100.7 to 192.0.2.25 (mx1.example.org)"] {
+            assert!(theirs.contains(part), "{theirs} lacks {part}");
+        }
+        assert!(ours.contains("10 sessions") && ours.contains("offered in 10") && ours.contains("not asked for 3"));
+        let content = Offers { content: 1, ..seen(10, 3) };
+        let Verdict::Stripped(finding) = verdict(&report(SENDER, OWN, 3), content) else { panic!("a finding") };
+        assert_eq!((finding.outcome, finding.severity), (Outcome::Content, Severity::Critical));
+        assert!(matches!(verdict(&report("::ffff:198.51.100.7", OWN, 3), seen(10, 3)), Verdict::Stripped(_)));
+    }
+
+    #[test]
+    fn where_our_record_is_not_whole_nothing_is_said() {
+        let claim = report(SENDER, OWN, 3);
+        let gaps = Offers { unknown: 1, ..seen(10, 9) };
+        assert_eq!(verdict(&claim, gaps), Verdict::Unknown(Unknown::Gaps(1)));
+        let withheld = Offers { withheld: 2, offered: 8, ..seen(10, 3) };
+        assert_eq!(verdict(&claim, withheld), Verdict::Agrees(2));
+        for few in [seen(10, 2), seen(10, 0), Offers::default()] {
+            assert_eq!(verdict(&claim, few), Verdict::Unknown(Unknown::TooFew(few)));
+        }
+        assert_eq!(claims(&report(SENDER, OWN, 0)).count(), 0, "no session is no claim");
+        assert_eq!(verdict(&report("10.0.0.1", OWN, 3), seen(10, 9)), Verdict::Unknown(Unknown::NotSeen));
+        let other = verdict(&report(SENDER, "192.0.2.26", 3), seen(10, 9));
+        assert_eq!(other, Verdict::Unknown(Unknown::OtherAddress(vec![OWN.parse().expect("own")])));
+        for nobody in ["", "mail.example.org", "0"] {
+            assert_eq!(verdict(&report(nobody, OWN, 3), seen(10, 9)), Verdict::Unknown(Unknown::NoSender));
+            assert_eq!(verdict(&report(SENDER, nobody, 3), seen(10, 9)), Verdict::Unknown(Unknown::NoReceiver));
+        }
+    }
+
+    #[test]
+    fn sessions_of_one_pair_of_addresses_are_one_claim() {
+        let mut report = report(SENDER, OWN, u64::MAX);
+        let more = report.policies[0].failure_details[0].clone();
+        report.policies[0].failure_details.push(more);
+        let claims: Vec<_> = claims(&report).collect();
+        assert_eq!((claims.len(), claims[0].sessions), (1, u64::MAX));
+    }
+
+    #[test]
+    fn a_window_is_the_days_that_it_touches() {
+        let days = |start: &str, end: &str| {
+            let at = |text: &str| Timestamp::from_secs(text.parse::<jiff::Timestamp>().expect(text).as_second());
+            let range = DateRange { start_datetime: at(start), end_datetime: at(end) };
+            Days::of(range).each().map(|day| day.to_string()).collect::<Vec<_>>()
+        };
+        assert_eq!(days("2026-11-23T00:00:00Z", "2026-11-23T23:59:59Z"), ["2026-11-23"]);
+        assert_eq!(days("2026-11-23T00:00:00Z", "2026-11-24T00:00:00Z"), ["2026-11-23"]);
+        assert_eq!(days("2026-11-23T08:00:00Z", "2026-11-24T08:00:00Z"), ["2026-11-23", "2026-11-24"]);
+        assert_eq!(days("2026-11-23T08:00:00Z", "2026-11-23T08:00:00Z"), ["2026-11-23"]);
+    }
+}

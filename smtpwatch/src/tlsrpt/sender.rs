@@ -1,0 +1,352 @@
+//! The thread that writes and sends reports, beside the way of the packets: it reads the store by its own connection,
+//! and tells the writer of the store what is done with.
+
+use std::{
+    collections::BTreeSet,
+    path::PathBuf,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    thread::JoinHandle,
+    time::Duration,
+};
+
+use smtpwatch_core::Timestamp;
+use tokio::{sync::watch, task::JoinSet};
+
+use super::{
+    file::Packed,
+    mail::Letter,
+    outbound::{Reporter, host_name},
+    record::{self, RecordError, Target},
+    schedule::{Next, Schedule, Step, Task, Wants},
+};
+use crate::{
+    config::{Config, TlsrptSettings},
+    day::Day,
+    policy::{
+        lookup::{Patience, Sources, Trust, TrustError},
+        resolver::Found,
+    },
+    store::{Store, StoreError, StoreHandle, deliveries::Reported},
+};
+
+/// Tasks at once: a server that does not answer must not hold up all others.
+const AT_ONCE: usize = 8;
+/// Between two looks at the clock.
+const TICK: Duration = Duration::from_secs(5);
+/// RFC 8460 §5.4.
+const MEDIA_TYPE: &str = "application/tlsrpt+gzip";
+
+/// Why no reports can be sent or written.
+#[derive(Debug, thiserror::Error)]
+pub enum SenderError {
+    /// A file of `[policy]` cannot be used.
+    #[error("TLS reports cannot be sent")]
+    Trust(#[from] TrustError),
+    /// The thread could not be started.
+    #[error("cannot start the thread of TLS reports: {0}")]
+    Thread(#[from] std::io::Error),
+}
+
+/// The thread. Dropped: what is at work is broken off, and done after the next start.
+pub struct Sender {
+    stop: watch::Sender<bool>,
+    thread: Option<JoinHandle<()>>,
+    counts: Arc<Counts>,
+}
+
+#[derive(Default)]
+struct Counts {
+    /// Reports written or handed over.
+    delivered: AtomicU64,
+    /// Attempts that failed here: at the directory, the store, or the local mail server; and reports without room.
+    failures: AtomicU64,
+}
+
+impl Sender {
+    /// Starts it, if the configuration wants reports to be written or sent. `clock` tells the time.
+    ///
+    /// # Errors
+    ///
+    /// See [`SenderError`].
+    pub fn start(
+        config: &Config,
+        store: StoreHandle,
+        clock: impl Fn() -> Timestamp + Send + 'static,
+    ) -> Result<Option<Self>, SenderError> {
+        let settings = config.tlsrpt.clone();
+        if settings.directory.is_none() && !settings.send {
+            return Ok(None);
+        }
+        let trust = if settings.send { Some((Trust::load(&config.policy)?, config.policy.clone())) } else { None };
+        let wants = Wants { write: settings.directory.is_some(), send: settings.send, max_delay: settings.max_delay };
+        let reporter = Reporter::new(&settings, &host_name());
+        let path = config.store.clone();
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+        let (stop, mut stopped) = watch::channel(false);
+        let counts = Arc::new(Counts::default());
+        let counted = counts.clone();
+        let thread = std::thread::Builder::new().name("tlsrpt".to_owned()).spawn(move || {
+            runtime.block_on(async {
+                let work = async {
+                    let sources = match &trust {
+                        Some((trust, policy)) => Some(sources(policy, trust, &clock).await),
+                        None => None,
+                    };
+                    let outlets = Arc::new(Outlets { reporter, settings, sources });
+                    let schedule = Schedule::new(wants);
+                    Work { outlets, schedule, path, store, counts: counted, failing: false }.run(clock).await;
+                };
+                tokio::select! {
+                    // The other end is never dropped without a word; either way it is over.
+                    _ = stopped.changed() => {}
+                    () = work => {}
+                }
+            });
+        })?;
+        Ok(Some(Self { stop, thread: Some(thread), counts }))
+    }
+
+    /// Reports written or handed over; and attempts that failed at the directory, the store or the local mail server,
+    /// together with reports for which there was no room.
+    #[must_use]
+    pub fn counts(&self) -> (u64, u64) {
+        (self.counts.delivered.load(Ordering::Relaxed), self.counts.failures.load(Ordering::Relaxed))
+    }
+}
+
+impl Drop for Sender {
+    fn drop(&mut self) {
+        // A thread that has ended does not listen any more.
+        let _ = self.stop.send(true);
+        if let Some(thread) = self.thread.take() {
+            let _ = thread.join();
+        }
+    }
+}
+
+/// Tries until there are name servers: at boot the network may come up later than the daemon.
+async fn sources(
+    policy: &crate::config::PolicySettings,
+    trust: &Trust,
+    clock: &(impl Fn() -> Timestamp + Send),
+) -> Sources {
+    let mut said = false;
+    loop {
+        match Sources::start(policy, trust, Patience::default(), clock()).await {
+            Ok(sources) => return sources,
+            Err(error) => {
+                if !std::mem::replace(&mut said, true) {
+                    tracing::warn!(%error, "TLS reports cannot be sent yet");
+                }
+            }
+        }
+        tokio::time::sleep(TICK).await;
+    }
+}
+
+/// Where reports go to.
+struct Outlets {
+    reporter: Reporter,
+    settings: TlsrptSettings,
+    sources: Option<Sources>,
+}
+
+/// How an attempt came out.
+enum Outcome {
+    /// In words.
+    Done(String),
+    Found(Vec<Target>),
+    Failed {
+        why: String,
+        permanent: bool,
+    },
+}
+
+struct Work {
+    outlets: Arc<Outlets>,
+    schedule: Schedule,
+    path: PathBuf,
+    store: StoreHandle,
+    counts: Arc<Counts>,
+    /// The log has said that the store cannot be read.
+    failing: bool,
+}
+
+impl Work {
+    async fn run(mut self, clock: impl Fn() -> Timestamp) {
+        loop {
+            let now = clock();
+            if let Err(error) = self.plan(now) {
+                self.counts.failures.fetch_add(1, Ordering::Relaxed);
+                if !std::mem::replace(&mut self.failing, true) {
+                    tracing::error!(%error, "TLS reports cannot be made");
+                }
+                tokio::time::sleep(TICK).await;
+                continue;
+            }
+            let dropped = self.schedule.take_dropped();
+            if dropped > 0 {
+                self.counts.failures.fetch_add(dropped, Ordering::Relaxed);
+                tracing::warn!(dropped, "more TLS reports wait than there is room for: some domains get none");
+            }
+            let tasks = self.schedule.due(now, AT_ONCE);
+            if tasks.is_empty() {
+                tokio::time::sleep(TICK).await;
+                continue;
+            }
+            let mut running = JoinSet::new();
+            for task in tasks {
+                match self.pack(&task) {
+                    Ok(Some(report)) => {
+                        let outlets = self.outlets.clone();
+                        running.spawn(async move {
+                            let outcome = outlets.perform(&task, &report, now).await;
+                            (task, outcome)
+                        });
+                    }
+                    // Its sessions are gone: nothing to report.
+                    Ok(None) => self.schedule.done(&task),
+                    Err(error) => {
+                        self.note(task, Outcome::Failed { why: error.to_string(), permanent: false }, clock());
+                    }
+                }
+            }
+            while let Some(joined) = running.join_next().await {
+                // A task that panicked is tried again when its lease is over.
+                if let Ok((task, outcome)) = joined {
+                    self.note(task, outcome, clock());
+                }
+            }
+        }
+    }
+
+    /// Takes in the domains of days that are over.
+    fn plan(&mut self, now: Timestamp) -> Result<(), StoreError> {
+        for day in self.schedule.days(now) {
+            let read = |mut store: Store| Ok((store.reported(day)?, store.delivery_domains(day)?));
+            let (reported, domains) =
+                Store::open_existing(&self.path).and_then(read).inspect_err(|_| self.schedule.again(day))?;
+            for domain in domains {
+                let lot = self.outlets.reporter.lot(day, &domain);
+                self.schedule.add(day, &domain, lot, &done(&reported, &domain), now);
+            }
+        }
+        self.failing = false;
+        Ok(())
+    }
+
+    fn pack(&self, task: &Task) -> Result<Option<Packed>, StoreError> {
+        let Task { day, domain, .. } = task;
+        let sessions = Store::open_existing(&self.path)?.deliveries(*day, domain)?;
+        if sessions.is_empty() {
+            return Ok(None);
+        }
+        let reporter = &self.outlets.reporter;
+        let report = reporter.report(*day, domain, sessions);
+        Ok(Some(Packed::new(&report, &reporter.submitter, domain, &reporter.unique_id(*day, domain))))
+    }
+
+    fn note(&mut self, task: Task, outcome: Outcome, now: Timestamp) {
+        let name = task.step.name();
+        let (day, domain) = (task.day, &task.domain);
+        match outcome {
+            Outcome::Done(outcome) => {
+                // That a domain wants no report is no delivery.
+                let delivered = task.step != Step::Find;
+                self.counts.delivered.fetch_add(u64::from(delivered), Ordering::Relaxed);
+                tracing::debug!(%day, domain, target = name, outcome, "TLS report");
+                self.schedule.done(&task);
+                self.reported(&task, outcome, now);
+            }
+            Outcome::Found(targets) => {
+                let reported = Store::open_existing(&self.path).and_then(|mut store| store.reported(day));
+                self.schedule.found(&task, targets, &done(&reported.unwrap_or_default(), domain), now);
+            }
+            Outcome::Failed { why, permanent } => {
+                // A name server or web server of somebody else, or an address that is none, is nothing to wake anybody
+                // for.
+                let local = match task.step {
+                    Step::Write | Step::Send(Target::Mail(_)) => !permanent,
+                    Step::Find | Step::Send(Target::Https(_)) => false,
+                };
+                self.counts.failures.fetch_add(u64::from(local), Ordering::Relaxed);
+                match self.schedule.failed(&task, permanent, now) {
+                    Next::Again(at) => {
+                        tracing::debug!(%day, domain, target = name, why, again = %at, "TLS report");
+                    }
+                    Next::GivenUp => {
+                        tracing::warn!(%day, domain, target = name, why, "a TLS report could not be delivered");
+                        self.reported(&task, format!("given up: {why}"), now);
+                    }
+                }
+            }
+        }
+    }
+
+    fn reported(&self, task: &Task, outcome: String, at: Timestamp) {
+        let Task { day, domain, step } = task;
+        self.store.reported(Reported { day: *day, domain: domain.clone(), target: step.name(), outcome, at });
+    }
+}
+
+impl Outlets {
+    async fn perform(&self, task: &Task, report: &Packed, now: Timestamp) -> Outcome {
+        match &task.step {
+            Step::Write => self.write(report),
+            Step::Find => self.find(&task.domain).await,
+            Step::Send(Target::Mail(to)) => self.mail(task.day, &task.domain, to, report, now).await,
+            Step::Send(Target::Https(url)) => self.post(url, report).await,
+        }
+    }
+
+    fn write(&self, report: &Packed) -> Outcome {
+        let Some(directory) = &self.settings.directory else { return Outcome::Done("not wanted".to_owned()) };
+        match report.write(directory) {
+            Ok(path) => Outcome::Done(format!("written to {}", path.display())),
+            Err(error) => Outcome::Failed {
+                why: format!("cannot write into {}: {error}: see [tlsrpt] directory", directory.display()),
+                permanent: false,
+            },
+        }
+    }
+
+    async fn find(&self, domain: &str) -> Outcome {
+        let Some(sources) = &self.sources else { return Outcome::Done("not wanted".to_owned()) };
+        match sources.txt(&format!("_smtp._tls.{domain}")).await {
+            Found::Present { value, .. } => match record::targets(&value) {
+                Ok(targets) => Outcome::Found(targets),
+                Err(why) => Outcome::Done(why.to_string()),
+            },
+            Found::Absent { .. } => Outcome::Done(RecordError::Absent.to_string()),
+            Found::Bogus(why) | Found::Error(why) => Outcome::Failed { why, permanent: false },
+        }
+    }
+
+    async fn mail(&self, day: Day, domain: &str, to: &str, report: &Packed, now: Timestamp) -> Outcome {
+        let from = self.settings.from.as_ref().unwrap_or(&self.reporter.contact);
+        let id = self.reporter.unique_id(day, domain);
+        let letter = Letter { reporter: &self.reporter, from, to, domain, id: &id, report };
+        match letter.send(self.settings.smtp, now).await {
+            Ok(()) => Outcome::Done(format!("taken by {}", self.settings.smtp)),
+            Err(error) => Outcome::Failed { why: error.to_string(), permanent: error.is_permanent() },
+        }
+    }
+
+    async fn post(&self, url: &str, report: &Packed) -> Outcome {
+        let Some(sources) = &self.sources else { return Outcome::Done("not wanted".to_owned()) };
+        match sources.post(url, MEDIA_TYPE, report.gzip.clone()).await {
+            // RFC 8460 §5.4 names 200 and 201; any other 2xx says as much.
+            Ok(status @ 200..300) => Outcome::Done(format!("HTTP status {status}")),
+            Ok(status) => Outcome::Failed { why: format!("HTTP status {status}"), permanent: false },
+            Err(error) => Outcome::Failed { why: error.to_string(), permanent: false },
+        }
+    }
+}
+
+/// The names of steps that are done with, of one domain.
+fn done(reported: &[(String, String)], domain: &str) -> BTreeSet<String> {
+    reported.iter().filter(|(of, _)| of == domain).map(|(_, target)| target.clone()).collect()
+}
