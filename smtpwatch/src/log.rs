@@ -60,6 +60,8 @@ pub fn init(level: LogLevel, format: LogFormat) {
         .with_target("hickory_proto", LevelFilter::OFF)
         .with_target("hickory_net", LevelFilter::OFF)
         .with_target("hickory_resolver", LevelFilter::OFF)
+        // The same holds for the certificates of policy hosts.
+        .with_target("rustls_platform_verifier", LevelFilter::OFF)
         .with_target("smtpwatch", level)
         .with_target("smtpwatch_core", level)
         .with_target("smtpwatch_ebpf", level);

@@ -155,6 +155,8 @@ fn compare(gateway: &Namespace, config: &str, row: &Row) -> Result<()> {
     ensure!(out.status.success(), told());
     let answer: Value = serde_json::from_str(&out.stdout).with_context(told)?;
     ensure!(answer["subject"] == row.domain, told());
+    // What a stranger publishes must not fill the log: the answer says what is wrong.
+    ensure!(out.stderr.is_empty(), "the log speaks: {}", told());
     // What is published, but is no policy, may be told with its mode.
     let mode = (row.sts != "invalid").then_some(row.mode);
     for (name, state, mode) in [("dane", row.dane, None), ("mta-sts", row.sts, mode)] {
