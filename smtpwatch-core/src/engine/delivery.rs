@@ -10,7 +10,7 @@ use crate::{
     judge::certificate::{Comparison, Verdict},
     policy::published::{
         State,
-        demand::{Identity, Source},
+        demand::{Identity, Recipient, Source, Standing},
         sts::StsMode,
     },
     smtp::{HandshakeEnd, Starttls, TlsPhase},
@@ -97,7 +97,8 @@ pub(super) fn of(
         return Vec::new();
     }
     let Some((failure, reason)) = outcome(flow) else { return Vec::new() };
-    let (host, helo) = (identity.hosts.first(), seen.capabilities.as_ref().and_then(|reply| reply.name.clone()));
+    let bound = || identity.hosts.iter().filter(|host| host.meant);
+    let (host, helo) = (bound().next(), seen.capabilities.as_ref().and_then(|reply| reply.name.clone()));
     let named = seen.server_names().first().map(|name| (*name).to_owned()).unwrap_or_default();
     let session = Delivery {
         at,
@@ -109,17 +110,18 @@ pub(super) fn of(
         reason,
         sending: flow.key.client.ip(),
         receiving: flow.key.server.ip(),
-        receiving_host: host.map_or(named, |(name, _)| name.clone()),
+        receiving_host: host.map_or(named, |host| host.name.clone()),
         receiving_helo: helo.unwrap_or_default(),
     };
     let mut deliveries = Vec::new();
-    for (_, facts) in &identity.hosts {
+    for facts in bound().map(|host| &host.facts) {
         let bogus = facts.dane.state == State::Bogus;
         let records = facts.dane.valid().filter(|_| now < facts.dane.until);
         if records.is_none() && !bogus {
             continue;
         }
-        let mismatch = certificate.filter(|c| c.source == Source::Dane && c.verdict == Verdict::Mismatch);
+        let wrong = |c: &&Comparison| c.verdict == Verdict::Mismatch && c.subject == facts.base;
+        let mismatch = certificate.filter(|c| c.source == Source::Dane).filter(wrong);
         let failure = match (session.failure, bogus) {
             (Some(failure), _) => Some(failure),
             (None, true) => Some(ResultType::DnssecInvalid),
@@ -135,15 +137,15 @@ pub(super) fn of(
         });
     }
     let proven = !deliveries.is_empty();
-    // Whose mail it was is not known where a host takes that of several domains.
-    if !identity.certain && identity.domains.len() != 1 {
-        return deliveries;
-    }
-    for (domain, facts) in &identity.domains {
-        let facts = facts.as_ref().filter(|facts| now < facts.sts.until);
+    for Recipient { domain, facts, standing } in &identity.domains {
+        // What goes by a smart host says nothing of the domain, and what may be anybody's mail is nobody's.
+        if !standing.is_sure() && *standing != Standing::Unknown {
+            continue;
+        }
+        let facts = facts.as_ref().filter(|facts| standing.is_sure() && now < facts.sts.until);
         let policy = facts.and_then(|facts| facts.sts.valid()).filter(|policy| policy.mode != StsMode::None);
         let Some(policy) = policy else {
-            if !proven && identity.certain {
+            if !proven && standing.has_recipient() {
                 deliveries.push(Delivery { domain: domain.clone(), ..session.clone() });
             }
             continue;

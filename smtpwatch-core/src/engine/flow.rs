@@ -51,6 +51,8 @@ pub(super) struct Flow {
     pub(super) concluded: bool,
     /// A reset came: until then the flow is kept as it is, should the host go on as if there had been none (EV-22).
     pub(super) lingers: Option<Timestamp>,
+    /// After a reset the verdict has waited for a policy; it does so once.
+    pub(super) waited: bool,
     /// Claims that are held back, as they stood last.
     held: Vec<Claim>,
     /// Claims that went out, with their severity then.
@@ -82,6 +84,7 @@ impl Flow {
             held_back: false,
             concluded: false,
             lingers: None,
+            waited: false,
             held: Vec::new(),
             raised: Vec::new(),
             syn_at: None,

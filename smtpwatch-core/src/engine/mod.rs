@@ -7,7 +7,7 @@ mod places;
 mod quota;
 mod table;
 
-use std::{collections::VecDeque, net::IpAddr, sync::Arc, time::Duration};
+use std::{collections::VecDeque, hash::BuildHasher as _, net::IpAddr, sync::Arc, time::Duration};
 
 pub use self::{
     delivery::{Delivery, PolicyType, ResultType},
@@ -65,13 +65,23 @@ pub struct Engine {
     /// Flows of which it is believed, by the time when they are forgotten.
     believed: VecDeque<(Timestamp, FlowKey)>,
     /// Connections that have ended and whose verdict waits for a policy to be looked up, by the time when it waits no more.
-    parked: VecDeque<(Timestamp, Place)>,
+    parked: VecDeque<Parked>,
+    hasher: foldhash::fast::RandomState,
     /// The input has ended: nothing is waited for.
     finishing: bool,
     outputs: VecDeque<Output>,
     /// Where the newest flow was seen.
     interface: Arc<str>,
     now: Timestamp,
+}
+
+/// A connection that has ended and whose verdict waits.
+struct Parked {
+    /// Then it waits no more.
+    due: Timestamp,
+    place: Place,
+    /// What it waits for, each by its hash.
+    subjects: Vec<u64>,
 }
 
 /// How often a flow is moved to the young end of the order of ages at most: a busy flow does not pay for it.
@@ -118,6 +128,7 @@ impl Engine {
             resets: VecDeque::new(),
             believed: VecDeque::new(),
             parked: VecDeque::new(),
+            hasher: foldhash::fast::RandomState::default(),
             finishing: false,
             outputs: VecDeque::new(),
             interface: Arc::default(),
@@ -209,8 +220,8 @@ impl Engine {
     pub fn finish(&mut self, now: Timestamp) {
         self.now = self.now.max(now);
         self.finishing = true;
-        while let Some((_, place)) = self.parked.pop_front() {
-            self.unpark(place);
+        while let Some(parked) = self.parked.pop_front() {
+            self.unpark(parked.place);
         }
         let mut places: Vec<_> = self.flows.iter().map(|(place, flow)| (flow.aged, flow.key, place)).collect();
         places.sort_unstable();
@@ -247,17 +258,29 @@ impl Engine {
             Learned::Domain(_, facts) => published::hosts(facts).filter_map(|host| domain_name(host)).collect(),
             Learned::Host(..) | Learned::List(_) => Vec::new(),
         };
+        let subject = match &learned {
+            Learned::Domain(name, _) => Some(Wanted::Domain(name.clone())),
+            Learned::Host(name, _) => Some(Wanted::Host(name.clone())),
+            Learned::List(_) => None,
+        };
         self.published.learn(learned);
         // Which address is whose is part of the answer about a domain.
         for host in mail_hosts {
             self.want(Wanted::Host(host));
         }
-        let waiting = std::mem::take(&mut self.parked);
-        for (due, place) in waiting {
-            if self.is_pending(&self.flows[place]) {
-                self.parked.push_back((due, place));
+        // Only those that wait for this very answer are looked at: there may be many, and packets wait meanwhile.
+        let Some(subject) = subject.map(|subject| self.hash(&subject)) else { return };
+        let (concerned, others) =
+            std::mem::take(&mut self.parked).into_iter().partition(|parked| parked.subjects.contains(&subject));
+        self.parked = others;
+        let concerned: VecDeque<Parked> = concerned;
+        for parked in concerned {
+            let subjects = self.pending(&self.flows[parked.place]);
+            if subjects.is_empty() {
+                self.unpark(parked.place);
             } else {
-                self.unpark(place);
+                let place = self.parked.partition_point(|other| other.due <= parked.due);
+                self.parked.insert(place, Parked { subjects, ..parked });
             }
         }
     }
@@ -291,22 +314,29 @@ impl Engine {
         }
     }
 
-    /// The answer to something that the policy of a flow depends on is under way.
-    fn is_pending(&self, flow: &Flow) -> bool {
+    /// What the policy of a flow depends on and is under way, each by its hash.
+    fn pending(&self, flow: &Flow) -> Vec<u64> {
         if self.finishing || !self.is_published_for(flow) {
-            return false;
+            return Vec::new();
         }
         let names = flow.session.seen.server_names();
-        let subjects = self.published.subjects(flow.called(&names));
-        subjects.iter().any(|subject| self.published.is_pending(subject, self.now))
+        let subjects = self.published.subjects(flow.called(&names)).into_iter();
+        subjects.filter(|subject| self.published.is_pending(subject, self.now)).map(|one| self.hash(&one)).collect()
     }
 
-    /// The verdict on a flow that has ended must wait: it may be mail in clear against a policy, or a wrong certificate.
-    fn waits(&self, place: Place) -> bool {
+    fn hash(&self, subject: &Wanted) -> u64 {
+        self.hasher.hash_one(subject)
+    }
+
+    /// What the verdict on a flow that has ended must wait for: it may be mail in clear against a policy, or a wrong certificate.
+    fn waits(&self, place: Place) -> Vec<u64> {
         let flow = &self.flows[place];
         let seen = &flow.session.seen;
         let protected = seen.tls.as_deref().is_some_and(|tls| tls.is_established() && tls.certificates.is_empty());
-        !flow.concluded && flow.at_stake() && seen.doubt.is_none() && !protected && self.is_pending(flow)
+        if flow.concluded || !flow.at_stake() || seen.doubt.is_some() || protected {
+            return Vec::new();
+        }
+        self.pending(flow)
     }
 
     fn unpark(&mut self, place: Place) {
@@ -320,6 +350,13 @@ impl Engine {
         {
             self.resets.pop_front();
             if let Some(place) = self.find(&key, |flow| flow.lingers == Some(due)) {
+                if !self.flows[place].waited && !self.waits(place).is_empty() {
+                    let later = due + PATIENCE;
+                    (self.flows[place].waited, self.flows[place].lingers) = (true, Some(later));
+                    let at = self.resets.partition_point(|(other, _)| *other <= later);
+                    self.resets.insert(at, (later, key));
+                    continue;
+                }
                 self.flows[place].lingers = Some(due + KEPT);
                 self.believed.push_back((due + KEPT, key));
                 self.conclude(place, due);
@@ -333,11 +370,8 @@ impl Engine {
                 self.end(place, due);
             }
         }
-        while let Some(&(due, place)) = self.parked.front()
-            && due <= self.now
-        {
-            self.parked.pop_front();
-            self.unpark(place);
+        while let Some(parked) = self.parked.pop_front_if(|parked| parked.due <= self.now) {
+            self.unpark(parked.place);
         }
         while let Some(place) = self.flows.oldest_unopened()
             && self.now.since(self.flows[place].begun) >= limits::FLOW_HANDSHAKE
@@ -478,7 +512,8 @@ impl Engine {
         }
         flow.connection.close(at);
         self.drain(place, at);
-        let waits = self.waits(place);
+        let subjects = self.waits(place);
+        let waits = !subjects.is_empty();
         if !waits {
             self.conclude(place, at);
         }
@@ -491,11 +526,11 @@ impl Engine {
             return;
         }
         self.flows.retire(place);
-        self.parked.push_back((self.now + PATIENCE, place));
+        self.parked.push_back(Parked { due: self.now + PATIENCE, place, subjects });
         if self.parked.len() > limits::PARKED
-            && let Some((_, oldest)) = self.parked.pop_front()
+            && let Some(oldest) = self.parked.pop_front()
         {
-            self.unpark(oldest);
+            self.unpark(oldest.place);
         }
     }
 
@@ -515,7 +550,7 @@ impl Engine {
         let flow = &self.flows[place];
         if self.is_published_for(flow) {
             let names = flow.session.seen.server_names();
-            let identity = self.published.identify(flow.called(&names));
+            let identity = self.published.identify(flow.called(&names), self.now);
             let certificate = flow.certificate(&identity, self.now);
             summary.certificate = certificate.as_ref().map(|compared| (compared.source, compared.verdict));
             let deliveries = delivery::of(flow, &identity, certificate.as_ref(), at, self.now);
@@ -549,8 +584,9 @@ impl Engine {
         let called = flow.called(&names);
         let demands = if is_published { self.published.demands(called, self.now) } else { Vec::new() };
         expectation.published = &demands;
-        let certificate = is_published.then(|| flow.certificate(&self.published.identify(called), self.now)).flatten();
-        let pending = self.is_pending(flow);
+        let certificate =
+            is_published.then(|| flow.certificate(&self.published.identify(called, self.now), self.now)).flatten();
+        let pending = !self.pending(flow).is_empty();
         let unanswered = is_published && urgency != Urgency::Progress && self.published.is_unanswered(called);
         let wire = flow.wire();
         let claims = judge::judge(Case {

@@ -65,6 +65,9 @@ pub struct Comparison {
 }
 
 /// Compares the certificate of a session with the policies of the mail host; `None` where no policy speaks of certificates.
+///
+/// Anybody may let a name of his own point to an address, so only a name that is meant, and every one of those, can make a
+/// mismatch of it.
 #[must_use]
 pub fn compare(tls: &TlsPhase, identity: &Identity, now: Timestamp) -> Option<Comparison> {
     let chain = &tls.certificates;
@@ -73,14 +76,23 @@ pub fn compare(tls: &TlsPhase, identity: &Identity, now: Timestamp) -> Option<Co
         _ if chain.is_empty() => Some("the certificate was not seen"),
         _ => None,
     };
-    let dane = identity.hosts.iter().find_map(|(host, facts)| {
-        let records = facts.dane.valid().filter(|_| now < facts.dane.until)?;
-        Some((host, facts, records))
-    });
-    if let Some((host, facts, records)) = dane {
-        let names: Vec<_> = [facts.base.as_str(), host]
+    by_tlsa(chain, unseen, identity, now).or_else(|| by_sts(chain, unseen, identity, now))
+}
+
+fn by_tlsa(chain: &[Vec<u8>], unseen: Option<&str>, identity: &Identity, now: Timestamp) -> Option<Comparison> {
+    let mut best: Option<Comparison> = None;
+    let mut excused = false;
+    for host in &identity.hosts {
+        let facts = &host.facts;
+        let Some(records) = facts.dane.valid().filter(|_| now < facts.dane.until) else {
+            // The certificate may be that of this name, which no record binds.
+            excused |= host.meant;
+            continue;
+        };
+        let recipients = identity.domains.iter().filter(|recipient| recipient.standing.is_sure());
+        let names: Vec<_> = [facts.base.as_str(), &host.name]
             .into_iter()
-            .chain(identity.domains.iter().map(|(name, _)| name.as_str()))
+            .chain(recipients.map(|recipient| recipient.domain.as_str()))
             .collect();
         let compared = match unseen {
             Some(why) => tlsa::Comparison::NotObservable(why.to_owned()),
@@ -88,41 +100,63 @@ pub fn compare(tls: &TlsPhase, identity: &Identity, now: Timestamp) -> Option<Co
         };
         let (verdict, found) = match compared {
             tlsa::Comparison::Matches(record) => (Verdict::Match, record.to_string()),
-            tlsa::Comparison::Mismatch(why) => (Verdict::Mismatch, why),
+            tlsa::Comparison::Mismatch(why) if host.meant => (Verdict::Mismatch, why),
+            tlsa::Comparison::Mismatch(_) => {
+                (Verdict::NotObservable, "that is one name of this address, and nobody used it".to_owned())
+            }
             tlsa::Comparison::NotObservable(why) => (Verdict::NotObservable, why),
         };
-        let records: Vec<_> = records.iter().map(ToString::to_string).collect();
-        let expected = format!("TLSA {} at _25._tcp.{}, secure by DNSSEC", records.join(", "), facts.base);
-        let subject = facts.base.clone();
-        return Some(Comparison {
+        excused |= verdict == Verdict::NotObservable && host.meant;
+        let quoted: Vec<_> = records.iter().map(ToString::to_string).collect();
+        let compared = Comparison {
             source: Source::Dane,
             mode: "enforce",
-            subject,
+            subject: facts.base.clone(),
             verdict,
-            expected,
+            expected: format!("TLSA {} at _25._tcp.{}, secure by DNSSEC", quoted.join(", "), facts.base),
             found,
             expired: false,
-        });
+        };
+        if verdict == Verdict::Match {
+            return Some(compared);
+        }
+        // Of names that are meant the mismatch is told, of others only that nothing can be said.
+        if best.as_ref().is_none_or(|best| best.verdict == Verdict::NotObservable && verdict == Verdict::Mismatch) {
+            best = Some(compared);
+        }
     }
-    let (domain, policy) = identity.domains.iter().find_map(|(name, facts)| {
-        let facts = facts.as_ref().filter(|facts| now < facts.sts.until)?;
-        Some((name, facts.sts.valid().filter(|policy| policy.mode != StsMode::None)?))
-    })?;
+    let mut best = best?;
+    if best.verdict == Verdict::Mismatch && excused {
+        best.verdict = Verdict::NotObservable;
+        best.found = "the server has another name, which may be the one that is meant".to_owned();
+    }
+    Some(best)
+}
+
+fn by_sts(chain: &[Vec<u8>], unseen: Option<&str>, identity: &Identity, now: Timestamp) -> Option<Comparison> {
+    let (recipient, policy) =
+        identity.domains.iter().filter(|recipient| recipient.standing.is_sure()).find_map(|of| {
+            let facts = of.facts.as_ref().filter(|facts| now < facts.sts.until)?;
+            Some((of, facts.sts.valid().filter(|policy| policy.mode != StsMode::None)?))
+        })?;
+    let domain = &recipient.domain;
     // The certificate must be the mail host's (RFC 8461 §4.2): of an address without a known host nothing can be said.
-    let (host, _) = identity.hosts.iter().find(|(host, _)| policy.matches(host))?;
+    let allowed: Vec<_> = identity.hosts.iter().filter(|host| host.meant && policy.matches(&host.name)).collect();
+    let host = &allowed.first()?.name;
     let expected = format!("MTA-STS policy of {domain}, id {}: a valid certificate for {host}", policy.id);
-    let (verdict, found, expired) = match unseen.map(ToOwned::to_owned).map_or_else(|| Ok(()), Err) {
-        Err(why) => (Verdict::NotObservable, why, false),
-        Ok(()) => match CertificateFacts::of(&chain[0]) {
-            Err(error) => (Verdict::NotObservable, error.to_string(), false),
-            Ok(facts) if !facts.names(host) => {
-                (Verdict::Mismatch, format!("the certificate is for {}", facts.dns_names.join(", ")), false)
-            }
-            Ok(facts) if now > facts.not_after => {
-                (Verdict::Mismatch, format!("the certificate expired on {}", facts.not_after.date()), true)
-            }
-            Ok(_) => (Verdict::NotObservable, "the name fits; who signed it is not checked".to_owned(), false),
-        },
+    let (verdict, found, expired) = match (unseen, chain.first().map(|leaf| CertificateFacts::of(leaf))) {
+        (Some(why), _) => (Verdict::NotObservable, why.to_owned(), false),
+        (None, None) => (Verdict::NotObservable, "the certificate was not seen".to_owned(), false),
+        (None, Some(Err(error))) => (Verdict::NotObservable, error.to_string(), false),
+        (None, Some(Ok(facts))) if !allowed.iter().any(|host| facts.names(&host.name)) => {
+            (Verdict::Mismatch, format!("the certificate is for {}", facts.dns_names.join(", ")), false)
+        }
+        (None, Some(Ok(facts))) if now > facts.not_after => {
+            (Verdict::Mismatch, format!("the certificate expired on {}", facts.not_after.date()), true)
+        }
+        (None, Some(Ok(_))) => {
+            (Verdict::NotObservable, "the name fits; who signed it is not checked".to_owned(), false)
+        }
     };
     let mode = if policy.mode == StsMode::Testing { "testing" } else { "enforce" };
     Some(Comparison { source: Source::MtaSts, mode, subject: domain.clone(), verdict, expected, found, expired })

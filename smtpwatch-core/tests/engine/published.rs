@@ -71,6 +71,11 @@ fn engine(lookups: bool) -> Engine {
 }
 
 fn mail(greeting: &str, reply: &str) -> Talk {
+    accepted(greeting, reply).c("QUIT\r\n").s("221 bye\r\n").leave()
+}
+
+/// Up to the acceptance of the message.
+fn accepted(greeting: &str, reply: &str) -> Talk {
     Talk::new(25)
         .s(greeting)
         .c("EHLO out.example.org\r\n")
@@ -83,9 +88,6 @@ fn mail(greeting: &str, reply: &str) -> Talk {
         .s("354 go\r\n")
         .c("Subject: x\r\n\r\nx\r\n.\r\n")
         .s("250 queued\r\n")
-        .c("QUIT\r\n")
-        .s("221 bye\r\n")
-        .leave()
 }
 
 fn stripped() -> Talk {
@@ -329,6 +331,138 @@ fn other_names_of_an_address_bind_nobody_without_a_recipient() {
     let other = Learned::Host("mx.example.org".to_owned(), Arc::new(other));
     let heard = first_contact([no_sts(), host(HERE, State::Valid), other], &begun);
     assert_eq!(said(&heard).iter().map(|said| said.3).collect::<Vec<_>>(), [Evidence::Suspicious]);
+    // Also where it is the only name that is known: anybody may let a name of his own point to an address.
     let alone = first_contact([no_sts(), host(HERE, State::Valid)], &begun);
-    assert_eq!(said(&alone).iter().map(|said| said.3).collect::<Vec<_>>(), [Evidence::Policy]);
+    assert_eq!(said(&alone).iter().map(|said| said.3).collect::<Vec<_>>(), [Evidence::Suspicious]);
+}
+
+/// A mail host by its name; with TLSA records that no certificate fits.
+fn host_called(name: &str, address: [u8; 4], bound: bool) -> Learned {
+    let records = vec![Tlsa { usage: 3, selector: 1, matching: 1, data: vec![9; 32] }];
+    let facts = HostFacts {
+        addresses: answer(State::Valid, Some(vec![address.into()])),
+        dane: answer(if bound { State::Valid } else { State::Absent }, Some(records)),
+        base: name.to_owned(),
+    };
+    Learned::Host(name.to_owned(), Arc::new(facts))
+}
+
+fn domain_called(name: &str, hosts: &[&str], mode: Option<StsMode>) -> Learned {
+    let hosts: Vec<_> = hosts.iter().map(|host| (*host).to_owned()).collect();
+    let policy = mode.map(|mode| StsPolicy {
+        id: "1".to_owned(),
+        mode,
+        mx: hosts.iter().take(4).cloned().collect(),
+        max_age: Duration::from_secs(86_400),
+    });
+    let sts = answer(if policy.is_some() { State::Valid } else { State::Absent }, policy);
+    let mx = answer(State::Valid, Some(MxSet { hosts, secure: true }));
+    Learned::Domain(name.to_owned(), Arc::new(DomainFacts { mx, sts }))
+}
+
+fn listed() -> Learned {
+    let policy = ListPolicy { enforce: true, mxs: vec![".example.net".to_owned()] };
+    let policies = [(DOMAIN.to_owned(), policy)].into_iter().collect();
+    Learned::List(Arc::new(StarttlsList { timestamp: Timestamp::default(), expires: Timestamp(i64::MAX), policies }))
+}
+
+/// The strip as seen by a client of a server that calls itself so.
+fn stripped_by(name: &str) -> Talk {
+    mail(&format!("220 {name} ESMTP\r\n"), &STRIPPED.replace(HOST, name))
+}
+
+fn is_accused(heard: &Heard) -> bool {
+    heard.findings.iter().any(|finding| finding.evidence >= Evidence::Policy)
+}
+
+#[test]
+fn a_stranger_who_points_a_name_of_his_own_to_an_address_accuses_nobody() {
+    let key = rcgen::KeyPair::generate().expect("key");
+    let params = rcgen::CertificateParams::new(vec![HOST.to_owned()]).expect("name");
+    let talk = under_tls_1_2(params.self_signed(&key).expect("certificate").der());
+    let dane = [host_called(HOST, HERE, false), host_called("mx.evil.example", HERE, true)];
+    let sts = [
+        domain_called(DOMAIN, &[HOST], None),
+        host_called(HOST, HERE, false),
+        domain_called("evil.example", &["mx.evil.example", HOST], Some(StsMode::Enforce)),
+        host_called("mx.evil.example", HERE, false),
+    ];
+    for known in [dane.to_vec(), sts.to_vec()] {
+        let heard = first_contact(known, &talk);
+        assert_eq!(heard.kinds(), []);
+        assert!(heard.deliveries.iter().all(|delivery| delivery.failure.is_none()), "{:?}", heard.deliveries);
+    }
+    let relay = [
+        domain_called(DOMAIN, &[HOST], None),
+        host_called(HOST, ELSEWHERE, false),
+        host_called("relay.example.org", HERE, false),
+        host_called("mx.evil.example", HERE, true),
+    ];
+    assert!(!is_accused(&first_contact(relay, &stripped_by("relay.example.org"))));
+}
+
+#[test]
+fn a_smart_host_is_none_also_where_little_is_known() {
+    let dead = HostFacts {
+        addresses: answer(State::Absent, None),
+        dane: answer(State::Absent, None),
+        base: "dead.example.net".to_owned(),
+    };
+    let known = [
+        domain_called(DOMAIN, &[HOST, "dead.example.net"], Some(StsMode::Enforce)),
+        host_called(HOST, ELSEWHERE, false),
+        Learned::Host("dead.example.net".to_owned(), Arc::new(dead)),
+    ];
+    assert!(!is_accused(&first_contact(known, &stripped_by("relay.example.org"))));
+    assert!(!is_accused(&first_contact([listed()], &stripped_by("relay.example.org"))));
+    assert!(is_accused(&first_contact([listed()], &stripped_by("mx7.example.net"))));
+    // Nothing is known of the mail hosts, and the server has a name that the policy allows.
+    let alone = || [domain_called(DOMAIN, &[HOST], Some(StsMode::Enforce))];
+    assert!(is_accused(&first_contact(alone(), &stripped())));
+    assert!(!is_accused(&first_contact(alone(), &stripped_by("relay.example.org"))));
+}
+
+#[test]
+fn strangers_names_hide_no_strip() {
+    let mut known = vec![domain_called(DOMAIN, &[HOST], Some(StsMode::Enforce)), host_called(HOST, HERE, true)];
+    known.extend((0..100).map(|number| host_called(&format!("mx{number}.evil.example"), HERE, false)));
+    let heard = first_contact(known, &stripped_by("internal.example.com"));
+    assert_eq!(said(&heard)[1], (Kind::PolicyViolation, "G3", "dane", Evidence::Policy, Severity::Critical));
+    // More mail hosts than are looked at: the name tells.
+    let names: Vec<_> = (0..17).map(|number| format!("m{number}.example.net")).collect();
+    let names: Vec<_> = names.iter().map(String::as_str).collect();
+    let mut many = vec![domain_called(DOMAIN, &names, Some(StsMode::Enforce))];
+    many.extend(names[..16].iter().map(|name| host_called(name, ELSEWHERE, false)));
+    assert!(is_accused(&first_contact(many, &stripped_by("m16.example.net"))));
+}
+
+#[test]
+fn an_address_that_held_once_binds_its_next_tenant_to_nothing() {
+    let old = HostFacts {
+        addresses: Answer { until: Timestamp::from_secs(3600), ..answer(State::Valid, Some(vec![HERE.into()])) },
+        dane: answer(State::Valid, Some(vec![Tlsa { usage: 3, selector: 1, matching: 1, data: vec![9; 32] }])),
+        base: HOST.to_owned(),
+    };
+    let heard = first_contact([Learned::Host(HOST.to_owned(), Arc::new(old))], &stripped());
+    assert!(!is_accused(&heard), "{:?}", said(&heard));
+}
+
+#[test]
+fn a_connection_that_is_reset_waits_for_its_policy_too() {
+    let (mut engine, mut heard) = (engine(true), Heard::default());
+    let talk = accepted(GREETING, STRIPPED).reset(smtpwatch_core::Side::Server);
+    talk.play(&mut engine, &mut heard);
+    for second in 1..=6 {
+        if second == 5 {
+            engine.learn(domain(State::Valid, StsMode::Enforce));
+            engine.learn(host(HERE, State::Absent));
+        }
+        engine.tick(end(&talk) + Duration::from_secs(second));
+        heard.drain(&mut engine);
+    }
+    engine.tick(end(&talk) + Duration::from_secs(20));
+    heard.drain(&mut engine);
+    assert!(is_accused(&heard), "{:?}", said(&heard));
+    let counted: Vec<_> = heard.deliveries.iter().map(|delivery| delivery.policy).collect();
+    assert_eq!((counted, heard.sessions.len()), (vec![PolicyType::Sts], 1));
 }

@@ -4,14 +4,22 @@
 //! which the index leads to mail hosts and to the domains whose mail they take. A name alone is the server's word: it counts
 //! once DNS says that the address is that host's.
 
-use std::{collections::BTreeSet, net::IpAddr, sync::Arc};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::IpAddr,
+    sync::Arc,
+    time::Duration,
+};
 
 use super::{
-    DomainFacts, HostFacts, Published, Wanted, domain_name, hosts,
+    DomainFacts, HOSTS_PER_DOMAIN, HostFacts, Published, State, Wanted, domain_name, hosts,
     sts::{StsMode, StsPolicy},
     tlsa::Tlsa,
 };
 use crate::Timestamp;
+
+/// An address that holds no more is believed for so long: it is being asked for again.
+const GRACE: Duration = Duration::from_secs(3600);
 
 /// What a policy is found by.
 #[derive(Clone, Copy, Debug)]
@@ -74,15 +82,65 @@ pub struct Demand {
     pub detail: String,
 }
 
-/// What the index makes of a session.
+/// What DNS makes of a session.
 #[derive(Debug, Default)]
 pub struct Identity {
-    /// Mail hosts that the server is, as DNS says.
-    pub hosts: Vec<(String, Arc<HostFacts>)>,
-    /// Recipient domains with what is known of them; without recipients those whose mail the hosts take.
-    pub domains: Vec<(String, Option<Arc<DomainFacts>>)>,
-    /// The domains are those of recipients: nothing was inferred.
-    pub certain: bool,
+    /// Mail hosts that the server is.
+    pub hosts: Vec<MailHost>,
+    /// Recipient domains; without recipients those whose mail the hosts take.
+    pub domains: Vec<Recipient>,
+}
+
+/// A mail host that the server is, as DNS says.
+#[derive(Debug)]
+pub struct MailHost {
+    /// Its name.
+    pub name: String,
+    /// What it publishes.
+    pub facts: Arc<HostFacts>,
+    /// The session itself leads to it: the server or the client calls it by this name, or a recipient's domain does. Of other
+    /// names nobody knows whether they are meant: anybody may let a name of his own point to an address.
+    pub meant: bool,
+}
+
+/// A domain whose mail a session may carry.
+#[derive(Debug)]
+pub struct Recipient {
+    /// Its name.
+    pub domain: String,
+    /// What it publishes, where that is known.
+    pub facts: Option<Arc<DomainFacts>>,
+    /// How sure it is that this server takes its mail.
+    pub standing: Standing,
+}
+
+/// Whether a server takes the mail of a domain.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Standing {
+    /// A recipient is there, and the server is one of its mail hosts, by address or by name.
+    Here,
+    /// There is no recipient in sight; the mail host is one of the domain's, and its name lies within the domain.
+    Own,
+    /// There is no recipient in sight; the mail host is that of this domain and may be that of others.
+    Inferred,
+    /// A recipient is there, and the server is none of its mail hosts, whose addresses are all known: a smart host, or D7.
+    Elsewhere,
+    /// A recipient is there, and not enough is known of its mail hosts.
+    Unknown,
+}
+
+impl Standing {
+    /// The domain's policy speaks for this session.
+    #[must_use]
+    pub const fn is_sure(self) -> bool {
+        matches!(self, Self::Here | Self::Own)
+    }
+
+    /// There is a recipient of the domain.
+    #[must_use]
+    pub const fn has_recipient(self) -> bool {
+        matches!(self, Self::Here | Self::Elsewhere | Self::Unknown)
+    }
 }
 
 impl Published {
@@ -90,8 +148,7 @@ impl Published {
     pub fn subjects(&self, called: Called<'_>) -> Vec<Wanted> {
         let mut subjects = Vec::new();
         for domain in called.recipients.iter().filter_map(|domain| domain_name(domain)) {
-            let hosts = self.domain(&domain).into_iter().flat_map(|facts| hosts(facts));
-            subjects.extend(hosts.filter_map(|host| domain_name(host)).map(Wanted::Host));
+            subjects.extend(self.domain(&domain).into_iter().flat_map(|facts| hosts(facts)).cloned().map(Wanted::Host));
             subjects.push(Wanted::Domain(domain));
         }
         subjects.extend(called.names.iter().filter_map(|name| domain_name(name)).map(Wanted::Host));
@@ -100,90 +157,121 @@ impl Published {
 
     /// Which mail host this is, and of which domains.
     #[must_use]
-    pub fn identify(&self, called: Called<'_>) -> Identity {
-        let address = called.address.to_canonical();
-        let named = called.names.iter().filter_map(|name| domain_name(name));
-        let mut names: Vec<String> = self.hosts_at(address).map(str::to_owned).collect();
-        names.extend(named.filter(|name| self.host(name).is_some_and(|facts| facts.is_at(address))));
-        names.sort_unstable();
-        names.dedup();
+    pub fn identify(&self, called: Called<'_>, now: Timestamp) -> Identity {
+        let named: Vec<_> = called.names.iter().filter_map(|name| domain_name(name)).collect();
         let recipients: Vec<_> = called.recipients.iter().filter_map(|domain| domain_name(domain)).collect();
-        let certain = !recipients.is_empty();
-        let taken = |name: &String| {
-            // Other names of the same address may have other policies: what the recipients' domains name comes first.
-            recipients
-                .iter()
-                .any(|domain| self.domain(domain).is_some_and(|facts| hosts(facts).any(|host| host == name)))
+        // Directly, and not by the index of addresses, which strangers may fill.
+        let of_recipients = recipients.iter().filter_map(|domain| self.domain(domain)).flat_map(|facts| hosts(facts));
+        let meant: BTreeSet<&str> = named.iter().chain(of_recipients).map(String::as_str).collect();
+        let others = self.hosts_at(called.address).filter(|name| !meant.contains(name)).map(|name| (name, false));
+        let candidates = meant.iter().map(|name| (*name, true)).chain(others);
+        let mut hosts: Vec<_> = candidates
+            .filter_map(|(name, meant)| {
+                Some(MailHost { name: name.to_owned(), facts: self.host(name)?.clone(), meant })
+            })
+            .filter(|host| host.facts.is_at(called.address, now))
+            .collect();
+        // A name that the server gives itself says less than one that a recipient leads to.
+        let of_recipient = |host: &MailHost| {
+            recipients.iter().any(|domain| self.domain(domain).is_some_and(|facts| hosts_of(facts, &host.name)))
         };
-        if names.iter().any(&taken) {
-            names.retain(taken);
+        if hosts.iter().any(of_recipient) {
+            hosts.retain(of_recipient);
         }
-        let domains = if certain {
-            recipients
+        let domains = if recipients.is_empty() {
+            self.inferred(&hosts)
         } else {
-            let domains: BTreeSet<_> = names.iter().flat_map(|host| self.domains_of(host)).map(str::to_owned).collect();
-            domains.into_iter().collect()
+            let recipient = |domain: String| {
+                let facts = self.domain(&domain).cloned();
+                let standing = self.standing(&domain, facts.as_deref(), called.address, &named, now);
+                Recipient { domain, facts, standing }
+            };
+            recipients.into_iter().map(recipient).collect()
         };
-        Identity {
-            hosts: names.into_iter().filter_map(|name| Some((name.clone(), self.host(&name)?.clone()))).collect(),
-            domains: domains.into_iter().map(|name| (name.clone(), self.domain(&name).cloned())).collect(),
-            certain,
-        }
+        Identity { hosts, domains }
     }
 
     /// The policies that want TLS for a session, the one that speaks for it first.
     #[must_use]
     pub fn demands(&self, called: Called<'_>, now: Timestamp) -> Vec<Demand> {
-        let identity = self.identify(called);
+        let identity = self.identify(called, now);
         let mut demands = Vec::new();
-        for (host, facts) in &identity.hosts {
-            if let Some(records) = facts.dane.valid().filter(|_| now < facts.dane.until) {
-                demands.push(of_tlsa(host, facts, records));
-            }
-        }
-        // Of several names at one address any may be meant: without a recipient only what all of them demand is demanded.
-        if !identity.certain && demands.len() < identity.hosts.len() {
-            demands.iter_mut().for_each(|demand| demand.weight = Weight::Hint);
-        }
-        let mut of_domains = Vec::new();
-        for (domain, facts) in &identity.domains {
-            let elsewhere =
-                identity.certain && facts.as_ref().is_some_and(|facts| self.is_elsewhere(&identity, facts, called));
-            let sts = facts.as_ref().filter(|facts| now < facts.sts.until).and_then(|facts| facts.sts.valid());
-            let before = of_domains.len();
-            of_domains.extend(sts.and_then(|policy| of_sts(domain, policy)));
-            of_domains.extend(self.of_list(domain, now));
-            for demand in &mut of_domains[before..] {
-                if elsewhere {
+        for host in &identity.hosts {
+            if let Some(records) = host.facts.dane.valid().filter(|_| now < host.facts.dane.until) {
+                let mut demand = of_tlsa(&host.name, &host.facts, records);
+                if !host.meant {
                     demand.weight = Weight::Hint;
-                    demand.detail.push_str(
-                        "; but this address is none of the domain's mail hosts: a smart host, or mail led astray (D7)",
-                    );
+                    demand.detail.push_str("; that is one name of this address, and nobody used it");
                 }
+                demands.push(demand);
             }
         }
-        let all_want = identity.domains.iter().all(|(name, _)| of_domains.iter().any(|demand| demand.subject == *name));
-        if !identity.certain && !all_want {
-            of_domains.iter_mut().for_each(|demand| demand.weight = Weight::Hint);
+        for Recipient { domain, facts, standing } in &identity.domains {
+            let sts = facts.as_ref().filter(|facts| now < facts.sts.until).and_then(|facts| facts.sts.valid());
+            for mut demand in sts.and_then(|policy| of_sts(domain, policy)).into_iter().chain(self.of_list(domain, now))
+            {
+                let doubt = match standing {
+                    Standing::Here | Standing::Own => "",
+                    Standing::Inferred => "; but whose mail it was to be is not known",
+                    Standing::Elsewhere => {
+                        "; but this address is none of the domain's mail hosts: a smart host, or mail led astray (D7)"
+                    }
+                    Standing::Unknown => "; but whether this server takes mail for the domain is not known",
+                };
+                if !standing.is_sure() {
+                    demand.weight = Weight::Hint;
+                }
+                demand.detail.push_str(doubt);
+                demands.push(demand);
+            }
         }
-        demands.extend(of_domains);
         demands.sort_by_key(|demand| (demand.weight, demand.source));
         demands
     }
 
-    /// DNS tells every address of the domain's mail hosts, and none is the server's; nor does any name that it gave fit.
-    fn is_elsewhere(&self, identity: &Identity, facts: &DomainFacts, called: Called<'_>) -> bool {
-        let ours = |host: &String| identity.hosts.iter().any(|(name, _)| name == host);
-        let mut all = hosts(facts).peekable();
-        if all.peek().is_none() || facts.mx.valid().is_none() {
-            return false;
+    /// Domains whose mail the hosts of a session take, where no recipient is in sight.
+    fn inferred(&self, hosts: &[MailHost]) -> Vec<Recipient> {
+        let mut domains = BTreeMap::new();
+        for host in hosts {
+            for domain in self.domains_of(&host.name) {
+                // A stranger may name any host as his own; whose name lies within the domain is that of its owner.
+                let own = host.meant && (host.name == domain || host.name.ends_with(&format!(".{domain}")));
+                *domains.entry(domain).or_insert(false) |= own;
+            }
         }
-        let known = |host: &String| self.host(host).is_some_and(|facts| facts.addresses.valid().is_some());
-        let named = called.names.iter().filter_map(|name| domain_name(name));
-        let fits = named.into_iter().any(|name| {
-            hosts(facts).any(|host| *host == name) || facts.sts.valid().is_some_and(|policy| policy.matches(&name))
+        let recipient = |(domain, own): (&str, bool)| Recipient {
+            domain: domain.to_owned(),
+            facts: self.domain(domain).cloned(),
+            standing: if own { Standing::Own } else { Standing::Inferred },
+        };
+        domains.into_iter().map(recipient).collect()
+    }
+
+    fn standing(
+        &self,
+        domain: &str,
+        facts: Option<&DomainFacts>,
+        address: IpAddr,
+        named: &[String],
+        now: Timestamp,
+    ) -> Standing {
+        let listed = self.list().and_then(|list| list.get(domain));
+        let mx = facts.and_then(|facts| facts.mx.value.as_ref()).map_or(&[][..], |mx| &mx.hosts);
+        let policy = facts.and_then(|facts| facts.sts.value.as_ref());
+        let fits = named.iter().any(|name| {
+            mx.contains(name)
+                || policy.is_some_and(|policy| policy.matches(name))
+                || listed.is_some_and(|listed| listed.matches(name))
         });
-        !fits && all.all(|host| known(host) && !ours(host))
+        let looked_at = || facts.into_iter().flat_map(hosts);
+        if fits || looked_at().any(|host| self.host(host).is_some_and(|facts| facts.is_at(address, now))) {
+            return Standing::Here;
+        }
+        let known = |host: &String| {
+            self.host(host).is_some_and(|facts| matches!(facts.addresses.state, State::Valid | State::Absent))
+        };
+        let all = !mx.is_empty() && mx.len() <= HOSTS_PER_DOMAIN && looked_at().count() == mx.len();
+        if all && looked_at().all(known) { Standing::Elsewhere } else { Standing::Unknown }
     }
 
     fn of_list(&self, domain: &str, now: Timestamp) -> Option<Demand> {
@@ -205,12 +293,16 @@ impl Published {
 }
 
 impl HostFacts {
-    /// DNS says that the host is at this address.
+    /// DNS says that the host is at this address, or said so until lately: an address gets other tenants.
     #[must_use]
-    pub fn is_at(&self, address: IpAddr) -> bool {
-        let known = self.addresses.value.iter().flatten();
-        known.into_iter().any(|known| known.to_canonical() == address.to_canonical())
+    pub fn is_at(&self, address: IpAddr, now: Timestamp) -> bool {
+        let mut known = self.addresses.value.iter().flatten();
+        now < self.addresses.until + GRACE && known.any(|known| known.to_canonical() == address.to_canonical())
     }
+}
+
+fn hosts_of(facts: &DomainFacts, name: &str) -> bool {
+    hosts(facts).any(|host| host == name)
 }
 
 fn of_tlsa(host: &str, facts: &HostFacts, records: &[Tlsa]) -> Demand {
