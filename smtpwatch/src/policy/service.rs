@@ -60,7 +60,7 @@ pub enum Dropped {
     WaitingFull,
     /// [`ANSWERS`] answers wait.
     AnswersFull,
-    /// A subject had to make room: there are [`SUBJECTS`], or their answers take [`super::subjects::OCTETS`].
+    /// A subject had to make room: there are [`SUBJECTS`] of its kind, or all answers take [`super::subjects::OCTETS`].
     Capacity,
 }
 

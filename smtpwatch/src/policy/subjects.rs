@@ -13,7 +13,8 @@ use smtpwatch_core::{
 
 use super::sts::Memory;
 
-/// Subjects that are held; the one that was asked for least recently makes room.
+/// Domains that are held, and mail hosts: neither pushes the other out. The one that was asked for least recently makes
+/// room, a domain whose MTA-STS policy is remembered only when there is no other.
 pub const SUBJECTS: usize = 10_000;
 /// Octets that answers and policies may take in all, beside what every subject takes: a policy is seldom longer than
 /// one KiB, and may have 64.
@@ -45,22 +46,39 @@ pub enum Asked {
 #[derive(Debug)]
 pub struct Subjects {
     entries: HashMap<Wanted, Entry>,
-    /// By when they were asked for: an ever growing number, and the subject.
-    order: BTreeMap<u64, Wanted>,
+    domains: Share,
+    hosts: Share,
     asked: u64,
     /// Wanted and not known.
     fresh: VecDeque<Wanted>,
     /// To be refreshed.
     due: BTreeSet<(Timestamp, Wanted)>,
     paced_until: Timestamp,
+    /// Of each share.
     capacity: usize,
     /// Of all entries.
     octets: usize,
 }
 
+/// The domains or the mail hosts: how many, and who makes room. Those of the configuration never do.
+#[derive(Debug, Default)]
+struct Share {
+    len: usize,
+    /// By when they were asked for: an ever growing number, and the subject.
+    plain: BTreeMap<u64, Wanted>,
+    /// Likewise, those whose remembered policy protects: what is lost could be held back from whoever asks again
+    /// (RFC 8461 §10.2).
+    guarded: BTreeMap<u64, Wanted>,
+    /// When the guarded ones cease to be.
+    ends: BTreeSet<(Timestamp, Wanted)>,
+}
+
 #[derive(Debug)]
 struct Entry {
+    /// When it was asked for last: its place in a list of its share.
     order: u64,
+    /// Until when its policy protects.
+    guarded: Option<Timestamp>,
     asked_at: Timestamp,
     /// Of the configuration: never makes room.
     pinned: bool,
@@ -74,12 +92,13 @@ struct Entry {
 }
 
 impl Subjects {
-    /// Room for `capacity` subjects.
+    /// Room for `capacity` domains and as many mail hosts.
     #[must_use]
     pub fn new(capacity: usize) -> Self {
         Self {
             entries: HashMap::new(),
-            order: BTreeMap::new(),
+            domains: Share::default(),
+            hosts: Share::default(),
             asked: 0,
             fresh: VecDeque::new(),
             due: BTreeSet::new(),
@@ -106,11 +125,12 @@ impl Subjects {
         self.asked += 1;
         let asked = self.asked;
         if let Some(entry) = self.entries.get_mut(subject) {
-            self.order.remove(&entry.order);
-            self.order.insert(asked, subject.clone());
+            let share = share(&mut self.domains, &mut self.hosts, subject);
+            share.unlist(subject, entry);
             entry.order = asked;
             entry.asked_at = now;
             entry.pinned |= pinned;
+            share.list(subject, entry);
             if let Some(answer) = entry.answer.as_ref().filter(|_| now < entry.until) {
                 return Asked::Known(answer.clone());
             }
@@ -127,8 +147,8 @@ impl Subjects {
         if self.fresh.len() >= WAITING {
             return Asked::Refused;
         }
-        let gone = if self.entries.len() >= self.capacity { self.make_room() } else { None };
-        if self.entries.len() >= self.capacity {
+        let gone = if self.is_full(subject) { self.make_room(Some(subject), now) } else { None };
+        if self.is_full(subject) {
             return Asked::Refused;
         }
         self.insert(subject.clone(), Memory::default(), pinned, now);
@@ -148,7 +168,7 @@ impl Subjects {
     /// Puts back what was kept elsewhere; it is refreshed as soon as the pace allows.
     pub fn restore(&mut self, subject: &Wanted, answer: Learned, until: Timestamp, memory: Memory, now: Timestamp) {
         let octets = octets(&answer, &memory);
-        let full = self.entries.len() >= self.capacity || self.octets + octets > OCTETS;
+        let full = self.is_full(subject) || self.octets + octets > OCTETS;
         if full || self.entries.contains_key(subject) {
             return;
         }
@@ -210,6 +230,10 @@ impl Subjects {
         entry.octets = octets;
         entry.answer = Some(answer);
         entry.until = until;
+        let share = share(&mut self.domains, &mut self.hosts, subject);
+        share.unlist(subject, entry);
+        entry.guarded = memory.protects_until(now);
+        share.list(subject, entry);
         // A policy that is held is refreshed also while no mail goes there: that is what keeps it (RFC 8461 §10.2).
         let wanted = entry.pinned || memory.protects(now) || now < entry.asked_at + IDLE;
         entry.memory = memory;
@@ -222,7 +246,7 @@ impl Subjects {
         }
         let mut gone = Vec::new();
         while self.octets > OCTETS
-            && let Some(oldest) = self.make_room()
+            && let Some(oldest) = self.make_room(None, now)
         {
             gone.push(oldest);
         }
@@ -254,6 +278,7 @@ impl Subjects {
     fn insert(&mut self, subject: Wanted, memory: Memory, pinned: bool, now: Timestamp) {
         let entry = Entry {
             order: self.asked,
+            guarded: memory.protects_until(now),
             asked_at: now,
             pinned,
             waits: false,
@@ -264,7 +289,9 @@ impl Subjects {
             memory,
             octets: 0,
         };
-        self.order.insert(self.asked, subject.clone());
+        let share = share(&mut self.domains, &mut self.hosts, &subject);
+        share.len += 1;
+        share.list(&subject, &entry);
         self.entries.insert(subject, entry);
     }
 
@@ -279,18 +306,87 @@ impl Subjects {
         }
     }
 
-    /// Lets the one go that was asked for least recently, and is neither of the configuration nor being looked up.
-    fn make_room(&mut self) -> Option<Wanted> {
-        let free = |subject: &Wanted| self.entries.get(subject).is_some_and(|entry| !entry.pinned && !entry.in_flight);
-        let (order, subject) = self.order.iter().find(|(_, subject)| free(subject))?;
-        let (order, subject) = (*order, subject.clone());
-        self.order.remove(&order);
-        let entry = self.entries.remove(&subject)?;
+    fn is_full(&self, subject: &Wanted) -> bool {
+        let share = match subject {
+            Wanted::Domain(_) => &self.domains,
+            Wanted::Host(_) => &self.hosts,
+        };
+        share.len >= self.capacity
+    }
+
+    /// Lets the one go that was asked for least recently, of the share of `like` or of both, and is neither of the
+    /// configuration nor being looked up; one whose policy protects only when there is no other.
+    fn make_room(&mut self, like: Option<&Wanted>, now: Timestamp) -> Option<Wanted> {
+        let shares = match like {
+            Some(Wanted::Domain(_)) => [Some(&mut self.domains), None],
+            Some(Wanted::Host(_)) => [Some(&mut self.hosts), None],
+            None => [Some(&mut self.domains), Some(&mut self.hosts)],
+        };
+        let (mut plain, mut guarded) = (None, None);
+        for share in shares.into_iter().flatten() {
+            share.age(&mut self.entries, now);
+            // At most as many are skipped as are in flight.
+            let free = |(_, subject): &(&u64, &Wanted)| self.entries.get(*subject).is_some_and(|one| !one.in_flight);
+            let oldest = |list: &BTreeMap<u64, Wanted>| list.iter().find(free).map(|(at, one)| (*at, one.clone()));
+            plain = plain.into_iter().chain(oldest(&share.plain)).min();
+            guarded = guarded.into_iter().chain(oldest(&share.guarded)).min();
+        }
+        let (_, subject) = plain.or(guarded)?;
+        self.remove(&subject);
+        Some(subject)
+    }
+
+    fn remove(&mut self, subject: &Wanted) {
+        let Some(entry) = self.entries.remove(subject) else { return };
+        let share = share(&mut self.domains, &mut self.hosts, subject);
+        share.len -= 1;
+        share.unlist(subject, &entry);
         self.octets -= entry.octets;
         if let Some(due) = entry.due {
             self.due.remove(&(due, subject.clone()));
         }
-        Some(subject)
+    }
+}
+
+/// The share that a subject is of.
+const fn share<'a>(domains: &'a mut Share, hosts: &'a mut Share, subject: &Wanted) -> &'a mut Share {
+    match subject {
+        Wanted::Domain(_) => domains,
+        Wanted::Host(_) => hosts,
+    }
+}
+
+impl Share {
+    fn list(&mut self, subject: &Wanted, entry: &Entry) {
+        if entry.pinned {
+            return;
+        }
+        if let Some(end) = entry.guarded {
+            self.guarded.insert(entry.order, subject.clone());
+            self.ends.insert((end, subject.clone()));
+        } else {
+            self.plain.insert(entry.order, subject.clone());
+        }
+    }
+
+    fn unlist(&mut self, subject: &Wanted, entry: &Entry) {
+        self.plain.remove(&entry.order);
+        self.guarded.remove(&entry.order);
+        if let Some(end) = entry.guarded {
+            self.ends.remove(&(end, subject.clone()));
+        }
+    }
+
+    /// A policy that has run out protects nothing any more.
+    fn age(&mut self, entries: &mut HashMap<Wanted, Entry>, now: Timestamp) {
+        while let Some((_, subject)) = self.ends.first().filter(|(end, _)| *end <= now).cloned() {
+            self.ends.pop_first();
+            if let Some(entry) = entries.get_mut(&subject) {
+                self.unlist(&subject, entry);
+                entry.guarded = None;
+                self.list(&subject, entry);
+            }
+        }
     }
 }
 
@@ -403,12 +499,74 @@ mod tests {
         assert_eq!(subjects.ask(&host(1), false, at(0)), Asked::Waits(Some(host(0))));
     }
 
+    /// What is remembered of a domain whose policy holds for 1,000 seconds from the start.
+    fn policy(mode: &str, more: &str) -> Memory {
+        let body = format!("version: STSv1\nmode: {mode}\nmx: a.example\nmax_age: 1000\n{more}");
+        let policy = StsPolicy::parse(body.as_bytes(), "1").expect("a policy");
+        Memory { kept: Some(Kept { policy, body, fetched_at: at(0) }), failed: None }
+    }
+
+    fn domain(number: usize) -> Wanted {
+        Wanted::Domain(format!("d{number}.example.net"))
+    }
+
+    fn ask_and_look(subjects: &mut Subjects, subject: &Wanted, memory: &Memory, now: Timestamp) -> Vec<Wanted> {
+        let gone = match subjects.ask(subject, false, now) {
+            Asked::Waits(gone) => gone,
+            other => panic!("{other:?}"),
+        };
+        let (next, _) = subjects.next(now).expect("it waits");
+        assert_eq!(next, *subject);
+        let more = subjects.done(&next, learned(&next), now + OFTEN, memory.clone(), now, 0.5);
+        gone.into_iter().chain(more).collect()
+    }
+
+    #[test]
+    fn a_flood_of_names_takes_no_policy_that_protects() {
+        let mut subjects = Subjects::new(10);
+        for (number, mode) in (0..).zip(["enforce", "testing", "none"]) {
+            ask_and_look(&mut subjects, &domain(number), &policy(mode, ""), at(0));
+        }
+        let flood = |subjects: &mut Subjects, numbers: std::ops::Range<usize>, now| -> Vec<Wanted> {
+            let look = |number| ask_and_look(subjects, &domain(number), &Memory::default(), now);
+            numbers.flat_map(look).collect()
+        };
+        let gone = flood(&mut subjects, 100..200, at(1));
+        assert!(!gone.contains(&domain(0)) && !gone.contains(&domain(1)), "{gone:?}");
+        assert!(gone.contains(&domain(2)), "a policy that demands nothing is as good as none");
+        // Only when there is nothing else does one make room; and one that has run out is like any other.
+        let mut full = Subjects::new(2);
+        for number in 0..2 {
+            ask_and_look(&mut full, &domain(number), &policy("enforce", ""), at(0));
+        }
+        assert_eq!(ask_and_look(&mut full, &domain(2), &Memory::default(), at(1)), [domain(0)]);
+        assert_eq!(ask_and_look(&mut full, &domain(3), &Memory::default(), at(2)), [domain(2)]);
+        assert_eq!(ask_and_look(&mut full, &domain(4), &Memory::default(), at(1_000)), [domain(1)]);
+        assert!(full.domains.ends.is_empty() && full.domains.guarded.is_empty());
+    }
+
+    #[test]
+    fn a_policy_that_was_kept_elsewhere_is_guarded_too() {
+        let mut subjects = Subjects::new(2);
+        subjects.restore(&domain(0), learned(&domain(0)), at(0), policy("enforce", ""), at(0));
+        ask_and_look(&mut subjects, &domain(1), &Memory::default(), at(0));
+        assert_eq!(ask_and_look(&mut subjects, &domain(2), &Memory::default(), at(1)), [domain(1)]);
+    }
+
+    #[test]
+    fn mail_hosts_push_no_domain_out() {
+        let mut subjects = Subjects::new(3);
+        ask_and_look(&mut subjects, &domain(0), &Memory::default(), at(0));
+        let look = |number| ask_and_look(&mut subjects, &host(number), &Memory::default(), at(1));
+        let gone: Vec<Wanted> = (0..20).flat_map(look).collect();
+        assert_eq!(gone, (0..17).map(host).collect::<Vec<_>>());
+        assert_eq!((subjects.len(), subjects.domains.len), (4, 1));
+        assert!(matches!(subjects.ask(&domain(0), false, at(2)), Asked::Known(_)));
+    }
+
     #[test]
     fn long_policies_make_room_too() {
-        let body = format!("version: STSv1\nmode: enforce\nmx: a.example\nmax_age: 1000\n{}", "x: y\n".repeat(13_000));
-        let policy = StsPolicy::parse(body.as_bytes(), "1").expect("a policy");
-        let kept = Kept { policy, body, fetched_at: at(0) };
-        let memory = Memory { kept: Some(kept), failed: None };
+        let memory = policy("enforce", &"x: y\n".repeat(13_000));
         let mut subjects = Subjects::new(SUBJECTS);
         let mut gone = 0;
         for number in 0..1_000 {
