@@ -6,6 +6,7 @@ pub mod anchors;
 pub mod effective;
 pub mod fetch;
 pub mod known;
+mod line;
 pub mod list;
 pub mod lookup;
 pub mod resolver;

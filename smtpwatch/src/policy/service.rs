@@ -29,7 +29,7 @@ use super::{
     lookup::{DomainLook, Patience, Sources, Trust},
     resolver::{Dnssec, REMEDY},
     sts::Memory,
-    subjects::{Asked, SUBJECTS, Subjects},
+    subjects::{Asked, Room, SUBJECTS, Subjects},
 };
 use crate::{clock::now, config::PolicySettings, output::metrics::Metrics};
 
@@ -56,11 +56,11 @@ const TICK: Duration = Duration::from_secs(60);
 pub enum Dropped {
     /// [`QUEUE`] questions wait.
     QueueFull,
-    /// [`super::subjects::WAITING`] subjects wait for their first look.
+    /// [`super::subjects::WAITING`] subjects wait for their first look: the one that had waited longest gave way.
     WaitingFull,
     /// [`ANSWERS`] answers wait.
     AnswersFull,
-    /// A subject had to make room: there are [`SUBJECTS`] of its kind, or all answers take [`super::subjects::OCTETS`].
+    /// A subject had to make room, or found none: there are [`SUBJECTS`] of its kind, or all answers take [`super::subjects::OCTETS`].
     Capacity,
 }
 
@@ -221,7 +221,9 @@ impl Worker {
         // Behind what was kept: a policy that was seen once must not be forgotten because the configuration names its
         // domain.
         for domain in &settings.domains {
-            if let Asked::Waits(Some(gone)) = subjects.ask(&Wanted::Domain(domain.clone()), true, now) {
+            if let Asked::Waits(Room { gone: Some(gone), .. }) =
+                subjects.ask(&Wanted::Domain(domain.clone()), true, now)
+            {
                 keep(Known::Forgotten(gone));
             }
         }
@@ -320,8 +322,13 @@ impl Worker {
     fn ask(&mut self, wanted: &Wanted, pinned: bool, now: Timestamp) {
         match self.subjects.ask(wanted, pinned, now) {
             Asked::Known(learned) => self.tell(learned),
-            Asked::Waits(gone) => self.forget(gone),
-            Asked::Refused => self.metrics.policy_dropped(Dropped::WaitingFull),
+            Asked::Waits(Room { gone, dropped }) => {
+                self.forget(gone);
+                if dropped.is_some() {
+                    self.metrics.policy_dropped(Dropped::WaitingFull);
+                }
+            }
+            Asked::Refused => self.metrics.policy_dropped(Dropped::Capacity),
         }
         self.metrics.policy_subjects(self.subjects.len());
     }

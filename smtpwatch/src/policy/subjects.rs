@@ -1,5 +1,5 @@
-//! Which domains and mail hosts are looked up, and when: bounded, one look at a time for each, what is wanted first and
-//! what is about to run out after it. Time and chance are arguments.
+//! Which domains and mail hosts are looked up, and when: bounded, one look at a time for each, what the configuration
+//! names first, then what is wanted, and what is about to run out after it. Time and chance are arguments.
 
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap, VecDeque},
@@ -11,7 +11,7 @@ use smtpwatch_core::{
     policy::published::{Learned, Wanted},
 };
 
-use super::sts::Memory;
+use super::{line::Line, sts::Memory};
 
 /// Domains that are held, and mail hosts: neither pushes the other out. The one that was asked for least recently makes
 /// room, a domain whose MTA-STS policy is remembered only when there is no other.
@@ -19,7 +19,7 @@ pub const SUBJECTS: usize = 10_000;
 /// Octets that answers and policies may take in all, beside what every subject takes: a policy is seldom longer than
 /// one KiB, and may have 64.
 pub const OCTETS: usize = 64 * 1024 * 1024;
-/// Subjects that wait for their first look; more are not taken in.
+/// Subjects that wait for their first look, beside those of the configuration; the one that waits longest gives way.
 pub const WAITING: usize = 1_000;
 /// What nobody has asked for during this time is not refreshed by itself any more.
 const IDLE: Duration = Duration::from_secs(7 * 86_400);
@@ -30,16 +30,28 @@ const SELDOM: Duration = Duration::from_secs(900);
 const OFTEN: Duration = Duration::from_secs(86_400);
 /// Refreshes begin no closer together than this: after a long stop everything is due at once.
 const PACE: Duration = Duration::from_millis(100);
+/// A refresh that would be one look-up too many below its parent is put off for this long, and so many at one time.
+const PUT_OFF: Duration = Duration::from_secs(10);
+const PUT_OFF_AT_ONCE: usize = 100;
 
 /// What asking for a subject led to.
 #[derive(Clone, PartialEq, Debug)]
 pub enum Asked {
     /// It is known: here it is once more.
     Known(Learned),
-    /// It will be looked up; this one had to make room.
-    Waits(Option<Wanted>),
-    /// Too many wait.
+    /// It will be looked up.
+    Waits(Room),
+    /// All that is held is of the configuration or is being looked up.
     Refused,
+}
+
+/// Who made room for a subject.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct Room {
+    /// This one is not held any more.
+    pub gone: Option<Wanted>,
+    /// This one does not wait any more: it had waited longest.
+    pub dropped: Option<Wanted>,
 }
 
 /// The table.
@@ -49,8 +61,10 @@ pub struct Subjects {
     domains: Share,
     hosts: Share,
     asked: u64,
-    /// Wanted and not known.
-    fresh: VecDeque<Wanted>,
+    /// Of the configuration and not known.
+    first: VecDeque<Wanted>,
+    /// Wanted by others and not known; the place of each is its order.
+    line: Line,
     /// To be refreshed.
     due: BTreeSet<(Timestamp, Wanted)>,
     paced_until: Timestamp,
@@ -100,7 +114,8 @@ impl Subjects {
             domains: Share::default(),
             hosts: Share::default(),
             asked: 0,
-            fresh: VecDeque::new(),
+            first: VecDeque::new(),
+            line: Line::default(),
             due: BTreeSet::new(),
             paced_until: Timestamp::default(),
             capacity: capacity.max(1),
@@ -127,6 +142,10 @@ impl Subjects {
         if let Some(entry) = self.entries.get_mut(subject) {
             let share = share(&mut self.domains, &mut self.hosts, subject);
             share.unlist(subject, entry);
+            if entry.is_in_line() {
+                self.line.remove(entry.order);
+                entry.waits = false;
+            }
             entry.order = asked;
             entry.asked_at = now;
             entry.pinned |= pinned;
@@ -135,28 +154,19 @@ impl Subjects {
                 return Asked::Known(answer.clone());
             }
             if entry.in_flight || entry.waits {
-                return Asked::Waits(None);
+                return Asked::Waits(Room::default());
             }
-            if self.fresh.len() >= WAITING {
-                return Asked::Refused;
-            }
-            entry.waits = true;
-            self.fresh.push_back(subject.clone());
-            return Asked::Waits(None);
-        }
-        if self.fresh.len() >= WAITING {
-            return Asked::Refused;
+            // Whoever asks once more waits now: it is the newest again.
+            let dropped = self.line_up(subject);
+            return Asked::Waits(Room { gone: None, dropped });
         }
         let gone = if self.is_full(subject) { self.make_room(Some(subject), now) } else { None };
         if self.is_full(subject) {
             return Asked::Refused;
         }
         self.insert(subject.clone(), Memory::default(), pinned, now);
-        if let Some(entry) = self.entries.get_mut(subject) {
-            entry.waits = true;
-        }
-        self.fresh.push_back(subject.clone());
-        Asked::Waits(gone)
+        let dropped = self.line_up(subject);
+        Asked::Waits(Room { gone, dropped })
     }
 
     /// The newest answer, whether it holds or not.
@@ -186,28 +196,37 @@ impl Subjects {
 
     /// The next subject to look up, and what is remembered of it. It is in flight from here to [`Self::done`].
     pub fn next(&mut self, now: Timestamp) -> Option<(Wanted, Memory)> {
-        while let Some(subject) = self.fresh.pop_front() {
-            // One that had to make room meanwhile is not there any more.
-            if let Some(entry) = self.entries.get(&subject).filter(|entry| entry.waits && !entry.in_flight) {
-                let memory = entry.memory.clone();
-                self.take_off(&subject);
-                return Some((subject, memory));
+        while let Some(subject) = self.first.pop_front() {
+            if self.entries.get(&subject).is_some_and(|entry| entry.waits) {
+                return Some(self.take_off(subject));
             }
+        }
+        if let Some(subject) = self.line.newest().cloned() {
+            return Some(self.take_off(subject));
         }
         if now < self.paced_until {
             return None;
         }
-        let (_, subject) = self.due.first().filter(|(due, _)| *due <= now)?.clone();
-        self.paced_until = now + PACE;
-        let memory = self.entries.get(&subject).map(|entry| entry.memory.clone()).unwrap_or_default();
-        self.take_off(&subject);
-        Some((subject, memory))
+        for _ in 0..PUT_OFF_AT_ONCE {
+            let (_, subject) = self.due.first().filter(|(due, _)| *due <= now)?.clone();
+            let pinned = self.entries.get(&subject).is_some_and(|entry| entry.pinned);
+            if pinned || self.line.has_room(&subject) {
+                self.paced_until = now + PACE;
+                return Some(self.take_off(subject));
+            }
+            self.due.pop_first();
+            if let Some(entry) = self.entries.get_mut(&subject) {
+                entry.due = Some(now + PUT_OFF);
+                self.due.insert((now + PUT_OFF, subject));
+            }
+        }
+        None
     }
 
     /// When [`Self::next`] will have something, if nobody asks before.
     #[must_use]
     pub fn next_at(&self) -> Option<Timestamp> {
-        if !self.fresh.is_empty() {
+        if !self.first.is_empty() || self.line.is_ready() {
             return Some(Timestamp::default());
         }
         self.due.first().map(|(due, _)| (*due).max(self.paced_until))
@@ -251,17 +270,13 @@ impl Subjects {
             gone.push(oldest);
         }
         // Until here it counted as in flight: it does not make room for itself.
-        if let Some(entry) = self.entries.get_mut(subject) {
-            entry.in_flight = false;
-        }
+        self.landed(subject);
         gone
     }
 
     /// A look came to nothing; it is as if nobody had asked.
     pub fn failed(&mut self, subject: &Wanted) {
-        if let Some(entry) = self.entries.get_mut(subject) {
-            entry.in_flight = false;
-        }
+        self.landed(subject);
     }
 
     /// Everything of the kind that `which` names is to be looked up again, as the pace allows.
@@ -295,14 +310,50 @@ impl Subjects {
         self.entries.insert(subject, entry);
     }
 
-    /// In flight, and in no list any more.
-    fn take_off(&mut self, subject: &Wanted) {
-        if let Some(entry) = self.entries.get_mut(subject) {
+    /// Waits for its look from here; gives who gave way.
+    fn line_up(&mut self, subject: &Wanted) -> Option<Wanted> {
+        let entry = self.entries.get_mut(subject)?;
+        entry.waits = true;
+        if entry.pinned {
+            self.first.push_back(subject.clone());
+            return None;
+        }
+        self.line.push(entry.order, subject.clone());
+        if self.line.len() <= WAITING {
+            return None;
+        }
+        let oldest = self.line.pop_oldest()?;
+        if let Some(entry) = self.entries.get_mut(&oldest) {
             entry.waits = false;
-            entry.in_flight = true;
-            if let Some(due) = entry.due.take() {
-                self.due.remove(&(due, subject.clone()));
+            // It is as if nobody had asked: one of which nothing is known takes no room.
+            if entry.answer.is_none() {
+                self.remove(&oldest);
             }
+        }
+        Some(oldest)
+    }
+
+    /// In flight, and in no list any more; with what is remembered of it.
+    fn take_off(&mut self, subject: Wanted) -> (Wanted, Memory) {
+        let Some(entry) = self.entries.get_mut(&subject) else { return (subject, Memory::default()) };
+        if entry.is_in_line() {
+            self.line.remove(entry.order);
+        }
+        entry.waits = false;
+        entry.in_flight = true;
+        self.line.begun(&subject);
+        if let Some(due) = entry.due.take() {
+            self.due.remove(&(due, subject.clone()));
+        }
+        let memory = entry.memory.clone();
+        (subject, memory)
+    }
+
+    fn landed(&mut self, subject: &Wanted) {
+        if let Some(entry) = self.entries.get_mut(subject)
+            && std::mem::replace(&mut entry.in_flight, false)
+        {
+            self.line.ended(subject);
         }
     }
 
@@ -341,10 +392,20 @@ impl Subjects {
         let share = share(&mut self.domains, &mut self.hosts, subject);
         share.len -= 1;
         share.unlist(subject, &entry);
+        if entry.is_in_line() {
+            self.line.remove(entry.order);
+        }
         self.octets -= entry.octets;
         if let Some(due) = entry.due {
             self.due.remove(&(due, subject.clone()));
         }
+    }
+}
+
+impl Entry {
+    /// Those of the configuration wait elsewhere.
+    const fn is_in_line(&self) -> bool {
+        self.waits && !self.pinned
     }
 }
 
@@ -439,17 +500,17 @@ mod tests {
     #[test]
     fn one_look_at_a_time_and_the_answer_again_while_it_holds() {
         let mut subjects = Subjects::new(10);
-        assert_eq!(subjects.ask(&host(1), false, at(0)), Asked::Waits(None));
-        assert_eq!(subjects.ask(&host(1), false, at(0)), Asked::Waits(None));
+        assert_eq!(subjects.ask(&host(1), false, at(0)), Asked::Waits(Room::default()));
+        assert_eq!(subjects.ask(&host(1), false, at(0)), Asked::Waits(Room::default()));
         let (subject, memory) = subjects.next(at(0)).expect("it waits");
-        assert_eq!(subjects.ask(&host(1), false, at(1)), Asked::Waits(None));
+        assert_eq!(subjects.ask(&host(1), false, at(1)), Asked::Waits(Room::default()));
         assert!(subjects.next(at(1)).is_none(), "in flight once");
         let _ = subjects.done(&subject, learned(&subject), at(100), memory, at(2), 0.5);
         assert!(matches!(subjects.ask(&host(1), false, at(99)), Asked::Known(_)));
         assert!(subjects.next(at(99)).is_none());
         // Behind its time it is looked up when somebody asks, and not by itself so soon.
         assert!(subjects.next(at(101)).is_none());
-        assert_eq!(subjects.ask(&host(1), false, at(101)), Asked::Waits(None));
+        assert_eq!(subjects.ask(&host(1), false, at(101)), Asked::Waits(Room::default()));
         assert_eq!(look(&mut subjects, at(101), at(200)), Some(host(1)));
     }
 
@@ -472,6 +533,10 @@ mod tests {
         assert_eq!((looks, subjects.next_at()), (3, None));
     }
 
+    fn makes_room(gone: Wanted) -> Asked {
+        Asked::Waits(Room { gone: Some(gone), dropped: None })
+    }
+
     #[test]
     fn the_table_is_bounded_and_the_oldest_makes_room() {
         let mut subjects = Subjects::new(3);
@@ -482,11 +547,72 @@ mod tests {
         while look(&mut subjects, at(0), at(1_000)).is_some() {}
         subjects.ask(&host(1), false, at(1));
         // The first is of the configuration, the second was asked for since.
-        assert_eq!(subjects.ask(&host(3), false, at(2)), Asked::Waits(Some(host(2))));
+        assert_eq!(subjects.ask(&host(3), false, at(2)), makes_room(host(2)));
         assert_eq!(subjects.len(), 3);
         let mut subjects = Subjects::new(SUBJECTS);
-        let refused = (0..WAITING + 5).filter(|n| subjects.ask(&host(*n), false, at(0)) == Asked::Refused).count();
-        assert_eq!((refused, subjects.len()), (5, WAITING));
+        for number in 0..WAITING + 5 {
+            let dropped = number.checked_sub(WAITING).map(host);
+            assert_eq!(subjects.ask(&host(number), false, at(0)), Asked::Waits(Room { gone: None, dropped }));
+        }
+        assert_eq!((subjects.len(), subjects.line.len()), (WAITING, WAITING));
+    }
+
+    /// Hosts of owners of their own.
+    fn stranger(number: usize) -> Wanted {
+        Wanted::Host(format!("mx.s{number}.example"))
+    }
+
+    #[test]
+    fn the_newest_is_looked_up_first_and_what_the_configuration_names_before_it() {
+        let mut subjects = Subjects::new(SUBJECTS);
+        for number in 0..2 * WAITING {
+            subjects.ask(&stranger(number), false, at(0));
+        }
+        // The line is full: neither of these is refused, and the one that is asked for again is new again.
+        let oldest = stranger(WAITING + 1);
+        assert!(matches!(subjects.ask(&domain(0), true, at(1)), Asked::Waits(Room { dropped: None, .. })));
+        assert!(matches!(subjects.ask(&domain(1), true, at(1)), Asked::Waits(Room { dropped: None, .. })));
+        assert!(matches!(subjects.ask(&host(0), false, at(1)), Asked::Waits(Room { dropped: Some(_), .. })));
+        assert_eq!(subjects.ask(&oldest, false, at(1)), Asked::Waits(Room::default()));
+        let newest = stranger(2 * WAITING - 1);
+        for expected in [domain(0), domain(1), oldest, host(0), newest] {
+            assert_eq!(look(&mut subjects, at(1), at(100)), Some(expected));
+        }
+    }
+
+    #[test]
+    fn one_that_gave_way_keeps_what_is_known_of_it() {
+        let mut subjects = Subjects::new(SUBJECTS);
+        subjects.restore(&domain(0), learned(&domain(0)), at(0), policy("enforce", ""), at(100));
+        assert_eq!(subjects.ask(&domain(0), false, at(1)), Asked::Waits(Room::default()));
+        for number in 0..WAITING {
+            subjects.ask(&stranger(number), false, at(1));
+        }
+        assert!(subjects.answer(&domain(0)).is_some() && subjects.domains.guarded.len() == 1);
+        while subjects.next(at(1)).is_some() {}
+        assert_eq!(subjects.ask(&domain(0), false, at(2)), Asked::Waits(Room::default()), "it may wait once more");
+        assert_eq!(subjects.next(at(2)), Some((domain(0), policy("enforce", ""))));
+    }
+
+    #[test]
+    fn slow_servers_of_one_owner_hold_nobody_else_up() {
+        let mut subjects = Subjects::new(SUBJECTS);
+        subjects.ask(&stranger(0), false, at(0));
+        for number in 0..20 {
+            subjects.ask(&host(number), false, at(0));
+            // Refreshes count, and wait, like any other.
+            subjects.restore(&domain(number), learned(&domain(number)), at(0), Memory::default(), at(0));
+        }
+        let in_flight: Vec<Wanted> = std::iter::from_fn(|| subjects.next(at(0)).map(|(subject, _)| subject)).collect();
+        assert_eq!(in_flight, [host(19), host(18), host(17), host(16), stranger(0)]);
+        assert_eq!(subjects.next_at(), Some(at(0) + PUT_OFF), "there is nothing to do until one ends");
+        // The configuration is not held up by them either.
+        subjects.ask(&domain(100), true, at(0));
+        assert_eq!(subjects.next(at(0)).map(|(subject, _)| subject), Some(domain(100)));
+        for (subject, expected) in [(host(18), None), (host(19), Some(host(15)))] {
+            subjects.failed(&subject);
+            assert_eq!(subjects.next(at(0)).map(|(subject, _)| subject), expected);
+        }
     }
 
     #[test]
@@ -496,7 +622,7 @@ mod tests {
         let (subject, memory) = subjects.next(at(0)).expect("it waits");
         assert_eq!(subjects.ask(&host(1), false, at(0)), Asked::Refused);
         let _ = subjects.done(&subject, learned(&subject), at(100), memory, at(0), 0.5);
-        assert_eq!(subjects.ask(&host(1), false, at(0)), Asked::Waits(Some(host(0))));
+        assert_eq!(subjects.ask(&host(1), false, at(0)), makes_room(host(0)));
     }
 
     /// What is remembered of a domain whose policy holds for 1,000 seconds from the start.
@@ -512,7 +638,7 @@ mod tests {
 
     fn ask_and_look(subjects: &mut Subjects, subject: &Wanted, memory: &Memory, now: Timestamp) -> Vec<Wanted> {
         let gone = match subjects.ask(subject, false, now) {
-            Asked::Waits(gone) => gone,
+            Asked::Waits(Room { gone, dropped: None }) => gone,
             other => panic!("{other:?}"),
         };
         let (next, _) = subjects.next(now).expect("it waits");
