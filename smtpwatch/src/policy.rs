@@ -9,6 +9,7 @@ pub mod known;
 mod line;
 pub mod list;
 pub mod lookup;
+mod probes;
 pub mod resolver;
 pub mod service;
 pub mod sts;
