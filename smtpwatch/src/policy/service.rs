@@ -27,9 +27,10 @@ use super::{
     known::{Kept, Known, KnownDomain, KnownHost, KnownList},
     list::{self, Place},
     lookup::{DomainLook, Patience, Sources, Trust},
+    probes::Probes,
     resolver::{Dnssec, REMEDY},
     sts::Memory,
-    subjects::{Asked, SUBJECTS, Subjects},
+    subjects::{Asked, Room, SUBJECTS, Subjects},
 };
 use crate::{clock::now, config::PolicySettings, output::metrics::Metrics};
 
@@ -39,15 +40,13 @@ pub const QUEUE: usize = 1_024;
 pub const ANSWERS: usize = 1_024;
 /// Subjects that are looked up at once.
 const AT_ONCE: usize = 16;
-/// A resolver through which no DNSSEC comes, or that is not there, is tried again after this.
-const DNSSEC_RETRY: Duration = Duration::from_secs(300);
-/// One that serves is tried again after this: it may have changed with the network.
-const DNSSEC_CHECK: Duration = Duration::from_secs(3_600);
 /// Whether the file of a list has changed is looked at so often.
 const LIST_FILE: Duration = Duration::from_secs(60);
 /// A list at a URL is fetched so often (its publisher demands every 48 hours), and so soon again when that failed.
 const LIST_URL: Duration = Duration::from_secs(86_400);
 const LIST_RETRY: Duration = Duration::from_secs(3_600);
+/// The name servers are tried again after this when a task broke off.
+const BROKE_OFF: Duration = Duration::from_secs(300);
 /// The loop looks at the clock at least this often.
 const TICK: Duration = Duration::from_secs(60);
 
@@ -56,11 +55,11 @@ const TICK: Duration = Duration::from_secs(60);
 pub enum Dropped {
     /// [`QUEUE`] questions wait.
     QueueFull,
-    /// [`super::subjects::WAITING`] subjects wait for their first look.
+    /// [`super::subjects::WAITING`] subjects wait for their first look: the one that had waited longest gave way.
     WaitingFull,
     /// [`ANSWERS`] answers wait.
     AnswersFull,
-    /// A subject had to make room: there are [`SUBJECTS`], or their answers take [`super::subjects::OCTETS`].
+    /// A subject had to make room, or found none: there are [`SUBJECTS`] of its kind, or all answers take [`super::subjects::OCTETS`].
     Capacity,
 }
 
@@ -173,8 +172,8 @@ struct Worker {
     sources_at: Timestamp,
     /// They are being looked for.
     sources_wait: bool,
-    /// What the log has last said of DNSSEC.
-    dnssec: Option<Dnssec>,
+    /// How DNSSEC stands, as the log has last said.
+    probes: Probes,
     list: List,
     tasks: JoinSet<Done>,
     /// What each task looks up; tasks of another kind are not in it.
@@ -221,7 +220,9 @@ impl Worker {
         // Behind what was kept: a policy that was seen once must not be forgotten because the configuration names its
         // domain.
         for domain in &settings.domains {
-            if let Asked::Waits(Some(gone)) = subjects.ask(&Wanted::Domain(domain.clone()), true, now) {
+            if let Asked::Waits(Room { gone: Some(gone), .. }) =
+                subjects.ask(&Wanted::Domain(domain.clone()), true, now)
+            {
                 keep(Known::Forgotten(gone));
             }
         }
@@ -248,7 +249,7 @@ impl Worker {
             sources: None,
             sources_at: now,
             sources_wait: false,
-            dnssec: None,
+            probes: Probes::default(),
             list: List { place, at, waits: false, written: None, text, failing: false },
             tasks: JoinSet::new(),
             looks: HashMap::new(),
@@ -320,8 +321,13 @@ impl Worker {
     fn ask(&mut self, wanted: &Wanted, pinned: bool, now: Timestamp) {
         match self.subjects.ask(wanted, pinned, now) {
             Asked::Known(learned) => self.tell(learned),
-            Asked::Waits(gone) => self.forget(gone),
-            Asked::Refused => self.metrics.policy_dropped(Dropped::WaitingFull),
+            Asked::Waits(Room { gone, dropped }) => {
+                self.forget(gone);
+                if dropped.is_some() {
+                    self.metrics.policy_dropped(Dropped::WaitingFull);
+                }
+            }
+            Asked::Refused => self.metrics.policy_dropped(Dropped::Capacity),
         }
         self.metrics.policy_subjects(self.subjects.len());
     }
@@ -360,7 +366,7 @@ impl Worker {
                     // The name servers or the list: both are tried again in time.
                     None => {
                         (self.sources_wait, self.list.waits) = (false, false);
-                        (self.sources_at, self.list.at) = (now + DNSSEC_RETRY, now + LIST_RETRY);
+                        (self.sources_at, self.list.at) = (now + BROKE_OFF, now + LIST_RETRY);
                     }
                 }
             }
@@ -370,32 +376,35 @@ impl Worker {
     /// The name servers were tried.
     fn found(&mut self, sources: Result<Box<Sources>, String>, now: Timestamp) {
         self.sources_wait = false;
-        let dnssec = match sources {
+        let (sources, dnssec) = match sources {
             Ok(sources) => {
                 let dnssec = sources.dnssec().clone();
-                self.sources = Some(Arc::from(sources));
-                dnssec
+                (Some(Arc::from(sources)), dnssec)
             }
             // Those that were there before may serve still.
-            Err(why) => Dnssec::Broken(why),
+            Err(why) => (None, Dnssec::Broken(why)),
         };
-        let broken = matches!(dnssec, Dnssec::Broken(_));
-        self.sources_at = now + if broken { DNSSEC_RETRY } else { DNSSEC_CHECK };
-        self.metrics.policy_dnssec(dnssec == Dnssec::On);
-        if broken {
+        if let Dnssec::Broken(why) = &dnssec {
+            tracing::debug!("a probe of DNSSEC failed: {why}");
             self.metrics.policy_failed(Source::Dane);
         }
-        if self.dnssec.as_ref() != Some(&dnssec) {
-            match &dnssec {
-                Dnssec::On => tracing::info!("DNSSEC is validated: DANE is on"),
-                Dnssec::Off => tracing::info!("DANE is switched off by the configuration"),
-                Dnssec::Broken(why) => tracing::warn!("DANE is off: {why}: {REMEDY}"),
+        let noted = self.probes.note(dnssec);
+        self.sources_at = now + self.probes.next_in();
+        self.metrics.policy_dnssec(self.probes.is_on());
+        if noted.adopt && sources.is_some() {
+            self.sources = sources;
+        }
+        if noted.changed {
+            match self.probes.stands() {
+                Some(Dnssec::On) => tracing::info!("DNSSEC is validated: DANE is on"),
+                Some(Dnssec::Off) => tracing::info!("DANE is switched off by the configuration"),
+                Some(Dnssec::Broken(why)) => tracing::warn!("DANE is off: {why}: {REMEDY}"),
+                None => {}
             }
             // What was proved holds for its time; what could not be proved is asked for once more.
-            if dnssec == Dnssec::On {
+            if self.probes.is_on() {
                 self.subjects.renew(|subject| matches!(subject, Wanted::Host(_)), now);
             }
-            self.dnssec = Some(dnssec);
         }
     }
 
@@ -428,7 +437,7 @@ impl Worker {
     fn host(&mut self, name: String, mut facts: HostFacts, now: Timestamp) {
         let (found, dane) = (facts.addresses.state.as_str(), facts.dane.state.as_str());
         tracing::debug!(host = %name, addresses = found, dane, "looked up");
-        if self.dnssec == Some(Dnssec::On) {
+        if self.probes.is_on() {
             match facts.dane.state {
                 State::Error | State::Bogus => self.metrics.policy_failed(Source::Dane),
                 State::Valid | State::Absent | State::Insecure | State::Expired | State::Invalid => {
@@ -548,4 +557,28 @@ fn as_of(facts: &DomainFacts, memory: &Memory, now: Timestamp) -> DomainFacts {
         facts.sts.state = State::Expired;
     }
     facts
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_start_before_the_network_is_up_is_tried_again_in_seconds() {
+        let settings = PolicySettings::default();
+        let trust = Trust::load(&settings).expect("nothing but what is built in");
+        let (metrics, patience) = (Arc::new(Metrics::new(&[25]).expect("metrics")), Patience::default());
+        let (kept, keep) = (Kept::default(), Box::new(|_| ()));
+        let setup = Setup { settings, trust, patience, kept, list: None, metrics: metrics.clone(), keep };
+        let (told, _answers) = sync_channel(1);
+        let mut now = Timestamp::from_secs(1_000);
+        let (mut worker, _) = Worker::new(setup, told, now);
+        for wait in [5, 10, 20] {
+            worker.sources_wait = true;
+            worker.found(Err("there are no name servers".to_owned()), now);
+            now = now + Duration::from_secs(wait);
+            assert_eq!((worker.sources_at, worker.sources_wait, worker.sources.is_none()), (now, false, true));
+        }
+        assert!(metrics.render().contains("smtpwatch_policy_dnssec 0\n"));
+    }
 }

@@ -68,7 +68,13 @@ impl Memory {
     /// Whether losing the policy would matter: one with another mode than `none` is held (RFC 8461 §3.3, §10.3).
     #[must_use]
     pub fn protects(&self, now: Timestamp) -> bool {
-        self.holding(now).is_some_and(|kept| kept.policy.mode != StsMode::None)
+        self.protects_until(now).is_some()
+    }
+
+    /// Until when it [`Self::protects`], if nothing changes.
+    #[must_use]
+    pub fn protects_until(&self, now: Timestamp) -> Option<Timestamp> {
+        self.holding(now).filter(|kept| kept.policy.mode != StsMode::None).map(Kept::expires)
     }
 
     /// Whether the policy of a TXT record with this `id` is to be fetched now.

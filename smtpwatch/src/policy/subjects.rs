@@ -1,5 +1,5 @@
-//! Which domains and mail hosts are looked up, and when: bounded, one look at a time for each, what is wanted first and
-//! what is about to run out after it. Time and chance are arguments.
+//! Which domains and mail hosts are looked up, and when: bounded, one look at a time for each, what the configuration
+//! names first, then what is wanted, and what is about to run out after it. Time and chance are arguments.
 
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap, VecDeque},
@@ -11,14 +11,15 @@ use smtpwatch_core::{
     policy::published::{Learned, Wanted},
 };
 
-use super::sts::Memory;
+use super::{line::Line, sts::Memory};
 
-/// Subjects that are held; the one that was asked for least recently makes room.
+/// Domains that are held, and mail hosts: neither pushes the other out. The one that was asked for least recently makes
+/// room, a domain whose MTA-STS policy is remembered only when there is no other.
 pub const SUBJECTS: usize = 10_000;
 /// Octets that answers and policies may take in all, beside what every subject takes: a policy is seldom longer than
 /// one KiB, and may have 64.
 pub const OCTETS: usize = 64 * 1024 * 1024;
-/// Subjects that wait for their first look; more are not taken in.
+/// Subjects that wait for their first look, beside those of the configuration; the one that waits longest gives way.
 pub const WAITING: usize = 1_000;
 /// What nobody has asked for during this time is not refreshed by itself any more.
 const IDLE: Duration = Duration::from_secs(7 * 86_400);
@@ -29,38 +30,69 @@ const SELDOM: Duration = Duration::from_secs(900);
 const OFTEN: Duration = Duration::from_secs(86_400);
 /// Refreshes begin no closer together than this: after a long stop everything is due at once.
 const PACE: Duration = Duration::from_millis(100);
+/// A refresh that would be one look-up too many below its parent is put off for this long, and so many at one time.
+const PUT_OFF: Duration = Duration::from_secs(10);
+const PUT_OFF_AT_ONCE: usize = 100;
 
 /// What asking for a subject led to.
 #[derive(Clone, PartialEq, Debug)]
 pub enum Asked {
     /// It is known: here it is once more.
     Known(Learned),
-    /// It will be looked up; this one had to make room.
-    Waits(Option<Wanted>),
-    /// Too many wait.
+    /// It will be looked up.
+    Waits(Room),
+    /// All that is held is of the configuration or is being looked up.
     Refused,
+}
+
+/// Who made room for a subject.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct Room {
+    /// This one is not held any more.
+    pub gone: Option<Wanted>,
+    /// This one does not wait any more: it had waited longest.
+    pub dropped: Option<Wanted>,
 }
 
 /// The table.
 #[derive(Debug)]
 pub struct Subjects {
     entries: HashMap<Wanted, Entry>,
-    /// By when they were asked for: an ever growing number, and the subject.
-    order: BTreeMap<u64, Wanted>,
+    domains: Share,
+    hosts: Share,
     asked: u64,
-    /// Wanted and not known.
-    fresh: VecDeque<Wanted>,
+    /// Of the configuration and not known.
+    first: VecDeque<Wanted>,
+    /// Wanted by others and not known; the place of each is its order.
+    line: Line,
     /// To be refreshed.
     due: BTreeSet<(Timestamp, Wanted)>,
     paced_until: Timestamp,
+    /// Of each share.
     capacity: usize,
     /// Of all entries.
     octets: usize,
 }
 
+/// The domains or the mail hosts: how many, and who makes room. Those of the configuration never do.
+#[derive(Debug, Default)]
+struct Share {
+    len: usize,
+    /// By when they were asked for: an ever growing number, and the subject.
+    plain: BTreeMap<u64, Wanted>,
+    /// Likewise, those whose remembered policy protects: what is lost could be held back from whoever asks again
+    /// (RFC 8461 §10.2).
+    guarded: BTreeMap<u64, Wanted>,
+    /// When the guarded ones cease to be.
+    ends: BTreeSet<(Timestamp, Wanted)>,
+}
+
 #[derive(Debug)]
 struct Entry {
+    /// When it was asked for last: its place in a list of its share.
     order: u64,
+    /// Until when its policy protects.
+    guarded: Option<Timestamp>,
     asked_at: Timestamp,
     /// Of the configuration: never makes room.
     pinned: bool,
@@ -74,14 +106,16 @@ struct Entry {
 }
 
 impl Subjects {
-    /// Room for `capacity` subjects.
+    /// Room for `capacity` domains and as many mail hosts.
     #[must_use]
     pub fn new(capacity: usize) -> Self {
         Self {
             entries: HashMap::new(),
-            order: BTreeMap::new(),
+            domains: Share::default(),
+            hosts: Share::default(),
             asked: 0,
-            fresh: VecDeque::new(),
+            first: VecDeque::new(),
+            line: Line::default(),
             due: BTreeSet::new(),
             paced_until: Timestamp::default(),
             capacity: capacity.max(1),
@@ -106,37 +140,33 @@ impl Subjects {
         self.asked += 1;
         let asked = self.asked;
         if let Some(entry) = self.entries.get_mut(subject) {
-            self.order.remove(&entry.order);
-            self.order.insert(asked, subject.clone());
+            let share = share(&mut self.domains, &mut self.hosts, subject);
+            share.unlist(subject, entry);
+            if entry.is_in_line() {
+                self.line.remove(entry.order);
+                entry.waits = false;
+            }
             entry.order = asked;
             entry.asked_at = now;
             entry.pinned |= pinned;
+            share.list(subject, entry);
             if let Some(answer) = entry.answer.as_ref().filter(|_| now < entry.until) {
                 return Asked::Known(answer.clone());
             }
             if entry.in_flight || entry.waits {
-                return Asked::Waits(None);
+                return Asked::Waits(Room::default());
             }
-            if self.fresh.len() >= WAITING {
-                return Asked::Refused;
-            }
-            entry.waits = true;
-            self.fresh.push_back(subject.clone());
-            return Asked::Waits(None);
+            // Whoever asks once more waits now: it is the newest again.
+            let dropped = self.line_up(subject);
+            return Asked::Waits(Room { gone: None, dropped });
         }
-        if self.fresh.len() >= WAITING {
-            return Asked::Refused;
-        }
-        let gone = if self.entries.len() >= self.capacity { self.make_room() } else { None };
-        if self.entries.len() >= self.capacity {
+        let gone = if self.is_full(subject) { self.make_room(Some(subject), now) } else { None };
+        if self.is_full(subject) {
             return Asked::Refused;
         }
         self.insert(subject.clone(), Memory::default(), pinned, now);
-        if let Some(entry) = self.entries.get_mut(subject) {
-            entry.waits = true;
-        }
-        self.fresh.push_back(subject.clone());
-        Asked::Waits(gone)
+        let dropped = self.line_up(subject);
+        Asked::Waits(Room { gone, dropped })
     }
 
     /// The newest answer, whether it holds or not.
@@ -148,7 +178,7 @@ impl Subjects {
     /// Puts back what was kept elsewhere; it is refreshed as soon as the pace allows.
     pub fn restore(&mut self, subject: &Wanted, answer: Learned, until: Timestamp, memory: Memory, now: Timestamp) {
         let octets = octets(&answer, &memory);
-        let full = self.entries.len() >= self.capacity || self.octets + octets > OCTETS;
+        let full = self.is_full(subject) || self.octets + octets > OCTETS;
         if full || self.entries.contains_key(subject) {
             return;
         }
@@ -166,28 +196,37 @@ impl Subjects {
 
     /// The next subject to look up, and what is remembered of it. It is in flight from here to [`Self::done`].
     pub fn next(&mut self, now: Timestamp) -> Option<(Wanted, Memory)> {
-        while let Some(subject) = self.fresh.pop_front() {
-            // One that had to make room meanwhile is not there any more.
-            if let Some(entry) = self.entries.get(&subject).filter(|entry| entry.waits && !entry.in_flight) {
-                let memory = entry.memory.clone();
-                self.take_off(&subject);
-                return Some((subject, memory));
+        while let Some(subject) = self.first.pop_front() {
+            if self.entries.get(&subject).is_some_and(|entry| entry.waits) {
+                return Some(self.take_off(subject));
             }
+        }
+        if let Some(subject) = self.line.newest().cloned() {
+            return Some(self.take_off(subject));
         }
         if now < self.paced_until {
             return None;
         }
-        let (_, subject) = self.due.first().filter(|(due, _)| *due <= now)?.clone();
-        self.paced_until = now + PACE;
-        let memory = self.entries.get(&subject).map(|entry| entry.memory.clone()).unwrap_or_default();
-        self.take_off(&subject);
-        Some((subject, memory))
+        for _ in 0..PUT_OFF_AT_ONCE {
+            let (_, subject) = self.due.first().filter(|(due, _)| *due <= now)?.clone();
+            let pinned = self.entries.get(&subject).is_some_and(|entry| entry.pinned);
+            if pinned || self.line.has_room(&subject) {
+                self.paced_until = now + PACE;
+                return Some(self.take_off(subject));
+            }
+            self.due.pop_first();
+            if let Some(entry) = self.entries.get_mut(&subject) {
+                entry.due = Some(now + PUT_OFF);
+                self.due.insert((now + PUT_OFF, subject));
+            }
+        }
+        None
     }
 
     /// When [`Self::next`] will have something, if nobody asks before.
     #[must_use]
     pub fn next_at(&self) -> Option<Timestamp> {
-        if !self.fresh.is_empty() {
+        if !self.first.is_empty() || self.line.is_ready() {
             return Some(Timestamp::default());
         }
         self.due.first().map(|(due, _)| (*due).max(self.paced_until))
@@ -210,6 +249,10 @@ impl Subjects {
         entry.octets = octets;
         entry.answer = Some(answer);
         entry.until = until;
+        let share = share(&mut self.domains, &mut self.hosts, subject);
+        share.unlist(subject, entry);
+        entry.guarded = memory.protects_until(now);
+        share.list(subject, entry);
         // A policy that is held is refreshed also while no mail goes there: that is what keeps it (RFC 8461 §10.2).
         let wanted = entry.pinned || memory.protects(now) || now < entry.asked_at + IDLE;
         entry.memory = memory;
@@ -222,22 +265,18 @@ impl Subjects {
         }
         let mut gone = Vec::new();
         while self.octets > OCTETS
-            && let Some(oldest) = self.make_room()
+            && let Some(oldest) = self.make_room(None, now)
         {
             gone.push(oldest);
         }
         // Until here it counted as in flight: it does not make room for itself.
-        if let Some(entry) = self.entries.get_mut(subject) {
-            entry.in_flight = false;
-        }
+        self.landed(subject);
         gone
     }
 
     /// A look came to nothing; it is as if nobody had asked.
     pub fn failed(&mut self, subject: &Wanted) {
-        if let Some(entry) = self.entries.get_mut(subject) {
-            entry.in_flight = false;
-        }
+        self.landed(subject);
     }
 
     /// Everything of the kind that `which` names is to be looked up again, as the pace allows.
@@ -254,6 +293,7 @@ impl Subjects {
     fn insert(&mut self, subject: Wanted, memory: Memory, pinned: bool, now: Timestamp) {
         let entry = Entry {
             order: self.asked,
+            guarded: memory.protects_until(now),
             asked_at: now,
             pinned,
             waits: false,
@@ -264,33 +304,150 @@ impl Subjects {
             memory,
             octets: 0,
         };
-        self.order.insert(self.asked, subject.clone());
+        let share = share(&mut self.domains, &mut self.hosts, &subject);
+        share.len += 1;
+        share.list(&subject, &entry);
         self.entries.insert(subject, entry);
     }
 
-    /// In flight, and in no list any more.
-    fn take_off(&mut self, subject: &Wanted) {
-        if let Some(entry) = self.entries.get_mut(subject) {
+    /// Waits for its look from here; gives who gave way.
+    fn line_up(&mut self, subject: &Wanted) -> Option<Wanted> {
+        let entry = self.entries.get_mut(subject)?;
+        entry.waits = true;
+        if entry.pinned {
+            self.first.push_back(subject.clone());
+            return None;
+        }
+        self.line.push(entry.order, subject.clone());
+        if self.line.len() <= WAITING {
+            return None;
+        }
+        let oldest = self.line.pop_oldest()?;
+        if let Some(entry) = self.entries.get_mut(&oldest) {
             entry.waits = false;
-            entry.in_flight = true;
-            if let Some(due) = entry.due.take() {
-                self.due.remove(&(due, subject.clone()));
+            // It is as if nobody had asked: one of which nothing is known takes no room.
+            if entry.answer.is_none() {
+                self.remove(&oldest);
             }
+        }
+        Some(oldest)
+    }
+
+    /// In flight, and in no list any more; with what is remembered of it.
+    fn take_off(&mut self, subject: Wanted) -> (Wanted, Memory) {
+        let Some(entry) = self.entries.get_mut(&subject) else { return (subject, Memory::default()) };
+        if entry.is_in_line() {
+            self.line.remove(entry.order);
+        }
+        entry.waits = false;
+        entry.in_flight = true;
+        self.line.begun(&subject);
+        if let Some(due) = entry.due.take() {
+            self.due.remove(&(due, subject.clone()));
+        }
+        let memory = entry.memory.clone();
+        (subject, memory)
+    }
+
+    fn landed(&mut self, subject: &Wanted) {
+        if let Some(entry) = self.entries.get_mut(subject)
+            && std::mem::replace(&mut entry.in_flight, false)
+        {
+            self.line.ended(subject);
         }
     }
 
-    /// Lets the one go that was asked for least recently, and is neither of the configuration nor being looked up.
-    fn make_room(&mut self) -> Option<Wanted> {
-        let free = |subject: &Wanted| self.entries.get(subject).is_some_and(|entry| !entry.pinned && !entry.in_flight);
-        let (order, subject) = self.order.iter().find(|(_, subject)| free(subject))?;
-        let (order, subject) = (*order, subject.clone());
-        self.order.remove(&order);
-        let entry = self.entries.remove(&subject)?;
+    fn is_full(&self, subject: &Wanted) -> bool {
+        let share = match subject {
+            Wanted::Domain(_) => &self.domains,
+            Wanted::Host(_) => &self.hosts,
+        };
+        share.len >= self.capacity
+    }
+
+    /// Lets the one go that was asked for least recently, of the share of `like` or of both, and is neither of the
+    /// configuration nor being looked up; one whose policy protects only when there is no other.
+    fn make_room(&mut self, like: Option<&Wanted>, now: Timestamp) -> Option<Wanted> {
+        let shares = match like {
+            Some(Wanted::Domain(_)) => [Some(&mut self.domains), None],
+            Some(Wanted::Host(_)) => [Some(&mut self.hosts), None],
+            None => [Some(&mut self.domains), Some(&mut self.hosts)],
+        };
+        let (mut plain, mut guarded) = (None, None);
+        for share in shares.into_iter().flatten() {
+            share.age(&mut self.entries, now);
+            // At most as many are skipped as are in flight.
+            let free = |(_, subject): &(&u64, &Wanted)| self.entries.get(*subject).is_some_and(|one| !one.in_flight);
+            let oldest = |list: &BTreeMap<u64, Wanted>| list.iter().find(free).map(|(at, one)| (*at, one.clone()));
+            plain = plain.into_iter().chain(oldest(&share.plain)).min();
+            guarded = guarded.into_iter().chain(oldest(&share.guarded)).min();
+        }
+        let (_, subject) = plain.or(guarded)?;
+        self.remove(&subject);
+        Some(subject)
+    }
+
+    fn remove(&mut self, subject: &Wanted) {
+        let Some(entry) = self.entries.remove(subject) else { return };
+        let share = share(&mut self.domains, &mut self.hosts, subject);
+        share.len -= 1;
+        share.unlist(subject, &entry);
+        if entry.is_in_line() {
+            self.line.remove(entry.order);
+        }
         self.octets -= entry.octets;
         if let Some(due) = entry.due {
             self.due.remove(&(due, subject.clone()));
         }
-        Some(subject)
+    }
+}
+
+impl Entry {
+    /// Those of the configuration wait elsewhere.
+    const fn is_in_line(&self) -> bool {
+        self.waits && !self.pinned
+    }
+}
+
+/// The share that a subject is of.
+const fn share<'a>(domains: &'a mut Share, hosts: &'a mut Share, subject: &Wanted) -> &'a mut Share {
+    match subject {
+        Wanted::Domain(_) => domains,
+        Wanted::Host(_) => hosts,
+    }
+}
+
+impl Share {
+    fn list(&mut self, subject: &Wanted, entry: &Entry) {
+        if entry.pinned {
+            return;
+        }
+        if let Some(end) = entry.guarded {
+            self.guarded.insert(entry.order, subject.clone());
+            self.ends.insert((end, subject.clone()));
+        } else {
+            self.plain.insert(entry.order, subject.clone());
+        }
+    }
+
+    fn unlist(&mut self, subject: &Wanted, entry: &Entry) {
+        self.plain.remove(&entry.order);
+        self.guarded.remove(&entry.order);
+        if let Some(end) = entry.guarded {
+            self.ends.remove(&(end, subject.clone()));
+        }
+    }
+
+    /// A policy that has run out protects nothing any more.
+    fn age(&mut self, entries: &mut HashMap<Wanted, Entry>, now: Timestamp) {
+        while let Some((_, subject)) = self.ends.first().filter(|(end, _)| *end <= now).cloned() {
+            self.ends.pop_first();
+            if let Some(entry) = entries.get_mut(&subject) {
+                self.unlist(&subject, entry);
+                entry.guarded = None;
+                self.list(&subject, entry);
+            }
+        }
     }
 }
 
@@ -343,17 +500,17 @@ mod tests {
     #[test]
     fn one_look_at_a_time_and_the_answer_again_while_it_holds() {
         let mut subjects = Subjects::new(10);
-        assert_eq!(subjects.ask(&host(1), false, at(0)), Asked::Waits(None));
-        assert_eq!(subjects.ask(&host(1), false, at(0)), Asked::Waits(None));
+        assert_eq!(subjects.ask(&host(1), false, at(0)), Asked::Waits(Room::default()));
+        assert_eq!(subjects.ask(&host(1), false, at(0)), Asked::Waits(Room::default()));
         let (subject, memory) = subjects.next(at(0)).expect("it waits");
-        assert_eq!(subjects.ask(&host(1), false, at(1)), Asked::Waits(None));
+        assert_eq!(subjects.ask(&host(1), false, at(1)), Asked::Waits(Room::default()));
         assert!(subjects.next(at(1)).is_none(), "in flight once");
         let _ = subjects.done(&subject, learned(&subject), at(100), memory, at(2), 0.5);
         assert!(matches!(subjects.ask(&host(1), false, at(99)), Asked::Known(_)));
         assert!(subjects.next(at(99)).is_none());
         // Behind its time it is looked up when somebody asks, and not by itself so soon.
         assert!(subjects.next(at(101)).is_none());
-        assert_eq!(subjects.ask(&host(1), false, at(101)), Asked::Waits(None));
+        assert_eq!(subjects.ask(&host(1), false, at(101)), Asked::Waits(Room::default()));
         assert_eq!(look(&mut subjects, at(101), at(200)), Some(host(1)));
     }
 
@@ -376,6 +533,10 @@ mod tests {
         assert_eq!((looks, subjects.next_at()), (3, None));
     }
 
+    fn makes_room(gone: Wanted) -> Asked {
+        Asked::Waits(Room { gone: Some(gone), dropped: None })
+    }
+
     #[test]
     fn the_table_is_bounded_and_the_oldest_makes_room() {
         let mut subjects = Subjects::new(3);
@@ -386,11 +547,72 @@ mod tests {
         while look(&mut subjects, at(0), at(1_000)).is_some() {}
         subjects.ask(&host(1), false, at(1));
         // The first is of the configuration, the second was asked for since.
-        assert_eq!(subjects.ask(&host(3), false, at(2)), Asked::Waits(Some(host(2))));
+        assert_eq!(subjects.ask(&host(3), false, at(2)), makes_room(host(2)));
         assert_eq!(subjects.len(), 3);
         let mut subjects = Subjects::new(SUBJECTS);
-        let refused = (0..WAITING + 5).filter(|n| subjects.ask(&host(*n), false, at(0)) == Asked::Refused).count();
-        assert_eq!((refused, subjects.len()), (5, WAITING));
+        for number in 0..WAITING + 5 {
+            let dropped = number.checked_sub(WAITING).map(host);
+            assert_eq!(subjects.ask(&host(number), false, at(0)), Asked::Waits(Room { gone: None, dropped }));
+        }
+        assert_eq!((subjects.len(), subjects.line.len()), (WAITING, WAITING));
+    }
+
+    /// Hosts of owners of their own.
+    fn stranger(number: usize) -> Wanted {
+        Wanted::Host(format!("mx.s{number}.example"))
+    }
+
+    #[test]
+    fn the_newest_is_looked_up_first_and_what_the_configuration_names_before_it() {
+        let mut subjects = Subjects::new(SUBJECTS);
+        for number in 0..2 * WAITING {
+            subjects.ask(&stranger(number), false, at(0));
+        }
+        // The line is full: neither of these is refused, and the one that is asked for again is new again.
+        let oldest = stranger(WAITING + 1);
+        assert!(matches!(subjects.ask(&domain(0), true, at(1)), Asked::Waits(Room { dropped: None, .. })));
+        assert!(matches!(subjects.ask(&domain(1), true, at(1)), Asked::Waits(Room { dropped: None, .. })));
+        assert!(matches!(subjects.ask(&host(0), false, at(1)), Asked::Waits(Room { dropped: Some(_), .. })));
+        assert_eq!(subjects.ask(&oldest, false, at(1)), Asked::Waits(Room::default()));
+        let newest = stranger(2 * WAITING - 1);
+        for expected in [domain(0), domain(1), oldest, host(0), newest] {
+            assert_eq!(look(&mut subjects, at(1), at(100)), Some(expected));
+        }
+    }
+
+    #[test]
+    fn one_that_gave_way_keeps_what_is_known_of_it() {
+        let mut subjects = Subjects::new(SUBJECTS);
+        subjects.restore(&domain(0), learned(&domain(0)), at(0), policy("enforce", ""), at(100));
+        assert_eq!(subjects.ask(&domain(0), false, at(1)), Asked::Waits(Room::default()));
+        for number in 0..WAITING {
+            subjects.ask(&stranger(number), false, at(1));
+        }
+        assert!(subjects.answer(&domain(0)).is_some() && subjects.domains.guarded.len() == 1);
+        while subjects.next(at(1)).is_some() {}
+        assert_eq!(subjects.ask(&domain(0), false, at(2)), Asked::Waits(Room::default()), "it may wait once more");
+        assert_eq!(subjects.next(at(2)), Some((domain(0), policy("enforce", ""))));
+    }
+
+    #[test]
+    fn slow_servers_of_one_owner_hold_nobody_else_up() {
+        let mut subjects = Subjects::new(SUBJECTS);
+        subjects.ask(&stranger(0), false, at(0));
+        for number in 0..20 {
+            subjects.ask(&host(number), false, at(0));
+            // Refreshes count, and wait, like any other.
+            subjects.restore(&domain(number), learned(&domain(number)), at(0), Memory::default(), at(0));
+        }
+        let in_flight: Vec<Wanted> = std::iter::from_fn(|| subjects.next(at(0)).map(|(subject, _)| subject)).collect();
+        assert_eq!(in_flight, [host(19), host(18), host(17), host(16), stranger(0)]);
+        assert_eq!(subjects.next_at(), Some(at(0) + PUT_OFF), "there is nothing to do until one ends");
+        // The configuration is not held up by them either.
+        subjects.ask(&domain(100), true, at(0));
+        assert_eq!(subjects.next(at(0)).map(|(subject, _)| subject), Some(domain(100)));
+        for (subject, expected) in [(host(18), None), (host(19), Some(host(15)))] {
+            subjects.failed(&subject);
+            assert_eq!(subjects.next(at(0)).map(|(subject, _)| subject), expected);
+        }
     }
 
     #[test]
@@ -400,15 +622,77 @@ mod tests {
         let (subject, memory) = subjects.next(at(0)).expect("it waits");
         assert_eq!(subjects.ask(&host(1), false, at(0)), Asked::Refused);
         let _ = subjects.done(&subject, learned(&subject), at(100), memory, at(0), 0.5);
-        assert_eq!(subjects.ask(&host(1), false, at(0)), Asked::Waits(Some(host(0))));
+        assert_eq!(subjects.ask(&host(1), false, at(0)), makes_room(host(0)));
+    }
+
+    /// What is remembered of a domain whose policy holds for 1,000 seconds from the start.
+    fn policy(mode: &str, more: &str) -> Memory {
+        let body = format!("version: STSv1\nmode: {mode}\nmx: a.example\nmax_age: 1000\n{more}");
+        let policy = StsPolicy::parse(body.as_bytes(), "1").expect("a policy");
+        Memory { kept: Some(Kept { policy, body, fetched_at: at(0) }), failed: None }
+    }
+
+    fn domain(number: usize) -> Wanted {
+        Wanted::Domain(format!("d{number}.example.net"))
+    }
+
+    fn ask_and_look(subjects: &mut Subjects, subject: &Wanted, memory: &Memory, now: Timestamp) -> Vec<Wanted> {
+        let gone = match subjects.ask(subject, false, now) {
+            Asked::Waits(Room { gone, dropped: None }) => gone,
+            other => panic!("{other:?}"),
+        };
+        let (next, _) = subjects.next(now).expect("it waits");
+        assert_eq!(next, *subject);
+        let more = subjects.done(&next, learned(&next), now + OFTEN, memory.clone(), now, 0.5);
+        gone.into_iter().chain(more).collect()
+    }
+
+    #[test]
+    fn a_flood_of_names_takes_no_policy_that_protects() {
+        let mut subjects = Subjects::new(10);
+        for (number, mode) in (0..).zip(["enforce", "testing", "none"]) {
+            ask_and_look(&mut subjects, &domain(number), &policy(mode, ""), at(0));
+        }
+        let flood = |subjects: &mut Subjects, numbers: std::ops::Range<usize>, now| -> Vec<Wanted> {
+            let look = |number| ask_and_look(subjects, &domain(number), &Memory::default(), now);
+            numbers.flat_map(look).collect()
+        };
+        let gone = flood(&mut subjects, 100..200, at(1));
+        assert!(!gone.contains(&domain(0)) && !gone.contains(&domain(1)), "{gone:?}");
+        assert!(gone.contains(&domain(2)), "a policy that demands nothing is as good as none");
+        // Only when there is nothing else does one make room; and one that has run out is like any other.
+        let mut full = Subjects::new(2);
+        for number in 0..2 {
+            ask_and_look(&mut full, &domain(number), &policy("enforce", ""), at(0));
+        }
+        assert_eq!(ask_and_look(&mut full, &domain(2), &Memory::default(), at(1)), [domain(0)]);
+        assert_eq!(ask_and_look(&mut full, &domain(3), &Memory::default(), at(2)), [domain(2)]);
+        assert_eq!(ask_and_look(&mut full, &domain(4), &Memory::default(), at(1_000)), [domain(1)]);
+        assert!(full.domains.ends.is_empty() && full.domains.guarded.is_empty());
+    }
+
+    #[test]
+    fn a_policy_that_was_kept_elsewhere_is_guarded_too() {
+        let mut subjects = Subjects::new(2);
+        subjects.restore(&domain(0), learned(&domain(0)), at(0), policy("enforce", ""), at(0));
+        ask_and_look(&mut subjects, &domain(1), &Memory::default(), at(0));
+        assert_eq!(ask_and_look(&mut subjects, &domain(2), &Memory::default(), at(1)), [domain(1)]);
+    }
+
+    #[test]
+    fn mail_hosts_push_no_domain_out() {
+        let mut subjects = Subjects::new(3);
+        ask_and_look(&mut subjects, &domain(0), &Memory::default(), at(0));
+        let look = |number| ask_and_look(&mut subjects, &host(number), &Memory::default(), at(1));
+        let gone: Vec<Wanted> = (0..20).flat_map(look).collect();
+        assert_eq!(gone, (0..17).map(host).collect::<Vec<_>>());
+        assert_eq!((subjects.len(), subjects.domains.len), (4, 1));
+        assert!(matches!(subjects.ask(&domain(0), false, at(2)), Asked::Known(_)));
     }
 
     #[test]
     fn long_policies_make_room_too() {
-        let body = format!("version: STSv1\nmode: enforce\nmx: a.example\nmax_age: 1000\n{}", "x: y\n".repeat(13_000));
-        let policy = StsPolicy::parse(body.as_bytes(), "1").expect("a policy");
-        let kept = Kept { policy, body, fetched_at: at(0) };
-        let memory = Memory { kept: Some(kept), failed: None };
+        let memory = policy("enforce", &"x: y\n".repeat(13_000));
         let mut subjects = Subjects::new(SUBJECTS);
         let mut gone = 0;
         for number in 0..1_000 {

@@ -1,0 +1,110 @@
+//! How DNSSEC stands, from one probe of the name servers to the next. One that fails says little: a network that is not
+//! up yet, an answer that was lost.
+
+use std::time::Duration;
+
+use super::resolver::Dnssec;
+
+/// Name servers through which no DNSSEC comes, or that are not there, are tried again after this; every time that this
+/// fails doubles it.
+const RETRY: Duration = Duration::from_secs(5);
+/// No longer than this.
+const RETRY_MAX: Duration = Duration::from_secs(300);
+/// Those that serve are tried again after this: they may have changed with the network.
+const CHECK: Duration = Duration::from_secs(3_600);
+/// So many probes in a row must fail until those that served are given up.
+const FAILURES: u32 = 3;
+
+/// The probes so far.
+#[derive(Debug, Default)]
+pub(super) struct Probes {
+    stands: Option<Dnssec>,
+    /// In a row.
+    failed: u32,
+}
+
+/// What a probe changes.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) struct Noted {
+    /// What it found takes the place of what was there.
+    pub adopt: bool,
+    /// People are to be told.
+    pub changed: bool,
+}
+
+impl Probes {
+    /// Whether DNSSEC is relied on.
+    pub(super) fn is_on(&self) -> bool {
+        self.stands == Some(Dnssec::On)
+    }
+
+    /// How it stands; None before the first probe.
+    pub(super) const fn stands(&self) -> Option<&Dnssec> {
+        self.stands.as_ref()
+    }
+
+    /// A probe came out.
+    pub(super) fn note(&mut self, found: Dnssec) -> Noted {
+        let broken = matches!(found, Dnssec::Broken(_));
+        self.failed = if broken { self.failed.saturating_add(1) } else { 0 };
+        if broken && self.is_on() && self.failed < FAILURES {
+            return Noted { adopt: false, changed: false };
+        }
+        // Why it is broken may differ from probe to probe: that is no news.
+        let still_broken = broken && matches!(self.stands, Some(Dnssec::Broken(_)));
+        let changed = !still_broken && self.stands.as_ref() != Some(&found);
+        self.stands = Some(found);
+        Noted { adopt: true, changed }
+    }
+
+    /// When the next probe is due, after the newest.
+    pub(super) fn next_in(&self) -> Duration {
+        match self.failed.checked_sub(1) {
+            Some(before) => RETRY.saturating_mul(2_u32.saturating_pow(before)).min(RETRY_MAX),
+            None => CHECK,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn broken(why: &str) -> Dnssec {
+        Dnssec::Broken(why.to_owned())
+    }
+
+    const NOTHING: Noted = Noted { adopt: false, changed: false };
+    const NEWS: Noted = Noted { adopt: true, changed: true };
+    const NO_NEWS: Noted = Noted { adopt: true, changed: false };
+
+    #[test]
+    fn what_served_is_given_up_after_three_failures_in_a_row() {
+        let mut probes = Probes::default();
+        assert_eq!(probes.note(Dnssec::On), NEWS);
+        for _ in 0..2 {
+            assert_eq!((probes.note(broken("timeout")), probes.note(broken("refused"))), (NOTHING, NOTHING));
+            assert!(probes.is_on());
+            assert_eq!((probes.note(Dnssec::On), probes.next_in()), (NO_NEWS, CHECK));
+        }
+        assert_eq!((probes.note(broken("a")), probes.note(broken("b"))), (NOTHING, NOTHING));
+        assert_eq!((probes.note(broken("c")), probes.is_on()), (NEWS, false));
+        assert_eq!(probes.note(broken("d")), NO_NEWS);
+        assert_eq!((probes.note(Dnssec::On), probes.is_on()), (NEWS, true));
+    }
+
+    #[test]
+    fn it_is_tried_again_soon_and_then_less_often() {
+        let mut probes = Probes::default();
+        assert_eq!(probes.note(broken("the network is not up")), NEWS);
+        let mut waits = vec![probes.next_in().as_secs()];
+        for _ in 0..7 {
+            assert_eq!(probes.note(broken("neither now")), NO_NEWS);
+            waits.push(probes.next_in().as_secs());
+        }
+        assert_eq!(waits, [5, 10, 20, 40, 80, 160, 300, 300]);
+        probes.failed = u32::MAX;
+        assert_eq!(probes.note(broken("for years")), NO_NEWS);
+        assert_eq!(probes.next_in(), RETRY_MAX);
+    }
+}
