@@ -416,6 +416,10 @@ impl Worker {
         } else if *self.settings.mta_sts {
             self.metrics.policy_refreshed(Source::MtaSts, now);
         }
+        if self.probes.is_on() && matches!(facts.mx.state, State::Error | State::Bogus) {
+            // Without its mail hosts there is no way to their TLSA records.
+            self.metrics.policy_failed(Source::Dane);
+        }
         let subject = Wanted::Domain(name.clone());
         if let Some(Learned::Domain(_, before)) = self.subjects.answer(&subject) {
             facts.mx = still(&before.mx, facts.mx, now);
