@@ -65,7 +65,7 @@ pub enum Weight {
     Enforce,
     /// The owner wants to hear of it.
     Testing,
-    /// It is not certain that the policy speaks for this server, or it held once.
+    /// The owner wanted so once: a list that has expired is a seed for history (its schema).
     Hint,
 }
 
@@ -196,34 +196,17 @@ impl Published {
     pub fn demands(&self, called: Called<'_>, now: Timestamp) -> Vec<Demand> {
         let identity = self.identify(called, now);
         let mut demands = Vec::new();
-        for host in &identity.hosts {
+        // What may not be meant for this server is not said at all: by a smart host most mail leaves a network.
+        for host in identity.hosts.iter().filter(|host| host.meant) {
             if let Some(records) = host.facts.dane.valid().filter(|_| now < host.facts.dane.until) {
-                let mut demand = of_tlsa(&host.name, &host.facts, records);
-                if !host.meant {
-                    demand.weight = Weight::Hint;
-                    demand.detail.push_str("; that is one name of this address, and nobody used it");
-                }
-                demands.push(demand);
+                demands.push(of_tlsa(&host.name, &host.facts, records));
             }
         }
-        for Recipient { domain, facts, standing } in &identity.domains {
+        for Recipient { domain, facts, .. } in identity.domains.iter().filter(|recipient| recipient.standing.is_sure())
+        {
             let sts = facts.as_ref().filter(|facts| now < facts.sts.until).and_then(|facts| facts.sts.valid());
-            for mut demand in sts.and_then(|policy| of_sts(domain, policy)).into_iter().chain(self.of_list(domain, now))
-            {
-                let doubt = match standing {
-                    Standing::Here | Standing::Own => "",
-                    Standing::Inferred => "; but whose mail it was to be is not known",
-                    Standing::Elsewhere => {
-                        "; but this address is none of the domain's mail hosts: a smart host, or mail led astray (D7)"
-                    }
-                    Standing::Unknown => "; but whether this server takes mail for the domain is not known",
-                };
-                if !standing.is_sure() {
-                    demand.weight = Weight::Hint;
-                }
-                demand.detail.push_str(doubt);
-                demands.push(demand);
-            }
+            demands.extend(sts.and_then(|policy| of_sts(domain, policy)));
+            demands.extend(self.of_list(domain, now));
         }
         demands.sort_by_key(|demand| (demand.weight, demand.source));
         demands
