@@ -320,6 +320,26 @@ fn the_store_of_policies_is_bounded_and_forgiving() {
     assert_eq!(domains, ["dane.example"]);
 }
 
+#[test]
+fn the_store_keeps_policies_that_protect_before_newer_names() {
+    let left = Left::new();
+    let path = left.path("smtpwatch.db");
+    let connection = rusqlite::Connection::open(&path).unwrap();
+    connection
+        .execute(
+            "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 10010)
+             INSERT INTO policy_domain (domain, at, mx, sts) SELECT 'd' || i, ?1 + i, '{}', '{}' FROM n",
+            [now().0],
+        )
+        .unwrap();
+    drop(connection);
+    let (writer, _) = Writer::start(&path, 1000).unwrap();
+    writer.handle().unwrap().policy(domain("new.example", &[], false, None));
+    assert_eq!(writer.finish(), 0);
+    let kept = Store::open_existing(&path).unwrap().policies().unwrap();
+    assert_eq!(kept.domains.iter().map(|domain| domain.name.as_str()).collect::<Vec<_>>(), ["sts.example"]);
+}
+
 fn hosts(path: &Path) -> usize {
     Store::open_existing(path).unwrap().policies().unwrap().hosts.len()
 }
