@@ -1,6 +1,9 @@
 //! What is known, as a table that a mail server can enforce.
 
-use std::{collections::BTreeSet, fmt::Write as _};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fmt::Write as _,
+};
 
 use smtpwatch_core::{
     Timestamp,
@@ -40,11 +43,13 @@ impl Export<'_> {
         let mut text =
             self.head("smtp_tls_policy_maps = hash:/etc/postfix/tls_policy (then: postmap /etc/postfix/tls_policy)");
         for (place, rule, demand) in self.rules() {
-            let level = if demand == StarttlsRule::Required { "encrypt" } else { "may" };
             for peer in &rule.peer {
                 match peer {
+                    PeerPattern::Name(name) if !name.contains('*') && demand == StarttlsRule::Required => {
+                        let _ = writeln!(text, "[{name}] encrypt");
+                    }
                     PeerPattern::Name(name) if !name.contains('*') => {
-                        let _ = writeln!(text, "[{name}] {level}");
+                        let _ = writeln!(text, "# [{name}]: TLS is expected, not required (rule {place})");
                     }
                     other => {
                         let _ =
@@ -58,7 +63,11 @@ impl Export<'_> {
             let secure = report.mx.as_ref().is_some_and(|mx| mx.secure);
             let level = match (report.effective.starttls, report.effective.source, sts) {
                 (Starttls::Opportunistic, ..) => continue,
-                (Starttls::Expected, ..) => "may".to_owned(),
+                // A level here replaces that of the whole server, which may be a stricter one.
+                (Starttls::Expected, source, _) => {
+                    let _ = writeln!(text, "# {domain}: TLS is expected, not required ({source})");
+                    continue;
+                }
                 // Without a proof of the MX records there is none that the host is the domain's (RFC 7672 §2.2.1).
                 (Starttls::Required, "dane", _) if secure => "dane-only".to_owned(),
                 (Starttls::Required, "dane", _) => "dane".to_owned(),
@@ -96,21 +105,40 @@ impl Export<'_> {
                 }
             }
         }
-        for Row { report, .. } in self.rows.iter().filter(|row| row.report.effective.starttls == Starttls::Required) {
-            hosts.extend(report.hosts.iter().map(|host| host.host.clone()));
-            if report.hosts.is_empty()
-                && let Some(policy) = self.list.and_then(|list| list.get(&report.subject))
-            {
-                hosts.extend(policy.mxs.iter().map(|name| match name.strip_prefix('.') {
-                    Some(suffix) => format!("*.{suffix}"),
-                    None => name.clone(),
-                }));
+        let (demanded, others): (Vec<_>, Vec<_>) = self.hosts().into_iter().partition(|(_, demanded)| *demanded);
+        hosts.extend(demanded.into_iter().map(|(host, _)| host.to_owned()));
+        let required = |row: &&Row<'_>| row.report.effective.starttls == Starttls::Required;
+        for Row { report, .. } in self.rows.iter().filter(required).filter(|row| row.report.hosts.is_empty()) {
+            let Some(policy) = self.list.and_then(|list| list.get(&report.subject)) else { continue };
+            for name in &policy.mxs {
+                let names = |host: &str| if name.starts_with('.') { host.ends_with(name) } else { host == name };
+                if others.iter().any(|(host, _)| names(host)) {
+                    continue;
+                }
+                hosts.insert(if name.starts_with('.') { format!("*{name}") } else { name.clone() });
             }
         }
         for host in hosts {
             let _ = writeln!(text, "{host}");
         }
         text
+    }
+
+    /// The mail hosts of all domains, and whether TLS may be required of each. What is required of a host is required of
+    /// all mail to it: the host says so itself (TLSA records), or a local rule, or every domain that is known to use
+    /// it. Else anybody's domain could require it for everybody. A host that the policy of a domain does not allow gets
+    /// no mail for that domain: nothing is required on its behalf.
+    fn hosts(&self) -> BTreeMap<&str, bool> {
+        // Whether the host or a rule demands it; whether all domains do.
+        let mut found: BTreeMap<&str, (bool, bool)> = BTreeMap::new();
+        for host in self.rows.iter().flat_map(|row| &row.report.hosts) {
+            let allowed = host.mta_sts_allows != Some(false);
+            let required = allowed && host.effective.starttls == Starttls::Required;
+            let (own, all) = found.entry(&host.host).or_insert((false, true));
+            *own |= required && matches!(host.effective.source, "dane" | "rule");
+            *all &= required;
+        }
+        found.into_iter().map(|(host, (own, all))| (host, own || all)).collect()
     }
 
     fn head(&self, used: &str) -> String {

@@ -11,13 +11,16 @@ use smtpwatch_core::{
 };
 
 use super::{Store, StoreError};
-use crate::policy::{
-    fetch::FetchError,
-    known::{Kept, Known, KnownDomain, KnownHost, KnownList},
-    sts::{self, Memory},
+use crate::{
+    clock::now,
+    policy::{
+        fetch::FetchError,
+        known::{Kept, Known, KnownDomain, KnownHost, KnownList},
+        sts::{self, Memory},
+    },
 };
 
-/// Domains that are kept, and mail hosts; the oldest make room.
+/// Domains that are kept, and mail hosts; the oldest make room, domains whose policy protects after the others.
 pub const ROWS: i64 = 10_000;
 
 pub(super) const CREATE: &str = "
@@ -118,10 +121,12 @@ impl Pending {
             )?;
         }
         if !self.domains.is_empty() {
-            trim(transaction, "policy_domain", "domain")?;
+            // A policy that protects is the last to go (`sts::Memory::protects`).
+            let protects = format!("mode IS NOT NULL AND mode <> 'none' AND expires > {}", now().0);
+            trim(transaction, "policy_domain", "domain", &format!("{protects}, at"))?;
         }
         if !self.hosts.is_empty() {
-            trim(transaction, "policy_host", "host")?;
+            trim(transaction, "policy_host", "host", "at")?;
         }
         Ok(())
     }
@@ -214,11 +219,12 @@ fn write_host(transaction: &Transaction<'_>, host: &KnownHost) -> rusqlite::Resu
     Ok(())
 }
 
-/// Rows beyond the bound go, the oldest first.
-fn trim(transaction: &Transaction<'_>, table: &str, key: &str) -> rusqlite::Result<()> {
+/// Rows beyond the bound go, in this order.
+fn trim(transaction: &Transaction<'_>, table: &str, key: &str, order: &str) -> rusqlite::Result<()> {
     let rows: i64 = transaction.query_row(&format!("SELECT count(*) FROM {table}"), [], |row| row.get(0))?;
     if rows > ROWS {
-        let oldest = format!("DELETE FROM {table} WHERE {key} IN (SELECT {key} FROM {table} ORDER BY at LIMIT ?1)");
+        let oldest =
+            format!("DELETE FROM {table} WHERE {key} IN (SELECT {key} FROM {table} ORDER BY {order} LIMIT ?1)");
         transaction.execute(&oldest, [rows - ROWS])?;
     }
     Ok(())

@@ -56,6 +56,10 @@ struct Left {
 
 impl Left {
     fn new() -> Self {
+        Self::with(Vec::new(), "")
+    }
+
+    fn with(more: Vec<Known>, rules: &str) -> Self {
         let left = Self { directory: tempfile::tempdir().unwrap() };
         let (writer, _) = Writer::start(&left.path("smtpwatch.db"), 1000).unwrap();
         let handle = writer.handle().unwrap();
@@ -66,12 +70,13 @@ impl Left {
         handle.policy(host("mx.dane.example", "192.0.2.2", Some("3 1 1")));
         handle.policy(host("mx.plain.example", "192.0.2.3", None));
         handle.policy(host("mx.alone.example", "192.0.2.4", None));
+        more.into_iter().for_each(|known| handle.policy(known));
         drop(handle);
         assert_eq!(writer.finish(), 0);
         std::fs::write(left.path("list.json"), LIST).unwrap();
         let config = format!(
             "[store]\npath = \"{}\"\n[policy]\nstarttls_everywhere = \"{}\"\n[[rule]]\n\
-             peer = [\"mx.ruled.example\", \"m*.wild.example\"]\nstarttls = \"required\"\n",
+             peer = [\"mx.ruled.example\", \"m*.wild.example\"]\nstarttls = \"required\"\n{rules}",
             left.path("smtpwatch.db").display(),
             left.path("list.json").display()
         );
@@ -213,7 +218,7 @@ fn tables_for_mail_servers() {
             "dane.example dane-only",
             "listed.example secure match=.listed.example",
             "sts.example secure match=mx1.sts.example:.mx.sts.example servername=hostname",
-            "tried.example may",
+            "# tried.example: TLS is expected, not required (list)",
         ]
     );
     let table = text(&left.policy(&["export", "exim"]));
@@ -226,6 +231,38 @@ fn tables_for_mail_servers() {
             "mx.ruled.example",
             "mx1.sts.example",
         ]
+    );
+}
+
+#[test]
+fn a_table_neither_weakens_the_server_nor_binds_the_mail_of_others() {
+    let policy = |mode: &str, mx: &str| format!("version: STSv1\nmode: {mode}\nmx: {mx}\nmax_age: 604800\n");
+    let of = |name: &str, hosts: &[&str], policy: &str| domain(name, hosts, false, Some(policy));
+    let more = vec![
+        of("testing.example", &["mx.testing.example"], &policy("testing", "mx.testing.example")),
+        // Somebody names the hosts of others in a policy of his own.
+        of("evil.example", &["mx.plain.example", "mx.dane.example"], &policy("enforce", "mx.plain.example")),
+        of("led.example", &["mx.astray.example", "mx.both.example"], &policy("enforce", "mx.both.example")),
+        of("too.example", &["mx.both.example"], &policy("enforce", "mx.both.example")),
+        // Of two hosts one has TLSA records: that one says so itself, whatever other domains use it.
+        domain("half.example", &["mx.half.example", "mx.bare.example"], true, None),
+        host("mx.half.example", "192.0.2.10", Some("3 1 1")),
+        // A name of the list stands for a host that somebody else's mail goes to in clear.
+        domain("shared.example", &["mail.listed.example"], false, None),
+    ];
+    let left = Left::with(more, "[[rule]]\npeer = [\"mx.hoped.example\"]\nstarttls = \"expected\"\n");
+    let table = text(&left.policy(&["export", "postfix"]));
+    assert!(!table.contains(" may\n"), "{table}");
+    for line in [
+        "# [mx.hoped.example]: TLS is expected, not required (rule 2)\n",
+        "# testing.example: TLS is expected, not required (mta-sts)\n",
+    ] {
+        assert!(table.contains(line), "{table}");
+    }
+    let table = text(&left.policy(&["export", "exim"]));
+    assert_eq!(
+        table.lines().skip(3).collect::<Vec<_>>(),
+        ["mx.both.example", "mx.dane.example", "mx.half.example", "mx.ruled.example", "mx1.sts.example"]
     );
 }
 
@@ -281,6 +318,26 @@ fn the_store_of_policies_is_bounded_and_forgiving() {
     let kept = Store::open_existing(&path).unwrap().policies().unwrap();
     let domains: Vec<&str> = kept.domains.iter().map(|domain| domain.name.as_str()).collect();
     assert_eq!(domains, ["dane.example"]);
+}
+
+#[test]
+fn the_store_keeps_policies_that_protect_before_newer_names() {
+    let left = Left::new();
+    let path = left.path("smtpwatch.db");
+    let connection = rusqlite::Connection::open(&path).unwrap();
+    connection
+        .execute(
+            "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 10010)
+             INSERT INTO policy_domain (domain, at, mx, sts) SELECT 'd' || i, ?1 + i, '{}', '{}' FROM n",
+            [now().0],
+        )
+        .unwrap();
+    drop(connection);
+    let (writer, _) = Writer::start(&path, 1000).unwrap();
+    writer.handle().unwrap().policy(domain("new.example", &[], false, None));
+    assert_eq!(writer.finish(), 0);
+    let kept = Store::open_existing(&path).unwrap().policies().unwrap();
+    assert_eq!(kept.domains.iter().map(|domain| domain.name.as_str()).collect::<Vec<_>>(), ["sts.example"]);
 }
 
 fn hosts(path: &Path) -> usize {
