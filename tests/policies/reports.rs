@@ -67,6 +67,8 @@ fn deliveries() -> Vec<Delivery> {
 /// What somebody else's parser must make of [`deliveries`]. It does not look at mx-host.
 fn expected_policies() -> Value {
     json!([
+        {"policy_domain": "example.net", "policy_type": "no-policy-found",
+         "successful_session_count": 1, "failed_session_count": 0},
         {"policy_domain": "example.net", "policy_type": "sts",
          "policy_strings": ["version: STSv1", "mode: enforce", "mx: *.example.net"],
          "successful_session_count": 2, "failed_session_count": 3,
@@ -76,8 +78,6 @@ fn expected_policies() -> Value {
             {"result_type": "validation-failure", "failed_session_count": 1, "sending_mta_ip": "192.0.2.10",
              "receiving_ip": "2001:db8::25", "receiving_mx_hostname": "mx1.example.net",
              "failure_reason_code": "tls-alert-40"}]},
-        {"policy_domain": "example.net", "policy_type": "no-policy-found",
-         "successful_session_count": 1, "failed_session_count": 0},
     ])
 }
 

@@ -223,7 +223,7 @@ impl Store {
         })
     }
 
-    /// The sessions of a day and domain, by policy.
+    /// The sessions of a day and domain, by policy; always in the same order, so that a report made again is the same.
     ///
     /// # Errors
     ///
@@ -232,7 +232,7 @@ impl Store {
         self.sqlite(|connection| {
             let mut query = connection.prepare_cached(
                 "SELECT id, policy, successful, failed, untold FROM delivery
-                 WHERE day = ?1 AND domain = ?2 ORDER BY id",
+                 WHERE day = ?1 AND domain = ?2 ORDER BY policy",
             )?;
             let mut details = connection.prepare_cached(
                 "SELECT detail, sessions FROM delivery_failure WHERE delivery = ?1 ORDER BY sessions DESC, detail",
