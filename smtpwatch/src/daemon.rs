@@ -89,7 +89,8 @@ pub fn run(config: Config, listen: SocketAddr) -> anyhow::Result<()> {
     let health = Arc::new(Health::default());
     let journal = Journal::start(std::io::stdout(), metrics.clone()).context("cannot start the journal's thread")?;
     let sender = match writer.handle() {
-        Some(store) => Sender::start(&config, store, now)?,
+        // Patient: what was sent must not be forgotten, and nobody waits for it.
+        Some(store) => Sender::start(&config, store.patient(), now)?,
         None => None,
     };
     let capture = Capture::start(&CaptureSettings::from(&config))?;

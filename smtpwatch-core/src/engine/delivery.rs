@@ -114,10 +114,14 @@ pub(super) fn of(
         receiving_helo: helo.unwrap_or_default(),
     };
     let mut deliveries = Vec::new();
-    for facts in bound().map(|host| &host.facts) {
-        let bogus = facts.dane.state == State::Bogus;
-        let records = facts.dane.valid().filter(|_| now < facts.dane.until);
-        if records.is_none() && !bogus {
+    for host in bound() {
+        let facts = &host.facts;
+        let holds = now < facts.dane.until;
+        let bogus = facts.dane.state == State::Bogus && holds;
+        let records = facts.dane.valid().filter(|_| holds);
+        // Two names of one base are one policy.
+        let counted = deliveries.iter().any(|delivery: &Delivery| delivery.domain == facts.base);
+        if counted || records.is_none() && !bogus {
             continue;
         }
         let wrong = |c: &&Comparison| c.verdict == Verdict::Mismatch && c.subject == facts.base;
@@ -129,6 +133,7 @@ pub(super) fn of(
         };
         deliveries.push(Delivery {
             domain: facts.base.clone(),
+            receiving_host: host.name.clone(),
             policy: PolicyType::Tlsa,
             policy_strings: records.into_iter().flatten().map(ToString::to_string).collect(),
             failure,
@@ -139,18 +144,19 @@ pub(super) fn of(
     let proven = !deliveries.is_empty();
     for Recipient { domain, facts, standing } in &identity.domains {
         // What goes by a smart host says nothing of the domain, and what may be anybody's mail is nobody's.
-        if !standing.is_sure() && *standing != Standing::Unknown {
-            continue;
-        }
-        let facts = facts.as_ref().filter(|facts| standing.is_sure() && now < facts.sts.until);
-        let policy = facts.and_then(|facts| facts.sts.valid()).filter(|policy| policy.mode != StsMode::None);
+        let Some(facts) = facts.as_ref().filter(|_| standing.is_sure()) else { continue };
+        let holds = now < facts.sts.until;
+        let policy = facts.sts.valid().filter(|policy| holds && policy.mode != StsMode::None);
         let Some(policy) = policy else {
-            if !proven && standing.has_recipient() {
+            // That a policy could not be learnt is not that there is none.
+            let none = facts.sts.state == State::Absent || facts.sts.valid().is_some();
+            if !proven && none && holds && *standing == Standing::Here {
                 deliveries.push(Delivery { domain: domain.clone(), ..session.clone() });
             }
             continue;
         };
-        let mismatch = certificate.filter(|c| c.subject == *domain && c.verdict == Verdict::Mismatch);
+        let wrong = |c: &&Comparison| c.verdict == Verdict::Mismatch && c.subject == *domain;
+        let mismatch = certificate.filter(|c| c.source == Source::MtaSts).filter(wrong);
         let wrong = mismatch.map(|compared| match compared.expired {
             true => ResultType::CertificateExpired,
             false => ResultType::CertificateHostMismatch,

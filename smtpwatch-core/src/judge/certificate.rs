@@ -158,7 +158,7 @@ fn by_sts(chain: &[Vec<u8>], unseen: Option<&str>, identity: &Identity, now: Tim
             (Verdict::NotObservable, "the name fits; who signed it is not checked".to_owned(), false)
         }
     };
-    let mode = if policy.mode == StsMode::Testing { "testing" } else { "enforce" };
+    let mode = policy.mode.as_str();
     Some(Comparison { source: Source::MtaSts, mode, subject: domain.clone(), verdict, expected, found, expired })
 }
 

@@ -26,7 +26,11 @@ impl Packed {
     pub fn new(report: &Report, submitter: &str, domain: &str, id: &str) -> Self {
         let range = report.date_range;
         let (begin, end) = (range.start_datetime.as_secs(), range.end_datetime.as_secs());
-        let name = format!("{}!{}!{begin}!{end}!{id}.json.gz", plain(submitter), plain(domain));
+        let named = |domain: &str| format!("{}!{domain}!{begin}!{end}!{id}.json.gz", plain(submitter));
+        let domain = plain(domain);
+        // The unique part tells the report of a domain whose name has no room.
+        let room = NAME.saturating_sub(named("").len());
+        let name = named(&domain.chars().take(room).collect::<String>());
         let mut encoder = GzEncoder::new(Vec::new(), Compression::default());
         // Writing to memory does not fail.
         let gzip = encoder.write_all(report.json().as_bytes()).and_then(|()| encoder.finish()).unwrap_or_default();
@@ -56,6 +60,9 @@ impl Packed {
         file.sync_all()
     }
 }
+
+/// Octets of a file's name, with room for what an unfinished one has in addition (NAME_MAX is 255).
+const NAME: usize = 248;
 
 /// A domain as part of a file name; what no domain has does not get into it.
 fn plain(domain: &str) -> String {

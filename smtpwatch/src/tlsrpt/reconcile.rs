@@ -171,7 +171,9 @@ fn judge<E>(
         Verdict::Unknown(Unknown::Gaps(seen.unknown))
     } else if seen.withheld > 0 {
         Verdict::Agrees(seen.withheld)
-    } else if seen.unused < claim.sessions {
+    } else if seen.offered < seen.sessions || seen.unused < claim.sessions {
+        // In a session without an offer our own server refused EHLO, or the client never said it.
+        //
         // A session from which the offer was taken away looks here like one that does not use it. Of fewer than are
         // reported, nobody knows what became of the others, and whether these are among those that are meant.
         Verdict::Unknown(Unknown::TooFew(seen))
@@ -219,7 +221,7 @@ fn finding(report: &Report, claim: &Claim, days: Days, (sender, own): (IpAddr, I
                 claim.sessions
             ),
             format!(
-                "own record, {} to {}: {} sessions from {sender} to {own}, no gaps; STARTTLS offered in {}, under \
+                "own record, {} to {}: {} sessions from {sender} to {own}, each seen whole; STARTTLS offered in {}, under \
                  TLS {}, offered and not asked for {}, with mail accepted in clear {}",
                 days.first, days.last, seen.sessions, seen.offered, seen.tls, seen.unused, seen.content
             ),
@@ -302,6 +304,9 @@ mod tests {
 
     #[test]
     fn where_our_record_is_not_whole_nothing_is_said() {
+        // EHLO was refused in some of them: there the sender saw no offer, and says so.
+        let refused = Offers { offered: 8, ..seen(11, 8) };
+        assert!(matches!(verdict(&report(SENDER, OWN, 3), refused), Verdict::Unknown(_)));
         let claim = report(SENDER, OWN, 3);
         let gaps = Offers { unknown: 1, ..seen(10, 9) };
         assert_eq!(verdict(&claim, gaps), Verdict::Unknown(Unknown::Gaps(1)));

@@ -262,14 +262,19 @@ impl Work {
                 self.reported(&task, outcome, now);
             }
             Outcome::Found(targets) => {
-                let reported = Store::open_existing(&self.path).and_then(|mut store| store.reported(day));
-                self.schedule.found(&task, targets, &done(&reported.unwrap_or_default(), domain), now);
+                match Store::open_existing(&self.path).and_then(|mut store| store.reported(day)) {
+                    Ok(reported) => self.schedule.found(&task, targets, &done(&reported, domain), now),
+                    Err(error) => {
+                        // Without knowing what has gone out nothing is sent.
+                        tracing::debug!(%day, domain, %error, "TLS report");
+                        self.schedule.failed(&task, false, now);
+                    }
+                }
             }
             Outcome::Failed { why, permanent } => {
-                // A name server or web server of somebody else, or an address that is none, is nothing to wake anybody
-                // for.
+                // A name server or web server of somebody else is nothing to wake anybody for.
                 let local = match task.step {
-                    Step::Write | Step::Send(Target::Mail(_)) => !permanent,
+                    Step::Write | Step::Send(Target::Mail(_)) => true,
                     Step::Find | Step::Send(Target::Https(_)) => false,
                 };
                 self.counts.failures.fetch_add(u64::from(local), Ordering::Relaxed);

@@ -2,7 +2,7 @@
 
 use std::{
     io::Write as _,
-    path::{Path, PathBuf},
+    path::Path,
     process::{Command, Output},
 };
 
@@ -13,6 +13,7 @@ use smtpwatch_core::{
     engine::{Delivery, PolicyType, ResultType},
 };
 
+use crate::cli::Files;
 use crate::traffic::{self, CLIENT, SERVER, START_NS, Turn};
 
 const DAY: &str = "2026-11-23";
@@ -25,26 +26,7 @@ fn text(octets: &[u8]) -> String {
     String::from_utf8(octets.to_vec()).unwrap()
 }
 
-struct Place(tempfile::TempDir);
-
-impl Place {
-    fn new() -> Self {
-        Self(tempfile::tempdir().unwrap())
-    }
-
-    fn path(&self, name: &str) -> PathBuf {
-        self.0.path().join(name)
-    }
-
-    fn write(&self, name: &str, octets: impl AsRef<[u8]>) -> String {
-        std::fs::write(self.path(name), octets).unwrap();
-        self.text(name)
-    }
-
-    fn text(&self, name: &str) -> String {
-        self.path(name).to_str().unwrap().to_owned()
-    }
-
+impl Files {
     /// The store of a host that took mail in such sessions: what replay saw as the server.
     fn store_of(&self, sessions: &[Vec<traffic::Packet>]) -> String {
         let packets: Vec<_> = sessions
@@ -84,7 +66,7 @@ const OFFERED: &str = "250-STARTTLS\r\n250 8BITMIME\r\n";
 
 #[test]
 fn a_report_that_our_own_frames_contradict_is_a_finding_with_both_proofs() {
-    let place = Place::new();
+    let place = Files::new();
     let store = place.store_of(&[
         traffic::mail(CLIENT, START_NS, OFFERED),
         traffic::mail(CLIENT, START_NS + 60_000_000_000, OFFERED),
@@ -144,13 +126,13 @@ fn where_our_own_record_does_not_tell_there_is_no_finding() {
         (vec![other], "unknown: no session from there is on record"),
         (vec![traffic::mail(CLIENT, START_NS + 86_400_000_000_000, OFFERED)], "unknown: no session from there"),
     ] {
-        let place = Place::new();
+        let place = Files::new();
         let store = place.store_of(&sessions);
         let output = smtpwatch(&["tlsrpt", "import", "--store", &store, &place.write("report.json", report(2))]);
         assert_eq!((output.status.code(), text(&output.stdout)), (Some(0), String::new()));
         assert!(text(&output.stderr).contains(verdict), "{} lacks {verdict}", text(&output.stderr));
     }
-    let place = Place::new();
+    let place = Files::new();
     let output = smtpwatch(&["tlsrpt", "import", "--store", "/nowhere/x.db", &place.write("report.json", report(2))]);
     assert_eq!(output.status.code(), Some(0));
     assert!(text(&output.stderr).contains("no store at /nowhere/x.db"), "{}", text(&output.stderr));
@@ -159,7 +141,7 @@ fn where_our_own_record_does_not_tell_there_is_no_finding() {
 
 #[test]
 fn bad_files_are_refused_and_the_others_are_read() {
-    let place = Place::new();
+    let place = Files::new();
     let store = place.store_of(&[traffic::mail(CLIENT, START_NS, OFFERED)]);
     let good = place.write("good.json", report(1));
     let cut = place.write("cut.gz", &gzip(report(1).as_bytes())[..60]);
@@ -187,7 +169,7 @@ fn bad_files_are_refused_and_the_others_are_read() {
 
 #[test]
 fn the_report_of_a_day_can_be_seen_before_anything_is_sent() {
-    let place = Place::new();
+    let place = Files::new();
     let path = place.path("smtpwatch.db");
     let deliver = |domain: &str, failure| Delivery {
         at: Timestamp(i64::try_from(START_NS).unwrap()),
@@ -234,7 +216,7 @@ fn the_report_of_a_day_can_be_seen_before_anything_is_sent() {
 
 #[test]
 fn sending_needs_a_name_to_send_in() {
-    let place = Place::new();
+    let place = Files::new();
     for (lines, message) in [
         ("send = true", "[tlsrpt] send = true: reports go out in somebody's name: set organization and contact"),
         ("contact = \"nobody\"", "contact: \"nobody\": expected a mail address"),
