@@ -324,8 +324,11 @@ impl Resolver {
         // A validated answer takes a question for each zone on the way; together they get more time than one.
         let time = self.patience * if validated { 4 } else { 2 };
         let answer = match tokio::time::timeout(time, self.resolver.lookup(name.clone(), kind)).await {
+            // Whoever of the two gave up first: the library, or this.
+            Err(_) | Ok(Err(NetError::Timeout)) => {
+                return Found::Error(format!("{kind} of {name}: no answer within {} s", time.as_secs_f32()));
+            }
             Ok(answer) => answer,
-            Err(_) => return Found::Error(format!("{kind} of {name}: no answer within {} s", time.as_secs_f32())),
         };
         // A name server that validates by itself answers a forgery like this; without its check it shows what it has.
         let refused =
