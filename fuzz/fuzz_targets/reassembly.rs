@@ -87,6 +87,7 @@ impl Owner {
                 payload: &OCTETS[start..start + captured],
 body_ended: false,
             budget_spent: false,
+            sender: None,
             };
             if is(what::ADVANCE) {
                 self.next[from as usize] =

@@ -1,8 +1,10 @@
 //! What the engine says: the finding, its closed vocabularies, and its severity.
 
-use serde::Serialize;
+use std::borrow::Cow;
 
-use crate::{Role, Side, Timestamp};
+use serde::{Deserialize, Serialize};
+
+use crate::{Role, Side, Timestamp, exhibit::Exhibit};
 
 /// Version of the JSON form of a [`Finding`].
 pub const SCHEMA_VERSION: u32 = 1;
@@ -10,7 +12,8 @@ pub const SCHEMA_VERSION: u32 = 1;
 macro_rules! vocabulary {
     ($(#[$meta:meta])* $name:ident { $($(#[$vmeta:meta])* $variant:ident = $text:literal),+ $(,)? }) => {
         $(#[$meta])*
-        #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Serialize)]
+        #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Serialize, Deserialize)]
+        #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
         pub enum $name {
             $($(#[$vmeta])* #[serde(rename = $text)] $variant),+
         }
@@ -173,7 +176,8 @@ impl Severity {
 }
 
 /// One claim with its proof: one JSON line (the field order is the contract's).
-#[derive(Clone, PartialEq, Debug, Serialize)]
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct Finding {
     /// [`SCHEMA_VERSION`].
     pub schema_version: u32,
@@ -184,7 +188,7 @@ pub struct Finding {
     /// What happened.
     pub kind: Kind,
     /// The row of THREATS.md that it matches.
-    pub rule: &'static str,
+    pub rule: Cow<'static, str>,
     /// How loud.
     pub severity: Severity,
     /// How sure.
@@ -206,11 +210,57 @@ pub struct Finding {
     /// Holes in the reassembled streams of this session.
     pub gaps: u32,
     /// Further signs, each one line with its numbers.
+    #[serde(default)]
     pub proof: Vec<String>,
+    /// Who on this host sent, where this host is the client and the kernel told.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub sender: Option<Sender>,
+    /// What judged; empty until the incident stage fills it in.
+    #[serde(default)]
+    pub provenance: Provenance,
+    /// What proves it. Kept and handed over beside the finding, not in its line.
+    #[serde(skip)]
+    pub exhibit: Option<Box<Exhibit>>,
+}
+
+/// The owner of the socket that sent.
+#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+pub struct Sender {
+    /// User id.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub uid: Option<u32>,
+    /// Id of the cgroup (v2); zero where the kernel did not tell.
+    pub cgroup_id: u64,
+    /// Path of the cgroup below its root; empty where it was gone before it could be looked up.
+    #[serde(default)]
+    pub cgroup: String,
+    /// systemd unit.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub unit: Option<String>,
+    /// Kubernetes pod, by its UID.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub pod: Option<String>,
+    /// Container id.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub container: Option<String>,
+}
+
+/// Which program judged by what: with the same three the finding can be reproduced.
+#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+pub struct Provenance {
+    /// Version of smtpwatch.
+    pub version: String,
+    /// SHA-256 of the configuration in force, in hexadecimal.
+    pub config_sha256: String,
+    /// SHA-256 of the policies that spoke for this session (see [`Exhibit::policies`]), in hexadecimal.
+    pub policy_sha256: String,
 }
 
 /// The connection that a finding speaks of.
-#[derive(Clone, PartialEq, Debug, Serialize)]
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct FlowInfo {
     /// `address:port`, IPv6 as `[address]:port`.
     pub client: String,
@@ -223,7 +273,8 @@ pub struct FlowInfo {
 }
 
 /// The peer as it named itself.
-#[derive(Clone, PartialEq, Debug, Default, Serialize)]
+#[derive(Clone, PartialEq, Debug, Default, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct PeerInfo {
     /// Host name from the greeting or the EHLO reply (role `client`), or from EHLO/HELO (role `server`).
     pub name: String,
@@ -232,16 +283,17 @@ pub struct PeerInfo {
 }
 
 /// What was expected of the peer.
-#[derive(Clone, PartialEq, Debug, Serialize)]
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct Expected {
     /// Whether STARTTLS was expected to be offered and used.
     pub starttls: bool,
     /// `rule`, `history`, `dane`, `mta-sts`, `list`, `standard`, `tlsrpt` (what a TLS report of others says happened, against
     /// our own record), or `none`.
-    pub source: &'static str,
+    pub source: Cow<'static, str>,
     /// `enforce` or `testing`, of a published policy; what is only tested is told more quietly (RFC 8461 §5).
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub mode: Option<&'static str>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub mode: Option<Cow<'static, str>>,
     /// Why, in words and numbers.
     pub detail: String,
 }
@@ -250,22 +302,23 @@ impl Expected {
     /// STARTTLS is expected.
     #[must_use]
     pub const fn starttls(source: &'static str, detail: String) -> Self {
-        Self { starttls: true, source, mode: None, detail }
+        Self { starttls: true, source: Cow::Borrowed(source), mode: None, detail }
     }
 }
 
 /// What was seen.
-#[derive(Clone, PartialEq, Debug, Serialize)]
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct Observed {
     /// Capability lines of the last EHLO reply in clear, in order.
     pub capabilities: Vec<String>,
     /// State of the STARTTLS offer.
     pub starttls: StarttlsState,
     /// SASL mechanism, for findings about AUTH.
-    #[serde(skip_serializing_if = "Option::is_none")]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub mechanism: Option<String>,
     /// Code of the server's reply to the deciding command.
-    #[serde(skip_serializing_if = "Option::is_none")]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub reply: Option<u16>,
 }
 
@@ -286,7 +339,8 @@ vocabulary! {
 }
 
 /// One line of the dialogue.
-#[derive(Clone, PartialEq, Debug, Serialize)]
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct TranscriptLine {
     /// Who said it.
     pub from: Side,

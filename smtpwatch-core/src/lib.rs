@@ -11,6 +11,7 @@
 #![forbid(unsafe_code)]
 
 pub mod engine;
+pub mod exhibit;
 pub mod finding;
 pub mod flow;
 pub mod hash;

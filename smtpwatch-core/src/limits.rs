@@ -32,6 +32,10 @@ pub const PIPELINE: usize = 256;
 pub const TRANSCRIPT_LINES: usize = 64;
 /// Octets of a transcript line.
 pub const TRANSCRIPT_LINE: usize = 512;
+/// Octets in clear kept of each direction as evidence: greeting, EHLO reply, some tens of commands and the TLS hellos.
+pub const EXHIBIT_OCTETS: usize = 16 * 1024;
+/// Packets of a connection whose headers are kept as evidence: the first half of them and the newest.
+pub const EXHIBIT_PACKETS: usize = 128;
 /// Recipient domains remembered per session.
 pub const RECIPIENT_DOMAINS: usize = 16;
 /// Peers whose history is held, in memory and in the store, where the configuration does not say (`[limits] peers`); the least

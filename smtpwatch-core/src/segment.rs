@@ -6,7 +6,7 @@ use std::{
     net::{IpAddr, SocketAddr},
 };
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use crate::Timestamp;
 
@@ -33,7 +33,8 @@ impl Hash for FlowKey {
 }
 
 /// One end of a connection, in SMTP's terms.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Serialize)]
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "lowercase")]
 pub enum Side {
     /// Sends commands.
@@ -54,7 +55,8 @@ impl Side {
 }
 
 /// Which end of the connection this host is (THREATS §0: GC and GS).
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Serialize)]
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "lowercase")]
 pub enum Role {
     /// This host sends mail out: replies arrive after any tampering on the path.
@@ -157,4 +159,15 @@ pub struct Segment<'a> {
     pub body_ended: bool,
     /// The gate has sent of this flow what it may, and leaves out what follows.
     pub budget_spent: bool,
+    /// Who on this host sent it, at egress, where the kernel told.
+    pub sender: Option<SocketOwner>,
+}
+
+/// The owner of a socket of this host, as the kernel knows it.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct SocketOwner {
+    /// User id; `None` where there was no socket to ask.
+    pub uid: Option<u32>,
+    /// Id of its cgroup (v2); zero where there was none.
+    pub cgroup: u64,
 }

@@ -117,6 +117,7 @@ fn segment(flow: FlowKey, from: Side, flags: TcpFlags, seq: u32, ack: u32, paylo
         payload,
         body_ended: false,
         budget_spent: false,
+        sender: None,
     }
 }
 

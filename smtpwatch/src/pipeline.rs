@@ -1,9 +1,13 @@
 //! From records to outputs: the engine, fed alike from the kernel's ring and from capture files.
 
-use smtpwatch_common::{Checksum, Direction, Record, record::mark};
+use smtpwatch_common::{
+    Checksum, Direction, Record,
+    record::{Header, UID_UNKNOWN, mark},
+};
 use smtpwatch_core::{
     Engine, FlowKey, Output, Role, Segment, Settings, Side, TcpFlags, Timestamp,
     policy::{history::History, published::Learned},
+    segment::SocketOwner,
 };
 
 use crate::{config::Config, incident, turned::Turned};
@@ -125,6 +129,7 @@ impl Pipeline {
             payload: record.payload,
             body_ended: header.marked(mark::BODY_ENDED),
             budget_spent: header.marked(mark::BUDGET),
+            sender: owner(header),
         }
     }
 
@@ -144,4 +149,10 @@ impl Pipeline {
             }
         }
     }
+}
+
+/// Who on this host sent, where the kernel told.
+fn owner(header: &Header) -> Option<SocketOwner> {
+    let uid = Some(header.uid).filter(|uid| *uid != UID_UNKNOWN);
+    (uid.is_some() || header.cgroup != 0).then_some(SocketOwner { uid, cgroup: header.cgroup })
 }

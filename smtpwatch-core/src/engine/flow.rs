@@ -5,7 +5,7 @@ use std::{sync::Arc, time::Duration};
 use super::output::{SessionResult, SessionSummary};
 use crate::{
     Finding, FlowKey, Role, Segment, Side, TcpFlags, Timestamp,
-    finding::{FlowInfo, Kind, Observed, Outcome, PeerInfo, SCHEMA_VERSION, Severity},
+    finding::{FlowInfo, Kind, Observed, Outcome, PeerInfo, Provenance, SCHEMA_VERSION, Sender, Severity},
     flow::{Connection, SynFingerprint},
     judge::{
         Claim, Wire,
@@ -15,6 +15,7 @@ use crate::{
         profile::Profile,
         published::demand::{Called, Identity},
     },
+    segment::SocketOwner,
     smtp::{Doubt, Session, Starttls},
 };
 
@@ -62,6 +63,8 @@ pub(super) struct Flow {
     peer_ttl: Option<(u8, u8)>,
     reset_ttl: Option<u8>,
     typed: u32,
+    /// Who on this host sends, as far as the kernel told.
+    sender: Option<SocketOwner>,
 }
 
 impl Flow {
@@ -92,6 +95,7 @@ impl Flow {
             peer_ttl: None,
             reset_ttl: None,
             typed: 0,
+            sender: None,
         };
         flow.measure(segment);
         flow
@@ -125,6 +129,9 @@ impl Flow {
         }
         if segment.from == self.peer() && segment.flags.contains(TcpFlags::RST) && segment.ttl != 0 {
             self.reset_ttl = Some(segment.ttl);
+        }
+        if segment.from == Side::Client {
+            self.sender = self.sender.or(segment.sender);
         }
         self.typed += u32::from(segment.from == Side::Client && segment.length == 1);
     }
@@ -216,7 +223,7 @@ impl Flow {
             id: String::new(),
             time: at,
             kind: claim.kind,
-            rule: claim.rule,
+            rule: claim.rule.into(),
             severity: claim.severity,
             evidence: claim.evidence,
             outcome: claim.outcome,
@@ -238,6 +245,9 @@ impl Flow {
             transcript: seen.transcript(),
             gaps: seen.gaps,
             proof: claim.proof,
+            sender: self.sender.map(|owner| Sender { uid: owner.uid, cgroup_id: owner.cgroup, ..Sender::default() }),
+            provenance: Provenance::default(),
+            exhibit: None,
         }
     }
 

@@ -168,7 +168,7 @@ pub(super) fn judge(case: Case<'_>) -> Option<Claim> {
         return None;
     }
     let expected = Expected {
-        mode: Some(compared.mode),
+        mode: Some(compared.mode.into()),
         ..Expected::starttls(compared.source.as_str(), compared.expected.clone())
     };
     let mut claim = Claim::new(case, Kind::CertificateMismatch, "D5", Evidence::Policy, expected);

@@ -220,7 +220,7 @@ const TESTING: Severity = Severity::Medium;
 
 fn severity(evidence: Evidence, outcome: Outcome, expected: &Expected) -> Severity {
     let severity = Severity::of(evidence, outcome);
-    match (expected.mode, outcome) {
+    match (expected.mode.as_deref(), outcome) {
         // A credential is lost whatever the policy says.
         (Some("testing"), Outcome::Attempt | Outcome::Envelope) => severity.min(Severity::Low),
         (Some("testing"), Outcome::Content) => severity.min(TESTING),
@@ -248,7 +248,10 @@ fn published(case: Case<'_>, weight: Weight) -> Option<(Evidence, Expected)> {
 }
 
 fn expected_of(demand: &Demand) -> Expected {
-    Expected { mode: demand.weight.mode(), ..Expected::starttls(demand.source.as_str(), demand.detail.clone()) }
+    Expected {
+        mode: demand.weight.mode().map(Into::into),
+        ..Expected::starttls(demand.source.as_str(), demand.detail.clone())
+    }
 }
 
 /// A local rule, then policies to be enforced, then history, then policies that are tested: a test hides no regression.

@@ -2,7 +2,7 @@
 
 use std::{net::IpAddr, sync::Arc};
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use slab::Slab;
 
 use super::profile::Profile;
@@ -176,7 +176,8 @@ pub enum HistoryPeer {
 }
 
 /// How often something was so: a rate, not a bit (THREATS FP-1).
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct Rate {
     /// Sessions in which it was so.
     pub yes: u64,
@@ -225,7 +226,8 @@ impl Rate {
 }
 
 /// What was seen of a peer.
-#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize)]
+#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct HistoryRecord {
     /// Sessions whose EHLO reply in clear was seen whole.
     pub sessions: u64,
@@ -240,7 +242,7 @@ pub struct HistoryRecord {
     /// Newest session that offered STARTTLS.
     pub last_offered: Timestamp,
     /// What the peer looked like when TLS last began.
-    #[serde(skip_serializing_if = "Option::is_none")]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub profile: Option<Box<Profile>>,
 }
 

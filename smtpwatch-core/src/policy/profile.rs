@@ -16,6 +16,7 @@ const DATE: [&str; 19] = [
 
 /// A server, as seen in a session that went on under TLS.
 #[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(default)]
 pub struct Profile {
     /// Keywords of the EHLO reply in clear, in order, upper-case.

@@ -47,7 +47,7 @@ fn a_strip_after_history_is_a_regression() {
         (finding.evidence, finding.outcome, finding.severity),
         (Evidence::Regression, Outcome::Content, Severity::High)
     );
-    assert_eq!((finding.rule, finding.expected.source), ("A1", "history"));
+    assert_eq!((&*finding.rule, &*finding.expected.source), ("A1", "history"));
     assert!(finding.expected.detail.starts_with("offered in 5 of 5 sessions since "), "{}", finding.expected.detail);
     assert_eq!(finding.observed.starttls, StarttlsState::Absent);
     assert_eq!(finding.peer.name, "mx1.example.net");
@@ -115,7 +115,7 @@ fn a_refusal_is_named_by_its_code() {
         let heard = hear_after(&honest_history(5), &talk, Vec::new());
         assert_eq!(heard.kinds(), [Kind::StarttlsRefused], "{reply}");
         let finding = &heard.findings[0];
-        assert_eq!((finding.rule, finding.evidence, finding.outcome), (rule, evidence, Outcome::Content), "{reply}");
+        assert_eq!((&*finding.rule, finding.evidence, finding.outcome), (rule, evidence, Outcome::Content), "{reply}");
         assert_eq!(finding.observed.starttls, StarttlsState::Refused);
         assert_eq!(hear(&talk, Vec::new()).findings[0].evidence, Evidence::Suspicious);
     }
@@ -127,7 +127,7 @@ fn a_refusal_is_named_by_its_code() {
 fn a_connection_cut_after_starttls_is_a_refusal() {
     let heard = hear(&greeted().s(OFFER).c("STARTTLS\r\n").ack(Side::Server).reset(Side::Server), Vec::new());
     assert_eq!(heard.kinds(), [Kind::StarttlsRefused]);
-    assert_eq!((heard.findings[0].rule, heard.findings[0].observed.reply), ("C5", None));
+    assert_eq!((&*heard.findings[0].rule, heard.findings[0].observed.reply), ("C5", None));
 }
 
 #[test]
@@ -188,7 +188,7 @@ fn credentials_in_every_shape() {
             let heard = hear(&talk, Vec::new());
             assert_eq!(heard.kinds(), [Kind::AuthPlaintext], "{rule} {mechanism} {:?}", heard.sessions);
             let finding = &heard.findings[0];
-            assert_eq!((finding.rule, finding.observed.mechanism.as_deref()), (rule, Some(mechanism)));
+            assert_eq!((&*finding.rule, finding.observed.mechanism.as_deref()), (rule, Some(mechanism)));
             assert_eq!((finding.outcome, finding.severity), (Outcome::Credential, Severity::Critical));
             assert_eq!(finding.observed.reply, Some(235));
             let json = serde_json::to_string(finding).expect("serialises");
@@ -212,7 +212,7 @@ fn a_refused_credential_was_sent_all_the_same_and_its_echo_is_blanked() {
         Vec::new(),
     );
     assert_eq!(heard.kinds(), [Kind::AuthPlaintext]);
-    assert_eq!((heard.findings[0].rule, heard.findings[0].observed.reply), ("F7", Some(530)));
+    assert_eq!((&*heard.findings[0].rule, heard.findings[0].observed.reply), ("F7", Some(530)));
     assert!(!serde_json::to_string(&heard.findings[0]).expect("serialises").contains(plain));
 }
 
@@ -268,7 +268,7 @@ fn a_challenge_response_exchange_is_its_own_kind() {
         Vec::new(),
     );
     assert_eq!(heard.kinds(), [Kind::AuthExchangePlaintext]);
-    assert_eq!((heard.findings[0].rule, heard.findings[0].severity), ("F5", Severity::Medium));
+    assert_eq!((&*heard.findings[0].rule, heard.findings[0].severity), ("F5", Severity::Medium));
 }
 
 #[test]
@@ -278,7 +278,7 @@ fn a_server_that_invites_credentials_in_clear() {
     let talk = talk.close().seen_by_server();
     let heard = hear(&talk, Vec::new());
     assert_eq!(heard.kinds(), [Kind::AuthOfferedPlaintext]);
-    assert_eq!((heard.findings[0].severity, heard.findings[0].rule), (Severity::High, "F6"));
+    assert_eq!((heard.findings[0].severity, &*heard.findings[0].rule), (Severity::High, "F6"));
     assert_eq!(hear(&talk, rule(None, Some(AuthRule::Allow))).kinds(), []);
     assert_eq!(hear(&talk, rule(None, Some(AuthRule::Forbid))).findings[0].evidence, Evidence::Policy);
 }

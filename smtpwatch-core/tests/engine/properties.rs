@@ -4,6 +4,7 @@ use crate::talk::{self, Heard, MASKED, OFFER, Packet, STRIPPED, Talk, deliver, e
 use proptest::prelude::*;
 use smtpwatch_core::{
     Finding, Side, Timestamp,
+    exhibit::Exhibit,
     policy::rule::{Rule, StarttlsRule},
 };
 
@@ -32,7 +33,14 @@ fn rules() -> Vec<Rule> {
 
 /// What a finding claims, without the time, which depends on when its octets came.
 fn claims(findings: Vec<Finding>) -> Vec<Finding> {
-    findings.into_iter().map(|finding| Finding { time: Timestamp::default(), proof: Vec::new(), ..finding }).collect()
+    findings.into_iter().map(claim).collect()
+}
+
+/// However the octets came, they are the same.
+fn claim(finding: Finding) -> Finding {
+    let octets = finding.exhibit.map(|exhibit| exhibit.octets).unwrap_or_default();
+    let exhibit = Some(Box::new(Exhibit { octets, ..Exhibit::default() }));
+    Finding { time: Timestamp::default(), proof: Vec::new(), exhibit, ..finding }
 }
 
 /// Cuts every payload at random places, and within a run of one side's payload segments shuffles and repeats the pieces.

@@ -111,7 +111,7 @@ fn first_contact(learned: impl IntoIterator<Item = Learned>, talk: &Talk) -> Hea
 
 fn said(heard: &Heard) -> Vec<(Kind, &'static str, &'static str, Evidence, Severity)> {
     let findings = heard.findings.iter();
-    findings.map(|f| (f.kind, f.rule, f.expected.source, f.evidence, f.severity)).collect()
+    findings.map(|f| (f.kind, &*f.rule, &*f.expected.source, f.evidence, f.severity)).collect()
 }
 
 #[test]
@@ -243,7 +243,7 @@ fn users_that_hand_in_their_mail_are_not_the_domain() {
     let mut talk = stripped();
     talk.flow.server.set_port(587);
     let heard = first_contact([domain(State::Valid, StsMode::Enforce), host(HERE, State::Valid)], &talk);
-    assert!(heard.findings.iter().all(|f| f.expected.source != "mta-sts" && f.expected.source != "dane"));
+    assert!(heard.findings.iter().all(|f| &*f.expected.source != "mta-sts" && &*f.expected.source != "dane"));
 }
 
 #[test]
@@ -293,7 +293,7 @@ fn a_certificate_in_sight_is_compared_and_one_out_of_sight_is_not_called_good() 
     assert_eq!(right.deliveries[0].failure, None);
     let wrong = first_contact([no_sts(), host(HERE, State::Valid)], &talk);
     assert_eq!(said(&wrong)[0].0, Kind::CertificateMismatch);
-    assert_eq!((wrong.findings[0].rule, wrong.findings[0].evidence), ("D5", Evidence::Policy));
+    assert_eq!((&*wrong.findings[0].rule, wrong.findings[0].evidence), ("D5", Evidence::Policy));
     assert_eq!(wrong.deliveries[0].failure, Some(ResultType::TlsaInvalid));
     let encrypted = tls(greeted().s(OFFER).c("STARTTLS\r\n").s("220 go\r\n")).close();
     let unseen = first_contact([no_sts(), host(HERE, State::Valid)], &encrypted);

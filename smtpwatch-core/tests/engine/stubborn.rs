@@ -318,7 +318,7 @@ fn what_begins_like_tls_and_goes_on_in_clear_is_clear() {
         assert_eq!(heard.kinds(), [Kind::TlsHandshakeFailed], "{how}: {:?}", heard.sessions);
         let finding = &heard.findings[0];
         assert_eq!(
-            (finding.rule, finding.evidence, finding.outcome),
+            (&*finding.rule, finding.evidence, finding.outcome),
             ("C6", Evidence::Tamper, Outcome::Content),
             "{how}"
         );

@@ -220,6 +220,7 @@ impl Talk {
             payload: &packet.payload,
             body_ended: false,
             budget_spent: false,
+            sender: None,
         }
     }
 }

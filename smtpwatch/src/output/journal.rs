@@ -93,7 +93,8 @@ mod tests {
     use smtpwatch_core::{
         Finding, Role, Timestamp,
         finding::{
-            Evidence, Expected, FlowInfo, Kind, Observed, Outcome, PeerInfo, SCHEMA_VERSION, Severity, StarttlsState,
+            Evidence, Expected, FlowInfo, Kind, Observed, Outcome, PeerInfo, Provenance, SCHEMA_VERSION, Severity,
+            StarttlsState,
         },
     };
 
@@ -105,7 +106,7 @@ mod tests {
             id: String::new(),
             time: Timestamp::from_secs(0),
             kind: Kind::StarttlsStripped,
-            rule: "A1",
+            rule: "A1".into(),
             severity: Severity::High,
             evidence: Evidence::Regression,
             outcome: Outcome::Content,
@@ -127,6 +128,9 @@ mod tests {
             transcript: Vec::new(),
             gaps: 0,
             proof: Vec::new(),
+            sender: None,
+            provenance: Provenance::default(),
+            exhibit: None,
         })
     }
 

@@ -12,7 +12,8 @@ use smtpwatch_core::{
     Finding, Role,
     engine::ResultType,
     finding::{
-        Evidence, Expected, FlowInfo, Kind, Observed, Outcome, PeerInfo, SCHEMA_VERSION, Severity, StarttlsState,
+        Evidence, Expected, FlowInfo, Kind, Observed, Outcome, PeerInfo, Provenance, SCHEMA_VERSION, Severity,
+        StarttlsState,
     },
 };
 
@@ -196,7 +197,7 @@ fn finding(report: &Report, claim: &Claim, days: Days, (sender, own): (IpAddr, I
         id: String::new(),
         time: seen.last_unused,
         kind: Kind::StarttlsStripped,
-        rule: RULE,
+        rule: RULE.into(),
         // Two records that contradict each other: louder than a single attempt.
         severity: Severity::of(evidence, outcome).max(Severity::High),
         evidence,
@@ -226,6 +227,9 @@ fn finding(report: &Report, claim: &Claim, days: Days, (sender, own): (IpAddr, I
                 days.first, days.last, seen.sessions, seen.offered, seen.tls, seen.unused, seen.content
             ),
         ],
+        sender: None,
+        provenance: Provenance::default(),
+        exhibit: None,
     }
 }
 
@@ -287,9 +291,9 @@ mod tests {
     #[test]
     fn two_records_that_contradict_each_other_are_a_finding_with_both() {
         let Verdict::Stripped(finding) = verdict(&report(SENDER, OWN, 3), seen(10, 3)) else { panic!("a finding") };
-        assert_eq!((finding.kind, finding.rule, finding.role), (Kind::StarttlsStripped, "G9", Role::Server));
+        assert_eq!((finding.kind, &*finding.rule, finding.role), (Kind::StarttlsStripped, "G9", Role::Server));
         assert_eq!((finding.evidence, finding.outcome), (Evidence::Tamper, Outcome::Attempt));
-        assert_eq!((finding.severity, finding.expected.source), (Severity::High, "tlsrpt"));
+        assert_eq!((finding.severity, &*finding.expected.source), (Severity::High, "tlsrpt"));
         assert_eq!((finding.flow.client.as_str(), finding.flow.server.as_str()), ("198.51.100.7:0", "192.0.2.25:25"));
         let [theirs, ours] = &finding.proof[..] else { panic!("{:?}", finding.proof) };
         for part in ["735ff", "Company-X", "in 3 sessions from 198.51.100.7 to 192.0.2.25 (mx1.example.org)"] {

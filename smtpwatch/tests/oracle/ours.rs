@@ -68,6 +68,7 @@ pub fn read(path: &Path, ports: &BTreeSet<u16>) -> Flows {
             payload: captured.bytes.get(start..end.min(captured.bytes.len())).unwrap_or(&[]),
             body_ended: false,
             budget_spent: false,
+            sender: None,
         };
         match flows.get_mut(&segment.flow) {
             Some(flow) => flow.push(&segment),

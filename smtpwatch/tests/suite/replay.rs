@@ -89,10 +89,10 @@ fn commands_behind_a_message_are_read_and_the_message_is_not() {
             assert!(!json.contains("Subject") && !json.contains("AGEAYg") && !json.contains("hunter2"), "{json}");
             assert_eq!(finding.gaps, 0);
         }
-        found.iter().map(|finding| (finding.kind, finding.rule)).collect::<Vec<_>>()
+        found.into_iter().map(|finding| (finding.kind, finding.rule.into_owned())).collect::<Vec<_>>()
     };
     let said = [Server("250 queued\r\n235 ok\r\n")];
-    let plaintext = [(Kind::AuthPlaintext, "F1")];
+    let plaintext = [(Kind::AuthPlaintext, "F1".to_owned())];
     assert_eq!(kinds(&[&[Client(&together)][..], &said].concat()), plaintext, "in one segment");
     assert_eq!(kinds(&[&[Client(message), Client(auth)][..], &said].concat()), plaintext, "in the next one");
     assert_eq!(kinds(&[Client(message), Server("250 queued\r\n"), Client(auth), Server("235 ok\r\n")]), plaintext);

@@ -63,7 +63,7 @@ fn normal(finding: Finding) -> Finding {
         interface: String::new(),
         community_id: String::new(),
     };
-    Finding { id: String::new(), time: smtpwatch_core::Timestamp(0), flow, ..finding }
+    Finding { id: String::new(), time: smtpwatch_core::Timestamp(0), flow, exhibit: None, ..finding }
 }
 
 /// Sets the link type in a pcap file's header (little-endian, at octet 20).

@@ -39,6 +39,7 @@ pub(super) fn segment<'a>(from: Side, flags: TcpFlags, seq: u32, ack: u32, paylo
         payload,
         body_ended: false,
         budget_spent: false,
+        sender: None,
     }
 }
 
