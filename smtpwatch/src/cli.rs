@@ -119,7 +119,7 @@ pub struct ReplayArgs {
     /// Form of the findings [default: text on a terminal, else json: one object per line].
     #[arg(long, value_name = "FORMAT")]
     pub(crate) format: Option<Format>,
-    /// Keep history in this file, and begin with what it holds [default: in memory].
+    /// Keep history, findings and their evidence in this file, and begin with the history that it holds [default: in memory].
     #[arg(long, value_name = "PATH")]
     pub(crate) store: Option<PathBuf>,
     /// Exit with 3 when there is a finding of this severity or a louder one: info, low, medium, high, critical.

@@ -10,6 +10,7 @@ mod value;
 use std::{
     net::IpAddr,
     path::{Path, PathBuf},
+    time::Duration,
 };
 
 use serde::Deserialize;
@@ -18,9 +19,14 @@ use smtpwatch_core::{
     policy::{history::Strength, rule::Rule},
 };
 
+use crate::hash;
+
 pub use error::ConfigError;
 pub use tlsrpt::TlsrptSettings;
-use value::{Checked, FlowCount, InterfaceGlob, OfferRatio, PeerCount, RulePeer, Sessions, TlsVersion, ValidPort};
+use value::{
+    Checked, Days, FindingCount, FlowCount, InterfaceGlob, Megabytes, Minutes, OfferRatio, PeerCount, RulePeer, Sessions,
+    TlsVersion, ValidPort,
+};
 pub use value::{Network, Resolver, parse_interface, parse_port};
 
 /// Where the configuration is looked for when none is named.
@@ -41,8 +47,12 @@ pub struct Config {
     pub ingress: Ingress,
     /// Own networks, where the interface does not tell which end this host is.
     pub local: Vec<Network>,
-    /// The file that keeps history.
+    /// The file that keeps history and findings.
     pub store: PathBuf,
+    /// For how long findings are kept in it.
+    pub retention: Retention,
+    /// Findings of one kind about one peer that are farther apart than this are two incidents.
+    pub window: Duration,
     /// When history is strong enough to accuse.
     pub baseline: Strength,
     /// What may be held at once.
@@ -85,6 +95,13 @@ impl Config {
     /// The text is not TOML, or holds an unknown key or a bad value.
     pub fn parse(text: &str, path: &Path) -> Result<Self, ConfigError> {
         toml::from_str::<File>(text).map(Self::from).map_err(|error| ConfigError::invalid(path, text, &error))
+    }
+
+    /// SHA-256 of the configuration in force, flags and defaults included, in hexadecimal: the same for the same version of the
+    /// program and the same values, wherever they came from.
+    #[must_use]
+    pub fn hash(&self) -> String {
+        hash::sha256(format!("{self:?}").as_bytes())
     }
 
     /// Whether `address` is one of this host's own, as far as `local` tells.
@@ -153,6 +170,26 @@ impl Default for Limits {
     }
 }
 
+/// For how long findings are kept: whichever of the three is reached first.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Retention {
+    /// Days in the store.
+    pub age_days: u32,
+    /// How many.
+    pub findings: u64,
+    /// Octets of their documents and evidence.
+    pub octets: u64,
+}
+
+impl Default for Retention {
+    fn default() -> Self {
+        Self { age_days: 90, findings: 100_000, octets: 1024 * MEGABYTE }
+    }
+}
+
+/// Octets.
+const MEGABYTE: u64 = 1 << 20;
+
 /// `[policy]`: published policies, and how they are looked up.
 #[derive(Clone, PartialEq, Eq, Debug, Deserialize)]
 #[serde(deny_unknown_fields, default)]
@@ -204,6 +241,7 @@ struct File {
     ingress: Checked<Ingress>,
     local: Vec<Checked<Network>>,
     store: StoreTable,
+    incidents: IncidentsTable,
     baseline: BaselineTable,
     limits: LimitsTable,
     rule: Vec<RuleTable>,
@@ -219,6 +257,7 @@ impl Default for File {
             ingress: Checked(Ingress::Auto),
             local: Vec::new(),
             store: StoreTable::default(),
+            incidents: IncidentsTable::default(),
             baseline: BaselineTable::default(),
             limits: LimitsTable::default(),
             rule: Vec::new(),
@@ -235,7 +274,13 @@ impl From<File> for Config {
             interfaces: file.interfaces.into_iter().map(|glob| glob.0.0).collect(),
             ingress: file.ingress.0,
             local: file.local.into_iter().map(|network| network.0).collect(),
+            retention: Retention {
+                age_days: file.store.max_age_days.0.0,
+                findings: file.store.max_findings.0.0,
+                octets: file.store.max_megabytes.0.0.saturating_mul(MEGABYTE),
+            },
             store: PathBuf::from(file.store.path.0.0),
+            window: Duration::from_secs(u64::from(file.incidents.window_minutes.0.0) * 60),
             baseline: Strength {
                 min_sessions: file.baseline.min_sessions.0.0,
                 min_offer_ratio: file.baseline.min_offer_ratio.0.0,
@@ -252,11 +297,32 @@ impl From<File> for Config {
 #[serde(deny_unknown_fields, default, expecting = "a [store] table")]
 struct StoreTable {
     path: Checked<value::NonEmpty>,
+    max_age_days: Checked<Days>,
+    max_findings: Checked<FindingCount>,
+    max_megabytes: Checked<Megabytes>,
 }
 
 impl Default for StoreTable {
     fn default() -> Self {
-        Self { path: Checked(value::NonEmpty(DEFAULT_STORE.to_owned())) }
+        let Retention { age_days, findings, octets } = Retention::default();
+        Self {
+            path: Checked(value::NonEmpty(DEFAULT_STORE.to_owned())),
+            max_age_days: Checked(Days(age_days)),
+            max_findings: Checked(FindingCount(findings)),
+            max_megabytes: Checked(Megabytes(octets / MEGABYTE)),
+        }
+    }
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields, default, expecting = "an [incidents] table")]
+struct IncidentsTable {
+    window_minutes: Checked<Minutes>,
+}
+
+impl Default for IncidentsTable {
+    fn default() -> Self {
+        Self { window_minutes: Checked(Minutes(60)) }
     }
 }
 

@@ -17,7 +17,7 @@ use std::{
 use anyhow::Context as _;
 use smtpwatch_common::{Direction, counters::Label};
 use smtpwatch_core::{
-    Output, Role, Timestamp,
+    Finding, Output, Timestamp,
     engine::GateOrder,
     policy::{history::History, published::Learned},
 };
@@ -40,7 +40,7 @@ use crate::{
         lookup::{Patience, Trust},
         service::{Service, Setup},
     },
-    store::{self, Store, StoreHandle, Writer},
+    store::{self, Keeping, KeptAs, Store, StoreHandle, Writer},
     tlsrpt::sender::Sender,
 };
 
@@ -67,7 +67,12 @@ const MAX_INTERFACES: usize = 64;
 /// What failed, why, and what to do.
 pub fn run(config: Config, listen: SocketAddr) -> anyhow::Result<()> {
     let metrics = Arc::new(Metrics::new(&config.ports)?);
-    let (writer, entries) = Writer::start(&config.store, config.limits.peers)?;
+    let journal =
+        Arc::new(Journal::start(std::io::stdout(), metrics.clone()).context("cannot start the journal's thread")?);
+    let told = journal.clone();
+    // What the journal has told is on record, unless the log says that the store cannot be written.
+    let sink = Box::new(move |finding: &Finding, _: Option<&KeptAs>| told.write(Box::new(finding.clone())));
+    let (writer, entries) = Writer::start(&config.store, Keeping { sink, ..Keeping::of(&config) })?;
     let mut history = History::new(config.limits.peers);
     tracing::info!(path = %config.store.display(), rows = entries.len(), "history read");
     entries.into_iter().for_each(|(key, record)| history.restore(key, record));
@@ -87,7 +92,6 @@ pub fn run(config: Config, listen: SocketAddr) -> anyhow::Result<()> {
     let mut interrupt = signal(SignalKind::interrupt()).context("cannot wait for SIGINT")?;
 
     let health = Arc::new(Health::default());
-    let journal = Journal::start(std::io::stdout(), metrics.clone()).context("cannot start the journal's thread")?;
     let sender = match writer.handle() {
         // Patient: what was sent must not be forgotten, and nobody waits for it.
         Some(store) => Sender::start(&config, store.patient(), now)?,
@@ -359,7 +363,8 @@ const fn hooks(direction: Direction) -> &'static [Hook] {
 /// Where the engine's outputs go.
 struct Outputs {
     metrics: Arc<Metrics>,
-    journal: Journal,
+    /// For findings that the store does not take.
+    journal: Arc<Journal>,
     store: Option<StoreHandle>,
     policies: Service,
     orders: Vec<GateOrder>,
@@ -371,11 +376,17 @@ impl Outputs {
             Output::Finding(finding) => {
                 self.metrics.finding(&finding);
                 self.metrics.verdict(now().since(finding.time));
-                self.journal.write(finding);
+                let refused = match &self.store {
+                    Some(store) => store.finding(finding).err(),
+                    None => Some(finding),
+                };
+                if let Some(finding) = refused {
+                    self.journal.write(finding);
+                }
             }
             Output::Session(session) => {
                 self.metrics.session(&session);
-                if let Some(store) = self.store.as_ref().filter(|_| session.role == Role::Server) {
+                if let Some(store) = &self.store {
                     store.offer(session, now());
                 }
             }

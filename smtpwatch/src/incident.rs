@@ -4,14 +4,23 @@ mod community_id;
 
 use std::net::SocketAddr;
 
-use smtpwatch_core::{Finding, Timestamp};
+use smtpwatch_core::{Finding, Timestamp, finding::Provenance};
 use uuid::Uuid;
+
+use crate::{hash, version};
 
 pub use community_id::community_id;
 
-/// Gives the finding its identifier (UUIDv7, sorted by the finding's own time) and its Community ID.
-pub fn name(finding: &mut Finding) {
+/// Gives the finding its identifier (UUIDv7, sorted by the finding's own time), its Community ID, and what it was judged by;
+/// `config` is the hash of the configuration in force.
+pub fn name(finding: &mut Finding, config: &str) {
     finding.id = identifier(finding.time).to_string();
+    let policies = finding.exhibit.as_ref().map(|exhibit| serde_json::to_vec(&exhibit.policies).unwrap_or_default());
+    finding.provenance = Provenance {
+        version: version::VERSION.to_owned(),
+        config_sha256: config.to_owned(),
+        policy_sha256: hash::sha256(&policies.unwrap_or_default()),
+    };
     let ends = (finding.flow.client.parse::<SocketAddr>(), finding.flow.server.parse::<SocketAddr>());
     // Port 0 stands for many connections, which have no one name.
     if let (Ok(client), Ok(server)) = ends

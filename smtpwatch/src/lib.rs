@@ -12,6 +12,7 @@ pub mod clock;
 pub mod config;
 pub mod daemon;
 pub mod day;
+mod hash;
 pub mod incident;
 pub mod log;
 pub mod output;

@@ -31,6 +31,8 @@ pub struct Pipeline {
     source: Source,
     turned: Turned,
     ticked: Timestamp,
+    /// Of the configuration in force.
+    config_hash: String,
 }
 
 impl Pipeline {
@@ -41,7 +43,8 @@ impl Pipeline {
         let lookups = source == Source::Live && (*config.policy.mta_sts || *config.policy.dane);
         let settings = Settings { strength: config.baseline, flows: config.limits.flows, lookups };
         let engine = Engine::new(settings, config.rules.clone(), history);
-        Self { engine, config, source, turned: Turned::default(), ticked: Timestamp::default() }
+        let config_hash = config.hash();
+        Self { engine, config, source, turned: Turned::default(), ticked: Timestamp::default(), config_hash }
     }
 
     /// One record, seen at `at` on `interface`. Everything that follows from it is handed to `on`.
@@ -86,7 +89,7 @@ impl Pipeline {
     fn drain(&mut self, on: &mut impl FnMut(Output)) {
         while let Some(mut output) = self.engine.poll() {
             match &mut output {
-                Output::Finding(finding) => incident::name(finding),
+                Output::Finding(finding) => incident::name(finding, &self.config_hash),
                 Output::Gate(order) => match self.turned.order(*order) {
                     Some(given) => *order = given,
                     None => continue,

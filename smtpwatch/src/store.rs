@@ -1,11 +1,14 @@
-//! What outlives the process, in one SQLite file: the history of peers, what is known of published policies,
-//! and what TLS reports are made of.
+//! What outlives the process, in one SQLite file: findings with their evidence, the history of peers, what is known of
+//! published policies, and what TLS reports are made of.
 //!
 //! One thread writes ([`Writer`]), in batches of at most a second, behind a bounded channel: a slow disk costs rows
 //! (counted), never packets. Other processes read the file while the daemon runs, and leave requests in it: `baseline
 //! forget` deletes rows and asks the running daemon to forget them too.
 
 pub mod deliveries;
+mod damage;
+mod findings;
+pub mod incidents;
 pub mod offers;
 pub mod policies;
 mod writer;
@@ -25,17 +28,22 @@ use smtpwatch_core::{
     policy::history::{HistoryKey, HistoryPeer, HistoryRecord, Rate},
 };
 
-pub use writer::{QUEUE, Request, StoreHandle, Writer};
+pub use findings::{EXHIBITS_PER_INCIDENT, KeptAs};
+pub use writer::{Keeping, QUEUE, Request, StoreHandle, Writer};
 
 /// `PRAGMA application_id` of our files: "SMTW".
 pub const APPLICATION_ID: i32 = 0x534D_5457;
 /// `PRAGMA user_version` of our files: the schema that this program writes.
-pub const SCHEMA: i32 = 2;
+pub const SCHEMA: i32 = 3;
 /// How long to wait for another process that holds the file; the end of the daemon may have to wait as long.
 const BUSY: Duration = Duration::from_secs(1);
 
 /// What each schema adds to the one before it.
-const STEPS: [&[&str]; SCHEMA as usize] = [&[BASELINE], &[deliveries::CREATE, offers::CREATE, policies::CREATE]];
+const STEPS: [&[&str]; SCHEMA as usize] = [
+    &[BASELINE],
+    &[deliveries::CREATE, offers::CREATE, policies::CREATE],
+    &[findings::CREATE, offers::BOTH_ROLES],
+];
 
 const BASELINE: &str = "
     CREATE TABLE baseline (
@@ -97,6 +105,14 @@ pub enum StoreError {
         /// Its schema.
         found: i32,
     },
+    /// Pages of the file contradict each other, or cannot be read.
+    #[error("{} is damaged: {what}", path.display())]
+    Damaged {
+        /// The file.
+        path: PathBuf,
+        /// What SQLite found.
+        what: String,
+    },
     /// A directory or file could not be made.
     #[error("cannot create the store {}: {source}: make its directory writable, or set [store] path", path.display())]
     Create {
@@ -128,6 +144,8 @@ pub type Entry = (HistoryKey, HistoryRecord);
 pub struct Store {
     connection: Connection,
     path: PathBuf,
+    /// Findings that it holds, as far as the writer has counted them.
+    held: findings::Held,
 }
 
 impl Store {
@@ -141,6 +159,7 @@ impl Store {
         let mut store = Self::connect(path, OpenFlags::SQLITE_OPEN_READ_WRITE)?;
         store.upgrade()?;
         store.check()?;
+        store.check_pages()?;
         // WAL: readers never wait for the writer, and a killed process loses nothing that was committed.
         store.sqlite(|connection| {
             connection.pragma_update(None, "journal_mode", "wal")?;
@@ -305,7 +324,7 @@ impl Store {
         connection.busy_timeout(BUSY).map_err(failed)?;
         // The first statement that reads the file: here SQLite tells that it is no database.
         connection.query_row("SELECT count(*) FROM sqlite_schema", [], |_| Ok(())).map_err(failed)?;
-        Ok(Self { connection, path: path.to_owned() })
+        Ok(Self { connection, path: path.to_owned(), held: findings::Held::default() })
     }
 
     /// That the file is ours, and not from a later version.
@@ -315,6 +334,12 @@ impl Store {
             (APPLICATION_ID, found) if found > SCHEMA => Err(StoreError::Newer { path: self.path.clone(), found }),
             _ => Err(StoreError::Foreign(self.path.clone())),
         }
+    }
+
+    /// That its pages are whole.
+    fn check_pages(&mut self) -> Result<(), StoreError> {
+        let found: String = self.sqlite(|connection| connection.query_row("PRAGMA quick_check(1)", [], |row| row.get(0)))?;
+        if found == "ok" { Ok(()) } else { Err(StoreError::Damaged { path: self.path.clone(), what: found }) }
     }
 
     /// Brings a file that is blank, or ours and older, to [`SCHEMA`]; leaves any other alone.
@@ -368,7 +393,7 @@ pub(crate) fn peer_text(peer: &HistoryPeer) -> (&'static str, String) {
 /// Takes the place of the one writer: two would overwrite each other's rows. The lock lasts as long as the file is open,
 /// and ends with the process, however that ends. It is not on the database itself, whose locks are SQLite's.
 fn lock(path: &Path) -> Result<std::fs::File, StoreError> {
-    let lock = PathBuf::from(format!("{}.lock", path.display()));
+    let lock = lock_path(path);
     let failed = |source| StoreError::Create { path: lock.clone(), source };
     let file = std::fs::OpenOptions::new().append(true).create(true).mode(0o640).open(&lock).map_err(failed)?;
     match file.try_lock() {
@@ -376,6 +401,16 @@ fn lock(path: &Path) -> Result<std::fs::File, StoreError> {
         Err(TryLockError::WouldBlock) => Err(StoreError::InUse(path.to_owned())),
         Err(TryLockError::Error(source)) => Err(failed(source)),
     }
+}
+
+fn lock_path(path: &Path) -> PathBuf {
+    with_suffix(path, ".lock")
+}
+
+fn with_suffix(path: &Path, suffix: &str) -> PathBuf {
+    let mut name = path.as_os_str().to_owned();
+    name.push(suffix);
+    name.into()
 }
 
 fn create(path: &Path) -> std::io::Result<()> {
@@ -401,7 +436,10 @@ fn marks(connection: &Connection) -> rusqlite::Result<(i32, i32)> {
 
 fn classify(path: &Path, source: rusqlite::Error) -> StoreError {
     match source.sqlite_error_code() {
+        // The lock beside it says that a smtpwatch wrote there.
+        Some(ErrorCode::NotADatabase) if lock_path(path).exists() => damage::of(path, &source),
         Some(ErrorCode::NotADatabase) => StoreError::Foreign(path.to_owned()),
+        Some(ErrorCode::DatabaseCorrupt) => damage::of(path, &source),
         _ => StoreError::Sqlite { path: path.to_owned(), source },
     }
 }

@@ -11,7 +11,7 @@ use anyhow::{Context, Result, ensure};
 use serde_json::{Value, json};
 use smtpwatch::config::{Config, TlsrptSettings};
 use smtpwatch::day::Day;
-use smtpwatch::store::Writer;
+use smtpwatch::store::{Keeping, Writer};
 use smtpwatch::tlsrpt::file::Packed;
 use smtpwatch::tlsrpt::inbound;
 use smtpwatch::tlsrpt::mail::Letter;
@@ -139,7 +139,7 @@ fn files_are_read_by_another_parser() {
         python::interpreter()?;
         let home = Home::new()?;
         let config = home.config("")?;
-        let (writer, _) = Writer::start(&config.store, 1000)?;
+        let (writer, _) = Writer::start(&config.store, Keeping::default())?;
         let handle = writer.handle().context("a handle")?;
         deliveries().into_iter().for_each(|delivery| handle.delivery(Box::new(delivery)));
         command::eventually(LIMIT, "the sessions in the store", || Ok((writer.counts().0 > 0).then_some(())))?;
@@ -171,7 +171,7 @@ fn mail_and_https_deliver_what_the_record_asks_for() {
             names.address,
             home.path("ca.pem"),
         ))?;
-        let (writer, _) = Writer::start(&config.store, 1000)?;
+        let (writer, _) = Writer::start(&config.store, Keeping::default())?;
         let handle = writer.handle().context("a handle")?;
         deliveries().into_iter().for_each(|delivery| handle.delivery(Box::new(delivery)));
         command::eventually(LIMIT, "the sessions in the store", || Ok((writer.counts().0 > 0).then_some(())))?;
@@ -236,7 +236,7 @@ fn nothing_is_posted_to_a_private_address() {
             names.address,
             home.path("ca.pem"),
         ))?;
-        let (writer, _) = Writer::start(&config.store, 1000)?;
+        let (writer, _) = Writer::start(&config.store, Keeping::default())?;
         let handle = writer.handle().context("a handle")?;
         deliveries().into_iter().for_each(|delivery| handle.delivery(Box::new(delivery)));
         command::eventually(LIMIT, "the sessions in the store", || Ok((writer.counts().0 > 0).then_some(())))?;

@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, ensure};
-use smtpwatch::store::Writer;
+use smtpwatch::store::{Keeping, Writer};
 use smtpwatch_core::policy::history::History;
 
 use crate::{
@@ -25,7 +25,7 @@ pub struct Stored {
 pub fn measure(peers: usize) -> anyhow::Result<Stored> {
     let directory = tempfile::tempdir()?;
     let path = directory.path().join("smtpwatch.db");
-    let (writer, _) = Writer::start(&path, peers)?;
+    let (writer, _) = Writer::start(&path, Keeping { peers, ..Keeping::default() })?;
     let handle = writer.handle().context("the way to the writer")?.patient();
     let begun = Instant::now();
     for number in 0..peers {
@@ -37,7 +37,7 @@ pub fn measure(peers: usize) -> anyhow::Result<Stored> {
     let file = per(usize::try_from(std::fs::metadata(&path)?.len())?, peers);
 
     let begun = Instant::now();
-    let (writer, entries) = Writer::start(&path, peers)?;
+    let (writer, entries) = Writer::start(&path, Keeping { peers, ..Keeping::default() })?;
     let mut history = History::new(peers);
     entries.into_iter().for_each(|(key, record)| history.restore(key, record));
     let start = begun.elapsed();

@@ -13,6 +13,6 @@ pub(super) fn run(args: &ConfigArg) -> anyhow::Result<Exit> {
         Some(path) => format!("{}: good, {rules}", path.display()),
         None => format!("no configuration file ({DEFAULT_PATH} does not exist): the defaults hold"),
     };
-    super::out(|out| writeln!(out, "{line}"))?;
+    super::out(|out| writeln!(out, "{line}\nsha256 {} (findings name it as config_sha256)", config.hash()))?;
     Ok(Exit::Fine)
 }

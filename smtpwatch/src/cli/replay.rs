@@ -2,7 +2,7 @@
 
 use std::io::{LineWriter, Write};
 
-use smtpwatch_core::{Finding, Role, engine::SessionResult, finding::Severity, policy::history::History};
+use smtpwatch_core::{Finding, engine::SessionResult, finding::Severity, policy::history::History};
 
 use super::{Exit, Format, Lenient, ReplayArgs};
 use crate::{
@@ -10,7 +10,7 @@ use crate::{
     output::text,
     policy::list::{self, Place},
     replay::{Event, Replay, Summary},
-    store::{StoreHandle, Writer},
+    store::{Keeping, StoreHandle, Writer},
 };
 
 pub(super) fn run(args: ReplayArgs) -> anyhow::Result<Exit> {
@@ -23,7 +23,7 @@ pub(super) fn run(args: ReplayArgs) -> anyhow::Result<Exit> {
     let mut history = History::new(config.limits.peers);
     let writer = match &args.store {
         Some(path) => {
-            let (writer, entries) = Writer::start(path, config.limits.peers)?;
+            let (writer, entries) = Writer::start(path, Keeping::of(&config))?;
             entries.into_iter().for_each(|(key, record)| history.restore(key, record));
             Some(writer)
         }
@@ -93,9 +93,15 @@ struct Report<W: Write> {
 impl<W: Write> Report<W> {
     fn take(&mut self, event: Event) {
         match event {
-            Event::Finding(finding) => self.finding(&finding),
+            Event::Finding(finding) => {
+                self.finding(&finding);
+                if let Some(store) = &self.store {
+                    // It waits for the disk: nothing is refused.
+                    let _ = store.finding(finding);
+                }
+            }
             Event::Session(session, at) => {
-                if let Some(store) = self.store.as_ref().filter(|_| session.role == Role::Server) {
+                if let Some(store) = &self.store {
                     store.offer(session, at);
                 }
             }

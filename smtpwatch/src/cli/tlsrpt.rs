@@ -53,11 +53,8 @@ pub(super) fn report(args: &TlsrptReportArgs) -> anyhow::Result<Exit> {
 
 /// `tlsrpt import`.
 pub(super) fn import(args: &TlsrptImportArgs) -> anyhow::Result<Exit> {
-    let path = match &args.store {
-        Some(path) => path.clone(),
-        None => Config::load(args.config.config.as_deref())?.0.store,
-    };
-    let store = match Store::open_existing(&path) {
+    let (config, _) = Config::load(args.config.config.as_deref())?;
+    let store = match Store::open_existing(args.store.as_deref().unwrap_or(&config.store)) {
         Ok(store) => Some(store),
         Err(error @ StoreError::Missing(_)) => {
             eprintln!("smtpwatch: {error}; nothing can be said about any report");
@@ -67,6 +64,7 @@ pub(super) fn import(args: &TlsrptImportArgs) -> anyhow::Result<Exit> {
     };
     let mut import = Import {
         store,
+        config,
         out: Lenient(std::io::stdout().lock()),
         format: Format::or_default(args.format),
         seen: BTreeSet::new(),
@@ -98,6 +96,7 @@ struct Counts {
 
 struct Import<'a> {
     store: Option<Store>,
+    config: Config,
     out: Lenient<std::io::StdoutLock<'a>>,
     format: Format,
     /// Reports by who sent them and their name: the same one may come by mail and by HTTPS.
@@ -138,7 +137,10 @@ impl Import<'_> {
             match verdict {
                 Verdict::Stripped(mut finding) => {
                     self.counts.stripped += 1;
-                    incident::name(&mut finding);
+                    incident::name(&mut finding, &self.config.hash());
+                    if let Some(store) = &mut self.store {
+                        store.keep_findings(std::iter::once(&*finding), self.config.window, now())?;
+                    }
                     let text = match self.format {
                         Format::Text => text::finding(&finding),
                         Format::Json => text::json_line(&*finding),

@@ -213,6 +213,13 @@ impl Network {
     pub fn contains(&self, address: IpAddr) -> bool {
         in_network(address, self.address, self.prefix)
     }
+
+    /// The network that an address is taken to belong to, where nobody knows better: IPv4 /24, IPv6 /48.
+    #[must_use]
+    pub const fn around(address: IpAddr) -> Self {
+        let address = address.to_canonical();
+        Self { address, prefix: if address.is_ipv4() { 24 } else { 48 } }
+    }
 }
 
 impl std::str::FromStr for Network {
@@ -280,6 +287,54 @@ impl Value for PeerCount {
 
     fn from_number(number: f64) -> Option<Self> {
         whole(number, 1e7).and_then(|count| usize::try_from(count).ok()).filter(|&count| count >= 1000).map(Self)
+    }
+}
+
+/// `max_age_days` of `[store]`.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) struct Days(pub u32);
+
+impl Value for Days {
+    const EXPECTED: &'static str = "a number of days from 1 to 3650";
+
+    fn from_number(number: f64) -> Option<Self> {
+        whole(number, 3650.0).and_then(|days| u32::try_from(days).ok()).filter(|&days| days >= 1).map(Self)
+    }
+}
+
+/// `max_findings` of `[store]`.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) struct FindingCount(pub u64);
+
+impl Value for FindingCount {
+    const EXPECTED: &'static str = "a number of findings from 100 to 10000000";
+
+    fn from_number(number: f64) -> Option<Self> {
+        whole(number, 1e7).filter(|&count| count >= 100).map(Self)
+    }
+}
+
+/// `max_megabytes` of `[store]`.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) struct Megabytes(pub u64);
+
+impl Value for Megabytes {
+    const EXPECTED: &'static str = "a number of megabytes from 1 to 1000000";
+
+    fn from_number(number: f64) -> Option<Self> {
+        whole(number, 1e6).filter(|&count| count >= 1).map(Self)
+    }
+}
+
+/// `window_minutes` of `[incidents]`.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) struct Minutes(pub u32);
+
+impl Value for Minutes {
+    const EXPECTED: &'static str = "a number of minutes from 1 to 10080 (a week)";
+
+    fn from_number(number: f64) -> Option<Self> {
+        whole(number, 10_080.0).and_then(|count| u32::try_from(count).ok()).filter(|&count| count >= 1).map(Self)
     }
 }
 

@@ -1,11 +1,13 @@
-//! What this host offered to clients that brought mail, by day of UTC: one of the two records that a TLS report about
-//! our own domain is held against (THREATS G9).
+//! What was offered, by day of UTC and peer: what this host offered to clients that brought mail, which is one of the two
+//! records that a TLS report about our own domain is held against (THREATS G9), and what servers offered to this host.
 
 use std::{collections::HashMap, net::IpAddr};
 
-use rusqlite::{Transaction, params};
+use rusqlite::{Row, Transaction, params};
+use schemars::JsonSchema;
+use serde::Serialize;
 use smtpwatch_core::{
-    Timestamp,
+    Role, Timestamp,
     engine::{SessionResult, SessionSummary},
     finding::StarttlsState,
 };
@@ -13,7 +15,7 @@ use smtpwatch_core::{
 use super::{Store, StoreError, signed};
 use crate::day::Day;
 
-/// Rows of one day, one for each client, own address and port; sessions of further ones are dropped, and counted.
+/// Rows of one day and role, one for each peer, own address and port; sessions of further ones are dropped, and counted.
 pub const OFFERS_PER_DAY: i64 = 50_000;
 /// Days for which this is kept.
 pub const RETENTION_DAYS: i64 = 30;
@@ -35,21 +37,44 @@ pub(super) const CREATE: &str = "
         PRIMARY KEY (day, client, own, port)
     ) STRICT, WITHOUT ROWID;
 ";
+/// Both roles in one table.
+pub(super) const BOTH_ROLES: &str = "
+    ALTER TABLE offer RENAME TO offer_of_server;
+    CREATE TABLE offer (
+        role     TEXT NOT NULL,                      -- which end this host is
+        day      TEXT NOT NULL,                      -- of UTC
+        peer     TEXT NOT NULL,                      -- its address
+        own      TEXT NOT NULL,                      -- this host's address
+        port     INTEGER NOT NULL,                   -- of the server
+        sessions INTEGER NOT NULL,
+        offered  INTEGER NOT NULL,
+        withheld INTEGER NOT NULL,
+        tls      INTEGER NOT NULL,
+        unused   INTEGER NOT NULL,
+        content  INTEGER NOT NULL,
+        unknown  INTEGER NOT NULL,
+        last_unused INTEGER NOT NULL,                -- nanoseconds since the epoch
+        PRIMARY KEY (role, peer, day, own, port)
+    ) STRICT, WITHOUT ROWID;
+    CREATE INDEX offer_day ON offer (day);
+    INSERT INTO offer SELECT 'server', * FROM offer_of_server;
+    DROP TABLE offer_of_server;
+";
 
-/// Sessions of one client, as they were seen here.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+/// Sessions with one peer.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, JsonSchema)]
 pub struct Offers {
     /// All of them.
     pub sessions: u64,
-    /// Our EHLO reply, seen whole, offered STARTTLS.
+    /// The EHLO reply, seen whole, offered STARTTLS.
     pub offered: u64,
-    /// It did not, or we refused STARTTLS.
+    /// It did not, or STARTTLS was refused.
     pub withheld: u64,
     /// TLS began.
     pub tls: u64,
     /// Offered, not asked for, and no TLS: what a client does that does not see the offer.
     pub unused: u64,
-    /// Those of them in which we accepted a message in clear.
+    /// Those of them in which a message was accepted in clear.
     pub content: u64,
     /// A hole, one side only, or joined midstream: nothing can be said.
     pub unknown: u64,
@@ -81,6 +106,21 @@ impl Offers {
         offers
     }
 
+    /// The columns of a row from this one on, in the order of the table.
+    pub(super) fn read(row: &Row<'_>, first: usize) -> rusqlite::Result<Self> {
+        let count = |column| row.get::<_, i64>(first + column).map(|count| u64::try_from(count).unwrap_or(0));
+        Ok(Self {
+            sessions: count(0)?,
+            offered: count(1)?,
+            withheld: count(2)?,
+            tls: count(3)?,
+            unused: count(4)?,
+            content: count(5)?,
+            unknown: count(6)?,
+            last_unused: row.get(first + 7).map(Timestamp)?,
+        })
+    }
+
     /// Both together.
     #[must_use]
     pub fn and(self, other: Self) -> Self {
@@ -100,13 +140,17 @@ impl Offers {
 /// What waits to be written.
 #[derive(Default)]
 pub(super) struct Pending {
-    rows: HashMap<(Day, IpAddr, IpAddr, u16), Offers>,
+    rows: HashMap<(Role, Day, IpAddr, IpAddr, u16), Offers>,
 }
 
 impl Pending {
     pub(super) fn add(&mut self, session: &SessionSummary, at: Timestamp) {
-        let (client, server) = (session.flow.client, session.flow.server);
-        let key = (Day::of(at), client.ip().to_canonical(), server.ip().to_canonical(), server.port());
+        let (client, server) = (session.flow.client.ip().to_canonical(), session.flow.server.ip().to_canonical());
+        let (peer, own) = match session.role {
+            Role::Client => (server, client),
+            Role::Server => (client, server),
+        };
+        let key = (session.role, Day::of(at), peer, own, session.flow.server.port());
         let row = self.rows.entry(key).or_default();
         *row = row.and(Offers::of(session, at));
     }
@@ -118,38 +162,39 @@ impl Pending {
     /// Writes it; returns how many sessions found no room.
     pub(super) fn write(&self, transaction: &Transaction<'_>) -> rusqlite::Result<u64> {
         let mut update = transaction.prepare_cached(
-            "UPDATE offer SET sessions = sessions + ?5, offered = offered + ?6, withheld = withheld + ?7,
-                tls = tls + ?8, unused = unused + ?9, content = content + ?10, unknown = unknown + ?11,
-                last_unused = max(last_unused, ?12)
-             WHERE day = ?1 AND client = ?2 AND own = ?3 AND port = ?4",
+            "UPDATE offer SET sessions = sessions + ?6, offered = offered + ?7, withheld = withheld + ?8,
+                tls = tls + ?9, unused = unused + ?10, content = content + ?11, unknown = unknown + ?12,
+                last_unused = max(last_unused, ?13)
+             WHERE role = ?1 AND day = ?2 AND peer = ?3 AND own = ?4 AND port = ?5",
         )?;
         let mut insert = transaction
-            .prepare_cached("INSERT INTO offer VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12)")?;
-        let mut count = transaction.prepare_cached("SELECT count(*) FROM offer WHERE day = ?1")?;
+            .prepare_cached("INSERT INTO offer VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13)")?;
+        let mut count = transaction.prepare_cached("SELECT count(*) FROM offer WHERE day = ?1 AND role = ?2")?;
         // Counted once for a batch: a flood of new clients must not make each of them dear.
-        let mut taken: HashMap<Day, i64> = HashMap::new();
+        let mut taken: HashMap<(Role, Day), i64> = HashMap::new();
         let mut full = 0;
-        for ((on, client, own, port), row) in &self.rows {
-            let (day, client, own) = (on.to_string(), client.to_string(), own.to_string());
+        for ((of, on, peer, own, port), row) in &self.rows {
+            let (role, day) = (of.as_str(), on.to_string());
+            let (peer, own) = (peer.to_string(), own.to_string());
             let counts =
                 [row.sessions, row.offered, row.withheld, row.tls, row.unused, row.content, row.unknown].map(signed);
             let [a, b, c, d, e, f, g] = counts;
-            let known = update.execute(params![day, client, own, port, a, b, c, d, e, f, g, row.last_unused.0])?;
+            let known = update.execute(params![role, day, peer, own, port, a, b, c, d, e, f, g, row.last_unused.0])?;
             if known > 0 {
                 continue;
             }
-            let taken = match taken.get_mut(on) {
+            let taken = match taken.get_mut(&(*of, *on)) {
                 Some(taken) => taken,
-                None => taken.entry(*on).or_insert(count.query_row([&day], |row| row.get(0))?),
+                None => taken.entry((*of, *on)).or_insert(count.query_row([&*day, role], |row| row.get(0))?),
             };
             if *taken >= OFFERS_PER_DAY {
                 full += row.sessions;
                 continue;
             }
-            insert.execute(params![day, client, own, port, a, b, c, d, e, f, g, row.last_unused.0])?;
+            insert.execute(params![role, day, peer, own, port, a, b, c, d, e, f, g, row.last_unused.0])?;
             *taken += 1;
         }
-        if let Some(newest) = self.rows.keys().map(|(day, ..)| *day).max() {
+        if let Some(newest) = self.rows.keys().map(|(_, day, ..)| *day).max() {
             let before = newest.plus(-RETENTION_DAYS).to_string();
             transaction.prepare_cached("DELETE FROM offer WHERE day < ?1")?.execute([before])?;
         }
@@ -167,26 +212,13 @@ impl Store {
         self.sqlite(|connection| {
             let mut query = connection.prepare_cached(
                 "SELECT own, sessions, offered, withheld, tls, unused, content, unknown, last_unused
-                 FROM offer WHERE day = ?1 AND client = ?2 AND port = ?3 ORDER BY own",
+                 FROM offer WHERE role = 'server' AND day = ?1 AND peer = ?2 AND port = ?3 ORDER BY own",
             )?;
             let client = client.to_canonical().to_string();
             let rows = query.query_map(params![day.to_string(), client, port], |row| {
-                let count = |column| row.get::<_, i64>(column).map(|count| u64::try_from(count).unwrap_or(0));
                 // A row that another hand wrote and that is no address is left out rather than fatal.
                 let Ok(own) = row.get_ref(0)?.as_str()?.parse() else { return Ok(None) };
-                Ok(Some((
-                    own,
-                    Offers {
-                        sessions: count(1)?,
-                        offered: count(2)?,
-                        withheld: count(3)?,
-                        tls: count(4)?,
-                        unused: count(5)?,
-                        content: count(6)?,
-                        unknown: count(7)?,
-                        last_unused: row.get(8).map(Timestamp)?,
-                    },
-                )))
+                Ok(Some((own, Offers::read(row, 1)?)))
             })?;
             rows.filter_map(Result::transpose).collect()
         })
@@ -195,7 +227,7 @@ impl Store {
 
 #[cfg(test)]
 mod tests {
-    use smtpwatch_core::{FlowKey, Role};
+    use smtpwatch_core::FlowKey;
 
     use super::*;
     use crate::store::deliveries;

@@ -1,29 +1,34 @@
 //! The one thread that writes the store.
 
 use std::{
-    collections::HashMap,
+    collections::{HashMap, VecDeque},
     path::Path,
     sync::{
         Arc,
         atomic::{AtomicU64, Ordering},
-        mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel},
+        mpsc::{Receiver, RecvTimeoutError, SyncSender, TrySendError, sync_channel},
     },
     thread::JoinHandle,
     time::{Duration, Instant},
 };
 
 use smtpwatch_core::{
-    Timestamp,
+    Finding, Timestamp,
     engine::{Delivery, SessionSummary},
     policy::history::{HistoryKey, HistoryRecord},
 };
 
 use super::{
-    Entry, Store, StoreError,
+    Entry, Store, StoreError, damage,
     deliveries::{self, Reported},
+    findings::KeptAs,
     is_peer, offers, policies,
 };
-use crate::policy::known::Known;
+use crate::{
+    clock::now,
+    config::{Config, Retention},
+    policy::known::Known,
+};
 
 /// Changes that may wait for the writer thread; what comes when it is full is dropped and counted.
 pub const QUEUE: usize = 8_192;
@@ -31,6 +36,12 @@ pub const QUEUE: usize = 8_192;
 const BATCH_TIME: Duration = Duration::from_millis(500);
 /// A batch is written when it holds this many rows.
 const BATCH_ROWS: usize = 4_096;
+/// A finding is written at the latest after this: those that come together are written together.
+const FINDING_TIME: Duration = Duration::from_millis(50);
+/// Findings that wait while the store cannot be written; the oldest makes room, and is counted as lost.
+const FINDINGS: usize = 1_024;
+/// Findings are held against their age this often.
+const EXPIRY: Duration = Duration::from_secs(60);
 /// Requests of other processes that may wait for the pipeline.
 const REQUESTS: usize = 64;
 
@@ -41,6 +52,36 @@ pub struct Request {
     pub id: i64,
     /// Address or name.
     pub peer: String,
+}
+
+/// What is told of each finding, once it is on record; of one that cannot be put there, as soon as that is known.
+pub type Sink = Box<dyn FnMut(&Finding, Option<&KeptAs>) + Send>;
+
+/// What is kept, and for how long.
+pub struct Keeping {
+    /// Peers whose history is held.
+    pub peers: usize,
+    /// For how long findings are kept.
+    pub retention: Retention,
+    /// Findings that are farther apart than this are two incidents.
+    pub window: Duration,
+    /// Who is told of findings on record.
+    pub sink: Sink,
+}
+
+impl Keeping {
+    /// What a configuration says; nobody is told.
+    #[must_use]
+    pub fn of(config: &Config) -> Self {
+        let sink: Sink = Box::new(|_, _| ());
+        Self { peers: config.limits.peers, retention: config.retention, window: config.window, sink }
+    }
+}
+
+impl Default for Keeping {
+    fn default() -> Self {
+        Self::of(&Config::default())
+    }
 }
 
 /// The writer thread. Dropped: what is queued is written, then the thread ends.
@@ -78,18 +119,29 @@ enum Change {
     Reported(Box<Reported>),
     Offer(Box<SessionSummary>, Timestamp),
     Policy(Box<Known>),
+    Finding(Box<Finding>),
 }
 
 impl Writer {
-    /// Opens the store, reads the history that it holds, at most `peers` rows of it, and starts the thread.
+    /// Opens the store, reads the history that it holds, as far as there is room for it, and starts the thread. A damaged
+    /// store is set aside.
     ///
     /// # Errors
     ///
     /// See [`StoreError`].
-    pub fn start(path: &Path, peers: usize) -> Result<(Self, Vec<Entry>), StoreError> {
-        let mut store = Store::open(path)?;
-        let lock = super::lock(path)?;
-        store.begin(peers)?;
+    pub fn start(path: &Path, keeping: Keeping) -> Result<(Self, Vec<Entry>), StoreError> {
+        let (mut store, lock) = match Store::open(path) {
+            Ok(store) => (store, super::lock(path)?),
+            Err(StoreError::Damaged { what, .. }) => {
+                // Not under the hands of another one that goes on with it.
+                let lock = super::lock(path)?;
+                damage::set_aside(path, &what, now())?;
+                (Store::open(path)?, lock)
+            }
+            Err(error) => return Err(error),
+        };
+        store.begin(keeping.peers)?;
+        store.count_held()?;
         let entries = store.all()?;
         let counts = Arc::new(Counts::default());
         let (queue, changes) = sync_channel(QUEUE);
@@ -105,6 +157,9 @@ impl Writer {
             deliveries: deliveries::Pending::default(),
             offers: offers::Pending::default(),
             policies: policies::Pending::default(),
+            findings: VecDeque::new(),
+            keeping,
+            expired: None,
             failing: false,
             full: false,
         };
@@ -194,6 +249,25 @@ impl StoreHandle {
         self.send(Change::Offer(Box::new(session), at));
     }
 
+    /// A finding was made. Gives it back where it cannot be taken.
+    pub fn finding(&self, finding: Box<Finding>) -> Result<(), Box<Finding>> {
+        let change = Change::Finding(finding);
+        let refused = if self.patient {
+            self.queue.send(change).err().map(|refused| refused.0)
+        } else {
+            self.queue.try_send(change).err().map(|refused| match refused {
+                TrySendError::Full(change) | TrySendError::Disconnected(change) => change,
+            })
+        };
+        match refused {
+            Some(Change::Finding(finding)) => {
+                self.counts.lost.fetch_add(1, Ordering::Relaxed);
+                Err(finding)
+            }
+            _ => Ok(()),
+        }
+    }
+
     /// Something was learnt of published policies.
     pub fn policy(&self, known: Known) {
         self.send(Change::Policy(Box::new(known)));
@@ -220,6 +294,11 @@ struct Worker {
     deliveries: deliveries::Pending,
     offers: offers::Pending,
     policies: policies::Pending,
+    /// Those that wait, each with whether the sink was told of it.
+    findings: VecDeque<(Box<Finding>, bool)>,
+    keeping: Keeping,
+    /// When findings were held against their age last.
+    expired: Option<Instant>,
     failing: bool,
     /// The log has said that the counts of a day are full.
     full: bool,
@@ -233,6 +312,8 @@ impl Worker {
         let mut open = true;
         while open {
             open = self.collect();
+            self.flush_findings();
+            self.expire();
             self.flush();
             match self.store.requests() {
                 Ok(requests) => {
@@ -248,7 +329,7 @@ impl Worker {
                 Err(error) => self.fail(&error),
             }
         }
-        self.counts.lost.fetch_add(self.rows() as u64, Ordering::Relaxed);
+        self.counts.lost.fetch_add((self.rows() + self.findings.len()) as u64, Ordering::Relaxed);
     }
 
     /// Rows that wait to be written.
@@ -258,7 +339,7 @@ impl Worker {
 
     /// Gathers changes for one batch. False: every handle is gone.
     fn collect(&mut self) -> bool {
-        let end = Instant::now() + BATCH_TIME;
+        let mut end = Instant::now() + BATCH_TIME;
         while self.rows() < BATCH_ROWS {
             match self.changes.recv_timeout(end.saturating_duration_since(Instant::now())) {
                 Ok(Change::Keep(key, record)) => _ = self.pending.insert(key, Some(record)),
@@ -272,11 +353,62 @@ impl Worker {
                 Ok(Change::Reported(reported)) => self.deliveries.reported(*reported),
                 Ok(Change::Offer(session, at)) => self.offers.add(&session, at),
                 Ok(Change::Policy(known)) => self.policies.add(*known),
+                Ok(Change::Finding(finding)) => {
+                    if !self.failing {
+                        end = end.min(Instant::now() + FINDING_TIME);
+                    }
+                    if self.findings.len() >= FINDINGS {
+                        self.findings.pop_front();
+                        self.counts.lost.fetch_add(1, Ordering::Relaxed);
+                    }
+                    self.findings.push_back((finding, false));
+                }
                 Err(RecvTimeoutError::Timeout) => return true,
                 Err(RecvTimeoutError::Disconnected) => return false,
             }
         }
         true
+    }
+
+    /// Puts findings on record, and tells of them.
+    fn flush_findings(&mut self) {
+        if self.findings.is_empty() {
+            return;
+        }
+        let findings = self.findings.iter().map(|(finding, _)| &**finding);
+        match self.store.keep_findings(findings, self.keeping.window, now()) {
+            Ok(kept) => {
+                self.counts.written.fetch_add(kept.len() as u64, Ordering::Relaxed);
+                for ((finding, told), kept) in self.findings.drain(..).zip(&kept) {
+                    if !told {
+                        (self.keeping.sink)(&finding, Some(kept));
+                    }
+                }
+            }
+            Err(error) => {
+                self.fail(&error);
+                // Nobody waits for the disk to hear of them.
+                for (finding, told) in self.findings.iter_mut().filter(|(_, told)| !told) {
+                    (self.keeping.sink)(finding, None);
+                    *told = true;
+                }
+                std::thread::sleep(BATCH_TIME);
+            }
+        }
+    }
+
+    /// Removes findings that are not wanted any more.
+    fn expire(&mut self) {
+        let Retention { findings, octets, .. } = self.keeping.retention;
+        let over = self.store.held.findings > findings || self.store.held.octets > octets;
+        if !over && self.expired.is_some_and(|at| at.elapsed() < EXPIRY) {
+            return;
+        }
+        match self.store.expire(&self.keeping.retention, now()) {
+            // More may wait for the next round.
+            Ok(gone) => self.expired = (gone == 0).then(Instant::now),
+            Err(error) => self.fail(&error),
+        }
     }
 
     fn flush(&mut self) {

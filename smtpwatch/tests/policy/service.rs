@@ -14,7 +14,7 @@ use smtpwatch::{
         lookup::Trust,
         service::{QUEUE, Service, Setup},
     },
-    store::{Store, Writer},
+    store::{Keeping, Store, Writer},
 };
 use smtpwatch_core::policy::published::{Learned, State, Wanted, sts::StsMode};
 
@@ -95,7 +95,7 @@ async fn a_domain_brings_its_mail_hosts_and_a_restart_forgets_nothing() {
     let (config, metrics) = (dns.config_with(&keys), metrics());
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("smtpwatch.db");
-    let (writer, _) = Writer::start(&path, 1000).unwrap();
+    let (writer, _) = Writer::start(&path, Keeping::default()).unwrap();
     let handle = writer.handle().unwrap();
     let keep = Box::new(move |known| handle.policy(known));
     let (service, known) = Service::start(Setup { keep, ..setup(&config, &metrics) }).unwrap();

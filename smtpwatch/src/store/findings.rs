@@ -1,0 +1,289 @@
+//! Findings on record: each document as it was made, grouped into incidents, chained by hash, and kept for as long as the
+//! retention says.
+//!
+//! An incident is what an operator deals with: findings of one kind about one peer and port, none farther from the next than
+//! the window. The chain makes later edits show: the hash of a finding covers its document, its evidence, and the hash of the
+//! one before. Retention removes the oldest findings, and notes where the chain goes on.
+
+use std::{net::SocketAddr, time::Duration};
+
+use rusqlite::{OptionalExtension, Transaction, TransactionBehavior, params};
+use sha2::{Digest as _, Sha256};
+use smtpwatch_core::{Finding, Role, Timestamp};
+
+use super::{Store, StoreError, signed};
+use crate::config::Retention;
+
+/// Findings of one incident whose evidence is kept with them, the first ones: one that repeats for days must not push the
+/// evidence of all others out. The document of each finding is kept, with its transcript and proof.
+pub const EXHIBITS_PER_INCIDENT: i64 = 32;
+/// Findings removed in one transaction: the writer has other work.
+const EXPIRED_AT_ONCE: i64 = 1_000;
+/// What the hash of the first finding covers in the place of a hash before it.
+pub(super) const ORIGIN: [u8; 32] = [0; 32];
+
+pub(super) const CREATE: &str = "
+    CREATE TABLE incident (
+        number    INTEGER PRIMARY KEY AUTOINCREMENT,
+        id        TEXT NOT NULL UNIQUE,              -- that of its first finding
+        kind      TEXT NOT NULL,
+        role      TEXT NOT NULL,                     -- which end this host is
+        peer      TEXT NOT NULL,                     -- its address
+        port      INTEGER NOT NULL,                  -- of the server
+        name      TEXT NOT NULL,                     -- newest name that the peer gave
+        severity  INTEGER NOT NULL,                  -- the worst, as a rank from 0
+        evidence  INTEGER NOT NULL,                  -- the strongest, likewise
+        outcome   INTEGER NOT NULL,                  -- the worst, likewise
+        findings  INTEGER NOT NULL,                  -- how many, those that retention has removed among them
+        exhibits  INTEGER NOT NULL,                  -- to how many of them evidence was kept
+        first_seen INTEGER NOT NULL,                 -- nanoseconds since the epoch
+        last_seen INTEGER NOT NULL
+    ) STRICT;
+    CREATE INDEX incident_seen ON incident (last_seen, number);
+    CREATE INDEX incident_peer ON incident (peer, last_seen);
+    CREATE TABLE finding (
+        number    INTEGER PRIMARY KEY AUTOINCREMENT, -- never used twice
+        id        TEXT NOT NULL UNIQUE,              -- UUIDv7
+        incident  INTEGER NOT NULL REFERENCES incident (number),
+        time      INTEGER NOT NULL,                  -- nanoseconds since the epoch
+        kept      INTEGER NOT NULL,                  -- when it came into this store, likewise
+        document  TEXT NOT NULL,                     -- JSON, as it was made
+        exhibit   TEXT,                              -- JSON; none where the incident has enough of them
+        chain     BLOB NOT NULL                      -- SHA-256; see chain_start
+    ) STRICT;
+    CREATE INDEX finding_incident ON finding (incident, number);
+    CREATE TABLE chain_start (                       -- the newest finding that retention has removed
+        number    INTEGER NOT NULL,                  -- its number; zero: none
+        chain     BLOB NOT NULL                      -- its hash: the next one continues it
+    ) STRICT;
+    INSERT INTO chain_start VALUES (0, zeroblob(32));
+";
+
+/// How a finding is on record.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct KeptAs {
+    /// The incident that it belongs to.
+    pub incident: String,
+    /// Findings of that incident, this one included.
+    pub findings: u64,
+}
+
+/// What is held against the retention.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub(super) struct Held {
+    pub findings: u64,
+    pub octets: u64,
+}
+
+/// The hash of a finding: SHA-256 over the hash of the one before (32 octets), its own number (8 octets, big-endian), the
+/// SHA-256 of its document, and the SHA-256 of its exhibit (of nothing, where it has none).
+pub(super) fn link(before: &[u8], number: i64, document: &str, exhibit: Option<&str>) -> [u8; 32] {
+    let mut hash = Sha256::new();
+    hash.update(before);
+    hash.update(number.to_be_bytes());
+    hash.update(Sha256::digest(document));
+    hash.update(Sha256::digest(exhibit.unwrap_or_default()));
+    hash.finalize().into()
+}
+
+/// The peer's address and the server's port; `None` of a finding whose end points cannot be read.
+pub(super) fn peer_of(finding: &Finding) -> Option<(String, u16)> {
+    let client: SocketAddr = finding.flow.client.parse().ok()?;
+    let server: SocketAddr = finding.flow.server.parse().ok()?;
+    let peer = match finding.role {
+        Role::Client => server,
+        Role::Server => client,
+    };
+    Some((peer.ip().to_canonical().to_string(), server.port()))
+}
+
+impl Store {
+    /// Puts findings on record, in order, as one transaction that is on the disk when this returns: evidence outlives also a
+    /// power failure.
+    pub(crate) fn keep_findings<'a>(
+        &mut self,
+        findings: impl Iterator<Item = &'a Finding>,
+        window: Duration,
+        now: Timestamp,
+    ) -> Result<Vec<KeptAs>, StoreError> {
+        let (kept, held) = self.sqlite(|connection| {
+            connection.pragma_update(None, "synchronous", "full")?;
+            let written = (|| {
+                // Other processes put findings on record too: the end of the chain is read under the lock.
+                let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
+                let mut held = Held::default();
+                let mut kept = Vec::new();
+                for finding in findings {
+                    kept.push(keep(&transaction, finding, window, now, &mut held)?);
+                }
+                transaction.commit()?;
+                Ok((kept, held))
+            })();
+            connection.pragma_update(None, "synchronous", "normal")?;
+            written
+        })?;
+        self.held.findings += held.findings;
+        self.held.octets += held.octets;
+        Ok(kept)
+    }
+
+    /// Counts what is there.
+    pub(super) fn count_held(&mut self) -> Result<(), StoreError> {
+        self.held = self.sqlite(|connection| {
+            connection.query_row(
+                "SELECT count(*), coalesce(sum(octet_length(document) + coalesce(octet_length(exhibit), 0)), 0) FROM finding",
+                [],
+                |row| Ok(Held { findings: unsigned(row.get(0)?), octets: unsigned(row.get(1)?) }),
+            )
+        })?;
+        Ok(())
+    }
+
+    /// Removes what the retention does not want any more, the oldest first, at most so many at once. Returns how many.
+    pub(super) fn expire(&mut self, retention: &Retention, now: Timestamp) -> Result<u64, StoreError> {
+        let too_old = now.0.saturating_sub(i64::from(retention.age_days).saturating_mul(86_400_000_000_000));
+        let held = self.held;
+        let gone = self.sqlite(|connection| {
+            let transaction = connection.transaction()?;
+            let mut gone = Held::default();
+            let mut last: Option<(i64, Vec<u8>)> = None;
+            {
+                let mut oldest = transaction.prepare_cached(
+                    "SELECT number, kept, octet_length(document) + coalesce(octet_length(exhibit), 0), chain
+                     FROM finding ORDER BY number LIMIT ?1",
+                )?;
+                let mut rows = oldest.query([EXPIRED_AT_ONCE])?;
+                while let Some(row) = rows.next()? {
+                    let kept: i64 = row.get(1)?;
+                    let over = held.findings - gone.findings > retention.findings
+                        || held.octets - gone.octets.min(held.octets) > retention.octets;
+                    if kept >= too_old && !over {
+                        break;
+                    }
+                    gone.findings += 1;
+                    gone.octets += unsigned(row.get(2)?);
+                    last = Some((row.get(0)?, row.get(3)?));
+                }
+            }
+            if let Some((number, chain)) = last {
+                transaction.execute("DELETE FROM finding WHERE number <= ?1", [number])?;
+                transaction.execute("UPDATE chain_start SET number = ?1, chain = ?2", params![number, chain])?;
+                transaction.execute(
+                    "DELETE FROM incident WHERE NOT EXISTS (SELECT 1 FROM finding WHERE incident = incident.number)",
+                    [],
+                )?;
+            }
+            transaction.commit()?;
+            Ok(gone)
+        })?;
+        self.held.findings -= gone.findings.min(self.held.findings);
+        self.held.octets -= gone.octets.min(self.held.octets);
+        Ok(gone.findings)
+    }
+}
+
+fn keep(
+    transaction: &Transaction<'_>,
+    finding: &Finding,
+    window: Duration,
+    now: Timestamp,
+    held: &mut Held,
+) -> rusqlite::Result<KeptAs> {
+    // Serialisation of types whose keys are strings does not fail.
+    let document = serde_json::to_string(finding).unwrap_or_default();
+    let (peer, port) = peer_of(finding).unwrap_or_default();
+    let (kind, role, time) = (finding.kind.as_str(), finding.role.as_str(), finding.time.0);
+    let window = i64::try_from(window.as_nanos()).unwrap_or(i64::MAX);
+    let ranks = [finding.severity as i64, finding.evidence as i64, finding.outcome as i64];
+    let [severity, evidence, outcome] = ranks;
+    let open: Option<(i64, String, i64, i64)> = transaction
+        .prepare_cached(
+            "SELECT number, id, findings, exhibits FROM incident
+             WHERE peer = ?1 AND last_seen >= ?2 AND first_seen <= ?3 AND kind = ?4 AND role = ?5 AND port = ?6
+             ORDER BY last_seen DESC LIMIT 1",
+        )?
+        .query_row(
+            params![peer, time.saturating_sub(window), time.saturating_add(window), kind, role, port],
+            |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?, row.get(3)?)),
+        )
+        .optional()?;
+    let has_room = open.as_ref().is_none_or(|(.., exhibits)| *exhibits < EXHIBITS_PER_INCIDENT);
+    let exhibit = finding.exhibit.as_ref().filter(|_| has_room);
+    let exhibit = exhibit.map(|exhibit| serde_json::to_string(exhibit).unwrap_or_default());
+    let with = i64::from(exhibit.is_some());
+    let (incident, kept) = match open {
+        Some((number, id, findings, _)) => {
+            transaction
+                .prepare_cached(
+                    "UPDATE incident SET findings = findings + 1, exhibits = exhibits + ?2, severity = max(severity, ?3),
+                        evidence = max(evidence, ?4), outcome = max(outcome, ?5), first_seen = min(first_seen, ?6),
+                        last_seen = max(last_seen, ?6), name = iif(?7 = '', name, ?7)
+                     WHERE number = ?1",
+                )?
+                .execute(params![number, with, severity, evidence, outcome, time, finding.peer.name])?;
+            (number, KeptAs { incident: id, findings: unsigned(findings) + 1 })
+        }
+        None => {
+            transaction
+                .prepare_cached(
+                    "INSERT INTO incident (id, kind, role, peer, port, name, severity, evidence, outcome, findings, exhibits,
+                        first_seen, last_seen)
+                     VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, 1, ?10, ?11, ?11)",
+                )?
+                .execute(params![
+                    finding.id,
+                    kind,
+                    role,
+                    peer,
+                    port,
+                    finding.peer.name,
+                    severity,
+                    evidence,
+                    outcome,
+                    with,
+                    time
+                ])?;
+            (transaction.last_insert_rowid(), KeptAs { incident: finding.id.clone(), findings: 1 })
+        }
+    };
+    let (before, chain) = head(transaction)?;
+    let number = before.saturating_add(1);
+    transaction
+        .prepare_cached("INSERT INTO finding VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8)")?
+        .execute(params![
+            number,
+            finding.id,
+            incident,
+            time,
+            now.0,
+            document,
+            exhibit,
+            link(&chain, number, &document, exhibit.as_deref())
+        ])?;
+    held.findings += 1;
+    held.octets += (document.len() + exhibit.map_or(0, |exhibit| exhibit.len())) as u64;
+    Ok(kept)
+}
+
+/// Number and hash of the newest finding; of the newest that was removed, where there is none.
+pub(super) fn head(connection: &rusqlite::Connection) -> rusqlite::Result<(i64, Vec<u8>)> {
+    let newest = connection
+        .prepare_cached("SELECT number, chain FROM finding ORDER BY number DESC LIMIT 1")?
+        .query_row([], |row| Ok((row.get(0)?, row.get(1)?)))
+        .optional()?;
+    match newest {
+        Some(newest) => Ok(newest),
+        None => connection
+            .prepare_cached("SELECT number, chain FROM chain_start")?
+            .query_row([], |row| Ok((row.get(0)?, row.get(1)?))),
+    }
+}
+
+pub(super) fn unsigned(count: i64) -> u64 {
+    u64::try_from(count).unwrap_or(0)
+}
+
+/// So many, as SQLite counts.
+pub(super) fn limit(count: usize) -> i64 {
+    signed(count as u64)
+}

@@ -1,0 +1,575 @@
+//! Incidents read back: listed, looked at, and verified.
+
+use std::{fmt::Write as _, net::IpAddr, str::FromStr};
+
+use rusqlite::{OptionalExtension, Row, ToSql, params, params_from_iter};
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+use smtpwatch_core::{
+    Finding, Role, Timestamp,
+    exhibit::Exhibit,
+    finding::{Evidence, Kind, Outcome, Severity},
+};
+
+use super::{
+    Store, StoreError,
+    findings::{ORIGIN, head, limit, link, unsigned},
+    normal_peer,
+    offers::Offers,
+};
+use crate::{config::Network, day::Day, hash::hex};
+
+/// Incidents and findings given at once at most.
+pub const PAGE: usize = 1_000;
+/// Identifiers that are told where a beginning fits several.
+const CANDIDATES: usize = 5;
+/// Shorter beginnings of an identifier are not looked up.
+const SHORTEST_ID: usize = 4;
+
+/// Findings of one kind about one peer, as one case.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, JsonSchema)]
+pub struct Incident {
+    /// The identifier of its first finding (UUIDv7).
+    pub id: String,
+    /// What happened.
+    pub kind: Kind,
+    /// Which end this host is.
+    pub role: Role,
+    /// The peer's address.
+    pub peer: String,
+    /// The server's port.
+    pub port: u16,
+    /// The newest name that the peer gave; empty where it gave none.
+    pub name: String,
+    /// The worst.
+    pub severity: Severity,
+    /// The strongest.
+    pub evidence: Evidence,
+    /// The worst.
+    pub outcome: Outcome,
+    /// How many findings, those that retention has removed among them.
+    pub findings: u64,
+    /// The first one.
+    pub first_seen: Timestamp,
+    /// The newest one.
+    pub last_seen: Timestamp,
+    /// Its place in the order of the list.
+    #[serde(skip)]
+    number: i64,
+}
+
+/// A finding as it is on record.
+#[derive(Clone, PartialEq, Debug)]
+pub struct Kept {
+    /// Its place in the chain, counted from 1.
+    pub number: u64,
+    /// The incident that it belongs to.
+    pub incident: String,
+    /// The document as it was made, JSON.
+    pub document: String,
+    /// The same, read, with its evidence.
+    pub finding: Finding,
+    /// Its hash in the chain, in hexadecimal.
+    pub chain: String,
+}
+
+/// How far the same thing reaches: of one server, of its network, or of many (THREATS FO-13).
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, JsonSchema)]
+pub struct Reach {
+    /// Peers with an incident of this kind and role at the same time, this one included.
+    pub peers: u64,
+    /// Those of them in the same network (IPv4 /24, IPv6 /48).
+    pub network: u64,
+}
+
+/// Which incidents.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct Filter {
+    /// Seen at this time or later.
+    pub since: Option<Timestamp>,
+    /// Begun before this time.
+    pub until: Option<Timestamp>,
+    /// One of these kinds; empty: any.
+    pub kinds: Vec<Kind>,
+    /// This severity or a louder one.
+    pub severity: Option<Severity>,
+    /// Evidence of this strength or a greater one.
+    pub evidence: Option<Evidence>,
+    /// Which end this host is.
+    pub role: Option<Role>,
+    /// Of this peer.
+    pub peer: Option<PeerFilter>,
+    /// Behind this place of the list.
+    pub after: Option<Cursor>,
+    /// At most so many, and at most [`PAGE`]; zero: [`PAGE`].
+    pub limit: usize,
+}
+
+/// A peer: an address, a network, or a name.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum PeerFilter {
+    /// An address or a network of them.
+    Network(Network),
+    /// A name, or with a `*.` before it every name below it.
+    Name(String),
+}
+
+/// A place in the list of incidents, which is in order of the newest finding.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Cursor {
+    last_seen: i64,
+    number: i64,
+}
+
+/// What the check of the chain says.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize, JsonSchema)]
+pub struct Verified {
+    /// Findings that were checked.
+    pub findings: u64,
+    /// Findings that retention has removed before them.
+    pub removed: u64,
+    /// Hash of the newest one, in hexadecimal: who writes it down elsewhere can tell later whether the end was cut off.
+    pub head: String,
+    /// What is wrong; empty: nothing.
+    pub broken: Vec<String>,
+}
+
+/// Why there is no such incident or finding.
+#[derive(Debug, thiserror::Error)]
+pub enum LookupError {
+    /// None begins so.
+    #[error("{0}: no such incident or finding; see `smtpwatch incidents list`")]
+    Unknown(String),
+    /// Several begin so.
+    #[error("{0} is the beginning of several: {list}", list = .1.join(", "))]
+    Ambiguous(String, Vec<String>),
+    /// A document cannot be read.
+    #[error("finding {id}: its document cannot be read: {source}")]
+    Document {
+        /// The finding.
+        id: String,
+        /// Why not.
+        source: serde_json::Error,
+    },
+    /// SQLite failed.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+}
+
+impl FromStr for PeerFilter {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let name = |c: char| c.is_alphanumeric() || matches!(c, '.' | '-' | '_' | '*');
+        match text.parse() {
+            Ok(network) => Ok(Self::Network(network)),
+            Err(_) if !text.is_empty() && text.len() <= 255 && text.chars().all(name) => {
+                Ok(Self::Name(text.trim_end_matches('.').to_lowercase()))
+            }
+            Err(_) => Err("expected an address, a network such as 192.0.2.0/24, or a name".to_owned()),
+        }
+    }
+}
+
+impl Incident {
+    /// Where the list goes on behind it.
+    #[must_use]
+    pub const fn cursor(&self) -> Cursor {
+        Cursor { last_seen: self.last_seen.0, number: self.number }
+    }
+}
+
+impl std::fmt::Display for Cursor {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{}-{}", self.last_seen, self.number)
+    }
+}
+
+impl FromStr for Cursor {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let parts = text.rsplit_once('-').and_then(|(at, number)| Some((at.parse().ok()?, number.parse().ok()?)));
+        let (last_seen, number) = parts.ok_or("expected a place that an earlier answer gave")?;
+        Ok(Self { last_seen, number })
+    }
+}
+
+const COLUMNS: &str = "number, id, kind, role, peer, port, name, severity, evidence, outcome, findings, first_seen, last_seen";
+
+impl Store {
+    /// Incidents, the one that was seen last first.
+    ///
+    /// # Errors
+    ///
+    /// SQLite failed.
+    pub fn incidents(&mut self, filter: &Filter) -> Result<Vec<Incident>, StoreError> {
+        let mut wanted = String::from("1");
+        let mut values: Vec<Box<dyn ToSql>> = Vec::new();
+        let mut demand = |clause: &str, value: Box<dyn ToSql>| {
+            values.push(value);
+            // Writing to a String cannot fail.
+            let _ = write!(wanted, " AND {}", clause.replace('?', &format!("?{}", values.len())));
+        };
+        if let Some(since) = filter.since {
+            demand("last_seen >= ?", Box::new(since.0));
+        }
+        if let Some(until) = filter.until {
+            demand("first_seen < ?", Box::new(until.0));
+        }
+        if let Some(severity) = filter.severity {
+            demand("severity >= ?", Box::new(severity as i64));
+        }
+        if let Some(evidence) = filter.evidence {
+            demand("evidence >= ?", Box::new(evidence as i64));
+        }
+        if let Some(role) = filter.role {
+            demand("role = ?", Box::new(role.as_str()));
+        }
+        if let Some(cursor) = filter.after {
+            demand("last_seen <= ?", Box::new(cursor.last_seen));
+        }
+        if !filter.kinds.is_empty() {
+            let kinds: Vec<_> = filter.kinds.iter().map(|kind| kind.as_str()).collect();
+            demand("instr(?, ' ' || kind || ' ') > 0", Box::new(format!(" {} ", kinds.join(" "))));
+        }
+        let most = if filter.limit == 0 { PAGE } else { filter.limit.min(PAGE) };
+        self.sqlite(|connection| {
+            let mut query = connection.prepare(&format!(
+                "SELECT {COLUMNS} FROM incident WHERE {wanted} ORDER BY last_seen DESC, number DESC"
+            ))?;
+            let mut rows = query.query(params_from_iter(values.iter()))?;
+            let mut found = Vec::new();
+            while found.len() < most
+                && let Some(row) = rows.next()?
+            {
+                // A row that another hand wrote and that makes no sense is left out rather than fatal.
+                let Some(incident) = incident(row)? else { continue };
+                let behind = filter
+                    .after
+                    .is_none_or(|after| (incident.last_seen.0, incident.number) < (after.last_seen, after.number));
+                if behind && filter.peer.as_ref().is_none_or(|peer| peer.is(&incident)) {
+                    found.push(incident);
+                }
+            }
+            Ok(found)
+        })
+    }
+
+    /// One incident, by its identifier, that of one of its findings, or a beginning of them that fits one alone.
+    ///
+    /// # Errors
+    ///
+    /// There is none, or several; SQLite failed.
+    pub fn incident(&mut self, id: &str) -> Result<Incident, LookupError> {
+        let finding = self.find(id)?;
+        let found = self.sqlite(|connection| {
+            connection
+                .query_row(
+                    &format!(
+                        "SELECT {COLUMNS} FROM incident WHERE number = (SELECT incident FROM finding WHERE id = ?1)"
+                    ),
+                    [&finding],
+                    incident,
+                )
+                .optional()
+        })?;
+        found.flatten().ok_or_else(|| LookupError::Unknown(id.to_owned()))
+    }
+
+    /// The findings of an incident, the newest first, behind the one with this number.
+    ///
+    /// # Errors
+    ///
+    /// SQLite failed, or a document cannot be read.
+    pub fn findings(&mut self, incident: &Incident, before: Option<u64>, most: usize) -> Result<Vec<Kept>, LookupError> {
+        let before = before.and_then(|before| i64::try_from(before).ok()).unwrap_or(i64::MAX);
+        let rows = self.sqlite(|connection| {
+            let mut query = connection.prepare_cached(&format!(
+                "{KEPT} WHERE finding.incident = ?1 AND finding.number < ?2 ORDER BY finding.number DESC LIMIT ?3"
+            ))?;
+            let rows = query.query_map(params![incident.number, before, limit(most.min(PAGE))], RawKept::read)?;
+            rows.collect::<rusqlite::Result<Vec<_>>>()
+        })?;
+        rows.into_iter().map(RawKept::parse).collect()
+    }
+
+    /// The finding that shows an incident best: with evidence, and of those the loudest, and of those the first.
+    ///
+    /// # Errors
+    ///
+    /// SQLite failed, or its document cannot be read.
+    pub fn best_finding(&mut self, incident: &Incident) -> Result<Option<Kept>, LookupError> {
+        let row = self.sqlite(|connection| {
+            let query = format!(
+                "{KEPT} WHERE finding.incident = ?1
+                 ORDER BY finding.exhibit IS NULL, document ->> 'severity' <> ?2, finding.number LIMIT 1"
+            );
+            connection.query_row(&query, params![incident.number, incident.severity.as_str()], RawKept::read).optional()
+        })?;
+        row.map(RawKept::parse).transpose()
+    }
+
+    /// One finding, by its identifier or a beginning of it that fits no other.
+    ///
+    /// # Errors
+    ///
+    /// There is none, or several; SQLite failed; the document cannot be read.
+    pub fn finding(&mut self, id: &str) -> Result<Kept, LookupError> {
+        let found = self.find(id)?;
+        let row = self.sqlite(|connection| {
+            connection.query_row(&format!("{KEPT} WHERE finding.id = ?1"), [&found], RawKept::read).optional()
+        })?;
+        row.map(RawKept::parse).transpose()?.ok_or_else(|| LookupError::Unknown(id.to_owned()))
+    }
+
+    /// How far the same thing reaches.
+    ///
+    /// # Errors
+    ///
+    /// SQLite failed.
+    pub fn reach(&mut self, of: &Incident) -> Result<Reach, StoreError> {
+        let network = of.peer.parse::<IpAddr>().ok().map(Network::around);
+        self.sqlite(|connection| {
+            let mut query = connection.prepare_cached(
+                "SELECT DISTINCT peer FROM incident
+                 WHERE kind = ?1 AND role = ?2 AND last_seen >= ?3 AND first_seen <= ?4",
+            )?;
+            let mut rows =
+                query.query(params![of.kind.as_str(), of.role.as_str(), of.first_seen.0, of.last_seen.0])?;
+            let mut reach = Reach { peers: 0, network: 0 };
+            while let Some(row) = rows.next()? {
+                reach.peers += 1;
+                let peer = row.get_ref(0)?.as_str()?.parse::<IpAddr>();
+                let near = peer.is_ok_and(|peer| network.as_ref().is_some_and(|network| network.contains(peer)));
+                reach.network += u64::from(near);
+            }
+            Ok(reach)
+        })
+    }
+
+    /// What was seen of a peer's offers, by day, the oldest first: of role `client` what it offered to this host, of role
+    /// `server` what it was offered here.
+    ///
+    /// # Errors
+    ///
+    /// SQLite failed.
+    pub fn offer_days(&mut self, role: Role, peer: &str, port: u16) -> Result<Vec<(Day, Offers)>, StoreError> {
+        let peer = normal_peer(peer);
+        self.sqlite(|connection| {
+            let mut query = connection.prepare_cached(
+                "SELECT day, sum(sessions), sum(offered), sum(withheld), sum(tls), sum(unused), sum(content), sum(unknown),
+                    max(last_unused)
+                 FROM offer WHERE role = ?1 AND peer = ?2 AND port = ?3 GROUP BY day ORDER BY day",
+            )?;
+            let rows = query.query_map(params![role.as_str(), peer, port], |row| {
+                let day = row.get_ref(0)?.as_str()?.parse::<Day>().ok();
+                Ok(day.zip(Some(Offers::read(row, 1)?)))
+            })?;
+            rows.filter_map(Result::transpose).collect()
+        })
+    }
+
+    /// Findings and incidents held, and the octets that they take.
+    ///
+    /// # Errors
+    ///
+    /// SQLite failed.
+    pub fn held(&mut self) -> Result<StoreCounts, StoreError> {
+        self.sqlite(|connection| {
+            let count = |table: &str| {
+                connection.query_row(&format!("SELECT count(*) FROM {table}"), [], |row| row.get(0)).map(unsigned)
+            };
+            let pragma = |name| connection.pragma_query_value(None, name, |row| row.get(0)).map(unsigned);
+            Ok(StoreCounts {
+                findings: count("finding")?,
+                incidents: count("incident")?,
+                octets: pragma("page_count")? * pragma("page_size")?,
+            })
+        })
+    }
+
+    /// Checks every finding against its hash, and each against the one before it.
+    ///
+    /// # Errors
+    ///
+    /// SQLite failed.
+    pub fn verify(&mut self) -> Result<Verified, StoreError> {
+        self.sqlite(|connection| {
+            // One state of the file, also while the daemon writes.
+            let transaction = connection.transaction()?;
+            let (removed, start): (i64, Vec<u8>) =
+                transaction.query_row("SELECT number, chain FROM chain_start", [], |row| Ok((row.get(0)?, row.get(1)?)))?;
+            let mut verified = Verified { findings: 0, removed: unsigned(removed), head: String::new(), broken: Vec::new() };
+            if removed == 0 && start != ORIGIN {
+                verified.broken.push("the start of the chain was changed".to_owned());
+            }
+            let (mut number, mut chain) = (removed, start);
+            {
+                let mut query =
+                    transaction.prepare("SELECT number, id, document, exhibit, chain FROM finding ORDER BY number")?;
+                let mut rows = query.query([])?;
+                while let Some(row) = rows.next()? {
+                    let (found, id): (i64, String) = (row.get(0)?, row.get(1)?);
+                    let (document, exhibit): (String, Option<String>) = (row.get(2)?, row.get(3)?);
+                    let kept: Vec<u8> = row.get(4)?;
+                    if found != number.saturating_add(1) {
+                        verified.broken.push(format!(
+                            "{} findings are missing before number {found} ({id})",
+                            found.saturating_sub(number).saturating_sub(1)
+                        ));
+                    }
+                    if link(&chain, found, &document, exhibit.as_deref())[..] != kept {
+                        verified.broken.push(format!("number {found} ({id}) or the one before it was changed"));
+                    }
+                    verified.findings += 1;
+                    (number, chain) = (found, kept);
+                    if verified.broken.len() >= CANDIDATES {
+                        verified.broken.push("and perhaps more".to_owned());
+                        break;
+                    }
+                }
+            }
+            let newest: Option<i64> = transaction
+                .query_row("SELECT seq FROM sqlite_sequence WHERE name = 'finding'", [], |row| row.get(0))
+                .optional()?;
+            if verified.broken.is_empty() && newest.is_some_and(|newest| newest > number) {
+                verified.broken.push(format!("findings behind number {number} were removed"));
+            }
+            let (_, head) = head(&transaction)?;
+            verified.head = hex(&head);
+            Ok(verified)
+        })
+    }
+
+    /// Whether a hash that was written down earlier stands in the chain.
+    ///
+    /// # Errors
+    ///
+    /// SQLite failed.
+    pub fn has_chain(&mut self, hash: &[u8]) -> Result<bool, StoreError> {
+        self.sqlite(|connection| {
+            connection.query_row(
+                "SELECT EXISTS (SELECT 1 FROM finding WHERE chain = ?1) OR EXISTS (SELECT 1 FROM chain_start WHERE chain = ?1)",
+                [hash],
+                |row| row.get(0),
+            )
+        })
+    }
+
+    /// The whole identifier of a finding, by a beginning of it.
+    fn find(&mut self, id: &str) -> Result<String, LookupError> {
+        let beginning = id.trim().to_ascii_lowercase();
+        let may_be = beginning.len() >= SHORTEST_ID && beginning.bytes().all(|c| c.is_ascii_hexdigit() || c == b'-');
+        if !may_be {
+            return Err(LookupError::Unknown(id.to_owned()));
+        }
+        let found: Vec<String> = self.sqlite(|connection| {
+            let mut query = connection
+                .prepare_cached("SELECT id FROM finding WHERE id >= ?1 AND id < ?1 || 'g' ORDER BY id LIMIT ?2")?;
+            let rows = query.query_map(params![beginning, limit(CANDIDATES)], |row| row.get(0))?;
+            rows.collect()
+        })?;
+        match &found[..] {
+            [] => Err(LookupError::Unknown(id.to_owned())),
+            [one] => Ok(one.clone()),
+            [one, ..] if *one == beginning => Ok(beginning),
+            _ => Err(LookupError::Ambiguous(id.to_owned(), found)),
+        }
+    }
+}
+
+/// What a store holds.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, JsonSchema)]
+pub struct StoreCounts {
+    /// Findings.
+    pub findings: u64,
+    /// Incidents.
+    pub incidents: u64,
+    /// Octets of the whole file, other tables included.
+    pub octets: u64,
+}
+
+impl PeerFilter {
+    fn is(&self, incident: &Incident) -> bool {
+        match self {
+            Self::Network(network) => incident.peer.parse().is_ok_and(|address| network.contains(address)),
+            Self::Name(name) => {
+                let found = incident.name.trim_end_matches('.').to_lowercase();
+                match name.strip_prefix("*.") {
+                    Some(domain) => found.strip_suffix(domain).is_some_and(|rest| rest.ends_with('.')),
+                    None => found == *name,
+                }
+            }
+        }
+    }
+}
+
+/// A row of [`COLUMNS`].
+fn incident(row: &Row<'_>) -> rusqlite::Result<Option<Incident>> {
+    let text = |column| row.get_ref(column).and_then(|value| Ok(value.as_str()?));
+    fn ranked<T: Copy>(all: &[T], rank: i64) -> Option<T> {
+        usize::try_from(rank).ok().and_then(|rank| all.get(rank)).copied()
+    }
+    let role = Role::ALL.into_iter().find(|role| text(3).is_ok_and(|text| text == role.as_str()));
+    let (Ok(kind), Some(role)) = (text(2)?.parse(), role) else { return Ok(None) };
+    let (severity, evidence) = (ranked(Severity::ALL, row.get(7)?), ranked(Evidence::ALL, row.get(8)?));
+    let (Some(severity), Some(evidence), Some(outcome)) = (severity, evidence, ranked(Outcome::ALL, row.get(9)?)) else {
+        return Ok(None);
+    };
+    Ok(Some(Incident {
+        id: row.get(1)?,
+        kind,
+        role,
+        peer: row.get(4)?,
+        port: row.get(5)?,
+        name: row.get(6)?,
+        severity,
+        evidence,
+        outcome,
+        findings: unsigned(row.get(10)?),
+        first_seen: Timestamp(row.get(11)?),
+        last_seen: Timestamp(row.get(12)?),
+        number: row.get(0)?,
+    }))
+}
+
+const KEPT: &str = "SELECT finding.number, finding.id, incident.id, document, exhibit, chain
+                    FROM finding JOIN incident ON incident.number = finding.incident";
+
+/// A row of [`KEPT`].
+struct RawKept {
+    number: i64,
+    id: String,
+    incident: String,
+    document: String,
+    exhibit: Option<String>,
+    chain: Vec<u8>,
+}
+
+impl RawKept {
+    fn read(row: &Row<'_>) -> rusqlite::Result<Self> {
+        Ok(Self {
+            number: row.get(0)?,
+            id: row.get(1)?,
+            incident: row.get(2)?,
+            document: row.get(3)?,
+            exhibit: row.get(4)?,
+            chain: row.get(5)?,
+        })
+    }
+
+    fn parse(self) -> Result<Kept, LookupError> {
+        let wrong = |source| LookupError::Document { id: self.id.clone(), source };
+        let mut finding: Finding = serde_json::from_str(&self.document).map_err(wrong)?;
+        let exhibit = self.exhibit.as_deref().map(serde_json::from_str::<Exhibit>);
+        finding.exhibit = exhibit.transpose().map_err(wrong)?.map(Box::new);
+        Ok(Kept {
+            number: unsigned(self.number),
+            incident: self.incident,
+            document: self.document,
+            finding,
+            chain: hex(&self.chain),
+        })
+    }
+}
