@@ -24,8 +24,8 @@ use crate::hash;
 pub use error::ConfigError;
 pub use tlsrpt::TlsrptSettings;
 use value::{
-    Checked, Days, FindingCount, FlowCount, InterfaceGlob, Megabytes, Minutes, OfferRatio, PeerCount, RulePeer, Sessions,
-    TlsVersion, ValidPort,
+    Checked, Days, FindingCount, FlowCount, InterfaceGlob, Megabytes, Minutes, OfferRatio, PeerCount, RulePeer,
+    Sessions, TlsVersion, ValidPort,
 };
 pub use value::{Network, Resolver, parse_interface, parse_port};
 

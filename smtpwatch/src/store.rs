@@ -5,8 +5,8 @@
 //! (counted), never packets. Other processes read the file while the daemon runs, and leave requests in it: `baseline
 //! forget` deletes rows and asks the running daemon to forget them too.
 
-pub mod deliveries;
 mod damage;
+pub mod deliveries;
 mod findings;
 pub mod incidents;
 pub mod offers;
@@ -39,11 +39,8 @@ pub const SCHEMA: i32 = 3;
 const BUSY: Duration = Duration::from_secs(1);
 
 /// What each schema adds to the one before it.
-const STEPS: [&[&str]; SCHEMA as usize] = [
-    &[BASELINE],
-    &[deliveries::CREATE, offers::CREATE, policies::CREATE],
-    &[findings::CREATE, offers::BOTH_ROLES],
-];
+const STEPS: [&[&str]; SCHEMA as usize] =
+    [&[BASELINE], &[deliveries::CREATE, offers::CREATE, policies::CREATE], &[findings::CREATE, offers::BOTH_ROLES]];
 
 const BASELINE: &str = "
     CREATE TABLE baseline (
@@ -338,7 +335,8 @@ impl Store {
 
     /// That its pages are whole.
     fn check_pages(&mut self) -> Result<(), StoreError> {
-        let found: String = self.sqlite(|connection| connection.query_row("PRAGMA quick_check(1)", [], |row| row.get(0)))?;
+        let found: String =
+            self.sqlite(|connection| connection.query_row("PRAGMA quick_check(1)", [], |row| row.get(0)))?;
         if found == "ok" { Ok(()) } else { Err(StoreError::Damaged { path: self.path.clone(), what: found }) }
     }
 

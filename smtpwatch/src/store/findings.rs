@@ -202,10 +202,9 @@ fn keep(
              WHERE peer = ?1 AND last_seen >= ?2 AND first_seen <= ?3 AND kind = ?4 AND role = ?5 AND port = ?6
              ORDER BY last_seen DESC LIMIT 1",
         )?
-        .query_row(
-            params![peer, time.saturating_sub(window), time.saturating_add(window), kind, role, port],
-            |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?, row.get(3)?)),
-        )
+        .query_row(params![peer, time.saturating_sub(window), time.saturating_add(window), kind, role, port], |row| {
+            Ok((row.get(0)?, row.get(1)?, row.get(2)?, row.get(3)?))
+        })
         .optional()?;
     let has_room = open.as_ref().is_none_or(|(.., exhibits)| *exhibits < EXHIBITS_PER_INCIDENT);
     let exhibit = finding.exhibit.as_ref().filter(|_| has_room);
@@ -248,18 +247,16 @@ fn keep(
     };
     let (before, chain) = head(transaction)?;
     let number = before.saturating_add(1);
-    transaction
-        .prepare_cached("INSERT INTO finding VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8)")?
-        .execute(params![
-            number,
-            finding.id,
-            incident,
-            time,
-            now.0,
-            document,
-            exhibit,
-            link(&chain, number, &document, exhibit.as_deref())
-        ])?;
+    transaction.prepare_cached("INSERT INTO finding VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8)")?.execute(params![
+        number,
+        finding.id,
+        incident,
+        time,
+        now.0,
+        document,
+        exhibit,
+        link(&chain, number, &document, exhibit.as_deref())
+    ])?;
     held.findings += 1;
     held.octets += (document.len() + exhibit.map_or(0, |exhibit| exhibit.len())) as u64;
     Ok(kept)

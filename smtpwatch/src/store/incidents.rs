@@ -195,7 +195,8 @@ impl FromStr for Cursor {
     }
 }
 
-const COLUMNS: &str = "number, id, kind, role, peer, port, name, severity, evidence, outcome, findings, first_seen, last_seen";
+const COLUMNS: &str =
+    "number, id, kind, role, peer, port, name, severity, evidence, outcome, findings, first_seen, last_seen";
 
 impl Store {
     /// Incidents, the one that was seen last first.
@@ -282,7 +283,12 @@ impl Store {
     /// # Errors
     ///
     /// SQLite failed, or a document cannot be read.
-    pub fn findings(&mut self, incident: &Incident, before: Option<u64>, most: usize) -> Result<Vec<Kept>, LookupError> {
+    pub fn findings(
+        &mut self,
+        incident: &Incident,
+        before: Option<u64>,
+        most: usize,
+    ) -> Result<Vec<Kept>, LookupError> {
         let before = before.and_then(|before| i64::try_from(before).ok()).unwrap_or(i64::MAX);
         let rows = self.sqlite(|connection| {
             let mut query = connection.prepare_cached(&format!(
@@ -335,8 +341,7 @@ impl Store {
                 "SELECT DISTINCT peer FROM incident
                  WHERE kind = ?1 AND role = ?2 AND last_seen >= ?3 AND first_seen <= ?4",
             )?;
-            let mut rows =
-                query.query(params![of.kind.as_str(), of.role.as_str(), of.first_seen.0, of.last_seen.0])?;
+            let mut rows = query.query(params![of.kind.as_str(), of.role.as_str(), of.first_seen.0, of.last_seen.0])?;
             let mut reach = Reach { peers: 0, network: 0 };
             while let Some(row) = rows.next()? {
                 reach.peers += 1;
@@ -399,8 +404,10 @@ impl Store {
             // One state of the file, also while the daemon writes.
             let transaction = connection.transaction()?;
             let (removed, start): (i64, Vec<u8>) =
-                transaction.query_row("SELECT number, chain FROM chain_start", [], |row| Ok((row.get(0)?, row.get(1)?)))?;
-            let mut verified = Verified { findings: 0, removed: unsigned(removed), head: String::new(), broken: Vec::new() };
+                transaction
+                    .query_row("SELECT number, chain FROM chain_start", [], |row| Ok((row.get(0)?, row.get(1)?)))?;
+            let mut verified =
+                Verified { findings: 0, removed: unsigned(removed), head: String::new(), broken: Vec::new() };
             if removed == 0 && start != ORIGIN {
                 verified.broken.push("the start of the chain was changed".to_owned());
             }
@@ -514,7 +521,8 @@ fn incident(row: &Row<'_>) -> rusqlite::Result<Option<Incident>> {
     let role = Role::ALL.into_iter().find(|role| text(3).is_ok_and(|text| text == role.as_str()));
     let (Ok(kind), Some(role)) = (text(2)?.parse(), role) else { return Ok(None) };
     let (severity, evidence) = (ranked(Severity::ALL, row.get(7)?), ranked(Evidence::ALL, row.get(8)?));
-    let (Some(severity), Some(evidence), Some(outcome)) = (severity, evidence, ranked(Outcome::ALL, row.get(9)?)) else {
+    let (Some(severity), Some(evidence), Some(outcome)) = (severity, evidence, ranked(Outcome::ALL, row.get(9)?))
+    else {
         return Ok(None);
     };
     Ok(Some(Incident {

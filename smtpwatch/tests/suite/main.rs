@@ -5,6 +5,7 @@ mod capture_file;
 mod cli;
 mod config;
 mod http;
+mod incidents;
 mod metrics;
 mod replay;
 mod store;

@@ -7,7 +7,7 @@ use std::{
 };
 
 use rusqlite::Connection;
-use smtpwatch::store::{APPLICATION_ID, SCHEMA, Store, StoreError, Keeping, Writer, is_peer};
+use smtpwatch::store::{APPLICATION_ID, Keeping, SCHEMA, Store, StoreError, Writer, is_peer};
 use smtpwatch_core::{
     Role, Timestamp,
     policy::{
@@ -89,9 +89,11 @@ fn what_is_not_ours_is_left_alone() {
     Connection::open(&other).unwrap().execute_batch("CREATE TABLE mine (x); INSERT INTO mine VALUES (1);").unwrap();
     for path in [&text, &other] {
         let before = std::fs::read(path).unwrap();
-        for result in
-            [Store::open(path).map(drop), Store::open_existing(path).map(drop), Writer::start(path, Keeping::default()).map(drop)]
-        {
+        for result in [
+            Store::open(path).map(drop),
+            Store::open_existing(path).map(drop),
+            Writer::start(path, Keeping::default()).map(drop),
+        ] {
             let error = result.unwrap_err();
             assert!(matches!(error, StoreError::Foreign(_)), "{error}");
             assert!(error.to_string().contains("name another file in [store] path"), "{error}");

@@ -1,0 +1,286 @@
+//! Findings on record: grouped, found again, chained, expired; and a store that is damaged.
+
+use std::{
+    path::{Path, PathBuf},
+    process::Command,
+    sync::{Arc, Mutex},
+    time::Duration,
+};
+
+use rusqlite::Connection;
+use smtpwatch::{
+    config::{Config, Retention},
+    incident,
+    replay::{Event, Replay},
+    store::{
+        EXHIBITS_PER_INCIDENT, Keeping, Store, StoreError, Writer,
+        incidents::{Filter, LookupError},
+    },
+};
+use smtpwatch_core::{
+    Finding, Timestamp,
+    exhibit::Exhibit,
+    finding::{Evidence, Kind, Severity},
+    policy::history::History,
+};
+
+use crate::traffic::{self, CLIENT, START_NS};
+
+/// A credential in clear, as the engine finds it.
+fn credential() -> Finding {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("capture");
+    std::fs::write(&path, traffic::pcap(&traffic::password(), 1, false, false)).unwrap();
+    let mut replay = Replay::new(&Config::default(), History::new(100));
+    let mut found = Vec::new();
+    let mut take = |event| {
+        if let Event::Finding(finding) = event {
+            found.push(*finding);
+        }
+    };
+    replay.file(&path, &mut take).unwrap();
+    replay.finish(&mut take);
+    found.into_iter().find(|finding| finding.kind == Kind::AuthPlaintext).unwrap()
+}
+
+/// The same about another peer, so many seconds later.
+fn later(finding: &Finding, server: &str, seconds: i64) -> Finding {
+    let mut finding = finding.clone();
+    finding.time = Timestamp(finding.time.0 + seconds * 1_000_000_000);
+    finding.flow.server = server.to_owned();
+    finding.exhibit.get_or_insert_default();
+    incident::name(&mut finding, "none");
+    finding
+}
+
+/// Puts findings on record, through the writer's thread.
+fn keep(path: &Path, retention: Retention, findings: &[Finding]) -> Vec<(String, u64)> {
+    let told = Arc::new(Mutex::new(Vec::new()));
+    let sink = {
+        let told = told.clone();
+        Box::new(move |finding: &Finding, kept: Option<&smtpwatch::store::KeptAs>| {
+            let kept = kept.unwrap();
+            assert!(!finding.id.is_empty());
+            told.lock().unwrap().push((kept.incident.clone(), kept.findings));
+        })
+    };
+    let (writer, _) = Writer::start(path, Keeping { retention, sink, ..Keeping::default() }).unwrap();
+    let handle = writer.handle().unwrap().patient();
+    for finding in findings {
+        assert!(handle.finding(Box::new(finding.clone())).is_ok());
+    }
+    drop(handle);
+    assert_eq!(writer.finish(), 0);
+    std::mem::take(&mut told.lock().unwrap())
+}
+
+fn store() -> (tempfile::TempDir, PathBuf) {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("smtpwatch.db");
+    (directory, path)
+}
+
+#[test]
+fn findings_of_one_peer_within_the_window_are_one_incident() {
+    let (_directory, path) = store();
+    let one = credential();
+    let made: Vec<_> = [("198.51.100.25:587", 0), ("198.51.100.25:587", 3_000), ("198.51.100.26:587", 3_001)]
+        .into_iter()
+        .chain([("198.51.100.25:587", 6_500), ("198.51.100.25:587", 10_200), ("198.51.100.25:587", 1)])
+        .map(|(server, seconds)| later(&one, server, seconds))
+        .collect();
+    let told = keep(&path, Retention::default(), &made);
+    let first = &made[0].id;
+    assert_eq!(told.iter().map(|(_, findings)| *findings).collect::<Vec<_>>(), [1, 2, 1, 3, 1, 4], "{told:?}");
+    assert_eq!((&told[0].0, &told[5].0), (first, first), "a late one belongs to the incident of its time");
+
+    let mut store = Store::open_existing(&path).unwrap();
+    let all = store.incidents(&Filter::default()).unwrap();
+    assert_eq!(all.iter().map(|incident| incident.findings).collect::<Vec<_>>(), [1, 4, 1], "newest first: {all:?}");
+    let incident = store.incident(first).unwrap();
+    assert_eq!((incident.kind, incident.severity), (Kind::AuthPlaintext, Severity::Critical));
+    assert_eq!((incident.peer.as_str(), incident.port), ("198.51.100.25", 587));
+    assert_eq!((incident.first_seen, incident.last_seen), (made[0].time, made[3].time));
+    assert_eq!(store.incident(&made[3].id).unwrap().id, *first, "by any of its findings");
+    assert_eq!(store.incident(&first[..first.len() - 2]).map(|found| found.id).ok(), Some(first.clone()));
+    assert!(matches!(store.incident("0000"), Err(LookupError::Unknown(_))));
+    assert!(matches!(store.incident(&first[..5]), Err(LookupError::Ambiguous(_, list)) if list.len() > 1));
+    let reach = store.reach(&incident).unwrap();
+    assert_eq!((reach.peers, reach.network), (2, 2));
+
+    let mut first_page = store.incidents(&Filter { limit: 2, ..Filter::default() }).unwrap();
+    let cursor = first_page.last().unwrap().cursor().to_string().parse().unwrap();
+    first_page.extend(store.incidents(&Filter { after: Some(cursor), limit: 2, ..Filter::default() }).unwrap());
+    assert_eq!(first_page, all, "page by page it is the same list");
+
+    let count = |filter: Filter| Store::open_existing(&path).unwrap().incidents(&filter).unwrap().len();
+    assert_eq!(count(Filter { peer: Some("198.51.100.26".parse().unwrap()), ..Filter::default() }), 1);
+    assert_eq!(count(Filter { peer: Some("198.51.100.0/24".parse().unwrap()), ..Filter::default() }), 3);
+    assert_eq!(count(Filter { peer: Some("*.example.net".parse().unwrap()), ..Filter::default() }), 3);
+    assert_eq!(count(Filter { peer: Some("example.net".parse().unwrap()), ..Filter::default() }), 0);
+    assert_eq!(count(Filter { kinds: vec![Kind::StarttlsStripped], ..Filter::default() }), 0);
+    assert_eq!(count(Filter { kinds: vec![Kind::StarttlsStripped, Kind::AuthPlaintext], ..Filter::default() }), 3);
+    assert_eq!(count(Filter { severity: Some(Severity::Critical), ..Filter::default() }), 3);
+    assert_eq!(count(Filter { evidence: Some(Evidence::Tamper), ..Filter::default() }), 0);
+    assert_eq!(count(Filter { since: Some(made[4].time), ..Filter::default() }), 1);
+    assert_eq!(count(Filter { until: Some(made[2].time), ..Filter::default() }), 1);
+
+    let kept = store.findings(&incident, None, 10).unwrap();
+    assert_eq!(kept.iter().map(|kept| kept.number).collect::<Vec<_>>(), [6, 4, 2, 1]);
+    assert_eq!(
+        serde_json::from_str::<Finding>(&kept[3].document).unwrap(),
+        Finding { exhibit: None, ..made[0].clone() }
+    );
+    assert_eq!(kept[3].finding, made[0], "with its evidence");
+    assert_eq!(store.findings(&incident, Some(4), 1).unwrap()[0].number, 2);
+    assert_eq!(store.best_finding(&incident).unwrap().unwrap().finding.id, *first);
+}
+
+#[test]
+fn every_later_edit_shows() {
+    let one = credential();
+    let made: Vec<_> = (0..5).map(|second| later(&one, "198.51.100.25:587", second)).collect();
+    let (_directory, path) = store();
+    keep(&path, Retention::default(), &made[..4]);
+    let noted = Store::open_existing(&path).unwrap().verify().unwrap();
+    assert_eq!((noted.findings, noted.removed, noted.broken.len()), (4, 0, 0), "{noted:?}");
+    keep(&path, Retention::default(), &made[4..]);
+    let whole = Store::open_existing(&path).unwrap().verify().unwrap();
+    assert!(whole.broken.is_empty() && whole.head != noted.head, "{whole:?}");
+
+    let octets = std::fs::read(&path).unwrap();
+    for (edit, expected) in [
+        ("UPDATE finding SET document = replace(document, 'critical', 'info') WHERE number = 2", "number 2"),
+        ("UPDATE finding SET exhibit = NULL WHERE number = 5", "number 5"),
+        ("DELETE FROM finding WHERE number = 3", "1 findings are missing before number 4"),
+        ("DELETE FROM finding WHERE number = 1", "1 findings are missing before number 2"),
+        ("DELETE FROM finding WHERE number = 5", "findings behind number 4 were removed"),
+        ("UPDATE finding SET chain = zeroblob(32) WHERE number = 3", "number 3"),
+        ("UPDATE finding SET number = 9 WHERE number = 5", "number 9"),
+        ("UPDATE chain_start SET chain = randomblob(32)", "the start of the chain was changed"),
+    ] {
+        std::fs::write(&path, &octets).unwrap();
+        Connection::open(&path).unwrap().execute_batch(edit).unwrap();
+        let found = Store::open_existing(&path).unwrap().verify().unwrap();
+        assert!(found.broken.iter().any(|line| line.contains(expected)), "{edit}: {found:?}");
+    }
+    // Who knows the program can write a chain of his own; who wrote the head down before can tell.
+    std::fs::write(&path, &octets).unwrap();
+    let mut store = Store::open_existing(&path).unwrap();
+    let octets = |hex: &str| -> Vec<u8> {
+        (0..hex.len()).step_by(2).map(|at| u8::from_str_radix(&hex[at..at + 2], 16).unwrap()).collect()
+    };
+    assert!(store.has_chain(&octets(&noted.head)).unwrap());
+    assert!(!store.has_chain(&[1; 32]).unwrap());
+}
+
+#[test]
+fn retention_removes_the_oldest_and_the_chain_goes_on() {
+    let one = credential();
+    let made: Vec<_> = (0..300).map(|number| later(&one, "198.51.100.25:587", number * 4_000)).collect();
+    let (_directory, path) = store();
+    keep(&path, Retention { findings: 100, ..Retention::default() }, &made);
+    let mut store = Store::open_existing(&path).unwrap();
+    let verified = store.verify().unwrap();
+    assert!(verified.broken.is_empty(), "{verified:?}");
+    assert_eq!((verified.findings, verified.removed), (100, 200));
+    let left = store.incidents(&Filter::default()).unwrap();
+    assert_eq!((left.len(), &left[0].id, &left[99].id), (100, &made[299].id, &made[200].id));
+    drop(store);
+
+    // Less room for octets: what is there goes at the next start.
+    keep(&path, Retention { octets: 20_000, ..Retention::default() }, &[]);
+    let mut store = Store::open_existing(&path).unwrap();
+    let fewer = store.verify().unwrap();
+    assert!(fewer.broken.is_empty() && (1..60).contains(&fewer.findings), "{fewer:?}");
+    drop(store);
+    // By age: what has been here for longer than that.
+    Connection::open(&path).unwrap().execute("UPDATE finding SET kept = kept - 2 * 86400 * 1000000000", []).unwrap();
+    keep(&path, Retention { age_days: 1, ..Retention::default() }, &[]);
+    let mut store = Store::open_existing(&path).unwrap();
+    let empty = store.verify().unwrap();
+    assert_eq!((empty.findings, empty.removed, empty.broken.len()), (0, 300, 0));
+    assert_eq!(store.incidents(&Filter::default()).unwrap(), []);
+    drop(store);
+    keep(&path, Retention::default(), &made[..1]);
+    let again = Store::open_existing(&path).unwrap().verify().unwrap();
+    assert_eq!((again.findings, again.removed, again.broken.len()), (1, 300, 0));
+}
+
+#[test]
+fn one_incident_keeps_the_evidence_of_its_first_findings() {
+    let one = credential();
+    let most = usize::try_from(EXHIBITS_PER_INCIDENT).unwrap();
+    let made: Vec<_> = (0..).take(most + 3).map(|second| later(&one, "198.51.100.25:587", second)).collect();
+    let (_directory, path) = store();
+    keep(&path, Retention::default(), &made);
+    let mut store = Store::open_existing(&path).unwrap();
+    let incident = store.incident(&made[0].id).unwrap();
+    let kept = store.findings(&incident, None, 1_000).unwrap();
+    assert_eq!(kept.len(), most + 3);
+    assert_eq!(kept.iter().filter(|kept| kept.finding.exhibit.is_some()).count(), most);
+    assert!(kept.iter().all(|kept| !kept.finding.transcript.is_empty()), "the documents are all there");
+    let _: &Exhibit = store.best_finding(&incident).unwrap().unwrap().finding.exhibit.as_deref().unwrap();
+    assert!(store.verify().unwrap().broken.is_empty());
+}
+
+#[test]
+fn a_damaged_store_is_set_aside_and_the_watch_goes_on() {
+    let one = credential();
+    let made: Vec<_> = (0..200).map(|second| later(&one, "198.51.100.25:587", second)).collect();
+    // In the middle, in the first page (so that it is no database any more), and cut short.
+    let damages: [fn(&mut Vec<u8>); 3] = [
+        |octets| {
+            let middle = octets.len() / 2;
+            octets[middle / 4096 * 4096..][..40_960].fill(0xa5);
+        },
+        |octets| octets[..100].fill(0x5a),
+        |octets| octets.truncate(octets.len() / 2),
+    ];
+    for (case, damage) in damages.into_iter().enumerate() {
+        let (directory, path) = store();
+        keep(&path, Retention::default(), &made);
+        let mut octets = std::fs::read(&path).unwrap();
+        damage(&mut octets);
+        std::fs::write(&path, &octets).unwrap();
+        let error = Store::open(&path).map(drop).unwrap_err();
+        assert!(matches!(error, StoreError::Damaged { .. }), "{case}: {error}");
+        keep(&path, Retention::default(), &made[..2]);
+        let fresh = Store::open_existing(&path).unwrap().verify().unwrap();
+        assert_eq!((fresh.findings, fresh.broken.len()), (2, 0), "{case}");
+        let aside = std::fs::read_dir(directory.path()).unwrap().map(|entry| entry.unwrap().path());
+        let aside: Vec<_> = aside.filter(|path| path.to_string_lossy().contains(".db.damaged-")).collect();
+        let [aside] = &aside[..] else { panic!("{case}: {aside:?}") };
+        assert_eq!(std::fs::read(aside).unwrap(), octets, "{case}: nothing is deleted");
+    }
+}
+
+/// A capture fills a store, and the same store teaches the next one.
+#[test]
+fn a_replay_fills_a_store() {
+    let (directory, path) = store();
+    let capture = directory.path().join("capture");
+    std::fs::write(&capture, traffic::pcap(&traffic::password(), 1, false, false)).unwrap();
+    let replay = Command::new(env!("CARGO_BIN_EXE_smtpwatch"))
+        .env_clear()
+        .args(["replay", "--format", "json", "--store"])
+        .args([&path, &capture])
+        .output()
+        .unwrap();
+    assert!(replay.status.success(), "{}", String::from_utf8_lossy(&replay.stderr));
+    let printed: Vec<Finding> =
+        String::from_utf8(replay.stdout).unwrap().lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    let mut store = Store::open_existing(&path).unwrap();
+    for finding in &printed {
+        let kept = store.finding(&finding.id).unwrap();
+        assert_eq!(Finding { exhibit: None, ..kept.finding }, *finding);
+        assert_eq!(
+            kept.finding.time.since(Timestamp(i64::try_from(START_NS).unwrap())) < Duration::from_secs(60),
+            true
+        );
+    }
+    assert!(!printed.is_empty() && printed.iter().all(|finding| finding.flow.client == CLIENT));
+    let days = store.offer_days(smtpwatch_core::Role::Client, "198.51.100.25", 587).unwrap();
+    let [(day, offers)] = &days[..] else { panic!("{days:?}") };
+    assert_eq!((day.to_string().as_str(), offers.sessions, offers.offered), ("2026-11-23", 1, 1));
+}
