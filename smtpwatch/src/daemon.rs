@@ -31,9 +31,12 @@ use crate::{
     clock::now,
     config::Config,
     output::{
+        api,
+        desk::{Desk, Live},
         http::{self, Health},
         journal::Journal,
         metrics::{self, Metrics},
+        pages,
     },
     pipeline::{Pipeline, Source},
     policy::{
@@ -69,9 +72,15 @@ pub fn run(config: Config, listen: SocketAddr) -> anyhow::Result<()> {
     let metrics = Arc::new(Metrics::new(&config.ports)?);
     let journal =
         Arc::new(Journal::start(std::io::stdout(), metrics.clone()).context("cannot start the journal's thread")?);
-    let told = journal.clone();
+    let live = Live::new();
+    let (told, tell) = (journal.clone(), live.clone());
     // What the journal has told is on record, unless the log says that the store cannot be written.
-    let sink = Box::new(move |finding: &Finding, _: Option<&KeptAs>| told.write(Box::new(finding.clone())));
+    let sink = Box::new(move |finding: &Finding, kept: Option<&KeptAs>| {
+        told.write(Box::new(finding.clone()));
+        if let Some(kept) = kept {
+            tell.tell(finding, kept);
+        }
+    });
     let (writer, entries) = Writer::start(&config.store, Keeping { sink, ..Keeping::of(&config) })?;
     let mut history = History::new(config.limits.peers);
     tracing::info!(path = %config.store.display(), rows = entries.len(), "history read");
@@ -92,6 +101,7 @@ pub fn run(config: Config, listen: SocketAddr) -> anyhow::Result<()> {
     let mut interrupt = signal(SignalKind::interrupt()).context("cannot wait for SIGINT")?;
 
     let health = Arc::new(Health::default());
+    let desk = Arc::new(Desk::new(config.store.clone(), metrics.clone(), health.clone(), live));
     let sender = match writer.handle() {
         // Patient: what was sent must not be forgotten, and nobody waits for it.
         Some(store) => Sender::start(&config, store.patient(), now)?,
@@ -132,7 +142,7 @@ pub fn run(config: Config, listen: SocketAddr) -> anyhow::Result<()> {
             _ = terminate.recv() => Ok("SIGTERM"),
             _ = interrupt.recv() => Ok("SIGINT"),
             _ = pipeline_ended => Err(anyhow::anyhow!("the pipeline has ended")),
-            served = http::serve(listener, metrics, health.clone(), std::future::pending()) => {
+            served = http::serve(listener, metrics, health.clone(), pages::router(desk.clone()).merge(api::router(desk)), std::future::pending()) => {
                 served.context("the pages cannot be served any more").and_then(|()| anyhow::bail!("the pages have ended"))
             }
         }

@@ -1,8 +1,11 @@
 //! What leaves the process: metrics, findings, and the pages that tell how the watch is doing. Nothing here decides.
 
+pub mod api;
+pub mod desk;
 pub mod export;
 pub mod http;
 pub mod journal;
 pub mod metrics;
+pub mod pages;
 pub mod policy;
 pub mod text;

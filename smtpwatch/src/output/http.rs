@@ -1,7 +1,6 @@
 //! `/metrics` and the health pages.
 
 use std::{
-    fmt::Write as _,
     net::{IpAddr, Ipv6Addr, SocketAddr},
     str::FromStr,
     sync::{
@@ -15,12 +14,11 @@ use axum::{
     Router,
     extract::State,
     http::{StatusCode, header},
-    response::{Html, IntoResponse, Response},
+    response::{IntoResponse, Response},
     routing::get,
 };
 
-use super::{metrics::Metrics, text::printable};
-use crate::version;
+use super::metrics::Metrics;
 
 /// Where the pages are by default: on this host only.
 pub const DEFAULT_LISTEN: &str = "127.0.0.1:19587";
@@ -85,7 +83,15 @@ impl Health {
         }
     }
 
-    fn unready(&self) -> Vec<String> {
+    /// What is attached, and what is missing.
+    #[must_use]
+    pub fn watch(&self) -> Watch {
+        lock(&self.state).clone()
+    }
+
+    /// Why nothing is watched; empty: something is.
+    #[must_use]
+    pub fn unready(&self) -> Vec<String> {
         let mut reasons = self.unhealthy();
         if lock(&self.heartbeat).is_none() {
             reasons.push("the pipeline has not started".to_owned());
@@ -102,7 +108,7 @@ impl Health {
     }
 }
 
-/// Serves until `stop` resolves. On an address that is not loopback only metrics and health are served.
+/// Serves until `stop` resolves: metrics and health, and on loopback what is `guarded` too.
 ///
 /// # Errors
 ///
@@ -111,14 +117,16 @@ pub async fn serve(
     listener: tokio::net::TcpListener,
     metrics: Arc<Metrics>,
     health: Arc<Health>,
+    guarded: Router,
     stop: impl Future<Output = ()> + Send + 'static,
 ) -> std::io::Result<()> {
-    let mut router = Router::new()
+    let router = Router::new()
         .route("/metrics", get(show_metrics))
         .route("/-/healthy", get(|State(pages): State<Pages>| async move { verdict(pages.health.unhealthy()) }))
         .route("/-/ready", get(|State(pages): State<Pages>| async move { verdict(pages.health.unready()) }));
     if listener.local_addr()?.ip().to_canonical().is_loopback() {
-        router = router.route("/", get(start_page));
+        let guarded_too = router.with_state(Pages { metrics, health }).merge(guarded);
+        return axum::serve(listener, guarded_too).with_graceful_shutdown(stop).await;
     }
     axum::serve(listener, router.with_state(Pages { metrics, health })).with_graceful_shutdown(stop).await
 }
@@ -137,32 +145,6 @@ async fn show_metrics(State(pages): State<Pages>) -> Response {
 fn verdict(reasons: Vec<String>) -> Response {
     let status = if reasons.is_empty() { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
     (status, axum::Json(reasons)).into_response()
-}
-
-async fn start_page(State(pages): State<Pages>) -> Html<String> {
-    let watch = lock(&pages.health.state).clone();
-    let reasons = pages.health.unready();
-    let mut page = format!(
-        "<!DOCTYPE html><html lang=\"en\"><head><meta charset=\"utf-8\"><title>smtpwatch</title></head><body>\
-         <h1>smtpwatch {}</h1><p>{}</p>",
-        escape(version::VERSION),
-        if reasons.is_empty() { "Watching." } else { "Not watching." }
-    );
-    for (title, lines) in [("Attached", &watch.attached), ("Missing", &watch.missing)] {
-        if !lines.is_empty() {
-            let _ = write!(page, "<h2>{title}</h2><ul>");
-            lines.iter().for_each(|line| _ = write!(page, "<li>{}</li>", escape(line)));
-            page.push_str("</ul>");
-        }
-    }
-    page.push_str(
-        "<p><a href=\"/metrics\">Metrics</a> <a href=\"/-/healthy\">Healthy</a> <a href=\"/-/ready\">Ready</a></p></body></html>\n",
-    );
-    Html(page)
-}
-
-fn escape(text: &str) -> String {
-    printable(text).replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;").replace('"', "&quot;")
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {

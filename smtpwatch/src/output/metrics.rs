@@ -324,6 +324,22 @@ impl Metrics {
         }
     }
 
+    /// The values of one metric, added up by one of its labels; without that label, under an empty name.
+    #[must_use]
+    pub fn sums(&self, name: &str, label: &str) -> BTreeMap<String, u64> {
+        let mut sums = BTreeMap::new();
+        let families = self.registry.gather();
+        for metric in families.iter().filter(|family| family.name() == name).flat_map(|family| family.get_metric()) {
+            let by = metric.get_label().iter().find(|pair| pair.name() == label).map_or("", |pair| pair.value());
+            let value = metric.get_counter().get_value() + metric.get_gauge().get_value();
+            #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "counts, far below 2^52")]
+            {
+                *sums.entry(by.to_owned()).or_default() += value.max(0.0) as u64;
+            }
+        }
+        sums
+    }
+
     /// The registry, for tests that walk it.
     #[must_use]
     pub const fn registry(&self) -> &Registry {

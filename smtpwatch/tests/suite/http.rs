@@ -8,8 +8,10 @@ use std::{
 };
 
 use smtpwatch::output::{
+    desk::{Desk, Live},
     http::{Health, Watch, serve},
     metrics::Metrics,
+    pages,
 };
 
 /// A server on `address`; stopped when the runtime is dropped.
@@ -17,7 +19,9 @@ fn start(address: &str, health: Arc<Health>) -> (tokio::runtime::Runtime, Socket
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
     let listener = runtime.block_on(tokio::net::TcpListener::bind(address)).unwrap();
     let address = listener.local_addr().unwrap();
-    runtime.spawn(serve(listener, Arc::new(Metrics::new(&[25]).unwrap()), health, std::future::pending()));
+    let metrics = Arc::new(Metrics::new(&[25]).unwrap());
+    let desk = Arc::new(Desk::new("/nonexistent".into(), metrics.clone(), health.clone(), Live::new()));
+    runtime.spawn(serve(listener, metrics, health, pages::router(desk), std::future::pending()));
     (runtime, address)
 }
 

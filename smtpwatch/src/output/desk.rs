@@ -1,0 +1,204 @@
+//! What pages and API look at: the store through a few readers of its own, the metrics, the health, and what happens live.
+
+use std::{
+    collections::BTreeMap,
+    path::PathBuf,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+};
+
+use schemars::JsonSchema;
+use serde::Serialize;
+use smtpwatch_core::{
+    Finding, Timestamp,
+    finding::{Kind, Severity},
+};
+use tokio::sync::{Semaphore, broadcast};
+
+use super::{http::Health, metrics::Metrics};
+use crate::{
+    clock::now,
+    store::{
+        KeptAs, Store, StoreError,
+        incidents::{LookupError, StoreCounts},
+    },
+    version,
+};
+
+/// Questions to the store that are answered at once; others wait for their turn.
+const READERS: usize = 4;
+/// Events that a slow browser may be behind; then it is told to look again at everything.
+const BEHIND: usize = 256;
+
+/// One for the whole daemon.
+pub struct Desk {
+    path: PathBuf,
+    readers: Mutex<Vec<Store>>,
+    turns: Semaphore,
+    metrics: Arc<Metrics>,
+    health: Arc<Health>,
+    live: Live,
+    started: Timestamp,
+}
+
+/// What happens, to everybody who listens.
+#[derive(Clone)]
+pub struct Live(broadcast::Sender<Happened>);
+
+/// A finding came on record.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, JsonSchema)]
+pub struct Happened {
+    /// The finding.
+    pub finding: String,
+    /// Its incident.
+    pub incident: String,
+    /// Findings of that incident, this one included.
+    pub findings: u64,
+    /// What happened.
+    pub kind: Kind,
+    /// How loud.
+    pub severity: Severity,
+    /// When.
+    pub time: Timestamp,
+}
+
+/// How the watch is doing.
+#[derive(Clone, PartialEq, Debug, Serialize, JsonSchema)]
+pub struct Status {
+    /// Version of smtpwatch.
+    pub version: &'static str,
+    /// When the daemon was started.
+    pub started: Timestamp,
+    /// Now.
+    pub time: Timestamp,
+    /// Why it does not watch; empty: it does.
+    pub not_watching: Vec<String>,
+    /// One line for each hook that is ours.
+    pub attached: Vec<String>,
+    /// One line for each thing that is wanted and missing.
+    pub missing: Vec<String>,
+    /// Sessions since the start, by how they came out.
+    pub sessions: BTreeMap<String, u64>,
+    /// Findings since the start, by severity.
+    pub findings: BTreeMap<String, u64>,
+    /// Connections that are followed.
+    pub flows: u64,
+    /// Rows of history.
+    pub peers: u64,
+    /// What was lost since the start, by reason; reasons without a loss are left out.
+    pub losses: BTreeMap<String, u64>,
+    /// What the store holds; `None`: it cannot be read.
+    pub store: Option<StoreCounts>,
+}
+
+impl Live {
+    /// Nobody listens yet.
+    #[must_use]
+    pub fn new() -> Self {
+        Self(broadcast::channel(BEHIND).0)
+    }
+
+    /// A finding came on record.
+    pub fn tell(&self, finding: &Finding, kept: &KeptAs) {
+        let happened = Happened {
+            finding: finding.id.clone(),
+            incident: kept.incident.clone(),
+            findings: kept.findings,
+            kind: finding.kind,
+            severity: finding.severity,
+            time: finding.time,
+        };
+        // Nobody listens: nobody misses it.
+        let _ = self.0.send(happened);
+    }
+
+    /// What happens from here on.
+    #[must_use]
+    pub fn listen(&self) -> broadcast::Receiver<Happened> {
+        self.0.subscribe()
+    }
+}
+
+impl Default for Live {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl Desk {
+    /// Over the store at this path, which exists.
+    #[must_use]
+    pub fn new(path: PathBuf, metrics: Arc<Metrics>, health: Arc<Health>, live: Live) -> Self {
+        let (readers, turns) = (Mutex::new(Vec::new()), Semaphore::new(READERS));
+        Self { path, readers, turns, metrics, health, live, started: now() }
+    }
+
+    /// What happens live.
+    #[must_use]
+    pub const fn live(&self) -> &Live {
+        &self.live
+    }
+
+    /// Asks the store, off the thread that serves.
+    ///
+    /// # Errors
+    ///
+    /// The store cannot be opened, or what was asked fails.
+    pub async fn ask<T: Send + 'static>(
+        self: &Arc<Self>,
+        question: impl FnOnce(&mut Store) -> Result<T, LookupError> + Send + 'static,
+    ) -> Result<T, LookupError> {
+        // It is never closed.
+        let _turn = self.turns.acquire().await;
+        let desk = self.clone();
+        let answer = tokio::task::spawn_blocking(move || {
+            let reader = lock(&desk.readers).pop();
+            let mut reader = match reader {
+                Some(reader) => reader,
+                None => Store::open_existing(&desk.path)?,
+            };
+            let answer = question(&mut reader);
+            if !matches!(answer, Err(LookupError::Store(_))) {
+                lock(&desk.readers).push(reader);
+            }
+            answer
+        });
+        answer.await.unwrap_or_else(|_| Err(StoreError::Missing(self.path.clone()).into()))
+    }
+
+    /// How the watch is doing.
+    pub async fn status(self: &Arc<Self>) -> Status {
+        let store = self.ask(|store| Ok(store.held()?)).await.ok();
+        let watch = self.health.watch();
+        let sums = |name: &str, label: &str| self.metrics.sums(name, label);
+        let mut losses = BTreeMap::new();
+        for (name, label, what) in [
+            ("smtpwatch_kernel_dropped_total", "reason", "kernel"),
+            ("smtpwatch_reassembly_gaps_total", "cause", "gap"),
+            ("smtpwatch_flows_evicted_total", "reason", "evicted"),
+            ("smtpwatch_output_failures_total", "output", "output"),
+        ] {
+            let lost = sums(name, label).into_iter().filter(|(_, count)| *count > 0);
+            losses.extend(lost.map(|(reason, count)| (format!("{what}: {reason}"), count)));
+        }
+        let gauge = |name: &str| sums(name, "").into_values().sum();
+        Status {
+            version: version::VERSION,
+            started: self.started,
+            time: now(),
+            not_watching: self.health.unready(),
+            attached: watch.attached,
+            missing: watch.missing,
+            sessions: sums("smtpwatch_sessions_total", "result"),
+            findings: sums("smtpwatch_findings_total", "severity"),
+            flows: gauge("smtpwatch_flows"),
+            peers: gauge("smtpwatch_baseline_peers"),
+            losses,
+            store,
+        }
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    // What a panicking thread left is whole: readers are put in and taken out in one step.
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
