@@ -1,10 +1,14 @@
 //! One flow of the table: its connection, its session, and the claims that were made about it.
 
-use std::{sync::Arc, time::Duration};
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
-use super::output::{SessionResult, SessionSummary};
+use super::{
+    output::{SessionResult, SessionSummary},
+    rows::Rows,
+};
 use crate::{
     Finding, FlowKey, Role, Segment, Side, TcpFlags, Timestamp,
+    exhibit::{Copies, Exhibit, Known, Octets, Piece, PolicyUsed},
     finding::{FlowInfo, Kind, Observed, Outcome, PeerInfo, Provenance, SCHEMA_VERSION, Sender, Severity},
     flow::{Connection, SynFingerprint},
     judge::{
@@ -65,6 +69,14 @@ pub(super) struct Flow {
     typed: u32,
     /// Who on this host sends, as far as the kernel told.
     sender: Option<SocketOwner>,
+    /// Its packets, as evidence.
+    rows: Rows,
+}
+
+/// What was known of a peer when a finding was made.
+pub(super) struct Context {
+    pub(super) history: Option<Known>,
+    pub(super) policies: Vec<PolicyUsed>,
 }
 
 impl Flow {
@@ -96,6 +108,7 @@ impl Flow {
             reset_ttl: None,
             typed: 0,
             sender: None,
+            rows: Rows::default(),
         };
         flow.measure(segment);
         flow
@@ -108,6 +121,9 @@ impl Flow {
 
     /// What the packets of this flow look like, as far as it is compared later.
     fn measure(&mut self, segment: &Segment<'_>) {
+        if !self.settled {
+            self.rows.push(segment);
+        }
         self.payload |= segment.length > 0;
         self.open |= !segment.flags.contains(TcpFlags::SYN);
         if segment.flags.contains(TcpFlags::SYN) {
@@ -211,7 +227,7 @@ impl Flow {
         self.raised.push((claim.kind, claim.instance, claim.severity));
     }
 
-    pub(super) fn finding(&self, at: Timestamp, claim: Claim) -> Finding {
+    pub(super) fn finding(&self, at: Timestamp, claim: Claim, context: &Context) -> Finding {
         let seen = &self.session.seen;
         let name = match self.role {
             Role::Client => seen.server_names().first().map(|name| (*name).to_owned()),
@@ -247,8 +263,44 @@ impl Flow {
             proof: claim.proof,
             sender: self.sender.map(|owner| Sender { uid: owner.uid, cgroup_id: owner.cgroup, ..Sender::default() }),
             provenance: Provenance::default(),
-            exhibit: None,
+            exhibit: Some(Box::new(self.exhibit(context))),
         }
+    }
+
+    /// The evidence, as far as it goes.
+    fn exhibit(&self, context: &Context) -> Exhibit {
+        let pieces = self.session.kept().map(|(from, offset, octets)| Piece {
+            from,
+            seq: self.connection.seq_at(from, offset),
+            octets: Octets(octets.to_vec()),
+        });
+        let (packets, packets_left_out) = self.rows.packets();
+        let copies = self.connection.conflicts().iter().map(|conflict| {
+            let [first, other] = self.session.copies(conflict);
+            Copies {
+                from: conflict.from,
+                seq: self.connection.seq_at(conflict.from, conflict.offset),
+                first: Octets(first),
+                other: Octets(other),
+                time: conflict.at,
+                ttl: conflict.ttl,
+            }
+        });
+        Exhibit {
+            octets: pieces.collect(),
+            octets_left_out: self.session.left_out(),
+            packets,
+            packets_left_out,
+            copies: copies.collect(),
+            history: context.history.clone(),
+            policies: context.policies.clone(),
+            losses: BTreeMap::new(),
+        }
+    }
+
+    /// A claim is held back.
+    pub(super) fn holds_claims(&self) -> bool {
+        !self.held.is_empty()
     }
 
     /// By what a published policy is found.

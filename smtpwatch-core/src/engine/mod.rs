@@ -5,6 +5,7 @@ mod flow;
 mod output;
 mod places;
 mod quota;
+mod rows;
 mod table;
 
 use std::{collections::VecDeque, hash::BuildHasher as _, net::IpAddr, sync::Arc, time::Duration};
@@ -13,18 +14,24 @@ pub use self::{
     delivery::{Delivery, PolicyType, ResultType},
     output::{EvictReason, GateAction, GateOrder, LossCause, Output, SessionResult, SessionSummary},
 };
-use self::{flow::Flow, places::Place, quota::Quota, table::Table};
+use self::{
+    flow::{Context, Flow},
+    places::Place,
+    quota::Quota,
+    table::Table,
+};
 use crate::{
     FlowKey, Role, Segment, Side, TcpFlags, Timestamp,
+    exhibit::{Known, PolicyUsed},
     flow::{CloseCause, FlowEvent},
     judge::{self, Case},
     limits,
     policy::{
         expectation::{Expectation, Subject},
         failures::{Failure, Failures},
-        history::{History, SessionNote, Strength},
+        history::{History, HistoryPeer, SessionNote, Strength},
         published::{self, Learned, PATIENCE, Published, Wanted, domain_name},
-        rule::Rule,
+        rule::{Rule, StarttlsRule},
         scope::Scope,
     },
     smtp::{HandshakeEnd, SessionEvent, Starttls, TlsPhase},
@@ -603,6 +610,11 @@ impl Engine {
             certificate: certificate.as_ref(),
             unanswered,
         });
+        let context = if claims.is_empty() && !flow.holds_claims() {
+            Context { history: None, policies: Vec::new() }
+        } else {
+            Context { history: self.known(&subject), policies: policies_used(&expectation) }
+        };
         let seen = &flow.session.seen;
         if urgency == Urgency::Closed {
             self.failures.end(key);
@@ -635,8 +647,20 @@ impl Engine {
         }
         for claim in due {
             flow.raise(&claim);
-            self.outputs.push_back(Output::Finding(Box::new(flow.finding(at, claim))));
+            self.outputs.push_back(Output::Finding(Box::new(flow.finding(at, claim, &context))));
         }
+    }
+
+    /// What had been seen of a peer: by its address, else by its name.
+    fn known(&self, subject: &Subject<'_>) -> Option<Known> {
+        subject.history_keys().find_map(|key| {
+            let record = self.history.get(&key)?.clone();
+            let peer = match key.peer {
+                HistoryPeer::Address(address) => address.to_string(),
+                HistoryPeer::Name(name) => name,
+            };
+            Some(Known { peer, record })
+        })
     }
 
     /// Remembers a handshake that failed. A client that leaves after the go-ahead without a single TLS octet is a probe.
@@ -694,6 +718,24 @@ impl Engine {
             self.outputs.extend(forgotten.into_iter().map(Output::HistoryForgotten));
         }
     }
+}
+
+/// The policies that want TLS for a session, the one that speaks first.
+fn policies_used(expectation: &Expectation<'_>) -> Vec<PolicyUsed> {
+    let rule = expectation.rule.filter(|(_, rule)| rule.starttls.is_some_and(|rule| rule != StarttlsRule::Ignore));
+    let rule = rule.map(|(place, rule)| PolicyUsed {
+        source: "rule".to_owned(),
+        mode: if rule.starttls == Some(StarttlsRule::Required) { "enforce" } else { "testing" }.to_owned(),
+        subject: String::new(),
+        detail: format!("rule {place} of the configuration"),
+    });
+    let published = expectation.published.iter().map(|demand| PolicyUsed {
+        source: demand.source.as_str().to_owned(),
+        mode: demand.weight.mode().unwrap_or("hint").to_owned(),
+        subject: demand.subject.clone(),
+        detail: demand.detail.clone(),
+    });
+    rule.into_iter().chain(published).collect()
 }
 
 /// The peer's address.

@@ -13,13 +13,16 @@ pub(super) struct Line<'a> {
     pub(super) bare_lf: bool,
     /// Octets were cut off at the end.
     pub(super) truncated: bool,
+    /// How many it took in the stream, with its end and what was cut off.
+    pub(super) octets: usize,
 }
 
 /// Splits one direction into lines, however it is cut into pieces.
 #[derive(Debug, Default)]
 pub(super) struct Lines {
     buffer: Vec<u8>,
-    overflow: bool,
+    /// Octets of the line that were cut off.
+    overflow: usize,
 }
 
 impl Lines {
@@ -34,21 +37,29 @@ impl Lines {
             && let Some(body) = piece.strip_suffix(b"\n")
         {
             let bare = body.strip_suffix(b"\r");
-            return Some(Line { bytes: bare.unwrap_or(body).into(), bare_lf: bare.is_none(), truncated: false });
+            return Some(Line {
+                bytes: bare.unwrap_or(body).into(),
+                bare_lf: bare.is_none(),
+                truncated: false,
+                octets: piece.len(),
+            });
         }
         let room = limits::LINE.saturating_sub(self.buffer.len());
         let body = if end.is_some() { &piece[..piece.len() - 1] } else { piece };
         self.buffer.extend_from_slice(&body[..body.len().min(room)]);
         // A CR at the very bound belongs to the line's end, not to its content.
-        self.overflow |= body.len() > room && !(end.is_some() && body.len() == room + 1 && body.ends_with(b"\r"));
+        let ends = end.is_some() && body.len() == room + 1 && body.ends_with(b"\r");
+        let (cut, end_octets) = if ends { (0, 2) } else { (body.len().saturating_sub(room), 1) };
+        self.overflow += cut;
         end?;
         let mut bytes = std::mem::take(&mut self.buffer);
-        let truncated = std::mem::take(&mut self.overflow);
+        let cut = std::mem::take(&mut self.overflow);
+        let (truncated, octets) = (cut > 0, bytes.len() + cut + end_octets);
         let bare_lf = bytes.last() != Some(&b'\r') && !truncated;
         if !bare_lf && bytes.last() == Some(&b'\r') {
             bytes.pop();
         }
-        Some(Line { bytes: bytes.into(), bare_lf, truncated })
+        Some(Line { bytes: bytes.into(), bare_lf, truncated, octets })
     }
 
     /// The line that has begun and has no end yet.
@@ -59,7 +70,7 @@ impl Lines {
     /// Forgets what has begun.
     pub(super) fn clear(&mut self) {
         self.buffer = Vec::new();
-        self.overflow = false;
+        self.overflow = 0;
     }
 }
 
@@ -69,13 +80,16 @@ mod tests {
 
     fn split(pieces: &[&[u8]]) -> Vec<(Vec<u8>, bool, bool)> {
         let mut lines = Lines::default();
-        let mut found = Vec::new();
+        let (mut found, mut taken) = (Vec::new(), lines.partial().len());
         for piece in pieces {
             let mut input = *piece;
-            while let Some(Line { bytes, bare_lf, truncated }) = lines.take(&mut input) {
+            while let Some(Line { bytes, bare_lf, truncated, octets }) = lines.take(&mut input) {
+                taken += octets;
                 found.push((bytes.into_owned(), bare_lf, truncated));
             }
         }
+        let all: usize = pieces.iter().map(|piece| piece.len()).sum();
+        assert_eq!(taken + lines.partial().len() + lines.overflow, all, "every octet is of a line");
         found
     }
 

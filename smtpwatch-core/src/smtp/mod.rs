@@ -18,6 +18,7 @@ mod body;
 mod command;
 mod echo;
 mod ehlo;
+mod kept;
 mod line;
 mod observation;
 mod reply;

@@ -106,7 +106,12 @@ mod tests {
 
     fn replies(lines: &[&'static str]) -> Vec<(u16, Vec<String>)> {
         let mut replies = Replies::default();
-        let line = |text: &'static str| Line { bytes: text.as_bytes().into(), bare_lf: false, truncated: false };
+        let line = |text: &'static str| Line {
+            bytes: text.as_bytes().into(),
+            bare_lf: false,
+            truncated: false,
+            octets: text.len() + 2,
+        };
         let text = |reply: Reply| {
             (reply.code, reply.lines.iter().map(|line| String::from_utf8_lossy(&line.text).into_owned()).collect())
         };
@@ -130,7 +135,8 @@ mod tests {
     #[test]
     fn a_reply_without_end_is_bounded_and_keeps_what_counts() {
         let mut replies = Replies::default();
-        let line = |text: &'static [u8]| Line { bytes: text.into(), bare_lf: false, truncated: false };
+        let line =
+            |text: &'static [u8]| Line { bytes: text.into(), bare_lf: false, truncated: false, octets: text.len() + 2 };
         for text in [&b"250-SIZE"[..], b"250-STARTTLS"] {
             for _ in 0..10 * limits::REPLY_LINES {
                 assert_eq!(replies.push(&line(text)), None);

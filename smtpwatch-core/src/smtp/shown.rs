@@ -1,62 +1,224 @@
-//! Commands and replies as the transcript shows them: no secret, no user name, no argument of a verb that nobody knows.
+//! Lines as they may be shown: no secret, no user name, no argument of a verb that nobody knows.
+//!
+//! What is hidden is decided once, octet by octet; the transcript and the evidence are two ways to write the same decision.
 
-use std::{borrow::Cow, fmt::Write as _};
+use std::{borrow::Cow, fmt::Write as _, ops::Range};
 
 use super::{
+    auth::MechanismClass,
     command::{Command, split_word},
-    transcript::{is_verb, printable},
+    secret::{BLANK, Secret},
+    transcript::{is_verb, printable_whole},
 };
+use crate::{exhibit, limits};
 
-/// A command as the transcript shows it: no secret, no user name, no argument of a verb that nobody knows.
-pub(super) fn shown(command: &Command, line: &[u8]) -> String {
-    let (verb, rest) = split_word(line);
-    match command {
-        Command::Auth { mechanism, initial } => match initial {
-            Some(octets) => format!("{} {} [{octets} octets]", printable(verb), mechanism.name()),
-            None => format!("{} {}", printable(verb), mechanism.name()),
-        },
-        Command::Other => {
-            let rest = rest.trim_ascii().len();
-            let verb = if is_verb(verb) { printable(verb) } else { format!("[{} octets]", verb.len()) };
-            if rest == 0 { verb } else { format!("{verb} [{rest} octets]") }
-        }
-        Command::Mail { .. } | Command::Rcpt(_) => blank_path(&printable(line)),
-        Command::Ehlo(_) | Command::Helo(_) | Command::Turn => with_words(verb, rest, 1),
-        Command::Bdat { .. } => with_words(verb, rest, 2),
-        Command::Starttls | Command::Data | Command::Rset | Command::Quit => with_words(verb, rest, 0),
-    }
+/// How an octet is shown.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Mark {
+    /// As it is.
+    Plain,
+    /// As `[secret]`.
+    Secret,
+    /// As `[12 octets]`.
+    Counted,
+    /// As `*`.
+    Starred,
 }
 
-/// A verb with so many words that its grammar has; whatever else stands there is counted.
-fn with_words(verb: &[u8], mut rest: &[u8], words: usize) -> String {
-    let mut shown = printable(verb);
-    for _ in 0..words {
-        let (word, more) = split_word(rest);
-        if !word.is_empty() {
-            shown.push(' ');
-            shown.push_str(&blank_local_parts(printable(word)));
-        }
-        rest = more;
-    }
-    match rest.trim_ascii().len() {
-        0 => shown,
-        octets => format!("{shown} [{octets} octets]"),
-    }
+/// A line of which some octets are hidden.
+#[derive(Clone, PartialEq, Eq)]
+pub(super) struct Shown<'a> {
+    line: &'a [u8],
+    /// One for each octet; empty: all are plain.
+    marks: Vec<Mark>,
 }
 
-/// A refusal without what it quotes of a line that nobody knows: body text, where the server refused the message. A verb
-/// stays: it may be one that was not sent (THREATS FO-12).
-pub(super) fn without_quotes(text: Cow<'_, str>) -> Cow<'_, str> {
-    const QUOTES: [char; 3] = ['"', '\'', '`'];
-    if !text.contains(QUOTES) {
-        return text;
+impl<'a> Shown<'a> {
+    const fn plain(line: &'a [u8]) -> Self {
+        Self { line, marks: Vec::new() }
     }
-    let pieces = text.split(QUOTES).enumerate();
-    let shown = pieces.map(|(place, piece)| match place % 2 {
-        1 if !is_verb(piece.as_bytes()) => format!("[{} octets]", piece.len()),
-        _ => piece.to_owned(),
-    });
-    shown.collect::<Vec<_>>().join("\"").into()
+
+    /// Nothing of it is shown but how long it is, without the blanks around it.
+    pub(super) fn nothing(line: &'a [u8]) -> Self {
+        Self::plain(line).counted(line.trim_ascii())
+    }
+
+    /// A command.
+    pub(super) fn command(command: &Command, line: &'a [u8]) -> Self {
+        let (verb, rest) = split_word(line);
+        let shown = Self::plain(line);
+        match command {
+            Command::Auth { mechanism, .. } => {
+                let (word, rest) = split_word(rest);
+                let initial = rest.trim_ascii();
+                let shown = if initial == b"=" { shown } else { shown.counted(initial) };
+                // A word that is no mechanism may be the secret itself.
+                let known = MechanismClass::of(mechanism.name()) != MechanismClass::Unknown;
+                if known { shown } else { shown.counted(word) }
+            }
+            Command::Other if is_verb(verb) => shown.counted(rest.trim_ascii()),
+            Command::Other => Self::nothing(line),
+            Command::Mail { .. } | Command::Rcpt(_) => shown.without_path(),
+            Command::Ehlo(_) | Command::Helo(_) | Command::Turn => shown.with_words(rest, 1),
+            Command::Bdat { .. } => shown.with_words(rest, 2),
+            Command::Starttls | Command::Data | Command::Rset | Command::Quit => shown.with_words(rest, 0),
+        }
+    }
+
+    /// A reply of which only the code is shown.
+    pub(super) fn code_alone(line: &'a [u8]) -> Self {
+        Self::plain(line).counted(&line[line.len().min(4)..])
+    }
+
+    /// A reply: it may quote what the client sent. `answers_other`: the command was none that is known.
+    pub(super) fn reply<'s>(line: &'a [u8], secrets: impl Iterator<Item = &'s Secret>, answers_other: bool) -> Self {
+        let mut shown = Self::plain(line);
+        for secret in secrets {
+            for range in secret.places(line) {
+                shown.mark(range, Mark::Secret);
+            }
+        }
+        if answers_other {
+            shown = shown.without_quotes();
+        }
+        shown.without_local_parts(0..line.len())
+    }
+
+    /// In printable form; of plain octets not more than [`limits::TRANSCRIPT_LINE`].
+    pub(super) fn text(&self) -> String {
+        if self.marks.is_empty() && self.line.len() <= limits::TRANSCRIPT_LINE {
+            return printable_whole(self.line);
+        }
+        let (mut text, mut room, mut cut) = (String::with_capacity(self.line.len()), limits::TRANSCRIPT_LINE, 0);
+        for (range, mark) in self.runs() {
+            let length = range.len();
+            // Writing to a String cannot fail.
+            match mark {
+                Mark::Plain => {
+                    let fits = length.min(room);
+                    text.push_str(&printable_whole(&self.line[range.start..range.start + fits]));
+                    (room, cut) = (room - fits, cut + length - fits);
+                }
+                Mark::Secret => text.push_str(BLANK),
+                Mark::Counted => _ = write!(text, "[{length} octets]"),
+                Mark::Starred => text.push('*'),
+            }
+        }
+        if cut > 0 {
+            let _ = write!(text, "[{cut} octets cut]");
+        }
+        text
+    }
+
+    /// The octets, what is hidden overwritten; as many as they were.
+    pub(super) fn octets(&self) -> Cow<'a, [u8]> {
+        if self.marks.is_empty() {
+            return self.line.into();
+        }
+        let blank = |(octet, mark): (&u8, &Mark)| if *mark == Mark::Plain { *octet } else { exhibit::BLANK };
+        self.line.iter().zip(&self.marks).map(blank).collect::<Vec<_>>().into()
+    }
+
+    /// Neighbours that are shown in one way.
+    fn runs(&self) -> impl Iterator<Item = (Range<usize>, Mark)> {
+        let mut start = 0;
+        std::iter::from_fn(move || {
+            if start >= self.line.len() {
+                return None;
+            }
+            let mark = self.marks.get(start).copied().unwrap_or(Mark::Plain);
+            let same = self.marks.get(start..).unwrap_or_default().iter().take_while(|other| **other == mark).count();
+            let end = if same == 0 { self.line.len() } else { start + same };
+            Some((std::mem::replace(&mut start, end)..end, mark))
+        })
+    }
+
+    fn mark(&mut self, range: Range<usize>, mark: Mark) {
+        if range.is_empty() {
+            return;
+        }
+        if self.marks.is_empty() {
+            self.marks = vec![Mark::Plain; self.line.len()];
+        }
+        if let Some(marks) = self.marks.get_mut(range) {
+            marks.fill(mark);
+        }
+    }
+
+    /// Hides a part of the line, and tells how long it is.
+    fn counted(mut self, part: &[u8]) -> Self {
+        self.mark(self.place(part), Mark::Counted);
+        self
+    }
+
+    /// Where a part of the line stands in it.
+    fn place(&self, part: &[u8]) -> Range<usize> {
+        let start = part.as_ptr().addr().saturating_sub(self.line.as_ptr().addr());
+        start..start + part.len()
+    }
+
+    /// So many words that the grammar of a verb has are shown; what stands behind them is counted.
+    fn with_words(mut self, mut rest: &'a [u8], words: usize) -> Self {
+        for _ in 0..words {
+            let (word, more) = split_word(rest);
+            let place = self.place(word);
+            self = self.without_local_parts(place);
+            rest = more;
+        }
+        self.counted(rest.trim_ascii())
+    }
+
+    /// A refusal without what it quotes of a line that nobody knows: body text, where the server refused the message. A verb
+    /// stays: it may be one that was not sent (THREATS FO-12).
+    fn without_quotes(mut self) -> Self {
+        let line = self.line;
+        for piece in line.split(|octet| b"\"'`".contains(octet)).skip(1).step_by(2) {
+            if !is_verb(piece) {
+                self = self.counted(piece);
+            }
+        }
+        self
+    }
+
+    /// MAIL and RCPT: everything between `<` (or the colon) and the last `@` of the path is the local part, quoted or not, and the
+    /// identity of the AUTH parameter (RFC 4954 §5) is one too.
+    fn without_path(mut self) -> Self {
+        let line = self.line;
+        let end = line.iter().position(|octet| *octet == b'>').unwrap_or(line.len());
+        let start = line[..end].iter().position(|octet| b"<:".contains(octet)).map_or(0, |at| at + 1);
+        // `MAIL FROM` or `RCPT TO`, and nothing else.
+        let (_, before) = split_word(&line[..start]);
+        let before = before.trim_ascii_end().strip_suffix(b":").unwrap_or(before).trim_ascii();
+        if !before.eq_ignore_ascii_case(b"FROM") && !before.eq_ignore_ascii_case(b"TO") {
+            self = self.counted(before);
+        }
+        let path = line[start..end].trim_ascii();
+        let path = path.strip_prefix(b"<").unwrap_or(path);
+        let local = path.iter().rposition(|octet| *octet == b'@').unwrap_or(path.len());
+        self.mark(self.place(&path[..local]), Mark::Starred);
+        for word in line[end..].split(|octet| *octet == b' ') {
+            let name = word.split(|octet| *octet == b'=').next().unwrap_or_default();
+            let is = |known: &&str| name.eq_ignore_ascii_case(known.as_bytes());
+            if IDENTITIES.iter().any(is) {
+                self.mark(self.place(word.get(name.len() + 1..).unwrap_or_default()), Mark::Starred);
+            } else if !matches!(word, b"" | b">") && !PARAMETERS.iter().any(is) {
+                self = self.counted(word);
+            }
+        }
+        self
+    }
+
+    /// `local@domain` becomes `*@domain`: who writes to whom is in the mail server's log, where the operator decided to keep it.
+    fn without_local_parts(mut self, range: Range<usize>) -> Self {
+        let line = self.line;
+        let Some(part) = line.get(range).filter(|part| part.contains(&b'@')) else { return self };
+        for word in part.split(|octet| b"<>:,;()[] \t".contains(octet)) {
+            if let Some(at) = word.iter().rposition(|octet| *octet == b'@') {
+                self.mark(self.place(&word[..at]), Mark::Starred);
+            }
+        }
+        self
+    }
 }
 
 /// Parameters of MAIL and RCPT whose values may be shown (IANA registry of SMTP service extensions).
@@ -77,59 +239,70 @@ const PARAMETERS: [&str; 12] = [
 /// Those that hold an identity.
 const IDENTITIES: [&str; 3] = ["AUTH", "ENVID", "ORCPT"];
 
-/// MAIL and RCPT: everything between `<` (or the colon) and the last `@` of the path is the local part, quoted or not, and the
-/// identity of the AUTH parameter (RFC 4954 §5) is one too.
-fn blank_path(text: &str) -> String {
-    let end = text.find('>').unwrap_or(text.len());
-    let start = text[..end].find(['<', ':']).map_or(0, |at| at + 1);
-    let (path, rest) = (&text[start..end], &text[end..]);
-    let mut shown = String::with_capacity(text.len());
-    shown.push_str(&text[..start]);
-    if text[..start].ends_with(':') && path.starts_with('<') {
-        shown.push('<');
-    }
-    if !path.trim().is_empty() {
-        shown.push('*');
-        shown.push_str(path.rfind('@').map_or("", |at| &path[at..]));
-    }
-    for (place, word) in rest.split(' ').enumerate() {
-        if place > 0 {
-            shown.push(' ');
-        }
-        let name = word.split('=').next().unwrap_or_default();
-        let is = |known: &&str| name.eq_ignore_ascii_case(known);
-        match word {
-            "" | ">" => shown.push_str(word),
-            _ if IDENTITIES.iter().any(is) => {
-                shown.push_str(name);
-                shown.push_str("=*");
-            }
-            _ if PARAMETERS.iter().any(is) => shown.push_str(word),
-            _ => {
-                // Writing to a String cannot fail.
-                let _ = write!(shown, "[{} octets]", word.len());
-            }
-        }
-    }
-    shown
-}
+#[cfg(test)]
+mod tests {
+    use super::*;
 
-/// `local@domain` becomes `*@domain`, and the identity of MAIL's AUTH parameter (RFC 4954 §5) becomes `*`: who writes to whom
-/// is in the mail server's log, where the operator decided to keep it.
-pub(super) fn blank_local_parts(text: String) -> String {
-    if !text.contains('@') {
-        return text;
+    fn command(line: &str) -> (String, String) {
+        let shown = Shown::command(&Command::parse(line.as_bytes()), line.as_bytes());
+        (shown.text(), String::from_utf8(shown.octets().into_owned()).expect("text"))
     }
-    const DELIMITERS: [char; 11] = ['<', '>', ':', ',', ';', '(', ')', '[', ']', ' ', '\t'];
-    let mut shown = String::with_capacity(text.len());
-    for word in text.split_inclusive(DELIMITERS) {
-        match word.rsplit_once('@') {
-            Some((_, domain)) => {
-                shown.push_str("*@");
-                shown.push_str(domain);
-            }
-            None => shown.push_str(word),
+
+    #[test]
+    fn what_is_hidden_is_hidden_in_both_ways_of_writing() {
+        for (line, text, octets) in [
+            ("EHLO mail.example.org", "EHLO mail.example.org", "EHLO mail.example.org"),
+            ("EHLO anna@example.org x", "EHLO *@example.org [1 octets]", "EHLO ****@example.org *"),
+            ("AUTH PLAIN AGEAYg==", "AUTH PLAIN [8 octets]", "AUTH PLAIN ********"),
+            ("auth login", "auth login", "auth login"),
+            ("AUTH PLAIN =", "AUTH PLAIN =", "AUTH PLAIN ="),
+            ("AUTH hunter2", "AUTH [7 octets]", "AUTH *******"),
+            ("AUTH AGEAYg==", "AUTH [8 octets]", "AUTH ********"),
+            (
+                "MAIL FROM:<a.b@example.org> SIZE=9",
+                "MAIL FROM:<*@example.org> SIZE=9",
+                "MAIL FROM:<***@example.org> SIZE=9",
+            ),
+            ("MAIL FROM: <a@example.org>", "MAIL FROM: <*@example.org>", "MAIL FROM: <*@example.org>"),
+            ("MAIL FROM:<>", "MAIL FROM:<>", "MAIL FROM:<>"),
+            ("MAIL FROM:<a@b> AUTH=anna X=1", "MAIL FROM:<*@b> AUTH=* [3 octets]", "MAIL FROM:<*@b> AUTH=**** ***"),
+            ("RCPT TO:<\"a@b c\"@example.net>", "RCPT TO:<*@example.net>", "RCPT TO:<*******@example.net>"),
+            ("RCPT TO:postmaster", "RCPT TO:*", "RCPT TO:**********"),
+            ("RCPT hunter2 TO:<a@b>", "RCPT [10 octets]:<*@b>", "RCPT **********:<*@b>"),
+            ("STARTTLS now", "STARTTLS [3 octets]", "STARTTLS ***"),
+            ("XXXX mail.example.org", "XXXX [16 octets]", "XXXX ****************"),
+            ("dXNlcg==", "[8 octets]", "********"),
+            ("BDAT 100 LAST", "BDAT 100 LAST", "BDAT 100 LAST"),
+            ("", "", ""),
+        ] {
+            assert_eq!(command(line), (text.to_owned(), octets.to_owned()), "{line}");
+            assert_eq!(command(line).1.len(), line.len());
         }
     }
-    shown
+
+    #[test]
+    fn a_long_line_is_cut_and_what_is_hidden_is_counted_whole() {
+        let long = format!("EHLO {}", "a".repeat(1000));
+        assert!(command(&long).0.ends_with("a[493 octets cut]"));
+        let long = format!("AUTH PLAIN {}", "A".repeat(12_000));
+        assert_eq!(command(&long).0, "AUTH PLAIN [12000 octets]");
+    }
+
+    #[test]
+    fn replies_quote_no_secret() {
+        let secrets = [Secret::new(b"AGFubmEATjB0LWEtczNjcmV0".to_vec())];
+        let shown = |line: &'static str, other| {
+            let shown = Shown::reply(line.as_bytes(), secrets.iter(), other);
+            (shown.text(), String::from_utf8_lossy(&shown.octets()).into_owned())
+        };
+        assert_eq!(
+            shown("535 user anna, password N0t-a-s3cret wrong", false),
+            ("535 user [secret], password [secret] wrong".into(), "535 user ****, password ************ wrong".into())
+        );
+        assert_eq!(shown("250 <anna.b@example.org> ok", false).1, "250 <******@example.org> ok");
+        assert_eq!(shown("500 unknown: \"hello there\"", true).0, "500 unknown: \"[11 octets]\"");
+        assert_eq!(shown("500 unknown: \"XXXX\"", true).0, "500 unknown: \"XXXX\"");
+        assert_eq!(Shown::code_alone(b"250-a secret").text(), "250-[8 octets]");
+        assert_eq!(Shown::code_alone(b"25").octets(), &b"25"[..]);
+    }
 }

@@ -70,13 +70,21 @@ impl Transcript {
     }
 }
 
-/// Text that is safe on a terminal, in JSON and in a page: printable characters stay, every other octet is `\xNN`; cut
-/// after [`limits::TRANSCRIPT_LINE`] octets of input.
+/// [`printable_whole`], cut after [`limits::TRANSCRIPT_LINE`] octets of input.
 pub(super) fn printable(bytes: &[u8]) -> String {
     let cut = &bytes[..bytes.len().min(limits::TRANSCRIPT_LINE)];
+    let mut text = printable_whole(cut);
+    if bytes.len() > cut.len() {
+        // Writing to a String cannot fail.
+        let _ = write!(text, "[{} octets cut]", bytes.len() - cut.len());
+    }
+    text
+}
+
+/// Text that is safe on a terminal, in JSON and in a page: printable characters stay, every other octet is `\xNN`.
+pub(super) fn printable_whole(cut: &[u8]) -> String {
     // Nearly every line.
-    if bytes.len() == cut.len()
-        && cut.iter().all(|octet| matches!(octet, b' '..=b'~') && *octet != b'\\')
+    if cut.iter().all(|octet| matches!(octet, b' '..=b'~') && *octet != b'\\')
         && let Ok(text) = str::from_utf8(cut)
     {
         return text.to_owned();
@@ -94,9 +102,6 @@ pub(super) fn printable(bytes: &[u8]) -> String {
             // Writing to a String cannot fail.
             let _ = write!(text, "\\x{octet:02x}");
         }
-    }
-    if bytes.len() > cut.len() {
-        let _ = write!(text, "[{} octets cut]", bytes.len() - cut.len());
     }
     text
 }

@@ -2,6 +2,7 @@
 
 mod dialogues;
 mod evasions;
+mod exhibits;
 mod identifiers;
 mod properties;
 mod published;

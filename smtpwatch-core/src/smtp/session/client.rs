@@ -9,7 +9,7 @@ use crate::{
         line::Line,
         observation::{Doubt, Rewritten, Starttls},
         secret::Secret,
-        shown::shown,
+        shown::Shown,
         tls::is_record_type,
         transcript::printable,
         verb::Verb,
@@ -89,7 +89,9 @@ impl Session {
         if self.seen.greeting.is_none() {
             self.seen.greeting = self.odd_greeting.take();
         }
+        let behind = end.saturating_sub(input.len() as u64);
         if self.phase == Phase::AuthResponse {
+            self.keep(Side::Client, line, &Shown::nothing(&line.bytes), behind);
             self.auth_response(&line.bytes);
             return;
         }
@@ -99,8 +101,9 @@ impl Session {
         self.data_refused &= !matches!(command, Command::Ehlo(_) | Command::Mail { .. } | Command::Rset);
         // A line behind a refused DATA may be of the message: not even its first word is a verb.
         let message = self.data_refused && command == Command::Other;
-        let text = if message { format!("[{} octets]", line.bytes.len()) } else { shown(&command, &line.bytes) };
-        self.seen.transcript.push(Side::Client, &text);
+        let shown = if message { Shown::nothing(&line.bytes) } else { Shown::command(&command, &line.bytes) };
+        self.seen.transcript.push(Side::Client, &shown.text());
+        self.keep(Side::Client, line, &shown, behind);
         let pending = match command {
             Command::Ehlo(ref name) => {
                 self.seen.client_name = Some(printable(name.as_bytes()));

@@ -14,13 +14,15 @@ use std::collections::VecDeque;
 use super::{
     auth::AuthExchange,
     body::Body,
-    line::Lines,
+    kept::Kept,
+    line::{Line, Lines},
     observation::{Doubt, Observation, Starttls},
     reply::Replies,
     secret::Secret,
+    shown::Shown,
     verb::Verb,
 };
-use crate::{Side, Timestamp, limits};
+use crate::{Side, Timestamp, exhibit::BLANK, flow::Conflict, limits};
 
 /// Exchanges kept per session. One in which no secret was sent makes room; where there is none, the newest takes the place
 /// of the one before: what a client tries then has the outcome of those.
@@ -85,6 +87,8 @@ pub struct Session {
     /// Octets of the reply that is being read, line ends included.
     reply_octets: usize,
     events: VecDeque<SessionEvent>,
+    /// What is kept as evidence: the client's octets, and the server's.
+    kept: [Kept; 2],
 }
 
 /// How octets of the client are read.
@@ -146,7 +150,7 @@ impl Session {
         self.now = at;
         match from {
             Side::Client => self.client(bytes, offset.saturating_add(bytes.len() as u64)),
-            Side::Server => self.server(bytes),
+            Side::Server => self.server(bytes, offset.saturating_add(bytes.len() as u64)),
         }
     }
 
@@ -222,7 +226,8 @@ impl Session {
         if matches!(self.phase, Phase::Commands | Phase::AuthResponse) && !self.client_lines.partial().is_empty() {
             let mut end = &b"\r\n"[..];
             if let Some(line) = self.client_lines.take(&mut end) {
-                self.client_line(&line, &[], 0);
+                let line = Line { octets: line.octets - 2, ..line };
+                self.client_line(&line, &[], self.client_end);
             }
         }
         self.events.push_back(SessionEvent::Judge);
@@ -238,6 +243,46 @@ impl Session {
             }
         }
         event
+    }
+
+    /// Octets in clear that are kept as evidence, in rows of neighbours: who sent them, where the row begins in the sender's
+    /// stream, and the octets, what is secret overwritten.
+    pub fn kept(&self) -> impl Iterator<Item = (Side, u64, &[u8])> {
+        let sides = [Side::Client, Side::Server].into_iter().zip(&self.kept);
+        sides.flat_map(|(side, kept)| kept.rows().map(move |(offset, octets)| (side, offset, octets)))
+    }
+
+    /// Octets in clear that found no room among them.
+    #[must_use]
+    pub fn left_out(&self) -> u64 {
+        self.kept.iter().map(Kept::left_out).sum()
+    }
+
+    /// Two copies of one range, as they may be shown. What the server says before anybody has proved who he is may be shown;
+    /// in any other place either copy may hold a secret, and nothing says where.
+    #[must_use]
+    pub fn copies(&self, conflict: &Conflict) -> [Vec<u8>; 2] {
+        let shown = conflict.from == Side::Server && self.seen.auth.is_empty() && self.secrets.is_empty();
+        [&conflict.first, &conflict.other].map(|copy| match shown {
+            true => Shown::reply(copy, std::iter::empty(), false).octets().into_owned(),
+            false => vec![BLANK; copy.len()],
+        })
+    }
+
+    /// Keeps a line as evidence, as it may be shown; `end` is the stream offset behind it.
+    fn keep(&mut self, from: Side, line: &Line<'_>, shown: &Shown<'_>, end: u64) {
+        let kept = &mut self.kept[from as usize];
+        let start = end.saturating_sub(line.octets as u64);
+        let octets = shown.octets();
+        kept.push(start, &octets);
+        let rest: &[u8] = match line.octets - octets.len().min(line.octets) {
+            // Cut short: the end of the connection was the end of the line, or it was too long to be kept.
+            0 => b"",
+            _ if line.truncated => b"",
+            1 => b"\n",
+            _ => b"\r\n",
+        };
+        kept.push(start + octets.len() as u64, rest);
     }
 
     fn doubt(&mut self, doubt: Doubt) {

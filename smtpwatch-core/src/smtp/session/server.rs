@@ -3,6 +3,7 @@
 use super::{Pending, Phase, Session, SessionEvent, Waiting};
 use crate::{
     Side,
+    exhibit::BLANK,
     smtp::{
         auth::{AuthExchange, Mechanism},
         body::Body,
@@ -12,13 +13,14 @@ use crate::{
         observation::{Doubt, Rewritten},
         reply::Reply,
         secret::Secret,
-        shown::{blank_local_parts, without_quotes},
+        shown::Shown,
         transcript::printable,
     },
 };
 
 impl Session {
-    pub(super) fn server(&mut self, mut input: &[u8]) {
+    /// `end` is the stream offset behind `input`.
+    pub(super) fn server(&mut self, mut input: &[u8], end: u64) {
         while !input.is_empty() {
             match self.phase {
                 Phase::Stopped => return,
@@ -39,7 +41,8 @@ impl Session {
             self.reply_octets += line.bytes.len() + if line.bare_lf { 1 } else { 2 };
             // Struck before it is cut, lest the cut hide half of it.
             let shown = self.shown(&line.bytes);
-            self.seen.transcript.push(Side::Server, &shown);
+            self.seen.transcript.push(Side::Server, &shown.text());
+            self.keep(Side::Server, &line, &shown, end.saturating_sub(input.len() as u64));
             if let Some(reply) = reply {
                 self.seen.smtp |= (200..600).contains(&reply.code);
                 self.reply(&reply);
@@ -48,20 +51,13 @@ impl Session {
     }
 
     /// A line of the server as the transcript shows it. It may quote anything that the client sent.
-    fn shown(&self, line: &[u8]) -> String {
-        if self.quotes_unknown || self.unseen_commands {
-            return code_alone(line);
-        }
-        let text = str::from_utf8(line).map_or_else(|_| String::from_utf8_lossy(line), Into::into);
-        let text = self.secrets.iter().fold(text, |text, secret| secret.strike(&text).into());
+    fn shown<'a>(&self, line: &'a [u8]) -> Shown<'a> {
         let waits = self.queue.front().map(|waiting| (waiting.what, waiting.verb.as_str()));
-        let text = match waits {
-            // Lines behind a refused message may be the message itself.
-            Some((Pending::Other, "")) => return code_alone(line),
-            Some((Pending::Other, _)) => without_quotes(text),
-            _ => text,
-        };
-        blank_local_parts(printable(text.as_bytes()))
+        // Lines behind a refused message may be the message itself.
+        if self.quotes_unknown || self.unseen_commands || waits == Some((Pending::Other, "")) {
+            return Shown::code_alone(line);
+        }
+        Shown::reply(line, self.secrets.iter(), matches!(waits, Some((Pending::Other, _))))
     }
 
     fn reply(&mut self, reply: &Reply) {
@@ -260,6 +256,9 @@ impl Session {
         // The user name and the password, of the mechanism that sends most.
         for _ in 0..2 {
             let Some(end) = self.held.iter().position(|&octet| octet == b'\n') else { return };
+            let start = self.client_end.saturating_sub(self.held.len() as u64);
+            let blank = |octet: &u8| if octet.is_ascii_whitespace() { *octet } else { BLANK };
+            let blanked: Vec<u8> = self.held[..=end].iter().map(blank).collect();
             let line = self.held[..end].trim_ascii();
             let (true, Some(exchange)) = (is_response(line), self.seen.auth.last_mut()) else { return };
             exchange.respond(line.len());
@@ -267,13 +266,8 @@ impl Session {
             let shown = format!("[{} octets]", line.len());
             self.seen.transcript.push(Side::Client, &shown);
             self.held.drain(..=end);
+            self.kept[Side::Client as usize].push(start, &blanked);
             self.keep_secret(secret);
         }
     }
-}
-
-/// A line of the server of which its code is shown.
-fn code_alone(line: &[u8]) -> String {
-    let (code, text) = line.split_at(line.len().min(4));
-    format!("{}[{} octets]", printable(code), text.len())
 }

@@ -1,0 +1,59 @@
+//! Octets of one direction that are kept as evidence. Only what a line may show gets here: see [`super::shown`].
+
+use crate::limits::EXHIBIT_OCTETS;
+
+/// The first [`EXHIBIT_OCTETS`] of them, by their place in the stream.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Kept {
+    octets: Vec<u8>,
+    /// Where a row of neighbours begins: its place in the stream, and in `octets`.
+    rows: Vec<(u64, usize)>,
+    left_out: u64,
+}
+
+impl Kept {
+    /// Takes octets that stand behind all others.
+    pub(super) fn push(&mut self, offset: u64, octets: &[u8]) {
+        let room = EXHIBIT_OCTETS.saturating_sub(self.octets.len()).min(octets.len());
+        self.left_out += (octets.len() - room) as u64;
+        if room == 0 {
+            return;
+        }
+        let goes_on = self.rows.last().is_some_and(|(from, at)| from + (self.octets.len() - at) as u64 == offset);
+        if !goes_on {
+            if self.rows.capacity() == 0 {
+                // Mostly there is one.
+                self.rows.reserve_exact(1);
+            }
+            self.rows.push((offset, self.octets.len()));
+        }
+        self.octets.extend_from_slice(&octets[..room]);
+    }
+
+    /// Rows of neighbours with their places in the stream.
+    pub(super) fn rows(&self) -> impl Iterator<Item = (u64, &[u8])> {
+        let ends = self.rows.iter().skip(1).map(|(_, at)| *at).chain([self.octets.len()]);
+        self.rows.iter().zip(ends).filter_map(|((offset, at), end)| Some((*offset, self.octets.get(*at..end)?)))
+    }
+
+    /// Octets that found no room.
+    pub(super) const fn left_out(&self) -> u64 {
+        self.left_out
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn neighbours_are_one_row_and_the_bound_holds() {
+        let mut kept = Kept::default();
+        kept.push(0, b"ab");
+        kept.push(2, b"cd");
+        kept.push(9, b"e");
+        assert_eq!(kept.rows().collect::<Vec<_>>(), [(0, &b"abcd"[..]), (9, b"e")]);
+        kept.push(10, &vec![b'x'; EXHIBIT_OCTETS]);
+        assert_eq!((kept.rows().map(|(_, row)| row.len()).sum::<usize>(), kept.left_out()), (EXHIBIT_OCTETS, 5));
+    }
+}
