@@ -104,7 +104,15 @@ fn each_mistake_names_its_line_and_its_remedy() {
         ("[polcy]\ndane = true", r#"smtpwatch.toml:1: unknown table "polcy": did you mean "policy"?"#),
         ("[limits]\nflow = 9000", r#"smtpwatch.toml:2: unknown key "flow" in [limits]: did you mean "flows"?"#),
         ("[limit]\nflows = 9000", r#"smtpwatch.toml:1: unknown table "limit": did you mean "limits"?"#),
-        ("[store]\nzzz = 1", r#"smtpwatch.toml:2: unknown key "zzz" in [store]: known keys are path"#),
+        (
+            "[store]\nzzz = 1",
+            r#"smtpwatch.toml:2: unknown key "zzz" in [store]: known keys are path, max_age_days, max_findings, max_megabytes"#,
+        ),
+        ("[store]\nmax_age_days = 0", "smtpwatch.toml:2: max_age_days: 0: expected a number of days from 1 to 3650"),
+        (
+            "[incidents]\nwindow_minutes = 20000",
+            "smtpwatch.toml:2: window_minutes: 20000: expected a number of minutes from 1 to 10080 (a week)",
+        ),
         // Bad values.
         ("ports = []", "smtpwatch.toml:1: ports: no port to watch: name at least one, such as [25, 587]"),
         ("ports = [25,\n  0]", "smtpwatch.toml:2: ports: 0: expected a port number from 1 to 65535"),

@@ -186,7 +186,7 @@ fn rows_beyond_the_bound_go_oldest_first() {
         )
         .unwrap();
     drop(connection);
-    let (_writer, entries) = Writer::start(&path, Keeping::default()).unwrap();
+    let (_writer, entries) = Writer::start(&path, Keeping { peers: 1000, ..Keeping::default() }).unwrap();
     assert_eq!(entries.len(), 1000);
     assert_eq!(entries.last().unwrap().1.last_seen, Timestamp(4), "the newest are kept");
 }
