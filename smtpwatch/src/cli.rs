@@ -145,6 +145,8 @@ pub struct ProbeArgs {
 pub enum GenerateVerb {
     /// What is detected: one row per threat, with the finding it raises, or the reason why none is raised.
     Rules(RulesArgs),
+    /// JSON Schema of a finding, as it is printed, kept and served.
+    Schema,
 }
 
 /// Flags of `generate rules`.
@@ -389,6 +391,7 @@ pub fn dispatch(cli: Cli) -> anyhow::Result<Exit> {
         Verb::Tlsrpt(TlsrptVerb::Import(args)) => tlsrpt::import(&args),
         Verb::CheckConfig(args) => check_config::run(&args),
         Verb::Generate(GenerateVerb::Rules(args)) => generate::rules(&args),
+        Verb::Generate(GenerateVerb::Schema) => generate::schema(),
     }
 }
 

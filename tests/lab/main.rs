@@ -1,5 +1,6 @@
 //! The lab's scenarios: real servers, a real attacker, the real daemon. Needs root; see `cargo xtask test --only lab`.
 
+mod api;
 mod auth;
 mod body;
 mod boundary;

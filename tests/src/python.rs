@@ -14,34 +14,61 @@ use crate::{Skip, command};
 /// Fetching and unpacking every package.
 const INSTALL_LIMIT: Duration = Duration::from_secs(400);
 
-/// What is installed, each in one version: a parser of TLS reports, and a mail server that keeps what it gets.
-const PACKAGES: [&str; 2] = ["parsedmarc==11.1.0", "aiosmtpd==1.4.6"];
+/// Packages that are installed together, each in one version.
+struct Packages {
+    directory: &'static str,
+    names: [&'static str; 2],
+    found: OnceLock<Result<PathBuf, String>>,
+}
 
-/// The interpreter of an environment that has [`PACKAGES`], installed if this has not been done yet.
+/// A parser of TLS reports, and a mail server that keeps what it gets.
+static MAIL: Packages =
+    Packages { directory: "python", names: ["parsedmarc==11.1.0", "aiosmtpd==1.4.6"], found: OnceLock::new() };
+/// A validator of OpenAPI documents, and a tool that asks a server whatever its document allows, and what it does not.
+static API: Packages = Packages {
+    directory: "python-api",
+    names: ["schemathesis==4.32.5", "openapi-spec-validator==0.9.0"],
+    found: OnceLock::new(),
+};
+
+/// The interpreter of an environment that has what TLS reports are tested with, installed if this has not been done yet.
 ///
 /// # Errors
 /// [`Skip`] with the reason when it cannot be had here.
 pub fn interpreter() -> Result<&'static Path> {
-    static PYTHON: OnceLock<Result<PathBuf, String>> = OnceLock::new();
-    let found = PYTHON.get_or_init(|| install().map_err(|error| format!("{error:#}")));
-    found
-        .as_deref()
-        .map_err(|reason| Skip(format!("no Python environment with {}: {reason}", PACKAGES.join(" "))).into())
+    MAIL.interpreter()
 }
 
-fn install() -> Result<PathBuf> {
-    let home = lab_directory().join("python");
+/// The interpreter of an environment that has what the API is tested with, likewise.
+///
+/// # Errors
+/// [`Skip`] with the reason when it cannot be had here.
+pub fn api_interpreter() -> Result<&'static Path> {
+    API.interpreter()
+}
+
+impl Packages {
+    fn interpreter(&'static self) -> Result<&'static Path> {
+        let found = self.found.get_or_init(|| install(self).map_err(|error| format!("{error:#}")));
+        found
+            .as_deref()
+            .map_err(|reason| Skip(format!("no Python environment with {}: {reason}", self.names.join(" "))).into())
+    }
+}
+
+fn install(packages: &Packages) -> Result<PathBuf> {
+    let home = lab_directory().join(packages.directory);
     std::fs::create_dir_all(&home)?;
     let lock = File::create(home.join("lock"))?;
     // Another test process may be at it: whoever is second finds it done.
     lock.lock()?;
     let (environment, stamp) = (home.join("environment"), home.join("stamp"));
     let python = environment.join("bin/python");
-    let wanted = PACKAGES.join("\n");
+    let wanted = packages.names.join("\n");
     if std::fs::read_to_string(&stamp).is_ok_and(|found| found == wanted) && python.exists() {
         return Ok(python);
     }
-    eprintln!("lab: installing {} into {} (not into this machine)", PACKAGES.join(" "), home.display());
+    eprintln!("lab: installing {} into {} (not into this machine)", packages.names.join(" "), home.display());
     let create = || run(Command::new("python3").args(["-m", "venv", "--clear"]).arg(&environment));
     if let Err(error) = create() {
         // Debian keeps the module that makes environments in a package of its own.
@@ -53,7 +80,7 @@ fn install() -> Result<PathBuf> {
         create()?;
     }
     let mut pip = Command::new(&python);
-    run(pip.args(["-m", "pip", "install", "--quiet", "--disable-pip-version-check"]).args(PACKAGES))?;
+    run(pip.args(["-m", "pip", "install", "--quiet", "--disable-pip-version-check"]).args(packages.names))?;
     std::fs::write(stamp, wanted)?;
     Ok(python)
 }

@@ -33,7 +33,7 @@ const BEHIND: usize = 256;
 pub struct Desk {
     path: PathBuf,
     readers: Mutex<Vec<Store>>,
-    turns: Semaphore,
+    turns: Arc<Semaphore>,
     metrics: Arc<Metrics>,
     health: Arc<Health>,
     live: Live,
@@ -128,7 +128,7 @@ impl Desk {
     /// Over the store at this path, which exists.
     #[must_use]
     pub fn new(path: PathBuf, metrics: Arc<Metrics>, health: Arc<Health>, live: Live) -> Self {
-        let (readers, turns) = (Mutex::new(Vec::new()), Semaphore::new(READERS));
+        let (readers, turns) = (Mutex::new(Vec::new()), Arc::new(Semaphore::new(READERS)));
         Self { path, readers, turns, metrics, health, live, started: now() }
     }
 
@@ -148,9 +148,11 @@ impl Desk {
         question: impl FnOnce(&mut Store) -> Result<T, LookupError> + Send + 'static,
     ) -> Result<T, LookupError> {
         // It is never closed.
-        let _turn = self.turns.acquire().await;
+        let turn = self.turns.clone().acquire_owned().await;
         let desk = self.clone();
         let answer = tokio::task::spawn_blocking(move || {
+            // Held until the answer is there, also when who asked has gone: what reads is what is bounded.
+            let _turn = turn;
             let reader = lock(&desk.readers).pop();
             let mut reader = match reader {
                 Some(reader) => reader,

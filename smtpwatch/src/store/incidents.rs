@@ -300,6 +300,21 @@ impl Store {
         rows.into_iter().map(RawKept::parse).collect()
     }
 
+    /// The first findings of an incident, the oldest first: the evidence is kept with those.
+    ///
+    /// # Errors
+    ///
+    /// SQLite failed, or a document cannot be read.
+    pub fn first_findings(&mut self, incident: &Incident, most: usize) -> Result<Vec<Kept>, LookupError> {
+        let rows = self.sqlite(|connection| {
+            let mut query = connection
+                .prepare_cached(&format!("{KEPT} WHERE finding.incident = ?1 ORDER BY finding.number LIMIT ?2"))?;
+            let rows = query.query_map(params![incident.number, limit(most.min(PAGE))], RawKept::read)?;
+            rows.collect::<rusqlite::Result<Vec<_>>>()
+        })?;
+        rows.into_iter().map(RawKept::parse).collect()
+    }
+
     /// The finding that shows an incident best: with evidence, and of those the loudest, and of those the first.
     ///
     /// # Errors

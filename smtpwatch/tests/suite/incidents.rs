@@ -27,7 +27,7 @@ use smtpwatch_core::{
 use crate::traffic::{self, CLIENT, START_NS};
 
 /// A credential in clear, as the engine finds it.
-fn credential() -> Finding {
+pub fn credential() -> Finding {
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("capture");
     std::fs::write(&path, traffic::pcap(&traffic::password(), 1, false, false)).unwrap();
@@ -44,7 +44,7 @@ fn credential() -> Finding {
 }
 
 /// The same about another peer, so many seconds later.
-fn later(finding: &Finding, server: &str, seconds: i64) -> Finding {
+pub fn later(finding: &Finding, server: &str, seconds: i64) -> Finding {
     let mut finding = finding.clone();
     finding.time = Timestamp(finding.time.0 + seconds * 1_000_000_000);
     finding.flow.server = server.to_owned();
@@ -54,7 +54,7 @@ fn later(finding: &Finding, server: &str, seconds: i64) -> Finding {
 }
 
 /// Puts findings on record, through the writer's thread.
-fn keep(path: &Path, retention: Retention, findings: &[Finding]) -> Vec<(String, u64)> {
+pub fn keep(path: &Path, retention: Retention, findings: &[Finding]) -> Vec<(String, u64)> {
     let told = Arc::new(Mutex::new(Vec::new()));
     let sink = {
         let told = told.clone();
@@ -74,7 +74,7 @@ fn keep(path: &Path, retention: Retention, findings: &[Finding]) -> Vec<(String,
     std::mem::take(&mut told.lock().unwrap())
 }
 
-fn store() -> (tempfile::TempDir, PathBuf) {
+pub fn store() -> (tempfile::TempDir, PathBuf) {
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("smtpwatch.db");
     (directory, path)

@@ -1,6 +1,8 @@
 //! The command line and what stands behind it, without privileges.
 #![expect(clippy::unwrap_used, clippy::panic, reason = "a test fails by panicking, in its helpers too")]
 
+mod api;
+mod api_events;
 mod capture_file;
 mod cli;
 mod config;
@@ -8,6 +10,7 @@ mod http;
 mod incidents;
 mod metrics;
 mod replay;
+mod schema;
 mod store;
 mod tlsrpt;
 mod traffic;

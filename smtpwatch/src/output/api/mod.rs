@@ -1,16 +1,82 @@
-//! The JSON API, `/api/v1/`: what the pages show, for programs.
+//! The JSON API, `/api/v1/`: what the pages show, for programs. `docs/api.md` is its manual.
+//!
+//! One table ([`operation::OPERATIONS`]) makes the routes, the check of what is asked, and the OpenAPI document.
+
+mod answer;
+mod asked;
+mod events;
+mod export;
+mod hand_over;
+mod incidents;
+mod openapi;
+mod operation;
+mod parameter;
+mod peers;
+mod problem;
+pub mod schema;
+mod verify;
 
 use std::sync::Arc;
 
-use axum::{Json, Router, extract::State, routing::get};
+use axum::{
+    Router,
+    extract::{RawPathParams, RawQuery, State, rejection::RawPathParamsRejection},
+    http::HeaderMap,
+    response::Response,
+    routing::{MethodRouter, any, get},
+};
+use tokio::sync::Semaphore;
 
-use super::desk::{Desk, Status};
+use self::{
+    asked::Asked,
+    operation::{OPERATIONS, Operation},
+    problem::Problem,
+};
+use super::desk::Desk;
+
+/// Where all of it is.
+const ROOT: &str = "/api/v1";
+
+/// What answers are made from.
+#[derive(Clone)]
+struct Api {
+    desk: Arc<Desk>,
+    /// Turns at the check of the chain.
+    verifying: Arc<Semaphore>,
+    /// Places for those who listen.
+    listening: Arc<Semaphore>,
+}
 
 /// The API of this daemon.
 pub fn router(desk: Arc<Desk>) -> Router {
-    Router::new().route("/api/v1/status", get(status)).with_state(desk)
+    let verifying = Arc::new(Semaphore::new(verify::AT_ONCE));
+    let api = Api { desk, verifying, listening: Arc::new(Semaphore::new(events::LISTENERS)) };
+    let routes =
+        OPERATIONS.iter().fold(Router::new(), |router, operation| router.route(operation.path, route(operation)));
+    // What is nested does not have the place with nothing behind the last slash.
+    let bare = any(async || Problem::no_route());
+    let nested = routes.fallback(async || Problem::no_route()).with_state(api);
+    Router::new().route(&format!("{ROOT}/"), bare).nest(ROOT, nested)
 }
 
-async fn status(State(desk): State<Arc<Desk>>) -> Json<Status> {
-    Json(desk.status().await)
+/// GET, and with it HEAD.
+fn route(operation: &'static Operation) -> MethodRouter<Api> {
+    let answer =
+        async move |State(api): State<Api>,
+                    path: Result<RawPathParams, RawPathParamsRejection>,
+                    RawQuery(query): RawQuery,
+                    headers: HeaderMap| { answer(operation, api, path.ok(), query, &headers).await };
+    get(answer).fallback(async || Problem::not_allowed())
+}
+
+async fn answer(
+    operation: &'static Operation,
+    api: Api,
+    path: Option<RawPathParams>,
+    query: Option<String>,
+    headers: &HeaderMap,
+) -> Result<Response, Problem> {
+    let path = path.ok_or_else(Problem::not_text)?;
+    let asked = Asked::read(operation, &path, query.as_deref().unwrap_or_default(), headers)?;
+    (operation.answer)(api, asked).await
 }

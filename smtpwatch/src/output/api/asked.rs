@@ -1,0 +1,81 @@
+//! What was asked, held against the table: nothing gets past that the table does not name.
+
+use std::str::FromStr;
+
+use axum::{
+    extract::RawPathParams,
+    http::{HeaderMap, header},
+};
+
+use super::{
+    operation::Operation,
+    parameter::{Parameter, Place},
+    problem::Problem,
+};
+
+/// Every value has the form that its parameter asks for.
+pub(super) struct Asked {
+    values: Vec<(&'static str, String)>,
+    /// `If-None-Match`.
+    held: Vec<String>,
+    /// `Last-Event-ID`: who asks has listened before.
+    pub(super) listened_before: bool,
+}
+
+impl Asked {
+    pub(super) fn read(
+        operation: &Operation,
+        path: &RawPathParams,
+        query: &str,
+        headers: &HeaderMap,
+    ) -> Result<Self, Problem> {
+        let path = path.iter().map(|(name, value)| (Place::Path, name.to_owned(), value.to_owned()));
+        let query = form_urlencoded::parse(query.as_bytes())
+            .map(|(name, value)| (Place::Query, name.into_owned(), value.into_owned()));
+        let mut values = Vec::new();
+        for (place, name, value) in path.chain(query) {
+            let parameter = operation.parameters.iter().find(|one| one.place == place && one.name == name);
+            let Some(parameter) = parameter else { return Err(Problem::unknown(&name, operation.parameters)) };
+            if !parameter.form.accepts(&value) {
+                return Err(Problem::value(parameter));
+            }
+            if values.iter().filter(|(held, _)| *held == parameter.name).count() >= parameter.most {
+                return Err(Problem::repeated(parameter));
+            }
+            values.push((parameter.name, value));
+        }
+        let given = |parameter: &Parameter| values.iter().any(|(name, _)| *name == parameter.name);
+        if let Some(missing) = operation.parameters.iter().find(|one| one.required && !given(one)) {
+            return Err(Problem::missing(missing));
+        }
+        let held = headers.get_all(header::IF_NONE_MATCH).iter().filter_map(|value| value.to_str().ok());
+        let held = held.flat_map(|list| list.split(',')).map(|tag| tag.trim().to_owned()).collect();
+        Ok(Self { values, held, listened_before: headers.contains_key("last-event-id") })
+    }
+
+    /// What was given for a parameter.
+    pub(super) fn text(&self, parameter: &Parameter) -> Option<&str> {
+        self.texts(parameter).next()
+    }
+
+    /// Everything that was given for one that may be repeated.
+    pub(super) fn texts(&self, parameter: &Parameter) -> impl Iterator<Item = &str> {
+        self.values.iter().filter(|(name, _)| *name == parameter.name).map(|(_, value)| value.as_str())
+    }
+
+    /// The same, read.
+    pub(super) fn value<T: FromStr>(&self, parameter: &Parameter) -> Result<Option<T>, Problem> {
+        let read = |text: &str| text.parse().map_err(|_| Problem::value(parameter));
+        self.text(parameter).map(read).transpose()
+    }
+
+    /// The same of a parameter that has to be there.
+    pub(super) fn required<T: FromStr>(&self, parameter: &Parameter) -> Result<T, Problem> {
+        self.value(parameter)?.ok_or_else(|| Problem::missing(parameter))
+    }
+
+    /// Whether who asks holds what has this tag (RFC 9110 §13.1.2: weak and strong ones are one).
+    pub(super) fn has(&self, tag: &str) -> bool {
+        self.held.iter().any(|held| held == "*" || held.strip_prefix("W/").unwrap_or(held) == tag)
+    }
+}

@@ -1,0 +1,168 @@
+//! Incidents and findings: listed, and looked at one by one.
+
+use axum::response::Response;
+use schemars::JsonSchema;
+use serde::Serialize;
+use serde_json::value::RawValue;
+use smtpwatch_core::{Finding, Role, exhibit::Exhibit};
+
+use super::{
+    Api, answer,
+    asked::Asked,
+    parameter::{self as p, Moment, PAGE_BY_DEFAULT, Parameter},
+    problem::Problem,
+};
+use crate::{
+    clock::now,
+    store::incidents::{Filter, Incident, Kept, LookupError, Reach},
+};
+
+/// One page of incidents.
+#[derive(Serialize, JsonSchema)]
+pub(super) struct Incidents {
+    incidents: Vec<Incident>,
+    /// The `cursor` of the next page; null: there is none. The last page may be an empty one.
+    next: Option<String>,
+}
+
+/// One page of findings.
+#[derive(Serialize, JsonSchema)]
+pub(super) struct Findings {
+    findings: Vec<ListedFinding>,
+    /// The `before` of the next page; null: there is none. The last page may be an empty one.
+    next: Option<u64>,
+}
+
+/// An incident, and what to look at first.
+#[derive(Serialize, JsonSchema)]
+pub(super) struct IncidentInFull {
+    incident: Incident,
+    /// How far the same thing reaches.
+    reach: Reach,
+    /// The finding that shows it best.
+    best: Option<FindingOnRecord>,
+}
+
+/// A finding as it is on record.
+#[derive(Serialize, JsonSchema)]
+pub(super) struct FindingOnRecord {
+    /// The document as it was made.
+    #[schemars(with = "Finding")]
+    finding: Box<RawValue>,
+    /// Its evidence; null where the incident has enough of it.
+    exhibit: Option<Box<Exhibit>>,
+    /// Its place in the chain, counted from 1.
+    number: u64,
+    /// Its hash in the chain, in hexadecimal.
+    chain: String,
+    /// The incident that it belongs to.
+    incident: String,
+}
+
+/// A finding as it is on record, without its evidence.
+#[derive(Serialize, JsonSchema)]
+pub(super) struct ListedFinding {
+    /// The document as it was made.
+    #[schemars(with = "Finding")]
+    finding: Box<RawValue>,
+    /// Whether there is evidence beside it.
+    has_exhibit: bool,
+    /// Its place in the chain, counted from 1.
+    number: u64,
+    /// Its hash in the chain, in hexadecimal.
+    chain: String,
+}
+
+impl TryFrom<Kept> for FindingOnRecord {
+    type Error = Problem;
+
+    fn try_from(kept: Kept) -> Result<Self, Problem> {
+        let Kept { number, incident, document, finding, chain } = kept;
+        Ok(Self { finding: raw(document, &finding)?, exhibit: finding.exhibit, number, chain, incident })
+    }
+}
+
+impl TryFrom<Kept> for ListedFinding {
+    type Error = Problem;
+
+    fn try_from(kept: Kept) -> Result<Self, Problem> {
+        let Kept { number, document, finding, chain, .. } = kept;
+        Ok(Self { finding: raw(document, &finding)?, has_exhibit: finding.exhibit.is_some(), number, chain })
+    }
+}
+
+fn raw(document: String, finding: &Finding) -> Result<Box<RawValue>, Problem> {
+    let unreadable = |source| Problem::from(LookupError::Document { id: finding.id.clone(), source });
+    RawValue::from_string(document).map_err(unreadable)
+}
+
+pub(super) async fn status(api: Api) -> Result<Response, Problem> {
+    Ok(answer::json(&api.desk.status().await))
+}
+
+pub(super) async fn list(api: Api, asked: Asked) -> Result<Response, Problem> {
+    let now = now();
+    let moment = |parameter: &Parameter| -> Result<_, Problem> {
+        Ok(asked.value::<Moment>(parameter)?.map(|moment| moment.at(now)))
+    };
+    let limit = limit(&asked)?;
+    let mut kinds = Vec::new();
+    for kind in asked.texts(&p::KIND) {
+        kinds.push(kind.parse().map_err(|_| Problem::value(&p::KIND))?);
+    }
+    let filter = Filter {
+        since: moment(&p::SINCE)?,
+        until: moment(&p::UNTIL)?,
+        kinds,
+        severity: asked.value(&p::SEVERITY)?,
+        evidence: asked.value(&p::EVIDENCE)?,
+        role: role(&asked, &p::ROLE),
+        peer: asked.value(&p::PEER)?,
+        after: asked.value(&p::CURSOR)?,
+        limit,
+    };
+    let incidents = api.desk.ask(move |store| Ok(store.incidents(&filter)?)).await?;
+    let full = incidents.len() >= limit;
+    let next = incidents.last().filter(|_| full).map(|incident| incident.cursor().to_string());
+    Ok(answer::json(&Incidents { incidents, next }))
+}
+
+pub(super) async fn one(api: Api, asked: Asked) -> Result<Response, Problem> {
+    let id: String = asked.required(&p::INCIDENT)?;
+    let found = api.desk.ask(move |store| {
+        let incident = store.incident(&id)?;
+        Ok((store.reach(&incident)?, store.best_finding(&incident)?, incident))
+    });
+    let (reach, best, incident) = found.await?;
+    let best = best.map(FindingOnRecord::try_from).transpose()?;
+    Ok(answer::json(&IncidentInFull { incident, reach, best }))
+}
+
+pub(super) async fn findings(api: Api, asked: Asked) -> Result<Response, Problem> {
+    let (id, before, limit) = (asked.required::<String>(&p::INCIDENT)?, asked.value(&p::BEFORE)?, limit(&asked)?);
+    let kept = api.desk.ask(move |store| {
+        let incident = store.incident(&id)?;
+        store.findings(&incident, before, limit)
+    });
+    let kept = kept.await?;
+    let next = kept.last().filter(|_| kept.len() >= limit).map(|kept| kept.number);
+    let findings = kept.into_iter().map(ListedFinding::try_from).collect::<Result<_, _>>()?;
+    Ok(answer::json(&Findings { findings, next }))
+}
+
+pub(super) async fn finding(api: Api, asked: Asked) -> Result<Response, Problem> {
+    let id: String = asked.required(&p::FINDING)?;
+    let kept = api.desk.ask(move |store| store.finding(&id)).await?;
+    Ok(answer::immutable(&asked, &FindingOnRecord::try_from(kept)?))
+}
+
+/// The role that was asked for.
+pub(super) fn role(asked: &Asked, parameter: &Parameter) -> Option<Role> {
+    let name = asked.text(parameter)?;
+    Role::ALL.into_iter().find(|role| role.as_str() == name)
+}
+
+fn limit(asked: &Asked) -> Result<usize, Problem> {
+    let limit = asked.value(&p::LIMIT)?.unwrap_or(PAGE_BY_DEFAULT);
+    usize::try_from(limit).map_err(|_| Problem::value(&p::LIMIT))
+}

@@ -1,0 +1,100 @@
+//! The OpenAPI document, made from the table that makes the routes.
+
+use axum::{http::StatusCode, response::Response};
+use schemars::Schema;
+use serde_json::{Map, Value, json};
+
+use super::{
+    ROOT, answer,
+    operation::{Body, OPERATIONS, Operation},
+    parameter::{Form, Parameter, Place},
+    problem::{self, Problem},
+    schema,
+};
+use crate::version;
+
+const ABOUT: &str = "What smtpwatch has on record, read only. Fields may be added at any time: leave out of account what you \
+                     do not know. Nothing that is here is removed or given another meaning below this path.";
+
+pub(super) fn serve() -> Response {
+    answer::json(&document())
+}
+
+/// OpenAPI 3.1.
+fn document() -> Value {
+    let mut generator = schema::generator("/components/schemas");
+    let problem = generator.subschema_for::<Problem>();
+    let mut paths = Map::new();
+    for operation in OPERATIONS {
+        let success = match operation.success.body {
+            Body::Of(schema) => schema(&mut generator).to_value(),
+            Body::Object => json!({ "type": "object" }),
+            Body::Lines => json!({ "type": "string" }),
+            Body::Octets => json!({}),
+        };
+        paths.insert(format!("{ROOT}{}", operation.path), json!({ "get": describe(operation, &success, &problem) }));
+    }
+    let mut schemas = generator.take_definitions(true);
+    for value in schemas.values_mut() {
+        if let Ok(schema) = <&mut Schema>::try_from(value) {
+            schema::tidy(schema);
+        }
+    }
+    json!({
+        "openapi": "3.1.0",
+        "info": {
+            "title": "smtpwatch",
+            "version": version::VERSION,
+            "description": ABOUT,
+            "license": { "name": "MIT OR Apache-2.0", "identifier": "MIT OR Apache-2.0" },
+        },
+        "paths": paths,
+        "components": { "schemas": schemas },
+    })
+}
+
+fn describe(operation: &Operation, success: &Value, problem: &Schema) -> Value {
+    let mut ok = json!({
+        "description": operation.success.about,
+        "content": { operation.success.media: { "schema": success } },
+    });
+    if operation.others.contains(&StatusCode::NOT_MODIFIED.as_u16()) {
+        ok["headers"] = json!({ "ETag": { "schema": { "type": "string" } } });
+    }
+    let mut responses = Map::new();
+    responses.insert("200".to_owned(), ok);
+    for status in operation.others {
+        let about = StatusCode::from_u16(*status).ok().and_then(|status| status.canonical_reason());
+        let mut response = json!({ "description": about.unwrap_or_default() });
+        if *status >= 400 {
+            response["content"] = json!({ problem::MEDIA: { "schema": problem } });
+        }
+        responses.insert(status.to_string(), response);
+    }
+    json!({
+        "operationId": operation.name,
+        "summary": operation.summary,
+        "parameters": operation.parameters.iter().map(|one| parameter(one)).collect::<Vec<_>>(),
+        "responses": responses,
+    })
+}
+
+fn parameter(parameter: &Parameter) -> Value {
+    let example = match parameter.form {
+        Form::Number { .. } => parameter.example.parse::<u64>().map_or(Value::Null, Value::from),
+        _ => json!(parameter.example),
+    };
+    let one = parameter.form.schema();
+    let (schema, example) = match parameter.most {
+        1 => (one, example),
+        most => (json!({ "type": "array", "items": one, "maxItems": most }), json!([example])),
+    };
+    json!({
+        "name": parameter.name,
+        "in": match parameter.place { Place::Path => "path", Place::Query => "query" },
+        "required": parameter.required,
+        "description": parameter.about,
+        "schema": schema,
+        "example": example,
+    })
+}

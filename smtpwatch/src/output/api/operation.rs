@@ -1,0 +1,244 @@
+//! The table of everything that can be asked: it makes the routes and the OpenAPI document.
+
+use std::pin::Pin;
+
+use axum::response::Response;
+use schemars::{JsonSchema, Schema, SchemaGenerator};
+use smtpwatch_core::{Finding, exhibit::Exhibit};
+
+use super::{
+    Api,
+    answer::JSON,
+    asked::Asked,
+    events, hand_over,
+    incidents::{self, FindingOnRecord, Findings, IncidentInFull, Incidents},
+    openapi,
+    parameter::{self as p, Parameter},
+    peers::{self, OfferDays},
+    problem::Problem,
+    schema, verify,
+};
+use crate::{
+    output::desk::{Happened, Status},
+    store::incidents::Verified,
+};
+
+/// What comes of a question.
+pub(super) type Answering = Pin<Box<dyn Future<Output = Result<Response, Problem>> + Send>>;
+
+/// One thing that can be asked.
+pub(super) struct Operation {
+    /// Below `/api/v1`.
+    pub(super) path: &'static str,
+    /// `operationId`.
+    pub(super) name: &'static str,
+    pub(super) summary: &'static str,
+    pub(super) parameters: &'static [&'static Parameter],
+    pub(super) success: Success,
+    /// Every other status, in order.
+    pub(super) others: &'static [u16],
+    pub(super) answer: fn(Api, Asked) -> Answering,
+}
+
+/// The answer 200.
+pub(super) struct Success {
+    pub(super) about: &'static str,
+    pub(super) media: &'static str,
+    pub(super) body: Body,
+}
+
+/// What the answer is.
+pub(super) enum Body {
+    /// JSON of a type.
+    Of(fn(&mut SchemaGenerator) -> Schema),
+    /// Any JSON object.
+    Object,
+    /// Text of lines.
+    Lines,
+    /// Octets.
+    Octets,
+}
+
+fn of<T: JsonSchema>(generator: &mut SchemaGenerator) -> Schema {
+    generator.subschema_for::<T>()
+}
+
+const fn json<T: JsonSchema>(about: &'static str) -> Success {
+    Success { about, media: JSON, body: Body::Of(of::<T>) }
+}
+
+/// An unknown parameter is a wrong one everywhere.
+const ALWAYS: &[u16] = &[400];
+/// The store is asked for a list.
+const LISTED: &[u16] = &[400, 503];
+/// The store is asked for one, by its identifier.
+const LOOKED_UP: &[u16] = &[400, 404, 409, 500, 503];
+
+/// All of them.
+pub(super) static OPERATIONS: &[Operation] = &[
+    Operation {
+        path: "/status",
+        name: "getStatus",
+        summary: "How the watch is doing",
+        parameters: &[],
+        success: json::<Status>("What is watched, what was lost, and what the store holds."),
+        others: ALWAYS,
+        answer: |api, _| Box::pin(incidents::status(api)),
+    },
+    Operation {
+        path: "/incidents",
+        name: "listIncidents",
+        summary: "Incidents, the one that was seen last first",
+        parameters: &[
+            &p::SINCE,
+            &p::UNTIL,
+            &p::KIND,
+            &p::SEVERITY,
+            &p::EVIDENCE,
+            &p::ROLE,
+            &p::PEER,
+            &p::LIMIT,
+            &p::CURSOR,
+        ],
+        success: json::<Incidents>("One page of the list."),
+        others: LISTED,
+        answer: |api, asked| Box::pin(incidents::list(api, asked)),
+    },
+    Operation {
+        path: "/incidents/{id}",
+        name: "getIncident",
+        summary: "One incident, how far it reaches, and the finding that shows it best",
+        parameters: &[&p::INCIDENT],
+        success: json::<IncidentInFull>("The incident."),
+        others: LOOKED_UP,
+        answer: |api, asked| Box::pin(incidents::one(api, asked)),
+    },
+    Operation {
+        path: "/incidents/{id}/findings",
+        name: "listFindings",
+        summary: "The findings of an incident, the newest first, without their evidence",
+        parameters: &[&p::INCIDENT, &p::LIMIT, &p::BEFORE],
+        success: json::<Findings>("One page of the list."),
+        others: LOOKED_UP,
+        answer: |api, asked| Box::pin(incidents::findings(api, asked)),
+    },
+    Operation {
+        path: "/incidents/{id}/pcapng",
+        name: "exportPcapng",
+        summary: "The evidence of an incident as a capture file",
+        parameters: &[&p::INCIDENT],
+        success: Success {
+            about: "A capture made from the evidence: secrets are blanked, message bodies left out.",
+            media: "application/x-pcapng",
+            body: Body::Octets,
+        },
+        others: EXPORTED,
+        answer: |api, asked| Box::pin(hand_over::serve(api, asked, hand_over::Form::Pcapng)),
+    },
+    Operation {
+        path: "/incidents/{id}/text",
+        name: "exportText",
+        summary: "An incident as a letter to those who can mend it",
+        parameters: &[&p::INCIDENT],
+        success: Success { about: "Plain text.", media: "text/plain; charset=utf-8", body: Body::Lines },
+        others: EXPORTED,
+        answer: |api, asked| Box::pin(hand_over::serve(api, asked, hand_over::Form::Text)),
+    },
+    Operation {
+        path: "/incidents/{id}/ecs",
+        name: "exportEcs",
+        summary: "The findings of an incident in the Elastic Common Schema",
+        parameters: &[&p::INCIDENT],
+        success: Success {
+            about: "One JSON object per line and finding.",
+            media: "application/x-ndjson",
+            body: Body::Lines,
+        },
+        others: EXPORTED,
+        answer: |api, asked| Box::pin(hand_over::serve(api, asked, hand_over::Form::Ecs)),
+    },
+    Operation {
+        path: "/incidents/{id}/eve",
+        name: "exportEve",
+        summary: "The findings of an incident as Suricata's EVE has alerts",
+        parameters: &[&p::INCIDENT],
+        success: Success {
+            about: "One JSON object per line and finding.",
+            media: "application/x-ndjson",
+            body: Body::Lines,
+        },
+        others: EXPORTED,
+        answer: |api, asked| Box::pin(hand_over::serve(api, asked, hand_over::Form::Eve)),
+    },
+    Operation {
+        path: "/findings/{id}",
+        name: "getFinding",
+        summary: "One finding as it is on record, with its evidence; it never changes",
+        parameters: &[&p::FINDING],
+        success: json::<FindingOnRecord>("The finding, with an ETag."),
+        others: &[304, 400, 404, 409, 500, 503],
+        answer: |api, asked| Box::pin(incidents::finding(api, asked)),
+    },
+    Operation {
+        path: "/peers/{peer}/offers",
+        name: "listOffers",
+        summary: "What a peer offered, or was offered, day by day",
+        parameters: &[&p::ADDRESS, &p::ROLE_OF_OFFERS, &p::PORT],
+        success: json::<OfferDays>("The days of which something is known, the oldest first."),
+        others: LISTED,
+        answer: |api, asked| Box::pin(peers::offers(api, asked)),
+    },
+    Operation {
+        path: "/verify",
+        name: "verifyChain",
+        summary: "Check every finding on record against the chain of hashes; one check at a time",
+        parameters: &[],
+        success: json::<Verified>("What the check says."),
+        others: LISTED,
+        answer: |api, _| Box::pin(verify::serve(api)),
+    },
+    Operation {
+        path: "/events",
+        name: "listen",
+        summary: "Findings as they come on record, as server-sent events",
+        parameters: &[],
+        success: Success {
+            about: "Events `finding` (the data is a `Happened` in JSON, the event's id that of the finding), and `lagged` \
+                    where some were missed: look again at the list. It does not end.",
+            media: "text/event-stream",
+            body: Body::Of(of::<Happened>),
+        },
+        others: LISTED,
+        answer: |api, asked| Box::pin(events::serve(api, asked)),
+    },
+    Operation {
+        path: "/openapi.json",
+        name: "getOpenapi",
+        summary: "This document",
+        parameters: &[],
+        success: Success { about: "OpenAPI 3.1.", media: JSON, body: Body::Object },
+        others: ALWAYS,
+        answer: |_, _| Box::pin(async { Ok(openapi::serve()) }),
+    },
+    Operation {
+        path: "/schema/finding.json",
+        name: "getFindingSchema",
+        summary: "JSON Schema of a finding",
+        parameters: &[],
+        success: Success { about: "JSON Schema 2020-12.", media: schema::MEDIA, body: Body::Object },
+        others: ALWAYS,
+        answer: |_, _| Box::pin(async { Ok(schema::serve::<Finding>()) }),
+    },
+    Operation {
+        path: "/schema/exhibit.json",
+        name: "getExhibitSchema",
+        summary: "JSON Schema of the evidence of a finding",
+        parameters: &[],
+        success: Success { about: "JSON Schema 2020-12.", media: schema::MEDIA, body: Body::Object },
+        others: ALWAYS,
+        answer: |_, _| Box::pin(async { Ok(schema::serve::<Exhibit>()) }),
+    },
+];
+
+/// As [`LOOKED_UP`], and the form may be one that this build cannot make.
+const EXPORTED: &[u16] = &[400, 404, 409, 500, 501, 503];

@@ -1,0 +1,424 @@
+//! The parameters, each with what it may be: what is documented is what is checked.
+
+use std::{net::IpAddr, str::FromStr};
+
+use jiff::fmt::temporal::Pieces;
+use serde_json::{Value, json};
+use smtpwatch_core::{
+    Role, Timestamp,
+    finding::{Evidence, Kind, Severity},
+};
+
+use crate::store::incidents::{Cursor, PAGE, PeerFilter};
+
+/// What an answer may be asked for.
+#[derive(Debug)]
+pub(super) struct Parameter {
+    pub(super) name: &'static str,
+    pub(super) place: Place,
+    pub(super) about: &'static str,
+    pub(super) form: Form,
+    pub(super) required: bool,
+    /// How often it may be given.
+    pub(super) most: usize,
+    pub(super) example: &'static str,
+}
+
+/// Where it stands.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Place {
+    Path,
+    Query,
+}
+
+/// What a value may be.
+#[derive(Debug)]
+pub(super) enum Form {
+    /// Of an incident or a finding, or its beginning.
+    Identifier,
+    /// A point in time, or how long ago it was.
+    Moment,
+    /// One of a closed vocabulary.
+    OneOf(fn() -> Vec<&'static str>),
+    /// A whole number.
+    Number { least: u64, most: u64, otherwise: Option<u64> },
+    /// An address, a network or a name.
+    Peer,
+    /// An address.
+    Address,
+    /// A place in the list of incidents.
+    Cursor,
+}
+
+/// A point in time, or how long ago it was.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Moment {
+    At(Timestamp),
+    SecondsAgo(i64),
+}
+
+const QUERY: Parameter =
+    Parameter { name: "", place: Place::Query, about: "", form: Form::Moment, required: false, most: 1, example: "" };
+/// Characters of an identifier that a beginning has at least, and the whole of it has.
+const IDENTIFIER: std::ops::RangeInclusive<usize> = 4..=36;
+/// Digits of how long ago.
+const AGO_DIGITS: usize = 6;
+
+/// Of an incident.
+pub(super) const INCIDENT: Parameter = Parameter {
+    name: "id",
+    place: Place::Path,
+    about: "Identifier of the incident, of one of its findings, or a beginning of either that fits no other.",
+    form: Form::Identifier,
+    required: true,
+    example: "019abf2c",
+    ..QUERY
+};
+/// Of a finding.
+pub(super) const FINDING: Parameter =
+    Parameter { about: "Identifier of the finding, or a beginning of it that fits no other.", ..INCIDENT };
+/// The earliest.
+pub(super) const SINCE: Parameter = Parameter {
+    name: "since",
+    about: "Incidents that were seen at this time or later: RFC 3339, or how long ago (s, m, h, d, w).",
+    example: "7d",
+    ..QUERY
+};
+/// The latest.
+pub(super) const UNTIL: Parameter = Parameter {
+    name: "until",
+    about: "Incidents that began before this time: RFC 3339, or how long ago (s, m, h, d, w).",
+    example: "2026-11-23T15:04:05Z",
+    ..QUERY
+};
+/// What happened.
+pub(super) const KIND: Parameter = Parameter {
+    name: "kind",
+    about: "What happened; repeated: one of these.",
+    form: Form::OneOf(|| Kind::ALL.iter().map(|kind| kind.as_str()).collect()),
+    most: Kind::ALL.len(),
+    example: "starttls-stripped",
+    ..QUERY
+};
+/// How loud.
+pub(super) const SEVERITY: Parameter = Parameter {
+    name: "severity",
+    about: "This severity or a louder one.",
+    form: Form::OneOf(|| Severity::ALL.iter().map(|severity| severity.as_str()).collect()),
+    example: "high",
+    ..QUERY
+};
+/// How sure.
+pub(super) const EVIDENCE: Parameter = Parameter {
+    name: "evidence",
+    about: "Evidence of this strength or a greater one.",
+    form: Form::OneOf(|| Evidence::ALL.iter().map(|evidence| evidence.as_str()).collect()),
+    example: "policy",
+    ..QUERY
+};
+/// Which end.
+pub(super) const ROLE: Parameter = Parameter {
+    name: "role",
+    about: "Which end of the connection this host is.",
+    form: Form::OneOf(|| Role::ALL.iter().map(|role| role.as_str()).collect()),
+    example: "client",
+    ..QUERY
+};
+/// The same, where the answer depends on it.
+pub(super) const ROLE_OF_OFFERS: Parameter = Parameter {
+    about: "Which end of the connection this host is: client, what the peer offered; server, what the peer was offered.",
+    required: true,
+    ..ROLE
+};
+/// Of whom.
+pub(super) const PEER: Parameter = Parameter {
+    name: "peer",
+    about: "An address, a network, a name, or every name below one (`*.example.net`).",
+    form: Form::Peer,
+    example: "198.51.100.0/24",
+    ..QUERY
+};
+/// Of whom, by address.
+pub(super) const ADDRESS: Parameter = Parameter {
+    name: "peer",
+    place: Place::Path,
+    about: "The peer's address.",
+    form: Form::Address,
+    required: true,
+    example: "198.51.100.25",
+    ..QUERY
+};
+/// The server's port.
+pub(super) const PORT: Parameter = Parameter {
+    name: "port",
+    about: "The server's port.",
+    form: Form::Number { least: 1, most: 65_535, otherwise: None },
+    required: true,
+    example: "25",
+    ..QUERY
+};
+/// How many.
+pub(super) const LIMIT: Parameter = Parameter {
+    name: "limit",
+    about: "At most so many at once.",
+    form: Form::Number { least: 1, most: PAGE as u64, otherwise: Some(PAGE_BY_DEFAULT) },
+    example: "100",
+    ..QUERY
+};
+/// [`LIMIT`] where it is not given.
+pub(super) const PAGE_BY_DEFAULT: u64 = 100;
+/// Where the list of incidents goes on.
+pub(super) const CURSOR: Parameter = Parameter {
+    name: "cursor",
+    about: "Where the list goes on: `next` of the answer before.",
+    form: Form::Cursor,
+    example: "1795446245123456789-17",
+    ..QUERY
+};
+/// Where the list of findings goes on.
+pub(super) const BEFORE: Parameter = Parameter {
+    name: "before",
+    about: "Findings with a lower number: `next` of the answer before.",
+    form: Form::Number { least: 1, most: i64::MAX as u64, otherwise: None },
+    example: "17",
+    ..QUERY
+};
+
+const OCTET: &str = "(?:25[0-5]|2[0-4][0-9]|1[0-9][0-9]|[1-9]?[0-9])";
+const NAME: &str = "[0-9A-Za-z._*-]{1,255}";
+
+fn v4() -> String {
+    format!("(?:{OCTET}\\.){{3}}{OCTET}")
+}
+
+fn v6() -> String {
+    const GROUP: &str = "[0-9A-Fa-f]{1,4}";
+    let mut forms = vec![
+        format!("(?:{GROUP}:){{7}}{GROUP}"),
+        format!("(?:{GROUP}:){{1,7}}:"),
+        format!("::(?:[Ff]{{4}}:)?{}", v4()),
+    ];
+    forms.extend((1..=6).map(|left| format!("(?:{GROUP}:){{1,{left}}}(?::{GROUP}){{1,{}}}", 7 - left)));
+    forms.push(format!(":(?::{GROUP}){{1,7}}"));
+    forms.push("::".to_owned());
+    format!("(?:{})", forms.join("|"))
+}
+
+impl Form {
+    /// As JSON Schema.
+    pub(super) fn schema(&self) -> Value {
+        let pattern = |pattern: String| json!({ "type": "string", "pattern": format!("^(?:{pattern})$") });
+        match self {
+            Self::Identifier => pattern(format!("[0-9A-Fa-f-]{{{},{}}}", IDENTIFIER.start(), IDENTIFIER.end())),
+            Self::Moment => json!({ "anyOf": [
+                { "type": "string", "format": "date-time" },
+                pattern(format!("[0-9]{{1,{AGO_DIGITS}}}[smhdw]")),
+            ]}),
+            Self::OneOf(names) => json!({ "type": "string", "enum": names() }),
+            Self::Number { least, most, otherwise } => {
+                let mut schema = json!({ "type": "integer", "minimum": least, "maximum": most });
+                if let Some(otherwise) = otherwise {
+                    schema["default"] = json!(otherwise);
+                }
+                schema
+            }
+            Self::Peer => pattern(format!(
+                "{NAME}|{}/(?:3[0-2]|[12]?[0-9])|{}(?:/(?:12[0-8]|1[01][0-9]|[1-9]?[0-9]))?",
+                v4(),
+                v6()
+            )),
+            Self::Address => pattern(format!("{}|{}", v4(), v6())),
+            // Nineteen digits are a number of 64 bits as long as the first is not a nine.
+            Self::Cursor => pattern("-?[0-8]?[0-9]{1,18}-[0-8]?[0-9]{1,18}".to_owned()),
+        }
+    }
+
+    /// In words.
+    pub(super) fn expected(&self) -> String {
+        match self {
+            Self::Identifier => {
+                let (least, most) = (IDENTIFIER.start(), IDENTIFIER.end());
+                format!("an identifier or its beginning: {least} to {most} hexadecimal digits and hyphens")
+            }
+            Self::Moment => "a time such as 2026-11-23T15:04:05Z, or how long ago such as 30m, 24h or 7d".to_owned(),
+            Self::OneOf(names) => format!("one of {}", names().join(", ")),
+            Self::Number { least, most, .. } => format!("a whole number from {least} to {most}"),
+            Self::Peer => {
+                "an address, a network such as 192.0.2.0/24, or a name in ASCII such as *.example.net".to_owned()
+            }
+            Self::Address => "an IPv4 or IPv6 address".to_owned(),
+            Self::Cursor => "the `next` of an earlier answer".to_owned(),
+        }
+    }
+
+    /// Whether a value is one.
+    pub(super) fn accepts(&self, text: &str) -> bool {
+        let only = |also: fn(u8) -> bool| text.bytes().all(also);
+        match self {
+            Self::Identifier => IDENTIFIER.contains(&text.len()) && only(|c| c.is_ascii_hexdigit() || c == b'-'),
+            Self::Moment => text.parse::<Moment>().is_ok(),
+            Self::OneOf(names) => names().contains(&text),
+            Self::Number { least, most, .. } => {
+                only(|c| c.is_ascii_digit()) && text.parse().is_ok_and(|number: u64| (*least..=*most).contains(&number))
+            }
+            Self::Peer => only(|c| c.is_ascii_graphic() && c != b'+') && text.parse::<PeerFilter>().is_ok(),
+            Self::Address => text.parse::<IpAddr>().is_ok(),
+            Self::Cursor => only(|c| c.is_ascii_digit() || c == b'-') && text.parse::<Cursor>().is_ok(),
+        }
+    }
+}
+
+impl Moment {
+    pub(super) fn at(self, now: Timestamp) -> Timestamp {
+        match self {
+            Self::At(at) => at,
+            Self::SecondsAgo(ago) => Timestamp(now.0.saturating_sub(ago.saturating_mul(1_000_000_000))),
+        }
+    }
+}
+
+impl FromStr for Moment {
+    type Err = ();
+
+    fn from_str(text: &str) -> Result<Self, ()> {
+        ago(text).or_else(|| point(text)).ok_or(())
+    }
+}
+
+fn ago(text: &str) -> Option<Moment> {
+    let unit = match text.as_bytes().last()? {
+        b's' => 1,
+        b'm' => 60,
+        b'h' => 3_600,
+        b'd' => 86_400,
+        b'w' => 604_800,
+        _ => return None,
+    };
+    let digits = text.get(..text.len() - 1)?;
+    let may_be = digits.len() <= AGO_DIGITS && digits.bytes().all(|c| c.is_ascii_digit());
+    let count: i64 = digits.parse().ok().filter(|_| may_be)?;
+    Some(Moment::SecondsAgo(count.saturating_mul(unit)))
+}
+
+/// RFC 3339 §5.6. Times that a [`Timestamp`] cannot hold are as early or as late as it can be: nothing was seen there.
+fn point(text: &str) -> Option<Moment> {
+    let shape = "dddd-dd-ddtdd:dd:dd".bytes().zip(text.bytes()).all(|(wanted, found)| match wanted {
+        b'd' => found.is_ascii_digit(),
+        b't' => found.eq_ignore_ascii_case(&b't'),
+        other => found == other,
+    });
+    // The parser takes further forms and a time zone's name behind them, and no time without an offset is a point in time.
+    if !shape || text.len() < 20 || text.contains(['[', ' ']) {
+        return None;
+    }
+    let pieces = Pieces::parse(text).ok()?;
+    let (offset, time) = (pieces.to_numeric_offset()?, pieces.time()?);
+    let at = offset.to_timestamp(pieces.date().to_datetime(time));
+    let beyond = if pieces.date().year() < 1970 { i64::MIN } else { i64::MAX };
+    let nanoseconds = at.ok().and_then(|at| i64::try_from(at.as_nanosecond()).ok());
+    Some(Moment::At(Timestamp(nanoseconds.unwrap_or(beyond))))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn moments() {
+        let now = Timestamp::from_secs(1_795_446_245);
+        for (text, expected) in [
+            ("2026-11-23T15:04:05Z", Some(now.0)),
+            ("2026-11-23t16:04:05+01:00", Some(now.0)),
+            ("2026-11-23T15:04:05.000001Z", Some(now.0 + 1_000)),
+            ("0001-01-01T00:00:00Z", Some(i64::MIN)),
+            ("9999-12-31T23:59:59Z", Some(i64::MAX)),
+            ("0s", Some(now.0)),
+            ("24h", Some(now.0 - 86_400_000_000_000)),
+            ("7d", Some(now.0 - 7 * 86_400_000_000_000)),
+            ("999999w", Some(i64::MIN)),
+        ] {
+            let found = text.parse::<Moment>().ok().map(|moment| moment.at(now).0);
+            // So many weeks are more than a time can be away.
+            let expected = expected.map(|at| if text == "999999w" { now.0.saturating_sub(i64::MAX) } else { at });
+            assert_eq!(found, expected, "{text}");
+        }
+        for bad in [
+            "",
+            "h",
+            "+1h",
+            "-1h",
+            "1",
+            "1y",
+            "1 h",
+            "1234567d",
+            "2026-11-23",
+            "2026-11-23T15:04:05",
+            "yesterday",
+            "2026-11-23 15:04:05Z",
+            "2026-13-23T15:04:05Z",
+            "2026-11-23T15:04:05Z[Europe/Berlin]",
+            "ähm",
+            "é",
+        ] {
+            assert!(bad.parse::<Moment>().is_err(), "{bad}");
+        }
+    }
+
+    /// What the schema takes is taken, and what it does not is not: the two are written apart.
+    #[test]
+    fn forms_and_their_schemas_agree() {
+        let peers = [
+            ("192.0.2.1", true),
+            ("192.0.2.0/24", true),
+            ("192.0.2.0/33", false),
+            ("2001:db8::1", true),
+            ("2001:db8::/32", true),
+            ("::", true),
+            ("::/0", true),
+            ("1:2:3:4:5:6:7:8", true),
+            ("1::3:4:5:6:7:8", true),
+            ("::ffff:192.0.2.1", true),
+            ("1:2:3:4:5:6:7:8:9", false),
+            ("2001:db8::/129", false),
+            ("*.example.net", true),
+            ("mx_1.example.net.", true),
+            ("mx/1", false),
+            ("", false),
+            ("a b", false),
+            ("m\u{fc}nchen.example", false),
+            ("a\0b", false),
+        ];
+        let cursors = [
+            ("1795446245123456789-17", true),
+            ("-5-3", true),
+            ("8999999999999999999-1", true),
+            ("9999999999999999999-1", false),
+            ("1-", false),
+            ("1--1", false),
+            ("+1-1", false),
+            ("1", false),
+        ];
+        let identifiers = [("019abf2c", true), ("0-1A", true), ("abc", false), ("019abf2g", false), ("....", false)];
+        let numbers = [("1", true), ("1000", true), ("0", false), ("1001", false), ("99999999999999999999999", false)];
+        let checked = |form: &Form, rows: &[(&str, bool)]| {
+            let validator = jsonschema::validator_for(&form.schema()).expect("a schema");
+            for (text, expected) in rows {
+                assert_eq!(form.accepts(text), *expected, "{text:?}");
+                let value = match (form, text.parse::<u64>()) {
+                    (Form::Number { .. }, Ok(number)) => json!(number),
+                    _ => json!(text),
+                };
+                assert_eq!(validator.is_valid(&value), *expected, "{text:?} under {}", form.schema());
+            }
+        };
+        checked(&Form::Peer, &peers);
+        checked(&Form::Cursor, &cursors);
+        checked(&Form::Identifier, &identifiers);
+        checked(&LIMIT.form, &numbers);
+        checked(&Form::Address, &[("192.0.2.1", true), ("2001:db8::1", true), ("192.0.2.0/24", false), ("mx", false)]);
+        checked(&SEVERITY.form, &[("high", true), ("HIGH", false), ("", false)]);
+        for bad in ["+1", "0x1", " 1", "1.0", "-1", ""] {
+            assert!(!LIMIT.form.accepts(bad), "{bad:?}");
+        }
+    }
+}

@@ -1,0 +1,144 @@
+//! What went wrong, as RFC 9457 has it.
+
+use axum::{
+    http::{HeaderValue, StatusCode, header},
+    response::{IntoResponse, Response},
+};
+use schemars::JsonSchema;
+use serde::Serialize;
+
+use super::{
+    answer,
+    parameter::{Parameter, Place},
+};
+use crate::store::incidents::LookupError;
+
+/// Media type of a problem.
+pub(super) const MEDIA: &str = "application/problem+json";
+/// Octets of a foreign parameter name that are told back.
+const NAME_SHOWN: usize = 64;
+
+/// An answer that is none.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, JsonSchema)]
+pub(super) struct Problem {
+    /// `about:blank`: the status says which problem it is.
+    #[serde(rename = "type")]
+    kind: &'static str,
+    /// The status in words.
+    title: &'static str,
+    /// The status.
+    #[schemars(range(min = 400, max = 599))]
+    status: u16,
+    /// What is wrong, and what to do.
+    detail: String,
+    /// The parameter that is wrong, or whose value is.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    parameter: Option<String>,
+    /// Identifiers that begin as the one that was asked for.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    candidates: Vec<String>,
+    /// Seconds after which it is worth another try.
+    #[serde(skip)]
+    retry_after: Option<u32>,
+}
+
+impl Problem {
+    fn new(status: StatusCode, detail: String) -> Self {
+        let title = status.canonical_reason().unwrap_or_default();
+        let (parameter, candidates, retry_after) = (None, Vec::new(), None);
+        Self { kind: "about:blank", title, status: status.as_u16(), detail, parameter, candidates, retry_after }
+    }
+
+    /// The value of a parameter is none that it can have.
+    pub(super) fn value(parameter: &Parameter) -> Self {
+        let Parameter { name, form, .. } = parameter;
+        let detail = format!("{name}: expected {}", form.expected());
+        Self { parameter: Some((*name).to_owned()), ..Self::new(StatusCode::BAD_REQUEST, detail) }
+    }
+
+    /// A parameter is missing that the answer depends on.
+    pub(super) fn missing(parameter: &Parameter) -> Self {
+        let detail = format!("{} is missing: expected {}", parameter.name, parameter.form.expected());
+        Self { parameter: Some(parameter.name.to_owned()), ..Self::new(StatusCode::BAD_REQUEST, detail) }
+    }
+
+    /// A parameter stands there more often than it can be used.
+    pub(super) fn repeated(parameter: &Parameter) -> Self {
+        let detail = match parameter.most {
+            1 => format!("{} is given more than once", parameter.name),
+            most => format!("{} is given more than {most} times", parameter.name),
+        };
+        Self { parameter: Some(parameter.name.to_owned()), ..Self::new(StatusCode::BAD_REQUEST, detail) }
+    }
+
+    /// A parameter that this route does not know.
+    pub(super) fn unknown(name: &str, known: &[&Parameter]) -> Self {
+        let known: Vec<_> = known.iter().filter(|one| one.place == Place::Query).map(|one| one.name).collect();
+        let known = if known.is_empty() { "none".to_owned() } else { known.join(", ") };
+        let shown = name.get(..name.floor_char_boundary(NAME_SHOWN)).unwrap_or_default().to_owned();
+        let detail = format!("a parameter that is not known here; these are: {known}");
+        Self { parameter: Some(shown), ..Self::new(StatusCode::BAD_REQUEST, detail) }
+    }
+
+    /// The path is no UTF-8 once it is decoded.
+    pub(super) fn not_text() -> Self {
+        Self::new(StatusCode::BAD_REQUEST, "the path is not UTF-8 where it is percent-encoded".to_owned())
+    }
+
+    /// Nothing has this path.
+    pub(super) fn no_route() -> Self {
+        Self::new(StatusCode::NOT_FOUND, "no such path; /api/v1/openapi.json lists all of them".to_owned())
+    }
+
+    /// Everything here is only read.
+    pub(super) fn not_allowed() -> Self {
+        Self::new(StatusCode::METHOD_NOT_ALLOWED, "only GET and HEAD: nothing here can be changed".to_owned())
+    }
+
+    /// As many as are served at once are being served.
+    pub(super) fn busy(what: &str, seconds: u32) -> Self {
+        Self { retry_after: Some(seconds), ..Self::new(StatusCode::SERVICE_UNAVAILABLE, what.to_owned()) }
+    }
+
+    /// What was found cannot be told in this form.
+    pub(super) fn unreadable(detail: String) -> Self {
+        Self::new(StatusCode::INTERNAL_SERVER_ERROR, detail)
+    }
+
+    /// The form is not part of this build.
+    pub(super) fn not_implemented() -> Self {
+        Self::new(StatusCode::NOT_IMPLEMENTED, "this form cannot be made yet".to_owned())
+    }
+}
+
+impl From<LookupError> for Problem {
+    fn from(error: LookupError) -> Self {
+        match error {
+            LookupError::Unknown(_) => Self::new(
+                StatusCode::NOT_FOUND,
+                "no such incident or finding: it never was, or retention has removed it".to_owned(),
+            ),
+            LookupError::Ambiguous(_, candidates) => {
+                let detail = "several identifiers begin so: give more of it".to_owned();
+                Self { candidates, ..Self::new(StatusCode::CONFLICT, detail) }
+            }
+            // Why it cannot be read might quote it: the log of the daemon is not the place for that, nor is this.
+            LookupError::Document { id, .. } => Self::unreadable(format!("finding {id}: its document cannot be read")),
+            LookupError::Store(error) => Self {
+                retry_after: Some(answer::RETRY_STORE),
+                ..Self::new(StatusCode::SERVICE_UNAVAILABLE, format!("the store cannot be read: {error}"))
+            },
+        }
+    }
+}
+
+impl IntoResponse for Problem {
+    fn into_response(self) -> Response {
+        let mut response = answer::text(MEDIA, answer::harmless(&self));
+        *response.status_mut() = StatusCode::from_u16(self.status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
+        if let Some(seconds) = self.retry_after {
+            response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from(seconds));
+        }
+        response
+    }
+}

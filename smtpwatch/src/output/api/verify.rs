@@ -1,0 +1,21 @@
+//! The check of the chain: it reads every finding that there is.
+
+use axum::response::Response;
+
+use super::{Api, answer, problem::Problem};
+
+/// Checks at once: each holds a reader of the store, and reads all of it.
+pub(super) const AT_ONCE: usize = 1;
+/// Seconds after which another try is worth it.
+const RETRY: u32 = 10;
+
+pub(super) async fn serve(api: Api) -> Result<Response, Problem> {
+    let busy = |_| Problem::busy("the chain is being checked for somebody else: try again later", RETRY);
+    let turn = api.verifying.try_acquire_owned().map_err(busy)?;
+    let verified = api.desk.ask(move |store| {
+        // Held until the check is through, also when who asked for it has gone.
+        let _turn = turn;
+        Ok(store.verify()?)
+    });
+    Ok(answer::json(&verified.await?))
+}

@@ -1,0 +1,430 @@
+//! The JSON API, over a real connection and a real store.
+
+use std::{
+    collections::BTreeMap,
+    io::{Read, Write},
+    net::{SocketAddr, TcpStream},
+    path::Path,
+    sync::Arc,
+    time::Duration,
+};
+
+use rusqlite::Connection;
+use serde_json::{Value, json};
+use smtpwatch::{
+    config::Retention,
+    output::{
+        api,
+        desk::{Desk, Live},
+        http::Health,
+        metrics::Metrics,
+    },
+    store::Store,
+};
+use smtpwatch_core::{Finding, finding::Kind};
+
+use crate::incidents::{credential, keep, later, store};
+
+/// A server over the store at `path`, stopped when it is dropped.
+struct Server {
+    _runtime: tokio::runtime::Runtime,
+    address: SocketAddr,
+}
+
+/// What came back.
+#[derive(Debug)]
+struct Answer {
+    status: u16,
+    headers: BTreeMap<String, String>,
+    body: String,
+}
+
+impl Answer {
+    fn json(&self) -> Value {
+        serde_json::from_str(&self.body).unwrap_or_else(|error| panic!("{error}: {self:?}"))
+    }
+
+    fn header(&self, name: &str) -> &str {
+        self.headers.get(name).map_or("", String::as_str)
+    }
+
+    /// A problem of this status, in the form that it has to have.
+    fn is_problem(&self, status: u16) {
+        assert_eq!(self.status, status, "{self:?}");
+        assert_eq!(self.header("content-type"), "application/problem+json", "{self:?}");
+        assert_eq!(self.header("cache-control"), "no-store", "{self:?}");
+        let problem = self.json();
+        assert_eq!((&problem["type"], &problem["status"]), (&json!("about:blank"), &json!(status)), "{problem}");
+        assert!(problem["title"].is_string() && problem["detail"].as_str().is_some_and(|text| text.len() > 10));
+        self.is_harmless();
+    }
+
+    fn is_harmless(&self) {
+        let text = self.body.trim_end_matches('\n');
+        assert!(!text.contains(|c: char| c.is_control() || matches!(c, '\u{202a}'..='\u{202e}')), "{text:?}");
+    }
+}
+
+impl Server {
+    fn start(path: &Path) -> Self {
+        let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
+        let listener = runtime.block_on(tokio::net::TcpListener::bind("127.0.0.1:0")).unwrap();
+        let address = listener.local_addr().unwrap();
+        let metrics = Arc::new(Metrics::new(&[25]).unwrap());
+        let desk = Arc::new(Desk::new(path.to_owned(), metrics, Arc::new(Health::default()), Live::new()));
+        runtime.spawn(async move { axum::serve(listener, api::router(desk)).await });
+        Self { _runtime: runtime, address }
+    }
+
+    fn ask(&self, method: &str, path: &str, headers: &str) -> Answer {
+        let mut stream = TcpStream::connect(self.address).unwrap();
+        stream.set_read_timeout(Some(Duration::from_secs(30))).unwrap();
+        write!(stream, "{method} {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n{headers}\r\n").unwrap();
+        let mut answer = Vec::new();
+        stream.read_to_end(&mut answer).unwrap();
+        let answer = String::from_utf8(answer).unwrap();
+        let (head, body) = answer.split_once("\r\n\r\n").unwrap_or_else(|| panic!("{path}: {answer:?}"));
+        let mut lines = head.lines();
+        let status = lines.next().unwrap().split(' ').nth(1).unwrap().parse().unwrap();
+        let headers = lines.filter_map(|line| line.split_once(": "));
+        let headers = headers.map(|(name, value)| (name.to_ascii_lowercase(), value.to_owned())).collect();
+        Answer { status, headers, body: body.to_owned() }
+    }
+
+    fn get(&self, path: &str) -> Answer {
+        self.ask("GET", &format!("/api/v1{path}"), "")
+    }
+
+    fn json(&self, path: &str) -> Value {
+        let answer = self.get(path);
+        assert_eq!(answer.status, 200, "{path}: {answer:?}");
+        answer.is_harmless();
+        answer.json()
+    }
+}
+
+/// Seven incidents, one of them of five findings, of two kinds and three peers.
+fn filled(path: &Path) -> Vec<Finding> {
+    let one = credential();
+    let mut made: Vec<_> = [("198.51.100.25:587", 0), ("198.51.100.26:587", 10), ("203.0.113.7:587", 20)]
+        .into_iter()
+        .flat_map(|(server, from)| [(server, from), (server, from + 100_000)])
+        .chain((1..5).map(|n| ("198.51.100.25:587", n)))
+        .map(|(server, seconds)| later(&one, server, seconds))
+        .collect();
+    let mut stripped = later(&one, "198.51.100.25:587", 200_000);
+    stripped.kind = Kind::StarttlsStripped;
+    stripped.severity = smtpwatch_core::finding::Severity::High;
+    stripped.evidence = smtpwatch_core::finding::Evidence::Policy;
+    // What a terminal would act on, a right-to-left override among it.
+    stripped.peer.greeting = "220 \u{9b}31m\u{202e}\u{7f}\u{1b}[2J <script>".to_owned();
+    made.push(stripped);
+    keep(path, Retention::default(), &made);
+    made
+}
+
+/// The path of a documented operation, with values that there are.
+fn with_values(path: &str, id: &str) -> String {
+    let parameters = if path.ends_with("/offers") { "?role=client&port=587" } else { "" };
+    format!("{}{parameters}", path.replace("{id}", id).replace("{peer}", "198.51.100.25"))
+}
+
+#[test]
+fn every_route_answers_what_it_says() {
+    let (_directory, path) = store();
+    let made = filled(&path);
+    let server = Server::start(&path);
+    let document = server.json("/openapi.json");
+    assert_eq!(document["openapi"], "3.1.0");
+    let under = |schema: &Value| {
+        let mut schema = schema.clone();
+        schema["components"] = document["components"].clone();
+        jsonschema::validator_for(&schema).unwrap_or_else(|error| panic!("{error}: {schema}"))
+    };
+    let valid = |schema: &Value, value: &Value, what: &str| {
+        let wrong: Vec<_> = under(schema).iter_errors(value).map(|error| error.to_string()).collect();
+        assert!(wrong.is_empty(), "{what}: {wrong:?}");
+    };
+    let problem = json!({ "$ref": "#/components/schemas/Problem" });
+    let paths = document["paths"].as_object().unwrap();
+    assert_eq!(paths.len(), 15, "{:?}", paths.keys());
+    for (path, item) in paths {
+        let (asked, says) = (with_values(path, &made[0].id), &item["get"]["responses"]);
+        let refused = server.ask("POST", &asked, "Content-Length: 0\r\n");
+        refused.is_problem(405);
+        assert_eq!(refused.header("allow").replace(' ', ""), "GET,HEAD", "{refused:?}");
+        let wrong = server.ask("GET", &format!("{asked}{}x%1B=1", if asked.contains('?') { '&' } else { '?' }), "");
+        wrong.is_problem(400);
+        assert_eq!(wrong.json()["parameter"], "x\u{1b}");
+        valid(&problem, &wrong.json(), path);
+        if path.ends_with("/events") {
+            continue;
+        }
+        let answer = server.ask("GET", &asked, "");
+        let said = &says[answer.status.to_string()];
+        let media =
+            said["content"].as_object().unwrap_or_else(|| panic!("{path}: {} is not documented", answer.status));
+        let (media, content) = media.iter().next().unwrap();
+        assert_eq!(answer.header("content-type"), media, "{path}");
+        assert_eq!(answer.header("x-content-type-options"), "nosniff", "{path}");
+        if media.contains("json") && !media.contains("ndjson") {
+            answer.is_harmless();
+            valid(&content["schema"], &answer.json(), path);
+        }
+        let head = server.ask("HEAD", &asked, "");
+        assert_eq!((head.status, head.body.as_str()), (answer.status, ""), "{path}");
+        assert_eq!(head.header("content-type"), media, "{path}");
+    }
+    // A document that fits every schema would pass all of this.
+    assert!(!under(&problem).is_valid(&json!({ "status": 400 })));
+    let incident = json!({ "$ref": "#/components/schemas/IncidentInFull" });
+    let mut found = server.json(&format!("/incidents/{}", made[0].id));
+    valid(&incident, &found, "an incident");
+    found["best"]["finding"]["kind"] = json!("something");
+    assert!(!under(&incident).is_valid(&found));
+    server.ask("GET", "/api/v1/nothing", "").is_problem(404);
+    server.ask("GET", "/api/v1/", "").is_problem(404);
+    server.ask("GET", "/api/v1", "").is_problem(404);
+    server.ask("DELETE", "/api/v1/nothing", "").is_problem(404);
+}
+
+#[test]
+fn incidents_are_listed_filtered_and_paged() {
+    let (_directory, path) = store();
+    let made = filled(&path);
+    let server = Server::start(&path);
+    let ids = |list: &Value| -> Vec<String> {
+        let list = list["incidents"].as_array().unwrap();
+        list.iter().map(|incident| incident["id"].as_str().unwrap().to_owned()).collect()
+    };
+    let all = server.json("/incidents");
+    assert_eq!((ids(&all).len(), &all["next"]), (7, &Value::Null), "{all}");
+    for size in [1, 2, 3, 7, 1000] {
+        let (mut paged, mut cursor, mut asked) = (Vec::new(), String::new(), 0);
+        loop {
+            let page = server.json(&format!("/incidents?limit={size}{cursor}"));
+            assert!(ids(&page).len() <= size);
+            paged.extend(ids(&page));
+            asked += 1;
+            match page["next"].as_str() {
+                Some(next) => cursor = format!("&cursor={next}"),
+                None => break,
+            }
+            assert!(asked < 20, "it ends");
+        }
+        assert_eq!(paged, ids(&all), "by {size}");
+    }
+    let count = |query: &str| ids(&server.json(&format!("/incidents?{query}"))).len();
+    for (query, expected) in [
+        ("kind=auth-plaintext", 6),
+        ("kind=auth-plaintext&kind=starttls-stripped", 7),
+        ("severity=critical", 6),
+        ("severity=high", 7),
+        ("evidence=tamper", 0),
+        ("role=server", 0),
+        ("role=client", 7),
+        ("peer=198.51.100.0/24", 5),
+        ("peer=198.51.100.0%2F24", 5),
+        ("peer=203.0.113.7", 2),
+        ("peer=2001:db8::/32", 0),
+        ("peer=*.EXAMPLE.net", 7),
+        ("peer=example.net", 0),
+        ("since=2026-11-24T15:00:00Z", 4),
+        ("until=2026-11-24T16:00:00%2B01:00", 3),
+        ("since=0001-01-01T00:00:00Z&until=9999-12-31T23:59:59Z", 7),
+        ("until=9999w", 0),
+        ("", 7),
+    ] {
+        assert_eq!(count(query), expected, "{query}");
+    }
+    let more = format!("/incidents/{}/findings", made[0].id);
+    let numbers = |list: &Value| -> Vec<u64> {
+        list["findings"].as_array().unwrap().iter().map(|kept| kept["number"].as_u64().unwrap()).collect()
+    };
+    assert_eq!(numbers(&server.json(&more)), [10, 9, 8, 7, 1]);
+    let first = server.json(&format!("{more}?limit=2"));
+    assert_eq!((numbers(&first), first["next"].as_u64()), (vec![10, 9], Some(9)));
+    let rest = server.json(&format!("{more}?limit=1000&before=9"));
+    assert_eq!((numbers(&rest), &rest["next"]), (vec![8, 7, 1], &Value::Null));
+    assert_eq!(first["findings"][0]["has_exhibit"], true);
+}
+
+#[test]
+fn a_finding_is_told_as_it_was_kept() {
+    let (_directory, path) = store();
+    let made = filled(&path);
+    let server = Server::start(&path);
+    let kept = Store::open_existing(&path).unwrap().finding(&made[0].id).unwrap();
+    let asked = format!("/findings/{}", made[0].id);
+    let answer = server.get(&asked);
+    answer.is_harmless();
+    assert!(answer.body.contains(&format!("\"finding\":{},", kept.document)), "{}", answer.body);
+    let told = answer.json();
+    assert_eq!(
+        (&told["number"], &told["chain"], &told["incident"]),
+        (&json!(1), &json!(kept.chain), &json!(made[0].id))
+    );
+    assert_eq!(told["exhibit"], serde_json::to_value(&made[0].exhibit).unwrap());
+    assert!(told["exhibit"].is_object());
+
+    let tag = answer.header("etag").to_owned();
+    assert_eq!(answer.header("cache-control"), "private, no-cache");
+    for (held, status) in [
+        (tag.clone(), 304),
+        (format!("W/{tag}"), 304),
+        (format!("\"other\", {tag}"), 304),
+        ("*".to_owned(), 304),
+        ("\"other\"".to_owned(), 200),
+        ("\u{fc}".to_owned(), 200),
+    ] {
+        let again = server.ask("GET", &format!("/api/v1{asked}"), &format!("If-None-Match: {held}\r\n"));
+        assert_eq!(
+            (again.status, again.header("etag"), again.body.is_empty()),
+            (status, &*tag, status == 304),
+            "{held}"
+        );
+    }
+
+    let hostile = server.json(&format!("/findings/{}", made[10].id));
+    assert_eq!(hostile["finding"]["peer"]["greeting"], made[10].peer.greeting);
+    let beginning = &made[0].id[..8];
+    let several = server.get(&format!("/incidents/{beginning}"));
+    several.is_problem(409);
+    let candidates = several.json()["candidates"].as_array().unwrap().clone();
+    assert!(candidates.len() > 1 && candidates.iter().all(|id| id.as_str().unwrap().starts_with(beginning)));
+}
+
+#[test]
+fn hostile_questions_get_a_problem() {
+    let (_directory, path) = store();
+    let made = filled(&path);
+    let server = Server::start(&path);
+    let id = &made[0].id;
+    let long = "a".repeat(60_000);
+    for (asked, parameter) in [
+        ("/incidents?limit=0".to_owned(), "limit"),
+        ("/incidents?limit=1001".to_owned(), "limit"),
+        ("/incidents?limit=-1".to_owned(), "limit"),
+        ("/incidents?limit=+1".to_owned(), "limit"),
+        ("/incidents?limit=99999999999999999999999999".to_owned(), "limit"),
+        ("/incidents?limit=1&limit=2".to_owned(), "limit"),
+        ("/incidents?cursor=".to_owned(), "cursor"),
+        ("/incidents?cursor=1-2-3".to_owned(), "cursor"),
+        ("/incidents?cursor=99999999999999999999-1".to_owned(), "cursor"),
+        ("/incidents?cursor=1%00-1".to_owned(), "cursor"),
+        ("/incidents?kind=nothing".to_owned(), "kind"),
+        (format!("/incidents?{}", "kind=auth-plaintext&".repeat(18)), "kind"),
+        ("/incidents?severity=HIGH".to_owned(), "severity"),
+        ("/incidents?evidence=".to_owned(), "evidence"),
+        ("/incidents?role=both".to_owned(), "role"),
+        ("/incidents?peer=a%00b".to_owned(), "peer"),
+        ("/incidents?peer=%ff%fe".to_owned(), "peer"),
+        ("/incidents?peer='%20OR%201=1".to_owned(), "peer"),
+        (format!("/incidents?peer={long}"), "peer"),
+        ("/incidents?since=yesterday".to_owned(), "since"),
+        ("/incidents?until=%E2%80%AE".to_owned(), "until"),
+        ("/incidents?Limit=1".to_owned(), "Limit"),
+        ("/incidents/%00%00%00%00".to_owned(), "id"),
+        ("/incidents/..%2F..%2Fetc".to_owned(), "id"),
+        (format!("/incidents/{long}"), "id"),
+        ("/findings/abc".to_owned(), "id"),
+        ("/findings/%25%25%25%25".to_owned(), "id"),
+        (format!("/incidents/{id}/findings?before=0"), "before"),
+        (format!("/incidents/{id}/findings?before=9223372036854775808"), "before"),
+        (format!("/incidents/{id}/pcapng?x"), "x"),
+        ("/peers/mx.example.net/offers?role=client&port=25".to_owned(), "peer"),
+        ("/peers/198.51.100.25/offers?port=25".to_owned(), "role"),
+        ("/peers/198.51.100.25/offers?role=client".to_owned(), "port"),
+        ("/peers/198.51.100.25/offers?role=client&port=65536".to_owned(), "port"),
+        ("/verify?deep=1".to_owned(), "deep"),
+    ] {
+        let answer = server.get(&asked);
+        answer.is_problem(400);
+        assert_eq!(answer.json()["parameter"], parameter, "{asked:.80}");
+        assert!(answer.body.len() < 2_000, "{asked:.80}");
+    }
+    server.get("/findings/%ff%ff").is_problem(400);
+    for unknown in ["/findings/0000", "/incidents/------------------------------------", "/incidents/ffff/pcapng"] {
+        server.get(unknown).is_problem(404);
+    }
+    let shown = server.get(&format!("/verify?{long}\u{e4}=1"));
+    assert_eq!(shown.status, 400);
+    assert_eq!(shown.json()["parameter"].as_str().map(str::len), Some(64));
+}
+
+#[test]
+fn days_of_offers_come_from_the_store() {
+    let directory = tempfile::tempdir().unwrap();
+    let (path, capture) = (directory.path().join("smtpwatch.db"), directory.path().join("capture"));
+    std::fs::write(&capture, crate::traffic::pcap(&crate::traffic::password(), 1, false, false)).unwrap();
+    let replay = std::process::Command::new(env!("CARGO_BIN_EXE_smtpwatch"))
+        .env_clear()
+        .args(["replay", "--store"])
+        .args([&path, &capture])
+        .output()
+        .unwrap();
+    assert!(replay.status.success(), "{}", String::from_utf8_lossy(&replay.stderr));
+    let server = Server::start(&path);
+    let known = server.json("/peers/::ffff:198.51.100.25/offers?role=client&port=587");
+    assert_eq!((&known["peer"], &known["days"][0]["day"]), (&json!("198.51.100.25"), &json!("2026-11-23")), "{known}");
+    assert_eq!((&known["days"][0]["sessions"], &known["days"][0]["offered"]), (&json!(1), &json!(1)));
+    assert_eq!(server.json("/peers/198.51.100.25/offers?role=server&port=587")["days"], json!([]));
+    assert_eq!(server.json("/peers/2001:db8::1/offers?role=client&port=25")["days"], json!([]));
+    assert!(server.json("/status")["store"]["findings"].as_u64().is_some_and(|count| count > 0));
+}
+
+#[test]
+fn the_chain_is_checked_once_at_a_time() {
+    let (_directory, path) = store();
+    filled(&path);
+    let server = Server::start(&path);
+    let whole = server.json("/verify");
+    assert_eq!((&whole["findings"], &whole["broken"]), (&json!(11), &json!([])), "{whole}");
+    let connection = Connection::open(&path).unwrap();
+    connection
+        .execute_batch("UPDATE finding SET document = replace(document, 'critical', 'info') WHERE number = 2")
+        .unwrap();
+    assert!(server.json("/verify")["broken"][0].as_str().unwrap().contains("number 2"));
+    drop(connection);
+    // Another hand holds the file: the first check waits for it, and the second is not let in.
+    drop(server);
+    let server = Server::start(&path);
+    let connection = Connection::open(&path).unwrap();
+    connection.pragma_update(None, "locking_mode", "exclusive").unwrap();
+    connection.execute_batch("BEGIN EXCLUSIVE; UPDATE finding SET kept = kept;").unwrap();
+    std::thread::scope(|scope| {
+        let first = scope.spawn(|| server.get("/verify"));
+        std::thread::sleep(Duration::from_millis(300));
+        let second = server.get("/verify");
+        second.is_problem(503);
+        assert_eq!(second.header("retry-after"), "10");
+        assert!(second.body.contains("for somebody else"), "{}", second.body);
+        let first = first.join().unwrap();
+        first.is_problem(503);
+        assert!(first.body.contains("the store cannot be read"), "{}", first.body);
+    });
+    connection.execute_batch("ROLLBACK").unwrap();
+    drop(connection);
+    assert_eq!(server.json("/verify")["findings"], 11, "the turn was given back");
+}
+
+#[test]
+fn a_store_that_is_not_there_is_told() {
+    let (_directory, path) = store();
+    let server = Server::start(&path);
+    for asked in ["/incidents", "/incidents/0000", "/findings/0000", "/verify", "/peers/::1/offers?role=client&port=25"]
+    {
+        let answer = server.get(asked);
+        answer.is_problem(503);
+        assert_eq!(answer.header("retry-after"), "10", "{asked}");
+    }
+    assert_eq!(server.json("/status")["store"], Value::Null);
+    // A document that another hand made unreadable is told without being quoted.
+    let made = filled(&path);
+    let edit = "UPDATE finding SET document = '{\"id\":\"hunter2\",\"gaps\":\"hunter2\"}' WHERE number = 1";
+    Connection::open(&path).unwrap().execute_batch(edit).unwrap();
+    let answer = server.get(&format!("/findings/{}", made[0].id));
+    answer.is_problem(500);
+    assert!(answer.body.contains(&made[0].id) && !answer.body.contains("hunter2"), "{}", answer.body);
+    assert_eq!(server.get("/incidents").status, 200, "the others are still told");
+}
