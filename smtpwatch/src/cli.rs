@@ -3,6 +3,7 @@
 mod baseline;
 mod check_config;
 mod generate;
+mod incidents;
 mod policy;
 mod probe;
 mod replay;
@@ -15,7 +16,10 @@ use std::{
 };
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
-use smtpwatch_core::finding::Severity;
+use smtpwatch_core::{
+    Role, Timestamp,
+    finding::{Evidence, Kind, Severity},
+};
 
 use crate::{
     config::{Config, ConfigError, Network, parse_interface, parse_port},
@@ -23,6 +27,7 @@ use crate::{
     log::{LogFormat, LogLevel},
     output::http::{DEFAULT_LISTEN, ListenAddress},
     policy::lookup::TrustError,
+    store::incidents::PeerFilter,
     version,
 };
 
@@ -62,6 +67,9 @@ pub enum Verb {
     Replay(ReplayArgs),
     /// Tell what this kernel and host allow, each with its remedy.
     Probe(ProbeArgs),
+    /// What was found, with its evidence: list it, look at it, hand it over, check it.
+    #[command(subcommand)]
+    Incidents(IncidentsVerb),
     /// Look at the history of peers, and correct it.
     #[command(subcommand)]
     Baseline(BaselineVerb),
@@ -282,6 +290,118 @@ pub struct TlsrptImportArgs {
     pub(crate) format: Option<Format>,
 }
 
+/// Verbs of `incidents`.
+#[derive(Debug, Subcommand)]
+pub enum IncidentsVerb {
+    /// Incidents, the one that was seen last first.
+    List(IncidentsListArgs),
+    /// One incident, with the finding that shows it best.
+    Show(IncidentArgs),
+    /// One incident, to hand over: to a program, to Wireshark, or to an abuse desk.
+    Export(IncidentsExportArgs),
+    /// Check every finding against the chain of hashes: later edits show.
+    Verify(IncidentsVerifyArgs),
+}
+
+/// Where findings are kept.
+#[derive(Debug, Args)]
+pub struct IncidentsPlace {
+    #[command(flatten)]
+    pub(crate) config: ConfigArg,
+    /// The store [default: that of the configuration].
+    #[arg(long, value_name = "PATH")]
+    pub(crate) store: Option<PathBuf>,
+}
+
+/// Flags of `incidents list`.
+#[derive(Debug, Args)]
+pub struct IncidentsListArgs {
+    /// Seen at this time or later: RFC 3339, or so long ago (30m, 24h, 7d).
+    #[arg(long, value_name = "TIME", value_parser = incidents::parse_time)]
+    pub(crate) since: Option<Timestamp>,
+    /// Begun before this time, likewise.
+    #[arg(long, value_name = "TIME", value_parser = incidents::parse_time)]
+    pub(crate) until: Option<Timestamp>,
+    /// Of this kind, repeatable.
+    #[arg(long, value_name = "KIND")]
+    pub(crate) kind: Vec<Kind>,
+    /// Of this severity or a louder one: info, low, medium, high, critical.
+    #[arg(long, value_name = "SEVERITY")]
+    pub(crate) severity: Option<Severity>,
+    /// Of evidence this strong or stronger: suspicious, regression, policy, tamper.
+    #[arg(long, value_name = "EVIDENCE")]
+    pub(crate) evidence: Option<Evidence>,
+    /// Which end this host was: client, server.
+    #[arg(long, value_name = "ROLE", value_parser = incidents::parse_role)]
+    pub(crate) role: Option<Role>,
+    /// Of this peer: an address, a network, a name, or every name below one (*.example.net).
+    #[arg(long, value_name = "PEER")]
+    pub(crate) peer: Option<PeerFilter>,
+    /// At most so many.
+    #[arg(long, value_name = "N", default_value_t = 100, value_parser = clap::value_parser!(u16).range(1..=1000))]
+    pub(crate) limit: u16,
+    #[command(flatten)]
+    pub(crate) place: IncidentsPlace,
+    /// Form of the answer [default: text on a terminal, else json: one object per line].
+    #[arg(long, value_name = "FORMAT")]
+    pub(crate) format: Option<Format>,
+}
+
+/// Flags of `incidents show`.
+#[derive(Debug, Args)]
+pub struct IncidentArgs {
+    /// The identifier of the incident or of one of its findings, or a beginning of it that fits no other.
+    #[arg(value_name = "ID")]
+    pub(crate) id: String,
+    #[command(flatten)]
+    pub(crate) place: IncidentsPlace,
+    /// Form of the answer [default: text on a terminal, else json].
+    #[arg(long, value_name = "FORMAT")]
+    pub(crate) format: Option<Format>,
+}
+
+/// Flags of `incidents export`.
+#[derive(Debug, Args)]
+pub struct IncidentsExportArgs {
+    /// The identifier of the incident or of one of its findings, or a beginning of it that fits no other.
+    #[arg(value_name = "ID")]
+    pub(crate) id: String,
+    #[command(flatten)]
+    pub(crate) place: IncidentsPlace,
+    /// Form of what is written to stdout.
+    #[arg(long, value_name = "FORMAT", default_value = "json")]
+    pub(crate) format: ExportFormat,
+    /// Write a capture file for Wireshark, put together from the evidence, and nothing to stdout; - is stdout.
+    #[arg(long, value_name = "FILE", conflicts_with = "format")]
+    pub(crate) pcapng: Option<PathBuf>,
+}
+
+/// Forms of `incidents export`.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, ValueEnum)]
+pub enum ExportFormat {
+    /// Incident, findings and evidence as one JSON object.
+    Json,
+    /// A letter to an abuse desk.
+    Text,
+    /// Elastic Common Schema, one object per finding and line.
+    Ecs,
+    /// Suricata's EVE, one object per finding and line.
+    Eve,
+}
+
+/// Flags of `incidents verify`.
+#[derive(Debug, Args)]
+pub struct IncidentsVerifyArgs {
+    /// A head of the chain that was written down earlier: it must stand in the chain.
+    #[arg(long, value_name = "SHA256", value_parser = incidents::parse_hash)]
+    pub(crate) head: Option<[u8; 32]>,
+    #[command(flatten)]
+    pub(crate) place: IncidentsPlace,
+    /// Form of the answer [default: text on a terminal, else json].
+    #[arg(long, value_name = "FORMAT")]
+    pub(crate) format: Option<Format>,
+}
+
 /// Verbs of `baseline`.
 #[derive(Debug, Subcommand)]
 pub enum BaselineVerb {
@@ -385,6 +505,7 @@ pub fn dispatch(cli: Cli) -> anyhow::Result<Exit> {
         Verb::Run(args) => run::run(args),
         Verb::Replay(args) => replay::run(args),
         Verb::Probe(args) => probe::run(&args),
+        Verb::Incidents(verb) => incidents::run(verb),
         Verb::Baseline(verb) => baseline::run(verb),
         Verb::Policy(verb) => policy::run(verb),
         Verb::Tlsrpt(TlsrptVerb::Report(args)) => tlsrpt::report(&args),

@@ -284,3 +284,195 @@ fn a_replay_fills_a_store() {
     let [(day, offers)] = &days[..] else { panic!("{days:?}") };
     assert_eq!((day.to_string().as_str(), offers.sessions, offers.offered), ("2026-11-23", 1, 1));
 }
+
+const STRIPPED: &str = "250-SIZE 1000\r\n250-XXXXXXXA\r\n250 8BITMIME\r\n";
+const RULE: &str = "[[rule]]\nstarttls = \"required\"\nauth_plaintext = \"forbid\"\n";
+
+fn smtpwatch(arguments: &[&str]) -> (i32, String, String) {
+    let output = Command::new(env!("CARGO_BIN_EXE_smtpwatch")).env_clear().args(arguments).output().unwrap();
+    let text = |octets| String::from_utf8(octets).unwrap();
+    (output.status.code().unwrap(), text(output.stdout), text(output.stderr))
+}
+
+/// A store that was filled from captures: a masked reply with mail in clear, and a password.
+struct Filled {
+    directory: tempfile::TempDir,
+}
+
+impl Filled {
+    fn new() -> Self {
+        let filled = Self { directory: tempfile::tempdir().unwrap() };
+        let mail = traffic::mail(CLIENT, START_NS, STRIPPED);
+        std::fs::write(filled.path("mail"), traffic::pcap(&mail, 1, false, false)).unwrap();
+        std::fs::write(filled.path("password"), traffic::pcap(&traffic::password(), 1, false, false)).unwrap();
+        std::fs::write(filled.path("rule.toml"), RULE).unwrap();
+        let found = filled.replay(&filled.path("db"), &[&filled.path("mail"), &filled.path("password")]);
+        assert!(found.iter().any(|finding| finding.kind == Kind::AuthPlaintext), "{found:?}");
+        filled
+    }
+
+    fn path(&self, name: &str) -> String {
+        self.directory.path().join(name).to_str().unwrap().to_owned()
+    }
+
+    fn replay(&self, store: &str, files: &[&str]) -> Vec<Finding> {
+        let rule = self.path("rule.toml");
+        let arguments = [&["replay", "--config", &rule, "--format", "json", "--store", store], files].concat();
+        let (code, stdout, stderr) = smtpwatch(&arguments);
+        assert_eq!(code, 0, "{stderr}");
+        stdout.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
+    }
+
+    fn incidents(&self, arguments: &[&str]) -> (i32, String, String) {
+        smtpwatch(&[&["incidents"], arguments, &["--store", &self.path("db")]].concat())
+    }
+
+    /// The identifier of the first incident of a kind.
+    fn id(&self, kind: &str) -> String {
+        let (code, stdout, stderr) = self.incidents(&["list", "--kind", kind, "--format", "json"]);
+        assert_eq!(code, 0, "{stderr}");
+        let first: serde_json::Value = serde_json::from_str(stdout.lines().next().unwrap()).unwrap();
+        first["id"].as_str().unwrap().to_owned()
+    }
+}
+
+#[test]
+fn incidents_are_listed_and_shown_with_the_difference() {
+    let filled = Filled::new();
+    let (code, all, _) = filled.incidents(&["list", "--format", "json"]);
+    assert_eq!(code, 0);
+    let (_, loud, _) = filled.incidents(&["list", "--format", "json", "--severity", "critical"]);
+    assert!(loud.lines().count() >= 1 && loud.lines().count() <= all.lines().count());
+    let (_, none, _) = filled.incidents(&["list", "--format", "json", "--peer", "203.0.113.0/24"]);
+    assert_eq!(none, "");
+    let (_, table, _) = filled.incidents(&["list", "--format", "text", "--since", "2026-11-01T00:00:00Z"]);
+    assert!(table.contains("SEVERITY") && table.contains("auth-plaintext"), "{table}");
+    for bad in [["--since", "yesterday"], ["--kind", "nothing"], ["--peer", "a b"], ["--limit", "0"]] {
+        assert_eq!(filled.incidents(&[&["list"], &bad[..]].concat()).0, 2, "{bad:?}");
+    }
+
+    let id = filled.id("starttls-masked");
+    let (code, shown, _) = filled.incidents(&["show", &id, "--format", "text"]);
+    assert_eq!(code, 0);
+    assert!(shown.contains("!  STARTTLS                 XXXXXXXA   <- overwritten"), "{shown}");
+    assert!(shown.contains("S: 250-XXXXXXXA") && shown.contains("next: "), "{shown}");
+    let (_, shown, _) = filled.incidents(&["show", &id[..id.len() - 1], "--format", "json"]);
+    let shown: serde_json::Value = serde_json::from_str(&shown).unwrap();
+    assert_eq!(shown["incident"]["id"], *id);
+    assert!(shown["findings"][0]["exhibit"]["packets"].as_array().unwrap().len() > 10);
+    let (code, _, stderr) = filled.incidents(&["show", "ffff"]);
+    assert!(code == 1 && stderr.contains("no such incident or finding"), "{stderr}");
+}
+
+#[test]
+fn the_chain_is_checked_by_command() {
+    let filled = Filled::new();
+    let (code, answer, _) = filled.incidents(&["verify", "--format", "json"]);
+    let answer: serde_json::Value = serde_json::from_str(&answer).unwrap();
+    assert_eq!((code, answer["broken"].as_array().unwrap().len()), (0, 0), "{answer}");
+    let head = answer["head"].as_str().unwrap();
+    assert_eq!(filled.incidents(&["verify", "--head", head]).0, 0);
+    let (code, answer, _) = filled.incidents(&["verify", "--format", "text", "--head", &"1".repeat(64)]);
+    assert!(code == 1 && answer.contains("BROKEN"), "{answer}");
+    assert_eq!(filled.incidents(&["verify", "--head", "12"]).0, 2);
+    Connection::open(filled.path("db"))
+        .unwrap()
+        .execute("UPDATE finding SET document = replace(document, '198.51.100.25', '198.51.100.26')", [])
+        .unwrap();
+    let (code, answer, _) = filled.incidents(&["verify", "--format", "text"]);
+    assert!(code == 1 && answer.contains("number 1"), "{answer}");
+}
+
+#[test]
+fn an_incident_is_handed_over_in_every_form() {
+    let filled = Filled::new();
+    let id = filled.id("auth-plaintext");
+    let (code, json, _) = filled.incidents(&["export", &id]);
+    assert_eq!(code, 0);
+    let json: serde_json::Value = serde_json::from_str(&json).unwrap();
+    let findings = json["findings"].as_array().unwrap().len();
+    assert!(findings > 0);
+    let (_, text, _) = filled.incidents(&["export", &id, "--format", "text"]);
+    assert!(text.lines().all(|line| line.chars().count() <= 100), "{text}");
+    let text = text.split_whitespace().collect::<Vec<_>>().join(" ");
+    for expected in
+        ["a password or token crossed the network in clear", "PLAIN", "198.51.100.25:587", &id, "C: AUTH PLAIN"]
+    {
+        assert!(text.contains(expected), "{expected} is not in {text}");
+    }
+    let (_, ecs, _) = filled.incidents(&["export", &id, "--format", "ecs"]);
+    let ecs: serde_json::Value = serde_json::from_str(ecs.lines().next().unwrap()).unwrap();
+    assert_eq!((&ecs["event"]["kind"], &ecs["source"]["ip"]), (&"alert".into(), &"192.0.2.10".into()), "{ecs}");
+    assert_eq!((&ecs["destination"]["port"], &ecs["rule"]["id"]), (&587.into(), &"F1".into()));
+    let (_, eve, _) = filled.incidents(&["export", &id, "--format", "eve"]);
+    let eve: serde_json::Value = serde_json::from_str(eve.lines().next().unwrap()).unwrap();
+    assert_eq!((&eve["event_type"], &eve["alert"]["severity"]), (&"alert".into(), &1.into()), "{eve}");
+    assert!(eve["timestamp"].as_str().unwrap().ends_with("+0000"));
+    assert_eq!(eve["community_id"], ecs["network"]["community_id"]);
+    for kind in ["auth-plaintext", "starttls-masked"] {
+        for form in ["json", "text", "ecs", "eve"] {
+            let (_, answer, _) = filled.incidents(&["export", &filled.id(kind), "--format", form]);
+            assert!(!answer.contains("AGFsaWNlAGh1bnRlcjI") && !answer.contains("hunter2"), "{form}");
+        }
+    }
+}
+
+/// The capture file that is made from evidence is evidence itself: the same program finds the same in it.
+#[test]
+fn the_capture_file_of_an_incident_shows_the_same_finding() {
+    let filled = Filled::new();
+    for (kind, number) in [("starttls-masked", 1), ("auth-plaintext", 2)] {
+        let file = filled.path(&format!("{kind}.pcapng"));
+        let (code, stdout, stderr) = filled.incidents(&["export", &filled.id(kind), "--pcapng", &file]);
+        assert_eq!((code, stdout.as_str()), (0, ""), "{stderr}");
+        let octets = std::fs::read(&file).unwrap();
+        assert!(!octets.windows(8).any(|window| window == b"AGFsaWNl"), "no secret");
+        let mut store = Store::open_existing(Path::new(&filled.path("db"))).unwrap();
+        let incident = store.incident(&filled.id(kind)).unwrap();
+        let first = store.first_findings(&incident, 1).unwrap().remove(0).finding;
+        let again = filled.replay(&filled.path(&format!("again-{number}")), &[&file]);
+        let again =
+            again.iter().find(|finding| finding.kind == first.kind).unwrap_or_else(|| panic!("{kind}: {again:?}"));
+        assert_eq!((&again.rule, again.evidence, again.outcome), (&first.rule, first.evidence, first.outcome));
+        assert_eq!((&again.observed, &again.expected, &again.peer), (&first.observed, &first.expected, &first.peer));
+        assert_eq!((again.time, &again.flow.community_id), (first.time, &first.flow.community_id));
+        assert_eq!(again.transcript, first.transcript);
+    }
+}
+
+#[test]
+fn wireshark_reads_the_capture_file() {
+    let filled = Filled::new();
+    let tshark = |arguments: &[&str]| Command::new("tshark").args(arguments).output();
+    if tshark(&["--version"]).is_err() {
+        println!("SKIPPED wireshark_reads_the_capture_file: tshark is not installed");
+        return;
+    }
+    let file = filled.path("strip.pcapng");
+    assert_eq!(filled.incidents(&["export", &filled.id("starttls-masked"), "--pcapng", &file]).0, 0);
+    let read = |arguments: &[&str]| {
+        let output = tshark(&[&["-r", &file], arguments].concat()).unwrap();
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        String::from_utf8(output.stdout).unwrap()
+    };
+    let all = read(&["-T", "fields", "-e", "frame.number"]).lines().count();
+    let mut store = Store::open_existing(Path::new(&filled.path("db"))).unwrap();
+    let incident = store.incident(&filled.id("starttls-masked")).unwrap();
+    let exhibit = store.first_findings(&incident, 1).unwrap().remove(0).finding.exhibit.unwrap();
+    assert_eq!(all, exhibit.packets.len());
+    let parameters = read(&["-Y", "smtp.response", "-T", "fields", "-e", "smtp.rsp.parameter"]);
+    assert!(parameters.contains("XXXXXXXA"), "{parameters}");
+    let commands = read(&["-Y", "smtp.req.command", "-T", "fields", "-e", "smtp.req.command"]);
+    assert!(commands.lines().any(|line| line == "EHLO") && commands.contains("MAIL"), "{commands}");
+    let comments = read(&["-Y", "frame.comment", "-T", "fields", "-e", "frame.number", "-e", "frame.comment"]);
+    assert!(comments.contains("starttls-masked") && comments.contains("Put together from the evidence"), "{comments}");
+    let wrong = read(&[
+        "-o",
+        "tcp.check_checksum:TRUE",
+        "-o",
+        "ip.check_checksum:TRUE",
+        "-Y",
+        "_ws.malformed || tcp.checksum.status == 0 && !tcp.analysis.ack_lost_segment || ip.checksum.status == 0",
+    ]);
+    assert_eq!(wrong, "", "malformed, or a wrong checksum");
+}

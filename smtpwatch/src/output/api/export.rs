@@ -3,8 +3,21 @@
 use smtpwatch_core::Finding;
 
 use super::{hand_over::Form, problem::Problem};
+use crate::{incident::export, output::text::json_line};
 
 /// The findings of an incident in this form.
-pub(super) fn write(_form: Form, _incident: &str, _findings: &[Finding]) -> Result<Vec<u8>, Problem> {
-    Err(Problem::not_implemented())
+pub(super) fn write(form: Form, incident: &str, findings: &[Finding]) -> Result<Vec<u8>, Problem> {
+    let lines = |line: fn(&Finding) -> serde_json::Value| {
+        findings.iter().map(|finding| json_line(&line(finding))).collect::<String>().into_bytes()
+    };
+    Ok(match form {
+        Form::Pcapng => {
+            let mut file = Vec::new();
+            export::pcapng(findings, &mut file).map_err(|error| Problem::unreadable(error.to_string()))?;
+            file
+        }
+        Form::Text => export::text(incident, findings).into_bytes(),
+        Form::Ecs => lines(export::ecs),
+        Form::Eve => lines(export::eve),
+    })
 }

@@ -241,4 +241,4 @@ pub(super) static OPERATIONS: &[Operation] = &[
 ];
 
 /// As [`LOOKED_UP`], and the form may be one that this build cannot make.
-const EXPORTED: &[u16] = &[400, 404, 409, 500, 501, 503];
+const EXPORTED: &[u16] = &[400, 404, 409, 500, 503];

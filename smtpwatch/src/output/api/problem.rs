@@ -104,11 +104,6 @@ impl Problem {
     pub(super) fn unreadable(detail: String) -> Self {
         Self::new(StatusCode::INTERNAL_SERVER_ERROR, detail)
     }
-
-    /// The form is not part of this build.
-    pub(super) fn not_implemented() -> Self {
-        Self::new(StatusCode::NOT_IMPLEMENTED, "this form cannot be made yet".to_owned())
-    }
 }
 
 impl From<LookupError> for Problem {

@@ -1,0 +1,269 @@
+//! `smtpwatch incidents`.
+
+use std::{
+    fs::File,
+    io::{self, BufWriter, Write},
+    path::{Path, PathBuf},
+};
+
+use anyhow::Context as _;
+use serde::Serialize;
+use serde_json::{Value, value::RawValue};
+use smtpwatch_core::{Finding, Role, Timestamp, exhibit::Exhibit};
+
+use super::{
+    Exit, ExportFormat, Format, IncidentArgs, IncidentsExportArgs, IncidentsListArgs, IncidentsPlace, IncidentsVerb,
+    IncidentsVerifyArgs,
+};
+use crate::{
+    clock::now,
+    config::Config,
+    incident::{
+        difference::{Change, difference},
+        export, words,
+    },
+    output::text::{self, json_line, printable},
+    store::{
+        Store,
+        incidents::{Filter, Incident, Kept, PAGE, Reach},
+    },
+};
+
+pub(super) fn run(verb: IncidentsVerb) -> anyhow::Result<Exit> {
+    match verb {
+        IncidentsVerb::List(args) => list(args),
+        IncidentsVerb::Show(args) => show(&args),
+        IncidentsVerb::Export(args) => hand_over(&args),
+        IncidentsVerb::Verify(args) => verify(&args),
+    }
+}
+
+/// RFC 3339, or so long ago.
+pub(super) fn parse_time(text: &str) -> Result<Timestamp, String> {
+    if let Ok(time) = text.parse::<jiff::Timestamp>() {
+        return i64::try_from(time.as_nanosecond()).map(Timestamp).map_err(|error| error.to_string());
+    }
+    let unit = text.chars().next_back().and_then(|unit| match unit {
+        's' => Some(1),
+        'm' => Some(60),
+        'h' => Some(3_600),
+        'd' => Some(86_400),
+        'w' => Some(604_800),
+        _ => None,
+    });
+    let number = text.get(..text.len().saturating_sub(1)).and_then(|number| number.parse::<u32>().ok());
+    let (Some(unit), Some(number)) = (unit, number) else {
+        return Err("expected a time such as 2026-11-23T15:00:00Z, or so long ago: 30m, 24h, 7d".to_owned());
+    };
+    Ok(Timestamp(now().0.saturating_sub(i64::from(number).saturating_mul(unit).saturating_mul(1_000_000_000))))
+}
+
+pub(super) fn parse_role(text: &str) -> Result<Role, String> {
+    Role::ALL.into_iter().find(|role| role.as_str() == text).ok_or_else(|| "expected client or server".to_owned())
+}
+
+pub(super) fn parse_hash(text: &str) -> Result<[u8; 32], String> {
+    let octet = |at: usize| text.get(at..at + 2).and_then(|pair| u8::from_str_radix(pair, 16).ok());
+    let octets: Option<Vec<u8>> = (0..text.len()).step_by(2).map(octet).collect();
+    octets.and_then(|octets| octets.try_into().ok()).ok_or_else(|| "expected 64 hexadecimal digits".to_owned())
+}
+
+fn open(place: &IncidentsPlace) -> anyhow::Result<Store> {
+    let path = match &place.store {
+        Some(path) => path.clone(),
+        None => Config::load(place.config.config.as_deref())?.0.store,
+    };
+    Ok(Store::open_existing(&path)?)
+}
+
+fn list(args: IncidentsListArgs) -> anyhow::Result<Exit> {
+    let filter = Filter {
+        since: args.since,
+        until: args.until,
+        kinds: args.kind,
+        severity: args.severity,
+        evidence: args.evidence,
+        role: args.role,
+        peer: args.peer,
+        after: None,
+        limit: usize::from(args.limit),
+    };
+    let incidents = open(&args.place)?.incidents(&filter)?;
+    super::out(|out| match Format::or_default(args.format) {
+        Format::Json => incidents.iter().try_for_each(|incident| out.write_all(json_line(incident).as_bytes())),
+        Format::Text => table(out, &incidents),
+    })?;
+    Ok(Exit::Fine)
+}
+
+fn table(out: &mut impl Write, incidents: &[Incident]) -> io::Result<()> {
+    writeln!(
+        out,
+        "{:<20} {:<8} {:<23} {:<10} {:<10} {:>8} {:<36} PEER",
+        "LAST SEEN (UTC)", "SEVERITY", "KIND", "EVIDENCE", "OUTCOME", "FINDINGS", "ID"
+    )?;
+    for incident in incidents {
+        let name = if incident.name.is_empty() { String::new() } else { format!(" ({})", incident.name) };
+        let last: String = incident.last_seen.to_string().chars().take(19).collect();
+        let peer = format!("{}:{}{name}", incident.peer, incident.port);
+        writeln!(
+            out,
+            "{last:<20} {:<8} {:<23} {:<10} {:<10} {:>8} {:<36} {}",
+            incident.severity.as_str(),
+            incident.kind.as_str(),
+            incident.evidence.as_str(),
+            incident.outcome.as_str(),
+            incident.findings,
+            incident.id,
+            printable(&peer)
+        )?;
+    }
+    Ok(())
+}
+
+fn show(args: &IncidentArgs) -> anyhow::Result<Exit> {
+    let mut store = open(&args.place)?;
+    let incident = store.incident(&args.id)?;
+    let reach = store.reach(&incident)?;
+    let best = store.best_finding(&incident)?;
+    let answer = match Format::or_default(args.format) {
+        Format::Json => json_line(&document(&incident, reach, best.as_slice())?),
+        Format::Text => in_words(&incident, reach, best.as_ref()),
+    };
+    super::out(|out| out.write_all(answer.as_bytes()))?;
+    Ok(Exit::Fine)
+}
+
+/// The incident with findings.
+#[derive(Serialize)]
+struct Document<'a> {
+    incident: &'a Incident,
+    reach: Reach,
+    findings: Vec<DocumentFinding<'a>>,
+}
+
+#[derive(Serialize)]
+struct DocumentFinding<'a> {
+    number: u64,
+    chain: &'a str,
+    /// As it is on record, to the octet: its hash can be checked.
+    finding: Box<RawValue>,
+    exhibit: Option<&'a Exhibit>,
+}
+
+fn document<'a>(incident: &'a Incident, reach: Reach, findings: &'a [Kept]) -> anyhow::Result<Document<'a>> {
+    let finding = |kept: &'a Kept| -> anyhow::Result<_> {
+        Ok(DocumentFinding {
+            number: kept.number,
+            chain: &kept.chain,
+            finding: RawValue::from_string(kept.document.clone())?,
+            exhibit: kept.finding.exhibit.as_deref(),
+        })
+    };
+    Ok(Document { incident, reach, findings: findings.iter().map(finding).collect::<anyhow::Result<_>>()? })
+}
+
+fn in_words(incident: &Incident, reach: Reach, best: Option<&Kept>) -> String {
+    let mut text = format!(
+        "Incident {}\n{} {} with {}, port {}: {}.\nHow sure: {}. Cost: {}.\n{} findings from {} to {}; peers with the same at \
+         that time: {}, in this network: {}.\n",
+        incident.id,
+        incident.severity.as_str().to_uppercase(),
+        incident.kind,
+        printable(&incident.peer),
+        incident.port,
+        words::happened(incident.kind),
+        words::how_sure(incident.evidence),
+        words::cost(incident.outcome),
+        incident.findings,
+        incident.first_seen,
+        incident.last_seen,
+        reach.peers,
+        reach.network
+    );
+    let Some(best) = best else { return text };
+    let rows = difference(&best.finding);
+    if !rows.is_empty() {
+        text.push_str("\n   EXPECTED                 CAME\n");
+    }
+    for row in rows {
+        let (mark, note) = match row.change {
+            Change::Same => (' ', ""),
+            Change::Missing => ('-', "   <- missing"),
+            Change::Masked => ('!', "   <- overwritten"),
+            Change::Added => ('+', "   <- not expected"),
+        };
+        text.push_str(&format!("{mark}  {:<24} {}{note}\n", printable(&row.expected), printable(&row.came)));
+    }
+    text.push('\n');
+    text.push_str(&text::finding(&best.finding));
+    text.push_str(&format!("\nfinding {} (number {} of the chain, {})\n", best.finding.id, best.number, best.chain));
+    text.push_str(&format!("next: {}\n", words::next(incident.kind)));
+    text
+}
+
+fn hand_over(args: &IncidentsExportArgs) -> anyhow::Result<Exit> {
+    let mut store = open(&args.place)?;
+    let incident = store.incident(&args.id)?;
+    let kept = store.first_findings(&incident, PAGE)?;
+    let left_out = incident.findings.saturating_sub(kept.len() as u64);
+    if left_out > 0 {
+        tracing::warn!(left_out, "the incident has more findings than are written, or than are still kept");
+    }
+    let findings: Vec<Finding> = kept.iter().map(|kept| kept.finding.clone()).collect();
+    if let Some(path) = &args.pcapng {
+        anyhow::ensure!(
+            findings.iter().any(|finding| finding.exhibit.is_some()),
+            "incident {}: no evidence was kept with it, so there is nothing to make a capture file from",
+            incident.id
+        );
+        write_file(path, &findings)?;
+        return Ok(Exit::Fine);
+    }
+    let lines =
+        |form: fn(&Finding) -> Value| findings.iter().map(|finding| json_line(&form(finding))).collect::<String>();
+    let answer = match args.format {
+        ExportFormat::Json => json_line(&document(&incident, store.reach(&incident)?, &kept)?),
+        ExportFormat::Text => export::text(&incident.id, &findings),
+        ExportFormat::Ecs => lines(export::ecs),
+        ExportFormat::Eve => lines(export::eve),
+    };
+    super::out(|out| out.write_all(answer.as_bytes()))?;
+    Ok(Exit::Fine)
+}
+
+fn write_file(path: &PathBuf, findings: &[Finding]) -> anyhow::Result<()> {
+    if path == Path::new("-") {
+        return Ok(super::out(|out| export::pcapng(findings, out))?);
+    }
+    let file = File::create(path).with_context(|| format!("cannot create {}", path.display()))?;
+    let mut file = BufWriter::new(file);
+    export::pcapng(findings, &mut file).with_context(|| format!("cannot write {}", path.display()))
+}
+
+fn verify(args: &IncidentsVerifyArgs) -> anyhow::Result<Exit> {
+    let mut store = open(&args.place)?;
+    let mut verified = store.verify()?;
+    if let Some(head) = &args.head
+        && !store.has_chain(head)?
+    {
+        verified.broken.push(
+            "the head that was written down does not stand in the chain: findings were removed or the chain was made anew \
+             (or retention has removed that finding since)"
+                .to_owned(),
+        );
+    }
+    let answer = match Format::or_default(args.format) {
+        Format::Json => json_line(&verified),
+        Format::Text => {
+            let verdict = if verified.broken.is_empty() { "the chain is whole" } else { "THE CHAIN IS BROKEN" };
+            let broken: String = verified.broken.iter().map(|line| format!("  {line}\n")).collect();
+            format!(
+                "{verdict}: {} findings checked, {} before them removed by retention\nhead {}\n{broken}",
+                verified.findings, verified.removed, verified.head
+            )
+        }
+    };
+    super::out(|out| out.write_all(answer.as_bytes()))?;
+    Ok(if verified.broken.is_empty() { Exit::Fine } else { Exit::Failure })
+}
