@@ -44,6 +44,15 @@ pub enum Side {
 }
 
 impl Side {
+    /// The name in JSON and in words.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Client => "client",
+            Self::Server => "server",
+        }
+    }
+
     /// The other end.
     #[must_use]
     pub const fn peer(self) -> Self {

@@ -34,6 +34,12 @@ impl Day {
     pub const fn plus(self, days: i64) -> Self {
         Self(self.0.saturating_add(days))
     }
+
+    /// Days since another one.
+    #[must_use]
+    pub const fn since(self, other: Self) -> i64 {
+        self.0.saturating_sub(other.0)
+    }
 }
 
 /// `YYYY-MM-DD`.

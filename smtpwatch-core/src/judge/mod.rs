@@ -19,7 +19,7 @@ mod unused;
 use std::{net::IpAddr, time::Duration};
 
 use crate::{
-    Role, Side, Timestamp,
+    Role, Timestamp,
     finding::{Evidence, Expected, Kind, Outcome, Severity},
     flow::{Conflict, SynFingerprint},
     policy::{
@@ -295,12 +295,4 @@ fn nothing_expected() -> Expected {
 /// What a standard says, whoever the peer is.
 fn by_standard(detail: &str) -> Expected {
     Expected::starttls("standard", detail.to_owned())
-}
-
-/// The side in words.
-const fn side_name(side: Side) -> &'static str {
-    match side {
-        Side::Client => "client",
-        Side::Server => "server",
-    }
 }

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::{Case, Claim, side_name};
+use super::{Case, Claim};
 use crate::{
     Role,
     finding::{Evidence, Kind, Severity},
@@ -68,7 +68,7 @@ fn conflicts(case: Case<'_>, claim: &mut Claim) {
             let only: Vec<_> = these.iter().filter(|keyword| !those.contains(keyword)).cloned().collect();
             if only.is_empty() { "none".to_owned() } else { only.join(", ") }
         };
-        let who = side_name(conflict.from);
+        let who = conflict.from.as_str();
         claim.proof.push(format!(
             "{range} of the {who} came twice, with different octets; keywords only in the first copy: {}; only in the other: {} \
              (FO-1)",

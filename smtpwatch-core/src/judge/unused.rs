@@ -3,7 +3,7 @@
 //!
 //! On port 25 an unused offer is common and means nothing by itself (THREATS FP-20, FP-28).
 
-use super::{Case, Claim, by_standard, side_name, use_expected};
+use super::{Case, Claim, by_standard, use_expected};
 use crate::{
     Role, Side,
     finding::{Evidence, Kind},
@@ -80,10 +80,10 @@ pub(super) fn handshake_end(end: HandshakeEnd) -> String {
         HandshakeEnd::Clear(Side::Client) => "the client went on in clear".to_owned(),
         HandshakeEnd::Clear(Side::Server) => "the server answered TLS in clear".to_owned(),
         HandshakeEnd::Alert(side, description) => {
-            format!("the {} sent alert {description} (RFC 8446 §6)", side_name(side))
+            format!("the {} sent alert {description} (RFC 8446 §6)", side.as_str())
         }
-        HandshakeEnd::Reset(side) => format!("a reset came from the {}", side_name(side)),
-        HandshakeEnd::Closed(side) => format!("the {} closed the connection", side_name(side)),
+        HandshakeEnd::Reset(side) => format!("a reset came from the {}", side.as_str()),
+        HandshakeEnd::Closed(side) => format!("the {} closed the connection", side.as_str()),
         HandshakeEnd::Silence => "nobody said anything more".to_owned(),
     }
 }

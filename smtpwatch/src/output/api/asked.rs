@@ -32,10 +32,21 @@ impl Asked {
         let path = path.iter().map(|(name, value)| (Place::Path, name.to_owned(), value.to_owned()));
         let query = form_urlencoded::parse(query.as_bytes())
             .map(|(name, value)| (Place::Query, name.into_owned(), value.into_owned()));
+        let held = headers.get_all(header::IF_NONE_MATCH).iter().filter_map(|value| value.to_str().ok());
+        let held = held.flat_map(|list| list.split(',')).map(|tag| tag.trim().to_owned()).collect();
+        let listened_before = headers.contains_key("last-event-id");
+        Ok(Self { held, listened_before, ..Self::of(operation.parameters, path.chain(query))? })
+    }
+
+    /// Of these parameters, in any order.
+    pub(super) fn of(
+        parameters: &[&'static Parameter],
+        given: impl Iterator<Item = (Place, String, String)>,
+    ) -> Result<Self, Problem> {
         let mut values = Vec::new();
-        for (place, name, value) in path.chain(query) {
-            let parameter = operation.parameters.iter().find(|one| one.place == place && one.name == name);
-            let Some(parameter) = parameter else { return Err(Problem::unknown(&name, operation.parameters)) };
+        for (place, name, value) in given {
+            let parameter = parameters.iter().find(|one| one.place == place && one.name == name);
+            let Some(parameter) = parameter else { return Err(Problem::unknown(&name, parameters)) };
             if !parameter.form.accepts(&value) {
                 return Err(Problem::value(parameter));
             }
@@ -45,12 +56,10 @@ impl Asked {
             values.push((parameter.name, value));
         }
         let given = |parameter: &Parameter| values.iter().any(|(name, _)| *name == parameter.name);
-        if let Some(missing) = operation.parameters.iter().find(|one| one.required && !given(one)) {
+        if let Some(missing) = parameters.iter().find(|one| one.required && !given(one)) {
             return Err(Problem::missing(missing));
         }
-        let held = headers.get_all(header::IF_NONE_MATCH).iter().filter_map(|value| value.to_str().ok());
-        let held = held.flat_map(|list| list.split(',')).map(|tag| tag.trim().to_owned()).collect();
-        Ok(Self { values, held, listened_before: headers.contains_key("last-event-id") })
+        Ok(Self { values, held: Vec::new(), listened_before: false })
     }
 
     /// What was given for a parameter.

@@ -9,7 +9,7 @@ use smtpwatch_core::{Finding, Role, exhibit::Exhibit};
 use super::{
     Api, answer,
     asked::Asked,
-    parameter::{self as p, Moment, PAGE_BY_DEFAULT, Parameter},
+    parameter::{self as p, Moment, PAGE_BY_DEFAULT, Parameter, Place},
     problem::Problem,
 };
 use crate::{
@@ -100,27 +100,40 @@ pub(super) async fn status(api: Api) -> Result<Response, Problem> {
     Ok(answer::json(&api.desk.status().await))
 }
 
-pub(super) async fn list(api: Api, asked: Asked) -> Result<Response, Problem> {
+/// What the list may be asked for.
+pub(super) const LIST: &[&Parameter] =
+    &[&p::SINCE, &p::UNTIL, &p::KIND, &p::SEVERITY, &p::EVIDENCE, &p::ROLE, &p::PEER, &p::LIMIT, &p::CURSOR];
+
+/// The incidents that a query asks for, by the names and values of its parameters.
+pub(in crate::output) fn filter(query: impl Iterator<Item = (String, String)>) -> Result<Filter, Problem> {
+    filter_of(&Asked::of(LIST, query.map(|(name, value)| (Place::Query, name, value)))?)
+}
+
+fn filter_of(asked: &Asked) -> Result<Filter, Problem> {
     let now = now();
     let moment = |parameter: &Parameter| -> Result<_, Problem> {
         Ok(asked.value::<Moment>(parameter)?.map(|moment| moment.at(now)))
     };
-    let limit = limit(&asked)?;
     let mut kinds = Vec::new();
     for kind in asked.texts(&p::KIND) {
         kinds.push(kind.parse().map_err(|_| Problem::value(&p::KIND))?);
     }
-    let filter = Filter {
+    Ok(Filter {
         since: moment(&p::SINCE)?,
         until: moment(&p::UNTIL)?,
         kinds,
         severity: asked.value(&p::SEVERITY)?,
         evidence: asked.value(&p::EVIDENCE)?,
-        role: role(&asked, &p::ROLE),
+        role: role(asked, &p::ROLE),
         peer: asked.value(&p::PEER)?,
         after: asked.value(&p::CURSOR)?,
-        limit,
-    };
+        limit: limit(asked)?,
+    })
+}
+
+pub(super) async fn list(api: Api, asked: Asked) -> Result<Response, Problem> {
+    let filter = filter_of(&asked)?;
+    let limit = filter.limit;
     let incidents = api.desk.ask(move |store| Ok(store.incidents(&filter)?)).await?;
     let full = incidents.len() >= limit;
     let next = incidents.last().filter(|_| full).map(|incident| incident.cursor().to_string());

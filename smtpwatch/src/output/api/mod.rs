@@ -30,9 +30,10 @@ use tokio::sync::Semaphore;
 use self::{
     asked::Asked,
     operation::{OPERATIONS, Operation},
-    problem::Problem,
 };
 use super::desk::Desk;
+
+pub(super) use self::{incidents::filter, problem::Problem};
 
 /// Where all of it is.
 const ROOT: &str = "/api/v1";

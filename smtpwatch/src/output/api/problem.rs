@@ -20,23 +20,23 @@ const NAME_SHOWN: usize = 64;
 
 /// An answer that is none.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, JsonSchema)]
-pub(super) struct Problem {
+pub(in crate::output) struct Problem {
     /// `about:blank`: the status says which problem it is.
     #[serde(rename = "type")]
     kind: &'static str,
     /// The status in words.
-    title: &'static str,
+    pub(in crate::output) title: &'static str,
     /// The status.
     #[schemars(range(min = 400, max = 599))]
-    status: u16,
+    pub(in crate::output) status: u16,
     /// What is wrong, and what to do.
-    detail: String,
+    pub(in crate::output) detail: String,
     /// The parameter that is wrong, or whose value is.
     #[serde(skip_serializing_if = "Option::is_none")]
     parameter: Option<String>,
     /// Identifiers that begin as the one that was asked for.
     #[serde(skip_serializing_if = "Vec::is_empty")]
-    candidates: Vec<String>,
+    pub(in crate::output) candidates: Vec<String>,
     /// Seconds after which it is worth another try.
     #[serde(skip)]
     retry_after: Option<u32>,
@@ -88,6 +88,11 @@ impl Problem {
     /// Nothing has this path.
     pub(super) fn no_route() -> Self {
         Self::new(StatusCode::NOT_FOUND, "no such path; /api/v1/openapi.json lists all of them".to_owned())
+    }
+
+    /// There is no such page.
+    pub(in crate::output) fn no_page() -> Self {
+        Self::new(StatusCode::NOT_FOUND, "no such page".to_owned())
     }
 
     /// Everything here is only read.

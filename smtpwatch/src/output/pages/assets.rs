@@ -1,0 +1,49 @@
+//! Style, script and icon, as they are in the program: their addresses change with what is in them, so that browsers keep them.
+
+use std::sync::LazyLock;
+
+use axum::{
+    extract::Path,
+    http::{HeaderValue, header},
+    response::{IntoResponse, Response},
+};
+
+use super::layout::Failure;
+use crate::{hash, output::api::Problem};
+
+pub(super) static STYLE: LazyLock<Asset> =
+    LazyLock::new(|| Asset::new("style.css", "text/css; charset=utf-8", include_str!("assets/style.css")));
+pub(super) static LIVE: LazyLock<Asset> =
+    LazyLock::new(|| Asset::new("live.js", "text/javascript; charset=utf-8", include_str!("assets/live.js")));
+pub(super) static ICON: LazyLock<Asset> =
+    LazyLock::new(|| Asset::new("icon.svg", "image/svg+xml", include_str!("assets/icon.svg")));
+
+/// Digits of the hash in an address.
+const DIGITS: usize = 12;
+
+/// A file of the pages.
+pub(super) struct Asset {
+    /// Where it is.
+    pub(super) address: String,
+    media: &'static str,
+    content: &'static str,
+}
+
+impl Asset {
+    fn new(name: &str, media: &'static str, content: &'static str) -> Self {
+        let hash = hash::sha256(content.as_bytes());
+        Self { address: format!("/assets/{}-{name}", hash.get(..DIGITS).unwrap_or(&hash)), media, content }
+    }
+}
+
+pub(super) async fn serve(Path(name): Path<String>) -> Result<Response, Failure> {
+    let all = [&*STYLE, &*LIVE, &*ICON];
+    let asset = all.into_iter().find(|asset| asset.address.strip_prefix("/assets/") == Some(&name));
+    let asset = asset.ok_or_else(|| Failure::from(Problem::no_page()))?;
+    let headers = [
+        (header::CONTENT_TYPE, HeaderValue::from_static(asset.media)),
+        (header::CACHE_CONTROL, HeaderValue::from_static("private, max-age=31536000, immutable")),
+        (header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff")),
+    ];
+    Ok((headers, asset.content).into_response())
+}

@@ -1,0 +1,26 @@
+//! What the two hosts said in clear.
+
+use maud::{Markup, html};
+use smtpwatch_core::Finding;
+
+use super::said::said;
+
+pub(super) fn section(finding: &Finding) -> Markup {
+    if finding.transcript.is_empty() {
+        return html! {};
+    }
+    html! {
+        section aria-labelledby="dialogue" {
+            h2 #dialogue { "Dialogue in clear" }
+            p.note { "Passwords, user names and addresses are overwritten by " code { "*" } " or left out; their lengths stay." }
+            ol.dialogue {
+                @for line in &finding.transcript {
+                    li class=(line.from.as_str()) {
+                        span.from { (line.from.as_str()) ": " }
+                        code { (said(&line.text)) }
+                    }
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,49 @@
+//! The EHLO reply that was expected beside the one that came.
+
+use maud::{Markup, html};
+use smtpwatch_core::Finding;
+
+use super::said::said;
+use crate::incident::difference::{Change, Row, difference};
+
+pub(super) fn section(finding: &Finding) -> Markup {
+    let rows = difference(finding);
+    if rows.is_empty() {
+        return html! {};
+    }
+    let compared = rows.iter().any(|row| !row.expected.is_empty());
+    html! {
+        section aria-labelledby="difference" {
+            h2 #difference { (if compared { "Expected, and what came" } else { "The server's reply to EHLO" }) }
+            table.difference {
+                @if compared {
+                    caption { "Says " (said(&finding.expected.source)) ": " (said(&finding.expected.detail)) }
+                    thead { tr { th scope="col" { "Expected" } th scope="col" { "Came" } th scope="col" { "So" } } }
+                }
+                tbody { @for row in &rows { (line(row, compared)) } }
+            }
+        }
+    }
+}
+
+fn line(row: &Row, compared: bool) -> Markup {
+    let (class, mark) = match row.change {
+        Change::Same => ("same", ""),
+        Change::Missing => ("missing", "missing"),
+        Change::Masked => ("masked", "overwritten in place"),
+        Change::Added => ("added", "not expected"),
+    };
+    html! {
+        tr class=(class) {
+            @if compared {
+                td { @if row.change == Change::Missing || row.change == Change::Masked {
+                    del { code { (said(&row.expected)) } }
+                } @else { code { (said(&row.expected)) } } }
+            }
+            td { @if row.change == Change::Added || row.change == Change::Masked {
+                ins { code { (said(&row.came)) } }
+            } @else { code { (said(&row.came)) } } }
+            @if compared { td.mark { (mark) } }
+        }
+    }
+}

@@ -1,0 +1,115 @@
+//! Which incidents: the form, and what it says about what it was given.
+
+use maud::{Markup, html};
+use smtpwatch_core::{
+    Role,
+    finding::{Evidence, Kind, Severity},
+};
+
+use crate::{
+    output::api::{self, Problem},
+    store::incidents::{Cursor, Filter},
+};
+
+/// What was filled in, as it was; what is empty is not wanted.
+pub(super) struct Wanted(Vec<(String, String)>);
+
+impl Wanted {
+    pub(super) fn read(query: &str) -> Self {
+        let filled = form_urlencoded::parse(query.as_bytes())
+            .map(|(name, value)| (name.into_owned(), value.trim().to_owned()))
+            .filter(|(_, value)| !value.is_empty());
+        Self(filled.collect())
+    }
+
+    /// The filter that the API would make of it.
+    pub(super) fn filter(&self, limit: usize) -> Result<Filter, Problem> {
+        Ok(Filter { limit, ..api::filter(self.0.iter().cloned())? })
+    }
+
+    pub(super) fn is_everything(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    /// The address of the page behind this place.
+    pub(super) fn further(&self, cursor: &Cursor) -> String {
+        let mut query = form_urlencoded::Serializer::new(String::new());
+        query.extend_pairs(self.0.iter().filter(|(name, _)| name != "cursor"));
+        format!("/incidents?{}", query.append_pair("cursor", &cursor.to_string()).finish())
+    }
+
+    fn has(&self, name: &str, value: &str) -> bool {
+        self.0.iter().any(|(held, text)| held == name && text == value)
+    }
+
+    fn text(&self, name: &str) -> &str {
+        self.0.iter().find(|(held, _)| held == name).map_or("", |(_, value)| value)
+    }
+}
+
+pub(super) fn form(wanted: &Wanted) -> Markup {
+    let ranks = |name: &'static str, label, any, values: Vec<(&'static str, String)>| {
+        html! {
+            label { (label)
+                select name=(name) {
+                    option value="" { (any) }
+                    @for (value, shown) in values { option value=(value) selected[wanted.has(name, value)] { (shown) } }
+                }
+            }
+        }
+    };
+    let at_least = |name: &'static str| (name, format!("{name} or more"));
+    let text = |name: &str, label: &str, example: &str| {
+        html! {
+            label { (label)
+                input type="text" name=(name) value=(wanted.text(name)) placeholder=(example) autocomplete="off"
+                    spellcheck="false" maxlength="255";
+            }
+        }
+    };
+    let kinds = Kind::ALL.iter().filter(|kind| wanted.has("kind", kind.as_str())).count();
+    html! {
+        form.filter method="get" action="/incidents" role="search" aria-label="Incidents" {
+            (ranks("severity", "Severity", "any", Severity::ALL.iter().map(|one| at_least(one.as_str())).collect()))
+            (ranks("evidence", "Evidence", "any", Evidence::ALL.iter().map(|one| at_least(one.as_str())).collect()))
+            (ranks("role", "This host is the", "client or server", Role::ALL.iter().map(|one| (one.as_str(), one.as_str().to_owned())).collect()))
+            (text("peer", "Peer", "198.51.100.0/24, *.example.net"))
+            (text("since", "Seen since", "24h, 7d, 2026-11-23T15:00:00Z"))
+            (text("until", "Begun before", "2026-11-23T15:00:00Z"))
+            details.kinds open[kinds > 0] {
+                summary { "Kinds: " (if kinds == 0 { "any".to_owned() } else { kinds.to_string() }) }
+                fieldset {
+                    legend { "Any of these" }
+                    @for kind in Kind::ALL {
+                        label { input type="checkbox" name="kind" value=(kind) checked[wanted.has("kind", kind.as_str())]; (kind) }
+                    }
+                }
+            }
+            div.do {
+                button type="submit" { "Filter" }
+                @if !wanted.is_everything() { a href="/incidents" { "Show all" } }
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_empty_is_not_wanted_and_the_next_page_keeps_the_rest() {
+        let wanted = Wanted::read("severity=&peer=+*.example.net+&kind=starttls-stripped&kind=auth-plaintext&cursor=1-2");
+        let filter = wanted.filter(9).unwrap_or_else(|problem| panic!("{}", problem.detail));
+        assert_eq!((filter.severity, filter.kinds.len(), filter.limit), (None, 2, 9));
+        let next = wanted.further(&"3-4".parse().expect("a place"));
+        assert_eq!(next, "/incidents?peer=*.example.net&kind=starttls-stripped&kind=auth-plaintext&cursor=3-4");
+        assert!(Wanted::read("severity=loud").filter(9).is_err() && Wanted::read("&&=").is_everything());
+    }
+
+    #[test]
+    fn what_was_typed_comes_back_as_text() {
+        let page = form(&Wanted::read("peer=%22%3E%3Cscript%3E")).into_string();
+        assert!(page.contains("value=\"&quot;&gt;&lt;script&gt;\"") && !page.contains("<script"), "{page}");
+    }
+}

@@ -1,0 +1,136 @@
+//! One incident: what happened, the difference, the proof, and what the peer did before.
+
+use std::sync::Arc;
+
+use axum::{
+    extract::{Path, RawQuery, State},
+    response::{IntoResponse, Response},
+};
+use maud::{Markup, html};
+
+use super::{
+    finding,
+    layout::{Failure, Page},
+    list::peer,
+    said::{count, moment, severity},
+    timeline,
+};
+use crate::{
+    incident::words,
+    output::desk::Desk,
+    store::{
+        Store,
+        incidents::{Incident, Kept, LookupError, Reach},
+    },
+};
+
+/// Findings listed at once.
+const LISTED: usize = 50;
+
+/// What the page is made of.
+struct Found {
+    incident: Incident,
+    reach: Reach,
+    best: Option<Kept>,
+    listed: Vec<Kept>,
+    days: timeline::Days,
+}
+
+pub(super) async fn show(
+    State(desk): State<Arc<Desk>>,
+    Path(id): Path<String>,
+    RawQuery(query): RawQuery,
+) -> Result<Response, Failure> {
+    let before = form_urlencoded::parse(query.as_deref().unwrap_or_default().as_bytes())
+        .find_map(|(name, value)| (name == "before").then(|| value.parse().ok())?);
+    let found = desk.ask(move |store| find(store, &id, before)).await?;
+    let incident = &found.incident;
+    let title = format!("{} with {}", incident.kind, incident.peer);
+    let body = html! {
+        (head(&found))
+        @match &found.best {
+            Some(best) => (finding::parts(best)),
+            None => p { "Retention has removed the findings of this incident." },
+        }
+        (timeline::picture(&found.days, incident))
+        (findings(&found))
+    };
+    Ok(Page { title: &title, under: "/incidents", incident: Some(&incident.id), body }.into_response())
+}
+
+fn find(store: &mut Store, id: &str, before: Option<u64>) -> Result<Found, LookupError> {
+    let incident = store.incident(id)?;
+    Ok(Found {
+        reach: store.reach(&incident)?,
+        best: store.best_finding(&incident)?,
+        listed: store.findings(&incident, before, LISTED)?,
+        days: store.offer_days(incident.role, &incident.peer, incident.port)?,
+        incident,
+    })
+}
+
+fn head(found: &Found) -> Markup {
+    let Found { incident, reach, .. } = found;
+    html! {
+        h1 { (incident.kind) " " (severity(incident.severity)) }
+        p.lead {
+            "In mail " (if incident.role == smtpwatch_core::Role::Client { "to " } else { "from " }) (peer(incident)) ", "
+            (words::happened(incident.kind)) "."
+        }
+        dl.facts {
+            dt { "How sure" } dd { strong { (incident.evidence) } ": " (words::how_sure(incident.evidence)) }
+            dt { "What it cost" } dd { strong { (incident.outcome) } ": " (words::cost(incident.outcome)) }
+            dt { "Seen" }
+            dd #seen data-live {
+                (count(incident.findings, "time", "times")) ", first " (moment(incident.first_seen)) ", last "
+                (moment(incident.last_seen))
+            }
+            dt { "How far it reaches" }
+            dd {
+                (count(reach.peers, "peer", "peers")) " with the same at that time, " (reach.network) " of this network"
+            }
+        }
+        section aria-labelledby="next" {
+            h2 #next { "What to do next" }
+            p { (words::next(incident.kind)) }
+        }
+        (hand_over(&incident.id))
+    }
+}
+
+/// The proof in the forms of others.
+fn hand_over(id: &str) -> Markup {
+    let api = format!("/api/v1/incidents/{id}");
+    html! {
+        p.buttons {
+            a.button href={ (api) "/pcapng" } download { "Capture file (pcapng)" }
+            a.button href=(api) { "JSON" }
+            a.button href={ (api) "/text" } { "Letter to the carrier" }
+            a.button href={ (api) "/ecs" } { "ECS" }
+            a.button href={ (api) "/eve" } { "EVE" }
+        }
+    }
+}
+
+fn findings(found: &Found) -> Markup {
+    html! {
+        section aria-labelledby="findings" {
+            h2 #findings { "Findings" }
+            div #listed data-live {
+                ul.listed {
+                    @for kept in &found.listed {
+                        li {
+                            a href={ "/findings/" (kept.finding.id) } { (moment(kept.finding.time)) } " "
+                            (severity(kept.finding.severity)) " [" (kept.finding.rule) "] " (kept.finding.evidence) ", "
+                            (kept.finding.outcome)
+                            @if kept.finding.exhibit.is_none() { ", without further evidence" }
+                        }
+                    }
+                }
+                @if let Some(last) = found.listed.last().filter(|_| found.listed.len() == LISTED) {
+                    p { a rel="next" href={ "/incidents/" (found.incident.id) "?before=" (last.number) "#findings" } { "Earlier ones" } }
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,58 @@
+//! What was known when the finding was made: history, policies, and who on this host sent.
+
+use maud::{Markup, html};
+use smtpwatch_core::{Finding, exhibit::Known, finding::Sender};
+
+use super::said::{moment, said};
+
+pub(super) fn section(finding: &Finding) -> Markup {
+    let exhibit = finding.exhibit.as_deref();
+    let history = exhibit.and_then(|exhibit| exhibit.history.as_ref());
+    let policies = exhibit.map(|exhibit| &exhibit.policies[..]).unwrap_or_default();
+    let losses = exhibit.map(|exhibit| &exhibit.losses).filter(|losses| !losses.is_empty());
+    if history.is_none() && policies.is_empty() && losses.is_none() && finding.sender.is_none() {
+        return html! {};
+    }
+    html! {
+        section aria-labelledby="known" {
+            h2 #known { "Known at that time" }
+            dl.facts {
+                @if let Some(sender) = &finding.sender { (self::sender(sender)) }
+                @if let Some(history) = history { (self::history(history)) }
+                @for policy in policies {
+                    dt { "Policy: " (said(&policy.source)) " (" (said(&policy.mode)) ")" }
+                    dd { @if !policy.subject.is_empty() { (said(&policy.subject)) ": " } (said(&policy.detail)) }
+                }
+                @if let Some(losses) = losses {
+                    dt { "Lost by the kernel before" }
+                    dd { @for (reason, number) in losses { (said(reason)) " " (number) " " } }
+                }
+            }
+        }
+    }
+}
+
+fn sender(sender: &Sender) -> Markup {
+    let named = [("unit", &sender.unit), ("pod", &sender.pod), ("container", &sender.container)];
+    html! {
+        dt { "Sent by" }
+        dd {
+            @match sender.uid { Some(uid) => { "user id " (uid) }, None => "a user that the kernel did not tell" }
+            @for (what, name) in named {
+                @if let Some(name) = name { ", " (what) " " (said(name)) }
+            }
+            @if !sender.cgroup.is_empty() { ", cgroup " code { (said(&sender.cgroup)) } }
+        }
+    }
+}
+
+fn history(known: &Known) -> Markup {
+    let record = &known.record;
+    html! {
+        dt { "History of " (said(&known.peer)) }
+        dd {
+            (record.sessions) " sessions from " (moment(record.first_seen)) " to " (moment(record.last_seen)) "; STARTTLS "
+            (said(&record.offers())) ", " (said(&record.uses()))
+        }
+    }
+}

@@ -1,0 +1,107 @@
+//! What all pages have in common, and the page that says why there is none.
+
+use axum::{
+    http::{HeaderName, HeaderValue, StatusCode, header},
+    response::{Html, IntoResponse, Response},
+};
+use maud::{DOCTYPE, Markup, html};
+
+use super::assets;
+use crate::{output::api::Problem, version};
+
+/// Scripts, styles and pictures are files of ours; whatever else a page might be made to hold does nothing (CSP level 3).
+const POLICY: HeaderValue = HeaderValue::from_static(
+    "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; connect-src 'self'; form-action 'self'; \
+     base-uri 'none'; frame-ancestors 'none'",
+);
+
+/// A page.
+pub(super) struct Page<'a> {
+    /// In the browser's title.
+    pub(super) title: &'a str,
+    /// Where it is: the path of the entry of the menu that it stands under.
+    pub(super) under: &'a str,
+    /// The incident that it is about: others' news do not change it.
+    pub(super) incident: Option<&'a str>,
+    /// What it says.
+    pub(super) body: Markup,
+}
+
+const MENU: [(&str, &str); 2] = [("/", "Now"), ("/incidents", "Incidents")];
+
+impl IntoResponse for Page<'_> {
+    fn into_response(self) -> Response {
+        let Self { title, under, incident, body } = self;
+        let page = html! {
+            (DOCTYPE)
+            html lang="en" {
+                head {
+                    meta charset="utf-8";
+                    meta name="viewport" content="width=device-width, initial-scale=1";
+                    meta name="color-scheme" content="light dark";
+                    title { (title) " · smtpwatch" }
+                    link rel="icon" href=(assets::ICON.address) type="image/svg+xml";
+                    link rel="stylesheet" href=(assets::STYLE.address);
+                    script src=(assets::LIVE.address) defer {}
+                }
+                body data-incident=[incident] {
+                    a.skip href="#main" { "Skip to the content" }
+                    header {
+                        a.name href="/" { "smtpwatch" }
+                        nav aria-label="Pages" {
+                            @for (path, name) in MENU {
+                                a href=(path) aria-current=[(path == under).then_some("page")] { (name) }
+                            }
+                        }
+                        p #live role="status" {}
+                    }
+                    main #main tabindex="-1" { (body) }
+                    footer {
+                        p {
+                            "smtpwatch " (version::VERSION) " · times are UTC · "
+                            a href="/metrics" { "metrics" } " · " a href="/api/v1/openapi.json" { "API" }
+                        }
+                    }
+                }
+            }
+        };
+        let headers: [(HeaderName, HeaderValue); 4] = [
+            (header::CONTENT_SECURITY_POLICY, POLICY),
+            (header::CACHE_CONTROL, HeaderValue::from_static("no-store")),
+            (header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff")),
+            (header::REFERRER_POLICY, HeaderValue::from_static("no-referrer")),
+        ];
+        (headers, Html(page.into_string())).into_response()
+    }
+}
+
+/// Why there is no page.
+impl IntoResponse for Failure {
+    fn into_response(self) -> Response {
+        let Problem { title, status, detail, candidates, .. } = self.0;
+        let body = html! {
+            h1 { (title) }
+            p { (super::said::said(&detail)) }
+            @if !candidates.is_empty() {
+                ul { @for id in &candidates { li { a href={ "/incidents/" (id) } { (id) } } } }
+            }
+            p { a href="/incidents" { "All incidents" } }
+        };
+        let mut response = Page { title, under: "", incident: None, body }.into_response();
+        *response.status_mut() = StatusCode::from_u16(status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
+        response
+    }
+}
+
+/// What the API would answer with, as a page.
+pub(super) struct Failure(Problem);
+
+impl<E: Into<Problem>> From<E> for Failure {
+    fn from(error: E) -> Self {
+        Self(error.into())
+    }
+}
+
+pub(super) async fn no_such_page() -> Failure {
+    Failure::from(Problem::no_page())
+}

@@ -1,0 +1,76 @@
+//! Incidents, the one that was seen last first.
+
+use std::sync::Arc;
+
+use axum::extract::{RawQuery, State};
+use maud::{Markup, html};
+
+use super::{
+    filter::{self, Wanted},
+    layout::{Failure, Page},
+    said::{grouped, moment, said, severity},
+};
+use crate::{output::desk::Desk, store::incidents::Incident};
+
+/// Incidents on a page.
+const ON_A_PAGE: usize = 50;
+
+pub(super) async fn show(
+    State(desk): State<Arc<Desk>>,
+    RawQuery(query): RawQuery,
+) -> Result<Page<'static>, Failure> {
+    let wanted = Wanted::read(query.as_deref().unwrap_or_default());
+    let found = match wanted.filter(ON_A_PAGE) {
+        Ok(filter) => Ok(desk.ask(move |store| Ok(store.incidents(&filter)?)).await?),
+        Err(problem) => Err(problem.detail),
+    };
+    let body = html! {
+        h1 { "Incidents" }
+        (filter::form(&wanted))
+        @match &found {
+            Err(wrong) => p.bad role="alert" { (said(wrong)) },
+            Ok(found) => div #incidents data-live {
+                @if found.is_empty() {
+                    p { (if wanted.is_everything() { "None on record." } else { "None of these on record." }) }
+                } @else {
+                    (table(found))
+                }
+                @if let Some(last) = found.last().filter(|_| found.len() == ON_A_PAGE) {
+                    p { a rel="next" href=(wanted.further(&last.cursor())) { "Older ones" } }
+                }
+            },
+        }
+    };
+    Ok(Page { title: "Incidents", under: "/incidents", incident: None, body })
+}
+
+/// Rows of incidents. On a narrow screen each is a card: the roles keep it a table for those who hear it.
+pub(super) fn table(incidents: &[Incident]) -> Markup {
+    const HEADS: [&str; 7] = ["Last seen", "Severity", "What", "Peer", "Evidence", "Outcome", "Findings"];
+    html! {
+        table.cards role="table" {
+            thead role="rowgroup" { tr role="row" { @for head in HEADS { th scope="col" role="columnheader" { (head) } } } }
+            tbody role="rowgroup" {
+                @for incident in incidents {
+                    tr role="row" {
+                        td.when role="cell" { (moment(incident.last_seen)) }
+                        td role="cell" { (severity(incident.severity)) }
+                        td role="cell" { a href={ "/incidents/" (incident.id) } { (incident.kind) } }
+                        td role="cell" { (peer(incident)) }
+                        td.more role="cell" { (incident.evidence) }
+                        td.more role="cell" { (incident.outcome) }
+                        td.number role="cell" { (grouped(incident.findings)) span.unit { " findings" } }
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// The peer, by name where it gave one.
+pub(super) fn peer(incident: &Incident) -> Markup {
+    html! {
+        @if !incident.name.is_empty() { (said(&incident.name)) " " }
+        span.address { (said(&incident.peer)) " port " (incident.port) }
+    }
+}

@@ -1,0 +1,162 @@
+//! What is going on now.
+
+use std::{collections::BTreeMap, sync::Arc};
+
+use axum::extract::State;
+use maud::{Markup, html};
+
+use super::{
+    layout::{Failure, Page},
+    list,
+    said::{count, grouped, moment, said},
+};
+use crate::{
+    output::desk::{Desk, Status},
+    store::incidents::Filter,
+};
+
+/// Incidents on the first page.
+const NEWEST: usize = 10;
+
+pub(super) async fn show(State(desk): State<Arc<Desk>>) -> Result<Page<'static>, Failure> {
+    let status = desk.status().await;
+    let filter = Filter { limit: NEWEST, ..Filter::default() };
+    let incidents = desk.ask(move |store| Ok(store.incidents(&filter)?)).await;
+    let body = html! {
+        h1 { "Now" }
+        div #now data-live {
+            (watch(&status))
+            div.tiles {
+                (sessions(&status.sessions))
+                (numbers(&status))
+                (losses(&status.losses))
+            }
+        }
+        section aria-labelledby="newest" {
+            h2 #newest { "Newest incidents" }
+            div #incidents data-live {
+                @match &incidents {
+                    Ok(incidents) if incidents.is_empty() => {
+                        p { "None on record." }
+                        @if !status.not_watching.is_empty() { p { "Nothing is watched at present, so none can come." } }
+                    },
+                    Ok(incidents) => {
+                        (list::table(incidents))
+                        p { a href="/incidents" { "All incidents" } }
+                    },
+                    Err(error) => p.bad { (said(&error.to_string())) },
+                }
+            }
+        }
+    };
+    Ok(Page { title: "Now", under: "/", incident: None, body })
+}
+
+fn watch(status: &Status) -> Markup {
+    html! {
+        div class={ "watch " (if status.not_watching.is_empty() { "good" } else { "bad" }) } {
+            @if status.not_watching.is_empty() {
+                p { strong { "Watching" } " since " (moment(status.started)) }
+            } @else {
+                p { strong { "Not watching" } }
+                ul { @for reason in &status.not_watching { li { (said(reason)) } } }
+            }
+            @if !status.attached.is_empty() {
+                ul.attached { @for line in &status.attached { li { (said(line)) } } }
+            }
+            @if !status.missing.is_empty() {
+                p { strong { "Wanted, and missing" } }
+                ul { @for line in &status.missing { li { (said(line)) } } }
+            }
+        }
+    }
+}
+
+/// How sessions ended; what each word means, and the colour of its bar.
+const RESULTS: [(&str, &str, &str); 4] = [
+    ("tls", "went on under TLS", "good"),
+    ("plaintext", "mail in clear", "bad"),
+    ("rejected", "ended without mail", "even"),
+    ("unknown", "not seen whole", "dim"),
+];
+
+fn sessions(sessions: &BTreeMap<String, u64>) -> Markup {
+    let of = |name: &str| sessions.get(name).copied().unwrap_or_default();
+    let all: u64 = RESULTS.iter().map(|(name, ..)| of(name)).sum();
+    html! {
+        section.tile aria-labelledby="sessions" {
+            h2 #sessions { "Sessions" }
+            table.bars {
+                caption { (count(all, "session", "sessions")) " since the start" }
+                tbody {
+                    @for (name, meaning, colour) in RESULTS {
+                        tr {
+                            th scope="row" { (name) small { (meaning) } }
+                            td.number { (grouped(of(name))) }
+                            td.bar aria-hidden="true" {
+                                svg viewBox="0 0 100 8" preserveAspectRatio="none" {
+                                    rect.back width="100" height="8" {}
+                                    rect class=(colour) width=(share(of(name), all)) height="8" {}
+                                }
+                            }
+                        }
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// In percent; what is not nothing is seen.
+fn share(part: u64, all: u64) -> u64 {
+    if part == 0 { 0 } else { (part.saturating_mul(100) / all.max(1)).clamp(1, 100) }
+}
+
+fn numbers(status: &Status) -> Markup {
+    let octets = |octets: u64| format!("{} KiB", grouped(octets.div_ceil(1024)));
+    html! {
+        section.tile aria-labelledby="numbers" {
+            h2 #numbers { "Findings" }
+            dl {
+                @for (severity, number) in status.findings.iter().filter(|(_, number)| **number > 0) {
+                    dt { (severity) } dd { (grouped(*number)) }
+                }
+                dt { "all since the start" } dd { (grouped(status.findings.values().sum())) }
+                @match &status.store {
+                    Some(store) => {
+                        dt { "on record" }
+                        dd { (count(store.findings, "finding", "findings")) " in " (count(store.incidents, "incident", "incidents")) }
+                        dt { "store" } dd { (octets(store.octets)) }
+                    },
+                    None => { dt { "store" } dd.bad { "cannot be read" } },
+                }
+                dt { "connections followed" } dd { (grouped(status.flows)) }
+                dt { "peers known" } dd { (grouped(status.peers)) }
+            }
+        }
+    }
+}
+
+fn losses(losses: &BTreeMap<String, u64>) -> Markup {
+    html! {
+        section.tile aria-labelledby="losses" {
+            h2 #losses { "Losses" }
+            @if losses.is_empty() {
+                p { "Nothing was lost since the start." }
+            } @else {
+                dl { @for (reason, number) in losses { dt { (said(reason)) } dd.bad { (grouped(*number)) } } }
+                p { "What a loss touched is judged " em { "unknown" } ", never stripped." }
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_not_nothing_is_seen() {
+        assert_eq!([(0, 0), (0, 9), (1, 1_000), (1, 2), (5, 5)].map(|(part, all)| share(part, all)), [0, 0, 1, 50, 100]);
+    }
+}
