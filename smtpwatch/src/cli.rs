@@ -301,6 +301,18 @@ pub enum IncidentsVerb {
     Export(IncidentsExportArgs),
     /// Check every finding against the chain of hashes: later edits show.
     Verify(IncidentsVerifyArgs),
+    /// The pages and the JSON API over a store, while nothing is watched: for what `replay --store` has put there.
+    Serve(IncidentsServeArgs),
+}
+
+/// Flags of `incidents serve`.
+#[derive(Debug, Args)]
+pub struct IncidentsServeArgs {
+    #[command(flatten)]
+    pub(crate) place: IncidentsPlace,
+    /// Where the pages are, on this host only.
+    #[arg(long = "web.listen-address", value_name = "ADDR", env = "SMTPWATCH_WEB_LISTEN_ADDRESS", default_value = DEFAULT_LISTEN)]
+    pub(crate) listen: ListenAddress,
 }
 
 /// Where findings are kept.

@@ -1,5 +1,7 @@
 //! `smtpwatch incidents`.
 
+mod serve;
+
 use std::{
     fs::File,
     io::{self, BufWriter, Write},
@@ -35,6 +37,7 @@ pub(super) fn run(verb: IncidentsVerb) -> anyhow::Result<Exit> {
         IncidentsVerb::Show(args) => show(&args),
         IncidentsVerb::Export(args) => hand_over(&args),
         IncidentsVerb::Verify(args) => verify(&args),
+        IncidentsVerb::Serve(args) => serve::run(&args),
     }
 }
 
@@ -69,11 +72,14 @@ pub(super) fn parse_hash(text: &str) -> Result<[u8; 32], String> {
 }
 
 fn open(place: &IncidentsPlace) -> anyhow::Result<Store> {
-    let path = match &place.store {
+    Ok(Store::open_existing(&path(place)?)?)
+}
+
+fn path(place: &IncidentsPlace) -> anyhow::Result<PathBuf> {
+    Ok(match &place.store {
         Some(path) => path.clone(),
         None => Config::load(place.config.config.as_deref())?.0.store,
-    };
-    Ok(Store::open_existing(&path)?)
+    })
 }
 
 fn list(args: IncidentsListArgs) -> anyhow::Result<Exit> {

@@ -38,6 +38,8 @@ pub struct Desk {
     health: Arc<Health>,
     live: Live,
     started: Timestamp,
+    /// Why nothing is watched here, ever.
+    only: Option<&'static str>,
 }
 
 /// What happens, to everybody who listens.
@@ -129,7 +131,19 @@ impl Desk {
     #[must_use]
     pub fn new(path: PathBuf, metrics: Arc<Metrics>, health: Arc<Health>, live: Live) -> Self {
         let (readers, turns) = (Mutex::new(Vec::new()), Arc::new(Semaphore::new(READERS)));
-        Self { path, readers, turns, metrics, health, live, started: now() }
+        Self { path, readers, turns, metrics, health, live, started: now(), only: None }
+    }
+
+    /// Over a store that is looked at while nothing is watched: this is said on the pages.
+    #[must_use]
+    pub fn without_watch(self, why: &'static str) -> Self {
+        Self { only: Some(why), ..self }
+    }
+
+    /// Why nothing is watched here, ever; `None`: it is.
+    #[must_use]
+    pub const fn only(&self) -> Option<&'static str> {
+        self.only
     }
 
     /// What happens live.
@@ -187,7 +201,7 @@ impl Desk {
             version: version::VERSION,
             started: self.started,
             time: now(),
-            not_watching: self.health.unready(),
+            not_watching: self.only.map_or_else(|| self.health.unready(), |why| vec![why.to_owned()]),
             attached: watch.attached,
             missing: watch.missing,
             sessions: sums("smtpwatch_sessions_total", "result"),

@@ -99,7 +99,8 @@ mod tests {
 
     #[test]
     fn what_is_empty_is_not_wanted_and_the_next_page_keeps_the_rest() {
-        let wanted = Wanted::read("severity=&peer=+*.example.net+&kind=starttls-stripped&kind=auth-plaintext&cursor=1-2");
+        let wanted =
+            Wanted::read("severity=&peer=+*.example.net+&kind=starttls-stripped&kind=auth-plaintext&cursor=1-2");
         let filter = wanted.filter(9).unwrap_or_else(|problem| panic!("{}", problem.detail));
         assert_eq!((filter.severity, filter.kinds.len(), filter.limit), (None, 2, 9));
         let next = wanted.further(&"3-4".parse().expect("a place"));

@@ -15,10 +15,7 @@ use crate::{output::desk::Desk, store::incidents::Incident};
 /// Incidents on a page.
 const ON_A_PAGE: usize = 50;
 
-pub(super) async fn show(
-    State(desk): State<Arc<Desk>>,
-    RawQuery(query): RawQuery,
-) -> Result<Page<'static>, Failure> {
+pub(super) async fn show(State(desk): State<Arc<Desk>>, RawQuery(query): RawQuery) -> Result<Page<'static>, Failure> {
     let wanted = Wanted::read(query.as_deref().unwrap_or_default());
     let found = match wanted.filter(ON_A_PAGE) {
         Ok(filter) => Ok(desk.ask(move |store| Ok(store.incidents(&filter)?)).await?),
@@ -46,10 +43,15 @@ pub(super) async fn show(
 
 /// Rows of incidents. On a narrow screen each is a card: the roles keep it a table for those who hear it.
 pub(super) fn table(incidents: &[Incident]) -> Markup {
-    const HEADS: [&str; 7] = ["Last seen", "Severity", "What", "Peer", "Evidence", "Outcome", "Findings"];
+    const HEADS: [&str; 6] = ["Last seen", "Severity", "What", "Peer", "Evidence", "Outcome"];
     html! {
         table.cards role="table" {
-            thead role="rowgroup" { tr role="row" { @for head in HEADS { th scope="col" role="columnheader" { (head) } } } }
+            thead role="rowgroup" {
+                tr role="row" {
+                    @for head in HEADS { th scope="col" role="columnheader" { (head) } }
+                    th.number scope="col" role="columnheader" { "Findings" }
+                }
+            }
             tbody role="rowgroup" {
                 @for incident in incidents {
                     tr role="row" {
@@ -59,7 +61,7 @@ pub(super) fn table(incidents: &[Incident]) -> Markup {
                         td role="cell" { (peer(incident)) }
                         td.more role="cell" { (incident.evidence) }
                         td.more role="cell" { (incident.outcome) }
-                        td.number role="cell" { (grouped(incident.findings)) span.unit { " findings" } }
+                        td.number role="cell" { (grouped(incident.findings)) span.unit { (if incident.findings == 1 { " finding" } else { " findings" }) } }
                     }
                 }
             }

@@ -27,8 +27,19 @@ pub(super) fn section(exhibit: &Exhibit) -> Markup {
     }
 }
 
-const HEADS: [&str; 10] =
-    ["After", "From", "Flags", "Number", "Acknowledges", "Octets", "TTL", "IP-ID", "Window", "Options"];
+/// Columns, and whether they are numbers.
+const HEADS: [(&str, bool); 10] = [
+    ("After", true),
+    ("From", false),
+    ("Flags", false),
+    ("Number", true),
+    ("Acknowledges", true),
+    ("Octets", true),
+    ("TTL", true),
+    ("IP-ID", true),
+    ("Window", true),
+    ("Options", false),
+];
 
 fn table(exhibit: &Exhibit) -> Markup {
     let begin = exhibit.packets.first().map_or(0, |packet| packet.time.0);
@@ -37,7 +48,7 @@ fn table(exhibit: &Exhibit) -> Markup {
     html! {
         table.packets {
             caption { "Times in milliseconds after the first packet; numbers count octets of each stream from its first packet" }
-            thead { tr { @for head in HEADS { th scope="col" { (head) } } } }
+            thead { tr { @for (head, number) in HEADS { th.number[number] scope="col" { (head) } } } }
             tbody { @for packet in &exhibit.packets { (row(packet, begin, starts)) } }
         }
     }

@@ -25,21 +25,24 @@ pub(super) async fn show(State(desk): State<Arc<Desk>>) -> Result<Page<'static>,
     let body = html! {
         h1 { "Now" }
         div #now data-live {
-            (watch(&status))
-            div.tiles {
-                (sessions(&status.sessions))
-                (numbers(&status))
-                (losses(&status.losses))
+            @if let Some(why) = desk.only() {
+                div.watch.even { p { "Nothing is watched: " (why) "." } }
+                div.tiles { (store(&status)) }
+            } @else {
+                (watch(&status))
+                div.tiles {
+                    (sessions(&status.sessions))
+                    (numbers(&status))
+                    (losses(&status.losses))
+                    (store(&status))
+                }
             }
         }
         section aria-labelledby="newest" {
             h2 #newest { "Newest incidents" }
             div #incidents data-live {
                 @match &incidents {
-                    Ok(incidents) if incidents.is_empty() => {
-                        p { "None on record." }
-                        @if !status.not_watching.is_empty() { p { "Nothing is watched at present, so none can come." } }
-                    },
+                    Ok(incidents) if incidents.is_empty() => p { "None on record." },
                     Ok(incidents) => {
                         (list::table(incidents))
                         p { a href="/incidents" { "All incidents" } }
@@ -113,25 +116,32 @@ fn share(part: u64, all: u64) -> u64 {
 }
 
 fn numbers(status: &Status) -> Markup {
-    let octets = |octets: u64| format!("{} KiB", grouped(octets.div_ceil(1024)));
     html! {
         section.tile aria-labelledby="numbers" {
             h2 #numbers { "Findings" }
             dl {
+                dt { "since the start" } dd { (grouped(status.findings.values().sum())) }
                 @for (severity, number) in status.findings.iter().filter(|(_, number)| **number > 0) {
                     dt { (severity) } dd { (grouped(*number)) }
                 }
-                dt { "all since the start" } dd { (grouped(status.findings.values().sum())) }
-                @match &status.store {
-                    Some(store) => {
-                        dt { "on record" }
-                        dd { (count(store.findings, "finding", "findings")) " in " (count(store.incidents, "incident", "incidents")) }
-                        dt { "store" } dd { (octets(store.octets)) }
-                    },
-                    None => { dt { "store" } dd.bad { "cannot be read" } },
-                }
                 dt { "connections followed" } dd { (grouped(status.flows)) }
                 dt { "peers known" } dd { (grouped(status.peers)) }
+            }
+        }
+    }
+}
+
+fn store(status: &Status) -> Markup {
+    html! {
+        section.tile aria-labelledby="store" {
+            h2 #store { "On record" }
+            @match &status.store {
+                Some(store) => dl {
+                    dt { "incidents" } dd { (grouped(store.incidents)) }
+                    dt { "findings" } dd { (grouped(store.findings)) }
+                    dt { "size of the store" } dd { (grouped(store.octets.div_ceil(1024))) " KiB" }
+                },
+                None => p.bad { "The store cannot be read." },
             }
         }
     }
@@ -157,6 +167,9 @@ mod tests {
 
     #[test]
     fn what_is_not_nothing_is_seen() {
-        assert_eq!([(0, 0), (0, 9), (1, 1_000), (1, 2), (5, 5)].map(|(part, all)| share(part, all)), [0, 0, 1, 50, 100]);
+        assert_eq!(
+            [(0, 0), (0, 9), (1, 1_000), (1, 2), (5, 5)].map(|(part, all)| share(part, all)),
+            [0, 0, 1, 50, 100]
+        );
     }
 }

@@ -112,8 +112,8 @@ fn table(days: &[&(Day, Offers)]) -> Markup {
             thead {
                 tr {
                     th scope="col" { "Day" }
-                    th scope="col" { "Sessions" }
-                    @for (meaning, ..) in parts(&Offers::default()) { th scope="col" { (meaning) } }
+                    th.number scope="col" { "Sessions" }
+                    @for (meaning, ..) in parts(&Offers::default()) { th.number scope="col" { (meaning) } }
                 }
             }
             tbody {

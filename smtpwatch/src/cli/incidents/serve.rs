@@ -1,0 +1,59 @@
+//! `smtpwatch incidents serve`: the pages over a store, while nothing is watched.
+
+use std::sync::Arc;
+
+use anyhow::Context as _;
+use tokio::signal::unix::{SignalKind, signal};
+
+use super::{Exit, path};
+use crate::{
+    cli::IncidentsServeArgs,
+    output::{
+        api,
+        desk::{Desk, Live},
+        http::{self, Health},
+        metrics::Metrics,
+        pages,
+    },
+    store::Store,
+};
+
+/// What the pages say instead of what is attached.
+const WHY: &str = "this is a look at a store (smtpwatch incidents serve)";
+
+pub(super) fn run(args: &IncidentsServeArgs) -> anyhow::Result<Exit> {
+    let path = path(&args.place)?;
+    // A wrong path is told now, not on every page.
+    drop(Store::open_existing(&path)?);
+    let address = args.listen.0;
+    anyhow::ensure!(
+        address.ip().to_canonical().is_loopback(),
+        "{address} is not on this host only: a store is shown on loopback (default {})",
+        http::DEFAULT_LISTEN
+    );
+    let runtime =
+        tokio::runtime::Builder::new_current_thread().enable_all().build().context("cannot start the runtime")?;
+    runtime.block_on(async {
+        let listener = tokio::net::TcpListener::bind(address)
+            .await
+            .with_context(|| format!("cannot listen on {address}; --web.listen-address names another"))?;
+        let mut terminate = signal(SignalKind::terminate()).context("cannot wait for SIGTERM")?;
+        tracing::info!(url = format!("http://{}/", listener.local_addr()?), store = %path.display(), "pages");
+        let (metrics, health) = (Arc::new(Metrics::new(&[])?), Arc::new(Health::default()));
+        let desk = Desk::new(path, metrics.clone(), health.clone(), Live::new()).without_watch(WHY);
+        let desk = Arc::new(desk);
+        let guarded = pages::router(desk.clone()).merge(api::router(desk));
+        let stop = async move {
+            tokio::select! {
+                _ = terminate.recv() => {}
+                _ = tokio::signal::ctrl_c() => {}
+            }
+        };
+        // A page that listens for news holds its connection open: it is not waited for.
+        tokio::select! {
+            served = http::serve(listener, metrics, health, guarded, std::future::pending()) => served.context("the pages cannot be served")?,
+            () = stop => {}
+        }
+        Ok(Exit::Fine)
+    })
+}
