@@ -17,7 +17,7 @@ pub(super) fn section(exhibit: &Exhibit) -> Markup {
             details {
                 summary { (count(exhibit.packets.len() as u64, "packet", "packets")) " kept" }
                 // Wider than a telephone, and to be moved by keyboard too.
-                div.wide tabindex="0" role="region" aria-label="Packets" { (table(exhibit)) }
+                div.wide tabindex="0" role="region" aria-label="Table of packets" { (table(exhibit)) }
             }
             @if exhibit.packets_left_out > 0 {
                 p.note { (exhibit.packets_left_out) " packets in the middle of the session found no room." }

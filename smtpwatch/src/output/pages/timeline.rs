@@ -69,7 +69,7 @@ pub(super) fn picture(days: &Days, incident: &Incident) -> Markup {
             }
             details {
                 summary { "The same as a table" }
-                div.wide tabindex="0" role="region" aria-label="Offers by day" { (table(&shown)) }
+                div.wide tabindex="0" role="region" aria-label="Table of offers" { (table(&shown)) }
             }
         }
     }
