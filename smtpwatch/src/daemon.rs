@@ -26,6 +26,7 @@ use tokio::signal::unix::{SignalKind, signal};
 use crate::{
     capture::{
         Capture, CaptureSettings, Drained, Hook,
+        counters::{Counters, losses},
         listeners::{self, Unwatched},
     },
     clock::now,
@@ -117,7 +118,14 @@ pub fn run(config: Config, listen: SocketAddr) -> anyhow::Result<()> {
         named,
         interfaces: BTreeMap::new(),
         pipeline: Pipeline::new(config, history, Source::Live),
-        outputs: Outputs { metrics: metrics.clone(), journal, store: writer.handle(), policies, orders: Vec::new() },
+        outputs: Outputs {
+            metrics: metrics.clone(),
+            kernel: capture.counters(),
+            journal,
+            store: writer.handle(),
+            policies,
+            orders: Vec::new(),
+        },
         capture,
         sender,
         writer,
@@ -335,7 +343,7 @@ impl Watch {
                 self.outputs.metrics.last_packet(interface, at);
             }
         }
-        for (counter, total) in self.capture.counters()? {
+        for (counter, total) in self.outputs.kernel.read()? {
             match counter.label() {
                 Label::Packets { direction, outcome } => {
                     self.outputs.metrics.kernel_packets(direction.as_str(), outcome, total);
@@ -373,6 +381,7 @@ const fn hooks(direction: Direction) -> &'static [Hook] {
 /// Where the engine's outputs go.
 struct Outputs {
     metrics: Arc<Metrics>,
+    kernel: Arc<Counters>,
     /// For findings that the store does not take.
     journal: Arc<Journal>,
     store: Option<StoreHandle>,
@@ -383,7 +392,11 @@ struct Outputs {
 impl Outputs {
     fn take(&mut self, output: Output) {
         match output {
-            Output::Finding(finding) => {
+            Output::Finding(mut finding) => {
+                if let Some(exhibit) = &mut finding.exhibit {
+                    // A kernel that does not tell ends the daemon at the next housekeeping; the finding goes out before.
+                    exhibit.losses = self.kernel.read().map(|counted| losses(&counted)).unwrap_or_default();
+                }
                 self.metrics.finding(&finding);
                 self.metrics.verdict(now().since(finding.time));
                 let refused = match &self.store {

@@ -1,8 +1,10 @@
 //! What makes a claim of the engine an incident on record: its identifier, and the name of its flow that other tools use.
 
+mod cgroup;
 mod community_id;
 pub mod difference;
 pub mod export;
+pub mod sender;
 pub mod words;
 
 use std::net::SocketAddr;

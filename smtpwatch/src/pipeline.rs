@@ -10,7 +10,11 @@ use smtpwatch_core::{
     segment::SocketOwner,
 };
 
-use crate::{config::Config, incident, turned::Turned};
+use crate::{
+    config::Config,
+    incident::{self, sender::Senders},
+    turned::Turned,
+};
 
 /// The engine's clock ticks this often.
 const TICK: std::time::Duration = std::time::Duration::from_secs(1);
@@ -31,6 +35,8 @@ pub struct Pipeline {
     source: Source,
     turned: Turned,
     ticked: Timestamp,
+    /// `None`: what a capture file tells of is not of this host, or not of now.
+    senders: Option<Senders>,
     /// Of the configuration in force.
     config_hash: String,
 }
@@ -44,12 +50,19 @@ impl Pipeline {
         let settings = Settings { strength: config.baseline, flows: config.limits.flows, lookups };
         let engine = Engine::new(settings, config.rules.clone(), history);
         let config_hash = config.hash();
-        Self { engine, config, source, turned: Turned::default(), ticked: Timestamp::default(), config_hash }
+        let senders = (source == Source::Live).then(Senders::new);
+        Self { engine, config, source, turned: Turned::default(), ticked: Timestamp::default(), senders, config_hash }
     }
 
     /// One record, seen at `at` on `interface`. Everything that follows from it is handed to `on`.
     pub fn record(&mut self, record: &Record<'_>, at: Timestamp, interface: &str, on: &mut impl FnMut(Output)) {
         let segment = self.segment(record, at, interface);
+        // Once a connection, and at its start: a process may be gone with its cgroup before there is a finding.
+        if segment.flags.contains(TcpFlags::SYN)
+            && let (Side::Client, Some(owner), Some(senders)) = (segment.from, segment.sender, &mut self.senders)
+        {
+            senders.meet(owner.cgroup, at);
+        }
         self.engine.handle(&segment);
         self.drain(on);
     }
@@ -89,7 +102,12 @@ impl Pipeline {
     fn drain(&mut self, on: &mut impl FnMut(Output)) {
         while let Some(mut output) = self.engine.poll() {
             match &mut output {
-                Output::Finding(finding) => incident::name(finding, &self.config_hash),
+                Output::Finding(finding) => {
+                    incident::name(finding, &self.config_hash);
+                    if let (Some(sender), Some(senders)) = (&mut finding.sender, &mut self.senders) {
+                        senders.fill(sender, finding.time);
+                    }
+                }
                 Output::Gate(order) => match self.turned.order(*order) {
                     Some(given) => *order = given,
                     None => continue,

@@ -96,7 +96,7 @@ impl<'a> Daemon<'a> {
     pub fn start(namespace: &'a Namespace, interface: &str, home: &Path, options: Options<'_>) -> Result<Self> {
         let (config, log) = (configure(interface, home, options)?, home.join("smtpwatch.log"));
         let program = options.profile.binary()?.to_str().context("the path of the daemon is not UTF-8")?;
-        let mut command = namespace.command(program);
+        let mut command = namespace.command_with_cgroups(program);
         command.arg("run").arg("--config").arg(&config).args(["--interface", interface]);
         command.args(["--web.listen-address", &WEB.to_string()]);
         let stderr = std::fs::OpenOptions::new().create(true).append(true).open(&log)?;

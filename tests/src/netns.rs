@@ -105,6 +105,14 @@ impl Namespace {
         command
     }
 
+    /// The same, for one that looks at the machine's cgroups: `ip netns exec` mounts a `/sys` without them.
+    #[must_use]
+    pub fn command_with_cgroups(&self, program: &str) -> Command {
+        let mut command = command::mortal("nsenter");
+        command.args([&format!("--net=/run/netns/{}", self.name), "--", program]);
+        command
+    }
+
     /// Runs `closure` inside, on a thread of its own, and gives its value.
     ///
     /// # Errors

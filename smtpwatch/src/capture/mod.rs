@@ -5,6 +5,7 @@
 
 pub mod attach;
 mod control;
+pub mod counters;
 #[cfg(test)]
 mod digest;
 pub mod interfaces;
@@ -19,19 +20,20 @@ pub mod userspace_gate;
 use std::{
     io,
     os::fd::AsFd as _,
+    sync::Arc,
     time::{Duration, Instant},
 };
 
 use aya::{
     Ebpf,
-    maps::{HashMap, MapData, MapError, PerCpuArray, RingBuf},
+    maps::{HashMap, MapData, MapError, RingBuf},
 };
 use aya_log::EbpfLogger;
 use nix::{
     poll::{PollFd, PollFlags, PollTimeout, poll},
     time::{ClockId, clock_gettime},
 };
-use smtpwatch_common::{Counter, FlowKey, FlowState, Order, PortSet, Record};
+use smtpwatch_common::{FlowKey, FlowState, Order, PortSet, Record};
 use smtpwatch_core::{
     Timestamp,
     engine::{GateAction, GateOrder},
@@ -43,6 +45,7 @@ pub use object::object_digest;
 use crate::config::{Config, Ingress};
 use attach::Attachments;
 use control::Position;
+use counters::Counters;
 use interfaces::Interface;
 use netlink::Changes;
 use object::LoadSettings;
@@ -199,7 +202,7 @@ pub struct Capture {
     changes: Changes,
     ring: RingBuf<MapData>,
     control: Control,
-    counters: PerCpuArray<MapData, u64>,
+    counters: Arc<Counters>,
     clock: Clock,
     log: Option<EbpfLogger<KernelLog>>,
     /// A record that could not be read was told.
@@ -243,7 +246,7 @@ impl Capture {
             changes,
             ring: map(&mut object, "RING")?,
             control: Control { orders: map(&mut object, "ORDERS")?, flows: map(&mut object, "FLOWS")?, serial: 0 },
-            counters: map(&mut object, "COUNTERS")?,
+            counters: Arc::new(Counters::new(map(&mut object, "COUNTERS")?)),
             clock: Clock::now()?,
             log,
             undecodable: false,
@@ -365,19 +368,10 @@ impl Capture {
         }
     }
 
-    /// The kernel's counters, summed over CPUs.
-    ///
-    /// # Errors
-    ///
-    /// The kernel does not tell.
-    pub fn counters(&self) -> Result<Vec<(Counter, u64)>, CaptureError> {
-        Counter::ALL
-            .into_iter()
-            .map(|counter| {
-                let slots = self.counters.get(&(counter as u32), 0).map_err(map_error)?;
-                Ok((counter, slots.iter().sum()))
-            })
-            .collect()
+    /// What the kernel counts.
+    #[must_use]
+    pub fn counters(&self) -> Arc<Counters> {
+        self.counters.clone()
     }
 }
 

@@ -2,7 +2,7 @@
 
 use std::{borrow::Cow, fmt::Write as _};
 
-use smtpwatch_core::{Finding, Side};
+use smtpwatch_core::{Finding, Side, finding::Sender};
 
 /// The text with everything escaped that a terminal may act on: control characters (C0, DEL, C1) and the format
 /// characters that reorder text. What peers say ends up on operators' screens.
@@ -52,6 +52,9 @@ pub fn finding(finding: &Finding) -> String {
         f.flow.server
     );
     let _ = writeln!(text, "  evidence {}, outcome {}, this host is the {}", f.evidence, f.outcome, f.role.as_str());
+    if let Some(sender) = &f.sender {
+        let _ = writeln!(text, "  sender {}", self::sender(sender));
+    }
     let starttls = if f.expected.starttls { "STARTTLS" } else { "nothing of STARTTLS" };
     let _ = writeln!(text, "  expected {starttls} ({}): {}", f.expected.source, f.expected.detail);
     let mechanism = f.observed.mechanism.as_ref().map(|name| format!(", mechanism {name}")).unwrap_or_default();
@@ -74,6 +77,20 @@ pub fn finding(finding: &Finding) -> String {
     text.split_inclusive('\n').map(|line| format!("{}\n", printable(line.trim_end_matches('\n')))).collect()
 }
 
+/// `uid 33, php-fpm.service`; the cgroup itself where it tells nothing more.
+fn sender(sender: &Sender) -> String {
+    let Sender { uid, cgroup_id, cgroup, unit, pod, container } = sender;
+    let named = [("", unit), ("pod ", pod), ("container ", container)];
+    let named: Vec<_> = named.iter().filter_map(|(what, name)| Some(format!("{what}{}", name.as_ref()?))).collect();
+    let place = match (named.is_empty(), cgroup.is_empty()) {
+        (false, _) => Some(named.join(", ")),
+        (true, false) => Some(format!("cgroup {cgroup}")),
+        (true, true) => (*cgroup_id > 0).then(|| format!("cgroup {cgroup_id}, which was gone")),
+    };
+    let uid = uid.map(|uid| format!("uid {uid}"));
+    uid.into_iter().chain(place).collect::<Vec<_>>().join(", ")
+}
+
 fn is_unsafe(c: char) -> bool {
     c.is_control()
         || matches!(c, '\u{200e}' | '\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}' | '\u{061c}')
@@ -82,6 +99,16 @@ fn is_unsafe(c: char) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_sender_is_told_as_far_as_it_is_known() {
+        let php = Sender { uid: Some(33), cgroup_id: 7, cgroup: "/a/php-fpm.service".to_owned(), ..Sender::default() };
+        let unit = Sender { unit: Some("php-fpm.service".to_owned()), pod: Some("12-34".to_owned()), ..php.clone() };
+        assert_eq!(sender(&unit), "uid 33, php-fpm.service, pod 12-34");
+        assert_eq!(sender(&php), "uid 33, cgroup /a/php-fpm.service");
+        assert_eq!(sender(&Sender { cgroup_id: 7, ..Sender::default() }), "cgroup 7, which was gone");
+        assert_eq!(sender(&Sender { uid: Some(0), ..Sender::default() }), "uid 0");
+    }
 
     #[test]
     fn nothing_reaches_the_terminal_raw() {

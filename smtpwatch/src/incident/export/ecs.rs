@@ -68,6 +68,12 @@ pub fn ecs(finding: &Finding) -> Value {
         if let Some(container) = &sender.container {
             fields.insert("container".to_owned(), json!({ "id": container }));
         }
+        if let Some(pod) = &sender.pod {
+            fields.insert(
+                "orchestrator".to_owned(),
+                json!({ "type": "kubernetes", "resource": { "type": "pod", "id": pod } }),
+            );
+        }
         if let Some(unit) = &sender.unit {
             fields.insert("service".to_owned(), json!({ "name": unit }));
         }

@@ -1,0 +1,234 @@
+//! Who on this host sent: the cgroup of the socket, as a systemd unit, a Kubernetes pod, a container.
+
+use hashlink::LruCache;
+use smtpwatch_core::{Timestamp, finding::Sender};
+
+use super::cgroup::Cgroups;
+
+/// Cgroups that are remembered; the one that was not asked for longest makes room.
+const CGROUPS: usize = 4_096;
+/// Octets of a container id: SHA-256 or random, in hexadecimal.
+const CONTAINER_ID: usize = 64;
+/// What stands before the id in the name of a container's scope. Not `crio-conmon-`, `libpod-conmon-`: those watch a container.
+const RUNTIMES: [&str; 5] = ["cri-containerd-", "crio-", "docker-", "libpod-", "nerdctl-"];
+
+/// Cgroups by id. One that has been seen stays known after it is gone: processes that live shortly are the interesting ones.
+/// What is known never becomes false: the kernel gives no id twice, and no cgroup (v2) another name (fs/kernfs/dir.c,
+/// `kernfs_new_node`; kernel/cgroup/cgroup.c has no `rename`).
+pub struct Senders {
+    /// `None`: there are none on this host.
+    cgroups: Option<Cgroups>,
+    known: LruCache<u64, Place>,
+}
+
+/// What the path of a cgroup tells.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+struct Place {
+    cgroup: String,
+    unit: Option<String>,
+    pod: Option<String>,
+    container: Option<String>,
+}
+
+impl Senders {
+    /// Of this host.
+    #[must_use]
+    pub fn new() -> Self {
+        Self { cgroups: Cgroups::open(), known: LruCache::new(CGROUPS) }
+    }
+
+    /// A connection of this cgroup begins: it is looked up while it is there.
+    pub fn meet(&mut self, cgroup: u64, at: Timestamp) {
+        let _ = self.place(cgroup, at);
+    }
+
+    /// Fills in what the id of the cgroup tells; nothing where it is gone and was never met.
+    pub fn fill(&mut self, sender: &mut Sender, at: Timestamp) {
+        let Some(place) = self.place(sender.cgroup_id, at) else { return };
+        let Place { cgroup, unit, pod, container } = place.clone();
+        *sender = Sender { cgroup, unit, pod, container, uid: sender.uid, cgroup_id: sender.cgroup_id };
+    }
+
+    fn place(&mut self, id: u64, at: Timestamp) -> Option<&Place> {
+        // Zero: the kernel did not tell.
+        if id == 0 {
+            return None;
+        }
+        if !self.known.contains_key(&id) {
+            let path = self.cgroups.as_mut()?.path(id, at)?;
+            self.known.insert(id, Place::of(path));
+        }
+        let place: &Place = self.known.get(&id)?;
+        Some(place)
+    }
+}
+
+impl Default for Senders {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl Place {
+    /// Of the innermost unit, pod and container: the others are around it.
+    fn of(cgroup: String) -> Self {
+        let names = || cgroup.split('/').rev().map(plain);
+        // containerd that takes a systemd driver's name for a path of its own: `<slice>:cri-containerd:<id>`.
+        let parts = || names().flat_map(|name| name.rsplit(':'));
+        // Who sends is in a service or a scope; a slice holds them, and tells least.
+        let unit = names().find(|name| is_unit(name, &[".service", ".scope"]));
+        let unit = unit.or_else(|| names().find(|name| is_unit(name, &[".slice"]))).map(unescape);
+        let (pod, container) = (parts().find_map(pod), parts().find_map(container).map(str::to_owned));
+        Self { unit, pod, container, cgroup }
+    }
+}
+
+/// systemd puts `_` before a name that the kernel could take for its own (`cg_escape`).
+fn plain(name: &str) -> &str {
+    name.strip_prefix('_').unwrap_or(name)
+}
+
+fn is_unit(name: &str, types: &[&str]) -> bool {
+    types.iter().any(|kind| name.strip_suffix(kind).is_some_and(|name| !name.is_empty()))
+}
+
+/// `\x2d` of systemd.unit(5) becomes `-`. What would not be text stays as it is.
+fn unescape(name: &str) -> String {
+    let mut octets = Vec::with_capacity(name.len());
+    let mut rest = name.as_bytes();
+    while let [first, tail @ ..] = rest {
+        let escaped = rest.strip_prefix(b"\\x").and_then(|rest| rest.get(..2)).and_then(|digits| {
+            let digits = str::from_utf8(digits).ok().filter(|digits| is_hex(digits))?;
+            u8::from_str_radix(digits, 16).ok()
+        });
+        octets.push(escaped.unwrap_or(*first));
+        rest = if escaped.is_some() { rest.get(4..).unwrap_or_default() } else { tail };
+    }
+    String::from_utf8(octets).unwrap_or_else(|_| name.to_owned())
+}
+
+/// The UID of a pod: `pod<uid>` (cgroupfs driver), `…-pod<uid with _>.slice` (systemd driver). A static pod's is a hash.
+fn pod(name: &str) -> Option<String> {
+    let uid = match name.strip_suffix(".slice") {
+        Some(slice) => slice.rsplit_once("-pod")?.1.replace('_', "-"),
+        None => name.strip_prefix("pod")?.to_owned(),
+    };
+    let groups: Vec<_> = uid.split('-').map(str::len).collect();
+    let shaped = matches!(groups.as_slice(), [32] | [8, 4, 4, 4, 12]);
+    (shaped && uid.split('-').all(is_hex)).then_some(uid)
+}
+
+/// The id of a container: `<runtime>-<id>.scope` (systemd driver) or bare (cgroupfs driver).
+fn container(name: &str) -> Option<&str> {
+    let id = match name.strip_suffix(".scope") {
+        Some(scope) => RUNTIMES.iter().find_map(|runtime| scope.strip_prefix(runtime))?,
+        None => name,
+    };
+    (id.len() == CONTAINER_ID && is_hex(id)).then_some(id)
+}
+
+fn is_hex(text: &str) -> bool {
+    text.bytes().all(|octet| octet.is_ascii_hexdigit())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const ID: &str = "3b1b9a1d0f4c6e8a7b5d2c9e1f0a3b4c5d6e7f8091a2b3c4d5e6f708192a3b4c";
+    const UID: &str = "0a1b2c3d-4e5f-6789-abcd-ef0123456789";
+
+    #[test]
+    fn paths_tell_unit_pod_and_container() {
+        let (under, hash) = (UID.replace('-', "_"), UID.replace('-', ""));
+        let kube = "/kubepods.slice/kubepods-burstable.slice";
+        let table = [
+            // systemd
+            ("/".to_owned(), "", "", ""),
+            ("/init.scope".to_owned(), "init.scope", "", ""),
+            ("/system.slice/php8.2-fpm.service".to_owned(), "php8.2-fpm.service", "", ""),
+            ("/system.slice/system-postfix.slice/postfix@-.service".to_owned(), "postfix@-.service", "", ""),
+            (r"/system.slice/mail\x2drelay.service".to_owned(), "mail-relay.service", "", ""),
+            ("/system.slice/_cpu.service".to_owned(), "cpu.service", "", ""),
+            ("/system.slice/haproxy.service/workers".to_owned(), "haproxy.service", "", ""),
+            ("/user.slice/user-1000.slice/session-3.scope".to_owned(), "session-3.scope", "", ""),
+            (
+                r"/user.slice/user-1000.slice/user@1000.service/app.slice/app-org.mozilla\x2dmail.scope".to_owned(),
+                "app-org.mozilla-mail.scope",
+                "",
+                "",
+            ),
+            ("/machine.slice/systemd-nspawn@web.service/payload".to_owned(), "systemd-nspawn@web.service", "", ""),
+            ("/user.slice/user-1000.slice".to_owned(), "user-1000.slice", "", ""),
+            ("/lxc.payload.web/postfix".to_owned(), "", "", ""),
+            // Containers
+            (format!("/system.slice/docker-{ID}.scope"), "docker-{ID}.scope", "", ID),
+            (format!("/docker/{ID}"), "", "", ID),
+            (format!("/system.slice/docker-{ID}.scope/system.slice/postfix.service"), "postfix.service", "", ID),
+            (format!("/machine.slice/libpod-{ID}.scope/container"), "libpod-{ID}.scope", "", ID),
+            (format!("/machine.slice/libpod-conmon-{ID}.scope"), "libpod-conmon-{ID}.scope", "", ""),
+            (format!("/machine.slice/machine-libpod_pod_{ID}.slice"), "machine-libpod_pod_{ID}.slice", "", ""),
+            (format!("/ecs/6f1d0e3f/{ID}"), "", "", ID),
+            // Kubernetes
+            (format!("/kubepods/burstable/pod{UID}/{ID}"), "", UID, ID),
+            (format!("/kubepods/pod{hash}/{ID}"), "", &hash, ID),
+            (
+                format!("{kube}/kubepods-burstable-pod{under}.slice/cri-containerd-{ID}.scope"),
+                "cri-containerd-{ID}.scope",
+                UID,
+                ID,
+            ),
+            (format!("/kubepods.slice/kubepods-pod{under}.slice/crio-{ID}.scope"), "crio-{ID}.scope", UID, ID),
+            (
+                format!("/system.slice/containerd.service/kubepods-besteffort-pod{under}.slice:cri-containerd:{ID}"),
+                "containerd.service",
+                UID,
+                ID,
+            ),
+            (
+                format!(
+                    "/docker/{}/kubelet.slice/kubelet-kubepods-pod{under}.slice/cri-containerd-{ID}.scope",
+                    "0".repeat(64)
+                ),
+                "cri-containerd-{ID}.scope",
+                UID,
+                ID,
+            ),
+        ];
+        for (path, unit, pod, container) in table {
+            let some = |text: &str| Some(text.replace("{ID}", ID)).filter(|text| !text.is_empty());
+            let (unit, pod, container) = (some(unit), some(pod), some(container));
+            assert_eq!(Place::of(path.clone()), Place { cgroup: path, unit, pod, container });
+        }
+    }
+
+    #[test]
+    fn what_is_almost_a_name_is_none() {
+        for path in
+            ["/.service", "//", "/podcast", "/pod12", "/x-podcast.slice:", "/docker/abc", "/docker-xyz.scope/é:"]
+        {
+            let place = Place::of(path.to_owned());
+            assert_eq!((place.pod, place.container), (None, None), "{path}");
+        }
+        assert_eq!(Place::of("/.service".to_owned()).unit, None);
+        for (name, plain) in
+            [(r"a\x2", r"a\x2"), (r"a\x+1", r"a\x+1"), (r"a\xff", r"a\xff"), (r"\x41é", "Aé"), (r"a\x", r"a\x")]
+        {
+            assert_eq!(unescape(name), plain);
+        }
+    }
+
+    #[test]
+    fn one_that_was_met_stays_known() {
+        let mut senders = Senders { cgroups: None, known: LruCache::new(CGROUPS) };
+        senders.known.insert(7, Place::of("/system.slice/cron.service".to_owned()));
+        let mut sender = Sender { uid: Some(33), cgroup_id: 7, ..Sender::default() };
+        senders.fill(&mut sender, Timestamp::default());
+        assert_eq!((sender.unit.as_deref(), sender.uid), (Some("cron.service"), Some(33)));
+        for cgroup_id in [0, 8] {
+            let mut unknown = Sender { cgroup_id, ..Sender::default() };
+            senders.fill(&mut unknown, Timestamp::default());
+            assert_eq!(unknown, Sender { cgroup_id, ..Sender::default() });
+        }
+    }
+}
