@@ -6,6 +6,7 @@ mod body;
 mod boundary;
 mod foundations;
 mod honest;
+mod killed;
 mod losses;
 mod policies;
 mod policy_check;

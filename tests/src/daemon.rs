@@ -6,6 +6,7 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpStream};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::thread::JoinHandle;
 use std::time::{Duration, SystemTime};
 
 use anyhow::{Context, Result, anyhow, ensure};
@@ -85,6 +86,7 @@ pub struct Daemon<'a> {
     child: Guard,
     log: PathBuf,
     findings: Arc<Mutex<Vec<Arrival>>>,
+    reader: Option<JoinHandle<()>>,
 }
 
 impl<'a> Daemon<'a> {
@@ -94,6 +96,21 @@ impl<'a> Daemon<'a> {
     /// # Errors
     /// When it does not become ready: the error carries its log.
     pub fn start(namespace: &'a Namespace, interface: &str, home: &Path, options: Options<'_>) -> Result<Self> {
+        let mut daemon = Self::launch(namespace, interface, home, options)?;
+        let ready = command::eventually(READY, "/-/ready of the daemon", || {
+            let child: &mut Child = &mut daemon.child.0;
+            ensure!(matches!(child.try_wait(), Ok(None)), "the daemon ended");
+            Ok(namespace.run(|| get(WEB, "/-/ready"))?.ok().filter(|(status, _)| *status == 200))
+        });
+        ready.map_err(|error| anyhow!("{error:#}; its log:\n{}", daemon.log()))?;
+        Ok(daemon)
+    }
+
+    /// As [`Daemon::start`], without waiting for anything.
+    ///
+    /// # Errors
+    /// When it cannot be started.
+    pub fn launch(namespace: &'a Namespace, interface: &str, home: &Path, options: Options<'_>) -> Result<Self> {
         let (config, log) = (configure(interface, home, options)?, home.join("smtpwatch.log"));
         let program = options.profile.binary()?.to_str().context("the path of the daemon is not UTF-8")?;
         let mut command = namespace.command_with_cgroups(program);
@@ -104,7 +121,7 @@ impl<'a> Daemon<'a> {
         let mut child = Guard(child.context("cannot start the daemon")?);
         let findings = Arc::new(Mutex::new(Vec::new()));
         let stdout = child.0.stdout.take().context("standard output is piped")?;
-        std::thread::spawn({
+        let reader = std::thread::spawn({
             let findings = Arc::clone(&findings);
             move || {
                 for line in BufReader::new(stdout).lines().map_while(Result::ok) {
@@ -118,14 +135,7 @@ impl<'a> Daemon<'a> {
                 }
             }
         });
-        let mut daemon = Self { namespace, child, log, findings };
-        let ready = command::eventually(READY, "/-/ready of the daemon", || {
-            let child: &mut Child = &mut daemon.child.0;
-            ensure!(matches!(child.try_wait(), Ok(None)), "the daemon ended");
-            Ok(namespace.run(|| get(WEB, "/-/ready"))?.ok().filter(|(status, _)| *status == 200))
-        });
-        ready.map_err(|error| anyhow!("{error:#}; its log:\n{}", daemon.log()))?;
-        Ok(daemon)
+        Ok(Self { namespace, child, log, findings, reader: Some(reader) })
     }
 
     /// Everything that it has logged.
@@ -200,14 +210,15 @@ impl<'a> Daemon<'a> {
         })
     }
 
-    /// Kills it as the out-of-memory killer does, and waits until it is gone.
+    /// Kills it as the out-of-memory killer does, and waits until it is gone and everything that it said is read.
     ///
     /// # Errors
     /// When it cannot be killed.
     pub fn kill(&mut self) -> Result<()> {
         self.child.0.kill()?;
         self.child.0.wait()?;
-        Ok(())
+        let read = self.reader.take().map_or(Ok(()), JoinHandle::join);
+        read.map_err(|_| anyhow!("the reader of the findings panicked"))
     }
 
     /// Ends it by SIGTERM, as a service manager does; gives whether its exit code was 0.

@@ -1,0 +1,143 @@
+//! The daemon is killed again and again while it writes: its store stays whole, and what the journal told is in it.
+
+use std::collections::HashSet;
+use std::net::SocketAddr;
+use std::path::Path as FilePath;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::thread::JoinHandle;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use anyhow::{Context, Result, anyhow, ensure};
+use rusqlite::Connection;
+use smtpwatch::store::Store;
+use smtpwatch_tests::daemon::{Daemon, Options};
+use smtpwatch_tests::netns::{Family, GATEWAY_INTERFACE, Namespace, Path};
+use smtpwatch_tests::scripted::Server;
+use smtpwatch_tests::tls::Identity;
+use smtpwatch_tests::{scenario, smtp};
+
+use crate::set_up::{Home, SENDER, script, text};
+
+/// Each message in clear is a finding.
+const RULE: &str = "[[rule]]\npeer = [\"198.51.100.0/24\"]\nstarttls = \"required\"\n";
+/// Deaths.
+const ROUNDS: u64 = 100;
+/// A daemon lives at least so long, and at most, in milliseconds.
+const LIFE: (u64, u64) = (50, 600);
+/// Between two messages.
+const PACE: Duration = Duration::from_millis(15);
+/// With fewer findings on record nothing is shown.
+const FEWEST: usize = 1_000;
+/// Names the lives of a run, to have the same again.
+const SEED: &str = "SMTPWATCH_LAB_SEED";
+
+/// Messages in clear, one after the other.
+struct Traffic {
+    stop: Arc<AtomicBool>,
+    sent: Arc<AtomicUsize>,
+    thread: Option<JoinHandle<Result<Result<()>>>>,
+}
+
+impl Traffic {
+    fn start(namespace: &Namespace, to: SocketAddr) -> Result<Self> {
+        let (stop, sent) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicUsize::new(0)));
+        let thread = namespace.spawn({
+            let (stop, sent) = (stop.clone(), sent.clone());
+            move || {
+                while !stop.load(Ordering::SeqCst) {
+                    smtp::send(to, None, SENDER, "bob@example.net")?;
+                    sent.fetch_add(1, Ordering::SeqCst);
+                    std::thread::sleep(PACE);
+                }
+                Ok(())
+            }
+        })?;
+        Ok(Self { stop, sent, thread: Some(thread) })
+    }
+
+    /// How many were sent; an error where one of them failed.
+    fn end(mut self) -> Result<usize> {
+        self.stop.store(true, Ordering::SeqCst);
+        let thread = self.thread.take().context("it runs")?;
+        thread.join().map_err(|_| anyhow!("the traffic panicked"))???;
+        Ok(self.sent.load(Ordering::SeqCst))
+    }
+}
+
+impl Drop for Traffic {
+    fn drop(&mut self) {
+        self.stop.store(true, Ordering::SeqCst);
+    }
+}
+
+#[test]
+fn killed_while_it_writes() {
+    scenario("killed_while_it_writes", || {
+        let clock = || SystemTime::now().duration_since(UNIX_EPOCH).map(|since| since.subsec_nanos().into());
+        let seed = std::env::var(SEED).ok().and_then(|seed| seed.parse().ok()).map_or_else(clock, Ok)?;
+        println!("{SEED}={seed}");
+        let path = Path::create()?;
+        let identity = Identity::generate("mx1.example.net")?;
+        let address = SocketAddr::new(Family::V4.exchanger(), 25);
+        let ehlo = script("220 mx1.example.net ESMTP", &["mx1.example.net", "SIZE 1000"]);
+        let _server = Server::start(&path.exchanger, address, &identity, ehlo)?;
+        let home = Home::create("killed")?;
+        let traffic = Traffic::start(&path.gateway, address)?;
+        let mut told = HashSet::new();
+        for round in 0..ROUNDS {
+            let options = Options { rules: RULE, ..Options::default() };
+            // Every fourth dies while it starts, or soon after.
+            let start = if round % 4 == 3 { Daemon::launch } else { Daemon::start };
+            let mut daemon = start(&path.gateway, GATEWAY_INTERFACE, &home.0, options)?;
+            std::thread::sleep(life(seed, round));
+            daemon.kill()?;
+            // A line that the death cut short is no JSON, and has told nothing.
+            for finding in daemon.findings().iter().filter(|finding| finding.is_object()) {
+                told.insert(text(finding, "/id")?.to_owned());
+            }
+            let kept = examine(&home.0).with_context(|| format!("death {round}, seed {seed}"))?;
+            let lost: Vec<_> = told.difference(&kept).collect();
+            ensure!(lost.is_empty(), "death {round}, seed {seed}: told and not on record: {lost:?}");
+        }
+        let sent = traffic.end()?;
+        println!("{ROUNDS} deaths, {} findings told and on record, {sent} messages", told.len());
+        ensure!(told.len() >= FEWEST, "{} findings show nothing", told.len());
+        Ok(())
+    });
+}
+
+/// How long the daemon of this round lives: SplitMix64, <https://prng.di.unimi.it/splitmix64.c>.
+fn life(seed: u64, round: u64) -> Duration {
+    let mut z = seed.wrapping_add((round + 1).wrapping_mul(0x9e37_79b9_7f4a_7c15));
+    z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+    z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+    let (least, most) = LIFE;
+    Duration::from_millis(least + (z ^ (z >> 31)) % (most - least))
+}
+
+/// Looks at a copy of what the dead left, and gives the findings in it: the next daemon finds the original as it was.
+fn examine(home: &FilePath) -> Result<HashSet<String>> {
+    let copy = home.join("copy");
+    std::fs::create_dir_all(&copy)?;
+    for entry in std::fs::read_dir(home)? {
+        let entry = entry?;
+        let name = entry.file_name();
+        ensure!(!name.to_string_lossy().contains(".damaged-"), "a store was set aside as damaged: {name:?}");
+        // The index of the log (-shm) is made anew.
+        if name == "smtpwatch.db" || name == "smtpwatch.db-wal" {
+            std::fs::copy(entry.path(), copy.join(&name))?;
+        }
+    }
+    let store = copy.join("smtpwatch.db");
+    let verified = Store::open_existing(&store)?.verify()?;
+    ensure!(verified.broken.is_empty(), "the chain is broken: {:?}", verified.broken);
+    let connection = Connection::open(&store)?;
+    let found: String = connection.query_row("PRAGMA integrity_check", [], |row| row.get(0))?;
+    ensure!(found == "ok", "the store is damaged: {found}");
+    let kept =
+        connection.prepare("SELECT id FROM finding")?.query_map([], |row| row.get(0))?.collect::<Result<_, _>>()?;
+    drop(connection);
+    std::fs::remove_dir_all(&copy)?;
+    Ok(kept)
+}
