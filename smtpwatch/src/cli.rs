@@ -25,7 +25,7 @@ use crate::{
     config::{Config, ConfigError, Network, parse_interface, parse_port},
     day::Day,
     log::{LogFormat, LogLevel},
-    output::http::{DEFAULT_LISTEN, ListenAddress},
+    output::web::{ConfigFile, DEFAULT_LISTEN, ListenAddress, WebConfigError},
     policy::lookup::TrustError,
     store::incidents::PeerFilter,
     version,
@@ -79,8 +79,8 @@ pub enum Verb {
     /// TLS reports: what ours would say, and what others say of us.
     #[command(subcommand)]
     Tlsrpt(TlsrptVerb),
-    /// Check a configuration file.
-    CheckConfig(ConfigArg),
+    /// Check the configuration files.
+    CheckConfig(CheckConfigArgs),
     /// Print what is generated from the program itself.
     #[command(subcommand)]
     Generate(GenerateVerb),
@@ -94,6 +94,30 @@ pub struct ConfigArg {
     pub config: Option<PathBuf>,
 }
 
+/// `--web.config.file`.
+#[derive(Debug, Args)]
+pub struct WebConfigArg {
+    /// TLS and logins of the HTTP server, in the form of Prometheus' exporter-toolkit; read again when it changes.
+    #[arg(long = "web.config.file", value_name = "FILE", env = "SMTPWATCH_WEB_CONFIG_FILE")]
+    pub(crate) web_config: Option<PathBuf>,
+}
+
+impl WebConfigArg {
+    fn load(&self) -> Result<Option<ConfigFile>, WebConfigError> {
+        // An empty value is what a unit or compose file gives that leaves it to its environment.
+        self.web_config.as_deref().filter(|path| !path.as_os_str().is_empty()).map(ConfigFile::load).transpose()
+    }
+}
+
+/// Flags of `check-config`.
+#[derive(Debug, Args)]
+pub struct CheckConfigArgs {
+    #[command(flatten)]
+    pub(crate) config: ConfigArg,
+    #[command(flatten)]
+    pub(crate) web: WebConfigArg,
+}
+
 /// Flags of `run`.
 #[derive(Debug, Args)]
 pub struct RunArgs {
@@ -105,9 +129,11 @@ pub struct RunArgs {
     /// Watched server port, repeatable [default: 25, 587].
     #[arg(long, value_name = "N", env = "SMTPWATCH_PORT", value_delimiter = ',', value_parser = parse_port)]
     pub(crate) port: Vec<u16>,
-    /// Where /metrics and the health pages are served; on an address that is not loopback only these.
+    /// Where metrics, health, pages and API are served; pages and API off loopback only with --web.config.file.
     #[arg(long = "web.listen-address", value_name = "ADDR", env = "SMTPWATCH_WEB_LISTEN_ADDRESS", default_value = DEFAULT_LISTEN)]
     pub(crate) listen: ListenAddress,
+    #[command(flatten)]
+    pub(crate) web: WebConfigArg,
 }
 
 /// Flags of `replay`.
@@ -487,7 +513,7 @@ impl Exit {
     #[must_use]
     pub fn of(error: &anyhow::Error) -> Self {
         for cause in error.chain() {
-            if cause.is::<ConfigError>() || cause.is::<TrustError>() {
+            if cause.is::<ConfigError>() || cause.is::<TrustError>() || cause.is::<WebConfigError>() {
                 return Self::BadConfig;
             }
             if cause

@@ -34,10 +34,10 @@ use crate::{
     output::{
         api,
         desk::{Desk, Live},
-        http::{self, Health},
         journal::Journal,
         metrics::{self, Metrics},
         pages,
+        web::{self, ConfigFile, Health},
     },
     pipeline::{Pipeline, Source},
     policy::{
@@ -69,7 +69,7 @@ const MAX_INTERFACES: usize = 64;
 /// # Errors
 ///
 /// What failed, why, and what to do.
-pub fn run(config: Config, listen: SocketAddr) -> anyhow::Result<()> {
+pub fn run(config: Config, listen: SocketAddr, web: Option<ConfigFile>) -> anyhow::Result<()> {
     let metrics = Arc::new(Metrics::new(&config.ports)?);
     let journal =
         Arc::new(Journal::start(std::io::stdout(), metrics.clone()).context("cannot start the journal's thread")?);
@@ -145,12 +145,13 @@ pub fn run(config: Config, listen: SocketAddr) -> anyhow::Result<()> {
     });
     let thread = thread.context("cannot start the pipeline's thread")?;
     tracing::info!(address = %listen, "serving /metrics");
+    let guarded = pages::router(desk.clone()).merge(api::router(desk));
     let asked = runtime.block_on(async {
         tokio::select! {
             _ = terminate.recv() => Ok("SIGTERM"),
             _ = interrupt.recv() => Ok("SIGINT"),
             _ = pipeline_ended => Err(anyhow::anyhow!("the pipeline has ended")),
-            served = http::serve(listener, metrics, health.clone(), pages::router(desk.clone()).merge(api::router(desk)), std::future::pending()) => {
+            served = web::serve(listener, metrics, health.clone(), guarded, web, std::future::pending()) => {
                 served.context("the pages cannot be served any more").and_then(|()| anyhow::bail!("the pages have ended"))
             }
         }
@@ -276,7 +277,7 @@ impl Watch {
     /// Tells what is attached and what is missing: metrics and readiness. The log has it from the capture.
     fn attachments(&mut self) {
         let metrics = &self.outputs.metrics;
-        let mut watch = http::Watch::default();
+        let mut watch = web::Watch::default();
         // An interface that is named stays wanted when it goes; one of a glob or of a default route does not.
         let mut interfaces: BTreeSet<String> = self.named.iter().cloned().collect();
         interfaces.extend(self.capture.attachments().map(|attachment| attachment.interface.clone()));

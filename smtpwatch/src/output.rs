@@ -3,9 +3,9 @@
 pub mod api;
 pub mod desk;
 pub mod export;
-pub mod http;
 pub mod journal;
 pub mod metrics;
 pub mod pages;
 pub mod policy;
 pub mod text;
+pub mod web;

@@ -13,6 +13,6 @@ pub(super) fn run(args: RunArgs) -> anyhow::Result<Exit> {
         Some(path) => tracing::info!(path = %path.display(), rules = config.rules.len(), "configuration read"),
         None => tracing::info!("no configuration file: the defaults hold"),
     }
-    daemon::run(config, args.listen.0)?;
+    daemon::run(config, args.listen.0, args.web.load()?)?;
     Ok(Exit::Fine)
 }

@@ -14,7 +14,7 @@ use smtpwatch_core::{
 };
 use tokio::sync::{Semaphore, broadcast};
 
-use super::{http::Health, metrics::Metrics};
+use super::{metrics::Metrics, web::Health};
 use crate::{
     clock::now,
     store::{

@@ -4,8 +4,8 @@
 use std::{collections::BTreeMap, sync::Mutex, time::Duration};
 
 use prometheus::{
-    Encoder, Gauge, GaugeVec, Histogram, HistogramOpts, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry,
-    TextEncoder, core::Collector, process_collector::ProcessCollector,
+    Encoder, Gauge, GaugeVec, Histogram, HistogramOpts, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts,
+    Registry, TextEncoder, core::Collector, process_collector::ProcessCollector,
 };
 use smtpwatch_core::{
     Finding, Role, Timestamp,
@@ -51,6 +51,29 @@ impl Output {
     }
 }
 
+/// Values of the `reason` label of failed logins.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum LoginFailure {
+    /// A name that is not known, or a wrong password.
+    Password,
+    /// Too many before: the password was not looked at.
+    Limited,
+}
+
+impl LoginFailure {
+    /// Every reason.
+    pub const ALL: [Self; 2] = [Self::Password, Self::Limited];
+
+    /// The metric label.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Password => "password",
+            Self::Limited => "limited",
+        }
+    }
+}
+
 /// The registry and every metric in it.
 pub struct Metrics {
     registry: Registry,
@@ -76,6 +99,9 @@ pub struct Metrics {
     policy_dropped: IntCounterVec,
     output_records: IntCounterVec,
     output_failures: IntCounterVec,
+    login_failures: IntCounterVec,
+    connections_refused: IntCounter,
+    web_config_failures: IntCounter,
     /// The kernel counts from its own start: what was seen of each counter at the last look.
     kernel_seen: Mutex<BTreeMap<(&'static str, &'static str), u64>>,
 }
@@ -195,6 +221,26 @@ impl Metrics {
                 "Records lost and writes that failed, by output.",
                 &["output"],
             )?,
+            login_failures: counters(
+                r,
+                "web_login_failures_total",
+                "Logins to the pages, the API and these metrics that failed.",
+                &["reason"],
+            )?,
+            connections_refused: register(
+                r,
+                IntCounter::with_opts(opts(
+                    "web_connections_refused_total",
+                    "Connections that were closed because as many were open as there may be.",
+                ))?,
+            )?,
+            web_config_failures: register(
+                r,
+                IntCounter::with_opts(opts(
+                    "web_config_reload_failures_total",
+                    "Changes of the web configuration that were bad; what was read before holds.",
+                ))?,
+            )?,
             registry: registry.clone(),
             ports: ports.iter().copied().take(PORT_LABELS).collect(),
             kernel_seen: Mutex::default(),
@@ -275,6 +321,21 @@ impl Metrics {
     pub fn output(&self, output: Output, records: u64, failures: u64) {
         self.output_records.with_label_values(&[output.as_str()]).inc_by(records);
         self.output_failures.with_label_values(&[output.as_str()]).inc_by(failures);
+    }
+
+    /// Somebody was not let in.
+    pub fn login_failed(&self, reason: LoginFailure) {
+        self.login_failures.with_label_values(&[reason.as_str()]).inc();
+    }
+
+    /// As many connections are open as there may be.
+    pub fn web_connection_refused(&self) {
+        self.connections_refused.inc();
+    }
+
+    /// The web configuration has changed, and is bad.
+    pub fn web_config_failed(&self) {
+        self.web_config_failures.inc();
     }
 
     /// Whether a hook of an interface is ours; `None`: the interface is not watched any more.
@@ -406,6 +467,9 @@ impl Metrics {
         }
         for output in Output::ALL {
             self.output(output, 0, 0);
+        }
+        for reason in LoginFailure::ALL {
+            let _ = self.login_failures.with_label_values(&[reason.as_str()]);
         }
     }
 }

@@ -6,8 +6,8 @@ use smtpwatch::{
     output::{
         api,
         desk::{Desk, Live},
-        http::Health,
         metrics::Metrics,
+        web::Health,
     },
     store::KeptAs,
 };

@@ -108,6 +108,10 @@ fn every_label_set_is_exported_as_zero() {
         r#"smtpwatch_policy_lookups_dropped_total{reason="queue_full"} 0"#,
         r#"smtpwatch_output_records_total{output="journal"} 0"#,
         r#"smtpwatch_output_failures_total{output="store"} 0"#,
+        r#"smtpwatch_web_login_failures_total{reason="password"} 0"#,
+        r#"smtpwatch_web_login_failures_total{reason="limited"} 0"#,
+        "smtpwatch_web_connections_refused_total 0",
+        "smtpwatch_web_config_reload_failures_total 0",
     ] {
         assert!(text.lines().any(|found| found == line), "missing: {line}\n{text}");
     }

@@ -11,9 +11,9 @@ use crate::{
     output::{
         api,
         desk::{Desk, Live},
-        http::{self, Health},
         metrics::Metrics,
         pages,
+        web::{self, Health},
     },
     store::Store,
 };
@@ -29,7 +29,7 @@ pub(super) fn run(args: &IncidentsServeArgs) -> anyhow::Result<Exit> {
     anyhow::ensure!(
         address.ip().to_canonical().is_loopback(),
         "{address} is not on this host only: a store is shown on loopback (default {})",
-        http::DEFAULT_LISTEN
+        web::DEFAULT_LISTEN
     );
     let runtime =
         tokio::runtime::Builder::new_current_thread().enable_all().build().context("cannot start the runtime")?;
@@ -51,7 +51,9 @@ pub(super) fn run(args: &IncidentsServeArgs) -> anyhow::Result<Exit> {
         };
         // A page that listens for news holds its connection open: it is not waited for.
         tokio::select! {
-            served = http::serve(listener, metrics, health, guarded, std::future::pending()) => served.context("the pages cannot be served")?,
+            served = web::serve(listener, metrics, health, guarded, None, std::future::pending()) => {
+                served.context("the pages cannot be served")?;
+            }
             () = stop => {}
         }
         Ok(Exit::Fine)

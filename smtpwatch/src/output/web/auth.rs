@@ -1,0 +1,176 @@
+//! Basic authentication (RFC 7617).
+
+use std::{
+    net::IpAddr,
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use axum::{
+    Extension,
+    extract::{Request, State},
+    http::{HeaderMap, HeaderValue, StatusCode, header},
+    middleware::Next,
+    response::{IntoResponse, Response},
+};
+use base64::{Engine, prelude::BASE64_STANDARD};
+use tokio::sync::Semaphore;
+
+use super::{
+    limits::{Logins, network},
+    users::Users,
+};
+use crate::output::metrics::{LoginFailure, Metrics};
+
+/// Passwords that are looked at at once: each takes a core for as long as its cost says.
+const AT_ONCE: usize = 2;
+
+/// Who asks: the other end of the connection.
+#[derive(Clone, Copy)]
+pub(super) struct Client(pub(super) IpAddr);
+
+/// Who is let in.
+pub(super) struct Guard {
+    users: Arc<Users>,
+    excluded_paths: Vec<String>,
+    logins: Arc<Logins>,
+    turns: Arc<Semaphore>,
+    metrics: Arc<Metrics>,
+}
+
+/// Why somebody is not.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Refused {
+    /// He did not say who he is, or the password is wrong.
+    Unauthorized,
+    /// Too many passwords were wrong.
+    Limited(Duration),
+}
+
+impl Guard {
+    pub(super) fn new(users: Users, excluded_paths: Vec<String>, logins: Arc<Logins>, metrics: Arc<Metrics>) -> Self {
+        Self { users: Arc::new(users), excluded_paths, logins, turns: Arc::new(Semaphore::new(AT_ONCE)), metrics }
+    }
+
+    async fn check(&self, client: IpAddr, headers: &HeaderMap) -> Result<(), Refused> {
+        // A browser first asks without: that is no attempt.
+        let login = login(headers).ok_or(Refused::Unauthorized)?;
+        let network = network(client);
+        let limited = |wait| {
+            self.metrics.login_failed(LoginFailure::Limited);
+            Refused::Limited(wait)
+        };
+        self.logins.attempt(network, Instant::now()).map_err(limited)?;
+        let token = self.users.token(network, &login);
+        if self.users.remembers(&token) {
+            self.logins.succeeded(network, false, Instant::now());
+            return Ok(());
+        }
+        self.logins.attempt_overall(Instant::now()).map_err(limited)?;
+        if !self.verify(login).await {
+            self.metrics.login_failed(LoginFailure::Password);
+            tracing::warn!(%client, "a login failed");
+            return Err(Refused::Unauthorized);
+        }
+        self.logins.succeeded(network, true, Instant::now());
+        self.users.remember(token);
+        Ok(())
+    }
+
+    async fn verify(&self, login: Vec<u8>) -> bool {
+        let Ok(turn) = self.turns.clone().acquire_owned().await else { return false };
+        let users = self.users.clone();
+        let verified = tokio::task::spawn_blocking(move || {
+            // Also when nobody waits for the answer any more, the core is busy until here.
+            let _turn = turn;
+            let colon = login.iter().position(|octet| *octet == b':').unwrap_or(login.len());
+            users.verify(&login[..colon], login.get(colon + 1..).unwrap_or_default())
+        });
+        verified.await.unwrap_or(false)
+    }
+}
+
+/// Lets those through who have logged in.
+pub(super) async fn authenticate(
+    State(guard): State<Arc<Guard>>,
+    Extension(Client(client)): Extension<Client>,
+    request: Request,
+    next: Next,
+) -> Response {
+    if guard.excluded_paths.iter().any(|path| path == request.uri().path()) {
+        return next.run(request).await;
+    }
+    match guard.check(client, request.headers()).await {
+        Ok(()) => next.run(request).await,
+        Err(Refused::Unauthorized) => {
+            let challenge = [(header::WWW_AUTHENTICATE, HeaderValue::from_static("Basic realm=\"smtpwatch\""))];
+            (StatusCode::UNAUTHORIZED, challenge, "log in with a name and password of basic_auth_users\n")
+                .into_response()
+        }
+        Err(Refused::Limited(wait)) => too_many(wait, "too many logins failed: try again later\n"),
+    }
+}
+
+fn too_many(wait: Duration, why: &'static str) -> Response {
+    let wait = [(header::RETRY_AFTER, HeaderValue::from(wait.as_secs() + 1))];
+    (StatusCode::TOO_MANY_REQUESTS, wait, why).into_response()
+}
+
+/// `user:password`, when the header has it.
+fn login(headers: &HeaderMap) -> Option<Vec<u8>> {
+    let (scheme, login) = headers.get(header::AUTHORIZATION)?.to_str().ok()?.split_once(' ')?;
+    let login = BASE64_STANDARD.decode(login.trim()).ok()?;
+    (scheme.eq_ignore_ascii_case("basic") && login.contains(&b':')).then_some(login)
+}
+
+/// `rate_limit` of the configuration.
+pub(super) mod throttle {
+    use std::sync::{Mutex, PoisonError};
+
+    use super::{Arc, Instant, Next, Request, Response, State, too_many};
+    use crate::output::web::limits::{Bucket, Quota};
+
+    /// What is left of the quota.
+    pub(in crate::output::web) struct Throttle(Quota, Mutex<Bucket>);
+
+    /// All of it.
+    pub(in crate::output::web) fn new(quota: Quota, now: Instant) -> Arc<Throttle> {
+        Arc::new(Throttle(quota, Mutex::new(Bucket::full(now))))
+    }
+
+    /// Lets so many requests through.
+    pub(in crate::output::web) async fn throttle(
+        State(throttle): State<Arc<Throttle>>,
+        request: Request,
+        next: Next,
+    ) -> Response {
+        let Throttle(quota, bucket) = &*throttle;
+        let taken = bucket.lock().unwrap_or_else(PoisonError::into_inner).take(*quota, Instant::now());
+        match taken {
+            Ok(()) => next.run(request).await,
+            Err(wait) => too_many(wait, "more requests than rate_limit allows: try again later\n"),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_header() {
+        for (value, expected) in [
+            ("Basic YWxpY2U6c2VjcmV0", Some("alice:secret")),
+            ("basic  YWxpY2U6c2VjcmV0", Some("alice:secret")),
+            ("Basic YTpiOmM=", Some("a:b:c")),
+            ("Basic YWxpY2U=", None),
+            ("Basic !", None),
+            ("Bearer YWxpY2U6c2VjcmV0", None),
+            ("Basic", None),
+        ] {
+            let headers = HeaderMap::from_iter([(header::AUTHORIZATION, HeaderValue::from_static(value))]);
+            assert_eq!(login(&headers).as_deref(), expected.map(str::as_bytes), "{value}");
+        }
+        assert_eq!(login(&HeaderMap::new()), None);
+    }
+}

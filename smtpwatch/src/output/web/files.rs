@@ -1,0 +1,82 @@
+//! Files that are read again when they have changed.
+
+use std::{
+    fs::{File, Metadata},
+    io::{self, Read},
+    os::unix::fs::MetadataExt,
+    path::{Path, PathBuf},
+};
+
+/// Octets of one file that are read.
+const MAX_FILE: u64 = 1024 * 1024;
+
+/// Files that were read, as they were then.
+#[derive(Default)]
+pub(super) struct Files(Vec<(PathBuf, Option<Stamp>)>);
+
+/// What changes with a file, also when another one takes its place by a rename or through a link.
+#[derive(PartialEq, Eq)]
+struct Stamp {
+    device: u64,
+    inode: u64,
+    length: u64,
+    modified: (i64, i64),
+}
+
+impl Files {
+    /// Reads a file, and keeps in mind how it looked before.
+    pub(super) fn read(&mut self, path: &Path) -> io::Result<Vec<u8>> {
+        self.0.push((path.to_owned(), stamp(path)));
+        let mut content = Vec::new();
+        File::open(path)?.take(MAX_FILE + 1).read_to_end(&mut content)?;
+        if u64::try_from(content.len()).is_ok_and(|length| length <= MAX_FILE) {
+            return Ok(content);
+        }
+        Err(io::Error::new(io::ErrorKind::FileTooLarge, format!("it is longer than {MAX_FILE} octets")))
+    }
+
+    /// Whether one of them is not what it was.
+    pub(super) fn have_changed(&self) -> bool {
+        self.0.iter().any(|(path, before)| stamp(path) != *before)
+    }
+}
+
+fn stamp(path: &Path) -> Option<Stamp> {
+    path.metadata().ok().map(|found: Metadata| Stamp {
+        device: found.dev(),
+        inode: found.ino(),
+        length: found.len(),
+        modified: (found.mtime(), found.mtime_nsec()),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_change_is_seen_also_behind_a_link() {
+        let folder = tempfile::tempdir().unwrap();
+        let [old, new, link] = ["old", "new", "link"].map(|name| folder.path().join(name));
+        std::fs::write(&old, "same").unwrap();
+        std::os::unix::fs::symlink("old", &link).unwrap();
+        let mut files = Files::default();
+        assert_eq!(files.read(&link).unwrap(), b"same");
+        assert!(!files.have_changed());
+        std::fs::write(&new, "same").unwrap();
+        std::fs::rename(&new, &old).unwrap();
+        assert!(files.have_changed());
+        std::fs::remove_file(&old).unwrap();
+        let mut missing = Files::default();
+        assert!(missing.read(&link).is_err() && !missing.have_changed());
+        std::fs::write(&old, "back").unwrap();
+        assert!(missing.have_changed());
+    }
+
+    #[test]
+    fn a_file_has_a_bound() {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        file.as_file().set_len(MAX_FILE + 1).unwrap();
+        assert!(Files::default().read(file.path()).is_err_and(|why| why.to_string().contains("longer than")));
+    }
+}

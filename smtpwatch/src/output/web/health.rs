@@ -1,0 +1,102 @@
+//! How the watch is doing, for the health pages.
+
+use std::{
+    sync::{
+        Mutex,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::{Duration, Instant},
+};
+
+/// The pipeline beats at least every second; this long without means that it hangs.
+const HEARTBEAT_LIMIT: Duration = Duration::from_secs(10);
+
+/// How the watch is doing. Written by the pipeline, read by the pages.
+#[derive(Default)]
+pub struct Health {
+    heartbeat: Mutex<Option<Instant>>,
+    state: Mutex<Watch>,
+    stopping: AtomicBool,
+}
+
+/// What is attached, and why something is not.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct Watch {
+    /// One line for each hook that is ours.
+    pub attached: Vec<String>,
+    /// One line for each thing that is wanted and missing.
+    pub missing: Vec<String>,
+}
+
+impl Health {
+    /// The pipeline is alive.
+    pub fn beat(&self) {
+        *lock(&self.heartbeat) = Some(Instant::now());
+    }
+
+    /// What is attached has changed.
+    pub fn set(&self, watch: Watch) {
+        *lock(&self.state) = watch;
+    }
+
+    /// The end has begun: not ready any more.
+    pub fn stopping(&self) {
+        self.stopping.store(true, Ordering::Relaxed);
+    }
+
+    /// Why the daemon should be started again; empty: it need not.
+    pub(super) fn unhealthy(&self) -> Vec<String> {
+        match *lock(&self.heartbeat) {
+            Some(beat) if beat.elapsed() > HEARTBEAT_LIMIT => {
+                vec![format!("the pipeline has not moved for {} seconds", beat.elapsed().as_secs())]
+            }
+            _ => Vec::new(),
+        }
+    }
+
+    /// What is attached, and what is missing.
+    #[must_use]
+    pub fn watch(&self) -> Watch {
+        lock(&self.state).clone()
+    }
+
+    /// Why nothing is watched; empty: something is.
+    #[must_use]
+    pub fn unready(&self) -> Vec<String> {
+        let mut reasons = self.unhealthy();
+        if lock(&self.heartbeat).is_none() {
+            reasons.push("the pipeline has not started".to_owned());
+        }
+        if self.stopping.load(Ordering::Relaxed) {
+            reasons.push("stopping".to_owned());
+        }
+        let watch = lock(&self.state);
+        if watch.attached.is_empty() {
+            reasons.push("nothing is attached".to_owned());
+            reasons.extend(watch.missing.iter().cloned());
+        }
+        reasons
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
+    // What a panicking thread left is whole: each is set in one assignment.
+    mutex.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn readiness_tells_its_reasons() {
+        let health = Health::default();
+        assert_eq!(health.unhealthy(), Vec::<String>::new());
+        assert_eq!(health.unready(), ["the pipeline has not started", "nothing is attached"]);
+        health.beat();
+        health.set(Watch { attached: vec!["eth0".to_owned()], missing: vec!["eth1".to_owned()] });
+        assert_eq!(health.unready(), Vec::<String>::new());
+        health.stopping();
+        assert_eq!(health.unready(), ["stopping"]);
+    }
+}

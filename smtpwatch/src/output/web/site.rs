@@ -1,0 +1,129 @@
+//! What is served, and to whom.
+
+use std::{sync::Arc, time::Instant};
+
+use axum::{
+    Router,
+    body::HttpBody,
+    extract::{Request, State},
+    http::{HeaderMap, HeaderValue, StatusCode, header},
+    middleware::{Next, from_fn, from_fn_with_state},
+    response::{IntoResponse, Response},
+    routing::get,
+};
+
+use super::{
+    auth::{Guard, authenticate, throttle},
+    config::WebConfig,
+    headers,
+    health::Health,
+    host::only_local,
+    limits::Logins,
+    tls::ClientAuth,
+};
+use crate::output::metrics::Metrics;
+
+/// What is served on every address.
+pub(super) const OPEN_PATHS: [&str; 3] = [METRICS, HEALTHY, READY];
+const METRICS: &str = "/metrics";
+const HEALTHY: &str = "/-/healthy";
+const READY: &str = "/-/ready";
+
+/// What all readings of the configuration have in common.
+pub(super) struct Site {
+    pub(super) metrics: Arc<Metrics>,
+    pub(super) health: Arc<Health>,
+    /// Pages and API.
+    pub(super) guarded: Router,
+    /// Whether only this host can ask.
+    pub(super) loopback: bool,
+    pub(super) logins: Arc<Logins>,
+}
+
+/// Who may see pages and API.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Access {
+    /// Whoever is on this host.
+    Local,
+    /// Who has logged in, or has a certificate.
+    LoggedIn,
+    /// Nobody.
+    Nobody(&'static str),
+}
+
+impl Site {
+    /// All routes, as the configuration has it.
+    pub(super) fn routes(&self, config: WebConfig) -> Router {
+        let open = Router::new()
+            .route(METRICS, get(show_metrics))
+            .route(HEALTHY, get(|State(site): State<Pages>| async move { verdict(site.health.unhealthy()) }))
+            .route(READY, get(|State(site): State<Pages>| async move { verdict(site.health.unready()) }))
+            .with_state(Pages { metrics: self.metrics.clone(), health: self.health.clone() });
+        let mut routes = match access(self.loopback, &config) {
+            Access::Local => open.merge(self.guarded.clone().layer(from_fn(only_local))),
+            Access::LoggedIn => open.merge(self.guarded.clone()),
+            Access::Nobody(why) => {
+                tracing::warn!("pages and API are not served: {why}");
+                open
+            }
+        };
+        if let Some(users) = config.users {
+            if config.tls.is_none() && !self.loopback {
+                tracing::warn!("passwords come in clear: set tls_server_config");
+            }
+            let guard = Guard::new(users, config.auth_excluded_paths, self.logins.clone(), self.metrics.clone());
+            routes = routes.layer(from_fn_with_state(Arc::new(guard), authenticate));
+        }
+        routes = routes.layer(from_fn(without_body));
+        if let Some(quota) = config.rate_limit {
+            routes = routes.layer(from_fn_with_state(throttle::new(quota, Instant::now()), throttle::throttle));
+        }
+        let headers: Arc<HeaderMap> = headers::all(config.headers);
+        routes.layer(from_fn_with_state(headers, headers::add))
+    }
+}
+
+/// Off loopback somebody else's network lies between: TLS alone would show the pages to whoever asks, and a password alone
+/// to whoever listens.
+fn access(loopback: bool, config: &WebConfig) -> Access {
+    let certificate = config.tls.as_ref().is_some_and(|tls| tls.client_auth == ClientAuth::Required);
+    let login = certificate || config.users.is_some();
+    match (loopback, config.tls.is_some(), login) {
+        (true, _, false) => Access::Local,
+        (true, _, true) | (false, true, true) => Access::LoggedIn,
+        (false, true, false) => Access::Nobody(
+            "TLS does not tell who asks: set basic_auth_users or RequireAndVerifyClientCert in the web configuration file",
+        ),
+        (false, false, true) => Access::Nobody(
+            "without TLS a password can be read on the way: set tls_server_config in the web configuration file",
+        ),
+        (false, false, false) => {
+            Access::Nobody("this address is not loopback: --web.config.file with TLS and basic_auth_users opens them")
+        }
+    }
+}
+
+/// Nothing is ever sent to this server but questions.
+async fn without_body(request: Request, next: Next) -> Response {
+    if request.body().is_end_stream() {
+        return next.run(request).await;
+    }
+    let close = [(header::CONNECTION, HeaderValue::from_static("close"))];
+    (StatusCode::PAYLOAD_TOO_LARGE, close, "a request has no body here\n").into_response()
+}
+
+#[derive(Clone)]
+struct Pages {
+    metrics: Arc<Metrics>,
+    health: Arc<Health>,
+}
+
+async fn show_metrics(State(pages): State<Pages>) -> Response {
+    ([(header::CONTENT_TYPE, prometheus::TEXT_FORMAT)], pages.metrics.render()).into_response()
+}
+
+/// 200 and `[]`, or 503 and the reasons as a JSON list.
+fn verdict(reasons: Vec<String>) -> Response {
+    let status = if reasons.is_empty() { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
+    (status, axum::Json(reasons)).into_response()
+}
