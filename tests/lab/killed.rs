@@ -6,7 +6,7 @@ use std::path::Path as FilePath;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::thread::JoinHandle;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use anyhow::{Context, Result, anyhow, ensure};
 use rusqlite::Connection;
@@ -25,6 +25,8 @@ const RULE: &str = "[[rule]]\npeer = [\"198.51.100.0/24\"]\nstarttls = \"require
 const ROUNDS: u64 = 100;
 /// A daemon lives at least so long, and at most, in milliseconds.
 const LIFE: (u64, u64) = (50, 600);
+/// The next finding comes within this time.
+const NEXT: Duration = Duration::from_millis(500);
 /// Between two messages.
 const PACE: Duration = Duration::from_millis(15);
 /// With fewer findings on record nothing is shown.
@@ -91,6 +93,13 @@ fn killed_while_it_writes() {
             let start = if round % 4 == 3 { Daemon::launch } else { Daemon::start };
             let mut daemon = start(&path.gateway, GATEWAY_INTERFACE, &home.0, options)?;
             std::thread::sleep(life(seed, round));
+            // Every other one dies with a finding on its lips: told too early, it is not on record.
+            if round % 2 == 0 {
+                let (before, end) = (daemon.findings().len(), Instant::now() + NEXT);
+                while daemon.findings().len() == before && Instant::now() < end {
+                    std::thread::yield_now();
+                }
+            }
             daemon.kill()?;
             // A line that the death cut short is no JSON, and has told nothing.
             for finding in daemon.findings().iter().filter(|finding| finding.is_object()) {

@@ -8,6 +8,7 @@ mod foundations;
 mod honest;
 mod killed;
 mod losses;
+mod pages;
 mod policies;
 mod policy_check;
 mod policy_fetch;

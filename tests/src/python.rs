@@ -31,6 +31,13 @@ static API: Packages = Packages {
     found: OnceLock::new(),
 };
 
+/// A driver of browsers, and a checker of what pages are to those who hear them.
+static PAGES: Packages = Packages {
+    directory: "python-pages",
+    names: ["playwright==1.65.2", "axe-playwright-python==0.1.8"],
+    found: OnceLock::new(),
+};
+
 /// The interpreter of an environment that has what TLS reports are tested with, installed if this has not been done yet.
 ///
 /// # Errors
@@ -45,6 +52,14 @@ pub fn interpreter() -> Result<&'static Path> {
 /// [`Skip`] with the reason when it cannot be had here.
 pub fn api_interpreter() -> Result<&'static Path> {
     API.interpreter()
+}
+
+/// The interpreter of an environment that has what the pages are looked at with, likewise.
+///
+/// # Errors
+/// [`Skip`] with the reason when it cannot be had here.
+pub fn pages_interpreter() -> Result<&'static Path> {
+    PAGES.interpreter()
 }
 
 impl Packages {

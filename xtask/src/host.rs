@@ -24,6 +24,9 @@ pub const TESTS: [Tool; 7] = [
 /// Who else reads SMTP from recordings. Without it a comparison is skipped.
 pub const ORACLE: [Tool; 1] = [("tshark", "tshark")];
 
+/// What looks at the pages. Without it they are not looked at.
+pub const BROWSER: [Tool; 1] = [("chromium", "chromium")];
+
 /// The workspace's root directory.
 pub fn workspace() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap_or(Path::new("."))

@@ -19,8 +19,10 @@ pub struct Arguments {
 /// Runs the suites; an error when anything failed.
 pub fn run(arguments: &Arguments) -> Result<()> {
     host::ensure_tools(&host::TESTS)?;
-    if let Err(error) = host::ensure_tools(&host::ORACLE) {
-        println!("{error:#}");
+    for tools in [&host::ORACLE, &host::BROWSER] {
+        if let Err(error) = host::ensure_tools(tools) {
+            println!("{error:#}");
+        }
     }
     let chosen = |suite: &&Suite| arguments.only.is_empty() || arguments.only.iter().any(|name| name == suite.name);
     let mut results = Vec::new();

@@ -39,7 +39,14 @@ struct Answer {
 
 impl Server {
     fn start(address: &str, health: Arc<Health>, web: Option<ConfigFile>) -> Self {
-        let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
+        // What its threads log goes where this thread's logs go.
+        let log = tracing::dispatcher::get_default(Clone::clone);
+        let runtime = tokio::runtime::Builder::new_multi_thread()
+            .worker_threads(1)
+            .on_thread_start(move || std::mem::forget(tracing::dispatcher::set_default(&log)))
+            .enable_all()
+            .build()
+            .unwrap();
         let listener = runtime.block_on(tokio::net::TcpListener::bind(address)).unwrap();
         let address = listener.local_addr().unwrap();
         let metrics = Arc::new(Metrics::new(&[25]).unwrap());
@@ -240,7 +247,6 @@ fn guesses_are_slowed_down_and_secrets_are_in_no_log() {
     let files = Files::new();
     let trust = files.certificate();
     let path = files.users(&[("anna", "right")], TLS);
-    // One thread for everything, so that what is logged is caught.
     let config = ConfigFile::load(&path).unwrap();
     let server = Server::start("0.0.0.0:0", Arc::new(Health::default()), Some(config));
     let answers: Vec<Answer> =
@@ -256,6 +262,7 @@ fn guesses_are_slowed_down_and_secrets_are_in_no_log() {
         assert!(error.contains("web.yml:2: ") && !error.contains("canary"), "{error}");
     }
     let log = log.text();
+    assert!(log.contains("a login failed") && log.contains("127.0.0.1"), "{log}");
     assert!(!log.contains("canary"), "{log}");
 }
 

@@ -1,0 +1,161 @@
+//! From the attack to the proof, in a real browser and by command: Postfix to Postfix across the attacker, and then everything
+//! that an investigator does with the incident.
+
+use std::io::{BufRead, BufReader};
+use std::net::SocketAddr;
+use std::path::Path as FilePath;
+use std::process::{Command, Stdio};
+use std::time::Duration;
+
+use anyhow::{Context, Result, ensure};
+use serde_json::{Value, json};
+use smtpwatch_tests::attacker::Mode;
+use smtpwatch_tests::command::{self, Guard};
+use smtpwatch_tests::daemon::{Daemon, Options, Profile, WEB, get};
+use smtpwatch_tests::netns::{Family, GATEWAY_INTERFACE, Namespace, Path};
+use smtpwatch_tests::root::lab_directory;
+use smtpwatch_tests::scripted::Server;
+use smtpwatch_tests::tls::Identity;
+use smtpwatch_tests::{Skip, python, scenario, smtp};
+
+use crate::set_up::{DELIVERIES, FINDING, Home, Relay, SENDER, script, text};
+
+/// A browser looks at everything in all sizes and colours.
+const LOOK: Duration = Duration::from_secs(180);
+/// A command of ours.
+const SOON: Duration = Duration::from_secs(20);
+const BROWSER: &str = "/usr/bin/chromium";
+
+/// The reader, with its browser, inside the namespace.
+fn reader(namespace: &Namespace, verb: &str) -> Result<Command> {
+    if !FilePath::new(BROWSER).exists() {
+        return Err(Skip("chromium is not installed".to_owned()).into());
+    }
+    let mut command = namespace.command(python::pages_interpreter()?.to_str().context("a path in UTF-8")?);
+    command.arg(concat!(env!("CARGO_MANIFEST_DIR"), "/lab/pages.py")).arg(verb).arg(format!("http://{WEB}"));
+    Ok(command)
+}
+
+/// A program of ours on the store of this home.
+fn smtpwatch(home: &FilePath, arguments: &[&str]) -> Result<String> {
+    let mut command = Command::new(Profile::Dev.binary()?);
+    let store = home.join("smtpwatch.db");
+    command::run(command.args(arguments).arg("--store").arg(store), SOON)
+}
+
+#[test]
+fn from_the_strip_to_the_proof() {
+    scenario("from_the_strip_to_the_proof", || {
+        let relay = Relay::create(Family::V4)?;
+        let gateway = &relay.path.gateway;
+        let home = Home::create("pages")?;
+        let daemon = Daemon::start(gateway, GATEWAY_INTERFACE, &home.0, Options::default())?;
+        relay.deliver(6)?;
+        let under_tls = [("role", "client"), ("port", "25"), ("result", "tls")];
+        daemon.metric_reaches("smtpwatch_sessions_total", &under_tls, 6.0, DELIVERIES)?;
+
+        // A page that is open already tells of it.
+        let mut live = reader(gateway, "live")?;
+        live.arg("starttls-stripped").stdin(Stdio::null()).stdout(Stdio::piped());
+        let mut live = Guard(live.spawn()?);
+        let mut open = String::new();
+        BufReader::new(live.0.stdout.take().context("it is piped")?).read_line(&mut open)?;
+        ensure!(open.trim() == "open", "the page did not open: {open:?}");
+        relay.attacker.set_mode(Mode::Delete);
+        relay.deliver(1)?;
+        let stripped = daemon.finding("starttls-stripped", FINDING, |_| true)?;
+        let seen = command::eventually(SOON, "the page to tell of it", || Ok(live.0.try_wait()?))?;
+        ensure!(seen.success(), "the open page did not tell of it: {seen}");
+
+        let id = text(&stripped, "/id")?;
+        let pictures = lab_directory().join("pictures");
+        let look = command::run(reader(gateway, "look")?.arg(id).arg(&pictures), LOOK)?;
+        let look: Value = serde_json::from_str(&look)?;
+        println!("pictures of the pages: {}", pictures.display());
+        let rows = look["difference"].as_array().context("rows")?;
+        let missing: Vec<&Value> = rows.iter().filter(|row| row[0] != "same").collect();
+        ensure!(missing == [&json!(["missing", "STARTTLS", "", "missing"])], "{rows:?}");
+        ensure!(rows.iter().any(|row| row[0] == "same" && row[2] == "PIPELINING"), "{rows:?}");
+        ensure!(look["bars"].as_u64() >= Some(2), "offered and withheld are in the picture: {look}");
+        ensure!(text(&look, "/dialogue")?.contains("MAIL FROM:"), "{look}");
+
+        by_command(&home.0, id, &stripped)
+    });
+}
+
+/// The same on a terminal; and the capture file, replayed with what had been seen of the peer, is the same finding.
+fn by_command(home: &FilePath, id: &str, stripped: &Value) -> Result<()> {
+    let shown = smtpwatch(home, &["incidents", "show", id, "--format", "text"])?;
+    ensure!(shown.lines().any(|line| line.starts_with("-  STARTTLS") && line.contains("<- missing")), "{shown}");
+    let file = home.join("proof.pcapng");
+    let name = file.to_str().context("a path in UTF-8")?;
+    smtpwatch(home, &["incidents", "export", id, "--pcapng", name])?;
+    // The daemon holds the original.
+    let copy = home.join("copy");
+    std::fs::create_dir_all(&copy)?;
+    for file in ["smtpwatch.db", "smtpwatch.db-wal"] {
+        std::fs::copy(home.join(file), copy.join(file))?;
+    }
+    let again = smtpwatch(&copy, &["replay", name, "--local", "192.0.2.0/24", "--format", "json"])?;
+    let again: Vec<Value> = again.lines().map(serde_json::from_str).collect::<Result<_, _>>()?;
+    let same = again.iter().find(|finding| finding["kind"] == "starttls-stripped").context("no such finding again")?;
+    for member in ["rule", "evidence", "outcome", "role", "severity", "time", "transcript", "observed", "peer"] {
+        ensure!(same[member] == stripped[member], "{member}: {} is not {}", same[member], stripped[member]);
+    }
+    ensure!(smtpwatch(home, &["incidents", "verify", "--format", "text"])?.starts_with("the chain is whole"));
+    Ok(())
+}
+
+/// What hostile peers say is text on every page, on terminals, and in JSON.
+#[test]
+fn hostile_peers_write_text() {
+    scenario("hostile_peers_write_text", || {
+        let path = Path::create()?;
+        let identity = Identity::generate("mx1.example.net")?;
+        let address = SocketAddr::new(Family::V4.exchanger(), 25);
+        let hostile = "<script>window.ran=1</script><img src=x onerror=window.ran=1>\u{1b}[2J\u{202e}\0\u{9b}31m";
+        let long = "A".repeat(60_000);
+        let greeting = format!("220 {hostile} ESMTP");
+        let ehlo = [hostile, "SIZE 1000", "\"><svg onload=window.ran=1>", "'; DROP TABLE finding; --", &long];
+        let _server = Server::start(&path.exchanger, address, &identity, script(&greeting, &ehlo))?;
+        let home = Home::create("hostile")?;
+        let rules = "[[rule]]\npeer = [\"198.51.100.0/24\"]\nstarttls = \"required\"\n";
+        let daemon = Daemon::start(&path.gateway, GATEWAY_INTERFACE, &home.0, Options { rules, ..Options::default() })?;
+        path.gateway.run(|| smtp::send(address, None, SENDER, "bob@example.net"))??;
+        let finding = daemon.finding("starttls-stripped", FINDING, |_| true)?;
+        let id = text(&finding, "/id")?;
+        command::eventually(FINDING, "the finding on record", || {
+            let (status, _) = path.gateway.run(|| get(WEB, &format!("/api/v1/findings/{id}")))??;
+            Ok((status == 200).then_some(()))
+        })?;
+
+        let harmful = |c: char| (c.is_control() && c != '\n') || ('\u{202a}'..='\u{202e}').contains(&c);
+        for arguments in [
+            &["incidents", "list", "--format", "text"][..],
+            &["incidents", "list", "--format", "json"],
+            &["incidents", "show", id, "--format", "text"],
+            &["incidents", "show", id, "--format", "json"],
+            &["incidents", "export", id, "--format", "text"],
+            &["incidents", "export", id, "--format", "ecs"],
+            &["incidents", "export", id, "--format", "eve"],
+        ] {
+            let said = smtpwatch(&home.0, arguments)?;
+            ensure!(!said.contains(harmful), "{arguments:?}: {said:?}");
+            if arguments.contains(&"json") {
+                said.lines().try_for_each(|line| serde_json::from_str::<Value>(line).map(drop))?;
+            }
+        }
+
+        let pages = command::run(reader(&path.gateway, "text")?.arg(id), LOOK)?;
+        let pages: Value = serde_json::from_str(&pages)?;
+        for (page, told) in pages.as_object().context("pages")? {
+            ensure!(told["ran"].is_null() && told["handlers"] == 0, "{page}: {told}");
+            let elements = told["elements"].to_string();
+            ensure!(!elements.contains("\"img\"") && !elements.contains("\"object\""), "{page}: {elements}");
+            ensure!(!text(told, "/text")?.contains(harmful), "{page}: {told}");
+        }
+        let incident = text(&pages, &format!("/~1incidents~1{id}/text"))?;
+        ensure!(incident.contains("onload=window.ran") && incident.contains("DROP TABLE finding"), "{incident}");
+        Ok(())
+    });
+}
