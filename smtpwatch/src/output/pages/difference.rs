@@ -18,7 +18,7 @@ pub(super) fn section(finding: &Finding) -> Markup {
             table.difference {
                 @if compared {
                     caption { "Says " (said(&finding.expected.source)) ": " (said(&finding.expected.detail)) }
-                    thead { tr { th scope="col" { "Expected" } th scope="col" { "Came" } th scope="col" { "So" } } }
+                    thead { tr { th scope="col" { "Expected" } th scope="col" { "Came" } th scope="col" { "Difference" } } }
                 }
                 tbody { @for row in &rows { (line(row, compared)) } }
             }

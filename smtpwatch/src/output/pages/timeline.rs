@@ -53,7 +53,7 @@ pub(super) fn picture(days: &Days, incident: &Incident) -> Markup {
         section aria-labelledby="timeline" {
             h2 #timeline { "What this peer " (if incident.role == smtpwatch_core::Role::Client { "offered" } else { "was offered" }) ", day by day" }
             figure {
-                svg.timeline role="img" aria-labelledby="timeline-says" viewBox={ "0 0 " (width) " " (HEIGHT + FOOT) } {
+                svg.timeline role="img" preserveAspectRatio="xMinYMid meet" aria-labelledby="timeline-says" viewBox={ "0 0 " (width) " " (HEIGHT + FOOT) } {
                     title #timeline-says { (summary) }
                     line.axis x1="0" x2=(width) y1=(HEIGHT) y2=(HEIGHT) {}
                     @for (day, offers) in &shown { (bar(*day, offers, days_between(first, *day) * STEP, most)) }
