@@ -4,6 +4,7 @@ mod api;
 mod auth;
 mod body;
 mod boundary;
+mod canary;
 mod foundations;
 mod honest;
 mod killed;
