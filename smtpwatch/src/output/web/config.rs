@@ -35,6 +35,8 @@ pub struct ConfigFile {
     path: PathBuf,
     config: WebConfig,
     files: Files,
+    /// How they were at the last look, when that was not how they were read.
+    changing: Option<Files>,
     /// What was wrong with it when it was last looked at.
     failed: Option<String>,
 }
@@ -48,17 +50,23 @@ impl ConfigFile {
     pub fn load(path: &Path) -> Result<Self, WebConfigError> {
         let mut files = Files::default();
         let config = file::read(path, &mut files)?;
-        Ok(Self { path: path.to_owned(), config, files, failed: None })
+        Ok(Self { path: path.to_owned(), config, files, changing: None, failed: None })
     }
 
-    /// Reads the files again when one of them has changed; whether they say something new. As long as what they say is bad,
-    /// they are read each time, and what was good holds.
+    /// Reads the files again when one of them has changed and stands still since the last look; whether they say something
+    /// new. As long as what they say is bad, they are read each time, and what was good holds.
     ///
     /// # Errors
     ///
     /// What is wrong, once.
     pub(super) fn refresh(&mut self) -> Result<bool, WebConfigError> {
-        if self.failed.is_none() && !self.files.have_changed() {
+        let now = self.files.now();
+        if self.failed.is_none() && now == self.files {
+            return Ok(false);
+        }
+        // The first half of a file may well be a good one, that asks for no login.
+        if self.changing.as_ref() != Some(&now) {
+            self.changing = Some(now);
             return Ok(false);
         }
         match Self::load(&self.path) {
@@ -85,5 +93,35 @@ impl ConfigFile {
     /// What was last good.
     pub(super) fn take(&mut self) -> WebConfig {
         std::mem::take(&mut self.config)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_file_that_is_still_written_is_not_read() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("web.yml");
+        let users = |name: &str| format!("basic_auth_users:\n  {name}: {}\n", bcrypt::hash("right", 4).unwrap());
+        std::fs::write(&path, users("anna")).unwrap();
+        let mut file = ConfigFile::load(&path).unwrap();
+        assert!(file.take().users.is_some());
+        std::fs::write(&path, "").unwrap();
+        assert!(!file.refresh().unwrap());
+        std::fs::write(&path, users("berta")).unwrap();
+        assert!(!file.refresh().unwrap());
+        assert!(file.refresh().unwrap());
+        assert!(file.take().users.is_some());
+        assert!(!file.refresh().unwrap());
+
+        std::fs::write(&path, "basic_auth_users: {anna: plain}\n").unwrap();
+        assert!(!file.refresh().unwrap());
+        assert!(file.refresh().is_err());
+        assert!(!file.refresh().unwrap(), "the same mistake is told once");
+        std::fs::write(&path, users("anna")).unwrap();
+        assert!(!file.refresh().unwrap());
+        assert!(file.refresh().unwrap());
     }
 }

@@ -11,7 +11,7 @@ use std::{
 const MAX_FILE: u64 = 1024 * 1024;
 
 /// Files that were read, as they were then.
-#[derive(Default)]
+#[derive(PartialEq, Eq, Default)]
 pub(super) struct Files(Vec<(PathBuf, Option<Stamp>)>);
 
 /// What changes with a file, also when another one takes its place by a rename or through a link.
@@ -35,9 +35,9 @@ impl Files {
         Err(io::Error::new(io::ErrorKind::FileTooLarge, format!("it is longer than {MAX_FILE} octets")))
     }
 
-    /// Whether one of them is not what it was.
-    pub(super) fn have_changed(&self) -> bool {
-        self.0.iter().any(|(path, before)| stamp(path) != *before)
+    /// The same files, as they are now.
+    pub(super) fn now(&self) -> Self {
+        Self(self.0.iter().map(|(path, _)| (path.clone(), stamp(path))).collect())
     }
 }
 
@@ -62,15 +62,15 @@ mod tests {
         std::os::unix::fs::symlink("old", &link).unwrap();
         let mut files = Files::default();
         assert_eq!(files.read(&link).unwrap(), b"same");
-        assert!(!files.have_changed());
+        assert!(files.now() == files);
         std::fs::write(&new, "same").unwrap();
         std::fs::rename(&new, &old).unwrap();
-        assert!(files.have_changed());
+        assert!(files.now() != files);
         std::fs::remove_file(&old).unwrap();
         let mut missing = Files::default();
-        assert!(missing.read(&link).is_err() && !missing.have_changed());
+        assert!(missing.read(&link).is_err() && missing.now() == missing);
         std::fs::write(&old, "back").unwrap();
-        assert!(missing.have_changed());
+        assert!(missing.now() != missing);
     }
 
     #[test]

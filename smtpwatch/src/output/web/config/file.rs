@@ -30,7 +30,7 @@ struct File {
     tls_server_config: Option<Spanned<TlsServerConfig>>,
     http_server_config: Option<HttpServerConfig>,
     basic_auth_users: Option<BTreeMap<String, Spanned<String>>>,
-    auth_excluded_paths: Vec<Spanned<String>>,
+    auth_excluded_paths: Option<Vec<Spanned<String>>>,
     rate_limit: Option<Spanned<RateLimit>>,
 }
 
@@ -87,7 +87,7 @@ pub(super) fn read(path: &Path, files: &mut Files) -> Result<WebConfig, WebConfi
     let users =
         users.transpose().map_err(|_| wrong(Location::UNKNOWN, "the system has no random numbers".to_owned()))?;
     let mut auth_excluded_paths = Vec::new();
-    for excluded in file.auth_excluded_paths {
+    for excluded in file.auth_excluded_paths.unwrap_or_default() {
         if !site::OPEN_PATHS.contains(&excluded.value.as_str()) {
             let message = format!("auth_excluded_paths: only these can be: {}", site::OPEN_PATHS.join(", "));
             return Err(wrong(excluded.referenced, message));
