@@ -14,4 +14,5 @@ mod store;
 mod tlsrpt;
 mod traffic;
 mod web;
+mod web_access;
 mod wire_forms;

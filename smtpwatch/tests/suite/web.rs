@@ -14,6 +14,7 @@ use rustls::{
     pki_types::{CertificateDer, ServerName},
 };
 use smtpwatch::output::{
+    api,
     desk::{Desk, Live},
     metrics::Metrics,
     pages,
@@ -24,21 +25,21 @@ use smtpwatch::output::{
 const SEEN: Duration = Duration::from_secs(10);
 
 /// A server, stopped when it is dropped.
-struct Server {
-    _runtime: tokio::runtime::Runtime,
-    address: SocketAddr,
+pub(crate) struct Server {
+    pub(crate) runtime: tokio::runtime::Runtime,
+    pub(crate) address: SocketAddr,
 }
 
 /// What came back.
 #[derive(Debug)]
-struct Answer {
-    status: u16,
-    head: String,
-    body: String,
+pub(crate) struct Answer {
+    pub(crate) status: u16,
+    pub(crate) head: String,
+    pub(crate) body: String,
 }
 
 impl Server {
-    fn start(address: &str, health: Arc<Health>, web: Option<ConfigFile>) -> Self {
+    pub(crate) fn start(address: &str, health: Arc<Health>, web: Option<ConfigFile>) -> Self {
         // What its threads log goes where this thread's logs go.
         let log = tracing::dispatcher::get_default(Clone::clone);
         let runtime = tokio::runtime::Builder::new_multi_thread()
@@ -51,31 +52,39 @@ impl Server {
         let address = listener.local_addr().unwrap();
         let metrics = Arc::new(Metrics::new(&[25]).unwrap());
         let desk = Arc::new(Desk::new("/nonexistent".into(), metrics.clone(), health.clone(), Live::new()));
-        runtime.spawn(serve(listener, metrics, health, pages::router(desk), web, std::future::pending()));
-        Self { _runtime: runtime, address }
+        let guarded = pages::router(desk.clone()).merge(api::router(desk));
+        runtime.spawn(serve(listener, metrics, health, guarded, web, std::future::pending()));
+        Self { runtime, address }
     }
 
-    fn connect(&self) -> TcpStream {
+    pub(crate) fn connect(&self) -> TcpStream {
         let stream = TcpStream::connect(("127.0.0.1", self.address.port())).unwrap();
         stream.set_read_timeout(Some(Duration::from_secs(30))).unwrap();
         stream
     }
 
-    fn get(&self, path: &str) -> Answer {
+    pub(crate) fn get(&self, path: &str) -> Answer {
         request(self.connect(), path, "Host: localhost\r\n").unwrap()
     }
 
     /// Over TLS, with a login.
     fn log_in(&self, trust: &[u8], path: &str, login: &str) -> std::io::Result<Answer> {
-        let name = ServerName::try_from("mail.example").unwrap();
-        let tls = ClientConnection::new(client(trust), name).unwrap();
-        let login = BASE64_STANDARD.encode(login);
-        let headers = format!("Host: mail.example\r\nAuthorization: Basic {login}\r\n");
-        request(StreamOwned::new(tls, self.connect()), path, &headers)
+        let headers = format!("Host: mail.example\r\n{}", basic(login));
+        request(tls(client(trust), self.connect()), path, &headers)
     }
 }
 
-fn request(mut stream: impl Read + Write, path: &str, headers: &str) -> std::io::Result<Answer> {
+/// The header of a login.
+pub(crate) fn basic(login: &str) -> String {
+    format!("Authorization: Basic {}\r\n", BASE64_STANDARD.encode(login))
+}
+
+pub(crate) fn tls(client: Arc<ClientConfig>, stream: TcpStream) -> impl Read + Write {
+    let name = ServerName::try_from("mail.example").unwrap();
+    StreamOwned::new(ClientConnection::new(client, name).unwrap(), stream)
+}
+
+pub(crate) fn request(mut stream: impl Read + Write, path: &str, headers: &str) -> std::io::Result<Answer> {
     write!(stream, "GET {path} HTTP/1.1\r\n{headers}Connection: close\r\n\r\n")?;
     let mut answer = Vec::new();
     if let Err(error) = stream.read_to_end(&mut answer)
@@ -89,7 +98,7 @@ fn request(mut stream: impl Read + Write, path: &str, headers: &str) -> std::io:
     Ok(Answer { status, head: head.to_ascii_lowercase(), body: body.to_owned() })
 }
 
-fn client(trust: &[u8]) -> Arc<ClientConfig> {
+pub(crate) fn client(trust: &[u8]) -> Arc<ClientConfig> {
     let mut roots = RootCertStore::empty();
     roots.add(CertificateDer::from(trust.to_vec())).unwrap();
     let provider = Arc::new(rustls::crypto::ring::default_provider());
@@ -98,26 +107,26 @@ fn client(trust: &[u8]) -> Arc<ClientConfig> {
 }
 
 /// A web configuration file, with the certificate that it names.
-struct Files(tempfile::TempDir);
+pub(crate) struct Files(tempfile::TempDir);
 
 impl Files {
-    fn new() -> Self {
+    pub(crate) fn new() -> Self {
         Self(tempfile::tempdir().unwrap())
     }
 
-    fn path(&self, name: &str) -> PathBuf {
+    pub(crate) fn path(&self, name: &str) -> PathBuf {
         self.0.path().join(name)
     }
 
     /// What clients have to trust.
-    fn certificate(&self) -> Vec<u8> {
+    pub(crate) fn certificate(&self) -> Vec<u8> {
         let made = rcgen::generate_simple_self_signed(["mail.example".to_owned()]).unwrap();
         replace(&self.path("cert.pem"), &made.cert.pem());
         replace(&self.path("key.pem"), &made.signing_key.serialize_pem());
         made.cert.der().to_vec()
     }
 
-    fn users(&self, users: &[(&str, &str)], further: &str) -> PathBuf {
+    pub(crate) fn users(&self, users: &[(&str, &str)], further: &str) -> PathBuf {
         let path = self.path("web.yml");
         let users: String = users.iter().map(|(name, password)| format!("  {name}: {}\n", hash(password))).collect();
         let users = if users.is_empty() { users } else { format!("basic_auth_users:\n{users}") };
@@ -126,15 +135,15 @@ impl Files {
     }
 }
 
-const TLS: &str = "tls_server_config:\n  cert_file: cert.pem\n  key_file: key.pem\n";
+pub(crate) const TLS: &str = "tls_server_config:\n  cert_file: cert.pem\n  key_file: key.pem\n";
 
 /// The cheapest that there is: tests need not wait.
-fn hash(password: &str) -> String {
+pub(crate) fn hash(password: &str) -> String {
     bcrypt::hash(password, 4).unwrap()
 }
 
 /// As those who administer do it: a new file in the place of the old one.
-fn replace(path: &Path, text: &str) {
+pub(crate) fn replace(path: &Path, text: &str) {
     let new = path.with_extension("new");
     std::fs::write(&new, text).unwrap();
     std::fs::rename(new, path).unwrap();
@@ -188,7 +197,7 @@ fn off_loopback_there_are_metrics_and_health_only() {
     }
     // A password that anybody can read on the way opens nothing.
     let server = Server::start("0.0.0.0:0", Arc::new(Health::default()), Some(password));
-    let login = format!("Host: x\r\nAuthorization: Basic {}\r\n", BASE64_STANDARD.encode("anna:right"));
+    let login = format!("Host: x\r\n{}", basic("anna:right"));
     assert_eq!(request(server.connect(), "/metrics", &login).unwrap().status, 200);
     assert_eq!(request(server.connect(), "/", &login).unwrap().status, 404);
     assert_eq!(request(server.connect(), "/metrics", "Host: x\r\n").unwrap().status, 401);
