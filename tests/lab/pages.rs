@@ -1,13 +1,13 @@
 //! From the attack to the proof, in a real browser and by command: Postfix to Postfix across the attacker, and then everything
 //! that an investigator does with the incident.
 
-use std::io::{BufRead, BufReader};
-use std::net::SocketAddr;
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::path::Path as FilePath;
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, anyhow, ensure};
 use serde_json::{Value, json};
 use smtpwatch_tests::attacker::Mode;
 use smtpwatch_tests::command::{self, Guard};
@@ -135,38 +135,78 @@ fn hostile_peers_write_text() {
         path.gateway.run(|| smtp::send(address, None, SENDER, "bob@example.net"))??;
         let finding = daemon.finding("starttls-stripped", FINDING, |_| true)?;
         let id = text(&finding, "/id")?;
-        command::eventually(FINDING, "the finding on record", || {
-            let (status, _) = path.gateway.run(|| get(WEB, &format!("/api/v1/findings/{id}")))??;
-            Ok((status == 200).then_some(()))
-        })?;
-
-        let harmful = |c: char| (c.is_control() && c != '\n') || ('\u{202a}'..='\u{202e}').contains(&c);
-        for arguments in [
-            &["incidents", "list", "--format", "text"][..],
-            &["incidents", "list", "--format", "json"],
-            &["incidents", "show", id, "--format", "text"],
-            &["incidents", "show", id, "--format", "json"],
-            &["incidents", "export", id, "--format", "text"],
-            &["incidents", "export", id, "--format", "ecs"],
-            &["incidents", "export", id, "--format", "eve"],
-        ] {
-            let said = smtpwatch(&home.0, arguments)?;
-            ensure!(!said.contains(harmful), "{arguments:?}: {said:?}");
-            if arguments.contains(&"json") {
-                said.lines().try_for_each(|line| serde_json::from_str::<Value>(line).map(drop))?;
-            }
-        }
-
-        let pages = command::run(reader(&path.gateway, "text")?.arg(id), LOOK)?;
-        let pages: Value = serde_json::from_str(&pages)?;
-        for (page, told) in pages.as_object().context("pages")? {
-            ensure!(told["ran"].is_null() && told["handlers"] == 0, "{page}: {told}");
-            let elements = told["elements"].to_string();
-            ensure!(!elements.contains("\"img\"") && !elements.contains("\"object\""), "{page}: {elements}");
-            ensure!(!text(told, "/text")?.contains(harmful), "{page}: {told}");
-        }
+        let pages = is_text(&path.gateway, &home.0, id)?;
         let incident = text(&pages, &format!("/~1incidents~1{id}/text"))?;
         ensure!(incident.contains("onload=window.ran") && incident.contains("DROP TABLE finding"), "{incident}");
+
+        let login = SocketAddr::new(Family::V4.exchanger(), 587);
+        let listener = path.exchanger.run(|| TcpListener::bind(login))??;
+        let server = std::thread::spawn(move || no_text(&listener));
+        path.gateway.run(|| log_in(login))??;
+        server.join().map_err(|_| anyhow!("the server panicked"))??;
+        let finding = daemon.finding("auth-plaintext", FINDING, |_| true)?;
+        let id = text(&finding, "/id")?;
+        let pages = is_text(&path.gateway, &home.0, id)?;
+        let incident = text(&pages, &format!("/~1incidents~1{id}/text"))?;
+        ensure!(incident.contains("\\xff\\xfe<b>"), "{incident}");
         Ok(())
     });
+}
+
+/// Octets that are no UTF-8, and NUL.
+fn no_text(listener: &TcpListener) -> Result<()> {
+    let (mut stream, _) = listener.accept()?;
+    stream.set_read_timeout(Some(SOON))?;
+    stream.write_all(b"220 \xff\xfe<b>\xc3( ESMTP\r\n")?;
+    for reply in [&b"250-\x80\0\xed\xa0\x80\r\n250 AUTH PLAIN\r\n"[..], b"535 \xf8\x88\r\n", b"221 \xc0\xaf\r\n"] {
+        ensure!(stream.read(&mut [0; 512])? > 0, "the client has gone");
+        stream.write_all(reply)?;
+    }
+    Ok(())
+}
+
+fn log_in(server: SocketAddr) -> Result<()> {
+    let mut stream = TcpStream::connect_timeout(&server, SOON)?;
+    stream.set_read_timeout(Some(SOON))?;
+    for line in [&b"EHLO \xfe\xff.example\r\n"[..], b"AUTH PLAIN AGFubmEAc2VjcmV0\r\n", b"QUIT\r\n"] {
+        ensure!(stream.read(&mut [0; 512])? > 0, "the server has gone");
+        stream.write_all(line)?;
+    }
+    ensure!(stream.read(&mut [0; 512])? > 0, "the server has gone");
+    Ok(())
+}
+
+/// Every form of an incident is text; gives what its pages hold.
+fn is_text(gateway: &Namespace, home: &FilePath, id: &str) -> Result<Value> {
+    command::eventually(FINDING, "the finding on record", || {
+        let (status, _) = gateway.run(|| get(WEB, &format!("/api/v1/findings/{id}")))??;
+        Ok((status == 200).then_some(()))
+    })?;
+    let harmful = |c: char| (c.is_control() && c != '\n') || ('\u{202a}'..='\u{202e}').contains(&c);
+    for arguments in [
+        &["incidents", "list", "--format", "text"][..],
+        &["incidents", "list", "--format", "json"],
+        &["incidents", "show", id, "--format", "text"],
+        &["incidents", "show", id, "--format", "json"],
+        &["incidents", "export", id, "--format", "text"],
+        &["incidents", "export", id, "--format", "ecs"],
+        &["incidents", "export", id, "--format", "eve"],
+    ] {
+        let said = smtpwatch(home, arguments)?;
+        // Octets that are no UTF-8 would have become this.
+        ensure!(!said.contains(harmful) && !said.contains('\u{fffd}'), "{arguments:?}: {said:?}");
+        if !arguments.contains(&"text") {
+            said.lines().try_for_each(|line| serde_json::from_str::<Value>(line).map(drop))?;
+        }
+    }
+    let pages = command::run(reader(gateway, "text")?.arg(id), LOOK)?;
+    let pages: Value = serde_json::from_str(&pages)?;
+    for (page, told) in pages.as_object().context("pages")? {
+        ensure!(told["ran"].is_null() && told["handlers"] == 0, "{page}: {told}");
+        let elements = told["elements"].to_string();
+        let foreign = ["\"img\"", "\"object\"", "\"b\""].iter().any(|element| elements.contains(element));
+        ensure!(!foreign, "{page}: {elements}");
+        ensure!(!text(told, "/text")?.contains(harmful), "{page}: {told}");
+    }
+    Ok(pages)
 }
