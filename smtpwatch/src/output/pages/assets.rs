@@ -43,7 +43,6 @@ pub(super) async fn serve(Path(name): Path<String>) -> Result<Response, Failure>
     let headers = [
         (header::CONTENT_TYPE, HeaderValue::from_static(asset.media)),
         (header::CACHE_CONTROL, HeaderValue::from_static("private, max-age=31536000, immutable")),
-        (header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff")),
     ];
     Ok((headers, asset.content).into_response())
 }

@@ -1,7 +1,7 @@
 //! What all pages have in common, and the page that says why there is none.
 
 use axum::{
-    http::{HeaderName, HeaderValue, StatusCode, header},
+    http::{HeaderValue, StatusCode, header},
     response::{Html, IntoResponse, Response},
 };
 use maud::{DOCTYPE, Markup, html};
@@ -9,7 +9,8 @@ use maud::{DOCTYPE, Markup, html};
 use super::assets;
 use crate::{output::api::Problem, version};
 
-/// Scripts, styles and pictures are files of ours; whatever else a page might be made to hold does nothing (CSP level 3).
+/// The one header that is of the pages alone; the server adds what every answer has. Scripts, styles and pictures are files
+/// of ours; whatever else a page might be made to hold does nothing (CSP level 3).
 const POLICY: HeaderValue = HeaderValue::from_static(
     "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; connect-src 'self'; form-action 'self'; \
      base-uri 'none'; frame-ancestors 'none'",
@@ -65,13 +66,7 @@ impl IntoResponse for Page<'_> {
                 }
             }
         };
-        let headers: [(HeaderName, HeaderValue); 4] = [
-            (header::CONTENT_SECURITY_POLICY, POLICY),
-            (header::CACHE_CONTROL, HeaderValue::from_static("no-store")),
-            (header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff")),
-            (header::REFERRER_POLICY, HeaderValue::from_static("no-referrer")),
-        ];
-        (headers, Html(page.into_string())).into_response()
+        ([(header::CONTENT_SECURITY_POLICY, POLICY)], Html(page.into_string())).into_response()
     }
 }
 
