@@ -1,9 +1,9 @@
 //! The boundary to TLS: commands and replies put where TLS should begin, the verb overwritten, the handshake sabotaged.
 
-use std::net::SocketAddr;
+use std::{net::SocketAddr, path::Path as FilePath};
 
-use anyhow::ensure;
-use serde_json::json;
+use anyhow::{Context as _, Result, ensure};
+use serde_json::{Value, json};
 use smtpwatch_tests::attacker::{Attacker, Mode};
 use smtpwatch_tests::daemon::{Daemon, Options};
 use smtpwatch_tests::netns::{Family, GATEWAY_INTERFACE, Path};
@@ -11,7 +11,7 @@ use smtpwatch_tests::postfix::Postfix;
 use smtpwatch_tests::tls::Identity;
 use smtpwatch_tests::{scenario, smtp};
 
-use crate::set_up::{FINDING, Home, SENDER, check, text};
+use crate::set_up::{FINDING, Home, SENDER, check, replay_evidence, text};
 
 /// Mail into the gateway: what arrives there is what the attacker made of it.
 #[test]
@@ -41,6 +41,9 @@ fn commands_on_their_way_in() {
             ensure!(cut || sent?.tls, "TLS did not come about");
             let found = daemon.finding("command-injection", FINDING, |_| daemon.findings().len() > before)?;
             check(&found, &[("/role", json!("server")), ("/rule", json!("E1")), ("/evidence", json!("tamper"))])?;
+            if !cut {
+                proven(&home.0, &found)?;
+            }
         }
 
         attacker.cut_every_octet(false);
@@ -68,16 +71,19 @@ fn replies_and_handshakes_on_the_way_out() {
             let send = |trusted| path.gateway.run(|| smtp::send(server, trusted, SENDER, "bob@peer.example"));
 
             attacker.set_mode(Mode::InjectReply);
-            let ours = |found: &serde_json::Value| found["flow"]["server"] == json!(server.to_string());
+            let ours = |found: &Value| found["flow"]["server"] == json!(server.to_string());
             for cut in [false, true] {
                 attacker.cut_every_octet(cut);
                 let before = daemon.findings().len();
                 // In single octets the injection comes behind what the client drops with the reply: its TLS breaks.
                 let sent = send(Some(&identity))?;
                 ensure!(cut || sent?.tls, "TLS did not come about");
-                let new = |found: &serde_json::Value| ours(found) && daemon.findings().len() > before;
+                let new = |found: &Value| ours(found) && daemon.findings().len() > before;
                 let found = daemon.finding("response-injection", FINDING, new)?;
                 check(&found, &[("/role", json!("client")), ("/rule", json!("E2")), ("/evidence", json!("tamper"))])?;
+                if !cut {
+                    proven(&home.0, &found)?;
+                }
             }
             attacker.cut_every_octet(false);
 
@@ -94,4 +100,15 @@ fn replies_and_handshakes_on_the_way_out() {
         }
         Ok(())
     });
+}
+
+/// The capture file of its evidence is the same finding again.
+fn proven(home: &FilePath, found: &Value) -> Result<()> {
+    let again = replay_evidence(home, text(found, "/id")?)?;
+    let same = again.iter().find(|finding| finding["kind"] == found["kind"]);
+    let same = same.with_context(|| format!("no such finding again: {again:?}"))?;
+    for member in ["rule", "evidence", "outcome", "role", "severity", "proof"] {
+        ensure!(same[member] == found[member], "{member}: {same}\nis not\n{found}");
+    }
+    Ok(())
 }

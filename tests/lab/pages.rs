@@ -11,14 +11,14 @@ use anyhow::{Context, Result, anyhow, ensure};
 use serde_json::{Value, json};
 use smtpwatch_tests::attacker::Mode;
 use smtpwatch_tests::command::{self, Guard};
-use smtpwatch_tests::daemon::{Daemon, Options, Profile, WEB, get};
+use smtpwatch_tests::daemon::{Daemon, Options, WEB, get};
 use smtpwatch_tests::netns::{Family, GATEWAY_INTERFACE, Namespace, Path};
 use smtpwatch_tests::root::lab_directory;
 use smtpwatch_tests::scripted::Server;
 use smtpwatch_tests::tls::Identity;
 use smtpwatch_tests::{Skip, python, scenario, smtp};
 
-use crate::set_up::{DELIVERIES, FINDING, Home, Relay, SENDER, script, text};
+use crate::set_up::{DELIVERIES, FINDING, Home, Relay, SENDER, replay_evidence, script, smtpwatch, text};
 
 /// A browser looks at everything in all sizes and colours.
 const LOOK: Duration = Duration::from_secs(180);
@@ -34,13 +34,6 @@ fn reader(namespace: &Namespace, verb: &str) -> Result<Command> {
     let mut command = namespace.command(python::pages_interpreter()?.to_str().context("a path in UTF-8")?);
     command.arg(concat!(env!("CARGO_MANIFEST_DIR"), "/lab/pages.py")).arg(verb).arg(format!("http://{WEB}"));
     Ok(command)
-}
-
-/// A program of ours on the store of this home.
-fn smtpwatch(home: &FilePath, arguments: &[&str]) -> Result<String> {
-    let mut command = Command::new(Profile::Dev.binary()?);
-    let store = home.join("smtpwatch.db");
-    command::run(command.args(arguments).arg("--store").arg(store), SOON)
 }
 
 #[test]
@@ -89,17 +82,7 @@ fn from_the_strip_to_the_proof() {
 fn by_command(home: &FilePath, id: &str, stripped: &Value) -> Result<()> {
     let shown = smtpwatch(home, &["incidents", "show", id, "--format", "text"])?;
     ensure!(shown.lines().any(|line| line.starts_with("-  STARTTLS") && line.contains("<- missing")), "{shown}");
-    let file = home.join("proof.pcapng");
-    let name = file.to_str().context("a path in UTF-8")?;
-    smtpwatch(home, &["incidents", "export", id, "--pcapng", name])?;
-    // The daemon holds the original.
-    let copy = home.join("copy");
-    std::fs::create_dir_all(&copy)?;
-    for file in ["smtpwatch.db", "smtpwatch.db-wal"] {
-        std::fs::copy(home.join(file), copy.join(file))?;
-    }
-    let again = smtpwatch(&copy, &["replay", name, "--local", "192.0.2.0/24", "--format", "json"])?;
-    let again: Vec<Value> = again.lines().map(serde_json::from_str).collect::<Result<_, _>>()?;
+    let again = replay_evidence(home, id)?;
     let same = again.iter().find(|finding| finding["kind"] == "starttls-stripped").context("no such finding again")?;
     for member in ["rule", "evidence", "outcome", "role", "severity", "time", "expected", "observed", "peer"] {
         ensure!(same[member] == stripped[member], "{member}: {same}\nis not\n{stripped}");

@@ -1,14 +1,16 @@
 //! What several scenarios share: the path with an attacker, mail through a real sending server, and the form of a finding.
 
 use std::net::SocketAddr;
-use std::path::PathBuf;
+use std::path::{Path as FilePath, PathBuf};
+use std::process::Command;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
 use serde_json::Value;
 use smtpwatch_tests::attacker::Attacker;
-use smtpwatch_tests::command::eventually;
+use smtpwatch_tests::command::{self, eventually};
+use smtpwatch_tests::daemon::Profile;
 use smtpwatch_tests::netns::{Family, Path};
 use smtpwatch_tests::postfix::{self, Postfix};
 use smtpwatch_tests::root::lab_directory;
@@ -144,4 +146,29 @@ pub fn text<'a>(finding: &'a Value, pointer: &str) -> Result<&'a str> {
 /// The script of a server with this greeting and EHLO reply.
 pub fn script(greeting: &str, ehlo: &[&str]) -> Script {
     Script { greeting: greeting.to_owned(), ehlo: ehlo.iter().map(|line| (*line).to_owned()).collect() }
+}
+
+/// Our program on the store of this home.
+pub fn smtpwatch(home: &FilePath, arguments: &[&str]) -> Result<String> {
+    let mut command = Command::new(Profile::Dev.binary()?);
+    let store = home.join("smtpwatch.db");
+    command::run(command.args(arguments).arg("--store").arg(store), Duration::from_secs(20))
+}
+
+/// What a replay of an incident's capture file finds, with what had been seen of the peer.
+pub fn replay_evidence(home: &FilePath, id: &str) -> Result<Vec<Value>> {
+    let file = home.join("proof.pcapng");
+    let name = file.to_str().context("a path in UTF-8")?;
+    smtpwatch(home, &["incidents", "export", id, "--pcapng", name])?;
+    // The daemon holds the original.
+    let copy = home.join("copy");
+    std::fs::create_dir_all(&copy)?;
+    for file in ["smtpwatch.db", "smtpwatch.db-wal"] {
+        std::fs::copy(home.join(file), copy.join(file))?;
+    }
+    let found = smtpwatch(
+        &copy,
+        &["replay", name, "--local", "192.0.2.0/24", "--local", "2001:db8:1::/64", "--format", "json"],
+    )?;
+    found.lines().map(|line| Ok(serde_json::from_str(line)?)).collect()
 }

@@ -269,10 +269,10 @@ impl Flow {
 
     /// The evidence, as far as it goes.
     fn exhibit(&self, context: &Context) -> Exhibit {
-        let pieces = self.session.kept().map(|(from, offset, octets)| Piece {
+        let pieces = self.session.kept().into_iter().map(|(from, offset, octets)| Piece {
             from,
             seq: self.connection.seq_at(from, offset),
-            octets: Octets(octets.to_vec()),
+            octets: Octets(octets),
         });
         let (packets, packets_left_out) = self.rows.packets();
         let copies = self.connection.conflicts().iter().map(|conflict| {

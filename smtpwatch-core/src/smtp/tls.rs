@@ -90,12 +90,19 @@ pub struct TlsPhase {
     /// The server's certificates in DER, its own first, of a handshake below TLS 1.3 (RFC 5246 §7.4.2). Empty where they were
     /// encrypted, or not sent, or not seen whole.
     pub certificates: Vec<Vec<u8>>,
+    /// What the newest octets showed that is evidence: a record's header, a hello that is whole, an alert; each with its place
+    /// in the stream.
+    shown: Vec<(u64, Vec<u8>)>,
     client: Direction,
     server: Direction,
 }
 
 #[derive(Clone, Debug, Default)]
 struct Direction {
+    /// Place in the stream of the first octet behind the go-ahead.
+    start: u64,
+    /// Place of the octet of a record that is read next.
+    place: u64,
     /// Octets before the first record, at most [`BEFORE_OCTETS`].
     before: Vec<u8>,
     /// A record has begun: what follows is records.
@@ -106,6 +113,8 @@ struct Direction {
     left: u16,
     /// Content of handshake records: the start of a message.
     handshake: Vec<u8>,
+    /// Where in the stream that content began; `None` where it stands in more than one record.
+    message: Option<u64>,
     /// What is read of them.
     reading: Reading,
     /// A record came that only a party which goes on with the handshake sends.
@@ -138,11 +147,16 @@ impl Direction {
 }
 
 impl TlsPhase {
-    /// Takes octets of one direction; gives those that stand where a record should begin and are none.
-    pub(super) fn push<'a>(&mut self, from: Side, bytes: &'a [u8]) -> &'a [u8] {
+    /// Takes octets of one direction, the first of which stands at `place` in its stream; gives those that stand where a record
+    /// should begin and are none.
+    pub(super) fn push<'a>(&mut self, from: Side, place: u64, bytes: &'a [u8]) -> &'a [u8] {
         let direction = self.direction_mut(from);
         if direction.tls {
+            direction.place = place;
             return self.records(from, bytes);
+        }
+        if direction.before.is_empty() {
+            direction.start = place;
         }
         direction.before.extend_from_slice(bytes);
         let Some(start) = record_start(&direction.before) else {
@@ -157,6 +171,7 @@ impl TlsPhase {
         direction.opaque = direction.before.first().is_some_and(|octet| *octet >= 0x80);
         // Not `split_off`: it leaves the room of all of them behind.
         let records = direction.before[start..].to_vec();
+        direction.place = place.saturating_add(bytes.len() as u64).saturating_sub(records.len() as u64);
         direction.before.truncate(start);
         direction.before.shrink_to_fit();
         let rest = self.records(from, &records).len();
@@ -183,6 +198,16 @@ impl TlsPhase {
     #[must_use]
     pub fn before(&self, from: Side) -> &[u8] {
         &self.direction(from).before
+    }
+
+    /// Where in the stream they begin.
+    pub(super) fn start(&self, from: Side) -> u64 {
+        self.direction(from).start
+    }
+
+    /// What is evidence of the octets that were taken last.
+    pub(super) fn take_shown(&mut self) -> Vec<(u64, Vec<u8>)> {
+        std::mem::take(&mut self.shown)
     }
 
     pub(super) fn take_before(&mut self, from: Side) -> Vec<u8> {
@@ -216,6 +241,7 @@ impl TlsPhase {
                 }
                 direction.header.push(bytes[0]);
                 bytes = &bytes[1..];
+                direction.place = direction.place.saturating_add(1);
                 if let [_, _, _, high, low] = *direction.header.as_slice() {
                     direction.left = u16::from_be_bytes([high, low]);
                     self.record_begins(from);
@@ -235,6 +261,7 @@ impl TlsPhase {
             }
             self.content(from, content);
             let direction = self.direction_mut(from);
+            direction.place = direction.place.saturating_add(taken as u64);
             if direction.left == 0 {
                 direction.header.clear();
             }
@@ -244,6 +271,12 @@ impl TlsPhase {
 
     fn record_begins(&mut self, from: Side) {
         let version = self.server_hello.map(|hello| hello.version);
+        let direction = self.direction_mut(from);
+        let is_alert = direction.header[0] == ALERT;
+        let shown = (direction.reading == Reading::Hello || is_alert)
+            .then(|| (direction.place.saturating_sub(direction.header.len() as u64), direction.header.clone()));
+        direction.message = (direction.handshake.is_empty()).then_some(direction.place);
+        self.shown.extend(shown);
         let direction = self.direction_mut(from);
         direction.changed_cipher |= direction.header[0] == CHANGE_CIPHER_SPEC;
         // A second ClientHello (after a HelloRetryRequest) is a handshake record too, so in TLS 1.3 only what is encrypted counts.
@@ -265,7 +298,9 @@ impl TlsPhase {
         match direction.header.first() {
             Some(&ALERT) if direction.left == 0 && direction.header[3..] == [0, 2] => {
                 // The two octets may have come one by one: the second is the description.
+                let place = direction.place;
                 if let (None, Some(description)) = (self.alert, content.last()) {
+                    self.shown.push((place, content.to_vec()));
                     self.alert = Some((from, *description));
                 }
             }
@@ -287,20 +322,29 @@ impl TlsPhase {
         let mut server = None;
         let direction = self.direction_mut(from);
         let mut retry = false;
+        let mut shown = None;
         match parse_tls_message_handshake(&direction.handshake) {
-            Ok((_, TlsMessage::Handshake(TlsMessageHandshake::ClientHello(hello)))) if from == Side::Client => {
+            Ok((rest, TlsMessage::Handshake(TlsMessageHandshake::ClientHello(hello)))) if from == Side::Client => {
+                shown = Some(direction.handshake.len() - rest.len());
                 client = Some(client_hello(hello.version, hello.ext));
             }
             Ok((rest, TlsMessage::Handshake(TlsMessageHandshake::ServerHello(hello)))) if from == Side::Server => {
                 retry = hello.random.starts_with(&RETRY);
                 let used = direction.handshake.len() - rest.len();
+                shown = Some(used);
                 server = Some((used, server_hello(&hello)));
             }
             Err(tls_parser::nom::Err::Incomplete(_)) if direction.handshake.len() < HANDSHAKE_OCTETS => return,
             _ => {}
         }
+        // Only what was read as a hello: in what only looks like one anything might stand.
+        let shown =
+            direction.message.zip(shown).and_then(|(at, used)| Some((at, direction.handshake.get(..used)?.to_vec())));
+        self.shown.extend(shown);
+        let direction = self.direction_mut(from);
         if let (true, Some((used, _))) = (retry, server) {
             direction.handshake.drain(..used);
+            direction.message = direction.message.map(|at| at.saturating_add(used as u64));
             return;
         }
         match server {
@@ -414,6 +458,13 @@ pub(super) mod tests {
     use super::*;
     use crate::{Timestamp, smtp::Session};
 
+    impl TlsPhase {
+        /// Octets whose place in the stream does not matter.
+        fn take<'a>(&mut self, from: Side, bytes: &'a [u8]) -> &'a [u8] {
+            self.push(from, 0, bytes)
+        }
+    }
+
     /// A ClientHello of TLS 1.2 and 1.3 for `mx.example.net`, put together after RFC 8446 §4.1.2.
     pub(in crate::smtp) fn client_hello_record() -> Vec<u8> {
         let name = b"mx.example.net";
@@ -470,8 +521,8 @@ pub(super) mod tests {
 
     fn pushed(octets: &[u8]) -> TlsPhase {
         let mut tls = TlsPhase::default();
-        tls.push(Side::Client, &client_hello_record());
-        assert!(tls.push(Side::Server, octets).is_empty());
+        tls.take(Side::Client, &client_hello_record());
+        assert!(tls.take(Side::Server, octets).is_empty());
         tls
     }
 
@@ -479,8 +530,8 @@ pub(super) mod tests {
     fn hellos_are_read_in_any_cut() {
         for size in [1, 2, 5, 6, 50, 4000] {
             let mut tls = TlsPhase::default();
-            client_hello_record().chunks(size).for_each(|piece| assert!(tls.push(Side::Client, piece).is_empty()));
-            server_hello_record().chunks(size).for_each(|piece| assert!(tls.push(Side::Server, piece).is_empty()));
+            client_hello_record().chunks(size).for_each(|piece| assert!(tls.take(Side::Client, piece).is_empty()));
+            server_hello_record().chunks(size).for_each(|piece| assert!(tls.take(Side::Server, piece).is_empty()));
             let hello = tls.client_hello.clone().expect("client hello");
             assert_eq!((hello.version, hello.sni.as_deref()), (0x0304, Some("mx.example.net")));
             assert_eq!(
@@ -490,16 +541,44 @@ pub(super) mod tests {
             assert!(tls.is_tls(Side::Client) && tls.is_tls(Side::Server) && !tls.is_established());
             [0x14, 3, 3, 0, 1, 1, 0x17, 3, 3, 0, 53]
                 .chunks(size)
-                .for_each(|piece| assert!(tls.push(Side::Client, piece).is_empty()));
+                .for_each(|piece| assert!(tls.take(Side::Client, piece).is_empty()));
             assert!(tls.is_established());
         }
     }
 
     #[test]
+    fn evidence_is_headers_whole_hellos_and_alerts_in_their_places() {
+        for size in [1, 2, 5, 6, 50, 4000] {
+            let mut tls = TlsPhase::default();
+            let mut push = |from, at: u64, octets: &[u8]| {
+                let mut shown = Vec::new();
+                for (number, piece) in octets.chunks(size).enumerate() {
+                    tls.push(from, at + (number * size) as u64, piece);
+                    shown.extend(tls.take_shown());
+                }
+                shown
+            };
+            let hello = client_hello_record();
+            let client = push(Side::Client, 70, &[&b"NOOP\r\n"[..], &hello].concat());
+            assert_eq!(client, [(76, hello[..5].to_vec()), (81, hello[5..].to_vec())], "{size}");
+            let hello = server_hello_record();
+            let encrypted = [0x17, 3, 3, 0, 3, 1, 2, 3];
+            let server = push(Side::Server, 9, &[&hello[..], &encrypted].concat());
+            assert_eq!(server, [(9, hello[..5].to_vec()), (14, hello[5..].to_vec())], "{size}");
+            let alert = push(Side::Client, 900, &[0x15, 3, 3, 0, 2, 2, 48]);
+            assert_eq!((alert[0].0, alert.last().map(|(_, octets)| octets.last().copied())), (900, Some(Some(48))));
+        }
+        // What only looks like a hello may hold anything.
+        let mut tls = TlsPhase::default();
+        tls.push(Side::Client, 0, &record(HANDSHAKE, &message(1, b"AUTH PLAIN AGFubmEAaHVudGVyMg==")));
+        assert_eq!(tls.take_shown().len(), 1, "its header");
+    }
+
+    #[test]
     fn an_alert_says_who_gave_up() {
         let mut tls = TlsPhase::default();
-        tls.push(Side::Client, &client_hello_record());
-        tls.push(Side::Server, &[0x15, 3, 3, 0, 2, 2, 40]);
+        tls.take(Side::Client, &client_hello_record());
+        tls.take(Side::Server, &[0x15, 3, 3, 0, 2, 2, 40]);
         assert_eq!(tls.alert, Some((Side::Server, 40)));
         assert_eq!(tls.server_hello, None);
     }
@@ -507,7 +586,7 @@ pub(super) mod tests {
     #[test]
     fn what_is_not_tls_is_not_called_tls() {
         let mut tls = TlsPhase::default();
-        tls.push(Side::Server, b"500 what?\r\n");
+        tls.take(Side::Server, b"500 what?\r\n");
         assert!(!tls.is_tls(Side::Server) && !tls.is_tls(Side::Client));
         assert_eq!(tls.before(Side::Server), b"500 what?\r\n");
     }
@@ -516,14 +595,14 @@ pub(super) mod tests {
     fn a_hello_without_end_is_bounded() {
         let mut tls = TlsPhase::default();
         // A handshake message of 2^24 - 1 octets in records of 16 KiB.
-        tls.push(Side::Client, &[0x16, 3, 1, 0x40, 0, 1, 0xff, 0xff, 0xff]);
+        tls.take(Side::Client, &[0x16, 3, 1, 0x40, 0, 1, 0xff, 0xff, 0xff]);
         for _ in 0..100 {
-            tls.push(Side::Client, &[0; 1024]);
+            tls.take(Side::Client, &[0; 1024]);
         }
         assert!(tls.client.handshake.len() <= HANDSHAKE_OCTETS + 1024);
         let mut text = TlsPhase::default();
         for _ in 0..100 {
-            text.push(Side::Server, &[b'a'; 1024]);
+            text.take(Side::Server, &[b'a'; 1024]);
         }
         assert_eq!(text.before(Side::Server).len(), BEFORE_OCTETS);
     }
@@ -533,7 +612,7 @@ pub(super) mod tests {
         let octets = [b"EHLO evil\r\nMAIL FR".as_slice(), &client_hello_record()].concat();
         for size in 1..octets.len() {
             let mut tls = TlsPhase::default();
-            octets.chunks(size).for_each(|piece| assert!(tls.push(Side::Client, piece).is_empty()));
+            octets.chunks(size).for_each(|piece| assert!(tls.take(Side::Client, piece).is_empty()));
             assert_eq!(tls.before(Side::Client), b"EHLO evil\r\nMAIL FR", "{size}");
             assert!(tls.client_hello.is_some(), "{size}");
         }
@@ -542,9 +621,9 @@ pub(super) mod tests {
     #[test]
     fn an_encrypted_alert_is_not_a_handshake_that_went_on() {
         let mut tls = TlsPhase::default();
-        tls.push(Side::Client, &client_hello_record());
-        tls.push(Side::Server, &server_hello_record());
-        tls.push(Side::Client, &[&[0x17, 3, 3, 0, 19][..], &[0; 19]].concat());
+        tls.take(Side::Client, &client_hello_record());
+        tls.take(Side::Server, &server_hello_record());
+        tls.take(Side::Client, &[&[0x17, 3, 3, 0, 19][..], &[0; 19]].concat());
         assert!(!tls.is_established());
     }
 
@@ -563,9 +642,9 @@ pub(super) mod tests {
     #[test]
     fn certificates_do_not_establish_anything() {
         let mut tls = pushed(&flight(0x0303, &[vec![1; 900]]));
-        tls.push(Side::Client, &record(HANDSHAKE, &message(16, &[0; 66])));
+        tls.take(Side::Client, &record(HANDSHAKE, &message(16, &[0; 66])));
         assert!(!tls.is_established());
-        tls.push(Side::Server, &record(CHANGE_CIPHER_SPEC, &[1]));
+        tls.take(Side::Server, &record(CHANGE_CIPHER_SPEC, &[1]));
         assert!(tls.is_established());
     }
 
@@ -602,7 +681,7 @@ pub(super) mod tests {
         let resumed = [record(HANDSHAKE, &server_hello(0x0303)), record(CHANGE_CIPHER_SPEC, &[1])].concat();
         // What follows is encrypted, and may look like anything.
         let mut tls = pushed(&resumed);
-        tls.push(Side::Server, &record(HANDSHAKE, &certificate_message(&[vec![1; 900]])));
+        tls.take(Side::Server, &record(HANDSHAKE, &certificate_message(&[vec![1; 900]])));
         assert!(tls.certificates.is_empty());
         let ticket = record(HANDSHAKE, &[server_hello(0x0303), message(4, &[0; 200])].concat());
         assert_eq!(pushed(&ticket).server.reading, Reading::Nothing);
@@ -638,7 +717,7 @@ pub(super) mod tests {
             let octets: Vec<u8> = cuts(&messages, &records).flat_map(|content| record(HANDSHAKE, content)).collect();
             let mut tls = pushed(&[]);
             for piece in cuts(&octets, &pieces) {
-                tls.push(Side::Server, piece);
+                tls.take(Side::Server, piece);
                 prop_assert!(tls.certificates.is_empty() || tls.server.handshake.capacity() == 0);
             }
             prop_assert_eq!(&tls.certificates, &chain);

@@ -8,7 +8,7 @@ use smtpwatch_core::{
     policy::rule::{AuthRule, Rule, StarttlsRule},
 };
 
-use crate::talk::{self, OFFER, STRIPPED, Talk, deliver, greeted, hear, hear_after, honest_history};
+use crate::talk::{self, OFFER, STRIPPED, Talk, deliver, greeted, hear, hear_after, honest_history, tls};
 
 fn exhibit(finding: &Finding) -> &Exhibit {
     finding.exhibit.as_deref().expect("evidence")
@@ -138,6 +138,16 @@ fn shapes() -> Vec<Talk> {
             .c(format!("AUTH PLAIN {plain}\r\n"))),
         end(begin().c(format!("STARTTLS {PASSWORD}\r\n")).s("454 no\r\n").c(format!("AUTH PLAIN {plain}\r\n"))),
         end(begin().c("STARTTLS\r\n").s("220 go\r\n").c(format!("AUTH PLAIN {plain}\r\n"))),
+        // Where TLS should begin: it may run under TLS as if that had protected it (E3).
+        tls(begin()
+            .c(format!("STARTTLS\r\nAUTH PLAIN {plain}\r\nAUTH LOGIN\r\n{user}\r\n{password}\r\n"))
+            .s("220 go\r\n"))
+        .close(),
+        tls(begin()
+            .c("STARTTLS\r\n")
+            .s("220 go\r\n")
+            .c(format!("MAIL FROM:<a@example.org>\r\nDATA\r\nMAIL {PASSWORD}\r\n{PASSWORD} is it\r\n.\r\n")))
+        .close(),
         begin().c(format!("AUTH PLAIN {plain}")).close(),
         begin()
             .c("AUTH LOGIN\r\n")
@@ -180,4 +190,26 @@ fn a_password_is_in_no_finding_and_no_evidence_and_its_length_is() {
     let octets = STANDARD.encode(format!("\0{USER}\0{PASSWORD}")).len();
     assert!(client.contains(&format!("AUTH PLAIN {}\r\n", "*".repeat(octets))), "{client}");
     assert_eq!(heard.findings[0].observed.mechanism.as_deref(), Some("PLAIN"));
+}
+
+#[test]
+fn what_stands_where_tls_should_begin_is_kept_with_the_hello_behind_it() {
+    let asked = || Talk::new(25).s(talk::GREETING).c("EHLO gw\r\n").s(OFFER).c("STARTTLS\r\n");
+    let injected = "EHLO anna@example.org\r\nAUTH PLAIN AGEAYg==\r\nnobody knows\r\n";
+    let blanked = "EHLO ****@example.org\r\nAUTH PLAIN ********\r\n************\r\n";
+    let hello = talk::client_hello(0x0304);
+    let commands =
+        asked().s("220 go\r\n").c([injected.as_bytes(), &hello].concat()).s(talk::server_hello(0x0304, 0x1301, b""));
+    let heard = hear(&commands.close(), Vec::new());
+    let client = said(exhibit(&heard.findings[0]), Side::Client);
+    assert!(client.ends_with(&[b"STARTTLS\r\n", blanked.as_bytes(), &hello].concat()), "{}", client.escape_ascii());
+
+    let replies = tls(asked().s("220 go\r\n250-evil <anna@example.org>\r\n250 AUTH LOGIN\r\n")).close();
+    let heard = hear(&replies, Vec::new());
+    let server = said(exhibit(&heard.findings[0]), Side::Server);
+    assert!(
+        server.ends_with(b"220 go\r\n250-evil <****@example.org>\r\n250 AUTH LOGIN\r\n"),
+        "{}",
+        server.escape_ascii()
+    );
 }

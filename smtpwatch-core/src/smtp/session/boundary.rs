@@ -8,6 +8,7 @@ use crate::{
         command::{Command, is_response},
         observation::{Injection, Starttls},
         reply::Reply,
+        shown::Shown,
         tls::{CONTENT_TYPES, is_record_type},
         transcript::printable,
     },
@@ -80,10 +81,14 @@ impl Session {
         self.client(octets, self.client_end);
     }
 
-    pub(super) fn tls_octets(&mut self, from: Side, octets: &[u8]) {
+    /// `end` is the stream offset behind `octets`.
+    pub(super) fn tls_octets(&mut self, from: Side, octets: &[u8], end: u64) {
         let Some(tls) = &mut self.seen.tls else { return };
         let began = tls.is_tls(Side::Client);
-        let rest = tls.push(from, octets);
+        let rest = tls.push(from, end.saturating_sub(octets.len() as u64), octets);
+        for (place, shown) in tls.take_shown() {
+            self.kept[from as usize].push(place, &shown);
+        }
         if from == Side::Client && self.goes_on_in_clear(rest) {
             self.abandon_tls(rest);
             return;
@@ -119,6 +124,39 @@ impl Session {
             self.seen.transcript.push(Side::Client, "[TLS]");
             self.events.push_back(SessionEvent::Judge);
         }
+    }
+
+    /// Octets in clear where TLS should begin, as they may be shown: evidence of an injection (THREATS E1, E2). What stands
+    /// behind AUTH and is no command may be a response to it, and anything behind DATA the message.
+    pub(super) fn injections(&self) -> impl Iterator<Item = (Side, u64, Vec<u8>)> {
+        let noted = [(Side::Client, &self.seen.injected_commands), (Side::Server, &self.seen.injected_replies)];
+        let noted = noted.into_iter().filter(|(_, injection)| injection.is_some());
+        let tls = self.seen.tls.as_deref();
+        noted.filter_map(move |(from, _)| {
+            let before = tls.map(|tls| (tls.start(from), tls.before(from)));
+            // Not what waits for the reply to STARTTLS: it may be read as commands yet.
+            let (start, octets) = before.filter(|(_, octets)| !octets.is_empty())?;
+            let (mut response, mut message) = (false, false);
+            let lines = octets.split_inclusive(|&octet| octet == b'\n').flat_map(|whole| {
+                let line = whole.trim_ascii_end();
+                let command = Command::parse(line);
+                let shown = match (from, &command) {
+                    (Side::Server, _) => self.shown_reply(line),
+                    (Side::Client, Command::Other) if response => Shown::nothing(line),
+                    (Side::Client, _) if message => Shown::nothing(line),
+                    (Side::Client, command) => Shown::command(command, line),
+                };
+                response |= matches!(command, Command::Auth { .. });
+                message |= matches!(command, Command::Data | Command::Bdat { .. });
+                [shown.octets().into_owned(), whole[line.len()..].to_vec()].concat()
+            });
+            Some((from, start, lines.collect()))
+        })
+    }
+
+    /// A line of the server's that answers no command.
+    fn shown_reply<'a>(&self, line: &'a [u8]) -> Shown<'a> {
+        if self.quotes_unknown { Shown::code_alone(line) } else { Shown::reply(line, self.secrets.iter(), false) }
     }
 
     /// SASL exchanges in an injection. Nobody asks for a response there: what follows AUTH and is no command is one.

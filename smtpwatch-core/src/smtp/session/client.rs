@@ -31,7 +31,7 @@ impl Session {
                     return;
                 }
                 Phase::Tls => {
-                    self.tls_octets(Side::Client, input);
+                    self.tls_octets(Side::Client, input, end);
                     return;
                 }
                 Phase::Hold => {

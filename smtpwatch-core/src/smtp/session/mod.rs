@@ -246,10 +246,15 @@ impl Session {
     }
 
     /// Octets in clear that are kept as evidence, in rows of neighbours: who sent them, where the row begins in the sender's
-    /// stream, and the octets, what is secret overwritten.
-    pub fn kept(&self) -> impl Iterator<Item = (Side, u64, &[u8])> {
+    /// stream, and the octets, what is secret overwritten. In the order of each stream.
+    #[must_use]
+    pub fn kept(&self) -> Vec<(Side, u64, Vec<u8>)> {
         let sides = [Side::Client, Side::Server].into_iter().zip(&self.kept);
-        sides.flat_map(|(side, kept)| kept.rows().map(move |(offset, octets)| (side, offset, octets)))
+        let rows =
+            sides.flat_map(|(side, kept)| kept.rows().map(move |(offset, octets)| (side, offset, octets.to_vec())));
+        let mut kept: Vec<_> = rows.chain(self.injections()).collect();
+        kept.sort_by_key(|(side, offset, _)| (*side as usize, *offset));
+        kept
     }
 
     /// Octets in clear that found no room among them.

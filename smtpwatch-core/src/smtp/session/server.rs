@@ -26,7 +26,7 @@ impl Session {
                 Phase::Stopped => return,
                 Phase::Tls if self.answers_in_clear(input[0]) => self.leave_tls(),
                 Phase::Tls => {
-                    self.tls_octets(Side::Server, input);
+                    self.tls_octets(Side::Server, input, end);
                     return;
                 }
                 Phase::Commands | Phase::Hold | Phase::AuthResponse | Phase::Body(_) | Phase::Chunk(_) => {}
