@@ -86,6 +86,8 @@ pub struct Engine {
 struct Parked {
     /// Then it waits no more.
     due: Timestamp,
+    /// When the connection ended: what is found was decided then.
+    ended: Timestamp,
     place: Place,
     /// What it waits for, each by its hash.
     subjects: Vec<u64>,
@@ -228,7 +230,7 @@ impl Engine {
         self.now = self.now.max(now);
         self.finishing = true;
         while let Some(parked) = self.parked.pop_front() {
-            self.unpark(parked.place);
+            self.unpark(&parked);
         }
         let mut places: Vec<_> = self.flows.iter().map(|(place, flow)| (flow.aged, flow.key, place)).collect();
         places.sort_unstable();
@@ -284,7 +286,7 @@ impl Engine {
         for parked in concerned {
             let subjects = self.pending(&self.flows[parked.place]);
             if subjects.is_empty() {
-                self.unpark(parked.place);
+                self.unpark(&parked);
             } else {
                 let place = self.parked.partition_point(|other| other.due <= parked.due);
                 self.parked.insert(place, Parked { subjects, ..parked });
@@ -346,9 +348,9 @@ impl Engine {
         self.pending(flow)
     }
 
-    fn unpark(&mut self, place: Place) {
-        self.conclude(place, self.now);
-        self.flows.remove_retired(place);
+    fn unpark(&mut self, parked: &Parked) {
+        self.conclude(parked.place, parked.ended);
+        self.flows.remove_retired(parked.place);
     }
 
     fn close_silent(&mut self) {
@@ -378,7 +380,7 @@ impl Engine {
             }
         }
         while let Some(parked) = self.parked.pop_front_if(|parked| parked.due <= self.now) {
-            self.unpark(parked.place);
+            self.unpark(&parked);
         }
         while let Some(place) = self.flows.oldest_unopened()
             && self.now.since(self.flows[place].begun) >= limits::FLOW_HANDSHAKE
@@ -533,11 +535,11 @@ impl Engine {
             return;
         }
         self.flows.retire(place);
-        self.parked.push_back(Parked { due: self.now + PATIENCE, place, subjects });
+        self.parked.push_back(Parked { due: self.now + PATIENCE, ended: at, place, subjects });
         if self.parked.len() > limits::PARKED
             && let Some(oldest) = self.parked.pop_front()
         {
-            self.unpark(oldest.place);
+            self.unpark(&oldest);
         }
     }
 

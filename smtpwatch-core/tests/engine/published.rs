@@ -221,6 +221,7 @@ fn without_an_answer_it_goes_out_as_it_stands_and_says_so() {
     assert_eq!(heard.findings[0].evidence, Evidence::Regression);
     let proof = &heard.findings[0].proof;
     assert!(proof.iter().any(|line| line.starts_with("pending-policy: no")), "{proof:?}");
+    assert!(heard.findings[0].time <= end(&talk), "what was found was decided by the session, not by the wait");
     assert_eq!((heard.sessions.len(), engine.flows()), (1, 0));
 }
 
