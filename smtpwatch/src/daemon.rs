@@ -71,6 +71,7 @@ const MAX_INTERFACES: usize = 64;
 /// What failed, why, and what to do.
 pub fn run(config: Config, listen: SocketAddr, web: Option<ConfigFile>) -> anyhow::Result<()> {
     let metrics = Arc::new(Metrics::new(&config.ports)?);
+    metrics.config_read(now());
     let journal =
         Arc::new(Journal::start(std::io::stdout(), metrics.clone()).context("cannot start the journal's thread")?);
     let live = Live::new();

@@ -34,11 +34,13 @@ pub enum Output {
     Store,
     /// TLS reports, written or handed over.
     Tlsrpt,
+    /// Alerts pushed to Alertmanagers.
+    Alertmanager,
 }
 
 impl Output {
     /// Every output.
-    pub const ALL: [Self; 3] = [Self::Journal, Self::Store, Self::Tlsrpt];
+    pub const ALL: [Self; 4] = [Self::Journal, Self::Store, Self::Tlsrpt, Self::Alertmanager];
 
     /// The metric label.
     #[must_use]
@@ -47,6 +49,7 @@ impl Output {
             Self::Journal => "journal",
             Self::Store => "store",
             Self::Tlsrpt => "tlsrpt",
+            Self::Alertmanager => "alertmanager",
         }
     }
 }
@@ -102,6 +105,8 @@ pub struct Metrics {
     login_failures: IntCounterVec,
     connections_refused: IntCounter,
     web_config_failures: IntCounter,
+    reload_successful: IntGauge,
+    reloaded: Gauge,
     /// The kernel counts from its own start: what was seen of each counter at the last look.
     kernel_seen: Mutex<BTreeMap<(&'static str, &'static str), u64>>,
 }
@@ -241,6 +246,20 @@ impl Metrics {
                     "Changes of the web configuration that were bad; what was read before holds.",
                 ))?,
             )?,
+            reload_successful: register(
+                r,
+                IntGauge::with_opts(opts(
+                    "config_last_reload_successful",
+                    "Whether the configuration could be read when it was last asked for; 0: what was read before holds.",
+                ))?,
+            )?,
+            reloaded: register(
+                r,
+                Gauge::with_opts(opts(
+                    "config_last_reload_success_timestamp_seconds",
+                    "When the configuration was last read with success.",
+                ))?,
+            )?,
             registry: registry.clone(),
             ports: ports.iter().copied().take(PORT_LABELS).collect(),
             kernel_seen: Mutex::default(),
@@ -336,6 +355,17 @@ impl Metrics {
     /// The web configuration has changed, and is bad.
     pub fn web_config_failed(&self) {
         self.web_config_failures.inc();
+    }
+
+    /// The configuration was read at `at`, the first time too.
+    pub fn config_read(&self, at: Timestamp) {
+        self.reload_successful.set(1);
+        self.reloaded.set(seconds(at));
+    }
+
+    /// The configuration was to be read again, and is bad.
+    pub fn config_failed(&self) {
+        self.reload_successful.set(0);
     }
 
     /// Whether a hook of an interface is ours; `None`: the interface is not watched any more.
