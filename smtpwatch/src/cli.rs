@@ -22,7 +22,7 @@ use smtpwatch_core::{
 };
 
 use crate::{
-    config::{Config, ConfigError, Network, parse_interface, parse_port},
+    config::{ConfigError, Network, Source, parse_interface, parse_port},
     day::Day,
     log::{LogFormat, LogLevel},
     output::web::{ConfigFile, DEFAULT_LISTEN, ListenAddress, WebConfigError},
@@ -118,9 +118,9 @@ pub struct CheckConfigArgs {
     pub(crate) web: WebConfigArg,
 }
 
-/// Flags of `run`.
+/// The configuration, and what stands in its place.
 #[derive(Debug, Args)]
-pub struct RunArgs {
+pub struct SourceArgs {
     #[command(flatten)]
     pub(crate) config: ConfigArg,
     /// Interface name or glob, repeatable [default: every interface that carries a default route].
@@ -129,6 +129,19 @@ pub struct RunArgs {
     /// Watched server port, repeatable [default: 25, 587].
     #[arg(long, value_name = "N", env = "SMTPWATCH_PORT", value_delimiter = ',', value_parser = parse_port)]
     pub(crate) port: Vec<u16>,
+}
+
+impl SourceArgs {
+    fn source(self) -> Source {
+        Source { path: self.config.config, interfaces: self.interface, ports: self.port }
+    }
+}
+
+/// Flags of `run`.
+#[derive(Debug, Args)]
+pub struct RunArgs {
+    #[command(flatten)]
+    pub(crate) source: SourceArgs,
     /// Where metrics, health, pages and API are served; pages and API off loopback only with --web.config.file.
     #[arg(long = "web.listen-address", value_name = "ADDR", env = "SMTPWATCH_WEB_LISTEN_ADDRESS", default_value = DEFAULT_LISTEN)]
     pub(crate) listen: ListenAddress,
@@ -551,15 +564,6 @@ pub fn dispatch(cli: Cli) -> anyhow::Result<Exit> {
         Verb::CheckConfig(args) => check_config::run(&args),
         Verb::Generate(GenerateVerb::Rules(args)) => generate::rules(&args),
         Verb::Generate(GenerateVerb::Schema) => generate::schema(),
-    }
-}
-
-/// Ports named on the command line take the place of those of the configuration.
-fn override_ports(config: &mut Config, mut ports: Vec<u16>) {
-    ports.sort_unstable();
-    ports.dedup();
-    if !ports.is_empty() {
-        config.ports = ports;
     }
 }
 

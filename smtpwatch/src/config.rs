@@ -4,6 +4,7 @@
 //! `smtpwatch.toml:7: unknown key "starttsl" in [[rule]]: did you mean "starttls"?`
 
 mod error;
+mod source;
 mod tlsrpt;
 mod value;
 
@@ -22,6 +23,7 @@ use smtpwatch_core::{
 use crate::hash;
 
 pub use error::ConfigError;
+pub use source::Source;
 pub use tlsrpt::TlsrptSettings;
 use value::{
     Checked, Days, FindingCount, FlowCount, InterfaceGlob, Megabytes, Minutes, OfferRatio, PeerCount, RulePeer,
@@ -45,6 +47,8 @@ pub struct Config {
     pub interfaces: Vec<String>,
     /// Which ingress hook to take.
     pub ingress: Ingress,
+    /// Whether interfaces that come later are watched too.
+    pub hot_plug: bool,
     /// Own networks, where the interface does not tell which end this host is.
     pub local: Vec<Network>,
     /// The file that keeps history and findings.
@@ -95,6 +99,46 @@ impl Config {
     /// The text is not TOML, or holds an unknown key or a bad value.
     pub fn parse(text: &str, path: &Path) -> Result<Self, ConfigError> {
         toml::from_str::<File>(text).map(Self::from).map_err(|error| ConfigError::invalid(path, text, &error))
+    }
+
+    /// Takes over what `new` says, as far as a running daemon can; tells which settings differ and need a restart.
+    pub fn take_over(&mut self, new: Self) -> Vec<&'static str> {
+        // Each field is named, so that one that is added is thought of.
+        let Self {
+            ports,
+            interfaces,
+            ingress,
+            hot_plug,
+            local,
+            store,
+            retention,
+            window,
+            baseline,
+            limits,
+            rules,
+            policy,
+            tlsrpt,
+        } = new;
+        // Interfaces that come later are not attached, because the right to do so is given up.
+        let interfaces_kept = !self.hot_plug && self.interfaces != interfaces;
+        if self.hot_plug {
+            self.interfaces = interfaces;
+        }
+        self.local = local;
+        self.baseline = baseline;
+        self.rules = rules;
+        let kept = [
+            ("ports", self.ports != ports),
+            ("interfaces", interfaces_kept),
+            ("ingress", self.ingress != ingress),
+            ("hot_plug", self.hot_plug != hot_plug),
+            ("[store]", self.store != store || self.retention != retention),
+            ("[incidents]", self.window != window),
+            ("[limits]", self.limits != limits),
+            ("[policy]", self.policy != policy),
+            ("[tlsrpt]", self.tlsrpt != tlsrpt),
+        ];
+        kept.into_iter().filter(|(_, differs)| *differs).map(|(name, _)| name).collect()
     }
 
     /// SHA-256 of the configuration in force, flags and defaults included, in hexadecimal: the same for the same version of the
@@ -239,6 +283,7 @@ struct File {
     ports: Vec<u16>,
     interfaces: Vec<Checked<InterfaceGlob>>,
     ingress: Checked<Ingress>,
+    hot_plug: Checked<bool>,
     local: Vec<Checked<Network>>,
     store: StoreTable,
     incidents: IncidentsTable,
@@ -255,6 +300,7 @@ impl Default for File {
             ports: DEFAULT_PORTS.to_vec(),
             interfaces: Vec::new(),
             ingress: Checked(Ingress::Auto),
+            hot_plug: Checked(true),
             local: Vec::new(),
             store: StoreTable::default(),
             incidents: IncidentsTable::default(),
@@ -273,6 +319,7 @@ impl From<File> for Config {
             ports: file.ports,
             interfaces: file.interfaces.into_iter().map(|glob| glob.0.0).collect(),
             ingress: file.ingress.0,
+            hot_plug: file.hot_plug.0,
             local: file.local.into_iter().map(|network| network.0).collect(),
             retention: Retention {
                 age_days: file.store.max_age_days.0.0,

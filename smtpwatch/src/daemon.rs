@@ -4,13 +4,21 @@
 //! all or nothing. Stop: the hooks are let go, open sessions are judged as they stand, and the store and the journal are
 //! written to their end.
 
+mod control;
+mod reload;
+
 use std::{
     collections::{BTreeMap, BTreeSet},
+    convert::Infallible,
+    iter,
     net::SocketAddr,
+    path::{Path, PathBuf},
     sync::{
         Arc,
         atomic::{AtomicBool, Ordering},
+        mpsc,
     },
+    thread::JoinHandle,
     time::{Duration, Instant},
 };
 
@@ -21,16 +29,18 @@ use smtpwatch_core::{
     engine::GateOrder,
     policy::{history::History, published::Learned},
 };
-use tokio::signal::unix::{SignalKind, signal};
+use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use crate::{
     capture::{
-        Capture, CaptureSettings, Drained, Hook,
+        Capture, CaptureError, CaptureSettings, Drained, Hook,
         counters::{Counters, losses},
+        interfaces::is_glob,
         listeners::{self, Unwatched},
     },
     clock::now,
-    config::Config,
+    config::{self, Config},
+    confine::{self, Kept},
     output::{
         api,
         desk::{Desk, Live},
@@ -44,9 +54,12 @@ use crate::{
         lookup::{Patience, Trust},
         service::{Service, Setup},
     },
+    service_manager,
     store::{self, Keeping, KeptAs, Store, StoreHandle, Writer},
     tlsrpt::sender::Sender,
 };
+
+use reload::{Change, Reloader};
 
 /// The pipeline looks up from the ring this often, also when nothing comes.
 const WAIT: Duration = Duration::from_millis(100);
@@ -64,12 +77,32 @@ const ANSWERS_AT_ONCE: usize = 64;
 /// Interfaces that have metrics of their own: a glob over the interfaces of containers may match any number.
 const MAX_INTERFACES: usize = 64;
 
+/// What the daemon is started with.
+pub struct Start {
+    /// The configuration, as it was read.
+    pub config: Config,
+    /// Where it is read again.
+    pub source: config::Source,
+    /// Where pages and metrics are served.
+    pub listen: SocketAddr,
+    /// TLS and logins of the HTTP server.
+    pub web: Option<ConfigFile>,
+}
+
 /// Runs until SIGTERM or SIGINT.
+///
+/// The capturing thread is started first and alone keeps what capturing needs; all others have no capability from their start
+/// ([`confine`]).
 ///
 /// # Errors
 ///
 /// What failed, why, and what to do.
-pub fn run(config: Config, listen: SocketAddr, web: Option<ConfigFile>) -> anyhow::Result<()> {
+pub fn run(start: Start) -> anyhow::Result<()> {
+    let Start { config, source, listen, web } = start;
+    let files = files(&config, &source, web.as_ref())?;
+    let (thread, begin) = idle_thread("pipeline")?;
+    tell(&confine::thread(&files)?);
+
     let metrics = Arc::new(Metrics::new(&config.ports)?);
     metrics.config_read(now());
     let journal =
@@ -99,8 +132,7 @@ pub fn run(config: Config, listen: SocketAddr, web: Option<ConfigFile>) -> anyho
             format!("cannot listen on {listen}; is smtpwatch running already? --web.listen-address names another")
         })?;
     // From here on a signal ends the daemon in order.
-    let mut terminate = signal(SignalKind::terminate()).context("cannot wait for SIGTERM")?;
-    let mut interrupt = signal(SignalKind::interrupt()).context("cannot wait for SIGINT")?;
+    let mut signals = Signals::new()?;
 
     let health = Arc::new(Health::default());
     let desk = Arc::new(Desk::new(config.store.clone(), metrics.clone(), health.clone(), live));
@@ -109,48 +141,67 @@ pub fn run(config: Config, listen: SocketAddr, web: Option<ConfigFile>) -> anyho
         Some(store) => Sender::start(&config, store.patient(), now)?,
         None => None,
     };
-    let capture = Capture::start(&CaptureSettings::from(&config))?;
     let stop = Arc::new(AtomicBool::new(false));
     let (ended, pipeline_ended) = tokio::sync::oneshot::channel::<()>();
-    let ports = config.ports.clone();
-    let named = config.interfaces.iter().filter(|name| !name.contains(['*', '?'])).cloned().collect();
     let (policies, known) = Service::start(policies).context("cannot start the thread that looks policies up")?;
-    let mut watch = Watch {
-        named,
-        interfaces: BTreeMap::new(),
-        pipeline: Pipeline::new(config, history, Source::Live),
-        outputs: Outputs {
-            metrics: metrics.clone(),
-            kernel: capture.counters(),
-            journal,
-            store: writer.handle(),
-            policies,
-            orders: Vec::new(),
-        },
-        capture,
-        sender,
-        writer,
-        health: health.clone(),
-        stop: stop.clone(),
-        written: (0, 0),
-        reported: (0, 0),
-        ports,
-        unwatched: Vec::new(),
-    };
-    tracing::info!(subjects = known.len(), "published policies read");
-    known.into_iter().for_each(|learned| watch.learn(learned));
-    let thread = std::thread::Builder::new().name("pipeline".to_owned()).spawn(move || {
-        // Dropped at the end, also by a panic: the main thread must not go on without a pipeline.
-        let _ended = ended;
-        watch.run()
+    let (changes, changed) = mpsc::channel();
+    let reloader = Arc::new(Reloader {
+        source,
+        current: tokio::sync::Mutex::new(config.clone()),
+        pipeline: changes,
+        metrics: metrics.clone(),
     });
-    let thread = thread.context("cannot start the pipeline's thread")?;
-    tracing::info!(address = %listen, "serving /metrics");
-    let guarded = pages::router(desk.clone()).merge(api::router(desk));
+    let (attached, attaching) = tokio::sync::oneshot::channel();
+    let work = {
+        let (metrics, health, stop, store) = (metrics.clone(), health.clone(), stop.clone(), writer.handle());
+        move || {
+            // Dropped at the end, also by a panic: the main thread must not go on without a pipeline.
+            let _ended = ended;
+            let capture = match Capture::start(&CaptureSettings::from(&config)) {
+                Ok(capture) => capture,
+                Err(error) => {
+                    _ = attached.send(Err(error));
+                    return Ok(());
+                }
+            };
+            let kernel = capture.counters();
+            let mut watch = Watch {
+                named: named(&config),
+                interfaces: BTreeMap::new(),
+                ports: config.ports.clone(),
+                kept: kept_by_capture(&config, &capture, files),
+                pipeline: Pipeline::new(config, history, Source::Live),
+                outputs: Outputs { metrics, kernel, journal, store, policies, orders: Vec::new() },
+                capture,
+                changed,
+                sender,
+                writer,
+                health,
+                stop,
+                written: (0, 0),
+                reported: (0, 0),
+                unwatched: Vec::new(),
+            };
+            tracing::info!(subjects = known.len(), "published policies read");
+            known.into_iter().for_each(|learned| watch.learn(learned));
+            watch.begin()?;
+            _ = attached.send(Ok(()));
+            watch.run()
+        }
+    };
+    begin.send(Box::new(work)).ok().context("the pipeline's thread has ended")?;
     let asked = runtime.block_on(async {
+        match attaching.await {
+            Ok(outcome) => outcome?,
+            // It ends with an error of its own.
+            Err(_) => return Ok("a failure"),
+        }
+        tracing::info!(address = %listen, "serving /metrics");
+        service_manager::ready();
+        let guarded = pages::router(desk.clone()).merge(api::router(desk)).merge(control::router(reloader.clone()));
         tokio::select! {
-            _ = terminate.recv() => Ok("SIGTERM"),
-            _ = interrupt.recv() => Ok("SIGINT"),
+            signal = signals.obey(&reloader) => Ok(signal),
+            never = watchdog(&health) => match never {},
             _ = pipeline_ended => Err(anyhow::anyhow!("the pipeline has ended")),
             served = web::serve(listener, metrics, health.clone(), guarded, web, std::future::pending()) => {
                 served.context("the pages cannot be served any more").and_then(|()| anyhow::bail!("the pages have ended"))
@@ -160,11 +211,119 @@ pub fn run(config: Config, listen: SocketAddr, web: Option<ConfigFile>) -> anyho
     if let Ok(name) = &asked {
         tracing::info!(signal = name, "stopping");
     }
+    service_manager::stopping();
     health.stopping();
     stop.store(true, Ordering::Relaxed);
     match thread.join() {
         Ok(result) => result.and(asked.map(drop)),
         Err(_) => anyhow::bail!("the pipeline panicked; please report it with the lines above"),
+    }
+}
+
+/// Work for a thread that was started before it.
+type Work = Box<dyn FnOnce() -> anyhow::Result<()> + Send>;
+
+/// A thread that waits for its work.
+fn idle_thread(name: &str) -> anyhow::Result<(JoinHandle<anyhow::Result<()>>, mpsc::Sender<Work>)> {
+    let (begin, beginning) = mpsc::channel::<Work>();
+    let thread = std::thread::Builder::new().name(name.to_owned());
+    // Without work the start has failed, and says so itself.
+    let thread = thread.spawn(move || beginning.recv().map_or(Ok(()), |work| work()));
+    Ok((thread.with_context(|| format!("cannot start the thread {name}"))?, begin))
+}
+
+/// What all threads may read and write: nothing else of this host's files is opened.
+fn files(config: &Config, source: &config::Source, web: Option<&ConfigFile>) -> anyhow::Result<Kept> {
+    let named = [&*config.policy.trust_anchor, &*config.policy.ca_file, &*config.policy.starttls_everywhere];
+    // What is no file is what stands for one, or a URL.
+    let named = named.into_iter().map(Path::new).filter(|path| path.exists());
+    let read = source.path.iter().map(PathBuf::as_path).chain(named);
+    let readable = read.map(Path::to_owned).chain(web.into_iter().flat_map(ConfigFile::files));
+    // Landlock allows what is there.
+    let state = config.store.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    let writable: Vec<_> = iter::once(state).chain(config.tlsrpt.directory.as_deref()).map(Path::to_owned).collect();
+    for directory in &writable {
+        store::make_directory(directory).with_context(|| format!("cannot create {}", directory.display()))?;
+    }
+    Ok(Kept { readable: readable.map(|path| directory(&path)).collect(), writable, ..Kept::default() })
+}
+
+/// The directory of a file: the file may be replaced.
+fn directory(file: &Path) -> PathBuf {
+    let file = file.canonicalize().unwrap_or_else(|_| file.to_owned());
+    match file.parent() {
+        Some(parent) if !parent.as_os_str().is_empty() => parent.to_owned(),
+        _ => PathBuf::from("."),
+    }
+}
+
+/// What the capturing thread keeps: what attaching to interfaces that come later needs, and detaching without a link.
+fn kept_by_capture(config: &Config, capture: &Capture, files: Kept) -> Kept {
+    let filters = capture.attachments().any(|attachment| attachment.hook == Some(Hook::Clsact));
+    let capabilities: &[_] = if config.hot_plug || filters {
+        &confine::HOT_PLUG
+    } else if confine::without_capabilities(|| capture.counters().read().is_ok()) {
+        &[]
+    } else {
+        // Before Linux 5.19 (commit c8644cd0efe7) `kernel.unprivileged_bpf_disabled` closes maps that are open, too.
+        &confine::MAPS
+    };
+    Kept { capabilities, bpf: true, ..files }
+}
+
+/// Says what the kernel has no means for.
+fn tell(loose: &confine::Loose) {
+    for what in loose {
+        tracing::warn!("{what}");
+    }
+}
+
+/// Interfaces that are named, not by a glob.
+fn named(config: &Config) -> Vec<String> {
+    config.interfaces.iter().filter(|name| !is_glob(name)).cloned().collect()
+}
+
+/// What the daemon does at a signal.
+struct Signals {
+    terminate: Signal,
+    interrupt: Signal,
+    hangup: Signal,
+}
+
+impl Signals {
+    fn new() -> anyhow::Result<Self> {
+        let wait = |kind, name| signal(kind).with_context(|| format!("cannot wait for {name}"));
+        Ok(Self {
+            terminate: wait(SignalKind::terminate(), "SIGTERM")?,
+            interrupt: wait(SignalKind::interrupt(), "SIGINT")?,
+            hangup: wait(SignalKind::hangup(), "SIGHUP")?,
+        })
+    }
+
+    /// Reads the configuration again at SIGHUP, until a signal ends the daemon; tells which.
+    async fn obey(&mut self, reloader: &Reloader) -> &'static str {
+        loop {
+            tokio::select! {
+                _ = self.terminate.recv() => return "SIGTERM",
+                _ = self.interrupt.recv() => return "SIGINT",
+                _ = self.hangup.recv() => {
+                    // The log and the metrics tell what came of it.
+                    _ = reloader.reload().await;
+                }
+            }
+        }
+    }
+}
+
+/// Says that the watch is alive as long as it is, to a service manager that asks.
+async fn watchdog(health: &Health) -> Infallible {
+    let Some(period) = service_manager::watchdog() else { return std::future::pending().await };
+    let mut ticks = tokio::time::interval(period);
+    loop {
+        ticks.tick().await;
+        if health.unhealthy().is_empty() {
+            service_manager::alive();
+        }
     }
 }
 
@@ -195,11 +354,15 @@ struct Watch {
     pipeline: Pipeline,
     outputs: Outputs,
     capture: Capture,
+    /// Configurations to be put in force.
+    changed: mpsc::Receiver<Change>,
+    /// What its thread keeps.
+    kept: Kept,
     sender: Option<Sender>,
     writer: Writer,
     health: Arc<Health>,
     stop: Arc<AtomicBool>,
-    /// Interfaces that the configuration names, not by a glob.
+    /// Interfaces that the configuration names.
     named: Vec<String>,
     /// Interfaces that have series of their own, each with the time of its newest record.
     interfaces: BTreeMap<String, Option<Timestamp>>,
@@ -214,9 +377,15 @@ struct Watch {
 }
 
 impl Watch {
-    fn run(mut self) -> anyhow::Result<()> {
+    /// What needs rights that are given up here.
+    fn begin(&mut self) -> anyhow::Result<()> {
         self.attachments();
         self.listeners();
+        tell(&confine::thread(&self.kept)?);
+        Ok(())
+    }
+
+    fn run(mut self) -> anyhow::Result<()> {
         let (mut housekeeping, mut listeners) = (Instant::now(), Instant::now());
         while !self.stop.load(Ordering::Relaxed) {
             match self.records()? {
@@ -231,6 +400,10 @@ impl Watch {
             self.pipeline.tick(now(), &mut |output| self.outputs.take(output));
             for order in self.outputs.orders.drain(..) {
                 self.capture.order(&order)?;
+            }
+            if let Ok(Change { config, done }) = self.changed.try_recv() {
+                // Who asked may have gone; what was asked is done.
+                _ = done.send(self.reconfigure(config));
             }
             self.health.beat();
             if housekeeping.elapsed() >= HOUSEKEEPING {
@@ -254,6 +427,17 @@ impl Watch {
         let lost = writer.finish();
         if lost > 0 {
             tracing::warn!(rows = lost, "rows of the store could not be written");
+        }
+        Ok(())
+    }
+
+    /// Puts a configuration in force. If it names an interface that is not there, the one before stays.
+    fn reconfigure(&mut self, config: Config) -> Result<(), CaptureError> {
+        let changed = self.capture.rewatch(&config.interfaces)?;
+        self.named = named(&config);
+        self.pipeline.reconfigure(config);
+        if changed {
+            self.attachments();
         }
         Ok(())
     }
@@ -324,6 +508,7 @@ impl Watch {
         for interface in interfaces {
             self.interfaces.entry(interface).or_default();
         }
+        service_manager::status(&watch.to_string());
         self.health.set(watch);
     }
 

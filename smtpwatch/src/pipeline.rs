@@ -83,6 +83,13 @@ impl Pipeline {
         self.drain(on);
     }
 
+    /// From here on `config` judges, also what has begun before. What a running engine cannot change is not looked at.
+    pub fn reconfigure(&mut self, config: Config) {
+        self.engine.reconfigure(config.baseline, config.rules.clone());
+        self.config_hash = config.hash();
+        self.config = config;
+    }
+
     /// The end: every open session is judged as it stands.
     pub fn finish(&mut self, now: Timestamp, on: &mut impl FnMut(Output)) {
         self.engine.finish(now);

@@ -411,9 +411,14 @@ fn with_suffix(path: &Path, suffix: &str) -> PathBuf {
     name.into()
 }
 
+/// Makes a directory for what is kept, and those around it, as far as they are not there.
+pub(crate) fn make_directory(path: &Path) -> std::io::Result<()> {
+    std::fs::DirBuilder::new().recursive(true).mode(0o750).create(path)
+}
+
 fn create(path: &Path) -> std::io::Result<()> {
     if let Some(directory) = path.parent().filter(|directory| !directory.as_os_str().is_empty()) {
-        std::fs::DirBuilder::new().recursive(true).mode(0o750).create(directory)?;
+        make_directory(directory)?;
     }
     // SQLite gives its side files the mode of the main one.
     std::fs::OpenOptions::new().append(true).create(true).mode(0o640).open(path)?;

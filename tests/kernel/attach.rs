@@ -25,7 +25,7 @@ const LIMIT: Duration = Duration::from_secs(10);
 
 fn settings(interface: &str, ingress: Ingress) -> CaptureSettings {
     let load = LoadSettings { flows: 1_024, orders: 1_024, ring: 1 << 20, ..LoadSettings::default() };
-    CaptureSettings { interfaces: vec![interface.to_owned()], ingress, load }
+    CaptureSettings { interfaces: vec![interface.to_owned()], ingress, hot_plug: true, load }
 }
 
 fn hooks(capture: &Capture) -> Vec<(String, Direction, Option<Hook>)> {
@@ -227,6 +227,46 @@ fn interfaces_that_come_and_go_are_followed() {
             ensure!(capture.refresh()?, "nothing was noticed");
             ensure!(capture.attachments().count() == 2, "{:?}", hooks(&capture));
             ensure!(!capture.refresh()?, "something was noticed where nothing happened");
+            Ok(())
+        })?
+    });
+}
+
+#[test]
+fn other_interfaces_are_watched_on_request() {
+    scenario("other interfaces are watched on request", || {
+        let path = Path::create()?;
+        path.gateway.ip(&["link", "add", "mail1", "type", "veth"])?;
+        let interfaces = |capture: &Capture| -> Vec<_> { hooks(capture).into_iter().map(|(name, ..)| name).collect() };
+        path.gateway.run(|| -> Result<()> {
+            let mut capture = Capture::start(&settings(GATEWAY_INTERFACE, Ingress::Tcx))?;
+            ensure!(!capture.rewatch(&[GATEWAY_INTERFACE.to_owned()])?, "the same is no change");
+            ensure!(capture.rewatch(&["mail1".to_owned()])?, "nothing has changed");
+            ensure!(interfaces(&capture) == ["mail1", "mail1"], "{:?}", hooks(&capture));
+            let error = capture.rewatch(&["mail1".to_owned(), "nonesuch".to_owned()]).err();
+            ensure!(error.context("there is no such interface")?.to_string().contains("no interface nonesuch"));
+            ensure!(interfaces(&capture) == ["mail1", "mail1"], "{:?}", hooks(&capture));
+            // The default.
+            ensure!(capture.rewatch(&[])?, "nothing has changed");
+            ensure!(hooks(&capture) == both(Hook::Tcx, Hook::Tcx), "{:?}", hooks(&capture));
+            Ok(())
+        })??;
+        ours_is_gone(&path.gateway)
+    });
+}
+
+#[test]
+fn interfaces_that_come_later_are_left_alone_without_hot_plug() {
+    scenario("interfaces that come later are left alone without hot-plug", || {
+        let path = Path::create()?;
+        let fixed = CaptureSettings { hot_plug: false, ..settings("mail*", Ingress::Tcx) };
+        path.gateway.run(|| -> Result<()> {
+            let mut capture = Capture::start(&fixed)?;
+            path.gateway.ip(&["link", "add", "mail1", "type", "veth"])?;
+            ensure!(!capture.refresh()? && capture.attachments().count() == 2, "{:?}", hooks(&capture));
+            // What goes is told all the same.
+            path.gateway.ip(&["link", "del", GATEWAY_INTERFACE])?;
+            ensure!(capture.refresh()? && capture.attachments().count() == 0, "{:?}", hooks(&capture));
             Ok(())
         })?
     });

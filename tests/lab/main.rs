@@ -8,6 +8,7 @@ mod canary;
 mod foundations;
 mod honest;
 mod killed;
+mod lifecycle;
 mod losses;
 mod pages;
 mod policies;

@@ -32,13 +32,58 @@ pub struct Options<'a> {
     pub rules: &'a str,
     /// The `[policy]` table, as it stands there.
     pub policy: &'a str,
+    /// Settings outside of tables, as they stand there.
+    pub settings: &'a str,
+    /// Variables of its environment.
+    pub environment: &'a [(&'a str, &'a str)],
+    /// As whom it runs.
+    pub privileges: Privileges,
     /// Which build of it runs.
     pub profile: Profile,
 }
 
 impl Default for Options<'_> {
     fn default() -> Self {
-        Self { ingress: "auto", rules: "", policy: "", profile: Profile::Dev }
+        Self {
+            ingress: "auto",
+            rules: "",
+            policy: "",
+            settings: "",
+            environment: &[],
+            privileges: Privileges::Root,
+            profile: Profile::Dev,
+        }
+    }
+}
+
+/// As whom the daemon runs.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Privileges {
+    /// As the lab does.
+    Root,
+    /// As its unit has it: a user of its own with these capabilities, by the names of capabilities(7) without `CAP_`.
+    Service(&'static [&'static str]),
+}
+
+/// The user of [`Privileges::Service`]: no user of this machine.
+pub const SERVICE_UID: u32 = 64_587;
+
+impl Privileges {
+    /// The program, run so in a namespace. What it may write is `home`; it gets a copy of the program there, because
+    /// the way to the original may be closed to it.
+    fn command(self, namespace: &Namespace, program: &Path, home: &Path) -> Result<Command> {
+        let Self::Service(capabilities) = self else {
+            return Ok(namespace.command_with_cgroups(program.to_str().context("a path in UTF-8")?));
+        };
+        let copy = home.join("smtpwatch");
+        std::fs::copy(program, &copy)?;
+        std::os::unix::fs::chown(home, Some(SERVICE_UID), Some(SERVICE_UID))?;
+        let some = capabilities.iter().fold("-all".to_owned(), |some, name| format!("{some},+{}", name.to_lowercase()));
+        let id = SERVICE_UID.to_string();
+        let mut command = namespace.command_with_cgroups("setpriv");
+        command.args(["--reuid", &id, "--regid", &id, "--clear-groups", "--no-new-privs"]);
+        command.args(["--inh-caps", &some, "--ambient-caps", &some, "--bounding-set", &some]).arg("--").arg(copy);
+        Ok(command)
     }
 }
 
@@ -112,10 +157,10 @@ impl<'a> Daemon<'a> {
     /// When it cannot be started.
     pub fn launch(namespace: &'a Namespace, interface: &str, home: &Path, options: Options<'_>) -> Result<Self> {
         let (config, log) = (configure(interface, home, options)?, home.join("smtpwatch.log"));
-        let program = options.profile.binary()?.to_str().context("the path of the daemon is not UTF-8")?;
-        let mut command = namespace.command_with_cgroups(program);
+        let mut command = options.privileges.command(namespace, options.profile.binary()?, home)?;
         command.arg("run").arg("--config").arg(&config).args(["--interface", interface]);
         command.args(["--web.listen-address", &WEB.to_string()]);
+        command.envs(options.environment.iter().copied());
         let stderr = std::fs::OpenOptions::new().create(true).append(true).open(&log)?;
         let child = command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(stderr).spawn();
         let mut child = Guard(child.context("cannot start the daemon")?);
@@ -221,16 +266,37 @@ impl<'a> Daemon<'a> {
         read.map_err(|_| anyhow!("the reader of the findings panicked"))
     }
 
+    /// Waits for it to end by itself; gives its exit code.
+    ///
+    /// # Errors
+    /// When it lives on.
+    pub fn ended(&mut self, limit: Duration) -> Result<Option<i32>> {
+        Ok(command::eventually(limit, "the end of the daemon", || Ok(self.child.0.try_wait()?))?.code())
+    }
+
+    /// Asks it for something at its web address: status and body.
+    ///
+    /// # Errors
+    /// When it does not answer.
+    pub fn ask(&self, method: &str, path: &str) -> Result<(u16, String)> {
+        self.namespace.run(|| ask(WEB, method, path))?
+    }
+
+    /// Sends it a signal.
+    ///
+    /// # Errors
+    /// When it is gone.
+    pub fn signal(&self, signal: nix::sys::signal::Signal) -> Result<()> {
+        Ok(nix::sys::signal::kill(nix::unistd::Pid::from_raw(i32::try_from(self.pid())?), signal)?)
+    }
+
     /// Ends it by SIGTERM, as a service manager does; gives whether its exit code was 0.
     ///
     /// # Errors
     /// When it has not ended after five seconds.
     pub fn terminate(&mut self) -> Result<bool> {
-        let pid = nix::unistd::Pid::from_raw(i32::try_from(self.pid())?);
-        nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGTERM)?;
-        let status =
-            command::eventually(Duration::from_secs(5), "the end of the daemon", || Ok(self.child.0.try_wait()?))?;
-        Ok(status.success())
+        self.signal(nix::sys::signal::Signal::SIGTERM)?;
+        Ok(self.ended(Duration::from_secs(5))? == Some(0))
     }
 }
 
@@ -241,8 +307,9 @@ impl<'a> Daemon<'a> {
 pub fn configure(interface: &str, home: &Path, options: Options<'_>) -> Result<PathBuf> {
     std::fs::create_dir_all(home)?;
     let path = home.join("smtpwatch.toml");
-    let Options { ingress, rules, policy, profile: _ } = options;
-    let mut text = format!("ports = [25, 587]\ninterfaces = [\"{interface}\"]\ningress = \"{ingress}\"\n\n[store]\n");
+    let Options { ingress, rules, policy, settings, .. } = options;
+    let mut text =
+        format!("ports = [25, 587]\ninterfaces = [\"{interface}\"]\ningress = \"{ingress}\"\n{settings}\n\n[store]\n");
     writeln!(text, "path = \"{}\"\n\n{policy}\n{rules}", home.join("smtpwatch.db").display())?;
     std::fs::write(&path, text)?;
     Ok(path)
@@ -302,9 +369,17 @@ fn build(profile: Profile) -> Result<PathBuf> {
 /// # Errors
 /// When the server cannot be reached or does not speak HTTP.
 pub fn get(server: SocketAddr, path: &str) -> Result<(u16, String)> {
+    ask(server, "GET", path)
+}
+
+/// A plain HTTP request without a body: status and body of the answer.
+///
+/// # Errors
+/// When the server cannot be reached or does not speak HTTP.
+pub fn ask(server: SocketAddr, method: &str, path: &str) -> Result<(u16, String)> {
     let mut stream = TcpStream::connect_timeout(&server, Duration::from_secs(2))?;
     stream.set_read_timeout(Some(Duration::from_secs(5)))?;
-    write!(stream, "GET {path} HTTP/1.0\r\nHost: {server}\r\nConnection: close\r\n\r\n")?;
+    write!(stream, "{method} {path} HTTP/1.0\r\nHost: {server}\r\nConnection: close\r\n\r\n")?;
     let mut bytes = Vec::new();
     stream.take(16 << 20).read_to_end(&mut bytes)?;
     let text = String::from_utf8_lossy(&bytes);

@@ -145,6 +145,12 @@ impl Engine {
         }
     }
 
+    /// From here on these rules, in order, and history of this strength judge: also sessions that are open.
+    pub fn reconfigure(&mut self, strength: Strength, rules: Vec<Rule>) {
+        self.settings.strength = strength;
+        self.rules = rules;
+    }
+
     /// Takes one segment. Drain [`Self::poll`] after it.
     pub fn handle(&mut self, segment: &Segment<'_>) {
         self.now = self.now.max(segment.at);

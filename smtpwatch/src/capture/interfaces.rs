@@ -32,6 +32,12 @@ pub fn wanted(patterns: &[String]) -> io::Result<Vec<Interface>> {
     Ok(all.into_values().filter(|interface| chosen(&interface.name)).collect())
 }
 
+/// Whether a pattern can match several names; otherwise it is one.
+#[must_use]
+pub fn is_glob(pattern: &str) -> bool {
+    pattern.contains(['*', '?'])
+}
+
 fn all() -> io::Result<BTreeMap<u32, Interface>> {
     let mut found = BTreeMap::new();
     // Packet-socket addresses name every interface, with index and hardware type, in the namespace of this thread; sysfs

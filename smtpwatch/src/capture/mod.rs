@@ -62,6 +62,8 @@ pub struct CaptureSettings {
     pub interfaces: Vec<String>,
     /// Which ingress hook to take.
     pub ingress: Ingress,
+    /// Whether interfaces that come later are watched too.
+    pub hot_plug: bool,
     /// Ports, sizes and logging of the kernel programs.
     pub load: LoadSettings,
 }
@@ -76,7 +78,7 @@ impl From<&Config> for CaptureSettings {
             log: tracing::enabled!(target: KERNEL_LOG, tracing::Level::DEBUG),
             ..LoadSettings::default()
         };
-        Self { interfaces: config.interfaces.clone(), ingress: config.ingress, load }
+        Self { interfaces: config.interfaces.clone(), ingress: config.ingress, hot_plug: config.hot_plug, load }
     }
 }
 
@@ -219,16 +221,7 @@ impl Capture {
     pub fn start(settings: &CaptureSettings) -> Result<Self, CaptureError> {
         // Subscribed before the interfaces are listed, so that no change falls between the two.
         let changes = Changes::subscribe().map_err(system("cannot watch for changes of interfaces"))?;
-        let wanted = wanted(settings)?;
-        for pattern in &settings.interfaces {
-            let literal = !pattern.contains(['*', '?']);
-            if literal && !wanted.iter().any(|interface| interface.name == *pattern) {
-                return Err(CaptureError::NoInterface(pattern.clone()));
-            }
-        }
-        if wanted.is_empty() && settings.interfaces.is_empty() {
-            return Err(CaptureError::NoDefaultRoute);
-        }
+        let wanted = found(settings)?;
         let loaded = object::load(&settings.load)?;
         if let Some(why) = &loaded.no_attribution {
             tracing::info!("users and cgroups of senders are not told: {why}");
@@ -269,9 +262,27 @@ impl Capture {
         if let Some(log) = &mut self.log {
             log.flush();
         }
-        if !self.changes.happened() {
+        if self.changes.happened() { self.follow() } else { Ok(false) }
+    }
+
+    /// Watches these interfaces, by name or glob, from here on; empty: those that carry a default route. Tells as
+    /// [`Capture::refresh`] does.
+    ///
+    /// # Errors
+    ///
+    /// A named interface is not there, or none is: the others stay as they are.
+    pub fn rewatch(&mut self, interfaces: &[String]) -> Result<bool, CaptureError> {
+        if self.settings.interfaces == interfaces {
             return Ok(false);
         }
+        let settings = CaptureSettings { interfaces: interfaces.to_vec(), ..self.settings.clone() };
+        found(&settings)?;
+        self.settings = settings;
+        self.follow()
+    }
+
+    /// Lets go of what is not wanted or has gone; attaches what is wanted.
+    fn follow(&mut self) -> Result<bool, CaptureError> {
         let wanted = wanted(&self.settings)?;
         let same = |held: &Attachment, interface: &Interface| {
             held.index == interface.index && held.interface == interface.name
@@ -291,8 +302,8 @@ impl Capture {
                 self.attachments.detach(held.index);
             }
         }
-        let come: Vec<&Interface> =
-            wanted.iter().filter(|interface| !self.attachments.iter().any(|held| same(held, interface))).collect();
+        let missing = |interface: &&Interface| !self.attachments.iter().any(|held| same(held, interface));
+        let come: Vec<&Interface> = wanted.iter().filter(missing).filter(|_| self.settings.hot_plug).collect();
         for interface in &come {
             let no_xdp = self.no_xdp.as_deref();
             if let Err(error) = self.attachments.attach(&mut self.object, interface, self.settings.ingress, no_xdp) {
@@ -454,6 +465,21 @@ fn kernel_log(object: &mut Ebpf) -> Option<EbpfLogger<KernelLog>> {
 
 fn wanted(settings: &CaptureSettings) -> Result<Vec<Interface>, CaptureError> {
     interfaces::wanted(&settings.interfaces).map_err(system("cannot list the interfaces"))
+}
+
+/// The wanted interfaces, with every one that is named among them.
+fn found(settings: &CaptureSettings) -> Result<Vec<Interface>, CaptureError> {
+    let wanted = wanted(settings)?;
+    let named = settings.interfaces.iter().filter(|pattern| !interfaces::is_glob(pattern));
+    for name in named {
+        if !wanted.iter().any(|interface| interface.name == *name) {
+            return Err(CaptureError::NoInterface(name.clone()));
+        }
+    }
+    if wanted.is_empty() && settings.interfaces.is_empty() {
+        return Err(CaptureError::NoDefaultRoute);
+    }
+    Ok(wanted)
 }
 
 fn map<T: TryFrom<aya::maps::Map, Error = MapError>>(object: &mut Ebpf, name: &str) -> Result<T, CaptureError> {

@@ -6,7 +6,7 @@ use smtpwatch_core::{Finding, engine::SessionResult, finding::Severity, policy::
 
 use super::{Exit, Format, Lenient, ReplayArgs};
 use crate::{
-    config::Config,
+    config::Source,
     output::text,
     policy::list::{self, Place},
     replay::{Event, Replay, Summary},
@@ -14,8 +14,8 @@ use crate::{
 };
 
 pub(super) fn run(args: ReplayArgs) -> anyhow::Result<Exit> {
-    let (mut config, _) = Config::load(args.config.config.as_deref())?;
-    super::override_ports(&mut config, args.port);
+    let source = Source { path: args.config.config, ports: args.port, ..Source::default() };
+    let (mut config, _) = source.load()?;
     if !args.local.is_empty() {
         config.local = args.local;
     }

@@ -192,3 +192,22 @@ fn what_is_no_toml_names_its_line() {
         assert!(!error.contains('\n'), "{text}: {error}");
     }
 }
+
+#[test]
+fn a_running_daemon_takes_over_what_it_can() {
+    let running = parse(WHOLE).unwrap();
+    let mut now = running.clone();
+    assert_eq!(now.take_over(running.clone()), Vec::<&str>::new());
+    let new = "interfaces = [\"eth1\"]\nlocal = [\"203.0.113.0/24\"]\n[baseline]\nmin_sessions = 9\n[[rule]]\nstarttls = \"ignore\"\n";
+    let new = parse(new).unwrap();
+    assert_eq!(now.take_over(new.clone()), ["ingress", "[store]", "[limits]", "[policy]"]);
+    let taken =
+        |config: &Config| (config.interfaces.clone(), config.local.clone(), config.baseline, config.rules.clone());
+    assert_eq!(taken(&now), taken(&new));
+    let kept = |config: &Config| (config.ingress, config.store.clone(), config.limits, config.policy.clone());
+    assert_eq!(kept(&now), kept(&running));
+    // Without the right to attach, interfaces stay as they are.
+    let mut fixed = parse("hot_plug = false\ninterfaces = [\"eth0\"]").unwrap();
+    assert_eq!(fixed.take_over(parse("interfaces = [\"eth1\"]").unwrap()), ["interfaces", "hot_plug"]);
+    assert_eq!(fixed.interfaces, ["eth0"]);
+}

@@ -201,9 +201,19 @@ fn off_loopback_there_are_metrics_and_health_only() {
     assert_eq!(request(server.connect(), "/metrics", &login).unwrap().status, 200);
     assert_eq!(request(server.connect(), "/", &login).unwrap().status, 404);
     assert_eq!(request(server.connect(), "/metrics", "Host: x\r\n").unwrap().status, 401);
-    // Who speaks no TLS where it is spoken is told.
+    // Who speaks no TLS where it is spoken is told, also when the request comes in pieces.
     let server = Server::start("0.0.0.0:0", Arc::new(Health::default()), Some(tls));
     assert_eq!(server.get("/").status, 400);
+    let mut slow = server.connect();
+    slow.write_all(b"GET / HTTP/1.1\r\n").unwrap();
+    let mut answer = [0; 12];
+    slow.read_exact(&mut answer).unwrap();
+    slow.write_all(b"Host: localhost\r\n\r\n").unwrap();
+    slow.write_all(b"and more").expect("a connection that was reset");
+    let mut rest = String::new();
+    slow.shutdown(std::net::Shutdown::Write).unwrap();
+    slow.read_to_string(&mut rest).expect("the rest of the answer");
+    assert!(answer == *b"HTTP/1.1 400" && rest.ends_with("use https://\n"), "{rest}");
 }
 
 #[test]

@@ -90,6 +90,11 @@ impl ConfigFile {
         &self.path
     }
 
+    /// The files that it is read from.
+    pub fn files(&self) -> impl Iterator<Item = PathBuf> {
+        self.files.paths().map(Path::to_owned)
+    }
+
     /// What was last good.
     pub(super) fn take(&mut self) -> WebConfig {
         std::mem::take(&mut self.config)

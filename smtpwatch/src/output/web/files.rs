@@ -35,6 +35,11 @@ impl Files {
         Err(io::Error::new(io::ErrorKind::FileTooLarge, format!("it is longer than {MAX_FILE} octets")))
     }
 
+    /// Where they are.
+    pub(super) fn paths(&self) -> impl Iterator<Item = &Path> {
+        self.0.iter().map(|(path, _)| path.as_path())
+    }
+
     /// The same files, as they are now.
     pub(super) fn now(&self) -> Self {
         Self(self.0.iter().map(|(path, _)| (path.clone(), stamp(path))).collect())

@@ -1,6 +1,7 @@
 //! How the watch is doing, for the health pages.
 
 use std::{
+    fmt,
     sync::{
         Mutex,
         atomic::{AtomicBool, Ordering},
@@ -28,6 +29,16 @@ pub struct Watch {
     pub missing: Vec<String>,
 }
 
+impl fmt::Display for Watch {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.attached.as_slice() {
+            [] => f.write_str("nothing is attached")?,
+            attached => write!(f, "watching {}", attached.join(", "))?,
+        }
+        if self.missing.is_empty() { Ok(()) } else { write!(f, "; missing: {}", self.missing.join(", ")) }
+    }
+}
+
 impl Health {
     /// The pipeline is alive.
     pub fn beat(&self) {
@@ -45,7 +56,8 @@ impl Health {
     }
 
     /// Why the daemon should be started again; empty: it need not.
-    pub(super) fn unhealthy(&self) -> Vec<String> {
+    #[must_use]
+    pub fn unhealthy(&self) -> Vec<String> {
         match *lock(&self.heartbeat) {
             Some(beat) if beat.elapsed() > HEARTBEAT_LIMIT => {
                 vec![format!("the pipeline has not moved for {} seconds", beat.elapsed().as_secs())]

@@ -9,7 +9,10 @@ use rustls::{
     server::{WebPkiClientVerifier, danger::ClientCertVerifier},
     version::{TLS12, TLS13},
 };
-use tokio::{io::AsyncWriteExt, net::TcpStream};
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::TcpStream,
+};
 use tokio_rustls::{TlsAcceptor, server::TlsStream};
 
 use super::files::Files;
@@ -18,6 +21,8 @@ use super::files::Files;
 const HANDSHAKE: Duration = Duration::from_secs(10);
 /// First octet of a handshake (RFC 8446, section 5.1).
 const HANDSHAKE_RECORD: u8 = 22;
+/// Octets of a request in clear that are read, to be thrown away.
+const PLAIN_REQUEST: u64 = 64 * 1024;
 /// The answer to plain HTTP.
 const NOT_HTTPS: &[u8] =
     b"HTTP/1.1 400 Bad Request\r\nContent-Type: text/plain\r\nConnection: close\r\nContent-Length: 37\r\n\r\n\
@@ -140,10 +145,10 @@ pub(super) async fn accept(acceptor: &TlsAcceptor, stream: TcpStream, client: Ip
 }
 
 async fn answer_in_clear(mut stream: TcpStream) -> std::io::Result<()> {
-    // What is not read would reset the connection, and the answer with it.
-    _ = stream.try_read(&mut [0; 4096]);
     stream.write_all(NOT_HTTPS).await?;
-    stream.shutdown().await
+    stream.shutdown().await?;
+    // What is not read would reset the connection, and the answer with it; the request may come in pieces.
+    tokio::io::copy(&mut stream.take(PLAIN_REQUEST), &mut tokio::io::sink()).await.map(drop)
 }
 
 #[cfg(test)]

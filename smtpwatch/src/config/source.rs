@@ -1,0 +1,36 @@
+//! Where the configuration comes from: the file, and what the command line puts in its place.
+
+use std::path::PathBuf;
+
+use super::{Config, ConfigError};
+
+/// What is read again at a reload.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct Source {
+    /// The file; `None`: the one at the usual place, if there is one.
+    pub path: Option<PathBuf>,
+    /// Interfaces of the command line or the environment; empty: the file has them.
+    pub interfaces: Vec<String>,
+    /// Ports, likewise.
+    pub ports: Vec<u16>,
+}
+
+impl Source {
+    /// Reads it. Also tells which file was read.
+    ///
+    /// # Errors
+    ///
+    /// The file cannot be read, is not TOML, or holds an unknown key or a bad value.
+    pub fn load(&self) -> Result<(Config, Option<PathBuf>), ConfigError> {
+        let (mut config, path) = Config::load(self.path.as_deref())?;
+        if !self.interfaces.is_empty() {
+            config.interfaces.clone_from(&self.interfaces);
+        }
+        if !self.ports.is_empty() {
+            config.ports.clone_from(&self.ports);
+            config.ports.sort_unstable();
+            config.ports.dedup();
+        }
+        Ok((config, path))
+    }
+}

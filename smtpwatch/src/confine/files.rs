@@ -1,0 +1,33 @@
+//! Landlock (landlock(7)): which files can be had.
+
+use std::path::{Path, PathBuf};
+
+use landlock::{
+    ABI, Access as _, AccessFs, Ruleset, RulesetAttr as _, RulesetCreatedAttr as _, RulesetStatus, path_beneath_rules,
+};
+
+/// The newest rights that are asked for; an older kernel takes those that it knows.
+const RIGHTS: ABI = ABI::V5;
+
+/// What is read of the system: settings of the resolver and certificates; processes and interfaces; cgroups; zone
+/// information; random numbers. Neither homes nor the mail spool.
+const SYSTEM: [&str; 6] = ["/etc", "/proc", "/sys", "/run", "/usr/share", "/dev"];
+
+/// Allows the calling thread to read below [`SYSTEM`] and `readable`, and to write below `writable`; to execute nothing.
+pub(super) fn restrict(readable: &[PathBuf], writable: &[PathBuf]) -> Result<(), String> {
+    let read = AccessFs::ReadFile | AccessFs::ReadDir;
+    // Of a device: what is open on a terminal stays usable.
+    let write = AccessFs::from_all(RIGHTS) & !AccessFs::Execute;
+    let system = SYSTEM.iter().map(Path::new).chain(readable.iter().map(PathBuf::as_path));
+    let status = Ruleset::default()
+        .handle_access(AccessFs::from_all(RIGHTS))
+        .and_then(Ruleset::create)
+        .and_then(|rules| rules.add_rules(path_beneath_rules(system, read)))
+        .and_then(|rules| rules.add_rules(path_beneath_rules(writable, write)))
+        .and_then(|rules| rules.restrict_self())
+        .map_err(|error| format!("files are not restricted: {error}"))?;
+    match status.ruleset {
+        RulesetStatus::NotEnforced => Err("files are not restricted: this kernel has no Landlock".to_owned()),
+        RulesetStatus::PartiallyEnforced | RulesetStatus::FullyEnforced => Ok(()),
+    }
+}

@@ -1,0 +1,63 @@
+//! `POST /-/reload`: for whoever may see the pages.
+
+use std::sync::Arc;
+
+use axum::{
+    Router,
+    extract::State,
+    http::{HeaderMap, StatusCode, header},
+    response::{IntoResponse, Response},
+    routing::post,
+};
+
+use super::reload::Reloader;
+
+pub(super) fn router(reloader: Arc<Reloader>) -> Router {
+    Router::new().route("/-/reload", post(reload)).with_state(reloader)
+}
+
+/// 200 and what needs a restart, a line each; 500 and what is wrong, when the configuration before stays in force.
+async fn reload(State(reloader): State<Arc<Reloader>>, headers: HeaderMap) -> Response {
+    if by_another_site(&headers) {
+        return (StatusCode::FORBIDDEN, "a page of another site cannot ask for this\n").into_response();
+    }
+    match reloader.reload().await {
+        Ok(restart) => {
+            let lines = restart.iter().map(|setting| format!("{setting}: changed, and needs a restart\n"));
+            format!("the configuration was read again\n{}", lines.collect::<String>()).into_response()
+        }
+        Err(error) => (StatusCode::INTERNAL_SERVER_ERROR, format!("{error}\n")).into_response(),
+    }
+}
+
+/// Says from where a page asks (Fetch Metadata Request Headers, W3C).
+const SEC_FETCH_SITE: &str = "sec-fetch-site";
+
+/// A browser on this host sends what a page of anybody wants sent, and says so.
+fn by_another_site(headers: &HeaderMap) -> bool {
+    match headers.get(SEC_FETCH_SITE) {
+        Some(site) => site != "same-origin" && site != "none",
+        None => headers.contains_key(header::ORIGIN),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_page_of_another_site_is_told_apart() {
+        for (name, value, expected) in [
+            ("sec-fetch-site", "cross-site", true),
+            ("sec-fetch-site", "same-site", true),
+            ("sec-fetch-site", "same-origin", false),
+            ("sec-fetch-site", "none", false),
+            ("origin", "http://evil.example", true),
+            ("origin", "null", true),
+            ("accept", "*/*", false),
+        ] {
+            let headers = HeaderMap::from_iter([(name.parse().expect("a name"), value.parse().expect("a value"))]);
+            assert_eq!(by_another_site(&headers), expected, "{name}: {value}");
+        }
+    }
+}

@@ -1,0 +1,78 @@
+//! The configuration read again: parsed first, then put in force as a whole, or not at all.
+
+use std::sync::{Arc, mpsc};
+
+use tokio::sync::{Mutex, oneshot};
+
+use crate::{
+    capture::CaptureError,
+    clock::now,
+    config::{Config, ConfigError, Source},
+    output::metrics::Metrics,
+    service_manager,
+};
+
+/// A configuration for the pipeline, and where to say whether it is in force.
+pub(super) struct Change {
+    pub(super) config: Config,
+    pub(super) done: oneshot::Sender<Result<(), CaptureError>>,
+}
+
+/// Why the configuration before it stays in force.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum ReloadError {
+    #[error(transparent)]
+    Config(#[from] ConfigError),
+    #[error(transparent)]
+    Capture(#[from] CaptureError),
+    #[error("the pipeline has ended")]
+    Ended,
+}
+
+/// Reads the configuration again, for whoever asks: one at a time.
+pub(super) struct Reloader {
+    pub(super) source: Source,
+    /// What is in force.
+    pub(super) current: Mutex<Config>,
+    pub(super) pipeline: mpsc::Sender<Change>,
+    pub(super) metrics: Arc<Metrics>,
+}
+
+impl Reloader {
+    /// Puts in force what the files say. Tells which settings differ and need a restart.
+    ///
+    /// # Errors
+    ///
+    /// What is wrong; nothing has changed then.
+    pub(super) async fn reload(&self) -> Result<Vec<&'static str>, ReloadError> {
+        let mut current = self.current.lock().await;
+        service_manager::reloading();
+        let outcome = self.change(&mut current).await;
+        match &outcome {
+            Ok(restart) => {
+                self.metrics.config_read(now());
+                tracing::info!(rules = current.rules.len(), sha256 = current.hash(), "configuration read again");
+                if !restart.is_empty() {
+                    tracing::warn!(settings = restart.join(", "), "these settings have changed and need a restart");
+                }
+            }
+            Err(error) => {
+                self.metrics.config_failed();
+                tracing::error!("the configuration before it stays in force: {error}");
+            }
+        }
+        service_manager::ready();
+        outcome
+    }
+
+    async fn change(&self, current: &mut Config) -> Result<Vec<&'static str>, ReloadError> {
+        let (read, _) = self.source.load()?;
+        let mut config = current.clone();
+        let restart = config.take_over(read);
+        let (done, outcome) = oneshot::channel();
+        self.pipeline.send(Change { config: config.clone(), done }).map_err(|_| ReloadError::Ended)?;
+        outcome.await.map_err(|_| ReloadError::Ended)??;
+        *current = config;
+        Ok(restart)
+    }
+}

@@ -1,0 +1,210 @@
+//! The life of the service: as its own user with three capabilities, told to reload, watched by its manager, ended.
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::os::unix::net::UnixDatagram;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, ensure};
+use nix::sys::signal::Signal;
+use smtpwatch_tests::command::{self, eventually};
+use smtpwatch_tests::daemon::{Daemon, Options, Privileges, SERVICE_UID, configure};
+use smtpwatch_tests::netns::{Family, Path};
+use smtpwatch_tests::scripted::Server;
+use smtpwatch_tests::tls::Identity;
+use smtpwatch_tests::{scenario, smtp};
+
+use crate::set_up::{FINDING, Home, SENDER, script};
+
+/// What the unit gives.
+const THREE: &[&str] = &["BPF", "NET_ADMIN", "PERFMON"];
+/// CAP_BPF and CAP_NET_ADMIN, as /proc has them (include/uapi/linux/capability.h).
+const HOT_PLUG: u64 = (1 << 39) | (1 << 12);
+/// Mail in clear to this network is a finding.
+const RULE: &str = "[[rule]]\npeer = [\"198.51.100.0/24\"]\nstarttls = \"required\"\n";
+/// SIGTERM has ended it by then.
+const END: Duration = Duration::from_secs(2);
+
+/// A gateway whose peer offers no TLS.
+struct Site {
+    _server: Server,
+    address: SocketAddr,
+    path: Path,
+}
+
+impl Site {
+    fn create() -> Result<Self> {
+        let path = Path::create()?;
+        let identity = Identity::generate("mx1.example.net")?;
+        let address = SocketAddr::new(Family::V4.exchanger(), 25);
+        let ehlo = script("220 mx1.example.net ESMTP", &["mx1.example.net", "SIZE 1000"]);
+        let server = Server::start(&path.exchanger, address, &identity, ehlo)?;
+        Ok(Self { _server: server, address, path })
+    }
+
+    fn send(&self) -> Result<()> {
+        self.path.gateway.run(|| smtp::send(self.address, None, SENDER, "bob@example.net"))??;
+        Ok(())
+    }
+
+    /// The programs and filters of the gateway's interfaces.
+    fn attached(&self) -> Result<String> {
+        let mut links = self.path.gateway.command("ip");
+        command::run(links.args(["-details", "link", "show"]), Duration::from_secs(10))
+    }
+}
+
+/// A directory that every user of this machine can reach.
+fn home(name: &str) -> Result<Home> {
+    let path = std::env::temp_dir().join(format!("smtpwatch-{}-{name}", std::process::id()));
+    std::fs::create_dir(&path)?;
+    Ok(Home(path))
+}
+
+/// What /proc tells of each thread: its capabilities.
+fn capabilities(daemon: &Daemon<'_>) -> Result<BTreeMap<String, u64>> {
+    let mut found = BTreeMap::new();
+    for task in std::fs::read_dir(format!("/proc/{}/task", daemon.pid()))? {
+        let status = std::fs::read_to_string(task?.path().join("status"))?;
+        let field = |name: &str| {
+            let line = status.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(":\t"));
+            line.map(str::to_owned).with_context(|| format!("{name} in {status}"))
+        };
+        let name = field("Name")?;
+        ensure!(field("NoNewPrivs")? == "1" && field("Seccomp")? == "2", "{name} is not confined: {status}");
+        let mask = |name: &str| Ok::<_, anyhow::Error>(u64::from_str_radix(&field(name)?, 16)?);
+        ensure!(mask("CapEff")? == mask("CapPrm")? && mask("CapInh")? == 0 && mask("CapAmb")? == 0, "{name}: {status}");
+        // Names are those of threads, several of one pool may have one name.
+        *found.entry(name).or_default() |= mask("CapPrm")?;
+    }
+    Ok(found)
+}
+
+#[test]
+fn a_user_with_three_capabilities_keeps_two_in_one_thread() {
+    scenario("a_user_with_three_capabilities_keeps_two_in_one_thread", || {
+        let (site, home) = (Site::create()?, home("service")?);
+        let options = Options { rules: RULE, privileges: Privileges::Service(THREE), ..Options::default() };
+        let before = site.attached()?;
+        let mut daemon = Daemon::start(&site.path.gateway, "*", &home.0, options)?;
+        ensure!(site.attached()? != before, "nothing is attached");
+        let status = std::fs::read_to_string(format!("/proc/{}/status", daemon.pid()))?;
+        ensure!(status.contains(&format!("Uid:\t{SERVICE_UID}\t{SERVICE_UID}\t")), "{status}");
+        let mut kept = capabilities(&daemon)?;
+        ensure!(kept.remove("pipeline") == Some(HOT_PLUG), "{kept:x?}");
+        ensure!(kept.len() >= 3 && kept.values().all(|mask| *mask == 0), "{kept:x?}");
+
+        site.send()?;
+        daemon.finding("policy-violation", FINDING, |_| true)?;
+        // What it keeps is enough for an interface that comes later.
+        site.path.gateway.ip(&["link", "add", "later", "type", "veth"])?;
+        daemon.metric_reaches("smtpwatch_probe_attached", &[("interface", "later")], 2.0, FINDING)?;
+
+        let ending = Instant::now();
+        ensure!(daemon.terminate()?, "it ends with a failure: {}", daemon.log());
+        ensure!(ending.elapsed() < END, "SIGTERM took {:?}", ending.elapsed());
+        site.path.gateway.ip(&["link", "delete", "later"])?;
+        ensure!(site.attached()? == before, "something stays attached");
+        Ok(())
+    });
+}
+
+#[test]
+fn without_hot_plug_no_capability_is_left() {
+    scenario("without_hot_plug_no_capability_is_left", || {
+        let (site, home) = (Site::create()?, home("fixed")?);
+        let privileges = Privileges::Service(THREE);
+        let options = Options { rules: RULE, privileges, settings: "hot_plug = false", ..Options::default() };
+        let daemon = Daemon::start(&site.path.gateway, "*", &home.0, options)?;
+        let kept = capabilities(&daemon)?;
+        ensure!(kept.values().all(|mask| *mask == 0), "{kept:x?}");
+        site.send()?;
+        daemon.finding("policy-violation", FINDING, |_| true)?;
+        Ok(())
+    });
+}
+
+#[test]
+fn what_is_missing_is_told() {
+    scenario("what_is_missing_is_told", || {
+        let (site, home) = (Site::create()?, home("missing")?);
+        for (given, wanted) in
+            [(&[][..], "CAP_BPF"), (&["BPF"], "CAP_NET_ADMIN"), (&["BPF", "NET_ADMIN"], "CAP_PERFMON")]
+        {
+            let options = Options { privileges: Privileges::Service(given), ..Options::default() };
+            let mut daemon = Daemon::launch(&site.path.gateway, "*", &home.0, options)?;
+            let code = daemon.ended(FINDING)?;
+            let log = daemon.log();
+            ensure!(code == Some(77) && log.contains(wanted), "{given:?}: {code:?}: {log}");
+        }
+        Ok(())
+    });
+}
+
+#[test]
+fn the_configuration_is_read_again_and_the_manager_is_told() {
+    scenario("the_configuration_is_read_again_and_the_manager_is_told", || {
+        let (site, home) = (Site::create()?, home("reload")?);
+        let socket = home.0.join("notify");
+        let manager = UnixDatagram::bind(&socket)?;
+        std::os::unix::fs::chown(&socket, Some(SERVICE_UID), None)?;
+        manager.set_read_timeout(Some(FINDING))?;
+        let violations = |daemon: &Daemon<'_>| {
+            daemon.findings().iter().filter(|finding| finding["kind"] == "policy-violation").count()
+        };
+        let told = |what: &str| -> Result<String> {
+            let mut seen = Vec::new();
+            loop {
+                let mut message = [0; 1024];
+                let length = manager.recv(&mut message).with_context(|| format!("no {what} in {seen:?}"))?;
+                let message = String::from_utf8_lossy(&message[..length]).into_owned();
+                if message.lines().any(|line| line.starts_with(what)) {
+                    return Ok(message);
+                }
+                seen.push(message);
+            }
+        };
+        let environment = [("NOTIFY_SOCKET", socket.to_str().context("UTF-8")?), ("WATCHDOG_USEC", "400000")];
+        let options =
+            Options { environment: &environment, privileges: Privileges::Service(THREE), ..Options::default() };
+        let mut daemon = Daemon::start(&site.path.gateway, "*", &home.0, options)?;
+        ensure!(told("STATUS=")?.contains("STATUS=watching "), "the status");
+        told("READY=1")?;
+        told("WATCHDOG=1")?;
+
+        site.send()?;
+        configure("*", &home.0, Options { rules: RULE, ..options })?;
+        daemon.signal(Signal::SIGHUP)?;
+        ensure!(told("RELOADING=1")?.contains("MONOTONIC_USEC="), "the time of the reload");
+        told("READY=1")?;
+        site.send()?;
+        daemon.finding("policy-violation", FINDING, |_| true)?;
+        ensure!(violations(&daemon) == 1, "the rule holds for what came before it");
+        let reloaded = "smtpwatch_config_last_reload_success_timestamp_seconds";
+        let (successful, at) = ("smtpwatch_config_last_reload_successful", daemon.metric(reloaded, &[])?);
+
+        // What is wrong changes nothing, and is told.
+        configure("*", &home.0, Options { rules: "[[rule]]\nstarttsl = \"required\"\n", ..options })?;
+        let (status, said) = daemon.ask("POST", "/-/reload")?;
+        ensure!(status == 500 && said.contains("unknown key \"starttsl\""), "{status} {said}");
+        ensure!(daemon.metric(successful, &[])? == 0.0 && daemon.metric(reloaded, &[])? == at, "the metrics");
+        site.send()?;
+        eventually(FINDING, "the rule that was good", || Ok((violations(&daemon) == 2).then_some(())))?;
+
+        // What cannot be changed is named; the rest holds.
+        let settings = "hot_plug = false\nlocal = [\"192.0.2.0/24\"]";
+        configure("*", &home.0, Options { settings, ingress: "tcx", ..options })?;
+        let (status, said) = daemon.ask("POST", "/-/reload")?;
+        let expected = "the configuration was read again\n\
+                        ingress: changed, and needs a restart\nhot_plug: changed, and needs a restart\n";
+        ensure!(status == 200 && said == expected, "{status} {said}");
+        ensure!(daemon.metric(successful, &[])? == 1.0 && daemon.metric(reloaded, &[])? >= at, "the metrics");
+        site.send()?;
+        ensure!(daemon.ask("GET", "/-/reload")?.0 == 405, "a question changes nothing");
+
+        ensure!(daemon.terminate()?, "it ends with a failure: {}", daemon.log());
+        told("STOPPING=1")?;
+        ensure!(violations(&daemon) == 2, "without its rule there is no finding");
+        Ok(())
+    });
+}
