@@ -22,7 +22,7 @@ use smtpwatch_core::{
 };
 
 use crate::{
-    config::{ConfigError, Network, Source, parse_interface, parse_port},
+    config::{ConfigError, JournalFormat, Network, Source, parse_interface, parse_port},
     day::Day,
     log::{LogFormat, LogLevel},
     output::web::{ConfigFile, DEFAULT_LISTEN, ListenAddress, WebConfigError},
@@ -129,11 +129,15 @@ pub struct SourceArgs {
     /// Watched server port, repeatable [default: 25, 587].
     #[arg(long, value_name = "N", env = "SMTPWATCH_PORT", value_delimiter = ',', value_parser = parse_port)]
     pub(crate) port: Vec<u16>,
+    /// Form of findings in the journal [default: json].
+    #[arg(long, value_name = "FORMAT", env = "SMTPWATCH_FORMAT")]
+    pub(crate) format: Option<JournalFormat>,
 }
 
 impl SourceArgs {
     fn source(self) -> Source {
-        Source { path: self.config.config, interfaces: self.interface, ports: self.port }
+        let Self { config, interface, port, format } = self;
+        Source { path: config.config, interfaces: interface, ports: port, format }
     }
 }
 

@@ -4,6 +4,7 @@
 //! `smtpwatch.toml:7: unknown key "starttsl" in [[rule]]: did you mean "starttls"?`
 
 mod error;
+mod sinks;
 mod source;
 mod tlsrpt;
 mod value;
@@ -23,6 +24,7 @@ use smtpwatch_core::{
 use crate::hash;
 
 pub use error::ConfigError;
+pub use sinks::{AlertmanagerSettings, JournalFormat, JournalSettings};
 pub use source::Source;
 pub use tlsrpt::TlsrptSettings;
 use value::{
@@ -67,6 +69,10 @@ pub struct Config {
     pub policy: PolicySettings,
     /// TLS reports.
     pub tlsrpt: TlsrptSettings,
+    /// Where findings are written.
+    pub journal: JournalSettings,
+    /// Where alerts are pushed to.
+    pub alertmanager: AlertmanagerSettings,
 }
 
 impl Default for Config {
@@ -118,6 +124,8 @@ impl Config {
             rules,
             policy,
             tlsrpt,
+            journal,
+            alertmanager,
         } = new;
         // Interfaces that come later are not attached, because the right to do so is given up.
         let interfaces_kept = !self.hot_plug && self.interfaces != interfaces;
@@ -137,6 +145,8 @@ impl Config {
             ("[limits]", self.limits != limits),
             ("[policy]", self.policy != policy),
             ("[tlsrpt]", self.tlsrpt != tlsrpt),
+            ("[journal]", self.journal != journal),
+            ("[alertmanager]", self.alertmanager != alertmanager),
         ];
         kept.into_iter().filter(|(_, differs)| *differs).map(|(name, _)| name).collect()
     }
@@ -292,6 +302,8 @@ struct File {
     rule: Vec<RuleTable>,
     policy: PolicySettings,
     tlsrpt: TlsrptSettings,
+    journal: JournalSettings,
+    alertmanager: AlertmanagerSettings,
 }
 
 impl Default for File {
@@ -309,6 +321,8 @@ impl Default for File {
             rule: Vec::new(),
             policy: PolicySettings::default(),
             tlsrpt: TlsrptSettings::default(),
+            journal: JournalSettings::default(),
+            alertmanager: AlertmanagerSettings::default(),
         }
     }
 }
@@ -336,6 +350,8 @@ impl From<File> for Config {
             rules: file.rule.into_iter().map(Rule::from).collect(),
             policy: file.policy,
             tlsrpt: file.tlsrpt,
+            journal: file.journal,
+            alertmanager: file.alertmanager,
         }
     }
 }

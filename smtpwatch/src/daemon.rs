@@ -42,6 +42,7 @@ use crate::{
     config::{self, Config},
     confine::{self, Kept},
     output::{
+        alertmanager::{self, Pusher},
         api,
         desk::{Desk, Live},
         journal::Journal,
@@ -56,7 +57,7 @@ use crate::{
     },
     service_manager,
     store::{self, Keeping, KeptAs, Store, StoreHandle, Writer},
-    tlsrpt::sender::Sender,
+    tlsrpt::{outbound::host_name, sender::Sender},
 };
 
 use reload::{Change, Reloader};
@@ -105,15 +106,22 @@ pub fn run(start: Start) -> anyhow::Result<()> {
 
     let metrics = Arc::new(Metrics::new(&config.ports)?);
     metrics.config_read(now());
-    let journal =
-        Arc::new(Journal::start(std::io::stdout(), metrics.clone()).context("cannot start the journal's thread")?);
+    let journal = Journal::start(&config.journal, metrics.clone());
+    let journal = Arc::new(journal.with_context(|| match config.journal.file() {
+        Some(path) => format!("cannot write the journal {}", path.display()),
+        None => "cannot start the journal's thread".to_owned(),
+    })?);
     let live = Live::new();
-    let (told, tell) = (journal.clone(), live.clone());
+    let (push, pusher) = alertmanager::start(&config.alertmanager, &host_name())?.unzip();
+    let (told, tell, counts) = (journal.clone(), live.clone(), metrics.clone());
     // What the journal has told is on record, unless the log says that the store cannot be written.
     let sink = Box::new(move |finding: &Finding, kept: Option<&KeptAs>| {
         told.write(Box::new(finding.clone()));
         if let Some(kept) = kept {
             tell.tell(finding, kept);
+            if let Some(push) = &push {
+                push.tell(finding, kept, &counts);
+            }
         }
     });
     let (writer, entries) = Writer::start(&config.store, Keeping { sink, ..Keeping::of(&config) })?;
@@ -152,6 +160,7 @@ pub fn run(start: Start) -> anyhow::Result<()> {
         metrics: metrics.clone(),
     });
     let (attached, attaching) = tokio::sync::oneshot::channel();
+    let reopen = journal.clone();
     let work = {
         let (metrics, health, stop, store) = (metrics.clone(), health.clone(), stop.clone(), writer.handle());
         move || {
@@ -200,10 +209,11 @@ pub fn run(start: Start) -> anyhow::Result<()> {
         service_manager::ready();
         let guarded = pages::router(desk.clone()).merge(api::router(desk)).merge(control::router(reloader.clone()));
         tokio::select! {
-            signal = signals.obey(&reloader) => Ok(signal),
+            signal = signals.obey(&reloader, &reopen) => Ok(signal),
+            never = alerts(pusher, &metrics) => match never {},
             never = watchdog(&health) => match never {},
             _ = pipeline_ended => Err(anyhow::anyhow!("the pipeline has ended")),
-            served = web::serve(listener, metrics, health.clone(), guarded, web, std::future::pending()) => {
+            served = web::serve(listener, metrics.clone(), health.clone(), guarded, web, std::future::pending()) => {
                 served.context("the pages cannot be served any more").and_then(|()| anyhow::bail!("the pages have ended"))
             }
         }
@@ -241,10 +251,12 @@ fn files(config: &Config, source: &config::Source, web: Option<&ConfigFile>) -> 
     let readable = read.map(Path::to_owned).chain(web.into_iter().flat_map(ConfigFile::files));
     // Landlock allows what is there.
     let state = config.store.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
-    let writable: Vec<_> = iter::once(state).chain(config.tlsrpt.directory.as_deref()).map(Path::to_owned).collect();
+    let mut writable: Vec<_> =
+        iter::once(state).chain(config.tlsrpt.directory.as_deref()).map(Path::to_owned).collect();
     for directory in &writable {
         store::make_directory(directory).with_context(|| format!("cannot create {}", directory.display()))?;
     }
+    writable.extend(config.journal.file().as_deref().map(directory));
     Ok(Kept { readable: readable.map(|path| directory(&path)).collect(), writable, ..Kept::default() })
 }
 
@@ -288,6 +300,7 @@ struct Signals {
     terminate: Signal,
     interrupt: Signal,
     hangup: Signal,
+    rotated: Signal,
 }
 
 impl Signals {
@@ -297,11 +310,13 @@ impl Signals {
             terminate: wait(SignalKind::terminate(), "SIGTERM")?,
             interrupt: wait(SignalKind::interrupt(), "SIGINT")?,
             hangup: wait(SignalKind::hangup(), "SIGHUP")?,
+            rotated: wait(SignalKind::user_defined1(), "SIGUSR1")?,
         })
     }
 
-    /// Reads the configuration again at SIGHUP, until a signal ends the daemon; tells which.
-    async fn obey(&mut self, reloader: &Reloader) -> &'static str {
+    /// Reads the configuration again at SIGHUP and opens the journal anew at SIGUSR1, until a signal ends the daemon; tells
+    /// which.
+    async fn obey(&mut self, reloader: &Reloader, journal: &Journal) -> &'static str {
         loop {
             tokio::select! {
                 _ = self.terminate.recv() => return "SIGTERM",
@@ -310,9 +325,18 @@ impl Signals {
                     // The log and the metrics tell what came of it.
                     _ = reloader.reload().await;
                 }
+                _ = self.rotated.recv() => journal.reopen(),
             }
         }
     }
+}
+
+/// Pushes alerts, if there is somebody to push them to.
+async fn alerts(pusher: Option<Pusher>, metrics: &Metrics) -> Infallible {
+    if let Some(pusher) = pusher {
+        pusher.run(metrics, now).await;
+    }
+    std::future::pending().await
 }
 
 /// Says that the watch is alive as long as it is, to a service manager that asks.

@@ -1,13 +1,16 @@
-//! A real Prometheus scrapes the real daemon with the shipped rules, and ends with the alert firing.
+//! A real Prometheus scrapes the real daemon with the shipped rules, and a real Alertmanager tells: of the strip, and of its end.
 
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use anyhow::ensure;
+use anyhow::{Context, Result, ensure};
+use jiff::Timestamp;
+use serde_json::Value;
+use smtpwatch_tests::alertmanager::{self, Alertmanager};
 use smtpwatch_tests::attacker::{Attacker, Mode};
 use smtpwatch_tests::daemon::{Daemon, Options};
 use smtpwatch_tests::netns::{Family, GATEWAY_INTERFACE, Path};
-use smtpwatch_tests::prometheus::Prometheus;
+use smtpwatch_tests::prometheus::{Prometheus, WINDOW};
 use smtpwatch_tests::scripted::Server;
 use smtpwatch_tests::tls::Identity;
 use smtpwatch_tests::{scenario, smtp};
@@ -24,7 +27,14 @@ fn alert_fires() {
         let script = script("220 mx1.example.net ESMTP", &["mx1.example.net", "SIZE 1000", "STARTTLS", "8BITMIME"]);
         let _server = Server::start(&path.exchanger, address, &identity, script)?;
         let home = Home::create("prometheus")?;
-        let daemon = Daemon::start(&path.gateway, GATEWAY_INTERFACE, &home.0, Options::default())?;
+        let alertmanager = Alertmanager::start(&path.gateway)?;
+        // Beside the way through Prometheus, the daemon tells by itself.
+        let tables = format!(
+            "[alertmanager]\nurls = [\"http://{}\"]\nresend_seconds = 1\nhold_minutes = 1\n",
+            alertmanager::ADDRESS
+        );
+        let options = Options { rules: &tables, ..Options::default() };
+        let daemon = Daemon::start(&path.gateway, GATEWAY_INTERFACE, &home.0, options)?;
         let prometheus = Prometheus::start(&path.gateway)?;
         prometheus.scraped()?;
         let send = || path.gateway.run(|| smtp::send(address, Some(&identity), SENDER, "bob@example.net"))?;
@@ -35,10 +45,32 @@ fn alert_fires() {
         attacker.set_mode(Mode::Delete);
         ensure!(!send()?.tls, "stripped mail goes in clear");
         daemon.finding("starttls-stripped", FINDING, |_| true)?;
-        let alert = prometheus.firing("SmtpwatchStarttlsStripped", Duration::from_secs(90))?;
-        for name in ["summary", "description"] {
-            ensure!(alert["annotations"][name].as_str().is_some_and(|text| !text.is_empty()), "no {name}: {alert}");
-        }
+        let named = |alert: &Value, kind: &str| {
+            let part = |part: &str| alert["annotations"][part].as_str().unwrap_or_default().to_owned();
+            ensure!(alert["labels"]["severity"] == "critical", "{alert}");
+            ensure!(!part("summary").is_empty() && part(kind).contains("smtpwatch"), "{alert}");
+            Ok(())
+        };
+        let pushed = alertmanager.notified("SmtpwatchIncident", "firing", Duration::from_secs(15))?;
+        named(&pushed, "description")?;
+        let page = pushed["labels"]["incident"].as_str().map(|id| daemon.ask("GET", &format!("/incidents/{id}")));
+        ensure!(page.transpose()?.is_some_and(|(status, _)| status == 200), "there is no such incident: {pushed}");
+        let alert = alertmanager.notified("SmtpwatchStarttlsStripped", "firing", Duration::from_secs(30))?;
+        named(&alert, "runbook_url")?;
+        prometheus.firing("SmtpwatchStarttlsStripped", Duration::from_secs(5))?;
+        alertmanager.notified("SmtpwatchStarttlsStripped", "resolved", WINDOW * 3)?;
+        let resolved = alertmanager.notified("SmtpwatchIncident", "resolved", Duration::from_secs(90))?;
+        let (begin, end) = (time(&resolved["startsAt"])?, time(&resolved["endsAt"])?);
+        // One minute after its newest finding.
+        ensure!((59..=75).contains(&begin.duration_until(end).as_secs()), "{resolved}");
+        ensure!(
+            daemon.metric("smtpwatch_output_records_total", &[("output", "alertmanager")])? >= 2.0,
+            "not told again"
+        );
         Ok(())
     });
+}
+
+fn time(value: &Value) -> Result<Timestamp> {
+    Ok(value.as_str().context("a time")?.parse()?)
 }

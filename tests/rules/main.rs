@@ -7,7 +7,8 @@ use smtpwatch_tests::scenario;
 #[test]
 fn rules_are_valid() {
     scenario("rules_are_valid", || {
-        promtool(&Namespace::create("promtool")?, &["check", "rules", "/lab/alerts.yaml"]).map(drop)
+        promtool(&Namespace::create("promtool")?, &["check", "rules", "/lab/alerts.yaml", "/lab/recording.yaml"])
+            .map(drop)
     });
 }
 

@@ -3,6 +3,7 @@
 //! Everything here runs in namespaces that it creates and removes: the machine's own interfaces, mail server and package
 //! list are never touched. What the machine does not allow is a [`Skip`] with its reason, not a failure.
 
+pub mod alertmanager;
 pub mod attacker;
 pub mod command;
 pub mod daemon;

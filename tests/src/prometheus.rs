@@ -9,10 +9,14 @@ use serde_json::Value;
 
 use crate::netns::Namespace;
 use crate::root::{Instance, Packages, Root};
-use crate::{command, daemon};
+use crate::{alertmanager, command, daemon};
 
 const ADDRESS: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 9090);
 const READY: Duration = Duration::from_secs(30);
+/// What [`Prometheus::start`] makes of a quarter of an hour.
+pub const WINDOW: Duration = Duration::from_secs(20);
+/// The shipped rules.
+const RULES: [&str; 2] = ["alerts.yaml", "recording.yaml"];
 
 /// A running Prometheus.
 #[derive(Debug)]
@@ -22,7 +26,9 @@ pub struct Prometheus<'a> {
 }
 
 impl<'a> Prometheus<'a> {
-    /// Starts it in `namespace` with the shipped alert rules, scraping [`daemon::WEB`] every second.
+    /// Starts it in `namespace` with the shipped rules, scraping [`daemon::WEB`] every second and telling the Alertmanager at
+    /// [`alertmanager::ADDRESS`] of alerts. What the rules look back to is shortened from a quarter of an hour to [`WINDOW`], so
+    /// that an alert also ends within a test.
     ///
     /// # Errors
     /// [`crate::Skip`] when Prometheus cannot be installed here; otherwise what its log says.
@@ -34,11 +40,18 @@ impl<'a> Prometheus<'a> {
             "--web.listen-address=127.0.0.1:9090",
         ];
         let instance = Root::with(Packages::Prometheus)?.start(namespace, &program, |lab| {
-            std::fs::copy(rules().join("alerts.yaml"), lab.join("alerts.yaml")).context("the alert rules")?;
-            Ok(std::fs::write(
-                lab.join("prometheus.yml"),
-                format!("{CONFIGURATION}      - targets: [\"{}\"]\n", daemon::WEB),
-            )?)
+            for name in RULES {
+                let text = std::fs::read_to_string(rules().join(name)).with_context(|| format!("the rules {name}"))?;
+                let seconds = WINDOW.as_secs();
+                let text = text.replace("[15m]", &format!("[{seconds}s]")).replace("- 900", &format!("- {seconds}"));
+                std::fs::write(lab.join(name), text)?;
+            }
+            let pushed = format!(
+                "alerting:\n  alertmanagers:\n  - static_configs:\n    - targets: [\"{}\"]\n",
+                alertmanager::ADDRESS
+            );
+            let scraped = format!("      - targets: [\"{}\"]\n", daemon::WEB);
+            Ok(std::fs::write(lab.join("prometheus.yml"), format!("{pushed}{CONFIGURATION}{scraped}"))?)
         })?;
         let mut prometheus = Self { namespace, instance };
         let ready = command::eventually(READY, "Prometheus", || {
@@ -74,10 +87,25 @@ impl<'a> Prometheus<'a> {
         .with_context(|| format!("alerts: {}", alerts().unwrap_or_default()))
     }
 
+    /// What an expression evaluates to now: the list of its series.
+    ///
+    /// # Errors
+    /// When Prometheus refuses it.
+    pub fn query(&self, expression: &str) -> Result<Vec<Value>> {
+        let value = self.api(&format!("/api/v1/query?query={}", encoded(expression)))?;
+        anyhow::ensure!(value["status"] == "success", "{expression}: {value}");
+        Ok(value["data"]["result"].as_array().cloned().unwrap_or_default())
+    }
+
     fn api(&self, path: &str) -> Result<Value> {
         let (_, body) = self.namespace.run(|| daemon::get(ADDRESS, path))??;
         serde_json::from_str(&body).with_context(|| format!("Prometheus answers {body}"))
     }
+}
+
+/// In the query of a URL.
+fn encoded(text: &str) -> String {
+    text.bytes().map(|octet| format!("%{octet:02X}")).collect()
 }
 
 /// Runs promtool in a root of its own; `arguments` see the files of `deploy/prometheus` in `/lab`.
@@ -106,7 +134,7 @@ global:
   scrape_interval: 1s
   scrape_timeout: 1s
   evaluation_interval: 1s
-rule_files: [/lab/alerts.yaml]
+rule_files: [/lab/alerts.yaml, /lab/recording.yaml]
 scrape_configs:
   - job_name: smtpwatch
     static_configs:

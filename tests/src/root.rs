@@ -32,7 +32,7 @@ pub enum Packages {
     Postfix,
     /// Exim.
     Exim,
-    /// Prometheus and promtool.
+    /// Prometheus with promtool, and Alertmanager.
     Prometheus,
     /// Knot, the authoritative name server, and tools that sign a zone.
     Knot,
@@ -61,7 +61,7 @@ impl Packages {
         match self {
             Self::Postfix => &["postfix", "swaks", "libio-socket-inet6-perl", "libnet-ssleay-perl"],
             Self::Exim => &["exim4-daemon-light"],
-            Self::Prometheus => &["prometheus"],
+            Self::Prometheus => &["prometheus", "prometheus-alertmanager"],
             Self::Knot => &["knot", "ldnsutils"],
             Self::Unbound => &["unbound", "bind9-dnsutils"],
             Self::Recursor => &["pdns-recursor"],

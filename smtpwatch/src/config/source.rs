@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use super::{Config, ConfigError};
+use super::{Config, ConfigError, JournalFormat, value::Checked};
 
 /// What is read again at a reload.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
@@ -13,6 +13,8 @@ pub struct Source {
     pub interfaces: Vec<String>,
     /// Ports, likewise.
     pub ports: Vec<u16>,
+    /// Form of findings, likewise.
+    pub format: Option<JournalFormat>,
 }
 
 impl Source {
@@ -30,6 +32,9 @@ impl Source {
             config.ports.clone_from(&self.ports);
             config.ports.sort_unstable();
             config.ports.dedup();
+        }
+        if let Some(format) = self.format {
+            config.journal.format = Checked(format);
         }
         Ok((config, path))
     }

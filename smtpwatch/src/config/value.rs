@@ -18,13 +18,13 @@ use smtpwatch_core::{
     },
 };
 
-use super::Ingress;
+use super::{Ingress, JournalFormat};
 
 /// Domains that the configuration may name: those of one host's own correspondence.
 const MAX_DOMAINS: usize = 1_000;
 
 /// A value that was checked when it was read.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct Checked<T>(pub T);
 
 impl<T> Deref for Checked<T> {
@@ -491,6 +491,51 @@ impl Value for Resolver {
         }
         let address = text.parse().or_else(|_| text.parse().map(|address: IpAddr| SocketAddr::new(address, 53)));
         Some(address.map(Self::Address).map_err(|_| format!("{text:?}: expected {}", Self::EXPECTED)))
+    }
+}
+
+impl Value for JournalFormat {
+    const EXPECTED: &'static str = "\"json\", \"ecs\" or \"eve\"";
+
+    fn from_text(text: &str) -> Option<Result<Self, String>> {
+        Some(one_of(text, &Self::ALL))
+    }
+}
+
+/// One of `urls` of `[alertmanager]`.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct AlertmanagerUrl(pub reqwest::Url);
+
+impl Value for AlertmanagerUrl {
+    const EXPECTED: &'static str = "the URL of an Alertmanager, such as \"http://127.0.0.1:9093\"";
+
+    fn from_text(text: &str) -> Option<Result<Self, String>> {
+        let url = text.parse().ok().filter(|url: &reqwest::Url| matches!(url.scheme(), "http" | "https"));
+        Some(url.map(Self).ok_or_else(|| format!("{text:?}: expected {}", Self::EXPECTED)))
+    }
+}
+
+/// `resend_seconds` of `[alertmanager]`.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct ResendSeconds(pub u64);
+
+impl Value for ResendSeconds {
+    const EXPECTED: &'static str = "a number of seconds from 1 to 3600";
+
+    fn from_number(number: f64) -> Option<Self> {
+        whole(number, 3600.0).filter(|seconds| *seconds > 0).map(Self)
+    }
+}
+
+/// `hold_minutes` of `[alertmanager]`.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Hold(pub u32);
+
+impl Value for Hold {
+    const EXPECTED: &'static str = "a number of minutes from 1 to 1440 (one day)";
+
+    fn from_number(number: f64) -> Option<Self> {
+        whole(number, 1440.0).filter(|minutes| *minutes > 0).and_then(|minutes| u32::try_from(minutes).ok()).map(Self)
     }
 }
 

@@ -1,10 +1,14 @@
-//! Findings as JSON lines on stdout (DESIGN §4), written by a thread of its own: a slow reader costs findings in the
-//! journal (counted), never packets.
+//! Findings, one line each (DESIGN §4), to stdout or a file, written by a thread of its own: a slow reader costs findings in
+//! the journal (counted), never packets.
 
 use std::{
-    io::Write,
+    fs::File,
+    io::{self, Write},
+    os::unix::fs::OpenOptionsExt as _,
+    path::{Path, PathBuf},
     sync::{
         Arc,
+        atomic::{AtomicBool, Ordering},
         mpsc::{SyncSender, sync_channel},
     },
     thread::JoinHandle,
@@ -17,53 +21,134 @@ use super::{
     metrics::{Metrics, Output},
     text,
 };
+use crate::{
+    config::{JournalFormat, JournalSettings},
+    incident::export,
+};
 
-/// Findings that may wait for the reader of stdout.
+/// Findings that may wait for the reader.
 pub const QUEUE: usize = 1_024;
 /// At the end, the reader has this long to take what is queued.
 const LAST_WORDS: Duration = Duration::from_secs(1);
 
 /// The journal. Dropped: what is queued is written first.
 pub struct Journal {
-    queue: Option<SyncSender<Box<Finding>>>,
+    queue: Option<SyncSender<Entry>>,
+    reopen: Arc<AtomicBool>,
     thread: JoinHandle<()>,
     metrics: Arc<Metrics>,
 }
 
+enum Entry {
+    Finding(Box<Finding>),
+    /// Only to have the thread look whether the file is to be opened anew.
+    Look,
+}
+
+/// Where the lines go.
+enum Place {
+    Stream(Box<dyn Write + Send>),
+    File { path: PathBuf, file: Option<File> },
+}
+
+impl Place {
+    fn write(&mut self, line: &str) -> io::Result<()> {
+        match self {
+            Self::Stream(stream) => stream.write_all(line.as_bytes()).and_then(|()| stream.flush()),
+            Self::File { path, file } => {
+                // One that could not be opened is tried again: its disk may have room by now.
+                let open = match file.take() {
+                    Some(open) => open,
+                    None => open(path)?,
+                };
+                // The rest of a line that did not fit would be the beginning of the next.
+                let whole = open.metadata()?.len();
+                let written = file.insert(open).write_all(line.as_bytes());
+                if written.is_err()
+                    && let Some(file) = file
+                {
+                    _ = file.set_len(whole);
+                }
+                written
+            }
+        }
+    }
+
+    fn reopen(&mut self) -> io::Result<()> {
+        match self {
+            Self::Stream(_) => Ok(()),
+            Self::File { path, file } => {
+                *file = None;
+                *file = Some(open(path)?);
+                Ok(())
+            }
+        }
+    }
+}
+
+fn open(path: &Path) -> io::Result<File> {
+    File::options().append(true).create(true).mode(0o640).open(path)
+}
+
 impl Journal {
-    /// Starts the thread that writes to `out`.
+    /// Starts the thread that writes where `settings` say.
     ///
     /// # Errors
     ///
-    /// The thread could not be started.
-    pub fn start(out: impl Write + Send + 'static, metrics: Arc<Metrics>) -> std::io::Result<Self> {
-        let (queue, findings) = sync_channel::<Box<Finding>>(QUEUE);
-        let counts = metrics.clone();
+    /// The file cannot be opened, or the thread cannot be started.
+    pub fn start(settings: &JournalSettings, metrics: Arc<Metrics>) -> io::Result<Self> {
+        let place = match settings.file() {
+            None => Place::Stream(Box::new(io::stdout())),
+            Some(path) => Place::File { file: Some(open(&path)?), path },
+        };
+        Self::start_at(place, *settings.format, metrics)
+    }
+
+    fn start_at(mut place: Place, format: JournalFormat, metrics: Arc<Metrics>) -> io::Result<Self> {
+        let (queue, entries) = sync_channel::<Entry>(QUEUE);
+        let reopen = Arc::new(AtomicBool::new(false));
+        let (counts, asked) = (metrics.clone(), reopen.clone());
         let thread = std::thread::Builder::new().name("journal".to_owned()).spawn(move || {
-            let mut out = out;
             let mut failing = false;
-            for finding in findings {
-                let line = text::json_line(&finding);
-                match out.write_all(line.as_bytes()).and_then(|()| out.flush()) {
-                    Ok(()) => counts.output(Output::Journal, 1, 0),
-                    Err(error) => {
-                        counts.output(Output::Journal, 0, 1);
-                        if !std::mem::replace(&mut failing, true) {
-                            tracing::error!(%error, "findings cannot be written to stdout; metrics still count them");
-                        }
+            for entry in entries {
+                let mut outcome = if asked.swap(false, Ordering::Relaxed) { place.reopen() } else { Ok(()) };
+                if let Entry::Finding(finding) = entry {
+                    outcome = place.write(&line(&finding, format));
+                    counts.output(Output::Journal, u64::from(outcome.is_ok()), u64::from(outcome.is_err()));
+                }
+                match outcome {
+                    Ok(()) => failing = false,
+                    Err(error) if !std::mem::replace(&mut failing, true) => {
+                        tracing::error!(%error, "findings cannot be written to the journal; metrics and store have them");
                     }
+                    Err(_) => {}
                 }
             }
         })?;
-        Ok(Self { queue: Some(queue), thread, metrics })
+        Ok(Self { queue: Some(queue), reopen, thread, metrics })
     }
 
     /// Queues a finding; counts it as failed when the queue is full.
     pub fn write(&self, finding: Box<Finding>) {
-        let sent = self.queue.as_ref().is_some_and(|queue| queue.try_send(finding).is_ok());
+        let sent = self.queue.as_ref().is_some_and(|queue| queue.try_send(Entry::Finding(finding)).is_ok());
         if !sent {
             self.metrics.output(Output::Journal, 0, 1);
         }
+    }
+
+    /// Has the file opened anew before the next line: the one before was renamed (logrotate).
+    pub fn reopen(&self) {
+        self.reopen.store(true, Ordering::Relaxed);
+        // When the queue is full, the thread comes by anyway.
+        _ = self.queue.as_ref().map(|queue| queue.try_send(Entry::Look));
+    }
+}
+
+fn line(finding: &Finding, format: JournalFormat) -> String {
+    match format {
+        JournalFormat::Json => text::json_line(finding),
+        JournalFormat::Ecs => text::json_line(&export::ecs(finding)),
+        JournalFormat::Eve => text::json_line(&export::eve(finding)),
     }
 }
 
@@ -74,7 +159,7 @@ impl Drop for Journal {
         let end = Instant::now() + LAST_WORDS;
         while !self.thread.is_finished() {
             if Instant::now() >= end {
-                tracing::warn!("nobody reads stdout: the last findings are lost there");
+                tracing::warn!("nobody reads the journal: the last findings are lost there");
                 return;
             }
             std::thread::sleep(Duration::from_millis(5));
@@ -134,6 +219,10 @@ mod tests {
         })
     }
 
+    fn start(out: impl Write + Send + 'static, metrics: &Arc<Metrics>) -> io::Result<Journal> {
+        Journal::start_at(Place::Stream(Box::new(out)), JournalFormat::Json, metrics.clone())
+    }
+
     fn counted(metrics: &Metrics, records: u64, failures: u64) -> bool {
         let text = metrics.render();
         text.contains(&format!("smtpwatch_output_records_total{{output=\"journal\"}} {records}\n"))
@@ -155,7 +244,7 @@ mod tests {
     #[test]
     fn a_broken_pipe_is_counted() {
         let metrics = Arc::new(Metrics::new(&[25]).expect("metrics"));
-        let journal = Journal::start(Broken, metrics.clone()).expect("thread");
+        let journal = start(Broken, &metrics).expect("thread");
         journal.write(finding());
         drop(journal);
         assert!(counted(&metrics, 0, 1));
@@ -178,7 +267,7 @@ mod tests {
     fn a_reader_that_does_not_read_costs_findings_and_not_the_end() {
         let metrics = Arc::new(Metrics::new(&[25]).expect("metrics"));
         let (release, stuck) = mpsc::channel();
-        let journal = Journal::start(Stuck(Mutex::new(stuck)), metrics.clone()).expect("thread");
+        let journal = start(Stuck(Mutex::new(stuck)), &metrics).expect("thread");
         journal.write(finding());
         // The thread has taken the first one, or is about to; beyond the queue each is counted and nothing waits.
         for _ in 0..QUEUE + 10 {
@@ -189,5 +278,46 @@ mod tests {
         drop(journal);
         assert!(start.elapsed() < LAST_WORDS + Duration::from_millis(500));
         drop(release);
+    }
+
+    fn lines(path: &Path) -> Vec<serde_json::Value> {
+        let text = std::fs::read_to_string(path).unwrap_or_default();
+        text.lines().map(|line| serde_json::from_str(line).expect("a line of JSON")).collect()
+    }
+
+    #[test]
+    fn a_file_that_was_renamed_is_opened_anew() {
+        let directory = tempfile::tempdir().expect("a directory");
+        let (path, old) = (directory.path().join("findings.json"), directory.path().join("findings.json.1"));
+        let text = format!("path = {path:?}\nformat = \"eve\"\n");
+        let settings: JournalSettings = toml::from_str(&text).expect("settings");
+        let metrics = Arc::new(Metrics::new(&[25]).expect("metrics"));
+        let journal = Journal::start(&settings, metrics.clone()).expect("a file");
+        journal.write(finding());
+        while !counted(&metrics, 1, 0) {
+            std::thread::yield_now();
+        }
+        std::fs::rename(&path, &old).expect("renamed");
+        journal.reopen();
+        // Also without a finding.
+        while !path.exists() {
+            std::thread::yield_now();
+        }
+        journal.write(finding());
+        journal.write(finding());
+        drop(journal);
+        assert_eq!((lines(&old).len(), lines(&path).len()), (1, 2));
+        assert_eq!(lines(&path)[0]["event_type"], "alert");
+        assert!(counted(&metrics, 3, 0));
+    }
+
+    #[test]
+    fn a_full_device_is_counted() {
+        let metrics = Arc::new(Metrics::new(&[25]).expect("metrics"));
+        let full: JournalSettings = toml::from_str("path = \"/dev/full\"").expect("settings");
+        let journal = Journal::start(&full, metrics.clone()).expect("a device");
+        journal.write(finding());
+        drop(journal);
+        assert!(counted(&metrics, 0, 1));
     }
 }

@@ -133,9 +133,7 @@ impl Fetcher {
         allow_private: bool,
         time: Duration,
     ) -> Result<Self, FetcherError> {
-        static PROVIDER: Once = Once::new();
-        // One provider for the process; should somebody have chosen before, that choice stands.
-        PROVIDER.call_once(|| _ = rustls::crypto::ring::default_provider().install_default());
+        choose_cryptography();
         let client = |allow_private| {
             Client::builder()
                 .user_agent(format!("smtpwatch/{}", version::VERSION))
@@ -216,6 +214,13 @@ fn found(response: Response) -> Result<Response, FetchError> {
         }
         status => Err(FetchError::Fetch(format!("HTTP status {status}"))),
     }
+}
+
+/// Names the implementation that clients of HTTPS use: one for the process. Should somebody have chosen before, that choice
+/// stands.
+pub fn choose_cryptography() {
+    static PROVIDER: Once = Once::new();
+    PROVIDER.call_once(|| _ = rustls::crypto::ring::default_provider().install_default());
 }
 
 /// The whole body, or nothing.

@@ -1,0 +1,74 @@
+//! `[journal]` and `[alertmanager]`: where findings go, beside the store and the metrics.
+
+use std::{path::PathBuf, time::Duration};
+
+use serde::Deserialize;
+
+use super::value::{AlertmanagerUrl, Checked, Hold, ResendSeconds};
+
+/// `[journal]`: findings, one line each.
+#[derive(Clone, PartialEq, Eq, Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default, expecting = "a [journal] table")]
+pub struct JournalSettings {
+    /// The file; empty: standard output.
+    pub path: Checked<String>,
+    /// Form of the lines.
+    pub format: Checked<JournalFormat>,
+}
+
+impl JournalSettings {
+    /// The file; `None`: standard output.
+    #[must_use]
+    pub fn file(&self) -> Option<PathBuf> {
+        Some(&*self.path).filter(|path| !path.is_empty()).map(PathBuf::from)
+    }
+}
+
+/// Form of a finding in the journal.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, clap::ValueEnum)]
+pub enum JournalFormat {
+    /// Our own: `smtpwatch generate schema`.
+    #[default]
+    Json,
+    /// Elastic Common Schema.
+    Ecs,
+    /// Suricata's EVE.
+    Eve,
+}
+
+impl JournalFormat {
+    /// Every form, by its name in the configuration.
+    pub const ALL: [(&str, Self); 3] = [("json", Self::Json), ("ecs", Self::Ecs), ("eve", Self::Eve)];
+}
+
+/// `[alertmanager]`: incidents, pushed to Alertmanagers. By default none is.
+#[derive(Clone, PartialEq, Eq, Debug, Deserialize)]
+#[serde(deny_unknown_fields, default, expecting = "an [alertmanager] table")]
+pub struct AlertmanagerSettings {
+    /// Where they are, each without `/api/v2/alerts`; all members of a cluster.
+    pub urls: Vec<Checked<AlertmanagerUrl>>,
+    /// An incident that lasts is told again after so many seconds, so that one that was restarted learns of it.
+    pub resend_seconds: Checked<ResendSeconds>,
+    /// An incident of which nothing was seen for so many minutes is over.
+    pub hold_minutes: Checked<Hold>,
+}
+
+impl Default for AlertmanagerSettings {
+    fn default() -> Self {
+        Self { urls: Vec::new(), resend_seconds: Checked(ResendSeconds(60)), hold_minutes: Checked(Hold(15)) }
+    }
+}
+
+impl AlertmanagerSettings {
+    /// Time between two tellings.
+    #[must_use]
+    pub fn resend(&self) -> Duration {
+        Duration::from_secs(self.resend_seconds.0.0)
+    }
+
+    /// Time from the newest finding of an incident to its end.
+    #[must_use]
+    pub fn hold(&self) -> Duration {
+        Duration::from_secs(60 * u64::from(self.hold_minutes.0.0))
+    }
+}
