@@ -15,7 +15,7 @@ use std::{
     path::PathBuf,
 };
 
-use clap::{Args, Parser, Subcommand, ValueEnum};
+use clap::{ArgMatches, Args, Parser, Subcommand, ValueEnum};
 use smtpwatch_core::{
     Role, Timestamp,
     finding::{Evidence, Kind, Severity},
@@ -112,8 +112,11 @@ impl WebConfigArg {
 /// Flags of `check-config`.
 #[derive(Debug, Args)]
 pub struct CheckConfigArgs {
+    /// Print every value in force, and where it comes from: a flag, a variable, a line of the file, or the default.
+    #[arg(long)]
+    pub(crate) effective: bool,
     #[command(flatten)]
-    pub(crate) config: ConfigArg,
+    pub(crate) source: SourceArgs,
     #[command(flatten)]
     pub(crate) web: WebConfigArg,
 }
@@ -198,6 +201,35 @@ pub enum GenerateVerb {
     Rules(RulesArgs),
     /// JSON Schema of a finding, as it is printed, kept and served.
     Schema,
+    /// Completions of the command line for a shell.
+    Completions {
+        /// For which shell.
+        #[arg(value_name = "SHELL")]
+        shell: clap_complete::Shell,
+    },
+    /// Manual pages: that of the program, or one for each verb into a directory.
+    Man {
+        /// Write one page for each verb there [default: that of the program, to stdout].
+        #[arg(long, value_name = "DIR")]
+        directory: Option<PathBuf>,
+    },
+    /// The configuration file with every key, its default and what it is for.
+    Config {
+        /// As the shipped file, or as the page docs/configuration.md.
+        #[arg(long, value_name = "FORMAT", default_value = "toml")]
+        format: ConfigFormat,
+    },
+    /// What is exported at /metrics: the page docs/metrics.md.
+    Metrics,
+}
+
+/// Forms of `generate config`.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, ValueEnum)]
+pub enum ConfigFormat {
+    /// The file.
+    Toml,
+    /// The page docs/configuration.md.
+    Markdown,
 }
 
 /// Flags of `generate rules`.
@@ -550,12 +582,12 @@ impl From<Exit> for std::process::ExitCode {
     }
 }
 
-/// Does what the command line asks for.
+/// Does what the command line asks for; `matches` is what `cli` was made from.
 ///
 /// # Errors
 ///
 /// What failed, why, and what to do; [`Exit::of`] has the code.
-pub fn dispatch(cli: Cli) -> anyhow::Result<Exit> {
+pub fn dispatch(cli: Cli, matches: &ArgMatches) -> anyhow::Result<Exit> {
     match cli.verb {
         Verb::Run(args) => run::run(args),
         Verb::Replay(args) => replay::run(args),
@@ -565,9 +597,13 @@ pub fn dispatch(cli: Cli) -> anyhow::Result<Exit> {
         Verb::Policy(verb) => policy::run(verb),
         Verb::Tlsrpt(TlsrptVerb::Report(args)) => tlsrpt::report(&args),
         Verb::Tlsrpt(TlsrptVerb::Import(args)) => tlsrpt::import(&args),
-        Verb::CheckConfig(args) => check_config::run(&args),
+        Verb::CheckConfig(args) => check_config::run(args, matches),
         Verb::Generate(GenerateVerb::Rules(args)) => generate::rules(&args),
         Verb::Generate(GenerateVerb::Schema) => generate::schema(),
+        Verb::Generate(GenerateVerb::Completions { shell }) => generate::completions(shell),
+        Verb::Generate(GenerateVerb::Man { directory }) => generate::man(directory.as_deref()),
+        Verb::Generate(GenerateVerb::Config { format }) => generate::config(format),
+        Verb::Generate(GenerateVerb::Metrics) => generate::metrics(),
     }
 }
 

@@ -3,7 +3,9 @@
 //! An error names file, line, and what to write instead:
 //! `smtpwatch.toml:7: unknown key "starttsl" in [[rule]]: did you mean "starttls"?`
 
+mod effective;
 mod error;
+pub mod reference;
 mod sinks;
 mod source;
 mod tlsrpt;
@@ -23,6 +25,7 @@ use smtpwatch_core::{
 
 use crate::hash;
 
+pub use effective::{Effective, Origin, effective};
 pub use error::ConfigError;
 pub use sinks::{AlertmanagerSettings, JournalFormat, JournalSettings};
 pub use source::Source;

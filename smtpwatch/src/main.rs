@@ -2,13 +2,14 @@
 
 use std::process::ExitCode;
 
-use clap::Parser;
+use clap::{CommandFactory as _, FromArgMatches as _};
 use smtpwatch::{cli, log};
 
 fn main() -> ExitCode {
-    let cli = cli::Cli::parse();
+    let matches = cli::Cli::command().get_matches();
+    let cli = cli::Cli::from_arg_matches(&matches).unwrap_or_else(|error| error.exit());
     log::init(cli.log_level, cli.log_format);
-    match cli::dispatch(cli) {
+    match cli::dispatch(cli, &matches) {
         Ok(exit) => exit.into(),
         Err(error) => {
             eprintln!("smtpwatch: {error:#}");

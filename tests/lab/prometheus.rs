@@ -8,12 +8,17 @@ use jiff::Timestamp;
 use serde_json::Value;
 use smtpwatch_tests::alertmanager::{self, Alertmanager};
 use smtpwatch_tests::attacker::{Attacker, Mode};
+use smtpwatch_tests::command::eventually;
 use smtpwatch_tests::daemon::{Daemon, Options};
 use smtpwatch_tests::netns::{Family, GATEWAY_INTERFACE, Path};
-use smtpwatch_tests::prometheus::{Prometheus, WINDOW};
+use smtpwatch_tests::prometheus::{Prometheus, WINDOW, dashboard};
 use smtpwatch_tests::scripted::Server;
 use smtpwatch_tests::tls::Identity;
 use smtpwatch_tests::{scenario, smtp};
+
+/// What Grafana puts in place of its variables.
+const VARIABLES: [(&str, &str); 4] =
+    [("$__rate_interval", "20s"), ("$__range", "5m"), ("$job", ".+"), ("$instance", ".+")];
 
 use crate::set_up::{FINDING, Home, SENDER, script};
 
@@ -58,6 +63,26 @@ fn alert_fires() {
         let alert = alertmanager.notified("SmtpwatchStarttlsStripped", "firing", Duration::from_secs(30))?;
         named(&alert, "runbook_url")?;
         prometheus.firing("SmtpwatchStarttlsStripped", Duration::from_secs(5))?;
+        // Each question of the dashboard has an answer.
+        let dashboard: Value = serde_json::from_slice(&std::fs::read(dashboard())?)?;
+        let mut panels = 0;
+        for panel in dashboard["panels"].as_array().into_iter().flatten().filter(|panel| panel["type"] != "row") {
+            panels += 1;
+            for target in panel["targets"].as_array().context("targets")? {
+                let expression = target["expr"].as_str().context("an expression")?;
+                let asked =
+                    VARIABLES.iter().fold(expression.to_owned(), |text, (name, value)| text.replace(name, value));
+                ensure!(!asked.contains('$'), "{asked}");
+                eventually(FINDING, &format!("data in {}: {asked}", panel["title"]), || {
+                    Ok((!prometheus.query(&asked)?.is_empty()).then_some(()))
+                })?;
+            }
+        }
+        ensure!(panels >= 20, "only {panels} panels");
+        for record in ["sessions_tls:ratio_rate15m", "starttls_offers:ratio_rate15m"] {
+            let recorded = prometheus.query(&format!("instance_role:smtpwatch_{record}"))?;
+            ensure!(!recorded.is_empty(), "nothing is recorded of {record}");
+        }
         alertmanager.notified("SmtpwatchStarttlsStripped", "resolved", WINDOW * 3)?;
         let resolved = alertmanager.notified("SmtpwatchIncident", "resolved", Duration::from_secs(90))?;
         let (begin, end) = (time(&resolved["startsAt"])?, time(&resolved["endsAt"])?);

@@ -1,8 +1,12 @@
-//! The shipped alert rules, checked and unit-tested by promtool.
+//! The shipped alert rules, checked and unit-tested by promtool; the shipped dashboard, held against Grafana's schema.
+
+use std::path::Path;
+use std::process::Command;
+use std::time::Duration;
 
 use smtpwatch_tests::netns::Namespace;
-use smtpwatch_tests::prometheus::promtool;
-use smtpwatch_tests::scenario;
+use smtpwatch_tests::prometheus::{dashboard, promtool};
+use smtpwatch_tests::{command, python, scenario};
 
 #[test]
 fn rules_are_valid() {
@@ -16,5 +20,14 @@ fn rules_are_valid() {
 fn rules_pass_their_unit_tests() {
     scenario("rules_pass_their_unit_tests", || {
         promtool(&Namespace::create("promtool")?, &["test", "rules", "/lab/alerts_test.yaml"]).map(drop)
+    });
+}
+
+#[test]
+fn the_dashboard_fits_the_schema() {
+    scenario("the_dashboard_fits_the_schema", || {
+        let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("rules/grafana.py");
+        let mut check = Command::new(python::grafana_interpreter()?);
+        command::run(check.arg(script).arg(dashboard()), Duration::from_secs(60)).map(drop)
     });
 }

@@ -125,8 +125,20 @@ pub fn promtool(namespace: &Namespace, arguments: &[&str]) -> Result<String> {
     Ok(out.stdout)
 }
 
+/// What is deployed beside the daemon: `deploy` of the workspace.
+#[must_use]
+pub fn deploy() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap_or(Path::new("/")).join("deploy")
+}
+
+/// The shipped dashboard.
+#[must_use]
+pub fn dashboard() -> PathBuf {
+    deploy().join("grafana/smtpwatch.json")
+}
+
 fn rules() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap_or(Path::new("/")).join("deploy/prometheus")
+    deploy().join("prometheus")
 }
 
 const CONFIGURATION: &str = "\

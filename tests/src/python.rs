@@ -38,6 +38,13 @@ static PAGES: Packages = Packages {
     found: OnceLock::new(),
 };
 
+/// Grafana's schema of dashboards, and a checker of types.
+static GRAFANA: Packages = Packages {
+    directory: "python-grafana",
+    names: ["grafana-foundation-sdk==1769699998!10.1.0", "typeguard==4.6.1"],
+    found: OnceLock::new(),
+};
+
 /// The interpreter of an environment that has what TLS reports are tested with, installed if this has not been done yet.
 ///
 /// # Errors
@@ -60,6 +67,14 @@ pub fn api_interpreter() -> Result<&'static Path> {
 /// [`Skip`] with the reason when it cannot be had here.
 pub fn pages_interpreter() -> Result<&'static Path> {
     PAGES.interpreter()
+}
+
+/// The interpreter of an environment that has what dashboards are checked with, likewise.
+///
+/// # Errors
+/// [`Skip`] with the reason when it cannot be had here.
+pub fn grafana_interpreter() -> Result<&'static Path> {
+    GRAFANA.interpreter()
 }
 
 impl Packages {

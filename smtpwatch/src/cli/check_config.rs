@@ -1,13 +1,24 @@
 //! `smtpwatch check-config`.
 
-use std::io::Write;
+use std::{io::Write, path::Path};
+
+use clap::{ArgMatches, parser::ValueSource};
 
 use super::{CheckConfigArgs, Exit};
-use crate::config::{Config, DEFAULT_PATH};
+use crate::config::{DEFAULT_PATH, Effective, Origin, Source, effective};
 
-pub(super) fn run(args: &CheckConfigArgs) -> anyhow::Result<Exit> {
-    let (config, path) = Config::load(args.config.config.as_deref())?;
+pub(super) fn run(args: CheckConfigArgs, matches: &ArgMatches) -> anyhow::Result<Exit> {
+    let source = args.source.source();
+    let (config, path) = source.load()?;
     let web = args.web.load()?;
+    if args.effective {
+        let text = path.as_deref().map(std::fs::read_to_string).transpose()?.unwrap_or_default();
+        let shown = path.as_deref().unwrap_or(Path::new(DEFAULT_PATH));
+        let matches = matches.subcommand_matches("check-config").unwrap_or(matches);
+        let all = effective(&text, shown, &given(&source, matches))?;
+        super::out(|out| write(out, path.as_deref(), &all))?;
+        return Ok(Exit::Fine);
+    }
     let (name, rules) = (path.as_deref(), config.rules.len());
     let rules = if rules == 1 { "1 rule".to_owned() } else { format!("{rules} rules") };
     let line = match name {
@@ -19,4 +30,48 @@ pub(super) fn run(args: &CheckConfigArgs) -> anyhow::Result<Exit> {
         web.iter().try_for_each(|web| writeln!(out, "{}: good", web.path().display()))
     })?;
     Ok(Exit::Fine)
+}
+
+/// What the command line or the environment has put in the place of the file.
+fn given(source: &Source, matches: &ArgMatches) -> Vec<(&'static str, String, Origin)> {
+    let origin = |id: &str, flag, variable| match matches.value_source(id) {
+        Some(ValueSource::EnvVariable) => Origin::Variable(variable),
+        _ => Origin::Flag(flag),
+    };
+    let mut given = Vec::new();
+    if !source.interfaces.is_empty() {
+        let names: Vec<_> = source.interfaces.iter().map(|name| format!("{name:?}")).collect();
+        let origin = origin("interface", "--interface", "SMTPWATCH_INTERFACE");
+        given.push(("interfaces", format!("[{}]", names.join(", ")), origin));
+    }
+    if !source.ports.is_empty() {
+        given.push(("ports", format!("{:?}", source.ports), origin("port", "--port", "SMTPWATCH_PORT")));
+    }
+    if let Some(format) = source.format {
+        given.push((
+            "journal.format",
+            format!("{:?}", format.as_str()),
+            origin("format", "--format", "SMTPWATCH_FORMAT"),
+        ));
+    }
+    given
+}
+
+/// As a file that says all of it.
+fn write(out: &mut impl Write, path: Option<&Path>, all: &[Effective]) -> std::io::Result<()> {
+    match path {
+        Some(path) => writeln!(out, "# {}", path.display())?,
+        None => writeln!(out, "# no configuration file: {DEFAULT_PATH} does not exist")?,
+    }
+    let mut before = ("", 0);
+    for value in all {
+        let place = (value.table, value.rule);
+        if place != before {
+            let heading = if value.rule > 0 { format!("[[{}]]", value.table) } else { format!("[{}]", value.table) };
+            writeln!(out, "\n{heading}")?;
+        }
+        writeln!(out, "{value}")?;
+        before = place;
+    }
+    Ok(())
 }

@@ -1,11 +1,18 @@
 //! `smtpwatch generate`.
 
-use std::io::Write;
+use std::{io::Write, path::Path};
 
+use anyhow::Context as _;
+use clap::{Command, CommandFactory as _};
+use clap_complete::Shell;
+use clap_mangen::Man;
 use smtpwatch_core::judge::catalogue;
 
-use super::{Exit, RulesArgs, RulesFormat};
-use crate::output::{api, text};
+use super::{Cli, ConfigFormat, Exit, RulesArgs, RulesFormat};
+use crate::{
+    config::reference,
+    output::{api, metrics, text},
+};
 
 pub(super) fn rules(args: &RulesArgs) -> anyhow::Result<Exit> {
     super::out(|out| match args.format {
@@ -19,4 +26,55 @@ pub(super) fn schema() -> anyhow::Result<Exit> {
     let schema = serde_json::to_string_pretty(&api::schema::finding())?;
     super::out(|out| writeln!(out, "{schema}"))?;
     Ok(Exit::Fine)
+}
+
+pub(super) fn metrics() -> anyhow::Result<Exit> {
+    let page = metrics::page::page()?;
+    super::out(|out| out.write_all(page.as_bytes()))?;
+    Ok(Exit::Fine)
+}
+
+pub(super) fn config(format: ConfigFormat) -> anyhow::Result<Exit> {
+    let text = match format {
+        ConfigFormat::Toml => reference::file(),
+        ConfigFormat::Markdown => reference::page(),
+    };
+    super::out(|out| out.write_all(text.as_bytes()))?;
+    Ok(Exit::Fine)
+}
+
+pub(super) fn completions(shell: Shell) -> anyhow::Result<Exit> {
+    let mut script = Vec::new();
+    clap_complete::generate(shell, &mut Cli::command(), "smtpwatch", &mut script);
+    super::out(|out| out.write_all(&script))?;
+    Ok(Exit::Fine)
+}
+
+/// Below section 8: what only root runs.
+pub(super) fn man(directory: Option<&Path>) -> anyhow::Result<Exit> {
+    let mut program = Cli::command().disable_help_subcommand(true);
+    program.build();
+    match directory {
+        None => {
+            let mut page = Vec::new();
+            man_page(program).render(&mut page)?;
+            super::out(|out| out.write_all(&page))?;
+        }
+        Some(directory) => pages(&program, "smtpwatch", directory)?,
+    }
+    Ok(Exit::Fine)
+}
+
+/// `smtpwatch.8`, `smtpwatch-run.8`, …: one for each verb, also of verbs below verbs.
+fn pages(command: &Command, name: &str, directory: &Path) -> anyhow::Result<()> {
+    let path = directory.join(format!("{name}.8"));
+    let mut page = Vec::new();
+    // clap names a page by a text that lives as long as the program.
+    man_page(command.clone().name(name.to_owned().leak() as &str)).render(&mut page)?;
+    std::fs::write(&path, page).with_context(|| format!("cannot write {}", path.display()))?;
+    command.get_subcommands().try_for_each(|verb| pages(verb, &format!("{name}-{}", verb.get_name()), directory))
+}
+
+fn man_page(command: Command) -> Man {
+    Man::new(command).section("8").manual("smtpwatch")
 }

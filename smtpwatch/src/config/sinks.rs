@@ -37,8 +37,18 @@ pub enum JournalFormat {
 }
 
 impl JournalFormat {
-    /// Every form, by its name in the configuration.
-    pub const ALL: [(&str, Self); 3] = [("json", Self::Json), ("ecs", Self::Ecs), ("eve", Self::Eve)];
+    /// Every form.
+    pub const ALL: [Self; 3] = [Self::Json, Self::Ecs, Self::Eve];
+
+    /// The name in the configuration.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Json => "json",
+            Self::Ecs => "ecs",
+            Self::Eve => "eve",
+        }
+    }
 }
 
 /// `[alertmanager]`: incidents, pushed to Alertmanagers. By default none is.

@@ -498,7 +498,7 @@ impl Value for JournalFormat {
     const EXPECTED: &'static str = "\"json\", \"ecs\" or \"eve\"";
 
     fn from_text(text: &str) -> Option<Result<Self, String>> {
-        Some(one_of(text, &Self::ALL))
+        Some(one_of(text, &Self::ALL.map(|format| (format.as_str(), format))))
     }
 }
 

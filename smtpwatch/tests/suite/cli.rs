@@ -453,3 +453,69 @@ mod run {
         assert!(stderr(&output).contains("nosuch0"), "{}", stderr(&output));
     }
 }
+
+#[test]
+fn every_value_in_force_has_its_origin() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("smtpwatch.toml");
+    let text = "ports = [25]\ninterfaces = [\"eth0\"]\n[[rule]]\nstarttls = \"ignore\"\n[[rule]]\npeer = [\n  \"mx.example\", # one\n]\n\
+                [store]\npath = \"/tmp/x.db\"\n[journal]\nformat = \"ecs\"\n";
+    std::fs::write(&path, text).unwrap();
+    let mut command = smtpwatch();
+    command
+        .args(["check-config", "--effective", "--port", "2525", "--config"])
+        .arg(&path)
+        .env("SMTPWATCH_INTERFACE", "ens3,lo");
+    let out = command.output().unwrap();
+    let shown = String::from_utf8(out.stdout).unwrap();
+    assert!(out.status.success(), "{shown}");
+    let lines: Vec<_> = shown.lines().map(|line| line.split_whitespace().collect::<Vec<_>>().join(" ")).collect();
+    for line in [
+        "ports = [2525] # --port",
+        "interfaces = [\"ens3\", \"lo\"] # SMTPWATCH_INTERFACE",
+        "ingress = \"auto\" # default",
+        "path = \"/tmp/x.db\" # line 10",
+        "format = \"ecs\" # line 12",
+        "starttls = \"ignore\" # line 4",
+        "peer = [ \"mx.example\", ] # line 6",
+    ] {
+        assert!(lines.iter().any(|shown| shown == line), "{line}: {shown}");
+    }
+    // What is shown is a configuration that says the same.
+    let again = directory.path().join("again.toml");
+    std::fs::write(&again, &shown).unwrap();
+    let hash = |arguments: &[&str], path| {
+        let out = smtpwatch().arg("check-config").args(arguments).arg("--config").arg(path).output().unwrap();
+        String::from_utf8(out.stdout).unwrap().lines().find(|line| line.starts_with("sha256 ")).unwrap().to_owned()
+    };
+    assert_eq!(hash(&["--port", "2525", "--interface", "ens3,lo"], &path), hash(&[], &again));
+    assert_eq!(shown.matches("[[rule]]").count(), 2);
+}
+
+#[test]
+fn what_is_generated_is_what_is_kept() {
+    for (arguments, page) in [
+        (&["generate", "metrics"][..], include_str!("../../../docs/metrics.md")),
+        (&["generate", "config", "--format", "markdown"], include_str!("../../../docs/configuration.md")),
+        (&["generate", "config"], include_str!("../../../deploy/config/smtpwatch.toml")),
+    ] {
+        let out = smtpwatch().args(arguments).output().unwrap();
+        assert!(String::from_utf8(out.stdout).unwrap() == page, "print it again: smtpwatch {}", arguments.join(" "));
+    }
+}
+
+#[test]
+fn manuals_and_completions_know_every_verb() {
+    let directory = tempfile::tempdir().unwrap();
+    let status = smtpwatch().args(["generate", "man", "--directory"]).arg(directory.path()).status().unwrap();
+    assert!(status.success());
+    let page = |name: &str| std::fs::read_to_string(directory.path().join(name)).unwrap();
+    for verb in ["run", "replay", "probe", "incidents", "baseline", "policy", "tlsrpt", "check\\-config", "generate"] {
+        assert!(page("smtpwatch.8").contains(&format!("smtpwatch\\-{verb}(8)")), "{verb}");
+    }
+    assert!(page("smtpwatch-run.8").contains("web.listen") && page("smtpwatch-incidents-show.8").contains("ID"));
+    for shell in ["bash", "zsh", "fish"] {
+        let out = smtpwatch().args(["generate", "completions", shell]).output().unwrap();
+        assert!(String::from_utf8(out.stdout).unwrap().contains("check-config"), "{shell}");
+    }
+}

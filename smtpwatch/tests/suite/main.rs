@@ -8,6 +8,7 @@ mod cli;
 mod config;
 mod incidents;
 mod metrics;
+mod operations;
 mod replay;
 mod schema;
 mod store;

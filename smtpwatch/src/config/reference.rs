@@ -1,0 +1,306 @@
+//! Every key of the configuration file, with its default and what it is for: the shipped file, the page of the manual, and
+//! the configuration in force are written from this table.
+
+use std::fmt::Write as _;
+
+/// One key.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Key {
+    /// Its table; empty: outside of tables.
+    pub table: &'static str,
+    /// Its name.
+    pub name: &'static str,
+    /// Its default, as it is written in the file; `None`: it has none, and `example` shows the form.
+    pub default: Option<&'static str>,
+    /// How it may be written, where the default does not show it.
+    pub example: &'static str,
+    /// What it is for; lines of a comment.
+    pub about: &'static str,
+    /// Whether a reload puts it in force (SIGHUP, `POST /-/reload`); otherwise it needs a restart.
+    pub reload: bool,
+}
+
+const fn key(table: &'static str, name: &'static str, default: &'static str, about: &'static str) -> Key {
+    Key { table, name, default: Some(default), example: "", about, reload: false }
+}
+
+impl Key {
+    const fn such_as(self, example: &'static str) -> Self {
+        Self { example, ..self }
+    }
+
+    const fn reloaded(self) -> Self {
+        Self { reload: true, ..self }
+    }
+
+    const fn without_default(self, example: &'static str) -> Self {
+        Self { default: None, example, ..self }
+    }
+}
+
+/// The table of local policy: there may be many.
+pub const RULE: &str = "rule";
+
+/// Every key, in the order of the file.
+pub const KEYS: &[Key] = &[
+    key("", "ports", "[25, 587]", "Watched server ports."),
+    key("", "interfaces", "[]", "Interfaces, by name or glob; empty: every interface that carries a default route.")
+        .such_as("[\"eth0\", \"ens*\"]")
+        .reloaded(),
+    key(
+        "",
+        "ingress",
+        "\"auto\"",
+        "Hook for arriving packets: auto (native XDP where driver and slot allow, else TCX, else clsact), xdp, xdp-generic, tcx, clsact.",
+    ),
+    key(
+        "",
+        "hot_plug",
+        "true",
+        "Whether interfaces that come later are watched too. Without it the daemon gives up its last capabilities.",
+    ),
+    key(
+        "",
+        "local",
+        "[]",
+        "Own networks, where the interface does not tell which end this host is (containers, replay).",
+    )
+    .such_as("[\"192.0.2.0/24\"]")
+    .reloaded(),
+    key("store", "path", "\"/var/lib/smtpwatch/smtpwatch.db\"", "History, findings and their evidence (SQLite)."),
+    key("store", "max_age_days", "90", "Findings are kept for so many days at most,"),
+    key("store", "max_findings", "100000", "so many at most,"),
+    key(
+        "store",
+        "max_megabytes",
+        "1024",
+        "and so many MiB of them and their evidence at most: whichever is reached first.",
+    ),
+    key(
+        "incidents",
+        "window_minutes",
+        "60",
+        "Findings of one kind about one peer within so many minutes are one incident.",
+    ),
+    key("baseline", "min_sessions", "5", "History accuses after so many sessions with a peer,").reloaded(),
+    key("baseline", "min_offer_ratio", "0.95", "of which this part had offered STARTTLS.").reloaded(),
+    key(
+        "limits",
+        "flows",
+        "65536",
+        "Connections followed at once: about 3 KiB each while open, and 0.7 KiB of kernel memory from the start.",
+    ),
+    key(
+        "limits",
+        "peers",
+        "200000",
+        "Peers whose history is held: about 0.9 KiB each in memory, 0.7 KiB in the store.",
+    ),
+    key(RULE, "peer", "[]", "Servers, by name, address or network; empty: all. The first rule that matches wins.")
+        .such_as("[\"mx*.example.net\", \"198.51.100.0/24\"]")
+        .reloaded(),
+    key(RULE, "port", "[]", "Server ports; empty: all.").such_as("[25]").reloaded(),
+    key(RULE, "role", "", "Which end this host is: client (it sends) or server (it receives); without it: both.")
+        .without_default("\"client\"")
+        .reloaded(),
+    key(RULE, "starttls", "", "required (in clear is a violation), expected (missing is suspicious) or ignore.")
+        .without_default("\"required\"")
+        .reloaded(),
+    key(RULE, "auth_plaintext", "", "forbid or allow credentials in clear.").without_default("\"forbid\"").reloaded(),
+    key(RULE, "min_tls", "", "The oldest TLS version that is good: 1.0, 1.1, 1.2 or 1.3.")
+        .without_default("\"1.2\"")
+        .reloaded(),
+    key("policy", "resolver", "\"system\"", "Name server for published policies.").such_as("\"127.0.0.1:5353\""),
+    key(
+        "policy",
+        "trust_anchor",
+        "\"\"",
+        "DNSSEC trust anchors in zone-file form, or a file of them; empty: the root's.",
+    ),
+    key("policy", "ca_file", "\"\"", "Extra certificate authorities for hosts of MTA-STS policies (PEM)."),
+    key("policy", "allow_private", "false", "May policies be fetched from private or loopback addresses?"),
+    key("policy", "https_port", "443", "Port of hosts of policies, for test set-ups."),
+    key("policy", "mta_sts", "true", "Look up MTA-STS policies (RFC 8461)."),
+    key("policy", "dane", "true", "Look up TLSA records (RFC 7672)."),
+    key("policy", "starttls_everywhere", "\"\"", "Path or URL of a STARTTLS-Everywhere list; empty: none."),
+    key("policy", "domains", "[]", "Recipient domains that are looked up from the start.").such_as("[\"example.net\"]"),
+    key("tlsrpt", "directory", "\"\"", "TLS reports (RFC 8460) are written there; empty: nowhere.")
+        .such_as("\"/var/lib/smtpwatch/reports\""),
+    key("tlsrpt", "organization", "", "Who reports.").without_default("\"Example Corp\""),
+    key("tlsrpt", "contact", "", "Whom to ask about a report.").without_default("\"tlsrpt@example.org\""),
+    key("tlsrpt", "send", "false", "Send them to where each domain wants them? Needs organization and contact."),
+    key("tlsrpt", "smtp", "\"127.0.0.1:25\"", "The mail server that takes them."),
+    key("tlsrpt", "from", "", "Their sender; without it: the contact.").without_default("\"tlsrpt@example.org\""),
+    key("tlsrpt", "delay_seconds", "14400", "Each waits for a time up to this, so that not all come at midnight."),
+    key(
+        "journal",
+        "path",
+        "\"\"",
+        "Findings are written there, a line each; empty: standard output. SIGUSR1 opens it anew.",
+    )
+    .such_as("\"/var/log/smtpwatch/findings.json\""),
+    key(
+        "journal",
+        "format",
+        "\"json\"",
+        "json (smtpwatch generate schema), ecs (Elastic Common Schema) or eve (Suricata).",
+    ),
+    key(
+        "alertmanager",
+        "urls",
+        "[]",
+        "Alertmanagers that incidents are pushed to, all members of a cluster; empty: none.",
+    )
+    .such_as("[\"http://127.0.0.1:9093\"]"),
+    key("alertmanager", "resend_seconds", "60", "An incident that lasts is told again after so many seconds."),
+    key("alertmanager", "hold_minutes", "15", "An incident of which nothing was seen for so many minutes is over."),
+];
+
+/// The tables in the order of the file, each with its keys.
+pub fn tables() -> impl Iterator<Item = (&'static str, &'static [Key])> {
+    KEYS.chunk_by(|one, other| one.table == other.table).map(|keys| (keys.first().map_or("", |key| key.table), keys))
+}
+
+/// How a table is headed.
+fn heading(table: &str) -> String {
+    match table {
+        "" => String::new(),
+        RULE => format!("[[{RULE}]]"),
+        table => format!("[{table}]"),
+    }
+}
+
+/// The shipped configuration file: every key, commented out.
+#[must_use]
+pub fn file() -> String {
+    let mut text =
+        "# Configuration of smtpwatch. None is needed: what is commented out is the default, or shows the form.\n\
+                    # Check: smtpwatch check-config. Reload: systemctl reload smtpwatch (* where a reload is enough).\n"
+            .to_owned();
+    for (table, keys) in tables() {
+        if table.is_empty() {
+            text.push('\n');
+        } else {
+            let _ = writeln!(text, "\n#{}", heading(table));
+        }
+        for key in keys {
+            let value = key.default.filter(|_| key.example.is_empty()).unwrap_or(key.example);
+            let default = match key.default {
+                Some(default) if !key.example.is_empty() => format!(" Default: {default}."),
+                _ => String::new(),
+            };
+            let star = if key.reload { "* " } else { "" };
+            let _ = writeln!(text, "# {star}{}{default}\n#{} = {value}", key.about, key.name);
+        }
+    }
+    text
+}
+
+/// The page `docs/configuration.md`.
+#[must_use]
+pub fn page() -> String {
+    let mut text = "# Configuration\n\n\
+        Printed by `smtpwatch generate config --format markdown` from the program itself. The file is `/etc/smtpwatch/smtpwatch.toml` \
+        (`--config`, `SMTPWATCH_CONFIG`); none is needed.\nA flag goes before its variable (`SMTPWATCH_…`), that before the file, that \
+        before the default. An unknown key is an error that names the line and the nearest key.\n\n\
+        ```console\n$ smtpwatch check-config               # good or not, before anything is restarted\n\
+        $ smtpwatch check-config --effective   # every value in force, and where it comes from\n\
+        $ systemctl reload smtpwatch           # or: kill -HUP, or: curl -X POST localhost:19587/-/reload\n```\n\n\
+        A reload parses the file first; when it is bad, what was in force stays, the log says why, and \
+        `smtpwatch_config_last_reload_successful` is 0.\nSettings that need a restart are named by the log and by the answer of the \
+        reload.\n"
+        .to_owned();
+    for (table, keys) in tables() {
+        let title = if table.is_empty() { "Outside of tables".to_owned() } else { format!("`{}`", heading(table)) };
+        let _ = writeln!(text, "\n## {title}\n\n| key | default | in force after | says |\n|---|---|---|---|");
+        for key in keys {
+            let default =
+                key.default.map_or_else(|| format!("none (`{}`)", key.example), |default| format!("`{default}`"));
+            let after = if key.reload { "reload" } else { "restart" };
+            let example = match key.default {
+                Some(_) if !key.example.is_empty() => format!(" Such as `{}`.", key.example),
+                _ => String::new(),
+            };
+            let _ = writeln!(text, "| `{}` | {default} | {after} | {}{example} |", key.name, key.about);
+        }
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{collections::BTreeSet, path::Path};
+
+    use super::*;
+    use crate::config::{Config, File};
+
+    /// What the reader itself says that it knows of a table.
+    fn known(table: &str) -> BTreeSet<String> {
+        let text = format!("{}\nno_such_key = 1\n", heading(table));
+        let error = toml::from_str::<File>(&text).err().expect("an unknown key").to_string();
+        let expected = error.split("expected ").last().expect("the keys").split('`').skip(1).step_by(2);
+        expected.map(str::to_owned).collect()
+    }
+
+    #[test]
+    fn every_key_has_its_row() {
+        for (table, keys) in tables() {
+            let rows: BTreeSet<String> = keys.iter().map(|key| key.name.to_owned()).collect();
+            assert_eq!(rows.len(), keys.len(), "twice in [{table}]");
+            let mut wanted = known(table);
+            if table.is_empty() {
+                let others: BTreeSet<_> = tables().map(|(table, _)| table.to_owned()).collect();
+                wanted.retain(|name| !others.contains(name));
+                let missing: Vec<_> =
+                    known("").into_iter().filter(|name| !others.contains(name) && !rows.contains(name)).collect();
+                assert!(missing.is_empty(), "{missing:?}");
+            }
+            assert_eq!(rows, wanted, "[{table}]");
+        }
+    }
+
+    #[test]
+    fn defaults_are_those_of_the_program() {
+        let mut text = String::new();
+        for (table, keys) in tables().filter(|(table, _)| *table != RULE) {
+            let _ = writeln!(text, "{}", heading(table));
+            for key in keys {
+                if let Some(default) = key.default {
+                    let _ = writeln!(text, "{} = {default}", key.name);
+                }
+            }
+        }
+        assert_eq!(Config::parse(&text, Path::new("defaults")).expect("good"), Config::default());
+        assert_eq!(Config::parse(&file(), Path::new("shipped")).expect("good"), Config::default());
+    }
+
+    #[test]
+    fn the_shipped_file_is_good_with_every_line_in_force() {
+        let lines = file();
+        let open = lines.lines().filter_map(|line| line.strip_prefix('#').filter(|line| !line.starts_with(' ')));
+        let text: String = open.map(|line| format!("{line}\n")).collect();
+        let config = Config::parse(&text, Path::new("shipped")).expect("good");
+        assert_eq!(config.rules.len(), 1);
+        assert_eq!(config.interfaces, ["eth0", "ens*"]);
+    }
+
+    #[test]
+    fn a_reload_puts_in_force_what_the_table_says() {
+        // One value each that is not the default.
+        let other = |key: &Key| match key.name {
+            "ports" => "[2525]",
+            "interfaces" => "[\"eth9\"]",
+            "ingress" => "\"tcx\"",
+            "hot_plug" => "false",
+            "local" => "[\"203.0.113.0/24\"]",
+            _ => "",
+        };
+        for key in KEYS.iter().filter(|key| !other(key).is_empty()) {
+            let new = Config::parse(&format!("{} = {}", key.name, other(key)), Path::new("new")).expect("good");
+            let mut running = Config::default();
+            let restart = running.take_over(new.clone());
+            assert_eq!(restart.contains(&key.name), !key.reload, "{}", key.name);
+            assert_eq!(running == new, key.reload, "{}", key.name);
+        }
+    }
+}

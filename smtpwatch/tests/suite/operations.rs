@@ -1,0 +1,136 @@
+//! What operators are given fits the program: rules, dashboard and pages name metrics that there are, and each alert has its page.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    path::{Path, PathBuf},
+};
+
+use smtpwatch::output::metrics::Metrics;
+use smtpwatch_core::finding::Kind;
+
+fn workspace(path: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap().join(path)
+}
+
+fn read(path: &str) -> String {
+    std::fs::read_to_string(workspace(path)).unwrap_or_else(|error| panic!("{path}: {error}"))
+}
+
+/// The files of a directory with this ending, and what is in them.
+fn files(directory: &str, ending: &str) -> BTreeMap<String, String> {
+    let entries = std::fs::read_dir(workspace(directory)).unwrap().map(|entry| entry.unwrap().file_name());
+    let names = entries.filter_map(|name| Some(name.into_string().unwrap().strip_suffix(ending)?.to_owned()));
+    names.map(|name| (name.clone(), read(&format!("{directory}/{name}{ending}")))).collect()
+}
+
+/// Metrics of the registry, each with what a histogram makes of it.
+fn registered() -> BTreeSet<String> {
+    let metrics = Metrics::new(&[25]).unwrap();
+    // Series of an interface are there when it is.
+    metrics.watch_interface("eth0");
+    metrics.attached("eth0", "ingress", "xdp", Some(true));
+    let text = metrics.render();
+    let mut names = BTreeSet::new();
+    for line in text.lines() {
+        if let Some(rest) = line.strip_prefix("# TYPE ") {
+            let (name, kind) = rest.split_once(' ').unwrap();
+            names.insert(name.to_owned());
+            if kind == "histogram" {
+                names.extend(["bucket", "sum", "count"].map(|part| format!("{name}_{part}")));
+            }
+        }
+    }
+    names
+}
+
+/// Names of metrics of ours in a text.
+fn named(text: &str) -> BTreeSet<String> {
+    let words = text.split(|c: char| !c.is_ascii_alphanumeric() && c != '_' && c != ':');
+    // A name of a recording rule has levels around it.
+    let ours = words.filter(|word| word.starts_with("smtpwatch_") && !word.contains(':'));
+    ours.map(str::to_owned).collect()
+}
+
+/// What is called smtpwatch_ and is no metric: parts of the source, and objects of the kernel.
+const OTHERS: [&str; 10] = [
+    "smtpwatch_common",
+    "smtpwatch_core",
+    "smtpwatch_ebpf",
+    "smtpwatch_tests",
+    "smtpwatch_tc_egress",
+    "smtpwatch_tc_egress_ip",
+    "smtpwatch_tc_ingress",
+    "smtpwatch_tc_ingress_ip",
+    "smtpwatch_xdp",
+    "smtpwatch_",
+];
+
+#[test]
+fn every_metric_that_is_named_exists() {
+    let registered = registered();
+    let mut texts: BTreeMap<String, String> = [
+        files("docs", ".md"),
+        files("docs/runbooks", ".md"),
+        files("deploy/prometheus", ".yaml"),
+        files("deploy/grafana", ".json"),
+    ]
+    .into_iter()
+    .flatten()
+    .collect();
+    texts.insert("README".to_owned(), read("README.md"));
+    let mut found = 0;
+    for (file, text) in &texts {
+        for name in named(text).iter().filter(|name| !OTHERS.contains(&name.as_str())) {
+            // "smtpwatch_config_*" names several.
+            let exists = registered.contains(name)
+                || name.ends_with('_') && registered.iter().any(|metric| metric.starts_with(name));
+            assert!(exists, "{file} names {name}, which there is not");
+            found += 1;
+        }
+    }
+    assert!(found > 50, "only {found} metrics are named");
+    let page = named(texts.get("metrics").unwrap());
+    for name in registered.iter().filter(|name| name.starts_with("smtpwatch_")) {
+        let base = ["_bucket", "_sum", "_count"].iter().find_map(|part| name.strip_suffix(part)).unwrap_or(name);
+        assert!(page.contains(base) || page.contains(name), "docs/metrics.md lacks {name}");
+    }
+}
+
+/// Every kind of finding raises an alert.
+#[test]
+fn every_kind_has_a_rule() {
+    let rules = read("deploy/prometheus/alerts.yaml");
+    let kinds: BTreeSet<&str> = rules
+        .lines()
+        .filter(|line| line.contains("kind=") || line.contains("kind=~"))
+        .flat_map(|line| line.split(['"', '|']))
+        .collect();
+    let pages = read("docs/runbooks/SmtpwatchIncident.md");
+    for kind in Kind::ALL {
+        assert!(kinds.contains(kind.as_str()), "no rule for {}", kind.as_str());
+        assert!(pages.contains(&format!("| `{}` |", kind.as_str())), "no page for {}", kind.as_str());
+    }
+}
+
+#[test]
+fn every_alert_has_its_words_and_its_page() {
+    const PAGE: &str = "/usr/share/doc/smtpwatch/runbooks/";
+    let rules = read("deploy/prometheus/alerts.yaml");
+    let mut alerts = BTreeSet::from(["SmtpwatchIncident".to_owned()]);
+    for rule in rules.split("- alert: ").skip(1) {
+        let name = rule.lines().next().unwrap();
+        for part in ["severity: ", "summary: ", "description: ", &format!("runbook_url: {PAGE}{name}.md\n")] {
+            assert!(rule.contains(part), "{name} lacks {part}");
+        }
+        alerts.insert(name.to_owned());
+    }
+    let mut pages = files("docs/runbooks", ".md");
+    let index = pages.remove("README").unwrap();
+    assert_eq!(pages.keys().cloned().collect::<BTreeSet<_>>(), alerts, "pages and alerts");
+    for (name, page) in pages {
+        for part in ["Meaning", "Impact", "Diagnosis", "Mitigation", "False alarms"] {
+            assert!(page.contains(&format!("\n## {part}\n")), "{name} lacks {part}");
+        }
+        assert!(index.contains(&format!("[{name}]({name}.md)")), "the index lacks {name}");
+    }
+}
