@@ -9,6 +9,7 @@ pub mod command;
 pub mod daemon;
 pub mod exim;
 pub mod load;
+pub mod machine;
 pub mod names;
 pub mod netns;
 pub mod policy_host;

@@ -207,7 +207,15 @@ impl Directory {
         Ok(Self(path))
     }
 
-    fn lab(&self) -> PathBuf {
+    /// Where it is.
+    #[must_use]
+    pub fn path(&self) -> &Path {
+        &self.0
+    }
+
+    /// Its part that a program in it sees as `/lab`.
+    #[must_use]
+    pub fn lab(&self) -> PathBuf {
         self.0.join("lab")
     }
 }

@@ -12,7 +12,7 @@ pub type Tool = (&'static str, &'static str);
 /// What network namespaces and the attacker on the path need.
 pub const NETWORK: [Tool; 2] = [("ip", "iproute2"), ("nft", "nftables")];
 /// What every suite together needs; the mail servers live in roots of their own.
-pub const TESTS: [Tool; 7] = [
+pub const TESTS: [Tool; 9] = [
     ("ip", "iproute2"),
     ("nft", "nftables"),
     ("tc", "iproute2"),
@@ -20,6 +20,8 @@ pub const TESTS: [Tool; 7] = [
     ("gcc", "gcc"),
     ("setpriv", "util-linux"),
     ("unshare", "util-linux"),
+    ("dh", "debhelper"),
+    ("debootstrap", "debootstrap"),
 ];
 /// Who else reads SMTP from recordings. Without it a comparison is skipped.
 pub const ORACLE: [Tool; 1] = [("tshark", "tshark")];
@@ -47,7 +49,17 @@ pub fn cargo(arguments: &[&str]) -> Command {
 /// The release build of the binary `name` of the package of that name, made now if it is not up to date.
 pub fn release_binary(name: &str) -> Result<PathBuf> {
     println!("building {name} (cargo build --release)");
-    let arguments = ["build", "--release", "--quiet", "--package", name, "--message-format=json-render-diagnostics"];
+    binary(name, &["--release"])
+}
+
+/// The build for tests, likewise.
+pub fn dev_binary(name: &str) -> Result<PathBuf> {
+    binary(name, &[])
+}
+
+fn binary(name: &str, profile: &[&str]) -> Result<PathBuf> {
+    let mut arguments = vec!["build", "--quiet", "--package", name, "--message-format=json-render-diagnostics"];
+    arguments.extend(profile);
     let out = cargo(&arguments).stderr(Stdio::inherit()).output().context("cannot start cargo")?;
     ensure!(out.status.success(), "{name} does not build");
     executables(&out.stdout)

@@ -1,10 +1,11 @@
-//! `cargo xtask`: builds the kernel object, runs every suite, the demonstration and the benchmarks.
+//! `cargo xtask`: builds the kernel object and the package, runs every suite, the demonstration and the benchmarks.
 
 mod bench;
 mod build_ebpf;
 mod demo;
 mod fuzz;
 mod host;
+mod package;
 mod test;
 
 use clap::{Parser, Subcommand};
@@ -24,6 +25,10 @@ enum Task {
     Bench(bench::Arguments),
     /// Build the kernel object that the daemon embeds
     BuildEbpf(build_ebpf::Arguments),
+    /// Install the package in a fresh Debian, play a strip, and wait for the alert in the pager
+    Acceptance,
+    /// Build the Debian package
+    Package(package::Arguments),
     /// Play a STARTTLS strip against the real daemon and show the alert
     Demo,
     /// Run the fuzz targets, one after the other
@@ -35,6 +40,8 @@ fn main() -> anyhow::Result<()> {
         Task::Test(arguments) => test::run(&arguments),
         Task::Bench(arguments) => bench::run(&arguments),
         Task::BuildEbpf(arguments) => build_ebpf::run(&arguments),
+        Task::Acceptance => test::acceptance(),
+        Task::Package(arguments) => package::run(&arguments),
         Task::Demo => demo::run(),
         Task::Fuzz(arguments) => fuzz::run(&arguments),
     }

@@ -1,7 +1,7 @@
 //! `cargo xtask test`: every suite, a table, and one last line that says how it stands.
 
 use std::io::{BufRead, BufReader};
-use std::process::{Command, Stdio};
+use std::process::{Child, Command, Stdio};
 use std::time::Instant;
 
 use anyhow::{Context, Result, bail};
@@ -24,6 +24,8 @@ pub fn run(arguments: &Arguments) -> Result<()> {
             println!("{error:#}");
         }
     }
+    // Fetched and unpacked while the first suites are built; without it the lab says what it skips.
+    let root = (arguments.only.is_empty()).then(debian_root);
     let chosen = |suite: &&Suite| arguments.only.is_empty() || arguments.only.iter().any(|name| name == suite.name);
     let mut results = Vec::new();
     for suite in SUITES.iter().filter(chosen) {
@@ -35,6 +37,10 @@ pub fn run(arguments: &Arguments) -> Result<()> {
         });
         results.push((suite.name, tally, start.elapsed().as_secs_f64()));
     }
+    if let Some(Ok(mut root)) = root {
+        // The lab has waited for it.
+        let _ = root.wait();
+    }
     let mut total = Tally::default();
     println!("\n{:<10} {:>7} {:>7} {:>8} {:>8}", "suite", "passed", "failed", "skipped", "seconds");
     for (name, tally, seconds) in results {
@@ -44,6 +50,23 @@ pub fn run(arguments: &Arguments) -> Result<()> {
     println!("{} passed, {} failed, {} skipped", total.passed, total.failed, total.skipped);
     // The exit code alone: the line above is the last one.
     std::process::exit(i32::from(total.failed > 0));
+}
+
+/// Runs the acceptance alone: from a fresh Debian to the pager, each step with its time.
+pub fn acceptance() -> Result<()> {
+    host::ensure_tools(&host::TESTS)?;
+    let arguments =
+        ["test", "-q", "-p", "smtpwatch-tests", "--test", "lab", "acceptance::acceptance", "--", "--nocapture"];
+    let status = host::cargo(&arguments).status().context("cannot start cargo")?;
+    if status.success() { Ok(()) } else { bail!("the acceptance failed") }
+}
+
+/// Makes the root of the lab's machines, beside all else.
+fn debian_root() -> std::io::Result<Child> {
+    let workspace = host::workspace();
+    let mut make = Command::new("nice");
+    make.arg(workspace.join("tests/debian-root.sh")).arg(workspace.join("target/lab/debian"));
+    make.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).spawn()
 }
 
 struct Suite {

@@ -513,7 +513,7 @@ fn manuals_and_completions_know_every_verb() {
     for verb in ["run", "replay", "probe", "incidents", "baseline", "policy", "tlsrpt", "check\\-config", "generate"] {
         assert!(page("smtpwatch.8").contains(&format!("smtpwatch\\-{verb}(8)")), "{verb}");
     }
-    assert!(page("smtpwatch-run.8").contains("web.listen") && page("smtpwatch-incidents-show.8").contains("ID"));
+    assert!(page("smtpwatch-run.8").contains("SMTPWATCH_CONFIG") && page("smtpwatch-incidents-show.8").contains("ID"));
     for shell in ["bash", "zsh", "fish"] {
         let out = smtpwatch().args(["generate", "completions", shell]).output().unwrap();
         assert!(String::from_utf8(out.stdout).unwrap().contains("check-config"), "{shell}");
