@@ -41,6 +41,7 @@ use crate::{
     clock::now,
     config::{self, Config},
     confine::{self, Kept},
+    incident::cgroup,
     output::{
         alertmanager::{self, Pusher},
         api,
@@ -248,7 +249,8 @@ fn files(config: &Config, source: &config::Source, web: Option<&ConfigFile>) -> 
     // What is no file is what stands for one, or a URL.
     let named = named.into_iter().map(Path::new).filter(|path| path.exists());
     let read = source.path.iter().map(PathBuf::as_path).chain(named);
-    let readable = read.map(Path::to_owned).chain(web.into_iter().flat_map(ConfigFile::files));
+    let files = read.map(Path::to_owned).chain(web.into_iter().flat_map(ConfigFile::files));
+    let readable = files.map(|path| directory(&path)).chain(cgroup::mount_point()).collect();
     // Landlock allows what is there.
     let state = config.store.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
     let mut writable: Vec<_> =
@@ -257,7 +259,7 @@ fn files(config: &Config, source: &config::Source, web: Option<&ConfigFile>) -> 
         store::make_directory(directory).with_context(|| format!("cannot create {}", directory.display()))?;
     }
     writable.extend(config.journal.file().as_deref().map(directory));
-    Ok(Kept { readable: readable.map(|path| directory(&path)).collect(), writable, ..Kept::default() })
+    Ok(Kept { readable, writable, ..Kept::default() })
 }
 
 /// The directory of a file: the file may be replaced.

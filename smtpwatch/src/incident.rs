@@ -1,6 +1,6 @@
 //! What makes a claim of the engine an incident on record: its identifier, and the name of its flow that other tools use.
 
-mod cgroup;
+pub mod cgroup;
 mod community_id;
 pub mod difference;
 pub mod export;

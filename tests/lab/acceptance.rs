@@ -16,7 +16,7 @@ use smtpwatch_tests::netns::{Family, Path};
 use smtpwatch_tests::prometheus::Prometheus;
 use smtpwatch_tests::scripted::Server;
 use smtpwatch_tests::tls::Identity;
-use smtpwatch_tests::{scenario, smtp};
+use smtpwatch_tests::{daemon, scenario, smtp};
 
 use crate::set_up::{FINDING, SENDER, script};
 
@@ -45,10 +45,7 @@ fn package(version: &str, to: &FilePath) -> Result<PathBuf> {
     let workspace = FilePath::new(env!("CARGO_MANIFEST_DIR")).parent().context("the workspace")?;
     let mut build = Command::new(cargo);
     build.args(["run", "-q", "-p", "xtask", "--", "package", "--dev", "--version", version]).current_dir(workspace);
-    let of_package = |name: &String| name.starts_with("CARGO_PKG_") || name.starts_with("CARGO_MANIFEST_");
-    for name in std::env::vars().map(|(name, _)| name).filter(of_package) {
-        build.env_remove(name);
-    }
+    daemon::forget_cargo(&mut build);
     let out = command::run(&mut build, BUILD)?;
     let built = FilePath::new(out.lines().last().context("the package")?);
     let copy = to.join(built.file_name().context("a name")?);

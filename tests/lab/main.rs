@@ -9,6 +9,7 @@ mod canary;
 mod foundations;
 mod honest;
 mod killed;
+mod kubernetes;
 mod lifecycle;
 mod losses;
 mod pages;

@@ -1,4 +1,5 @@
-//! The shipped alert rules, checked and unit-tested by promtool; the shipped dashboard, held against Grafana's schema.
+//! The shipped alert rules, checked and unit-tested by promtool; the shipped dashboard and manifests, held
+//! against the schemas of Grafana and Kubernetes.
 
 use std::path::Path;
 use std::process::Command;
@@ -6,7 +7,7 @@ use std::time::Duration;
 
 use smtpwatch_tests::netns::Namespace;
 use smtpwatch_tests::prometheus::{dashboard, promtool};
-use smtpwatch_tests::{command, python, scenario};
+use smtpwatch_tests::{command, kubernetes, python, scenario};
 
 #[test]
 fn rules_are_valid() {
@@ -29,5 +30,13 @@ fn the_dashboard_fits_the_schema() {
         let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("rules/grafana.py");
         let mut check = Command::new(python::grafana_interpreter()?);
         command::run(check.arg(script).arg(dashboard()), Duration::from_secs(60)).map(drop)
+    });
+}
+
+#[test]
+fn manifests_are_fresh_and_fit_the_schemas() {
+    scenario("manifests_are_fresh_and_fit_the_schemas", || {
+        let mut check = Command::new(python::kubernetes_interpreter()?);
+        command::run(check.args(kubernetes::manifests("check")), Duration::from_secs(120)).map(drop)
     });
 }

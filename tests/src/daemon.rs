@@ -349,11 +349,7 @@ fn build(profile: Profile) -> Result<PathBuf> {
         .arg("--manifest-path")
         .arg(manifest)
         .args(profile.arguments());
-    // What cargo says of the package of the tests is not for this build: it would build everything anew that looks at it.
-    let of_package = |name: &String| name.starts_with("CARGO_PKG_") || name.starts_with("CARGO_MANIFEST_");
-    for name in std::env::vars().map(|(name, _)| name).filter(of_package) {
-        command.env_remove(name);
-    }
+    forget_cargo(&mut command);
     let out = command::output(&mut command, BUILD)?;
     // The compiler's words are on standard error; standard output is for programs.
     ensure!(out.status.success(), "the daemon does not build: {}", out.stderr);
@@ -362,6 +358,14 @@ fn build(profile: Profile) -> Result<PathBuf> {
         (message["target"]["name"] == "smtpwatch").then(|| message["executable"].as_str().map(PathBuf::from))?
     };
     out.stdout.lines().filter_map(executable).next_back().context("cargo build names no executable smtpwatch")
+}
+
+/// What cargo says of the package of the tests is not for another build: it would build everything anew that looks at it.
+pub fn forget_cargo(command: &mut Command) {
+    let of_package = |name: &String| name.starts_with("CARGO_PKG_") || name.starts_with("CARGO_MANIFEST_");
+    for name in std::env::vars().map(|(name, _)| name).filter(of_package) {
+        command.env_remove(name);
+    }
 }
 
 /// A plain HTTP GET: status and body.

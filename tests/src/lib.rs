@@ -8,6 +8,7 @@ pub mod attacker;
 pub mod command;
 pub mod daemon;
 pub mod exim;
+pub mod kubernetes;
 pub mod load;
 pub mod machine;
 pub mod names;

@@ -45,6 +45,13 @@ static GRAFANA: Packages = Packages {
     found: OnceLock::new(),
 };
 
+/// Go's engine of templates, and the schemas of Kubernetes.
+static KUBERNETES: Packages = Packages {
+    directory: "python-kubernetes",
+    names: ["go-template==0.0.3", "kubernetes-validate==1.37.0"],
+    found: OnceLock::new(),
+};
+
 /// The interpreter of an environment that has what TLS reports are tested with, installed if this has not been done yet.
 ///
 /// # Errors
@@ -75,6 +82,14 @@ pub fn pages_interpreter() -> Result<&'static Path> {
 /// [`Skip`] with the reason when it cannot be had here.
 pub fn grafana_interpreter() -> Result<&'static Path> {
     GRAFANA.interpreter()
+}
+
+/// The interpreter of an environment that has what manifests are made and checked with, likewise.
+///
+/// # Errors
+/// [`Skip`] with the reason when it cannot be had here.
+pub fn kubernetes_interpreter() -> Result<&'static Path> {
+    KUBERNETES.interpreter()
 }
 
 impl Packages {

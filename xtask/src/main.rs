@@ -5,6 +5,7 @@ mod build_ebpf;
 mod demo;
 mod fuzz;
 mod host;
+mod image;
 mod package;
 mod test;
 
@@ -29,6 +30,10 @@ enum Task {
     Acceptance,
     /// Build the Debian package
     Package(package::Arguments),
+    /// Build the container image
+    Image(image::Arguments),
+    /// Make the manifests of Kubernetes from the Helm chart
+    Manifests,
     /// Play a STARTTLS strip against the real daemon and show the alert
     Demo,
     /// Run the fuzz targets, one after the other
@@ -42,6 +47,8 @@ fn main() -> anyhow::Result<()> {
         Task::BuildEbpf(arguments) => build_ebpf::run(&arguments),
         Task::Acceptance => test::acceptance(),
         Task::Package(arguments) => package::run(&arguments),
+        Task::Image(arguments) => image::run(&arguments),
+        Task::Manifests => test::manifests(),
         Task::Demo => demo::run(),
         Task::Fuzz(arguments) => fuzz::run(&arguments),
     }

@@ -55,10 +55,17 @@ pub fn run(arguments: &Arguments) -> Result<()> {
 /// Runs the acceptance alone: from a fresh Debian to the pager, each step with its time.
 pub fn acceptance() -> Result<()> {
     host::ensure_tools(&host::TESTS)?;
-    let arguments =
-        ["test", "-q", "-p", "smtpwatch-tests", "--test", "lab", "acceptance::acceptance", "--", "--nocapture"];
-    let status = host::cargo(&arguments).status().context("cannot start cargo")?;
-    if status.success() { Ok(()) } else { bail!("the acceptance failed") }
+    cargo(&["test", "-q", "-p", "smtpwatch-tests", "--test", "lab", "acceptance::acceptance", "--", "--nocapture"])
+}
+
+/// Makes the manifests of `deploy/kubernetes` anew.
+pub fn manifests() -> Result<()> {
+    cargo(&["run", "-q", "-p", "smtpwatch-tests", "--bin", "manifests"])
+}
+
+fn cargo(arguments: &[&str]) -> Result<()> {
+    let status = host::cargo(arguments).status().context("cannot start cargo")?;
+    if status.success() { Ok(()) } else { bail!("cargo {} ended with {status}", arguments.join(" ")) }
 }
 
 /// Makes the root of the lab's machines, beside all else.
@@ -156,10 +163,7 @@ impl Step {
                 Ok(Tally { skipped: 1, ..Tally::default() })
             }
             Self::Check { arguments, .. } => {
-                let status = host::cargo(arguments).status().context("cannot start cargo")?;
-                if !status.success() {
-                    bail!("cargo {} ended with {status}", arguments.join(" "));
-                }
+                cargo(arguments)?;
                 Ok(Tally { passed: 1, ..Tally::default() })
             }
             Self::Call(task) => task().map(|()| Tally { passed: 1, ..Tally::default() }),

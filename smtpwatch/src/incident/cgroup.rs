@@ -43,11 +43,8 @@ struct Handle {
 impl Cgroups {
     /// Finds where cgroup2 is mounted; `None`: nowhere.
     pub(super) fn open() -> Option<Self> {
-        let mounts = Process::myself().ok()?.mountinfo().ok()?;
-        // The host's tree, where that of a container is mounted too.
-        let mount =
-            mounts.into_iter().filter(|mount| mount.fs_type == "cgroup2").min_by_key(|mount| mount.root.len())?;
-        Some(Self { mount: File::open(&mount.mount_point).ok()?, root: mount.mount_point, walked: None })
+        let root = mount_point()?;
+        Some(Self { mount: File::open(&root).ok()?, root, walked: None })
     }
 
     /// The path of a cgroup below the root of the tree; `None`: it is gone, or was not found.
@@ -80,6 +77,13 @@ impl Cgroups {
         let directory = unsafe { OwnedFd::from_raw_fd(fd) };
         std::fs::read_link(format!("/proc/self/fd/{}", directory.as_raw_fd()))
     }
+}
+
+/// Where the tree is mounted; that of the host, where that of a container is mounted too.
+pub fn mount_point() -> Option<PathBuf> {
+    let mounts = Process::myself().ok()?.mountinfo().ok()?;
+    let trees = mounts.into_iter().filter(|mount| mount.fs_type == "cgroup2");
+    trees.min_by_key(|mount| mount.root.len()).map(|mount| mount.mount_point)
 }
 
 /// Looks for the directory of this number, level by level: services lie near the root.
