@@ -20,7 +20,11 @@ fn rules_are_valid() {
 #[test]
 fn rules_pass_their_unit_tests() {
     scenario("rules_pass_their_unit_tests", || {
-        promtool(&Namespace::create("promtool")?, &["test", "rules", "/lab/alerts_test.yaml"]).map(drop)
+        promtool(
+            &Namespace::create("promtool")?,
+            &["test", "rules", "/lab/alerts_test.yaml", "/lab/alerts_days_test.yaml"],
+        )
+        .map(drop)
     });
 }
 
