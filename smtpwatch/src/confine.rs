@@ -42,6 +42,17 @@ pub fn thread(kept: &Kept) -> anyhow::Result<Loose> {
     Ok(parts.into_iter().filter_map(Result::err).collect())
 }
 
+/// No memory of this process is written to a file when it ends by a fault: a password on the wire may be in it.
+///
+/// # Errors
+///
+/// The system refuses.
+pub fn no_core() -> anyhow::Result<()> {
+    use anyhow::Context as _;
+    use nix::sys::resource::{Resource, setrlimit};
+    setrlimit(Resource::RLIMIT_CORE, 0, 0).context("cannot switch core dumps off")
+}
+
 /// Nothing that this process starts can ever get more than it has (`PR_SET_NO_NEW_PRIVS`): what the filter of system calls and
 /// Landlock need.
 fn no_new_privileges() -> anyhow::Result<()> {

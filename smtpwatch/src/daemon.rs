@@ -102,6 +102,7 @@ pub struct Start {
 pub fn run(start: Start) -> anyhow::Result<()> {
     let Start { config, source, listen, web } = start;
     let files = files(&config, &source, web.as_ref())?;
+    confine::no_core()?;
     let (thread, begin) = idle_thread("pipeline")?;
     tell(&confine::thread(&files)?);
 

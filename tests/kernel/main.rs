@@ -13,7 +13,7 @@ macro_rules! need_root {
 pub(crate) use need_root;
 
 mod attach;
+mod coexistence;
 mod differential;
 mod packet;
-#[expect(dead_code, reason = "`cargo xtask bench` uses more of it")]
 mod test_run;

@@ -89,6 +89,9 @@ fn a_user_with_three_capabilities_keeps_two_in_one_thread() {
         let mut daemon = Daemon::start(&site.path.gateway, "*", &home.0, options)?;
         ensure!(site.attached()? != before, "nothing is attached");
         let status = std::fs::read_to_string(format!("/proc/{}/status", daemon.pid()))?;
+        let limits = std::fs::read_to_string(format!("/proc/{}/limits", daemon.pid()))?;
+        let core: Vec<_> = limits.lines().filter(|line| line.starts_with("Max core file size")).collect();
+        ensure!(core.iter().all(|line| line.split_whitespace().nth(4) == Some("0")) && core.len() == 1, "{limits}");
         ensure!(status.contains(&format!("Uid:\t{SERVICE_UID}\t{SERVICE_UID}\t")), "{status}");
         let mut kept = capabilities(&daemon)?;
         ensure!(kept.remove("pipeline") == Some(HOT_PLUG), "{kept:x?}");
@@ -205,6 +208,22 @@ fn the_configuration_is_read_again_and_the_manager_is_told() {
         ensure!(daemon.terminate()?, "it ends with a failure: {}", daemon.log());
         told("STOPPING=1")?;
         ensure!(violations(&daemon) == 2, "without its rule there is no finding");
+        Ok(())
+    });
+}
+
+#[test]
+fn after_any_exit_nothing_is_left() {
+    scenario("after_any_exit_nothing_is_left", || {
+        let (site, home) = (Site::create()?, Home::create("exits")?);
+        let before = site.attached()?;
+        for signal in [Signal::SIGTERM, Signal::SIGINT, Signal::SIGQUIT, Signal::SIGABRT, Signal::SIGKILL] {
+            let mut daemon = Daemon::start(&site.path.gateway, "*", &home.0, Options::default())?;
+            ensure!(site.attached()? != before, "nothing is attached");
+            daemon.signal(signal)?;
+            daemon.ended(FINDING).with_context(|| format!("{signal}"))?;
+            ensure!(site.attached()? == before, "something is left after {signal}");
+        }
         Ok(())
     });
 }

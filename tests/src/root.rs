@@ -42,6 +42,8 @@ pub enum Packages {
     Recursor,
     /// nginx, and curl to ask it.
     Nginx,
+    /// Programs that attach others' XDP programs through libxdp's dispatcher.
+    XdpTools,
 }
 
 impl Packages {
@@ -54,6 +56,7 @@ impl Packages {
             Self::Unbound => "unbound",
             Self::Recursor => "recursor",
             Self::Nginx => "nginx",
+            Self::XdpTools => "xdp-tools",
         }
     }
 
@@ -66,6 +69,7 @@ impl Packages {
             Self::Unbound => &["unbound", "bind9-dnsutils"],
             Self::Recursor => &["pdns-recursor"],
             Self::Nginx => &["nginx", "curl"],
+            Self::XdpTools => &["xdp-tools"],
         }
     }
 }
@@ -83,7 +87,7 @@ impl Root {
     /// # Errors
     /// [`Skip`] with the reason when overlayfs, chroot or the packages cannot be had here.
     pub fn with(packages: Packages) -> Result<&'static Self> {
-        static ROOTS: [OnceLock<Result<Root, String>>; 7] = [const { OnceLock::new() }; 7];
+        static ROOTS: [OnceLock<Result<Root, String>>; 8] = [const { OnceLock::new() }; 8];
         ROOTS[packages as usize]
             .get_or_init(|| install(packages).map_err(|error| format!("{error:#}")))
             .as_ref()
