@@ -498,16 +498,37 @@ pub enum BaselineVerb {
     Show(PeerArgs),
     /// Forget one peer; a running daemon forgets it too, within a second.
     Forget(PeerArgs),
+    /// Write all of it to stdout, one JSON object per line: for another host, or to keep.
+    Export(BaselinePlace),
+    /// Read what export has written; of two rows about one peer the one that was seen last stays. The daemon must be stopped.
+    Import(BaselineImportArgs),
+}
+
+/// Where history is kept.
+#[derive(Debug, Args)]
+pub struct BaselinePlace {
+    #[command(flatten)]
+    pub(crate) config: ConfigArg,
+    /// The store [default: that of the configuration].
+    #[arg(long, value_name = "PATH")]
+    pub(crate) store: Option<PathBuf>,
+}
+
+/// Flags of `baseline import`.
+#[derive(Debug, Args)]
+pub struct BaselineImportArgs {
+    /// What was exported; - is stdin.
+    #[arg(value_name = "FILE")]
+    pub(crate) file: PathBuf,
+    #[command(flatten)]
+    pub(crate) place: BaselinePlace,
 }
 
 /// Flags of `baseline`.
 #[derive(Debug, Args)]
 pub struct BaselineArgs {
     #[command(flatten)]
-    pub(crate) config: ConfigArg,
-    /// The store [default: that of the configuration].
-    #[arg(long, value_name = "PATH")]
-    pub(crate) store: Option<PathBuf>,
+    pub(crate) place: BaselinePlace,
     /// Form of the answer [default: text on a terminal, else json].
     #[arg(long, value_name = "FORMAT")]
     pub(crate) format: Option<Format>,

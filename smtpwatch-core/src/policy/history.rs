@@ -153,7 +153,7 @@ pub struct SessionNote {
 }
 
 /// Of whom a record speaks. The own address is part of it, because a server may offer differently to each client (FP-3).
-#[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Debug, Serialize)]
+#[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Debug, Serialize, Deserialize)]
 pub struct HistoryKey {
     /// Which end this host is.
     pub role: Role,
@@ -166,7 +166,7 @@ pub struct HistoryKey {
 }
 
 /// The two ways to know a peer again.
-#[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Debug, Serialize)]
+#[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Debug, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum HistoryPeer {
     /// By address.

@@ -1,25 +1,39 @@
 //! `smtpwatch baseline`.
 
-use std::io::Write;
+use std::{
+    collections::HashMap,
+    fs::File,
+    io::{BufRead, BufReader, Read, Write},
+    path::Path,
+};
 
-use serde::Serialize;
-use smtpwatch_core::{Role, Timestamp};
+use anyhow::Context as _;
+use serde::{Deserialize, Serialize};
+use smtpwatch_core::{
+    Role, Timestamp,
+    policy::history::{HistoryKey, HistoryPeer, HistoryRecord},
+};
 
-use super::{BaselineArgs, BaselineVerb, Exit, Format};
+use super::{BaselineImportArgs, BaselinePlace, BaselineVerb, Exit, Format};
 use crate::{
     config::Config,
     output::text,
-    store::{Entry, Store, peer_text},
+    store::{Entry, Keeping, Store, StoreHandle, Writer, peer_text},
 };
+
+/// Of what is exported.
+const SCHEMA_VERSION: u32 = 1;
+/// Octets of one line of it; a row has some hundred.
+const MAX_LINE: u64 = 64 * 1024;
 
 pub(super) fn run(verb: BaselineVerb) -> anyhow::Result<Exit> {
     match verb {
         BaselineVerb::List(args) => {
-            let entries = open(&args)?.entries()?;
+            let entries = open(&args.place)?.entries()?;
             print(&entries, args.format)?;
         }
         BaselineVerb::Show(args) => {
-            let entries = open(&args.common)?.peer(&args.peer)?;
+            let entries = open(&args.common.place)?.peer(&args.peer)?;
             anyhow::ensure!(
                 !entries.is_empty(),
                 "{}: no such peer in the history; see `smtpwatch baseline list`",
@@ -28,7 +42,7 @@ pub(super) fn run(verb: BaselineVerb) -> anyhow::Result<Exit> {
             print(&entries, args.common.format)?;
         }
         BaselineVerb::Forget(args) => {
-            let rows = open(&args.common)?.forget(&args.peer)?;
+            let rows = open(&args.common.place)?.forget(&args.peer)?;
             anyhow::ensure!(rows > 0, "{}: no such peer in the history; see `smtpwatch baseline list`", args.peer);
             let answer = match Format::or_default(args.common.format) {
                 Format::Text => format!("{}: forgotten ({rows} rows)\n", text::printable(&args.peer)),
@@ -36,16 +50,86 @@ pub(super) fn run(verb: BaselineVerb) -> anyhow::Result<Exit> {
             };
             super::out(|out| out.write_all(answer.as_bytes()))?;
         }
+        BaselineVerb::Export(place) => {
+            let entries = open(&place)?.entries()?;
+            let rows =
+                entries.into_iter().map(|(key, record)| Exported { schema_version: SCHEMA_VERSION, key, record });
+            super::out(|out| {
+                rows.map(|row| text::json_line(&row)).try_for_each(|line| out.write_all(line.as_bytes()))
+            })?;
+        }
+        BaselineVerb::Import(args) => {
+            let (read, taken) = import(&args)?;
+            super::out(|out| writeln!(out, "{read} rows read, {taken} taken over"))?;
+        }
     }
     Ok(Exit::Fine)
 }
 
-fn open(args: &BaselineArgs) -> anyhow::Result<Store> {
-    let path = match &args.store {
+fn open(place: &BaselinePlace) -> anyhow::Result<Store> {
+    let path = match &place.store {
         Some(path) => path.clone(),
-        None => Config::load(args.config.config.as_deref())?.0.store,
+        None => Config::load(place.config.config.as_deref())?.0.store,
     };
     Ok(Store::open_existing(&path)?)
+}
+
+/// One line of `baseline export`.
+#[derive(Serialize, Deserialize)]
+struct Exported {
+    schema_version: u32,
+    #[serde(flatten)]
+    key: HistoryKey,
+    #[serde(flatten)]
+    record: HistoryRecord,
+}
+
+/// Reads everything before it writes anything: half an import helps nobody. Gives the rows read, and those taken over.
+fn import(args: &BaselineImportArgs) -> anyhow::Result<(usize, usize)> {
+    let (mut config, _) = Config::load(args.place.config.config.as_deref())?;
+    if let Some(store) = &args.place.store {
+        config.store.clone_from(store);
+    }
+    let name = if args.file == Path::new("-") { "stdin".to_owned() } else { args.file.display().to_string() };
+    let from: Box<dyn Read> = match name.as_str() {
+        "stdin" => Box::new(std::io::stdin()),
+        _ => Box::new(File::open(&args.file).with_context(|| format!("cannot read {name}"))?),
+    };
+    let rows = read(from, &name, config.limits.peers)?;
+    // It takes the place of the daemon, and fails while that runs.
+    let (writer, held) = Writer::start(&config.store, Keeping::of(&config))?;
+    let held: HashMap<HistoryKey, HistoryRecord> = held.into_iter().collect();
+    let store = writer.handle().map(StoreHandle::patient).context("the store has no writer")?;
+    let (read, mut taken) = (rows.len(), 0);
+    for Exported { key, record, .. } in rows {
+        if held.get(&key).is_none_or(|held| held.last_seen < record.last_seen) {
+            store.keep(key, record);
+            taken += 1;
+        }
+    }
+    drop(store);
+    let lost = writer.finish();
+    anyhow::ensure!(lost == 0, "{lost} rows could not be written to {}", config.store.display());
+    Ok((read, taken))
+}
+
+fn read(from: impl Read, name: &str, most: usize) -> anyhow::Result<Vec<Exported>> {
+    let mut from = BufReader::new(from);
+    let mut rows = Vec::new();
+    loop {
+        let (mut line, number) = (String::new(), rows.len() + 1);
+        let wrong = || format!("{name}:{number}: no row of `smtpwatch baseline export`");
+        if from.by_ref().take(MAX_LINE).read_line(&mut line).with_context(wrong)? == 0 {
+            return Ok(rows);
+        }
+        let mut row: Exported = serde_json::from_str(&line).with_context(wrong)?;
+        anyhow::ensure!(row.schema_version == SCHEMA_VERSION, "{name}:{number}: written by a newer smtpwatch");
+        anyhow::ensure!(number <= most, "{name}: more than {most} rows: raise peers in [limits]");
+        if let HistoryPeer::Name(name) = &mut row.key.peer {
+            name.make_ascii_lowercase();
+        }
+        rows.push(row);
+    }
 }
 
 /// One row, as a JSON line.

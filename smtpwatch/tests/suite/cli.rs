@@ -239,6 +239,7 @@ fn history_of_one_file_judges_the_next_and_the_store_keeps_it() {
     assert!(stdout(&baseline(&["list", "--format", "text"])).starts_with("PEER "));
     assert_eq!(stdout(&baseline(&["show", "MX1.example.net."])).lines().count(), 1);
     assert_eq!(code(&baseline(&["show", "192.0.2.99"])), 1);
+    history_moves_to_another_store(&files, &store);
     for peer in ["mx1.example.net", "198.51.100.25"] {
         assert_eq!(code(&baseline(&["forget", peer])), 0);
         assert_eq!(code(&baseline(&["forget", peer])), 1, "forgotten already");
@@ -518,4 +519,28 @@ fn manuals_and_completions_know_every_verb() {
         let out = smtpwatch().args(["generate", "completions", shell]).output().unwrap();
         assert!(String::from_utf8(out.stdout).unwrap().contains("check-config"), "{shell}");
     }
+}
+
+/// What one store exports, another one holds after it; a second import brings nothing, and what is no export changes nothing.
+fn history_moves_to_another_store(files: &Files, store: &str) {
+    let exported = stdout(&run(&["baseline", "export", "--store", store]));
+    assert!(
+        exported.lines().count() > 1 && exported.lines().all(|line| line.contains("\"schema_version\":1")),
+        "{exported}"
+    );
+    let (file, other) = (files.write("history.json", &exported), files.text("other.db"));
+    let import = |file: &str| run(&["baseline", "import", file, "--store", &other]);
+    let rows = exported.lines().count();
+    assert_eq!(stdout(&import(&file)), format!("{rows} rows read, {rows} taken over\n"));
+    assert_eq!(stdout(&import(&file)), format!("{rows} rows read, 0 taken over\n"));
+    assert_eq!(stdout(&run(&["baseline", "export", "--store", &other])), exported);
+    for bad in [
+        format!("{exported}no row\n"),
+        exported.replace("\"schema_version\":1", "\"schema_version\":2"),
+        "{}\n".to_owned(),
+    ] {
+        let output = import(&files.write("bad.json", &bad));
+        assert!(code(&output) == 1 && stderr(&output).contains("bad.json:"), "{}", stderr(&output));
+    }
+    assert_eq!(stdout(&run(&["baseline", "export", "--store", &other])), exported);
 }
