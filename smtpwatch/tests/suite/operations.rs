@@ -134,3 +134,24 @@ fn every_alert_has_its_words_and_its_page() {
         assert!(index.contains(&format!("[{name}]({name}.md)")), "the index lacks {name}");
     }
 }
+
+#[test]
+fn links_between_pages_lead_somewhere() {
+    let mut pages: Vec<(PathBuf, String)> = Vec::new();
+    for directory in [".", "docs", "docs/runbooks"] {
+        for (name, text) in files(directory, ".md") {
+            pages.push((workspace(directory).join(name), text));
+        }
+    }
+    let mut followed = 0;
+    for (page, text) in pages {
+        for link in text.split("](").skip(1).filter_map(|rest| rest.split(')').next()) {
+            let path = link.split('#').next().unwrap();
+            if !path.is_empty() && !path.contains("://") && !path.contains(' ') {
+                assert!(page.parent().unwrap().join(path).exists(), "{}: {link}", page.display());
+                followed += 1;
+            }
+        }
+    }
+    assert!(followed > 80, "only {followed} links");
+}
