@@ -8,7 +8,7 @@ flock 9
 [ -e "$home/done" ] && exit 0
 rm -rf "$home/root"
 # What only a reader needs is not unpacked.
-debootstrap --variant=minbase --include=systemd,systemd-sysv,dbus,iproute2 bookworm "$home/root" http://deb.debian.org/debian \
+debootstrap --variant=minbase --include=systemd,systemd-sysv,dbus,iproute2 bookworm "$home/root" \
   >"$home/log" 2>&1 9>&- || { tail -n 5 "$home/log" >&2; exit 1; }
 rm -rf "$home/root/var/cache/apt/archives" "$home/root/var/lib/apt/lists"
 mkdir -p "$home/root/var/cache/apt/archives/partial" "$home/root/var/lib/apt/lists/partial"

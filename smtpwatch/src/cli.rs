@@ -518,7 +518,7 @@ pub struct BaselinePlace {
 #[derive(Debug, Args)]
 pub struct BaselineImportArgs {
     /// What was exported; - is stdin.
-    #[arg(value_name = "FILE")]
+    #[arg(value_name = "FILE", default_value = "-")]
     pub(crate) file: PathBuf,
     #[command(flatten)]
     pub(crate) place: BaselinePlace,

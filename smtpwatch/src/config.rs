@@ -204,7 +204,7 @@ impl Ingress {
 /// `[limits]`: what may be held at once, and with it how much memory is taken at most.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Limits {
-    /// Connections followed at once; the least recently active one makes room, and is counted. An open one takes about 3 KiB
+    /// Connections followed at once; the least recently active one makes room, and is counted. An open one takes about 4.5 KiB
     /// (measured: `docs/performance.md`), and up to some hundred KiB where a sender leaves holes in its stream (see
     /// [`limits::REASSEMBLY_BYTES`]). The kernel's tables take about 0.7 KiB for each of them, from the start.
     pub flows: usize,

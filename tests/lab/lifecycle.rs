@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, ensure};
 use nix::sys::signal::Signal;
 use smtpwatch_tests::command::{self, eventually};
-use smtpwatch_tests::daemon::{Daemon, Options, Privileges, SERVICE_UID, configure};
+use smtpwatch_tests::daemon::{Daemon, Options, Privileges, SERVICE_UID, binary, configure};
 use smtpwatch_tests::netns::{Family, Path};
 use smtpwatch_tests::scripted::Server;
 use smtpwatch_tests::tls::Identity;
@@ -139,6 +139,13 @@ fn what_is_missing_is_told() {
             let code = daemon.ended(FINDING)?;
             let log = daemon.log();
             ensure!(code == Some(77) && log.contains(wanted), "{given:?}: {code:?}: {log}");
+            let mut probe = Privileges::Service(given).command(&site.path.gateway, binary()?, &home.0)?;
+            let store = home.0.join("smtpwatch.toml");
+            probe.args(["probe", "--format", "text", "--config"]).arg(store);
+            let told = command::output(&mut probe, FINDING)?.stdout;
+            let fails = |name: &str| told.lines().any(|line| line.starts_with(&format!("FAIL {name}: ")));
+            ensure!(fails("capabilities") && fails("programs") && told.contains(wanted), "{told}");
+            ensure!(told.contains("PASS confinement: ") && told.contains("PASS store: "), "{told}");
         }
         Ok(())
     });
@@ -176,6 +183,7 @@ fn the_configuration_is_read_again_and_the_manager_is_told() {
         told("WATCHDOG=1")?;
 
         site.send()?;
+        daemon.metric_reaches("smtpwatch_sessions_total", &[("result", "plaintext")], 1.0, FINDING)?;
         configure("*", &home.0, Options { rules: RULE, ..options })?;
         daemon.signal(Signal::SIGHUP)?;
         ensure!(told("RELOADING=1")?.contains("MONOTONIC_USEC="), "the time of the reload");
@@ -224,6 +232,32 @@ fn after_any_exit_nothing_is_left() {
             daemon.ended(FINDING).with_context(|| format!("{signal}"))?;
             ensure!(site.attached()? == before, "something is left after {signal}");
         }
+        Ok(())
+    });
+}
+
+#[test]
+fn the_journal_is_a_file_that_is_rotated() {
+    scenario("the_journal_is_a_file_that_is_rotated", || {
+        let (site, home) = (Site::create()?, home("journal")?);
+        let (log, old) = (home.0.join("findings.json"), home.0.join("findings.json.1"));
+        let rules = format!("{RULE}[journal]\npath = {log:?}\nformat = \"ecs\"\n");
+        let options = Options { rules: &rules, privileges: Privileges::Service(THREE), ..Options::default() };
+        let mut daemon = Daemon::start(&site.path.gateway, "*", &home.0, options)?;
+        let lines = |path: &std::path::Path| std::fs::read_to_string(path).map_or(0, |text| text.lines().count());
+        site.send()?;
+        eventually(FINDING, "findings in the file", || Ok((lines(&log) == 2).then_some(())))?;
+        std::fs::rename(&log, &old)?;
+        daemon.signal(Signal::SIGUSR1)?;
+        eventually(FINDING, "a fresh file", || Ok(log.exists().then_some(())))?;
+        site.send()?;
+        eventually(FINDING, "findings in the fresh file", || Ok((lines(&log) == 2).then_some(())))?;
+        ensure!(lines(&old) == 2, "the old file was written to");
+        let first: serde_json::Value =
+            serde_json::from_str(std::fs::read_to_string(&log)?.lines().next().context("a line")?)?;
+        ensure!(first["event"]["module"] == "smtpwatch" || first["ecs"].is_object(), "{first}");
+        ensure!(daemon.findings().is_empty(), "stdout has findings too");
+        ensure!(daemon.terminate()?, "{}", daemon.log());
         Ok(())
     });
 }

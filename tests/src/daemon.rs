@@ -71,7 +71,10 @@ pub const SERVICE_UID: u32 = 64_587;
 impl Privileges {
     /// The program, run so in a namespace. What it may write is `home`; it gets a copy of the program there, because
     /// the way to the original may be closed to it.
-    fn command(self, namespace: &Namespace, program: &Path, home: &Path) -> Result<Command> {
+    ///
+    /// # Errors
+    /// When it cannot be copied.
+    pub fn command(self, namespace: &Namespace, program: &Path, home: &Path) -> Result<Command> {
         let Self::Service(capabilities) = self else {
             return Ok(namespace.command_with_cgroups(program.to_str().context("a path in UTF-8")?));
         };

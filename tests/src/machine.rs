@@ -6,7 +6,7 @@ use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
-use anyhow::{Result, anyhow, ensure};
+use anyhow::{Context, Result, ensure};
 
 use crate::command::{Guard, Output};
 use crate::netns::Namespace;
@@ -45,14 +45,14 @@ impl Machine {
         shell.args(["-c", BOOT_SCRIPT, "sh"]).arg(root).arg(directory.path()).arg(&cgroup);
         let child = Guard(shell.stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log).spawn()?);
         let mut machine = Self { child, init: 0, cgroup, directory };
-        machine.wait().map_err(|error| anyhow!("{error:#}: {}", machine.read("boot.log")))?;
+        machine.wait()?;
         Ok(machine)
     }
 
     /// Waits until its services are there.
     fn wait(&mut self) -> Result<()> {
         let unshare = self.child.0.id();
-        self.init = command::eventually(BOOT, "the first process of a machine", || {
+        let first = command::eventually(BOOT, "the first process of a machine", || {
             let child: &mut Child = &mut self.child.0;
             ensure!(matches!(child.try_wait(), Ok(None)), "it ended");
             let children = std::fs::read_to_string(format!("/proc/{unshare}/task/{unshare}/children"))?;
@@ -60,11 +60,15 @@ impl Machine {
             let named =
                 |pid: &u32| std::fs::read_to_string(format!("/proc/{pid}/comm")).is_ok_and(|name| name == "systemd\n");
             Ok(first.filter(named))
-        })?;
+        });
+        // Up to here it is this machine that has a say: mounts, namespaces, cgroups.
+        self.init = first
+            .map_err(|error| Skip(format!("no machine can be booted here: {error:#}: {}", self.read("boot.log"))))?;
         command::eventually(BOOT, "the services of a machine", || {
             let out = self.output(&["systemctl", "is-system-running"])?;
             Ok(matches!(out.stdout.trim(), "running" | "degraded").then_some(()))
         })
+        .with_context(|| self.read("boot.log"))
     }
 
     /// Runs a program in it to its end; its exit code is for the caller to judge.

@@ -8,7 +8,10 @@ use super::{
     interfaces, listeners,
     object::{self, LoadSettings, Loaded},
 };
-use crate::config::Ingress;
+use crate::{
+    config::Ingress,
+    confine::{self, Kept},
+};
 
 /// How a check came out.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -37,7 +40,7 @@ pub struct Check {
 /// Tries everything; hooks only on the interface named. `ports` are those that would be watched.
 #[must_use]
 pub fn run(interface: Option<&str>, ports: &[u16]) -> Vec<Check> {
-    let mut checks = vec![kernel(), capabilities(), btf(), listeners_elsewhere(ports)];
+    let mut checks = vec![kernel(), capabilities(), confinement(), btf(), listeners_elsewhere(ports)];
     let settings = LoadSettings { ring: 256 * 1024, flows: 1024, orders: 1024, ..LoadSettings::default() };
     match object::load(&settings) {
         Ok(mut loaded) => {
@@ -63,22 +66,8 @@ fn kernel() -> Check {
     pass("kernel", format!("Linux {}; what it can do is tried, not looked up", release.trim()))
 }
 
-/// Effective capabilities, `capabilities(7)`.
 fn capabilities() -> Check {
-    const NEEDED: [(u32, &str); 3] = [(12, "CAP_NET_ADMIN"), (38, "CAP_PERFMON"), (39, "CAP_BPF")];
-    const SYS_ADMIN: u32 = 21;
-    let status = std::fs::read_to_string("/proc/thread-self/status").unwrap_or_default();
-    let effective = status.lines().find_map(|line| line.strip_prefix("CapEff:"));
-    let Some(effective) = effective.and_then(|hex| u64::from_str_radix(hex.trim(), 16).ok()) else {
-        return warn("capabilities", "the kernel does not tell".to_owned(), String::new());
-    };
-    let has = |bit: u32| effective & (1 << bit) != 0;
-    let missing: Vec<&str> = NEEDED
-        .into_iter()
-        // CAP_SYS_ADMIN stands for the two that came with 5.8.
-        .filter(|(bit, _)| !has(*bit) && (*bit == 12 || !has(SYS_ADMIN)))
-        .map(|(_, name)| name)
-        .collect();
+    let missing: Vec<String> = confine::missing().iter().map(ToString::to_string).collect();
     if missing.is_empty() {
         return pass("capabilities", "CAP_BPF, CAP_NET_ADMIN and CAP_PERFMON".to_owned());
     }
@@ -88,6 +77,24 @@ fn capabilities() -> Check {
         detail: format!("{} missing", missing.join(", ")),
         remedy: "run it as root, or grant them: AmbientCapabilities= in the unit".to_owned(),
     }
+}
+
+/// Whether the daemon could confine itself as it does at its start: in a thread that is gone afterwards.
+fn confinement() -> Check {
+    let tried = std::thread::spawn(|| confine::thread(&Kept::default())).join();
+    let loose = match tried {
+        Ok(Ok(loose)) if loose.is_empty() => {
+            return pass("confinement", "capabilities, Landlock and system calls can be given up".to_owned());
+        }
+        Ok(Ok(loose)) => loose.join("; "),
+        Ok(Err(error)) => format!("{error:#}"),
+        Err(_) => "the trial has failed".to_owned(),
+    };
+    warn(
+        "confinement",
+        loose,
+        "it runs with what is there; kernel 5.13 with CONFIG_SECURITY_LANDLOCK has all of it".to_owned(),
+    )
 }
 
 fn btf() -> Check {

@@ -1,6 +1,6 @@
 //! `smtpwatch probe`.
 
-use std::io::Write;
+use std::{fs::File, io::Write, path::Path};
 
 use super::{Exit, Format, ProbeArgs};
 use crate::{
@@ -17,6 +17,7 @@ use crate::{
 pub(super) fn run(args: &ProbeArgs) -> anyhow::Result<Exit> {
     let (config, _) = Config::load(args.config.config.as_deref())?;
     let mut checks = probe::run(args.interface.as_deref(), &config.ports);
+    checks.push(store(&config.store));
     checks.push(dnssec(&config.policy));
     let format = Format::or_default(args.format);
     super::out(|out| {
@@ -38,6 +39,31 @@ pub(super) fn run(args: &ProbeArgs) -> anyhow::Result<Exit> {
 }
 
 /// Whether DNSSEC comes through the name servers: without it DANE is off.
+/// Whether the daemon could keep its store there, as this user: by making a file beside it.
+fn store(path: &Path) -> Check {
+    let name = "store".to_owned();
+    let directory = path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    // One that is not there yet is made by the start, where its place allows it.
+    let place = directory.ancestors().find(|place| place.exists()).unwrap_or(directory);
+    let trial = place.join(format!(".smtpwatch-probe-{}", std::process::id()));
+    let made = File::create_new(&trial);
+    _ = std::fs::remove_file(&trial);
+    match made {
+        Ok(_) => Check {
+            name,
+            status: Status::Pass,
+            detail: format!("{} can be written", place.display()),
+            remedy: String::new(),
+        },
+        Err(error) => Check {
+            name,
+            status: Status::Fail,
+            detail: format!("{} cannot be written: {error}", place.display()),
+            remedy: "make it writable for this user, or set [store] path".to_owned(),
+        },
+    }
+}
+
 fn dnssec(settings: &PolicySettings) -> Check {
     let check = |status, detail: String, remedy: &str| Check {
         name: "dnssec".to_owned(),

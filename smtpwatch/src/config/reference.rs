@@ -88,7 +88,7 @@ pub const KEYS: &[Key] = &[
         "limits",
         "flows",
         "65536",
-        "Connections followed at once: about 3 KiB each while open, and 0.7 KiB of kernel memory from the start.",
+        "Connections followed at once: about 4.5 KiB each while open, and 0.7 KiB of kernel memory from the start.",
     ),
     key(
         "limits",

@@ -26,11 +26,16 @@ pub(super) fn keep(kept: &[Capability]) -> anyhow::Result<()> {
         .context("cannot give up capabilities")
 }
 
-/// Those of [`CAPTURE`] that the calling thread cannot use.
+/// Those of [`CAPTURE`] that the calling thread cannot use. CAP_SYS_ADMIN stands for the two that came with Linux 5.8.
 #[must_use]
 pub fn missing() -> Vec<Capability> {
     let effective = caps::read(None, CapSet::Effective).unwrap_or_default();
-    CAPTURE.into_iter().filter(|capability| !effective.contains(capability)).collect()
+    let stands_for = |capability| {
+        effective.contains(&Capability::CAP_SYS_ADMIN)
+            && matches!(capability, Capability::CAP_BPF | Capability::CAP_PERFMON)
+    };
+    let missing = |capability: &Capability| !effective.contains(capability) && !stands_for(*capability);
+    CAPTURE.into_iter().filter(missing).collect()
 }
 
 /// Tries something as a thread without capabilities would.
