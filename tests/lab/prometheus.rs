@@ -63,24 +63,18 @@ fn alert_fires() {
         let alert = alertmanager.notified("SmtpwatchStarttlsStripped", "firing", Duration::from_secs(30))?;
         named(&alert, "runbook_url")?;
         prometheus.firing("SmtpwatchStarttlsStripped", Duration::from_secs(5))?;
-        // Each question of the dashboard has an answer.
+        // Each question of the dashboard has an answer; its marks are one.
         let dashboard: Value = serde_json::from_slice(&std::fs::read(dashboard())?)?;
-        let mut panels = 0;
-        for panel in dashboard["panels"].as_array().into_iter().flatten().filter(|panel| panel["type"] != "row") {
-            panels += 1;
-            for target in panel["targets"].as_array().context("targets")? {
-                let expression = target["expr"].as_str().context("an expression")?;
-                let asked =
-                    VARIABLES.iter().fold(expression.to_owned(), |text, (name, value)| text.replace(name, value));
-                ensure!(!asked.contains('$'), "{asked}");
-                eventually(FINDING, &format!("data in {}: {asked}", panel["title"]), || {
-                    Ok((!prometheus.query(&asked)?.is_empty()).then_some(()))
-                })?;
-            }
+        let questions = questions(&dashboard)?;
+        ensure!(questions.len() > 20, "only {} questions", questions.len());
+        for (title, asked) in questions {
+            ensure!(!asked.contains('$'), "{asked}");
+            eventually(FINDING, &format!("data in {title}: {asked}"), || {
+                Ok((!prometheus.query(&asked)?.is_empty()).then_some(()))
+            })?;
         }
-        ensure!(panels >= 20, "only {panels} panels");
         for record in ["sessions_tls:ratio_rate15m", "starttls_offers:ratio_rate15m"] {
-            let recorded = prometheus.query(&format!("instance_role:smtpwatch_{record}"))?;
+            let recorded = prometheus.query(&format!("last_over_time(instance_role:smtpwatch_{record}[5m])"))?;
             ensure!(!recorded.is_empty(), "nothing is recorded of {record}");
         }
         alertmanager.notified("SmtpwatchStarttlsStripped", "resolved", WINDOW * 3)?;
@@ -94,6 +88,25 @@ fn alert_fires() {
         );
         Ok(())
     });
+}
+
+/// What a dashboard asks, its variables filled in: each panel, and each mark that it sets in all of them.
+fn questions(dashboard: &Value) -> Result<Vec<(String, String)>> {
+    let mut questions = Vec::new();
+    let list = |value: &Value| value.as_array().cloned().unwrap_or_default();
+    let mut ask = |title: &Value, question: &Value| {
+        let expression = question["expr"].as_str().with_context(|| format!("an expression in {title}"))?;
+        let asked = VARIABLES.iter().fold(expression.to_owned(), |text, (name, value)| text.replace(name, value));
+        questions.push((title.to_string(), asked));
+        Ok::<_, anyhow::Error>(())
+    };
+    for panel in list(&dashboard["panels"]).iter().filter(|panel| panel["type"] != "row") {
+        let targets = list(&panel["targets"]);
+        ensure!(!targets.is_empty(), "{} asks nothing", panel["title"]);
+        targets.iter().try_for_each(|target| ask(&panel["title"], target))?;
+    }
+    list(&dashboard["annotations"]["list"]).iter().try_for_each(|mark| ask(&mark["name"], mark))?;
+    Ok(questions)
 }
 
 fn time(value: &Value) -> Result<Timestamp> {
