@@ -44,6 +44,7 @@ impl<'a> Prometheus<'a> {
                 let text = std::fs::read_to_string(rules().join(name)).with_context(|| format!("the rules {name}"))?;
                 let seconds = WINDOW.as_secs();
                 let text = text.replace("[15m]", &format!("[{seconds}s]")).replace("- 900", &format!("- {seconds}"));
+                let text = text.replace("offset 15m", &format!("offset {seconds}s"));
                 std::fs::write(lab.join(name), text)?;
             }
             let pushed = format!(

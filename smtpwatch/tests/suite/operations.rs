@@ -112,6 +112,50 @@ fn every_kind_has_a_rule() {
     }
 }
 
+/// Nothing is lost in silence: whatever counts a loss has an alert.
+#[test]
+fn every_loss_has_a_rule() {
+    let rules = read("deploy/prometheus/alerts.yaml");
+    let asked = named(&rules);
+    let losses = ["_dropped_total", "_evicted_total", "_failures_total", "_gaps_total"];
+    let counters: Vec<_> =
+        registered().into_iter().filter(|name| losses.iter().any(|loss| name.ends_with(loss))).collect();
+    assert!(counters.len() >= 7, "{counters:?}");
+    for counter in counters {
+        assert!(asked.contains(&counter), "no rule asks for {counter}");
+    }
+}
+
+/// Alerts of one group of the rules.
+fn alerts_of(group: &str) -> BTreeSet<String> {
+    let rules = read("deploy/prometheus/alerts.yaml");
+    let (_, rest) = rules.split_once(&format!("- name: {group}\n")).unwrap();
+    let group = rest.split("- name: ").next().unwrap();
+    group.split("- alert: ").skip(1).map(|rule| rule.lines().next().unwrap().to_owned()).collect()
+}
+
+/// Each alert fires in a unit test: its name stands in what one expects.
+#[test]
+fn every_alert_has_a_unit_test() {
+    let tests =
+        ["alerts_test", "alerts_days_test"].map(|name| read(&format!("deploy/prometheus/{name}.yaml"))).concat();
+    let expected: BTreeSet<&str> =
+        tests.lines().filter(|line| line.contains("labels: '{")).flat_map(|line| line.split('"')).collect();
+    for alert in [alerts_of("smtpwatch-findings"), alerts_of("smtpwatch-watch")].iter().flatten() {
+        assert!(expected.contains(alert.as_str()), "no unit test of {alert}");
+    }
+}
+
+/// An incident that is pushed silences the alerts of findings, and none of the watcher's own health.
+#[test]
+fn the_push_silences_findings_only() {
+    let page = read("docs/alerting.md");
+    let matcher =
+        page.split("target_matchers: [alertname=~\"Smtpwatch(").nth(1).and_then(|rest| rest.split(')').next());
+    let silenced: BTreeSet<_> = matcher.unwrap().split('|').map(|name| format!("Smtpwatch{name}")).collect();
+    assert_eq!(silenced, alerts_of("smtpwatch-findings"));
+}
+
 #[test]
 fn every_alert_has_its_words_and_its_page() {
     const PAGE: &str = "/usr/share/doc/smtpwatch/runbooks/";
