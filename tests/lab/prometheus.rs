@@ -67,11 +67,15 @@ fn alert_fires() {
         let dashboard: Value = serde_json::from_slice(&std::fs::read(dashboard())?)?;
         let questions = questions(&dashboard)?;
         ensure!(questions.len() > 20, "only {} questions", questions.len());
-        for (title, asked) in questions {
+        for Question { title, asked, named } in questions {
             ensure!(!asked.contains('$'), "{asked}");
-            eventually(FINDING, &format!("data in {title}: {asked}"), || {
-                Ok((!prometheus.query(&asked)?.is_empty()).then_some(()))
+            let series = eventually(FINDING, &format!("data in {title}: {asked}"), || {
+                Ok(Some(prometheus.query(&asked)?).filter(|series| !series.is_empty()))
             })?;
+            for label in named {
+                let has = |series: &Value| series["metric"][&label].is_string();
+                ensure!(series.iter().all(has), "{title} names each series by {label}, which {asked} does not have");
+            }
         }
         for record in ["sessions_tls:ratio_rate15m", "starttls_offers:ratio_rate15m"] {
             let recorded = prometheus.query(&format!("last_over_time(instance_role:smtpwatch_{record}[5m])"))?;
@@ -90,22 +94,36 @@ fn alert_fires() {
     });
 }
 
-/// What a dashboard asks, its variables filled in: each panel, and each mark that it sets in all of them.
-fn questions(dashboard: &Value) -> Result<Vec<(String, String)>> {
+/// What a dashboard asks.
+struct Question {
+    title: String,
+    /// Its variables filled in.
+    asked: String,
+    /// Labels by which it calls what comes.
+    named: Vec<String>,
+}
+
+/// Of each panel, and of each mark that is set in all of them.
+fn questions(dashboard: &Value) -> Result<Vec<Question>> {
     let mut questions = Vec::new();
     let list = |value: &Value| value.as_array().cloned().unwrap_or_default();
-    let mut ask = |title: &Value, question: &Value| {
+    let mut ask = |title: &Value, question: &Value, names: &[&str]| {
         let expression = question["expr"].as_str().with_context(|| format!("an expression in {title}"))?;
         let asked = VARIABLES.iter().fold(expression.to_owned(), |text, (name, value)| text.replace(name, value));
-        questions.push((title.to_string(), asked));
+        let names = names.iter().filter_map(|name| question[name].as_str());
+        let named = names.flat_map(|name| name.split("{{").skip(1)).filter_map(|rest| rest.split_once("}}"));
+        let named = named.map(|(label, _)| label.trim().to_owned()).collect();
+        questions.push(Question { title: title.to_string(), asked, named });
         Ok::<_, anyhow::Error>(())
     };
     for panel in list(&dashboard["panels"]).iter().filter(|panel| panel["type"] != "row") {
         let targets = list(&panel["targets"]);
         ensure!(!targets.is_empty(), "{} asks nothing", panel["title"]);
-        targets.iter().try_for_each(|target| ask(&panel["title"], target))?;
+        targets.iter().try_for_each(|target| ask(&panel["title"], target, &["legendFormat"]))?;
     }
-    list(&dashboard["annotations"]["list"]).iter().try_for_each(|mark| ask(&mark["name"], mark))?;
+    list(&dashboard["annotations"]["list"])
+        .iter()
+        .try_for_each(|mark| ask(&mark["name"], mark, &["titleFormat", "textFormat"]))?;
     Ok(questions)
 }
 

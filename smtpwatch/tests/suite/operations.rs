@@ -5,7 +5,8 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use smtpwatch::output::metrics::Metrics;
+use clap::{CommandFactory as _, error::ErrorKind};
+use smtpwatch::{cli::Cli, output::metrics::Metrics};
 use smtpwatch_core::finding::Kind;
 
 fn workspace(path: &str) -> PathBuf {
@@ -110,6 +111,53 @@ fn every_kind_has_a_rule() {
         assert!(kinds.contains(kind.as_str()), "no rule for {}", kind.as_str());
         assert!(pages.contains(&format!("| `{}` |", kind.as_str())), "no page for {}", kind.as_str());
     }
+}
+
+/// The rule's kinds are what the page of its alert lists.
+#[test]
+fn pages_list_what_their_alert_is_raised_by() {
+    let rules = read("deploy/prometheus/alerts.yaml");
+    let (findings, _) = rules.split_once("- name: smtpwatch-watch\n").unwrap();
+    let mut pages = 0;
+    for rule in findings.split("- alert: ").skip(1) {
+        let name = rule.lines().next().unwrap();
+        let kinds = rule.split("kind=").nth(1).and_then(|rest| rest.split('"').nth(1)).unwrap();
+        let list: String = kinds.split('|').map(|kind| format!(" --kind {kind}")).collect();
+        let command = format!("$ smtpwatch incidents list --since 1h{list}\n");
+        assert!(read(&format!("docs/runbooks/{name}.md")).contains(&command), "{name} lacks {command}");
+        pages += 1;
+    }
+    assert_eq!(pages, alerts_of("smtpwatch-findings").len());
+}
+
+/// Commands that pages tell people to type are the program's.
+#[test]
+fn commands_of_pages_are_understood() {
+    let mut pages: BTreeMap<_, _> = files("docs", ".md").into_iter().chain(files("docs/runbooks", ".md")).collect();
+    pages.insert("README".to_owned(), read("README.md"));
+    let mut understood = 0;
+    for (page, text) in pages {
+        let typed = text.lines().filter_map(|line| line.strip_prefix("$ "));
+        let typed = typed.flat_map(|line| line.split('#').next().unwrap_or_default().split([';', '|', '>']));
+        // In a sentence, a command may lack what it is about; several in one have | or … in them.
+        let said = text.split('`').skip(1).step_by(2).filter(|words| !words.contains(['|', '…', '[', '\n']));
+        for command in typed.chain(said).map(str::trim).filter(|command| command.starts_with("smtpwatch ")) {
+            let words = command
+                .split_whitespace()
+                .map(|word| if matches!(word, "DOMAIN" | "PEER") { "example.net" } else { word });
+            let Err(error) = Cli::command().try_get_matches_from(words) else {
+                understood += 1;
+                continue;
+            };
+            let only_named = [
+                ErrorKind::MissingRequiredArgument,
+                ErrorKind::MissingSubcommand,
+                ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand,
+            ];
+            assert!(only_named.contains(&error.kind()), "{page}: {command}: {error}");
+        }
+    }
+    assert!(understood > 60, "only {understood} commands");
 }
 
 /// Nothing is lost in silence: whatever counts a loss has an alert.
