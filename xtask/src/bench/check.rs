@@ -147,8 +147,18 @@ fn userspace() -> Result<Vec<Count>> {
 }
 
 fn work() -> Result<PathBuf> {
-    let arguments =
-        ["bench", "--no-run", "--quiet", "--package", "smtpwatch", "--bench", "work", "--message-format=json"];
+    let arguments = [
+        "bench",
+        "--no-run",
+        "--quiet",
+        "--profile",
+        "figures",
+        "--package",
+        "smtpwatch",
+        "--bench",
+        "work",
+        "--message-format=json",
+    ];
     let out = host::cargo(&arguments).stderr(std::process::Stdio::inherit()).output().context("cannot start cargo")?;
     ensure!(out.status.success(), "the benchmark `work` does not build");
     host::executables(&out.stdout)
