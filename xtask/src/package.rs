@@ -76,7 +76,7 @@ fn lay_out(root: &Path, binary: &Path) -> Result<()> {
     let documents = root.join("usr/share/doc/smtpwatch");
     copy_tree(&workspace.join("docs"), &documents)?;
     copy(&workspace.join("README.md"), &documents.join("README.md"))?;
-    // Under another name: debhelper would take it for the changelog of the package.
+    // Beside the changelog of the package, which points to it.
     copy(&workspace.join("CHANGELOG.md"), &documents.join("changes.md"))?;
     let generate = |arguments: &[&str]| -> Result<Vec<u8>> {
         let out = Command::new(binary).arg("generate").args(arguments).output().context("cannot start smtpwatch")?;
