@@ -284,23 +284,40 @@ mod tests {
         assert_eq!(config.interfaces, ["eth0", "ens*"]);
     }
 
+    /// A value that is not the default.
+    fn other(key: &Key) -> String {
+        let text = match (key.name, key.default.unwrap_or_default()) {
+            ("ports", _) => "[2525]",
+            ("ingress", _) => "\"tcx\"",
+            ("format", _) => "\"eve\"",
+            ("smtp", _) => "\"127.0.0.1:2525\"",
+            ("min_offer_ratio", _) => "0.5",
+            (_, "true") => "false",
+            (_, "false") => "true",
+            (_, number) if number.parse::<u32>().is_ok() => return (number.parse::<u32>().unwrap() - 1).to_string(),
+            _ if key.example.is_empty() => "\"/srv/other\"",
+            _ => key.example,
+        };
+        text.to_owned()
+    }
+
     #[test]
     fn a_reload_puts_in_force_what_the_table_says() {
-        // One value each that is not the default.
-        let other = |key: &Key| match key.name {
-            "ports" => "[2525]",
-            "interfaces" => "[\"eth9\"]",
-            "ingress" => "\"tcx\"",
-            "hot_plug" => "false",
-            "local" => "[\"203.0.113.0/24\"]",
-            _ => "",
-        };
-        for key in KEYS.iter().filter(|key| !other(key).is_empty()) {
-            let new = Config::parse(&format!("{} = {}", key.name, other(key)), Path::new("new")).expect("good");
+        for key in KEYS {
+            // What a table is not complete without.
+            let beside = match (key.table, key.name) {
+                (RULE, name) if name != "starttls" => "starttls = \"ignore\"\n",
+                ("tlsrpt", "send") => "organization = \"Example Corp\"\ncontact = \"tlsrpt@example.org\"\n",
+                _ => "",
+            };
+            let text = format!("{}\n{beside}{} = {}\n", heading(key.table), key.name, other(key));
+            let new = Config::parse(&text, Path::new("new")).expect(&text);
+            assert_ne!(new, Config::default(), "{text}");
             let mut running = Config::default();
             let restart = running.take_over(new.clone());
-            assert_eq!(restart.contains(&key.name), !key.reload, "{}", key.name);
-            assert_eq!(running == new, key.reload, "{}", key.name);
+            let named = if key.table.is_empty() { key.name.to_owned() } else { heading(key.table) };
+            assert_eq!(restart.contains(&named.as_str()), !key.reload, "{text}");
+            assert_eq!(running == new, key.reload, "{text}");
         }
     }
 }
