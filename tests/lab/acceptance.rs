@@ -1,9 +1,12 @@
 //! From a fresh Debian to the pager: the package installed, two lines of configuration, the service with three capabilities, a
-//! strip, and the notification. Then the package's own life: upgraded over a store, removed, purged.
+//! strip, and the notification. Then what systemd makes of the unit, and the package's own life: upgraded over a store, removed,
+//! purged.
 
+use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::path::{Path as FilePath, PathBuf};
 use std::process::Command;
+use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
@@ -23,6 +26,20 @@ use crate::set_up::{FINDING, SENDER, script};
 /// All of it that an operator writes.
 const TWO_LINES: &str = "[[rule]]\nstarttls = \"required\"\n";
 const SETTINGS: &str = "/etc/smtpwatch/smtpwatch.toml";
+const UNIT: &str = "/lib/systemd/system/smtpwatch.service";
+/// Versions of the package, the older one first.
+const VERSIONS: [&str; 2] = ["0.1.0~acceptance", "0.1.0~upgrade"];
+/// `systemctl stop` is back by then.
+const STOP: Duration = Duration::from_secs(2);
+/// A web application on the machine: connects to `$0`, port 25, and gives a password away.
+const WEB_FORM: &str = r#"
+exec 3<>"/dev/tcp/$0/25"
+read -r -u 3 greeting
+for line in "EHLO web.example.org" "AUTH PLAIN AGFubmEAbm90LWEtc2VjcmV0" QUIT; do
+    printf "%s\r\n" "$line" >&3
+    read -r -u 3 reply
+done
+"#;
 const BUILD: Duration = Duration::from_secs(600);
 /// What `systemd-analyze security --offline` (version 252) says of the unit.
 const EXPOSURE: f64 = 2.0;
@@ -39,18 +56,27 @@ impl Steps {
     }
 }
 
-/// The package of the build for tests, in this version, in the directory `to`.
-fn package(version: &str, to: &FilePath) -> Result<PathBuf> {
+/// The package of the build for tests, in this version, where the machine sees it. Each version is built once.
+fn package(version: &'static str, machine: &Machine) -> Result<PathBuf> {
+    static BUILT: Mutex<BTreeMap<&str, PathBuf>> = Mutex::new(BTreeMap::new());
+    let mut built = BUILT.lock().unwrap_or_else(PoisonError::into_inner);
+    if !built.contains_key(version) {
+        built.insert(version, build(version)?);
+    }
+    let deb = built.get(version).context("the package")?;
+    let name = deb.file_name().context("a name")?;
+    std::fs::copy(deb, machine.lab().join(name)).with_context(|| format!("cannot copy {}", deb.display()))?;
+    Ok(FilePath::new("/lab").join(name))
+}
+
+fn build(version: &str) -> Result<PathBuf> {
     let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
     let workspace = FilePath::new(env!("CARGO_MANIFEST_DIR")).parent().context("the workspace")?;
     let mut build = Command::new(cargo);
     build.args(["run", "-q", "-p", "xtask", "--", "package", "--dev", "--version", version]).current_dir(workspace);
     daemon::forget_cargo(&mut build);
     let out = command::run(&mut build, BUILD)?;
-    let built = FilePath::new(out.lines().last().context("the package")?);
-    let copy = to.join(built.file_name().context("a name")?);
-    std::fs::copy(built, &copy).with_context(|| out.clone())?;
-    Ok(FilePath::new("/lab").join(copy.file_name().context("a name")?))
+    out.lines().last().map(PathBuf::from).context("the package")
 }
 
 fn install(machine: &Machine, package: &FilePath) -> Result<String> {
@@ -61,6 +87,11 @@ fn install(machine: &Machine, package: &FilePath) -> Result<String> {
 fn unit(machine: &Machine, property: &str) -> Result<String> {
     let shown = machine.run(&["systemctl", "show", "--value", "--property", property, "smtpwatch.service"])?;
     Ok(shown.trim().to_owned())
+}
+
+/// Writes the settings anew.
+fn configure(machine: &Machine, settings: &str) -> Result<()> {
+    machine.run(&["sh", "-c", &format!("printf %s '{settings}' > {SETTINGS}")]).map(drop)
 }
 
 fn findings(machine: &Machine) -> Result<Vec<Value>> {
@@ -75,19 +106,13 @@ fn acceptance() {
         let path = Path::create()?;
         let machine = Machine::boot(&path.gateway)?;
         steps.done("a fresh Debian has booted");
-        let deb = package("0.1.0~acceptance", &machine.lab())?;
+        let deb = package(VERSIONS[0], &machine)?;
         steps.done("the package is built");
         install(&machine, &deb)?;
         ensure!(unit(&machine, "ActiveState")? == "inactive", "it was started by its installation");
         ensure!(unit(&machine, "UnitFileState")? == "disabled", "it was enabled by its installation");
         machine.run(&["smtpwatch", "check-config"])?;
-        let rated = machine.run(&[
-            "systemd-analyze",
-            "security",
-            "--no-pager",
-            "--offline=true",
-            "/lib/systemd/system/smtpwatch.service",
-        ])?;
+        let rated = machine.run(&["systemd-analyze", "security", "--no-pager", "--offline=true", UNIT])?;
         let exposure: f64 = rated
             .split("smtpwatch.service: ")
             .nth(1)
@@ -97,7 +122,7 @@ fn acceptance() {
         ensure!(exposure <= EXPOSURE, "systemd-analyze security: {exposure}; docs/install.md has {EXPOSURE}");
         steps.done("the package is installed, nothing was started");
 
-        machine.run(&["sh", "-c", &format!("printf '{}' > {SETTINGS}", TWO_LINES.replace('\n', "\\n"))])?;
+        configure(&machine, TWO_LINES)?;
         machine.run(&["systemctl", "start", "smtpwatch"]).with_context(|| log(&machine))?;
         ensure!(unit(&machine, "StatusText")?.starts_with("watching "), "{}", unit(&machine, "StatusText")?);
         let main = unit(&machine, "MainPID")?;
@@ -138,13 +163,99 @@ fn acceptance() {
 }
 
 #[test]
+fn systemd_takes_the_unit_as_it_is_meant() {
+    scenario("systemd_takes_the_unit_as_it_is_meant", || {
+        let path = Path::create()?;
+        let machine = Machine::boot(&path.gateway)?;
+        install(&machine, &package(VERSIONS[0], &machine)?)?;
+        // What it does not know it ignores, and says so.
+        let verified = machine.output(&["systemd-analyze", "verify", "--man=no", UNIT])?;
+        ensure!(verified.status.success() && verified.stderr.is_empty(), "{}", verified.stderr);
+        machine.run(&["bash", "-c", ". /usr/share/bash-completion/completions/smtpwatch && complete -p smtpwatch"])?;
+        for page in ["smtpwatch", "smtpwatch-run", "smtpwatch-incidents-export"] {
+            machine.run(&["test", "-s", &format!("/usr/share/man/man8/{page}.8.gz")])?;
+        }
+        let changes = machine.run(&["zcat", "/usr/share/doc/smtpwatch/changelog.gz"])?;
+        ensure!(changes.starts_with(&format!("smtpwatch ({})", VERSIONS[0])), "{changes}");
+        machine.run(&[
+            "test",
+            "-s",
+            changes.split_whitespace().find(|word| word.starts_with('/')).context("a file")?,
+        ])?;
+
+        // A bad configuration ends it for good: not even a restart is waiting.
+        configure(&machine, "no_such_key = 1\n")?;
+        ensure!(!machine.output(&["systemctl", "start", "smtpwatch"])?.status.success(), "{}", log(&machine));
+        ensure!(
+            unit(&machine, "ExecMainStatus")? == "78" && unit(&machine, "ActiveState")? == "failed",
+            "{}",
+            log(&machine)
+        );
+
+        // A watchdog that need not be waited for.
+        let settings = "[Service]\nWatchdogSec=1\nRestartSec=0\n";
+        let set = format!("mkdir $0 && printf %s '{settings}' > $0/test.conf && systemctl daemon-reload");
+        machine.run(&["sh", "-c", &set, "/run/systemd/system/smtpwatch.service.d"])?;
+        configure(&machine, "[[rule]]\nstarttls = \"ignore\"\n")?;
+        machine.run(&["systemctl", "start", "smtpwatch"]).with_context(|| log(&machine))?;
+        let main = unit(&machine, "MainPID")?;
+
+        // Confined as it is, it can tell who sent; and the finding is in the journal.
+        let identity = Identity::generate("mx1.example.net")?;
+        let address = SocketAddr::new(Family::V4.exchanger(), 25);
+        let clear = script("220 mx1.example.net ESMTP", &["mx1.example.net", "AUTH PLAIN"]);
+        let _server = Server::start(&path.exchanger, address, &identity, clear)?;
+        let web_form = ["systemd-run", "--wait", "--collect", "--quiet", "--unit=web-form", "--uid=33", "bash", "-c"];
+        machine.run(&[&web_form[..], &[WEB_FORM, &address.ip().to_string()]].concat())?;
+        let told = |kind: &str| {
+            eventually(FINDING, kind, || {
+                let said = machine.run(&["journalctl", "--no-pager", "--output=cat", "--unit=smtpwatch"])?;
+                let mut found = said.lines().filter_map(|line| serde_json::from_str::<Value>(line).ok());
+                Ok(found.find(|finding| finding["kind"] == kind))
+            })
+        };
+        let password = told("auth-plaintext")?;
+        ensure!(password["sender"]["unit"] == "web-form.service" && password["sender"]["uid"] == 33, "{password}");
+
+        // A bad configuration is not even asked for; a good one is in force.
+        configure(&machine, "no_such_key = 1\n")?;
+        ensure!(!machine.output(&["systemctl", "reload", "smtpwatch"])?.status.success(), "{}", log(&machine));
+        let read_at = || {
+            let (_, page) = path.gateway.run(|| daemon::get(daemon::WEB, "/metrics"))??;
+            let mut lines = page.lines();
+            let name = "smtpwatch_config_last_reload_success_timestamp_seconds ";
+            lines.find_map(|line| line.strip_prefix(name)).map(str::to_owned).context("the time of the last reload")
+        };
+        let before = read_at()?;
+        configure(&machine, TWO_LINES)?;
+        machine.run(&["systemctl", "reload", "smtpwatch"])?;
+        eventually(FINDING, "a reload", || Ok((read_at()? != before).then_some(())))?;
+        path.gateway.run(|| smtp::send(address, None, SENDER, "bob@example.net"))??;
+        told("policy-violation")?;
+        ensure!(unit(&machine, "MainPID")? == main && unit(&machine, "NRestarts")? == "0", "{}", log(&machine));
+
+        // One that stands still is ended, and started anew.
+        machine.run(&["sh", "-c", "kill -STOP $0", &main])?;
+        eventually(FINDING, "a restart by the watchdog", || {
+            Ok((unit(&machine, "NRestarts")? == "1" && unit(&machine, "ActiveState")? == "active").then_some(()))
+        })
+        .with_context(|| log(&machine))?;
+        let stopping = Instant::now();
+        machine.run(&["systemctl", "stop", "smtpwatch"])?;
+        ensure!(stopping.elapsed() < STOP, "it took {:?} to stop", stopping.elapsed());
+        ensure!(unit(&machine, "Result")? == "success", "{}", log(&machine));
+        Ok(())
+    });
+}
+
+#[test]
 fn the_package_is_upgraded_over_a_store_removed_and_purged() {
     scenario("the_package_is_upgraded_over_a_store_removed_and_purged", || {
         let path = Path::create()?;
         let machine = Machine::boot(&path.gateway)?;
-        let (old, new) = (package("0.1.0~old", &machine.lab())?, package("0.1.0~upgrade", &machine.lab())?);
+        let (old, new) = (package(VERSIONS[0], &machine)?, package(VERSIONS[1], &machine)?);
         install(&machine, &old)?;
-        machine.run(&["sh", "-c", &format!("printf '{}' > {SETTINGS}", TWO_LINES.replace('\n', "\\n"))])?;
+        configure(&machine, TWO_LINES)?;
         machine.run(&["systemctl", "enable", "--now", "smtpwatch"]).with_context(|| log(&machine))?;
         let identity = Identity::generate("mx1.example.net")?;
         let address = SocketAddr::new(Family::V4.exchanger(), 25);
@@ -166,8 +277,7 @@ fn the_package_is_upgraded_over_a_store_removed_and_purged() {
         ensure!(machine.run(&["cat", SETTINGS])? == TWO_LINES, "the settings were replaced");
         ensure!(findings(&machine)?.len() >= before.len(), "the store was lost");
         send()?;
-        let metrics = || machine.run(&["smtpwatch", "incidents", "verify", "--format", "json"]);
-        metrics()?;
+        machine.run(&["smtpwatch", "incidents", "verify"])?;
 
         machine.run(&["apt-get", "remove", "-y", "-q", "smtpwatch"])?;
         ensure!(machine.output(&["systemctl", "is-active", "smtpwatch"])?.stdout.trim() != "active", "it runs on");
