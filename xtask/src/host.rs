@@ -29,6 +29,10 @@ pub const ORACLE: [Tool; 1] = [("tshark", "tshark")];
 /// What looks at the pages. Without it they are not looked at.
 pub const BROWSER: [Tool; 1] = [("chromium", "chromium")];
 
+/// What builds and runs a container image, with the certificate authorities in it. Without it that test is skipped.
+pub const CONTAINER: [Tool; 4] =
+    [("podman", "podman"), ("runc", "runc"), ("conmon", "conmon"), ("update-ca-certificates", "ca-certificates")];
+
 /// The workspace's root directory.
 pub fn workspace() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap_or(Path::new("."))

@@ -22,15 +22,12 @@ pub struct Arguments {
     archive: Option<PathBuf>,
 }
 
-/// What builds an image, and the certificate authorities in it.
-const TOOLS: [host::Tool; 4] =
-    [("podman", "podman"), ("runc", "runc"), ("conmon", "conmon"), ("update-ca-certificates", "ca-certificates")];
 /// Certificate authorities, for hosts of policies.
 const AUTHORITIES: &str = "/etc/ssl/certs/ca-certificates.crt";
 
 /// Builds the image, and says its name.
 pub fn run(arguments: &Arguments) -> Result<()> {
-    host::ensure_tools(&TOOLS)?;
+    host::ensure_tools(&host::CONTAINER)?;
     let binary = if arguments.dev { host::dev_binary("smtpwatch")? } else { host::release_binary("smtpwatch")? };
     let home = host::workspace().join("target/image");
     let root = home.join("root");
