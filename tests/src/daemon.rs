@@ -296,10 +296,10 @@ impl<'a> Daemon<'a> {
     /// Ends it by SIGTERM, as a service manager does; gives whether its exit code was 0.
     ///
     /// # Errors
-    /// When it has not ended after five seconds.
+    /// When it has not ended after half a minute.
     pub fn terminate(&mut self) -> Result<bool> {
         self.signal(nix::sys::signal::Signal::SIGTERM)?;
-        Ok(self.ended(Duration::from_secs(5))? == Some(0))
+        Ok(self.ended(Duration::from_secs(30))? == Some(0))
     }
 }
 
