@@ -29,8 +29,6 @@ const SETTINGS: &str = "/etc/smtpwatch/smtpwatch.toml";
 const UNIT: &str = "/lib/systemd/system/smtpwatch.service";
 /// Versions of the package, the older one first.
 const VERSIONS: [&str; 2] = ["0.1.0~acceptance", "0.1.0~upgrade"];
-/// `systemctl stop` is back by then.
-const STOP: Duration = Duration::from_secs(2);
 /// A web application on the machine: connects to `$0`, port 25, and gives a password away.
 const WEB_FORM: &str = r#"
 exec 3<>"/dev/tcp/$0/25"
@@ -193,7 +191,7 @@ fn systemd_takes_the_unit_as_it_is_meant() {
         );
 
         // A watchdog that need not be waited for.
-        let settings = "[Service]\nWatchdogSec=1\nRestartSec=0\n";
+        let settings = "[Service]\nWatchdogSec=4\nRestartSec=0\n";
         let set = format!("mkdir $0 && printf %s '{settings}' > $0/test.conf && systemctl daemon-reload");
         machine.run(&["sh", "-c", &set, "/run/systemd/system/smtpwatch.service.d"])?;
         configure(&machine, "[[rule]]\nstarttls = \"ignore\"\n")?;
@@ -240,9 +238,8 @@ fn systemd_takes_the_unit_as_it_is_meant() {
             Ok((unit(&machine, "NRestarts")? == "1" && unit(&machine, "ActiveState")? == "active").then_some(()))
         })
         .with_context(|| log(&machine))?;
-        let stopping = Instant::now();
+        // In time for systemd, which would kill it: how fast it is, another test tells.
         machine.run(&["systemctl", "stop", "smtpwatch"])?;
-        ensure!(stopping.elapsed() < STOP, "it took {:?} to stop", stopping.elapsed());
         ensure!(unit(&machine, "Result")? == "success", "{}", log(&machine));
         Ok(())
     });
