@@ -6,7 +6,7 @@ use std::process::Command;
 
 use anyhow::{Context, Result, ensure};
 
-use crate::host;
+use crate::{host, package::copy};
 
 /// `cargo xtask image`.
 #[derive(clap::Args)]
@@ -34,12 +34,12 @@ pub fn run(arguments: &Arguments) -> Result<()> {
     if root.exists() {
         fs::remove_dir_all(&root).with_context(|| format!("cannot remove {}", root.display()))?;
     }
-    place(&binary, &root.join("usr/bin/smtpwatch"))?;
+    copy(&binary, &root.join("usr/bin/smtpwatch"))?;
     host::quiet(Command::new("strip").arg(root.join("usr/bin/smtpwatch")))?;
     for library in libraries(&binary)? {
-        place(&library, &root.join(library.strip_prefix("/").unwrap_or(&library)))?;
+        copy(&library, &root.join(library.strip_prefix("/").unwrap_or(&library)))?;
     }
-    place(Path::new(AUTHORITIES), &root.join(AUTHORITIES.trim_start_matches('/')))?;
+    copy(Path::new(AUTHORITIES), &root.join(AUTHORITIES.trim_start_matches('/')))?;
     // Where volumes are mounted: a read-only root cannot be given them later.
     for directory in ["etc/smtpwatch", "var/lib/smtpwatch", "host/sys/fs/cgroup", "proc", "sys", "dev", "tmp"] {
         fs::create_dir_all(root.join(directory))?;
@@ -72,9 +72,4 @@ fn libraries(binary: &Path) -> Result<Vec<PathBuf>> {
     let text = String::from_utf8_lossy(&out.stdout).into_owned();
     let path = |line: &str| line.split_whitespace().find(|word| word.starts_with('/')).map(PathBuf::from);
     Ok(text.lines().filter_map(path).collect())
-}
-
-fn place(from: &Path, to: &Path) -> Result<()> {
-    fs::create_dir_all(to.parent().context("a directory")?)?;
-    fs::copy(from, to).with_context(|| format!("cannot copy {} to {}", from.display(), to.display())).map(drop)
 }
