@@ -1,0 +1,225 @@
+//! What both ends say: a server and a client of the attacker's over his own TCP, and dialogues that never took place.
+
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::SocketAddr;
+
+use anyhow::{Context, Result};
+use rustls::{ClientConnection, Connection, ServerConnection, StreamOwned};
+use smtpwatch_tests::packet::flag::{ACK, PSH};
+use smtpwatch_tests::packet::{Flaw, Frame, Tcp};
+use smtpwatch_tests::smtp::{self, Session};
+use smtpwatch_tests::tls::Identity;
+use smtpwatch_tests::userspace_tcp::{Endpoint, SEGMENT};
+use smtpwatch_tests::wire::Wire;
+
+use super::bench::Bench;
+use crate::set_up::SENDER;
+
+/// When the attacker acts.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Moment {
+    /// The client's SYN has arrived.
+    Syn,
+    /// The connection stands, the greeting has not been sent.
+    Greeting,
+    /// The client has sent EHLO.
+    Ehlo,
+    /// The client has sent MAIL.
+    Mail,
+    /// The client has sent DATA and has its 354.
+    Body,
+    /// The client has sent QUIT.
+    Quit,
+}
+
+/// The EHLO reply of a server with STARTTLS.
+pub const WITH_STARTTLS: &str = "250-mx.example.net\r\n250-SIZE 10240000\r\n250-STARTTLS\r\n250 8BITMIME\r\n";
+/// The same, stripped.
+pub const STRIPPED: &str = "250-mx.example.net\r\n250-SIZE 10240000\r\n250 8BITMIME\r\n";
+
+/// A dialogue of a client of the host with a server that the attacker plays; `act` is called at each moment.
+pub fn outbound(
+    bench: &mut Bench<'_>,
+    server: SocketAddr,
+    ehlo: &str,
+    mut act: impl FnMut(Moment, &mut Endpoint<'_>) -> Result<()>,
+) -> Result<Session> {
+    let isn = bench.isn();
+    let identity = &bench.ground.identity;
+    let gateway = &bench.ground.path.gateway;
+    std::thread::scope(|scope| {
+        let client =
+            scope.spawn(move || gateway.run(|| smtp::send(server, Some(identity), SENDER, "bob@peer.example")));
+        let served = serve(&bench.wire, server, isn, ehlo, identity, &mut act);
+        let sent = client.join().map_err(|_| anyhow::anyhow!("the client panicked"))??;
+        served.with_context(|| format!("the client: {sent:?}"))?;
+        sent
+    })
+}
+
+fn serve(
+    wire: &Wire,
+    server: SocketAddr,
+    isn: u32,
+    ehlo: &str,
+    identity: &Identity,
+    act: &mut impl FnMut(Moment, &mut Endpoint<'_>) -> Result<()>,
+) -> Result<()> {
+    let mut endpoint = Endpoint::accept(wire, server, isn)?;
+    act(Moment::Syn, &mut endpoint)?;
+    endpoint.answer(&[2, 4, 5, 0xb4])?;
+    act(Moment::Greeting, &mut endpoint)?;
+    endpoint.write_all(b"220 mx.example.net ESMTP\r\n")?;
+    loop {
+        let line = endpoint.line()?;
+        let reply = match line.split(' ').next().unwrap_or_default() {
+            "EHLO" => {
+                act(Moment::Ehlo, &mut endpoint)?;
+                ehlo
+            }
+            "STARTTLS" => {
+                endpoint.write_all(b"220 2.0.0 Ready to start TLS\r\n")?;
+                let connection = ServerConnection::new(identity.server()?)?;
+                return under_tls(StreamOwned::new(connection, &mut endpoint)).and_then(|()| endpoint.close());
+            }
+            "MAIL" => {
+                act(Moment::Mail, &mut endpoint)?;
+                "250 2.1.0 OK\r\n"
+            }
+            "DATA" => {
+                endpoint.write_all(b"354 Go ahead\r\n")?;
+                endpoint.await_line()?;
+                act(Moment::Body, &mut endpoint)?;
+                while endpoint.line()? != "." {}
+                "250 2.0.0 OK\r\n"
+            }
+            "QUIT" => {
+                act(Moment::Quit, &mut endpoint)?;
+                endpoint.write_all(b"221 2.0.0 Bye\r\n")?;
+                return endpoint.close();
+            }
+            _ => "250 2.1.5 OK\r\n",
+        };
+        endpoint.write_all(reply.as_bytes())?;
+    }
+}
+
+/// The rest of a session, which is not the attacker's to touch.
+fn under_tls(mut stream: impl Read + Write) -> Result<()> {
+    let mut reader = BufReader::new(&mut stream);
+    loop {
+        let mut line = String::new();
+        if reader.read_line(&mut line)? == 0 {
+            return Ok(());
+        }
+        let reply = match line.trim_end().split(' ').next().unwrap_or_default() {
+            "DATA" => {
+                reader.get_mut().write_all(b"354 Go ahead\r\n")?;
+                while line.trim_end() != "." {
+                    line.clear();
+                    reader.read_line(&mut line)?;
+                }
+                "250 2.0.0 OK\r\n"
+            }
+            "QUIT" => {
+                reader.get_mut().write_all(b"221 2.0.0 Bye\r\n")?;
+                return Ok(reader.get_mut().flush()?);
+            }
+            _ => "250 2.0.0 OK\r\n",
+        };
+        reader.get_mut().write_all(reply.as_bytes())?;
+        reader.get_mut().flush()?;
+    }
+}
+
+/// Who says something.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Side {
+    /// The client.
+    Client,
+    /// The server.
+    Server,
+}
+
+/// One utterance.
+pub type Said = (Side, Vec<u8>);
+
+/// The flights of a real TLS handshake, and what follows it.
+pub fn tls_flights(identity: &Identity) -> Result<Vec<Said>> {
+    let mut client = Connection::from(ClientConnection::new(identity.client()?, identity.server_name()?)?);
+    let mut server = Connection::from(ServerConnection::new(identity.server()?)?);
+    let mut said = Vec::new();
+    for round in 0..4 {
+        if round == 3 {
+            client.writer().write_all(b"EHLO gateway.example.org\r\n")?;
+        }
+        exchange(Side::Client, &mut client, &mut server, &mut said)?;
+        exchange(Side::Server, &mut server, &mut client, &mut said)?;
+    }
+    Ok(said)
+}
+
+fn exchange(side: Side, from: &mut Connection, to: &mut Connection, said: &mut Vec<Said>) -> Result<()> {
+    let mut flight = Vec::new();
+    while from.wants_write() {
+        from.write_tls(&mut flight)?;
+    }
+    if !flight.is_empty() {
+        let mut rest = &flight[..];
+        while !rest.is_empty() {
+            to.read_tls(&mut rest)?;
+            to.process_new_packets()?;
+        }
+        said.push((side, flight));
+    }
+    Ok(())
+}
+
+/// What the daemon would have to hear from this moment on to take the session for one under TLS.
+pub fn false_tls(moment: Moment, flights: &[Said]) -> Vec<Said> {
+    let s = |text: &str| (Side::Server, text.as_bytes().to_vec());
+    let c = |text: &str| (Side::Client, text.as_bytes().to_vec());
+    let mut said = match moment {
+        Moment::Syn | Moment::Greeting => {
+            vec![s("220 mx.example.net ESMTP\r\n"), c("EHLO gateway.example.org\r\n"), s(WITH_STARTTLS)]
+        }
+        Moment::Ehlo => vec![s(WITH_STARTTLS)],
+        Moment::Mail => vec![s("250 2.1.0 OK\r\n"), c("EHLO gateway.example.org\r\n"), s(WITH_STARTTLS)],
+        Moment::Body => vec![c(".\r\n"), s("250 2.0.0 OK\r\n"), c("EHLO gateway.example.org\r\n"), s(WITH_STARTTLS)],
+        Moment::Quit => vec![s("250 2.0.0 OK\r\n")],
+    };
+    said.extend([c("STARTTLS\r\n"), s("220 2.0.0 Ready to start TLS\r\n")]);
+    said.extend_from_slice(flights);
+    said
+}
+
+/// Sends what `said` says in the names of both ends, each utterance acknowledged by the other end. The server's frames have
+/// this flaw; the client's are whole, and arrive where they come from.
+pub fn forge(endpoint: &Endpoint<'_>, said: &[Said], flaw: Flaw) -> Result<()> {
+    let (mut server, mut client) = (endpoint.seq, endpoint.ack);
+    if server == endpoint.isn {
+        server = server.wrapping_add(1);
+    }
+    for (side, bytes) in said {
+        for piece in bytes.chunks(SEGMENT) {
+            let from_server = |flags, payload: &[u8], seq, ack| {
+                let tcp = Tcp { seq, ack, ..endpoint.tcp(flags, payload) };
+                Frame { flaw, ..endpoint.frame(tcp) }
+            };
+            let from_client = |flags, payload: &[u8], seq, ack| {
+                endpoint.frame_of_host(Tcp { seq, ack, ..endpoint.tcp(flags, payload) })
+            };
+            let length = u32::try_from(piece.len())?;
+            if *side == Side::Server {
+                endpoint.inject(&from_server(ACK | PSH, piece, server, client))?;
+                server = server.wrapping_add(length);
+                endpoint.inject(&from_client(ACK, b"", client, server))?;
+            } else {
+                endpoint.inject(&from_client(ACK | PSH, piece, client, server))?;
+                client = client.wrapping_add(length);
+                endpoint.inject(&from_server(ACK, b"", server, client))?;
+            }
+        }
+    }
+    Ok(())
+}
