@@ -5,7 +5,9 @@
 //! an honest session, of which nothing must be found. docs/security.md says what is left to the attacker.
 
 mod bench;
+mod decoys;
 mod dialogue;
+mod inbound;
 mod outbound;
 
 use smtpwatch_tests::netns::Family;
@@ -42,8 +44,15 @@ fn xdp_v6() {
 fn run(hook: &'static str, family: Family) -> anyhow::Result<()> {
     let ground = bench::Ground::create()?;
     let mut bench = Bench::start(&ground, hook, family)?;
+    let _servers = bench.servers()?;
     outbound::controls(&mut bench);
     outbound::decoys(&mut bench);
     outbound::forged_sessions(&mut bench);
+    inbound::controls(&mut bench);
+    inbound::decoys(&mut bench);
+    inbound::forged_sessions(&mut bench);
+    inbound::reuse(&mut bench);
+    inbound::watched_ports(&mut bench);
+    inbound::known_clients(&mut bench);
     bench.verdict()
 }

@@ -106,6 +106,10 @@ pub enum Flaw {
     OldAcknowledgment,
     /// The TCP header is longer than the segment.
     DataOffset,
+    /// An IPv6 jumbogram (RFC 2675) that is too short to be one.
+    Jumbogram,
+    /// Within another IP packet to the host, which is no end of a tunnel (RFC 2003, RFC 2473).
+    Tunnel,
 }
 
 impl Flaw {
@@ -128,6 +132,7 @@ impl Flaw {
         Self::FutureAcknowledgment,
         Self::OldAcknowledgment,
         Self::DataOffset,
+        Self::Tunnel,
     ];
 
     /// The same of IPv6.
@@ -149,6 +154,8 @@ impl Flaw {
         Self::FutureAcknowledgment,
         Self::OldAcknowledgment,
         Self::DataOffset,
+        Self::Jumbogram,
+        Self::Tunnel,
     ];
 
     /// Whether the flaw lies in what TCP itself judges by the state of the connection: it is none for a SYN.
@@ -165,6 +172,8 @@ const ETHER_VLAN: u16 = 0x8100;
 const FOREIGN_VLAN: u16 = 77;
 
 /// IANA protocol numbers.
+const IPV4_IN_IP: u8 = 4;
+const IPV6_IN_IP: u8 = 41;
 const TCP: u8 = 6;
 const HOP_BY_HOP: u8 = 0;
 const ROUTING: u8 = 43;
@@ -220,7 +229,10 @@ impl Frame {
             (IpAddr::V4(source), IpAddr::V4(target)) => (source.octets(), target.octets()),
             _ => ([0; 4], [0; 4]),
         };
-        let tcp = self.tcp([&source[..], &target].concat());
+        let (protocol, tcp) = match self.flaw {
+            Flaw::Tunnel => (IPV4_IN_IP, Self { flaw: Flaw::None, ..self.clone() }.ipv4()),
+            _ => (TCP, self.tcp([&source[..], &target].concat())),
+        };
         let header = 20 + options.len();
         let total = match self.flaw {
             Flaw::ZeroLength => 0,
@@ -231,7 +243,7 @@ impl Frame {
         let [length_high, length_low] = low16(total).to_be_bytes();
         let mut bytes = vec![0x40 | low8(header / 4), 0, length_high, length_low];
         // Identification, "don't fragment", time to live, protocol, checksum to be filled in.
-        bytes.extend([0x12, 0x34, 0x40, 0, self.ttl, TCP, 0, 0]);
+        bytes.extend([0x12, 0x34, 0x40, 0, self.ttl, protocol, 0, 0]);
         bytes.extend(source.iter().chain(&target).chain(options));
         let mut checksum = !sum(&[&bytes]);
         if self.flaw == Flaw::HeaderChecksum {
@@ -243,7 +255,10 @@ impl Frame {
     }
 
     fn ipv6(&self, source: Ipv6Addr, target: Ipv6Addr) -> Vec<u8> {
-        let tcp = self.tcp([source.octets(), target.octets()].concat());
+        let (protocol, tcp) = match self.flaw {
+            Flaw::Tunnel => (IPV6_IN_IP, Self { flaw: Flaw::None, ..self.clone() }.ipv6(source, target)),
+            _ => (TCP, self.tcp([source.octets(), target.octets()].concat())),
+        };
         // Each header: its number, and its bytes after the field "next header".
         let headers: Vec<(u8, Vec<u8>)> = match self.flaw {
             // RFC 8200 §4.4: type 0, one segment left, reserved, one address.
@@ -253,23 +268,28 @@ impl Frame {
             Flaw::HopByHopOutOfPlace => {
                 vec![(DESTINATION, [&[0][..], &PADDING].concat()), (HOP_BY_HOP, [&[0][..], &PADDING].concat())]
             }
+            // RFC 2675 §2: option 194 with the length of everything after the IPv6 header.
+            Flaw::Jumbogram => {
+                let length = u32::try_from(tcp.len() + 8).unwrap_or_default();
+                vec![(HOP_BY_HOP, [&[0, 194, 4][..], &length.to_be_bytes()].concat())]
+            }
             // RFC 4302 §2: 24 bytes: length in units of 4 minus 2, reserved, index, sequence number, check value.
             Flaw::Authentication => vec![(AUTHENTICATION, [&[4, 0, 0, 0, 0, 1, 2, 0, 0, 0, 1][..], &[0; 12]].concat())],
             _ => Vec::new(),
         };
         let mut body = Vec::new();
         for (at, (_, rest)) in headers.iter().enumerate() {
-            body.push(headers.get(at + 1).map_or(TCP, |(number, _)| *number));
+            body.push(headers.get(at + 1).map_or(protocol, |(number, _)| *number));
             body.extend(rest);
         }
         body.extend(tcp);
         let length = match self.flaw {
-            Flaw::ZeroLength => 0,
+            Flaw::ZeroLength | Flaw::Jumbogram => 0,
             Flaw::Truncated => body.len() + 64,
             _ => body.len(),
         };
         let [length_high, length_low] = low16(length).to_be_bytes();
-        let first = headers.first().map_or(TCP, |(number, _)| *number);
+        let first = headers.first().map_or(protocol, |(number, _)| *number);
         let mut bytes = vec![0x60, 0, 0, 0, length_high, length_low, first, self.ttl];
         bytes.extend(source.octets().iter().chain(&target.octets()));
         bytes.extend(body);

@@ -39,8 +39,14 @@ pub struct Endpoint<'w> {
     pub ack: u32,
     /// The window that is offered.
     pub window: u16,
+    /// Options of its SYN or SYN-ACK.
+    pub opening: Vec<u8>,
     /// Options of every segment after the handshake.
     pub options: Vec<u8>,
+    /// The timestamp of the next segment (RFC 7323), if the option is in use.
+    pub timestamp: Option<u32>,
+    /// Time to live of every segment.
+    pub ttl: u8,
     /// The last segment of the host.
     pub last: Tcp,
     acknowledged: u32,
@@ -75,7 +81,10 @@ impl<'w> Endpoint<'w> {
             seq: isn,
             ack: arrival.tcp.seq.wrapping_add(1),
             window: WINDOW,
+            opening: vec![2, 4, 5, 0xb4],
             options: Vec::new(),
+            timestamp: None,
+            ttl: 61,
             last: arrival.tcp.clone(),
             acknowledged: isn,
             inbox: VecDeque::new(),
@@ -84,43 +93,48 @@ impl<'w> Endpoint<'w> {
         }
     }
 
-    /// Answers the host's SYN and waits for the third segment of the handshake. `options` are those of the SYN-ACK.
+    /// Answers the host's SYN and waits for the third segment of the handshake. `options` are those of the SYN-ACK, `data` its
+    /// payload, which is not counted.
     ///
     /// # Errors
     /// When it does not come.
-    pub fn answer(&mut self, options: &[u8]) -> Result<()> {
-        let syn_ack = Tcp { options: options.to_vec(), ..self.tcp(SYN | ACK, b"") };
+    pub fn answer(&mut self, options: &[u8], data: &[u8]) -> Result<()> {
+        let syn_ack = Tcp { options: options.to_vec(), ..self.tcp(SYN | ACK, data) };
         self.wire.send(&self.frame(syn_ack))?;
         self.seq = self.isn.wrapping_add(1);
         self.await_acknowledgment("the end of the handshake")
     }
 
-    /// Opens a connection from `local` to a socket of the host. `options` are those of the SYN, `data` its payload.
+    /// Opens the connection from [`Self::local`] to a socket of the host. `options` are those of the SYN, `data` its payload,
+    /// which is not counted.
     ///
     /// # Errors
     /// When the host does not answer, or resets.
-    pub fn connect(wire: &'w Wire, local: SocketAddr, remote: SocketAddr, isn: u32, options: &[u8]) -> Result<Self> {
-        let mut endpoint = Self::unopened(wire, local, remote, isn);
-        let syn = Tcp { ack: 0, options: options.to_vec(), ..endpoint.tcp(SYN, b"") };
-        wire.send(&endpoint.frame(syn))?;
-        let deadline = Instant::now() + LIMIT;
+    pub fn open(&mut self, options: &[u8], data: &[u8]) -> Result<()> {
+        let syn = Tcp { ack: 0, options: options.to_vec(), ..self.tcp(SYN, data) };
+        let (syn, deadline, mut sent) = (self.frame(syn), Instant::now() + LIMIT, None::<Instant>);
         while Instant::now() < deadline {
-            let Some(arrival) = wire.receive()? else { continue };
-            if arrival.source != remote || arrival.target != local {
+            if sent.is_none_or(|sent| sent.elapsed() > RETRANSMIT) {
+                self.wire.send(&syn)?;
+                sent = Some(Instant::now());
+            }
+            let Some(arrival) = self.wire.receive()? else { continue };
+            if arrival.source != self.remote || arrival.target != self.local {
                 continue;
             }
-            ensure!(arrival.tcp.flags & RST == 0, "{remote} refuses {local}");
-            if arrival.tcp.flags & (SYN | ACK) == SYN | ACK && arrival.tcp.ack == isn.wrapping_add(1) {
-                endpoint.remote_isn = arrival.tcp.seq;
-                endpoint.ack = arrival.tcp.seq.wrapping_add(1);
-                endpoint.seq = isn.wrapping_add(1);
-                endpoint.acknowledged = endpoint.seq;
-                endpoint.last = arrival.tcp;
-                endpoint.send(ACK, b"")?;
-                return Ok(endpoint);
+            let next = self.isn.wrapping_add(1);
+            // It also answers decoys.
+            ensure!(arrival.tcp.flags & RST == 0 || arrival.tcp.ack != next, "{} refuses {}", self.remote, self.local);
+            if arrival.tcp.flags & (SYN | ACK) == SYN | ACK && arrival.tcp.ack == next {
+                self.remote_isn = arrival.tcp.seq;
+                self.ack = arrival.tcp.seq.wrapping_add(1);
+                self.seq = next;
+                self.acknowledged = next;
+                self.last = arrival.tcp;
+                return self.send(ACK, b"");
             }
         }
-        bail!("{remote} does not answer the SYN of {local}")
+        bail!("{} does not answer the SYN of {}", self.remote, self.local)
     }
 
     /// An end of a connection that may never come about: for forged sessions.
@@ -133,22 +147,18 @@ impl<'w> Endpoint<'w> {
     /// The segment that this end would send.
     #[must_use]
     pub fn tcp(&self, flags: u8, payload: &[u8]) -> Tcp {
-        Tcp {
-            seq: self.seq,
-            ack: self.ack,
-            flags,
-            window: self.window,
-            urgent: 0,
-            options: self.options.clone(),
-            payload: payload.to_vec(),
+        let mut options = self.options.clone();
+        if let Some(timestamp) = self.timestamp {
+            options.extend(timestamps(timestamp, echo(&self.last.options).unwrap_or_default()));
         }
+        Tcp { seq: self.seq, ack: self.ack, flags, window: self.window, urgent: 0, options, payload: payload.to_vec() }
     }
 
     /// A frame of this end to the host.
     #[must_use]
     pub fn frame(&self, tcp: Tcp) -> Frame {
         let macs = (self.wire.host, self.wire.mac);
-        Frame { macs, source: self.local, target: self.remote, ttl: 61, tcp, flaw: Flaw::None }
+        Frame { macs, source: self.local, target: self.remote, ttl: self.ttl, tcp, flaw: Flaw::None }
     }
 
     /// A frame in the name of the host, which arrives at the host: no host sends to itself over its network.
@@ -336,6 +346,24 @@ impl Write for Endpoint<'_> {
 
     fn flush(&mut self) -> std::io::Result<()> {
         Ok(())
+    }
+}
+
+/// The option of RFC 7323 §3, with two bytes of padding before it.
+#[must_use]
+pub fn timestamps(value: u32, echo: u32) -> Vec<u8> {
+    [&[1, 1, 8, 10][..], &value.to_be_bytes(), &echo.to_be_bytes()].concat()
+}
+
+/// The timestamp in a segment's options, which the answer repeats.
+fn echo(mut options: &[u8]) -> Option<u32> {
+    loop {
+        match *options {
+            [8, 10, a, b, c, d, ..] => return Some(u32::from_be_bytes([a, b, c, d])),
+            [1, ref rest @ ..] => options = rest,
+            [kind, length, ..] if kind != 0 => options = options.get(usize::from(length.max(2))..)?,
+            _ => return None,
+        }
     }
 }
 

@@ -9,10 +9,11 @@ use serde_json::Value;
 use smtpwatch_tests::command::eventually;
 use smtpwatch_tests::daemon::{Daemon, Options};
 use smtpwatch_tests::netns::{Family, GATEWAY_INTERFACE, Path};
+use smtpwatch_tests::scripted::Server;
 use smtpwatch_tests::tls::Identity;
 use smtpwatch_tests::wire::Wire;
 
-use crate::set_up::{Home, smtpwatch};
+use crate::set_up::{Home, script, smtpwatch};
 
 /// How long a finding or a count may take.
 const PATIENCE: Duration = Duration::from_secs(6);
@@ -73,8 +74,19 @@ impl<'g> Bench<'g> {
         let attached = daemon.metric("smtpwatch_probe_attached", &attached)?;
         ensure!(attached > 0.5, "{hook} was asked for and is not attached:\n{}", daemon.log());
         let wire = Wire::open((&ground.path.router, "left"), (gateway, GATEWAY_INTERFACE))?;
-        // Flows wrap where nobody expects it.
+        // The first sessions wrap.
         Ok(Self { hook, family, ground, daemon, wire, peers: 0, isn: 0xffff_ff00, rows: 0, failures: Vec::new() })
+    }
+
+    /// Real servers of the host, on both ports.
+    pub fn servers(&self) -> Result<[Server; 2]> {
+        let start = |port| {
+            let offer =
+                script("220 gateway.example.org ESMTP", &["gateway.example.org", "STARTTLS", "AUTH PLAIN LOGIN"]);
+            let address = SocketAddr::new(self.family.gateway(), port);
+            Server::start(&self.ground.path.gateway, address, &self.ground.identity, offer)
+        };
+        Ok([start(25)?, start(587)?])
     }
 
     /// An address that no other row has, of a mail exchanger with a rule that demands STARTTLS.
@@ -139,26 +151,26 @@ impl<'g> Bench<'g> {
         self.daemon.metric("smtpwatch_kernel_dropped_total", &[("reason", "forged")])
     }
 
-    /// What was found about this server, when everything that was counted has also been told.
-    pub fn findings_about(&self, server: SocketAddr) -> Result<Vec<Value>> {
+    /// What was found about this peer, when everything that was counted has also been told.
+    pub fn findings_about(&self, peer: SocketAddr) -> Result<Vec<Value>> {
         eventually(PATIENCE, "the findings that are counted", || {
             let counted = self.daemon.metric("smtpwatch_findings_total", &[])?;
             Ok((f64::from(u32::try_from(self.daemon.findings().len())?) >= counted).then_some(()))
         })?;
-        Ok(self.told_about(server))
+        Ok(self.told_about(peer))
     }
 
-    fn told_about(&self, server: SocketAddr) -> Vec<Value> {
-        let server = server.to_string();
-        self.daemon.findings().into_iter().filter(|finding| finding["flow"]["server"] == server.as_str()).collect()
+    fn told_about(&self, peer: SocketAddr) -> Vec<Value> {
+        let peer = peer.to_string();
+        let about = |finding: &Value| ["server", "client"].iter().any(|end| finding["flow"][end] == peer.as_str());
+        self.daemon.findings().into_iter().filter(about).collect()
     }
 
-    /// Waits for a finding about this server.
-    pub fn finding(&self, kind: &str, server: SocketAddr) -> Result<Value> {
-        let found = || Ok(self.told_about(server).into_iter().find(|finding| finding["kind"] == kind));
-        eventually(PATIENCE, &format!("a finding {kind} about {server}"), found).with_context(|| {
-            format!("sessions: {:?}; about it: {:?}", self.sessions(), kinds(&self.told_about(server)))
-        })
+    /// Waits for a finding about this peer.
+    pub fn finding(&self, kind: &str, peer: SocketAddr) -> Result<Value> {
+        let found = || Ok(self.told_about(peer).into_iter().find(|finding| finding["kind"] == kind));
+        eventually(PATIENCE, &format!("a finding {kind} about {peer}"), found)
+            .with_context(|| format!("sessions: {:?}; about it: {:?}", self.sessions(), kinds(&self.told_about(peer))))
     }
 
     /// Waits until so many sessions more have ended with this result as there were `before`.

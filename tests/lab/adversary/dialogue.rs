@@ -3,7 +3,7 @@
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::SocketAddr;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 use rustls::{ClientConnection, Connection, ServerConnection, StreamOwned};
 use smtpwatch_tests::packet::flag::{ACK, PSH};
 use smtpwatch_tests::packet::{Flaw, Frame, Tcp};
@@ -32,42 +32,39 @@ pub enum Moment {
     Quit,
 }
 
+/// What the attacker does at each moment.
+pub type Act<'a> = dyn FnMut(Moment, &mut Endpoint<'_>) -> Result<()> + 'a;
+
+/// Does nothing at any moment.
+pub fn idle(_: Moment, _: &mut Endpoint<'_>) -> Result<()> {
+    Ok(())
+}
+
 /// The EHLO reply of a server with STARTTLS.
 pub const WITH_STARTTLS: &str = "250-mx.example.net\r\n250-SIZE 10240000\r\n250-STARTTLS\r\n250 8BITMIME\r\n";
 /// The same, stripped.
 pub const STRIPPED: &str = "250-mx.example.net\r\n250-SIZE 10240000\r\n250 8BITMIME\r\n";
 
 /// A dialogue of a client of the host with a server that the attacker plays; `act` is called at each moment.
-pub fn outbound(
-    bench: &mut Bench<'_>,
-    server: SocketAddr,
-    ehlo: &str,
-    mut act: impl FnMut(Moment, &mut Endpoint<'_>) -> Result<()>,
-) -> Result<Session> {
+pub fn outbound(bench: &mut Bench<'_>, server: SocketAddr, ehlo: &str, act: &mut Act<'_>) -> Result<Session> {
     let isn = bench.isn();
     let identity = &bench.ground.identity;
     let gateway = &bench.ground.path.gateway;
     std::thread::scope(|scope| {
         let client =
             scope.spawn(move || gateway.run(|| smtp::send(server, Some(identity), SENDER, "bob@peer.example")));
-        let served = serve(&bench.wire, server, isn, ehlo, identity, &mut act);
+        let served = serve(&bench.wire, server, isn, ehlo, identity, act);
         let sent = client.join().map_err(|_| anyhow::anyhow!("the client panicked"))??;
         served.with_context(|| format!("the client: {sent:?}"))?;
         sent
     })
 }
 
-fn serve(
-    wire: &Wire,
-    server: SocketAddr,
-    isn: u32,
-    ehlo: &str,
-    identity: &Identity,
-    act: &mut impl FnMut(Moment, &mut Endpoint<'_>) -> Result<()>,
-) -> Result<()> {
+fn serve(wire: &Wire, server: SocketAddr, isn: u32, ehlo: &str, identity: &Identity, act: &mut Act<'_>) -> Result<()> {
     let mut endpoint = Endpoint::accept(wire, server, isn)?;
     act(Moment::Syn, &mut endpoint)?;
-    endpoint.answer(&[2, 4, 5, 0xb4])?;
+    let opening = endpoint.opening.clone();
+    endpoint.answer(&opening, b"")?;
     act(Moment::Greeting, &mut endpoint)?;
     endpoint.write_all(b"220 mx.example.net ESMTP\r\n")?;
     loop {
@@ -175,51 +172,140 @@ fn exchange(side: Side, from: &mut Connection, to: &mut Connection, said: &mut V
     Ok(())
 }
 
-/// What the daemon would have to hear from this moment on to take the session for one under TLS.
-pub fn false_tls(moment: Moment, flights: &[Said]) -> Vec<Said> {
-    let s = |text: &str| (Side::Server, text.as_bytes().to_vec());
-    let c = |text: &str| (Side::Client, text.as_bytes().to_vec());
-    let mut said = match moment {
-        Moment::Syn | Moment::Greeting => {
-            vec![s("220 mx.example.net ESMTP\r\n"), c("EHLO gateway.example.org\r\n"), s(WITH_STARTTLS)]
+/// What the daemon would have to hear from this moment on to take the session for one under TLS. The attacker plays `side`
+/// in the real one.
+pub fn false_tls(side: Side, moment: Moment, flights: &[Said]) -> Vec<Said> {
+    let mut said = match (side, moment) {
+        (_, Moment::Syn) | (Side::Server, Moment::Greeting) => {
+            vec![server("220 mx.example.net ESMTP\r\n"), client("EHLO gateway.example.org\r\n"), server(WITH_STARTTLS)]
         }
-        Moment::Ehlo => vec![s(WITH_STARTTLS)],
-        Moment::Mail => vec![s("250 2.1.0 OK\r\n"), c("EHLO gateway.example.org\r\n"), s(WITH_STARTTLS)],
-        Moment::Body => vec![c(".\r\n"), s("250 2.0.0 OK\r\n"), c("EHLO gateway.example.org\r\n"), s(WITH_STARTTLS)],
-        Moment::Quit => vec![s("250 2.0.0 OK\r\n")],
+        (Side::Client, Moment::Greeting) => vec![client("EHLO gateway.example.org\r\n"), server(WITH_STARTTLS)],
+        (Side::Client, _) => Vec::new(),
+        (_, Moment::Ehlo) => vec![server(WITH_STARTTLS)],
+        (_, Moment::Mail) => {
+            vec![server("250 2.1.0 OK\r\n"), client("EHLO gateway.example.org\r\n"), server(WITH_STARTTLS)]
+        }
+        (_, Moment::Body) => vec![
+            client(".\r\n"),
+            server("250 2.0.0 OK\r\n"),
+            client("EHLO gateway.example.org\r\n"),
+            server(WITH_STARTTLS),
+        ],
+        (_, Moment::Quit) => vec![server("250 2.0.0 OK\r\n")],
     };
-    said.extend([c("STARTTLS\r\n"), s("220 2.0.0 Ready to start TLS\r\n")]);
+    said.extend([client("STARTTLS\r\n"), server("220 2.0.0 Ready to start TLS\r\n")]);
     said.extend_from_slice(flights);
     said
 }
 
-/// Sends what `said` says in the names of both ends, each utterance acknowledged by the other end. The server's frames have
-/// this flaw; the client's are whole, and arrive where they come from.
-pub fn forge(endpoint: &Endpoint<'_>, said: &[Said], flaw: Flaw) -> Result<()> {
-    let (mut server, mut client) = (endpoint.seq, endpoint.ack);
-    if server == endpoint.isn {
-        server = server.wrapping_add(1);
+/// The server says this.
+pub fn server(text: &str) -> Said {
+    (Side::Server, text.as_bytes().to_vec())
+}
+
+/// The client says this.
+pub fn client(text: &str) -> Said {
+    (Side::Client, text.as_bytes().to_vec())
+}
+
+/// Sends what `said` says in the names of both ends, each utterance acknowledged by the other end. Frames of the end that the
+/// attacker plays have this flaw; those of the host are whole, and arrive where they come from.
+pub fn forge(endpoint: &Endpoint<'_>, plays: Side, said: &[Said], flaw: Flaw) -> Result<()> {
+    let (mut seq, mut ack) = (endpoint.seq, endpoint.ack);
+    if seq == endpoint.isn {
+        seq = seq.wrapping_add(1);
     }
     for (side, bytes) in said {
         for piece in bytes.chunks(SEGMENT) {
-            let from_server = |flags, payload: &[u8], seq, ack| {
+            let of_peer = |flags, payload: &[u8], seq, ack| {
                 let tcp = Tcp { seq, ack, ..endpoint.tcp(flags, payload) };
                 Frame { flaw, ..endpoint.frame(tcp) }
             };
-            let from_client = |flags, payload: &[u8], seq, ack| {
+            let of_host = |flags, payload: &[u8], seq, ack| {
                 endpoint.frame_of_host(Tcp { seq, ack, ..endpoint.tcp(flags, payload) })
             };
             let length = u32::try_from(piece.len())?;
-            if *side == Side::Server {
-                endpoint.inject(&from_server(ACK | PSH, piece, server, client))?;
-                server = server.wrapping_add(length);
-                endpoint.inject(&from_client(ACK, b"", client, server))?;
+            if *side == plays {
+                endpoint.inject(&of_peer(ACK | PSH, piece, seq, ack))?;
+                seq = seq.wrapping_add(length);
+                endpoint.inject(&of_host(ACK, b"", ack, seq))?;
             } else {
-                endpoint.inject(&from_client(ACK | PSH, piece, client, server))?;
-                client = client.wrapping_add(length);
-                endpoint.inject(&from_server(ACK, b"", server, client))?;
+                endpoint.inject(&of_host(ACK | PSH, piece, ack, seq))?;
+                ack = ack.wrapping_add(length);
+                endpoint.inject(&of_peer(ACK, b"", seq, ack))?;
             }
         }
     }
     Ok(())
 }
+
+/// What a client of the attacker does with a real server of the host.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Errand<'a> {
+    /// A password in cleartext.
+    Auth,
+    /// TLS, and a password and a message under it.
+    Tls,
+    /// Lines before and instead of TLS, then a message in cleartext.
+    Cleartext(&'a [&'a str]),
+}
+
+/// A dialogue of a client that the attacker plays with a server of the host; `act` is called at each moment.
+pub fn inbound(
+    bench: &mut Bench<'_>,
+    client: SocketAddr,
+    port: u16,
+    errand: Errand<'_>,
+    act: &mut Act<'_>,
+) -> Result<()> {
+    let isn = bench.isn();
+    let mut endpoint = Endpoint::unopened(&bench.wire, client, SocketAddr::new(bench.family.gateway(), port), isn);
+    visit(&mut endpoint, &bench.ground.identity, errand, act)
+}
+
+/// As [`inbound`], by an end of a connection that is not open yet.
+pub fn visit(endpoint: &mut Endpoint<'_>, identity: &Identity, errand: Errand<'_>, act: &mut Act<'_>) -> Result<()> {
+    const NAME: &str = "EHLO peer.example";
+    act(Moment::Syn, endpoint)?;
+    let opening = endpoint.opening.clone();
+    endpoint.open(&opening, b"")?;
+    let greeting = endpoint.reply()?;
+    ensure!(greeting.starts_with("220"), "{greeting}");
+    act(Moment::Greeting, endpoint)?;
+    let before: &[&str] = if let Errand::Cleartext(lines) = errand { lines } else { &[NAME] };
+    for line in before {
+        endpoint.ask(line)?;
+    }
+    act(Moment::Ehlo, endpoint)?;
+    match errand {
+        Errand::Auth => {
+            endpoint.ask(PASSWORD)?;
+        }
+        Errand::Tls => {
+            let go_ahead = endpoint.ask("STARTTLS")?;
+            ensure!(go_ahead.starts_with("220"), "{go_ahead}");
+            let connection = ClientConnection::new(identity.client()?, identity.server_name()?)?;
+            let mut secure = BufReader::new(StreamOwned::new(connection, &mut *endpoint));
+            // More than is copied of a handshake.
+            let message = format!("Subject: x\r\n\r\n{}.", "Under TLS.\r\n".repeat(4000));
+            let [mail, rcpt, data, _] = MESSAGE;
+            for line in [NAME, PASSWORD, mail, rcpt, data, &message, "QUIT"] {
+                smtp::ask(&mut secure, line)?;
+            }
+            return endpoint.close();
+        }
+        Errand::Cleartext(_) => {
+            for line in MESSAGE {
+                let reply = endpoint.ask(line)?;
+                ensure!(reply.starts_with(['2', '3']), "{line}: {reply}");
+            }
+        }
+    }
+    act(Moment::Quit, endpoint)?;
+    endpoint.ask("QUIT")?;
+    endpoint.close()
+}
+
+const PASSWORD: &str = "AUTH PLAIN AGFubmEAbm90LWEtc2VjcmV0LTdLcQ==";
+const MESSAGE: [&str; 4] =
+    ["MAIL FROM:<anna@peer.example>", "RCPT TO:<bob@gateway.example.org>", "DATA", "Subject: x\r\n\r\nx\r\n."];

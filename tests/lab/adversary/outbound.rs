@@ -3,277 +3,31 @@
 use std::net::{IpAddr, SocketAddr};
 
 use anyhow::{Result, ensure};
-use smtpwatch_tests::netns::Family;
-use smtpwatch_tests::packet::flag::{ACK, FIN, PSH, RST, SYN};
+use smtpwatch_tests::packet::flag::{ACK, FIN, SYN};
 use smtpwatch_tests::packet::{Flaw, Frame, Tcp};
 use smtpwatch_tests::userspace_tcp::Endpoint;
 
 use super::bench::{Bench, kinds};
-use super::dialogue::{self, Moment, STRIPPED, Said, Side, WITH_STARTTLS, false_tls, forge, tls_flights};
-
-/// What the attacker sends beside a session, at one moment of it.
-struct Decoy {
-    name: &'static str,
-    moment: Moment,
-    flaws: Flaws,
-    inject: fn(&mut Endpoint<'_>, Flaw, &[Said]) -> Result<()>,
-}
-
-/// What is wrong with the server's frames of a decoy.
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Flaws {
-    /// Each in turn.
-    All,
-    /// Those that a host sees before it looks for a connection.
-    BeforeTcp,
-    /// Nothing: the state of the connection alone makes the host discard them, or they are in the name of the host.
-    None,
-}
-
-impl Flaws {
-    fn of(self, family: Family) -> Vec<Flaw> {
-        let all = if family == Family::V4 { Flaw::V4 } else { Flaw::V6 };
-        match self {
-            Self::None => vec![Flaw::None],
-            Self::BeforeTcp => all.iter().copied().filter(|flaw| !flaw.of_connection()).collect(),
-            Self::All => all.to_vec(),
-        }
-    }
-}
-
-const DECOYS: &[Decoy] = &[
-    Decoy { name: "false TLS before the EHLO reply", moment: Moment::Ehlo, flaws: Flaws::All, inject: false_tls_here },
-    Decoy {
-        name: "false TLS before the greeting",
-        moment: Moment::Greeting,
-        flaws: Flaws::All,
-        inject: false_tls_here,
-    },
-    Decoy { name: "false TLS before the MAIL reply", moment: Moment::Mail, flaws: Flaws::All, inject: false_tls_here },
-    Decoy { name: "false TLS in the body", moment: Moment::Body, flaws: Flaws::All, inject: false_tls_here },
-    Decoy { name: "false TLS after QUIT", moment: Moment::Quit, flaws: Flaws::All, inject: false_tls_here },
-    Decoy {
-        name: "SYN-ACK with another ISN",
-        moment: Moment::Syn,
-        flaws: Flaws::BeforeTcp,
-        inject: |endpoint, flaw, _| other_syn_ack(endpoint, flaw),
-    },
-    Decoy {
-        name: "SYN-ACK with another ISN, after the handshake",
-        moment: Moment::Greeting,
-        flaws: Flaws::BeforeTcp,
-        inject: |endpoint, flaw, _| other_syn_ack(endpoint, flaw),
-    },
-    Decoy {
-        name: "SYN-ACK with another ISN and a false dialogue upon it",
-        moment: Moment::Syn,
-        flaws: Flaws::BeforeTcp,
-        inject: |endpoint, flaw, flights| {
-            other_syn_ack(endpoint, flaw)?;
-            let isn = endpoint.isn;
-            (endpoint.isn, endpoint.seq) = (OTHER_ISN, OTHER_ISN.wrapping_add(1));
-            let forged = forge(endpoint, &false_tls(Moment::Syn, flights), flaw);
-            (endpoint.isn, endpoint.seq) = (isn, isn);
-            forged
-        },
-    },
-    Decoy {
-        name: "SYN-ACK that acknowledges another SYN",
-        moment: Moment::Syn,
-        flaws: Flaws::None,
-        inject: |endpoint, _, _| {
-            let tcp = endpoint.tcp(SYN | ACK, b"");
-            endpoint.inject(&endpoint.frame(Tcp { seq: OTHER_ISN, ack: tcp.ack.wrapping_add(1000), ..tcp }))
-        },
-    },
-    Decoy {
-        name: "data before the SYN-ACK",
-        moment: Moment::Syn,
-        flaws: Flaws::None,
-        inject: |endpoint, _, _| {
-            let tcp = endpoint.tcp(ACK | PSH, b"220 mx.example.net ESMTP\r\n");
-            endpoint.inject(&endpoint.frame(Tcp { seq: endpoint.isn.wrapping_add(1), ..tcp }))
-        },
-    },
-    Decoy {
-        name: "data before the SYN-ACK, far from its ISN",
-        moment: Moment::Syn,
-        flaws: Flaws::None,
-        inject: |endpoint, _, _| {
-            let tcp = endpoint.tcp(ACK | PSH, b"220 mx.example.net ESMTP\r\n");
-            endpoint.inject(&endpoint.frame(Tcp { seq: endpoint.isn.wrapping_add(0x4000_0000), ..tcp }))
-        },
-    },
-    Decoy { name: "FIN of the server", moment: Moment::Ehlo, flaws: Flaws::All, inject: fin_of_server },
-    Decoy {
-        name: "FIN of the server, acknowledged in the host's name",
-        moment: Moment::Ehlo,
-        flaws: Flaws::All,
-        inject: |endpoint, flaw, flights| {
-            fin_of_server(endpoint, flaw, flights)?;
-            let (seq, ack) = (endpoint.ack, endpoint.seq.wrapping_add(1));
-            endpoint.inject(&endpoint.frame_of_host(Tcp { seq, ack, ..endpoint.tcp(ACK, b"") }))
-        },
-    },
-    Decoy { name: "FIN in the host's name", moment: Moment::Ehlo, flaws: Flaws::None, inject: fin_of_host },
-    Decoy {
-        name: "FINs of both ends",
-        moment: Moment::Ehlo,
-        flaws: Flaws::All,
-        inject: |endpoint, flaw, flights| {
-            fin_of_host(endpoint, flaw, flights)?;
-            let acknowledged = endpoint.ack.wrapping_add(1);
-            let fin = Tcp { ack: acknowledged, ..endpoint.tcp(FIN | ACK, b"") };
-            endpoint.inject(&Frame { flaw, ..endpoint.frame(fin) })?;
-            let (seq, ack) = (acknowledged, endpoint.seq.wrapping_add(1));
-            endpoint.inject(&endpoint.frame_of_host(Tcp { seq, ack, ..endpoint.tcp(ACK, b"") }))
-        },
-    },
-    Decoy {
-        name: "RST of the server",
-        moment: Moment::Ehlo,
-        flaws: Flaws::BeforeTcp,
-        inject: |endpoint, flaw, _| endpoint.inject(&Frame { flaw, ..endpoint.frame(endpoint.tcp(RST | ACK, b"")) }),
-    },
-    Decoy {
-        name: "RST of the server, out of the window",
-        moment: Moment::Ehlo,
-        flaws: Flaws::None,
-        inject: |endpoint, _, _| rst_at(endpoint, 0x4000_0000),
-    },
-    Decoy {
-        name: "RST of the server, in the window but not at its edge",
-        moment: Moment::Ehlo,
-        flaws: Flaws::None,
-        inject: |endpoint, _, _| rst_at(endpoint, 100),
-    },
-    Decoy { name: "RST in the host's name", moment: Moment::Ehlo, flaws: Flaws::None, inject: rst_of_host },
-    Decoy {
-        name: "RST in the host's name, before the greeting",
-        moment: Moment::Greeting,
-        flaws: Flaws::None,
-        inject: rst_of_host,
-    },
-    Decoy {
-        name: "SYN in the host's name with another ISN",
-        moment: Moment::Ehlo,
-        flaws: Flaws::None,
-        inject: |endpoint, _, _| {
-            let tcp = endpoint.tcp(SYN, b"");
-            endpoint.inject(&endpoint.frame_of_host(Tcp { seq: OTHER_ISN, ack: 0, ..tcp }))
-        },
-    },
-    Decoy {
-        name: "SYN and SYN-ACK of another life",
-        moment: Moment::Ehlo,
-        flaws: Flaws::None,
-        inject: |endpoint, _, _| {
-            let tcp = endpoint.tcp(SYN, b"");
-            endpoint.inject(&endpoint.frame_of_host(Tcp { seq: OTHER_ISN, ack: 0, ..tcp.clone() }))?;
-            let flags = SYN | ACK;
-            endpoint.inject(&endpoint.frame(Tcp { seq: 77, ack: OTHER_ISN.wrapping_add(1), flags, ..tcp }))
-        },
-    },
-    Decoy {
-        name: "data ahead that the host discards",
-        moment: Moment::Ehlo,
-        flaws: Flaws::All,
-        inject: |endpoint, flaw, _| {
-            let tcp = endpoint.tcp(ACK | PSH, WITH_STARTTLS.as_bytes());
-            let ahead = Tcp { seq: tcp.seq.wrapping_add(3000), ..tcp };
-            endpoint.inject(&Frame { flaw, ..endpoint.frame(ahead) })
-        },
-    },
-    Decoy {
-        name: "data in the host's name",
-        moment: Moment::Ehlo,
-        flaws: Flaws::None,
-        inject: |endpoint, _, _| {
-            let (seq, ack) = (endpoint.ack, endpoint.seq);
-            for at in [0, 3000] {
-                let tcp = endpoint.tcp(ACK | PSH, b"XXXX decoy\r\n");
-                endpoint.inject(&endpoint.frame_of_host(Tcp { seq: seq.wrapping_add(at), ack, ..tcp }))?;
-            }
-            Ok(())
-        },
-    },
-];
-
-/// What the server of no session has.
-const OTHER_ISN: u32 = 0x5555_0000;
-
-fn false_tls_here(endpoint: &mut Endpoint<'_>, flaw: Flaw, said: &[Said]) -> Result<()> {
-    forge(endpoint, said, flaw)
-}
-
-fn other_syn_ack(endpoint: &Endpoint<'_>, flaw: Flaw) -> Result<()> {
-    let ack = endpoint.remote_isn.wrapping_add(1);
-    let tcp = Tcp { seq: OTHER_ISN, ack, ..endpoint.tcp(SYN | ACK, b"") };
-    endpoint.inject(&Frame { flaw, ..endpoint.frame(tcp) })
-}
-
-fn fin_of_server(endpoint: &mut Endpoint<'_>, flaw: Flaw, _: &[Said]) -> Result<()> {
-    endpoint.inject(&Frame { flaw, ..endpoint.frame(endpoint.tcp(FIN | ACK, b"")) })
-}
-
-fn fin_of_host(endpoint: &mut Endpoint<'_>, _: Flaw, _: &[Said]) -> Result<()> {
-    let (seq, ack) = (endpoint.ack, endpoint.seq);
-    endpoint.inject(&endpoint.frame_of_host(Tcp { seq, ack, ..endpoint.tcp(FIN | ACK, b"") }))
-}
-
-fn rst_of_host(endpoint: &mut Endpoint<'_>, _: Flaw, _: &[Said]) -> Result<()> {
-    let (seq, ack) = (endpoint.ack, endpoint.seq);
-    endpoint.inject(&endpoint.frame_of_host(Tcp { seq, ack, ..endpoint.tcp(RST | ACK, b"") }))
-}
-
-fn rst_at(endpoint: &Endpoint<'_>, distance: u32) -> Result<()> {
-    let tcp = endpoint.tcp(RST | ACK, b"");
-    endpoint.inject(&endpoint.frame(Tcp { seq: tcp.seq.wrapping_add(distance), ..tcp }))
-}
+use super::decoys;
+use super::dialogue::{
+    self, Act, Moment, STRIPPED, Said, Side, WITH_STARTTLS, client, false_tls, forge, idle, server, tls_flights,
+};
 
 /// The same machinery, idle.
 pub fn controls(bench: &mut Bench<'_>) {
-    bench.row("control: a strip", |bench| strip(bench, |_, _| Ok(())));
-    bench.row("control: an honest session", |bench| honest(bench, |_, _| Ok(())));
+    bench.row("outbound, control: a strip", |bench| strip(bench, &mut idle));
+    bench.row("outbound, control: an honest session", |bench| honest(bench, &mut idle));
 }
 
-/// Rows 1 and 3: frames that the host discards, or that are in its own name.
+/// Rows 1 and 3.
 pub fn decoys(bench: &mut Bench<'_>) {
-    let flights = match tls_flights(&bench.ground.identity) {
-        Ok(flights) => flights,
-        Err(error) => return bench.row("a TLS handshake in memory", |_| Err(error)),
-    };
-    for (at, decoy) in DECOYS.iter().enumerate() {
-        let all = decoy.flaws.of(bench.family);
-        // Every decoy with two flaws at least, the first one with each; all of them are covered over hooks and families.
-        let start = at * 5 + usize::from(bench.hook == "xdp") * 7;
-        let few = if at == 0 || super::thorough() { all.len() } else { all.len().min(2) };
-        for flaw in (0..few).map(|step| all[(start + step * 3) % all.len()]) {
-            bench.row(&format!("{}, {flaw:?}", decoy.name), |bench| {
-                let said = false_tls(decoy.moment, &flights);
-                strip(
-                    bench,
-                    |moment, endpoint| {
-                        if moment == decoy.moment { (decoy.inject)(endpoint, flaw, &said) } else { Ok(()) }
-                    },
-                )
-            });
-            bench.row(&format!("{}, {flaw:?}, no strip", decoy.name), |bench| {
-                // Later moments are under TLS.
-                let moment =
-                    if matches!(decoy.moment, Moment::Syn | Moment::Greeting) { decoy.moment } else { Moment::Ehlo };
-                let said = false_tls(moment, &flights);
-                honest(
-                    bench,
-                    |now, endpoint| if now == moment { (decoy.inject)(endpoint, flaw, &said) } else { Ok(()) },
-                )
-            });
-        }
+    for decoys in [decoys::OF_SERVER, decoys::OF_EITHER] {
+        decoys::try_all(bench, Side::Server, decoys, (strip, honest));
     }
 }
 
 /// A strip with an attack at its side: it is found, and never taken for TLS.
-fn strip(bench: &mut Bench<'_>, act: impl FnMut(Moment, &mut Endpoint<'_>) -> Result<()>) -> Result<()> {
+fn strip(bench: &mut Bench<'_>, act: &mut Act<'_>) -> Result<()> {
     let server = SocketAddr::new(bench.peer_with_rule(), 25);
     let before = bench.sessions()?;
     let session = dialogue::outbound(bench, server, STRIPPED, act)?;
@@ -286,7 +40,7 @@ fn strip(bench: &mut Bench<'_>, act: impl FnMut(Moment, &mut Endpoint<'_>) -> Re
 }
 
 /// An honest session with an attack at its side: nothing is found.
-fn honest(bench: &mut Bench<'_>, act: impl FnMut(Moment, &mut Endpoint<'_>) -> Result<()>) -> Result<()> {
+fn honest(bench: &mut Bench<'_>, act: &mut Act<'_>) -> Result<()> {
     let server = SocketAddr::new(bench.peer_with_rule(), 25);
     let before = bench.sessions()?;
     let session = dialogue::outbound(bench, server, WITH_STARTTLS, act)?;
@@ -303,44 +57,48 @@ fn honest(bench: &mut Bench<'_>, act: impl FnMut(Moment, &mut Endpoint<'_>) -> R
 pub fn forged_sessions(bench: &mut Bench<'_>) {
     // The host answers the first with resets: no socket of its own has these numbers. It says nothing about the others.
     for flaw in [Flaw::None, Flaw::OtherStation, Flaw::PseudoHeaderSum] {
-        bench.row(&format!("forged cleartext against a host that never spoke, {flaw:?}"), |bench| {
+        bench.row(&format!("outbound, forged cleartext against a host that never spoke, {flaw:?}"), |bench| {
             let server = bench.peer_with_rule();
             never_spoke(bench, server, &cleartext(STRIPPED), (25, flaw))
         });
-        bench.row(&format!("forged refusal against a host that never spoke, {flaw:?}"), |bench| {
+        bench.row(&format!("outbound, forged refusal against a host that never spoke, {flaw:?}"), |bench| {
             let server = bench.peer_with_rule();
             never_spoke(bench, server, &refusal(), (25, flaw))
         });
-        bench.row(&format!("forged AUTH against a host that never spoke, {flaw:?}"), |bench| {
+        bench.row(&format!("outbound, forged AUTH against a host that never spoke, {flaw:?}"), |bench| {
             let server = bench.peer_with_rule();
             never_spoke(bench, server, &auth(), (587, flaw))
         });
-        bench.row(&format!("forged TLS of a host that never spoke, {flaw:?}"), |bench| {
+        bench.row(&format!("outbound, forged TLS of a host that never spoke, {flaw:?}"), |bench| {
             let server = bench.peer_without_rule();
-            let said = false_tls(Moment::Greeting, &tls_flights(&bench.ground.identity)?);
+            let said = false_tls(Side::Server, Moment::Greeting, &tls_flights(&bench.ground.identity)?);
             never_spoke(bench, server, &said, (25, flaw))
         });
-        bench.row(&format!("forged TLS six times, then an honest session without the offer, {flaw:?}"), |bench| {
-            let server = bench.peer_without_rule();
-            let said = false_tls(Moment::Greeting, &tls_flights(&bench.ground.identity)?);
-            for _ in 0..6 {
-                forged_session(bench, server, &said, (25, flaw))?;
-            }
-            let (server, before) = (SocketAddr::new(server, 25), bench.sessions()?);
-            dialogue::outbound(bench, server, STRIPPED, |_, _| Ok(()))?;
-            bench.ended(&before, "plaintext", 1.0)?;
-            let found = bench.findings_about(server)?;
-            ensure!(found.is_empty(), "accused by what was forged: {:?}", kinds(&found));
-            Ok(())
-        });
-        bench.row(&format!("history, forged TLS with and without the offer in turns, a strip, {flaw:?}"), |bench| {
-            wear_down(bench, 16, flaw)
-        });
-        bench.row(&format!("history, forged TLS without the offer, a strip, {flaw:?}"), |bench| {
+        bench.row(
+            &format!("outbound, forged TLS six times, then an honest session without the offer, {flaw:?}"),
+            |bench| {
+                let server = bench.peer_without_rule();
+                let said = false_tls(Side::Server, Moment::Greeting, &tls_flights(&bench.ground.identity)?);
+                for _ in 0..6 {
+                    forged_session(bench, server, &said, (25, flaw))?;
+                }
+                let (server, before) = (SocketAddr::new(server, 25), bench.sessions()?);
+                dialogue::outbound(bench, server, STRIPPED, &mut idle)?;
+                bench.ended(&before, "plaintext", 1.0)?;
+                let found = bench.findings_about(server)?;
+                ensure!(found.is_empty(), "accused by what was forged: {:?}", kinds(&found));
+                Ok(())
+            },
+        );
+        bench.row(
+            &format!("outbound, history, forged TLS with and without the offer in turns, a strip, {flaw:?}"),
+            |bench| wear_down(bench, 16, flaw),
+        );
+        bench.row(&format!("outbound, history, forged TLS without the offer, a strip, {flaw:?}"), |bench| {
             wear_down(bench, 40, flaw)
         });
     }
-    bench.row("control: history, a strip", |bench| wear_down(bench, 0, Flaw::None));
+    bench.row("outbound, control: history, a strip", |bench| wear_down(bench, 0, Flaw::None));
 }
 
 /// Teaches by six honest sessions, forges some, and strips.
@@ -349,28 +107,32 @@ fn wear_down(bench: &mut Bench<'_>, forged: usize, flaw: Flaw) -> Result<()> {
     let server = SocketAddr::new(address, 25);
     let before = bench.sessions()?;
     for _ in 0..6 {
-        let session = dialogue::outbound(bench, server, WITH_STARTTLS, |_, _| Ok(()))?;
+        let session = dialogue::outbound(bench, server, WITH_STARTTLS, &mut idle)?;
         ensure!(session.tls, "no TLS came about: {session:?}");
     }
     bench.ended(&before, "tls", 6.0)?;
     let taught = bench.learned(address, 6)?;
     let flights = tls_flights(&bench.ground.identity)?;
     for at in 0..forged {
-        let said = if at % 2 == 0 && forged < 20 { false_tls(Moment::Greeting, &flights) } else { bare_tls(&flights) };
+        let said = if at % 2 == 0 && forged < 20 {
+            false_tls(Side::Server, Moment::Greeting, &flights)
+        } else {
+            bare_tls(&flights)
+        };
         forged_session(bench, address, &said, (25, flaw))?;
     }
     remembered(bench)?;
     let (after, found) = (bench.history(address)?, bench.findings_about(server)?);
     ensure!(found.is_empty(), "accused by what was forged: {:?}", kinds(&found));
     ensure!(after.as_ref() == Some(&taught), "the history was {taught}, and is {after:?}");
-    dialogue::outbound(bench, server, STRIPPED, |_, _| Ok(()))?;
+    dialogue::outbound(bench, server, STRIPPED, &mut idle)?;
     bench.finding("starttls-stripped", server).map(drop)
 }
 
 /// Has a real session, with a server of its own: when that is counted and remembered, everything before it is.
 fn remembered(bench: &mut Bench<'_>) -> Result<()> {
     let (address, before) = (bench.peer_without_rule(), bench.sessions()?);
-    let session = dialogue::outbound(bench, SocketAddr::new(address, 25), WITH_STARTTLS, |_, _| Ok(()))?;
+    let session = dialogue::outbound(bench, SocketAddr::new(address, 25), WITH_STARTTLS, &mut idle)?;
     ensure!(session.tls, "no TLS came about: {session:?}");
     bench.ended(&before, "tls", 1.0)?;
     bench.learned(address, 1).map(drop)
@@ -406,7 +168,7 @@ fn forged_session(bench: &mut Bench<'_>, server: IpAddr, said: &[Said], (port, f
     endpoint.seq = isn.wrapping_add(1);
     let third = Tcp { seq: endpoint.ack, ack: endpoint.seq, ..endpoint.tcp(ACK, b"") };
     endpoint.inject(&endpoint.frame_of_host(third))?;
-    forge(&endpoint, said, flaw)?;
+    forge(&endpoint, Side::Server, said, flaw)?;
     for (side, bytes) in said {
         let length = u32::try_from(bytes.len())?;
         match side {
@@ -420,14 +182,6 @@ fn forged_session(bench: &mut Bench<'_>, server: IpAddr, said: &[Said], (port, f
     endpoint.inject(&Frame { flaw, ..endpoint.frame(endpoint.tcp(FIN | ACK, b"")) })?;
     let (seq, ack) = (endpoint.ack, endpoint.seq.wrapping_add(1));
     endpoint.inject(&endpoint.frame_of_host(Tcp { seq, ack, ..endpoint.tcp(ACK, b"") }))
-}
-
-fn server(text: &str) -> Said {
-    (Side::Server, text.as_bytes().to_vec())
-}
-
-fn client(text: &str) -> Said {
-    (Side::Client, text.as_bytes().to_vec())
 }
 
 fn cleartext(ehlo: &str) -> Vec<Said> {
