@@ -281,6 +281,19 @@ impl<'w> Endpoint<'w> {
         self.reply()
     }
 
+    /// Waits until the host has ended its direction.
+    ///
+    /// # Errors
+    /// When it does not.
+    pub fn await_end(&mut self) -> Result<()> {
+        let deadline = Instant::now() + LIMIT;
+        while !self.reset && !self.finished {
+            ensure!(Instant::now() < deadline, "{} does not end its direction", self.remote);
+            self.poll()?;
+        }
+        Ok(())
+    }
+
     /// Ends the connection in both directions.
     ///
     /// # Errors

@@ -77,7 +77,9 @@ fn serve(wire: &Wire, server: SocketAddr, isn: u32, ehlo: &str, identity: &Ident
             "STARTTLS" => {
                 endpoint.write_all(b"220 2.0.0 Ready to start TLS\r\n")?;
                 let connection = ServerConnection::new(identity.server()?)?;
-                return under_tls(StreamOwned::new(connection, &mut endpoint)).and_then(|()| endpoint.close());
+                under_tls(StreamOwned::new(connection, &mut endpoint))?;
+                endpoint.await_end()?;
+                return endpoint.close();
             }
             "MAIL" => {
                 act(Moment::Mail, &mut endpoint)?;
@@ -93,6 +95,7 @@ fn serve(wire: &Wire, server: SocketAddr, isn: u32, ehlo: &str, identity: &Ident
             "QUIT" => {
                 act(Moment::Quit, &mut endpoint)?;
                 endpoint.write_all(b"221 2.0.0 Bye\r\n")?;
+                endpoint.await_end()?;
                 return endpoint.close();
             }
             _ => "250 2.1.5 OK\r\n",
@@ -289,9 +292,10 @@ pub fn visit(endpoint: &mut Endpoint<'_>, identity: &Identity, errand: Errand<'_
             // More than is copied of a handshake.
             let message = format!("Subject: x\r\n\r\n{}.", "Under TLS.\r\n".repeat(4000));
             let [mail, rcpt, data, _] = MESSAGE;
-            for line in [NAME, PASSWORD, mail, rcpt, data, &message, "QUIT"] {
+            for line in [NAME, PASSWORD, mail, rcpt, data, &message] {
                 smtp::ask(&mut secure, line)?;
             }
+            // Without QUIT: the host's end is the second to close, and its socket is gone at once.
             return endpoint.close();
         }
         Errand::Cleartext(_) => {
@@ -303,6 +307,7 @@ pub fn visit(endpoint: &mut Endpoint<'_>, identity: &Identity, errand: Errand<'_
     }
     act(Moment::Quit, endpoint)?;
     endpoint.ask("QUIT")?;
+    endpoint.await_end()?;
     endpoint.close()
 }
 
