@@ -5,6 +5,7 @@
 //! an honest session, of which nothing must be found. docs/security.md says what is left to the attacker.
 
 mod bench;
+mod classics;
 mod decoys;
 mod dialogue;
 mod inbound;
@@ -43,7 +44,7 @@ fn xdp_v6() {
 /// Every row by one hook and one family, on one daemon.
 fn run(hook: &'static str, family: Family) -> anyhow::Result<()> {
     let ground = bench::Ground::create()?;
-    let mut bench = Bench::start(&ground, hook, family)?;
+    let mut bench = Bench::start(&ground, hook, family, "")?;
     let _servers = bench.servers()?;
     outbound::controls(&mut bench);
     outbound::decoys(&mut bench);
@@ -54,5 +55,22 @@ fn run(hook: &'static str, family: Family) -> anyhow::Result<()> {
     inbound::reuse(&mut bench);
     inbound::watched_ports(&mut bench);
     inbound::known_clients(&mut bench);
+    classics::tricks(&mut bench);
+    classics::bodies(&mut bench);
+    classics::floods(&mut bench);
     bench.verdict()
+}
+
+#[test]
+fn history_under_a_flood() {
+    scenario("history_under_a_flood", || {
+        let ground = bench::Ground::create()?;
+        for family in Family::ALL {
+            let mut bench = Bench::start(&ground, "tcx", family, "[limits]\npeers = 100\n")?;
+            let _servers = bench.servers()?;
+            classics::history_flood(&mut bench);
+            bench.verdict()?;
+        }
+        Ok(())
+    });
 }

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Result, bail, ensure};
 
-use crate::packet::flag::{ACK, FIN, PSH, RST, SYN};
+use crate::packet::flag::{ACK, FIN, PSH, RST, SYN, URG};
 use crate::packet::{Arrival, Flaw, Frame, Tcp};
 use crate::wire::Wire;
 
@@ -41,6 +41,8 @@ pub struct Endpoint<'w> {
     pub window: u16,
     /// Options of its SYN or SYN-ACK.
     pub opening: Vec<u8>,
+    /// Payload of its SYN or SYN-ACK, which is not counted.
+    pub opening_data: Vec<u8>,
     /// Options of every segment after the handshake.
     pub options: Vec<u8>,
     /// The timestamp of the next segment (RFC 7323), if the option is in use.
@@ -49,6 +51,8 @@ pub struct Endpoint<'w> {
     pub ttl: u8,
     /// The last segment of the host.
     pub last: Tcp,
+    /// The handshake is over, and the connection is not closed.
+    open: bool,
     acknowledged: u32,
     inbox: VecDeque<u8>,
     finished: bool,
@@ -82,10 +86,12 @@ impl<'w> Endpoint<'w> {
             ack: arrival.tcp.seq.wrapping_add(1),
             window: WINDOW,
             opening: vec![2, 4, 5, 0xb4],
+            opening_data: Vec::new(),
             options: Vec::new(),
             timestamp: None,
             ttl: 61,
             last: arrival.tcp.clone(),
+            open: false,
             acknowledged: isn,
             inbox: VecDeque::new(),
             finished: false,
@@ -93,25 +99,28 @@ impl<'w> Endpoint<'w> {
         }
     }
 
-    /// Answers the host's SYN and waits for the third segment of the handshake. `options` are those of the SYN-ACK, `data` its
-    /// payload, which is not counted.
+    /// Answers the host's SYN and waits for the third segment of the handshake.
     ///
     /// # Errors
     /// When it does not come.
-    pub fn answer(&mut self, options: &[u8], data: &[u8]) -> Result<()> {
-        let syn_ack = Tcp { options: options.to_vec(), ..self.tcp(SYN | ACK, data) };
-        self.wire.send(&self.frame(syn_ack))?;
+    pub fn answer(&mut self) -> Result<()> {
+        self.wire.send(&self.frame(self.opening(SYN | ACK)))?;
         self.seq = self.isn.wrapping_add(1);
+        self.open = true;
         self.await_acknowledgment("the end of the handshake")
     }
 
-    /// Opens the connection from [`Self::local`] to a socket of the host. `options` are those of the SYN, `data` its payload,
-    /// which is not counted.
+    fn opening(&self, flags: u8) -> Tcp {
+        let tcp = self.tcp(flags, &self.opening_data);
+        Tcp { options: [&self.opening[..], &tcp.options].concat(), ..tcp }
+    }
+
+    /// Opens the connection from [`Self::local`] to a socket of the host.
     ///
     /// # Errors
     /// When the host does not answer, or resets.
-    pub fn open(&mut self, options: &[u8], data: &[u8]) -> Result<()> {
-        let syn = Tcp { ack: 0, options: options.to_vec(), ..self.tcp(SYN, data) };
+    pub fn open(&mut self) -> Result<()> {
+        let syn = Tcp { ack: 0, ..self.opening(SYN) };
         let (syn, deadline, mut sent) = (self.frame(syn), Instant::now() + LIMIT, None::<Instant>);
         while Instant::now() < deadline {
             if sent.is_none_or(|sent| sent.elapsed() > RETRANSMIT) {
@@ -131,6 +140,7 @@ impl<'w> Endpoint<'w> {
                 self.seq = next;
                 self.acknowledged = next;
                 self.last = arrival.tcp;
+                self.open = true;
                 return self.send(ACK, b"");
             }
         }
@@ -184,6 +194,36 @@ impl<'w> Endpoint<'w> {
         self.wire.send(&self.frame(self.tcp(flags, payload)))?;
         self.seq = self.seq.wrapping_add(u32::try_from(payload.len())?).wrapping_add(u32::from(flags & FIN != 0));
         Ok(())
+    }
+
+    /// Sends bytes of this end's stream as one segment at this distance from its next sequence number, and counts nothing.
+    ///
+    /// # Errors
+    /// When the wire does not take it.
+    pub fn send_at(&self, distance: u32, payload: &[u8]) -> Result<()> {
+        let tcp = self.tcp(ACK | PSH, payload);
+        self.wire.send(&self.frame(Tcp { seq: tcp.seq.wrapping_add(distance), ..tcp }))
+    }
+
+    /// Sends a segment of this end one byte of which is urgent: a host that does not ask for it in line leaves it out of the
+    /// stream (tcp(7)).
+    ///
+    /// # Errors
+    /// When the wire does not take it.
+    pub fn send_urgent(&mut self, payload: &[u8], at: usize) -> Result<()> {
+        // Linux takes the pointer for the byte after the urgent one (RFC 6093 §2.1).
+        let tcp = Tcp { urgent: u16::try_from(at + 1)?, ..self.tcp(ACK | PSH | URG, payload) };
+        self.wire.send(&self.frame(tcp))?;
+        self.seq = self.seq.wrapping_add(u32::try_from(payload.len())?);
+        Ok(())
+    }
+
+    /// Forgets what the host has sent and was not looked at.
+    ///
+    /// # Errors
+    /// When the wire is gone.
+    pub fn drain(&self) -> Result<()> {
+        self.wire.drain()
     }
 
     /// Takes in one segment of the host, if one comes within 20 ms.
@@ -305,6 +345,7 @@ impl<'w> Endpoint<'w> {
             ensure!(Instant::now() < deadline, "{} does not close", self.remote);
             self.poll()?;
         }
+        self.open = false;
         Ok(())
     }
 
@@ -312,6 +353,17 @@ impl<'w> Endpoint<'w> {
     #[must_use]
     pub const fn is_reset(&self) -> bool {
         self.reset
+    }
+}
+
+impl Drop for Endpoint<'_> {
+    /// A session that failed does not keep the host's server from the next one.
+    fn drop(&mut self) {
+        if self.open {
+            // The host takes a reset at its next sequence number alone, which is what it has acknowledged.
+            self.seq = self.acknowledged;
+            let _ = self.send(RST | ACK, b"");
+        }
     }
 }
 

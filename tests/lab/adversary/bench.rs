@@ -1,7 +1,9 @@
 //! One daemon by one hook, the attacker's wire, and the account of which rows failed.
 
 use std::collections::BTreeMap;
+use std::io::BufRead;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::os::unix::fs::FileExt;
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
@@ -43,6 +45,9 @@ pub struct Ground {
 impl Ground {
     pub fn create() -> Result<Self> {
         let path = Path::create()?;
+        // Jumbo frames.
+        path.router.ip(&["link", "set", "left", "mtu", "9200"])?;
+        path.gateway.ip(&["link", "set", GATEWAY_INTERFACE, "mtu", "9200"])?;
         for route in DROPPED {
             path.router.ip(&route)?;
         }
@@ -66,9 +71,11 @@ pub struct Bench<'g> {
 }
 
 impl<'g> Bench<'g> {
-    pub fn start(ground: &'g Ground, hook: &'static str, family: Family) -> Result<Self> {
+    /// With the rule, and these tables of the configuration beside it.
+    pub fn start(ground: &'g Ground, hook: &'static str, family: Family, tables: &str) -> Result<Self> {
         let gateway = &ground.path.gateway;
-        let options = Options { ingress: hook, rules: RULES, policy: POLICY, ..Options::default() };
+        let rules = format!("{RULES}\n{tables}");
+        let options = Options { ingress: hook, rules: &rules, policy: POLICY, ..Options::default() };
         let daemon = Daemon::start(gateway, GATEWAY_INTERFACE, &ground.home.0, options)?;
         let attached = [("interface", GATEWAY_INTERFACE), ("direction", "ingress"), ("hook", hook)];
         let attached = daemon.metric("smtpwatch_probe_attached", &attached)?;
@@ -108,6 +115,16 @@ impl<'g> Bench<'g> {
         }
     }
 
+    /// An address of the network that all of its callers share: a /24 or a /64.
+    pub fn neighbour(&mut self) -> IpAddr {
+        self.peers += 1;
+        let [_, d] = self.peers.to_be_bytes();
+        match self.family {
+            Family::V4 => Ipv4Addr::new(198, 19, 255, d).into(),
+            Family::V6 => Ipv6Addr::new(0x2001, 0xdb8, HISTORY_V6, 0xffff, 0, 0, 0, self.peers).into(),
+        }
+    }
+
     /// An initial sequence number.
     pub const fn isn(&mut self) -> u32 {
         self.isn = self.isn.wrapping_add(0x0101_0101);
@@ -115,9 +132,10 @@ impl<'g> Bench<'g> {
     }
 
     /// One row of the table: an error does not keep the others from being tried. `SMTPWATCH_ADVERSARY_ROW` picks those whose
-    /// names hold its value.
+    /// names hold a part of its value, parts are separated by `|`.
     pub fn row(&mut self, name: &str, attack: impl FnOnce(&mut Self) -> Result<()>) {
-        if std::env::var("SMTPWATCH_ADVERSARY_ROW").is_ok_and(|part| !name.contains(&part)) {
+        if std::env::var("SMTPWATCH_ADVERSARY_ROW").is_ok_and(|parts| !parts.split('|').any(|part| name.contains(part)))
+        {
             return;
         }
         self.rows += 1;
@@ -168,8 +186,14 @@ impl<'g> Bench<'g> {
 
     /// Waits for a finding about this peer.
     pub fn finding(&self, kind: &str, peer: SocketAddr) -> Result<Value> {
-        let found = || Ok(self.told_about(peer).into_iter().find(|finding| finding["kind"] == kind));
-        eventually(PATIENCE, &format!("a finding {kind} about {peer}"), found)
+        self.finding_of(&[kind], peer)
+    }
+
+    /// Waits for a finding about this peer, of one of these kinds.
+    pub fn finding_of(&self, wanted: &[&str], peer: SocketAddr) -> Result<Value> {
+        let accepted = |finding: &Value| wanted.iter().any(|kind| finding["kind"] == *kind);
+        let found = || Ok(self.told_about(peer).into_iter().find(accepted));
+        eventually(PATIENCE, &format!("a finding {wanted:?} about {peer}"), found)
             .with_context(|| format!("sessions: {:?}; about it: {:?}", self.sessions(), kinds(&self.told_about(peer))))
     }
 
@@ -190,6 +214,54 @@ impl<'g> Bench<'g> {
         })
     }
 
+    /// Packets of watched ports that went to the daemon, and those that did not.
+    pub fn packets(&self) -> Result<(f64, f64)> {
+        let packets = |outcome| self.daemon.metric("smtpwatch_kernel_packets_total", &[("outcome", outcome)]);
+        Ok((packets("forwarded")?, packets("muted")?))
+    }
+
+    /// Whether these bytes are anywhere in the memory that the daemon writes.
+    pub fn remembers(&self, needle: &[u8]) -> Result<bool> {
+        let process = format!("/proc/{}", self.daemon.pid());
+        let memory = std::fs::File::open(format!("{process}/mem"))?;
+        let mut looked = 0;
+        for line in std::fs::read_to_string(format!("{process}/maps"))?.lines() {
+            // address range, permissions, offset, device, inode, path (proc(5))
+            let fields: Vec<_> = line.split_whitespace().collect();
+            let (Some(range), true) = (fields.first(), fields.get(1).is_some_and(|rights| rights.starts_with("rw")))
+            else {
+                continue;
+            };
+            let ends = range.split('-').map(|end| u64::from_str_radix(end, 16)).collect::<Result<Vec<_>, _>>()?;
+            let [start, end] = ends[..] else { continue };
+            let mut bytes = vec![0; usize::try_from(end - start)?];
+            // What is mapped from a device cannot be read so.
+            if memory.read_exact_at(&mut bytes, start).is_ok() {
+                looked += bytes.len();
+                if holds(&bytes, needle)? {
+                    return Ok(true);
+                }
+            }
+        }
+        ensure!(looked > 1 << 20, "only {looked} bytes of the daemon's memory can be read");
+        Ok(false)
+    }
+
+    /// Waits until the daemon has done with everything that was sent to it.
+    pub fn at_rest(&self) -> Result<()> {
+        let mut last = Vec::new();
+        eventually(Duration::from_secs(60), "the end of a backlog", || {
+            let names = ["smtpwatch_flows", "smtpwatch_flows_evicted_total", "smtpwatch_sessions_total"];
+            let seen = names.iter().map(|name| self.daemon.metric(name, &[])).collect::<Result<Vec<_>>>()?;
+            if seen == last {
+                return Ok(Some(()));
+            }
+            last = seen;
+            std::thread::sleep(Duration::from_millis(700));
+            Ok(None)
+        })
+    }
+
     /// What is remembered of a peer, as its history says.
     pub fn history(&self, peer: IpAddr) -> Result<Option<Value>> {
         let all = smtpwatch(&self.ground.home.0, &["baseline", "export"])?;
@@ -205,6 +277,17 @@ impl<'g> Bench<'g> {
         })
         .with_context(|| format!("{:?}", self.history(peer)))
     }
+}
+
+/// Whether `needle` is in `bytes`: by the standard library's own search, which is fast also where tests are not optimised.
+fn holds(mut bytes: &[u8], needle: &[u8]) -> Result<bool> {
+    let Some((first, rest)) = needle.split_first() else { return Ok(true) };
+    while bytes.skip_until(*first)? > 0 {
+        if bytes.starts_with(rest) {
+            return Ok(true);
+        }
+    }
+    Ok(false)
 }
 
 /// The kinds of findings, for messages.

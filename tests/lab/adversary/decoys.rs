@@ -1,5 +1,7 @@
 //! Frames beside a session that the host discards, or that pretend to be its own.
 
+use std::net::SocketAddr;
+
 use anyhow::Result;
 use smtpwatch_tests::netns::Family;
 use smtpwatch_tests::packet::flag::{ACK, FIN, PSH, RST, SYN};
@@ -356,4 +358,42 @@ pub fn try_all(bench: &mut Bench<'_>, side: Side, decoys: &'static [Decoy], (cle
             bench.row(&format!("{name}, honest"), |bench| honest(bench, &mut act(moment)));
         }
     }
+}
+
+/// A SYN of the client, at this distance from its initial sequence number: in the host's name, or as the peer that it plays.
+pub fn syn(endpoint: &Endpoint<'_>, distance: u32) -> Result<()> {
+    if endpoint.remote.port() >= 1024 {
+        let seq = endpoint.remote_isn.wrapping_add(distance);
+        return endpoint.inject(&endpoint.frame_of_host(Tcp { seq, ack: 0, ..endpoint.tcp(SYN, b"") }));
+    }
+    let seq = endpoint.isn.wrapping_add(distance);
+    endpoint.inject(&endpoint.frame(Tcp { seq, ack: 0, ..endpoint.tcp(SYN, b"") }))
+}
+
+/// A SYN-ACK of the server to [`syn`], likewise.
+pub fn syn_ack(endpoint: &Endpoint<'_>, distance: u32) -> Result<()> {
+    let (isn, remote) = (endpoint.isn.wrapping_add(distance), endpoint.remote_isn.wrapping_add(distance));
+    let tcp = endpoint.tcp(SYN | ACK, b"");
+    if endpoint.remote.port() >= 1024 {
+        return endpoint.inject(&endpoint.frame(Tcp { seq: isn, ack: remote.wrapping_add(1), ..tcp }));
+    }
+    endpoint.inject(&endpoint.frame_of_host(Tcp { seq: remote, ack: isn.wrapping_add(1), ..tcp }))
+}
+
+/// So many frames, each of a flow of its own that has no SYN: half of them of servers, half of clients.
+pub fn flood(bench: &mut Bench<'_>, count: u32, flaw: Flaw) -> Vec<Frame> {
+    let mut address = bench.peer_without_rule();
+    (0..count)
+        .map(|at| {
+            if at % 10_000 == 0 {
+                address = bench.peer_without_rule();
+            }
+            #[expect(clippy::cast_possible_truncation, reason = "below 65,536")]
+            let high = (20_000 + at % 10_000) as u16;
+            let (from, to) = if at % 2 == 0 { (25, high) } else { (high, 25) };
+            let host = SocketAddr::new(bench.family.gateway(), to);
+            let endpoint = Endpoint::unopened(&bench.wire, SocketAddr::new(address, from), host, at);
+            Frame { flaw, ..endpoint.frame(endpoint.tcp(ACK | PSH, b"250 x\r\n")) }
+        })
+        .collect()
 }

@@ -3,7 +3,7 @@
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::SocketAddr;
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Result, ensure};
 use rustls::{ClientConnection, Connection, ServerConnection, StreamOwned};
 use smtpwatch_tests::packet::flag::{ACK, PSH};
 use smtpwatch_tests::packet::{Flaw, Frame, Tcp};
@@ -47,32 +47,55 @@ pub const STRIPPED: &str = "250-mx.example.net\r\n250-SIZE 10240000\r\n250 8BITM
 
 /// A dialogue of a client of the host with a server that the attacker plays; `act` is called at each moment.
 pub fn outbound(bench: &mut Bench<'_>, server: SocketAddr, ehlo: &str, act: &mut Act<'_>) -> Result<Session> {
+    let identity = &bench.ground.identity;
+    outbound_by(bench, server, ehlo, act, || smtp::send(server, Some(identity), SENDER, "bob@peer.example"))
+}
+
+/// As [`outbound`], by this client.
+pub fn outbound_by<T: Send>(
+    bench: &mut Bench<'_>,
+    server: SocketAddr,
+    ehlo: &str,
+    act: &mut Act<'_>,
+    client: impl FnOnce() -> Result<T> + Send,
+) -> Result<T> {
     let isn = bench.isn();
     let identity = &bench.ground.identity;
     let gateway = &bench.ground.path.gateway;
     std::thread::scope(|scope| {
-        let client =
-            scope.spawn(move || gateway.run(|| smtp::send(server, Some(identity), SENDER, "bob@peer.example")));
+        let client = scope.spawn(move || gateway.run(client));
         let served = serve(&bench.wire, server, isn, ehlo, identity, act);
         let sent = client.join().map_err(|_| anyhow::anyhow!("the client panicked"))??;
-        served.with_context(|| format!("the client: {sent:?}"))?;
-        sent
+        match (served, sent) {
+            (Ok(()), sent) => sent,
+            (Err(server), Ok(_)) => Err(server),
+            (Err(server), Err(client)) => Err(server.context(format!("the client: {client:#}"))),
+        }
     })
 }
 
-fn serve(wire: &Wire, server: SocketAddr, isn: u32, ehlo: &str, identity: &Identity, act: &mut Act<'_>) -> Result<()> {
+/// The server's part of [`outbound`].
+pub fn serve(
+    wire: &Wire,
+    server: SocketAddr,
+    isn: u32,
+    ehlo: &str,
+    identity: &Identity,
+    act: &mut Act<'_>,
+) -> Result<()> {
     let mut endpoint = Endpoint::accept(wire, server, isn)?;
     act(Moment::Syn, &mut endpoint)?;
-    let opening = endpoint.opening.clone();
-    endpoint.answer(&opening, b"")?;
+    endpoint.answer()?;
     act(Moment::Greeting, &mut endpoint)?;
     endpoint.write_all(b"220 mx.example.net ESMTP\r\n")?;
     loop {
         let line = endpoint.line()?;
         let reply = match line.split(' ').next().unwrap_or_default() {
             "EHLO" => {
+                let before = endpoint.seq;
                 act(Moment::Ehlo, &mut endpoint)?;
-                ehlo
+                // An attack may have sent the reply in its own way.
+                if endpoint.seq == before { ehlo } else { "" }
             }
             "STARTTLS" => {
                 endpoint.write_all(b"220 2.0.0 Ready to start TLS\r\n")?;
@@ -101,6 +124,7 @@ fn serve(wire: &Wire, server: SocketAddr, isn: u32, ehlo: &str, identity: &Ident
             _ => "250 2.1.5 OK\r\n",
         };
         endpoint.write_all(reply.as_bytes())?;
+        endpoint.await_acknowledgment(&line)?;
     }
 }
 
@@ -270,8 +294,7 @@ pub fn inbound(
 pub fn visit(endpoint: &mut Endpoint<'_>, identity: &Identity, errand: Errand<'_>, act: &mut Act<'_>) -> Result<()> {
     const NAME: &str = "EHLO peer.example";
     act(Moment::Syn, endpoint)?;
-    let opening = endpoint.opening.clone();
-    endpoint.open(&opening, b"")?;
+    endpoint.open()?;
     let greeting = endpoint.reply()?;
     ensure!(greeting.starts_with("220"), "{greeting}");
     act(Moment::Greeting, endpoint)?;
@@ -279,8 +302,13 @@ pub fn visit(endpoint: &mut Endpoint<'_>, identity: &Identity, errand: Errand<'_
     for line in before {
         endpoint.ask(line)?;
     }
+    let before = endpoint.seq;
     act(Moment::Ehlo, endpoint)?;
     match errand {
+        // An attack may have sent it in its own way.
+        Errand::Auth if endpoint.seq != before => {
+            endpoint.reply()?;
+        }
         Errand::Auth => {
             endpoint.ask(PASSWORD)?;
         }
@@ -311,6 +339,7 @@ pub fn visit(endpoint: &mut Endpoint<'_>, identity: &Identity, errand: Errand<'_
     endpoint.close()
 }
 
-const PASSWORD: &str = "AUTH PLAIN AGFubmEAbm90LWEtc2VjcmV0LTdLcQ==";
+/// A password in cleartext.
+pub const PASSWORD: &str = "AUTH PLAIN AGFubmEAbm90LWEtc2VjcmV0LTdLcQ==";
 const MESSAGE: [&str; 4] =
     ["MAIL FROM:<anna@peer.example>", "RCPT TO:<bob@gateway.example.org>", "DATA", "Subject: x\r\n\r\nx\r\n."];

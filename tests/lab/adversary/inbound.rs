@@ -13,7 +13,7 @@ use super::decoys;
 use super::dialogue::{self, Act, Errand, Moment, Said, Side, client, false_tls, forge, idle, server, tls_flights};
 
 /// Port of every client.
-const PORT: u16 = 40_001;
+pub const PORT: u16 = 40_001;
 
 /// The same machinery, idle.
 pub fn controls(bench: &mut Bench<'_>) {
@@ -29,12 +29,13 @@ pub fn decoys(bench: &mut Bench<'_>) {
 }
 
 /// A password in cleartext with an attack at its side: it is found, and never taken for TLS.
-fn auth(bench: &mut Bench<'_>, act: &mut Act<'_>) -> Result<()> {
+pub fn auth(bench: &mut Bench<'_>, act: &mut Act<'_>) -> Result<()> {
     let client = SocketAddr::new(bench.peer_without_rule(), PORT);
     auth_from(bench, client, 587, act)
 }
 
-fn auth_from(bench: &mut Bench<'_>, client: SocketAddr, port: u16, act: &mut Act<'_>) -> Result<()> {
+/// The same by this client, at this port.
+pub fn auth_from(bench: &mut Bench<'_>, client: SocketAddr, port: u16, act: &mut Act<'_>) -> Result<()> {
     let before = bench.sessions()?;
     dialogue::inbound(bench, client, port, Errand::Auth, act)?;
     let found = bench.finding("auth-plaintext", client)?;
@@ -113,6 +114,7 @@ fn never_answered(bench: &mut Bench<'_>, said: &[Said], flaw: Flaw) -> Result<()
         flaw,
         ..endpoint.frame(Tcp { seq: ack, ack: seq.wrapping_add(1), ..endpoint.tcp(ACK, b"") })
     })?;
+    drop(endpoint);
     remembered(bench)?;
     let found = bench.findings_about(client)?;
     ensure!(found.is_empty(), "found of what never took place: {:?}", kinds(&found));

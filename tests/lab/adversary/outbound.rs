@@ -27,12 +27,17 @@ pub fn decoys(bench: &mut Bench<'_>) {
 }
 
 /// A strip with an attack at its side: it is found, and never taken for TLS.
-fn strip(bench: &mut Bench<'_>, act: &mut Act<'_>) -> Result<()> {
+pub fn strip(bench: &mut Bench<'_>, act: &mut Act<'_>) -> Result<()> {
+    strip_found_as(bench, &["starttls-stripped"], act)
+}
+
+/// The same, found as one of these kinds.
+pub fn strip_found_as(bench: &mut Bench<'_>, kinds: &[&str], act: &mut Act<'_>) -> Result<()> {
     let server = SocketAddr::new(bench.peer_with_rule(), 25);
     let before = bench.sessions()?;
     let session = dialogue::outbound(bench, server, STRIPPED, act)?;
     ensure!(!session.tls && session.ehlo.len() == 3, "the host took a decoy: {session:?}");
-    bench.finding("starttls-stripped", server)?;
+    bench.finding_of(kinds, server)?;
     bench.ended_somehow(&before)?;
     let after = bench.sessions()?;
     ensure!(after["tls"] == before["tls"], "cleartext is counted as TLS: {after:?}");
