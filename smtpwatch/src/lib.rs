@@ -23,5 +23,4 @@ pub mod replay;
 pub mod service_manager;
 pub mod store;
 pub mod tlsrpt;
-mod turned;
 pub mod version;

@@ -2,6 +2,8 @@
 
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
+use smtpwatch_common::{Admission, Binding};
+
 use super::{
     output::{SessionResult, SessionSummary},
     rows::Rows,
@@ -10,7 +12,7 @@ use crate::{
     Finding, FlowKey, Role, Segment, Side, TcpFlags, Timestamp,
     exhibit::{Copies, Exhibit, Known, Octets, Piece, PolicyUsed},
     finding::{FlowInfo, Kind, Observed, Outcome, PeerInfo, Provenance, SCHEMA_VERSION, Sender, Severity},
-    flow::{Connection, SynFingerprint},
+    flow::{Connection, SynClaims, SynFingerprint},
     judge::{
         Claim, Wire,
         certificate::{self, Comparison},
@@ -19,7 +21,7 @@ use crate::{
         profile::Profile,
         published::demand::{Called, Identity},
     },
-    segment::SocketOwner,
+    segment::{Direction, SocketOwner},
     smtp::{Doubt, Session, Starttls},
 };
 
@@ -36,9 +38,11 @@ pub(super) struct Flow {
     pub(super) session: Session,
     pub(super) role: Role,
     interface: Arc<str>,
+    /// Which side leaves this host, and where.
+    binding: Binding,
     /// Any payload was seen: without it this was no session.
     pub(super) payload: bool,
-    /// The client answered the server's SYN-ACK, or the flow was joined later than that.
+    /// Our own side has sent something after its SYN; where the directions are not known, any side has.
     pub(super) open: bool,
     /// It counts among the open connections of its peer.
     pub(super) counted: bool,
@@ -80,14 +84,17 @@ pub(super) struct Context {
 }
 
 impl Flow {
-    pub(super) fn new(segment: &Segment<'_>, interface: Arc<str>, now: Timestamp) -> Self {
-        let connection = Connection::new(segment);
-        let session = Session::new(connection.midstream());
+    /// The flow of a first segment; `claims` are what the other side has sent of it before.
+    pub(super) fn new(segment: &Segment<'_>, interface: Arc<str>, now: Timestamp, claims: SynClaims) -> Self {
+        let own = segment.direction.map(|_| segment.role.side());
+        let connection = Connection::new(segment, own, claims);
+        let session = Session::new(!segment.flags.contains(TcpFlags::SYN));
         let mut flow = Self {
             key: segment.flow,
             connection,
             session,
             role: segment.role,
+            binding: Binding::of(segment.from.into(), segment.direction, segment.interface_index),
             interface,
             payload: false,
             open: false,
@@ -114,6 +121,26 @@ impl Flow {
         flow
     }
 
+    /// What `segment` is worth to this flow. The first one that leaves binds it.
+    pub(super) fn admit(&mut self, segment: &Segment<'_>) -> Admission {
+        let (from, index) = (segment.from.into(), segment.interface_index);
+        let admission = self.binding.admit(from, segment.direction, index);
+        if admission == Admission::Own && !self.binding.is_bound() {
+            self.binding = Binding::of(from, segment.direction, index);
+        }
+        admission
+    }
+
+    /// This host is the other end than the flow's first segment, which arrived, made it seem.
+    pub(super) fn is_refuted_by(&self, segment: &Segment<'_>) -> bool {
+        !self.binding.is_bound() && segment.direction == Some(Direction::Egress) && segment.role != self.role
+    }
+
+    /// Our own side has a part in this connection: without it there was no session.
+    pub(super) const fn is_witnessed(&self) -> bool {
+        self.binding.is_bound() && self.connection.is_witnessed()
+    }
+
     pub(super) fn push(&mut self, segment: &Segment<'_>) {
         self.connection.push(segment);
         self.measure(segment);
@@ -125,8 +152,17 @@ impl Flow {
             self.rows.push(segment);
         }
         self.payload |= segment.length > 0;
-        self.open |= !segment.flags.contains(TcpFlags::SYN);
-        if segment.flags.contains(TcpFlags::SYN) {
+        let known = segment.direction.is_some();
+        let own = !known || segment.from == self.role.side() && !segment.flags.contains(TcpFlags::RST);
+        self.open |= own && !segment.flags.contains(TcpFlags::SYN);
+        if known {
+            // Of several SYN-ACKs the one that our own side took in.
+            if segment.from == Side::Client && segment.flags.contains(TcpFlags::SYN) {
+                self.syn_at = self.syn_at.or(Some(segment.at));
+            }
+            let answer = self.connection.confirmed_at().zip(self.syn_at).map(|(answer, syn)| answer.since(syn));
+            self.round_trip = self.round_trip.or(answer);
+        } else if segment.flags.contains(TcpFlags::SYN) {
             match segment.from {
                 Side::Client => self.syn_at = Some(segment.at),
                 Side::Server => {
@@ -214,7 +250,7 @@ impl Flow {
     /// though the rules cannot repeat it behind one; what they no longer claim in a session without one is withdrawn.
     pub(super) fn release(&mut self, due: &[Claim]) -> Vec<Claim> {
         let held = std::mem::take(&mut self.held);
-        if !matches!(self.session.seen.doubt, Some(Doubt::Gap | Doubt::Ambiguous)) {
+        if !matches!(self.session.seen.doubt, Some(Doubt::Gap | Doubt::Ambiguous | Doubt::Server)) {
             return Vec::new();
         }
         let same = |held: &Claim| due.iter().any(|claim| (claim.kind, claim.instance) == (held.kind, held.instance));
@@ -326,7 +362,7 @@ impl Flow {
 
     pub(super) fn summary(&self) -> SessionSummary {
         let seen = &self.session.seen;
-        let result = if seen.doubt.is_some() {
+        let result = if seen.doubt.is_some() || !self.is_witnessed() {
             SessionResult::Unknown
         } else if seen.tls_began() && seen.handshake_end().is_none() {
             SessionResult::Tls

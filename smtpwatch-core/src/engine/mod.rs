@@ -14,6 +14,8 @@ pub use self::{
     delivery::{Delivery, PolicyType, ResultType},
     output::{EvictReason, GateAction, GateOrder, LossCause, Output, SessionResult, SessionSummary},
 };
+use smtpwatch_common::Admission;
+
 use self::{
     flow::{Context, Flow},
     places::Place,
@@ -23,7 +25,7 @@ use self::{
 use crate::{
     FlowKey, Role, Segment, Side, TcpFlags, Timestamp,
     exhibit::{Known, PolicyUsed},
-    flow::{CloseCause, FlowEvent},
+    flow::{CloseCause, FlowEvent, SynClaims},
     judge::{self, Case},
     limits,
     policy::{
@@ -157,8 +159,24 @@ impl Engine {
         self.close_silent();
         let key = segment.flow;
         let mut found = self.flows.find(&key);
-        if let Some(place) = found.take_if(|place| self.flows[*place].connection.is_new_connection(segment)) {
-            self.end(place, segment.at);
+        let mut claims = SynClaims::default();
+        if let Some(place) = found {
+            let flow = &mut self.flows[place];
+            let refuted = flow.is_refuted_by(segment);
+            if !refuted && matches!(flow.admit(segment), Admission::Forged | Admission::Duplicate) {
+                // The gate has counted it.
+                return;
+            }
+            // A connection begins with our own side's SYN or SYN-ACK, whatever arrived of it before.
+            let begins =
+                segment.flags.contains(TcpFlags::SYN) && segment.from == flow.role.side() && !flow.is_witnessed();
+            if refuted || begins || flow.connection.is_new_connection(segment) {
+                if !refuted {
+                    claims = flow.connection.take_claims();
+                }
+                self.end(place, segment.at);
+                found = None;
+            }
         }
         let place = if let Some(place) = found {
             let flow = &mut self.flows[place];
@@ -171,7 +189,7 @@ impl Engine {
         } else if segment.flags.contains(TcpFlags::SYN) || segment.length > 0 {
             self.make_room();
             let interface = self.interface(segment.interface);
-            self.flows.insert(Flow::new(segment, interface, self.now))
+            self.flows.insert(Flow::new(segment, interface, self.now, claims))
         } else {
             // The last words of a flow that has been judged, or of one that was never seen: nothing to learn from.
             return;
@@ -192,8 +210,14 @@ impl Engine {
         if !flow.connection.conflicts().is_empty() {
             flow.session.copies_differ();
         }
-        if segment.budget_spent && flow.session.gap(segment.from, 0) {
-            self.outputs.push_back(Output::Lost(LossCause::Budget));
+        if flow.connection.is_undecided() {
+            flow.session.distrust(flow.role.side().peer());
+        }
+        if segment.budget_spent {
+            let known = segment.direction.is_some() && segment.from != flow.role.side();
+            if known && flow.session.distrust(segment.from) || !known && flow.session.gap(segment.from, 0) {
+                self.outputs.push_back(Output::Lost(LossCause::Budget));
+            }
         }
         match flow.connection.closed() {
             Some(CloseCause::Finished) => self.end(place, segment.at),
@@ -589,6 +613,10 @@ impl Engine {
 
     fn judge(&mut self, place: Place, at: Timestamp, urgency: Urgency) {
         let flow = &self.flows[place];
+        // Without our own side there was no session: frames that arrive accuse nobody.
+        if !flow.is_witnessed() {
+            return;
+        }
         let key = flow.key;
         let names = flow.session.seen.server_names();
         let subject = Subject { flow: key, role: flow.role, names: &names };
@@ -689,7 +717,8 @@ impl Engine {
         let flow = &self.flows[place];
         let key = flow.key;
         let seen = &flow.session.seen;
-        if seen.doubt.is_some() {
+        // Frames that arrive teach nothing.
+        if seen.doubt.is_some() || !flow.is_witnessed() {
             return;
         }
         let used = seen.tls_began() && seen.handshake_end().is_none();

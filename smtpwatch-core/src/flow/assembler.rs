@@ -38,6 +38,8 @@ pub(super) struct Difference {
     pub other: Vec<u8>,
     /// One of them was damaged on its way: that they differ says nothing.
     pub damaged: bool,
+    /// Nothing speaks against either.
+    pub both_sound: bool,
 }
 
 /// One piece: `bytes[taken..]` is held, the octets before are delivered.
@@ -139,7 +141,10 @@ impl Assembler {
 
     /// Takes octets in. Where octets of the range are held or retained the first copy stays, unless the receiver has shown
     /// that it did not take it in, or cannot have done; the first difference is told, with its surroundings.
-    pub fn insert(&mut self, offset: u64, bytes: &[u8], stamp: Stamp) -> Option<Difference> {
+    ///
+    /// `later`: of two sound copies that are held the later one stays. A receiver whose acknowledgments are all seen had not taken the first
+    /// one in, unless both came before it could say so.
+    pub fn insert(&mut self, offset: u64, bytes: &[u8], stamp: Stamp, later: bool) -> Option<Difference> {
         self.sweep();
         let mut difference = None;
         let mut note = |at: u64, first: &mut dyn Iterator<Item = &u8>, other: &[u8]| {
@@ -180,7 +185,8 @@ impl Assembler {
         }
         let mut difference = difference.map(|at| self.surroundings(at, offset, bytes))?;
         difference.damaged |= stamp.standing == Standing::Corrupt;
-        self.replace(offset, bytes, stamp.standing);
+        difference.both_sound &= stamp.standing == Standing::Sound;
+        self.replace(offset, bytes, stamp.standing, later);
         // Where a bound cut the held copy short of the difference there are no two copies to show.
         (difference.first != difference.other).then_some(difference)
     }
@@ -197,11 +203,11 @@ impl Assembler {
 
     /// Octets that the receiver did not take in, or discards, give way to a later copy (THREATS EV-2, EV-9): that is the one
     /// it can still accept.
-    fn replace(&mut self, offset: u64, bytes: &[u8], standing: Standing) {
+    fn replace(&mut self, offset: u64, bytes: &[u8], standing: Standing, later: bool) {
         let (refused, end) = (self.refused.clone(), offset + bytes.len() as u64);
         for chunk in &mut self.chunks {
             let whole = chunk.start().max(offset)..chunk.end().min(end);
-            let weak = standing == Standing::Sound && chunk.stamp.standing != Standing::Sound;
+            let weak = standing == Standing::Sound && (later || chunk.stamp.standing != Standing::Sound);
             let Range { start, end } =
                 if weak { whole } else { whole.start.max(refused.start)..whole.end.min(refused.end) };
             if start < end {
@@ -298,9 +304,11 @@ impl Assembler {
         if start < self.front {
             first.extend(self.retained.range(clamp(start - retained_from, self.retained.len())..).take(other.len()));
         }
-        let mut damaged = false;
+        let (mut damaged, mut both_sound) = (false, true);
         for chunk in self.live() {
-            damaged |= chunk.stamp.standing == Standing::Corrupt && (chunk.start()..chunk.end()).contains(&differing);
+            let holds = (chunk.start()..chunk.end()).contains(&differing);
+            damaged |= holds && chunk.stamp.standing == Standing::Corrupt;
+            both_sound &= !holds || chunk.stamp.standing == Standing::Sound;
             let at = start + first.len() as u64;
             if chunk.start() <= at && at < chunk.end() {
                 let held = &chunk.held()[clamp(at - chunk.start(), chunk.held().len())..];
@@ -308,7 +316,7 @@ impl Assembler {
             }
         }
         let other = other[..first.len()].to_vec();
-        Difference { offset: start, first, other, damaged }
+        Difference { offset: start, first, other, damaged, both_sound }
     }
 
     fn live(&self) -> impl Iterator<Item = &Chunk> {

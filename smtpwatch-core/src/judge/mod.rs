@@ -15,6 +15,7 @@ mod proof;
 mod refused;
 mod tamper;
 mod unused;
+mod witness;
 
 use std::{net::IpAddr, time::Duration};
 
@@ -117,6 +118,7 @@ pub fn judge(case: Case<'_>) -> Vec<Claim> {
     }
     let mut claims = Vec::new();
     claims.extend(offer::judge(case));
+    claims.extend(witness::judge(case));
     claims.extend(refused::judge(case));
     claims.extend(unused::judge(case));
     claims.extend(ehlo::judge(case));
@@ -143,7 +145,7 @@ impl<'a> Case<'a> {
     fn unfounded(&self) -> bool {
         match self.session.doubt {
             Some(Doubt::Midstream | Doubt::OneSided | Doubt::Multipath) => true,
-            Some(Doubt::Gap | Doubt::Ambiguous) | None => false,
+            Some(Doubt::Gap | Doubt::Ambiguous | Doubt::Server) | None => false,
         }
     }
 

@@ -205,6 +205,8 @@ pub struct Capture {
     ring: RingBuf<MapData>,
     control: Control,
     counters: Arc<Counters>,
+    /// The kernel's: Ethernet address by interface index, and two bytes of padding.
+    link_addresses: HashMap<MapData, u32, [u8; 8]>,
     clock: Clock,
     log: Option<EbpfLogger<KernelLog>>,
     /// A record that could not be read was told.
@@ -232,6 +234,8 @@ impl Capture {
         for interface in &wanted {
             attachments.attach(&mut object, interface, settings.ingress, loaded.no_xdp.as_deref())?;
         }
+        let mut link_addresses = map(&mut object, "LINK_ADDRESSES")?;
+        note_addresses(&mut link_addresses, &wanted)?;
         Ok(Self {
             attachments,
             settings: settings.clone(),
@@ -240,6 +244,7 @@ impl Capture {
             ring: map(&mut object, "RING")?,
             control: Control { orders: map(&mut object, "ORDERS")?, flows: map(&mut object, "FLOWS")?, serial: 0 },
             counters: Arc::new(Counters::new(map(&mut object, "COUNTERS")?)),
+            link_addresses,
             clock: Clock::now()?,
             log,
             undecodable: false,
@@ -284,6 +289,7 @@ impl Capture {
     /// Lets go of what is not wanted or has gone; attaches what is wanted.
     fn follow(&mut self) -> Result<bool, CaptureError> {
         let wanted = wanted(&self.settings)?;
+        note_addresses(&mut self.link_addresses, &wanted)?;
         let same = |held: &Attachment, interface: &Interface| {
             held.index == interface.index && held.interface == interface.name
         };
@@ -386,6 +392,26 @@ impl Capture {
     }
 }
 
+/// Tells the kernel programs the Ethernet addresses of `interfaces`: an index may be used again, and an address may change.
+fn note_addresses(
+    addresses: &mut HashMap<MapData, u32, [u8; 8]>,
+    interfaces: &[Interface],
+) -> Result<(), CaptureError> {
+    for interface in interfaces {
+        match interface.address {
+            Some([a, b, c, d, e, f]) => {
+                addresses.insert(interface.index, [a, b, c, d, e, f, 0, 0], 0).map_err(map_error)?;
+            }
+            None => match addresses.remove(&interface.index) {
+                Ok(()) | Err(MapError::KeyNotFound) => {}
+                Err(MapError::SyscallError(error)) if error.io_error.raw_os_error() == Some(libc::ENOENT) => {}
+                Err(error) => return Err(map_error(error)),
+            },
+        }
+    }
+    Ok(())
+}
+
 /// The way back into the kernel.
 struct Control {
     orders: HashMap<MapData, [u8; FlowKey::SIZE], [u8; Order::SIZE]>,
@@ -402,11 +428,16 @@ impl Control {
 
     /// Which life of the flow the kernel holds.
     fn life(&self, order: &GateOrder) -> Result<Option<u64>, CaptureError> {
-        match self.flows.get(&control::key(&order.flow).to_bytes(), 0) {
-            Ok(state) => Ok(Some(FlowState::flow_of(&state))),
-            Err(MapError::KeyNotFound) => Ok(None),
-            Err(error) => Err(map_error(error)),
+        // Of a flow between two watched ports the kernel may have the ends the other way round.
+        let key = control::key(&order.flow);
+        for key in [key, key.swapped()] {
+            match self.flows.get(&key.to_bytes(), 0) {
+                Ok(state) => return Ok(Some(FlowState::flow_of(&state))),
+                Err(MapError::KeyNotFound) => {}
+                Err(error) => return Err(map_error(error)),
+            }
         }
+        Ok(None)
     }
 }
 

@@ -90,6 +90,10 @@ impl Session {
             self.seen.greeting = self.odd_greeting.take();
         }
         let behind = end.saturating_sub(input.len() as u64);
+        if self.presuming && self.phase == Phase::AuthResponse && Command::parse(&line.bytes) != Command::Other {
+            // The server's reply was the last word of the exchange.
+            self.phase = Phase::Commands;
+        }
         if self.phase == Phase::AuthResponse {
             self.keep(Side::Client, line, &Shown::nothing(&line.bytes), behind);
             self.auth_response(&line.bytes);
@@ -223,7 +227,9 @@ impl Session {
     /// clear. Anywhere else it would be a way to make the watcher look away.
     fn may_begin_tls(&self) -> bool {
         !self.client_spoke
-            || (matches!(self.seen.starttls, Starttls::Granted(_)) && self.client_lines.partial().is_empty())
+            || ((matches!(self.seen.starttls, Starttls::Granted(_))
+                || self.presuming && self.seen.starttls == Starttls::Sent)
+                && self.client_lines.partial().is_empty())
     }
 
     fn auth_response(&mut self, line: &[u8]) {

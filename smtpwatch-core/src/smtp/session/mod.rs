@@ -80,6 +80,8 @@ pub struct Session {
     data_refused: bool,
     /// The server may quote what is not among them: what it says is not shown any more, beside its codes.
     quotes_unknown: bool,
+    /// What the server says is not believed: the client's own bytes say what it did.
+    presuming: bool,
     /// SASL exchanges begun.
     auth_begun: usize,
     /// When the newest octets were sent.
@@ -133,6 +135,25 @@ enum Pending {
     UnofferedBdat { size: u64, last: bool },
     Turn,
     Other,
+}
+
+impl Pending {
+    /// What a client sends next after a command whose reply is not known.
+    const fn presumed(self) -> Phase {
+        match self {
+            Self::Auth => Phase::AuthResponse,
+            Self::Data => Phase::Body(Body::START),
+            Self::UnofferedBdat { size, .. } if size > 0 => Phase::Chunk(size),
+            Self::UnofferedBdat { .. }
+            | Self::Ehlo
+            | Self::Helo
+            | Self::Starttls
+            | Self::EndOfData
+            | Self::Bdat { .. }
+            | Self::Turn
+            | Self::Other => Phase::Commands,
+        }
+    }
 }
 
 impl Session {
@@ -208,6 +229,29 @@ impl Session {
     /// Two copies of one range of octets differ: what the server took in, and may quote, is not certain.
     pub const fn copies_differ(&mut self) {
         self.quotes_unknown = true;
+    }
+
+    /// What `from` says from here on cannot be believed, and the other side is this host: its own bytes are read without the replies to them.
+    /// A client's say enough: a message follows DATA, a response follows AUTH, and TLS follows STARTTLS or does not. Returns whether that
+    /// changes anything. Of a client whose bytes are in doubt nothing is presumed: this host's replies are read as before.
+    pub fn distrust(&mut self, from: Side) -> bool {
+        if from == Side::Client || self.presuming || self.seen.doubt.is_some() || self.seen.tls_began() {
+            return false;
+        }
+        self.presuming = true;
+        self.seen.doubt = Some(Doubt::Server);
+        let newest = self.queue.pop_back().map(|waiting| waiting.what);
+        self.queue = VecDeque::new();
+        self.server_lines.clear();
+        if let (Phase::Hold | Phase::Tls, Some(what)) = (self.phase, newest) {
+            self.release(what.presumed());
+        } else if self.phase == Phase::Tls {
+            // The go-ahead may have been none.
+            let before = self.seen.tls.take().map(|mut tls| tls.take_before(Side::Client)).unwrap_or_default();
+            self.phase = Phase::Commands;
+            self.client(&before, self.client_end);
+        }
+        true
     }
 
     /// Only one direction was seen.
@@ -309,6 +353,12 @@ impl Session {
     }
 
     fn expect(&mut self, what: Pending, verb: Verb) {
+        if self.presuming {
+            if self.phase == Phase::Hold {
+                self.phase = what.presumed();
+            }
+            return;
+        }
         let crowded = self.queue.len() >= limits::PIPELINE / 2;
         if let Some(newest) = self.queue.back_mut()
             && newest.what == what

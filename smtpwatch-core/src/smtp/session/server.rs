@@ -21,6 +21,9 @@ use crate::{
 impl Session {
     /// `end` is the stream offset behind `input`.
     pub(super) fn server(&mut self, mut input: &[u8], end: u64) {
+        if self.presuming && self.phase != Phase::Tls {
+            return;
+        }
         while !input.is_empty() {
             match self.phase {
                 Phase::Stopped => return,
