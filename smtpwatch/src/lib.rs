@@ -25,3 +25,4 @@ pub mod store;
 pub mod tlsrpt;
 mod turned;
 pub mod version;
+pub mod whole_file;
