@@ -23,6 +23,7 @@ use tokio::{
     io::{AsyncRead, AsyncWrite},
     net::{TcpListener, TcpStream},
     sync::{mpsc, watch},
+    task::yield_now,
     time::{MissedTickBehavior, interval, timeout},
 };
 use tokio_rustls::TlsAcceptor;
@@ -179,7 +180,12 @@ async fn http(
         let under_way = requests.begin();
         request.extensions_mut().insert(Client(client));
         let answer = routes.call(request);
-        async move { answer.await.map(|answer| answer.map(|body| AnswerBody { body, _under_way: under_way })) }
+        async move {
+            // One request at a time: a connection that sends many at once (pipelining) takes turns with all others, which share
+            // its thread. hyper answers several before it yields.
+            yield_now().await;
+            answer.await.map(|answer| answer.map(|body| AnswerBody { body, _under_way: under_way }))
+        }
     });
     let mut connection = pin!(
         http1::Builder::new()
