@@ -50,6 +50,8 @@ struct Entry {
     network: Ipv6Addr,
     /// Requests that are being answered.
     requests: u32,
+    /// Whether a request on it has ended.
+    answered: bool,
     /// When it became what it is, idle or busy, in the order of such changes.
     changed: u64,
     close: Arc<Notify>,
@@ -68,10 +70,13 @@ impl Table {
         self.next
     }
 
-    /// Closes the oldest one of those that `matches` selects; whether there was one.
+    /// Closes the oldest one of those that `matches` selects, first of those on which a request was answered: on the others one
+    /// may wait to be read, on a busy machine for a while. Returns whether there was one.
     fn close_oldest(&mut self, matches: impl Fn(&Entry) -> bool) -> bool {
         let selected = self.entries.iter().filter(|(_, entry)| matches(entry));
-        let Some(oldest) = selected.min_by_key(|(_, entry)| entry.changed).map(|(id, _)| *id) else { return false };
+        let Some(oldest) = selected.min_by_key(|(_, entry)| (!entry.answered, entry.changed)).map(|(id, _)| *id) else {
+            return false;
+        };
         if let Some(entry) = self.entries.remove(&oldest) {
             entry.close.notify_one();
         }
@@ -144,7 +149,9 @@ impl Connections {
             }
         }
         let (id, changed, close) = (table.number(), table.number(), Arc::new(Notify::new()));
-        table.entries.insert(id, Entry { pool, address, network, requests: 0, changed, close: close.clone() });
+        table
+            .entries
+            .insert(id, Entry { pool, address, network, requests: 0, answered: false, changed, close: close.clone() });
         Some(Slot { connections: self.clone(), id, close })
     }
 
@@ -153,6 +160,7 @@ impl Connections {
         let table = &mut *self.lock();
         let changed = table.number();
         if let Some(entry) = table.entries.get_mut(&id) {
+            entry.answered |= !begins;
             entry.requests = if begins { entry.requests + 1 } else { entry.requests.saturating_sub(1) };
             entry.changed = changed;
         }
@@ -289,6 +297,19 @@ mod tests {
             assert_eq!(closed(&connections, "idle_address"), 1);
             drop(request);
         }
+    }
+
+    #[test]
+    fn a_connection_that_was_answered_makes_room_before_one_that_was_not() {
+        let connections = connections();
+        let open: Vec<_> = (0..IDLE_PER_ADDRESS).map(|_| admit(&connections, "127.0.0.1").unwrap()).collect();
+        for answered in [5, 3] {
+            drop(open[answered].requests().begin());
+        }
+        let newer = [(); 3].map(|()| admit(&connections, "127.0.0.1").unwrap());
+        let which: Vec<_> = open.iter().enumerate().filter(|(_, slot)| is_closed(slot)).map(|(n, _)| n).collect();
+        assert_eq!(which, [0, 3, 5]);
+        assert!(!newer.iter().any(is_closed));
     }
 
     #[test]
