@@ -259,7 +259,12 @@ fn files(config: &Config, source: &config::Source, web: Option<&ConfigFile>) -> 
     for directory in &writable {
         store::make_directory(directory).with_context(|| format!("cannot create {}", directory.display()))?;
     }
-    writable.extend(config.journal.file().as_deref().map(directory));
+    // Of the path as it is named: a link that comes in its place does not widen what may be written.
+    let journal = config.journal.file();
+    writable.extend(journal.as_deref().and_then(Path::parent).map(|parent| match parent.as_os_str().is_empty() {
+        true => PathBuf::from("."),
+        false => parent.to_owned(),
+    }));
     Ok(Kept { readable, writable, ..Kept::default() })
 }
 

@@ -24,3 +24,4 @@ pub mod service_manager;
 pub mod store;
 pub mod tlsrpt;
 pub mod version;
+pub mod whole_file;

@@ -136,7 +136,7 @@ pub const KEYS: &[Key] = &[
         "journal",
         "path",
         "\"\"",
-        "Findings are written there, a line each; empty: standard output. SIGUSR1 opens it anew.",
+        "Findings are written there, a line each; empty: standard output. SIGUSR1 opens it anew. A symbolic link is refused.",
     )
     .such_as("\"/var/log/smtpwatch/findings.json\""),
     key(

@@ -27,7 +27,7 @@ use super::{
     address::is_public,
     resolver::{Found, Resolver},
 };
-use crate::version;
+use crate::{version, whole_file};
 
 /// Characters of an error that are shown: a certificate may have any number of names.
 const SHOWN: usize = 400;
@@ -100,10 +100,7 @@ impl Authorities {
         }
         let failed = |source| FetcherError::CaFile { path: path.to_owned(), source };
         let wrong = |why: String| FetcherError::NoCertificates { path: path.to_owned(), why };
-        if std::fs::metadata(Path::new(path)).map_err(failed)?.len() > CA_FILE {
-            return Err(wrong("it is too long".to_owned()));
-        }
-        let found = Certificate::from_pem_bundle(&std::fs::read(path).map_err(failed)?);
+        let found = Certificate::from_pem_bundle(&whole_file::read(Path::new(path), CA_FILE).map_err(failed)?);
         match found {
             Ok(found) if !found.is_empty() => Ok(Self(found)),
             Ok(_) => Err(wrong("no certificate in it".to_owned())),
