@@ -152,6 +152,12 @@ impl Flow {
         self.typed += u32::from(segment.from == Side::Client && segment.length == 1);
     }
 
+    /// The verdict stands: what may hold a secret is overwritten and freed. Evidence stays, as it may be shown.
+    pub(super) fn forget_secrets(&mut self) {
+        self.connection.forget_secrets(|conflict| self.session.retained_copies(conflict));
+        self.session.forget_secrets();
+    }
+
     const fn peer(&self) -> Side {
         match self.role {
             Role::Client => Side::Server,

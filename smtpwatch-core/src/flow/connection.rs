@@ -5,6 +5,7 @@ use std::fmt;
 use crate::{
     Segment, Side, TcpFlags, Timestamp,
     limits::{CONFLICT_BYTES, CONFLICTS},
+    secret_buffer::SecretBuffer,
 };
 
 use super::{
@@ -113,9 +114,9 @@ pub struct Conflict {
     /// Stream offset of the first octet of both copies.
     pub offset: u64,
     /// The copy that came first, and is delivered; at most [`CONFLICT_BYTES`] octets around the first difference.
-    pub first: Vec<u8>,
+    pub first: SecretBuffer,
     /// The copy that came later, as long.
-    pub other: Vec<u8>,
+    pub other: SecretBuffer,
     /// When the later copy was seen.
     pub at: Timestamp,
     /// The peer had acknowledged the range before the later copy came: it has taken the first copy in.
@@ -346,6 +347,16 @@ impl Connection {
         self.settled = true;
         self.client.pieces.forget();
         self.server.pieces.forget();
+    }
+
+    /// The verdict stands: overwrites and frees the octets of both streams. Of two copies of one range what `shown` gives is kept.
+    pub fn forget_secrets(&mut self, shown: impl Fn(&Conflict) -> [Vec<u8>; 2]) {
+        self.client.pieces.give_up();
+        self.server.pieces.give_up();
+        for conflict in &mut self.conflicts {
+            let [first, other] = shown(conflict);
+            (conflict.first, conflict.other) = (first.as_slice().into(), other.as_slice().into());
+        }
     }
 
     /// Takes a SYN or SYN-ACK; false when it contradicts what is known, and is to be left alone.

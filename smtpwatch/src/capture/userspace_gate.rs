@@ -99,6 +99,14 @@ impl UserspaceGate {
     }
 }
 
+impl Drop for UserspaceGate {
+    fn drop(&mut self) {
+        // It holds what was copied of the newest packets.
+        *self.scratch = Scratch::EMPTY;
+        zeroize::optimization_barrier(&*self.scratch);
+    }
+}
+
 /// One packet's surroundings.
 struct Run<'a, E> {
     frame: &'a CapturedFrame<'a>,
