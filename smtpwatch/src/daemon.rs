@@ -429,7 +429,7 @@ impl Watch {
                 let Some(learned) = self.outputs.policies.learned() else { break };
                 self.learn(learned);
             }
-            self.pipeline.tick(now(), &mut |output| self.outputs.take(output));
+            self.pipeline.tick(self.capture.now()?, &mut |output| self.outputs.take(output));
             for order in self.outputs.orders.drain(..) {
                 self.capture.order(&order)?;
             }
@@ -451,10 +451,11 @@ impl Watch {
         self.records()?;
         self.housekeeping()?;
         let Self { mut pipeline, mut outputs, capture, sender, writer, .. } = self;
+        let end = capture.now()?;
         drop(capture);
         tracing::info!("detached");
         drop(sender);
-        pipeline.finish(now(), &mut |output| outputs.take(output));
+        pipeline.finish(end, &mut |output| outputs.take(output));
         drop(outputs);
         let lost = writer.finish();
         if lost > 0 {

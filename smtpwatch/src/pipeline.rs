@@ -66,7 +66,7 @@ impl Pipeline {
 
     /// Real time passes; does something once a second. A capture file has no real time: [`Source::File`] never ticks.
     pub fn tick(&mut self, now: Timestamp, on: &mut impl FnMut(Output)) {
-        // Also when the clock was set back: the difference is zero then, and the engine waits for it to catch up.
+        // The engine's time does not step ([`crate::clock::Steady`]).
         if now.since(self.ticked) >= TICK {
             self.ticked = now;
             self.engine.tick(now);

@@ -25,8 +25,13 @@ use crate::{
     smtp::{Doubt, Session, Starttls},
 };
 
-/// Client segments of one octet, from which on a person is taken to type (THREATS FP-25).
+/// Keys after which a person is taken to type (THREATS FP-25), where most segments of the client are keys.
 const TYPED_SEGMENTS: u32 = 4;
+/// Most bytes of a segment that is one key: the line end is CR LF.
+const KEY_BYTES: u32 = 2;
+/// Least time between two keys of a person. Size alone says nothing: a program may send byte by byte, and whatever is on the path
+/// may cut segments up.
+const KEY_TIME: Duration = Duration::from_millis(20);
 
 /// Characters kept of the line that offers STARTTLS.
 const OFFER_LINE: usize = 64;
@@ -70,7 +75,11 @@ pub(super) struct Flow {
     round_trip: Option<Duration>,
     peer_ttl: Option<(u8, u8)>,
     reset_ttl: Option<u8>,
+    /// Segments of the client with payload, and how many of them are keys (see [`TYPED_SEGMENTS`]).
+    spoken: u32,
     typed: u32,
+    /// When the newest of them came, and the sequence number behind it.
+    spoke: Option<(Timestamp, u32)>,
     /// Who on this host sends, as far as the kernel told.
     sender: Option<SocketOwner>,
     /// Its packets, as evidence.
@@ -113,7 +122,9 @@ impl Flow {
             round_trip: None,
             peer_ttl: None,
             reset_ttl: None,
+            spoken: 0,
             typed: 0,
+            spoke: None,
             sender: None,
             rows: Rows::default(),
         };
@@ -185,7 +196,26 @@ impl Flow {
         if segment.from == Side::Client {
             self.sender = self.sender.or(segment.sender);
         }
-        self.typed += u32::from(segment.from == Side::Client && segment.length == 1);
+        if segment.from == Side::Client && segment.length > 0 && !self.settled {
+            self.time_key(segment);
+        }
+    }
+
+    /// Counts a key: a short segment that goes on where the one before ended (a keep-alive does not), and comes later by as much
+    /// as a person needs.
+    fn time_key(&mut self, segment: &Segment<'_>) {
+        let is_key = self.spoke.is_some_and(|(at, end)| {
+            segment.length <= KEY_BYTES && segment.seq == end && segment.at.since(at) >= KEY_TIME
+        });
+        self.spoken = self.spoken.saturating_add(1);
+        self.typed = self.typed.saturating_add(u32::from(is_key));
+        self.spoke = Some((segment.at, segment.seq.wrapping_add(segment.length)));
+    }
+
+    /// The verdict stands: what may hold a secret is overwritten and freed. Evidence stays, as it may be shown.
+    pub(super) fn forget_secrets(&mut self) {
+        self.connection.forget_secrets(|conflict| self.session.retained_copies(conflict));
+        self.session.forget_secrets();
     }
 
     const fn peer(&self) -> Side {
@@ -202,7 +232,7 @@ impl Flow {
             reset_ttl: self.reset_ttl,
             round_trip: self.round_trip.filter(|_| self.role == Role::Client),
             conflicts_dropped: self.connection.conflicts_dropped(),
-            typed: self.typed >= TYPED_SEGMENTS,
+            typed: self.typed >= TYPED_SEGMENTS && self.typed > self.spoken / 2,
             conflicts: self.connection.conflicts(),
             discarded: self.connection.discarded(self.peer()),
         }

@@ -392,6 +392,7 @@ impl Engine {
                 if !self.flows[place].waited && !self.waits(place).is_empty() {
                     let later = due + PATIENCE;
                     (self.flows[place].waited, self.flows[place].lingers) = (true, Some(later));
+                    self.set_aside(place);
                     let at = self.resets.partition_point(|(other, _)| *other <= later);
                     self.resets.insert(at, (later, key));
                     continue;
@@ -399,6 +400,7 @@ impl Engine {
                 self.flows[place].lingers = Some(due + KEPT);
                 self.believed.push_back((due + KEPT, key));
                 self.conclude(place, due);
+                self.flows[place].forget_secrets();
             }
         }
         while let Some(&(due, key)) = self.believed.front()
@@ -508,6 +510,10 @@ impl Engine {
                         self.outputs.push_back(Output::Lost(LossCause::OutOfStep));
                         continue;
                     }
+                    SessionEvent::InputForgotten => {
+                        self.outputs.push_back(Output::Lost(LossCause::Window));
+                        continue;
+                    }
                     SessionEvent::BodyFollows => GateAction::MuteBody,
                     SessionEvent::SkipClientUntil(offset) => GateAction::SkipUntil {
                         from: Side::Client,
@@ -527,6 +533,7 @@ impl Engine {
             // What follows is TLS, and the gate soon leaves it out.
             flow.settled = true;
             flow.connection.settle();
+            flow.session.forget_secrets();
             self.failures.end(flow.key);
             if !self.is_published_for(&self.flows[place])
                 && let Some(tls) = &mut self.flows[place].session.seen.tls
@@ -564,6 +571,7 @@ impl Engine {
             self.flows.remove(place);
             return;
         }
+        self.set_aside(place);
         self.flows.retire(place);
         self.parked.push_back(Parked { due: self.now + PATIENCE, ended: at, place, subjects });
         if self.parked.len() > limits::PARKED
@@ -571,6 +579,14 @@ impl Engine {
         {
             self.unpark(&oldest);
         }
+    }
+
+    /// The verdict waits, and with it no secret: reads what is left, and keeps what may be shown.
+    fn set_aside(&mut self, place: Place) {
+        let flow = &mut self.flows[place];
+        flow.session.finish();
+        while flow.session.poll().is_some() {}
+        flow.forget_secrets();
     }
 
     /// Gives the last verdict on a session, notes what was learnt of it, and counts it, once.

@@ -5,6 +5,7 @@ use std::fmt;
 use crate::{
     Segment, Side, TcpFlags, Timestamp,
     limits::{CONFLICT_BYTES, CONFLICTS, EARLY_SEGMENTS, SYN_CLAIMS},
+    secret_buffer::SecretBuffer,
 };
 
 use super::{
@@ -133,9 +134,9 @@ pub struct Conflict {
     /// Stream offset of the first octet of both copies.
     pub offset: u64,
     /// The copy that came first, and is delivered; at most [`CONFLICT_BYTES`] octets around the first difference.
-    pub first: Vec<u8>,
+    pub first: SecretBuffer,
     /// The copy that came later, as long.
-    pub other: Vec<u8>,
+    pub other: SecretBuffer,
     /// When the later copy was seen.
     pub at: Timestamp,
     /// The peer had acknowledged the range before the later copy came: it has taken the first copy in.
@@ -473,6 +474,17 @@ impl Connection {
         }
     }
 
+    /// The verdict stands: overwrites and frees the octets of both streams. Of two copies of one range what `shown` gives is kept.
+    pub fn forget_secrets(&mut self, shown: impl Fn(&Conflict) -> [Vec<u8>; 2]) {
+        self.client.pieces.give_up();
+        self.server.pieces.give_up();
+        self.early = Vec::new();
+        for conflict in &mut self.conflicts {
+            let [first, other] = shown(conflict);
+            (conflict.first, conflict.other) = (first.as_slice().into(), other.as_slice().into());
+        }
+    }
+
     /// Takes a SYN or SYN-ACK; false when it contradicts what is known, and is to be left alone.
     fn open(&mut self, segment: &Segment<'_>) -> bool {
         let from = segment.from;
@@ -632,7 +644,7 @@ struct EarlySegment {
     length: u32,
     offset: u32,
     options: Vec<u8>,
-    payload: Vec<u8>,
+    payload: SecretBuffer,
 }
 
 impl EarlySegment {
@@ -650,7 +662,7 @@ impl EarlySegment {
             length: segment.length,
             offset: segment.offset,
             options: segment.options.to_vec(),
-            payload: segment.payload.to_vec(),
+            payload: segment.payload.into(),
         }
     }
 

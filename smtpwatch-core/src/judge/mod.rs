@@ -75,7 +75,7 @@ pub struct Wire<'a> {
     pub round_trip: Option<Duration>,
     /// Conflicting copies beyond those that are kept.
     pub conflicts_dropped: u64,
-    /// The client sent most of its lines octet by octet: a person types (FP-25).
+    /// The client sent most of its bytes key by key, as far apart as a person's are (FP-25).
     pub typed: bool,
     /// Two different copies of one range of octets.
     pub conflicts: &'a [Conflict],

@@ -29,10 +29,7 @@ use aya::{
     maps::{HashMap, MapData, MapError, RingBuf},
 };
 use aya_log::EbpfLogger;
-use nix::{
-    poll::{PollFd, PollFlags, PollTimeout, poll},
-    time::{ClockId, clock_gettime},
-};
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use smtpwatch_common::{FlowKey, FlowState, Order, PortSet, Record};
 use smtpwatch_core::{
     Timestamp,
@@ -42,7 +39,10 @@ use smtpwatch_core::{
 pub use attach::{Attachment, Hook};
 pub use object::object_digest;
 
-use crate::config::{Config, Ingress};
+use crate::{
+    clock::Steady,
+    config::{Config, Ingress},
+};
 use attach::Attachments;
 use control::Position;
 use counters::Counters;
@@ -245,7 +245,7 @@ impl Capture {
             control: Control { orders: map(&mut object, "ORDERS")?, flows: map(&mut object, "FLOWS")?, serial: 0 },
             counters: Arc::new(Counters::new(map(&mut object, "COUNTERS")?)),
             link_addresses,
-            clock: Clock::now()?,
+            clock: Clock::start()?,
             log,
             undecodable: false,
             object,
@@ -359,7 +359,7 @@ impl Capture {
                     continue;
                 }
             };
-            let at = self.clock.time_of_day(record.header.timestamp);
+            let at = self.clock.steady.at(record.header.timestamp);
             let name = self.attachments.name_of(record.header.interface);
             let Orders(orders) = on(record, at, name).into();
             for order in orders {
@@ -367,6 +367,15 @@ impl Capture {
             }
         }
         Ok(Drained::Part)
+    }
+
+    /// The engine's time, as the records have it.
+    ///
+    /// # Errors
+    ///
+    /// The system does not tell.
+    pub fn now(&self) -> Result<Timestamp, CaptureError> {
+        self.clock.steady.now().map_err(unread)
     }
 
     /// Passes on an order that does not come of a record: a deadline has passed. [`GateAction::MuteBody`] is void here,
@@ -441,33 +450,28 @@ impl Control {
     }
 }
 
-/// From the kernel's clock to the time of day.
+/// From the kernel's clock to the engine's time.
 struct Clock {
     compared: Instant,
-    /// What to add, in nanoseconds.
-    offset: i64,
+    steady: Steady,
 }
 
 impl Clock {
-    fn now() -> Result<Self, CaptureError> {
-        let nanoseconds = |clock| -> Result<i64, CaptureError> {
-            let time = clock_gettime(clock).map_err(|error| system("cannot read the clock")(error.into()))?;
-            Ok(time.tv_sec() * 1_000_000_000 + time.tv_nsec())
-        };
-        let offset = nanoseconds(ClockId::CLOCK_REALTIME)? - nanoseconds(ClockId::CLOCK_MONOTONIC)?;
-        Ok(Self { compared: Instant::now(), offset })
+    fn start() -> Result<Self, CaptureError> {
+        Ok(Self { compared: Instant::now(), steady: Steady::start().map_err(unread)? })
     }
 
     fn compare(&mut self) -> Result<(), CaptureError> {
         if self.compared.elapsed() >= CLOCK_AGE {
-            *self = Self::now()?;
+            self.compared = Instant::now();
+            self.steady.measure().map_err(unread)?;
         }
         Ok(())
     }
+}
 
-    fn time_of_day(&self, monotonic: u64) -> Timestamp {
-        Timestamp(i64::try_from(monotonic).unwrap_or(i64::MAX).saturating_add(self.offset))
-    }
+fn unread(error: nix::Error) -> CaptureError {
+    system("cannot read the clock")(error.into())
 }
 
 /// The target of the kernel programs' own lines in the log.

@@ -79,8 +79,9 @@ impl UserspaceGate {
 
     /// The same; of a packet that the capture gives no direction, the end within `local` is the one that this host is.
     #[must_use]
-    pub fn with_local(self, local: Vec<Network>) -> Self {
-        Self { local, ..self }
+    pub fn with_local(mut self, local: Vec<Network>) -> Self {
+        self.local = local;
+        self
     }
 
     /// Takes one packet through the gate; `emit` gets every record that the kernel would have sent, in order.
@@ -110,6 +111,14 @@ impl UserspaceGate {
     #[must_use]
     pub fn counter(&self, counter: Counter) -> u64 {
         self.counters[counter as usize]
+    }
+}
+
+impl Drop for UserspaceGate {
+    fn drop(&mut self) {
+        // It holds what was copied of the newest packets.
+        *self.scratch = Scratch::EMPTY;
+        zeroize::optimization_barrier(&*self.scratch);
     }
 }
 
