@@ -28,11 +28,13 @@ pub enum Counter {
     Truncated,
     /// IP or TCP headers that make no sense, too many tags or extension headers.
     Unparsed,
+    /// Frames of this host's own side of a flow that arrived from outside: see [`binding`](crate::binding).
+    Forged,
 }
 
 impl Counter {
     /// Number of counters.
-    pub const COUNT: u32 = 11;
+    pub const COUNT: u32 = 12;
 
     /// Every counter, in the order of the array.
     pub const ALL: [Self; Self::COUNT as usize] = [
@@ -47,6 +49,7 @@ impl Counter {
         Self::Fragment,
         Self::Truncated,
         Self::Unparsed,
+        Self::Forged,
     ];
 
     /// The counter of forwarded packets of a direction.
@@ -91,6 +94,7 @@ impl Counter {
             Self::Fragment => Label::Dropped { reason: "fragment" },
             Self::Truncated => Label::Dropped { reason: "truncated" },
             Self::Unparsed => Label::Dropped { reason: "unparsed" },
+            Self::Forged => Label::Dropped { reason: "forged" },
         }
     }
 }

@@ -15,6 +15,18 @@ pub enum Side {
     Server = 1,
 }
 
+impl Side {
+    /// The other end.
+    #[inline(always)]
+    #[must_use]
+    pub const fn peer(self) -> Self {
+        match self {
+            Self::Client => Self::Server,
+            Self::Server => Self::Client,
+        }
+    }
+}
+
 /// An address: its octets as on the wire, IPv4 in its IPv6-mapped form (RFC 4291 §2.5.5.2).
 ///
 /// Held as words in the host's order: the kernel hashes keys word by word, and a word that was stored octet by octet stalls
@@ -130,6 +142,13 @@ impl FlowKey {
             client_port: client.port(),
             server_port: server.port(),
         }
+    }
+
+    /// The key with its ends exchanged.
+    #[inline(always)]
+    #[must_use]
+    pub const fn swapped(&self) -> Self {
+        Self { client: self.server, server: self.client, client_port: self.server_port, server_port: self.client_port }
     }
 
     /// The client's end point; an IPv4-mapped address is told as IPv4.

@@ -6,26 +6,40 @@
 //! from the client *and* one from the server. Where a line is split oddly, nothing is concluded here: the daemon, which
 //! puts streams in order, sends an [`Order`] instead.
 //!
+//! The second rule: **what arrives resets nothing.** A SYN or SYN-ACK of the side that leaves this host begins another life of a
+//! flow ([`reopens`]); one that arrives is told, and no more. Where the other side's stream stands, the acknowledgments of the
+//! side that leaves say: a segment that this host did not take in moves nothing ([`inspect`]). See [`binding`](crate::binding).
+//!
 //! [`decide`] comes before the copy, [`inspect`] after it.
 
 use crate::{
-    CHUNK, Packet, Segment, Side,
+    Admission, Binding, CHUNK, Direction, Packet, Segment, Side,
+    binding::Leaves,
     record::mark,
     tail::{LastLine, NO_END, Tail, TailBuffer},
-    walk::tcp_flag::{ACK, FIN, RST, SYN},
+    walk::{
+        flaw,
+        tcp_flag::{ACK, FIN, RST, SYN},
+    },
 };
 
-/// Octets of a flow that may cross the ring: a long dialogue with hundreds of recipients, in both directions, and the longest
-/// AUTH line that there is (RFC 4954 §4) in segments of one octet (THREATS EV-1, EV-16).
+/// Bytes of each side of a flow that may cross the ring: a long dialogue with hundreds of recipients, and the longest
+/// AUTH line that there is (RFC 4954 §4) in segments of one byte (EV-1, EV-16). Each side has its own: what arrives cannot use up what is
+/// there for the side that leaves.
 pub const FLOW_BUDGET: u32 = 1024 * 1024;
 /// The same for a flow joined after its SYN: enough to tell what it is, no verdict can come of it.
 pub const MIDSTREAM_BUDGET: u32 = 4 * 1024;
 /// What a record costs beside its payload octets.
 pub const RECORD_COST: u32 = 64;
 /// Client octets copied once TLS has begun: the ClientHello is among them.
-pub const TLS_CLIENT_BUDGET: u32 = 8 * 1024;
+pub const TLS_CLIENT_BUDGET: u16 = 8 * 1024;
 /// Server octets copied once TLS has begun: a certificate chain before TLS 1.3 is in clear (RFC 5246 §7.4.2).
-pub const TLS_SERVER_BUDGET: u32 = 16 * 1024;
+pub const TLS_SERVER_BUDGET: u16 = 16 * 1024;
+/// Bytes after the end of a message that are copied before the reply to it, where they arrive: a group of commands (RFC 2920 §3.1).
+/// More of them are the message, which goes on after an end that this host did not take in.
+pub const BEHIND_BODY: u32 = 16 * 1024;
+/// Ends of one message that are believed, where they arrive.
+pub const BODY_ENDS: u8 = 4;
 /// SYN, FIN and RST records of a muted flow: a flood of them must not fill the ring.
 pub const CONTROL_RECORDS: u8 = 32;
 /// Flags of segments that are told of a muted flow too.
@@ -70,12 +84,16 @@ pub enum Asked {
 pub struct FlowState {
     /// Names this life of the flow: the time of its creation in nanoseconds.
     pub flow: u64,
-    /// Octets that may still cross the ring; see [`RECORD_COST`].
-    pub budget: u32,
-    /// The client's initial sequence number.
+    /// Initial sequence number of the side that leaves; means nothing where the flow was joined after its SYN.
     pub isn: u32,
+    /// The latest acknowledgment of the side that leaves: where the other side's stream stands. See `acked_at`.
+    pub acked: u32,
     /// [`Order::serial`] of the last order obeyed.
     pub obeyed: u32,
+    /// Body: with `dot`, the sequence number after it.
+    pub body_end: u32,
+    /// Which side leaves this host.
+    pub binding: Binding,
     /// See [`Phase`].
     pub phase: Phase,
     /// See [`Asked`].
@@ -90,10 +108,14 @@ pub struct FlowState {
     pub dot: bool,
     /// Body: segments with payload from the server.
     pub replies: u8,
+    /// Both ports are watched, and the client is the end with the lower one (EV-25).
+    pub swapped: bool,
+    /// What stands at `acked`.
+    pub acked_at: Stream,
+    /// Body: ends of it that were seen.
+    pub dots: u8,
     /// Zero.
-    pub reserved: u8,
-    /// Body: with `dot`, the sequence number behind it.
-    pub body_end: u32,
+    pub reserved: [u8; 6],
     /// What the client sent.
     pub client: Half,
     /// What the server sent.
@@ -110,14 +132,14 @@ pub struct Half {
     pub next: u32,
     /// End of the range that is skipped.
     pub skip_until: u32,
-    /// Octets that may still be copied in [`Phase::Tls`].
-    pub tls: u32,
+    /// Bytes that may still cross the ring; see [`RECORD_COST`].
+    pub budget: u32,
+    /// Bytes that may still be copied in [`Phase::Tls`].
+    pub tls: u16,
     /// See [`Stream`].
     pub stream: Stream,
     /// See [`Skip`].
     pub skip: Skip,
-    /// Zero.
-    pub reserved: u16,
 }
 
 /// What is known of where the next octet of a direction stands.
@@ -145,42 +167,45 @@ pub enum Skip {
 }
 
 impl Half {
-    const fn new(tls: u32) -> Self {
-        Self { next: 0, skip_until: 0, tls, stream: Stream::Unknown, skip: Skip::Off, reserved: 0 }
+    const fn new(budget: u32, tls: u16) -> Self {
+        Self { next: 0, skip_until: 0, budget, tls, stream: Stream::Unknown, skip: Skip::Off }
     }
 }
 
 impl FlowState {
-    /// Octets of the value in a map.
-    pub const SIZE: usize = 64;
+    /// Bytes of the value in a map.
+    pub const SIZE: usize = 80;
 
-    /// The state of a flow whose first packet is `segment`, seen at `now` (nanoseconds).
+    /// To be filled by [`Self::new`].
+    pub const EMPTY: Self = Self::new(0, &Segment::EMPTY, None, 0, false);
+
+    /// The state of a flow whose first packet is `segment`, seen at `now` (nanoseconds) in this direction at `interface`.
     #[inline(always)]
     #[must_use]
-    pub const fn new(now: u64, segment: &Segment) -> Self {
-        let mut state = Self {
+    pub const fn new(now: u64, segment: &Segment, direction: Option<Direction>, interface: u32, swapped: bool) -> Self {
+        let opens = opens(segment);
+        let budget = if opens { FLOW_BUDGET } else { MIDSTREAM_BUDGET };
+        Self {
             flow: now,
-            budget: MIDSTREAM_BUDGET,
             isn: segment.seq,
+            acked: segment.ack,
             obeyed: 0,
+            body_end: 0,
+            binding: Binding::of(segment.from, direction, interface),
             phase: Phase::Clear,
             asked: Asked::Nothing,
-            midstream: true,
+            midstream: !opens,
             control: 0,
             announced: false,
             dot: false,
             replies: 0,
-            reserved: 0,
-            body_end: 0,
-            client: Half::new(TLS_CLIENT_BUDGET),
-            server: Half::new(TLS_SERVER_BUDGET),
-        };
-        if let Some(isn) = opening(segment) {
-            state.budget = FLOW_BUDGET;
-            state.isn = isn;
-            state.midstream = false;
+            swapped,
+            acked_at: Stream::Unknown,
+            dots: 0,
+            reserved: [0; 6],
+            client: Half::new(budget, TLS_CLIENT_BUDGET),
+            server: Half::new(budget, TLS_SERVER_BUDGET),
         }
-        state
     }
 
     /// [`FlowState::flow`] of a map value.
@@ -197,12 +222,19 @@ impl FlowState {
         }
     }
 
+    /// Whether the server's stream stands at `position`: as far as it was seen, or as our own side has acknowledged.
+    #[inline(always)]
+    const fn is_server_at(&self, position: u32) -> bool {
+        position == self.server.next || matches!(self.binding.leaves, Leaves::Client) && position == self.acked
+    }
+
     #[inline(always)]
     const fn enter_body(&mut self) {
         self.phase = Phase::Body;
         self.asked = Asked::Nothing;
         self.announced = false;
         self.dot = false;
+        self.dots = 0;
         self.replies = 0;
     }
 }
@@ -278,35 +310,32 @@ pub enum Decision {
     },
 }
 
-/// The client's initial sequence number, if `segment` opens a connection.
+/// Whether `segment` is a SYN of the client, or a SYN-ACK of the server: the SYN went another way, or was before our time, and both
+/// streams are still whole.
 #[inline(always)]
-const fn opening(segment: &Segment) -> Option<u32> {
-    match (segment.flags & (SYN | ACK | RST), segment.from) {
-        (SYN, Side::Client) => Some(segment.seq),
-        // The SYN went another way, or was before our time; both streams are still whole.
-        (SYN_ACK, Side::Server) => Some(segment.ack.wrapping_sub(1)),
-        _ => None,
-    }
+const fn opens(segment: &Segment) -> bool {
+    matches!((segment.flags & (SYN | ACK | RST), segment.from), (SYN, Side::Client) | (SYN_ACK, Side::Server))
 }
 
 const SYN_ACK: u8 = SYN | ACK;
 
-/// Whether `segment` begins another life of the flow (THREATS EV-23).
+/// Whether `segment`, of the side that leaves, begins another life of the flow (EV-23): a SYN or SYN-ACK with a sequence number of its own,
+/// or after the flow has come further than that. An established end never sends one (RFC 9293 §3.10.7.4, RFC 5961 §4.2); a
+/// server that answers with SYN cookies may choose the same number again.
 #[inline(always)]
 #[must_use]
 pub const fn reopens(state: &FlowState, segment: &Segment) -> bool {
-    let Some(isn) = opening(segment) else { return false };
-    if state.midstream {
-        return true;
+    if !opens(segment) {
+        return false;
     }
-    let beyond = isn.wrapping_sub(state.isn);
-    match (segment.from, state.client.stream) {
-        (Side::Client, _) | (Side::Server, Stream::Unknown) => beyond != 0,
-        // A SYN-ACK may acknowledge data in the SYN too (RFC 7413).
-        (Side::Server, Stream::LineStart | Stream::WithinLine) => {
-            beyond > state.client.next.wrapping_sub(state.isn).wrapping_sub(1)
-        }
-    }
+    let half = match segment.from {
+        Side::Client => &state.client,
+        Side::Server => &state.server,
+    };
+    state.midstream
+        || segment.seq != state.isn
+        || !matches!(state.phase, Phase::Clear)
+        || half.next != segment.data_seq().wrapping_add(segment.length)
 }
 
 /// Obeys `order` if it is for this life of the flow and was not obeyed before.
@@ -318,7 +347,7 @@ pub const fn obey(state: &mut FlowState, order: &Order) {
     state.obeyed = order.serial;
     match order.kind {
         order_kind::MUTE => state.phase = Phase::Muted,
-        order_kind::MUTE_BODY if matches!(state.phase, Phase::Clear) && order.position == state.server.next => {
+        order_kind::MUTE_BODY if matches!(state.phase, Phase::Clear) && state.is_server_at(order.position) => {
             state.enter_body();
         }
         order_kind::SKIP_CLIENT => skip(&mut state.client, order.position),
@@ -335,16 +364,17 @@ const fn skip(half: &mut Half, until: u32) {
 
 /// What of `segment` is wanted. To be followed by [`inspect`] unless the flow is muted.
 #[inline(always)]
-pub fn decide(state: &mut FlowState, segment: &Segment) -> Decision {
+pub fn decide(state: &mut FlowState, segment: &Segment, admission: Admission) -> Decision {
     let control = segment.has(CONTROL);
     if state.phase == Phase::Muted {
         if !control || state.control >= CONTROL_RECORDS {
             return Decision::Nothing;
         }
         state.control += 1;
-        return Decision::Header { marks: marks_of(state) };
+        return Decision::Header { marks: marks_of(state, segment) };
     }
-    let (from, until) = match wanted(state, segment) {
+    let peer = matches!(admission, Admission::Peer);
+    let (from, until) = match wanted(state, segment, peer) {
         Wanted::Nothing if !control => return Decision::Nothing,
         Wanted::Nothing | Wanted::Header => (0, 0),
         Wanted::Payload { from, until } => (from, until),
@@ -352,10 +382,16 @@ pub fn decide(state: &mut FlowState, segment: &Segment) -> Decision {
     let length = until.wrapping_sub(from);
     // The cost of every chunk, rounded up.
     let cost = RECORD_COST + (length / CHUNK_U32) * RECORD_COST + length;
-    if !spend(state, cost) {
-        return Decision::Header { marks: marks_of(state) | mark::BUDGET };
+    match spend(state, segment.from, cost, peer) {
+        Spent::Paid => {}
+        Spent::Last => return Decision::Header { marks: marks_of(state, segment) | mark::BUDGET },
+        Spent::Nothing if control && state.control < CONTROL_RECORDS => {
+            state.control += 1;
+            return Decision::Header { marks: marks_of(state, segment) };
+        }
+        Spent::Nothing => return Decision::Nothing,
     }
-    let marks = marks_of(state);
+    let marks = marks_of(state, segment);
     match (state.phase, segment.from) {
         _ if length == 0 => Decision::Header { marks },
         (Phase::Body, Side::Client) => Decision::Copy { from, until, marks: marks | mark::BODY_ENDED },
@@ -363,16 +399,31 @@ pub fn decide(state: &mut FlowState, segment: &Segment) -> Decision {
     }
 }
 
-/// Takes `cost` from the flow's budget; a flow that cannot pay is muted.
+/// Takes `cost` from the budget of a side. When the side that leaves cannot pay, the flow is muted; when the other side cannot, its
+/// payload is left out, and the side that leaves is still followed.
 #[inline(always)]
-const fn spend(state: &mut FlowState, cost: u32) -> bool {
-    let paid = cost <= state.budget;
-    if paid {
-        state.budget -= cost;
-    } else {
-        state.phase = Phase::Muted;
+const fn spend(state: &mut FlowState, from: Side, cost: u32, peer: bool) -> Spent {
+    let half = state.half(from);
+    if cost <= half.budget {
+        half.budget -= cost;
+        return Spent::Paid;
     }
-    paid
+    let had = half.budget != 0;
+    half.budget = 0;
+    if !peer {
+        state.phase = Phase::Muted;
+        return Spent::Last;
+    }
+    if had { Spent::Last } else { Spent::Nothing }
+}
+
+/// What became of a cost.
+enum Spent {
+    Paid,
+    /// It was more than there was: one header tells of it.
+    Last,
+    /// There was nothing.
+    Nothing,
 }
 
 const CHUNK_U32: u32 = 2048;
@@ -385,7 +436,7 @@ enum Wanted {
 }
 
 #[inline(always)]
-const fn wanted(state: &mut FlowState, segment: &Segment) -> Wanted {
+const fn wanted(state: &mut FlowState, segment: &Segment, peer: bool) -> Wanted {
     match state.phase {
         Phase::Muted => Wanted::Nothing,
         Phase::Clear => unskipped(state.half(segment.from), segment),
@@ -393,6 +444,10 @@ const fn wanted(state: &mut FlowState, segment: &Segment) -> Wanted {
             // Commands may follow a message before its reply comes (RFC 2920 §3.1).
             Side::Client if state.dot && after(segment.data_seq().wrapping_add(segment.length), state.body_end) => {
                 let start = segment.data_seq();
+                if peer && after(start.wrapping_add(segment.length), state.body_end.wrapping_add(BEHIND_BODY)) {
+                    state.dot = false;
+                    return Wanted::Nothing;
+                }
                 let from = if after(state.body_end, start) { state.body_end.wrapping_sub(start) } else { 0 };
                 Wanted::Payload { from, until: segment.length }
             }
@@ -441,8 +496,9 @@ const fn handshake(state: &mut FlowState, segment: &Segment) -> Wanted {
     if half.tls == 0 {
         return Wanted::Nothing;
     }
-    let until = if segment.length < half.tls { segment.length } else { half.tls };
-    half.tls -= until;
+    let left = half.tls as u32;
+    let until = if segment.length < left { segment.length } else { left };
+    half.tls -= (until & 0xffff) as u16;
     if state.client.tls == 0 && state.server.tls == 0 {
         state.phase = Phase::Muted;
     }
@@ -450,17 +506,19 @@ const fn handshake(state: &mut FlowState, segment: &Segment) -> Wanted {
 }
 
 #[inline(always)]
-const fn marks_of(state: &FlowState) -> u16 {
-    if state.midstream { mark::MIDSTREAM } else { 0 }
+const fn marks_of(state: &FlowState, segment: &Segment) -> u16 {
+    let midstream = if state.midstream { mark::MIDSTREAM } else { 0 };
+    midstream | if segment.flaws & flaw::UNUSUAL != 0 { mark::UNUSUAL } else { 0 }
 }
 
 /// What of a segment is sent after all, in which [`inspect`] has found the end of a message `behind` octets before its own:
 /// a place without octets where nothing stands behind it.
 #[inline(always)]
 pub const fn behind_body(state: &mut FlowState, segment: &Segment, behind: u32) -> Decision {
-    let marks = marks_of(state) | mark::BODY_ENDED;
-    if !spend(state, RECORD_COST + behind) {
-        return Decision::Header { marks: marks_of(state) | mark::BUDGET };
+    let marks = marks_of(state, segment) | mark::BODY_ENDED;
+    // Of a side that arrives it may be the last that the budget pays; then its header says so.
+    if !matches!(spend(state, segment.from, RECORD_COST + behind, true), Spent::Paid) {
+        return Decision::Header { marks: marks_of(state, segment) | mark::BUDGET };
     }
     match behind {
         0 => Decision::Header { marks },
@@ -473,24 +531,40 @@ pub const fn behind_body(state: &mut FlowState, segment: &Segment, behind: u32) 
 // A function of its own, because a kernel program has 512 octets of stack. It returns a value, and the
 // caller takes it, because the verifier looks at the return register also where nothing is returned.
 #[inline(never)]
-pub fn inspect<P: Packet>(state: &mut FlowState, packet: &P, segment: &Segment, buffer: &mut TailBuffer) -> bool {
+pub fn inspect<P: Packet>(
+    state: &mut FlowState,
+    packet: &P,
+    segment: &Segment,
+    buffer: &mut TailBuffer,
+    admission: Admission,
+) -> bool {
+    let peer = matches!(admission, Admission::Peer);
+    if !peer && segment.has(ACK) {
+        acknowledge(state, segment);
+    }
+    let (acked, acked_at) = (state.acked, state.acked_at);
     let start = segment.data_seq();
     let half = state.half(segment.from);
-    if segment.has(SYN) {
+    if segment.has(SYN) && !peer {
         *half = Half { next: start, stream: Stream::LineStart, ..*half };
     }
-    if segment.length == 0 {
+    // Nothing is concluded from what this host may have discarded (EV-6, EV-9).
+    if segment.length == 0 || segment.flaws != 0 {
         return false;
     }
     let end = start.wrapping_add(segment.length);
     let known = half.stream != Stream::Unknown;
-    if known && !after(end, half.next) {
+    // What the side that leaves has not acknowledged is no retransmission, however far the other side seems to have come.
+    let open = peer && acked_at != Stream::Unknown;
+    if known && !after(end, half.next) && !(open && after(end, acked)) {
         return false; // a retransmission
     }
-    // A hole before, or an overlap: the segment's first octet is not known to begin a line.
-    let line_start = half.stream == Stream::LineStart && start == half.next;
+    let expected = open && start == acked;
+    // A hole before, or an overlap: the segment's first byte is not known to begin a line.
+    let line_start =
+        if expected { acked_at == Stream::LineStart } else { half.stream == Stream::LineStart && start == half.next };
     // Nothing of it was seen before: what it says stands where it seems to stand.
-    let in_order = !known || !after(half.next, start);
+    let in_order = expected || !known || !after(half.next, start);
     half.next = end;
     let Some(tail) = Tail::of(packet, segment, line_start, buffer) else {
         half.stream = Stream::WithinLine;
@@ -506,7 +580,7 @@ pub fn inspect<P: Packet>(state: &mut FlowState, packet: &P, segment: &Segment, 
         (Phase::Clear, Side::Server) => follow_server(state, packet, segment, &tail),
         (Phase::Body, Side::Client) => {
             // Commands end in LF, and so does the end of a message; most segments of one do not.
-            return ends_line && !state.dot;
+            return ends_line && !state.dot && !(peer && state.dots >= BODY_ENDS);
         }
         (Phase::Body, Side::Server) => {
             // A 4yz or 5yz within the body does not end it; a second reply, or any after the dot, does.
@@ -521,6 +595,24 @@ pub fn inspect<P: Packet>(state: &mut FlowState, packet: &P, segment: &Segment, 
     false
 }
 
+/// Takes the acknowledgment of the side that leaves: there the other side's stream stands. A side that speaks has read whole lines.
+#[inline(always)]
+const fn acknowledge(state: &mut FlowState, segment: &Segment) {
+    let other = state.half(segment.from.peer());
+    let at = if segment.length > 0
+        || segment.has(SYN)
+        || matches!(other.stream, Stream::LineStart) && other.next == segment.ack
+    {
+        Stream::LineStart
+    } else if other.next == segment.ack || segment.ack != state.acked {
+        Stream::WithinLine
+    } else {
+        state.acked_at
+    };
+    state.acked_at = at;
+    state.acked = segment.ack;
+}
+
 /// How many octets stand behind the end of a message within `segment`, whose last octets [`inspect`] has left in `buffer`;
 /// [`NO_END`] where there is none.
 // Apart from it, because their stacks together are too large.
@@ -529,6 +621,7 @@ pub fn search(state: &mut FlowState, segment: &Segment, buffer: &TailBuffer) -> 
     let behind = Tail::left(segment, buffer).behind_body();
     if behind != NO_END {
         state.dot = true;
+        state.dots = state.dots.saturating_add(1);
         state.body_end = segment.data_seq().wrapping_add(segment.length).wrapping_sub(behind);
     }
     behind
@@ -554,7 +647,8 @@ fn follow_server<P: Packet>(state: &mut FlowState, packet: &P, segment: &Segment
         Asked::Hello => {
             if begins_handshake(packet, segment) {
                 state.phase = Phase::Tls;
-                state.server.tls = state.server.tls.saturating_sub(segment.length);
+                let copied = if segment.length < u16::MAX as u32 { (segment.length & 0xffff) as u16 } else { u16::MAX };
+                state.server.tls = state.server.tls.saturating_sub(copied);
             }
         }
         Asked::Data | Asked::StartTls => {

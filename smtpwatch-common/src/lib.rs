@@ -13,6 +13,7 @@
 #[cfg(test)]
 extern crate std;
 
+pub mod binding;
 pub mod checksum;
 pub mod counters;
 pub mod flow_key;
@@ -25,6 +26,7 @@ pub mod record;
 pub mod tail;
 pub mod walk;
 
+pub use binding::{Admission, Binding};
 pub use checksum::Checksum;
 pub use counters::Counter;
 pub use flow_key::{Address, FlowKey, Side};

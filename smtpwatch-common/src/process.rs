@@ -3,22 +3,28 @@
 use core::hint::black_box;
 
 use crate::{
-    CHUNK, Counter, Direction, FlowKey, FlowState, Link, Order, Packet, RecordBuffer, Scratch, Segment, Side, Tag,
-    Walk,
+    Admission, CHUNK, Counter, Direction, FlowKey, FlowState, Link, Order, Packet, RecordBuffer, Scratch, Segment,
+    Side, Tag, Walk,
     gate::{self, Decision, Phase},
     glance, ports,
-    record::mark,
+    record::{DIRECTION_UNKNOWN, mark},
     tail::NO_END,
-    walk::{self, tcp_flag::SYN},
+    walk::{
+        self, flaw,
+        tcp_flag::{ACK, RST, SYN},
+    },
 };
 
 /// Records that one packet can become: 64 KiB, the largest IPv4 packet. Payload past that (BIG TCP) is counted as truncated.
 pub const MAX_CHUNKS: u32 = 32;
 
-/// Where flow state lives.
+/// Where flow state lives. Flows that are being opened have a room of their own: a flood of SYNs pushes out no open one (EV-24).
 pub trait Flows {
-    /// The state of `key`, or that which `fresh` makes. `None` if there is no room.
-    fn entry(&mut self, key: &FlowKey, fresh: impl FnOnce() -> FlowState) -> Option<&mut FlowState>;
+    /// The state of `key`. `opened`: from here on it is that of an open flow.
+    fn find(&mut self, key: &FlowKey, opened: bool) -> Option<&mut FlowState>;
+
+    /// Puts `state` there for `key`, as one that is being opened or is open. `None` if there is no room.
+    fn insert(&mut self, key: &FlowKey, state: &FlowState, opened: bool) -> Option<&mut FlowState>;
 }
 
 /// What the gate runs in.
@@ -28,6 +34,22 @@ pub trait Host {
 
     /// Which hook this is.
     fn direction(&self) -> Direction;
+
+    /// Which way a segment goes: the hook says, unless a capture file has both ways in one.
+    #[inline(always)]
+    fn direction_of(&self, _segment: &Segment) -> Option<Direction> {
+        Some(self.direction())
+    }
+
+    /// Whether a wrong sum of an arriving header is one for which the receiver discards the packet. Captures are edited, and hold packets
+    /// whose sums the network card was to fill in.
+    #[inline(always)]
+    fn are_sums_real(&self) -> bool {
+        true
+    }
+
+    /// Ethernet address of the interface; `None` where it has none or that is not known.
+    fn link_address(&self) -> Option<[u8; 6]>;
 
     /// Interface index.
     fn interface(&self) -> u32;
@@ -78,6 +100,8 @@ pub enum Outcome {
     Truncated,
     /// No room for the flow's state.
     FlowTableFull,
+    /// Of this host's own side, and arrived from outside: see [`binding`](crate::binding).
+    Forged,
     /// [`process_search`] has to follow, and counts the packet.
     Search,
 }
@@ -95,6 +119,7 @@ impl Outcome {
             Self::Unparsed => Counter::Unparsed,
             Self::Truncated => Counter::Truncated,
             Self::FlowTableFull => Counter::FlowTableFull,
+            Self::Forged => Counter::Forged,
         }
     }
 }
@@ -136,7 +161,7 @@ pub fn process_closely<'s, P: Packet, F: Flows, H: Host>(
         // The kernel has a scratch for every CPU.
         Walk::Unparsed | Walk::NoScratch => Outcome::Unparsed,
         Walk::Truncated => Outcome::Truncated,
-        Walk::Segment(scratch) => process_segment(packet, scratch, flows, host),
+        Walk::Segment(scratch) => process_segment(packet, link, scratch, flows, host),
     };
     if outcome != Outcome::Search {
         host.count(outcome.counter(host.direction()));
@@ -153,10 +178,10 @@ pub fn process_search<P: Packet, F: Flows, H: Host>(
     host: &mut H,
     scratch: &mut Scratch,
 ) -> Outcome {
-    let Scratch { segment, tail, record, told } = scratch;
+    let Scratch { segment, tail, record, told, .. } = scratch;
     let segment: &Segment = segment;
     let mut outcome = if *told { Outcome::Forwarded } else { Outcome::Muted };
-    if let Some(state) = flows.entry(&segment.key, || FlowState::new(host.now(), segment)) {
+    if let Some(state) = flows.find(&segment.key, false) {
         let behind = black_box(gate::search(state, segment, tail));
         if behind != NO_END {
             let decision = gate::behind_body(state, segment, behind);
@@ -178,55 +203,136 @@ fn is_watched<H: Host>(host: &H, port: u16) -> bool {
 #[inline(always)]
 fn process_segment<P: Packet, F: Flows, H: Host>(
     packet: &P,
+    link: Link,
     scratch: &mut Scratch,
     flows: &mut F,
     host: &mut H,
 ) -> Outcome {
-    let Scratch { segment, tail, record, told } = scratch;
-    let segment: &Segment = segment;
-    let mut made = false;
-    let Some(state) = flows.entry(&segment.key, || {
-        made = true;
-        FlowState::new(host.now(), segment)
-    }) else {
-        return Outcome::FlowTableFull;
-    };
-    if state.phase == Phase::Muted && !segment.has(gate::CONTROL) {
+    let Scratch { segment, tail, record, told, fresh, ordered } = scratch;
+    let direction = host.direction_of(segment);
+    let arrives = matches!(direction, Some(Direction::Ingress));
+    let mut found = flows.find(&segment.key, !arrives && !segment.has(SYN));
+    if let Some(state) = &mut found
+        && state.phase == Phase::Muted
+        && !segment.has(gate::CONTROL)
+    {
+        segment.orient(state.swapped);
         mute(state, segment, host);
         return Outcome::Muted;
+    }
+    if arrives && !is_for_us(packet, link, host) {
+        segment.flaws |= flaw::UNUSUAL;
+    }
+    if !arrives || !host.are_sums_real() {
+        segment.flaws &= flaw::UNUSUAL;
+    }
+    if segment.flaws & flaw::HEADER_SUM != 0 {
+        return Outcome::Unparsed;
     }
     if !segment.is_whole(packet) {
         return Outcome::Truncated;
     }
-    if gate::reopens(state, segment) {
-        *state = FlowState::new(host.now(), segment);
-    }
-    if made || segment.has(SYN) {
-        unmute(segment, host);
-    }
-    if state.phase != Phase::Muted
-        && let Some(order) = host.order(&segment.key)
-    {
-        gate::obey(state, &order);
+    let (state, admission) = match found {
+        Some(state) => {
+            let swapped = if !arrives && segment.has(SYN) { is_swapped(segment, host) } else { state.swapped };
+            segment.orient(swapped);
+            let admission = state.binding.admit(segment.from, direction, host.interface());
+            match admission {
+                Admission::Forged => return Outcome::Forged,
+                Admission::Duplicate | Admission::Claim => return Outcome::Muted,
+                Admission::Own | Admission::Peer => {}
+            }
+            if admission == Admission::Own && gate::reopens(state, segment) {
+                *state = FlowState::new(host.now(), segment, direction, host.interface(), swapped);
+                unmute(segment, host);
+            }
+            (state, admission)
+        }
+        None if arrives => {
+            segment.orient(segment.has(SYN) && is_swapped(segment, host));
+            return black_box(claim(packet, segment, flows, host, record));
+        }
+        // This host refuses what is no connection of it: an answer to anybody's packet.
+        None if segment.has(RST) => return Outcome::Muted,
+        None => {
+            let swapped = segment.has(SYN) && is_swapped(segment, host);
+            segment.orient(swapped);
+            *fresh = FlowState::new(host.now(), segment, direction, host.interface(), swapped);
+            let Some(state) = flows.insert(&segment.key, fresh, !segment.has(SYN)) else {
+                return Outcome::FlowTableFull;
+            };
+            unmute(segment, host);
+            (state, Admission::Own)
+        }
+    };
+    if state.phase != Phase::Muted {
+        *ordered = segment.oriented_key();
+        if let Some(order) = host.order(ordered) {
+            gate::obey(state, &order);
+        }
     }
     let muted = state.phase == Phase::Muted;
-    let decision = gate::decide(state, segment);
+    let decision = gate::decide(state, segment, admission);
     if decision == Decision::Nothing && (muted || segment.length == 0) {
         return Outcome::Muted;
     }
     record.header.flow = state.flow;
     black_box(send(packet, segment, &decision, host, record));
     *told = decision != Decision::Nothing;
-    if !muted && black_box(gate::inspect(state, packet, segment, tail)) {
+    if !muted && black_box(gate::inspect(state, packet, segment, tail, admission)) {
         return Outcome::Search;
     }
     if decision == Decision::Nothing { Outcome::Muted } else { Outcome::Forwarded }
 }
 
+/// Whether the client is the end that the ports alone would not tell: both are watched, and the SYN is of the lower one, or the SYN-ACK of
+/// the higher one (EV-25).
+#[inline(always)]
+fn is_swapped<H: Host>(segment: &Segment, host: &H) -> bool {
+    let by_server = segment.gate_side() == Side::Server;
+    by_server != segment.has(ACK) && is_watched(host, segment.key.client_port)
+}
+
+/// Whether an arriving frame is addressed to this host's interface: its stack discards frames to other hosts, and TCP in broadcasts
+/// (Linux: ip_rcv_core, tcp_v4_rcv). A bridge passes them on, so that they are no more than unusual.
+#[inline(always)]
+fn is_for_us<P: Packet, H: Host>(packet: &P, link: Link, host: &H) -> bool {
+    let (Link::Ethernet, Some(own)) = (link, host.link_address()) else { return true };
+    packet.load::<6>(0) == Some(own)
+}
+
+/// What arrives of a flow before anything of it has left: a SYN is told, as a header, and takes no room here. Of anything else one
+/// packet is told: the other direction may go where nobody looks (EV-26).
+// A function of its own, because a kernel program has 512 bytes of stack.
+#[inline(never)]
+fn claim<P: Packet, F: Flows, H: Host>(
+    packet: &P,
+    segment: &Segment,
+    flows: &mut F,
+    host: &mut H,
+    record: &mut RecordBuffer,
+) -> Outcome {
+    let opens = segment.has(SYN) && !segment.has(ACK);
+    let unusual = if segment.flaws & flaw::UNUSUAL != 0 { mark::UNUSUAL } else { 0 };
+    let marks = unusual | if opens { 0 } else { mark::MIDSTREAM };
+    record.header.flow = 0;
+    fill(packet, segment, marks, host, record);
+    submit(record, host);
+    if !opens {
+        let tag = Tag::of(host, &segment.key, segment.ip_version, segment.gate_side());
+        host.mute(tag);
+        // Meanwhile another CPU may have had the first packet that leaves.
+        if black_box(flows.find(&segment.key, false)).is_some() {
+            host.unmute(tag);
+        }
+    }
+    Outcome::Forwarded
+}
+
 /// Has the flow's later packets in this direction told at a glance.
 #[inline(always)]
 fn mute<H: Host>(state: &mut FlowState, segment: &Segment, host: &mut H) {
-    let tag = Tag::of(host, &segment.key, segment.ip_version, segment.from);
+    let tag = Tag::of(host, &segment.key, segment.ip_version, segment.gate_side());
     host.mute(tag);
     // Meanwhile another CPU may have had the SYN of another life, and have cleared the tag before it was set.
     if black_box(state).phase != Phase::Muted {
@@ -274,7 +380,7 @@ fn fill<P: Packet, H: Host>(packet: &P, segment: &Segment, marks: u16, host: &H,
     header.cgroup = cgroup;
     header.uid = uid;
     header.interface = host.interface();
-    header.key = segment.key;
+    header.key = segment.oriented_key();
     header.seq = segment.seq;
     header.ack = segment.ack;
     header.length = segment.length;
@@ -282,7 +388,10 @@ fn fill<P: Packet, H: Host>(packet: &P, segment: &Segment, marks: u16, host: &H,
     header.ip_id = segment.ip_id;
     header.marks = marks;
     header.abi = crate::record::WIRE_ABI;
-    header.direction = host.direction() as u8;
+    header.direction = match host.direction_of(segment) {
+        Some(direction) => direction as u8,
+        None => DIRECTION_UNKNOWN,
+    };
     header.from = segment.from as u8;
     header.ip_version = segment.ip_version;
     header.tcp_flags = segment.flags;

@@ -24,10 +24,10 @@
 
 use core::{fmt, mem::offset_of};
 
-use crate::{FlowKey, Segment, Side, flow_key::Address, tail::TailBuffer};
+use crate::{FlowKey, FlowState, Segment, Side, flow_key::Address, tail::TailBuffer};
 
 /// Version of the record's layout. The daemon embeds its kernel object, so a difference is a broken build.
-pub const WIRE_ABI: u8 = 2;
+pub const WIRE_ABI: u8 = 3;
 
 /// Payload octets that one record can carry; longer segments cross as several records.
 pub const CHUNK: usize = 2048;
@@ -62,6 +62,9 @@ impl Direction {
     }
 }
 
+/// [`Header::direction`] of a capture file that does not say which way a packet went.
+pub const DIRECTION_UNKNOWN: u8 = 2;
+
 /// What is remarkable about a record; bits of [`Header::marks`].
 pub mod mark {
     /// The flow was joined after its SYN.
@@ -72,6 +75,9 @@ pub mod mark {
     pub const CUT: u16 = 4;
     /// The client's message had ended where the octets of this record begin: what stands there are commands.
     pub const BODY_ENDED: u16 = 8;
+    /// The packet arrived with IPv4 options or IPv6 extension headers, or in a frame to another Ethernet address: this host's own stack
+    /// discards many of those (EV-6, EV-9), and no mail server sends them. Another copy of its bytes is the better one.
+    pub const UNUSUAL: u16 = 16;
 }
 
 /// The fixed part of a record.
@@ -108,7 +114,7 @@ pub struct Header {
     pub marks: u16,
     /// [`WIRE_ABI`].
     pub abi: u8,
-    /// A [`Direction`].
+    /// A [`Direction`], or [`DIRECTION_UNKNOWN`].
     pub direction: u8,
     /// The sending [`Side`].
     pub from: u8,
@@ -174,10 +180,14 @@ impl Header {
         options: [0; OPTIONS_MAX],
     };
 
-    /// Which hook saw the packet.
+    /// Which way the packet went; `None` of a capture file that does not say.
     #[must_use]
-    pub const fn direction(&self) -> Direction {
-        if self.direction == Direction::Ingress as u8 { Direction::Ingress } else { Direction::Egress }
+    pub const fn direction(&self) -> Option<Direction> {
+        match self.direction {
+            0 => Some(Direction::Ingress),
+            1 => Some(Direction::Egress),
+            _ => None,
+        }
     }
 
     /// Who sent it.
@@ -211,6 +221,10 @@ pub struct Scratch {
     pub record: RecordBuffer,
     /// A record of the packet was sent.
     pub told: bool,
+    /// State of a flow that is made.
+    pub fresh: FlowState,
+    /// The key of an order that is looked up.
+    pub ordered: FlowKey,
 }
 
 /// A record as it is built.
@@ -230,6 +244,8 @@ impl Scratch {
         tail: TailBuffer::EMPTY,
         record: RecordBuffer { header: Header::EMPTY, payload: [0; CHUNK] },
         told: false,
+        fresh: FlowState::EMPTY,
+        ordered: FlowKey::EMPTY,
     };
 }
 
@@ -301,7 +317,7 @@ impl<'a> Record<'a> {
             return Err(DecodeError::Abi { found: header.abi });
         }
         for (name, value, sound) in [
-            ("direction", header.direction, header.direction <= Direction::Egress as u8),
+            ("direction", header.direction, header.direction <= DIRECTION_UNKNOWN),
             ("from", header.from, header.from <= Side::Server as u8),
             ("ip_version", header.ip_version, matches!(header.ip_version, 4 | 6)),
             ("options_len", header.options_len, usize::from(header.options_len) <= OPTIONS_MAX),
@@ -412,7 +428,7 @@ mod tests {
         assert_eq!(header.key, FlowKey::new("192.0.2.10:41234".parse().unwrap(), "198.51.100.25:25".parse().unwrap()));
         assert_eq!((header.seq, header.ack, header.length, header.offset), (0xffff_fff0, 9, 1460, 3));
         assert_eq!((header.window, header.ip_id, header.tcp_flags, header.ttl), (512, 0xbeef, 0x18, 64));
-        assert_eq!((header.direction(), header.from()), (Direction::Egress, Side::Server));
+        assert_eq!((header.direction(), header.from()), (Some(Direction::Egress), Side::Server));
         assert_eq!((header.interface, header.ip_version), (2, 4));
         assert_eq!((header.data_offset, header.checksum, header.urgent), (6 << 4, 0x1234, 7));
         assert_eq!(header.options(), [2, 4, 5, 0x64]);
@@ -429,7 +445,7 @@ mod tests {
         let long = [good.as_slice(), b"y"].concat();
         assert_eq!(Record::decode(&long), Err(DecodeError::Length { announced: 1, found: 2 }));
         for (offset, value, name) in
-            [(93, 2, "direction"), (94, 2, "from"), (95, 5, "ip_version"), (98, 41, "options_len")]
+            [(93, 3, "direction"), (94, 2, "from"), (95, 5, "ip_version"), (98, 41, "options_len")]
         {
             let mut bad = good.clone();
             bad[offset] = value;

@@ -61,6 +61,20 @@ pub struct Segment {
     pub ip_version: u8,
     /// Octets of TCP options; they end where the payload begins.
     pub options_len: u8,
+    /// Bits of [`flaw`].
+    pub flaws: u8,
+    /// `from` is not what the ports say: see [`Segment::orient`].
+    pub swapped: bool,
+}
+
+/// What the network layer of a packet has for which a receiver may discard it; bits of [`Segment::flaws`].
+pub mod flaw {
+    /// The checksum of the IPv4 header is wrong: the receiver discards the packet (RFC 1122 §3.2.1.2; Linux: ip_rcv).
+    pub const HEADER_SUM: u8 = 1;
+    /// IPv4 options or IPv6 extension headers. Source routes, malformed options, options of type "discard", routing headers and
+    /// headers out of place are discarded (Linux: ip_rcv_options, ip6_parse_tlv); no mail server sends any of them. Also a frame to another
+    /// Ethernet address than the interface's.
+    pub const UNUSUAL: u8 = 2;
 }
 
 impl Segment {
@@ -76,6 +90,29 @@ impl Segment {
     #[inline(always)]
     pub fn is_whole<P: Packet>(&self, packet: &P) -> bool {
         self.payload + self.length <= packet.len()
+    }
+
+    /// Takes the ends for what the flow's SYN has shown them to be. The key stays: under it the flow is found.
+    #[inline(always)]
+    pub const fn orient(&mut self, swapped: bool) {
+        if self.swapped != swapped {
+            self.from = self.from.peer();
+        }
+        self.swapped = swapped;
+    }
+
+    /// The sender, as the ports tell it.
+    #[inline(always)]
+    #[must_use]
+    pub const fn gate_side(&self) -> Side {
+        if self.swapped { self.from.peer() } else { self.from }
+    }
+
+    /// The connection, with its ends as they are.
+    #[inline(always)]
+    #[must_use]
+    pub const fn oriented_key(&self) -> FlowKey {
+        if self.swapped { self.key.swapped() } else { self.key }
     }
 
     /// Sequence number of the first payload octet: a SYN takes one number itself (RFC 9293 §3.4).
@@ -101,6 +138,8 @@ impl Segment {
         ttl: 0,
         ip_version: 0,
         options_len: 0,
+        flaws: 0,
+        swapped: false,
     };
 }
 
@@ -145,7 +184,8 @@ pub fn walk<'s, P: Packet>(
                 if ipv4_is_fragment(fixed) {
                     return Walk::Fragment;
                 }
-                let ip = Ip::v4(fixed, ETHERNET_LEN_U32, IPV4_LEN_U32);
+                let mut ip = Ip::v4(fixed, ETHERNET_LEN_U32, IPV4_LEN_U32);
+                ip.flaws = header_sum(header);
                 return finish(packet, &ip, tcp, watched, scratch, |source, target| {
                     let (a, b) = split::<4, 4, _>(addresses);
                     *source = Address::from_ipv4(*a);
@@ -271,7 +311,13 @@ fn walk_ipv4<'s, P: Packet>(
     if ipv4_is_fragment(&fixed) {
         return Walk::Fragment;
     }
-    let ip = Ip::v4(&fixed, start, length);
+    let mut ip = Ip::v4(&fixed, start, length);
+    if length > IPV4_LEN_U32 {
+        ip.flaws = flaw::UNUSUAL;
+    } else {
+        let Some(header) = packet.load::<IPV4_LEN>(start) else { return Walk::Truncated };
+        ip.flaws = header_sum(&header);
+    }
     let Some(tcp) = packet.load::<TCP_LEN>(start + length) else { return Walk::Truncated };
     finish(packet, &ip, &tcp, watched, scratch, |source, target| {
         let (Some(a), Some(b)) = (packet.load(start + 12), packet.load(start + 16)) else { return false };
@@ -317,7 +363,10 @@ fn walk_ipv6<'s, P: Packet>(
     if next != PROTOCOL_TCP {
         return if is_extension(next) { Walk::Unparsed } else { Walk::NotTcp };
     }
-    let ip = Ip::v6(&fixed, start, length);
+    let mut ip = Ip::v6(&fixed, start, length);
+    if length > IPV6_LEN_U32 {
+        ip.flaws = flaw::UNUSUAL;
+    }
     let Some(tcp) = packet.load::<TCP_LEN>(start + length) else { return Walk::Truncated };
     finish(packet, &ip, &tcp, watched, scratch, |source, target| {
         let Some(octets) = packet.load(start + 8) else { return false };
@@ -346,8 +395,13 @@ fn finish<'s, P: Packet>(
         return Walk::NotWatched;
     }
     let data_offset = u32::from(tcp[12] >> 4) * 4;
-    // BIG TCP: only the link layer knows (THREATS EV-11).
-    let total = if ip.total == 0 { packet.len().saturating_sub(ip.start) } else { ip.total };
+    // BIG TCP: only the link layer knows (EV-11). A packet that would have fitted its length field is discarded by the receiver
+    // where that field is zero (Linux: iph_totlen, ip6_rcv_core).
+    let rest = packet.len().saturating_sub(ip.start);
+    if ip.total == 0 && rest <= u16::MAX as u32 {
+        return Walk::Unparsed;
+    }
+    let total = if ip.total == 0 { rest } else { ip.total };
     if data_offset < TCP_LEN_U32 || total < ip.header + data_offset {
         return Walk::Unparsed;
     }
@@ -373,6 +427,8 @@ fn finish<'s, P: Packet>(
     segment.ttl = ip.ttl;
     segment.ip_version = ip.version;
     segment.options_len = (tcp[12] >> 4).wrapping_sub(5) * 4;
+    segment.flaws = ip.flaws;
+    segment.swapped = false;
     Walk::Segment(scratch)
 }
 
@@ -387,21 +443,37 @@ struct Ip {
     total: u32,
     id: u16,
     ttl: u8,
+    flaws: u8,
 }
 
 impl Ip {
     #[inline(always)]
     fn v4(fixed: &[u8; IPV4_FIXED], start: u32, header: u32) -> Self {
         let total = u32::from(u16::from_be_bytes([fixed[2], fixed[3]]));
-        Self { version: 4, start, header, total, id: u16::from_be_bytes([fixed[4], fixed[5]]), ttl: fixed[8] }
+        Self { version: 4, start, header, total, id: u16::from_be_bytes([fixed[4], fixed[5]]), ttl: fixed[8], flaws: 0 }
     }
 
     #[inline(always)]
     fn v6(fixed: &[u8; IPV6_FIXED], start: u32, header: u32) -> Self {
         let payload = u32::from(u16::from_be_bytes([fixed[4], fixed[5]]));
         let total = if payload == 0 { 0 } else { payload + IPV6_LEN_U32 };
-        Self { version: 6, start, header, total, id: 0, ttl: fixed[7] }
+        Self { version: 6, start, header, total, id: 0, ttl: fixed[7], flaws: 0 }
     }
+}
+
+/// [`flaw::HEADER_SUM`], unless the words of an IPv4 header without options add up to what they must (RFC 791 §3.1, RFC 1071).
+#[inline(always)]
+const fn header_sum(header: &[u8; IPV4_LEN]) -> u8 {
+    let mut sum = 0_u32;
+    let mut i = 0;
+    while i < IPV4_LEN {
+        sum += u16::from_ne_bytes([header[i], header[i + 1]]) as u32;
+        i += 2;
+    }
+    // Ten words carry at most nine: folded once, they carry at most one.
+    sum = (sum & 0xffff) + (sum >> 16);
+    sum = (sum & 0xffff) + (sum >> 16);
+    if sum == 0xffff { 0 } else { flaw::HEADER_SUM }
 }
 
 #[inline(always)]

@@ -19,6 +19,7 @@ pub mod judge;
 pub mod limits;
 mod order;
 pub mod policy;
+pub mod secret_buffer;
 pub mod segment;
 pub mod smtp;
 pub mod time;

@@ -18,6 +18,11 @@ pub const REASSEMBLY_BYTES: usize = 64 * 1024;
 pub const REASSEMBLY_CHUNKS: usize = 256;
 /// Delivered octets kept per direction, to compare late copies of the same range with them (THREATS EV-3, FO-1).
 pub const RETAINED_BYTES: usize = 16 * 1024;
+/// SYNs and SYN-ACKs of one peer that wait for our own side's acknowledgment; the oldest makes room. Without the right one the
+/// fingerprint of the peer's stack is not known, and nothing else is lost.
+pub const SYN_CLAIMS: usize = 4;
+/// Segments of the peer kept that came before our own side's first acknowledgment; later ones are left out, and missed if they were real.
+pub const EARLY_SEGMENTS: usize = 4;
 /// Conflicting copies kept as evidence per flow.
 pub const CONFLICTS: usize = 8;
 /// Octets of each copy kept of a conflict.

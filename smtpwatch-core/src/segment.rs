@@ -7,6 +7,7 @@ use std::{
 };
 
 use serde::{Deserialize, Serialize};
+pub use smtpwatch_common::Direction;
 
 use crate::Timestamp;
 
@@ -63,6 +64,24 @@ impl Side {
     }
 }
 
+impl From<smtpwatch_common::Side> for Side {
+    fn from(side: smtpwatch_common::Side) -> Self {
+        match side {
+            smtpwatch_common::Side::Client => Self::Client,
+            smtpwatch_common::Side::Server => Self::Server,
+        }
+    }
+}
+
+impl From<Side> for smtpwatch_common::Side {
+    fn from(side: Side) -> Self {
+        match side {
+            Side::Client => Self::Client,
+            Side::Server => Self::Server,
+        }
+    }
+}
+
 /// Which end of the connection this host is (THREATS §0: GC and GS).
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
@@ -84,6 +103,15 @@ impl Role {
         match self {
             Self::Client => "client",
             Self::Server => "server",
+        }
+    }
+
+    /// This host's own side of a connection.
+    #[must_use]
+    pub const fn side(self) -> Side {
+        match self {
+            Self::Client => Side::Client,
+            Self::Server => Side::Server,
         }
     }
 }
@@ -140,8 +168,13 @@ pub struct Segment<'a> {
     pub from: Side,
     /// Which end this host is, as the hook's direction tells.
     pub role: Role,
+    /// Which way it went through this host's interface, which decides what it is worth (see [`smtpwatch_common::binding`]); `None` of a capture
+    /// that does not say.
+    pub direction: Option<Direction>,
     /// Name of the interface, empty in a capture that does not tell.
     pub interface: &'a str,
+    /// Index of the interface; zero in a capture.
+    pub interface_index: u32,
     /// Sequence number of the first payload octet of the *segment* (of the SYN itself where that flag is set).
     pub seq: u32,
     /// Acknowledgment number; meaningful with [`TcpFlags::ACK`].
@@ -158,6 +191,8 @@ pub struct Segment<'a> {
     pub options: &'a [u8],
     /// Whether the TCP checksum is right; `None` where that cannot be told: hardware fills it in, or not all octets are here.
     pub checksum_right: Option<bool>,
+    /// It arrived with IPv4 options or IPv6 extension headers, for which this host's stack may discard it (EV-6, EV-9).
+    pub unusual: bool,
     /// Payload octets of the whole segment on the wire.
     pub length: u32,
     /// Offset of `payload` within the segment's payload.

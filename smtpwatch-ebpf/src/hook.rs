@@ -16,7 +16,7 @@ use smtpwatch_common::{
 };
 
 use crate::{
-    maps::{ATTRIBUTION, COUNTERS, FLOWS, MUTED, ORDERS, PORTS, RING, SCRATCH, SEEDS, Slot},
+    maps::{ATTRIBUTION, COUNTERS, FLOWS, LINK_ADDRESSES, MUTED, OPENING, ORDERS, PORTS, RING, SCRATCH, SEEDS, Slot},
     packet::{SkbPacket, XdpPacket},
 };
 
@@ -111,6 +111,7 @@ fn noteworthy(outcome: Outcome) -> Option<&'static str> {
         Outcome::Unparsed => Some("unparsed packet"),
         Outcome::Truncated => Some("truncated packet"),
         Outcome::FlowTableFull => Some("no room for a flow"),
+        Outcome::Forged => Some("forged frame"),
     }
 }
 
@@ -119,15 +120,28 @@ struct FlowTable;
 
 impl Flows for FlowTable {
     #[inline(always)]
-    fn entry(&mut self, key: &FlowKey, fresh: impl FnOnce() -> FlowState) -> Option<&mut FlowState> {
+    fn find(&mut self, key: &FlowKey, opened: bool) -> Option<&mut FlowState> {
         let mut found = FLOWS.get_ptr_mut(key);
         if found.is_none() {
-            FLOWS.insert(key, &fresh(), 0).ok()?;
-            found = FLOWS.get_ptr_mut(key);
+            found = OPENING.get_ptr_mut(key);
+            if let (Some(state), true) = (found, opened) {
+                // SAFETY: as below.
+                FLOWS.insert(key, unsafe { &*state }, 0).ok()?;
+                let _ = OPENING.remove(key);
+                found = FLOWS.get_ptr_mut(key);
+            }
         }
         // SAFETY: a map value lives until the program ends, also when it leaves the map meanwhile. Another CPU may write
         // it at the same time; `FlowState` says why that does no harm.
         found.map(|state| unsafe { &mut *state })
+    }
+
+    #[inline(always)]
+    fn insert(&mut self, key: &FlowKey, state: &FlowState, opened: bool) -> Option<&mut FlowState> {
+        let map = if opened { &FLOWS } else { &OPENING };
+        map.insert(key, state, 0).ok()?;
+        // SAFETY: as above.
+        map.get_ptr_mut(key).map(|state| unsafe { &mut *state })
     }
 }
 
@@ -172,6 +186,14 @@ impl<I: Fn() -> u32, O: Fn() -> (u64, u32)> Host for Surroundings<I, O> {
     #[inline(always)]
     fn interface(&self) -> u32 {
         (self.interface)()
+    }
+
+    #[inline(always)]
+    fn link_address(&self) -> Option<[u8; 6]> {
+        // SAFETY: the value is copied at once; the daemon replaces whole values.
+        let address = unsafe { *LINK_ADDRESSES.get_ptr(&self.interface())? };
+        let [a, b, c, d, e, f, _, _] = address;
+        Some([a, b, c, d, e, f])
     }
 
     #[inline(always)]

@@ -5,13 +5,22 @@ use core::cell::UnsafeCell;
 use aya_ebpf::{
     Global,
     macros::map,
-    maps::{LruHashMap, PerCpuArray, RingBuf},
+    maps::{HashMap, LruHashMap, PerCpuArray, RingBuf},
 };
 use smtpwatch_common::{Counter, FlowKey, FlowState, Order, PortSet, Scratch, glance, ports};
 
-/// Flow state: 64 octets and a key of 36, so about 32 MiB when full. The least recently used flows make room.
+/// State of open flows: 80 bytes and a key of 36, so about 36 MiB when full. The least recently used flows make room.
 #[map]
 pub static FLOWS: LruHashMap<FlowKey, FlowState> = LruHashMap::with_max_entries(262_144, 0);
+
+/// State of flows that are being opened: from the SYN or SYN-ACK that left to the next packet that leaves. A flood of SYNs pushes out
+/// others of these, and no open flow (EV-24).
+#[map]
+pub static OPENING: LruHashMap<FlowKey, FlowState> = LruHashMap::with_max_entries(32_768, 0);
+
+/// The Ethernet address of each watched interface, by interface index, and two bytes of padding. Written by the daemon.
+#[map]
+pub static LINK_ADDRESSES: HashMap<u32, [u8; 8]> = HashMap::with_max_entries(4_096, 0);
 
 /// Orders of the daemon, for flows of which more is seen than is needed.
 #[map]

@@ -18,9 +18,12 @@ use smtpwatch::{
     config::Config,
     pipeline::{Pipeline, Source},
 };
-use smtpwatch_common::{Checksum, Direction, Header, Link, PortSet, Record};
+use smtpwatch_common::{Checksum, Header, Link, PortSet, Record};
 use smtpwatch_core::{
-    FlowKey, Role, Segment, Side, TcpFlags, Timestamp, flow::Connection, policy::history::History, smtp::Session,
+    FlowKey, Role, Segment, Side, TcpFlags, Timestamp,
+    flow::{Connection, SynClaims},
+    policy::history::History,
+    smtp::Session,
 };
 use traffic::{CLIENT, Packet, SERVER, START_NS, Turn};
 
@@ -33,7 +36,7 @@ fn ethernet(packet: &Packet) -> Vec<u8> {
 
 fn frame(bytes: &[u8], at_ns: u64) -> CapturedFrame<'_> {
     let wire_len = u32::try_from(bytes.len()).unwrap();
-    CapturedFrame { link: Link::Ethernet, bytes, wire_len, at_ns, interface: 1, direction: Direction::Ingress }
+    CapturedFrame { link: Link::Ethernet, bytes, wire_len, at_ns, interface: 2, direction: None }
 }
 
 /// Header walk, flow state and decision, for a packet that is not mail, and for each of a session.
@@ -103,7 +106,9 @@ fn segment(flow: FlowKey, from: Side, flags: TcpFlags, seq: u32, ack: u32, paylo
         flow,
         from,
         role: Role::Client,
+        direction: None,
         interface: "",
+        interface_index: 0,
         seq,
         ack,
         flags,
@@ -113,6 +118,7 @@ fn segment(flow: FlowKey, from: Side, flags: TcpFlags, seq: u32, ack: u32, paylo
         options: &[],
         checksum_right: None,
         length: u32::try_from(payload.len()).unwrap(),
+        unusual: false,
         offset: 0,
         payload,
         body_ended: false,
@@ -136,7 +142,7 @@ fn flow(criterion: &mut Criterion) {
     group.throughput(Throughput::Elements(segments.len() as u64));
     group.bench_function("in order", |bencher| {
         bencher.iter(|| {
-            let mut connection = Connection::new(&segments[0]);
+            let mut connection = Connection::new(&segments[0], None, SynClaims::default());
             for segment in &segments[1..] {
                 connection.push(segment);
                 while let Some(event) = connection.poll() {

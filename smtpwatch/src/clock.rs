@@ -1,7 +1,8 @@
-//! The wall clock: read here alone, and an argument everywhere else.
+//! The clocks: read here alone, and an argument everywhere else.
 
 use std::time::{SystemTime, UNIX_EPOCH};
 
+use nix::time::{ClockId, clock_gettime};
 use smtpwatch_core::Timestamp;
 
 /// Now.
@@ -9,4 +10,122 @@ use smtpwatch_core::Timestamp;
 pub fn now() -> Timestamp {
     let since_epoch = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     Timestamp(i64::try_from(since_epoch.as_nanos()).unwrap_or(i64::MAX))
+}
+
+/// Time for the engine: it runs as the monotonic clock does, which stamps the records, and follows the wall clock without a step.
+///
+/// Timers of the engine compare such times. Were a step of the wall clock (by an administrator, a time server at boot, the end of a
+/// suspend) a step of theirs, a step ahead would end every session as silent, and a step back would stop every timer until the
+/// time before the step comes again.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Steady {
+    /// What to add to the monotonic clock, in nanoseconds.
+    offset: i64,
+    /// The monotonic clock when it was measured last, in nanoseconds.
+    measured: i64,
+}
+
+/// Part of the time passed by which the offset may move: a second of the engine takes between two thirds of a second and two
+/// seconds, whatever the wall clock does. What time servers slew (500 ppm) is followed at once.
+const SLEW: i64 = 2;
+
+impl Steady {
+    /// Both clocks as they stand.
+    ///
+    /// # Errors
+    ///
+    /// The system does not tell.
+    pub fn start() -> nix::Result<Self> {
+        let (monotonic, wall) = read()?;
+        Ok(Self::new(monotonic, wall))
+    }
+
+    const fn new(monotonic: i64, wall: i64) -> Self {
+        Self { offset: wall - monotonic, measured: monotonic }
+    }
+
+    /// Compares the clocks again.
+    ///
+    /// # Errors
+    ///
+    /// The system does not tell.
+    pub fn measure(&mut self) -> nix::Result<()> {
+        let (monotonic, wall) = read()?;
+        self.follow(monotonic, wall);
+        Ok(())
+    }
+
+    fn follow(&mut self, monotonic: i64, wall: i64) {
+        let most = monotonic.saturating_sub(self.measured).max(0) / SLEW;
+        self.offset += (wall - monotonic).saturating_sub(self.offset).clamp(-most, most);
+        self.measured = self.measured.max(monotonic);
+    }
+
+    /// The time of a reading of the monotonic clock.
+    #[must_use]
+    pub fn at(&self, monotonic: u64) -> Timestamp {
+        Timestamp(i64::try_from(monotonic).unwrap_or(i64::MAX).saturating_add(self.offset))
+    }
+
+    /// Now.
+    ///
+    /// # Errors
+    ///
+    /// The system does not tell.
+    pub fn now(&self) -> nix::Result<Timestamp> {
+        Ok(Timestamp(nanoseconds(ClockId::CLOCK_MONOTONIC)?.saturating_add(self.offset)))
+    }
+}
+
+/// The monotonic clock and the wall clock, in nanoseconds.
+fn read() -> nix::Result<(i64, i64)> {
+    Ok((nanoseconds(ClockId::CLOCK_MONOTONIC)?, nanoseconds(ClockId::CLOCK_REALTIME)?))
+}
+
+fn nanoseconds(clock: ClockId) -> nix::Result<i64> {
+    let time = clock_gettime(clock)?;
+    Ok(time.tv_sec() * 1_000_000_000 + time.tv_nsec())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const SECOND: i64 = 1_000_000_000;
+    const DAY: i64 = 86_400 * SECOND;
+
+    /// The engine's seconds that pass in each of `seconds` seconds, and the time that is left to the wall clock in the end.
+    fn after_step(step: i64, seconds: i64) -> (i64, i64, i64) {
+        let (mut clock, begin) = (Steady::new(5 * SECOND, 100 * DAY), 5 * SECOND);
+        let (mut least, mut most) = (i64::MAX, 0);
+        for second in 1..=seconds {
+            let before = clock.at((begin + (second - 1) * SECOND).cast_unsigned());
+            clock.follow(begin + second * SECOND, 100 * DAY + second * SECOND + step);
+            let passed = clock.at((begin + second * SECOND).cast_unsigned()).0 - before.0;
+            (least, most) = (least.min(passed), most.max(passed));
+        }
+        let left = 100 * DAY + seconds * SECOND + step - clock.at((begin + seconds * SECOND).cast_unsigned()).0;
+        (least, most, left)
+    }
+
+    #[test]
+    fn a_step_of_a_day_is_no_step_of_the_engine() {
+        let half = SECOND / 2;
+        assert_eq!(after_step(DAY, 60), (SECOND + half, SECOND + half, DAY - 30 * SECOND));
+        assert_eq!(after_step(-DAY, 60), (half, half, 30 * SECOND - DAY));
+        // In the end both are the same again.
+        assert_eq!(after_step(DAY, 2 * 86_400 + 1).2, 0);
+        assert_eq!(after_step(-DAY, 2 * 86_400 + 1).2, 0);
+    }
+
+    #[test]
+    fn what_a_time_server_slews_is_followed_at_once() {
+        let mut clock = Steady::new(0, DAY);
+        clock.follow(10 * SECOND, DAY + 10 * SECOND + 5_000_000);
+        assert_eq!(clock.at(10_000_000_000), Timestamp(DAY + 10 * SECOND + 5_000_000));
+        // The same reading again, and one from before, move nothing.
+        clock.follow(10 * SECOND, 0);
+        clock.follow(9 * SECOND, 0);
+        assert_eq!(clock.at(10_000_000_000), Timestamp(DAY + 10 * SECOND + 5_000_000));
+    }
 }

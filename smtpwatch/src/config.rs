@@ -13,6 +13,7 @@ mod value;
 
 use std::{
     net::IpAddr,
+    os::unix::fs::FileTypeExt,
     path::{Path, PathBuf},
     time::Duration,
 };
@@ -23,7 +24,10 @@ use smtpwatch_core::{
     policy::{history::Strength, rule::Rule},
 };
 
-use crate::hash;
+use crate::{
+    hash,
+    whole_file::{self, MAX_CONFIG, special_kind},
+};
 
 pub use effective::{Effective, Origin, effective};
 pub use error::ConfigError;
@@ -96,8 +100,7 @@ impl Config {
             None if Path::new(DEFAULT_PATH).exists() => Path::new(DEFAULT_PATH),
             None => return Ok((Self::default(), None)),
         };
-        let text =
-            std::fs::read_to_string(path).map_err(|source| ConfigError::Read { path: path.to_owned(), source })?;
+        let text = read_file(path)?;
         Ok((Self::parse(&text, path)?, Some(path.to_owned())))
     }
 
@@ -154,6 +157,29 @@ impl Config {
         kept.into_iter().filter(|(_, differs)| *differs).map(|(name, _)| name).collect()
     }
 
+    /// Checks what is at the paths that the daemon writes to. A path that is absent is good: the daemon creates it.
+    ///
+    /// # Errors
+    ///
+    /// A path names a directory, a special file, or, for the journal, a symbolic link: SQLite and the journal would fail
+    /// later, wait for a reader for ever, or write outside of the directory that is named.
+    pub fn check_paths(&self) -> Result<(), ConfigError> {
+        let refuse =
+            |key, path: &Path, what, remedy| Err(ConfigError::Path { key, path: path.to_owned(), what, remedy });
+        const FILE: &str = "name a file, such as /var/lib/smtpwatch/smtpwatch.db";
+        if names_directory(&self.store) {
+            return refuse("[store] path", &self.store, "a directory", FILE);
+        }
+        if let Some(what) = self.store.metadata().ok().and_then(|found| special_kind(found.file_type())) {
+            return refuse("[store] path", &self.store, what, FILE);
+        }
+        let Some(journal) = self.journal.file() else { return Ok(()) };
+        if let Some((what, remedy)) = journal_refusal(&journal) {
+            return refuse("[journal] path", &journal, what, remedy);
+        }
+        Ok(())
+    }
+
     /// SHA-256 of the configuration in force, flags and defaults included, in hexadecimal: the same for the same version of the
     /// program and the same values, wherever they came from.
     #[must_use]
@@ -166,6 +192,41 @@ impl Config {
     pub fn is_local(&self, address: IpAddr) -> bool {
         self.local.iter().any(|network| network.contains(address))
     }
+}
+
+/// A path that can only be a directory, whether it exists or not.
+fn names_directory(path: &Path) -> bool {
+    path.file_name().is_none() || path.as_os_str().as_encoded_bytes().ends_with(b"/")
+}
+
+/// Why the journal is not written to this path, and what to do; `None`: it can be.
+///
+/// The final component is never followed when it is a symbolic link: a link in a directory that another user can write to
+/// would have the daemon append to a file of that user's choice. Rotation renames the file itself, not what a link leads to.
+#[must_use]
+pub fn journal_refusal(path: &Path) -> Option<(&'static str, &'static str)> {
+    const FILE: &str = "name a file, such as /var/log/smtpwatch/findings.json";
+    if names_directory(path) {
+        return Some(("a directory", FILE));
+    }
+    let kind = path.symlink_metadata().ok()?.file_type();
+    if kind.is_char_device() {
+        return None;
+    }
+    match special_kind(kind)? {
+        what @ "a symbolic link" => Some((what, "name the file that it leads to, or remove the link")),
+        what if kind.is_dir() => Some((what, FILE)),
+        what => Some((what, "name a regular file, or leave path empty for standard output")),
+    }
+}
+
+/// The text of a configuration file: a regular file of at most [`MAX_CONFIG`] bytes.
+///
+/// # Errors
+///
+/// The file cannot be read, or is something else.
+pub fn read_file(path: &Path) -> Result<String, ConfigError> {
+    whole_file::read_text(path, MAX_CONFIG).map_err(|source| ConfigError::Read { path: path.to_owned(), source })
 }
 
 /// `ingress`: which hook sees arriving packets.

@@ -259,7 +259,12 @@ fn files(config: &Config, source: &config::Source, web: Option<&ConfigFile>) -> 
     for directory in &writable {
         store::make_directory(directory).with_context(|| format!("cannot create {}", directory.display()))?;
     }
-    writable.extend(config.journal.file().as_deref().map(directory));
+    // Of the path as it is named: a link that comes in its place does not widen what may be written.
+    let journal = config.journal.file();
+    writable.extend(journal.as_deref().and_then(Path::parent).map(|parent| match parent.as_os_str().is_empty() {
+        true => PathBuf::from("."),
+        false => parent.to_owned(),
+    }));
     Ok(Kept { readable, writable, ..Kept::default() })
 }
 
@@ -424,7 +429,7 @@ impl Watch {
                 let Some(learned) = self.outputs.policies.learned() else { break };
                 self.learn(learned);
             }
-            self.pipeline.tick(now(), &mut |output| self.outputs.take(output));
+            self.pipeline.tick(self.capture.now()?, &mut |output| self.outputs.take(output));
             for order in self.outputs.orders.drain(..) {
                 self.capture.order(&order)?;
             }
@@ -446,10 +451,11 @@ impl Watch {
         self.records()?;
         self.housekeeping()?;
         let Self { mut pipeline, mut outputs, capture, sender, writer, .. } = self;
+        let end = capture.now()?;
         drop(capture);
         tracing::info!("detached");
         drop(sender);
-        pipeline.finish(now(), &mut |output| outputs.take(output));
+        pipeline.finish(end, &mut |output| outputs.take(output));
         drop(outputs);
         let lost = writer.finish();
         if lost > 0 {

@@ -23,5 +23,5 @@ pub mod replay;
 pub mod service_manager;
 pub mod store;
 pub mod tlsrpt;
-mod turned;
 pub mod version;
+pub mod whole_file;

@@ -13,7 +13,6 @@ use smtpwatch_core::{
 use crate::{
     config::Config,
     incident::{self, sender::Senders},
-    turned::Turned,
 };
 
 /// The engine's clock ticks this often.
@@ -32,8 +31,6 @@ pub enum Source {
 pub struct Pipeline {
     engine: Engine,
     config: Config,
-    source: Source,
-    turned: Turned,
     ticked: Timestamp,
     /// `None`: what a capture file tells of is not of this host, or not of now.
     senders: Option<Senders>,
@@ -51,7 +48,7 @@ impl Pipeline {
         let engine = Engine::new(settings, config.rules.clone(), history);
         let config_hash = config.hash();
         let senders = (source == Source::Live).then(Senders::new);
-        Self { engine, config, source, turned: Turned::default(), ticked: Timestamp::default(), senders, config_hash }
+        Self { engine, config, ticked: Timestamp::default(), senders, config_hash }
     }
 
     /// One record, seen at `at` on `interface`. Everything that follows from it is handed to `on`.
@@ -69,7 +66,7 @@ impl Pipeline {
 
     /// Real time passes; does something once a second. A capture file has no real time: [`Source::File`] never ticks.
     pub fn tick(&mut self, now: Timestamp, on: &mut impl FnMut(Output)) {
-        // Also when the clock was set back: the difference is zero then, and the engine waits for it to catch up.
+        // The engine's time does not step ([`crate::clock::Steady`]).
         if now.since(self.ticked) >= TICK {
             self.ticked = now;
             self.engine.tick(now);
@@ -115,31 +112,25 @@ impl Pipeline {
                         senders.fill(sender, finding.time);
                     }
                 }
-                Output::Gate(order) => match self.turned.order(*order) {
-                    Some(given) => *order = given,
-                    None => continue,
-                },
                 _ => {}
             }
             on(output);
         }
     }
 
-    fn segment<'a>(&mut self, record: &'a Record<'_>, at: Timestamp, interface: &'a str) -> Segment<'a> {
+    fn segment<'a>(&self, record: &'a Record<'_>, at: Timestamp, interface: &'a str) -> Segment<'a> {
         let header = &record.header;
         let flow = FlowKey { client: header.key.client(), server: header.key.server() };
-        let from = match header.from() {
-            smtpwatch_common::Side::Client => Side::Client,
-            smtpwatch_common::Side::Server => Side::Server,
-        };
+        let from = header.from().into();
         let flags = TcpFlags(header.tcp_flags);
-        let (flow, from) = self.turned.ends(flow, from, flags, &self.config.ports);
         Segment {
             at,
             flow,
             from,
             role: self.role(&flow, header.direction(), from),
+            direction: header.direction(),
             interface,
+            interface_index: header.interface,
             seq: header.seq,
             ack: header.ack,
             flags,
@@ -152,6 +143,7 @@ impl Pipeline {
                 Checksum::Wrong => Some(false),
                 Checksum::Untold => None,
             },
+            unusual: header.marked(mark::UNUSUAL),
             length: header.length,
             offset: header.offset,
             payload: record.payload,
@@ -162,19 +154,17 @@ impl Pipeline {
     }
 
     /// Which end this host is. `local` decides where it names exactly one end.
-    fn role(&self, flow: &FlowKey, direction: Direction, from: Side) -> Role {
+    fn role(&self, flow: &FlowKey, direction: Option<Direction>, from: Side) -> Role {
         match (self.config.is_local(flow.client.ip()), self.config.is_local(flow.server.ip())) {
             (true, false) => return Role::Client,
             (false, true) => return Role::Server,
             (true, true) | (false, false) => {}
         }
-        match (self.source, direction, from) {
-            (Source::File, _, _)
-            | (Source::Live, Direction::Egress, Side::Client)
-            | (Source::Live, Direction::Ingress, Side::Server) => Role::Client,
-            (Source::Live, Direction::Egress, Side::Server) | (Source::Live, Direction::Ingress, Side::Client) => {
-                Role::Server
+        match (direction, from) {
+            (None, _) | (Some(Direction::Egress), Side::Client) | (Some(Direction::Ingress), Side::Server) => {
+                Role::Client
             }
+            (Some(Direction::Egress), Side::Server) | (Some(Direction::Ingress), Side::Client) => Role::Server,
         }
     }
 }

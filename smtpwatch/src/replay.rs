@@ -2,7 +2,7 @@
 
 use std::{path::Path, sync::Arc};
 
-use smtpwatch_common::{Counter, Direction, PortSet, counters::Label};
+use smtpwatch_common::{Counter, PortSet, counters::Label};
 use smtpwatch_core::{
     Finding, Output, Timestamp,
     engine::{SessionResult, SessionSummary},
@@ -53,6 +53,9 @@ pub struct Summary {
     pub findings: u64,
 }
 
+/// Index of the first interface of a capture file: none of them is the loopback of this host.
+const FIRST_INTERFACE: u32 = smtpwatch_common::binding::LOOPBACK + 1;
+
 /// One timeline over several capture files: what is learned in one judges the next.
 pub struct Replay {
     gate: UserspaceGate,
@@ -66,7 +69,8 @@ impl Replay {
     #[must_use]
     pub fn new(config: &Config, history: History) -> Self {
         Self {
-            gate: UserspaceGate::bounded(PortSet::new(&config.ports), config.limits.gate_flows()),
+            gate: UserspaceGate::bounded(PortSet::new(&config.ports), config.limits.gate_flows())
+                .with_local(config.local.clone()),
             pipeline: Pipeline::new(config.clone(), history, Source::File),
             newest: Timestamp::default(),
             summary: Summary::default(),
@@ -97,9 +101,8 @@ impl Replay {
                 bytes: packet.bytes,
                 wire_len: packet.wire_len,
                 at_ns: u64::try_from(packet.at.0).unwrap_or(0),
-                interface: 0,
-                // A capture file does not tell; `local` does, in the pipeline.
-                direction: Direction::Ingress,
+                interface: FIRST_INTERFACE + packet.interface_index,
+                direction: packet.direction,
             };
             gate.packet(&frame, |record| pipeline.record(&record, packet.at, packet.interface, &mut take));
             for order in orders.drain(..) {

@@ -93,7 +93,7 @@ pub(super) fn of(
     now: Timestamp,
 ) -> Vec<Delivery> {
     let seen = &flow.session.seen;
-    if flow.role != Role::Client || seen.doubt.is_some() || !flow.at_stake() {
+    if flow.role != Role::Client || seen.doubt.is_some() || !flow.is_witnessed() || !flow.at_stake() {
         return Vec::new();
     }
     let Some((failure, reason)) = outcome(flow) else { return Vec::new() };

@@ -2,6 +2,8 @@
 
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
+use smtpwatch_common::{Admission, Binding};
+
 use super::{
     output::{SessionResult, SessionSummary},
     rows::Rows,
@@ -10,7 +12,7 @@ use crate::{
     Finding, FlowKey, Role, Segment, Side, TcpFlags, Timestamp,
     exhibit::{Copies, Exhibit, Known, Octets, Piece, PolicyUsed},
     finding::{FlowInfo, Kind, Observed, Outcome, PeerInfo, Provenance, SCHEMA_VERSION, Sender, Severity},
-    flow::{Connection, SynFingerprint},
+    flow::{Connection, SynClaims, SynFingerprint},
     judge::{
         Claim, Wire,
         certificate::{self, Comparison},
@@ -19,12 +21,17 @@ use crate::{
         profile::Profile,
         published::demand::{Called, Identity},
     },
-    segment::SocketOwner,
+    segment::{Direction, SocketOwner},
     smtp::{Doubt, Session, Starttls},
 };
 
-/// Client segments of one octet, from which on a person is taken to type (THREATS FP-25).
+/// Keys after which a person is taken to type (THREATS FP-25), where most segments of the client are keys.
 const TYPED_SEGMENTS: u32 = 4;
+/// Most bytes of a segment that is one key: the line end is CR LF.
+const KEY_BYTES: u32 = 2;
+/// Least time between two keys of a person. Size alone says nothing: a program may send byte by byte, and whatever is on the path
+/// may cut segments up.
+const KEY_TIME: Duration = Duration::from_millis(20);
 
 /// Characters kept of the line that offers STARTTLS.
 const OFFER_LINE: usize = 64;
@@ -36,9 +43,11 @@ pub(super) struct Flow {
     pub(super) session: Session,
     pub(super) role: Role,
     interface: Arc<str>,
+    /// Which side leaves this host, and where.
+    binding: Binding,
     /// Any payload was seen: without it this was no session.
     pub(super) payload: bool,
-    /// The client answered the server's SYN-ACK, or the flow was joined later than that.
+    /// Our own side has sent something after its SYN; where the directions are not known, any side has.
     pub(super) open: bool,
     /// It counts among the open connections of its peer.
     pub(super) counted: bool,
@@ -66,7 +75,11 @@ pub(super) struct Flow {
     round_trip: Option<Duration>,
     peer_ttl: Option<(u8, u8)>,
     reset_ttl: Option<u8>,
+    /// Segments of the client with payload, and how many of them are keys (see [`TYPED_SEGMENTS`]).
+    spoken: u32,
     typed: u32,
+    /// When the newest of them came, and the sequence number behind it.
+    spoke: Option<(Timestamp, u32)>,
     /// Who on this host sends, as far as the kernel told.
     sender: Option<SocketOwner>,
     /// Its packets, as evidence.
@@ -80,14 +93,17 @@ pub(super) struct Context {
 }
 
 impl Flow {
-    pub(super) fn new(segment: &Segment<'_>, interface: Arc<str>, now: Timestamp) -> Self {
-        let connection = Connection::new(segment);
-        let session = Session::new(connection.midstream());
+    /// The flow of a first segment; `claims` are what the other side has sent of it before.
+    pub(super) fn new(segment: &Segment<'_>, interface: Arc<str>, now: Timestamp, claims: SynClaims) -> Self {
+        let own = segment.direction.map(|_| segment.role.side());
+        let connection = Connection::new(segment, own, claims);
+        let session = Session::new(!segment.flags.contains(TcpFlags::SYN));
         let mut flow = Self {
             key: segment.flow,
             connection,
             session,
             role: segment.role,
+            binding: Binding::of(segment.from.into(), segment.direction, segment.interface_index),
             interface,
             payload: false,
             open: false,
@@ -106,12 +122,34 @@ impl Flow {
             round_trip: None,
             peer_ttl: None,
             reset_ttl: None,
+            spoken: 0,
             typed: 0,
+            spoke: None,
             sender: None,
             rows: Rows::default(),
         };
         flow.measure(segment);
         flow
+    }
+
+    /// What `segment` is worth to this flow. The first one that leaves binds it.
+    pub(super) fn admit(&mut self, segment: &Segment<'_>) -> Admission {
+        let (from, index) = (segment.from.into(), segment.interface_index);
+        let admission = self.binding.admit(from, segment.direction, index);
+        if admission == Admission::Own && !self.binding.is_bound() {
+            self.binding = Binding::of(from, segment.direction, index);
+        }
+        admission
+    }
+
+    /// This host is the other end than the flow's first segment, which arrived, made it seem.
+    pub(super) fn is_refuted_by(&self, segment: &Segment<'_>) -> bool {
+        !self.binding.is_bound() && segment.direction == Some(Direction::Egress) && segment.role != self.role
+    }
+
+    /// Our own side has a part in this connection: without it there was no session.
+    pub(super) const fn is_witnessed(&self) -> bool {
+        self.binding.is_bound() && self.connection.is_witnessed()
     }
 
     pub(super) fn push(&mut self, segment: &Segment<'_>) {
@@ -125,8 +163,17 @@ impl Flow {
             self.rows.push(segment);
         }
         self.payload |= segment.length > 0;
-        self.open |= !segment.flags.contains(TcpFlags::SYN);
-        if segment.flags.contains(TcpFlags::SYN) {
+        let known = segment.direction.is_some();
+        let own = !known || segment.from == self.role.side() && !segment.flags.contains(TcpFlags::RST);
+        self.open |= own && !segment.flags.contains(TcpFlags::SYN);
+        if known {
+            // Of several SYN-ACKs the one that our own side took in.
+            if segment.from == Side::Client && segment.flags.contains(TcpFlags::SYN) {
+                self.syn_at = self.syn_at.or(Some(segment.at));
+            }
+            let answer = self.connection.confirmed_at().zip(self.syn_at).map(|(answer, syn)| answer.since(syn));
+            self.round_trip = self.round_trip.or(answer);
+        } else if segment.flags.contains(TcpFlags::SYN) {
             match segment.from {
                 Side::Client => self.syn_at = Some(segment.at),
                 Side::Server => {
@@ -149,7 +196,26 @@ impl Flow {
         if segment.from == Side::Client {
             self.sender = self.sender.or(segment.sender);
         }
-        self.typed += u32::from(segment.from == Side::Client && segment.length == 1);
+        if segment.from == Side::Client && segment.length > 0 && !self.settled {
+            self.time_key(segment);
+        }
+    }
+
+    /// Counts a key: a short segment that goes on where the one before ended (a keep-alive does not), and comes later by as much
+    /// as a person needs.
+    fn time_key(&mut self, segment: &Segment<'_>) {
+        let is_key = self.spoke.is_some_and(|(at, end)| {
+            segment.length <= KEY_BYTES && segment.seq == end && segment.at.since(at) >= KEY_TIME
+        });
+        self.spoken = self.spoken.saturating_add(1);
+        self.typed = self.typed.saturating_add(u32::from(is_key));
+        self.spoke = Some((segment.at, segment.seq.wrapping_add(segment.length)));
+    }
+
+    /// The verdict stands: what may hold a secret is overwritten and freed. Evidence stays, as it may be shown.
+    pub(super) fn forget_secrets(&mut self) {
+        self.connection.forget_secrets(|conflict| self.session.retained_copies(conflict));
+        self.session.forget_secrets();
     }
 
     const fn peer(&self) -> Side {
@@ -166,7 +232,7 @@ impl Flow {
             reset_ttl: self.reset_ttl,
             round_trip: self.round_trip.filter(|_| self.role == Role::Client),
             conflicts_dropped: self.connection.conflicts_dropped(),
-            typed: self.typed >= TYPED_SEGMENTS,
+            typed: self.typed >= TYPED_SEGMENTS && self.typed > self.spoken / 2,
             conflicts: self.connection.conflicts(),
             discarded: self.connection.discarded(self.peer()),
         }
@@ -214,7 +280,7 @@ impl Flow {
     /// though the rules cannot repeat it behind one; what they no longer claim in a session without one is withdrawn.
     pub(super) fn release(&mut self, due: &[Claim]) -> Vec<Claim> {
         let held = std::mem::take(&mut self.held);
-        if !matches!(self.session.seen.doubt, Some(Doubt::Gap | Doubt::Ambiguous)) {
+        if !matches!(self.session.seen.doubt, Some(Doubt::Gap | Doubt::Ambiguous | Doubt::Server)) {
             return Vec::new();
         }
         let same = |held: &Claim| due.iter().any(|claim| (claim.kind, claim.instance) == (held.kind, held.instance));
@@ -326,7 +392,7 @@ impl Flow {
 
     pub(super) fn summary(&self) -> SessionSummary {
         let seen = &self.session.seen;
-        let result = if seen.doubt.is_some() {
+        let result = if seen.doubt.is_some() || !self.is_witnessed() {
             SessionResult::Unknown
         } else if seen.tls_began() && seen.handshake_end().is_none() {
             SessionResult::Tls

@@ -14,6 +14,8 @@ pub use self::{
     delivery::{Delivery, PolicyType, ResultType},
     output::{EvictReason, GateAction, GateOrder, LossCause, Output, SessionResult, SessionSummary},
 };
+use smtpwatch_common::Admission;
+
 use self::{
     flow::{Context, Flow},
     places::Place,
@@ -23,7 +25,7 @@ use self::{
 use crate::{
     FlowKey, Role, Segment, Side, TcpFlags, Timestamp,
     exhibit::{Known, PolicyUsed},
-    flow::{CloseCause, FlowEvent},
+    flow::{CloseCause, FlowEvent, SynClaims},
     judge::{self, Case},
     limits,
     policy::{
@@ -157,8 +159,24 @@ impl Engine {
         self.close_silent();
         let key = segment.flow;
         let mut found = self.flows.find(&key);
-        if let Some(place) = found.take_if(|place| self.flows[*place].connection.is_new_connection(segment)) {
-            self.end(place, segment.at);
+        let mut claims = SynClaims::default();
+        if let Some(place) = found {
+            let flow = &mut self.flows[place];
+            let refuted = flow.is_refuted_by(segment);
+            if !refuted && matches!(flow.admit(segment), Admission::Forged | Admission::Duplicate) {
+                // The gate has counted it.
+                return;
+            }
+            // A connection begins with our own side's SYN or SYN-ACK, whatever arrived of it before.
+            let begins =
+                segment.flags.contains(TcpFlags::SYN) && segment.from == flow.role.side() && !flow.is_witnessed();
+            if refuted || begins || flow.connection.is_new_connection(segment) {
+                if !refuted {
+                    claims = flow.connection.take_claims();
+                }
+                self.end(place, segment.at);
+                found = None;
+            }
         }
         let place = if let Some(place) = found {
             let flow = &mut self.flows[place];
@@ -171,7 +189,7 @@ impl Engine {
         } else if segment.flags.contains(TcpFlags::SYN) || segment.length > 0 {
             self.make_room();
             let interface = self.interface(segment.interface);
-            self.flows.insert(Flow::new(segment, interface, self.now))
+            self.flows.insert(Flow::new(segment, interface, self.now, claims))
         } else {
             // The last words of a flow that has been judged, or of one that was never seen: nothing to learn from.
             return;
@@ -192,8 +210,14 @@ impl Engine {
         if !flow.connection.conflicts().is_empty() {
             flow.session.copies_differ();
         }
-        if segment.budget_spent && flow.session.gap(segment.from, 0) {
-            self.outputs.push_back(Output::Lost(LossCause::Budget));
+        if flow.connection.is_undecided() {
+            flow.session.distrust(flow.role.side().peer());
+        }
+        if segment.budget_spent {
+            let known = segment.direction.is_some() && segment.from != flow.role.side();
+            if known && flow.session.distrust(segment.from) || !known && flow.session.gap(segment.from, 0) {
+                self.outputs.push_back(Output::Lost(LossCause::Budget));
+            }
         }
         match flow.connection.closed() {
             Some(CloseCause::Finished) => self.end(place, segment.at),
@@ -368,6 +392,7 @@ impl Engine {
                 if !self.flows[place].waited && !self.waits(place).is_empty() {
                     let later = due + PATIENCE;
                     (self.flows[place].waited, self.flows[place].lingers) = (true, Some(later));
+                    self.set_aside(place);
                     let at = self.resets.partition_point(|(other, _)| *other <= later);
                     self.resets.insert(at, (later, key));
                     continue;
@@ -375,6 +400,7 @@ impl Engine {
                 self.flows[place].lingers = Some(due + KEPT);
                 self.believed.push_back((due + KEPT, key));
                 self.conclude(place, due);
+                self.flows[place].forget_secrets();
             }
         }
         while let Some(&(due, key)) = self.believed.front()
@@ -484,6 +510,10 @@ impl Engine {
                         self.outputs.push_back(Output::Lost(LossCause::OutOfStep));
                         continue;
                     }
+                    SessionEvent::InputForgotten => {
+                        self.outputs.push_back(Output::Lost(LossCause::Window));
+                        continue;
+                    }
                     SessionEvent::BodyFollows => GateAction::MuteBody,
                     SessionEvent::SkipClientUntil(offset) => GateAction::SkipUntil {
                         from: Side::Client,
@@ -503,6 +533,7 @@ impl Engine {
             // What follows is TLS, and the gate soon leaves it out.
             flow.settled = true;
             flow.connection.settle();
+            flow.session.forget_secrets();
             self.failures.end(flow.key);
             if !self.is_published_for(&self.flows[place])
                 && let Some(tls) = &mut self.flows[place].session.seen.tls
@@ -540,6 +571,7 @@ impl Engine {
             self.flows.remove(place);
             return;
         }
+        self.set_aside(place);
         self.flows.retire(place);
         self.parked.push_back(Parked { due: self.now + PATIENCE, ended: at, place, subjects });
         if self.parked.len() > limits::PARKED
@@ -547,6 +579,14 @@ impl Engine {
         {
             self.unpark(&oldest);
         }
+    }
+
+    /// The verdict waits, and with it no secret: reads what is left, and keeps what may be shown.
+    fn set_aside(&mut self, place: Place) {
+        let flow = &mut self.flows[place];
+        flow.session.finish();
+        while flow.session.poll().is_some() {}
+        flow.forget_secrets();
     }
 
     /// Gives the last verdict on a session, notes what was learnt of it, and counts it, once.
@@ -589,6 +629,10 @@ impl Engine {
 
     fn judge(&mut self, place: Place, at: Timestamp, urgency: Urgency) {
         let flow = &self.flows[place];
+        // Without our own side there was no session: frames that arrive accuse nobody.
+        if !flow.is_witnessed() {
+            return;
+        }
         let key = flow.key;
         let names = flow.session.seen.server_names();
         let subject = Subject { flow: key, role: flow.role, names: &names };
@@ -689,7 +733,8 @@ impl Engine {
         let flow = &self.flows[place];
         let key = flow.key;
         let seen = &flow.session.seen;
-        if seen.doubt.is_some() {
+        // Frames that arrive teach nothing.
+        if seen.doubt.is_some() || !flow.is_witnessed() {
             return;
         }
         let used = seen.tls_began() && seen.handshake_end().is_none();

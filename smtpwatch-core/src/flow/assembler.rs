@@ -1,11 +1,12 @@
 //! The octets of one direction: held pieces by offset, and the last delivered octets for comparison.
 
-use std::{collections::VecDeque, ops::Range};
+use std::{collections::VecDeque, mem, ops::Range};
 
 use super::standing::Standing;
 use crate::{
     Timestamp,
     limits::{CONFLICT_BYTES, REASSEMBLY_BYTES, REASSEMBLY_CHUNKS, RETAINED_BYTES},
+    secret_buffer::{SecretBuffer, SecretQueue},
 };
 
 /// Longest piece. Large segments are stored as several, so that a partly delivered piece pins little.
@@ -33,11 +34,13 @@ pub(super) struct Difference {
     /// Stream offset of both copies.
     pub offset: u64,
     /// Octets held or delivered, at most [`CONFLICT_BYTES`].
-    pub first: Vec<u8>,
+    pub first: SecretBuffer,
     /// Octets of the later copy, as many.
-    pub other: Vec<u8>,
+    pub other: SecretBuffer,
     /// One of them was damaged on its way: that they differ says nothing.
     pub damaged: bool,
+    /// Nothing speaks against either.
+    pub both_sound: bool,
 }
 
 /// One piece: `bytes[taken..]` is held, the octets before are delivered.
@@ -45,7 +48,7 @@ struct Chunk {
     offset: u64,
     taken: usize,
     stamp: Stamp,
-    bytes: Vec<u8>,
+    bytes: SecretBuffer,
 }
 
 impl Chunk {
@@ -53,7 +56,7 @@ impl Chunk {
         self.offset + self.taken as u64
     }
 
-    const fn end(&self) -> u64 {
+    fn end(&self) -> u64 {
         self.offset + self.bytes.len() as u64
     }
 
@@ -69,7 +72,7 @@ pub(super) struct Assembler {
     chunks: VecDeque<Chunk>,
     held: usize,
     front: u64,
-    retained: VecDeque<u8>,
+    retained: SecretQueue,
     forgetful: bool,
     cut: Option<(u64, u64)>,
     /// Held octets that the receiver has shown not to have taken in.
@@ -133,13 +136,25 @@ impl Assembler {
     /// Gives the delivered octets up and keeps none any more.
     pub fn forget(&mut self) {
         self.forgetful = true;
-        self.retained = VecDeque::new();
+        self.retained = SecretQueue::default();
         self.chunks.shrink_to_fit();
+    }
+
+    /// Gives all octets up, delivered or not.
+    pub fn give_up(&mut self) {
+        self.retained = SecretQueue::default();
+        for chunk in mem::take(&mut self.chunks).iter().filter(|chunk| !chunk.held().is_empty()) {
+            self.note_cut(chunk.start(), chunk.end());
+        }
+        self.held = 0;
     }
 
     /// Takes octets in. Where octets of the range are held or retained the first copy stays, unless the receiver has shown
     /// that it did not take it in, or cannot have done; the first difference is told, with its surroundings.
-    pub fn insert(&mut self, offset: u64, bytes: &[u8], stamp: Stamp) -> Option<Difference> {
+    ///
+    /// `later`: of two sound copies that are held the later one stays. A receiver whose acknowledgments are all seen had not taken the first
+    /// one in, unless both came before it could say so.
+    pub fn insert(&mut self, offset: u64, bytes: &[u8], stamp: Stamp, later: bool) -> Option<Difference> {
         self.sweep();
         let mut difference = None;
         let mut note = |at: u64, first: &mut dyn Iterator<Item = &u8>, other: &[u8]| {
@@ -180,7 +195,8 @@ impl Assembler {
         }
         let mut difference = difference.map(|at| self.surroundings(at, offset, bytes))?;
         difference.damaged |= stamp.standing == Standing::Corrupt;
-        self.replace(offset, bytes, stamp.standing);
+        difference.both_sound &= stamp.standing == Standing::Sound;
+        self.replace(offset, bytes, stamp.standing, later);
         // Where a bound cut the held copy short of the difference there are no two copies to show.
         (difference.first != difference.other).then_some(difference)
     }
@@ -197,11 +213,11 @@ impl Assembler {
 
     /// Octets that the receiver did not take in, or discards, give way to a later copy (THREATS EV-2, EV-9): that is the one
     /// it can still accept.
-    fn replace(&mut self, offset: u64, bytes: &[u8], standing: Standing) {
+    fn replace(&mut self, offset: u64, bytes: &[u8], standing: Standing, later: bool) {
         let (refused, end) = (self.refused.clone(), offset + bytes.len() as u64);
         for chunk in &mut self.chunks {
             let whole = chunk.start().max(offset)..chunk.end().min(end);
-            let weak = standing == Standing::Sound && chunk.stamp.standing != Standing::Sound;
+            let weak = standing == Standing::Sound && (later || chunk.stamp.standing != Standing::Sound);
             let Range { start, end } =
                 if weak { whole } else { whole.start.max(refused.start)..whole.end.min(refused.end) };
             if start < end {
@@ -226,10 +242,11 @@ impl Assembler {
         if !self.forgetful {
             let kept = &bytes[count.saturating_sub(RETAINED_BYTES)..];
             let excess = (self.retained.len() + kept.len()).saturating_sub(RETAINED_BYTES);
-            self.retained.drain(..excess.min(self.retained.len()));
+            if excess > 0 {
+                self.retained.remove_front(excess);
+            }
             let room = (self.retained.len() + kept.len()).next_power_of_two().max(RETAINED_AT_LEAST);
-            self.retained.reserve_exact(room - self.retained.len());
-            self.retained.extend(kept);
+            self.retained.extend_within(kept, room);
         }
         Some((offset, chunk.stamp, bytes))
     }
@@ -238,7 +255,7 @@ impl Assembler {
     pub fn skip_to(&mut self, offset: u64) {
         debug_assert!(self.first().is_none_or(|first| first >= offset), "a gap never covers held octets");
         self.front = self.front.max(offset);
-        self.retained = VecDeque::new();
+        self.retained = SecretQueue::default();
     }
 
     /// Gives the piece that is farthest ahead up, for want of room.
@@ -279,7 +296,7 @@ impl Assembler {
             // In most dialogues there is never another.
             self.chunks.reserve_exact(1);
         }
-        self.chunks.insert(index, Chunk { offset, taken: 0, stamp, bytes: bytes.to_vec() });
+        self.chunks.insert(index, Chunk { offset, taken: 0, stamp, bytes: bytes.into() });
         index + 1
     }
 
@@ -294,21 +311,24 @@ impl Assembler {
         let start = differing.saturating_sub(CONFLICT_BYTES as u64 / 2).max(offset).max(retained_from);
         let (_, other) = skip_before(offset, bytes, start);
         let other = &other[..other.len().min(CONFLICT_BYTES)];
-        let mut first = Vec::with_capacity(other.len());
+        let mut first = SecretBuffer::default();
         if start < self.front {
-            first.extend(self.retained.range(clamp(start - retained_from, self.retained.len())..).take(other.len()));
+            let retained = self.retained.range(clamp(start - retained_from, self.retained.len())..);
+            retained.take(other.len()).for_each(|byte| first.push(*byte));
         }
-        let mut damaged = false;
+        let (mut damaged, mut both_sound) = (false, true);
         for chunk in self.live() {
-            damaged |= chunk.stamp.standing == Standing::Corrupt && (chunk.start()..chunk.end()).contains(&differing);
+            let holds = (chunk.start()..chunk.end()).contains(&differing);
+            damaged |= holds && chunk.stamp.standing == Standing::Corrupt;
+            both_sound &= !holds || chunk.stamp.standing == Standing::Sound;
             let at = start + first.len() as u64;
             if chunk.start() <= at && at < chunk.end() {
                 let held = &chunk.held()[clamp(at - chunk.start(), chunk.held().len())..];
-                first.extend(&held[..held.len().min(other.len() - first.len())]);
+                first.extend_from_slice(&held[..held.len().min(other.len() - first.len())]);
             }
         }
-        let other = other[..first.len()].to_vec();
-        Difference { offset: start, first, other, damaged }
+        let other = other[..first.len()].into();
+        Difference { offset: start, first, other, damaged, both_sound }
     }
 
     fn live(&self) -> impl Iterator<Item = &Chunk> {

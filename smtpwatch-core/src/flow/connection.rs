@@ -4,7 +4,8 @@ use std::fmt;
 
 use crate::{
     Segment, Side, TcpFlags, Timestamp,
-    limits::{CONFLICT_BYTES, CONFLICTS},
+    limits::{CONFLICT_BYTES, CONFLICTS, EARLY_SEGMENTS, SYN_CLAIMS},
+    secret_buffer::SecretBuffer,
 };
 
 use super::{
@@ -15,6 +16,12 @@ use super::{
 };
 
 /// One TCP connection, both directions, in bounded memory ([`Connection::MEMORY`]).
+///
+/// Where it is known which side is this host's own, that side is the witness (see [`smtpwatch_common::binding`]): its segments are
+/// true, and of the other side only what it has acknowledged is handed on. So the other side's initial sequence number, its
+/// bytes and its FIN count once our own side has taken them in; a SYN of the other side begins nothing; and our own SYN or SYN-ACK begins
+/// another connection whatever the other side's numbers are. Where that is not known (a capture without directions), both sides
+/// are taken for what they claim to be.
 ///
 /// Every segment goes in by [`push`](Self::push), then [`poll`](Self::poll) is drained. Events come in the order in
 /// which the two ends can have known of each other's octets: a command, the reply that acknowledges it, the next
@@ -28,6 +35,20 @@ pub struct Connection {
     conflicts_dropped: u64,
     /// Start of the client's stream in a SYN that contradicts this connection: real once the server answers it.
     other_start: Option<u32>,
+    /// This host's side, where it is known.
+    own: Option<Side>,
+    /// SYNs and SYN-ACKs of the other side that our own side has not acknowledged: the newest [`SYN_CLAIMS`].
+    claims: SynClaims,
+    /// Segments of the other side with payload that came before that: a capture may have two directions out of order.
+    early: Vec<EarlySegment>,
+    /// Our own side has acknowledged the other side's start.
+    confirmed: bool,
+    /// When the SYN or SYN-ACK was seen that our own side has acknowledged.
+    confirmed_at: Option<Timestamp>,
+    /// Our own side has sent something after its SYN, other than a reset.
+    spoke: bool,
+    /// Two sound copies of one range that our own side had not acknowledged: which one it took in cannot be told.
+    undecided: bool,
     closed: Option<CloseCause>,
     closing: bool,
     settled: bool,
@@ -113,9 +134,9 @@ pub struct Conflict {
     /// Stream offset of the first octet of both copies.
     pub offset: u64,
     /// The copy that came first, and is delivered; at most [`CONFLICT_BYTES`] octets around the first difference.
-    pub first: Vec<u8>,
+    pub first: SecretBuffer,
     /// The copy that came later, as long.
-    pub other: Vec<u8>,
+    pub other: SecretBuffer,
     /// When the later copy was seen.
     pub at: Timestamp,
     /// The peer had acknowledged the range before the later copy came: it has taken the first copy in.
@@ -144,12 +165,21 @@ impl Connection {
         + CONFLICTS.next_power_of_two() * (size_of::<Conflict>() + 2 * CONFLICT_BYTES);
 
     /// A connection, from its first segment: SYN, SYN-ACK, or any other where the capture starts in the middle. The
-    /// segment is taken in: drain [`poll`](Self::poll).
+    /// segment is taken in: drain [`poll`](Self::poll). `own` is this host's side, where it is known; `claims` are what the other side has
+    /// sent of it before.
     #[must_use]
-    pub fn new(first: &Segment<'_>) -> Self {
+    pub fn new(first: &Segment<'_>, own: Option<Side>, claims: SynClaims) -> Self {
+        let stream = |side| Stream::new(own.is_some_and(|own| own != side));
         let mut connection = Self {
-            client: Stream::default(),
-            server: Stream::default(),
+            client: stream(Side::Client),
+            server: stream(Side::Server),
+            own,
+            claims,
+            early: Vec::new(),
+            confirmed: false,
+            confirmed_at: None,
+            spoke: false,
+            undecided: false,
             fingerprints: [None; 2],
             senders: [Sender::default(); 2],
             conflicts: Vec::new(),
@@ -171,6 +201,17 @@ impl Connection {
         let from = segment.from;
         self.now = self.now.max(segment.at);
         self.stream_mut(from).seen = true;
+        let (is_own, is_peer) = (self.own == Some(from), self.own == Some(from.peer()));
+        if is_peer && (!self.confirmed || segment.flags.contains(TcpFlags::SYN)) {
+            self.claim(segment);
+            return;
+        }
+        if is_own {
+            self.spoke |= segment.flags.0 & (TcpFlags::SYN | TcpFlags::RST).0 == 0;
+            if !self.confirmed && segment.flags.contains(TcpFlags::ACK) && !segment.flags.contains(TcpFlags::RST) {
+                self.confirm(segment);
+            }
+        }
         if segment.flags.contains(TcpFlags::ACK) && self.stream_mut(from.peer()).refutes(segment.ack) {
             self.senders[from.peer() as usize].refute();
         }
@@ -183,14 +224,19 @@ impl Connection {
         if syn && !self.open(segment) {
             return;
         }
+        let own = self.own.is_some();
         let peer = self.stream_mut(from.peer());
-        let knew = if segment.flags.contains(TcpFlags::ACK) { peer.acknowledge(segment.ack) } else { peer.acked() };
+        // A host resets what is no connection of it, and acknowledges what it has not taken in (RFC 9293 §3.10.7.1).
+        let acknowledges = segment.flags.contains(TcpFlags::ACK) && !(own && reset);
+        let knew = if acknowledges { peer.acknowledge(segment.ack) } else { peer.acked() };
         if reset {
             if self.closed != Some(CloseCause::Reset) {
                 self.untold_reset = Some(from);
             }
             // A reset that answers a FIN: each end has said for itself that it is done, and only one of them can be forged here.
-            let answers = self.stream(from.peer()).is_fin_acked();
+            let peer = self.stream(from.peer());
+            let answers =
+                peer.is_fin_acked() || segment.flags.contains(TcpFlags::ACK) && peer.is_after_fin(segment.ack);
             self.closed = Some(if answers { CloseCause::Finished } else { CloseCause::Reset });
         } else {
             self.receive(segment, knew, standing);
@@ -214,7 +260,9 @@ impl Connection {
                 Phase::Late(side) => self.step(side, Mode::Acked).or_else(|| self.enter(self.ending())),
                 Phase::Rest(mode) => {
                     let side = self.rest_side();
-                    let step = self.step(side, mode).or_else(|| self.step(side.peer(), mode));
+                    let step = self
+                        .step(side, self.rest_of(side, mode))
+                        .or_else(|| self.step(side.peer(), self.rest_of(side.peer(), mode)));
                     if step.is_none() {
                         self.phase = Phase::Idle;
                         if let Some(from) = self.untold_reset.take() {
@@ -264,8 +312,17 @@ impl Connection {
     /// A SYN with another initial sequence number says so at once while this connection is closed or not established.
     /// An established end answers such a SYN with a challenge (RFC 5961 §4.2), so there it counts once a SYN-ACK
     /// answers it: a forged SYN must not make the monitor forget a live session.
+    ///
+    /// Where our own side is known, its SYN or SYN-ACK alone says so.
     #[must_use]
     pub fn is_new_connection(&self, segment: &Segment<'_>) -> bool {
+        if let Some(own) = self.own {
+            let start = segment.seq.wrapping_add(1);
+            let known = self.stream(own).origin.is_some() && !self.starts_at(own, start);
+            return segment.from == own
+                && segment.flags.contains(TcpFlags::SYN)
+                && (known || self.spoke || self.closed.is_some());
+        }
         let known = self.starts_at(segment.from, segment.seq.wrapping_add(1)) || self.is_answer(segment);
         if known || !segment.flags.contains(TcpFlags::SYN) {
             return false;
@@ -291,6 +348,34 @@ impl Connection {
     #[must_use]
     pub const fn last_activity(&self) -> Timestamp {
         self.now
+    }
+
+    /// Two sound copies of one range of the other side differ, and our own side had acknowledged neither: which one it took in
+    /// cannot be told.
+    #[must_use]
+    pub const fn is_undecided(&self) -> bool {
+        self.undecided
+    }
+
+    /// What the other side has sent of a connection that is still to come.
+    #[must_use]
+    pub fn take_claims(&mut self) -> SynClaims {
+        std::mem::take(&mut self.claims)
+    }
+
+    /// When the other side's SYN or SYN-ACK was seen, once our own side has acknowledged it.
+    #[must_use]
+    pub const fn confirmed_at(&self) -> Option<Timestamp> {
+        self.confirmed_at
+    }
+
+    /// Our own side has sent a SYN, a SYN-ACK, or anything but a reset; or both sides are taken for what they claim to be.
+    #[must_use]
+    pub const fn is_witnessed(&self) -> bool {
+        match self.own {
+            Some(own) => self.stream(own).seen && (self.stream(own).syn || self.spoke),
+            None => true,
+        }
     }
 
     /// Ranges of which two different copies were seen, at most [`CONFLICTS`], the first ones.
@@ -348,6 +433,58 @@ impl Connection {
         self.server.pieces.forget();
     }
 
+    /// Takes what our own side has not confirmed yet. A reset may be the answer to our own SYN (RFC 9293 §3.10.7.3).
+    fn claim(&mut self, segment: &Segment<'_>) {
+        if self.look(segment) == Standing::Corrupt {
+            return;
+        }
+        let own = self.stream(segment.from.peer());
+        if segment.flags.contains(TcpFlags::SYN) {
+            if !self.starts_at(segment.from, segment.seq.wrapping_add(1)) {
+                self.claims.push(SynClaim::of(segment));
+            }
+        } else if segment.flags.contains(TcpFlags::RST) {
+            if segment.flags.contains(TcpFlags::ACK) && own.syn && own.is_sent(segment.ack) {
+                self.untold_reset = Some(segment.from);
+                self.closed = Some(CloseCause::Reset);
+            }
+        } else if !self.confirmed && self.early.len() < EARLY_SEGMENTS {
+            self.early.push(EarlySegment::of(segment));
+        }
+        self.phase = Phase::Own(segment.from);
+    }
+
+    /// Our own side acknowledges the other side for the first time: the claim that this fits is the true one.
+    fn confirm(&mut self, segment: &Segment<'_>) {
+        self.confirmed = true;
+        let peer = segment.from.peer();
+        let claim = self.claims.take(segment.ack);
+        // A connection of ours from its start: what we acknowledge first is where the other side starts.
+        let from_start = segment.flags.contains(TcpFlags::SYN) || self.stream(segment.from).syn;
+        if let Some(claim) = claim {
+            self.fingerprints[peer as usize] = Some(claim.fingerprint);
+            self.confirmed_at = Some(claim.at);
+            self.stream_mut(peer).syn = true;
+        }
+        if let Some(start) = claim.map(|claim| claim.start).or_else(|| from_start.then_some(segment.ack)) {
+            self.stream_mut(peer).start(start);
+        }
+        for early in std::mem::take(&mut self.early) {
+            early.with(segment, |early| self.push(early));
+        }
+    }
+
+    /// The verdict stands: overwrites and frees the octets of both streams. Of two copies of one range what `shown` gives is kept.
+    pub fn forget_secrets(&mut self, shown: impl Fn(&Conflict) -> [Vec<u8>; 2]) {
+        self.client.pieces.give_up();
+        self.server.pieces.give_up();
+        self.early = Vec::new();
+        for conflict in &mut self.conflicts {
+            let [first, other] = shown(conflict);
+            (conflict.first, conflict.other) = (first.as_slice().into(), other.as_slice().into());
+        }
+    }
+
     /// Takes a SYN or SYN-ACK; false when it contradicts what is known, and is to be left alone.
     fn open(&mut self, segment: &Segment<'_>) -> bool {
         let from = segment.from;
@@ -376,6 +513,9 @@ impl Connection {
 
     /// Whether an RST is to be believed: exact, or the answer to a SYN (RFC 9293 §3.10.7.3).
     fn is_reset(&self, segment: &Segment<'_>) -> bool {
+        if self.own == Some(segment.from) {
+            return true;
+        }
         let (stream, peer) = (self.stream(segment.from), self.stream(segment.from.peer()));
         match stream.origin {
             Some(_) => stream.expects(segment.seq) || self.settled && stream.is_ahead(segment.seq),
@@ -385,6 +525,9 @@ impl Connection {
 
     /// What the receiver makes of a segment.
     fn look(&mut self, segment: &Segment<'_>) -> Standing {
+        if self.own == Some(segment.from) {
+            return Standing::Sound;
+        }
         let peer = self.stream(segment.from.peer());
         let unsent = segment.flags.contains(TcpFlags::ACK) && peer.origin.is_some() && !peer.is_sent(segment.ack);
         let [client, server] = &self.fingerprints;
@@ -397,6 +540,9 @@ impl Connection {
         let difference = stream.receive(segment, knew, standing);
         let goes_on = stream.highest() > highest;
         if let Some(difference) = difference.filter(|difference| !difference.damaged) {
+            self.undecided |= self.own == Some(segment.from.peer())
+                && difference.both_sound
+                && difference.offset + difference.first.len() as u64 > self.stream(segment.from).acked();
             self.keep(segment, difference);
         }
         if goes_on {
@@ -409,7 +555,7 @@ impl Connection {
     }
 
     fn keep(&mut self, segment: &Segment<'_>, difference: Difference) {
-        let Difference { offset, first, other, damaged: _ } = difference;
+        let Difference { offset, first, other, damaged: _, both_sound: _ } = difference;
         let from = segment.from;
         if self.conflicts.iter().any(|known| (known.from, known.offset, &known.other) == (from, offset, &other)) {
             return;
@@ -437,6 +583,11 @@ impl Connection {
             (false, Some(_)) => Phase::Rest(Mode::Rest),
             (false, None) => Phase::Idle,
         }
+    }
+
+    /// How much of what a side has sent is handed on as the connection ends: of the other side what our own side took in.
+    fn rest_of(&self, side: Side, mode: Mode) -> Mode {
+        if self.own == Some(side.peer()) { Mode::Taken } else { mode }
     }
 
     /// Whose octets come first when no acknowledgment tells: not who has taken octets of the other that are still to
@@ -476,6 +627,113 @@ impl Connection {
             Side::Client => &mut self.client,
             Side::Server => &mut self.server,
         }
+    }
+}
+
+/// A segment that is kept until our own side has acknowledged the start of its stream.
+struct EarlySegment {
+    at: Timestamp,
+    seq: u32,
+    ack: u32,
+    flags: TcpFlags,
+    window: u16,
+    ttl: u8,
+    ip_id: u16,
+    checksum_right: Option<bool>,
+    unusual: bool,
+    length: u32,
+    offset: u32,
+    options: Vec<u8>,
+    payload: SecretBuffer,
+}
+
+impl EarlySegment {
+    fn of(segment: &Segment<'_>) -> Self {
+        Self {
+            at: segment.at,
+            seq: segment.seq,
+            ack: segment.ack,
+            flags: segment.flags,
+            window: segment.window,
+            ttl: segment.ttl,
+            ip_id: segment.ip_id,
+            checksum_right: segment.checksum_right,
+            unusual: segment.unusual,
+            length: segment.length,
+            offset: segment.offset,
+            options: segment.options.to_vec(),
+            payload: segment.payload.into(),
+        }
+    }
+
+    /// Hands it on as it came; `other` is a segment of the other side.
+    fn with(&self, other: &Segment<'_>, run: impl FnOnce(&Segment<'_>)) {
+        run(&Segment {
+            at: self.at,
+            from: other.from.peer(),
+            seq: self.seq,
+            ack: self.ack,
+            flags: self.flags,
+            window: self.window,
+            ttl: self.ttl,
+            ip_id: self.ip_id,
+            checksum_right: self.checksum_right,
+            unusual: self.unusual,
+            length: self.length,
+            offset: self.offset,
+            options: &self.options,
+            payload: &self.payload,
+            body_ended: false,
+            budget_spent: false,
+            sender: None,
+            ..other.clone()
+        });
+    }
+}
+
+/// A SYN or SYN-ACK that nothing has confirmed.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct SynClaim {
+    /// Sequence number of the first byte of the stream.
+    pub start: u32,
+    /// When it was seen.
+    pub at: Timestamp,
+    /// The stack behind it.
+    pub fingerprint: SynFingerprint,
+}
+
+/// Bytes that a SYN may carry (RFC 7413): no more than a packet.
+const SYN_DATA: u32 = u16::MAX as u32;
+
+impl SynClaim {
+    fn of(segment: &Segment<'_>) -> Self {
+        Self { start: segment.seq.wrapping_add(1), at: segment.at, fingerprint: SynFingerprint::of(segment) }
+    }
+}
+
+/// The newest [`SYN_CLAIMS`] claims of one side, each start once.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct SynClaims(Vec<SynClaim>);
+
+impl SynClaims {
+    fn push(&mut self, claim: SynClaim) {
+        if self.0.iter().any(|known| known.start == claim.start) {
+            return;
+        }
+        if self.0.len() == SYN_CLAIMS {
+            self.0.remove(0);
+        }
+        if self.0.capacity() == 0 {
+            self.0.reserve_exact(1);
+        }
+        self.0.push(claim);
+    }
+
+    /// The claim that an acknowledgment fits: of the start itself, or else of data in the SYN. The others go.
+    fn take(&mut self, ack: u32) -> Option<SynClaim> {
+        let claims = std::mem::take(&mut self.0);
+        let exact = claims.iter().find(|claim| claim.start == ack);
+        exact.or_else(|| claims.iter().find(|claim| ack.wrapping_sub(claim.start) <= SYN_DATA)).copied()
     }
 }
 

@@ -14,7 +14,7 @@ mod seq;
 mod standing;
 mod stream;
 
-pub use connection::{CloseCause, Conflict, Connection, FlowEvent, GapCause};
+pub use connection::{CloseCause, Conflict, Connection, FlowEvent, GapCause, SynClaims};
 pub use fingerprint::SynFingerprint;
 
 #[cfg(test)]

@@ -6,7 +6,10 @@ use proptest::{collection::vec, prelude::*, sample::Index};
 
 use crate::{Segment, Side, TcpFlags, Timestamp};
 
-use super::{CloseCause, Connection, FlowEvent, tests::segment};
+use super::{
+    CloseCause, Connection, FlowEvent,
+    tests::{connection, segment},
+};
 
 /// What one side sends at once.
 #[derive(Clone, Debug)]
@@ -193,7 +196,7 @@ proptest! {
             let at = 3 + copy.index(packets.len() - 3);
             packets.insert(at, packets[at].clone());
         }
-        let mut connection = packets[0].with(0, Connection::new);
+        let mut connection = packets[0].with(0, connection);
         let mut heard = Heard::default();
         for (index, packet) in packets.iter().enumerate().skip(1) {
             packet.with(index, |segment| connection.push(segment));
@@ -213,7 +216,7 @@ proptest! {
     #[test]
     fn in_order_everything_is_acknowledged_and_the_end_is_seen(writes in writes(), isns in [isn(), isn()]) {
         let (packets, _) = packets(&writes, isns);
-        let mut connection = packets[0].with(0, Connection::new);
+        let mut connection = packets[0].with(0, connection);
         let mut heard = Heard::default();
         for (index, packet) in packets.iter().enumerate().skip(1) {
             packet.with(index, |segment| connection.push(segment));
@@ -238,7 +241,7 @@ proptest! {
                 packets.remove(3 + lost.index(body));
             }
         }
-        let mut connection = packets[0].with(0, Connection::new);
+        let mut connection = packets[0].with(0, connection);
         let mut heard = Heard::default();
         for (index, packet) in packets.iter().enumerate().skip(1) {
             packet.with(index, |segment| connection.push(segment));
@@ -284,7 +287,7 @@ proptest! {
         prop_assume!(copy.payload.len() > 1);
         // Before the acknowledgment or long after it.
         packets.insert(index + 1 + later.index(packets.len() - index), copy.clone());
-        let mut connection = packets[0].with(0, Connection::new);
+        let mut connection = packets[0].with(0, connection);
         let mut heard = Heard::default();
         for (index, packet) in packets.iter().enumerate().skip(1) {
             packet.with(index, |segment| connection.push(segment));
@@ -307,7 +310,7 @@ proptest! {
         drains in any::<bool>(),
         options in vec(any::<u8>(), 0..40),
     ) {
-        let mut connection = packets[0].0.with(0, Connection::new);
+        let mut connection = packets[0].0.with(0, connection);
         for (index, (packet, offset, length)) in packets.iter().enumerate() {
             packet.with(index, |segment| {
                 let segment = Segment { offset: *offset, length: *length, options: &options, ..segment.clone() };

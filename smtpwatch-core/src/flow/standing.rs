@@ -11,6 +11,9 @@ use crate::{Segment, Side, TcpFlags};
 /// TCP MD5 signature (RFC 2385) and TCP-AO (RFC 5925): a host that has no key for the peer discards them.
 const SIGNED: [u8; 2] = [19, 29];
 
+/// Payload of a segment where the receiver has not said more (RFC 9293 §3.7.1).
+const DEFAULT_MSS: u32 = 536;
+
 /// What the receiver makes of a segment.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) enum Standing {
@@ -46,6 +49,9 @@ impl Sender {
         if segment.flags.contains(TcpFlags::RST) {
             return Standing::Sound;
         }
+        if segment.unusual || self.is_unchecked(segment, syns) {
+            return Standing::Odd;
+        }
         // These two may also come of an order in which packets were recorded, and of what the gate leaves out.
         if unsent || self.is_outdated(segment, syns) { Standing::Odd } else { Standing::Sound }
     }
@@ -78,6 +84,24 @@ impl Sender {
         // RFC 9293 §3.10.7.4: a segment without ACK is dropped. A reset needs none.
         let bare = !segment.flags.contains(TcpFlags::ACK) && !segment.flags.contains(TcpFlags::RST);
         if signed || bare { Standing::Odd } else { Standing::Sound }
+    }
+
+    /// The checksum is left to the hardware, although this sender's are computed: it arrived by a wire, where that is a wrong one. What the kernel
+    /// put together on arrival (GRO) has such a checksum too, and is longer than a segment.
+    fn is_unchecked(&self, segment: &Segment<'_>, syns: [Option<&SynFingerprint>; 2]) -> bool {
+        let [client, server] = syns;
+        let receiver = match segment.from {
+            Side::Client => server,
+            Side::Server => client,
+        };
+        let most = receiver.and_then(|syn| syn.mss).map_or(DEFAULT_MSS, u32::from);
+        self.checked
+            && !self.edited
+            && segment.checksum_right.is_none()
+            && segment.offset == 0
+            && segment.payload.len() == usize::try_from(segment.length).unwrap_or(usize::MAX)
+            && segment.length > 0
+            && segment.length <= most
     }
 
     /// RFC 7323 §5.2 (PAWS): older than what was taken in already.

@@ -23,6 +23,8 @@ pub(super) enum Mode {
     Rest,
     /// All of it, with its holes.
     All,
+    /// What the peer acknowledged, with its holes: nothing more will come.
+    Taken,
 }
 
 /// What comes next in a stream.
@@ -38,6 +40,8 @@ pub(super) enum Step {
 
 #[derive(Default)]
 pub(super) struct Stream {
+    /// The receiver is this host: what it has not acknowledged is never handed on.
+    strict: bool,
     /// Any segment of this side was seen.
     pub seen: bool,
     /// One with payload was seen.
@@ -69,6 +73,11 @@ pub(super) struct Stream {
 }
 
 impl Stream {
+    /// A stream of which nothing was seen. `strict`: the receiver is this host, and its acknowledgments are true.
+    pub fn new(strict: bool) -> Self {
+        Self { strict, ..Self::default() }
+    }
+
     /// Sets where the stream starts, from a SYN or from what the peer says about it.
     pub fn start(&mut self, seq: u32) {
         self.origin = Some(Origin(seq));
@@ -93,6 +102,11 @@ impl Stream {
     /// The peer acknowledged the FIN.
     pub fn is_fin_acked(&self) -> bool {
         self.fin.is_some_and(|fin| self.acked() > fin)
+    }
+
+    /// Whether this acknowledgment number covers the FIN and no more.
+    pub fn is_after_fin(&self, ack: u32) -> bool {
+        self.fin.is_some_and(|fin| self.offset(ack) == Some(fin + 1))
     }
 
     /// An RST with this sequence number is the one that the peer must obey (RFC 5961 §3.2), or one of its sender's own
@@ -185,7 +199,7 @@ impl Stream {
         }
         self.payload = true;
         let (offset, bytes) = from_origin(start, segment)?;
-        self.pieces.insert(offset, bytes, Stamp { at: segment.at, knew, standing })
+        self.pieces.insert(offset, bytes, Stamp { at: segment.at, knew, standing }, self.strict)
     }
 
     /// What comes next, if `mode` lets it go.
@@ -223,6 +237,7 @@ impl Stream {
             // only be late, or the acknowledgment a forged one.
             let certain = match mode {
                 Mode::Gaps | Mode::Acked | Mode::Rest => self.acked().min(self.gone),
+                Mode::Taken => self.acked(),
                 Mode::All => self.acked().max(self.highest),
             };
             let end = certain.min(first.unwrap_or(u64::MAX)).min(self.fin.unwrap_or(u64::MAX));
@@ -233,7 +248,7 @@ impl Stream {
             let Some(first) = first.filter(|_| mode != Mode::Gaps && self.pieces.is_over_bound()) else {
                 return self.decide_end(mode, front);
             };
-            if !self.acknowledged {
+            if !self.acknowledged && !self.strict {
                 return Some(Step::Gap { length: first - front, cause: GapCause::Window });
             }
             // The peer waits for the front: it will come. What is farthest ahead may be a decoy.
@@ -241,11 +256,15 @@ impl Stream {
         }
     }
 
-    fn decide_data(&self, mode: Mode, front: u64) -> Option<Step> {
+    fn decide_data(&mut self, mode: Mode, front: u64) -> Option<Step> {
         let acked = self.acked();
+        while self.strict && self.pieces.is_over_bound() && self.pieces.end() > acked {
+            self.pieces.drop_last();
+        }
         let rest = match mode {
             Mode::Gaps => return None,
-            Mode::Acked => self.pieces.is_over_bound(),
+            Mode::Taken => false,
+            Mode::Acked => !self.strict && self.pieces.is_over_bound(),
             Mode::Rest | Mode::All => true,
         };
         if acked > front {
@@ -257,7 +276,7 @@ impl Stream {
     fn decide_end(&self, mode: Mode, front: u64) -> Option<Step> {
         let taken = match mode {
             Mode::Gaps => false,
-            Mode::Acked => self.acked() > front,
+            Mode::Acked | Mode::Taken => self.acked() > front,
             Mode::Rest | Mode::All => true,
         };
         (self.fin == Some(front) && !self.finished && taken).then_some(Step::Finished)

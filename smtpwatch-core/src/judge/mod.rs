@@ -15,6 +15,7 @@ mod proof;
 mod refused;
 mod tamper;
 mod unused;
+mod witness;
 
 use std::{net::IpAddr, time::Duration};
 
@@ -74,7 +75,7 @@ pub struct Wire<'a> {
     pub round_trip: Option<Duration>,
     /// Conflicting copies beyond those that are kept.
     pub conflicts_dropped: u64,
-    /// The client sent most of its lines octet by octet: a person types (FP-25).
+    /// The client sent most of its bytes key by key, as far apart as a person's are (FP-25).
     pub typed: bool,
     /// Two different copies of one range of octets.
     pub conflicts: &'a [Conflict],
@@ -117,6 +118,7 @@ pub fn judge(case: Case<'_>) -> Vec<Claim> {
     }
     let mut claims = Vec::new();
     claims.extend(offer::judge(case));
+    claims.extend(witness::judge(case));
     claims.extend(refused::judge(case));
     claims.extend(unused::judge(case));
     claims.extend(ehlo::judge(case));
@@ -143,7 +145,7 @@ impl<'a> Case<'a> {
     fn unfounded(&self) -> bool {
         match self.session.doubt {
             Some(Doubt::Midstream | Doubt::OneSided | Doubt::Multipath) => true,
-            Some(Doubt::Gap | Doubt::Ambiguous) | None => false,
+            Some(Doubt::Gap | Doubt::Ambiguous | Doubt::Server) | None => false,
         }
     }
 

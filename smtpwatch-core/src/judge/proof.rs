@@ -7,6 +7,7 @@ use crate::{
     Role,
     finding::{Evidence, Kind, Severity},
     smtp::Starttls,
+    smtp::plain_keyword,
 };
 
 /// Conflicting copies quoted.
@@ -88,14 +89,8 @@ fn conflicts(case: Case<'_>, claim: &mut Claim) {
 
 /// Capability keywords in a piece of the server's stream. Anything else there may quote a secret or a name, and is not told.
 fn keywords(octets: &[u8]) -> Vec<String> {
-    let text = String::from_utf8_lossy(octets);
-    let keyword = |line: &str| {
-        let word = line.strip_prefix("250-").or_else(|| line.strip_prefix("250 "))?.split([' ', '=']).next()?;
-        let formed = (1..=20).contains(&word.len())
-            && word.bytes().all(|c| c.is_ascii_uppercase() || c.is_ascii_digit() || c == b'-');
-        formed.then(|| word.to_owned())
-    };
-    text.lines().filter_map(keyword).collect()
+    let lines = octets.split(|byte| *byte == b'\n').filter_map(plain_keyword);
+    lines.map(|keyword| String::from_utf8_lossy(keyword).into_owned()).collect()
 }
 
 /// FO-2: what is missing, and whether the rest is as it was.

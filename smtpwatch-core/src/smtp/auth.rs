@@ -13,15 +13,20 @@ impl Mechanism {
     /// Reads the word after AUTH. A word that does not have the form of a mechanism may be a secret that somebody
     /// put in the wrong place: it is not kept.
     pub(super) fn parse(word: &[u8]) -> Self {
-        let upper = word.to_ascii_uppercase();
+        let unknown = || Self("UNKNOWN".to_owned());
         let formed = (1..=MECHANISM_OCTETS).contains(&word.len())
-            && upper.iter().all(|c| c.is_ascii_uppercase() || c.is_ascii_digit() || matches!(c, b'-' | b'_'));
+            && word.iter().all(|c| c.is_ascii_alphanumeric() || matches!(c, b'-' | b'_'));
+        let Some(word) = str::from_utf8(word).ok().filter(|_| formed) else { return unknown() };
         // Base64 of anything longer than a name mixes cases; a mechanism is written in one.
-        let one_case = word == upper.as_slice() || word == word.to_ascii_lowercase().as_slice();
-        match String::from_utf8(upper) {
-            Ok(name) if formed && (one_case || MechanismClass::of(&name) != MechanismClass::Unknown) => Self(name),
-            _ => Self("UNKNOWN".to_owned()),
-        }
+        let has = |case: fn(&u8) -> bool| word.bytes().any(|byte| case(&byte));
+        let one_case = !(has(u8::is_ascii_uppercase) && has(u8::is_ascii_lowercase));
+        // No copy of a word that may be a secret: it would be given back as it is.
+        let mut upper = [0; MECHANISM_OCTETS];
+        let upper = &mut upper[..word.len()];
+        upper.copy_from_slice(word.as_bytes());
+        upper.make_ascii_uppercase();
+        let name = str::from_utf8(upper).unwrap_or_default();
+        if one_case || MechanismClass::of(name) != MechanismClass::Unknown { Self(name.to_owned()) } else { unknown() }
     }
 
     pub(super) fn name(&self) -> &str {

@@ -115,19 +115,20 @@ fn parse_bdat(rest: &[u8]) -> Command {
     Command::Bdat { size: size.and_then(|text| text.parse().ok()), last: last.eq_ignore_ascii_case(b"LAST") }
 }
 
+/// Parameters of MAIL, and the keyword of the EHLO reply that each acts on.
+const ACTED_ON: [(&[u8], &str); 5] =
+    [(b"SIZE", "SIZE"), (b"BODY", "8BITMIME"), (b"SMTPUTF8", "SMTPUTF8"), (b"RET", "DSN"), (b"ENVID", "DSN")];
+
 fn parse_mail(rest: &[u8]) -> Command {
     let after = rest.iter().rposition(|&c| c == b'>').map_or(rest, |at| &rest[at + 1..]);
     let mut requiretls = false;
     let mut acted_on = Vec::new();
-    for parameter in after.to_ascii_uppercase().split(u8::is_ascii_whitespace) {
-        requiretls |= parameter == b"REQUIRETLS";
-        acted_on.extend(match parameter.split(|&c| c == b'=').next().unwrap_or_default() {
-            b"SIZE" => Some("SIZE"),
-            b"BODY" => Some("8BITMIME"),
-            b"SMTPUTF8" => Some("SMTPUTF8"),
-            b"RET" | b"ENVID" => Some("DSN"),
-            _ => None,
-        });
+    // Compared where they stand: a copy of what somebody put among them would be given back as it is.
+    for parameter in after.split(u8::is_ascii_whitespace) {
+        requiretls |= parameter.eq_ignore_ascii_case(b"REQUIRETLS");
+        let name = parameter.split(|&c| c == b'=').next().unwrap_or_default();
+        let known = ACTED_ON.iter().find(|(known, _)| name.eq_ignore_ascii_case(known));
+        acted_on.extend(known.map(|(_, keyword)| *keyword));
     }
     Command::Mail { requiretls, acted_on }
 }

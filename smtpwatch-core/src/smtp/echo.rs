@@ -40,17 +40,16 @@ fn is_run(word: &[u8]) -> bool {
 
 /// Another word of the same length, most of whose letters are those of a long verb: changed, or put in another order.
 fn resembles(word: &[u8], sent: &str) -> bool {
-    let word = word.to_ascii_uppercase();
     if sent.len() < 8
         || word.len() != sent.len()
-        || word == sent.as_bytes()
+        || word.eq_ignore_ascii_case(sent.as_bytes())
         || !word.iter().all(u8::is_ascii_alphabetic)
     {
         return false;
     }
     let mut left = sent.as_bytes().to_vec();
     let common = word.iter().filter(|letter| {
-        let place = left.iter().position(|other| other == *letter);
+        let place = left.iter().position(|other| other.eq_ignore_ascii_case(letter));
         place.map(|place| left.swap_remove(place)).is_some()
     });
     common.count() + 2 >= sent.len()

@@ -6,6 +6,15 @@ use super::{
 };
 use crate::limits;
 
+/// The keyword of a line of an EHLO reply, where it has the form of one: other words may be a name or a secret.
+pub(crate) fn plain_keyword(line: &[u8]) -> Option<&[u8]> {
+    let word = line.strip_prefix(b"250-").or_else(|| line.strip_prefix(b"250 "))?;
+    let word = word.split(|byte| matches!(byte, b' ' | b'=' | b'\r')).next()?;
+    let formed = (1..=20).contains(&word.len())
+        && word.iter().all(|byte| byte.is_ascii_uppercase() || byte.is_ascii_digit() || *byte == b'-');
+    formed.then_some(word)
+}
+
 /// How STARTTLS is offered (THREATS A3, A5).
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
 pub enum Offer {
@@ -92,7 +101,7 @@ impl Capabilities {
     pub(super) fn extend(&mut self, reply: &Reply) {
         let mut lines = reply.lines.iter();
         if self.first_line.is_empty() && self.places.is_empty() {
-            let first = lines.next().map(|line| line.text.as_slice()).unwrap_or_default();
+            let first = lines.next().map(|line| &*line.text).unwrap_or_default();
             self.first_line = super::transcript::printable(first);
             self.name = host_name(first);
             self.starttls_on_first_line =
@@ -291,7 +300,7 @@ mod tests {
     }
 
     fn parse(lines: &[&str]) -> Capabilities {
-        let line = |text: &&str| ReplyLine { code: 250, text: text.as_bytes().to_vec() };
+        let line = |text: &&str| ReplyLine { code: 250, text: text.as_bytes().into() };
         Capabilities::parse(&Reply { code: 250, lines: lines.iter().map(line).collect() })
     }
 

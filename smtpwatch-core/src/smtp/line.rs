@@ -1,14 +1,13 @@
 //! Lines: octets up to LF.
 
-use std::borrow::Cow;
+use std::ops::Deref;
 
-use crate::limits;
+use crate::{limits, secret_buffer::SecretBuffer};
 
 /// One line without its end.
-#[derive(Clone, PartialEq, Eq, Debug)]
 pub(super) struct Line<'a> {
     /// The octets before CRLF or LF, at most [`limits::LINE`].
-    pub(super) bytes: Cow<'a, [u8]>,
+    pub(super) bytes: LineBytes<'a>,
     /// Ended by LF alone (RFC 5321 §2.3.8 forbids it; servers accept it).
     pub(super) bare_lf: bool,
     /// Octets were cut off at the end.
@@ -17,10 +16,27 @@ pub(super) struct Line<'a> {
     pub(super) octets: usize,
 }
 
+/// The bytes of a line: lent where it came in one piece.
+pub(super) enum LineBytes<'a> {
+    Lent(&'a [u8]),
+    Own(SecretBuffer),
+}
+
+impl Deref for LineBytes<'_> {
+    type Target = [u8];
+
+    fn deref(&self) -> &[u8] {
+        match self {
+            Self::Lent(bytes) => bytes,
+            Self::Own(bytes) => bytes,
+        }
+    }
+}
+
 /// Splits one direction into lines, however it is cut into pieces.
 #[derive(Debug, Default)]
 pub(super) struct Lines {
-    buffer: Vec<u8>,
+    buffer: SecretBuffer,
     /// Octets of the line that were cut off.
     overflow: usize,
 }
@@ -38,7 +54,7 @@ impl Lines {
         {
             let bare = body.strip_suffix(b"\r");
             return Some(Line {
-                bytes: bare.unwrap_or(body).into(),
+                bytes: LineBytes::Lent(bare.unwrap_or(body)),
                 bare_lf: bare.is_none(),
                 truncated: false,
                 octets: piece.len(),
@@ -59,7 +75,7 @@ impl Lines {
         if !bare_lf && bytes.last() == Some(&b'\r') {
             bytes.pop();
         }
-        Some(Line { bytes: bytes.into(), bare_lf, truncated, octets })
+        Some(Line { bytes: LineBytes::Own(bytes), bare_lf, truncated, octets })
     }
 
     /// The line that has begun and has no end yet.
@@ -69,7 +85,7 @@ impl Lines {
 
     /// Forgets what has begun.
     pub(super) fn clear(&mut self) {
-        self.buffer = Vec::new();
+        self.buffer = SecretBuffer::default();
         self.overflow = 0;
     }
 }
@@ -85,7 +101,7 @@ mod tests {
             let mut input = *piece;
             while let Some(Line { bytes, bare_lf, truncated, octets }) = lines.take(&mut input) {
                 taken += octets;
-                found.push((bytes.into_owned(), bare_lf, truncated));
+                found.push((bytes.to_vec(), bare_lf, truncated));
             }
         }
         let all: usize = pieces.iter().map(|piece| piece.len()).sum();

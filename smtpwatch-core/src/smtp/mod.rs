@@ -30,6 +30,7 @@ mod transcript;
 mod verb;
 
 pub use auth::{AuthExchange, MechanismClass};
+pub(crate) use ehlo::plain_keyword;
 pub use ehlo::{Capabilities, Capability, Offer};
 pub use observation::{Doubt, HandshakeEnd, Injection, Observation, Rewritten, Starttls};
 pub use session::{Session, SessionEvent};

@@ -30,6 +30,8 @@ pub enum Doubt {
     Ambiguous,
     /// Both ends speak Multipath TCP: other subflows may carry parts of the dialogue (EV-28).
     Multipath,
+    /// Copies of what the server said differ, or it said more than is followed: which of it this host took in cannot be told (EV-2).
+    Server,
 }
 
 /// What became of STARTTLS. The code is the server's, zero where a line had none.

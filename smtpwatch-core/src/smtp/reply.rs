@@ -1,7 +1,7 @@
 //! Replies: what the server says (RFC 5321 §4.2).
 
 use super::line::Line;
-use crate::limits;
+use crate::{limits, secret_buffer::SecretBuffer};
 
 /// One reply, all lines of it.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -17,8 +17,8 @@ pub(super) struct Reply {
 pub(super) struct ReplyLine {
     /// Its code: that of the others too, says RFC 5321 §4.2.1.
     pub(super) code: u16,
-    /// What stands after code and separator.
-    pub(super) text: Vec<u8>,
+    /// What stands after code and separator. It may quote a secret.
+    pub(super) text: SecretBuffer,
 }
 
 impl Reply {
@@ -29,7 +29,7 @@ impl Reply {
 
     /// Text of the first line.
     pub(super) fn first(&self) -> &[u8] {
-        self.lines.first().map(|line| line.text.as_slice()).unwrap_or_default()
+        self.lines.first().map(|line| &*line.text).unwrap_or_default()
     }
 
     pub(super) const fn is_positive(&self) -> bool {
@@ -73,10 +73,15 @@ impl Replies {
                 // Most replies have one line.
                 self.lines.reserve_exact(1);
             }
-            self.lines.push(ReplyLine { code, text: text.to_vec() });
+            self.lines.push(ReplyLine { code, text: text.into() });
         }
         self.begun = more;
         (!more).then(|| Reply { code, lines: std::mem::take(&mut self.lines) })
+    }
+
+    /// Frees the lines of a reply that has begun.
+    pub(super) fn clear(&mut self) {
+        self.lines = Vec::new();
     }
 
     /// A reply has begun and its last line has not come.
@@ -103,11 +108,12 @@ fn parse(line: &[u8]) -> Parsed<'_> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::smtp::line::LineBytes;
 
     fn replies(lines: &[&'static str]) -> Vec<(u16, Vec<String>)> {
         let mut replies = Replies::default();
         let line = |text: &'static str| Line {
-            bytes: text.as_bytes().into(),
+            bytes: LineBytes::Lent(text.as_bytes()),
             bare_lf: false,
             truncated: false,
             octets: text.len() + 2,
@@ -135,14 +141,18 @@ mod tests {
     #[test]
     fn a_reply_without_end_is_bounded_and_keeps_what_counts() {
         let mut replies = Replies::default();
-        let line =
-            |text: &'static [u8]| Line { bytes: text.into(), bare_lf: false, truncated: false, octets: text.len() + 2 };
+        let line = |text: &'static [u8]| Line {
+            bytes: LineBytes::Lent(text),
+            bare_lf: false,
+            truncated: false,
+            octets: text.len() + 2,
+        };
         for text in [&b"250-SIZE"[..], b"250-STARTTLS"] {
             for _ in 0..10 * limits::REPLY_LINES {
                 assert_eq!(replies.push(&line(text)), None);
             }
         }
         assert_eq!(replies.lines.len(), limits::REPLY_LINES);
-        assert!(replies.begun && replies.lines.iter().any(|line| line.text == b"STARTTLS"));
+        assert!(replies.begun && replies.lines.iter().any(|line| *line.text == *b"STARTTLS"));
     }
 }

@@ -8,11 +8,13 @@ use base64::{
     engine::{DecodePaddingMode, GeneralPurpose, GeneralPurposeConfig},
 };
 
+use crate::secret_buffer::SecretBuffer;
+
 /// Octets of a SASL exchange, or such as may be. They live as long as their session's machine, only to be struck from what
 /// the server says, should it quote them (THREATS FO-12), and are overwritten then. There is no way to print, compare or
 /// serialise them.
 pub(super) struct Secret {
-    octets: Vec<u8>,
+    octets: SecretBuffer,
     /// Octets of the shortest word of it that is looked for.
     shortest: usize,
 }
@@ -35,20 +37,25 @@ pub(super) const BLANK: &str = "[secret]";
 impl Secret {
     /// Takes the line as it came. Each word of it is a secret of its own, and so is what it is in base64 (RFC 4954 §4): a
     /// server may quote the password itself.
-    pub(super) fn new(mut line: Vec<u8>) -> Self {
-        for word in line.clone().split(u8::is_ascii_whitespace) {
-            if let Ok(decoded) = BASE64.decode(word) {
-                line.push(b' ');
-                // Of PLAIN and of the tokens: fields apart by NUL and SOH.
-                line.extend(decoded.iter().map(|octet| if octet.is_ascii_control() { b' ' } else { *octet }));
-            }
+    pub(super) fn new(line: &[u8]) -> Self {
+        let mut octets = SecretBuffer::from(line);
+        for word in line.split(u8::is_ascii_whitespace) {
+            // Room is made before: the decoder would leave in its own buffer what it read of a word that turns out to be none.
+            let start = octets.len() + 1;
+            octets.extend_zeros(1 + base64::decoded_len_estimate(word.len()));
+            octets[start - 1] = b' ';
+            let length = BASE64.decode_slice(word, &mut octets[start..]).unwrap_or(0);
+            octets.truncate(if length == 0 { start - 1 } else { start + length });
+            // Of PLAIN and of the tokens: fields apart by NUL and SOH.
+            let decoded = octets.get_mut(start..).unwrap_or_default();
+            decoded.iter_mut().filter(|octet| octet.is_ascii_control()).for_each(|octet| *octet = b' ');
         }
-        Self { octets: line, shortest: SHORTEST }
+        Self { octets, shortest: SHORTEST }
     }
 
     /// Takes words that may be a secret in the wrong place.
-    pub(super) fn unexpected(words: Vec<u8>) -> Self {
-        Self { octets: words, shortest: SHORTEST_UNEXPECTED }
+    pub(super) fn unexpected(words: &[u8]) -> Self {
+        Self { octets: words.into(), shortest: SHORTEST_UNEXPECTED }
     }
 
     /// Where every word of the secret stands in a line, in any case.
@@ -72,12 +79,6 @@ fn places(line: &[u8], word: &[u8]) -> Vec<Range<usize>> {
     found
 }
 
-impl Drop for Secret {
-    fn drop(&mut self) {
-        self.octets.fill(0);
-    }
-}
-
 impl std::fmt::Debug for Secret {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.write_str("Secret")
@@ -96,7 +97,7 @@ mod tests {
 
     #[test]
     fn an_echo_is_found() {
-        let secret = Secret::new(b"PLAIN AHVzZXIAcGFzcw==".to_vec());
+        let secret = Secret::new(b"PLAIN AHVzZXIAcGFzcw==");
         let echo = "5.5.1 unrecognized: \"auth plain ahvzzxiacgfzcw==\" AHVzZXIAcGFzcw==";
         let struck = struck(&secret, echo);
         assert!(!struck.to_ascii_lowercase().contains("ahvz"), "{struck}");
@@ -105,15 +106,15 @@ mod tests {
 
     #[test]
     fn an_echo_that_was_cut_is_found_too() {
-        let secret = Secret::new(b"AHVzZXIAdGhlLWxvbmctc2VjcmV0".to_vec());
+        let secret = Secret::new(b"AHVzZXIAdGhlLWxvbmctc2VjcmV0");
         assert_eq!(struck(&secret, "500 line too long: AHVzZXIAdGhl..."), "500 line too long: ************...");
     }
 
     #[test]
     fn the_password_itself_is_found() {
-        let secret = Secret::new(b"PLAIN AGFubmEATjB0LWEtczNjcmV0".to_vec());
+        let secret = Secret::new(b"PLAIN AGFubmEATjB0LWEtczNjcmV0");
         assert_eq!(struck(&secret, "user anna, password N0t-a-s3cret bad"), "user ****, password ************ bad");
-        let token = Secret::new(b"dXNlcj1hbm5hAWF1dGg9QmVhcmVyIHRva2VuLTEyMzQ1AQE".to_vec());
+        let token = Secret::new(b"dXNlcj1hbm5hAWF1dGg9QmVhcmVyIHRva2VuLTEyMzQ1AQE");
         assert_eq!(struck(&token, "no such token-12345"), "no such ***********");
     }
 }

@@ -290,7 +290,7 @@ mod tests {
 
     #[test]
     fn replies_quote_no_secret() {
-        let secrets = [Secret::new(b"AGFubmEATjB0LWEtczNjcmV0".to_vec())];
+        let secrets = [Secret::new(b"AGFubmEATjB0LWEtczNjcmV0")];
         let shown = |line: &'static str, other| {
             let shown = Shown::reply(line.as_bytes(), secrets.iter(), other);
             (shown.text(), String::from_utf8_lossy(&shown.octets()).into_owned())

@@ -7,7 +7,7 @@ use tls_parser::{
     parse_tls_extensions, parse_tls_message_handshake,
 };
 
-use crate::Side;
+use crate::{Side, secret_buffer::SecretBuffer};
 
 /// Octets of one message that are collected: a ClientHello with a post-quantum key share is below 2 KiB, a ServerHello
 /// below 200 octets. What does not fit is not TLS that anybody negotiates.
@@ -104,7 +104,7 @@ struct Direction {
     /// Place of the octet of a record that is read next.
     place: u64,
     /// Octets before the first record, at most [`BEFORE_OCTETS`].
-    before: Vec<u8>,
+    before: SecretBuffer,
     /// A record has begun: what follows is records.
     tls: bool,
     /// The header of a record, as far as it came.
@@ -112,7 +112,7 @@ struct Direction {
     /// Octets of the record's content that have not come.
     left: u16,
     /// Content of handshake records: the start of a message.
-    handshake: Vec<u8>,
+    handshake: SecretBuffer,
     /// Where in the stream that content began; `None` where it stands in more than one record.
     message: Option<u64>,
     /// What is read of them.
@@ -142,7 +142,7 @@ enum Reading {
 impl Direction {
     fn read_nothing(&mut self) {
         self.reading = Reading::Nothing;
-        self.handshake = Vec::new();
+        self.handshake = SecretBuffer::default();
     }
 }
 
@@ -170,7 +170,7 @@ impl TlsPhase {
         direction.tls = true;
         direction.opaque = direction.before.first().is_some_and(|octet| *octet >= 0x80);
         // Not `split_off`: it leaves the room of all of them behind.
-        let records = direction.before[start..].to_vec();
+        let records = SecretBuffer::from(&direction.before[start..]);
         direction.place = place.saturating_add(bytes.len() as u64).saturating_sub(records.len() as u64);
         direction.before.truncate(start);
         direction.before.shrink_to_fit();
@@ -210,7 +210,14 @@ impl TlsPhase {
         std::mem::take(&mut self.shown)
     }
 
-    pub(super) fn take_before(&mut self, from: Side) -> Vec<u8> {
+    /// Overwrites what stands before the first TLS record of both directions; how much it is stays known.
+    pub(super) fn forget_before(&mut self) {
+        for direction in [&mut self.client, &mut self.server] {
+            direction.before.fill(0);
+        }
+    }
+
+    pub(super) fn take_before(&mut self, from: Side) -> SecretBuffer {
         std::mem::take(&mut self.direction_mut(from).before)
     }
 
@@ -343,14 +350,14 @@ impl TlsPhase {
         self.shown.extend(shown);
         let direction = self.direction_mut(from);
         if let (true, Some((used, _))) = (retry, server) {
-            direction.handshake.drain(..used);
+            direction.handshake.remove_front(used);
             direction.message = direction.message.map(|at| at.saturating_add(used as u64));
             return;
         }
         match server {
             Some((used, ServerHello { version: 0x0300..=0x0303, .. })) if !direction.hole => {
                 direction.reading = Reading::Certificate;
-                direction.handshake.drain(..used);
+                direction.handshake.remove_front(used);
             }
             _ => direction.read_nothing(),
         }

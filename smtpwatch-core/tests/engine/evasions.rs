@@ -111,7 +111,11 @@ fn ev8_ev9_what_the_host_discards_is_not_read() {
             decoy.options[4..8].copy_from_slice(&0_u32.to_be_bytes());
         }),
     ];
-    assert_eq!(behind_a_decoy(|_| ()).kinds(), [Kind::StreamTampering], "nothing tells which copy is the decoy");
+    // Nothing tells which copy is the decoy; that this host went on in cleartext, its own bytes say.
+    let heard = behind_a_decoy(|_| ());
+    assert_eq!(heard.kinds(), [Kind::StarttlsStripped, Kind::StreamTampering]);
+    assert!(heard.findings[0].proof.iter().any(|line| line.contains("did not begin TLS")), "{:?}", heard.findings[0]);
+    assert_eq!(heard.sessions[0].result, SessionResult::Unknown);
     for (name, dress) in decoys {
         let heard = behind_a_decoy(dress);
         assert!(heard.kinds().contains(&Kind::StarttlsStripped), "{name}: {:?} {:?}", heard.kinds(), heard.sessions);
@@ -129,7 +133,8 @@ fn ev9_a_wrong_checksum_is_discarded_and_accuses_nobody() {
     let whole = talk.packets.clone();
     talk.packets.clear();
     for packet in whole {
-        if !packet.payload.is_empty() {
+        // What arrives; what leaves was never damaged.
+        if !packet.payload.is_empty() && packet.from == Side::Server {
             let payload = packet.payload.iter().map(|octet| octet ^ 0x20).collect();
             talk.packets.push(Packet { payload, checksum_right: Some(false), ..packet.clone() });
         }
@@ -350,7 +355,7 @@ fn ev24_the_bounds_are_those_of_the_settings() {
     let mut engine = Engine::new(settings, Vec::new(), History::new(10));
     let mut evicted = HashMap::new();
     for number in 0..100 {
-        let mut one = Talk::new(25).seen_by_server();
+        let mut one = Talk::new(25).seen_by_server().s("220 mx1.example.net\r\n");
         // The first ones are of one peer.
         let peer = if number < 20 { 1 } else { number };
         one.flow.client = ([203, 0, 113, peer], 1000 + u16::from(number)).into();
@@ -402,7 +407,7 @@ fn ev24_one_peer_has_its_quota() {
     let mut engine = engine(vec![]);
     let mut evicted = 0;
     for number in 0..limits::FLOWS / limits::PEER_SHARE + 10 {
-        let mut one = Talk::new(25).seen_by_server();
+        let mut one = Talk::new(25).seen_by_server().s("220 mx1.example.net\r\n");
         one.flow.client = ([203, 0, 113, 7], u16::try_from(1000 + number).expect("small")).into();
         for packet in &one.packets {
             engine.handle(&one.segment(packet));

@@ -374,8 +374,12 @@ fn a_chunk_that_the_server_reads_as_commands_ends_the_verdict() {
 
 #[test]
 fn lines_beyond_those_that_are_kept_count_where_they_tell_of_starttls() {
-    let long = |line: &str| format!("250-mx1.example.net\r\n{}250 {line}\r\n", "250-X-FEATURE\r\n".repeat(5000));
-    let kinds = |line: &str| hear_after(&honest_history(9), &deliver(greeted().s(long(line))), Vec::new()).kinds();
+    let long = || format!("250-mx1.example.net\r\n{}", "250-X-FEATURE\r\n".repeat(2500));
+    let kinds = |line: &str| {
+        let reply =
+            greeted().s(long()).ack(Side::Client).s("250-X-FEATURE\r\n".repeat(2500)).s(format!("250 {line}\r\n"));
+        hear_after(&honest_history(9), &deliver(reply), Vec::new()).kinds()
+    };
     assert_eq!(kinds("STARTTLS"), [Kind::StarttlsUnused]);
     assert_eq!(kinds("XXXXXXXA"), [Kind::StarttlsMasked]);
     assert_eq!(kinds("HELP"), [Kind::StarttlsStripped]);

@@ -7,6 +7,7 @@ use smtpwatch_core::{
     engine::{Delivery, GateAction, LossCause, SessionSummary},
     finding::Kind,
     policy::{history::History, published::Wanted, rule::Rule},
+    segment::Direction,
 };
 
 /// One segment that owns its octets.
@@ -28,6 +29,8 @@ pub struct Packet {
 pub struct Talk {
     pub flow: FlowKey,
     pub role: Role,
+    /// Which way each packet goes is known, as it is live.
+    pub directions: bool,
     pub packets: Vec<Packet>,
     next: [u32; 2],
     at: i64,
@@ -52,11 +55,24 @@ impl Talk {
         server.set_port(port);
         let flow = FlowKey { client: address("192.0.2.10:41234"), server };
         // Close to the wrap, so that every dialogue crosses it.
-        Self { flow, role: Role::Client, packets: Vec::new(), next: [u32::MAX - 20, u32::MAX - 60], at: START }
+        Self {
+            flow,
+            role: Role::Client,
+            directions: true,
+            packets: Vec::new(),
+            next: [u32::MAX - 20, u32::MAX - 60],
+            at: START,
+        }
     }
 
     pub fn seen_by_server(mut self) -> Self {
         self.role = Role::Server;
+        self
+    }
+
+    /// A capture that does not say which way packets went.
+    pub fn without_directions(mut self) -> Self {
+        self.directions = false;
         self
     }
 
@@ -206,7 +222,13 @@ impl Talk {
             flow: self.flow,
             from: packet.from,
             role: self.role,
+            direction: match self.directions {
+                true if packet.from == self.role.side() => Some(Direction::Egress),
+                true => Some(Direction::Ingress),
+                false => None,
+            },
             interface: "eth0",
+            interface_index: 2,
             seq: packet.seq,
             ack: packet.ack,
             flags: packet.flags,
@@ -216,6 +238,7 @@ impl Talk {
             options: &packet.options,
             checksum_right: packet.checksum_right,
             length,
+            unusual: false,
             offset: 0,
             payload: &packet.payload,
             body_ended: false,

@@ -1,6 +1,7 @@
 //! Honest peers that a careless detector accuses (THREATS §3): each test fails when its trap is fallen into.
 
 use smtpwatch_core::{
+    Side,
     engine::SessionResult,
     finding::{Evidence, Kind, Severity, StarttlsState},
     policy::rule::{Rule, StarttlsRule},
@@ -296,7 +297,55 @@ fn fp24_long_replies_utf8_bare_codes_and_trailing_blanks() {
 fn fp25_octets_typed_by_a_person_are_not_scored() {
     let talk = quit(Talk::new(25).s(GREETING).c("XXXX mail.example.org\r\n").s("500 what?\r\n")).seen_by_server();
     assert_eq!(hear(&talk, Vec::new()).kinds(), [Kind::CommandRewritten]);
-    silent(&talk.cut(1));
+    silent(&typed(&talk, 20));
+    let mut last = typed(&talk, 90);
+    let line_end = last.packets.iter().position(|packet| packet.payload == b"\r").expect("typed");
+    // Enter is one key, and two bytes.
+    last.packets[line_end].payload.push(b'\n');
+    last.packets.remove(line_end + 2);
+    silent(&last);
+}
+
+#[test]
+fn fp25_bytes_sent_one_by_one_are_not_typed_by_a_person() {
+    let talk = quit(Talk::new(25).s(GREETING).c("XXXX mail.example.org\r\n").s("500 what?\r\n")).seen_by_server();
+    for milliseconds in [0, 1, 19] {
+        assert_eq!(
+            hear(&typed(&talk, milliseconds), Vec::new()).kinds(),
+            [Kind::CommandRewritten],
+            "{milliseconds} ms"
+        );
+    }
+    // A few keys beside a verb that came whole.
+    let mut keys = Talk::new(25).s(GREETING).c("XXXX mail.example.org\r\n").s("500 what?\r\n").seen_by_server();
+    for key in b"NOOP " {
+        keys = keys.pause(1).c([*key]);
+    }
+    for _ in 0..5 {
+        keys = keys.c("\r\n").s("250 ok\r\n").c("NOOP");
+    }
+    assert_eq!(hear(&quit(keys.c("\r\n").s("250 ok\r\n")), Vec::new()).kinds(), [Kind::CommandRewritten]);
+}
+
+#[test]
+fn fp25_a_client_that_is_known_to_use_tls_is_not_taken_for_a_person() {
+    let before: Vec<_> = (0..9).map(|hour| honest().seen_by_server().at((hour - 1000) * 3600)).collect();
+    let talk = quit(Talk::new(25).s(GREETING).c("XXXX gw.example.org\r\n").s("500 what?\r\n")).seen_by_server();
+    let heard = hear_after(&before, &typed(&talk, 50), Vec::new());
+    assert!(heard.kinds().contains(&Kind::CommandRewritten), "{:?}", heard.kinds());
+}
+
+/// What the client says comes byte by byte, so many milliseconds apart.
+fn typed(talk: &Talk, milliseconds: i64) -> Talk {
+    let mut talk = talk.cut(1);
+    let mut late = 0;
+    for packet in &mut talk.packets {
+        if packet.from == Side::Client && !packet.payload.is_empty() {
+            late += milliseconds * 1_000_000;
+        }
+        packet.at += late;
+    }
+    talk
 }
 
 #[test]

@@ -8,7 +8,7 @@ use smtpwatch::{
     config::Config,
     pipeline::{Pipeline, Source},
 };
-use smtpwatch_common::{Direction, Link, PortSet};
+use smtpwatch_common::{Link, PortSet};
 use smtpwatch_core::{
     Output, Timestamp,
     engine::{EvictReason, GateOrder, SessionResult},
@@ -144,7 +144,7 @@ impl Lab {
                 wire_len: u32::try_from(bytes.len()).unwrap_or(u32::MAX),
                 at_ns: u64::try_from(at.0).unwrap_or(0),
                 interface: 0,
-                direction: Direction::Ingress,
+                direction: None,
             };
             let mut take = |output| match output {
                 Output::Gate(order) => orders.push(order),

@@ -14,6 +14,8 @@ pub struct Interface {
     pub index: u32,
     /// What its packets begin with; `None` for a link layer that is not understood.
     pub link: Option<Link>,
+    /// Its Ethernet address.
+    pub address: Option<[u8; 6]>,
 }
 
 /// The interfaces that match one of `patterns`; without patterns those that carry a default route.
@@ -45,11 +47,19 @@ fn all() -> io::Result<BTreeMap<u32, Interface>> {
     for address in getifaddrs()? {
         let Some(link) = address.address.as_ref().and_then(|storage| storage.as_link_addr()) else { continue };
         let Ok(index) = u32::try_from(link.ifindex()) else { continue };
-        let interface = Interface { name: address.interface_name.clone(), index, link: link_layer(link.hatype()) };
+        let interface = Interface {
+            name: address.interface_name.clone(),
+            index,
+            link: link_layer(link.hatype()),
+            address: if link.hatype() == ETHERNET { link.addr() } else { None },
+        };
         found.insert(index, interface);
     }
     Ok(found)
 }
+
+/// Hardware type of Ethernet (include/uapi/linux/if_arp.h: ARPHRD_ETHER).
+const ETHERNET: u16 = 1;
 
 /// The link layer of a hardware type (include/uapi/linux/if_arp.h).
 const fn link_layer(hardware: u16) -> Option<Link> {

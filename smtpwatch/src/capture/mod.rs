@@ -29,10 +29,7 @@ use aya::{
     maps::{HashMap, MapData, MapError, RingBuf},
 };
 use aya_log::EbpfLogger;
-use nix::{
-    poll::{PollFd, PollFlags, PollTimeout, poll},
-    time::{ClockId, clock_gettime},
-};
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use smtpwatch_common::{FlowKey, FlowState, Order, PortSet, Record};
 use smtpwatch_core::{
     Timestamp,
@@ -42,7 +39,10 @@ use smtpwatch_core::{
 pub use attach::{Attachment, Hook};
 pub use object::object_digest;
 
-use crate::config::{Config, Ingress};
+use crate::{
+    clock::Steady,
+    config::{Config, Ingress},
+};
 use attach::Attachments;
 use control::Position;
 use counters::Counters;
@@ -205,6 +205,8 @@ pub struct Capture {
     ring: RingBuf<MapData>,
     control: Control,
     counters: Arc<Counters>,
+    /// The kernel's: Ethernet address by interface index, and two bytes of padding.
+    link_addresses: HashMap<MapData, u32, [u8; 8]>,
     clock: Clock,
     log: Option<EbpfLogger<KernelLog>>,
     /// A record that could not be read was told.
@@ -232,6 +234,8 @@ impl Capture {
         for interface in &wanted {
             attachments.attach(&mut object, interface, settings.ingress, loaded.no_xdp.as_deref())?;
         }
+        let mut link_addresses = map(&mut object, "LINK_ADDRESSES")?;
+        note_addresses(&mut link_addresses, &wanted)?;
         Ok(Self {
             attachments,
             settings: settings.clone(),
@@ -240,7 +244,8 @@ impl Capture {
             ring: map(&mut object, "RING")?,
             control: Control { orders: map(&mut object, "ORDERS")?, flows: map(&mut object, "FLOWS")?, serial: 0 },
             counters: Arc::new(Counters::new(map(&mut object, "COUNTERS")?)),
-            clock: Clock::now()?,
+            link_addresses,
+            clock: Clock::start()?,
             log,
             undecodable: false,
             object,
@@ -284,6 +289,7 @@ impl Capture {
     /// Lets go of what is not wanted or has gone; attaches what is wanted.
     fn follow(&mut self) -> Result<bool, CaptureError> {
         let wanted = wanted(&self.settings)?;
+        note_addresses(&mut self.link_addresses, &wanted)?;
         let same = |held: &Attachment, interface: &Interface| {
             held.index == interface.index && held.interface == interface.name
         };
@@ -353,7 +359,7 @@ impl Capture {
                     continue;
                 }
             };
-            let at = self.clock.time_of_day(record.header.timestamp);
+            let at = self.clock.steady.at(record.header.timestamp);
             let name = self.attachments.name_of(record.header.interface);
             let Orders(orders) = on(record, at, name).into();
             for order in orders {
@@ -361,6 +367,15 @@ impl Capture {
             }
         }
         Ok(Drained::Part)
+    }
+
+    /// The engine's time, as the records have it.
+    ///
+    /// # Errors
+    ///
+    /// The system does not tell.
+    pub fn now(&self) -> Result<Timestamp, CaptureError> {
+        self.clock.steady.now().map_err(unread)
     }
 
     /// Passes on an order that does not come of a record: a deadline has passed. [`GateAction::MuteBody`] is void here,
@@ -386,6 +401,26 @@ impl Capture {
     }
 }
 
+/// Tells the kernel programs the Ethernet addresses of `interfaces`: an index may be used again, and an address may change.
+fn note_addresses(
+    addresses: &mut HashMap<MapData, u32, [u8; 8]>,
+    interfaces: &[Interface],
+) -> Result<(), CaptureError> {
+    for interface in interfaces {
+        match interface.address {
+            Some([a, b, c, d, e, f]) => {
+                addresses.insert(interface.index, [a, b, c, d, e, f, 0, 0], 0).map_err(map_error)?;
+            }
+            None => match addresses.remove(&interface.index) {
+                Ok(()) | Err(MapError::KeyNotFound) => {}
+                Err(MapError::SyscallError(error)) if error.io_error.raw_os_error() == Some(libc::ENOENT) => {}
+                Err(error) => return Err(map_error(error)),
+            },
+        }
+    }
+    Ok(())
+}
+
 /// The way back into the kernel.
 struct Control {
     orders: HashMap<MapData, [u8; FlowKey::SIZE], [u8; Order::SIZE]>,
@@ -402,41 +437,41 @@ impl Control {
 
     /// Which life of the flow the kernel holds.
     fn life(&self, order: &GateOrder) -> Result<Option<u64>, CaptureError> {
-        match self.flows.get(&control::key(&order.flow).to_bytes(), 0) {
-            Ok(state) => Ok(Some(FlowState::flow_of(&state))),
-            Err(MapError::KeyNotFound) => Ok(None),
-            Err(error) => Err(map_error(error)),
+        // Of a flow between two watched ports the kernel may have the ends the other way round.
+        let key = control::key(&order.flow);
+        for key in [key, key.swapped()] {
+            match self.flows.get(&key.to_bytes(), 0) {
+                Ok(state) => return Ok(Some(FlowState::flow_of(&state))),
+                Err(MapError::KeyNotFound) => {}
+                Err(error) => return Err(map_error(error)),
+            }
         }
+        Ok(None)
     }
 }
 
-/// From the kernel's clock to the time of day.
+/// From the kernel's clock to the engine's time.
 struct Clock {
     compared: Instant,
-    /// What to add, in nanoseconds.
-    offset: i64,
+    steady: Steady,
 }
 
 impl Clock {
-    fn now() -> Result<Self, CaptureError> {
-        let nanoseconds = |clock| -> Result<i64, CaptureError> {
-            let time = clock_gettime(clock).map_err(|error| system("cannot read the clock")(error.into()))?;
-            Ok(time.tv_sec() * 1_000_000_000 + time.tv_nsec())
-        };
-        let offset = nanoseconds(ClockId::CLOCK_REALTIME)? - nanoseconds(ClockId::CLOCK_MONOTONIC)?;
-        Ok(Self { compared: Instant::now(), offset })
+    fn start() -> Result<Self, CaptureError> {
+        Ok(Self { compared: Instant::now(), steady: Steady::start().map_err(unread)? })
     }
 
     fn compare(&mut self) -> Result<(), CaptureError> {
         if self.compared.elapsed() >= CLOCK_AGE {
-            *self = Self::now()?;
+            self.compared = Instant::now();
+            self.steady.measure().map_err(unread)?;
         }
         Ok(())
     }
+}
 
-    fn time_of_day(&self, monotonic: u64) -> Timestamp {
-        Timestamp(i64::try_from(monotonic).unwrap_or(i64::MAX).saturating_add(self.offset))
-    }
+fn unread(error: nix::Error) -> CaptureError {
+    system("cannot read the clock")(error.into())
 }
 
 /// The target of the kernel programs' own lines in the log.

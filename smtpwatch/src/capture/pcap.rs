@@ -9,9 +9,10 @@ use std::{
 };
 
 use pcap_parser::{
-    Block, InterfaceDescriptionBlock, Linktype, PcapBlockOwned, PcapError, create_reader, traits::PcapNGPacketBlock,
+    Block, EnhancedPacketBlock, InterfaceDescriptionBlock, Linktype, PcapBlockOwned, PcapError, create_reader,
+    traits::PcapNGPacketBlock,
 };
-use smtpwatch_common::walk::Link;
+use smtpwatch_common::{Direction, walk::Link};
 use smtpwatch_core::Timestamp;
 
 /// Octets read at once; also the least that a block may need.
@@ -30,6 +31,11 @@ pub struct CapturedPacket<'a> {
     pub at: Timestamp,
     /// Name of the interface; empty where the file does not tell.
     pub interface: &'a str,
+    /// Number of the interface in its section.
+    pub interface_index: u32,
+    /// Which way it went, as seen by the capturing host, where the file says so: the flags of a pcapng packet, or the packet type of a Linux
+    /// cooked capture.
+    pub direction: Option<Direction>,
     /// What `bytes` begins with.
     pub link: Link,
     /// The octets, from the link layer on; of pseudo-headers only what the gate understands is left.
@@ -167,7 +173,7 @@ impl Section {
                         .clock
                         .at(u128::from(packet.ts_sec) * interface.clock.units_per_second + u128::from(packet.ts_usec))
                 };
-                self.packet(0, fraction, packet.data, packet.origlen, report, on);
+                self.packet((0, None), fraction, packet.data, packet.origlen, report, on);
             }
             PcapBlockOwned::NG(Block::SectionHeader(header)) => {
                 *self = Self { big_endian: Some(header.big_endian()), interfaces: Vec::new() };
@@ -180,7 +186,7 @@ impl Section {
             PcapBlockOwned::NG(Block::EnhancedPacket(packet)) => {
                 let units = u128::from(packet.ts_high) << 32 | u128::from(packet.ts_low);
                 self.packet(
-                    packet.if_id,
+                    (packet.if_id, flagged(packet, self.big_endian.unwrap_or(false))),
                     |interface| interface.clock.at(units),
                     packet.packet_data(),
                     packet.origlen,
@@ -190,7 +196,7 @@ impl Section {
             }
             // Simple packets have no time.
             PcapBlockOwned::NG(Block::SimplePacket(packet)) => {
-                self.packet(0, |_| Timestamp::default(), packet.packet_data(), packet.origlen, report, on);
+                self.packet((0, None), |_| Timestamp::default(), packet.packet_data(), packet.origlen, report, on);
             }
             PcapBlockOwned::NG(_) => {}
         }
@@ -198,7 +204,7 @@ impl Section {
 
     fn packet(
         &self,
-        interface: u32,
+        (index, flagged): (u32, Option<Direction>),
         at: impl FnOnce(&Interface) -> Timestamp,
         data: &[u8],
         wire_len: u32,
@@ -206,7 +212,7 @@ impl Section {
         on: &mut impl FnMut(CapturedPacket<'_>),
     ) {
         report.packets += 1;
-        let interface = usize::try_from(interface).ok().and_then(|index| self.interfaces.get(index));
+        let interface = usize::try_from(index).ok().and_then(|index| self.interfaces.get(index));
         let Some(interface) = interface else {
             report.skipped += 1;
             return;
@@ -217,6 +223,8 @@ impl Section {
                 on(CapturedPacket {
                     at: at(interface),
                     interface: &interface.name,
+                    interface_index: index,
+                    direction: flagged.or_else(|| cooked_direction(interface.linktype, data)),
                     link,
                     bytes,
                     wire_len: wire_len.saturating_sub(stripped),
@@ -306,6 +314,33 @@ fn cooked(data: &[u8], protocol: usize, header: usize) -> Stripped<'_> {
         }
     }
     Stripped::NotIp
+}
+
+/// What the flags of an enhanced packet block say (option 2: draft-ietf-opsawg-pcapng §4.3.1): 1 inbound, 2 outbound.
+fn flagged(packet: &EnhancedPacketBlock<'_>, big_endian: bool) -> Option<Direction> {
+    let flags = packet.options.iter().find(|option| option.code.0 == 2)?;
+    let octets = *flags.value().first_chunk::<4>()?;
+    let bits = if big_endian { u32::from_be_bytes(octets) } else { u32::from_le_bytes(octets) };
+    match bits & 3 {
+        1 => Some(Direction::Ingress),
+        2 => Some(Direction::Egress),
+        _ => None,
+    }
+}
+
+/// What the packet type of a Linux cooked capture says: 4 for what this host sent, 0 for what was sent to it. What was broadcast, or sent
+/// between others, says nothing.
+fn cooked_direction(linktype: i32, data: &[u8]) -> Option<Direction> {
+    let kind = match Linktype(linktype) {
+        Linktype::LINUX_SLL => data.get(..2).map(|octets| u16::from_be_bytes([octets[0], octets[1]]))?,
+        Linktype::LINUX_SLL2 => u16::from(*data.get(10)?),
+        _ => return None,
+    };
+    match kind {
+        0 => Some(Direction::Ingress),
+        4 => Some(Direction::Egress),
+        _ => None,
+    }
 }
 
 /// What a file is whose header is no capture header.

@@ -3,18 +3,21 @@
 //! It runs the very code of the kernel programs ([`smtpwatch_common::process()`]); a differential test holds the two
 //! together. Only the maps differ: here the flow table is exact, there it is the kernel's approximate LRU.
 
-use std::collections::hash_map::Entry;
+use std::net::IpAddr;
 
 use smtpwatch_common::{
     Counter, Direction, FlowKey, FlowState, Flows, Host, Link, Order, Outcome, PortSet, Record, RecordBuffer, Scratch,
-    Slice, Tag, gate, process, record::UID_UNKNOWN,
+    Segment, Side, Slice, Tag, gate, process, record::UID_UNKNOWN,
 };
 use smtpwatch_core::{engine::GateOrder, hash::HashMap};
 
 use super::control::{self, Position};
+use crate::config::Network;
 
 /// Flows whose state is held, where nothing else is said; the least recently active ones make room.
 pub const FLOWS: usize = 262_144;
+/// Flows that are being opened at once.
+const OPENING: usize = 32_768;
 
 /// A packet as a capture file tells it.
 #[derive(Clone, Copy, Debug)]
@@ -29,24 +32,25 @@ pub struct CapturedFrame<'a> {
     pub at_ns: u64,
     /// Number of the interface in the capture.
     pub interface: u32,
-    /// Which way it went, as seen by the host that is judged.
-    pub direction: Direction,
+    /// Which way it went, as seen by the host that is judged, where the capture says so.
+    pub direction: Option<Direction>,
 }
 
 /// The gate with its flow table.
 ///
 /// ```
 /// # use smtpwatch::capture::userspace_gate::{CapturedFrame, UserspaceGate};
-/// # use smtpwatch_common::{Direction, Link, Outcome, PortSet};
+/// # use smtpwatch_common::{Link, Outcome, PortSet};
 /// let mut gate = UserspaceGate::new(PortSet::new(&[25]));
 /// let frame = CapturedFrame {
-///     link: Link::Ethernet, bytes: &[0; 60], wire_len: 60, at_ns: 1, interface: 1, direction: Direction::Ingress,
+///     link: Link::Ethernet, bytes: &[0; 60], wire_len: 60, at_ns: 1, interface: 1, direction: None,
 /// };
 /// let outcome = gate.packet(&frame, |record| println!("{} octets", record.payload.len()));
 /// assert_eq!(outcome, Outcome::Other); // no mail
 /// ```
 pub struct UserspaceGate {
     ports: PortSet,
+    local: Vec<Network>,
     flows: Table,
     scratch: Box<Scratch>,
     counters: [u64; Counter::COUNT as usize],
@@ -65,6 +69,7 @@ impl UserspaceGate {
     pub fn bounded(ports: PortSet, flows: usize) -> Self {
         Self {
             ports,
+            local: Vec::new(),
             flows: Table::new(flows),
             scratch: Box::new(Scratch::EMPTY),
             counters: [0; Counter::COUNT as usize],
@@ -72,17 +77,27 @@ impl UserspaceGate {
         }
     }
 
+    /// The same; of a packet that the capture gives no direction, the end within `local` is the one that this host is.
+    #[must_use]
+    pub fn with_local(mut self, local: Vec<Network>) -> Self {
+        self.local = local;
+        self
+    }
+
     /// Takes one packet through the gate; `emit` gets every record that the kernel would have sent, in order.
     pub fn packet(&mut self, frame: &CapturedFrame<'_>, emit: impl FnMut(Record<'_>)) -> Outcome {
         let packet = Slice::new(frame.bytes, frame.wire_len);
-        let mut host = Run { frame, ports: &self.ports, counters: &mut self.counters, emit };
+        let mut host = Run { frame, ports: &self.ports, local: &self.local, counters: &mut self.counters, emit };
         let scratch = &mut *self.scratch;
         process(&packet, frame.link, &mut self.flows, &mut host, || Some(scratch))
     }
 
     /// Obeys the engine, from the flow's next packet on. An order for a flow that the gate does not hold is void.
     pub fn order(&mut self, order: &GateOrder) {
-        let Some(state) = self.flows.peek_mut(&control::key(&order.flow)) else { return };
+        let key = control::key(&order.flow);
+        let swapped = self.flows.peek_mut(&key).is_none_or(|state| state.swapped);
+        let key = if swapped { key.swapped() } else { key };
+        let Some(state) = self.flows.peek_mut(&key).filter(|state| state.swapped == swapped) else { return };
         let at = Position { flow: state.flow, server_next: state.server.next };
         self.serial = self.serial.wrapping_add(1).max(1);
         // The kernel finds the order with the flow's next packet; until then nothing else of the flow can change. Only a
@@ -99,10 +114,19 @@ impl UserspaceGate {
     }
 }
 
+impl Drop for UserspaceGate {
+    fn drop(&mut self) {
+        // It holds what was copied of the newest packets.
+        *self.scratch = Scratch::EMPTY;
+        zeroize::optimization_barrier(&*self.scratch);
+    }
+}
+
 /// One packet's surroundings.
 struct Run<'a, E> {
     frame: &'a CapturedFrame<'a>,
     ports: &'a PortSet,
+    local: &'a [Network],
     counters: &'a mut [u64; Counter::COUNT as usize],
     emit: E,
 }
@@ -112,12 +136,36 @@ impl<E: FnMut(Record<'_>)> Host for Run<'_, E> {
         self.frame.at_ns
     }
 
+    // For the counters, where the capture does not say.
     fn direction(&self) -> Direction {
-        self.frame.direction
+        self.frame.direction.unwrap_or(Direction::Ingress)
+    }
+
+    fn are_sums_real(&self) -> bool {
+        self.frame.direction.is_some()
+    }
+
+    fn direction_of(&self, segment: &Segment) -> Option<Direction> {
+        let told = self.frame.direction;
+        if told.is_some() || self.local.is_empty() {
+            return told;
+        }
+        let is_local = |address: IpAddr| self.local.iter().any(|network| network.contains(address));
+        match (is_local(segment.key.client().ip()), is_local(segment.key.server().ip())) {
+            (true, false) if segment.gate_side() == Side::Client => Some(Direction::Egress),
+            (false, true) if segment.gate_side() == Side::Server => Some(Direction::Egress),
+            (true, false) | (false, true) => Some(Direction::Ingress),
+            (true, true) | (false, false) => None,
+        }
     }
 
     fn interface(&self) -> u32 {
         self.frame.interface
+    }
+
+    // A capture tool in promiscuous mode says nothing of the interface's address.
+    fn link_address(&self) -> Option<[u8; 6]> {
+        None
     }
 
     fn owner(&self) -> (u64, u32) {
@@ -157,15 +205,48 @@ impl<E: FnMut(Record<'_>)> Host for Run<'_, E> {
     }
 }
 
-/// The states of flows, bounded, in two generations: when the younger one is full, the older one, which nobody asked for
-/// since, goes.
+/// The states of flows: open ones, and those that are being opened.
 struct Table {
+    open: Generations,
+    opening: Generations,
+}
+
+impl Table {
+    fn new(capacity: usize) -> Self {
+        Self { open: Generations::new(capacity), opening: Generations::new(OPENING.min(capacity)) }
+    }
+
+    fn peek_mut(&mut self, key: &FlowKey) -> Option<&mut FlowState> {
+        self.open.peek_mut(key).or_else(|| self.opening.peek_mut(key))
+    }
+}
+
+impl Flows for Table {
+    fn find(&mut self, key: &FlowKey, opened: bool) -> Option<&mut FlowState> {
+        let Self { open, opening } = self;
+        if opened && let Some(state) = opening.remove(key) {
+            open.insert(key, state);
+        }
+        // Looked up again, because of two found ones only one can be lent out.
+        if open.touch(key).is_some() { open.peek_mut(key) } else { opening.touch(key) }
+    }
+
+    fn insert(&mut self, key: &FlowKey, state: &FlowState, opened: bool) -> Option<&mut FlowState> {
+        let generations = if opened { &mut self.open } else { &mut self.opening };
+        generations.insert(key, *state);
+        generations.peek_mut(key)
+    }
+}
+
+/// States of flows, bounded, in two generations: when the younger one is full, the older one, of which none was looked up
+/// since, goes.
+struct Generations {
     young: HashMap<FlowKey, FlowState>,
     old: HashMap<FlowKey, FlowState>,
     half: usize,
 }
 
-impl Table {
+impl Generations {
     fn new(capacity: usize) -> Self {
         Self { young: HashMap::default(), old: HashMap::default(), half: capacity / 2 }
     }
@@ -173,17 +254,24 @@ impl Table {
     fn peek_mut(&mut self, key: &FlowKey) -> Option<&mut FlowState> {
         self.young.get_mut(key).or_else(|| self.old.get_mut(key))
     }
-}
 
-impl Flows for Table {
-    fn entry(&mut self, key: &FlowKey, fresh: impl FnOnce() -> FlowState) -> Option<&mut FlowState> {
+    /// Moves the state to the younger generation, if there is one.
+    fn touch(&mut self, key: &FlowKey) -> Option<&mut FlowState> {
+        if let Some(state) = self.old.remove(key) {
+            self.insert(key, state);
+        }
+        self.young.get_mut(key)
+    }
+
+    fn insert(&mut self, key: &FlowKey, state: FlowState) {
         if self.young.len() >= self.half && !self.young.contains_key(key) {
             self.old = std::mem::take(&mut self.young);
         }
-        Some(match self.young.entry(*key) {
-            Entry::Occupied(entry) => entry.into_mut(),
-            Entry::Vacant(entry) => entry.insert(self.old.remove(key).unwrap_or_else(fresh)),
-        })
+        self.young.insert(*key, state);
+    }
+
+    fn remove(&mut self, key: &FlowKey) -> Option<FlowState> {
+        self.young.remove(key).or_else(|| self.old.remove(key))
     }
 }
 
@@ -200,11 +288,12 @@ mod tests {
     #[test]
     fn the_table_is_bounded_and_keeps_what_is_used() {
         let mut table = Table::new(64);
-        let state = |port: u16| FlowState::new(port.into(), &Segment::EMPTY);
-        for port in 0..1_000 {
-            table.entry(&key(port), || state(port));
-            table.entry(&key(7), || state(7));
-            assert!(table.young.len() + table.old.len() <= 64);
+        let state = |port: u16| FlowState::new(port.into(), &Segment::EMPTY, Some(Direction::Egress), 2, false);
+        table.insert(&key(7), &state(7), true);
+        for port in 8..1_000 {
+            table.insert(&key(port), &state(port), true);
+            assert!(table.find(&key(7), true).is_some());
+            assert!(table.open.young.len() + table.open.old.len() <= 64);
         }
         assert_eq!(table.peek_mut(&key(7)).map(|state| state.flow), Some(7));
         assert!(table.peek_mut(&key(1)).is_none());

@@ -5,14 +5,14 @@ use std::{io::Write, path::Path};
 use clap::{ArgMatches, parser::ValueSource};
 
 use super::{CheckConfigArgs, Exit};
-use crate::config::{DEFAULT_PATH, Effective, Origin, Source, effective};
+use crate::config::{DEFAULT_PATH, Effective, Origin, Source, effective, read_file};
 
 pub(super) fn run(args: CheckConfigArgs, matches: &ArgMatches) -> anyhow::Result<Exit> {
     let source = args.source.source();
     let (config, path) = source.load()?;
     let web = args.web.load()?;
     if args.effective {
-        let text = path.as_deref().map(std::fs::read_to_string).transpose()?.unwrap_or_default();
+        let text = path.as_deref().map(read_file).transpose()?.unwrap_or_default();
         let shown = path.as_deref().unwrap_or(Path::new(DEFAULT_PATH));
         let matches = matches.subcommand_matches("check-config").unwrap_or(matches);
         let all = effective(&text, shown, &given(&source, matches))?;

@@ -13,6 +13,18 @@ pub enum ConfigError {
         /// What the system said.
         source: std::io::Error,
     },
+    /// A path of the configuration leads to something that cannot be written.
+    #[error("{key}: {} is {what}: {remedy}", path.display())]
+    Path {
+        /// Table and key.
+        key: &'static str,
+        /// The path.
+        path: PathBuf,
+        /// What is there.
+        what: &'static str,
+        /// What to do.
+        remedy: &'static str,
+    },
     /// The file is not what it should be.
     #[error("{}:{line}: {message}", path.display())]
     Invalid {

@@ -118,7 +118,12 @@ pub const KEYS: &[Key] = &[
         "DNSSEC trust anchors in zone-file form, or a file of them; empty: the root's.",
     ),
     key("policy", "ca_file", "\"\"", "Extra certificate authorities for hosts of MTA-STS policies (PEM)."),
-    key("policy", "allow_private", "false", "May policies be fetched from private or loopback addresses?"),
+    key(
+        "policy",
+        "allow_private",
+        "false",
+        "May policies be fetched from private or loopback addresses, and from this host's own?",
+    ),
     key("policy", "https_port", "443", "Port of hosts of policies, for test set-ups."),
     key("policy", "mta_sts", "true", "Look up MTA-STS policies (RFC 8461)."),
     key("policy", "dane", "true", "Look up TLSA records (RFC 7672)."),
@@ -136,7 +141,7 @@ pub const KEYS: &[Key] = &[
         "journal",
         "path",
         "\"\"",
-        "Findings are written there, a line each; empty: standard output. SIGUSR1 opens it anew.",
+        "Findings are written there, a line each; empty: standard output. SIGUSR1 opens it anew. A symbolic link is refused.",
     )
     .such_as("\"/var/log/smtpwatch/findings.json\""),
     key(

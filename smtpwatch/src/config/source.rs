@@ -22,7 +22,8 @@ impl Source {
     ///
     /// # Errors
     ///
-    /// The file cannot be read, is not TOML, or holds an unknown key or a bad value.
+    /// The file cannot be read, is not TOML, holds an unknown key or a bad value, or names a path that cannot be
+    /// written ([`Config::check_paths`]).
     pub fn load(&self) -> Result<(Config, Option<PathBuf>), ConfigError> {
         let (mut config, path) = Config::load(self.path.as_deref())?;
         if !self.interfaces.is_empty() {
@@ -36,6 +37,7 @@ impl Source {
         if let Some(format) = self.format {
             config.journal.format = Checked(format);
         }
+        config.check_paths()?;
         Ok((config, path))
     }
 }

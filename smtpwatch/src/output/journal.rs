@@ -22,7 +22,7 @@ use super::{
     text,
 };
 use crate::{
-    config::{JournalFormat, JournalSettings},
+    config::{JournalFormat, JournalSettings, journal_refusal},
     incident::export,
 };
 
@@ -86,8 +86,14 @@ impl Place {
     }
 }
 
+/// Opens the file, at the start and after each rotation alike. The flags hold what [`journal_refusal`] has looked at, should
+/// another file have come meanwhile: no link is followed, and a named pipe without a reader is an error instead of a wait.
 fn open(path: &Path) -> io::Result<File> {
-    File::options().append(true).create(true).mode(0o640).open(path)
+    if let Some((what, remedy)) = journal_refusal(path) {
+        return Err(io::Error::new(io::ErrorKind::InvalidInput, format!("it is {what}: {remedy}")));
+    }
+    let flags = libc::O_NOFOLLOW | libc::O_NONBLOCK | libc::O_NOCTTY;
+    File::options().append(true).create(true).mode(0o640).custom_flags(flags).open(path)
 }
 
 impl Journal {
@@ -309,6 +315,28 @@ mod tests {
         assert_eq!((lines(&old).len(), lines(&path).len()), (1, 2));
         assert_eq!(lines(&path)[0]["event_type"], "alert");
         assert!(counted(&metrics, 3, 0));
+    }
+
+    #[test]
+    fn no_link_is_followed_at_the_start_or_after_a_rotation() {
+        let directory = tempfile::tempdir().expect("a directory");
+        let (path, outside) = (directory.path().join("findings.json"), directory.path().join("outside"));
+        std::fs::write(&outside, "untouched").expect("written");
+        let settings: JournalSettings = toml::from_str(&format!("path = {path:?}\n")).expect("settings");
+        let metrics = Arc::new(Metrics::new(&[25]).expect("metrics"));
+        std::os::unix::fs::symlink(&outside, &path).expect("a link");
+        let error = Journal::start(&settings, metrics.clone()).err().expect("refused").to_string();
+        assert!(error.contains("symbolic link") && error.contains("name the file"), "{error}");
+
+        std::fs::remove_file(&path).expect("removed");
+        let journal = Journal::start(&settings, metrics.clone()).expect("a file");
+        std::fs::remove_file(&path).expect("removed");
+        std::os::unix::fs::symlink(&outside, &path).expect("a link");
+        journal.reopen();
+        journal.write(finding());
+        drop(journal);
+        assert!(counted(&metrics, 0, 1));
+        assert_eq!(std::fs::read_to_string(&outside).expect("read"), "untouched");
     }
 
     #[test]

@@ -79,6 +79,35 @@ impl LoginFailure {
     }
 }
 
+/// Values of the `reason` label of connections that make room for others.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum ConnectionClosed {
+    /// Idle, and its address has as many idle ones as it may have.
+    IdleAddress,
+    /// Idle, and its network (IPv4 /24, IPv6 /48) has as many idle ones as it may have.
+    IdleNetwork,
+    /// Idle, and its pool is full.
+    IdleFull,
+    /// With a request under way; its pool is full, none is idle, and its address has the largest share.
+    BusyFull,
+}
+
+impl ConnectionClosed {
+    /// Every reason.
+    pub const ALL: [Self; 4] = [Self::IdleAddress, Self::IdleNetwork, Self::IdleFull, Self::BusyFull];
+
+    /// The metric label.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::IdleAddress => "idle_address",
+            Self::IdleNetwork => "idle_network",
+            Self::IdleFull => "idle_full",
+            Self::BusyFull => "busy_full",
+        }
+    }
+}
+
 /// The registry and every metric in it.
 pub struct Metrics {
     registry: Registry,
@@ -106,6 +135,7 @@ pub struct Metrics {
     output_failures: IntCounterVec,
     login_failures: IntCounterVec,
     connections_refused: IntCounter,
+    connections_closed: IntCounterVec,
     web_config_failures: IntCounter,
     reload_successful: IntGauge,
     reloaded: Gauge,
@@ -238,8 +268,14 @@ impl Metrics {
                 r,
                 IntCounter::with_opts(opts(
                     "web_connections_refused_total",
-                    "Connections that were closed because as many were open as there may be.",
+                    "Connections that were refused because as many were open as there may be, each with a request under way.",
                 ))?,
+            )?,
+            connections_closed: counters(
+                r,
+                "web_connections_closed_total",
+                "Connections that were closed to make room for others, idle ones first.",
+                &["reason"],
             )?,
             web_config_failures: register(
                 r,
@@ -347,6 +383,11 @@ impl Metrics {
     /// Somebody was not let in.
     pub fn login_failed(&self, reason: LoginFailure) {
         self.login_failures.with_label_values(&[reason.as_str()]).inc();
+    }
+
+    /// A connection was closed to make room.
+    pub fn web_connection_closed(&self, reason: ConnectionClosed) {
+        self.connections_closed.with_label_values(&[reason.as_str()]).inc();
     }
 
     /// As many connections are open as there may be.
@@ -502,6 +543,9 @@ impl Metrics {
         }
         for reason in LoginFailure::ALL {
             let _ = self.login_failures.with_label_values(&[reason.as_str()]);
+        }
+        for reason in ConnectionClosed::ALL {
+            let _ = self.connections_closed.with_label_values(&[reason.as_str()]);
         }
     }
 }

@@ -1,7 +1,73 @@
 //! Addresses that a policy is fetched from. The name of a policy host comes from mail traffic: without this, whoever
 //! sends mail could have the daemon connect to what stands behind a firewall.
 
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::{
+    collections::HashSet,
+    io,
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, UdpSocket},
+};
+
+use nix::ifaddrs::getifaddrs;
+
+/// Port of the connection that is not made: any will do.
+const DISCARD: u16 = 9;
+
+/// Why the name of a stranger must not lead to an address.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
+pub enum Refused {
+    /// It is not one of the public internet.
+    #[error("{0} is no public address")]
+    Private(IpAddr),
+    /// It is one of this host, whatever its range: its services may trust who connects from within.
+    #[error("{0} is an address of this host")]
+    Own(IpAddr),
+}
+
+/// The addresses of this host's interfaces, in its network namespace.
+#[derive(Debug, Default)]
+pub struct OwnAddresses(HashSet<IpAddr>);
+
+impl OwnAddresses {
+    /// As they are. They change, so they are read before each connection.
+    ///
+    /// # Errors
+    ///
+    /// The system does not list them.
+    pub fn read() -> io::Result<Self> {
+        let storages = getifaddrs()?.filter_map(|interface| interface.address);
+        let v4 = |storage: &nix::sys::socket::SockaddrStorage| storage.as_sockaddr_in().map(|v4| IpAddr::V4(v4.ip()));
+        let v6 = |storage: &nix::sys::socket::SockaddrStorage| storage.as_sockaddr_in6().map(|v6| IpAddr::V6(v6.ip()));
+        Ok(Self(storages.filter_map(|storage| v4(&storage).or_else(|| v6(&storage))).collect()))
+    }
+
+    /// Whether the name of a stranger may lead to `address`.
+    ///
+    /// # Errors
+    ///
+    /// It may not.
+    pub fn admit(&self, address: IpAddr) -> Result<(), Refused> {
+        if !is_public(address) {
+            return Err(Refused::Private(address));
+        }
+        let own = |address: IpAddr| self.0.contains(&address) || is_delivered_here(address);
+        let embedded = match address {
+            IpAddr::V4(_) => None,
+            IpAddr::V6(v6) => embedded_v4(v6).map(IpAddr::V4),
+        };
+        if own(address.to_canonical()) || embedded.is_some_and(own) { Err(Refused::Own(address)) } else { Ok(()) }
+    }
+}
+
+/// Whether the kernel delivers an address locally that no interface has (`ip route add local …`): as the source of a packet
+/// there it chooses the address itself (`ip_route_output_key_hash_rcu` in net/ipv4/route.c). No packet is sent.
+fn is_delivered_here(address: IpAddr) -> bool {
+    let any = if address.is_ipv4() { IpAddr::V4(Ipv4Addr::UNSPECIFIED) } else { IpAddr::V6(Ipv6Addr::UNSPECIFIED) };
+    let source = UdpSocket::bind((any, 0)).and_then(|socket| {
+        socket.connect((address, DISCARD))?;
+        socket.local_addr()
+    });
+    source.is_ok_and(|source| source.ip() == address)
+}
 
 /// Whether an address is one of the public internet (IANA special-purpose registries, RFC 6890).
 #[must_use]
@@ -32,17 +98,27 @@ fn is_public_v4(address: Ipv4Addr) -> bool {
 
 fn is_public_v6(address: Ipv6Addr) -> bool {
     let segments = address.segments();
-    let last_two = |address: Ipv6Addr| Ipv4Addr::from_bits((address.to_bits() & 0xffff_ffff) as u32);
+    if let Some(embedded) = embedded_v4(address) {
+        return is_public_v4(embedded);
+    }
     match segments {
-        // NAT64 (RFC 6052): what counts is the address behind it.
-        [0x64, 0xff9b, 0, 0, 0, 0, ..] => is_public_v4(last_two(address)),
         // Teredo, ORCHID and other protocol assignments (RFC 2928); documentation (RFC 3849, RFC 9637).
         [0x2001, b, ..] if b < 0x200 || b == 0xdb8 => false,
         [0x3fff, b, ..] if b < 0x1000 => false,
-        // 6to4 (RFC 3056): the address of its router.
-        [0x2002, b, c, ..] => is_public_v4(Ipv4Addr::from_bits(u32::from(b) << 16 | u32::from(c))),
         // Global unicast as far as it is assigned (RFC 4291 §2.4); all else is local, multicast or reserved.
         [a, ..] => a & 0xe000 == 0x2000,
+    }
+}
+
+/// The IPv4 address that packets to an IPv6 address go to.
+fn embedded_v4(address: Ipv6Addr) -> Option<Ipv4Addr> {
+    let from = |high: u16, low: u16| Some(Ipv4Addr::from_bits(u32::from(high) << 16 | u32::from(low)));
+    match address.segments() {
+        // NAT64 (RFC 6052): what counts is the address behind it.
+        [0x64, 0xff9b, 0, 0, 0, 0, high, low] => from(high, low),
+        // 6to4 (RFC 3056): the address of its router.
+        [0x2002, high, low, ..] => from(high, low),
+        _ => None,
     }
 }
 
@@ -90,5 +166,27 @@ mod tests {
         ] {
             assert!(!is_public(local.parse().expect(local)), "{local}");
         }
+    }
+
+    #[test]
+    fn own_addresses_are_refused_in_every_form() {
+        let own = ["8.8.4.4", "2a00:1450::7"].map(|address| address.parse().expect(address));
+        let own = OwnAddresses(HashSet::from(own));
+        for address in ["8.8.4.4", "::ffff:8.8.4.4", "64:ff9b::808:404", "2002:808:404::1", "2a00:1450::7"] {
+            let address = address.parse().expect(address);
+            assert_eq!(own.admit(address), Err(Refused::Own(address)));
+        }
+        let private = "10.0.0.1".parse().expect("address");
+        assert_eq!(own.admit(private), Err(Refused::Private(private)));
+        for address in ["8.8.8.8", "2a00:1450::8", "64:ff9b::808:808"] {
+            assert_eq!(own.admit(address.parse().expect(address)), Ok(()), "{address}");
+        }
+    }
+
+    #[test]
+    fn the_addresses_of_interfaces_are_read() {
+        let own = OwnAddresses::read().expect("addresses");
+        assert!(own.0.contains(&IpAddr::V4(Ipv4Addr::LOCALHOST)), "{own:?}");
+        assert!(is_delivered_here("127.9.9.9".parse().expect("address")));
     }
 }

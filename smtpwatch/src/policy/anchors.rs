@@ -1,5 +1,7 @@
 //! DNSSEC trust anchors as the configuration gives them: zone-file form, in the file itself or in one of its own.
 
+use std::path::Path;
+
 use hickory_resolver::proto::{
     dnssec::{
         DigestType, PublicKey as _, TrustAnchors, Verifier as _,
@@ -9,6 +11,8 @@ use hickory_resolver::proto::{
     serialize::txt::trust_anchor::{Entry, Parser},
 };
 use smtpwatch_core::Timestamp;
+
+use crate::whole_file;
 
 /// Octets of a file of anchors: the root's take less than one KiB.
 const FILE: u64 = 64 * 1024;
@@ -70,11 +74,7 @@ impl Anchors {
             return Self::parse(value).map(Some);
         }
         let failed = |source| AnchorError::Read { path: value.to_owned(), source };
-        let size = std::fs::metadata(value).map_err(failed)?.len();
-        if size > FILE {
-            return Err(failed(std::io::Error::other(format!("{size} octets are too many for trust anchors"))));
-        }
-        Self::parse(&std::fs::read_to_string(value).map_err(failed)?).map(Some)
+        Self::parse(&whole_file::read_text(Path::new(value), FILE).map_err(failed)?).map(Some)
     }
 
     fn parse(text: &str) -> Result<Self, AnchorError> {

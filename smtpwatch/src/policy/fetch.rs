@@ -1,4 +1,5 @@
-//! Policies over HTTPS (RFC 8461 §3.3): no redirects, no proxy, no other address than a public one, and only so much.
+//! Policies over HTTPS (RFC 8461 §3.3): no redirects, no proxy, no other address than a public one of another host, and only so
+//! much.
 
 use std::{
     error::Error as StdError,
@@ -24,10 +25,10 @@ use smtpwatch_core::{
 };
 
 use super::{
-    address::is_public,
+    address::{OwnAddresses, Refused},
     resolver::{Found, Resolver},
 };
-use crate::version;
+use crate::{version, whole_file};
 
 /// Characters of an error that are shown: a certificate may have any number of names.
 const SHOWN: usize = 400;
@@ -100,10 +101,7 @@ impl Authorities {
         }
         let failed = |source| FetcherError::CaFile { path: path.to_owned(), source };
         let wrong = |why: String| FetcherError::NoCertificates { path: path.to_owned(), why };
-        if std::fs::metadata(Path::new(path)).map_err(failed)?.len() > CA_FILE {
-            return Err(wrong("it is too long".to_owned()));
-        }
-        let found = Certificate::from_pem_bundle(&std::fs::read(path).map_err(failed)?);
+        let found = Certificate::from_pem_bundle(&whole_file::read(Path::new(path), CA_FILE).map_err(failed)?);
         match found {
             Ok(found) if !found.is_empty() => Ok(Self(found)),
             Ok(_) => Err(wrong("no certificate in it".to_owned())),
@@ -195,10 +193,9 @@ impl Fetcher {
             url.parse().map_err(|error| FetchError::Fetch(format!("{url:?} is no URL: {error}")))?;
         // An address in a URL is connected to without being resolved, past the filter.
         let literal = url.host_str().and_then(|host| host.trim_matches(['[', ']']).parse().ok());
-        if let Some(address) = literal.filter(|address| !self.allow_private && !is_public(*address)) {
-            return Err(FetchError::Fetch(format!(
-                "{address} is no public address: nothing is sent to private ones, unless [policy] allow_private = true"
-            )));
+        if let Some(address) = literal.filter(|_| !self.allow_private) {
+            let own = OwnAddresses::read().map_err(|error| FetchError::Fetch(unlisted(&error)))?;
+            own.admit(address).map_err(|refused| FetchError::Fetch(format!("{refused}: {}", refusal(refused))))?;
         }
         let sent = self.policies.post(url).header(CONTENT_TYPE, media).body(body).send().await;
         sent.map(|response| response.status().as_u16()).map_err(|error| of_transport(&error))
@@ -276,6 +273,19 @@ fn with_causes(error: &dyn StdError) -> String {
     text
 }
 
+const fn refusal(why: Refused) -> &'static str {
+    match why {
+        Refused::Private(_) => {
+            "nothing is fetched from private ones, and nothing sent there, unless [policy] allow_private = true"
+        }
+        Refused::Own(_) => "nothing is fetched from there, and nothing sent, unless [policy] allow_private = true",
+    }
+}
+
+fn unlisted(error: &io::Error) -> String {
+    format!("cannot list the addresses of this host, which are not connected to: {error}")
+}
+
 /// Names to addresses, and only to those that may be connected to.
 struct Filter {
     resolver: Arc<Resolver>,
@@ -292,14 +302,23 @@ impl Resolve for Filter {
                 Found::Absent { .. } => return Err(format!("{host} has no address").into()),
                 Found::Bogus(why) | Found::Error(why) => return Err(why.into()),
             };
-            let allowed: Vec<_> = found.iter().copied().filter(|at| allow_private || is_public(*at)).collect();
-            if allowed.is_empty() {
-                let first = found.first().map(ToString::to_string).unwrap_or_default();
-                return Err(format!(
-                    "{host} has no public address ({first}): nothing is fetched from private ones, unless [policy] \
-                     allow_private = true"
-                )
-                .into());
+            let mut allowed = found;
+            let mut refused = None;
+            if !allow_private {
+                // The list that is given back is what is connected to, at once.
+                let own = OwnAddresses::read().map_err(|error| unlisted(&error))?;
+                allowed.retain(|at| {
+                    let admitted = own.admit(*at);
+                    refused = refused.or(admitted.err());
+                    admitted.is_ok()
+                });
+            }
+            if let (true, Some(why)) = (allowed.is_empty(), refused) {
+                let has = match why {
+                    Refused::Private(address) => format!("has no public address ({address})"),
+                    Refused::Own(address) => format!("has an address of this host ({address})"),
+                };
+                return Err(format!("{host} {has}: {}", refusal(why)).into());
             }
             let addresses: Addrs = Box::new(allowed.into_iter().map(|address| SocketAddr::new(address, 0)));
             Ok(addresses)

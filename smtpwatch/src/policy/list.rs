@@ -5,6 +5,7 @@ use std::path::Path;
 use smtpwatch_core::policy::published::list::{MAX_LIST, StarttlsList};
 
 use super::lookup::Sources;
+use crate::whole_file;
 
 /// Where the list is.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -52,11 +53,7 @@ pub fn read_file(path: &str) -> Result<Vec<u8>, String> {
     let failed = |why: String| {
         format!("[policy] starttls_everywhere: cannot read {path}: {why}: name a readable file, or a URL")
     };
-    let size = std::fs::metadata(Path::new(path)).map_err(|error| failed(error.to_string()))?.len();
-    if size > MAX_LIST as u64 {
-        return Err(failed(format!("longer than {MAX_LIST} octets")));
-    }
-    std::fs::read(path).map_err(|error| failed(error.to_string()))
+    whole_file::read(Path::new(path), MAX_LIST as u64).map_err(|error| failed(error.to_string()))
 }
 
 /// The list of a text.

@@ -2,7 +2,6 @@
 //! written by strangers: everything is bounded, and refused with its reason.
 
 use std::{
-    fs::File,
     io::{self, Read as _},
     path::Path,
 };
@@ -12,6 +11,7 @@ use mail_parser::{Message, MessageParser, MimeHeaders as _, PartType};
 use smtpwatch_core::Timestamp;
 
 use super::report::{REPORT_BYTES, Report, ReportError};
+use crate::whole_file;
 
 /// Octets of a file; a longer one is refused.
 pub const FILE_BYTES: u64 = 64 * 1024 * 1024;
@@ -55,12 +55,11 @@ pub enum InboundError {
 ///
 /// The file cannot be read.
 pub fn read(path: &Path, now: Timestamp) -> Result<Vec<Result<Report, InboundError>>, InboundError> {
-    let mut octets = Vec::new();
-    File::open(path)?.take(FILE_BYTES + 1).read_to_end(&mut octets)?;
-    if octets.len() as u64 > FILE_BYTES {
-        return Err(InboundError::TooLong);
+    match whole_file::read(path, FILE_BYTES) {
+        Ok(content) => Ok(reports(&content, now)),
+        Err(error) if error.kind() == io::ErrorKind::FileTooLarge => Err(InboundError::TooLong),
+        Err(error) => Err(error.into()),
     }
-    Ok(reports(&octets, now))
 }
 
 /// The reports in the octets of a file: at least one answer.

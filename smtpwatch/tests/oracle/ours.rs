@@ -10,7 +10,7 @@ use smtpwatch_common::{PortSet, Scratch, Slice, Walk, walk};
 use smtpwatch_core::{
     FlowKey, Role, Segment, Side, TcpFlags,
     finding::TranscriptLine,
-    flow::{Connection, FlowEvent},
+    flow::{Connection, FlowEvent, SynClaims},
     smtp::Session,
 };
 
@@ -54,7 +54,9 @@ pub fn read(path: &Path, ports: &BTreeSet<u16>) -> Flows {
                 smtpwatch_common::Side::Server => Side::Server,
             },
             role: Role::Client,
+            direction: None,
             interface: "",
+            interface_index: 0,
             seq: found.seq,
             ack: found.ack,
             flags: TcpFlags(found.flags),
@@ -64,6 +66,7 @@ pub fn read(path: &Path, ports: &BTreeSet<u16>) -> Flows {
             checksum_right: None,
             options: &[],
             length: found.length,
+            unusual: false,
             offset: 0,
             payload: captured.bytes.get(start..end.min(captured.bytes.len())).unwrap_or(&[]),
             body_ended: false,
@@ -87,7 +90,7 @@ pub fn read(path: &Path, ports: &BTreeSet<u16>) -> Flows {
 
 impl Flow {
     fn new(first: &Segment<'_>) -> Self {
-        let connection = Connection::new(first);
+        let connection = Connection::new(first, None, SynClaims::default());
         let session = Session::new(connection.midstream());
         let mut flow =
             Self { connection, session, ended: false, lines: 0, said: Vec::new(), reading: Reading::default() };

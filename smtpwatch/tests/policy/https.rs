@@ -2,7 +2,7 @@
 
 use std::{
     collections::HashMap,
-    net::SocketAddr,
+    net::{IpAddr, Ipv4Addr, SocketAddr},
     path::PathBuf,
     sync::{
         Arc, Mutex,
@@ -43,6 +43,11 @@ impl Drop for PolicyHost {
 impl PolicyHost {
     /// With a certificate for these names, by an authority of its own.
     pub async fn start(names: &[&str]) -> Self {
+        Self::start_at(Ipv4Addr::LOCALHOST.into(), names).await
+    }
+
+    /// The same at `address`.
+    pub async fn start_at(address: IpAddr, names: &[&str]) -> Self {
         let mut authority = CertificateParams::new(Vec::new()).unwrap();
         authority.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
         let authority_key = KeyPair::generate().unwrap();
@@ -63,7 +68,7 @@ impl PolicyHost {
             .with_single_cert(chain, key)
             .unwrap();
         let acceptor = TlsAcceptor::from(Arc::new(config));
-        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let listener = TcpListener::bind((address, 0)).await.unwrap();
         let address = listener.local_addr().unwrap();
         let answers: Arc<Mutex<HashMap<String, Vec<u8>>>> = Arc::default();
         let requests = Arc::new(AtomicUsize::new(0));

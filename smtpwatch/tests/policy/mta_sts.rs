@@ -22,8 +22,13 @@ const HOST: &str = "mta-sts.example.test";
 
 /// A domain with this TXT record.
 async fn name_server(txt: &str) -> NameServer {
+    name_server_with(txt, "A 127.0.0.1").await
+}
+
+/// The same, with another address of its policy host.
+async fn name_server_with(txt: &str, address: &str) -> NameServer {
     let txt = if txt.is_empty() { String::new() } else { format!("_mta-sts TXT \"{txt}\"\n") };
-    let records = format!("@ MX 10 mx\nmx A 127.0.0.1\nmta-sts A 127.0.0.1\n{txt}");
+    let records = format!("@ MX 10 mx\nmx A 127.0.0.1\nmta-sts {address}\n{txt}");
     NameServer::start(vec![Zone { origin: "example.test.", delegation: Delegation::Plain, records }], false).await
 }
 
@@ -138,6 +143,55 @@ async fn nothing_is_fetched_from_private_addresses() {
     let look = look(&sources, &Memory::default(), now()).await;
     assert_eq!((look.facts.sts.state, host.requests()), (State::Error, 0));
     assert!(look.facts.sts.detail.contains("no public address (127.0.0.1)"), "{}", look.facts.sts.detail);
+}
+
+/// In a network namespace of its own, where this host has public addresses: a stranger's name leads to a service of this host.
+#[tokio::test]
+async fn nothing_is_fetched_from_this_hosts_own_public_addresses() {
+    const NAME: &str = "mta_sts::nothing_is_fetched_from_this_hosts_own_public_addresses";
+    const INSIDE: &str = "SMTPWATCH_TEST_INSIDE";
+    if std::env::var_os(INSIDE).is_none() {
+        let mut unshare = tokio::process::Command::new("unshare");
+        // A user namespace gives the right to make the other, also to those who are not root.
+        unshare.args(["--user", "--map-root-user", "--net"]).arg(std::env::current_exe().unwrap());
+        let out = unshare.args([NAME, "--exact", "--nocapture"]).env(INSIDE, "1").output().await.unwrap();
+        let text = String::from_utf8_lossy(&out.stdout);
+        assert!(out.status.success() && text.contains("1 passed"), "{text}{}", String::from_utf8_lossy(&out.stderr));
+        return;
+    }
+    for command in [
+        "link set lo up",
+        "address add 8.8.4.4/32 dev lo",
+        "address add 2a00:1450::7/128 dev lo nodad",
+        // No interface has one of these, and yet they are this host's.
+        "route add local 9.9.9.0/24 dev lo",
+    ] {
+        let status = tokio::process::Command::new("ip").args(command.split(' ')).status().await.unwrap();
+        assert!(status.success(), "{command}");
+    }
+    let host = PolicyHost::start_at(std::net::Ipv6Addr::UNSPECIFIED.into(), &[HOST]).await;
+    host.policy(HOST, POLICY);
+    let sources_of = async |address: &str, allow_private| {
+        let dns = name_server_with("v=STSv1; id=1;", address).await;
+        let keys = format!("https_port = {}\nca_file = \"{}\"", host.address.port(), host.ca().display());
+        let mut config = dns.config_with(&keys);
+        config.policy.allow_private.0 = allow_private;
+        let sts = look(&sources(&config).await, &Memory::default(), now()).await.facts.sts;
+        (sts.state, sts.detail)
+    };
+    let own = ["A 8.8.4.4", "A 9.9.9.9", "AAAA 2a00:1450::7", "AAAA 2002:808:404::1", "AAAA 64:ff9b::808:404"];
+    for address in own {
+        let (state, detail) = sources_of(address, false).await;
+        assert!(state == State::Error && detail.contains("has an address of this host"), "{address}: {detail}");
+    }
+    assert_eq!(host.requests(), 0);
+    // Another host's is tried: there is no way to it from here.
+    let (state, detail) = sources_of("A 8.8.8.8", false).await;
+    assert!(state == State::Error && !detail.contains("of this host"), "{detail}");
+    for (place, address) in ["A 8.8.4.4", "A 9.9.9.9", "AAAA 2a00:1450::7"].into_iter().enumerate() {
+        let (state, detail) = sources_of(address, true).await;
+        assert_eq!((state, host.requests()), (State::Valid, place + 1), "{address}, as configured: {detail}");
+    }
 }
 
 /// Trust on first use: whoever can make DNS or HTTPS fail must not make the policy go away by that (RFC 8461 §10.2).

@@ -544,3 +544,83 @@ fn history_moves_to_another_store(files: &Files, store: &str) {
     }
     assert_eq!(stdout(&run(&["baseline", "export", "--store", &other])), exported);
 }
+
+/// As [`run`], for what must end by itself: it is given up after a time in which nothing waits for a reader.
+fn run_to_its_end(arguments: &[&str]) -> Output {
+    let mut child = smtpwatch().args(arguments).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    let deadline = std::time::Instant::now() + std::time::Duration::from_secs(60);
+    while child.try_wait().unwrap().is_none() {
+        if std::time::Instant::now() > deadline {
+            child.kill().unwrap();
+            panic!("{arguments:?} does not end");
+        }
+        std::thread::sleep(std::time::Duration::from_millis(10));
+    }
+    child.wait_with_output().unwrap()
+}
+
+#[test]
+fn a_configuration_is_a_regular_file_of_bounded_length() {
+    let files = Files::new();
+    nix::unistd::mkfifo(&files.path("fifo"), nix::sys::stat::Mode::S_IRWXU).unwrap();
+    std::fs::File::create(files.path("long")).unwrap().set_len((1 << 20) + 1).unwrap();
+    let (fifo, long, directory) = (files.text("fifo"), files.text("long"), files.text(""));
+    for (path, what) in [
+        (fifo.as_str(), "it is a named pipe (FIFO): name a regular file"),
+        ("/dev/zero", "it is a device: name a regular file"),
+        (&directory, "it is a directory: name a regular file"),
+        (&long, "it is longer than 1048576 bytes"),
+    ] {
+        for arguments in [
+            ["check-config", "--config", path],
+            ["check-config", "--web.config.file", path],
+            ["run", "--config", path],
+            ["run", "--web.config.file", path],
+        ] {
+            let output = run_to_its_end(&arguments);
+            assert_eq!(code(&output), 78, "{arguments:?}: {output:?}");
+            assert!(stderr(&output).contains(&format!("{path}: {what}")), "{arguments:?}: {}", stderr(&output));
+        }
+    }
+    for key in ["ca_file", "trust_anchor"] {
+        let config = files.write("policy.toml", format!("[policy]\n{key} = {fifo:?}\n"));
+        let output = run_to_its_end(&["policy", "check", "--config", &config, "example.net"]);
+        assert!(code(&output) != 0 && stderr(&output).contains("named pipe"), "{key}: {output:?}");
+    }
+    let output = run_to_its_end(&["tlsrpt", "import", &fifo]);
+    assert!(code(&output) != 0 && stderr(&output).contains("named pipe"), "{output:?}");
+}
+
+#[test]
+fn paths_that_cannot_be_written_are_refused_before_anything_starts() {
+    let files = Files::new();
+    nix::unistd::mkfifo(&files.path("fifo"), nix::sys::stat::Mode::S_IRWXU).unwrap();
+    std::fs::create_dir(files.path("logs")).unwrap();
+    files.write("elsewhere", "");
+    std::os::unix::fs::symlink("../elsewhere", files.path("logs/out.json")).unwrap();
+    files.write("logs/real.json", "");
+    std::os::unix::fs::symlink("real.json", files.path("logs/in.json")).unwrap();
+    let link = "is a symbolic link: name the file that it leads to";
+    for (table, path, what) in [
+        ("store", "/".to_owned(), "is a directory: name a file"),
+        ("store", files.text("logs"), "is a directory: name a file"),
+        ("store", files.text("absent/"), "is a directory: name a file"),
+        ("store", files.text(".."), "is a directory: name a file"),
+        ("store", files.text("fifo"), "is a named pipe (FIFO): name a file"),
+        ("journal", "/".to_owned(), "is a directory: name a file"),
+        ("journal", files.text("logs"), "is a directory: name a file"),
+        ("journal", files.text("fifo"), "is a named pipe (FIFO): name a regular file"),
+        ("journal", files.text("logs/out.json"), link),
+        ("journal", files.text("logs/in.json"), link),
+    ] {
+        let config = files.write("smtpwatch.toml", format!("[{table}]\npath = {path:?}\n"));
+        for verb in ["check-config", "run"] {
+            let output = run_to_its_end(&[verb, "--config", &config]);
+            assert_eq!(code(&output), 78, "{verb} {table} {path}: {output:?}");
+            let expected = format!("[{table}] path: {path} {what}");
+            assert!(stderr(&output).contains(&expected), "{verb}: {expected}: {}", stderr(&output));
+        }
+    }
+    let config = files.write("smtpwatch.toml", format!("[store]\npath = {:?}\n", files.text("absent.db")));
+    assert_eq!(code(&run(&["check-config", "--config", &config])), 0);
+}

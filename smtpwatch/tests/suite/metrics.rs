@@ -111,6 +111,10 @@ fn every_label_set_is_exported_as_zero() {
         r#"smtpwatch_web_login_failures_total{reason="password"} 0"#,
         r#"smtpwatch_web_login_failures_total{reason="limited"} 0"#,
         "smtpwatch_web_connections_refused_total 0",
+        r#"smtpwatch_web_connections_closed_total{reason="idle_address"} 0"#,
+        r#"smtpwatch_web_connections_closed_total{reason="idle_network"} 0"#,
+        r#"smtpwatch_web_connections_closed_total{reason="idle_full"} 0"#,
+        r#"smtpwatch_web_connections_closed_total{reason="busy_full"} 0"#,
         "smtpwatch_web_config_reload_failures_total 0",
     ] {
         assert!(text.lines().any(|found| found == line), "missing: {line}\n{text}");

@@ -255,6 +255,16 @@ fn with_tls_and_a_password_the_pages_are_open_and_files_are_read_again() {
     assert_eq!(status(&second, "berta:new"), Some(200));
     let metrics = server.log_in(&second, "/metrics", "berta:new").unwrap().body;
     assert!(metrics.contains("\nsmtpwatch_web_config_reload_failures_total 1\n"), "{metrics}");
+
+    // An empty file, and the first half of a good one, are bad ones too: they would open what a login protects.
+    for (failures, text) in [(2, ""), (3, TLS)] {
+        replace(&path, text);
+        let line = format!("\nsmtpwatch_web_config_reload_failures_total {failures}\n");
+        eventually("the bad file is counted", || {
+            server.log_in(&second, "/metrics", "berta:new").unwrap().body.contains(&line)
+        });
+        assert_eq!(server.log_in(&second, "/metrics", "berta:").unwrap().status, 401);
+    }
 }
 
 #[test]

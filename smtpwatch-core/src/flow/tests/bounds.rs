@@ -6,7 +6,7 @@ use super::*;
 
 #[test]
 fn one_side_alone_is_delivered_when_the_bound_is_reached() {
-    let mut flow = Connection::new(&segment(C, SYN, 999, 0, b""));
+    let mut flow = connection(&segment(C, SYN, 999, 0, b""));
     let block = [b'x'; 1000];
     let (mut sent, mut delivered) = (0, 0);
     for _ in 0..100 {
@@ -26,7 +26,7 @@ fn one_side_alone_is_delivered_when_the_bound_is_reached() {
 #[test]
 fn a_hole_that_fills_the_window_is_given_up() {
     // One side alone: nobody will say that the hole is filled.
-    let mut flow = Connection::new(&segment(C, SYN, 999, 0, b""));
+    let mut flow = connection(&segment(C, SYN, 999, 0, b""));
     let block = [b'x'; 1000];
     let mut events = Vec::new();
     for index in 1..=70 {

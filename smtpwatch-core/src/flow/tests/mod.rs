@@ -5,7 +5,7 @@ mod starts_and_ends;
 
 use crate::{FlowKey, Role, Segment, Side, TcpFlags, Timestamp};
 
-use super::{CloseCause, Connection, FlowEvent, GapCause};
+use super::{CloseCause, Connection, FlowEvent, GapCause, SynClaims};
 use crate::engine::LossCause;
 
 const C: Side = Side::Client;
@@ -25,7 +25,9 @@ pub(super) fn segment<'a>(from: Side, flags: TcpFlags, seq: u32, ack: u32, paylo
         flow: FlowKey { client: end("192.0.2.10:41234"), server: end("198.51.100.25:25") },
         from,
         role: Role::Client,
+        direction: None,
         interface: "",
+        interface_index: 0,
         seq,
         ack,
         flags,
@@ -35,12 +37,18 @@ pub(super) fn segment<'a>(from: Side, flags: TcpFlags, seq: u32, ack: u32, paylo
         checksum_right: None,
         options: &[],
         length: u32::try_from(payload.len()).expect("a segment"),
+        unusual: false,
         offset: 0,
         payload,
         body_ended: false,
         budget_spent: false,
         sender: None,
     }
+}
+
+/// A connection of a capture without directions.
+pub(super) fn connection(first: &Segment<'_>) -> Connection {
+    Connection::new(first, None, SynClaims::default())
 }
 
 /// Events as short text: `C+"EHLO x"` acknowledged data, `C~"…"` other data, `S gap 5 lost_event`, `S fin`, `C rst`.
@@ -75,7 +83,7 @@ fn close(connection: &mut Connection) -> Vec<String> {
 
 /// Both streams start at 1000 (client) and 5000 (server).
 fn established() -> Connection {
-    let mut connection = Connection::new(&segment(C, SYN, 999, 0, b""));
+    let mut connection = connection(&segment(C, SYN, 999, 0, b""));
     connection.push(&segment(S, SYN_ACK, 4999, 1000, b""));
     connection.push(&segment(C, ACK, 1000, 5000, b""));
     assert!(drain(&mut connection).is_empty());
@@ -195,7 +203,7 @@ fn keep_alives_and_probes_are_no_second_copies() {
     assert_eq!(push(&mut flow, &segment(S, ACK, 5000, 1006, b"")), [r#"C+"\r\n""#]);
     assert!(flow.conflicts().is_empty());
 
-    let mut flow = Connection::new(&segment(C, SYN, 999, 0, b"QUIT"));
+    let mut flow = connection(&segment(C, SYN, 999, 0, b"QUIT"));
     flow.push(&segment(C, ACK, 1003, 5000, b"\0"));
     assert!(flow.conflicts().is_empty(), "one side alone");
 }
@@ -222,7 +230,7 @@ fn an_old_acknowledgment_takes_nothing_back() {
 
 #[test]
 fn sequence_numbers_wrap() {
-    let mut flow = Connection::new(&segment(C, SYN, u32::MAX - 3, 0, b""));
+    let mut flow = connection(&segment(C, SYN, u32::MAX - 3, 0, b""));
     flow.push(&segment(S, SYN_ACK, u32::MAX, u32::MAX - 2, b""));
     flow.push(&segment(C, ACK, 2, 0, b" a.example\r\n"));
     flow.push(&segment(C, ACK, u32::MAX - 2, 0, b"EHLO "));
@@ -339,7 +347,7 @@ fn close_tells_holes_too() {
 
 #[test]
 fn one_side_alone_is_told_and_delivered_at_close() {
-    let mut flow = Connection::new(&segment(S, SYN_ACK, 4999, 1000, b""));
+    let mut flow = connection(&segment(S, SYN_ACK, 4999, 1000, b""));
     flow.push(&segment(S, ACK, 5000, 1000, b"220 mx\r\n"));
     assert!(flow.one_sided() && !flow.midstream());
     assert_eq!(drain(&mut flow), NONE);

@@ -6,11 +6,11 @@ use super::*;
 
 #[test]
 fn data_in_syn_and_syn_ack_count_from_the_next_number() {
-    let mut flow = Connection::new(&segment(C, SYN, 999, 0, b"EHLO a\r\n"));
+    let mut flow = connection(&segment(C, SYN, 999, 0, b"EHLO a\r\n"));
     assert_eq!(push(&mut flow, &segment(S, SYN_ACK, 4999, 1008, b"220 mx\r\n")), [r#"C+"EHLO a\r\n""#]);
     assert_eq!(push(&mut flow, &segment(C, ACK, 1008, 5008, b"")), [r#"S+"220 mx\r\n""#]);
     // A SYN-ACK that did not accept the data: it is sent again.
-    let mut flow = Connection::new(&segment(C, SYN, 999, 0, b"EHLO a\r\n"));
+    let mut flow = connection(&segment(C, SYN, 999, 0, b"EHLO a\r\n"));
     assert_eq!(push(&mut flow, &segment(S, SYN_ACK, 4999, 1000, b"")), NONE);
     flow.push(&segment(C, ACK, 1000, 5000, b"EHLO a\r\n"));
     assert_eq!(push(&mut flow, &segment(S, ACK, 5000, 1008, b"")), [r#"C+"EHLO a\r\n""#]);
@@ -43,7 +43,7 @@ fn resets_count_by_exact_number() {
 
 #[test]
 fn a_refused_connection_is_a_reset() {
-    let mut flow = Connection::new(&segment(C, SYN, 999, 0, b""));
+    let mut flow = connection(&segment(C, SYN, 999, 0, b""));
     assert_eq!(push(&mut flow, &segment(S, RST_ACK, 0, 77, b"")), NONE);
     assert_eq!(flow.closed(), None);
     assert_eq!(push(&mut flow, &segment(S, RST_ACK, 0, 1000, b"")), ["S rst"]);
@@ -130,7 +130,7 @@ fn fin_waits_for_its_place() {
 
 #[test]
 fn midstream_starts_are_told() {
-    let mut flow = Connection::new(&segment(C, ACK, 70_000, 90_000, b"RCPT\r\n"));
+    let mut flow = connection(&segment(C, ACK, 70_000, 90_000, b"RCPT\r\n"));
     assert!(flow.midstream());
     assert_eq!(drain(&mut flow), NONE);
     let events = push(&mut flow, &segment(S, ACK, 90_000, 70_006, b"250\r\n"));
@@ -143,7 +143,7 @@ fn midstream_starts_are_told() {
 #[test]
 fn a_handshake_in_part_still_tells_the_start() {
     // The SYN-ACK alone names both starts.
-    let mut flow = Connection::new(&segment(S, SYN_ACK, 4999, 1000, b""));
+    let mut flow = connection(&segment(S, SYN_ACK, 4999, 1000, b""));
     flow.push(&segment(C, ACK, 1000, 5000, b"EHLO\r\n"));
     assert_eq!(push(&mut flow, &segment(S, ACK, 5000, 1006, b"")), [r#"C+"EHLO\r\n""#]);
     assert!(!flow.midstream());
@@ -151,13 +151,13 @@ fn a_handshake_in_part_still_tells_the_start() {
     flow.push(&segment(C, SYN, 999, 0, b""));
     assert!(flow.fingerprint(C).is_some() && flow.fingerprint(S).is_some());
     // Two taps, one of them late: the SYN-ACK comes after what answers it.
-    let mut flow = Connection::new(&segment(C, SYN, 999, 0, b""));
+    let mut flow = connection(&segment(C, SYN, 999, 0, b""));
     flow.push(&segment(C, ACK, 1000, 5000, b""));
     flow.push(&segment(S, SYN_ACK, 4999, 1000, b""));
     flow.push(&segment(S, ACK, 5000, 1000, b"220\r\n"));
     assert_eq!(push(&mut flow, &segment(C, ACK, 1000, 5005, b"")), [r#"S+"220\r\n""#]);
     // Without the SYN-ACK the server's start is a guess, and said to be one.
-    let mut flow = Connection::new(&segment(C, SYN, 999, 0, b""));
+    let mut flow = connection(&segment(C, SYN, 999, 0, b""));
     assert_eq!(push(&mut flow, &segment(C, ACK, 1000, 5000, b"")), NONE);
     flow.push(&segment(S, ACK, 5000, 1000, b"220\r\n"));
     let events = push(&mut flow, &segment(C, ACK, 1000, 5005, b""));
@@ -180,15 +180,15 @@ fn a_used_four_tuple_begins_anew() {
     flow.push(&segment(C, RST, 1006, 0, b""));
     assert!(flow.is_new_connection(&other_syn), "closed: nothing to protect");
 
-    let flow = Connection::new(&segment(C, SYN, 999, 0, b""));
+    let flow = connection(&segment(C, SYN, 999, 0, b""));
     assert!(flow.is_new_connection(&other_syn), "never answered");
-    let flow = Connection::new(&segment(C, ACK, 70_000, 90_000, b""));
+    let flow = connection(&segment(C, ACK, 70_000, 90_000, b""));
     assert!(flow.is_new_connection(&other_syn));
 }
 
 #[test]
 fn a_syn_ack_that_answers_nothing_is_left_alone() {
-    let mut flow = Connection::new(&segment(C, SYN, 999, 0, b""));
+    let mut flow = connection(&segment(C, SYN, 999, 0, b""));
     flow.push(&segment(S, SYN_ACK, 1, 555, b"220 forged\r\n"));
     assert!(flow.fingerprint(S).is_none());
     flow.push(&segment(S, SYN_ACK, 4999, 1000, b""));
@@ -200,7 +200,7 @@ fn a_syn_ack_that_answers_nothing_is_left_alone() {
 fn a_guess_yields_to_the_answer() {
     // Forged before the server answers: they name a start of the server's stream that is none.
     for flags in [ACK, RST_ACK] {
-        let mut flow = Connection::new(&segment(C, SYN, 999, 0, b""));
+        let mut flow = connection(&segment(C, SYN, 999, 0, b""));
         flow.push(&segment(C, flags, 1000, 77, b""));
         let answer = segment(S, SYN_ACK, 4999, 1000, b"");
         assert!(!flow.is_new_connection(&answer));
@@ -217,7 +217,7 @@ fn fingerprints_read_the_options() {
     let linux = [2, 4, 5, 180, 4, 2, 8, 10, 1, 2, 3, 4, 0, 0, 0, 0, 1, 3, 3, 7];
     let mut syn = segment(C, SYN, 999, 0, b"");
     syn.options = &linux;
-    let flow = Connection::new(&syn);
+    let flow = connection(&syn);
     let print = flow.fingerprint(C).expect("a SYN was seen");
     assert_eq!((print.ttl, print.window, print.mss, print.window_scale), (64, 64_240, Some(1460), Some(7)));
     assert!(print.sack_permitted && print.timestamps && !print.multipath());
@@ -232,7 +232,7 @@ fn fingerprints_read_the_options() {
         (&[1; 40], &[1; 20]),
     ] {
         syn.options = malformed;
-        assert_eq!(Connection::new(&syn).fingerprint(C).expect("a SYN was seen").option_order(), kinds);
+        assert_eq!(connection(&syn).fingerprint(C).expect("a SYN was seen").option_order(), kinds);
     }
 }
 

@@ -3,6 +3,7 @@
 use super::{Phase, Session, SessionEvent};
 use crate::{
     Side, limits,
+    secret_buffer::SecretBuffer,
     smtp::{
         auth::AuthExchange,
         command::{Command, is_response},
@@ -10,18 +11,19 @@ use crate::{
         reply::Reply,
         shown::Shown,
         tls::{CONTENT_TYPES, is_record_type},
-        transcript::printable,
     },
 };
 
 impl Session {
     pub(super) fn starttls_reply(&mut self, reply: &Reply) {
-        self.seen.starttls_reply = Some(printable(reply.first()));
+        self.seen.starttls_reply = Some(self.quoted(reply.first()));
         // The offer may have come after the command, to a client that does not wait (FP-12).
         self.seen.starttls_was_offered |= self.seen.offers_starttls();
         // What was held was sent before the client can have known the reply. An early ClientHello is no injection.
         if self.held.first().is_some_and(|octet| !is_record_type(*octet)) {
-            self.injected(&self.held.clone(), true, reply.is_positive());
+            let held = std::mem::take(&mut self.held);
+            self.injected(&held, true, reply.is_positive());
+            self.held = held;
         }
         if reply.is_positive() {
             self.seen.starttls = Starttls::Granted(reply.code);
@@ -97,7 +99,7 @@ impl Session {
         if self.seen.starttls == Starttls::NotSent {
             // Until the server takes part in TLS nobody has asked for, it may be a dialogue that only begins like it.
             if tls.is_tls(Side::Server) {
-                self.held = Vec::new();
+                self.held = SecretBuffer::default();
             } else if from == Side::Client {
                 let room = limits::REASSEMBLY_BYTES.saturating_sub(self.held.len());
                 self.held.extend_from_slice(&octets[..octets.len().min(room)]);
@@ -117,7 +119,7 @@ impl Session {
             }
             self.seen.injected_replies = Some(Box::new(injection));
         } else if !began && tls.is_tls(Side::Client) {
-            let before = tls.before(Side::Client).to_vec();
+            let before = SecretBuffer::from(tls.before(Side::Client));
             if !before.is_empty() && self.seen.injected_commands.is_none() {
                 self.injected(&before, false, true);
             }
@@ -129,10 +131,11 @@ impl Session {
     /// Octets in clear where TLS should begin, as they may be shown: evidence of an injection (THREATS E1, E2). What stands
     /// behind AUTH and is no command may be a response to it, and anything behind DATA the message.
     pub(super) fn injections(&self) -> impl Iterator<Item = (Side, u64, Vec<u8>)> {
+        let known = |from: Side| self.injections_shown.iter().any(|(known, ..)| *known == from);
         let noted = [(Side::Client, &self.seen.injected_commands), (Side::Server, &self.seen.injected_replies)];
-        let noted = noted.into_iter().filter(|(_, injection)| injection.is_some());
+        let noted = noted.into_iter().filter(move |(from, injection)| injection.is_some() && !known(*from));
         let tls = self.seen.tls.as_deref();
-        noted.filter_map(move |(from, _)| {
+        let fresh = noted.filter_map(move |(from, _)| {
             let before = tls.map(|tls| (tls.start(from), tls.before(from)));
             // Not what waits for the reply to STARTTLS: it may be read as commands yet.
             let (start, octets) = before.filter(|(_, octets)| !octets.is_empty())?;
@@ -151,7 +154,8 @@ impl Session {
                 [shown.octets().into_owned(), whole[line.len()..].to_vec()].concat()
             });
             Some((from, start, lines.collect()))
-        })
+        });
+        self.injections_shown.iter().cloned().chain(fresh)
     }
 
     /// A line of the server's that answers no command.

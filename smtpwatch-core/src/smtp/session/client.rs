@@ -3,6 +3,7 @@
 use super::{Pending, Phase, Session, SessionEvent, Waiting};
 use crate::{
     Side, limits,
+    secret_buffer::SecretBuffer,
     smtp::{
         auth::{AuthExchange, MechanismClass},
         command::{Command, split_word},
@@ -37,7 +38,8 @@ impl Session {
                 Phase::Hold => {
                     if self.held.len() + input.len() > limits::REASSEMBLY_BYTES {
                         if self.seen.starttls == Starttls::Sent {
-                            self.injected(&self.held.clone(), true, true);
+                            let held = std::mem::take(&mut self.held);
+                            self.injected(&held, true, true);
                         }
                         self.doubt(Doubt::Ambiguous);
                     } else {
@@ -90,6 +92,10 @@ impl Session {
             self.seen.greeting = self.odd_greeting.take();
         }
         let behind = end.saturating_sub(input.len() as u64);
+        if self.presuming && self.phase == Phase::AuthResponse && Command::parse(&line.bytes) != Command::Other {
+            // The server's reply was the last word of the exchange.
+            self.phase = Phase::Commands;
+        }
         if self.phase == Phase::AuthResponse {
             self.keep(Side::Client, line, &Shown::nothing(&line.bytes), behind);
             self.auth_response(&line.bytes);
@@ -126,7 +132,7 @@ impl Session {
                 let (_, rest) = split_word(&line.bytes);
                 // A word that is no mechanism may be the secret itself.
                 let known = MechanismClass::of(mechanism.name()) != MechanismClass::Unknown;
-                self.keep_secret(Secret::new(if known { split_word(rest).1 } else { rest }.to_vec()));
+                self.keep_secret(Secret::new(if known { split_word(rest).1 } else { rest }));
                 self.phase = Phase::Hold;
                 Pending::Auth
             }
@@ -174,7 +180,7 @@ impl Session {
             Command::Other => {
                 // Words that a confused client, or a masked verb, left where nobody expects a secret.
                 let words = if verb.is_empty() { &line.bytes[..] } else { split_word(&line.bytes).1 };
-                self.keep_secret(Secret::unexpected(words.to_vec()));
+                self.keep_secret(Secret::unexpected(words));
                 // It speaks for another client than the one whose address is seen.
                 self.seen.proxied |= verb.as_str() == "XCLIENT";
                 if verb.as_str().len() >= 4 && verb.as_str().bytes().all(|c| c == b'X') {
@@ -210,7 +216,7 @@ impl Session {
             let held = std::mem::take(&mut self.held);
             self.client(&held, end.saturating_sub(input.len() as u64));
         } else if let Some(&[high, low]) = self.held.get(PROXY_SIGNATURE.len() + 2..) {
-            self.held = Vec::new();
+            self.held = SecretBuffer::default();
             self.seen.proxied = true;
             match u16::from_be_bytes([high, low]) {
                 0 => self.phase = Phase::Commands,
@@ -223,7 +229,9 @@ impl Session {
     /// clear. Anywhere else it would be a way to make the watcher look away.
     fn may_begin_tls(&self) -> bool {
         !self.client_spoke
-            || (matches!(self.seen.starttls, Starttls::Granted(_)) && self.client_lines.partial().is_empty())
+            || ((matches!(self.seen.starttls, Starttls::Granted(_))
+                || self.presuming && self.seen.starttls == Starttls::Sent)
+                && self.client_lines.partial().is_empty())
     }
 
     fn auth_response(&mut self, line: &[u8]) {
@@ -236,7 +244,7 @@ impl Session {
                 exchange.respond(octets);
             }
         }
-        self.keep_secret(Secret::new(line.to_vec()));
+        self.keep_secret(Secret::new(line));
         self.phase = Phase::Hold;
         self.expect(Pending::Auth, Verb::default());
     }

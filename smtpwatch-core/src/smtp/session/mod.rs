@@ -14,15 +14,18 @@ use std::collections::VecDeque;
 use super::{
     auth::AuthExchange,
     body::Body,
+    ehlo::plain_keyword,
     kept::Kept,
     line::{Line, Lines},
     observation::{Doubt, Observation, Starttls},
     reply::Replies,
     secret::Secret,
     shown::Shown,
+    tls::TlsPhase,
+    transcript::printable,
     verb::Verb,
 };
-use crate::{Side, Timestamp, exhibit::BLANK, flow::Conflict, limits};
+use crate::{Side, Timestamp, exhibit::BLANK, flow::Conflict, limits, secret_buffer::SecretBuffer};
 
 /// Exchanges kept per session. One in which no secret was sent makes room; where there is none, the newest takes the place
 /// of the one before: what a client tries then has the outcome of those.
@@ -38,6 +41,8 @@ pub enum SessionEvent {
     Judge,
     /// Which reply belongs to which command is lost, or how far a body reaches: nothing more can be read.
     OutOfStep,
+    /// The dialogue goes on after its verdict, and what waited to be read was given up with it.
+    InputForgotten,
     /// The domain of a recipient was named.
     Recipient,
     /// A message body follows from the client.
@@ -60,7 +65,7 @@ pub struct Session {
     server_lines: Lines,
     replies: Replies,
     /// Client octets that wait for the reply that says what they are.
-    held: Vec<u8>,
+    held: SecretBuffer,
     /// Stream offset behind the newest octets of the client.
     client_end: u64,
     /// Where in that stream the newest message has ended.
@@ -80,6 +85,14 @@ pub struct Session {
     data_refused: bool,
     /// The server may quote what is not among them: what it says is not shown any more, beside its codes.
     quotes_unknown: bool,
+    /// What the server says is not believed: the client's own bytes say what it did.
+    presuming: bool,
+    /// The list of secrets was not empty when it was given up.
+    secrets_forgotten: bool,
+    /// What waited to be read was given up: there is a hole, should the dialogue go on.
+    input_forgotten: bool,
+    /// Octets in clear where TLS should begin, as they may be shown; taken when the octets themselves were given up.
+    injections_shown: Vec<(Side, u64, Vec<u8>)>,
     /// SASL exchanges begun.
     auth_begun: usize,
     /// When the newest octets were sent.
@@ -135,6 +148,25 @@ enum Pending {
     Other,
 }
 
+impl Pending {
+    /// What a client sends next after a command whose reply is not known.
+    const fn presumed(self) -> Phase {
+        match self {
+            Self::Auth => Phase::AuthResponse,
+            Self::Data => Phase::Body(Body::START),
+            Self::UnofferedBdat { size, .. } if size > 0 => Phase::Chunk(size),
+            Self::UnofferedBdat { .. }
+            | Self::Ehlo
+            | Self::Helo
+            | Self::Starttls
+            | Self::EndOfData
+            | Self::Bdat { .. }
+            | Self::Turn
+            | Self::Other => Phase::Commands,
+        }
+    }
+}
+
 impl Session {
     /// A session from its start, or one that was joined in the middle.
     #[must_use]
@@ -148,6 +180,11 @@ impl Session {
     /// Takes octets of one side, sent at `at`; `offset` is their place in its stream.
     pub fn data(&mut self, from: Side, at: Timestamp, offset: u64, bytes: &[u8]) {
         self.now = at;
+        if std::mem::take(&mut self.input_forgotten) && self.phase != Phase::Stopped {
+            self.seen.gaps += 1;
+            self.events.push_back(SessionEvent::InputForgotten);
+            self.doubt(Doubt::Gap);
+        }
         match from {
             Side::Client => self.client(bytes, offset.saturating_add(bytes.len() as u64)),
             Side::Server => self.server(bytes, offset.saturating_add(bytes.len() as u64)),
@@ -205,9 +242,54 @@ impl Session {
         (self.seen.ended, self.seen.silence) = (None, None);
     }
 
+    /// Nothing more is expected in clear: overwrites and frees everything that may hold a secret. What is kept as evidence stays,
+    /// as it may be shown.
+    pub fn forget_secrets(&mut self) {
+        if self.injections_shown.is_empty() {
+            self.injections_shown = self.injections().collect();
+        }
+        let reads_tls = self.seen.tls.as_deref().is_some_and(TlsPhase::is_established);
+        let before = self.seen.tls.as_deref().map_or(&[][..], |tls| tls.before(Side::Client));
+        let waits = [before, &self.held, self.client_lines.partial(), self.server_lines.partial()];
+        self.input_forgotten |= !reads_tls && waits.iter().any(|octets| !octets.is_empty());
+        if let Some(tls) = &mut self.seen.tls {
+            tls.forget_before();
+        }
+        self.secrets_forgotten |= !self.secrets.is_empty();
+        self.quotes_unknown |= self.secrets_forgotten;
+        self.held = SecretBuffer::default();
+        self.client_lines.clear();
+        self.server_lines.clear();
+        self.replies.clear();
+        self.secrets = VecDeque::new();
+    }
+
     /// Two copies of one range of octets differ: what the server took in, and may quote, is not certain.
     pub const fn copies_differ(&mut self) {
         self.quotes_unknown = true;
+    }
+
+    /// What `from` says from here on cannot be believed, and the other side is this host: its own bytes are read without the replies to them.
+    /// A client's say enough: a message follows DATA, a response follows AUTH, and TLS follows STARTTLS or does not. Returns whether that
+    /// changes anything. Of a client whose bytes are in doubt nothing is presumed: this host's replies are read as before.
+    pub fn distrust(&mut self, from: Side) -> bool {
+        if from == Side::Client || self.presuming || self.seen.doubt.is_some() || self.seen.tls_began() {
+            return false;
+        }
+        self.presuming = true;
+        self.seen.doubt = Some(Doubt::Server);
+        let newest = self.queue.pop_back().map(|waiting| waiting.what);
+        self.queue = VecDeque::new();
+        self.server_lines.clear();
+        if let (Phase::Hold | Phase::Tls, Some(what)) = (self.phase, newest) {
+            self.release(what.presumed());
+        } else if self.phase == Phase::Tls {
+            // The go-ahead may have been none.
+            let before = self.seen.tls.take().map(|mut tls| tls.take_before(Side::Client)).unwrap_or_default();
+            self.phase = Phase::Commands;
+            self.client(&before, self.client_end);
+        }
+        true
     }
 
     /// Only one direction was seen.
@@ -267,11 +349,40 @@ impl Session {
     /// in any other place either copy may hold a secret, and nothing says where.
     #[must_use]
     pub fn copies(&self, conflict: &Conflict) -> [Vec<u8>; 2] {
-        let shown = conflict.from == Side::Server && self.seen.auth.is_empty() && self.secrets.is_empty();
-        [&conflict.first, &conflict.other].map(|copy| match shown {
+        [&conflict.first, &conflict.other].map(|copy| match self.is_shown(conflict) {
             true => Shown::reply(copy, std::iter::empty(), false).octets().into_owned(),
             false => vec![BLANK; copy.len()],
         })
+    }
+
+    /// What is kept of two copies beyond the verdict: what may be shown of them, and keywords of EHLO replies, which are compared.
+    #[must_use]
+    pub fn retained_copies(&self, conflict: &Conflict) -> [Vec<u8>; 2] {
+        let mut shown = self.copies(conflict);
+        if !self.is_shown(conflict) {
+            for (copy, shown) in [&conflict.first, &conflict.other].into_iter().zip(&mut shown) {
+                for line in copy.split(|octet| *octet == b'\n') {
+                    let start = line.as_ptr().addr() - copy.as_ptr().addr();
+                    let end = start + plain_keyword(line).map_or(0, |keyword| "250-".len() + keyword.len());
+                    shown[start..end].copy_from_slice(&copy[start..end]);
+                    // The end of the line as well: without it the next keyword would not be found.
+                    if let Some(octet) = shown.get_mut(start + line.len()) {
+                        *octet = b'\n';
+                    }
+                }
+            }
+        }
+        shown
+    }
+
+    fn is_shown(&self, conflict: &Conflict) -> bool {
+        let no_secrets = self.secrets.is_empty() && !self.secrets_forgotten;
+        conflict.from == Side::Server && self.seen.auth.is_empty() && no_secrets
+    }
+
+    /// A line of the server as it is kept for comparison: printable, and without a secret that it quotes.
+    fn quoted(&self, line: &[u8]) -> String {
+        if self.secrets.is_empty() { printable(line) } else { Shown::reply(line, self.secrets.iter(), false).text() }
     }
 
     /// Keeps a line as evidence, as it may be shown; `end` is the stream offset behind it.
@@ -301,7 +412,7 @@ impl Session {
     fn stop(&mut self) {
         self.phase = Phase::Stopped;
         self.queue = VecDeque::new();
-        self.held = Vec::new();
+        self.held = SecretBuffer::default();
         self.client_lines.clear();
         self.server_lines.clear();
         self.secrets = VecDeque::new();
@@ -309,6 +420,12 @@ impl Session {
     }
 
     fn expect(&mut self, what: Pending, verb: Verb) {
+        if self.presuming {
+            if self.phase == Phase::Hold {
+                self.phase = what.presumed();
+            }
+            return;
+        }
         let crowded = self.queue.len() >= limits::PIPELINE / 2;
         if let Some(newest) = self.queue.back_mut()
             && newest.what == what

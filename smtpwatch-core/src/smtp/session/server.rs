@@ -21,6 +21,9 @@ use crate::{
 impl Session {
     /// `end` is the stream offset behind `input`.
     pub(super) fn server(&mut self, mut input: &[u8], end: u64) {
+        if self.presuming && self.phase != Phase::Tls {
+            return;
+        }
         while !input.is_empty() {
             match self.phase {
                 Phase::Stopped => return,
@@ -110,7 +113,7 @@ impl Session {
             }
             Pending::Ehlo => {
                 self.seen.ehlo_rejected = Some(reply.code);
-                self.seen.ehlo_refusal = Some(printable(reply.first()));
+                self.seen.ehlo_refusal = Some(self.quoted(reply.first()));
             }
             Pending::Helo => self.seen.helo |= reply.is_positive(),
             Pending::Starttls => {
@@ -262,10 +265,10 @@ impl Session {
             let line = self.held[..end].trim_ascii();
             let (true, Some(exchange)) = (is_response(line), self.seen.auth.last_mut()) else { return };
             exchange.respond(line.len());
-            let secret = Secret::new(line.to_vec());
+            let secret = Secret::new(line);
             let shown = format!("[{} octets]", line.len());
             self.seen.transcript.push(Side::Client, &shown);
-            self.held.drain(..=end);
+            self.held.remove_front(end + 1);
             self.kept[Side::Client as usize].push(start, &blanked);
             self.keep_secret(secret);
         }

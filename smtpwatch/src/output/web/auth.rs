@@ -17,13 +17,16 @@ use base64::{Engine, prelude::BASE64_STANDARD};
 use tokio::sync::Semaphore;
 
 use super::{
-    limits::{Logins, network},
+    limits::{Account, Logins, Payer},
+    scrapers::Scrapers,
+    site::Site,
     users::Users,
 };
 use crate::output::metrics::{LoginFailure, Metrics};
 
-/// Passwords that are looked at at once: each takes a core for as long as its cost says.
-const AT_ONCE: usize = 2;
+/// Passwords that are verified at once for accounts that have logged in before, and as many for all others: each takes a core
+/// for as long as its cost says, and guesses must not hold up the former.
+const AT_ONCE: usize = 1;
 
 /// Who asks: the other end of the connection.
 #[derive(Clone, Copy)]
@@ -34,7 +37,10 @@ pub(super) struct Guard {
     users: Arc<Users>,
     excluded_paths: Vec<String>,
     logins: Arc<Logins>,
-    turns: Arc<Semaphore>,
+    /// For accounts that have logged in before.
+    known_turns: Arc<Semaphore>,
+    other_turns: Arc<Semaphore>,
+    scrapers: Arc<Scrapers>,
     metrics: Arc<Metrics>,
 }
 
@@ -48,43 +54,53 @@ enum Refused {
 }
 
 impl Guard {
-    pub(super) fn new(users: Users, excluded_paths: Vec<String>, logins: Arc<Logins>, metrics: Arc<Metrics>) -> Self {
-        Self { users: Arc::new(users), excluded_paths, logins, turns: Arc::new(Semaphore::new(AT_ONCE)), metrics }
+    pub(super) fn new(users: Users, excluded_paths: Vec<String>, site: &Site) -> Self {
+        Self {
+            users: Arc::new(users),
+            excluded_paths,
+            logins: site.logins.clone(),
+            known_turns: Arc::new(Semaphore::new(AT_ONCE)),
+            other_turns: Arc::new(Semaphore::new(AT_ONCE)),
+            scrapers: site.scrapers.clone(),
+            metrics: site.metrics.clone(),
+        }
     }
 
     async fn check(&self, client: IpAddr, headers: &HeaderMap) -> Result<(), Refused> {
         // A browser first asks without: that is no attempt.
         let login = login(headers).ok_or(Refused::Unauthorized)?;
-        let network = network(client);
+        let account = Account::new(client, split(&login).0);
         let limited = |wait| {
             self.metrics.login_failed(LoginFailure::Limited);
             Refused::Limited(wait)
         };
-        self.logins.attempt(network, Instant::now()).map_err(limited)?;
-        let token = self.users.token(network, &login);
+        let token = self.users.token(account.network(), &login);
         if self.users.remembers(&token) {
-            self.logins.succeeded(network, false, Instant::now());
-            return Ok(());
+            return self.logins.remembered(&account, Instant::now()).map_err(limited);
         }
-        self.logins.attempt_overall(Instant::now()).map_err(limited)?;
-        if !self.verify(login).await {
+        let payer = self.logins.attempt(&account, Instant::now()).map_err(limited)?;
+        if !self.verify(login, payer).await {
             self.metrics.login_failed(LoginFailure::Password);
             tracing::warn!(%client, "a login failed");
             return Err(Refused::Unauthorized);
         }
-        self.logins.succeeded(network, true, Instant::now());
+        self.logins.succeeded(account, payer, Instant::now());
         self.users.remember(token);
         Ok(())
     }
 
-    async fn verify(&self, login: Vec<u8>) -> bool {
-        let Ok(turn) = self.turns.clone().acquire_owned().await else { return false };
+    async fn verify(&self, login: Vec<u8>, payer: Payer) -> bool {
+        let turns = match payer {
+            Payer::Account => &self.known_turns,
+            Payer::Network => &self.other_turns,
+        };
+        let Ok(turn) = turns.clone().acquire_owned().await else { return false };
         let users = self.users.clone();
         let verified = tokio::task::spawn_blocking(move || {
             // Also when nobody waits for the answer any more, the core is busy until here.
             let _turn = turn;
-            let colon = login.iter().position(|octet| *octet == b':').unwrap_or(login.len());
-            users.verify(&login[..colon], login.get(colon + 1..).unwrap_or_default())
+            let (user, password) = split(&login);
+            users.verify(user, password)
         });
         verified.await.unwrap_or(false)
     }
@@ -101,7 +117,10 @@ pub(super) async fn authenticate(
         return next.run(request).await;
     }
     match guard.check(client, request.headers()).await {
-        Ok(()) => next.run(request).await,
+        Ok(()) => {
+            guard.scrapers.note(client, true, Instant::now());
+            next.run(request).await
+        }
         Err(Refused::Unauthorized) => {
             let challenge = [(header::WWW_AUTHENTICATE, HeaderValue::from_static("Basic realm=\"smtpwatch\""))];
             (StatusCode::UNAUTHORIZED, challenge, "log in with a name and password of basic_auth_users\n")
@@ -123,29 +142,46 @@ fn login(headers: &HeaderMap) -> Option<Vec<u8>> {
     (scheme.eq_ignore_ascii_case("basic") && login.contains(&b':')).then_some(login)
 }
 
+/// User and password of a login.
+fn split(login: &[u8]) -> (&[u8], &[u8]) {
+    let colon = login.iter().position(|byte| *byte == b':').unwrap_or(login.len());
+    (&login[..colon], login.get(colon + 1..).unwrap_or_default())
+}
+
 /// `rate_limit` of the configuration.
 pub(super) mod throttle {
     use std::sync::{Mutex, PoisonError};
 
-    use super::{Arc, Instant, Next, Request, Response, State, too_many};
+    use super::{Arc, Client, Extension, Instant, Next, Request, Response, Scrapers, State, too_many};
     use crate::output::web::limits::{Bucket, Quota};
 
-    /// What is left of the quota.
-    pub(in crate::output::web) struct Throttle(Quota, Mutex<Bucket>);
+    /// What is left of the quota: of loopback, of known scrapers, and of all others. None of them uses up what another has.
+    pub(in crate::output::web) struct Throttle {
+        quota: Quota,
+        buckets: [Mutex<Bucket>; 3],
+        scrapers: Arc<Scrapers>,
+    }
 
     /// All of it.
-    pub(in crate::output::web) fn new(quota: Quota, now: Instant) -> Arc<Throttle> {
-        Arc::new(Throttle(quota, Mutex::new(Bucket::full(now))))
+    pub(in crate::output::web) fn new(quota: Quota, scrapers: Arc<Scrapers>, now: Instant) -> Arc<Throttle> {
+        Arc::new(Throttle { quota, buckets: [(); 3].map(|()| Mutex::new(Bucket::full(now))), scrapers })
     }
 
     /// Lets so many requests through.
     pub(in crate::output::web) async fn throttle(
         State(throttle): State<Arc<Throttle>>,
+        Extension(Client(client)): Extension<Client>,
         request: Request,
         next: Next,
     ) -> Response {
-        let Throttle(quota, bucket) = &*throttle;
-        let taken = bucket.lock().unwrap_or_else(PoisonError::into_inner).take(*quota, Instant::now());
+        let [loopback, known, others] = &throttle.buckets;
+        let now = Instant::now();
+        let bucket = match client.is_loopback() {
+            true => loopback,
+            false if throttle.scrapers.contains(client, now) => known,
+            false => others,
+        };
+        let taken = bucket.lock().unwrap_or_else(PoisonError::into_inner).take(throttle.quota, now);
         match taken {
             Ok(()) => next.run(request).await,
             Err(wait) => too_many(wait, "more requests than rate_limit allows: try again later\n"),

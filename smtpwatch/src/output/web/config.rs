@@ -20,8 +20,41 @@ pub(super) struct WebConfig {
     /// Paths for which nobody has to.
     pub(super) auth_excluded_paths: Vec<String>,
     pub(super) headers: Vec<(HeaderName, HeaderValue)>,
-    /// Of all requests.
+    /// Of all requests of one kind of client: loopback, known scraper, other.
     pub(super) rate_limit: Option<Quota>,
+}
+
+/// What a reading of the file protects, as far as another reading may not take it away while the daemon runs.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+struct Protection {
+    /// The file has some setting.
+    settings: bool,
+    tls: bool,
+    /// `basic_auth_users`, or a required client certificate.
+    login: bool,
+}
+
+impl Protection {
+    fn of(config: &WebConfig) -> Self {
+        let WebConfig { tls, users, auth_excluded_paths, headers, rate_limit } = config;
+        let certificate = tls.as_ref().is_some_and(|tls| tls.client_auth == ClientAuth::Required);
+        let further = !auth_excluded_paths.is_empty() || !headers.is_empty() || rate_limit.is_some();
+        let login = users.is_some() || certificate;
+        Self { settings: tls.is_some() || login || further, tls: tls.is_some(), login }
+    }
+
+    /// What `new` lacks of this.
+    fn lost(self, new: Self) -> Option<&'static str> {
+        if self.settings && !new.settings {
+            Some("it is empty")
+        } else if self.login && !new.login {
+            Some("it has neither basic_auth_users nor RequireAndVerifyClientCert, and what is in force has")
+        } else if self.tls && !new.tls {
+            Some("it has no tls_server_config, and what is in force has")
+        } else {
+            None
+        }
+    }
 }
 
 /// How TLS is spoken.
@@ -34,6 +67,7 @@ pub(super) struct Tls {
 pub struct ConfigFile {
     path: PathBuf,
     config: WebConfig,
+    protection: Protection,
     files: Files,
     /// How they were at the last look, when that was not how they were read.
     changing: Option<Files>,
@@ -50,7 +84,8 @@ impl ConfigFile {
     pub fn load(path: &Path) -> Result<Self, WebConfigError> {
         let mut files = Files::default();
         let config = file::read(path, &mut files)?;
-        Ok(Self { path: path.to_owned(), config, files, changing: None, failed: None })
+        let protection = Protection::of(&config);
+        Ok(Self { path: path.to_owned(), config, protection, files, changing: None, failed: None })
     }
 
     /// Reads the files again when one of them has changed and stands still since the last look; whether they say something
@@ -69,7 +104,7 @@ impl ConfigFile {
             self.changing = Some(now);
             return Ok(false);
         }
-        match Self::load(&self.path) {
+        match self.reload() {
             Ok(new) => {
                 *self = new;
                 Ok(true)
@@ -81,6 +116,15 @@ impl ConfigFile {
                 }
                 Err(error)
             }
+        }
+    }
+
+    /// A file that has lost its end, or all of it, may well be a good one: it must not open what a login or TLS protects.
+    fn reload(&self) -> Result<Self, WebConfigError> {
+        let new = Self::load(&self.path)?;
+        match self.protection.lost(new.protection) {
+            None => Ok(new),
+            Some(what) => Err(WebConfigError::LessProtection { path: self.path.clone(), what }),
         }
     }
 
@@ -104,6 +148,43 @@ impl ConfigFile {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_file_that_protects_less_is_refused_while_the_daemon_runs() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("web.yml");
+        let made = rcgen::generate_simple_self_signed(["mail.example".to_owned()]).unwrap();
+        std::fs::write(folder.path().join("cert.pem"), made.cert.pem()).unwrap();
+        std::fs::write(folder.path().join("key.pem"), made.signing_key.serialize_pem()).unwrap();
+        let tls = "tls_server_config: {cert_file: cert.pem, key_file: key.pem}\n";
+        let users = format!("basic_auth_users: {{anna: {}}}\n", bcrypt::hash("right", 4).unwrap());
+        let (both, rate) = (format!("{tls}{users}"), "rate_limit: {interval: 1s, burst: 9}\n");
+        for (before, after, expected) in [
+            (both.as_str(), "", Some("it is empty")),
+            (both.as_str(), " \n\t\n", Some("it is empty")),
+            (both.as_str(), "# all of it\n", Some("it is empty")),
+            (both.as_str(), "basic_auth_users:\n", Some("it is empty")),
+            (both.as_str(), "{}\n", Some("it is empty")),
+            (rate, "", Some("it is empty")),
+            (both.as_str(), tls, Some("it has neither basic_auth_users")),
+            (both.as_str(), rate, Some("it has neither basic_auth_users")),
+            (both.as_str(), &users, Some("it has no tls_server_config")),
+            (both.as_str(), &both.replace("anna", "berta"), None),
+            (users.as_str(), &both, None),
+            (rate, &both, None),
+            ("", "", None),
+            ("", &users, None),
+        ] {
+            std::fs::write(&path, before).unwrap();
+            let file = ConfigFile::load(&path).unwrap();
+            std::fs::write(&path, after).unwrap();
+            let error = file.reload().err().map(|error| error.to_string()).unwrap_or_default();
+            match expected {
+                None => assert_eq!(error, "", "{before:?} {after:?}"),
+                Some(what) => assert!(error.contains(what) && error.contains("restart"), "{after:?}: {error}"),
+            }
+        }
+    }
 
     #[test]
     fn a_file_that_is_still_written_is_not_read() {

@@ -1,14 +1,13 @@
 //! Files that are read again when they have changed.
 
 use std::{
-    fs::{File, Metadata},
-    io::{self, Read},
+    fs::Metadata,
+    io,
     os::unix::fs::MetadataExt,
     path::{Path, PathBuf},
 };
 
-/// Octets of one file that are read.
-const MAX_FILE: u64 = 1024 * 1024;
+use crate::whole_file::{self, MAX_CONFIG};
 
 /// Files that were read, as they were then.
 #[derive(PartialEq, Eq, Default)]
@@ -27,12 +26,7 @@ impl Files {
     /// Reads a file, and keeps in mind how it looked before.
     pub(super) fn read(&mut self, path: &Path) -> io::Result<Vec<u8>> {
         self.0.push((path.to_owned(), stamp(path)));
-        let mut content = Vec::new();
-        File::open(path)?.take(MAX_FILE + 1).read_to_end(&mut content)?;
-        if u64::try_from(content.len()).is_ok_and(|length| length <= MAX_FILE) {
-            return Ok(content);
-        }
-        Err(io::Error::new(io::ErrorKind::FileTooLarge, format!("it is longer than {MAX_FILE} octets")))
+        whole_file::read(path, MAX_CONFIG)
     }
 
     /// Where they are.
@@ -81,7 +75,7 @@ mod tests {
     #[test]
     fn a_file_has_a_bound() {
         let file = tempfile::NamedTempFile::new().unwrap();
-        file.as_file().set_len(MAX_FILE + 1).unwrap();
+        file.as_file().set_len(MAX_CONFIG + 1).unwrap();
         assert!(Files::default().read(file.path()).is_err_and(|why| why.to_string().contains("longer than")));
     }
 }

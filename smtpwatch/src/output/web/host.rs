@@ -2,7 +2,7 @@
 
 use axum::{
     extract::Request,
-    http::{StatusCode, header, uri::Authority},
+    http::{HeaderValue, StatusCode, Version, header, uri::Authority},
     middleware::Next,
     response::{IntoResponse, Response},
 };
@@ -15,6 +15,32 @@ pub(super) async fn only_local(request: Request, next: Next) -> Response {
     }
     let why = "without a login these pages answer to localhost and loopback addresses only: use http://localhost\n";
     (StatusCode::MISDIRECTED_REQUEST, why).into_response()
+}
+
+/// Refuses a request without a host that is clear (RFC 9112, section 3.2): more than one Host field, none in HTTP/1.1, or one
+/// whose value is no host. A proxy and this server might otherwise mean different hosts.
+pub(super) async fn one_host(request: Request, next: Next) -> Response {
+    if has_one_host(&request) {
+        return next.run(request).await;
+    }
+    let close = [(header::CONNECTION, HeaderValue::from_static("close"))];
+    (StatusCode::BAD_REQUEST, close, "a request needs exactly one valid Host header\n").into_response()
+}
+
+fn has_one_host(request: &Request) -> bool {
+    let mut hosts = request.headers().get_all(header::HOST).iter();
+    match (hosts.next(), hosts.next()) {
+        // HTTP/1.0 has no such field.
+        (None, _) => request.version() < Version::HTTP_11,
+        // Empty is valid: the target has no authority.
+        (Some(host), None) => host.is_empty() || is_host(host.as_bytes()),
+        (Some(_), Some(_)) => false,
+    }
+}
+
+/// `uri-host [ ":" port ]` (RFC 9110, section 7.2): an authority without user information.
+fn is_host(value: &[u8]) -> bool {
+    !value.contains(&b'@') && Authority::try_from(value).is_ok()
 }
 
 fn is_local(request: &Request) -> bool {
@@ -37,6 +63,29 @@ mod tests {
     use axum::body::Body;
 
     use super::*;
+
+    #[test]
+    fn one_valid_host() {
+        for (version, hosts, expected) in [
+            (Version::HTTP_11, &["localhost"][..], true),
+            (Version::HTTP_11, &["[::1]:19587"], true),
+            (Version::HTTP_11, &[""], true),
+            (Version::HTTP_11, &[], false),
+            (Version::HTTP_10, &[], true),
+            (Version::HTTP_11, &["localhost", "localhost"], false),
+            (Version::HTTP_10, &["localhost", "evil.example"], false),
+            (Version::HTTP_11, &["localhost, evil.example"], false),
+            (Version::HTTP_11, &["user@localhost"], false),
+            (Version::HTTP_11, &["local host"], false),
+            (Version::HTTP_11, &["localhost/path"], false),
+        ] {
+            let mut request = Request::builder().version(version);
+            for host in hosts {
+                request = request.header(header::HOST, *host);
+            }
+            assert_eq!(has_one_host(&request.body(Body::empty()).unwrap()), expected, "{version:?} {hosts:?}");
+        }
+    }
 
     #[test]
     fn hosts() {

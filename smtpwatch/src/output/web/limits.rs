@@ -7,12 +7,22 @@ use std::{
     time::{Duration, Instant},
 };
 
+use hashlink::LruCache;
+
+use crate::hash;
+
 /// Failed logins of one network.
 const OF_NETWORK: Quota = Quota { burst: 10, interval: Duration::from_secs(30) };
 /// Failed logins of all together: guesses that come from many networks.
 const OVERALL: Quota = Quota { burst: 60, interval: Duration::from_secs(1) };
 /// Networks that are remembered for their failures.
 const MAX_NETWORKS: usize = 4096;
+/// Wrong passwords for a user from an address that this user has logged in from, beyond which even the right one is refused
+/// there: as many as [`OVERALL`] allows to all. Without this bound, each remembered login could be guessed at the speed of
+/// the network.
+const OF_ACCOUNT: Quota = OVERALL;
+/// Accounts: pairs of a network and a user that has logged in from it.
+const MAX_ACCOUNTS: usize = 256;
 
 /// So many at once, and one more after each interval.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -51,24 +61,77 @@ impl Bucket {
     }
 }
 
-/// Who failed to log in, and how often. An attempt is paid for before the password is looked at, and a good one is given
-/// back: many at once get no further than one after the other.
+/// A user at a network. The name is kept as its SHA-256: it can have any length, and what is typed as a name may be a password.
+#[derive(Clone, PartialEq, Eq, Hash, Debug)]
+pub(super) struct Account {
+    network: Ipv6Addr,
+    user: String,
+}
+
+impl Account {
+    pub(super) fn new(client: IpAddr, user: &[u8]) -> Self {
+        Self { network: network(client), user: hash::sha256(user) }
+    }
+
+    pub(super) const fn network(&self) -> Ipv6Addr {
+        self.network
+    }
+}
+
+/// Which quotas an attempt has taken from.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Payer {
+    /// Those of the account alone: it has logged in before, and failures of others do not count against it.
+    Account,
+    /// That of the network, and that of all.
+    Network,
+}
+
+/// How often logins failed. An attempt is paid for before the password is verified, and a good one is given back: many at once
+/// get no further than one after the other.
 pub(super) struct Logins(Mutex<Table>);
 
 struct Table {
     networks: BTreeMap<Ipv6Addr, Bucket>,
     overall: Bucket,
+    accounts: LruCache<Account, AccountBuckets>,
+}
+
+struct AccountBuckets {
+    /// [`OF_NETWORK`]: wrong passwords that are verified.
+    verified: Bucket,
+    /// [`OF_ACCOUNT`]: all wrong passwords, also those that are refused without a look.
+    all: Bucket,
 }
 
 impl Logins {
     pub(super) fn new(now: Instant) -> Self {
-        Self(Mutex::new(Table { networks: BTreeMap::new(), overall: Bucket::full(now) }))
+        let accounts = LruCache::new(MAX_ACCOUNTS);
+        Self(Mutex::new(Table { networks: BTreeMap::new(), overall: Bucket::full(now), accounts }))
     }
 
-    /// An attempt from this network; how long to wait when it is one too many.
-    pub(super) fn attempt(&self, network: Ipv6Addr, now: Instant) -> Result<(), Duration> {
-        let networks = &mut self.lock().networks;
-        if networks.len() >= MAX_NETWORKS && !networks.contains_key(&network) {
+    /// A login that is remembered as good; how long to wait when too many were wrong for this very account.
+    pub(super) fn remembered(&self, account: &Account, now: Instant) -> Result<(), Duration> {
+        match self.lock().accounts.get_mut(account) {
+            Some(buckets) => {
+                // From a copy: a good login takes nothing.
+                let mut left = buckets.all;
+                left.take(OF_ACCOUNT, now)
+            }
+            None => Ok(()),
+        }
+    }
+
+    /// A login whose password has to be verified; how long to wait when it is one too many.
+    pub(super) fn attempt(&self, account: &Account, now: Instant) -> Result<Payer, Duration> {
+        let table = &mut *self.lock();
+        if let Some(buckets) = table.accounts.get_mut(account) {
+            buckets.all.take(OF_ACCOUNT, now)?;
+            buckets.verified.take(OF_NETWORK, now)?;
+            return Ok(Payer::Account);
+        }
+        let networks = &mut table.networks;
+        if networks.len() >= MAX_NETWORKS && !networks.contains_key(&account.network) {
             networks.retain(|_, bucket| bucket.0 > now);
             if networks.len() >= MAX_NETWORKS
                 && let Some(least) = networks.iter().min_by_key(|(_, bucket)| bucket.0).map(|(network, _)| *network)
@@ -76,25 +139,40 @@ impl Logins {
                 networks.remove(&least);
             }
         }
-        networks.entry(network).or_insert(Bucket::full(now)).take(OF_NETWORK, now)
-    }
-
-    /// An attempt whose password has to be looked at.
-    pub(super) fn attempt_overall(&self, now: Instant) -> Result<(), Duration> {
-        self.lock().overall.take(OVERALL, now)
-    }
-
-    /// The attempt was none to guess.
-    pub(super) fn succeeded(&self, network: Ipv6Addr, looked_at: bool, now: Instant) {
-        let table = &mut *self.lock();
-        if let Some(bucket) = table.networks.get_mut(&network) {
+        let bucket = networks.entry(account.network).or_insert(Bucket::full(now));
+        bucket.take(OF_NETWORK, now)?;
+        if let Err(wait) = table.overall.take(OVERALL, now) {
+            // What others have used up is not charged to this network.
             bucket.give_back(OF_NETWORK);
-            if bucket.0 <= now {
-                table.networks.remove(&network);
-            }
+            return Err(wait);
         }
-        if looked_at {
-            table.overall.give_back(OVERALL);
+        Ok(Payer::Network)
+    }
+
+    /// The attempt that `payer` has paid for was good.
+    pub(super) fn succeeded(&self, account: Account, payer: Payer, now: Instant) {
+        let table = &mut *self.lock();
+        match payer {
+            Payer::Account => {
+                if let Some(buckets) = table.accounts.get_mut(&account) {
+                    buckets.all.give_back(OF_ACCOUNT);
+                    buckets.verified.give_back(OF_NETWORK);
+                }
+            }
+            Payer::Network => {
+                if let Some(bucket) = table.networks.get_mut(&account.network) {
+                    bucket.give_back(OF_NETWORK);
+                    if bucket.0 <= now {
+                        table.networks.remove(&account.network);
+                    }
+                }
+                table.overall.give_back(OVERALL);
+                // Another attempt may have been good meanwhile: what failed since then stays counted.
+                if table.accounts.get(&account).is_none() {
+                    let buckets = AccountBuckets { verified: Bucket::full(now), all: Bucket::full(now) };
+                    table.accounts.insert(account, buckets);
+                }
+            }
         }
     }
 
@@ -132,35 +210,94 @@ mod tests {
         assert_eq!((0..9).filter(|_| bucket.take(quota, later).is_ok()).count(), 3);
     }
 
+    fn account(client: &str, user: &str) -> Account {
+        Account::new(client.parse().unwrap(), user.as_bytes())
+    }
+
+    fn attempts(logins: &Logins, account: &Account, now: Instant) -> usize {
+        (0..999).filter(|_| logins.attempt(account, now).is_ok()).count()
+    }
+
     #[test]
     fn one_network_does_not_use_up_the_attempts_of_another() {
         let now = Instant::now();
         let logins = Logins::new(now);
-        let [guesser, other] = ["2001:db8::1", "2001:db8:0:1::1"].map(|text| network(text.parse().unwrap()));
-        assert_eq!((0..99).filter(|_| logins.attempt(guesser, now).is_ok()).count(), 10);
-        assert_eq!(logins.attempt(other, now), Ok(()));
-        assert!(logins.attempt(network("2001:db8::2".parse().unwrap()), now).is_err(), "the same /64");
-        assert_eq!((0..99).filter(|_| logins.attempt_overall(now).is_ok()).count(), 60);
+        assert_eq!(attempts(&logins, &account("2001:db8::1", "anna"), now), 10);
+        assert_eq!(attempts(&logins, &account("2001:db8::2", "berta"), now), 0, "the same /64, whatever the name");
+        assert_eq!(logins.attempt(&account("2001:db8:0:1::1", "anna"), now), Ok(Payer::Network));
+        let others: usize = (0..99).map(|n| attempts(&logins, &account(&format!("192.0.2.{n}"), "anna"), now)).sum();
+        assert_eq!(others, 60 - 11, "all networks together");
+        let refused = account("198.51.100.1", "anna");
+        assert_eq!(attempts(&logins, &refused, now), 0);
+        let later = now + OVERALL.interval * OVERALL.burst;
+        assert_eq!(attempts(&logins, &refused, later), 10, "what others have used up is not charged to it");
     }
 
     #[test]
-    fn who_logs_in_pays_nothing() {
+    fn failures_of_others_do_not_lock_out_an_account_that_has_logged_in() {
         let now = Instant::now();
         let logins = Logins::new(now);
-        let network = network("192.0.2.1".parse().unwrap());
-        for _ in 0..1000 {
-            assert_eq!((logins.attempt(network, now), logins.attempt_overall(now)), (Ok(()), Ok(())));
-            logins.succeeded(network, true, now);
+        let anna = account("192.0.2.1", "anna");
+        logins.succeeded(anna.clone(), logins.attempt(&anna, now).unwrap(), now);
+        // Others of the same address, and of many others.
+        attempts(&logins, &account("192.0.2.1", "berta"), now);
+        let others: usize = (2..200).map(|n| attempts(&logins, &account(&format!("192.0.2.{n}"), "anna"), now)).sum();
+        assert_eq!(others, 50);
+        assert!(logins.attempt(&account("203.0.113.1", "anna"), now).is_err(), "none is left for strangers");
+        assert_eq!(logins.remembered(&anna, now), Ok(()));
+        assert_eq!(logins.attempt(&anna, now), Ok(Payer::Account), "also when its login is not remembered");
+        // Its own failures slow it down; what is remembered is let in all the same.
+        assert_eq!(attempts(&logins, &anna, now + Duration::from_millis(1)), 9);
+        let logins = Logins::new(now);
+        logins.succeeded(anna.clone(), Payer::Network, now);
+        assert_eq!((0..30).filter(|_| logins.attempt(&anna, now).is_ok()).count(), 10);
+        assert_eq!(logins.remembered(&anna, now), Ok(()));
+    }
+
+    #[test]
+    fn a_remembered_login_cannot_be_guessed_at_the_speed_of_the_network() {
+        let now = Instant::now();
+        let logins = Logins::new(now);
+        let anna = account("192.0.2.1", "anna");
+        logins.succeeded(anna.clone(), Payer::Network, now);
+        assert_eq!(attempts(&logins, &anna, now), 10);
+        assert!(logins.remembered(&anna, now).is_err(), "the right one looks like a wrong one");
+        assert_eq!(logins.remembered(&anna, now + Duration::from_secs(1)), Ok(()));
+    }
+
+    #[test]
+    fn a_good_login_takes_nothing() {
+        let now = Instant::now();
+        let logins = Logins::new(now);
+        for n in 0..1000 {
+            let account = account("192.0.2.1", if n % 2 == 0 { "anna" } else { "berta" });
+            let payer = logins.attempt(&account, now).unwrap();
+            logins.succeeded(account, payer, now);
         }
-        assert!(logins.lock().networks.is_empty());
+        let table = logins.lock();
+        assert!(table.networks.is_empty() && table.overall.0 <= now);
+        assert_eq!(table.accounts.len(), 2);
     }
 
     #[test]
-    fn the_table_has_a_bound() {
+    fn the_tables_have_bounds() {
+        let mut now = Instant::now();
+        let logins = Logins::new(now);
+        for address in 0..6000_u32 {
+            now += OVERALL.interval;
+            let account = Account::new(IpAddr::V4(address.into()), b"anna");
+            let payer = logins.attempt(&account, now).unwrap();
+            if address % 2 == 0 {
+                logins.succeeded(account, payer, now);
+            }
+            assert!(logins.lock().networks.len() <= MAX_NETWORKS && logins.lock().accounts.len() <= MAX_ACCOUNTS);
+        }
+        assert_eq!(logins.lock().accounts.len(), MAX_ACCOUNTS);
         let now = Instant::now();
         let logins = Logins::new(now);
-        for address in 0..6000 {
-            assert_eq!(logins.attempt(network(IpAddr::V4(address.into())), now), Ok(()));
+        for address in 0..6000_u32 {
+            logins.lock().overall = Bucket::full(now);
+            assert_eq!(logins.attempt(&Account::new(IpAddr::V4(address.into()), b"anna"), now), Ok(Payer::Network));
         }
         assert_eq!(logins.lock().networks.len(), MAX_NETWORKS);
     }

@@ -6,11 +6,13 @@
 mod address;
 mod auth;
 mod config;
+mod connections;
 mod files;
 mod headers;
 mod health;
 mod host;
 mod limits;
+mod scrapers;
 mod serve;
 mod site;
 mod tls;

@@ -1,6 +1,7 @@
 //! Connections: how many, how long, and until when.
 
 use std::{
+    convert::Infallible,
     net::IpAddr,
     pin::pin,
     sync::Arc,
@@ -21,7 +22,8 @@ use nix::sys::socket::{setsockopt, sockopt::TcpUserTimeout};
 use tokio::{
     io::{AsyncRead, AsyncWrite},
     net::{TcpListener, TcpStream},
-    sync::{OwnedSemaphorePermit, Semaphore, watch},
+    sync::{mpsc, watch},
+    task::yield_now,
     time::{MissedTickBehavior, interval, timeout},
 };
 use tokio_rustls::TlsAcceptor;
@@ -29,19 +31,21 @@ use tokio_rustls::TlsAcceptor;
 use super::{
     auth::Client,
     config::{ConfigFile, WebConfig},
+    connections::{AnswerBody, Connections, Requests, Slot},
     health::Health,
     limits::Logins,
+    scrapers::Scrapers,
     site::Site,
     tls,
 };
 use crate::output::metrics::Metrics;
 
-/// Connections that are open at once.
-const MAX_CONNECTIONS: usize = 256;
 /// Until a request has come, from the beginning of the connection or the end of the answer before.
 const HEADER_READ: Duration = Duration::from_secs(10);
-/// Octets of a request: line and headers.
-const MAX_HEADER: usize = 32 * 1024;
+/// Bytes of a request's head: request line, header fields, and the empty line. One more is answered with 431.
+const MAX_HEAD: usize = 32 * 1024;
+/// Header fields of a request. One more is answered with 431.
+const MAX_FIELDS: usize = 100;
 /// Milliseconds after which a client that takes in nothing is given up.
 const TAKES_NOTHING_MS: u32 = 30_000;
 /// The files of the configuration are looked at this often.
@@ -66,10 +70,13 @@ pub async fn serve(
 ) -> std::io::Result<()> {
     let loopback = listener.local_addr()?.ip().to_canonical().is_loopback();
     let logins = Arc::new(Logins::new(Instant::now()));
-    let site = Site { metrics, health, guarded, loopback, logins };
+    let scrapers = Arc::new(Scrapers::default());
+    let connections = Connections::new(scrapers.clone(), metrics.clone());
+    let site = Site { metrics, health, guarded, loopback, logins, scrapers };
     let mut current = Current::of(&site, file.as_mut().map(ConfigFile::take).unwrap_or_default());
     let (end, _) = watch::channel(());
-    let places = Arc::new(Semaphore::new(MAX_CONNECTIONS));
+    // Each connection holds a sender: the receiver gets the end of all of them.
+    let (open, mut all_closed) = mpsc::channel::<Infallible>(1);
     let mut look = interval(LOOK);
     look.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let mut stop = pin!(stop);
@@ -83,13 +90,19 @@ pub async fn serve(
                     end.send_replace(());
                 }
             }
-            accepted = listener.accept() => match (accepted, places.clone().try_acquire_owned()) {
-                (Ok((stream, peer)), Ok(place)) => {
+            accepted = listener.accept() => match accepted {
+                Ok((stream, peer)) => {
                     let client = peer.ip().to_canonical();
-                    tokio::spawn(connection(stream, client, current.clone(), end.subscribe(), place));
+                    if let Some(slot) = connections.admit(client, Instant::now()) {
+                        let served = connection(stream, client, current.clone(), end.subscribe(), slot);
+                        let open = open.clone();
+                        tokio::spawn(async move {
+                            served.await;
+                            drop(open);
+                        });
+                    }
                 }
-                (Ok(_), Err(_)) => site.metrics.web_connection_refused(),
-                (Err(error), _) => {
+                Err(error) => {
                     tracing::error!(%error, "cannot take in a connection");
                     tokio::time::sleep(NO_DESCRIPTOR).await;
                 }
@@ -98,9 +111,9 @@ pub async fn serve(
     }
     drop(listener);
     end.send_replace(());
-    let all = u32::try_from(MAX_CONNECTIONS).unwrap_or(u32::MAX);
+    drop(open);
     // Those that do not end in time end with the runtime.
-    _ = timeout(GRACE, places.acquire_many(all)).await;
+    _ = timeout(GRACE, all_closed.recv()).await;
     Ok(())
 }
 
@@ -114,7 +127,7 @@ fn refresh(file: &mut ConfigFile, metrics: &Metrics) -> Option<WebConfig> {
         Ok(false) => None,
         Err(error) => {
             metrics.web_config_failed();
-            tracing::error!("what was read before holds: {error}");
+            tracing::error!("the web configuration in force stays in force: {error}");
             None
         }
     }
@@ -134,23 +147,24 @@ impl Current {
     }
 }
 
-async fn connection(
-    stream: TcpStream,
-    client: IpAddr,
-    current: Current,
-    end: watch::Receiver<()>,
-    _place: OwnedSemaphorePermit,
-) {
+async fn connection(stream: TcpStream, client: IpAddr, current: Current, end: watch::Receiver<()>, slot: Slot) {
     if let Err(error) = setsockopt(&stream, TcpUserTimeout, &TAKES_NOTHING_MS) {
         tracing::debug!(%client, %error, "cannot bound how long a client may take in nothing");
     }
-    match &current.tls {
-        None => http(stream, client, current.routes, end).await,
-        Some(acceptor) => {
-            if let Some(stream) = tls::accept(acceptor, stream, client).await {
-                http(stream, client, current.routes, end).await;
+    let requests = slot.requests();
+    let served = async {
+        match &current.tls {
+            None => http(stream, client, current.routes, end, requests).await,
+            Some(acceptor) => {
+                if let Some(stream) = tls::accept(acceptor, stream, client).await {
+                    http(stream, client, current.routes, end, requests).await;
+                }
             }
         }
+    };
+    tokio::select! {
+        () = served => {}
+        () = slot.closed() => tracing::debug!(%client, "a connection was closed to make room for others"),
     }
 }
 
@@ -159,17 +173,27 @@ async fn http(
     client: IpAddr,
     routes: Router,
     mut end: watch::Receiver<()>,
+    requests: Requests,
 ) {
     let routes = TowerToHyperService::new(routes);
     let service = service_fn(move |mut request: Request<Incoming>| {
+        let under_way = requests.begin();
         request.extensions_mut().insert(Client(client));
-        routes.call(request)
+        let answer = routes.call(request);
+        async move {
+            // One request at a time: a connection that sends many at once (pipelining) takes turns with all others, which share
+            // its thread. hyper answers several before it yields.
+            yield_now().await;
+            answer.await.map(|answer| answer.map(|body| AnswerBody { body, _under_way: under_way }))
+        }
     });
     let mut connection = pin!(
         http1::Builder::new()
             .timer(TokioTimer::new())
             .header_read_timeout(HEADER_READ)
-            .max_buf_size(MAX_HEADER)
+            .max_header_size(MAX_HEAD)
+            .max_headers(MAX_FIELDS)
+            .max_buf_size(MAX_HEAD)
             .serve_connection(TokioIo::new(stream), service)
     );
     let ended = tokio::select! {

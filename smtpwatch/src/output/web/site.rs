@@ -3,7 +3,7 @@
 use std::{sync::Arc, time::Instant};
 
 use axum::{
-    Router,
+    Extension, Router,
     body::HttpBody,
     extract::{Request, State},
     http::{HeaderMap, HeaderValue, StatusCode, header},
@@ -13,12 +13,13 @@ use axum::{
 };
 
 use super::{
-    auth::{Guard, authenticate, throttle},
+    auth::{Client, Guard, authenticate, throttle},
     config::WebConfig,
     headers,
     health::Health,
-    host::only_local,
+    host::{one_host, only_local},
     limits::Logins,
+    scrapers::Scrapers,
     tls::ClientAuth,
 };
 use crate::output::metrics::Metrics;
@@ -38,6 +39,7 @@ pub(super) struct Site {
     /// Whether only this host can ask.
     pub(super) loopback: bool,
     pub(super) logins: Arc<Logins>,
+    pub(super) scrapers: Arc<Scrapers>,
 }
 
 /// Who may see pages and API.
@@ -58,6 +60,7 @@ impl Site {
             .route(METRICS, get(show_metrics))
             .route(HEALTHY, get(|State(site): State<Pages>| async move { verdict(site.health.unhealthy()) }))
             .route(READY, get(|State(site): State<Pages>| async move { verdict(site.health.unready()) }))
+            .route_layer(from_fn_with_state(self.scrapers.clone(), note_scraper))
             .with_state(Pages { metrics: self.metrics.clone(), health: self.health.clone() });
         let mut routes = match access(self.loopback, &config) {
             Access::Local => open.merge(self.guarded.clone().layer(from_fn(only_local))),
@@ -71,13 +74,17 @@ impl Site {
             if config.tls.is_none() && !self.loopback {
                 tracing::warn!("passwords come in clear: set tls_server_config");
             }
-            let guard = Guard::new(users, config.auth_excluded_paths, self.logins.clone(), self.metrics.clone());
+            let guard = Guard::new(users, config.auth_excluded_paths, self);
             routes = routes.layer(from_fn_with_state(Arc::new(guard), authenticate));
         }
         routes = routes.layer(from_fn(without_body));
         if let Some(quota) = config.rate_limit {
-            routes = routes.layer(from_fn_with_state(throttle::new(quota, Instant::now()), throttle::throttle));
+            routes = routes.layer(from_fn_with_state(
+                throttle::new(quota, self.scrapers.clone(), Instant::now()),
+                throttle::throttle,
+            ));
         }
+        routes = routes.layer(from_fn(one_host));
         let headers: Arc<HeaderMap> = headers::all(config.headers);
         routes.layer(from_fn_with_state(headers, headers::add))
     }
@@ -110,6 +117,17 @@ async fn without_body(request: Request, next: Next) -> Response {
     }
     let close = [(header::CONNECTION, HeaderValue::from_static("close"))];
     (StatusCode::PAYLOAD_TOO_LARGE, close, "a request has no body here\n").into_response()
+}
+
+/// Remembers the address of a request for metrics or health that gets as far as its answer.
+async fn note_scraper(
+    State(scrapers): State<Arc<Scrapers>>,
+    Extension(Client(client)): Extension<Client>,
+    request: Request,
+    next: Next,
+) -> Response {
+    scrapers.note(client, false, Instant::now());
+    next.run(request).await
 }
 
 #[derive(Clone)]

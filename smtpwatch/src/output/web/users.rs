@@ -1,13 +1,14 @@
 //! Who may log in: names and hashed passwords.
 
 use std::{
-    collections::{BTreeMap, HashSet},
+    collections::BTreeMap,
     net::Ipv6Addr,
     str::FromStr,
     sync::{Mutex, MutexGuard, PoisonError},
 };
 
 use bcrypt::HashParts;
+use hashlink::LruCache;
 use ring::{error::Unspecified, hmac, rand::SystemRandom};
 
 /// The highest cost of a hash: each step doubles the time of a login, which is about a second here.
@@ -20,10 +21,10 @@ const MAX_REMEMBERED: usize = 256;
 /// Users, and the logins that were good since they were read.
 pub(super) struct Users {
     hashes: BTreeMap<String, String>,
-    /// Of no password, with the highest cost of all: a name that does not exist takes as long as one that does.
-    nobody: String,
+    /// A hash of no password for each cost that [`Self::hashes`] has, by cost.
+    dummies: BTreeMap<u32, String>,
     key: hmac::Key,
-    remembered: Mutex<HashSet<[u8; 32]>>,
+    remembered: Mutex<LruCache<[u8; 32], ()>>,
 }
 
 /// What a login is known by later; the password cannot be had from it.
@@ -36,11 +37,9 @@ impl Users {
     ///
     /// The system has no random numbers.
     pub(super) fn new(hashes: BTreeMap<String, String>) -> Result<Self, Unspecified> {
-        let cost =
-            hashes.values().filter_map(|hash| HashParts::from_str(hash).ok()).map(|parts| parts.get_cost()).max();
-        let nobody = format!("$2b${:02}${}", cost.unwrap_or(MIN_COST), ".".repeat(53));
+        let dummies = hashes.values().filter_map(|hash| cost(hash)).map(|cost| (cost, dummy(cost))).collect();
         let key = hmac::Key::generate(hmac::HMAC_SHA256, &SystemRandom::new())?;
-        Ok(Self { hashes, nobody, key, remembered: Mutex::default() })
+        Ok(Self { hashes, dummies, key, remembered: Mutex::new(LruCache::new(MAX_REMEMBERED)) })
     }
 
     /// `login` is `user:password`.
@@ -55,29 +54,45 @@ impl Users {
 
     /// Whether this login was good before, from the same network.
     pub(super) fn remembers(&self, token: &Token) -> bool {
-        self.remembered().contains(&token.0)
+        self.remembered().get(&token.0).is_some()
     }
 
     /// The login was good.
     pub(super) fn remember(&self, token: Token) {
-        let mut remembered = self.remembered();
-        if remembered.len() >= MAX_REMEMBERED {
-            remembered.clear();
-        }
-        remembered.insert(token.0);
+        self.remembered().insert(token.0, ());
     }
 
-    /// Whether the password is that of the user. Takes as long as its cost says: not for an asynchronous thread.
+    /// Whether the password is that of the user. Takes as long as the costs say: not for an asynchronous thread.
     pub(super) fn verify(&self, user: &[u8], password: &[u8]) -> bool {
-        let hash = str::from_utf8(user).ok().and_then(|user| self.hashes.get(user));
-        let good = bcrypt::verify(password, hash.unwrap_or(&self.nobody)).unwrap_or(false);
-        good && hash.is_some()
+        self.verify_by(user, |hash| bcrypt::verify(password, hash).unwrap_or(false))
     }
 
-    fn remembered(&self) -> MutexGuard<'_, HashSet<[u8; 32]>> {
+    /// Every login costs one verification for each cost that is configured, in the same order, whether the name exists or not,
+    /// and whatever its own cost: the time does not show which names exist.
+    fn verify_by(&self, user: &[u8], mut verify: impl FnMut(&str) -> bool) -> bool {
+        let hash = str::from_utf8(user).ok().and_then(|user| self.hashes.get(user));
+        let own_cost = hash.and_then(|hash| cost(hash));
+        let mut good = false;
+        for (cost, dummy) in &self.dummies {
+            let own = hash.filter(|_| own_cost == Some(*cost));
+            good |= verify(own.unwrap_or(dummy)) & own.is_some();
+        }
+        good
+    }
+
+    fn remembered(&self) -> MutexGuard<'_, LruCache<[u8; 32], ()>> {
         // What a panicking thread left is whole.
         self.remembered.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+fn cost(hash: &str) -> Option<u32> {
+    HashParts::from_str(hash).ok().map(|parts| parts.get_cost())
+}
+
+/// The salt of 16 zero bytes and a hash of 23 zero bytes. Should a password have it, it opens nothing.
+fn dummy(cost: u32) -> String {
+    format!("$2b${cost:02}${}", ".".repeat(53))
 }
 
 /// Whether this is a hash that a password can be held against; if not, why. The reason does not quote it.
@@ -106,7 +121,6 @@ mod tests {
     #[test]
     fn passwords() {
         let users = users();
-        assert!(check_hash(&users.nobody).is_ok(), "it must cost what the others do");
         for (user, password, expected) in [
             ("alice", "correct", true),
             ("alice", "wrong", false),
@@ -120,6 +134,31 @@ mod tests {
     }
 
     #[test]
+    fn every_login_verifies_one_hash_of_each_cost_that_is_configured() {
+        let hashes = [("alice", 5), ("bob", 4), ("carol", 4), ("dave", 6)];
+        let hashed = |(name, cost): (&str, u32)| (name.to_owned(), bcrypt::hash("correct", cost).unwrap());
+        let users = Users::new(hashes.into_iter().map(hashed).collect()).unwrap();
+        for (user, own) in
+            [("alice", Some(5)), ("bob", Some(4)), ("dave", Some(6)), ("nobody", None), ("", None), ("Alice", None)]
+        {
+            for good in [true, false] {
+                let mut verified = Vec::new();
+                let outcome = users.verify_by(user.as_bytes(), |hash| {
+                    verified.push(cost(hash).expect("a hash that bcrypt takes"));
+                    good
+                });
+                assert_eq!(verified, [4, 5, 6], "{user}");
+                assert_eq!(outcome, good && own.is_some(), "{user}: a dummy that matches opens nothing");
+            }
+            assert_eq!(users.verify(user.as_bytes(), b"correct"), own.is_some(), "{user}");
+            assert!(!users.verify(user.as_bytes(), b"wrong"), "{user}");
+        }
+        // bcrypt does the work of a dummy, instead of refusing its form.
+        assert!(!bcrypt::verify("correct", &dummy(4)).expect("a form that bcrypt takes"));
+        assert_eq!(check_hash(&dummy(MAX_COST)), Ok(()));
+    }
+
+    #[test]
     fn good_logins_are_remembered_within_a_bound_and_by_network() {
         let (users, here, there) = (users(), Ipv6Addr::LOCALHOST, Ipv6Addr::UNSPECIFIED);
         users.remember(users.token(here, b"alice:correct"));
@@ -129,6 +168,7 @@ mod tests {
         for number in 0..1000_u32 {
             users.remember(users.token(here, &number.to_be_bytes()));
             assert!(users.remembered().len() <= MAX_REMEMBERED);
+            assert!(users.remembers(&users.token(here, b"alice:correct")), "what is used is kept");
         }
     }
 

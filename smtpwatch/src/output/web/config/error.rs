@@ -15,6 +15,14 @@ pub enum WebConfigError {
         /// What the system said.
         source: std::io::Error,
     },
+    /// The file was read again, and protects less than what is in force.
+    #[error("{}: {what}: if that is intended, restart smtpwatch", path.display())]
+    LessProtection {
+        /// The file.
+        path: PathBuf,
+        /// What it lacks.
+        what: &'static str,
+    },
     /// The file, or one that it names, is not what it should be.
     #[error("{}:{line}: {message}", path.display())]
     Invalid {

@@ -1,0 +1,18 @@
+//! What this host's own bytes say where the server's cannot be believed (EV-2): it sent mail in cleartext to a peer that offers STARTTLS.
+
+use super::{Case, Claim, offer_expected};
+use crate::{Role, finding::Kind, smtp::Doubt};
+
+pub(super) fn judge(case: Case<'_>) -> Option<Claim> {
+    let session = case.session;
+    let in_clear = session.mail_sent && !session.tls_began();
+    if case.role != Role::Client || session.doubt != Some(Doubt::Server) || !in_clear || case.starttls_ignored() {
+        return None;
+    }
+    let (evidence, expected) = offer_expected(case)?;
+    let claim = Claim::new(case, Kind::StarttlsStripped, "A1", evidence, expected);
+    Some(claim.prove(
+        "copies of the server's reply differ, and this host's acknowledgments do not say which one it took in; \
+         its own bytes do: it sent MAIL and did not begin TLS",
+    ))
+}

@@ -1,0 +1,109 @@
+//! Files that the program reads whole: regular files only, and never more than a bound. A FIFO would hold the program until
+//! another process writes; a device such as `/dev/zero` never ends, and opening one may do something of its own.
+
+use std::{
+    fs::{File, FileType, OpenOptions},
+    io::{self, Read},
+    os::unix::fs::{FileTypeExt, OpenOptionsExt},
+    path::Path,
+};
+
+use libc::{O_NOCTTY, O_NONBLOCK};
+
+/// Bytes of a configuration file, of a web configuration file, and of each file that the latter names.
+pub const MAX_CONFIG: u64 = 1024 * 1024;
+
+/// The content of a regular file of at most `most` bytes. Links are followed.
+///
+/// # Errors
+///
+/// The file cannot be opened or read, is no regular file, or is longer than `most` bytes.
+pub fn read(path: &Path, most: u64) -> io::Result<Vec<u8>> {
+    // Looked at before it is opened, so that a device is not opened at all; and after, because it may have been replaced.
+    require_regular(path.metadata()?.file_type())?;
+    let file = OpenOptions::new().read(true).custom_flags(O_NONBLOCK | O_NOCTTY).open(path)?;
+    require_regular(file.metadata()?.file_type())?;
+    read_bounded(file, most)
+}
+
+/// The same, as text.
+///
+/// # Errors
+///
+/// As [`read`]; or the content is not UTF-8.
+pub fn read_text(path: &Path, most: u64) -> io::Result<String> {
+    let not_text = |_| io::Error::new(io::ErrorKind::InvalidData, "it is not text in UTF-8");
+    String::from_utf8(read(path, most)?).map_err(not_text)
+}
+
+/// What a file that is not a regular one is; `None`: a regular file.
+#[must_use]
+pub fn special_kind(kind: FileType) -> Option<&'static str> {
+    if kind.is_file() {
+        None
+    } else if kind.is_dir() {
+        Some("a directory")
+    } else if kind.is_fifo() {
+        Some("a named pipe (FIFO)")
+    } else if kind.is_socket() {
+        Some("a socket")
+    } else if kind.is_symlink() {
+        Some("a symbolic link")
+    } else {
+        Some("a device")
+    }
+}
+
+fn require_regular(kind: FileType) -> io::Result<()> {
+    match special_kind(kind) {
+        None => Ok(()),
+        Some(what) => {
+            let message = format!("it is {what}: name a regular file");
+            Err(io::Error::new(io::ErrorKind::InvalidInput, message))
+        }
+    }
+}
+
+fn read_bounded(file: File, most: u64) -> io::Result<Vec<u8>> {
+    let mut content = Vec::new();
+    // The length that the system gives is not asked: a file of /proc has 0, and others grow.
+    file.take(most.saturating_add(1)).read_to_end(&mut content)?;
+    if u64::try_from(content.len()).is_ok_and(|length| length <= most) {
+        return Ok(content);
+    }
+    Err(io::Error::new(io::ErrorKind::FileTooLarge, format!("it is longer than {most} bytes")))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn refusal(path: &Path) -> String {
+        read(path, 9).expect_err("refused").to_string()
+    }
+
+    #[test]
+    fn only_regular_files_within_the_bound_are_read() {
+        let folder = tempfile::tempdir().expect("a directory");
+        let [file, link, fifo] = ["file", "link", "fifo"].map(|name| folder.path().join(name));
+        std::fs::write(&file, "123456789").expect("written");
+        std::os::unix::fs::symlink("file", &link).expect("a link");
+        nix::unistd::mkfifo(&fifo, nix::sys::stat::Mode::S_IRWXU).expect("a FIFO");
+        let _socket = std::os::unix::net::UnixListener::bind(folder.path().join("socket")).expect("a socket");
+
+        assert_eq!(read(&file, 9).expect("the bound itself"), b"123456789");
+        assert_eq!(read_text(&link, 9).expect("links are followed"), "123456789");
+        assert_eq!(read(&file, 8).expect_err("longer").to_string(), "it is longer than 8 bytes");
+        for (path, what) in [
+            (folder.path(), "a directory"),
+            (&fifo, "a named pipe (FIFO)"),
+            (Path::new("/dev/zero"), "a device"),
+            (&folder.path().join("socket"), "a socket"),
+        ] {
+            assert_eq!(refusal(path), format!("it is {what}: name a regular file"));
+        }
+        assert_eq!(read(&folder.path().join("absent"), 9).expect_err("absent").kind(), io::ErrorKind::NotFound);
+        std::fs::write(&file, [0xff]).expect("written");
+        assert_eq!(read_text(&file, 9).expect_err("no text").to_string(), "it is not text in UTF-8");
+    }
+}
