@@ -234,7 +234,7 @@ fn large(bench: &mut Bench<'_>) {
             for _ in 0..121 {
                 client.read_line(&mut reply)?;
             }
-            Ok(smtp::ask(&mut client, "QUIT")?)
+            smtp::ask(&mut client, "QUIT")
         })?;
         let found = bench.finding("auth-plaintext", server)?;
         ensure!(found["role"] == "client", "{found}");
@@ -255,9 +255,12 @@ fn large(bench: &mut Bench<'_>) {
     });
 }
 
+/// What comes between two segments of a body.
+type Interruption = fn(&mut Endpoint<'_>) -> Result<()>;
+
 /// Row 6: what an outsider sends does not make the gate copy a message.
 pub fn bodies(bench: &mut Bench<'_>) {
-    let decoys: [(&str, fn(&mut Endpoint<'_>) -> Result<()>); 6] = [
+    let decoys: [(&str, Interruption); 6] = [
         ("control: nothing", |_| Ok(())),
         ("a SYN of the client with another ISN", |endpoint| super::decoys::syn(endpoint, 0x1000)),
         ("a SYN of the client with its own ISN", |endpoint| super::decoys::syn(endpoint, 0)),
@@ -290,10 +293,10 @@ fn canary(bench: &Bench<'_>, direction: &str, at: usize) -> String {
     format!("The-{direction}-{}-{:?}-{at}-canary-of-a-message-body.{}", bench.hook, bench.family, "=".repeat(10))
 }
 
-fn body_out(bench: &mut Bench<'_>, at: usize, decoy: fn(&mut Endpoint<'_>) -> Result<()>) -> Result<()> {
+fn body_out(bench: &mut Bench<'_>, at: usize, decoy: Interruption) -> Result<()> {
     let canary = canary(bench, "outbound", at);
     let server = SocketAddr::new(bench.peer_without_rule(), 25);
-    let (before, packets) = (bench.sessions()?, bench.packets()?);
+    let (before, packets) = (bench.sessions()?, bench.packets_at_rest()?);
     let act = &mut |moment: Moment, endpoint: &mut Endpoint<'_>| {
         match moment {
             // One segment at a time, so that each is a packet of its own also before hardware would cut.
@@ -315,11 +318,11 @@ fn body_out(bench: &mut Bench<'_>, at: usize, decoy: fn(&mut Endpoint<'_>) -> Re
     stays_in_the_kernel(bench, &canary, &before, packets)
 }
 
-fn body_in(bench: &mut Bench<'_>, at: usize, decoy: fn(&mut Endpoint<'_>) -> Result<()>) -> Result<()> {
+fn body_in(bench: &mut Bench<'_>, at: usize, decoy: Interruption) -> Result<()> {
     let canary = canary(bench, "inbound", at);
     let client = SocketAddr::new(bench.peer_without_rule(), inbound::PORT);
     let server = SocketAddr::new(bench.family.gateway(), 25);
-    let (before, packets, isn) = (bench.sessions()?, bench.packets()?, bench.isn());
+    let (before, packets, isn) = (bench.sessions()?, bench.packets_at_rest()?, bench.isn());
     let mut endpoint = Endpoint::unopened(&bench.wire, client, server, isn);
     endpoint.open()?;
     endpoint.reply()?;
