@@ -52,7 +52,8 @@ pub const DEFAULT_PORTS: [u16; 2] = [25, 587];
 pub struct Config {
     /// Watched server ports, sorted, at least one.
     pub ports: Vec<u16>,
-    /// Interface names or globs; empty: every interface that carries a default route.
+    /// Interface names or globs; empty: every interface whose routes lead out of this host, or that mail
+    /// takes.
     pub interfaces: Vec<String>,
     /// Which ingress hook to take.
     pub ingress: Ingress,

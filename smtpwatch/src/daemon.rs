@@ -25,7 +25,7 @@ use std::{
 use anyhow::Context as _;
 use smtpwatch_common::{Direction, counters::Label};
 use smtpwatch_core::{
-    Finding, Output, Timestamp,
+    Finding, Output, Role, Timestamp,
     engine::GateOrder,
     policy::{history::History, published::Learned},
 };
@@ -33,7 +33,7 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use crate::{
     capture::{
-        Capture, CaptureError, CaptureSettings, Drained, Hook,
+        Capture, CaptureError, CaptureSettings, Drained, Hook, Survey,
         counters::{Counters, losses},
         interfaces::is_glob,
         listeners::{self, Unwatched},
@@ -47,7 +47,7 @@ use crate::{
         api,
         desk::{Desk, Live},
         journal::Journal,
-        metrics::{self, Metrics},
+        metrics::{self, Metrics, RouteLookupDrop},
         pages,
         web::{self, ConfigFile, Health},
     },
@@ -411,6 +411,7 @@ struct Watch {
 impl Watch {
     /// What needs rights that are given up here.
     fn begin(&mut self) -> anyhow::Result<()> {
+        self.survey();
         self.attachments();
         self.listeners();
         tell(&confine::thread(&self.kept)?);
@@ -545,6 +546,22 @@ impl Watch {
         self.health.set(watch);
     }
 
+    /// Looks up where connections go, if it is time. Tells whether what is attached has changed.
+    fn survey(&mut self) -> bool {
+        let Some(survey) = self.capture.survey() else { return false };
+        let Survey { attached, clients, servers, dropped, routes_cut, failed } = survey;
+        let metrics = &self.outputs.metrics;
+        // What is not known is not zero: a failure leaves what was found before.
+        if !failed {
+            metrics.unwatched_connections(Role::Client, clients);
+            metrics.unwatched_connections(Role::Server, servers);
+        }
+        metrics.route_lookups_dropped(RouteLookupDrop::Connections, dropped);
+        metrics.route_lookups_dropped(RouteLookupDrop::Routes, u64::from(routes_cut));
+        metrics.route_lookups_dropped(RouteLookupDrop::Failed, u64::from(failed));
+        attached
+    }
+
     /// Says once of each mail server where it listens unwatched (THREATS EV-25).
     fn listeners(&mut self) {
         let found = listeners::unwatched(&self.ports);
@@ -555,7 +572,8 @@ impl Watch {
     }
 
     fn housekeeping(&mut self) -> anyhow::Result<()> {
-        if self.capture.refresh()? {
+        let refreshed = self.capture.refresh()?;
+        if self.survey() || refreshed {
             self.attachments();
         }
         for (interface, newest) in &mut self.interfaces {

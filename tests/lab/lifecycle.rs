@@ -17,7 +17,7 @@ use smtpwatch_tests::{scenario, smtp};
 use crate::set_up::{FINDING, Home, SENDER, script};
 
 /// What the unit gives.
-const THREE: &[&str] = &["BPF", "NET_ADMIN", "PERFMON"];
+pub const THREE: &[&str] = &["BPF", "NET_ADMIN", "PERFMON"];
 /// CAP_BPF and CAP_NET_ADMIN, as /proc has them (include/uapi/linux/capability.h).
 const HOT_PLUG: u64 = (1 << 39) | (1 << 12);
 /// Mail in clear to this network is a finding.
@@ -59,7 +59,7 @@ impl Site {
 }
 
 /// A directory that every user of this machine can reach.
-fn home(name: &str) -> Result<Home> {
+pub fn home(name: &str) -> Result<Home> {
     let path = std::env::temp_dir().join(format!("smtpwatch-{}-{name}", std::process::id()));
     std::fs::create_dir(&path)?;
     Ok(Home(path))

@@ -23,3 +23,4 @@ mod sender;
 mod set_up;
 mod strip;
 mod survival;
+mod unwatched;

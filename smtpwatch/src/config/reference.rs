@@ -44,9 +44,14 @@ pub const RULE: &str = "rule";
 /// Every key, in the order of the file.
 pub const KEYS: &[Key] = &[
     key("", "ports", "[25, 587]", "Watched server ports."),
-    key("", "interfaces", "[]", "Interfaces, by name or glob; empty: every interface that carries a default route.")
-        .such_as("[\"eth0\", \"ens*\"]")
-        .reloaded(),
+    key(
+        "",
+        "interfaces",
+        "[]",
+        "Interfaces, by name or glob; empty: every interface whose routes lead out of this host, or that mail takes.",
+    )
+    .such_as("[\"eth0\", \"ens*\"]")
+    .reloaded(),
     key(
         "",
         "ingress",

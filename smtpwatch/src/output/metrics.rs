@@ -108,6 +108,32 @@ impl ConnectionClosed {
     }
 }
 
+/// Values of the `reason` label of look-ups of routes that were not done.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum RouteLookupDrop {
+    /// More connections than are looked up at a time.
+    Connections,
+    /// More routes than are read at a time.
+    Routes,
+    /// The kernel does not answer.
+    Failed,
+}
+
+impl RouteLookupDrop {
+    /// Every reason.
+    pub const ALL: [Self; 3] = [Self::Connections, Self::Routes, Self::Failed];
+
+    /// The metric label.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Connections => "connections",
+            Self::Routes => "routes",
+            Self::Failed => "failed",
+        }
+    }
+}
+
 /// The registry and every metric in it.
 pub struct Metrics {
     registry: Registry,
@@ -121,6 +147,8 @@ pub struct Metrics {
     kernel_packets: IntCounterVec,
     kernel_dropped: IntCounterVec,
     last_packet: GaugeVec,
+    unwatched_connections: IntGaugeVec,
+    route_lookups_dropped: IntCounterVec,
     flows: IntGauge,
     evicted: IntCounterVec,
     gaps: IntCounterVec,
@@ -202,6 +230,22 @@ impl Metrics {
                 "kernel_last_packet_timestamp_seconds",
                 "When the newest packet of a mail dialogue was seen; 0: never.",
                 &["interface"],
+            )?,
+            unwatched_connections: register(
+                r,
+                IntGaugeVec::new(
+                    opts(
+                        "unwatched_connections",
+                        "Open connections of watched ports by interfaces that are not watched, as of the last minute.",
+                    ),
+                    &["role"],
+                )?,
+            )?,
+            route_lookups_dropped: counters(
+                r,
+                "route_lookups_dropped_total",
+                "Connections of watched ports whose interface was not looked up; looks that read not all routes, or failed.",
+                &["reason"],
             )?,
             flows: register(r, IntGauge::with_opts(opts("flows", "Connections that are followed."))?)?,
             evicted: counters(
@@ -436,6 +480,17 @@ impl Metrics {
         self.last_packet.with_label_values(&[interface]).set(seconds(at));
     }
 
+    /// Connections by interfaces that are not watched.
+    pub fn unwatched_connections(&self, role: Role, connections: u64) {
+        let connections = i64::try_from(connections).unwrap_or(i64::MAX);
+        self.unwatched_connections.with_label_values(&[role.as_str()]).set(connections);
+    }
+
+    /// Look-ups of routes that were not done.
+    pub fn route_lookups_dropped(&self, reason: RouteLookupDrop, lookups: u64) {
+        self.route_lookups_dropped.with_label_values(&[reason.as_str()]).inc_by(lookups);
+    }
+
     /// What the kernel counted since it was loaded.
     pub fn kernel_packets(&self, direction: &'static str, outcome: &'static str, total: u64) {
         self.kernel_packets
@@ -524,6 +579,12 @@ impl Metrics {
         }
         for reason in ["ring_full", "flow_table_full", "fragment", "truncated", "unparsed"] {
             self.kernel_dropped(reason, 0);
+        }
+        for role in Role::ALL {
+            self.unwatched_connections(role, 0);
+        }
+        for reason in RouteLookupDrop::ALL {
+            self.route_lookups_dropped(reason, 0);
         }
         for reason in EvictReason::ALL {
             let _ = self.evicted.with_label_values(&[reason.as_str()]);
