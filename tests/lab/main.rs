@@ -1,6 +1,7 @@
 //! The lab's scenarios: real servers, a real attacker, the real daemon. Needs root; see `cargo xtask test --only lab`.
 
 mod acceptance;
+mod adversary;
 mod api;
 mod auth;
 mod body;

@@ -13,6 +13,7 @@ pub mod load;
 pub mod machine;
 pub mod names;
 pub mod netns;
+pub mod packet;
 pub mod policy_host;
 pub mod postfix;
 pub mod prometheus;
@@ -23,6 +24,8 @@ pub mod root;
 pub mod scripted;
 pub mod smtp;
 pub mod tls;
+pub mod userspace_tcp;
+pub mod wire;
 
 /// A capability that this machine lacks: the scenario cannot run here, which says nothing about the product.
 #[derive(Debug)]

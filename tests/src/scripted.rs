@@ -134,6 +134,7 @@ fn dialogue<S: Read + Write>(stream: &mut BufReader<S>, script: &Script, accepte
                 say(stream, "220 2.0.0 Ready to start TLS")?;
                 return Ok(End::StartTls);
             }
+            "HELO" => say(stream, "250 OK")?,
             "MAIL" | "RCPT" => say(stream, "250 2.1.0 OK")?,
             "DATA" => {
                 say(stream, "354 Go ahead")?;
