@@ -132,6 +132,8 @@ enum Pending {
     Bdat { last: bool },
     UnofferedBdat { size: u64, last: bool },
     Turn,
+    /// XCLIENT (Postfix): the client asks to speak for another one.
+    Xclient,
     Other,
 }
 
