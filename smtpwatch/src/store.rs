@@ -39,13 +39,12 @@ pub const SCHEMA: i32 = 4;
 const BUSY: Duration = Duration::from_secs(1);
 
 /// What each schema adds to the one before it.
-const STEPS: [&[&str]; SCHEMA as usize] =
-    [
-        &[BASELINE],
-        &[deliveries::CREATE, offers::CREATE, policies::CREATE],
-        &[findings::CREATE, offers::BOTH_ROLES],
-        &[WEAR_AND_NAMES],
-    ];
+const STEPS: [&[&str]; SCHEMA as usize] = [
+    &[BASELINE],
+    &[deliveries::CREATE, offers::CREATE, policies::CREATE],
+    &[findings::CREATE, offers::BOTH_ROLES],
+    &[WEAR_AND_NAMES],
+];
 
 const BASELINE: &str = "
     CREATE TABLE baseline (
@@ -80,7 +79,7 @@ const BASELINE: &str = "
 /// What interruptions did to the two rates, and the names of an address.
 const WEAR_AND_NAMES: &str = "
     ALTER TABLE baseline ADD COLUMN wear TEXT;       -- JSON: of the offer, and of its use
-    ALTER TABLE baseline ADD COLUMN names TEXT;      -- JSON: name and newest session under TLS
+    ALTER TABLE baseline ADD COLUMN names TEXT;      -- JSON: name and first and newest session
 ";
 
 /// The columns of a row, in the order in which they are read.
@@ -218,7 +217,10 @@ impl Store {
         let gone: Vec<_> = entries.iter().filter_map(restore).collect();
         let known = gone.iter().filter(|row| row.known).count();
         if known > 0 {
-            tracing::warn!(rows = known, "history strong enough to accuse was left out for want of room: raise peers in [limits]");
+            tracing::warn!(
+                rows = known,
+                "history strong enough to accuse was left out for want of room: raise peers in [limits]"
+            );
         }
         let gone: HashSet<HistoryKey> = gone.into_iter().map(|row| row.key).collect();
         entries.retain(|(key, _)| !gone.contains(key));

@@ -200,15 +200,16 @@ impl Flow {
         })
     }
 
-    /// What the peer calls itself in a session that went on under TLS; empty of any other.
-    pub(super) fn names_under_tls(&self) -> Vec<String> {
+    /// What the peer calls itself: a server in a session in which STARTTLS was not missing, a client under TLS; nothing of any other.
+    pub(super) fn names(&self) -> Vec<String> {
         let seen = &self.session.seen;
-        if !seen.tls.as_deref().is_some_and(TlsPhase::is_established) {
-            return Vec::new();
-        }
+        let established = seen.tls.as_deref().is_some_and(TlsPhase::is_established);
         match self.role {
-            Role::Client => seen.server_names().into_iter().map(str::to_owned).collect(),
-            Role::Server => seen.client_name.iter().cloned().collect(),
+            Role::Client if established || seen.offers_starttls() => {
+                seen.server_names().into_iter().map(str::to_owned).collect()
+            }
+            Role::Server if established => seen.client_name.iter().cloned().collect(),
+            Role::Client | Role::Server => Vec::new(),
         }
     }
 

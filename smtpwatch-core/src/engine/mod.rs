@@ -53,12 +53,7 @@ pub struct Settings {
 
 impl Default for Settings {
     fn default() -> Self {
-        Self {
-            strength: Strength::default(),
-            flows: limits::FLOWS,
-            lookups: false,
-            trusted_proxies: Vec::new(),
-        }
+        Self { strength: Strength::default(), flows: limits::FLOWS, lookups: false, trusted_proxies: Vec::new() }
     }
 }
 
@@ -732,14 +727,7 @@ impl Engine {
             return;
         }
         let alike = known.is_none_or(|known| flow.is_alike(known));
-        let note = SessionNote {
-            at,
-            offered,
-            used,
-            profile: flow.profile(),
-            names: flow.names_under_tls(),
-            alike,
-        };
+        let note = SessionNote { at, offered, used, profile: flow.profile(), names: flow.names(), alike };
         // By the name that was given in this session, and not by one that the address is known by.
         let said = seen.server_names();
         let name = said.iter().find(|name| known.is_some_and(|known| known.is_named(name))).or(said.first());

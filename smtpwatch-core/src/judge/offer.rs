@@ -103,7 +103,8 @@ pub(super) fn flapping(case: Case<'_>) -> Option<Claim> {
         return None;
     }
     let expected = Expected::starttls("history", record.offers());
-    let mut claim = Claim::new(case, Kind::StarttlsStripped, "A9", Evidence::Suspicious, expected).cost(Outcome::Attempt);
+    let mut claim =
+        Claim::new(case, Kind::StarttlsStripped, "A9", Evidence::Suspicious, expected).cost(Outcome::Attempt);
     claim.instance = 1;
     claim.severity = Severity::Low;
     Some(claim.prove(format!(

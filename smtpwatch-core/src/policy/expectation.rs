@@ -127,26 +127,23 @@ impl<'a> Expectation<'a> {
 }
 
 /// The names by which policies and history of a server are found: those that it gave in this session, `said`, and where none of
-/// them is `known` of its address, before them those that are. Greeting and EHLO reply are written by whoever is on the path;
+/// them is the host's own by what is `known` of its address, before them those that are. Greeting and EHLO reply are written by whoever is on the path;
 /// another name must not lead away from what is known of the host.
 #[must_use]
 pub fn names<'a>(said: Vec<&'a str>, known: Option<&'a HistoryRecord>) -> Vec<&'a str> {
     let Some(known) = known.filter(|known| !known.names.is_empty()) else { return said };
-    let (mut names, others): (Vec<_>, Vec<_>) = said.into_iter().partition(|name| known.is_named(name));
+    let is_own = |name: &&str| known.own_names().any(|own| own.is(name));
+    let (mut names, others): (Vec<_>, Vec<_>) = said.into_iter().partition(is_own);
     if names.is_empty() {
-        names.extend(known.names.iter().map(|known| &*known.name));
+        names.extend(known.own_names().map(|own| &*own.name));
     }
     names.extend(others);
     names
 }
 
-/// The first rule that matches. A name that the server's address is not known by is a claim: the rule that it leads to counts only
-/// where that demands more than the one of the names that are known.
-fn rule_for<'a>(
-    subject: &Subject<'_>,
-    known: Option<&HistoryRecord>,
-    rules: &'a [Rule],
-) -> Option<(usize, &'a Rule)> {
+/// The first rule that matches. A name that is not the host's own is a claim: the rule that it leads to counts only where that
+/// demands more than the one of the names that are.
+fn rule_for<'a>(subject: &Subject<'_>, known: Option<&HistoryRecord>, rules: &'a [Rule]) -> Option<(usize, &'a Rule)> {
     let find = |names: &[&str]| {
         let mut numbered = (1..).zip(rules);
         numbered.find(|(_, rule)| rule.matches(subject.peer(), subject.flow.server.port(), subject.role, names))
@@ -155,8 +152,8 @@ fn rule_for<'a>(
     let Some(known) = known.filter(|known| subject.role == Role::Client && !known.names.is_empty()) else {
         return claimed;
     };
-    let names: Vec<_> = subject.names.iter().copied().filter(|name| known.is_named(name)).collect();
-    let sure = find(&names);
+    let names = subject.names.iter().copied().filter(|name| known.own_names().any(|own| own.is(name)));
+    let sure = find(&names.collect::<Vec<_>>());
     let demand = |rule: &Option<(usize, &Rule)>| {
         let (starttls, auth) = rule.map_or((None, None), |(_, rule)| (rule.starttls, rule.auth_plaintext));
         let starttls = match starttls {

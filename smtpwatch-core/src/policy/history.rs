@@ -217,8 +217,7 @@ impl History {
         let (place, forgotten) = match self.places.get(&key) {
             Some(&place) => (place, None),
             None => {
-                let forgotten =
-                    if self.is_full(key.role) { self.make_room(key.role, strength) } else { None };
+                let forgotten = if self.is_full(key.role) { self.make_room(key.role, strength) } else { None };
                 let record = HistoryRecord { first_seen: session.at, ..HistoryRecord::default() };
                 (self.insert(key, record), forgotten)
             }

@@ -20,7 +20,8 @@ use smtpwatch_core::{
 };
 
 use crate::talk::{
-    GREETING, Heard, OFFER, STRIPPED, Talk, certificate, client_hello, finished, greeted, honest, sealed, server_hello, tls,
+    GREETING, Heard, OFFER, STRIPPED, Talk, certificate, client_hello, finished, greeted, honest, sealed, server_hello,
+    tls,
 };
 
 const DOMAIN: &str = "example.net";

@@ -33,7 +33,11 @@ fn record(sessions: u64) -> HistoryRecord {
         last_seen: Timestamp(i64::try_from(sessions).unwrap()),
         last_offered: Timestamp(3),
         profile: Some(Box::new(Profile { keywords: vec!["STARTTLS".to_owned()], ttl: 64, ..Profile::default() })),
-        names: vec![KnownName { name: "mx1.example.net".to_owned(), last_seen: Timestamp(5000) }],
+        names: vec![KnownName {
+            name: "mx1.example.net".to_owned(),
+            first_seen: Timestamp(4000),
+            last_seen: Timestamp(5000),
+        }],
     }
 }
 

@@ -15,6 +15,9 @@ use crate::{Role, Timestamp, policy::profile::Profile};
 const NAMES: usize = 6;
 /// A name that was not seen for so long is forgotten: addresses get other tenants.
 const NAME_KEPT: Duration = Duration::from_secs(30 * 24 * 3600);
+/// A name is the peer's own when it was given over this time, or from the start: the path can write another one into some sessions
+/// before it uses it.
+const NAME_OWN: Duration = Duration::from_secs(7 * 24 * 3600);
 /// Longest name that is remembered, in bytes (RFC 1035 §2.3.4).
 const NAME_BYTES: usize = 253;
 
@@ -29,7 +32,7 @@ pub struct SessionNote {
     pub used: bool,
     /// What the peer looked like, of a session under TLS: what a later session in clear is compared with.
     pub profile: Option<Profile>,
-    /// What the peer called itself, of a session under TLS.
+    /// What the peer called itself; nothing of a session that may be an attack.
     pub names: Vec<String>,
     /// As far as could be seen, this is the host that is known: not another member of a farm, nor another client behind the same
     /// address.
@@ -59,14 +62,24 @@ pub enum HistoryPeer {
     Name(String),
 }
 
-/// A name that a peer gave itself in a session under TLS.
+/// A name that a peer gave itself: a server in a session that was as ever, a client under TLS.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct KnownName {
     /// In lower case.
     pub name: String,
-    /// Newest session under TLS with this name.
+    /// First session with this name.
+    pub first_seen: Timestamp,
+    /// Newest session with this name.
     pub last_seen: Timestamp,
+}
+
+impl KnownName {
+    /// Whether it is this name, in any case, with or without the final dot.
+    #[must_use]
+    pub fn is(&self, name: &str) -> bool {
+        self.name.eq_ignore_ascii_case(name.trim_end_matches('.'))
+    }
 }
 
 /// What was seen of a peer.
@@ -88,7 +101,7 @@ pub struct HistoryRecord {
     /// What the peer looked like when TLS last began.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub profile: Option<Box<Profile>>,
-    /// Names that the peer of this address gave itself under TLS, bounded. Empty where the peer is known by a name.
+    /// Names that the peer of this address gave itself, bounded. Empty where the peer is known by a name.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub names: Vec<KnownName>,
 }
@@ -117,10 +130,18 @@ impl HistoryRecord {
         format!("EHLO was answered in {} sessions since {}", self.sessions, self.first_seen.date())
     }
 
-    /// Whether the peer of this address has called itself so in a session under TLS.
+    /// Whether the peer of this address has called itself so.
     #[must_use]
     pub fn is_named(&self, name: &str) -> bool {
-        self.names.iter().any(|known| known.name.eq_ignore_ascii_case(name.trim_end_matches('.')))
+        self.names.iter().any(|known| known.is(name))
+    }
+
+    /// The names that are the peer's own: given from the start, or over a week.
+    pub fn own_names(&self) -> impl Iterator<Item = &KnownName> {
+        let start = self.names.iter().map(|known| known.first_seen).min().unwrap_or_default();
+        let own =
+            move |known: &&KnownName| known.first_seen == start || known.last_seen.since(known.first_seen) >= NAME_OWN;
+        self.names.iter().filter(own)
     }
 
     /// Whether a session at `at` that offers STARTTLS makes the rate of offers too weak to accuse: the peer has come and gone too
@@ -152,7 +173,7 @@ impl HistoryRecord {
             };
             self.profile = Some(Box::new(profile));
         }
-        // Not in sessions in clear: a strip that lasts would make the name forgotten.
+        // Not in sessions that may be an attack: a strip that lasts would make the name forgotten.
         if session.names.is_empty() {
             return;
         }
@@ -162,7 +183,7 @@ impl HistoryRecord {
             if let Some(known) = self.names.iter_mut().find(|known| known.name == name) {
                 known.last_seen = known.last_seen.max(session.at);
             } else if self.names.len() < NAMES && (1..=NAME_BYTES).contains(&name.len()) {
-                self.names.push(KnownName { name, last_seen: session.at });
+                self.names.push(KnownName { name, first_seen: session.at, last_seen: session.at });
             }
         }
     }

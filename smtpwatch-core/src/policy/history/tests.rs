@@ -121,7 +121,10 @@ fn names_of_an_address_are_bounded_and_those_that_were_there_first_stay() {
     assert!(flooded.is_named("mx1.example.net") && flooded.names.len() < 10, "{:?}", flooded.names);
     named(29 * DAY, "mx1.example.net".to_owned());
     let later = named(40 * DAY, "mx2.example.net".to_owned());
-    assert_eq!(later.names.iter().map(|known| &*known.name).collect::<Vec<_>>(), ["mx1.example.net", "mx2.example.net"]);
+    assert_eq!(
+        later.names.iter().map(|known| &*known.name).collect::<Vec<_>>(),
+        ["mx1.example.net", "mx2.example.net"]
+    );
     assert!(named(40 * DAY, "x".repeat(300)).names.len() == 2, "no host name is so long");
 }
 
@@ -182,9 +185,10 @@ fn an_established_row_is_not_lent() {
 
 #[test]
 fn peers_of_one_network_push_out_none_of_another() {
-    for stranger in [|number: u32| IpAddr::from([203, 0, 113, (number % 256) as u8]), |number| {
-        IpAddr::V6(((0x2001_0db8_0001 << 80) | u128::from(number)).into())
-    }] {
+    for stranger in [
+        |number: u32| IpAddr::from([203, 0, 113, (number % 256) as u8]),
+        |number| IpAddr::V6(((0x2001_0db8_0001 << 80) | u128::from(number)).into()),
+    ] {
         let mut history = History::new(1000);
         // One session of each: as young as a peer can be.
         fill(&mut history, Role::Server, 800, 1);

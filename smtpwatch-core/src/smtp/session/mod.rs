@@ -129,8 +129,13 @@ enum Pending {
     Auth,
     Data,
     EndOfData,
-    Bdat { last: bool },
-    UnofferedBdat { size: u64, last: bool },
+    Bdat {
+        last: bool,
+    },
+    UnofferedBdat {
+        size: u64,
+        last: bool,
+    },
     Turn,
     /// XCLIENT (Postfix): the client asks to speak for another one.
     Xclient,
