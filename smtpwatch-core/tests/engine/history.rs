@@ -3,7 +3,7 @@
 use std::net::SocketAddr;
 
 use smtpwatch_core::{
-    Engine, Role, Settings,
+    Engine, FlowKey, Role, Settings,
     finding::{Evidence, Finding, Kind, Outcome, Severity},
     policy::{
         history::{History, HistoryKey, HistoryPeer},
@@ -104,8 +104,8 @@ fn strangers_push_out_no_mail_exchanger() {
     for number in 1..3000_u32 {
         let mut talk = honest().seen_by_server().at(i64::from(number) - 86_400);
         let [.., a, b] = number.to_be_bytes();
-        let [server, client] = [format!("[2001:db8:1::25]:25"), format!("[2001:db8:bad::{a:x}:{b:x}]:41234")];
-        talk.flow = smtpwatch_core::FlowKey { client: socket(&client), server: socket(&server) };
+        let client = socket(&format!("[2001:db8:bad::{a:x}:{b:x}]:41234"));
+        talk.flow = FlowKey { client, server: socket("[2001:db8:1::25]:25") };
         before.push(talk);
     }
     let engine = Engine::new(Settings::default(), Vec::new(), History::new(100));
