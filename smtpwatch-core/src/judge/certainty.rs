@@ -17,7 +17,7 @@ const ANOTHER: Severity = Severity::Low;
 
 /// Lowers the severity of a claim that rests on history alone, as far as that is uncertain.
 pub(super) fn weigh(case: Case<'_>, claim: &mut Claim) {
-    // A credential is lost, whoever the peer is.
+    // A credential is lost to any peer.
     if claim.expected.source != "history" || claim.outcome >= Outcome::Credential {
         return;
     }

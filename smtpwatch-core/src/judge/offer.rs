@@ -73,8 +73,8 @@ pub(super) fn judge(case: Case<'_>) -> Option<Claim> {
     Some(claim)
 }
 
-/// TLS began, and the EHLO reply of a peer that is known to offer it did not: somebody takes the offer out and the client asked all
-/// the same. Who wants to wear a history down, or tries a device before it is used, leaves such sessions behind.
+/// The client asked for STARTTLS and TLS began, and the EHLO reply of a peer that is known to offer STARTTLS did not list it. An
+/// attacker who wears a history down, or who tries a device before its use, leaves such sessions behind.
 fn not_offered(case: Case<'_>, capabilities: &Capabilities) -> Option<Claim> {
     let missing = capabilities.offer() == Offer::Absent && case.session.starttls != Starttls::NotSent;
     let (evidence, expected) = offer_expected(case).filter(|_| missing)?;

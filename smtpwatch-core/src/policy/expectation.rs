@@ -127,8 +127,8 @@ impl<'a> Expectation<'a> {
 }
 
 /// The names by which policies and history of a server are found: those that it gave in this session, `said`, and where none of
-/// them is the host's own by what is `known` of its address, before them those that are. Greeting and EHLO reply are written by whoever is on the path;
-/// another name must not lead away from what is known of the host.
+/// them is the host's own by what is `known` of its address, before them those that are. Anyone on the path can write greeting and EHLO
+/// reply; another name must not lead away from what is known of the host.
 #[must_use]
 pub fn names<'a>(said: Vec<&'a str>, known: Option<&'a HistoryRecord>) -> Vec<&'a str> {
     let Some(known) = known.filter(|known| !known.names.is_empty()) else { return said };

@@ -152,7 +152,7 @@ fn what_is_not_certain_accuses_nobody() {
     assert_eq!(said(&none), []);
 }
 
-/// Greeting and EHLO reply are written by whoever is on the path.
+/// Anyone on the path can write greeting and EHLO reply.
 #[test]
 fn another_name_leads_away_from_no_policy() {
     let renamed = mail("220 mail.example.com ESMTP\r\n", &STRIPPED.replace(HOST, "mail.example.com"));

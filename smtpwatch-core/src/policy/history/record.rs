@@ -10,10 +10,10 @@ use super::{
 };
 use crate::{Role, Timestamp, policy::profile::Profile};
 
-/// Names remembered of an address. A server has two or three; those that were there first stay, because who rewrites a greeting can
-/// write as many as he likes.
+/// Names remembered of an address. A server has two or three. Those that were there first stay: an attacker who rewrites a greeting can
+/// write any number of names.
 const NAMES: usize = 6;
-/// A name that was not seen for so long is forgotten: addresses get other tenants.
+/// A name that was not seen for this time is forgotten: addresses get other tenants.
 const NAME_KEPT: Duration = Duration::from_secs(30 * 24 * 3600);
 /// A name is the peer's own when it was given over this time, or from the start: the path can write another one into some sessions
 /// before it uses it.
