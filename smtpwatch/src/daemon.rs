@@ -129,7 +129,8 @@ pub fn run(start: Start) -> anyhow::Result<()> {
     let (writer, entries) = Writer::start(&config.store, Keeping { sink, ..Keeping::of(&config) })?;
     let mut history = History::new(config.limits.peers);
     tracing::info!(path = %config.store.display(), rows = entries.len(), "history read");
-    entries.into_iter().for_each(|(key, record)| history.restore(key, record));
+    // The store has left out what there is no room for.
+    entries.into_iter().for_each(|(key, record)| _ = history.restore(key, record));
     let policies = policies(&config, &metrics, &writer)?;
 
     let runtime =
@@ -659,9 +660,10 @@ impl Outputs {
                     store.keep(key, record);
                 }
             }
-            Output::HistoryForgotten(key) => {
+            Output::HistoryForgotten(row) => {
+                self.metrics.history_evicted(&row);
                 if let Some(store) = &self.store {
-                    store.forget(key);
+                    store.forget(row.key);
                 }
             }
             Output::Delivery(delivery) => {

@@ -14,7 +14,7 @@ pub mod policies;
 mod writer;
 
 use std::{
-    collections::HashMap,
+    collections::{HashMap, HashSet},
     fs::TryLockError,
     net::IpAddr,
     os::unix::fs::{DirBuilderExt, OpenOptionsExt},
@@ -25,7 +25,7 @@ use std::{
 use rusqlite::{Connection, ErrorCode, OpenFlags, OptionalExtension, Row, params};
 use smtpwatch_core::{
     Role, Timestamp,
-    policy::history::{HistoryKey, HistoryPeer, HistoryRecord, Rate},
+    policy::history::{History, HistoryKey, HistoryPeer, HistoryRecord, Rate, Wear},
 };
 
 pub use findings::{EXHIBITS_PER_INCIDENT, KeptAs};
@@ -34,13 +34,17 @@ pub use writer::{Keeping, QUEUE, Request, StoreHandle, Writer};
 /// `PRAGMA application_id` of our files: "SMTW".
 pub const APPLICATION_ID: i32 = 0x534D_5457;
 /// `PRAGMA user_version` of our files: the schema that this program writes.
-pub const SCHEMA: i32 = 3;
+pub const SCHEMA: i32 = 4;
 /// How long to wait for another process that holds the file; the end of the daemon may have to wait as long.
 const BUSY: Duration = Duration::from_secs(1);
 
 /// What each schema adds to the one before it.
-const STEPS: [&[&str]; SCHEMA as usize] =
-    [&[BASELINE], &[deliveries::CREATE, offers::CREATE, policies::CREATE], &[findings::CREATE, offers::BOTH_ROLES]];
+const STEPS: [&[&str]; SCHEMA as usize] = [
+    &[BASELINE],
+    &[deliveries::CREATE, offers::CREATE, policies::CREATE],
+    &[findings::CREATE, offers::BOTH_ROLES],
+    &[WEAR_AND_NAMES],
+];
 
 const BASELINE: &str = "
     CREATE TABLE baseline (
@@ -72,10 +76,16 @@ const BASELINE: &str = "
     ) STRICT;
 ";
 
+/// What interruptions did to the two rates, and the names of an address.
+const WEAR_AND_NAMES: &str = "
+    ALTER TABLE baseline ADD COLUMN wear TEXT;       -- JSON: of the offer, and of its use
+    ALTER TABLE baseline ADD COLUMN names TEXT;      -- JSON: name and first and newest session
+";
+
 /// The columns of a row, in the order in which they are read.
 const COLUMNS: &str = "role, own, peer_kind, peer, port, sessions, offered, offered_no, offered_returns, offered_run, \
-                       used, used_no, used_returns, used_run, first_seen, last_seen, last_offered, profile";
-const UPSERT: &str = "INSERT OR REPLACE INTO baseline VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15, ?16, ?17, ?18)";
+                       used, used_no, used_returns, used_run, first_seen, last_seen, last_offered, profile, wear, names";
+const UPSERT: &str = "INSERT OR REPLACE INTO baseline VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15, ?16, ?17, ?18, ?19, ?20)";
 const DELETE: &str = "DELETE FROM baseline WHERE role = ?1 AND own = ?2 AND peer_kind = ?3 AND peer = ?4 AND port = ?5";
 
 /// Why the store cannot be used.
@@ -194,7 +204,41 @@ impl Store {
         self.rows("ORDER BY last_seen DESC, peer, own, port")
     }
 
-    /// The same for the start of a writer. Put in order here: SQLite would look each row up by its place in the index.
+    /// The same for the start of a writer, as far as there is room for `peers` of them: the others are deleted, by the rule by which
+    /// a full history makes room. Requests to the daemon before are done, since their rows are deleted already.
+    fn begin(&mut self, peers: usize) -> Result<Vec<Entry>, StoreError> {
+        self.sqlite(|connection| connection.execute("DELETE FROM request", []))?;
+        let mut entries = self.all()?;
+        if entries.len() <= History::most(peers) {
+            return Ok(entries);
+        }
+        let mut history = History::new(peers);
+        let restore = |(key, record): &Entry| history.restore(key.clone(), record.clone());
+        let gone: Vec<_> = entries.iter().filter_map(restore).collect();
+        let known = gone.iter().filter(|row| row.known).count();
+        if known > 0 {
+            tracing::warn!(
+                rows = known,
+                "history strong enough to accuse was left out for want of room: raise peers in [limits]"
+            );
+        }
+        let gone: HashSet<HistoryKey> = gone.into_iter().map(|row| row.key).collect();
+        entries.retain(|(key, _)| !gone.contains(key));
+        self.sqlite(|connection| {
+            let transaction = connection.transaction()?;
+            {
+                let mut delete = transaction.prepare(DELETE)?;
+                for key in &gone {
+                    let (kind, peer) = peer_text(&key.peer);
+                    delete.execute(params![key.role.as_str(), key.own.to_string(), kind, peer, key.port])?;
+                }
+            }
+            transaction.commit()
+        })?;
+        Ok(entries)
+    }
+
+    /// Every row, the newest first. Put in order here: SQLite would look each row up by its place in the index.
     fn all(&mut self) -> Result<Vec<Entry>, StoreError> {
         let mut entries = self.rows("")?;
         entries.sort_by_key(|(_, record)| std::cmp::Reverse(record.last_seen));
@@ -233,24 +277,6 @@ impl Store {
             transaction.execute("INSERT INTO request (peer) VALUES (?1)", [&peer])?;
             transaction.commit()?;
             Ok(rows)
-        })
-    }
-
-    /// At the start of a writer: rows beyond the bound go, the oldest first; requests to the daemon before are done,
-    /// since their rows are deleted already.
-    fn begin(&mut self, peers: usize) -> Result<(), StoreError> {
-        self.sqlite(|connection| {
-            connection.execute("DELETE FROM request", [])?;
-            let peers = i64::try_from(peers).unwrap_or(i64::MAX);
-            let rows: i64 = connection.query_row("SELECT count(*) FROM baseline", [], |row| row.get(0))?;
-            if rows > peers {
-                connection.execute(
-                    "DELETE FROM baseline WHERE (role, own, peer_kind, peer, port) IN
-                        (SELECT role, own, peer_kind, peer, port FROM baseline ORDER BY last_seen LIMIT ?1)",
-                    [rows - peers],
-                )?;
-            }
-            Ok(())
         })
     }
 
@@ -294,7 +320,11 @@ impl Store {
                             r.first_seen.0,
                             r.last_seen.0,
                             r.last_offered.0,
-                            r.profile.as_ref().and_then(|profile| serde_json::to_string(profile).ok())
+                            r.profile.as_ref().and_then(|profile| serde_json::to_string(profile).ok()),
+                            wear_text(r),
+                            Some(&r.names)
+                                .filter(|names| !names.is_empty())
+                                .and_then(|names| serde_json::to_string(names).ok()),
                         ])?,
                         None => delete.execute(params![role, own, kind, peer, key.port])?,
                     };
@@ -452,6 +482,13 @@ fn signed(count: u64) -> i64 {
     i64::try_from(count).unwrap_or(i64::MAX)
 }
 
+/// What interruptions did to both rates; nothing where there were none.
+fn wear_text(record: &HistoryRecord) -> Option<String> {
+    let rates = [record.offered, record.used];
+    let interrupted = rates.iter().any(|rate| rate.wear != Wear::default() || rate.returns > 0);
+    interrupted.then(|| serde_json::to_string(&rates.map(|rate| rate.wear)).ok()).flatten()
+}
+
 /// A row of [`COLUMNS`].
 fn entry(row: &Row<'_>) -> rusqlite::Result<Option<Entry>> {
     let text = |column| row.get_ref(column).and_then(|value| Ok(value.as_str()?));
@@ -462,25 +499,34 @@ fn entry(row: &Row<'_>) -> rusqlite::Result<Option<Entry>> {
     let (Ok(own), Some(peer)) = (text(1)?.parse(), peer) else { return Ok(None) };
     let role = if text(0)? == Role::Server.as_str() { Role::Server } else { Role::Client };
     let count = |column| row.get::<_, i64>(column).map(|count| u64::try_from(count).unwrap_or(0));
-    let rate = |first| {
+    let wear: Option<[Wear; 2]> = row.get_ref(18)?.as_str_or_null()?.and_then(|text| serde_json::from_str(text).ok());
+    let rate = |first, which: usize| {
+        let returns = count(first + 2)?;
         Ok::<_, rusqlite::Error>(Rate {
             yes: count(first)?,
             no: count(first + 1)?,
-            returns: count(first + 2)?,
+            returns,
             run: count(first + 3)?,
+            // A row of a schema before the fourth: each return was counted against the rate.
+            wear: match wear {
+                Some(wear) => wear[which],
+                None => Wear { counted: returns, ..Wear::default() },
+            },
         })
     };
     let time = |column| row.get(column).map(Timestamp);
     let profile = row.get_ref(17)?.as_str_or_null()?;
+    let names = row.get_ref(19)?.as_str_or_null()?;
     let record = HistoryRecord {
         sessions: count(5)?,
-        offered: rate(6)?,
-        used: rate(10)?,
+        offered: rate(6, 0)?,
+        used: rate(10, 1)?,
         first_seen: time(14)?,
         last_seen: time(15)?,
         last_offered: time(16)?,
         // One that cannot be read is learnt again.
         profile: profile.and_then(|text| serde_json::from_str(text).ok()),
+        names: names.and_then(|text| serde_json::from_str(text).ok()).unwrap_or_default(),
     };
     Ok(Some((HistoryKey { role, own, peer, port: row.get(4)? }, record)))
 }

@@ -72,6 +72,14 @@ pub const KEYS: &[Key] = &[
     )
     .such_as("[\"192.0.2.0/24\"]")
     .reloaded(),
+    key(
+        "",
+        "trusted_proxies",
+        "[]",
+        "Load balancers and filters whose PROXY header is believed; from others the client is the address that connects.",
+    )
+    .such_as("[\"192.0.2.10\"]")
+    .reloaded(),
     key("store", "path", "\"/var/lib/smtpwatch/smtpwatch.db\"", "History, findings and their evidence (SQLite)."),
     key("store", "max_age_days", "90", "Findings are kept for so many days at most,"),
     key("store", "max_findings", "100000", "so many at most,"),

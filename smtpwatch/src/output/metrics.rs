@@ -14,7 +14,7 @@ use smtpwatch_core::{
     engine::{EvictReason, LossCause, SessionResult, SessionSummary},
     finding::{Kind, Severity, StarttlsState},
     judge::certificate::Verdict,
-    policy::published::demand::Source,
+    policy::{history::Forgotten, published::demand::Source},
 };
 
 use crate::{policy::service::Dropped, version};
@@ -154,6 +154,7 @@ pub struct Metrics {
     gaps: IntCounterVec,
     latency: Histogram,
     baseline_peers: IntGauge,
+    history_evicted: IntCounterVec,
     policy_subjects: IntGauge,
     policy_dnssec: IntGauge,
     policy_refreshed: GaugeVec,
@@ -266,6 +267,12 @@ impl Metrics {
                 )?,
             )?,
             baseline_peers: register(r, IntGauge::with_opts(opts("baseline_peers", "Rows of history."))?)?,
+            history_evicted: counters(
+                r,
+                "history_evicted_total",
+                "Rows of history strong enough to accuse that were given up for want of room.",
+                &["role"],
+            )?,
             policy_subjects: register(
                 r,
                 IntGauge::with_opts(opts(
@@ -385,6 +392,13 @@ impl Metrics {
     /// A flow was given up.
     pub fn evicted(&self, reason: EvictReason) {
         self.evicted.with_label_values(&[reason.as_str()]).inc();
+    }
+
+    /// A row of history made room.
+    pub fn history_evicted(&self, row: &Forgotten) {
+        if row.known {
+            self.history_evicted.with_label_values(&[row.key.role.as_str()]).inc();
+        }
     }
 
     /// The size of the two tables.
@@ -566,6 +580,9 @@ impl Metrics {
             for offered in StarttlsState::ALL.iter().copied().filter_map(offered) {
                 let _ = self.offers.with_label_values(&[role.as_str(), offered]);
             }
+        }
+        for role in Role::ALL {
+            let _ = self.history_evicted.with_label_values(&[role.as_str()]);
         }
         for source in [Source::Dane, Source::MtaSts] {
             for verdict in Verdict::ALL {

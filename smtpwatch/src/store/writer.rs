@@ -140,9 +140,8 @@ impl Writer {
             }
             Err(error) => return Err(error),
         };
-        store.begin(keeping.peers)?;
+        let entries = store.begin(keeping.peers)?;
         store.count_held()?;
-        let entries = store.all()?;
         let counts = Arc::new(Counts::default());
         let (queue, changes) = sync_channel(QUEUE);
         let (asked, requests) = sync_channel(REQUESTS);
