@@ -65,6 +65,16 @@ impl History {
         self.rows.iter().map(|(_, row)| (&*row.key, &row.record))
     }
 
+    /// Copies of at most `most` rows from this position on, and the position after them; `None`: there are no more. Rows that
+    /// are noted or forgotten between two calls are met or left out, as they come; no other row is.
+    #[must_use]
+    pub fn piece(&self, from: usize, most: usize) -> (Vec<(HistoryKey, HistoryRecord)>, Option<usize>) {
+        let end = from.saturating_add(most).min(self.rows.capacity());
+        let rows = (from..end).filter_map(|place| self.rows.get(place));
+        let rows = rows.map(|row| ((*row.key).clone(), row.record.clone())).collect();
+        (rows, (end < self.rows.capacity()).then_some(end))
+    }
+
     /// Number of rows.
     #[must_use]
     pub fn len(&self) -> usize {
@@ -322,6 +332,31 @@ mod tests {
     #[test]
     fn one_interruption_that_ended_is_forgiven() {
         assert!(record("OOOOOO...OOO").offered.is_strong(Strength::default()));
+    }
+
+    #[test]
+    fn pieces_make_up_the_whole() {
+        let mut history = History::new(100);
+        for last in 0..50 {
+            history.restore(key(last), HistoryRecord { sessions: u64::from(last), ..HistoryRecord::default() });
+        }
+        assert_eq!(
+            history
+                .forget(|key| matches!(key.peer, HistoryPeer::Address(IpAddr::V4(ip)) if ip.octets()[3] % 7 == 3))
+                .len(),
+            7
+        );
+        let (mut rows, mut next) = (Vec::new(), Some(0));
+        while let Some(from) = next {
+            let (piece, after) = history.piece(from, 8);
+            assert!(piece.len() <= 8);
+            rows.extend(piece);
+            next = after;
+        }
+        let mut all: Vec<_> = history.iter().map(|(key, record)| (key.clone(), record.clone())).collect();
+        rows.sort_by_key(|(_, record)| record.sessions);
+        all.sort_by_key(|(_, record)| record.sessions);
+        assert_eq!((rows.len(), &rows), (43, &all));
     }
 
     #[test]
