@@ -25,8 +25,8 @@ pub(super) fn set_aside_at_start(path: &Path, what: &str, now: Timestamp) -> Res
     Ok(())
 }
 
-/// Renames what is at the path, of whatever type it is, and those files beside it that `side` accepts. Returns the name that it
-/// has then; `None`: nothing was there.
+/// Renames what is at the path, of whatever type it is, and those files beside it that `side` accepts. Returns the name that the
+/// first of them has then; `None`: nothing was there.
 pub(super) fn set_aside(
     path: &Path,
     why: &str,
@@ -39,7 +39,8 @@ pub(super) fn set_aside(
     for suffix in std::iter::once("").chain(sides) {
         let to = with_suffix(&aside, suffix);
         match std::fs::rename(with_suffix(path, suffix), &to) {
-            Ok(()) => _ = moved.get_or_insert_with(|| aside.clone()),
+            Ok(()) if moved.is_none() => moved = Some(to),
+            Ok(()) => {}
             Err(source) if source.kind() == std::io::ErrorKind::NotFound => {}
             Err(source) => return Err(StoreError::Create { path: to, source }),
         }

@@ -4,7 +4,7 @@
 use std::{
     fs::File,
     io::{self, ErrorKind},
-    os::unix::fs::{FileExt as _, MetadataExt as _},
+    os::unix::fs::{FileExt as _, MetadataExt as _, OpenOptionsExt as _},
     path::{Path, PathBuf},
 };
 
@@ -22,6 +22,10 @@ const MAGIC: &[u8; 16] = b"SQLite format 3\0";
 const PAGE_SIZE: usize = 16;
 const PAGES: usize = 28;
 const APPLICATION: usize = 68;
+/// The header of the write-ahead log (§4.1): its length, and its first number, whose last bit is the byte order of checksums.
+const LOG: &str = "-wal";
+const LOG_HEADER: u64 = 32;
+const LOG_MAGIC: u32 = 0x377f_0682;
 
 /// A file, whatever its name is.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -121,6 +125,9 @@ impl Watch {
         if !header.starts_with(MAGIC) || number(APPLICATION) != APPLICATION_ID.cast_unsigned() {
             return damaged("it was overwritten");
         }
+        if self.is_log_damaged() {
+            return Some(fault(Condition::Damaged, &with_suffix(&self.path, LOG), "it was overwritten"));
+        }
         let page = match header[PAGE_SIZE..].first_chunk().map_or(0, |bytes| u16::from_be_bytes(*bytes)) {
             1 => 65_536,
             size => u64::from(size),
@@ -135,6 +142,19 @@ impl Watch {
         }
         self.short = short && !before;
         None
+    }
+}
+
+impl Watch {
+    /// The log has something in it that is no log: at the next start nothing of it would be read.
+    fn is_log_damaged(&self) -> bool {
+        // SQLite has no locks on it that closing it could end. To open a FIFO must not wait.
+        let log = File::options().read(true).custom_flags(libc::O_NONBLOCK).open(with_suffix(&self.path, LOG));
+        let Ok(log) = log else { return false };
+        let mut magic = [0; 4];
+        log.metadata().is_ok_and(|log| log.len() >= LOG_HEADER)
+            && log.read_exact_at(&mut magic, 0).is_ok()
+            && u32::from_be_bytes(magic) & !1 != LOG_MAGIC
     }
 }
 

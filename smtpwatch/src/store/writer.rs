@@ -392,8 +392,6 @@ struct Worker {
 
 impl Worker {
     fn run(mut self) {
-        // A request is handed over once; it is asked for again when it is not done within this many rounds.
-        const PATIENCE: u32 = 10;
         let mut handed_over: HashMap<i64, u32> = HashMap::new();
         let mut open = true;
         while open {
@@ -409,22 +407,31 @@ impl Worker {
             self.flush();
             self.probe();
             self.show();
-            match self.store.requests() {
-                Ok(requests) => {
-                    handed_over.retain(|id, _| requests.iter().any(|request| request.id == *id));
-                    for request in requests {
-                        let rounds = handed_over.entry(request.id).or_insert(0);
-                        // The pipeline takes requests between packets: a full queue is tried again next round.
-                        if !rounds.is_multiple_of(PATIENCE) || self.asked.try_send(request).is_ok() {
-                            *rounds += 1;
-                        }
-                    }
-                }
-                Err(error) => self.fail(&error),
+            if self.faults.may_write() {
+                self.hand_over(&mut handed_over);
             }
         }
         self.await_outcomes();
         self.counts.lost.fetch_add((self.rows() + self.findings.len()) as u64, Ordering::Relaxed);
+    }
+
+    /// Hands requests of other processes to the pipeline.
+    fn hand_over(&mut self, handed_over: &mut HashMap<i64, u32>) {
+        // A request is handed over once; it is asked for again when it is not done within this many rounds.
+        const PATIENCE: u32 = 10;
+        match self.store.requests() {
+            Ok(requests) => {
+                handed_over.retain(|id, _| requests.iter().any(|request| request.id == *id));
+                for request in requests {
+                    let rounds = handed_over.entry(request.id).or_insert(0);
+                    // The pipeline takes requests between packets: a full queue is tried again next round.
+                    if !rounds.is_multiple_of(PATIENCE) || self.asked.try_send(request).is_ok() {
+                        *rounds += 1;
+                    }
+                }
+            }
+            Err(error) => self.fail(&error),
+        }
     }
 
     /// Rows that wait to be written.

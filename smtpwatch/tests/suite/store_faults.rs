@@ -36,7 +36,7 @@ struct Rig {
     path: PathBuf,
     log: PathBuf,
     metrics: Arc<Metrics>,
-    journal: Arc<Journal>,
+    _journal: Arc<Journal>,
     history: History,
     handle: StoreHandle,
     writer: Writer,
@@ -68,7 +68,7 @@ impl Rig {
         let (writer, _) = Writer::start(&path, Keeping { journal: Some(reporter), ..Keeping::default() }).unwrap();
         let handle = writer.handle().unwrap();
         let (history, made, one) = (History::new(10_000), Vec::new(), credential());
-        let mut rig = Self { path, log, metrics, journal, history, handle, writer, made, one };
+        let mut rig = Self { path, log, metrics, _journal: journal, history, handle, writer, made, one };
         (0..PEERS).for_each(|peer| rig.session(peer));
         rig.find();
         rig.settle();
@@ -163,11 +163,12 @@ impl Rig {
         self.settle();
         self.until_told();
         assert_eq!(self.state(), "ok");
+        self.until("memory on the disk", |_| {
+            let rows = Store::open_existing(&self.path).and_then(|mut store| store.entries());
+            let rows: BTreeMap<_, _> = rows.unwrap_or_default().into_iter().collect();
+            self.history.iter().all(|(key, record)| rows.get(key) == Some(record))
+        });
         let mut store = Store::open_existing(&self.path).unwrap();
-        let rows = store.entries().unwrap();
-        for (key, record) in self.history.iter() {
-            assert!(rows.contains(&(key.clone(), record.clone())), "{key:?}");
-        }
         let kept = store.held().unwrap().findings;
         if whole {
             assert_eq!(kept, self.made.len() as u64, "nothing is lost");
@@ -296,6 +297,16 @@ fn a_store_that_is_overwritten_or_cut_off_is_set_aside_and_history_is_written_ag
         rig.is_mended(Condition::Damaged, false);
         assert!(!beside(&rig.path, ".damaged-").is_empty());
     }
+}
+
+/// A log that is no log would not be read at the next start, and everything since the last checkpoint with it.
+#[test]
+fn a_log_that_is_overwritten_is_noticed() {
+    let (_store, _log, mut rig) = rig();
+    let log = std::fs::OpenOptions::new().write(true).open(with(&rig.path, "-wal")).unwrap();
+    std::os::unix::fs::FileExt::write_all_at(&log, &[0xA5; 10_000], 0).unwrap();
+    rig.find();
+    rig.is_mended(Condition::Damaged, false);
 }
 
 /// Damage that the header does not show is met when it is read.

@@ -141,6 +141,9 @@ impl Worker {
 
     /// Reports again what the journal lacks: at the start, and when it can be written again.
     pub(super) fn report_again(&mut self) {
+        if !self.faults.may_write() {
+            return;
+        }
         self.take_up_again();
         let Some(Again { after, end, journal_only }) = self.reports.again else { return };
         if self.reports.awaited.len() >= AHEAD {
