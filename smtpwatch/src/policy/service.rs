@@ -631,7 +631,8 @@ mod tests {
             (0..100).map(|n| KnownHost { name: format!("mx{n}.example.net"), facts: facts.clone() }).collect();
         let list = KnownList {
             url: "https://example.net/list".to_owned(),
-            text: br#"{"timestamp":"2026-01-01T00:00:00Z","expires":"2030-01-01T00:00:00Z","version":"0.1","policies":{}}"#.to_vec(),
+            text: br#"{"version":"0.1","timestamp":1700000000,"expires":4000000000,"policy-aliases":{},"policies":{}}"#
+                .to_vec(),
             fetched_at: now,
         };
         let settings: PolicySettings =
