@@ -5,12 +5,14 @@
 //! (counted), never packets. Other processes read the file while the daemon runs, and leave requests in it: `baseline
 //! forget` deletes rows and asks the running daemon to forget them too.
 
+mod condition;
 mod damage;
 pub mod deliveries;
 mod findings;
 pub mod incidents;
 pub mod offers;
 pub mod policies;
+mod watch;
 mod writer;
 
 use std::{
@@ -28,8 +30,9 @@ use smtpwatch_core::{
     policy::history::{History, HistoryKey, HistoryPeer, HistoryRecord, Rate, Wear},
 };
 
+pub use condition::{Condition, Recoveries, Status};
 pub use findings::{EXHIBITS_PER_INCIDENT, KeptAs};
-pub use writer::{Keeping, QUEUE, Request, StoreHandle, Writer};
+pub use writer::{Keeping, Outcome, PIECE, QUEUE, Reporter, Request, StoreHandle, Writer};
 
 /// `PRAGMA application_id` of our files: "SMTW".
 pub const APPLICATION_ID: i32 = 0x534D_5457;
@@ -43,7 +46,7 @@ const STEPS: [&[&str]; SCHEMA as usize] = [
     &[BASELINE],
     &[deliveries::CREATE, offers::CREATE, policies::CREATE],
     &[findings::CREATE, offers::BOTH_ROLES],
-    &[WEAR_AND_NAMES],
+    &[WEAR_AND_NAMES, findings::UNREPORTED],
 ];
 
 const BASELINE: &str = "
@@ -151,6 +154,8 @@ pub type Entry = (HistoryKey, HistoryRecord);
 pub struct Store {
     connection: Connection,
     path: PathBuf,
+    /// The file that was at the path when it was opened.
+    file: Option<watch::FileId>,
     /// Findings that it holds, as far as the writer has counted them.
     held: findings::Held,
 }
@@ -281,16 +286,18 @@ impl Store {
     }
 
     /// Writes a batch: first peers to forget on request, then rows to keep (or, without a record, to delete), then what is
-    /// counted by day. Returns how many of those found no room.
+    /// counted by day. `reported` are numbers of findings that the journal has taken. Returns how many counts found no room.
     fn write(
         &mut self,
         rows: &HashMap<HistoryKey, Option<HistoryRecord>>,
         done: &[Request],
         deliveries: &deliveries::Pending,
         offers: &offers::Pending,
+        reported: &[i64],
     ) -> Result<u64, StoreError> {
         self.sqlite(|connection| {
             let transaction = connection.transaction()?;
+            findings::mark_reported(&transaction, reported)?;
             for request in done {
                 transaction.execute("DELETE FROM baseline WHERE peer = ?1", [&request.peer])?;
                 transaction.execute("DELETE FROM request WHERE id = ?1", [request.id])?;
@@ -351,7 +358,35 @@ impl Store {
         connection.busy_timeout(BUSY).map_err(failed)?;
         // The first statement that reads the file: here SQLite tells that it is no database.
         connection.query_row("SELECT count(*) FROM sqlite_schema", [], |_| Ok(())).map_err(failed)?;
-        Ok(Self { connection, path: path.to_owned(), held: findings::Held::default() })
+        let file = watch::FileId::at(path).ok();
+        Ok(Self { connection, path: path.to_owned(), file, held: findings::Held::default() })
+    }
+
+    /// Whether the file at the path is the one that is open: another one may have taken its place.
+    #[must_use]
+    pub fn is_current(&self) -> bool {
+        self.file.is_some() && watch::FileId::at(&self.path).ok() == self.file
+    }
+
+    /// Writes the whole of it into a file that does not exist, as it stands in this connection: this works also after the
+    /// store's own file was unlinked.
+    fn copy_to(&mut self, path: &Path) -> Result<(), StoreError> {
+        create(path).map_err(|source| StoreError::Create { path: path.to_owned(), source })?;
+        let target = path.to_string_lossy().into_owned();
+        self.sqlite(|connection| connection.execute("VACUUM INTO ?1", [target]).map(drop))
+    }
+
+    /// Moves what is in the log into the file, as far as nothing holds that up.
+    fn checkpoint(&mut self) {
+        let moved = self.sqlite(|connection| connection.query_row("PRAGMA wal_checkpoint(PASSIVE)", [], |_| Ok(())));
+        if let Err(error) = moved {
+            tracing::debug!("the log of the store is not moved: {error}");
+        }
+    }
+
+    /// Writes something that changes nothing: whether the store can be written.
+    fn probe(&mut self) -> Result<(), StoreError> {
+        self.sqlite(|connection| connection.pragma_update(None, "user_version", SCHEMA))
     }
 
     /// That the file is ours, and not from a later version.
@@ -450,9 +485,18 @@ fn create(path: &Path) -> std::io::Result<()> {
     if let Some(directory) = path.parent().filter(|directory| !directory.as_os_str().is_empty()) {
         make_directory(directory)?;
     }
-    // SQLite gives its side files the mode of the main one.
-    std::fs::OpenOptions::new().append(true).create(true).mode(0o640).open(path)?;
-    Ok(())
+    // SQLite gives its side files the mode of the main one. A file that exists is not opened here: to close it would end the
+    // locks that other connections of this process hold on it, and to open a FIFO would wait.
+    match std::fs::OpenOptions::new().write(true).create_new(true).mode(0o640).open(path) {
+        Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists => {
+            if std::fs::metadata(path)?.is_file() {
+                Ok(())
+            } else {
+                Err(std::io::Error::new(error.kind(), "it is not a regular file"))
+            }
+        }
+        created => created.map(drop),
+    }
 }
 
 fn is_blank(connection: &Connection) -> rusqlite::Result<bool> {

@@ -186,6 +186,16 @@ impl History {
         self.rows.iter().map(|(_, row)| (&*row.key, &row.record))
     }
 
+    /// Copies of at most `most` rows from this position on, and the position after them; `None`: there are no more. Rows that
+    /// are noted or forgotten between two calls are met or left out, as they come; no other row is.
+    #[must_use]
+    pub fn piece(&self, from: usize, most: usize) -> (Vec<(HistoryKey, HistoryRecord)>, Option<usize>) {
+        let end = from.saturating_add(most).min(self.rows.capacity());
+        let rows = (from..end).filter_map(|place| self.rows.get(place));
+        let rows = rows.map(|row| ((*row.key).clone(), row.record.clone())).collect();
+        (rows, (end < self.rows.capacity()).then_some(end))
+    }
+
     /// Number of rows.
     #[must_use]
     pub fn len(&self) -> usize {

@@ -17,7 +17,11 @@ use smtpwatch_core::{
     policy::{history::Forgotten, published::demand::Source},
 };
 
-use crate::{policy::service::Dropped, version};
+use crate::{
+    policy::service::Dropped,
+    store::{Condition, Recoveries},
+    version,
+};
 
 /// Upper bounds of `smtpwatch_verdict_latency_seconds`: a verdict takes microseconds, or waits for the end of a
 /// session up to [`smtpwatch_core::limits::VERDICT_DEADLINE`].
@@ -162,6 +166,8 @@ pub struct Metrics {
     policy_dropped: IntCounterVec,
     output_records: IntCounterVec,
     output_failures: IntCounterVec,
+    store_state: IntGaugeVec,
+    store_recoveries: IntCounterVec,
     login_failures: IntCounterVec,
     connections_refused: IntCounter,
     connections_closed: IntCounterVec,
@@ -309,6 +315,19 @@ impl Metrics {
                 "Records lost and writes that failed, by output.",
                 &["output"],
             )?,
+            store_state: register(
+                r,
+                IntGaugeVec::new(
+                    opts("store_state", "Whether this is the condition of the store; ok: it is written."),
+                    &["state"],
+                )?,
+            )?,
+            store_recoveries: counters(
+                r,
+                "store_recoveries_total",
+                "Stores that were made again while running, by what had happened to the one before.",
+                &["cause"],
+            )?,
             login_failures: counters(
                 r,
                 "web_login_failures_total",
@@ -436,6 +455,17 @@ impl Metrics {
     pub fn output(&self, output: Output, records: u64, failures: u64) {
         self.output_records.with_label_values(&[output.as_str()]).inc_by(records);
         self.output_failures.with_label_values(&[output.as_str()]).inc_by(failures);
+    }
+
+    /// How the store is doing.
+    pub fn store(&self, condition: Condition, recoveries: &Recoveries) {
+        for state in Condition::ALL {
+            self.store_state.with_label_values(&[state.as_str()]).set(i64::from(state == condition));
+        }
+        for (cause, total) in Condition::LOSSES.iter().zip(recoveries) {
+            let counter = self.store_recoveries.with_label_values(&[cause.as_str()]);
+            counter.inc_by(total.saturating_sub(counter.get()));
+        }
     }
 
     /// Somebody was not let in.
@@ -619,6 +649,7 @@ impl Metrics {
         for output in Output::ALL {
             self.output(output, 0, 0);
         }
+        self.store(Condition::Ok, &Recoveries::default());
         for reason in LoginFailure::ALL {
             let _ = self.login_failures.with_label_values(&[reason.as_str()]);
         }

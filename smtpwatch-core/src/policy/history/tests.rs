@@ -272,3 +272,26 @@ fn the_books_balance() {
     assert_eq!(listed.count(), roles.iter().sum::<usize>());
     assert!(history.is_empty() && history.networks.is_empty());
 }
+
+#[test]
+fn pieces_make_up_the_whole() {
+    let mut history = History::new(100);
+    for last in 0..50 {
+        history.restore(key(last), HistoryRecord { sessions: u64::from(last), ..HistoryRecord::default() });
+    }
+    assert_eq!(
+        history.forget(|key| matches!(key.peer, HistoryPeer::Address(IpAddr::V4(ip)) if ip.octets()[3] % 7 == 3)).len(),
+        7
+    );
+    let (mut rows, mut next) = (Vec::new(), Some(0));
+    while let Some(from) = next {
+        let (piece, after) = history.piece(from, 8);
+        assert!(piece.len() <= 8);
+        rows.extend(piece);
+        next = after;
+    }
+    let mut all: Vec<_> = history.iter().map(|(key, record)| (key.clone(), record.clone())).collect();
+    rows.sort_by_key(|(_, record)| record.sessions);
+    all.sort_by_key(|(_, record)| record.sessions);
+    assert_eq!((rows.len(), &rows), (43, &all));
+}
