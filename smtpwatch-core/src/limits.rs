@@ -43,8 +43,8 @@ pub const EXHIBIT_OCTETS: usize = 16 * 1024;
 pub const EXHIBIT_PACKETS: usize = 128;
 /// Recipient domains remembered per session.
 pub const RECIPIENT_DOMAINS: usize = 16;
-/// Peers whose history is held, in memory and in the store, where the configuration does not say (`[limits] peers`); the least
-/// recently seen makes room.
+/// Peers whose history is held, in memory and in the store, where the configuration does not say (`[limits] peers`); one of which
+/// little is known makes room.
 pub const HISTORY_PEERS: usize = 200_000;
 /// Sessions that have ended and whose verdict waits for a published policy to be looked up; the oldest is judged as it stands.
 pub const PARKED: usize = 1_024;

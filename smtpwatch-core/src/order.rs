@@ -1,12 +1,39 @@
 //! Who came last, among many: everything in it is done at once, however many there are. Whoever makes room is found without a
 //! search, and nothing is left behind that had to be cleared away later, in one go, while packets wait.
 
-/// An order of places, from the oldest to the youngest. Eight octets for each place.
+/// An order of places, from the oldest to the youngest. Eight bytes for each place.
 #[derive(Debug, Default)]
-pub(crate) struct Order {
+pub(crate) struct Order(Orders<1>);
+
+impl Order {
+    /// Puts a place at the young end, wherever it stood before. Places are below 2^32 - 1.
+    pub(crate) fn renew(&mut self, place: usize) {
+        self.0.take_out(0, place);
+        self.0.put_first(0, place);
+    }
+
+    /// Takes a place out, if it is there.
+    pub(crate) fn take_out(&mut self, place: usize) {
+        self.0.take_out(0, place);
+    }
+
+    pub(crate) fn oldest(&self) -> Option<usize> {
+        self.0.oldest(0)
+    }
+}
+
+/// Several orders, of which each place is in one at most: the caller remembers which. They share eight bytes for each place.
+#[derive(Debug)]
+pub(crate) struct Orders<const LISTS: usize> {
     places: Vec<Neighbours>,
-    /// The oldest is the younger neighbour of nobody, the youngest the older one.
-    nobody: Neighbours,
+    /// Of each order: the oldest place is its younger neighbour, the youngest its older one.
+    ends: [Neighbours; LISTS],
+}
+
+impl<const LISTS: usize> Default for Orders<LISTS> {
+    fn default() -> Self {
+        Self { places: Vec::new(), ends: [Neighbours::default(); LISTS] }
+    }
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
@@ -35,47 +62,50 @@ impl Neighbour {
     }
 }
 
-impl Order {
-    /// Puts a place at the young end, wherever it stood before. Places are below 2^32 - 1.
-    pub(crate) fn renew(&mut self, place: usize) {
-        self.take_out(place);
-        let youngest = self.nobody.older;
-        *self.of(Neighbour::at(place)) = Neighbours { older: youngest, younger: Neighbour::default() };
-        self.of(youngest).younger = Neighbour::at(place);
-        self.nobody.older = Neighbour::at(place);
+impl<const LISTS: usize> Orders<LISTS> {
+    /// Puts a place that is in none of the orders at the young end of one. Places are below 2^32 - 1.
+    pub(crate) fn put_first(&mut self, list: usize, place: usize) {
+        let youngest = self.ends[list].older;
+        *self.of(list, Neighbour::at(place)) = Neighbours { older: youngest, younger: Neighbour::default() };
+        self.of(list, youngest).younger = Neighbour::at(place);
+        self.ends[list].older = Neighbour::at(place);
     }
 
-    /// Puts a place at the old end, wherever it stood before.
-    pub(crate) fn put_last(&mut self, place: usize) {
-        self.take_out(place);
-        let oldest = self.nobody.younger;
-        *self.of(Neighbour::at(place)) = Neighbours { older: Neighbour::default(), younger: oldest };
-        self.of(oldest).older = Neighbour::at(place);
-        self.nobody.younger = Neighbour::at(place);
+    /// Puts a place that is in none of the orders at the old end of one.
+    pub(crate) fn put_last(&mut self, list: usize, place: usize) {
+        let oldest = self.ends[list].younger;
+        *self.of(list, Neighbour::at(place)) = Neighbours { older: Neighbour::default(), younger: oldest };
+        self.of(list, oldest).older = Neighbour::at(place);
+        self.ends[list].younger = Neighbour::at(place);
     }
 
-    /// Takes a place out, if it is there.
-    pub(crate) fn take_out(&mut self, place: usize) {
+    /// Takes a place out of its order, if it is there.
+    pub(crate) fn take_out(&mut self, list: usize, place: usize) {
         if place >= self.places.len() {
             self.places.resize(place + 1, Neighbours::default());
         }
         let own = std::mem::take(&mut self.places[place]);
         // Without neighbours it is the only one, or not there.
-        if own == Neighbours::default() && self.nobody.younger != Neighbour::at(place) {
+        if own == Neighbours::default() && self.ends[list].younger != Neighbour::at(place) {
             return;
         }
-        self.of(own.older).younger = own.younger;
-        self.of(own.younger).older = own.older;
+        self.of(list, own.older).younger = own.younger;
+        self.of(list, own.younger).older = own.older;
     }
 
-    pub(crate) fn oldest(&self) -> Option<usize> {
-        self.nobody.younger.place()
+    pub(crate) fn oldest(&self, list: usize) -> Option<usize> {
+        self.ends[list].younger.place()
     }
 
-    fn of(&mut self, neighbour: Neighbour) -> &mut Neighbours {
+    fn of(&mut self, list: usize, neighbour: Neighbour) -> &mut Neighbours {
         match neighbour.place() {
-            Some(place) => &mut self.places[place],
-            None => &mut self.nobody,
+            Some(place) => {
+                if place >= self.places.len() {
+                    self.places.resize(place + 1, Neighbours::default());
+                }
+                &mut self.places[place]
+            }
+            None => &mut self.ends[list],
         }
     }
 }
@@ -88,33 +118,43 @@ mod tests {
 
     use super::*;
 
-    fn in_order(mut order: Order) -> Vec<usize> {
-        let next = |order: &mut Order| order.oldest().inspect(|place| order.take_out(*place));
-        std::iter::from_fn(|| next(&mut order)).collect()
+    fn in_order(mut orders: Orders<2>, list: usize) -> Vec<usize> {
+        let next = |orders: &mut Orders<2>| orders.oldest(list).inspect(|place| orders.take_out(list, *place));
+        std::iter::from_fn(|| next(&mut orders)).collect()
     }
 
     proptest! {
         #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::default() })]
 
         #[test]
-        fn it_is_the_order_of_a_list(steps in proptest::collection::vec((0..3, 0..8_usize), 0..60)) {
-            let (mut order, mut list) = (Order::default(), VecDeque::new());
-            for (step, place) in steps {
-                list.retain(|other| *other != place);
+        fn each_is_the_order_of_a_list(steps in proptest::collection::vec((0..3, 0..2_usize, 0..8_usize), 0..60)) {
+            let (mut orders, mut lists) = (Orders::<2>::default(), [VecDeque::new(), VecDeque::new()]);
+            for (step, list, place) in steps {
+                for (one, known) in lists.iter_mut().enumerate() {
+                    if known.contains(&place) {
+                        orders.take_out(one, place);
+                        known.retain(|other| *other != place);
+                    }
+                }
                 match step {
                     0 => {
-                        order.renew(place);
-                        list.push_back(place);
+                        orders.put_first(list, place);
+                        lists[list].push_back(place);
                     }
                     1 => {
-                        order.put_last(place);
-                        list.push_front(place);
+                        orders.put_last(list, place);
+                        lists[list].push_front(place);
                     }
-                    _ => order.take_out(place),
+                    _ => orders.take_out(list, place),
                 }
-                prop_assert_eq!(order.oldest(), list.front().copied());
+                for (one, known) in lists.iter().enumerate() {
+                    prop_assert_eq!(orders.oldest(one), known.front().copied());
+                }
             }
-            prop_assert_eq!(in_order(order), Vec::from(list));
+            let [first, second] = lists.map(Vec::from);
+            // Taking one order apart leaves the other as it is.
+            prop_assert_eq!(orders.oldest(1), second.first().copied());
+            prop_assert_eq!(in_order(orders, 0), first);
         }
     }
 }

@@ -126,7 +126,8 @@ pub struct CheckConfigArgs {
 pub struct SourceArgs {
     #[command(flatten)]
     pub(crate) config: ConfigArg,
-    /// Interface name or glob, repeatable [default: every interface that carries a default route].
+    /// Interface name or glob, repeatable [default: every interface whose routes lead out of this host, or that mail
+    /// takes].
     #[arg(long, value_name = "NAME|GLOB", env = "SMTPWATCH_INTERFACE", value_delimiter = ',', value_parser = parse_interface)]
     pub(crate) interface: Vec<String>,
     /// Watched server port, repeatable [default: 25, 587].

@@ -52,7 +52,8 @@ pub const DEFAULT_PORTS: [u16; 2] = [25, 587];
 pub struct Config {
     /// Watched server ports, sorted, at least one.
     pub ports: Vec<u16>,
-    /// Interface names or globs; empty: every interface that carries a default route.
+    /// Interface names or globs; empty: every interface whose routes lead out of this host, or that mail
+    /// takes.
     pub interfaces: Vec<String>,
     /// Which ingress hook to take.
     pub ingress: Ingress,
@@ -60,6 +61,8 @@ pub struct Config {
     pub hot_plug: bool,
     /// Own networks, where the interface does not tell which end this host is.
     pub local: Vec<Network>,
+    /// Load balancers and filters whose PROXY header is believed.
+    pub trusted_proxies: Vec<Network>,
     /// The file that keeps history and findings.
     pub store: PathBuf,
     /// For how long findings are kept in it.
@@ -122,6 +125,7 @@ impl Config {
             ingress,
             hot_plug,
             local,
+            trusted_proxies,
             store,
             retention,
             window,
@@ -139,6 +143,7 @@ impl Config {
             self.interfaces = interfaces;
         }
         self.local = local;
+        self.trusted_proxies = trusted_proxies;
         self.baseline = baseline;
         self.rules = rules;
         let kept = [
@@ -269,7 +274,7 @@ pub struct Limits {
     /// (measured: `docs/performance.md`), and up to some hundred KiB where a sender leaves holes in its stream (see
     /// [`limits::REASSEMBLY_BYTES`]). The kernel's tables take about 0.7 KiB for each of them, from the start.
     pub flows: usize,
-    /// Peers whose history is held, in memory and in the store; the least recently seen one makes room. A row takes about
+    /// Peers whose history is held, in memory and in the store; one of which little is known makes room. A row takes about
     /// 0.9 KiB in memory and 0.7 KiB in the store. A server is known by its address and by its name: two rows.
     pub peers: usize,
 }
@@ -359,6 +364,7 @@ struct File {
     ingress: Checked<Ingress>,
     hot_plug: Checked<bool>,
     local: Vec<Checked<Network>>,
+    trusted_proxies: Vec<Checked<Network>>,
     store: StoreTable,
     incidents: IncidentsTable,
     baseline: BaselineTable,
@@ -378,6 +384,7 @@ impl Default for File {
             ingress: Checked(Ingress::Auto),
             hot_plug: Checked(true),
             local: Vec::new(),
+            trusted_proxies: Vec::new(),
             store: StoreTable::default(),
             incidents: IncidentsTable::default(),
             baseline: BaselineTable::default(),
@@ -399,6 +406,7 @@ impl From<File> for Config {
             ingress: file.ingress.0,
             hot_plug: file.hot_plug.0,
             local: file.local.into_iter().map(|network| network.0).collect(),
+            trusted_proxies: file.trusted_proxies.into_iter().map(|network| network.0).collect(),
             retention: Retention {
                 age_days: file.store.max_age_days.0.0,
                 findings: file.store.max_findings.0.0,

@@ -25,7 +25,7 @@ use std::{
 use anyhow::Context as _;
 use smtpwatch_common::{Direction, counters::Label};
 use smtpwatch_core::{
-    Finding, Output, Timestamp,
+    Finding, Output, Role, Timestamp,
     engine::GateOrder,
     policy::{history::History, published::Learned},
 };
@@ -33,7 +33,7 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use crate::{
     capture::{
-        Capture, CaptureError, CaptureSettings, Drained, Hook,
+        Capture, CaptureError, CaptureSettings, Drained, Hook, Survey,
         counters::{Counters, losses},
         interfaces::is_glob,
         listeners::{self, Unwatched},
@@ -47,7 +47,7 @@ use crate::{
         api,
         desk::{Desk, Live},
         journal::Journal,
-        metrics::{self, Metrics},
+        metrics::{self, Metrics, RouteLookupDrop},
         pages,
         web::{self, ConfigFile, Health},
     },
@@ -57,7 +57,7 @@ use crate::{
         service::{Service, Setup},
     },
     service_manager,
-    store::{self, Keeping, KeptAs, Store, StoreHandle, Writer},
+    store::{self, Condition, Keeping, KeptAs, PIECE, Reporter, Store, StoreHandle, Writer},
     tlsrpt::{outbound::host_name, sender::Sender},
 };
 
@@ -109,27 +109,28 @@ pub fn run(start: Start) -> anyhow::Result<()> {
     let metrics = Arc::new(Metrics::new(&config.ports)?);
     metrics.config_read(now());
     let journal = Journal::start(&config.journal, metrics.clone());
-    let journal = Arc::new(journal.with_context(|| match config.journal.file() {
+    let (journal, outcomes) = journal.with_context(|| match config.journal.file() {
         Some(path) => format!("cannot write the journal {}", path.display()),
         None => "cannot start the journal's thread".to_owned(),
-    })?);
+    })?;
+    let journal = Arc::new(journal);
     let live = Live::new();
     let (push, pusher) = alertmanager::start(&config.alertmanager, &host_name())?.unzip();
-    let (told, tell, counts) = (journal.clone(), live.clone(), metrics.clone());
-    // What the journal has told is on record, unless the log says that the store cannot be written.
-    let sink = Box::new(move |finding: &Finding, kept: Option<&KeptAs>| {
-        told.write(Box::new(finding.clone()));
-        if let Some(kept) = kept {
-            tell.tell(finding, kept);
-            if let Some(push) = &push {
-                push.tell(finding, kept, &counts);
-            }
+    let (lines, events, counts) = (journal.clone(), live.clone(), metrics.clone());
+    // What the journal has is on record, unless the log says that the store cannot be written.
+    let tell = Box::new(move |finding: &Finding, again: bool| lines.write(Box::new(finding.clone()), again));
+    let on_record = Box::new(move |finding: &Finding, kept: &KeptAs| {
+        events.tell(finding, kept);
+        if let Some(push) = &push {
+            push.tell(finding, kept, &counts);
         }
     });
-    let (writer, entries) = Writer::start(&config.store, Keeping { sink, ..Keeping::of(&config) })?;
+    let keeping = Keeping { journal: Some(Reporter { tell, outcomes }), on_record, ..Keeping::of(&config) };
+    let (writer, entries) = Writer::start(&config.store, keeping)?;
     let mut history = History::new(config.limits.peers);
     tracing::info!(path = %config.store.display(), rows = entries.len(), "history read");
-    entries.into_iter().for_each(|(key, record)| history.restore(key, record));
+    // The store has left out what there is no room for.
+    entries.into_iter().for_each(|(key, record)| _ = history.restore(key, record));
     let policies = policies(&config, &metrics, &writer)?;
 
     let runtime =
@@ -187,6 +188,7 @@ pub fn run(start: Start) -> anyhow::Result<()> {
                 changed,
                 sender,
                 writer,
+                restoring: None,
                 health,
                 stop,
                 written: (0, 0),
@@ -392,6 +394,8 @@ struct Watch {
     kept: Kept,
     sender: Option<Sender>,
     writer: Writer,
+    /// From where on history is written to the store once more; `None`: it has everything.
+    restoring: Option<usize>,
     health: Arc<Health>,
     stop: Arc<AtomicBool>,
     /// Interfaces that the configuration names.
@@ -411,6 +415,7 @@ struct Watch {
 impl Watch {
     /// What needs rights that are given up here.
     fn begin(&mut self) -> anyhow::Result<()> {
+        self.survey();
         self.attachments();
         self.listeners();
         tell(&confine::thread(&self.kept)?);
@@ -420,8 +425,9 @@ impl Watch {
     fn run(mut self) -> anyhow::Result<()> {
         let (mut housekeeping, mut listeners) = (Instant::now(), Instant::now());
         while !self.stop.load(Ordering::Relaxed) {
+            let gather = if self.restore() { GATHER } else { WAIT };
             match self.records()? {
-                Drained::Nothing => self.capture.wait(WAIT)?,
+                Drained::Nothing => self.capture.wait(gather)?,
                 Drained::Everything => std::thread::sleep(GATHER),
                 Drained::Part => {}
             }
@@ -462,6 +468,24 @@ impl Watch {
             tracing::warn!(rows = lost, "rows of the store could not be written");
         }
         Ok(())
+    }
+
+    /// Writes the next piece of history to a store that lacks it. False: nothing is left to write.
+    fn restore(&mut self) -> bool {
+        let (Some(from), Some(store)) = (self.restoring, &self.outputs.store) else { return false };
+        if !store.takes_history() {
+            return true;
+        }
+        let history = self.pipeline.engine().history();
+        let (rows, next) = history.piece(from, PIECE);
+        if !rows.is_empty() && !store.restore(rows) {
+            return true;
+        }
+        self.restoring = next;
+        if next.is_none() {
+            tracing::info!(rows = history.len(), "the history in memory was handed to the store");
+        }
+        true
     }
 
     /// Puts a configuration in force. If it names an interface that is not there, the one before stays.
@@ -545,6 +569,22 @@ impl Watch {
         self.health.set(watch);
     }
 
+    /// Looks up where connections go, if it is time. Tells whether what is attached has changed.
+    fn survey(&mut self) -> bool {
+        let Some(survey) = self.capture.survey() else { return false };
+        let Survey { attached, clients, servers, dropped, routes_cut, failed } = survey;
+        let metrics = &self.outputs.metrics;
+        // What is not known is not zero: a failure leaves what was found before.
+        if !failed {
+            metrics.unwatched_connections(Role::Client, clients);
+            metrics.unwatched_connections(Role::Server, servers);
+        }
+        metrics.route_lookups_dropped(RouteLookupDrop::Connections, dropped);
+        metrics.route_lookups_dropped(RouteLookupDrop::Routes, u64::from(routes_cut));
+        metrics.route_lookups_dropped(RouteLookupDrop::Failed, u64::from(failed));
+        attached
+    }
+
     /// Says once of each mail server where it listens unwatched (THREATS EV-25).
     fn listeners(&mut self) {
         let found = listeners::unwatched(&self.ports);
@@ -555,7 +595,8 @@ impl Watch {
     }
 
     fn housekeeping(&mut self) -> anyhow::Result<()> {
-        if self.capture.refresh()? {
+        let refreshed = self.capture.refresh()?;
+        if self.survey() || refreshed {
             self.attachments();
         }
         for (interface, newest) in &mut self.interfaces {
@@ -578,6 +619,17 @@ impl Watch {
                 store.done(request);
             }
         }
+        if self.writer.history_wanted() {
+            self.restoring = Some(0);
+            self.outputs.policies.keep_again();
+        }
+        let status = self.writer.status();
+        self.outputs.metrics.store(status.condition, &status.recoveries);
+        self.health.set_store(web::StoreHealth {
+            trouble: (status.condition != Condition::Ok)
+                .then(|| format!("{}: {}", status.condition.as_str(), status.cause)),
+            recovered: Some(status.recovered).filter(|said| !said.is_empty()),
+        });
         let engine = self.pipeline.engine();
         self.outputs.metrics.tables(engine.flows(), engine.history().len());
         let (records, failures) = self.writer.counts();
@@ -624,7 +676,7 @@ impl Outputs {
                     None => Some(finding),
                 };
                 if let Some(finding) = refused {
-                    self.journal.write(finding);
+                    self.journal.write(finding, false);
                 }
             }
             Output::Session(session) => {
@@ -641,9 +693,10 @@ impl Outputs {
                     store.keep(key, record);
                 }
             }
-            Output::HistoryForgotten(key) => {
+            Output::HistoryForgotten(row) => {
+                self.metrics.history_evicted(&row);
                 if let Some(store) = &self.store {
-                    store.forget(key);
+                    store.forget(row.key);
                 }
             }
             Output::Delivery(delivery) => {

@@ -44,7 +44,12 @@ impl Pipeline {
     pub fn new(config: Config, history: History, source: Source) -> Self {
         // Recorded traffic is judged by what is known.
         let lookups = source == Source::Live && (*config.policy.mta_sts || *config.policy.dane);
-        let settings = Settings { strength: config.baseline, flows: config.limits.flows, lookups };
+        let settings = Settings {
+            strength: config.baseline,
+            flows: config.limits.flows,
+            lookups,
+            trusted_proxies: config.trusted_proxies.clone(),
+        };
         let engine = Engine::new(settings, config.rules.clone(), history);
         let config_hash = config.hash();
         let senders = (source == Source::Live).then(Senders::new);
@@ -82,7 +87,7 @@ impl Pipeline {
 
     /// From here on `config` judges, also what has begun before. What a running engine cannot change is not looked at.
     pub fn reconfigure(&mut self, config: Config) {
-        self.engine.reconfigure(config.baseline, config.rules.clone());
+        self.engine.reconfigure(config.baseline, config.rules.clone(), config.trusted_proxies.clone());
         self.config_hash = config.hash();
         self.config = config;
     }

@@ -145,7 +145,7 @@ fn count(summary: &mut Summary, output: Output, at: Timestamp, on: &mut impl FnM
         Output::Lost(_) => summary.gaps += 1,
         Output::Evicted(_) => summary.evicted += 1,
         Output::History(key, record) => on(Event::History(key, record)),
-        Output::HistoryForgotten(key) => on(Event::HistoryForgotten(key)),
+        Output::HistoryForgotten(row) => on(Event::HistoryForgotten(row.key)),
         // Nothing is left out any more once the input has ended.
         Output::Gate(_) => {}
         // Recorded traffic is judged by what is known: nothing is looked up, nothing is reported.

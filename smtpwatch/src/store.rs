@@ -5,16 +5,18 @@
 //! (counted), never packets. Other processes read the file while the daemon runs, and leave requests in it: `baseline
 //! forget` deletes rows and asks the running daemon to forget them too.
 
+mod condition;
 mod damage;
 pub mod deliveries;
 mod findings;
 pub mod incidents;
 pub mod offers;
 pub mod policies;
+mod watch;
 mod writer;
 
 use std::{
-    collections::HashMap,
+    collections::{HashMap, HashSet},
     fs::TryLockError,
     net::IpAddr,
     os::unix::fs::{DirBuilderExt, OpenOptionsExt},
@@ -25,22 +27,27 @@ use std::{
 use rusqlite::{Connection, ErrorCode, OpenFlags, OptionalExtension, Row, params};
 use smtpwatch_core::{
     Role, Timestamp,
-    policy::history::{HistoryKey, HistoryPeer, HistoryRecord, Rate},
+    policy::history::{History, HistoryKey, HistoryPeer, HistoryRecord, Rate, Wear},
 };
 
+pub use condition::{Condition, Recoveries, Status};
 pub use findings::{EXHIBITS_PER_INCIDENT, KeptAs};
-pub use writer::{Keeping, QUEUE, Request, StoreHandle, Writer};
+pub use writer::{Keeping, Outcome, PIECE, QUEUE, Reporter, Request, StoreHandle, Writer};
 
 /// `PRAGMA application_id` of our files: "SMTW".
 pub const APPLICATION_ID: i32 = 0x534D_5457;
 /// `PRAGMA user_version` of our files: the schema that this program writes.
-pub const SCHEMA: i32 = 3;
+pub const SCHEMA: i32 = 4;
 /// How long to wait for another process that holds the file; the end of the daemon may have to wait as long.
 const BUSY: Duration = Duration::from_secs(1);
 
 /// What each schema adds to the one before it.
-const STEPS: [&[&str]; SCHEMA as usize] =
-    [&[BASELINE], &[deliveries::CREATE, offers::CREATE, policies::CREATE], &[findings::CREATE, offers::BOTH_ROLES]];
+const STEPS: [&[&str]; SCHEMA as usize] = [
+    &[BASELINE],
+    &[deliveries::CREATE, offers::CREATE, policies::CREATE],
+    &[findings::CREATE, offers::BOTH_ROLES],
+    &[WEAR_AND_NAMES, findings::UNREPORTED],
+];
 
 const BASELINE: &str = "
     CREATE TABLE baseline (
@@ -72,10 +79,16 @@ const BASELINE: &str = "
     ) STRICT;
 ";
 
+/// What interruptions did to the two rates, and the names of an address.
+const WEAR_AND_NAMES: &str = "
+    ALTER TABLE baseline ADD COLUMN wear TEXT;       -- JSON: of the offer, and of its use
+    ALTER TABLE baseline ADD COLUMN names TEXT;      -- JSON: name and first and newest session
+";
+
 /// The columns of a row, in the order in which they are read.
 const COLUMNS: &str = "role, own, peer_kind, peer, port, sessions, offered, offered_no, offered_returns, offered_run, \
-                       used, used_no, used_returns, used_run, first_seen, last_seen, last_offered, profile";
-const UPSERT: &str = "INSERT OR REPLACE INTO baseline VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15, ?16, ?17, ?18)";
+                       used, used_no, used_returns, used_run, first_seen, last_seen, last_offered, profile, wear, names";
+const UPSERT: &str = "INSERT OR REPLACE INTO baseline VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15, ?16, ?17, ?18, ?19, ?20)";
 const DELETE: &str = "DELETE FROM baseline WHERE role = ?1 AND own = ?2 AND peer_kind = ?3 AND peer = ?4 AND port = ?5";
 
 /// Why the store cannot be used.
@@ -141,6 +154,8 @@ pub type Entry = (HistoryKey, HistoryRecord);
 pub struct Store {
     connection: Connection,
     path: PathBuf,
+    /// The file that was at the path when it was opened.
+    file: Option<watch::FileId>,
     /// Findings that it holds, as far as the writer has counted them.
     held: findings::Held,
 }
@@ -194,7 +209,41 @@ impl Store {
         self.rows("ORDER BY last_seen DESC, peer, own, port")
     }
 
-    /// The same for the start of a writer. Put in order here: SQLite would look each row up by its place in the index.
+    /// The same for the start of a writer, as far as there is room for `peers` of them: the others are deleted, by the rule by which
+    /// a full history makes room. Requests to the daemon before are done, since their rows are deleted already.
+    fn begin(&mut self, peers: usize) -> Result<Vec<Entry>, StoreError> {
+        self.sqlite(|connection| connection.execute("DELETE FROM request", []))?;
+        let mut entries = self.all()?;
+        if entries.len() <= History::most(peers) {
+            return Ok(entries);
+        }
+        let mut history = History::new(peers);
+        let restore = |(key, record): &Entry| history.restore(key.clone(), record.clone());
+        let gone: Vec<_> = entries.iter().filter_map(restore).collect();
+        let known = gone.iter().filter(|row| row.known).count();
+        if known > 0 {
+            tracing::warn!(
+                rows = known,
+                "history strong enough to accuse was left out for want of room: raise peers in [limits]"
+            );
+        }
+        let gone: HashSet<HistoryKey> = gone.into_iter().map(|row| row.key).collect();
+        entries.retain(|(key, _)| !gone.contains(key));
+        self.sqlite(|connection| {
+            let transaction = connection.transaction()?;
+            {
+                let mut delete = transaction.prepare(DELETE)?;
+                for key in &gone {
+                    let (kind, peer) = peer_text(&key.peer);
+                    delete.execute(params![key.role.as_str(), key.own.to_string(), kind, peer, key.port])?;
+                }
+            }
+            transaction.commit()
+        })?;
+        Ok(entries)
+    }
+
+    /// Every row, the newest first. Put in order here: SQLite would look each row up by its place in the index.
     fn all(&mut self) -> Result<Vec<Entry>, StoreError> {
         let mut entries = self.rows("")?;
         entries.sort_by_key(|(_, record)| std::cmp::Reverse(record.last_seen));
@@ -236,35 +285,19 @@ impl Store {
         })
     }
 
-    /// At the start of a writer: rows beyond the bound go, the oldest first; requests to the daemon before are done,
-    /// since their rows are deleted already.
-    fn begin(&mut self, peers: usize) -> Result<(), StoreError> {
-        self.sqlite(|connection| {
-            connection.execute("DELETE FROM request", [])?;
-            let peers = i64::try_from(peers).unwrap_or(i64::MAX);
-            let rows: i64 = connection.query_row("SELECT count(*) FROM baseline", [], |row| row.get(0))?;
-            if rows > peers {
-                connection.execute(
-                    "DELETE FROM baseline WHERE (role, own, peer_kind, peer, port) IN
-                        (SELECT role, own, peer_kind, peer, port FROM baseline ORDER BY last_seen LIMIT ?1)",
-                    [rows - peers],
-                )?;
-            }
-            Ok(())
-        })
-    }
-
     /// Writes a batch: first peers to forget on request, then rows to keep (or, without a record, to delete), then what is
-    /// counted by day. Returns how many of those found no room.
+    /// counted by day. `reported` are numbers of findings that the journal has taken. Returns how many counts found no room.
     fn write(
         &mut self,
         rows: &HashMap<HistoryKey, Option<HistoryRecord>>,
         done: &[Request],
         deliveries: &deliveries::Pending,
         offers: &offers::Pending,
+        reported: &[i64],
     ) -> Result<u64, StoreError> {
         self.sqlite(|connection| {
             let transaction = connection.transaction()?;
+            findings::mark_reported(&transaction, reported)?;
             for request in done {
                 transaction.execute("DELETE FROM baseline WHERE peer = ?1", [&request.peer])?;
                 transaction.execute("DELETE FROM request WHERE id = ?1", [request.id])?;
@@ -294,7 +327,11 @@ impl Store {
                             r.first_seen.0,
                             r.last_seen.0,
                             r.last_offered.0,
-                            r.profile.as_ref().and_then(|profile| serde_json::to_string(profile).ok())
+                            r.profile.as_ref().and_then(|profile| serde_json::to_string(profile).ok()),
+                            wear_text(r),
+                            Some(&r.names)
+                                .filter(|names| !names.is_empty())
+                                .and_then(|names| serde_json::to_string(names).ok()),
                         ])?,
                         None => delete.execute(params![role, own, kind, peer, key.port])?,
                     };
@@ -321,7 +358,35 @@ impl Store {
         connection.busy_timeout(BUSY).map_err(failed)?;
         // The first statement that reads the file: here SQLite tells that it is no database.
         connection.query_row("SELECT count(*) FROM sqlite_schema", [], |_| Ok(())).map_err(failed)?;
-        Ok(Self { connection, path: path.to_owned(), held: findings::Held::default() })
+        let file = watch::FileId::at(path).ok();
+        Ok(Self { connection, path: path.to_owned(), file, held: findings::Held::default() })
+    }
+
+    /// Whether the file at the path is the one that is open: another one may have taken its place.
+    #[must_use]
+    pub fn is_current(&self) -> bool {
+        self.file.is_some() && watch::FileId::at(&self.path).ok() == self.file
+    }
+
+    /// Writes the whole of it into a file that does not exist, as it stands in this connection: this works also after the
+    /// store's own file was unlinked.
+    fn copy_to(&mut self, path: &Path) -> Result<(), StoreError> {
+        create(path).map_err(|source| StoreError::Create { path: path.to_owned(), source })?;
+        let target = path.to_string_lossy().into_owned();
+        self.sqlite(|connection| connection.execute("VACUUM INTO ?1", [target]).map(drop))
+    }
+
+    /// Moves what is in the log into the file, as far as nothing holds that up.
+    fn checkpoint(&mut self) {
+        let moved = self.sqlite(|connection| connection.query_row("PRAGMA wal_checkpoint(PASSIVE)", [], |_| Ok(())));
+        if let Err(error) = moved {
+            tracing::debug!("the log of the store is not moved: {error}");
+        }
+    }
+
+    /// Writes something that changes nothing: whether the store can be written.
+    fn probe(&mut self) -> Result<(), StoreError> {
+        self.sqlite(|connection| connection.pragma_update(None, "user_version", SCHEMA))
     }
 
     /// That the file is ours, and not from a later version.
@@ -420,9 +485,18 @@ fn create(path: &Path) -> std::io::Result<()> {
     if let Some(directory) = path.parent().filter(|directory| !directory.as_os_str().is_empty()) {
         make_directory(directory)?;
     }
-    // SQLite gives its side files the mode of the main one.
-    std::fs::OpenOptions::new().append(true).create(true).mode(0o640).open(path)?;
-    Ok(())
+    // SQLite gives its side files the mode of the main one. A file that exists is not opened here: to close it would end the
+    // locks that other connections of this process hold on it, and to open a FIFO would wait.
+    match std::fs::OpenOptions::new().write(true).create_new(true).mode(0o640).open(path) {
+        Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists => {
+            if std::fs::metadata(path)?.is_file() {
+                Ok(())
+            } else {
+                Err(std::io::Error::new(error.kind(), "it is not a regular file"))
+            }
+        }
+        created => created.map(drop),
+    }
 }
 
 fn is_blank(connection: &Connection) -> rusqlite::Result<bool> {
@@ -452,6 +526,13 @@ fn signed(count: u64) -> i64 {
     i64::try_from(count).unwrap_or(i64::MAX)
 }
 
+/// What interruptions did to both rates; nothing where there were none.
+fn wear_text(record: &HistoryRecord) -> Option<String> {
+    let rates = [record.offered, record.used];
+    let interrupted = rates.iter().any(|rate| rate.wear != Wear::default() || rate.returns > 0);
+    interrupted.then(|| serde_json::to_string(&rates.map(|rate| rate.wear)).ok()).flatten()
+}
+
 /// A row of [`COLUMNS`].
 fn entry(row: &Row<'_>) -> rusqlite::Result<Option<Entry>> {
     let text = |column| row.get_ref(column).and_then(|value| Ok(value.as_str()?));
@@ -462,25 +543,34 @@ fn entry(row: &Row<'_>) -> rusqlite::Result<Option<Entry>> {
     let (Ok(own), Some(peer)) = (text(1)?.parse(), peer) else { return Ok(None) };
     let role = if text(0)? == Role::Server.as_str() { Role::Server } else { Role::Client };
     let count = |column| row.get::<_, i64>(column).map(|count| u64::try_from(count).unwrap_or(0));
-    let rate = |first| {
+    let wear: Option<[Wear; 2]> = row.get_ref(18)?.as_str_or_null()?.and_then(|text| serde_json::from_str(text).ok());
+    let rate = |first, which: usize| {
+        let returns = count(first + 2)?;
         Ok::<_, rusqlite::Error>(Rate {
             yes: count(first)?,
             no: count(first + 1)?,
-            returns: count(first + 2)?,
+            returns,
             run: count(first + 3)?,
+            // A row of a schema before the fourth: each return was counted against the rate.
+            wear: match wear {
+                Some(wear) => wear[which],
+                None => Wear { counted: returns, ..Wear::default() },
+            },
         })
     };
     let time = |column| row.get(column).map(Timestamp);
     let profile = row.get_ref(17)?.as_str_or_null()?;
+    let names = row.get_ref(19)?.as_str_or_null()?;
     let record = HistoryRecord {
         sessions: count(5)?,
-        offered: rate(6)?,
-        used: rate(10)?,
+        offered: rate(6, 0)?,
+        used: rate(10, 1)?,
         first_seen: time(14)?,
         last_seen: time(15)?,
         last_offered: time(16)?,
         // One that cannot be read is learnt again.
         profile: profile.and_then(|text| serde_json::from_str(text).ok()),
+        names: names.and_then(|text| serde_json::from_str(text).ok()).unwrap_or_default(),
     };
     Ok(Some((HistoryKey { role, own, peer, port: row.get(4)? }, record)))
 }

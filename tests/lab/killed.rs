@@ -1,4 +1,5 @@
-//! The daemon is killed again and again while it writes: its store stays whole, and what the journal told is in it.
+//! The daemon is killed again and again while it writes: its store stays whole, what the journal has is in it, and what is in it
+//! the journal gets, at the next start at the latest.
 
 use std::collections::HashSet;
 use std::net::SocketAddr;
@@ -11,6 +12,7 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use anyhow::{Context, Result, anyhow, ensure};
 use rusqlite::Connection;
 use smtpwatch::store::Store;
+use smtpwatch_tests::command::eventually;
 use smtpwatch_tests::daemon::{Daemon, Options};
 use smtpwatch_tests::netns::{Family, GATEWAY_INTERFACE, Namespace, Path};
 use smtpwatch_tests::scripted::Server;
@@ -29,6 +31,8 @@ const LIFE: (u64, u64) = (50, 600);
 const NEXT: Duration = Duration::from_millis(500);
 /// Between two messages.
 const PACE: Duration = Duration::from_millis(15);
+/// What was left is reported within this time.
+const REPORTED: Duration = Duration::from_secs(20);
 /// With fewer findings on record nothing is shown.
 const FEWEST: usize = 1_000;
 /// Names the lives of a run, to have the same again.
@@ -86,7 +90,7 @@ fn killed_while_it_writes() {
         let _server = Server::start(&path.exchanger, address, &identity, ehlo)?;
         let home = Home::create("killed")?;
         let traffic = Traffic::start(&path.gateway, address)?;
-        let mut told = HashSet::new();
+        let (mut told, mut lines, mut kept) = (HashSet::new(), 0, HashSet::new());
         for round in 0..ROUNDS {
             let options = Options { rules: RULE, ..Options::default() };
             // Every fourth dies while it starts, or soon after.
@@ -104,12 +108,27 @@ fn killed_while_it_writes() {
             // A line that the death cut short is no JSON, and has told nothing.
             for finding in daemon.findings().iter().filter(|finding| finding.is_object()) {
                 told.insert(text(finding, "/id")?.to_owned());
+                lines += 1;
             }
-            let kept = examine(&home.0).with_context(|| format!("death {round}, seed {seed}"))?;
+            kept = examine(&home.0).with_context(|| format!("death {round}, seed {seed}"))?;
             let lost: Vec<_> = told.difference(&kept).collect();
             ensure!(lost.is_empty(), "death {round}, seed {seed}: told and not on record: {lost:?}");
         }
         let sent = traffic.end()?;
+        // The last one lives until it has reported what the others left.
+        let options = Options { rules: RULE, ..Options::default() };
+        let before = kept.difference(&told).count();
+        let last = Daemon::start(&path.gateway, GATEWAY_INTERFACE, &home.0, options)?;
+        let report = eventually(REPORTED, "every finding on record in the journal", || {
+            let now = last.findings();
+            told.extend(now.iter().filter_map(|finding| finding["id"].as_str()).map(str::to_owned));
+            Ok(kept.is_subset(&told).then_some(now.len()))
+        });
+        lines += report.with_context(|| format!("seed {seed}: {:?}", kept.difference(&told).collect::<Vec<_>>()))?;
+        // A line that was written just before a death comes twice where it cannot be read back.
+        let twice = lines.saturating_sub(told.len());
+        println!("{before} findings were left to the last one; {twice} of {lines} lines came twice");
+        ensure!(twice * 4 <= lines, "{twice} of {lines} lines came twice");
         println!("{ROUNDS} deaths, {} findings told and on record, {sent} messages", told.len());
         ensure!(told.len() >= FEWEST, "{} findings show nothing", told.len());
         Ok(())

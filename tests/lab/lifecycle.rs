@@ -7,6 +7,8 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 use nix::sys::signal::Signal;
+use rusqlite::Connection;
+use smtpwatch::store::Store;
 use smtpwatch_tests::command::{self, eventually};
 use smtpwatch_tests::daemon::{Daemon, Options, Privileges, SERVICE_UID, binary, configure};
 use smtpwatch_tests::netns::{Family, Path};
@@ -17,13 +19,15 @@ use smtpwatch_tests::{scenario, smtp};
 use crate::set_up::{FINDING, Home, SENDER, script};
 
 /// What the unit gives.
-const THREE: &[&str] = &["BPF", "NET_ADMIN", "PERFMON"];
+pub const THREE: &[&str] = &["BPF", "NET_ADMIN", "PERFMON"];
 /// CAP_BPF and CAP_NET_ADMIN, as /proc has them (include/uapi/linux/capability.h).
 const HOT_PLUG: u64 = (1 << 39) | (1 << 12);
 /// Mail in clear to this network is a finding.
 const RULE: &str = "[[rule]]\npeer = [\"198.51.100.0/24\"]\nstarttls = \"required\"\n";
 /// SIGTERM has ended it by then.
 const END: Duration = Duration::from_secs(2);
+/// What becomes of the store is noticed and mended within this time, also on a busy machine.
+const NOTICED: Duration = Duration::from_secs(30);
 /// How often it is tried.
 const TRIALS: usize = 3;
 /// Whatever the signal, it is gone by then, also on a busy machine.
@@ -59,7 +63,7 @@ impl Site {
 }
 
 /// A directory that every user of this machine can reach.
-fn home(name: &str) -> Result<Home> {
+pub fn home(name: &str) -> Result<Home> {
     let path = std::env::temp_dir().join(format!("smtpwatch-{}-{name}", std::process::id()));
     std::fs::create_dir(&path)?;
     Ok(Home(path))
@@ -269,6 +273,78 @@ fn the_journal_is_a_file_that_is_rotated() {
             serde_json::from_str(std::fs::read_to_string(&log)?.lines().next().context("a line")?)?;
         ensure!(first["event"]["module"] == "smtpwatch" || first["ecs"].is_object(), "{first}");
         ensure!(daemon.findings().is_empty(), "stdout has findings too");
+        ensure!(daemon.terminate()?, "{}", daemon.log());
+        Ok(())
+    });
+}
+
+/// The store is removed, overwritten, held by another process, and out of reach, under the daemon: it watches on and says so.
+#[test]
+fn the_store_is_lost_while_it_runs() {
+    scenario("the_store_is_lost_while_it_runs", || {
+        let (site, home) = (Site::create()?, home("store")?);
+        let options = Options { rules: RULE, privileges: Privileges::Service(THREE), ..Options::default() };
+        let mut daemon = Daemon::start(&site.path.gateway, "*", &home.0, options)?;
+        let path = home.0.join("smtpwatch.db");
+        let held = || -> Result<(usize, u64)> {
+            let mut store = Store::open_existing(&path)?;
+            Ok((store.entries()?.len(), store.held()?.findings))
+        };
+        let becomes = |what: &str, wanted: &dyn Fn((usize, u64)) -> bool| {
+            eventually(NOTICED, what, || Ok(held().ok().filter(|held| wanted(*held)).map(drop)))
+                .with_context(|| format!("{:?}; {}", held(), daemon.log()))
+        };
+        let recovered =
+            |cause: &str| daemon.metric_reaches("smtpwatch_store_recoveries_total", &[("cause", cause)], 1.0, NOTICED);
+        let ready = |status: u16, part: &str| {
+            eventually(NOTICED, &format!("/-/ready: {status}, {part}"), || {
+                let (found, body) = daemon.ask("GET", "/-/ready")?;
+                Ok((found == status && body.contains(part)).then_some(()))
+            })?;
+            let (alive, _) = daemon.ask("GET", "/-/healthy")?;
+            ensure!(alive == 200, "a restart does not mend the store");
+            Ok(())
+        };
+        let found = |count: usize| {
+            eventually(FINDING, &format!("{count} findings"), || Ok((daemon.findings().len() >= count).then_some(())))
+        };
+        site.send()?;
+        found(2)?;
+        becomes("history on the disk", &|(rows, findings)| rows > 0 && findings == 2)?;
+
+        std::fs::remove_file(&path)?;
+        recovered("missing")?;
+        ready(200, "a store was made again, everything in it was copied")?;
+        becomes("the same in a store of its own", &|(rows, findings)| rows > 0 && findings == 2)?;
+
+        let other = Connection::open(&path)?;
+        other.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |_| Ok(()))?;
+        drop(other);
+        std::fs::write(&path, "overwritten ".repeat(10_000))?;
+        recovered("damaged")?;
+        becomes("the history that was in memory", &|(rows, _)| rows > 0)?;
+        let (_, before) = held()?;
+
+        let other = Connection::open(&path)?;
+        other.execute_batch("BEGIN IMMEDIATE")?;
+        site.send()?;
+        found(4)?;
+        ready(503, "store: busy: ")?;
+        daemon.metric_reaches("smtpwatch_store_state", &[("state", "busy")], 1.0, NOTICED)?;
+        other.execute_batch("COMMIT")?;
+        drop(other);
+        ready(200, "")?;
+        becomes("the findings of the gap", &|(_, findings)| findings == before + 2)?;
+
+        // The confined daemon cannot make the directory again.
+        let away = home.0.with_extension("away");
+        std::fs::rename(&home.0, &away)?;
+        let outcome = ready(503, "it cannot be made again").and_then(|()| site.send()).and_then(|()| found(6));
+        std::fs::rename(&away, &home.0)?;
+        outcome?;
+        ready(200, "")?;
+        becomes("the findings of the gap", &|(_, findings)| findings == before + 4)?;
+        ensure!(daemon.findings().len() == 6, "some were reported twice: {:?}", daemon.findings());
         ensure!(daemon.terminate()?, "{}", daemon.log());
         Ok(())
     });

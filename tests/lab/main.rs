@@ -24,3 +24,4 @@ mod sender;
 mod set_up;
 mod strip;
 mod survival;
+mod unwatched;

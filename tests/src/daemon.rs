@@ -138,8 +138,8 @@ pub struct Daemon<'a> {
 }
 
 impl<'a> Daemon<'a> {
-    /// Starts `smtpwatch run` on `interface` of `namespace` and waits until it is ready. `home` keeps its configuration,
-    /// its store and its log.
+    /// Starts `smtpwatch run` on `interface` of `namespace` and waits until it is ready; with an empty name, without a choice of
+    /// interfaces. `home` keeps its configuration, its store and its log.
     ///
     /// # Errors
     /// When it does not become ready: the error carries its log.
@@ -161,7 +161,10 @@ impl<'a> Daemon<'a> {
     pub fn launch(namespace: &'a Namespace, interface: &str, home: &Path, options: Options<'_>) -> Result<Self> {
         let (config, log) = (configure(interface, home, options)?, home.join("smtpwatch.log"));
         let mut command = options.privileges.command(namespace, options.profile.binary()?, home)?;
-        command.arg("run").arg("--config").arg(&config).args(["--interface", interface]);
+        command.arg("run").arg("--config").arg(&config);
+        if !interface.is_empty() {
+            command.args(["--interface", interface]);
+        }
         command.args(["--web.listen-address", &WEB.to_string()]);
         command.envs(options.environment.iter().copied());
         let stderr = std::fs::OpenOptions::new().create(true).append(true).open(&log)?;
@@ -311,8 +314,8 @@ pub fn configure(interface: &str, home: &Path, options: Options<'_>) -> Result<P
     std::fs::create_dir_all(home)?;
     let path = home.join("smtpwatch.toml");
     let Options { ingress, rules, policy, settings, .. } = options;
-    let mut text =
-        format!("ports = [25, 587]\ninterfaces = [\"{interface}\"]\ningress = \"{ingress}\"\n{settings}\n\n[store]\n");
+    let interfaces = if interface.is_empty() { String::new() } else { format!("interfaces = [\"{interface}\"]\n") };
+    let mut text = format!("ports = [25, 587]\n{interfaces}ingress = \"{ingress}\"\n{settings}\n\n[store]\n");
     writeln!(text, "path = \"{}\"\n\n{policy}\n{rules}", home.join("smtpwatch.db").display())?;
     std::fs::write(&path, text)?;
     Ok(path)

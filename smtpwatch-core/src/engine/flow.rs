@@ -18,11 +18,12 @@ use crate::{
         certificate::{self, Comparison},
     },
     policy::{
+        history::HistoryRecord,
         profile::Profile,
         published::demand::{Called, Identity},
     },
     segment::{Direction, SocketOwner},
-    smtp::{Doubt, Session, Starttls},
+    smtp::{Doubt, Session, Starttls, TlsPhase},
 };
 
 /// Keys after which a person is taken to type (THREATS FP-25), where most segments of the client are keys.
@@ -263,6 +264,38 @@ impl Flow {
             tls_version: tls.server_hello.map_or(0, |hello| hello.version),
             weak_suite: tls.server_hello.is_some_and(|hello| hello.weak_suite().is_some()),
         })
+    }
+
+    /// What the peer calls itself: a server in a session in which STARTTLS was not missing, a client under TLS; nothing of any other.
+    pub(super) fn names(&self) -> Vec<String> {
+        let seen = &self.session.seen;
+        let established = seen.tls.as_deref().is_some_and(TlsPhase::is_established);
+        match self.role {
+            Role::Client if established || seen.offers_starttls() => {
+                seen.server_names().into_iter().map(str::to_owned).collect()
+            }
+            Role::Server if established => seen.client_name.iter().cloned().collect(),
+            Role::Client | Role::Server => Vec::new(),
+        }
+    }
+
+    /// As far as can be seen, this is the host that history knows: no other member of a farm, nor another client behind the same
+    /// address. A host of which only the address is known is taken for it.
+    pub(super) fn is_alike(&self, known: &HistoryRecord) -> bool {
+        let seen = &self.session.seen;
+        let named = match self.role {
+            Role::Client => seen.server_names().iter().any(|name| known.is_named(name)),
+            Role::Server => seen.client_name.as_deref().is_some_and(|name| known.is_named(name)),
+        };
+        if !known.names.is_empty() && !named {
+            return false;
+        }
+        let Some(profile) = known.profile.as_deref().filter(|_| self.role == Role::Client) else { return true };
+        let greeting = Profile::shape(seen.greeting.as_deref().unwrap_or_default());
+        let stack = self.connection.fingerprint(Side::Server).is_none_or(|syn_ack| {
+            (syn_ack.mss.unwrap_or(0), syn_ack.option_order()) == (profile.mss, &profile.options[..])
+        });
+        stack && greeting == profile.words[0]
     }
 
     /// Whether a claim has not gone out yet, or has become louder since.

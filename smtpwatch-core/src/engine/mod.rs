@@ -29,11 +29,11 @@ use crate::{
     judge::{self, Case},
     limits,
     policy::{
-        expectation::{Expectation, Subject},
+        expectation::{self, Expectation, Subject},
         failures::{Failure, Failures},
-        history::{History, HistoryPeer, SessionNote, Strength},
+        history::{History, HistoryKey, HistoryPeer, SessionNote, Strength},
         published::{self, Learned, PATIENCE, Published, Wanted, domain_name},
-        rule::{Rule, StarttlsRule},
+        rule::{Network, Rule, StarttlsRule},
         scope::Scope,
     },
     smtp::{HandshakeEnd, SessionEvent, Starttls, TlsPhase},
@@ -48,11 +48,14 @@ pub struct Settings {
     pub flows: usize,
     /// Somebody answers [`Output::Wanted`].
     pub lookups: bool,
+    /// Load balancers and filters whose PROXY header is believed. From any other address the header is a claim, and the client is
+    /// the address that it connects from.
+    pub trusted_proxies: Vec<Network>,
 }
 
 impl Default for Settings {
     fn default() -> Self {
-        Self { strength: Strength::default(), flows: limits::FLOWS, lookups: false }
+        Self { strength: Strength::default(), flows: limits::FLOWS, lookups: false, trusted_proxies: Vec::new() }
     }
 }
 
@@ -147,9 +150,10 @@ impl Engine {
         }
     }
 
-    /// From here on these rules, in order, and history of this strength judge: also sessions that are open.
-    pub fn reconfigure(&mut self, strength: Strength, rules: Vec<Rule>) {
+    /// From here on these rules, in order, history of this strength and these trusted proxies judge: also sessions that are open.
+    pub fn reconfigure(&mut self, strength: Strength, rules: Vec<Rule>, trusted_proxies: Vec<Network>) {
         self.settings.strength = strength;
+        self.settings.trusted_proxies = trusted_proxies;
         self.rules = rules;
     }
 
@@ -225,7 +229,7 @@ impl Engine {
                 let due = segment.at + LINGER;
                 flow.lingers = Some(due);
                 // The retry may come before the reset is believed.
-                Self::note_failure(&mut self.failures, flow, segment.at);
+                Self::note_failure(&mut self.failures, &self.history, flow, segment.at);
                 self.resets.push_back((due, key));
                 self.compact();
             }
@@ -347,7 +351,7 @@ impl Engine {
         if !self.is_published_for(flow) {
             return;
         }
-        let names = flow.session.seen.server_names();
+        let names = names(&self.history, flow);
         for subject in self.published.subjects(flow.called(&names)) {
             self.want(subject);
         }
@@ -358,7 +362,7 @@ impl Engine {
         if self.finishing || !self.is_published_for(flow) {
             return Vec::new();
         }
-        let names = flow.session.seen.server_names();
+        let names = names(&self.history, flow);
         let subjects = self.published.subjects(flow.called(&names)).into_iter();
         subjects.filter(|subject| self.published.is_pending(subject, self.now)).map(|one| self.hash(&one)).collect()
     }
@@ -604,7 +608,7 @@ impl Engine {
         let mut summary = flow.summary();
         let flow = &self.flows[place];
         if self.is_published_for(flow) {
-            let names = flow.session.seen.server_names();
+            let names = names(&self.history, flow);
             let identity = self.published.identify(flow.called(&names), self.now);
             let certificate = flow.certificate(&identity, self.now);
             summary.certificate = certificate.as_ref().map(|compared| (compared.source, compared.verdict));
@@ -634,7 +638,7 @@ impl Engine {
             return;
         }
         let key = flow.key;
-        let names = flow.session.seen.server_names();
+        let names = names(&self.history, flow);
         let subject = Subject { flow: key, role: flow.role, names: &names };
         let stalled = self.stalled(&subject, at);
         let mut expectation = Expectation::of(&subject, &self.rules, &self.history, self.settings.strength);
@@ -661,6 +665,8 @@ impl Engine {
             pending,
             certificate: certificate.as_ref(),
             unanswered,
+            proxied: self.is_proxied(flow),
+            at_stake: flow.at_stake(),
         });
         let context = if claims.is_empty() && !flow.holds_claims() {
             Context { history: None, policies: Vec::new() }
@@ -716,12 +722,12 @@ impl Engine {
     }
 
     /// Remembers a handshake that failed. A client that leaves after the go-ahead without a single TLS octet is a probe.
-    fn note_failure(failures: &mut Failures, flow: &Flow, at: Timestamp) {
+    fn note_failure(failures: &mut Failures, history: &History, flow: &Flow, at: Timestamp) {
         let (seen, key) = (&flow.session.seen, flow.key);
         if let Some(end) = seen.handshake_end()
             && (seen.tls_began() || end != HandshakeEnd::Closed(Side::Client))
         {
-            let names = seen.server_names();
+            let names = names(history, flow);
             let subject = Subject { flow: key, role: flow.role, names: &names };
             failures.note(&subject, Failure { at, flow: key, end });
         }
@@ -738,39 +744,72 @@ impl Engine {
             return;
         }
         let used = seen.tls_began() && seen.handshake_end().is_none();
-        Self::note_failure(&mut self.failures, flow, at);
-        let names = seen.server_names();
+        Self::note_failure(&mut self.failures, &self.history, flow, at);
+        let names = names(&self.history, flow);
         let subject = Subject { flow: key, role: flow.role, names: &names };
         if seen.tls.as_deref().is_some_and(TlsPhase::is_established) {
             self.failures.forgive(&subject);
         }
-        if flow.role == Role::Server && seen.proxied {
+        if self.is_proxied(flow) {
             return;
         }
         if !flow.at_stake() || seen.capabilities.is_none() {
             return;
         }
         let offered = seen.offers_starttls();
+        let address = subject.address_key();
+        let known = self.history.get(&address);
         let granted = match flow.role {
             Role::Client => Some(offered && !matches!(seen.starttls, Starttls::Refused(_))),
-            // Of a client that has never used TLS nobody can say that it was kept from it.
-            Role::Server => subject.history_keys().any(|key| self.history.get(&key).is_some()).then_some(used),
+            // Of a client that has never used TLS no one can say that it was kept from it.
+            Role::Server => known.is_some().then_some(used),
         };
         if let Some(granted) = granted {
             self.scopes[flow.role as usize].note(at, subject.peer(), granted);
         }
-        let profile = flow.profile();
-        for key in subject.history_keys() {
-            // A client is remembered once it has used TLS here: everybody may connect, and most never come back.
-            if flow.role == Role::Server && !used && self.history.get(&key).is_none() {
-                continue;
-            }
-            let note = SessionNote { at, offered, used, profile: profile.clone() };
-            let (record, forgotten) = self.history.note(key.clone(), note, self.settings.strength);
-            self.outputs.push_back(Output::History(key, record));
-            self.outputs.extend(forgotten.into_iter().map(Output::HistoryForgotten));
+        // A client is remembered once it has used TLS here: anyone may connect, and most never come back.
+        if flow.role == Role::Server && !used && known.is_none() {
+            return;
+        }
+        let alike = known.is_none_or(|known| flow.is_alike(known));
+        let note = SessionNote { at, offered, used, profile: flow.profile(), names: flow.names(), alike };
+        // By the name that was given in this session, and not by one that the address is known by.
+        let said = seen.server_names();
+        let name = said.iter().find(|name| known.is_some_and(|known| known.is_named(name))).or(said.first());
+        let name = name.filter(|_| flow.role == Role::Client).map(|name| name.to_ascii_lowercase());
+        self.teach(address.clone(), note.clone());
+        let Some(name) = name else { return };
+        let by_name = HistoryKey { peer: HistoryPeer::Name(name.clone()), ..address.clone() };
+        if self.history.get(&by_name).is_some() || self.history.admits(&address, &name) {
+            self.teach(by_name, SessionNote { names: Vec::new(), ..note });
         }
     }
+
+    /// Notes a session in one row of history.
+    fn teach(&mut self, key: HistoryKey, note: SessionNote) {
+        let (record, forgotten) = self.history.note(key.clone(), note, self.settings.strength);
+        self.outputs.push_back(Output::History(key, record));
+        self.outputs.extend(forgotten.map(Output::HistoryForgotten));
+    }
+
+    /// The client speaks for another one, whose address is not seen: this host granted it, or the client is a proxy that the
+    /// configuration trusts (THREATS FP-13).
+    fn is_proxied(&self, flow: &Flow) -> bool {
+        let seen = &flow.session.seen;
+        let address = flow.key.client.ip();
+        let trusted = || self.settings.trusted_proxies.iter().any(|network| network.contains(address));
+        flow.role == Role::Server && (seen.xclient_granted || seen.proxy_header && trusted())
+    }
+}
+
+/// The names by which policies and history of a flow's server are found.
+fn names<'a>(history: &'a History, flow: &'a Flow) -> Vec<&'a str> {
+    let said = flow.session.seen.server_names();
+    if flow.role == Role::Server {
+        return said;
+    }
+    let subject = Subject { flow: flow.key, role: flow.role, names: &[] };
+    expectation::names(said, history.get(&subject.address_key()))
 }
 
 /// The policies that want TLS for a session, the one that speaks first.

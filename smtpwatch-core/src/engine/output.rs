@@ -9,7 +9,7 @@ use crate::{
     flow::GapCause,
     judge::certificate::Verdict,
     policy::{
-        history::{HistoryKey, HistoryRecord},
+        history::{Forgotten, HistoryKey, HistoryRecord},
         published::{Wanted, demand::Source},
     },
 };
@@ -34,7 +34,7 @@ pub enum Output {
     /// An outbound session, as it counts in a TLS report: one for each policy domain.
     Delivery(Box<Delivery>),
     /// History had no room: this row was forgotten in memory and must be forgotten in the store.
-    HistoryForgotten(HistoryKey),
+    HistoryForgotten(Forgotten),
 }
 
 /// The one message against the stream of data: from the engine back to the gate.

@@ -78,15 +78,15 @@ use SeenFrom::{Both, Client, Server};
 /// Every row, in order.
 #[rustfmt::skip]
 pub const ROWS: &[Row] = &[
-    row("A1", "STARTTLS deleted from the EHLO reply", StarttlsStripped, Client, "rule, published policy or history", "regression, policy; tamper with FO-1", "a server that gave TLS up looks the same until its history is forgotten"),
+    row("A1", "STARTTLS deleted from the EHLO reply", StarttlsStripped, Client, "rule, published policy or history", "regression, policy; tamper with FO-1; low or medium where TLS began all the same", "a server that gave TLS up looks the same until its history is forgotten"),
     row("A2", "capability overwritten in place, as Cisco's inspection does", StarttlsMasked, Client, "nothing", "tamper; suspicious while STARTTLS is still offered", "a server can write such a line itself; a mask does not tell which keyword it hides (FP-26)"),
     row("A3", "other same-length mangling: all X, one letter, case", StarttlsMasked, Client, "nothing; rule or history for other letters in its place", "tamper; regression, policy for other letters; suspicious, info for a change of case", "a server that writes it in its own way, until TLS was seen with it"),
     row("A4", "whole reply replaced", StarttlsStripped, Client, "history of its words", "regression, policy", "a server replaced by its owner"),
     row("A5", "STARTTLS moved to the first line, or reshaped", StarttlsStripped, Client, "rule or history; nothing for a shape that some clients still take", "regression, policy; suspicious, info as starttls-masked", "servers that put it there themselves"),
     row("A6", "reply cut off, or its end promoted", StarttlsStripped, Client, "nothing; rule or history for more", "suspicious, regression, policy; tamper where lines stand behind the end", "a server that breaks off by itself"),
     row("A7", "STARTTLS duplicated", StreamTampering, Client, "nothing", "suspicious", "a badly configured server"),
-    row("A8", "strip of our own reply, inferred", StarttlsUnused, Server, "history of the client", "regression", "a client that was told to do without; a client that was never seen using TLS"),
-    row("A9", "strip that comes and goes", StarttlsStripped, Client, "history", "regression", "a farm whose members differ: after a few returns it counts as one and is not accused (FP-1)"),
+    row("A8", "strip of our own reply, inferred", StarttlsUnused, Server, "history of the client", "regression", "a client that was told to do without; a client that was never seen using TLS; at most medium where the client gives another name: it may be another one behind the same address (FP-21)"),
+    row("A9", "strip that comes and goes", StarttlsStripped, Client, "history", "regression; suspicious, low when history gives the peer up as a farm", "a farm whose members differ: after a few returns, spread over its age, it counts as one and is not accused (FP-1)"),
     row("A10", "plaintext mechanisms added before TLS", AuthOfferedPlaintext, Client, "history", "suspicious; regression with F8", "a change by the administrator"),
     row("B1", "EHLO refused, then HELO", EhloDowngraded, Both, "rule or history", "regression, policy; low where STARTTLS was never offered", "as the server: any client that used TLS before and says HELO"),
     row("B2", "EHLO rewritten on the way", CommandRewritten, Both, "nothing", "tamper", "any client can send X; not scored when typed octet by octet (FP-25)"),

@@ -5,6 +5,7 @@
 
 mod auth;
 pub mod catalogue;
+mod certainty;
 pub mod certificate;
 mod ehlo;
 mod handshake;
@@ -60,6 +61,10 @@ pub struct Case<'a> {
     pub certificate: Option<&'a certificate::Comparison>,
     /// Somebody was asked, and this goes out without an answer.
     pub unanswered: bool,
+    /// The client speaks for another one (FP-13): history of its address says nothing about that one.
+    pub proxied: bool,
+    /// Something was handed over, or was to be.
+    pub at_stake: bool,
 }
 
 /// What the packets of a connection tell about who sent them.
@@ -119,6 +124,7 @@ pub fn judge(case: Case<'_>) -> Vec<Claim> {
     let mut claims = Vec::new();
     claims.extend(offer::judge(case));
     claims.extend(witness::judge(case));
+    claims.extend(offer::flapping(case));
     claims.extend(refused::judge(case));
     claims.extend(unused::judge(case));
     claims.extend(ehlo::judge(case));
@@ -129,6 +135,7 @@ pub fn judge(case: Case<'_>) -> Vec<Claim> {
     claims.extend(tamper::judge(case));
     claims.extend(certificate::judge(case));
     for claim in &mut claims {
+        certainty::weigh(case, claim);
         proof::add(case, claim);
         if case.unanswered && claim.evidence < Evidence::Policy && claim.kind.is_about_starttls() {
             claim
@@ -154,15 +161,10 @@ impl<'a> Case<'a> {
         self.expectation.starttls_rule() == Some(StarttlsRule::Ignore)
     }
 
-    /// The history of a peer with which STARTTLS is used. As the server: of this very client, and not of another one behind the
-    /// same address (FP-13, FP-21).
+    /// The history of a peer with which STARTTLS is used. What a client calls itself changes nothing: the address is who it is, and
+    /// [`certainty`] says how sure that is.
     fn known_user(&self) -> Option<&'a HistoryRecord> {
-        let record = self.expectation.uses?;
-        let client = self.session.client_name.as_deref().unwrap_or_default();
-        let known = self.expectation.profile.map_or("", |profile| profile.client.as_str());
-        let another = self.role == Role::Server
-            && (self.session.proxied || !known.is_empty() && !known.eq_ignore_ascii_case(client));
-        (!another).then_some(record)
+        self.expectation.uses.filter(|_| !self.proxied)
     }
 
     /// The client has drawn its conclusion from the EHLO reply, or will not: another one may follow until then (FP-6), also

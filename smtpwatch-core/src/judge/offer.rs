@@ -7,8 +7,8 @@
 use super::{Case, Claim, nothing_expected, offer_expected};
 use crate::{
     Role, Side,
-    finding::{Evidence, Kind, Severity},
-    policy::profile::Profile,
+    finding::{Evidence, Expected, Kind, Outcome, Severity},
+    policy::{expectation::KnownBy, profile::Profile},
     smtp::{Capabilities, Offer, Starttls},
 };
 
@@ -22,7 +22,7 @@ pub(super) fn judge(case: Case<'_>) -> Option<Claim> {
         return Some(masked(case, capabilities));
     }
     if session.tls_began() || matches!(session.starttls, Starttls::Granted(_)) {
-        return reshaped(case, capabilities);
+        return reshaped(case, capabilities).or_else(|| not_offered(case, capabilities));
     }
     if let Some(lines) = session.ehlo_went_on
         && capabilities.offers() > 0
@@ -67,10 +67,56 @@ pub(super) fn judge(case: Case<'_>) -> Option<Claim> {
         claim.proof.push(format!("STARTTLS stands in the line {line:?}, where no client finds it (A5)"));
     }
     if returns > 0 {
-        claim.proof.push(format!("the offer was missing before and came back, {returns} times (A9)"));
+        claim.proof.push(came_back(returns));
     }
     claim.proof.extend(rewritten);
     Some(claim)
+}
+
+/// The client asked for STARTTLS and TLS began, and the EHLO reply of a peer that is known to offer STARTTLS did not list it. An
+/// attacker who wears a history down, or who tries a device before its use, leaves such sessions behind.
+fn not_offered(case: Case<'_>, capabilities: &Capabilities) -> Option<Claim> {
+    let missing = capabilities.offer() == Offer::Absent && case.session.starttls != Starttls::NotSent;
+    let (evidence, expected) = offer_expected(case).filter(|_| missing)?;
+    let returns = case.expectation.offers.map_or(0, |(_, record)| record.offered.returns);
+    let rule = if returns > 0 { "A9" } else { "A1" };
+    let mut claim = Claim::new(case, Kind::StarttlsStripped, rule, evidence, expected).cost(Outcome::Attempt);
+    claim.proof.push("the EHLO reply does not offer STARTTLS, and the client asked for it all the same".to_owned());
+    if returns > 0 {
+        claim.proof.push(came_back(returns));
+    }
+    claim.proof.extend(rewritten(case, capabilities));
+    Some(claim)
+}
+
+/// The offer is there again, and it has come and gone so often that history does not accuse this peer any more: said once, because
+/// an attacker who wears a history down does the same (A9).
+pub(super) fn flapping(case: Case<'_>) -> Option<Claim> {
+    let session = case.session;
+    let (how, record) = case.expectation.offers?;
+    let offered = case.role == Role::Client && session.doubt.is_none() && session.offers_starttls() && case.at_stake;
+    if !offered
+        || how != KnownBy::Address
+        || case.starttls_ignored()
+        || !record.loses_strength(case.at, case.expectation.strength)
+    {
+        return None;
+    }
+    let expected = Expected::starttls("history", record.offers());
+    let mut claim =
+        Claim::new(case, Kind::StarttlsStripped, "A9", Evidence::Suspicious, expected).cost(Outcome::Attempt);
+    claim.instance = 1;
+    claim.severity = Severity::Low;
+    Some(claim.prove(format!(
+        "{}; with this session history takes the peer for a farm whose members differ, and a missing offer is not accused by history \
+         alone from here on; smtpwatch baseline forget ends that",
+        came_back(record.offered.returns + 1)
+    )))
+}
+
+/// How often the offer was missing and came back.
+fn came_back(returns: u64) -> String {
+    format!("the offer was missing before and came back, {returns} times (A9)")
 }
 
 /// What differs from the peer's own words beside the line that is missing: somebody else may have written them (A4).

@@ -18,7 +18,7 @@ pub struct Subject<'a> {
     pub flow: FlowKey,
     /// Which end this host is.
     pub role: Role,
-    /// The names that the server gave: EHLO reply, greeting, SNI.
+    /// The names of the server, see [`names`].
     pub names: &'a [&'a str],
 }
 
@@ -39,6 +39,13 @@ impl Subject<'_> {
             Role::Client => self.flow.server.ip(),
             Role::Server => self.flow.client.ip(),
         }
+    }
+
+    /// The row of history by the peer's address.
+    #[must_use]
+    pub const fn address_key(&self) -> HistoryKey {
+        let (role, own, port) = (self.role, self.own(), self.flow.server.port());
+        HistoryKey { role, own, peer: HistoryPeer::Address(self.peer()), port }
     }
 
     /// The ways to know this peer again: by address, then by name.
@@ -73,15 +80,18 @@ pub struct Expectation<'a> {
     pub failure: Option<&'a Failure>,
     /// Published policies that want TLS, the one that speaks for this session first. Of sessions as the client only.
     pub published: &'a [Demand],
+    /// The row of history by the peer's address.
+    pub known: Option<&'a HistoryRecord>,
+    /// When history is strong enough to accuse.
+    pub strength: Strength,
 }
 
 impl<'a> Expectation<'a> {
     /// Asks rules and history.
     #[must_use]
     pub fn of(subject: &Subject<'_>, rules: &'a [Rule], history: &'a History, strength: Strength) -> Self {
-        let rule = (1..)
-            .zip(rules)
-            .find(|(_, rule)| rule.matches(subject.peer(), subject.flow.server.port(), subject.role, subject.names));
+        let address = history.get(&subject.address_key());
+        let rule = rule_for(subject, address, rules);
         let known = |key: HistoryKey| {
             let how = match key.peer {
                 HistoryPeer::Address(_) => KnownBy::Address,
@@ -98,6 +108,8 @@ impl<'a> Expectation<'a> {
             profile: rows.first().and_then(|(_, record)| record.profile.as_deref()),
             failure: None,
             published: &[],
+            known: address,
+            strength,
         }
     }
 
@@ -112,6 +124,52 @@ impl<'a> Expectation<'a> {
     pub fn auth_rule(&self) -> Option<AuthRule> {
         self.rule.as_ref().and_then(|(_, rule)| rule.auth_plaintext)
     }
+}
+
+/// The names by which policies and history of a server are found: those that it gave in this session, `said`, and where none of
+/// them is the host's own by what is `known` of its address, before them those that are. Anyone on the path can write greeting and EHLO
+/// reply; another name must not lead away from what is known of the host.
+#[must_use]
+pub fn names<'a>(said: Vec<&'a str>, known: Option<&'a HistoryRecord>) -> Vec<&'a str> {
+    let Some(known) = known.filter(|known| !known.names.is_empty()) else { return said };
+    let is_own = |name: &&str| known.own_names().any(|own| own.is(name));
+    let (mut names, others): (Vec<_>, Vec<_>) = said.into_iter().partition(is_own);
+    if names.is_empty() {
+        names.extend(known.own_names().map(|own| &*own.name));
+    }
+    names.extend(others);
+    names
+}
+
+/// The first rule that matches. A name that is not the host's own is a claim: the rule that it leads to counts only where that
+/// demands more than the one of the names that are.
+fn rule_for<'a>(subject: &Subject<'_>, known: Option<&HistoryRecord>, rules: &'a [Rule]) -> Option<(usize, &'a Rule)> {
+    let find = |names: &[&str]| {
+        let mut numbered = (1..).zip(rules);
+        numbered.find(|(_, rule)| rule.matches(subject.peer(), subject.flow.server.port(), subject.role, names))
+    };
+    let claimed = find(subject.names);
+    let Some(known) = known.filter(|known| subject.role == Role::Client && !known.names.is_empty()) else {
+        return claimed;
+    };
+    let names = subject.names.iter().copied().filter(|name| known.own_names().any(|own| own.is(name)));
+    let sure = find(&names.collect::<Vec<_>>());
+    let demand = |rule: &Option<(usize, &Rule)>| {
+        let (starttls, auth) = rule.map_or((None, None), |(_, rule)| (rule.starttls, rule.auth_plaintext));
+        let starttls = match starttls {
+            Some(StarttlsRule::Required) => 3,
+            Some(StarttlsRule::Expected) => 2,
+            None => 1,
+            Some(StarttlsRule::Ignore) => 0,
+        };
+        let auth = match auth {
+            Some(AuthRule::Forbid) => 2,
+            None => 1,
+            Some(AuthRule::Allow) => 0,
+        };
+        (starttls, auth)
+    };
+    if demand(&claimed) > demand(&sure) { claimed } else { sure }
 }
 
 /// How a peer is known that history speaks of.

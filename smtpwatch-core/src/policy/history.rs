@@ -1,34 +1,132 @@
 //! History: what this host has itself seen of a peer (RFC 3207 §6; THREATS FP-1, FP-3, FP-21).
 
+mod rate;
+mod record;
+#[cfg(test)]
+mod tests;
+
 use std::{net::IpAddr, sync::Arc};
 
-use serde::{Deserialize, Serialize};
 use slab::Slab;
 
-use super::profile::Profile;
-use crate::{Role, Timestamp, hash::HashMap, order::Order};
+pub use self::{
+    rate::{Rate, Wear},
+    record::{HistoryKey, HistoryPeer, HistoryRecord, KnownName, SessionNote},
+};
+use crate::{Role, hash::HashMap, order::Orders};
 
-/// Interruptions of the offer that came back and are forgiven: one outage, one strip that ended. A farm whose members
-/// answer differently soon shows more of them.
-const FORGIVEN_RETURNS: u64 = 2;
-/// Rows that room is made for at the start; more than there are hosts that anybody exchanges mail with.
+/// Rows that room is made for at the start; more than there are hosts that anyone exchanges mail with.
 const AT_ONCE: usize = 10_000_000;
+/// Each role owns this part of the rows. It may use more while the other role does not need it.
+const SHARE: usize = 2;
+/// This part of the rows is kept free for a role whatever the other one needs.
+const RESERVE: usize = 8;
+/// Rows by address of one network (IPv4 /24, IPv6 /48) that are not the first to go: a /24 full of mail hosts has room.
+const QUOTA: usize = 256;
+/// No network may have more than this part of a small table, or [`QUOTA_LEAST`] rows.
+const QUOTA_PART: usize = 64;
+const QUOTA_LEAST: usize = 16;
 
-/// What has been seen of every peer, bounded; the least recently seen makes room.
+/// What has been seen of every peer, bounded.
+///
+/// When there is no room, the row that goes is of the role of the row that comes: the least recently seen one of its lowest
+/// [`Class`]. Only while the other role has more than its half does that role give a row, and none that is established. So a
+/// stranger, whose rows are of the lowest classes, pushes out strangers, and first those of a network that has many.
+/// Each operation takes the same time, however many rows there are.
 #[derive(Debug)]
 pub struct History {
     places: HashMap<Arc<HistoryKey>, usize>,
     rows: Slab<Row>,
-    /// By the newest session.
-    ages: Order,
+    /// By the newest session: of each role, of each class.
+    ages: Orders<LISTS>,
+    networks: HashMap<Network, Count>,
+    /// Rows of each role.
+    roles: [usize; 2],
     capacity: usize,
+    quota: u32,
 }
+
+/// Role and class of a row.
+const LISTS: usize = 2 * Class::ALL.len();
 
 #[derive(Debug)]
 struct Row {
     /// The one of `places`.
     key: Arc<HistoryKey>,
     record: HistoryRecord,
+    class: Class,
+}
+
+/// How much a row is worth; the least goes first.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+enum Class {
+    /// Its network has more rows of that worth than its quota.
+    Surplus,
+    /// It accuses of nothing.
+    Young,
+    /// It is strong enough to accuse.
+    Known,
+    /// It is so for many sessions over days.
+    Established,
+}
+
+impl Class {
+    const ALL: [Self; 4] = [Self::Surplus, Self::Young, Self::Known, Self::Established];
+
+    /// What the record of a peer is worth. Of a client only that it used STARTTLS: the offer was this host's own.
+    fn of(role: Role, record: &HistoryRecord, strength: Strength) -> Self {
+        let offered = Some(&record.offered).filter(|_| role == Role::Client);
+        let strong = || offered.into_iter().chain([&record.used]).filter(|rate| rate.is_strong(strength));
+        if strong().any(|rate| rate.wear.established) {
+            Self::Established
+        } else if strong().next().is_some() {
+            Self::Known
+        } else {
+            Self::Young
+        }
+    }
+}
+
+/// A role's IPv4 /24 or IPv6 /48, of which rows are counted.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+struct Network(Role, u64);
+
+/// Rows of a network that are young, and that accuse.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+struct Count {
+    young: u32,
+    known: u32,
+}
+
+impl Count {
+    const fn of(&mut self, class: Class) -> Option<&mut u32> {
+        match class {
+            Class::Surplus => None,
+            Class::Young => Some(&mut self.young),
+            Class::Known | Class::Established => Some(&mut self.known),
+        }
+    }
+}
+
+/// The network of a peer that is known by its address. Names need no quota: a row by name is made only for a name that a row by
+/// address remembers, and these are few (see [`History::note`]).
+fn network(key: &HistoryKey) -> Option<Network> {
+    const IPV6: u64 = 1 << 63;
+    let HistoryPeer::Address(address) = key.peer else { return None };
+    let number = match address.to_canonical() {
+        IpAddr::V4(address) => u64::from(address.to_bits() >> 8),
+        IpAddr::V6(address) => IPV6 | (address.to_bits() >> 80) as u64,
+    };
+    Some(Network(key.role, number))
+}
+
+/// A row that made room for another one.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Forgotten {
+    /// Of whom it spoke.
+    pub key: HistoryKey,
+    /// It was strong enough to accuse: what it knew is lost.
+    pub known: bool,
 }
 
 impl History {
@@ -39,19 +137,42 @@ impl History {
         // At once, so that it never grows while packets wait: it would have to look at every key. And with some room to spare,
         // without which it had to be put in order now and then, as rows go and others come. What is not used is not in memory.
         let room = capacity.min(AT_ONCE);
-        let places = HashMap::with_capacity_and_hasher(room + room / 4, Default::default());
-        Self { places, rows: Slab::new(), ages: Order::default(), capacity }
+        let room = room + room / 4;
+        Self {
+            places: HashMap::with_capacity_and_hasher(room, Default::default()),
+            rows: Slab::new(),
+            ages: Orders::default(),
+            networks: HashMap::with_capacity_and_hasher(room, Default::default()),
+            roles: [0; 2],
+            capacity,
+            quota: u32::try_from((capacity / QUOTA_PART).clamp(QUOTA_LEAST, QUOTA)).unwrap_or(u32::MAX),
+        }
     }
 
-    /// Puts back a row that was kept elsewhere: rows that are restored later count as older.
-    pub fn restore(&mut self, key: HistoryKey, record: HistoryRecord) {
-        match self.places.get(&key) {
-            Some(&place) => self.rows[place].record = record,
-            None => {
-                let place = self.insert(key, record);
-                self.ages.put_last(place);
-            }
+    /// Rows that one role may have at most.
+    #[must_use]
+    pub const fn most(capacity: usize) -> usize {
+        capacity - capacity / RESERVE
+    }
+
+    /// Puts back a row that was kept elsewhere: rows that are restored later count as older. Returns the row that there is no room
+    /// for, by the same rule as [`Self::note`].
+    pub fn restore(&mut self, key: HistoryKey, record: HistoryRecord) -> Option<Forgotten> {
+        // What the configuration wants of a strong rate is known when the peer is seen again.
+        let strength = Strength::default();
+        if let Some(&place) = self.places.get(&key) {
+            self.rows[place].record = record;
+            let list = self.classify(place, strength);
+            self.ages.put_last(list, place);
+            return None;
         }
+        let role = key.role;
+        // The least of all may be the row itself.
+        let full = self.is_full(role);
+        let place = self.insert(key, record);
+        let list = self.classify(place, strength);
+        self.ages.put_last(list, place);
+        full.then(|| self.make_room(role, strength)).flatten()
     }
 
     /// The row of a peer.
@@ -63,6 +184,16 @@ impl History {
     /// Every row, in no order.
     pub fn iter(&self) -> impl Iterator<Item = (&HistoryKey, &HistoryRecord)> {
         self.rows.iter().map(|(_, row)| (&*row.key, &row.record))
+    }
+
+    /// Copies of at most `most` rows from this position on, and the position after them; `None`: there are no more. Rows that
+    /// are noted or forgotten between two calls are met or left out, as they come; no other row is.
+    #[must_use]
+    pub fn piece(&self, from: usize, most: usize) -> (Vec<(HistoryKey, HistoryRecord)>, Option<usize>) {
+        let end = from.saturating_add(most).min(self.rows.capacity());
+        let rows = (from..end).filter_map(|place| self.rows.get(place));
+        let rows = rows.map(|row| ((*row.key).clone(), row.record.clone())).collect();
+        (rows, (end < self.rows.capacity()).then_some(end))
     }
 
     /// Number of rows.
@@ -84,44 +215,118 @@ impl History {
         places.into_iter().map(|place| self.remove(place)).collect()
     }
 
-    /// Notes one session and returns the row as it stands after it, with the rows that had to make room: of a full table one.
+    /// Notes one session and returns the row as it stands after it, with the row that had to make room.
+    ///
+    /// A row by name is made only where [`Self::admits`] it: a server can call itself by any number of names.
     pub fn note(
         &mut self,
         key: HistoryKey,
         session: SessionNote,
         strength: Strength,
-    ) -> (HistoryRecord, Vec<HistoryKey>) {
-        let mut forgotten = Vec::new();
-        let place = match self.places.get(&key) {
-            Some(&place) => place,
+    ) -> (HistoryRecord, Option<Forgotten>) {
+        let (place, forgotten) = match self.places.get(&key) {
+            Some(&place) => (place, None),
             None => {
-                while self.rows.len() >= self.capacity
-                    && let Some(oldest) = self.ages.oldest()
-                {
-                    forgotten.push(self.remove(oldest));
-                }
-                self.insert(key, HistoryRecord { first_seen: session.at, ..HistoryRecord::default() })
+                let forgotten = if self.is_full(key.role) { self.make_room(key.role, strength) } else { None };
+                let record = HistoryRecord { first_seen: session.at, ..HistoryRecord::default() };
+                (self.insert(key, record), forgotten)
             }
         };
-        self.ages.renew(place);
-        let record = &mut self.rows[place].record;
-        record.note(session, strength);
-        (record.clone(), forgotten)
+        self.rows[place].record.note(session, strength);
+        let list = self.classify(place, strength);
+        self.ages.put_first(list, place);
+        (self.rows[place].record.clone(), forgotten)
     }
 
+    /// Whether a row by this name may be made: the server of the address has called itself so under TLS, and its
+    /// network has no more rows than its quota.
+    #[must_use]
+    pub fn admits(&self, address: &HistoryKey, name: &str) -> bool {
+        self.places.get(address).is_some_and(|&place| {
+            let row = &self.rows[place];
+            row.class > Class::Surplus && row.record.is_named(name)
+        })
+    }
+
+    /// One more row of this role needs room.
+    fn is_full(&self, role: Role) -> bool {
+        self.rows.len() >= self.capacity || self.roles[role as usize] >= Self::most(self.capacity)
+    }
+
+    /// Forgets the row that is worth least.
+    fn make_room(&mut self, role: Role, strength: Strength) -> Option<Forgotten> {
+        let share = self.capacity / SHARE;
+        let other = match role {
+            Role::Client => Role::Server,
+            Role::Server => Role::Client,
+        };
+        let (ours, theirs) = (self.roles[role as usize], self.roles[other as usize]);
+        let lent = (ours < share && theirs > share).then(|| self.least(other)).flatten();
+        let lent = lent.filter(|place| self.rows[*place].class < Class::Established);
+        let place = lent.or_else(|| self.least(role)).or_else(|| self.least(other))?;
+        let Row { key, record, .. } = &self.rows[place];
+        let known = Class::of(key.role, record, strength) >= Class::Known;
+        Some(Forgotten { key: self.remove(place), known })
+    }
+
+    /// The row of a role that is worth least.
+    fn least(&self, role: Role) -> Option<usize> {
+        Class::ALL.into_iter().find_map(|class| self.ages.oldest(list(role, class)))
+    }
+
+    /// A row that is in none of the orders, and counts nowhere.
     fn insert(&mut self, key: HistoryKey, record: HistoryRecord) -> usize {
         let key = Arc::new(key);
-        let place = self.rows.insert(Row { key: key.clone(), record });
+        self.roles[key.role as usize] += 1;
+        let place = self.rows.insert(Row { key: key.clone(), record, class: Class::Surplus });
         self.places.insert(key, place);
         place
     }
 
+    /// Takes a row out of its order, and says which one it belongs to.
+    fn classify(&mut self, place: usize, strength: Strength) -> usize {
+        let Row { key, record, class } = &mut self.rows[place];
+        let role = key.role;
+        self.ages.take_out(list(role, *class), place);
+        let wanted = Class::of(role, record, strength);
+        let before = std::mem::replace(class, wanted);
+        if let Some(network) = network(key) {
+            let count = self.networks.entry(network).or_default();
+            if let Some(rows) = count.of(before) {
+                *rows -= 1;
+            }
+            match count.of(wanted) {
+                Some(rows) if *rows < self.quota => *rows += 1,
+                Some(_) | None => *class = Class::Surplus,
+            }
+            if *count == Count::default() {
+                self.networks.remove(&network);
+            }
+        }
+        list(role, *class)
+    }
+
     fn remove(&mut self, place: usize) -> HistoryKey {
-        self.ages.take_out(place);
-        let Row { key, .. } = self.rows.remove(place);
+        let Row { key, class, .. } = self.rows.remove(place);
+        self.ages.take_out(list(key.role, class), place);
+        self.roles[key.role as usize] -= 1;
         self.places.remove(&*key);
+        if let Some(network) = network(&key)
+            && let Some(count) = self.networks.get_mut(&network)
+        {
+            if let Some(rows) = count.of(class) {
+                *rows -= 1;
+            }
+            if *count == Count::default() {
+                self.networks.remove(&network);
+            }
+        }
         Arc::unwrap_or_clone(key)
     }
+}
+
+const fn list(role: Role, class: Class) -> usize {
+    role as usize * Class::ALL.len() + class as usize
 }
 
 /// When "always offered" is strong enough to accuse (`[baseline]` of the configuration).
@@ -136,216 +341,5 @@ pub struct Strength {
 impl Default for Strength {
     fn default() -> Self {
         Self { min_sessions: 5, min_offer_ratio: 0.95 }
-    }
-}
-
-/// What one session says about a peer.
-#[derive(Clone, PartialEq, Eq, Debug)]
-pub struct SessionNote {
-    /// When it was judged.
-    pub at: Timestamp,
-    /// The last EHLO reply in clear offered STARTTLS.
-    pub offered: bool,
-    /// TLS began.
-    pub used: bool,
-    /// What the peer looked like, of a session under TLS: what a later session in clear is compared with.
-    pub profile: Option<Profile>,
-}
-
-/// Of whom a record speaks. The own address is part of it, because a server may offer differently to each client (FP-3).
-#[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Debug, Serialize, Deserialize)]
-pub struct HistoryKey {
-    /// Which end this host is.
-    pub role: Role,
-    /// This host's address.
-    pub own: IpAddr,
-    /// The peer: one address, or every server that calls itself by a name.
-    pub peer: HistoryPeer,
-    /// The server's port.
-    pub port: u16,
-}
-
-/// The two ways to know a peer again.
-#[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Debug, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum HistoryPeer {
-    /// By address.
-    Address(IpAddr),
-    /// By the name in greeting or EHLO reply, in lower case.
-    Name(String),
-}
-
-/// How often something was so: a rate, not a bit (THREATS FP-1).
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
-#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
-pub struct Rate {
-    /// Sessions in which it was so.
-    pub yes: u64,
-    /// Sessions in which it was not, while the rate was too weak to call that a regression.
-    pub no: u64,
-    /// Times it came back after a regression: a farm whose members differ does this often, a strip does not.
-    pub returns: u64,
-    /// The newest sessions in a row that were a regression. They do not weaken the rate: otherwise a strip that lasts
-    /// would become the norm and accuse itself of nothing.
-    pub run: u64,
-}
-
-impl Rate {
-    /// Share of sessions in which it was so, as far as they speak of the peer itself: 0 to 1.
-    #[must_use]
-    pub fn share(&self) -> f64 {
-        let counted = self.yes + self.no + self.returns.saturating_sub(FORGIVEN_RETURNS);
-        #[expect(clippy::cast_precision_loss, reason = "a ratio of counts far below 2^52")]
-        if counted == 0 { 0.0 } else { self.yes as f64 / counted as f64 }
-    }
-
-    /// Sessions that count.
-    #[must_use]
-    pub const fn sessions(&self) -> u64 {
-        self.yes + self.no
-    }
-
-    /// Whether the rate is strong enough to call the opposite a regression.
-    #[must_use]
-    pub fn is_strong(&self, strength: Strength) -> bool {
-        self.sessions() >= strength.min_sessions && self.share() >= strength.min_offer_ratio
-    }
-
-    fn note(&mut self, so: bool, strength: Strength) {
-        let strong = self.is_strong(strength);
-        if so {
-            self.yes += 1;
-            self.returns += u64::from(self.run > 0);
-            self.run = 0;
-        } else if strong {
-            self.run += 1;
-        } else {
-            self.no += 1;
-        }
-    }
-}
-
-/// What was seen of a peer.
-#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
-#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
-pub struct HistoryRecord {
-    /// Sessions whose EHLO reply in clear was seen whole.
-    pub sessions: u64,
-    /// In how many the server offered STARTTLS.
-    pub offered: Rate,
-    /// In how many of those that offered it TLS began.
-    pub used: Rate,
-    /// First session.
-    pub first_seen: Timestamp,
-    /// Newest session.
-    pub last_seen: Timestamp,
-    /// Newest session that offered STARTTLS.
-    pub last_offered: Timestamp,
-    /// What the peer looked like when TLS last began.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub profile: Option<Box<Profile>>,
-}
-
-impl HistoryRecord {
-    /// The offers in words: `offered in 412 of 412 sessions since 2026-10-02`.
-    #[must_use]
-    pub fn offers(&self) -> String {
-        format!(
-            "offered in {} of {} sessions since {}",
-            self.offered.yes,
-            self.offered.sessions(),
-            self.first_seen.date()
-        )
-    }
-
-    /// The use in words: `used in 412 of 412 sessions since 2026-10-02`.
-    #[must_use]
-    pub fn uses(&self) -> String {
-        format!("used in {} of {} sessions since {}", self.used.yes, self.used.sessions(), self.first_seen.date())
-    }
-
-    /// The answers to EHLO in words: `EHLO was answered in 412 sessions since 2026-10-02`.
-    #[must_use]
-    pub fn answers(&self) -> String {
-        format!("EHLO was answered in {} sessions since {}", self.sessions, self.first_seen.date())
-    }
-
-    fn note(&mut self, session: SessionNote, strength: Strength) {
-        self.sessions += 1;
-        self.last_seen = self.last_seen.max(session.at);
-        self.offered.note(session.offered, strength);
-        if session.offered {
-            self.last_offered = self.last_offered.max(session.at);
-            self.used.note(session.used, strength);
-        }
-        if let Some(profile) = session.profile {
-            let profile = match self.profile.take() {
-                Some(before) => profile.after(&before),
-                None => profile,
-            };
-            self.profile = Some(Box::new(profile));
-        }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn key(last: u8) -> HistoryKey {
-        HistoryKey {
-            role: Role::Client,
-            own: [192, 0, 2, 1].into(),
-            peer: HistoryPeer::Address([198, 51, 100, last].into()),
-            port: 25,
-        }
-    }
-
-    fn record(pattern: &str) -> HistoryRecord {
-        let mut history = History::new(10);
-        for (second, offer) in (0..).zip(pattern.chars()) {
-            let at = Timestamp::from_secs(second);
-            let note = SessionNote { at, offered: offer == 'O', used: offer == 'O', profile: None };
-            history.note(key(1), note, Strength::default());
-        }
-        history.get(&key(1)).expect("noted").clone()
-    }
-
-    #[test]
-    fn a_lasting_strip_does_not_become_the_norm() {
-        let stripped = record("OOOOO.........................");
-        assert!(stripped.offered.is_strong(Strength::default()));
-        assert_eq!(stripped.offered, Rate { yes: 5, no: 0, returns: 0, run: 25 });
-        assert_eq!(stripped.offers(), "offered in 5 of 5 sessions since 1970-01-01");
-    }
-
-    #[test]
-    fn one_interruption_that_ended_is_forgiven() {
-        assert!(record("OOOOOO...OOO").offered.is_strong(Strength::default()));
-    }
-
-    #[test]
-    fn a_farm_is_a_rate_and_is_not_accused() {
-        assert!(!record("O.O.O.O.O.").offered.is_strong(Strength::default()), "FP-1: mixed from the start");
-        assert!(!record("OOOOO.O.O.O.O.O").offered.is_strong(Strength::default()), "FP-1: mixed after a lucky start");
-    }
-
-    #[test]
-    fn too_few_sessions_are_not_strong() {
-        assert!(!record("OOOO").offered.is_strong(Strength::default()));
-        assert!(record("OOOOO").offered.is_strong(Strength::default()));
-    }
-
-    #[test]
-    fn the_least_recently_seen_makes_room() {
-        let mut history = History::new(4);
-        let mut gone = Vec::new();
-        for last in 0..9 {
-            let note =
-                SessionNote { at: Timestamp::from_secs(i64::from(last)), offered: true, used: true, profile: None };
-            gone.extend(history.note(key(last), note, Strength::default()).1);
-        }
-        assert_eq!(history.len(), 4);
-        assert_eq!(gone, (0..5).map(key).collect::<Vec<_>>());
     }
 }

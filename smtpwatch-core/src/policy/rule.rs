@@ -95,6 +95,43 @@ impl std::str::FromStr for PeerPattern {
     }
 }
 
+/// An address or network, such as `192.0.2.0/24`.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Network {
+    address: IpAddr,
+    prefix: u8,
+}
+
+impl Network {
+    /// The form, in words.
+    pub const FORM: &'static str = "an address or network, such as \"192.0.2.0/24\"";
+
+    /// Whether `address` lies in it.
+    #[must_use]
+    pub fn contains(&self, address: IpAddr) -> bool {
+        in_network(address, self.address, self.prefix)
+    }
+
+    /// The network that an address is taken to belong to, where nothing better is known: IPv4 /24, IPv6 /48.
+    #[must_use]
+    pub const fn around(address: IpAddr) -> Self {
+        let address = address.to_canonical();
+        Self { address, prefix: if address.is_ipv4() { 24 } else { 48 } }
+    }
+}
+
+impl std::str::FromStr for Network {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        match text.parse() {
+            Ok(PeerPattern::Net(address, prefix)) => Ok(Self { address, prefix }),
+            Ok(PeerPattern::Name(_)) => Err(format!("{text:?}: expected {}", Self::FORM)),
+            Err(error) => Err(error.to_string()),
+        }
+    }
+}
+
 /// Whether `address` lies in `network/prefix`. Families never match each other; a mapped IPv4 address is IPv4.
 #[must_use]
 pub fn in_network(address: IpAddr, network: IpAddr, prefix: u8) -> bool {

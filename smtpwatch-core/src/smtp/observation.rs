@@ -155,8 +155,11 @@ pub struct Observation {
     pub unsolicited: Option<u16>,
     /// SASL exchanges in clear, in order.
     pub auth: Vec<AuthExchange>,
-    /// A load balancer, or a filter, spoke for another client (FP-13): the peer's address is not the client's.
-    pub proxied: bool,
+    /// A PROXY header came before the dialogue (FP-13): a load balancer that speaks for another client writes one, and so can any
+    /// client. It counts only from an address that the configuration trusts.
+    pub proxy_header: bool,
+    /// The server granted XCLIENT: from there on the client speaks for another one (FP-13).
+    pub xclient_granted: bool,
     /// MAIL was sent in clear.
     pub mail_sent: bool,
     /// MAIL asked for REQUIRETLS in clear (G7).

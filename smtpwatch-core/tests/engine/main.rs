@@ -3,6 +3,7 @@
 mod dialogues;
 mod evasions;
 mod exhibits;
+mod history;
 mod identifiers;
 mod properties;
 mod published;

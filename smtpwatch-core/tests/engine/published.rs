@@ -20,7 +20,8 @@ use smtpwatch_core::{
 };
 
 use crate::talk::{
-    GREETING, Heard, OFFER, STRIPPED, Talk, certificate, client_hello, finished, greeted, sealed, server_hello, tls,
+    GREETING, Heard, OFFER, STRIPPED, Talk, certificate, client_hello, finished, greeted, honest, sealed, server_hello,
+    tls,
 };
 
 const DOMAIN: &str = "example.net";
@@ -149,6 +150,22 @@ fn what_is_not_certain_accuses_nobody() {
     }
     let none = first_contact([domain(State::Valid, StsMode::None), host(HERE, State::Insecure)], &stripped());
     assert_eq!(said(&none), []);
+}
+
+/// Anyone on the path can write greeting and EHLO reply.
+#[test]
+fn another_name_leads_away_from_no_policy() {
+    let renamed = mail("220 mail.example.com ESMTP\r\n", &STRIPPED.replace(HOST, "mail.example.com"));
+    assert_eq!(said(&first_contact([host(HERE, State::Valid)], &renamed)), [], "of a first contact nothing is known");
+    let mut engine = engine(false);
+    engine.learn(host(HERE, State::Valid));
+    honest().at(-7200).play(&mut engine, &mut Heard::default());
+    let mut heard = Heard::default();
+    renamed.play(&mut engine, &mut heard);
+    engine.finish(end(&renamed));
+    heard.drain(&mut engine);
+    let critical = |kind, rule| (kind, rule, "dane", Evidence::Policy, Severity::Critical);
+    assert_eq!(said(&heard), [critical(Kind::StarttlsStripped, "A4"), critical(Kind::PolicyViolation, "G3")]);
 }
 
 #[test]

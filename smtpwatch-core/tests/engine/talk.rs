@@ -304,7 +304,11 @@ pub fn hear(talk: &Talk, rules: Vec<Rule>) -> Heard {
 
 /// The same after other dialogues, of which only the history counts.
 pub fn hear_after(before: &[Talk], talk: &Talk, rules: Vec<Rule>) -> Heard {
-    let mut engine = engine(rules);
+    hear_by(engine(rules), before, talk)
+}
+
+/// The same by an engine of its own settings.
+pub fn hear_by(mut engine: Engine, before: &[Talk], talk: &Talk) -> Heard {
     let mut heard = Heard::default();
     for talk in before {
         talk.play(&mut engine, &mut Heard::default());

@@ -39,7 +39,7 @@ pub fn measure(peers: usize) -> anyhow::Result<Stored> {
     let begun = Instant::now();
     let (writer, entries) = Writer::start(&path, Keeping { peers, ..Keeping::default() })?;
     let mut history = History::new(peers);
-    entries.into_iter().for_each(|(key, record)| history.restore(key, record));
+    entries.into_iter().for_each(|(key, record)| _ = history.restore(key, record));
     let start = begun.elapsed();
     ensure!(history.len() == peers, "{} rows were read", history.len());
     drop(writer);

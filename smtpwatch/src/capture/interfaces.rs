@@ -1,9 +1,19 @@
 //! Which interfaces there are, and which of them are watched.
 
-use std::{collections::BTreeMap, fs, io};
+use std::{
+    collections::{BTreeMap, BTreeSet, HashMap},
+    io,
+    net::IpAddr,
+    ops::ControlFlow,
+};
 
-use nix::ifaddrs::getifaddrs;
+use nix::{ifaddrs::getifaddrs, sys::socket::SockProtocol};
 use smtpwatch_common::Link;
+
+use super::{
+    netlink::{NLM_DUMP, each_attribute, number, request},
+    routes,
+};
 
 /// A network interface of this namespace.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -18,20 +28,29 @@ pub struct Interface {
     pub address: Option<[u8; 6]>,
 }
 
-/// The interfaces that match one of `patterns`; without patterns those that carry a default route.
+/// The interfaces that match one of `patterns`.
 ///
 /// # Errors
 ///
 /// The system does not tell.
-pub fn wanted(patterns: &[String]) -> io::Result<Vec<Interface>> {
-    let all = all()?;
-    let chosen: Box<dyn Fn(&str) -> bool> = if patterns.is_empty() {
-        let routes = default_routes();
-        Box::new(move |name| routes.iter().any(|route| route == name))
-    } else {
-        Box::new(|name| patterns.iter().any(|pattern| matches(pattern, name)))
+pub fn matching(patterns: &[String]) -> io::Result<Vec<Interface>> {
+    let chosen = |name: &str| patterns.iter().any(|pattern| matches(pattern, name));
+    Ok(all()?.into_values().filter(|interface| chosen(&interface.name)).collect())
+}
+
+/// The interfaces that are watched without a choice: those of routes that lead out of this host, and `taken`, which
+/// connections were found to take. And whether there are more routes than were read.
+///
+/// # Errors
+///
+/// The system does not tell.
+pub fn outward(taken: &BTreeSet<(u32, String)>) -> io::Result<(Vec<Interface>, bool)> {
+    let routes = routes::outward()?;
+    let chosen = |interface: &Interface| {
+        routes.interfaces.contains(&interface.index) || taken.contains(&(interface.index, interface.name.clone()))
     };
-    Ok(all.into_values().filter(|interface| chosen(&interface.name)).collect())
+    let chosen = all()?.into_values().filter(|interface| interface.name != LOOPBACK && chosen(interface)).collect();
+    Ok((chosen, routes.cut))
 }
 
 /// Whether a pattern can match several names; otherwise it is one.
@@ -40,26 +59,146 @@ pub fn is_glob(pattern: &str) -> bool {
     pattern.contains(['*', '?'])
 }
 
-fn all() -> io::Result<BTreeMap<u32, Interface>> {
-    let mut found = BTreeMap::new();
-    // Packet-socket addresses name every interface, with index and hardware type, in the namespace of this thread; sysfs
-    // shows the namespace that it was mounted in.
-    for address in getifaddrs()? {
-        let Some(link) = address.address.as_ref().and_then(|storage| storage.as_link_addr()) else { continue };
-        let Ok(index) = u32::try_from(link.ifindex()) else { continue };
-        let interface = Interface {
-            name: address.interface_name.clone(),
-            index,
-            link: link_layer(link.hatype()),
-            address: if link.hatype() == ETHERNET { link.addr() } else { None },
-        };
-        found.insert(index, interface);
+/// What never leaves this host is not attacked on a path.
+const LOOPBACK: &str = "lo";
+
+/// Every interface of this namespace, by index.
+///
+/// # Errors
+///
+/// The system does not tell.
+pub fn all() -> io::Result<BTreeMap<u32, Interface>> {
+    Ok(links()?.into_iter().map(|(index, device)| (index, device.interface)).collect())
+}
+
+/// An interface, and how it lies on others.
+#[derive(Clone, Debug)]
+struct Device {
+    interface: Interface,
+    /// What kind the kernel made it: `vlan`, `bridge`; empty for hardware.
+    kind: String,
+    /// What it lies on, if that is in this namespace.
+    below: Option<u32>,
+    /// The bridge, bond or VRF that it is a member of.
+    master: Option<u32>,
+}
+
+/// Interfaces and addresses of this namespace, at one time.
+#[derive(Debug)]
+pub struct Inventory {
+    devices: BTreeMap<u32, Device>,
+    /// Index of the interface by own address, for interfaces at which packets can arrive: not loopback and dummy ones, which hold
+    /// addresses of services.
+    pub addresses: BTreeMap<IpAddr, u32>,
+}
+
+impl Inventory {
+    /// Reads them.
+    ///
+    /// # Errors
+    ///
+    /// The system does not tell.
+    pub fn read() -> io::Result<Self> {
+        let devices = links()?;
+        let arriving = devices.iter().filter(|(_, device)| device.kind != "dummy" && device.interface.name != LOOPBACK);
+        let by_name: HashMap<&str, u32> =
+            arriving.map(|(index, device)| (device.interface.name.as_str(), *index)).collect();
+        let mut addresses = BTreeMap::new();
+        for found in getifaddrs()? {
+            let Some(storage) = found.address else { continue };
+            let v4 = storage.as_sockaddr_in().map(|address| IpAddr::V4(address.ip()));
+            let address = v4.or_else(|| storage.as_sockaddr_in6().map(|address| IpAddr::V6(address.ip())));
+            if let (Some(address), Some(index)) = (address, by_name.get(found.interface_name.as_str())) {
+                addresses.insert(address, *index);
+            }
+        }
+        Ok(Self { devices, addresses })
     }
+
+    /// The interface with this index; not loopback.
+    #[must_use]
+    pub fn get(&self, index: u32) -> Option<&Interface> {
+        self.devices.get(&index).map(|device| &device.interface).filter(|interface| interface.name != LOOPBACK)
+    }
+
+    /// Whether what an interface carries is seen at those of `watched`: at itself; below a VLAN device or macvlan; at a member
+    /// of a bridge; at all members of a bond (docs/coexistence.md).
+    #[must_use]
+    pub fn is_seen(&self, index: u32, watched: &BTreeSet<u32>) -> bool {
+        self.is_seen_from(index, watched, MAX_STACK)
+    }
+
+    fn is_seen_from(&self, index: u32, watched: &BTreeSet<u32>, depth: u8) -> bool {
+        if watched.contains(&index) {
+            return true;
+        }
+        let (Some(device), Some(depth)) = (self.devices.get(&index), depth.checked_sub(1)) else { return false };
+        let seen = |index: &u32| self.is_seen_from(*index, watched, depth);
+        let members = || self.devices.iter().filter(|(_, member)| member.master == Some(index)).map(|(index, _)| index);
+        match device.kind.as_str() {
+            "vlan" | "macvlan" | "macvtap" | "ipvlan" => device.below.as_ref().is_some_and(seen),
+            "bridge" => members().any(&seen),
+            "bond" | "team" => members().next().is_some() && members().all(seen),
+            _ => false,
+        }
+    }
+}
+
+/// Interfaces lie on each other at most so deep (MAX_NEST_DEV of the kernel).
+const MAX_STACK: u8 = 8;
+
+// include/uapi/linux/if_link.h, rtnetlink.h
+const RTM_NEWLINK: u16 = 16;
+const RTM_GETLINK: u16 = 18;
+const IFLA_ADDRESS: u16 = 1;
+const IFLA_IFNAME: u16 = 3;
+const IFLA_LINK: u16 = 5;
+const IFLA_MASTER: u16 = 10;
+const IFLA_LINKINFO: u16 = 18;
+const IFLA_INFO_KIND: u16 = 1;
+const IFLA_LINK_NETNSID: u16 = 37;
+
+/// The interfaces of the namespace of this thread; sysfs shows the namespace that it was mounted in.
+fn links() -> io::Result<BTreeMap<u32, Device>> {
+    let mut found = BTreeMap::new();
+    // struct ifinfomsg: family, padding, hardware type, index, flags, change mask.
+    request(SockProtocol::NetlinkRoute, RTM_GETLINK, NLM_DUMP, &[0; 16], |kind, body| {
+        if kind == RTM_NEWLINK
+            && let (Some([_, _, low, high, ..]), Some(index)) = (body.first_chunk::<16>(), number(body, 4))
+        {
+            let hardware = u16::from_ne_bytes([*low, *high]);
+            let interface = Interface { name: String::new(), index, link: link_layer(hardware), address: None };
+            found.insert(index, device(interface, hardware, &body[16..]));
+        }
+        ControlFlow::Continue(())
+    })?;
     Ok(found)
 }
 
 /// Hardware type of Ethernet (include/uapi/linux/if_arp.h: ARPHRD_ETHER).
 const ETHERNET: u16 = 1;
+
+fn device(interface: Interface, hardware: u16, attributes: &[u8]) -> Device {
+    let text = |value: &[u8]| String::from_utf8_lossy(value.strip_suffix(&[0]).unwrap_or(value)).into_owned();
+    let mut device = Device { interface, kind: String::new(), below: None, master: None };
+    let mut elsewhere = false;
+    each_attribute(attributes, |kind, value| match kind {
+        IFLA_ADDRESS if hardware == ETHERNET => device.interface.address = value.try_into().ok(),
+        IFLA_IFNAME => device.interface.name = text(value),
+        IFLA_LINK => device.below = number(value, 0),
+        IFLA_MASTER => device.master = number(value, 0),
+        IFLA_LINK_NETNSID => elsewhere = true,
+        IFLA_LINKINFO => each_attribute(value, |kind, value| {
+            if kind == IFLA_INFO_KIND {
+                device.kind = text(value);
+            }
+        }),
+        _ => {}
+    });
+    // The index is one of another namespace.
+    device.below = device.below.filter(|_| !elsewhere);
+    device
+}
 
 /// The link layer of a hardware type (include/uapi/linux/if_arp.h).
 const fn link_layer(hardware: u16) -> Option<Link> {
@@ -71,42 +210,6 @@ const fn link_layer(hardware: u16) -> Option<Link> {
         _ => None,
     }
 }
-
-/// Names of the interfaces that carry a default route, without loopback.
-fn default_routes() -> Vec<String> {
-    // The namespace of this thread, not of the process's first one.
-    let read = |name: &str| fs::read_to_string(format!("/proc/thread-self/net/{name}")).unwrap_or_default();
-    let mut names: Vec<String> = ipv4_defaults(&read("route")).chain(ipv6_defaults(&read("ipv6_route"))).collect();
-    names.sort();
-    names.dedup();
-    names.retain(|name| name != "lo");
-    names
-}
-
-/// `/proc/net/route`: interface, destination, gateway, flags, …, mask (column 8).
-fn ipv4_defaults(table: &str) -> impl Iterator<Item = String> {
-    table.lines().skip(1).filter_map(|line| {
-        let columns: Vec<&str> = line.split_whitespace().collect();
-        let up = u32::from_str_radix(columns.get(3)?, 16).ok()? & ROUTE_UP != 0;
-        let default = *columns.get(1)? == "00000000" && *columns.get(7)? == "00000000";
-        (up && default).then(|| (*columns[0]).to_owned())
-    })
-}
-
-/// `/proc/net/ipv6_route`: destination, prefix length, …, flags (column 9), interface (column 10).
-fn ipv6_defaults(table: &str) -> impl Iterator<Item = String> {
-    table.lines().filter_map(|line| {
-        let columns: Vec<&str> = line.split_whitespace().collect();
-        let flags = u32::from_str_radix(columns.get(8)?, 16).ok()?;
-        let default = columns.first()?.bytes().all(|digit| digit == b'0') && *columns.get(1)? == "00";
-        (default && flags & ROUTE_UP != 0 && flags & ROUTE_REJECT == 0)
-            .then(|| columns.get(9).map(|name| (*name).to_owned()))?
-    })
-}
-
-// include/uapi/linux/route.h
-const ROUTE_UP: u32 = 0x1;
-const ROUTE_REJECT: u32 = 0x200;
 
 /// Whether `name` matches a pattern with `*` and `?`.
 #[must_use]
@@ -160,18 +263,52 @@ mod tests {
     }
 
     #[test]
-    fn default_routes_of_both_versions() {
-        let v4 = "Iface\tDestination\tGateway \tFlags\tRefCnt\tUse\tMetric\tMask\t\tMTU\tWindow\tIRTT\n\
-                  eth0\t00000000\t010200C0\t0003\t0\t0\t0\t00000000\t0\t0\t0\n\
-                  eth0\t000200C0\t00000000\t0001\t0\t0\t0\t00FFFFFF\t0\t0\t0\n\
-                  eth1\t00000000\t010200C0\t0000\t0\t0\t0\t00000000\t0\t0\t0\n";
-        assert_eq!(ipv4_defaults(v4).collect::<Vec<_>>(), ["eth0"]);
-        let zero = "00000000000000000000000000000000";
-        let v6 = format!(
-            "{zero} 00 {zero} 00 fe800000000000000000000000000001 00000400 00000001 00000000 00000003 ens3\n\
-             {zero} 00 {zero} 00 {zero} ffffffff 00000001 00000000 00200200 lo\n\
-             20010db8000000000000000000000000 40 {zero} 00 {zero} 00000100 00000001 00000000 00000001 ens4\n"
-        );
-        assert_eq!(ipv6_defaults(&v6).collect::<Vec<_>>(), ["ens3"]);
+    fn what_lies_on_a_watched_interface_is_seen() {
+        let device = |index: u32, kind: &str, below: Option<u32>, master: Option<u32>| {
+            let interface = Interface { name: format!("if{index}"), index, link: Some(Link::Ethernet), address: None };
+            (index, Device { interface, kind: kind.to_owned(), below, master })
+        };
+        let devices = BTreeMap::from([
+            device(2, "", None, Some(5)),
+            device(3, "", None, Some(6)),
+            device(4, "", None, Some(6)),
+            device(5, "bridge", None, None),
+            device(6, "bond", None, None),
+            device(7, "vlan", Some(6), None),
+            device(8, "veth", Some(2), None),
+            device(9, "bond", None, None),
+            // No kernel makes a ring; a message that says so must not hang the daemon.
+            device(10, "vlan", Some(11), None),
+            device(11, "vlan", Some(10), None),
+        ]);
+        let inventory = Inventory { devices, addresses: BTreeMap::new() };
+        for (index, watched, expected) in [
+            (2, &[2][..], true),
+            (2, &[3], false),
+            (5, &[2], true),
+            (6, &[3], false),
+            (6, &[3, 4], true),
+            (7, &[6], true),
+            (7, &[3, 4], true),
+            (8, &[2], false),
+            (9, &[2], false),
+            (10, &[2], false),
+            (99, &[2], false),
+        ] {
+            let watched: BTreeSet<u32> = watched.iter().copied().collect();
+            assert_eq!(inventory.is_seen(index, &watched), expected, "{index} at {watched:?}");
+        }
+    }
+
+    #[test]
+    fn the_loopback_interface_is_there_and_never_chosen() {
+        let inventory = Inventory::read().expect("the interfaces");
+        let lo = all().expect("the interfaces").into_values().find(|interface| interface.name == LOOPBACK);
+        let lo = lo.expect("loopback");
+        assert_eq!(lo.link, Some(Link::Ethernet));
+        assert_eq!(inventory.get(lo.index), None);
+        let taken = BTreeSet::from([(lo.index, lo.name.clone())]);
+        assert!(!outward(&taken).expect("routes").0.contains(&lo));
+        assert_eq!(matching(&["l?".to_owned()]).expect("the interfaces"), [lo]);
     }
 }

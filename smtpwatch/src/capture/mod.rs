@@ -4,6 +4,7 @@
 //! nothing of it is left on any interface.
 
 pub mod attach;
+pub mod connections;
 mod control;
 pub mod counters;
 #[cfg(test)]
@@ -15,9 +16,11 @@ mod netlink;
 pub mod object;
 pub mod pcap;
 pub mod probe;
+mod routes;
 pub mod userspace_gate;
 
 use std::{
+    collections::BTreeSet,
     io,
     os::fd::AsFd as _,
     sync::Arc,
@@ -44,9 +47,10 @@ use crate::{
     config::{Config, Ingress},
 };
 use attach::Attachments;
+use connections::Carried;
 use control::Position;
 use counters::Counters;
-use interfaces::Interface;
+use interfaces::{Interface, Inventory};
 use netlink::Changes;
 use object::LoadSettings;
 
@@ -55,10 +59,16 @@ const DRAIN_AT_ONCE: usize = 65_536;
 /// The clocks are compared again after this long: the wall clock is slewed and stepped.
 const CLOCK_AGE: Duration = Duration::from_secs(1);
 
+/// Connections of watched ports are looked up this often.
+const SURVEY: Duration = Duration::from_secs(60);
+/// They are looked up as soon as interfaces, routes or rules have changed, but after this pause at least.
+const SURVEY_PAUSE: Duration = Duration::from_secs(2);
+
 /// What to watch, and how.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct CaptureSettings {
-    /// Interfaces, by name or glob; empty: those that carry a default route.
+    /// Interfaces, by name or glob; empty: those whose routes lead out of this host, and those that connections of watched
+    /// ports take.
     pub interfaces: Vec<String>,
     /// Which ingress hook to take.
     pub ingress: Ingress,
@@ -127,7 +137,9 @@ pub enum CaptureError {
     #[error("there is no interface {0}; `ip link` shows those that there are")]
     NoInterface(String),
     /// Nothing to watch.
-    #[error("no interface carries a default route: name one with --interface")]
+    #[error(
+        "no interface carries a default route, and no connection of a watched port is open: name one with --interface"
+    )]
     NoDefaultRoute,
     /// The system does not answer.
     #[error("{what}: {cause}")]
@@ -195,6 +207,23 @@ pub enum Drained {
     Part,
 }
 
+/// Where connections of watched ports go, as far as that is not watched.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Survey {
+    /// Whether [`Capture::attachments`] has changed.
+    pub attached: bool,
+    /// Connections of clients on this host by interfaces that are not watched.
+    pub clients: u64,
+    /// Connections of servers on this host by interfaces that are not watched.
+    pub servers: u64,
+    /// Connections that were not looked up, for want of room.
+    pub dropped: u64,
+    /// Whether there are more routes than were read.
+    pub routes_cut: bool,
+    /// Whether the kernel did not list its sockets or did not look a route up.
+    pub failed: bool,
+}
+
 /// The kernel programs, loaded and attached.
 pub struct Capture {
     // First, so that it is dropped first: nothing is attached when the maps go.
@@ -202,6 +231,18 @@ pub struct Capture {
     settings: CaptureSettings,
     no_xdp: Option<String>,
     changes: Changes,
+    /// Interfaces that connections were found to take: they stay watched until they go, because the next connection may be too
+    /// short to be found.
+    taken: BTreeSet<(u32, String)>,
+    /// When connections were looked up last.
+    surveyed: Option<Instant>,
+    /// Something has changed since.
+    changed: bool,
+    routes_cut: bool,
+    /// Interfaces that the log has named: connections take them, and they are not watched.
+    named: BTreeSet<(u32, String)>,
+    /// The log says that connections cannot be looked up.
+    unsurveyed: bool,
     ring: RingBuf<MapData>,
     control: Control,
     counters: Arc<Counters>,
@@ -223,7 +264,9 @@ impl Capture {
     pub fn start(settings: &CaptureSettings) -> Result<Self, CaptureError> {
         // Subscribed before the interfaces are listed, so that no change falls between the two.
         let changes = Changes::subscribe().map_err(system("cannot watch for changes of interfaces"))?;
-        let wanted = found(settings)?;
+        // What fails here fails in the first survey, too, which says so.
+        let taken = if settings.interfaces.is_empty() { taken(settings).unwrap_or_default() } else { BTreeSet::new() };
+        let (wanted, routes_cut) = found(settings, &taken)?;
         let loaded = object::load(&settings.load)?;
         if let Some(why) = &loaded.no_attribution {
             tracing::info!("users and cgroups of senders are not told: {why}");
@@ -241,6 +284,12 @@ impl Capture {
             settings: settings.clone(),
             no_xdp: loaded.no_xdp,
             changes,
+            taken,
+            surveyed: None,
+            changed: false,
+            routes_cut,
+            named: BTreeSet::new(),
+            unsurveyed: false,
             ring: map(&mut object, "RING")?,
             control: Control { orders: map(&mut object, "ORDERS")?, flows: map(&mut object, "FLOWS")?, serial: 0 },
             counters: Arc::new(Counters::new(map(&mut object, "COUNTERS")?)),
@@ -267,10 +316,69 @@ impl Capture {
         if let Some(log) = &mut self.log {
             log.flush();
         }
-        if self.changes.happened() { self.follow() } else { Ok(false) }
+        if !self.changes.happened() {
+            return Ok(false);
+        }
+        self.changed = true;
+        self.follow()
     }
 
-    /// Watches these interfaces, by name or glob, from here on; empty: those that carry a default route. Tells as
+    /// Looks up where the connections of watched ports go, if it is time: at first, every minute, and after changes of interfaces,
+    /// routes and rules. Without a choice of interfaces those are attached; what remains unwatched is said in the log, once for
+    /// each interface.
+    pub fn survey(&mut self) -> Option<Survey> {
+        let due = if self.changed { SURVEY_PAUSE } else { SURVEY };
+        if self.surveyed.is_some_and(|at| at.elapsed() < due) {
+            return None;
+        }
+        self.changed = false;
+        let survey = self.look();
+        self.surveyed = Some(Instant::now());
+        let failed = survey.is_err();
+        let survey = survey.unwrap_or_else(|error| {
+            if !self.unsurveyed {
+                tracing::warn!("where mail leaves this host is not known: {error}; {}", connections::REMEDY);
+            }
+            Survey { failed, ..Survey::default() }
+        });
+        self.unsurveyed = failed;
+        Some(Survey { routes_cut: self.routes_cut, ..survey })
+    }
+
+    fn look(&mut self) -> Result<Survey, CaptureError> {
+        let located = Located::read(&self.settings).map_err(system(CONNECTIONS))?;
+        let mut survey = Survey { dropped: located.found.dropped, ..Survey::default() };
+        let by_default = self.settings.interfaces.is_empty();
+        if by_default && self.settings.hot_plug {
+            let watched = self.watched();
+            if located.take(&mut self.taken, &watched) {
+                survey.attached = self.follow()?;
+            }
+        }
+        for (interface, carried) in located.unseen(&self.watched()) {
+            survey.clients += carried.clients;
+            survey.servers += carried.servers;
+            if self.named.insert((interface.index, interface.name.clone())) {
+                let name = &interface.name;
+                let remedy = match (by_default, self.settings.hot_plug) {
+                    (false, _) => connections::NOT_AMONG_INTERFACES,
+                    (true, false) => "hot_plug = false: it is watched after a restart",
+                    (true, true) => "it cannot be attached, for the reason above",
+                };
+                tracing::warn!(interface = name, "{}, which is not watched: {remedy}", carried.describe(name));
+            }
+        }
+        Ok(survey)
+    }
+
+    /// Indexes of the interfaces that are watched in both directions.
+    fn watched(&self) -> BTreeSet<u32> {
+        let without: BTreeSet<u32> =
+            self.attachments.iter().filter(|held| held.hook.is_none()).map(|held| held.index).collect();
+        self.attachments.iter().map(|held| held.index).filter(|index| !without.contains(index)).collect()
+    }
+
+    /// Watches these interfaces, by name or glob, from here on; empty: as [`CaptureSettings::interfaces`]. Tells as
     /// [`Capture::refresh`] does.
     ///
     /// # Errors
@@ -281,14 +389,22 @@ impl Capture {
             return Ok(false);
         }
         let settings = CaptureSettings { interfaces: interfaces.to_vec(), ..self.settings.clone() };
-        found(&settings)?;
+        found(&settings, &BTreeSet::new())?;
         self.settings = settings;
+        self.taken.clear();
+        self.named.clear();
+        self.changed = true;
         self.follow()
     }
 
     /// Lets go of what is not wanted or has gone; attaches what is wanted.
     fn follow(&mut self) -> Result<bool, CaptureError> {
-        let wanted = wanted(&self.settings)?;
+        let all = interfaces::all().map_err(system("cannot list the interfaces"))?;
+        let is_there = |(index, name): &(u32, String)| all.get(index).is_some_and(|interface| interface.name == *name);
+        self.taken.retain(is_there);
+        self.named.retain(is_there);
+        let (wanted, routes_cut) = wanted(&self.settings, &self.taken)?;
+        self.routes_cut = routes_cut;
         note_addresses(&mut self.link_addresses, &wanted)?;
         let same = |held: &Attachment, interface: &Interface| {
             held.index == interface.index && held.interface == interface.name
@@ -498,13 +614,19 @@ fn kernel_log(object: &mut Ebpf) -> Option<EbpfLogger<KernelLog>> {
         .ok()
 }
 
-fn wanted(settings: &CaptureSettings) -> Result<Vec<Interface>, CaptureError> {
-    interfaces::wanted(&settings.interfaces).map_err(system("cannot list the interfaces"))
+/// The wanted interfaces, and whether there are more routes than were read.
+fn wanted(settings: &CaptureSettings, taken: &BTreeSet<(u32, String)>) -> Result<(Vec<Interface>, bool), CaptureError> {
+    let found = if settings.interfaces.is_empty() {
+        interfaces::outward(taken)
+    } else {
+        interfaces::matching(&settings.interfaces).map(|found| (found, false))
+    };
+    found.map_err(system("cannot list interfaces and routes"))
 }
 
 /// The wanted interfaces, with every one that is named among them.
-fn found(settings: &CaptureSettings) -> Result<Vec<Interface>, CaptureError> {
-    let wanted = wanted(settings)?;
+fn found(settings: &CaptureSettings, taken: &BTreeSet<(u32, String)>) -> Result<(Vec<Interface>, bool), CaptureError> {
+    let (wanted, routes_cut) = wanted(settings, taken)?;
     let named = settings.interfaces.iter().filter(|pattern| !interfaces::is_glob(pattern));
     for name in named {
         if !wanted.iter().any(|interface| interface.name == *name) {
@@ -514,7 +636,49 @@ fn found(settings: &CaptureSettings) -> Result<Vec<Interface>, CaptureError> {
     if wanted.is_empty() && settings.interfaces.is_empty() {
         return Err(CaptureError::NoDefaultRoute);
     }
-    Ok(wanted)
+    Ok((wanted, routes_cut))
+}
+
+const CONNECTIONS: &str = "cannot look up the connections of watched ports";
+
+/// The interfaces of this host, and what they carry.
+struct Located {
+    inventory: Inventory,
+    found: connections::Found,
+}
+
+impl Located {
+    fn read(settings: &CaptureSettings) -> io::Result<Self> {
+        let inventory = Inventory::read()?;
+        let found = connections::find(&settings.load.ports, &inventory.addresses)?;
+        Ok(Self { inventory, found })
+    }
+
+    /// What is not seen at the watched interfaces.
+    fn unseen(&self, watched: &BTreeSet<u32>) -> impl Iterator<Item = (&Interface, &Carried)> {
+        let unseen = self.found.by_interface.iter().filter(|(index, _)| !self.inventory.is_seen(**index, watched));
+        unseen.filter_map(|(index, carried)| Some((self.inventory.get(*index)?, carried)))
+    }
+
+    /// Adds the interfaces that connections take beside those that are watched; tells whether there are any.
+    fn take(&self, taken: &mut BTreeSet<(u32, String)>, watched: &BTreeSet<u32>) -> bool {
+        let before = taken.len();
+        for (Interface { index, name, .. }, carried) in self.unseen(watched) {
+            if taken.insert((*index, name.clone())) {
+                tracing::info!(interface = name, "{}: it is watched from here on", carried.describe(name));
+            }
+        }
+        taken.len() > before
+    }
+}
+
+/// Interfaces that connections take beside those of routes that lead out.
+fn taken(settings: &CaptureSettings) -> io::Result<BTreeSet<(u32, String)>> {
+    let mut taken = BTreeSet::new();
+    let (by_routes, _) = interfaces::outward(&taken)?;
+    let watched = by_routes.iter().map(|interface| interface.index).collect();
+    Located::read(settings)?.take(&mut taken, &watched);
+    Ok(taken)
 }
 
 fn map<T: TryFrom<aya::maps::Map, Error = MapError>>(object: &mut Ebpf, name: &str) -> Result<T, CaptureError> {

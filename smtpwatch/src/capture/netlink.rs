@@ -1,7 +1,9 @@
-//! The little of rtnetlink that is needed: who holds an XDP slot, what hangs at a clsact qdisc, and that something changed.
+//! The little of netlink that is needed: who holds an XDP slot, what hangs at a clsact qdisc, that something changed; and the
+//! transport for what [`super::routes`] and [`super::connections`] ask.
 
 use std::{
     io::{self, IoSlice},
+    ops::ControlFlow,
     os::fd::{AsRawFd as _, OwnedFd},
 };
 
@@ -12,11 +14,14 @@ use nix::{
     },
 };
 
-// include/uapi/linux/rtnetlink.h
-const GROUPS: u32 = 0x1 /* link */ | 0x40 /* IPv4 route */ | 0x400 /* IPv6 route */;
+// include/uapi/linux/rtnetlink.h: bit n - 1 is group n.
+const GROUPS: u32 = 0x1 /* link */ | 0x40 /* IPv4 route */ | 0x400 /* IPv6 route */
+    | 0x80 /* IPv4 rule */ | 0x4_0000 /* IPv6 rule */ | 0x8000_0000 /* nexthop */;
 const NLM_REQUEST: u16 = 0x1;
-const NLM_ACK: u16 = 0x4;
-const NLM_DUMP: u16 = 0x300;
+/// One answer, then an acknowledgment.
+pub(super) const NLM_ACK: u16 = 0x4;
+/// Every object of the kind that is asked for.
+pub(super) const NLM_DUMP: u16 = 0x300;
 const NLMSG_ERROR: u16 = 2;
 const NLMSG_DONE: u16 = 3;
 const RTM_GETLINK: u16 = 18;
@@ -32,7 +37,7 @@ const CLSACT_PARENT: u32 = 0xffff_fff1;
 const CLSACT_SIDES: [u32; 2] = [0xffff_fff2, 0xffff_fff3];
 const NLA_TYPE: u16 = 0x3fff;
 
-/// Says that interfaces or routes have changed.
+/// Says that interfaces, routes or rules have changed.
 pub(crate) struct Changes(OwnedFd);
 
 impl Changes {
@@ -62,9 +67,9 @@ impl Changes {
 /// The id of the XDP program of an interface, if it has one.
 pub(crate) fn xdp_program(interface: u32) -> io::Result<Option<u32>> {
     let mut id = None;
-    request(RTM_GETLINK, NLM_ACK, &ifinfo(interface), |kind, body| {
+    request(SockProtocol::NetlinkRoute, RTM_GETLINK, NLM_ACK, &ifinfo(interface), |kind, body| {
         if kind != RTM_NEWLINK {
-            return;
+            return ControlFlow::Continue(());
         }
         // struct ifinfomsg is 16 octets.
         each_attribute(body.get(16..).unwrap_or_default(), |kind, value| {
@@ -76,6 +81,7 @@ pub(crate) fn xdp_program(interface: u32) -> io::Result<Option<u32>> {
                 });
             }
         });
+        ControlFlow::Continue(())
     })?;
     Ok(id)
 }
@@ -84,14 +90,18 @@ pub(crate) fn xdp_program(interface: u32) -> io::Result<Option<u32>> {
 pub(crate) fn clsact_in_use(interface: u32) -> io::Result<bool> {
     let mut found = false;
     for parent in CLSACT_SIDES {
-        request(RTM_GETTFILTER, NLM_DUMP, &tcmsg(interface, 0, parent), |kind, _| found |= kind == RTM_NEWTFILTER)?;
+        request(SockProtocol::NetlinkRoute, RTM_GETTFILTER, NLM_DUMP, &tcmsg(interface, 0, parent), |kind, _| {
+            found |= kind == RTM_NEWTFILTER;
+            ControlFlow::Continue(())
+        })?;
     }
     Ok(found)
 }
 
 /// Removes the clsact qdisc of an interface.
 pub(crate) fn remove_clsact(interface: u32) -> io::Result<()> {
-    request(RTM_DELQDISC, NLM_ACK, &tcmsg(interface, CLSACT_HANDLE, CLSACT_PARENT), |_, _| {})
+    let message = tcmsg(interface, CLSACT_HANDLE, CLSACT_PARENT);
+    request(SockProtocol::NetlinkRoute, RTM_DELQDISC, NLM_ACK, &message, |_, _| ControlFlow::Continue(()))
 }
 
 fn ifinfo(interface: u32) -> Vec<u8> {
@@ -108,9 +118,16 @@ fn tcmsg(interface: u32, handle: u32, parent: u32) -> Vec<u8> {
     message
 }
 
-/// Sends one request and hands every message of the answer to `on`: its type and what follows its header.
-fn request(kind: u16, flags: u16, body: &[u8], mut on: impl FnMut(u16, &[u8])) -> io::Result<()> {
-    let fd = socket(AddressFamily::Netlink, SockType::Raw, SockFlag::SOCK_CLOEXEC, SockProtocol::NetlinkRoute)?;
+/// Sends one request and hands every message of the answer to `on`, its type and what follows its header, until the answer ends
+/// or `on` breaks.
+pub(super) fn request(
+    protocol: SockProtocol,
+    kind: u16,
+    flags: u16,
+    body: &[u8],
+    mut on: impl FnMut(u16, &[u8]) -> ControlFlow<()>,
+) -> io::Result<()> {
+    let fd = socket(AddressFamily::Netlink, SockType::Raw, SockFlag::SOCK_CLOEXEC, protocol)?;
     let length = u32::try_from(16 + body.len()).map_err(io::Error::other)?;
     let mut message = Vec::with_capacity(16 + body.len());
     message.extend_from_slice(&length.to_ne_bytes());
@@ -121,17 +138,24 @@ fn request(kind: u16, flags: u16, body: &[u8], mut on: impl FnMut(u16, &[u8])) -
     sendmsg(fd.as_raw_fd(), &[IoSlice::new(&message)], &[], MsgFlags::empty(), Some(&NetlinkAddr::new(0, 0)))?;
     let mut buffer = vec![0; 64 * 1024];
     loop {
-        let received = recv(fd.as_raw_fd(), &mut buffer, MsgFlags::empty())?;
+        let received = match recv(fd.as_raw_fd(), &mut buffer, MsgFlags::empty()) {
+            Err(Errno::EINTR) => continue,
+            received => received?,
+        };
         let mut rest = buffer.get(..received).unwrap_or_default();
         while let Some((kind, body, next)) = next_message(rest) {
             rest = next;
             match kind {
-                NLMSG_DONE => return Ok(()),
-                NLMSG_ERROR => {
+                // Both begin with an error number, negative; 0 or a length without error.
+                NLMSG_DONE | NLMSG_ERROR => {
                     let code = body.first_chunk().map_or(0, |code| i32::from_ne_bytes(*code));
-                    return if code == 0 { Ok(()) } else { Err(io::Error::from_raw_os_error(-code)) };
+                    return if code >= 0 { Ok(()) } else { Err(io::Error::from_raw_os_error(-code)) };
                 }
-                kind => on(kind, body),
+                kind => {
+                    if on(kind, body).is_break() {
+                        return Ok(());
+                    }
+                }
             }
         }
         if received == 0 {
@@ -148,11 +172,27 @@ fn next_message(octets: &[u8]) -> Option<(u16, &[u8], &[u8])> {
     Some((kind, body, octets.get(length.next_multiple_of(4)..).unwrap_or_default()))
 }
 
-fn each_attribute(mut octets: &[u8], mut on: impl FnMut(u16, &[u8])) {
+/// Hands every attribute to `on`, its type and its value: struct rtattr and struct nlattr have the same form.
+pub(super) fn each_attribute(mut octets: &[u8], mut on: impl FnMut(u16, &[u8])) {
     while let Some(head) = octets.first_chunk::<4>() {
         let length = usize::from(u16::from_ne_bytes([head[0], head[1]]));
         let Some(value) = octets.get(4..length) else { return };
         on(u16::from_ne_bytes([head[2], head[3]]) & NLA_TYPE, value);
         octets = octets.get(length.next_multiple_of(4)..).unwrap_or_default();
     }
+}
+
+/// Appends an attribute to a message.
+pub(super) fn push_attribute(message: &mut Vec<u8>, kind: u16, value: &[u8]) {
+    // Values are addresses, numbers, and a program of bounded length: far below 64 KiB.
+    let length = u16::try_from(4 + value.len()).unwrap_or(u16::MAX);
+    message.extend_from_slice(&length.to_ne_bytes());
+    message.extend_from_slice(&kind.to_ne_bytes());
+    message.extend_from_slice(value);
+    message.resize(message.len().next_multiple_of(4), 0);
+}
+
+/// A number of four bytes in the host's order at `at`.
+pub(super) fn number(bytes: &[u8], at: usize) -> Option<u32> {
+    bytes.get(at..)?.first_chunk().map(|bytes| u32::from_ne_bytes(*bytes))
 }

@@ -1,15 +1,17 @@
 //! What this kernel and host allow, found out by trying. Nothing stays attached.
 
+use std::{collections::BTreeSet, io};
+
 use smtpwatch_common::{Direction, Link};
 
 use super::{
-    CaptureError,
+    CaptureError, CaptureSettings, Located,
     attach::{Attachments, Hook},
-    interfaces, listeners,
+    connections, interfaces, listeners,
     object::{self, LoadSettings, Loaded},
 };
 use crate::{
-    config::Ingress,
+    config::{Config, Ingress},
     confine::{self, Kept},
 };
 
@@ -37,10 +39,11 @@ pub struct Check {
     pub remedy: String,
 }
 
-/// Tries everything; hooks only on the interface named. `ports` are those that would be watched.
+/// Tries everything; hooks only on the interface named. `config` is what the daemon would run with.
 #[must_use]
-pub fn run(interface: Option<&str>, ports: &[u16]) -> Vec<Check> {
-    let mut checks = vec![kernel(), capabilities(), confinement(), btf(), listeners_elsewhere(ports)];
+pub fn run(interface: Option<&str>, config: &Config) -> Vec<Check> {
+    let mut checks = vec![kernel(), capabilities(), confinement(), btf(), listeners_elsewhere(&config.ports)];
+    checks.push(connections_elsewhere(&CaptureSettings::from(config)));
     let settings = LoadSettings { ring: 256 * 1024, flows: 1024, orders: 1024, ..LoadSettings::default() };
     match object::load(&settings) {
         Ok(mut loaded) => {
@@ -113,6 +116,28 @@ fn listeners_elsewhere(ports: &[u16]) -> Check {
     warn("listeners", found.join("; "), listeners::REMEDY.to_owned())
 }
 
+/// Whether open connections of watched ports take interfaces that the daemon would not watch.
+fn connections_elsewhere(settings: &CaptureSettings) -> Check {
+    let look = || -> io::Result<Vec<String>> {
+        let (wanted, _) = super::wanted(settings, &super::taken(settings)?).map_err(io::Error::other)?;
+        let watched = wanted.iter().map(|interface| interface.index).collect();
+        let located = Located::read(settings)?;
+        Ok(located.unseen(&watched).map(|(interface, carried)| carried.describe(&interface.name)).collect())
+    };
+    match look() {
+        Ok(found) if found.is_empty() => pass(
+            "connections",
+            "no open connection of a watched port takes an interface that is not watched".to_owned(),
+        ),
+        Ok(found) => warn(
+            "connections",
+            format!("{}, which would not be watched", found.join("; ")),
+            connections::NOT_AMONG_INTERFACES.to_owned(),
+        ),
+        Err(error) => warn("connections", error.to_string(), connections::REMEDY.to_owned()),
+    }
+}
+
 fn optional(loaded: &Loaded) -> Vec<Check> {
     let xdp = match &loaded.no_xdp {
         None => pass("xdp", "the XDP program loads".to_owned()),
@@ -128,18 +153,18 @@ fn optional(loaded: &Loaded) -> Vec<Check> {
 }
 
 fn default_interfaces() -> Vec<Check> {
-    let check = match interfaces::wanted(&[]) {
-        Ok(found) if found.is_empty() => Check {
+    let check = match interfaces::outward(&BTreeSet::new()) {
+        Ok((found, _)) if found.is_empty() => Check {
             name: "interfaces".to_owned(),
             status: Status::Fail,
             detail: "no interface carries a default route".to_owned(),
             remedy: "name one with --interface, or in the configuration".to_owned(),
         },
-        Ok(found) => {
+        Ok((found, _)) => {
             let names: Vec<&str> = found.iter().map(|interface| interface.name.as_str()).collect();
             pass(
                 "interfaces",
-                format!("{} carry a default route; --interface tries the hooks of one", names.join(", ")),
+                format!("routes lead out of this host by {}; --interface tries the hooks of one", names.join(", ")),
             )
         }
         Err(error) => warn("interfaces", error.to_string(), String::new()),
@@ -149,7 +174,7 @@ fn default_interfaces() -> Vec<Check> {
 
 /// Each ingress hook and the egress, alone.
 fn hooks(loaded: &mut Loaded, name: &str) -> Vec<Check> {
-    let found = interfaces::wanted(&[name.to_owned()]).unwrap_or_default();
+    let found = interfaces::matching(&[name.to_owned()]).unwrap_or_default();
     let Some(interface) = found.into_iter().find(|interface| interface.name == name) else {
         return vec![Check {
             name: "interface".to_owned(),

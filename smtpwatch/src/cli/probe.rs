@@ -16,7 +16,7 @@ use crate::{
 
 pub(super) fn run(args: &ProbeArgs) -> anyhow::Result<Exit> {
     let (config, _) = Config::load(args.config.config.as_deref())?;
-    let mut checks = probe::run(args.interface.as_deref(), &config.ports);
+    let mut checks = probe::run(args.interface.as_deref(), &config);
     checks.push(store(&config.store));
     checks.push(dnssec(&config.policy));
     let format = Format::or_default(args.format);

@@ -24,7 +24,7 @@ pub(super) fn run(args: ReplayArgs) -> anyhow::Result<Exit> {
     let writer = match &args.store {
         Some(path) => {
             let (writer, entries) = Writer::start(path, Keeping::of(&config))?;
-            entries.into_iter().for_each(|(key, record)| history.restore(key, record));
+            entries.into_iter().for_each(|(key, record)| _ = history.restore(key, record));
             Some(writer)
         }
         None => None,

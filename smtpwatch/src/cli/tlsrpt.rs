@@ -139,7 +139,7 @@ impl Import<'_> {
                     self.counts.stripped += 1;
                     incident::name(&mut finding, &self.config.hash());
                     if let Some(store) = &mut self.store {
-                        store.keep_findings(std::iter::once(&*finding), self.config.window, now())?;
+                        store.keep_findings(std::iter::once((&*finding, false)), self.config.window, now())?;
                     }
                     let text = match self.format {
                         Format::Text => text::finding(&finding),

@@ -44,9 +44,14 @@ pub const RULE: &str = "rule";
 /// Every key, in the order of the file.
 pub const KEYS: &[Key] = &[
     key("", "ports", "[25, 587]", "Watched server ports."),
-    key("", "interfaces", "[]", "Interfaces, by name or glob; empty: every interface that carries a default route.")
-        .such_as("[\"eth0\", \"ens*\"]")
-        .reloaded(),
+    key(
+        "",
+        "interfaces",
+        "[]",
+        "Interfaces, by name or glob; empty: every interface whose routes lead out of this host, or that mail takes.",
+    )
+    .such_as("[\"eth0\", \"ens*\"]")
+    .reloaded(),
     key(
         "",
         "ingress",
@@ -66,6 +71,14 @@ pub const KEYS: &[Key] = &[
         "Own networks, where the interface does not tell which end this host is (containers, replay).",
     )
     .such_as("[\"192.0.2.0/24\"]")
+    .reloaded(),
+    key(
+        "",
+        "trusted_proxies",
+        "[]",
+        "Load balancers and filters whose PROXY header is believed; from others the client is the address that connects.",
+    )
+    .such_as("[\"192.0.2.10\"]")
     .reloaded(),
     key("store", "path", "\"/var/lib/smtpwatch/smtpwatch.db\"", "History, findings and their evidence (SQLite)."),
     key("store", "max_age_days", "90", "Findings are kept for so many days at most,"),

@@ -14,9 +14,11 @@ use smtpwatch_core::{
     Role,
     policy::{
         published::domain_name,
-        rule::{AuthRule, PeerPattern, StarttlsRule, in_network},
+        rule::{AuthRule, PeerPattern, StarttlsRule},
     },
 };
+
+pub use smtpwatch_core::policy::rule::Network;
 
 use super::{Ingress, JournalFormat};
 
@@ -200,42 +202,8 @@ pub fn parse_interface(text: &str) -> Result<String, String> {
     InterfaceGlob::from_text(text).and_then(Result::ok).map(|glob| glob.0).ok_or_else(expected)
 }
 
-/// An address or network, such as `192.0.2.0/24`.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct Network {
-    address: IpAddr,
-    prefix: u8,
-}
-
-impl Network {
-    /// Whether `address` lies in it.
-    #[must_use]
-    pub fn contains(&self, address: IpAddr) -> bool {
-        in_network(address, self.address, self.prefix)
-    }
-
-    /// The network that an address is taken to belong to, where nobody knows better: IPv4 /24, IPv6 /48.
-    #[must_use]
-    pub const fn around(address: IpAddr) -> Self {
-        let address = address.to_canonical();
-        Self { address, prefix: if address.is_ipv4() { 24 } else { 48 } }
-    }
-}
-
-impl std::str::FromStr for Network {
-    type Err = String;
-
-    fn from_str(text: &str) -> Result<Self, String> {
-        match text.parse() {
-            Ok(PeerPattern::Net(address, prefix)) => Ok(Self { address, prefix }),
-            Ok(PeerPattern::Name(_)) => Err(format!("{text:?}: expected {}", Self::EXPECTED)),
-            Err(error) => Err(error.to_string()),
-        }
-    }
-}
-
 impl Value for Network {
-    const EXPECTED: &'static str = "an address or network, such as \"192.0.2.0/24\"";
+    const EXPECTED: &'static str = Self::FORM;
 
     fn from_text(text: &str) -> Option<Result<Self, String>> {
         Some(text.parse())

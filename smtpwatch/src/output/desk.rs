@@ -78,6 +78,8 @@ pub struct Status {
     pub attached: Vec<String>,
     /// One line for each thing that is wanted and missing.
     pub missing: Vec<String>,
+    /// One line for each thing that does not work as it should, or was lost, while the daemon watches.
+    pub degraded: Vec<String>,
     /// Sessions since the start, by how they came out.
     pub sessions: BTreeMap<String, u64>,
     /// Findings since the start, by severity.
@@ -168,7 +170,8 @@ impl Desk {
             // Held until the answer is there, also when who asked has gone: what reads is what is bounded.
             let _turn = turn;
             let reader = lock(&desk.readers).pop();
-            let mut reader = match reader {
+            // The writer may have made the store again.
+            let mut reader = match reader.filter(Store::is_current) {
                 Some(reader) => reader,
                 None => Store::open_existing(&desk.path)?,
             };
@@ -201,9 +204,10 @@ impl Desk {
             version: version::VERSION,
             started: self.started,
             time: now(),
-            not_watching: self.only.map_or_else(|| self.health.unready(), |why| vec![why.to_owned()]),
+            not_watching: self.only.map_or_else(|| self.health.not_watching(), |why| vec![why.to_owned()]),
             attached: watch.attached,
             missing: watch.missing,
+            degraded: self.health.degraded(),
             sessions: sums("smtpwatch_sessions_total", "result"),
             findings: sums("smtpwatch_findings_total", "severity"),
             flows: gauge("smtpwatch_flows"),

@@ -2,14 +2,15 @@
 //! the journal (counted), never packets.
 
 use std::{
+    collections::HashSet,
     fs::File,
-    io::{self, Write},
+    io::{self, Read as _, Seek as _, SeekFrom, Write},
     os::unix::fs::OpenOptionsExt as _,
     path::{Path, PathBuf},
     sync::{
         Arc,
         atomic::{AtomicBool, Ordering},
-        mpsc::{SyncSender, sync_channel},
+        mpsc::{Receiver, SyncSender, sync_channel},
     },
     thread::JoinHandle,
     time::{Duration, Instant},
@@ -24,10 +25,13 @@ use super::{
 use crate::{
     config::{JournalFormat, JournalSettings, journal_refusal},
     incident::export,
+    store::Outcome,
 };
 
 /// Findings that may wait for the reader.
 pub const QUEUE: usize = 1_024;
+/// Bytes at the end of the file that are searched for findings that may be there already.
+const TAIL: u64 = 4 * 1024 * 1024;
 /// At the end, the reader has this long to take what is queued.
 const LAST_WORDS: Duration = Duration::from_secs(1);
 
@@ -40,7 +44,8 @@ pub struct Journal {
 }
 
 enum Entry {
-    Finding(Box<Finding>),
+    /// With whether the file may have it already.
+    Finding(Box<Finding>, bool),
     /// Only to have the thread look whether the file is to be opened anew.
     Look,
 }
@@ -74,6 +79,14 @@ impl Place {
         }
     }
 
+    /// What the last lines name; empty where they cannot be read back.
+    fn ids(&self) -> HashSet<String> {
+        match self {
+            Self::File { path, .. } if path.is_file() => ids_of(path),
+            Self::Stream(_) | Self::File { .. } => HashSet::new(),
+        }
+    }
+
     fn reopen(&mut self) -> io::Result<()> {
         match self {
             Self::Stream(_) => Ok(()),
@@ -93,16 +106,40 @@ fn open(path: &Path) -> io::Result<File> {
         return Err(io::Error::new(io::ErrorKind::InvalidInput, format!("it is {what}: {remedy}")));
     }
     let flags = libc::O_NOFOLLOW | libc::O_NONBLOCK | libc::O_NOCTTY;
-    File::options().append(true).create(true).mode(0o640).custom_flags(flags).open(path)
+    let mut file = File::options().append(true).create(true).mode(0o640).custom_flags(flags).open(path)?;
+    // A line that the end of its writer or of its disk cut short must not be the beginning of the next.
+    if file.metadata()?.is_file() && end_of(path, 1).is_ok_and(|end| !end.is_empty() && end != "\n") {
+        file.write_all(b"\n")?;
+    }
+    Ok(file)
+}
+
+/// The last bytes of a file, at most so many.
+fn end_of(path: &Path, most: u64) -> io::Result<String> {
+    let mut file = File::open(path)?;
+    let length = file.metadata()?.len();
+    file.seek(SeekFrom::Start(length.saturating_sub(most)))?;
+    let mut end = Vec::new();
+    file.take(most).read_to_end(&mut end)?;
+    Ok(String::from_utf8_lossy(&end).into_owned())
+}
+
+/// Identifiers in the last whole lines of a file: no finding among them needs to be written again.
+fn ids_of(path: &Path) -> HashSet<String> {
+    let end = end_of(path, TAIL).unwrap_or_default();
+    // A line that was cut short is no JSON.
+    let whole = end.lines().filter(|line| serde_json::from_str::<serde::de::IgnoredAny>(line).is_ok());
+    let texts = whole.flat_map(|line| line.split('"'));
+    texts.filter(|text| uuid::Uuid::try_parse(text).is_ok()).map(str::to_owned).collect()
 }
 
 impl Journal {
-    /// Starts the thread that writes where `settings` say.
+    /// Starts the thread that writes where `settings` say. What comes of each finding is received from the other end.
     ///
     /// # Errors
     ///
     /// The file cannot be opened, or the thread cannot be started.
-    pub fn start(settings: &JournalSettings, metrics: Arc<Metrics>) -> io::Result<Self> {
+    pub fn start(settings: &JournalSettings, metrics: Arc<Metrics>) -> io::Result<(Self, Receiver<Outcome>)> {
         let place = match settings.file() {
             None => Place::Stream(Box::new(io::stdout())),
             Some(path) => Place::File { file: Some(open(&path)?), path },
@@ -110,36 +147,51 @@ impl Journal {
         Self::start_at(place, *settings.format, metrics)
     }
 
-    fn start_at(mut place: Place, format: JournalFormat, metrics: Arc<Metrics>) -> io::Result<Self> {
+    fn start_at(
+        mut place: Place,
+        format: JournalFormat,
+        metrics: Arc<Metrics>,
+    ) -> io::Result<(Self, Receiver<Outcome>)> {
         let (queue, entries) = sync_channel::<Entry>(QUEUE);
+        let (outcomes, outcome_of) = sync_channel(QUEUE);
         let reopen = Arc::new(AtomicBool::new(false));
         let (counts, asked) = (metrics.clone(), reopen.clone());
         let thread = std::thread::Builder::new().name("journal".to_owned()).spawn(move || {
             let mut failing = false;
+            // Read at the first finding that may be there already.
+            let mut before = None;
             for entry in entries {
                 let mut outcome = if asked.swap(false, Ordering::Relaxed) { place.reopen() } else { Ok(()) };
-                if let Entry::Finding(finding) = entry {
-                    outcome = place.write(&line(&finding, format));
-                    counts.output(Output::Journal, u64::from(outcome.is_ok()), u64::from(outcome.is_err()));
+                if let Entry::Finding(finding, again) = entry {
+                    let is_there = again && before.get_or_insert_with(|| place.ids()).contains(&finding.id);
+                    if !is_there {
+                        outcome = place.write(&line(&finding, format));
+                        counts.output(Output::Journal, u64::from(outcome.is_ok()), u64::from(outcome.is_err()));
+                    }
+                    // Waits where the receiver is slow: then the queue here fills, and what it drops is counted. No receiver:
+                    // no one asks.
+                    _ = outcomes.send(Outcome { id: finding.id, written: outcome.is_ok() });
                 }
                 match outcome {
                     Ok(()) => failing = false,
                     Err(error) if !std::mem::replace(&mut failing, true) => {
-                        tracing::error!(%error, "findings cannot be written to the journal; metrics and store have them");
+                        tracing::error!(%error, "findings cannot be written to the journal; the store has them, and they are written when the journal works again");
                     }
                     Err(_) => {}
                 }
             }
         })?;
-        Ok(Self { queue: Some(queue), reopen, thread, metrics })
+        Ok((Self { queue: Some(queue), reopen, thread, metrics }, outcome_of))
     }
 
-    /// Queues a finding; counts it as failed when the queue is full.
-    pub fn write(&self, finding: Box<Finding>) {
-        let sent = self.queue.as_ref().is_some_and(|queue| queue.try_send(Entry::Finding(finding)).is_ok());
+    /// Queues a finding; `again`: an earlier run may have written it, then it is not written twice as far as that can be read
+    /// back. False, and counted as failed: the queue is full.
+    pub fn write(&self, finding: Box<Finding>, again: bool) -> bool {
+        let sent = self.queue.as_ref().is_some_and(|queue| queue.try_send(Entry::Finding(finding, again)).is_ok());
         if !sent {
             self.metrics.output(Output::Journal, 0, 1);
         }
+        sent
     }
 
     /// Has the file opened anew before the next line: the one before was renamed (logrotate).
@@ -227,6 +279,7 @@ mod tests {
 
     fn start(out: impl Write + Send + 'static, metrics: &Arc<Metrics>) -> io::Result<Journal> {
         Journal::start_at(Place::Stream(Box::new(out)), JournalFormat::Json, metrics.clone())
+            .map(|(journal, _)| journal)
     }
 
     fn counted(metrics: &Metrics, records: u64, failures: u64) -> bool {
@@ -251,12 +304,12 @@ mod tests {
     fn a_broken_pipe_is_counted() {
         let metrics = Arc::new(Metrics::new(&[25]).expect("metrics"));
         let journal = start(Broken, &metrics).expect("thread");
-        journal.write(finding());
+        _ = journal.write(finding(), false);
         drop(journal);
         assert!(counted(&metrics, 0, 1));
     }
 
-    struct Stuck(Mutex<mpsc::Receiver<()>>);
+    struct Stuck(Mutex<Receiver<()>>);
 
     impl Write for Stuck {
         fn write(&mut self, octets: &[u8]) -> io::Result<usize> {
@@ -274,10 +327,10 @@ mod tests {
         let metrics = Arc::new(Metrics::new(&[25]).expect("metrics"));
         let (release, stuck) = mpsc::channel();
         let journal = start(Stuck(Mutex::new(stuck)), &metrics).expect("thread");
-        journal.write(finding());
+        _ = journal.write(finding(), false);
         // The thread has taken the first one, or is about to; beyond the queue each is counted and nothing waits.
         for _ in 0..QUEUE + 10 {
-            journal.write(finding());
+            _ = journal.write(finding(), false);
         }
         assert!(counted(&metrics, 0, 10) || counted(&metrics, 0, 11));
         let start = Instant::now();
@@ -298,8 +351,8 @@ mod tests {
         let text = format!("path = {path:?}\nformat = \"eve\"\n");
         let settings: JournalSettings = toml::from_str(&text).expect("settings");
         let metrics = Arc::new(Metrics::new(&[25]).expect("metrics"));
-        let journal = Journal::start(&settings, metrics.clone()).expect("a file");
-        journal.write(finding());
+        let (journal, _) = Journal::start(&settings, metrics.clone()).expect("a file");
+        _ = journal.write(finding(), false);
         while !counted(&metrics, 1, 0) {
             std::thread::yield_now();
         }
@@ -309,8 +362,8 @@ mod tests {
         while !path.exists() {
             std::thread::yield_now();
         }
-        journal.write(finding());
-        journal.write(finding());
+        _ = journal.write(finding(), false);
+        _ = journal.write(finding(), false);
         drop(journal);
         assert_eq!((lines(&old).len(), lines(&path).len()), (1, 2));
         assert_eq!(lines(&path)[0]["event_type"], "alert");
@@ -329,11 +382,11 @@ mod tests {
         assert!(error.contains("symbolic link") && error.contains("name the file"), "{error}");
 
         std::fs::remove_file(&path).expect("removed");
-        let journal = Journal::start(&settings, metrics.clone()).expect("a file");
+        let (journal, _) = Journal::start(&settings, metrics.clone()).expect("a file");
         std::fs::remove_file(&path).expect("removed");
         std::os::unix::fs::symlink(&outside, &path).expect("a link");
         journal.reopen();
-        journal.write(finding());
+        _ = journal.write(finding(), false);
         drop(journal);
         assert!(counted(&metrics, 0, 1));
         assert_eq!(std::fs::read_to_string(&outside).expect("read"), "untouched");
@@ -343,8 +396,8 @@ mod tests {
     fn a_full_device_is_counted() {
         let metrics = Arc::new(Metrics::new(&[25]).expect("metrics"));
         let full: JournalSettings = toml::from_str("path = \"/dev/full\"").expect("settings");
-        let journal = Journal::start(&full, metrics.clone()).expect("a device");
-        journal.write(finding());
+        let (journal, _) = Journal::start(&full, metrics.clone()).expect("a device");
+        _ = journal.write(finding(), false);
         drop(journal);
         assert!(counted(&metrics, 0, 1));
     }

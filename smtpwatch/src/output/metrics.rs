@@ -14,10 +14,14 @@ use smtpwatch_core::{
     engine::{EvictReason, LossCause, SessionResult, SessionSummary},
     finding::{Kind, Severity, StarttlsState},
     judge::certificate::Verdict,
-    policy::published::demand::Source,
+    policy::{history::Forgotten, published::demand::Source},
 };
 
-use crate::{policy::service::Dropped, version};
+use crate::{
+    policy::service::Dropped,
+    store::{Condition, Recoveries},
+    version,
+};
 
 /// Upper bounds of `smtpwatch_verdict_latency_seconds`: a verdict takes microseconds, or waits for the end of a
 /// session up to [`smtpwatch_core::limits::VERDICT_DEADLINE`].
@@ -108,6 +112,32 @@ impl ConnectionClosed {
     }
 }
 
+/// Values of the `reason` label of look-ups of routes that were not done.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum RouteLookupDrop {
+    /// More connections than are looked up at a time.
+    Connections,
+    /// More routes than are read at a time.
+    Routes,
+    /// The kernel does not answer.
+    Failed,
+}
+
+impl RouteLookupDrop {
+    /// Every reason.
+    pub const ALL: [Self; 3] = [Self::Connections, Self::Routes, Self::Failed];
+
+    /// The metric label.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Connections => "connections",
+            Self::Routes => "routes",
+            Self::Failed => "failed",
+        }
+    }
+}
+
 /// The registry and every metric in it.
 pub struct Metrics {
     registry: Registry,
@@ -121,11 +151,14 @@ pub struct Metrics {
     kernel_packets: IntCounterVec,
     kernel_dropped: IntCounterVec,
     last_packet: GaugeVec,
+    unwatched_connections: IntGaugeVec,
+    route_lookups_dropped: IntCounterVec,
     flows: IntGauge,
     evicted: IntCounterVec,
     gaps: IntCounterVec,
     latency: Histogram,
     baseline_peers: IntGauge,
+    history_evicted: IntCounterVec,
     policy_subjects: IntGauge,
     policy_dnssec: IntGauge,
     policy_refreshed: GaugeVec,
@@ -133,6 +166,8 @@ pub struct Metrics {
     policy_dropped: IntCounterVec,
     output_records: IntCounterVec,
     output_failures: IntCounterVec,
+    store_state: IntGaugeVec,
+    store_recoveries: IntCounterVec,
     login_failures: IntCounterVec,
     connections_refused: IntCounter,
     connections_closed: IntCounterVec,
@@ -203,6 +238,22 @@ impl Metrics {
                 "When the newest packet of a mail dialogue was seen; 0: never.",
                 &["interface"],
             )?,
+            unwatched_connections: register(
+                r,
+                IntGaugeVec::new(
+                    opts(
+                        "unwatched_connections",
+                        "Open connections of watched ports by interfaces that are not watched, as of the last minute.",
+                    ),
+                    &["role"],
+                )?,
+            )?,
+            route_lookups_dropped: counters(
+                r,
+                "route_lookups_dropped_total",
+                "Connections of watched ports whose interface was not looked up; looks that read not all routes, or failed.",
+                &["reason"],
+            )?,
             flows: register(r, IntGauge::with_opts(opts("flows", "Connections that are followed."))?)?,
             evicted: counters(
                 r,
@@ -222,6 +273,12 @@ impl Metrics {
                 )?,
             )?,
             baseline_peers: register(r, IntGauge::with_opts(opts("baseline_peers", "Rows of history."))?)?,
+            history_evicted: counters(
+                r,
+                "history_evicted_total",
+                "Rows of history strong enough to accuse that were given up for want of room.",
+                &["role"],
+            )?,
             policy_subjects: register(
                 r,
                 IntGauge::with_opts(opts(
@@ -257,6 +314,19 @@ impl Metrics {
                 "output_failures_total",
                 "Records lost and writes that failed, by output.",
                 &["output"],
+            )?,
+            store_state: register(
+                r,
+                IntGaugeVec::new(
+                    opts("store_state", "Whether this is the condition of the store; ok: it is written."),
+                    &["state"],
+                )?,
+            )?,
+            store_recoveries: counters(
+                r,
+                "store_recoveries_total",
+                "Stores that were made again while running, by what had happened to the one before.",
+                &["cause"],
             )?,
             login_failures: counters(
                 r,
@@ -343,6 +413,13 @@ impl Metrics {
         self.evicted.with_label_values(&[reason.as_str()]).inc();
     }
 
+    /// A row of history made room.
+    pub fn history_evicted(&self, row: &Forgotten) {
+        if row.known {
+            self.history_evicted.with_label_values(&[row.key.role.as_str()]).inc();
+        }
+    }
+
     /// The size of the two tables.
     pub fn tables(&self, flows: usize, baseline_peers: usize) {
         self.flows.set(i64::try_from(flows).unwrap_or(i64::MAX));
@@ -378,6 +455,17 @@ impl Metrics {
     pub fn output(&self, output: Output, records: u64, failures: u64) {
         self.output_records.with_label_values(&[output.as_str()]).inc_by(records);
         self.output_failures.with_label_values(&[output.as_str()]).inc_by(failures);
+    }
+
+    /// How the store is doing.
+    pub fn store(&self, condition: Condition, recoveries: &Recoveries) {
+        for state in Condition::ALL {
+            self.store_state.with_label_values(&[state.as_str()]).set(i64::from(state == condition));
+        }
+        for (cause, total) in Condition::LOSSES.iter().zip(recoveries) {
+            let counter = self.store_recoveries.with_label_values(&[cause.as_str()]);
+            counter.inc_by(total.saturating_sub(counter.get()));
+        }
     }
 
     /// Somebody was not let in.
@@ -434,6 +522,17 @@ impl Metrics {
     /// The newest packet of a mail dialogue on this interface.
     pub fn last_packet(&self, interface: &str, at: Timestamp) {
         self.last_packet.with_label_values(&[interface]).set(seconds(at));
+    }
+
+    /// Connections by interfaces that are not watched.
+    pub fn unwatched_connections(&self, role: Role, connections: u64) {
+        let connections = i64::try_from(connections).unwrap_or(i64::MAX);
+        self.unwatched_connections.with_label_values(&[role.as_str()]).set(connections);
+    }
+
+    /// Look-ups of routes that were not done.
+    pub fn route_lookups_dropped(&self, reason: RouteLookupDrop, lookups: u64) {
+        self.route_lookups_dropped.with_label_values(&[reason.as_str()]).inc_by(lookups);
     }
 
     /// What the kernel counted since it was loaded.
@@ -512,6 +611,9 @@ impl Metrics {
                 let _ = self.offers.with_label_values(&[role.as_str(), offered]);
             }
         }
+        for role in Role::ALL {
+            let _ = self.history_evicted.with_label_values(&[role.as_str()]);
+        }
         for source in [Source::Dane, Source::MtaSts] {
             for verdict in Verdict::ALL {
                 let _ = self.certificates.with_label_values(&[source.as_str(), verdict.as_str()]);
@@ -524,6 +626,12 @@ impl Metrics {
         }
         for reason in ["ring_full", "flow_table_full", "fragment", "truncated", "unparsed"] {
             self.kernel_dropped(reason, 0);
+        }
+        for role in Role::ALL {
+            self.unwatched_connections(role, 0);
+        }
+        for reason in RouteLookupDrop::ALL {
+            self.route_lookups_dropped(reason, 0);
         }
         for reason in EvictReason::ALL {
             let _ = self.evicted.with_label_values(&[reason.as_str()]);
@@ -541,6 +649,7 @@ impl Metrics {
         for output in Output::ALL {
             self.output(output, 0, 0);
         }
+        self.store(Condition::Ok, &Recoveries::default());
         for reason in LoginFailure::ALL {
             let _ = self.login_failures.with_label_values(&[reason.as_str()]);
         }

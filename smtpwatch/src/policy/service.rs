@@ -2,7 +2,7 @@
 //! answer comes back when it is there, and what finds no room is dropped and counted.
 
 use std::{
-    collections::HashMap,
+    collections::{HashMap, VecDeque},
     hash::{BuildHasher as _, RandomState},
     sync::{
         Arc,
@@ -19,7 +19,7 @@ use smtpwatch_core::{
     },
 };
 use tokio::{
-    sync::{mpsc, oneshot},
+    sync::{Notify, mpsc, oneshot},
     task::{Id, JoinError, JoinSet},
 };
 
@@ -47,6 +47,10 @@ const LIST_URL: Duration = Duration::from_secs(86_400);
 const LIST_RETRY: Duration = Duration::from_secs(3_600);
 /// The name servers are tried again after this when a task broke off.
 const BROKE_OFF: Duration = Duration::from_secs(300);
+/// What is known is kept again in pieces of this many subjects, one piece in each interval: other changes need room in the
+/// queue of the store too.
+const KEPT_AGAIN: usize = 64;
+const KEEP_AGAIN: Duration = Duration::from_millis(50);
 /// The loop looks at the clock at least this often.
 const TICK: Duration = Duration::from_secs(60);
 
@@ -102,6 +106,7 @@ pub struct Service {
     questions: mpsc::Sender<Wanted>,
     answers: Receiver<Learned>,
     metrics: Arc<Metrics>,
+    lost: Arc<Notify>,
     stop: Option<oneshot::Sender<()>>,
     thread: Option<JoinHandle<()>>,
 }
@@ -117,14 +122,15 @@ impl Service {
         let (questions, asked) = mpsc::channel(QUEUE);
         let (told, answers) = sync_channel(ANSWERS);
         let (stop, stopped) = oneshot::channel();
-        let metrics = setup.metrics.clone();
+        let (metrics, lost) = (setup.metrics.clone(), Arc::new(Notify::new()));
+        let keep_again = lost.clone();
         let (worker, known) = Worker::new(setup, told, now());
         let thread = std::thread::Builder::new().name("policies".to_owned()).spawn(move || {
-            runtime.block_on(worker.run(asked, stopped));
+            runtime.block_on(worker.run(asked, keep_again, stopped));
             // A look-up that is still under way must not hold the end up.
             runtime.shutdown_background();
         })?;
-        Ok((Self { questions, answers, metrics, stop: Some(stop), thread: Some(thread) }, known))
+        Ok((Self { questions, answers, metrics, lost, stop: Some(stop), thread: Some(thread) }, known))
     }
 
     /// Something is to be looked up. The answer comes by [`Self::learned`], unless there is no room.
@@ -132,6 +138,11 @@ impl Service {
         if self.questions.try_send(wanted).is_err() {
             self.metrics.policy_dropped(Dropped::QueueFull);
         }
+    }
+
+    /// What was kept is lost: everything that is known is handed over once more, in pieces.
+    pub fn keep_again(&self) {
+        self.lost.notify_one();
     }
 
     /// The next answer, if there is one.
@@ -178,6 +189,8 @@ struct Worker {
     tasks: JoinSet<Done>,
     /// What each task looks up; tasks of another kind are not in it.
     looks: HashMap<Id, Wanted>,
+    /// Subjects that are to be kept again.
+    again: VecDeque<Wanted>,
     chance: RandomState,
     drawn: u64,
 }
@@ -190,6 +203,8 @@ struct List {
     /// When the file was written that was read last.
     written: Option<SystemTime>,
     text: Vec<u8>,
+    /// When the text was fetched.
+    fetched_at: Timestamp,
     failing: bool,
 }
 
@@ -226,7 +241,7 @@ impl Worker {
                 keep(Known::Forgotten(gone));
             }
         }
-        let mut at = now;
+        let (mut at, mut fetched_at) = (now, now);
         let mut text = Vec::new();
         if let (Some(Place::Url(url)), Some(list)) = (&place, list)
             && *url == list.url
@@ -235,6 +250,7 @@ impl Worker {
             known.push(Learned::List(Arc::new(parsed)));
             metrics.policy_refreshed(Source::List, list.fetched_at);
             at = list.fetched_at + LIST_URL;
+            fetched_at = list.fetched_at;
             text = list.text;
         }
         metrics.policy_subjects(subjects.len());
@@ -250,20 +266,25 @@ impl Worker {
             sources_at: now,
             sources_wait: false,
             probes: Probes::default(),
-            list: List { place, at, waits: false, written: None, text, failing: false },
+            list: List { place, at, waits: false, written: None, text, fetched_at, failing: false },
             tasks: JoinSet::new(),
             looks: HashMap::new(),
+            again: VecDeque::new(),
             chance: RandomState::new(),
             drawn: 0,
         };
         (worker, known)
     }
 
-    async fn run(mut self, mut asked: mpsc::Receiver<Wanted>, mut stopped: oneshot::Receiver<()>) {
+    async fn run(mut self, mut asked: mpsc::Receiver<Wanted>, lost: Arc<Notify>, mut stopped: oneshot::Receiver<()>) {
         loop {
             let begun = now();
             self.begin(begun);
-            let wait = self.next_at(begun).map_or(TICK, |at| at.since(begun).min(TICK));
+            let mut wait = self.next_at(begun).map_or(TICK, |at| at.since(begun).min(TICK));
+            if !self.again.is_empty() {
+                self.keep_piece();
+                wait = wait.min(KEEP_AGAIN);
+            }
             tokio::select! {
                 biased;
                 _ = &mut stopped => return,
@@ -272,8 +293,37 @@ impl Worker {
                     Some(wanted) => self.ask(&wanted, false, now()),
                     None => return,
                 },
+                () = lost.notified() => {
+                    self.again = self.subjects.answered();
+                    self.keep_list();
+                }
                 () = tokio::time::sleep(wait) => {}
             }
+        }
+    }
+
+    /// Keeps some of what is known once more.
+    fn keep_piece(&mut self) {
+        for subject in self.again.drain(..self.again.len().min(KEPT_AGAIN)) {
+            // It may have made room meanwhile.
+            let known = match self.subjects.known(&subject) {
+                Some((Learned::Domain(name, facts), memory)) => {
+                    Known::Domain(KnownDomain { name: name.clone(), facts: facts.clone(), memory: memory.clone() })
+                }
+                Some((Learned::Host(name, facts), _)) => {
+                    Known::Host(KnownHost { name: name.clone(), facts: facts.clone() })
+                }
+                Some((Learned::List(_), _)) | None => continue,
+            };
+            (self.keep)(known);
+        }
+    }
+
+    /// Keeps the list once more, where it was fetched.
+    fn keep_list(&self) {
+        if let (Some(Place::Url(url)), false) = (&self.list.place, self.list.text.is_empty()) {
+            let (url, text, fetched_at) = (url.clone(), self.list.text.clone(), self.list.fetched_at);
+            (self.keep)(Known::List(KnownList { url, text, fetched_at }));
         }
     }
 
@@ -512,6 +562,7 @@ impl Worker {
                 }
                 self.say_of(&list, now);
                 self.list.text.clone_from(&text);
+                self.list.fetched_at = now;
                 if let Some(url) = url {
                     (self.keep)(Known::List(KnownList { url, text, fetched_at: now }));
                 }
@@ -566,6 +617,46 @@ fn as_of(facts: &DomainFacts, memory: &Memory, now: Timestamp) -> DomainFacts {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_is_known_is_kept_again() {
+        let now = Timestamp::from_secs(1_000_000);
+        let answer = |until| Answer { state: State::Absent, value: None, detail: String::new(), at: now, until };
+        let facts = Arc::new(HostFacts {
+            addresses: answer(now + LIST_URL),
+            dane: Answer { state: State::Absent, value: None, detail: String::new(), at: now, until: now + LIST_URL },
+            base: String::new(),
+        });
+        let hosts: Vec<_> =
+            (0..100).map(|n| KnownHost { name: format!("mx{n}.example.net"), facts: facts.clone() }).collect();
+        let list = KnownList {
+            url: "https://example.net/list".to_owned(),
+            text: br#"{"version":"0.1","timestamp":1700000000,"expires":4000000000,"policy-aliases":{},"policies":{}}"#
+                .to_vec(),
+            fetched_at: now,
+        };
+        let settings: PolicySettings =
+            toml::from_str(&format!("starttls_everywhere = {:?}", list.url)).expect("settings");
+        let trust = Trust::load(&settings).expect("what is built in");
+        let (metrics, patience) = (Arc::new(Metrics::new(&[25]).expect("metrics")), Patience::default());
+        let (keep, kept) = std::sync::mpsc::channel();
+        let keep = Box::new(move |known| keep.send(known).expect("received"));
+        let held = Kept { domains: Vec::new(), hosts };
+        let setup = Setup { settings, trust, patience, kept: held, list: Some(list.clone()), metrics, keep };
+        let (told, _answers) = sync_channel(1);
+        let (mut worker, _) = Worker::new(setup, told, now);
+        assert_eq!(kept.try_iter().count(), 0);
+        worker.again = worker.subjects.answered();
+        worker.keep_list();
+        assert_eq!(kept.try_iter().collect::<Vec<_>>(), [Known::List(list)]);
+        worker.keep_piece();
+        let mut names: Vec<_> = kept.try_iter().collect();
+        assert_eq!(names.len(), KEPT_AGAIN);
+        worker.keep_piece();
+        names.extend(kept.try_iter());
+        assert_eq!((names.len(), worker.again.is_empty()), (100, true));
+        assert!(names.contains(&Known::Host(KnownHost { name: "mx99.example.net".to_owned(), facts })));
+    }
 
     #[test]
     fn a_start_before_the_network_is_up_is_tried_again_in_seconds() {

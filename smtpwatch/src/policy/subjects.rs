@@ -175,6 +175,19 @@ impl Subjects {
         self.entries.get(subject).and_then(|entry| entry.answer.as_ref())
     }
 
+    /// Every subject that has an answer.
+    #[must_use]
+    pub fn answered(&self) -> VecDeque<Wanted> {
+        let answered = self.entries.iter().filter(|(_, entry)| entry.answer.is_some());
+        answered.map(|(subject, _)| subject.clone()).collect()
+    }
+
+    /// The newest answer, and what is remembered with it.
+    #[must_use]
+    pub fn known(&self, subject: &Wanted) -> Option<(&Learned, &Memory)> {
+        self.entries.get(subject).and_then(|entry| Some((entry.answer.as_ref()?, &entry.memory)))
+    }
+
     /// Puts back what was kept elsewhere; it is refreshed as soon as the pace allows.
     pub fn restore(&mut self, subject: &Wanted, answer: Learned, until: Timestamp, memory: Memory, now: Timestamp) {
         let octets = octets(&answer, &memory);

@@ -380,7 +380,7 @@ mod tests {
         fn write(&mut self, deliveries: impl IntoIterator<Item = Delivery>) -> u64 {
             let mut pending = Pending::default();
             deliveries.into_iter().for_each(|delivery| pending.add(delivery));
-            self.0.write(&HashMap::new(), &[], &pending, &offers::Pending::default()).expect("written")
+            self.0.write(&HashMap::new(), &[], &pending, &offers::Pending::default(), &[]).expect("written")
         }
     }
 

@@ -59,6 +59,13 @@ pub(super) const CREATE: &str = "
     INSERT INTO chain_start VALUES (0, zeroblob(32));
 ";
 
+/// Findings that the journal has not taken. In a store of an earlier version every finding counts as reported.
+pub(super) const UNREPORTED: &str = "
+    CREATE TABLE unreported (
+        number INTEGER PRIMARY KEY                   -- of the finding
+    ) STRICT;
+";
+
 /// How a finding is on record.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct KeptAs {
@@ -66,6 +73,14 @@ pub struct KeptAs {
     pub incident: String,
     /// Findings of that incident, this one included.
     pub findings: u64,
+}
+
+/// A finding on record that the journal has not taken.
+pub(super) struct Unreported {
+    pub number: i64,
+    /// `None`: its document cannot be read.
+    pub finding: Option<Box<Finding>>,
+    pub kept: KeptAs,
 }
 
 /// What is held against the retention.
@@ -99,13 +114,13 @@ pub(super) fn peer_of(finding: &Finding) -> Option<(String, u16)> {
 
 impl Store {
     /// Puts findings on record, in order, as one transaction that is on the disk when this returns: evidence outlives also a
-    /// power failure.
+    /// power failure. With each comes whether the journal has still to take it. Returns each one's number, and how it is kept.
     pub(crate) fn keep_findings<'a>(
         &mut self,
-        findings: impl Iterator<Item = &'a Finding>,
+        findings: impl Iterator<Item = (&'a Finding, bool)>,
         window: Duration,
         now: Timestamp,
-    ) -> Result<Vec<KeptAs>, StoreError> {
+    ) -> Result<Vec<(i64, KeptAs)>, StoreError> {
         let (kept, held) = self.sqlite(|connection| {
             connection.pragma_update(None, "synchronous", "full")?;
             let written = (|| {
@@ -113,8 +128,18 @@ impl Store {
                 let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
                 let mut held = Held::default();
                 let mut kept = Vec::new();
-                for finding in findings {
-                    kept.push(keep(&transaction, finding, window, now, &mut held)?);
+                for (finding, unreported) in findings {
+                    let (number, as_what) = match on_record(&transaction, &finding.id)? {
+                        // A commit that failed may have come about all the same.
+                        Some(before) => before,
+                        None => keep(&transaction, finding, window, now, &mut held)?,
+                    };
+                    if unreported {
+                        transaction
+                            .prepare_cached("INSERT OR IGNORE INTO unreported VALUES (?1)")?
+                            .execute([number])?;
+                    }
+                    kept.push((number, as_what));
                 }
                 transaction.commit()?;
                 Ok((kept, held))
@@ -125,6 +150,30 @@ impl Store {
         self.held.findings += held.findings;
         self.held.octets += held.octets;
         Ok(kept)
+    }
+
+    /// The next findings after this number, up to `end`, that the journal has not taken, in order.
+    pub(super) fn unreported(&mut self, after: i64, end: i64, most: usize) -> Result<Vec<Unreported>, StoreError> {
+        self.sqlite(|connection| {
+            let mut query = connection.prepare_cached(
+                "SELECT finding.number, document, incident.id, findings
+                 FROM unreported JOIN finding USING (number) JOIN incident ON incident.number = finding.incident
+                 WHERE unreported.number > ?1 AND unreported.number <= ?2 ORDER BY unreported.number LIMIT ?3",
+            )?;
+            let rows = query.query_map(params![after, end, limit(most)], |row| {
+                Ok(Unreported {
+                    number: row.get(0)?,
+                    finding: serde_json::from_str(row.get_ref(1)?.as_str()?).ok(),
+                    kept: KeptAs { incident: row.get(2)?, findings: unsigned(row.get(3)?) },
+                })
+            })?;
+            rows.collect()
+        })
+    }
+
+    /// The highest number of a finding that the journal has not taken.
+    pub(super) fn last_unreported(&mut self) -> Result<Option<i64>, StoreError> {
+        self.sqlite(|connection| connection.query_row("SELECT max(number) FROM unreported", [], |row| row.get(0)))
     }
 
     /// Counts what is there.
@@ -167,6 +216,7 @@ impl Store {
             }
             if let Some((number, chain)) = last {
                 transaction.execute("DELETE FROM finding WHERE number <= ?1", [number])?;
+                transaction.execute("DELETE FROM unreported WHERE number <= ?1", [number])?;
                 transaction.execute("UPDATE chain_start SET number = ?1, chain = ?2", params![number, chain])?;
                 transaction.execute(
                     "DELETE FROM incident WHERE NOT EXISTS (SELECT 1 FROM finding WHERE incident = incident.number)",
@@ -188,7 +238,7 @@ fn keep(
     window: Duration,
     now: Timestamp,
     held: &mut Held,
-) -> rusqlite::Result<KeptAs> {
+) -> rusqlite::Result<(i64, KeptAs)> {
     // Serialisation of types whose keys are strings does not fail.
     let document = serde_json::to_string(finding).unwrap_or_default();
     let (peer, port) = peer_of(finding).unwrap_or_default();
@@ -259,7 +309,24 @@ fn keep(
     ])?;
     held.findings += 1;
     held.octets += (document.len() + exhibit.map_or(0, |exhibit| exhibit.len())) as u64;
-    Ok(kept)
+    Ok((number, kept))
+}
+
+/// The number of a finding that is on record already, and how it is kept.
+fn on_record(transaction: &Transaction<'_>, id: &str) -> rusqlite::Result<Option<(i64, KeptAs)>> {
+    transaction
+        .prepare_cached(
+            "SELECT finding.number, incident.id, findings FROM finding JOIN incident ON incident.number = incident
+             WHERE finding.id = ?1",
+        )?
+        .query_row([id], |row| Ok((row.get(0)?, KeptAs { incident: row.get(1)?, findings: unsigned(row.get(2)?) })))
+        .optional()
+}
+
+/// The journal has taken these.
+pub(super) fn mark_reported(transaction: &Transaction<'_>, numbers: &[i64]) -> rusqlite::Result<()> {
+    let mut delete = transaction.prepare_cached("DELETE FROM unreported WHERE number = ?1")?;
+    numbers.iter().try_for_each(|number| delete.execute([number]).map(drop))
 }
 
 /// Number and hash of the newest finding; of the newest that was removed, where there is none.

@@ -285,7 +285,7 @@ mod tests {
             let mut pending = Pending::default();
             pending.add(&session("198.51.100.7:40000"), AT);
             pending.add(&session("[::ffff:198.51.100.7]:40001"), AT);
-            assert_eq!(store.write(&HashMap::new(), &[], &none, &pending).expect("written"), 0);
+            assert_eq!(store.write(&HashMap::new(), &[], &none, &pending, &[]).expect("written"), 0);
         }
         let client = "198.51.100.7".parse().expect("an address");
         let found = store.offers(client, 25, day).expect("read");
@@ -299,11 +299,15 @@ mod tests {
             let address = std::net::Ipv6Addr::from(0x2001_0db8_u128 << 96 | u128::try_from(n).expect("positive"));
             pending.add(&session(&format!("[{address}]:40000")), AT);
         }
-        assert_eq!(store.write(&HashMap::new(), &[], &none, &pending).expect("written"), 1, "one was there before");
+        assert_eq!(
+            store.write(&HashMap::new(), &[], &none, &pending, &[]).expect("written"),
+            1,
+            "one was there before"
+        );
         let later = Timestamp::from_secs(AT.as_secs() + (RETENTION_DAYS + 1) * 86_400);
         let mut pending = Pending::default();
         pending.add(&session("198.51.100.8:40000"), later);
-        store.write(&HashMap::new(), &[], &none, &pending).expect("written");
+        store.write(&HashMap::new(), &[], &none, &pending, &[]).expect("written");
         assert!(store.offers(client, 25, day).expect("read").is_empty(), "old days go");
     }
 }

@@ -56,15 +56,14 @@ pub fn later(finding: &Finding, server: &str, seconds: i64) -> Finding {
 /// Puts findings on record, through the writer's thread.
 pub fn keep(path: &Path, retention: Retention, findings: &[Finding]) -> Vec<(String, u64)> {
     let told = Arc::new(Mutex::new(Vec::new()));
-    let sink = {
+    let on_record = {
         let told = told.clone();
-        Box::new(move |finding: &Finding, kept: Option<&smtpwatch::store::KeptAs>| {
-            let kept = kept.unwrap();
+        Box::new(move |finding: &Finding, kept: &smtpwatch::store::KeptAs| {
             assert!(!finding.id.is_empty());
             told.lock().unwrap().push((kept.incident.clone(), kept.findings));
         })
     };
-    let (writer, _) = Writer::start(path, Keeping { retention, sink, ..Keeping::default() }).unwrap();
+    let (writer, _) = Writer::start(path, Keeping { retention, on_record, ..Keeping::default() }).unwrap();
     let handle = writer.handle().unwrap().patient();
     for finding in findings {
         assert!(handle.finding(Box::new(finding.clone())).is_ok());

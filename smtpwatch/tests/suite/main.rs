@@ -12,6 +12,7 @@ mod operations;
 mod replay;
 mod schema;
 mod store;
+mod store_faults;
 mod tlsrpt;
 mod traffic;
 mod web;

@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use smtpwatch::output::metrics::Metrics;
 
 /// Every label that may exist, with the metrics' own; anything else would be a way for addresses or names to get in.
-const LABELS: [&str; 16] = [
+const LABELS: [&str; 17] = [
     "kind",
     "severity",
     "role",
@@ -19,6 +19,7 @@ const LABELS: [&str; 16] = [
     "reason",
     "cause",
     "output",
+    "state",
     "source",
     "le",
     "version",
@@ -96,6 +97,9 @@ fn every_label_set_is_exported_as_zero() {
         r#"smtpwatch_kernel_packets_total{direction="egress",outcome="muted"} 0"#,
         r#"smtpwatch_kernel_dropped_total{reason="ring_full"} 0"#,
         r#"smtpwatch_kernel_last_packet_timestamp_seconds{interface="eth0"} 0"#,
+        r#"smtpwatch_store_state{state="ok"} 1"#,
+        r#"smtpwatch_store_state{state="read_only"} 0"#,
+        r#"smtpwatch_store_recoveries_total{cause="missing"} 0"#,
         "smtpwatch_flows 0",
         r#"smtpwatch_flows_evicted_total{reason="capacity"} 0"#,
         "smtpwatch_verdict_latency_seconds_count 0",

@@ -11,7 +11,7 @@ use smtpwatch::store::{APPLICATION_ID, Keeping, SCHEMA, Store, StoreError, Write
 use smtpwatch_core::{
     Role, Timestamp,
     policy::{
-        history::{HistoryKey, HistoryPeer, HistoryRecord, Rate},
+        history::{History, HistoryKey, HistoryPeer, HistoryRecord, KnownName, Rate, Wear},
         profile::Profile,
     },
 };
@@ -27,14 +27,21 @@ fn key(peer: &str) -> HistoryKey {
 fn record(sessions: u64) -> HistoryRecord {
     HistoryRecord {
         sessions,
-        offered: Rate { yes: sessions - 1, no: 1, returns: 2, run: 3 },
-        used: Rate { yes: 4, no: 5, returns: 6, run: 7 },
+        offered: Rate { yes: sessions - 1, no: 1, returns: 2, run: 3, wear: WEAR },
+        used: Rate { yes: 4, no: 5, returns: 6, run: 7, wear: Wear { established: true, ..WEAR } },
         first_seen: Timestamp(1),
         last_seen: Timestamp(i64::try_from(sessions).unwrap()),
         last_offered: Timestamp(3),
         profile: Some(Box::new(Profile { keywords: vec!["STARTTLS".to_owned()], ttl: 64, ..Profile::default() })),
+        names: vec![KnownName {
+            name: "mx1.example.net".to_owned(),
+            first_seen: Timestamp(4000),
+            last_seen: Timestamp(5000),
+        }],
     }
 }
+
+const WEAR: Wear = Wear { established: false, counted: 1, at: Timestamp(4000), unlike: true };
 
 fn until(mut done: impl FnMut() -> bool) {
     let end = Instant::now() + Duration::from_secs(10);
@@ -172,7 +179,7 @@ fn forgetting_reaches_the_running_daemon() {
 }
 
 #[test]
-fn rows_beyond_the_bound_go_oldest_first() {
+fn rows_beyond_the_bound_go_the_least_known_first() {
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("smtpwatch.db");
     drop(Store::open(&path).unwrap());
@@ -181,14 +188,26 @@ fn rows_beyond_the_bound_go_oldest_first() {
         .execute(
             "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < ?1)
              INSERT INTO baseline
-             SELECT 'client', '192.0.2.1', 'name', 'mx' || i, 25, 1, 1, 0, 0, 0, 1, 0, 0, 0, i, i, i, NULL FROM n",
+             SELECT 'client', '192.0.2.1', 'name', 'mx' || i, 25, 1, 1, 0, 0, 0, 1, 0, 0, 0, i, i, i, NULL, NULL, NULL FROM n",
             [1003],
+        )
+        .unwrap();
+    // Known, and not seen for longer than all the others.
+    connection
+        .execute(
+            "INSERT INTO baseline VALUES ('client', '192.0.2.1', 'address', '198.51.100.25', 25, 50, 50, 0, 0, 0, 50, 0, 0, 0, 0, 0, 0,
+             NULL, NULL, NULL)",
+            [],
         )
         .unwrap();
     drop(connection);
     let (_writer, entries) = Writer::start(&path, Keeping { peers: 1000, ..Keeping::default() }).unwrap();
-    assert_eq!(entries.len(), 1000);
-    assert_eq!(entries.last().unwrap().1.last_seen, Timestamp(4), "the newest are kept");
+    assert_eq!(entries.len(), History::most(1000));
+    let [.., oldest, known] = &entries[..] else { panic!("{} rows", entries.len()) };
+    assert_eq!(known.0, HistoryKey { own: "192.0.2.1".parse().unwrap(), ..key("198.51.100.25") });
+    assert_eq!(oldest.1.last_seen, Timestamp(130), "the newest of those of which little is known are kept");
+    let left = Store::open_existing(&path).unwrap().entries().unwrap();
+    assert_eq!(left, entries, "in the file, too");
 }
 
 /// A disk that fails for a while costs nothing; the end does not wait for it.
@@ -230,10 +249,17 @@ fn an_older_store_is_brought_up_to_date() {
         for table in tables.iter().filter(|table| !["baseline", "request", "sqlite_sequence"].contains(&&***table)) {
             connection.execute_batch(&format!("DROP TABLE {table}")).unwrap();
         }
+        for column in ["wear", "names"] {
+            connection.execute_batch(&format!("ALTER TABLE baseline DROP COLUMN {column}")).unwrap();
+        }
         connection.pragma_update(None, "user_version", 1).unwrap();
         drop(connection);
         let mut store = open(&path).unwrap();
-        assert_eq!(store.entries().unwrap(), [(key("198.51.100.25"), record(7))]);
+        // Each return was counted then, and no names were known.
+        let mut before = HistoryRecord { names: Vec::new(), ..record(7) };
+        before.offered.wear = Wear { counted: 2, ..Wear::default() };
+        before.used.wear = Wear { counted: 6, ..Wear::default() };
+        assert_eq!(store.entries().unwrap(), [(key("198.51.100.25"), before)]);
         assert!(store.delivery_domains("2026-11-23".parse().unwrap()).unwrap().is_empty());
     }
 }

@@ -174,20 +174,18 @@ impl Session {
             }
             // The PROXY header of a load balancer comes before the dialogue and has no reply (THREATS FP-13).
             Command::Other if self.seen.greeting.is_none() && line.bytes.starts_with(b"PROXY ") => {
-                self.seen.proxied = true;
+                self.seen.proxy_header = true;
                 return;
             }
             Command::Other => {
                 // Words that a confused client, or a masked verb, left where nobody expects a secret.
                 let words = if verb.is_empty() { &line.bytes[..] } else { split_word(&line.bytes).1 };
                 self.keep_secret(Secret::unexpected(words));
-                // It speaks for another client than the one whose address is seen.
-                self.seen.proxied |= verb.as_str() == "XCLIENT";
                 if verb.as_str().len() >= 4 && verb.as_str().bytes().all(|c| c == b'X') {
                     let arrived = Rewritten { sent: String::new(), arrived: verb.as_str().to_owned() };
                     self.seen.rewritten.get_or_insert(Box::new(arrived));
                 }
-                Pending::Other
+                if verb.as_str() == "XCLIENT" { Pending::Xclient } else { Pending::Other }
             }
             Command::Turn => Pending::Turn,
             Command::Rset | Command::Quit => Pending::Other,
@@ -217,7 +215,7 @@ impl Session {
             self.client(&held, end.saturating_sub(input.len() as u64));
         } else if let Some(&[high, low]) = self.held.get(PROXY_SIGNATURE.len() + 2..) {
             self.held = SecretBuffer::default();
-            self.seen.proxied = true;
+            self.seen.proxy_header = true;
             match u16::from_be_bytes([high, low]) {
                 0 => self.phase = Phase::Commands,
                 length => self.phase = Phase::Chunk(u64::from(length)),

@@ -142,9 +142,16 @@ enum Pending {
     Auth,
     Data,
     EndOfData,
-    Bdat { last: bool },
-    UnofferedBdat { size: u64, last: bool },
+    Bdat {
+        last: bool,
+    },
+    UnofferedBdat {
+        size: u64,
+        last: bool,
+    },
     Turn,
+    /// XCLIENT (Postfix): the client asks to speak for another one.
+    Xclient,
     Other,
 }
 
@@ -162,6 +169,7 @@ impl Pending {
             | Self::EndOfData
             | Self::Bdat { .. }
             | Self::Turn
+            | Self::Xclient
             | Self::Other => Phase::Commands,
         }
     }

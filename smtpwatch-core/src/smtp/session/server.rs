@@ -60,7 +60,8 @@ impl Session {
         if self.quotes_unknown || self.unseen_commands || waits == Some((Pending::Other, "")) {
             return Shown::code_alone(line);
         }
-        Shown::reply(line, self.secrets.iter(), matches!(waits, Some((Pending::Other, _))))
+        let unknown = matches!(waits, Some((Pending::Other | Pending::Xclient, _)));
+        Shown::reply(line, self.secrets.iter(), unknown)
     }
 
     fn reply(&mut self, reply: &Reply) {
@@ -136,7 +137,9 @@ impl Session {
             Pending::EndOfData | Pending::Bdat { last: true } if reply.is_positive() => self.accepted(),
             // From here on the server sends commands, and the client replies (THREATS FP-13).
             Pending::Turn if reply.is_positive() => self.doubt(Doubt::Ambiguous),
-            Pending::EndOfData | Pending::Bdat { .. } | Pending::Turn | Pending::Other => {}
+            // Only a client that the server trusts may speak for another one; what any client asks for is nothing.
+            Pending::Xclient if reply.is_positive() => self.seen.xclient_granted = true,
+            Pending::EndOfData | Pending::Bdat { .. } | Pending::Turn | Pending::Xclient | Pending::Other => {}
         }
     }
 

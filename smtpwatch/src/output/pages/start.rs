@@ -71,6 +71,10 @@ fn watch(status: &Status) -> Markup {
                 p { strong { "Wanted, and missing" } }
                 ul { @for line in &status.missing { li { (said(line)) } } }
             }
+            @if !status.degraded.is_empty() {
+                p { strong { "Degraded" } }
+                ul { @for line in &status.degraded { li { (said(line)) } } }
+            }
         }
     }
 }

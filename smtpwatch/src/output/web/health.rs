@@ -17,7 +17,17 @@ const HEARTBEAT_LIMIT: Duration = Duration::from_secs(10);
 pub struct Health {
     heartbeat: Mutex<Option<Instant>>,
     state: Mutex<Watch>,
+    store: Mutex<StoreHealth>,
     stopping: AtomicBool,
+}
+
+/// How the store is doing, in words.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct StoreHealth {
+    /// Why it cannot be relied on; `None`: it can.
+    pub trouble: Option<String>,
+    /// The newest time that it was lost and made again.
+    pub recovered: Option<String>,
 }
 
 /// What is attached, and why something is not.
@@ -50,6 +60,11 @@ impl Health {
         *lock(&self.state) = watch;
     }
 
+    /// How the store is doing.
+    pub fn set_store(&self, store: StoreHealth) {
+        *lock(&self.store) = store;
+    }
+
     /// The end has begun: not ready any more.
     pub fn stopping(&self) {
         self.stopping.store(true, Ordering::Relaxed);
@@ -72,9 +87,25 @@ impl Health {
         lock(&self.state).clone()
     }
 
-    /// Why nothing is watched; empty: something is.
+    /// What does not work as it should, or was lost, while the daemon watches; empty: nothing.
+    #[must_use]
+    pub fn degraded(&self) -> Vec<String> {
+        let StoreHealth { trouble, recovered } = lock(&self.store).clone();
+        trouble.into_iter().chain(recovered).map(|line| format!("store: {line}")).collect()
+    }
+
+    /// Why the daemon does not do all that it should; empty: it does. A store that is not written is among it: to start the
+    /// daemon again does not mend that, so it is not a matter of [`Self::unhealthy`].
     #[must_use]
     pub fn unready(&self) -> Vec<String> {
+        let mut reasons = self.not_watching();
+        reasons.extend(lock(&self.store).trouble.iter().map(|line| format!("store: {line}")));
+        reasons
+    }
+
+    /// Why nothing is watched; empty: something is.
+    #[must_use]
+    pub fn not_watching(&self) -> Vec<String> {
         let mut reasons = self.unhealthy();
         if lock(&self.heartbeat).is_none() {
             reasons.push("the pipeline has not started".to_owned());
@@ -108,6 +139,14 @@ mod tests {
         health.beat();
         health.set(Watch { attached: vec!["eth0".to_owned()], missing: vec!["eth1".to_owned()] });
         assert_eq!(health.unready(), Vec::<String>::new());
+        health.set_store(StoreHealth { trouble: Some("full".to_owned()), recovered: None });
+        assert_eq!(
+            (health.unready(), health.degraded()),
+            (vec!["store: full".to_owned()], vec!["store: full".to_owned()])
+        );
+        assert_eq!((health.unhealthy(), health.not_watching()), (Vec::new(), Vec::new()), "a restart would not help");
+        health.set_store(StoreHealth { trouble: None, recovered: Some("made again".to_owned()) });
+        assert_eq!((health.unready(), health.degraded()), (Vec::new(), vec!["store: made again".to_owned()]));
         health.stopping();
         assert_eq!(health.unready(), ["stopping"]);
     }

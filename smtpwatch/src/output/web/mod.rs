@@ -21,6 +21,6 @@ mod users;
 pub use self::{
     address::{DEFAULT_LISTEN, ListenAddress},
     config::{ConfigFile, WebConfigError},
-    health::{Health, Watch},
+    health::{Health, StoreHealth, Watch},
     serve::serve,
 };

@@ -58,8 +58,11 @@ impl Site {
     pub(super) fn routes(&self, config: WebConfig) -> Router {
         let open = Router::new()
             .route(METRICS, get(show_metrics))
-            .route(HEALTHY, get(|State(site): State<Pages>| async move { verdict(site.health.unhealthy()) }))
-            .route(READY, get(|State(site): State<Pages>| async move { verdict(site.health.unready()) }))
+            .route(
+                HEALTHY,
+                get(|State(site): State<Pages>| async move { verdict(site.health.unhealthy(), &site.health) }),
+            )
+            .route(READY, get(|State(site): State<Pages>| async move { verdict(site.health.unready(), &site.health) }))
             .route_layer(from_fn_with_state(self.scrapers.clone(), note_scraper))
             .with_state(Pages { metrics: self.metrics.clone(), health: self.health.clone() });
         let mut routes = match access(self.loopback, &config) {
@@ -140,8 +143,11 @@ async fn show_metrics(State(pages): State<Pages>) -> Response {
     ([(header::CONTENT_TYPE, prometheus::TEXT_FORMAT)], pages.metrics.render()).into_response()
 }
 
-/// 200 and `[]`, or 503 and the reasons as a JSON list.
-fn verdict(reasons: Vec<String>) -> Response {
-    let status = if reasons.is_empty() { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
-    (status, axum::Json(reasons)).into_response()
+/// 503 and the reasons as a JSON list; or 200 and a list of what is degraded, mostly `[]`.
+fn verdict(reasons: Vec<String>, health: &Health) -> Response {
+    if reasons.is_empty() {
+        (StatusCode::OK, axum::Json(health.degraded())).into_response()
+    } else {
+        (StatusCode::SERVICE_UNAVAILABLE, axum::Json(reasons)).into_response()
+    }
 }

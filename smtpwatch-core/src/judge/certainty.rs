@@ -1,0 +1,64 @@
+//! A claim from history is as loud as it is certain. The rate says that the peer did otherwise; this says how sure it is that the
+//! peer is the same, and that it always did so (THREATS FP-1, FP-13, FP-21).
+
+use super::{Case, Claim};
+use crate::{
+    Role,
+    finding::{Kind, Outcome, Severity},
+    policy::history::HistoryRecord,
+};
+
+/// The loudest that a claim may be of a peer whose history is short and has been interrupted.
+const WAVERING: Severity = Severity::Medium;
+/// The loudest that a claim may be of a client that calls itself otherwise, at an address of long-standing use of TLS.
+const ANOTHER_OF_ESTABLISHED: Severity = Severity::Medium;
+/// The same at an address with a short history.
+const ANOTHER: Severity = Severity::Low;
+
+/// Lowers the severity of a claim that rests on history alone, as far as that is uncertain.
+pub(super) fn weigh(case: Case<'_>, claim: &mut Claim) {
+    // A credential is lost to any peer.
+    if claim.expected.source != "history" || claim.outcome >= Outcome::Credential {
+        return;
+    }
+    let about_use = case.role == Role::Server || matches!(claim.kind, Kind::StarttlsUnused | Kind::DowngradeRetry);
+    let record = if about_use { case.expectation.uses } else { case.expectation.offers.map(|(_, record)| record) };
+    let Some(record) = record else { return };
+    let rate = if about_use { record.used } else { record.offered };
+    if rate.is_wavering() {
+        claim.severity = claim.severity.min(WAVERING);
+        claim.proof.push(format!(
+            "history of this peer is short and was interrupted {} times: a farm whose members differ looks like this (FP-1)",
+            rate.returns
+        ));
+    }
+    if case.role == Role::Server
+        && let Some(names) = names_of_others(case, record)
+    {
+        let most = if rate.wear.established { ANOTHER_OF_ESTABLISHED } else { ANOTHER };
+        claim.severity = claim.severity.min(most);
+        let name = case.session.client_name.as_deref().unwrap_or_default();
+        claim.proof.push(format!(
+            "the client calls itself {name:?}; TLS from this address was used by {names}: another client behind the same address, or a \
+             name that was rewritten (FP-21)"
+        ));
+    }
+    if case.session.proxy_header && case.role == Role::Server {
+        let address = case.peer;
+        claim.proof.push(format!(
+            "a PROXY header came from {address}, which is not in trusted_proxies: the client is taken for that address (FP-13)"
+        ));
+    }
+}
+
+/// The names of the clients at this address that used TLS, where this one is none of them.
+fn names_of_others(case: Case<'_>, record: &HistoryRecord) -> Option<String> {
+    let name = case.session.client_name.as_deref().unwrap_or_default();
+    let mut known: Vec<_> = record.names.iter().map(|known| &*known.name).collect();
+    if known.is_empty() {
+        // A row of a version that remembered one name.
+        known.extend(record.profile.as_deref().map(|profile| &*profile.client).filter(|name| !name.is_empty()));
+    }
+    let same = |known: &&str| known.eq_ignore_ascii_case(name.trim_end_matches('.'));
+    (!known.is_empty() && !known.iter().any(same)).then(|| known.join(", "))
+}

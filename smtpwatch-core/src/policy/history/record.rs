@@ -1,0 +1,190 @@
+//! One row of history: of whom it speaks, and what was seen.
+
+use std::{net::IpAddr, time::Duration};
+
+use serde::{Deserialize, Serialize};
+
+use super::{
+    Strength,
+    rate::{Rate, Sighting},
+};
+use crate::{Role, Timestamp, policy::profile::Profile};
+
+/// Names remembered of an address. A server has two or three. Those that were there first stay: an attacker who rewrites a greeting can
+/// write any number of names.
+const NAMES: usize = 6;
+/// A name that was not seen for this time is forgotten: addresses get other tenants.
+const NAME_KEPT: Duration = Duration::from_secs(30 * 24 * 3600);
+/// A name is the peer's own when it was given over this time, or from the start: the path can write another one into some sessions
+/// before it uses it.
+const NAME_OWN: Duration = Duration::from_secs(7 * 24 * 3600);
+/// Longest name that is remembered, in bytes (RFC 1035 §2.3.4).
+const NAME_BYTES: usize = 253;
+
+/// What one session says about a peer.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct SessionNote {
+    /// When it was judged.
+    pub at: Timestamp,
+    /// The last EHLO reply in clear offered STARTTLS.
+    pub offered: bool,
+    /// TLS began.
+    pub used: bool,
+    /// What the peer looked like, of a session under TLS: what a later session in clear is compared with.
+    pub profile: Option<Profile>,
+    /// What the peer called itself; nothing of a session that may be an attack.
+    pub names: Vec<String>,
+    /// As far as could be seen, this is the host that is known: not another member of a farm, nor another client behind the same
+    /// address.
+    pub alike: bool,
+}
+
+/// Of whom a record speaks. The own address is part of it, because a server may offer differently to each client (FP-3).
+#[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Debug, Serialize, Deserialize)]
+pub struct HistoryKey {
+    /// Which end this host is.
+    pub role: Role,
+    /// This host's address.
+    pub own: IpAddr,
+    /// The peer: one address, or every server that calls itself by a name.
+    pub peer: HistoryPeer,
+    /// The server's port.
+    pub port: u16,
+}
+
+/// The two ways to know a peer again.
+#[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum HistoryPeer {
+    /// By address.
+    Address(IpAddr),
+    /// By the name in greeting or EHLO reply, in lower case.
+    Name(String),
+}
+
+/// A name that a peer gave itself: a server in a session that was as ever, a client under TLS.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+pub struct KnownName {
+    /// In lower case.
+    pub name: String,
+    /// First session with this name.
+    pub first_seen: Timestamp,
+    /// Newest session with this name.
+    pub last_seen: Timestamp,
+}
+
+impl KnownName {
+    /// Whether it is this name, in any case, with or without the final dot.
+    #[must_use]
+    pub fn is(&self, name: &str) -> bool {
+        self.name.eq_ignore_ascii_case(name.trim_end_matches('.'))
+    }
+}
+
+/// What was seen of a peer.
+#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+pub struct HistoryRecord {
+    /// Sessions whose EHLO reply in clear was seen whole.
+    pub sessions: u64,
+    /// In how many the server offered STARTTLS.
+    pub offered: Rate,
+    /// In how many of those that offered it TLS began.
+    pub used: Rate,
+    /// First session.
+    pub first_seen: Timestamp,
+    /// Newest session.
+    pub last_seen: Timestamp,
+    /// Newest session that offered STARTTLS.
+    pub last_offered: Timestamp,
+    /// What the peer looked like when TLS last began.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub profile: Option<Box<Profile>>,
+    /// Names that the peer of this address gave itself, bounded. Empty where the peer is known by a name.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub names: Vec<KnownName>,
+}
+
+impl HistoryRecord {
+    /// The offers in words: `offered in 412 of 412 sessions since 2026-10-02`.
+    #[must_use]
+    pub fn offers(&self) -> String {
+        format!(
+            "offered in {} of {} sessions since {}",
+            self.offered.yes,
+            self.offered.sessions(),
+            self.first_seen.date()
+        )
+    }
+
+    /// The use in words: `used in 412 of 412 sessions since 2026-10-02`.
+    #[must_use]
+    pub fn uses(&self) -> String {
+        format!("used in {} of {} sessions since {}", self.used.yes, self.used.sessions(), self.first_seen.date())
+    }
+
+    /// The answers to EHLO in words: `EHLO was answered in 412 sessions since 2026-10-02`.
+    #[must_use]
+    pub fn answers(&self) -> String {
+        format!("EHLO was answered in {} sessions since {}", self.sessions, self.first_seen.date())
+    }
+
+    /// Whether the peer of this address has called itself so.
+    #[must_use]
+    pub fn is_named(&self, name: &str) -> bool {
+        self.names.iter().any(|known| known.is(name))
+    }
+
+    /// The names that are the peer's own: given from the start, or over a week.
+    pub fn own_names(&self) -> impl Iterator<Item = &KnownName> {
+        let start = self.names.iter().map(|known| known.first_seen).min().unwrap_or_default();
+        let own =
+            move |known: &&KnownName| known.first_seen == start || known.last_seen.since(known.first_seen) >= NAME_OWN;
+        self.names.iter().filter(own)
+    }
+
+    /// Whether a session at `at` that offers STARTTLS makes the rate of offers too weak to accuse: the peer has come and gone too
+    /// often, and history takes it for a farm whose members differ.
+    #[must_use]
+    pub fn loses_strength(&self, at: Timestamp, strength: Strength) -> bool {
+        let mut after = self.offered;
+        after.note(true, strength, self.sighting(at, true));
+        self.offered.is_strong(strength) && !after.is_strong(strength)
+    }
+
+    fn sighting(&self, at: Timestamp, alike: bool) -> Sighting {
+        Sighting { at, age: at.since(self.first_seen), alike }
+    }
+
+    pub(super) fn note(&mut self, session: SessionNote, strength: Strength) {
+        let sighting = self.sighting(session.at, session.alike);
+        self.sessions += 1;
+        self.last_seen = self.last_seen.max(session.at);
+        self.offered.note(session.offered, strength, sighting);
+        if session.offered {
+            self.last_offered = self.last_offered.max(session.at);
+            self.used.note(session.used, strength, sighting);
+        }
+        if let Some(profile) = session.profile {
+            let profile = match self.profile.take() {
+                Some(before) => profile.after(&before),
+                None => profile,
+            };
+            self.profile = Some(Box::new(profile));
+        }
+        // Not in sessions that may be an attack: a strip that lasts would make the name forgotten.
+        if session.names.is_empty() {
+            return;
+        }
+        self.names.retain(|known| session.at.since(known.last_seen) <= NAME_KEPT);
+        for name in session.names {
+            let name = name.trim_end_matches('.').to_ascii_lowercase();
+            if let Some(known) = self.names.iter_mut().find(|known| known.name == name) {
+                known.last_seen = known.last_seen.max(session.at);
+            } else if self.names.len() < NAMES && (1..=NAME_BYTES).contains(&name.len()) {
+                self.names.push(KnownName { name, first_seen: session.at, last_seen: session.at });
+            }
+        }
+    }
+}

@@ -1,0 +1,265 @@
+//! What the writer does when the store's files are gone, are not its own, or cannot be written.
+//!
+//! A store that was unlinked or replaced is still whole in the open connection: it is copied to its path. Of one that is
+//! damaged, a fresh one is made, and the history that the pipeline holds is written to it. What stands in the way is set aside.
+
+use std::{
+    path::{Path, PathBuf},
+    sync::atomic::Ordering,
+    time::{Duration, Instant},
+};
+
+use super::{BATCH_TIME, Worker};
+use crate::{
+    clock::now,
+    store::{
+        Store, StoreError,
+        condition::{Condition, Status},
+        damage::{self, SIDE_FILES},
+        lock, lock_path, make_directory,
+        watch::{Fault, FileId, Watch},
+        with_suffix,
+    },
+};
+
+/// The longest time between two tries to write.
+const SLOWEST: Duration = Duration::from_secs(4);
+/// After a store was made again, the next one is made at the earliest after this; twice as long each time that it is soon lost
+/// again. What is set aside each time takes room on the disk.
+const PACE: Duration = Duration::from_secs(5);
+const SLOWEST_PACE: Duration = Duration::from_secs(600);
+/// What the store that is being made is called.
+const FRESH: &str = ".fresh";
+
+/// What is wrong, and when it is tried again.
+#[derive(Default)]
+pub(super) struct Faults {
+    /// Of the files.
+    files: Option<Fault>,
+    /// Of the newest try to write.
+    writes: Option<Fault>,
+    write: Retry,
+    recover: Retry,
+    recovered: Option<(Instant, Duration)>,
+    /// Why it could not be made again.
+    unrecovered: Option<String>,
+    /// Rows of history were given up that the pipeline has.
+    lacks_history: bool,
+}
+
+/// Tries that fail are made ever more seldom.
+#[derive(Default)]
+struct Retry {
+    at: Option<Instant>,
+    wait: Duration,
+}
+
+impl Retry {
+    fn is_due(&self) -> bool {
+        self.at.is_none_or(|at| at <= Instant::now())
+    }
+
+    fn failed(&mut self) {
+        self.wait = (self.wait * 2).clamp(BATCH_TIME, SLOWEST);
+        self.at = Some(Instant::now() + self.wait);
+    }
+}
+
+impl Faults {
+    /// Whether the newest try to write failed.
+    pub(super) const fn are_writes_failing(&self) -> bool {
+        self.writes.is_some()
+    }
+
+    /// Whether it is time to write, or to try.
+    pub(super) fn may_write(&self) -> bool {
+        self.write.is_due()
+    }
+
+    /// It was written.
+    pub(super) fn written(&mut self) {
+        self.writes = None;
+        self.write = Retry::default();
+    }
+
+    /// The end has come: there is no later.
+    pub(super) fn try_at_once(&mut self) {
+        self.write.at = None;
+        self.recover.at = None;
+        self.recovered = None;
+    }
+
+    pub(super) const fn lacks_history(&mut self) {
+        self.lacks_history = true;
+    }
+
+    pub(super) const fn take_lack_of_history(&mut self) -> bool {
+        std::mem::replace(&mut self.lacks_history, false)
+    }
+
+    fn worst(&self) -> Option<&Fault> {
+        self.files.as_ref().or(self.writes.as_ref())
+    }
+}
+
+impl Worker {
+    /// Counts a failure of the store; the next try comes later.
+    pub(super) fn fail(&mut self, error: &StoreError) {
+        self.counts.failures.fetch_add(1, Ordering::Relaxed);
+        let condition = Condition::of(error, self.directory());
+        self.faults.writes = Some(Fault { condition, cause: error.to_string() });
+        self.faults.write.failed();
+    }
+
+    /// Looks at the files, and makes the store again where it has to be.
+    pub(super) fn examine(&mut self) {
+        let store = &mut self.store;
+        let mut found = self.watch.examine(|| store.checkpoint());
+        if found.is_none() {
+            // SQLite has met what the look at the header does not show.
+            found = self.faults.writes.clone().filter(|fault| fault.condition == Condition::Damaged);
+        }
+        if found.as_ref().map(|fault| fault.condition) != self.faults.files.as_ref().map(|fault| fault.condition) {
+            self.faults.unrecovered = None;
+        }
+        self.faults.files = found;
+        let Some(fault) = self.faults.files.clone() else { return };
+        // Said before the attempt: it may take long.
+        self.show();
+        let lost = Condition::LOSSES.iter().position(|loss| *loss == fault.condition);
+        let before = self.faults.recovered.map(|(at, pace)| (at.elapsed(), pace));
+        let paced = before.is_some_and(|(ago, pace)| ago < pace);
+        let Some(which) = lost.filter(|_| !paced && self.faults.recover.is_due()) else { return };
+        // A copy that is damaged soon shows that the damage was copied.
+        let soon = before.filter(|(ago, pace)| *ago < *pace * 4);
+        let may_copy = fault.condition != Condition::Damaged || soon.is_none();
+        match self.recover(&fault, may_copy) {
+            Ok(said) => {
+                let pace = soon.map_or(PACE, |(_, pace)| (pace * 2).min(SLOWEST_PACE));
+                let lacks_history = std::mem::take(&mut self.faults).lacks_history;
+                self.faults = Faults { recovered: Some((Instant::now(), pace)), lacks_history, ..Faults::default() };
+                let mut status = self.counts.status();
+                status.recoveries[which] += 1;
+                status.recovered = said;
+            }
+            Err(error) => {
+                self.counts.failures.fetch_add(1, Ordering::Relaxed);
+                self.faults.unrecovered = Some(error.to_string());
+                self.faults.recover.failed();
+            }
+        }
+    }
+
+    /// Shows the condition of the store, and logs it when it has changed.
+    pub(super) fn show(&mut self) {
+        let condition = self.faults.worst().map_or(Condition::Ok, |fault| fault.condition);
+        let mut cause = self.faults.worst().map_or(String::new(), |fault| fault.cause.clone());
+        if let Some(why) = &self.faults.unrecovered {
+            cause = format!("{cause}; it cannot be made again: {why}");
+        }
+        let mut status = self.counts.status();
+        let next = Status { condition, cause, ..status.clone() };
+        let before = std::mem::replace(&mut *status, next);
+        // The two in one line are known only after the first attempt to make it again.
+        let changed = before.condition != condition || before.cause.is_empty() != status.cause.is_empty();
+        let stuck = self.faults.unrecovered.is_some() && !before.cause.contains("it cannot be made again");
+        match condition {
+            Condition::Ok if changed => tracing::info!("the store is written again"),
+            Condition::Ok => {}
+            _ if changed || stuck => tracing::error!(
+                condition = condition.as_str(),
+                cause = status.cause,
+                remedy = condition.remedy(),
+                "the store cannot be relied on: findings go to the journal at once, and history waits in memory"
+            ),
+            _ => {}
+        }
+    }
+
+    fn directory(&self) -> &Path {
+        match self.path.parent() {
+            Some(parent) if !parent.as_os_str().is_empty() => parent,
+            _ => Path::new("."),
+        }
+    }
+
+    /// Makes the store again at its path. Returns what to say of it.
+    fn recover(&mut self, fault: &Fault, may_copy: bool) -> Result<String, StoreError> {
+        make_directory(self.directory()).map_err(|source| StoreError::Create { path: self.path.clone(), source })?;
+        // A directory that was made anew has no lock: another daemon may have taken the place.
+        let locked = self.lock.metadata().ok().map(|lock| FileId::of(&lock));
+        let lock = match FileId::at(&lock_path(&self.path)).ok() {
+            Some(found) if Some(found) == locked => None,
+            _ => Some(lock(&self.path)?),
+        };
+        let fresh = with_suffix(&self.path, FRESH);
+        let copied = self.make(&fresh, may_copy)?;
+        let aside = self.clear_the_way(fault.condition)?;
+        std::fs::rename(&fresh, &self.path).map_err(|source| StoreError::Create { path: self.path.clone(), source })?;
+        let mut store = Store::open(&self.path)?;
+        store.count_held()?;
+        self.watch =
+            Watch::start(&self.path).map_err(|source| StoreError::Create { path: self.path.clone(), source })?;
+        self.store = store;
+        if let Some(lock) = lock {
+            self.lock = lock;
+        }
+        if !copied {
+            self.reports.renumber();
+            self.counts.history_wanted.store(true, Ordering::Relaxed);
+        }
+        let content = if copied {
+            "everything in it was copied from the open file"
+        } else {
+            "history in memory is written to it; findings and TLS report counts from before are not in it"
+        };
+        let kept = if aside.is_empty() {
+            String::new()
+        } else {
+            let names: Vec<_> = aside.iter().map(|path| path.display().to_string()).collect();
+            format!("; what was there is kept as {}", names.join(", "))
+        };
+        let said = format!("{} (at {}): a store was made again, {content}{kept}", fault.cause, now());
+        tracing::error!(condition = fault.condition.as_str(), "{said}");
+        Ok(said)
+    }
+
+    /// Makes a store of this name: a copy of the open one, or, where that cannot be had, a blank one. True: a copy.
+    fn make(&mut self, fresh: &Path, may_copy: bool) -> Result<bool, StoreError> {
+        remove(fresh)?;
+        if may_copy {
+            // Opened to look through its pages: what is copied from a damaged file may be damaged too.
+            let copied = self.store.copy_to(fresh).and_then(|()| Store::open(fresh).map(drop));
+            let Err(error) = copied else { return Ok(true) };
+            tracing::warn!("the store cannot be copied from the open file: {error}");
+            remove(fresh)?;
+        }
+        Store::open(fresh).map(|_| false)
+    }
+
+    /// Sets aside what is at the store's path and beside it. A log of ours does not belong to a file that is not ours.
+    fn clear_the_way(&self, condition: Condition) -> Result<Vec<PathBuf>, StoreError> {
+        let (path, watch) = (&self.path, &self.watch);
+        let is_theirs = path.symlink_metadata().is_ok() && !watch.is_ours(path);
+        let (at, mut aside) = (now(), Vec::new());
+        aside.extend(damage::set_aside(path, condition.as_str(), at, |side| !is_theirs || !watch.is_ours(side))?);
+        if is_theirs {
+            aside.extend(damage::set_aside(path, Condition::Missing.as_str(), at, |_| true)?);
+        }
+        Ok(aside)
+    }
+}
+
+/// Removes an unfinished store.
+fn remove(fresh: &Path) -> Result<(), StoreError> {
+    for suffix in std::iter::once("").chain(SIDE_FILES) {
+        let path = with_suffix(fresh, suffix);
+        match std::fs::remove_file(&path) {
+            Err(source) if source.kind() != std::io::ErrorKind::NotFound => {
+                return Err(StoreError::Create { path, source });
+            }
+            _ => {}
+        }
+    }
+    Ok(())
+}
