@@ -66,7 +66,7 @@ fn history_under_a_flood() {
     scenario("history_under_a_flood", || {
         let ground = bench::Ground::create()?;
         for family in Family::ALL {
-            let mut bench = Bench::start(&ground, "tcx", family, "[limits]\npeers = 100\n")?;
+            let mut bench = Bench::start(&ground, "tcx", family, "[limits]\npeers = 1000\n")?;
             let _servers = bench.servers()?;
             classics::history_flood(&mut bench);
             bench.verdict()?;

@@ -115,12 +115,12 @@ impl<'g> Bench<'g> {
         }
     }
 
-    /// An address of the network that all of its callers share: a /24 or a /64.
+    /// An address of the network that all of its callers share: a /16 or a /64.
     pub fn neighbour(&mut self) -> IpAddr {
         self.peers += 1;
-        let [_, d] = self.peers.to_be_bytes();
+        let [c, d] = self.peers.to_be_bytes();
         match self.family {
-            Family::V4 => Ipv4Addr::new(198, 19, 255, d).into(),
+            Family::V4 => Ipv4Addr::new(198, 19, c, d).into(),
             Family::V6 => Ipv6Addr::new(0x2001, 0xdb8, HISTORY_V6, 0xffff, 0, 0, 0, self.peers).into(),
         }
     }

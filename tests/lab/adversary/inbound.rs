@@ -163,7 +163,7 @@ pub fn watched_ports(bench: &mut Bench<'_>) {
             endpoint.inject(&Frame { flaw: Flaw::OtherStation, ..endpoint.frame(syn.clone()) })?;
             endpoint.inject(&endpoint.frame(syn))?;
         }
-        for (from, to) in [(25, 587), (587, 25)] {
+        for (from, to) in [(25, 587), (587, 25), (25, 25)] {
             let client = SocketAddr::new(bench.peer_without_rule(), from);
             auth_from(bench, client, to, &mut idle)?;
         }
