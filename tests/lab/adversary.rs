@@ -47,6 +47,7 @@ fn run(hook: &'static str, family: Family) -> anyhow::Result<()> {
     let mut bench = Bench::start(&ground, hook, family, "")?;
     let _servers = bench.servers()?;
     outbound::controls(&mut bench);
+    outbound::counted(&mut bench);
     outbound::decoys(&mut bench);
     outbound::forged_sessions(&mut bench);
     inbound::controls(&mut bench);

@@ -222,10 +222,10 @@ impl<'g> Bench<'g> {
         })
     }
 
-    /// Waits until more frames are counted as forged than there were `before`: the daemon looks twice a second.
-    pub fn forged_more_than(&self, before: f64) -> Result<()> {
-        let more = || Ok((self.forged()? > before).then_some(()));
-        eventually(PATIENCE, "a frame that is counted as forged", more)
+    /// Waits until so many frames are counted as forged: the daemon looks twice a second.
+    pub fn forged_reach(&self, count: f64) -> Result<()> {
+        let reached = || Ok((self.forged()? >= count).then_some(()));
+        eventually(PATIENCE, &format!("{count} frames that are counted as forged"), reached)
     }
 
     /// Waits until the kernel's counters stand still, and gives them as [`Self::packets`] does.
