@@ -258,6 +258,22 @@ impl Assembler {
         self.retained = SecretQueue::default();
     }
 
+    /// Gives up what is held from `offset` on: the stream ends there.
+    pub fn cut(&mut self, offset: u64) {
+        while let Some(chunk) = self.chunks.back_mut()
+            && chunk.end() > offset
+        {
+            if chunk.start() >= offset {
+                self.held -= chunk.held().len();
+                self.chunks.pop_back();
+            } else {
+                let beyond = clamp(chunk.end() - offset, chunk.bytes.len());
+                self.held -= beyond;
+                chunk.bytes.truncate(chunk.bytes.len() - beyond);
+            }
+        }
+    }
+
     /// Gives the piece that is farthest ahead up, for want of room.
     pub fn drop_last(&mut self) {
         if let Some(chunk) = self.chunks.pop_back() {

@@ -341,7 +341,7 @@ impl Connection {
     /// One side has sent a FIN, acknowledged or not.
     #[must_use]
     pub fn is_closing(&self) -> bool {
-        self.client.has_fin() || self.server.has_fin()
+        self.client.claims_fin() || self.server.claims_fin()
     }
 
     /// When the latest segment was seen.
@@ -548,7 +548,9 @@ impl Connection {
         if goes_on {
             self.closed = None;
         }
-        let both = self.client.has_fin() && self.server.has_fin();
+        // Of a settled connection the gate leaves acknowledgments out.
+        let has_fin = |stream: &Stream| stream.has_fin() || self.settled && stream.claims_fin();
+        let both = has_fin(&self.client) && has_fin(&self.server);
         if both && (self.client.is_fin_acked() || self.server.is_fin_acked()) && self.closed.is_none() {
             self.closed = Some(CloseCause::Finished);
         }

@@ -11,6 +11,8 @@ use super::{
 
 /// The largest window there is (RFC 7323 §2.3): no honest segment is farther from what the peer acknowledged.
 const WINDOW: u64 = 1 << 30;
+/// FINs of one side that wait for this host's acknowledgment: the oldest makes room.
+const FIN_CLAIMS: usize = 4;
 
 /// How much of what is held may go.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
@@ -67,6 +69,8 @@ pub(super) struct Stream {
     latest: u64,
     /// The peer was heard to acknowledge.
     acknowledged: bool,
+    /// Where the receiver is this host: offsets of FINs that it has not acknowledged, the newest [`FIN_CLAIMS`].
+    fin_claims: Vec<u64>,
     /// Offset of the FIN, and whether it was told.
     fin: Option<u64>,
     finished: bool,
@@ -97,6 +101,11 @@ impl Stream {
     /// A FIN stands, acknowledged or not.
     pub const fn has_fin(&self) -> bool {
         self.fin.is_some()
+    }
+
+    /// A FIN was seen, which may be a decoy.
+    pub const fn claims_fin(&self) -> bool {
+        self.fin.is_some() || !self.fin_claims.is_empty()
     }
 
     /// The peer acknowledged the FIN.
@@ -154,6 +163,9 @@ impl Stream {
         self.acknowledged = true;
         self.latest = offset;
         self.pieces.acknowledged(offset);
+        if self.strict {
+            self.confirm_fin(offset);
+        }
         self.confirm();
         self.fin.map_or(offset, |fin| offset.min(fin))
     }
@@ -186,7 +198,7 @@ impl Stream {
             self.gone = self.gone.max(u64::try_from(start + i64::from(left_out)).unwrap_or(0));
             self.highest = self.highest.max(end);
             self.confirm();
-            if segment.length > 0 && self.fin.is_some_and(|fin| end > fin) {
+            if segment.length > 0 && !self.strict && self.fin.is_some_and(|fin| end > fin) {
                 // No stack sends beyond its FIN: that one was a decoy.
                 (self.fin, self.finished) = (None, false);
             }
@@ -287,7 +299,29 @@ impl Stream {
         self.untold_start = true;
     }
 
+    /// The receiver is this host, and has acknowledged up to `offset`: a FIN just before that was taken in.
+    fn confirm_fin(&mut self, offset: u64) {
+        self.fin_claims.retain(|&claim| claim + 1 >= offset);
+        let Some(before) = offset.checked_sub(1).filter(|before| self.fin_claims.contains(before)) else { return };
+        // Of a longer copy in its place the host would have acknowledged more.
+        if self.fin.is_none() && self.pieces.contiguous_end() != offset {
+            self.fin = Some(before);
+            self.pieces.cut(before);
+        }
+    }
+
     fn note_fin(&mut self, offset: u64) {
+        if self.strict {
+            if self.fin.is_none() && offset + 1 >= self.acked() && !self.fin_claims.contains(&offset) {
+                if self.fin_claims.len() == FIN_CLAIMS {
+                    self.fin_claims.remove(0);
+                }
+                self.fin_claims.push(offset);
+                // A capture may have the acknowledgment before the FIN.
+                self.confirm_fin(self.acked());
+            }
+            return;
+        }
         let contradicted = offset < self.pieces.end() || offset + 1 < self.acked();
         if !self.finished && !contradicted {
             self.fin = Some(offset);
