@@ -35,9 +35,20 @@ pub fn auth(bench: &mut Bench<'_>, act: &mut Act<'_>) -> Result<()> {
 
 /// The same by this client, at this port.
 pub fn auth_from(bench: &mut Bench<'_>, client: SocketAddr, port: u16, act: &mut Act<'_>) -> Result<()> {
+    auth_found_as(bench, client, port, &["auth-plaintext"], act)
+}
+
+/// The same, found as one of these kinds.
+pub fn auth_found_as(
+    bench: &mut Bench<'_>,
+    client: SocketAddr,
+    port: u16,
+    kinds: &[&str],
+    act: &mut Act<'_>,
+) -> Result<()> {
     let before = bench.sessions()?;
     dialogue::inbound(bench, client, port, Errand::Auth, act)?;
-    let found = bench.finding("auth-plaintext", client)?;
+    let found = bench.finding_of(kinds, client)?;
     ensure!(found["role"] == "server" && found["flow"]["client"] == client.to_string().as_str(), "{found}");
     bench.ended_somehow(&before)?;
     let after = bench.sessions()?;
