@@ -2,7 +2,7 @@
 //!
 //! Everything is copied while the dialogue is in clear, one octet at a time if it comes so; bodies and TLS are not. The
 //! rule that every mute obeys: **nothing that one end alone can put into a segment may blind the daemon.** A body is muted
-//! after `DATA` from the client *and* `354` from the server, TLS after `STARTTLS`, a positive reply, a handshake record
+//! after `DATA` from the client *and* a 3yz reply from the server, TLS after `STARTTLS`, a positive reply, a handshake record
 //! from the client *and* one from the server. Where a line is split oddly, nothing is concluded here: the daemon, which
 //! puts streams in order, sends an [`Order`] instead.
 //!
@@ -655,7 +655,10 @@ fn follow_server<P: Packet>(state: &mut FlowState, packet: &P, segment: &Segment
             let Some(line) = tail.last_line() else { return };
             let Some(code) = packet.load::<4>((segment.payload + segment.length).wrapping_sub(line)) else { return };
             match code {
-                [b'3', b'5', b'4', b' ' | b'\r' | b'\n'] if state.asked == Asked::Data => state.enter_body(),
+                // Any 3yz: clients go on by the first digit (RFC 5321 §4.2.1).
+                [b'3', b'0'..=b'9', b'0'..=b'9', b' ' | b'\r' | b'\n'] if state.asked == Asked::Data => {
+                    state.enter_body()
+                }
                 [b'2', ..] if state.asked == Asked::StartTls => state.asked = Asked::GoAhead,
                 _ => {}
             }
