@@ -526,8 +526,8 @@ fn kernel_and_userspace_gate_agree_on_random_sessions() {
 }
 
 /// A segment of one session, from the client or from the server.
-fn segment(v6: bool, client: bool, flags: u8, seq: u32, ack: u32, payload: &[u8]) -> Packet {
-    let packet = Packet { v6, flags, seq, ack, payload: payload.to_vec(), ..Packet::default() };
+fn segment((v6, source_port): (bool, u16), client: bool, flags: u8, seq: u32, ack: u32, payload: &[u8]) -> Packet {
+    let packet = Packet { v6, source_port, flags, seq, ack, payload: payload.to_vec(), ..Packet::default() };
     if client { packet } else { packet.reversed() }
 }
 
@@ -536,23 +536,25 @@ fn segment(v6: bool, client: bool, flags: u8, seq: u32, ack: u32, payload: &[u8]
 fn a_muted_flow_is_told_at_a_glance_until_a_syn() {
     crate::need_root!();
     at_interfaces(|interfaces| {
-        for v6 in [false, true] {
-            // Where its state is gone, a flow is made by the side that leaves: its SYN is the client's.
-            for (own, forgotten) in [(Own::Client, false), (Own::Client, true), (Own::Server, false)] {
-                for mut pair in Pair::all(interfaces) {
-                    muted_until_a_syn(&mut pair, v6, own, forgotten);
+        for mut pair in Pair::all(interfaces) {
+            let mut port = 41_000;
+            for v6 in [false, true] {
+                // Where its state is gone, a flow is made by the side that leaves: its SYN is the client's.
+                for (own, forgotten) in [(Own::Client, false), (Own::Client, true), (Own::Server, false)] {
+                    port += 1;
+                    muted_until_a_syn(&mut pair, (v6, port), own, forgotten);
                 }
             }
         }
     });
 }
 
-fn muted_until_a_syn(pair: &mut Pair, v6: bool, own: Own, forgotten: bool) {
-    let (client, server) =
-        if v6 { ("[2001:db8::a]:41234", "[2001:db8::19]:25") } else { ("192.0.2.10:41234", "192.0.2.25:25") };
+fn muted_until_a_syn(pair: &mut Pair, (v6, port): (bool, u16), own: Own, forgotten: bool) {
+    let (client, server) = if v6 { ("[2001:db8::a]", "[2001:db8::19]:25") } else { ("192.0.2.10", "192.0.2.25:25") };
+    let client = format!("{client}:{port}");
     let flow = smtpwatch_core::FlowKey { client: client.parse().unwrap(), server: server.parse().unwrap() };
-    let from_client = |flags, seq, ack, payload: &[u8]| segment(v6, true, flags, seq, ack, payload);
-    let from_server = |flags, seq, ack, payload: &[u8]| segment(v6, false, flags, seq, ack, payload);
+    let from_client = |flags, seq, ack, payload: &[u8]| segment((v6, port), true, flags, seq, ack, payload);
+    let from_server = |flags, seq, ack, payload: &[u8]| segment((v6, port), false, flags, seq, ack, payload);
     pair.pass(own, &[(Own::Client, &from_client(0x02, 100, 0, b"")), (Own::Server, &from_server(0x12, 500, 101, b""))]);
     pair.order(&GateOrder { flow, action: GateAction::Mute });
     let before = pair.records;
@@ -593,7 +595,7 @@ fn ev6_a_frame_to_another_address_is_unusual() {
         for mut pair in Pair::all(interfaces).into_iter().filter(|pair| pair.link == Link::Ethernet) {
             let [a, b, c, d, e, f] = TARGET;
             pair.link_addresses.insert(interfaces[0], [a, b, c, d, e, f, 0, 0], 0).unwrap();
-            for unusual in [true, false] {
+            for (unusual, port) in [(true, 41_001), (false, 41_002)] {
                 let own = Own::Server;
                 let fd = |pair: &Pair, name: &str| match pair.object.program(name) {
                     Some(Program::Xdp(program)) => program.fd().unwrap().try_clone().unwrap(),
@@ -602,12 +604,12 @@ fn ev6_a_frame_to_another_address_is_unusual() {
                 };
                 let mut records = Vec::new();
                 for (from, packet) in [
-                    (Own::Client, segment(false, true, 0x02, 100, 0, b"")),
-                    (Own::Server, segment(false, false, 0x12, 500, 101, b"")),
-                    (Own::Client, segment(false, true, 0x18, 101, 501, b"DATA\r\n")),
-                    (Own::Server, segment(false, false, 0x18, 501, 107, b"354 go\r\n")),
-                    (Own::Client, segment(false, true, 0x18, 107, 509, b"AUTH PLAIN x\r\n")),
-                    (Own::Server, segment(false, false, 0x14, 509, 121, b"")),
+                    (Own::Client, segment((false, port), true, 0x02, 100, 0, b"")),
+                    (Own::Server, segment((false, port), false, 0x12, 500, 101, b"")),
+                    (Own::Client, segment((false, port), true, 0x18, 101, 501, b"DATA\r\n")),
+                    (Own::Server, segment((false, port), false, 0x18, 501, 107, b"354 go\r\n")),
+                    (Own::Client, segment((false, port), true, 0x18, 107, 509, b"AUTH PLAIN x\r\n")),
+                    (Own::Server, segment((false, port), false, 0x14, 509, 121, b"")),
                 ] {
                     let mut frame = packet.ethernet();
                     let is_data = packet.payload.starts_with(b"DATA");
@@ -633,8 +635,8 @@ fn ev6_a_frame_to_another_address_is_unusual() {
 fn kernel_and_userspace_gate_agree_on_large_segments() {
     crate::need_root!();
     at_interfaces(|interfaces| {
-        for own in [Own::Client, Own::Server] {
-            for mut pair in Pair::all(interfaces) {
+        for mut pair in Pair::all(interfaces) {
+            for (own, port) in [(Own::Client, 41_001), (Own::Server, 41_002)] {
                 let mut longest = 0;
                 for length in [2_000, 2_048, 2_049, 3_500, 4_096, 9_000, 20_000, 65_000] {
                     let text: Vec<u8> =
@@ -643,9 +645,9 @@ fn kernel_and_userspace_gate_agree_on_large_segments() {
                     pair.pass(
                         own,
                         &[
-                            (Own::Client, &segment(false, true, 0x02, 0, 0, b"")),
-                            (Own::Server, &segment(false, false, 0x12, 0, 1, b"")),
-                            (Own::Client, &segment(false, true, 0x10, 1, 1, &text)),
+                            (Own::Client, &segment((false, port), true, 0x02, 0, 0, b"")),
+                            (Own::Server, &segment((false, port), false, 0x12, 0, 1, b"")),
+                            (Own::Client, &segment((false, port), true, 0x10, 1, 1, &text)),
                         ],
                     );
                     if pair.refused == refused {
