@@ -357,7 +357,7 @@ mod tests {
         assert_eq!(table.open.young.len() + table.open.old.len(), 1);
     }
 
-    /// An IPv4 segment with a right header sum, between 192.0.2.10:41234 and 198.51.100.25:25.
+    /// A frame with an IPv4 segment and a right header sum, between 192.0.2.10:41234 and 198.51.100.25:25.
     fn segment(from: Side, flags: u8, seq: u32, payload: &[u8]) -> Vec<u8> {
         let (client, server) = ([192, 0, 2, 10, 0xa1, 0x12], [198, 51, 100, 25, 0, 25]);
         let (source, target) = if from == Side::Client { (client, server) } else { (server, client) };
@@ -372,7 +372,7 @@ mod tests {
         ip.extend(seq.to_be_bytes());
         ip.extend([0, 0, 0, 1, 0x50, flags, 2, 0, 0, 0, 0, 0]);
         ip.extend(payload);
-        ip
+        [&[0; 12], &[8, 0], &ip[..]].concat()
     }
 
     /// Directions and flows of the records of these segments, and what became of the last one.
@@ -381,7 +381,7 @@ mod tests {
         let mut last = None;
         for (bytes, at_ns) in segments.iter().zip(1..) {
             let wire_len = u32::try_from(bytes.len()).unwrap();
-            let frame = CapturedFrame { link: Link::Ip, bytes, wire_len, at_ns, interface: 2, direction: None };
+            let frame = CapturedFrame { link: Link::Ethernet, bytes, wire_len, at_ns, interface: 2, direction: None };
             let emit = |record: Record<'_>| records.push((record.header.direction(), record.header.flow));
             last = Some(gate.packet(&frame, emit));
         }
@@ -391,9 +391,9 @@ mod tests {
     #[test]
     fn local_networks_give_directions_where_the_capture_does_not() {
         let segments = [
-            segment(Side::Client, 2, 5, b""),
+            segment(Side::Client, 2, 0, b""),
             segment(Side::Server, 0x12, 9, b""),
-            segment(Side::Client, 0x10, 6, b""),
+            segment(Side::Client, 0x10, 1, b""),
         ];
         let (there, back) = (Some(Direction::Egress), Some(Direction::Ingress));
         for (local, expected) in [
