@@ -47,6 +47,7 @@ fn run(hook: &'static str, family: Family) -> anyhow::Result<()> {
     let mut bench = Bench::start(&ground, hook, family, "")?;
     let _servers = bench.servers()?;
     outbound::controls(&mut bench);
+    outbound::counted(&mut bench);
     outbound::decoys(&mut bench);
     outbound::forged_sessions(&mut bench);
     inbound::controls(&mut bench);
@@ -66,7 +67,7 @@ fn history_under_a_flood() {
     scenario("history_under_a_flood", || {
         let ground = bench::Ground::create()?;
         for family in Family::ALL {
-            let mut bench = Bench::start(&ground, "tcx", family, "[limits]\npeers = 100\n")?;
+            let mut bench = Bench::start(&ground, "tcx", family, "[limits]\npeers = 1000\n")?;
             let _servers = bench.servers()?;
             classics::history_flood(&mut bench);
             bench.verdict()?;

@@ -28,6 +28,8 @@ enum Task {
     BuildEbpf(build_ebpf::Arguments),
     /// Install the package in a fresh Debian, play a strip, and wait for the alert in the pager
     Acceptance,
+    /// Have the lab's attacker on the path try every combination of attack, flaw, hook, family and role
+    Adversary,
     /// Build the Debian package
     Package(package::Arguments),
     /// Build the container image
@@ -46,6 +48,7 @@ fn main() -> anyhow::Result<()> {
         Task::Bench(arguments) => bench::run(&arguments),
         Task::BuildEbpf(arguments) => build_ebpf::run(&arguments),
         Task::Acceptance => test::acceptance(),
+        Task::Adversary => test::adversary(),
         Task::Package(arguments) => package::run(&arguments),
         Task::Image(arguments) => image::run(&arguments),
         Task::Manifests => test::manifests(),

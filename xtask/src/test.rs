@@ -59,6 +59,14 @@ pub fn acceptance() -> Result<()> {
     cargo(&["test", "-q", "-p", "smtpwatch-tests", "--test", "lab", "acceptance::acceptance", "--", "--nocapture"])
 }
 
+/// Runs the red team's long form: the test command tries each attack once, this every combination.
+pub fn adversary() -> Result<()> {
+    host::ensure_tools(&host::TESTS)?;
+    let arguments = ["test", "-q", "-p", "smtpwatch-tests", "--test", "lab", "adversary::", "--", "--nocapture"];
+    let status = host::cargo(&arguments).env("SMTPWATCH_ADVERSARY", "all").status().context("cannot start cargo")?;
+    if status.success() { Ok(()) } else { bail!("an attack of the lab's red team is not withstood") }
+}
+
 /// Makes the manifests of `deploy/kubernetes` anew.
 pub fn manifests() -> Result<()> {
     cargo(&["run", "-q", "-p", "smtpwatch-tests", "--bin", "manifests"])

@@ -115,12 +115,12 @@ impl<'g> Bench<'g> {
         }
     }
 
-    /// An address of the network that all of its callers share: a /24 or a /64.
+    /// An address of the network that all of its callers share: a /16 or a /64.
     pub fn neighbour(&mut self) -> IpAddr {
         self.peers += 1;
-        let [_, d] = self.peers.to_be_bytes();
+        let [c, d] = self.peers.to_be_bytes();
         match self.family {
-            Family::V4 => Ipv4Addr::new(198, 19, 255, d).into(),
+            Family::V4 => Ipv4Addr::new(198, 19, c, d).into(),
             Family::V6 => Ipv6Addr::new(0x2001, 0xdb8, HISTORY_V6, 0xffff, 0, 0, 0, self.peers).into(),
         }
     }
@@ -178,6 +178,14 @@ impl<'g> Bench<'g> {
         Ok(self.told_about(peer))
     }
 
+    /// What was found about this peer that accuses it. Not that plaintext mechanisms are offered: servers of the lab do that. Not
+    /// that copies of the stream differ: that is true of a stream beside which the attacker sends, and says so of the path.
+    pub fn accusations(&self, peer: SocketAddr) -> Result<Vec<Value>> {
+        let others = ["auth-offered-plaintext", "stream-tampering"];
+        let found = self.findings_about(peer)?;
+        Ok(found.into_iter().filter(|finding| others.iter().all(|kind| finding["kind"] != *kind)).collect())
+    }
+
     fn told_about(&self, peer: SocketAddr) -> Vec<Value> {
         let peer = peer.to_string();
         let about = |finding: &Value| ["server", "client"].iter().any(|end| finding["flow"][end] == peer.as_str());
@@ -211,6 +219,22 @@ impl<'g> Bench<'g> {
         let before: f64 = before.values().sum();
         eventually(PATIENCE, "the end of a session", || {
             Ok((self.sessions()?.values().sum::<f64>() >= before + 1.0).then_some(()))
+        })
+    }
+
+    /// Waits until so many frames are counted as forged: the daemon looks twice a second.
+    pub fn forged_reach(&self, count: f64) -> Result<()> {
+        let reached = || Ok((self.forged()? >= count).then_some(()));
+        eventually(PATIENCE, &format!("{count} frames that are counted as forged"), reached)
+    }
+
+    /// Waits until the kernel's counters stand still, and gives them as [`Self::packets`] does.
+    pub fn packets_at_rest(&self) -> Result<(f64, f64)> {
+        let mut last = self.packets()?;
+        eventually(PATIENCE, "counters that stand still", || {
+            std::thread::sleep(Duration::from_millis(700));
+            let seen = self.packets()?;
+            Ok((std::mem::replace(&mut last, seen) == seen).then_some(seen))
         })
     }
 

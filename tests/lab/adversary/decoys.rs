@@ -335,10 +335,10 @@ pub fn try_all(bench: &mut Bench<'_>, side: Side, decoys: &'static [Decoy], (cle
     };
     for (at, decoy) in decoys.iter().enumerate() {
         let all = decoy.flaws.of(bench.family);
-        // Every decoy with one flaw or two, the first one with each; hooks, families and sides differ in which.
+        // Every decoy with one flaw, the first one with each; hooks, families and sides differ in which.
         let start = at * 5 + usize::from(bench.hook == "xdp") * 7 + usize::from(side == Side::Client) * 3;
         let whole = super::thorough() || at == 0 && decoy.flaws == Flaws::All && decoys.len() != OF_EITHER.len();
-        let few = if whole { all.len() } else { all.len().min(2) };
+        let few = if whole { all.len() } else { 1 };
         for flaw in (0..few).map(|step| all[(start + step * STEP) % all.len()]) {
             let name = match side {
                 Side::Server => format!("outbound, {}, {flaw:?}", decoy.name),

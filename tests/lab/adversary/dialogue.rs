@@ -273,6 +273,8 @@ pub enum Errand<'a> {
     Auth,
     /// TLS, and a password and a message under it.
     Tls,
+    /// TLS, and nothing under it but EHLO.
+    Greeting,
     /// Lines before and instead of TLS, then a message in cleartext.
     Cleartext(&'a [&'a str]),
 }
@@ -312,7 +314,7 @@ pub fn visit(endpoint: &mut Endpoint<'_>, identity: &Identity, errand: Errand<'_
         Errand::Auth => {
             endpoint.ask(PASSWORD)?;
         }
-        Errand::Tls => {
+        Errand::Tls | Errand::Greeting => {
             let go_ahead = endpoint.ask("STARTTLS")?;
             ensure!(go_ahead.starts_with("220"), "{go_ahead}");
             let connection = ClientConnection::new(identity.client()?, identity.server_name()?)?;
@@ -320,7 +322,8 @@ pub fn visit(endpoint: &mut Endpoint<'_>, identity: &Identity, errand: Errand<'_
             // More than is copied of a handshake.
             let message = format!("Subject: x\r\n\r\n{}.", "Under TLS.\r\n".repeat(4000));
             let [mail, rcpt, data, _] = MESSAGE;
-            for line in [NAME, PASSWORD, mail, rcpt, data, &message] {
+            let lines = [NAME, PASSWORD, mail, rcpt, data, &message];
+            for line in if errand == Errand::Tls { &lines[..] } else { &lines[..1] } {
                 smtp::ask(&mut secure, line)?;
             }
             // Without QUIT: the host's end is the second to close, and its socket is gone at once.

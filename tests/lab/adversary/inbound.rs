@@ -3,7 +3,6 @@
 use std::net::SocketAddr;
 
 use anyhow::{Result, ensure};
-use serde_json::Value;
 use smtpwatch_tests::packet::flag::{ACK, FIN, SYN};
 use smtpwatch_tests::packet::{Flaw, Frame, Tcp};
 use smtpwatch_tests::userspace_tcp::Endpoint;
@@ -52,17 +51,11 @@ fn honest(bench: &mut Bench<'_>, act: &mut Act<'_>) -> Result<()> {
     let before = bench.sessions()?;
     dialogue::inbound(bench, client, 587, Errand::Tls, act)?;
     bench.ended_somehow(&before)?;
-    let found = accusations(bench, client)?;
+    let found = bench.accusations(client)?;
     ensure!(found.is_empty(), "an honest client is accused: {:?}", kinds(&found));
     let after = bench.sessions()?;
     ensure!(after["plaintext"] == before["plaintext"], "TLS is counted as cleartext: {after:?}");
     Ok(())
-}
-
-/// What was found about a client. The servers of the lab offer plaintext mechanisms before TLS: that is about the host.
-fn accusations(bench: &Bench<'_>, client: SocketAddr) -> Result<Vec<Value>> {
-    let found = bench.findings_about(client)?;
-    Ok(found.into_iter().filter(|finding| finding["kind"] != "auth-offered-plaintext").collect())
 }
 
 /// Row 2: sessions of clients that never took place, of which the host's part arrives too.
@@ -89,7 +82,7 @@ pub fn forged_sessions(bench: &mut Bench<'_>) {
 }
 
 fn never_answered(bench: &mut Bench<'_>, said: &[Said], flaw: Flaw) -> Result<()> {
-    let (before, forged) = (bench.sessions()?, bench.forged()?);
+    let before = bench.sessions()?;
     let (address, isn) = (bench.peer_without_rule(), bench.isn());
     let client = SocketAddr::new(address, PORT);
     let mut endpoint = Endpoint::unopened(&bench.wire, client, SocketAddr::new(bench.family.gateway(), 587), isn);
@@ -124,7 +117,6 @@ fn never_answered(bench: &mut Bench<'_>, said: &[Said], flaw: Flaw) -> Result<()
         "the forged session is counted: {before:?}, {after:?}"
     );
     ensure!(bench.history(address)?.is_none(), "something was learned of {address}");
-    ensure!(bench.forged()? > forged, "no frame is counted as forged");
     Ok(())
 }
 
@@ -171,7 +163,7 @@ pub fn watched_ports(bench: &mut Bench<'_>) {
             endpoint.inject(&Frame { flaw: Flaw::OtherStation, ..endpoint.frame(syn.clone()) })?;
             endpoint.inject(&endpoint.frame(syn))?;
         }
-        for (from, to) in [(25, 587), (587, 25)] {
+        for (from, to) in [(25, 587), (587, 25), (25, 25)] {
             let client = SocketAddr::new(bench.peer_without_rule(), from);
             auth_from(bench, client, to, &mut idle)?;
         }
@@ -211,7 +203,7 @@ pub fn known_clients(bench: &mut Bench<'_>) {
         let (client, before) = (SocketAddr::new(bench.peer_without_rule(), PORT), bench.sessions()?);
         dialogue::inbound(bench, client, 25, Errand::Cleartext(&["EHLO peer.example"]), &mut idle)?;
         bench.ended(&before, "plaintext", 1.0)?;
-        let found = accusations(bench, client)?;
+        let found = bench.accusations(client)?;
         ensure!(found.is_empty(), "accused at first sight: {:?}", kinds(&found));
         Ok(())
     });
