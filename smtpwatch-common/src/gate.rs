@@ -476,6 +476,14 @@ const fn wanted(state: &mut FlowState, segment: &Segment, peer: bool) -> Wanted 
                 let from = if after(state.body_end, start) { state.body_end.wrapping_sub(start) } else { 0 };
                 Wanted::Payload { from, until: segment.length }
             }
+            // Our own client has not taken the 354 in: it was a decoy, or is still to come.
+            Side::Client if !peer && !state.announced && after(state.server.next, segment.ack) => {
+                if segment.length == 0 {
+                    return Wanted::Header;
+                }
+                state.phase = Phase::Clear;
+                unskipped(&mut state.client, segment)
+            }
             // The acknowledgment in the client's first packet is the daemon's proof that the 354 arrived.
             Side::Client if !state.announced => {
                 state.announced = true;

@@ -226,7 +226,10 @@ fn process_segment<P: Packet, F: Flows, H: Host>(
     if arrives && !is_for_us(packet, link, host) {
         segment.flaws |= flaw::UNUSUAL;
     }
-    if !arrives || !host.are_sums_real() {
+    if !arrives {
+        // What this host sends it sends on purpose; and of a capture without directions nothing is known of the receiver.
+        segment.flaws = 0;
+    } else if !host.are_sums_real() {
         segment.flaws &= flaw::UNUSUAL;
     }
     if segment.flaws & flaw::HEADER_SUM != 0 {
