@@ -9,7 +9,7 @@ use std::{
 
 use rcgen::{BasicConstraints, CertificateParams, DistinguishedName, DnType, IsCa, Issuer, KeyPair};
 use smtpwatch_common::{
-    FlowKey,
+    FlowKey, Side,
     record::{Header, mark},
 };
 use smtpwatch_fuzz::{
@@ -201,6 +201,8 @@ fn main() -> io::Result<()> {
     put("walk_gate", "ipv4-options-egress", &frames(starttls, kind::OPTIONS | kind::EGRESS, 1460))?;
     put("walk_gate", "no-link-layer", &frames(stripped, kind::IP, 7))?;
     put("walk_gate", "cut", &frames(stripped, kind::CUT, 1460))?;
+    put("walk_gate", "as-client", &directed(stripped, Side::Client))?;
+    put("walk_gate", "as-server", &directed(starttls, Side::Server))?;
     put("walk_gate", "octets", &frames(&starttls[..5], 0, 1))?;
     put("walk_gate", "orders", &ordered(stripped))?;
     put("walk_gate", "raw", &raw())?;
@@ -362,6 +364,25 @@ fn conversation(says: &'static [Says], bits: u8, size: usize) -> Vec<Frame<'stat
 fn frames(says: &'static [Says], bits: u8, size: usize) -> Vec<u8> {
     let mut input = Vec::new();
     conversation(says, bits, size).iter().for_each(|frame| frame.put(&mut input));
+    input
+}
+
+/// As this host sees it where it is one of the ends. Every seventh frame comes once more before, from the other direction, and every fifth one
+/// far from its place.
+fn directed(says: &'static [Says], own: Side) -> Vec<u8> {
+    let mut input = Vec::new();
+    for (index, mut frame) in conversation(says, 0, 1460).into_iter().enumerate() {
+        let (there, back) = if frame.from() == own { (kind::EGRESS, 0) } else { (0, kind::EGRESS) };
+        if index % 7 == 6 {
+            Frame { kind: frame.kind | back, flags: 0x10, body: b"", ..frame }.put(&mut input);
+        }
+        frame.kind |= there;
+        if index % 5 == 4 {
+            Frame { ahead: 127, flags: 0x10, body: b"", ..frame }.put(&mut input);
+            frame.ahead = -127;
+        }
+        frame.put(&mut input);
+    }
     input
 }
 

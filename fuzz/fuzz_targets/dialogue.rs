@@ -131,6 +131,11 @@ impl Dialogue {
                     self.session.gap(self.from, length);
                     self.poll();
                 }
+                Word::Distrust => {
+                    self.arrive();
+                    self.session.distrust(Side::Server);
+                    self.poll();
+                }
                 Word::Long => self.said.extend([b'a'; 600]),
                 Word::Huge => self.said.extend([b'b'; 13_000]),
             }

@@ -5,9 +5,10 @@
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
+use smtpwatch_common::Direction;
 use smtpwatch_core::{
     FlowKey, Role, Segment, Side, TcpFlags, Timestamp,
-    flow::{Connection, FlowEvent},
+    flow::{Connection, FlowEvent, SynClaims},
     limits,
 };
 use smtpwatch_fuzz::{
@@ -46,6 +47,8 @@ fuzz_target!(|operations: Vec<Operation>| {
 #[derive(Default)]
 struct Owner {
     connection: Option<Connection>,
+    /// Which side this host is, where that is known; by the first operation.
+    own: Option<Option<Side>>,
     /// Where both streams of the ends stand.
     next: [u32; 2],
     /// Events were left where they are, at some time: what finds no room then is missing in evidence too.
@@ -59,6 +62,7 @@ impl Owner {
     fn step(&mut self, operation: &Operation) {
         let is = |bit| operation.what & bit != 0;
         let from = if is(what::SERVER) { Side::Server } else { Side::Client };
+        let own = *self.own.get_or_insert([None, Some(Side::Client), Some(Side::Server)][usize::from(operation.after % 3)]);
         self.now.0 += i64::from(operation.after) * 1_000_000;
         let far = if is(what::FAR) { 1_000 } else { 1 };
         let ahead = i32::from(operation.ahead) * far;
@@ -73,7 +77,9 @@ impl Owner {
                 flow: flow(),
                 from,
                 role: Role::Client,
+                direction: own.map(|own| if own == from { Direction::Egress } else { Direction::Ingress }),
                 interface: "",
+                interface_index: 2,
                 seq,
                 ack,
                 flags: TcpFlags(operation.flags),
@@ -82,12 +88,13 @@ impl Owner {
                 ip_id: 0,
                 options: &OCTETS[start..start + usize::from(operation.fill % 41)],
                 checksum_right: [None, Some(true), Some(false)][usize::from(operation.fill % 3)],
+                unusual: operation.fill & 0x40 != 0,
                 length: u32::try_from(length).expect("a segment is short"),
                 offset: u32::from(operation.offset),
                 payload: &OCTETS[start..start + captured],
-body_ended: false,
-            budget_spent: false,
-            sender: None,
+                body_ended: false,
+                budget_spent: false,
+                sender: None,
             };
             if is(what::ADVANCE) {
                 self.next[from as usize] =
@@ -119,7 +126,7 @@ body_ended: false,
             None => {
                 self.delivered = [0; 2];
                 self.undrained = false;
-                self.connection = Some(Connection::new(segment));
+                self.connection = Some(Connection::new(segment, self.own.flatten(), SynClaims::default()));
             }
         }
         self.weigh();

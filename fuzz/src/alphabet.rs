@@ -30,6 +30,8 @@ pub enum Word {
     Long,
     /// A line of 13,000 octets begins.
     Huge,
+    /// This host is the client, and what the server says from here on is not believed: see [`smtpwatch_core::smtp::Session::distrust`].
+    Distrust,
 }
 
 /// The word that an octet stands for.
@@ -44,7 +46,7 @@ pub fn octet(word: Word) -> Option<u8> {
     WORDS.iter().position(|known| *known == word).and_then(|index| u8::try_from(index).ok())
 }
 
-const WORDS: [Word; 122] = [
+const WORDS: [Word; 123] = [
     Word::Client,
     Word::Server,
     Word::Cut,
@@ -172,4 +174,5 @@ const WORDS: [Word; 122] = [
     Word::Text(b"\x00\x05"),
     Word::Text(b"HTTP/1.1 101 Switching\r\n\r\n"),
     Word::Text(b"GET / HTTP/1.1\r\n"),
+    Word::Distrust,
 ];

@@ -36,6 +36,9 @@ pub mod kind {
 /// Octets that a frame of [`kind::CUT`] had on the wire beyond those captured.
 pub const CUT_OCTETS: usize = 32_768;
 
+/// Ethernet address that frames are sent to.
+pub const TARGET: [u8; 6] = [2, 0, 0, 0, 0, 1];
+
 /// One frame of an input.
 #[derive(Clone, Copy, Debug)]
 pub struct Frame<'a> {
@@ -121,7 +124,8 @@ impl Streams {
             if frame.is(kind::V6) { ipv6(frame, odd, tcp.len() + extra) } else { ipv4(frame, odd, tcp.len() + extra) };
         let mut packet = Vec::new();
         if !frame.is(kind::IP) {
-            packet.extend([2, 0, 0, 0, 0, 1, 2, 0, 0, 0, 0, 2]);
+            packet.extend(TARGET);
+            packet.extend([2, 0, 0, 0, 0, 2]);
             if frame.is(kind::TAGGED) {
                 packet.extend([0x88, 0xa8, 0, 7, 0x81, 0, 0, 9]);
             }
@@ -144,6 +148,11 @@ fn ipv4(frame: &Frame<'_>, from_server: bool, tcp: usize) -> Vec<u8> {
     ip.extend(ends[usize::from(from_server)]);
     ip.extend(ends[usize::from(!from_server)]);
     ip.extend(options);
+    // RFC 791 §3.1, RFC 1071: with another sum, what arrives is discarded.
+    let sum: u32 = ip.chunks_exact(2).map(|word| u32::from(u16::from_be_bytes([word[0], word[1]]))).sum();
+    let folded = (sum & 0xffff) + (sum >> 16);
+    let [high, low] = u16::try_from((folded & 0xffff) + (folded >> 16)).expect("folded twice").to_be_bytes();
+    ip[10..12].copy_from_slice(&[!high, !low]);
     ip
 }
 

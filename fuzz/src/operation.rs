@@ -19,7 +19,7 @@ pub struct Operation {
     pub offset: u8,
     /// Where the payload is taken from: other numbers give other octets.
     pub fill: u8,
-    /// Milliseconds since the step before.
+    /// Milliseconds since the step before. Of the first step also which side this host is: 0 unknown, 1 the client, 2 the server, modulo 3.
     pub after: u8,
 }
 

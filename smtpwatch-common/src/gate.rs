@@ -2,7 +2,7 @@
 //!
 //! Everything is copied while the dialogue is in clear, one octet at a time if it comes so; bodies and TLS are not. The
 //! rule that every mute obeys: **nothing that one end alone can put into a segment may blind the daemon.** A body is muted
-//! after `DATA` from the client *and* `354` from the server, TLS after `STARTTLS`, a positive reply, a handshake record
+//! after `DATA` from the client *and* a 3yz reply from the server, TLS after `STARTTLS`, a positive reply, a handshake record
 //! from the client *and* one from the server. Where a line is split oddly, nothing is concluded here: the daemon, which
 //! puts streams in order, sends an [`Order`] instead.
 //!
@@ -84,7 +84,8 @@ pub enum Asked {
 pub struct FlowState {
     /// Names this life of the flow: the time of its creation in nanoseconds.
     pub flow: u64,
-    /// Initial sequence number of the side that leaves; means nothing where the flow was joined after its SYN.
+    /// Initial sequence number of the side that leaves, of the client where the capture has no directions; means nothing where the flow was
+    /// joined after its SYN.
     pub isn: u32,
     /// The latest acknowledgment of the side that leaves: where the other side's stream stands. See `acked_at`.
     pub acked: u32,
@@ -185,13 +186,14 @@ impl FlowState {
     pub const fn new(now: u64, segment: &Segment, direction: Option<Direction>, interface: u32, swapped: bool) -> Self {
         let opens = opens(segment);
         let budget = if opens { FLOW_BUDGET } else { MIDSTREAM_BUDGET };
+        let binding = Binding::of(segment.from, direction, interface);
         Self {
             flow: now,
-            isn: segment.seq,
+            isn: initial_number(segment, binding.leaves),
             acked: segment.ack,
             obeyed: 0,
             body_end: 0,
-            binding: Binding::of(segment.from, direction, interface),
+            binding,
             phase: Phase::Clear,
             asked: Asked::Nothing,
             midstream: !opens,
@@ -224,8 +226,8 @@ impl FlowState {
 
     /// Whether the server's stream stands at `position`: as far as it was seen, or as our own side has acknowledged.
     #[inline(always)]
-    const fn is_server_at(&self, position: u32) -> bool {
-        position == self.server.next || matches!(self.binding.leaves, Leaves::Client) && position == self.acked
+    const fn is_server_at(&self, position: u32, acked: u32) -> bool {
+        position == self.server.next || matches!(self.binding.leaves, Leaves::Client) && position == acked
     }
 
     #[inline(always)]
@@ -319,6 +321,16 @@ const fn opens(segment: &Segment) -> bool {
 
 const SYN_ACK: u8 = SYN | ACK;
 
+/// The sequence number by which `segment` names a life of its flow: its own, and the client's where both sides' segments are taken
+/// for what they claim to be.
+#[inline(always)]
+const fn initial_number(segment: &Segment, leaves: Leaves) -> u32 {
+    match (leaves, segment.from) {
+        (Leaves::Either, Side::Server) => segment.ack.wrapping_sub(1),
+        _ => segment.seq,
+    }
+}
+
 /// Whether `segment`, of the side that leaves, begins another life of the flow (EV-23): a SYN or SYN-ACK with a sequence number of its own,
 /// or after the flow has come further than that. An established end never sends one (RFC 9293 §3.10.7.4, RFC 5961 §4.2); a
 /// server that answers with SYN cookies may choose the same number again.
@@ -332,22 +344,35 @@ pub const fn reopens(state: &FlowState, segment: &Segment) -> bool {
         Side::Client => &state.client,
         Side::Server => &state.server,
     };
-    state.midstream
-        || segment.seq != state.isn
-        || !matches!(state.phase, Phase::Clear)
-        || half.next != segment.data_seq().wrapping_add(segment.length)
+    let beyond = initial_number(segment, state.binding.leaves).wrapping_sub(state.isn);
+    let other_number = match (state.binding.leaves, segment.from, state.client.stream) {
+        // A SYN-ACK may acknowledge data in the SYN too (RFC 7413).
+        (Leaves::Either, Side::Server, Stream::LineStart | Stream::WithinLine) => {
+            beyond > state.client.next.wrapping_sub(state.isn).wrapping_sub(1)
+        }
+        _ => beyond != 0,
+    };
+    let further =
+        !matches!(half.stream, Stream::Unknown) && half.next != segment.data_seq().wrapping_add(segment.length);
+    state.midstream || other_number || !matches!(state.phase, Phase::Clear) || further
 }
 
-/// Obeys `order` if it is for this life of the flow and was not obeyed before.
+/// Obeys `order` if it is for this life of the flow and was not obeyed before. `next`: the packet that comes after it, which is
+/// not yet inspected.
 #[inline(always)]
-pub const fn obey(state: &mut FlowState, order: &Order) {
+pub const fn obey(state: &mut FlowState, order: &Order, next: Option<(&Segment, Admission)>) {
     if order.flow != state.flow || order.serial == state.obeyed {
         return;
     }
     state.obeyed = order.serial;
+    let acked = match next {
+        // What our own side acknowledges with it may be a reply that overtook the order.
+        Some((segment, Admission::Own)) if segment.has(ACK) => segment.ack,
+        _ => state.acked,
+    };
     match order.kind {
         order_kind::MUTE => state.phase = Phase::Muted,
-        order_kind::MUTE_BODY if matches!(state.phase, Phase::Clear) && state.is_server_at(order.position) => {
+        order_kind::MUTE_BODY if matches!(state.phase, Phase::Clear) && state.is_server_at(order.position, acked) => {
             state.enter_body();
         }
         order_kind::SKIP_CLIENT => skip(&mut state.client, order.position),
@@ -451,6 +476,14 @@ const fn wanted(state: &mut FlowState, segment: &Segment, peer: bool) -> Wanted 
                 let from = if after(state.body_end, start) { state.body_end.wrapping_sub(start) } else { 0 };
                 Wanted::Payload { from, until: segment.length }
             }
+            // Our own client has not taken the 354 in: it was a decoy, or is still to come.
+            Side::Client if !peer && !state.announced && after(state.server.next, segment.ack) => {
+                if segment.length == 0 {
+                    return Wanted::Header;
+                }
+                state.phase = Phase::Clear;
+                unskipped(&mut state.client, segment)
+            }
             // The acknowledgment in the client's first packet is the daemon's proof that the 354 arrived.
             Side::Client if !state.announced => {
                 state.announced = true;
@@ -516,13 +549,12 @@ const fn marks_of(state: &FlowState, segment: &Segment) -> u16 {
 #[inline(always)]
 pub const fn behind_body(state: &mut FlowState, segment: &Segment, behind: u32) -> Decision {
     let marks = marks_of(state, segment) | mark::BODY_ENDED;
-    // Of a side that arrives it may be the last that the budget pays; then its header says so.
-    if !matches!(spend(state, segment.from, RECORD_COST + behind, true), Spent::Paid) {
-        return Decision::Header { marks: marks_of(state, segment) | mark::BUDGET };
-    }
-    match behind {
-        0 => Decision::Header { marks },
-        behind => Decision::Copy { from: segment.length - behind, until: segment.length, marks },
+    // No end of a message mutes the flow: the next segment of the side that leaves does where there is no budget.
+    match spend(state, segment.from, RECORD_COST + behind, true) {
+        Spent::Last => Decision::Header { marks: marks_of(state, segment) | mark::BUDGET },
+        Spent::Nothing => Decision::Nothing,
+        Spent::Paid if behind == 0 => Decision::Header { marks },
+        Spent::Paid => Decision::Copy { from: segment.length - behind, until: segment.length, marks },
     }
 }
 
@@ -655,7 +687,10 @@ fn follow_server<P: Packet>(state: &mut FlowState, packet: &P, segment: &Segment
             let Some(line) = tail.last_line() else { return };
             let Some(code) = packet.load::<4>((segment.payload + segment.length).wrapping_sub(line)) else { return };
             match code {
-                [b'3', b'5', b'4', b' ' | b'\r' | b'\n'] if state.asked == Asked::Data => state.enter_body(),
+                // Any 3yz: clients go on by the first digit (RFC 5321 §4.2.1).
+                [b'3', b'0'..=b'9', b'0'..=b'9', b' ' | b'\r' | b'\n'] if state.asked == Asked::Data => {
+                    state.enter_body()
+                }
                 [b'2', ..] if state.asked == Asked::StartTls => state.asked = Asked::GoAhead,
                 _ => {}
             }

@@ -187,7 +187,9 @@ pub fn process_search<P: Packet, F: Flows, H: Host>(
             let decision = gate::behind_body(state, segment, behind);
             record.header.flow = state.flow;
             black_box(send(packet, segment, &decision, host, record));
-            outcome = Outcome::Forwarded;
+            if decision != Decision::Nothing {
+                outcome = Outcome::Forwarded;
+            }
         }
     }
     host.count(outcome.counter(host.direction()));
@@ -211,7 +213,8 @@ fn process_segment<P: Packet, F: Flows, H: Host>(
     let Scratch { segment, tail, record, told, fresh, ordered } = scratch;
     let direction = host.direction_of(segment);
     let arrives = matches!(direction, Some(Direction::Ingress));
-    let mut found = flows.find(&segment.key, !arrives && !segment.has(SYN));
+    // A refusal (RST) opens nothing: it answers any segment that arrives for a connection that is being opened (RFC 9293 §3.10.7.4).
+    let mut found = flows.find(&segment.key, !arrives && !segment.has(SYN | RST));
     if let Some(state) = &mut found
         && state.phase == Phase::Muted
         && !segment.has(gate::CONTROL)
@@ -223,7 +226,10 @@ fn process_segment<P: Packet, F: Flows, H: Host>(
     if arrives && !is_for_us(packet, link, host) {
         segment.flaws |= flaw::UNUSUAL;
     }
-    if !arrives || !host.are_sums_real() {
+    if !arrives {
+        // What this host sends it sends on purpose; and of a capture without directions nothing is known of the receiver.
+        segment.flaws = 0;
+    } else if !host.are_sums_real() {
         segment.flaws &= flaw::UNUSUAL;
     }
     if segment.flaws & flaw::HEADER_SUM != 0 {
@@ -268,7 +274,7 @@ fn process_segment<P: Packet, F: Flows, H: Host>(
     if state.phase != Phase::Muted {
         *ordered = segment.oriented_key();
         if let Some(order) = host.order(ordered) {
-            gate::obey(state, &order);
+            gate::obey(state, &order, Some((segment, admission)));
         }
     }
     let muted = state.phase == Phase::Muted;

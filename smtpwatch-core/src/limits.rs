@@ -4,9 +4,12 @@ use std::time::Duration;
 
 /// Flows tracked at once, where the configuration does not say (`[limits] flows`); the least recently active flow makes room.
 pub const FLOWS: usize = 65_536;
-/// The open connections of one peer are at most this part of the table: nobody can push the sessions of everybody else out of
-/// it (THREATS EV-24). Mail servers grant one client some tens, and open no more to one server.
+/// The open connections of one peer's network (IPv4 /24, IPv6 /48) are at most this part of the table: no peer can push the sessions of
+/// all others out of it (EV-24). Mail servers grant one client some tens, and open no more to one server.
 pub const PEER_SHARE: usize = 4;
+/// The open connections of one role are at most this part of the table, as numerator and denominator: clients that connect here leave room for
+/// the mail that leaves.
+pub const ROLE_SHARE: (usize, usize) = (3, 4);
 /// A flow that was silent for this long is closed. RFC 5321 §4.5.3.2 gives 10 minutes as the longest reply time-out.
 pub const FLOW_IDLE: Duration = Duration::from_secs(900);
 /// A connection whose three-way handshake is not finished after this time is forgotten: a flood of SYNs must not push

@@ -31,7 +31,7 @@ const TURNS: [Turn<'static>; 13] =
     traffic::dialogue("250-mx1.example.net\r\n250-PIPELINING\r\n250-SIZE 10240000\r\n250-STARTTLS\r\n250 8BITMIME\r\n");
 
 fn ethernet(packet: &Packet) -> Vec<u8> {
-    [traffic::link_header(1), packet.ip.clone()].concat()
+    [traffic::link_header(1, true), packet.ip.clone()].concat()
 }
 
 fn frame(bytes: &[u8], at_ns: u64) -> CapturedFrame<'_> {

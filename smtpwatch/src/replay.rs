@@ -51,6 +51,8 @@ pub struct Summary {
     pub evicted: u64,
     /// Findings.
     pub findings: u64,
+    /// Records of packets of which it is not known which way they went.
+    pub undirected: u64,
 }
 
 /// Index of the first interface of a capture file: none of them is the loopback of this host.
@@ -104,7 +106,12 @@ impl Replay {
                 interface: FIRST_INTERFACE + packet.interface_index,
                 direction: packet.direction,
             };
-            gate.packet(&frame, |record| pipeline.record(&record, packet.at, packet.interface, &mut take));
+            let mut undirected = 0;
+            gate.packet(&frame, |record| {
+                undirected += u64::from(record.header.direction().is_none() && record.header.offset == 0);
+                pipeline.record(&record, packet.at, packet.interface, &mut take);
+            });
+            summary.undirected += undirected;
             for order in orders.drain(..) {
                 gate.order(&order);
             }

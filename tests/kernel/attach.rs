@@ -88,7 +88,7 @@ pub(crate) fn transcript(capture: &mut Capture) -> Result<Vec<(Side, String)>> {
             assert!(at.0 > 1_700_000_000_000_000_000, "the time of day, not of the kernel: {at}");
             let from = record.header.from();
             let way = if from == Side::Client { Direction::Egress } else { Direction::Ingress };
-            assert_eq!(record.header.direction(), way, "the gateway is the client");
+            assert_eq!(record.header.direction(), Some(way), "the gateway is the client");
             if !record.payload.is_empty() {
                 said.push((from, String::from_utf8_lossy(record.payload).into_owned()));
             }

@@ -1,6 +1,6 @@
 //! The kernel programs and the userspace gate over the same packets: every record, every counter, every verdict.
 
-use std::{collections::HashMap as Map, os::fd::AsFd as _};
+use std::{collections::HashMap as Map, mem::offset_of, os::fd::AsFd as _};
 
 use aya::{
     Ebpf, EbpfLoader,
@@ -9,28 +9,42 @@ use aya::{
 };
 use smtpwatch::capture::userspace_gate::{CapturedFrame, UserspaceGate};
 use smtpwatch_common::{
-    Counter, Direction, FlowKey, FlowState, Header, Link, Order, PortSet, Record, gate::order_kind,
+    Counter, Direction, FlowKey, FlowState, Header, Link, Order, PortSet, Record,
+    gate::{Half, order_kind},
+    glance::SEEDS,
+    record::mark,
 };
 use smtpwatch_core::engine::{GateAction, GateOrder};
+use smtpwatch_tests::netns::{Namespace, join};
 
 use crate::{
-    packet::{Dice, Packet},
-    test_run::{TC_NEXT, XDP_PASS, test_run},
+    packet::{Dice, Packet, TARGET},
+    test_run::{Kind, TC_NEXT, XDP_PASS, test_run},
 };
 
 static OBJECT: &[u8] = aya::include_bytes_aligned!("../../smtpwatch/bpf/smtpwatch.bpf.o");
 
-/// One program and the gate that must do the same.
+/// Which end of a session this host is.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Own {
+    Client,
+    Server,
+}
+
+/// Both programs of an interface, and the gate that must do the same. They share every map, as they do when they are attached.
 struct Pair {
-    name: &'static str,
     link: Link,
-    direction: Direction,
-    verdict: u32,
+    ingress: (&'static str, Kind),
+    egress: (&'static str, Kind),
+    /// The interface of packets, and another one.
+    interfaces: [u32; 2],
     object: Ebpf,
     ring: RingBuf<MapData>,
     counters: PerCpuArray<MapData, u64>,
     orders: HashMap<MapData, [u8; FlowKey::SIZE], [u8; Order::SIZE]>,
     flows: HashMap<MapData, [u8; FlowKey::SIZE], [u8; FlowState::SIZE]>,
+    opening: HashMap<MapData, [u8; FlowKey::SIZE], [u8; FlowState::SIZE]>,
+    link_addresses: HashMap<MapData, u32, [u8; 8]>,
     gate: UserspaceGate,
     /// Lives of flows: the kernel names them by its clock, the gate by ours.
     lives: Map<u64, u64>,
@@ -41,24 +55,33 @@ struct Pair {
 }
 
 impl Pair {
-    fn load(name: &'static str, link: Link, direction: Direction) -> Self {
-        let mut object = EbpfLoader::new().override_global("AYA_LOG_LEVEL", &0_u8, true).load(OBJECT).unwrap();
-        let verdict = match object.program_mut(name) {
-            Some(Program::Xdp(program)) => program.load().map(|()| XDP_PASS).unwrap(),
-            Some(Program::SchedClassifier(program)) => program.load().map(|()| TC_NEXT).unwrap(),
-            _ => panic!("no program {name}"),
-        };
+    fn load(link: Link, ingress: (&'static str, Kind), egress: &'static str, interfaces: [u32; 2]) -> Self {
+        let seeds: [u64; SEEDS] = std::array::from_fn(|index| 0x9e37_79b9_7f4a_7c15_u64.wrapping_mul(index as u64 + 1));
+        let mut object = EbpfLoader::new()
+            .override_global("AYA_LOG_LEVEL", &0_u8, true)
+            .override_global("SEEDS", seeds.as_slice(), true)
+            .load(OBJECT)
+            .unwrap();
+        for name in [ingress.0, egress] {
+            match object.program_mut(name) {
+                Some(Program::Xdp(program)) => program.load().unwrap(),
+                Some(Program::SchedClassifier(program)) => program.load().unwrap(),
+                _ => panic!("no program {name}"),
+            }
+        }
         Self {
-            name,
             link,
-            direction,
-            verdict,
+            ingress,
+            egress: (egress, Kind::Tc),
+            interfaces,
             ring: object.take_map("RING").unwrap().try_into().unwrap(),
             counters: object.take_map("COUNTERS").unwrap().try_into().unwrap(),
             orders: object.take_map("ORDERS").unwrap().try_into().unwrap(),
             flows: object.take_map("FLOWS").unwrap().try_into().unwrap(),
+            opening: object.take_map("OPENING").unwrap().try_into().unwrap(),
+            link_addresses: object.take_map("LINK_ADDRESSES").unwrap().try_into().unwrap(),
             object,
-            gate: UserspaceGate::new(PortSet::default()),
+            gate: UserspaceGate::new(PortSet::default()).with_seeds(seeds),
             lives: Map::new(),
             now: 0,
             serial: 0,
@@ -67,41 +90,53 @@ impl Pair {
         }
     }
 
-    /// Every program, each with a gate of its own.
-    fn all() -> Vec<Self> {
+    /// Every program, each pair with a gate of its own.
+    fn all(interfaces: [u32; 2]) -> Vec<Self> {
         vec![
-            Self::load("smtpwatch_xdp", Link::Ethernet, Direction::Ingress),
-            Self::load("smtpwatch_tc_ingress", Link::Ethernet, Direction::Ingress),
-            Self::load("smtpwatch_tc_egress", Link::Ethernet, Direction::Egress),
-            Self::load("smtpwatch_tc_ingress_ip", Link::Ip, Direction::Ingress),
-            Self::load("smtpwatch_tc_egress_ip", Link::Ip, Direction::Egress),
+            Self::load(Link::Ethernet, ("smtpwatch_xdp", Kind::Xdp), "smtpwatch_tc_egress", interfaces),
+            Self::load(Link::Ethernet, ("smtpwatch_tc_ingress", Kind::Tc), "smtpwatch_tc_egress", interfaces),
+            Self::load(Link::Ip, ("smtpwatch_tc_ingress_ip", Kind::Tc), "smtpwatch_tc_egress_ip", interfaces),
         ]
     }
 
-    fn feed(&mut self, packet: &[u8]) {
-        let fd = match self.object.program(self.name) {
+    fn name(&self) -> &'static str {
+        self.ingress.0
+    }
+
+    fn octets(&self, packet: &Packet) -> Vec<u8> {
+        match self.link {
+            Link::Ethernet => packet.ethernet(),
+            Link::Ip => packet.ip(),
+        }
+    }
+
+    /// One packet through the program of its direction and through the gate.
+    fn feed(&mut self, packet: &[u8], direction: Direction, interface: u32) {
+        let (name, kind) = if direction == Direction::Ingress { self.ingress } else { self.egress };
+        let fd = match self.object.program(name) {
             Some(Program::Xdp(program)) => program.fd().unwrap(),
             Some(Program::SchedClassifier(program)) => program.fd().unwrap(),
             _ => unreachable!(),
         };
-        let run = match test_run(fd.as_fd(), packet, 1) {
+        let run = match test_run(fd.as_fd(), kind, packet, 1, interface) {
             Ok(run) => run,
             Err(error) if error.raw_os_error() == Some(libc::EINVAL) => {
                 // The kernel does not make this packet: too short for a frame, or too long for this hook.
                 self.refused += 1;
                 return;
             }
-            Err(error) => panic!("{}: {error}", self.name),
+            Err(error) => panic!("{name}: {error}"),
         };
-        assert_eq!(run.verdict, self.verdict, "{}: a packet that does not pass: {packet:02x?}", self.name);
+        let verdict = if kind == Kind::Xdp { XDP_PASS } else { TC_NEXT };
+        assert_eq!(run.verdict, verdict, "{name}: a packet that does not pass: {packet:02x?}");
         self.now += 1;
         let frame = CapturedFrame {
             link: self.link,
             bytes: packet,
             wire_len: u32::try_from(packet.len()).unwrap(),
             at_ns: self.now,
-            interface: 1,
-            direction: self.direction,
+            interface,
+            direction: Some(direction),
         };
         let mut expected = Vec::new();
         self.gate.packet(&frame, |record| expected.push((record.header, record.payload.to_vec())));
@@ -110,30 +145,46 @@ impl Pair {
             let record = Record::decode(&octets).unwrap();
             found.push((record.header, record.payload.to_vec()));
         }
-        assert_eq!(found.len(), expected.len(), "{}: records of {packet:02x?}", self.name);
+        assert_eq!(found.len(), expected.len(), "{name}: records of {packet:02x?}");
         for ((found, octets), (expected, wanted)) in found.iter().zip(&expected) {
             let life = *self.lives.entry(found.flow).or_insert(expected.flow);
-            assert_eq!(life, expected.flow, "{}: life of a flow", self.name);
-            assert_eq!(comparable(found), comparable(expected), "{}: {packet:02x?}", self.name);
-            assert_eq!(octets, wanted, "{}: payload", self.name);
+            assert_eq!(life, expected.flow, "{name}: life of a flow");
+            assert_eq!(comparable(found), comparable(expected), "{name}: {packet:02x?}");
+            assert_eq!(octets, wanted, "{name}: payload");
         }
         self.records += found.len();
         self.compare_counters();
     }
 
+    /// Packets of a session as they go where this host is `own`.
+    fn pass(&mut self, own: Own, packets: &[(Own, &Packet)]) {
+        for (from, packet) in packets {
+            let direction = if own == *from { Direction::Egress } else { Direction::Ingress };
+            let octets = self.octets(packet);
+            self.feed(&octets, direction, self.interfaces[0]);
+        }
+    }
+
     fn compare_counters(&self) {
         for counter in Counter::ALL {
             let kernel: u64 = self.counters.get(&(counter as u32), 0).unwrap().iter().sum();
-            assert_eq!(kernel, self.gate.counter(counter), "{}: {counter:?}", self.name);
+            assert_eq!(kernel, self.gate.counter(counter), "{}: {counter:?}", self.name());
         }
     }
 
     /// The same order to both.
     fn order(&mut self, order: &GateOrder) {
-        let key = FlowKey::new(order.flow.client, order.flow.server);
         self.gate.order(order);
-        let Ok(state) = self.flows.get(&key.to_bytes(), 0) else { return };
-        let server_next = u32::from_ne_bytes(state[48..52].try_into().unwrap());
+        let key = FlowKey::new(order.flow.client, order.flow.server);
+        // Under the ports' order; the order itself goes under the ends as they are.
+        let Some(state) = [(key, false), (key.swapped(), true)].into_iter().find_map(|(key, swapped)| {
+            let state = self.flows.get(&key.to_bytes(), 0).or_else(|_| self.opening.get(&key.to_bytes(), 0)).ok()?;
+            (state[offset_of!(FlowState, swapped)] == u8::from(swapped)).then_some(state)
+        }) else {
+            return;
+        };
+        let at = offset_of!(FlowState, server) + offset_of!(Half, next);
+        let server_next = u32::from_ne_bytes(state[at..at + 4].try_into().unwrap());
         let (kind, position) = match order.action {
             GateAction::Mute => (order_kind::MUTE, 0),
             GateAction::MuteBody => (order_kind::MUTE_BODY, server_next),
@@ -146,17 +197,19 @@ impl Pair {
     }
 }
 
-/// What must be the same: all but clocks, interface and owner; of the options only what is meant.
+/// What must be the same: all but clocks and owner; of the options only what is meant.
 fn comparable(header: &Header) -> Header {
     let mut header = *header;
     let meant = usize::from(header.options_len);
     header.options[meant..].fill(0);
-    Header { timestamp: 0, flow: 0, cgroup: 0, uid: 0, interface: 0, ..header }
+    Header { timestamp: 0, flow: 0, cgroup: 0, uid: 0, ..header }
 }
 
 /// One end of a session as the generator plays it.
 struct Session {
-    port: u16,
+    own: Own,
+    /// Of client and server.
+    ports: (u16, u16),
     v6: bool,
     client_next: u32,
     server_next: u32,
@@ -195,7 +248,7 @@ const LINES: [(bool, &[u8]); 26] = [
 ];
 
 impl Session {
-    fn new(dice: &mut Dice, port: u16) -> Self {
+    fn new(dice: &mut Dice, number: u16) -> Self {
         let wrap = dice.one_in(3);
         let base = if wrap { 0xffff_ff00 } else { u32::try_from(dice.below(1 << 31)).unwrap() };
         let length = 4 + dice.below(40);
@@ -211,11 +264,18 @@ impl Session {
             })
             .collect();
         let tags = dice.pick(&[vec![], vec![], vec![], vec![0x8100], vec![0x88a8, 0x8100], vec![0x9100]]).clone();
-        Self { port, v6: dice.one_in(3), client_next: base, server_next: !base, tags, script, position: 0 }
+        // Ports that are both watched: the opening tells the ends.
+        let ports = match dice.below(6) {
+            0 => *dice.pick(&[(25, 587), (587, 25), (25, 25)]),
+            _ => (number, if number.is_multiple_of(2) { 25 } else { 587 }),
+        };
+        let own = *dice.pick(&[Own::Client, Own::Server]);
+        let v6 = dice.one_in(3);
+        Self { own, ports, v6, client_next: base, server_next: !base, tags, script, position: 0 }
     }
 
-    /// The next packets of the session; empty at its end.
-    fn step(&mut self, dice: &mut Dice) -> Vec<Packet> {
+    /// The next packets of the session, and whether the client sends them; empty at its end.
+    fn step(&mut self, dice: &mut Dice) -> Vec<(bool, Packet)> {
         if self.position == 0 {
             self.position = 1;
             if !dice.one_in(6) {
@@ -225,7 +285,14 @@ impl Session {
                 (syn_ack.flags, syn_ack.ack) = (0x12, self.client_next.wrapping_add(1));
                 self.client_next = self.client_next.wrapping_add(1);
                 self.server_next = self.server_next.wrapping_add(1);
-                return vec![syn, syn_ack];
+                let mut packets = vec![(true, syn), (false, syn_ack)];
+                // Sent again, or seen from its answer on.
+                match dice.below(4) {
+                    0 => packets.push(packets[dice.below(2)].clone()),
+                    1 => drop(packets.remove(0)),
+                    _ => {}
+                }
+                return packets;
             }
         }
         let Some((client, line)) = self.script.get(self.position - 1).cloned() else { return Vec::new() };
@@ -238,11 +305,14 @@ impl Session {
         };
         // One octet per segment, but not for thousands of them.
         for octets in line.chunks(piece).take(64) {
-            packets.push(self.packet(dice, client, octets));
+            if dice.one_in(10) {
+                packets.push((client, self.decoy(dice, client)));
+            }
+            packets.push((client, self.packet(dice, client, octets)));
             let next = if client { &mut self.client_next } else { &mut self.server_next };
             *next = next.wrapping_add(u32::try_from(octets.len()).unwrap());
             if dice.one_in(3) {
-                packets.push(self.packet(dice, !client, &[]));
+                packets.push((!client, self.packet(dice, !client, &[])));
             }
         }
         if dice.one_in(8) && packets.len() > 1 {
@@ -253,57 +323,74 @@ impl Session {
             packets.push(packets[dice.below(packets.len())].clone());
         }
         if dice.one_in(40)
-            && let Some(packet) = packets.last_mut()
+            && let Some((_, packet)) = packets.last_mut()
         {
             packet.flags |= *dice.pick(&[0x01, 0x04, 0x02]);
         }
         packets
     }
 
-    fn packet(&self, dice: &mut Dice, client: bool, payload: &[u8]) -> Packet {
-        let mut packet = Packet {
-            tags: self.tags.clone(),
-            v6: self.v6,
-            flags: 0x18,
-            payload: payload.to_vec(),
-            padding: if dice.one_in(4) { dice.below(20) } else { 0 },
-            no_length: false,
-            options: vec![1; 4 * dice.below(11)],
-            ..Packet::default()
-        };
-        let server_port = if self.port.is_multiple_of(2) { 25 } else { 587 };
-        if client {
-            (packet.source_port, packet.target_port) = (self.port, server_port);
-            (packet.seq, packet.ack) = (self.client_next, self.server_next);
-        } else {
-            (packet.source, packet.target) = (packet.target, packet.source);
-            (packet.source_port, packet.target_port) = (server_port, self.port);
-            (packet.seq, packet.ack) = (self.server_next, self.client_next);
+    /// What somebody on the path may send in the name of an end: an answer in another one's place or far from it, a SYN, a RST.
+    fn decoy(&self, dice: &mut Dice, client: bool) -> Packet {
+        let (_, line) = *dice.pick(&LINES);
+        let mut packet = self.packet(dice, client, line);
+        let ahead = *dice.pick(&[0, 0, 1, 600, 40_000, 0x7fff_ffff, 0x8000_0001, 0xffff_ff00]);
+        packet.seq = packet.seq.wrapping_add(ahead);
+        if dice.one_in(3) {
+            packet.flags = *dice.pick(&[0x02, 0x12, 0x04, 0x14, 0x11]);
+            packet.payload.clear();
         }
+        packet
+    }
+
+    /// Which way a packet goes: as it should, or seldom the other way.
+    fn direction(&self, dice: &mut Dice, client: bool) -> Direction {
+        if (self.own == Own::Client) == client && !dice.one_in(25) || dice.one_in(60) {
+            Direction::Egress
+        } else {
+            Direction::Ingress
+        }
+    }
+
+    fn packet(&self, dice: &mut Dice, client: bool, payload: &[u8]) -> Packet {
+        let mut packet = self.plain(client, payload);
+        packet.tags.clone_from(&self.tags);
+        packet.padding = if dice.one_in(4) { dice.below(20) } else { 0 };
+        packet.options = vec![1; 4 * dice.below(11)];
         if self.v6 {
-            for _ in 0..dice.below(4) / 2 {
+            for _ in 0..dice.below(4) / 3 {
                 let kind = *dice.pick(&[0, 43, 60]);
                 packet.extensions.push((kind, vec![0; 8]));
             }
-        } else if dice.one_in(5) {
+        } else if dice.one_in(8) {
             packet.ip_options = vec![1; 4 * dice.below(11)];
         }
         if dice.one_in(40) {
             (packet.no_length, packet.padding) = (true, 0);
         }
+        packet.wrong_sum = dice.one_in(30);
         packet
     }
 
-    fn flow(&self) -> smtpwatch_core::FlowKey {
-        let packet = self.packet(&mut Dice(1), true, &[]);
-        let (client, server) = if self.v6 {
-            ("[2001:db8::a]".to_owned(), "[2001:db8::19]".to_owned())
-        } else {
-            ("192.0.2.10".to_owned(), "192.0.2.25".to_owned())
+    fn plain(&self, client: bool, payload: &[u8]) -> Packet {
+        let packet = Packet {
+            v6: self.v6,
+            flags: 0x18,
+            payload: payload.to_vec(),
+            source_port: self.ports.0,
+            target_port: self.ports.1,
+            seq: self.client_next,
+            ack: self.server_next,
+            ..Packet::default()
         };
+        if client { packet } else { Packet { seq: self.server_next, ack: self.client_next, ..packet.reversed() } }
+    }
+
+    fn flow(&self) -> smtpwatch_core::FlowKey {
+        let (client, server) = if self.v6 { ("[2001:db8::a]", "[2001:db8::19]") } else { ("192.0.2.10", "192.0.2.25") };
         smtpwatch_core::FlowKey {
-            client: format!("{client}:{}", packet.source_port).parse().unwrap(),
-            server: format!("{server}:{}", packet.target_port).parse().unwrap(),
+            client: format!("{client}:{}", self.ports.0).parse().unwrap(),
+            server: format!("{server}:{}", self.ports.1).parse().unwrap(),
         }
     }
 }
@@ -334,9 +421,9 @@ fn oddity(dice: &mut Dice, packet: &[u8], start: usize) -> Vec<u8> {
     odd
 }
 
-fn play(seed: u64, packets: usize) -> (usize, usize) {
+fn play(seed: u64, packets: usize, interfaces: [u32; 2]) -> (usize, usize) {
     let mut dice = Dice(seed);
-    let mut pairs = Pair::all();
+    let mut pairs = Pair::all(interfaces);
     let mut sessions: Vec<Session> = Vec::new();
     let mut port = 40_000;
     let mut fed = 0;
@@ -352,8 +439,10 @@ fn play(seed: u64, packets: usize) -> (usize, usize) {
             sessions.swap_remove(index);
             continue;
         }
-        for packet in step {
+        for (client, packet) in step {
             fed += 1;
+            let direction = sessions[index].direction(&mut dice, client);
+            let interface = interfaces[usize::from(dice.one_in(30))];
             let (frame, raw) = (packet.ethernet(), packet.ip());
             let odd = dice.one_in(20).then(|| (oddity(&mut dice, &frame, 14), oddity(&mut dice, &raw, 0)));
             for pair in &mut pairs {
@@ -361,8 +450,8 @@ fn play(seed: u64, packets: usize) -> (usize, usize) {
                     Link::Ethernet => (&frame, odd.as_ref().map(|odd| &odd.0)),
                     Link::Ip => (&raw, odd.as_ref().map(|odd| &odd.1)),
                 };
-                pair.feed(packet);
-                odd.into_iter().for_each(|odd| pair.feed(odd));
+                pair.feed(packet, direction, interface);
+                odd.into_iter().for_each(|odd| pair.feed(odd, direction, interface));
             }
         }
         if dice.one_in(15) {
@@ -380,115 +469,194 @@ fn play(seed: u64, packets: usize) -> (usize, usize) {
                 },
             ]);
             let order = GateOrder { flow: session.flow(), action };
+            // The gate obeys at once, the kernel with the next packet that is no forged one: so that is what comes.
+            let next = session.plain(session.own == Own::Client, &[]);
             for pair in &mut pairs {
                 pair.order(&order);
+                let octets = pair.octets(&next);
+                pair.feed(&octets, Direction::Egress, interfaces[0]);
             }
         }
     }
     for pair in &pairs {
-        println!("{}: {} records, {} packets refused by the kernel", pair.name, pair.records, pair.refused);
-        assert!(pair.records > packets / 10, "{}: the generator must reach the gate", pair.name);
+        println!("{}: {} records, {} packets refused by the kernel", pair.name(), pair.records, pair.refused);
+        assert!(pair.records > packets / 10, "{}: the generator must reach the gate", pair.name());
         for counter in Counter::ALL {
             let reached = pair.gate.counter(counter) > 0;
             let expected = match counter {
                 Counter::RingFull | Counter::FlowTableFull => false,
-                Counter::ForwardedIngress | Counter::MutedIngress | Counter::OtherIngress => {
-                    pair.direction == Direction::Ingress
-                }
-                Counter::ForwardedEgress | Counter::MutedEgress | Counter::OtherEgress => {
-                    pair.direction == Direction::Egress
-                }
-                Counter::Fragment | Counter::Truncated | Counter::Unparsed => true,
+                Counter::ForwardedIngress
+                | Counter::MutedIngress
+                | Counter::OtherIngress
+                | Counter::ForwardedEgress
+                | Counter::MutedEgress
+                | Counter::OtherEgress
+                | Counter::Fragment
+                | Counter::Truncated
+                | Counter::Unparsed
+                | Counter::Forged => true,
             };
-            assert_eq!(reached, expected, "{}: {counter:?} must be reached by the generator", pair.name);
+            assert_eq!(reached, expected, "{}: {counter:?} must be reached by the generator", pair.name());
         }
     }
     (pairs.iter().map(|pair| pair.records).sum(), pairs.iter().map(|pair| pair.refused).sum())
 }
 
+/// Runs `test` where there are two interfaces, neither of them loopback.
+fn at_interfaces(test: impl FnOnce([u32; 2]) + Send) {
+    let namespace = Namespace::create("gate").unwrap();
+    join((&namespace, "gate0"), (&namespace, "gate1")).unwrap();
+    namespace
+        .run(|| {
+            let index = |name: &str| nix::net::if_::if_nametoindex(name).unwrap();
+            test([index("gate0"), index("gate1")]);
+        })
+        .unwrap();
+}
+
 #[test]
 fn kernel_and_userspace_gate_agree_on_random_sessions() {
     crate::need_root!();
-    for seed in [1, 0x5eed, 0xdead_beef] {
-        let (records, refused) = play(seed, 4_000);
-        println!("seed {seed:#x}: {records} records compared, {refused} packets refused");
-    }
+    at_interfaces(|interfaces| {
+        for seed in [1, 0x5eed, 0xdead_beef] {
+            let (records, refused) = play(seed, 4_000, interfaces);
+            println!("seed {seed:#x}: {records} records compared, {refused} packets refused");
+        }
+    });
+}
+
+/// A segment of one session, from the client or from the server.
+fn segment((v6, source_port): (bool, u16), client: bool, flags: u8, seq: u32, ack: u32, payload: &[u8]) -> Packet {
+    let packet = Packet { v6, source_port, flags, seq, ack, payload: payload.to_vec(), ..Packet::default() };
+    if client { packet } else { packet.reversed() }
 }
 
 /// Muted flows are told by their tags alone, and their end points may meet again.
 #[test]
 fn a_muted_flow_is_told_at_a_glance_until_a_syn() {
     crate::need_root!();
-    for (v6, forgotten) in [(false, false), (false, true), (true, false), (true, true)] {
-        for mut pair in Pair::all() {
-            let link = pair.link;
-            let octets = move |client: bool, flags: u8, seq: u32, ack: u32, payload: &[u8]| {
-                let mut packet = Packet { v6, flags, seq, ack, payload: payload.to_vec(), ..Packet::default() };
-                if !client {
-                    (packet.source, packet.target) = (packet.target, packet.source);
-                    (packet.source_port, packet.target_port) = (packet.target_port, packet.source_port);
+    at_interfaces(|interfaces| {
+        for mut pair in Pair::all(interfaces) {
+            let mut port = 41_000;
+            for v6 in [false, true] {
+                // Where its state is gone, a flow is made by the side that leaves: its SYN is the client's.
+                for (own, forgotten) in [(Own::Client, false), (Own::Client, true), (Own::Server, false)] {
+                    port += 1;
+                    muted_until_a_syn(&mut pair, (v6, port), own, forgotten);
                 }
-                match link {
-                    Link::Ethernet => packet.ethernet(),
-                    Link::Ip => packet.ip(),
-                }
-            };
-            let (client, server) =
-                if v6 { ("[2001:db8::a]:41234", "[2001:db8::19]:25") } else { ("192.0.2.10:41234", "192.0.2.25:25") };
-            let flow = smtpwatch_core::FlowKey { client: client.parse().unwrap(), server: server.parse().unwrap() };
-            pair.feed(&octets(true, 0x02, 100, 0, b""));
-            pair.feed(&octets(false, 0x12, 500, 101, b""));
-            pair.order(&GateOrder { flow, action: GateAction::Mute });
-            let before = pair.records;
-            for _ in 0..3 {
-                pair.feed(&octets(true, 0x18, 101, 501, b"a line\r\n"));
-                pair.feed(&octets(false, 0x18, 501, 101, b"another\r\n"));
             }
-            assert_eq!(pair.records, before, "{}: the flow is muted", pair.name);
-            if forgotten && link == Link::Ethernet {
-                // Without its state the flow would be another one, joined midstream: the tags alone tell that it is muted.
-                pair.flows.remove(&FlowKey::new(flow.client, flow.server).to_bytes()).unwrap();
-                pair.feed(&octets(true, 0x18, 101, 501, b"a line\r\n"));
-                pair.feed(&octets(false, 0x10, 501, 101, b""));
-            }
-            // A header that makes no sense is no muted packet.
-            let mut odd = octets(true, 0x18, 101, 501, b"a line\r\n");
-            let offset = odd.len() - 8 - 8;
-            odd[offset] = 0x40;
-            pair.feed(&odd);
-            pair.feed(&octets(true, 0x02, 7_000, 0, b""));
-            pair.feed(&octets(false, 0x12, 9_000, 7_001, b""));
-            pair.feed(&octets(false, 0x18, 9_001, 7_001, b"220 mx1.example.net\r\n"));
-            pair.feed(&octets(true, 0x18, 7_001, 9_022, b"EHLO gw.example.org\r\n"));
-            assert_eq!(pair.records, before + 4, "{}: the flow is seen again in both directions", pair.name);
         }
+    });
+}
+
+fn muted_until_a_syn(pair: &mut Pair, (v6, port): (bool, u16), own: Own, forgotten: bool) {
+    let (client, server) = if v6 { ("[2001:db8::a]", "[2001:db8::19]:25") } else { ("192.0.2.10", "192.0.2.25:25") };
+    let client = format!("{client}:{port}");
+    let flow = smtpwatch_core::FlowKey { client: client.parse().unwrap(), server: server.parse().unwrap() };
+    let from_client = |flags, seq, ack, payload: &[u8]| segment((v6, port), true, flags, seq, ack, payload);
+    let from_server = |flags, seq, ack, payload: &[u8]| segment((v6, port), false, flags, seq, ack, payload);
+    pair.pass(own, &[(Own::Client, &from_client(0x02, 100, 0, b"")), (Own::Server, &from_server(0x12, 500, 101, b""))]);
+    pair.order(&GateOrder { flow, action: GateAction::Mute });
+    let before = pair.records;
+    let line = from_client(0x18, 101, 501, b"a line\r\n");
+    for _ in 0..3 {
+        pair.pass(own, &[(Own::Client, &line), (Own::Server, &from_server(0x18, 501, 101, b"another\r\n"))]);
     }
+    assert_eq!(pair.records, before, "{}: the flow is muted", pair.name());
+    if forgotten && pair.link == Link::Ethernet {
+        // Without its state the flow would be another one, joined midstream: the tags alone tell that it is muted.
+        let key = FlowKey::new(flow.client, flow.server).to_bytes();
+        pair.flows.remove(&key).or_else(|_| pair.opening.remove(&key)).unwrap();
+        pair.pass(own, &[(Own::Client, &line), (Own::Server, &from_server(0x10, 501, 101, b""))]);
+    }
+    // A header that makes no sense is no muted packet.
+    let mut odd = pair.octets(&line);
+    let offset = odd.len() - 8 - 8;
+    odd[offset] = 0x40;
+    let direction = if own == Own::Client { Direction::Egress } else { Direction::Ingress };
+    pair.feed(&odd, direction, pair.interfaces[0]);
+    pair.pass(
+        own,
+        &[
+            (Own::Client, &from_client(0x02, 7_000, 0, b"")),
+            (Own::Server, &from_server(0x12, 9_000, 7_001, b"")),
+            (Own::Server, &from_server(0x18, 9_001, 7_001, b"220 mx1.example.net\r\n")),
+            (Own::Client, &from_client(0x18, 7_001, 9_022, b"EHLO gw.example.org\r\n")),
+        ],
+    );
+    assert_eq!(pair.records, before + 4, "{}: the flow is seen again in both directions", pair.name());
+}
+
+/// Nothing is concluded from a frame to another host that arrives: this host's stack discards it (EV-6).
+#[test]
+fn ev6_a_frame_to_another_address_is_unusual() {
+    crate::need_root!();
+    at_interfaces(|interfaces| {
+        for mut pair in Pair::all(interfaces).into_iter().filter(|pair| pair.link == Link::Ethernet) {
+            let [a, b, c, d, e, f] = TARGET;
+            pair.link_addresses.insert(interfaces[0], [a, b, c, d, e, f, 0, 0], 0).unwrap();
+            for (unusual, port) in [(true, 41_001), (false, 41_002)] {
+                let own = Own::Server;
+                let fd = |pair: &Pair, name: &str| match pair.object.program(name) {
+                    Some(Program::Xdp(program)) => program.fd().unwrap().try_clone().unwrap(),
+                    Some(Program::SchedClassifier(program)) => program.fd().unwrap().try_clone().unwrap(),
+                    _ => unreachable!(),
+                };
+                let mut records = Vec::new();
+                for (from, packet) in [
+                    (Own::Client, segment((false, port), true, 0x02, 100, 0, b"")),
+                    (Own::Server, segment((false, port), false, 0x12, 500, 101, b"")),
+                    (Own::Client, segment((false, port), true, 0x18, 101, 501, b"DATA\r\n")),
+                    (Own::Server, segment((false, port), false, 0x18, 501, 107, b"354 go\r\n")),
+                    (Own::Client, segment((false, port), true, 0x18, 107, 509, b"AUTH PLAIN x\r\n")),
+                    (Own::Server, segment((false, port), false, 0x14, 509, 121, b"")),
+                ] {
+                    let mut frame = packet.ethernet();
+                    let is_data = packet.payload.starts_with(b"DATA");
+                    if is_data && unusual {
+                        frame[5] ^= 1;
+                    }
+                    let (name, kind) = if from == own { pair.egress } else { pair.ingress };
+                    test_run(fd(&pair, name).as_fd(), kind, &frame, 1, interfaces[0]).unwrap();
+                    let octets = pair.ring.next().unwrap();
+                    let record = Record::decode(&octets).unwrap();
+                    assert_eq!(record.header.marked(mark::UNUSUAL), is_data && unusual, "{name}");
+                    records.push(record.payload.to_vec());
+                }
+                let seen: &[u8] = if unusual { b"AUTH PLAIN x\r\n" } else { b"" };
+                assert_eq!(records[4], seen, "{}: a body is muted after a DATA that this host took in", pair.name());
+            }
+        }
+    });
 }
 
 /// GRO segments and multi-buffer frames: as long as this kernel makes them for a test.
 #[test]
 fn kernel_and_userspace_gate_agree_on_large_segments() {
     crate::need_root!();
-    for mut pair in Pair::all() {
-        let mut longest = 0;
-        for length in [2_000, 2_048, 2_049, 3_500, 4_096, 9_000, 20_000, 65_000] {
-            let payload: Vec<u8> = b"RCPT TO:<someone@example.net>\r\n".iter().copied().cycle().take(length).collect();
-            let packet = Packet { payload, source_port: 50_000, ..Packet::default() };
-            let mut syn = Packet { flags: 2, seq: 0, ..packet.clone() };
-            syn.payload.clear();
-            let refused = pair.refused;
-            for packet in [syn, packet] {
-                let octets = match pair.link {
-                    Link::Ethernet => packet.ethernet(),
-                    Link::Ip => packet.ip(),
-                };
-                pair.feed(&octets);
-            }
-            if pair.refused == refused {
-                longest = length;
+    at_interfaces(|interfaces| {
+        for mut pair in Pair::all(interfaces) {
+            for (own, port) in [(Own::Client, 41_001), (Own::Server, 41_002)] {
+                let mut longest = 0;
+                for length in [2_000, 2_048, 2_049, 3_500, 4_096, 9_000, 20_000, 65_000] {
+                    let text: Vec<u8> =
+                        b"RCPT TO:<someone@example.net>\r\n".iter().copied().cycle().take(length).collect();
+                    let refused = pair.refused;
+                    pair.pass(
+                        own,
+                        &[
+                            (Own::Client, &segment((false, port), true, 0x02, 0, 0, b"")),
+                            (Own::Server, &segment((false, port), false, 0x12, 0, 1, b"")),
+                            (Own::Client, &segment((false, port), true, 0x10, 1, 1, &text)),
+                        ],
+                    );
+                    if pair.refused == refused {
+                        longest = length;
+                    }
+                }
+                println!("{} {own:?}: segments up to {longest} octets", pair.name());
+                assert!(longest >= 2_049, "{}: more than one chunk must have been compared", pair.name());
             }
         }
-        println!("{}: segments up to {longest} octets", pair.name);
-        assert!(longest >= 2_049, "{}: more than one chunk must have been compared", pair.name);
-    }
+    });
 }

@@ -33,6 +33,8 @@ pub struct Packet {
     pub padding: usize,
     /// The IP header tells no length (BIG TCP).
     pub no_length: bool,
+    /// The sum of an IPv4 header is wrong.
+    pub wrong_sum: bool,
 }
 
 impl Default for Packet {
@@ -53,15 +55,31 @@ impl Default for Packet {
             payload: Vec::new(),
             padding: 0,
             no_length: false,
+            wrong_sum: false,
         }
     }
 }
 
+/// Ethernet address that frames are sent to.
+pub const TARGET: [u8; 6] = [2, 0, 0, 0, 0, 1];
+
 impl Packet {
+    /// The same segment from the other end, with the numbers that it has.
+    #[must_use]
+    pub fn reversed(self) -> Self {
+        Self {
+            source: self.target,
+            target: self.source,
+            source_port: self.target_port,
+            target_port: self.source_port,
+            ..self
+        }
+    }
+
     /// The frame, from the Ethernet header on.
     #[must_use]
     pub fn ethernet(&self) -> Vec<u8> {
-        let mut frame = vec![2, 0, 0, 0, 0, 1, 2, 0, 0, 0, 0, 2];
+        let mut frame = [TARGET, [2, 0, 0, 0, 0, 2]].concat();
         for tag in &self.tags {
             frame.extend_from_slice(&tag.to_be_bytes());
             frame.extend_from_slice(&[0, 7]);
@@ -90,6 +108,14 @@ impl Packet {
         packet.extend_from_slice(&[192, 0, 2, self.source]);
         packet.extend_from_slice(&[192, 0, 2, self.target]);
         packet.extend_from_slice(&self.ip_options);
+        // RFC 791 §3.1, RFC 1071.
+        let sum: u32 = packet.chunks_exact(2).map(|word| u32::from(u16::from_be_bytes([word[0], word[1]]))).sum();
+        let folded = (sum & 0xffff) + (sum >> 16);
+        let sum = !((folded & 0xffff) + (folded >> 16));
+        packet[10..12].copy_from_slice(&short(sum as usize));
+        if self.wrong_sum {
+            packet[11] ^= 1;
+        }
         packet
     }
 

@@ -1,4 +1,4 @@
-//! `BPF_PROG_TEST_RUN`: a packet through a program, without any interface.
+//! `BPF_PROG_TEST_RUN`: a packet through a program, as if it were at an interface.
 
 use std::{
     io,
@@ -48,19 +48,28 @@ struct TestRun {
     padding: u32,
 }
 
-/// Runs `program` over `packet`, `repeat` times.
+/// Runs `program` over `packet`, `repeat` times, at the interface with this index in the calling thread's network namespace.
 ///
 /// # Errors
-/// What the kernel says: EINVAL for packets that it cannot make.
-pub fn test_run(program: BorrowedFd<'_>, packet: &[u8], repeat: u32) -> io::Result<Run> {
+/// What the kernel says: EINVAL for packets that it cannot make, ENODEV where there is no such interface.
+pub fn test_run(program: BorrowedFd<'_>, kind: Kind, packet: &[u8], repeat: u32, interface: u32) -> io::Result<Run> {
+    let length = u32::try_from(packet.len()).map_err(io::Error::other)?;
+    let context: &[u32] = match kind {
+        // `struct xdp_md`: data, data_end, data_meta, ingress_ifindex. The packet begins at 0, because it has no metadata.
+        Kind::Xdp => &[0, length, 0, interface],
+        // `struct __sk_buff`: ten fields that stay zero, then ifindex.
+        Kind::Tc => &[0, 0, 0, 0, 0, 0, 0, 0, 0, 0, interface],
+    };
     let mut attributes = TestRun {
         program: u32::try_from(program.as_raw_fd()).map_err(io::Error::other)?,
-        data_size_in: u32::try_from(packet.len()).map_err(io::Error::other)?,
+        data_size_in: length,
         data_in: packet.as_ptr() as u64,
         repeat,
+        context_size_in: u32::try_from(size_of_val(context)).map_err(io::Error::other)?,
+        context_in: context.as_ptr() as u64,
         ..TestRun::default()
     };
-    // SAFETY: `attributes` and the packet that it points to outlive the call, with the sizes told; the kernel writes to
+    // SAFETY: `attributes`, and packet and context that it points to, outlive the call, with the sizes told; the kernel writes to
     // `attributes` alone, because no room for output is offered.
     let result = unsafe { libc::syscall(libc::SYS_bpf, BPF_PROG_TEST_RUN, &raw mut attributes, size_of::<TestRun>()) };
     if result < 0 {
@@ -85,7 +94,7 @@ struct ProgramLoad {
     name: [u8; 16],
 }
 
-/// Where an [`empty_program`] runs.
+/// Where a program runs.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Kind {
     /// XDP.

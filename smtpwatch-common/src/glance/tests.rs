@@ -23,8 +23,11 @@ impl Host for Flows {
     fn direction(&self) -> Direction {
         Direction::Ingress
     }
+    fn link_address(&self) -> Option<[u8; 6]> {
+        None
+    }
     fn interface(&self) -> u32 {
-        0
+        2
     }
     fn owner(&self) -> (u64, u32) {
         (0, 0)

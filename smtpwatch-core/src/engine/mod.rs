@@ -455,9 +455,18 @@ impl Engine {
 
     /// Counts a connection that has opened among those of its peer; false where it is one too many.
     fn grant(&mut self, place: Place) -> bool {
+        let role = self.flows[place].role;
+        if self.flows[place].open
+            && !self.flows[place].counted
+            && self.quota.is_full(role)
+            && let Some(oldest) = self.flows.oldest_of(role).filter(|oldest| *oldest != place)
+        {
+            self.outputs.push_back(Output::Evicted(EvictReason::Capacity));
+            self.end(oldest, self.now);
+        }
         let flow = &mut self.flows[place];
         if flow.open && !flow.counted {
-            flow.counted = self.quota.take(peer(flow.role, flow.key));
+            flow.counted = self.quota.take(flow.role, peer(flow.role, flow.key));
             let counted = flow.counted;
             self.flows.opened(place);
             return counted;
@@ -569,7 +578,7 @@ impl Engine {
         }
         let flow = &self.flows[place];
         if flow.counted {
-            self.quota.give_back(peer(flow.role, flow.key));
+            self.quota.give_back(flow.role, peer(flow.role, flow.key));
         }
         if !waits {
             self.flows.remove(place);

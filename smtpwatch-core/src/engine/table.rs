@@ -7,14 +7,14 @@ use super::{
     flow::Flow,
     places::{Place, Places},
 };
-use crate::{FlowKey, hash::HashMap, order::Order};
+use crate::{FlowKey, Role, hash::HashMap, order::Order};
 
 #[derive(Default)]
 pub(super) struct Table {
     places: HashMap<FlowKey, Place>,
     flows: Places,
-    /// By their last activity.
-    ages: Order,
+    /// By their last activity, for each end that this host is, in the order of [`Role`].
+    ages: [Order; 2],
     /// By their first segment, for as long as their handshake is not finished.
     unopened: Order,
 }
@@ -33,13 +33,13 @@ impl Table {
         let key = flow.key;
         let place = self.flows.insert(flow);
         self.places.insert(key, place);
-        self.ages.renew(place);
+        self.ages[self.flows[place].role as usize].renew(place);
         self.unopened.renew(place);
         place
     }
 
     pub(super) fn remove(&mut self, place: Place) -> Flow {
-        self.ages.take_out(place);
+        self.ages[self.flows[place].role as usize].take_out(place);
         self.unopened.take_out(place);
         let flow = self.flows.remove(place);
         self.places.remove(&flow.key);
@@ -48,7 +48,7 @@ impl Table {
 
     /// The connection has ended and its verdict waits: another one may have its name. [`Self::remove_retired`] must follow.
     pub(super) fn retire(&mut self, place: Place) {
-        self.ages.take_out(place);
+        self.ages[self.flows[place].role as usize].take_out(place);
         self.unopened.take_out(place);
         let key = self.flows[place].key;
         self.places.remove(&key);
@@ -60,7 +60,7 @@ impl Table {
 
     /// The flow was active.
     pub(super) fn renew(&mut self, place: Place) {
-        self.ages.renew(place);
+        self.ages[self.flows[place].role as usize].renew(place);
     }
 
     /// Its handshake is finished.
@@ -70,7 +70,13 @@ impl Table {
 
     /// The flow that was silent for longest.
     pub(super) fn oldest(&self) -> Option<Place> {
-        self.ages.oldest()
+        let oldest = Role::ALL.into_iter().filter_map(|role| self.oldest_of(role));
+        oldest.min_by_key(|place| self.flows[*place].aged)
+    }
+
+    /// The flow of a role that was silent for longest.
+    pub(super) fn oldest_of(&self, role: Role) -> Option<Place> {
+        self.ages[role as usize].oldest()
     }
 
     /// The flow that has waited longest for its handshake.

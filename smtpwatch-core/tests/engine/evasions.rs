@@ -356,9 +356,9 @@ fn ev24_the_bounds_are_those_of_the_settings() {
     let mut evicted = HashMap::new();
     for number in 0..100 {
         let mut one = Talk::new(25).seen_by_server().s("220 mx1.example.net\r\n");
-        // The first ones are of one peer.
-        let peer = if number < 20 { 1 } else { number };
-        one.flow.client = ([203, 0, 113, peer], 1000 + u16::from(number)).into();
+        // The first ones are of one network.
+        let network = if number < 20 { 1 } else { number };
+        one.flow.client = ([203, 0, network, number], 1000 + u16::from(number)).into();
         for packet in &one.packets {
             engine.handle(&one.segment(packet));
             while let Some(output) = engine.poll() {
@@ -368,9 +368,10 @@ fn ev24_the_bounds_are_those_of_the_settings() {
             }
         }
     }
-    assert_eq!(engine.flows(), 40);
-    // Ten of the twenty are one peer's share; eighty others came to them.
-    assert_eq!(evicted, HashMap::from([(EvictReason::PeerQuota, 10), (EvictReason::Capacity, 50)]));
+    // The clients' share; ten places are left for mail that leaves.
+    assert_eq!(engine.flows(), 30);
+    // Ten of the twenty are one network's share; eighty others came to them.
+    assert_eq!(evicted, HashMap::from([(EvictReason::PeerQuota, 10), (EvictReason::Capacity, 60)]));
 }
 
 #[test]

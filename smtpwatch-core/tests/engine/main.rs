@@ -11,3 +11,4 @@ mod stubborn;
 mod talk;
 mod threats;
 mod traps;
+mod witness;

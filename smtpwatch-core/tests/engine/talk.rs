@@ -22,6 +22,8 @@ pub struct Packet {
     pub ttl: u8,
     pub options: Vec<u8>,
     pub checksum_right: Option<bool>,
+    /// It arrives from outside, whosever name it bears.
+    pub arrives: bool,
 }
 
 /// A connection that is being written down.
@@ -201,6 +203,7 @@ impl Talk {
             ttl: 64,
             options: Vec::new(),
             checksum_right: None,
+            arrives: false,
         });
     }
 
@@ -221,9 +224,14 @@ impl Talk {
             at: Timestamp(packet.at),
             flow: self.flow,
             from: packet.from,
-            role: self.role,
+            // As the pipeline tells it from direction and side.
+            role: match (packet.arrives && self.directions, packet.from) {
+                (true, Side::Client) => Role::Server,
+                (true, Side::Server) => Role::Client,
+                (false, _) => self.role,
+            },
             direction: match self.directions {
-                true if packet.from == self.role.side() => Some(Direction::Egress),
+                true if packet.from == self.role.side() && !packet.arrives => Some(Direction::Egress),
                 true => Some(Direction::Ingress),
                 false => None,
             },

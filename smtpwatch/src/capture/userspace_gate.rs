@@ -3,11 +3,17 @@
 //! It runs the very code of the kernel programs ([`smtpwatch_common::process()`]); a differential test holds the two
 //! together. Only the maps differ: here the flow table is exact, there it is the kernel's approximate LRU.
 
-use std::net::IpAddr;
+use std::{
+    hash::{BuildHasher as _, RandomState},
+    net::IpAddr,
+};
 
 use smtpwatch_common::{
     Counter, Direction, FlowKey, FlowState, Flows, Host, Link, Order, Outcome, PortSet, Record, RecordBuffer, Scratch,
-    Segment, Side, Slice, Tag, gate, process, record::UID_UNKNOWN,
+    Segment, Side, Slice, Tag, gate,
+    glance::{SEEDS, SLOTS},
+    process,
+    record::UID_UNKNOWN,
 };
 use smtpwatch_core::{engine::GateOrder, hash::HashMap};
 
@@ -52,6 +58,7 @@ pub struct UserspaceGate {
     ports: PortSet,
     local: Vec<Network>,
     flows: Table,
+    muted: MutedTags,
     scratch: Box<Scratch>,
     counters: [u64; Counter::COUNT as usize],
     serial: u32,
@@ -71,6 +78,7 @@ impl UserspaceGate {
             ports,
             local: Vec::new(),
             flows: Table::new(flows),
+            muted: MutedTags::new(),
             scratch: Box::new(Scratch::EMPTY),
             counters: [0; Counter::COUNT as usize],
             serial: 0,
@@ -84,10 +92,17 @@ impl UserspaceGate {
         self
     }
 
+    /// The same, with the seeds of another gate's tags: each overwrites the same slots as the other ([`smtpwatch_common::glance`]).
+    #[must_use]
+    pub fn with_seeds(self, seeds: [u64; SEEDS]) -> Self {
+        Self { muted: MutedTags { seeds, slots: Vec::new() }, ..self }
+    }
+
     /// Takes one packet through the gate; `emit` gets every record that the kernel would have sent, in order.
     pub fn packet(&mut self, frame: &CapturedFrame<'_>, emit: impl FnMut(Record<'_>)) -> Outcome {
         let packet = Slice::new(frame.bytes, frame.wire_len);
-        let mut host = Run { frame, ports: &self.ports, local: &self.local, counters: &mut self.counters, emit };
+        let Self { ports, local, muted, counters, .. } = self;
+        let mut host = Run { frame, ports, local, muted, counters, emit };
         let scratch = &mut *self.scratch;
         process(&packet, frame.link, &mut self.flows, &mut host, || Some(scratch))
     }
@@ -103,7 +118,7 @@ impl UserspaceGate {
         // The kernel finds the order with the flow's next packet; until then nothing else of the flow can change. Only a
         // packet that is cut short is counted there as such if it is the first one behind an order to mute, and here as muted.
         if state.phase != gate::Phase::Muted {
-            gate::obey(state, &control::translate(order, at, self.serial).1);
+            gate::obey(state, &control::translate(order, at, self.serial).1, None);
         }
     }
 
@@ -127,6 +142,7 @@ struct Run<'a, E> {
     frame: &'a CapturedFrame<'a>,
     ports: &'a PortSet,
     local: &'a [Network],
+    muted: &'a mut MutedTags,
     counters: &'a mut [u64; Counter::COUNT as usize],
     emit: E,
 }
@@ -176,18 +192,21 @@ impl<E: FnMut(Record<'_>)> Host for Run<'_, E> {
         self.ports.as_words()[word]
     }
 
-    // The flow table is exact and costs no more than this table would.
-    fn seed(&self, _: usize) -> u64 {
-        0
+    fn seed(&self, index: usize) -> u64 {
+        self.muted.seeds[index]
     }
 
-    fn is_muted(&self, _: Tag) -> bool {
-        false
+    fn is_muted(&self, tag: Tag) -> bool {
+        self.muted.holds(tag)
     }
 
-    fn mute(&mut self, _: Tag) {}
+    fn mute(&mut self, tag: Tag) {
+        self.muted.insert(tag);
+    }
 
-    fn unmute(&mut self, _: Tag) {}
+    fn unmute(&mut self, tag: Tag) {
+        self.muted.remove(tag);
+    }
 
     // They are obeyed as they come.
     fn order(&self, _: &FlowKey) -> Option<Order> {
@@ -202,6 +221,38 @@ impl<E: FnMut(Record<'_>)> Host for Run<'_, E> {
 
     fn count(&mut self, counter: Counter) {
         self.counters[counter as usize] += 1;
+    }
+}
+
+/// The tags of muted flows, and of flows of which nothing was seen to leave: one packet of those is told, and there is no state of them.
+struct MutedTags {
+    seeds: [u64; SEEDS],
+    /// Empty until there is a tag.
+    slots: Vec<u64>,
+}
+
+impl MutedTags {
+    fn new() -> Self {
+        // Secret: a capture file could hold a flow that has the tag of another one.
+        let secret = RandomState::new();
+        Self { seeds: std::array::from_fn(|index| secret.hash_one(index)), slots: Vec::new() }
+    }
+
+    fn holds(&self, tag: Tag) -> bool {
+        self.slots.get(tag.slot()).is_some_and(|slot| *slot == tag.value())
+    }
+
+    fn insert(&mut self, tag: Tag) {
+        if self.slots.is_empty() {
+            self.slots = vec![0; SLOTS];
+        }
+        self.slots[tag.slot()] = tag.value();
+    }
+
+    fn remove(&mut self, tag: Tag) {
+        if self.holds(tag) {
+            self.slots[tag.slot()] = 0;
+        }
     }
 }
 
@@ -297,5 +348,85 @@ mod tests {
         }
         assert_eq!(table.peek_mut(&key(7)).map(|state| state.flow), Some(7));
         assert!(table.peek_mut(&key(1)).is_none());
+    }
+
+    #[test]
+    fn ev24_flows_that_are_being_opened_push_out_no_open_one() {
+        let mut table = Table::new(64);
+        let state = |port: u16| FlowState::new(port.into(), &Segment::EMPTY, Some(Direction::Egress), 2, false);
+        table.insert(&key(7), &state(7), false);
+        assert!(table.find(&key(7), true).is_some(), "the next packet that leaves opens it");
+        for port in 8..1_000 {
+            table.insert(&key(port), &state(port), false);
+            assert!(table.opening.young.len() + table.opening.old.len() <= 64);
+        }
+        assert_eq!(table.peek_mut(&key(7)).map(|state| state.flow), Some(7));
+        assert!(table.peek_mut(&key(8)).is_none(), "others that are being opened made room");
+        assert!(table.find(&key(999), false).is_some());
+        assert_eq!(table.open.young.len() + table.open.old.len(), 1);
+    }
+
+    /// A frame with an IPv4 segment and a right header sum, between 192.0.2.10:41234 and 198.51.100.25:25.
+    fn segment(from: Side, flags: u8, seq: u32, payload: &[u8]) -> Vec<u8> {
+        let (client, server) = ([192, 0, 2, 10, 0xa1, 0x12], [198, 51, 100, 25, 0, 25]);
+        let (source, target) = if from == Side::Client { (client, server) } else { (server, client) };
+        let mut ip = vec![0x45, 0];
+        ip.extend(u16::try_from(40 + payload.len()).unwrap().to_be_bytes());
+        ip.extend([0, 1, 0x40, 0, 64, 6, 0, 0]);
+        ip.extend([&source[..4], &target[..4]].concat());
+        let sum: u32 = ip.chunks(2).map(|word| u32::from(u16::from_be_bytes([word[0], word[1]]))).sum();
+        let folded = u16::try_from((sum & 0xffff) + (sum >> 16)).unwrap();
+        ip[10..12].copy_from_slice(&(!folded).to_be_bytes());
+        ip.extend([&source[4..], &target[4..]].concat());
+        ip.extend(seq.to_be_bytes());
+        ip.extend([0, 0, 0, 1, 0x50, flags, 2, 0, 0, 0, 0, 0]);
+        ip.extend(payload);
+        [&[0; 12], &[8, 0], &ip[..]].concat()
+    }
+
+    /// Directions and flows of the records of these segments, and what became of the last one.
+    fn told(gate: &mut UserspaceGate, segments: &[Vec<u8>]) -> (Vec<(Option<Direction>, u64)>, Option<Outcome>) {
+        let mut records = Vec::new();
+        let mut last = None;
+        for (bytes, at_ns) in segments.iter().zip(1..) {
+            let wire_len = u32::try_from(bytes.len()).unwrap();
+            let frame = CapturedFrame { link: Link::Ethernet, bytes, wire_len, at_ns, interface: 2, direction: None };
+            let emit = |record: Record<'_>| records.push((record.header.direction(), record.header.flow));
+            last = Some(gate.packet(&frame, emit));
+        }
+        (records, last)
+    }
+
+    #[test]
+    fn local_networks_give_directions_where_the_capture_does_not() {
+        let segments = [
+            segment(Side::Client, 2, 0, b""),
+            segment(Side::Server, 0x12, 9, b""),
+            segment(Side::Client, 0x10, 1, b""),
+        ];
+        let (there, back) = (Some(Direction::Egress), Some(Direction::Ingress));
+        for (local, expected) in [
+            (&[][..], [(None, 1), (None, 1), (None, 1)]),
+            (&["192.0.2.0/24"], [(there, 1), (back, 1), (there, 1)]),
+            // What arrives makes no flow: the SYN-ACK does.
+            (&["198.51.100.25"], [(back, 0), (there, 2), (back, 2)]),
+            (&["0.0.0.0/0"], [(None, 1), (None, 1), (None, 1)]),
+            (&["203.0.113.0/24"], [(None, 1), (None, 1), (None, 1)]),
+        ] {
+            let networks: Vec<Network> = local.iter().map(|network| network.parse().unwrap()).collect();
+            let mut gate = UserspaceGate::new(PortSet::default()).with_local(networks);
+            assert_eq!(told(&mut gate, &segments).0, expected, "{local:?}");
+        }
+    }
+
+    #[test]
+    fn one_packet_is_told_of_a_flow_of_which_nothing_left() {
+        let mut gate = UserspaceGate::new(PortSet::default()).with_local(vec!["192.0.2.0/24".parse().unwrap()]);
+        let arrives = segment(Side::Server, 0x18, 9, b"220 hi\r\n");
+        let leaves = segment(Side::Client, 0x18, 5, b"QUIT\r\n");
+        let (records, last) = told(&mut gate, &[arrives.clone(), arrives.clone(), arrives.clone()]);
+        assert_eq!((records, last), (vec![(Some(Direction::Ingress), 0)], Some(Outcome::Muted)));
+        let (records, _) = told(&mut gate, &[leaves, arrives]);
+        assert_eq!(records, [(Some(Direction::Egress), 1), (Some(Direction::Ingress), 1)]);
     }
 }

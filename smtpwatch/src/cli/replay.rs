@@ -74,6 +74,13 @@ pub(super) fn run(args: ReplayArgs) -> anyhow::Result<Exit> {
     if let Some(error) = failed {
         return Err(error.into());
     }
+    if summary.undirected > 0 {
+        eprintln!(
+            "of {} mail packets neither the capture nor --local says which way they went: both sides are taken for what they claim to be; \
+             --local CIDR with this host's addresses has forged frames left out",
+            summary.undirected
+        );
+    }
     eprintln!("{}", in_words(&summary));
     Ok(match (whole, args.fail_on, loudest) {
         (false, ..) => Exit::Failure,

@@ -3,6 +3,7 @@
 use std::path::Path;
 
 use smtpwatch::capture::pcap::{self, FileReport, PcapFileError};
+use smtpwatch_common::Direction;
 
 use crate::traffic::{self, START_NS};
 
@@ -60,6 +61,52 @@ fn pcapng_interfaces_have_their_names_links_and_clocks() {
         for (seen, expected) in seen.times.iter().zip(&times) {
             assert!((seen - expected).abs() <= 1, "{seen} {expected}");
         }
+    }
+}
+
+fn directions(bytes: &[u8]) -> Vec<(u32, Option<Direction>)> {
+    let file = tempfile::NamedTempFile::new().unwrap();
+    std::fs::write(file.path(), bytes).unwrap();
+    let mut seen = Vec::new();
+    pcap::read(file.path(), |packet| seen.push((packet.interface_index, packet.direction))).unwrap();
+    seen
+}
+
+#[test]
+fn flags_of_pcapng_packets_are_directions() {
+    // draft-ietf-opsawg-pcapng §4.3.1: the lowest two bits; unicast and an FCS length beside them.
+    let flags = [Some(1), Some(2), None, Some(0), Some(3), Some(1 << 2 | 1), Some(4 << 5 | 2), Some(0xffff_0000)];
+    let (there, back) = (Some(Direction::Egress), Some(Direction::Ingress));
+    let expected = [back, there, None, None, None, back, there, None];
+    for big in [false, true] {
+        let interfaces = [("eth0", 1, 6), ("eth1", 1, 6)];
+        let file = traffic::pcapng_flagged(&traffic::password(), &interfaces, big, |index, _| flags[index % 8]);
+        for (index, (interface, direction)) in directions(&file).into_iter().enumerate() {
+            assert_eq!(direction, expected[index % 8], "packet {index}, big endian {big}");
+            assert_eq!(interface as usize, index % 2);
+        }
+    }
+}
+
+#[test]
+fn types_of_cooked_packets_are_directions() {
+    let packets = traffic::password();
+    for (linktype, at) in [(113, 1), (276, 10)] {
+        let mut file = traffic::pcap(&packets, linktype, false, false);
+        for ((_, direction), packet) in directions(&file).into_iter().zip(&packets) {
+            let expected = if traffic::leaves(&packet.ip) { Direction::Egress } else { Direction::Ingress };
+            assert_eq!(direction, Some(expected), "link type {linktype}");
+        }
+        // To everyone, to a group, between others: none of them says which way.
+        for kind in [1, 2, 3, 5] {
+            file[24 + 16 + at] = kind;
+            assert_eq!(directions(&file)[0].1, None, "packet type {kind} of link type {linktype}");
+        }
+    }
+    // Other links have no such field.
+    for linktype in [0, 1, 101, 108, 228] {
+        let file = traffic::pcap(&packets, linktype, false, false);
+        assert!(directions(&file).iter().all(|(_, direction)| direction.is_none()), "{linktype}");
     }
 }
 

@@ -126,3 +126,28 @@ fn the_syn_tells_who_the_client_is() {
         );
     }
 }
+
+/// Whichever end captured it, and whether the capture says so: the session is the same. What arrives in this host's own name is no part
+/// of it.
+#[test]
+fn directions_of_a_capture_tell_what_is_forged() {
+    let mail = traffic::mail(CLIENT, START_NS, "250-STARTTLS\r\n250 8BITMIME\r\n");
+    for own_client in [true, false] {
+        let mut packets = traffic::mail(CLIENT, START_NS, "250-STARTTLS\r\n250 8BITMIME\r\n");
+        // The third line of our own side, as RST: offset 13 of the TCP header is the flags.
+        let (at, ours) =
+            packets.iter().enumerate().filter(|(_, packet)| traffic::leaves(&packet.ip) == own_client).nth(5).unwrap();
+        let mut forged = Packet { at_ns: ours.at_ns - 1, ip: ours.ip.clone() };
+        forged.ip[20 + 13] = 0x04;
+        packets.insert(at, forged);
+        let file = traffic::pcapng_flagged(&packets, &[("eth0", 101, 9)], false, |index, packet| {
+            let leaves = index != at && traffic::leaves(&packet.ip) == own_client;
+            Some(if leaves { 2 } else { 1 })
+        });
+        let (found, summary) = sessions(&[file]);
+        let [session] = found.as_slice() else { panic!("one session: {found:?}") };
+        assert_eq!((session.result, session.starttls), (SessionResult::Plaintext, StarttlsState::Offered));
+        assert_eq!((session.messages, session.gaps, session.starttls_sent), (1, 0, false), "{own_client}");
+        assert_eq!((summary.packets, summary.unread), (mail.len() as u64 + 1, 1), "the forged one");
+    }
+}

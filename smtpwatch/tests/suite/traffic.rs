@@ -106,7 +106,7 @@ impl Wire {
     }
 }
 
-/// IP and TCP headers with the payload; checksums stay zero, as with offloading.
+/// IP and TCP headers with the payload; TCP's checksum stays zero, as with offloading.
 fn segment(from: SocketAddr, to: SocketAddr, seq: u32, ack: u32, flags: u8, payload: &[u8]) -> Vec<u8> {
     let mut tcp = Vec::new();
     tcp.extend(from.port().to_be_bytes());
@@ -122,19 +122,29 @@ fn segment(from: SocketAddr, to: SocketAddr, seq: u32, ack: u32, flags: u8, payl
     ip.extend([0, 1, 0x40, 0, 64, 6, 0, 0]);
     ip.extend(from.ip().octets());
     ip.extend(to.ip().octets());
+    // RFC 791 §3.1, RFC 1071.
+    let sum: u32 = ip.chunks_exact(2).map(|word| u32::from(u16::from_be_bytes([word[0], word[1]]))).sum();
+    let folded = u16::try_from((sum & 0xffff) + (sum >> 16)).unwrap();
+    ip[10..12].copy_from_slice(&(!folded).to_be_bytes());
     ip.extend(tcp);
     ip
 }
 
-/// What stands in front of the IP header for a link type.
-pub fn link_header(linktype: u32) -> Vec<u8> {
+/// Whether the client sends an IPv4 packet, which in these captures is the capturing host: the server has the lower port.
+pub fn leaves(ip: &[u8]) -> bool {
+    ip[20..22] > ip[22..24]
+}
+
+/// What stands in front of the IP header for a link type; a cooked capture says whether the packet leaves.
+pub fn link_header(linktype: u32, leaves: bool) -> Vec<u8> {
+    let kind = if leaves { 4 } else { 0 };
     match linktype {
         0 => vec![2, 0, 0, 0],
         1 => [[0_u8; 12].as_slice(), &[8, 0]].concat(),
         101 | 228 => Vec::new(),
         108 => vec![0, 0, 0, 2],
-        113 => [[0_u8; 14].as_slice(), &[8, 0]].concat(),
-        276 => [[8_u8, 0].as_slice(), &[0; 18]].concat(),
+        113 => [[0, kind].as_slice(), &[0; 12], &[8, 0]].concat(),
+        276 => [[8, 0].as_slice(), &[0; 8], &[kind], &[0; 9]].concat(),
         other => panic!("no header for link type {other}"),
     }
 }
@@ -148,7 +158,7 @@ pub fn pcap(packets: &[Packet], linktype: u32, nanos: bool, big: bool) -> Vec<u8
     file.extend([u16_(2), u16_(4)].concat());
     file.extend([u32_(0), u32_(0), u32_(262_144), u32_(linktype)].concat());
     for packet in packets {
-        let data = [link_header(linktype), packet.ip.clone()].concat();
+        let data = [link_header(linktype, leaves(&packet.ip)), packet.ip.clone()].concat();
         let length = u32::try_from(data.len()).unwrap();
         let fraction = packet.at_ns % 1_000_000_000;
         file.extend(u32_(u32::try_from(packet.at_ns / 1_000_000_000).unwrap()));
@@ -164,6 +174,16 @@ pub type Interface<'a> = (&'a str, u16, u8);
 
 /// A pcapng file, little or big endian; packet `i` is of interface `i % interfaces.len()`.
 pub fn pcapng(packets: &[Packet], interfaces: &[Interface<'_>], big: bool) -> Vec<u8> {
+    pcapng_flagged(packets, interfaces, big, |_, _| None)
+}
+
+/// The same, with the flags of each packet, given its index.
+pub fn pcapng_flagged(
+    packets: &[Packet],
+    interfaces: &[Interface<'_>],
+    big: bool,
+    flags: impl Fn(usize, &Packet) -> Option<u32>,
+) -> Vec<u8> {
     let u32_ = |value: u32| if big { value.to_be_bytes() } else { value.to_le_bytes() };
     let u16_ = |value: u16| if big { value.to_be_bytes() } else { value.to_le_bytes() };
     let block = |kind: u32, body: &[u8]| {
@@ -191,7 +211,7 @@ pub fn pcapng(packets: &[Packet], interfaces: &[Interface<'_>], big: bool) -> Ve
         } else {
             u128::from(packet.at_ns) * (1 << (resolution & 0x7f)) / 1_000_000_000
         };
-        let data = [link_header(linktype.into()), packet.ip.clone()].concat();
+        let data = [link_header(linktype.into(), leaves(&packet.ip)), packet.ip.clone()].concat();
         let length = u32_(u32::try_from(data.len()).unwrap());
         let body = [
             u32_(u32::try_from(id).unwrap()),
@@ -200,7 +220,11 @@ pub fn pcapng(packets: &[Packet], interfaces: &[Interface<'_>], big: bool) -> Ve
             length,
             length,
         ];
-        file.extend(block(6, &[body.concat(), padded(&data)].concat()));
+        let options = match flags(index, packet) {
+            Some(flags) => [option(2, &u32_(flags)), u32_(0).to_vec()].concat(),
+            None => Vec::new(),
+        };
+        file.extend(block(6, &[body.concat(), padded(&data), options].concat()));
     }
     file
 }

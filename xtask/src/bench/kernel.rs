@@ -6,7 +6,11 @@
 use std::{fmt::Write as _, fs, os::fd::AsFd as _};
 
 use anyhow::{Context as _, ensure};
-use aya::{EbpfLoader, maps::RingBuf, programs::Program};
+use aya::{
+    Ebpf, EbpfLoader,
+    maps::RingBuf,
+    programs::{Program, ProgramFd},
+};
 
 #[path = "../../../tests/kernel/packet.rs"]
 #[expect(dead_code, reason = "the tests of the kernel programs use more of it")]
@@ -22,12 +26,19 @@ const REPEAT: u32 = 100_000;
 /// A forwarded packet fills the ring, which has room for some thousands, and a flow's budget: few at once, many rounds.
 const REPEAT_FORWARDED: u32 = 1_000;
 
-/// One class of packets.
+/// Who sends a packet: the client through the program that is measured, the server through that of the other direction.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum From {
+    Client,
+    Server,
+}
+
+/// One class of packets, which the client sends.
 struct Case {
     name: &'static str,
     packet: Vec<u8>,
     /// What brings the flow into its state.
-    before: Vec<Vec<u8>>,
+    before: Vec<(From, Vec<u8>)>,
     forwarded: bool,
     goal: Option<f64>,
 }
@@ -41,40 +52,63 @@ pub fn section() -> anyhow::Result<String> {
          {REPEAT_FORWARDED}); what the program adds to one that is empty, and the ratio of the two. The kernel tells whole nanoseconds.\n\n\
          | program | packet | ns | added | ratio | aim |\n|---|---|---:|---:|---:|---:|\n"
     );
-    for (name, kind) in
-        [("smtpwatch_xdp", Kind::Xdp), ("smtpwatch_tc_ingress", Kind::Tc), ("smtpwatch_tc_egress", Kind::Tc)]
+    let (ingress, egress) = ("smtpwatch_tc_ingress", "smtpwatch_tc_egress");
+    for (name, kind, other) in
+        [("smtpwatch_xdp", Kind::Xdp, egress), (ingress, Kind::Tc, egress), (egress, Kind::Tc, ingress)]
     {
-        measure(&object, name, kind, &mut table)?;
+        measure(&object, (name, kind), other, &mut table)?;
     }
     Ok(table)
 }
 
-fn measure(object: &[u8], name: &str, kind: Kind, table: &mut String) -> anyhow::Result<()> {
-    let mut object = EbpfLoader::new()
-        .override_global("AYA_LOG_LEVEL", &0_u8, true)
-        .load(object)
-        .context("the kernel object does not load; it takes root")?;
+/// Index of an interface that is not loopback, where what arrives would repeat what has left. Nothing is attached to it.
+fn interface() -> anyhow::Result<u32> {
+    for entry in fs::read_dir("/sys/class/net").context("cannot list interfaces")? {
+        // Some entries there are no interfaces.
+        let Ok(index) = fs::read_to_string(entry?.path().join("ifindex")) else { continue };
+        let index = index.trim().parse()?;
+        if index > 1 {
+            return Ok(index);
+        }
+    }
+    anyhow::bail!("there is no interface but loopback")
+}
+
+/// Loads a program of the object.
+fn load(object: &mut Ebpf, name: &str) -> anyhow::Result<ProgramFd> {
     let program = object.program_mut(name).context("no such program")?;
-    let ours = match program {
+    Ok(match program {
         Program::Xdp(program) => program.load().and_then(|()| program.fd()?.try_clone().map_err(Into::into)),
         Program::SchedClassifier(program) => {
             program.load().and_then(|()| program.fd()?.try_clone().map_err(Into::into))
         }
         _ => anyhow::bail!("{name} is of another type"),
-    }?;
+    }?)
+}
+
+fn measure(object: &[u8], (name, kind): (&str, Kind), other: &str, table: &mut String) -> anyhow::Result<()> {
+    let interface = interface()?;
+    let mut object = EbpfLoader::new()
+        .override_global("AYA_LOG_LEVEL", &0_u8, true)
+        .load(object)
+        .context("the kernel object does not load; it takes root")?;
+    let (ours, other) = (load(&mut object, name)?, load(&mut object, other)?);
     let mut ring: RingBuf<_> = object.take_map("RING").context("no ring")?.try_into()?;
     let empty = empty_program(kind, "empty").context("cannot load an empty program")?;
     let cases = cases();
     let (mut baseline, mut least) = (u32::MAX, vec![u32::MAX; cases.len()]);
     for _ in 0..ROUNDS {
-        baseline = baseline.min(test_run(empty.as_fd(), &cases[0].packet, REPEAT)?.duration_ns);
+        baseline = baseline.min(test_run(empty.as_fd(), kind, &cases[0].packet, REPEAT, interface)?.duration_ns);
         for (case, least) in cases.iter().zip(&mut least) {
-            for packet in &case.before {
-                test_run(ours.as_fd(), packet, 1)?;
+            for (from, packet) in &case.before {
+                match from {
+                    From::Client => test_run(ours.as_fd(), kind, packet, 1, interface)?,
+                    From::Server => test_run(other.as_fd(), Kind::Tc, packet, 1, interface)?,
+                };
             }
             while ring.next().is_some() {}
             let repeat = if case.forwarded { REPEAT_FORWARDED } else { REPEAT };
-            *least = (*least).min(test_run(ours.as_fd(), &case.packet, repeat)?.duration_ns);
+            *least = (*least).min(test_run(ours.as_fd(), kind, &case.packet, repeat, interface)?.duration_ns);
             let records = std::iter::from_fn(|| ring.next().map(drop)).count();
             ensure!(
                 // A body is announced by one record.
@@ -104,28 +138,24 @@ fn cases() -> Vec<Case> {
     let muted = Packet { source_port: 42_000, payload: data.clone(), ..mail.clone() };
     let muted_v6 = Packet { v6: true, ..muted.clone() };
     let muted_ack = Packet { payload: Vec::new(), flags: 0x10, ..muted.clone() };
-    let spend = |packet: &Packet| vec![packet.ethernet(); 8];
+    // Where it arrives, one packet of a flow of which nothing has left does.
+    let spend = |packet: &Packet| vec![(From::Client, packet.ethernet()); 8];
     let reopened = |client: &Packet| {
-        // Another SYN is another life of the flow, with its whole budget.
-        let syn = Packet { flags: 0x02, seq: 0, payload: Vec::new(), ..client.clone() };
-        vec![Packet { seq: 77, ..syn.clone() }.ethernet(), syn.ethernet()]
+        // Another opening of the side that leaves, whichever it is, is another life of the flow, with its whole budget.
+        let syn = |seq| Packet { flags: 0x02, seq, payload: Vec::new(), ..client.clone() }.ethernet();
+        let syn_ack =
+            |seq, ack| Packet { flags: 0x12, seq, ack, payload: Vec::new(), ..client.clone().reversed() }.ethernet();
+        let (client, server) = (From::Client, From::Server);
+        vec![(client, syn(77)), (server, syn_ack(77, 78)), (client, syn(0)), (server, syn_ack(0, 1))]
     };
     let clear = mail.clone();
     let ack = Packet { flags: 0x10, payload: Vec::new(), source_port: 42_001, ..mail.clone() };
     let body = Packet { source_port: 42_002, seq: 7, payload: data, ..mail.clone() };
     let begin_body = {
         let command = Packet { seq: 1, payload: b"DATA\r\n".to_vec(), ..body.clone() };
-        let server = Packet {
-            source: body.target,
-            target: body.source,
-            source_port: body.target_port,
-            target_port: body.source_port,
-            ..body.clone()
-        };
-        let answer = Packet { flags: 0x12, seq: 0, payload: Vec::new(), ..server.clone() };
-        let reply = Packet { seq: 1, payload: b"354 go\r\n".to_vec(), ..server };
-        let talk = [answer, command, reply, body.clone()].map(|packet| packet.ethernet());
-        [reopened(&body), talk.into()].concat()
+        let reply = Packet { seq: 1, ack: 7, payload: b"354 go\r\n".to_vec(), ..body.clone().reversed() };
+        let talk = [(From::Client, command), (From::Server, reply), (From::Client, body.clone())];
+        [reopened(&body), talk.map(|(from, packet)| (from, packet.ethernet())).into()].concat()
     };
     let still = |name, packet: &Packet, before, goal| Case {
         name,

@@ -1,0 +1,201 @@
+//! What leaves this host is true, what arrives is a claim: frames that anyone on the path can put there, against the engine alone.
+//! `tests/lab/adversary` does the same against kernel, stack and daemon.
+
+use smtpwatch_core::{Role, Side, TcpFlags, engine::SessionResult, finding::Kind};
+
+use crate::talk::{
+    GREETING, Heard, OFFER, Packet, STRIPPED, Talk, deliver, engine, greeted, hear, hear_after, honest, honest_history,
+    tls,
+};
+
+/// Every packet of a dialogue, forged: both ends arrive.
+fn forged(mut talk: Talk) -> Talk {
+    talk.packets.iter_mut().for_each(|packet| packet.arrives = true);
+    talk
+}
+
+/// A strip with these packets before the one at `at`.
+fn strip_with(at: usize, decoys: Vec<Packet>) -> Talk {
+    let mut talk = deliver(greeted().s(STRIPPED)).close();
+    talk.packets.splice(at..at, decoys);
+    talk
+}
+
+/// A packet of a real dialogue with other words.
+fn like(talk: &Talk, at: usize, change: impl FnOnce(&mut Packet)) -> Packet {
+    let mut packet = talk.packets[at].clone();
+    change(&mut packet);
+    packet
+}
+
+fn plain() -> Talk {
+    deliver(greeted().s(STRIPPED)).close()
+}
+
+#[test]
+fn a_session_that_only_arrives_is_none() {
+    for talk in [
+        deliver(greeted().s(STRIPPED)).close(),
+        honest(),
+        tls(greeted().s(STRIPPED).c("STARTTLS\r\n").s("220 go\r\n")).close(),
+    ] {
+        for role in [Role::Client, Role::Server] {
+            let mut engine = engine(Vec::new());
+            let mut heard = Heard::default();
+            let mut talk = forged(talk.clone());
+            talk.role = role;
+            talk.play(&mut engine, &mut heard);
+            engine.finish(smtpwatch_core::Timestamp(i64::MAX / 2));
+            heard.drain(&mut engine);
+            assert_eq!(heard.kinds(), [], "{role:?}");
+            assert_eq!(engine.history().len(), 0, "{role:?}");
+            assert!(
+                heard.sessions.iter().all(|session| session.result == SessionResult::Unknown),
+                "{:?}",
+                heard.sessions
+            );
+        }
+    }
+}
+
+#[test]
+fn forged_sessions_wear_no_history_down() {
+    let mut before = honest_history(6);
+    for hour in 0..16 {
+        let offer = if hour % 2 == 0 { OFFER } else { STRIPPED };
+        let talk = tls(greeted().s(offer).c("STARTTLS\r\n").s("220 go\r\n")).close();
+        before.push(forged(talk.at((hour - 900) * 3600)));
+    }
+    assert_eq!(hear_after(&before, &plain(), Vec::new()).kinds(), [Kind::StarttlsStripped]);
+}
+
+#[test]
+fn a_syn_ack_counts_once_this_host_has_acknowledged_it() {
+    let real = plain();
+    let other = |isn: u32| like(&real, 1, |packet| packet.seq = packet.seq.wrapping_add(isn));
+    for decoys in [vec![other(77_777)], (1..9).map(|number| other(number * 1000)).collect()] {
+        let count = decoys.len();
+        let heard = hear_after(&honest_history(6), &strip_with(1, decoys), Vec::new());
+        assert_eq!(heard.kinds(), [Kind::StarttlsStripped], "{count} decoys: {:?}", heard.sessions);
+        assert_eq!((heard.gaps, heard.sessions[0].result), (0, SessionResult::Plaintext));
+    }
+    // After the real one as well, and in a name of our own.
+    for at in [2, 3, 4, 6] {
+        for arrives in [false, true] {
+            let decoy = like(&real, 1, |packet| (packet.seq, packet.arrives) = (9, arrives));
+            let heard = hear_after(&honest_history(6), &strip_with(at, vec![decoy]), Vec::new());
+            assert_eq!(heard.kinds(), [Kind::StarttlsStripped], "before packet {at}: {:?}", heard.sessions);
+        }
+    }
+}
+
+#[test]
+fn what_comes_before_the_connection_changes_nothing() {
+    let real = plain();
+    let data = |at: usize, arrives: bool| like(&real, at, |packet| packet.arrives = arrives);
+    let own_syn = like(&real, 0, |packet| (packet.seq, packet.arrives) = (4711, true));
+    for (at, decoys) in [
+        (0, vec![data(3, false)]),
+        (0, vec![data(4, true), data(5, false)]),
+        (1, vec![data(3, false)]),
+        (0, vec![own_syn.clone()]),
+        (0, vec![own_syn, data(1, false), data(3, false)]),
+    ] {
+        let heard = hear_after(&honest_history(6), &strip_with(at, decoys), Vec::new());
+        assert_eq!(heard.kinds(), [Kind::StarttlsStripped], "before packet {at}: {:?}", heard.sessions);
+    }
+}
+
+#[test]
+fn ends_that_arrive_end_nothing() {
+    let real = plain();
+    for at in 3..real.packets.len() - 4 {
+        for from in [Side::Client, Side::Server] {
+            for flags in [TcpFlags::FIN | TcpFlags::ACK, TcpFlags::RST | TcpFlags::ACK] {
+                // At the place where the sender stands, as its peer knows it.
+                let next = real.packets[at..].iter().find(|packet| packet.from == from).expect("a later one").seq;
+                let decoy = like(&real, at, |packet| {
+                    *packet = Packet { from, flags, seq: next, payload: Vec::new(), arrives: true, ..packet.clone() };
+                });
+                let heard = hear_after(&honest_history(6), &strip_with(at, vec![decoy]), Vec::new());
+                assert_eq!(heard.kinds(), [Kind::StarttlsStripped], "{from:?} {flags:?} before packet {at}");
+                assert_eq!(heard.sessions.len(), 1, "{from:?} {flags:?} before packet {at}: {:?}", heard.sessions);
+            }
+        }
+    }
+}
+
+#[test]
+fn the_same_four_numbers_are_another_connection_when_this_host_says_so() {
+    for role in [Role::Client, Role::Server] {
+        let mut first = honest();
+        let mut second = Talk::new(25)
+            .s(GREETING)
+            .c("EHLO x\r\n")
+            .s("250 mx1.example.net\r\n")
+            .c("AUTH PLAIN AHVzZXIAcGFzcw==\r\n")
+            .s("235 ok\r\n")
+            .close()
+            .at(30);
+        (first.role, second.role) = (role, role);
+        // A connection that was never closed, as far as this host was seen to say.
+        first.packets.truncate(first.packets.len() - 4);
+        let mut both = second;
+        both.packets.splice(0..0, first.packets);
+        let heard = hear(&both, Vec::new());
+        assert_eq!(heard.kinds(), [Kind::AuthPlaintext], "{role:?}: {:?}", heard.sessions);
+        assert_eq!(heard.sessions.len(), 2, "{role:?}");
+    }
+}
+
+#[test]
+fn a_password_is_found_whatever_the_server_seems_to_say() {
+    let real = Talk::new(587)
+        .s(GREETING)
+        .c("EHLO x\r\n")
+        .s(OFFER)
+        .c("AUTH PLAIN AHVzZXIAcGFzcw==\r\n")
+        .s("235 ok\r\n")
+        .close();
+    for at in (0..real.packets.len())
+        .filter(|at| real.packets[*at].from == Side::Server && !real.packets[*at].payload.is_empty())
+    {
+        for after in [0, 1] {
+            let mut talk = real.clone();
+            let decoy = like(&real, at, |packet| {
+                packet.payload =
+                    b"220 2.0.0 Ready to start TLS, or so it seems to you\r\n"[..packet.payload.len().min(48)].to_vec();
+            });
+            talk.packets.insert(at + after, decoy);
+            let heard = hear(&talk, Vec::new());
+            assert!(
+                heard.kinds().contains(&Kind::AuthPlaintext),
+                "{at} {after}: {:?} {:?}",
+                heard.kinds(),
+                heard.sessions
+            );
+            assert!(heard.sessions.iter().all(|session| session.result != SessionResult::Tls));
+        }
+    }
+}
+
+#[test]
+fn frames_in_this_hosts_own_name_begin_no_tls() {
+    let real = plain();
+    let said = tls(greeted().s(OFFER).c("STARTTLS\r\n").s("220 go\r\n"));
+    // All of a false dialogue, at the place where the real reply to EHLO belongs.
+    let mut decoys: Vec<Packet> = said.packets[5..].to_vec();
+    decoys.iter_mut().for_each(|packet| packet.arrives = true);
+    let heard = hear_after(&honest_history(6), &strip_with(5, decoys), Vec::new());
+    assert!(heard.kinds().contains(&Kind::StarttlsStripped), "{:?} {:?}", heard.kinds(), heard.sessions);
+    assert!(heard.sessions.iter().all(|session| session.result != SessionResult::Tls), "{:?}", heard.sessions);
+    assert_eq!(real.packets[5].payload, STRIPPED.as_bytes());
+}
+
+#[test]
+fn a_capture_without_directions_is_taken_as_it_is() {
+    let without = |talk: Talk| talk.without_directions();
+    let before: Vec<Talk> = honest_history(6).into_iter().map(without).collect();
+    assert_eq!(hear_after(&before, &plain().without_directions(), Vec::new()).kinds(), [Kind::StarttlsStripped]);
+    assert_eq!(hear(&honest().without_directions(), Vec::new()).sessions[0].result, SessionResult::Tls);
+}
