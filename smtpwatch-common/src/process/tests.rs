@@ -1078,3 +1078,32 @@ fn ev25_the_opening_tells_the_ends_between_two_watched_ports() {
         }
     }
 }
+
+#[test]
+fn a_decoy_of_the_go_ahead_to_data_hides_no_command() {
+    for own in [Some(Side::Client), None] {
+        let mut wire = Wire::open(own);
+        wire.client(b"DATA\r\n");
+        let at = wire.server;
+        wire.at(Side::Server, ACK, at, b"354 go\r\n");
+        assert_eq!(wire.state().phase, Phase::Body, "{own:?}");
+        wire.seen();
+        // An acknowledgment of before, and then a command: this host did not take the decoy in.
+        wire.client(b"").client(b"AUTH PLAIN x\r\n");
+        assert_eq!(wire.seen(), ["C:", "C:AUTH PLAIN x"], "{own:?}");
+    }
+}
+
+#[test]
+fn any_3yz_reply_to_data_begins_the_body() {
+    for reply in [&b"354 go\r\n"[..], b"300 go\r\n", b"353 go\r\n", b"399\r\n"] {
+        let mut wire = Wire::open(Some(Side::Client));
+        wire.client(b"DATA\r\n").server(reply).client(b"body");
+        assert_eq!(wire.seen().last().unwrap(), "C:-4", "{reply:?}");
+    }
+    for reply in [&b"35x go\r\n"[..], b"3 54 go\r\n", b"250 go\r\n", b"354-go\r\n"] {
+        let mut wire = Wire::open(Some(Side::Client));
+        wire.client(b"DATA\r\n").server(reply).client(b"body");
+        assert_eq!(wire.seen().last().unwrap(), "C:body", "{reply:?}");
+    }
+}

@@ -259,7 +259,8 @@ mod tests {
         let socket = seen.iter().find(|socket| socket.local == own).expect("the client's end");
         assert_eq!(socket.user, Some(nix::unistd::getuid().as_raw()), "{socket:?}");
         let many: Vec<u16> = (1..=256).collect();
-        assert_eq!(read(&many), []);
+        let of_many = |socket: &Socket| [socket.local, socket.remote].iter().any(|end| many.contains(&end.port()));
+        assert!(read(&many).iter().all(of_many));
         // What never leaves this host is not looked for.
         let found = find(&PortSet::new(&[port(&watched)]), &BTreeMap::new()).expect("found");
         assert_eq!(found, Found::default());

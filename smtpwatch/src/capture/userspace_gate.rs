@@ -94,8 +94,9 @@ impl UserspaceGate {
 
     /// The same, with the seeds of another gate's tags: each overwrites the same slots as the other ([`smtpwatch_common::glance`]).
     #[must_use]
-    pub fn with_seeds(self, seeds: [u64; SEEDS]) -> Self {
-        Self { muted: MutedTags { seeds, slots: Vec::new() }, ..self }
+    pub fn with_seeds(mut self, seeds: [u64; SEEDS]) -> Self {
+        self.muted = MutedTags { seeds, slots: Vec::new() };
+        self
     }
 
     /// Takes one packet through the gate; `emit` gets every record that the kernel would have sent, in order.
@@ -381,7 +382,7 @@ mod tests {
         ip.extend(seq.to_be_bytes());
         ip.extend([0, 0, 0, 1, 0x50, flags, 2, 0, 0, 0, 0, 0]);
         ip.extend(payload);
-        [&[0; 12], &[8, 0], &ip[..]].concat()
+        [&[0; 12][..], &[8, 0], &ip].concat()
     }
 
     /// Directions and flows of the records of these segments, and what became of the last one.

@@ -74,6 +74,7 @@ pub(super) fn run(args: ReplayArgs) -> anyhow::Result<Exit> {
     if let Some(error) = failed {
         return Err(error.into());
     }
+    eprintln!("{}", in_words(&summary));
     if summary.undirected > 0 {
         eprintln!(
             "of {} mail packets neither the capture nor --local says which way they went: both sides are taken for what they claim to be; \
@@ -81,7 +82,6 @@ pub(super) fn run(args: ReplayArgs) -> anyhow::Result<Exit> {
             summary.undirected
         );
     }
-    eprintln!("{}", in_words(&summary));
     Ok(match (whole, args.fail_on, loudest) {
         (false, ..) => Exit::Failure,
         (true, Some(limit), Some(loudest)) if loudest >= limit => Exit::Findings,

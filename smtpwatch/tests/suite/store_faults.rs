@@ -509,7 +509,11 @@ fn an_upgrade_reports_nothing_again() {
     let (path, log) = (directory.path().join("smtpwatch.db"), directory.path().join("findings.json"));
     put(&path, Some(deaf().1), &[later(&one, "198.51.100.25:587", 0)]);
     let connection = Connection::open(&path).unwrap();
-    connection.execute_batch("DROP TABLE unreported").unwrap();
+    connection
+        .execute_batch(
+            "DROP TABLE unreported; ALTER TABLE baseline DROP COLUMN wear; ALTER TABLE baseline DROP COLUMN names",
+        )
+        .unwrap();
     connection.pragma_update(None, "user_version", SCHEMA - 1).unwrap();
     drop(connection);
     let metrics = Arc::new(Metrics::new(&[25]).unwrap());
