@@ -131,6 +131,8 @@ impl TcpFlags {
     pub const PSH: Self = Self(0x08);
     /// The acknowledgment field is significant.
     pub const ACK: Self = Self(0x10);
+    /// The urgent pointer is significant.
+    pub const URG: Self = Self(0x20);
 
     /// Whether every flag of `other` is set.
     #[must_use]
@@ -181,6 +183,8 @@ pub struct Segment<'a> {
     pub ack: u32,
     /// TCP flags.
     pub flags: TcpFlags,
+    /// Urgent pointer; meaningful with [`TcpFlags::URG`].
+    pub urgent: u16,
     /// Window field, not scaled.
     pub window: u16,
     /// IPv4 time to live or IPv6 hop limit.

@@ -112,6 +112,7 @@ fn segment(flow: FlowKey, from: Side, flags: TcpFlags, seq: u32, ack: u32, paylo
         seq,
         ack,
         flags,
+        urgent: 0,
         window: 512,
         ttl: 64,
         ip_id: 1,

@@ -136,6 +136,7 @@ impl Pipeline {
             seq: header.seq,
             ack: header.ack,
             flags,
+            urgent: header.urgent,
             window: header.window,
             ttl: header.ttl,
             ip_id: header.ip_id,

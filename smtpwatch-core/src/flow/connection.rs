@@ -281,6 +281,7 @@ impl Connection {
             Step::Gap { length, cause } => Some(FlowEvent::Gap { from, at: now, length, cause }),
             Step::Finished => Some(FlowEvent::Finished { from, at: now }),
             Step::Data { limit, acked } => {
+                let limit = self.stream(from).before_urgent(limit);
                 let (offset, stamp, bytes) = self.stream_mut(from).pieces.take(limit)?;
                 Some(FlowEvent::Data { from, at: stamp.at, offset, bytes, acked, knew: stamp.knew })
             }
@@ -638,6 +639,7 @@ struct EarlySegment {
     seq: u32,
     ack: u32,
     flags: TcpFlags,
+    urgent: u16,
     window: u16,
     ttl: u8,
     ip_id: u16,
@@ -656,6 +658,7 @@ impl EarlySegment {
             seq: segment.seq,
             ack: segment.ack,
             flags: segment.flags,
+            urgent: segment.urgent,
             window: segment.window,
             ttl: segment.ttl,
             ip_id: segment.ip_id,
@@ -676,6 +679,7 @@ impl EarlySegment {
             seq: self.seq,
             ack: self.ack,
             flags: self.flags,
+            urgent: self.urgent,
             window: self.window,
             ttl: self.ttl,
             ip_id: self.ip_id,

@@ -13,6 +13,8 @@ use super::{
 const WINDOW: u64 = 1 << 30;
 /// FINs of one side that wait for this host's acknowledgment: the oldest makes room.
 const FIN_CLAIMS: usize = 4;
+/// Urgent bytes of one side that are left out: no mail program sends any.
+const URGENT_BYTES: usize = 4;
 
 /// How much of what is held may go.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
@@ -71,6 +73,9 @@ pub(super) struct Stream {
     acknowledged: bool,
     /// Where the receiver is this host: offsets of FINs that it has not acknowledged, the newest [`FIN_CLAIMS`].
     fin_claims: Vec<u64>,
+    /// Offsets of urgent bytes, the newest [`URGENT_BYTES`]: a host that is not told otherwise leaves them out of the stream that its program
+    /// reads (Linux: tcp_check_urg, SO_OOBINLINE).
+    urgent: Vec<u64>,
     /// Offset of the FIN, and whether it was told.
     fin: Option<u64>,
     finished: bool,
@@ -184,6 +189,10 @@ impl Stream {
             return None;
         }
         let end = u64::try_from(start + i64::from(segment.length)).unwrap_or(0);
+        if self.strict && standing == Standing::Sound && segment.flags.contains(TcpFlags::URG) && segment.urgent > 0 {
+            // The pointer names the byte after the urgent one (Linux, as BSD: net.ipv4.tcp_stdurg is off).
+            self.note_urgent(u64::try_from(start + i64::from(segment.urgent) - 1).unwrap_or(0));
+        }
         // A keep-alive repeats the last octet's number with any octet or none (RFC 9293 §3.8.4): not a second copy.
         let keep_alive = segment.length == 1 && end == self.highest && (self.acked() >= end || !self.acknowledged);
         if standing == Standing::Corrupt {
@@ -219,6 +228,7 @@ impl Stream {
         if self.is_idle() {
             return None;
         }
+        self.skip_urgent();
         let step = self.decide(mode)?;
         // Told with the first octets, not before: a SYN-ACK that a second tap delivers late still settles the start.
         if std::mem::take(&mut self.untold_start) {
@@ -297,6 +307,34 @@ impl Stream {
     fn infer(&mut self, seq: u32) {
         self.origin = Some(Origin(seq));
         self.untold_start = true;
+    }
+
+    fn note_urgent(&mut self, offset: u64) {
+        if offset < self.pieces.front() || self.urgent.contains(&offset) {
+            return;
+        }
+        if self.urgent.len() == URGENT_BYTES {
+            self.urgent.remove(0);
+        }
+        self.urgent.push(offset);
+    }
+
+    /// Leaves an urgent byte at the front out, once it is acknowledged.
+    fn skip_urgent(&mut self) {
+        while !self.urgent.is_empty() {
+            let front = self.pieces.front();
+            self.urgent.retain(|&offset| offset >= front);
+            if !self.urgent.contains(&front) || self.acked() <= front || self.pieces.first() != Some(front) {
+                return;
+            }
+            self.pieces.take(front + 1);
+        }
+    }
+
+    /// The end of what may be taken at once: the next urgent byte, or `limit`.
+    pub fn before_urgent(&self, limit: u64) -> u64 {
+        let front = self.pieces.front();
+        self.urgent.iter().copied().filter(|&offset| offset > front).fold(limit, u64::min)
     }
 
     /// The receiver is this host, and has acknowledged up to `offset`: a FIN just before that was taken in.

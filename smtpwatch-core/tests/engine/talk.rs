@@ -22,6 +22,8 @@ pub struct Packet {
     pub ttl: u8,
     pub options: Vec<u8>,
     pub checksum_right: Option<bool>,
+    /// Urgent pointer.
+    pub urgent: u16,
     /// It arrives from outside, whosever name it bears.
     pub arrives: bool,
 }
@@ -203,6 +205,7 @@ impl Talk {
             ttl: 64,
             options: Vec::new(),
             checksum_right: None,
+            urgent: 0,
             arrives: false,
         });
     }
@@ -240,6 +243,7 @@ impl Talk {
             seq: packet.seq,
             ack: packet.ack,
             flags: packet.flags,
+            urgent: packet.urgent,
             window: 64240,
             ttl: packet.ttl,
             ip_id: 0,

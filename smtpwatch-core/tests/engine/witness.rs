@@ -199,3 +199,37 @@ fn a_capture_without_directions_is_taken_as_it_is() {
     assert_eq!(hear_after(&before, &plain().without_directions(), Vec::new()).kinds(), [Kind::StarttlsStripped]);
     assert_eq!(hear(&honest().without_directions(), Vec::new()).sessions[0].result, SessionResult::Tls);
 }
+
+#[test]
+fn an_urgent_byte_is_left_out_as_the_host_leaves_it_out() {
+    let line = "AUTH PLAIN AHVzZXIAcGFzcw==\r\n";
+    for place in 0..line.len() {
+        let (before, after) = line.split_at(place);
+        let said = format!("{before}X{after}");
+        let mut talk = Talk::new(587)
+            .seen_by_server()
+            .s(GREETING)
+            .c("EHLO x\r\n")
+            .s("250 mx1.example.net\r\n")
+            .c(&said)
+            .s("235 ok\r\n")
+            .close();
+        let at = talk.packets.iter().position(|packet| packet.payload == said.as_bytes()).expect("the line");
+        let packet = &mut talk.packets[at];
+        packet.flags = packet.flags | TcpFlags::URG;
+        packet.urgent = u16::try_from(place + 1).expect("small");
+        let heard = hear(&talk, Vec::new());
+        assert_eq!((heard.kinds(), heard.gaps), (vec![Kind::AuthPlaintext], 0), "{place}: {:?}", heard.sessions);
+        // A byte of its own.
+        let mut talk = talk.clone();
+        let whole = talk.packets.remove(at);
+        for (offset, byte) in (0_u32..).zip(&whole.payload) {
+            let urgent = u16::from(usize::try_from(offset).expect("small") == place);
+            let flags = if urgent > 0 { whole.flags } else { TcpFlags::ACK | TcpFlags::PSH };
+            let seq = whole.seq.wrapping_add(offset);
+            let packet = Packet { seq, flags, urgent, payload: vec![*byte], ..whole.clone() };
+            talk.packets.insert(at + usize::try_from(offset).expect("small"), packet);
+        }
+        assert_eq!(hear(&talk, Vec::new()).kinds(), [Kind::AuthPlaintext], "{place}, byte by byte");
+    }
+}

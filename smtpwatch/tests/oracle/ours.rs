@@ -60,6 +60,7 @@ pub fn read(path: &Path, ports: &BTreeSet<u16>) -> Flows {
             seq: found.seq,
             ack: found.ack,
             flags: TcpFlags(found.flags),
+            urgent: 0,
             window: found.window,
             ttl: found.ttl,
             ip_id: found.ip_id,

@@ -31,6 +31,7 @@ pub(super) fn segment<'a>(from: Side, flags: TcpFlags, seq: u32, ack: u32, paylo
         seq,
         ack,
         flags,
+        urgent: 0,
         window: 64_240,
         ttl: 64,
         ip_id: 0,
