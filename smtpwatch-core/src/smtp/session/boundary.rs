@@ -43,7 +43,7 @@ impl Session {
 
     /// The server goes on in clear, and in answer to octets of the client that are not TLS, or to TLS that nobody asked for.
     pub(super) fn answers_in_clear(&self, octet: u8) -> bool {
-        let Some(tls) = &self.seen.tls else { return false };
+        let Some(tls) = self.seen.tls.as_deref().filter(|tls| !tls.has_hole(Side::Server)) else { return false };
         let refused = self.seen.starttls == Starttls::NotSent || !tls.before(Side::Client).is_empty();
         refused
             && !CONTENT_TYPES.contains(&octet)

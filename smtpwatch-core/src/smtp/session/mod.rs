@@ -206,7 +206,7 @@ impl Session {
             (Phase::Tls, _) => {
                 self.seen.handshake_unseen = true;
                 if let Some(tls) = &mut self.seen.tls {
-                    tls.gap(from);
+                    tls.gap(from, length);
                 }
                 self.seen.tls_began()
             }
