@@ -397,6 +397,13 @@ fn what_a_refusal_quotes_is_no_verb_unless_it_is_the_command() {
     ] {
         assert_eq!(hear(&quit(mail().s(refusal)), Vec::new()).kinds(), [], "{refusal:?}");
     }
+    for (command, refusal) in [
+        ("VRFY XXXX\r\n", "502 5.5.1 \"XXXX\": not verified\r\n"),
+        ("HELP XXXX\r\n", "500 unknown XXXX\r\n"),
+        ("EHLO XXXX\r\n", "500 unknown \"XXXX\"\r\n"),
+    ] {
+        assert_eq!(hear(&quit(greeted().s(STRIPPED).c(command).s(refusal)), Vec::new()).kinds(), [], "{refusal:?}");
+    }
     // The server is this host: what it quotes has not been on the way.
     let talk = quit(greeted().s("500 5.5.1 Command unrecognized: \"XXXX gw.example.org\"\r\n"));
     assert_eq!(hear(&talk, Vec::new()).kinds(), [Kind::CommandRewritten]);
@@ -427,6 +434,10 @@ fn text_of_a_refused_chunk_is_no_command() {
             assert_eq!(heard.sessions[0].gaps, 0);
         }
     }
+    // A server that speaks no ESMTP has offered nothing.
+    let helo = Talk::new(25).s(GREETING).c("HELO gw.example.org\r\n").s("250 mx1.example.net\r\n");
+    let helo = quit(helo.c(format!("{bdat}{chunk}")).s(format!("500 what?\r\n{errors}")));
+    assert_eq!(hear(&helo, Vec::new()).kinds(), []);
     // A command that the server takes from the text: which reply belongs to which is lost, and that is counted.
     let taken = transaction()
         .c(format!("{bdat}{chunk}"))

@@ -263,9 +263,9 @@ impl Session {
         }
     }
 
-    /// CHUNKING was offered (RFC 3030), or what was offered is not known.
+    /// CHUNKING was offered (RFC 3030), or what was offered is not known. A server that has accepted HELO alone has offered nothing.
     fn chunking_offered(&self) -> bool {
-        self.seen.capabilities.as_ref().is_none_or(|capabilities| capabilities.has("CHUNKING"))
+        self.seen.capabilities.as_ref().map_or(!self.seen.helo, |capabilities| capabilities.has("CHUNKING"))
     }
 
     fn may_be_proxy(&self, octet: u8) -> bool {

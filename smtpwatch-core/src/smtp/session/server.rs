@@ -336,9 +336,16 @@ impl Session {
         // Codes of a command that is not known (RFC 5321 §4.2.4). Any other refusal quotes arguments.
         if matches!(reply.code, 500 | 502)
             && let Some(arrived) = reply.lines.iter().find_map(|line| echo::rewritten(verb, &line.text))
+            && !self.is_argument(&arrived)
         {
             self.seen.rewritten.get_or_insert_with(|| Box::new(Rewritten { sent: verb.to_owned(), arrived }));
         }
+    }
+
+    /// The client has sent this word itself, as an argument.
+    fn is_argument(&self, word: &str) -> bool {
+        let named = self.seen.client_name.as_deref().is_some_and(|name| name.eq_ignore_ascii_case(word));
+        named || self.secrets.iter().any(|secret| !secret.places(word.as_bytes()).is_empty())
     }
 
     /// What a refusal says by its words: that STARTTLS is demanded (RFC 3207 §4), and whose words they are.
