@@ -212,7 +212,7 @@ impl Engine {
         self.drain(place, segment.at);
         let flow = &mut self.flows[place];
         if !flow.connection.conflicts().is_empty() {
-            flow.session.copies_differ();
+            flow.session.copies_differ(flow.connection.conflicts());
         }
         if flow.connection.is_undecided() {
             flow.session.distrust(flow.role.side().peer());

@@ -78,13 +78,13 @@ use SeenFrom::{Both, Client, Server};
 /// Every row, in order.
 #[rustfmt::skip]
 pub const ROWS: &[Row] = &[
-    row("A1", "STARTTLS deleted from the EHLO reply", StarttlsStripped, Client, "rule, published policy or history", "regression, policy; tamper with FO-1; low or medium where TLS began all the same", "a server that gave TLS up looks the same until its history is forgotten"),
+    row("A1", "STARTTLS deleted from the EHLO reply", StarttlsStripped, Client, "rule, published policy or history; nothing where the server demands STARTTLS in a reply", "regression, policy; suspicious by the server's demand alone; tamper with FO-1; low or medium where TLS began all the same", "a server that gave TLS up looks the same until its history is forgotten"),
     row("A2", "capability overwritten in place, as Cisco's inspection does", StarttlsMasked, Client, "nothing", "tamper; suspicious while STARTTLS is still offered", "a server can write such a line itself; a mask does not tell which keyword it hides (FP-26)"),
     row("A3", "other same-length mangling: all X, one letter, case", StarttlsMasked, Client, "nothing; rule or history for other letters in its place", "tamper; regression, policy for other letters; suspicious, info for a change of case", "a server that writes it in its own way, until TLS was seen with it"),
     row("A4", "whole reply replaced", StarttlsStripped, Client, "history of its words", "regression, policy", "a server replaced by its owner"),
     row("A5", "STARTTLS moved to the first line, or reshaped", StarttlsStripped, Client, "rule or history; nothing for a shape that some clients still take", "regression, policy; suspicious, info as starttls-masked", "servers that put it there themselves"),
     row("A6", "reply cut off, or its end promoted", StarttlsStripped, Client, "nothing; rule or history for more", "suspicious, regression, policy; tamper where lines stand behind the end", "a server that breaks off by itself"),
-    row("A7", "STARTTLS duplicated", StreamTampering, Client, "nothing", "suspicious", "a badly configured server"),
+    row("A7", "STARTTLS duplicated", StreamTampering, Client, "nothing", "suspicious", "a badly configured server, until TLS was seen with it"),
     row("A8", "strip of our own reply, inferred", StarttlsUnused, Server, "history of the client", "regression", "a client that was told to do without; a client that was never seen using TLS; at most medium where the client gives another name: it may be another one behind the same address (FP-21)"),
     row("A9", "strip that comes and goes", StarttlsStripped, Client, "history", "regression; suspicious, low when history gives the peer up as a farm", "a farm whose members differ: after a few returns, spread over its age, it counts as one and is not accused (FP-1)"),
     row("A10", "plaintext mechanisms added before TLS", AuthOfferedPlaintext, Client, "history", "suspicious; regression with F8", "a change by the administrator"),
@@ -96,9 +96,9 @@ pub const ROWS: &[Row] = &[
     row("C1", "454 to STARTTLS", StarttlsRefused, Both, "nothing; a rule for more", "suspicious, policy", "honest servers short of resources: history never makes more of it (FP-2)"),
     row("C2", "5xx to STARTTLS that was offered", StarttlsRefused, Both, "nothing; rule or history for more", "suspicious, regression, policy", "a server whose TLS broke"),
     row("C3", "any other reply to STARTTLS", StarttlsRefused, Both, "nothing; rule or history for more", "suspicious, regression, policy; tamper where it names its tool", "a 2xx of which TLS comes is a go-ahead"),
-    row("C4", "STARTTLS rewritten on the way", CommandRewritten, Both, "nothing", "tamper", "as the client: only where the server quotes what it got"),
+    row("C4", "STARTTLS rewritten on the way", CommandRewritten, Both, "nothing", "tamper", "as the client: only where a 500 or 502 quotes what it got"),
     row("C5", "connection cut after STARTTLS", StarttlsRefused, Both, "nothing; a rule for more", "suspicious, policy", "crashes and load balancers"),
-    row("C6", "go-ahead, then clear text", TlsHandshakeFailed, Both, "nothing", "suspicious; tamper once mail goes in clear", "a broken client or server"),
+    row("C6", "go-ahead, then clear text", TlsHandshakeFailed, Both, "nothing", "suspicious; tamper once mail goes in clear", "a broken client or server; a server that finds its TLS missing after the go-ahead, or that times out"),
     row("C7", "our own client does not ask for STARTTLS", StarttlsUnused, Client, "rule", "policy", "own configuration (FP-20)"),
     row("D1", "handshake sabotaged, then delivery in clear on another connection", DowngradeRetry, Both, "the failed handshake within five days, with the same address or name", "suspicious, regression, policy", "servers whose TLS is broken; the first half is tls-handshake-failed"),
     unseen("D2", "certificate substituted", "without a policy a new key is an everyday renewal; against a policy it is D5"),
@@ -107,8 +107,8 @@ pub const ROWS: &[Row] = &[
     row("D5", "certificate contradicts TLSA records or MTA-STS", CertificateMismatch, Client, "DANE or MTA-STS; TLS 1.2 or below", "policy", "in TLS 1.3 the certificate is encrypted and not observable; who signed it is not checked"),
     unseen("D6", "TLS without STARTTLS", "counted as a TLS session: scanners do it"),
     unseen("D7", "mail redirected by forged DNS", "not to be told from a smart host, which is how most mail leaves a network"),
-    row("E1", "commands in clear behind STARTTLS", CommandInjection, Both, "nothing", "tamper", "testing tools do it too; clients that do not wait for a refusal"),
-    row("E2", "replies in clear behind the go-ahead", ResponseInjection, Both, "nothing", "tamper", "–"),
+    row("E1", "commands in clear behind STARTTLS", CommandInjection, Both, "nothing", "tamper", "testing tools do it too; clients that do not wait for a refusal; never after a line without a code"),
+    row("E2", "replies in clear behind the go-ahead", ResponseInjection, Both, "nothing", "tamper", "without TLS only 2yz and 3yz; errors are C6; blank lines are nothing"),
     row("E3", "injected AUTH, MAIL or DATA", CommandInjection, Both, "nothing", "tamper", "testing tools do it too"),
     row("E4", "reply that answers no command", ResponseInjection, Both, "nothing", "suspicious", "confused servers; early commands are normal (FP-12) and not named"),
     unseen("E5", "SMTP smuggling", "bodies are not copied out of the kernel; only CRLF.CRLF ends a message for the parser"),
@@ -145,7 +145,8 @@ pub fn find(id: &str) -> Option<&'static Row> {
 pub fn markdown() -> String {
     let mut text = String::from(
         "# Detection\n\nWhat is raised, from which end, with which evidence; what must be known for it, and what can fool it.\n\
-         Printed by `smtpwatch generate rules --format markdown` from the rules themselves.\n\n\
+         Printed by `smtpwatch generate rules --format markdown` from the rules themselves.\n\
+         What a session is taken to say rests on [which reply answers which command](pairing.md).\n\n\
          | id | what happens | finding | seen from | needs | evidence | limits |\n|---|---|---|---|---|---|---|\n",
     );
     for Row { id, title, kind, seen_from, needs, evidence, limits } in ROWS {

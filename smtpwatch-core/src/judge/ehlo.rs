@@ -4,7 +4,6 @@ use super::{Case, Claim, nothing_expected, offer_expected, use_expected};
 use crate::{
     Role,
     finding::{Evidence, Expected, Kind, Severity},
-    smtp::Starttls,
 };
 
 pub(super) fn judge(case: Case<'_>) -> Vec<Claim> {
@@ -18,8 +17,8 @@ pub(super) fn judge(case: Case<'_>) -> Vec<Claim> {
 /// alone is what old devices say (FP-5).
 fn downgraded(case: Case<'_>) -> Option<Claim> {
     let session = case.session;
-    // A client that asks for STARTTLS all the same knows the server, too.
-    let went_on = session.helo || session.mail_sent || session.starttls != Starttls::NotSent;
+    // A client that asks for STARTTLS all the same knows the server, too. One that did not wait was refused with all it sent (FP-23).
+    let went_on = session.helo || session.went_on;
     if session.capabilities.is_some() || !went_on || session.tls_began() {
         return None;
     }
@@ -32,7 +31,7 @@ fn downgraded(case: Case<'_>) -> Option<Claim> {
     let (evidence, expected) = known.filter(|_| cause)?;
     let offered = expected.starttls;
     let mut claim = Claim::new(case, Kind::EhloDowngraded, "B1", evidence, expected);
-    claim.reply = session.ehlo_rejected;
+    claim.reply = session.ehlo_rejected.filter(|code| *code != 0);
     if !offered {
         // It never offered STARTTLS, as far as is known: nothing was lost but the question.
         claim.severity = claim.severity.min(Severity::Low);
@@ -50,6 +49,10 @@ fn speaks_ehlo(case: Case<'_>) -> Option<(Evidence, Expected)> {
 fn rewritten(case: Case<'_>) -> Option<Claim> {
     let rewritten = case.session.rewritten.as_ref()?;
     let arrived = rewritten.sent.is_empty();
+    // What this host's own server quotes came the way that was watched: it cannot differ.
+    if !arrived && case.role == Role::Server {
+        return None;
+    }
     let known = use_expected(case);
     // Whatever cuts and delays segments on the path looks like a person, too: of an address that has used TLS it silences
     // nothing, by whatever name the client goes there.

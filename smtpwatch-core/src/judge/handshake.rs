@@ -2,10 +2,11 @@
 
 use std::time::Duration;
 
-use super::{Case, Claim, demanded, nothing_expected, refused, unused::handshake_end, use_expected};
+use super::{Case, Claim, demanded, injection::quoted, nothing_expected, refused, unused::handshake_end, use_expected};
 use crate::{
     Role, Side,
     finding::{Evidence, Expected, Kind, Outcome},
+    limits,
     smtp::{HandshakeEnd, version_name},
 };
 
@@ -42,9 +43,25 @@ fn failed(case: Case<'_>) -> Option<Claim> {
     let (known, expected) = use_expected(case).unwrap_or_else(|| (Evidence::Suspicious, nothing_expected()));
     let evidence = if tampered { Evidence::Tamper } else { known };
     let claim = Claim::new(case, Kind::TlsHandshakeFailed, rule, evidence, expected);
-    let silence = case.session.silence.filter(|silence| *silence >= SILENCE);
-    let silence = silence.map(|silence| format!("nobody said anything for {} s, and then ", silence.as_secs()));
-    Some(claim.prove(format!("after the go-ahead {}{}", silence.unwrap_or_default(), handshake_end(end))))
+    if end == HandshakeEnd::Silence {
+        let waited = waited(case).unwrap_or_default();
+        return Some(claim.prove(format!("after the go-ahead neither side said anything for {} s", waited.as_secs())));
+    }
+    let said = case.session.injected_replies.as_deref().filter(|_| end == HandshakeEnd::Clear(Side::Server));
+    let silence = if said.is_some() { case.session.clear_after } else { case.session.silence };
+    let silence = silence.filter(|silence| *silence >= SILENCE);
+    let silence = silence.map(|silence| format!("neither side said anything for {} s, and then ", silence.as_secs()));
+    let claim = claim.prove(format!("after the go-ahead {}{}", silence.unwrap_or_default(), handshake_end(end)));
+    Some(match said {
+        Some(said) => claim.prove(format!("the server said in cleartext: {}", quoted(&said.verbs))),
+        None => claim,
+    })
+}
+
+/// How long a question waited for its answer, if it was long: until the end of the connection, or until it was given up.
+pub(super) fn waited(case: Case<'_>) -> Option<Duration> {
+    let given_up = case.session.timed_out.then_some(limits::FLOW_IDLE);
+    case.session.silence.or(given_up).filter(|silence| *silence >= SILENCE)
 }
 
 fn downgraded(case: Case<'_>) -> Option<Claim> {

@@ -25,7 +25,7 @@ fn commands(case: Case<'_>) -> Option<Claim> {
     };
     let sent = if injection.before_reply { "before the reply to STARTTLS was known" } else { "after the go-ahead" };
     let mut claim = claim.cost(cost.max(case.session.outcome()));
-    claim.proof.push(format!("{} octets in clear, sent {sent}: {}", injection.octets, injection.verbs.join(", ")));
+    claim.proof.push(format!("{} bytes in cleartext, sent {sent}: {}", injection.octets, injection.verbs.join(", ")));
     claim.reply = match case.session.starttls {
         Starttls::Granted(code) | Starttls::Refused(code) => Some(code),
         Starttls::NotSent | Starttls::Sent => None,
@@ -37,16 +37,22 @@ fn commands(case: Case<'_>) -> Option<Claim> {
 fn replies(case: Case<'_>) -> Option<Claim> {
     let session = case.session;
     let injection = session.injected_replies.as_ref()?;
+    // Without TLS an error, or anything that is no reply, is what a server says that cannot do TLS: that is C6 too.
     if !session.tls_began() && (!case.closed || session.clear_after_go_ahead || !injection.replies) {
         return None;
     }
     let expected = by_standard("nothing stands between the go-ahead and the TLS record (RFC 3207 §4)");
     let claim = Claim::new(case, Kind::ResponseInjection, "E2", Evidence::Tamper, expected);
     Some(claim.prove(format!(
-        "{} octets in clear behind the go-ahead: {}",
+        "{} bytes in cleartext after the go-ahead: {}",
         injection.octets,
-        injection.verbs.join(", ")
+        quoted(&injection.verbs)
     )))
+}
+
+/// Lines of the server, in quotes.
+pub(super) fn quoted(lines: &[String]) -> String {
+    lines.iter().map(|line| format!("{line:?}")).collect::<Vec<_>>().join(", ")
 }
 
 /// One reply too many before STARTTLS, where it shifts what the client believes about it. Behind a mail transaction it is a

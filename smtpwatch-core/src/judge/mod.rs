@@ -18,7 +18,7 @@ mod tamper;
 mod unused;
 mod witness;
 
-use std::{net::IpAddr, time::Duration};
+use std::{collections::BTreeSet, net::IpAddr, time::Duration};
 
 use crate::{
     Role, Timestamp,
@@ -142,6 +142,8 @@ pub fn judge(case: Case<'_>) -> Vec<Claim> {
                 .proof
                 .push("pending-policy: no (published policies were asked for, and no answer came in time)".to_owned());
         }
+        let mut said = BTreeSet::new();
+        claim.proof.retain(|line| !line.is_empty() && said.insert(line.clone()));
     }
     claims
 }

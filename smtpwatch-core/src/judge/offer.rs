@@ -43,7 +43,9 @@ pub(super) fn judge(case: Case<'_>) -> Option<Claim> {
     if !case.is_settled() {
         return None;
     }
-    let Some((evidence, expected)) = offer_expected(case) else { return reshaped(case, capabilities) };
+    let Some((evidence, expected)) = offer_expected(case) else {
+        return demanded_unlisted(case).or_else(|| reshaped(case, capabilities));
+    };
     if let Some(other) = in_its_place(case, capabilities) {
         let claim = Claim::new(case, Kind::StarttlsMasked, "A3", evidence, expected);
         return Some(claim.prove(format!("{other:?} stands where this server writes STARTTLS")));
@@ -70,7 +72,23 @@ pub(super) fn judge(case: Case<'_>) -> Option<Claim> {
         claim.proof.push(came_back(returns));
     }
     claim.proof.extend(rewritten);
+    if let Starttls::Refused(code) = session.starttls {
+        claim.proof.push(format!("the client asked for STARTTLS all the same, and the reply was {code}"));
+    }
+    claim.proof.extend(session.starttls_demanded.map(demands));
     Some(claim)
+}
+
+fn demands(code: u16) -> String {
+    format!("the reply {code} demands STARTTLS, and the EHLO reply of the same server does not list it")
+}
+
+/// Nothing is known of the server but what it says itself: it demands what it does not list, which no server is set up to do, and which
+/// is what remains where the line was taken out of its list (A1).
+fn demanded_unlisted(case: Case<'_>) -> Option<Claim> {
+    let code = case.session.starttls_demanded.filter(|_| case.session.starttls == Starttls::NotSent)?;
+    let claim = Claim::new(case, Kind::StarttlsStripped, "A1", Evidence::Suspicious, nothing_expected());
+    Some(claim.prove(demands(code)))
 }
 
 /// The client asked for STARTTLS and TLS began, and the EHLO reply of a peer that is known to offer STARTTLS did not list it. An
@@ -178,7 +196,9 @@ fn unfinished(case: Case<'_>) -> Option<Claim> {
     let unknown = waited.then(|| (Evidence::Suspicious, nothing_expected()));
     let (evidence, expected) = offer_expected(case).or(unknown)?;
     let claim = Claim::new(case, Kind::StarttlsStripped, "A6", evidence, expected);
-    Some(claim.prove("the EHLO reply ends on a line that promises another, and none came"))
+    let within =
+        super::handshake::waited(case).map(|waited| format!(" within {} s", waited.as_secs())).unwrap_or_default();
+    Some(claim.prove(format!("the EHLO reply ends on a line that promises another, and none came{within}")))
 }
 
 /// STARTTLS is there, but not as its server writes it: lower case strips Exim's clients (A3), other shapes strip strict ones
@@ -186,6 +206,11 @@ fn unfinished(case: Case<'_>) -> Option<Claim> {
 fn reshaped(case: Case<'_>, capabilities: &Capabilities) -> Option<Claim> {
     let known = case.expectation.profile;
     let (kind, rule, line) = if capabilities.offers() > 1 {
+        // A server that has written so under TLS before writes so.
+        let before = |profile: &Profile| profile.keywords.iter().filter(|keyword| *keyword == "STARTTLS").count();
+        if known.is_some_and(|profile| before(profile) >= capabilities.offers()) {
+            return None;
+        }
         (Kind::StreamTampering, "A7", format!("STARTTLS stands in the EHLO reply {} times", capabilities.offers()))
     } else if let Some(line) = capabilities.offer_line() {
         // A server that has always written so, or that writes everything so, writes so; and a client that nobody knows to have

@@ -7,7 +7,7 @@ use crate::{
     Role,
     finding::{Evidence, Kind, Severity},
     smtp::Starttls,
-    smtp::plain_keyword,
+    smtp::{nul_bytes, plain_keyword},
 };
 
 /// Conflicting copies quoted.
@@ -56,6 +56,9 @@ pub(super) fn add(case: Case<'_>, claim: &mut Claim) {
     if about_reply {
         style(case, claim);
     }
+    if about_offer || about_reply {
+        product(case, claim);
+    }
     claim.proof.push(case.scope.of(case.at, case.peer));
 }
 
@@ -64,12 +67,20 @@ fn conflicts(case: Case<'_>, claim: &mut Claim) {
     let more = case.wire.conflicts_dropped + case.wire.conflicts.len().saturating_sub(CONFLICTS) as u64;
     for conflict in case.wire.conflicts.iter().take(CONFLICTS) {
         let range = format!("octets {}..{}", conflict.offset, conflict.offset + conflict.first.len() as u64);
+        let who = conflict.from.as_str();
+        if let Some(count) = nul_bytes(&conflict.first, &conflict.other) {
+            claim.proof.push(format!(
+                "{count} bytes of the {who} from {} on came twice, and one copy is {count} NUL bytes: some stacks send them with an \
+                 acknowledgment (FO-1)",
+                conflict.offset
+            ));
+            continue;
+        }
         let (first, other) = (keywords(&conflict.first), keywords(&conflict.other));
         let only = |these: &[String], those: &[String]| {
             let only: Vec<_> = these.iter().filter(|keyword| !those.contains(keyword)).cloned().collect();
             if only.is_empty() { "none".to_owned() } else { only.join(", ") }
         };
-        let who = conflict.from.as_str();
         claim.proof.push(format!(
             "{range} of the {who} came twice, with different octets; keywords only in the first copy: {}; only in the other: {} \
              (FO-1)",
@@ -166,6 +177,35 @@ fn timing(case: Case<'_>, claim: &mut Claim) {
         if let Some((after, (trip, name))) = after.and_then(faster) {
             let (after, trip) = (after.as_secs_f64() * 1e3, trip.as_secs_f64() * 1e3);
             claim.proof.push(format!("the reply to {what} came after {after:.2} ms; {name} {trip:.2} ms (FO-8)"));
+        }
+    }
+}
+
+/// Products by a word of their greeting, and texts of their sources that no other one has.
+const PRODUCTS: [(&str, &[&str]); 5] = [
+    (
+        "Postfix",
+        &["TLS not available due to local problem", "Error: command not recognized", "Error: need MAIL command"],
+    ),
+    ("Exim", &["TLS currently unavailable", "STARTTLS command used when not advertised", "SMTP synchronization error"]),
+    ("Sendmail", &["Command unrecognized: "]),
+    ("Microsoft ESMTP", &["SMTP server ready", "Unrecognized command", "Client was not authenticated"]),
+    ("qmail", &["unimplemented (#5.5.1)", "ready for tls"]),
+];
+
+/// FO-11: words of another product than the greeting names. Anyone may change both, so it proves nothing by itself.
+fn product(case: Case<'_>, claim: &mut Claim) {
+    let greeting = case.session.greeting.as_deref().unwrap_or_default();
+    let Some((own, _)) = PRODUCTS.iter().find(|(name, _)| greeting.contains(name)) else { return };
+    let session = case.session;
+    let texts = session.refusals.iter().chain(&session.starttls_reply).chain(&session.ehlo_refusal);
+    for text in texts {
+        let other = PRODUCTS.iter().filter(|(name, _)| name != own);
+        if let Some((other, _)) = other.into_iter().find(|(_, words)| words.iter().any(|words| text.contains(words))) {
+            claim
+                .proof
+                .push(format!("the greeting names {own}, and the reply {text:?} has the words of {other} (FO-11)"));
+            return;
         }
     }
 }

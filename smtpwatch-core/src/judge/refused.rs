@@ -1,6 +1,6 @@
 //! STARTTLS was offered, asked for, and not granted (C1, C2, C3), or the connection was cut right after (C5).
 
-use super::{Case, Claim, nothing_expected, offer_expected};
+use super::{Case, Claim, handshake::waited, nothing_expected, offer_expected};
 use crate::{
     finding::{Evidence, Kind},
     smtp::Starttls,
@@ -31,7 +31,13 @@ pub(super) fn judge(case: Case<'_>) -> Option<Claim> {
         None => (Evidence::Suspicious, nothing_expected()),
     };
     let mut claim = Claim::new(case, Kind::StarttlsRefused, rule, evidence, expected);
-    claim.reply = code;
+    claim.reply = code.filter(|code| *code != 0);
+    if rule == "C5" {
+        let waited = waited(case).map(|waited| format!(" within {} s", waited.as_secs())).unwrap_or_default();
+        claim.proof.push(format!("no reply to STARTTLS came{waited}"));
+    } else if code == Some(0) {
+        claim.proof.push("a line without a code came, and the client took it for the reply to STARTTLS".to_owned());
+    }
     Some(claim)
 }
 

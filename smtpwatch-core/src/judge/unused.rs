@@ -78,7 +78,7 @@ fn retry(case: Case<'_>, failure: &Failure) -> Claim {
 pub(super) fn handshake_end(end: HandshakeEnd) -> String {
     match end {
         HandshakeEnd::Clear(Side::Client) => "the client went on in clear".to_owned(),
-        HandshakeEnd::Clear(Side::Server) => "the server answered TLS in clear".to_owned(),
+        HandshakeEnd::Clear(Side::Server) => "the server went on in clear".to_owned(),
         HandshakeEnd::Alert(side, description) => {
             format!("the {} sent alert {description} (RFC 8446 §6)", side.as_str())
         }

@@ -5,28 +5,42 @@ use serde::Serialize;
 /// Longest mechanism name (RFC 4422 §3.1).
 const MECHANISM_OCTETS: usize = 20;
 
+/// Registered mechanisms of which what crosses the wire is not known here (IANA registry of SASL mechanisms).
+const OTHERS: [&str; 12] = [
+    "9798-M-DSA-SHA1",
+    "9798-M-ECDSA-SHA1",
+    "9798-M-RSA-SHA1-ENC",
+    "9798-U-DSA-SHA1",
+    "9798-U-ECDSA-SHA1",
+    "9798-U-RSA-SHA1-ENC",
+    "EAP-AES128",
+    "EAP-AES128-PLUS",
+    "KERBEROS_V5",
+    "OPENID20",
+    "SAML20",
+    "SECURID",
+];
+
 /// A SASL mechanism as the client named it, upper-case.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub(super) struct Mechanism(String);
 
 impl Mechanism {
-    /// Reads the word after AUTH. A word that does not have the form of a mechanism may be a secret that somebody
-    /// put in the wrong place: it is not kept.
+    /// Reads the word after AUTH. A word that is not the name of a mechanism may be a user name or a secret in the wrong place: it
+    /// is not kept.
     pub(super) fn parse(word: &[u8]) -> Self {
         let unknown = || Self("UNKNOWN".to_owned());
         let formed = (1..=MECHANISM_OCTETS).contains(&word.len())
             && word.iter().all(|c| c.is_ascii_alphanumeric() || matches!(c, b'-' | b'_'));
         let Some(word) = str::from_utf8(word).ok().filter(|_| formed) else { return unknown() };
-        // Base64 of anything longer than a name mixes cases; a mechanism is written in one.
-        let has = |case: fn(&u8) -> bool| word.bytes().any(|byte| case(&byte));
-        let one_case = !(has(u8::is_ascii_uppercase) && has(u8::is_ascii_lowercase));
         // No copy of a word that may be a secret: it would be given back as it is.
         let mut upper = [0; MECHANISM_OCTETS];
         let upper = &mut upper[..word.len()];
         upper.copy_from_slice(word.as_bytes());
         upper.make_ascii_uppercase();
         let name = str::from_utf8(upper).unwrap_or_default();
-        if one_case || MechanismClass::of(name) != MechanismClass::Unknown { Self(name.to_owned()) } else { unknown() }
+        let known = MechanismClass::of(name) != MechanismClass::Unknown || OTHERS.contains(&name);
+        if known { Self(name.to_owned()) } else { unknown() }
     }
 
     pub(super) fn name(&self) -> &str {
@@ -125,6 +139,11 @@ impl AuthExchange {
         self.class == MechanismClass::Plaintext && self.secret_sent
     }
 
+    /// The secret was not sent yet, and may come although the server refused.
+    pub(super) fn may_go_on(&self) -> bool {
+        self.class == MechanismClass::Plaintext && !self.secret_sent && !self.cancelled
+    }
+
     /// Notes one response of so many octets.
     pub(super) fn respond(&mut self, octets: usize) {
         self.steps += 1;
@@ -142,7 +161,9 @@ mod tests {
             ("PLAIN", "PLAIN"),
             ("Login", "LOGIN"),
             ("scram-sha-256", "SCRAM-SHA-256"),
-            ("X-VENDOR", "X-VENDOR"),
+            ("SAML20", "SAML20"),
+            ("X-VENDOR", "UNKNOWN"),
+            ("anna", "UNKNOWN"),
             ("AHVzZXIAcGFzcw==", "UNKNOWN"),
             ("hunter2Hunter2", "UNKNOWN"),
             ("", "UNKNOWN"),

@@ -1,6 +1,7 @@
 //! Commands: what the client says.
 
 use super::{auth, verb::Verb};
+use crate::secret_buffer::SecretBuffer;
 
 /// One command line, taken apart as far as anybody after the parser needs it.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -69,15 +70,80 @@ impl Command {
     }
 }
 
-/// Commands that this machine does not follow, in upper case: as letters they are base64 too.
-const NO_RESPONSE: [&[u8]; 4] = [b"NOOP", b"HELP", b"VRFY", b"EXPN"];
+/// Commands that this machine does not follow, in upper case: RFC 5321, RFC 821, RFC 1985, RFC 4468, those of Postfix and of Exchange,
+/// and the methods of HTTP, which reach mail ports by mistake. Any other word may be a secret.
+const OTHERS: [&[u8]; 23] = [
+    b"NOOP",
+    b"HELP",
+    b"VRFY",
+    b"EXPN",
+    b"SEND",
+    b"SOML",
+    b"SAML",
+    b"ETRN",
+    b"BURL",
+    b"ONEX",
+    b"XUSR",
+    b"XCLIENT",
+    b"XFORWARD",
+    b"XEXCH50",
+    b"X-LINK2STATE",
+    b"XSHADOW",
+    b"XRDST",
+    b"XPROXYTO",
+    b"PROXY",
+    b"GET",
+    b"POST",
+    b"HEAD",
+    b"CONNECT",
+];
+/// Those that it follows.
+const FOLLOWED: [&[u8]; 16] = [
+    b"EHLO",
+    b"LHLO",
+    b"HELO",
+    b"STARTTLS",
+    b"X-ANONYMOUSTLS",
+    b"AUTH",
+    b"X-EXPS",
+    b"MAIL",
+    b"RCPT",
+    b"DATA",
+    b"BDAT",
+    b"TURN",
+    b"ATRN",
+    b"RSET",
+    b"QUIT",
+    b"*",
+];
+
+/// Whether a word is the verb of a command that exists.
+pub(super) fn is_known(word: &[u8]) -> bool {
+    OTHERS.iter().chain(&FOLLOWED).any(|verb| word.eq_ignore_ascii_case(verb))
+}
+
+/// A command of which NULs have taken the first letters: two copies of it came, and one is what some stacks send with an acknowledgment.
+/// What is left of the verb says which one it was; `None` of any other line.
+pub(super) fn without_nuls(line: &[u8]) -> Option<SecretBuffer> {
+    let (word, _) = split_word(line);
+    let nuls = word.iter().take_while(|byte| **byte == 0).count();
+    let left = &word[nuls..];
+    let same = |verb: &&&[u8]| verb.len() == word.len() && verb[nuls..].eq_ignore_ascii_case(left);
+    let verb = FOLLOWED.iter().find(same).filter(|_| nuls > 0 && !left.is_empty())?;
+    let start = line.len() - line.trim_ascii_start().len();
+    let mut restored = SecretBuffer::from(line);
+    restored[start..start + verb.len()].copy_from_slice(verb);
+    Some(restored)
+}
+
+/// A line that says nothing: blanks, and the NULs that some clients send to keep a connection open.
+pub(super) fn is_blank(line: &[u8]) -> bool {
+    line.iter().all(|byte| byte.is_ascii_whitespace() || *byte == 0)
+}
 
 /// Whether a line where a SASL response may stand is one: a word that is no command.
 pub(super) fn is_response(line: &[u8]) -> bool {
-    !line.is_empty()
-        && !line.contains(&b' ')
-        && Command::parse(line) == Command::Other
-        && !NO_RESPONSE.iter().any(|verb| line.eq_ignore_ascii_case(verb))
+    !line.is_empty() && !line.contains(&b' ') && Command::parse(line) == Command::Other && !is_known(line)
 }
 
 /// The first word and what follows it. Blanks before it are passed over (THREATS EV-14).

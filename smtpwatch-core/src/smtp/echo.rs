@@ -11,17 +11,45 @@ pub(super) fn rewritten(sent: &str, line: &[u8]) -> Option<String> {
     if sent.len() < 4 || is_run(sent.as_bytes()) {
         return None;
     }
-    let masked = line.split(|octet| !octet.is_ascii_alphanumeric()).find(|word| is_mask(word, sent));
     let quoted = || {
-        let starts = line.iter().enumerate().filter(|(_, octet)| QUOTES.contains(octet)).map(|(at, _)| at + 1);
-        let word = |at: usize| {
-            let rest = &line[at..];
-            let ends = |octet: &u8| octet.is_ascii_whitespace() || QUOTES.contains(octet) || *octet == b'>';
-            &rest[..rest.iter().position(ends).unwrap_or(rest.len())]
-        };
-        starts.map(word).find(|word| is_run_for(word, sent) || resembles(word, sent))
+        // The first quotation is the command line; what stands after its first word is an argument.
+        let start = line.iter().position(|byte| QUOTES.contains(byte))? + 1;
+        let rest = &line[start..];
+        let ends = |byte: &u8| byte.is_ascii_whitespace() || QUOTES.contains(byte) || *byte == b'>';
+        let word = &rest[..rest.iter().position(ends).unwrap_or(rest.len())];
+        (is_run_for(word, sent) || resembles(word, sent)).then_some(word)
     };
-    masked.or_else(quoted).map(|word| String::from_utf8_lossy(word).into_owned())
+    unquoted_mask(sent, line).or_else(quoted).map(|word| String::from_utf8_lossy(word).into_owned())
+}
+
+/// Words before which servers write the command that they do not know, without quotes.
+const BEFORE_COMMAND: [&[u8]; 7] =
+    [b"command", b"unrecognized", b"unrecognised", b"recognized", b"unknown", b"verb", b"error"];
+
+/// A run of X as long as the verb, where a server names the command: at the start of its text, or after a word that says so. Anywhere
+/// else it may be a telephone number.
+fn unquoted_mask<'a>(sent: &str, line: &'a [u8]) -> Option<&'a [u8]> {
+    let words = line.split(u8::is_ascii_whitespace).filter(|word| !word.is_empty());
+    let mut before: Option<&[u8]> = None;
+    for word in words {
+        let bare = word.trim_ascii_end().strip_suffix(b".").unwrap_or(word);
+        let named = before.is_none_or(|before| {
+            let before = before.strip_suffix(b":").unwrap_or(before);
+            BEFORE_COMMAND.iter().any(|known| before.eq_ignore_ascii_case(known))
+        });
+        if named && is_mask(bare, sent) {
+            return Some(bare);
+        }
+        // An enhanced status code (RFC 3463) is none of the words.
+        let status = before.is_none() && word.iter().all(|byte| byte.is_ascii_digit() || *byte == b'.');
+        before = if status { None } else { Some(word) };
+    }
+    None
+}
+
+/// What an editor on the path leaves of a verb: a run of one letter, or most of the letters of STARTTLS.
+pub(super) fn is_overwritten(word: &[u8]) -> bool {
+    word.len() >= 4 && is_run(word) || resembles(word, "STARTTLS")
 }
 
 /// A run of X, as Cisco's inspection leaves it: it is known without quotes too.
@@ -74,6 +102,12 @@ mod tests {
             ("XXXXXXXX", "unrecognized: \"XXXXXXXX\"", None),
             ("NOOP", "XXXX", Some("XXXX")),
             ("NOOP", "the number is 5555", None),
+            ("RCPT", "5.7.1 blocked, call +1 800 555 XXXX", None),
+            ("RCPT", "please call XXXX", None),
+            ("RCPT", "5.5.2 unknown command XXXX", Some("XXXX")),
+            ("RCPT", "5.5.2 unknown command: XXXX.", Some("XXXX")),
+            ("RCPT", "bad argument \"TO:<a@example.net>\" \"XXXX\"", None),
+            ("RCPT", "unrecognized \"RCPT TO:<XXXX>\"", None),
             ("STARTTLS", "unknown command \"STRTTLSA\"", Some("STRTTLSA")),
             ("STARTTLS", "unknown command \"........\"", Some("........")),
             ("STARTTLS", "TLS is \"disabled\" here", None),

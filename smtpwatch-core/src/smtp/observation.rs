@@ -4,7 +4,7 @@ use std::{collections::BTreeSet, time::Duration};
 
 use super::{
     auth::AuthExchange,
-    command::{Command, split_word},
+    command::{Command, is_blank, split_word},
     ehlo::{Capabilities, Offer},
     tls::TlsPhase,
     transcript::{Transcript, is_verb, printable},
@@ -16,6 +16,10 @@ use crate::{
 
 /// Lines of an injection whose verbs are kept.
 const INJECTED_LINES: usize = 16;
+/// Refusals whose texts are kept.
+pub(super) const REFUSALS: usize = 4;
+/// Characters of a line of the server that are kept of one.
+const INJECTED_TEXT: usize = 120;
 
 /// Why nothing may be concluded from what is missing.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -68,13 +72,13 @@ pub enum HandshakeEnd {
 pub struct Injection {
     /// How many.
     pub octets: usize,
-    /// The first word of each line, printable, at most sixteen.
+    /// Of commands the first word of each line, of replies the line as it may be shown; printable, at most sixteen.
     pub verbs: Vec<String>,
     /// A SASL exchange is among them.
     pub auth: bool,
     /// MAIL, RCPT or DATA is among them.
     pub mail: bool,
-    /// Each line begins with a code, as replies do.
+    /// Each line has the form of a reply that accepts or asks for something (2yz, 3yz), and is more than a second go-ahead.
     pub replies: bool,
     /// They were sent before the sender can have known the reply to STARTTLS.
     pub before_reply: bool,
@@ -82,10 +86,9 @@ pub struct Injection {
 
 impl Injection {
     pub(super) fn of(octets: &[u8], before_reply: bool) -> Self {
-        let mut injection = Self { octets: octets.len(), replies: true, before_reply, ..Self::default() };
+        let mut injection = Self { octets: octets.len(), before_reply, ..Self::default() };
         for line in octets.split(|&octet| octet == b'\n').filter(|line| !line.trim_ascii().is_empty()) {
             let command = Command::parse(line.trim_ascii_end());
-            injection.replies &= line.len() >= 3 && line[..3].iter().all(u8::is_ascii_digit);
             injection.auth |= matches!(command, Command::Auth { .. });
             injection.mail |= matches!(command, Command::Mail { .. } | Command::Rcpt(_) | Command::Data);
             if injection.verbs.len() < INJECTED_LINES {
@@ -94,6 +97,19 @@ impl Injection {
             }
         }
         injection
+    }
+
+    /// Lines of the server, with their texts as they may be shown.
+    pub(super) fn of_replies(octets: &[u8], shown: impl Iterator<Item = String>) -> Self {
+        let lines = || octets.split(|&byte| byte == b'\n').filter(|line| !line.trim_ascii().is_empty());
+        let code = |line: &[u8]| line.get(..3).filter(|code| code.iter().all(u8::is_ascii_digit)).map(<[u8]>::to_vec);
+        let accepts = |line: &[u8]| code(line).is_some_and(|code| matches!(code[0], b'2' | b'3'));
+        Self {
+            octets: octets.len(),
+            replies: lines().all(accepts) && lines().any(|line| code(line).as_deref() != Some(b"220")),
+            verbs: shown.take(INJECTED_LINES).map(|text| text.chars().take(INJECTED_TEXT).collect()).collect(),
+            ..Self::default()
+        }
     }
 }
 
@@ -131,6 +147,12 @@ pub struct Observation {
     pub ehlo_refusal: Option<String>,
     /// HELO was accepted.
     pub helo: bool,
+    /// The client sent MAIL or STARTTLS while no reply to EHLO was awaited.
+    pub went_on: bool,
+    /// Code of a reply that demands STARTTLS in its text, to a client that did not ask for it.
+    pub starttls_demanded: Option<u16>,
+    /// Texts of refusals, as they may be shown, at most [`REFUSALS`] (FO-11).
+    pub refusals: Vec<String>,
     /// What became of STARTTLS.
     pub starttls: Starttls,
     /// STARTTLS was offered when it was asked for.
@@ -149,6 +171,8 @@ pub struct Observation {
     pub injected_commands: Option<Box<Injection>>,
     /// Server octets between the go-ahead and the first TLS record.
     pub injected_replies: Option<Box<Injection>>,
+    /// Time from the go-ahead to the first of them.
+    pub clear_after: Option<Duration>,
     /// A verb that was rewritten on the way, the first one.
     pub rewritten: Option<Box<Rewritten>>,
     /// Code of the first reply of class 2 or 3, before TLS, that answers no command (E4).
@@ -244,7 +268,7 @@ impl Observation {
         if self.handshake_unseen {
             return None;
         }
-        if !tls.is_tls(Side::Server) && !tls.before(Side::Server).is_empty() {
+        if !tls.is_tls(Side::Server) && !is_blank(tls.before(Side::Server)) {
             return Some(HandshakeEnd::Clear(Side::Server));
         }
         match self.ended {

@@ -15,8 +15,6 @@ use crate::secret_buffer::SecretBuffer;
 /// serialise them.
 pub(super) struct Secret {
     octets: SecretBuffer,
-    /// Octets of the shortest word of it that is looked for.
-    shortest: usize,
 }
 
 /// Padding is left out by some clients.
@@ -25,10 +23,10 @@ const BASE64: GeneralPurpose = GeneralPurpose::new(
     GeneralPurposeConfig::new().with_decode_padding_mode(DecodePaddingMode::Indifferent),
 );
 
-/// Shorter pieces than this are not looked for in replies: they would strike out ordinary words.
+/// Shorter words than this are struck out where they stand alone: a part of an ordinary word may look like them.
 const SHORTEST: usize = 4;
-/// The same for words that need not be secret at all.
-const SHORTEST_UNEXPECTED: usize = 8;
+/// Shorter words are not looked for at all: one letter tells nothing.
+const SHORTEST_ALONE: usize = 2;
 /// So many characters of a longer word are enough to know it again.
 const BEGINNING: usize = 8;
 /// What stands for a secret.
@@ -39,7 +37,9 @@ impl Secret {
     /// server may quote the password itself.
     pub(super) fn new(line: &[u8]) -> Self {
         let mut octets = SecretBuffer::from(line);
-        for word in line.split(u8::is_ascii_whitespace) {
+        let value = |word: &[u8]| word.iter().position(|byte| *byte == b'=').map(|at| at + 1);
+        let words = line.split(u8::is_ascii_whitespace);
+        for word in words.flat_map(|word| std::iter::once(word).chain(value(word).map(|at| &word[at..]))) {
             // Room is made before: the decoder would leave in its own buffer what it read of a word that turns out to be none.
             let start = octets.len() + 1;
             octets.extend_zeros(1 + base64::decoded_len_estimate(word.len()));
@@ -50,19 +50,32 @@ impl Secret {
             let decoded = octets.get_mut(start..).unwrap_or_default();
             decoded.iter_mut().filter(|octet| octet.is_ascii_control()).for_each(|octet| *octet = b' ');
         }
-        Self { octets, shortest: SHORTEST }
-    }
-
-    /// Takes words that may be a secret in the wrong place.
-    pub(super) fn unexpected(words: &[u8]) -> Self {
-        Self { octets: words.into(), shortest: SHORTEST_UNEXPECTED }
+        Self { octets }
     }
 
     /// Where every word of the secret stands in a line, in any case.
     pub(super) fn places(&self, line: &[u8]) -> Vec<Range<usize>> {
-        let words = self.octets.split(u8::is_ascii_whitespace).filter(|word| word.len() >= self.shortest);
-        words.flat_map(|word| places(line, word)).collect()
+        let words =
+            self.octets.split(u8::is_ascii_whitespace).flat_map(|word| std::iter::once(word).chain(fields(word)));
+        let alone = |range: &Range<usize>| {
+            let joins = |byte: Option<&u8>| byte.is_some_and(u8::is_ascii_alphanumeric);
+            !joins(range.start.checked_sub(1).and_then(|at| line.get(at))) && !joins(line.get(range.end))
+        };
+        words
+            .filter(|word| word.len() >= SHORTEST_ALONE)
+            .flat_map(|word| places(line, word).into_iter().filter(move |range| word.len() >= SHORTEST || alone(range)))
+            .collect()
     }
+}
+
+/// What a word holds beside itself: the values of `name=value` fields, which commas or quotes set apart (RFC 2831 §2.1.2, RFC 5802 §7,
+/// RFC 7628 §3.1), and the local part of an address. Each of them may be the name of a user.
+fn fields(word: &[u8]) -> impl Iterator<Item = &[u8]> {
+    word.split(|byte| b",\"".contains(byte)).flat_map(move |part| {
+        let value = part.iter().position(|byte| *byte == b'=').map_or(part, |at| &part[at + 1..]);
+        let local = value.iter().position(|byte| *byte == b'@').map(|at| &value[..at]);
+        Some(value).filter(|value| value.len() < word.len()).into_iter().chain(local)
+    })
 }
 
 /// Where a word, or the beginning of it, stands: servers cut what they echo.
@@ -116,5 +129,23 @@ mod tests {
         assert_eq!(struck(&secret, "user anna, password N0t-a-s3cret bad"), "user ****, password ************ bad");
         let token = Secret::new(b"dXNlcj1hbm5hAWF1dGg9QmVhcmVyIHRva2VuLTEyMzQ1AQE");
         assert_eq!(struck(&token, "no such token-12345"), "no such ***********");
+    }
+
+    #[test]
+    fn the_name_of_a_user_is_found_in_every_form() {
+        for text in [
+            "user=canary\u{1}auth=Bearer t0ken\u{1}\u{1}",
+            "username=\"canary\",realm=\"example.org\",nonce=\"x\"",
+            "n,,n=canary,r=fyko+d2lbbFgONRv9qkxdawL",
+            "\0canary\0secret",
+            "canary@example.org",
+            "canary b913a602c7eda7a495b4e6e7334d3890",
+        ] {
+            let encoded = base64::engine::general_purpose::STANDARD.encode(text);
+            let struck = struck(&Secret::new(encoded.as_bytes()), "535 no such user canary");
+            assert!(!struck.contains("canary"), "{text:?}: {struck}");
+        }
+        let short = Secret::new(b"Ym9i");
+        assert_eq!(struck(&short, "535 bob is no bobbin"), "535 *** is no bobbin");
     }
 }

@@ -10,7 +10,7 @@ use super::{
     secret::{BLANK, Secret},
     transcript::{is_verb, printable_whole},
 };
-use crate::{exhibit, limits};
+use crate::{exhibit, limits, secret_buffer::SecretBuffer};
 
 /// How an octet is shown.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -23,6 +23,8 @@ enum Mark {
     Counted,
     /// As `*`.
     Starred,
+    /// As `*` too: who authenticated to the client (RFC 4954 §5).
+    Identity,
 }
 
 /// A line of which some octets are hidden.
@@ -101,7 +103,7 @@ impl<'a> Shown<'a> {
                 }
                 Mark::Secret => text.push_str(BLANK),
                 Mark::Counted => _ = write!(text, "[{length} octets]"),
-                Mark::Starred => text.push('*'),
+                Mark::Starred | Mark::Identity => text.push('*'),
             }
         }
         if cut > 0 {
@@ -117,6 +119,17 @@ impl<'a> Shown<'a> {
         }
         let blank = |(octet, mark): (&u8, &Mark)| if *mark == Mark::Plain { *octet } else { exhibit::BLANK };
         self.line.iter().zip(&self.marks).map(blank).collect::<Vec<_>>().into()
+    }
+
+    /// What stands in the line against the grammar of its command, or names who authenticated: it may be a secret in the wrong place,
+    /// and a server may quote it. `None` where there is nothing of that.
+    pub(super) fn unexpected(&self) -> Option<Secret> {
+        let mut words = SecretBuffer::default();
+        for (range, _) in self.runs().filter(|(_, mark)| matches!(mark, Mark::Counted | Mark::Identity)) {
+            words.extend_from_slice(&self.line[range]);
+            words.extend_from_slice(b" ");
+        }
+        (!words.is_empty()).then(|| Secret::new(&words))
     }
 
     /// Neighbours that are shown in one way.
@@ -200,7 +213,9 @@ impl<'a> Shown<'a> {
             let name = word.split(|octet| *octet == b'=').next().unwrap_or_default();
             let is = |known: &&str| name.eq_ignore_ascii_case(known.as_bytes());
             if IDENTITIES.iter().any(is) {
-                self.mark(self.place(word.get(name.len() + 1..).unwrap_or_default()), Mark::Starred);
+                let value = word.get(name.len() + 1..).unwrap_or_default();
+                let names_user = name.eq_ignore_ascii_case(b"AUTH") && value != b"<>";
+                self.mark(self.place(value), if names_user { Mark::Identity } else { Mark::Starred });
             } else if !matches!(word, b"" | b">") && !PARAMETERS.iter().any(is) {
                 self = self.counted(word);
             }

@@ -123,8 +123,10 @@ struct Direction {
     changed_cipher: bool,
     /// The hello has the form of SSL 2.0 (RFC 5246 §E.2): records are not read.
     opaque: bool,
-    /// Octets are missing: what is read behind them may be anything.
+    /// Bytes are missing.
     hole: bool,
+    /// Where records begin is not known any more: nothing is read.
+    lost: bool,
 }
 
 /// What is read of the handshake messages of one direction.
@@ -151,6 +153,9 @@ impl TlsPhase {
     /// should begin and are none.
     pub(super) fn push<'a>(&mut self, from: Side, place: u64, bytes: &'a [u8]) -> &'a [u8] {
         let direction = self.direction_mut(from);
+        if direction.lost {
+            return &[];
+        }
         if direction.tls {
             direction.place = place;
             return self.records(from, bytes);
@@ -179,13 +184,35 @@ impl TlsPhase {
         &bytes[bytes.len() - rest.min(bytes.len())..]
     }
 
-    /// Octets of one direction are missing.
-    pub(super) fn gap(&mut self, from: Side) {
+    /// So many bytes of one direction are missing. Within a record its end is still known; beyond it nothing tells where the next one
+    /// begins, and what is read as one may be any byte of a key or of a certificate.
+    pub(super) fn gap(&mut self, from: Side, length: u64) {
         let direction = self.direction_mut(from);
         direction.hole = true;
-        if direction.reading == Reading::Certificate {
+        let within = u64::from(direction.left);
+        if direction.tls && length > 0 && length <= within {
+            // Not more than `left`.
+            direction.left = u16::try_from(within - length).unwrap_or(0);
+            let reads = direction.header.first() == Some(&HANDSHAKE) || !direction.handshake.is_empty();
+            // An alert of which half is missing is none.
+            if direction.header.first() == Some(&ALERT) {
+                direction.header = vec![APPLICATION_DATA, 3, 3, 0, 0];
+            }
+            if direction.left == 0 {
+                direction.header.clear();
+            }
+            if reads {
+                direction.read_nothing();
+            }
+        } else {
+            direction.lost = true;
             direction.read_nothing();
         }
+    }
+
+    /// Bytes of this direction are missing.
+    pub(super) fn has_hole(&self, from: Side) -> bool {
+        self.direction(from).hole
     }
 
     /// A TLS record began in this direction.

@@ -2,7 +2,7 @@
 
 use std::{collections::VecDeque, fmt::Write as _};
 
-use super::verb::Verb;
+use super::{command::is_known, echo, verb::Verb};
 use crate::{Side, finding::TranscriptLine, limits};
 
 /// The first half of the lines and the newest; what is between is counted.
@@ -106,11 +106,10 @@ pub(super) fn printable_whole(cut: &[u8]) -> String {
     text
 }
 
-/// A verb is short and in one case; base64, which a confused client may send as a command, seldom is.
+/// A word that may be shown: the verb of a command that exists, or one that something on the path has overwritten (THREATS B2, C4).
+/// Any other may be a secret that a confused client sent as a command.
 pub(super) fn is_verb(word: &[u8]) -> bool {
-    let has = |case: fn(&u8) -> bool| word.iter().any(case);
-    let mixed = has(u8::is_ascii_uppercase) && has(u8::is_ascii_lowercase);
-    !Verb::of(word).is_empty() && !mixed
+    !Verb::of(word).is_empty() && (is_known(word) || echo::is_overwritten(word))
 }
 
 /// Characters that reorder or hide text: bidirectional controls, zero-width and format characters.

@@ -1,6 +1,7 @@
 //! What is kept to prove a finding: true to the octet, and without a secret.
 
 use base64::{Engine as _, engine::general_purpose::STANDARD};
+use proptest::prelude::*;
 use smtpwatch_core::{
     Finding, Side,
     exhibit::Exhibit,
@@ -148,6 +149,26 @@ fn shapes() -> Vec<Talk> {
             .s("220 go\r\n")
             .c(format!("MAIL FROM:<a@example.org>\r\nDATA\r\nMAIL {PASSWORD}\r\n{PASSWORD} is it\r\n.\r\n")))
         .close(),
+        // Where a refusal or a line without a code came, and the client goes on all the same.
+        end(begin()
+            .c("AUTH LOGIN\r\n")
+            .s("503 no\r\n")
+            .c(format!("{user}\r\n"))
+            .s("500 what?\r\n")
+            .c(format!("{password}\r\n"))),
+        end(begin()
+            .c("AUTH LOGIN\r\n")
+            .s("334 x\r\n")
+            .c(format!("{user}\r\n"))
+            .s("535 no\r\n")
+            .c(format!("{PASSWORD}\r\n"))),
+        end(begin()
+            .c("AUTH LOGIN\r\n")
+            .s("no code\r\n")
+            .c(format!("{user}\r\n"))
+            .s("500 what?\r\n")
+            .c(format!("{password}\r\n"))),
+        end(begin().c(format!("AUTH {USER} {PASSWORD}\r\n"))),
         begin().c(format!("AUTH PLAIN {plain}")).close(),
         begin()
             .c("AUTH LOGIN\r\n")
@@ -212,4 +233,82 @@ fn what_stands_where_tls_should_begin_is_kept_with_the_hello_behind_it() {
         "{}",
         server.escape_ascii()
     );
+}
+
+/// A word as people use them for passwords; none that the product says by itself, or that is a verb.
+fn word() -> impl Strategy<Value = String> {
+    "[bcdfghjklmnpqrvwz]{3,11}"
+}
+
+/// Every place of a session where a confused client might send a password: alone or as an argument, raw or in base64, before AUTH, after
+/// it, after its refusal, in the place of a response, in a message, where TLS should begin.
+fn confused(word: &str, place: usize) -> Talk {
+    let sent = match place % 3 {
+        0 => word.to_owned(),
+        1 => STANDARD.encode(word),
+        _ => word.to_uppercase(),
+    };
+    let begin = || Talk::new(587).s(talk::GREETING).c("EHLO gw\r\n").s(OFFER);
+    let quoted = format!("500 5.5.1 unknown: \"{sent}\" ({word})\r\n");
+    let refused = |talk: Talk| talk.s("535 5.7.8 no\r\n");
+    let middle = match place / 3 {
+        0 => refused(begin().c("AUTH LOGIN\r\n").s("334 x\r\n").c("dXNlcg==\r\n")).c(format!("{sent}\r\n")).s(quoted),
+        1 => begin().c("AUTH PLAIN\r\n").s("503 no\r\n").c(format!("{sent}\r\n")).s(quoted),
+        2 => begin().c(format!("AUTH {sent}\r\n")).s(quoted),
+        3 => begin().c(format!("AUTH {sent} {word}\r\n")).s(format!("504 {word}?\r\n")),
+        4 => begin().c(format!("AUTH LOGIN\r\n{sent}\r\n{word}\r\n")).s(format!("503 no\r\n{quoted}{quoted}")),
+        5 => begin().c(format!("{sent}\r\n")).s(quoted),
+        6 => begin().c("AUTH LOGIN\r\n").s("junk\r\n").c(format!("{sent}\r\n")).s(quoted),
+        7 => begin().c("AUTH CRAM-MD5\r\n").s("334 x\r\n").c(format!("{sent}\r\n")).s(format!("535 no {sent}\r\n")),
+        8 => begin().c(format!("LOGIN {word} {sent}\r\n")).s(quoted),
+        9 => begin().c(format!("STARTTLS {sent}\r\n")).s("501 no\r\n"),
+        10 => begin().c(format!("NOOP {sent}\r\n")).s("250 ok\r\n"),
+        11 => begin().c(format!("DATA {sent}\r\n")).s(quoted),
+        12 => begin().c("DATA\r\n").s("503 no\r\n").c(format!("{sent}\r\n")).s(quoted),
+        13 => begin().c("DATA\r\n").s("350 go\r\n").c(format!("{sent}\r\n.\r\n")).s("250 ok\r\n"),
+        14 => begin().c(format!("BDAT 40 LAST\r\n{sent}\r\n{word}\r\n")).s(format!("500 no\r\n{quoted}{quoted}")),
+        15 => begin().c(format!("VRFY {sent}\r\n")).s(quoted),
+        16 => begin().c(format!("MAIL FROM:<{word}@example.org> AUTH={sent}\r\n")).s("501 no\r\n"),
+        17 => begin().c(format!("QUIT {sent}\r\n")).s("500 no\r\n"),
+        18 => begin().c(format!("AUTH PLAIN {sent}\r\n*\r\n{word}\r\n")).s(format!("501 no\r\n{quoted}")),
+        19 => tls(begin().c(format!("STARTTLS\r\n{sent}\r\n")).s("220 go\r\n")),
+        20 => begin().c("STARTTLS\r\n").s("220 go\r\n").c(format!("{sent}\r\n")).s(quoted),
+        21 => begin()
+            .c("AUTH LOGIN\r\n")
+            .s("334 x\r\n")
+            .c("dXNlcg==\r\n")
+            .s("junk\r\n")
+            .c(format!("{sent}\r\n"))
+            .s(quoted),
+        22 => begin().c(format!("\r\n{sent} {word}\r\n")).s(format!("500 what?\r\n{quoted}")),
+        _ => begin().c(format!("XCLIENT LOGIN={sent}\r\n")).s("550 no\r\n"),
+    };
+    // A finding that quotes the whole session, and one more chance for the server to quote the word; of a message nothing is known.
+    let plain = STANDARD.encode("\0someone\0something");
+    let quoted = if place / 3 == 13 { String::new() } else { format!("{word} {sent}") };
+    let middle = middle.c(format!("AUTH PLAIN {plain}\r\n")).s(format!("535 5.7.8 {quoted}\r\n"));
+    middle.c("QUIT\r\n").s("221 bye\r\n").close()
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 2, ..ProptestConfig::default() })]
+
+    #[test]
+    fn a_word_that_a_confused_client_sends_is_in_no_finding(word in word()) {
+        let rule = Rule { starttls: Some(StarttlsRule::Required), auth_plaintext: Some(AuthRule::Forbid), ..Rule::default() };
+        for place in 0..24 * 3 {
+            for talk in [confused(&word, place), confused(&word, place).cut(5), confused(&word, place).seen_by_server()] {
+                for finding in hear(&talk, vec![rule.clone()]).findings {
+                    let exhibit = exhibit(&finding);
+                    let said = [said(exhibit, Side::Client), said(exhibit, Side::Server)].concat();
+                    let text = [serde_json::to_vec(&finding).expect("JSON"), format!("{finding:?}").into_bytes(), said].concat();
+                    let text = String::from_utf8_lossy(&text).to_lowercase();
+                    for form in [word.clone(), STANDARD.encode(&word).to_lowercase(), STANDARD.encode(word.to_uppercase()).to_lowercase()] {
+                        let form = form.trim_end_matches('=');
+                        prop_assert!(!text.contains(form), "place {}: {form} in {text}", place / 3);
+                    }
+                }
+            }
+        }
+    }
 }

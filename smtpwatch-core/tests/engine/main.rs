@@ -5,6 +5,7 @@ mod evasions;
 mod exhibits;
 mod history;
 mod identifiers;
+mod pairing;
 mod properties;
 mod published;
 mod stubborn;

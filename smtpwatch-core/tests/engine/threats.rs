@@ -190,6 +190,10 @@ fn every_finding_names_a_row_and_speaks_plainly() {
         for finding in heard(&threat) {
             assert!(catalogue::find(&finding.rule).is_some(), "{}", &*finding.rule);
             let text = serde_json::to_string(&finding).expect("serialises").to_lowercase();
+            let said: BTreeSet<_> = finding.proof.iter().collect();
+            assert_eq!(said.len(), finding.proof.len(), "{}: said twice: {:?}", threat.id, finding.proof);
+            assert!(!finding.proof.iter().any(|line| line.trim().is_empty()), "{}", threat.id);
+            assert_ne!(finding.observed.reply, Some(0), "{}: no code is no code", threat.id);
             for word in ["attack", "\"isp", " isp ", "hacker"] {
                 assert!(!text.contains(word), "FP-16 {}: {text}", threat.id);
             }
@@ -328,7 +332,7 @@ fn d1_says_how_long_nobody_answered() {
     let go = greeted().s(OFFER).c("STARTTLS\r\n").s("220 2.0.0 go\r\n");
     let heard = hear(&go.c(client_hello(0x0304)).ack(Side::Server).pause(300).leave(), Vec::new());
     let proof = heard.findings[0].proof.join("; ");
-    assert!(proof.contains("nobody said anything for 300 s, and then the client closed"), "{proof}");
+    assert!(proof.contains("neither side said anything for 300 s, and then the client closed"), "{proof}");
 }
 
 #[test]

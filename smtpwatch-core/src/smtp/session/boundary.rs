@@ -6,7 +6,7 @@ use crate::{
     secret_buffer::SecretBuffer,
     smtp::{
         auth::AuthExchange,
-        command::{Command, is_response},
+        command::{Command, is_blank, is_response},
         observation::{Injection, Starttls},
         reply::Reply,
         shown::Shown,
@@ -20,13 +20,16 @@ impl Session {
         // The offer may have come after the command, to a client that does not wait (FP-12).
         self.seen.starttls_was_offered |= self.seen.offers_starttls();
         // What was held was sent before the client can have known the reply. An early ClientHello is no injection.
-        if self.held.first().is_some_and(|octet| !is_record_type(*octet)) {
+        // What came after a line that may have been the reply was not: the client may have taken it for that.
+        let early = self.stray.map_or(self.held.len(), |stray| stray.held).min(self.held.len());
+        if self.held[..early].first().is_some_and(|byte| !is_record_type(*byte)) {
             let held = std::mem::take(&mut self.held);
-            self.injected(&held, true, reply.is_positive());
+            self.injected(&held[..early], true, reply.is_positive());
             self.held = held;
         }
         if reply.is_positive() {
             self.seen.starttls = Starttls::Granted(reply.code);
+            self.granted_at = self.now;
             self.enter_tls();
             self.release(Phase::Tls);
         } else {
@@ -43,7 +46,7 @@ impl Session {
 
     /// The server goes on in clear, and in answer to octets of the client that are not TLS, or to TLS that nobody asked for.
     pub(super) fn answers_in_clear(&self, octet: u8) -> bool {
-        let Some(tls) = &self.seen.tls else { return false };
+        let Some(tls) = self.seen.tls.as_deref().filter(|tls| !tls.has_hole(Side::Server)) else { return false };
         let refused = self.seen.starttls == Starttls::NotSent || !tls.before(Side::Client).is_empty();
         refused
             && !CONTENT_TYPES.contains(&octet)
@@ -72,7 +75,7 @@ impl Session {
 
     /// The server has said something in clear since the client began with TLS, and nothing else.
     pub(super) fn answered_in_clear(&self) -> bool {
-        self.seen.tls.as_ref().is_some_and(|tls| !tls.is_tls(Side::Server) && !tls.before(Side::Server).is_empty())
+        self.seen.tls.as_ref().is_some_and(|tls| !tls.is_tls(Side::Server) && !is_blank(tls.before(Side::Server)))
     }
 
     /// TLS did not come about: `octets` are commands, and what follows is a dialogue in clear.
@@ -107,14 +110,22 @@ impl Session {
         }
         // Also behind the client's hello, if TLS follows: without it that is a server that does not speak TLS (C6).
         let late = began && self.seen.injected_replies.is_none() && tls.is_tls(Side::Server);
-        if from == Side::Server && (!began || late) && !tls.before(Side::Server).is_empty() {
+        let is_tls = tls.is_tls(Side::Server);
+        if from == Side::Server && !is_blank(tls.before(Side::Server)) {
+            self.show_clear(is_tls);
+        }
+        let Some(tls) = &self.seen.tls else { return };
+        // Blank lines say nothing, here as on the client's side.
+        if from == Side::Server && (!began || late) && !is_blank(tls.before(Side::Server)) {
             let known = self.seen.injected_replies.as_ref().map_or(0, |injection| injection.octets);
-            if known == tls.before(Side::Server).len() {
+            // A line is read when it is whole.
+            if known == tls.before(Side::Server).len() || !is_tls && !octets.contains(&b'\n') {
                 return;
             }
-            let injection = Injection::of(tls.before(Side::Server), false);
+            let lines = tls.before(Side::Server).split(|byte| *byte == b'\n').map(<[u8]>::trim_ascii_end);
+            let shown = lines.filter(|line| !is_blank(line)).map(|line| self.shown_reply(line).text());
+            let injection = Injection::of_replies(tls.before(Side::Server), shown);
             if self.seen.injected_replies.is_none() {
-                self.seen.transcript.push(Side::Server, &format!("[{} octets in clear]", injection.octets));
                 self.events.push_back(SessionEvent::Judge);
             }
             self.seen.injected_replies = Some(Box::new(injection));
@@ -126,6 +137,24 @@ impl Session {
             self.seen.transcript.push(Side::Client, "[TLS]");
             self.events.push_back(SessionEvent::Judge);
         }
+    }
+
+    /// Adds to the transcript what the server says in cleartext after the go-ahead, line by line; the last one is whole where it
+    /// `ended`.
+    fn show_clear(&mut self, ended: bool) {
+        self.seen.clear_after.get_or_insert(self.now.since(self.granted_at));
+        let Some(tls) = self.seen.tls.as_deref() else { return };
+        let Some(fresh) = tls.before(Side::Server).get(self.clear_shown..) else { return };
+        let lines = fresh.split_inclusive(|byte| *byte == b'\n').filter(|line| ended || line.ends_with(b"\n"));
+        let (mut shown, mut read) = (Vec::new(), 0);
+        for line in lines {
+            read += line.len();
+            if !is_blank(line) {
+                shown.push(self.shown_reply(line.trim_ascii_end()).text());
+            }
+        }
+        self.clear_shown += read;
+        shown.iter().for_each(|text| self.seen.transcript.push(Side::Server, text));
     }
 
     /// Octets in clear where TLS should begin, as they may be shown: evidence of an injection (THREATS E1, E2). What stands

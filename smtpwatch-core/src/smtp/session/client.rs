@@ -1,18 +1,18 @@
 //! What the client says: commands, SASL responses, what stands before the dialogue, and bodies to pass over.
 
-use super::{Pending, Phase, Session, SessionEvent, Waiting};
+use super::{Fits, Pending, Phase, Session, SessionEvent};
 use crate::{
     Side, limits,
     secret_buffer::SecretBuffer,
     smtp::{
         auth::{AuthExchange, MechanismClass},
-        command::{Command, split_word},
+        command::{Command, is_blank, is_known, split_word, without_nuls},
         line::Line,
         observation::{Doubt, Rewritten, Starttls},
         secret::Secret,
         shown::Shown,
         tls::is_record_type,
-        transcript::printable,
+        transcript::{is_verb, printable},
         verb::Verb,
     },
 };
@@ -44,6 +44,7 @@ impl Session {
                         self.doubt(Doubt::Ambiguous);
                     } else {
                         self.held.extend_from_slice(input);
+                        self.settle_stray();
                     }
                     return;
                 }
@@ -82,11 +83,6 @@ impl Session {
     /// `input` is what follows the line, `end` the stream offset behind that.
     pub(super) fn client_line(&mut self, line: &Line<'_>, input: &[u8], end: u64) {
         self.ehlo_may_go_on = false;
-        if std::mem::take(&mut self.stray)
-            && let Some(Waiting { what: Pending::Ehlo, .. }) = self.answered()
-        {
-            self.seen.ehlo_rejected = Some(0);
-        }
         // What has no code, and after which the client speaks, was the greeting to it (EV-18).
         if self.seen.greeting.is_none() {
             self.seen.greeting = self.odd_greeting.take();
@@ -101,15 +97,35 @@ impl Session {
             self.auth_response(&line.bytes);
             return;
         }
-        let command = Command::parse(&line.bytes);
-        let verb = Verb::of(split_word(&line.bytes).0);
+        let command = match without_nuls(&line.bytes) {
+            Some(restored) => Command::parse(&restored),
+            None => Command::parse(&line.bytes),
+        };
+        self.conclude_stray(&command);
+        let first = split_word(&line.bytes).0;
+        let unknown = command == Command::Other && !is_known(first);
+        if self.is_chunk_text(line, unknown) {
+            self.pass_over(line, behind);
+            return;
+        }
+        // In a session with AUTH any such word may be the secret: also one that looks as if it had been overwritten.
+        let is_secret = unknown && (self.auth_begun > 0 || !is_verb(first));
+        let verb = if is_secret { Verb::default() } else { Verb::of(first) };
         self.seen.smtp |= command != Command::Other;
+        self.note_went_on(&command);
         self.data_refused &= !matches!(command, Command::Ehlo(_) | Command::Mail { .. } | Command::Rset);
         // A line behind a refused DATA may be of the message: not even its first word is a verb.
         let message = self.data_refused && command == Command::Other;
-        let shown = if message { Shown::nothing(&line.bytes) } else { Shown::command(&command, &line.bytes) };
+        let hidden = message || is_secret;
+        let shown = if hidden { Shown::nothing(&line.bytes) } else { Shown::command(&command, &line.bytes) };
         self.seen.transcript.push(Side::Client, &shown.text());
         self.keep(Side::Client, line, &shown, behind);
+        // Words that a confused client left where no one expects a secret.
+        if !matches!(command, Command::Auth { .. })
+            && let Some(secret) = shown.unexpected()
+        {
+            self.keep_secret(secret);
+        }
         let pending = match command {
             Command::Ehlo(ref name) => {
                 self.seen.client_name = Some(printable(name.as_bytes()));
@@ -175,12 +191,11 @@ impl Session {
             // The PROXY header of a load balancer comes before the dialogue and has no reply (THREATS FP-13).
             Command::Other if self.seen.greeting.is_none() && line.bytes.starts_with(b"PROXY ") => {
                 self.seen.proxy_header = true;
-                return;
+                Pending::Uncertain(Fits::Error)
             }
+            Command::Other if is_blank(&line.bytes) => Pending::Uncertain(Fits::Error),
             Command::Other => {
-                // Words that a confused client, or a masked verb, left where nobody expects a secret.
-                let words = if verb.is_empty() { &line.bytes[..] } else { split_word(&line.bytes).1 };
-                self.keep_secret(Secret::unexpected(words));
+                self.go_on_with_auth(&line.bytes, unknown);
                 if verb.as_str().len() >= 4 && verb.as_str().bytes().all(|c| c == b'X') {
                     let arrived = Rewritten { sent: String::new(), arrived: verb.as_str().to_owned() };
                     self.seen.rewritten.get_or_insert(Box::new(arrived));
@@ -193,9 +208,64 @@ impl Session {
         self.expect(pending, if message { Verb::default() } else { verb });
     }
 
-    /// CHUNKING was offered (RFC 3030), or what was offered is not known.
+    /// The client speaks after a line that may have been the reply to its newest command: to the client it was.
+    fn conclude_stray(&mut self, command: &Command) {
+        let Some(stray) = self.stray else { return };
+        let waits_for_ehlo = self.queue.front().is_some_and(|waiting| waiting.what == Pending::Ehlo);
+        if stray.code != 0 && !(waits_for_ehlo && matches!(command, Command::Helo(_))) {
+            return;
+        }
+        self.stray = None;
+        for _ in 0..stray.lines {
+            let Some(answered) = self.answered() else { return };
+            self.answered_by_stray += u32::from(stray.code == 0);
+            if answered.what == Pending::Ehlo {
+                self.seen.ehlo_rejected = Some(stray.code);
+            }
+        }
+    }
+
+    /// Whether a line is of a BDAT chunk that the server has refused. A client that waited for the refusal begins with a command; one
+    /// that did not sends the chunk to its end.
+    fn is_chunk_text(&mut self, line: &Line<'_>, unknown: bool) -> bool {
+        if self.refused_chunk == 0 {
+            return false;
+        }
+        self.chunk_text |= unknown;
+        self.quotes_unknown |= self.chunk_text;
+        self.refused_chunk = if self.chunk_text { self.refused_chunk.saturating_sub(line.octets as u64) } else { 0 };
+        self.chunk_text
+    }
+
+    /// A line that is nothing to the dialogue, and that the server may answer all the same.
+    fn pass_over(&mut self, line: &Line<'_>, behind: u64) {
+        let shown = Shown::nothing(&line.bytes);
+        self.seen.transcript.push(Side::Client, &shown.text());
+        self.keep(Side::Client, line, &shown, behind);
+        self.expect(Pending::Uncertain(Fits::Error), Verb::default());
+    }
+
+    /// A client that asks for more after the reply to EHLO took it for a refusal of EHLO alone. What it sent before that says nothing.
+    fn note_went_on(&mut self, command: &Command) {
+        let asked = matches!(command, Command::Mail { .. } | Command::Starttls);
+        self.seen.went_on |= asked && !self.queue.iter().any(|waiting| waiting.what == Pending::Ehlo);
+    }
+
+    /// After AUTH was refused: a line that is no command is the response that the server did not ask for.
+    fn go_on_with_auth(&mut self, line: &[u8], unknown: bool) {
+        if !self.auth_goes_on || !unknown {
+            return;
+        }
+        if let Some(exchange) = self.seen.auth.last_mut() {
+            exchange.respond(line.trim_ascii().len());
+            self.auth_goes_on = exchange.may_go_on();
+            self.events.push_back(SessionEvent::Judge);
+        }
+    }
+
+    /// CHUNKING was offered (RFC 3030), or what was offered is not known. A server that has accepted HELO alone has offered nothing.
     fn chunking_offered(&self) -> bool {
-        self.seen.capabilities.as_ref().is_none_or(|capabilities| capabilities.has("CHUNKING"))
+        self.seen.capabilities.as_ref().map_or(!self.seen.helo, |capabilities| capabilities.has("CHUNKING"))
     }
 
     fn may_be_proxy(&self, octet: u8) -> bool {
@@ -216,6 +286,11 @@ impl Session {
         } else if let Some(&[high, low]) = self.held.get(PROXY_SIGNATURE.len() + 2..) {
             self.held = SecretBuffer::default();
             self.seen.proxy_header = true;
+            // A server that does not know the header reads its signature as lines.
+            for _ in 0..3 {
+                self.expect(Pending::Uncertain(Fits::Error), Verb::default());
+            }
+            self.expect(Pending::Uncertain(Fits::Quit), Verb::default());
             match u16::from_be_bytes([high, low]) {
                 0 => self.phase = Phase::Commands,
                 length => self.phase = Phase::Chunk(u64::from(length)),
@@ -244,6 +319,7 @@ impl Session {
         }
         self.keep_secret(Secret::new(line));
         self.phase = Phase::Hold;
+        self.stray = None;
         self.expect(Pending::Auth, Verb::default());
     }
 }

@@ -53,6 +53,13 @@ pub enum SessionEvent {
     Mute,
 }
 
+/// How many bytes differ between two copies of one range, where one of them has only NULs there.
+pub(crate) fn nul_bytes(first: &[u8], other: &[u8]) -> Option<usize> {
+    let differ = || first.iter().zip(other).filter(|(one, two)| one != two);
+    let nul = differ().all(|(one, _)| *one == 0) || differ().all(|(_, two)| *two == 0);
+    Some(differ().count()).filter(|count| nul && *count > 0)
+}
+
 /// The machine. What it has learnt so far is [`Session::seen`].
 #[derive(Debug, Default)]
 pub struct Session {
@@ -73,8 +80,22 @@ pub struct Session {
     client_spoke: bool,
     /// A message ended unseen: replies may follow to commands that stood behind it.
     unseen_commands: bool,
-    /// A line without a code came while a command waited: the reply to it, or noise before the reply.
-    stray: bool,
+    /// A line came while a command waited that is the reply to it, or noise before the reply: what the client does next tells.
+    stray: Option<Stray>,
+    /// Lines without a code came.
+    strayed: bool,
+    /// Commands that a line without a code answered, as the client saw it: their replies may come late.
+    answered_by_stray: u32,
+    /// Bytes of a refused BDAT chunk that the client may still send.
+    refused_chunk: u64,
+    /// Text of such a chunk was sent, and the server reads it as commands.
+    chunk_text: bool,
+    /// The newest AUTH was refused before its secret was sent: some clients send it all the same, as a command.
+    auth_goes_on: bool,
+    /// When the go-ahead came.
+    granted_at: Timestamp,
+    /// Bytes in cleartext of the server, after the go-ahead, that the transcript has.
+    clear_shown: usize,
     /// The newest reply answered EHLO, and the client has not spoken since (THREATS EV-17).
     ehlo_may_go_on: bool,
     /// What may not be shown, should the server quote it: the newest [`SECRETS`].
@@ -133,9 +154,41 @@ struct Waiting {
     count: u32,
 }
 
+/// A line that may have been a reply.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+struct Stray {
+    /// Its code; zero where it has none.
+    code: u16,
+    /// How many such lines came.
+    lines: u32,
+    /// Bytes of the client that were held when the newest one came: what stands after them was sent later.
+    held: usize,
+}
+
+/// The replies that a line may have which many servers pass over.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Fits {
+    /// Any 5yz.
+    Error,
+    /// The reply to QUIT.
+    Quit,
+}
+
+impl Fits {
+    const fn is(self, code: u16) -> bool {
+        match self {
+            Self::Error => code / 100 == 5,
+            Self::Quit => code == 221,
+        }
+    }
+}
+
 /// What the reply decides.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 enum Pending {
+    /// A line that is no command: a server may pass over it, and reads it as a command otherwise. A blank line, a PROXY header that
+    /// the server does not know, a SASL response that it did not ask for, text of a chunk that it refused.
+    Uncertain(Fits),
     Ehlo,
     Helo,
     Starttls,
@@ -170,6 +223,7 @@ impl Pending {
             | Self::Bdat { .. }
             | Self::Turn
             | Self::Xclient
+            | Self::Uncertain(_)
             | Self::Other => Phase::Commands,
         }
     }
@@ -206,7 +260,7 @@ impl Session {
             (Phase::Tls, _) => {
                 self.seen.handshake_unseen = true;
                 if let Some(tls) = &mut self.seen.tls {
-                    tls.gap(from);
+                    tls.gap(from, length);
                 }
                 self.seen.tls_began()
             }
@@ -272,9 +326,10 @@ impl Session {
         self.secrets = VecDeque::new();
     }
 
-    /// Two copies of one range of octets differ: what the server took in, and may quote, is not certain.
-    pub const fn copies_differ(&mut self) {
-        self.quotes_unknown = true;
+    /// Two copies of one range of octets differ: what the server took in, and may quote, is not certain. NULs quote nothing: some
+    /// stacks send them with an acknowledgment to keep a connection open.
+    pub fn copies_differ(&mut self, conflicts: &[Conflict]) {
+        self.quotes_unknown |= conflicts.iter().any(|conflict| nul_bytes(&conflict.first, &conflict.other).is_none());
     }
 
     /// What `from` says from here on cannot be believed, and the other side is this host: its own bytes are read without the replies to them.
@@ -307,6 +362,7 @@ impl Session {
 
     /// The connection ended: what was begun is all there will be.
     pub fn finish(&mut self) {
+        self.settle_end();
         if self.seen.starttls == Starttls::Sent {
             self.seen.starttls_was_offered |= self.seen.offers_starttls();
         }
@@ -321,6 +377,23 @@ impl Session {
             }
         }
         self.events.push_back(SessionEvent::Judge);
+    }
+
+    /// The connection ended while a reply was awaited.
+    fn settle_end(&mut self) {
+        let Some(Waiting { what, .. }) = self.queue.back().copied().filter(|_| self.phase == Phase::Hold) else {
+            return;
+        };
+        match (what, self.stray) {
+            (Pending::Starttls, Some(stray)) if self.held.get(stray.held..).is_some_and(|fresh| !fresh.is_empty()) => {
+                self.doubt(Doubt::Ambiguous);
+            }
+            // The last word was a line that is no reply: to the client, which left, it was one.
+            (Pending::Starttls, Some(stray)) => self.seen.starttls = Starttls::Refused(stray.code),
+            // What a client that does not wait sent after AUTH has crossed the wire.
+            (Pending::Auth, _) => self.eager_response(false),
+            _ => {}
+        }
     }
 
     /// What the engine is to do.

@@ -1,20 +1,22 @@
 //! What the server says: replies, each to the command that has waited longest, and what they decide.
 
-use super::{Pending, Phase, Session, SessionEvent, Waiting};
+use super::{Fits, Pending, Phase, Session, SessionEvent, Stray, Waiting};
 use crate::{
-    Side,
+    Side, Timestamp,
     exhibit::BLANK,
     smtp::{
         auth::{AuthExchange, Mechanism},
         body::Body,
-        command::is_response,
+        command::{Command, is_response},
         echo,
         ehlo::{self, Capabilities},
-        observation::{Doubt, Rewritten},
+        observation::{Doubt, REFUSALS, Rewritten},
         reply::Reply,
         secret::Secret,
         shown::Shown,
+        tls::is_record_type,
         transcript::printable,
+        verb::Verb,
     },
 };
 
@@ -55,9 +57,16 @@ impl Session {
 
     /// A line of the server as the transcript shows it. It may quote anything that the client sent.
     fn shown<'a>(&self, line: &'a [u8]) -> Shown<'a> {
-        let waits = self.queue.front().map(|waiting| (waiting.what, waiting.verb.as_str()));
+        let code = line.get(..3).and_then(|code| str::from_utf8(code).ok()).and_then(|code| code.parse().ok());
+        let passed_over =
+            |waiting: &&Waiting| matches!(waiting.what, Pending::Uncertain(fits) if !fits.is(code.unwrap_or(0)));
+        let waits = self.queue.iter().find(|waiting| !passed_over(waiting));
+        let waits = waits.map(|waiting| (waiting.what, waiting.verb.as_str()));
         // Lines behind a refused message may be the message itself.
-        if self.quotes_unknown || self.unseen_commands || waits == Some((Pending::Other, "")) {
+        if self.quotes_unknown
+            || self.unseen_commands
+            || matches!(waits, Some((Pending::Other | Pending::Uncertain(_), "")))
+        {
             return Shown::code_alone(line);
         }
         let unknown = matches!(waits, Some((Pending::Other | Pending::Xclient, _)));
@@ -86,14 +95,19 @@ impl Session {
             self.reply_in_body(body, reply);
             return;
         }
+        self.skip_uncertain(reply.code);
         if reply.code == 0 && !self.queue.is_empty() {
             // Some clients pass over such a line and wait (Postfix does), others take it for the reply: what the client does
             // next tells which.
-            self.stray = true;
+            let lines = self.stray.map_or(0, |stray| stray.lines);
+            self.stray = Some(Stray { code: 0, lines: lines.saturating_add(1), held: self.held.len() });
+            self.strayed = true;
             return;
         }
-        self.stray = false;
-        if self.is_out_of_step(reply.code) {
+        if self.is_late(reply) {
+            return;
+        }
+        if self.is_out_of_step(reply.code) && !self.back_in_step() {
             self.doubt(Doubt::Ambiguous);
             return;
         }
@@ -101,9 +115,89 @@ impl Session {
             self.unasked(reply, went_on);
             return;
         };
+        if self.queue.is_empty() {
+            self.stray = None;
+        }
         self.compare_echo(verb.as_str(), reply);
+        self.note_refusal(what, reply);
+        self.answer(what, asked, reply, ehlo_octets);
+    }
+
+    /// Lines that servers may pass over in silence wait for one kind of reply only: any other one answers what follows them.
+    fn skip_uncertain(&mut self, code: u16) {
+        while let Some(Waiting { what: Pending::Uncertain(fits), .. }) = self.queue.front()
+            && !fits.is(code)
+            && code != 0
+        {
+            self.queue.pop_front();
+        }
+    }
+
+    /// The reply to a command that a line without a code seemed to answer: of what the newest command waits for it is none.
+    fn is_late(&mut self, reply: &Reply) -> bool {
+        if self.answered_by_stray == 0 || !reply.is_positive() {
+            return false;
+        }
+        let late = match self.queue.front().map(|waiting| waiting.what) {
+            Some(Pending::Data) => true,
+            Some(Pending::Starttls | Pending::Auth) => reply.code == 250,
+            // One line of a reply to EHLO, or the reply to what came before it: what the server offers is not known.
+            Some(Pending::Ehlo) if reply.lines.len() == 1 => {
+                self.doubt(Doubt::Ambiguous);
+                return true;
+            }
+            _ => return false,
+        };
+        self.answered_by_stray -= u32::from(late);
+        late
+    }
+
+    /// Lines without a code were the replies to all commands before the newest one, as far as there are enough of them.
+    fn back_in_step(&mut self) -> bool {
+        let before: u32 = self.queue.iter().rev().skip(1).map(|waiting| waiting.count).sum();
+        let stray = self.stray.is_some_and(|stray| stray.code == 0 && stray.lines >= before);
+        if stray && let Some(newest) = self.queue.pop_back() {
+            self.queue.clear();
+            self.queue.push_back(newest);
+        }
+        stray
+    }
+
+    /// The client goes on while the reply to its newest command is awaited, and has seen a line that may have been it: to the client
+    /// it was. What it sent before it saw that line says nothing.
+    pub(super) fn settle_stray(&mut self) {
+        let Some(stray) = self.stray.filter(|_| self.phase == Phase::Hold) else { return };
+        let fresh = self.held.get(stray.held..).unwrap_or_default();
+        let Some(end) = fresh.iter().position(|byte| *byte == b'\n') else { return };
+        let is_command = Command::parse(fresh[..end].trim_ascii_end()) != Command::Other;
+        let begins_tls = fresh.first().is_some_and(|byte| is_record_type(*byte));
+        let waiting: u32 = self.queue.iter().map(|waiting| waiting.count).sum();
+        let Some(Waiting { what, asked, .. }) = self.queue.back().copied().filter(|_| waiting <= stray.lines) else {
+            return;
+        };
+        match what {
+            // The hello of a client that does not wait, or that took the line for the go-ahead: what the server says next tells.
+            Pending::Starttls if begins_tls => {}
+            // The message, or text that a confused client sends: nothing of it may be read as a command.
+            Pending::Data if !is_command => self.doubt(Doubt::Ambiguous),
+            _ => {
+                self.answered_by_stray += if stray.code == 0 { waiting } else { 0 };
+                self.queue.clear();
+                self.answer(what, asked, &Reply { code: stray.code, lines: Vec::new() }, 0);
+                self.stray = None;
+            }
+        }
+    }
+
+    /// What a reply decides.
+    fn answer(&mut self, what: Pending, asked: Timestamp, reply: &Reply, ehlo_octets: usize) {
         let after = self.now.since(asked);
         match what {
+            // It fits: see `skip_uncertain`. The line may have been passed over all the same, and this be the reply to the next one.
+            Pending::Uncertain(_) if !self.queue.is_empty() => {
+                let lines = self.stray.map_or(0, |stray| stray.lines);
+                self.stray = Some(Stray { code: reply.code, lines: lines.saturating_add(1), held: self.held.len() });
+            }
             Pending::Ehlo if reply.is_positive() => {
                 self.seen.ehlo_after = Some(after);
                 self.seen.capabilities = Some(Capabilities::parse(reply));
@@ -122,12 +216,13 @@ impl Session {
                 self.starttls_reply(reply);
             }
             Pending::Auth => self.auth_reply(reply),
-            Pending::Data if reply.code == 354 => self.body_follows(),
+            // Any 3yz: clients go by the first digit (Postfix does), and the message follows.
+            Pending::Data if reply.class() == 3 => self.body_follows(),
             Pending::Data => {
                 self.data_refused = true;
                 self.release(Phase::Commands);
             }
-            Pending::UnofferedBdat { .. } if matches!(reply.code, 500..=504) => self.release(Phase::Commands),
+            Pending::UnofferedBdat { size, .. } if matches!(reply.code, 500..=504) => self.chunk_refused(size),
             Pending::UnofferedBdat { size, last } => {
                 if last && reply.is_positive() {
                     self.accepted();
@@ -139,7 +234,12 @@ impl Session {
             Pending::Turn if reply.is_positive() => self.doubt(Doubt::Ambiguous),
             // Only a client that the server trusts may speak for another one; what any client asks for is nothing.
             Pending::Xclient if reply.is_positive() => self.seen.xclient_granted = true,
-            Pending::EndOfData | Pending::Bdat { .. } | Pending::Turn | Pending::Xclient | Pending::Other => {}
+            Pending::EndOfData
+            | Pending::Bdat { .. }
+            | Pending::Turn
+            | Pending::Xclient
+            | Pending::Uncertain(_)
+            | Pending::Other => {}
         }
     }
 
@@ -147,7 +247,7 @@ impl Session {
     /// be to read a message as commands.
     fn is_out_of_step(&self, code: u16) -> bool {
         let newest = self.queue.back().filter(|_| self.queue.len() > 1).map(|waiting| waiting.what);
-        matches!((code, newest), (354, Some(Pending::Data)) | (334, Some(Pending::Auth)))
+        code / 100 == 3 && matches!(newest, Some(Pending::Data | Pending::Auth))
     }
 
     /// A reply that answers no command.
@@ -160,12 +260,15 @@ impl Session {
             self.ehlo_may_go_on = true;
         } else if self.unseen_commands {
             self.unseen_command(reply);
-        } else if matches!(self.phase, Phase::Chunk(_)) {
+        } else if matches!(self.phase, Phase::Chunk(_)) || self.chunk_text && matches!(reply.class(), 2 | 3) {
             // The server reads as commands what it was told to be a chunk.
             self.doubt(Doubt::Ambiguous);
         } else if matches!(reply.class(), 2 | 3) && self.seen.doubt.is_none() {
-            self.seen.unsolicited.get_or_insert(reply.code);
-            if reply.code == 354 && self.data_refused {
+            // A reply too many after a line without a code is the one that the line was not.
+            if !self.strayed {
+                self.seen.unsolicited.get_or_insert(reply.code);
+            }
+            if reply.class() == 3 && self.data_refused {
                 // The reply to a DATA that had another one's: to go on would be to read a message as commands.
                 self.events.push_back(SessionEvent::Judge);
                 self.doubt(Doubt::Ambiguous);
@@ -177,7 +280,6 @@ impl Session {
     /// the command was (RFC 5321 §4.3.2, RFC 4954 §6).
     fn unseen_command(&mut self, reply: &Reply) {
         match reply.code {
-            354 => self.body_follows(),
             334 => {
                 self.unseen_auth(None);
                 self.release(Phase::AuthResponse);
@@ -186,6 +288,7 @@ impl Session {
                 self.unseen_auth(Some(1));
                 self.auth_reply(reply);
             }
+            300..=399 => self.body_follows(),
             // Of STARTTLS, perhaps.
             220 => self.doubt(Doubt::Ambiguous),
             _ => {}
@@ -205,12 +308,59 @@ impl Session {
         self.release(Phase::Body(Body::START));
     }
 
+    /// BDAT was not offered and is refused. What the client sent before it knew that is the chunk, and the server reads it as
+    /// commands: text of a message, of which nothing is claimed. A command that the server takes from it has another reply than an
+    /// error; which reply belongs to which is then lost.
+    fn chunk_refused(&mut self, size: u64) {
+        let known = self.stray.map_or(self.held.len(), |stray| stray.held).min(self.held.len());
+        let chunk = usize::try_from(size).unwrap_or(usize::MAX).min(known);
+        if chunk > 0 {
+            self.chunk_text = true;
+            // Text of a message, which the server may quote at any time.
+            self.quotes_unknown = true;
+            let start = self.client_end.saturating_sub(self.held.len() as u64);
+            let lines = self.held[..chunk].iter().filter(|byte| **byte == b'\n').count();
+            self.kept[Side::Client as usize].push(start, &vec![BLANK; chunk]);
+            self.seen.transcript.push(Side::Client, &format!("[{chunk} octets]"));
+            self.held.remove_front(chunk);
+            for _ in 0..lines {
+                self.expect(Pending::Uncertain(Fits::Error), Verb::default());
+            }
+        }
+        self.refused_chunk = size - chunk as u64;
+        self.release(Phase::Commands);
+    }
+
     /// A refusal that quotes a verb which was not sent: it was overwritten on the way (THREATS FO-12).
     fn compare_echo(&mut self, verb: &str, reply: &Reply) {
-        if reply.class() == 5
+        // Codes of a command that is not known (RFC 5321 §4.2.4). Any other refusal quotes arguments.
+        if matches!(reply.code, 500 | 502)
             && let Some(arrived) = reply.lines.iter().find_map(|line| echo::rewritten(verb, &line.text))
+            && !self.is_argument(&arrived)
         {
             self.seen.rewritten.get_or_insert_with(|| Box::new(Rewritten { sent: verb.to_owned(), arrived }));
+        }
+    }
+
+    /// The client has sent this word itself, as an argument.
+    fn is_argument(&self, word: &str) -> bool {
+        let named = self.seen.client_name.as_deref().is_some_and(|name| name.eq_ignore_ascii_case(word));
+        named || self.secrets.iter().any(|secret| !secret.places(word.as_bytes()).is_empty())
+    }
+
+    /// What a refusal says by its words: that STARTTLS is demanded (RFC 3207 §4), and whose words they are.
+    fn note_refusal(&mut self, what: Pending, reply: &Reply) {
+        if !matches!(reply.class(), 4 | 5) || matches!(what, Pending::Uncertain(_)) {
+            return;
+        }
+        let text = self.quoted(reply.first());
+        let lower = text.to_ascii_lowercase();
+        let demands = lower.contains("starttls") && ["must", "first", "requir"].iter().any(|word| lower.contains(word));
+        if demands && !matches!(what, Pending::Ehlo | Pending::Helo | Pending::Starttls) {
+            self.seen.starttls_demanded.get_or_insert(reply.code);
+        }
+        if self.seen.refusals.len() < REFUSALS {
+            self.seen.refusals.push(text);
         }
     }
 
@@ -241,10 +391,11 @@ impl Session {
             self.release(Phase::AuthResponse);
             return;
         }
-        self.eager_response();
+        self.eager_response(true);
         let mut layer = false;
         if let Some(exchange) = self.seen.auth.last_mut() {
             exchange.reply = reply.code;
+            self.auth_goes_on = !reply.is_positive() && exchange.may_go_on();
             layer =
                 reply.is_positive() && matches!(exchange.mechanism.as_str(), "GSSAPI" | "DIGEST-MD5" | "GSS-SPNEGO");
         }
@@ -257,8 +408,9 @@ impl Session {
         }
     }
 
-    /// A client that does not wait has sent its response behind an AUTH that is then refused: it crossed the wire all the same.
-    fn eager_response(&mut self) {
+    /// A client that does not wait has sent its response behind an AUTH that is then refused: it crossed the wire all the same. A
+    /// server that `answered` AUTH reads it as a command.
+    pub(super) fn eager_response(&mut self, answered: bool) {
         // The user name and the password, of the mechanism that sends most.
         for _ in 0..2 {
             let Some(end) = self.held.iter().position(|&octet| octet == b'\n') else { return };
@@ -272,8 +424,14 @@ impl Session {
             let shown = format!("[{} octets]", line.len());
             self.seen.transcript.push(Side::Client, &shown);
             self.held.remove_front(end + 1);
+            if let Some(stray) = &mut self.stray {
+                stray.held = stray.held.saturating_sub(end + 1);
+            }
             self.kept[Side::Client as usize].push(start, &blanked);
             self.keep_secret(secret);
+            if answered {
+                self.expect(Pending::Uncertain(Fits::Error), Verb::default());
+            }
         }
     }
 }

@@ -1,0 +1,161 @@
+//! Dialogues after public reports of people who run mail servers: each capture with what is right to say of it.
+//!
+//! `../shared/cases/wire` beside the repository holds the captures, the configuration that each is judged by, and a text that
+//! says which end this host is. Without it the test is skipped, and prints that.
+
+use std::path::{Path, PathBuf};
+
+use smtpwatch::{
+    config::Config,
+    replay::{Event, Replay},
+};
+use smtpwatch_core::{
+    Finding,
+    finding::{Evidence, Kind},
+    limits,
+    policy::history::History,
+};
+
+/// One capture.
+struct Case {
+    name: &'static str,
+    config: &'static str,
+    /// The findings of its last session, in order of their names.
+    kinds: &'static [Kind],
+    /// The loudest evidence among them.
+    evidence: Evidence,
+    /// What some finding says.
+    says: &'static [&'static str],
+    /// What no finding says.
+    hides: &'static [&'static str],
+}
+
+const SILENT: Case =
+    Case { name: "", config: "base.toml", kinds: &[], evidence: Evidence::Suspicious, says: &[], hides: &[] };
+
+const CASES: &[Case] = &[
+    // Some clients pass over a line without a code, others take it for the reply: this one did.
+    Case {
+        name: "f01b-starttls-reply-without-code-quit",
+        kinds: &[Kind::StarttlsRefused],
+        says: &["\"rule\":\"C3\""],
+        ..SILENT
+    },
+    Case {
+        name: "f01b-starttls-reply-without-code-quit",
+        config: "rule.toml",
+        kinds: &[Kind::StarttlsRefused],
+        evidence: Evidence::Policy,
+        ..SILENT
+    },
+    Case {
+        name: "f05-421-after-go-ahead",
+        kinds: &[Kind::TlsHandshakeFailed],
+        says: &["421 4.4.2 timeout exceeded", "300 s"],
+        ..SILENT
+    },
+    Case {
+        name: "d16-454-behind-go-ahead",
+        kinds: &[Kind::TlsHandshakeFailed],
+        says: &["454 4.7.0 TLS not available"],
+        ..SILENT
+    },
+    Case { name: "f07b-xxxx-in-a-phone-number", ..SILENT },
+    Case {
+        name: "f08-eager-auth-then-221",
+        kinds: &[Kind::AuthOfferedPlaintext, Kind::AuthPlaintext],
+        says: &["\"rule\":\"F7\""],
+        hides: &["Y2FuYXJ5", "S2FuYXJp"],
+        ..SILENT
+    },
+    Case {
+        name: "f09-user-name-in-reply",
+        kinds: &[Kind::AuthOfferedPlaintext, Kind::AuthPlaintext],
+        hides: &["canaryname"],
+        ..SILENT
+    },
+    Case {
+        name: "f09b-user-name-as-mechanism",
+        kinds: &[Kind::AuthExchangePlaintext, Kind::AuthOfferedPlaintext],
+        hides: &["canaryname", "CANARYNAME", "xyz123"],
+        ..SILENT
+    },
+    // What the client sent before it knew of the refusal was the chunk: the server's errors answer text of a message.
+    Case { name: "d10-unoffered-bdat", ..SILENT },
+    Case { name: "d11-proxy-v2-unknown-to-server", ..SILENT },
+    Case {
+        name: "d12-nul-ack",
+        kinds: &[Kind::StreamTampering],
+        evidence: Evidence::Tamper,
+        says: &["250-STARTTLS", "2 NUL bytes"],
+        ..SILENT
+    },
+    Case { name: "d13-double-starttls-always", ..SILENT },
+    Case { name: "d14-pipelined-starttls-554", ..SILENT },
+];
+
+#[test]
+fn every_reported_dialogue_is_judged_right() {
+    let directory = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../shared/cases/wire");
+    if !directory.is_dir() {
+        println!("SKIPPED: {} is not there", directory.display());
+        return;
+    }
+    let mut wrong = Vec::new();
+    for case in CASES {
+        wrong.extend(judge(&directory, case).into_iter().map(|mistake| format!("{}: {mistake}", case.name)));
+    }
+    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+}
+
+#[test]
+fn no_reported_dialogue_is_left_out() {
+    let directory = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../shared/cases/wire");
+    let Ok(files) = std::fs::read_dir(&directory) else {
+        println!("SKIPPED: {} is not there", directory.display());
+        return;
+    };
+    let paths = files.map(|file| file.unwrap().path());
+    let captures: Vec<PathBuf> = paths.filter(|path| path.extension().is_some_and(|end| end == "pcap")).collect();
+    assert!(!captures.is_empty());
+    for capture in captures {
+        let name = capture.file_stem().unwrap().to_str().unwrap();
+        assert!(CASES.iter().any(|case| case.name == name), "{name} has no right value");
+    }
+}
+
+fn judge(directory: &Path, case: &Case) -> Vec<String> {
+    let text = std::fs::read_to_string(directory.join(case.config)).unwrap();
+    let mut config = Config::parse(&text, Path::new(case.config)).unwrap();
+    let described = std::fs::read_to_string(directory.join(format!("{}.txt", case.name))).unwrap();
+    let local = if described.contains("role server") { "198.51.100.0/24" } else { "192.0.2.0/24" };
+    config.local = vec![local.parse().unwrap()];
+    let mut replay = Replay::new(&config, History::new(limits::HISTORY_PEERS));
+    let (mut findings, mut last) = (Vec::<Finding>::new(), None);
+    let mut take = |event| match event {
+        Event::Finding(finding) => findings.push(*finding),
+        Event::Session(session, _) => last = Some(session.flow),
+        Event::History(..) | Event::HistoryForgotten(_) => {}
+    };
+    replay.file(&directory.join(format!("{}.pcap", case.name)), &mut take).unwrap();
+    replay.finish(&mut take);
+    let last = last.expect("a session");
+    findings.retain(|finding| finding.flow.client == last.client.to_string());
+    findings.sort_by_key(|finding| finding.kind.as_str());
+    let mut wrong = Vec::new();
+    let kinds: Vec<_> = findings.iter().map(|finding| finding.kind).collect();
+    if kinds != case.kinds {
+        wrong.push(format!("{kinds:?}, not {:?}", case.kinds));
+    }
+    if let Some(loud) = findings.iter().find(|finding| finding.evidence > case.evidence) {
+        wrong.push(format!("{} with evidence {:?}: {:?}", loud.kind, loud.evidence, loud.proof));
+    }
+    let said: String = findings.iter().map(|finding| serde_json::to_string(finding).unwrap()).collect();
+    let octets = findings.iter().filter_map(|finding| finding.exhibit.as_deref());
+    let octets: Vec<u8> = octets.flat_map(|exhibit| &exhibit.octets).flat_map(|piece| piece.octets.to_vec()).collect();
+    let octets = String::from_utf8_lossy(&octets);
+    wrong.extend(case.says.iter().filter(|text| !said.contains(**text)).map(|text| format!("does not say {text:?}")));
+    let leaked = case.hides.iter().filter(|text| said.contains(**text) || octets.contains(**text));
+    wrong.extend(leaked.map(|text| format!("shows {text:?}")));
+    wrong
+}
