@@ -16,7 +16,7 @@ use smtpwatch_tests::{scenario, smtp};
 
 use crate::policies::starttls_everywhere;
 use crate::policy_world::{
-    CONTRADICTION, DANE, DUAL, ENFORCE, INSECURE, LISTED, NONE, NOTHING, OTHER_KEY, TESTING, UNUSABLE, World,
+    CONTRADICTION, DANE, DUAL, ENFORCE, INSECURE, LISTED, NONE, NOTHING, OTHER_KEY, TESTING, UNUSABLE, World, exchanger,
 };
 use crate::set_up::{Home, SENDER};
 
@@ -141,4 +141,61 @@ fn tables_are_enforced_by_postfix_and_exim() {
             |recipient: &str| path.gateway.run(|| smtp::send(exim::SUBMISSION, None, SENDER, recipient))?.map(drop);
         compare(&attacker, submit, |to| sender.delivered(to), || sender.log(), |place| MATRIX[place].2)
     });
+}
+
+/// Rules for Exim: exceptions before wider rules, networks, a rule for every peer, and a list that would end with an exception.
+#[test]
+fn rules_are_enforced_by_exim_in_their_order() {
+    scenario("rules_are_enforced_by_exim_in_their_order", || {
+        let path = Path::create()?;
+        let world = World::create(&path)?;
+        let _receiver = Postfix::receiver_as(&path.exchanger, &world.mail, "mail.example.org", "")?;
+        let attacker = Attacker::start(&path.router)?;
+        attacker.set_mode(Mode::Delete);
+        let home = Home::create("rules")?;
+        let of = |domain: &str| exchanger(domain).to_string();
+        for (rules, list, delivered) in [
+            (
+                rule(&format!("\"mx.{NOTHING}\""), "ignore") + &rule("", "required"),
+                format!("!mx.{NOTHING} *"),
+                [true, false, false],
+            ),
+            (
+                rule(&format!("\"{}\"", of(NOTHING)), "expected") + &rule("\"198.51.100.0/24\"", "required"),
+                format!("!{} 198.51.100.0/24", of(NOTHING)),
+                [true, false, false],
+            ),
+            (
+                rule(&format!("\"mx.{ENFORCE}\""), "ignore") + &rule(&format!("\"*.{ENFORCE}\""), "required"),
+                format!("!mx.{ENFORCE} *.{ENFORCE}"),
+                [true, true, true],
+            ),
+            (
+                rule(&format!("\"*.{ENFORCE}\""), "required") + &rule(&format!("\"mx.{ENFORCE}\""), "ignore"),
+                format!("*.{ENFORCE}"),
+                [true, false, true],
+            ),
+            (rule(&format!("\"mx.{ENFORCE}\""), "ignore"), String::new(), [true, true, true]),
+        ] {
+            let options = Options { rules: &rules, ..Options::default() };
+            let config = daemon::configure(GATEWAY_INTERFACE, &home.0, options)?;
+            let config = config.to_str().context("path")?;
+            let out = daemon::smtpwatch_in(&path.gateway, &["policy", "export", "exim", "--config", config], RUN)?;
+            let lines: Vec<&str> = out.stdout.lines().filter(|line| !line.starts_with('#')).collect();
+            ensure!(out.status.success() && lines.join(" ") == list, "{rules}{}{}", out.stdout, out.stderr);
+            let sender = Exim::enforcing(&path.gateway, Dnssec::Validates.address().ip(), &out.stdout)?;
+            for (domain, wanted) in [NOTHING, ENFORCE, TESTING].into_iter().zip(delivered) {
+                let recipient = format!("anna@{domain}");
+                path.gateway.run(|| smtp::send(exim::SUBMISSION, None, SENDER, &recipient))??;
+                let found = eventually(DECIDED, &recipient, || Ok(sender.delivered(&recipient)));
+                let found = found.with_context(|| sender.log())?;
+                ensure!(found == wanted, "{recipient} under {list:?}: delivered: {found}\n{}", sender.log());
+            }
+        }
+        Ok(())
+    });
+}
+
+fn rule(peers: &str, starttls: &str) -> String {
+    format!("[[rule]]\npeer = [{peers}]\nstarttls = \"{starttls}\"\n")
 }

@@ -74,19 +74,17 @@ impl Postfix {
     /// # Errors
     /// As [`Postfix::receiver`].
     pub fn enforcing(namespace: &Namespace, server: IpAddr, authority: &str, table: &str) -> Result<Self> {
-        let settings = format!(
-            "myhostname = gateway.example.org\ninet_interfaces = all\nsmtp_address_preference = ipv4\n\
+        let settings = "myhostname = gateway.example.org\ninet_interfaces = all\nsmtp_address_preference = ipv4\n\
              smtp_tls_security_level = may\nsmtp_tls_policy_maps = hash:/lab/tls_policy\n\
              smtp_dns_support_level = dnssec\nsmtp_tls_CAfile = /lab/ca.pem\nsmtp_tls_loglevel = 1\n\
-             smtp_connection_cache_on_demand = no\n"
-        );
+             smtp_connection_cache_on_demand = no\n";
         let listener = format!("{SUBMISSION} inet n - n - - smtpd\n");
         // The C library hides the resolver's verdict unless it is told to trust it.
         let script = format!(
             "printf 'nameserver {server}\\noptions trust-ad edns0\\n' > /etc/resolv.conf\n\
              postmap -c /lab/postfix hash:/lab/tls_policy && exec postfix -c /lab/postfix start-fg\n"
         );
-        let server = Self::start_by(namespace, &["sh", "-c", &script], &settings, &listener, |lab| {
+        let server = Self::start_by(namespace, &["sh", "-c", &script], settings, &listener, |lab| {
             std::fs::write(lab.join("ca.pem"), authority)?;
             Ok(std::fs::write(lab.join("tls_policy"), table)?)
         })?;

@@ -444,6 +444,8 @@ fn meet(one: Option<&PeerPattern>, other: Option<&PeerPattern>) -> bool {
                 || name_matches(one, other)
                 || name_matches(other, one)
                 || one.contains('*') && other.contains('*')
+                // Exim takes an asterisk at the beginning for any number of labels.
+                || same_host(one, other)
         }
         _ => true,
     }
