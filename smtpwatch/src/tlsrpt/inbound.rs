@@ -46,7 +46,7 @@ pub enum InboundError {
     #[error("cannot be read: {0}")]
     Read(#[from] io::Error),
     /// The file is too long.
-    #[error("longer than {FILE_BYTES} bytes: no TLS report is")]
+    #[error("longer than {FILE_BYTES} octets: no TLS report is")]
     TooLong,
     /// It is damaged, or cut off.
     #[error("the gzip data are damaged or cut off: {0}")]
@@ -58,7 +58,7 @@ pub enum InboundError {
     #[error("zip: {0}")]
     Zip(#[from] ZipError),
     /// It inflates to more than any report has.
-    #[error("inflates to more than {REPORT_BYTES} bytes: no TLS report does; refused as a gzip bomb")]
+    #[error("inflates to more than {REPORT_BYTES} octets: no TLS report does; refused as a gzip bomb")]
     Bomb,
     /// It is no report, or one that contradicts itself.
     #[error(transparent)]
