@@ -289,6 +289,15 @@ pub struct PolicyExportArgs {
     /// For which mail server.
     #[arg(value_name = "SERVER")]
     pub(crate) server: MailServer,
+    /// Require TLS also of peers of which only history expects it.
+    #[arg(long)]
+    pub(crate) learned: bool,
+    /// Replace this file, in one step, instead of printing the table.
+    #[arg(long, value_name = "FILE")]
+    pub(crate) output: Option<PathBuf>,
+    /// Write the table also when less is known than before.
+    #[arg(long)]
+    pub(crate) force: bool,
     #[command(flatten)]
     pub(crate) place: PolicyPlace,
 }

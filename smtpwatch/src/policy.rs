@@ -3,6 +3,7 @@
 
 pub mod address;
 pub mod anchors;
+pub mod denial;
 pub mod effective;
 pub mod fetch;
 pub mod known;

@@ -3,8 +3,8 @@
 
 use std::{
     fs::{File, FileType, OpenOptions},
-    io::{self, Read},
-    os::unix::fs::{FileTypeExt, OpenOptionsExt},
+    io::{self, Read, Write as _},
+    os::unix::fs::{FileTypeExt, MetadataExt as _, OpenOptionsExt, fchown},
     path::Path,
 };
 
@@ -34,6 +34,46 @@ pub fn read(path: &Path, most: u64) -> io::Result<Vec<u8>> {
 pub fn read_text(path: &Path, most: u64) -> io::Result<String> {
     let not_text = |_| io::Error::new(io::ErrorKind::InvalidData, "it is not text in UTF-8");
     String::from_utf8(read(path, most)?).map_err(not_text)
+}
+
+/// Replaces a regular file, or makes one, in one step: a reader finds the old content or the whole of the other. Links are
+/// followed; mode and owner stay, as far as the system permits it.
+///
+/// # Errors
+///
+/// There is something else at `path`, or the file cannot be written; the old one is untouched then.
+pub fn replace(path: &Path, content: &[u8]) -> io::Result<()> {
+    let path = match path.canonicalize() {
+        Ok(path) => path,
+        Err(error) if error.kind() == io::ErrorKind::NotFound && !path.is_symlink() => path.to_owned(),
+        Err(error) => return Err(error),
+    };
+    let before = match path.metadata() {
+        Ok(before) => Some(before),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => None,
+        Err(error) => return Err(error),
+    };
+    if let Some(before) = &before {
+        require_regular(before.file_type())?;
+    }
+    let name = path.file_name().ok_or(io::ErrorKind::InvalidInput)?;
+    let directory = path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    let unfinished = directory.join(format!(".{}.{}.tmp", name.to_string_lossy(), std::process::id()));
+    let write = || {
+        let mut file = OpenOptions::new().write(true).create_new(true).mode(0o644).open(&unfinished)?;
+        if let Some(before) = &before {
+            // Only root may give a file away.
+            let _ = fchown(&file, Some(before.uid()), Some(before.gid()));
+            file.set_permissions(before.permissions())?;
+        }
+        file.write_all(content)?;
+        file.sync_all()?;
+        std::fs::rename(&unfinished, &path)?;
+        File::open(directory)?.sync_all()
+    };
+    // One that another process left, which had the same number and is gone.
+    let _ = std::fs::remove_file(&unfinished);
+    write().inspect_err(|_| _ = std::fs::remove_file(&unfinished))
 }
 
 /// What a file that is not a regular one is; `None`: a regular file.

@@ -292,7 +292,7 @@ fn by_policy(finding: &Value) -> bool {
 }
 
 /// A list that speaks of one domain, by an alias.
-fn starttls_everywhere() -> String {
+pub fn starttls_everywhere() -> String {
     json!({
         "timestamp": "2026-11-01T00:00:00Z",
         "expires": "2099-01-01T00:00:00Z",

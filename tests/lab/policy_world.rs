@@ -41,6 +41,9 @@ pub const CONTRADICTION: &str = "contradiction.example.net";
 /// It publishes nothing; a STARTTLS-Everywhere list speaks of it.
 pub const LISTED: &str = "listed.example.net";
 
+/// MTA-STS, `enforce`; MX records without a proof, of the mail host of [`DANE`].
+pub const DUAL: &str = "dual.example.net";
+
 /// An MTA-STS record, and the certificate of the policy host is for another name.
 pub const WRONG_NAME: &str = "wrong-name.example.net";
 /// An MTA-STS record, and the policy comes with status 301.
@@ -86,8 +89,9 @@ pub const MAIL: [&str; 21] = [
 ];
 
 /// Domains whose policy host is asked.
-const POLICIES: [(&str, Manner); 14] = [
+const POLICIES: [(&str, Manner); 15] = [
     (DANE, Manner::Good),
+    (DUAL, Manner::Good),
     (ENFORCE, Manner::Good),
     (TESTING, Manner::Good),
     (NONE, Manner::Good),
@@ -202,6 +206,7 @@ fn policy(domain: &str) -> String {
     let (mode, mx) = match domain {
         TESTING => ("testing", format!("mx.{domain}")),
         NONE => ("none", format!("mx.{domain}")),
+        DUAL => ("enforce", format!("mx.{DANE}")),
         CONTRADICTION => ("enforce", "mail.elsewhere.example.org".to_owned()),
         _ => ("enforce", format!("*.{domain}")),
     };
@@ -235,7 +240,7 @@ fn zones(mail: &Identity) -> Vec<Zone> {
     let zone = |name: &str, signing, records: String| Zone { name: name.to_owned(), records, signing };
     let tlsa = |data: &str| format!("_25._tcp.mx TLSA {data}\n");
     let wrong = "00".repeat(32);
-    let mut plain = String::new();
+    let mut plain = format!("{DUAL}. MX 10 mx.{DANE}.\n");
     for (domain, _) in POLICIES.iter().filter(|(domain, _)| domain.ends_with("example.net")) {
         plain += &sts(domain, &WEB.map(|address| address.to_string()));
     }

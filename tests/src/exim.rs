@@ -58,14 +58,53 @@ impl Exim {
             std::fs::write(lab.join("key.pem"), &identity.key_pem)?;
             Ok(std::fs::write(lab.join("exim.conf"), configuration(&identity.name, auth, routes)?)?)
         })?;
-        let mut server = Self { instance };
-        let address = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 25);
+        Self { instance }.ready(namespace, SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 25))
+    }
+
+    fn ready(mut self, namespace: &Namespace, address: SocketAddr) -> Result<Self> {
         let found = command::eventually(READY, "Exim's greeting", || {
-            anyhow::ensure!(!server.instance.ended(), "Exim ended");
+            anyhow::ensure!(!self.instance.ended(), "Exim ended");
             Ok(namespace.run(|| smtp::greeting(address))?.ok().filter(|line| line.starts_with("220")))
         });
-        found.with_context(|| format!("Exim: {}{}", server.instance.read("output.log"), server.log()))?;
-        Ok(server)
+        found.with_context(|| format!("Exim: {}{}", self.instance.read("output.log"), self.log()))?;
+        Ok(self)
+    }
+
+    /// A sending server that takes mail at [`SUBMISSION`], finds its way by the resolver at `server`, and requires TLS of the
+    /// hosts of this list. A message that cannot be delivered stays deferred.
+    ///
+    /// # Errors
+    /// As [`Exim::start`].
+    pub fn enforcing(namespace: &Namespace, server: IpAddr, list: &str) -> Result<Self> {
+        let script = format!(
+            "printf 'nameserver {server}\\n' > /etc/resolv.conf\n\
+             install -o root -g root -m 644 /lab/exim.conf /etc/exim4/exim4.conf && \
+             install -d -o Debian-exim /lab/log && exec exim4 -bdf -q60m\n"
+        );
+        let configuration = format!(
+            "primary_hostname = gateway.example.org\ndaemon_smtp_ports = {}\nlog_file_path = /lab/log/%s\n\
+             acl_smtp_rcpt = accept\nacl_smtp_data = accept\nhost_lookup =\nhelo_lookup_domains =\n\
+             rfc1413_query_timeout = 0s\nkeep_environment =\ndisable_ipv6 = true\n\
+             begin acl\naccept:\n  accept\n\
+             begin routers\ndns:\n  driver = dnslookup\n  transport = remote\n\
+             begin transports\nremote:\n  driver = smtp\n  connection_max_messages = 1\n  hosts_try_dane =\n  \
+             hosts_require_tls = /lab/hosts\n\
+             begin retry\n* * F,1h,1h\n",
+            SUBMISSION.port()
+        );
+        let instance = Root::with(Packages::Exim)?.start(namespace, &["sh", "-c", &script], |lab| {
+            std::fs::write(lab.join("hosts"), list)?;
+            Ok(std::fs::write(lab.join("exim.conf"), configuration)?)
+        })?;
+        Self { instance }.ready(namespace, SUBMISSION)
+    }
+
+    /// How the mail for `recipient` came out; `None`: it is under way.
+    #[must_use]
+    pub fn delivered(&self, recipient: &str) -> Option<bool> {
+        let log = self.log();
+        let is_of = |mark: &str| log.contains(&format!(" {mark} {recipient} "));
+        if is_of("=>") { Some(true) } else { (is_of("==") || is_of("**")).then_some(false) }
     }
 
     /// Everything in its main and panic logs.

@@ -32,6 +32,8 @@ pub enum Signing {
     Nsec,
     /// Denials by NSEC3, as large registries do.
     Nsec3,
+    /// Denials by NSEC3 that leave room for delegations which are not signed.
+    OptOut,
     /// The signatures were good once.
     Expired,
 }
@@ -41,6 +43,7 @@ impl Signing {
         match self {
             Self::Unsigned | Self::Nsec => "",
             Self::Nsec3 => "-n",
+            Self::OptOut => "-n -p",
             Self::Expired => "-i 20200101000000 -e 20200201000000",
         }
     }

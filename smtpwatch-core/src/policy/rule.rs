@@ -144,7 +144,8 @@ pub fn in_network(address: IpAddr, network: IpAddr, prefix: u8) -> bool {
 }
 
 /// Whether `name` matches `pattern` label by label; `*` stands for any run of characters within one label.
-fn name_matches(pattern: &str, name: &str) -> bool {
+#[must_use]
+pub fn name_matches(pattern: &str, name: &str) -> bool {
     let name = name.trim_end_matches('.').to_ascii_lowercase();
     let (patterns, labels) = (pattern.split('.'), name.split('.'));
     patterns.clone().count() == labels.clone().count() && patterns.zip(labels).all(|(p, l)| label_matches(p, l))

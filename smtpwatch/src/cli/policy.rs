@@ -1,7 +1,8 @@
 //! `smtpwatch policy`.
 
-use std::{collections::BTreeSet, io::Write, net::IpAddr, sync::Arc};
+use std::{collections::BTreeSet, io::Write, net::IpAddr, path::Path, sync::Arc};
 
+use anyhow::Context as _;
 use smtpwatch_core::{
     Timestamp,
     policy::published::{DomainFacts, HOSTS_PER_DOMAIN, HostFacts, domain_name, list::StarttlsList},
@@ -26,8 +27,11 @@ use crate::{
         sts::Memory,
     },
     store::{Entry, Store, StoreError},
+    whole_file,
 };
 
+/// Bytes of a table that is replaced.
+const MAX_TABLE: u64 = 64 * 1024 * 1024;
 const NO_LIST: &str = "no list is configured ([policy] starttls_everywhere)";
 
 pub(super) fn run(verb: PolicyVerb) -> anyhow::Result<Exit> {
@@ -140,6 +144,18 @@ impl Offline {
         knowledge(&self.config, self.list.as_ref().map_err(Clone::clone), &self.history, self.now)
     }
 
+    /// Why the list that the configuration names says nothing.
+    fn list_problem(&self) -> Option<String> {
+        Place::of(&self.config.policy.starttls_everywhere)?;
+        match &self.list {
+            Err(why) => Some(why.clone()),
+            Ok(list) if list.is_expired(self.now) => {
+                Some(format!("the STARTTLS-Everywhere list expired on {}", list.expires.date()))
+            }
+            Ok(_) => None,
+        }
+    }
+
     fn facts(&self, domain: &str) -> Option<&DomainFacts> {
         self.kept.domains.iter().find(|known| known.name == domain).map(|known| &*known.facts)
     }
@@ -218,13 +234,47 @@ fn export(args: &PolicyExportArgs) -> anyhow::Result<Exit> {
         report: offline.domain(domain),
         sts: offline.facts(domain).and_then(|facts| facts.sts.valid()),
     });
-    let export = Export { rules: &offline.config.rules, list, rows: rows.collect(), now: offline.now };
+    let (rules, now) = (offline.config.rules.as_slice(), offline.now);
+    let export = Export { rules, list, rows: rows.collect(), learned: args.learned, now };
     let table = match args.server {
         MailServer::Postfix => export.postfix(),
         MailServer::Exim => export.exim(),
     };
-    super::out(|out| out.write_all(table.as_bytes()))?;
-    Ok(Exit::Fine)
+    for warning in &table.warnings {
+        eprintln!("smtpwatch: warning: {}", text::printable(warning));
+    }
+    let mut less: Vec<String> = offline.list_problem().into_iter().collect();
+    if let Some(path) = &args.output {
+        let lost = export.lost(&previous(path)?, &table.text);
+        less.extend((!lost.is_empty()).then(|| format!("of the table in {}: {}", path.display(), lost.join(", "))));
+    }
+    for why in &less {
+        eprintln!("smtpwatch: less is known than before: {}", text::printable(why));
+    }
+    if !less.is_empty() && !args.force {
+        let kept = if args.output.is_some() { "; the file is left as it is" } else { "" };
+        eprintln!("smtpwatch: no table is written{kept} (--force writes it all the same)");
+        return Ok(Exit::Failure);
+    }
+    match &args.output {
+        Some(path) => {
+            whole_file::replace(path, table.text.as_bytes())
+                .with_context(|| format!("cannot write {}", path.display()))?;
+        }
+        None => super::out(|out| out.write_all(table.text.as_bytes()))?,
+    }
+    Ok(if less.is_empty() { Exit::Fine } else { Exit::Failure })
+}
+
+/// The table that is to be replaced; empty where there is none.
+fn previous(path: &Path) -> anyhow::Result<String> {
+    match whole_file::read(path, MAX_TABLE) {
+        Ok(text) => Ok(String::from_utf8_lossy(&text).into_owned()),
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(String::new()),
+        Err(error) => {
+            Err(error).with_context(|| format!("cannot read the table that is to be replaced, {}", path.display()))
+        }
+    }
 }
 
 fn knowledge<'a>(

@@ -3,18 +3,27 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     fmt::Write as _,
+    net::Ipv4Addr,
 };
 
 use smtpwatch_core::{
-    Timestamp,
+    Role, Timestamp,
     policy::{
-        published::{list::StarttlsList, sts::StsPolicy},
-        rule::{PeerPattern, Rule, StarttlsRule},
+        published::{State, list::StarttlsList, sts::StsPolicy, tlsa::Tlsa},
+        rule::{PeerPattern, Rule, StarttlsRule, in_network, name_matches},
     },
 };
 
-use super::policy::Report;
-use crate::{policy::effective::Starttls, version};
+use super::policy::{HostReport, Report};
+use crate::{
+    policy::effective::{Mode, Source, Starttls},
+    version,
+};
+
+/// The port that the tables are about: SMTP between servers.
+const SMTP: u16 = 25;
+/// Domains and hosts that one message names.
+const NAMED: usize = 5;
 
 /// One domain, with the policies that can be written down.
 pub struct Row<'a> {
@@ -32,134 +41,430 @@ pub struct Export<'a> {
     pub list: Option<&'a StarttlsList>,
     /// Domains, each once.
     pub rows: Vec<Row<'a>>,
+    /// What history alone expects is required too.
+    pub learned: bool,
     /// Now.
     pub now: Timestamp,
+}
+
+/// A table, and what its form cannot say.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct Table {
+    /// The table.
+    pub text: String,
+    /// What is known and cannot be written in this form, each in one line.
+    pub warnings: Vec<String>,
+}
+
+impl Table {
+    /// A line that the server passes over.
+    fn comment(&mut self, text: &str) {
+        let _ = writeln!(self.text, "# {text}");
+    }
+
+    /// What the form cannot say: in the table, and to the administrator.
+    fn warn(&mut self, text: String) {
+        self.comment(&text);
+        self.warnings.push(text);
+    }
 }
 
 impl Export<'_> {
     /// A TLS policy table of Postfix (`TLS_README`, "Client TLS security levels").
     #[must_use]
-    pub fn postfix(&self) -> String {
-        let mut text =
-            self.head("smtp_tls_policy_maps = hash:/etc/postfix/tls_policy (then: postmap /etc/postfix/tls_policy)");
-        for (place, rule, demand) in self.rules() {
+    pub fn postfix(&self) -> Table {
+        let mut lines = Table::default();
+        self.postfix_rules(&mut lines);
+        let mut used = BTreeSet::new();
+        for row in &self.rows {
+            let domain = &row.report.subject;
+            match self.postfix_level(row) {
+                Level::Nothing => {}
+                // A level here replaces that of the whole server, which may be a stricter one.
+                Level::Expected => {
+                    lines
+                        .comment(&format!("{domain}: TLS is expected, not required ({})", row.report.effective.source));
+                }
+                Level::Line(level) => {
+                    used.extend(["dane", "secure"].into_iter().filter(|used| level.starts_with(used)));
+                    let _ = writeln!(lines.text, "{domain} {level}");
+                }
+                Level::NoName(level) => {
+                    lines.warn(format!(
+                        "{domain}: its policy allows no host by name, and an address matches no certificate"
+                    ));
+                    let _ = writeln!(lines.text, "{domain} {level}");
+                }
+            }
+        }
+        // Without these settings Postfix falls back to less than the line says, or defers good mail.
+        let mut settings =
+            "smtp_tls_policy_maps = hash:/etc/postfix/tls_policy (then: postmap /etc/postfix/tls_policy)".to_owned();
+        if used.contains("dane") {
+            settings += "; smtp_dns_support_level = dnssec, and a resolver on this host that validates";
+        }
+        if used.contains("secure") {
+            settings += "; smtp_tls_CAfile = /etc/ssl/certs/ca-certificates.crt";
+        }
+        lines.text.insert_str(0, &self.head(&settings));
+        lines
+    }
+
+    fn postfix_rules(&self, lines: &mut Table) {
+        for (at, (place, rule)) in self.rules().enumerate() {
+            let Some(demand) = rule.starttls else { continue };
+            let later =
+                || self.rules().skip(at + 1).filter(|(_, later)| later.starttls == Some(StarttlsRule::Required));
+            if rule.peer.is_empty() {
+                if demand == StarttlsRule::Required {
+                    lines.warn(format!(
+                        "rule {place}: TLS is required of every peer, which is no line of this table: \
+                         smtp_tls_security_level = encrypt"
+                    ));
+                }
+                // It speaks for every peer: no rule after it is asked.
+                return;
+            }
             for peer in &rule.peer {
+                let earlier = self.rules().take(at).any(|(_, earlier)| covers(earlier, peer));
                 match peer {
-                    PeerPattern::Name(name) if !name.contains('*') && demand == StarttlsRule::Required => {
-                        let _ = writeln!(text, "[{name}] encrypt");
-                    }
-                    PeerPattern::Name(name) if !name.contains('*') => {
-                        let _ = writeln!(text, "# [{name}]: TLS is expected, not required (rule {place})");
-                    }
+                    _ if earlier => {}
+                    PeerPattern::Name(name) if !name.contains('*') => match demand {
+                        StarttlsRule::Required => _ = writeln!(lines.text, "[{name}] encrypt"),
+                        StarttlsRule::Expected => {
+                            lines.comment(&format!("[{name}]: TLS is expected, not required (rule {place})"));
+                        }
+                        StarttlsRule::Ignore if later().any(|(_, later)| overlaps(later, peer)) => {
+                            lines.warn(format!(
+                                "[{name}]: nothing is required (rule {place}); where the server itself requires TLS, \
+                                 only a line \"[{name}] may\" exempts it"
+                            ));
+                        }
+                        StarttlsRule::Ignore => {}
+                    },
                     other => {
-                        let _ =
-                            writeln!(text, "# rule {place}: {} is no next hop that can be named here", shown(other));
+                        let text = format!("rule {place}: {} is no next hop that can be named here", shown(other));
+                        match demand {
+                            StarttlsRule::Required => lines.warn(text),
+                            StarttlsRule::Expected => lines.comment(&text),
+                            StarttlsRule::Ignore => {}
+                        }
                     }
                 }
             }
         }
-        for Row { report, sts } in &self.rows {
-            let domain = &report.subject;
-            let secure = report.mx.as_ref().is_some_and(|mx| mx.secure);
-            let level = match (report.effective.starttls, report.effective.source, sts) {
-                (Starttls::Opportunistic, ..) => continue,
-                // A level here replaces that of the whole server, which may be a stricter one.
-                (Starttls::Expected, source, _) => {
-                    let _ = writeln!(text, "# {domain}: TLS is expected, not required ({source})");
-                    continue;
-                }
-                // Without a proof of the MX records there is none that the host is the domain's (RFC 7672 §2.2.1).
-                (Starttls::Required, "dane", _) if secure => "dane-only".to_owned(),
-                (Starttls::Required, "dane", _) => "dane".to_owned(),
-                (Starttls::Required, "mta-sts", Some(policy)) => {
-                    format!("secure match={} servername=hostname", postfix_names(&policy.mx))
-                }
-                (Starttls::Required, "list", _) => match self.list.and_then(|list| list.get(domain)) {
-                    Some(policy) => format!("secure match={}", postfix_names(&policy.mxs)),
-                    None => "encrypt".to_owned(),
-                },
-                (Starttls::Required, ..) => "encrypt".to_owned(),
-            };
-            let _ = writeln!(text, "{domain} {level}");
+    }
+
+    fn postfix_level(&self, Row { report, sts }: &Row<'_>) -> Level {
+        match report.effective.starttls {
+            Starttls::Opportunistic => return Level::Nothing,
+            Starttls::Expected if self.learned && report.effective.source == Source::History.as_str() => {
+                return Level::Line("encrypt".to_owned());
+            }
+            Starttls::Expected => return Level::Expected,
+            Starttls::Required => {}
         }
-        text
+        // Whatever demands TLS first: the strongest line that a source stands behind is the one that no attacker gets past.
+        let secure = report.mx.as_ref().is_some_and(|mx| mx.secure);
+        let dane = demands(report, Source::Dane);
+        let bound = report.hosts.iter().filter(|host| is_enforced(host, Source::Dane));
+        let (usable, unusable): (Vec<_>, Vec<_>) = bound.partition(|host| has_usable(host));
+        // Without a proof of the MX records there is none that the host is the domain's (RFC 7672 §2.2.1), and Postfix takes
+        // `dane` under such records for what its own level says (smtp_tls_dane_insecure_mx_policy).
+        if dane && secure && !usable.is_empty() {
+            // `dane-only` defers mail to a host without a usable record for ever; `dane` encrypts (RFC 7672 §2.2).
+            return Level::Line(if unusable.is_empty() { "dane-only" } else { "dane" }.to_owned());
+        }
+        let names = match sts {
+            Some(policy) if demands(report, Source::MtaSts) => {
+                Some((postfix_names(&policy.mx), " servername=hostname"))
+            }
+            _ if demands(report, Source::List) => {
+                self.list.and_then(|list| list.get(&report.subject)).map(|policy| (postfix_names(&policy.mxs), ""))
+            }
+            _ => None,
+        };
+        match names {
+            Some((names, _)) if names.is_empty() => Level::NoName("encrypt".to_owned()),
+            Some((names, server_name)) => Level::Line(format!("secure match={names}{server_name}")),
+            None => Level::Line("encrypt".to_owned()),
+        }
     }
 
     /// A host list of Exim (`spec`, chapter "Domain, host, address, and local part lists"), to be named by file in
     /// `hosts_require_tls` of the smtp transport.
     #[must_use]
-    pub fn exim(&self) -> String {
-        let mut text = self.head("hosts_require_tls = /etc/exim4/hosts_require_tls");
-        let mut hosts = BTreeSet::new();
-        for (place, rule, demand) in self.rules() {
-            if demand != StarttlsRule::Required {
+    pub fn exim(&self) -> Table {
+        let mut table =
+            Table { text: self.head("hosts_require_tls = /etc/exim4/hosts_require_tls"), ..Table::default() };
+        let (items, catch_all) = self.exim_rules(&mut table);
+        let mut hosts = if catch_all { BTreeSet::new() } else { self.exim_hosts() };
+        // The first item that matches decides, as the first rule does. An exception is written where something after it
+        // could match what it excepts.
+        let mut kept: Vec<(bool, String)> = Vec::new();
+        for (at, (required, peer)) in items.iter().enumerate() {
+            let needed = *required
+                || items[at + 1..].iter().any(|(required, later)| *required && meet(peer.as_ref(), later.as_ref()))
+                || hosts.iter().any(|host| meets_item(peer.as_ref(), host));
+            if needed {
+                kept.push((*required, peer.as_ref().map_or_else(|| "*".to_owned(), shown)));
+            }
+        }
+        if kept.iter().all(|(required, _)| *required) && !catch_all {
+            hosts.extend(kept.drain(..).map(|(_, item)| item));
+        }
+        let mut seen = BTreeSet::new();
+        let mut lines: Vec<String> = kept
+            .into_iter()
+            .map(|(required, item)| if required { item } else { format!("!{item}") })
+            .chain(hosts)
+            .filter(|line| seen.insert(line.clone()))
+            .collect();
+        // A list whose last item is an exception matches everything else.
+        while lines.last().is_some_and(|line| line.starts_with('!')) {
+            lines.pop();
+        }
+        for line in lines {
+            let _ = writeln!(table.text, "{line}");
+        }
+        table
+    }
+
+    /// What rules say, in order: whether TLS is required, and of which peer (`None`: of every one). Also tells whether a rule
+    /// speaks for every peer.
+    fn exim_rules(&self, table: &mut Table) -> (Vec<(bool, Option<PeerPattern>)>, bool) {
+        let mut items = Vec::new();
+        for (at, (place, rule)) in self.rules().enumerate() {
+            let Some(demand) = rule.starttls else {
+                let next = self.rules().skip(at + 1).find(|(_, later)| {
+                    later.starttls == Some(StarttlsRule::Required)
+                        && (rule.peer.is_empty() || rule.peer.iter().any(|peer| overlaps(later, peer)))
+                });
+                if let Some((next, _)) = next {
+                    table.warn(format!(
+                        "rule {place} says nothing of STARTTLS and speaks before rule {next}: a host list cannot say that"
+                    ));
+                }
+                if rule.peer.is_empty() {
+                    return (items, false);
+                }
                 continue;
+            };
+            let required = demand == StarttlsRule::Required;
+            if rule.peer.is_empty() {
+                items.push((required, None));
+                return (items, true);
             }
             for peer in &rule.peer {
                 match peer {
                     // An asterisk is understood at the beginning only.
                     PeerPattern::Name(name) if name.trim_start_matches("*.").contains('*') => {
-                        let _ = writeln!(text, "# rule {place}: {name} cannot be written in a host list");
+                        let text = format!("rule {place}: {name} cannot be written in a host list");
+                        let later = self.rules().skip(at + 1).map(|(_, later)| later);
+                        let mut later = later.filter(|later| later.starttls == Some(StarttlsRule::Required));
+                        if required || later.any(|later| overlaps(later, peer)) {
+                            table.warn(text);
+                        }
                     }
-                    other => _ = hosts.insert(shown(other)),
+                    other => items.push((required, Some(other.clone()))),
                 }
             }
         }
-        let (demanded, others): (Vec<_>, Vec<_>) = self.hosts().into_iter().partition(|(_, demanded)| *demanded);
-        hosts.extend(demanded.into_iter().map(|(host, _)| host.to_owned()));
-        let required = |row: &&Row<'_>| row.report.effective.starttls == Starttls::Required;
-        for Row { report, .. } in self.rows.iter().filter(required).filter(|row| row.report.hosts.is_empty()) {
-            let Some(policy) = self.list.and_then(|list| list.get(&report.subject)) else { continue };
-            for name in &policy.mxs {
-                let names = |host: &str| if name.starts_with('.') { host.ends_with(name) } else { host == name };
-                if others.iter().any(|(host, _)| names(host)) {
-                    continue;
-                }
-                hosts.insert(if name.starts_with('.') { format!("*{name}") } else { name.clone() });
-            }
-        }
-        for host in hosts {
-            let _ = writeln!(text, "{host}");
-        }
-        text
+        (items, false)
     }
 
-    /// The mail hosts of all domains, and whether TLS may be required of each. What is required of a host is required of
-    /// all mail to it: the host says so itself (TLSA records), or a local rule, or every domain that is known to use
-    /// it. Else anybody's domain could require it for everybody. A host that the policy of a domain does not allow gets
-    /// no mail for that domain: nothing is required on its behalf.
-    fn hosts(&self) -> BTreeMap<&str, bool> {
+    /// The mail hosts of which published policies require TLS. What is required of a host is required of all mail to it: the
+    /// host says so itself (TLSA records), or a local rule, or every domain that is known to use it. Else any domain could
+    /// require it for every other. A host that the policy of a domain does not allow gets no mail for that domain: nothing is
+    /// required on its behalf.
+    fn exim_hosts(&self) -> BTreeSet<String> {
         // Whether the host or a rule demands it; whether all domains do.
-        let mut found: BTreeMap<&str, (bool, bool)> = BTreeMap::new();
-        for host in self.rows.iter().flat_map(|row| &row.report.hosts) {
-            let allowed = host.mta_sts_allows != Some(false);
-            let required = allowed && host.effective.starttls == Starttls::Required;
-            let (own, all) = found.entry(&host.host).or_insert((false, true));
-            *own |= required && matches!(host.effective.source, "dane" | "rule");
-            *all &= required;
+        let mut found: BTreeMap<String, (bool, bool)> = BTreeMap::new();
+        for row in &self.rows {
+            for host in &row.report.hosts {
+                let allowed = host.mta_sts_allows != Some(false);
+                let required = allowed && self.is_required(host.effective.starttls, host.effective.source);
+                let (own, all) = found.entry(host.host.clone()).or_insert((false, true));
+                *own |= required && matches!(host.effective.source, "dane" | "rule");
+                *all &= required;
+            }
+            // Hosts that are not known: the patterns of the policies stand for them.
+            if row.report.hosts.is_empty() {
+                let required = self.is_required(row.report.effective.starttls, row.report.effective.source);
+                let listed = self.list.and_then(|list| list.get(&row.report.subject));
+                let sts = row.sts.iter().filter(|_| !required).flat_map(|policy| &policy.mx);
+                for pattern in listed.iter().flat_map(|policy| &policy.mxs).chain(sts) {
+                    let item = if pattern.starts_with('.') { format!("*{pattern}") } else { pattern.clone() };
+                    found.entry(item).or_insert((false, true)).1 &= required;
+                }
+            }
         }
-        found.into_iter().map(|(host, (own, all))| (host, own || all)).collect()
+        let others: Vec<&String> = found.iter().filter(|(_, (own, all))| !own && !all).map(|(item, _)| item).collect();
+        let free = |item: &str| !others.iter().any(|other| same_host(item, other));
+        found
+            .iter()
+            .filter(|(item, (own, all))| !is_address(item) && (*own || *all && free(item)))
+            .map(|(item, _)| item.clone())
+            .collect()
+    }
+
+    fn is_required(&self, starttls: Starttls, source: &str) -> bool {
+        match starttls {
+            Starttls::Required => true,
+            Starttls::Expected => self.learned && source == Source::History.as_str(),
+            Starttls::Opportunistic => false,
+        }
+    }
+
+    /// What of an earlier table is not in this one although no source says that it ceased: what is forgotten, or cannot be
+    /// looked up. Each with its reason.
+    #[must_use]
+    pub fn lost(&self, before: &str, table: &str) -> Vec<String> {
+        let lines = |text: &str| -> Vec<String> {
+            let lines = text.lines().map(str::trim).filter(|line| !line.is_empty() && !line.starts_with('#'));
+            lines.map(ToOwned::to_owned).collect()
+        };
+        let key = |line: &str| line.split_whitespace().next().unwrap_or_default().to_owned();
+        let present: BTreeSet<String> = lines(table).into_iter().collect();
+        let keys: BTreeSet<String> = present.iter().map(|line| key(line)).collect();
+        let mut lost = Vec::new();
+        for line in lines(before).into_iter().filter(|line| !present.contains(line)) {
+            let key = key(&line);
+            // Rules are the administrator's own words.
+            if key.starts_with(['[', '!', '*']) || key.contains('/') || is_address(&key) || key.contains(':') {
+                continue;
+            }
+            let row = self.rows.iter().find(|row| row.report.subject == key);
+            let hosts = || self.rows.iter().flat_map(|row| &row.report.hosts).filter(|host| host.host == key);
+            let ruled = self.rules.iter().any(|rule| {
+                rule.peer.iter().any(|peer| matches!(peer, PeerPattern::Name(name) if name_matches(name, &key)))
+            });
+            let uncertain = |state: State| matches!(state, State::Error | State::Bogus | State::Expired);
+            let reason = match row {
+                Some(row) => {
+                    let hosts = row.report.hosts.iter().flat_map(|host| &host.sources);
+                    let mut sources = row.report.sources.iter().chain(hosts);
+                    let failed = sources.find(|found| uncertain(found.state));
+                    let mx = row.report.mx.as_ref().filter(|mx| uncertain(mx.state));
+                    failed
+                        .map(|found| format!("{} {}", found.source.as_str(), found.state.as_str()))
+                        .or_else(|| mx.map(|mx| format!("MX records {}", mx.state.as_str())))
+                }
+                None if hosts().next().is_some() => hosts()
+                    .flat_map(|host| &host.sources)
+                    .find(|found| uncertain(found.state))
+                    .map(|found| format!("{} {}", found.source.as_str(), found.state.as_str())),
+                None if ruled || keys.contains(&key) => None,
+                None => Some("nothing is known of it".to_owned()),
+            };
+            lost.extend(reason.map(|reason| format!("{key} ({reason})")));
+        }
+        let more = lost.len().saturating_sub(NAMED);
+        lost.truncate(NAMED);
+        if more > 0 {
+            lost.push(format!("{more} more"));
+        }
+        lost
     }
 
     fn head(&self, used: &str) -> String {
         format!("# Written {} by smtpwatch {} from what it knows; use:\n# {used}\n", self.now, version::VERSION)
     }
 
-    /// Rules that name peers and say something of STARTTLS to port 25.
-    fn rules(&self) -> impl Iterator<Item = (usize, &Rule, StarttlsRule)> {
-        (1..).zip(self.rules).filter_map(|(place, rule)| {
-            let applies = rule.role.is_none_or(|role| role == smtpwatch_core::Role::Client)
-                && (rule.port.is_empty() || rule.port.contains(&25));
-            let demand = rule.starttls.filter(|demand| applies && *demand != StarttlsRule::Ignore)?;
-            Some((place, rule, demand))
+    /// Rules that speak for mail that this host sends to port 25.
+    fn rules(&self) -> impl Iterator<Item = (usize, &Rule)> {
+        (1..).zip(self.rules).filter(|(_, rule)| {
+            rule.role.is_none_or(|role| role == Role::Client) && (rule.port.is_empty() || rule.port.contains(&SMTP))
         })
     }
 }
 
-/// `*.example.net` is `.example.net` to Postfix.
+/// What the table of Postfix says of a domain.
+enum Level {
+    /// Nothing.
+    Nothing,
+    /// That TLS is expected.
+    Expected,
+    /// A level, with its attributes.
+    Line(String),
+    /// A level, because the names that a policy allows match no certificate.
+    NoName(String),
+}
+
+/// Whether a source that holds demands TLS.
+fn demands(report: &Report, source: Source) -> bool {
+    report.sources.iter().any(|found| (found.source, found.state, found.mode) == (source, State::Valid, Mode::Enforce))
+}
+
+fn is_enforced(host: &HostReport, source: Source) -> bool {
+    host.sources.iter().any(|found| (found.source, found.state, found.mode) == (source, State::Valid, Mode::Enforce))
+}
+
+/// Whether the host can be authenticated by a TLSA record.
+fn has_usable(host: &HostReport) -> bool {
+    host.tlsa.iter().any(|tlsa| tlsa.parse::<Tlsa>().is_ok_and(|tlsa| tlsa.is_usable()))
+}
+
+/// `*.example.net` is `.example.net` to Postfix. An address is the name of no certificate.
 fn postfix_names(patterns: &[String]) -> String {
-    let names: Vec<&str> = patterns.iter().map(|pattern| pattern.strip_prefix('*').unwrap_or(pattern)).collect();
+    let names = patterns.iter().filter(|pattern| !is_address(pattern));
+    let names: Vec<&str> = names.map(|pattern| pattern.strip_prefix('*').unwrap_or(pattern)).collect();
     names.join(":")
+}
+
+fn is_address(text: &str) -> bool {
+    text.parse::<Ipv4Addr>().is_ok()
+}
+
+/// Whether a rule speaks for every peer of a pattern.
+fn covers(rule: &Rule, peer: &PeerPattern) -> bool {
+    let covers = |own: &PeerPattern| match (own, peer) {
+        (PeerPattern::Net(own, prefix), PeerPattern::Net(address, bits)) => {
+            bits >= prefix && in_network(*address, *own, *prefix)
+        }
+        (PeerPattern::Name(own), PeerPattern::Name(name)) => own == name || name_matches(own, name),
+        (PeerPattern::Net(..), PeerPattern::Name(_)) | (PeerPattern::Name(_), PeerPattern::Net(..)) => false,
+    };
+    rule.peer.is_empty() || rule.peer.iter().any(covers)
+}
+
+/// Whether a rule may speak for a peer of a pattern.
+fn overlaps(rule: &Rule, peer: &PeerPattern) -> bool {
+    rule.peer.is_empty() || rule.peer.iter().any(|own| meet(Some(own), Some(peer)))
+}
+
+/// Whether one peer may be of both patterns; `None` is every peer. The addresses of a name are not known here.
+fn meet(one: Option<&PeerPattern>, other: Option<&PeerPattern>) -> bool {
+    match (one, other) {
+        (Some(PeerPattern::Net(one, bits)), Some(PeerPattern::Net(other, other_bits))) => {
+            in_network(*one, *other, *other_bits) || in_network(*other, *one, *bits)
+        }
+        (Some(PeerPattern::Name(one)), Some(PeerPattern::Name(other))) => {
+            one == other
+                || name_matches(one, other)
+                || name_matches(other, one)
+                || one.contains('*') && other.contains('*')
+                // Exim takes an asterisk at the beginning for any number of labels.
+                || same_host(one, other)
+        }
+        _ => true,
+    }
+}
+
+/// Whether a peer may be of a pattern and of an item that names a mail host.
+fn meets_item(peer: Option<&PeerPattern>, item: &str) -> bool {
+    match peer {
+        Some(PeerPattern::Name(name)) => {
+            name_matches(name, item) || item.starts_with('*') && (name.contains('*') || same_host(item, name))
+        }
+        Some(PeerPattern::Net(..)) | None => true,
+    }
+}
+
+/// Whether two items of a host list may match the same host. An asterisk stands for any number of labels there.
+fn same_host(one: &str, other: &str) -> bool {
+    let within = |wild: &str, name: &str| wild.strip_prefix('*').is_some_and(|suffix| name.ends_with(suffix));
+    one == other || within(one, other) || within(other, one)
 }
 
 fn shown(peer: &PeerPattern) -> String {

@@ -124,13 +124,13 @@ impl Knowledge<'_> {
             })
             .collect();
         let secure = facts.and_then(|facts| facts.mx.valid()).is_some_and(|mx| mx.secure);
-        let sources = vec![
-            of_all(Source::Rule, &reports),
-            dane_of_all(facts, &reports, secure),
-            sts,
-            list,
-            of_all(Source::History, &reports),
-        ];
+        let reached = reached(hosts, &reports);
+        let mut dane = dane_of_all(facts, &reached, secure);
+        let away = reports.len() - reached.len();
+        if away > 0 {
+            dane.detail += &format!("; {away} of {} mail hosts cannot be reached", reports.len());
+        }
+        let sources = vec![of_all(Source::Rule, &reached), dane, sts, list, of_all(Source::History, &reached)];
         let mx = facts.map(|facts| Mx { state: facts.mx.state, secure, detail: facts.mx.detail.clone() });
         Report {
             subject: domain.to_owned(),
@@ -178,7 +178,8 @@ impl Knowledge<'_> {
     pub fn address(&self, address: IpAddr, hosts: &[Host], domains: &[KnownDomain]) -> Report {
         let reports: Vec<HostReport> = hosts.iter().map(|host| self.host(host)).collect();
         let rule = self.rule(&[address], hosts.first().map(|(name, _)| name.as_str()));
-        let sources = vec![rule, of_all(Source::Dane, &reports), self.seen(&[address], None)];
+        let sources =
+            vec![rule, of_all(Source::Dane, &reports.iter().collect::<Vec<_>>()), self.seen(&[address], None)];
         let mut report = self.of_domains(address.to_string(), sources, domains);
         report.hosts = reports;
         report
@@ -289,10 +290,25 @@ impl Knowledge<'_> {
     }
 }
 
+/// The mail hosts that mail can reach: a host without an address, or one whose address or TLSA records cannot be looked up
+/// safely, gets none (RFC 7672 §2.2), so what it says binds no mail. All of them where none can be reached.
+fn reached<'a>(hosts: &[Host], reports: &'a [HostReport]) -> Vec<&'a HostReport> {
+    let away = |state: State| matches!(state, State::Absent | State::Error | State::Bogus);
+    let is_away =
+        |facts: &HostFacts| away(facts.addresses.state) || matches!(facts.dane.state, State::Error | State::Bogus);
+    let reached: Vec<&HostReport> = hosts
+        .iter()
+        .zip(reports)
+        .filter(|((_, facts), _)| !facts.as_ref().is_some_and(is_away))
+        .map(|(_, report)| report)
+        .collect();
+    if reached.is_empty() { reports.iter().collect() } else { reached }
+}
+
 /// What is true of a domain by its hosts: what every one of them says.
-fn of_all(source: Source, hosts: &[HostReport]) -> Statement {
+fn of_all(source: Source, hosts: &[&HostReport]) -> Statement {
     let found: Vec<&Statement> =
-        hosts.iter().flat_map(|host| &host.sources).filter(|found| found.source == source).collect();
+        hosts.iter().flat_map(|host| host.sources.iter()).filter(|found| found.source == source).collect();
     let Some(first) = found.first() else { return unknown(source, "no mail host is known") };
     if found.iter().all(|other| (other.state, other.mode) == (first.state, first.mode)) {
         return (*first).clone();
@@ -307,7 +323,7 @@ fn of_all(source: Source, hosts: &[HostReport]) -> Statement {
 }
 
 /// DANE binds a domain when it binds all of its hosts.
-fn dane_of_all(facts: Option<&DomainFacts>, hosts: &[HostReport], secure: bool) -> Statement {
+fn dane_of_all(facts: Option<&DomainFacts>, hosts: &[&HostReport], secure: bool) -> Statement {
     let mut statement = of_all(Source::Dane, hosts);
     match facts.map(|facts| &facts.mx) {
         Some(mx) if hosts.is_empty() => {

@@ -15,7 +15,7 @@ use super::{
     anchors::{AnchorError, Anchors},
     fetch::{Authorities, FetchError, Fetcher, FetcherError},
     resolver::{Addresses, Dnssec, Found, Mx, NoResolver, REMEDY, Resolver},
-    sts::{BACK_OFF, Memory},
+    sts::{BACK_OFF, DELIVERY, Failed, Memory},
 };
 use crate::config::PolicySettings;
 
@@ -144,8 +144,24 @@ impl Sources {
 
     /// A recipient domain: its mail hosts and its MTA-STS policy.
     pub async fn domain(&self, domain: &str, memory: Memory, now: Timestamp) -> DomainLook {
-        let (mx, (sts, memory, failed)) = tokio::join!(self.mx(domain, now), self.sts(domain, memory, now));
-        let sts = agreed(sts, &mx);
+        let held = memory.holding(now).is_some();
+        let (mx, (sts, mut memory, mut failed)) = tokio::join!(self.mx(domain, now), self.sts(domain, memory, now));
+        let sts = match contradiction(&sts, &mx) {
+            None => sts,
+            // MX records are not authentic, the policy is: records that change under a cached policy do not revoke it
+            // (RFC 8461 §4.1, §5, §10.2).
+            Some(why) if held => Answer { detail: format!("{}; {why}", sts.detail), ..sts },
+            // A policy that never fitted its domain protects no mail: it is not cached, and is fetched again.
+            Some(why) => {
+                let error = FetchError::Invalid(why);
+                let detail = error.to_string();
+                if let Some(kept) = memory.kept.take() {
+                    memory.failed = Some(Failed { id: kept.policy.id, at: now, error });
+                }
+                failed = true;
+                Answer { state: State::Invalid, detail, until: now + BACK_OFF, ..sts }
+            }
+        };
         DomainLook { facts: DomainFacts { mx, sts }, memory, failed }
     }
 
@@ -231,7 +247,17 @@ impl Sources {
                     kept.fetched_at.date(),
                     kept.expires().date()
                 );
-                Answer { state: State::Valid, value: Some(policy), detail, at: kept.fetched_at, until: kept.expires() }
+                let until = kept.expires().max(kept.fetched_at + DELIVERY);
+                Answer { state: State::Valid, value: Some(policy), detail, at: kept.fetched_at, until }
+            }
+            // It is legal that a policy may not be cached; it holds for the delivery that it was fetched for.
+            (None, Some(kept)) if now < kept.fetched_at + DELIVERY => {
+                let policy = kept.policy.clone();
+                let seconds = policy.max_age.as_secs();
+                let detail =
+                    format!("id {}, max_age {seconds}: it holds for this delivery, and is not cached", policy.id);
+                let until = kept.fetched_at + DELIVERY;
+                Answer { state: State::Valid, value: Some(policy), detail, at: kept.fetched_at, until }
             }
             (None, Some(kept)) if matches!(state, State::Error | State::Bogus) => {
                 let detail = format!("expired {}, and cannot be refreshed: {why}", kept.expires().date());
@@ -298,18 +324,13 @@ impl Sources {
     }
 }
 
-/// A policy that allows none of the domain's own mail hosts is a mistake of its owner, and accuses nobody.
-fn agreed(sts: Answer<StsPolicy>, mx: &Answer<MxSet>) -> Answer<StsPolicy> {
-    let (Some(policy), Some(mx)) = (sts.valid(), mx.valid()) else { return sts };
-    if policy.mode == StsMode::None || mx.hosts.is_empty() || mx.hosts.iter().any(|host| policy.matches(host)) {
-        return sts;
-    }
-    let detail = format!(
-        "policy invalid: it allows {}, and none of the domain's own mail hosts ({})",
-        policy.mx.join(", "),
-        mx.hosts.join(", ")
-    );
-    Answer { state: State::Invalid, detail, ..sts }
+/// Why a policy and the MX records of its domain exclude each other: it allows none of the domain's mail hosts.
+fn contradiction(sts: &Answer<StsPolicy>, mx: &Answer<MxSet>) -> Option<String> {
+    let (policy, mx) = (sts.valid()?, mx.valid()?);
+    let fits = policy.mode == StsMode::None || mx.hosts.is_empty() || mx.hosts.iter().any(|host| policy.matches(host));
+    (!fits).then(|| {
+        format!("it allows {}, and none of the domain's own mail hosts ({})", policy.mx.join(", "), mx.hosts.join(", "))
+    })
 }
 
 fn addresses_answer(host: &str, found: Found<Addresses>, now: Timestamp) -> Answer<Vec<std::net::IpAddr>> {

@@ -1,19 +1,16 @@
-//! DNS with DNSSEC: every question of this program is asked here, and every answer is sorted by [`classify`].
+//! DNS with DNSSEC: every question of this program is asked here, and every answer is read by [`Reply::read`].
 //!
 //! Validation is our own (RFC 4035 §5), through the name servers of the configuration: nobody on the way to them has to
 //! be believed. They have to hand over signatures; [`Resolver::start`] tries that.
 
-use std::{
-    net::IpAddr,
-    time::{Duration, Instant},
-};
+use std::{net::IpAddr, sync::Arc, time::Duration};
 
 use hickory_resolver::{
-    NameServerPool, PoolContext, TlsConfig, TokioResolver,
-    config::{NameServerConfig, ResolveHosts, ResolverConfig, ResolverOpts},
-    lookup::Lookup,
+    NameServerPool, PoolContext, TlsConfig,
+    config::{NameServerConfig, ResolverConfig, ResolverOpts},
     net::{
         DnsError, NetError,
+        dnssec::DnssecDnsHandle,
         runtime::TokioRuntimeProvider,
         xfer::{DnsHandle as _, FirstAnswer as _},
     },
@@ -29,20 +26,18 @@ use smtpwatch_core::{
     policy::published::{domain_name, tlsa::Tlsa},
 };
 
-use super::anchors::Anchors;
+use super::{
+    anchors::Anchors,
+    denial::{CHAIN, ITERATIONS, Reply, Said},
+};
 use crate::config;
 
 /// Addresses of one host, MX records of one domain, TLSA records of one host that are taken in; more are left out.
 pub const RECORDS: usize = 32;
-/// Answers that are kept for their time to live.
-const CACHE: u64 = 4_096;
 /// An answer holds at least and at most for so long, whatever its time to live says.
 const HOLDS: std::ops::RangeInclusive<Duration> = Duration::from_secs(60)..=Duration::from_secs(86_400);
 /// An answer without a time to live of its own holds for so long (RFC 2308 §5 leaves it to the resolver).
 const UNTOLD: Duration = Duration::from_secs(300);
-/// Links of a chain of CNAME records that are followed.
-const CHAIN: usize = 8;
-
 /// What to do where DNSSEC does not come through.
 pub const REMEDY: &str = "the name server must pass DNSSEC records on, and the clock must be right; name one that does \
                           in [policy] resolver, such as a local Unbound, or set dane = false";
@@ -132,9 +127,9 @@ pub struct Addresses {
 
 /// Asks the name servers.
 pub struct Resolver {
-    resolver: TokioResolver,
-    /// The same name servers, without the library's own view of an answer.
     servers: NameServerPool<TokioRuntimeProvider>,
+    /// Checks the signatures of what they answer, where that is wanted.
+    validator: Option<DnssecDnsHandle<NameServerPool<TokioRuntimeProvider>>>,
     dnssec: Dnssec,
     /// An answer is waited for so long.
     patience: Duration,
@@ -157,22 +152,13 @@ impl Resolver {
         let config = name_servers(server)?;
         let failed = |error: NetError| NoResolver(error.to_string());
         let options = options(patience);
-        let context = PoolContext::new(options.clone(), TlsConfig::new().map_err(failed)?);
+        let context = PoolContext::new(options, TlsConfig::new().map_err(failed)?);
         let servers = NameServerPool::from_config(
             config.name_servers().to_vec(),
             context.into(),
             TokioRuntimeProvider::default(),
         );
-        let build = |keys: Option<TrustAnchors>| {
-            let builder = TokioResolver::builder_with_config(config.clone(), TokioRuntimeProvider::default());
-            let builder = builder.with_options(options.clone());
-            match keys {
-                // This alone has it validate.
-                Some(keys) => builder.with_trust_anchor(keys.into()).build(),
-                None => builder.build(),
-            }
-        };
-        let plain = Self { resolver: build(None).map_err(failed)?, servers, dnssec: Dnssec::Off, patience };
+        let plain = Self { servers, validator: None, dnssec: Dnssec::Off, patience };
         if !validate {
             return Ok(plain);
         }
@@ -187,8 +173,9 @@ impl Resolver {
                 (anchors.keys(&published, now), zones)
             }
         };
-        let resolver = build(Some(keys)).map_err(failed)?;
-        let dnssec = Self { resolver, servers: plain.servers.clone(), dnssec: Dnssec::On, patience };
+        let validator = DnssecDnsHandle::with_trust_anchor(plain.servers.clone(), Arc::new(keys));
+        let validator = Some(validator.nsec3_iteration_limits(Some(ITERATIONS), None));
+        let dnssec = Self { servers: plain.servers.clone(), validator, dnssec: Dnssec::On, patience };
         for zone in zones {
             // Keys that are anchored are believed without a signature: what they sign tells whether signatures come
             // through.
@@ -320,23 +307,99 @@ impl Resolver {
     }
 
     async fn ask(&self, name: Name, kind: RecordType) -> Found<Vec<Record>> {
-        let validated = self.dnssec == Dnssec::On;
+        let validated = self.validator.is_some();
         // A validated answer takes a question for each zone on the way; together they get more time than one.
         let time = self.patience * if validated { 4 } else { 2 };
-        let answer = match tokio::time::timeout(time, self.resolver.lookup(name.clone(), kind)).await {
+        let answer = match tokio::time::timeout(time, self.follow(&name, kind)).await {
             // Whoever of the two gave up first: the library, or this.
             Err(_) | Ok(Err(NetError::Timeout)) => {
                 return Found::Error(format!("{kind} of {name}: no answer within {} s", time.as_secs_f32()));
             }
             Ok(answer) => answer,
         };
-        // A name server that validates by itself answers a forgery like this; without its check it shows what it has.
-        let refused =
-            matches!(&answer, Err(NetError::Dns(DnsError::ResponseCode(code))) if *code == ResponseCode::ServFail);
-        if validated && refused && self.unvalidated(name.clone(), kind).await.is_some() {
-            return Found::Bogus(format!("{kind} of {name}: the name server says that its signatures are not right"));
+        match answer {
+            Ok(found) => found,
+            // A name server that validates by itself answers a forgery like this; without its check it shows what it has.
+            Err(NetError::Dns(DnsError::ResponseCode(ResponseCode::ServFail)))
+                if validated && self.unvalidated(name.clone(), kind).await.is_some() =>
+            {
+                Found::Bogus(format!("{kind} of {name}: the name server says that its signatures are not right"))
+            }
+            Err(NetError::Dns(DnsError::ResponseCode(code))) => {
+                Found::Error(format!("{kind} of {name}: the name server answers {code}"))
+            }
+            Err(error) => Found::Error(format!("{kind} of {name}: {error}")),
         }
-        classify(&name, kind, answer, validated)
+    }
+
+    /// Asks for the records, and for those of each name that an alias leads to where the reply before does not say it all. The
+    /// least secure proof of all records of the type counts, and of every alias on the way to them (RFC 4035 §4.3; RFC 7672
+    /// §2.1).
+    async fn follow(&self, name: &Name, kind: RecordType) -> Result<Found<Vec<Record>>, NetError> {
+        let (mut at, mut least, mut records) = (name.clone(), Proof::Secure, Vec::<Record>::new());
+        let holds = |records: &[Record], denial: Option<Option<u32>>| {
+            let denial = denial.map(|seconds| seconds.map_or(UNTOLD, |seconds| Duration::from_secs(seconds.into())));
+            let found = records.iter().map(|record| Duration::from_secs(record.ttl.into()));
+            found.chain(denial).min().unwrap_or(UNTOLD).clamp(*HOLDS.start(), *HOLDS.end())
+        };
+        while records.len() <= CHAIN {
+            let reply = self.exchange(at.clone(), kind).await?;
+            match reply.read(&at, kind) {
+                Said::Records(found, proof) => {
+                    records.extend(found);
+                    let ttl = holds(&records, None);
+                    let secure = least.min(proof) == Proof::Secure;
+                    return Ok(Found::Present { value: records, secure, ttl });
+                }
+                Said::Nothing { aliases, proof, no_name } => {
+                    records.extend(aliases);
+                    let ttl = holds(&records, Some(reply.negative_ttl));
+                    return Ok(Found::Absent { secure: least.min(proof) == Proof::Secure, no_name, ttl });
+                }
+                Said::Elsewhere(aliases, target, proof) => {
+                    records.extend(aliases);
+                    (at, least) = (target, least.min(proof));
+                }
+                Said::Bogus(why) => {
+                    let told = format!("{kind} of {name}: DNSSEC says that the answer is forged or broken: {why}");
+                    return Ok(Found::Bogus(told));
+                }
+            }
+        }
+        Ok(Found::Error(format!("{kind} of {name}: more than {CHAIN} aliases")))
+    }
+
+    /// One question; each record of the reply with what its signatures prove.
+    async fn exchange(&self, name: Name, kind: RecordType) -> Result<Reply, NetError> {
+        let mut options = DnsRequestOptions::default();
+        options.use_edns = true;
+        options.edns_set_dnssec_ok = self.validator.is_some();
+        let request = DnsRequest::from_query(Query::query(name, kind), options);
+        let answer = match &self.validator {
+            Some(validator) => validator.send(request).first_answer().await,
+            None => self.servers.send(request).first_answer().await,
+        };
+        let (response, unsigned) = match answer {
+            Ok(response) => (response, true),
+            // What the library thinks of the denial; its records are sorted all the same.
+            Err(NetError::Dns(DnsError::Nsec { response, proof, .. })) => (*response, proof == Proof::Insecure),
+            // Without a validator alone.
+            Err(NetError::Dns(DnsError::NoRecordsFound(none))) => {
+                let told = none.soa.as_ref().map(|soa| soa.ttl.min(soa.data.minimum));
+                let negative_ttl = none.negative_ttl.or(told);
+                let (answers, authorities, code) = (Vec::new(), Vec::new(), none.response_code);
+                return Ok(Reply { answers, authorities, code, negative_ttl, unsigned: true });
+            }
+            Err(error) => return Err(error),
+        };
+        let negative_ttl = response.negative_ttl();
+        let (mut answers, mut authorities) = (response.answers.clone(), response.authorities.clone());
+        if self.validator.is_none() {
+            answers.iter_mut().for_each(|record| record.proof = Proof::Insecure);
+            // Nothing is validated: what lies in which zone is of no account.
+            authorities.clear();
+        }
+        Ok(Reply { answers, authorities, code: response.response_code, negative_ttl, unsigned })
     }
 
     /// The answer as it comes, with signatures, also where the name server would not vouch for it (RFC 4035 §3.2.2).
@@ -353,52 +416,6 @@ impl Resolver {
             Err(NetError::Dns(DnsError::NoRecordsFound(_))) => Some(Vec::new()),
             _ => None,
         }
-    }
-}
-
-/// Sorts an answer: the least secure proof of all records of the type counts, and of every alias on the way to them
-/// (RFC 4035 §4.3; RFC 7672 §2.1). `validated` tells whether proofs mean anything.
-fn classify(name: &Name, kind: RecordType, answer: Result<Lookup, NetError>, validated: bool) -> Found<Vec<Record>> {
-    let failed = |why: String| Found::Error(format!("{kind} of {name}: {why}"));
-    match answer {
-        Ok(lookup) => {
-            let ttl = lookup.valid_until().saturating_duration_since(Instant::now());
-            let ttl = ttl.clamp(*HOLDS.start(), *HOLDS.end());
-            let counts = |record: &&Record| [kind, RecordType::CNAME].contains(&record.record_type());
-            let records: Vec<Record> = lookup.answers().iter().filter(counts).cloned().collect();
-            let proof = |proof: Proof| if validated { proof } else { Proof::Insecure };
-            let least = records.iter().map(|record| proof(record.proof)).min().unwrap_or(Proof::Indeterminate);
-            let present = records.iter().any(|record| record.record_type() == kind);
-            match (least, present) {
-                (_, false) => Found::Absent { secure: false, no_name: false, ttl },
-                (Proof::Secure, true) => Found::Present { value: records, secure: true, ttl },
-                (Proof::Insecure, true) => Found::Present { value: records, secure: false, ttl },
-                (Proof::Bogus, true) => {
-                    Found::Bogus(format!("{kind} of {name}: DNSSEC says that it is forged or broken"))
-                }
-                (Proof::Indeterminate, true) => failed("DNSSEC cannot tell".to_owned()),
-            }
-        }
-        Err(NetError::Dns(DnsError::NoRecordsFound(none))) => {
-            let authorities = none.authorities.as_deref().unwrap_or_default();
-            let denies = |record: &&Record| [RecordType::NSEC, RecordType::NSEC3].contains(&record.record_type());
-            let mut denials = authorities.iter().filter(denies).peekable();
-            let secure = validated && denials.peek().is_some() && denials.all(|record| record.proof.is_secure());
-            let told = none.soa.as_ref().map(|soa| soa.ttl.min(soa.data.minimum));
-            let ttl = none.negative_ttl.or(told).map_or(UNTOLD, |seconds| Duration::from_secs(seconds.into()));
-            let ttl = ttl.clamp(*HOLDS.start(), *HOLDS.end());
-            Found::Absent { secure, no_name: none.response_code == ResponseCode::NXDomain, ttl }
-        }
-        // Denials that prove nothing: by an iteration count that nobody has to follow (RFC 9276 §3.2), or wrong ones.
-        Err(NetError::Dns(DnsError::Nsec { proof: Proof::Insecure, response, .. })) => {
-            let no_name = response.response_code == ResponseCode::NXDomain;
-            Found::Absent { secure: false, no_name, ttl: UNTOLD }
-        }
-        Err(NetError::Dns(DnsError::Nsec { .. } | DnsError::DnssecBogus)) => {
-            Found::Bogus(format!("{kind} of {name}: DNSSEC says that the answer is forged or broken"))
-        }
-        Err(NetError::Dns(DnsError::ResponseCode(code))) => failed(format!("the name server answers {code}")),
-        Err(error) => failed(error.to_string()),
     }
 }
 
@@ -420,12 +437,7 @@ fn options(patience: Duration) -> ResolverOpts {
     let mut options = ResolverOpts::default();
     options.timeout = patience;
     options.attempts = 1;
-    options.cache_size = CACHE;
-    // What policies say is in DNS only; names of this host's own file are no mail hosts of others.
-    options.use_hosts_file = ResolveHosts::Never;
     options.try_tcp_on_error = true;
-    // The links between a name and its records are part of the proof.
-    options.preserve_intermediates = true;
     options
 }
 

@@ -13,6 +13,10 @@ use super::fetch::FetchError;
 /// After a fetch that failed the same policy is not asked for again within this time (RFC 8461 §3.3: five minutes).
 pub const BACK_OFF: Duration = Duration::from_secs(300);
 
+/// A policy holds for at least this long after its fetch, also with a `max_age` of 0: the delivery that it was fetched for
+/// is judged within this time.
+pub const DELIVERY: Duration = Duration::from_secs(60);
+
 /// What is remembered of one domain.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct Memory {

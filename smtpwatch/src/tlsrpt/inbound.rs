@@ -1,24 +1,43 @@
-//! Reports of others as they arrive: JSON, gzip, or a message that carries either (RFC 8460 §5). What comes in was
-//! written by strangers: everything is bounded, and refused with its reason.
+//! Reports of others as they arrive: JSON, gzip, zip, a message that carries one of them (RFC 8460 §5), or a mailbox of such
+//! messages. What comes in was written by strangers: everything is bounded, and refused with its reason.
+
+mod zip;
 
 use std::{
+    borrow::Cow,
     io::{self, Read as _},
     path::Path,
 };
 
-use flate2::read::MultiGzDecoder;
+use base64::{
+    Engine as _,
+    alphabet::STANDARD,
+    engine::{DecodePaddingMode, GeneralPurpose, GeneralPurposeConfig},
+};
+use flate2::bufread::GzDecoder;
 use mail_parser::{Message, MessageParser, MimeHeaders as _, PartType};
 use smtpwatch_core::Timestamp;
 
+use self::zip::ZipError;
 use super::report::{REPORT_BYTES, Report, ReportError};
 use crate::whole_file;
 
-/// Octets of a file; a longer one is refused.
+/// Bytes of a file; a longer one is refused.
 pub const FILE_BYTES: u64 = 64 * 1024 * 1024;
-/// Reports of one message; a longer row of them is refused.
+/// Reports of one message, or of one archive; a longer row of them is refused.
 pub const ATTACHMENTS: usize = 32;
+/// Messages of one mailbox; those beyond are refused.
+pub const MESSAGES: usize = 10_000;
 /// Messages within messages that are looked into.
 const DEPTH: usize = 4;
+
+/// Padding is often cut off.
+const BASE64: GeneralPurpose = GeneralPurpose::new(
+    &STANDARD,
+    GeneralPurposeConfig::new()
+        .with_decode_padding_mode(DecodePaddingMode::Indifferent)
+        .with_decode_allow_trailing_bits(true),
+);
 
 /// Why there is no report in a file.
 #[derive(Debug, thiserror::Error)]
@@ -32,6 +51,12 @@ pub enum InboundError {
     /// It is damaged, or cut off.
     #[error("the gzip data are damaged or cut off: {0}")]
     Gzip(io::Error),
+    /// Something follows the gzip data that is no padding.
+    #[error("{0} bytes after the gzip data are not read: they are neither gzip nor padding")]
+    Trailing(usize),
+    /// The archive cannot be used.
+    #[error("zip: {0}")]
+    Zip(#[from] ZipError),
     /// It inflates to more than any report has.
     #[error("inflates to more than {REPORT_BYTES} octets: no TLS report does; refused as a gzip bomb")]
     Bomb,
@@ -40,14 +65,30 @@ pub enum InboundError {
     Report(#[from] ReportError),
     /// It is something else.
     #[error(
-        "neither JSON, nor gzip, nor a message with a TLS report in it (application/tlsrpt+gzip or +json, or a file \
-         named .json or .json.gz)"
+        "neither JSON, nor gzip, nor zip, nor a message with a TLS report in it (application/tlsrpt+gzip or +json, or a \
+         part that is one by its content)"
     )]
     Nothing,
     /// Too many attachments.
     #[error("a message with more than {ATTACHMENTS} reports")]
     TooMany,
+    /// Messages within messages within messages.
+    #[error("a message that is forwarded more than {DEPTH} times is not looked into")]
+    TooDeep,
+    /// Too many messages.
+    #[error("{0} messages after the first {MESSAGES} are not read: split the mailbox")]
+    TooManyMessages(usize),
+    /// One of several messages.
+    #[error("message {number}: {error}")]
+    InMessage {
+        /// Its place in the mailbox, from 1.
+        number: usize,
+        /// Why.
+        error: Box<InboundError>,
+    },
 }
+
+type Found = Vec<Result<Report, InboundError>>;
 
 /// The reports in a file; `now` tells which dates cannot be. Where one of several is refused, the others are there.
 ///
@@ -62,27 +103,80 @@ pub fn read(path: &Path, now: Timestamp) -> Result<Vec<Result<Report, InboundErr
     }
 }
 
-/// The reports in the octets of a file: at least one answer.
+/// The reports in the bytes of a file: at least one answer.
 #[must_use]
-pub fn reports(octets: &[u8], now: Timestamp) -> Vec<Result<Report, InboundError>> {
-    if is_gzip(octets) || is_json(octets) {
-        return vec![report(octets, now)];
-    }
+pub fn reports(bytes: &[u8], now: Timestamp) -> Vec<Result<Report, InboundError>> {
     let mut found = Vec::new();
-    if let Some(message) = MessageParser::default().parse(octets) {
-        look_into(&message, DEPTH, now, &mut found);
+    if looks_like_one(bytes) {
+        report(bytes, now, &mut found);
+        return found;
+    }
+    let messages = messages(bytes);
+    if let [one] = messages[..] {
+        message(one, now, &mut found);
+        return found;
+    }
+    for (number, bytes) in (1..).zip(messages.iter().take(MESSAGES)) {
+        let mut of_it = Vec::new();
+        message(bytes, now, &mut of_it);
+        let named = |error| InboundError::InMessage { number, error: Box::new(error) };
+        found.extend(of_it.into_iter().map(|report| report.map_err(named)));
+    }
+    let more = messages.len().saturating_sub(MESSAGES);
+    found.extend((more > 0).then_some(Err(InboundError::TooManyMessages(more))));
+    found
+}
+
+/// The messages of a mailbox (RFC 4155): each after a line that begins with `From `, at the begin or after an empty line, and
+/// before a header field. A message alone is one.
+fn messages(bytes: &[u8]) -> Vec<&[u8]> {
+    const MARK: &[u8] = b"From ";
+    if !bytes.starts_with(MARK) {
+        return vec![bytes];
+    }
+    let (mut starts, mut at, mut blank) = (Vec::new(), 0, true);
+    let line_at = |at: usize| {
+        let rest = bytes.get(at..).unwrap_or_default();
+        let end = rest.iter().position(|byte| *byte == b'\n').map_or(rest.len(), |end| end + 1);
+        &rest[..end]
+    };
+    while at < bytes.len() {
+        let line = line_at(at);
+        let next = at + line.len();
+        if blank && line.starts_with(MARK) && is_header(line_at(next)) {
+            starts.push((at, next));
+        }
+        blank = line.trim_ascii().is_empty();
+        at = next;
+    }
+    if starts.is_empty() {
+        return vec![bytes];
+    }
+    let ends = starts.iter().skip(1).map(|(at, _)| *at).chain([bytes.len()]);
+    starts.iter().zip(ends).map(|((_, begin), end)| &bytes[*begin..end]).collect()
+}
+
+/// `name: value`, or a line of an older mailbox that begins with `>From `.
+fn is_header(line: &[u8]) -> bool {
+    let name = line.iter().position(|byte| *byte == b':').map_or(&b""[..], |colon| &line[..colon]);
+    !name.is_empty() && name.iter().all(|byte| byte.is_ascii_graphic()) || line.starts_with(b">From ")
+}
+
+fn message(bytes: &[u8], now: Timestamp, found: &mut Found) {
+    if let Some(message) = MessageParser::default().parse(bytes) {
+        look_into(&message, DEPTH, now, found);
     }
     if found.is_empty() {
         found.push(Err(InboundError::Nothing));
     }
-    found
 }
 
-fn look_into(message: &Message<'_>, depth: usize, now: Timestamp, found: &mut Vec<Result<Report, InboundError>>) {
+fn look_into(message: &Message<'_>, depth: usize, now: Timestamp, found: &mut Found) {
     for part in &message.parts {
         if let PartType::Message(inner) = &part.body {
-            if depth > 0 {
-                look_into(inner, depth - 1, now, found);
+            match depth.checked_sub(1) {
+                Some(depth) => look_into(inner, depth, now, found),
+                None => found.push(Err(InboundError::TooDeep)),
             }
             continue;
         }
@@ -95,46 +189,144 @@ fn look_into(message: &Message<'_>, depth: usize, now: Timestamp, found: &mut Ve
             }
             return;
         }
-        found.push(report(part.contents(), now));
+        report(&content(part), now, found);
     }
 }
 
-/// RFC 8460 §6.4 and §6.5; and what some senders write instead, where the name of the file tells.
+/// The content of a part. Where the last boundary is missing the parser leaves it encoded, with what follows.
+fn content<'a>(part: &'a mail_parser::MessagePart<'_>) -> Cow<'a, [u8]> {
+    let bytes = part.contents();
+    let encoding = part.content_transfer_encoding().unwrap_or_default();
+    if looks_like_one(bytes) || !encoding.eq_ignore_ascii_case("base64") {
+        return Cow::Borrowed(bytes);
+    }
+    let lines = bytes.split(|byte| *byte == b'\n').map(<[u8]>::trim_ascii);
+    let text: Vec<u8> = lines.take_while(|line| !line.starts_with(b"--")).flatten().copied().collect();
+    BASE64.decode(text).map_or(Cow::Borrowed(bytes), Cow::Owned)
+}
+
+/// RFC 8460 §6.4 and §6.5; and what some senders write instead, where the name of the file or the content tells.
 fn is_report(part: &mail_parser::MessagePart<'_>) -> bool {
-    let subtype = part.content_type().and_then(|kind| kind.subtype()).unwrap_or_default().to_ascii_lowercase();
+    let kind = part.content_type();
+    let subtype = kind.and_then(|kind| kind.subtype()).unwrap_or_default().to_ascii_lowercase();
     if matches!(subtype.as_str(), "tlsrpt+gzip" | "tlsrpt+json" | "tlsrpt") {
         return true;
     }
     let name = part.attachment_name().unwrap_or_default().to_ascii_lowercase();
-    name.ends_with(".json") || name.ends_with(".json.gz")
-}
-
-fn report(octets: &[u8], now: Timestamp) -> Result<Report, InboundError> {
-    if !is_gzip(octets) {
-        return Ok(Report::parse(octets, now)?);
+    if [".json", ".json.gz", ".json.zip"].iter().any(|end| name.ends_with(end)) {
+        return true;
     }
-    let mut json = Vec::new();
-    let most = REPORT_BYTES as u64 + 1;
-    MultiGzDecoder::new(octets).take(most).read_to_end(&mut json).map_err(InboundError::Gzip)?;
-    if json.len() > REPORT_BYTES {
-        return Err(InboundError::Bomb);
+    let content = &*content(part);
+    let is_packed = is_gzip(content) || zip::is_zip(content);
+    match subtype.as_str() {
+        "gzip" | "x-gzip" | "zip" | "x-zip-compressed" | "octet-stream" => is_packed || is_json_report(content),
+        // What people write to each other is no report, however it begins.
+        _ => is_json_report(content),
     }
-    Ok(Report::parse(&json, now)?)
 }
 
-fn is_gzip(octets: &[u8]) -> bool {
-    octets.starts_with(&[0x1f, 0x8b])
+/// The reports of a content: one, or the lines of several.
+fn report(bytes: &[u8], now: Timestamp, found: &mut Found) {
+    if zip::is_zip(bytes) {
+        match zip::files(bytes, ATTACHMENTS, REPORT_BYTES) {
+            Ok(files) => files.into_iter().for_each(|file| match file {
+                // An archive within an archive is not looked into.
+                Ok(file) => unpacked(&file, now, found),
+                Err(error) => found.push(Err(error.into())),
+            }),
+            Err(error) => found.push(Err(error.into())),
+        }
+        return;
+    }
+    unpacked(bytes, now, found);
 }
 
-fn is_json(octets: &[u8]) -> bool {
-    octets.trim_ascii_start().starts_with(b"{")
+fn unpacked(bytes: &[u8], now: Timestamp, found: &mut Found) {
+    if !is_gzip(bytes) {
+        return json(bytes, now, found);
+    }
+    let (text, rest) = match inflate(bytes) {
+        Ok(inflated) => inflated,
+        Err(error) => return found.push(Err(error)),
+    };
+    json(&text, now, found);
+    // Mail programs add line ends, and some file systems fill up with zeros.
+    if !rest.iter().all(|byte| byte.is_ascii_whitespace() || *byte == 0) {
+        found.push(Err(InboundError::Trailing(rest.len())));
+    }
+}
+
+/// The text of gzip data, all members of them, and what follows.
+fn inflate(bytes: &[u8]) -> Result<(Vec<u8>, &[u8]), InboundError> {
+    let (mut text, mut rest) = (Vec::new(), bytes);
+    while is_gzip(rest) {
+        let most = (REPORT_BYTES + 1 - text.len()) as u64;
+        let mut member = GzDecoder::new(rest).take(most);
+        member.read_to_end(&mut text).map_err(InboundError::Gzip)?;
+        if text.len() > REPORT_BYTES {
+            return Err(InboundError::Bomb);
+        }
+        rest = member.into_inner().into_inner();
+    }
+    Ok((text, rest))
+}
+
+fn json(bytes: &[u8], now: Timestamp, found: &mut Found) {
+    let text = utf8(bytes);
+    let lines: Vec<&[u8]> =
+        text.split(|byte| *byte == b'\n').filter(|line| !line.trim_ascii().is_empty()).take(ATTACHMENTS + 1).collect();
+    // One report in each line, as `tlsrpt report` prints them.
+    if lines.len() > 1 && lines.iter().all(|line| is_json(line) && line.trim_ascii_end().ends_with(b"}")) {
+        for (place, line) in lines.iter().enumerate() {
+            if place == ATTACHMENTS {
+                return found.push(Err(InboundError::TooMany));
+            }
+            found.push(Report::parse(line, now).map_err(Into::into));
+        }
+        return;
+    }
+    found.push(Report::parse(&text, now).map_err(Into::into));
+}
+
+/// Without a byte order mark; UTF-16 with one as UTF-8.
+fn utf8(bytes: &[u8]) -> Cow<'_, [u8]> {
+    let unit: fn([u8; 2]) -> u16 = match bytes {
+        [0xef, 0xbb, 0xbf, rest @ ..] => return Cow::Borrowed(rest),
+        [0xff, 0xfe, ..] => u16::from_le_bytes,
+        [0xfe, 0xff, ..] => u16::from_be_bytes,
+        _ => return Cow::Borrowed(bytes),
+    };
+    let (pairs, _) = bytes[2..].as_chunks::<2>();
+    let units: Vec<u16> = pairs.iter().map(|pair| unit(*pair)).collect();
+    Cow::Owned(String::from_utf16_lossy(&units).into_bytes())
+}
+
+fn looks_like_one(bytes: &[u8]) -> bool {
+    is_gzip(bytes) || zip::is_zip(bytes) || is_json(bytes)
+}
+
+fn is_gzip(bytes: &[u8]) -> bool {
+    bytes.starts_with(&[0x1f, 0x8b])
+}
+
+fn is_json(bytes: &[u8]) -> bool {
+    utf8(&bytes[..bytes.len().min(64)]).trim_ascii_start().starts_with(b"{")
+}
+
+/// A JSON object with the two keys that every report has (RFC 8460 §4.4).
+fn is_json_report(bytes: &[u8]) -> bool {
+    is_json(bytes) && {
+        let text = utf8(bytes);
+        let has = |key: &[u8]| text.windows(key.len()).any(|window| window == key);
+        has(b"\"date-range\"") && has(b"\"policies\"")
+    }
 }
 
 #[cfg(test)]
 mod tests {
     use std::io::Write as _;
 
-    use base64::{Engine as _, engine::general_purpose::STANDARD};
+    use base64::engine::general_purpose::STANDARD;
     use flate2::{Compression, write::GzEncoder};
     use proptest::prelude::*;
 
@@ -205,6 +397,92 @@ mod tests {
         assert_eq!((found.len(), found[0].as_str()), (2, "7"));
     }
 
+    /// Each of the inputs beside this repository, and its siblings.
+    #[test]
+    fn reports_are_read_as_they_are_meant() {
+        let packed = gzip(JSON.as_bytes());
+        let utf16: Vec<u8> = [0xff, 0xfe].into_iter().chain(JSON.encode_utf16().flat_map(u16::to_le_bytes)).collect();
+        let line = JSON.replace('\n', " ");
+        let one = message(&[part("application/tlsrpt+gzip", &packed)]);
+        let open = one.trim_end().trim_end_matches("--b--").to_owned();
+        for (bytes, read) in [
+            ([packed.as_slice(), b"\r\n"].concat(), vec!["7"]),
+            ([packed.as_slice(), &[0; 512]].concat(), vec!["7"]),
+            ([b"\xef\xbb\xbf", JSON.as_bytes()].concat(), vec!["7"]),
+            (gzip(&[b"\xef\xbb\xbf", JSON.as_bytes()].concat()), vec!["7"]),
+            (utf16, vec!["7"]),
+            (format!("{line}\n{line}\n").into_bytes(), vec!["7", "7"]),
+            (message(&[part("application/gzip", &packed)]).into_bytes(), vec!["7"]),
+            (message(&[part("application/x-gzip", &packed)]).into_bytes(), vec!["7"]),
+            (message(&[part("application/octet-stream", &packed)]).into_bytes(), vec!["7"]),
+            (message(&[part("application/json", JSON.as_bytes())]).into_bytes(), vec!["7"]),
+            (message(&[part("text/plain", JSON.as_bytes())]).into_bytes(), vec!["7"]),
+            (open.clone().into_bytes(), vec!["7"]),
+            (
+                format!(
+                    "From a@b Mon Nov 30 00:00:00 2026\r\n{one}\r\nFrom a@b Mon Nov 30 00:00:00 2026\r\n{open}\r\n"
+                )
+                .into_bytes(),
+                vec!["7", "7"],
+            ),
+            // A paragraph that begins like a message is none.
+            (
+                format!(
+                    "From a@b Mon Nov 30 00:00:00 2026\r\n{}",
+                    one.replace("A report.", "x\r\n\r\nFrom here on.\r\n")
+                )
+                .into_bytes(),
+                vec!["7"],
+            ),
+        ] {
+            assert_eq!(ids(&bytes), read, "{}", String::from_utf8_lossy(&bytes));
+        }
+        // What is not read is said, beside what is.
+        let found = ids(&[packed.as_slice(), b"more"].concat());
+        assert_eq!(found[0], "7");
+        assert!(found[1].contains("4 bytes after the gzip data are not read"), "{found:?}");
+        let plain = "From a@b Mon Nov 30 00:00:00 2026\nSubject: x\n\nHello.\n\n";
+        let found = ids(format!("{plain}From a@b Mon Nov 30 00:00:00 2026\n{one}\n{plain}").as_bytes());
+        assert_eq!((found.len(), found[1].as_str()), (3, "7"), "{found:?}");
+        assert!(found[0].starts_with("message 1: neither JSON") && found[2].starts_with("message 3: "), "{found:?}");
+        let nested = (0..=DEPTH).fold(one, |inner, depth| {
+            format!(
+                "Content-Type: multipart/mixed; boundary=o{depth}\r\n\r\n--o{depth}\r\nContent-Type: message/rfc822\r\n\r\n\
+                 {inner}\r\n--o{depth}--\r\n"
+            )
+        });
+        let found = ids(nested.as_bytes());
+        assert!(found[0].contains("forwarded more than 4 times"), "{found:?}");
+    }
+
+    #[test]
+    fn the_shared_inputs_are_read() {
+        let directories = ["../../shared/cases/policy/reports", "/work/shared/cases/policy/reports"];
+        let manifest = Path::new(env!("CARGO_MANIFEST_DIR"));
+        let Some(directory) = directories.iter().map(|path| manifest.join(path)).find(|path| path.exists()) else {
+            eprintln!("skipped: no reports beside this repository");
+            return;
+        };
+        let mut names: Vec<_> =
+            std::fs::read_dir(directory).expect("read").map(|entry| entry.expect("entry").path()).collect();
+        names.sort();
+        assert!(names.len() >= 10, "{names:?}");
+        for path in names {
+            let found = read(&path, NOW + std::time::Duration::from_secs(864_000)).expect("readable");
+            let reports: Vec<&Report> =
+                found.iter().map(|found| found.as_ref().unwrap_or_else(|error| panic!("{path:?}: {error}"))).collect();
+            let wanted = if path.ends_with("two.mbox") { 2 } else { 1 };
+            assert_eq!(reports.len(), wanted, "{path:?}");
+            for report in reports {
+                assert!(
+                    !report.report_id.is_empty() && report.contact_info == "tls@sender.test",
+                    "{path:?}: {report:?}"
+                );
+                assert_eq!(report.policies[0].failure_details[0].failed_session_count, 2, "{path:?}");
+            }
+        }
+    }
+
     #[test]
     fn what_is_not_one_is_refused_with_the_reason() {
         let packed = gzip(JSON.as_bytes());
@@ -220,6 +498,8 @@ mod tests {
             (message(&[part("application/tlsrpt+gzip", &bomb)]).into_bytes(), "gzip bomb"),
             (gzip(b"[]"), "no TLS report"),
             (message(&vec![part("application/tlsrpt+gzip", b"x"); 40]).into_bytes(), "no TLS report"),
+            ([packed.as_slice(), b"\x1f\x8b\x08"].concat(), "damaged or cut off"),
+            (b"PK\x03\x04".to_vec(), "zip: "),
         ] {
             let found = ids(&octets);
             assert!(found[0].contains(reason) && found.len() <= ATTACHMENTS + 1, "{found:?} lacks {reason:?}");

@@ -1,14 +1,14 @@
 //! The report of RFC 8460 §4.4: written strictly, read tolerantly, bounded.
 //!
 //! Tolerant means what is seen in the field: `mx-host` as a string (the RFC's own example; erratum 6241 makes it an
-//! array), date-times without a zone, `null` or nothing where a value is optional, keys and types that the RFC does not
-//! know. What contradicts itself is refused with the reason.
+//! array), date-times without a zone, `null` or nothing where a value is optional, counts as strings, texts as numbers or
+//! lists, keys and types that the RFC does not know. What contradicts itself is refused with the reason.
 
 use std::{fmt, marker::PhantomData, time::Duration};
 
 use serde::{
     Deserialize, Deserializer, Serialize, Serializer,
-    de::{Error as _, SeqAccess, Visitor},
+    de::{Error as _, SeqAccess, Unexpected, Visitor},
 };
 use smtpwatch_core::{
     Timestamp,
@@ -98,10 +98,10 @@ pub struct Policy {
 #[serde(rename_all = "kebab-case")]
 pub struct Summary {
     /// With TLS.
-    #[serde(default, deserialize_with = "or_default")]
+    #[serde(default, deserialize_with = "count")]
     pub total_successful_session_count: u64,
     /// Failed.
-    #[serde(default, deserialize_with = "or_default")]
+    #[serde(default, deserialize_with = "count")]
     pub total_failure_session_count: u64,
 }
 
@@ -124,7 +124,7 @@ pub struct FailureDetails {
     #[serde(default, skip_serializing_if = "String::is_empty", deserialize_with = "text")]
     pub receiving_ip: String,
     /// How many.
-    #[serde(default, deserialize_with = "or_default")]
+    #[serde(default, deserialize_with = "count")]
     pub failed_session_count: u64,
     /// Where to read more.
     #[serde(default, skip_serializing_if = "String::is_empty", deserialize_with = "text")]
@@ -235,8 +235,101 @@ fn or_default<'de, D: Deserializer<'de>, T: Deserialize<'de> + Default>(deserial
     Ok(Option::deserialize(deserializer)?.unwrap_or_default())
 }
 
+/// A text; also a number, which is meant as one, and a list of them.
 fn text<'de, D: Deserializer<'de>>(deserializer: D) -> Result<String, D::Error> {
+    struct Text;
+
+    impl<'de> Visitor<'de> for Text {
+        type Value = String;
+
+        fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+            f.write_str("a string")
+        }
+
+        fn visit_unit<E: serde::de::Error>(self) -> Result<String, E> {
+            Ok(String::new())
+        }
+
+        fn visit_str<E: serde::de::Error>(self, text: &str) -> Result<String, E> {
+            bounded(text.to_owned())
+        }
+
+        fn visit_u64<E: serde::de::Error>(self, number: u64) -> Result<String, E> {
+            Ok(number.to_string())
+        }
+
+        fn visit_i64<E: serde::de::Error>(self, number: i64) -> Result<String, E> {
+            Ok(number.to_string())
+        }
+
+        fn visit_f64<E: serde::de::Error>(self, number: f64) -> Result<String, E> {
+            Ok(number.to_string())
+        }
+
+        fn visit_seq<A: SeqAccess<'de>>(self, mut array: A) -> Result<String, A::Error> {
+            let mut texts: Vec<String> = Vec::new();
+            while let Some(Line(text)) = array.next_element()? {
+                if texts.len() == STRINGS {
+                    return Err(A::Error::custom(format_args!("an array of more than {STRINGS}")));
+                }
+                texts.push(text);
+            }
+            bounded(texts.join(", "))
+        }
+    }
+
+    #[derive(Deserialize)]
+    #[serde(transparent)]
+    struct Line(#[serde(deserialize_with = "line")] String);
+
+    deserializer.deserialize_any(Text)
+}
+
+/// A string, or nothing.
+fn line<'de, D: Deserializer<'de>>(deserializer: D) -> Result<String, D::Error> {
     or_default::<_, String>(deserializer).and_then(bounded)
+}
+
+/// A number of sessions; also as a string, or with a fraction of nothing.
+fn count<'de, D: Deserializer<'de>>(deserializer: D) -> Result<u64, D::Error> {
+    struct Count;
+
+    impl Visitor<'_> for Count {
+        type Value = u64;
+
+        fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+            f.write_str("a number of sessions")
+        }
+
+        fn visit_unit<E: serde::de::Error>(self) -> Result<u64, E> {
+            Ok(0)
+        }
+
+        fn visit_u64<E: serde::de::Error>(self, number: u64) -> Result<u64, E> {
+            Ok(number)
+        }
+
+        fn visit_i64<E: serde::de::Error>(self, number: i64) -> Result<u64, E> {
+            u64::try_from(number).map_err(|_| E::invalid_value(Unexpected::Signed(number), &self))
+        }
+
+        fn visit_f64<E: serde::de::Error>(self, number: f64) -> Result<u64, E> {
+            /// Whole numbers up to here are exact in a float.
+            const EXACT: f64 = 9_007_199_254_740_992.0;
+            let is_count = number.fract() == 0.0 && (0.0..=EXACT).contains(&number);
+            let count = format!("{number:.0}").parse().ok().filter(|_| is_count);
+            count.ok_or_else(|| E::invalid_value(Unexpected::Float(number), &self))
+        }
+
+        fn visit_str<E: serde::de::Error>(self, text: &str) -> Result<u64, E> {
+            let trimmed = text.trim();
+            let is_number = trimmed.bytes().all(|byte| byte.is_ascii_digit());
+            let number = trimmed.parse().ok().filter(|_| is_number);
+            number.ok_or_else(|| E::invalid_value(Unexpected::Str(&text.chars().take(64).collect::<String>()), &self))
+        }
+    }
+
+    deserializer.deserialize_any(Count)
 }
 
 fn bounded<E: serde::de::Error>(text: String) -> Result<String, E> {
@@ -252,13 +345,13 @@ fn strings<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<String>, D:
     #[serde(untagged, expecting = "expected a string or an array of strings")]
     enum Form {
         Nothing(()),
-        One(#[serde(deserialize_with = "text")] String),
+        One(#[serde(deserialize_with = "line")] String),
         Many(#[serde(deserialize_with = "list::<_, _, STRINGS>")] Vec<Text>),
     }
 
     #[derive(Deserialize)]
     #[serde(transparent)]
-    struct Text(#[serde(deserialize_with = "text")] String);
+    struct Text(#[serde(deserialize_with = "line")] String);
 
     Ok(match Form::deserialize(deserializer)? {
         Form::Nothing(()) => Vec::new(),
@@ -397,12 +490,51 @@ mod tests {
                 "summary":null,"failure-details":null}"#,
             r#"{"policy":{"policy-type":"brand-new","policy-string":"mx: a"},"x":{"y":[1]},"failure-details":
                 [{"result-type":"brand-new","failed-session-count":null,"sending-mta-ip":null}]}"#,
+            r#"{"policy":{"policy-type":"sts"},"failure-details":[{"result-type":"x","receiving-ip":7}]}"#,
         ] {
             assert!(parse(&with_policy(policy)).is_ok(), "{policy}: {:?}", parse(&with_policy(policy)));
         }
         let report = parse(&with_policy(r#"{"policy":{"policy-type":"brand-new"}}"#)).expect("read");
         assert_eq!(report.policies[0].policy.policy_type, Word::Other("brand-new".to_owned()));
         assert_eq!(report.date_range.end_datetime.to_string(), "2026-11-01T23:59:59.000000Z");
+    }
+
+    #[test]
+    fn counts_and_texts_come_in_odd_types() {
+        for (given, counted) in [("7", 7), ("\"7\"", 7), ("\" 7 \"", 7), ("7.0", 7), ("7e0", 7), ("null", 0)] {
+            let policy = format!(
+                r#"{{"policy":{{"policy-type":"sts"}},"summary":{{"total-successful-session-count":{given},
+                "total-failure-session-count":{given}}},"failure-details":[{{"result-type":"x",
+                "failed-session-count":{given}}}]}}"#
+            );
+            let report = parse(&with_policy(&policy)).expect(given);
+            let Summary { total_successful_session_count: good, total_failure_session_count: bad } =
+                report.policies[0].summary;
+            assert_eq!(
+                [good, bad, report.policies[0].failure_details[0].failed_session_count],
+                [counted; 3],
+                "{given}"
+            );
+        }
+        for refused in ["-1", "1.5", "\"\"", "\"-1\"", "\"1e3\"", "true", "[]", "{}", "1e300"] {
+            let policy = format!(
+                r#"{{"policy":{{"policy-type":"sts"}},"summary":{{"total-failure-session-count":{refused}}}}}"#
+            );
+            assert!(parse(&with_policy(&policy)).is_err(), "{refused}");
+        }
+        for (given, read) in [
+            ("1709856000", "1709856000"),
+            ("-1", "-1"),
+            ("\"x\"", "x"),
+            ("[\"a@x.example\",\"b@x.example\"]", "a@x.example, b@x.example"),
+            ("null", ""),
+            ("[]", ""),
+        ] {
+            let json = with_policy("").replacen('{', &format!("{{\"report-id\":{given},\"contact-info\":{given},"), 1);
+            let report = parse(&json).expect(given);
+            assert_eq!((report.report_id.as_str(), report.contact_info.as_str()), (read, read), "{given}");
+        }
+        assert!(parse(&with_policy("").replacen('{', "{\"report-id\":{\"a\":1},", 1)).is_err());
     }
 
     #[test]
@@ -438,8 +570,8 @@ mod tests {
                 "invalid value",
             ),
             (
-                with_policy(r#"{"policy":{"policy-type":"sts"},"summary":{"total-failure-session-count":"9"}}"#),
-                "invalid type",
+                with_policy(r#"{"policy":{"policy-type":"sts"},"summary":{"total-failure-session-count":"nine"}}"#),
+                "invalid value",
             ),
             (
                 with_policy(&vec![r#"{"policy":{"policy-type":"sts"}}"#; POLICIES + 1].join(",")),

@@ -343,3 +343,306 @@ fn the_store_keeps_policies_that_protect_before_newer_names() {
 fn hosts(path: &Path) -> usize {
     Store::open_existing(path).unwrap().policies().unwrap().hosts.len()
 }
+
+/// The input of a case; where there is none the reason is printed, and the test passes over it.
+fn case(name: &str) -> Option<PathBuf> {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../shared/cases/policy").join(name);
+    let shared = PathBuf::from("/work/shared/cases/policy").join(name);
+    let found = [path, shared].into_iter().find(|path| path.exists());
+    if found.is_none() {
+        eprintln!("skipped: no {name} beside this repository");
+    }
+    found
+}
+
+/// Lines that a server reads.
+fn lines(table: &str) -> Vec<&str> {
+    table.lines().filter(|line| !line.starts_with('#')).collect()
+}
+
+fn stderr(output: &Output) -> String {
+    String::from_utf8_lossy(&output.stderr).into_owned()
+}
+
+/// The table of what was left, without comments.
+fn exported(more: Vec<Known>, rules: &str, server: &str) -> Vec<String> {
+    let left = Left::with(more, rules);
+    let table = text(&left.policy(&["export", server]));
+    lines(&table).into_iter().map(ToOwned::to_owned).collect()
+}
+
+/// Postfix at its default takes `dane` under insecure MX records for `may`, `dane-only` for ever defers mail to a host whose
+/// records are unusable, and an address matches no certificate.
+#[test]
+fn a_line_of_postfix_is_what_postfix_makes_of_it() {
+    let policy = |mx: &str| format!("version: STSv1\nmode: enforce\n{mx}max_age: 604800\n");
+    let sts = |name: &str, hosts: &[&str], secure, mx: &str| domain(name, hosts, secure, Some(&policy(mx)));
+    let mixed = |name: &str| {
+        let Known::Host(mut known) = host(name, "192.0.2.30", Some("3 1 1")) else { panic!() };
+        let facts = Arc::make_mut(&mut known.facts);
+        facts.dane.value.as_mut().unwrap().push(format!("1 1 1 {}", "ab".repeat(32)).parse().unwrap());
+        Known::Host(known)
+    };
+    let more = vec![
+        // sts/dane-under-insecure-mx.txt and its siblings.
+        sts("insecure-mx.example", &["mx.signed.example"], false, "mx: mx.signed.example\n"),
+        domain("insecure-alone.example", &["mx.signed.example"], false, None),
+        sts("secure-mx.example", &["mx.signed.example"], true, "mx: mx.signed.example\n"),
+        host("mx.signed.example", "192.0.2.20", Some("3 1 1")),
+        // dns/unusable-tlsa.zone and its siblings.
+        domain("unusable.example", &["mx.unusable.example"], true, None),
+        sts("unusable-sts.example", &["mx.unusable.example"], true, "mx: mx.unusable.example\n"),
+        domain("half-usable.example", &["mx.unusable.example", "mx.signed.example"], true, None),
+        domain("mixed.example", &["mx.mixed.example"], true, None),
+        host("mx.unusable.example", "192.0.2.21", Some("1 1 1")),
+        mixed("mx.mixed.example"),
+        // An address as `mx:` value.
+        sts("address.example", &["mx.address.example"], false, "mx: 192.0.2.40\nmx: mx.address.example\n"),
+        sts("addresses.example", &["mx.address.example"], false, "mx: 192.0.2.40\n"),
+    ];
+    let left = Left::with(more, "");
+    let output = left.policy(&["export", "postfix"]);
+    let table = text(&output);
+    let lines = lines(&table);
+    for line in [
+        "insecure-mx.example secure match=mx.signed.example servername=hostname",
+        "insecure-alone.example encrypt",
+        "secure-mx.example dane-only",
+        "unusable.example encrypt",
+        "unusable-sts.example secure match=mx.unusable.example servername=hostname",
+        "half-usable.example dane",
+        "mixed.example dane-only",
+        "address.example secure match=mx.address.example servername=hostname",
+        "addresses.example encrypt",
+    ] {
+        assert!(lines.contains(&line), "{line} is missing in {table}");
+    }
+    for setting in ["smtp_dns_support_level = dnssec", "smtp_tls_CAfile"] {
+        assert!(table.lines().nth(1).unwrap().contains(setting), "{table}");
+    }
+    assert!(stderr(&output).contains("warning: addresses.example"), "{}", stderr(&output));
+    assert!(table.contains("# addresses.example: its policy allows no host by name"), "{table}");
+}
+
+/// A host that has no address takes no mail: the others decide. Also one that cannot be looked up (RFC 7672 §2.2).
+#[test]
+fn a_dead_mail_host_does_not_speak_for_its_domain() {
+    let without = |name: &str, addresses: State, dane: State| {
+        let facts = HostFacts { addresses: answer(addresses, None), dane: answer(dane, None), base: name.to_owned() };
+        Known::Host(KnownHost { name: name.to_owned(), facts: Arc::new(facts) })
+    };
+    for (addresses, dane) in
+        [(State::Absent, State::Absent), (State::Error, State::Error), (State::Bogus, State::Bogus)]
+    {
+        let more = vec![
+            domain("two.example", &["mx.two.example", "gone.two.example"], true, None),
+            host("mx.two.example", "192.0.2.50", Some("3 1 1")),
+            without("gone.two.example", addresses, dane),
+            domain("all-dead.example", &["gone.two.example"], true, None),
+        ];
+        let left = Left::with(more, "");
+        let report = json(&left.policy(&["show", "two.example", "--format", "json"]));
+        assert_eq!(report["effective"], json!({"starttls": "required", "source": "dane"}), "{addresses:?}");
+        let detail = source(&report, "dane")["detail"].as_str().unwrap().to_owned();
+        assert!(detail.contains("1 of 2 mail hosts cannot be reached"), "{detail}");
+        let report = json(&left.policy(&["show", "all-dead.example", "--format", "json"]));
+        assert_eq!(report["effective"]["starttls"], "opportunistic", "{addresses:?}");
+    }
+    // One that is reached, and has no TLSA records, does speak.
+    let more = vec![
+        domain("two.example", &["mx.two.example", "bare.two.example"], true, None),
+        host("mx.two.example", "192.0.2.50", Some("3 1 1")),
+        host("bare.two.example", "192.0.2.51", None),
+    ];
+    assert!(!exported(more, "", "postfix").iter().any(|line| line.starts_with("two.example")));
+}
+
+/// The first rule that speaks for a peer decides: order, catch-all and exceptions are kept, or their loss is said.
+#[test]
+fn rules_keep_their_order_in_tables() {
+    let rules = |rules: &[(&str, &str)]| -> String {
+        let rule = |(peers, starttls): &(&str, &str)| {
+            let starttls = if starttls.is_empty() { String::new() } else { format!("starttls = \"{starttls}\"\n") };
+            format!("[[rule]]\npeer = [{peers}]\n{starttls}")
+        };
+        rules.iter().map(rule).collect()
+    };
+    let config = |rules: &str| {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("smtpwatch.toml");
+        let store = directory.path().join("none.db");
+        std::fs::write(&path, format!("[store]\npath = \"{}\"\n{rules}", store.display())).unwrap();
+        (directory, path)
+    };
+    let export = |rules: &str, server: &str| {
+        let (_directory, path) = config(rules);
+        let output = smtpwatch(&["policy", "export", server, "--config", path.to_str().unwrap()]);
+        let table = text(&output);
+        (lines(&table).join(" "), table.clone(), stderr(&output))
+    };
+    for (given, exim, postfix, warned) in [
+        (rules(&[("", "required")]), "*", "", "rule 1: TLS is required of every peer"),
+        (
+            rules(&[("\"mx.legacy.example\", \"192.0.2.7\"", "ignore"), ("", "required")]),
+            "!mx.legacy.example !192.0.2.7 *",
+            "",
+            "[mx.legacy.example]: nothing is required (rule 1)",
+        ),
+        (
+            rules(&[("\"old.example.net\"", "ignore"), ("\"*.example.net\"", "required")]),
+            "!old.example.net *.example.net",
+            "",
+            "rule 2: *.example.net is no next hop",
+        ),
+        (
+            rules(&[("\"192.0.2.7\"", "expected"), ("\"192.0.2.0/24\"", "required")]),
+            "!192.0.2.7 192.0.2.0/24",
+            "",
+            "rule 2: 192.0.2.0/24 is no next hop",
+        ),
+        (
+            rules(&[("\"a.example.net\"", "ignore"), ("\"a.example.net\", \"b.example.net\"", "required")]),
+            "!a.example.net a.example.net b.example.net",
+            "[b.example.net] encrypt",
+            "[a.example.net]: nothing is required",
+        ),
+        // An exception after the wider rule excepts nothing; neither does one before nothing, and Exim would take a list that
+        // ends with it for every other host.
+        (rules(&[("\"*.example.net\"", "required"), ("\"a.example.net\"", "ignore")]), "*.example.net", "", "rule 1"),
+        (rules(&[("\"a.example.net\"", "ignore")]), "", "", ""),
+        (rules(&[("", "ignore"), ("\"a.example.net\"", "required")]), "", "", ""),
+    ] {
+        let (found, table, errors) = export(&given, "exim");
+        assert_eq!(found, exim, "{given}{table}{errors}");
+        let (found, table, errors) = export(&given, "postfix");
+        assert_eq!(found, postfix, "{given}{table}{errors}");
+        assert!(errors.contains(warned) && table.contains(warned), "{given}{table}{errors}");
+    }
+    // A rule that says nothing of STARTTLS stands before one that does.
+    let silent = rules(&[("\"mx.example.net\"", ""), ("\"*.example.net\"", "required")]);
+    let (found, table, errors) = export(&silent.replacen("\n[[", "\nmin_tls = \"1.2\"\n[[", 1), "exim");
+    assert_eq!(found, "*.example.net", "{table}");
+    assert!(errors.contains("rule 1 says nothing of STARTTLS and speaks before rule 2"), "{errors}");
+    if let Some(input) = case("rules/catch-all.toml") {
+        let (found, ..) =
+            export(&std::fs::read_to_string(input).unwrap().replace("[store]\npath = \"none.db\"\n", ""), "exim");
+        assert_eq!(found, "*");
+    }
+}
+
+/// A host is bound only where every domain that uses it, known by DNS or by a list alone, demands it.
+#[test]
+fn a_host_that_a_testing_domain_uses_too_is_left_out() {
+    let shared = |first: &str, other: &str| {
+        format!(
+            r#"{{"version":"0.1","timestamp":1700000000,"expires":4000000000,"policy-aliases":{{}},"policies":{{
+            "a.test":{{"mode":"enforce","mxs":["{first}"]}},"b.test":{{"mode":"testing","mxs":["{other}"]}}}}}}"#
+        )
+    };
+    let mut lists = vec![
+        shared("mx.shared.test", "mx.shared.test"),
+        shared(".shared.test", "mx.shared.test"),
+        shared("mx.shared.test", ".shared.test"),
+    ];
+    lists.extend(case("lists/shared-host.json").map(|path| std::fs::read_to_string(path).unwrap()));
+    for list in lists {
+        let left = Left::new();
+        std::fs::write(left.path("list.json"), &list).unwrap();
+        let table = text(&left.policy(&["export", "exim"]));
+        assert!(!table.contains("shared.test"), "{list}: {table}");
+        assert!(text(&left.policy(&["export", "postfix"])).contains("\na.test secure match="), "{list}");
+    }
+    let left = Left::new();
+    std::fs::write(left.path("list.json"), shared("mx.one.test", "mx.other.test")).unwrap();
+    let table = text(&left.policy(&["export", "exim"]));
+    assert!(table.contains("\nmx.one.test\n") && !table.contains("mx.other.test"), "{table}");
+}
+
+/// A table that would know less than the one before it is not written, and the reason is said.
+#[test]
+fn a_table_that_knows_less_replaces_nothing() {
+    let mut broken = vec![
+        ("expired".to_owned(), LIST.replace("4000000000", "1700000001"), "the STARTTLS-Everywhere list expired on"),
+        ("comma".to_owned(), LIST.replace("]}}}", "]},}}"), "cannot be used"),
+        ("missing".to_owned(), String::new(), "cannot read"),
+        ("cut off".to_owned(), LIST[..100].to_owned(), "cannot be used"),
+    ];
+    for (name, words) in [("expired.json", "list expired on"), ("trailing-comma.json", "cannot be used")] {
+        let read = case(&format!("lists/{name}")).map(|path| std::fs::read_to_string(path).unwrap());
+        broken.extend(read.map(|text| (name.to_owned(), text, words)));
+    }
+    for server in ["postfix", "exim"] {
+        for (name, list, words) in &broken {
+            let left = Left::new();
+            let table = left.path("table");
+            let to = |left: &Left, more: &[&str]| {
+                left.policy(&[&["export", server, "--output", table.to_str().unwrap()], more].concat())
+            };
+            let output = to(&left, &[]);
+            assert_eq!((output.status.code(), output.stdout.len()), (Some(0), 0), "{}", stderr(&output));
+            let good = std::fs::read_to_string(&table).unwrap();
+            assert!(good.contains("listed.example") && good.contains("dane.example"), "{good}");
+            match list.as_str() {
+                "" => std::fs::remove_file(left.path("list.json")).unwrap(),
+                list => std::fs::write(left.path("list.json"), list).unwrap(),
+            }
+            for (output, where_to) in [(to(&left, &[]), "file"), (left.policy(&["export", server]), "stdout")] {
+                assert_eq!(output.status.code(), Some(1), "{name} {where_to}");
+                assert!(stderr(&output).contains(words), "{name} {where_to}: {}", stderr(&output));
+                assert!(output.stdout.is_empty(), "{name} {where_to}");
+            }
+            assert_eq!(std::fs::read_to_string(&table).unwrap(), good, "{name}");
+            let output = to(&left, &["--force"]);
+            assert_eq!(output.status.code(), Some(1), "it says so all the same");
+            let less = std::fs::read_to_string(&table).unwrap();
+            assert!(!less.contains("listed.example") && less.contains("dane.example"), "{less}");
+            let names: Vec<_> =
+                std::fs::read_dir(left.directory.path()).unwrap().map(|e| e.unwrap().file_name()).collect();
+            assert!(!names.iter().any(|name| name.to_string_lossy().ends_with(".tmp")), "{names:?}");
+        }
+    }
+}
+
+/// What a store has forgotten, or what cannot be looked up, does not leave a table in silence; what its owner took back does.
+#[test]
+fn a_table_loses_a_line_only_with_a_reason() {
+    let before = Left::new();
+    let table = before.path("table");
+    let to = |left: &Left| left.policy(&["export", "postfix", "--output", table.to_str().unwrap()]);
+    assert_eq!(to(&before).status.code(), Some(0));
+    let good = std::fs::read_to_string(&table).unwrap();
+    // The owner took it back.
+    let none =
+        domain("sts.example", &["mx1.sts.example"], false, Some("version: STSv1\nmode: none\nmax_age: 604800\n"));
+    let output = to(&Left::with(vec![none], ""));
+    assert_eq!(output.status.code(), Some(0), "{}", stderr(&output));
+    assert!(!std::fs::read_to_string(&table).unwrap().contains("sts.example"));
+    std::fs::write(&table, &good).unwrap();
+    // DNS fails.
+    for state in [State::Error, State::Bogus, State::Expired] {
+        let facts = HostFacts {
+            addresses: answer(State::Valid, Some(vec!["192.0.2.2".parse().unwrap()])),
+            dane: answer(state, None),
+            base: "mx.dane.example".to_owned(),
+        };
+        let failing = Known::Host(KnownHost { name: "mx.dane.example".to_owned(), facts: Arc::new(facts) });
+        let output = to(&Left::with(vec![failing], ""));
+        assert_eq!(output.status.code(), Some(1), "{state:?}");
+        assert!(stderr(&output).contains("dane.example (dane "), "{}", stderr(&output));
+        assert_eq!(std::fs::read_to_string(&table).unwrap(), good);
+    }
+    // The store is gone.
+    let empty = Left::new();
+    std::fs::remove_file(empty.path("smtpwatch.db")).unwrap();
+    let output = to(&empty);
+    assert_eq!(output.status.code(), Some(1));
+    assert!(stderr(&output).contains("sts.example (nothing is known of it)"), "{}", stderr(&output));
+    assert_eq!(std::fs::read_to_string(&table).unwrap(), good);
+    // What is no regular file is not replaced, and a link is followed.
+    let output = before.policy(&["export", "postfix", "--output", before.directory.path().to_str().unwrap()]);
+    assert_eq!(output.status.code(), Some(1), "{}", stderr(&output));
+    let link = before.path("link");
+    std::os::unix::fs::symlink(&table, &link).unwrap();
+    assert_eq!(before.policy(&["export", "postfix", "--output", link.to_str().unwrap()]).status.code(), Some(0));
+    assert!(link.is_symlink());
+}

@@ -103,10 +103,16 @@ impl NameServer {
         root_catalog.upsert(LowerName::new(&Name::root()), vec![handler]);
 
         let mut server = Server::new(Parents { catalog, root: root_catalog });
-        let udp = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
+        // A port that is free for both: another process may have taken that of the other protocol.
+        let (udp, tcp) = loop {
+            let udp = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
+            if let Ok(tcp) = TcpListener::bind(udp.local_addr().unwrap()).await {
+                break (udp, tcp);
+            }
+        };
         let address = udp.local_addr().unwrap();
         server.register_socket(udp);
-        server.register_listener(TcpListener::bind(address).await.unwrap(), Duration::from_secs(5), 64);
+        server.register_listener(tcp, Duration::from_secs(5), 64);
         Self { address, anchor, digests, _server: server }
     }
 

@@ -250,3 +250,73 @@ async fn a_policy_that_allows_none_of_its_own_hosts_is_invalid() {
         look.facts.sts.detail
     );
 }
+
+/// RFC 8461 §4.1, §5: MX records that change under a cached policy do not revoke it, whatever they name, for as long as the
+/// policy holds. That is an attacker's first move.
+#[tokio::test]
+async fn a_cached_policy_holds_against_other_mx_records() {
+    let host = PolicyHost::start(&[HOST]).await;
+    host.policy(HOST, POLICY);
+    let begin = now();
+    let first = look(&asking(&name_server("v=STSv1; id=1;").await, &host).await, &Memory::default(), begin).await;
+    assert_eq!(first.facts.sts.state, State::Valid, "{}", first.facts.sts.detail);
+    for (mx, txt) in [
+        ("@ MX 10 mx.evil.test.\n", "v=STSv1; id=1;"),
+        ("@ MX 10 mx.evil.test.\n", ""),
+        // The new policy is the owner's, whoever wrote the MX records.
+        ("@ MX 10 mx.evil.test.\n", "v=STSv1; id=2;"),
+        // No MX record: the domain itself.
+        ("", "v=STSv1; id=1;"),
+    ] {
+        let txt = if txt.is_empty() { String::new() } else { format!("_mta-sts TXT \"{txt}\"\n") };
+        let records = format!("{mx}@ A 127.0.0.2\nmta-sts A 127.0.0.1\n{txt}");
+        let zone = Zone { origin: "example.test.", delegation: Delegation::Plain, records };
+        let dns = NameServer::start(vec![zone], false).await;
+        let forged = look(&asking(&dns, &host).await, &first.memory, after(begin, 600)).await;
+        let sts = &forged.facts.sts;
+        assert_eq!(sts.state, State::Valid, "{mx}{txt}{}", sts.detail);
+        assert_eq!(sts.valid().unwrap().mx, ["mx.example.test"]);
+        assert!(sts.detail.contains("none of the domain's own mail hosts"), "{}", sts.detail);
+        assert!(forged.memory.protects(after(begin, 601)), "it stays cached");
+        // Once it has run out nothing holds it.
+        let expired = look(&asking(&dns, &host).await, &first.memory, after(begin, 604_800)).await;
+        assert_ne!(expired.facts.sts.state, State::Valid, "{}", expired.facts.sts.detail);
+    }
+}
+
+/// A policy that never fitted its domain is the owner's mistake, and time does not make it valid.
+#[tokio::test]
+async fn a_policy_that_never_fitted_is_not_cached() {
+    let (dns, host) = (name_server("v=STSv1; id=1;").await, PolicyHost::start(&[HOST]).await);
+    host.policy(HOST, &POLICY.replace("mx.example.test", "mail.example.test"));
+    let (sources, begin) = (asking(&dns, &host).await, now());
+    let first = look(&sources, &Memory::default(), begin).await;
+    let second = look(&sources, &first.memory, after(begin, 10)).await;
+    assert_eq!((first.facts.sts.state, second.facts.sts.state), (State::Invalid, State::Invalid));
+    assert_eq!(host.requests(), 1, "not again for five minutes");
+    let third = look(&sources, &second.memory, after(begin, 301)).await;
+    assert_eq!((third.facts.sts.state, host.requests()), (State::Invalid, 2));
+    host.policy(HOST, POLICY);
+    let mended = look(&sources, &third.memory, after(begin, 602)).await;
+    assert_eq!(mended.facts.sts.state, State::Valid, "{}", mended.facts.sts.detail);
+}
+
+/// `max_age` 0 is legal (RFC 8461 §3.2): the policy holds for the delivery that it was fetched for.
+#[tokio::test]
+async fn a_policy_that_may_not_be_cached_holds_for_this_delivery() {
+    for age in [0, 1, 59] {
+        let (dns, host) = (name_server("v=STSv1; id=1;").await, PolicyHost::start(&[HOST]).await);
+        host.policy(HOST, &POLICY.replace("604800", &age.to_string()));
+        let (sources, begin) = (asking(&dns, &host).await, now());
+        let first = look(&sources, &Memory::default(), begin).await;
+        let sts = &first.facts.sts;
+        assert_eq!((sts.state, sts.valid().unwrap().mode), (State::Valid, StsMode::Enforce), "{age}: {}", sts.detail);
+        assert_eq!(sts.until, after(begin, 60), "long enough to judge the delivery");
+        assert!(age > 0 || sts.detail.contains("max_age 0: it holds for this delivery"), "{age}: {}", sts.detail);
+        let second = look(&sources, &first.memory, after(begin, 61)).await;
+        assert_eq!((second.facts.sts.state, host.requests()), (State::Valid, 2), "{age}: it is fetched for each");
+        let silent = name_server("").await;
+        let gone = look(&asking(&silent, &host).await, &second.memory, after(begin, 200)).await;
+        assert_eq!(gone.facts.sts.state, State::Absent, "{age}: {}", gone.facts.sts.detail);
+    }
+}

@@ -1,0 +1,362 @@
+//! What a reply proves: its records, its aliases, and that there is no more (RFC 4035 §5.4, RFC 5155 §8, RFC 6840 §4).
+//!
+//! The library checks signatures record by record, and its own proofs of denial know neither aliases nor all wildcards: they
+//! look at the name of the question only, and at the first signature in whatever order it comes. So signatures are its part,
+//! and every denial is proved here. The lab compares the verdicts with those of Unbound.
+
+use hickory_resolver::proto::{
+    dnssec::{
+        Nsec3HashAlgorithm, Proof,
+        rdata::{DNSSECRData, NSEC, NSEC3, RRSIG},
+    },
+    op::ResponseCode,
+    rr::{Name, RData, Record, RecordType},
+};
+
+/// Links of a chain of CNAME records that are followed.
+pub const CHAIN: usize = 8;
+/// More iterations of NSEC3 prove nothing (RFC 9276 §3.2; the limit is that of Unbound).
+pub const ITERATIONS: u16 = 150;
+/// NSEC3 records of one reply that are looked at: each name that is compared costs a hash.
+const RECORDS: usize = 32;
+
+/// A reply of a name server, each record with the proof that its signatures give.
+#[derive(Clone, Debug)]
+pub struct Reply {
+    /// The answer section.
+    pub answers: Vec<Record>,
+    /// The authority section.
+    pub authorities: Vec<Record>,
+    /// The response code.
+    pub code: ResponseCode,
+    /// How long a denial holds, in seconds (RFC 2308 §5).
+    pub negative_ttl: Option<u32>,
+    /// The question lies in a zone that is known to be unsigned, or nothing is validated at all.
+    pub unsigned: bool,
+}
+
+/// What a reply says of a question.
+#[derive(Clone, PartialEq, Debug)]
+pub enum Said {
+    /// There are records: those of the type, and the aliases on the way to them.
+    Records(Vec<Record>, Proof),
+    /// There are none at the end of these aliases.
+    Nothing {
+        /// The aliases.
+        aliases: Vec<Record>,
+        /// How sure that is, aliases included.
+        proof: Proof,
+        /// There is not even the name.
+        no_name: bool,
+    },
+    /// The aliases lead to a name that the reply says nothing of, or nothing that is proved.
+    Elsewhere(Vec<Record>, Name, Proof),
+    /// It is forged or broken: why.
+    Bogus(&'static str),
+}
+
+impl Reply {
+    /// What it says of the records of this type at this name.
+    #[must_use]
+    pub fn read(&self, name: &Name, kind: RecordType) -> Said {
+        let (mut at, mut least, mut aliases) = (name.clone(), Proof::Secure, Vec::new());
+        loop {
+            let found: Vec<&Record> = self.at(&at, kind).collect();
+            if !found.is_empty() {
+                least = least.min(self.proof(&at, kind));
+                let records: Vec<Record> = aliases.into_iter().chain(found.into_iter().cloned()).collect();
+                return if least < Proof::Insecure {
+                    Said::Bogus("the signatures of the records are not right")
+                } else {
+                    Said::Records(records, least)
+                };
+            }
+            let Some((alias, target)) = self.at(&at, RecordType::CNAME).find_map(|record| match &record.data {
+                RData::CNAME(target) => Some((record, target.0.clone())),
+                _ => None,
+            }) else {
+                break;
+            };
+            if aliases.len() >= CHAIN {
+                return Said::Bogus("the aliases lead nowhere");
+            }
+            least = least.min(self.proof(&at, RecordType::CNAME));
+            aliases.push(alias.clone());
+            at = target;
+        }
+        if least < Proof::Insecure {
+            return Said::Bogus("the signatures of an alias are not right");
+        }
+        match self.denied(&at, kind) {
+            Some((proof, no_name)) => Said::Nothing { aliases, proof: proof.min(least), no_name },
+            None if aliases.is_empty() => Said::Bogus("that there are no records is not proved"),
+            None => Said::Elsewhere(aliases, at, least),
+        }
+    }
+
+    fn at<'a>(&'a self, name: &'a Name, kind: RecordType) -> impl Iterator<Item = &'a Record> {
+        self.answers.iter().filter(move |record| record.record_type() == kind && record.name == *name)
+    }
+
+    /// The least proof of a set of records; one that a wildcard was expanded to needs a proof that nothing is closer.
+    fn proof(&self, name: &Name, kind: RecordType) -> Proof {
+        let least = self.at(name, kind).map(|record| record.proof).min().unwrap_or(Proof::Indeterminate);
+        if least != Proof::Secure {
+            return least;
+        }
+        let Some(signature) = signature(&self.answers, name, kind) else { return Proof::Bogus };
+        let labels = signature.input().num_labels;
+        if labels >= name.num_labels() {
+            return Proof::Secure;
+        }
+        self.expanded(name, labels.into())
+    }
+
+    /// Whether a wildcard below the last so many labels may stand for this name (RFC 4035 §5.3.4, RFC 5155 §8.8).
+    fn expanded(&self, name: &Name, labels: usize) -> Proof {
+        let encloser = name.trim_to(labels);
+        let plain = self
+            .nsecs()
+            .into_iter()
+            .any(|nsec| nsec.covers(name) && !nsec.is_above(name) && nsec.encloser(name) == encloser);
+        if plain {
+            return Proof::Secure;
+        }
+        let hashed = self.hashed(name);
+        match hashed.covering(&name.trim_to(labels + 1)) {
+            Some(_) if hashed.is_excessive() => Proof::Insecure,
+            Some(covering) if covering.data.opt_out() => Proof::Insecure,
+            Some(_) => Proof::Secure,
+            None if hashed.is_excessive() => Proof::Insecure,
+            None => Proof::Bogus,
+        }
+    }
+
+    /// How the authority section proves that there are no such records at this name, and whether it denies the name itself.
+    fn denied(&self, name: &Name, kind: RecordType) -> Option<(Proof, bool)> {
+        let no_name = self.code == ResponseCode::NXDomain;
+        let proved = self.denied_plainly(name, kind).or_else(|| self.hashed(name).denied(name, kind, no_name));
+        if proved.is_some() {
+            return proved;
+        }
+        // An unsigned zone proves nothing; but that it is unsigned was proved, and the name lies in it.
+        let enclosing = |record: &&Record| record.proof == Proof::Insecure && record.name.zone_of(name);
+        let silent = self.authorities.is_empty();
+        let unsigned = self.authorities.iter().any(|record| enclosing(&record)) || self.unsigned && silent;
+        let signed = self.authorities.iter().any(|record| record.proof == Proof::Secure && record.name.zone_of(name));
+        // With aliases, and nothing said of the last name, that name has to be asked about.
+        let known = self.answers.is_empty() || !silent || no_name;
+        (unsigned && !signed && known).then_some((Proof::Insecure, no_name))
+    }
+
+    /// By NSEC (RFC 4035 §5.4).
+    fn denied_plainly(&self, name: &Name, kind: RecordType) -> Option<(Proof, bool)> {
+        let nsecs = self.nsecs();
+        let lacks = |at: &Name| {
+            nsecs.iter().any(|nsec| nsec.owner == at && nsec.zone.zone_of(at) && lacks(nsec.data.type_set(), kind))
+        };
+        // A name that is there is not denied, whatever else is said of it; also one that others lie below.
+        if nsecs.iter().any(|nsec| nsec.owner == name) {
+            return lacks(name).then_some((Proof::Secure, false));
+        }
+        let covering = nsecs.iter().find(|nsec| nsec.covers(name))?;
+        if covering.is_above(name) {
+            return Some((Proof::Secure, false));
+        }
+        let wildcard = covering.encloser(name).prepend_label("*").ok()?;
+        if lacks(&wildcard) {
+            return Some((Proof::Secure, false));
+        }
+        let none = nsecs.iter().find(|nsec| nsec.covers(&wildcard))?;
+        if none.is_above(&wildcard) {
+            return Some((Proof::Secure, false));
+        }
+        (self.code == ResponseCode::NXDomain).then_some((Proof::Secure, true))
+    }
+
+    fn nsecs(&self) -> Vec<Nsec<'_>> {
+        self.authorities
+            .iter()
+            .filter_map(|record| match &record.data {
+                RData::DNSSEC(DNSSECRData::NSEC(data)) if record.proof == Proof::Secure => {
+                    let zone = &signature(&self.authorities, &record.name, RecordType::NSEC)?.input().signer_name;
+                    Some(Nsec { owner: &record.name, zone, data })
+                }
+                _ => None,
+            })
+            .collect()
+    }
+
+    /// The NSEC3 records of the closest zone that encloses the name, all with the parameters of the first one.
+    fn hashed(&self, name: &Name) -> Hashed<'_> {
+        let mut records: Vec<Nsec3<'_>> = Vec::new();
+        let mut authorities: Vec<&Record> = self.authorities.iter().collect();
+        authorities.sort_by_key(|record| std::cmp::Reverse(record.name.num_labels()));
+        for record in authorities {
+            let RData::DNSSEC(DNSSECRData::NSEC3(data)) = &record.data else { continue };
+            let zone = record.name.base_name();
+            let is_usable = record.proof == Proof::Secure && data.flags() <= 1 && zone.zone_of(name);
+            let Some(hash) = record.name.iter().next().and_then(base32).filter(|_| is_usable) else { continue };
+            let alike = records.first().is_none_or(|first| {
+                first.zone == zone
+                    && first.data.salt() == data.salt()
+                    && first.data.iterations() == data.iterations()
+                    && first.data.hash_algorithm() == data.hash_algorithm()
+            });
+            if alike && records.len() < RECORDS {
+                records.push(Nsec3 { hash, zone, data });
+            }
+        }
+        Hashed(records)
+    }
+}
+
+/// The signature that proved a set of records.
+fn signature<'a>(section: &'a [Record], name: &Name, kind: RecordType) -> Option<&'a RRSIG> {
+    section.iter().find_map(|record| match &record.data {
+        RData::DNSSEC(DNSSECRData::RRSIG(signature))
+            if record.proof == Proof::Secure && record.name == *name && signature.input().type_covered == kind =>
+        {
+            Some(signature)
+        }
+        _ => None,
+    })
+}
+
+/// Whether the types at a name deny this one. Those at a delegation, as the parent has them, speak for the child in nothing
+/// (RFC 6840 §4.1).
+fn lacks(types: &hickory_resolver::proto::rr::RecordTypeSet, kind: RecordType) -> bool {
+    !types.contains(kind) && !types.contains(RecordType::CNAME) && !is_delegation(types)
+}
+
+fn is_delegation(types: &hickory_resolver::proto::rr::RecordTypeSet) -> bool {
+    types.contains(RecordType::NS) && !types.contains(RecordType::SOA)
+}
+
+/// One NSEC record.
+struct Nsec<'a> {
+    owner: &'a Name,
+    zone: &'a Name,
+    data: &'a NSEC,
+}
+
+impl Nsec<'_> {
+    /// The name lies between this one and the next.
+    fn covers(&self, name: &Name) -> bool {
+        let next = self.data.next_domain_name();
+        let types = self.data.type_set();
+        // What lies below a delegation or a DNAME record is another zone's.
+        let cut = (is_delegation(types) || types.contains(RecordType::DNAME)) && self.owner.zone_of(name);
+        let last = next <= self.owner;
+        !cut && self.zone.zone_of(name) && self.owner < name && (last || name < next)
+    }
+
+    /// The next name lies below this one, which is there then, without records.
+    fn is_above(&self, name: &Name) -> bool {
+        let next = self.data.next_domain_name();
+        name.zone_of(next) && name != next
+    }
+
+    /// The closest name above the one that is covered that is there.
+    fn encloser(&self, name: &Name) -> Name {
+        let (owner, next) = (common(self.owner, name), common(self.data.next_domain_name(), name));
+        if owner.num_labels() >= next.num_labels() { owner } else { next }
+    }
+}
+
+fn common(one: &Name, other: &Name) -> Name {
+    let mut name = one.clone();
+    while !name.zone_of(other) {
+        name = name.base_name();
+    }
+    name
+}
+
+/// One NSEC3 record.
+struct Nsec3<'a> {
+    hash: Vec<u8>,
+    zone: Name,
+    data: &'a NSEC3,
+}
+
+/// The NSEC3 records of a zone.
+struct Hashed<'a>(Vec<Nsec3<'a>>);
+
+impl Hashed<'_> {
+    /// So many iterations that nothing is proved; and nothing is computed.
+    fn is_excessive(&self) -> bool {
+        self.0.first().is_some_and(|first| first.data.iterations() > ITERATIONS)
+    }
+
+    fn hash(&self, name: &Name) -> Option<Vec<u8>> {
+        let first = self.0.first().filter(|first| first.data.iterations() <= ITERATIONS)?;
+        let hash = Nsec3HashAlgorithm::SHA1.hash(first.data.salt(), name, first.data.iterations()).ok()?;
+        Some(hash.as_ref().to_vec())
+    }
+
+    fn matching(&self, name: &Name) -> Option<&Nsec3<'_>> {
+        let hash = self.hash(name)?;
+        self.0.iter().find(|record| record.hash == hash)
+    }
+
+    fn covering(&self, name: &Name) -> Option<&Nsec3<'_>> {
+        let hash = self.hash(name)?;
+        self.0.iter().find(|record| {
+            let next = record.data.next_hashed_owner_name();
+            let (after, before) = (record.hash < hash, hash.as_slice() < next);
+            if record.hash.as_slice() < next { after && before } else { after || before }
+        })
+    }
+
+    /// RFC 5155 §8.4 to §8.7.
+    fn denied(&self, name: &Name, kind: RecordType, no_name: bool) -> Option<(Proof, bool)> {
+        let zone = self.0.first()?.zone.clone();
+        if self.is_excessive() {
+            return Some((Proof::Insecure, no_name));
+        }
+        if let Some(record) = self.matching(name) {
+            return lacks(record.data.type_set(), kind).then_some((Proof::Secure, false));
+        }
+        let mut next = name.clone();
+        let encloser = loop {
+            let above = next.base_name();
+            if !zone.zone_of(&above) {
+                return None;
+            }
+            if let Some(record) = self.matching(&above) {
+                let types = record.data.type_set();
+                if is_delegation(types) || types.contains(RecordType::DNAME) {
+                    return None;
+                }
+                break above;
+            }
+            next = above;
+        };
+        let covering = self.covering(&next)?;
+        // An opt-out leaves room for names that are not signed.
+        let proof = if covering.data.opt_out() { Proof::Insecure } else { Proof::Secure };
+        let wildcard = encloser.prepend_label("*").ok()?;
+        if let Some(record) = self.matching(&wildcard) {
+            return lacks(record.data.type_set(), kind).then_some((proof, false));
+        }
+        if self.covering(&wildcard).is_some() && no_name {
+            return Some((proof, true));
+        }
+        (proof == Proof::Insecure).then_some((proof, no_name))
+    }
+}
+
+/// A hash from the label of an NSEC3 record (base32 with the extended hex alphabet, RFC 4648 §7).
+fn base32(label: &[u8]) -> Option<Vec<u8>> {
+    let (mut octets, mut bits, mut count) = (Vec::new(), 0_u32, 0);
+    for digit in label {
+        let value = char::from(*digit).to_digit(32)?;
+        (bits, count) = (bits << 5 | value, count + 5);
+        if count >= 8 {
+            count -= 8;
+            octets.push(u8::try_from(bits >> count & 0xff).ok()?);
+            bits &= (1 << count) - 1;
+        }
+    }
+    Some(octets)
+}

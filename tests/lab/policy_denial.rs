@@ -1,0 +1,298 @@
+//! What DNSSEC proves, by our validator and by Unbound: the same names, in zones that ldns-signzone has signed.
+
+use std::fmt::Write as _;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::path::PathBuf;
+use std::time::Duration;
+
+use anyhow::{Context, Result, anyhow, ensure};
+use smtpwatch::config;
+use smtpwatch::policy::anchors::Anchors;
+use smtpwatch::policy::resolver::{Dnssec as Validation, Found, Resolver as Ours};
+use smtpwatch_core::Timestamp;
+use smtpwatch_tests::names::{Names, Signing, Zone};
+use smtpwatch_tests::netns::Path;
+use smtpwatch_tests::resolver::{Dnssec, Resolver};
+use smtpwatch_tests::scenario;
+
+/// The authoritative name server.
+const NAMES: IpAddr = IpAddr::V4(Ipv4Addr::new(198, 51, 100, 53));
+/// An answer of either resolver comes within this time.
+const PATIENCE: Duration = Duration::from_secs(10);
+/// Questions that one `dig` asks.
+const BATCH: usize = 100;
+const DIGEST: &str = "abababababababababababababababababababababababababababababababab";
+
+/// Names of hosts, wildcards at several depths, empty names between, aliases to each of them, within the zone and out of it.
+fn records(zone: &str, wildcard: bool) -> String {
+    let apex = if wildcard { "* TXT \"v=spf1 -all\"\n" } else { "" };
+    format!(
+        "{apex}@ MX 10 mx\nmx A 198.51.100.7\n_25._tcp.mx TLSA 3 1 1 {DIGEST}\nhost A 198.51.100.8\n\
+         under.host A 198.51.100.9\n_mta-sts.host TXT \"v=STSv1; id=1;\"\n*._tcp.any TLSA 3 1 1 {DIGEST}\n\
+         any A 198.51.100.8\n*.wild A 198.51.100.7\n*.wild MX 10 mx\n*.deep.wild A 198.51.100.7\n\
+         x.deep.wild A 198.51.100.7\n*.alias CNAME host\n*.far CNAME mx.plain.{zone}.\n*.near CNAME mx.sub.{zone}.\n\
+         *.gone CNAME none.host\n*.chain CNAME q.wild\na.ent.b A 198.51.100.8\nc1 CNAME c2\nc2 CNAME host\n\
+         c3 CNAME none.host\nc4 CNAME q.wild\nc5 CNAME mx.sub.{zone}.\nc6 CNAME mx.plain.{zone}.\nc7 CNAME q.alias\n\
+         c8 CNAME none.sub.{zone}.\nc9 CNAME ent.b\n_mta-sts CNAME gone\n_25._tcp.c1 CNAME _25._tcp.mx\n"
+    )
+}
+
+/// What is asked for, relative to a zone.
+const NAMED: [&str; 55] = [
+    "",
+    "mx",
+    "host",
+    "any",
+    "missing",
+    "a.missing",
+    "q.wild",
+    "a.b.wild",
+    "wild",
+    "x.deep.wild",
+    "y.deep.wild",
+    "z.y.deep.wild",
+    "deep.wild",
+    "z.x.deep.wild",
+    "q.alias",
+    "a.q.alias",
+    "alias",
+    "q.far",
+    "a.q.far",
+    "q.near",
+    "q.gone",
+    "a.q.gone",
+    "q.chain",
+    "a.ent.b",
+    "ent.b",
+    "b",
+    "z.b",
+    "z.ent.b",
+    "z.a.ent.b",
+    "c1",
+    "c2",
+    "c3",
+    "c4",
+    "c5",
+    "c6",
+    "c7",
+    "c8",
+    "c9",
+    "z.c1",
+    "under.host",
+    "none.host",
+    "a.none.host",
+    "_mta-sts",
+    "_mta-sts.host",
+    "_mta-sts.wild",
+    "sub",
+    "mx.sub",
+    "none.sub",
+    "q.wild.sub",
+    "plain",
+    "mx.plain",
+    "none.plain",
+    "_tcp.mx",
+    "_26._tcp.any",
+    "_25._tcp.any",
+];
+
+/// How a question came out.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Verdict {
+    Present { secure: bool },
+    Absent { secure: bool, no_name: bool },
+    Bogus,
+}
+
+impl Verdict {
+    fn of<T>(found: &Found<T>) -> Result<Self> {
+        Ok(match found {
+            Found::Present { secure, .. } => Self::Present { secure: *secure },
+            Found::Absent { secure, no_name, .. } => Self::Absent { secure: *secure, no_name: *no_name },
+            Found::Bogus(_) => Self::Bogus,
+            Found::Error(why) => return Err(anyhow!("{why}")),
+        })
+    }
+
+    /// From what `dig` prints of one reply.
+    fn read(reply: &str, kind: &str) -> Result<Self> {
+        let field = |name: &str| {
+            let rest = reply.split_once(name).map(|(_, rest)| rest.trim_start());
+            rest.with_context(|| format!("no {name} in {reply}"))
+        };
+        let status = field("status: ")?.split(',').next().unwrap_or_default();
+        let secure = field("flags:")?.split(';').next().unwrap_or_default().split(' ').any(|flag| flag == "ad");
+        let answer = reply.split_once(";; ANSWER SECTION:").map_or("", |(_, rest)| rest);
+        let answer = answer.split("\n\n").next().unwrap_or_default();
+        let present = answer.lines().any(|line| line.split_whitespace().nth(3) == Some(kind));
+        match status {
+            "SERVFAIL" => Ok(Self::Bogus),
+            "NOERROR" if present => Ok(Self::Present { secure }),
+            "NOERROR" | "NXDOMAIN" => Ok(Self::Absent { secure, no_name: status == "NXDOMAIN" }),
+            other => Err(anyhow!("{other}: {reply}")),
+        }
+    }
+}
+
+/// One question: the name as it stands in DNS, and the type.
+type Question = (String, &'static str);
+
+fn zones() -> (Vec<Zone>, Vec<Question>) {
+    let zone = |name: &str, signing, records: String| Zone { name: name.to_owned(), records, signing };
+    let mut zones = vec![zone("", Signing::Nsec, String::new()), zone("example", Signing::Nsec3, String::new())];
+    let mut questions = Vec::new();
+    let mut ask = |zone: &str, names: &[&str]| {
+        for name in names {
+            let name = if name.is_empty() { zone.to_owned() } else { format!("{name}.{zone}") };
+            questions.extend([(name.clone(), "MX"), (name.clone(), "TXT"), (format!("_25._tcp.{name}"), "TLSA")]);
+        }
+    };
+    for (name, signing, wildcard) in [
+        ("nsec.example", Signing::Nsec, false),
+        ("nsec3.example", Signing::Nsec3, false),
+        ("nsec-all.example", Signing::Nsec, true),
+        ("nsec3-all.example", Signing::Nsec3, true),
+        ("opt-out.example", Signing::OptOut, false),
+        ("expired.example", Signing::Expired, false),
+    ] {
+        zones.push(zone(name, signing, records(name, wildcard)));
+        let child = "mx A 198.51.100.7\n*.wild TXT x\n*.wild MX 10 mx\n_25._tcp.mx TLSA 3 1 1 ".to_owned() + DIGEST;
+        let below = if signing == Signing::Nsec { Signing::Nsec3 } else { Signing::Nsec };
+        zones.push(zone(&format!("sub.{name}"), below, child.clone()));
+        zones.push(zone(&format!("plain.{name}"), Signing::Unsigned, child));
+        ask(name, if signing == Signing::Expired { &NAMED[..12] } else { &NAMED });
+    }
+    (zones, questions)
+}
+
+/// The zones of the cases beside this repository, each signed by NSEC and by NSEC3.
+fn cases() -> Result<Vec<Zone>> {
+    let directories = ["../../shared/cases/policy/dns", "/work/shared/cases/policy/dns"];
+    let manifest = PathBuf::from(env!("CARGO_MANIFEST_DIR"));
+    let Some(directory) = directories.iter().map(|path| manifest.join(path)).find(|path| path.exists()) else {
+        println!("skipped: the zones of the cases are not beside this repository");
+        return Ok(Vec::new());
+    };
+    let mut zones = Vec::new();
+    for entry in std::fs::read_dir(directory)? {
+        let path = entry?.path();
+        let text = std::fs::read_to_string(&path)?;
+        let kept = text.lines().filter(|line| {
+            let words: Vec<&str> = line.split_whitespace().collect();
+            !(line.starts_with([';', '$']) || words.get(1).is_some_and(|word| ["SOA", "NS"].contains(word)))
+        });
+        let records: String = kept.fold(String::new(), |mut text, line| {
+            let _ = writeln!(text, "{line}");
+            text
+        });
+        let stem = path.file_stem().and_then(|stem| stem.to_str()).context("a name")?;
+        for (signing, name) in [(Signing::Nsec, "n"), (Signing::Nsec3, "h")] {
+            zones.push(Zone { name: format!("{name}-{stem}.example"), records: records.clone(), signing });
+        }
+    }
+    Ok(zones)
+}
+
+fn ours(server: SocketAddr, anchor: &str, questions: &[Question]) -> Result<Vec<Verdict>> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    runtime.block_on(async {
+        let anchors = Anchors::load(anchor)?;
+        let elapsed = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH)?;
+        let now = Timestamp::from_secs(i64::try_from(elapsed.as_secs())?);
+        let server = config::Resolver::Address(server);
+        let resolver = Ours::start(server, anchors.as_ref(), true, PATIENCE, now).await?;
+        ensure!(*resolver.dnssec() == Validation::On, "{}", resolver.dnssec());
+        let mut verdicts = Vec::new();
+        for (name, kind) in questions {
+            let verdict = match *kind {
+                "MX" => Verdict::of(&resolver.mx(name).await),
+                "TXT" => Verdict::of(&resolver.txt(name).await),
+                _ => Verdict::of(&resolver.tlsa(name.strip_prefix("_25._tcp.").unwrap_or(name)).await),
+            };
+            verdicts.push(verdict.with_context(|| format!("{kind} of {name}"))?);
+        }
+        Ok(verdicts)
+    })
+}
+
+fn unbound(resolver: &Resolver<'_>, questions: &[Question]) -> Result<Vec<Verdict>> {
+    let mut verdicts = Vec::new();
+    for some in questions.chunks(BATCH) {
+        let words = some.iter().flat_map(|(name, kind)| [name.as_str(), *kind]);
+        let words: Vec<&str> = ["+dnssec"].into_iter().chain(words).collect();
+        let text = resolver.dig(&words)?;
+        let replies: Vec<&str> = text.split(";; ->>HEADER<<-").skip(1).collect();
+        ensure!(replies.len() == some.len(), "{} replies to {} questions: {text}", replies.len(), some.len());
+        for (reply, (name, kind)) in replies.iter().zip(some) {
+            verdicts.push(Verdict::read(reply, kind).with_context(|| format!("{kind} of {name}"))?);
+        }
+    }
+    Ok(verdicts)
+}
+
+/// Wildcards, aliases, empty names and delegations, denied by NSEC, NSEC3 and NSEC3 with opt-out: our verdicts are those of
+/// Unbound, whether the replies come from it or from the authoritative name server.
+#[test]
+fn denials_are_those_of_unbound() {
+    scenario("denials_are_those_of_unbound", || {
+        let path = Path::create()?;
+        path.exchanger.ip(&["addr", "add", &format!("{NAMES}/24"), "dev", "mx0"])?;
+        let (mut zones, questions) = zones();
+        zones.extend(cases()?);
+        let names = Names::start(&path.exchanger, NAMES, &zones, &[])?;
+        let resolver = Resolver::start(&path.gateway, &names, Dnssec::Validates)?;
+        let second = unbound(&resolver, &questions)?;
+        let mut wrong = Vec::new();
+        // What Unbound hands on is what it was given: a part of the questions shows that.
+        for (server, step) in [(names.server(), 1), (Dnssec::Validates.address(), 3)] {
+            let questions: Vec<Question> = questions.iter().step_by(step).cloned().collect();
+            let first = path.gateway.run(|| ours(server, &names.anchor, &questions))??;
+            for (((name, kind), ours), unbound) in questions.iter().zip(&first).zip(second.iter().step_by(step)) {
+                if ours != unbound {
+                    wrong.push(format!("{kind} of {name} from {server}: {ours:?}, Unbound: {unbound:?}"));
+                }
+            }
+        }
+        ensure!(wrong.is_empty(), "{} verdicts differ:\n{}", wrong.len(), wrong.join("\n"));
+        let count = |wanted: fn(&Verdict) -> bool| second.iter().filter(|verdict| wanted(verdict)).count();
+        let secure = count(|verdict| matches!(verdict, Verdict::Present { secure: true }));
+        let denied = count(|verdict| matches!(verdict, Verdict::Absent { secure: true, .. }));
+        let insecure = count(|verdict| matches!(verdict, Verdict::Absent { secure: false, .. }));
+        let bogus = count(|verdict| *verdict == Verdict::Bogus);
+        println!(
+            "{} questions: {secure} proved, {denied} denied, {insecure} not denied for sure, {bogus} bogus",
+            second.len()
+        );
+        ensure!(secure > 50 && denied > 200 && insecure > 10 && bogus > 10, "the world is not as it was made");
+
+        // The cases: each with its right value, always the same.
+        if zones.iter().any(|zone| zone.name == "n-wildcard-nsec.example") {
+            let present = Verdict::Present { secure: true };
+            let none = |no_name| Verdict::Absent { secure: true, no_name };
+            let case = |zone: &str, name: &str, kind, verdict| {
+                ["n", "h"].map(|kinds| ((format!("{name}{kinds}-{zone}.example"), kind), verdict))
+            };
+            let wanted: Vec<(Question, Verdict)> = [
+                case("wildcard-nsec", "_25._tcp.mx.", "TLSA", present),
+                case("wildcard-nsec", "_mta-sts.", "TXT", present),
+                case("wildcard-policy-host-nsec", "_mta-sts.", "TXT", present),
+                case("cname-to-nothing", "_25._tcp.mx.", "TLSA", none(false)),
+                case("cname-to-nothing", "_mta-sts.", "TXT", none(true)),
+                case("cname-to-nothing", "alias.", "MX", none(false)),
+                case("cname-to-nothing", "_25._tcp.host.", "TLSA", present),
+                case("unusable-tlsa", "_25._tcp.mx.", "TLSA", present),
+                case("dead-second-mx", "_25._tcp.gone.", "TLSA", none(true)),
+            ]
+            .concat();
+            let questions: Vec<Question> = wanted.iter().map(|(question, _)| question.clone()).collect();
+            for round in 0..3 {
+                let found = path.gateway.run(|| ours(names.server(), &names.anchor, &questions))??;
+                for ((question, wanted), found) in wanted.iter().zip(found) {
+                    ensure!(found == *wanted, "{question:?}, round {round}: {found:?}, not {wanted:?}");
+                }
+            }
+            ensure!(unbound(&resolver, &questions)? == wanted.iter().map(|(_, wanted)| *wanted).collect::<Vec<_>>());
+        }
+        Ok(())
+    });
+}
