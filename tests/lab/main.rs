@@ -24,4 +24,5 @@ mod sender;
 mod set_up;
 mod strip;
 mod survival;
+mod taken_away;
 mod unwatched;
