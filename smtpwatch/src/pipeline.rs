@@ -121,14 +121,11 @@ impl Pipeline {
 
     fn drain(&mut self, on: &mut impl FnMut(Output)) {
         while let Some(mut output) = self.engine.poll() {
-            match &mut output {
-                Output::Finding(finding) => {
-                    incident::name(finding, &self.config_hash);
-                    if let (Some(sender), Some(senders)) = (&mut finding.sender, &mut self.senders) {
-                        senders.fill(sender, finding.time);
-                    }
+            if let Output::Finding(finding) = &mut output {
+                incident::name(finding, &self.config_hash);
+                if let (Some(sender), Some(senders)) = (&mut finding.sender, &mut self.senders) {
+                    senders.fill(sender, finding.time);
                 }
-                _ => {}
             }
             on(output);
         }
