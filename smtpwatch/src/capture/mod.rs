@@ -420,9 +420,6 @@ impl Capture {
             |held: &Attachment| all.get(&held.index).is_some_and(|interface| interface.name == held.interface);
         let (ingress, no_xdp) = (self.settings.ingress, self.no_xdp.as_deref());
         let mended = self.attachments.mend(&mut self.object, ingress, no_xdp, is_there);
-        if !self.settings.hot_plug && !mended.lost.is_empty() && self.attachments.iter().any(|held| held.lost) {
-            tracing::error!("with hot_plug = false the right to attach is given up at the start: restart the daemon");
-        }
         self.lost.extend(mended.lost);
         Ok(mended.changed)
     }
