@@ -30,11 +30,13 @@ pub enum Counter {
     Unparsed,
     /// Frames of this host's own side of a flow that arrived from outside: see [`binding`](crate::binding).
     Forged,
+    /// Packets lost because every scratch of the CPU was taken: programs preempt each other on PREEMPT_RT.
+    NoScratch,
 }
 
 impl Counter {
     /// Number of counters.
-    pub const COUNT: u32 = 12;
+    pub const COUNT: u32 = 13;
 
     /// Every counter, in the order of the array.
     pub const ALL: [Self; Self::COUNT as usize] = [
@@ -50,6 +52,7 @@ impl Counter {
         Self::Truncated,
         Self::Unparsed,
         Self::Forged,
+        Self::NoScratch,
     ];
 
     /// The counter of forwarded packets of a direction.
@@ -95,6 +98,7 @@ impl Counter {
             Self::Truncated => Label::Dropped { reason: "truncated" },
             Self::Unparsed => Label::Dropped { reason: "unparsed" },
             Self::Forged => Label::Dropped { reason: "forged" },
+            Self::NoScratch => Label::Dropped { reason: "no_scratch" },
         }
     }
 }

@@ -16,7 +16,10 @@ use smtpwatch_common::{
 };
 
 use crate::{
-    maps::{ATTRIBUTION, COUNTERS, FLOWS, LINK_ADDRESSES, MUTED, OPENING, ORDERS, PORTS, RING, SCRATCH, SEEDS, Slot},
+    maps::{
+        ATTRIBUTION, COUNTERS, FLOWS, LINK_ADDRESSES, MUTED, OPENING, ORDERS, PORTS, RING, SCRATCH, SCRATCHES, SEEDS,
+        ScratchSlot, Slot,
+    },
     packet::{SkbPacket, XdpPacket},
 };
 
@@ -24,10 +27,14 @@ use crate::{
 #[inline(always)]
 pub fn xdp(context: &XdpContext) {
     let mut host = at_a_glance(Direction::Ingress);
-    if glance(&XdpPacket(context), Link::Ethernet, &mut host).is_none() && black_box(xdp_closely(context.ctx)) == SEARCH
-    {
-        black_box(xdp_search(context.ctx));
+    if glance(&XdpPacket(context), Link::Ethernet, &mut host).is_some() {
+        return;
     }
+    let Some(scratch) = black_box(claim_scratch()) else { return };
+    if black_box(xdp_closely(context.ctx, scratch)) == SEARCH {
+        black_box(xdp_search(context.ctx, scratch));
+    }
+    ScratchSlot::release(scratch);
 }
 
 /// What the functions below return where [`Outcome::Search`] is the outcome.
@@ -36,11 +43,11 @@ const SEARCH: u32 = 1;
 // A function of its own, because a glance shall not pay for its registers and stack. It returns a value, and the caller
 // takes it, because the verifier looks at the return register also where nothing is returned.
 #[inline(never)]
-fn xdp_closely(context: *mut xdp_md) -> u32 {
+fn xdp_closely(context: *mut xdp_md, scratch: &mut Scratch) -> u32 {
     let context = &XdpContext::new(context);
     let interface = || context.ingress_ifindex() as u32;
     let mut host = Surroundings { direction: Direction::Ingress, interface, owner: || (0, UID_UNKNOWN) };
-    let outcome = process_closely(&XdpPacket(context), Link::Ethernet, &mut FlowTable, &mut host, scratch);
+    let outcome = process_closely(&XdpPacket(context), Link::Ethernet, &mut FlowTable, &mut host, || Some(scratch));
     if let Some(what) = noteworthy(outcome) {
         debug!(context, "{} at XDP on interface {}", what, interface());
     }
@@ -48,13 +55,11 @@ fn xdp_closely(context: *mut xdp_md) -> u32 {
 }
 
 #[inline(never)]
-fn xdp_search(context: *mut xdp_md) -> u32 {
+fn xdp_search(context: *mut xdp_md, scratch: &mut Scratch) -> u32 {
     let context = &XdpContext::new(context);
     let interface = || context.ingress_ifindex() as u32;
     let mut host = Surroundings { direction: Direction::Ingress, interface, owner: || (0, UID_UNKNOWN) };
-    if let Some(scratch) = scratch() {
-        process_search(&XdpPacket(context), &mut FlowTable, &mut host, scratch);
-    }
+    process_search(&XdpPacket(context), &mut FlowTable, &mut host, scratch);
     0
 }
 
@@ -62,18 +67,21 @@ fn xdp_search(context: *mut xdp_md) -> u32 {
 #[inline(always)]
 pub fn skb(context: &TcContext, link: Link, direction: Direction) {
     let mut host = at_a_glance(direction);
-    if glance(&SkbPacket(context), link, &mut host).is_none()
-        && black_box(skb_closely(context.skb.skb, link, direction)) == SEARCH
-    {
-        black_box(skb_search(context.skb.skb, direction));
+    if glance(&SkbPacket(context), link, &mut host).is_some() {
+        return;
     }
+    let Some(scratch) = black_box(claim_scratch()) else { return };
+    if black_box(skb_closely(context.skb.skb, link, direction, scratch)) == SEARCH {
+        black_box(skb_search(context.skb.skb, direction, scratch));
+    }
+    ScratchSlot::release(scratch);
 }
 
 #[inline(never)]
-fn skb_closely(skb: *mut __sk_buff, link: Link, direction: Direction) -> u32 {
+fn skb_closely(skb: *mut __sk_buff, link: Link, direction: Direction, scratch: &mut Scratch) -> u32 {
     let context = &TcContext::new(skb);
     let mut host = around_skb(skb, direction);
-    let outcome = process_closely(&SkbPacket(context), link, &mut FlowTable, &mut host, scratch);
+    let outcome = process_closely(&SkbPacket(context), link, &mut FlowTable, &mut host, || Some(scratch));
     if let Some(what) = noteworthy(outcome) {
         debug!(context, "{} at TC {} on interface {}", what, direction.as_str(), host.interface());
     }
@@ -81,12 +89,22 @@ fn skb_closely(skb: *mut __sk_buff, link: Link, direction: Direction) -> u32 {
 }
 
 #[inline(never)]
-fn skb_search(skb: *mut __sk_buff, direction: Direction) -> u32 {
+fn skb_search(skb: *mut __sk_buff, direction: Direction, scratch: &mut Scratch) -> u32 {
     let context = &TcContext::new(skb);
-    if let Some(scratch) = scratch() {
-        process_search(&SkbPacket(context), &mut FlowTable, &mut around_skb(skb, direction), scratch);
-    }
+    process_search(&SkbPacket(context), &mut FlowTable, &mut around_skb(skb, direction), scratch);
     0
+}
+
+/// A scratch of this CPU that no other program has. Programs preempt each other on PREEMPT_RT; elsewhere it is the first one.
+#[inline(never)]
+fn claim_scratch<'a>() -> Option<&'a mut Scratch> {
+    for index in 0..SCRATCHES {
+        if let Some(scratch) = SCRATCH.get_ptr_mut(index).and_then(ScratchSlot::claim) {
+            return Some(scratch);
+        }
+    }
+    count(Counter::NoScratch);
+    None
 }
 
 /// Surroundings of a packet at TC.
@@ -143,14 +161,6 @@ impl Flows for FlowTable {
         // SAFETY: as above.
         map.get_ptr_mut(key).map(|state| unsafe { &mut *state })
     }
-}
-
-/// This CPU's scratch.
-#[inline(always)]
-fn scratch<'a>() -> Option<&'a mut Scratch> {
-    // SAFETY: a program is not preempted by another one on its CPU that uses the slot: XDP and TC run with bottom halves
-    // off, and the reference does not outlive the program.
-    SCRATCH.get_ptr_mut(0).map(|scratch| unsafe { &mut *scratch })
 }
 
 /// Surroundings for a glance, which sends nothing and so asks neither for the interface nor for an owner.
@@ -247,9 +257,16 @@ impl<I: Fn() -> u32, O: Fn() -> (u64, u32)> Host for Surroundings<I, O> {
 
     #[inline(always)]
     fn count(&mut self, counter: Counter) {
-        if let Some(slot) = COUNTERS.get_ptr_mut(counter as u32) {
-            // SAFETY: a slot of this CPU, in a map value that lives as long as the map.
-            unsafe { *slot += 1 };
-        }
+        count(counter);
+    }
+}
+
+/// Adds one to a counter.
+#[inline(always)]
+fn count(counter: Counter) {
+    if let Some(slot) = COUNTERS.get_ptr_mut(counter as u32) {
+        // SAFETY: a slot of this CPU, in a map value that lives as long as the map. Where programs preempt each other, a
+        // packet may be left out of the count.
+        unsafe { *slot += 1 };
     }
 }

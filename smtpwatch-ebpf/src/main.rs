@@ -3,6 +3,8 @@
 //! Entry points and adapters only: what is decided, [`smtpwatch_common`] decides. Every path of every program passes the
 //! packet on: `XDP_PASS` at XDP, `TC_ACT_UNSPEC` (which is `TCX_NEXT`) at TC, so that whatever comes next still runs.
 #![cfg_attr(target_arch = "bpf", no_std, no_main)]
+// For the one atomic instruction: see `maps::ScratchSlot`.
+#![cfg_attr(target_arch = "bpf", feature(asm_experimental_arch))]
 
 #[cfg(target_arch = "bpf")]
 mod hook;

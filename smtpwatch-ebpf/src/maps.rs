@@ -34,9 +34,61 @@ pub static RING: RingBuf = RingBuf::with_byte_size(8 * 1024 * 1024, 0);
 #[map]
 pub static COUNTERS: PerCpuArray<u64> = PerCpuArray::with_max_entries(Counter::COUNT, 0);
 
-/// Where a record is built: it is larger than a kernel program's stack.
+/// Where a record is built: it is larger than a kernel program's stack. Several for each CPU, because on PREEMPT_RT one
+/// program can be preempted by another one (Linux 6.18: commit 3253cb49cbad, "softirq: Allow to drop the softirq-BKL lock").
 #[map]
-pub static SCRATCH: PerCpuArray<Scratch> = PerCpuArray::with_max_entries(1, 0);
+pub static SCRATCH: PerCpuArray<ScratchSlot> = PerCpuArray::with_max_entries(SCRATCHES, 0);
+
+/// Programs of one CPU that can have a scratch at the same time.
+pub const SCRATCHES: u32 = 8;
+
+/// A scratch, and how many programs have it or try to have it.
+#[repr(C)]
+pub struct ScratchSlot {
+    users: u64,
+    scratch: Scratch,
+}
+
+impl ScratchSlot {
+    /// Takes the slot for the calling program, if no other one has it. The caller releases it before its end.
+    ///
+    /// The count goes up before it is looked at: as long as a program has the slot, all others count 2 at least. Two that come
+    /// at the same time may both refuse it; both can never get it.
+    #[inline(always)]
+    pub fn claim<'a>(slot: *mut Self) -> Option<&'a mut Scratch> {
+        // SAFETY: a map value, aligned, that lives as long as the program.
+        let users = unsafe { &raw mut (*slot).users };
+        add(users, 1);
+        // SAFETY: as above. Volatile: other programs write the word.
+        if unsafe { users.read_volatile() } == 1 {
+            // SAFETY: as above, and no other program has it until it is released.
+            return Some(unsafe { &mut (*slot).scratch });
+        }
+        add(users, u64::MAX);
+        None
+    }
+
+    /// Gives the slot back of which `scratch` is a part.
+    #[inline(always)]
+    pub fn release(scratch: *mut Scratch) {
+        add(scratch.cast::<u8>().wrapping_sub(core::mem::offset_of!(Self, scratch)).cast(), u64::MAX);
+    }
+}
+
+/// Adds to a word of a map in one instruction, so that no other program of this CPU runs between its load and its store.
+#[inline(always)]
+fn add(word: *mut u64, amount: u64) {
+    // SAFETY: the callers give words of map values, which live as long as the program. An instruction of every version of BPF
+    // (`BPF_ATOMIC | BPF_ADD`); the target has no atomic types, because it lacks compare-and-swap before version 3.
+    unsafe {
+        core::arch::asm!(
+            "lock *(u64 *)({word} + 0) += {amount}",
+            word = in(reg) word,
+            amount = in(reg) amount,
+            options(nostack),
+        );
+    }
+}
 
 /// The watched ports, as [`PortSet::as_words`].
 #[unsafe(no_mangle)]

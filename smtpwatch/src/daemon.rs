@@ -533,7 +533,7 @@ impl Watch {
         for gone in self.interfaces.keys().filter(|held| !interfaces.contains(*held)) {
             metrics.forget_interface(gone);
             for direction in Direction::ALL {
-                for hook in hooks(direction) {
+                for hook in Hook::of(direction) {
                     metrics.attached(gone, direction.as_str(), hook.as_str(), None);
                 }
             }
@@ -545,17 +545,19 @@ impl Watch {
                 let attachment =
                     attachments.find(|found| found.interface == *interface && found.direction == direction);
                 let taken = attachment.and_then(|attachment| attachment.hook);
-                for hook in hooks(direction) {
+                for hook in Hook::of(direction) {
                     metrics.attached(interface, direction.as_str(), hook.as_str(), Some(taken == Some(*hook)));
                 }
                 match (attachment, taken) {
                     (_, Some(hook)) => {
                         watch.attached.push(format!("{interface} {}: {}", direction.as_str(), hook.as_str()));
                     }
-                    (Some(_), None) => {
-                        watch
-                            .missing
-                            .push(format!("{interface} {}: no hook could be had; see the log", direction.as_str()));
+                    (Some(attachment), None) => {
+                        let line = format!("{interface} {}: no hook could be had; see the log", direction.as_str());
+                        if attachment.lost {
+                            watch.lost.push(line.clone());
+                        }
+                        watch.missing.push(line);
                     }
                     (None, None) => watch.missing.push(format!("{interface} {}: it is not there", direction.as_str())),
                 }
@@ -599,6 +601,9 @@ impl Watch {
         if self.survey() || refreshed {
             self.attachments();
         }
+        for (direction, hook) in self.capture.take_lost() {
+            self.outputs.metrics.probe_lost(direction, hook);
+        }
         for (interface, newest) in &mut self.interfaces {
             if let Some(at) = newest.take() {
                 self.outputs.metrics.last_packet(interface, at);
@@ -639,14 +644,6 @@ impl Watch {
         let (records_before, failures_before) = std::mem::replace(&mut self.reported, (records, failures));
         self.outputs.metrics.output(metrics::Output::Tlsrpt, records - records_before, failures - failures_before);
         Ok(())
-    }
-}
-
-/// The hooks that there are at a direction: XDP sees arriving packets only.
-const fn hooks(direction: Direction) -> &'static [Hook] {
-    match direction {
-        Direction::Ingress => &Hook::ALL,
-        Direction::Egress => &[Hook::Tcx, Hook::Clsact],
     }
 }
 

@@ -6,6 +6,12 @@
 //! capture (kernel ring, or capture file) → pipeline (engine) → incident → output (journal, metrics, http), store
 //! ```
 
+// The kernel object that is embedded is little-endian, and both sides share structures of 64-bit words.
+#[cfg(not(all(target_endian = "little", target_pointer_width = "64")))]
+compile_error!(
+    "smtpwatch runs on little-endian 64-bit machines only: its kernel programs are compiled for them (target bpfel)"
+);
+
 pub mod capture;
 pub mod cli;
 pub mod clock;

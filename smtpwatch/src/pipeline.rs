@@ -36,6 +36,17 @@ pub struct Pipeline {
     senders: Option<Senders>,
     /// Of the configuration in force.
     config_hash: String,
+    /// The user that the kernel names where it knows none.
+    overflow_uid: u32,
+}
+
+/// The user that `bpf_get_socket_uid` gives for a packet without a full socket, such as a SYN-ACK (kernel.overflowuid of sysctl(8)).
+const OVERFLOW_UID: u32 = 65_534;
+
+/// That of this kernel.
+fn overflow_uid() -> u32 {
+    let set = std::fs::read_to_string("/proc/sys/kernel/overflowuid").ok();
+    set.and_then(|text| text.trim().parse().ok()).unwrap_or(OVERFLOW_UID)
 }
 
 impl Pipeline {
@@ -53,7 +64,7 @@ impl Pipeline {
         let engine = Engine::new(settings, config.rules.clone(), history);
         let config_hash = config.hash();
         let senders = (source == Source::Live).then(Senders::new);
-        Self { engine, config, ticked: Timestamp::default(), senders, config_hash }
+        Self { engine, config, ticked: Timestamp::default(), senders, config_hash, overflow_uid: overflow_uid() }
     }
 
     /// One record, seen at `at` on `interface`. Everything that follows from it is handed to `on`.
@@ -152,7 +163,7 @@ impl Pipeline {
             payload: record.payload,
             body_ended: header.marked(mark::BODY_ENDED),
             budget_spent: header.marked(mark::BUDGET),
-            sender: owner(header),
+            sender: owner(header, self.overflow_uid),
         }
     }
 
@@ -173,7 +184,34 @@ impl Pipeline {
 }
 
 /// Who on this host sent, where the kernel told.
-fn owner(header: &Header) -> Option<SocketOwner> {
-    let uid = Some(header.uid).filter(|uid| *uid != UID_UNKNOWN);
+fn owner(header: &Header, overflow_uid: u32) -> Option<SocketOwner> {
+    // The overflow user stands for no user, and for one that the socket's user namespace does not map.
+    let uid = Some(header.uid).filter(|uid| *uid != UID_UNKNOWN && *uid != overflow_uid);
     (uid.is_some() || header.cgroup != 0).then_some(SocketOwner { uid, cgroup: header.cgroup })
+}
+
+#[cfg(test)]
+mod tests {
+    use smtpwatch_common::Scratch;
+
+    use super::*;
+
+    #[test]
+    fn a_user_that_the_kernel_does_not_know_is_no_sender() {
+        let header = |uid, cgroup| Header { uid, cgroup, ..Scratch::EMPTY.record.header };
+        for (uid, cgroup, expected) in [
+            (33, 7, Some((Some(33), 7))),
+            (0, 0, Some((Some(0), 0))),
+            (UID_UNKNOWN, 7, Some((None, 7))),
+            (65_534, 7, Some((None, 7))),
+            (65_534, 0, None),
+            (UID_UNKNOWN, 0, None),
+        ] {
+            let found = owner(&header(uid, cgroup), OVERFLOW_UID).map(|owner| (owner.uid, owner.cgroup));
+            assert_eq!(found, expected, "user {uid}, cgroup {cgroup}");
+        }
+        // As sysctl(8) sets it.
+        assert_eq!(owner(&header(65_534, 0), 60_000).and_then(|owner| owner.uid), Some(65_534));
+        assert!(overflow_uid() > 0);
+    }
 }

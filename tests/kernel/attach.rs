@@ -8,6 +8,13 @@ use std::{
 };
 
 use anyhow::{Context as _, Result, ensure};
+use aya::{
+    EbpfLoader,
+    programs::{
+        SchedClassifier, TcAttachType,
+        tc::{self, NlOptions, TcAttachOptions},
+    },
+};
 use smtpwatch::{
     capture::{Attachment, Capture, CaptureSettings, Hook, object::LoadSettings},
     config::Ingress,
@@ -20,6 +27,8 @@ use smtpwatch_tests::{
 };
 
 use crate::test_run::{Kind, empty_program};
+
+static OBJECT: &[u8] = aya::include_bytes_aligned!("../../smtpwatch/bpf/smtpwatch.bpf.o");
 
 pub(crate) const LIMIT: Duration = Duration::from_secs(10);
 
@@ -127,7 +136,7 @@ fn watches(path: &Path, ingress: Ingress, expected: &[(String, Direction, Option
 fn every_hook_watches_and_goes() {
     scenario("every hook watches and goes", || {
         let path = Path::create()?;
-        watches(&path, Ingress::Auto, &both(Hook::Xdp, Hook::Tcx))?;
+        watches(&path, Ingress::Auto, &both(Hook::Tcx, Hook::Tcx))?;
         watches(&path, Ingress::Xdp, &both(Hook::Xdp, Hook::Tcx))?;
         watches(&path, Ingress::XdpGeneric, &both(Hook::XdpGeneric, Hook::Tcx))?;
         watches(&path, Ingress::Tcx, &both(Hook::Tcx, Hook::Tcx))?;
@@ -196,15 +205,133 @@ fn anothers_clsact_filter_is_left_alone() {
 fn a_stale_filter_of_a_killed_process_is_removed() {
     scenario("a stale filter of a killed process is removed", || {
         let path = Path::create()?;
-        // What a killed process leaves: nobody runs its destructors.
-        let killed = path.gateway.run(|| Capture::start(&settings(GATEWAY_INTERFACE, Ingress::Clsact)))??;
-        std::mem::forget(killed);
-        ensure!(attached(&path.gateway)?.contains("clsact/ingress"), "{}", attached(&path.gateway)?);
-        let capture = path.gateway.run(|| Capture::start(&settings(GATEWAY_INTERFACE, Ingress::Clsact)))??;
-        let filters = attached(&path.gateway)?.matches("clsact/ingress").count();
-        ensure!(filters == 1, "{filters} filters");
-        path.gateway.run(move || drop(capture))?;
-        ensure!(!attached(&path.gateway)?.contains("clsact/ingress"), "{}", attached(&path.gateway)?);
+        for (ingress, expected) in [(Ingress::Clsact, 1), (Ingress::Auto, 0)] {
+            path.gateway.run(leave_filters)??;
+            let before = attached(&path.gateway)?;
+            ensure!(before.contains("clsact/ingress") && before.contains("clsact/egress"), "{before}");
+            let capture = path.gateway.run(|| Capture::start(&settings(GATEWAY_INTERFACE, ingress)))??;
+            let filters = attached(&path.gateway)?.matches("clsact/").count();
+            ensure!(filters == expected, "{filters} filters");
+            path.gateway.run(move || drop(capture))?;
+            ours_is_gone(&path.gateway)?;
+            let qdiscs = command::run(path.gateway.command("tc").args(["qdisc", "show"]), LIMIT)?;
+            ensure!(!qdiscs.contains("clsact"), "the qdisc of the killed process is left:\n{qdiscs}");
+        }
+        Ok(())
+    });
+}
+
+/// What a killed process leaves: its filters and the clsact qdisc, without the process.
+fn leave_filters() -> Result<()> {
+    let mut object = EbpfLoader::new().override_global("AYA_LOG_LEVEL", &0_u8, true).load(OBJECT)?;
+    tc::qdisc_add_clsact(GATEWAY_INTERFACE)?;
+    for (name, side) in [("smtpwatch_tc_ingress", TcAttachType::Ingress), ("smtpwatch_tc_egress", TcAttachType::Egress)]
+    {
+        let program: &mut SchedClassifier = object.program_mut(name).context("the program")?.try_into()?;
+        program.load()?;
+        let options = TcAttachOptions::Netlink(NlOptions { priority: 0x5357, ..NlOptions::default() });
+        let link = program.attach_with_options(GATEWAY_INTERFACE, side, options)?;
+        std::mem::forget(program.take_link(link)?);
+    }
+    Ok(())
+}
+
+#[test]
+fn a_second_watcher_of_an_interface_is_refused() {
+    scenario("a second watcher of an interface is refused", || {
+        let path = Path::create()?;
+        for ingress in [Ingress::Clsact, Ingress::Tcx] {
+            let settings = settings(GATEWAY_INTERFACE, ingress);
+            let mut first = path.gateway.run(|| Capture::start(&settings))??;
+            let before = attached(&path.gateway)?;
+            for other in [Ingress::Clsact, Ingress::Auto, Ingress::Xdp] {
+                let second = CaptureSettings { ingress: other, ..settings.clone() };
+                let error = path.gateway.run(|| Capture::start(&second).err())?.context("two watch one interface")?;
+                let expected =
+                    format!("mail0 is watched by another smtpwatch (process {}, user 0)", std::process::id());
+                ensure!(error.to_string().starts_with(&expected), "{error}");
+                ensure!(!error.is_permission(), "{error}");
+            }
+            ensure!(attached(&path.gateway)? == before, "the first one's hooks were touched");
+            session(&path, Family::V4.exchanger())?;
+            ensure!(transcript(&mut first)?.len() == 3, "the first one is blind");
+            // The same index in another namespace is another interface.
+            let elsewhere = self::settings("lo", Ingress::Tcx);
+            drop(path.exchanger.run(|| Capture::start(&elsewhere))??);
+            path.gateway.run(move || drop(first))?;
+            path.gateway.run(|| Capture::start(&settings).map(drop))??;
+        }
+        Ok(())
+    });
+}
+
+/// Detaches the links of ours at the gateway's interface, as `bpftool link detach` of another process does.
+fn detach_links(namespace: &Namespace) -> Result<usize> {
+    let shown = attached(namespace)?;
+    let words: Vec<&str> = shown.split_whitespace().collect();
+    let mut programs: Vec<String> =
+        words.windows(2).filter(|pair| pair[0].ends_with("id")).map(|pair| pair[1].to_owned()).collect();
+    // bpftool of Debian 12 knows no TCX.
+    for side in [TcAttachType::Ingress, TcAttachType::Egress] {
+        let (_, found) = namespace.run(|| SchedClassifier::query_tcx(GATEWAY_INTERFACE, side))??;
+        programs.extend(found.iter().map(|program| program.id().to_string()));
+    }
+    let mut links = Vec::new();
+    for entry in std::fs::read_dir("/proc/self/fdinfo")? {
+        // Other tests open and close descriptors meanwhile.
+        let Ok(info) = std::fs::read_to_string(entry?.path()) else { continue };
+        let field = |name: &str| info.lines().find_map(|line| line.strip_prefix(name)).map(str::trim);
+        if let (Some(link), Some(program)) = (field("link_id:"), field("prog_id:"))
+            && programs.iter().any(|found| found == program)
+        {
+            links.push(link.to_owned());
+        }
+    }
+    for link in &links {
+        command::run(namespace.command("bpftool").args(["link", "detach", "id", link]), LIMIT)?;
+    }
+    Ok(links.len())
+}
+
+#[test]
+fn what_others_take_away_is_attached_again() {
+    scenario("what others take away is attached again", || {
+        let path = Path::create()?;
+        for (ingress, hook, links) in [
+            (Ingress::Clsact, Hook::Clsact, 1),
+            (Ingress::Tcx, Hook::Tcx, 2),
+            (Ingress::Xdp, Hook::Xdp, 2),
+            (Ingress::XdpGeneric, Hook::XdpGeneric, 2),
+        ] {
+            let settings = settings(GATEWAY_INTERFACE, ingress);
+            let mut capture = path.gateway.run(|| Capture::start(&settings))??;
+            // Nothing is lost that nothing took away.
+            std::thread::sleep(Duration::from_millis(1_100));
+            path.gateway.run(|| capture.refresh())??;
+            ensure!(capture.take_lost().is_empty(), "{ingress:?}");
+            let found = detach_links(&path.gateway)?;
+            ensure!(found == links, "{ingress:?}: {found} links");
+            let mut expected = vec![(Direction::Egress, Hook::Tcx)];
+            if ingress == Ingress::Clsact {
+                let arguments = ["qdisc", "del", "dev", GATEWAY_INTERFACE, "clsact"];
+                command::run(path.gateway.command("tc").args(arguments), LIMIT)?;
+            }
+            expected.insert(0, (Direction::Ingress, hook));
+            let mut lost = Vec::new();
+            command::eventually(LIMIT, "what was taken away", || {
+                let changed = path.gateway.run(|| capture.refresh())??;
+                lost.extend(capture.take_lost());
+                Ok(changed.then_some(()))
+            })?;
+            ensure!(lost == expected, "{ingress:?}: {lost:?}");
+            ensure!(hooks(&capture) == both(hook, Hook::Tcx), "{:?}", hooks(&capture));
+            session(&path, Family::V4.exchanger())?;
+            ensure!(transcript(&mut capture)?.len() == 3, "{ingress:?}: blind after it");
+            path.gateway.run(move || drop(capture))?;
+            ours_is_gone(&path.gateway)?;
+        }
+        let qdiscs = command::run(path.gateway.command("tc").args(["qdisc", "show"]), LIMIT)?;
+        ensure!(!qdiscs.contains("clsact"), "a qdisc is left:\n{qdiscs}");
         Ok(())
     });
 }

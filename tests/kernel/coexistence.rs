@@ -82,13 +82,13 @@ macro_rules! rows {
 
 rows! {
     a_bridge: Row { prepare: &BRIDGE, watched: "br0", ingress: Ingress::Auto, expected: (Hook::Tcx, Hook::Tcx) },
-    a_member_of_a_bridge: Row { prepare: &BRIDGE, watched: GATEWAY_INTERFACE, ingress: Ingress::Auto, expected: (Hook::Xdp, Hook::Tcx) },
+    a_member_of_a_bridge: Row { prepare: &BRIDGE, watched: GATEWAY_INTERFACE, ingress: Ingress::Auto, expected: (Hook::Tcx, Hook::Tcx) },
     a_bond: Row { prepare: &BOND, watched: "bond0", ingress: Ingress::Tcx, expected: (Hook::Tcx, Hook::Tcx) },
     a_macvlan: Row { prepare: &MACVLAN, watched: "mac0", ingress: Ingress::Auto, expected: (Hook::Tcx, Hook::Tcx) },
-    below_a_macvlan: Row { prepare: &MACVLAN, watched: GATEWAY_INTERFACE, ingress: Ingress::Auto, expected: (Hook::Xdp, Hook::Tcx) },
-    a_vlan_device: Row { prepare: &VLAN, watched: GATEWAY_INTERFACE, ingress: Ingress::Auto, expected: (Hook::Xdp, Hook::Tcx) },
-    frames_of_9_000_octets: Row { prepare: &["link set mail0 mtu 9000"], watched: GATEWAY_INTERFACE, ingress: Ingress::Auto, expected: (Hook::Xdp, Hook::Tcx) },
-    frames_of_65_535_octets: Row { prepare: &["link set mail0 mtu 65535"], watched: GATEWAY_INTERFACE, ingress: Ingress::Auto, expected: (Hook::Xdp, Hook::Tcx) },
+    below_a_macvlan: Row { prepare: &MACVLAN, watched: GATEWAY_INTERFACE, ingress: Ingress::Auto, expected: (Hook::Tcx, Hook::Tcx) },
+    a_vlan_device: Row { prepare: &VLAN, watched: GATEWAY_INTERFACE, ingress: Ingress::Auto, expected: (Hook::Tcx, Hook::Tcx) },
+    frames_of_9_000_octets: Row { prepare: &["link set mail0 mtu 9000"], watched: GATEWAY_INTERFACE, ingress: Ingress::Xdp, expected: (Hook::Xdp, Hook::Tcx) },
+    frames_of_65_535_octets: Row { prepare: &["link set mail0 mtu 65535"], watched: GATEWAY_INTERFACE, ingress: Ingress::Xdp, expected: (Hook::Xdp, Hook::Tcx) },
     the_clsact_fall_back_on_a_bridge: Row { prepare: &BRIDGE, watched: "br0", ingress: Ingress::Clsact, expected: (Hook::Clsact, Hook::Tcx) },
 }
 
@@ -160,18 +160,6 @@ fn an_interface_is_renamed_and_comes_again() {
             ensure!(capture.refresh()? && capture.attachments().count() == 2, "{:?}", hooks(&capture));
             Ok(())
         })?
-    });
-}
-
-/// Two of us on one interface: both see, and each leaves the other alone.
-#[test]
-fn two_watch_one_interface() {
-    scenario("two watch one interface", || {
-        let path = Path::create()?;
-        let mut first = path.gateway.run(|| Capture::start(&settings(GATEWAY_INTERFACE, Ingress::Auto)))??;
-        beside(&path, GATEWAY_INTERFACE, Ingress::Auto, (Hook::Tcx, Hook::Tcx))?;
-        ensure!(transcript(&mut first)?.len() == 3, "the first does not see any more");
-        sees(&path, &mut first)
     });
 }
 

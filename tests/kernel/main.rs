@@ -16,4 +16,5 @@ mod attach;
 mod coexistence;
 mod differential;
 mod packet;
+mod scratch;
 mod test_run;

@@ -26,4 +26,5 @@ mod sender;
 mod set_up;
 mod strip;
 mod survival;
+mod taken_away;
 mod unwatched;

@@ -14,6 +14,8 @@ use aya::{
     programs::{Program, ProgramError},
 };
 
+use crate::bench::object;
+
 #[path = "../../smtpwatch/src/capture/digest.rs"]
 mod digest;
 
@@ -38,6 +40,7 @@ pub fn run(arguments: &Arguments) -> anyhow::Result<()> {
     eprintln!("kernel object: {} with {}", toolchain.name(), linker.display());
     let built = build(&workspace, &toolchain, &linker)?;
     let bytes = named_for_the_kernel(strip(&built)?);
+    budget(&bytes)?;
     load(&bytes)?;
     let sources = digest::of_sources(&workspace).context("cannot read the sources")?;
     let (object, digest) =
@@ -126,6 +129,26 @@ fn named_for_the_kernel(mut object: Vec<u8>) -> Vec<u8> {
     object
 }
 
+/// Bytes of stack that a chain of calls of a program may take: all that the kernel gives. The TC programs of Ethernet and XDP take
+/// them all (docs/performance.md); 480 would leave a frame for another compiler.
+const STACK_BUDGET: u64 = object::MAX_STACK;
+
+/// Refuses an object whose programs kernels before 6.8 would refuse, which round each frame up to 32 bytes; that of this machine may
+/// take it all the same.
+fn budget(bytes: &[u8]) -> anyhow::Result<()> {
+    for program in object::programs(bytes)? {
+        ensure!(
+            program.stack <= STACK_BUDGET,
+            "{} takes {} bytes of stack, and the budget is {STACK_BUDGET} of the {} that kernels before 6.8 give",
+            program.name,
+            program.stack,
+            object::MAX_STACK
+        );
+        eprintln!("kernel object: {}: {} bytes of stack of {STACK_BUDGET}", program.name, program.stack);
+    }
+    Ok(())
+}
+
 /// The verifier's word, where this process may ask for it.
 fn load(bytes: &[u8]) -> anyhow::Result<()> {
     let mut object = match EbpfLoader::new().load(bytes) {
@@ -162,6 +185,25 @@ pub fn verified(object: &mut Ebpf) -> anyhow::Result<Vec<(String, Option<u32>)>>
     Ok(counts)
 }
 
+/// What Debian's compiler for the kernel object consists of.
+const DEBIAN_PACKAGES: [&str; 4] = ["rustc-web", "cargo-web", "rust-web-src", "llvm-22"];
+
+/// Installs packages of Debian; tells whether it could. A fresh machine has lists of packages that are old, or none: if a package
+/// is not found, they are fetched once.
+fn install(packages: &[&str]) -> bool {
+    let apt = |arguments: &[&str]| {
+        let mut command = Command::new("apt-get");
+        command.args(arguments).env("DEBIAN_FRONTEND", "noninteractive");
+        command.status().is_ok_and(|status| status.success())
+    };
+    let install: Vec<&str> = ["install", "--yes", "--no-install-recommends"].iter().chain(packages).copied().collect();
+    if apt(&install) {
+        return true;
+    }
+    eprintln!("kernel object: the lists of packages may be old or missing; fetching them with apt-get update");
+    apt(&["update"]) && apt(&install)
+}
+
 /// A compiler that can build `core` for BPF.
 enum Toolchain {
     /// rustup's nightly, with the component rust-src.
@@ -180,19 +222,7 @@ impl Toolchain {
                 "kernel object: no nightly with rust-src (`rustup toolchain install nightly --component rust-src`); \
                  installing Debian's rustc-web, cargo-web, rust-web-src and llvm-22"
             );
-            let installed = Command::new("apt-get")
-                .args([
-                    "install",
-                    "--yes",
-                    "--no-install-recommends",
-                    "rustc-web",
-                    "cargo-web",
-                    "rust-web-src",
-                    "llvm-22",
-                ])
-                .env("DEBIAN_FRONTEND", "noninteractive")
-                .status();
-            if !installed.is_ok_and(|status| status.success()) || !Self::Debian.is_complete() {
+            if !install(&DEBIAN_PACKAGES) || !Self::Debian.is_complete() {
                 bail!(
                     "no compiler for the kernel object: install a nightly with `rustup toolchain install nightly \
                      --component rust-src`, or Debian's rustc-web, cargo-web and rust-web-src"

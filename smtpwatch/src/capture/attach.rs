@@ -2,8 +2,14 @@
 //!
 //! Nothing of others is ever replaced or removed. XDP and TCX end with the file descriptor of their link, so with this
 //! process, however it ends. Filters of a clsact qdisc do not: they are removed at the end, and stale ones at the start.
+//! What is stale, the lock of the interface tells: no live smtpwatch has it.
 
-use std::{collections::BTreeSet, io, os::fd::OwnedFd};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    io,
+    os::fd::{AsFd as _, OwnedFd},
+    time::{Duration, Instant},
+};
 
 use aya::{
     Ebpf,
@@ -18,6 +24,7 @@ use super::{
     CaptureError,
     interfaces::Interface,
     link::{self, Target},
+    lock::{InterfaceLock, Refused},
     netlink,
     object::program,
 };
@@ -26,6 +33,13 @@ use crate::config::Ingress;
 /// Priority and handle of our clsact filters: ours alone, so that no other filter is met.
 const PRIORITY: u16 = 0x5357;
 const HANDLE: TcHandle = TcHandle::new(0, 0x5357);
+
+/// A hook that could not be had is tried again after this time.
+const RETRY: Duration = Duration::from_secs(30);
+
+/// Why `ingress = "auto"` takes no XDP.
+pub(crate) const AUTO: &str = "auto takes TCX, and clsact where the kernel has no TCX; XDP only where it is asked for, because some \
+                               drivers copy every packet before an XDP program sees it (veth: a third of the throughput of bulk mail)";
 
 /// A place in the kernel where packets are seen.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
@@ -43,6 +57,15 @@ pub enum Hook {
 impl Hook {
     /// Every hook, for metric labels.
     pub const ALL: [Self; 4] = [Self::Xdp, Self::XdpGeneric, Self::Tcx, Self::Clsact];
+
+    /// The hooks that there are at a direction: XDP sees arriving packets only.
+    #[must_use]
+    pub const fn of(direction: Direction) -> &'static [Self] {
+        match direction {
+            Direction::Ingress => &Self::ALL,
+            Direction::Egress => &[Self::Tcx, Self::Clsact],
+        }
+    }
 
     /// The metric label.
     #[must_use]
@@ -78,26 +101,67 @@ pub struct Attachment {
     pub direction: Direction,
     /// Where; `None` if it is wanted and could not be had.
     pub hook: Option<Hook>,
+    /// Whether it was had, another program took it away, and it could not be had again.
+    pub lost: bool,
 }
 
 /// What is attached, and how it ends.
 #[derive(Default)]
 pub(crate) struct Attachments {
-    held: Vec<(Attachment, Option<Held>)>,
+    places: Vec<Place>,
     /// Interfaces whose clsact qdisc we made.
     qdiscs: BTreeSet<u32>,
+    /// Interfaces that no other smtpwatch watches as long as this one does.
+    locks: BTreeMap<u32, InterfaceLock>,
+}
+
+/// One direction of one interface, and what is held there.
+struct Place {
+    attachment: Attachment,
+    interface: Interface,
+    held: Option<Held>,
+    /// When a hook that is missing is tried again.
+    retry: Instant,
+    /// Why it is missing, as the log has it: the same is not logged again.
+    logged: String,
+}
+
+/// A hook that is ours.
+struct Held {
+    /// The kernel's id of the program.
+    program: u32,
+    by: HeldBy,
 }
 
 /// Dropped, it is detached.
-#[expect(dead_code, reason = "held for their Drop alone")]
-enum Held {
+enum HeldBy {
     Link(OwnedFd),
+    #[expect(dead_code, reason = "held for its Drop alone")]
     Filter(SchedClassifierLink),
+}
+
+impl Held {
+    /// Whether it is still where it was put.
+    fn is_there(&self, place: &Attachment) -> io::Result<bool> {
+        match &self.by {
+            HeldBy::Link(link) => Ok(link::program_and_interface(link.as_fd())? == (self.program, place.index)),
+            HeldBy::Filter(_) => netlink::clsact_has(place.index, place.direction, self.program),
+        }
+    }
+}
+
+/// What [`Attachments::mend`] found.
+#[derive(Debug, Default)]
+pub(crate) struct Mended {
+    /// Hooks that others took away.
+    pub(crate) lost: Vec<(Direction, Hook)>,
+    /// Whether what is attached has changed.
+    pub(crate) changed: bool,
 }
 
 impl Attachments {
     pub(crate) fn iter(&self) -> impl Iterator<Item = &Attachment> {
-        self.held.iter().map(|(attachment, _)| attachment)
+        self.places.iter().map(|place| &place.attachment)
     }
 
     /// Name of the interface with this index; empty for one that has gone.
@@ -115,42 +179,136 @@ impl Attachments {
     ) -> Result<(), CaptureError> {
         let mut first_failure = None;
         for direction in Direction::ALL {
-            let taken = self.climb(object, interface, direction, ladder(ingress, direction, interface.link), no_xdp);
-            let (hook, held) = match taken {
-                Ok((hook, held)) => {
-                    tracing::info!(
-                        interface = interface.name,
-                        direction = direction.as_str(),
-                        hook = hook.as_str(),
-                        "attached"
-                    );
-                    (Some(hook), Some(held))
-                }
+            let (hook, held) = match self.take(object, interface, direction, ingress, no_xdp) {
+                Ok((hook, held)) => (Some(hook), Some(held)),
                 Err(error) => {
                     first_failure.get_or_insert(error);
                     (None, None)
                 }
             };
             let Interface { name, index, .. } = interface;
-            self.held.push((Attachment { interface: name.clone(), index: *index, direction, hook }, held));
+            self.places.push(Place {
+                attachment: Attachment { interface: name.clone(), index: *index, direction, hook, lost: false },
+                interface: interface.clone(),
+                held,
+                retry: Instant::now() + RETRY,
+                logged: String::new(),
+            });
         }
         first_failure.map_or(Ok(()), Err)
     }
 
-    /// Detaches both directions of an interface, which may have gone.
-    pub(crate) fn detach(&mut self, index: u32) {
-        self.held.retain(|(attachment, _)| attachment.index != index);
-        if self.qdiscs.remove(&index) {
-            match netlink::clsact_in_use(index) {
-                Ok(false) => {
-                    if let Err(error) = netlink::remove_clsact(index) {
-                        tracing::debug!(index, %error, "the clsact qdisc stays");
+    /// Takes the best hook of a direction that there is.
+    fn take(
+        &mut self,
+        object: &mut Ebpf,
+        interface: &Interface,
+        direction: Direction,
+        ingress: Ingress,
+        no_xdp: Option<&str>,
+    ) -> Result<(Hook, Held), CaptureError> {
+        self.lock(interface)?;
+        if direction == Direction::Ingress
+            && let Some(why) = interface.hides_arrivals()
+        {
+            tracing::warn!(interface = interface.name, "{why}");
+        }
+        let ladder = ladder(ingress, direction, interface.link);
+        let (hook, held) = self.climb(object, interface, direction, ladder, no_xdp)?;
+        let why = if ingress == Ingress::Auto && direction == Direction::Ingress { AUTO } else { "" };
+        let why = (!why.is_empty()).then_some(why);
+        tracing::info!(
+            interface = interface.name,
+            direction = direction.as_str(),
+            hook = hook.as_str(),
+            why,
+            "attached"
+        );
+        Ok((hook, held))
+    }
+
+    /// Makes sure that no other smtpwatch watches `interface`, and removes what a killed one left there.
+    fn lock(&mut self, interface: &Interface) -> Result<(), CaptureError> {
+        if self.locks.contains_key(&interface.index) {
+            return Ok(());
+        }
+        let lock = InterfaceLock::take(interface.index).map_err(|refused| match refused {
+            Refused::Taken(holder) => CaptureError::Watched { interface: interface.name.clone(), holder },
+            Refused::System(cause) => CaptureError::System { what: "cannot lock the interface", cause },
+        })?;
+        self.locks.insert(interface.index, lock);
+        remove_stale_filters(interface);
+        Ok(())
+    }
+
+    /// Looks whether every hook is still ours. What others took away is attached again, and what could not be had is tried
+    /// again now and then.
+    pub(crate) fn mend(
+        &mut self,
+        object: &mut Ebpf,
+        ingress: Ingress,
+        no_xdp: Option<&str>,
+        is_there: impl Fn(&Attachment) -> bool,
+    ) -> Mended {
+        let mut mended = Mended::default();
+        for at in 0..self.places.len() {
+            let Some(place) = self.places.get_mut(at) else { continue };
+            let lost = match &place.held {
+                Some(held) => match held.is_there(&place.attachment) {
+                    Ok(true) => continue,
+                    // An interface that goes takes its hooks with it: the list of interfaces tells.
+                    Ok(false) if !is_there(&place.attachment) => continue,
+                    Ok(false) => place.attachment.hook,
+                    Err(error) => {
+                        tracing::debug!(interface = place.attachment.interface, %error, "the hook cannot be looked up");
+                        continue;
+                    }
+                },
+                None if place.retry > Instant::now() || !is_there(&place.attachment) => continue,
+                None => None,
+            };
+            // First of all what is left of it: at clsact, our priority and handle.
+            place.held = None;
+            place.attachment.hook = None;
+            let (interface, direction) = (place.interface.clone(), place.attachment.direction);
+            let before = place.attachment.lost;
+            let taken = self.take(object, &interface, direction, ingress, no_xdp);
+            let Some(place) = self.places.get_mut(at) else { continue };
+            place.retry = Instant::now() + RETRY;
+            place.attachment.lost = taken.is_err() && (before || lost.is_some());
+            mended.changed |= lost.is_some() || taken.is_ok();
+            if let Some(hook) = lost {
+                mended.lost.push((direction, hook));
+                let name = hook.name(direction);
+                tracing::warn!("{name} of {} was taken away by another program", interface.name);
+            }
+            match taken {
+                Ok((hook, held)) => {
+                    place.held = Some(held);
+                    place.attachment.hook = Some(hook);
+                    place.logged.clear();
+                }
+                Err(error) => {
+                    let why = error.to_string();
+                    if place.logged != why {
+                        let direction = direction.as_str();
+                        tracing::error!("{} {direction} is not watched: {why}", interface.name);
+                        place.logged = why;
                     }
                 }
-                Ok(true) => tracing::info!(index, "the clsact qdisc stays, because others use it"),
-                Err(error) => tracing::debug!(index, %error, "the clsact qdisc stays"),
             }
         }
+        mended
+    }
+
+    /// Detaches both directions of an interface, which may have gone.
+    pub(crate) fn detach(&mut self, index: u32) {
+        self.places.retain(|place| place.attachment.index != index);
+        if self.qdiscs.remove(&index) {
+            remove_qdisc(index);
+        }
+        // Last: from here on another smtpwatch takes what it finds for its own.
+        self.locks.remove(&index);
     }
 
     /// Tries the hooks of `ladder` in turn; each fall-back is logged with its cause.
@@ -202,27 +360,32 @@ impl Attachments {
             (Hook::Clsact, _) => (tc_program(direction, ip), None),
         };
         if let (Hook::Xdp | Hook::XdpGeneric, Some(why)) = (hook, no_xdp) {
-            let why = format!("this kernel does not take the program ({why}); kernel 5.18 and later do");
+            let why = format!("this kernel refuses the program: {why}");
             return Err(Cause {
                 text: told(interface, direction, hook, &why),
                 ..refused(io::ErrorKind::Unsupported.into())
             });
         }
         let missing = || refused(io::Error::other(format!("the program {name} is not loaded")));
+        let id = |object: &Ebpf| {
+            let info = object.program(name).ok_or_else(missing)?.info();
+            info.map(|info| info.id()).map_err(|error| refused(from_program(error)))
+        };
         match target {
             Some(target) => {
-                use std::os::fd::AsFd as _;
                 let fd = match object.program(name) {
                     Some(Program::Xdp(program)) => program.fd(),
                     Some(Program::SchedClassifier(program)) => program.fd(),
                     _ => return Err(missing()),
                 };
                 let fd = fd.map_err(|_| missing())?;
-                link::create(fd.as_fd(), interface.index, target).map(Held::Link).map_err(refused)
+                let link = link::create(fd.as_fd(), interface.index, target).map_err(refused)?;
+                Ok(Held { program: id(object)?, by: HeldBy::Link(link) })
             }
             None => match object.program_mut(name) {
                 Some(Program::SchedClassifier(program)) => {
-                    self.attach_filter(program, interface, direction, name).map(Held::Filter).map_err(refused)
+                    let filter = self.attach_filter(program, interface, direction).map_err(refused)?;
+                    Ok(Held { program: id(object)?, by: HeldBy::Filter(filter) })
                 }
                 _ => Err(missing()),
             },
@@ -234,12 +397,7 @@ impl Attachments {
         program: &mut SchedClassifier,
         interface: &Interface,
         direction: Direction,
-        name: &str,
     ) -> io::Result<SchedClassifierLink> {
-        let side = match direction {
-            Direction::Ingress => TcAttachType::Ingress,
-            Direction::Egress => TcAttachType::Egress,
-        };
         match tc::qdisc_add_clsact(&interface.name) {
             Ok(()) => {
                 self.qdiscs.insert(interface.index);
@@ -252,12 +410,8 @@ impl Attachments {
                 }
             }
         }
-        // Left behind by a process that was killed; the name is ours.
-        if tc::qdisc_detach_program(&interface.name, side, name).is_ok() {
-            tracing::warn!(interface = interface.name, program = name, "removed a stale filter of a killed smtpwatch");
-        }
         let options = TcAttachOptions::Netlink(NlOptions { priority: PRIORITY, handle: HANDLE, classid: None });
-        let id = program.attach_with_options(&interface.name, side, options).map_err(from_program)?;
+        let id = program.attach_with_options(&interface.name, side(direction), options).map_err(from_program)?;
         program.take_link(id).map_err(from_program)
     }
 }
@@ -271,14 +425,51 @@ impl Drop for Attachments {
     }
 }
 
-/// The order of hooks: DESIGN §3. XDP is for devices with a link layer.
+const fn side(direction: Direction) -> TcAttachType {
+    match direction {
+        Direction::Ingress => TcAttachType::Ingress,
+        Direction::Egress => TcAttachType::Egress,
+    }
+}
+
+/// Removes the clsact filters of a killed smtpwatch, which are told by the names of their programs, and the qdisc if it is
+/// empty then: a process that was killed had no time to remove it. For the holder of the lock of the interface alone.
+fn remove_stale_filters(interface: &Interface) {
+    let mut removed = false;
+    for direction in Direction::ALL {
+        for ip in [false, true] {
+            let program = tc_program(direction, ip);
+            // An error: there is none, or no clsact qdisc.
+            if tc::qdisc_detach_program(&interface.name, side(direction), program).is_ok() {
+                tracing::warn!(interface = interface.name, program, "removed a stale filter of a killed smtpwatch");
+                removed = true;
+            }
+        }
+    }
+    if removed {
+        remove_qdisc(interface.index);
+    }
+}
+
+/// Removes the clsact qdisc of an interface, if no filter is left there.
+fn remove_qdisc(index: u32) {
+    match netlink::clsact_in_use(index) {
+        Ok(false) => {
+            if let Err(error) = netlink::remove_clsact(index) {
+                tracing::debug!(index, %error, "the clsact qdisc stays");
+            }
+        }
+        Ok(true) => tracing::info!(index, "the clsact qdisc stays, because others use it"),
+        Err(error) => tracing::debug!(index, %error, "the clsact qdisc stays"),
+    }
+}
+
+/// The order of hooks. TCX adds nothing to the way of a packet through the kernel; XDP on a veth device copies every packet
+/// (docs/performance.md), and is for devices with a link layer: it is taken only where it is asked for.
 const fn ladder(ingress: Ingress, direction: Direction, link: Option<Link>) -> &'static [Hook] {
     match (direction, link, ingress) {
         (_, None, _) => &[],
-        (Direction::Egress, Some(_), _) | (Direction::Ingress, Some(Link::Ip), Ingress::Auto) => {
-            &[Hook::Tcx, Hook::Clsact]
-        }
-        (Direction::Ingress, Some(Link::Ethernet), Ingress::Auto) => &[Hook::Xdp, Hook::Tcx, Hook::Clsact],
+        (Direction::Egress, Some(_), _) | (Direction::Ingress, Some(_), Ingress::Auto) => &[Hook::Tcx, Hook::Clsact],
         (Direction::Ingress, Some(_), Ingress::Tcx) => &[Hook::Tcx],
         (Direction::Ingress, Some(_), Ingress::Clsact) => &[Hook::Clsact],
         (Direction::Ingress, Some(Link::Ethernet), Ingress::Xdp) => &[Hook::Xdp],
@@ -300,9 +491,9 @@ const fn tc_program(direction: Direction, ip: bool) -> &'static str {
 #[derive(Debug)]
 struct Cause {
     text: String,
-    remedy: &'static str,
+    remedy: String,
     source: io::Error,
-    /// Somebody else is there.
+    /// Another program is there.
     occupied: bool,
 }
 
@@ -327,12 +518,12 @@ impl Cause {
                 "ingress = \"clsact\" serves older ones",
                 false,
             ),
-            (_, Some(libc::EPERM)) => {
-                (source.to_string(), "run it as root, or with CAP_BPF, CAP_NET_ADMIN and CAP_PERFMON", false)
-            }
+            // See below.
+            (_, Some(libc::EPERM)) => (source.to_string(), "", false),
             (_, Some(libc::ENODEV)) => ("the interface has gone".to_owned(), "", false),
             _ => (source.to_string(), "", false),
         };
+        let remedy = super::remedy_of_permission(&source).unwrap_or_else(|| remedy.to_owned());
         Self { text: told(interface, direction, hook, &why), remedy, source, occupied }
     }
 }
@@ -385,7 +576,15 @@ mod tests {
             assert_eq!(ladder(ingress, Direction::Egress, Some(Link::Ethernet)), [Hook::Tcx, Hook::Clsact]);
             assert!(!ladder(ingress, Direction::Ingress, Some(Link::Ethernet)).is_empty());
         }
-        assert_eq!(ladder(Ingress::Auto, Direction::Ingress, Some(Link::Ethernet))[0], Hook::Xdp);
-        assert_eq!(ladder(Ingress::Auto, Direction::Ingress, Some(Link::Ip)), [Hook::Tcx, Hook::Clsact]);
+    }
+
+    /// XDP costs bulk mail a third of its throughput on veth (docs/performance.md).
+    #[test]
+    fn xdp_is_taken_only_where_it_is_asked_for() {
+        for link in [Link::Ethernet, Link::Ip] {
+            assert_eq!(ladder(Ingress::Auto, Direction::Ingress, Some(link)), [Hook::Tcx, Hook::Clsact]);
+        }
+        assert_eq!(ladder(Ingress::Xdp, Direction::Ingress, Some(Link::Ethernet)), [Hook::Xdp]);
+        assert_eq!(ladder(Ingress::XdpGeneric, Direction::Ingress, Some(Link::Ethernet)), [Hook::XdpGeneric]);
     }
 }

@@ -26,6 +26,35 @@ pub struct Interface {
     pub link: Option<Link>,
     /// Its Ethernet address.
     pub address: Option<[u8; 6]>,
+    /// Whether it is a tunnel of IP in IP: ipip, ip6tnl, sit, gre, ip6gre.
+    pub tunnel: bool,
+}
+
+impl Interface {
+    /// Why the kernel programs see nothing of what arrives at this interface, on this kernel; `None`: they see it.
+    #[must_use]
+    pub fn hides_arrivals(&self) -> Option<String> {
+        let release = nix::sys::utsname::uname().ok()?;
+        let release = release.release().to_string_lossy().into_owned();
+        (self.tunnel && hides_tunnels(&release)).then(|| {
+            format!(
+                "{} is a tunnel, and Linux {release} shows what arrives there from its outer header on, which hides mail from the \
+                 kernel programs: a strip is not seen there; kernel 5.14 and later show the packet within",
+                self.name
+            )
+        })
+    }
+}
+
+/// Whether a kernel of this release leaves the MAC header of a packet that a tunnel has unwrapped at the outer header, where programs
+/// at TC ingress begin to read. Linux 5.14 resets it ("net: reset MAC header consistently across L3 virtual devices"). What cannot be
+/// read is taken for a later one.
+fn hides_tunnels(release: &str) -> bool {
+    let mut numbers = release.split(|c: char| !c.is_ascii_digit()).map_while(|number| number.parse::<u32>().ok());
+    match (numbers.next(), numbers.next()) {
+        (Some(major), Some(minor)) => (major, minor) < (5, 14),
+        _ => false,
+    }
 }
 
 /// The interfaces that match one of `patterns`.
@@ -167,7 +196,8 @@ fn links() -> io::Result<BTreeMap<u32, Device>> {
             && let (Some([_, _, low, high, ..]), Some(index)) = (body.first_chunk::<16>(), number(body, 4))
         {
             let hardware = u16::from_ne_bytes([*low, *high]);
-            let interface = Interface { name: String::new(), index, link: link_layer(hardware), address: None };
+            let tunnel = is_tunnel(hardware);
+            let interface = Interface { name: String::new(), index, link: link_layer(hardware), address: None, tunnel };
             found.insert(index, device(interface, hardware, &body[16..]));
         }
         ControlFlow::Continue(())
@@ -209,6 +239,11 @@ const fn link_layer(hardware: u16) -> Option<Link> {
         512 | 768 | 769 | 776 | 778 | 519 | 823 | 0xfffe => Some(Link::Ip),
         _ => None,
     }
+}
+
+/// ARPHRD_TUNNEL, TUNNEL6, SIT, IPGRE, IP6GRE.
+const fn is_tunnel(hardware: u16) -> bool {
+    matches!(hardware, 768 | 769 | 776 | 778 | 823)
 }
 
 /// Whether `name` matches a pattern with `*` and `?`.
@@ -263,9 +298,29 @@ mod tests {
     }
 
     #[test]
+    fn kernels_that_hide_what_arrives_by_a_tunnel_are_known() {
+        for (release, expected) in [
+            ("5.10.0-46-cloud-amd64", true),
+            ("5.13.19", true),
+            ("4.19.0-21-amd64", true),
+            ("5.14.0-427.el9.x86_64", false),
+            ("6.1.0-50-amd64", false),
+            ("7.3.4+deb13-rt-amd64", false),
+            ("", false),
+            ("unknown", false),
+        ] {
+            assert_eq!(hides_tunnels(release), expected, "{release}");
+        }
+        for (hardware, expected) in [(1, false), (512, false), (0xfffe, false), (768, true), (778, true)] {
+            assert_eq!(is_tunnel(hardware), expected, "{hardware}");
+        }
+    }
+
+    #[test]
     fn what_lies_on_a_watched_interface_is_seen() {
         let device = |index: u32, kind: &str, below: Option<u32>, master: Option<u32>| {
-            let interface = Interface { name: format!("if{index}"), index, link: Some(Link::Ethernet), address: None };
+            let name = format!("if{index}");
+            let interface = Interface { name, index, link: Some(Link::Ethernet), address: None, tunnel: false };
             (index, Device { interface, kind: kind.to_owned(), below, master })
         };
         let devices = BTreeMap::from([

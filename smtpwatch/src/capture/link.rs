@@ -9,6 +9,7 @@ use std::{
 };
 
 // include/uapi/linux/bpf.h
+const BPF_OBJ_GET_INFO_BY_FD: libc::c_long = 15;
 const BPF_LINK_CREATE: libc::c_long = 28;
 const BPF_XDP: u32 = 37;
 const BPF_TCX_INGRESS: u32 = 46;
@@ -68,4 +69,45 @@ pub(crate) fn create(program: BorrowedFd<'_>, interface: u32, target: Target) ->
     let fd = i32::try_from(fd).map_err(io::Error::other)?;
     // SAFETY: the kernel has just made this descriptor, with close-on-exec, for the caller alone.
     Ok(unsafe { OwnedFd::from_raw_fd(fd) })
+}
+
+/// `info` of `union bpf_attr`.
+#[repr(C)]
+struct InfoByFd {
+    fd: u32,
+    length: u32,
+    info: u64,
+}
+
+/// `struct bpf_link_info` of an XDP or TCX link.
+#[repr(C)]
+#[derive(Default)]
+struct LinkInfo {
+    kind: u32,
+    id: u32,
+    program: u32,
+    padding: u32,
+    interface: u32,
+    attach_type: u32,
+}
+
+/// The program and the interface of a link. The interface is 0 where another process has detached the link
+/// (`BPF_LINK_DETACH`), or the interface has gone.
+///
+/// # Errors
+///
+/// What the kernel says.
+pub(crate) fn program_and_interface(link: BorrowedFd<'_>) -> io::Result<(u32, u32)> {
+    let fd = u32::try_from(link.as_raw_fd()).map_err(io::Error::other)?;
+    let length = u32::try_from(size_of::<LinkInfo>()).map_err(io::Error::other)?;
+    let mut info = LinkInfo::default();
+    let attributes = InfoByFd { fd, length, info: (&raw mut info).expose_provenance() as u64 };
+    // SAFETY: the kernel reads `attributes` and writes at most `length` bytes to `info`, which takes any of them; both outlive
+    // the call.
+    let result =
+        unsafe { libc::syscall(libc::SYS_bpf, BPF_OBJ_GET_INFO_BY_FD, &raw const attributes, size_of::<InfoByFd>()) };
+    if result < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    Ok((info.program, info.interface))
 }

@@ -12,6 +12,7 @@ mod digest;
 pub mod interfaces;
 mod link;
 pub mod listeners;
+pub mod lock;
 mod netlink;
 pub mod object;
 pub mod pcap;
@@ -33,7 +34,7 @@ use aya::{
 };
 use aya_log::EbpfLogger;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
-use smtpwatch_common::{FlowKey, FlowState, Order, PortSet, Record};
+use smtpwatch_common::{Direction, FlowKey, FlowState, Order, PortSet, Record};
 use smtpwatch_core::{
     Timestamp,
     engine::{GateAction, GateOrder},
@@ -63,6 +64,9 @@ const CLOCK_AGE: Duration = Duration::from_secs(1);
 const SURVEY: Duration = Duration::from_secs(60);
 /// They are looked up as soon as interfaces, routes or rules have changed, but after this pause at least.
 const SURVEY_PAUSE: Duration = Duration::from_secs(2);
+/// Whether every hook is still ours is looked up this often: the kernel says nothing to the owner of a link or filter that another
+/// process removes.
+const CHECK: Duration = Duration::from_secs(1);
 
 /// What to watch, and how.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -102,7 +106,7 @@ pub enum CaptureError {
         cause: io::Error,
     },
     /// The verifier refuses a program.
-    #[error("this kernel does not take the program {name}: {cause}{}\n{log}", if lacks_perfmon(log) { PERFMON } else { hint(cause) })]
+    #[error("this kernel does not take the program {name}: {cause}{}\n{log}", if lacks_perfmon(log) { PERFMON.to_owned() } else { hint(cause) })]
     Program {
         /// The program.
         name: &'static str,
@@ -120,7 +124,7 @@ pub enum CaptureError {
         /// What failed and why.
         detail: String,
         /// What to do.
-        remedy: &'static str,
+        remedy: String,
         /// What the kernel says.
         cause: io::Error,
     },
@@ -132,6 +136,17 @@ pub enum CaptureError {
     LinkLayer {
         /// The interface.
         interface: String,
+    },
+    /// Another smtpwatch watches an interface.
+    #[error(
+        "{interface} is watched by {holder}: two on one interface would count everything twice; stop the other one, or name \
+         other interfaces"
+    )]
+    Watched {
+        /// The interface.
+        interface: String,
+        /// By whom.
+        holder: lock::Holder,
     },
     /// A named interface is not there.
     #[error("there is no interface {0}; `ip link` shows those that there are")]
@@ -158,7 +173,11 @@ impl CaptureError {
         match self {
             Self::Program { cause, log, .. } => is_permission(cause) || lacks_perfmon(log),
             Self::Maps { cause } | Self::Attach { cause, .. } | Self::System { cause, .. } => is_permission(cause),
-            Self::Object(_) | Self::LinkLayer { .. } | Self::NoInterface(_) | Self::NoDefaultRoute => false,
+            Self::Object(_)
+            | Self::LinkLayer { .. }
+            | Self::Watched { .. }
+            | Self::NoInterface(_)
+            | Self::NoDefaultRoute => false,
         }
     }
 }
@@ -176,8 +195,62 @@ fn lacks_perfmon(log: &str) -> bool {
 
 const PERFMON: &str = "; CAP_PERFMON is missing: run it as root, or with CAP_BPF, CAP_NET_ADMIN and CAP_PERFMON";
 
-fn hint(error: &io::Error) -> &'static str {
-    if is_permission(error) { "; run it as root, or with CAP_BPF, CAP_NET_ADMIN and CAP_PERFMON" } else { "" }
+fn hint(error: &io::Error) -> String {
+    remedy_of_permission(error).map_or_else(String::new, |remedy| format!("; {remedy}"))
+}
+
+/// What to do about EPERM; `None`: the error is another one.
+fn remedy_of_permission(error: &io::Error) -> Option<String> {
+    is_permission(error).then(|| permission_remedy(&Permissions::of_this_process()))
+}
+
+/// What decides why the kernel refuses with EPERM.
+struct Permissions {
+    /// Capabilities that are missing.
+    missing: Vec<caps::Capability>,
+    /// Whether this is not the initial user namespace: BPF asks for capabilities in that one, whatever root of another has.
+    user_namespace: bool,
+    /// Bytes of memory that may be locked; `None`: any number.
+    memlock: Option<u64>,
+}
+
+impl Permissions {
+    fn of_this_process() -> Self {
+        use nix::sys::resource::{RLIM_INFINITY, Resource, getrlimit};
+        let map = std::fs::read_to_string("/proc/self/uid_map").unwrap_or_default();
+        let memlock = getrlimit(Resource::RLIMIT_MEMLOCK).ok().map(|(soft, _)| soft);
+        Self {
+            missing: crate::confine::missing(),
+            user_namespace: is_user_namespace(&map),
+            memlock: memlock.filter(|soft| *soft != RLIM_INFINITY),
+        }
+    }
+}
+
+/// Whether a `uid_map` (user_namespaces(7)) is of another user namespace than the initial one, which maps every user to itself.
+fn is_user_namespace(map: &str) -> bool {
+    let fields: Vec<&str> = map.split_whitespace().collect();
+    !fields.is_empty() && fields != ["0", "0", "4294967295"]
+}
+
+/// What to do where the kernel refuses with EPERM.
+fn permission_remedy(permissions: &Permissions) -> String {
+    match permissions {
+        Permissions { user_namespace: true, .. } => "this is a user namespace, and even its root may not load kernel programs: \
+             run it in the initial one, as root or with CAP_BPF, CAP_NET_ADMIN and CAP_PERFMON (container: no user remapping)"
+            .to_owned(),
+        Permissions { missing, memlock: Some(bytes), .. } if missing.is_empty() => format!(
+            "the capabilities are there, but only {} KiB may be locked, which kernels before 5.11 count for maps: raise the limit \
+             (unit: LimitMEMLOCK=infinity; container: --ulimit memlock=-1), or allow bpf(2) where a filter forbids it",
+            bytes / 1024
+        ),
+        Permissions { missing, .. } if missing.is_empty() => {
+            "the capabilities are there: a filter of system calls (container: its seccomp profile), a security module or kernel \
+             lockdown forbids bpf(2)"
+                .to_owned()
+        }
+        Permissions { .. } => "run it as root, or with CAP_BPF, CAP_NET_ADMIN and CAP_PERFMON".to_owned(),
+    }
 }
 
 /// What the handler of a record wants of the gate: nothing, or orders for the record's own flow.
@@ -234,6 +307,10 @@ pub struct Capture {
     /// Interfaces that connections were found to take: they stay watched until they go, because the next connection may be too
     /// short to be found.
     taken: BTreeSet<(u32, String)>,
+    /// When it was looked up last whether the hooks are ours.
+    checked: Instant,
+    /// Hooks that were taken away since [`Capture::take_lost`].
+    lost: Vec<(Direction, Hook)>,
     /// When connections were looked up last.
     surveyed: Option<Instant>,
     /// Something has changed since.
@@ -285,6 +362,8 @@ impl Capture {
             no_xdp: loaded.no_xdp,
             changes,
             taken,
+            checked: Instant::now(),
+            lost: Vec::new(),
             surveyed: None,
             changed: false,
             routes_cut,
@@ -306,7 +385,13 @@ impl Capture {
         self.attachments.iter()
     }
 
-    /// Follows interfaces that came or went. Tells whether [`Capture::attachments`] has changed. Never blocks.
+    /// Hooks that other programs took away since the last call; they are attached again where that is possible.
+    pub fn take_lost(&mut self) -> Vec<(Direction, Hook)> {
+        std::mem::take(&mut self.lost)
+    }
+
+    /// Follows interfaces that came or went, and hooks that others took away. Tells whether [`Capture::attachments`] has changed.
+    /// Never blocks.
     ///
     /// # Errors
     ///
@@ -316,11 +401,27 @@ impl Capture {
         if let Some(log) = &mut self.log {
             log.flush();
         }
-        if !self.changes.happened() {
-            return Ok(false);
+        let mut changed = false;
+        if self.changes.happened() {
+            self.changed = true;
+            changed = self.follow()?;
         }
-        self.changed = true;
-        self.follow()
+        if self.checked.elapsed() >= CHECK {
+            self.checked = Instant::now();
+            changed |= self.mend()?;
+        }
+        Ok(changed)
+    }
+
+    /// Attaches again what other programs took away; tells whether what is attached has changed.
+    fn mend(&mut self) -> Result<bool, CaptureError> {
+        let all = interfaces::all().map_err(system("cannot list the interfaces"))?;
+        let is_there =
+            |held: &Attachment| all.get(&held.index).is_some_and(|interface| interface.name == held.interface);
+        let (ingress, no_xdp) = (self.settings.ingress, self.no_xdp.as_deref());
+        let mended = self.attachments.mend(&mut self.object, ingress, no_xdp, is_there);
+        self.lost.extend(mended.lost);
+        Ok(mended.changed)
     }
 
     /// Looks up where the connections of watched ports go, if it is time: at first, every minute, and after changes of interfaces,
@@ -695,4 +796,40 @@ fn map_error(error: MapError) -> CaptureError {
 
 fn system(what: &'static str) -> impl FnOnce(io::Error) -> CaptureError {
     move |cause| CaptureError::System { what, cause }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_remedy_fits_what_is_missing() {
+        let permissions = |missing: &[caps::Capability], user_namespace, memlock| Permissions {
+            missing: missing.to_vec(),
+            user_namespace,
+            memlock,
+        };
+        let bpf = [caps::Capability::CAP_BPF];
+        for (permissions, expected) in [
+            (permissions(&bpf, false, None), "run it as root"),
+            (permissions(&bpf, false, Some(65_536)), "run it as root"),
+            (permissions(&[], false, Some(65_536)), "only 64 KiB may be locked"),
+            (permissions(&[], false, None), "seccomp"),
+            (permissions(&[], true, None), "this is a user namespace"),
+            (permissions(&bpf, true, Some(65_536)), "this is a user namespace"),
+        ] {
+            let remedy = permission_remedy(&permissions);
+            assert!(remedy.contains(expected), "{remedy}");
+        }
+    }
+
+    #[test]
+    fn the_initial_user_namespace_is_known_by_its_map() {
+        assert!(!is_user_namespace("         0          0 4294967295\n"));
+        assert!(is_user_namespace("         0       1000          1\n"));
+        assert!(is_user_namespace("         0     100000      65536\n"));
+        assert!(is_user_namespace("0 1000 1\n1 100000 65536\n"));
+        // No /proc: nothing is known.
+        assert!(!is_user_namespace(""));
+    }
 }

@@ -7,6 +7,8 @@ use std::{
     os::fd::{AsRawFd as _, OwnedFd},
 };
 
+use smtpwatch_common::Direction;
+
 use nix::{
     errno::Errno,
     sys::socket::{
@@ -35,6 +37,9 @@ const CLSACT_HANDLE: u32 = 0xffff_0000;
 const CLSACT_PARENT: u32 = 0xffff_fff1;
 /// `TC_H_MAKE(TC_H_CLSACT, TC_H_MIN_INGRESS)` and the same for egress.
 const CLSACT_SIDES: [u32; 2] = [0xffff_fff2, 0xffff_fff3];
+// include/uapi/linux/rtnetlink.h, pkt_cls.h
+const TCA_OPTIONS: u16 = 2;
+const TCA_BPF_ID: u16 = 11;
 const NLA_TYPE: u16 = 0x3fff;
 
 /// Says that interfaces, routes or rules have changed.
@@ -89,13 +94,41 @@ pub(crate) fn xdp_program(interface: u32) -> io::Result<Option<u32>> {
 /// Whether any filter hangs at the clsact qdisc of an interface.
 pub(crate) fn clsact_in_use(interface: u32) -> io::Result<bool> {
     let mut found = false;
-    for parent in CLSACT_SIDES {
-        request(SockProtocol::NetlinkRoute, RTM_GETTFILTER, NLM_DUMP, &tcmsg(interface, 0, parent), |kind, _| {
-            found |= kind == RTM_NEWTFILTER;
-            ControlFlow::Continue(())
-        })?;
+    for side in CLSACT_SIDES {
+        each_filter(interface, side, |_| found = true)?;
     }
     Ok(found)
+}
+
+/// Whether a filter with this BPF program hangs at one side of the clsact qdisc of an interface.
+pub(crate) fn clsact_has(interface: u32, direction: Direction, program: u32) -> io::Result<bool> {
+    let [ingress, egress] = CLSACT_SIDES;
+    let side = match direction {
+        Direction::Ingress => ingress,
+        Direction::Egress => egress,
+    };
+    let mut found = false;
+    each_filter(interface, side, |attributes| {
+        each_attribute(attributes, |kind, value| {
+            if kind == TCA_OPTIONS {
+                each_attribute(value, |kind, value| {
+                    found |= kind == TCA_BPF_ID && number(value, 0) == Some(program);
+                });
+            }
+        });
+    })?;
+    Ok(found)
+}
+
+/// Hands the attributes of every filter of one side to `on`. Without the qdisc there is none.
+fn each_filter(interface: u32, side: u32, mut on: impl FnMut(&[u8])) -> io::Result<()> {
+    request(SockProtocol::NetlinkRoute, RTM_GETTFILTER, NLM_DUMP, &tcmsg(interface, 0, side), |kind, body| {
+        if kind == RTM_NEWTFILTER {
+            // struct tcmsg is 20 bytes.
+            on(body.get(20..).unwrap_or_default());
+        }
+        ControlFlow::Continue(())
+    })
 }
 
 /// Removes the clsact qdisc of an interface.

@@ -1,6 +1,9 @@
 //! The kernel object: embedded, loaded with the settings of this run.
 
-use std::{fs::File, io::Read as _};
+use std::{
+    fs::File,
+    io::{self, Read as _},
+};
 
 use aya::{
     Ebpf, EbpfError, EbpfLoader, VerifierLogLevel,
@@ -54,7 +57,7 @@ pub(crate) mod program {
 /// The loaded object, and what this kernel could not do.
 pub(crate) struct Loaded {
     pub(crate) object: Ebpf,
-    /// Why XDP cannot be used; it needs a helper of kernel 5.18.
+    /// Why XDP cannot be used: see [`xdp_refusal`].
     pub(crate) no_xdp: Option<String>,
     /// Why the owner of a socket is not told.
     pub(crate) no_attribution: Option<String>,
@@ -98,10 +101,31 @@ fn load_with(settings: &LoadSettings, attribution: bool) -> Result<Loaded, Captu
     }
     let no_xdp = match load_program(&mut object, program::XDP) {
         Ok(()) => None,
-        Err(CaptureError::Program { cause, .. }) => Some(cause.to_string()),
+        Err(CaptureError::Program { cause, log, .. }) => Some(xdp_refusal(&cause, &log)),
         Err(other) => return Err(other),
     };
     Ok(Loaded { object, no_xdp, no_attribution: None })
+}
+
+/// Why the kernel refuses the XDP program. Kernels before 5.18 know neither its flag (EINVAL, and no word of the verifier) nor its
+/// helpers (commits c2f2cdbeffda, 3f364222d032); anything else has another remedy than another kernel.
+fn xdp_refusal(cause: &io::Error, log: &str) -> String {
+    let said = log.lines().map(str::trim).rfind(|line| !line.is_empty() && !is_statistics(line));
+    let old = match said {
+        None => cause.raw_os_error() == Some(libc::EINVAL),
+        Some(said) => said.starts_with("unknown func") || said.starts_with("invalid func"),
+    };
+    match (old, said) {
+        (true, _) => format!("it needs what came with kernel 5.18 ({cause})"),
+        (false, _) if super::is_permission(cause) => format!("{cause}{}", super::hint(cause)),
+        (false, Some(said)) => format!("{cause}: {said}"),
+        (false, None) => cause.to_string(),
+    }
+}
+
+/// The verifier's own account, which it gives of every program.
+fn is_statistics(line: &str) -> bool {
+    ["verification time", "stack depth", "processed "].iter().any(|start| line.starts_with(start))
 }
 
 /// Secret numbers: whoever knew them could have one flow's mute silence another flow.
@@ -134,9 +158,8 @@ fn maps_error(error: EbpfError) -> CaptureError {
     use std::error::Error as _;
     let mut cause = error.source();
     while let Some(inner) = cause {
-        if let Some(io) = inner.downcast_ref::<std::io::Error>() {
-            let cause =
-                io.raw_os_error().map_or_else(|| std::io::ErrorKind::Other.into(), std::io::Error::from_raw_os_error);
+        if let Some(io) = inner.downcast_ref::<io::Error>() {
+            let cause = io.raw_os_error().map_or_else(|| io::ErrorKind::Other.into(), io::Error::from_raw_os_error);
             return CaptureError::Maps { cause };
         }
         cause = inner.source();
@@ -161,6 +184,29 @@ mod tests {
         let (one, other) = (seeds().unwrap(), seeds().unwrap());
         assert!(one.iter().zip(&other).all(|(one, other)| one != other));
         assert!(one.iter().all(|seed| *seed != 0));
+    }
+
+    #[test]
+    fn only_an_old_kernel_is_told_to_be_one() {
+        let error = io::Error::from_raw_os_error;
+        let statistics = "verification time 12 usec\nstack depth 320\nprocessed 9 insns (limit 1000000)";
+        for (cause, log, expected) in [
+            (libc::EINVAL, "", "it needs what came with kernel 5.18 (Invalid argument (os error 22))"),
+            (
+                libc::EINVAL,
+                "unknown func bpf_xdp_load_bytes#189\nprocessed 9 insns",
+                "it needs what came with kernel 5.18",
+            ),
+            (libc::EINVAL, "invalid func unknown#189\nprocessed 9 insns", "it needs what came with kernel 5.18"),
+            (libc::EACCES, "R1 pointer comparison prohibited\nprocessed 9 insns", "R1 pointer comparison prohibited"),
+            (libc::E2BIG, statistics, "Argument list too long (os error 7)"),
+            (libc::EPERM, "", "Operation not permitted (os error 1)"),
+            (libc::ENOMEM, "", "Cannot allocate memory (os error 12)"),
+        ] {
+            let said = xdp_refusal(&error(cause), log);
+            assert!(said.contains(expected), "{cause} {log:?}: {said}");
+            assert_eq!(said.contains("5.18"), expected.contains("5.18"), "{cause} {log:?}: {said}");
+        }
     }
 
     #[test]

@@ -6,7 +6,7 @@ use smtpwatch_common::{Direction, Link};
 
 use super::{
     CaptureError, CaptureSettings, Located,
-    attach::{Attachments, Hook},
+    attach::{AUTO, Attachments, Hook},
     connections, interfaces, listeners,
     object::{self, LoadSettings, Loaded},
 };
@@ -57,7 +57,8 @@ pub fn run(interface: Option<&str>, config: &Config) -> Vec<Check> {
         Err(error) => checks.push(Check {
             name: "programs".to_owned(),
             status: Status::Fail,
-            remedy: load_remedy(&error).to_owned(),
+            // What is missing says the error itself.
+            remedy: if error.is_permission() { String::new() } else { LOAD_REMEDY.to_owned() },
             detail: error.to_string(),
         }),
     }
@@ -140,10 +141,15 @@ fn connections_elsewhere(settings: &CaptureSettings) -> Check {
 
 fn optional(loaded: &Loaded) -> Vec<Check> {
     let xdp = match &loaded.no_xdp {
-        None => pass("xdp", "the XDP program loads".to_owned()),
-        Some(why) => {
-            warn("xdp", format!("the XDP program does not load: {why}"), "TC is used; XDP needs kernel 5.18".to_owned())
-        }
+        None => pass(
+            "xdp",
+            "the XDP program loads; it is taken only where ingress = \"xdp\" or \"xdp-generic\" asks for it".to_owned(),
+        ),
+        Some(why) => warn(
+            "xdp",
+            format!("the XDP program does not load: {why}"),
+            "ingress = \"auto\", \"tcx\" and \"clsact\" need no XDP".to_owned(),
+        ),
     };
     let attribution = match &loaded.no_attribution {
         None => pass("attribution", "user and cgroup of senders can be told".to_owned()),
@@ -192,22 +198,42 @@ fn hooks(loaded: &mut Loaded, name: &str) -> Vec<Check> {
         }];
     }
     let mut checks = Vec::new();
+    if let Some(why) = interface.hides_arrivals() {
+        checks.push(warn(
+            &format!("{name} tunnel"),
+            why,
+            "watch the interface below the tunnel where mail goes in clear there, or use a later kernel".to_owned(),
+        ));
+    }
+    let auto = format!("{name} ingress auto");
     for (label, ingress) in [("xdp", Ingress::Xdp), ("tcx", Ingress::Tcx), ("clsact", Ingress::Clsact)] {
         if ingress == Ingress::Xdp && interface.link == Some(Link::Ip) {
             continue;
         }
+        // Each trial lets go of the interface before the next one: Attachments hold its lock.
         let mut attachments = Attachments::default();
         let tried = attachments.attach(&mut loaded.object, &interface, ingress, loaded.no_xdp.as_deref());
+        if let Err(CaptureError::Watched { holder, .. }) = &tried {
+            // To try a hook beside it could take away what it has.
+            return vec![pass(
+                &format!("{name} ingress"),
+                format!(
+                    "watched by {holder}: nothing is tried beside it; its /-/ready and log tell which hooks it has"
+                ),
+            )];
+        }
         let hook = |direction| attachments.iter().find(|held| held.direction == direction).and_then(|held| held.hook);
+        if let (Some(hook @ (Hook::Tcx | Hook::Clsact)), false) =
+            (hook(Direction::Ingress), checks.iter().any(|check| check.name == auto))
+        {
+            checks.push(pass(&auto, format!("takes {}: {AUTO}", hook.as_str())));
+        }
         checks.push(match (hook(Direction::Ingress), tried) {
             (Some(hook), _) => {
                 pass(&format!("{name} ingress {label}"), format!("{} attached and detached", hook.as_str()))
             }
-            (None, Err(error)) => warn(
-                &format!("{name} ingress {label}"),
-                error.to_string(),
-                "ingress = \"auto\" takes the best hook there is".to_owned(),
-            ),
+            // The error has its remedy with it.
+            (None, Err(error)) => warn(&format!("{name} ingress {label}"), error.to_string(), String::new()),
             (None, Ok(())) => warn(&format!("{name} ingress {label}"), "not attached".to_owned(), String::new()),
         });
         if ingress == Ingress::Tcx {
@@ -227,13 +253,7 @@ fn hooks(loaded: &mut Loaded, name: &str) -> Vec<Check> {
     checks
 }
 
-fn load_remedy(error: &CaptureError) -> &'static str {
-    if error.is_permission() {
-        "run it as root, or with CAP_BPF, CAP_NET_ADMIN and CAP_PERFMON; in a container the seccomp profile must allow bpf(2)"
-    } else {
-        "the kernel needs CONFIG_BPF_SYSCALL and must be 5.10 or later"
-    }
-}
+const LOAD_REMEDY: &str = "the kernel needs CONFIG_BPF_SYSCALL and must be 5.10 or later";
 
 fn pass(name: &str, detail: String) -> Check {
     Check { name: name.to_owned(), status: Status::Pass, detail, remedy: String::new() }

@@ -56,7 +56,7 @@ pub const KEYS: &[Key] = &[
         "",
         "ingress",
         "\"auto\"",
-        "Hook for arriving packets: auto (native XDP where driver and slot allow, else TCX, else clsact), xdp, xdp-generic, tcx, clsact.",
+        "Hook for arriving packets: auto (TCX, else clsact; no XDP, which copies every packet on some drivers), xdp, xdp-generic, tcx, clsact.",
     ),
     key(
         "",

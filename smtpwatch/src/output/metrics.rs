@@ -9,6 +9,7 @@ use prometheus::{
     Encoder, Gauge, GaugeVec, Histogram, HistogramOpts, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts,
     Registry, TextEncoder, core::Collector, process_collector::ProcessCollector,
 };
+use smtpwatch_common::{Counter, Direction, counters::Label};
 use smtpwatch_core::{
     Finding, Role, Timestamp,
     engine::{EvictReason, LossCause, SessionResult, SessionSummary},
@@ -18,6 +19,7 @@ use smtpwatch_core::{
 };
 
 use crate::{
+    capture::Hook,
     policy::service::Dropped,
     store::{Condition, Recoveries},
     version,
@@ -148,6 +150,7 @@ pub struct Metrics {
     offers: IntCounterVec,
     certificates: IntCounterVec,
     attached: IntGaugeVec,
+    probe_lost: IntCounterVec,
     kernel_packets: IntCounterVec,
     kernel_dropped: IntCounterVec,
     last_packet: GaugeVec,
@@ -219,6 +222,12 @@ impl Metrics {
                     opts("probe_attached", "Whether this hook of the interface is ours."),
                     &["interface", "direction", "hook"],
                 )?,
+            )?,
+            probe_lost: counters(
+                r,
+                "probe_lost_total",
+                "Hooks that another program took away while the daemon ran; each is attached again where that is possible.",
+                &["direction", "hook"],
             )?,
             kernel_packets: counters(
                 r,
@@ -509,6 +518,11 @@ impl Metrics {
         }
     }
 
+    /// Another program took a hook away.
+    pub fn probe_lost(&self, direction: Direction, hook: Hook) {
+        self.probe_lost.with_label_values(&[direction.as_str(), hook.as_str()]).inc();
+    }
+
     /// An interface begins to be watched: its newest packet is exported, as 0.
     pub fn watch_interface(&self, interface: &str) {
         let _ = self.last_packet.with_label_values(&[interface]);
@@ -619,13 +633,16 @@ impl Metrics {
                 let _ = self.certificates.with_label_values(&[source.as_str(), verdict.as_str()]);
             }
         }
-        for direction in ["ingress", "egress"] {
-            for outcome in ["forwarded", "muted", "other"] {
-                self.kernel_packets(direction, outcome, 0);
+        for direction in Direction::ALL {
+            for hook in Hook::of(direction) {
+                let _ = self.probe_lost.with_label_values(&[direction.as_str(), hook.as_str()]);
             }
         }
-        for reason in ["ring_full", "flow_table_full", "fragment", "truncated", "unparsed"] {
-            self.kernel_dropped(reason, 0);
+        for counter in Counter::ALL {
+            match counter.label() {
+                Label::Packets { direction, outcome } => self.kernel_packets(direction.as_str(), outcome, 0),
+                Label::Dropped { reason } => self.kernel_dropped(reason, 0),
+            }
         }
         for role in Role::ALL {
             self.unwatched_connections(role, 0);

@@ -448,7 +448,12 @@ impl Worker {
             match self.probes.stands() {
                 Some(Dnssec::On) => tracing::info!("DNSSEC is validated: DANE is on"),
                 Some(Dnssec::Off) => tracing::info!("DANE is switched off by the configuration"),
-                Some(Dnssec::Broken(why)) => tracing::warn!("DANE is off: {why}: {REMEDY}"),
+                Some(Dnssec::Broken(why)) if *self.settings.dane => tracing::warn!("DANE is off: {why}: {REMEDY}"),
+                // Without DANE, DNSSEC is not missed; name servers are, by MTA-STS.
+                Some(Dnssec::Broken(why)) if *self.settings.mta_sts => {
+                    tracing::warn!("published policies cannot be looked up: {why}");
+                }
+                Some(Dnssec::Broken(why)) => tracing::debug!("no name servers: {why}"),
                 None => {}
             }
             // What was proved holds for its time; what could not be proved is asked for once more.

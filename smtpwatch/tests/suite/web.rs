@@ -172,7 +172,7 @@ fn health_is_told_with_reasons() {
     let reasons: Vec<String> = serde_json::from_str(&ready.body).unwrap();
     assert_eq!(reasons, ["the pipeline has not started", "nothing is attached"]);
     health.beat();
-    health.set(Watch { attached: vec!["eth<0> egress tcx".to_owned()], missing: Vec::new() });
+    health.set(Watch { attached: vec!["eth<0> egress tcx".to_owned()], ..Watch::default() });
     let ready = server.get("/-/ready");
     assert_eq!((ready.status, ready.body.as_str()), (200, "[]"));
     let page = server.get("/");

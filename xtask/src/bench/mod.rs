@@ -6,7 +6,7 @@
 mod captures;
 pub mod check;
 mod kernel;
-mod object;
+pub mod object;
 mod page;
 mod parts;
 mod peers;

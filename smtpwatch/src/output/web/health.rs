@@ -37,6 +37,8 @@ pub struct Watch {
     pub attached: Vec<String>,
     /// One line for each thing that is wanted and missing.
     pub missing: Vec<String>,
+    /// Those of them that were watched until another program took their hook away: they make the daemon not ready.
+    pub lost: Vec<String>,
 }
 
 impl fmt::Display for Watch {
@@ -99,6 +101,11 @@ impl Health {
     #[must_use]
     pub fn unready(&self) -> Vec<String> {
         let mut reasons = self.not_watching();
+        let watch = lock(&self.state);
+        if !watch.attached.is_empty() {
+            reasons.extend(watch.lost.iter().cloned());
+        }
+        drop(watch);
         reasons.extend(lock(&self.store).trouble.iter().map(|line| format!("store: {line}")));
         reasons
     }
@@ -137,7 +144,11 @@ mod tests {
         assert_eq!(health.unhealthy(), Vec::<String>::new());
         assert_eq!(health.unready(), ["the pipeline has not started", "nothing is attached"]);
         health.beat();
-        health.set(Watch { attached: vec!["eth0".to_owned()], missing: vec!["eth1".to_owned()] });
+        let (eth0, eth1) = (vec!["eth0".to_owned()], vec!["eth1".to_owned()]);
+        let lost = Watch { attached: eth0.clone(), missing: eth1.clone(), lost: eth1.clone() };
+        health.set(lost);
+        assert_eq!(health.unready(), ["eth1"], "it was watched, and another program took the hook away");
+        health.set(Watch { attached: eth0, missing: eth1, lost: Vec::new() });
         assert_eq!(health.unready(), Vec::<String>::new());
         health.set_store(StoreHealth { trouble: Some("full".to_owned()), recovered: None });
         assert_eq!(

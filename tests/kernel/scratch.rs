@@ -1,0 +1,119 @@
+//! Programs that preempt each other, as on PREEMPT_RT: each has a scratch of its own.
+//!
+//! The kernel of the tests may not be such a one, so the slots are taken from here, as by programs that were preempted.
+
+use std::os::fd::AsFd as _;
+
+use aya::{
+    Ebpf, EbpfLoader,
+    maps::{MapData, PerCpuArray, PerCpuValues, RingBuf},
+    programs::Program,
+};
+use smtpwatch_common::{Counter, Link, Record, Scratch};
+
+use crate::{packet::Packet, test_run::test_run};
+
+static OBJECT: &[u8] = aya::include_bytes_aligned!("../../smtpwatch/bpf/smtpwatch.bpf.o");
+
+/// Slots of `SCRATCH` for each CPU.
+const SLOTS: u32 = 8;
+/// Bytes of a slot: how many programs have it or try to have it, then the scratch.
+const SLOT: usize = size_of::<u64>() + size_of::<Scratch>();
+
+const PROGRAMS: [(&str, Link); 5] = [
+    ("smtpwatch_xdp", Link::Ethernet),
+    ("smtpwatch_tc_ingress", Link::Ethernet),
+    ("smtpwatch_tc_egress", Link::Ethernet),
+    ("smtpwatch_tc_ingress_ip", Link::Ip),
+    ("smtpwatch_tc_egress_ip", Link::Ip),
+];
+
+/// One program, and what is seen of it.
+struct Bench {
+    name: &'static str,
+    link: Link,
+    object: Ebpf,
+    ring: RingBuf<MapData>,
+    counters: PerCpuArray<MapData, u64>,
+    slots: PerCpuArray<MapData, [u8; SLOT]>,
+}
+
+impl Bench {
+    fn load((name, link): (&'static str, Link)) -> Self {
+        let mut object = EbpfLoader::new().override_global("AYA_LOG_LEVEL", &0_u8, true).load(OBJECT).unwrap();
+        match object.program_mut(name) {
+            Some(Program::Xdp(program)) => program.load().unwrap(),
+            Some(Program::SchedClassifier(program)) => program.load().unwrap(),
+            _ => panic!("no program {name}"),
+        }
+        Self {
+            name,
+            link,
+            ring: object.take_map("RING").unwrap().try_into().unwrap(),
+            counters: object.take_map("COUNTERS").unwrap().try_into().unwrap(),
+            slots: object.take_map("SCRATCH").unwrap().try_into().unwrap(),
+            object,
+        }
+    }
+
+    /// Runs the program over the first packet of a connection; gives the ports of the records that came of it.
+    fn open(&mut self, source_port: u16) -> Vec<u16> {
+        // IPv6 has no sum in its header.
+        let packet = Packet { v6: true, flags: 0x02, seq: 100, ack: 0, source_port, ..Packet::default() };
+        let packet = match self.link {
+            Link::Ethernet => packet.ethernet(),
+            Link::Ip => packet.ip(),
+        };
+        let fd = match self.object.program(self.name) {
+            Some(Program::Xdp(program)) => program.fd().unwrap(),
+            Some(Program::SchedClassifier(program)) => program.fd().unwrap(),
+            _ => unreachable!(),
+        };
+        test_run(fd.as_fd(), &packet, 1).unwrap();
+        let mut ports = Vec::new();
+        while let Some(bytes) = self.ring.next() {
+            ports.push(Record::decode(&bytes).unwrap().header.key.client_port);
+        }
+        ports
+    }
+
+    /// The slots with this index, of every CPU.
+    fn slot(&self, index: u32) -> Vec<[u8; SLOT]> {
+        self.slots.get(&index, 0).unwrap().to_vec()
+    }
+
+    fn lost(&self) -> u64 {
+        self.counters.get(&(Counter::NoScratch as u32), 0).unwrap().iter().sum()
+    }
+}
+
+#[test]
+fn a_program_leaves_the_scratch_of_a_preempted_one_alone() {
+    crate::need_root!();
+    // Of one user, with a record half written.
+    let taken: [u8; SLOT] = std::array::from_fn(|at| if at < 8 { u8::from(at == 0) } else { 0xa5 });
+    for program in PROGRAMS {
+        let mut bench = Bench::load(program);
+        let name = bench.name;
+        let cpus = bench.slot(0).len();
+        for busy in 0..SLOTS {
+            let port = 40_000 + u16::try_from(busy).unwrap();
+            assert_eq!(bench.open(port), [port], "{name}, {busy} slots taken");
+            for index in 0..SLOTS {
+                let slots = bench.slot(index);
+                if index < busy {
+                    assert!(slots.iter().all(|slot| *slot == taken), "{name}: slot {index} of {busy} was written to");
+                } else {
+                    assert!(slots.iter().all(|slot| slot[..8] == [0; 8]), "{name}: slot {index} of {busy} is not free");
+                }
+            }
+            bench.slots.set(busy, PerCpuValues::try_from(vec![taken; cpus]).unwrap(), 0).unwrap();
+        }
+        assert_eq!(bench.lost(), 0, "{name}");
+        assert_eq!(bench.open(50_000), [0_u16; 0], "{name}: a record without a scratch");
+        assert_eq!(bench.lost(), 1, "{name}: the loss is counted");
+        for index in 0..SLOTS {
+            assert!(bench.slot(index).iter().all(|slot| *slot == taken), "{name}: slot {index} was written to");
+        }
+    }
+}
