@@ -60,6 +60,8 @@ const NOISE: &str =
 const GAP: &str = "900 octets of a chunk and what follows them are missing: we say so and read no further";
 const PROXIED: &str =
     "a web proxy answers CONNECT before the banner: its lines are no replies of the mail server to us";
+const NO_TLS: &str =
+    "after the go-ahead the server says lines without a code instead of TLS: our transcript shows them";
 const BAD_TAIL_TSHARK: &str = "`BDAT 5 X` is refused, and no chunk follows; it takes the whole next segment for one";
 const CHUNK: &str = "it takes a BDAT line that comes with its chunk, or whose size is out of range, for part of a \
                      message, and some commands behind it too";
@@ -71,6 +73,8 @@ const ONE_SEGMENT: &str =
 const EXPLAINED: &[Explained] = &[
     Explained { file: "ntop+nDPI/smtps.pcapng", reader: SMTP_PROTO, what: VERBS, why: NOISE },
     Explained { file: "zeek+zeek/smtp-bdat-cmd-invalid.pcapng", reader: TSHARK, what: VERBS, why: NO_SIZE },
+    Explained { file: "OISF+suricata-verify/protocol-change-failed-event__input.pcap", reader: SMTP_PROTO, what: CODES, why: NO_TLS },
+    Explained { file: "OISF+suricata-verify/protocol-change-failed-event__input.pcap", reader: TSHARK, what: CODES, why: NO_TLS },
     Explained { file: "zeek+zeek/smtp-bdat-gap.pcap", reader: SMTP_PROTO, what: CODES, why: GAP },
     Explained { file: "zeek+zeek/smtp-bdat-gap.pcap", reader: TSHARK, what: CODES, why: GAP },
     Explained { file: "zeek+zeek/connect-with-smtp.pcap", reader: SMTP_PROTO, what: VERBS, why: PROXIED },

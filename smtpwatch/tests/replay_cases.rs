@@ -115,21 +115,21 @@ fn no_reported_dialogue_is_left_out() {
         println!("SKIPPED: {} is not there", directory.display());
         return;
     };
-    let paths = files.map(|file| file.unwrap().path());
+    let paths = files.map(|file| file.expect("readable").path());
     let captures: Vec<PathBuf> = paths.filter(|path| path.extension().is_some_and(|end| end == "pcap")).collect();
     assert!(!captures.is_empty());
     for capture in captures {
-        let name = capture.file_stem().unwrap().to_str().unwrap();
+        let name = capture.file_stem().expect("readable").to_str().expect("readable");
         assert!(CASES.iter().any(|case| case.name == name), "{name} has no right value");
     }
 }
 
 fn judge(directory: &Path, case: &Case) -> Vec<String> {
-    let text = std::fs::read_to_string(directory.join(case.config)).unwrap();
-    let mut config = Config::parse(&text, Path::new(case.config)).unwrap();
-    let described = std::fs::read_to_string(directory.join(format!("{}.txt", case.name))).unwrap();
+    let text = std::fs::read_to_string(directory.join(case.config)).expect("readable");
+    let mut config = Config::parse(&text, Path::new(case.config)).expect("readable");
+    let described = std::fs::read_to_string(directory.join(format!("{}.txt", case.name))).expect("readable");
     let local = if described.contains("role server") { "198.51.100.0/24" } else { "192.0.2.0/24" };
-    config.local = vec![local.parse().unwrap()];
+    config.local = vec![local.parse().expect("readable")];
     let mut replay = Replay::new(&config, History::new(limits::HISTORY_PEERS));
     let (mut findings, mut last) = (Vec::<Finding>::new(), None);
     let mut take = |event| match event {
@@ -137,7 +137,7 @@ fn judge(directory: &Path, case: &Case) -> Vec<String> {
         Event::Session(session, _) => last = Some(session.flow),
         Event::History(..) | Event::HistoryForgotten(_) => {}
     };
-    replay.file(&directory.join(format!("{}.pcap", case.name)), &mut take).unwrap();
+    replay.file(&directory.join(format!("{}.pcap", case.name)), &mut take).expect("readable");
     replay.finish(&mut take);
     let last = last.expect("a session");
     findings.retain(|finding| finding.flow.client == last.client.to_string());
@@ -150,7 +150,7 @@ fn judge(directory: &Path, case: &Case) -> Vec<String> {
     if let Some(loud) = findings.iter().find(|finding| finding.evidence > case.evidence) {
         wrong.push(format!("{} with evidence {:?}: {:?}", loud.kind, loud.evidence, loud.proof));
     }
-    let said: String = findings.iter().map(|finding| serde_json::to_string(finding).unwrap()).collect();
+    let said: String = findings.iter().map(|finding| serde_json::to_string(finding).expect("readable")).collect();
     let octets = findings.iter().filter_map(|finding| finding.exhibit.as_deref());
     let octets: Vec<u8> = octets.flat_map(|exhibit| &exhibit.octets).flat_map(|piece| piece.octets.to_vec()).collect();
     let octets = String::from_utf8_lossy(&octets);
