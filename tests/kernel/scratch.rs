@@ -9,9 +9,12 @@ use aya::{
     maps::{MapData, PerCpuArray, PerCpuValues, RingBuf},
     programs::Program,
 };
-use smtpwatch_common::{Counter, Link, Record, Scratch};
+use smtpwatch_common::{Counter, Link, Record, Scratch, binding::LOOPBACK};
 
-use crate::{packet::Packet, test_run::test_run};
+use crate::{
+    packet::Packet,
+    test_run::{Kind, test_run},
+};
 
 static OBJECT: &[u8] = aya::include_bytes_aligned!("../../smtpwatch/bpf/smtpwatch.bpf.o");
 
@@ -64,12 +67,12 @@ impl Bench {
             Link::Ethernet => packet.ethernet(),
             Link::Ip => packet.ip(),
         };
-        let fd = match self.object.program(self.name) {
-            Some(Program::Xdp(program)) => program.fd().unwrap(),
-            Some(Program::SchedClassifier(program)) => program.fd().unwrap(),
+        let (fd, kind) = match self.object.program(self.name) {
+            Some(Program::Xdp(program)) => (program.fd().unwrap(), Kind::Xdp),
+            Some(Program::SchedClassifier(program)) => (program.fd().unwrap(), Kind::Tc),
             _ => unreachable!(),
         };
-        test_run(fd.as_fd(), &packet, 1).unwrap();
+        test_run(fd.as_fd(), kind, &packet, 1, LOOPBACK).unwrap();
         let mut ports = Vec::new();
         while let Some(bytes) = self.ring.next() {
             ports.push(Record::decode(&bytes).unwrap().header.key.client_port);

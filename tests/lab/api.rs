@@ -26,7 +26,7 @@ const EXAMPLES: &str = "60";
 /// The same questions in every run.
 const SEED: &str = "1";
 /// Everything that is asked, answered.
-const LIMIT: Duration = Duration::from_secs(30);
+const LIMIT: Duration = Duration::from_secs(180);
 /// Operations that are asked.
 const OPERATIONS: usize = 13;
 /// What never ends is not for a tool that waits for the end.

@@ -92,7 +92,9 @@ fn capabilities(daemon: &Daemon<'_>) -> Result<BTreeMap<String, u64>> {
 fn a_user_with_three_capabilities_keeps_two_in_one_thread() {
     scenario("a_user_with_three_capabilities_keeps_two_in_one_thread", || {
         let (site, home) = (Site::create()?, home("service")?);
-        let options = Options { rules: RULE, privileges: Privileges::Service(THREE), ..Options::default() };
+        // What arrives by XDP: the one hook that ip shows.
+        let options =
+            Options { ingress: "xdp", rules: RULE, privileges: Privileges::Service(THREE), ..Options::default() };
         let before = site.attached()?;
         let mut daemon = Daemon::start(&site.path.gateway, "*", &home.0, options)?;
         ensure!(site.attached()? != before, "nothing is attached");
@@ -242,7 +244,8 @@ fn after_any_exit_nothing_is_left() {
         let (site, home) = (Site::create()?, Home::create("exits")?);
         let before = site.attached()?;
         for signal in [Signal::SIGTERM, Signal::SIGINT, Signal::SIGQUIT, Signal::SIGABRT, Signal::SIGKILL] {
-            let mut daemon = Daemon::start(&site.path.gateway, "*", &home.0, Options::default())?;
+            let options = Options { ingress: "xdp", ..Options::default() };
+            let mut daemon = Daemon::start(&site.path.gateway, "*", &home.0, options)?;
             ensure!(site.attached()? != before, "nothing is attached");
             daemon.signal(signal)?;
             daemon.ended(GONE).with_context(|| format!("{signal}"))?;

@@ -276,7 +276,10 @@ impl Table {
 impl Flows for Table {
     fn find(&mut self, key: &FlowKey, opened: bool) -> Option<&mut FlowState> {
         let Self { open, opening } = self;
-        if opened && let Some(state) = opening.remove(key) {
+        if opened
+            && !opening.is_empty()
+            && let Some(state) = opening.remove(key)
+        {
             open.insert(key, state);
         }
         // Looked up again, because of two found ones only one can be lent out.
@@ -303,13 +306,19 @@ impl Generations {
         Self { young: HashMap::default(), old: HashMap::default(), half: capacity / 2 }
     }
 
+    fn is_empty(&self) -> bool {
+        self.young.is_empty() && self.old.is_empty()
+    }
+
     fn peek_mut(&mut self, key: &FlowKey) -> Option<&mut FlowState> {
         self.young.get_mut(key).or_else(|| self.old.get_mut(key))
     }
 
     /// Moves the state to the younger generation, if there is one.
     fn touch(&mut self, key: &FlowKey) -> Option<&mut FlowState> {
-        if let Some(state) = self.old.remove(key) {
+        if !self.old.is_empty()
+            && let Some(state) = self.old.remove(key)
+        {
             self.insert(key, state);
         }
         self.young.get_mut(key)
