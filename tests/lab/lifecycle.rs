@@ -92,9 +92,13 @@ fn capabilities(daemon: &Daemon<'_>) -> Result<BTreeMap<String, u64>> {
 fn a_user_with_three_capabilities_keeps_two_in_one_thread() {
     scenario("a_user_with_three_capabilities_keeps_two_in_one_thread", || {
         let (site, home) = (Site::create()?, home("service")?);
-        // What arrives by XDP: the one hook that ip shows.
-        let options =
-            Options { ingress: "xdp", rules: RULE, privileges: Privileges::Service(THREE), ..Options::default() };
+        // XDP is the one hook that ip shows.
+        let options = Options {
+            ingress: "xdp-generic",
+            rules: RULE,
+            privileges: Privileges::Service(THREE),
+            ..Options::default()
+        };
         let before = site.attached()?;
         let mut daemon = Daemon::start(&site.path.gateway, "*", &home.0, options)?;
         ensure!(site.attached()? != before, "nothing is attached");
@@ -244,7 +248,7 @@ fn after_any_exit_nothing_is_left() {
         let (site, home) = (Site::create()?, Home::create("exits")?);
         let before = site.attached()?;
         for signal in [Signal::SIGTERM, Signal::SIGINT, Signal::SIGQUIT, Signal::SIGABRT, Signal::SIGKILL] {
-            let options = Options { ingress: "xdp", ..Options::default() };
+            let options = Options { ingress: "xdp-generic", ..Options::default() };
             let mut daemon = Daemon::start(&site.path.gateway, "*", &home.0, options)?;
             ensure!(site.attached()? != before, "nothing is attached");
             daemon.signal(signal)?;
