@@ -21,6 +21,11 @@ const COMMIT: Duration = Duration::from_millis(2500);
 const AFTER: usize = 20;
 const MOST_BEFORE: usize = 2000;
 
+/// XDP is the one hook that ip shows.
+fn by_xdp() -> Options<'static> {
+    Options { ingress: "xdp", ..Options::default() }
+}
+
 #[test]
 fn killed_in_mid_traffic() {
     scenario("killed_in_mid_traffic", || {
@@ -28,7 +33,7 @@ fn killed_in_mid_traffic() {
         let home = Home::create("survival")?;
         let gateway = &relay.path.gateway;
         ensure!(attached(gateway)?.is_empty(), "attached before the daemon: {}", attached(gateway)?);
-        let mut first = Daemon::start(gateway, GATEWAY_INTERFACE, &home.0, Options::default())?;
+        let mut first = Daemon::start(gateway, GATEWAY_INTERFACE, &home.0, by_xdp())?;
         ensure!(!attached(gateway)?.is_empty(), "the daemon says ready, and nothing is attached:\n{}", first.log());
         relay.deliver(8)?;
         first.metric_reaches("smtpwatch_sessions_total", &[("result", "tls")], 8.0, DELIVERIES)?;
@@ -68,7 +73,7 @@ fn killed_in_mid_traffic() {
         let sessions = rows.filter(|row| row["peer"] == "198.51.100.25").find_map(|row| row["sessions"].as_u64());
         ensure!(sessions.is_some_and(|sessions| sessions >= 8), "the history lost sessions: {list}");
 
-        let second = Daemon::start(gateway, GATEWAY_INTERFACE, &home.0, Options::default())?;
+        let second = Daemon::start(gateway, GATEWAY_INTERFACE, &home.0, by_xdp())?;
         relay.attacker.set_mode(Mode::Delete);
         relay.deliver(1)?;
         let found = second.finding("starttls-stripped", FINDING, |_| true)?;
