@@ -83,6 +83,7 @@ impl Owner {
                 seq,
                 ack,
                 flags: TcpFlags(operation.flags),
+                urgent: 0,
                 window: 64_240,
                 ttl: 64,
                 ip_id: 0,
