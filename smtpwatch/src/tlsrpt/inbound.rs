@@ -457,12 +457,11 @@ mod tests {
 
     #[test]
     fn the_shared_inputs_are_read() {
-        let directories = ["../../shared/cases/policy/reports", "/work/shared/cases/policy/reports"];
-        let manifest = Path::new(env!("CARGO_MANIFEST_DIR"));
-        let Some(directory) = directories.iter().map(|path| manifest.join(path)).find(|path| path.exists()) else {
+        let directory = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../shared/cases/policy/reports");
+        if !directory.exists() {
             eprintln!("skipped: no reports beside this repository");
             return;
-        };
+        }
         let mut names: Vec<_> =
             std::fs::read_dir(directory).expect("read").map(|entry| entry.expect("entry").path()).collect();
         names.sort();
