@@ -62,7 +62,8 @@ impl Owner {
     fn step(&mut self, operation: &Operation) {
         let is = |bit| operation.what & bit != 0;
         let from = if is(what::SERVER) { Side::Server } else { Side::Client };
-        let own = *self.own.get_or_insert([None, Some(Side::Client), Some(Side::Server)][usize::from(operation.after % 3)]);
+        let own =
+            *self.own.get_or_insert([None, Some(Side::Client), Some(Side::Server)][usize::from(operation.after % 3)]);
         self.now.0 += i64::from(operation.after) * 1_000_000;
         let far = if is(what::FAR) { 1_000 } else { 1 };
         let ahead = i32::from(operation.ahead) * far;
