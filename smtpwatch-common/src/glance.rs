@@ -38,7 +38,8 @@ const SEEDS_OF_SUM: usize = 1 + 3 + 9;
 const FIRST_V4: usize = 1;
 const FIRST_V6: usize = 4;
 
-/// Names one direction of a connection.
+/// Names the packets that one end of a connection sends, as one direction of hook sees them. What arrives is a claim, so its tag
+/// must not mute what leaves with the same end points.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 #[repr(transparent)]
 pub struct Tag(u64);
@@ -59,7 +60,15 @@ impl Tag {
         (self.0 & 0xffff) as u16 as usize
     }
 
-    /// The tag of the packets that `from` sends.
+    /// The same end points in the other direction of hook. It is in the neighbouring slot: loopback has both directions of
+    /// every packet.
+    #[inline(always)]
+    #[must_use]
+    pub const fn other_direction(self) -> Self {
+        Self(self.0 ^ 1)
+    }
+
+    /// The tag of the packets that `from` sends, at the hook of `host`.
     #[inline(always)]
     pub fn of<H: Host>(host: &H, key: &FlowKey, ip_version: u8, from: Side) -> Self {
         let (source, target, source_port, target_port) = match from {
@@ -86,7 +95,7 @@ impl Tag {
             i += 1;
         }
         // Only the upper halves of the sums are strongly universal.
-        Self(high & !0xffff_ffff | low >> 32)
+        Self((high & !0xffff_ffff | low >> 32) ^ host.direction() as u64)
     }
 }
 

@@ -349,7 +349,9 @@ fn mute<H: Host>(state: &mut FlowState, segment: &Segment, host: &mut H) {
 #[inline(always)]
 fn unmute<H: Host>(segment: &Segment, host: &mut H) {
     for side in [Side::Client, Side::Server] {
-        host.unmute(Tag::of(host, &segment.key, segment.ip_version, side));
+        let tag = Tag::of(host, &segment.key, segment.ip_version, side);
+        host.unmute(tag);
+        host.unmute(tag.other_direction());
     }
 }
 

@@ -64,7 +64,7 @@ fn key(client: &str, server: &str) -> FlowKey {
 }
 
 #[test]
-fn every_bit_of_both_end_points_and_the_direction_make_another_tag() {
+fn every_bit_of_both_end_points_and_both_directions_make_another_tag() {
     let mut tags = HashSet::new();
     for (version, client, server) in
         [(4, "192.0.2.10:41234", "198.51.100.25:25"), (6, "[2001:db8::a]:41234", "[2001:db8::19]:25")]
@@ -88,11 +88,14 @@ fn every_bit_of_both_end_points_and_the_direction_make_another_tag() {
         }
         for key in keys {
             for side in [Side::Client, Side::Server] {
-                assert!(tags.insert(Tag::of(&flows(false), &key, version, side)), "a tag twice: {key:?} {side:?}");
+                let tag = Tag::of(&flows(false), &key, version, side);
+                for tag in [tag, tag.other_direction()] {
+                    assert!(tags.insert(tag), "a tag twice: {key:?} {side:?}");
+                }
             }
         }
     }
-    assert_eq!(tags.len(), 2 * (1 + 64 + 32) + 2 * (1 + 256 + 32));
+    assert_eq!(tags.len(), 4 * (1 + 64 + 32) + 4 * (1 + 256 + 32));
 }
 
 #[test]

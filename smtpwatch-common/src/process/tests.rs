@@ -637,11 +637,25 @@ fn state_made_midstream_clears_the_tags_of_both_directions() {
         wire.flows = Table::default();
         // Another flow had the slot of the tag of the side that leaves: the other side's packets alone make no flow.
         let first = own.unwrap_or(Side::Client);
-        wire.muted.retain(|tag| *tag == Tag::of(&Wire::new(own), &key, 4, first.peer()));
+        let kept = Tag::of(&Wire::new(own), &key, 4, first.peer());
+        wire.muted.retain(|tag| [kept, kept.other_direction()].contains(tag));
         assert_eq!(wire.muted.len(), 1);
         wire.segment(first, ACK, b"x\r\n").segment(first.peer(), ACK, b"y\r\n");
         let seen = if first == Side::Client { ["C:x", "S:y"] } else { ["S:x", "C:y"] };
         assert_eq!(wire.seen(), seen);
+    }
+}
+
+#[test]
+fn what_arrives_mutes_nothing_that_leaves() {
+    for own in [Side::Client, Side::Server] {
+        let mut wire = Wire::new(Some(own));
+        assert_eq!(wire.forge(ACK, 9, b"x"), Outcome::Forwarded, "{own:?}: a claim, sent once");
+        assert_eq!(wire.forge(ACK, 9, b"x"), Outcome::Muted, "{own:?}");
+        wire.records.clear();
+        wire.segment(own, ACK, b"x\r\n");
+        assert_eq!(wire.records.len(), 1, "{own:?}: the flow was joined midstream");
+        assert_eq!(wire.forge(ACK, 9, b"x"), Outcome::Forged, "{own:?}");
     }
 }
 
