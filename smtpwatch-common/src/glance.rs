@@ -78,24 +78,46 @@ impl Tag {
         let ([a, b], [c, d]) = (source_port.to_be_bytes(), target_port.to_be_bytes());
         let ports = u32::from_ne_bytes([a, b, c, d]);
         if ip_version == 4 {
-            return Self::sum(host, FIRST_V4, [last(source), last(target), ports]);
+            return Sums::start(host, FIRST_V4).add(last(source)).add(last(target)).add(ports).tag();
         }
-        let ([a, b, c, d], [e, f, g, h]) = (source.words(), target.words());
-        Self::sum(host, FIRST_V6, [a, b, c, d, e, f, g, h, ports])
+        let mut sums = Sums::start(host, FIRST_V6);
+        let mut i = 0;
+        while i < 8 {
+            sums = sums.add(if i < 4 { source.words()[i] } else { target.words()[i - 4] });
+            i += 1;
+        }
+        sums.add(ports).tag()
+    }
+}
+
+/// The two sums of a tag. A word is added when it is read: all words of a packet at once would take the kernel programs' stack.
+#[derive(Clone, Copy)]
+struct Sums<'a, H> {
+    host: &'a H,
+    next: usize,
+    high: u64,
+    low: u64,
+}
+
+impl<'a, H: Host> Sums<'a, H> {
+    #[inline(always)]
+    fn start(host: &'a H, first: usize) -> Self {
+        Self { host, next: first, high: host.seed(0), low: host.seed(SEEDS_OF_SUM) }
     }
 
     #[inline(always)]
-    fn sum<H: Host, const N: usize>(host: &H, first: usize, words: [u32; N]) -> Self {
-        let (mut high, mut low) = (host.seed(0), host.seed(SEEDS_OF_SUM));
-        let mut i = 0;
-        while i < N {
-            let word = u64::from(words[i]);
-            high = high.wrapping_add(host.seed(first + i).wrapping_mul(word));
-            low = low.wrapping_add(host.seed(SEEDS_OF_SUM + first + i).wrapping_mul(word));
-            i += 1;
-        }
+    fn add(self, word: u32) -> Self {
+        let Self { host, next, high, low } = self;
+        let word = u64::from(word);
+        let high = high.wrapping_add(host.seed(next).wrapping_mul(word));
+        let low = low.wrapping_add(host.seed(SEEDS_OF_SUM + next).wrapping_mul(word));
+        Self { host, next: next + 1, high, low }
+    }
+
+    #[inline(always)]
+    fn tag(self) -> Tag {
         // Only the upper halves of the sums are strongly universal.
-        Self((high & !0xffff_ffff | low >> 32) ^ host.direction() as u64)
+        Tag((self.high & !0xffff_ffff | self.low >> 32) ^ self.host.direction() as u64)
     }
 }
 
@@ -167,7 +189,7 @@ fn tell_ipv4<W: Words, H: Host>(head: &W, host: &H) -> Option<Told> {
     if !is_plain(head.octet::<46>(), head.octet::<47>(), total, 20) {
         return None;
     }
-    let tag = Tag::sum(host, FIRST_V4, [head.word::<26>(), head.word::<30>(), ports]);
+    let tag = Sums::start(host, FIRST_V4).add(head.word::<26>()).add(head.word::<30>()).add(ports).tag();
     if host.is_muted(tag) { Some(Told::Muted) } else { None }
 }
 
@@ -188,10 +210,10 @@ fn tell_ipv6<W: Words, H: Host>(head: &W, host: &H) -> Option<Told> {
     if !is_plain(head.octet::<66>(), head.octet::<67>(), payload, 0) {
         return None;
     }
-    let source = [head.word::<22>(), head.word::<26>(), head.word::<30>(), head.word::<34>()];
-    let target = [head.word::<38>(), head.word::<42>(), head.word::<46>(), head.word::<50>()];
-    let ([a, b, c, d], [e, f, g, h]) = (source, target);
-    let tag = Tag::sum(host, FIRST_V6, [a, b, c, d, e, f, g, h, ports]);
+    let sums = Sums::start(host, FIRST_V6);
+    let sums = sums.add(head.word::<22>()).add(head.word::<26>()).add(head.word::<30>()).add(head.word::<34>());
+    let sums = sums.add(head.word::<38>()).add(head.word::<42>()).add(head.word::<46>()).add(head.word::<50>());
+    let tag = sums.add(ports).tag();
     if host.is_muted(tag) { Some(Told::Muted) } else { None }
 }
 

@@ -103,8 +103,8 @@ impl<const N: usize> Head<'_, N> {
         const { assert!(AT + size_of::<T>() <= N) };
         // SAFETY: the octets lie in the array. They need not be aligned: whether this machine reads them so, the verifier
         // decides, which knows how the kernel aligns packets (NET_IP_ALIGN); an unaligned read in Rust's terms would be
-        // put together from single octets.
-        unsafe { self.0.as_ptr().add(AT).cast::<T>().read() }
+        // put together from single bytes. Volatile, so that the compiler reads a word where it is used and not all of them before.
+        unsafe { self.0.as_ptr().add(AT).cast::<T>().read_volatile() }
     }
 }
 
