@@ -10,6 +10,7 @@
 //! ```
 #![forbid(unsafe_code)]
 
+pub mod day;
 pub mod engine;
 pub mod exhibit;
 pub mod finding;
@@ -28,3 +29,6 @@ pub use engine::{Engine, Output, Settings};
 pub use finding::Finding;
 pub use segment::{FlowKey, Role, Segment, Side, TcpFlags};
 pub use time::Timestamp;
+
+/// Version of the package: every crate of the workspace has the same.
+pub const VERSION: &str = env!("CARGO_PKG_VERSION");

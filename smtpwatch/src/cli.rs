@@ -18,12 +18,12 @@ use std::{
 use clap::{ArgMatches, Args, Parser, Subcommand, ValueEnum};
 use smtpwatch_core::{
     Role, Timestamp,
+    day::Day,
     finding::{Evidence, Kind, Severity},
 };
 
 use crate::{
     config::{ConfigError, JournalFormat, Network, Source, parse_interface, parse_port},
-    day::Day,
     log::{LogFormat, LogLevel},
     output::web::{ConfigFile, DEFAULT_LISTEN, ListenAddress, WebConfigError},
     policy::lookup::TrustError,

@@ -20,14 +20,11 @@ use std::{
 
 use serde::Deserialize;
 use smtpwatch_core::{
-    limits,
+    hash, limits,
     policy::{history::Strength, rule::Rule},
 };
 
-use crate::{
-    hash,
-    whole_file::{self, MAX_CONFIG, special_kind},
-};
+use crate::whole_file::{self, MAX_CONFIG, special_kind};
 
 pub use effective::{Effective, Origin, effective};
 pub use error::ConfigError;

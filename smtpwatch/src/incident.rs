@@ -9,10 +9,8 @@ pub mod words;
 
 use std::net::SocketAddr;
 
-use smtpwatch_core::{Finding, Timestamp, finding::Provenance};
+use smtpwatch_core::{Finding, Timestamp, finding::Provenance, hash};
 use uuid::Uuid;
-
-use crate::{hash, version};
 
 pub use community_id::community_id;
 
@@ -22,7 +20,7 @@ pub fn name(finding: &mut Finding, config: &str) {
     finding.id = identifier(finding.time).to_string();
     let policies = finding.exhibit.as_ref().map(|exhibit| serde_json::to_vec(&exhibit.policies).unwrap_or_default());
     finding.provenance = Provenance {
-        version: version::VERSION.to_owned(),
+        version: smtpwatch_core::VERSION.to_owned(),
         config_sha256: config.to_owned(),
         policy_sha256: hash::sha256(&policies.unwrap_or_default()),
     };

@@ -18,8 +18,6 @@ pub mod clock;
 pub mod config;
 pub mod confine;
 pub mod daemon;
-pub mod day;
-mod hash;
 pub mod incident;
 pub mod log;
 pub mod output;

@@ -4,14 +4,11 @@
 pub mod address;
 pub mod anchors;
 pub mod denial;
-pub mod effective;
 pub mod fetch;
-pub mod known;
 mod line;
 pub mod list;
 pub mod lookup;
 mod probes;
 pub mod resolver;
 pub mod service;
-pub mod sts;
 pub mod subjects;

@@ -3,9 +3,8 @@
 use std::sync::OnceLock;
 
 use smtpwatch_core::Timestamp;
+pub use smtpwatch_core::VERSION;
 
-/// Version of the package.
-pub const VERSION: &str = env!("CARGO_PKG_VERSION");
 /// What `git describe` said of the sources; empty when they were built outside a checkout.
 pub const REVISION: &str = env!("SMTPWATCH_REVISION");
 /// The compiler.

@@ -5,7 +5,11 @@ use std::{collections::BTreeSet, io::Write, net::IpAddr, path::Path, sync::Arc};
 use anyhow::Context as _;
 use smtpwatch_core::{
     Timestamp,
-    policy::published::{DomainFacts, HOSTS_PER_DOMAIN, HostFacts, domain_name, list::StarttlsList},
+    policy::{
+        known::{Kept, KnownDomain},
+        memory::Memory,
+        published::{DomainFacts, HOSTS_PER_DOMAIN, HostFacts, domain_name, list::StarttlsList},
+    },
 };
 
 use super::{
@@ -21,10 +25,8 @@ use crate::{
         text,
     },
     policy::{
-        known::{Kept, KnownDomain},
         list::{self, Place},
         lookup::{Patience, Sources, Trust},
-        sts::Memory,
     },
     store::{Entry, Store, StoreError},
     whole_file,

@@ -3,13 +3,12 @@
 use std::{collections::BTreeSet, io::Write as _, path::Path};
 
 use anyhow::Context as _;
-use smtpwatch_core::policy::published::domain_name;
+use smtpwatch_core::{day::Day, policy::published::domain_name};
 
 use super::{Exit, Format, Lenient, TlsrptImportArgs, TlsrptReportArgs};
 use crate::{
     clock::now,
     config::Config,
-    day::Day,
     incident,
     output::text,
     store::{Store, StoreError},

@@ -14,7 +14,7 @@ use tokio::{
 };
 
 use super::metrics::{Metrics, Output};
-use crate::{config::AlertmanagerSettings, incident::words, store::KeptAs, version};
+use crate::{config::AlertmanagerSettings, incident::words, store::KeptAs};
 
 /// Findings that may wait to be told.
 const QUEUE: usize = 1_024;
@@ -76,7 +76,7 @@ pub fn start(settings: &AlertmanagerSettings, instance: &str) -> anyhow::Result<
     }
     crate::policy::fetch::choose_cryptography();
     let client = Client::builder()
-        .user_agent(format!("smtpwatch/{}", version::VERSION))
+        .user_agent(format!("smtpwatch/{}", smtpwatch_core::VERSION))
         .redirect(reqwest::redirect::Policy::none())
         .no_proxy()
         .timeout(PATIENCE)

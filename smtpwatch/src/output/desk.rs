@@ -21,7 +21,6 @@ use crate::{
         KeptAs, Store, StoreError,
         incidents::{LookupError, StoreCounts},
     },
-    version,
 };
 
 /// Questions to the store that are answered at once; others wait for their turn.
@@ -201,7 +200,7 @@ impl Desk {
         }
         let gauge = |name: &str| sums(name, "").into_values().sum();
         Status {
-            version: version::VERSION,
+            version: smtpwatch_core::VERSION,
             started: self.started,
             time: now(),
             not_watching: self.only.map_or_else(|| self.health.not_watching(), |why| vec![why.to_owned()]),

@@ -9,16 +9,13 @@ use std::{
 use smtpwatch_core::{
     Role, Timestamp,
     policy::{
+        effective::{Mode, Source, Starttls},
         published::{State, list::StarttlsList, sts::StsPolicy, tlsa::Tlsa},
         rule::{PeerPattern, Rule, StarttlsRule, in_network, name_matches},
     },
 };
 
 use super::policy::{HostReport, Report};
-use crate::{
-    policy::effective::{Mode, Source, Starttls},
-    version,
-};
 
 /// The port that the tables are about: SMTP between servers.
 const SMTP: u16 = 25;
@@ -368,7 +365,7 @@ impl Export<'_> {
     }
 
     fn head(&self, used: &str) -> String {
-        format!("# Written {} by smtpwatch {} from what it knows; use:\n# {used}\n", self.now, version::VERSION)
+        format!("# Written {} by smtpwatch {} from what it knows; use:\n# {used}\n", self.now, smtpwatch_core::VERSION)
     }
 
     /// Rules that speak for mail that this host sends to port 25.

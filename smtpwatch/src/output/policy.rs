@@ -9,20 +9,16 @@ use serde::Serialize;
 use smtpwatch_core::{
     Role, Timestamp,
     policy::{
+        effective::{Effective, Mode, Source, Statement, effective},
         history::Strength,
+        known::KnownDomain,
         published::{Answer, DomainFacts, HostFacts, State, list::StarttlsList, sts::StsMode},
         rule::{Rule, StarttlsRule},
     },
 };
 
 use super::text::printable;
-use crate::{
-    policy::{
-        effective::{Effective, Mode, Source, Statement, effective},
-        known::KnownDomain,
-    },
-    store::{Entry, is_peer},
-};
+use crate::store::{Entry, is_peer};
 
 /// SMTP between servers: the port that published policies speak of.
 const SMTP: u16 = 25;

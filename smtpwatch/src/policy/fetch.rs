@@ -17,10 +17,13 @@ use reqwest::{
     redirect,
 };
 use smtpwatch_core::{
-    engine::ResultType,
-    policy::published::{
-        list::MAX_LIST,
-        sts::{MAX_POLICY, StsPolicy},
+    VERSION,
+    policy::{
+        memory::FetchError,
+        published::{
+            list::MAX_LIST,
+            sts::{MAX_POLICY, StsPolicy},
+        },
     },
 };
 
@@ -28,38 +31,12 @@ use super::{
     address::{OwnAddresses, Refused},
     resolver::{Found, Resolver},
 };
-use crate::{version, whole_file};
+use crate::whole_file;
 
 /// Characters of an error that are shown: a certificate may have any number of names.
 const SHOWN: usize = 400;
 /// Octets of a file of certificate authorities.
 const CA_FILE: u64 = 4 * 1024 * 1024;
-
-/// Why a policy could not be had, as TLS reports tell it apart (RFC 8460 §4.3.2.2).
-#[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
-pub enum FetchError {
-    /// It could not be fetched.
-    #[error("fetch error: {0}")]
-    Fetch(String),
-    /// What was fetched is no policy.
-    #[error("policy invalid: {0}")]
-    Invalid(String),
-    /// The certificate of its host is not right.
-    #[error("certificate of the policy host: {0}")]
-    WebPki(String),
-}
-
-impl FetchError {
-    /// As a TLS report calls it.
-    #[must_use]
-    pub const fn result_type(&self) -> ResultType {
-        match self {
-            Self::Fetch(_) => ResultType::StsPolicyFetchError,
-            Self::Invalid(_) => ResultType::StsPolicyInvalid,
-            Self::WebPki(_) => ResultType::StsWebpkiInvalid,
-        }
-    }
-}
 
 /// Nothing can be fetched at all.
 #[derive(Debug, thiserror::Error)]
@@ -134,7 +111,7 @@ impl Fetcher {
         choose_cryptography();
         let client = |allow_private| {
             Client::builder()
-                .user_agent(format!("smtpwatch/{}", version::VERSION))
+                .user_agent(format!("smtpwatch/{}", VERSION))
                 .https_only(true)
                 .redirect(redirect::Policy::none())
                 .no_proxy()

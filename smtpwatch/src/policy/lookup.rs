@@ -4,18 +4,20 @@ use std::{sync::Arc, time::Duration};
 
 use smtpwatch_core::{
     Timestamp,
-    policy::published::{
-        Answer, DomainFacts, HostFacts, MxSet, State,
-        sts::{StsMode, StsPolicy, StsRecord},
-        tlsa::Tlsa,
+    policy::{
+        memory::{BACK_OFF, DELIVERY, Failed, FetchError, Memory},
+        published::{
+            Answer, DomainFacts, HostFacts, MxSet, State,
+            sts::{StsMode, StsPolicy, StsRecord},
+            tlsa::Tlsa,
+        },
     },
 };
 
 use super::{
     anchors::{AnchorError, Anchors},
-    fetch::{Authorities, FetchError, Fetcher, FetcherError},
+    fetch::{Authorities, Fetcher, FetcherError},
     resolver::{Addresses, Dnssec, Found, Mx, NoResolver, REMEDY, Resolver},
-    sts::{BACK_OFF, DELIVERY, Failed, Memory},
 };
 use crate::config::PolicySettings;
 

@@ -14,8 +14,10 @@ use std::{
 
 use smtpwatch_core::{
     Timestamp,
-    policy::published::{
-        self, Answer, DomainFacts, HostFacts, Learned, State, Wanted, demand::Source, list::StarttlsList,
+    policy::{
+        known::{Kept, Known, KnownDomain, KnownHost, KnownList},
+        memory::Memory,
+        published::{self, Answer, DomainFacts, HostFacts, Learned, State, Wanted, demand::Source, list::StarttlsList},
     },
 };
 use tokio::{
@@ -24,12 +26,10 @@ use tokio::{
 };
 
 use super::{
-    known::{Kept, Known, KnownDomain, KnownHost, KnownList},
     list::{self, Place},
     lookup::{DomainLook, Patience, Sources, Trust},
     probes::Probes,
     resolver::{Dnssec, REMEDY},
-    sts::Memory,
     subjects::{Asked, Room, SUBJECTS, Subjects},
 };
 use crate::{clock::now, config::PolicySettings, output::metrics::Metrics};

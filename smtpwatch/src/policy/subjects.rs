@@ -8,10 +8,13 @@ use std::{
 
 use smtpwatch_core::{
     Timestamp,
-    policy::published::{Learned, Wanted},
+    policy::{
+        memory::Memory,
+        published::{Learned, Wanted},
+    },
 };
 
-use super::{line::Line, sts::Memory};
+use super::line::Line;
 
 /// Domains that are held, and mail hosts: neither pushes the other out. The one that was asked for least recently makes
 /// room, a domain whose MTA-STS policy is remembered only when there is no other.
@@ -486,7 +489,7 @@ mod tests {
     use smtpwatch_core::policy::published::{Answer, HostFacts, State, sts::StsPolicy};
 
     use super::*;
-    use crate::policy::sts::Kept;
+    use smtpwatch_core::policy::memory::Kept;
 
     fn host(number: usize) -> Wanted {
         Wanted::Host(format!("mx{number}.example.net"))

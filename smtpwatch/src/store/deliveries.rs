@@ -7,11 +7,11 @@ use rusqlite::{OptionalExtension, Transaction, params};
 use serde::{Deserialize, Serialize};
 use smtpwatch_core::{
     Timestamp,
+    day::Day,
     engine::{Delivery, PolicyType, ResultType},
 };
 
 use super::{Store, StoreError, signed};
-use crate::day::Day;
 
 /// Policy domains of one day; sessions of further ones are dropped, and counted.
 pub const DOMAINS_PER_DAY: i64 = 10_000;

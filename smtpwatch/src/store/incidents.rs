@@ -7,8 +7,10 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use smtpwatch_core::{
     Finding, Role, Timestamp,
+    day::Day,
     exhibit::Exhibit,
     finding::{Evidence, Kind, Outcome, Severity},
+    hash::hex,
 };
 
 use super::{
@@ -17,7 +19,7 @@ use super::{
     normal_peer,
     offers::Offers,
 };
-use crate::{config::Network, day::Day, hash::hex};
+use crate::config::Network;
 
 /// Incidents and findings given at once at most.
 pub const PAGE: usize = 1_000;

@@ -8,12 +8,12 @@ use schemars::JsonSchema;
 use serde::Serialize;
 use smtpwatch_core::{
     Role, Timestamp,
+    day::Day,
     engine::{SessionResult, SessionSummary},
     finding::StarttlsState,
 };
 
 use super::{Store, StoreError, signed};
-use crate::day::Day;
 
 /// Rows of one day and role, one for each peer, own address and port; sessions of further ones are dropped, and counted.
 pub const OFFERS_PER_DAY: i64 = 50_000;

@@ -7,18 +7,15 @@ use rusqlite::{OptionalExtension, Row, Transaction, params};
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use smtpwatch_core::{
     Timestamp,
-    policy::published::{Answer, DomainFacts, HostFacts, MxSet, State, Wanted, sts::StsPolicy, tlsa::Tlsa},
+    policy::{
+        known::{Kept, Known, KnownDomain, KnownHost, KnownList},
+        memory::{self, FetchError, Memory},
+        published::{Answer, DomainFacts, HostFacts, MxSet, State, Wanted, sts::StsPolicy, tlsa::Tlsa},
+    },
 };
 
 use super::{Store, StoreError};
-use crate::{
-    clock::now,
-    policy::{
-        fetch::FetchError,
-        known::{Kept, Known, KnownDomain, KnownHost, KnownList},
-        sts::{self, Memory},
-    },
-};
+use crate::clock::now;
 
 /// Domains that are kept, and mail hosts; the oldest make room, domains whose policy protects after the others.
 pub const ROWS: i64 = 10_000;
@@ -121,7 +118,7 @@ impl Pending {
             )?;
         }
         if !self.domains.is_empty() {
-            // A policy that protects is the last to go (`sts::Memory::protects`).
+            // A policy that protects is the last to go (`Memory::protects`).
             let protects = format!("mode IS NOT NULL AND mode <> 'none' AND expires > {}", now().0);
             trim(transaction, "policy_domain", "domain", &format!("{protects}, at"))?;
         }
@@ -260,12 +257,12 @@ fn domain(row: &Row<'_>) -> rusqlite::Result<Option<KnownDomain>> {
     let kept = match (text("id")?, text("body")?, time("fetched_at")?) {
         (Some(id), Some(body), Some(fetched_at)) => {
             let policy = StsPolicy::parse(body.as_bytes(), &id).ok();
-            policy.map(|policy| sts::Kept { policy, body, fetched_at })
+            policy.map(|policy| memory::Kept { policy, body, fetched_at })
         }
         _ => None,
     };
     let failed = match (text("failed_id")?, time("failed_at")?, text("failed_by")?, text("error")?) {
-        (Some(id), Some(at), Some(by), Some(error)) => Some(sts::Failed { id, at, error: failed_as(&by, error) }),
+        (Some(id), Some(at), Some(by), Some(error)) => Some(memory::Failed { id, at, error: failed_as(&by, error) }),
         _ => None,
     };
     let name: String = row.get("domain")?;

@@ -18,7 +18,10 @@ use std::{
 use smtpwatch_core::{
     Finding, Timestamp,
     engine::{Delivery, SessionSummary},
-    policy::history::{HistoryKey, HistoryRecord},
+    policy::{
+        history::{HistoryKey, HistoryRecord},
+        known::Known,
+    },
 };
 
 use super::{
@@ -28,7 +31,6 @@ use super::{
 use crate::{
     clock::now,
     config::{Config, Retention},
-    policy::known::Known,
 };
 use recovery::Faults;
 use reports::{Reported, Reports, Waiting};

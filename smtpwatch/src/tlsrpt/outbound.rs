@@ -3,12 +3,14 @@
 use std::fmt::Write as _;
 
 use sha1::{Digest, Sha1};
-use smtpwatch_core::engine::{PolicyType, ResultType};
+use smtpwatch_core::{
+    day::Day,
+    engine::{PolicyType, ResultType},
+};
 
 use super::report::{DateRange, FailureDetails, Policy, PolicyReport, Report, Summary, Word};
 use crate::{
     config::TlsrptSettings,
-    day::Day,
     store::deliveries::{Failure, PolicySessions},
 };
 

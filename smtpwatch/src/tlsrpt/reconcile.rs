@@ -10,6 +10,7 @@ use std::{
 
 use smtpwatch_core::{
     Finding, Role,
+    day::Day,
     engine::ResultType,
     finding::{
         Evidence, Expected, FlowInfo, Kind, Observed, Outcome, PeerInfo, Provenance, SCHEMA_VERSION, Severity,
@@ -18,7 +19,7 @@ use smtpwatch_core::{
 };
 
 use super::report::{DateRange, Report, Word};
-use crate::{day::Day, store::offers::Offers};
+use crate::store::offers::Offers;
 
 /// TLS reports are about mail between servers.
 const PORT: u16 = 25;

@@ -6,10 +6,9 @@ use std::{
     time::Duration,
 };
 
-use smtpwatch_core::Timestamp;
+use smtpwatch_core::{Timestamp, day::Day};
 
 use super::record::Target;
-use crate::day::Day;
 
 /// Tasks that may wait; of further ones, the domains get no report, and are counted.
 pub const TASKS: usize = 100_000;

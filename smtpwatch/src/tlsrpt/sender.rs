@@ -12,7 +12,7 @@ use std::{
     time::Duration,
 };
 
-use smtpwatch_core::Timestamp;
+use smtpwatch_core::{Timestamp, day::Day};
 use tokio::{sync::watch, task::JoinSet};
 
 use super::{
@@ -24,7 +24,6 @@ use super::{
 };
 use crate::{
     config::{Config, TlsrptSettings},
-    day::Day,
     policy::{
         lookup::{Patience, Sources, Trust, TrustError},
         resolver::Found,

@@ -8,16 +8,14 @@ use std::{
 };
 
 use serde_json::{Value, json};
-use smtpwatch::{
-    policy::{
-        known::{Known, KnownDomain, KnownHost},
-        sts::{Kept, Memory},
-    },
-    store::{Keeping, Store, Writer},
-};
+use smtpwatch::store::{Keeping, Store, Writer};
 use smtpwatch_core::{
     Timestamp,
-    policy::published::{Answer, DomainFacts, HostFacts, MxSet, State, sts::StsPolicy},
+    policy::{
+        known::{Known, KnownDomain, KnownHost},
+        memory::{Kept, Memory},
+        published::{Answer, DomainFacts, HostFacts, MxSet, State, sts::StsPolicy},
+    },
 };
 
 use crate::{

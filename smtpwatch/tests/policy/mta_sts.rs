@@ -2,13 +2,13 @@
 
 use std::time::Duration;
 
-use smtpwatch::policy::{
-    lookup::{DomainLook, Sources},
-    sts::Memory,
-};
+use smtpwatch::policy::lookup::{DomainLook, Sources};
 use smtpwatch_core::{
     Timestamp,
-    policy::published::{State, sts::StsMode},
+    policy::{
+        memory::Memory,
+        published::{State, sts::StsMode},
+    },
 };
 
 use crate::{

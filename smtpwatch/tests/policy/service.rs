@@ -10,13 +10,15 @@ use smtpwatch::{
     config::Config,
     output::metrics::Metrics,
     policy::{
-        known::{Kept, KnownList},
         lookup::Trust,
         service::{QUEUE, Service, Setup},
     },
     store::{Keeping, Store, Writer},
 };
-use smtpwatch_core::policy::published::{Learned, State, Wanted, sts::StsMode};
+use smtpwatch_core::policy::{
+    known::{Kept, KnownList},
+    published::{Learned, State, Wanted, sts::StsMode},
+};
 
 use crate::{
     dns::{Delegation, NameServer, Zone},

@@ -7,12 +7,14 @@ use smtpwatch::{
     policy::{
         lookup::{Patience, Sources, Trust},
         resolver::Dnssec,
-        sts::Memory,
     },
 };
 use smtpwatch_core::{
     Timestamp,
-    policy::published::{HostFacts, State},
+    policy::{
+        memory::Memory,
+        published::{HostFacts, State},
+    },
 };
 
 use crate::dns::{Delegation, NameServer, Zone};

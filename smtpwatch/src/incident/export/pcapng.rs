@@ -21,7 +21,7 @@ use smtpwatch_core::{
 };
 
 use super::{ends, sentence};
-use crate::{output::text::printable, version};
+use crate::output::text::printable;
 
 /// Raw IP, of either version (LINKTYPE_RAW).
 const RAW: Linktype = Linktype(101);
@@ -92,7 +92,7 @@ pub fn pcapng(findings: &[Finding], out: &mut impl io::Write) -> io::Result<()> 
             interfaces.push(connection.interface);
         }
     }
-    let program = format!("smtpwatch {}", version::VERSION);
+    let program = format!("smtpwatch {}", smtpwatch_core::VERSION);
     let mut section = SectionHeaderBlock {
         block_type: 0,
         block_len1: 0,

@@ -6,9 +6,10 @@ use axum::{
     response::{IntoResponse, Response},
 };
 use serde::Serialize;
+use smtpwatch_core::hash;
 
 use super::asked::Asked;
-use crate::{hash, output::text::json_line};
+use crate::output::text::json_line;
 
 /// Media type of what is not told otherwise.
 pub(super) const JSON: &str = "application/json";

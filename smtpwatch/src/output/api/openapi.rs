@@ -11,7 +11,6 @@ use super::{
     problem::{self, Problem},
     schema,
 };
-use crate::version;
 
 const ABOUT: &str = "What smtpwatch has on record, read only. Fields may be added at any time: leave out of account what you \
                      do not know. Nothing that is here is removed or given another meaning below this path.";
@@ -44,7 +43,7 @@ fn document() -> Value {
         "openapi": "3.1.0",
         "info": {
             "title": "smtpwatch",
-            "version": version::VERSION,
+            "version": smtpwatch_core::VERSION,
             "description": ABOUT,
             "license": { "name": "MIT OR Apache-2.0", "identifier": "MIT OR Apache-2.0" },
         },

@@ -7,9 +7,10 @@ use axum::{
     http::{HeaderValue, header},
     response::{IntoResponse, Response},
 };
+use smtpwatch_core::hash;
 
 use super::layout::Failure;
-use crate::{hash, output::api::Problem};
+use crate::output::api::Problem;
 
 pub(super) static STYLE: LazyLock<Asset> =
     LazyLock::new(|| Asset::new("style.css", "text/css; charset=utf-8", include_str!("assets/style.css")));

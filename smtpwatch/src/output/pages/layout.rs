@@ -7,7 +7,7 @@ use axum::{
 use maud::{DOCTYPE, Markup, html};
 
 use super::assets;
-use crate::{output::api::Problem, version};
+use crate::output::api::Problem;
 
 /// The one header that is of the pages alone; the server adds what every answer has. Scripts, styles and pictures are files
 /// of ours; whatever else a page might be made to hold does nothing (CSP level 3).
@@ -59,7 +59,7 @@ impl IntoResponse for Page<'_> {
                     main #main tabindex="-1" { (body) }
                     footer {
                         p {
-                            "smtpwatch " (version::VERSION) " · times are UTC · "
+                            "smtpwatch " (smtpwatch_core::VERSION) " · times are UTC · "
                             a href="/metrics" { "metrics" } " · " a href="/api/v1/openapi.json" { "API" }
                         }
                     }

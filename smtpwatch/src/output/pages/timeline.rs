@@ -1,12 +1,10 @@
 //! The offers of a peer day by day, as a picture, and as a table for those who read that better.
 
 use maud::{Markup, html};
+use smtpwatch_core::day::Day;
 
 use super::said::{count, grouped};
-use crate::{
-    day::Day,
-    store::{incidents::Incident, offers::Offers},
-};
+use crate::store::{incidents::Incident, offers::Offers};
 
 /// The days of a peer that the store has, the oldest first.
 pub(super) type Days = Vec<(Day, Offers)>;

@@ -8,8 +8,7 @@ use std::{
 };
 
 use hashlink::LruCache;
-
-use crate::hash;
+use smtpwatch_core::hash;
 
 /// Failed logins of one network.
 const OF_NETWORK: Quota = Quota { burst: 10, interval: Duration::from_secs(30) };

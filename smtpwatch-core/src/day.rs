@@ -2,7 +2,7 @@
 
 use std::{fmt, str::FromStr};
 
-use smtpwatch_core::Timestamp;
+use crate::Timestamp;
 
 const SECONDS: i64 = 86_400;
 

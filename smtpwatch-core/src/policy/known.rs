@@ -2,12 +2,12 @@
 
 use std::sync::Arc;
 
-use smtpwatch_core::{
+use crate::{
     Timestamp,
     policy::published::{DomainFacts, HostFacts, Wanted},
 };
 
-use super::sts::Memory;
+use super::memory::Memory;
 
 /// One thing to keep.
 #[derive(Clone, PartialEq, Debug)]

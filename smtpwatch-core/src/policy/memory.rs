@@ -3,12 +3,11 @@
 
 use std::time::Duration;
 
-use smtpwatch_core::{
+use crate::{
     Timestamp,
+    engine::ResultType,
     policy::published::sts::{StsMode, StsPolicy},
 };
-
-use super::fetch::FetchError;
 
 /// After a fetch that failed the same policy is not asked for again within this time (RFC 8461 §3.3: five minutes).
 pub const BACK_OFF: Duration = Duration::from_secs(300);
@@ -46,6 +45,32 @@ pub struct Failed {
     pub at: Timestamp,
     /// Why.
     pub error: FetchError,
+}
+
+/// Why a policy could not be had, as TLS reports tell it apart (RFC 8460 §4.3.2.2).
+#[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
+pub enum FetchError {
+    /// It could not be fetched.
+    #[error("fetch error: {0}")]
+    Fetch(String),
+    /// What was fetched is no policy.
+    #[error("policy invalid: {0}")]
+    Invalid(String),
+    /// The certificate of its host is not right.
+    #[error("certificate of the policy host: {0}")]
+    WebPki(String),
+}
+
+impl FetchError {
+    /// As a TLS report calls it.
+    #[must_use]
+    pub const fn result_type(&self) -> ResultType {
+        match self {
+            Self::Fetch(_) => ResultType::StsPolicyFetchError,
+            Self::Invalid(_) => ResultType::StsPolicyInvalid,
+            Self::WebPki(_) => ResultType::StsWebpkiInvalid,
+        }
+    }
 }
 
 impl Kept {
