@@ -15,10 +15,10 @@ use smtpwatch::{
         pcap,
         userspace_gate::{CapturedFrame, UserspaceGate},
     },
-    config::Config,
     pipeline::{Pipeline, Source},
 };
 use smtpwatch_common::{Checksum, Header, Link, PortSet, Record};
+use smtpwatch_config::Config;
 use smtpwatch_core::{
     FlowKey, Role, Segment, Side, TcpFlags, Timestamp,
     flow::{Connection, SynClaims},

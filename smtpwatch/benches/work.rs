@@ -10,10 +10,8 @@ mod traffic;
 
 use std::path::Path;
 
-use smtpwatch::{
-    config::Config,
-    replay::{Event, Replay, Summary},
-};
+use smtpwatch::replay::{Event, Replay, Summary};
+use smtpwatch_config::Config;
 use smtpwatch_core::policy::history::History;
 use traffic::{CLIENT, Packet, SERVER, START_NS, Turn};
 

@@ -16,6 +16,7 @@ use std::{
 };
 
 use clap::{ArgMatches, Args, Parser, Subcommand, ValueEnum};
+use smtpwatch_config::{ConfigError, JournalFormat, Network, Source, parse_interface, parse_port};
 use smtpwatch_core::{
     Role, Timestamp,
     day::Day,
@@ -23,7 +24,6 @@ use smtpwatch_core::{
 };
 
 use crate::{
-    config::{ConfigError, JournalFormat, Network, Source, parse_interface, parse_port},
     log::{LogFormat, LogLevel},
     output::web::{ConfigFile, DEFAULT_LISTEN, ListenAddress, WebConfigError},
     policy::lookup::TrustError,

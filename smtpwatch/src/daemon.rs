@@ -24,11 +24,13 @@ use std::{
 
 use anyhow::Context as _;
 use smtpwatch_common::{Direction, counters::Label};
+use smtpwatch_config::Config;
 use smtpwatch_core::{
     Finding, Output, Role, Timestamp,
     engine::GateOrder,
     policy::{history::History, published::Learned},
 };
+use smtpwatch_system::clock::now;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use crate::{
@@ -38,8 +40,6 @@ use crate::{
         interfaces::is_glob,
         listeners::{self, Unwatched},
     },
-    clock::now,
-    config::{self, Config},
     confine::{self, Kept},
     incident::cgroup,
     output::{
@@ -84,7 +84,7 @@ pub struct Start {
     /// The configuration, as it was read.
     pub config: Config,
     /// Where it is read again.
-    pub source: config::Source,
+    pub source: smtpwatch_config::Source,
     /// Where pages and metrics are served.
     pub listen: SocketAddr,
     /// TLS and logins of the HTTP server.
@@ -247,7 +247,7 @@ fn idle_thread(name: &str) -> anyhow::Result<(JoinHandle<anyhow::Result<()>>, mp
 }
 
 /// What all threads may read and write: nothing else of this host's files is opened.
-fn files(config: &Config, source: &config::Source, web: Option<&ConfigFile>) -> anyhow::Result<Kept> {
+fn files(config: &Config, source: &smtpwatch_config::Source, web: Option<&ConfigFile>) -> anyhow::Result<Kept> {
     let named = [&*config.policy.trust_anchor, &*config.policy.ca_file, &*config.policy.starttls_everywhere];
     // What is no file is what stands for one, or a URL.
     let named = named.into_iter().map(Path::new).filter(|path| path.exists());

@@ -14,8 +14,6 @@ compile_error!(
 
 pub mod capture;
 pub mod cli;
-pub mod clock;
-pub mod config;
 pub mod confine;
 pub mod daemon;
 pub mod incident;
@@ -28,4 +26,3 @@ pub mod service_manager;
 pub mod store;
 pub mod tlsrpt;
 pub mod version;
-pub mod whole_file;

@@ -4,16 +4,14 @@ use smtpwatch_common::{
     Checksum, Direction, Record,
     record::{Header, UID_UNKNOWN, mark},
 };
+use smtpwatch_config::Config;
 use smtpwatch_core::{
     Engine, FlowKey, Output, Role, Segment, Settings, Side, TcpFlags, Timestamp,
     policy::{history::History, published::Learned},
     segment::SocketOwner,
 };
 
-use crate::{
-    config::Config,
-    incident::{self, sender::Senders},
-};
+use crate::incident::{self, sender::Senders};
 
 /// The engine's clock ticks this often.
 const TICK: std::time::Duration = std::time::Duration::from_secs(1);
@@ -82,7 +80,7 @@ impl Pipeline {
 
     /// Real time passes; does something once a second. A capture file has no real time: [`Source::File`] never ticks.
     pub fn tick(&mut self, now: Timestamp, on: &mut impl FnMut(Output)) {
-        // The engine's time does not step ([`crate::clock::Steady`]).
+        // The engine's time does not step ([`smtpwatch_system::clock::Steady`]).
         if now.since(self.ticked) >= TICK {
             self.ticked = now;
             self.engine.tick(now);

@@ -3,6 +3,7 @@
 use std::{path::Path, sync::Arc};
 
 use smtpwatch_common::{Counter, PortSet, counters::Label};
+use smtpwatch_config::Config;
 use smtpwatch_core::{
     Finding, Output, Timestamp,
     engine::{SessionResult, SessionSummary},
@@ -17,7 +18,6 @@ use crate::{
         pcap::{self, FileReport, PcapFileError},
         userspace_gate::{CapturedFrame, UserspaceGate},
     },
-    config::Config,
     pipeline::{Pipeline, Source},
 };
 

@@ -10,7 +10,8 @@ use std::{
     sync::atomic::{AtomicU64, Ordering},
 };
 
-use smtpwatch::{config::Config, replay::Replay};
+use smtpwatch::replay::Replay;
+use smtpwatch_config::Config;
 use smtpwatch_core::policy::history::History;
 use traffic::{CLIENT, SERVER, START_NS, Turn};
 

@@ -5,10 +5,8 @@
 
 use std::path::{Path, PathBuf};
 
-use smtpwatch::{
-    config::Config,
-    replay::{Event, Replay},
-};
+use smtpwatch::replay::{Event, Replay};
+use smtpwatch_config::Config;
 use smtpwatch_core::{
     Finding,
     finding::{Evidence, Kind},

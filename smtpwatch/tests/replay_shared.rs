@@ -9,10 +9,8 @@ use std::{
     path::Path,
 };
 
-use smtpwatch::{
-    config::Config,
-    replay::{Event, Replay},
-};
+use smtpwatch::replay::{Event, Replay};
+use smtpwatch_config::Config;
 use smtpwatch_core::{
     Finding, FlowKey,
     engine::SessionSummary,

@@ -15,11 +15,9 @@ use aya::{
         tc::{self, NlOptions, TcAttachOptions},
     },
 };
-use smtpwatch::{
-    capture::{Attachment, Capture, CaptureSettings, Hook, object::LoadSettings},
-    config::Ingress,
-};
+use smtpwatch::capture::{Attachment, Capture, CaptureSettings, Hook, object::LoadSettings};
 use smtpwatch_common::{Counter, Direction, Side};
+use smtpwatch_config::Ingress;
 use smtpwatch_tests::{
     command,
     netns::{Family, GATEWAY_INTERFACE, Namespace, Path},

@@ -8,10 +8,8 @@ use std::{
 };
 
 use anyhow::{Context as _, Result, ensure};
-use smtpwatch::{
-    capture::{Capture, Hook},
-    config::Ingress,
-};
+use smtpwatch::capture::{Capture, Hook};
+use smtpwatch_config::Ingress;
 use smtpwatch_tests::{
     Skip, command,
     netns::{Family, GATEWAY_INTERFACE, Namespace, Path},

@@ -6,7 +6,6 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use anyhow::{Context, Result, anyhow, ensure};
-use smtpwatch::config;
 use smtpwatch::policy::anchors::Anchors;
 use smtpwatch::policy::resolver::{Dnssec as Validation, Found, Resolver as Ours};
 use smtpwatch_core::Timestamp;
@@ -198,7 +197,7 @@ fn ours(server: SocketAddr, anchor: &str, questions: &[Question]) -> Result<Vec<
         let anchors = Anchors::load(anchor)?;
         let elapsed = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH)?;
         let now = Timestamp::from_secs(i64::try_from(elapsed.as_secs())?);
-        let server = config::Resolver::Address(server);
+        let server = smtpwatch_config::Resolver::Address(server);
         let resolver = Ours::start(server, anchors.as_ref(), true, PATIENCE, now).await?;
         ensure!(*resolver.dnssec() == Validation::On, "{}", resolver.dnssec());
         let mut verdicts = Vec::new();

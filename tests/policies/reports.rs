@@ -9,13 +9,13 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use serde_json::{Value, json};
-use smtpwatch::config::{Config, TlsrptSettings};
 use smtpwatch::store::{Keeping, Writer};
 use smtpwatch::tlsrpt::file::Packed;
 use smtpwatch::tlsrpt::inbound;
 use smtpwatch::tlsrpt::mail::Letter;
 use smtpwatch::tlsrpt::outbound::Reporter;
 use smtpwatch::tlsrpt::sender::Sender;
+use smtpwatch_config::{Config, TlsrptSettings};
 use smtpwatch_core::engine::{Delivery, PolicyType, ResultType};
 use smtpwatch_core::{Timestamp, day::Day};
 use smtpwatch_tests::netns::Namespace;

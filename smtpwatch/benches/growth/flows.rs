@@ -5,10 +5,10 @@ use std::{collections::HashMap, ops::Range, rc::Rc, time::Duration};
 use anyhow::ensure;
 use smtpwatch::{
     capture::userspace_gate::{CapturedFrame, UserspaceGate},
-    config::Config,
     pipeline::{Pipeline, Source},
 };
 use smtpwatch_common::{Link, PortSet};
+use smtpwatch_config::Config;
 use smtpwatch_core::{
     Output, Timestamp,
     engine::{EvictReason, GateOrder, SessionResult},

@@ -19,6 +19,7 @@ use aya::{
     },
 };
 use smtpwatch_common::{Direction, Link};
+use smtpwatch_config::Ingress;
 
 use super::{
     CaptureError,
@@ -28,7 +29,6 @@ use super::{
     netlink,
     object::program,
 };
-use crate::config::Ingress;
 
 /// Priority and handle of our clsact filters: ours alone, so that no other filter is met.
 const PRIORITY: u16 = 0x5357;

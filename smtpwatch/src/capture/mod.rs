@@ -35,18 +35,16 @@ use aya::{
 use aya_log::EbpfLogger;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use smtpwatch_common::{Direction, FlowKey, FlowState, Order, PortSet, Record};
+use smtpwatch_config::{Config, Ingress};
 use smtpwatch_core::{
     Timestamp,
     engine::{GateAction, GateOrder},
 };
+use smtpwatch_system::clock::Steady;
 
 pub use attach::{Attachment, Hook};
 pub use object::object_digest;
 
-use crate::{
-    clock::Steady,
-    config::{Config, Ingress},
-};
 use attach::Attachments;
 use connections::Carried;
 use control::Position;

@@ -3,6 +3,7 @@
 use std::{collections::BTreeSet, io};
 
 use smtpwatch_common::{Direction, Link};
+use smtpwatch_config::{Config, Ingress};
 
 use super::{
     CaptureError, CaptureSettings, Located,
@@ -10,10 +11,7 @@ use super::{
     connections, interfaces, listeners,
     object::{self, LoadSettings, Loaded},
 };
-use crate::{
-    config::{Config, Ingress},
-    confine::{self, Kept},
-};
+use crate::confine::{self, Kept};
 
 /// How a check came out.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]

@@ -15,10 +15,10 @@ use smtpwatch_common::{
     process,
     record::UID_UNKNOWN,
 };
+use smtpwatch_config::Network;
 use smtpwatch_core::{engine::GateOrder, hash::HashMap};
 
 use super::control::{self, Position};
-use crate::config::Network;
 
 /// Flows whose state is held, where nothing else is said; the least recently active ones make room.
 pub const FLOWS: usize = 262_144;

@@ -9,6 +9,7 @@ use std::{
 
 use anyhow::Context as _;
 use serde::{Deserialize, Serialize};
+use smtpwatch_config::Config;
 use smtpwatch_core::{
     Role, Timestamp,
     policy::history::{HistoryKey, HistoryPeer, HistoryRecord},
@@ -16,7 +17,6 @@ use smtpwatch_core::{
 
 use super::{BaselineImportArgs, BaselinePlace, BaselineVerb, Exit, Format};
 use crate::{
-    config::Config,
     output::text,
     store::{Entry, Keeping, Store, StoreHandle, Writer, peer_text},
 };

@@ -3,9 +3,9 @@
 use std::{io::Write, path::Path};
 
 use clap::{ArgMatches, parser::ValueSource};
+use smtpwatch_config::{DEFAULT_PATH, Effective, Origin, Source, effective, read_file};
 
 use super::{CheckConfigArgs, Exit};
-use crate::config::{DEFAULT_PATH, Effective, Origin, Source, effective, read_file};
 
 pub(super) fn run(args: CheckConfigArgs, matches: &ArgMatches) -> anyhow::Result<Exit> {
     let source = args.source.source();

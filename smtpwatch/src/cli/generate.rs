@@ -6,13 +6,11 @@ use anyhow::Context as _;
 use clap::{Command, CommandFactory as _};
 use clap_complete::Shell;
 use clap_mangen::Man;
+use smtpwatch_config::reference;
 use smtpwatch_core::judge::catalogue;
 
 use super::{Cli, ConfigFormat, Exit, RulesArgs, RulesFormat};
-use crate::{
-    config::reference,
-    output::{api, metrics, text},
-};
+use crate::output::{api, metrics, text};
 
 pub(super) fn rules(args: &RulesArgs) -> anyhow::Result<Exit> {
     super::out(|out| match args.format {

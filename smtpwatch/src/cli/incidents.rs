@@ -11,15 +11,15 @@ use std::{
 use anyhow::Context as _;
 use serde::Serialize;
 use serde_json::{Value, value::RawValue};
+use smtpwatch_config::Config;
 use smtpwatch_core::{Finding, Role, Timestamp, exhibit::Exhibit};
+use smtpwatch_system::clock::now;
 
 use super::{
     Exit, ExportFormat, Format, IncidentArgs, IncidentsExportArgs, IncidentsListArgs, IncidentsPlace, IncidentsVerb,
     IncidentsVerifyArgs,
 };
 use crate::{
-    clock::now,
-    config::Config,
     incident::{
         difference::{Change, difference},
         export, words,

@@ -3,6 +3,7 @@
 use std::{collections::BTreeSet, io::Write, net::IpAddr, path::Path, sync::Arc};
 
 use anyhow::Context as _;
+use smtpwatch_config::Config;
 use smtpwatch_core::{
     Timestamp,
     policy::{
@@ -11,14 +12,13 @@ use smtpwatch_core::{
         published::{DomainFacts, HOSTS_PER_DOMAIN, HostFacts, domain_name, list::StarttlsList},
     },
 };
+use smtpwatch_system::{clock::now, whole_file};
 
 use super::{
     Exit, Format, MailServer, PolicyCheckArgs, PolicyExportArgs, PolicyListArgs, PolicyPlace, PolicyShowArgs,
     PolicyVerb,
 };
 use crate::{
-    clock::now,
-    config::Config,
     output::{
         export::{Export, Row},
         policy::{Host, Knowledge, Report},
@@ -29,7 +29,6 @@ use crate::{
         lookup::{Patience, Sources, Trust},
     },
     store::{Entry, Store, StoreError},
-    whole_file,
 };
 
 /// Bytes of a table that is replaced.

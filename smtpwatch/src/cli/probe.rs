@@ -2,11 +2,12 @@
 
 use std::{fs::File, io::Write, path::Path};
 
+use smtpwatch_config::{Config, PolicySettings};
+use smtpwatch_system::clock::now;
+
 use super::{Exit, Format, ProbeArgs};
 use crate::{
     capture::probe::{self, Check, Status},
-    clock::now,
-    config::{Config, PolicySettings},
     output::text,
     policy::{
         lookup::{Patience, Sources, Trust},

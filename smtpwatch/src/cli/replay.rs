@@ -2,11 +2,11 @@
 
 use std::io::{LineWriter, Write};
 
+use smtpwatch_config::Source;
 use smtpwatch_core::{Finding, engine::SessionResult, finding::Severity, policy::history::History};
 
 use super::{Exit, Format, Lenient, ReplayArgs};
 use crate::{
-    config::Source,
     output::text,
     policy::list::{self, Place},
     replay::{Event, Replay, Summary},

@@ -3,12 +3,12 @@
 use std::{collections::BTreeSet, io::Write as _, path::Path};
 
 use anyhow::Context as _;
+use smtpwatch_config::Config;
 use smtpwatch_core::{day::Day, policy::published::domain_name};
+use smtpwatch_system::clock::now;
 
 use super::{Exit, Format, Lenient, TlsrptImportArgs, TlsrptReportArgs};
 use crate::{
-    clock::now,
-    config::Config,
     incident,
     output::text,
     store::{Store, StoreError},

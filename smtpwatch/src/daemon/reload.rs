@@ -2,15 +2,11 @@
 
 use std::sync::{Arc, mpsc};
 
+use smtpwatch_config::{Config, ConfigError, Source};
+use smtpwatch_system::clock::now;
 use tokio::sync::{Mutex, oneshot};
 
-use crate::{
-    capture::CaptureError,
-    clock::now,
-    config::{Config, ConfigError, Source},
-    output::metrics::Metrics,
-    service_manager,
-};
+use crate::{capture::CaptureError, output::metrics::Metrics, service_manager};
 
 /// A configuration for the pipeline, and where to say whether it is in force.
 pub(super) struct Change {

@@ -7,6 +7,7 @@ use std::{collections::BTreeMap, time::Duration};
 
 use reqwest::{Client, Url, header::CONTENT_TYPE};
 use serde::Serialize;
+use smtpwatch_config::AlertmanagerSettings;
 use smtpwatch_core::{Finding, Timestamp, finding::Severity};
 use tokio::{
     sync::mpsc::{Receiver, Sender, channel},
@@ -14,7 +15,7 @@ use tokio::{
 };
 
 use super::metrics::{Metrics, Output};
-use crate::{config::AlertmanagerSettings, incident::words, store::KeptAs};
+use crate::{incident::words, store::KeptAs};
 
 /// Findings that may wait to be told.
 const QUEUE: usize = 1_024;

@@ -12,15 +12,13 @@ use smtpwatch_core::{
     Finding, Timestamp,
     finding::{Kind, Severity},
 };
+use smtpwatch_system::clock::now;
 use tokio::sync::{Semaphore, broadcast};
 
 use super::{metrics::Metrics, web::Health};
-use crate::{
-    clock::now,
-    store::{
-        KeptAs, Store, StoreError,
-        incidents::{LookupError, StoreCounts},
-    },
+use crate::store::{
+    KeptAs, Store, StoreError,
+    incidents::{LookupError, StoreCounts},
 };
 
 /// Questions to the store that are answered at once; others wait for their turn.

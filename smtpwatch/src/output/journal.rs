@@ -16,17 +16,14 @@ use std::{
     time::{Duration, Instant},
 };
 
+use smtpwatch_config::{JournalFormat, JournalSettings, journal_refusal};
 use smtpwatch_core::Finding;
 
 use super::{
     metrics::{Metrics, Output},
     text,
 };
-use crate::{
-    config::{JournalFormat, JournalSettings, journal_refusal},
-    incident::export,
-    store::Outcome,
-};
+use crate::{incident::export, store::Outcome};
 
 /// Findings that may wait for the reader.
 pub const QUEUE: usize = 1_024;

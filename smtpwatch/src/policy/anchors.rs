@@ -11,8 +11,7 @@ use hickory_resolver::proto::{
     serialize::txt::trust_anchor::{Entry, Parser},
 };
 use smtpwatch_core::Timestamp;
-
-use crate::whole_file;
+use smtpwatch_system::whole_file;
 
 /// Octets of a file of anchors: the root's take less than one KiB.
 const FILE: u64 = 64 * 1024;

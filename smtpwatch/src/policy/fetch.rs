@@ -26,12 +26,12 @@ use smtpwatch_core::{
         },
     },
 };
+use smtpwatch_system::whole_file;
 
 use super::{
     address::{OwnAddresses, Refused},
     resolver::{Found, Resolver},
 };
-use crate::whole_file;
 
 /// Characters of an error that are shown: a certificate may have any number of names.
 const SHOWN: usize = 400;

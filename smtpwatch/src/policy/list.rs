@@ -3,9 +3,9 @@
 use std::path::Path;
 
 use smtpwatch_core::policy::published::list::{MAX_LIST, StarttlsList};
+use smtpwatch_system::whole_file;
 
 use super::lookup::Sources;
-use crate::whole_file;
 
 /// Where the list is.
 #[derive(Clone, PartialEq, Eq, Debug)]

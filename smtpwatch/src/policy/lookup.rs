@@ -2,6 +2,7 @@
 
 use std::{sync::Arc, time::Duration};
 
+use smtpwatch_config::PolicySettings;
 use smtpwatch_core::{
     Timestamp,
     policy::{
@@ -19,7 +20,6 @@ use super::{
     fetch::{Authorities, Fetcher, FetcherError},
     resolver::{Addresses, Dnssec, Found, Mx, NoResolver, REMEDY, Resolver},
 };
-use crate::config::PolicySettings;
 
 /// A failure may be tried again after this.
 const RETRY: Duration = BACK_OFF;

@@ -30,7 +30,6 @@ use super::{
     anchors::Anchors,
     denial::{CHAIN, ITERATIONS, Reply, Said},
 };
-use crate::config;
 
 /// Addresses of one host, MX records of one domain, TLSA records of one host that are taken in; more are left out.
 pub const RECORDS: usize = 32;
@@ -143,7 +142,7 @@ impl Resolver {
     ///
     /// There are no name servers. That DNSSEC does not come through is no error: see [`Self::dnssec`].
     pub async fn start(
-        server: config::Resolver,
+        server: smtpwatch_config::Resolver,
         anchors: Option<&Anchors>,
         validate: bool,
         patience: Duration,
@@ -441,14 +440,14 @@ fn options(patience: Duration) -> ResolverOpts {
     options
 }
 
-fn name_servers(server: config::Resolver) -> Result<ResolverConfig, NoResolver> {
+fn name_servers(server: smtpwatch_config::Resolver) -> Result<ResolverConfig, NoResolver> {
     match server {
-        config::Resolver::System => {
+        smtpwatch_config::Resolver::System => {
             let (config, _) = read_system_conf().map_err(|error| NoResolver(error.to_string()))?;
             // Search lists are for people; every name that is asked for here is whole.
             Ok(ResolverConfig::from_parts(None, Vec::new(), config.name_servers().to_vec()))
         }
-        config::Resolver::Address(address) => {
+        smtpwatch_config::Resolver::Address(address) => {
             let mut server = NameServerConfig::udp_and_tcp(address.ip());
             server.connections.iter_mut().for_each(|connection| connection.port = address.port());
             Ok(ResolverConfig::from_parts(None, Vec::new(), vec![server]))

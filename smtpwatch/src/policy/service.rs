@@ -12,6 +12,7 @@ use std::{
     time::{Duration, SystemTime},
 };
 
+use smtpwatch_config::PolicySettings;
 use smtpwatch_core::{
     Timestamp,
     policy::{
@@ -20,6 +21,7 @@ use smtpwatch_core::{
         published::{self, Answer, DomainFacts, HostFacts, Learned, State, Wanted, demand::Source, list::StarttlsList},
     },
 };
+use smtpwatch_system::clock::now;
 use tokio::{
     sync::{Notify, mpsc, oneshot},
     task::{Id, JoinError, JoinSet},
@@ -32,7 +34,7 @@ use super::{
     resolver::{Dnssec, REMEDY},
     subjects::{Asked, Room, SUBJECTS, Subjects},
 };
-use crate::{clock::now, config::PolicySettings, output::metrics::Metrics};
+use crate::output::metrics::Metrics;
 
 /// Questions that may wait for the service.
 pub const QUEUE: usize = 1_024;

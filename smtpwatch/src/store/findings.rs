@@ -9,10 +9,10 @@ use std::{net::SocketAddr, time::Duration};
 
 use rusqlite::{OptionalExtension, Transaction, TransactionBehavior, params};
 use sha2::{Digest as _, Sha256};
+use smtpwatch_config::Retention;
 use smtpwatch_core::{Finding, Role, Timestamp};
 
 use super::{Store, StoreError, signed};
-use crate::config::Retention;
 
 /// Findings of one incident whose evidence is kept with them, the first ones: one that repeats for days must not push the
 /// evidence of all others out. The document of each finding is kept, with its transcript and proof.

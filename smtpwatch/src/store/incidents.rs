@@ -5,6 +5,7 @@ use std::{fmt::Write as _, net::IpAddr, str::FromStr};
 use rusqlite::{OptionalExtension, Row, ToSql, params, params_from_iter};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
+use smtpwatch_config::Network;
 use smtpwatch_core::{
     Finding, Role, Timestamp,
     day::Day,
@@ -19,7 +20,6 @@ use super::{
     normal_peer,
     offers::Offers,
 };
-use crate::config::Network;
 
 /// Incidents and findings given at once at most.
 pub const PAGE: usize = 1_000;

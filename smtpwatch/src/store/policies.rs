@@ -13,9 +13,9 @@ use smtpwatch_core::{
         published::{Answer, DomainFacts, HostFacts, MxSet, State, Wanted, sts::StsPolicy, tlsa::Tlsa},
     },
 };
+use smtpwatch_system::clock::now;
 
 use super::{Store, StoreError};
-use crate::clock::now;
 
 /// Domains that are kept, and mail hosts; the oldest make room, domains whose policy protects after the others.
 pub const ROWS: i64 = 10_000;

@@ -15,6 +15,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+use smtpwatch_config::{Config, Retention};
 use smtpwatch_core::{
     Finding, Timestamp,
     engine::{Delivery, SessionSummary},
@@ -23,14 +24,11 @@ use smtpwatch_core::{
         known::Known,
     },
 };
+use smtpwatch_system::clock::now;
 
 use super::{
     Entry, Store, StoreError, condition::Status, damage, deliveries, findings::KeptAs, is_peer, offers, policies,
     watch::Watch,
-};
-use crate::{
-    clock::now,
-    config::{Config, Retention},
 };
 use recovery::Faults;
 use reports::{Reported, Reports, Waiting};

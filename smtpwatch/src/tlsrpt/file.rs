@@ -75,7 +75,8 @@ mod tests {
     use std::io::Read as _;
 
     use super::*;
-    use crate::{config::TlsrptSettings, tlsrpt::outbound::Reporter};
+    use crate::tlsrpt::outbound::Reporter;
+    use smtpwatch_config::TlsrptSettings;
 
     #[test]
     fn a_file_has_the_name_of_the_rfc_and_is_there_at_once() {

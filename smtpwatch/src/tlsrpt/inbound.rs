@@ -17,10 +17,10 @@ use base64::{
 use flate2::bufread::GzDecoder;
 use mail_parser::{Message, MessageParser, MimeHeaders as _, PartType};
 use smtpwatch_core::Timestamp;
+use smtpwatch_system::whole_file;
 
 use self::zip::ZipError;
 use super::report::{REPORT_BYTES, Report, ReportError};
-use crate::whole_file;
 
 /// Bytes of a file; a longer one is refused.
 pub const FILE_BYTES: u64 = 64 * 1024 * 1024;

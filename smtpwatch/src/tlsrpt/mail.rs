@@ -145,7 +145,7 @@ fn header(name: &str, value: &str) -> Result<HeaderValue, MailError> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::config::TlsrptSettings;
+    use smtpwatch_config::TlsrptSettings;
 
     #[test]
     fn the_message_is_that_of_the_rfc() {

@@ -3,16 +3,14 @@
 use std::fmt::Write as _;
 
 use sha1::{Digest, Sha1};
+use smtpwatch_config::TlsrptSettings;
 use smtpwatch_core::{
     day::Day,
     engine::{PolicyType, ResultType},
 };
 
 use super::report::{DateRange, FailureDetails, Policy, PolicyReport, Report, Summary, Word};
-use crate::{
-    config::TlsrptSettings,
-    store::deliveries::{Failure, PolicySessions},
-};
+use crate::store::deliveries::{Failure, PolicySessions};
 
 /// Who reports.
 #[derive(Clone, PartialEq, Eq, Debug)]

@@ -12,6 +12,7 @@ use std::{
     time::Duration,
 };
 
+use smtpwatch_config::{Config, TlsrptSettings};
 use smtpwatch_core::{Timestamp, day::Day};
 use tokio::{sync::watch, task::JoinSet};
 
@@ -23,7 +24,6 @@ use super::{
     schedule::{Next, Schedule, Step, Task, Wants},
 };
 use crate::{
-    config::{Config, TlsrptSettings},
     policy::{
         lookup::{Patience, Sources, Trust, TrustError},
         resolver::Found,
@@ -128,7 +128,7 @@ impl Drop for Sender {
 
 /// Tries until there are name servers: at boot the network may come up later than the daemon.
 async fn sources(
-    policy: &crate::config::PolicySettings,
+    policy: &smtpwatch_config::PolicySettings,
     trust: &Trust,
     clock: &(impl Fn() -> Timestamp + Send),
 ) -> Sources {

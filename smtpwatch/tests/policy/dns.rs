@@ -24,7 +24,7 @@ use hickory_server::{
     store::in_memory::InMemoryZoneHandler,
     zone_handler::{AxfrPolicy, Catalog, MessageResponseBuilder, ZoneHandler as _, ZoneType},
 };
-use smtpwatch::config::Config;
+use smtpwatch_config::Config;
 use tokio::net::{TcpListener, UdpSocket};
 
 /// What a parent says of a zone.

@@ -207,7 +207,7 @@ async fn the_policy_is_kept_while_others_fail() {
     // No TXT record any more; a malformed one; a name server that is silent.
     let silent = tokio::net::UdpSocket::bind("127.0.0.1:0").await.unwrap();
     let mut mute = dns.config();
-    mute.policy.resolver.0 = smtpwatch::config::Resolver::Address(silent.local_addr().unwrap());
+    mute.policy.resolver.0 = smtpwatch_config::Resolver::Address(silent.local_addr().unwrap());
     for failing in [
         asking(&name_server("").await, &host).await,
         asking(&name_server("v=STSv1; id=;").await, &host).await,

@@ -7,7 +7,6 @@ use std::{
 };
 
 use smtpwatch::{
-    config::Config,
     output::metrics::Metrics,
     policy::{
         lookup::Trust,
@@ -15,6 +14,7 @@ use smtpwatch::{
     },
     store::{Keeping, Store, Writer},
 };
+use smtpwatch_config::Config;
 use smtpwatch_core::policy::{
     known::{Kept, KnownList},
     published::{Learned, State, Wanted, sts::StsMode},
@@ -135,7 +135,7 @@ async fn a_domain_brings_its_mail_hosts_and_a_restart_forgets_nothing() {
     drop(service);
     let silent = tokio::net::UdpSocket::bind("127.0.0.1:0").await.unwrap();
     let mut config = config;
-    config.policy.resolver.0 = smtpwatch::config::Resolver::Address(silent.local_addr().unwrap());
+    config.policy.resolver.0 = smtpwatch_config::Resolver::Address(silent.local_addr().unwrap());
     let metrics = self::metrics();
     let (service, known) = Service::start(Setup { kept, ..setup(&config, &metrics) }).unwrap();
     assert_eq!(

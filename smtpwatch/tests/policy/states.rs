@@ -2,13 +2,11 @@
 
 use std::time::Duration;
 
-use smtpwatch::{
-    config::Config,
-    policy::{
-        lookup::{Patience, Sources, Trust},
-        resolver::Dnssec,
-    },
+use smtpwatch::policy::{
+    lookup::{Patience, Sources, Trust},
+    resolver::Dnssec,
 };
+use smtpwatch_config::Config;
 use smtpwatch_core::{
     Timestamp,
     policy::{

@@ -12,7 +12,6 @@ use std::{
 use rusqlite::Connection;
 use serde_json::{Value, json};
 use smtpwatch::{
-    config::Retention,
     output::{
         api,
         desk::{Desk, Live},
@@ -21,6 +20,7 @@ use smtpwatch::{
     },
     store::Store,
 };
+use smtpwatch_config::Retention;
 use smtpwatch_core::{Finding, finding::Kind};
 
 use crate::incidents::{credential, keep, later, store};

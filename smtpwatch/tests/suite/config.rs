@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use smtpwatch::config::{Config, Ingress, Limits};
+use smtpwatch_config::{Config, Ingress, Limits};
 use smtpwatch_core::{
     Role, limits,
     policy::rule::{AuthRule, PeerPattern, StarttlsRule},

@@ -9,7 +9,6 @@ use std::{
 
 use rusqlite::Connection;
 use smtpwatch::{
-    config::{Config, Retention},
     incident,
     replay::{Event, Replay},
     store::{
@@ -17,6 +16,7 @@ use smtpwatch::{
         incidents::{Filter, LookupError},
     },
 };
+use smtpwatch_config::{Config, Retention};
 use smtpwatch_core::{
     Finding, Timestamp,
     exhibit::Exhibit,

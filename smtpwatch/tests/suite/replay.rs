@@ -1,9 +1,7 @@
 //! The engine over files, as a library.
 
-use smtpwatch::{
-    config::Config,
-    replay::{Event, Replay},
-};
+use smtpwatch::replay::{Event, Replay};
+use smtpwatch_config::Config;
 use smtpwatch_core::{
     Finding,
     engine::{SessionResult, SessionSummary},

@@ -5,11 +5,11 @@ use std::{collections::BTreeSet, path::Path, process::Command};
 use jsonschema::Validator;
 use serde_json::{Value, json};
 use smtpwatch::{
-    config::Config,
     incident,
     output::api::schema,
     replay::{Event, Replay},
 };
+use smtpwatch_config::Config;
 use smtpwatch_core::{
     Finding, Role, Side,
     exhibit::{Copies, Exhibit, Octets, Packet, Piece, PolicyUsed},

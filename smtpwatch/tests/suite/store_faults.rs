@@ -16,10 +16,10 @@ use nix::{
 };
 use rusqlite::Connection;
 use smtpwatch::{
-    config::JournalSettings,
     output::{journal::Journal, metrics::Metrics},
     store::{Condition, Keeping, Outcome, PIECE, Reporter, SCHEMA, Status, Store, StoreHandle, Writer},
 };
+use smtpwatch_config::JournalSettings;
 use smtpwatch_core::{
     Finding, Role, Timestamp,
     policy::history::{History, HistoryKey, HistoryPeer, SessionNote, Strength},

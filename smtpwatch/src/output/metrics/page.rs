@@ -28,7 +28,7 @@ Rules over them: [deploy/prometheus](../deploy/prometheus). Dashboard: [deploy/g
 ///
 /// None in practice: see [`Metrics::new`].
 pub fn page() -> Result<String, prometheus::Error> {
-    let metrics = Metrics::new(&crate::config::DEFAULT_PORTS)?;
+    let metrics = Metrics::new(&smtpwatch_config::DEFAULT_PORTS)?;
     // Series of an interface are there when it is.
     metrics.watch_interface("NAME");
     for direction in smtpwatch_common::Direction::ALL {

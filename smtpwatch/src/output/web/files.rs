@@ -7,7 +7,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use crate::whole_file::{self, MAX_CONFIG};
+use smtpwatch_system::whole_file::{self, MAX_CONFIG};
 
 /// Files that were read, as they were then.
 #[derive(PartialEq, Eq, Default)]

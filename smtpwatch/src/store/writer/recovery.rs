@@ -9,17 +9,16 @@ use std::{
     time::{Duration, Instant},
 };
 
+use smtpwatch_system::clock::now;
+
 use super::{BATCH_TIME, Worker};
-use crate::{
-    clock::now,
-    store::{
-        Store, StoreError,
-        condition::{Condition, Status},
-        damage::{self, SIDE_FILES},
-        lock, lock_path, make_directory,
-        watch::{Fault, FileId, Watch},
-        with_suffix,
-    },
+use crate::store::{
+    Store, StoreError,
+    condition::{Condition, Status},
+    damage::{self, SIDE_FILES},
+    lock, lock_path, make_directory,
+    watch::{Fault, FileId, Watch},
+    with_suffix,
 };
 
 /// The longest time between two tries to write.

@@ -4,7 +4,7 @@ use std::{net::SocketAddr, path::PathBuf, time::Duration};
 
 use serde::Deserialize;
 
-use super::value::{Checked, DelaySeconds, MailAddress, Organization};
+use super::value::{Checked, DelaySeconds, MAX_DELAY_SECONDS, MailAddress, Organization};
 
 /// `[tlsrpt]`. By default nothing is written and nothing is sent.
 #[derive(Clone, PartialEq, Eq, Debug, Deserialize)]
@@ -25,9 +25,6 @@ pub struct TlsrptSettings {
     /// Each report waits for a time up to this, so that not everybody's reports arrive at midnight (RFC 8460 §4.1).
     pub max_delay: Duration,
 }
-
-/// RFC 8460 §4.1: up to four hours.
-pub(super) const MAX_DELAY_SECONDS: u64 = 4 * 3600;
 
 impl Default for TlsrptSettings {
     fn default() -> Self {

@@ -2,6 +2,10 @@
 //!
 //! An error names file, line, and what to write instead:
 //! `smtpwatch.toml:7: unknown key "starttsl" in [[rule]]: did you mean "starttls"?`
+//!
+//! [`Source::load`] reads the file and puts in what the command line says; [`Config`] is what the other crates are made from.
+//! [`effective()`] lists each value with the place that it comes from, [`reference`] prints manual and template from the table of
+//! keys. Imports `smtpwatch-core` (rules, strength of history) and `smtpwatch-system` (files); opens no socket.
 
 mod effective;
 mod error;
@@ -23,8 +27,7 @@ use smtpwatch_core::{
     hash, limits,
     policy::{history::Strength, rule::Rule},
 };
-
-use crate::whole_file::{self, MAX_CONFIG, special_kind};
+use smtpwatch_system::whole_file::{self, MAX_CONFIG, special_kind};
 
 pub use effective::{Effective, Origin, effective};
 pub use error::ConfigError;

@@ -250,7 +250,7 @@ mod tests {
     use std::{collections::BTreeSet, path::Path};
 
     use super::*;
-    use crate::config::{Config, File};
+    use crate::{Config, File};
 
     /// What the reader itself says that it knows of a table.
     fn known(table: &str) -> BTreeSet<String> {

@@ -372,6 +372,9 @@ impl Value for MailAddress {
     }
 }
 
+/// RFC 8460 §4.1: up to four hours.
+pub(super) const MAX_DELAY_SECONDS: u64 = 4 * 3600;
+
 /// `delay_seconds` of `[tlsrpt]`.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) struct DelaySeconds(pub u64);
@@ -381,7 +384,7 @@ impl Value for DelaySeconds {
 
     #[expect(clippy::cast_precision_loss, reason = "four hours are far below 2^53 seconds")]
     fn from_number(number: f64) -> Option<Self> {
-        whole(number, super::tlsrpt::MAX_DELAY_SECONDS as f64).map(Self)
+        whole(number, MAX_DELAY_SECONDS as f64).map(Self)
     }
 }
 
@@ -472,13 +475,13 @@ impl Value for JournalFormat {
 
 /// One of `urls` of `[alertmanager]`.
 #[derive(Clone, PartialEq, Eq, Debug)]
-pub struct AlertmanagerUrl(pub reqwest::Url);
+pub struct AlertmanagerUrl(pub url::Url);
 
 impl Value for AlertmanagerUrl {
     const EXPECTED: &'static str = "the URL of an Alertmanager, such as \"http://127.0.0.1:9093\"";
 
     fn from_text(text: &str) -> Option<Result<Self, String>> {
-        let url = text.parse().ok().filter(|url: &reqwest::Url| matches!(url.scheme(), "http" | "https"));
+        let url = text.parse().ok().filter(|url: &url::Url| matches!(url.scheme(), "http" | "https"));
         Some(url.map(Self).ok_or_else(|| format!("{text:?}: expected {}", Self::EXPECTED)))
     }
 }
