@@ -30,6 +30,7 @@ use smtpwatch_core::{
     engine::GateOrder,
     policy::{history::History, published::Learned},
 };
+use smtpwatch_store::{Condition, Keeping, KeptAs, PIECE, Reporter, Store, StoreHandle, Writer, make_directory};
 use smtpwatch_system::clock::now;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
@@ -57,7 +58,6 @@ use crate::{
         service::{Service, Setup},
     },
     service_manager,
-    store::{self, Condition, Keeping, KeptAs, PIECE, Reporter, Store, StoreHandle, Writer},
     tlsrpt::{outbound::host_name, sender::Sender},
 };
 
@@ -259,7 +259,7 @@ fn files(config: &Config, source: &smtpwatch_config::Source, web: Option<&Config
     let mut writable: Vec<_> =
         iter::once(state).chain(config.tlsrpt.directory.as_deref()).map(Path::to_owned).collect();
     for directory in &writable {
-        store::make_directory(directory).with_context(|| format!("cannot create {}", directory.display()))?;
+        make_directory(directory).with_context(|| format!("cannot create {}", directory.display()))?;
     }
     // Of the path as it is named: a link that comes in its place does not widen what may be written.
     let journal = config.journal.file();
@@ -618,7 +618,8 @@ impl Watch {
             }
         }
         while let Some(request) = self.writer.request() {
-            let gone = self.pipeline.history_mut().forget(|key| store::is_peer(key, &request.peer));
+            let gone =
+                self.pipeline.history_mut().forget(|key| smtpwatch_core::policy::history::is_peer(key, &request.peer));
             tracing::info!(rows = gone.len(), "a peer was forgotten on request");
             if let Some(store) = &self.outputs.store {
                 store.done(request);

@@ -23,6 +23,5 @@ pub mod pipeline;
 pub mod policy;
 pub mod replay;
 pub mod service_manager;
-pub mod store;
 pub mod tlsrpt;
 pub mod version;

@@ -11,7 +11,7 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use anyhow::{Context, Result, anyhow, ensure};
 use rusqlite::Connection;
-use smtpwatch::store::Store;
+use smtpwatch_store::Store;
 use smtpwatch_tests::command::eventually;
 use smtpwatch_tests::daemon::{Daemon, Options};
 use smtpwatch_tests::netns::{Family, GATEWAY_INTERFACE, Namespace, Path};

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, ensure};
 use nix::sys::signal::Signal;
 use rusqlite::Connection;
-use smtpwatch::store::Store;
+use smtpwatch_store::Store;
 use smtpwatch_tests::command::{self, eventually};
 use smtpwatch_tests::daemon::{Daemon, Options, Privileges, SERVICE_UID, binary, configure};
 use smtpwatch_tests::netns::{Family, Path};

@@ -9,7 +9,6 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use serde_json::{Value, json};
-use smtpwatch::store::{Keeping, Writer};
 use smtpwatch::tlsrpt::file::Packed;
 use smtpwatch::tlsrpt::inbound;
 use smtpwatch::tlsrpt::mail::Letter;
@@ -18,6 +17,7 @@ use smtpwatch::tlsrpt::sender::Sender;
 use smtpwatch_config::{Config, TlsrptSettings};
 use smtpwatch_core::engine::{Delivery, PolicyType, ResultType};
 use smtpwatch_core::{Timestamp, day::Day};
+use smtpwatch_store::{Keeping, Writer};
 use smtpwatch_tests::netns::Namespace;
 use smtpwatch_tests::postfix::Postfix;
 use smtpwatch_tests::tls::Identity;
@@ -203,9 +203,9 @@ fn mail_and_https_deliver_what_the_record_asks_for() {
         }
 
         // What is done with is not done again, also after a restart.
-        let done = |store: &mut smtpwatch::store::Store| store.reported(Day::of(Timestamp::from_secs(DAY)));
+        let done = |store: &mut smtpwatch_store::Store| store.reported(Day::of(Timestamp::from_secs(DAY)));
         command::eventually(LIMIT, "three marks in the store", || {
-            let mut store = smtpwatch::store::Store::open_existing(&config.store)?;
+            let mut store = smtpwatch_store::Store::open_existing(&config.store)?;
             Ok((done(&mut store)?.len() == 3).then_some(()))
         })?;
         drop(sender);

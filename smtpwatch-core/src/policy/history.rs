@@ -11,7 +11,7 @@ use slab::Slab;
 
 pub use self::{
     rate::{Rate, Wear},
-    record::{HistoryKey, HistoryPeer, HistoryRecord, KnownName, SessionNote},
+    record::{HistoryKey, HistoryPeer, HistoryRecord, KnownName, SessionNote, is_peer, normal_peer, peer_text},
 };
 use crate::{Role, hash::HashMap, order::Orders};
 

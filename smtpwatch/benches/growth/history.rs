@@ -11,9 +11,8 @@ use smtpwatch_core::{
         profile::Profile,
     },
 };
-use smtpwatch_system::clock;
 
-use crate::{cpu, memory, per, traffic::OWN};
+use crate::{clock, cpu, memory, per, traffic::OWN};
 
 /// Look-ups and notes that are timed.
 const TIMES: u32 = 200_000;

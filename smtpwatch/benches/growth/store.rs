@@ -3,8 +3,8 @@
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, ensure};
-use smtpwatch::store::{Keeping, Writer};
 use smtpwatch_core::policy::history::History;
+use smtpwatch_store::{Keeping, Writer};
 
 use crate::{
     history::{key, record},

@@ -12,14 +12,12 @@ use serde::{Deserialize, Serialize};
 use smtpwatch_config::Config;
 use smtpwatch_core::{
     Role, Timestamp,
-    policy::history::{HistoryKey, HistoryPeer, HistoryRecord},
+    policy::history::{HistoryKey, HistoryPeer, HistoryRecord, peer_text},
 };
+use smtpwatch_store::{Entry, Keeping, Store, StoreHandle, Writer};
 
 use super::{BaselineImportArgs, BaselinePlace, BaselineVerb, Exit, Format};
-use crate::{
-    output::text,
-    store::{Entry, Keeping, Store, StoreHandle, Writer, peer_text},
-};
+use crate::output::text;
 
 /// Of what is exported.
 const SCHEMA_VERSION: u32 = 1;

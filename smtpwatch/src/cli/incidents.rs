@@ -13,6 +13,10 @@ use serde::Serialize;
 use serde_json::{Value, value::RawValue};
 use smtpwatch_config::Config;
 use smtpwatch_core::{Finding, Role, Timestamp, exhibit::Exhibit};
+use smtpwatch_store::{
+    Store,
+    incidents::{Filter, Incident, Kept, PAGE, Reach},
+};
 use smtpwatch_system::clock::now;
 
 use super::{
@@ -25,10 +29,6 @@ use crate::{
         export, words,
     },
     output::text::{self, json_line, printable},
-    store::{
-        Store,
-        incidents::{Filter, Incident, Kept, PAGE, Reach},
-    },
 };
 
 pub(super) fn run(verb: IncidentsVerb) -> anyhow::Result<Exit> {

@@ -12,6 +12,7 @@ use smtpwatch_core::{
         published::{DomainFacts, HOSTS_PER_DOMAIN, HostFacts, domain_name, list::StarttlsList},
     },
 };
+use smtpwatch_store::{Entry, Store, StoreError};
 use smtpwatch_system::{clock::now, whole_file};
 
 use super::{
@@ -28,7 +29,6 @@ use crate::{
         list::{self, Place},
         lookup::{Patience, Sources, Trust},
     },
-    store::{Entry, Store, StoreError},
 };
 
 /// Bytes of a table that is replaced.

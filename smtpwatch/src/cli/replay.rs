@@ -4,13 +4,13 @@ use std::io::{LineWriter, Write};
 
 use smtpwatch_config::Source;
 use smtpwatch_core::{Finding, engine::SessionResult, finding::Severity, policy::history::History};
+use smtpwatch_store::{Keeping, StoreHandle, Writer};
 
 use super::{Exit, Format, Lenient, ReplayArgs};
 use crate::{
     output::text,
     policy::list::{self, Place},
     replay::{Event, Replay, Summary},
-    store::{Keeping, StoreHandle, Writer},
 };
 
 pub(super) fn run(args: ReplayArgs) -> anyhow::Result<Exit> {

@@ -12,14 +12,14 @@ use smtpwatch_core::{
     Finding, Timestamp,
     finding::{Kind, Severity},
 };
+use smtpwatch_store::{
+    KeptAs, Store, StoreError,
+    incidents::{LookupError, StoreCounts},
+};
 use smtpwatch_system::clock::now;
 use tokio::sync::{Semaphore, broadcast};
 
 use super::{metrics::Metrics, web::Health};
-use crate::store::{
-    KeptAs, Store, StoreError,
-    incidents::{LookupError, StoreCounts},
-};
 
 /// Questions to the store that are answered at once; others wait for their turn.
 const READERS: usize = 4;

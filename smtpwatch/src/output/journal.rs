@@ -18,12 +18,13 @@ use std::{
 
 use smtpwatch_config::{JournalFormat, JournalSettings, journal_refusal};
 use smtpwatch_core::Finding;
+use smtpwatch_store::Outcome;
 
 use super::{
     metrics::{Metrics, Output},
     text,
 };
-use crate::{incident::export, store::Outcome};
+use crate::incident::export;
 
 /// Findings that may wait for the reader.
 pub const QUEUE: usize = 1_024;

@@ -17,13 +17,9 @@ use smtpwatch_core::{
     judge::certificate::Verdict,
     policy::{history::Forgotten, published::demand::Source},
 };
+use smtpwatch_store::{Condition, Recoveries};
 
-use crate::{
-    capture::Hook,
-    policy::service::Dropped,
-    store::{Condition, Recoveries},
-    version,
-};
+use crate::{capture::Hook, policy::service::Dropped, version};
 
 /// Upper bounds of `smtpwatch_verdict_latency_seconds`: a verdict takes microseconds, or waits for the end of a
 /// session up to [`smtpwatch_core::limits::VERDICT_DEADLINE`].

@@ -10,15 +10,15 @@ use smtpwatch_core::{
     Role, Timestamp,
     policy::{
         effective::{Effective, Mode, Source, Statement, effective},
-        history::Strength,
+        history::{Strength, is_peer},
         known::KnownDomain,
         published::{Answer, DomainFacts, HostFacts, State, list::StarttlsList, sts::StsMode},
         rule::{Rule, StarttlsRule},
     },
 };
+use smtpwatch_store::Entry;
 
 use super::text::printable;
-use crate::store::{Entry, is_peer};
 
 /// SMTP between servers: the port that published policies speak of.
 const SMTP: u16 = 25;

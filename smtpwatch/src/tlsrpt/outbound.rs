@@ -8,9 +8,9 @@ use smtpwatch_core::{
     day::Day,
     engine::{PolicyType, ResultType},
 };
+use smtpwatch_store::deliveries::{Failure, PolicySessions};
 
 use super::report::{DateRange, FailureDetails, Policy, PolicyReport, Report, Summary, Word};
-use crate::store::deliveries::{Failure, PolicySessions};
 
 /// Who reports.
 #[derive(Clone, PartialEq, Eq, Debug)]

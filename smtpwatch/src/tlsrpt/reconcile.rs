@@ -17,9 +17,9 @@ use smtpwatch_core::{
         StarttlsState,
     },
 };
+use smtpwatch_store::offers::Offers;
 
 use super::report::{DateRange, Report, Word};
-use crate::store::offers::Offers;
 
 /// TLS reports are about mail between servers.
 const PORT: u16 = 25;

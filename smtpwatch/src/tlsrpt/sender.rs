@@ -14,6 +14,7 @@ use std::{
 
 use smtpwatch_config::{Config, TlsrptSettings};
 use smtpwatch_core::{Timestamp, day::Day};
+use smtpwatch_store::{Store, StoreError, StoreHandle, deliveries::Reported};
 use tokio::{sync::watch, task::JoinSet};
 
 use super::{
@@ -23,12 +24,9 @@ use super::{
     record::{self, RecordError, Target},
     schedule::{Next, Schedule, Step, Task, Wants},
 };
-use crate::{
-    policy::{
-        lookup::{Patience, Sources, Trust, TrustError},
-        resolver::Found,
-    },
-    store::{Store, StoreError, StoreHandle, deliveries::Reported},
+use crate::policy::{
+    lookup::{Patience, Sources, Trust, TrustError},
+    resolver::Found,
 };
 
 /// Tasks at once: a server that does not answer must not hold up all others.

@@ -8,7 +8,6 @@ use std::{
 };
 
 use serde_json::{Value, json};
-use smtpwatch::store::{Keeping, Store, Writer};
 use smtpwatch_core::{
     Timestamp,
     policy::{
@@ -17,6 +16,7 @@ use smtpwatch_core::{
         published::{Answer, DomainFacts, HostFacts, MxSet, State, sts::StsPolicy},
     },
 };
+use smtpwatch_store::{Keeping, Store, Writer};
 
 use crate::{
     dns::{Delegation, NameServer, Zone},
@@ -312,7 +312,7 @@ fn the_store_of_policies_is_bounded_and_forgiving() {
     assert_eq!(hosts(&path), 5);
     let rows = rusqlite::Connection::open(&path).unwrap();
     let rows: i64 = rows.query_row("SELECT count(*) FROM policy_host", [], |row| row.get(0)).unwrap();
-    assert_eq!(rows, smtpwatch::store::policies::ROWS);
+    assert_eq!(rows, smtpwatch_store::policies::ROWS);
     let kept = Store::open_existing(&path).unwrap().policies().unwrap();
     let domains: Vec<&str> = kept.domains.iter().map(|domain| domain.name.as_str()).collect();
     assert_eq!(domains, ["dane.example"]);

@@ -12,13 +12,13 @@ use smtpwatch::{
         lookup::Trust,
         service::{QUEUE, Service, Setup},
     },
-    store::{Keeping, Store, Writer},
 };
 use smtpwatch_config::Config;
 use smtpwatch_core::policy::{
     known::{Kept, KnownList},
     published::{Learned, State, Wanted, sts::StsMode},
 };
+use smtpwatch_store::{Keeping, Store, Writer};
 
 use crate::{
     dns::{Delegation, NameServer, Zone},

@@ -11,17 +11,15 @@ use std::{
 
 use rusqlite::Connection;
 use serde_json::{Value, json};
-use smtpwatch::{
-    output::{
-        api,
-        desk::{Desk, Live},
-        metrics::Metrics,
-        web::Health,
-    },
-    store::Store,
+use smtpwatch::output::{
+    api,
+    desk::{Desk, Live},
+    metrics::Metrics,
+    web::Health,
 };
 use smtpwatch_config::Retention;
 use smtpwatch_core::{Finding, finding::Kind};
+use smtpwatch_store::Store;
 
 use crate::incidents::{credential, keep, later, store};
 

@@ -2,16 +2,14 @@
 
 use std::{sync::Arc, time::Duration};
 
-use smtpwatch::{
-    output::{
-        api,
-        desk::{Desk, Live},
-        metrics::Metrics,
-        web::Health,
-    },
-    store::KeptAs,
+use smtpwatch::output::{
+    api,
+    desk::{Desk, Live},
+    metrics::Metrics,
+    web::Health,
 };
 use smtpwatch_core::Finding;
+use smtpwatch_store::KeptAs;
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::TcpStream,

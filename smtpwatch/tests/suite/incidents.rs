@@ -11,10 +11,6 @@ use rusqlite::Connection;
 use smtpwatch::{
     incident,
     replay::{Event, Replay},
-    store::{
-        EXHIBITS_PER_INCIDENT, Keeping, Store, StoreError, Writer,
-        incidents::{Filter, LookupError},
-    },
 };
 use smtpwatch_config::{Config, Retention};
 use smtpwatch_core::{
@@ -22,6 +18,10 @@ use smtpwatch_core::{
     exhibit::Exhibit,
     finding::{Evidence, Kind, Severity},
     policy::history::History,
+};
+use smtpwatch_store::{
+    EXHIBITS_PER_INCIDENT, Keeping, Store, StoreError, Writer,
+    incidents::{Filter, LookupError},
 };
 
 use crate::traffic::{self, CLIENT, START_NS};
@@ -58,7 +58,7 @@ pub fn keep(path: &Path, retention: Retention, findings: &[Finding]) -> Vec<(Str
     let told = Arc::new(Mutex::new(Vec::new()));
     let on_record = {
         let told = told.clone();
-        Box::new(move |finding: &Finding, kept: &smtpwatch::store::KeptAs| {
+        Box::new(move |finding: &Finding, kept: &smtpwatch_store::KeptAs| {
             assert!(!finding.id.is_empty());
             told.lock().unwrap().push((kept.incident.clone(), kept.findings));
         })

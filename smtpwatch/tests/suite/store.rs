@@ -7,14 +7,14 @@ use std::{
 };
 
 use rusqlite::Connection;
-use smtpwatch::store::{APPLICATION_ID, Keeping, SCHEMA, Store, StoreError, Writer, is_peer};
 use smtpwatch_core::{
     Role, Timestamp,
     policy::{
-        history::{History, HistoryKey, HistoryPeer, HistoryRecord, KnownName, Rate, Wear},
+        history::{History, HistoryKey, HistoryPeer, HistoryRecord, KnownName, Rate, Wear, is_peer},
         profile::Profile,
     },
 };
+use smtpwatch_store::{APPLICATION_ID, Keeping, SCHEMA, Store, StoreError, Writer};
 
 fn key(peer: &str) -> HistoryKey {
     let peer = match peer.parse() {

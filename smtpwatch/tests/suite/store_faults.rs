@@ -15,15 +15,13 @@ use nix::{
     sched::{CloneFlags, unshare},
 };
 use rusqlite::Connection;
-use smtpwatch::{
-    output::{journal::Journal, metrics::Metrics},
-    store::{Condition, Keeping, Outcome, PIECE, Reporter, SCHEMA, Status, Store, StoreHandle, Writer},
-};
+use smtpwatch::output::{journal::Journal, metrics::Metrics};
 use smtpwatch_config::JournalSettings;
 use smtpwatch_core::{
     Finding, Role, Timestamp,
     policy::history::{History, HistoryKey, HistoryPeer, SessionNote, Strength},
 };
+use smtpwatch_store::{Condition, Keeping, Outcome, PIECE, Reporter, SCHEMA, Status, Store, StoreHandle, Writer};
 
 use crate::incidents::{credential, later};
 
@@ -464,7 +462,7 @@ fn what_the_journal_did_not_get_it_gets_at_the_next_start() {
     let pushed = Arc::new(std::sync::Mutex::new(Vec::new()));
     let on_record = {
         let pushed = pushed.clone();
-        Box::new(move |finding: &Finding, _: &smtpwatch::store::KeptAs| pushed.lock().unwrap().push(finding.id.clone()))
+        Box::new(move |finding: &Finding, _: &smtpwatch_store::KeptAs| pushed.lock().unwrap().push(finding.id.clone()))
     };
     let (journal, reporter) = journal_at(&log, &metrics);
     let (writer, _) =

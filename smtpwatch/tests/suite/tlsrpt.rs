@@ -7,11 +7,11 @@ use std::{
 };
 
 use flate2::{Compression, write::GzEncoder};
-use smtpwatch::store::{Keeping, Writer};
 use smtpwatch_core::{
     Timestamp,
     engine::{Delivery, PolicyType, ResultType},
 };
+use smtpwatch_store::{Keeping, Writer};
 
 use crate::cli::Files;
 use crate::traffic::{self, CLIENT, SERVER, START_NS, Turn};

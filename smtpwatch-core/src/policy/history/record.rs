@@ -188,3 +188,27 @@ impl HistoryRecord {
         }
     }
 }
+
+/// An address in its usual form, or a name in lower case without the final dot.
+#[must_use]
+pub fn normal_peer(peer: &str) -> String {
+    match peer.parse::<IpAddr>() {
+        Ok(address) => address.to_canonical().to_string(),
+        Err(_) => peer.trim_end_matches('.').to_ascii_lowercase(),
+    }
+}
+
+/// Whether a key speaks of this peer, an address or a name.
+#[must_use]
+pub fn is_peer(key: &HistoryKey, peer: &str) -> bool {
+    peer_text(&key.peer).1 == normal_peer(peer)
+}
+
+/// The kind of a peer, `address` or `name`, and its text.
+#[must_use]
+pub fn peer_text(peer: &HistoryPeer) -> (&'static str, String) {
+    match peer {
+        HistoryPeer::Address(address) => ("address", address.to_string()),
+        HistoryPeer::Name(name) => ("name", name.clone()),
+    }
+}

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use anyhow::Context as _;
+use smtpwatch_store::Store;
 use tokio::signal::unix::{SignalKind, signal};
 
 use super::{Exit, path};
@@ -15,7 +16,6 @@ use crate::{
         pages,
         web::{self, Health},
     },
-    store::Store,
 };
 
 /// What the pages say instead of what is attached.

@@ -4,9 +4,9 @@ use axum::{
     http::{HeaderValue, header},
     response::Response,
 };
+use smtpwatch_store::incidents::PAGE;
 
 use super::{Api, answer, asked::Asked, export, parameter as p, problem::Problem};
-use crate::store::incidents::PAGE;
 
 /// Tells how many findings of the incident the answer leaves out.
 const LEFT_OUT: &str = "smtpwatch-findings-left-out";

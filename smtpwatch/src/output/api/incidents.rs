@@ -5,6 +5,7 @@ use schemars::JsonSchema;
 use serde::Serialize;
 use serde_json::value::RawValue;
 use smtpwatch_core::{Finding, Role, exhibit::Exhibit};
+use smtpwatch_store::incidents::{Filter, Incident, Kept, LookupError, Reach};
 use smtpwatch_system::clock::now;
 
 use super::{
@@ -13,7 +14,6 @@ use super::{
     parameter::{self as p, Moment, PAGE_BY_DEFAULT, Parameter, Place},
     problem::Problem,
 };
-use crate::store::incidents::{Filter, Incident, Kept, LookupError, Reach};
 
 /// One page of incidents.
 #[derive(Serialize, JsonSchema)]

@@ -5,6 +5,7 @@ use std::pin::Pin;
 use axum::response::Response;
 use schemars::{JsonSchema, Schema, SchemaGenerator};
 use smtpwatch_core::{Finding, exhibit::Exhibit};
+use smtpwatch_store::incidents::Verified;
 
 use super::{
     Api,
@@ -18,10 +19,7 @@ use super::{
     problem::Problem,
     schema, verify,
 };
-use crate::{
-    output::desk::{Happened, Status},
-    store::incidents::Verified,
-};
+use crate::output::desk::{Happened, Status};
 
 /// What comes of a question.
 pub(super) type Answering = Pin<Box<dyn Future<Output = Result<Response, Problem>> + Send>>;

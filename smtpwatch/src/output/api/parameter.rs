@@ -8,8 +8,7 @@ use smtpwatch_core::{
     Role, Timestamp,
     finding::{Evidence, Kind, Severity},
 };
-
-use crate::store::incidents::{Cursor, PAGE, PeerFilter};
+use smtpwatch_store::incidents::{Cursor, PAGE, PeerFilter};
 
 /// What an answer may be asked for.
 #[derive(Debug)]

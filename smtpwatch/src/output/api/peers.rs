@@ -6,9 +6,9 @@ use axum::response::Response;
 use schemars::JsonSchema;
 use serde::Serialize;
 use smtpwatch_core::Role;
+use smtpwatch_store::offers::Offers;
 
 use super::{Api, answer, asked::Asked, incidents::role, parameter as p, problem::Problem};
-use crate::store::offers::Offers;
 
 /// The days of one peer, as many as the store keeps.
 #[derive(Serialize, JsonSchema)]

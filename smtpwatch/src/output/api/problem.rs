@@ -6,12 +6,12 @@ use axum::{
 };
 use schemars::JsonSchema;
 use serde::Serialize;
+use smtpwatch_store::incidents::LookupError;
 
 use super::{
     answer,
     parameter::{Parameter, Place},
 };
-use crate::store::incidents::LookupError;
 
 /// Media type of a problem.
 pub(super) const MEDIA: &str = "application/problem+json";

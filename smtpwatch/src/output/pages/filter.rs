@@ -5,11 +5,9 @@ use smtpwatch_core::{
     Role,
     finding::{Evidence, Kind, Severity},
 };
+use smtpwatch_store::incidents::{Cursor, Filter};
 
-use crate::{
-    output::api::{self, Problem},
-    store::incidents::{Cursor, Filter},
-};
+use crate::output::api::{self, Problem};
 
 /// What was filled in, as it was; what is empty is not wanted.
 pub(super) struct Wanted(Vec<(String, String)>);

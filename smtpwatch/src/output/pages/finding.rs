@@ -8,6 +8,7 @@ use axum::{
 };
 use maud::{Markup, html};
 use smtpwatch_core::Finding;
+use smtpwatch_store::incidents::Kept;
 
 use super::{
     dialogue, difference, known,
@@ -15,7 +16,7 @@ use super::{
     packets,
     said::{moment, said, severity},
 };
-use crate::{incident::words, output::desk::Desk, store::incidents::Kept};
+use crate::{incident::words, output::desk::Desk};
 
 pub(super) async fn show(State(desk): State<Arc<Desk>>, Path(id): Path<String>) -> Result<Response, Failure> {
     let kept = desk.ask(move |store| store.finding(&id)).await?;

@@ -7,6 +7,10 @@ use axum::{
     response::{IntoResponse, Response},
 };
 use maud::{Markup, html};
+use smtpwatch_store::{
+    Store,
+    incidents::{Incident, Kept, LookupError, Reach},
+};
 
 use super::{
     finding,
@@ -15,14 +19,7 @@ use super::{
     said::{count, moment, severity},
     timeline,
 };
-use crate::{
-    incident::words,
-    output::desk::Desk,
-    store::{
-        Store,
-        incidents::{Incident, Kept, LookupError, Reach},
-    },
-};
+use crate::{incident::words, output::desk::Desk};
 
 /// Findings listed at once.
 const LISTED: usize = 50;

@@ -4,13 +4,14 @@ use std::sync::Arc;
 
 use axum::extract::{RawQuery, State};
 use maud::{Markup, html};
+use smtpwatch_store::incidents::Incident;
 
 use super::{
     filter::{self, Wanted},
     layout::{Failure, Page},
     said::{grouped, moment, said, severity},
 };
-use crate::{output::desk::Desk, store::incidents::Incident};
+use crate::output::desk::Desk;
 
 /// Incidents on a page.
 const ON_A_PAGE: usize = 50;

@@ -4,16 +4,14 @@ use std::{collections::BTreeMap, sync::Arc};
 
 use axum::extract::State;
 use maud::{Markup, html};
+use smtpwatch_store::incidents::Filter;
 
 use super::{
     layout::{Failure, Page},
     list,
     said::{count, grouped, moment, said},
 };
-use crate::{
-    output::desk::{Desk, Status},
-    store::incidents::Filter,
-};
+use crate::output::desk::{Desk, Status};
 
 /// Incidents on the first page.
 const NEWEST: usize = 10;

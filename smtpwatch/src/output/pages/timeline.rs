@@ -2,9 +2,9 @@
 
 use maud::{Markup, html};
 use smtpwatch_core::day::Day;
+use smtpwatch_store::{incidents::Incident, offers::Offers};
 
 use super::said::{count, grouped};
-use crate::store::{incidents::Incident, offers::Offers};
 
 /// The days of a peer that the store has, the oldest first.
 pub(super) type Days = Vec<(Day, Offers)>;

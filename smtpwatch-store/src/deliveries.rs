@@ -351,7 +351,7 @@ fn json(value: &impl Serialize) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::store::offers;
+    use crate::offers;
 
     fn delivery(domain: &str, at: Timestamp, failure: Option<ResultType>) -> Delivery {
         Delivery {

@@ -4,6 +4,10 @@
 //! One thread writes ([`Writer`]), in batches of at most a second, behind a bounded channel: a slow disk costs rows
 //! (counted), never packets. Other processes read the file while the daemon runs, and leave requests in it: `baseline
 //! forget` deletes rows and asks the running daemon to forget them too.
+//!
+//! [`Store`] is an open file, for one look or one request; [`Writer`] owns the thread, [`StoreHandle`] is what others give it.
+//! Imports `smtpwatch-core` (what is kept) and `smtpwatch-config` (retention, sizes); links no resolver, no HTTP client and no
+//! loader of kernel programs.
 
 mod condition;
 mod damage;
@@ -18,7 +22,6 @@ mod writer;
 use std::{
     collections::{HashMap, HashSet},
     fs::TryLockError,
-    net::IpAddr,
     os::unix::fs::{DirBuilderExt, OpenOptionsExt},
     path::{Path, PathBuf},
     time::Duration,
@@ -27,7 +30,7 @@ use std::{
 use rusqlite::{Connection, ErrorCode, OpenFlags, OptionalExtension, Row, params};
 use smtpwatch_core::{
     Role, Timestamp,
-    policy::history::{History, HistoryKey, HistoryPeer, HistoryRecord, Rate, Wear},
+    policy::history::{History, HistoryKey, HistoryPeer, HistoryRecord, Rate, Wear, normal_peer, peer_text},
 };
 
 pub use condition::{Condition, Recoveries, Status};
@@ -431,28 +434,6 @@ impl Store {
     }
 }
 
-/// An address in its usual form, or a name in lower case without the final dot.
-fn normal_peer(peer: &str) -> String {
-    match peer.parse::<IpAddr>() {
-        Ok(address) => address.to_canonical().to_string(),
-        Err(_) => peer.trim_end_matches('.').to_ascii_lowercase(),
-    }
-}
-
-/// Whether a key speaks of this peer, an address or a name.
-#[must_use]
-pub fn is_peer(key: &HistoryKey, peer: &str) -> bool {
-    peer_text(&key.peer).1 == normal_peer(peer)
-}
-
-/// The two columns of a peer.
-pub(crate) fn peer_text(peer: &HistoryPeer) -> (&'static str, String) {
-    match peer {
-        HistoryPeer::Address(address) => ("address", address.to_string()),
-        HistoryPeer::Name(name) => ("name", name.clone()),
-    }
-}
-
 /// Takes the place of the one writer: two would overwrite each other's rows. The lock lasts as long as the file is open,
 /// and ends with the process, however that ends. It is not on the database itself, whose locks are SQLite's.
 fn lock(path: &Path) -> Result<std::fs::File, StoreError> {
@@ -477,7 +458,7 @@ fn with_suffix(path: &Path, suffix: &str) -> PathBuf {
 }
 
 /// Makes a directory for what is kept, and those around it, as far as they are not there.
-pub(crate) fn make_directory(path: &Path) -> std::io::Result<()> {
+pub fn make_directory(path: &Path) -> std::io::Result<()> {
     std::fs::DirBuilder::new().recursive(true).mode(0o750).create(path)
 }
 

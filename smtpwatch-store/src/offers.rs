@@ -230,7 +230,7 @@ mod tests {
     use smtpwatch_core::FlowKey;
 
     use super::*;
-    use crate::store::deliveries;
+    use crate::deliveries;
 
     const AT: Timestamp = Timestamp::from_secs(1_795_392_000);
 

@@ -115,7 +115,7 @@ pub(super) fn peer_of(finding: &Finding) -> Option<(String, u16)> {
 impl Store {
     /// Puts findings on record, in order, as one transaction that is on the disk when this returns: evidence outlives also a
     /// power failure. With each comes whether the journal has still to take it. Returns each one's number, and how it is kept.
-    pub(crate) fn keep_findings<'a>(
+    pub fn keep_findings<'a>(
         &mut self,
         findings: impl Iterator<Item = (&'a Finding, bool)>,
         window: Duration,

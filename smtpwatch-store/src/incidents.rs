@@ -12,12 +12,12 @@ use smtpwatch_core::{
     exhibit::Exhibit,
     finding::{Evidence, Kind, Outcome, Severity},
     hash::hex,
+    policy::history::normal_peer,
 };
 
 use super::{
     Store, StoreError,
     findings::{ORIGIN, head, limit, link, unsigned},
-    normal_peer,
     offers::Offers,
 };
 

@@ -20,15 +20,14 @@ use smtpwatch_core::{
     Finding, Timestamp,
     engine::{Delivery, SessionSummary},
     policy::{
-        history::{HistoryKey, HistoryRecord},
+        history::{HistoryKey, HistoryRecord, is_peer},
         known::Known,
     },
 };
 use smtpwatch_system::clock::now;
 
 use super::{
-    Entry, Store, StoreError, condition::Status, damage, deliveries, findings::KeptAs, is_peer, offers, policies,
-    watch::Watch,
+    Entry, Store, StoreError, condition::Status, damage, deliveries, findings::KeptAs, offers, policies, watch::Watch,
 };
 use recovery::Faults;
 use reports::{Reported, Reports, Waiting};

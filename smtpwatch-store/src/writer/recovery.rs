@@ -9,10 +9,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use smtpwatch_system::clock::now;
-
-use super::{BATCH_TIME, Worker};
-use crate::store::{
+use crate::{
     Store, StoreError,
     condition::{Condition, Status},
     damage::{self, SIDE_FILES},
@@ -20,6 +17,9 @@ use crate::store::{
     watch::{Fault, FileId, Watch},
     with_suffix,
 };
+use smtpwatch_system::clock::now;
+
+use super::{BATCH_TIME, Worker};
 
 /// The longest time between two tries to write.
 const SLOWEST: Duration = Duration::from_secs(4);
