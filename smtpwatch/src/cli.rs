@@ -22,12 +22,12 @@ use smtpwatch_core::{
     day::Day,
     finding::{Evidence, Kind, Severity},
 };
+use smtpwatch_policy::lookup::TrustError;
 use smtpwatch_store::incidents::PeerFilter;
 
 use crate::{
     log::{LogFormat, LogLevel},
     output::web::{ConfigFile, DEFAULT_LISTEN, ListenAddress, WebConfigError},
-    policy::lookup::TrustError,
     version,
 };
 

@@ -30,6 +30,10 @@ use smtpwatch_core::{
     engine::GateOrder,
     policy::{history::History, published::Learned},
 };
+use smtpwatch_policy::{
+    lookup::{Patience, Trust},
+    service::{Service, Setup},
+};
 use smtpwatch_store::{Condition, Keeping, KeptAs, PIECE, Reporter, Store, StoreHandle, Writer, make_directory};
 use smtpwatch_system::clock::now;
 use tokio::signal::unix::{Signal, SignalKind, signal};
@@ -53,10 +57,6 @@ use crate::{
         web::{self, ConfigFile, Health},
     },
     pipeline::{Pipeline, Source},
-    policy::{
-        lookup::{Patience, Trust},
-        service::{Service, Setup},
-    },
     service_manager,
     tlsrpt::{outbound::host_name, sender::Sender},
 };
@@ -378,7 +378,7 @@ fn policies(config: &Config, metrics: &Arc<Metrics>, writer: &Writer) -> anyhow:
         patience: Patience::default(),
         kept: store.policies()?,
         list,
-        metrics: metrics.clone(),
+        metrics: metrics.policy.clone(),
         keep: Box::new(keep),
     })
 }

@@ -20,7 +20,6 @@ pub mod incident;
 pub mod log;
 pub mod output;
 pub mod pipeline;
-pub mod policy;
 pub mod replay;
 pub mod service_manager;
 pub mod tlsrpt;

@@ -6,9 +6,11 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use anyhow::{Context, Result, anyhow, ensure};
-use smtpwatch::policy::anchors::Anchors;
-use smtpwatch::policy::resolver::{Dnssec as Validation, Found, Resolver as Ours};
 use smtpwatch_core::Timestamp;
+use smtpwatch_policy::{
+    anchors::Anchors,
+    resolver::{Dnssec as Validation, Found, Resolver as Ours},
+};
 use smtpwatch_tests::names::{Names, Signing, Zone};
 use smtpwatch_tests::netns::Path;
 use smtpwatch_tests::resolver::{Dnssec, Resolver};

@@ -12,6 +12,10 @@ use smtpwatch_core::{
         published::{DomainFacts, HOSTS_PER_DOMAIN, HostFacts, domain_name, list::StarttlsList},
     },
 };
+use smtpwatch_policy::{
+    list::{self, Place},
+    lookup::{Patience, Sources, Trust},
+};
 use smtpwatch_store::{Entry, Store, StoreError};
 use smtpwatch_system::{clock::now, whole_file};
 
@@ -19,16 +23,10 @@ use super::{
     Exit, Format, MailServer, PolicyCheckArgs, PolicyExportArgs, PolicyListArgs, PolicyPlace, PolicyShowArgs,
     PolicyVerb,
 };
-use crate::{
-    output::{
-        export::{Export, Row},
-        policy::{Host, Knowledge, Report},
-        text,
-    },
-    policy::{
-        list::{self, Place},
-        lookup::{Patience, Sources, Trust},
-    },
+use crate::output::{
+    export::{Export, Row},
+    policy::{Host, Knowledge, Report},
+    text,
 };
 
 /// Bytes of a table that is replaced.

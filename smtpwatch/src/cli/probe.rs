@@ -3,16 +3,16 @@
 use std::{fs::File, io::Write, path::Path};
 
 use smtpwatch_config::{Config, PolicySettings};
+use smtpwatch_policy::{
+    lookup::{Patience, Sources, Trust},
+    resolver::{Dnssec, REMEDY},
+};
 use smtpwatch_system::clock::now;
 
 use super::{Exit, Format, ProbeArgs};
 use crate::{
     capture::probe::{self, Check, Status},
     output::text,
-    policy::{
-        lookup::{Patience, Sources, Trust},
-        resolver::{Dnssec, REMEDY},
-    },
 };
 
 pub(super) fn run(args: &ProbeArgs) -> anyhow::Result<Exit> {

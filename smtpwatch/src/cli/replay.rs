@@ -4,12 +4,12 @@ use std::io::{LineWriter, Write};
 
 use smtpwatch_config::Source;
 use smtpwatch_core::{Finding, engine::SessionResult, finding::Severity, policy::history::History};
+use smtpwatch_policy::list::{self, Place};
 use smtpwatch_store::{Keeping, StoreHandle, Writer};
 
 use super::{Exit, Format, Lenient, ReplayArgs};
 use crate::{
     output::text,
-    policy::list::{self, Place},
     replay::{Event, Replay, Summary},
 };
 

@@ -76,7 +76,7 @@ pub fn start(settings: &AlertmanagerSettings, instance: &str) -> anyhow::Result<
     if settings.urls.is_empty() {
         return Ok(None);
     }
-    crate::policy::fetch::choose_cryptography();
+    smtpwatch_policy::fetch::choose_cryptography();
     let client = Client::builder()
         .user_agent(format!("smtpwatch/{}", smtpwatch_core::VERSION))
         .redirect(reqwest::redirect::Policy::none())

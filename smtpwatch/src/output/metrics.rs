@@ -3,11 +3,15 @@
 
 pub mod page;
 
-use std::{collections::BTreeMap, sync::Mutex, time::Duration};
+use std::{
+    collections::BTreeMap,
+    sync::{Arc, Mutex},
+    time::Duration,
+};
 
 use prometheus::{
-    Encoder, Gauge, GaugeVec, Histogram, HistogramOpts, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts,
-    Registry, TextEncoder, core::Collector, process_collector::ProcessCollector,
+    Gauge, GaugeVec, Histogram, HistogramOpts, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Registry,
+    process_collector::ProcessCollector,
 };
 use smtpwatch_common::{Counter, Direction, counters::Label};
 use smtpwatch_core::{
@@ -17,9 +21,11 @@ use smtpwatch_core::{
     judge::certificate::Verdict,
     policy::{history::Forgotten, published::demand::Source},
 };
+use smtpwatch_metrics::{counters, gauges, opts, register, seconds};
+use smtpwatch_policy::metrics::PolicyMetrics;
 use smtpwatch_store::{Condition, Recoveries};
 
-use crate::{capture::Hook, policy::service::Dropped, version};
+use crate::{capture::Hook, version};
 
 /// Upper bounds of `smtpwatch_verdict_latency_seconds`: a verdict takes microseconds, or waits for the end of a
 /// session up to [`smtpwatch_core::limits::VERDICT_DEADLINE`].
@@ -158,11 +164,8 @@ pub struct Metrics {
     latency: Histogram,
     baseline_peers: IntGauge,
     history_evicted: IntCounterVec,
-    policy_subjects: IntGauge,
-    policy_dnssec: IntGauge,
-    policy_refreshed: GaugeVec,
-    policy_failures: IntCounterVec,
-    policy_dropped: IntCounterVec,
+    /// Of look-ups of published policies.
+    pub policy: Arc<PolicyMetrics>,
     output_records: IntCounterVec,
     output_failures: IntCounterVec,
     store_state: IntGaugeVec,
@@ -284,35 +287,7 @@ impl Metrics {
                 "Rows of history strong enough to accuse that were given up for want of room.",
                 &["role"],
             )?,
-            policy_subjects: register(
-                r,
-                IntGauge::with_opts(opts(
-                    "policy_subjects",
-                    "Domains and mail hosts whose published policies are known.",
-                ))?,
-            )?,
-            policy_dnssec: register(
-                r,
-                IntGauge::with_opts(opts("policy_dnssec", "Whether DNSSEC is validated; 0: DANE is off."))?,
-            )?,
-            policy_refreshed: gauges(
-                r,
-                "policy_last_refresh_timestamp_seconds",
-                "When this source last answered; 0: never.",
-                &["source"],
-            )?,
-            policy_failures: counters(
-                r,
-                "policy_refresh_failures_total",
-                "Look-ups of published policies that failed; what was known before is kept.",
-                &["source"],
-            )?,
-            policy_dropped: counters(
-                r,
-                "policy_lookups_dropped_total",
-                "Look-ups of published policies that were not done, or whose answers were given up.",
-                &["reason"],
-            )?,
+            policy: Arc::new(PolicyMetrics::register(r)?),
             output_records: counters(r, "output_records_total", "Records written, by output.", &["output"])?,
             output_failures: counters(
                 r,
@@ -431,31 +406,6 @@ impl Metrics {
         self.baseline_peers.set(i64::try_from(baseline_peers).unwrap_or(i64::MAX));
     }
 
-    /// Domains and mail hosts whose published policies are known.
-    pub fn policy_subjects(&self, subjects: usize) {
-        self.policy_subjects.set(i64::try_from(subjects).unwrap_or(i64::MAX));
-    }
-
-    /// Whether DNSSEC is validated.
-    pub fn policy_dnssec(&self, validated: bool) {
-        self.policy_dnssec.set(i64::from(validated));
-    }
-
-    /// A source of policies answered.
-    pub fn policy_refreshed(&self, source: Source, at: Timestamp) {
-        self.policy_refreshed.with_label_values(&[source.as_str()]).set(seconds(at));
-    }
-
-    /// A source of policies failed.
-    pub fn policy_failed(&self, source: Source) {
-        self.policy_failures.with_label_values(&[source.as_str()]).inc();
-    }
-
-    /// A look-up was not done, or its answer was given up.
-    pub fn policy_dropped(&self, reason: Dropped) {
-        self.policy_dropped.with_label_values(&[reason.as_str()]).inc();
-    }
-
     /// Records written and lost since the last call.
     pub fn output(&self, output: Output, records: u64, failures: u64) {
         self.output_records.with_label_values(&[output.as_str()]).inc_by(records);
@@ -560,27 +510,13 @@ impl Metrics {
     /// The text exposition format, version 0.0.4.
     #[must_use]
     pub fn render(&self) -> String {
-        let mut text = Vec::new();
-        match TextEncoder::new().encode(&self.registry.gather(), &mut text) {
-            Ok(()) => String::from_utf8_lossy(&text).into_owned(),
-            Err(error) => format!("# {error}\n"),
-        }
+        smtpwatch_metrics::render(&self.registry)
     }
 
     /// The values of one metric, added up by one of its labels; without that label, under an empty name.
     #[must_use]
     pub fn sums(&self, name: &str, label: &str) -> BTreeMap<String, u64> {
-        let mut sums = BTreeMap::new();
-        let families = self.registry.gather();
-        for metric in families.iter().filter(|family| family.name() == name).flat_map(|family| family.get_metric()) {
-            let by = metric.get_label().iter().find(|pair| pair.name() == label).map_or("", |pair| pair.value());
-            let value = metric.get_counter().get_value() + metric.get_gauge().get_value();
-            #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "counts, far below 2^52")]
-            {
-                *sums.entry(by.to_owned()).or_default() += value.max(0.0) as u64;
-            }
-        }
-        sums
+        smtpwatch_metrics::sums(&self.registry, name, label)
     }
 
     /// The registry, for tests that walk it.
@@ -652,13 +588,6 @@ impl Metrics {
         for cause in LossCause::ALL {
             let _ = self.gaps.with_label_values(&[cause.as_str()]);
         }
-        for source in Source::ALL {
-            let _ = self.policy_refreshed.with_label_values(&[source.as_str()]);
-            let _ = self.policy_failures.with_label_values(&[source.as_str()]);
-        }
-        for reason in Dropped::ALL {
-            let _ = self.policy_dropped.with_label_values(&[reason.as_str()]);
-        }
         for output in Output::ALL {
             self.output(output, 0, 0);
         }
@@ -680,28 +609,6 @@ const fn offered(state: StarttlsState) -> Option<&'static str> {
         StarttlsState::Masked => Some("masked"),
         StarttlsState::Unknown => None,
     }
-}
-
-#[expect(clippy::cast_precision_loss, reason = "Prometheus' times are floats; microseconds survive until 2255")]
-fn seconds(at: Timestamp) -> f64 {
-    at.0 as f64 / 1e9
-}
-
-fn opts(name: &str, help: &str) -> Opts {
-    Opts::new(format!("smtpwatch_{name}"), help)
-}
-
-fn register<C: Collector + Clone + 'static>(registry: &Registry, collector: C) -> Result<C, prometheus::Error> {
-    registry.register(Box::new(collector.clone()))?;
-    Ok(collector)
-}
-
-fn counters(registry: &Registry, name: &str, help: &str, labels: &[&str]) -> Result<IntCounterVec, prometheus::Error> {
-    register(registry, IntCounterVec::new(opts(name, help), labels)?)
-}
-
-fn gauges(registry: &Registry, name: &str, help: &str, labels: &[&str]) -> Result<GaugeVec, prometheus::Error> {
-    register(registry, GaugeVec::new(opts(name, help), labels)?)
 }
 
 fn build_info() -> Result<Gauge, prometheus::Error> {

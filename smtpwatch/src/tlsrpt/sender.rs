@@ -14,6 +14,10 @@ use std::{
 
 use smtpwatch_config::{Config, TlsrptSettings};
 use smtpwatch_core::{Timestamp, day::Day};
+use smtpwatch_policy::{
+    lookup::{Patience, Sources, Trust, TrustError},
+    resolver::Found,
+};
 use smtpwatch_store::{Store, StoreError, StoreHandle, deliveries::Reported};
 use tokio::{sync::watch, task::JoinSet};
 
@@ -23,10 +27,6 @@ use super::{
     outbound::{Reporter, host_name},
     record::{self, RecordError, Target},
     schedule::{Next, Schedule, Step, Task, Wants},
-};
-use crate::policy::{
-    lookup::{Patience, Sources, Trust, TrustError},
-    resolver::Found,
 };
 
 /// Tasks at once: a server that does not answer must not hold up all others.

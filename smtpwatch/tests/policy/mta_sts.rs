@@ -2,7 +2,6 @@
 
 use std::time::Duration;
 
-use smtpwatch::policy::lookup::{DomainLook, Sources};
 use smtpwatch_core::{
     Timestamp,
     policy::{
@@ -10,6 +9,7 @@ use smtpwatch_core::{
         published::{State, sts::StsMode},
     },
 };
+use smtpwatch_policy::lookup::{DomainLook, Sources};
 
 use crate::{
     dns::{Delegation, NameServer, Zone},

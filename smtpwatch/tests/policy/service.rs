@@ -6,17 +6,15 @@ use std::{
     time::{Duration, Instant},
 };
 
-use smtpwatch::{
-    output::metrics::Metrics,
-    policy::{
-        lookup::Trust,
-        service::{QUEUE, Service, Setup},
-    },
-};
+use smtpwatch::output::metrics::Metrics;
 use smtpwatch_config::Config;
 use smtpwatch_core::policy::{
     known::{Kept, KnownList},
     published::{Learned, State, Wanted, sts::StsMode},
+};
+use smtpwatch_policy::{
+    lookup::Trust,
+    service::{QUEUE, Service, Setup},
 };
 use smtpwatch_store::{Keeping, Store, Writer};
 
@@ -46,7 +44,7 @@ fn setup(config: &Config, metrics: &Arc<Metrics>) -> Setup {
         patience: PATIENCE,
         kept: Kept::default(),
         list: None,
-        metrics: metrics.clone(),
+        metrics: metrics.policy.clone(),
         keep: Box::new(|_| {}),
     }
 }

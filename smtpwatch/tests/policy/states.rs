@@ -2,10 +2,6 @@
 
 use std::time::Duration;
 
-use smtpwatch::policy::{
-    lookup::{Patience, Sources, Trust},
-    resolver::Dnssec,
-};
 use smtpwatch_config::Config;
 use smtpwatch_core::{
     Timestamp,
@@ -13,6 +9,10 @@ use smtpwatch_core::{
         memory::Memory,
         published::{HostFacts, State},
     },
+};
+use smtpwatch_policy::{
+    lookup::{Patience, Sources, Trust},
+    resolver::Dnssec,
 };
 
 use crate::dns::{Delegation, NameServer, Zone};

@@ -30,11 +30,11 @@ use tokio::{
 use super::{
     list::{self, Place},
     lookup::{DomainLook, Patience, Sources, Trust},
+    metrics::PolicyMetrics,
     probes::Probes,
     resolver::{Dnssec, REMEDY},
     subjects::{Asked, Room, SUBJECTS, Subjects},
 };
-use crate::output::metrics::Metrics;
 
 /// Questions that may wait for the service.
 pub const QUEUE: usize = 1_024;
@@ -98,7 +98,7 @@ pub struct Setup {
     /// The list that was fetched last, where it is fetched.
     pub list: Option<KnownList>,
     /// Where everything is counted.
-    pub metrics: Arc<Metrics>,
+    pub metrics: Arc<PolicyMetrics>,
     /// Keeps what is learnt; must not block.
     pub keep: Box<dyn Fn(Known) + Send>,
 }
@@ -107,7 +107,7 @@ pub struct Setup {
 pub struct Service {
     questions: mpsc::Sender<Wanted>,
     answers: Receiver<Learned>,
-    metrics: Arc<Metrics>,
+    metrics: Arc<PolicyMetrics>,
     lost: Arc<Notify>,
     stop: Option<oneshot::Sender<()>>,
     thread: Option<JoinHandle<()>>,
@@ -176,7 +176,7 @@ struct Worker {
     settings: PolicySettings,
     trust: Trust,
     patience: Patience,
-    metrics: Arc<Metrics>,
+    metrics: Arc<PolicyMetrics>,
     keep: Box<dyn Fn(Known) + Send>,
     answers: SyncSender<Learned>,
     subjects: Subjects,
@@ -623,6 +623,8 @@ fn as_of(facts: &DomainFacts, memory: &Memory, now: Timestamp) -> DomainFacts {
 
 #[cfg(test)]
 mod tests {
+    use smtpwatch_metrics::Registry;
+
     use super::*;
 
     #[test]
@@ -645,7 +647,8 @@ mod tests {
         let settings: PolicySettings =
             toml::from_str(&format!("starttls_everywhere = {:?}", list.url)).expect("settings");
         let trust = Trust::load(&settings).expect("what is built in");
-        let (metrics, patience) = (Arc::new(Metrics::new(&[25]).expect("metrics")), Patience::default());
+        let registry = Registry::new();
+        let (metrics, patience) = (Arc::new(PolicyMetrics::register(&registry).expect("metrics")), Patience::default());
         let (keep, kept) = std::sync::mpsc::channel();
         let keep = Box::new(move |known| keep.send(known).expect("received"));
         let held = Kept { domains: Vec::new(), hosts };
@@ -669,9 +672,10 @@ mod tests {
     fn a_start_before_the_network_is_up_is_tried_again_in_seconds() {
         let settings = PolicySettings::default();
         let trust = Trust::load(&settings).expect("nothing but what is built in");
-        let (metrics, patience) = (Arc::new(Metrics::new(&[25]).expect("metrics")), Patience::default());
+        let registry = Registry::new();
+        let (metrics, patience) = (Arc::new(PolicyMetrics::register(&registry).expect("metrics")), Patience::default());
         let (kept, keep) = (Kept::default(), Box::new(|_| ()));
-        let setup = Setup { settings, trust, patience, kept, list: None, metrics: metrics.clone(), keep };
+        let setup = Setup { settings, trust, patience, kept, list: None, metrics, keep };
         let (told, _answers) = sync_channel(1);
         let mut now = Timestamp::from_secs(1_000);
         let (mut worker, _) = Worker::new(setup, told, now);
@@ -681,6 +685,6 @@ mod tests {
             now = now + Duration::from_secs(wait);
             assert_eq!((worker.sources_at, worker.sources_wait, worker.sources.is_none()), (now, false, true));
         }
-        assert!(metrics.render().contains("smtpwatch_policy_dnssec 0\n"));
+        assert!(smtpwatch_metrics::render(&registry).contains("smtpwatch_policy_dnssec 0\n"));
     }
 }
