@@ -2,10 +2,7 @@
 
 pub mod cgroup;
 mod community_id;
-pub mod difference;
-pub mod export;
 pub mod sender;
-pub mod words;
 
 use std::net::SocketAddr;
 

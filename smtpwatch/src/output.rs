@@ -3,10 +3,7 @@
 pub mod alertmanager;
 pub mod api;
 pub mod desk;
-pub mod export;
 pub mod journal;
 pub mod metrics;
 pub mod pages;
-pub mod policy;
-pub mod text;
 pub mod web;

@@ -14,10 +14,10 @@ use smtpwatch_core::{
     Role, Timestamp,
     policy::history::{HistoryKey, HistoryPeer, HistoryRecord, peer_text},
 };
+use smtpwatch_render::text;
 use smtpwatch_store::{Entry, Keeping, Store, StoreHandle, Writer};
 
 use super::{BaselineImportArgs, BaselinePlace, BaselineVerb, Exit, Format};
-use crate::output::text;
 
 /// Of what is exported.
 const SCHEMA_VERSION: u32 = 1;

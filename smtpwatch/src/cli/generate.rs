@@ -8,9 +8,10 @@ use clap_complete::Shell;
 use clap_mangen::Man;
 use smtpwatch_config::reference;
 use smtpwatch_core::judge::catalogue;
+use smtpwatch_render::text;
 
 use super::{Cli, ConfigFormat, Exit, RulesArgs, RulesFormat};
-use crate::output::{api, metrics, text};
+use crate::output::{api, metrics};
 
 pub(super) fn rules(args: &RulesArgs) -> anyhow::Result<Exit> {
     super::out(|out| match args.format {

@@ -13,6 +13,12 @@ use serde::Serialize;
 use serde_json::{Value, value::RawValue};
 use smtpwatch_config::Config;
 use smtpwatch_core::{Finding, Role, Timestamp, exhibit::Exhibit};
+use smtpwatch_render::{
+    difference::{Change, difference},
+    export,
+    text::{self, json_line, printable},
+    words,
+};
 use smtpwatch_store::{
     Store,
     incidents::{Filter, Incident, Kept, PAGE, Reach},
@@ -22,13 +28,6 @@ use smtpwatch_system::clock::now;
 use super::{
     Exit, ExportFormat, Format, IncidentArgs, IncidentsExportArgs, IncidentsListArgs, IncidentsPlace, IncidentsVerb,
     IncidentsVerifyArgs,
-};
-use crate::{
-    incident::{
-        difference::{Change, difference},
-        export, words,
-    },
-    output::text::{self, json_line, printable},
 };
 
 pub(super) fn run(verb: IncidentsVerb) -> anyhow::Result<Exit> {

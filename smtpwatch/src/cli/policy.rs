@@ -16,17 +16,17 @@ use smtpwatch_policy::{
     list::{self, Place},
     lookup::{Patience, Sources, Trust},
 };
+use smtpwatch_render::{
+    policy::{Host, Knowledge, Report},
+    tables::{Export, Row},
+    text,
+};
 use smtpwatch_store::{Entry, Store, StoreError};
 use smtpwatch_system::{clock::now, whole_file};
 
 use super::{
     Exit, Format, MailServer, PolicyCheckArgs, PolicyExportArgs, PolicyListArgs, PolicyPlace, PolicyShowArgs,
     PolicyVerb,
-};
-use crate::output::{
-    export::{Export, Row},
-    policy::{Host, Knowledge, Report},
-    text,
 };
 
 /// Bytes of a table that is replaced.

@@ -7,13 +7,11 @@ use smtpwatch_policy::{
     lookup::{Patience, Sources, Trust},
     resolver::{Dnssec, REMEDY},
 };
+use smtpwatch_render::text;
 use smtpwatch_system::clock::now;
 
 use super::{Exit, Format, ProbeArgs};
-use crate::{
-    capture::probe::{self, Check, Status},
-    output::text,
-};
+use crate::capture::probe::{self, Check, Status};
 
 pub(super) fn run(args: &ProbeArgs) -> anyhow::Result<Exit> {
     let (config, _) = Config::load(args.config.config.as_deref())?;

@@ -5,13 +5,13 @@ use std::{collections::BTreeSet, io::Write as _, path::Path};
 use anyhow::Context as _;
 use smtpwatch_config::Config;
 use smtpwatch_core::{day::Day, policy::published::domain_name};
+use smtpwatch_render::text;
 use smtpwatch_store::{Store, StoreError};
 use smtpwatch_system::clock::now;
 
 use super::{Exit, Format, Lenient, TlsrptImportArgs, TlsrptReportArgs};
 use crate::{
     incident,
-    output::text,
     tlsrpt::{
         inbound,
         outbound::{Reporter, host_name},

@@ -9,6 +9,7 @@ use reqwest::{Client, Url, header::CONTENT_TYPE};
 use serde::Serialize;
 use smtpwatch_config::AlertmanagerSettings;
 use smtpwatch_core::{Finding, Timestamp, finding::Severity};
+use smtpwatch_render::words;
 use smtpwatch_store::KeptAs;
 use tokio::{
     sync::mpsc::{Receiver, Sender, channel},
@@ -16,7 +17,6 @@ use tokio::{
 };
 
 use super::metrics::{Metrics, Output};
-use crate::incident::words;
 
 /// Findings that may wait to be told.
 const QUEUE: usize = 1_024;

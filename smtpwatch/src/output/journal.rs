@@ -18,13 +18,10 @@ use std::{
 
 use smtpwatch_config::{JournalFormat, JournalSettings, journal_refusal};
 use smtpwatch_core::Finding;
+use smtpwatch_render::{export, text};
 use smtpwatch_store::Outcome;
 
-use super::{
-    metrics::{Metrics, Output},
-    text,
-};
-use crate::incident::export;
+use super::metrics::{Metrics, Output};
 
 /// Findings that may wait for the reader.
 pub const QUEUE: usize = 1_024;

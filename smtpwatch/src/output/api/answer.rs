@@ -7,9 +7,9 @@ use axum::{
 };
 use serde::Serialize;
 use smtpwatch_core::hash;
+use smtpwatch_render::text::json_line;
 
 use super::asked::Asked;
-use crate::output::text::json_line;
 
 /// Media type of what is not told otherwise.
 pub(super) const JSON: &str = "application/json";

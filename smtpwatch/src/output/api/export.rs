@@ -1,9 +1,9 @@
 //! Where the forms of others are made.
 
 use smtpwatch_core::Finding;
+use smtpwatch_render::{export, text::json_line};
 
 use super::{hand_over::Form, problem::Problem};
-use crate::{incident::export, output::text::json_line};
 
 /// The findings of an incident in this form.
 pub(super) fn write(form: Form, incident: &str, findings: &[Finding]) -> Result<Vec<u8>, Problem> {

@@ -2,9 +2,9 @@
 
 use maud::{Markup, html};
 use smtpwatch_core::Finding;
+use smtpwatch_render::difference::{Change, Row, difference};
 
 use super::said::said;
-use crate::incident::difference::{Change, Row, difference};
 
 pub(super) fn section(finding: &Finding) -> Markup {
     let rows = difference(finding);

@@ -8,6 +8,7 @@ use axum::{
 };
 use maud::{Markup, html};
 use smtpwatch_core::Finding;
+use smtpwatch_render::words;
 use smtpwatch_store::incidents::Kept;
 
 use super::{
@@ -16,7 +17,7 @@ use super::{
     packets,
     said::{moment, said, severity},
 };
-use crate::{incident::words, output::desk::Desk};
+use crate::output::desk::Desk;
 
 pub(super) async fn show(State(desk): State<Arc<Desk>>, Path(id): Path<String>) -> Result<Response, Failure> {
     let kept = desk.ask(move |store| store.finding(&id)).await?;

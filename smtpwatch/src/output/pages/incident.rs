@@ -7,6 +7,7 @@ use axum::{
     response::{IntoResponse, Response},
 };
 use maud::{Markup, html};
+use smtpwatch_render::words;
 use smtpwatch_store::{
     Store,
     incidents::{Incident, Kept, LookupError, Reach},
@@ -19,7 +20,7 @@ use super::{
     said::{count, moment, severity},
     timeline,
 };
-use crate::{incident::words, output::desk::Desk};
+use crate::output::desk::Desk;
 
 /// Findings listed at once.
 const LISTED: usize = 50;

@@ -2,8 +2,7 @@
 
 use maud::{Markup, html};
 use smtpwatch_core::{Timestamp, finding::Severity};
-
-use crate::output::text::printable;
+use smtpwatch_render::text::printable;
 
 /// What a peer said: control and format characters escaped as on a terminal, HTML escaped, and kept apart from the direction
 /// of the text around it.

@@ -10,13 +10,12 @@ use smtpwatch_core::{
     Role, Timestamp,
     policy::{
         effective::{Effective, Mode, Source, Statement, effective},
-        history::{Strength, is_peer},
+        history::{HistoryKey, HistoryRecord, Strength, is_peer},
         known::KnownDomain,
         published::{Answer, DomainFacts, HostFacts, State, list::StarttlsList, sts::StsMode},
         rule::{Rule, StarttlsRule},
     },
 };
-use smtpwatch_store::Entry;
 
 use super::text::printable;
 
@@ -30,7 +29,7 @@ pub struct Knowledge<'a> {
     /// The list; else why there is none.
     pub list: Result<&'a StarttlsList, String>,
     /// What was seen of peers.
-    pub history: &'a [Entry],
+    pub history: &'a [(HistoryKey, HistoryRecord)],
     /// When that is enough.
     pub strength: Strength,
     /// Now.

@@ -11,6 +11,7 @@ use std::{
     net::{IpAddr, SocketAddr},
 };
 
+use crate::text::printable;
 use etherparse::{IpNumber, Ipv4Header, Ipv6FlowLabel, Ipv6Header, TcpHeader};
 use pcap_parser::{
     EnhancedPacketBlock, InterfaceDescriptionBlock, Linktype, OptionCode, PcapNGOption, SectionHeaderBlock, ToVec,
@@ -21,7 +22,6 @@ use smtpwatch_core::{
 };
 
 use super::{ends, sentence};
-use crate::output::text::printable;
 
 /// Raw IP, of either version (LINKTYPE_RAW).
 const RAW: Linktype = Linktype(101);

@@ -2,16 +2,14 @@
 
 use std::fmt::Write as _;
 
+use crate::{
+    difference::{Change, difference},
+    text::printable,
+    words,
+};
 use smtpwatch_core::{Finding, Role, Side, TcpFlags};
 
 use super::ends;
-use crate::{
-    incident::{
-        difference::{Change, difference},
-        words,
-    },
-    output::text::printable,
-};
 
 /// Packets listed.
 const PACKETS: usize = 40;
