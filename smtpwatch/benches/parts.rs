@@ -10,12 +10,10 @@ mod traffic;
 use std::hint::black_box;
 
 use criterion::{BatchSize, Criterion, Throughput, criterion_group, criterion_main};
-use smtpwatch::{
-    capture::{
-        pcap,
-        userspace_gate::{CapturedFrame, UserspaceGate},
-    },
-    pipeline::{Pipeline, Source},
+use smtpwatch::pipeline::{Pipeline, Source};
+use smtpwatch_capture::{
+    pcap,
+    userspace_gate::{CapturedFrame, UserspaceGate},
 };
 use smtpwatch_common::{Checksum, Header, Link, PortSet, Record};
 use smtpwatch_config::Config;

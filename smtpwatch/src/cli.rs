@@ -597,8 +597,8 @@ impl Exit {
                 return Self::BadConfig;
             }
             if cause
-                .downcast_ref::<crate::capture::CaptureError>()
-                .is_some_and(crate::capture::CaptureError::is_permission)
+                .downcast_ref::<smtpwatch_capture::CaptureError>()
+                .is_some_and(smtpwatch_capture::CaptureError::is_permission)
             {
                 return Self::NoPermission;
             }

@@ -9,7 +9,7 @@ mod files;
 
 use std::path::PathBuf;
 
-pub use capabilities::{CAPTURE, HOT_PLUG, MAPS, missing, without as without_capabilities};
+pub use capabilities::without as without_capabilities;
 
 /// What a thread keeps.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]

@@ -23,6 +23,12 @@ use std::{
 };
 
 use anyhow::Context as _;
+use smtpwatch_capture::{
+    Capture, CaptureError, CaptureSettings, Drained, Hook, Survey,
+    counters::{Counters, losses},
+    interfaces::is_glob,
+    listeners::{self, Unwatched},
+};
 use smtpwatch_common::{Direction, counters::Label};
 use smtpwatch_config::Config;
 use smtpwatch_core::{
@@ -39,12 +45,6 @@ use smtpwatch_system::clock::now;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use crate::{
-    capture::{
-        Capture, CaptureError, CaptureSettings, Drained, Hook, Survey,
-        counters::{Counters, losses},
-        interfaces::is_glob,
-        listeners::{self, Unwatched},
-    },
     confine::{self, Kept},
     incident::cgroup,
     output::{
@@ -283,12 +283,12 @@ fn directory(file: &Path) -> PathBuf {
 fn kept_by_capture(config: &Config, capture: &Capture, files: Kept) -> Kept {
     let filters = capture.attachments().any(|attachment| attachment.hook == Some(Hook::Clsact));
     let capabilities: &[_] = if config.hot_plug || filters {
-        &confine::HOT_PLUG
+        &smtpwatch_capture::capabilities::HOT_PLUG
     } else if confine::without_capabilities(|| capture.counters().read().is_ok()) {
         &[]
     } else {
         // Before Linux 5.19 (commit c8644cd0efe7) `kernel.unprivileged_bpf_disabled` closes maps that are open, too.
-        &confine::MAPS
+        &smtpwatch_capture::capabilities::MAPS
     };
     Kept { capabilities, bpf: true, ..files }
 }

@@ -12,7 +12,6 @@ compile_error!(
     "smtpwatch runs on little-endian 64-bit machines only: its kernel programs are compiled for them (target bpfel)"
 );
 
-pub mod capture;
 pub mod cli;
 pub mod confine;
 pub mod daemon;

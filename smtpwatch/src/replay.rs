@@ -2,6 +2,10 @@
 
 use std::{path::Path, sync::Arc};
 
+use smtpwatch_capture::{
+    pcap::{self, FileReport, PcapFileError},
+    userspace_gate::{CapturedFrame, UserspaceGate},
+};
 use smtpwatch_common::{Counter, PortSet, counters::Label};
 use smtpwatch_config::Config;
 use smtpwatch_core::{
@@ -13,13 +17,7 @@ use smtpwatch_core::{
     },
 };
 
-use crate::{
-    capture::{
-        pcap::{self, FileReport, PcapFileError},
-        userspace_gate::{CapturedFrame, UserspaceGate},
-    },
-    pipeline::{Pipeline, Source},
-};
+use crate::pipeline::{Pipeline, Source};
 
 /// What a replay makes of the packets, in order.
 #[derive(Debug)]

@@ -30,7 +30,7 @@ pub fn long() -> &'static str {
             "{VERSION}\nrevision: {}{date}\nrustc: {}\nkernel object: sha256:{}",
             or_unknown(REVISION),
             or_unknown(RUSTC),
-            crate::capture::object_digest(),
+            smtpwatch_capture::object_digest(),
         )
     })
 }

@@ -15,7 +15,7 @@ use aya::{
         tc::{self, NlOptions, TcAttachOptions},
     },
 };
-use smtpwatch::capture::{Attachment, Capture, CaptureSettings, Hook, object::LoadSettings};
+use smtpwatch_capture::{Attachment, Capture, CaptureSettings, Hook, object::LoadSettings};
 use smtpwatch_common::{Counter, Direction, Side};
 use smtpwatch_config::Ingress;
 use smtpwatch_tests::{
@@ -26,7 +26,7 @@ use smtpwatch_tests::{
 
 use crate::test_run::{Kind, empty_program};
 
-static OBJECT: &[u8] = aya::include_bytes_aligned!("../../smtpwatch/bpf/smtpwatch.bpf.o");
+static OBJECT: &[u8] = aya::include_bytes_aligned!("../../smtpwatch-capture/bpf/smtpwatch.bpf.o");
 
 pub(crate) const LIMIT: Duration = Duration::from_secs(10);
 

@@ -8,7 +8,7 @@ use std::{
 };
 
 use anyhow::{Context as _, Result, ensure};
-use smtpwatch::capture::{Capture, Hook};
+use smtpwatch_capture::{Capture, Hook};
 use smtpwatch_config::Ingress;
 use smtpwatch_tests::{
     Skip, command,

@@ -7,7 +7,7 @@ use aya::{
     maps::{HashMap, MapData, PerCpuArray, RingBuf},
     programs::Program,
 };
-use smtpwatch::capture::userspace_gate::{CapturedFrame, UserspaceGate};
+use smtpwatch_capture::userspace_gate::{CapturedFrame, UserspaceGate};
 use smtpwatch_common::{
     Counter, Direction, FlowKey, FlowState, Header, Link, Order, PortSet, Record,
     gate::{Half, order_kind},
@@ -22,7 +22,7 @@ use crate::{
     test_run::{Kind, TC_NEXT, XDP_PASS, test_run},
 };
 
-static OBJECT: &[u8] = aya::include_bytes_aligned!("../../smtpwatch/bpf/smtpwatch.bpf.o");
+static OBJECT: &[u8] = aya::include_bytes_aligned!("../../smtpwatch-capture/bpf/smtpwatch.bpf.o");
 
 /// Which end of a session this host is.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]

@@ -16,7 +16,7 @@ use crate::{
     test_run::{Kind, test_run},
 };
 
-static OBJECT: &[u8] = aya::include_bytes_aligned!("../../smtpwatch/bpf/smtpwatch.bpf.o");
+static OBJECT: &[u8] = aya::include_bytes_aligned!("../../smtpwatch-capture/bpf/smtpwatch.bpf.o");
 
 /// Slots of `SCRATCH` for each CPU.
 const SLOTS: u32 = 8;

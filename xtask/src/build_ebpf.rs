@@ -16,7 +16,7 @@ use aya::{
 
 use crate::bench::object;
 
-#[path = "../../smtpwatch/src/capture/digest.rs"]
+#[path = "../../smtpwatch-capture/src/digest.rs"]
 mod digest;
 
 const TARGET: &str = "bpfel-unknown-none";
@@ -43,13 +43,15 @@ pub fn run(arguments: &Arguments) -> anyhow::Result<()> {
     budget(&bytes)?;
     load(&bytes)?;
     let sources = digest::of_sources(&workspace).context("cannot read the sources")?;
-    let (object, digest) =
-        (workspace.join("smtpwatch/bpf/smtpwatch.bpf.o"), workspace.join("smtpwatch/bpf/smtpwatch.bpf.o.sources"));
+    let (object, digest) = (
+        workspace.join("smtpwatch-capture/bpf/smtpwatch.bpf.o"),
+        workspace.join("smtpwatch-capture/bpf/smtpwatch.bpf.o.sources"),
+    );
     if arguments.check {
         let committed = fs::read_to_string(&digest).unwrap_or_default();
         ensure!(
             committed.trim() == sources,
-            "the committed object is not built from these sources: run `cargo xtask build-ebpf` and commit smtpwatch/bpf"
+            "the committed object is not built from these sources: run `cargo xtask build-ebpf` and commit smtpwatch-capture/bpf"
         );
         let same = fs::read(&object).is_ok_and(|old| old == bytes);
         eprintln!(
@@ -58,7 +60,7 @@ pub fn run(arguments: &Arguments) -> anyhow::Result<()> {
         );
         return Ok(());
     }
-    fs::create_dir_all(workspace.join("smtpwatch/bpf"))?;
+    fs::create_dir_all(workspace.join("smtpwatch-capture/bpf"))?;
     fs::write(&object, &bytes).with_context(|| format!("cannot write {}", object.display()))?;
     fs::write(&digest, format!("{sources}\n")).with_context(|| format!("cannot write {}", digest.display()))?;
     eprintln!("kernel object: {} octets, sources sha256:{sources}", bytes.len());

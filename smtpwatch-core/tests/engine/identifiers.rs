@@ -6,7 +6,7 @@ const SOURCES: [&str; 5] = [
     include_str!("evasions.rs"),
     include_str!("../../../smtpwatch-common/src/walk/tests.rs"),
     include_str!("../../../smtpwatch-common/src/process/tests.rs"),
-    include_str!("../../../smtpwatch/src/capture/listeners.rs"),
+    include_str!("../../../smtpwatch-capture/src/listeners.rs"),
 ];
 
 /// Numbers up to `last` that no test names, of identifiers that begin with `kind`.

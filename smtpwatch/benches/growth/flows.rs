@@ -3,10 +3,8 @@
 use std::{collections::HashMap, ops::Range, rc::Rc, time::Duration};
 
 use anyhow::ensure;
-use smtpwatch::{
-    capture::userspace_gate::{CapturedFrame, UserspaceGate},
-    pipeline::{Pipeline, Source},
-};
+use smtpwatch::pipeline::{Pipeline, Source};
+use smtpwatch_capture::userspace_gate::{CapturedFrame, UserspaceGate};
 use smtpwatch_common::{Link, PortSet};
 use smtpwatch_config::Config;
 use smtpwatch_core::{

@@ -2,6 +2,7 @@
 
 use std::{fs::File, io::Write, path::Path};
 
+use smtpwatch_capture::probe::{self, Check, Status, pass, warn};
 use smtpwatch_config::{Config, PolicySettings};
 use smtpwatch_policy::{
     lookup::{Patience, Sources, Trust},
@@ -11,11 +12,11 @@ use smtpwatch_render::text;
 use smtpwatch_system::clock::now;
 
 use super::{Exit, Format, ProbeArgs};
-use crate::capture::probe::{self, Check, Status};
+use crate::confine::{self, Kept};
 
 pub(super) fn run(args: &ProbeArgs) -> anyhow::Result<Exit> {
     let (config, _) = Config::load(args.config.config.as_deref())?;
-    let mut checks = probe::run(args.interface.as_deref(), &config);
+    let mut checks = probe::run(args.interface.as_deref(), &config, confinement());
     checks.push(store(&config.store));
     checks.push(dnssec(&config.policy));
     let format = Format::or_default(args.format);
@@ -35,6 +36,24 @@ pub(super) fn run(args: &ProbeArgs) -> anyhow::Result<Exit> {
     })?;
     let failed = checks.iter().any(|check| check.status == Status::Fail);
     Ok(if failed { Exit::Failure } else { Exit::Fine })
+}
+
+/// Whether the daemon could confine itself as it does at its start: in a thread that is gone afterwards.
+fn confinement() -> Check {
+    let tried = std::thread::spawn(|| confine::thread(&Kept::default())).join();
+    let loose = match tried {
+        Ok(Ok(loose)) if loose.is_empty() => {
+            return pass("confinement", "capabilities, Landlock and system calls can be given up".to_owned());
+        }
+        Ok(Ok(loose)) => loose.join("; "),
+        Ok(Err(error)) => format!("{error:#}"),
+        Err(_) => "the trial has failed".to_owned(),
+    };
+    warn(
+        "confinement",
+        loose,
+        "it runs with what is there; kernel 5.13 with CONFIG_SECURITY_LANDLOCK has all of it".to_owned(),
+    )
 }
 
 /// Whether the daemon could keep its store there, as this user: by making a file beside it.

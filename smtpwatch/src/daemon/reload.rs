@@ -2,11 +2,12 @@
 
 use std::sync::{Arc, mpsc};
 
+use smtpwatch_capture::CaptureError;
 use smtpwatch_config::{Config, ConfigError, Source};
 use smtpwatch_system::clock::now;
 use tokio::sync::{Mutex, oneshot};
 
-use crate::{capture::CaptureError, output::metrics::Metrics, service_manager};
+use crate::{output::metrics::Metrics, service_manager};
 
 /// A configuration for the pipeline, and where to say whether it is in force.
 pub(super) struct Change {

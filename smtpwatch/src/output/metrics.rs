@@ -13,6 +13,7 @@ use prometheus::{
     Gauge, GaugeVec, Histogram, HistogramOpts, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Registry,
     process_collector::ProcessCollector,
 };
+use smtpwatch_capture::Hook;
 use smtpwatch_common::{Counter, Direction, counters::Label};
 use smtpwatch_core::{
     Finding, Role, Timestamp,
@@ -25,7 +26,7 @@ use smtpwatch_metrics::{counters, gauges, opts, register, seconds};
 use smtpwatch_policy::metrics::PolicyMetrics;
 use smtpwatch_store::{Condition, Recoveries};
 
-use crate::{capture::Hook, version};
+use crate::version;
 
 /// Upper bounds of `smtpwatch_verdict_latency_seconds`: a verdict takes microseconds, or waits for the end of a
 /// session up to [`smtpwatch_core::limits::VERDICT_DEADLINE`].

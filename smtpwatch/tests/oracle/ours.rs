@@ -5,7 +5,7 @@ use std::{
     path::Path,
 };
 
-use smtpwatch::capture::pcap;
+use smtpwatch_capture::pcap;
 use smtpwatch_common::{PortSet, Scratch, Slice, Walk, walk};
 use smtpwatch_core::{
     FlowKey, Role, Segment, Side, TcpFlags,

@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use smtpwatch::capture::pcap::{self, FileReport, PcapFileError};
+use smtpwatch_capture::pcap::{self, FileReport, PcapFileError};
 use smtpwatch_common::Direction;
 
 use crate::traffic::{self, START_NS};

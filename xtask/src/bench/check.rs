@@ -186,7 +186,7 @@ fn callgrind(program: &Path, case: &str, units: u32) -> Result<u64> {
 /// Instructions and stack of each kernel program; and what the verifier makes of it, where this process may ask. The
 /// verifier's count is one of its own kernel release.
 fn kernel(skipped: &mut Vec<String>) -> Result<Vec<Count>> {
-    let bytes = fs::read(host::workspace().join("smtpwatch/bpf/smtpwatch.bpf.o"))?;
+    let bytes = fs::read(host::workspace().join("smtpwatch-capture/bpf/smtpwatch.bpf.o"))?;
     let mut counts = Vec::new();
     for program in object::programs(&bytes)? {
         ensure!(

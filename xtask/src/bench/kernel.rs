@@ -45,7 +45,7 @@ struct Case {
 
 /// Measures, and gives the table.
 pub fn section() -> anyhow::Result<String> {
-    let object = fs::read(crate::host::workspace().join("smtpwatch/bpf/smtpwatch.bpf.o"))
+    let object = fs::read(crate::host::workspace().join("smtpwatch-capture/bpf/smtpwatch.bpf.o"))
         .context("there is no kernel object: run `cargo xtask build-ebpf`")?;
     let mut table = format!(
         "Nanoseconds per packet, the least of {ROUNDS} interleaved rounds of {REPEAT} packets (forwarded ones: of \

@@ -32,7 +32,7 @@ pub fn page() -> Result<String, prometheus::Error> {
     // Series of an interface are there when it is.
     metrics.watch_interface("NAME");
     for direction in smtpwatch_common::Direction::ALL {
-        for hook in crate::capture::Hook::ALL {
+        for hook in smtpwatch_capture::Hook::ALL {
             metrics.attached("NAME", direction.as_str(), hook.as_str(), Some(false));
         }
     }

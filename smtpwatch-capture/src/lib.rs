@@ -2,8 +2,13 @@
 //!
 //! [`Capture`] is for one plain thread: [`Capture::wait`], [`Capture::drain`], now and then [`Capture::refresh`]. Dropped,
 //! nothing of it is left on any interface.
+//!
+//! [`pcap`] and [`userspace_gate`] do for capture files what kernel and ring do for interfaces; [`probe`] tries what this kernel and
+//! host allow. The kernel object lies in `bpf/`, beside the digest of its sources. Imports `smtpwatch-common` (the record),
+//! `smtpwatch-core` (time stamps, orders to the gate), `smtpwatch-config` and `smtpwatch-system`; knows no SMTP.
 
 pub mod attach;
+pub mod capabilities;
 pub mod connections;
 mod control;
 pub mod counters;
@@ -218,7 +223,7 @@ impl Permissions {
         let map = std::fs::read_to_string("/proc/self/uid_map").unwrap_or_default();
         let memlock = getrlimit(Resource::RLIMIT_MEMLOCK).ok().map(|(soft, _)| soft);
         Self {
-            missing: crate::confine::missing(),
+            missing: capabilities::missing(),
             user_namespace: is_user_namespace(&map),
             memlock: memlock.filter(|soft| *soft != RLIM_INFINITY),
         }

@@ -14,7 +14,7 @@ use smtpwatch_common::{PortSet, glance::SEEDS};
 use super::CaptureError;
 
 /// The compiled kernel programs.
-static OBJECT: &[u8] = aya::include_bytes_aligned!("../../bpf/smtpwatch.bpf.o");
+static OBJECT: &[u8] = aya::include_bytes_aligned!("../bpf/smtpwatch.bpf.o");
 
 /// What is set when the programs are loaded.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -40,7 +40,7 @@ impl Default for LoadSettings {
 /// SHA-256 of the sources that the embedded object was built from, in hexadecimal.
 #[must_use]
 pub fn object_digest() -> &'static str {
-    include_str!("../../bpf/smtpwatch.bpf.o.sources").trim_ascii()
+    include_str!("../bpf/smtpwatch.bpf.o.sources").trim_ascii()
 }
 
 /// The names of the programs, by hook, direction and link layer.
@@ -215,7 +215,7 @@ mod tests {
         assert_eq!(
             super::super::digest::of_sources(workspace).unwrap(),
             object_digest(),
-            "the kernel object is stale: run `cargo xtask build-ebpf` and commit smtpwatch/bpf"
+            "the kernel object is stale: run `cargo xtask build-ebpf` and commit smtpwatch-capture/bpf"
         );
     }
 }

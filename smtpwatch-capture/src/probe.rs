@@ -11,7 +11,6 @@ use super::{
     connections, interfaces, listeners,
     object::{self, LoadSettings, Loaded},
 };
-use crate::confine::{self, Kept};
 
 /// How a check came out.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -37,10 +36,11 @@ pub struct Check {
     pub remedy: String,
 }
 
-/// Tries everything; hooks only on the interface named. `config` is what the daemon would run with.
+/// Tries everything; hooks only on the interface named. `config` is what the daemon would run with, and
+/// `confinement` whether it could give up what it does not need.
 #[must_use]
-pub fn run(interface: Option<&str>, config: &Config) -> Vec<Check> {
-    let mut checks = vec![kernel(), capabilities(), confinement(), btf(), listeners_elsewhere(&config.ports)];
+pub fn run(interface: Option<&str>, config: &Config, confinement: Check) -> Vec<Check> {
+    let mut checks = vec![kernel(), capabilities(), confinement, btf(), listeners_elsewhere(&config.ports)];
     checks.push(connections_elsewhere(&CaptureSettings::from(config)));
     let settings = LoadSettings { ring: 256 * 1024, flows: 1024, orders: 1024, ..LoadSettings::default() };
     match object::load(&settings) {
@@ -69,7 +69,7 @@ fn kernel() -> Check {
 }
 
 fn capabilities() -> Check {
-    let missing: Vec<String> = confine::missing().iter().map(ToString::to_string).collect();
+    let missing: Vec<String> = super::capabilities::missing().iter().map(ToString::to_string).collect();
     if missing.is_empty() {
         return pass("capabilities", "CAP_BPF, CAP_NET_ADMIN and CAP_PERFMON".to_owned());
     }
@@ -79,24 +79,6 @@ fn capabilities() -> Check {
         detail: format!("{} missing", missing.join(", ")),
         remedy: "run it as root, or grant them: AmbientCapabilities= in the unit".to_owned(),
     }
-}
-
-/// Whether the daemon could confine itself as it does at its start: in a thread that is gone afterwards.
-fn confinement() -> Check {
-    let tried = std::thread::spawn(|| confine::thread(&Kept::default())).join();
-    let loose = match tried {
-        Ok(Ok(loose)) if loose.is_empty() => {
-            return pass("confinement", "capabilities, Landlock and system calls can be given up".to_owned());
-        }
-        Ok(Ok(loose)) => loose.join("; "),
-        Ok(Err(error)) => format!("{error:#}"),
-        Err(_) => "the trial has failed".to_owned(),
-    };
-    warn(
-        "confinement",
-        loose,
-        "it runs with what is there; kernel 5.13 with CONFIG_SECURITY_LANDLOCK has all of it".to_owned(),
-    )
 }
 
 fn btf() -> Check {
@@ -253,10 +235,14 @@ fn hooks(loaded: &mut Loaded, name: &str) -> Vec<Check> {
 
 const LOAD_REMEDY: &str = "the kernel needs CONFIG_BPF_SYSCALL and must be 5.10 or later";
 
-fn pass(name: &str, detail: String) -> Check {
+/// A check that came out as it should.
+#[must_use]
+pub fn pass(name: &str, detail: String) -> Check {
     Check { name: name.to_owned(), status: Status::Pass, detail, remedy: String::new() }
 }
 
-fn warn(name: &str, detail: String, remedy: String) -> Check {
+/// A check of something that works with a restriction.
+#[must_use]
+pub fn warn(name: &str, detail: String, remedy: String) -> Check {
     Check { name: name.to_owned(), status: Status::Warn, detail, remedy }
 }

@@ -1,0 +1,25 @@
+//! Capabilities (capabilities(7)) that capture needs.
+
+use caps::{CapSet, Capability};
+
+/// What loading and attaching the kernel programs needs. Without CAP_PERFMON the verifier forbids comparisons of packet
+/// pointers (Linux 5.8, commit 2c78ee898d8f).
+pub const CAPTURE: [Capability; 3] = [Capability::CAP_BPF, Capability::CAP_NET_ADMIN, Capability::CAP_PERFMON];
+
+/// What attaching loaded programs to interfaces that come, and letting go of clsact filters, needs.
+pub const HOT_PLUG: [Capability; 2] = [Capability::CAP_BPF, Capability::CAP_NET_ADMIN];
+
+/// What reading and writing maps that are open needs on some kernels.
+pub const MAPS: [Capability; 1] = [Capability::CAP_BPF];
+
+/// Those of [`CAPTURE`] that the calling thread cannot use. CAP_SYS_ADMIN stands for the two that came with Linux 5.8.
+#[must_use]
+pub fn missing() -> Vec<Capability> {
+    let effective = caps::read(None, CapSet::Effective).unwrap_or_default();
+    let stands_for = |capability| {
+        effective.contains(&Capability::CAP_SYS_ADMIN)
+            && matches!(capability, Capability::CAP_BPF | Capability::CAP_PERFMON)
+    };
+    let missing = |capability: &Capability| !effective.contains(capability) && !stands_for(*capability);
+    CAPTURE.into_iter().filter(missing).collect()
+}
