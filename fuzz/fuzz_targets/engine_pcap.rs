@@ -5,9 +5,9 @@
 
 use std::{path::PathBuf, sync::LazyLock};
 
+use smtpwatch_pipeline::replay::{Event, Replay};
 use smtpwatch_config::Config;
 use libfuzzer_sys::fuzz_target;
-use smtpwatch::replay::{Event, Replay};
 use smtpwatch_core::{engine::SessionResult, policy::history::History};
 use smtpwatch_fuzz::allocation::{Counting, Watch};
 

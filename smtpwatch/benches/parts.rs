@@ -10,7 +10,6 @@ mod traffic;
 use std::hint::black_box;
 
 use criterion::{BatchSize, Criterion, Throughput, criterion_group, criterion_main};
-use smtpwatch::pipeline::{Pipeline, Source};
 use smtpwatch_capture::{
     pcap,
     userspace_gate::{CapturedFrame, UserspaceGate},
@@ -23,6 +22,7 @@ use smtpwatch_core::{
     policy::history::History,
     smtp::Session,
 };
+use smtpwatch_pipeline::{Pipeline, Source};
 use traffic::{CLIENT, Packet, SERVER, START_NS, Turn};
 
 const TURNS: [Turn<'static>; 13] =

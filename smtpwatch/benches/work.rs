@@ -10,9 +10,9 @@ mod traffic;
 
 use std::path::Path;
 
-use smtpwatch::replay::{Event, Replay, Summary};
 use smtpwatch_config::Config;
 use smtpwatch_core::policy::history::History;
+use smtpwatch_pipeline::replay::{Event, Replay, Summary};
 use traffic::{CLIENT, Packet, SERVER, START_NS, Turn};
 
 /// Nanoseconds from one session to the next.

@@ -36,6 +36,7 @@ use smtpwatch_core::{
     engine::GateOrder,
     policy::{history::History, published::Learned},
 };
+use smtpwatch_pipeline::{Pipeline, Source, incident::cgroup};
 use smtpwatch_policy::{
     lookup::{Patience, Trust},
     service::{Service, Setup},
@@ -46,7 +47,6 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use crate::{
     confine::{self, Kept},
-    incident::cgroup,
     output::{
         alertmanager::{self, Pusher},
         api,
@@ -56,7 +56,6 @@ use crate::{
         pages,
         web::{self, ConfigFile, Health},
     },
-    pipeline::{Pipeline, Source},
     service_manager,
     tlsrpt::{outbound::host_name, sender::Sender},
 };

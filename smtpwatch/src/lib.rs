@@ -15,11 +15,8 @@ compile_error!(
 pub mod cli;
 pub mod confine;
 pub mod daemon;
-pub mod incident;
 pub mod log;
 pub mod output;
-pub mod pipeline;
-pub mod replay;
 pub mod service_manager;
 pub mod tlsrpt;
 pub mod version;

@@ -10,9 +10,9 @@ use std::{
     sync::atomic::{AtomicU64, Ordering},
 };
 
-use smtpwatch::replay::Replay;
 use smtpwatch_config::Config;
 use smtpwatch_core::policy::history::History;
+use smtpwatch_pipeline::replay::Replay;
 use traffic::{CLIENT, SERVER, START_NS, Turn};
 
 /// The system's allocator, counted. One test, so that no other one is counted with it.

@@ -5,7 +5,6 @@
 
 use std::path::{Path, PathBuf};
 
-use smtpwatch::replay::{Event, Replay};
 use smtpwatch_config::Config;
 use smtpwatch_core::{
     Finding,
@@ -13,6 +12,7 @@ use smtpwatch_core::{
     limits,
     policy::history::History,
 };
+use smtpwatch_pipeline::replay::{Event, Replay};
 
 /// One capture.
 struct Case {

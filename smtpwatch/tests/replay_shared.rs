@@ -9,7 +9,6 @@ use std::{
     path::Path,
 };
 
-use smtpwatch::replay::{Event, Replay};
 use smtpwatch_config::Config;
 use smtpwatch_core::{
     Finding, FlowKey,
@@ -18,6 +17,7 @@ use smtpwatch_core::{
     limits,
     policy::history::History,
 };
+use smtpwatch_pipeline::replay::{Event, Replay};
 
 /// Claims that none of these recordings gives ground for.
 const NEVER: [Kind; 6] = [

@@ -3,7 +3,6 @@
 use std::{collections::HashMap, ops::Range, rc::Rc, time::Duration};
 
 use anyhow::ensure;
-use smtpwatch::pipeline::{Pipeline, Source};
 use smtpwatch_capture::userspace_gate::{CapturedFrame, UserspaceGate};
 use smtpwatch_common::{Link, PortSet};
 use smtpwatch_config::Config;
@@ -12,6 +11,7 @@ use smtpwatch_core::{
     engine::{EvictReason, GateOrder, SessionResult},
     policy::history::History,
 };
+use smtpwatch_pipeline::{Pipeline, Source};
 
 use crate::{
     cpu,

@@ -4,12 +4,12 @@ use std::io::{LineWriter, Write};
 
 use smtpwatch_config::Source;
 use smtpwatch_core::{Finding, engine::SessionResult, finding::Severity, policy::history::History};
+use smtpwatch_pipeline::replay::{Event, Replay, Summary};
 use smtpwatch_policy::list::{self, Place};
 use smtpwatch_render::text;
 use smtpwatch_store::{Keeping, StoreHandle, Writer};
 
 use super::{Exit, Format, Lenient, ReplayArgs};
-use crate::replay::{Event, Replay, Summary};
 
 pub(super) fn run(args: ReplayArgs) -> anyhow::Result<Exit> {
     let source = Source { path: args.config.config, ports: args.port, ..Source::default() };

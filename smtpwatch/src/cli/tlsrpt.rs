@@ -5,19 +5,17 @@ use std::{collections::BTreeSet, io::Write as _, path::Path};
 use anyhow::Context as _;
 use smtpwatch_config::Config;
 use smtpwatch_core::{day::Day, policy::published::domain_name};
+use smtpwatch_pipeline::incident;
 use smtpwatch_render::text;
 use smtpwatch_store::{Store, StoreError};
 use smtpwatch_system::clock::now;
 
 use super::{Exit, Format, Lenient, TlsrptImportArgs, TlsrptReportArgs};
-use crate::{
-    incident,
-    tlsrpt::{
-        inbound,
-        outbound::{Reporter, host_name},
-        reconcile::{Claim, Verdict, reconcile},
-        report::Report,
-    },
+use crate::tlsrpt::{
+    inbound,
+    outbound::{Reporter, host_name},
+    reconcile::{Claim, Verdict, reconcile},
+    report::Report,
 };
 
 /// `tlsrpt report`.

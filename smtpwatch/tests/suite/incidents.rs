@@ -8,16 +8,16 @@ use std::{
 };
 
 use rusqlite::Connection;
-use smtpwatch::{
-    incident,
-    replay::{Event, Replay},
-};
 use smtpwatch_config::{Config, Retention};
 use smtpwatch_core::{
     Finding, Timestamp,
     exhibit::Exhibit,
     finding::{Evidence, Kind, Severity},
     policy::history::History,
+};
+use smtpwatch_pipeline::{
+    incident,
+    replay::{Event, Replay},
 };
 use smtpwatch_store::{
     EXHIBITS_PER_INCIDENT, Keeping, Store, StoreError, Writer,

@@ -1,6 +1,5 @@
 //! The engine over files, as a library.
 
-use smtpwatch::replay::{Event, Replay};
 use smtpwatch_config::Config;
 use smtpwatch_core::{
     Finding,
@@ -8,10 +7,11 @@ use smtpwatch_core::{
     finding::{Kind, StarttlsState},
     policy::history::History,
 };
+use smtpwatch_pipeline::replay::{Event, Replay};
 
 use crate::traffic::{self, CLIENT, Packet, START_NS};
 
-fn sessions(files: &[Vec<u8>]) -> (Vec<SessionSummary>, smtpwatch::replay::Summary) {
+fn sessions(files: &[Vec<u8>]) -> (Vec<SessionSummary>, smtpwatch_pipeline::replay::Summary) {
     let directory = tempfile::tempdir().unwrap();
     let mut replay = Replay::new(&Config::default(), History::new(100));
     let mut sessions = Vec::new();

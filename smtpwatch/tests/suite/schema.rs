@@ -4,11 +4,7 @@ use std::{collections::BTreeSet, path::Path, process::Command};
 
 use jsonschema::Validator;
 use serde_json::{Value, json};
-use smtpwatch::{
-    incident,
-    output::api::schema,
-    replay::{Event, Replay},
-};
+use smtpwatch::output::api::schema;
 use smtpwatch_config::Config;
 use smtpwatch_core::{
     Finding, Role, Side,
@@ -16,6 +12,10 @@ use smtpwatch_core::{
     finding::{Evidence, Kind, Outcome, Sender, Severity, StarttlsState},
     limits,
     policy::history::History,
+};
+use smtpwatch_pipeline::{
+    incident,
+    replay::{Event, Replay},
 };
 
 use crate::traffic::{self, START_NS, Turn};

@@ -1,8 +1,8 @@
 //! The same dialogue in every form that packets take: the findings are the same (THREATS EV-1, EV-6, EV-7).
 
-use smtpwatch::replay::{Event, Replay};
 use smtpwatch_config::Config;
 use smtpwatch_core::{Finding, finding::FlowInfo, policy::history::History};
+use smtpwatch_pipeline::replay::{Event, Replay};
 
 use crate::traffic::{self, CLIENT, Packet, START_NS};
 

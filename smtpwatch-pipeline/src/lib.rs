@@ -1,4 +1,11 @@
 //! From records to outputs: the engine, fed alike from the kernel's ring and from capture files.
+//!
+//! [`Pipeline`] makes segments of records, feeds the engine, and names its findings ([`incident`]: identifier, Community ID, who on
+//! this host sent). [`replay`] runs capture files through the same gate and engine. What comes out are the engine's outputs; who
+//! drives the pipeline hands them on. Imports `smtpwatch-capture` (records), `smtpwatch-core` and `smtpwatch-config`.
+
+pub mod incident;
+pub mod replay;
 
 use smtpwatch_common::{
     Checksum, Direction, Record,
@@ -11,7 +18,7 @@ use smtpwatch_core::{
     segment::SocketOwner,
 };
 
-use crate::incident::{self, sender::Senders};
+use incident::sender::Senders;
 
 /// The engine's clock ticks this often.
 const TICK: std::time::Duration = std::time::Duration::from_secs(1);

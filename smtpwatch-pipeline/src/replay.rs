@@ -2,6 +2,7 @@
 
 use std::{path::Path, sync::Arc};
 
+use crate::{Pipeline, Source};
 use smtpwatch_capture::{
     pcap::{self, FileReport, PcapFileError},
     userspace_gate::{CapturedFrame, UserspaceGate},
@@ -16,8 +17,6 @@ use smtpwatch_core::{
         published::{Learned, list::StarttlsList},
     },
 };
-
-use crate::pipeline::{Pipeline, Source};
 
 /// What a replay makes of the packets, in order.
 #[derive(Debug)]
