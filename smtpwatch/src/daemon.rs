@@ -43,6 +43,7 @@ use smtpwatch_policy::{
 };
 use smtpwatch_store::{Condition, Keeping, KeptAs, PIECE, Reporter, Store, StoreHandle, Writer, make_directory};
 use smtpwatch_system::clock::now;
+use smtpwatch_tlsrpt::{outbound::host_name, sender::Sender};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use crate::{
@@ -57,7 +58,6 @@ use crate::{
         web::{self, ConfigFile, Health},
     },
     service_manager,
-    tlsrpt::{outbound::host_name, sender::Sender},
 };
 
 use reload::{Change, Reloader};

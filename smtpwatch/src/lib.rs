@@ -18,5 +18,4 @@ pub mod daemon;
 pub mod log;
 pub mod output;
 pub mod service_manager;
-pub mod tlsrpt;
 pub mod version;

@@ -9,11 +9,6 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use serde_json::{Value, json};
-use smtpwatch::tlsrpt::file::Packed;
-use smtpwatch::tlsrpt::inbound;
-use smtpwatch::tlsrpt::mail::Letter;
-use smtpwatch::tlsrpt::outbound::Reporter;
-use smtpwatch::tlsrpt::sender::Sender;
 use smtpwatch_config::{Config, TlsrptSettings};
 use smtpwatch_core::engine::{Delivery, PolicyType, ResultType};
 use smtpwatch_core::{Timestamp, day::Day};
@@ -22,6 +17,7 @@ use smtpwatch_tests::netns::Namespace;
 use smtpwatch_tests::postfix::Postfix;
 use smtpwatch_tests::tls::Identity;
 use smtpwatch_tests::{command, python, scenario};
+use smtpwatch_tlsrpt::{file::Packed, inbound, mail::Letter, outbound::Reporter, sender::Sender};
 
 use crate::dns::NameServer;
 use crate::https::WebServer;

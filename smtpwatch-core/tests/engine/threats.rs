@@ -175,7 +175,7 @@ fn every_row_is_raised_with_its_id_or_listed_with_its_reason() {
         covered.insert(threat.id);
     }
     covered.extend(["A8", "A9", "D1"]); // Several connections each: the tests below.
-    covered.insert("G9"); // From a TLS report, outside of the engine: smtpwatch/src/tlsrpt/reconcile.rs.
+    covered.insert("G9"); // From a TLS report, outside of the engine: smtpwatch-tlsrpt/src/reconcile.rs.
     covered.extend(["D5", "G2", "G3", "G4"]); // Published policies: published.rs.
     let missing: Vec<_> =
         catalogue::ROWS.iter().filter(|row| row.kind.is_some() && !covered.contains(row.id)).collect();

@@ -9,14 +9,14 @@ use smtpwatch_pipeline::incident;
 use smtpwatch_render::text;
 use smtpwatch_store::{Store, StoreError};
 use smtpwatch_system::clock::now;
-
-use super::{Exit, Format, Lenient, TlsrptImportArgs, TlsrptReportArgs};
-use crate::tlsrpt::{
+use smtpwatch_tlsrpt::{
     inbound,
     outbound::{Reporter, host_name},
     reconcile::{Claim, Verdict, reconcile},
     report::Report,
 };
+
+use super::{Exit, Format, Lenient, TlsrptImportArgs, TlsrptReportArgs};
 
 /// `tlsrpt report`.
 pub(super) fn report(args: &TlsrptReportArgs) -> anyhow::Result<Exit> {

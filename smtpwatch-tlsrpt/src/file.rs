@@ -75,7 +75,7 @@ mod tests {
     use std::io::Read as _;
 
     use super::*;
-    use crate::tlsrpt::outbound::Reporter;
+    use crate::outbound::Reporter;
     use smtpwatch_config::TlsrptSettings;
 
     #[test]

@@ -1,0 +1,17 @@
+//! SMTP TLS reports (RFC 8460): ours, of what left this host, and those of others, held against what this host offered.
+//!
+//! Outbound: `smtpwatch_store::deliveries` → [`outbound`] → [`file`], [`mail`], HTTPS, when [`schedule`] says so, done by
+//! [`sender`]. Inbound: [`inbound`] reads, [`reconcile`] compares with `smtpwatch_store::offers`.
+//!
+//! Imports `smtpwatch-store` (what is counted by day), `smtpwatch-policy` (where reports go, HTTPS), `smtpwatch-core`,
+//! `smtpwatch-config` and `smtpwatch-system`; sees no packet.
+
+pub mod file;
+pub mod inbound;
+pub mod mail;
+pub mod outbound;
+pub mod reconcile;
+pub mod record;
+pub mod report;
+pub mod schedule;
+pub mod sender;
