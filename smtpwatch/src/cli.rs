@@ -24,10 +24,10 @@ use smtpwatch_core::{
 };
 use smtpwatch_policy::lookup::TrustError;
 use smtpwatch_store::incidents::PeerFilter;
+use smtpwatch_web::server::{ConfigFile, DEFAULT_LISTEN, ListenAddress, WebConfigError};
 
 use crate::{
     log::{LogFormat, LogLevel},
-    output::web::{ConfigFile, DEFAULT_LISTEN, ListenAddress, WebConfigError},
     version,
 };
 

@@ -44,18 +44,20 @@ use smtpwatch_policy::{
 use smtpwatch_store::{Condition, Keeping, KeptAs, PIECE, Reporter, Store, StoreHandle, Writer, make_directory};
 use smtpwatch_system::clock::now;
 use smtpwatch_tlsrpt::{outbound::host_name, sender::Sender};
+use smtpwatch_web::{
+    api,
+    desk::{Desk, Live},
+    pages,
+    server::{self, ConfigFile, Health},
+};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use crate::{
     confine::{self, Kept},
     output::{
         alertmanager::{self, Pusher},
-        api,
-        desk::{Desk, Live},
         journal::Journal,
         metrics::{self, Metrics, RouteLookupDrop},
-        pages,
-        web::{self, ConfigFile, Health},
     },
     service_manager,
 };
@@ -145,7 +147,7 @@ pub fn run(start: Start) -> anyhow::Result<()> {
     let mut signals = Signals::new()?;
 
     let health = Arc::new(Health::default());
-    let desk = Arc::new(Desk::new(config.store.clone(), metrics.clone(), health.clone(), live));
+    let desk = Arc::new(Desk::new(config.store.clone(), metrics.web.clone(), health.clone(), live));
     let sender = match writer.handle() {
         // Patient: what was sent must not be forgotten, and nobody waits for it.
         Some(store) => Sender::start(&config, store.patient(), now)?,
@@ -216,7 +218,7 @@ pub fn run(start: Start) -> anyhow::Result<()> {
             never = alerts(pusher, &metrics) => match never {},
             never = watchdog(&health) => match never {},
             _ = pipeline_ended => Err(anyhow::anyhow!("the pipeline has ended")),
-            served = web::serve(listener, metrics.clone(), health.clone(), guarded, web, std::future::pending()) => {
+            served = server::serve(listener, metrics.web.clone(), health.clone(), guarded, web, std::future::pending()) => {
                 served.context("the pages cannot be served any more").and_then(|()| anyhow::bail!("the pages have ended"))
             }
         }
@@ -518,7 +520,7 @@ impl Watch {
     /// Tells what is attached and what is missing: metrics and readiness. The log has it from the capture.
     fn attachments(&mut self) {
         let metrics = &self.outputs.metrics;
-        let mut watch = web::Watch::default();
+        let mut watch = server::Watch::default();
         // An interface that is named stays wanted when it goes; one of a glob or of a default route does not.
         let mut interfaces: BTreeSet<String> = self.named.iter().cloned().collect();
         interfaces.extend(self.capture.attachments().map(|attachment| attachment.interface.clone()));
@@ -630,7 +632,7 @@ impl Watch {
         }
         let status = self.writer.status();
         self.outputs.metrics.store(status.condition, &status.recoveries);
-        self.health.set_store(web::StoreHealth {
+        self.health.set_store(server::StoreHealth {
             trouble: (status.condition != Condition::Ok)
                 .then(|| format!("{}: {}", status.condition.as_str(), status.cause)),
             recovered: Some(status.recovered).filter(|said| !said.is_empty()),

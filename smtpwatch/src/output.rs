@@ -1,9 +1,5 @@
 //! What leaves the process: metrics, findings, and the pages that tell how the watch is doing. Nothing here decides.
 
 pub mod alertmanager;
-pub mod api;
-pub mod desk;
 pub mod journal;
 pub mod metrics;
-pub mod pages;
-pub mod web;

@@ -9,9 +9,10 @@ use clap_mangen::Man;
 use smtpwatch_config::reference;
 use smtpwatch_core::judge::catalogue;
 use smtpwatch_render::text;
+use smtpwatch_web::api;
 
 use super::{Cli, ConfigFormat, Exit, RulesArgs, RulesFormat};
-use crate::output::{api, metrics};
+use crate::output::metrics;
 
 pub(super) fn rules(args: &RulesArgs) -> anyhow::Result<Exit> {
     super::out(|out| match args.format {

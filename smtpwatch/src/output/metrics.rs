@@ -10,7 +10,7 @@ use std::{
 };
 
 use prometheus::{
-    Gauge, GaugeVec, Histogram, HistogramOpts, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Registry,
+    Gauge, GaugeVec, Histogram, HistogramOpts, IntCounterVec, IntGauge, IntGaugeVec, Registry,
     process_collector::ProcessCollector,
 };
 use smtpwatch_capture::Hook;
@@ -25,6 +25,7 @@ use smtpwatch_core::{
 use smtpwatch_metrics::{counters, gauges, opts, register, seconds};
 use smtpwatch_policy::metrics::PolicyMetrics;
 use smtpwatch_store::{Condition, Recoveries};
+use smtpwatch_web::metrics::WebMetrics;
 
 use crate::version;
 
@@ -61,58 +62,6 @@ impl Output {
             Self::Store => "store",
             Self::Tlsrpt => "tlsrpt",
             Self::Alertmanager => "alertmanager",
-        }
-    }
-}
-
-/// Values of the `reason` label of failed logins.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum LoginFailure {
-    /// A name that is not known, or a wrong password.
-    Password,
-    /// Too many before: the password was not looked at.
-    Limited,
-}
-
-impl LoginFailure {
-    /// Every reason.
-    pub const ALL: [Self; 2] = [Self::Password, Self::Limited];
-
-    /// The metric label.
-    #[must_use]
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            Self::Password => "password",
-            Self::Limited => "limited",
-        }
-    }
-}
-
-/// Values of the `reason` label of connections that make room for others.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum ConnectionClosed {
-    /// Idle, and its address has as many idle ones as it may have.
-    IdleAddress,
-    /// Idle, and its network (IPv4 /24, IPv6 /48) has as many idle ones as it may have.
-    IdleNetwork,
-    /// Idle, and its pool is full.
-    IdleFull,
-    /// With a request under way; its pool is full, none is idle, and its address has the largest share.
-    BusyFull,
-}
-
-impl ConnectionClosed {
-    /// Every reason.
-    pub const ALL: [Self; 4] = [Self::IdleAddress, Self::IdleNetwork, Self::IdleFull, Self::BusyFull];
-
-    /// The metric label.
-    #[must_use]
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            Self::IdleAddress => "idle_address",
-            Self::IdleNetwork => "idle_network",
-            Self::IdleFull => "idle_full",
-            Self::BusyFull => "busy_full",
         }
     }
 }
@@ -171,10 +120,8 @@ pub struct Metrics {
     output_failures: IntCounterVec,
     store_state: IntGaugeVec,
     store_recoveries: IntCounterVec,
-    login_failures: IntCounterVec,
-    connections_refused: IntCounter,
-    connections_closed: IntCounterVec,
-    web_config_failures: IntCounter,
+    /// Of the server.
+    pub web: Arc<WebMetrics>,
     reload_successful: IntGauge,
     reloaded: Gauge,
     /// The kernel counts from its own start: what was seen of each counter at the last look.
@@ -309,32 +256,7 @@ impl Metrics {
                 "Stores that were made again while running, by what had happened to the one before.",
                 &["cause"],
             )?,
-            login_failures: counters(
-                r,
-                "web_login_failures_total",
-                "Logins to the pages, the API and these metrics that failed.",
-                &["reason"],
-            )?,
-            connections_refused: register(
-                r,
-                IntCounter::with_opts(opts(
-                    "web_connections_refused_total",
-                    "Connections that were refused because as many were open as there may be, each with a request under way.",
-                ))?,
-            )?,
-            connections_closed: counters(
-                r,
-                "web_connections_closed_total",
-                "Connections that were closed to make room for others, idle ones first.",
-                &["reason"],
-            )?,
-            web_config_failures: register(
-                r,
-                IntCounter::with_opts(opts(
-                    "web_config_reload_failures_total",
-                    "Changes of the web configuration that were bad; what was read before holds.",
-                ))?,
-            )?,
+            web: Arc::new(WebMetrics::register(r)?),
             reload_successful: register(
                 r,
                 IntGauge::with_opts(opts(
@@ -424,26 +346,6 @@ impl Metrics {
         }
     }
 
-    /// Somebody was not let in.
-    pub fn login_failed(&self, reason: LoginFailure) {
-        self.login_failures.with_label_values(&[reason.as_str()]).inc();
-    }
-
-    /// A connection was closed to make room.
-    pub fn web_connection_closed(&self, reason: ConnectionClosed) {
-        self.connections_closed.with_label_values(&[reason.as_str()]).inc();
-    }
-
-    /// As many connections are open as there may be.
-    pub fn web_connection_refused(&self) {
-        self.connections_refused.inc();
-    }
-
-    /// The web configuration has changed, and is bad.
-    pub fn web_config_failed(&self) {
-        self.web_config_failures.inc();
-    }
-
     /// The configuration was read at `at`, the first time too.
     pub fn config_read(&self, at: Timestamp) {
         self.reload_successful.set(1);
@@ -512,12 +414,6 @@ impl Metrics {
     #[must_use]
     pub fn render(&self) -> String {
         smtpwatch_metrics::render(&self.registry)
-    }
-
-    /// The values of one metric, added up by one of its labels; without that label, under an empty name.
-    #[must_use]
-    pub fn sums(&self, name: &str, label: &str) -> BTreeMap<String, u64> {
-        smtpwatch_metrics::sums(&self.registry, name, label)
     }
 
     /// The registry, for tests that walk it.
@@ -593,12 +489,6 @@ impl Metrics {
             self.output(output, 0, 0);
         }
         self.store(Condition::Ok, &Recoveries::default());
-        for reason in LoginFailure::ALL {
-            let _ = self.login_failures.with_label_values(&[reason.as_str()]);
-        }
-        for reason in ConnectionClosed::ALL {
-            let _ = self.connections_closed.with_label_values(&[reason.as_str()]);
-        }
     }
 }
 

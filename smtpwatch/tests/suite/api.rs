@@ -11,15 +11,15 @@ use std::{
 
 use rusqlite::Connection;
 use serde_json::{Value, json};
-use smtpwatch::output::{
-    api,
-    desk::{Desk, Live},
-    metrics::Metrics,
-    web::Health,
-};
+use smtpwatch::output::metrics::Metrics;
 use smtpwatch_config::Retention;
 use smtpwatch_core::{Finding, finding::Kind};
 use smtpwatch_store::Store;
+use smtpwatch_web::{
+    api,
+    desk::{Desk, Live},
+    server::Health,
+};
 
 use crate::incidents::{credential, keep, later, store};
 
@@ -68,7 +68,7 @@ impl Server {
         let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
         let listener = runtime.block_on(tokio::net::TcpListener::bind("127.0.0.1:0")).unwrap();
         let address = listener.local_addr().unwrap();
-        let metrics = Arc::new(Metrics::new(&[25]).unwrap());
+        let metrics = Metrics::new(&[25]).unwrap().web;
         let desk = Arc::new(Desk::new(path.to_owned(), metrics, Arc::new(Health::default()), Live::new()));
         runtime.spawn(async move { axum::serve(listener, api::router(desk)).await });
         Self { _runtime: runtime, address }

@@ -2,14 +2,14 @@
 
 use std::{sync::Arc, time::Duration};
 
-use smtpwatch::output::{
-    api,
-    desk::{Desk, Live},
-    metrics::Metrics,
-    web::Health,
-};
+use smtpwatch::output::metrics::Metrics;
 use smtpwatch_core::Finding;
 use smtpwatch_store::KeptAs;
+use smtpwatch_web::{
+    api,
+    desk::{Desk, Live},
+    server::Health,
+};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::TcpStream,
@@ -28,7 +28,7 @@ fn beside_a_server<F: Future<Output = ()>>(test: impl FnOnce(Live, std::net::Soc
     runtime.block_on(async {
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
         let (address, live) = (listener.local_addr().unwrap(), Live::new());
-        let metrics = Arc::new(Metrics::new(&[25]).unwrap());
+        let metrics = Metrics::new(&[25]).unwrap().web;
         let desk = Desk::new("/nonexistent".into(), metrics, Arc::new(Health::default()), live.clone());
         let server = tokio::spawn(async move { axum::serve(listener, api::router(Arc::new(desk))).await });
         tokio::time::timeout(Duration::from_secs(60), test(live, address)).await.unwrap();

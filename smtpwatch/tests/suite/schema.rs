@@ -4,7 +4,6 @@ use std::{collections::BTreeSet, path::Path, process::Command};
 
 use jsonschema::Validator;
 use serde_json::{Value, json};
-use smtpwatch::output::api::schema;
 use smtpwatch_config::Config;
 use smtpwatch_core::{
     Finding, Role, Side,
@@ -17,6 +16,7 @@ use smtpwatch_pipeline::{
     incident,
     replay::{Event, Replay},
 };
+use smtpwatch_web::api::schema;
 
 use crate::traffic::{self, START_NS, Turn};
 

@@ -13,12 +13,12 @@ use rustls::{
     ClientConfig, ClientConnection, RootCertStore, StreamOwned,
     pki_types::{CertificateDer, ServerName},
 };
-use smtpwatch::output::{
+use smtpwatch::output::metrics::Metrics;
+use smtpwatch_web::{
     api,
     desk::{Desk, Live},
-    metrics::Metrics,
     pages,
-    web::{ConfigFile, Health, Watch, serve},
+    server::{ConfigFile, Health, Watch, serve},
 };
 
 /// What a change of a file takes to be seen: it is looked at every second.
@@ -50,7 +50,7 @@ impl Server {
             .unwrap();
         let listener = runtime.block_on(tokio::net::TcpListener::bind(address)).unwrap();
         let address = listener.local_addr().unwrap();
-        let metrics = Arc::new(Metrics::new(&[25]).unwrap());
+        let metrics = Metrics::new(&[25]).unwrap().web;
         let desk = Arc::new(Desk::new("/nonexistent".into(), metrics.clone(), health.clone(), Live::new()));
         let guarded = pages::router(desk.clone()).merge(api::router(desk));
         runtime.spawn(serve(listener, metrics, health, guarded, web, std::future::pending()));

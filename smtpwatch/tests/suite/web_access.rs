@@ -13,7 +13,7 @@ use rustls::{
     crypto::ring,
     pki_types::{CertificateDer, PrivatePkcs8KeyDer},
 };
-use smtpwatch::output::web::{ConfigFile, Health};
+use smtpwatch_web::server::{ConfigFile, Health};
 
 use crate::web::{Files, Server, TLS, basic, client, hash, replace, request, tls};
 

@@ -4,19 +4,16 @@ use std::sync::Arc;
 
 use anyhow::Context as _;
 use smtpwatch_store::Store;
+use smtpwatch_web::{
+    api,
+    desk::{Desk, Live},
+    pages,
+    server::{self, Health},
+};
 use tokio::signal::unix::{SignalKind, signal};
 
 use super::{Exit, path};
-use crate::{
-    cli::IncidentsServeArgs,
-    output::{
-        api,
-        desk::{Desk, Live},
-        metrics::Metrics,
-        pages,
-        web::{self, Health},
-    },
-};
+use crate::{cli::IncidentsServeArgs, output::metrics::Metrics};
 
 /// What the pages say instead of what is attached.
 const WHY: &str = "this is a look at a store (smtpwatch incidents serve)";
@@ -29,7 +26,7 @@ pub(super) fn run(args: &IncidentsServeArgs) -> anyhow::Result<Exit> {
     anyhow::ensure!(
         address.ip().to_canonical().is_loopback(),
         "{address} is not on this host only: a store is shown on loopback (default {})",
-        web::DEFAULT_LISTEN
+        server::DEFAULT_LISTEN
     );
     let runtime =
         tokio::runtime::Builder::new_current_thread().enable_all().build().context("cannot start the runtime")?;
@@ -40,7 +37,7 @@ pub(super) fn run(args: &IncidentsServeArgs) -> anyhow::Result<Exit> {
         let mut terminate = signal(SignalKind::terminate()).context("cannot wait for SIGTERM")?;
         tracing::info!(url = format!("http://{}/", listener.local_addr()?), store = %path.display(), "pages");
         let (metrics, health) = (Arc::new(Metrics::new(&[])?), Arc::new(Health::default()));
-        let desk = Desk::new(path, metrics.clone(), health.clone(), Live::new()).without_watch(WHY);
+        let desk = Desk::new(path, metrics.web.clone(), health.clone(), Live::new()).without_watch(WHY);
         let desk = Arc::new(desk);
         let guarded = pages::router(desk.clone()).merge(api::router(desk));
         let stop = async move {
@@ -51,7 +48,7 @@ pub(super) fn run(args: &IncidentsServeArgs) -> anyhow::Result<Exit> {
         };
         // A page that listens for news holds its connection open: it is not waited for.
         tokio::select! {
-            served = web::serve(listener, metrics, health, guarded, None, std::future::pending()) => {
+            served = server::serve(listener, metrics.web.clone(), health, guarded, None, std::future::pending()) => {
                 served.context("the pages cannot be served")?;
             }
             () = stop => {}

@@ -38,7 +38,7 @@ use super::{
     site::Site,
     tls,
 };
-use crate::output::metrics::Metrics;
+use crate::metrics::WebMetrics;
 
 /// Until a request has come, from the beginning of the connection or the end of the answer before.
 const HEADER_READ: Duration = Duration::from_secs(10);
@@ -62,7 +62,7 @@ const NO_DESCRIPTOR: Duration = Duration::from_secs(1);
 /// The listener failed.
 pub async fn serve(
     listener: TcpListener,
-    metrics: Arc<Metrics>,
+    metrics: Arc<WebMetrics>,
     health: Arc<Health>,
     guarded: Router,
     mut file: Option<ConfigFile>,
@@ -118,7 +118,7 @@ pub async fn serve(
 }
 
 /// The new configuration, when there is one.
-fn refresh(file: &mut ConfigFile, metrics: &Metrics) -> Option<WebConfig> {
+fn refresh(file: &mut ConfigFile, metrics: &WebMetrics) -> Option<WebConfig> {
     match file.refresh() {
         Ok(true) => {
             tracing::info!(path = %file.path().display(), "web configuration read again");

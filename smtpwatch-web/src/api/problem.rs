@@ -20,23 +20,23 @@ const NAME_SHOWN: usize = 64;
 
 /// An answer that is none.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, JsonSchema)]
-pub(in crate::output) struct Problem {
+pub(crate) struct Problem {
     /// `about:blank`: the status says which problem it is.
     #[serde(rename = "type")]
     kind: &'static str,
     /// The status in words.
-    pub(in crate::output) title: &'static str,
+    pub(crate) title: &'static str,
     /// The status.
     #[schemars(range(min = 400, max = 599))]
-    pub(in crate::output) status: u16,
+    pub(crate) status: u16,
     /// What is wrong, and what to do.
-    pub(in crate::output) detail: String,
+    pub(crate) detail: String,
     /// The parameter that is wrong, or whose value is.
     #[serde(skip_serializing_if = "Option::is_none")]
     parameter: Option<String>,
     /// Identifiers that begin as the one that was asked for.
     #[serde(skip_serializing_if = "Vec::is_empty")]
-    pub(in crate::output) candidates: Vec<String>,
+    pub(crate) candidates: Vec<String>,
     /// Seconds after which it is worth another try.
     #[serde(skip)]
     retry_after: Option<u32>,
@@ -91,7 +91,7 @@ impl Problem {
     }
 
     /// There is no such page.
-    pub(in crate::output) fn no_page() -> Self {
+    pub(crate) fn no_page() -> Self {
         Self::new(StatusCode::NOT_FOUND, "no such page".to_owned())
     }
 

@@ -17,7 +17,7 @@ use hyper::body::{Body, Bytes, Frame, SizeHint};
 use tokio::sync::Notify;
 
 use super::{limits::network, scrapers::Scrapers};
-use crate::output::metrics::{ConnectionClosed, Metrics};
+use crate::metrics::{ConnectionClosed, WebMetrics};
 
 /// Idle connections of one IPv4 address or IPv6 /64. A browser holds about 6.
 const IDLE_PER_ADDRESS: usize = 32;
@@ -105,11 +105,11 @@ impl Table {
 pub(super) struct Connections {
     table: Mutex<Table>,
     scrapers: Arc<Scrapers>,
-    metrics: Arc<Metrics>,
+    metrics: Arc<WebMetrics>,
 }
 
 impl Connections {
-    pub(super) fn new(scrapers: Arc<Scrapers>, metrics: Arc<Metrics>) -> Arc<Self> {
+    pub(super) fn new(scrapers: Arc<Scrapers>, metrics: Arc<WebMetrics>) -> Arc<Self> {
         Arc::new(Self { table: Mutex::default(), scrapers, metrics })
     }
 
@@ -268,7 +268,7 @@ mod tests {
     }
 
     fn connections() -> Arc<Connections> {
-        Connections::new(Arc::default(), Arc::new(Metrics::new(&[25]).unwrap()))
+        Connections::new(Arc::default(), Arc::new(WebMetrics::register(&smtpwatch_metrics::Registry::new()).unwrap()))
     }
 
     fn admit(connections: &Arc<Connections>, client: &str) -> Option<Slot> {

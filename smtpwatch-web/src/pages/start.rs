@@ -2,6 +2,7 @@
 
 use std::{collections::BTreeMap, sync::Arc};
 
+use crate::desk::{Desk, Status};
 use axum::extract::State;
 use maud::{Markup, html};
 use smtpwatch_store::incidents::Filter;
@@ -11,7 +12,6 @@ use super::{
     list,
     said::{count, grouped, moment, said},
 };
-use crate::output::desk::{Desk, Status};
 
 /// Incidents on the first page.
 const NEWEST: usize = 10;

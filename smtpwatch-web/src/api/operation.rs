@@ -2,6 +2,7 @@
 
 use std::pin::Pin;
 
+use crate::desk::{Happened, Status};
 use axum::response::Response;
 use schemars::{JsonSchema, Schema, SchemaGenerator};
 use smtpwatch_core::{Finding, exhibit::Exhibit};
@@ -19,7 +20,6 @@ use super::{
     problem::Problem,
     schema, verify,
 };
-use crate::output::desk::{Happened, Status};
 
 /// What comes of a question.
 pub(super) type Answering = Pin<Box<dyn Future<Output = Result<Response, Problem>> + Send>>;

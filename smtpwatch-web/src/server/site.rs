@@ -22,7 +22,7 @@ use super::{
     scrapers::Scrapers,
     tls::ClientAuth,
 };
-use crate::output::metrics::Metrics;
+use crate::metrics::WebMetrics;
 
 /// What is served on every address.
 pub(super) const OPEN_PATHS: [&str; 3] = [METRICS, HEALTHY, READY];
@@ -32,7 +32,7 @@ const READY: &str = "/-/ready";
 
 /// What all readings of the configuration have in common.
 pub(super) struct Site {
-    pub(super) metrics: Arc<Metrics>,
+    pub(super) metrics: Arc<WebMetrics>,
     pub(super) health: Arc<Health>,
     /// Pages and API.
     pub(super) guarded: Router,
@@ -135,7 +135,7 @@ async fn note_scraper(
 
 #[derive(Clone)]
 struct Pages {
-    metrics: Arc<Metrics>,
+    metrics: Arc<WebMetrics>,
     health: Arc<Health>,
 }
 

@@ -19,7 +19,7 @@ use smtpwatch_store::{
 use smtpwatch_system::clock::now;
 use tokio::sync::{Semaphore, broadcast};
 
-use super::{metrics::Metrics, web::Health};
+use super::{metrics::WebMetrics, server::Health};
 
 /// Questions to the store that are answered at once; others wait for their turn.
 const READERS: usize = 4;
@@ -31,7 +31,7 @@ pub struct Desk {
     path: PathBuf,
     readers: Mutex<Vec<Store>>,
     turns: Arc<Semaphore>,
-    metrics: Arc<Metrics>,
+    metrics: Arc<WebMetrics>,
     health: Arc<Health>,
     live: Live,
     started: Timestamp,
@@ -128,7 +128,7 @@ impl Default for Live {
 impl Desk {
     /// Over the store at this path, which exists.
     #[must_use]
-    pub fn new(path: PathBuf, metrics: Arc<Metrics>, health: Arc<Health>, live: Live) -> Self {
+    pub fn new(path: PathBuf, metrics: Arc<WebMetrics>, health: Arc<Health>, live: Live) -> Self {
         let (readers, turns) = (Mutex::new(Vec::new()), Arc::new(Semaphore::new(READERS)));
         Self { path, readers, turns, metrics, health, live, started: now(), only: None }
     }

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use crate::desk::Desk;
 use axum::{
     extract::{Path, State},
     response::{IntoResponse, Response},
@@ -17,7 +18,6 @@ use super::{
     packets,
     said::{moment, said, severity},
 };
-use crate::output::desk::Desk;
 
 pub(super) async fn show(State(desk): State<Arc<Desk>>, Path(id): Path<String>) -> Result<Response, Failure> {
     let kept = desk.ask(move |store| store.finding(&id)).await?;

@@ -103,7 +103,7 @@ pub(super) const LIST: &[&Parameter] =
     &[&p::SINCE, &p::UNTIL, &p::KIND, &p::SEVERITY, &p::EVIDENCE, &p::ROLE, &p::PEER, &p::LIMIT, &p::CURSOR];
 
 /// The incidents that a query asks for, by the names and values of its parameters.
-pub(in crate::output) fn filter(query: impl Iterator<Item = (String, String)>) -> Result<Filter, Problem> {
+pub(crate) fn filter(query: impl Iterator<Item = (String, String)>) -> Result<Filter, Problem> {
     filter_of(&Asked::of(LIST, query.map(|(name, value)| (Place::Query, name, value)))?)
 }
 

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use crate::desk::Desk;
 use axum::extract::{RawQuery, State};
 use maud::{Markup, html};
 use smtpwatch_store::incidents::Incident;
@@ -11,7 +12,6 @@ use super::{
     layout::{Failure, Page},
     said::{grouped, moment, said, severity},
 };
-use crate::output::desk::Desk;
 
 /// Incidents on a page.
 const ON_A_PAGE: usize = 50;

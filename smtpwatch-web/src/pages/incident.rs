@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use crate::desk::Desk;
 use axum::{
     extract::{Path, RawQuery, State},
     response::{IntoResponse, Response},
@@ -20,7 +21,6 @@ use super::{
     said::{count, moment, severity},
     timeline,
 };
-use crate::output::desk::Desk;
 
 /// Findings listed at once.
 const LISTED: usize = 50;

@@ -2,6 +2,7 @@
 
 use std::sync::LazyLock;
 
+use crate::api::Problem;
 use axum::{
     extract::Path,
     http::{HeaderValue, header},
@@ -10,7 +11,6 @@ use axum::{
 use smtpwatch_core::hash;
 
 use super::layout::Failure;
-use crate::output::api::Problem;
 
 pub(super) static STYLE: LazyLock<Asset> =
     LazyLock::new(|| Asset::new("style.css", "text/css; charset=utf-8", include_str!("assets/style.css")));

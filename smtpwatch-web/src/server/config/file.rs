@@ -6,12 +6,7 @@ use std::{
     time::Duration,
 };
 
-use jiff::SignedDuration;
-use serde::Deserialize;
-use serde_saphyr::{Location, Spanned};
-
-use super::{Tls, WebConfig, WebConfigError};
-use crate::output::web::{
+use crate::server::{
     files::Files,
     headers,
     limits::Quota,
@@ -19,6 +14,11 @@ use crate::output::web::{
     tls::{self, ClientAuth},
     users::{self, Users},
 };
+use jiff::SignedDuration;
+use serde::Deserialize;
+use serde_saphyr::{Location, Spanned};
+
+use super::{Tls, WebConfig, WebConfigError};
 
 /// The longest `interval` and the highest `burst` of `rate_limit`.
 const MAX_INTERVAL: Duration = Duration::from_secs(3600);

@@ -22,7 +22,7 @@ use super::{
     site::Site,
     users::Users,
 };
-use crate::output::metrics::{LoginFailure, Metrics};
+use crate::metrics::{LoginFailure, WebMetrics};
 
 /// Passwords that are verified at once for accounts that have logged in before, and as many for all others: each takes a core
 /// for as long as its cost says, and guesses must not hold up the former.
@@ -41,7 +41,7 @@ pub(super) struct Guard {
     known_turns: Arc<Semaphore>,
     other_turns: Arc<Semaphore>,
     scrapers: Arc<Scrapers>,
-    metrics: Arc<Metrics>,
+    metrics: Arc<WebMetrics>,
 }
 
 /// Why somebody is not.
@@ -153,22 +153,22 @@ pub(super) mod throttle {
     use std::sync::{Mutex, PoisonError};
 
     use super::{Arc, Client, Extension, Instant, Next, Request, Response, Scrapers, State, too_many};
-    use crate::output::web::limits::{Bucket, Quota};
+    use crate::server::limits::{Bucket, Quota};
 
     /// What is left of the quota: of loopback, of known scrapers, and of all others. None of them uses up what another has.
-    pub(in crate::output::web) struct Throttle {
+    pub(in crate::server) struct Throttle {
         quota: Quota,
         buckets: [Mutex<Bucket>; 3],
         scrapers: Arc<Scrapers>,
     }
 
     /// All of it.
-    pub(in crate::output::web) fn new(quota: Quota, scrapers: Arc<Scrapers>, now: Instant) -> Arc<Throttle> {
+    pub(in crate::server) fn new(quota: Quota, scrapers: Arc<Scrapers>, now: Instant) -> Arc<Throttle> {
         Arc::new(Throttle { quota, buckets: [(); 3].map(|()| Mutex::new(Bucket::full(now))), scrapers })
     }
 
     /// Lets so many requests through.
-    pub(in crate::output::web) async fn throttle(
+    pub(in crate::server) async fn throttle(
         State(throttle): State<Arc<Throttle>>,
         Extension(Client(client)): Extension<Client>,
         request: Request,
