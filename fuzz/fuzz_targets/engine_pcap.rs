@@ -5,11 +5,11 @@
 
 use std::{path::PathBuf, sync::LazyLock};
 
-use smtpwatch_pipeline::replay::{Event, Replay};
-use smtpwatch_config::Config;
 use libfuzzer_sys::fuzz_target;
+use smtpwatch_config::Config;
 use smtpwatch_core::{engine::SessionResult, policy::history::History};
 use smtpwatch_fuzz::allocation::{Counting, Watch};
+use smtpwatch_pipeline::replay::{Event, Replay};
 
 #[global_allocator]
 static ALLOCATOR: Counting = Counting;

@@ -7,6 +7,12 @@
 //! host allow. The kernel object lies in `bpf/`, beside the digest of its sources. Imports `smtpwatch-common` (the record),
 //! `smtpwatch-core` (time stamps, orders to the gate), `smtpwatch-config` and `smtpwatch-system`; knows no SMTP.
 
+// The kernel object that is embedded is little-endian, and both sides share structures of 64-bit words.
+#[cfg(not(all(target_endian = "little", target_pointer_width = "64")))]
+compile_error!(
+    "smtpwatch runs on little-endian 64-bit machines only: its kernel programs are compiled for them (target bpfel)"
+);
+
 pub mod attach;
 pub mod capabilities;
 pub mod connections;

@@ -1,16 +1,14 @@
-//! The daemon and command line of smtpwatch.
+//! The daemon and command line of smtpwatch: what puts the other crates together, and nothing else.
 //!
-//! The way of the data, left to right; nothing imports from its right:
+//! [`daemon`] starts and ends threads in order and hands the engine's outputs to store, journal, alerts and metrics;
+//! [`daemon`]'s threads give up what they do not need by [`confine`]. [`cli`] has the verbs, [`output`] the sinks that are of the
+//! daemon alone and the registry of metrics.
+//!
+//! The way of the data, left to right; a crate imports nothing from its right:
 //!
 //! ```text
-//! capture (kernel ring, or capture file) → pipeline (engine) → incident → output (journal, metrics, http), store
+//! smtpwatch-capture → smtpwatch-pipeline (smtpwatch-core) → smtpwatch → smtpwatch-store → smtpwatch-tlsrpt, smtpwatch-web
 //! ```
-
-// The kernel object that is embedded is little-endian, and both sides share structures of 64-bit words.
-#[cfg(not(all(target_endian = "little", target_pointer_width = "64")))]
-compile_error!(
-    "smtpwatch runs on little-endian 64-bit machines only: its kernel programs are compiled for them (target bpfel)"
-);
 
 pub mod cli;
 pub mod confine;

@@ -121,7 +121,7 @@ const SUITES: [Suite; 10] = [
         about: "unit, property and replay tests, the digest of the kernel object",
         step: Step::Harness {
             needs_root: false,
-            arguments: &["test", "-p", "smtpwatch-common", "-p", "smtpwatch-core", "-p", "smtpwatch", "-p", "xtask"],
+            arguments: &["test", "--workspace", "--exclude", "smtpwatch-ebpf", "--exclude", "smtpwatch-tests"],
         },
     },
     Suite {
