@@ -18,8 +18,6 @@ pub mod capabilities;
 pub mod connections;
 mod control;
 pub mod counters;
-#[cfg(test)]
-mod digest;
 pub mod interfaces;
 mod link;
 pub mod listeners;

@@ -213,7 +213,7 @@ mod tests {
     fn the_committed_object_is_built_from_these_sources() {
         let workspace = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap();
         assert_eq!(
-            super::super::digest::of_sources(workspace).unwrap(),
+            smtpwatch_testkit::object_digest::of_sources(workspace).unwrap(),
             object_digest(),
             "the kernel object is stale: run `cargo xtask build-ebpf` and commit smtpwatch-capture/bpf"
         );

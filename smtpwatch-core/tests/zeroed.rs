@@ -13,11 +13,7 @@ use std::{
 use smtpwatch_core::{
     Engine, Output, Settings, Side, TcpFlags, Timestamp, engine::LossCause, finding::Kind, policy::history::History,
 };
-use talk::{GREETING, Packet, Talk, client_hello, tls};
-
-#[path = "engine/talk.rs"]
-#[expect(dead_code, reason = "shared with the tests of the engine, which use all of it")]
-mod talk;
+use smtpwatch_testkit::talk::{self, GREETING, Packet, Talk, client_hello, tls};
 
 /// The password, and what an edited copy of its segment holds in its place.
 const PASSWORD: &str = "Vq7-kanarienvogel-Zx9";

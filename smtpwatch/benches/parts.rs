@@ -3,10 +3,6 @@
 //! `cargo xtask bench parts` makes a table of it: the second name of a benchmark is the part, or `beside NAME`.
 #![expect(clippy::unwrap_used, clippy::panic, reason = "a benchmark ends by panicking")]
 
-#[expect(dead_code, reason = "the tests use more of it")]
-#[path = "../tests/suite/traffic.rs"]
-mod traffic;
-
 use std::hint::black_box;
 
 use criterion::{BatchSize, Criterion, Throughput, criterion_group, criterion_main};
@@ -23,7 +19,7 @@ use smtpwatch_core::{
     smtp::Session,
 };
 use smtpwatch_pipeline::{Pipeline, Source};
-use traffic::{CLIENT, Packet, SERVER, START_NS, Turn};
+use smtpwatch_testkit::traffic::{self, CLIENT, Packet, SERVER, START_NS, Turn};
 
 const TURNS: [Turn<'static>; 13] =
     traffic::dialogue("250-mx1.example.net\r\n250-PIPELINING\r\n250-SIZE 10240000\r\n250-STARTTLS\r\n250 8BITMIME\r\n");

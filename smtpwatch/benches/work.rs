@@ -4,16 +4,12 @@
 //! counted happens in [`replayed`].
 #![expect(clippy::unwrap_used, clippy::panic, reason = "a benchmark ends by panicking")]
 
-#[expect(dead_code, reason = "the tests use more of it")]
-#[path = "../tests/suite/traffic.rs"]
-mod traffic;
-
 use std::path::Path;
 
 use smtpwatch_config::Config;
 use smtpwatch_core::policy::history::History;
 use smtpwatch_pipeline::replay::{Event, Replay, Summary};
-use traffic::{CLIENT, Packet, SERVER, START_NS, Turn};
+use smtpwatch_testkit::traffic::{self, CLIENT, Packet, SERVER, START_NS, Turn};
 
 /// Nanoseconds from one session to the next.
 const APART: u64 = 1_000_000_000;

@@ -1,10 +1,6 @@
 //! What is muted costs no memory: not one allocation per packet, and no copy of its octets.
 #![expect(clippy::unwrap_used, clippy::panic, reason = "a test fails by panicking, in its helpers too")]
 
-#[expect(dead_code, reason = "the other tests use more of it")]
-#[path = "suite/traffic.rs"]
-mod traffic;
-
 use std::{
     alloc::{GlobalAlloc, Layout, System},
     sync::atomic::{AtomicU64, Ordering},
@@ -13,7 +9,7 @@ use std::{
 use smtpwatch_config::Config;
 use smtpwatch_core::policy::history::History;
 use smtpwatch_pipeline::replay::Replay;
-use traffic::{CLIENT, SERVER, START_NS, Turn};
+use smtpwatch_testkit::traffic::{self, CLIENT, SERVER, START_NS, Turn};
 
 /// The system's allocator, counted. One test, so that no other one is counted with it.
 struct Counted;

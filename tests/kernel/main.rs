@@ -15,6 +15,6 @@ pub(crate) use need_root;
 mod attach;
 mod coexistence;
 mod differential;
-mod packet;
 mod scratch;
-mod test_run;
+
+use smtpwatch_testkit::{packet, test_run};

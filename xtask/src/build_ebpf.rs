@@ -13,11 +13,9 @@ use aya::{
     Ebpf, EbpfLoader,
     programs::{Program, ProgramError},
 };
+use smtpwatch_testkit::object_digest;
 
 use crate::bench::object;
-
-#[path = "../../smtpwatch-capture/src/digest.rs"]
-mod digest;
 
 const TARGET: &str = "bpfel-unknown-none";
 /// The linker must know the LLVM of the compiler, and this release knows LLVM 22.
@@ -42,7 +40,7 @@ pub fn run(arguments: &Arguments) -> anyhow::Result<()> {
     let bytes = named_for_the_kernel(strip(&built)?);
     budget(&bytes)?;
     load(&bytes)?;
-    let sources = digest::of_sources(&workspace).context("cannot read the sources")?;
+    let sources = object_digest::of_sources(&workspace).context("cannot read the sources")?;
     let (object, digest) = (
         workspace.join("smtpwatch-capture/bpf/smtpwatch.bpf.o"),
         workspace.join("smtpwatch-capture/bpf/smtpwatch.bpf.o.sources"),

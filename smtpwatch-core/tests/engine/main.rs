@@ -9,7 +9,8 @@ mod pairing;
 mod properties;
 mod published;
 mod stubborn;
-mod talk;
 mod threats;
 mod traps;
 mod witness;
+
+use smtpwatch_testkit::talk;

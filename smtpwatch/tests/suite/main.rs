@@ -14,7 +14,8 @@ mod schema;
 mod store;
 mod store_faults;
 mod tlsrpt;
-mod traffic;
 mod web;
 mod web_access;
 mod wire_forms;
+
+use smtpwatch_testkit::traffic;

@@ -11,15 +11,10 @@ use aya::{
     maps::RingBuf,
     programs::{Program, ProgramFd},
 };
-
-#[path = "../../../tests/kernel/packet.rs"]
-#[expect(dead_code, reason = "the tests of the kernel programs use more of it")]
-mod packet;
-#[path = "../../../tests/kernel/test_run.rs"]
-mod test_run;
-
-use packet::Packet;
-use test_run::{Kind, empty_program, test_run};
+use smtpwatch_testkit::{
+    packet::Packet,
+    test_run::{Kind, empty_program, test_run},
+};
 
 const ROUNDS: usize = 40;
 const REPEAT: u32 = 100_000;

@@ -7,13 +7,8 @@ use std::io;
 use std::os::fd::{AsRawFd as _, FromRawFd as _, OwnedFd};
 
 use anyhow::{Context, Result};
+use smtpwatch_testkit::test_run::{Kind, empty_program};
 use smtpwatch_tests::netns::Namespace;
-
-#[expect(dead_code, reason = "the tests of the kernel programs use more of it")]
-#[path = "../../../kernel/test_run.rs"]
-mod test_run;
-
-use test_run::{Kind, empty_program};
 
 // include/uapi/linux/bpf.h
 const BPF_LINK_CREATE: libc::c_long = 28;
