@@ -8,6 +8,8 @@ mod host;
 mod image;
 mod package;
 mod test;
+#[cfg(test)]
+mod walls;
 
 use clap::{Parser, Subcommand};
 
