@@ -2,7 +2,6 @@
 
 use std::{path::Path, sync::Arc};
 
-use crate::{Pipeline, Source};
 use smtpwatch_capture::{
     pcap::{self, FileReport, PcapFileError},
     userspace_gate::{CapturedFrame, UserspaceGate},
@@ -17,6 +16,8 @@ use smtpwatch_core::{
         published::{Learned, list::StarttlsList},
     },
 };
+
+use crate::{Pipeline, Source};
 
 /// What a replay makes of the packets, in order.
 #[derive(Debug)]

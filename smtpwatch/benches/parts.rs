@@ -1,7 +1,7 @@
 //! The parts that a packet goes through, one by one, and a library beside them where there is one that does the same.
 //!
 //! `cargo xtask bench parts` makes a table of it: the second name of a benchmark is the part, or `beside NAME`.
-#![expect(clippy::unwrap_used, clippy::panic, reason = "a benchmark ends by panicking")]
+#![expect(clippy::unwrap_used, reason = "a benchmark ends by panicking")]
 
 use std::hint::black_box;
 

@@ -1,7 +1,8 @@
 //! What the sources say of one subject, and which of them wins.
 
-use crate::policy::published::State;
 use serde::Serialize;
+
+use crate::policy::published::State;
 
 /// Who says something, the one that is asked first coming first.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Serialize)]

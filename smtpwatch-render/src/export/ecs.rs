@@ -1,10 +1,10 @@
 //! Elastic Common Schema: the alert of an intrusion detection system. What ECS has no field for is under `smtpwatch`.
 
-use crate::text::printable;
 use serde_json::{Map, Value, json};
 use smtpwatch_core::{Finding, Role};
 
 use super::{ends, sentence};
+use crate::text::printable;
 
 /// The version whose field names these are.
 const VERSION: &str = "8.17.0";

@@ -11,7 +11,6 @@ use std::{
     net::{IpAddr, SocketAddr},
 };
 
-use crate::text::printable;
 use etherparse::{IpNumber, Ipv4Header, Ipv6FlowLabel, Ipv6Header, TcpHeader};
 use pcap_parser::{
     EnhancedPacketBlock, InterfaceDescriptionBlock, Linktype, OptionCode, PcapNGOption, SectionHeaderBlock, ToVec,
@@ -22,6 +21,7 @@ use smtpwatch_core::{
 };
 
 use super::{ends, sentence};
+use crate::text::printable;
 
 /// Raw IP, of either version (LINKTYPE_RAW).
 const RAW: Linktype = Linktype(101);

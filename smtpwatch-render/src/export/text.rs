@@ -2,14 +2,14 @@
 
 use std::fmt::Write as _;
 
+use smtpwatch_core::{Finding, Role, Side, TcpFlags};
+
+use super::ends;
 use crate::{
     difference::{Change, difference},
     text::printable,
     words,
 };
-use smtpwatch_core::{Finding, Role, Side, TcpFlags};
-
-use super::ends;
 
 /// Packets listed.
 const PACKETS: usize = 40;

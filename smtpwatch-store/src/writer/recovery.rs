@@ -9,6 +9,9 @@ use std::{
     time::{Duration, Instant},
 };
 
+use smtpwatch_system::clock::now;
+
+use super::{BATCH_TIME, Worker};
 use crate::{
     Store, StoreError,
     condition::{Condition, Status},
@@ -17,9 +20,6 @@ use crate::{
     watch::{Fault, FileId, Watch},
     with_suffix,
 };
-use smtpwatch_system::clock::now;
-
-use super::{BATCH_TIME, Worker};
 
 /// The longest time between two tries to write.
 const SLOWEST: Duration = Duration::from_secs(4);

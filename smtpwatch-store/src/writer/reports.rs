@@ -6,10 +6,10 @@ use std::{
     time::{Duration, Instant},
 };
 
-use crate::findings::Unreported;
 use smtpwatch_core::Finding;
 
 use super::{FINDING_TIME, Outcome, Worker};
+use crate::findings::Unreported;
 
 /// Findings that are read back at once.
 const PAGE: usize = 64;

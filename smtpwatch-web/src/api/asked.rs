@@ -4,14 +4,20 @@ use std::str::FromStr;
 
 use axum::{
     extract::RawPathParams,
-    http::{HeaderMap, header},
+    http::{HeaderMap, HeaderValue, StatusCode, header},
+    response::{IntoResponse as _, Response},
 };
+use serde::Serialize;
+use smtpwatch_core::hash;
 
 use super::{
-    operation::Operation,
+    answer,
     parameter::{Parameter, Place},
     problem::Problem,
 };
+
+/// Shared caches must not keep it; a private one asks each time whether it still holds, for retention may remove it.
+const ASK_AGAIN: HeaderValue = HeaderValue::from_static("private, no-cache");
 
 /// Every value has the form that its parameter asks for.
 pub(super) struct Asked {
@@ -24,7 +30,7 @@ pub(super) struct Asked {
 
 impl Asked {
     pub(super) fn read(
-        operation: &Operation,
+        parameters: &[&'static Parameter],
         path: &RawPathParams,
         query: &str,
         headers: &HeaderMap,
@@ -35,7 +41,7 @@ impl Asked {
         let held = headers.get_all(header::IF_NONE_MATCH).iter().filter_map(|value| value.to_str().ok());
         let held = held.flat_map(|list| list.split(',')).map(|tag| tag.trim().to_owned()).collect();
         let listened_before = headers.contains_key("last-event-id");
-        Ok(Self { held, listened_before, ..Self::of(operation.parameters, path.chain(query))? })
+        Ok(Self { held, listened_before, ..Self::of(parameters, path.chain(query))? })
     }
 
     /// Of these parameters, in any order.
@@ -86,5 +92,20 @@ impl Asked {
     /// Whether who asks holds what has this tag (RFC 9110 §13.1.2: weak and strong ones are one).
     pub(super) fn has(&self, tag: &str) -> bool {
         self.held.iter().any(|held| held == "*" || held.strip_prefix("W/").unwrap_or(held) == tag)
+    }
+
+    /// The answer in JSON about what never changes: 304 for those who have it.
+    pub(super) fn immutable(&self, value: &impl Serialize) -> Response {
+        let body = answer::harmless(value);
+        let tag = format!("\"{}\"", hash::sha256(body.as_bytes()));
+        let mut response = match self.has(&tag) {
+            true => StatusCode::NOT_MODIFIED.into_response(),
+            false => answer::text(answer::JSON, body),
+        };
+        response.headers_mut().insert(header::CACHE_CONTROL, ASK_AGAIN);
+        if let Ok(tag) = HeaderValue::try_from(tag) {
+            response.headers_mut().insert(header::ETAG, tag);
+        }
+        response
     }
 }

@@ -2,7 +2,6 @@
 
 use std::{convert::Infallible, time::Duration};
 
-use crate::desk::Happened;
 use axum::{
     http::{HeaderValue, header},
     response::{
@@ -12,7 +11,8 @@ use axum::{
 };
 use tokio_stream::{StreamExt, wrappers::BroadcastStream};
 
-use super::{Api, answer::harmless, asked::Asked, problem::Problem};
+use super::{answer::harmless, asked::Asked, problem::Problem, state::Api};
+use crate::desk::Happened;
 
 /// Who may listen at once: every one of them holds a connection for as long as he likes.
 pub(super) const LISTENERS: usize = 32;

@@ -6,7 +6,7 @@ use axum::{
 };
 use smtpwatch_store::incidents::PAGE;
 
-use super::{Api, answer, asked::Asked, export, parameter as p, problem::Problem};
+use super::{answer, asked::Asked, export, parameter as p, problem::Problem, state::Api};
 
 /// Tells how many findings of the incident the answer leaves out.
 const LEFT_OUT: &str = "smtpwatch-findings-left-out";

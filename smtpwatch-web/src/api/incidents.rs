@@ -9,10 +9,11 @@ use smtpwatch_store::incidents::{Filter, Incident, Kept, LookupError, Reach};
 use smtpwatch_system::clock::now;
 
 use super::{
-    Api, answer,
+    answer,
     asked::Asked,
     parameter::{self as p, Moment, PAGE_BY_DEFAULT, Parameter, Place},
     problem::Problem,
+    state::Api,
 };
 
 /// One page of incidents.
@@ -164,7 +165,7 @@ pub(super) async fn findings(api: Api, asked: Asked) -> Result<Response, Problem
 pub(super) async fn finding(api: Api, asked: Asked) -> Result<Response, Problem> {
     let id: String = asked.required(&p::FINDING)?;
     let kept = api.desk.ask(move |store| store.finding(&id)).await?;
-    Ok(answer::immutable(&asked, &FindingOnRecord::try_from(kept)?))
+    Ok(asked.immutable(&FindingOnRecord::try_from(kept)?))
 }
 
 /// The role that was asked for.

@@ -14,6 +14,7 @@ mod parameter;
 mod peers;
 mod problem;
 pub mod schema;
+mod state;
 mod verify;
 
 use std::sync::Arc;
@@ -30,23 +31,11 @@ use tokio::sync::Semaphore;
 use self::{
     asked::Asked,
     operation::{OPERATIONS, Operation},
+    state::{Api, ROOT},
 };
 use super::desk::Desk;
 
 pub(super) use self::{incidents::filter, problem::Problem};
-
-/// Where all of it is.
-const ROOT: &str = "/api/v1";
-
-/// What answers are made from.
-#[derive(Clone)]
-struct Api {
-    desk: Arc<Desk>,
-    /// Turns at the check of the chain.
-    verifying: Arc<Semaphore>,
-    /// Places for those who listen.
-    listening: Arc<Semaphore>,
-}
 
 /// The API of this daemon.
 pub fn router(desk: Arc<Desk>) -> Router {
@@ -78,6 +67,6 @@ async fn answer(
     headers: &HeaderMap,
 ) -> Result<Response, Problem> {
     let path = path.ok_or_else(Problem::not_text)?;
-    let asked = Asked::read(operation, &path, query.as_deref().unwrap_or_default(), headers)?;
+    let asked = Asked::read(operation.parameters, &path, query.as_deref().unwrap_or_default(), headers)?;
     (operation.answer)(api, asked).await
 }

@@ -5,11 +5,12 @@ use schemars::Schema;
 use serde_json::{Map, Value, json};
 
 use super::{
-    ROOT, answer,
+    answer,
     operation::{Body, OPERATIONS, Operation},
     parameter::{Form, Parameter, Place},
     problem::{self, Problem},
     schema,
+    state::ROOT,
 };
 
 const ABOUT: &str = "What smtpwatch has on record, read only. Fields may be added at any time: leave out of account what you \

@@ -2,14 +2,12 @@
 
 use std::pin::Pin;
 
-use crate::desk::{Happened, Status};
 use axum::response::Response;
 use schemars::{JsonSchema, Schema, SchemaGenerator};
 use smtpwatch_core::{Finding, exhibit::Exhibit};
 use smtpwatch_store::incidents::Verified;
 
 use super::{
-    Api,
     answer::JSON,
     asked::Asked,
     events, hand_over,
@@ -18,8 +16,11 @@ use super::{
     parameter::{self as p, Parameter},
     peers::{self, OfferDays},
     problem::Problem,
-    schema, verify,
+    schema,
+    state::Api,
+    verify,
 };
+use crate::desk::{Happened, Status};
 
 /// What comes of a question.
 pub(super) type Answering = Pin<Box<dyn Future<Output = Result<Response, Problem>> + Send>>;

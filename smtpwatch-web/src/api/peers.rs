@@ -8,7 +8,7 @@ use serde::Serialize;
 use smtpwatch_core::Role;
 use smtpwatch_store::offers::Offers;
 
-use super::{Api, answer, asked::Asked, incidents::role, parameter as p, problem::Problem};
+use super::{answer, asked::Asked, incidents::role, parameter as p, problem::Problem, state::Api};
 
 /// The days of one peer, as many as the store keeps.
 #[derive(Serialize, JsonSchema)]

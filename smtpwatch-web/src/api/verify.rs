@@ -2,7 +2,7 @@
 
 use axum::response::Response;
 
-use super::{Api, answer, problem::Problem};
+use super::{answer, problem::Problem, state::Api};
 
 /// Checks at once: each holds a reader of the store, and reads all of it.
 pub(super) const AT_ONCE: usize = 1;

@@ -2,15 +2,11 @@
 
 use std::sync::LazyLock;
 
-use crate::api::Problem;
 use axum::{
-    extract::Path,
     http::{HeaderValue, header},
     response::{IntoResponse, Response},
 };
 use smtpwatch_core::hash;
-
-use super::layout::Failure;
 
 pub(super) static STYLE: LazyLock<Asset> =
     LazyLock::new(|| Asset::new("style.css", "text/css; charset=utf-8", include_str!("assets/style.css")));
@@ -37,13 +33,18 @@ impl Asset {
     }
 }
 
-pub(super) async fn serve(Path(name): Path<String>) -> Result<Response, Failure> {
+/// The file at an address below `/assets/`.
+pub(super) fn find(name: &str) -> Option<&'static Asset> {
     let all = [&*STYLE, &*LIVE, &*ICON];
-    let asset = all.into_iter().find(|asset| asset.address.strip_prefix("/assets/") == Some(&name));
-    let asset = asset.ok_or_else(|| Failure::from(Problem::no_page()))?;
-    let headers = [
-        (header::CONTENT_TYPE, HeaderValue::from_static(asset.media)),
-        (header::CACHE_CONTROL, HeaderValue::from_static("private, max-age=31536000, immutable")),
-    ];
-    Ok((headers, asset.content).into_response())
+    all.into_iter().find(|asset| asset.address.strip_prefix("/assets/") == Some(name))
+}
+
+impl IntoResponse for &'static Asset {
+    fn into_response(self) -> Response {
+        let headers = [
+            (header::CONTENT_TYPE, HeaderValue::from_static(self.media)),
+            (header::CACHE_CONTROL, HeaderValue::from_static("private, max-age=31536000, immutable")),
+        ];
+        (headers, self.content).into_response()
+    }
 }

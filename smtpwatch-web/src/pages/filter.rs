@@ -1,12 +1,13 @@
 //! Which incidents: the form, and what it says about what it was given.
 
-use crate::api::{self, Problem};
 use maud::{Markup, html};
 use smtpwatch_core::{
     Role,
     finding::{Evidence, Kind, Severity},
 };
 use smtpwatch_store::incidents::{Cursor, Filter};
+
+use crate::api::{self, Problem};
 
 /// What was filled in, as it was; what is empty is not wanted.
 pub(super) struct Wanted(Vec<(String, String)>);

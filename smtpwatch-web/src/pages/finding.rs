@@ -2,7 +2,6 @@
 
 use std::sync::Arc;
 
-use crate::desk::Desk;
 use axum::{
     extract::{Path, State},
     response::{IntoResponse, Response},
@@ -18,6 +17,7 @@ use super::{
     packets,
     said::{moment, said, severity},
 };
+use crate::desk::Desk;
 
 pub(super) async fn show(State(desk): State<Arc<Desk>>, Path(id): Path<String>) -> Result<Response, Failure> {
     let kept = desk.ask(move |store| store.finding(&id)).await?;

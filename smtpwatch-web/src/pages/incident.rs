@@ -2,7 +2,6 @@
 
 use std::sync::Arc;
 
-use crate::desk::Desk;
 use axum::{
     extract::{Path, RawQuery, State},
     response::{IntoResponse, Response},
@@ -21,6 +20,7 @@ use super::{
     said::{count, moment, severity},
     timeline,
 };
+use crate::desk::Desk;
 
 /// Findings listed at once.
 const LISTED: usize = 50;

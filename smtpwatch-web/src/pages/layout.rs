@@ -1,6 +1,5 @@
 //! What all pages have in common, and the page that says why there is none.
 
-use crate::api::Problem;
 use axum::{
     http::{HeaderValue, StatusCode, header},
     response::{Html, IntoResponse, Response},
@@ -8,6 +7,7 @@ use axum::{
 use maud::{DOCTYPE, Markup, html};
 
 use super::assets;
+use crate::api::Problem;
 
 /// The one header that is of the pages alone; the server adds what every answer has. Scripts, styles and pictures are files
 /// of ours; whatever else a page might be made to hold does nothing (CSP level 3).

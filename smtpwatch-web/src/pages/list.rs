@@ -2,7 +2,6 @@
 
 use std::sync::Arc;
 
-use crate::desk::Desk;
 use axum::extract::{RawQuery, State};
 use maud::{Markup, html};
 use smtpwatch_store::incidents::Incident;
@@ -12,6 +11,7 @@ use super::{
     layout::{Failure, Page},
     said::{grouped, moment, said, severity},
 };
+use crate::desk::Desk;
 
 /// Incidents on a page.
 const ON_A_PAGE: usize = 50;

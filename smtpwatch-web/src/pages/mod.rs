@@ -17,9 +17,10 @@ mod timeline;
 
 use std::sync::Arc;
 
-use axum::{Router, routing::get};
+use axum::{Router, extract::Path, routing::get};
 
-use super::desk::Desk;
+use self::{assets::Asset, layout::Failure};
+use super::{api::Problem, desk::Desk};
 
 /// The pages of this daemon.
 pub fn router(desk: Arc<Desk>) -> Router {
@@ -28,7 +29,11 @@ pub fn router(desk: Arc<Desk>) -> Router {
         .route("/incidents", get(list::show))
         .route("/incidents/{id}", get(incident::show))
         .route("/findings/{id}", get(finding::show))
-        .route("/assets/{name}", get(assets::serve))
+        .route("/assets/{name}", get(asset))
         .fallback(layout::no_such_page)
         .with_state(desk)
+}
+
+async fn asset(Path(name): Path<String>) -> Result<&'static Asset, Failure> {
+    assets::find(&name).ok_or_else(|| Failure::from(Problem::no_page()))
 }

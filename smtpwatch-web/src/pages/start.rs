@@ -2,7 +2,6 @@
 
 use std::{collections::BTreeMap, sync::Arc};
 
-use crate::desk::{Desk, Status};
 use axum::extract::State;
 use maud::{Markup, html};
 use smtpwatch_store::incidents::Filter;
@@ -12,6 +11,7 @@ use super::{
     list,
     said::{count, grouped, moment, said},
 };
+use crate::desk::{Desk, Status};
 
 /// Incidents on the first page.
 const NEWEST: usize = 10;

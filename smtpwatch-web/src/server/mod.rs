@@ -12,6 +12,7 @@ mod headers;
 mod health;
 mod host;
 mod limits;
+mod paths;
 mod scrapers;
 mod serve;
 mod site;

@@ -19,16 +19,11 @@ use super::{
     health::Health,
     host::{one_host, only_local},
     limits::Logins,
+    paths::{HEALTHY, METRICS, READY},
     scrapers::Scrapers,
     tls::ClientAuth,
 };
 use crate::metrics::WebMetrics;
-
-/// What is served on every address.
-pub(super) const OPEN_PATHS: [&str; 3] = [METRICS, HEALTHY, READY];
-const METRICS: &str = "/metrics";
-const HEALTHY: &str = "/-/healthy";
-const READY: &str = "/-/ready";
 
 /// What all readings of the configuration have in common.
 pub(super) struct Site {

@@ -6,19 +6,19 @@ use std::{
     time::Duration,
 };
 
-use crate::server::{
-    files::Files,
-    headers,
-    limits::Quota,
-    site,
-    tls::{self, ClientAuth},
-    users::{self, Users},
-};
 use jiff::SignedDuration;
 use serde::Deserialize;
 use serde_saphyr::{Location, Spanned};
 
 use super::{Tls, WebConfig, WebConfigError};
+use crate::server::{
+    files::Files,
+    headers,
+    limits::Quota,
+    paths::OPEN_PATHS,
+    tls::{self, ClientAuth},
+    users::{self, Users},
+};
 
 /// The longest `interval` and the highest `burst` of `rate_limit`.
 const MAX_INTERVAL: Duration = Duration::from_secs(3600);
@@ -88,8 +88,8 @@ pub(super) fn read(path: &Path, files: &mut Files) -> Result<WebConfig, WebConfi
         users.transpose().map_err(|_| wrong(Location::UNKNOWN, "the system has no random numbers".to_owned()))?;
     let mut auth_excluded_paths = Vec::new();
     for excluded in file.auth_excluded_paths.unwrap_or_default() {
-        if !site::OPEN_PATHS.contains(&excluded.value.as_str()) {
-            let message = format!("auth_excluded_paths: only these can be: {}", site::OPEN_PATHS.join(", "));
+        if !OPEN_PATHS.contains(&excluded.value.as_str()) {
+            let message = format!("auth_excluded_paths: only these can be: {}", OPEN_PATHS.join(", "));
             return Err(wrong(excluded.referenced, message));
         }
         auth_excluded_paths.push(excluded.value);

@@ -1,0 +1,7 @@
+//! Paths that the server itself answers.
+
+/// What is served on every address.
+pub(super) const OPEN_PATHS: [&str; 3] = [METRICS, HEALTHY, READY];
+pub(super) const METRICS: &str = "/metrics";
+pub(super) const HEALTHY: &str = "/-/healthy";
+pub(super) const READY: &str = "/-/ready";
