@@ -45,7 +45,7 @@ pub struct CapturedFrame<'a> {
 /// The gate with its flow table.
 ///
 /// ```
-/// # use crate::userspace_gate::{CapturedFrame, UserspaceGate};
+/// # use smtpwatch_capture::userspace_gate::{CapturedFrame, UserspaceGate};
 /// # use smtpwatch_common::{Link, Outcome, PortSet};
 /// let mut gate = UserspaceGate::new(PortSet::new(&[25]));
 /// let frame = CapturedFrame {

@@ -49,22 +49,7 @@ pub enum LogFormat {
 /// Starts logging. Later calls do nothing.
 pub fn init(level: LogLevel, format: LogFormat) {
     let level = LevelFilter::from(level);
-    // Libraries speak from warnings up; ours at the level asked for. Messages of the kernel programs count as ours.
-    let filter = Targets::new()
-        .with_default(level.min(LevelFilter::WARN))
-        // aya warns of attempts that may fail, such as type information in a form that this kernel does not know; what
-        // matters of them comes back as errors, which the capture tells.
-        .with_target("aya", level.min(LevelFilter::ERROR))
-        // hickory warns of each answer that does not validate, with its name: whoever sends mail could fill the log. What it
-        // finds comes back as an answer.
-        .with_target("hickory_proto", LevelFilter::OFF)
-        .with_target("hickory_net", LevelFilter::OFF)
-        .with_target("hickory_resolver", LevelFilter::OFF)
-        // The same holds for the certificates of policy hosts.
-        .with_target("rustls_platform_verifier", LevelFilter::OFF)
-        .with_target("smtpwatch", level)
-        .with_target("smtpwatch_core", level)
-        .with_target("smtpwatch_ebpf", level);
+    let filter = targets(level);
     let journald = std::env::var_os("JOURNAL_STREAM").is_some();
     let layer: Box<dyn Layer<Registry> + Send + Sync> = match format {
         LogFormat::Json => Box::new(
@@ -85,4 +70,44 @@ pub fn init(level: LogLevel, format: LogFormat) {
     };
     // A second call, in tests, finds a subscriber already set: the first one stays.
     let _ = tracing_subscriber::registry().with(layer.with_filter(filter)).try_init();
+}
+
+/// Who is heard, at which level.
+fn targets(level: LevelFilter) -> Targets {
+    // Libraries speak from warnings up; ours at the level asked for. Messages of the kernel programs count as ours.
+    Targets::new()
+        .with_default(level.min(LevelFilter::WARN))
+        // aya warns of attempts that may fail, such as type information in a form that this kernel does not know; what
+        // matters of them comes back as errors, which the capture tells.
+        .with_target("aya", level.min(LevelFilter::ERROR))
+        // hickory warns of each answer that does not validate, with its name: whoever sends mail could fill the log. What it
+        // finds comes back as an answer.
+        .with_target("hickory_proto", LevelFilter::OFF)
+        .with_target("hickory_net", LevelFilter::OFF)
+        .with_target("hickory_resolver", LevelFilter::OFF)
+        // The same holds for the certificates of policy hosts.
+        .with_target("rustls_platform_verifier", LevelFilter::OFF)
+        // A target covers all that begin with it: every crate of ours.
+        .with_target("smtpwatch", level)
+}
+
+#[cfg(test)]
+mod tests {
+    use tracing::Level;
+
+    use super::*;
+
+    #[test]
+    fn every_crate_of_ours_is_heard_at_the_level_asked_for_and_libraries_from_warnings_up() {
+        let targets = targets(LevelFilter::DEBUG);
+        for ours in ["smtpwatch::daemon", "smtpwatch::kernel", "smtpwatch_capture::attach", "smtpwatch_ebpf"] {
+            assert!(targets.would_enable(ours, &Level::DEBUG), "{ours}");
+            assert!(!targets.would_enable(ours, &Level::TRACE), "{ours}");
+        }
+        for (library, level) in [("hyper", Level::INFO), ("aya::maps", Level::WARN), ("hickory_net::udp", Level::ERROR)]
+        {
+            assert!(!targets.would_enable(library, &level), "{library}");
+        }
+        assert!(targets.would_enable("hyper", &Level::WARN));
+    }
 }
