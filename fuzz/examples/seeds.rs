@@ -10,7 +10,7 @@ use std::{
 use rcgen::{BasicConstraints, CertificateParams, DistinguishedName, DnType, IsCa, Issuer, KeyPair};
 use smtpwatch_common::{
     FlowKey, Side,
-    record::{Header, mark},
+    record::{Header, flag},
 };
 use smtpwatch_fuzz::{
     alphabet::{Word, octet},
@@ -497,7 +497,7 @@ fn records() -> Vec<(&'static str, Vec<u8>)> {
     vec![
         ("banner", whole.clone()),
         ("syn", record(syn, b"")),
-        ("full", record(Header { marks: mark::MIDSTREAM | mark::CUT, ..banner }, &[b'a'; 2048])),
+        ("full", record(Header { flags: flag::MIDSTREAM | flag::CUT, ..banner }, &[b'a'; 2048])),
         ("short", whole[..100].to_vec()),
         ("one-less", whole[..whole.len() - 1].to_vec()),
         ("abi", record(Header { abi: 2, ..banner }, b"x")),

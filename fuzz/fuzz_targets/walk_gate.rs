@@ -9,14 +9,14 @@ use std::collections::HashMap;
 
 use libfuzzer_sys::fuzz_target;
 use smtpwatch_common::{
-    Counter, Direction, FlowKey, FlowState, Flows, Header, Host, Link, Order, Outcome, PortSet, Record, RecordBuffer,
+    Counter, Direction, FlowKey, FlowState, Flows, Header, Env, Link, Order, Outcome, PortSet, Record, RecordBuffer,
     Scratch, Segment, Slice, Tag,
     binding::LOOPBACK,
     counters::Label,
     gate::{CONTROL_RECORDS, FLOW_BUDGET, MIDSTREAM_BUDGET, RECORD_COST, order_kind},
     process,
-    process::{process_closely, process_search},
-    record::{UID_UNKNOWN, mark},
+    process::{process_slow_path, scan_body_end},
+    record::{UID_UNKNOWN, flag},
 };
 use smtpwatch_fuzz::{
     frames::{CUT_OCTETS, Frame, Streams, TARGET, kind},
@@ -102,7 +102,7 @@ impl Gates {
         let (outcome, sent) = self.glancing.packet(around, frame, bytes);
         let closely = self.closely.packet(around, frame, bytes);
         // Of what arrives before anything has left, the fast path has one packet sent; the slow path alone has no memory of that.
-        let claimed = closely.1.iter().all(|(header, _)| header.flow == 0 && header.marked(mark::MIDSTREAM));
+        let claimed = closely.1.iter().all(|(header, _)| header.flow == 0 && header.has_flags(flag::MIDSTREAM));
         if !(outcome == Outcome::Muted && closely.0 == Outcome::Forwarded && claimed) {
             assert_eq!((outcome, &sent), (closely.0, &closely.1), "the fast path decides otherwise");
         }
@@ -117,7 +117,7 @@ impl Gates {
             }
             let spent = self.spent.entry(header.flow).or_insert(0);
             *spent += RECORD_COST + u32::from(header.captured);
-            let budget = if header.marked(mark::MIDSTREAM) { MIDSTREAM_BUDGET } else { FLOW_BUDGET };
+            let budget = if header.has_flags(flag::MIDSTREAM) { MIDSTREAM_BUDGET } else { FLOW_BUDGET };
             assert!(*spent <= 2 * budget + BEYOND_BUDGET, "a flow sent {spent} octets of twice {budget}");
             self.newest = Some((header.key, header.flow, header.seq));
         }
@@ -153,8 +153,8 @@ impl Gate {
         let outcome = if glances {
             process(&packet, link, flows, &mut host, || Some(scratch))
         } else {
-            match process_closely(&packet, link, flows, &mut host, || Some(&mut *scratch)) {
-                Outcome::Search => process_search(&packet, flows, &mut host, scratch),
+            match process_slow_path(&packet, link, flows, &mut host, || Some(&mut *scratch)) {
+                Outcome::Search => scan_body_end(&packet, flows, &mut host, scratch),
                 outcome => outcome,
             }
         };
@@ -220,7 +220,7 @@ struct Run<'a> {
     sent: Sent,
 }
 
-impl Host for Run<'_> {
+impl Env for Run<'_> {
     fn now(&self) -> u64 {
         self.around.now
     }

@@ -16,7 +16,7 @@ pub fn encode(header: &Header, payload: &[u8]) -> Vec<u8> {
     for number in [header.seq, header.ack, header.length, header.offset] {
         bytes.extend(number.to_ne_bytes());
     }
-    for number in [header.captured, header.window, header.ip_id, header.marks] {
+    for number in [header.captured, header.window, header.ip_id, header.flags] {
         bytes.extend(number.to_ne_bytes());
     }
     bytes.extend([

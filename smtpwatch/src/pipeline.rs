@@ -2,7 +2,7 @@
 
 use smtpwatch_common::{
     Checksum, Direction, Record,
-    record::{Header, UID_UNKNOWN, mark},
+    record::{Header, UID_UNKNOWN, flag},
 };
 use smtpwatch_core::{
     Engine, FlowKey, Output, Role, Segment, Settings, Side, TcpFlags, Timestamp,
@@ -157,12 +157,12 @@ impl Pipeline {
                 Checksum::Wrong => Some(false),
                 Checksum::Untold => None,
             },
-            unusual: header.marked(mark::UNUSUAL),
+            unusual: header.has_flags(flag::UNUSUAL),
             length: header.length,
             offset: header.offset,
             payload: record.payload,
-            body_ended: header.marked(mark::BODY_ENDED),
-            budget_spent: header.marked(mark::BUDGET),
+            body_ended: header.has_flags(flag::BODY_ENDED),
+            budget_spent: header.has_flags(flag::BUDGET),
             sender: owner(header, self.overflow_uid),
         }
     }

@@ -10,9 +10,9 @@ use aya::{
 use smtpwatch::capture::userspace_gate::{CapturedFrame, UserspaceGate};
 use smtpwatch_common::{
     Counter, Direction, FlowKey, FlowState, Header, Link, Order, PortSet, Record,
-    gate::{Half, order_kind},
-    glance::SEEDS,
-    record::mark,
+    fast_path::SEEDS,
+    gate::{DirectionState, order_kind},
+    record::flag,
 };
 use smtpwatch_core::engine::{GateAction, GateOrder};
 use smtpwatch_tests::netns::{Namespace, join};
@@ -183,7 +183,7 @@ impl Pair {
         }) else {
             return;
         };
-        let at = offset_of!(FlowState, server) + offset_of!(Half, next);
+        let at = offset_of!(FlowState, server) + offset_of!(DirectionState, next);
         let server_next = u32::from_ne_bytes(state[at..at + 4].try_into().unwrap());
         let (kind, position) = match order.action {
             GateAction::Mute => (order_kind::MUTE, 0),
@@ -620,7 +620,7 @@ fn ev6_a_frame_to_another_address_is_unusual() {
                     test_run(fd(&pair, name).as_fd(), kind, &frame, 1, interfaces[0]).unwrap();
                     let octets = pair.ring.next().unwrap();
                     let record = Record::decode(&octets).unwrap();
-                    assert_eq!(record.header.marked(mark::UNUSUAL), is_data && unusual, "{name}");
+                    assert_eq!(record.header.has_flags(flag::UNUSUAL), is_data && unusual, "{name}");
                     records.push(record.payload.to_vec());
                 }
                 let seen: &[u8] = if unusual { b"AUTH PLAIN x\r\n" } else { b"" };

@@ -4,7 +4,7 @@
 const SOURCES: [&str; 5] = [
     include_str!("traps.rs"),
     include_str!("evasions.rs"),
-    include_str!("../../../smtpwatch-common/src/walk/tests.rs"),
+    include_str!("../../../smtpwatch-common/src/headers/tests.rs"),
     include_str!("../../../smtpwatch-common/src/process/tests.rs"),
     include_str!("../../../smtpwatch/src/capture/listeners.rs"),
 ];

@@ -3,7 +3,7 @@
 use smtpwatch_common::{
     FlowKey, Order, Record, Side,
     gate::order_kind,
-    walk::tcp_flag::{FIN, SYN},
+    headers::tcp_flag::{FIN, SYN},
 };
 use smtpwatch_core::engine::{GateAction, GateOrder};
 

@@ -9,7 +9,7 @@ use aya::{
     Ebpf, EbpfError, EbpfLoader, VerifierLogLevel,
     programs::{Program, ProgramError},
 };
-use smtpwatch_common::{PortSet, glance::SEEDS};
+use smtpwatch_common::{PortSet, fast_path::SEEDS};
 
 use super::CaptureError;
 

@@ -12,7 +12,7 @@ use pcap_parser::{
     Block, EnhancedPacketBlock, InterfaceDescriptionBlock, Linktype, PcapBlockOwned, PcapError, create_reader,
     traits::PcapNGPacketBlock,
 };
-use smtpwatch_common::{Direction, walk::Link};
+use smtpwatch_common::{Direction, headers::Link};
 use smtpwatch_core::Timestamp;
 
 /// Octets read at once; also the least that a block may need.
@@ -304,7 +304,7 @@ fn strip(linktype: i32, data: &[u8]) -> Stripped<'_> {
 fn cooked(data: &[u8], protocol: usize, header: usize) -> Stripped<'_> {
     let ether_type = |at: usize| data.get(at..at + 2).map(|octets| u16::from_be_bytes([octets[0], octets[1]]));
     let (mut protocol, mut header) = (protocol, header);
-    for _ in 0..=smtpwatch_common::walk::MAX_VLAN_TAGS {
+    for _ in 0..=smtpwatch_common::headers::MAX_VLAN_TAGS {
         match ether_type(protocol) {
             Some(0x0800 | 0x86dd) => {
                 return data.get(header..).map_or(Stripped::NotIp, |rest| Stripped::To(Link::Ip, rest));

@@ -9,10 +9,10 @@ use std::{
 };
 
 use smtpwatch_common::{
-    Counter, Direction, FlowKey, FlowState, Flows, Host, Link, Order, Outcome, PortSet, Record, RecordBuffer, Scratch,
-    Segment, Side, Slice, Tag, gate,
-    glance::{SEEDS, SLOTS},
-    process,
+    Counter, Direction, Env, FlowKey, FlowState, Flows, Link, Order, Outcome, PortSet, Record, RecordBuffer, Scratch,
+    Segment, Side, Slice, Tag,
+    fast_path::{SEEDS, SLOTS},
+    gate, process,
     record::UID_UNKNOWN,
 };
 use smtpwatch_core::{engine::GateOrder, hash::HashMap};
@@ -92,7 +92,7 @@ impl UserspaceGate {
         self
     }
 
-    /// The same, with the seeds of another gate's tags: each overwrites the same slots as the other ([`smtpwatch_common::glance`]).
+    /// The same, with the seeds of another gate's tags: each overwrites the same slots as the other ([`smtpwatch_common::fast_path`]).
     #[must_use]
     pub fn with_seeds(mut self, seeds: [u64; SEEDS]) -> Self {
         self.muted = MutedTags { seeds, slots: Vec::new() };
@@ -148,7 +148,7 @@ struct Run<'a, E> {
     emit: E,
 }
 
-impl<E: FnMut(Record<'_>)> Host for Run<'_, E> {
+impl<E: FnMut(Record<'_>)> Env for Run<'_, E> {
     fn now(&self) -> u64 {
         self.frame.at_ns
     }

@@ -6,7 +6,7 @@ use std::{
 };
 
 use smtpwatch::capture::pcap;
-use smtpwatch_common::{PortSet, Scratch, Slice, Walk, walk};
+use smtpwatch_common::{ParsedPacket, PortSet, Scratch, Slice, headers};
 use smtpwatch_core::{
     FlowKey, Role, Segment, Side, TcpFlags,
     finding::TranscriptLine,
@@ -38,8 +38,8 @@ pub fn read(path: &Path, ports: &BTreeSet<u16>) -> Flows {
     let mut scratch = Box::new(Scratch::EMPTY);
     pcap::read(path, |captured| {
         let packet = Slice::new(captured.bytes, captured.wire_len);
-        let walked = walk::walk(&packet, captured.link, |port| ports.contains(port), || Some(&mut scratch));
-        let Walk::Segment(scratch) = walked else { return };
+        let parsed = headers::parse_headers(&packet, captured.link, |port| ports.contains(port), || Some(&mut scratch));
+        let ParsedPacket::Segment(scratch) = parsed else { return };
         let found = &scratch.segment;
         if !found.is_whole(&packet) {
             return;
