@@ -21,13 +21,17 @@ use std::{
     net::IpAddr,
     os::unix::fs::{DirBuilderExt, OpenOptionsExt},
     path::{Path, PathBuf},
+    sync::Arc,
     time::Duration,
 };
 
 use rusqlite::{Connection, ErrorCode, OpenFlags, OptionalExtension, Row, params};
 use smtpwatch_core::{
     Role, Timestamp,
-    policy::history::{History, HistoryKey, HistoryPeer, HistoryRecord, Rate, Wear},
+    policy::{
+        history::{History, HistoryKey, HistoryPeer, HistoryRecord, Rate, Wear},
+        profile::Profile,
+    },
 };
 
 pub use condition::{Condition, Recoveries, Status};
@@ -327,7 +331,7 @@ impl Store {
                             r.first_seen.0,
                             r.last_seen.0,
                             r.last_offered.0,
-                            r.profile.as_ref().and_then(|profile| serde_json::to_string(profile).ok()),
+                            r.profile.as_deref().and_then(|profile| serde_json::to_string(profile).ok()),
                             wear_text(r),
                             Some(&r.names)
                                 .filter(|names| !names.is_empty())
@@ -569,7 +573,7 @@ fn entry(row: &Row<'_>) -> rusqlite::Result<Option<Entry>> {
         last_seen: time(15)?,
         last_offered: time(16)?,
         // One that cannot be read is learnt again.
-        profile: profile.and_then(|text| serde_json::from_str(text).ok()),
+        profile: profile.and_then(|text| serde_json::from_str::<Profile>(text).ok()).map(Arc::new),
         names: names.and_then(|text| serde_json::from_str(text).ok()).unwrap_or_default(),
     };
     Ok(Some((HistoryKey { role, own, peer, port: row.get(4)? }, record)))

@@ -12,14 +12,14 @@ use crate::{
     Finding, FlowKey, Role, Segment, Side, TcpFlags, Timestamp,
     exhibit::{Copies, Exhibit, Known, Octets, Piece, PolicyUsed},
     finding::{FlowInfo, Kind, Observed, Outcome, PeerInfo, Provenance, SCHEMA_VERSION, Sender, Severity},
-    flow::{Connection, SynClaims, SynFingerprint},
+    flow::{Connection, SynClaims},
     judge::{
         Claim, Wire,
         certificate::{self, Comparison},
     },
     policy::{
         history::HistoryRecord,
-        profile::Profile,
+        profile::{self, Profile},
         published::demand::{Called, Identity},
     },
     segment::{Direction, SocketOwner},
@@ -72,6 +72,8 @@ pub(super) struct Flow {
     held: Vec<Claim>,
     /// Claims that went out, with their severity then.
     raised: Vec<(Kind, usize, Severity)>,
+    /// Both ends' SYNs have been asked for multipath TCP.
+    compared: bool,
     syn_at: Option<Timestamp>,
     round_trip: Option<Duration>,
     peer_ttl: Option<(u8, u8)>,
@@ -119,6 +121,7 @@ impl Flow {
             waited: false,
             held: Vec::new(),
             raised: Vec::new(),
+            compared: false,
             syn_at: None,
             round_trip: None,
             peer_ttl: None,
@@ -183,9 +186,14 @@ impl Flow {
                 }
             }
         }
-        let multipath = |side| self.connection.fingerprint(side).is_some_and(SynFingerprint::multipath);
-        if multipath(Side::Client) && multipath(Side::Server) {
-            self.session.seen.doubt.get_or_insert(Doubt::Multipath);
+        if !self.compared
+            && let (Some(client), Some(server)) =
+                (self.connection.fingerprint(Side::Client), self.connection.fingerprint(Side::Server))
+        {
+            self.compared = true;
+            if client.multipath() && server.multipath() {
+                self.session.seen.doubt.get_or_insert(Doubt::Multipath);
+            }
         }
         if segment.from == self.peer() && segment.length > 0 && segment.ttl != 0 {
             let (lowest, highest) = self.peer_ttl.unwrap_or((segment.ttl, segment.ttl));
@@ -249,7 +257,7 @@ impl Flow {
             keywords: Profile::keep(capabilities.keywords().map(str::to_owned)),
             ehlo_octets: seen.ehlo_octets,
             plaintext_mechanisms: Profile::keep(capabilities.plaintext_mechanisms().into_iter()),
-            offer: capabilities.offer_line().unwrap_or_default().chars().take(OFFER_LINE).collect(),
+            offer: profile::start(&capabilities.offer_line().unwrap_or_default(), OFFER_LINE).to_owned(),
             readable_greeting: seen.greeting_name.is_some(),
             client: match self.role {
                 Role::Client => String::new(),

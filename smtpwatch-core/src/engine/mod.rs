@@ -85,6 +85,8 @@ pub struct Engine {
     /// Where the newest flow was seen.
     interface: Arc<str>,
     now: Timestamp,
+    /// Before this time no flow has been silent, or without a handshake, for too long.
+    silent_at: Timestamp,
 }
 
 /// A connection that has ended and whose verdict waits.
@@ -147,6 +149,7 @@ impl Engine {
             outputs: VecDeque::new(),
             interface: Arc::default(),
             now: Timestamp::default(),
+            silent_at: Timestamp::default(),
         }
     }
 
@@ -161,8 +164,7 @@ impl Engine {
     pub fn handle(&mut self, segment: &Segment<'_>) {
         self.now = self.now.max(segment.at);
         self.close_silent();
-        let key = segment.flow;
-        let mut found = self.flows.find(&key);
+        let mut found = self.flows.find(&segment.flow);
         let mut claims = SynClaims::default();
         if let Some(place) = found {
             let flow = &mut self.flows[place];
@@ -204,7 +206,7 @@ impl Engine {
         {
             flow.session.body_ended(offset);
         }
-        if !self.grant(place) {
+        if flow.open && !flow.counted && !self.grant(place) {
             self.outputs.push_back(Output::Evicted(EvictReason::PeerQuota));
             self.end(place, segment.at);
             return;
@@ -230,7 +232,7 @@ impl Engine {
                 flow.lingers = Some(due);
                 // The retry may come before the reset is believed.
                 Self::note_failure(&mut self.failures, &self.history, flow, segment.at);
-                self.resets.push_back((due, key));
+                self.resets.push_back((due, segment.flow));
                 self.compact();
             }
             Some(CloseCause::Reset) => {}
@@ -418,6 +420,12 @@ impl Engine {
         while let Some(parked) = self.parked.pop_front_if(|parked| parked.due <= self.now) {
             self.unpark(&parked);
         }
+        if self.now >= self.silent_at {
+            self.close_idle();
+        }
+    }
+
+    fn close_idle(&mut self) {
         while let Some(place) = self.flows.oldest_unopened()
             && self.now.since(self.flows[place].begun) >= limits::FLOW_HANDSHAKE
         {
@@ -430,6 +438,11 @@ impl Engine {
             self.outputs.push_back(Output::Evicted(EvictReason::Idle));
             self.end(place, self.now);
         }
+        // Flows that come later are younger, and an active flow only gets younger.
+        let since =
+            |place: Option<Place>, at: fn(&Flow) -> Timestamp| place.map_or(self.now, |place| at(&self.flows[place]));
+        let unopened = since(self.flows.oldest_unopened(), |flow| flow.begun) + limits::FLOW_HANDSHAKE;
+        self.silent_at = unopened.min(since(self.flows.oldest(), |flow| flow.aged) + limits::FLOW_IDLE);
     }
 
     /// Entries of flows that are gone are left in the lists until their time; a flood must not pile them up.
@@ -453,25 +466,20 @@ impl Engine {
         self.interface.clone()
     }
 
-    /// Counts a connection that has opened among those of its peer; false where it is one too many.
+    /// Counts a connection that has opened, and is not counted yet, among those of its peer; false where it is one too many.
     fn grant(&mut self, place: Place) -> bool {
         let role = self.flows[place].role;
-        if self.flows[place].open
-            && !self.flows[place].counted
-            && self.quota.is_full(role)
+        if self.quota.is_full(role)
             && let Some(oldest) = self.flows.oldest_of(role).filter(|oldest| *oldest != place)
         {
             self.outputs.push_back(Output::Evicted(EvictReason::Capacity));
             self.end(oldest, self.now);
         }
         let flow = &mut self.flows[place];
-        if flow.open && !flow.counted {
-            flow.counted = self.quota.take(flow.role, peer(flow.role, flow.key));
-            let counted = flow.counted;
-            self.flows.opened(place);
-            return counted;
-        }
-        true
+        flow.counted = self.quota.take(role, peer(role, flow.key));
+        let counted = flow.counted;
+        self.flows.opened(place);
+        counted
     }
 
     fn find(&self, key: &FlowKey, is: impl FnOnce(&Flow) -> bool) -> Option<Place> {

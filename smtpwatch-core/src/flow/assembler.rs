@@ -283,7 +283,14 @@ impl Assembler {
     }
 
     /// Frees the piece that the last [`Self::take`] used up, and the list once it is empty: an idle flow has room for one.
+    #[inline]
     pub fn sweep(&mut self) {
+        if !self.chunks.is_empty() || self.chunks.capacity() > 1 {
+            self.sweep_used();
+        }
+    }
+
+    fn sweep_used(&mut self) {
         if self.chunks.front().is_some_and(|chunk| chunk.held().is_empty()) {
             self.chunks.pop_front();
         }

@@ -571,6 +571,7 @@ impl Connection {
         self.conflicts.push(Conflict { from, offset, first, other, at: segment.at, first_acked, ttl: segment.ttl });
     }
 
+    #[inline]
     fn step(&mut self, side: Side, mode: Mode) -> Option<(Side, Step)> {
         self.stream_mut(side).next(mode).map(|step| (side, step))
     }

@@ -144,6 +144,9 @@ impl Stream {
     /// Whether this acknowledgment covers what came with a wrong checksum alone: then that was taken in all the same, and is
     /// as good as any other.
     pub fn refutes(&mut self, ack: u32) -> bool {
+        if self.corrupt <= self.highest && self.corrupt_fin.is_none() {
+            return false;
+        }
         let Some(offset) = self.offset(ack).filter(|&offset| offset > self.highest) else { return false };
         let fin = self.corrupt_fin.filter(|&fin| offset == fin + 1);
         if offset > self.corrupt && fin.is_none() {
@@ -224,10 +227,12 @@ impl Stream {
     }
 
     /// What comes next, if `mode` lets it go.
+    #[inline]
     pub fn next(&mut self, mode: Mode) -> Option<Step> {
-        if self.is_idle() {
-            return None;
-        }
+        if self.is_idle() { None } else { self.next_of_some(mode) }
+    }
+
+    fn next_of_some(&mut self, mode: Mode) -> Option<Step> {
         self.skip_urgent();
         let step = self.decide(mode)?;
         // Told with the first octets, not before: a SYN-ACK that a second tap delivers late still settles the start.
@@ -243,6 +248,7 @@ impl Stream {
     }
 
     /// Nothing is held, nothing is missing, nothing ends: so it is after most segments.
+    #[inline]
     fn is_idle(&self) -> bool {
         let front = self.pieces.front();
         self.fin.is_none() && self.pieces.holds_none() && self.acked().max(self.highest) <= front

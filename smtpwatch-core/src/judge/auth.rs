@@ -8,7 +8,7 @@ use crate::{
     smtp::{AuthExchange, MechanismClass},
 };
 
-pub(super) fn judge(case: Case<'_>) -> Vec<Claim> {
+pub(super) fn judge(case: &Case<'_>) -> Vec<Claim> {
     if case.expectation.auth_rule() == Some(AuthRule::Allow) {
         return Vec::new();
     }
@@ -17,7 +17,7 @@ pub(super) fn judge(case: Case<'_>) -> Vec<Claim> {
 }
 
 /// What was sent before a gap was sent: only what is missing cannot be judged behind one.
-fn sent(case: Case<'_>, exchange: &AuthExchange) -> Option<Claim> {
+fn sent(case: &Case<'_>, exchange: &AuthExchange) -> Option<Claim> {
     if !exchange.secret_sent {
         return None;
     }
@@ -52,7 +52,7 @@ fn plaintext_rule(exchange: &AuthExchange) -> &'static str {
 }
 
 /// AUTH of a mechanism that sends the secret itself, offered before TLS (RFC 4954 §4 forbids it to the server).
-fn offered(case: Case<'_>) -> Option<Claim> {
+fn offered(case: &Case<'_>) -> Option<Claim> {
     let mechanisms = case.session.capabilities.as_ref()?.plaintext_mechanisms();
     if mechanisms.is_empty() || case.session.doubt.is_some() {
         return None;
@@ -79,7 +79,7 @@ fn offered(case: Case<'_>) -> Option<Claim> {
 }
 
 /// The same reply lacks STARTTLS that it should have (F8), or offers what this server never offered before TLS (A10).
-fn stripped_too(case: Case<'_>, mut claim: Claim, mechanisms: &[String]) -> Claim {
+fn stripped_too(case: &Case<'_>, mut claim: Claim, mechanisms: &[String]) -> Claim {
     let missing = case.session.capabilities.as_ref().is_some_and(|capabilities| capabilities.offers() == 0);
     let before = case.expectation.profile.map(|profile| &profile.plaintext_mechanisms);
     let is_added = |name: &&String| before.is_some_and(|before| !before.contains(name));
@@ -102,7 +102,7 @@ fn stripped_too(case: Case<'_>, mut claim: Claim, mechanisms: &[String]) -> Clai
     claim
 }
 
-fn demand(case: Case<'_>) -> (Evidence, Expected) {
+fn demand(case: &Case<'_>) -> (Evidence, Expected) {
     match (&case.expectation.rule, case.expectation.auth_rule()) {
         (Some((place, _)), Some(AuthRule::Forbid)) => {
             let detail = format!("rule {place} of the configuration: auth_plaintext = \"forbid\"");

@@ -16,7 +16,7 @@ const ANOTHER_OF_ESTABLISHED: Severity = Severity::Medium;
 const ANOTHER: Severity = Severity::Low;
 
 /// Lowers the severity of a claim that rests on history alone, as far as that is uncertain.
-pub(super) fn weigh(case: Case<'_>, claim: &mut Claim) {
+pub(super) fn weigh(case: &Case<'_>, claim: &mut Claim) {
     // A credential is lost to any peer.
     if claim.expected.source != "history" || claim.outcome >= Outcome::Credential {
         return;
@@ -52,7 +52,7 @@ pub(super) fn weigh(case: Case<'_>, claim: &mut Claim) {
 }
 
 /// The names of the clients at this address that used TLS, where this one is none of them.
-fn names_of_others(case: Case<'_>, record: &HistoryRecord) -> Option<String> {
+fn names_of_others(case: &Case<'_>, record: &HistoryRecord) -> Option<String> {
     let name = case.session.client_name.as_deref().unwrap_or_default();
     let mut known: Vec<_> = record.names.iter().map(|known| &*known.name).collect();
     if known.is_empty() {

@@ -162,7 +162,7 @@ fn by_sts(chain: &[Vec<u8>], unseen: Option<&str>, identity: &Identity, now: Tim
     Some(Comparison { source: Source::MtaSts, mode, subject: domain.clone(), verdict, expected, found, expired })
 }
 
-pub(super) fn judge(case: Case<'_>) -> Option<Claim> {
+pub(super) fn judge(case: &Case<'_>) -> Option<Claim> {
     let compared = case.certificate.filter(|compared| compared.verdict == Verdict::Mismatch)?;
     if case.role != Role::Client || case.session.doubt.is_some() || case.starttls_ignored() {
         return None;

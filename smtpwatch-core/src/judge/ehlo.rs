@@ -6,7 +6,7 @@ use crate::{
     finding::{Evidence, Expected, Kind, Severity},
 };
 
-pub(super) fn judge(case: Case<'_>) -> Vec<Claim> {
+pub(super) fn judge(case: &Case<'_>) -> Vec<Claim> {
     if case.session.doubt.is_some() || case.starttls_ignored() {
         return Vec::new();
     }
@@ -15,7 +15,7 @@ pub(super) fn judge(case: Case<'_>) -> Vec<Claim> {
 
 /// HELO after EHLO was refused, or where a masked banner keeps clients from trying it, with a peer known to speak EHLO. HELO
 /// alone is what old devices say (FP-5).
-fn downgraded(case: Case<'_>) -> Option<Claim> {
+fn downgraded(case: &Case<'_>) -> Option<Claim> {
     let session = case.session;
     // A client that asks for STARTTLS all the same knows the server, too. One that did not wait was refused with all it sent (FP-23).
     let went_on = session.helo || session.went_on;
@@ -39,14 +39,14 @@ fn downgraded(case: Case<'_>) -> Option<Claim> {
     Some(claim)
 }
 
-fn speaks_ehlo(case: Case<'_>) -> Option<(Evidence, Expected)> {
+fn speaks_ehlo(case: &Case<'_>) -> Option<(Evidence, Expected)> {
     let record = case.expectation.speaks_ehlo.filter(|_| case.role == Role::Client)?;
     Some((Evidence::Regression, Expected { starttls: false, ..Expected::starttls("history", record.answers()) }))
 }
 
 /// Any client can send a line of X, and a person at a keyboard behind a device that masks each octet does (FP-25): without a
 /// second sign it is at most `medium`.
-fn rewritten(case: Case<'_>) -> Option<Claim> {
+fn rewritten(case: &Case<'_>) -> Option<Claim> {
     let rewritten = case.session.rewritten.as_ref()?;
     let arrived = rewritten.sent.is_empty();
     // What this host's own server quotes came the way that was watched: it cannot differ.
@@ -78,7 +78,7 @@ fn rewritten(case: Case<'_>) -> Option<Claim> {
 
 /// The banner keeps the characters 2, 0, `*` and blanks alone. It makes stock Postfix say HELO, and does not prove by itself
 /// that STARTTLS is lost.
-fn masked_banner(case: Case<'_>) -> Option<Claim> {
+fn masked_banner(case: &Case<'_>) -> Option<Claim> {
     let readable = case.expectation.profile.is_some_and(|profile| profile.readable_greeting);
     let harmless = case.session.tls_began();
     if !case.session.greeting_is_masked() || harmless && !readable {

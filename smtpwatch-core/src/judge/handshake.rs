@@ -17,14 +17,14 @@ const TLS_1_3: u16 = 0x0304;
 /// A pause before the end of a connection that is told: somebody waited for an answer.
 const SILENCE: Duration = Duration::from_secs(10);
 
-pub(super) fn judge(case: Case<'_>) -> Vec<Claim> {
+pub(super) fn judge(case: &Case<'_>) -> Vec<Claim> {
     if case.session.doubt.is_some() || case.starttls_ignored() {
         return Vec::new();
     }
     [failed(case), downgraded(case)].into_iter().flatten().collect()
 }
 
-fn failed(case: Case<'_>) -> Option<Claim> {
+fn failed(case: &Case<'_>) -> Option<Claim> {
     let end = case.session.handshake_end()?;
     // What the server said instead of 220 tells it already (C3); so do replies that came before any octet of TLS (E2).
     let told = case.session.injected_replies.as_ref().is_some_and(|injection| injection.replies)
@@ -59,12 +59,12 @@ fn failed(case: Case<'_>) -> Option<Claim> {
 }
 
 /// How long a question waited for its answer, if it was long: until the end of the connection, or until it was given up.
-pub(super) fn waited(case: Case<'_>) -> Option<Duration> {
+pub(super) fn waited(case: &Case<'_>) -> Option<Duration> {
     let given_up = case.session.timed_out.then_some(limits::FLOW_IDLE);
     case.session.silence.or(given_up).filter(|silence| *silence >= SILENCE)
 }
 
-fn downgraded(case: Case<'_>) -> Option<Claim> {
+fn downgraded(case: &Case<'_>) -> Option<Claim> {
     let tls = case.session.tls.as_ref()?;
     let (client, server) = (tls.client_hello.as_ref()?, tls.server_hello?);
     let chosen = version_name(server.version);

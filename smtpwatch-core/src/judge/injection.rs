@@ -6,11 +6,11 @@ use crate::{
     smtp::Starttls,
 };
 
-pub(super) fn judge(case: Case<'_>) -> Vec<Claim> {
+pub(super) fn judge(case: &Case<'_>) -> Vec<Claim> {
     [commands(case), replies(case), unsolicited(case)].into_iter().flatten().collect()
 }
 
-fn commands(case: Case<'_>) -> Option<Claim> {
+fn commands(case: &Case<'_>) -> Option<Claim> {
     let injection = case.session.injected_commands.as_ref()?;
     let carries = injection.auth || injection.mail;
     let rule = if carries { "E3" } else { "E1" };
@@ -34,7 +34,7 @@ fn commands(case: Case<'_>) -> Option<Claim> {
 }
 
 /// Where the client goes on in clear nobody takes them for replies that TLS protected: that is a handshake that failed (C6).
-fn replies(case: Case<'_>) -> Option<Claim> {
+fn replies(case: &Case<'_>) -> Option<Claim> {
     let session = case.session;
     let injection = session.injected_replies.as_ref()?;
     // Without TLS an error, or anything that is no reply, is what a server says that cannot do TLS: that is C6 too.
@@ -57,7 +57,7 @@ pub(super) fn quoted(lines: &[String]) -> String {
 
 /// One reply too many before STARTTLS, where it shifts what the client believes about it. Behind a mail transaction it is a
 /// confused server.
-fn unsolicited(case: Case<'_>) -> Option<Claim> {
+fn unsolicited(case: &Case<'_>) -> Option<Claim> {
     let code = case.session.unsolicited.filter(|_| !case.session.mail_sent)?;
     let expected = by_standard("one reply for each command (RFC 5321 §4.2)");
     let mut claim = Claim::new(case, Kind::ResponseInjection, "E4", Evidence::Suspicious, expected);

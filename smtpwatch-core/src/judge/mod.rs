@@ -118,6 +118,7 @@ pub struct Claim {
 /// Asks every rule.
 #[must_use]
 pub fn judge(case: Case<'_>) -> Vec<Claim> {
+    let case = &case;
     if case.unfounded() {
         return Vec::new();
     }
@@ -189,7 +190,7 @@ impl<'a> Case<'a> {
 }
 
 impl Claim {
-    fn new(case: Case<'_>, kind: Kind, rule: &'static str, evidence: Evidence, expected: Expected) -> Self {
+    fn new(case: &Case<'_>, kind: Kind, rule: &'static str, evidence: Evidence, expected: Expected) -> Self {
         let outcome = case.session.outcome();
         // What a policy says may still make it surer.
         let waits = case.pending && evidence < Evidence::Policy && kind.is_about_starttls();
@@ -235,7 +236,7 @@ fn severity(evidence: Evidence, outcome: Outcome, expected: &Expected) -> Severi
 }
 
 /// What a local rule says about STARTTLS of this peer.
-fn demanded(case: Case<'_>) -> Option<(Evidence, Expected)> {
+fn demanded(case: &Case<'_>) -> Option<(Evidence, Expected)> {
     let (place, rule) = case.expectation.rule?;
     let demand = match rule.starttls? {
         StarttlsRule::Required => "required",
@@ -247,7 +248,7 @@ fn demanded(case: Case<'_>) -> Option<(Evidence, Expected)> {
 }
 
 /// What a published policy of this weight says.
-fn published(case: Case<'_>, weight: Weight) -> Option<(Evidence, Expected)> {
+fn published(case: &Case<'_>, weight: Weight) -> Option<(Evidence, Expected)> {
     let demand = case.expectation.published.iter().find(|demand| demand.weight == weight)?;
     let evidence = if weight == Weight::Hint { Evidence::Suspicious } else { Evidence::Policy };
     Some((evidence, expected_of(demand)))
@@ -261,7 +262,7 @@ fn expected_of(demand: &Demand) -> Expected {
 }
 
 /// A local rule, then policies to be enforced, then history, then policies that are tested: a test hides no regression.
-fn known(case: Case<'_>, history: impl FnOnce() -> Option<(Evidence, Expected)>) -> Option<(Evidence, Expected)> {
+fn known(case: &Case<'_>, history: impl FnOnce() -> Option<(Evidence, Expected)>) -> Option<(Evidence, Expected)> {
     demanded(case)
         .or_else(|| published(case, Weight::Enforce))
         .or_else(|| history().filter(|(evidence, _)| *evidence >= Evidence::Regression))
@@ -270,7 +271,7 @@ fn known(case: Case<'_>, history: impl FnOnce() -> Option<(Evidence, Expected)>)
 }
 
 /// What is known about the offer of STARTTLS by this peer, as evidence and in words; `None` where nothing is.
-fn offer_expected(case: Case<'_>) -> Option<(Evidence, Expected)> {
+fn offer_expected(case: &Case<'_>) -> Option<(Evidence, Expected)> {
     let history = || {
         let (how, record) = case.expectation.offers?;
         let (evidence, detail) = match how {
@@ -285,7 +286,7 @@ fn offer_expected(case: Case<'_>) -> Option<(Evidence, Expected)> {
 }
 
 /// What is known about the use of STARTTLS with this peer.
-fn use_expected(case: Case<'_>) -> Option<(Evidence, Expected)> {
+fn use_expected(case: &Case<'_>) -> Option<(Evidence, Expected)> {
     let history = || {
         let expected = Expected::starttls("history", case.known_user()?.uses());
         Some((Evidence::Regression, expected))

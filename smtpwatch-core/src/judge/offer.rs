@@ -12,7 +12,7 @@ use crate::{
     smtp::{Capabilities, Offer, Starttls},
 };
 
-pub(super) fn judge(case: Case<'_>) -> Option<Claim> {
+pub(super) fn judge(case: &Case<'_>) -> Option<Claim> {
     let session = case.session;
     if case.role != Role::Client || session.doubt.is_some() || case.starttls_ignored() {
         return None;
@@ -85,7 +85,7 @@ fn demands(code: u16) -> String {
 
 /// Nothing is known of the server but what it says itself: it demands what it does not list, which no server is set up to do, and which
 /// is what remains where the line was taken out of its list (A1).
-fn demanded_unlisted(case: Case<'_>) -> Option<Claim> {
+fn demanded_unlisted(case: &Case<'_>) -> Option<Claim> {
     let code = case.session.starttls_demanded.filter(|_| case.session.starttls == Starttls::NotSent)?;
     let claim = Claim::new(case, Kind::StarttlsStripped, "A1", Evidence::Suspicious, nothing_expected());
     Some(claim.prove(demands(code)))
@@ -93,7 +93,7 @@ fn demanded_unlisted(case: Case<'_>) -> Option<Claim> {
 
 /// The client asked for STARTTLS and TLS began, and the EHLO reply of a peer that is known to offer STARTTLS did not list it. An
 /// attacker who wears a history down, or who tries a device before its use, leaves such sessions behind.
-fn not_offered(case: Case<'_>, capabilities: &Capabilities) -> Option<Claim> {
+fn not_offered(case: &Case<'_>, capabilities: &Capabilities) -> Option<Claim> {
     let missing = capabilities.offer() == Offer::Absent && case.session.starttls != Starttls::NotSent;
     let (evidence, expected) = offer_expected(case).filter(|_| missing)?;
     let returns = case.expectation.offers.map_or(0, |(_, record)| record.offered.returns);
@@ -109,7 +109,7 @@ fn not_offered(case: Case<'_>, capabilities: &Capabilities) -> Option<Claim> {
 
 /// The offer is there again, and it has come and gone so often that history does not accuse this peer any more: said once, because
 /// an attacker who wears a history down does the same (A9).
-pub(super) fn flapping(case: Case<'_>) -> Option<Claim> {
+pub(super) fn flapping(case: &Case<'_>) -> Option<Claim> {
     let session = case.session;
     let (how, record) = case.expectation.offers?;
     let offered = case.role == Role::Client && session.doubt.is_none() && session.offers_starttls() && case.at_stake;
@@ -138,7 +138,7 @@ fn came_back(returns: u64) -> String {
 }
 
 /// What differs from the peer's own words beside the line that is missing: somebody else may have written them (A4).
-fn rewritten(case: Case<'_>, capabilities: &Capabilities) -> Vec<String> {
+fn rewritten(case: &Case<'_>, capabilities: &Capabilities) -> Vec<String> {
     let Some(profile) = &case.expectation.profile else { return Vec::new() };
     let mut lines = Vec::new();
     let without: Vec<_> =
@@ -164,7 +164,7 @@ fn rewritten(case: Case<'_>, capabilities: &Capabilities) -> Vec<String> {
 
 /// Lines stand behind the line that ends the reply (A6): no server writes so. That STARTTLS is what was taken from among
 /// them is known of a peer that offers it.
-fn promoted(case: Case<'_>, lines: usize) -> Claim {
+fn promoted(case: &Case<'_>, lines: usize) -> Claim {
     let known = offer_expected(case);
     let unknown = known.is_none();
     let expected = known.map_or_else(nothing_expected, |(_, expected)| expected);
@@ -179,7 +179,7 @@ fn promoted(case: Case<'_>, lines: usize) -> Claim {
 }
 
 /// The keyword that stands in the place of STARTTLS, as long, and that this server has never offered (A3).
-fn in_its_place<'a>(case: Case<'_>, capabilities: &'a Capabilities) -> Option<&'a str> {
+fn in_its_place<'a>(case: &Case<'_>, capabilities: &'a Capabilities) -> Option<&'a str> {
     let known = &case.expectation.profile?.keywords;
     let place = known.iter().position(|keyword| keyword == "STARTTLS")?;
     let keyword = capabilities.keywords().nth(place)?;
@@ -188,7 +188,7 @@ fn in_its_place<'a>(case: Case<'_>, capabilities: &'a Capabilities) -> Option<&'
 
 /// The reply ended on a line that promises another (A6): the client waits, and the mail does not go out at all. Of a server of
 /// which nothing is known it is told where the client waited in vain: a server that breaks off ends the connection itself.
-fn unfinished(case: Case<'_>) -> Option<Claim> {
+fn unfinished(case: &Case<'_>) -> Option<Claim> {
     if !case.closed || !case.session.ehlo_unfinished || !case.is_settled() {
         return None;
     }
@@ -203,7 +203,7 @@ fn unfinished(case: Case<'_>) -> Option<Claim> {
 
 /// STARTTLS is there, but not as its server writes it: lower case strips Exim's clients (A3), other shapes strip strict ones
 /// (A5), a second line is not any server's (A7).
-fn reshaped(case: Case<'_>, capabilities: &Capabilities) -> Option<Claim> {
+fn reshaped(case: &Case<'_>, capabilities: &Capabilities) -> Option<Claim> {
     let known = case.expectation.profile;
     let (kind, rule, line) = if capabilities.offers() > 1 {
         // A server that has written so under TLS before writes so.
@@ -238,7 +238,7 @@ fn reshaped(case: Case<'_>, capabilities: &Capabilities) -> Option<Claim> {
 }
 
 /// The edit is proven by the line itself; that it was STARTTLS is not (THREATS FP-14, FP-26).
-fn masked(case: Case<'_>, capabilities: &Capabilities) -> Claim {
+fn masked(case: &Case<'_>, capabilities: &Capabilities) -> Claim {
     let lines: Vec<_> = capabilities.masked().collect();
     // Cisco's inspection ends the run with a letter that counts (A2); other editors write X to the end or change one letter.
     let counted = lines.iter().any(|(_, line)| {

@@ -3,7 +3,7 @@
 use super::{Case, Claim, by_standard};
 use crate::finding::{Evidence, Kind};
 
-pub(super) fn judge(case: Case<'_>) -> Option<Claim> {
+pub(super) fn judge(case: &Case<'_>) -> Option<Claim> {
     if case.wire.conflicts.is_empty() {
         return None;
     }

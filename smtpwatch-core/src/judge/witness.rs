@@ -3,7 +3,7 @@
 use super::{Case, Claim, offer_expected};
 use crate::{Role, finding::Kind, smtp::Doubt};
 
-pub(super) fn judge(case: Case<'_>) -> Option<Claim> {
+pub(super) fn judge(case: &Case<'_>) -> Option<Claim> {
     let session = case.session;
     let in_clear = session.mail_sent && !session.tls_began();
     if case.role != Role::Client || session.doubt != Some(Doubt::Server) || !in_clear || case.starttls_ignored() {

@@ -133,6 +133,10 @@ impl<'a> Expectation<'a> {
 pub fn names<'a>(said: Vec<&'a str>, known: Option<&'a HistoryRecord>) -> Vec<&'a str> {
     let Some(known) = known.filter(|known| !known.names.is_empty()) else { return said };
     let is_own = |name: &&str| known.own_names().any(|own| own.is(name));
+    // Nearly always.
+    if !said.is_empty() && said.iter().all(is_own) {
+        return said;
+    }
     let (mut names, others): (Vec<_>, Vec<_>) = said.into_iter().partition(is_own);
     if names.is_empty() {
         names.extend(known.own_names().map(|own| &*own.name));

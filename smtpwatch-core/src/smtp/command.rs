@@ -127,9 +127,12 @@ pub(super) fn is_known(word: &[u8]) -> bool {
 pub(super) fn without_nuls(line: &[u8]) -> Option<SecretBuffer> {
     let (word, _) = split_word(line);
     let nuls = word.iter().take_while(|byte| **byte == 0).count();
+    if nuls == 0 {
+        return None;
+    }
     let left = &word[nuls..];
     let same = |verb: &&&[u8]| verb.len() == word.len() && verb[nuls..].eq_ignore_ascii_case(left);
-    let verb = FOLLOWED.iter().find(same).filter(|_| nuls > 0 && !left.is_empty())?;
+    let verb = FOLLOWED.iter().find(same).filter(|_| !left.is_empty())?;
     let start = line.len() - line.trim_ascii_start().len();
     let mut restored = SecretBuffer::from(line);
     restored[start..start + verb.len()].copy_from_slice(verb);

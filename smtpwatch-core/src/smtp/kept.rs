@@ -2,6 +2,9 @@
 
 use crate::limits::EXHIBIT_OCTETS;
 
+/// Room that is made at first, in bytes.
+const AT_LEAST: usize = 64;
+
 /// The first [`EXHIBIT_OCTETS`] of them, by their place in the stream.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Kept {
@@ -26,6 +29,10 @@ impl Kept {
                 self.rows.reserve_exact(1);
             }
             self.rows.push((offset, self.octets.len()));
+        }
+        if self.octets.capacity() == 0 {
+            // The first line is mostly not the last.
+            self.octets.reserve(AT_LEAST);
         }
         self.octets.extend_from_slice(&octets[..room]);
     }

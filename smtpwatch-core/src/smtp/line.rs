@@ -1,6 +1,6 @@
 //! Lines: octets up to LF.
 
-use std::ops::Deref;
+use std::{fmt, ops::Deref};
 
 use crate::{limits, secret_buffer::SecretBuffer};
 
@@ -16,7 +16,8 @@ pub(super) struct Line<'a> {
     pub(super) octets: usize,
 }
 
-/// The bytes of a line: lent where it came in one piece.
+/// The bytes of a line: lent where it came in one piece. They may hold a secret: `Debug` shows their number alone.
+#[derive(Clone)]
 pub(super) enum LineBytes<'a> {
     Lent(&'a [u8]),
     Own(SecretBuffer),
@@ -30,6 +31,26 @@ impl Deref for LineBytes<'_> {
             Self::Lent(bytes) => bytes,
             Self::Own(bytes) => bytes,
         }
+    }
+}
+
+impl From<&[u8]> for LineBytes<'_> {
+    fn from(bytes: &[u8]) -> Self {
+        Self::Own(bytes.into())
+    }
+}
+
+impl PartialEq for LineBytes<'_> {
+    fn eq(&self, other: &Self) -> bool {
+        **self == **other
+    }
+}
+
+impl Eq for LineBytes<'_> {}
+
+impl fmt::Debug for LineBytes<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "LineBytes({} bytes)", self.len())
     }
 }
 

@@ -284,7 +284,7 @@ impl Observation {
         let ehlo = self.capabilities.as_ref().and_then(|capabilities| capabilities.name.as_deref());
         let hello = self.tls.as_ref().and_then(|tls| tls.client_hello.as_ref());
         let sni = hello.and_then(|hello| hello.sni.as_deref());
-        let mut names = Vec::new();
+        let mut names = Vec::with_capacity(3);
         for name in [ehlo, self.greeting_name.as_deref(), sni].into_iter().flatten() {
             if !names.contains(&name) {
                 names.push(name);

@@ -8,7 +8,7 @@ use super::{
     auth::MechanismClass,
     command::{Command, split_word},
     secret::{BLANK, Secret},
-    transcript::{is_verb, printable_whole},
+    transcript::{is_verb, push_printable_whole},
 };
 use crate::{exhibit, limits, secret_buffer::SecretBuffer};
 
@@ -34,6 +34,9 @@ pub(super) struct Shown<'a> {
     /// One for each octet; empty: all are plain.
     marks: Vec<Mark>,
 }
+
+/// Octets that a line with something hidden in it is mostly longer by than it came, at most.
+const REPLACED: usize = 16;
 
 impl<'a> Shown<'a> {
     const fn plain(line: &'a [u8]) -> Self {
@@ -88,17 +91,30 @@ impl<'a> Shown<'a> {
 
     /// In printable form; of plain octets not more than [`limits::TRANSCRIPT_LINE`].
     pub(super) fn text(&self) -> String {
+        let mut text = String::with_capacity(self.length());
+        self.write(&mut text);
+        text
+    }
+
+    /// How long its printable form mostly is.
+    pub(super) fn length(&self) -> usize {
+        let replaced = if self.marks.is_empty() { 0 } else { REPLACED };
+        self.line.len().min(limits::TRANSCRIPT_LINE) + replaced
+    }
+
+    /// Appends [`Self::text`].
+    pub(super) fn write(&self, text: &mut String) {
         if self.marks.is_empty() && self.line.len() <= limits::TRANSCRIPT_LINE {
-            return printable_whole(self.line);
+            return push_printable_whole(text, self.line);
         }
-        let (mut text, mut room, mut cut) = (String::with_capacity(self.line.len()), limits::TRANSCRIPT_LINE, 0);
+        let (mut room, mut cut) = (limits::TRANSCRIPT_LINE, 0);
         for (range, mark) in self.runs() {
             let length = range.len();
             // Writing to a String cannot fail.
             match mark {
                 Mark::Plain => {
                     let fits = length.min(room);
-                    text.push_str(&printable_whole(&self.line[range.start..range.start + fits]));
+                    push_printable_whole(text, &self.line[range.start..range.start + fits]);
                     (room, cut) = (room - fits, cut + length - fits);
                 }
                 Mark::Secret => text.push_str(BLANK),
@@ -109,7 +125,6 @@ impl<'a> Shown<'a> {
         if cut > 0 {
             let _ = write!(text, "[{cut} octets cut]");
         }
-        text
     }
 
     /// The octets, what is hidden overwritten; as many as they were.

@@ -15,7 +15,7 @@ use crate::{
 };
 
 impl Session {
-    pub(super) fn starttls_reply(&mut self, reply: &Reply) {
+    pub(super) fn starttls_reply(&mut self, reply: &Reply<'_>) {
         self.seen.starttls_reply = Some(self.quoted(reply.first()));
         // The offer may have come after the command, to a client that does not wait (FP-12).
         self.seen.starttls_was_offered |= self.seen.offers_starttls();

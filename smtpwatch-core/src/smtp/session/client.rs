@@ -118,7 +118,7 @@ impl Session {
         let message = self.data_refused && command == Command::Other;
         let hidden = message || is_secret;
         let shown = if hidden { Shown::nothing(&line.bytes) } else { Shown::command(&command, &line.bytes) };
-        self.seen.transcript.push(Side::Client, &shown.text());
+        self.seen.transcript.push_with(Side::Client, shown.length(), |text| shown.write(text));
         self.keep(Side::Client, line, &shown, behind);
         // Words that a confused client left where no one expects a secret.
         if !matches!(command, Command::Auth { .. })
@@ -240,7 +240,7 @@ impl Session {
     /// A line that is nothing to the dialogue, and that the server may answer all the same.
     fn pass_over(&mut self, line: &Line<'_>, behind: u64) {
         let shown = Shown::nothing(&line.bytes);
-        self.seen.transcript.push(Side::Client, &shown.text());
+        self.seen.transcript.push_with(Side::Client, shown.length(), |text| shown.write(text));
         self.keep(Side::Client, line, &shown, behind);
         self.expect(Pending::Uncertain(Fits::Error), Verb::default());
     }

@@ -46,7 +46,7 @@ impl Session {
             self.reply_octets += line.bytes.len() + if line.bare_lf { 1 } else { 2 };
             // Struck before it is cut, lest the cut hide half of it.
             let shown = self.shown(&line.bytes);
-            self.seen.transcript.push(Side::Server, &shown.text());
+            self.seen.transcript.push_with(Side::Server, shown.length(), |text| shown.write(text));
             self.keep(Side::Server, &line, &shown, end.saturating_sub(input.len() as u64));
             if let Some(reply) = reply {
                 self.seen.smtp |= (200..600).contains(&reply.code);
@@ -57,9 +57,9 @@ impl Session {
 
     /// A line of the server as the transcript shows it. It may quote anything that the client sent.
     fn shown<'a>(&self, line: &'a [u8]) -> Shown<'a> {
-        let code = line.get(..3).and_then(|code| str::from_utf8(code).ok()).and_then(|code| code.parse().ok());
+        let code = || line.get(..3).and_then(|code| str::from_utf8(code).ok()?.parse().ok());
         let passed_over =
-            |waiting: &&Waiting| matches!(waiting.what, Pending::Uncertain(fits) if !fits.is(code.unwrap_or(0)));
+            |waiting: &&Waiting| matches!(waiting.what, Pending::Uncertain(fits) if !fits.is(code().unwrap_or(0)));
         let waits = self.queue.iter().find(|waiting| !passed_over(waiting));
         let waits = waits.map(|waiting| (waiting.what, waiting.verb.as_str()));
         // Lines behind a refused message may be the message itself.
@@ -73,7 +73,7 @@ impl Session {
         Shown::reply(line, self.secrets.iter(), unknown)
     }
 
-    fn reply(&mut self, reply: &Reply) {
+    fn reply(&mut self, reply: &Reply<'_>) {
         let went_on = std::mem::take(&mut self.ehlo_may_go_on);
         let ehlo_octets = std::mem::take(&mut self.reply_octets);
         if self.seen.greeting.is_none() && self.seen.doubt.is_none() {
@@ -134,7 +134,7 @@ impl Session {
     }
 
     /// The reply to a command that a line without a code seemed to answer: of what the newest command waits for it is none.
-    fn is_late(&mut self, reply: &Reply) -> bool {
+    fn is_late(&mut self, reply: &Reply<'_>) -> bool {
         if self.answered_by_stray == 0 || !reply.is_positive() {
             return false;
         }
@@ -190,7 +190,7 @@ impl Session {
     }
 
     /// What a reply decides.
-    fn answer(&mut self, what: Pending, asked: Timestamp, reply: &Reply, ehlo_octets: usize) {
+    fn answer(&mut self, what: Pending, asked: Timestamp, reply: &Reply<'_>, ehlo_octets: usize) {
         let after = self.now.since(asked);
         match what {
             // It fits: see `skip_uncertain`. The line may have been passed over all the same, and this be the reply to the next one.
@@ -251,7 +251,7 @@ impl Session {
     }
 
     /// A reply that answers no command.
-    fn unasked(&mut self, reply: &Reply, went_on: bool) {
+    fn unasked(&mut self, reply: &Reply<'_>, went_on: bool) {
         if went_on && reply.code == 250 && (reply.lines.len() > 1 || ehlo::may_be_keyword(reply.first())) {
             if let Some(capabilities) = &mut self.seen.capabilities {
                 self.seen.ehlo_went_on.get_or_insert(capabilities.len());
@@ -278,7 +278,7 @@ impl Session {
 
     /// A reply to a command that stood behind a message in the same segment, and was left out with it. Some replies say what
     /// the command was (RFC 5321 §4.3.2, RFC 4954 §6).
-    fn unseen_command(&mut self, reply: &Reply) {
+    fn unseen_command(&mut self, reply: &Reply<'_>) {
         match reply.code {
             334 => {
                 self.unseen_auth(None);
@@ -332,7 +332,7 @@ impl Session {
     }
 
     /// A refusal that quotes a verb which was not sent: it was overwritten on the way (THREATS FO-12).
-    fn compare_echo(&mut self, verb: &str, reply: &Reply) {
+    fn compare_echo(&mut self, verb: &str, reply: &Reply<'_>) {
         // Codes of a command that is not known (RFC 5321 §4.2.4). Any other refusal quotes arguments.
         if matches!(reply.code, 500 | 502)
             && let Some(arrived) = reply.lines.iter().find_map(|line| echo::rewritten(verb, &line.text))
@@ -349,7 +349,7 @@ impl Session {
     }
 
     /// What a refusal says by its words: that STARTTLS is demanded (RFC 3207 §4), and whose words they are.
-    fn note_refusal(&mut self, what: Pending, reply: &Reply) {
+    fn note_refusal(&mut self, what: Pending, reply: &Reply<'_>) {
         if !matches!(reply.class(), 4 | 5) || matches!(what, Pending::Uncertain(_)) {
             return;
         }
@@ -366,7 +366,7 @@ impl Session {
 
     /// A reply while the end of the body has not been seen: the gate leaves bodies out, so it is the reply to the message. Only
     /// a refusal may also have come in the middle of it; then the client goes on with the body until the next reply.
-    fn reply_in_body(&mut self, body: Body, reply: &Reply) {
+    fn reply_in_body(&mut self, body: Body, reply: &Reply<'_>) {
         // What stands behind the end of a message is seen, unless the end itself was not.
         self.unseen_commands |= self.body_end.is_none_or(|end| end < self.client_end);
         if reply.is_positive() && !body.refused {
@@ -384,7 +384,7 @@ impl Session {
         self.events.push_back(SessionEvent::Judge);
     }
 
-    fn auth_reply(&mut self, reply: &Reply) {
+    fn auth_reply(&mut self, reply: &Reply<'_>) {
         // Any 3xx: a client that goes on by the first digit must not have its response read as a command.
         let cancelled = self.seen.auth.last().is_some_and(|exchange| exchange.cancelled);
         if reply.class() == 3 && !cancelled {
