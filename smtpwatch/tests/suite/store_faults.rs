@@ -377,7 +377,7 @@ fn a_full_disk_costs_no_finding() {
     // A try that needs less room than the one before may succeed, and after a checkpoint the log is used from its beginning
     // again: "full" is the newest try. What each round makes is in the journal before the next, so that few findings wait for
     // room. In the end some of them wait, and the journal has them.
-    let on_record = || -> usize {
+    let on_record = || -> i64 {
         let reader = Connection::open_with_flags(&rig_path, rusqlite::OpenFlags::SQLITE_OPEN_READ_ONLY).unwrap();
         reader.query_row("SELECT count(*) FROM finding", [], |row| row.get(0)).unwrap()
     };
@@ -386,7 +386,7 @@ fn a_full_disk_costs_no_finding() {
         (0..100).for_each(|_| rig.find());
         fill();
         rig.until_told();
-        if rig.state() == "full" && on_record() < rig.made.len() {
+        if rig.state() == "full" && on_record() < i64::try_from(rig.made.len()).unwrap() {
             break;
         }
         assert!(round < 100, "{:?}", rig.keep_house());
