@@ -30,7 +30,7 @@ use crate::test_run::{Kind, empty_program};
 
 static OBJECT: &[u8] = aya::include_bytes_aligned!("../../smtpwatch/bpf/smtpwatch.bpf.o");
 
-pub(crate) const LIMIT: Duration = Duration::from_secs(10);
+pub(crate) const LIMIT: Duration = Duration::from_secs(60);
 
 pub(crate) fn settings(interface: &str, ingress: Ingress) -> CaptureSettings {
     let load = LoadSettings { flows: 1_024, orders: 1_024, ring: 1 << 20, ..LoadSettings::default() };

@@ -32,7 +32,7 @@ const NEXT: Duration = Duration::from_millis(500);
 /// Between two messages.
 const PACE: Duration = Duration::from_millis(15);
 /// What was left is reported within this time.
-const REPORTED: Duration = Duration::from_secs(20);
+const REPORTED: Duration = Duration::from_secs(60);
 /// With fewer findings on record nothing is shown.
 const FEWEST: usize = 1_000;
 /// Names the lives of a run, to have the same again.

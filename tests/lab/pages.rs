@@ -23,7 +23,7 @@ use crate::set_up::{DELIVERIES, FINDING, Home, Relay, SENDER, replay_evidence, s
 /// A browser looks at everything in all sizes and colours.
 const LOOK: Duration = Duration::from_secs(180);
 /// A command of ours.
-const SOON: Duration = Duration::from_secs(20);
+const SOON: Duration = Duration::from_secs(60);
 const BROWSER: &str = "/usr/bin/chromium";
 
 /// The reader, with its browser, inside the namespace.

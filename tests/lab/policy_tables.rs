@@ -25,7 +25,7 @@ const LEARNT: Duration = Duration::from_secs(60);
 /// Every message is delivered or deferred within this time.
 const DECIDED: Duration = Duration::from_secs(90);
 /// One run of the program.
-const RUN: Duration = Duration::from_secs(20);
+const RUN: Duration = Duration::from_secs(60);
 
 /// A domain; whether its mail is delivered by Postfix over an honest path, and over one that strips STARTTLS; and the same of
 /// Exim, which only requires TLS.

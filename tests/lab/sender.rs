@@ -35,7 +35,7 @@ exec setpriv --reuid 33 --regid 33 --clear-groups bash -c '
     done
 ' "$2" "$3"
 "#;
-const LIMIT: Duration = Duration::from_secs(20);
+const LIMIT: Duration = Duration::from_secs(60);
 
 /// A cgroup of its own, removed in any case.
 struct Service {

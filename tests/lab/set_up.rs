@@ -20,7 +20,7 @@ use smtpwatch_tests::{scripted::Script, smtp};
 /// Sender of every message.
 pub const SENDER: &str = "anna@gateway.example.org";
 /// A finding comes within this time, or not at all.
-pub const FINDING: Duration = Duration::from_secs(15);
+pub const FINDING: Duration = Duration::from_secs(60);
 /// A batch of deliveries.
 pub const DELIVERIES: Duration = Duration::from_secs(90);
 

@@ -32,7 +32,7 @@ use crate::mail::MailServer;
 const DAY: i64 = 1_795_392_000;
 /// Two minutes behind its end.
 const DUE: i64 = DAY + 86_400 + 120;
-const LIMIT: Duration = Duration::from_secs(30);
+const LIMIT: Duration = Duration::from_secs(90);
 
 fn deliveries() -> Vec<Delivery> {
     let delivery = |failure, policy, host: &str| Delivery {

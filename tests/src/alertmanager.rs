@@ -17,7 +17,7 @@ use crate::{command, daemon};
 /// Where it takes alerts.
 pub const ADDRESS: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 9093);
 const WEBHOOK: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 9095);
-const READY: Duration = Duration::from_secs(30);
+const READY: Duration = Duration::from_secs(90);
 /// Longest notification, octets.
 const MAX_BODY: u64 = 1 << 20;
 

@@ -20,7 +20,7 @@ pub const WEB: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 195
 
 /// Findings that are kept; a scenario makes a handful.
 const MAX_FINDINGS: usize = 10_000;
-const READY: Duration = Duration::from_secs(20);
+const READY: Duration = Duration::from_secs(90);
 const BUILD: Duration = Duration::from_secs(900);
 
 /// What a scenario asks of the daemon beyond its defaults.
@@ -95,8 +95,8 @@ impl Privileges {
 pub enum Profile {
     /// With checks of overflow, and built in a moment: for tests.
     Dev,
-    /// What is installed: for measurements.
-    Release,
+    /// What is shipped: for measurements.
+    Dist,
 }
 
 impl Profile {
@@ -113,7 +113,7 @@ impl Profile {
     const fn arguments(self) -> &'static [&'static str] {
         match self {
             Self::Dev => &[],
-            Self::Release => &["--release"],
+            Self::Dist => &["--profile", "dist"],
         }
     }
 }
@@ -388,7 +388,7 @@ pub fn get(server: SocketAddr, path: &str) -> Result<(u16, String)> {
 /// When the server cannot be reached or does not speak HTTP.
 pub fn ask(server: SocketAddr, method: &str, path: &str) -> Result<(u16, String)> {
     let mut stream = TcpStream::connect_timeout(&server, Duration::from_secs(2))?;
-    stream.set_read_timeout(Some(Duration::from_secs(5)))?;
+    stream.set_read_timeout(Some(Duration::from_secs(30)))?;
     write!(stream, "{method} {path} HTTP/1.0\r\nHost: {server}\r\nConnection: close\r\n\r\n")?;
     let mut bytes = Vec::new();
     stream.take(16 << 20).read_to_end(&mut bytes)?;

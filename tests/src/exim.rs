@@ -18,7 +18,7 @@ pub const USER: &str = "anna";
 /// Its password.
 pub const PASSWORD: &str = "not-a-secret-7Kq";
 
-const READY: Duration = Duration::from_secs(30);
+const READY: Duration = Duration::from_secs(90);
 
 /// When AUTH is offered.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]

@@ -13,7 +13,7 @@ use crate::prometheus::deploy;
 use crate::{Skip, command, daemon};
 
 const BUILD: Duration = Duration::from_secs(600);
-const READY: Duration = Duration::from_secs(30);
+const READY: Duration = Duration::from_secs(90);
 
 /// The arguments of the program that makes manifests (`write`), or looks whether they are fresh and good (`check`).
 #[must_use]

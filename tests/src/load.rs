@@ -9,7 +9,7 @@ use crate::netns::Namespace;
 use crate::root::{Instance, Packages, Root};
 use crate::{command, smtp};
 
-const READY: Duration = Duration::from_secs(20);
+const READY: Duration = Duration::from_secs(90);
 
 /// What `smtp-source` sends, each message in a session of its own.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]

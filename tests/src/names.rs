@@ -10,7 +10,7 @@ use crate::command;
 use crate::netns::Namespace;
 use crate::root::{Instance, Packages, Root};
 
-const READY: Duration = Duration::from_secs(30);
+const READY: Duration = Duration::from_secs(90);
 
 /// A zone of that world. The root is one of them; every other zone is delegated by the next zone above it.
 #[derive(Clone, Debug)]

@@ -26,7 +26,7 @@ pub const GATEWAY_INTERFACE: &str = "mail0";
 
 /// Prefix of every namespace of the lab; the process id that follows tells whose it is.
 const PREFIX: &str = "swlab";
-const LIMIT: Duration = Duration::from_secs(20);
+const LIMIT: Duration = Duration::from_secs(60);
 
 static COUNTER: AtomicU32 = AtomicU32::new(0);
 static SWEEP: Once = Once::new();

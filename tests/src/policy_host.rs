@@ -14,7 +14,7 @@ use crate::tls::Identity;
 /// The port of policies; not 443, so that it is seen that the daemon can be told.
 pub const PORT: u16 = 8443;
 
-const READY: Duration = Duration::from_secs(30);
+const READY: Duration = Duration::from_secs(90);
 
 /// A policy, and how it is served.
 #[derive(Debug)]

@@ -15,7 +15,7 @@ use crate::{command, smtp};
 /// Where the sending server takes mail from the lab, on the loopback of its namespace: not a mail port that is watched.
 pub const SUBMISSION: SocketAddr = SocketAddr::new(IpAddr::V4(std::net::Ipv4Addr::LOCALHOST), 2500);
 
-const READY: Duration = Duration::from_secs(30);
+const READY: Duration = Duration::from_secs(90);
 
 /// A running Postfix.
 #[derive(Debug)]

@@ -12,7 +12,7 @@ use crate::root::{Instance, Packages, Root};
 use crate::{alertmanager, command, daemon};
 
 const ADDRESS: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 9090);
-const READY: Duration = Duration::from_secs(30);
+const READY: Duration = Duration::from_secs(90);
 /// What [`Prometheus::start`] makes of a quarter of an hour.
 pub const WINDOW: Duration = Duration::from_secs(20);
 /// The shipped rules.

@@ -10,7 +10,7 @@ use crate::names::Names;
 use crate::netns::Namespace;
 use crate::root::{Instance, Packages, Root};
 
-const READY: Duration = Duration::from_secs(30);
+const READY: Duration = Duration::from_secs(90);
 /// A question, with what the resolver has to ask for it.
 const ANSWER: Duration = Duration::from_secs(60);
 

@@ -65,6 +65,11 @@ pub fn run(arguments: &Arguments) -> anyhow::Result<()> {
     Ok(())
 }
 
+/// Installs the compiler for the kernel object where there is none.
+pub fn prepare() -> anyhow::Result<()> {
+    Toolchain::find().map(drop)
+}
+
 fn build(workspace: &Path, toolchain: &Toolchain, linker: &Path) -> anyhow::Result<PathBuf> {
     let target_dir = workspace.join("target/ebpf");
     // No path of the building machine belongs in the object, and the same sources shall give the same octets.
@@ -81,7 +86,7 @@ fn build(workspace: &Path, toolchain: &Toolchain, linker: &Path) -> anyhow::Resu
     let mut command = toolchain.cargo();
     command
         .current_dir(workspace)
-        .args(["build", "--release", "--package", "smtpwatch-ebpf", "-Z", "build-std=core", "--target", TARGET])
+        .args(["build", "--profile", "dist", "--package", "smtpwatch-ebpf", "-Z", "build-std=core", "--target", TARGET])
         .arg("--target-dir")
         .arg(&target_dir)
         .env("CARGO_ENCODED_RUSTFLAGS", flags.join("\u{1f}"))
@@ -98,7 +103,7 @@ fn build(workspace: &Path, toolchain: &Toolchain, linker: &Path) -> anyhow::Resu
     }
     let status = command.status().context("cannot run cargo")?;
     ensure!(status.success(), "the kernel object does not build");
-    Ok(target_dir.join(TARGET).join("release/smtpwatch-ebpf"))
+    Ok(target_dir.join(TARGET).join("dist/smtpwatch-ebpf"))
 }
 
 /// Removes what only a debugger reads; BTF stays, and with it the source lines in the verifier's log.

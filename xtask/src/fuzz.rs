@@ -1,7 +1,7 @@
 //! `cargo xtask fuzz`: runs the fuzz targets one after the other.
 //!
-//! They are built by cargo-fuzz without a sanitizer. What they drive is safe Rust, in which a fault is a panic, a
-//! failed assertion or a bound exceeded; and so the ordinary stable toolchain builds them.
+//! They are built by Cargo alone, with libFuzzer's instrumentation and without a sanitizer. What they drive is safe Rust, in
+//! which a fault is a panic, a failed assertion or a bound exceeded; and so the ordinary stable toolchain builds them.
 
 use std::{
     fs,
@@ -11,7 +11,7 @@ use std::{
     time::Instant,
 };
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Result, ensure};
 
 use crate::host;
 
@@ -26,8 +26,17 @@ const TARGETS: [(&str, u64); 8] = [
     ("starttls_list", 100_000),
     ("tlsa", 50_000),
 ];
-/// The version that is installed where none is.
-const CARGO_FUZZ: &str = "0.13.2";
+/// What libFuzzer learns coverage from, as cargo-fuzz has it.
+const INSTRUMENTATION: [&str; 6] = [
+    "-Cpasses=sancov-module",
+    "-Cllvm-args=-sanitizer-coverage-level=4",
+    "-Cllvm-args=-sanitizer-coverage-inline-8bit-counters",
+    "-Cllvm-args=-sanitizer-coverage-pc-table",
+    "-Cllvm-args=-sanitizer-coverage-trace-compares",
+    "--cfg=fuzzing",
+];
+/// The same, where thread-local storage of the runtime is linked with it.
+const STACK: &str = "-Cllvm-args=-sanitizer-coverage-stack-depth";
 /// Longest input in octets: a dialogue, a small capture.
 const INPUT: usize = 4096;
 /// Octets of memory above which libFuzzer stops a target.
@@ -89,24 +98,29 @@ fn directory() -> PathBuf {
     host::workspace().join("target/fuzz")
 }
 
+/// One build of every target. No target, no program of a build and no other build shares it: what is instrumented has the flags
+/// of [`INSTRUMENTATION`], and a target triple that is given by name keeps them from what is built for this machine.
 fn build() -> Result<()> {
-    let bin = host::workspace().join("target/tools/bin");
-    if !bin.join("cargo-fuzz").is_file() && host::find("cargo-fuzz").is_none() {
-        println!("installing cargo-fuzz {CARGO_FUZZ} in target/tools, because it is missing");
-        let root = bin.with_file_name("");
-        let arguments = ["install", "--quiet", "--locked", "cargo-fuzz", "--version", CARGO_FUZZ, "--root"];
-        let status = host::cargo(&arguments).arg(root).status().context("cannot start cargo")?;
-        ensure!(status.success(), "cargo install cargo-fuzz ended with {status}");
-    }
-    let path = std::env::var_os("PATH").unwrap_or_default();
-    let path = std::env::join_paths(std::iter::once(bin).chain(std::env::split_paths(&path)))?;
-    let status = host::cargo(&["fuzz", "build", "--sanitizer", "none", "--target-dir"])
+    let triple = triple()?;
+    let flags = INSTRUMENTATION.iter().copied().chain(triple.contains("-linux-").then_some(STACK)).collect::<Vec<_>>();
+    let status = host::cargo(&["build", "--release", "--quiet", "--bins", "--manifest-path", "fuzz/Cargo.toml"])
+        .args(["--target", &triple, "--target-dir"])
         .arg(directory())
-        .env("PATH", path)
+        .env("CARGO_ENCODED_RUSTFLAGS", flags.join("\u{1f}"))
+        .env_remove("RUSTFLAGS")
         .status()
-        .context("cannot start cargo fuzz")?;
-    ensure!(status.success(), "cargo fuzz build ended with {status}");
+        .context("cannot start cargo")?;
+    ensure!(status.success(), "the fuzz targets do not build: cargo ended with {status}");
     Ok(())
+}
+
+/// The triple of this machine, as `rustc` names it.
+fn triple() -> Result<String> {
+    let rustc = std::env::var_os("RUSTC").unwrap_or_else(|| "rustc".into());
+    let out = Command::new(rustc).arg("-vV").output().context("cannot start rustc")?;
+    let said = String::from_utf8_lossy(&out.stdout);
+    let triple = said.lines().find_map(|line| line.strip_prefix("host: "));
+    Ok(triple.context("rustc names no host")?.to_owned())
 }
 
 #[derive(Default)]
@@ -179,14 +193,9 @@ fn corpus(line: &str) -> Option<u64> {
 }
 
 fn executable(target: &str) -> Result<PathBuf> {
-    let triples = fs::read_dir(directory()).with_context(|| format!("cannot read {}", directory().display()))?;
-    for triple in triples {
-        let file = triple?.path().join("release").join(target);
-        if file.is_file() {
-            return Ok(file);
-        }
-    }
-    bail!("cargo fuzz built no {target} under {}", directory().display());
+    let file = directory().join(triple()?).join("release").join(target);
+    ensure!(file.is_file(), "cargo built no {}", file.display());
+    Ok(file)
 }
 
 /// An empty directory.

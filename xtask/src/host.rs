@@ -50,10 +50,10 @@ pub fn cargo(arguments: &[&str]) -> Command {
     command
 }
 
-/// The release build of the binary `name` of the package of that name, made now if it is not up to date.
-pub fn release_binary(name: &str) -> Result<PathBuf> {
-    println!("building {name} (cargo build --release)");
-    binary(name, &["--release"])
+/// The binary `name` of the package of that name as it is shipped, built if it is not up to date.
+pub fn dist_binary(name: &str) -> Result<PathBuf> {
+    println!("building {name} (cargo build --profile dist)");
+    binary(name, &["--profile", "dist"])
 }
 
 /// The build for tests, likewise.

@@ -37,7 +37,7 @@ const COMPLETIONS: [(&str, &str); 3] = [
 /// Builds the package, and says where it is.
 pub fn run(arguments: &Arguments) -> Result<()> {
     host::ensure_tools(&TOOLS)?;
-    let binary = if arguments.dev { host::dev_binary("smtpwatch")? } else { host::release_binary("smtpwatch")? };
+    let binary = if arguments.dev { host::dev_binary("smtpwatch")? } else { host::dist_binary("smtpwatch")? };
     let home = host::workspace().join("target/package");
     let stage = home.join(format!("smtpwatch-{}", arguments.version));
     if stage.exists() {

@@ -18,6 +18,7 @@ use crate::{
         certificate::{self, Comparison},
     },
     policy::{
+        failures::Failure,
         history::HistoryRecord,
         profile::{self, Profile},
         published::demand::{Called, Identity},
@@ -68,6 +69,9 @@ pub(super) struct Flow {
     pub(super) lingers: Option<Timestamp>,
     /// After a reset the verdict has waited for a policy; it does so once.
     pub(super) waited: bool,
+    /// The failed handshake that this flow was claimed to be the retry of. The verdict may wait, and the newest failure with the
+    /// peer be another one then.
+    pub(super) retried: Option<Box<Failure>>,
     /// Claims that are held back, as they stood last.
     held: Vec<Claim>,
     /// Claims that went out, with their severity then.
@@ -119,6 +123,7 @@ impl Flow {
             concluded: false,
             lingers: None,
             waited: false,
+            retried: None,
             held: Vec::new(),
             raised: Vec::new(),
             compared: false,

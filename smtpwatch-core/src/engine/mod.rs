@@ -25,6 +25,7 @@ use self::{
 use crate::{
     FlowKey, Role, Segment, Side, TcpFlags, Timestamp,
     exhibit::{Known, PolicyUsed},
+    finding::Kind,
     flow::{CloseCause, FlowEvent, SynClaims},
     judge::{self, Case},
     limits,
@@ -659,7 +660,8 @@ impl Engine {
         let subject = Subject { flow: key, role: flow.role, names: &names };
         let stalled = self.stalled(&subject, at);
         let mut expectation = Expectation::of(&subject, &self.rules, &self.history, self.settings.strength);
-        expectation.failure = self.failures.before(&subject, at).or(stalled.as_ref());
+        expectation.failure =
+            flow.retried.as_deref().or_else(|| self.failures.before(&subject, at)).or(stalled.as_ref());
         let is_published = self.is_published_for(flow);
         let called = flow.called(&names);
         let demands = if is_published { self.published.demands(called, self.now) } else { Vec::new() };
@@ -685,6 +687,8 @@ impl Engine {
             proxied: self.is_proxied(flow),
             at_stake: flow.at_stake(),
         });
+        let is_retry = claims.iter().any(|claim| claim.kind == Kind::DowngradeRetry);
+        let retried = expectation.failure.filter(|_| is_retry && flow.retried.is_none()).copied();
         let context = if claims.is_empty() && !flow.holds_claims() {
             Context { history: None, policies: Vec::new() }
         } else {
@@ -697,6 +701,9 @@ impl Engine {
             self.failures.begin(&subject);
         }
         let flow = &mut self.flows[place];
+        if let Some(failure) = retried {
+            flow.retried = Some(Box::new(failure));
+        }
         let mut due = Vec::new();
         if pending && urgency == Urgency::Progress && flow.at_stake() && !flow.held_back {
             // What is not claimed yet may be, once the answer has come.
@@ -746,6 +753,8 @@ impl Engine {
         {
             let names = names(history, flow);
             let subject = Subject { flow: key, role: flow.role, names: &names };
+            // The verdict may come later than the retry; the connection ended before both.
+            let at = flow.connection.last_activity().min(at);
             failures.note(&subject, Failure { at, flow: key, end });
         }
     }

@@ -3,7 +3,7 @@
 use std::{sync::Arc, time::Duration};
 
 use smtpwatch_core::{
-    Engine, Settings, Timestamp,
+    Engine, Settings, Side, Timestamp,
     engine::{PolicyType, ResultType},
     finding::{Evidence, Kind, Outcome, Severity},
     judge::certificate::Verdict,
@@ -473,7 +473,7 @@ fn an_address_that_held_once_binds_its_next_tenant_to_nothing() {
 #[test]
 fn a_connection_that_is_reset_waits_for_its_policy_too() {
     let (mut engine, mut heard) = (engine(true), Heard::default());
-    let talk = accepted(GREETING, STRIPPED).reset(smtpwatch_core::Side::Server);
+    let talk = accepted(GREETING, STRIPPED).reset(Side::Server);
     talk.play(&mut engine, &mut heard);
     for second in 1..=6 {
         if second == 5 {
@@ -488,4 +488,29 @@ fn a_connection_that_is_reset_waits_for_its_policy_too() {
     assert!(is_accused(&heard), "{:?}", said(&heard));
     let counted: Vec<_> = heard.deliveries.iter().map(|delivery| delivery.policy).collect();
     assert_eq!((counted, heard.sessions.len()), (vec![PolicyType::Sts], 1));
+}
+
+/// The retry comes within the time that a reset is not believed yet, and its verdict waits beyond that.
+#[test]
+fn a_retry_that_waits_for_its_policy_is_held_against_the_failure_before_it() {
+    let failed = |secs: i64, port: u16| {
+        let go = greeted().s(OFFER).c("STARTTLS\r\n").s("220 2.0.0 go\r\n").c(client_hello(0x0304));
+        let mut talk = go.ack(Side::Server).reset(Side::Server).at(secs);
+        talk.flow.client.set_port(port);
+        talk
+    };
+    let retry = mail(GREETING, OFFER).at(1);
+    for (talks, how) in [
+        (vec![failed(0, 50_000), retry.clone()], "the failure is concluded after the retry"),
+        (vec![failed(0, 50_000), retry.clone(), failed(2, 50_001)], "another handshake fails after the retry"),
+    ] {
+        let (mut engine, mut heard) = (engine(true), Heard::default());
+        talks.iter().for_each(|talk| talk.play(&mut engine, &mut heard));
+        for second in 1..=30 {
+            engine.tick(end(&retry) + Duration::from_secs(second));
+            heard.drain(&mut engine);
+        }
+        let found = heard.findings.iter().find(|finding| finding.kind == Kind::DowngradeRetry).expect(how);
+        assert!(found.proof[0].contains("192.0.2.10:50000"), "{how}: {:?}", found.proof);
+    }
 }

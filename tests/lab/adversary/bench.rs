@@ -18,7 +18,7 @@ use smtpwatch_tests::wire::Wire;
 use crate::set_up::{Home, script, smtpwatch};
 
 /// How long a finding or a count may take.
-const PATIENCE: Duration = Duration::from_secs(15);
+const PATIENCE: Duration = Duration::from_secs(60);
 
 /// Networks whose addresses the attacker plays: those with a rule that demands STARTTLS, and those that are known by
 /// their history alone (RFC 2544, RFC 3849).

@@ -19,7 +19,7 @@ use crate::{
 };
 
 /// What it needs.
-const TOOLS: [Tool; 1] = [("valgrind", "valgrind")];
+pub const TOOLS: [Tool; 1] = [("valgrind", "valgrind")];
 /// How much more is too much.
 const TOLERANCE: f64 = 1.05;
 /// The committed figures.

@@ -122,7 +122,7 @@ pub fn section() -> Result<String> {
     let captures = captures::all()?;
     let home = host::workspace().join("target/bench");
     let place = Place {
-        smtpwatch: host::release_binary("smtpwatch")?,
+        smtpwatch: host::dist_binary("smtpwatch")?,
         rules: home.join("smtp.rules"),
         logs: home.join("suricata"),
     };

@@ -116,7 +116,7 @@ impl Site {
 
     /// Starts the daemon on an interface of any namespace.
     pub fn daemon_on<'a>(&self, namespace: &'a Namespace, interface: &str, ingress: &str) -> Result<Daemon<'a>> {
-        let options = Options { ingress, profile: Profile::Release, ..Options::default() };
+        let options = Options { ingress, profile: Profile::Dist, ..Options::default() };
         Daemon::start(namespace, interface, &self.directory()?, options)
     }
 
