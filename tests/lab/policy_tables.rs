@@ -12,6 +12,7 @@ use smtpwatch_tests::exim::{self, Exim};
 use smtpwatch_tests::netns::{GATEWAY_INTERFACE, Path};
 use smtpwatch_tests::postfix::{self, Postfix};
 use smtpwatch_tests::resolver::Dnssec;
+use smtpwatch_tests::root::Packages;
 use smtpwatch_tests::{scenario, smtp};
 
 use crate::policies::starttls_everywhere;
@@ -127,19 +128,25 @@ fn tables_are_enforced_by_postfix_and_exim() {
         let _receiver = Postfix::receiver_as(&path.exchanger, &world.mail, "mail.example.org", "")?;
         let attacker = Attacker::start(&path.router)?;
         let (resolver, authority) = (Dnssec::Validates.address().ip(), &world.authority.certificate_pem);
-        {
-            let sender = Postfix::enforcing(&path.gateway, resolver, authority, &postfix_table)?;
+        let enforced_by_postfix = |packages, version: &str| {
+            let sender = Postfix::enforcing(packages, &path.gateway, resolver, authority, &postfix_table)?;
             let submit = |recipient: &str| {
                 path.gateway.run(|| smtp::send(postfix::SUBMISSION, None, SENDER, recipient))?.map(drop)
             };
             compare(&attacker, submit, |to| sender.delivered(to), || sender.log(), |place| MATRIX[place].1)?;
             // No line was passed over.
             ensure!(!sender.log().contains("warning: TLS policy table"), "{}", sender.log());
-        }
+            ensure!(sender.log().contains(version), "{}", sender.log());
+            anyhow::Ok(())
+        };
+        enforced_by_postfix(Packages::Postfix, "version 3.7.")?;
         let sender = Exim::enforcing(&path.gateway, resolver, &exim_table)?;
         let submit =
             |recipient: &str| path.gateway.run(|| smtp::send(exim::SUBMISSION, None, SENDER, recipient))?.map(drop);
-        compare(&attacker, submit, |to| sender.delivered(to), || sender.log(), |place| MATRIX[place].2)
+        compare(&attacker, submit, |to| sender.delivered(to), || sender.log(), |place| MATRIX[place].2)?;
+        drop(sender);
+        // Last: where these packages cannot be had, the servers before have proved the tables.
+        enforced_by_postfix(Packages::PostfixTrixie, "version 3.10.")
     });
 }
 

@@ -67,13 +67,19 @@ impl Postfix {
         server.ready(namespace, SUBMISSION)
     }
 
-    /// A sending server that takes mail at [`SUBMISSION`] and finds its way by the resolver at `server`, which it trusts: at
+    /// A sending server of these packages that takes mail at [`SUBMISSION`] and finds its way by the resolver at `server`, which it trusts: at
     /// `smtp_tls_security_level = may`, with this TLS policy table and what the head of the table names. A message that cannot
     /// be delivered stays deferred.
     ///
     /// # Errors
     /// As [`Postfix::receiver`].
-    pub fn enforcing(namespace: &Namespace, server: IpAddr, authority: &str, table: &str) -> Result<Self> {
+    pub fn enforcing(
+        packages: Packages,
+        namespace: &Namespace,
+        server: IpAddr,
+        authority: &str,
+        table: &str,
+    ) -> Result<Self> {
         let settings = "myhostname = gateway.example.org\ninet_interfaces = all\nsmtp_address_preference = ipv4\n\
              smtp_tls_security_level = may\nsmtp_tls_policy_maps = hash:/lab/tls_policy\n\
              smtp_dns_support_level = dnssec\nsmtp_tls_CAfile = /lab/ca.pem\nsmtp_tls_loglevel = 1\n\
@@ -84,7 +90,7 @@ impl Postfix {
             "printf 'nameserver {server}\\noptions trust-ad edns0\\n' > /etc/resolv.conf\n\
              postmap -c /lab/postfix hash:/lab/tls_policy && exec postfix -c /lab/postfix start-fg\n"
         );
-        let server = Self::start_by(namespace, &["sh", "-c", &script], settings, &listener, |lab| {
+        let server = Self::start_by(packages, namespace, &["sh", "-c", &script], settings, &listener, |lab| {
             std::fs::write(lab.join("ca.pem"), authority)?;
             Ok(std::fs::write(lab.join("tls_policy"), table)?)
         })?;
@@ -118,17 +124,19 @@ impl Postfix {
         listener: &str,
         prepare: impl FnOnce(&Path) -> Result<()>,
     ) -> Result<Self> {
-        Self::start_by(namespace, &["postfix", "-c", "/lab/postfix", "start-fg"], settings, listener, prepare)
+        let program = ["postfix", "-c", "/lab/postfix", "start-fg"];
+        Self::start_by(Packages::Postfix, namespace, &program, settings, listener, prepare)
     }
 
     fn start_by(
+        packages: Packages,
         namespace: &Namespace,
         program: &[&str],
         settings: &str,
         listener: &str,
         prepare: impl FnOnce(&Path) -> Result<()>,
     ) -> Result<Self> {
-        let instance = Root::with(Packages::Postfix)?.start(namespace, program, |lab| {
+        let instance = Root::with(packages)?.start(namespace, program, |lab| {
             let configuration = lab.join("postfix");
             std::fs::create_dir(&configuration)?;
             std::fs::write(configuration.join("main.cf"), format!("{MAIN}{settings}"))?;

@@ -141,14 +141,16 @@ const STACK_BUDGET: u64 = object::MAX_STACK - 32;
 /// take it all the same.
 fn budget(bytes: &[u8]) -> anyhow::Result<()> {
     for program in object::programs(bytes)? {
+        let chain: Vec<String> = program.chain.iter().map(|(name, frame)| format!("{name} {frame}")).collect();
+        let chain = chain.join(", ");
         ensure!(
             program.stack <= STACK_BUDGET,
-            "{} takes {} bytes of stack, and the budget is {STACK_BUDGET} of the {} that kernels before 6.8 give",
+            "{} takes {} bytes of stack, and the budget is {STACK_BUDGET} of the {} that kernels before 6.8 give: {chain}",
             program.name,
             program.stack,
             object::MAX_STACK
         );
-        eprintln!("kernel object: {}: {} bytes of stack of {STACK_BUDGET}", program.name, program.stack);
+        eprintln!("kernel object: {}: {} bytes of stack of {STACK_BUDGET}: {chain}", program.name, program.stack);
     }
     Ok(())
 }
@@ -329,4 +331,15 @@ fn is_right_linker(path: &Path) -> bool {
         .arg("--version")
         .output()
         .is_ok_and(|output| String::from_utf8_lossy(&output.stdout).contains(LINKER))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_committed_object_is_within_the_budget() {
+        let bytes = fs::read(crate::host::workspace().join("smtpwatch/bpf/smtpwatch.bpf.o")).expect("readable");
+        budget(&bytes).expect("within the budget");
+    }
 }

@@ -24,7 +24,8 @@ fn sent(case: &Case<'_>, exchange: &AuthExchange) -> Option<Claim> {
     let (kind, rule) = match exchange.class {
         MechanismClass::NoSecret => return None,
         MechanismClass::Challenge | MechanismClass::Unknown => (Kind::AuthExchangePlaintext, "F5"),
-        MechanismClass::Plaintext if exchange.reply >= 500 => (Kind::AuthPlaintext, "F7"),
+        // Refused, for good or for the moment (RFC 4954 §6: 432, 454).
+        MechanismClass::Plaintext if exchange.reply >= 400 => (Kind::AuthPlaintext, "F7"),
         MechanismClass::Plaintext => (Kind::AuthPlaintext, plaintext_rule(exchange)),
     };
     let (evidence, expected) = demand(case);

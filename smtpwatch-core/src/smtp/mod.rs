@@ -20,6 +20,7 @@ mod echo;
 mod ehlo;
 mod kept;
 mod line;
+mod ntlm;
 mod observation;
 mod reply;
 mod secret;

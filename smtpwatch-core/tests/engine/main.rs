@@ -8,6 +8,7 @@ mod identifiers;
 mod pairing;
 mod properties;
 mod published;
+mod siblings;
 mod stubborn;
 mod talk;
 mod threats;

@@ -251,7 +251,15 @@ fn any_3yz_reply_to_data_begins_the_message() {
 #[test]
 fn auth_login_that_goes_on_after_a_refusal_is_a_credential() {
     let (user, password) = ("dXNlcg==\r\n", "cGFzcw==\r\n");
-    for code in ["503 no\r\n", "535 5.7.8 no\r\n", "530 5.7.0 TLS first\r\n", "504 5.5.4 no\r\n"] {
+    for code in [
+        "503 no\r\n",
+        "535 5.7.8 no\r\n",
+        "530 5.7.0 TLS first\r\n",
+        "504 5.5.4 no\r\n",
+        "454 4.7.0 not at the moment\r\n",
+        "432-4.7.12 a password\r\n432 4.7.12 transition is needed\r\n",
+        "421 4.3.2 closing\r\n",
+    ] {
         for (how, talk) in [
             (
                 "waits",

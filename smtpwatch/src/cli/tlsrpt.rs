@@ -170,7 +170,8 @@ fn say(name: &str, report: &Report, claim: &Claim, verdict: &str) {
     let or_nothing = |text: &str| if text.is_empty() { "(not told)".to_owned() } else { text.to_owned() };
     let organization: String = report.organization_name.chars().take(100).collect();
     let line = format!(
-        "{organization}: no STARTTLS in {} sessions from {} to {}: {verdict}",
+        "{}: no STARTTLS in {} sessions from {} to {}: {verdict}",
+        or_nothing(&organization),
         claim.sessions,
         or_nothing(&claim.sending),
         or_nothing(&claim.receiving)

@@ -233,9 +233,18 @@ fn finding(report: &Report, claim: &Claim, days: Days, (sender, own): (IpAddr, I
     }
 }
 
-/// An address in its usual form; anything else as it is, in part.
+/// An address in its usual form, also out of an address literal (RFC 5321 §4.1.3) or from before a port, as some senders write it;
+/// anything else as it is, in part.
 fn normal(address: &str) -> String {
-    address.trim().parse::<IpAddr>().map_or_else(|_| quoted(address), |address| address.to_canonical().to_string())
+    let text = address.trim();
+    let literal = text.strip_prefix('[').and_then(|text| text.strip_suffix(']')).unwrap_or(text);
+    let literal = match literal.split_at_checked(5) {
+        Some((tag, rest)) if tag.eq_ignore_ascii_case("IPv6:") => rest,
+        _ => literal,
+    };
+    let with_port = || text.parse::<SocketAddr>().ok().map(|address| address.ip());
+    let found = literal.parse::<IpAddr>().ok().or_else(with_port);
+    found.map_or_else(|| quoted(address), |address| address.to_canonical().to_string())
 }
 
 fn quoted(text: &str) -> String {
@@ -250,6 +259,23 @@ mod tests {
 
     const SENDER: &str = "198.51.100.7";
     const OWN: &str = "192.0.2.25";
+
+    #[test]
+    fn addresses_are_read_in_the_forms_that_senders_write() {
+        for (given, read) in [
+            ("192.0.2.1", "192.0.2.1"),
+            (" [192.0.2.1] ", "192.0.2.1"),
+            ("192.0.2.1:25", "192.0.2.1"),
+            ("[IPv6:2001:DB8::1]", "2001:db8::1"),
+            ("ipv6:2001:db8::1", "2001:db8::1"),
+            ("[2001:db8::1]:25", "2001:db8::1"),
+            ("::ffff:192.0.2.1", "192.0.2.1"),
+            ("mx.example.org", "mx.example.org"),
+            ("", ""),
+        ] {
+            assert_eq!(normal(given), read, "{given:?}");
+        }
+    }
 
     fn report(sending: &str, receiving: &str, sessions: u64) -> Report {
         let json = format!(
