@@ -829,7 +829,8 @@ fn what_arrives_makes_no_state() {
         for _ in 0..2 {
             assert_eq!(wire.at(peer, SYN, 5, b""), Outcome::Forwarded);
         }
-        assert!(wire.records.iter().all(|(header, _)| (header.flow, header.marks) == (0, 0)));
+        let seen: Vec<_> = wire.records.iter().map(|(header, _)| (header.flow, header.marks)).collect();
+        assert_eq!(seen, [(0, 0); 2]);
         assert_eq!(wire.seen().len(), 2, "each SYN is told");
         assert_eq!(wire.at(peer, ACK, 5, b"AUTH PLAIN x\r\n"), Outcome::Forwarded);
         let (header, payload) = &wire.records[0];
