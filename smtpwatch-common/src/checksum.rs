@@ -1,5 +1,5 @@
 //! The TCP checksum of a segment (RFC 9293 §3.1): a decoy with a wrong one reaches the hooks and is discarded by the host
-//! (THREATS EV-9). Looked at in userspace alone.
+//! (docs/threats.md EV-9). Looked at in userspace alone.
 
 use crate::{Header, Record, Side, walk::PROTOCOL_TCP};
 

@@ -22,7 +22,7 @@ pub enum Counter {
     RingFull,
     /// Packets lost because no flow state could be created.
     FlowTableFull,
-    /// TCP in an IP fragment (THREATS EV-5): both hooks run before the host reassembles.
+    /// TCP in an IP fragment (docs/threats.md EV-5): both hooks run before the host reassembles.
     Fragment,
     /// Packets shorter than their own headers say, and payload past what one packet may cost.
     Truncated,

@@ -8,9 +8,9 @@ use crate::{
     flow_key::{self, Address},
 };
 
-/// Extension headers walked before an IPv6 packet counts as unparsed (THREATS EV-6).
+/// Extension headers walked before an IPv6 packet counts as unparsed (docs/threats.md EV-6).
 pub const MAX_EXTENSION_HEADERS: u32 = 8;
-/// VLAN tags walked: IEEE 802.1Q and 802.1ad (THREATS EV-7).
+/// VLAN tags walked: IEEE 802.1Q and 802.1ad (docs/threats.md EV-7).
 pub const MAX_VLAN_TAGS: u32 = 2;
 
 /// TCP flag bits (RFC 9293 §3.1).

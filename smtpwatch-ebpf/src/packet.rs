@@ -1,5 +1,5 @@
 //! How the hooks read octets: direct access to the start of a packet, byte-copy helpers for the rest, which may lie in
-//! other pages (GRO and GSO segments, multi-buffer frames: THREATS EV-10, EV-12).
+//! other pages (GRO and GSO segments, multi-buffer frames: docs/threats.md EV-10, EV-12).
 
 use core::mem::MaybeUninit;
 

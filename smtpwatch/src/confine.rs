@@ -1,4 +1,4 @@
-//! What the daemon gives up (THREATS: it reads hostile input): each thread keeps what its work needs, for good.
+//! What the daemon gives up, because it reads hostile input: each thread keeps what its work needs, for good.
 //!
 //! Capabilities, Landlock and system call filters are of a thread and of those that it starts. So the thread that captures
 //! is started first; then the main thread gives up everything, and with it every other thread, as all are its children.

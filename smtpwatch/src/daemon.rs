@@ -587,7 +587,7 @@ impl Watch {
         attached
     }
 
-    /// Says once of each mail server where it listens unwatched (THREATS EV-25).
+    /// Says once of each mail server where it listens unwatched (docs/threats.md EV-25).
     fn listeners(&mut self) {
         let found = listeners::unwatched(&self.ports);
         for program in found.iter().filter(|program| !self.unwatched.contains(program)) {

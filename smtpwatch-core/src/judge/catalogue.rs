@@ -6,7 +6,7 @@ use serde::Serialize;
 
 use crate::finding::Kind;
 
-/// From which end of the connection a row can be seen (THREATS §0).
+/// From which end of the connection a row can be seen (docs/threats.md, "Which end sees what").
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum SeenFrom {

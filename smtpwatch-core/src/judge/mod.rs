@@ -49,7 +49,7 @@ pub struct Case<'a> {
     pub port: u16,
     /// The connection has ended: nothing more will come.
     pub closed: bool,
-    /// What became of STARTTLS with others lately (THREATS FO-13).
+    /// What became of STARTTLS with others lately (docs/threats.md FO-13).
     pub scope: &'a Scope,
     /// The peer's address.
     pub peer: IpAddr,
@@ -95,7 +95,7 @@ pub struct Claim {
     pub kind: Kind,
     /// Which one of several of this kind in one session: the place of the SASL exchange.
     pub instance: usize,
-    /// The row of THREATS.md.
+    /// Identifier of a row of docs/threats.md.
     pub rule: &'static str,
     /// How sure.
     pub evidence: Evidence,
@@ -221,7 +221,7 @@ impl Claim {
 }
 
 /// The loudest that the breach of a policy in testing may be: its owner wants to hear of it, and no mail to be held up
-/// (THREATS G2).
+/// (docs/threats.md G2).
 const TESTING: Severity = Severity::Medium;
 
 fn severity(evidence: Evidence, outcome: Outcome, expected: &Expected) -> Severity {

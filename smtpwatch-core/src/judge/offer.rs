@@ -2,7 +2,7 @@
 //! (A2, A3).
 //!
 //! Only this host's own view as a client can tell: as a server it sees its reply before any device on the path does
-//! (THREATS §0).
+//! (docs/threats.md, "Which end sees what").
 
 use super::{Case, Claim, nothing_expected, offer_expected};
 use crate::{
@@ -237,7 +237,7 @@ fn reshaped(case: Case<'_>, capabilities: &Capabilities) -> Option<Claim> {
     Some(claim)
 }
 
-/// The edit is proven by the line itself; that it was STARTTLS is not (THREATS FP-14, FP-26).
+/// The edit is proven by the line itself; that it was STARTTLS is not (docs/threats.md FP-14, FP-26).
 fn masked(case: Case<'_>, capabilities: &Capabilities) -> Claim {
     let lines: Vec<_> = capabilities.masked().collect();
     // Cisco's inspection ends the run with a letter that counts (A2); other editors write X to the end or change one letter.

@@ -1,7 +1,7 @@
 //! STARTTLS was offered and nobody asked for it, and mail went in clear (A8, C7, G5, G8), or that is the retry after a
 //! handshake that was sabotaged (D1).
 //!
-//! On port 25 an unused offer is common and means nothing by itself (THREATS FP-20, FP-28).
+//! On port 25 an unused offer is common and means nothing by itself (docs/threats.md FP-20, FP-28).
 
 use super::{Case, Claim, by_standard, use_expected};
 use crate::{

@@ -1,4 +1,4 @@
-//! Findings, one line each (DESIGN §4), to stdout or a file, written by a thread of its own: a slow reader costs findings in
+//! Findings, one line each, to stdout or a file, written by a thread of its own: a slow reader costs findings in
 //! the journal (counted), never packets.
 
 use std::{

@@ -1,4 +1,4 @@
-//! Every metric, in one registry (DESIGN §6). Labels are closed sets, except interface names, which the configuration
+//! Every metric, in one registry. Labels are closed sets, except interface names, which the configuration
 //! bounds; every label set is exported as zero from the start, because `increase()` misses a counter that is born at 1.
 
 pub mod page;

@@ -73,7 +73,7 @@ pub struct Kept {
     pub chain: String,
 }
 
-/// How far the same thing reaches: of one server, of its network, or of many (THREATS FO-13).
+/// How far the same thing reaches: of one server, of its network, or of many (docs/threats.md FO-13).
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, JsonSchema)]
 pub struct Reach {
     /// Peers with an incident of this kind and role at the same time, this one included.
