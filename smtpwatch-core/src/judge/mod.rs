@@ -140,7 +140,7 @@ pub fn judge(case: Case<'_>) -> Vec<Claim> {
         if case.unanswered && claim.evidence < Evidence::Policy && claim.kind.is_about_starttls() {
             claim
                 .proof
-                .push("pending-policy: no (published policies were asked for, and no answer came in time)".to_owned());
+                .push("pending-policy: no (published policies were requested, and no answer came in time)".to_owned());
         }
         let mut said = BTreeSet::new();
         claim.proof.retain(|line| !line.is_empty() && said.insert(line.clone()));
