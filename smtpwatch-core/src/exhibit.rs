@@ -1,4 +1,4 @@
-//! What is kept to prove a finding, once the packets are gone (THREATS §5): the octets in clear of both directions, a row for
+//! What is kept to prove a finding, once the packets are gone: the octets in clear of both directions, a row for
 //! each packet, and what was known of the peer at that time. Bounded, and without secrets: the parser blanks them before they
 //! get here, octet by octet, so that every length stays true.
 

@@ -115,7 +115,7 @@ impl Kind {
 }
 
 vocabulary! {
-    /// How sure the claim is (THREATS §0). Ordered: later is stronger.
+    /// How sure the claim is (docs/threats.md, "Evidence and outcome"). Ordered: later is stronger.
     Evidence {
         /// Odd, but honest set-ups do it too.
         Suspicious = "suspicious",
@@ -129,7 +129,7 @@ vocabulary! {
 }
 
 vocabulary! {
-    /// What it cost (THREATS §0). Ordered: later is worse.
+    /// What the session lost (docs/threats.md, "Evidence and outcome"). Ordered: later is worse.
     Outcome {
         /// The session ended, or went on under TLS.
         Attempt = "attempt",
@@ -187,7 +187,7 @@ pub struct Finding {
     pub time: Timestamp,
     /// What happened.
     pub kind: Kind,
-    /// The row of THREATS.md that it matches.
+    /// Identifier of the matching row of docs/threats.md.
     pub rule: Cow<'static, str>,
     /// How loud.
     pub severity: Severity,

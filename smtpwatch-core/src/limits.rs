@@ -13,13 +13,13 @@ pub const ROLE_SHARE: (usize, usize) = (3, 4);
 /// A flow that was silent for this long is closed. RFC 5321 §4.5.3.2 gives 10 minutes as the longest reply time-out.
 pub const FLOW_IDLE: Duration = Duration::from_secs(900);
 /// A connection whose three-way handshake is not finished after this time is forgotten: a flood of SYNs must not push
-/// sessions out of the table (THREATS EV-24). Linux gives a SYN-ACK up about 63 seconds after the first one.
+/// sessions out of the table (docs/threats.md EV-24). Linux gives a SYN-ACK up about 63 seconds after the first one.
 pub const FLOW_HANDSHAKE: Duration = Duration::from_secs(64);
 /// Octets held per direction that cannot be delivered yet (out of order, or not acknowledged).
 pub const REASSEMBLY_BYTES: usize = 64 * 1024;
 /// Separate pieces held per direction, so that tiny segments cannot pin memory.
 pub const REASSEMBLY_CHUNKS: usize = 256;
-/// Delivered octets kept per direction, to compare late copies of the same range with them (THREATS EV-3, FO-1).
+/// Delivered octets kept per direction, to compare late copies of the same range with them (docs/threats.md EV-3, FO-1).
 pub const RETAINED_BYTES: usize = 16 * 1024;
 /// SYNs and SYN-ACKs of one peer that wait for our own side's acknowledgment; the oldest makes room. Without the right one the
 /// fingerprint of the peer's stack is not known, and nothing else is lost.

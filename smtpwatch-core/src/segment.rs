@@ -82,7 +82,7 @@ impl From<Side> for smtpwatch_common::Side {
     }
 }
 
-/// Which end of the connection this host is (THREATS §0: GC and GS).
+/// Which end of the connection this host is (docs/threats.md, "Which end sees what").
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "lowercase")]

@@ -1,4 +1,4 @@
-//! What the daemon gives up (THREATS: it reads hostile input): each thread keeps what its work needs, for good.
+//! What the daemon gives up, because it reads hostile input: each thread keeps what its work needs, for good.
 //!
 //! Capabilities, Landlock and system call filters are of a thread and of those that it starts. So the thread that captures
 //! is started first; then the main thread gives up everything, and with it every other thread, as all are its children.
@@ -50,14 +50,14 @@ pub fn thread(kept: &Kept) -> anyhow::Result<Loose> {
 pub fn no_core() -> anyhow::Result<()> {
     use anyhow::Context as _;
     use nix::sys::resource::{Resource, setrlimit};
-    setrlimit(Resource::RLIMIT_CORE, 0, 0).context("cannot switch core dumps off")
+    setrlimit(Resource::RLIMIT_CORE, 0, 0).context("cannot disable core dumps")
 }
 
 /// Nothing that this process starts can ever get more than it has (`PR_SET_NO_NEW_PRIVS`): what the filter of system calls and
 /// Landlock need.
 fn no_new_privileges() -> anyhow::Result<()> {
     use anyhow::Context as _;
-    nix::sys::prctl::set_no_new_privs().context("cannot give up new privileges")
+    nix::sys::prctl::set_no_new_privs().context("cannot set no_new_privs")
 }
 
 #[cfg(test)]

@@ -154,7 +154,7 @@ pub fn run(start: Start) -> anyhow::Result<()> {
     };
     let stop = Arc::new(AtomicBool::new(false));
     let (ended, pipeline_ended) = tokio::sync::oneshot::channel::<()>();
-    let (policies, known) = Service::start(policies).context("cannot start the thread that looks policies up")?;
+    let (policies, known) = Service::start(policies).context("cannot start the policy look-up thread")?;
     let (changes, changed) = mpsc::channel();
     let reloader = Arc::new(Reloader {
         source,
@@ -218,7 +218,7 @@ pub fn run(start: Start) -> anyhow::Result<()> {
             never = watchdog(&health) => match never {},
             _ = pipeline_ended => Err(anyhow::anyhow!("the pipeline has ended")),
             served = web::serve(listener, metrics.clone(), health.clone(), guarded, web, std::future::pending()) => {
-                served.context("the pages cannot be served any more").and_then(|()| anyhow::bail!("the pages have ended"))
+                served.context("cannot continue to serve the pages").and_then(|()| anyhow::bail!("the pages have ended"))
             }
         }
     });
@@ -483,7 +483,7 @@ impl Watch {
         }
         self.restoring = next;
         if next.is_none() {
-            tracing::info!(rows = history.len(), "the history in memory was handed to the store");
+            tracing::info!(rows = history.len(), "the history in memory was passed to the store");
         }
         true
     }
@@ -526,7 +526,7 @@ impl Watch {
         if interfaces.len() > MAX_INTERFACES {
             tracing::warn!(
                 interfaces = interfaces.len(),
-                "only the first {MAX_INTERFACES} interfaces have metrics of their own"
+                "only the first {MAX_INTERFACES} interfaces have their own metrics"
             );
             interfaces = interfaces.into_iter().take(MAX_INTERFACES).collect();
         }
@@ -587,7 +587,7 @@ impl Watch {
         attached
     }
 
-    /// Says once of each mail server where it listens unwatched (THREATS EV-25).
+    /// Says once of each mail server where it listens unwatched (docs/threats.md EV-25).
     fn listeners(&mut self) {
         let found = listeners::unwatched(&self.ports);
         for program in found.iter().filter(|program| !self.unwatched.contains(program)) {
@@ -619,7 +619,7 @@ impl Watch {
         }
         while let Some(request) = self.writer.request() {
             let gone = self.pipeline.history_mut().forget(|key| store::is_peer(key, &request.peer));
-            tracing::info!(rows = gone.len(), "a peer was forgotten on request");
+            tracing::info!(rows = gone.len(), "the history of a peer was deleted on request");
             if let Some(store) = &self.outputs.store {
                 store.done(request);
             }

@@ -65,7 +65,7 @@ fn tell(state: &[NotifyState<'_>]) {
 fn send(state: &[NotifyState<'_>], patience: Duration) {
     let Some(name) = std::env::var_os("NOTIFY_SOCKET") else { return };
     if let Err(error) = try_send(&name, state, patience) {
-        tracing::debug!(%error, "the service manager cannot be told");
+        tracing::debug!(%error, "cannot notify the service manager");
     }
 }
 

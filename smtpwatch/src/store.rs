@@ -99,7 +99,7 @@ const DELETE: &str = "DELETE FROM baseline WHERE role = ?1 AND own = ?2 AND peer
 #[derive(Debug, thiserror::Error)]
 pub enum StoreError {
     /// There is no file.
-    #[error("no store at {}: nothing was learned yet, or the daemon keeps it elsewhere (see [store] path)", .0.display())]
+    #[error("no store at {}: nothing is recorded yet, or the daemon uses another path (see [store] path)", .0.display())]
     Missing(PathBuf),
     /// Another program's file.
     #[error(
@@ -228,7 +228,7 @@ impl Store {
         if known > 0 {
             tracing::warn!(
                 rows = known,
-                "history strong enough to accuse was left out for want of room: raise peers in [limits]"
+                "history rows strong enough to raise findings were left out, because the table is full: raise peers in [limits]"
             );
         }
         let gone: HashSet<HistoryKey> = gone.into_iter().map(|row| row.key).collect();
@@ -384,7 +384,7 @@ impl Store {
     fn checkpoint(&mut self) {
         let moved = self.sqlite(|connection| connection.query_row("PRAGMA wal_checkpoint(PASSIVE)", [], |_| Ok(())));
         if let Err(error) = moved {
-            tracing::debug!("the log of the store is not moved: {error}");
+            tracing::debug!("cannot checkpoint the store: {error}");
         }
     }
 

@@ -19,7 +19,7 @@ fn history_then_attacks_v6() {
     scenario("history_then_attacks_v6", || history_then_attacks(Family::V6, false));
 }
 
-/// THREATS EV-1: an attacker, or a server, that sends every octet in a segment of its own hides nothing.
+/// docs/threats.md EV-1: an attacker, or a server, that sends every octet in a segment of its own hides nothing.
 #[test]
 fn history_then_attacks_one_octet_per_segment() {
     scenario("history_then_attacks_one_octet_per_segment", || history_then_attacks(Family::V4, true));

@@ -2,7 +2,7 @@
 //!
 //! nf_tables TPROXY hands it the connections that cross the router. It speaks to both ends from the other's address and
 //! port (`IP_TRANSPARENT` on both legs), so neither end sees any address change: what striptls and the carriers'
-//! proxies of THREATS A1, A2 and C1 do.
+//! proxies of docs/threats.md A1, A2 and C1 do.
 
 use std::io::{ErrorKind, Read, Write};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, Shutdown, SocketAddr, TcpListener, TcpStream};
@@ -39,19 +39,19 @@ const CUT_PAUSE: Duration = Duration::from_micros(200);
 pub enum Mode {
     /// Every octet as it came.
     Pass,
-    /// The STARTTLS line is deleted and the reply's last line repaired (THREATS A1).
+    /// The STARTTLS line is deleted and the reply's last line repaired (docs/threats.md A1).
     Delete,
-    /// The keyword is overwritten in place, the length kept: `250-XXXXXXXA` (THREATS A2).
+    /// The keyword is overwritten in place, the length kept: `250-XXXXXXXA` (docs/threats.md A2).
     Overwrite,
-    /// STARTTLS does not reach the server; the attacker answers 454 himself (THREATS C1).
+    /// STARTTLS does not reach the server; the attacker answers 454 himself (docs/threats.md C1).
     Forge454,
-    /// The verb STARTTLS is overwritten on its way to the server (THREATS C4).
+    /// The verb STARTTLS is overwritten on its way to the server (docs/threats.md C4).
     OverwriteVerb,
-    /// A command follows STARTTLS in clear, so that the server may run it under TLS (THREATS E1).
+    /// A command follows STARTTLS in clear, so that the server may run it under TLS (docs/threats.md E1).
     InjectCommand,
-    /// A reply follows the go-ahead in clear, so that the client may take it for one under TLS (THREATS E2).
+    /// A reply follows the go-ahead in clear, so that the client may take it for one under TLS (docs/threats.md E2).
     InjectReply,
-    /// The go-ahead passes, and the connection is closed before TLS can begin (THREATS D1).
+    /// The go-ahead passes, and the connection is closed before TLS can begin (docs/threats.md D1).
     Sabotage,
 }
 

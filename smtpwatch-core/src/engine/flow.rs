@@ -27,7 +27,7 @@ use crate::{
     smtp::{Doubt, Session, Starttls, TlsPhase},
 };
 
-/// Keys after which a person is taken to type (THREATS FP-25), where most segments of the client are keys.
+/// Keys after which a person is taken to type (docs/threats.md FP-25), where most segments of the client are keys.
 const TYPED_SEGMENTS: u32 = 4;
 /// Most bytes of a segment that is one key: the line end is CR LF.
 const KEY_BYTES: u32 = 2;

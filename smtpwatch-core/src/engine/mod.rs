@@ -105,7 +105,7 @@ struct Parked {
 const AGE_STEP: Duration = Duration::from_secs(10);
 /// Stale entries that the lists of times may hold beside those of live flows.
 const LIST_SLACK: usize = 4096;
-/// A host that obeyed a reset sends nothing more; one that saw a decoy mostly goes on within this time (THREATS EV-22). Then
+/// A host that obeyed a reset sends nothing more; one that saw a decoy mostly goes on within this time (docs/threats.md EV-22). Then
 /// the session is judged and counted.
 const LINGER: Duration = Duration::from_secs(2);
 /// For so long its flow is kept, should the host go on after all.
@@ -496,7 +496,7 @@ impl Engine {
                 }
                 continue;
             }
-            // A flood of SYNs pushes out no session (THREATS EV-24).
+            // A flood of SYNs pushes out no session (docs/threats.md EV-24).
             let Some(place) = self.flows.oldest_unopened().or_else(|| self.flows.oldest()) else { return };
             self.outputs.push_back(Output::Evicted(EvictReason::Capacity));
             self.end(place, self.now);
@@ -760,7 +760,7 @@ impl Engine {
     }
 
     /// Notes what a session says about its peer, where something was at stake: probes that say EHLO and QUIT are not noted
-    /// (THREATS FP-17), nor is what cannot be told.
+    /// (docs/threats.md FP-17), nor is what cannot be told.
     fn remember(&mut self, place: Place, at: Timestamp) {
         let flow = &self.flows[place];
         let key = flow.key;
@@ -819,7 +819,7 @@ impl Engine {
     }
 
     /// The client speaks for another one, whose address is not seen: this host granted it, or the client is a proxy that the
-    /// configuration trusts (THREATS FP-13).
+    /// configuration trusts (docs/threats.md FP-13).
     fn is_proxied(&self, flow: &Flow) -> bool {
         let seen = &flow.session.seen;
         let address = flow.key.client.ip();

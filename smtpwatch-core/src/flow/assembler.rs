@@ -211,7 +211,7 @@ impl Assembler {
         }
     }
 
-    /// Octets that the receiver did not take in, or discards, give way to a later copy (THREATS EV-2, EV-9): that is the one
+    /// Octets that the receiver did not take in, or discards, give way to a later copy (docs/threats.md EV-2, EV-9): that is the one
     /// it can still accept.
     fn replace(&mut self, offset: u64, bytes: &[u8], standing: Standing, later: bool) {
         let (refused, end) = (self.refused.clone(), offset + bytes.len() as u64);

@@ -124,7 +124,7 @@ pub enum CloseCause {
     Reset,
 }
 
-/// Two different copies of one range of octets (THREATS EV-2, EV-3, FO-1).
+/// Two different copies of one range of octets (docs/threats.md EV-2, EV-3, FO-1).
 ///
 /// The first copy seen is the one that is delivered. The octets may hold credentials, so `Debug` shows lengths alone.
 #[derive(Clone, PartialEq, Eq)]
@@ -141,7 +141,7 @@ pub struct Conflict {
     pub at: Timestamp,
     /// The peer had acknowledged the range before the later copy came: it has taken the first copy in.
     pub first_acked: bool,
-    /// Time to live (hop limit) of the later copy (THREATS FO-4).
+    /// Time to live (hop limit) of the later copy (docs/threats.md FO-4).
     pub ttl: u8,
 }
 
@@ -296,19 +296,19 @@ impl Connection {
         self.phase = Phase::Rest(Mode::All);
     }
 
-    /// No SYN was seen: joined in the middle (THREATS FP-7).
+    /// No SYN was seen: joined in the middle (docs/threats.md FP-7).
     #[must_use]
     pub const fn midstream(&self) -> bool {
         !self.client.syn && !self.server.syn
     }
 
-    /// Payload from one side, and no packet at all from the other (THREATS EV-26): no acknowledgment proves anything.
+    /// Payload from one side, and no packet at all from the other (docs/threats.md EV-26): no acknowledgment proves anything.
     #[must_use]
     pub const fn one_sided(&self) -> bool {
         self.client.payload && !self.server.seen || self.server.payload && !self.client.seen
     }
 
-    /// `segment` begins another connection on the same four-tuple (THREATS EV-23).
+    /// `segment` begins another connection on the same four-tuple (docs/threats.md EV-23).
     ///
     /// A SYN with another initial sequence number says so at once while this connection is closed or not established.
     /// An established end answers such a SYN with a challenge (RFC 5961 §4.2), so there it counts once a SYN-ACK
@@ -333,7 +333,7 @@ impl Connection {
         answered || self.closed.is_some() || !established && self.stream(segment.from).origin.is_some()
     }
 
-    /// How the connection ended, if it did. Payload that follows takes it back: the end was a decoy (THREATS EV-22).
+    /// How the connection ended, if it did. Payload that follows takes it back: the end was a decoy (docs/threats.md EV-22).
     #[must_use]
     pub const fn closed(&self) -> Option<CloseCause> {
         self.closed
@@ -391,7 +391,7 @@ impl Connection {
         self.conflicts_dropped
     }
 
-    /// Segments of one side that its peer's stack discards (THREATS EV-8, EV-9).
+    /// Segments of one side that its peer's stack discards (docs/threats.md EV-8, EV-9).
     #[must_use]
     pub const fn discarded(&self, side: Side) -> u64 {
         self.senders[side as usize].discarded()

@@ -1,5 +1,5 @@
 //! Segments that arrived here and that the receiving host's own stack discards: the hooks see them, its SMTP does not
-//! (THREATS EV-8, EV-9). Such a copy of a range gives way to a sound one as long as neither was delivered, so that a
+//! (docs/threats.md EV-8, EV-9). Such a copy of a range gives way to a sound one as long as neither was delivered, so that a
 //! reading of ours that is wrong loses nothing.
 
 use super::{

@@ -90,7 +90,8 @@ fn stripped_too(case: &Case<'_>, mut claim: Claim, mechanisms: &[String]) -> Cla
     }
     if !added.is_empty() {
         claim.rule = "A10";
-        claim = claim.prove(format!("offered before TLS and never before by this server: {} (A10)", added.join(", ")));
+        claim =
+            claim.prove(format!("offered before TLS, which this server never did before: {} (A10)", added.join(", ")));
     }
     // Where the mechanisms are known not to be new, the missing offer is its own finding.
     let may_be_new = before.is_none() || !added.is_empty();
@@ -110,7 +111,7 @@ fn demand(case: &Case<'_>) -> (Evidence, Expected) {
             (Evidence::Policy, Expected::starttls("rule", detail))
         }
         _ => {
-            let detail = "credentials are sent under TLS only (RFC 4954 §4, RFC 8314 §3)".to_owned();
+            let detail = "credentials are sent only under TLS (RFC 4954 §4, RFC 8314 §3)".to_owned();
             (Evidence::Suspicious, Expected::starttls("standard", detail))
         }
     }

@@ -101,9 +101,10 @@ fn by_tlsa(chain: &[Vec<u8>], unseen: Option<&str>, identity: &Identity, now: Ti
         let (verdict, found) = match compared {
             tlsa::Comparison::Matches(record) => (Verdict::Match, record.to_string()),
             tlsa::Comparison::Mismatch(why) if host.meant => (Verdict::Mismatch, why),
-            tlsa::Comparison::Mismatch(_) => {
-                (Verdict::NotObservable, "that is one name of this address, and nobody used it".to_owned())
-            }
+            tlsa::Comparison::Mismatch(_) => (
+                Verdict::NotObservable,
+                "the record is for one name of this address, and no one used that name".to_owned(),
+            ),
             tlsa::Comparison::NotObservable(why) => (Verdict::NotObservable, why),
         };
         excused |= verdict == Verdict::NotObservable && host.meant;
@@ -128,7 +129,7 @@ fn by_tlsa(chain: &[Vec<u8>], unseen: Option<&str>, identity: &Identity, now: Ti
     let mut best = best?;
     if best.verdict == Verdict::Mismatch && excused {
         best.verdict = Verdict::NotObservable;
-        best.found = "the server has another name, which may be the one that is meant".to_owned();
+        best.found = "the server has another name, which may be the intended one".to_owned();
     }
     Some(best)
 }
@@ -155,7 +156,7 @@ fn by_sts(chain: &[Vec<u8>], unseen: Option<&str>, identity: &Identity, now: Tim
             (Verdict::Mismatch, format!("the certificate expired on {}", facts.not_after.date()), true)
         }
         (None, Some(Ok(_))) => {
-            (Verdict::NotObservable, "the name fits; who signed it is not checked".to_owned(), false)
+            (Verdict::NotObservable, "the name matches; the issuer is not checked".to_owned(), false)
         }
     };
     let mode = policy.mode.as_str();

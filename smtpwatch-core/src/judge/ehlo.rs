@@ -66,7 +66,7 @@ fn rewritten(case: &Case<'_>) -> Option<Claim> {
     let rule = if starttls { "C4" } else { "B2" };
     let claim = Claim::new(case, Kind::CommandRewritten, rule, Evidence::Tamper, expected);
     let mut claim = claim.prove(if arrived {
-        format!("the verb {:?} arrived: a run of X as long as what it hides", rewritten.arrived)
+        format!("the verb {:?} arrived: a run of X as long as the verb that it hides", rewritten.arrived)
     } else {
         format!("{:?} was sent, and the server quotes {:?} (FO-12)", rewritten.sent, rewritten.arrived)
     });
@@ -88,9 +88,9 @@ fn masked_banner(case: &Case<'_>) -> Option<Claim> {
     let expected = offer_expected(case).map_or_else(nothing_expected, |(_, expected)| expected);
     let claim = Claim::new(case, Kind::CommandRewritten, "B3", evidence, expected);
     let mut claim =
-        claim.prove(format!("the banner is masked: {:?}", case.session.greeting.as_deref().unwrap_or_default()));
+        claim.prove(format!("the greeting is masked: {:?}", case.session.greeting.as_deref().unwrap_or_default()));
     if harmless {
         claim.severity = Severity::Info;
     }
-    Some(if readable { claim.prove("the banner of this server was readable before") } else { claim })
+    Some(if readable { claim.prove("the greeting of this server was readable before") } else { claim })
 }

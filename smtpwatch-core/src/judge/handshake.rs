@@ -45,12 +45,12 @@ fn failed(case: &Case<'_>) -> Option<Claim> {
     let claim = Claim::new(case, Kind::TlsHandshakeFailed, rule, evidence, expected);
     if end == HandshakeEnd::Silence {
         let waited = waited(case).unwrap_or_default();
-        return Some(claim.prove(format!("after the go-ahead neither side said anything for {} s", waited.as_secs())));
+        return Some(claim.prove(format!("after the go-ahead neither side sent anything for {} s", waited.as_secs())));
     }
     let said = case.session.injected_replies.as_deref().filter(|_| end == HandshakeEnd::Clear(Side::Server));
     let silence = if said.is_some() { case.session.clear_after } else { case.session.silence };
     let silence = silence.filter(|silence| *silence >= SILENCE);
-    let silence = silence.map(|silence| format!("neither side said anything for {} s, and then ", silence.as_secs()));
+    let silence = silence.map(|silence| format!("neither side sent anything for {} s, and then ", silence.as_secs()));
     let claim = claim.prove(format!("after the go-ahead {}{}", silence.unwrap_or_default(), handshake_end(end)));
     Some(match said {
         Some(said) => claim.prove(format!("the server said in cleartext: {}", quoted(&said.verbs))),
@@ -77,14 +77,14 @@ fn downgraded(case: &Case<'_>) -> Option<Claim> {
         (Evidence::Policy, Expected::starttls("rule", detail))
     } else if case.role == Role::Client && server.downgrade_sentinel && client.version >= TLS_1_3 {
         let detail = format!(
-            "the client offered {}; the server's random says it was asked for less",
+            "the client offered {}; the server's random says that it received a lower version",
             version_name(client.version)
         );
         (Evidence::Tamper, Expected::starttls("standard", detail))
     } else if server.version < best && (server.version < TLS_1_2 || client.version >= best) {
         (Evidence::Regression, Expected::starttls("history", format!("{} was chosen before", version_name(best))))
     } else if server.version < TLS_1_2 && case.port == 587 {
-        (Evidence::Suspicious, Expected::starttls("standard", "TLS 1.2 at least on port 587 (RFC 8997)".to_owned()))
+        (Evidence::Suspicious, Expected::starttls("standard", "at least TLS 1.2 on port 587 (RFC 8997)".to_owned()))
     } else if server.weak_suite().is_some() {
         let detail = "a suite that encrypts and authenticates (RFC 9325 §4.1)".to_owned();
         let known = match case.expectation.profile {

@@ -14,7 +14,7 @@ fn commands(case: &Case<'_>) -> Option<Claim> {
     let injection = case.session.injected_commands.as_ref()?;
     let carries = injection.auth || injection.mail;
     let rule = if carries { "E3" } else { "E1" };
-    let expected = by_standard("nothing stands between STARTTLS and the TLS record (RFC 3207 §4)");
+    let expected = by_standard("no data between STARTTLS and the first TLS record (RFC 3207 §4)");
     let claim = Claim::new(case, Kind::CommandInjection, rule, Evidence::Tamper, expected);
     // They run under TLS as if it had protected them; where TLS was refused they are what they look like.
     let granted = matches!(case.session.starttls, Starttls::Granted(_));
@@ -41,7 +41,7 @@ fn replies(case: &Case<'_>) -> Option<Claim> {
     if !session.tls_began() && (!case.closed || session.clear_after_go_ahead || !injection.replies) {
         return None;
     }
-    let expected = by_standard("nothing stands between the go-ahead and the TLS record (RFC 3207 §4)");
+    let expected = by_standard("no data between the go-ahead and the first TLS record (RFC 3207 §4)");
     let claim = Claim::new(case, Kind::ResponseInjection, "E2", Evidence::Tamper, expected);
     Some(claim.prove(format!(
         "{} bytes in cleartext after the go-ahead: {}",

@@ -49,7 +49,7 @@ pub struct Case<'a> {
     pub port: u16,
     /// The connection has ended: nothing more will come.
     pub closed: bool,
-    /// What became of STARTTLS with others lately (THREATS FO-13).
+    /// What became of STARTTLS with others lately (docs/threats.md FO-13).
     pub scope: &'a Scope,
     /// The peer's address.
     pub peer: IpAddr,
@@ -95,7 +95,7 @@ pub struct Claim {
     pub kind: Kind,
     /// Which one of several of this kind in one session: the place of the SASL exchange.
     pub instance: usize,
-    /// The row of THREATS.md.
+    /// Identifier of a row of docs/threats.md.
     pub rule: &'static str,
     /// How sure.
     pub evidence: Evidence,
@@ -141,7 +141,7 @@ pub fn judge(case: Case<'_>) -> Vec<Claim> {
         if case.unanswered && claim.evidence < Evidence::Policy && claim.kind.is_about_starttls() {
             claim
                 .proof
-                .push("pending-policy: no (published policies were asked for, and no answer came in time)".to_owned());
+                .push("pending-policy: no (published policies were requested, and no answer came in time)".to_owned());
         }
         let mut said = BTreeSet::new();
         claim.proof.retain(|line| !line.is_empty() && said.insert(line.clone()));
@@ -222,7 +222,7 @@ impl Claim {
 }
 
 /// The loudest that the breach of a policy in testing may be: its owner wants to hear of it, and no mail to be held up
-/// (THREATS G2).
+/// (docs/threats.md G2).
 const TESTING: Severity = Severity::Medium;
 
 fn severity(evidence: Evidence, outcome: Outcome, expected: &Expected) -> Severity {

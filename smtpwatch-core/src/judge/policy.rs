@@ -46,13 +46,13 @@ fn requiretls(case: &Case<'_>) -> Option<Claim> {
     if !offered && !case.session.requiretls {
         return None;
     }
-    let expected = by_standard("REQUIRETLS is offered and used under TLS only (RFC 8689 §4)");
+    let expected = by_standard("REQUIRETLS is offered and used only under TLS (RFC 8689 §4)");
     let mut claim = Claim::new(case, Kind::PolicyViolation, "G7", Evidence::Policy, expected);
     claim.instance = 1;
     let who = if case.session.requiretls {
-        "the client asked for REQUIRETLS in clear"
+        "the client requested REQUIRETLS in cleartext"
     } else {
-        "the server offers REQUIRETLS in clear"
+        "the server offers REQUIRETLS in cleartext"
     };
     Some(claim.prove(who))
 }

@@ -20,7 +20,7 @@ const SLACK: Duration = Duration::from_millis(1);
 const TOOLS: [&str; 1] = ["STRIPTLS"];
 const VERBATIM: [(&str, &str); 2] = [
     ("TLS not available due to temporary reason", "RFC 3207 §4"),
-    ("Error: command \"EHLO\" not implemented", "a tool that forges it"),
+    ("Error: command \"EHLO\" not implemented", "a tool that forges replies"),
 ];
 
 /// Adds what the packets and the peer's look say about a claim.
@@ -32,7 +32,7 @@ pub(super) fn add(case: &Case<'_>, claim: &mut Claim) {
     if case.wire.discarded > 0 {
         let count = case.wire.discarded;
         claim.proof.push(format!(
-            "{count} segments came from the peer that a host discards: a wrong checksum, no ACK, or a signature (EV-9)"
+            "{count} segments from the peer are ones that a host discards: a wrong checksum, no ACK, or a signature (EV-9)"
         ));
     }
     let about_offer = matches!(claim.kind, Kind::StarttlsStripped | Kind::StarttlsMasked);
@@ -66,7 +66,7 @@ pub(super) fn add(case: &Case<'_>, claim: &mut Claim) {
 fn conflicts(case: &Case<'_>, claim: &mut Claim) {
     let more = case.wire.conflicts_dropped + case.wire.conflicts.len().saturating_sub(CONFLICTS) as u64;
     for conflict in case.wire.conflicts.iter().take(CONFLICTS) {
-        let range = format!("octets {}..{}", conflict.offset, conflict.offset + conflict.first.len() as u64);
+        let range = format!("bytes {}..{}", conflict.offset, conflict.offset + conflict.first.len() as u64);
         let who = conflict.from.as_str();
         if let Some(count) = nul_bytes(&conflict.first, &conflict.other) {
             claim.proof.push(format!(
@@ -82,7 +82,7 @@ fn conflicts(case: &Case<'_>, claim: &mut Claim) {
             if only.is_empty() { "none".to_owned() } else { only.join(", ") }
         };
         claim.proof.push(format!(
-            "{range} of the {who} came twice, with different octets; keywords only in the first copy: {}; only in the other: {} \
+            "{range} of the {who} arrived twice, with different bytes; keywords only in the first copy: {}; only in the other: {} \
              (FO-1)",
             only(&first, &other),
             only(&other, &first),
@@ -94,7 +94,7 @@ fn conflicts(case: &Case<'_>, claim: &mut Claim) {
         }
     }
     if more > 0 {
-        claim.proof.push(format!("{more} more ranges came twice with different octets (FO-1)"));
+        claim.proof.push(format!("{more} more ranges arrived twice with different bytes (FO-1)"));
     }
 }
 
@@ -123,7 +123,7 @@ fn length(case: &Case<'_>, claim: &mut Claim) {
     let list = |keywords: &[String]| if keywords.is_empty() { "none".to_owned() } else { keywords.join(", ") };
     let added: Vec<_> = added.into_iter().map(str::to_owned).collect();
     claim.proof.push(format!(
-        "EHLO reply of {} octets, {difference:+} against the last one under TLS; missing: {}; added: {}; order of the rest {} (FO-2)",
+        "EHLO reply of {} bytes, {difference:+} against the last one under TLS; missing: {}; added: {}; order of the rest {} (FO-2)",
         case.session.ehlo_octets,
         list(&missing),
         list(&added),
@@ -204,7 +204,7 @@ fn product(case: &Case<'_>, claim: &mut Claim) {
         if let Some((other, _)) = other.into_iter().find(|(_, words)| words.iter().any(|words| text.contains(words))) {
             claim
                 .proof
-                .push(format!("the greeting names {own}, and the reply {text:?} has the words of {other} (FO-11)"));
+                .push(format!("the greeting names {own}, and the reply {text:?} is worded as by {other} (FO-11)"));
             return;
         }
     }
@@ -228,13 +228,15 @@ fn style(case: &Case<'_>, claim: &mut Claim) {
     let enhanced =
         text.split(' ').next().is_some_and(|word| word.split('.').count() == 3 && word.starts_with(['2', '4', '5']));
     if offered("ENHANCEDSTATUSCODES") && !enhanced && matches!(code / 100, 2 | 4 | 5) {
-        claim.proof.push(format!("the server offers ENHANCEDSTATUSCODES, and its reply {code} has none (FO-11)"));
+        claim
+            .proof
+            .push(format!("the server offers ENHANCEDSTATUSCODES, and its reply {code} has no enhanced code (FO-11)"));
     }
     if let Some(source) = VERBATIM.iter().find(|(words, _)| text == words).map(|(_, source)| source) {
-        claim.proof.push(format!("the reply is the text of {source} word for word (FO-11)"));
+        claim.proof.push(format!("the reply is word for word the text of {source} (FO-11)"));
     }
     if let Some(tool) = TOOLS.iter().find(|tool| text.contains(**tool)) {
-        claim.proof.push(format!("the reply names a tool that forges it: {tool:?} (FO-11)"));
+        claim.proof.push(format!("the reply names a tool that forges replies: {tool:?} (FO-11)"));
         claim.evidence = Evidence::Tamper;
         claim.severity = Severity::of(claim.evidence, claim.outcome);
     }

@@ -36,7 +36,7 @@ pub(super) fn judge(case: &Case<'_>) -> Option<Claim> {
         let waited = waited(case).map(|waited| format!(" within {} s", waited.as_secs())).unwrap_or_default();
         claim.proof.push(format!("no reply to STARTTLS came{waited}"));
     } else if code == Some(0) {
-        claim.proof.push("a line without a code came, and the client took it for the reply to STARTTLS".to_owned());
+        claim.proof.push("a line without a code arrived, and the client took it for the reply to STARTTLS".to_owned());
     }
     Some(claim)
 }

@@ -7,6 +7,6 @@ pub(super) fn judge(case: &Case<'_>) -> Option<Claim> {
     if case.wire.conflicts.is_empty() {
         return None;
     }
-    let expected = by_standard("a retransmission repeats the same octets (RFC 9293 §3.8.1)");
+    let expected = by_standard("a retransmission repeats the same bytes (RFC 9293 §3.8.1)");
     Some(Claim::new(case, Kind::StreamTampering, "FO-1", Evidence::Tamper, expected))
 }

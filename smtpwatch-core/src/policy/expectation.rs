@@ -181,7 +181,7 @@ fn rule_for<'a>(subject: &Subject<'_>, known: Option<&HistoryRecord>, rules: &'a
 pub enum KnownBy {
     /// It is this very host, as far as addresses tell.
     Address,
-    /// Other hosts call themselves by its name: members of a farm may differ (THREATS FP-1).
+    /// Other hosts call themselves by its name: members of a farm may differ (docs/threats.md FP-1).
     Name,
 }
 

@@ -1,4 +1,4 @@
-//! TLS handshakes that failed a while ago: the first half of a downgrade across connections (THREATS D1).
+//! TLS handshakes that failed a while ago: the first half of a downgrade across connections (docs/threats.md D1).
 
 use std::{collections::VecDeque, time::Duration};
 

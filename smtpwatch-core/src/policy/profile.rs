@@ -1,5 +1,5 @@
 //! What a peer looks like when all is well: measured against it, an edited session shows by how much it differs
-//! (THREATS FO-2, FO-4, FO-6, FO-8). It never accuses by itself.
+//! (docs/threats.md FO-2, FO-4, FO-6, FO-8). It never accuses by itself.
 
 use serde::{Deserialize, Serialize};
 

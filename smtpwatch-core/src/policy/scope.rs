@@ -1,4 +1,4 @@
-//! How far a symptom reaches: one peer, its network, or everybody (THREATS FO-13). The commonest device that takes STARTTLS
+//! How far a symptom reaches: one peer, its network, or everybody (docs/threats.md FO-13). The commonest device that takes STARTTLS
 //! away is a firewall that somebody owns; the scope says whose to look at first.
 
 use std::{

@@ -52,9 +52,9 @@ impl Mechanism {
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum MechanismClass {
-    /// The secret itself, or a token that can be used again (THREATS F1–F4).
+    /// The secret itself, or a token that can be used again (docs/threats.md F1–F4).
     Plaintext,
-    /// Material for guessing offline or for relaying (THREATS F5).
+    /// Material for guessing offline or for relaying (docs/threats.md F5).
     Challenge,
     /// No secret: EXTERNAL, ANONYMOUS.
     NoSecret,
@@ -99,7 +99,7 @@ pub struct AuthExchange {
     pub mechanism: String,
     /// What crosses the wire.
     pub class: MechanismClass,
-    /// Asked for with Exchange's verb X-EXPS (THREATS F9).
+    /// Asked for with Exchange's verb X-EXPS (docs/threats.md F9).
     pub exchange_verb: bool,
     /// The AUTH command itself carried the first response.
     pub initial_response: bool,

@@ -15,7 +15,7 @@ impl Body {
     /// A dot directly after 354's line is the end of an empty message: CRLF counts as matched.
     pub(super) const START: Self = Self { matched: 2, refused: false, hole: false };
 
-    /// Passes over octets up to and including CRLF.CRLF. Nothing else ends a message here (THREATS E5).
+    /// Passes over octets up to and including CRLF.CRLF. Nothing else ends a message here (docs/threats.md E5).
     pub(super) fn scan(&mut self, input: &mut &[u8]) -> bool {
         const END: &[u8] = b"\r\n.\r\n";
         for (at, &octet) in input.iter().enumerate() {

@@ -149,7 +149,7 @@ pub(super) fn is_response(line: &[u8]) -> bool {
     !line.is_empty() && !line.contains(&b' ') && Command::parse(line) == Command::Other && !is_known(line)
 }
 
-/// The first word and what follows it. Blanks before it are passed over (THREATS EV-14).
+/// The first word and what follows it. Blanks before it are passed over (docs/threats.md EV-14).
 pub(super) fn split_word(line: &[u8]) -> (&[u8], &[u8]) {
     let line = line.trim_ascii_start();
     line.split_at(line.iter().position(u8::is_ascii_whitespace).unwrap_or(line.len()))

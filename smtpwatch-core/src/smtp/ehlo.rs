@@ -16,7 +16,7 @@ pub(crate) fn plain_keyword(line: &[u8]) -> Option<&[u8]> {
     formed.then_some(word)
 }
 
-/// How STARTTLS is offered (THREATS A3, A5).
+/// How STARTTLS is offered (docs/threats.md A3, A5).
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
 pub enum Offer {
     /// No client would find it.
@@ -45,7 +45,7 @@ pub struct Capabilities {
     pub first_line: String,
     /// Name that the server gives itself there.
     pub name: Option<String>,
-    /// STARTTLS stands on the first line, where it is greeting text and no client finds it (THREATS A5).
+    /// STARTTLS stands on the first line, where it is greeting text and no client finds it (docs/threats.md A5).
     pub starttls_on_first_line: bool,
     /// The lines after the first, in order, one behind the other; behind each its keyword, where it does not begin with that.
     texts: String,
@@ -72,7 +72,7 @@ struct Place {
 const SAME_CODE: u16 = u16::MAX;
 
 impl Capability<'_> {
-    /// A mask keeps the length of what it hides (THREATS FP-26).
+    /// A mask keeps the length of what it hides (docs/threats.md FP-26).
     pub(crate) fn is_as_long_as_starttls(&self) -> bool {
         self.keyword.len() == "STARTTLS".len()
     }
@@ -89,7 +89,7 @@ impl Offer {
     }
 }
 
-/// Keywords of eight letters that a mask of eight letters may hide (THREATS FP-26).
+/// Keywords of eight letters that a mask of eight letters may hide (docs/threats.md FP-26).
 const EIGHT_LETTERS: [&str; 4] = ["STARTTLS", "CHUNKING", "8BITMIME", "SMTPUTF8"];
 
 /// Neighbours of STARTTLS in the capability lists of servers that keep a fixed order: before, after. From the sources of
@@ -109,7 +109,7 @@ impl Capabilities {
         capabilities
     }
 
-    /// Adds the lines of a continued reply (THREATS A6, EV-17); the very first line is the greeting, never a keyword.
+    /// Adds the lines of a continued reply (docs/threats.md A6, EV-17); the very first line is the greeting, never a keyword.
     pub(super) fn extend(&mut self, reply: &Reply<'_>) {
         let mut lines = reply.lines.iter();
         if self.first_line.is_empty() && self.places.is_empty() {
@@ -226,7 +226,7 @@ impl Capabilities {
         self.places.iter().filter(|place| place.offer != Offer::Absent).count()
     }
 
-    /// A line that holds STARTTLS and offers it to nobody: glued to another keyword, or without a separator (THREATS A5).
+    /// A line that holds STARTTLS and offers it to nobody: glued to another keyword, or without a separator (docs/threats.md A5).
     #[must_use]
     pub fn glued(&self) -> Option<&str> {
         let line = self.lines().find(|line| line.text.to_ascii_uppercase().contains("STARTTLS"));
@@ -240,14 +240,14 @@ impl Capabilities {
     }
 
     /// The lines overwritten in place: the whole keyword is a run of `X` with a letter at its end, as Cisco's SMTP
-    /// inspection writes it (THREATS A2), or STARTTLS with one letter changed (A3).
+    /// inspection writes it (docs/threats.md A2), or STARTTLS with one letter changed (A3).
     pub fn masked(&self) -> impl Iterator<Item = (usize, Capability<'_>)> {
         let any = self.places.iter().any(|place| place.masked);
         let lines = any.then(|| self.lines().zip(&self.places)).into_iter().flatten();
         lines.enumerate().filter(|(_, (_, place))| place.masked).map(|(index, (line, _))| (index, line))
     }
 
-    /// Whether a masked line can only be, or by its place must be, STARTTLS (THREATS FP-26): it keeps the length of what
+    /// Whether a masked line can only be, or by its place must be, STARTTLS (docs/threats.md FP-26): it keeps the length of what
     /// it hides, and it hides what is not there otherwise.
     #[must_use]
     pub fn mask_is_starttls(&self, index: usize) -> bool {

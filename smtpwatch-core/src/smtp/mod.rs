@@ -5,7 +5,7 @@
 //!
 //! | accepted | why |
 //! |---|---|
-//! | LF alone ends a line | servers accept it (THREATS EV-15) |
+//! | LF alone ends a line | servers accept it (docs/threats.md EV-15) |
 //! | verbs and keywords in any case, leading blanks, tabs | EV-13, EV-14 |
 //! | lines of any length; more than [`crate::limits::LINE`] octets are cut and marked | EV-16 |
 //! | reply codes of any class, lines without a code | EV-18: no reply switches the parser off |

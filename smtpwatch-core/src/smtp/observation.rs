@@ -24,7 +24,7 @@ const INJECTED_TEXT: usize = 120;
 /// Why nothing may be concluded from what is missing.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Doubt {
-    /// The flow was joined after its start (THREATS FP-7).
+    /// The flow was joined after its start (docs/threats.md FP-7).
     Midstream,
     /// Octets are missing that the dialogue needed.
     Gap,
@@ -46,7 +46,7 @@ pub enum Starttls {
     NotSent,
     /// Asked for, no reply yet.
     Sent,
-    /// Any 2xx: Postfix and Exim go ahead on each of them (THREATS §1, RFC 3207 §4).
+    /// Any 2xx: Postfix and Exim go ahead on each of them (RFC 3207 §4 names 220 only).
     Granted(u16),
     /// Any other reply.
     Refused(u16),
@@ -67,7 +67,7 @@ pub enum HandshakeEnd {
     Silence,
 }
 
-/// Octets in clear that stand where TLS should begin (THREATS E1–E3). Verbs only: their arguments may be secrets.
+/// Octets in clear that stand where TLS should begin (docs/threats.md E1–E3). Verbs only: their arguments may be secrets.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct Injection {
     /// How many.
@@ -113,7 +113,7 @@ impl Injection {
     }
 }
 
-/// A verb that is not the one that was sent (THREATS B2, C4, FO-12).
+/// A verb that is not the one that was sent (docs/threats.md B2, C4, FO-12).
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Rewritten {
     /// The verb as sent; empty where only its length is known.
@@ -131,7 +131,7 @@ pub struct Observation {
     pub greeting_name: Option<String>,
     /// Name that the client gave with EHLO or HELO.
     pub client_name: Option<String>,
-    /// The last complete EHLO reply in clear (THREATS FP-6).
+    /// The last complete EHLO reply in clear (docs/threats.md FP-6).
     pub capabilities: Option<Capabilities>,
     /// Octets of that reply on the wire, line ends included (FO-2).
     pub ehlo_octets: usize,
@@ -294,7 +294,7 @@ impl Observation {
     }
 
     /// The whole text of the greeting is what a device leaves that keeps the characters 2, 0, `*` and blanks alone: the test
-    /// by which Postfix knows a PIX (THREATS B3).
+    /// by which Postfix knows a PIX (docs/threats.md B3).
     #[must_use]
     pub fn greeting_is_masked(&self) -> bool {
         self.greeting.as_deref().is_some_and(|greeting| {

@@ -43,7 +43,7 @@ const USUAL: usize = 12;
 /// Lines kept for those that tell of STARTTLS, however many others stand before them.
 const TELLING: usize = 16;
 
-/// Whether a line offers STARTTLS, or may hide it (THREATS A2, A5): what is not kept must not look as if it were not there.
+/// Whether a line offers STARTTLS, or may hide it (docs/threats.md A2, A5): what is not kept must not look as if it were not there.
 fn tells_of_starttls(line: &[u8]) -> bool {
     const KEYWORD: &[u8] = b"STARTTLS";
     line.starts_with(b"XXX") || line.windows(KEYWORD.len()).any(|word| word.eq_ignore_ascii_case(KEYWORD))
@@ -110,7 +110,7 @@ impl Replies {
     }
 }
 
-/// A line that has no code (THREATS EV-18) is a whole reply with code zero: the machine goes on.
+/// A line that has no code (docs/threats.md EV-18) is a whole reply with code zero: the machine goes on.
 fn parse(line: &[u8]) -> Parsed<'_> {
     let digits = line.iter().take(3).take_while(|c| c.is_ascii_digit()).count();
     if digits < 3 || line.get(3).is_some_and(u8::is_ascii_alphanumeric) {

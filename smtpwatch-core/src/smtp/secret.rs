@@ -12,7 +12,7 @@ use super::ntlm;
 use crate::secret_buffer::SecretBuffer;
 
 /// Octets of a SASL exchange, or such as may be. They live as long as their session's machine, only to be struck from what
-/// the server says, should it quote them (THREATS FO-12), and are overwritten then. There is no way to print, compare or
+/// the server says, should it quote them (docs/threats.md FO-12), and are overwritten then. There is no way to print, compare or
 /// serialise them.
 pub(super) struct Secret {
     octets: SecretBuffer,

@@ -197,7 +197,7 @@ impl<'a> Shown<'a> {
     }
 
     /// A refusal without what it quotes of a line that nobody knows: body text, where the server refused the message. A verb
-    /// stays: it may be one that was not sent (THREATS FO-12).
+    /// stays: it may be one that was not sent (docs/threats.md FO-12).
     fn without_quotes(mut self) -> Self {
         let line = self.line;
         for piece in line.split(|octet| b"\"'`".contains(octet)).skip(1).step_by(2) {

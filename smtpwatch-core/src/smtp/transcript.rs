@@ -120,7 +120,7 @@ pub(super) fn push_printable_whole(text: &mut String, cut: &[u8]) {
     }
 }
 
-/// A word that may be shown: the verb of a command that exists, or one that something on the path has overwritten (THREATS B2, C4).
+/// A word that may be shown: the verb of a command that exists, or one that something on the path has overwritten (docs/threats.md B2, C4).
 /// Any other may be a secret that a confused client sent as a command.
 pub(super) fn is_verb(word: &[u8]) -> bool {
     !Verb::of(word).is_empty() && (is_known(word) || echo::is_overwritten(word))

@@ -1,4 +1,4 @@
-//! Ways past a watcher (THREATS §4), as far as the engine decides them; fragments, extension headers, tags, large and
+//! Evasions (docs/threats.md, EV rows), as far as the engine decides them; fragments, extension headers, tags, large and
 //! jumbo segments are decided by the header walk and the gate (EV-5 to EV-12), and tested there.
 
 use std::collections::HashMap;
@@ -177,7 +177,7 @@ fn ev22_a_host_that_goes_on_late_is_still_followed() {
         let heard = hear_after(&honest_history(6), &talk, Vec::new());
         let content = heard.findings.iter().any(|finding| finding.outcome == Outcome::Content);
         assert!(
-            heard.kinds().iter().all(|kind| *kind == Kind::StarttlsStripped) && content,
+            content && heard.kinds().iter().all(|kind| *kind == Kind::StarttlsStripped),
             "{pause}: {:?}",
             heard.kinds()
         );

@@ -97,7 +97,7 @@ fn leaks(what: &str, octets: &[u8]) {
     }
 }
 
-/// Every way in which a client sends a password (THREATS F1 to F9), and some in which it should not.
+/// Every way in which a client sends a password (docs/threats.md F1 to F9), and some in which it should not.
 fn shapes() -> Vec<Talk> {
     let encode = |text: &str| STANDARD.encode(text);
     let plain = encode(&format!("\0{USER}\0{PASSWORD}"));

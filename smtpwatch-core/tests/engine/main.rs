@@ -4,7 +4,6 @@ mod dialogues;
 mod evasions;
 mod exhibits;
 mod history;
-mod identifiers;
 mod pairing;
 mod properties;
 mod published;

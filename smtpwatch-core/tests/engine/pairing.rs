@@ -536,7 +536,7 @@ fn starttls_without_an_offer_is_a_sign_of_a_peer_that_is_known() {
         for (before, rules) in [(honest_history(9), Vec::new()), (Vec::new(), required())] {
             let heard = hear_after(&before, &talk, rules);
             assert_eq!(heard.kinds(), [Kind::StarttlsStripped], "{reply:?}");
-            let says = |line: &String| line.contains("asked for STARTTLS all the same") && line.contains(code);
+            let says = |line: &String| line.contains("requested STARTTLS anyway") && line.contains(code);
             assert!(heard.findings[0].proof.iter().any(says), "{:?}", heard.findings[0].proof);
         }
         assert_eq!(hear(&talk, Vec::new()).kinds(), [], "of a stranger it says nothing");
@@ -574,7 +574,7 @@ fn a_wait_says_how_long_it_was() {
     let asked = || greeted().s(OFFER).c("STARTTLS\r\n");
     for (talk, words) in [
         (asked().ack(Side::Server).pause(120).leave(), "no reply to STARTTLS came within 120 s"),
-        (asked().s(GO).ack(Side::Client).pause(90).leave(), "neither side said anything for 90 s"),
+        (asked().s(GO).ack(Side::Client).pause(90).leave(), "neither side sent anything for 90 s"),
         (greeted().s("250-mx1.example.net\r\n").ack(Side::Client).pause(60).leave(), "none came within 60 s"),
     ] {
         let heard = hear(&talk, Vec::new());

@@ -1,4 +1,4 @@
-//! Honest peers that a careless detector accuses (THREATS §3): each test fails when its trap is fallen into.
+//! Honest peers that a careless detector accuses (docs/threats.md, FP rows): each test fails when its trap is fallen into.
 
 use smtpwatch_core::{
     Side,

@@ -38,7 +38,7 @@ const HANDLE: TcHandle = TcHandle::new(0, 0x5357);
 const RETRY: Duration = Duration::from_secs(30);
 
 /// Why `ingress = "auto"` takes no XDP.
-pub(crate) const AUTO: &str = "auto takes TCX, and clsact where the kernel has no TCX; XDP only where it is asked for, because some \
+pub(crate) const AUTO: &str = "auto uses TCX, or clsact if the kernel has no TCX; XDP only if configured, because some \
                                drivers copy every packet before an XDP program sees it (veth: a third of the throughput of bulk mail)";
 
 /// A place in the kernel where packets are seen.
@@ -260,7 +260,7 @@ impl Attachments {
                     Ok(false) if !is_there(&place.attachment) => continue,
                     Ok(false) => place.attachment.hook,
                     Err(error) => {
-                        tracing::debug!(interface = place.attachment.interface, %error, "the hook cannot be looked up");
+                        tracing::debug!(interface = place.attachment.interface, %error, "cannot query the hook");
                         continue;
                     }
                 },

@@ -1,4 +1,4 @@
-//! Mail servers that listen where nobody watches (THREATS EV-25): what is said there is not seen.
+//! Mail servers that listen where nobody watches (docs/threats.md EV-25): what is said there is not seen.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 

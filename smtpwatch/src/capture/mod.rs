@@ -106,7 +106,7 @@ pub enum CaptureError {
         cause: io::Error,
     },
     /// The verifier refuses a program.
-    #[error("this kernel does not take the program {name}: {cause}{}\n{log}", if lacks_perfmon(log) { PERFMON.to_owned() } else { hint(cause) })]
+    #[error("this kernel rejects the program {name}: {cause}{}\n{log}", if lacks_perfmon(log) { PERFMON.to_owned() } else { hint(cause) })]
     Program {
         /// The program.
         name: &'static str,
@@ -116,7 +116,7 @@ pub enum CaptureError {
         log: String,
     },
     /// The embedded object is not what this program expects.
-    #[error("the kernel object does not fit this program: {0}; it was built wrongly")]
+    #[error("the kernel object does not match this program: {0}; it was not built from the same sources")]
     Object(String),
     /// No hook of an interface is to be had.
     #[error("{detail}{}{remedy}", if remedy.is_empty() { "" } else { "; " })]
@@ -149,7 +149,7 @@ pub enum CaptureError {
         holder: lock::Holder,
     },
     /// A named interface is not there.
-    #[error("there is no interface {0}; `ip link` shows those that there are")]
+    #[error("there is no interface {0}; `ip link` lists the interfaces")]
     NoInterface(String),
     /// Nothing to watch.
     #[error(
@@ -346,7 +346,7 @@ impl Capture {
         let (wanted, routes_cut) = found(settings, &taken)?;
         let loaded = object::load(&settings.load)?;
         if let Some(why) = &loaded.no_attribution {
-            tracing::info!("users and cgroups of senders are not told: {why}");
+            tracing::info!("findings do not name users and cgroups of senders: {why}");
         }
         let mut object = loaded.object;
         let log = if settings.load.log { kernel_log(&mut object) } else { None };
@@ -518,10 +518,7 @@ impl Capture {
             .collect();
         for held in &gone {
             if self.attachments.iter().any(|other| other.index == held.index) {
-                tracing::info!(
-                    interface = held.interface,
-                    "detached: the interface has gone or is not wanted any more"
-                );
+                tracing::info!(interface = held.interface, "detached: the interface is gone or no longer selected");
                 self.attachments.detach(held.index);
             }
         }
@@ -571,7 +568,7 @@ impl Capture {
                 Ok(record) => record,
                 Err(error) => {
                     if !std::mem::replace(&mut self.undecodable, true) {
-                        tracing::error!("{error}: program and kernel object do not belong together");
+                        tracing::error!("{error}: program and kernel object do not match");
                     }
                     continue;
                 }
@@ -711,7 +708,7 @@ impl log::Log for KernelLog {
 
 fn kernel_log(object: &mut Ebpf) -> Option<EbpfLogger<KernelLog>> {
     EbpfLogger::init_with_logger(object, KernelLog)
-        .inspect_err(|error| tracing::warn!(%error, "the kernel programs do not log"))
+        .inspect_err(|error| tracing::warn!(%error, "cannot read the log of the kernel programs"))
         .ok()
 }
 

@@ -131,7 +131,7 @@ pub fn read(path: &Path, mut on: impl FnMut(CapturedPacket<'_>)) -> Result<FileR
         reader.consume(offset);
     }
     let at = reader.consumed();
-    report.damage = report.damage.map(|reason| format!("{reason} at octet {at}, after {} packets", report.packets));
+    report.damage = report.damage.map(|reason| format!("{reason} at byte {at}, after {} packets", report.packets));
     Ok(report)
 }
 
@@ -353,14 +353,14 @@ fn hint(start: &[u8]) -> &'static str {
         | [0xa1, 0xb2, 0x3c, ..]
         | [0xd4 | 0x34 | 0x4d, 0xc3 | 0xcd | 0x3c, 0xb2, 0xa1, ..]
         | [0x0a, 0x0d, 0x0d, 0x0a, ..] => "it ends, or is damaged, within its header",
-        _ => "its first octets are of neither form",
+        _ => "its first bytes match neither format",
     }
 }
 
 fn damage<I>(error: &PcapError<I>) -> String {
     match error {
         PcapError::Eof | PcapError::UnexpectedEof | PcapError::Incomplete(_) => "truncated".to_owned(),
-        PcapError::BufferTooSmall => format!("damaged (a block of more than {MAX_BLOCK} octets)"),
+        PcapError::BufferTooSmall => format!("damaged (a block of more than {MAX_BLOCK} bytes)"),
         PcapError::ReadError => "not readable any further".to_owned(),
         PcapError::HeaderNotRecognized | PcapError::NomError(..) | PcapError::OwnedNomError(..) => "damaged".to_owned(),
     }

@@ -271,9 +271,7 @@ fn previous(path: &Path) -> anyhow::Result<String> {
     match whole_file::read(path, MAX_TABLE) {
         Ok(text) => Ok(String::from_utf8_lossy(&text).into_owned()),
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(String::new()),
-        Err(error) => {
-            Err(error).with_context(|| format!("cannot read the table that is to be replaced, {}", path.display()))
-        }
+        Err(error) => Err(error).with_context(|| format!("cannot read the table to be replaced, {}", path.display())),
     }
 }
 
@@ -292,7 +290,7 @@ fn history(config: &Config) -> anyhow::Result<Vec<Entry>> {
         Ok(mut store) => Ok(store.entries()?),
         Err(StoreError::Missing(_)) => Ok(Vec::new()),
         Err(error) => {
-            tracing::warn!(%error, "the history is left out");
+            tracing::warn!(%error, "cannot read the history: it is left out");
             Ok(Vec::new())
         }
     }

@@ -351,7 +351,7 @@ impl Value for NonEmpty {
 pub(super) struct Organization(pub String);
 
 impl Value for Organization {
-    const EXPECTED: &'static str = "a name of at most 255 octets in one line";
+    const EXPECTED: &'static str = "a name of at most 255 bytes in one line";
 
     fn from_text(text: &str) -> Option<Result<Self, String>> {
         let good = !text.trim().is_empty() && text.len() <= 255 && !text.contains(char::is_control);

@@ -23,7 +23,7 @@ pub(super) fn keep(kept: &[Capability]) -> anyhow::Result<()> {
         .and_then(|()| caps::set(None, CapSet::Inheritable, &none))
         .and_then(|()| caps::set(None, CapSet::Effective, &kept))
         .and_then(|()| caps::set(None, CapSet::Permitted, &kept))
-        .context("cannot give up capabilities")
+        .context("cannot drop capabilities")
 }
 
 /// Those of [`CAPTURE`] that the calling thread cannot use. CAP_SYS_ADMIN stands for the two that came with Linux 5.8.

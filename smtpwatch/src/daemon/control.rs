@@ -19,7 +19,7 @@ pub(super) fn router(reloader: Arc<Reloader>) -> Router {
 /// 200 and what needs a restart, a line each; 500 and what is wrong, when the configuration before stays in force.
 async fn reload(State(reloader): State<Arc<Reloader>>, headers: HeaderMap) -> Response {
     if by_another_site(&headers) {
-        return (StatusCode::FORBIDDEN, "a page of another site cannot ask for this\n").into_response();
+        return (StatusCode::FORBIDDEN, "requests from pages of other sites are refused\n").into_response();
     }
     match reloader.reload().await {
         Ok(restart) => {

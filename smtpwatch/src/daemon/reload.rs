@@ -51,14 +51,14 @@ impl Reloader {
         match &outcome {
             Ok(restart) => {
                 self.metrics.config_read(now());
-                tracing::info!(rules = current.rules.len(), sha256 = current.hash(), "configuration read again");
+                tracing::info!(rules = current.rules.len(), sha256 = current.hash(), "configuration reloaded");
                 if !restart.is_empty() {
                     tracing::warn!(settings = restart.join(", "), "these settings have changed and need a restart");
                 }
             }
             Err(error) => {
                 self.metrics.config_failed();
-                tracing::error!("the configuration before it stays in force: {error}");
+                tracing::error!("the previous configuration stays in force: {error}");
             }
         }
         service_manager::ready();

@@ -186,7 +186,7 @@ impl Pusher {
             }
             Some((url, error)) if !std::mem::replace(&mut self.failing, true) => {
                 let host = url.host_str().unwrap_or_default();
-                tracing::error!(alertmanager = host, "alerts cannot be pushed; they are tried again: {error}");
+                tracing::error!(alertmanager = host, "cannot push alerts, will retry: {error}");
             }
             Some(_) => {}
         }

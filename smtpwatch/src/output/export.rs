@@ -242,7 +242,7 @@ impl Export<'_> {
                 });
                 if let Some((next, _)) = next {
                     table.warn(format!(
-                        "rule {place} says nothing of STARTTLS and speaks before rule {next}: a host list cannot say that"
+                        "rule {place} has no starttls and precedes rule {next}: a host list cannot express that"
                     ));
                 }
                 if rule.peer.is_empty() {

@@ -1,4 +1,4 @@
-//! Findings, one line each (DESIGN §4), to stdout or a file, written by a thread of its own: a slow reader costs findings in
+//! Findings, one line each, to stdout or a file, written by a thread of its own: a slow reader costs findings in
 //! the journal (counted), never packets.
 
 use std::{
@@ -175,7 +175,7 @@ impl Journal {
                 match outcome {
                     Ok(()) => failing = false,
                     Err(error) if !std::mem::replace(&mut failing, true) => {
-                        tracing::error!(%error, "findings cannot be written to the journal; the store has them, and they are written when the journal works again");
+                        tracing::error!(%error, "cannot write findings to the journal; the store has them, and they are written when the journal works again");
                     }
                     Err(_) => {}
                 }
@@ -217,7 +217,7 @@ impl Drop for Journal {
         let end = Instant::now() + LAST_WORDS;
         while !self.thread.is_finished() {
             if Instant::now() >= end {
-                tracing::warn!("nobody reads the journal: the last findings are lost there");
+                tracing::warn!("the journal has no reader: its last findings are lost");
                 return;
             }
             std::thread::sleep(Duration::from_millis(5));

@@ -1,4 +1,4 @@
-//! Every metric, in one registry (DESIGN §6). Labels are closed sets, except interface names, which the configuration
+//! Every metric, in one registry. Labels are closed sets, except interface names, which the configuration
 //! bounds; every label set is exported as zero from the start, because `increase()` misses a counter that is born at 1.
 
 pub mod page;
@@ -198,35 +198,30 @@ impl Metrics {
                 "When the newest finding of this kind was made; 0: never.",
                 &["kind"],
             )?,
-            sessions: counters(
-                r,
-                "sessions_total",
-                "SMTP sessions by how they came out.",
-                &["role", "port", "result"],
-            )?,
+            sessions: counters(r, "sessions_total", "SMTP sessions by result.", &["role", "port", "result"])?,
             offers: counters(
                 r,
                 "starttls_offers_total",
-                "EHLO replies in clear by their offer of STARTTLS.",
+                "Cleartext EHLO replies by their offer of STARTTLS.",
                 &["role", "offered"],
             )?,
             certificates: counters(
                 r,
                 "certificate_checks_total",
-                "Certificates of mail hosts beside a published policy; not observable: TLS 1.3, or not seen whole.",
+                "Certificates of mail hosts compared with a published policy; not observable: TLS 1.3, or not seen completely.",
                 &["source", "result"],
             )?,
             attached: register(
                 r,
                 IntGaugeVec::new(
-                    opts("probe_attached", "Whether this hook of the interface is ours."),
+                    opts("probe_attached", "Whether smtpwatch is attached to this hook of the interface."),
                     &["interface", "direction", "hook"],
                 )?,
             )?,
             probe_lost: counters(
                 r,
                 "probe_lost_total",
-                "Hooks that another program took away while the daemon ran; each is attached again where that is possible.",
+                "Hooks that another program removed from the running daemon, which attaches them again if possible.",
                 &["direction", "hook"],
             )?,
             kernel_packets: counters(
@@ -252,7 +247,7 @@ impl Metrics {
                 IntGaugeVec::new(
                     opts(
                         "unwatched_connections",
-                        "Open connections of watched ports by interfaces that are not watched, as of the last minute.",
+                        "Open connections of watched ports on interfaces that are not watched, during the last minute.",
                     ),
                     &["role"],
                 )?,
@@ -260,17 +255,17 @@ impl Metrics {
             route_lookups_dropped: counters(
                 r,
                 "route_lookups_dropped_total",
-                "Connections of watched ports whose interface was not looked up; looks that read not all routes, or failed.",
+                "Connections of watched ports whose interface was not looked up; look-ups that did not read all routes, or failed.",
                 &["reason"],
             )?,
-            flows: register(r, IntGauge::with_opts(opts("flows", "Connections that are followed."))?)?,
-            evicted: counters(
+            flows: register(r, IntGauge::with_opts(opts("flows", "Connections that are being followed."))?)?,
+            evicted: counters(r, "flows_evicted_total", "Connections dropped before their end was seen.", &["reason"])?,
+            gaps: counters(
                 r,
-                "flows_evicted_total",
-                "Connections given up before their end was seen.",
-                &["reason"],
+                "reassembly_gaps_total",
+                "Gaps in dialogues; the verdict of such a session is unknown.",
+                &["cause"],
             )?,
-            gaps: counters(r, "reassembly_gaps_total", "Holes in a dialogue: its verdict is unknown.", &["cause"])?,
             latency: register(
                 r,
                 Histogram::with_opts(
@@ -285,7 +280,7 @@ impl Metrics {
             history_evicted: counters(
                 r,
                 "history_evicted_total",
-                "Rows of history strong enough to accuse that were given up for want of room.",
+                "History rows strong enough to raise findings that were dropped because the table is full.",
                 &["role"],
             )?,
             policy_subjects: register(
@@ -308,13 +303,13 @@ impl Metrics {
             policy_failures: counters(
                 r,
                 "policy_refresh_failures_total",
-                "Look-ups of published policies that failed; what was known before is kept.",
+                "Look-ups of published policies that failed; cached policies stay in force.",
                 &["source"],
             )?,
             policy_dropped: counters(
                 r,
                 "policy_lookups_dropped_total",
-                "Look-ups of published policies that were not done, or whose answers were given up.",
+                "Look-ups of published policies that were skipped, or whose answers were dropped.",
                 &["reason"],
             )?,
             output_records: counters(r, "output_records_total", "Records written, by output.", &["output"])?,
@@ -327,54 +322,54 @@ impl Metrics {
             store_state: register(
                 r,
                 IntGaugeVec::new(
-                    opts("store_state", "Whether this is the condition of the store; ok: it is written."),
+                    opts("store_state", "Whether the store is in this state; ok: it is writable."),
                     &["state"],
                 )?,
             )?,
             store_recoveries: counters(
                 r,
                 "store_recoveries_total",
-                "Stores that were made again while running, by what had happened to the one before.",
+                "Stores that were recreated while running, by what happened to the previous one.",
                 &["cause"],
             )?,
             login_failures: counters(
                 r,
                 "web_login_failures_total",
-                "Logins to the pages, the API and these metrics that failed.",
+                "Failed logins to pages, API and metrics.",
                 &["reason"],
             )?,
             connections_refused: register(
                 r,
                 IntCounter::with_opts(opts(
                     "web_connections_refused_total",
-                    "Connections that were refused because as many were open as there may be, each with a request under way.",
+                    "Connections refused because the maximum number was open, each with an active request.",
                 ))?,
             )?,
             connections_closed: counters(
                 r,
                 "web_connections_closed_total",
-                "Connections that were closed to make room for others, idle ones first.",
+                "Connections closed to make room for others, idle ones first.",
                 &["reason"],
             )?,
             web_config_failures: register(
                 r,
                 IntCounter::with_opts(opts(
                     "web_config_reload_failures_total",
-                    "Changes of the web configuration that were bad; what was read before holds.",
+                    "Changed web configurations with an error; the previous one stays in force.",
                 ))?,
             )?,
             reload_successful: register(
                 r,
                 IntGauge::with_opts(opts(
                     "config_last_reload_successful",
-                    "Whether the configuration could be read when it was last asked for; 0: what was read before holds.",
+                    "Whether the last reload of the configuration succeeded; 0: the previous one stays in force.",
                 ))?,
             )?,
             reloaded: register(
                 r,
                 Gauge::with_opts(opts(
                     "config_last_reload_success_timestamp_seconds",
-                    "When the configuration was last read with success.",
+                    "When the configuration was last loaded successfully.",
                 ))?,
             )?,
             registry: registry.clone(),

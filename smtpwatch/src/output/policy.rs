@@ -209,7 +209,7 @@ impl Knowledge<'_> {
 
     fn statement<T>(&self, source: Source, answer: &Answer<T>, mode: Mode) -> Statement {
         let (state, detail) = if answer.state == State::Valid && answer.until <= self.now {
-            (State::Expired, format!("{}; that held until {}", answer.detail, answer.until))
+            (State::Expired, format!("{}; it was valid until {}", answer.detail, answer.until))
         } else {
             (answer.state, answer.detail.clone())
         };
@@ -264,7 +264,7 @@ impl Knowledge<'_> {
             Some(StarttlsRule::Required) => (Mode::Enforce, "required"),
             Some(StarttlsRule::Expected) => (Mode::Testing, "expected"),
             Some(StarttlsRule::Ignore) => (Mode::None, "ignore"),
-            None => return unknown(Source::Rule, &format!("rule {place} speaks for it and says nothing of STARTTLS")),
+            None => return unknown(Source::Rule, &format!("rule {place} matches it and has no starttls")),
         };
         let detail = format!("rule {place}: starttls = \"{demand}\"");
         Statement { source: Source::Rule, state: State::Valid, mode, detail, age_seconds: 0 }

@@ -20,7 +20,7 @@ pub(super) fn set_aside_at_start(path: &Path, what: &str, now: Timestamp) -> Res
     tracing::error!(
         damage = what,
         kept = %aside.unwrap_or_default().display(),
-        "the store was damaged and is set aside: history and findings begin afresh; what can be read of it: sqlite3 FILE .recover"
+        "the store was damaged and is set aside: history and findings start empty; to read the rest of it: sqlite3 FILE .recover"
     );
     Ok(())
 }

@@ -73,7 +73,7 @@ pub struct Kept {
     pub chain: String,
 }
 
-/// How far the same thing reaches: of one server, of its network, or of many (THREATS FO-13).
+/// How far the same thing reaches: of one server, of its network, or of many (docs/threats.md FO-13).
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, JsonSchema)]
 pub struct Reach {
     /// Peers with an incident of this kind and role at the same time, this one included.
@@ -141,7 +141,7 @@ pub enum LookupError {
     #[error("{0}: no such incident or finding; see `smtpwatch incidents list`")]
     Unknown(String),
     /// Several begin so.
-    #[error("{0} is the beginning of several: {list}", list = .1.join(", "))]
+    #[error("{0} is ambiguous: {list}", list = .1.join(", "))]
     Ambiguous(String, Vec<String>),
     /// A document cannot be read.
     #[error("finding {id}: its document cannot be read: {source}")]
@@ -190,7 +190,7 @@ impl FromStr for Cursor {
 
     fn from_str(text: &str) -> Result<Self, String> {
         let parts = text.rsplit_once('-').and_then(|(at, number)| Some((at.parse().ok()?, number.parse().ok()?)));
-        let (last_seen, number) = parts.ok_or("expected a place that an earlier answer gave")?;
+        let (last_seen, number) = parts.ok_or("expected a cursor from an earlier response")?;
         Ok(Self { last_seen, number })
     }
 }
@@ -456,7 +456,7 @@ impl Store {
                 .query_row("SELECT seq FROM sqlite_sequence WHERE name = 'finding'", [], |row| row.get(0))
                 .optional()?;
             if verified.broken.is_empty() && newest.is_some_and(|newest| newest > number) {
-                verified.broken.push(format!("findings behind number {number} were removed"));
+                verified.broken.push(format!("findings after number {number} were removed"));
             }
             let (_, head) = head(&transaction)?;
             verified.head = hex(&head);

@@ -1,5 +1,5 @@
 //! What was offered, by day of UTC and peer: what this host offered to clients that brought mail, which is one of the two
-//! records that a TLS report about our own domain is held against (THREATS G9), and what servers offered to this host.
+//! records that a TLS report about our own domain is held against (docs/threats.md G9), and what servers offered to this host.
 
 use std::{collections::HashMap, net::IpAddr};
 

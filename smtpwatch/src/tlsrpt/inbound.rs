@@ -47,7 +47,7 @@ pub enum InboundError {
     #[error("cannot be read: {0}")]
     Read(#[from] io::Error),
     /// The file is too long.
-    #[error("longer than {FILE_BYTES} octets: no TLS report is")]
+    #[error("longer than {FILE_BYTES} bytes, the maximum for a TLS report")]
     TooLong,
     /// It is damaged, or cut off.
     #[error("the gzip data are damaged or cut off: {0}")]
@@ -59,7 +59,7 @@ pub enum InboundError {
     #[error("zip: {0}")]
     Zip(#[from] ZipError),
     /// It inflates to more than any report has.
-    #[error("inflates to more than {REPORT_BYTES} octets: no TLS report does; refused as a gzip bomb")]
+    #[error("inflates to more than {REPORT_BYTES} bytes: rejected as a gzip bomb")]
     Bomb,
     /// It is no report, or one that contradicts itself.
     #[error(transparent)]
@@ -74,7 +74,7 @@ pub enum InboundError {
     #[error("a message with more than {ATTACHMENTS} reports")]
     TooMany,
     /// Messages within messages within messages.
-    #[error("a message that is forwarded more than {DEPTH} times is not looked into")]
+    #[error("a message that was forwarded more than {DEPTH} times is not examined")]
     TooDeep,
     /// Too many messages.
     #[error("{0} messages after the first {MESSAGES} are not read: split the mailbox")]
@@ -526,8 +526,8 @@ mod tests {
             (packed[..packed.len() - 1].to_vec(), "damaged or cut off"),
             (bomb.clone(), "gzip bomb"),
             (message(&[part("application/tlsrpt+gzip", &bomb)]).into_bytes(), "gzip bomb"),
-            (gzip(b"[]"), "no TLS report"),
-            (message(&vec![part("application/tlsrpt+gzip", b"x"); 40]).into_bytes(), "no TLS report"),
+            (gzip(b"[]"), "not a TLS report"),
+            (message(&vec![part("application/tlsrpt+gzip", b"x"); 40]).into_bytes(), "not a TLS report"),
             ([packed.as_slice(), b"\x1f\x8b\x08"].concat(), "damaged or cut off"),
             (b"PK\x03\x04".to_vec(), "zip: "),
         ] {

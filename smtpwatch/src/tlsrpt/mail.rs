@@ -24,10 +24,10 @@ const TIME: Duration = Duration::from_secs(30);
 #[derive(Debug, thiserror::Error)]
 pub enum MailError {
     /// The message cannot be made.
-    #[error("the message cannot be made: {0}")]
+    #[error("cannot create the message: {0}")]
     Message(String),
     /// The server does not take it.
-    #[error("the mail server {server} does not take it: {why}: see [tlsrpt] smtp")]
+    #[error("the mail server {server} does not accept it: {why}: see [tlsrpt] smtp")]
     Server {
         /// The server.
         server: SocketAddr,

@@ -1,4 +1,4 @@
-//! Others' reports held against what this host offered (THREATS G9). A sender says that we did not offer STARTTLS, our
+//! Others' reports held against what this host offered (docs/threats.md G9). A sender says that we did not offer STARTTLS, our
 //! own frames show that we did: somebody in between has taken it away. Two records that know nothing of each other
 //! contradict one another; where ours is not whole, nothing is said.
 

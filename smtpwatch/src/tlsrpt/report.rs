@@ -165,10 +165,10 @@ impl<'de, T: Deserialize<'de>> Deserialize<'de> for Word<T> {
 #[derive(Debug, thiserror::Error)]
 pub enum ReportError {
     /// Not JSON, or not of this form.
-    #[error("no TLS report: {0}")]
+    #[error("not a TLS report: {0}")]
     Json(#[from] serde_json::Error),
     /// Too long.
-    #[error("longer than {REPORT_BYTES} octets: a report of a day is far shorter")]
+    #[error("longer than {REPORT_BYTES} bytes: daily reports are far shorter")]
     TooLong,
     /// The dates make no sense.
     #[error("date-range from {start} to {end}: {reason}")]
@@ -334,7 +334,7 @@ fn count<'de, D: Deserializer<'de>>(deserializer: D) -> Result<u64, D::Error> {
 
 fn bounded<E: serde::de::Error>(text: String) -> Result<String, E> {
     if text.len() > TEXT_BYTES {
-        return Err(E::custom(format_args!("a text longer than {TEXT_BYTES} octets")));
+        return Err(E::custom(format_args!("a text longer than {TEXT_BYTES} bytes")));
     }
     Ok(text)
 }

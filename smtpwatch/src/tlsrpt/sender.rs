@@ -139,7 +139,7 @@ async fn sources(
             Ok(sources) => return sources,
             Err(error) => {
                 if !std::mem::replace(&mut said, true) {
-                    tracing::warn!(%error, "TLS reports cannot be sent yet");
+                    tracing::warn!(%error, "cannot send TLS reports yet");
                 }
             }
         }
@@ -182,7 +182,7 @@ impl Work {
             if let Err(error) = self.plan(now) {
                 self.counts.failures.fetch_add(1, Ordering::Relaxed);
                 if !std::mem::replace(&mut self.failing, true) {
-                    tracing::error!(%error, "TLS reports cannot be made");
+                    tracing::error!(%error, "cannot create TLS reports");
                 }
                 tokio::time::sleep(TICK).await;
                 continue;
@@ -190,7 +190,7 @@ impl Work {
             let dropped = self.schedule.take_dropped();
             if dropped > 0 {
                 self.counts.failures.fetch_add(dropped, Ordering::Relaxed);
-                tracing::warn!(dropped, "more TLS reports wait than there is room for: some domains get none");
+                tracing::warn!(dropped, "too many TLS reports are waiting: some domains get none");
             }
             let tasks = self.schedule.due(now, AT_ONCE);
             if tasks.is_empty() {

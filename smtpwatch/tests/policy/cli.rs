@@ -517,11 +517,11 @@ fn rules_keep_their_order_in_tables() {
         assert_eq!(found, postfix, "{given}{table}{errors}");
         assert!(errors.contains(warned) && table.contains(warned), "{given}{table}{errors}");
     }
-    // A rule that says nothing of STARTTLS stands before one that does.
+    // A rule without starttls precedes one that has it.
     let silent = rules(&[("\"mx.example.net\"", ""), ("\"*.example.net\"", "required")]);
     let (found, table, errors) = export(&silent.replacen("\n[[", "\nmin_tls = \"1.2\"\n[[", 1), "exim");
     assert_eq!(found, "*.example.net", "{table}");
-    assert!(errors.contains("rule 1 says nothing of STARTTLS and speaks before rule 2"), "{errors}");
+    assert!(errors.contains("rule 1 has no starttls and precedes rule 2"), "{errors}");
     if let Some(input) = case("rules/catch-all.toml") {
         let (found, ..) =
             export(&std::fs::read_to_string(input).unwrap().replace("[store]\npath = \"none.db\"\n", ""), "exim");

@@ -273,7 +273,7 @@ fn a_damaged_capture_is_judged_as_far_as_it_goes() {
     let output = run(&["replay", "--fail-on", "critical", &cut]);
     assert_eq!(code(&output), 1);
     assert!(stdout(&output).contains("auth-plaintext"), "findings are printed");
-    assert!(stderr(&output).contains("truncated at octet "), "{}", stderr(&output));
+    assert!(stderr(&output).contains("truncated at byte "), "{}", stderr(&output));
     // The other files are read all the same.
     let none = files.write("none.pcap", "no capture");
     let good = files.pcap("good.pcap", &traffic::password());

@@ -13,6 +13,7 @@ mod replay;
 mod schema;
 mod store;
 mod store_faults;
+mod threats;
 mod tlsrpt;
 mod traffic;
 mod web;

@@ -156,9 +156,9 @@ fn bad_files_are_refused_and_the_others_are_read() {
     let log = text(&output.stderr);
     for line in [
         format!("smtpwatch: {cut}: the gzip data are damaged or cut off: "),
-        format!("smtpwatch: {bomb}: inflates to more than 16777216 octets"),
+        format!("smtpwatch: {bomb}: inflates to more than 16777216 bytes"),
         format!("smtpwatch: {dates}: date-range from 2026-11-23T00:00:00.000000Z to "),
-        format!("smtpwatch: {types}: no TLS report: invalid type: integer `7`, expected an array"),
+        format!("smtpwatch: {types}: not a TLS report: invalid type: integer `7`, expected an array"),
         "smtpwatch: /nowhere: cannot be read: No such file or directory".to_owned(),
         "files 8, reports 1 (refused 6, twice 1)".to_owned(),
     ] {

@@ -1,4 +1,4 @@
-//! The same dialogue in every form that packets take: the findings are the same (THREATS EV-1, EV-6, EV-7).
+//! The same dialogue in every form that packets take: the findings are the same (docs/threats.md EV-1, EV-6, EV-7).
 
 use smtpwatch::{
     config::Config,

@@ -1,4 +1,4 @@
-//! What monitors have always been evaded with (THREATS EV rows), by a peer whose frames the host takes.
+//! What monitors have always been evaded with (docs/threats.md, EV rows), by a peer whose frames the host takes.
 
 use std::io::{BufRead, Write};
 use std::net::SocketAddr;

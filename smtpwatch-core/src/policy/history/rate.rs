@@ -19,7 +19,7 @@ const ESTABLISHED_SESSIONS: u64 = 20;
 /// Age of the row after which a rate can be established.
 const ESTABLISHED_AGE: Duration = Duration::from_secs(7 * 24 * 3600);
 
-/// How often something was so: a rate, not a bit (THREATS FP-1).
+/// How often something was so: a rate, not a bit (docs/threats.md FP-1).
 ///
 /// The rule for what erodes it:
 ///

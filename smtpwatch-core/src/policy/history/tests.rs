@@ -210,7 +210,8 @@ fn a_row_that_is_known_outlasts_any_number_of_strangers() {
         history.note(known.clone(), session(at, true), Strength::default());
     }
     let gone = fill(&mut history, Role::Server, 100_000, 1);
-    assert!(history.get(&known).is_some() && gone.iter().all(|row| !row.known));
+    assert!(history.get(&known).is_some());
+    assert!(gone.len() > 90_000 && gone.iter().all(|row| !row.known), "{} rows", gone.len());
 }
 
 #[test]

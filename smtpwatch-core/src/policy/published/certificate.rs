@@ -50,16 +50,16 @@ pub struct CertificateFacts {
 #[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
 pub enum CertificateError {
     /// Longer than [`MAX_CERTIFICATE`].
-    #[error("a certificate of {0} octets, where at most {MAX_CERTIFICATE} are read")]
+    #[error("a certificate of {0} bytes; the maximum is {MAX_CERTIFICATE}")]
     TooLong(usize),
     /// Not what RFC 5280 describes.
-    #[error("this is no X.509 certificate: {0}")]
+    #[error("not an X.509 certificate: {0}")]
     Form(String),
     /// Octets stand behind it.
-    #[error("{0} octets stand behind the end of the certificate")]
+    #[error("{0} bytes follow the end of the certificate")]
     Behind(usize),
     /// More than [`MAX_NAMES`].
-    #[error("a certificate with {0} names, where at most {MAX_NAMES} are read")]
+    #[error("a certificate with {0} names; the maximum is {MAX_NAMES}")]
     TooManyNames(usize),
 }
 

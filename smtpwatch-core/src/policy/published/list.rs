@@ -52,7 +52,7 @@ pub struct ListPolicy {
 #[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
 pub enum ListError {
     /// Longer than [`MAX_LIST`].
-    #[error("{0} octets, where at most {MAX_LIST} are read")]
+    #[error("{0} bytes; the maximum is {MAX_LIST}")]
     TooLong(usize),
     /// Not JSON, or not of this shape.
     #[error("{0}")]
@@ -78,10 +78,10 @@ pub enum ListError {
         why: String,
     },
     /// More than [`MAX_DOMAINS`].
-    #[error("policies: {0} domains, where at most {MAX_DOMAINS} are read")]
+    #[error("policies: {0} domains; the maximum is {MAX_DOMAINS}")]
     TooManyDomains(usize),
     /// More than [`MAX_NAMES`].
-    #[error("policies: more than {MAX_NAMES} names of mail hosts")]
+    #[error("policies: more than {MAX_NAMES} mail host names")]
     TooManyNames,
 }
 

@@ -57,10 +57,10 @@ pub struct StsPolicy {
 #[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
 pub enum StsError {
     /// Nobody can tell which record holds.
-    #[error("{0} TXT records begin with v=STSv1; where there must be exactly one (RFC 8461 §3.1)")]
+    #[error("{0} TXT records begin with v=STSv1; there must be exactly one (RFC 8461 §3.1)")]
     Several(usize),
     /// A field of the record is not `name=value`.
-    #[error("TXT record: {0} is no field of the form name=value (RFC 8461 §3.1)")]
+    #[error("TXT record: {0} is not a field of the form name=value (RFC 8461 §3.1)")]
     Field(String),
     /// The record names no policy.
     #[error("TXT record: the field id is missing (RFC 8461 §3.1)")]
@@ -69,7 +69,7 @@ pub enum StsError {
     #[error("TXT record: id {0} is not 1 to 32 letters and digits (RFC 8461 §3.1)")]
     Id(String),
     /// The policy is longer than [`MAX_POLICY`].
-    #[error("policy: {0} octets, where at most {MAX_POLICY} are read")]
+    #[error("policy: {0} bytes; the maximum is {MAX_POLICY}")]
     TooLong(usize),
     /// The policy is not UTF-8.
     #[error("policy: line {0} is not UTF-8 (RFC 8461 §3.2)")]
@@ -78,19 +78,19 @@ pub enum StsError {
     #[error("policy: line {0}, {1}, is not of the form key: value (RFC 8461 §3.2)")]
     Line(usize, String),
     /// `version` is missing or another.
-    #[error("policy: version is {0}, where only STSv1 is known (RFC 8461 §3.2)")]
+    #[error("policy: version is {0}; only STSv1 is supported (RFC 8461 §3.2)")]
     Version(String),
     /// `mode` is another.
-    #[error("policy: mode {0} is none of enforce, testing, none (RFC 8461 §3.2)")]
+    #[error("policy: mode {0} is not enforce, testing or none (RFC 8461 §3.2)")]
     Mode(String),
     /// `max_age` is no such number.
     #[error("policy: max_age {0} is not a number of 1 to 10 digits (RFC 8461 §3.2)")]
     MaxAge(String),
     /// An `mx` is no pattern.
-    #[error("policy: mx {0} is neither a host name of A-labels nor `*.` and one (RFC 8461 §3.2)")]
+    #[error("policy: mx {0} is not a host name in A-labels, with or without a leading `*.` (RFC 8461 §3.2)")]
     Mx(String),
     /// More than [`MAX_MX`].
-    #[error("policy: more than {MAX_MX} times mx")]
+    #[error("policy: more than {MAX_MX} mx lines")]
     TooManyMx,
     /// A key that must be there is not.
     #[error("policy: {0} is missing (RFC 8461 §3.2)")]

@@ -67,7 +67,7 @@ pub enum TlsaError {
     #[error("{0} is not a number from 0 to 255")]
     Number(String),
     /// The data is not hexadecimal, or too long for a record.
-    #[error("{0} is not 1 to {MAX_DATA} octets in hexadecimal")]
+    #[error("{0} is not 1 to {MAX_DATA} bytes in hexadecimal")]
     Data(String),
 }
 

@@ -157,7 +157,7 @@ impl Session {
         shown.iter().for_each(|text| self.seen.transcript.push(Side::Server, text));
     }
 
-    /// Octets in clear where TLS should begin, as they may be shown: evidence of an injection (THREATS E1, E2). What stands
+    /// Octets in clear where TLS should begin, as they may be shown: evidence of an injection (docs/threats.md E1, E2). What stands
     /// behind AUTH and is no command may be a response to it, and anything behind DATA the message.
     pub(super) fn injections(&self) -> impl Iterator<Item = (Side, u64, Vec<u8>)> {
         let known = |from: Side| self.injections_shown.iter().any(|(known, ..)| *known == from);
@@ -212,7 +212,7 @@ impl Session {
     }
 
     /// Notes client octets that stand where TLS should begin. Once TLS is `granted` they may run under it as if it had
-    /// protected them, so a credential among them is noted as such (THREATS E3); else they are read as commands anyway.
+    /// protected them, so a credential among them is noted as such (docs/threats.md E3); else they are read as commands anyway.
     pub(super) fn injected(&mut self, octets: &[u8], before_reply: bool, granted: bool) {
         if octets.trim_ascii().is_empty() {
             return;

@@ -188,7 +188,7 @@ impl Session {
                 }
                 Pending::Bdat { last }
             }
-            // The PROXY header of a load balancer comes before the dialogue and has no reply (THREATS FP-13).
+            // The PROXY header of a load balancer comes before the dialogue and has no reply (docs/threats.md FP-13).
             Command::Other if self.seen.greeting.is_none() && line.bytes.starts_with(b"PROXY ") => {
                 self.seen.proxy_header = true;
                 Pending::Uncertain(Fits::Error)
@@ -273,7 +273,7 @@ impl Session {
     }
 
     /// The binary PROXY header of a load balancer (version 2): signature, four octets of which the last two are the length
-    /// of what follows, and that. It comes before the dialogue and has no reply (THREATS FP-13).
+    /// of what follows, and that. It comes before the dialogue and has no reply (docs/threats.md FP-13).
     fn proxy_header(&mut self, input: &mut &[u8], end: u64) {
         let wanted = (PROXY_SIGNATURE.len() + 4 - self.held.len()).min(input.len());
         self.held.extend_from_slice(&input[..wanted]);
@@ -298,7 +298,7 @@ impl Session {
         }
     }
 
-    /// TLS without STARTTLS on a mail port (THREATS D6), as the first octet, and after the go-ahead also behind commands in
+    /// TLS without STARTTLS on a mail port (docs/threats.md D6), as the first octet, and after the go-ahead also behind commands in
     /// clear. Anywhere else it would be a way to make the watcher look away.
     fn may_begin_tls(&self) -> bool {
         !self.client_spoke

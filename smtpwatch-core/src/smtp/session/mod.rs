@@ -1,7 +1,7 @@
 //! One SMTP session in clear, driven by (command, reply) pairs.
 //!
 //! What a line of the client means depends on the reply to the line before it: a body follows DATA only on 354
-//! (THREATS FP-10), a SASL response follows AUTH only on 334, TLS follows STARTTLS only on a go-ahead. So whatever the client
+//! (docs/threats.md FP-10), a SASL response follows AUTH only on 334, TLS follows STARTTLS only on a go-ahead. So whatever the client
 //! sends after such a command is held until its reply is known; everything else is a queue of commands that wait for
 //! their replies (FP-11).
 
@@ -96,7 +96,7 @@ pub struct Session {
     granted_at: Timestamp,
     /// Bytes in cleartext of the server, after the go-ahead, that the transcript has.
     clear_shown: usize,
-    /// The newest reply answered EHLO, and the client has not spoken since (THREATS EV-17).
+    /// The newest reply answered EHLO, and the client has not spoken since (docs/threats.md EV-17).
     ehlo_may_go_on: bool,
     /// What may not be shown, should the server quote it: the newest [`SECRETS`].
     secrets: VecDeque<Secret>,
@@ -140,7 +140,7 @@ enum Phase {
     Chunk(u64),
     /// After the go-ahead, or TLS from the first octet.
     Tls,
-    /// A SASL security layer (THREATS FP-19), or nothing that can be followed.
+    /// A SASL security layer (docs/threats.md FP-19), or nothing that can be followed.
     Stopped,
 }
 

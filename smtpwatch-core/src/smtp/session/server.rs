@@ -81,7 +81,7 @@ impl Session {
                 self.odd_greeting = Some(printable(reply.first()));
                 return;
             }
-            // The first reply is the greeting, also when the client spoke first (PIPECONNECT, THREATS FP-12).
+            // The first reply is the greeting, also when the client spoke first (PIPECONNECT, docs/threats.md FP-12).
             let first = reply.first();
             self.seen.greeting = Some(printable(&[format!("{} ", reply.code).as_bytes(), first].concat()));
             self.seen.greeting_name = ehlo::host_name(first);
@@ -230,7 +230,7 @@ impl Session {
                 self.release(if size > 0 { Phase::Chunk(size) } else { Phase::Commands });
             }
             Pending::EndOfData | Pending::Bdat { last: true } if reply.is_positive() => self.accepted(),
-            // From here on the server sends commands, and the client replies (THREATS FP-13).
+            // From here on the server sends commands, and the client replies (docs/threats.md FP-13).
             Pending::Turn if reply.is_positive() => self.doubt(Doubt::Ambiguous),
             // Only a client that the server trusts may speak for another one; what any client asks for is nothing.
             Pending::Xclient if reply.is_positive() => self.seen.xclient_granted = true,
@@ -331,7 +331,7 @@ impl Session {
         self.release(Phase::Commands);
     }
 
-    /// A refusal that quotes a verb which was not sent: it was overwritten on the way (THREATS FO-12).
+    /// A refusal that quotes a verb which was not sent: it was overwritten on the way (docs/threats.md FO-12).
     fn compare_echo(&mut self, verb: &str, reply: &Reply<'_>) {
         // Codes of a command that is not known (RFC 5321 §4.2.4). Any other refusal quotes arguments.
         if matches!(reply.code, 500 | 502)

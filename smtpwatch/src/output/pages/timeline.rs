@@ -31,7 +31,7 @@ fn parts(offers: &Offers) -> [(&'static str, &'static str, u64); 4] {
         ("offered, and TLS began", "tls", offers.tls.min(offers.offered)),
         ("offered, without TLS", "offered", offers.offered.saturating_sub(offers.tls)),
         ("not offered, or refused", "withheld", offers.withheld),
-        ("not seen whole, or without EHLO", "unknown", other),
+        ("not seen completely, or without EHLO", "unknown", other),
     ]
 }
 
@@ -51,7 +51,7 @@ pub(super) fn picture(days: &Days, incident: &Incident) -> Markup {
     );
     html! {
         section aria-labelledby="timeline" {
-            h2 #timeline { "What this peer " (if incident.role == smtpwatch_core::Role::Client { "offered" } else { "was offered" }) ", day by day" }
+            h2 #timeline { "What this peer " (if incident.role == smtpwatch_core::Role::Client { "offered" } else { "was offered" }) ", by day" }
             figure {
                 svg.timeline role="img" preserveAspectRatio="xMinYMid meet" aria-labelledby="timeline-says" viewBox={ "0 0 " (width) " " (HEIGHT + FOOT) } {
                     title #timeline-says { (summary) }
@@ -64,7 +64,7 @@ pub(super) fn picture(days: &Days, incident: &Incident) -> Markup {
                 figcaption {
                     @for (meaning, class, _) in parts(&Offers::default()) { span.key { span class={ "swatch " (class) } {} (meaning) } }
                     span.key { span.swatch.incident {} "this incident" }
-                    " The fullest day has " (count(most, "session", "sessions")) "."
+                    " The busiest day has " (count(most, "session", "sessions")) "."
                 }
             }
             details {

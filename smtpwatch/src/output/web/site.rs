@@ -75,7 +75,7 @@ impl Site {
         };
         if let Some(users) = config.users {
             if config.tls.is_none() && !self.loopback {
-                tracing::warn!("passwords come in clear: set tls_server_config");
+                tracing::warn!("passwords are sent in cleartext: set tls_server_config");
             }
             let guard = Guard::new(users, config.auth_excluded_paths, self);
             routes = routes.layer(from_fn_with_state(Arc::new(guard), authenticate));

@@ -164,13 +164,13 @@ impl Worker {
         let changed = before.condition != condition || before.cause.is_empty() != status.cause.is_empty();
         let stuck = self.faults.unrecovered.is_some() && !before.cause.contains("it cannot be made again");
         match condition {
-            Condition::Ok if changed => tracing::info!("the store is written again"),
+            Condition::Ok if changed => tracing::info!("the store is writable again"),
             Condition::Ok => {}
             _ if changed || stuck => tracing::error!(
                 condition = condition.as_str(),
                 cause = status.cause,
                 remedy = condition.remedy(),
-                "the store cannot be relied on: findings go to the journal at once, and history waits in memory"
+                "the store is unreliable: findings go to the journal at once, and history waits in memory"
             ),
             _ => {}
         }

@@ -20,16 +20,16 @@ pub enum ZipError {
     #[error("the archive is damaged or cut off")]
     Damaged,
     /// More files than are looked at.
-    #[error("{0} files after the first ones are not read")]
+    #[error("{0} further files are not read")]
     TooMany(usize),
     /// It is encrypted.
-    #[error("a file of it is encrypted")]
+    #[error("a file in it is encrypted")]
     Encrypted,
     /// A method that few writers use.
-    #[error("a file of it is packed by method {0}, and only 0 and 8 are known")]
+    #[error("a file in it uses compression method {0}; supported are 0 and 8")]
     Method(u16),
     /// A bomb.
-    #[error("a file of it inflates to more than any TLS report has")]
+    #[error("a file in it inflates beyond the size of any TLS report")]
     Bomb,
     /// The checksum is not that of the content.
     #[error("the checksum of a file is wrong")]
