@@ -56,6 +56,19 @@ pub struct Arguments {
     runs: Option<u64>,
 }
 
+/// Inputs after public reports, beside the checkout: they are read where they lie, and never copied.
+const CASES: &str = "../shared/cases";
+
+/// Directories of [`CASES`] with inputs of this target.
+const fn cases(target: &str) -> &'static [&'static str] {
+    match target.as_bytes() {
+        b"engine_pcap" => &["wire"],
+        b"sts" => &["policy/sts"],
+        b"starttls_list" => &["policy/lists"],
+        _ => &[],
+    }
+}
+
 /// How far each target goes.
 #[derive(Clone, Copy)]
 enum Extent {
@@ -152,7 +165,8 @@ fn one(target: &str, extent: Extent) -> Result<Outcome> {
             Extent::Seconds(seconds) => vec![format!("-max_total_time={seconds}")],
             Extent::Runs(runs) => vec![format!("-runs={runs}"), "-seed=1".to_owned()],
         })
-        .args([&found, &kept]);
+        .args([&found, &kept])
+        .args(cases(target).iter().map(|part| host::workspace().join(CASES).join(part)).filter(|path| path.is_dir()));
     let mut child = command.stderr(Stdio::piped()).stdout(Stdio::null()).spawn().context("cannot start the target")?;
     let stderr = child.stderr.take().context("standard error is piped")?;
     let mut outcome = Outcome::default();
@@ -221,6 +235,20 @@ mod tests {
             outcome.line(line);
         }
         assert_eq!((outcome.executions, outcome.corpus), (20_000, 61));
+    }
+
+    #[test]
+    fn the_cases_beside_the_checkout_are_of_targets_that_exist() {
+        let with_cases: Vec<_> = TARGETS.iter().filter(|(target, _)| !cases(target).is_empty()).collect();
+        assert_eq!(with_cases.len(), 3);
+        let beside = host::workspace().join(CASES);
+        if !beside.is_dir() {
+            println!("SKIPPED: {} is not there", beside.display());
+            return;
+        }
+        for part in with_cases.iter().flat_map(|(target, _)| cases(target)) {
+            assert!(fs::read_dir(beside.join(part)).expect(part).count() > 0, "{part} is empty");
+        }
     }
 
     #[test]
