@@ -1,4 +1,4 @@
-//! The boundary to TLS: commands and replies put where TLS should begin, the verb overwritten, the handshake sabotaged.
+//! The boundary to TLS: injected commands and replies, an overwritten verb, a sabotaged handshake.
 
 use std::{net::SocketAddr, path::Path as FilePath};
 
@@ -36,7 +36,7 @@ fn commands_on_their_way_in() {
         for (family, cut) in [(Family::V4, false), (Family::V6, false), (Family::V4, true)] {
             attacker.cut_every_octet(cut);
             let before = daemon.findings().len();
-            // Postfix drops what is injected in one piece, and takes single octets behind its go-ahead for bad TLS.
+            // Postfix drops what is injected in one piece, and takes single bytes behind its go-ahead for bad TLS.
             let sent = send(family)?;
             ensure!(cut || sent?.tls, "TLS did not come about");
             let found = daemon.finding("command-injection", FINDING, |_| daemon.findings().len() > before)?;
@@ -56,7 +56,7 @@ fn commands_on_their_way_in() {
     });
 }
 
-/// Mail out of the gateway: a reply behind the go-ahead, and a handshake that is broken before mail goes in clear.
+/// Mail out of the gateway: a reply after the go-ahead, and a handshake that is broken before mail is sent in cleartext.
 #[test]
 fn replies_and_handshakes_on_the_way_out() {
     scenario("replies_and_handshakes_on_the_way_out", || {
@@ -75,7 +75,7 @@ fn replies_and_handshakes_on_the_way_out() {
             for cut in [false, true] {
                 attacker.cut_every_octet(cut);
                 let before = daemon.findings().len();
-                // In single octets the injection comes behind what the client drops with the reply: its TLS breaks.
+                // In single bytes the injection comes behind what the client drops with the reply: its TLS breaks.
                 let sent = send(Some(&identity))?;
                 ensure!(cut || sent?.tls, "TLS did not come about");
                 let new = |found: &Value| ours(found) && daemon.findings().len() > before;

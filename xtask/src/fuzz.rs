@@ -28,9 +28,9 @@ const TARGETS: [(&str, u64); 8] = [
 ];
 /// The version that is installed where none is.
 const CARGO_FUZZ: &str = "0.13.2";
-/// Longest input in octets: a dialogue, a small capture.
+/// Longest input in bytes: a dialogue, a small capture.
 const INPUT: usize = 4096;
-/// Octets of memory above which libFuzzer stops a target.
+/// Bytes of memory above which libFuzzer stops a target.
 const MEMORY_MIB: usize = 1024;
 
 /// `cargo xtask fuzz`.

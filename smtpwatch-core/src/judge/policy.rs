@@ -1,4 +1,4 @@
-//! Mail was accepted in clear although a policy demands TLS (G1 for local rules and MTA-STS, G2 for MTA-STS in testing, G3 for
+//! Mail was accepted in cleartext although a policy demands TLS (G1 for local rules and MTA-STS, G2 for MTA-STS in testing, G3 for
 //! DANE, G4 for the STARTTLS-Everywhere list), or although the message itself demands it (G7).
 
 use super::{Case, Claim, by_standard, demanded, expected_of};
@@ -40,7 +40,7 @@ fn published(case: Case<'_>) -> Option<Claim> {
     Some(claim)
 }
 
-/// REQUIRETLS exists under TLS only: in clear it contradicts itself.
+/// REQUIRETLS exists under TLS only: in cleartext it contradicts itself.
 fn requiretls(case: Case<'_>) -> Option<Claim> {
     let offered = case.session.capabilities.as_ref().is_some_and(|capabilities| capabilities.has("REQUIRETLS"));
     if !offered && !case.session.requiretls {
