@@ -32,11 +32,11 @@ pub struct Capability<'a> {
     /// The line as it came, in printable form.
     pub text: &'a str,
     keyword: &'a str,
-    /// The line has another code than the reply: some clients pass over it.
+    /// The line has another code than the reply: some clients skip it.
     other_code: Option<u16>,
 }
 
-/// The capability list of the last complete EHLO reply in clear.
+/// The capability list of the last complete EHLO reply in cleartext.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct Capabilities {
     /// The first line, in printable form: greeting text, never a keyword.
@@ -120,7 +120,7 @@ impl Capabilities {
 
     fn push(&mut self, line: &ReplyLine, code: u16) {
         let (text, keyword) = (super::transcript::printable(&line.text), keyword(&line.text));
-        // Some hundred lines of some thousand octets.
+        // Some hundred lines of some thousand bytes.
         let end = |length: usize| u32::try_from(length).unwrap_or(u32::MAX);
         let start = self.texts.len();
         self.texts.push_str(&text);
@@ -196,13 +196,13 @@ impl Capabilities {
             })
     }
 
-    /// How often STARTTLS stands there.
+    /// How often STARTTLS is there.
     #[must_use]
     pub fn offers(&self) -> usize {
         self.lines().filter(|line| line.offer() != Offer::Absent).count()
     }
 
-    /// A line that holds STARTTLS and offers it to nobody: glued to another keyword, or without a separator (docs/threats.md A5).
+    /// A line that holds STARTTLS and offers it to no one: glued to another keyword, or without a separator (docs/threats.md A5).
     #[must_use]
     pub fn glued(&self) -> Option<&str> {
         let line = self.lines().find(|line| line.text.to_ascii_uppercase().contains("STARTTLS"));

@@ -8,7 +8,7 @@ use crate::{limits, secret_buffer::SecretBuffer};
 pub(super) struct Reply {
     /// The code of the last line; zero where a line had none.
     pub(super) code: u16,
-    /// At most [`limits::REPLY_LINES`]: the first ones, and of those behind them the ones that tell of STARTTLS.
+    /// At most [`limits::REPLY_LINES`]: the first ones, and of those after them the ones that tell of STARTTLS.
     pub(super) lines: Vec<ReplyLine>,
 }
 

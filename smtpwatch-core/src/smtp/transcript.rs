@@ -11,7 +11,7 @@ use crate::{Side, finding::TranscriptLine, limits};
 /// one text.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Transcript {
-    /// Each line with its side before it and a line end behind it; no line has one of its own.
+    /// Each line with its side before it and a line end after it; no line has one of its own.
     first: String,
     first_lines: usize,
     rest: Option<Box<Rest>>,
@@ -70,7 +70,7 @@ impl Transcript {
     }
 }
 
-/// [`printable_whole`], cut after [`limits::TRANSCRIPT_LINE`] octets of input.
+/// [`printable_whole`], cut after [`limits::TRANSCRIPT_LINE`] bytes of input.
 pub(super) fn printable(bytes: &[u8]) -> String {
     let cut = &bytes[..bytes.len().min(limits::TRANSCRIPT_LINE)];
     let mut text = printable_whole(cut);
@@ -81,7 +81,7 @@ pub(super) fn printable(bytes: &[u8]) -> String {
     text
 }
 
-/// Text that is safe on a terminal, in JSON and in a page: printable characters stay, every other octet is `\xNN`.
+/// Text that is safe on a terminal, in JSON and in a page: printable characters stay, every other byte is `\xNN`.
 pub(super) fn printable_whole(cut: &[u8]) -> String {
     // Nearly every line.
     if cut.iter().all(|octet| matches!(octet, b' '..=b'~') && *octet != b'\\')
