@@ -124,7 +124,7 @@ fn where_our_own_record_does_not_tell_there_is_no_finding() {
         (vec![traffic::mail(CLIENT, START_NS, "250 8BITMIME\r\n")], "true: by our own record we did not offer it in 1"),
         (vec![holed], "unknown: the own record has gaps in 1 sessions"),
         (vec![other], "unknown: no session from the sender is recorded"),
-        (vec![traffic::mail(CLIENT, START_NS + 86_400_000_000_000, OFFERED)], "unknown: no session from there"),
+        (vec![traffic::mail(CLIENT, START_NS + 86_400_000_000_000, OFFERED)], "unknown: no session from the sender"),
     ] {
         let place = Files::new();
         let store = place.store_of(&sessions);
