@@ -35,7 +35,7 @@ const HELLO: &str = "\x16\x03\x01\0\x46\x01\0\0\x42\x03\x03AAAAAAAAAAAAAAAAAAAAA
                      \0\x17\0\0\0\x13\0\x11\0\0\x0emx.example.net";
 const ANSWER: &str = "\x16\x03\x03\0\x2a\x02\0\0\x26\x03\x03BBBBBBBBBBBBBBBBBBBBBBBBBBBBBBBB\0\x7f\x2f\0";
 
-/// [`ANSWER`], and in a second record two certificates of four octets and the end of what the server says.
+/// [`ANSWER`], and in a second record two certificates of four bytes and the end of what the server says.
 const CERTIFIED: &str = "\x16\x03\x03\0\x2a\x02\0\0\x26\x03\x03BBBBBBBBBBBBBBBBBBBBBBBBBBBBBBBB\0\x7f\x2f\0\
                          \x16\x03\x03\0\x19\x0b\0\0\x11\0\0\x0e\0\0\x04AAAA\0\0\x04BBBB\x0e\0\0\0";
 
@@ -406,7 +406,7 @@ const LISTS: [(&str, &str); 4] = [
     ("key-unknown", r#"{"timestamp":0,"expires":0,"version":"0.1","policies":{"a.b":[]},"other":null}"#),
 ];
 
-/// Chains of certificates with records of them. The keys are none that anybody uses: each is one octet again and again.
+/// Chains of certificates with records of them. The keys are none that anyone uses: each is one byte again and again.
 fn chains() -> Vec<(&'static str, Vec<u8>)> {
     const AT: u32 = 1_780_000_000;
     let key = |octet: u8| {
@@ -455,7 +455,7 @@ fn report(corpus: &Path) -> io::Result<()> {
     Ok(())
 }
 
-/// The words of a dialogue; what is no word is spelled.
+/// The words of a dialogue; what is not a word is spelled.
 fn words(opening: u8, says: &[Says]) -> Vec<u8> {
     let mut octets = vec![opening];
     for one in says {
@@ -487,7 +487,7 @@ fn words(opening: u8, says: &[Says]) -> Vec<u8> {
     octets
 }
 
-/// A connection that speaks the dialogue, in segments of `size` octets at most.
+/// A connection that speaks the dialogue, in segments of `size` bytes at most.
 fn conversation(says: &'static [Says], bits: u8, size: usize) -> Vec<Frame<'static>> {
     let frame = |kind: u8, flags: u8, body: &'static [u8]| Frame { kind: kind | bits, order: 0, ahead: 0, flags, body };
     let mut frames = vec![frame(0, 0x02, b""), frame(kind::SERVER, 0x12, b""), frame(0, 0x10, b"")];

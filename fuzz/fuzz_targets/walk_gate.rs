@@ -2,7 +2,7 @@
 //!
 //! Two gates take every packet: one with the table of muted flows that the kernel programs have, one without it and
 //! without the first glance. Asserted: both come to the same; every packet is counted once; every record decodes and holds
-//! octets of its packet; no flow sends more than its budget, whatever the packets say.
+//! bytes of its packet; no flow sends more than its budget, whatever the packets say.
 #![no_main]
 
 use std::collections::HashMap;
@@ -67,7 +67,7 @@ struct Gate {
     counted: u64,
 }
 
-/// The octets that a record carries, with its header.
+/// The bytes that a record carries, with its header.
 type Sent = Vec<(Header, Vec<u8>)>;
 
 impl Default for Gates {
@@ -171,7 +171,7 @@ fn judge(record: &Record<'_>, packet: &[u8], body: Option<&[u8]>) {
     assert!(header.offset + captured <= header.length, "captured beyond the segment");
     assert!(is_part(record.payload, packet), "octets that are not in the packet");
     assert!(is_part(header.options(), packet), "options that are not in the packet");
-    // A place without octets may stand behind what was captured.
+    // A place without bytes may follow what was captured.
     if let Some(body) = body
         && !record.payload.is_empty()
     {
@@ -289,7 +289,7 @@ impl Env for Run<'_> {
     fn count(&mut self, counter: Counter) {
         match counter.label() {
             Label::Packets { .. } => *self.counted += 1,
-            // Of a packet that was forwarded all the same: what was left out of it.
+            // Of a packet that was forwarded anyway: what was left out of it.
             Label::Dropped { .. } => *self.counted += u64::from(counter != Counter::RingFull),
         }
     }

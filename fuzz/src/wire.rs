@@ -2,7 +2,7 @@
 
 use smtpwatch_common::record::{Header, OPTIONS_MAX};
 
-/// The octets of a record.
+/// The bytes of a record.
 #[must_use]
 pub fn encode(header: &Header, payload: &[u8]) -> Vec<u8> {
     let mut bytes = Vec::with_capacity(Header::SIZE + payload.len());

@@ -1,7 +1,7 @@
-//! The hash of every table whose keys come from the wire.
+//! The hash function of every table whose keys come from the network.
 //!
-//! Seeded at random in each process, so that nobody who does not see the process can choose keys that collide; and several
-//! times as fast as the standard library's, which every packet would pay for.
+//! It is seeded at random in each process, so that an attacker cannot choose colliding keys; and it is several times
+//! as fast as the standard library's, which matters because every packet is hashed.
 
 /// What makes that hash.
 pub type HashState = foldhash::fast::RandomState;

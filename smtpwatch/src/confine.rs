@@ -1,7 +1,7 @@
-//! What the daemon gives up, because it reads hostile input: each thread keeps what its work needs, for good.
+//! Privileges that the daemon drops permanently before it reads hostile input; each thread keeps only what it needs.
 //!
-//! Capabilities, Landlock and system call filters are of a thread and of those that it starts. So the thread that captures
-//! is started first; then the main thread gives up everything, and with it every other thread, as all are its children.
+//! Capabilities, Landlock rules and seccomp filters apply to a thread and its later children. Therefore the capture
+//! thread is started first; then the main thread drops everything, and so do all threads that it starts.
 
 mod calls;
 mod capabilities;
@@ -30,7 +30,7 @@ pub type Loose = Vec<String>;
 /// Confines the calling thread and those that it starts, for good: no new privileges, the capabilities of `kept` at most,
 /// files as `kept` says, and no system call that a monitor has no use for.
 ///
-/// A kernel that lacks one of the means is told of; what can be had is in force.
+/// A kernel that lacks one of the means is told of; what is available is in force.
 ///
 /// # Errors
 ///
@@ -66,7 +66,7 @@ mod tests {
 
     use super::*;
 
-    /// In a thread of its own: it cannot be undone.
+    /// In its own thread: it cannot be undone.
     fn confined<T: Send>(kept: &Kept, work: impl FnOnce() -> T + Send) -> T {
         thread::scope(|scope| {
             let confined = scope.spawn(|| {

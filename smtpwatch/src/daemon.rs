@@ -1,8 +1,8 @@
-//! The daemon: capture, pipeline, store and pages, started and stopped in order.
+//! The daemon: starts and stops capture, pipeline, store and web server in order.
 //!
-//! Start: store, listener, capture, pages; what fails before the capture leaves nothing attached, and the capture attaches
-//! all or nothing. Stop: the hooks are let go, open sessions are judged as they stand, and the store and the journal are
-//! written to their end.
+//! Order of the start: store, listener, capture, pages. A failure before the capture leaves nothing attached, and the
+//! capture attaches everything or nothing. Order of the stop: hooks are detached, open sessions are judged with what
+//! was seen, then store and journal are written completely.
 
 mod control;
 mod reload;
@@ -65,7 +65,7 @@ use reload::{Change, Reloader};
 
 /// The pipeline looks up from the ring this often, also when nothing comes.
 const WAIT: Duration = Duration::from_millis(100);
-/// After records the ring is left alone for so long, and what has come meanwhile is taken at once. The kernel signals a
+/// After records the ring is left alone for this long, and what has come meanwhile is taken at once. The kernel signals a
 /// record to a reader that has read everything before it, by an interrupt and a wake-up that cost more than the record
 /// itself; a reader that keeps up with a stream of them would be signalled for each.
 const GATHER: Duration = Duration::from_millis(1);
@@ -117,7 +117,7 @@ pub fn run(start: Start) -> anyhow::Result<()> {
     let live = Live::new();
     let (push, pusher) = alertmanager::start(&config.alertmanager, &host_name())?.unzip();
     let (lines, events, counts) = (journal.clone(), live.clone(), metrics.clone());
-    // What the journal has is on record, unless the log says that the store cannot be written.
+    // What the journal has is stored, unless the log says that the store cannot be written.
     let tell = Box::new(move |finding: &Finding, again: bool| lines.write(Box::new(finding.clone()), again));
     let on_record = Box::new(move |finding: &Finding, kept: &KeptAs| {
         events.tell(finding, kept);
@@ -140,7 +140,9 @@ pub fn run(start: Start) -> anyhow::Result<()> {
         .and_then(|listener| listener.set_nonblocking(true).map(|()| listener))
         .and_then(tokio::net::TcpListener::from_std)
         .with_context(|| {
-            format!("cannot listen on {listen}; is smtpwatch running already? --web.listen-address names another")
+            format!(
+                "cannot listen on {listen}; is smtpwatch running already? --web.listen-address sets another address"
+            )
         })?;
     // From here on a signal ends the daemon in order.
     let mut signals = Signals::new()?;
@@ -148,7 +150,7 @@ pub fn run(start: Start) -> anyhow::Result<()> {
     let health = Arc::new(Health::default());
     let desk = Arc::new(Desk::new(config.store.clone(), metrics.clone(), health.clone(), live));
     let sender = match writer.handle() {
-        // Patient: what was sent must not be forgotten, and nobody waits for it.
+        // Patient: what was sent must not be forgotten, and no one waits for it.
         Some(store) => Sender::start(&config, store.patient(), now)?,
         None => None,
     };
@@ -206,7 +208,7 @@ pub fn run(start: Start) -> anyhow::Result<()> {
     let asked = runtime.block_on(async {
         match attaching.await {
             Ok(outcome) => outcome?,
-            // It ends with an error of its own.
+            // It ends with its own error.
             Err(_) => return Ok("a failure"),
         }
         tracing::info!(address = %listen, "serving /metrics");
@@ -249,7 +251,7 @@ fn idle_thread(name: &str) -> anyhow::Result<(JoinHandle<anyhow::Result<()>>, mp
 /// What all threads may read and write: nothing else of this host's files is opened.
 fn files(config: &Config, source: &config::Source, web: Option<&ConfigFile>) -> anyhow::Result<Kept> {
     let named = [&*config.policy.trust_anchor, &*config.policy.ca_file, &*config.policy.starttls_everywhere];
-    // What is no file is what stands for one, or a URL.
+    // What is not a file is what stands for one, or a URL.
     let named = named.into_iter().map(Path::new).filter(|path| path.exists());
     let read = source.path.iter().map(PathBuf::as_path).chain(named);
     let files = read.map(Path::to_owned).chain(web.into_iter().flat_map(ConfigFile::files));
@@ -341,7 +343,7 @@ impl Signals {
     }
 }
 
-/// Pushes alerts, if there is somebody to push them to.
+/// Pushes alerts, if there is someone to push them to.
 async fn alerts(pusher: Option<Pusher>, metrics: &Metrics) -> Infallible {
     if let Some(pusher) = pusher {
         pusher.run(metrics, now).await;
@@ -553,7 +555,8 @@ impl Watch {
                         watch.attached.push(format!("{interface} {}: {}", direction.as_str(), hook.as_str()));
                     }
                     (Some(attachment), None) => {
-                        let line = format!("{interface} {}: no hook could be had; see the log", direction.as_str());
+                        let line =
+                            format!("{interface} {}: no hook could be attached; see the log", direction.as_str());
                         if attachment.lost {
                             watch.lost.push(line.clone());
                         }

@@ -1,10 +1,10 @@
-//! SHA-256 as people compare it: in hexadecimal.
+//! SHA-256 in hexadecimal.
 
 use std::fmt::Write as _;
 
 use sha2::{Digest as _, Sha256};
 
-/// The octets in hexadecimal, lower case.
+/// The bytes in hexadecimal, lower case.
 #[must_use]
 pub fn hex(octets: &[u8]) -> String {
     octets.iter().fold(String::with_capacity(2 * octets.len()), |mut text, octet| {

@@ -1,6 +1,6 @@
 //! The daemon and command line of smtpwatch.
 //!
-//! The way of the data, left to right; nothing imports from its right:
+//! Data flows from left to right; code imports nothing from its right:
 //!
 //! ```text
 //! capture (kernel ring, or capture file) → pipeline (engine) → incident → output (journal, metrics, http), store

@@ -1,4 +1,4 @@
-//! From records to outputs: the engine, fed alike from the kernel's ring and from capture files.
+//! From records to outputs: runs the engine on records from the kernel's ring or from capture files.
 
 use smtpwatch_common::{
     Checksum, Direction, Record,
@@ -96,7 +96,7 @@ impl Pipeline {
         self.drain(on);
     }
 
-    /// From here on `config` judges, also what has begun before. What a running engine cannot change is not looked at.
+    /// From here on `config` judges, also what has begun before. What a running engine cannot change is not examined.
     pub fn reconfigure(&mut self, config: Config) {
         self.engine.reconfigure(config.baseline, config.rules.clone(), config.trusted_proxies.clone());
         self.config_hash = config.hash();

@@ -1,6 +1,6 @@
-//! What a service manager is told (sd_notify(3)): ready, reloading, stopping, and that the watch is alive.
+//! Notifications to a service manager (sd_notify(3)): ready, reloading, stopping, and the watchdog.
 //!
-//! Without one nothing happens: `$NOTIFY_SOCKET` names it.
+//! Without a service manager, which `$NOTIFY_SOCKET` names, nothing happens.
 
 use std::{
     ffi::OsStr,

@@ -1,9 +1,9 @@
-//! What outlives the process, in one SQLite file: findings with their evidence, the history of peers, what is known of
-//! published policies, and what TLS reports are made of.
+//! The store, one SQLite file: findings with their evidence, the history of peers, published policies, and the counts
+//! for TLS reports.
 //!
 //! One thread writes ([`Writer`]), in batches of at most a second, behind a bounded channel: a slow disk costs rows
 //! (counted), never packets. Other processes read the file while the daemon runs, and leave requests in it: `baseline
-//! forget` deletes rows and asks the running daemon to forget them too.
+//! forget` deletes rows and asks the running daemon to drop them too.
 
 mod condition;
 mod damage;
@@ -214,7 +214,7 @@ impl Store {
     }
 
     /// The same for the start of a writer, as far as there is room for `peers` of them: the others are deleted, by the rule by which
-    /// a full history makes room. Requests to the daemon before are done, since their rows are deleted already.
+    /// a full history is evicted. Requests to the daemon before are done, since their rows are deleted already.
     fn begin(&mut self, peers: usize) -> Result<Vec<Entry>, StoreError> {
         self.sqlite(|connection| connection.execute("DELETE FROM request", []))?;
         let mut entries = self.all()?;
@@ -258,7 +258,7 @@ impl Store {
         self.sqlite(|connection| {
             let mut query = connection.prepare(&format!("SELECT {COLUMNS} FROM baseline {order}"))?;
             let rows = query.query_map([], entry)?;
-            // A row that another hand wrote and that is no address is left out rather than fatal.
+            // A row that another hand wrote and that is not an address is left out rather than fatal.
             rows.filter_map(Result::transpose).collect()
         })
     }
@@ -290,7 +290,7 @@ impl Store {
     }
 
     /// Writes a batch: first peers to forget on request, then rows to keep (or, without a record, to delete), then what is
-    /// counted by day. `reported` are numbers of findings that the journal has taken. Returns how many counts found no room.
+    /// counted by day. `reported` are numbers of findings that the journal has taken. Returns how many counts did not fit.
     fn write(
         &mut self,
         rows: &HashMap<HistoryKey, Option<HistoryRecord>>,

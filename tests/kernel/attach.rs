@@ -1,4 +1,5 @@
-//! Attached to interfaces of private namespaces: what is taken, what is left alone, and that nothing stays.
+//! Attaching to interfaces in private namespaces: which hooks are used, what stays untouched, and that nothing
+//! remains.
 
 use std::{
     io::{Read as _, Write as _},
@@ -305,7 +306,7 @@ fn what_others_take_away_is_attached_again() {
         ] {
             let settings = settings(GATEWAY_INTERFACE, ingress);
             let mut capture = path.gateway.run(|| Capture::start(&settings))??;
-            // Nothing is lost that nothing took away.
+            // Nothing is lost that nothing removed.
             std::thread::sleep(Duration::from_millis(1_100));
             path.gateway.run(|| capture.refresh())??;
             ensure!(capture.take_lost().is_empty(), "{ingress:?}");
@@ -390,7 +391,7 @@ fn interfaces_that_come_later_are_left_alone_without_hot_plug() {
             let mut capture = Capture::start(&fixed)?;
             path.gateway.ip(&["link", "add", "mail1", "type", "veth"])?;
             ensure!(!capture.refresh()? && capture.attachments().count() == 2, "{:?}", hooks(&capture));
-            // What goes is told all the same.
+            // What goes is told anyway.
             path.gateway.ip(&["link", "del", GATEWAY_INTERFACE])?;
             ensure!(capture.refresh()? && capture.attachments().count() == 0, "{:?}", hooks(&capture));
             Ok(())

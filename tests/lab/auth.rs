@@ -1,4 +1,4 @@
-//! Credentials in clear on the submission port, sent by swaks to a real Exim, into and out of the gateway.
+//! Credentials in cleartext on the submission port, sent by swaks to a real Exim, into and out of the gateway.
 
 use std::time::Duration;
 
@@ -80,7 +80,7 @@ fn plaintext(family: Family, role: &str, cut: bool) -> Result<()> {
     let _server = Exim::start(host, &identity, Auth::Always, &[])?;
     let home = Home::create("auth")?;
     let mut daemon = Daemon::start(&path.gateway, GATEWAY_INTERFACE, &home.0, Options::default())?;
-    // A refused password has crossed the wire all the same (docs/threats.md F7).
+    // A refused password has crossed the wire anyway (docs/threats.md F7).
     for (mechanism, password, reply) in
         [("PLAIN", exim::PASSWORD, "235 "), ("LOGIN", exim::PASSWORD, "235 "), ("PLAIN", "wrong", "535 ")]
     {

@@ -1,4 +1,4 @@
-//! The boundary to TLS: commands and replies put where TLS should begin, the verb overwritten, the handshake sabotaged.
+//! The boundary to TLS: injected commands and replies, an overwritten verb, a sabotaged handshake.
 
 use std::{net::SocketAddr, path::Path as FilePath};
 
@@ -37,7 +37,7 @@ fn commands_on_their_way_in() {
         for (family, cut) in [(Family::V4, false), (Family::V6, false), (Family::V4, true)] {
             attacker.cut_every_octet(cut);
             let before = daemon.findings().len();
-            // Postfix drops what is injected in one piece, and takes single octets behind its go-ahead for bad TLS.
+            // Postfix drops what is injected in one piece, and takes single bytes behind its go-ahead for bad TLS.
             let sent = send(family)?;
             ensure!(cut || sent?.tls, "TLS did not come about");
             // In single bytes the server may close before the client's TLS has come: then the handshake failed, and no more.
@@ -66,7 +66,7 @@ fn commands_on_their_way_in() {
     });
 }
 
-/// Mail out of the gateway: a reply behind the go-ahead, and a handshake that is broken before mail goes in clear.
+/// Mail out of the gateway: a reply after the go-ahead, and a handshake that is broken before mail is sent in cleartext.
 #[test]
 fn replies_and_handshakes_on_the_way_out() {
     scenario("replies_and_handshakes_on_the_way_out", || {

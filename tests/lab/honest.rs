@@ -1,4 +1,4 @@
-//! Honest mail between two real mail servers, both ways and both families: counted, and silent.
+//! Honest mail between two real mail servers, in both directions and both address families: counted, and no findings.
 
 use std::net::SocketAddr;
 

@@ -1,4 +1,4 @@
-//! First contact: nobody has ever spoken with these domains, and what they publish alone says that STARTTLS was removed.
+//! First contact: there is no history of these domains, and only what they publish shows that STARTTLS was removed.
 
 use std::net::SocketAddr;
 use std::time::Duration;
@@ -44,7 +44,7 @@ impl<'a> Mail<'a> {
         Ok(Self { path, sender: Postfix::sender(&path.gateway, &routes)?, attacker })
     }
 
-    /// Has Postfix deliver one message to somebody at `domain`.
+    /// Has Postfix deliver one message to someone at `domain`.
     pub fn deliver(&self, domain: &str) -> Result<()> {
         let before = self.sender.sent();
         let recipient = format!("bob@{domain}");
@@ -70,7 +70,7 @@ fn first_contact_is_judged_by_what_is_published() {
         let mail = Mail::start(&path)?;
         mail.attacker.set_mode(Mode::Delete);
 
-        // Those first of whom nobody may be accused.
+        // Those first of whom no one may be accused.
         let innocent = [NOTHING, INSECURE, BOGUS, TORN, SILENT, NONE, CONTRADICTION, REDIRECT, SLOW];
         for domain in innocent {
             mail.deliver(domain)?;
@@ -206,7 +206,7 @@ fn certificates_are_compared_with_tlsa_where_they_can_be_seen() {
     });
 }
 
-/// The domain is learnt from a session in clear; from then on the address and the name of its mail host lead to its policy.
+/// The domain is learnt from a session in cleartext; from then on the address and the name of its mail host lead to its policy.
 #[test]
 fn certificates_are_compared_with_an_mta_sts_policy() {
     scenario("certificates_are_compared_with_an_mta_sts_policy", || {
@@ -252,7 +252,7 @@ fn certificates_are_compared_with_an_mta_sts_policy() {
     });
 }
 
-/// Trust on first use: whoever can make DNS and HTTPS fail does not make a policy go away (RFC 8461 §5.1, §10.2).
+/// Trust on first use: anyone who can make DNS and HTTPS fail does not make a policy go away (RFC 8461 §5.1, §10.2).
 #[test]
 fn a_policy_outlives_dns_https_and_the_daemon() {
     scenario("a_policy_outlives_dns_https_and_the_daemon", || {

@@ -1,5 +1,5 @@
-//! Exported tables, proved by the servers that read them: real Postfix and real Exim deliver or defer as the policies say, over a
-//! path that lets STARTTLS pass, and over one that strips it.
+//! Exported tables, enforced by the servers that read them: real Postfix and Exim deliver or defer as the policies
+//! demand, over a path that passes STARTTLS and over one that strips it.
 
 use std::path::Path as FilePath;
 use std::time::Duration;
@@ -134,7 +134,7 @@ fn tables_are_enforced_by_postfix_and_exim() {
                 path.gateway.run(|| smtp::send(postfix::SUBMISSION, None, SENDER, recipient))?.map(drop)
             };
             compare(&attacker, submit, |to| sender.delivered(to), || sender.log(), |place| MATRIX[place].1)?;
-            // No line was passed over.
+            // No line was skipped.
             ensure!(!sender.log().contains("warning: TLS policy table"), "{}", sender.log());
             ensure!(sender.log().contains(version), "{}", sender.log());
             anyhow::Ok(())

@@ -1,4 +1,4 @@
-//! What several scenarios share: the path with an attacker, mail through a real sending server, and the form of a finding.
+//! Shared by scenarios: the path with an attacker, mail through a real sending server, and checks of findings.
 
 use std::net::SocketAddr;
 use std::path::{Path as FilePath, PathBuf};
@@ -65,7 +65,7 @@ impl Relay {
         Ok(Self { sender, _receiver: receiver, attacker, path })
     }
 
-    /// Has Postfix deliver `count` messages, each in a session of its own.
+    /// Has Postfix deliver `count` messages, each in its own session.
     pub fn deliver(&self, count: usize) -> Result<()> {
         let before = self.sender.sent();
         self.submit(count)?;

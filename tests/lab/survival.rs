@@ -1,4 +1,5 @@
-//! The daemon dies in mid-traffic: the mail must not notice, the kernel must forget it, and its history must stay.
+//! The daemon is killed during traffic: mail is not affected, nothing remains in the kernel, and the history
+//! survives.
 
 use std::net::SocketAddr;
 use std::process::Command;

@@ -1,4 +1,4 @@
-//! Real Alertmanager, and the receiver of its webhook: what an operator's pager gets.
+//! A real Alertmanager, and a receiver of its webhook.
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener, TcpStream};
@@ -31,10 +31,10 @@ pub struct Alertmanager {
 }
 
 impl Alertmanager {
-    /// Starts it in `namespace`: each alert is a notification of its own, sent at once.
+    /// Starts it in `namespace`: each alert is its own notification, sent at once.
     ///
     /// # Errors
-    /// [`crate::Skip`] when it cannot be installed here; otherwise what its log says.
+    /// [`crate::Skip`] when it cannot be installed here; otherwise the error with its log.
     pub fn start(namespace: &Namespace) -> Result<Self> {
         let (received, stop) = (Arc::default(), Arc::new(AtomicBool::new(false)));
         let listener = namespace.run(|| TcpListener::bind(WEBHOOK))??;

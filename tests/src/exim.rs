@@ -40,7 +40,7 @@ impl Exim {
     /// each message and under TLS if it is offered; all other mail is thrown away.
     ///
     /// # Errors
-    /// [`crate::Skip`] when Exim cannot be installed here; otherwise what its log says.
+    /// [`crate::Skip`] when Exim cannot be installed here; otherwise the error with its log.
     pub fn start(
         namespace: &Namespace,
         identity: &Identity,

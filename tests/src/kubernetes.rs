@@ -36,7 +36,7 @@ impl<'a> Pod<'a> {
     /// place of the volumes: `config` holds smtpwatch.toml, `state` what stays.
     ///
     /// # Errors
-    /// [`Skip`] when images cannot be built here; otherwise what its log says.
+    /// [`Skip`] when images cannot be built here; otherwise the error with its log.
     pub fn start(namespace: &'a Namespace, daemonset: &Value, home: &Path) -> Result<Self> {
         let image = image()?;
         let pod = &daemonset["spec"]["template"]["spec"];

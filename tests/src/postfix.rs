@@ -27,7 +27,7 @@ impl Postfix {
     /// A receiving server on port 25 of every address of `namespace`: offers STARTTLS with `identity`, throws mail away.
     ///
     /// # Errors
-    /// [`crate::Skip`] when Postfix cannot be installed here; otherwise what its log says.
+    /// [`crate::Skip`] when Postfix cannot be installed here; otherwise the error with its log.
     pub fn receiver(namespace: &Namespace, identity: &Identity) -> Result<Self> {
         Self::receiver_as(namespace, identity, &identity.name, "")
     }
@@ -49,7 +49,7 @@ impl Postfix {
     }
 
     /// A sending server that takes mail at [`SUBMISSION`] and sends mail for each domain of `routes` to its address, in
-    /// a session of its own, under TLS if it is offered (`smtp_tls_security_level = may`).
+    /// its own session, under TLS if it is offered (`smtp_tls_security_level = may`).
     ///
     /// # Errors
     /// As [`Postfix::receiver`].

@@ -264,7 +264,7 @@ impl Drop for Directory {
 
 /// `$1`, `$2`: layers of the installed root, `$3`: directory of this run, then the program.
 /// The layer is copied: overlayfs does not take `/` and a directory below it as two lower layers. It is copied to memory,
-/// which nobody has to clean up after a kill. The shell stays the first process of the namespace: a server that changes
+/// which no one has to clean up after a kill. The shell stays the first process of the namespace: a server that changes
 /// its user id no longer dies with its parent, the shell does, and the kernel kills the rest with it.
 const START: &str = r#"
 set -eu
@@ -353,7 +353,7 @@ fn install(packages: Packages) -> Result<Root> {
     let home = lab_directory().join("roots");
     std::fs::create_dir_all(&home)?;
     let lock = File::create(home.join(format!("{}.lock", packages.name())))?;
-    // Another test process may be at it: whoever is second finds it done.
+    // Another test process may be at it: anyone who is second finds it done.
     lock.lock()?;
     let path = home.join(packages.name());
     let (upper, stamp) = (path.join("upper"), path.join("stamp"));

@@ -17,14 +17,14 @@ const MAX_REPLY: u64 = 64 * 1024;
 /// How a session went.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Session {
-    /// The EHLO reply in clear, line by line, code and separator kept.
+    /// The EHLO reply in cleartext, line by line, code and separator kept.
     pub ehlo: Vec<String>,
     /// Whether the mail went under TLS.
     pub tls: bool,
 }
 
 /// Sends one message from `sender` to `recipient` through `server`, as an opportunistic client does: under TLS if
-/// STARTTLS is offered and granted, else in clear. Without an `identity` to trust, TLS is never asked for.
+/// STARTTLS is offered and granted, else in cleartext. Without an `identity` to trust, TLS is never asked for.
 ///
 /// # Errors
 /// When the server cannot be reached or answers with an error.

@@ -218,7 +218,7 @@ impl<'w> Endpoint<'w> {
         Ok(())
     }
 
-    /// Forgets what the host has sent and was not looked at.
+    /// Forgets what the host has sent and was not examined.
     ///
     /// # Errors
     /// When the wire is gone.

@@ -61,7 +61,7 @@ pub fn run(arguments: &Arguments) -> anyhow::Result<()> {
     fs::create_dir_all(workspace.join("smtpwatch/bpf"))?;
     fs::write(&object, &bytes).with_context(|| format!("cannot write {}", object.display()))?;
     fs::write(&digest, format!("{sources}\n")).with_context(|| format!("cannot write {}", digest.display()))?;
-    eprintln!("kernel object: {} octets, sources sha256:{sources}", bytes.len());
+    eprintln!("kernel object: {} bytes, sources sha256:{sources}", bytes.len());
     Ok(())
 }
 
@@ -72,7 +72,7 @@ pub fn prepare() -> anyhow::Result<()> {
 
 fn build(workspace: &Path, toolchain: &Toolchain, linker: &Path) -> anyhow::Result<PathBuf> {
     let target_dir = workspace.join("target/ebpf");
-    // No path of the building machine belongs in the object, and the same sources shall give the same octets.
+    // No path of the building machine belongs in the object, and the same sources shall give the same bytes.
     let home = env::var("CARGO_HOME")
         .map_or_else(|_| PathBuf::from(env::var("HOME").unwrap_or_default()).join(".cargo"), PathBuf::from);
     let flags = [
@@ -138,7 +138,7 @@ fn named_for_the_kernel(mut object: Vec<u8>) -> Vec<u8> {
 const STACK_BUDGET: u64 = object::MAX_STACK - 32;
 
 /// Refuses an object whose programs kernels before 6.8 would refuse, which round each frame up to 32 bytes; that of this machine may
-/// take it all the same.
+/// take it anyway.
 fn budget(bytes: &[u8]) -> anyhow::Result<()> {
     for program in object::programs(bytes)? {
         let chain: Vec<String> = program.chain.iter().map(|(name, frame)| format!("{name} {frame}")).collect();
@@ -170,7 +170,7 @@ fn load(bytes: &[u8]) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Loads every program, and gives how many instructions the verifier looked at; `None` where the kernel does not tell.
+/// Loads every program, and gives how many instructions the verifier examined; `None` where the kernel does not tell.
 pub fn verified(object: &mut Ebpf) -> anyhow::Result<Vec<(String, Option<u32>)>> {
     let mut counts = Vec::new();
     for (name, program) in object.programs_mut() {

@@ -39,7 +39,7 @@ const INSTRUMENTATION: [&str; 6] = [
 const STACK: &str = "-Cllvm-args=-sanitizer-coverage-stack-depth";
 /// Longest input in octets: a dialogue, a small capture.
 const INPUT: usize = 4096;
-/// Octets of memory above which libFuzzer stops a target.
+/// Bytes of memory above which libFuzzer stops a target.
 const MEMORY_MIB: usize = 1024;
 
 /// `cargo xtask fuzz`.

@@ -57,7 +57,7 @@ pub fn run(arguments: &Arguments) -> Result<()> {
     Ok(())
 }
 
-/// podman with a storage of its own, that works where there is neither overlayfs for it nor systemd.
+/// podman with its own storage, that works where there is neither overlayfs for it nor systemd.
 fn podman(home: &Path) -> Command {
     let mut command = Command::new("podman");
     command.args(["--runtime", "runc", "--storage-driver", "vfs", "--cgroup-manager", "cgroupfs", "--root"]);

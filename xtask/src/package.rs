@@ -46,7 +46,7 @@ pub fn run(arguments: &Arguments) -> Result<()> {
     lay_out(&stage.join("root"), &binary)?;
     debian(&stage.join("debian"), &arguments.version)?;
     let mut build = Command::new("dpkg-buildpackage");
-    // Symbols of a stripped build have a package of their own: they are of no use without the sources of that build.
+    // Symbols of a stripped build have their own package: they are of no use without the sources of that build.
     build.env("DEB_BUILD_OPTIONS", "noautodbgsym");
     if arguments.dev {
         // Compressing takes longer than all else.

@@ -55,7 +55,7 @@ pub(super) struct Flow {
     pub(super) counted: bool,
     /// The gate was told to mute it.
     pub(super) muted: bool,
-    /// TLS came about: what is delivered is kept no more.
+    /// TLS was established: what is delivered is kept no more.
     pub(super) settled: bool,
     /// The engine's time when its first segment came: in captures that are read in another order that goes on.
     pub(super) begun: Timestamp,
@@ -85,7 +85,7 @@ pub(super) struct Flow {
     /// Segments of the client with payload, and how many of them are keys (see [`TYPED_SEGMENTS`]).
     spoken: u32,
     typed: u32,
-    /// When the newest of them came, and the sequence number behind it.
+    /// When the newest of them came, and the sequence number after it.
     spoke: Option<(Timestamp, u32)>,
     /// Who on this host sends, as far as the kernel told.
     sender: Option<SocketOwner>,
@@ -322,7 +322,7 @@ impl Flow {
         self.held.push(claim);
     }
 
-    /// Claims that were held back and are not among those that are `due` anyway. What was claimed before a hole stands,
+    /// Claims that were held back and are not among those that are `due` anyway. What was claimed before a gap stands,
     /// though the rules cannot repeat it behind one; what they no longer claim in a session without one is withdrawn.
     pub(super) fn release(&mut self, due: &[Claim]) -> Vec<Claim> {
         let held = std::mem::take(&mut self.held);

@@ -45,9 +45,9 @@ use crate::{
 pub struct Settings {
     /// When history is strong enough to accuse.
     pub strength: Strength,
-    /// Flows tracked at once; the least recently active one makes room. See [`limits::FLOWS`].
+    /// Flows tracked at once; the least recently active one is evicted. See [`limits::FLOWS`].
     pub flows: usize,
-    /// Somebody answers [`Output::Wanted`].
+    /// Someone answers [`Output::Wanted`].
     pub lookups: bool,
     /// Load balancers and filters whose PROXY header is believed. From any other address the header is a claim, and the client is
     /// the address that it connects from.
@@ -111,10 +111,10 @@ const LINGER: Duration = Duration::from_secs(2);
 /// For so long its flow is kept, should the host go on after all.
 const KEPT: Duration = Duration::from_secs(128);
 
-/// The port on which users hand in their mail (RFC 6409): its server is no mail host of the recipient.
+/// The port on which users submit their mail (RFC 6409): its server is no mail host of the recipient.
 const SUBMISSION: u16 = 587;
 
-/// A handshake in which nobody says anything for so long stands still.
+/// A handshake in which no one says anything for this long stands still.
 const STALLED: Duration = Duration::from_secs(10);
 
 /// Which claims go out.
@@ -246,7 +246,7 @@ impl Engine {
     }
 
     /// Lets real time pass: silent flows are closed, and claims that were held back for [`limits::VERDICT_DEADLINE`] go
-    /// out, because somebody is waiting for them. A capture has no such reader: its time passes with its segments, and
+    /// out, because someone is waiting for them. A capture has no such reader: its time passes with its segments, and
     /// each claim waits for its outcome. Drain [`Self::poll`] after it.
     pub fn tick(&mut self, now: Timestamp) {
         self.now = self.now.max(now);
@@ -314,7 +314,7 @@ impl Engine {
         for host in mail_hosts {
             self.want(Wanted::Host(host));
         }
-        // Only those that wait for this very answer are looked at: there may be many, and packets wait meanwhile.
+        // Only those that wait for this very answer are examined: there may be many, and packets wait meanwhile.
         let Some(subject) = subject.map(|subject| self.hash(&subject)) else { return };
         let (concerned, others) =
             std::mem::take(&mut self.parked).into_iter().partition(|parked| parked.subjects.contains(&subject));
@@ -343,7 +343,7 @@ impl Engine {
         }
     }
 
-    /// Published policies may speak for this flow: of this host as a client, and not where users hand in their mail.
+    /// Published policies may speak for this flow: of this host as a client, and not where users submit their mail.
     fn is_published_for(&self, flow: &Flow) -> bool {
         flow.role == Role::Client && flow.key.server.port() != SUBMISSION && !self.published.is_silent()
     }
@@ -374,7 +374,7 @@ impl Engine {
         self.hasher.hash_one(subject)
     }
 
-    /// What the verdict on a flow that has ended must wait for: it may be mail in clear against a policy, or a wrong certificate.
+    /// What the verdict on a flow that has ended must wait for: it may be mail in cleartext against a policy, or a wrong certificate.
     fn waits(&self, place: Place) -> Vec<u64> {
         let flow = &self.flows[place];
         let seen = &flow.session.seen;
@@ -560,7 +560,7 @@ impl Engine {
             if !self.is_published_for(&self.flows[place])
                 && let Some(tls) = &mut self.flows[place].session.seen.tls
             {
-                // Nobody will compare them, and the session may last.
+                // No one will compare them, and the session may last.
                 tls.certificates = Vec::new();
             }
         }
@@ -651,7 +651,7 @@ impl Engine {
 
     fn judge(&mut self, place: Place, at: Timestamp, urgency: Urgency) {
         let flow = &self.flows[place];
-        // Without our own side there was no session: frames that arrive accuse nobody.
+        // Without our own side there was no session: frames that arrive accuse no one.
         if !flow.is_witnessed() {
             return;
         }
@@ -745,7 +745,7 @@ impl Engine {
         })
     }
 
-    /// Remembers a handshake that failed. A client that leaves after the go-ahead without a single TLS octet is a probe.
+    /// Remembers a handshake that failed. A client that leaves after the go-ahead without a single TLS byte is a probe.
     fn note_failure(failures: &mut Failures, history: &History, flow: &Flow, at: Timestamp) {
         let (seen, key) = (&flow.session.seen, flow.key);
         if let Some(end) = seen.handshake_end()

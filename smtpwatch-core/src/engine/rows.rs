@@ -61,7 +61,7 @@ impl Rows {
         };
         if self.first.len() < EXHIBIT_PACKETS / 2 {
             if self.first.capacity() == 0 {
-                // Of a SYN that nobody answers there is one.
+                // Of a SYN that no one answers there is one.
                 self.first.reserve_exact(1);
             } else if self.first.len() == self.first.capacity() && self.first.len() < DIALOGUE {
                 self.first.reserve_exact(DIALOGUE - self.first.len());
@@ -78,7 +78,7 @@ impl Rows {
         rest.newest.push_back(row.packet(segment.options));
     }
 
-    /// All rows in order, and how many between the halves found no room.
+    /// All rows in order, and how many between the halves did not fit.
     pub(super) fn packets(&self) -> (Vec<Packet>, u64) {
         let mut options = &self.options[..];
         let mut packets = Vec::with_capacity(self.first.len());

@@ -1,5 +1,5 @@
 //! The flows, each by its name and by its place: a segment asks once for the place, and everything that follows from it goes
-//! there. And two orders of them, so that who makes room is known without a search.
+//! there. And two orders of them, so that who is evicted is known without a search.
 
 use std::ops::{Index, IndexMut};
 

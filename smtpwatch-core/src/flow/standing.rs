@@ -30,7 +30,7 @@ pub(super) enum Standing {
 pub(super) struct Sender {
     /// A right checksum was seen: its checksums mean something here.
     checked: bool,
-    /// The receiver took in what a wrong checksum should have had it discard: somebody edited the capture.
+    /// The receiver took in what a wrong checksum should have had it discard: someone edited the capture.
     edited: bool,
     /// The newest timestamp of a segment that was sound.
     newest: Option<u32>,

@@ -1,4 +1,4 @@
-//! Credentials in clear (F1–F5, F7, F9), and servers that invite them (F6).
+//! Credentials in cleartext (F1–F5, F7, F9), and servers that invite them (F6).
 
 use super::{Case, Claim, offer_expected};
 use crate::{

@@ -1,5 +1,5 @@
-//! A claim from history is as loud as it is certain. The rate says that the peer did otherwise; this says how sure it is that the
-//! peer is the same, and that it always did so (docs/threats.md FP-1, FP-13, FP-21).
+//! Lowers the severity of claims from history by their certainty. The rate shows that the peer did otherwise before;
+//! this module judges whether it is the same peer, and whether it always did so (docs/threats.md FP-1, FP-13, FP-21).
 
 use super::{Case, Claim};
 use crate::{

@@ -1,5 +1,5 @@
-//! The certificate of a server before TLS 1.3, compared with what its policy says (D2, D5). In TLS 1.3 it is encrypted: then it
-//! is not observable, and nothing is said to have passed.
+//! The certificate of a server before TLS 1.3, compared with its policy (D2, D5). In TLS 1.3 the certificate is
+//! encrypted: the result is "not observable", never "passed".
 
 use serde::Serialize;
 
@@ -22,7 +22,7 @@ const TLS_1_3: u16 = 0x0304;
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Verdict {
-    /// The certificate is one that the policy allows, as far as a watcher can tell.
+    /// The certificate is one that the policy allows, as far as a monitor can tell.
     Match,
     /// It is not.
     Mismatch,
@@ -66,7 +66,7 @@ pub struct Comparison {
 
 /// Compares the certificate of a session with the policies of the mail host; `None` where no policy speaks of certificates.
 ///
-/// Anybody may let a name of his own point to an address, so only a name that is meant, and every one of those, can make a
+/// Anyone may let a name of his own point to an address, so only a name that is meant, and every one of those, can make a
 /// mismatch of it.
 #[must_use]
 pub fn compare(tls: &TlsPhase, identity: &Identity, now: Timestamp) -> Option<Comparison> {

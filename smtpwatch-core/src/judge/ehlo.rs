@@ -1,4 +1,4 @@
-//! The EHLO phase: EHLO refused (B1), verbs rewritten on the way (B2, C4), the banner masked (B3).
+//! The EHLO phase: EHLO refused (B1), verbs rewritten on the path (B2, C4), the greeting masked (B3).
 
 use super::{Case, Claim, nothing_expected, offer_expected, use_expected};
 use crate::{
@@ -17,14 +17,14 @@ pub(super) fn judge(case: &Case<'_>) -> Vec<Claim> {
 /// alone is what old devices say (FP-5).
 fn downgraded(case: &Case<'_>) -> Option<Claim> {
     let session = case.session;
-    // A client that asks for STARTTLS all the same knows the server, too. One that did not wait was refused with all it sent (FP-23).
+    // A client that asks for STARTTLS anyway knows the server, too. One that did not wait was refused with all it sent (FP-23).
     let went_on = session.helo || session.went_on;
     if session.capabilities.is_some() || !went_on || session.tls_began() {
         return None;
     }
     let (known, cause) = match case.role {
         Role::Client => (offer_expected(case), session.ehlo_rejected.is_some() || session.greeting_is_masked()),
-        // Whoever used STARTTLS here spoke EHLO.
+        // Anyone who used STARTTLS here spoke EHLO.
         Role::Server => (use_expected(case).filter(|_| case.known_user().is_some()), session.helo && session.mail_sent),
     };
     let known = known.or_else(|| speaks_ehlo(case));
@@ -44,7 +44,7 @@ fn speaks_ehlo(case: &Case<'_>) -> Option<(Evidence, Expected)> {
     Some((Evidence::Regression, Expected { starttls: false, ..Expected::starttls("history", record.answers()) }))
 }
 
-/// Any client can send a line of X, and a person at a keyboard behind a device that masks each octet does (FP-25): without a
+/// Any client can send a line of X, and a person at a keyboard behind a device that masks each byte does (FP-25): without a
 /// second sign it is at most `medium`.
 fn rewritten(case: &Case<'_>) -> Option<Claim> {
     let rewritten = case.session.rewritten.as_ref()?;

@@ -10,11 +10,11 @@ use crate::{
     smtp::{HandshakeEnd, version_name},
 };
 
-/// Versions below it are forbidden (RFC 8996), and on port 587 nobody has to put up with them (RFC 8997).
+/// Versions below it are forbidden (RFC 8996), and on port 587 no one has to put up with them (RFC 8997).
 const TLS_1_2: u16 = 0x0303;
 const TLS_1_3: u16 = 0x0304;
 
-/// A pause before the end of a connection that is told: somebody waited for an answer.
+/// A pause before the end of a connection that is told: someone waited for an answer.
 const SILENCE: Duration = Duration::from_secs(10);
 
 pub(super) fn judge(case: &Case<'_>) -> Vec<Claim> {
@@ -26,19 +26,19 @@ pub(super) fn judge(case: &Case<'_>) -> Vec<Claim> {
 
 fn failed(case: &Case<'_>) -> Option<Claim> {
     let end = case.session.handshake_end()?;
-    // What the server said instead of 220 tells it already (C3); so do replies that came before any octet of TLS (E2).
+    // What the server said instead of 220 tells it already (C3); so do replies that came before any byte of TLS (E2).
     let told = case.session.injected_replies.as_ref().is_some_and(|injection| injection.replies)
         && end == HandshakeEnd::Clear(Side::Server);
     if refused::is_odd_grant(case) || told {
         return None;
     }
     let in_clear = matches!(end, HandshakeEnd::Clear(_));
-    // Until the end TLS may still come about, also behind octets in clear (E2); not once both sides have gone on in clear.
+    // Until the end TLS may still come about, also behind bytes in cleartext (E2); not once both sides have gone on in cleartext.
     if !case.closed && !case.session.clear_after_go_ahead {
         return None;
     }
     let rule = if in_clear { "C6" } else { "D1" };
-    // Mail in clear after a go-ahead: one end believes in TLS that the other never saw.
+    // Mail in cleartext after a go-ahead: one end believes in TLS that the other never saw.
     let tampered = in_clear && case.session.outcome() > Outcome::Attempt;
     let (known, expected) = use_expected(case).unwrap_or_else(|| (Evidence::Suspicious, nothing_expected()));
     let evidence = if tampered { Evidence::Tamper } else { known };

@@ -1,4 +1,4 @@
-//! Octets in clear where TLS should begin: commands (E1, E3), replies (E2), and replies that nobody asked for (E4).
+//! Cleartext where TLS should begin: commands (E1, E3), replies (E2), and replies that answer no command (E4).
 
 use super::{Case, Claim, by_standard};
 use crate::{
@@ -37,7 +37,7 @@ fn commands(case: &Case<'_>) -> Option<Claim> {
 fn replies(case: &Case<'_>) -> Option<Claim> {
     let session = case.session;
     let injection = session.injected_replies.as_ref()?;
-    // Without TLS an error, or anything that is no reply, is what a server says that cannot do TLS: that is C6 too.
+    // Without TLS an error, or anything that is not a reply, is what a server says that cannot do TLS: that is C6 too.
     if !session.tls_began() && (!case.closed || session.clear_after_go_ahead || !injection.replies) {
         return None;
     }

@@ -1,7 +1,8 @@
-//! Judgement: observation and expectation in, claims out. Pure: it may be asked again at any time and answers for what is
-//! known so far.
+//! Judgement: takes observation and expectation, returns claims. It is pure: it can run at any time and judges what
+//! is known so far.
 //!
-//! A claim is held back while its outcome can still get worse ([`Claim::is_final`]); what it cost is part of what it says.
+//! A claim is held back while its outcome can still get worse ([`Claim::is_final`]), because the outcome is part of
+//! the claim.
 
 mod auth;
 pub mod catalogue;
@@ -59,7 +60,7 @@ pub struct Case<'a> {
     pub pending: bool,
     /// Certificate of the server, compared with the policy.
     pub certificate: Option<&'a certificate::Comparison>,
-    /// Somebody was asked, and this goes out without an answer.
+    /// Someone was asked, and this goes out without an answer.
     pub unanswered: bool,
     /// The client speaks for another one (FP-13): history of its address says nothing about that one.
     pub proxied: bool,
@@ -82,7 +83,7 @@ pub struct Wire<'a> {
     pub conflicts_dropped: u64,
     /// The client sent most of its bytes key by key, as far apart as a person's are (FP-25).
     pub typed: bool,
-    /// Two different copies of one range of octets.
+    /// Two different copies of one range of bytes.
     pub conflicts: &'a [Conflict],
     /// Segments of the peer that this host's own stack discards (EV-8, EV-9).
     pub discarded: u64,
@@ -101,7 +102,7 @@ pub struct Claim {
     pub evidence: Evidence,
     /// What it cost so far.
     pub outcome: Outcome,
-    /// How loud.
+    /// Severity.
     pub severity: Severity,
     /// Nothing that can still happen in this session makes it worse.
     pub is_final: bool,
@@ -151,7 +152,7 @@ pub fn judge(case: Case<'_>) -> Vec<Claim> {
 
 impl<'a> Case<'a> {
     /// Not even what was seen can be believed: lines may be a body's (joined midstream), may never have been received
-    /// (one side only), or may be half of the dialogue (multipath). Behind a hole nothing is read at all, so what stands before it is sound.
+    /// (one side only), or may be half of the dialogue (multipath). Behind a gap nothing is read at all, so what stands before it is sound.
     fn unfounded(&self) -> bool {
         match self.session.doubt {
             Some(Doubt::Midstream | Doubt::OneSided | Doubt::Multipath) => true,
@@ -177,13 +178,13 @@ impl<'a> Case<'a> {
         session.mail_sent || !session.auth.is_empty() || session.ended.is_some() || session.timed_out
     }
 
-    /// Nobody asked for STARTTLS, and an envelope crossed in clear.
+    /// No one asked for STARTTLS, and an envelope crossed in cleartext.
     fn in_clear(&self) -> bool {
         let session = self.session;
         session.starttls == Starttls::NotSent && session.mail_sent && !session.tls_began()
     }
 
-    /// STARTTLS was offered and not asked for, and an envelope crossed in clear.
+    /// STARTTLS was offered and not asked for, and an envelope crossed in cleartext.
     fn offer_unused(&self) -> bool {
         self.session.offers_starttls() && self.in_clear()
     }
@@ -299,7 +300,7 @@ fn nothing_expected() -> Expected {
     Expected { starttls: false, ..Expected::starttls("none", "nothing is known about this peer".to_owned()) }
 }
 
-/// What a standard says, whoever the peer is.
+/// What a standard says, anyone who the peer is.
 fn by_standard(detail: &str) -> Expected {
     Expected::starttls("standard", detail.to_owned())
 }

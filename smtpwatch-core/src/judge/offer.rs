@@ -160,7 +160,7 @@ fn rewritten(case: &Case<'_>, capabilities: &Capabilities) -> Vec<String> {
     lines
 }
 
-/// Lines stand behind the line that ends the reply (A6): no server writes so. That STARTTLS is what was taken from among
+/// Lines follow the line that ends the reply (A6): no server writes so. That STARTTLS is what was taken from among
 /// them is known of a peer that offers it.
 fn promoted(case: &Case<'_>, lines: usize) -> Claim {
     let known = offer_expected(case);
@@ -208,7 +208,7 @@ fn reshaped(case: &Case<'_>, capabilities: &Capabilities) -> Option<Claim> {
         }
         (Kind::StreamTampering, "A7", format!("STARTTLS is in the EHLO reply {} times", capabilities.offers()))
     } else if let Some(line) = capabilities.offer_line() {
-        // A server that has always written so, or that writes everything so, writes so; and a client that nobody knows to have
+        // A server that has always written so, or that writes everything so, writes so; and a client that no one knows to have
         // seen it otherwise took it for an offer.
         let harmless = known.map_or(case.session.tls_began(), |profile| profile.offer == line);
         if capabilities.offer() == Offer::Strict || harmless || capabilities.is_lower_case() {
@@ -217,7 +217,7 @@ fn reshaped(case: &Case<'_>, capabilities: &Capabilities) -> Option<Claim> {
         let rule = if line.eq_ignore_ascii_case("STARTTLS") { "A3" } else { "A5" };
         (Kind::StarttlsMasked, rule, format!("offered as {line:?}, which some clients do not recognise"))
     } else {
-        // Out of the clients' sight, and asked for all the same, or nobody knows whether it was ever offered.
+        // Out of the clients' sight, and asked for anyway, or no one knows whether it was ever offered.
         let (line, seen) = match capabilities.glued() {
             Some(line) => (line, true),
             None => (capabilities.first_line.as_str(), capabilities.starttls_on_first_line && known.is_some()),

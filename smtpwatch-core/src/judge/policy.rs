@@ -1,4 +1,4 @@
-//! Mail was accepted in clear although a policy demands TLS (G1 for local rules and MTA-STS, G2 for MTA-STS in testing, G3 for
+//! Mail was accepted in cleartext although a policy demands TLS (G1 for local rules and MTA-STS, G2 for MTA-STS in testing, G3 for
 //! DANE, G4 for the STARTTLS-Everywhere list), or although the message itself demands it (G7).
 
 use super::{Case, Claim, by_standard, demanded, expected_of};

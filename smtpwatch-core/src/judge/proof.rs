@@ -1,4 +1,5 @@
-//! Further signs: each a line with its numbers. They may make a claim surer; none is a claim by itself.
+//! Further indicators: each adds a line with numbers to a claim. They may raise its evidence; none is a claim by
+//! itself.
 
 use std::time::Duration;
 

@@ -1,4 +1,4 @@
-//! STARTTLS was offered, asked for, and not granted (C1, C2, C3), or the connection was cut right after (C5).
+//! STARTTLS was offered, requested, and not granted (C1, C2, C3), or the connection was cut right after it (C5).
 
 use super::{Case, Claim, handshake::waited, nothing_expected, offer_expected};
 use crate::{
@@ -15,7 +15,7 @@ pub(super) fn judge(case: &Case<'_>) -> Option<Claim> {
         Starttls::Refused(code @ 454) => ("C1", Some(code)),
         Starttls::Refused(code @ 500..=599) => ("C2", Some(code)),
         Starttls::Refused(code) => ("C3", Some(code)),
-        // A client may go ahead on it all the same; when TLS comes about nothing was refused.
+        // A client may go ahead on it anyway; when TLS is established nothing was refused.
         Starttls::Granted(code) if is_odd_grant(case) && case.closed => ("C3", Some(code)),
         Starttls::Sent if case.closed && cut(case) => ("C5", None),
         Starttls::NotSent | Starttls::Sent | Starttls::Granted(_) => return None,

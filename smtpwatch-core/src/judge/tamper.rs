@@ -1,4 +1,4 @@
-//! The bytes themselves prove editing: one range of octets in two different copies (FO-1, EV-2, EV-3).
+//! The bytes themselves prove editing: one range of bytes in two different copies (FO-1, EV-2, EV-3).
 
 use super::{Case, Claim, by_standard};
 use crate::finding::{Evidence, Kind};

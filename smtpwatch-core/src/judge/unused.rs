@@ -1,5 +1,5 @@
-//! STARTTLS was offered and nobody asked for it, and mail went in clear (A8, C7, G5, G8), or that is the retry after a
-//! handshake that was sabotaged (D1).
+//! STARTTLS was offered and not requested, and mail was sent in cleartext (A8, C7, G5, G8), or this is the retry
+//! after a sabotaged handshake (D1).
 //!
 //! On port 25 an unused offer is common and means nothing by itself (docs/threats.md FP-20, FP-28).
 
@@ -11,7 +11,7 @@ use crate::{
     smtp::HandshakeEnd,
 };
 
-/// The port for submission, where clear text is obsolete (RFC 8314 §3.3).
+/// The port for submission, where cleartext is obsolete (RFC 8314 §3.3).
 const SUBMISSION: u16 = 587;
 
 pub(super) fn judge(case: &Case<'_>) -> Option<Claim> {

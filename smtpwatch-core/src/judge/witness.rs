@@ -1,4 +1,5 @@
-//! What this host's own bytes say where the server's cannot be believed (EV-2): it sent mail in cleartext to a peer that offers STARTTLS.
+//! Evidence from this host's own bytes when the server's bytes are ambiguous (EV-2): this host sent mail in cleartext
+//! to a peer that offers STARTTLS.
 
 use super::{Case, Claim, offer_expected};
 use crate::{Role, finding::Kind, smtp::Doubt};

@@ -1,4 +1,4 @@
-//! What is expected of one flow, and which source says so.
+//! The expectation for one flow, and its source.
 
 use std::net::IpAddr;
 
@@ -119,7 +119,7 @@ impl<'a> Expectation<'a> {
         self.rule.as_ref().and_then(|(_, rule)| rule.starttls)
     }
 
-    /// What the local rule demands of AUTH in clear.
+    /// What the local rule demands of AUTH in cleartext.
     #[must_use]
     pub fn auth_rule(&self) -> Option<AuthRule> {
         self.rule.as_ref().and_then(|(_, rule)| rule.auth_plaintext)
@@ -186,7 +186,7 @@ pub enum KnownBy {
 }
 
 /// The first row that has seen enough sessions decides: the address, and only for an address that is not known the name,
-/// because a name is what the reply in question says it is. A farm behind one address has a rate of its own (FP-1).
+/// because a name is what the reply in question says it is. A farm behind one address has its own rate (FP-1).
 fn agreed<'a>(
     rows: &[(KnownBy, &'a HistoryRecord)],
     strength: Strength,

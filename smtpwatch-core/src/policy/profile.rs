@@ -1,11 +1,11 @@
-//! What a peer looks like when all is well: measured against it, an edited session shows by how much it differs
-//! (docs/threats.md FO-2, FO-4, FO-6, FO-8). It never accuses by itself.
+//! The profile of a peer from its last session under TLS. An edited session is compared with it (docs/threats.md
+//! FO-2, FO-4, FO-6, FO-8). A difference raises no finding by itself.
 
 use serde::{Deserialize, Serialize};
 
 /// Keywords kept of an EHLO reply.
 const KEYWORDS: usize = 32;
-/// Octets kept of a keyword.
+/// Bytes kept of a keyword.
 const KEYWORD_OCTETS: usize = 32;
 
 /// Words of a date (RFC 5322 §3.3): Exim and Exchange write one into their greeting.
@@ -19,9 +19,9 @@ const DATE: [&str; 19] = [
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(default)]
 pub struct Profile {
-    /// Keywords of the EHLO reply in clear, in order, upper-case.
+    /// Keywords of the EHLO reply in cleartext, in order, upper-case.
     pub keywords: Vec<String>,
-    /// Octets of that reply, line ends included.
+    /// Bytes of that reply, line ends included.
     pub ehlo_octets: usize,
     /// Mechanisms offered before TLS that send the secret itself.
     pub plaintext_mechanisms: Vec<String>,

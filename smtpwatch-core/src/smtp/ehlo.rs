@@ -33,12 +33,12 @@ pub struct Capability<'a> {
     /// The line as it came, in printable form.
     pub text: &'a str,
     keyword: &'a str,
-    /// The line has another code than the reply: some clients pass over it.
+    /// The line has another code than the reply: some clients skip it.
     other_code: Option<u16>,
     offer: Offer,
 }
 
-/// The capability list of the last complete EHLO reply in clear.
+/// The capability list of the last complete EHLO reply in cleartext.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct Capabilities {
     /// The first line, in printable form: greeting text, never a keyword.
@@ -220,13 +220,13 @@ impl Capabilities {
             })
     }
 
-    /// How often STARTTLS stands there.
+    /// How often STARTTLS is there.
     #[must_use]
     pub fn offers(&self) -> usize {
         self.places.iter().filter(|place| place.offer != Offer::Absent).count()
     }
 
-    /// A line that holds STARTTLS and offers it to nobody: glued to another keyword, or without a separator (docs/threats.md A5).
+    /// A line that holds STARTTLS and offers it to no one: glued to another keyword, or without a separator (docs/threats.md A5).
     #[must_use]
     pub fn glued(&self) -> Option<&str> {
         let line = self.lines().find(|line| line.text.to_ascii_uppercase().contains("STARTTLS"));

@@ -1,4 +1,4 @@
-//! Octets of one direction that are kept as evidence. Only what a line may show gets here: see [`super::shown`].
+//! Bytes of one direction that are kept as evidence. Only what a line may show gets here: see [`super::shown`].
 
 use crate::limits::EXHIBIT_OCTETS;
 
@@ -15,7 +15,7 @@ pub(super) struct Kept {
 }
 
 impl Kept {
-    /// Takes octets that stand behind all others.
+    /// Takes bytes that follow all others.
     pub(super) fn push(&mut self, offset: u64, octets: &[u8]) {
         let room = EXHIBIT_OCTETS.saturating_sub(self.octets.len()).min(octets.len());
         self.left_out += (octets.len() - room) as u64;
@@ -43,7 +43,7 @@ impl Kept {
         self.rows.iter().zip(ends).filter_map(|((offset, at), end)| Some((*offset, self.octets.get(*at..end)?)))
     }
 
-    /// Octets that found no room.
+    /// Bytes that did not fit.
     pub(super) const fn left_out(&self) -> u64 {
         self.left_out
     }

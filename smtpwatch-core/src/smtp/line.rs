@@ -1,4 +1,4 @@
-//! Lines: octets up to LF.
+//! Lines: bytes up to LF.
 
 use std::{fmt, ops::Deref};
 
@@ -6,11 +6,11 @@ use crate::{limits, secret_buffer::SecretBuffer};
 
 /// One line without its end.
 pub(super) struct Line<'a> {
-    /// The octets before CRLF or LF, at most [`limits::LINE`].
+    /// The bytes before CRLF or LF, at most [`limits::LINE`].
     pub(super) bytes: LineBytes<'a>,
     /// Ended by LF alone (RFC 5321 §2.3.8 forbids it; servers accept it).
     pub(super) bare_lf: bool,
-    /// Octets were cut off at the end.
+    /// Bytes were cut off at the end.
     pub(super) truncated: bool,
     /// How many it took in the stream, with its end and what was cut off.
     pub(super) octets: usize,
@@ -58,12 +58,12 @@ impl fmt::Debug for LineBytes<'_> {
 #[derive(Debug, Default)]
 pub(super) struct Lines {
     buffer: SecretBuffer,
-    /// Octets of the line that were cut off.
+    /// Bytes of the line that were cut off.
     overflow: usize,
 }
 
 impl Lines {
-    /// Takes octets from `input` up to and including the next LF. `None`: the input is used up and no line is whole.
+    /// Takes bytes from `input` up to and including the next LF. `None`: the input is used up and no line is whole.
     pub(super) fn take<'a>(&mut self, input: &mut &'a [u8]) -> Option<Line<'a>> {
         let end = input.iter().position(|&octet| octet == b'\n');
         let (piece, rest) = input.split_at(end.map_or(input.len(), |at| at + 1));

@@ -11,7 +11,7 @@ use base64::{
 use super::ntlm;
 use crate::secret_buffer::SecretBuffer;
 
-/// Octets of a SASL exchange, or such as may be. They live as long as their session's machine, only to be struck from what
+/// Bytes of a SASL exchange, or such as may be. They live as long as their session's machine, only to be struck from what
 /// the server says, should it quote them (docs/threats.md FO-12), and are overwritten then. There is no way to print, compare or
 /// serialise them.
 pub(super) struct Secret {
@@ -36,7 +36,7 @@ const SHORTEST_ENCODED: usize = 6;
 pub(super) const BLANK: &str = "[secret]";
 
 impl Secret {
-    /// Takes the line as it came. Each word of it is a secret of its own, and so is what it is in base64 (RFC 4954 §4): a
+    /// Takes the line as it came. Each word of it is its own secret, and so is what it is in base64 (RFC 4954 §4): a
     /// server may quote the password itself.
     pub(super) fn new(line: &[u8]) -> Self {
         let mut octets = SecretBuffer::from(line);

@@ -1,6 +1,6 @@
-//! Lines as they may be shown: no secret, no user name, no argument of a verb that nobody knows.
+//! Lines as they may be shown: no secret, no user name, no argument of a verb that no one knows.
 //!
-//! What is hidden is decided once, octet by octet; the transcript and the evidence are two ways to write the same decision.
+//! What is hidden is decided once, byte by byte; the transcript and the evidence are two ways to write the same decision.
 
 use std::{borrow::Cow, fmt::Write as _, ops::Range};
 
@@ -12,7 +12,7 @@ use super::{
 };
 use crate::{exhibit, limits, secret_buffer::SecretBuffer};
 
-/// How an octet is shown.
+/// How a byte is shown.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 enum Mark {
     /// As it is.
@@ -27,11 +27,11 @@ enum Mark {
     Identity,
 }
 
-/// A line of which some octets are hidden.
+/// A line of which some bytes are hidden.
 #[derive(Clone, PartialEq, Eq)]
 pub(super) struct Shown<'a> {
     line: &'a [u8],
-    /// One for each octet; empty: all are plain.
+    /// One for each byte; empty: all are plain.
     marks: Vec<Mark>,
 }
 
@@ -57,7 +57,7 @@ impl<'a> Shown<'a> {
                 let (word, rest) = split_word(rest);
                 let initial = rest.trim_ascii();
                 let shown = if initial == b"=" { shown } else { shown.counted(initial) };
-                // A word that is no mechanism may be the secret itself.
+                // A word that is not a mechanism may be the secret itself.
                 let known = MechanismClass::of(mechanism.name()) != MechanismClass::Unknown;
                 if known { shown } else { shown.counted(word) }
             }
@@ -89,7 +89,7 @@ impl<'a> Shown<'a> {
         shown.without_local_parts(0..line.len())
     }
 
-    /// In printable form; of plain octets not more than [`limits::TRANSCRIPT_LINE`].
+    /// In printable form; of plain bytes not more than [`limits::TRANSCRIPT_LINE`].
     pub(super) fn text(&self) -> String {
         let mut text = String::with_capacity(self.length());
         self.write(&mut text);
@@ -127,7 +127,7 @@ impl<'a> Shown<'a> {
         }
     }
 
-    /// The octets, what is hidden overwritten; as many as they were.
+    /// The bytes, what is hidden overwritten; as many as they were.
     pub(super) fn octets(&self) -> Cow<'a, [u8]> {
         if self.marks.is_empty() {
             return self.line.into();
@@ -185,7 +185,7 @@ impl<'a> Shown<'a> {
         start..start + part.len()
     }
 
-    /// So many words that the grammar of a verb has are shown; what stands behind them is counted.
+    /// So many words that the grammar of a verb has are shown; what follows them is counted.
     fn with_words(mut self, mut rest: &'a [u8], words: usize) -> Self {
         for _ in 0..words {
             let (word, more) = split_word(rest);
@@ -196,7 +196,7 @@ impl<'a> Shown<'a> {
         self.counted(rest.trim_ascii())
     }
 
-    /// A refusal without what it quotes of a line that nobody knows: body text, where the server refused the message. A verb
+    /// A refusal without what it quotes of a line that no one knows: body text, where the server refused the message. A verb
     /// stays: it may be one that was not sent (docs/threats.md FO-12).
     fn without_quotes(mut self) -> Self {
         let line = self.line;

@@ -11,7 +11,7 @@ use crate::{Side, finding::TranscriptLine, limits};
 /// one text.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Transcript {
-    /// Each line with its side before it and a line end behind it; no line has one of its own.
+    /// Each line with its side before it and a line end after it; no line has one of its own.
     first: String,
     first_lines: usize,
     rest: Option<Box<Rest>>,
@@ -78,7 +78,7 @@ impl Transcript {
     }
 }
 
-/// [`push_printable_whole`], cut after [`limits::TRANSCRIPT_LINE`] octets of input.
+/// [`printable_whole`], cut after [`limits::TRANSCRIPT_LINE`] bytes of input.
 pub(super) fn printable(bytes: &[u8]) -> String {
     let mut text = String::with_capacity(bytes.len().min(limits::TRANSCRIPT_LINE));
     push_printable(&mut text, bytes);

@@ -1,4 +1,4 @@
-//! The whole engine on dialogues: what it must say, and what it must not.
+//! Whole dialogues through the engine: the findings that they must raise, and must not raise.
 
 use crate::talk::{
     GREETING, Heard, MASKED, OFFER, STRIPPED, Talk, deliver, engine, greeted, hear, hear_after, honest, honest_history,

@@ -1,4 +1,4 @@
-//! What is kept to prove a finding: true to the octet, and without a secret.
+//! The evidence of findings: exact to the byte, and without secrets.
 
 use base64::{Engine as _, engine::general_purpose::STANDARD};
 use proptest::prelude::*;
@@ -15,7 +15,7 @@ fn exhibit(finding: &Finding) -> &Exhibit {
     finding.exhibit.as_deref().expect("evidence")
 }
 
-/// All octets of one side.
+/// All bytes of one side.
 fn said(exhibit: &Exhibit, side: Side) -> Vec<u8> {
     exhibit.octets.iter().filter(|piece| piece.from == side).flat_map(|piece| piece.octets.iter().copied()).collect()
 }
@@ -31,7 +31,7 @@ fn a_strip_is_proven_by_octets_packets_and_history() {
     assert!(client.starts_with("EHLO ") && client.contains("MAIL FROM:<") && client.contains("DATA\r\n"), "{client}");
     assert!(!client.contains("Subject"), "no message");
 
-    // Every octet stands where the packets say that it stood.
+    // Every byte stands where the packets say that it stood.
     for packet in exhibit.packets.iter().filter(|packet| packet.length > 0) {
         let piece = exhibit.octets.iter().find(|piece| {
             piece.from == packet.from
@@ -149,7 +149,7 @@ fn shapes() -> Vec<Talk> {
             .s("220 go\r\n")
             .c(format!("MAIL FROM:<a@example.org>\r\nDATA\r\nMAIL {PASSWORD}\r\n{PASSWORD} is it\r\n.\r\n")))
         .close(),
-        // Where a refusal or a line without a code came, and the client goes on all the same.
+        // Where a refusal or a line without a code came, and the client goes on anyway.
         end(begin()
             .c("AUTH LOGIN\r\n")
             .s("503 no\r\n")

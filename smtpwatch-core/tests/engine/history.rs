@@ -1,4 +1,4 @@
-//! Attacks on what was learnt: who wears it down, who pushes it out, and who takes another name so that it does not fit.
+//! Attacks on the history: wearing a rate down, displacing rows, and using another name.
 
 use std::net::SocketAddr;
 

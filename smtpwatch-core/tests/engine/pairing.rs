@@ -1,4 +1,4 @@
-//! Which reply answers which command: what may shift it, and what is then unknown. See `docs/pairing.md`.
+//! Pairing of replies with commands: what can shift it, and what becomes unknown as a result. See `docs/pairing.md`.
 
 use smtpwatch_core::{
     Finding, Role, Side,
@@ -130,7 +130,7 @@ fn what_follows_a_line_without_a_code_finds_its_reply() {
         let late = greeted().s(STRIPPED).c("MAIL FROM:<a@example.org>\r\n").s(stray).c("RCPT TO:<b@example.net>\r\n");
         let late = late.s("250 ok\r\n250 ok\r\n").c("DATA\r\n").s("354 go\r\n").c(message).s("250 queued\r\n");
         assert_eq!(hear(&quit(late), Vec::new()).kinds(), [], "{stray:?}");
-        // DATA that the client gives up, and DATA after which it sends text all the same.
+        // DATA that the client gives up, and DATA after which it sends text anyway.
         let refused = transaction().c("DATA\r\n").s(stray).c("RSET\r\n").s("250 ok\r\n").c(PLAIN).s("235 ok\r\n");
         assert_eq!(hear(&quit(refused), Vec::new()).kinds(), [Kind::AuthPlaintext], "{stray:?}");
         let text = hear(&transaction().c("DATA\r\n").s(stray).c(message).s("250 queued\r\n").close(), Vec::new());
@@ -412,7 +412,7 @@ fn what_a_refusal_quotes_is_no_verb_unless_it_is_the_command() {
     ] {
         assert_eq!(hear(&quit(greeted().s(STRIPPED).c(command).s(refusal)), Vec::new()).kinds(), [], "{refusal:?}");
     }
-    // The server is this host: what it quotes has not been on the way.
+    // The server is this host: what it quotes has not been on the path.
     let talk = quit(greeted().s("500 5.5.1 Command unrecognized: \"XXXX gw.example.org\"\r\n"));
     assert_eq!(hear(&talk, Vec::new()).kinds(), [Kind::CommandRewritten]);
     assert_eq!(hear(&talk.seen_by_server(), Vec::new()).kinds(), []);
@@ -622,7 +622,7 @@ fn honest_sessions() -> Vec<Talk> {
     ]
 }
 
-/// Over a hole nothing is claimed, wherever it is.
+/// Over a gap nothing is claimed, wherever it is.
 #[test]
 fn a_segment_that_is_missing_adds_no_finding() {
     let known = |findings: &[Finding]| {

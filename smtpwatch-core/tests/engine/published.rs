@@ -1,4 +1,4 @@
-//! Published policies: what is asked for, what an answer proves, and what is said while there is none.
+//! Published policies: which look-ups are requested, what an answer proves, and what is reported without one.
 
 use std::{sync::Arc, time::Duration};
 
@@ -377,7 +377,7 @@ fn other_names_of_an_address_bind_nobody_without_a_recipient() {
     let other = Learned::Host("mx.example.org".to_owned(), Arc::new(other));
     let heard = first_contact([no_sts(), host(HERE, State::Valid), other], &begun);
     assert_eq!(said(&heard), []);
-    // Also where it is the only name that is known: anybody may let a name of his own point to an address.
+    // Also where it is the only name that is known: anyone may let a name of his own point to an address.
     let alone = first_contact([no_sts(), host(HERE, State::Valid)], &begun);
     assert_eq!(said(&alone), []);
 }
@@ -474,7 +474,7 @@ fn strangers_names_hide_no_strip() {
     known.extend((0..100).map(|number| host_called(&format!("mx{number}.evil.example"), HERE, false)));
     let heard = first_contact(known, &stripped_by("internal.example.com"));
     assert_eq!(said(&heard)[1], (Kind::PolicyViolation, "G3", "dane", Evidence::Policy, Severity::Critical));
-    // More mail hosts than are looked at: the name tells.
+    // More mail hosts than are examined: the name tells.
     let names: Vec<_> = (0..17).map(|number| format!("m{number}.example.net")).collect();
     let names: Vec<_> = names.iter().map(String::as_str).collect();
     let mut many = vec![domain_called(DOMAIN, &names, Some(StsMode::Enforce))];

@@ -1,4 +1,4 @@
-//! Peers that try to lose the watcher, and peers that only look as if they did: one test for each way that was found.
+//! Peers that try to evade the monitor, and peers that only seem to: one test for each known way.
 
 use smtpwatch_core::{
     Segment, Side, Timestamp,
@@ -32,7 +32,7 @@ fn finds(kind: Kind, talk: &Talk) {
     assert!(heard.kinds().contains(&kind), "{kind}: {:?} {:?}", heard.kinds(), heard.sessions);
 }
 
-/// The message's octets are left out as the gate leaves them out.
+/// The message's bytes are left out as the gate leaves them out.
 fn muted(mut talk: Talk, message: &str) -> Talk {
     let at = talk.packets.len();
     talk = talk.c(message);
@@ -219,7 +219,7 @@ fn an_ehlo_reply_without_end_is_bounded() {
     }
 }
 
-/// What stands behind the end of a message in the same segment is left out with it.
+/// What follows the end of a message in the same segment is left out with it.
 #[test]
 fn commands_that_were_left_out_with_a_message_are_known_by_their_replies() {
     let data = || greeted().s(STRIPPED).c("MAIL FROM:<a@b.example>\r\n").s("250 ok\r\n").c("DATA\r\n").s("354 go\r\n");
@@ -414,7 +414,7 @@ fn what_the_server_may_quote_is_not_shown() {
     assert!(!shows(
         auth().c(format!("MAIL FROM:<a@b.example> {secret}\r\nQUIT {secret}\r\n")).s("250 ok\r\n221 Bye\r\n")
     ));
-    // Lines of a message behind a refused DATA, which the server quotes one by one.
+    // Lines of a message after a refused DATA, which the server quotes one by one.
     let body = greeted().s(STRIPPED).c("DATA\r\n").s("503 no\r\n").c("Dear Bob, the code is 4711\r\n");
     let heard = hear(
         &body.s("500 unrecognized: \"Dear Bob, the code is 4711\"\r\n").c(PLAIN).s("235 ok\r\n").close(),

@@ -1,4 +1,4 @@
-//! Every row of the threat table with the bytes that it is about: the finding it raises, its evidence and its outcome.
+//! Every row A to G of docs/threats.md as a dialogue: the finding that it raises, its evidence and its outcome.
 
 use std::collections::BTreeSet;
 
@@ -139,7 +139,7 @@ fn greeted_server(line: &str) -> Talk {
     Talk::new(25).s(GREETING).c(line).s("500 what?\r\n").c("QUIT\r\n").s("221 Bye\r\n").close().seen_by_server()
 }
 
-/// The EHLO reply, acknowledged, and then the same octets once more with STARTTLS in them.
+/// The EHLO reply, acknowledged, and then the same bytes once more with STARTTLS in them.
 fn two_copies() -> Talk {
     let mut talk = greeted().s(MASKED.replace("XXXXXXXA", "ETRN1234")).ack(Side::Client);
     let reply = talk.packets.iter().find(|packet| packet.payload.starts_with(b"250-mx1")).expect("reply").clone();
@@ -354,7 +354,7 @@ fn d1_a_handshake_that_stands_still_has_failed() {
     let mut left = go().leave();
     left.packets.truncate(left.packets.len() - 2);
     assert_eq!(kinds(&left, &retry_after(1)), [Kind::DowngradeRetry]);
-    // Slow, and not broken: somebody else delivers in clear meanwhile.
+    // Slow, and not broken: another party delivers in cleartext meanwhile.
     assert_eq!(kinds(&go(), &retry_after(2)), []);
     assert_eq!(kinds(&tls(greeted().s(OFFER).c("STARTTLS\r\n").s("220 go\r\n")), &retry_after(30)), []);
 }

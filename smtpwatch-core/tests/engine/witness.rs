@@ -1,4 +1,4 @@
-//! What leaves this host is true, what arrives is a claim: frames that anyone on the path can put there, against the engine alone.
+//! Forged frames against the engine: it trusts what leaves this host, and treats what arrives as a claim.
 //! `tests/lab/adversary` does the same against kernel, stack and daemon.
 
 use smtpwatch_core::{Role, Side, TcpFlags, engine::SessionResult, finding::Kind};

@@ -1,4 +1,4 @@
-//! The engine's orders in the gate's terms.
+//! Translates the engine's orders into calls of the gate.
 
 use smtpwatch_common::{
     FlowKey, Order, Record, Side,

@@ -1,7 +1,7 @@
-//! Capture: the kernel programs loaded and attached, their records read; and packets from capture files.
+//! Capture: loads and attaches the kernel programs and reads their records; also reads packets from capture files.
 //!
-//! [`Capture`] is for one plain thread: [`Capture::wait`], [`Capture::drain`], now and then [`Capture::refresh`]. Dropped,
-//! nothing of it is left on any interface.
+//! Use [`Capture`] from one thread: [`Capture::wait`], then [`Capture::drain`], and [`Capture::refresh`] from time to
+//! time. When it is dropped, it leaves nothing on any interface.
 
 pub mod attach;
 pub mod connections;
@@ -118,7 +118,7 @@ pub enum CaptureError {
     /// The embedded object is not what this program expects.
     #[error("the kernel object does not match this program: {0}; it was not built from the same sources")]
     Object(String),
-    /// No hook of an interface is to be had.
+    /// No hook of an interface is available.
     #[error("{detail}{}{remedy}", if remedy.is_empty() { "" } else { "; " })]
     Attach {
         /// What failed and why.
@@ -289,7 +289,7 @@ pub struct Survey {
     pub clients: u64,
     /// Connections of servers on this host by interfaces that are not watched.
     pub servers: u64,
-    /// Connections that were not looked up, for want of room.
+    /// Connections that were not looked up, because the table is full.
     pub dropped: u64,
     /// Whether there are more routes than were read.
     pub routes_cut: bool,
@@ -309,7 +309,7 @@ pub struct Capture {
     taken: BTreeSet<(u32, String)>,
     /// When it was looked up last whether the hooks are ours.
     checked: Instant,
-    /// Hooks that were taken away since [`Capture::take_lost`].
+    /// Hooks that were removed since [`Capture::take_lost`].
     lost: Vec<(Direction, Hook)>,
     /// When connections were looked up last.
     surveyed: Option<Instant>,
@@ -385,12 +385,12 @@ impl Capture {
         self.attachments.iter()
     }
 
-    /// Hooks that other programs took away since the last call; they are attached again where that is possible.
+    /// Hooks that other programs removed since the last call; they are attached again where that is possible.
     pub fn take_lost(&mut self) -> Vec<(Direction, Hook)> {
         std::mem::take(&mut self.lost)
     }
 
-    /// Follows interfaces that came or went, and hooks that others took away. Tells whether [`Capture::attachments`] has changed.
+    /// Follows interfaces that came or went, and hooks that others removed. Tells whether [`Capture::attachments`] has changed.
     /// Never blocks.
     ///
     /// # Errors
@@ -413,7 +413,7 @@ impl Capture {
         Ok(changed)
     }
 
-    /// Attaches again what other programs took away; tells whether what is attached has changed.
+    /// Attaches again what other programs removed; tells whether what is attached has changed.
     fn mend(&mut self) -> Result<bool, CaptureError> {
         let all = interfaces::all().map_err(system("cannot list the interfaces"))?;
         let is_there =

@@ -1,4 +1,4 @@
-//! What this kernel and host allow, found out by trying. Nothing stays attached.
+//! `smtpwatch probe`: finds out by trying what this kernel and host support. Nothing stays attached.
 
 use std::{collections::BTreeSet, io};
 
@@ -212,7 +212,7 @@ fn hooks(loaded: &mut Loaded, name: &str) -> Vec<Check> {
         let mut attachments = Attachments::default();
         let tried = attachments.attach(&mut loaded.object, &interface, ingress, loaded.no_xdp.as_deref());
         if let Err(CaptureError::Watched { holder, .. }) = &tried {
-            // To try a hook beside it could take away what it has.
+            // To try a hook beside it could remove what it has.
             return vec![pass(
                 &format!("{name} ingress"),
                 format!("watched by {holder}: no hooks are tried; its /-/ready and log list its hooks"),
@@ -241,7 +241,7 @@ fn hooks(loaded: &mut Loaded, name: &str) -> Vec<Check> {
                     name: format!("{name} egress"),
                     status: Status::Fail,
                     detail: "neither TCX nor clsact can be attached".to_owned(),
-                    remedy: "`tc qdisc show` tells what is there; the kernel needs CONFIG_NET_CLS_ACT".to_owned(),
+                    remedy: "`tc qdisc show` lists the qdiscs; the kernel needs CONFIG_NET_CLS_ACT".to_owned(),
                 },
             });
         }

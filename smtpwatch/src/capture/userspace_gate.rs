@@ -1,7 +1,7 @@
-//! The gate for packets that do not come from the kernel: capture files.
+//! The gate for packets from capture files.
 //!
-//! It runs the very code of the kernel programs ([`smtpwatch_common::process()`]); a differential test holds the two
-//! together. Only the maps differ: here the flow table is exact, there it is the kernel's approximate LRU.
+//! It runs the same code as the kernel programs ([`smtpwatch_common::process()`]); a differential test compares the
+//! two. Only the maps differ: the flow table here is an exact LRU, the kernel's is approximate.
 
 use std::{
     hash::{BuildHasher as _, RandomState},
@@ -31,9 +31,9 @@ const OPENING: usize = 32_768;
 pub struct CapturedFrame<'a> {
     /// What `bytes` begins with.
     pub link: Link,
-    /// The octets captured, from the link layer on.
+    /// The bytes captured, from the link layer on.
     pub bytes: &'a [u8],
-    /// Octets that the packet had on the wire, counted as `bytes` is.
+    /// Bytes that the packet had on the wire, counted as `bytes` is.
     pub wire_len: u32,
     /// Nanoseconds since the Unix epoch.
     pub at_ns: u64,
@@ -52,7 +52,7 @@ pub struct CapturedFrame<'a> {
 /// let frame = CapturedFrame {
 ///     link: Link::Ethernet, bytes: &[0; 60], wire_len: 60, at_ns: 1, interface: 1, direction: None,
 /// };
-/// let outcome = gate.packet(&frame, |record| println!("{} octets", record.payload.len()));
+/// let outcome = gate.packet(&frame, |record| println!("{} bytes", record.payload.len()));
 /// assert_eq!(outcome, Outcome::Other); // no mail
 /// ```
 pub struct UserspaceGate {

@@ -152,7 +152,7 @@ struct Document<'a> {
 struct DocumentFinding<'a> {
     number: u64,
     chain: &'a str,
-    /// As it is on record, to the octet: its hash can be checked.
+    /// As it is stored, to the byte: its hash can be checked.
     finding: Box<RawValue>,
     exhibit: Option<&'a Exhibit>,
 }

@@ -75,7 +75,7 @@ fn check(args: &PolicyCheckArgs) -> anyhow::Result<Exit> {
     print(&[report], args.format)
 }
 
-/// Asks everybody, now.
+/// Asks everyone, now.
 async fn look(config: &Config, trust: &Trust, domain: &str, history: &[Entry]) -> anyhow::Result<Report> {
     let now = now();
     let sources = Arc::new(Sources::start(&config.policy, trust, Patience::default(), now).await?);
@@ -101,7 +101,7 @@ async fn look(config: &Config, trust: &Trust, domain: &str, history: &[Entry]) -
     Ok(Report { dnssec: Some(sources.dnssec().to_string()), ..report })
 }
 
-/// What the daemon has left in the store, and what files say: nobody is asked.
+/// What the daemon has left in the store, and what files say: no one is asked.
 struct Offline {
     config: Config,
     kept: Kept,
@@ -125,7 +125,7 @@ impl Offline {
                 };
                 (store.policies()?, store.entries()?, list)
             }
-            // Rules and a list in a file speak all the same.
+            // Rules and a list in a file speak anyway.
             Err(StoreError::Missing(_)) => (Kept::default(), Vec::new(), None),
             Err(error) => return Err(error.into()),
         };

@@ -1,4 +1,4 @@
-//! The configuration read again: parsed first, then put in force as a whole, or not at all.
+//! Reload of the configuration: it is parsed first, then applied completely or not at all.
 
 use std::sync::{Arc, mpsc};
 
@@ -29,7 +29,7 @@ pub(super) enum ReloadError {
     Ended,
 }
 
-/// Reads the configuration again, for whoever asks: one at a time.
+/// Reads the configuration again, for anyone who asks: one at a time.
 pub(super) struct Reloader {
     pub(super) source: Source,
     /// What is in force.

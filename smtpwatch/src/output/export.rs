@@ -1,4 +1,4 @@
-//! What is known, as a table that a mail server can enforce.
+//! Known policies as a table that a mail server can enforce.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -57,7 +57,7 @@ pub struct Table {
 }
 
 impl Table {
-    /// A line that the server passes over.
+    /// A line that the server skips.
     fn comment(&mut self, text: &str) {
         let _ = writeln!(self.text, "# {text}");
     }
@@ -164,7 +164,7 @@ impl Export<'_> {
             Starttls::Expected => return Level::Expected,
             Starttls::Required => {}
         }
-        // Whatever demands TLS first: the strongest line that a source stands behind is the one that no attacker gets past.
+        // Whatever demands TLS first: the strongest line that a source follows is the one that no attacker gets past.
         let secure = report.mx.as_ref().is_some_and(|mx| mx.secure);
         let dane = demands(report, Source::Dane);
         let bound = report.hosts.iter().filter(|host| is_enforced(host, Source::Dane));

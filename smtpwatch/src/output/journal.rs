@@ -1,5 +1,5 @@
-//! Findings, one line each, to stdout or a file, written by a thread of its own: a slow reader costs findings in
-//! the journal (counted), never packets.
+//! The journal: findings, one per line, to stdout or a file. A separate thread writes it: a slow reader costs
+//! findings in the journal (counted), never packets.
 
 use std::{
     collections::HashSet,
@@ -99,7 +99,7 @@ impl Place {
     }
 }
 
-/// Opens the file, at the start and after each rotation alike. The flags hold what [`journal_refusal`] has looked at, should
+/// Opens the file, at the start and after each rotation alike. The flags hold what [`journal_refusal`] has examined, should
 /// another file have come meanwhile: no link is followed, and a named pipe without a reader is an error instead of a wait.
 fn open(path: &Path) -> io::Result<File> {
     if let Some((what, remedy)) = journal_refusal(path) {
@@ -114,7 +114,7 @@ fn open(path: &Path) -> io::Result<File> {
     Ok(file)
 }
 
-/// The last bytes of a file, at most so many.
+/// The last bytes of a file, at most this many.
 fn end_of(path: &Path, most: u64) -> io::Result<String> {
     let mut file = File::open(path)?;
     let length = file.metadata()?.len();

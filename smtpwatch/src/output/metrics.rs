@@ -1,5 +1,6 @@
-//! Every metric, in one registry. Labels are closed sets, except interface names, which the configuration
-//! bounds; every label set is exported as zero from the start, because `increase()` misses a counter that is born at 1.
+//! All metrics, in one registry. Label values are closed sets, except interface names, which the configuration
+//! bounds. Every label set is exported as zero from the start, because `increase()` misses a counter that first
+//! appears with the value 1.
 
 pub mod page;
 
@@ -67,7 +68,7 @@ impl Output {
 pub enum LoginFailure {
     /// A name that is not known, or a wrong password.
     Password,
-    /// Too many before: the password was not looked at.
+    /// Too many before: the password was not examined.
     Limited,
 }
 
@@ -472,7 +473,7 @@ impl Metrics {
         }
     }
 
-    /// Somebody was not let in.
+    /// Someone was not let in.
     pub fn login_failed(&self, reason: LoginFailure) {
         self.login_failures.with_label_values(&[reason.as_str()]).inc();
     }
@@ -593,7 +594,7 @@ impl Metrics {
     }
 
     fn kernel_delta(&self, counter: (&'static str, &'static str), total: u64) -> u64 {
-        // A poisoned lock holds counters all the same.
+        // A poisoned lock holds counters anyway.
         let mut seen = self.kernel_seen.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
         let before = seen.insert(counter, total).unwrap_or(0);
         total.saturating_sub(before)
@@ -704,7 +705,7 @@ fn gauges(registry: &Registry, name: &str, help: &str, labels: &[&str]) -> Resul
 }
 
 fn build_info() -> Result<Gauge, prometheus::Error> {
-    let info = opts("build_info", "Always 1; the labels tell which program this is.")
+    let info = opts("build_info", "Always 1; the labels identify the build.")
         .const_label("version", version::VERSION)
         .const_label("revision", version::REVISION)
         .const_label("rustc", version::RUSTC);

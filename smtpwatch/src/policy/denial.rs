@@ -17,7 +17,7 @@ use hickory_resolver::proto::{
 pub const CHAIN: usize = 8;
 /// More iterations of NSEC3 prove nothing (RFC 9276 §3.2; the limit is that of Unbound).
 pub const ITERATIONS: u16 = 150;
-/// NSEC3 records of one reply that are looked at: each name that is compared costs a hash.
+/// NSEC3 records of one reply that are examined: each name that is compared costs a hash.
 const RECORDS: usize = 32;
 
 /// A reply of a name server, each record with the proof that its signatures give.
@@ -38,7 +38,7 @@ pub struct Reply {
 /// What a reply says of a question.
 #[derive(Clone, PartialEq, Debug)]
 pub enum Said {
-    /// There are records: those of the type, and the aliases on the way to them.
+    /// There are records: those of the type, and the aliases on the path to them.
     Records(Vec<Record>, Proof),
     /// There are none at the end of these aliases.
     Nothing {

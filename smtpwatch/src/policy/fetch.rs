@@ -32,7 +32,7 @@ use crate::{version, whole_file};
 
 /// Characters of an error that are shown: a certificate may have any number of names.
 const SHOWN: usize = 400;
-/// Octets of a file of certificate authorities.
+/// Bytes of a file of certificate authorities.
 const CA_FILE: u64 = 4 * 1024 * 1024;
 
 /// Why a policy could not be had, as TLS reports tell it apart (RFC 8460 §4.3.2.2).
@@ -41,7 +41,7 @@ pub enum FetchError {
     /// It could not be fetched.
     #[error("fetch error: {0}")]
     Fetch(String),
-    /// What was fetched is no policy.
+    /// What was fetched is not a policy.
     #[error("policy invalid: {0}")]
     Invalid(String),
     /// The certificate of its host is not right.
@@ -213,7 +213,7 @@ fn found(response: Response) -> Result<Response, FetchError> {
     }
 }
 
-/// Names the implementation that clients of HTTPS use: one for the process. Should somebody have chosen before, that choice
+/// Names the implementation that clients of HTTPS use: one for the process. Should someone have chosen before, that choice
 /// stands.
 pub fn choose_cryptography() {
     static PROVIDER: Once = Once::new();

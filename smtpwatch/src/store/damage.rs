@@ -1,5 +1,5 @@
-//! A file that is no whole store of ours is set aside where it stands in the way, and a fresh store takes its place: the watch
-//! goes on. Nothing is deleted, so that what can be saved of it can be saved (`sqlite3 FILE .recover`).
+//! Sets a damaged file aside and replaces it with an empty store, so that monitoring continues. Nothing is deleted:
+//! `sqlite3 FILE .recover` can still read the rest.
 
 use std::path::{Path, PathBuf};
 

@@ -1,4 +1,4 @@
-//! Incidents read back: listed, looked at, and verified.
+//! Reads incidents: lists, single items, and the verification of the chain.
 
 use std::{fmt::Write as _, net::IpAddr, str::FromStr};
 
@@ -58,7 +58,7 @@ pub struct Incident {
     number: i64,
 }
 
-/// A finding as it is on record.
+/// A finding as it is stored.
 #[derive(Clone, PartialEq, Debug)]
 pub struct Kept {
     /// Its place in the chain, counted from 1.
@@ -91,7 +91,7 @@ pub struct Filter {
     pub until: Option<Timestamp>,
     /// One of these kinds; empty: any.
     pub kinds: Vec<Kind>,
-    /// This severity or a louder one.
+    /// This severity or higher.
     pub severity: Option<Severity>,
     /// Evidence of this strength or a greater one.
     pub evidence: Option<Evidence>,
@@ -172,7 +172,7 @@ impl FromStr for PeerFilter {
 }
 
 impl Incident {
-    /// Where the list goes on behind it.
+    /// Where the list goes on after it.
     #[must_use]
     pub const fn cursor(&self) -> Cursor {
         Cursor { last_seen: self.last_seen.0, number: self.number }
@@ -390,7 +390,7 @@ impl Store {
         })
     }
 
-    /// Findings and incidents held, and the octets that they take.
+    /// Findings and incidents held, and the bytes that they take.
     ///
     /// # Errors
     ///
@@ -508,7 +508,7 @@ pub struct StoreCounts {
     pub findings: u64,
     /// Incidents.
     pub incidents: u64,
-    /// Octets of the whole file, other tables included.
+    /// Bytes of the whole file, other tables included.
     pub octets: u64,
 }
 

@@ -1,5 +1,5 @@
-//! Reports of others as they arrive: JSON, gzip, zip, a message that carries one of them (RFC 8460 §5), or a mailbox of such
-//! messages. What comes in was written by strangers: everything is bounded, and refused with its reason.
+//! Parses reports of others: JSON, gzip, zip, a message with one of them (RFC 8460 §5), or a mailbox of such
+//! messages. The input is untrusted: everything is bounded, and rejected with a reason.
 
 mod zip;
 
@@ -52,7 +52,7 @@ pub enum InboundError {
     /// It is damaged, or cut off.
     #[error("the gzip data are damaged or cut off: {0}")]
     Gzip(io::Error),
-    /// Something follows the gzip data that is no padding.
+    /// Something follows the gzip data that is not padding.
     #[error("{0} bytes after the gzip data are not read: they are neither gzip nor padding")]
     Trailing(usize),
     /// The archive cannot be used.
@@ -61,7 +61,7 @@ pub enum InboundError {
     /// It inflates to more than any report has.
     #[error("inflates to more than {REPORT_BYTES} bytes: rejected as a gzip bomb")]
     Bomb,
-    /// It is no report, or one that contradicts itself.
+    /// It is not a report, or one that contradicts itself.
     #[error(transparent)]
     Report(#[from] ReportError),
     /// It is something else.
@@ -235,7 +235,7 @@ fn is_report(part: &mail_parser::MessagePart<'_>) -> bool {
     let is_packed = is_gzip(content) || zip::is_zip(content);
     match subtype.as_str() {
         "gzip" | "x-gzip" | "zip" | "x-zip-compressed" | "octet-stream" => is_packed || is_json_report(content),
-        // What people write to each other is no report, however it begins.
+        // What people write to each other is not a report, however it begins.
         _ => is_json_report(content),
     }
 }

@@ -1,4 +1,4 @@
-//! A report as a message (RFC 8460 §5.3), handed to the local mail server, which signs it (DKIM) and delivers it.
+//! A report as a message (RFC 8460 §5.3), passed to the local mail server, which signs (DKIM) and delivers it.
 
 use std::{
     net::SocketAddr,

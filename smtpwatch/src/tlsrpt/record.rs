@@ -1,8 +1,8 @@
-//! The TXT record `_smtp._tls.<domain>` (RFC 8460 §3): where a domain wants its reports.
+//! The TXT record `_smtp._tls.<domain>` (RFC 8460 §3): where a domain wants its reports sent.
 
 /// Addresses of one record that are used; who names more is served at the first ones.
 pub const TARGETS: usize = 4;
-/// Octets of a record; a longer one is refused.
+/// Bytes of a record; a longer one is refused.
 pub const RECORD_BYTES: usize = 4_096;
 
 /// Where a report goes.

@@ -1,5 +1,5 @@
-//! The thread that writes and sends reports, beside the way of the packets: it reads the store by its own connection,
-//! and tells the writer of the store what is done with.
+//! The thread that writes and sends reports, outside the packet path. It reads the store through its own connection
+//! and reports completed work to the writer.
 
 use std::{
     collections::BTreeSet,
@@ -34,7 +34,7 @@ use crate::{
 
 /// Tasks at once: a server that does not answer must not hold up all others.
 const AT_ONCE: usize = 8;
-/// Between two looks at the clock.
+/// Between two examines the clock.
 const TICK: Duration = Duration::from_secs(5);
 /// RFC 8460 §5.4.
 const MEDIA_TYPE: &str = "application/tlsrpt+gzip";
@@ -50,7 +50,7 @@ pub enum SenderError {
     Thread(#[from] std::io::Error),
 }
 
-/// The thread. Dropped: what is at work is broken off, and done after the next start.
+/// The thread. Dropped: what is at work is interrupted, and done after the next start.
 pub struct Sender {
     stop: watch::Sender<bool>,
     thread: Option<JoinHandle<()>>,
@@ -254,7 +254,7 @@ impl Work {
         let (day, domain) = (task.day, &task.domain);
         match outcome {
             Outcome::Done(outcome) => {
-                // That a domain wants no report is no delivery.
+                // That a domain wants no report is not a delivery.
                 let delivered = task.step != Step::Find;
                 self.counts.delivered.fetch_add(u64::from(delivered), Ordering::Relaxed);
                 tracing::debug!(%day, domain, target = name, outcome, "TLS report");
@@ -272,7 +272,7 @@ impl Work {
                 }
             }
             Outcome::Failed { why, permanent } => {
-                // A name server or web server of somebody else is nothing to wake anybody for.
+                // A name server or web server of another party is nothing to wake anyone for.
                 let local = match task.step {
                     Step::Write | Step::Send(Target::Mail(_)) => true,
                     Step::Find | Step::Send(Target::Https(_)) => false,

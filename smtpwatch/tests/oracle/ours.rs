@@ -1,4 +1,5 @@
-//! Our reading: header walk, reassembly and dialogue, without the gate, so that bodies are there for the other readers.
+//! smtpwatch's reading: header walk, reassembly and dialogue. It runs without the gate, so that it has message bodies
+//! like the other readers.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -127,7 +128,7 @@ impl Flow {
                 continue;
             };
             let mut offset = offset;
-            // Line by line, so that each line of the transcript is seen before it makes room.
+            // Line by line, so that each line of the transcript is seen before it is evicted.
             for piece in bytes.split_inclusive(|octet| *octet == b'\n') {
                 self.session.data(from, at, offset, piece);
                 offset += piece.len() as u64;

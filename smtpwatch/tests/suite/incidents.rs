@@ -1,4 +1,4 @@
-//! Findings on record: grouped, found again, chained, expired; and a store that is damaged.
+//! Stored findings: grouping, retrieval, the hash chain, retention; and a damaged store.
 
 use std::{
     path::{Path, PathBuf},
@@ -26,7 +26,7 @@ use smtpwatch_core::{
 
 use crate::traffic::{self, CLIENT, START_NS};
 
-/// A credential in clear, as the engine finds it.
+/// A credential in cleartext, as the engine finds it.
 pub fn credential() -> Finding {
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("capture");
@@ -53,7 +53,7 @@ pub fn later(finding: &Finding, server: &str, seconds: i64) -> Finding {
     finding
 }
 
-/// Puts findings on record, through the writer's thread.
+/// Stores findings, through the writer's thread.
 pub fn keep(path: &Path, retention: Retention, findings: &[Finding]) -> Vec<(String, u64)> {
     let told = Arc::new(Mutex::new(Vec::new()));
     let on_record = {
@@ -187,7 +187,7 @@ fn retention_removes_the_oldest_and_the_chain_goes_on() {
     assert_eq!((left.len(), &left[0].id, &left[99].id), (100, &made[299].id, &made[200].id));
     drop(store);
 
-    // Less room for octets: what is there goes at the next start.
+    // Less room for bytes: what is there goes at the next start.
     keep(&path, Retention { octets: 20_000, ..Retention::default() }, &[]);
     let mut store = Store::open_existing(&path).unwrap();
     let fewer = store.verify().unwrap();
@@ -293,7 +293,7 @@ fn smtpwatch(arguments: &[&str]) -> (i32, String, String) {
     (output.status.code().unwrap(), text(output.stdout), text(output.stderr))
 }
 
-/// A store that was filled from captures: a masked reply with mail in clear, and a password.
+/// A store that was filled from captures: a masked reply with mail in cleartext, and a password.
 struct Filled {
     directory: tempfile::TempDir,
 }

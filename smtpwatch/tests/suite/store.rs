@@ -1,4 +1,4 @@
-//! The store: ours or not, kept through a kill, bounded, and corrected from outside.
+//! The store: foreign files are refused, data survives a kill, size is bounded, and other processes can correct it.
 
 use std::{
     os::unix::fs::PermissionsExt,

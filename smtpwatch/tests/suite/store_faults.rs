@@ -1,6 +1,6 @@
-//! The store's files while it runs: removed, replaced, overwritten, cut off, on a full or a read-only disk. Each is noticed, said,
-//! and mended; each finding reaches the journal once, and the history in memory is on the disk afterwards. And what the journal
-//! did not get before a crash, it gets at the next start.
+//! Faults of the store while the daemon runs: removed, replaced, overwritten, truncated, on a full or read-only disk.
+//! Each fault is detected, logged and repaired; each finding reaches the journal once, and the history in memory is
+//! on disk afterwards. Findings that the journal missed before a crash follow at the next start.
 
 use std::{
     collections::BTreeMap,
@@ -150,7 +150,7 @@ impl Rig {
         line.unwrap().split('"').nth(1).unwrap().to_owned()
     }
 
-    /// After a loss: noticed once as `cause`; the findings from here on are on record, and each is in the journal once.
+    /// After a loss: noticed once as `cause`; the findings from here on are stored, and each is in the journal once.
     fn is_mended(&mut self, cause: Condition, whole: bool) {
         self.until("it is noticed and mended", |status| status.recoveries.iter().sum::<u64>() == 1);
         let status = self.keep_house();
@@ -293,7 +293,7 @@ fn a_store_that_is_overwritten_or_cut_off_is_set_aside_and_history_is_written_ag
     ];
     for damage in damage {
         let (_store, _log, mut rig) = rig();
-        // What is still in the log would mend the file.
+        // What is still in the log would fix the file.
         let other = Connection::open(&rig.path).unwrap();
         other.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |_| Ok(())).unwrap();
         drop(other);

@@ -1,4 +1,4 @@
-//! One daemon by one hook, the attacker's wire, and the account of which rows failed.
+//! One daemon with one hook, the wire of the attacker, and the list of failed rows.
 
 use std::collections::BTreeMap;
 use std::io::BufRead;

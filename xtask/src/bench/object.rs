@@ -5,11 +5,11 @@ use std::collections::BTreeMap;
 use anyhow::{Context as _, Result, ensure};
 use object::{Object as _, ObjectSection as _, ObjectSymbol as _, RelocationTarget, SectionIndex, SymbolKind};
 
-/// Octets of stack that a chain of calls may take (`MAX_BPF_STACK`, kernel/bpf/verifier.c).
+/// Bytes of stack that a chain of calls may take (`MAX_BPF_STACK`, kernel/bpf/verifier.c).
 pub const MAX_STACK: u64 = 512;
 /// The verifier rounds each frame up to this.
 const FRAME: u64 = 32;
-/// Octets of an instruction (RFC 9669 §3).
+/// Bytes of an instruction (RFC 9669 §3).
 const INSTRUCTION: u64 = 8;
 
 /// One program, as it stands in the object.
@@ -19,7 +19,7 @@ pub struct Program {
     pub name: String,
     /// Instructions, those of all functions that it calls included, each once.
     pub instructions: u64,
-    /// Octets of stack of its deepest chain of calls, as the verifier counts them.
+    /// Bytes of stack of its deepest chain of calls, as the verifier counts them.
     pub stack: u64,
     /// The functions of that chain, each with its frame in octets before rounding.
     pub chain: Vec<(String, u64)>,

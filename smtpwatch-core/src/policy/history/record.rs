@@ -1,4 +1,4 @@
-//! One row of history: of whom it speaks, and what was seen.
+//! One row of history: its key, and what was seen.
 
 use std::{net::IpAddr, sync::Arc, time::Duration};
 
@@ -26,11 +26,11 @@ const NAME_BYTES: usize = 253;
 pub struct SessionNote {
     /// When it was judged.
     pub at: Timestamp,
-    /// The last EHLO reply in clear offered STARTTLS.
+    /// The last EHLO reply in cleartext offered STARTTLS.
     pub offered: bool,
     /// TLS began.
     pub used: bool,
-    /// What the peer looked like, of a session under TLS: what a later session in clear is compared with.
+    /// What the peer looked like, of a session under TLS: what a later session in cleartext is compared with.
     pub profile: Option<Profile>,
     /// What the peer called itself; nothing of a session that may be an attack.
     pub names: Vec<String>,
@@ -86,7 +86,7 @@ impl KnownName {
 #[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct HistoryRecord {
-    /// Sessions whose EHLO reply in clear was seen whole.
+    /// Sessions whose EHLO reply in cleartext was seen whole.
     pub sessions: u64,
     /// In how many the server offered STARTTLS.
     pub offered: Rate,

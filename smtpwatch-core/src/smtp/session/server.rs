@@ -62,7 +62,7 @@ impl Session {
             |waiting: &&Waiting| matches!(waiting.what, Pending::Uncertain(fits) if !fits.is(code().unwrap_or(0)));
         let waits = self.queue.iter().find(|waiting| !passed_over(waiting));
         let waits = waits.map(|waiting| (waiting.what, waiting.verb.as_str()));
-        // Lines behind a refused message may be the message itself.
+        // Lines after a refused message may be the message itself.
         if self.quotes_unknown
             || self.unseen_commands
             || matches!(waits, Some((Pending::Other | Pending::Uncertain(_), "")))
@@ -97,7 +97,7 @@ impl Session {
         }
         self.skip_uncertain(reply.code);
         if reply.code == 0 && !self.queue.is_empty() {
-            // Some clients pass over such a line and wait (Postfix does), others take it for the reply: what the client does
+            // Some clients skip such a line and wait (Postfix does), others take it for the reply: what the client does
             // next tells which.
             let lines = self.stray.map_or(0, |stray| stray.lines);
             self.stray = Some(Stray { code: 0, lines: lines.saturating_add(1), held: self.held.len() });
@@ -123,7 +123,7 @@ impl Session {
         self.answer(what, asked, reply, ehlo_octets);
     }
 
-    /// Lines that servers may pass over in silence wait for one kind of reply only: any other one answers what follows them.
+    /// Lines that servers may skip in silence wait for one kind of reply only: any other one answers what follows them.
     fn skip_uncertain(&mut self, code: u16) {
         while let Some(Waiting { what: Pending::Uncertain(fits), .. }) = self.queue.front()
             && !fits.is(code)
@@ -193,7 +193,7 @@ impl Session {
     fn answer(&mut self, what: Pending, asked: Timestamp, reply: &Reply<'_>, ehlo_octets: usize) {
         let after = self.now.since(asked);
         match what {
-            // It fits: see `skip_uncertain`. The line may have been passed over all the same, and this be the reply to the next one.
+            // It fits: see `skip_uncertain`. The line may have been skipped anyway, and this be the reply to the next one.
             Pending::Uncertain(_) if !self.queue.is_empty() => {
                 let lines = self.stray.map_or(0, |stray| stray.lines);
                 self.stray = Some(Stray { code: reply.code, lines: lines.saturating_add(1), held: self.held.len() });
@@ -408,7 +408,7 @@ impl Session {
         }
     }
 
-    /// A client that does not wait has sent its response behind an AUTH that is then refused: it crossed the wire all the same. A
+    /// A client that does not wait has sent its response behind an AUTH that is then refused: it crossed the wire anyway. A
     /// server that `answered` AUTH reads it as a command.
     pub(super) fn eager_response(&mut self, answered: bool) {
         // The user name and the password, of the mechanism that sends most.

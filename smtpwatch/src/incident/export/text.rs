@@ -1,4 +1,4 @@
-//! A letter to the abuse desk of a carrier, or to the postmaster of a peer: it explains itself.
+//! A letter to the abuse desk of a carrier or to the postmaster of a peer, understandable without other documents.
 
 use std::fmt::Write as _;
 

@@ -1,4 +1,4 @@
-//! The table of everything that can be asked: it makes the routes and the OpenAPI document.
+//! The table of operations: routes and OpenAPI document are generated from it.
 
 use std::pin::Pin;
 
@@ -55,7 +55,7 @@ pub(super) enum Body {
     Object,
     /// Text of lines.
     Lines,
-    /// Octets.
+    /// Bytes.
     Octets,
 }
 

@@ -1,4 +1,4 @@
-//! The parameters, each with what it may be: what is documented is what is checked.
+//! The parameters with their allowed values: the documentation and the validation use the same table.
 
 use std::{net::IpAddr, str::FromStr};
 
@@ -100,7 +100,7 @@ pub(super) const KIND: Parameter = Parameter {
     example: "starttls-stripped",
     ..QUERY
 };
-/// How loud.
+/// Severity.
 pub(super) const SEVERITY: Parameter = Parameter {
     name: "severity",
     about: "This severity or higher.",
@@ -307,7 +307,7 @@ fn point(text: &str) -> Option<Moment> {
         b't' => found.eq_ignore_ascii_case(&b't'),
         other => found == other,
     });
-    // The parser takes further forms and a time zone's name behind them, and no time without an offset is a point in time.
+    // The parser takes further forms and a time zone's name after them, and no time without an offset is a point in time.
     if !shape || text.len() < 20 || text.contains(['[', ' ']) {
         return None;
     }

@@ -1,4 +1,4 @@
-//! The check of the chain: it reads every finding that there is.
+//! Verification of the hash chain, which reads every finding.
 
 use axum::response::Response;
 

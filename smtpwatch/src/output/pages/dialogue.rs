@@ -1,4 +1,4 @@
-//! What the two hosts said in clear.
+//! The cleartext dialogue of a session.
 
 use maud::{Markup, html};
 use smtpwatch_core::Finding;

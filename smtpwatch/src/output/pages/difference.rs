@@ -1,4 +1,4 @@
-//! The EHLO reply that was expected beside the one that came.
+//! The expected EHLO reply beside the observed one.
 
 use maud::{Markup, html};
 use smtpwatch_core::Finding;

@@ -1,4 +1,4 @@
-//! Which incidents: the form, and what it says about what it was given.
+//! The filter form of the incident list, and errors about its input.
 
 use maud::{Markup, html};
 use smtpwatch_core::{

@@ -1,4 +1,4 @@
-//! One finding, part by part; of an incident these are the parts of the finding that shows it best.
+//! The page of a finding, in parts; the page of an incident shows those of its strongest finding.
 
 use std::sync::Arc;
 
@@ -33,7 +33,7 @@ pub(super) async fn show(State(desk): State<Arc<Desk>>, Path(id): Path<String>) 
     Ok(Page { title: &title, under: "/incidents", incident: None, body }.into_response())
 }
 
-/// Its parts, in the order in which one asks: what differs, what was said, who did it, how it travelled, what was known.
+/// The parts of the page, in this order: difference, indicators, dialogue, known data, packets, record.
 pub(super) fn parts(kept: &Kept) -> Markup {
     let f = &kept.finding;
     html! {

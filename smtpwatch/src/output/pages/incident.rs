@@ -1,4 +1,4 @@
-//! One incident: what happened, the difference, the proof, and what the peer did before.
+//! The page of an incident: what happened, the difference, the evidence, and the history of the peer.
 
 use std::sync::Arc;
 

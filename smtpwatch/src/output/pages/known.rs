@@ -1,4 +1,4 @@
-//! What was known when the finding was made: history, policies, and who on this host sent.
+//! What was known when the finding was raised: history, policies, and the sending program on this host.
 
 use maud::{Markup, html};
 use smtpwatch_core::{Finding, exhibit::Known, finding::Sender};

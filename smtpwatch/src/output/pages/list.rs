@@ -1,4 +1,4 @@
-//! Incidents, the one that was seen last first.
+//! The list of incidents, the most recent first.
 
 use std::sync::Arc;
 

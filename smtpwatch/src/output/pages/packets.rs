@@ -1,4 +1,4 @@
-//! How it travelled: a row for each packet, and where two copies of the same octets differ.
+//! The packets of a session, one row each, and the difference between two copies of the same bytes.
 
 use etherparse::{TcpOptionElement, TcpOptionsIterator};
 use maud::{Markup, html};

@@ -1,4 +1,4 @@
-//! What is going on now.
+//! The start page: the state of the daemon.
 
 use std::{collections::BTreeMap, sync::Arc};
 

@@ -1,4 +1,4 @@
-//! The offers of a peer day by day, as a picture, and as a table for those who read that better.
+//! The offers of a peer by day, as a chart and as a table.
 
 use maud::{Markup, html};
 

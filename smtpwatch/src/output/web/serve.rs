@@ -1,4 +1,4 @@
-//! Connections: how many, how long, and until when.
+//! Accepts connections and bounds their number and duration.
 
 use std::{
     convert::Infallible,
@@ -48,7 +48,7 @@ const MAX_HEAD: usize = 32 * 1024;
 const MAX_FIELDS: usize = 100;
 /// Milliseconds after which a client that takes in nothing is given up.
 const TAKES_NOTHING_MS: u32 = 30_000;
-/// The files of the configuration are looked at this often.
+/// The files of the configuration are examined this often.
 const LOOK: Duration = Duration::from_secs(1);
 /// Answers that are under way when their connection is to end get so long.
 const GRACE: Duration = Duration::from_secs(5);

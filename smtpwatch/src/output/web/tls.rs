@@ -1,4 +1,4 @@
-//! TLS: certificate, key, versions, and what is asked of clients.
+//! TLS: certificate, key, versions, and client certificates.
 
 use std::{net::IpAddr, path::Path, sync::Arc, time::Duration};
 
@@ -19,9 +19,9 @@ use super::files::Files;
 
 /// Until a handshake is done.
 const HANDSHAKE: Duration = Duration::from_secs(10);
-/// First octet of a handshake (RFC 8446, section 5.1).
+/// First byte of a handshake (RFC 8446, section 5.1).
 const HANDSHAKE_RECORD: u8 = 22;
-/// Octets of a request in clear that are read, to be thrown away.
+/// Bytes of a request in cleartext that are read, to be thrown away.
 const PLAIN_REQUEST: u64 = 64 * 1024;
 /// The answer to plain HTTP.
 const NOT_HTTPS: &[u8] =

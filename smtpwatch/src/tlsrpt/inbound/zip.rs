@@ -19,7 +19,7 @@ pub enum ZipError {
     /// It has no directory, or one that leads nowhere.
     #[error("the archive is damaged or cut off")]
     Damaged,
-    /// More files than are looked at.
+    /// More files than are examined.
     #[error("{0} further files are not read")]
     TooMany(usize),
     /// It is encrypted.
@@ -41,7 +41,7 @@ pub(super) fn is_zip(bytes: &[u8]) -> bool {
     bytes.starts_with(b"PK\x03\x04") || bytes.starts_with(b"PK\x05\x06")
 }
 
-/// The content of each file, at most so many, each of at most so many bytes.
+/// The content of each file, at most this many, each of at most this many bytes.
 pub(super) fn files(bytes: &[u8], most: usize, longest: usize) -> Result<Vec<Result<Vec<u8>, ZipError>>, ZipError> {
     let from = bytes.len().saturating_sub(END + COMMENT);
     let tail = bytes.get(from..).ok_or(ZipError::Damaged)?;

@@ -1,4 +1,4 @@
-//! What is wrong with a web configuration file. Values are never quoted: some are secret.
+//! Errors in a web configuration file. They never quote values, because some are secret.
 
 use std::path::{Path, PathBuf};
 

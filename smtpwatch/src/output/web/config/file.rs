@@ -1,4 +1,4 @@
-//! From YAML to what it says.
+//! Parses the YAML of a web configuration file.
 
 use std::{
     collections::BTreeMap,
