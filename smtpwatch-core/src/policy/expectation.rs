@@ -92,14 +92,9 @@ impl<'a> Expectation<'a> {
     pub fn of(subject: &Subject<'_>, rules: &'a [Rule], history: &'a History, strength: Strength) -> Self {
         let address = history.get(&subject.address_key());
         let rule = rule_for(subject, address, rules);
-        let known = |key: HistoryKey| {
-            let how = match key.peer {
-                HistoryPeer::Address(_) => KnownBy::Address,
-                HistoryPeer::Name(_) => KnownBy::Name,
-            };
-            history.get(&key).map(|record| (how, record))
-        };
-        let rows: Vec<_> = subject.history_keys().filter_map(known).collect();
+        // The first key is the address.
+        let by_name = subject.history_keys().skip(1).filter_map(|key| Some((KnownBy::Name, history.get(&key)?)));
+        let rows: Vec<_> = address.map(|record| (KnownBy::Address, record)).into_iter().chain(by_name).collect();
         Self {
             rule,
             offers: agreed(&rows, strength, |record| record.offered),
@@ -148,6 +143,9 @@ pub fn names<'a>(said: Vec<&'a str>, known: Option<&'a HistoryRecord>) -> Vec<&'
 /// The first rule that matches. A name that is not the host's own is a claim: the rule that it leads to counts only where that
 /// demands more than the one of the names that are.
 fn rule_for<'a>(subject: &Subject<'_>, known: Option<&HistoryRecord>, rules: &'a [Rule]) -> Option<(usize, &'a Rule)> {
+    if rules.is_empty() {
+        return None;
+    }
     let find = |names: &[&str]| {
         let mut numbered = (1..).zip(rules);
         numbered.find(|(_, rule)| rule.matches(subject.peer(), subject.flow.server.port(), subject.role, names))
