@@ -10,7 +10,7 @@ use std::{
 use rcgen::{BasicConstraints, CertificateParams, DistinguishedName, DnType, IsCa, Issuer, KeyPair};
 use smtpwatch_common::{
     FlowKey, Side,
-    record::{Header, mark},
+    record::{Header, flag},
 };
 use smtpwatch_fuzz::{
     alphabet::{Word, octet},
@@ -35,7 +35,7 @@ const HELLO: &str = "\x16\x03\x01\0\x46\x01\0\0\x42\x03\x03AAAAAAAAAAAAAAAAAAAAA
                      \0\x17\0\0\0\x13\0\x11\0\0\x0emx.example.net";
 const ANSWER: &str = "\x16\x03\x03\0\x2a\x02\0\0\x26\x03\x03BBBBBBBBBBBBBBBBBBBBBBBBBBBBBBBB\0\x7f\x2f\0";
 
-/// [`ANSWER`], and in a second record two certificates of four octets and the end of what the server says.
+/// [`ANSWER`], and in a second record two certificates of four bytes and the end of what the server says.
 const CERTIFIED: &str = "\x16\x03\x03\0\x2a\x02\0\0\x26\x03\x03BBBBBBBBBBBBBBBBBBBBBBBBBBBBBBBB\0\x7f\x2f\0\
                          \x16\x03\x03\0\x19\x0b\0\0\x11\0\0\x0e\0\0\x04AAAA\0\0\x04BBBB\x0e\0\0\0";
 
@@ -175,6 +175,144 @@ const DIALOGUES: [(&str, &[Says]); 10] = [
     ),
 ];
 
+/// Dialogues in which something may shift the pairing of commands and replies (docs/pairing.md).
+const PAIRING: [(&str, &[Says]); 11] = [
+    (
+        "line-before-go-ahead",
+        &[
+            S("220 mx.example.net ESMTP\r\n"),
+            C("EHLO mail.example.org\r\n"),
+            S("250-mx.example.net Hello\r\n250 STARTTLS\r\n"),
+            C("STARTTLS\r\n"),
+            S("4.7.0 hello\r\n"),
+            S("220 go ahead\r\n"),
+            C(HELLO),
+            S(ANSWER),
+        ],
+    ),
+    (
+        "line-as-refusal",
+        &[
+            S("220 mx.example.net ESMTP\r\n"),
+            C("EHLO mail.example.org\r\n"),
+            S("250-mx.example.net Hello\r\n250 STARTTLS\r\n"),
+            C("STARTTLS\r\n"),
+            S("\r\n"),
+            C("QUIT\r\n"),
+            S("221 2.0.0 bye\r\n"),
+        ],
+    ),
+    (
+        "login-goes-on",
+        &[
+            S("220 mx.example.net ESMTP\r\n"),
+            C("EHLO mail.example.org\r\n"),
+            S("250-mx.example.net Hello\r\n250 AUTH=LOGIN\r\n"),
+            C("AUTH LOGIN\r\n"),
+            S("454 4.7.0 TLS not available\r\n"),
+            C("dXNlcg==\r\n"),
+            S("500 5.5.1 unrecognized: XXXXXXXX\r\n"),
+            C("AHVzZXIAVHIwdWI0ZG9yLXBsYW50ZWQtYW5kLTM=\r\n"),
+            S("500 5.5.1 unrecognized: XXXXXXXX\r\n"),
+        ],
+    ),
+    (
+        "login-does-not-wait",
+        &[
+            S("220 mx.example.net ESMTP\r\n"),
+            C("EHLO mail.example.org\r\n"),
+            S("250-mx.example.net Hello\r\n250 AUTH=LOGIN\r\n"),
+            C("AUTH LOGIN\r\ndXNlcg==\r\nAHVzZXIAVHIwdWI0ZG9yLXBsYW50ZWQtYW5kLTM=\r\nQUIT\r\n"),
+            S("503 5.5.1 not now\r\n502 5.5.2 not implemented\r\n221 2.0.0 bye\r\n"),
+        ],
+    ),
+    (
+        "data-350",
+        &[
+            S("220 mx.example.net ESMTP\r\n"),
+            C("EHLO mail.example.org\r\n"),
+            S("250-mx.example.net Hello\r\n250 DSN\r\n"),
+            C("MAIL FROM:<a@example.org>\r\nRCPT TO:<b@example.net>\r\nDATA\r\n"),
+            S("250 ok\r\n250 ok\r\n350-go\r\n350 go\r\n"),
+            C("Subject: x\r\n\r\nAUTH LOGIN\r\nQUIT\r\n.\r\n"),
+            S("250 ok\r\n"),
+        ],
+    ),
+    (
+        "bdat-refused",
+        &[
+            S("220 mx.example.net ESMTP\r\n"),
+            C("EHLO mail.example.org\r\n"),
+            S("250-mx.example.net Hello\r\n250 DSN\r\n"),
+            C("MAIL FROM:<a@example.org>\r\n"),
+            S("250 ok\r\n"),
+            C("BDAT 9 LAST\r\n"),
+            C("STARTT\r\nX"),
+            S("502 5.5.2 not implemented\r\n502 5.5.2 not implemented\r\n"),
+            C("RSET\r\n"),
+            S("250 ok\r\n"),
+        ],
+    ),
+    (
+        "proxy-v2",
+        &[
+            C("\r\n\r\n\0\r\nQUIT\n!\x11\0\x0c\x0a\0\0\x01\x0a\0\0\x02\x30\x39\0\x19"),
+            S("220 mx.example.net ESMTP\r\n"),
+            S("502 5.5.2 not implemented\r\n502 5.5.2 not implemented\r\n"),
+            C("EHLO mail.example.org\r\n"),
+            S("250-mx.example.net Hello\r\n250 STARTTLS\r\n"),
+        ],
+    ),
+    (
+        "clear-after-go-ahead",
+        &[
+            S("220 mx.example.net ESMTP\r\n"),
+            C("EHLO mail.example.org\r\n"),
+            S("250-mx.example.net Hello\r\n250 STARTTLS\r\n"),
+            C("STARTTLS\r\n"),
+            S("220 go ahead\r\n"),
+            S("\r\n421 bye\r\n"),
+        ],
+    ),
+    (
+        "demanded",
+        &[
+            S("220 mx.example.net ESMTP\r\n"),
+            C("EHLO mail.example.org\r\n"),
+            S("250-mx.example.net Hello\r\n250 DSN\r\n"),
+            C("MAIL FROM:<a@example.org>\r\n"),
+            S("530 5.7.0 STARTTLS first\r\n"),
+            C("STARTTLS\r\n"),
+            S("502 5.5.2 not implemented\r\n"),
+        ],
+    ),
+    (
+        "blanks",
+        &[
+            S("220 mx.example.net ESMTP\r\n"),
+            C("\r\n\0\0\r\nEHLO mail.example.org\r\n"),
+            S("502 5.5.2 not implemented\r\n"),
+            S("250-mx.example.net Hello\r\n250 STARTTLS\r\n"),
+            C("STARTTLS\r\n"),
+            S("454 4.7.0 TLS not available\r\n"),
+        ],
+    ),
+    (
+        "ntlm",
+        &[
+            S("220 mx.example.net ESMTP\r\n"),
+            C("EHLO mail.example.org\r\n"),
+            S("250-mx.example.net Hello\r\n250 DSN\r\n"),
+            C("AUTH NTLM TlRMTVNTUAABAAAABzIAAAAAAAAAAAAAAAAAAAAAAAA=\r\n"),
+            S("334 TlRMTVNTUAACAAAA\r\n"),
+            C(
+                "TlRMTVNTUAADAAAACAAIAEAAAAAIAAgAQAAAAAgACABIAAAACAAIAFAAAAAGAAYAWAAAAAAAAABeAAAAAQIIAgECAwQFBgcIQwBPAFIAUAB1AHMAZQByAFcAUwAxAA==\r\n",
+            ),
+            S("535 5.7.8 no user\r\n"),
+        ],
+    ),
+];
+
 fn main() -> io::Result<()> {
     let corpus = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("corpus");
     let put = |target: &str, name: &str, bytes: &[u8]| -> io::Result<()> {
@@ -187,6 +325,10 @@ fn main() -> io::Result<()> {
         put("walk_gate", name, &frames(says, 0, 1460))?;
         put("engine_pcap", name, &pcap(&packets(says, 0, 1460), Form::PCAP))?;
         put("reassembly", name, &operation::encode(&operations(says)))?;
+    }
+    for (name, says) in PAIRING {
+        put("dialogue", name, &words(0, says))?;
+        put("engine_pcap", name, &pcap(&packets(says, 0, 1460), Form::PCAP))?;
     }
     for (name, shape) in
         [("quoted-plain", 1), ("quoted-late", 4 + 16), ("quoted-upper", 5 + 8 + 32), ("midstream", 0x80)]
@@ -264,7 +406,7 @@ const LISTS: [(&str, &str); 4] = [
     ("key-unknown", r#"{"timestamp":0,"expires":0,"version":"0.1","policies":{"a.b":[]},"other":null}"#),
 ];
 
-/// Chains of certificates with records of them. The keys are none that anybody uses: each is one octet again and again.
+/// Chains of certificates with records of them. The keys are none that anyone uses: each is one byte again and again.
 fn chains() -> Vec<(&'static str, Vec<u8>)> {
     const AT: u32 = 1_780_000_000;
     let key = |octet: u8| {
@@ -313,7 +455,7 @@ fn report(corpus: &Path) -> io::Result<()> {
     Ok(())
 }
 
-/// The words of a dialogue; what is no word is spelled.
+/// The words of a dialogue; what is not a word is spelled.
 fn words(opening: u8, says: &[Says]) -> Vec<u8> {
     let mut octets = vec![opening];
     for one in says {
@@ -345,7 +487,7 @@ fn words(opening: u8, says: &[Says]) -> Vec<u8> {
     octets
 }
 
-/// A connection that speaks the dialogue, in segments of `size` octets at most.
+/// A connection that speaks the dialogue, in segments of `size` bytes at most.
 fn conversation(says: &'static [Says], bits: u8, size: usize) -> Vec<Frame<'static>> {
     let frame = |kind: u8, flags: u8, body: &'static [u8]| Frame { kind: kind | bits, order: 0, ahead: 0, flags, body };
     let mut frames = vec![frame(0, 0x02, b""), frame(kind::SERVER, 0x12, b""), frame(0, 0x10, b"")];
@@ -497,7 +639,7 @@ fn records() -> Vec<(&'static str, Vec<u8>)> {
     vec![
         ("banner", whole.clone()),
         ("syn", record(syn, b"")),
-        ("full", record(Header { marks: mark::MIDSTREAM | mark::CUT, ..banner }, &[b'a'; 2048])),
+        ("full", record(Header { flags: flag::MIDSTREAM | flag::CUT, ..banner }, &[b'a'; 2048])),
         ("short", whole[..100].to_vec()),
         ("one-less", whole[..whole.len() - 1].to_vec()),
         ("abi", record(Header { abi: 2, ..banner }, b"x")),

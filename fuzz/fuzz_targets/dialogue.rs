@@ -14,13 +14,13 @@ use smtpwatch_fuzz::{
 #[global_allocator]
 static ALLOCATOR: Counting = Counting;
 
-/// Octets that a session and its driver may have allocated at any time: a reply of [`limits::REPLY_LINES`] lines of
-/// [`limits::LINE`] octets, twice while it is read, and what is smaller.
+/// Bytes that a session and its driver may have allocated at any time: a reply of [`limits::REPLY_LINES`] lines of
+/// [`limits::LINE`] bytes, twice while it is read, and what is smaller.
 const ALLOCATED: usize = 2 * limits::REPLY_LINES * limits::LINE + 2 * 1024 * 1024;
-/// Octets of one transcript line: an octet that is not printable takes five (`\u{1}`), a quoted secret is replaced by a
-/// word not twice as long, and the number of octets cut is told.
+/// Bytes of one transcript line: a byte that is not printable takes five (`\u{1}`), a quoted secret is replaced by a
+/// word not twice as long, and the number of bytes cut is told.
 const TRANSCRIPT_OCTETS: usize = 6 * limits::TRANSCRIPT_LINE + 64;
-/// Octets that one input may become.
+/// Bytes that one input may become.
 const SPOKEN: usize = 64 * 1024;
 /// Pieces that what was said comes in when it drips.
 const PIECES: usize = 64;
@@ -44,7 +44,7 @@ struct Dialogue {
     said: Vec<u8>,
     sent: [u64; 2],
     drip: bool,
-    /// The client's last octet ended a line.
+    /// The client's last byte ended a line.
     line_start: bool,
     spoken: usize,
 }
@@ -190,5 +190,5 @@ fn judge(session: &Session) {
     }
 }
 
-/// Lines of one reply, and as many of those that come behind its end.
+/// Lines of one reply, and as many of those that come after its end.
 const CAPABILITY_LINES: usize = 2 * limits::REPLY_LINES;

@@ -1,4 +1,4 @@
-//! A capture file of any octets through reader, gate and engine, as `smtpwatch replay` takes it.
+//! A capture file of any bytes through reader, gate and engine, as `smtpwatch replay` takes it.
 //!
 //! Asserted: an error, a report of damage, or findings that can be written; memory by the size of the file.
 #![no_main]
@@ -14,7 +14,7 @@ use smtpwatch_pipeline::replay::{Event, Replay};
 #[global_allocator]
 static ALLOCATOR: Counting = Counting;
 
-/// Octets that a small file may cost: the reader's buffer, which doubles up to 16 MiB for a block that claims as much,
+/// Bytes that a small file may cost: the reader's buffer, which doubles up to 16 MiB for a block that claims as much,
 /// and what the engine holds of the flows of a small file.
 const ALLOCATED: usize = 64 * 1024 * 1024;
 

@@ -1,6 +1,6 @@
-//! Operations on one connection: segments near where the streams stand, holes, overlaps, SYN, FIN, RST, ends.
+//! Operations on one connection: segments near where the streams stand, gaps, overlaps, SYN, FIN, RST, ends.
 //!
-//! Asserted: memory stays under its bound, by the connection's own account and by the allocator's; the octets and holes
+//! Asserted: memory stays under its bound, by the connection's own account and by the allocator's; the bytes and gaps
 //! of each stream follow each other without a jump; a closed connection holds nothing back.
 #![no_main]
 
@@ -22,7 +22,7 @@ static ALLOCATOR: Counting = Counting;
 /// The allocator's bound: what the connection may hold, and both blocks of its largest list while that grows.
 const ALLOCATED: usize = 2 * Connection::MEMORY;
 
-/// Octets that payloads are taken from: no two of the 256 starts give the same ones.
+/// Bytes that payloads are taken from: no two of the 256 starts give the same ones.
 static OCTETS: [u8; 66_000] = {
     let mut octets = [0; 66_000];
     let mut i = 0;
@@ -51,7 +51,7 @@ struct Owner {
     own: Option<Option<Side>>,
     /// Where both streams of the ends stand.
     next: [u32; 2],
-    /// Events were left where they are, at some time: what finds no room then is missing in evidence too.
+    /// Events were left where they are, at some time: what does not fit then is missing in evidence too.
     undrained: bool,
     /// Where both streams stand in what was delivered.
     delivered: [u64; 2],

@@ -1,4 +1,4 @@
-//! The same octets as TXT records and as the body of an MTA-STS policy: an error or what the grammar allows, within a bound.
+//! The same bytes as TXT records and as the body of an MTA-STS policy: an error or what the grammar allows, within a bound.
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
@@ -11,9 +11,9 @@ use smtpwatch_fuzz::{
 #[global_allocator]
 static ALLOCATOR: Counting = Counting;
 
-/// Octets that one input may allocate: patterns of two octets, each with the place of a string.
+/// Bytes that one input may allocate: patterns of two bytes, each with the place of a string.
 const ALLOCATED: usize = 256 * 1024;
-/// What stands between two records: no octet of text.
+/// What stands between two records: no byte of text.
 const BETWEEN: u8 = 0xff;
 
 fuzz_target!(|input: &[u8]| {

@@ -1,4 +1,4 @@
-//! Certificates and TLSA records, made from them and from any octets, compared: what matches is a record that is usable, and
+//! Certificates and TLSA records, made from them and from any bytes, compared: what matches is a record that is usable, and
 //! every answer says why.
 #![no_main]
 
@@ -19,7 +19,7 @@ use smtpwatch_fuzz::{
 #[global_allocator]
 static ALLOCATOR: Counting = Counting;
 
-/// Octets that one input may allocate: certificates as they are parsed, several at once.
+/// Bytes that one input may allocate: certificates as they are parsed, several at once.
 const ALLOCATED: usize = 2 * 1024 * 1024;
 
 fuzz_target!(|input: &[u8]| {

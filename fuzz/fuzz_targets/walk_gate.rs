@@ -2,21 +2,21 @@
 //!
 //! Two gates take every packet: one with the table of muted flows that the kernel programs have, one without it and
 //! without the first glance. Asserted: both come to the same; every packet is counted once; every record decodes and holds
-//! octets of its packet; no flow sends more than its budget, whatever the packets say.
+//! bytes of its packet; no flow sends more than its budget, whatever the packets say.
 #![no_main]
 
 use std::collections::HashMap;
 
 use libfuzzer_sys::fuzz_target;
 use smtpwatch_common::{
-    Counter, Direction, FlowKey, FlowState, Flows, Header, Host, Link, Order, Outcome, PortSet, Record, RecordBuffer,
+    Counter, Direction, FlowKey, FlowState, Flows, Header, Env, Link, Order, Outcome, PortSet, Record, RecordBuffer,
     Scratch, Segment, Slice, Tag,
     binding::LOOPBACK,
     counters::Label,
     gate::{CONTROL_RECORDS, FLOW_BUDGET, MIDSTREAM_BUDGET, RECORD_COST, order_kind},
     process,
-    process::{process_closely, process_search},
-    record::{UID_UNKNOWN, mark},
+    process::{process_slow_path, scan_body_end},
+    record::{UID_UNKNOWN, flag},
 };
 use smtpwatch_fuzz::{
     frames::{CUT_OCTETS, Frame, Streams, TARGET, kind},
@@ -67,7 +67,7 @@ struct Gate {
     counted: u64,
 }
 
-/// The octets that a record carries, with its header.
+/// The bytes that a record carries, with its header.
 type Sent = Vec<(Header, Vec<u8>)>;
 
 impl Default for Gates {
@@ -102,7 +102,7 @@ impl Gates {
         let (outcome, sent) = self.glancing.packet(around, frame, bytes);
         let closely = self.closely.packet(around, frame, bytes);
         // Of what arrives before anything has left, the fast path has one packet sent; the slow path alone has no memory of that.
-        let claimed = closely.1.iter().all(|(header, _)| header.flow == 0 && header.marked(mark::MIDSTREAM));
+        let claimed = closely.1.iter().all(|(header, _)| header.flow == 0 && header.has_flags(flag::MIDSTREAM));
         if !(outcome == Outcome::Muted && closely.0 == Outcome::Forwarded && claimed) {
             assert_eq!((outcome, &sent), (closely.0, &closely.1), "the fast path decides otherwise");
         }
@@ -117,7 +117,7 @@ impl Gates {
             }
             let spent = self.spent.entry(header.flow).or_insert(0);
             *spent += RECORD_COST + u32::from(header.captured);
-            let budget = if header.marked(mark::MIDSTREAM) { MIDSTREAM_BUDGET } else { FLOW_BUDGET };
+            let budget = if header.has_flags(flag::MIDSTREAM) { MIDSTREAM_BUDGET } else { FLOW_BUDGET };
             assert!(*spent <= 2 * budget + BEYOND_BUDGET, "a flow sent {spent} octets of twice {budget}");
             self.newest = Some((header.key, header.flow, header.seq));
         }
@@ -153,8 +153,8 @@ impl Gate {
         let outcome = if glances {
             process(&packet, link, flows, &mut host, || Some(scratch))
         } else {
-            match process_closely(&packet, link, flows, &mut host, || Some(&mut *scratch)) {
-                Outcome::Search => process_search(&packet, flows, &mut host, scratch),
+            match process_slow_path(&packet, link, flows, &mut host, || Some(&mut *scratch)) {
+                Outcome::Search => scan_body_end(&packet, flows, &mut host, scratch),
                 outcome => outcome,
             }
         };
@@ -171,7 +171,7 @@ fn judge(record: &Record<'_>, packet: &[u8], body: Option<&[u8]>) {
     assert!(header.offset + captured <= header.length, "captured beyond the segment");
     assert!(is_part(record.payload, packet), "octets that are not in the packet");
     assert!(is_part(header.options(), packet), "options that are not in the packet");
-    // A place without octets may stand behind what was captured.
+    // A place without bytes may follow what was captured.
     if let Some(body) = body
         && !record.payload.is_empty()
     {
@@ -220,7 +220,7 @@ struct Run<'a> {
     sent: Sent,
 }
 
-impl Host for Run<'_> {
+impl Env for Run<'_> {
     fn now(&self) -> u64 {
         self.around.now
     }
@@ -289,7 +289,7 @@ impl Host for Run<'_> {
     fn count(&mut self, counter: Counter) {
         match counter.label() {
             Label::Packets { .. } => *self.counted += 1,
-            // Of a packet that was forwarded all the same: what was left out of it.
+            // Of a packet that was forwarded anyway: what was left out of it.
             Label::Dropped { .. } => *self.counted += u64::from(counter != Counter::RingFull),
         }
     }

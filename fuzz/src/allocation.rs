@@ -1,4 +1,4 @@
-//! Counts what is allocated, so that a target can hold code to a bound in octets.
+//! Counts what is allocated, so that a target can hold code to a bound in bytes.
 //!
 //! Each target is one thread, so a difference of two readings is what the code between them did.
 
@@ -27,7 +27,7 @@ impl Watch {
         Self { start }
     }
 
-    /// Octets at the peak.
+    /// Bytes at the peak.
     #[must_use]
     pub fn peak(&self) -> usize {
         PEAK.load(Relaxed).saturating_sub(self.start)

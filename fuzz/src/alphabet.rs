@@ -1,6 +1,6 @@
-//! SMTP as an alphabet: one octet of input is one word of a dialogue, so that a fuzzer speaks whole sentences.
+//! SMTP as an alphabet: one byte of input is one word of a dialogue, so that a fuzzer speaks whole sentences.
 
-/// Password of the planted credentials, in clear.
+/// Password of the planted credentials, in cleartext.
 pub const PASSWORD: &str = "Tr0ub4dor-planted-and-3";
 /// `\0user\0` and the password in base64.
 pub const SECRET: &str = "AHVzZXIAVHIwdWI0ZG9yLXBsYW50ZWQtYW5kLTM=";
@@ -10,37 +10,37 @@ pub const SECRET_CORE: &str = "VHIwdWI0ZG9yLXBsYW50ZWQtYW5kLTM";
 /// One word.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Word {
-    /// Octets as they stand.
+    /// Bytes as they stand.
     Text(&'static [u8]),
     /// A line that is, or carries, the planted secret. Only the client says it, and at the start of a line.
     Secret(&'static [u8]),
-    /// The octets that follow are the client's.
+    /// The bytes that follow are the client's.
     Client,
-    /// The octets that follow are the server's.
+    /// The bytes that follow are the server's.
     Server,
     /// What was said so far arrives: the next word comes in another segment.
     Cut,
-    /// The same, and from here on what is said comes in many pieces, a short line octet by octet; or no longer.
+    /// The same, and from here on what is said comes in many pieces, a short line byte by byte; or no longer.
     Drip,
-    /// The next octet of the input stands for itself.
+    /// The next byte of the input stands for itself.
     Literal,
-    /// The next octet of the input says how many octets are missing here.
+    /// The next byte of the input says how many bytes are missing here.
     Gap,
-    /// A line of 600 octets begins.
+    /// A line of 600 bytes begins.
     Long,
-    /// A line of 13,000 octets begins.
+    /// A line of 13,000 bytes begins.
     Huge,
     /// This host is the client, and what the server says from here on is not believed: see [`smtpwatch_core::smtp::Session::distrust`].
     Distrust,
 }
 
-/// The word that an octet stands for.
+/// The word that a byte stands for.
 #[must_use]
 pub fn word(octet: u8) -> Word {
     WORDS[usize::from(octet) % WORDS.len()]
 }
 
-/// The octet that stands for a word.
+/// The byte that stands for a word.
 #[must_use]
 pub fn octet(word: Word) -> Option<u8> {
     WORDS.iter().position(|known| *known == word).and_then(|index| u8::try_from(index).ok())

@@ -1,4 +1,4 @@
-//! TLSA records and a chain of certificates as octets, in which a fuzzer changes what it likes.
+//! TLSA records and a chain of certificates as bytes, in which a fuzzer changes what it likes.
 
 use smtpwatch_core::policy::published::tlsa::Tlsa;
 
@@ -12,9 +12,9 @@ pub struct Chain {
     pub at: i64,
 }
 
-/// Octets of a record: of which certificate it is made, or its length; usage and selector; matching type.
+/// Bytes of a record: of which certificate it is made, or its length; usage and selector; matching type.
 const RECORD: usize = 3;
-/// Added to the first octet of a record whose data stands in the input.
+/// Added to the first byte of a record whose data stands in the input.
 const LITERAL: u8 = 0x80;
 
 impl Chain {

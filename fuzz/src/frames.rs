@@ -1,7 +1,7 @@
-//! Packets of one mail connection, and the octets that stand for a sequence of them.
+//! Packets of one mail connection, and the bytes that stand for a sequence of them.
 //!
-//! An input is a list of frames, each six octets and a body. A *raw* frame is its body. Any other is built around its
-//! body, so that a changed octet changes the dialogue, not the checksum of a packet that nobody would look at:
+//! An input is a list of frames, each six bytes and a body. A *raw* frame is its body. Any other is built around its
+//! body, so that a changed byte changes the dialogue, not the checksum of a packet that no one would look at:
 //!
 //! ```text
 //! 0 kind   bits of `kind`     1 order  what the daemon orders afterwards     2 ahead  sequence number, off by so much
@@ -10,10 +10,10 @@
 
 use smtpwatch_common::Side;
 
-/// Octets before the body of a frame.
+/// Bytes before the body of a frame.
 pub const HEADER: usize = 6;
 
-/// Bits of the first octet of a frame.
+/// Bits of the first byte of a frame.
 pub mod kind {
     /// The body is the packet.
     pub const RAW: u8 = 1;
@@ -27,13 +27,13 @@ pub mod kind {
     pub const V6: u8 = 16;
     /// Two VLAN tags.
     pub const TAGGED: u8 = 32;
-    /// Cut by the capture: 32,768 octets more were on the wire.
+    /// Cut by the capture: 32,768 bytes more were on the wire.
     pub const CUT: u8 = 64;
     /// With TCP options, and an IP option or extension header.
     pub const OPTIONS: u8 = 128;
 }
 
-/// Octets that a frame of [`kind::CUT`] had on the wire beyond those captured.
+/// Bytes that a frame of [`kind::CUT`] had on the wire beyond those captured.
 pub const CUT_OCTETS: usize = 32_768;
 
 /// Ethernet address that frames are sent to.
@@ -157,7 +157,7 @@ fn ipv4(frame: &Frame<'_>, from_server: bool, tcp: usize) -> Vec<u8> {
 }
 
 fn ipv6(frame: &Frame<'_>, from_server: bool, tcp: usize) -> Vec<u8> {
-    // Hop-by-hop options: padding of four octets (RFC 8200 §4.3).
+    // Hop-by-hop options: padding of four bytes (RFC 8200 §4.3).
     let extension: &[u8] = if frame.is(kind::OPTIONS) { &[6, 0, 1, 4, 0, 0, 0, 0] } else { &[] };
     let length = u16::try_from(extension.len() + tcp).unwrap_or(u16::MAX).to_be_bytes();
     let next = if extension.is_empty() { 6 } else { 0 };

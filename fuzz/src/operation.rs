@@ -2,7 +2,7 @@
 
 use arbitrary::Arbitrary;
 
-/// A step. All fields are octets or pairs of them, so that a changed octet changes one of them.
+/// A step. All fields are bytes or pairs of them, so that a changed byte changes one of them.
 #[derive(Arbitrary, Clone, Copy, Debug, Default)]
 pub struct Operation {
     /// Bits of [`what`].
@@ -13,11 +13,11 @@ pub struct Operation {
     pub ahead: i16,
     /// Acknowledgment number, from where the peer's stream stands.
     pub ack: i16,
-    /// Octets of payload.
+    /// Bytes of payload.
     pub length: u16,
-    /// Octets of it that stand before those captured.
+    /// Bytes of it that stand before those captured.
     pub offset: u8,
-    /// Where the payload is taken from: other numbers give other octets.
+    /// Where the payload is taken from: other numbers give other bytes.
     pub fill: u8,
     /// Milliseconds since the step before. Of the first step also which side this host is: 0 unknown, 1 the client, 2 the server, modulo 3.
     pub after: u8,
@@ -39,11 +39,11 @@ pub mod what {
     pub const CLOSE: u8 = 32;
     /// `ahead` counts thousands.
     pub const FAR: u8 = 64;
-    /// A hundred segments of this kind, each two octets further, with a hole of one between them.
+    /// A hundred segments of this kind, each two bytes further, with a gap of one between them.
     pub const COMB: u8 = 128;
 }
 
-/// The octets that [`arbitrary`] reads as this list.
+/// The bytes that [`arbitrary`] reads as this list.
 #[must_use]
 pub fn encode(operations: &[Operation]) -> Vec<u8> {
     let mut bytes = Vec::new();

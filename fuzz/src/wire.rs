@@ -2,7 +2,7 @@
 
 use smtpwatch_common::record::{Header, OPTIONS_MAX};
 
-/// The octets of a record.
+/// The bytes of a record.
 #[must_use]
 pub fn encode(header: &Header, payload: &[u8]) -> Vec<u8> {
     let mut bytes = Vec::with_capacity(Header::SIZE + payload.len());
@@ -16,7 +16,7 @@ pub fn encode(header: &Header, payload: &[u8]) -> Vec<u8> {
     for number in [header.seq, header.ack, header.length, header.offset] {
         bytes.extend(number.to_ne_bytes());
     }
-    for number in [header.captured, header.window, header.ip_id, header.marks] {
+    for number in [header.captured, header.window, header.ip_id, header.flags] {
         bytes.extend(number.to_ne_bytes());
     }
     bytes.extend([

@@ -1,8 +1,8 @@
-//! Attaching: which hook is tried in which order, what is said when one is not to be had, and how it ends.
+//! Attaching the kernel programs: the order in which hooks are tried, messages about failures, and detaching.
 //!
-//! Nothing of others is ever replaced or removed. XDP and TCX end with the file descriptor of their link, so with this
-//! process, however it ends. Filters of a clsact qdisc do not: they are removed at the end, and stale ones at the start.
-//! What is stale, the lock of the interface tells: no live smtpwatch has it.
+//! Programs, filters and qdiscs of others are never replaced or removed. XDP and TCX attachments end with the file
+//! descriptor of their link, and so with this process. Filters of a clsact qdisc do not: they are removed at the end,
+//! and stale ones at the start. A filter is stale if no live smtpwatch holds the lock of the interface.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -38,7 +38,7 @@ const HANDLE: TcHandle = TcHandle::new(0, 0x5357);
 const RETRY: Duration = Duration::from_secs(30);
 
 /// Why `ingress = "auto"` takes no XDP.
-pub(crate) const AUTO: &str = "auto takes TCX, and clsact where the kernel has no TCX; XDP only where it is asked for, because some \
+pub(crate) const AUTO: &str = "auto uses TCX, or clsact if the kernel has no TCX; XDP only if configured, because some \
                                drivers copy every packet before an XDP program sees it (veth: a third of the throughput of bulk mail)";
 
 /// A place in the kernel where packets are seen.
@@ -153,7 +153,7 @@ impl Held {
 /// What [`Attachments::mend`] found.
 #[derive(Debug, Default)]
 pub(crate) struct Mended {
-    /// Hooks that others took away.
+    /// Hooks that others removed.
     pub(crate) lost: Vec<(Direction, Hook)>,
     /// Whether what is attached has changed.
     pub(crate) changed: bool,
@@ -241,7 +241,7 @@ impl Attachments {
         Ok(())
     }
 
-    /// Looks whether every hook is still ours. What others took away is attached again, and what could not be had is tried
+    /// Looks whether every hook is still ours. What others removed is attached again, and what could not be had is tried
     /// again now and then.
     pub(crate) fn mend(
         &mut self,
@@ -260,7 +260,7 @@ impl Attachments {
                     Ok(false) if !is_there(&place.attachment) => continue,
                     Ok(false) => place.attachment.hook,
                     Err(error) => {
-                        tracing::debug!(interface = place.attachment.interface, %error, "the hook cannot be looked up");
+                        tracing::debug!(interface = place.attachment.interface, %error, "cannot query the hook");
                         continue;
                     }
                 },

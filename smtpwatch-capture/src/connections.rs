@@ -1,4 +1,5 @@
-//! Which interfaces the TCP connections of watched ports take: the host's sockets tell both ends, its routes the rest.
+//! Finds the interfaces that TCP connections of watched ports use: both ends from the sockets of the host, the
+//! interface from its routes.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -16,7 +17,7 @@ use super::{
     routes::{self, Packet, TCP},
 };
 
-/// Connections of one role that are looked up at a time; those that a look-up cannot tell apart are one. A look-up takes about
+/// Connections of one role that are looked up at a time; those that a look-up cannot distinguish are one. A look-up takes about
 /// 10 µs of the capture thread.
 const MAX_LOOKUPS: usize = 4_096;
 /// Ports for which the kernel leaves out the sockets of all others; with more, every socket is read.
@@ -71,7 +72,7 @@ pub const REMEDY: &str = "the kernel needs CONFIG_INET_DIAG, and the service AF_
 pub struct Found {
     /// By index of the interface; without loopback.
     pub by_interface: BTreeMap<u32, Carried>,
-    /// Connections that were not looked up, for want of room.
+    /// Connections that were not looked up, because the table is full.
     pub dropped: u64,
 }
 

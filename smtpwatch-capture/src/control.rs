@@ -1,9 +1,9 @@
-//! The engine's orders in the gate's terms.
+//! Translates the engine's orders into calls of the gate.
 
 use smtpwatch_common::{
     FlowKey, Order, Record, Side,
     gate::order_kind,
-    walk::tcp_flag::{FIN, SYN},
+    headers::tcp_flag::{FIN, SYN},
 };
 use smtpwatch_core::engine::{GateAction, GateOrder};
 

@@ -1,4 +1,4 @@
-//! What the kernel programs count, read from beside the capture: while its records are handed over too.
+//! Reads the counters of the kernel programs while another thread reads their records.
 
 use std::collections::BTreeMap;
 

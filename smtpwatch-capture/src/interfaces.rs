@@ -1,4 +1,4 @@
-//! Which interfaces there are, and which of them are watched.
+//! Lists the interfaces of this host and selects those to watch.
 
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap},
@@ -251,7 +251,7 @@ const fn is_tunnel(hardware: u16) -> bool {
 pub fn matches(pattern: &str, name: &str) -> bool {
     let (pattern, name) = (pattern.as_bytes(), name.as_bytes());
     let (mut p, mut n) = (0, 0);
-    // Where to go on when the last star has to take one octet more.
+    // Where to go on when the last star has to take one byte more.
     let mut retry = None;
     while n < name.len() {
         match pattern.get(p) {

@@ -1,7 +1,7 @@
-//! Capture: the kernel programs loaded and attached, their records read; and packets from capture files.
+//! Capture: loads and attaches the kernel programs and reads their records; also reads packets from capture files.
 //!
-//! [`Capture`] is for one plain thread: [`Capture::wait`], [`Capture::drain`], now and then [`Capture::refresh`]. Dropped,
-//! nothing of it is left on any interface.
+//! Use [`Capture`] from one thread: [`Capture::wait`], then [`Capture::drain`], and [`Capture::refresh`] from time to
+//! time. When it is dropped, it leaves nothing on any interface.
 //!
 //! [`pcap`] and [`userspace_gate`] do for capture files what kernel and ring do for interfaces; [`probe`] tries what this kernel and
 //! host allow. The kernel object lies in `bpf/`, beside the digest of its sources. Imports `smtpwatch-common` (the record),
@@ -113,7 +113,7 @@ pub enum CaptureError {
         cause: io::Error,
     },
     /// The verifier refuses a program.
-    #[error("this kernel does not take the program {name}: {cause}{}\n{log}", if lacks_perfmon(log) { PERFMON.to_owned() } else { hint(cause) })]
+    #[error("this kernel rejects the program {name}: {cause}{}\n{log}", if lacks_perfmon(log) { PERFMON.to_owned() } else { hint(cause) })]
     Program {
         /// The program.
         name: &'static str,
@@ -123,9 +123,9 @@ pub enum CaptureError {
         log: String,
     },
     /// The embedded object is not what this program expects.
-    #[error("the kernel object does not fit this program: {0}; it was built wrongly")]
+    #[error("the kernel object does not match this program: {0}; it was not built from the same sources")]
     Object(String),
-    /// No hook of an interface is to be had.
+    /// No hook of an interface is available.
     #[error("{detail}{}{remedy}", if remedy.is_empty() { "" } else { "; " })]
     Attach {
         /// What failed and why.
@@ -156,7 +156,7 @@ pub enum CaptureError {
         holder: lock::Holder,
     },
     /// A named interface is not there.
-    #[error("there is no interface {0}; `ip link` shows those that there are")]
+    #[error("there is no interface {0}; `ip link` lists the interfaces")]
     NoInterface(String),
     /// Nothing to watch.
     #[error(
@@ -296,7 +296,7 @@ pub struct Survey {
     pub clients: u64,
     /// Connections of servers on this host by interfaces that are not watched.
     pub servers: u64,
-    /// Connections that were not looked up, for want of room.
+    /// Connections that were not looked up, because the table is full.
     pub dropped: u64,
     /// Whether there are more routes than were read.
     pub routes_cut: bool,
@@ -316,7 +316,7 @@ pub struct Capture {
     taken: BTreeSet<(u32, String)>,
     /// When it was looked up last whether the hooks are ours.
     checked: Instant,
-    /// Hooks that were taken away since [`Capture::take_lost`].
+    /// Hooks that were removed since [`Capture::take_lost`].
     lost: Vec<(Direction, Hook)>,
     /// When connections were looked up last.
     surveyed: Option<Instant>,
@@ -353,7 +353,7 @@ impl Capture {
         let (wanted, routes_cut) = found(settings, &taken)?;
         let loaded = object::load(&settings.load)?;
         if let Some(why) = &loaded.no_attribution {
-            tracing::info!("users and cgroups of senders are not told: {why}");
+            tracing::info!("findings do not name users and cgroups of senders: {why}");
         }
         let mut object = loaded.object;
         let log = if settings.load.log { kernel_log(&mut object) } else { None };
@@ -392,12 +392,12 @@ impl Capture {
         self.attachments.iter()
     }
 
-    /// Hooks that other programs took away since the last call; they are attached again where that is possible.
+    /// Hooks that other programs removed since the last call; they are attached again where that is possible.
     pub fn take_lost(&mut self) -> Vec<(Direction, Hook)> {
         std::mem::take(&mut self.lost)
     }
 
-    /// Follows interfaces that came or went, and hooks that others took away. Tells whether [`Capture::attachments`] has changed.
+    /// Follows interfaces that came or went, and hooks that others removed. Tells whether [`Capture::attachments`] has changed.
     /// Never blocks.
     ///
     /// # Errors
@@ -420,7 +420,7 @@ impl Capture {
         Ok(changed)
     }
 
-    /// Attaches again what other programs took away; tells whether what is attached has changed.
+    /// Attaches again what other programs removed; tells whether what is attached has changed.
     fn mend(&mut self) -> Result<bool, CaptureError> {
         let all = interfaces::all().map_err(system("cannot list the interfaces"))?;
         let is_there =
@@ -525,10 +525,7 @@ impl Capture {
             .collect();
         for held in &gone {
             if self.attachments.iter().any(|other| other.index == held.index) {
-                tracing::info!(
-                    interface = held.interface,
-                    "detached: the interface has gone or is not wanted any more"
-                );
+                tracing::info!(interface = held.interface, "detached: the interface is gone or no longer selected");
                 self.attachments.detach(held.index);
             }
         }
@@ -578,7 +575,7 @@ impl Capture {
                 Ok(record) => record,
                 Err(error) => {
                     if !std::mem::replace(&mut self.undecodable, true) {
-                        tracing::error!("{error}: program and kernel object do not belong together");
+                        tracing::error!("{error}: program and kernel object do not match");
                     }
                     continue;
                 }
@@ -718,7 +715,7 @@ impl log::Log for KernelLog {
 
 fn kernel_log(object: &mut Ebpf) -> Option<EbpfLogger<KernelLog>> {
     EbpfLogger::init_with_logger(object, KernelLog)
-        .inspect_err(|error| tracing::warn!(%error, "the kernel programs do not log"))
+        .inspect_err(|error| tracing::warn!(%error, "cannot read the log of the kernel programs"))
         .ok()
 }
 

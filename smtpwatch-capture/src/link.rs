@@ -1,7 +1,7 @@
-//! `BPF_LINK_CREATE`: an attachment that ends with the file descriptor that holds it, however the process ends.
+//! `BPF_LINK_CREATE`: an attachment that ends with its file descriptor, however the process ends.
 //!
-//! aya's own `Xdp::attach` falls back to netlink when the kernel answers EINVAL: that attachment outlives the process and
-//! may replace another's program.
+//! aya's own `Xdp::attach` falls back to netlink when the kernel answers EINVAL. Such an attachment outlives the
+//! process and may replace another program.
 
 use std::{
     io,
@@ -60,7 +60,7 @@ pub(crate) fn create(program: BorrowedFd<'_>, interface: u32, target: Target) ->
     let program = u32::try_from(program.as_raw_fd()).map_err(io::Error::other)?;
     let attributes =
         LinkCreate { program, interface, attach_type, flags, relative: 0, padding: 0, expected_revision: 0 };
-    // SAFETY: the kernel reads `size_of::<LinkCreate>()` octets at the pointer, which are there, have no padding of their
+    // SAFETY: the kernel reads `size_of::<LinkCreate>()` bytes at the pointer, which are there, have no padding of their
     // own, and outlive the call.
     let fd = unsafe { libc::syscall(libc::SYS_bpf, BPF_LINK_CREATE, &raw const attributes, size_of::<LinkCreate>()) };
     if fd < 0 {

@@ -1,4 +1,4 @@
-//! Mail servers that listen where nobody watches (THREATS EV-25): what is said there is not seen.
+//! Finds mail servers that listen on ports that are not watched (docs/threats.md EV-25).
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
@@ -7,7 +7,7 @@ use procfs::{
     process::{FDTarget, Process},
 };
 
-/// TLS from the first octet (RFC 8314 §3.3): there is no dialogue in clear to watch.
+/// TLS from the first byte (RFC 8314 §3.3): there is no dialogue in cleartext to watch.
 const IMPLICIT_TLS: u16 = 465;
 
 /// A program that listens on a watched port, and on others too.
@@ -31,7 +31,7 @@ impl Unwatched {
 /// What to do about them.
 pub const REMEDY: &str = "if SMTP is spoken there, add the port to `ports` in the configuration, or by --port";
 
-/// Looks through the processes of this host, as far as they may be looked at: a service with its own user sees its own only.
+/// Looks through the processes of this host, as far as they may be examined: a service with its own user sees its own only.
 #[must_use]
 pub fn unwatched(watched: &[u16]) -> Vec<Unwatched> {
     let listeners = listeners();

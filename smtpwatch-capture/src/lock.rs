@@ -1,8 +1,9 @@
-//! One watcher for each interface: a second one would count every session twice, and would take the filters of the first one
-//! for those of a killed process.
+//! The lock of an interface: a second smtpwatch on it would count every session twice, and would take the filters of
+//! the first one for those of a killed process.
 //!
-//! The lock is a listening socket with an abstract name (unix(7)). Such names belong to a network namespace, as interfaces do, so
-//! that containers with the host's network see it too; and the kernel removes the name with the process, however that ends.
+//! The lock is a listening socket with an abstract name (unix(7)). Abstract names belong to a network namespace, as
+//! interfaces do, so containers that share the host's network see the lock. The kernel releases it with the process,
+//! however that ends.
 
 use std::{
     fmt,

@@ -1,5 +1,5 @@
-//! The little of netlink that is needed: who holds an XDP slot, what hangs at a clsact qdisc, that something changed; and the
-//! transport for what [`super::routes`] and [`super::connections`] ask.
+//! The parts of netlink that are needed: the program in an XDP slot, the filters of a clsact qdisc, change
+//! notifications, and the transport for [`super::routes`] and [`super::connections`].
 
 use std::{
     io::{self, IoSlice},
@@ -76,7 +76,7 @@ pub(crate) fn xdp_program(interface: u32) -> io::Result<Option<u32>> {
         if kind != RTM_NEWLINK {
             return ControlFlow::Continue(());
         }
-        // struct ifinfomsg is 16 octets.
+        // struct ifinfomsg is 16 bytes.
         each_attribute(body.get(16..).unwrap_or_default(), |kind, value| {
             if kind == IFLA_XDP {
                 each_attribute(value, |kind, value| {

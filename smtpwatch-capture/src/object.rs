@@ -1,4 +1,4 @@
-//! The kernel object: embedded, loaded with the settings of this run.
+//! The embedded kernel object, loaded with the settings of this run.
 
 use std::{
     fs::File,
@@ -9,7 +9,7 @@ use aya::{
     Ebpf, EbpfError, EbpfLoader, VerifierLogLevel,
     programs::{Program, ProgramError},
 };
-use smtpwatch_common::{PortSet, glance::SEEDS};
+use smtpwatch_common::{PortSet, fast_path::SEEDS};
 
 use super::CaptureError;
 
@@ -25,7 +25,7 @@ pub struct LoadSettings {
     pub flows: u32,
     /// Orders that the kernel holds at once.
     pub orders: u32,
-    /// Octets of the ring: a power of two, and a multiple of the page size.
+    /// Bytes of the ring: a power of two, and a multiple of the page size.
     pub ring: u32,
     /// Whether the kernel programs log what they cannot make anything of.
     pub log: bool,
@@ -128,7 +128,7 @@ fn is_statistics(line: &str) -> bool {
     ["verification time", "stack depth", "processed "].iter().any(|start| line.starts_with(start))
 }
 
-/// Secret numbers: whoever knew them could have one flow's mute silence another flow.
+/// Secret numbers: anyone who knew them could have one flow's mute silence another flow.
 fn seeds() -> Result<[u64; SEEDS], CaptureError> {
     let failed = |error| CaptureError::Object(format!("cannot read random numbers from /dev/urandom: {error}"));
     let mut octets = [0; SEEDS * 8];

@@ -1,6 +1,6 @@
 //! Capture files: pcap (microseconds and nanoseconds, both byte orders) and pcapng, read as a stream.
 //!
-//! What can be read of a damaged file is read; [`FileReport::damage`] says where it ended.
+//! A damaged file is read up to the damage; [`FileReport::damage`] says where that is.
 
 use std::{
     fs::File,
@@ -12,16 +12,16 @@ use pcap_parser::{
     Block, EnhancedPacketBlock, InterfaceDescriptionBlock, Linktype, PcapBlockOwned, PcapError, create_reader,
     traits::PcapNGPacketBlock,
 };
-use smtpwatch_common::{Direction, walk::Link};
+use smtpwatch_common::{Direction, headers::Link};
 use smtpwatch_core::Timestamp;
 
-/// Octets read at once; also the least that a block may need.
+/// Bytes read at once; also the least that a block may need.
 const BUFFER: usize = 64 * 1024;
 /// The largest block that is accepted; a larger one means that its length is garbage.
 const MAX_BLOCK: usize = 16 * 1024 * 1024;
 /// The shortest block of a pcapng file: its type and its length twice (draft-ietf-opsawg-pcapng §3.1).
 const MIN_BLOCK: u32 = 12;
-/// Interfaces of one section that are told apart.
+/// Interfaces of one section that are distinguished.
 const MAX_INTERFACES: usize = 4_096;
 
 /// One packet of a capture file.
@@ -38,9 +38,9 @@ pub struct CapturedPacket<'a> {
     pub direction: Option<Direction>,
     /// What `bytes` begins with.
     pub link: Link,
-    /// The octets, from the link layer on; of pseudo-headers only what the gate understands is left.
+    /// The bytes, from the link layer on; of pseudo-headers only what the gate understands is left.
     pub bytes: &'a [u8],
-    /// Octets that the packet had on the wire, counted as `bytes` is.
+    /// Bytes that the packet had on the wire, counted as `bytes` is.
     pub wire_len: u32,
 }
 
@@ -82,7 +82,7 @@ pub enum PcapFileError {
 ///
 /// # Errors
 ///
-/// The file cannot be opened, or is no capture file. Damage further on is told in the [`FileReport`].
+/// The file cannot be opened, or is not a capture file. Damage further on is told in the [`FileReport`].
 pub fn read(path: &Path, mut on: impl FnMut(CapturedPacket<'_>)) -> Result<FileReport, PcapFileError> {
     let failed = |source| PcapFileError::Read { path: path.to_owned(), source };
     let mut file = File::open(path).map_err(failed)?;
@@ -131,7 +131,7 @@ pub fn read(path: &Path, mut on: impl FnMut(CapturedPacket<'_>)) -> Result<FileR
         reader.consume(offset);
     }
     let at = reader.consumed();
-    report.damage = report.damage.map(|reason| format!("{reason} at octet {at}, after {} packets", report.packets));
+    report.damage = report.damage.map(|reason| format!("{reason} at byte {at}, after {} packets", report.packets));
     Ok(report)
 }
 
@@ -150,7 +150,7 @@ struct Interface {
 }
 
 impl Section {
-    /// Octets of the pcapng block that `data` begins with, as it says.
+    /// Bytes of the pcapng block that `data` begins with, as it says.
     fn block_len(&self, data: &[u8]) -> Option<u32> {
         let length = *data.get(4..)?.first_chunk()?;
         self.big_endian.map(|big| if big { u32::from_be_bytes(length) } else { u32::from_le_bytes(length) })
@@ -290,7 +290,7 @@ fn strip(linktype: i32, data: &[u8]) -> Stripped<'_> {
     };
     match Linktype(linktype) {
         Linktype::ETHERNET => Stripped::To(Link::Ethernet, data),
-        // Four octets of address family; the version nibble behind them tells the same.
+        // Four bytes of address family; the version nibble after them tells the same.
         Linktype::NULL | Linktype::LOOP => ip(4),
         // DLT_RAW differs between systems: 12 and 14 besides 101.
         Linktype::RAW | Linktype::IPV4 | Linktype::IPV6 | Linktype(12 | 14) => ip(0),
@@ -304,7 +304,7 @@ fn strip(linktype: i32, data: &[u8]) -> Stripped<'_> {
 fn cooked(data: &[u8], protocol: usize, header: usize) -> Stripped<'_> {
     let ether_type = |at: usize| data.get(at..at + 2).map(|octets| u16::from_be_bytes([octets[0], octets[1]]));
     let (mut protocol, mut header) = (protocol, header);
-    for _ in 0..=smtpwatch_common::walk::MAX_VLAN_TAGS {
+    for _ in 0..=smtpwatch_common::headers::MAX_VLAN_TAGS {
         match ether_type(protocol) {
             Some(0x0800 | 0x86dd) => {
                 return data.get(header..).map_or(Stripped::NotIp, |rest| Stripped::To(Link::Ip, rest));
@@ -343,7 +343,7 @@ fn cooked_direction(linktype: i32, data: &[u8]) -> Option<Direction> {
     }
 }
 
-/// What a file is whose header is no capture header.
+/// What a file is whose header is not a capture header.
 fn hint(start: &[u8]) -> &'static str {
     match start {
         [] => "it is empty",
@@ -353,14 +353,14 @@ fn hint(start: &[u8]) -> &'static str {
         | [0xa1, 0xb2, 0x3c, ..]
         | [0xd4 | 0x34 | 0x4d, 0xc3 | 0xcd | 0x3c, 0xb2, 0xa1, ..]
         | [0x0a, 0x0d, 0x0d, 0x0a, ..] => "it ends, or is damaged, within its header",
-        _ => "its first octets are of neither form",
+        _ => "its first bytes match neither format",
     }
 }
 
 fn damage<I>(error: &PcapError<I>) -> String {
     match error {
         PcapError::Eof | PcapError::UnexpectedEof | PcapError::Incomplete(_) => "truncated".to_owned(),
-        PcapError::BufferTooSmall => format!("damaged (a block of more than {MAX_BLOCK} octets)"),
+        PcapError::BufferTooSmall => format!("damaged (a block of more than {MAX_BLOCK} bytes)"),
         PcapError::ReadError => "not readable any further".to_owned(),
         PcapError::HeaderNotRecognized | PcapError::NomError(..) | PcapError::OwnedNomError(..) => "damaged".to_owned(),
     }

@@ -1,4 +1,4 @@
-//! What this kernel and host allow, found out by trying. Nothing stays attached.
+//! `smtpwatch probe`: finds out by trying what this kernel and host support. Nothing stays attached.
 
 use std::{collections::BTreeSet, io};
 
@@ -45,7 +45,7 @@ pub fn run(interface: Option<&str>, config: &Config, confinement: Check) -> Vec<
     let settings = LoadSettings { ring: 256 * 1024, flows: 1024, orders: 1024, ..LoadSettings::default() };
     match object::load(&settings) {
         Ok(mut loaded) => {
-            checks.push(pass("programs", "maps, ring and the TC programs load".to_owned()));
+            checks.push(pass("programs", "maps, ring buffer and TC programs load".to_owned()));
             checks.extend(optional(&loaded));
             match interface {
                 Some(name) => checks.extend(hooks(&mut loaded, name)),
@@ -65,7 +65,7 @@ pub fn run(interface: Option<&str>, config: &Config, confinement: Check) -> Vec<
 
 fn kernel() -> Check {
     let release = std::fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default();
-    pass("kernel", format!("Linux {}; what it can do is tried, not looked up", release.trim()))
+    pass("kernel", format!("Linux {}; features are tried, not derived from the version", release.trim()))
 }
 
 fn capabilities() -> Check {
@@ -91,7 +91,7 @@ fn btf() -> Check {
 fn listeners_elsewhere(ports: &[u16]) -> Check {
     let found = listeners::unwatched(ports);
     if found.is_empty() {
-        return pass("listeners", "no mail server is seen to listen on a port that is not watched".to_owned());
+        return pass("listeners", "no mail server listens on a port that is not watched".to_owned());
     }
     let found: Vec<_> = found.iter().map(listeners::Unwatched::describe).collect();
     warn("listeners", found.join("; "), listeners::REMEDY.to_owned())
@@ -106,10 +106,9 @@ fn connections_elsewhere(settings: &CaptureSettings) -> Check {
         Ok(located.unseen(&watched).map(|(interface, carried)| carried.describe(&interface.name)).collect())
     };
     match look() {
-        Ok(found) if found.is_empty() => pass(
-            "connections",
-            "no open connection of a watched port takes an interface that is not watched".to_owned(),
-        ),
+        Ok(found) if found.is_empty() => {
+            pass("connections", "no open connection of a watched port uses an unwatched interface".to_owned())
+        }
         Ok(found) => warn(
             "connections",
             format!("{}, which would not be watched", found.join("; ")),
@@ -121,18 +120,17 @@ fn connections_elsewhere(settings: &CaptureSettings) -> Check {
 
 fn optional(loaded: &Loaded) -> Vec<Check> {
     let xdp = match &loaded.no_xdp {
-        None => pass(
-            "xdp",
-            "the XDP program loads; it is taken only where ingress = \"xdp\" or \"xdp-generic\" asks for it".to_owned(),
-        ),
+        None => {
+            pass("xdp", "the XDP program loads; it is used only with ingress = \"xdp\" or \"xdp-generic\"".to_owned())
+        }
         Some(why) => warn(
             "xdp",
             format!("the XDP program does not load: {why}"),
-            "ingress = \"auto\", \"tcx\" and \"clsact\" need no XDP".to_owned(),
+            "ingress = \"auto\", \"tcx\" and \"clsact\" do not need XDP".to_owned(),
         ),
     };
     let attribution = match &loaded.no_attribution {
-        None => pass("attribution", "user and cgroup of senders can be told".to_owned()),
+        None => pass("attribution", "user and cgroup of senders are available".to_owned()),
         Some(why) => warn("attribution", why.clone(), "findings do not name the sender's user and cgroup".to_owned()),
     };
     vec![xdp, attribution]
@@ -182,7 +180,7 @@ fn hooks(loaded: &mut Loaded, name: &str) -> Vec<Check> {
         checks.push(warn(
             &format!("{name} tunnel"),
             why,
-            "watch the interface below the tunnel where mail goes in clear there, or use a later kernel".to_owned(),
+            "watch the interface below the tunnel if mail is in cleartext there, or use a later kernel".to_owned(),
         ));
     }
     let auto = format!("{name} ingress auto");
@@ -194,12 +192,10 @@ fn hooks(loaded: &mut Loaded, name: &str) -> Vec<Check> {
         let mut attachments = Attachments::default();
         let tried = attachments.attach(&mut loaded.object, &interface, ingress, loaded.no_xdp.as_deref());
         if let Err(CaptureError::Watched { holder, .. }) = &tried {
-            // To try a hook beside it could take away what it has.
+            // To try a hook beside it could remove what it has.
             return vec![pass(
                 &format!("{name} ingress"),
-                format!(
-                    "watched by {holder}: nothing is tried beside it; its /-/ready and log tell which hooks it has"
-                ),
+                format!("watched by {holder}: no hooks are tried; its /-/ready and log list its hooks"),
             )];
         }
         let hook = |direction| attachments.iter().find(|held| held.direction == direction).and_then(|held| held.hook);
@@ -225,7 +221,7 @@ fn hooks(loaded: &mut Loaded, name: &str) -> Vec<Check> {
                     name: format!("{name} egress"),
                     status: Status::Fail,
                     detail: "neither TCX nor clsact can be attached".to_owned(),
-                    remedy: "`tc qdisc show` tells what is there; the kernel needs CONFIG_NET_CLS_ACT".to_owned(),
+                    remedy: "`tc qdisc show` lists the qdiscs; the kernel needs CONFIG_NET_CLS_ACT".to_owned(),
                 },
             });
         }

@@ -1,4 +1,4 @@
-//! Routes: which interfaces lead out of this host, and which one a connection takes.
+//! Routes: the interfaces that lead out of this host, and the interface that a connection uses.
 
 use std::{
     collections::BTreeSet,
@@ -241,7 +241,7 @@ pub(crate) struct Packet {
 /// The kernel does not answer.
 pub(crate) fn interface_of(packet: &Packet) -> io::Result<Option<u32>> {
     match ask(packet, true) {
-        // The source is no address of this host (IP_TRANSPARENT, IP_FREEBIND), which the kernel takes from a socket only.
+        // The source is not an address of this host (IP_TRANSPARENT, IP_FREEBIND), which the kernel takes from a socket only.
         Err(error) if error.raw_os_error() == Some(libc::EINVAL) => ask(packet, false),
         answer => answer,
     }

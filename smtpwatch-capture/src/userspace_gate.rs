@@ -1,22 +1,23 @@
-//! The gate for packets that do not come from the kernel: capture files.
+//! The gate for packets from capture files.
 //!
-//! It runs the very code of the kernel programs ([`smtpwatch_common::process()`]); a differential test holds the two
-//! together. Only the maps differ: here the flow table is exact, there it is the kernel's approximate LRU.
+//! It runs the same code as the kernel programs ([`smtpwatch_common::process()`]); a differential test compares the
+//! two. Only the maps differ: the flow table here is an exact LRU, the kernel's is approximate.
 
 use std::{
     hash::{BuildHasher as _, RandomState},
     net::IpAddr,
 };
 
+use indexmap::IndexMap;
 use smtpwatch_common::{
-    Counter, Direction, FlowKey, FlowState, Flows, Host, Link, Order, Outcome, PortSet, Record, RecordBuffer, Scratch,
-    Segment, Side, Slice, Tag, gate,
-    glance::{SEEDS, SLOTS},
-    process,
+    Counter, Direction, Env, FlowKey, FlowState, Flows, Link, Order, Outcome, PortSet, Record, RecordBuffer, Scratch,
+    Segment, Side, Slice, Tag,
+    fast_path::{SEEDS, SLOTS},
+    gate, process,
     record::UID_UNKNOWN,
 };
 use smtpwatch_config::Network;
-use smtpwatch_core::{engine::GateOrder, hash::HashMap};
+use smtpwatch_core::{engine::GateOrder, hash::HashState};
 
 use super::control::{self, Position};
 
@@ -30,9 +31,9 @@ const OPENING: usize = 32_768;
 pub struct CapturedFrame<'a> {
     /// What `bytes` begins with.
     pub link: Link,
-    /// The octets captured, from the link layer on.
+    /// The bytes captured, from the link layer on.
     pub bytes: &'a [u8],
-    /// Octets that the packet had on the wire, counted as `bytes` is.
+    /// Bytes that the packet had on the wire, counted as `bytes` is.
     pub wire_len: u32,
     /// Nanoseconds since the Unix epoch.
     pub at_ns: u64,
@@ -51,7 +52,7 @@ pub struct CapturedFrame<'a> {
 /// let frame = CapturedFrame {
 ///     link: Link::Ethernet, bytes: &[0; 60], wire_len: 60, at_ns: 1, interface: 1, direction: None,
 /// };
-/// let outcome = gate.packet(&frame, |record| println!("{} octets", record.payload.len()));
+/// let outcome = gate.packet(&frame, |record| println!("{} bytes", record.payload.len()));
 /// assert_eq!(outcome, Outcome::Other); // no mail
 /// ```
 pub struct UserspaceGate {
@@ -92,7 +93,7 @@ impl UserspaceGate {
         self
     }
 
-    /// The same, with the seeds of another gate's tags: each overwrites the same slots as the other ([`smtpwatch_common::glance`]).
+    /// The same, with the seeds of another gate's tags: each overwrites the same slots as the other ([`smtpwatch_common::fast_path`]).
     #[must_use]
     pub fn with_seeds(mut self, seeds: [u64; SEEDS]) -> Self {
         self.muted = MutedTags { seeds, slots: Vec::new() };
@@ -148,7 +149,7 @@ struct Run<'a, E> {
     emit: E,
 }
 
-impl<E: FnMut(Record<'_>)> Host for Run<'_, E> {
+impl<E: FnMut(Record<'_>)> Env for Run<'_, E> {
     fn now(&self) -> u64 {
         self.frame.at_ns
     }
@@ -162,18 +163,10 @@ impl<E: FnMut(Record<'_>)> Host for Run<'_, E> {
         self.frame.direction.is_some()
     }
 
+    #[inline]
     fn direction_of(&self, segment: &Segment) -> Option<Direction> {
         let told = self.frame.direction;
-        if told.is_some() || self.local.is_empty() {
-            return told;
-        }
-        let is_local = |address: IpAddr| self.local.iter().any(|network| network.contains(address));
-        match (is_local(segment.key.client().ip()), is_local(segment.key.server().ip())) {
-            (true, false) if segment.gate_side() == Side::Client => Some(Direction::Egress),
-            (false, true) if segment.gate_side() == Side::Server => Some(Direction::Egress),
-            (true, false) | (false, true) => Some(Direction::Ingress),
-            (true, true) | (false, false) => None,
-        }
+        if told.is_some() || self.local.is_empty() { told } else { direction_by_address(self.local, segment) }
     }
 
     fn interface(&self) -> u32 {
@@ -225,6 +218,18 @@ impl<E: FnMut(Record<'_>)> Host for Run<'_, E> {
     }
 }
 
+/// Which way a segment goes, where exactly one of its ends is `local`.
+#[inline(never)]
+fn direction_by_address(local: &[Network], segment: &Segment) -> Option<Direction> {
+    let is_local = |address: IpAddr| local.iter().any(|network| network.contains(address));
+    match (is_local(segment.key.client().ip()), is_local(segment.key.server().ip())) {
+        (true, false) if segment.gate_side() == Side::Client => Some(Direction::Egress),
+        (false, true) if segment.gate_side() == Side::Server => Some(Direction::Egress),
+        (true, false) | (false, true) => Some(Direction::Ingress),
+        (true, true) | (false, false) => None,
+    }
+}
+
 /// The tags of muted flows, and of flows of which nothing was seen to leave: one packet of those is told, and there is no state of them.
 struct MutedTags {
     seeds: [u64; SEEDS],
@@ -261,11 +266,13 @@ impl MutedTags {
 struct Table {
     open: Generations,
     opening: Generations,
+    /// Where in the younger generation of the open ones the flow is that was found last: the next packet is often of the same.
+    last: usize,
 }
 
 impl Table {
     fn new(capacity: usize) -> Self {
-        Self { open: Generations::new(capacity), opening: Generations::new(OPENING.min(capacity)) }
+        Self { open: Generations::new(capacity), opening: Generations::new(OPENING.min(capacity)), last: 0 }
     }
 
     fn peek_mut(&mut self, key: &FlowKey) -> Option<&mut FlowState> {
@@ -275,64 +282,72 @@ impl Table {
 
 impl Flows for Table {
     fn find(&mut self, key: &FlowKey, opened: bool) -> Option<&mut FlowState> {
-        let Self { open, opening } = self;
-        if opened
-            && !opening.is_empty()
-            && let Some(state) = opening.remove(key)
-        {
-            open.insert(key, state);
+        let Self { open, opening, last } = self;
+        if open.young.get_index(*last).is_none_or(|(known, _)| known != key) {
+            let place = open.touch(key).or_else(|| {
+                let state = if opened { opening.remove(key) } else { None };
+                state.map(|state| open.insert(key, state))
+            });
+            let Some(place) = place else {
+                // What is opened is not among them any more.
+                let place = if opened { None } else { opening.touch(key) };
+                return opening.at(place?);
+            };
+            *last = place;
         }
-        // Looked up again, because of two found ones only one can be lent out.
-        if open.touch(key).is_some() { open.peek_mut(key) } else { opening.touch(key) }
+        open.at(*last)
     }
 
     fn insert(&mut self, key: &FlowKey, state: &FlowState, opened: bool) -> Option<&mut FlowState> {
         let generations = if opened { &mut self.open } else { &mut self.opening };
-        generations.insert(key, *state);
-        generations.peek_mut(key)
+        let place = generations.insert(key, *state);
+        generations.at(place)
     }
 }
+
+/// States of flows by their places: a look-up gives the place, and the state is there.
+type States = IndexMap<FlowKey, FlowState, HashState>;
 
 /// States of flows, bounded, in two generations: when the younger one is full, the older one, of which none was looked up
 /// since, goes.
 struct Generations {
-    young: HashMap<FlowKey, FlowState>,
-    old: HashMap<FlowKey, FlowState>,
+    young: States,
+    old: States,
     half: usize,
 }
 
 impl Generations {
     fn new(capacity: usize) -> Self {
-        Self { young: HashMap::default(), old: HashMap::default(), half: capacity / 2 }
-    }
-
-    fn is_empty(&self) -> bool {
-        self.young.is_empty() && self.old.is_empty()
+        Self { young: States::default(), old: States::default(), half: capacity / 2 }
     }
 
     fn peek_mut(&mut self, key: &FlowKey) -> Option<&mut FlowState> {
         self.young.get_mut(key).or_else(|| self.old.get_mut(key))
     }
 
-    /// Moves the state to the younger generation, if there is one.
-    fn touch(&mut self, key: &FlowKey) -> Option<&mut FlowState> {
-        if !self.old.is_empty()
-            && let Some(state) = self.old.remove(key)
-        {
-            self.insert(key, state);
-        }
-        self.young.get_mut(key)
+    /// The state at a place of the younger generation.
+    fn at(&mut self, place: usize) -> Option<&mut FlowState> {
+        self.young.get_index_mut(place).map(|(_, state)| state)
     }
 
-    fn insert(&mut self, key: &FlowKey, state: FlowState) {
+    /// Moves the state to the younger generation, if there is one; returns its place there.
+    fn touch(&mut self, key: &FlowKey) -> Option<usize> {
+        self.young.get_index_of(key).or_else(|| {
+            let state = self.old.swap_remove(key)?;
+            Some(self.insert(key, state))
+        })
+    }
+
+    /// Returns the place in the younger generation.
+    fn insert(&mut self, key: &FlowKey, state: FlowState) -> usize {
         if self.young.len() >= self.half && !self.young.contains_key(key) {
             self.old = std::mem::take(&mut self.young);
         }
-        self.young.insert(*key, state);
+        self.young.insert_full(*key, state).0
     }
 
     fn remove(&mut self, key: &FlowKey) -> Option<FlowState> {
-        self.young.remove(key).or_else(|| self.old.remove(key))
+        self.young.swap_remove(key).or_else(|| self.old.swap_remove(key))
     }
 }
 

@@ -1,9 +1,9 @@
 //! Which side of a flow leaves by this host's own egress hook.
 //!
-//! What leaves is true; what arrives is a claim. Anyone on the path can put a frame with any source address on the wire, but
-//! only this host sends through its egress hook. So each flow is bound to the interface and the side that was first seen
-//! to leave, and a frame of that side that *arrives* there is forged. The other side's frames count when they arrive; whether
-//! this host took them in, its own acknowledgments say.
+//! Anyone on the path can send a frame with any source address, but only this host sends through its egress hook. A frame that
+//! leaves is therefore true, and a frame that arrives is a claim. Each flow is bound to the interface and the side that was
+//! first seen to leave (the local side). A frame of that side that *arrives* there is forged. Frames of the remote side count
+//! when they arrive; the local side's acknowledgments show whether this host accepted them.
 //!
 //! | place | what leaves | what arrives | decided |
 //! |---|---|---|---|
@@ -19,7 +19,7 @@ use crate::{Direction, Side};
 /// Interface index of the loopback device, the same in every network namespace (Linux: `LOOPBACK_IFINDEX`).
 pub const LOOPBACK: u32 = 1;
 
-/// What was seen to leave. Part of a kernel map value: no padding.
+/// The local side of a flow. Part of a kernel map value: no padding.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 #[repr(C)]
 pub struct Binding {
@@ -46,18 +46,18 @@ pub enum Leaves {
     Either = 3,
 }
 
-/// What a segment is worth.
+/// How far a segment is trusted.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Admission {
-    /// Of the side that leaves: true.
+    /// Of the local side: true.
     Own,
-    /// Of the other side: a claim that our own side's acknowledgments confirm.
+    /// Of the remote side: a claim, confirmed by acknowledgments of the local side.
     Peer,
-    /// Arrived, and nothing of the flow was seen to leave: it confirms nothing.
+    /// Arrived before the local side has sent anything: it confirms nothing.
     Claim,
-    /// Of the side that leaves, but it arrived where that side leaves: forged.
+    /// Of the local side, but it arrived at the interface where that side leaves: forged.
     Forged,
-    /// A repetition of what another interface, or the other end of loopback, shows.
+    /// A repetition of a segment seen at another interface or at the other end of loopback.
     Duplicate,
 }
 
@@ -82,7 +82,7 @@ impl Binding {
         !matches!(self.leaves, Leaves::Unknown)
     }
 
-    /// What a segment of `from` is worth that was seen in this direction at `interface`.
+    /// How far a segment of `from` is trusted that was seen in this direction at `interface`.
     #[inline(always)]
     #[must_use]
     pub const fn admit(&self, from: Side, direction: Option<Direction>, interface: u32) -> Admission {
@@ -118,7 +118,7 @@ mod tests {
     fn each_place_is_decided() {
         let eth0 = 2;
         let eth1 = 3;
-        // (place, first segment that leaves, segment, what it is worth)
+        // (place, first segment that leaves, segment, its admission)
         let cases = [
             ("mail host: own side leaves", (Client, eth0), (Client, Egress, eth0), Admission::Own),
             ("mail host: the peer arrives", (Client, eth0), (Server, Ingress, eth0), Admission::Peer),

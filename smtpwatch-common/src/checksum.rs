@@ -1,7 +1,7 @@
 //! The TCP checksum of a segment (RFC 9293 §3.1): a decoy with a wrong one reaches the hooks and is discarded by the host
-//! (THREATS EV-9). Looked at in userspace alone.
+//! (docs/threats.md EV-9). Looked at in userspace alone.
 
-use crate::{Header, Record, Side, walk::PROTOCOL_TCP};
+use crate::{Header, Record, Side, headers::PROTOCOL_TCP};
 
 /// What the checksum says of a segment.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -14,11 +14,11 @@ pub enum Checksum {
     Untold,
 }
 
-/// Octets of a TCP header without options.
+/// Bytes of a TCP header without options.
 const TCP_HEADER: usize = 20;
 
 impl Checksum {
-    /// Looks at a record that holds the whole segment; of any other it tells nothing.
+    /// Looks at a record that holds the whole segment; it says nothing about any other.
     #[must_use]
     pub fn of(record: &Record<'_>) -> Self {
         let Record { header, payload } = record;
@@ -51,8 +51,8 @@ impl Checksum {
     }
 }
 
-/// The addresses, the protocol and the TCP length. An IPv4 address may be summed up in its mapped form: what stands before
-/// it adds 0xffff, which is zero in this arithmetic.
+/// The addresses, the protocol and the TCP length. An IPv4 address may be added in its mapped form: the bytes before it
+/// add 0xffff, which is zero in this arithmetic.
 fn pseudo_header(header: &Header, length: u32) -> Sum {
     let addresses = Sum::default().octets(&header.key.client.octets()).octets(&header.key.server.octets());
     addresses.word(u32::from(PROTOCOL_TCP)).word(length)
@@ -63,9 +63,9 @@ fn pseudo_header(header: &Header, length: u32) -> Sum {
 struct Sum(u64);
 
 impl Sum {
-    /// Adds octets that begin a word; one that is left over is the upper half of the last one.
+    /// Adds bytes that begin a word; one that is left over is the upper half of the last one.
     fn octets(self, octets: &[u8]) -> Self {
-        // Four octets at once: what the upper word carries into is folded back in the end (RFC 1071 §2 (C)).
+        // Four bytes at once: what the upper word carries into is folded back in the end (RFC 1071 §2 (C)).
         let (words, rest) = octets.as_chunks();
         let whole: u64 = words.iter().map(|word| u64::from(u32::from_be_bytes(*word))).sum();
         let (pairs, rest) = rest.as_chunks();

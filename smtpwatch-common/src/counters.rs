@@ -6,11 +6,11 @@ use crate::Direction;
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 #[repr(u32)]
 pub enum Counter {
-    /// Packets of which at least the header went to userspace, at ingress.
+    /// Packets that were forwarded to userspace, at least as a header, at ingress.
     ForwardedIngress,
     /// The same at egress.
     ForwardedEgress,
-    /// Packets of watched flows of which nothing is wanted, at ingress.
+    /// Packets of watched flows that were not forwarded, at ingress.
     MutedIngress,
     /// The same at egress.
     MutedEgress,
@@ -22,11 +22,11 @@ pub enum Counter {
     RingFull,
     /// Packets lost because no flow state could be created.
     FlowTableFull,
-    /// TCP in an IP fragment (THREATS EV-5): both hooks run before the host reassembles.
+    /// TCP in an IP fragment (docs/threats.md EV-5): both hooks run before the host reassembles.
     Fragment,
     /// Packets shorter than their own headers say, and payload past what one packet may cost.
     Truncated,
-    /// IP or TCP headers that make no sense, too many tags or extension headers.
+    /// Invalid IP or TCP headers, too many tags or extension headers.
     Unparsed,
     /// Frames of this host's own side of a flow that arrived from outside: see [`binding`](crate::binding).
     Forged,

@@ -27,9 +27,9 @@ impl Side {
     }
 }
 
-/// An address: its octets as on the wire, IPv4 in its IPv6-mapped form (RFC 4291 §2.5.5.2).
+/// An address: its bytes as on the wire, IPv4 in its IPv6-mapped form (RFC 4291 §2.5.5.2).
 ///
-/// Held as words in the host's order: the kernel hashes keys word by word, and a word that was stored octet by octet stalls
+/// Held as words in the host's order: the kernel hashes keys word by word, and a word that was stored byte by byte stalls
 /// the processor when it is read.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
 #[repr(transparent)]
@@ -42,7 +42,7 @@ impl Address {
     /// All zero.
     pub const UNSPECIFIED: Self = Self([0; 4]);
 
-    /// The address with these octets.
+    /// The address with these bytes.
     #[inline(always)]
     #[must_use]
     pub const fn from_octets(octets: &[u8; 16]) -> Self {
@@ -62,14 +62,14 @@ impl Address {
         Self([0, 0, MAPPED, u32::from_ne_bytes(octets)])
     }
 
-    /// The words, each as it stands on the wire.
+    /// The words, each in network byte order.
     #[inline(always)]
     #[must_use]
     pub const fn words(&self) -> [u32; 4] {
         self.0
     }
 
-    /// The octets, as on the wire.
+    /// The bytes, as on the wire.
     #[must_use]
     pub fn octets(&self) -> [u8; 16] {
         let mut octets = [0; 16];
@@ -116,7 +116,7 @@ const _: () = assert!(size_of::<FlowKey>() == FlowKey::SIZE);
 
 impl Hash for FlowKey {
     // Every packet of a capture file is looked up by it: five numbers instead of ten.
-    fn hash<H: Hasher>(&self, state: &mut H) {
+    fn hash<E: Hasher>(&self, state: &mut E) {
         for [a, b, c, d] in [self.client.0, self.server.0] {
             state.write_u64(u64::from(a) << 32 | u64::from(b));
             state.write_u64(u64::from(c) << 32 | u64::from(d));
@@ -130,7 +130,7 @@ impl FlowKey {
     pub const EMPTY: Self =
         Self { client: Address::UNSPECIFIED, server: Address::UNSPECIFIED, client_port: 0, server_port: 0 };
 
-    /// Octets of the key in a map.
+    /// Bytes of the key in a map.
     pub const SIZE: usize = 36;
 
     /// The key of two end points in the SMTP roles given. Both must be of one IP version.
@@ -151,13 +151,13 @@ impl FlowKey {
         Self { client: self.server, server: self.client, client_port: self.server_port, server_port: self.client_port }
     }
 
-    /// The client's end point; an IPv4-mapped address is told as IPv4.
+    /// The client's end point; an IPv4-mapped address is returned as IPv4.
     #[must_use]
     pub fn client(&self) -> SocketAddr {
         SocketAddr::new(self.client.into(), self.client_port)
     }
 
-    /// The server's end point; an IPv4-mapped address is told as IPv4.
+    /// The server's end point; an IPv4-mapped address is returned as IPv4.
     #[must_use]
     pub fn server(&self) -> SocketAddr {
         SocketAddr::new(self.server.into(), self.server_port)

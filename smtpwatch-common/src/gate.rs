@@ -1,69 +1,69 @@
-//! The gate: how much of a packet userspace gets to see.
+//! The gate decides which bytes of a packet are copied to userspace.
 //!
-//! Everything is copied while the dialogue is in clear, one octet at a time if it comes so; bodies and TLS are not. The
-//! rule that every mute obeys: **nothing that one end alone can put into a segment may blind the daemon.** A body is muted
-//! after `DATA` from the client *and* a 3yz reply from the server, TLS after `STARTTLS`, a positive reply, a handshake record
-//! from the client *and* one from the server. Where a line is split oddly, nothing is concluded here: the daemon, which
-//! puts streams in order, sends an [`Order`] instead.
+//! The cleartext dialogue is copied, message bodies and TLS are not. First rule: **no segment that one end can send alone may
+//! blind the daemon.** A body is muted after `DATA` from the client *and* a 3yz reply from the server; TLS is muted after
+//! `STARTTLS`, a positive reply, a handshake record from the client *and* one from the server. The gate draws no conclusion
+//! from a line that is split over segments in an unusual way: the daemon, which reassembles the streams, sends an [`Order`]
+//! instead.
 //!
-//! The second rule: **what arrives resets nothing.** A SYN or SYN-ACK of the side that leaves this host begins another life of a
-//! flow ([`reopens`]); one that arrives is told, and no more. Where the other side's stream stands, the acknowledgments of the
-//! side that leaves say: a segment that this host did not take in moves nothing ([`inspect`]). See [`binding`](crate::binding).
+//! Second rule: **an arriving packet resets no state.** A SYN or SYN-ACK of the local side starts another life of a flow
+//! ([`reopens`]); one that arrives is only forwarded. The position of the remote side's stream is what the local side has
+//! acknowledged: a segment that this host did not accept changes nothing ([`inspect`]). See [`binding`](crate::binding).
 //!
-//! [`decide`] comes before the copy, [`inspect`] after it.
+//! [`decide`] runs before the copy, [`inspect`] after it.
 
 use crate::{
     Admission, Binding, CHUNK, Direction, Packet, Segment, Side,
     binding::Leaves,
-    record::mark,
-    tail::{LastLine, NO_END, Tail, TailBuffer},
-    walk::{
+    headers::{
         flaw,
         tcp_flag::{ACK, FIN, RST, SYN},
     },
+    record::flag,
+    tail::{LastLine, NO_END, Tail, TailBuffer},
 };
 
-/// Bytes of each side of a flow that may cross the ring: a long dialogue with hundreds of recipients, and the longest
-/// AUTH line that there is (RFC 4954 §4) in segments of one byte (EV-1, EV-16). Each side has its own: what arrives cannot use up what is
-/// there for the side that leaves.
+/// Bytes of each side of a flow that may cross the ring: enough for a dialogue with hundreds of recipients, and for the longest
+/// AUTH line (RFC 4954 §4) in segments of one byte (EV-1, EV-16). One budget per side: arriving packets cannot spend the
+/// budget of the local side.
 pub const FLOW_BUDGET: u32 = 1024 * 1024;
-/// The same for a flow joined after its SYN: enough to tell what it is, no verdict can come of it.
+/// The same for a flow joined after its SYN: enough to see which protocol it is; such a flow gets no verdict.
 pub const MIDSTREAM_BUDGET: u32 = 4 * 1024;
-/// What a record costs beside its payload octets.
+/// Budget that a record costs in addition to its payload bytes.
 pub const RECORD_COST: u32 = 64;
-/// Client octets copied once TLS has begun: the ClientHello is among them.
+/// Client bytes copied once TLS has begun: the ClientHello is among them.
 pub const TLS_CLIENT_BUDGET: u16 = 8 * 1024;
-/// Server octets copied once TLS has begun: a certificate chain before TLS 1.3 is in clear (RFC 5246 §7.4.2).
+/// Server bytes copied once TLS has begun: a certificate chain before TLS 1.3 is cleartext (RFC 5246 §7.4.2).
 pub const TLS_SERVER_BUDGET: u16 = 16 * 1024;
-/// Bytes after the end of a message that are copied before the reply to it, where they arrive: a group of commands (RFC 2920 §3.1).
-/// More of them are the message, which goes on after an end that this host did not take in.
+/// Arriving bytes after the end of a message that are copied before the reply to it: a group of commands (RFC 2920 §3.1).
+/// More bytes than this belong to the message: this host did not accept that end of it.
 pub const BEHIND_BODY: u32 = 16 * 1024;
-/// Ends of one message that are believed, where they arrive.
+/// Ends of one message that are accepted from the remote side.
 pub const BODY_ENDS: u8 = 4;
 /// SYN, FIN and RST records of a muted flow: a flood of them must not fill the ring.
 pub const CONTROL_RECORDS: u8 = 32;
-/// Flags of segments that are told of a muted flow too.
+/// Segments with one of these flags are forwarded for a muted flow too.
 pub const CONTROL: u8 = SYN | FIN | RST;
 
-/// How far a flow has come.
+/// Phase of a flow.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 #[repr(u8)]
 pub enum Phase {
-    /// Dialogue in clear: everything is copied.
+    /// Cleartext dialogue: everything is copied.
     Clear = 0,
-    /// A message body: the client is muted until the server speaks.
+    /// A message body: the client is muted until the server replies.
     Body = 1,
-    /// TLS handshake: a bounded number of octets is copied.
+    /// TLS handshake: a bounded number of bytes is copied.
     Tls = 2,
     /// Only SYN, FIN and RST.
     Muted = 3,
 }
 
-/// What the last lines of the dialogue lead to.
+/// What the dialogue waits for, by its last lines.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 #[repr(u8)]
-pub enum Asked {
-    /// Nothing that the gate follows.
+pub enum Awaited {
+    /// Nothing that the gate tracks.
     Nothing = 0,
     /// The client's last line is `DATA`.
     Data = 1,
@@ -75,35 +75,35 @@ pub enum Asked {
     Hello = 4,
 }
 
-/// What the gate remembers of a flow. Map value of the kernel: no padding.
+/// State of a flow. Value of a kernel map: no padding.
 ///
-/// Two CPUs may write it at once, one per direction. Each [`Half`] is written by packets of its own side alone; a write
+/// Two CPUs may write it at once, one per direction. Each [`DirectionState`] is written by packets of its own side alone; a write
 /// lost to the shared fields costs a mute or copies a little more, and the daemon's orders mend both.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 #[repr(C)]
 pub struct FlowState {
-    /// Names this life of the flow: the time of its creation in nanoseconds.
+    /// Identifies this life of the flow: the time of its creation in nanoseconds.
     pub flow: u64,
-    /// Initial sequence number of the side that leaves, of the client where the capture has no directions; means nothing where the flow was
+    /// Initial sequence number of the local side, or of the client if the capture has no directions; undefined if the flow was
     /// joined after its SYN.
     pub isn: u32,
-    /// The latest acknowledgment of the side that leaves: where the other side's stream stands. See `acked_at`.
+    /// Latest acknowledgment number of the local side: the position of the remote side's stream. See `acked_at`.
     pub acked: u32,
     /// [`Order::serial`] of the last order obeyed.
     pub obeyed: u32,
     /// Body: with `dot`, the sequence number after it.
     pub body_end: u32,
-    /// Which side leaves this host.
+    /// Which side is local.
     pub binding: Binding,
     /// See [`Phase`].
     pub phase: Phase,
-    /// See [`Asked`].
-    pub asked: Asked,
+    /// See [`Awaited`].
+    pub awaited: Awaited,
     /// The flow was joined after its SYN.
     pub midstream: bool,
     /// SYN, FIN and RST records sent since the flow was muted.
     pub control: u8,
-    /// Body: the client's first packet was told.
+    /// Body: the client's first packet was forwarded.
     pub announced: bool,
     /// Body: its end, a line of one dot, was seen.
     pub dot: bool,
@@ -111,25 +111,25 @@ pub struct FlowState {
     pub replies: u8,
     /// Both ports are watched, and the client is the end with the lower one (EV-25).
     pub swapped: bool,
-    /// What stands at `acked`.
+    /// Line position at `acked`.
     pub acked_at: Stream,
     /// Body: ends of it that were seen.
     pub dots: u8,
     /// Zero.
     pub reserved: [u8; 6],
     /// What the client sent.
-    pub client: Half,
+    pub client: DirectionState,
     /// What the server sent.
-    pub server: Half,
+    pub server: DirectionState,
 }
 
-const _: () = assert!(size_of::<FlowState>() == FlowState::SIZE && size_of::<Half>() == 16);
+const _: () = assert!(size_of::<FlowState>() == FlowState::SIZE && size_of::<DirectionState>() == 16);
 
-/// What the gate remembers of one direction.
+/// State of one direction.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 #[repr(C)]
-pub struct Half {
-    /// The sequence number after the highest octet seen.
+pub struct DirectionState {
+    /// The sequence number after the highest byte seen.
     pub next: u32,
     /// End of the range that is skipped.
     pub skip_until: u32,
@@ -143,31 +143,31 @@ pub struct Half {
     pub skip: Skip,
 }
 
-/// What is known of where the next octet of a direction stands.
+/// Position of the next byte of a direction within a line.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 #[repr(u8)]
 pub enum Stream {
-    /// Nothing was seen: [`Half::next`] means nothing.
+    /// Nothing was seen: [`DirectionState::next`] is undefined.
     Unknown = 0,
     /// At the start of a line.
     LineStart = 1,
-    /// Within a line, or after a hole.
+    /// Within a line, or after a gap.
     WithinLine = 2,
 }
 
-/// Whether octets before [`Half::skip_until`] are skipped.
+/// Whether bytes before [`DirectionState::skip_until`] are skipped.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 #[repr(u8)]
 pub enum Skip {
     /// Nothing is skipped.
     Off = 0,
-    /// The next packet in the range is told by a header record.
+    /// The next packet in the range is forwarded as a header.
     Announce = 1,
-    /// Packets in the range are silent.
+    /// Packets in the range are not forwarded.
     Silent = 2,
 }
 
-impl Half {
+impl DirectionState {
     const fn new(budget: u32, tls: u16) -> Self {
         Self { next: 0, skip_until: 0, budget, tls, stream: Stream::Unknown, skip: Skip::Off }
     }
@@ -177,7 +177,7 @@ impl FlowState {
     /// Bytes of the value in a map.
     pub const SIZE: usize = 80;
 
-    /// To be filled by [`Self::new`].
+    /// Placeholder until [`Self::new`].
     pub const EMPTY: Self = Self::new(0, &Segment::EMPTY, None, 0, false);
 
     /// The state of a flow whose first packet is `segment`, seen at `now` (nanoseconds) in this direction at `interface`.
@@ -195,7 +195,7 @@ impl FlowState {
             body_end: 0,
             binding,
             phase: Phase::Clear,
-            asked: Asked::Nothing,
+            awaited: Awaited::Nothing,
             midstream: !opens,
             control: 0,
             announced: false,
@@ -205,8 +205,8 @@ impl FlowState {
             acked_at: Stream::Unknown,
             dots: 0,
             reserved: [0; 6],
-            client: Half::new(budget, TLS_CLIENT_BUDGET),
-            server: Half::new(budget, TLS_SERVER_BUDGET),
+            client: DirectionState::new(budget, TLS_CLIENT_BUDGET),
+            server: DirectionState::new(budget, TLS_SERVER_BUDGET),
         }
     }
 
@@ -217,14 +217,14 @@ impl FlowState {
     }
 
     #[inline(always)]
-    const fn half(&mut self, side: Side) -> &mut Half {
+    const fn direction_state(&mut self, side: Side) -> &mut DirectionState {
         match side {
             Side::Client => &mut self.client,
             Side::Server => &mut self.server,
         }
     }
 
-    /// Whether the server's stream stands at `position`: as far as it was seen, or as our own side has acknowledged.
+    /// Whether the server's stream is at `position`: as seen, or as acknowledged by the local side.
     #[inline(always)]
     const fn is_server_at(&self, position: u32, acked: u32) -> bool {
         position == self.server.next || matches!(self.binding.leaves, Leaves::Client) && position == acked
@@ -233,7 +233,7 @@ impl FlowState {
     #[inline(always)]
     const fn enter_body(&mut self) {
         self.phase = Phase::Body;
-        self.asked = Asked::Nothing;
+        self.awaited = Awaited::Nothing;
         self.announced = false;
         self.dot = false;
         self.dots = 0;
@@ -241,13 +241,13 @@ impl FlowState {
     }
 }
 
-/// What the daemon wants left out. Value of the kernel's order map: no padding.
+/// An instruction of the daemon not to forward a part of a flow. Value of a kernel map: no padding.
 ///
-/// An order is for one life of a flow and is obeyed once; one that comes late is void.
+/// An order is for one life of a flow and is obeyed once. An order for an earlier life is ignored.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 #[repr(C)]
 pub struct Order {
-    /// [`FlowState::flow`] of the flow that is meant.
+    /// [`FlowState::flow`] of its flow.
     pub flow: u64,
     /// Differs from the serial of the flow's previous order; never zero.
     pub serial: u32,
@@ -263,7 +263,7 @@ pub struct Order {
 
 const _: () = assert!(size_of::<Order>() == Order::SIZE);
 
-/// Values of [`Order::kind`]. Numbers, not an enum: the kernel reads what the daemon wrote, and an unknown one does nothing.
+/// Values of [`Order::kind`]. Numbers, not an enum: the kernel reads what the daemon wrote, and unknown values are ignored.
 pub mod order_kind {
     /// Everything but SYN, FIN and RST.
     pub const MUTE: u32 = 1;
@@ -276,7 +276,7 @@ pub mod order_kind {
 }
 
 impl Order {
-    /// Octets of the value in a map.
+    /// Bytes of the value in a map.
     pub const SIZE: usize = 24;
 
     /// The order as a map holds it.
@@ -291,24 +291,24 @@ impl Order {
     }
 }
 
-/// What to send of a segment.
+/// Which part of a segment is sent to userspace.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Decision {
     /// Nothing.
     Nothing,
     /// A record without payload.
     Header {
-        /// Bits of [`mark`].
-        marks: u16,
+        /// Bits of [`flag`].
+        flags: u16,
     },
-    /// The payload octets `from..until`, which are not empty.
+    /// The payload bytes `from..until`, which are not empty.
     Copy {
         /// Offset in the segment's payload.
         from: u32,
         /// End offset in the segment's payload.
         until: u32,
-        /// Bits of [`mark`].
-        marks: u16,
+        /// Bits of [`flag`].
+        flags: u16,
     },
 }
 
@@ -332,7 +332,7 @@ const fn initial_number(segment: &Segment, leaves: Leaves) -> u32 {
 }
 
 /// Whether `segment`, of the side that leaves, begins another life of the flow (EV-23): a SYN or SYN-ACK with a sequence number of its own,
-/// or after the flow has come further than that. An established end never sends one (RFC 9293 §3.10.7.4, RFC 5961 §4.2); a
+/// or after the flow has moved past its handshake. An established end never sends one (RFC 9293 §3.10.7.4, RFC 5961 §4.2); a
 /// server that answers with SYN cookies may choose the same number again.
 #[inline(always)]
 #[must_use]
@@ -340,7 +340,7 @@ pub const fn reopens(state: &FlowState, segment: &Segment) -> bool {
     if !opens(segment) {
         return false;
     }
-    let half = match segment.from {
+    let direction = match segment.from {
         Side::Client => &state.client,
         Side::Server => &state.server,
     };
@@ -352,12 +352,12 @@ pub const fn reopens(state: &FlowState, segment: &Segment) -> bool {
         }
         _ => beyond != 0,
     };
-    let further =
-        !matches!(half.stream, Stream::Unknown) && half.next != segment.data_seq().wrapping_add(segment.length);
+    let further = !matches!(direction.stream, Stream::Unknown)
+        && direction.next != segment.data_seq().wrapping_add(segment.length);
     state.midstream || other_number || !matches!(state.phase, Phase::Clear) || further
 }
 
-/// Obeys `order` if it is for this life of the flow and was not obeyed before. `next`: the packet that comes after it, which is
+/// Obeys `order` if it is for this life of the flow and was not obeyed before. `next`: the packet that follows it and is
 /// not yet inspected.
 #[inline(always)]
 pub const fn obey(state: &mut FlowState, order: &Order, next: Option<(&Segment, Admission)>) {
@@ -382,12 +382,12 @@ pub const fn obey(state: &mut FlowState, order: &Order, next: Option<(&Segment, 
 }
 
 #[inline(always)]
-const fn skip(half: &mut Half, until: u32) {
-    half.skip_until = until;
-    half.skip = Skip::Announce;
+const fn skip(direction: &mut DirectionState, until: u32) {
+    direction.skip_until = until;
+    direction.skip = Skip::Announce;
 }
 
-/// What of `segment` is wanted. To be followed by [`inspect`] unless the flow is muted.
+/// Decides which part of `segment` is sent. The caller then calls [`inspect`], unless the flow is muted.
 #[inline(always)]
 pub fn decide(state: &mut FlowState, segment: &Segment, admission: Admission) -> Decision {
     let control = segment.has(CONTROL);
@@ -396,7 +396,7 @@ pub fn decide(state: &mut FlowState, segment: &Segment, admission: Admission) ->
             return Decision::Nothing;
         }
         state.control += 1;
-        return Decision::Header { marks: marks_of(state, segment) };
+        return Decision::Header { flags: flags_of(state, segment) };
     }
     let peer = matches!(admission, Admission::Peer);
     let (from, until) = match wanted(state, segment, peer) {
@@ -409,32 +409,32 @@ pub fn decide(state: &mut FlowState, segment: &Segment, admission: Admission) ->
     let cost = RECORD_COST + (length / CHUNK_U32) * RECORD_COST + length;
     match spend(state, segment.from, cost, peer) {
         Spent::Paid => {}
-        Spent::Last => return Decision::Header { marks: marks_of(state, segment) | mark::BUDGET },
+        Spent::Last => return Decision::Header { flags: flags_of(state, segment) | flag::BUDGET },
         Spent::Nothing if control && state.control < CONTROL_RECORDS => {
             state.control += 1;
-            return Decision::Header { marks: marks_of(state, segment) };
+            return Decision::Header { flags: flags_of(state, segment) };
         }
         Spent::Nothing => return Decision::Nothing,
     }
-    let marks = marks_of(state, segment);
+    let flags = flags_of(state, segment);
     match (state.phase, segment.from) {
-        _ if length == 0 => Decision::Header { marks },
-        (Phase::Body, Side::Client) => Decision::Copy { from, until, marks: marks | mark::BODY_ENDED },
-        _ => Decision::Copy { from, until, marks },
+        _ if length == 0 => Decision::Header { flags },
+        (Phase::Body, Side::Client) => Decision::Copy { from, until, flags: flags | flag::BODY_ENDED },
+        _ => Decision::Copy { from, until, flags },
     }
 }
 
-/// Takes `cost` from the budget of a side. When the side that leaves cannot pay, the flow is muted; when the other side cannot, its
-/// payload is left out, and the side that leaves is still followed.
+/// Subtracts `cost` from the budget of a side. If the local side exceeds its budget, the flow is muted. If the remote side does, its
+/// payload is not copied, and the local side is still tracked.
 #[inline(always)]
 const fn spend(state: &mut FlowState, from: Side, cost: u32, peer: bool) -> Spent {
-    let half = state.half(from);
-    if cost <= half.budget {
-        half.budget -= cost;
+    let direction = state.direction_state(from);
+    if cost <= direction.budget {
+        direction.budget -= cost;
         return Spent::Paid;
     }
-    let had = half.budget != 0;
-    half.budget = 0;
+    let had = direction.budget != 0;
+    direction.budget = 0;
     if !peer {
         state.phase = Phase::Muted;
         return Spent::Last;
@@ -442,12 +442,12 @@ const fn spend(state: &mut FlowState, from: Side, cost: u32, peer: bool) -> Spen
     if had { Spent::Last } else { Spent::Nothing }
 }
 
-/// What became of a cost.
+/// Result of [`spend`].
 enum Spent {
     Paid,
-    /// It was more than there was: one header tells of it.
+    /// The budget was exceeded by this segment: one header is sent.
     Last,
-    /// There was nothing.
+    /// The budget was exceeded before.
     Nothing,
 }
 
@@ -464,9 +464,9 @@ enum Wanted {
 const fn wanted(state: &mut FlowState, segment: &Segment, peer: bool) -> Wanted {
     match state.phase {
         Phase::Muted => Wanted::Nothing,
-        Phase::Clear => unskipped(state.half(segment.from), segment),
+        Phase::Clear => unskipped(state.direction_state(segment.from), segment),
         Phase::Body => match segment.from {
-            // Commands may follow a message before its reply comes (RFC 2920 §3.1).
+            // Commands may follow a message before its reply (RFC 2920 §3.1).
             Side::Client if state.dot && after(segment.data_seq().wrapping_add(segment.length), state.body_end) => {
                 let start = segment.data_seq();
                 if peer && after(start.wrapping_add(segment.length), state.body_end.wrapping_add(BEHIND_BODY)) {
@@ -476,7 +476,7 @@ const fn wanted(state: &mut FlowState, segment: &Segment, peer: bool) -> Wanted 
                 let from = if after(state.body_end, start) { state.body_end.wrapping_sub(start) } else { 0 };
                 Wanted::Payload { from, until: segment.length }
             }
-            // Our own client has not taken the 354 in: it was a decoy, or is still to come.
+            // The local client has not acknowledged the 354: it was a decoy, or is still on its way.
             Side::Client if !peer && !state.announced && after(state.server.next, segment.ack) => {
                 if segment.length == 0 {
                     return Wanted::Header;
@@ -497,25 +497,25 @@ const fn wanted(state: &mut FlowState, segment: &Segment, peer: bool) -> Wanted 
     }
 }
 
-/// The payload that no order skips.
+/// The payload outside the range that an order skips.
 #[inline(always)]
-const fn unskipped(half: &mut Half, segment: &Segment) -> Wanted {
+const fn unskipped(direction: &mut DirectionState, segment: &Segment) -> Wanted {
     let all = Wanted::Payload { from: 0, until: segment.length };
-    if segment.length == 0 || matches!(half.skip, Skip::Off) {
+    if segment.length == 0 || matches!(direction.skip, Skip::Off) {
         return all;
     }
-    let ahead = half.skip_until.wrapping_sub(segment.data_seq());
+    let ahead = direction.skip_until.wrapping_sub(segment.data_seq());
     // Serial arithmetic (RFC 1982): at or past the end of the range.
     if ahead == 0 || ahead > i32::MAX as u32 {
-        half.skip = Skip::Off;
+        direction.skip = Skip::Off;
         return all;
     }
     if ahead < segment.length {
-        half.skip = Skip::Off;
+        direction.skip = Skip::Off;
         return Wanted::Payload { from: ahead, until: segment.length };
     }
-    let announced = matches!(half.skip, Skip::Silent);
-    half.skip = Skip::Silent;
+    let announced = matches!(direction.skip, Skip::Silent);
+    direction.skip = Skip::Silent;
     if announced { Wanted::Nothing } else { Wanted::Header }
 }
 
@@ -525,13 +525,13 @@ const fn handshake(state: &mut FlowState, segment: &Segment) -> Wanted {
         let both = state.client.tls != 0 && state.server.tls != 0;
         return if both { Wanted::Header } else { Wanted::Nothing };
     }
-    let half = state.half(segment.from);
-    if half.tls == 0 {
+    let direction = state.direction_state(segment.from);
+    if direction.tls == 0 {
         return Wanted::Nothing;
     }
-    let left = half.tls as u32;
+    let left = direction.tls as u32;
     let until = if segment.length < left { segment.length } else { left };
-    half.tls -= (until & 0xffff) as u16;
+    direction.tls -= (until & 0xffff) as u16;
     if state.client.tls == 0 && state.server.tls == 0 {
         state.phase = Phase::Muted;
     }
@@ -539,28 +539,28 @@ const fn handshake(state: &mut FlowState, segment: &Segment) -> Wanted {
 }
 
 #[inline(always)]
-const fn marks_of(state: &FlowState, segment: &Segment) -> u16 {
-    let midstream = if state.midstream { mark::MIDSTREAM } else { 0 };
-    midstream | if segment.flaws & flaw::UNUSUAL != 0 { mark::UNUSUAL } else { 0 }
+const fn flags_of(state: &FlowState, segment: &Segment) -> u16 {
+    let midstream = if state.midstream { flag::MIDSTREAM } else { 0 };
+    midstream | if segment.flaws & flaw::UNUSUAL != 0 { flag::UNUSUAL } else { 0 }
 }
 
-/// What of a segment is sent after all, in which [`inspect`] has found the end of a message `behind` octets before its own:
-/// a place without octets where nothing stands behind it.
+/// Which part of a segment is sent if the end of a message was found in it, `behind` bytes before the segment's end. With no bytes
+/// after the message, a header is sent.
 #[inline(always)]
 pub const fn behind_body(state: &mut FlowState, segment: &Segment, behind: u32) -> Decision {
-    let marks = marks_of(state, segment) | mark::BODY_ENDED;
-    // No end of a message mutes the flow: the next segment of the side that leaves does where there is no budget.
+    let flags = flags_of(state, segment) | flag::BODY_ENDED;
+    // The end of a message does not mute the flow: without budget, the next segment of the local side does.
     match spend(state, segment.from, RECORD_COST + behind, true) {
-        Spent::Last => Decision::Header { marks: marks_of(state, segment) | mark::BUDGET },
+        Spent::Last => Decision::Header { flags: flags_of(state, segment) | flag::BUDGET },
         Spent::Nothing => Decision::Nothing,
-        Spent::Paid if behind == 0 => Decision::Header { marks },
-        Spent::Paid => Decision::Copy { from: segment.length - behind, until: segment.length, marks },
+        Spent::Paid if behind == 0 => Decision::Header { flags },
+        Spent::Paid => Decision::Copy { from: segment.length - behind, until: segment.length, flags },
     }
 }
 
-/// Draws conclusions from `segment`; `buffer` is where its last octets are put. Tells whether a message may end in it:
-/// [`search`] looks.
-// A function of its own, because a kernel program has 512 octets of stack. It returns a value, and the
+/// Updates the state by `segment`, whose last bytes are copied to `buffer`. True if a message may end in the segment: [`search`]
+/// looks for the end.
+// A function of its own, because a kernel program has 512 bytes of stack. It returns a value, and the
 // caller takes it, because the verifier looks at the return register also where nothing is returned.
 #[inline(never)]
 pub fn inspect<P: Packet>(
@@ -576,34 +576,37 @@ pub fn inspect<P: Packet>(
     }
     let (acked, acked_at) = (state.acked, state.acked_at);
     let start = segment.data_seq();
-    let half = state.half(segment.from);
+    let direction = state.direction_state(segment.from);
     if segment.has(SYN) && !peer {
-        *half = Half { next: start, stream: Stream::LineStart, ..*half };
+        *direction = DirectionState { next: start, stream: Stream::LineStart, ..*direction };
     }
-    // Nothing is concluded from what this host may have discarded (EV-6, EV-9).
+    // This host may have discarded the segment (EV-6, EV-9): it changes nothing.
     if segment.length == 0 || segment.flaws != 0 {
         return false;
     }
     let end = start.wrapping_add(segment.length);
-    let known = half.stream != Stream::Unknown;
-    // What the side that leaves has not acknowledged is no retransmission, however far the other side seems to have come.
+    let known = direction.stream != Stream::Unknown;
+    // A segment that the local side has not acknowledged is no retransmission, however far the remote side seems to be.
     let open = peer && acked_at != Stream::Unknown;
-    if known && !after(end, half.next) && !(open && after(end, acked)) {
+    if known && !after(end, direction.next) && !(open && after(end, acked)) {
         return false; // a retransmission
     }
     let expected = open && start == acked;
-    // A hole before, or an overlap: the segment's first byte is not known to begin a line.
-    let line_start =
-        if expected { acked_at == Stream::LineStart } else { half.stream == Stream::LineStart && start == half.next };
-    // Nothing of it was seen before: what it says stands where it seems to stand.
-    let in_order = expected || !known || !after(half.next, start);
-    half.next = end;
+    // After a gap or an overlap the segment's first byte is not known to begin a line.
+    let line_start = if expected {
+        acked_at == Stream::LineStart
+    } else {
+        direction.stream == Stream::LineStart && start == direction.next
+    };
+    // No byte of it was seen before.
+    let in_order = expected || !known || !after(direction.next, start);
+    direction.next = end;
     let Some(tail) = Tail::of(packet, segment, line_start, buffer) else {
-        half.stream = Stream::WithinLine;
+        direction.stream = Stream::WithinLine;
         return false;
     };
     let ends_line = tail.ends_line();
-    half.stream = if ends_line { Stream::LineStart } else { Stream::WithinLine };
+    direction.stream = if ends_line { Stream::LineStart } else { Stream::WithinLine };
     if !in_order {
         return false;
     }
@@ -627,10 +630,11 @@ pub fn inspect<P: Packet>(
     false
 }
 
-/// Takes the acknowledgment of the side that leaves: there the other side's stream stands. A side that speaks has read whole lines.
+/// Takes the acknowledgment number of the local side as the position of the remote side's stream. A side that sends has read
+/// whole lines.
 #[inline(always)]
 const fn acknowledge(state: &mut FlowState, segment: &Segment) {
-    let other = state.half(segment.from.peer());
+    let other = state.direction_state(segment.from.peer());
     let at = if segment.length > 0
         || segment.has(SYN)
         || matches!(other.stream, Stream::LineStart) && other.next == segment.ack
@@ -645,9 +649,9 @@ const fn acknowledge(state: &mut FlowState, segment: &Segment) {
     state.acked = segment.ack;
 }
 
-/// How many octets stand behind the end of a message within `segment`, whose last octets [`inspect`] has left in `buffer`;
-/// [`NO_END`] where there is none.
-// Apart from it, because their stacks together are too large.
+/// Bytes after the end of a message within `segment`, whose last bytes [`inspect`] has copied to `buffer`; [`NO_END`] if no message
+/// ends in it.
+// A function of its own, because both stacks together are too large.
 #[inline(never)]
 pub fn search(state: &mut FlowState, segment: &Segment, buffer: &TailBuffer) -> u32 {
     let behind = Tail::left(segment, buffer).behind_body();
@@ -661,37 +665,37 @@ pub fn search(state: &mut FlowState, segment: &Segment, buffer: &TailBuffer) -> 
 
 #[inline(always)]
 fn follow_client<P: Packet>(state: &mut FlowState, packet: &P, segment: &Segment, tail: &Tail<'_>) {
-    state.asked = match state.asked {
-        Asked::GoAhead if begins_handshake(packet, segment) => Asked::Hello,
-        Asked::Hello => Asked::Hello,
-        Asked::Nothing | Asked::Data | Asked::StartTls | Asked::GoAhead => match tail.command() {
-            LastLine::Data => Asked::Data,
-            LastLine::StartTls => Asked::StartTls,
-            LastLine::Other => Asked::Nothing,
+    state.awaited = match state.awaited {
+        Awaited::GoAhead if begins_handshake(packet, segment) => Awaited::Hello,
+        Awaited::Hello => Awaited::Hello,
+        Awaited::Nothing | Awaited::Data | Awaited::StartTls | Awaited::GoAhead => match tail.command() {
+            LastLine::Data => Awaited::Data,
+            LastLine::StartTls => Awaited::StartTls,
+            LastLine::Other => Awaited::Nothing,
         },
     };
 }
 
 #[inline(always)]
 fn follow_server<P: Packet>(state: &mut FlowState, packet: &P, segment: &Segment, tail: &Tail<'_>) {
-    match state.asked {
-        Asked::Nothing | Asked::GoAhead => {}
-        Asked::Hello => {
+    match state.awaited {
+        Awaited::Nothing | Awaited::GoAhead => {}
+        Awaited::Hello => {
             if begins_handshake(packet, segment) {
                 state.phase = Phase::Tls;
                 let copied = if segment.length < u16::MAX as u32 { (segment.length & 0xffff) as u16 } else { u16::MAX };
                 state.server.tls = state.server.tls.saturating_sub(copied);
             }
         }
-        Asked::Data | Asked::StartTls => {
+        Awaited::Data | Awaited::StartTls => {
             let Some(line) = tail.last_line() else { return };
             let Some(code) = packet.load::<4>((segment.payload + segment.length).wrapping_sub(line)) else { return };
             match code {
-                // Any 3yz: clients go on by the first digit (RFC 5321 §4.2.1).
-                [b'3', b'0'..=b'9', b'0'..=b'9', b' ' | b'\r' | b'\n'] if state.asked == Asked::Data => {
+                // Any 3yz: clients continue by the first digit (RFC 5321 §4.2.1).
+                [b'3', b'0'..=b'9', b'0'..=b'9', b' ' | b'\r' | b'\n'] if state.awaited == Awaited::Data => {
                     state.enter_body()
                 }
-                [b'2', ..] if state.asked == Asked::StartTls => state.asked = Asked::GoAhead,
+                [b'2', ..] if state.awaited == Awaited::StartTls => state.awaited = Awaited::GoAhead,
                 _ => {}
             }
         }

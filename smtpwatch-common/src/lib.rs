@@ -1,12 +1,13 @@
-//! What the kernel programs and the daemon share: the record that crosses the ring, the flow key, the header walk and
-//! the gate.
+//! Shared by the kernel programs and the daemon: the record that crosses the ring, the flow key, the header parser, the
+//! fast path and the gate.
 //!
-//! The crate is compiled twice, for the kernel and for the daemon; [`process`] is the whole way of one packet in both.
-//! What differs stays outside, behind [`Packet`] (how octets are read), [`Flows`] (where state lives) and [`Host`] (clock,
-//! ring, counters).
+//! The crate is compiled for the kernel and for userspace. [`process`] takes one packet through it in both: fast path
+//! ([`mod@fast_path`]), headers ([`headers`]), binding of the flow to its sides ([`binding`]), gate ([`gate`]), record
+//! ([`record`]). The two builds differ behind three traits: [`Packet`] (how bytes are read), [`Flows`] (where flow state
+//! is stored) and [`Env`] (clock, ring, counters).
 //!
-//! Written for the kernel's verifier: no allocation, no recursion, every loop has a constant bound, and no octet is read
-//! without a length that was checked.
+//! Written for the kernel's verifier: no allocation, no recursion, every loop has a constant bound, and no byte is read
+//! before its length is checked.
 #![no_std]
 #![forbid(unsafe_code)]
 
@@ -16,24 +17,24 @@ extern crate std;
 pub mod binding;
 pub mod checksum;
 pub mod counters;
+pub mod fast_path;
 pub mod flow_key;
 pub mod gate;
-pub mod glance;
+pub mod headers;
 pub mod packet;
 pub mod ports;
 pub mod process;
 pub mod record;
 pub mod tail;
-pub mod walk;
 
 pub use binding::{Admission, Binding};
 pub use checksum::Checksum;
 pub use counters::Counter;
+pub use fast_path::{Tag, fast_path};
 pub use flow_key::{Address, FlowKey, Side};
 pub use gate::{FlowState, Order};
-pub use glance::{Tag, glance};
+pub use headers::{Link, ParsedPacket, Segment};
 pub use packet::{Packet, Slice};
 pub use ports::PortSet;
-pub use process::{Flows, Host, Outcome, process};
+pub use process::{Env, Flows, Outcome, process};
 pub use record::{CHUNK, DecodeError, Direction, Header, Record, RecordBuffer, Scratch};
-pub use walk::{Link, Segment, Walk};

@@ -1,28 +1,28 @@
-//! How octets of a packet are read, whatever holds them.
+//! How bytes of a packet are read, whatever holds them.
 
 /// A packet, from its link layer on.
 ///
-/// The kernel's hooks implement it over their contexts, replay over a byte slice. Offsets count from the first octet of
+/// The kernel's hooks implement it over their contexts, replay over a byte slice. Offsets count from the first byte of
 /// the link layer.
 pub trait Packet {
-    /// Octets of the packet on the wire, from the link layer to the end of the frame.
+    /// Bytes of the packet on the wire, from the link layer to the end of the frame.
     fn len(&self) -> u32;
 
-    /// Octets that can be read: less than [`Packet::len`] in a capture with a snapshot length.
+    /// Bytes that can be read: less than [`Packet::len`] in a capture with a snapshot length.
     fn captured(&self) -> u32 {
         self.len()
     }
 
-    /// The first `N` octets, if they lie in directly accessible memory. `None` does not mean that the packet is shorter.
+    /// The first `N` bytes, if they lie in directly accessible memory. `None` does not mean that the packet is shorter.
     fn head<const N: usize>(&self) -> Option<&[u8; N]>;
 
-    /// The same octets, to be read a word at a time.
+    /// The same bytes, to be read a word at a time.
     fn words<const N: usize>(&self) -> Option<impl Words>;
 
-    /// A copy of `N` octets at `offset`; `None` if they are not all there.
+    /// A copy of `N` bytes at `offset`; `None` if they are not all there.
     fn load<const N: usize>(&self, offset: u32) -> Option<[u8; N]>;
 
-    /// Copies `length` octets (1 to `N`) at `offset` to the start of `into`. False, and `into` is unspecified, if they are
+    /// Copies `length` bytes (1 to `N`) at `offset` to the start of `into`. False, and `into` is unspecified, if they are
     /// not all there.
     fn copy<const N: usize>(&self, offset: u32, length: u32, into: &mut [u8; N]) -> bool;
 
@@ -32,17 +32,17 @@ pub trait Packet {
     }
 }
 
-/// The first octets of a packet by words, each as it stands there: in network order, whatever the order of the machine.
+/// The first bytes of a packet as words in network byte order.
 ///
-/// Put together from single octets, as an array gives them, a word costs the kernel program four loads and three shifts.
+/// Put together from single bytes, as an array gives them, a word costs the kernel program four loads and three shifts.
 pub trait Words {
-    /// The octet at `AT`.
+    /// The byte at `AT`.
     fn octet<const AT: usize>(&self) -> u8;
 
-    /// Two octets from `AT` on. `AT` must be even.
+    /// Two bytes from `AT` on. `AT` must be even.
     fn half<const AT: usize>(&self) -> u16;
 
-    /// Four octets from `AT` on. `AT + 2` must be a multiple of four: such is the layout of Ethernet, IP and TCP.
+    /// Four bytes from `AT` on. `AT + 2` must be a multiple of four: such is the layout of Ethernet, IP and TCP.
     fn word<const AT: usize>(&self) -> u32;
 }
 
@@ -63,7 +63,7 @@ impl<const N: usize> Words for [u8; N] {
     }
 }
 
-/// The largest packet that is believed, in octets: Linux puts at most 8 × 65,535 together (`GSO_MAX_SIZE`), and headers.
+/// The largest packet that is believed, in bytes: Linux puts at most 8 × 65,535 together (`GSO_MAX_SIZE`), and headers.
 pub const MAX_WIRE_LEN: u32 = 1 << 20;
 
 /// A packet in memory, as a capture file holds it.
@@ -74,7 +74,7 @@ pub struct Slice<'a> {
 }
 
 impl<'a> Slice<'a> {
-    /// `bytes` were captured of a packet that had `wire_len` octets on the wire: not fewer, and not more than
+    /// `bytes` were captured of a packet that had `wire_len` bytes on the wire: not fewer, and not more than
     /// [`MAX_WIRE_LEN`], whatever a capture file says.
     #[must_use]
     pub fn new(bytes: &'a [u8], wire_len: u32) -> Self {

@@ -47,8 +47,7 @@ impl Default for PortSet {
     }
 }
 
-/// The word of the bitmap that holds a port, as the port stands in a packet: a glance that need not turn its octets round is
-/// shorter. Always below [`WORDS`].
+/// Index of the word of the bitmap that holds a port in network byte order: the fast path does not swap bytes. Always below [`WORDS`].
 #[must_use]
 #[inline(always)]
 pub const fn word_of(wire: u16) -> usize {

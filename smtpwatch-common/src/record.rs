@@ -1,6 +1,6 @@
-//! The wire record: what crosses the ring from kernel to daemon, and what replay hands to the engine.
+//! The wire record: crosses the ring from kernel to daemon; replay produces the same records.
 //!
-//! A record is a fixed [`Header`] followed by the captured payload octets. Numbers are in host order (both ends of the ring
+//! A record is a fixed [`Header`] followed by the captured payload bytes. Numbers are in host order (both ends of the ring
 //! are one host), addresses as on the wire.
 //!
 //! ```text
@@ -8,7 +8,7 @@
 //!      0    8 timestamp                     84    2 captured
 //!      8    8 flow                          86    2 window
 //!     16    8 cgroup                        88    2 ip_id
-//!     24    4 uid                           90    2 marks
+//!     24    4 uid                           90    2 flags
 //!     28    4 interface                     92    1 abi
 //!     32   16 client address                93    1 direction
 //!     48   16 server address                94    1 from
@@ -29,13 +29,13 @@ use crate::{FlowKey, FlowState, Segment, Side, flow_key::Address, tail::TailBuff
 /// Version of the record's layout. The daemon embeds its kernel object, so a difference is a broken build.
 pub const WIRE_ABI: u8 = 3;
 
-/// Payload octets that one record can carry; longer segments cross as several records.
+/// Payload bytes that one record can carry; longer segments cross as several records.
 pub const CHUNK: usize = 2048;
 
 /// Longest TCP option area (RFC 9293 §3.1: data offset 15).
 pub const OPTIONS_MAX: usize = 40;
 
-/// [`Header::uid`] where the kernel does not know a socket.
+/// [`Header::uid`] if the packet has no socket.
 pub const UID_UNKNOWN: u32 = u32::MAX;
 
 /// Which hook saw the packet.
@@ -65,15 +65,15 @@ impl Direction {
 /// [`Header::direction`] of a capture file that does not say which way a packet went.
 pub const DIRECTION_UNKNOWN: u8 = 2;
 
-/// What is remarkable about a record; bits of [`Header::marks`].
-pub mod mark {
+/// Properties of a record; bits of [`Header::flags`].
+pub mod flag {
     /// The flow was joined after its SYN.
     pub const MIDSTREAM: u16 = 1;
     /// The flow's budget is spent: nothing but SYN, FIN and RST follows.
     pub const BUDGET: u16 = 2;
     /// The capture file cut this packet: less was captured than the gate wanted.
     pub const CUT: u16 = 4;
-    /// The client's message had ended where the octets of this record begin: what stands there are commands.
+    /// The bytes of this record follow the end of the client's message: they are commands.
     pub const BODY_ENDED: u16 = 8;
     /// The packet arrived with IPv4 options or IPv6 extension headers, or in a frame to another Ethernet address: this host's own stack
     /// discards many of those (EV-6, EV-9), and no mail server sends them. Another copy of its bytes is the better one.
@@ -86,7 +86,7 @@ pub mod mark {
 pub struct Header {
     /// Nanoseconds: `CLOCK_MONOTONIC` from the kernel, of the Unix epoch from a capture file.
     pub timestamp: u64,
-    /// Names this life of the flow: end points are used again, this number is not.
+    /// Identifies this life of the flow: end points are reused, this number is not.
     pub flow: u64,
     /// Cgroup of the sending socket (cgroup v2 id) at egress; zero where unknown.
     pub cgroup: u64,
@@ -100,18 +100,18 @@ pub struct Header {
     pub seq: u32,
     /// TCP acknowledgment number.
     pub ack: u32,
-    /// Payload octets of the segment on the wire.
+    /// Payload bytes of the segment on the wire.
     pub length: u32,
-    /// Offset of the captured octets within the segment's payload.
+    /// Offset of the captured bytes within the segment's payload.
     pub offset: u32,
-    /// Captured octets that follow the header, at most [`CHUNK`].
+    /// Captured bytes that follow the header, at most [`CHUNK`].
     pub captured: u16,
     /// TCP window field, not scaled.
     pub window: u16,
     /// IPv4 identification; zero for IPv6.
     pub ip_id: u16,
-    /// Bits of [`mark`].
-    pub marks: u16,
+    /// Bits of [`flag`].
+    pub flags: u16,
     /// [`WIRE_ABI`].
     pub abi: u8,
     /// A [`Direction`], or [`DIRECTION_UNKNOWN`].
@@ -120,19 +120,19 @@ pub struct Header {
     pub from: u8,
     /// 4 or 6.
     pub ip_version: u8,
-    /// The flag octet of the TCP header.
+    /// The flag byte of the TCP header.
     pub tcp_flags: u8,
     /// IPv4 time to live or IPv6 hop limit.
     pub ttl: u8,
-    /// Octets of `options` that are meant.
+    /// Bytes of `options` that are meant.
     pub options_len: u8,
-    /// The octet of the TCP header that holds the data offset and the bits beside it.
+    /// The byte of the TCP header that holds the data offset and the bits beside it.
     pub data_offset: u8,
     /// TCP checksum; see [`Checksum`](crate::Checksum).
     pub checksum: u16,
     /// TCP urgent pointer.
     pub urgent: u16,
-    /// TCP options as on the wire; octets past `options_len` are unspecified.
+    /// TCP options as on the wire; bytes past `options_len` are unspecified.
     pub options: [u8; OPTIONS_MAX],
 }
 
@@ -148,7 +148,7 @@ const _: () = {
 };
 
 impl Header {
-    /// Octets of the header on the ring.
+    /// Bytes of the header on the ring.
     pub const SIZE: usize = 144;
 
     /// A header of zeroes, marked with the layout's version.
@@ -166,7 +166,7 @@ impl Header {
         captured: 0,
         window: 0,
         ip_id: 0,
-        marks: 0,
+        flags: 0,
         abi: WIRE_ABI,
         direction: 0,
         from: 0,
@@ -180,7 +180,7 @@ impl Header {
         options: [0; OPTIONS_MAX],
     };
 
-    /// Which way the packet went; `None` of a capture file that does not say.
+    /// Direction of the packet; `None` if the capture file does not have it.
     #[must_use]
     pub const fn direction(&self) -> Option<Direction> {
         match self.direction {
@@ -190,7 +190,7 @@ impl Header {
         }
     }
 
-    /// Who sent it.
+    /// The sender.
     #[must_use]
     pub const fn from(&self) -> Side {
         if self.from == Side::Client as u8 { Side::Client } else { Side::Server }
@@ -202,28 +202,28 @@ impl Header {
         self.options.get(..usize::from(self.options_len)).unwrap_or(&[])
     }
 
-    /// Whether all bits of `mark` are set; see [`mark`].
+    /// Whether all bits of `mark` are set; see [`flag`].
     #[must_use]
-    pub const fn marked(&self, mark: u16) -> bool {
-        self.marks & mark == mark
+    pub const fn has_flags(&self, flags: u16) -> bool {
+        self.flags & flags == flags
     }
 }
 
-/// Where a packet is worked on: one per CPU in the kernel, because a kernel program's stack has 512 octets only.
+/// Working memory for one packet. Outside the stack, because a kernel program has 512 bytes of it.
 #[derive(Clone, Copy, Debug)]
 #[repr(C)]
 pub struct Scratch {
-    /// What the packet turned out to be.
+    /// The parsed packet.
     pub segment: Segment,
-    /// The last octets of a segment, to be looked at.
+    /// The last bytes of a segment.
     pub tail: TailBuffer,
     /// The record to be sent.
     pub record: RecordBuffer,
     /// A record of the packet was sent.
-    pub told: bool,
-    /// State of a flow that is made.
+    pub sent: bool,
+    /// State of a flow that is created.
     pub fresh: FlowState,
-    /// The key of an order that is looked up.
+    /// Key for the look-up of an order.
     pub ordered: FlowKey,
 }
 
@@ -233,7 +233,7 @@ pub struct Scratch {
 pub struct RecordBuffer {
     /// The header to be sent.
     pub header: Header,
-    /// The captured octets to be sent: the first [`Header::captured`] ones.
+    /// The captured bytes to be sent: the first [`Header::captured`] ones.
     pub payload: [u8; CHUNK],
 }
 
@@ -243,27 +243,27 @@ impl Scratch {
         segment: Segment::EMPTY,
         tail: TailBuffer::EMPTY,
         record: RecordBuffer { header: Header::EMPTY, payload: [0; CHUNK] },
-        told: false,
+        sent: false,
         fresh: FlowState::EMPTY,
         ordered: FlowKey::EMPTY,
     };
 }
 
-/// A record: its header and the octets captured.
+/// A record: its header and the bytes captured.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Record<'a> {
     /// The fixed part.
     pub header: Header,
-    /// Captured payload octets, from [`Header::offset`] on.
+    /// Captured payload bytes, from [`Header::offset`] on.
     pub payload: &'a [u8],
 }
 
-/// Why octets are not a record.
+/// Bytes that are not a record.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum DecodeError {
     /// Shorter than a header.
     Short {
-        /// Octets there.
+        /// Bytes there.
         length: usize,
     },
     /// Written by another version of the kernel object.
@@ -271,11 +271,11 @@ pub enum DecodeError {
         /// The version found.
         found: u8,
     },
-    /// The octets after the header are not as many as it says.
+    /// The bytes after the header are not as many as it says.
     Length {
-        /// Octets that the header announces.
+        /// Bytes that the header announces.
         announced: usize,
-        /// Octets there.
+        /// Bytes there.
         found: usize,
     },
     /// A field holds a value that the kernel program never writes.
@@ -307,7 +307,7 @@ impl<'a> Record<'a> {
     ///
     /// # Errors
     ///
-    /// [`DecodeError`] if the octets are not a record of this layout.
+    /// [`DecodeError`] if the bytes are not a record of this layout.
     pub fn decode(bytes: &'a [u8]) -> Result<Self, DecodeError> {
         let Some((head, rest)) = bytes.split_first_chunk::<{ Header::SIZE }>() else {
             return Err(DecodeError::Short { length: bytes.len() });
@@ -328,7 +328,7 @@ impl<'a> Record<'a> {
         }
         let announced = usize::from(header.captured);
         match rest.get(..announced) {
-            // The ring pads nothing away, so more octets than announced are as wrong as fewer.
+            // The ring adds no padding: more bytes than announced are as wrong as fewer.
             Some(payload) if rest.len() == announced && announced <= CHUNK => Ok(Self { header, payload }),
             _ => Err(DecodeError::Length { announced, found: rest.len() }),
         }
@@ -356,7 +356,7 @@ fn read_header(head: &[u8; Header::SIZE]) -> Header {
         captured: u16::from_ne_bytes(fields.take()),
         window: u16::from_ne_bytes(fields.take()),
         ip_id: u16::from_ne_bytes(fields.take()),
-        marks: u16::from_ne_bytes(fields.take()),
+        flags: u16::from_ne_bytes(fields.take()),
         abi: u8::from_ne_bytes(fields.take()),
         direction: u8::from_ne_bytes(fields.take()),
         from: u8::from_ne_bytes(fields.take()),
@@ -371,7 +371,7 @@ fn read_header(head: &[u8; Header::SIZE]) -> Header {
     }
 }
 
-/// The header's octets, taken field by field in the order of the layout.
+/// The header's bytes, taken field by field in the order of the layout.
 struct Fields<'a>(&'a [u8]);
 
 impl Fields<'_> {
@@ -390,7 +390,7 @@ mod tests {
     use super::*;
     use std::{vec, vec::Vec};
 
-    /// Octets as the kernel writes them: the table in the module's documentation, by hand.
+    /// Bytes as the kernel writes them: the table in the module's documentation, by hand.
     fn sample(payload: &[u8]) -> Vec<u8> {
         let mut bytes = vec![0; Header::SIZE];
         bytes[0..8].copy_from_slice(&7_000_000_001_u64.to_ne_bytes());
@@ -408,7 +408,7 @@ mod tests {
         bytes[84..86].copy_from_slice(&u16::try_from(payload.len()).unwrap().to_ne_bytes());
         bytes[86..88].copy_from_slice(&512_u16.to_ne_bytes());
         bytes[88..90].copy_from_slice(&0xbeef_u16.to_ne_bytes());
-        bytes[90..92].copy_from_slice(&mark::MIDSTREAM.to_ne_bytes());
+        bytes[90..92].copy_from_slice(&flag::MIDSTREAM.to_ne_bytes());
         bytes[92..99].copy_from_slice(&[WIRE_ABI, 1, 1, 4, 0x18, 64, 4]);
         bytes[99] = 6 << 4;
         bytes[100..102].copy_from_slice(&0x1234_u16.to_ne_bytes());
@@ -432,7 +432,7 @@ mod tests {
         assert_eq!((header.interface, header.ip_version), (2, 4));
         assert_eq!((header.data_offset, header.checksum, header.urgent), (6 << 4, 0x1234, 7));
         assert_eq!(header.options(), [2, 4, 5, 0x64]);
-        assert!(header.marked(mark::MIDSTREAM) && !header.marked(mark::BUDGET));
+        assert!(header.has_flags(flag::MIDSTREAM) && !header.has_flags(flag::BUDGET));
     }
 
     #[test]

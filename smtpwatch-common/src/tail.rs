@@ -1,16 +1,21 @@
-//! The last octets of a segment, and what they say: a command, a reply's last line, the end of a message.
+//! The last bytes of a segment: recognizes a command, the last line of a reply, the end of a message.
+//!
+//! ```text
+//! TailBuffer: | end of the line before | segment's last bytes (at most 128) |
+//!             0                      128                   count+128
+//! ```
 
 use core::hint::black_box;
 
 use crate::{Packet, Segment};
 
-/// Octets at the end of a segment that are looked at: a server's last line must begin there to be understood here.
+/// Bytes at the end of a segment that are read: the gate recognizes a reply whose last line begins there.
 pub const TAIL: usize = 128;
 
 /// No message ends in a segment.
 pub const NO_END: u32 = u32::MAX;
 
-/// Where the last octets of a segment are put, after room for what stands before them.
+/// The last bytes of a segment, after room for the bytes before them.
 #[derive(Clone, Copy, Debug)]
 #[repr(C, align(8))]
 pub struct TailBuffer([u8; 2 * TAIL]);
@@ -31,10 +36,10 @@ pub(crate) enum LastLine {
     Other,
 }
 
-/// The last octets of a segment.
+/// The last bytes of a segment.
 ///
 /// They end at `count + TAIL` in the buffer, so that the last [`TAIL`] of them always begin at `count`, whatever the
-/// segment's length. Before a segment that begins a line stands the end of the line before it. Everything read from here is
+/// segment's length. A segment that begins a line is preceded by the end of the line before. Everything read from here is
 /// straight-line arithmetic: a loop that ends, or an index that depends, on what was read multiplies the verifier's work.
 pub(crate) struct Tail<'a> {
     buffer: &'a TailBuffer,
@@ -42,20 +47,20 @@ pub(crate) struct Tail<'a> {
 }
 
 impl<'a> Tail<'a> {
-    /// Those of `segment`, as [`Self::of`] has left them.
+    /// The bytes of `segment` that [`Self::of`] has copied.
     #[inline(always)]
     pub fn left(segment: &Segment, buffer: &'a TailBuffer) -> Self {
         let count = if segment.length < TAIL_U32 { segment.length } else { TAIL_U32 };
         Self { buffer, count: count as usize }
     }
 
-    /// Those of `segment`, which begins a line or not; `None` where they are not all there.
+    /// Copies the bytes of `segment`; `line_start`: it begins a line. `None` if the packet does not have all of them.
     #[inline(always)]
     pub fn of<P: Packet>(packet: &P, segment: &Segment, line_start: bool, buffer: &'a mut TailBuffer) -> Option<Self> {
         let whole = segment.length <= TAIL_U32;
         let count = if whole { segment.length } else { TAIL_U32 };
         let (before, octets) = buffer.0.split_at_mut(TAIL);
-        // The octets before these two are zero from the start on, and nobody writes them.
+        // The bytes before these two are always zero.
         [before[TAIL - 2], before[TAIL - 1]] = if whole && line_start { *b"\r\n" } else { [0; 2] };
         let octets: &mut [u8; TAIL] = octets.try_into().ok()?;
         if !packet.copy(segment.payload + segment.length - count, count, octets) {
@@ -64,7 +69,7 @@ impl<'a> Tail<'a> {
         Some(Self { buffer, count: count as usize })
     }
 
-    /// Eight octets, the first of them `from` octets after the start of the window.
+    /// Eight bytes, the first of them `from` bytes after the start of the window.
     #[inline(always)]
     fn word(&self, from: usize) -> u64 {
         let mut word = 0;
@@ -110,7 +115,7 @@ impl<'a> Tail<'a> {
         }
     }
 
-    /// How many octets stand behind a line of one dot, by which a message ends; [`NO_END`] if there is none in the window.
+    /// Bytes after a line of one dot, which ends a message; [`NO_END`] if there is none in the window.
     #[inline(always)]
     pub fn behind_body(&self) -> u32 {
         const END: u64 = number(b"\0\0\0\r\n.\r\n");
@@ -119,7 +124,7 @@ impl<'a> Tail<'a> {
         while i < TAIL {
             word = word << 8 | u64::from(self.buffer.0[(self.count + i) & (2 * TAIL - 1)]);
             let other = word & 0xff_ffff_ffff ^ END;
-            // All ones where the last five octets are the end. Hidden, because a branch here doubles the verifier's work.
+            // All ones where the last five bytes are the end. Hidden, because a branch here doubles the verifier's work.
             let hit = black_box(((other | other.wrapping_neg()) >> 63).wrapping_sub(1));
             behind = behind & !hit | (TAIL - 1 - i) as u64 & hit;
             i += 1;
@@ -130,7 +135,7 @@ impl<'a> Tail<'a> {
         }
     }
 
-    /// How many octets of the segment's end are its last line; `None` if that does not end in LF or begins too early.
+    /// How many bytes of the segment's end are its last line; `None` if that does not end in LF or begins too early.
     #[inline(always)]
     pub fn last_line(&self) -> Option<u32> {
         let early = self.line_feeds(0);
@@ -146,7 +151,7 @@ impl<'a> Tail<'a> {
         Some(from + ends.trailing_zeros())
     }
 
-    /// Where LF stands in 64 octets of the window: the last of them is the lowest bit.
+    /// Positions of LF in 64 bytes of the window: the last byte is the lowest bit.
     #[inline(always)]
     fn line_feeds(&self, from: usize) -> u64 {
         let mut bits = 0;
@@ -159,18 +164,18 @@ impl<'a> Tail<'a> {
     }
 }
 
-/// Blanks, and CR, before the LF of a command line that are looked through.
+/// Blanks, and CR, before the LF of a command line that are ignored.
 const BLANKS: usize = 4;
 const TAIL_U32: u32 = 128;
 const _: () = assert!(TAIL_U32 as usize == TAIL && TAIL == 128);
 
-/// Which octets of `word` are zero, one bit for each in their order.
+/// Which bytes of `word` are zero, one bit for each in their order.
 #[inline(always)]
 const fn zero_octets(word: u64) -> u64 {
     const LOW: u64 = 0x7f7f_7f7f_7f7f_7f7f;
-    // 0x80 where the octet is zero, without carries between octets.
+    // 0x80 where the byte is zero, without carries between bytes.
     let zero = !(((word & LOW) + LOW) | word | LOW);
-    // Gathers the eight top bits in the top octet.
+    // Gathers the eight top bits in the top byte.
     ((zero >> 7).wrapping_mul(0x0102_0408_1020_4080)) >> 56
 }
 

@@ -1,4 +1,4 @@
-//! Every value in force, and where it comes from.
+//! Every value in force and its source.
 
 use std::{fmt, ops::Range, path::Path};
 
@@ -18,7 +18,7 @@ pub enum Origin {
     Variable(&'static str),
     /// A line of the file.
     Line(usize),
-    /// Nobody has said anything.
+    /// No one has said anything.
     Default,
 }
 
@@ -54,7 +54,7 @@ impl fmt::Display for Effective {
 ///
 /// # Errors
 ///
-/// The text is no TOML.
+/// The text is not TOML.
 pub fn effective(
     text: &str,
     path: &Path,

@@ -1,4 +1,4 @@
-//! What is wrong with a configuration file: the file, the line, and what to write instead.
+//! Errors in a configuration file: file, line, and the correction.
 
 use std::path::{Path, PathBuf};
 

@@ -1,6 +1,6 @@
-//! The configuration file: one TOML document, every key checked, an error for anything that is not known.
+//! The configuration file: one TOML document in which every key is checked and unknown keys are errors.
 //!
-//! An error names file, line, and what to write instead:
+//! An error names file, line, and the correction:
 //! `smtpwatch.toml:7: unknown key "starttsl" in [[rule]]: did you mean "starttls"?`
 //!
 //! [`Source::load`] reads the file and puts in what the command line says; [`Config`] is what the other crates are made from.
@@ -270,11 +270,11 @@ impl Ingress {
 /// `[limits]`: what may be held at once, and with it how much memory is taken at most.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Limits {
-    /// Connections followed at once; the least recently active one makes room, and is counted. An open one takes about 4.5 KiB
-    /// (measured: `docs/performance.md`), and up to some hundred KiB where a sender leaves holes in its stream (see
+    /// Connections followed at once; the least recently active one is evicted, and is counted. An open one takes about 4.5 KiB
+    /// (measured: `docs/performance.md`), and up to some hundred KiB where a sender leaves gaps in its stream (see
     /// [`limits::REASSEMBLY_BYTES`]). The kernel's tables take about 0.7 KiB for each of them, from the start.
     pub flows: usize,
-    /// Peers whose history is held, in memory and in the store; one of which little is known makes room. A row takes about
+    /// Peers whose history is held, in memory and in the store; one of which little is known is evicted. A row takes about
     /// 0.9 KiB in memory and 0.7 KiB in the store. A server is known by its address and by its name: two rows.
     pub peers: usize,
 }
@@ -300,7 +300,7 @@ pub struct Retention {
     pub age_days: u32,
     /// How many.
     pub findings: u64,
-    /// Octets of their documents and evidence.
+    /// Bytes of their documents and evidence.
     pub octets: u64,
 }
 
@@ -310,7 +310,7 @@ impl Default for Retention {
     }
 }
 
-/// Octets.
+/// Bytes.
 const MEGABYTE: u64 = 1 << 20;
 
 /// `[policy]`: published policies, and how they are looked up.

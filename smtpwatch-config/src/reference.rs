@@ -1,5 +1,5 @@
-//! Every key of the configuration file, with its default and what it is for: the shipped file, the page of the manual, and
-//! the configuration in force are written from this table.
+//! Every key of the configuration file, with its default and its purpose. The shipped file, the manual page, and the output
+//! of `check-config --effective` are generated from this table.
 
 use std::fmt::Write as _;
 
@@ -10,13 +10,13 @@ pub struct Key {
     pub table: &'static str,
     /// Its name.
     pub name: &'static str,
-    /// Its default, as it is written in the file; `None`: it has none, and `example` shows the form.
+    /// Its default in file syntax; `None`: it has none, and `example` shows the form.
     pub default: Option<&'static str>,
-    /// How it may be written, where the default does not show it.
+    /// An example, where the default does not show the form.
     pub example: &'static str,
-    /// What it is for; lines of a comment.
+    /// Its purpose; lines of a comment.
     pub about: &'static str,
-    /// Whether a reload puts it in force (SIGHUP, `POST /-/reload`); otherwise it needs a restart.
+    /// Whether a reload applies it (SIGHUP, `POST /-/reload`); otherwise it needs a restart.
     pub reload: bool,
 }
 
@@ -48,7 +48,7 @@ pub const KEYS: &[Key] = &[
         "",
         "interfaces",
         "[]",
-        "Interfaces, by name or glob; empty: every interface whose routes lead out of this host, or that mail takes.",
+        "Interfaces, by name or glob; empty: every interface whose routes lead out of this host, or that carries mail.",
     )
     .such_as("[\"eth0\", \"ens*\"]")
     .reloaded(),
@@ -62,13 +62,13 @@ pub const KEYS: &[Key] = &[
         "",
         "hot_plug",
         "true",
-        "Whether interfaces that come later are watched too. Without it the daemon gives up its last capabilities.",
+        "Whether interfaces that appear later are watched too. Without it the daemon drops its last capabilities.",
     ),
     key(
         "",
         "local",
         "[]",
-        "Own networks, where the interface does not tell which end this host is (containers, replay).",
+        "Own networks, if the interface does not show which end this host is (containers, replay).",
     )
     .such_as("[\"192.0.2.0/24\"]")
     .reloaded(),
@@ -76,27 +76,27 @@ pub const KEYS: &[Key] = &[
         "",
         "trusted_proxies",
         "[]",
-        "Load balancers and filters whose PROXY header is believed; from others the client is the address that connects.",
+        "Load balancers and filters whose PROXY header is trusted; for all others the client is the connecting address.",
     )
     .such_as("[\"192.0.2.10\"]")
     .reloaded(),
     key("store", "path", "\"/var/lib/smtpwatch/smtpwatch.db\"", "History, findings and their evidence (SQLite)."),
-    key("store", "max_age_days", "90", "Findings are kept for so many days at most,"),
-    key("store", "max_findings", "100000", "so many at most,"),
+    key("store", "max_age_days", "90", "Findings are kept for at most this many days,"),
+    key("store", "max_findings", "100000", "at most this many findings,"),
     key(
         "store",
         "max_megabytes",
         "1024",
-        "and so many MiB of them and their evidence at most: whichever is reached first.",
+        "and at most this many MiB of findings and evidence: the bound that is reached first applies.",
     ),
     key(
         "incidents",
         "window_minutes",
         "60",
-        "Findings of one kind about one peer within so many minutes are one incident.",
+        "Findings of one kind about one peer within this many minutes are one incident.",
     ),
-    key("baseline", "min_sessions", "5", "History accuses after so many sessions with a peer,").reloaded(),
-    key("baseline", "min_offer_ratio", "0.95", "of which this part had offered STARTTLS.").reloaded(),
+    key("baseline", "min_sessions", "5", "History raises findings after this many sessions with a peer,").reloaded(),
+    key("baseline", "min_offer_ratio", "0.95", "if at least this part of them offered STARTTLS.").reloaded(),
     key(
         "limits",
         "flows",
@@ -107,7 +107,7 @@ pub const KEYS: &[Key] = &[
         "limits",
         "peers",
         "200000",
-        "Peers whose history is held: about 0.9 KiB each in memory, 0.7 KiB in the store.",
+        "Peers in the history: about 0.9 KiB each in memory, 0.7 KiB in the store.",
     ),
     key(RULE, "peer", "[]", "Servers, by name, address or network; empty: all. The first rule that matches wins.")
         .such_as("[\"mx*.example.net\", \"198.51.100.0/24\"]")
@@ -116,11 +116,11 @@ pub const KEYS: &[Key] = &[
     key(RULE, "role", "", "Which end this host is: client (it sends) or server (it receives); without it: both.")
         .without_default("\"client\"")
         .reloaded(),
-    key(RULE, "starttls", "", "required (in clear is a violation), expected (missing is suspicious) or ignore.")
+    key(RULE, "starttls", "", "required (cleartext is a violation), expected (a missing offer is suspicious) or ignore.")
         .without_default("\"required\"")
         .reloaded(),
-    key(RULE, "auth_plaintext", "", "forbid or allow credentials in clear.").without_default("\"forbid\"").reloaded(),
-    key(RULE, "min_tls", "", "The oldest TLS version that is good: 1.0, 1.1, 1.2 or 1.3.")
+    key(RULE, "auth_plaintext", "", "forbid or allow credentials in cleartext.").without_default("\"forbid\"").reloaded(),
+    key(RULE, "min_tls", "", "The oldest acceptable TLS version: 1.0, 1.1, 1.2 or 1.3.")
         .without_default("\"1.2\"")
         .reloaded(),
     key("policy", "resolver", "\"system\"", "Name server for published policies.").such_as("\"127.0.0.1:5353\""),
@@ -128,33 +128,33 @@ pub const KEYS: &[Key] = &[
         "policy",
         "trust_anchor",
         "\"\"",
-        "DNSSEC trust anchors in zone-file form, or a file of them; empty: the root's.",
+        "DNSSEC trust anchors in zone-file format, or a file with them; empty: the root's.",
     ),
     key("policy", "ca_file", "\"\"", "Extra certificate authorities for hosts of MTA-STS policies (PEM)."),
     key(
         "policy",
         "allow_private",
         "false",
-        "May policies be fetched from private or loopback addresses, and from this host's own?",
+        "Whether policies may be fetched from private, loopback and own addresses.",
     ),
-    key("policy", "https_port", "443", "Port of hosts of policies, for test set-ups."),
+    key("policy", "https_port", "443", "Port of policy hosts; another one is for tests."),
     key("policy", "mta_sts", "true", "Look up MTA-STS policies (RFC 8461)."),
     key("policy", "dane", "true", "Look up TLSA records (RFC 7672)."),
     key("policy", "starttls_everywhere", "\"\"", "Path or URL of a STARTTLS-Everywhere list; empty: none."),
-    key("policy", "domains", "[]", "Recipient domains that are looked up from the start.").such_as("[\"example.net\"]"),
-    key("tlsrpt", "directory", "\"\"", "TLS reports (RFC 8460) are written there; empty: nowhere.")
+    key("policy", "domains", "[]", "Recipient domains that are looked up at the start.").such_as("[\"example.net\"]"),
+    key("tlsrpt", "directory", "\"\"", "Directory for written TLS reports (RFC 8460); empty: none are written.")
         .such_as("\"/var/lib/smtpwatch/reports\""),
-    key("tlsrpt", "organization", "", "Who reports.").without_default("\"Example Corp\""),
-    key("tlsrpt", "contact", "", "Whom to ask about a report.").without_default("\"tlsrpt@example.org\""),
-    key("tlsrpt", "send", "false", "Send them to where each domain wants them? Needs organization and contact."),
-    key("tlsrpt", "smtp", "\"127.0.0.1:25\"", "The mail server that takes them."),
-    key("tlsrpt", "from", "", "Their sender; without it: the contact.").without_default("\"tlsrpt@example.org\""),
-    key("tlsrpt", "delay_seconds", "14400", "Each waits for a time up to this, so that not all come at midnight."),
+    key("tlsrpt", "organization", "", "The reporting organization.").without_default("\"Example Corp\""),
+    key("tlsrpt", "contact", "", "Mail address for questions about a report.").without_default("\"tlsrpt@example.org\""),
+    key("tlsrpt", "send", "false", "Whether reports are sent to the domains that request them; needs organization and contact."),
+    key("tlsrpt", "smtp", "\"127.0.0.1:25\"", "The mail server for reports that are sent by mail."),
+    key("tlsrpt", "from", "", "Sender address of these messages; without it: the contact.").without_default("\"tlsrpt@example.org\""),
+    key("tlsrpt", "delay_seconds", "14400", "Each report is sent at a random time up to this long after midnight."),
     key(
         "journal",
         "path",
         "\"\"",
-        "Findings are written there, a line each; empty: standard output. SIGUSR1 opens it anew. A symbolic link is refused.",
+        "File for findings, one per line; empty: standard output. SIGUSR1 reopens it. A symbolic link is refused.",
     )
     .such_as("\"/var/log/smtpwatch/findings.json\""),
     key(
@@ -167,11 +167,11 @@ pub const KEYS: &[Key] = &[
         "alertmanager",
         "urls",
         "[]",
-        "Alertmanagers that incidents are pushed to, all members of a cluster; empty: none.",
+        "Alertmanagers that incidents are sent to; list all members of a cluster; empty: none.",
     )
     .such_as("[\"http://127.0.0.1:9093\"]"),
-    key("alertmanager", "resend_seconds", "60", "An incident that lasts is told again after so many seconds."),
-    key("alertmanager", "hold_minutes", "15", "An incident of which nothing was seen for so many minutes is over."),
+    key("alertmanager", "resend_seconds", "60", "An ongoing incident is sent again after this many seconds."),
+    key("alertmanager", "hold_minutes", "15", "An incident ends when nothing of it was seen for this many minutes."),
 ];
 
 /// The tables in the order of the file, each with its keys.
@@ -179,7 +179,7 @@ pub fn tables() -> impl Iterator<Item = (&'static str, &'static [Key])> {
     KEYS.chunk_by(|one, other| one.table == other.table).map(|keys| (keys.first().map_or("", |key| key.table), keys))
 }
 
-/// How a table is headed.
+/// The heading of a table.
 fn heading(table: &str) -> String {
     match table {
         "" => String::new(),
@@ -191,10 +191,9 @@ fn heading(table: &str) -> String {
 /// The shipped configuration file: every key, commented out.
 #[must_use]
 pub fn file() -> String {
-    let mut text =
-        "# Configuration of smtpwatch. None is needed: what is commented out is the default, or shows the form.\n\
-                    # Check: smtpwatch check-config. Reload: systemctl reload smtpwatch (* where a reload is enough).\n"
-            .to_owned();
+    let mut text = "# Configuration of smtpwatch. None is needed: commented lines show the default or an example.\n\
+                    # Check: smtpwatch check-config. Reload: systemctl reload smtpwatch (*: a reload is enough).\n"
+        .to_owned();
     for (table, keys) in tables() {
         if table.is_empty() {
             text.push('\n');
@@ -218,25 +217,25 @@ pub fn file() -> String {
 #[must_use]
 pub fn page() -> String {
     let mut text = "# Configuration\n\n\
-        Printed by `smtpwatch generate config --format markdown` from the program itself. The file is `/etc/smtpwatch/smtpwatch.toml` \
-        (`--config`, `SMTPWATCH_CONFIG`); none is needed.\nA flag goes before its variable (`SMTPWATCH_…`), that before the file, that \
-        before the default. An unknown key is an error that names the line and the nearest key.\n\n\
-        ```console\n$ smtpwatch check-config               # good or not, before anything is restarted\n\
-        $ smtpwatch check-config --effective   # every value in force, and where it comes from\n\
+        Generated by `smtpwatch generate config --format markdown`; do not edit. The file is `/etc/smtpwatch/smtpwatch.toml` \
+        (`--config`, `SMTPWATCH_CONFIG`); none is needed.\nOrder of precedence: flag, environment variable (`SMTPWATCH_…`), file, \
+        default. An unknown key is an error that names the line and the most similar key.\n\n\
+        ```console\n$ smtpwatch check-config               # report errors before a restart\n\
+        $ smtpwatch check-config --effective   # every value in force and its source\n\
         $ systemctl reload smtpwatch           # or: kill -HUP, or: curl -X POST localhost:19587/-/reload\n```\n\n\
-        A reload parses the file first; when it is bad, what was in force stays, the log says why, and \
-        `smtpwatch_config_last_reload_successful` is 0.\nSettings that need a restart are named by the log and by the answer of the \
-        reload.\n"
+        A reload parses the file first. If it has an error, the previous configuration stays in force, the log has the reason, and \
+        `smtpwatch_config_last_reload_successful` is 0.\nThe log and the response to the reload name settings that need \
+        a restart.\n"
         .to_owned();
     for (table, keys) in tables() {
-        let title = if table.is_empty() { "Outside of tables".to_owned() } else { format!("`{}`", heading(table)) };
-        let _ = writeln!(text, "\n## {title}\n\n| key | default | in force after | says |\n|---|---|---|---|");
+        let title = if table.is_empty() { "Top level".to_owned() } else { format!("`{}`", heading(table)) };
+        let _ = writeln!(text, "\n## {title}\n\n| key | default | in force after | meaning |\n|---|---|---|---|");
         for key in keys {
             let default =
                 key.default.map_or_else(|| format!("none (`{}`)", key.example), |default| format!("`{default}`"));
             let after = if key.reload { "reload" } else { "restart" };
             let example = match key.default {
-                Some(_) if !key.example.is_empty() => format!(" Such as `{}`.", key.example),
+                Some(_) if !key.example.is_empty() => format!(" Example: `{}`.", key.example),
                 _ => String::new(),
             };
             let _ = writeln!(text, "| `{}` | {default} | {after} | {}{example} |", key.name, key.about);

@@ -1,4 +1,4 @@
-//! `[journal]` and `[alertmanager]`: where findings go, beside the store and the metrics.
+//! `[journal]` and `[alertmanager]`: outputs for findings in addition to store and metrics.
 
 use std::{path::PathBuf, time::Duration};
 

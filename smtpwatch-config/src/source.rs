@@ -1,4 +1,4 @@
-//! Where the configuration comes from: the file, and what the command line puts in its place.
+//! Sources of the configuration: the file, and command line flags that override it.
 
 use std::path::PathBuf;
 

@@ -1,4 +1,4 @@
-//! `[tlsrpt]`: TLS reports of what left this host (RFC 8460).
+//! `[tlsrpt]`: TLS reports about mail that left this host (RFC 8460).
 
 use std::{net::SocketAddr, path::PathBuf, time::Duration};
 
@@ -22,7 +22,7 @@ pub struct TlsrptSettings {
     pub smtp: SocketAddr,
     /// Who sends them; `None`: the contact.
     pub from: Option<String>,
-    /// Each report waits for a time up to this, so that not everybody's reports arrive at midnight (RFC 8460 §4.1).
+    /// Each report waits for a time up to this, so that not everyone's reports arrive at midnight (RFC 8460 §4.1).
     pub max_delay: Duration,
 }
 

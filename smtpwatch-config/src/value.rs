@@ -1,4 +1,4 @@
-//! Single values of the configuration: each is checked where it is read, so that the error carries its line.
+//! Types of single values. Each value is checked when it is read, so that an error has its line.
 
 use std::{
     fmt,
@@ -186,7 +186,7 @@ impl Value for InterfaceGlob {
     const EXPECTED: &'static str = "an interface name or glob, such as \"eth0\" or \"ens*\"";
 
     fn from_text(text: &str) -> Option<Result<Self, String>> {
-        // Names of Linux interfaces: at most 15 octets, no slash and no blank (dev_valid_name).
+        // Names of Linux interfaces: at most 15 bytes, no slash and no blank (dev_valid_name).
         let good = !text.is_empty() && text.len() <= 64 && !text.contains(|c: char| c == '/' || c.is_whitespace());
         Some(if good { Ok(Self(text.to_owned())) } else { Err(format!("{text:?}: expected {}", Self::EXPECTED)) })
     }
@@ -351,7 +351,7 @@ impl Value for NonEmpty {
 pub(super) struct Organization(pub String);
 
 impl Value for Organization {
-    const EXPECTED: &'static str = "a name of at most 255 octets in one line";
+    const EXPECTED: &'static str = "a name of at most 255 bytes in one line";
 
     fn from_text(text: &str) -> Option<Result<Self, String>> {
         let good = !text.trim().is_empty() && text.len() <= 255 && !text.contains(char::is_control);

@@ -1,4 +1,4 @@
-//! Days of UTC: what reports and counts are kept by (RFC 8460 §4.1).
+//! Days in UTC, the unit of reports and counts (RFC 8460 §4.1).
 
 use std::{fmt, str::FromStr};
 
@@ -6,12 +6,12 @@ use crate::Timestamp;
 
 const SECONDS: i64 = 86_400;
 
-/// A day of UTC, as days since the Unix epoch.
+/// A day in UTC, as days since the Unix epoch.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
 pub struct Day(i64);
 
 impl Day {
-    /// The day that a moment lies in.
+    /// The day that contains a point in time.
     #[must_use]
     pub const fn of(at: Timestamp) -> Self {
         Self(at.as_secs().div_euclid(SECONDS))
@@ -29,7 +29,7 @@ impl Day {
         Timestamp::from_secs(self.0.saturating_mul(SECONDS).saturating_add(SECONDS - 1))
     }
 
-    /// So many days later; earlier, where `days` is negative.
+    /// The day `days` later; earlier if `days` is negative.
     #[must_use]
     pub const fn plus(self, days: i64) -> Self {
         Self(self.0.saturating_add(days))

@@ -1,6 +1,6 @@
-//! What is kept to prove a finding, once the packets are gone (THREATS §5): the octets in clear of both directions, a row for
-//! each packet, and what was known of the peer at that time. Bounded, and without secrets: the parser blanks them before they
-//! get here, octet by octet, so that every length stays true.
+//! The evidence of a finding, kept because the packets are gone: cleartext bytes of both directions, a row for each
+//! packet, and what was known of the peer. It is bounded and free of secrets: the parser overwrites them byte by byte
+//! beforehand, so lengths stay true.
 
 use std::{collections::BTreeMap, fmt};
 
@@ -9,28 +9,28 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer, de::Error as _};
 
 use crate::{Side, Timestamp, policy::history::HistoryRecord};
 
-/// What stands for each octet that is not shown.
+/// What stands for each byte that is not shown.
 pub const BLANK: u8 = b'*';
 
 /// The evidence of one finding.
 #[derive(Clone, PartialEq, Debug, Default, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct Exhibit {
-    /// Octets of both directions, each direction in the order of its stream, at most [`EXHIBIT_OCTETS`] of each. Message
-    /// bodies and encrypted octets are not among them.
+    /// Bytes of both directions, each direction in the order of its stream, at most [`EXHIBIT_OCTETS`] of each. Message
+    /// bodies and encrypted bytes are not among them.
     ///
     /// [`EXHIBIT_OCTETS`]: crate::limits::EXHIBIT_OCTETS
     pub octets: Vec<Piece>,
-    /// Octets in clear that found no room.
+    /// Bytes in cleartext that did not fit.
     pub octets_left_out: u64,
     /// A row for each packet that the gate let through, in the order in which they were seen: the first half of
     /// [`EXHIBIT_PACKETS`] and the newest.
     ///
     /// [`EXHIBIT_PACKETS`]: crate::limits::EXHIBIT_PACKETS
     pub packets: Vec<Packet>,
-    /// Packets between those halves that found no room.
+    /// Packets between those halves that did not fit.
     pub packets_left_out: u64,
-    /// Ranges of octets of which two different copies were seen (FO-1).
+    /// Ranges of bytes of which two different copies were seen (FO-1).
     pub copies: Vec<Copies>,
     /// What had been seen of the peer before.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -41,7 +41,7 @@ pub struct Exhibit {
     pub losses: BTreeMap<String, u64>,
 }
 
-/// Octets that stand side by side in one stream.
+/// Bytes that stand side by side in one stream.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct Piece {
@@ -49,7 +49,7 @@ pub struct Piece {
     pub from: Side,
     /// TCP sequence number of the first one.
     pub seq: u32,
-    /// The octets, what is secret overwritten by [`BLANK`].
+    /// The bytes, what is secret overwritten by [`BLANK`].
     pub octets: Octets,
 }
 
@@ -65,9 +65,9 @@ pub struct Packet {
     pub seq: u32,
     /// Acknowledgment number.
     pub ack: u32,
-    /// The flag octet of the TCP header (RFC 9293 §3.1).
+    /// The flag byte of the TCP header (RFC 9293 §3.1).
     pub flags: u8,
-    /// Payload octets on the wire.
+    /// Payload bytes on the wire.
     pub length: u32,
     /// IPv4 time to live or IPv6 hop limit.
     pub ttl: u8,
@@ -79,15 +79,15 @@ pub struct Packet {
     pub options: Octets,
 }
 
-/// Two different copies of one range of octets, as long as each other.
+/// Two different copies of one range of bytes, as long as each other.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct Copies {
     /// Whose stream.
     pub from: Side,
-    /// TCP sequence number of the first octet.
+    /// TCP sequence number of the first byte.
     pub seq: u32,
-    /// The copy that came first. Where the range may hold a secret every octet of both is blank.
+    /// The copy that came first. Where the range may hold a secret every byte of both is blank.
     pub first: Octets,
     /// The copy that came later.
     pub other: Octets,
@@ -121,7 +121,7 @@ pub struct PolicyUsed {
     pub detail: String,
 }
 
-/// Octets, in base64 in JSON. They are not printed: `Debug` shows how many there are.
+/// Bytes, in base64 in JSON. They are not printed: `Debug` shows how many there are.
 #[derive(Clone, PartialEq, Eq, Default)]
 pub struct Octets(pub Vec<u8>);
 

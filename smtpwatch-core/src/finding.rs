@@ -1,4 +1,4 @@
-//! What the engine says: the finding, its closed vocabularies, and its severity.
+//! The finding: its fields, their closed vocabularies, and its severity.
 
 use std::borrow::Cow;
 
@@ -65,7 +65,7 @@ vocabulary! {
         EhloDowngraded = "ehlo-downgraded",
         /// Go-ahead, then no TLS.
         TlsHandshakeFailed = "tls-handshake-failed",
-        /// A failed handshake, then delivery in clear on a new connection.
+        /// A failed handshake, then delivery in cleartext on a new connection.
         DowngradeRetry = "downgrade-retry",
         /// Protocol version or suite below the minimum or below the history.
         TlsDowngraded = "tls-downgraded",
@@ -75,13 +75,13 @@ vocabulary! {
         CommandInjection = "command-injection",
         /// Server bytes between the go-ahead and the TLS record.
         ResponseInjection = "response-injection",
-        /// Credentials sent in clear.
+        /// Credentials sent in cleartext.
         AuthPlaintext = "auth-plaintext",
-        /// A challenge-response exchange in clear.
+        /// A challenge-response exchange in cleartext.
         AuthExchangePlaintext = "auth-exchange-plaintext",
         /// AUTH offered before TLS.
         AuthOfferedPlaintext = "auth-offered-plaintext",
-        /// Mail accepted in clear although a policy demands TLS.
+        /// Mail accepted in cleartext although a policy demands TLS.
         PolicyViolation = "policy-violation",
         /// Bytes, lengths or timing that only a device on the path explains.
         StreamTampering = "stream-tampering",
@@ -115,7 +115,7 @@ impl Kind {
 }
 
 vocabulary! {
-    /// How sure the claim is (THREATS §0). Ordered: later is stronger.
+    /// How sure the claim is (docs/threats.md, "Evidence and outcome"). Ordered: later is stronger.
     Evidence {
         /// Odd, but honest set-ups do it too.
         Suspicious = "suspicious",
@@ -129,21 +129,21 @@ vocabulary! {
 }
 
 vocabulary! {
-    /// What it cost (THREATS §0). Ordered: later is worse.
+    /// What the session lost (docs/threats.md, "Evidence and outcome"). Ordered: later is worse.
     Outcome {
         /// The session ended, or went on under TLS.
         Attempt = "attempt",
-        /// Envelope addresses crossed in clear.
+        /// Envelope addresses crossed in cleartext.
         Envelope = "envelope",
-        /// The message was accepted in clear.
+        /// The message was accepted in cleartext.
         Content = "content",
-        /// Credentials crossed in clear.
+        /// Credentials crossed in cleartext.
         Credential = "credential",
     }
 }
 
 vocabulary! {
-    /// How loud to be. Ordered: later is louder.
+    /// Severity to be. Ordered: later is louder.
     Severity {
         /// For the record.
         Info = "info",
@@ -187,9 +187,9 @@ pub struct Finding {
     pub time: Timestamp,
     /// What happened.
     pub kind: Kind,
-    /// The row of THREATS.md that it matches.
+    /// Identifier of the matching row of docs/threats.md.
     pub rule: Cow<'static, str>,
-    /// How loud.
+    /// Severity.
     pub severity: Severity,
     /// How sure.
     pub evidence: Evidence,
@@ -205,9 +205,9 @@ pub struct Finding {
     pub expected: Expected,
     /// What was seen.
     pub observed: Observed,
-    /// The dialogue in clear, secrets blanked.
+    /// The dialogue in cleartext, secrets blanked.
     pub transcript: Vec<TranscriptLine>,
-    /// Holes in the reassembled streams of this session.
+    /// Gaps in the reassembled streams of this session.
     pub gaps: u32,
     /// Further signs, each one line with its numbers.
     #[serde(default)]
@@ -289,7 +289,7 @@ pub struct Expected {
     /// Whether STARTTLS was expected to be offered and used.
     pub starttls: bool,
     /// `rule`, `history`, `dane`, `mta-sts`, `list`, `standard`, `tlsrpt` (what a TLS report of others says happened, against
-    /// our own record), or `none`.
+    /// the own record), or `none`.
     pub source: Cow<'static, str>,
     /// `enforce` or `testing`, of a published policy; what is only tested is told more quietly (RFC 8461 §5).
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -310,7 +310,7 @@ impl Expected {
 #[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct Observed {
-    /// Capability lines of the last EHLO reply in clear, in order.
+    /// Capability lines of the last EHLO reply in cleartext, in order.
     pub capabilities: Vec<String>,
     /// State of the STARTTLS offer.
     pub starttls: StarttlsState,
@@ -323,13 +323,13 @@ pub struct Observed {
 }
 
 vocabulary! {
-    /// State of the STARTTLS offer in the last EHLO reply in clear.
+    /// State of the STARTTLS offer in the last EHLO reply in cleartext.
     StarttlsState {
         /// The keyword is there.
         Offered = "offered",
         /// It is not.
         Absent = "absent",
-        /// A line stands there that was overwritten in place.
+        /// A line is there that was overwritten in place.
         Masked = "masked",
         /// It is there, was asked for, and was not granted.
         Refused = "refused",
@@ -344,7 +344,7 @@ vocabulary! {
 pub struct TranscriptLine {
     /// Who said it.
     pub from: Side,
-    /// The line without its end, not more than [`crate::limits::TRANSCRIPT_LINE`] octets, as text: octets that are not
+    /// The line without its end, not more than [`crate::limits::TRANSCRIPT_LINE`] bytes, as text: bytes that are not
     /// printable ASCII or valid UTF-8 are escaped.
     pub text: String,
 }

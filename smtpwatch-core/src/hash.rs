@@ -1,16 +1,19 @@
-//! The hash of every table whose keys come from the wire, and SHA-256 as people compare it: in hexadecimal.
+//! The hash function of every table whose keys come from the network, and SHA-256 in hexadecimal.
 //!
-//! The first is seeded at random in each process, so that nobody who does not see the process can choose keys that collide; and
-//! several times as fast as the standard library's, which every packet would pay for.
+//! The first is seeded at random in each process, so that an attacker cannot choose colliding keys; and it is several times
+//! as fast as the standard library's, which matters because every packet is hashed.
 
 use std::fmt::Write as _;
 
 use sha2::{Digest as _, Sha256};
 
-/// A map with that hash.
-pub type HashMap<K, V> = std::collections::HashMap<K, V, foldhash::fast::RandomState>;
+/// What makes that hash.
+pub type HashState = foldhash::fast::RandomState;
 
-/// The octets in hexadecimal, lower case.
+/// A map with that hash.
+pub type HashMap<K, V> = std::collections::HashMap<K, V, HashState>;
+
+/// The bytes in hexadecimal, lower case.
 #[must_use]
 pub fn hex(octets: &[u8]) -> String {
     octets.iter().fold(String::with_capacity(2 * octets.len()), |mut text, octet| {

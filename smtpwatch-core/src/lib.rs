@@ -3,7 +3,7 @@
 //! Sans-IO: no socket, no file, no clock. Time comes with each [`Segment`]; what the engine wants done (a finding
 //! written, a flow muted in the kernel, a row of history kept) comes out of [`Engine::poll`] as an [`Output`].
 //!
-//! The way of the data, left to right; nothing imports from its right:
+//! Data flows from left to right; code imports nothing from its right:
 //!
 //! ```text
 //! segment → flow (bytes in order, gaps explicit) → smtp (dialogue → observation) → judge (+ policy) → finding

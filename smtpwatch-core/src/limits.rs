@@ -1,8 +1,8 @@
-//! Every bound of the engine, named, with its reason. What is cut or dropped by one of them is counted.
+//! All bounds of the engine, with names and reasons. Everything that a bound cuts or drops is counted.
 
 use std::time::Duration;
 
-/// Flows tracked at once, where the configuration does not say (`[limits] flows`); the least recently active flow makes room.
+/// Flows tracked at once, where the configuration does not say (`[limits] flows`); the least recently active flow is evicted.
 pub const FLOWS: usize = 65_536;
 /// The open connections of one peer's network (IPv4 /24, IPv6 /48) are at most this part of the table: no peer can push the sessions of
 /// all others out of it (EV-24). Mail servers grant one client some tens, and open no more to one server.
@@ -13,24 +13,24 @@ pub const ROLE_SHARE: (usize, usize) = (3, 4);
 /// A flow that was silent for this long is closed. RFC 5321 §4.5.3.2 gives 10 minutes as the longest reply time-out.
 pub const FLOW_IDLE: Duration = Duration::from_secs(900);
 /// A connection whose three-way handshake is not finished after this time is forgotten: a flood of SYNs must not push
-/// sessions out of the table (THREATS EV-24). Linux gives a SYN-ACK up about 63 seconds after the first one.
+/// sessions out of the table (docs/threats.md EV-24). Linux gives a SYN-ACK up about 63 seconds after the first one.
 pub const FLOW_HANDSHAKE: Duration = Duration::from_secs(64);
-/// Octets held per direction that cannot be delivered yet (out of order, or not acknowledged).
+/// Bytes held per direction that cannot be delivered yet (out of order, or not acknowledged).
 pub const REASSEMBLY_BYTES: usize = 64 * 1024;
 /// Separate pieces held per direction, so that tiny segments cannot pin memory.
 pub const REASSEMBLY_CHUNKS: usize = 256;
-/// Delivered octets kept per direction, to compare late copies of the same range with them (THREATS EV-3, FO-1).
+/// Delivered bytes kept per direction, to compare late copies of the same range with them (docs/threats.md EV-3, FO-1).
 pub const RETAINED_BYTES: usize = 16 * 1024;
-/// SYNs and SYN-ACKs of one peer that wait for our own side's acknowledgment; the oldest makes room. Without the right one the
+/// SYNs and SYN-ACKs of one peer that wait for our own side's acknowledgment; the oldest is evicted. Without the right one the
 /// fingerprint of the peer's stack is not known, and nothing else is lost.
 pub const SYN_CLAIMS: usize = 4;
 /// Segments of the peer kept that came before our own side's first acknowledgment; later ones are left out, and missed if they were real.
 pub const EARLY_SEGMENTS: usize = 4;
 /// Conflicting copies kept as evidence per flow.
 pub const CONFLICTS: usize = 8;
-/// Octets of each copy kept of a conflict.
+/// Bytes of each copy kept of a conflict.
 pub const CONFLICT_BYTES: usize = 256;
-/// Longest line that is kept whole: AUTH lines reach 12,288 octets (RFC 4954 §4).
+/// Longest line that is kept whole: AUTH lines reach 12,288 bytes (RFC 4954 §4).
 pub const LINE: usize = 12_288;
 /// Lines of one multi-line reply that are kept.
 pub const REPLY_LINES: usize = 128;
@@ -38,16 +38,16 @@ pub const REPLY_LINES: usize = 128;
 pub const PIPELINE: usize = 256;
 /// Lines of the transcript kept per session: the first half of them and the newest.
 pub const TRANSCRIPT_LINES: usize = 64;
-/// Octets of a transcript line.
+/// Bytes of a transcript line.
 pub const TRANSCRIPT_LINE: usize = 512;
-/// Octets in clear kept of each direction as evidence: greeting, EHLO reply, some tens of commands and the TLS hellos.
+/// Bytes in cleartext kept of each direction as evidence: greeting, EHLO reply, some tens of commands and the TLS hellos.
 pub const EXHIBIT_OCTETS: usize = 16 * 1024;
 /// Packets of a connection whose headers are kept as evidence: the first half of them and the newest.
 pub const EXHIBIT_PACKETS: usize = 128;
 /// Recipient domains remembered per session.
 pub const RECIPIENT_DOMAINS: usize = 16;
 /// Peers whose history is held, in memory and in the store, where the configuration does not say (`[limits] peers`); one of which
-/// little is known makes room.
+/// little is known is evicted.
 pub const HISTORY_PEERS: usize = 200_000;
 /// Sessions that have ended and whose verdict waits for a published policy to be looked up; the oldest is judged as it stands.
 pub const PARKED: usize = 1_024;

@@ -1,5 +1,5 @@
-//! Who came last, among many: everything in it is done at once, however many there are. Whoever makes room is found without a
-//! search, and nothing is left behind that had to be cleared away later, in one go, while packets wait.
+//! Intrusive LRU list over slab indices; every operation is O(1). The entry to evict is found without a search, and
+//! nothing needs to be cleaned up later while packets wait.
 
 /// An order of places, from the oldest to the youngest. Eight bytes for each place.
 #[derive(Debug, Default)]
@@ -42,7 +42,7 @@ struct Neighbours {
     younger: Neighbour,
 }
 
-/// A place, or nobody.
+/// A place, or no one.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 struct Neighbour(u32);
 

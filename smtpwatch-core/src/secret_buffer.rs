@@ -1,8 +1,8 @@
-//! Bytes that may hold a secret: they are overwritten before their memory is given back.
+//! Buffers for bytes that may be secret: they overwrite their memory before they release it.
 //!
-//! A `Vec` leaves a copy behind wherever it grows, and stale bytes wherever it shrinks. These two types grow by copying into
-//! fresh memory and overwriting the old one, and overwrite what they drop from either end. So memory beyond their length never
-//! holds a byte of theirs, and the cost of [`Drop`] is that of their length, not of their capacity.
+//! A `Vec` leaves a copy behind when it grows, and stale bytes when it shrinks. These two types grow by copying into
+//! fresh memory and overwriting the old, and overwrite what they drop from either end. Memory beyond their length
+//! therefore never holds one of their bytes, and [`Drop`] costs as much as their length, not their capacity.
 
 use std::{
     collections::{VecDeque, vec_deque},

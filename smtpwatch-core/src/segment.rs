@@ -82,7 +82,7 @@ impl From<Side> for smtpwatch_common::Side {
     }
 }
 
-/// Which end of the connection this host is (THREATS §0: GC and GS).
+/// Which end of the connection this host is (docs/threats.md, "Which end sees what").
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "lowercase")]
@@ -177,7 +177,7 @@ pub struct Segment<'a> {
     pub interface: &'a str,
     /// Index of the interface; zero in a capture.
     pub interface_index: u32,
-    /// Sequence number of the first payload octet of the *segment* (of the SYN itself where that flag is set).
+    /// Sequence number of the first payload byte of the *segment* (of the SYN itself where that flag is set).
     pub seq: u32,
     /// Acknowledgment number; meaningful with [`TcpFlags::ACK`].
     pub ack: u32,
@@ -191,19 +191,19 @@ pub struct Segment<'a> {
     pub ttl: u8,
     /// IPv4 identification; zero for IPv6.
     pub ip_id: u16,
-    /// TCP options as on the wire (0 to 40 octets).
+    /// TCP options as on the wire (0 to 40 bytes).
     pub options: &'a [u8],
-    /// Whether the TCP checksum is right; `None` where that cannot be told: hardware fills it in, or not all octets are here.
+    /// Whether the TCP checksum is right; `None` where that cannot be told: hardware fills it in, or not all bytes are here.
     pub checksum_right: Option<bool>,
     /// It arrived with IPv4 options or IPv6 extension headers, for which this host's stack may discard it (EV-6, EV-9).
     pub unusual: bool,
-    /// Payload octets of the whole segment on the wire.
+    /// Payload bytes of the whole segment on the wire.
     pub length: u32,
     /// Offset of `payload` within the segment's payload.
     pub offset: u32,
-    /// The captured octets.
+    /// The captured bytes.
     pub payload: &'a [u8],
-    /// The client's message had ended where `payload` begins, or would begin: what stands there are commands.
+    /// The client's message had ended where `payload` begins, or would begin: what is there are commands.
     pub body_ended: bool,
     /// The gate has sent of this flow what it may, and leaves out what follows.
     pub budget_spent: bool,

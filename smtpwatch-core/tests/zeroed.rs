@@ -1,7 +1,8 @@
-//! No password is left in memory: blocks that the engine frees, and blocks that it keeps beyond the end of a session, are searched.
+//! No password remains in memory: this test searches the blocks that the engine frees, and those that it keeps after
+//! a session.
 //!
-//! The allocator of this program searches each block before it is given back, and lists those that are in use. What is searched for
-//! are six neighbouring bytes of a password in any case, and of its forms in base64.
+//! The allocator of this program searches each block before it is freed, and lists the blocks in use. It looks for
+//! six consecutive bytes of a password, in any case, and of its base64 forms.
 
 use std::{
     alloc::{GlobalAlloc, Layout, System},
@@ -151,7 +152,7 @@ fn disarm() -> usize {
     FREED.get()
 }
 
-/// Blocks in use of at most so many bytes that hold a password.
+/// Blocks in use of at most this many bytes that hold a password.
 fn held(most: usize) -> usize {
     let armed = ARMED.replace(false);
     let held = IN_USE.with_borrow(|blocks| {

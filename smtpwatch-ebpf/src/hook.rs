@@ -1,4 +1,4 @@
-//! The gate's surroundings in the kernel.
+//! The gate's environment in the kernel.
 
 use core::{hint::black_box, ptr, slice};
 
@@ -9,9 +9,9 @@ use aya_ebpf::{
 };
 use aya_log_ebpf::debug;
 use smtpwatch_common::{
-    CHUNK, Counter, Direction, FlowKey, FlowState, Flows, Header, Host, Link, Order, Outcome, RecordBuffer, Scratch,
-    Tag, glance,
-    process::{process_closely, process_search},
+    CHUNK, Counter, Direction, Env, FlowKey, FlowState, Flows, Header, Link, Order, Outcome, RecordBuffer, Scratch,
+    Tag, fast_path,
+    process::{process_slow_path, scan_body_end},
     record::UID_UNKNOWN,
 };
 
@@ -26,8 +26,8 @@ use crate::{
 /// Takes a packet at XDP through the gate.
 #[inline(always)]
 pub fn xdp(context: &XdpContext) {
-    let mut host = at_a_glance(Direction::Ingress);
-    if glance(&XdpPacket(context), Link::Ethernet, &mut host).is_some() {
+    let mut env = fast_path_env(Direction::Ingress);
+    if fast_path(&XdpPacket(context), Link::Ethernet, &mut env).is_some() {
         return;
     }
     let Some(scratch) = black_box(claim_scratch()) else { return };
@@ -40,14 +40,14 @@ pub fn xdp(context: &XdpContext) {
 /// What the functions below return where [`Outcome::Search`] is the outcome.
 const SEARCH: u32 = 1;
 
-// A function of its own, because a glance shall not pay for its registers and stack. It returns a value, and the caller
+// A function of its own: the fast path must not pay for its registers and stack. It returns a value, and the caller
 // takes it, because the verifier looks at the return register also where nothing is returned.
 #[inline(never)]
 fn xdp_closely(context: *mut xdp_md, scratch: &mut Scratch) -> u32 {
     let context = &XdpContext::new(context);
     let interface = || context.ingress_ifindex() as u32;
-    let mut host = Surroundings { direction: Direction::Ingress, interface, owner: || (0, UID_UNKNOWN) };
-    let outcome = process_closely(&XdpPacket(context), Link::Ethernet, &mut FlowTable, &mut host, || Some(scratch));
+    let mut env = KernelEnv { direction: Direction::Ingress, interface, owner: || (0, UID_UNKNOWN) };
+    let outcome = process_slow_path(&XdpPacket(context), Link::Ethernet, &mut FlowTable, &mut env, || Some(scratch));
     if let Some(what) = noteworthy(outcome) {
         debug!(context, "{} at XDP on interface {}", what, interface());
     }
@@ -58,16 +58,16 @@ fn xdp_closely(context: *mut xdp_md, scratch: &mut Scratch) -> u32 {
 fn xdp_search(context: *mut xdp_md, scratch: &mut Scratch) -> u32 {
     let context = &XdpContext::new(context);
     let interface = || context.ingress_ifindex() as u32;
-    let mut host = Surroundings { direction: Direction::Ingress, interface, owner: || (0, UID_UNKNOWN) };
-    process_search(&XdpPacket(context), &mut FlowTable, &mut host, scratch);
+    let mut env = KernelEnv { direction: Direction::Ingress, interface, owner: || (0, UID_UNKNOWN) };
+    scan_body_end(&XdpPacket(context), &mut FlowTable, &mut env, scratch);
     0
 }
 
 /// Takes a packet at TC through the gate.
 #[inline(always)]
 pub fn skb(context: &TcContext, link: Link, direction: Direction) {
-    let mut host = at_a_glance(direction);
-    if glance(&SkbPacket(context), link, &mut host).is_some() {
+    let mut env = fast_path_env(direction);
+    if fast_path(&SkbPacket(context), link, &mut env).is_some() {
         return;
     }
     let Some(scratch) = black_box(claim_scratch()) else { return };
@@ -80,10 +80,10 @@ pub fn skb(context: &TcContext, link: Link, direction: Direction) {
 #[inline(never)]
 fn skb_closely(skb: *mut __sk_buff, link: Link, direction: Direction, scratch: &mut Scratch) -> u32 {
     let context = &TcContext::new(skb);
-    let mut host = around_skb(skb, direction);
-    let outcome = process_closely(&SkbPacket(context), link, &mut FlowTable, &mut host, || Some(scratch));
+    let mut env = skb_env(skb, direction);
+    let outcome = process_slow_path(&SkbPacket(context), link, &mut FlowTable, &mut env, || Some(scratch));
     if let Some(what) = noteworthy(outcome) {
-        debug!(context, "{} at TC {} on interface {}", what, direction.as_str(), host.interface());
+        debug!(context, "{} at TC {} on interface {}", what, direction.as_str(), env.interface());
     }
     if outcome == Outcome::Search { SEARCH } else { 0 }
 }
@@ -91,7 +91,7 @@ fn skb_closely(skb: *mut __sk_buff, link: Link, direction: Direction, scratch: &
 #[inline(never)]
 fn skb_search(skb: *mut __sk_buff, direction: Direction, scratch: &mut Scratch) -> u32 {
     let context = &TcContext::new(skb);
-    process_search(&SkbPacket(context), &mut FlowTable, &mut around_skb(skb, direction), scratch);
+    scan_body_end(&SkbPacket(context), &mut FlowTable, &mut skb_env(skb, direction), scratch);
     0
 }
 
@@ -107,20 +107,20 @@ fn claim_scratch<'a>() -> Option<&'a mut Scratch> {
     None
 }
 
-/// Surroundings of a packet at TC.
+/// Environment of a packet at TC.
 #[inline(always)]
-fn around_skb(skb: *mut __sk_buff, direction: Direction) -> impl Host {
+fn skb_env(skb: *mut __sk_buff, direction: Direction) -> impl Env {
     // SAFETY: the context is the one that the program was called with.
     let interface = move || unsafe { (*skb).ifindex };
     let owner = move || match direction {
-        // SAFETY: as above; both helpers take any skb, and tell of one without a socket.
+        // SAFETY: as above; both helpers take any skb, and also one without a socket.
         Direction::Egress if ATTRIBUTION.load() != 0 => unsafe { (bpf_skb_cgroup_id(skb), bpf_get_socket_uid(skb)) },
         Direction::Ingress | Direction::Egress => (0, UID_UNKNOWN),
     };
-    Surroundings { direction, interface, owner }
+    KernelEnv { direction, interface, owner }
 }
 
-/// What is worth a line in the debug log: packets of which nothing can be made.
+/// Outcomes that are logged at level debug: packets that cannot be processed.
 #[inline(always)]
 fn noteworthy(outcome: Outcome) -> Option<&'static str> {
     match outcome {
@@ -163,10 +163,10 @@ impl Flows for FlowTable {
     }
 }
 
-/// Surroundings for a glance, which sends nothing and so asks neither for the interface nor for an owner.
+/// Environment of the fast path, which sends nothing and needs neither the interface nor the owner.
 #[inline(always)]
-fn at_a_glance(direction: Direction) -> impl Host {
-    Surroundings { direction, interface: || 0, owner: || (0, UID_UNKNOWN) }
+fn fast_path_env(direction: Direction) -> impl Env {
+    KernelEnv { direction, interface: || 0, owner: || (0, UID_UNKNOWN) }
 }
 
 /// The place of a tag in the table of muted flows.
@@ -175,13 +175,13 @@ fn slot(tag: Tag) -> &'static Slot {
     &MUTED[tag.slot()]
 }
 
-struct Surroundings<I, O> {
+struct KernelEnv<I, O> {
     direction: Direction,
     interface: I,
     owner: O,
 }
 
-impl<I: Fn() -> u32, O: Fn() -> (u64, u32)> Host for Surroundings<I, O> {
+impl<I: Fn() -> u32, O: Fn() -> (u64, u32)> Env for KernelEnv<I, O> {
     #[inline(always)]
     fn now(&self) -> u64 {
         // SAFETY: takes nothing, returns a number.
@@ -250,7 +250,7 @@ impl<I: Fn() -> u32, O: Fn() -> (u64, u32)> Host for Surroundings<I, O> {
         if captured > CHUNK {
             return false;
         }
-        // SAFETY: header and payload are adjacent, and `captured` octets of the payload lie within the record.
+        // SAFETY: header and payload are adjacent, and `captured` bytes of the payload lie within the record.
         let octets = unsafe { slice::from_raw_parts(ptr::from_ref(record).cast::<u8>(), Header::SIZE + captured) };
         RING.output::<[u8]>(octets, 0).is_ok()
     }

@@ -24,7 +24,7 @@ mod programs {
 
     use crate::hook;
 
-    // `frags`: jumbo and multi-buffer frames too (THREATS EV-12).
+    // `frags`: jumbo and multi-buffer frames too (docs/threats.md EV-12).
     #[xdp(frags)]
     fn smtpwatch_xdp(context: XdpContext) -> u32 {
         hook::xdp(&context);

@@ -7,7 +7,7 @@ use aya_ebpf::{
     macros::map,
     maps::{HashMap, LruHashMap, PerCpuArray, RingBuf},
 };
-use smtpwatch_common::{Counter, FlowKey, FlowState, Order, PortSet, Scratch, glance, ports};
+use smtpwatch_common::{Counter, FlowKey, FlowState, Order, PortSet, Scratch, fast_path, ports};
 
 /// State of open flows: 80 bytes and a key of 36, so about 36 MiB when full. The least recently used flows make room.
 #[map]
@@ -22,7 +22,7 @@ pub static OPENING: LruHashMap<FlowKey, FlowState> = LruHashMap::with_max_entrie
 #[map]
 pub static LINK_ADDRESSES: HashMap<u32, [u8; 8]> = HashMap::with_max_entries(4_096, 0);
 
-/// Orders of the daemon, for flows of which more is seen than is needed.
+/// Orders of the daemon for flows that need not be forwarded in full.
 #[map]
 pub static ORDERS: LruHashMap<FlowKey, Order> = LruHashMap::with_max_entries(65_536, 0);
 
@@ -68,7 +68,7 @@ impl ScratchSlot {
         None
     }
 
-    /// Gives the slot back of which `scratch` is a part.
+    /// Releases the slot that contains `scratch`.
     #[inline(always)]
     pub fn release(scratch: *mut Scratch) {
         add(scratch.cast::<u8>().wrapping_sub(core::mem::offset_of!(Self, scratch)).cast(), u64::MAX);
@@ -106,11 +106,11 @@ pub static PORTS: [Global<u64>; ports::WORDS] = {
 /// What the tags of muted flows are made with. The loader puts secret random numbers here; multiples of
 /// the golden ratio will do for tests.
 #[unsafe(no_mangle)]
-pub static SEEDS: [Global<u64>; glance::SEEDS] = {
-    let mut globals = [const { Global::new(0) }; glance::SEEDS];
+pub static SEEDS: [Global<u64>; fast_path::SEEDS] = {
+    let mut globals = [const { Global::new(0) }; fast_path::SEEDS];
     let mut seed = 0_u64;
     let mut i = 0;
-    while i < glance::SEEDS {
+    while i < fast_path::SEEDS {
         seed = seed.wrapping_add(0x9e37_79b9_7f4a_7c15);
         globals[i] = Global::new(seed);
         i += 1;
@@ -118,9 +118,9 @@ pub static SEEDS: [Global<u64>; glance::SEEDS] = {
     globals
 };
 
-/// The tags of muted flows, 512 KiB for all CPUs: see [`glance`]. Global data, because it is read without a helper.
+/// The tags of muted flows, 512 KiB for all CPUs: see [`fast_path`](mod@fast_path). Global data, because it is read without a helper.
 #[unsafe(no_mangle)]
-pub static MUTED: [Slot; glance::SLOTS] = [const { Slot(UnsafeCell::new(0)) }; glance::SLOTS];
+pub static MUTED: [Slot; fast_path::SLOTS] = [const { Slot(UnsafeCell::new(0)) }; fast_path::SLOTS];
 
 /// A word that every CPU reads and writes as a whole.
 #[repr(transparent)]

@@ -1,5 +1,5 @@
-//! How the hooks read octets: direct access to the start of a packet, byte-copy helpers for the rest, which may lie in
-//! other pages (GRO and GSO segments, multi-buffer frames: THREATS EV-10, EV-12).
+//! How the hooks read bytes: direct access to the start of a packet, byte-copy helpers for the rest, which may lie in
+//! other pages (GRO and GSO segments, multi-buffer frames: docs/threats.md EV-10, EV-12).
 
 use core::mem::MaybeUninit;
 
@@ -37,7 +37,7 @@ impl Packet for XdpPacket<'_> {
     #[inline(always)]
     fn load<const N: usize>(&self, offset: u32) -> Option<[u8; N]> {
         let mut octets = MaybeUninit::<[u8; N]>::uninit();
-        // SAFETY: the helper writes all `N` octets of `octets`, or fails.
+        // SAFETY: the helper writes all `N` bytes of `bytes`, or fails.
         let failed = unsafe { bpf_xdp_load_bytes(self.0.ctx, offset, octets.as_mut_ptr().cast(), N as u32) };
         // SAFETY: initialised where the helper did not fail.
         if failed == 0 { Some(unsafe { octets.assume_init() }) } else { None }
@@ -70,7 +70,7 @@ impl Packet for SkbPacket<'_> {
     #[inline(always)]
     fn load<const N: usize>(&self, offset: u32) -> Option<[u8; N]> {
         let mut octets = MaybeUninit::<[u8; N]>::uninit();
-        // SAFETY: the helper writes all `N` octets of `octets`, or fails.
+        // SAFETY: the helper writes all `N` bytes of `bytes`, or fails.
         let failed = unsafe { bpf_skb_load_bytes(self.0.skb.skb.cast(), offset, octets.as_mut_ptr().cast(), N as u32) };
         // SAFETY: initialised where the helper did not fail.
         if failed == 0 { Some(unsafe { octets.assume_init() }) } else { None }
@@ -84,7 +84,7 @@ impl Packet for SkbPacket<'_> {
     }
 }
 
-/// The first `N` octets. Written as `start + N > end`, the one form that the verifier takes without CAP_PERFMON.
+/// The first `N` bytes. Written as `start + N > end`, the one form that the verifier takes without CAP_PERFMON.
 #[inline(always)]
 fn head<'a, const N: usize>(start: usize, end: usize) -> Option<&'a [u8; N]> {
     if start + N > end {
@@ -101,7 +101,7 @@ impl<const N: usize> Head<'_, N> {
     #[inline(always)]
     fn read<T: Copy, const AT: usize>(&self) -> T {
         const { assert!(AT + size_of::<T>() <= N) };
-        // SAFETY: the octets lie in the array. They need not be aligned: whether this machine reads them so, the verifier
+        // SAFETY: the bytes lie in the array. They need not be aligned: whether this machine reads them so, the verifier
         // decides, which knows how the kernel aligns packets (NET_IP_ALIGN); an unaligned read in Rust's terms would be
         // put together from single bytes. Volatile, so that the compiler reads a word where it is used and not all of them before.
         unsafe { self.0.as_ptr().add(AT).cast::<T>().read_volatile() }

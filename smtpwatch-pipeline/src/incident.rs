@@ -1,4 +1,4 @@
-//! What makes a claim of the engine an incident on record: its identifier, and the name of its flow that other tools use.
+//! Turns a claim of the engine into a stored finding: its identifier, and the Community ID of its flow.
 
 pub mod cgroup;
 mod community_id;

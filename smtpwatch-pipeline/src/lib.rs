@@ -1,4 +1,4 @@
-//! From records to outputs: the engine, fed alike from the kernel's ring and from capture files.
+//! From records to outputs: runs the engine on records from the kernel's ring or from capture files.
 //!
 //! [`Pipeline`] makes segments of records, feeds the engine, and names its findings ([`incident`]: identifier, Community ID, who on
 //! this host sent). [`replay`] runs capture files through the same gate and engine. What comes out are the engine's outputs; who
@@ -9,7 +9,7 @@ pub mod replay;
 
 use smtpwatch_common::{
     Checksum, Direction, Record,
-    record::{Header, UID_UNKNOWN, mark},
+    record::{Header, UID_UNKNOWN, flag},
 };
 use smtpwatch_config::Config;
 use smtpwatch_core::{
@@ -101,7 +101,7 @@ impl Pipeline {
         self.drain(on);
     }
 
-    /// From here on `config` judges, also what has begun before. What a running engine cannot change is not looked at.
+    /// From here on `config` judges, also what has begun before. What a running engine cannot change is not examined.
     pub fn reconfigure(&mut self, config: Config) {
         self.engine.reconfigure(config.baseline, config.rules.clone(), config.trusted_proxies.clone());
         self.config_hash = config.hash();
@@ -162,12 +162,12 @@ impl Pipeline {
                 Checksum::Wrong => Some(false),
                 Checksum::Untold => None,
             },
-            unusual: header.marked(mark::UNUSUAL),
+            unusual: header.has_flags(flag::UNUSUAL),
             length: header.length,
             offset: header.offset,
             payload: record.payload,
-            body_ended: header.marked(mark::BODY_ENDED),
-            budget_spent: header.marked(mark::BUDGET),
+            body_ended: header.has_flags(flag::BODY_ENDED),
+            budget_spent: header.has_flags(flag::BUDGET),
             sender: owner(header, self.overflow_uid),
         }
     }

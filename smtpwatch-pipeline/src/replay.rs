@@ -1,4 +1,4 @@
-//! Capture files through the same gate and engine that the daemon runs.
+//! Runs capture files through the gate and engine of the daemon.
 
 use std::{path::Path, sync::Arc};
 
@@ -43,7 +43,7 @@ pub struct Summary {
     pub unread: u64,
     /// Sessions by result, in the order of [`SessionResult::ALL`].
     pub sessions: [u64; SessionResult::ALL.len()],
-    /// Holes that hurt.
+    /// Gaps that hurt.
     pub gaps: u64,
     /// Connections given up before their end was seen.
     pub evicted: u64,

@@ -1,5 +1,5 @@
-//! Addresses that a policy is fetched from. The name of a policy host comes from mail traffic: without this, whoever
-//! sends mail could have the daemon connect to what stands behind a firewall.
+//! Addresses that a policy is fetched from. The name of a policy host comes from mail traffic: without this, anyone who
+//! sends mail could have the daemon connect to what follows a firewall.
 
 use std::{
     collections::HashSet,
@@ -114,7 +114,7 @@ fn is_public_v6(address: Ipv6Addr) -> bool {
 fn embedded_v4(address: Ipv6Addr) -> Option<Ipv4Addr> {
     let from = |high: u16, low: u16| Some(Ipv4Addr::from_bits(u32::from(high) << 16 | u32::from(low)));
     match address.segments() {
-        // NAT64 (RFC 6052): what counts is the address behind it.
+        // NAT64 (RFC 6052): what counts is the address after it.
         [0x64, 0xff9b, 0, 0, 0, 0, high, low] => from(high, low),
         // 6to4 (RFC 3056): the address of its router.
         [0x2002, high, low, ..] => from(high, low),

@@ -13,7 +13,7 @@ use hickory_resolver::proto::{
 use smtpwatch_core::Timestamp;
 use smtpwatch_system::whole_file;
 
-/// Octets of a file of anchors: the root's take less than one KiB.
+/// Bytes of a file of anchors: the root's take less than one KiB.
 const FILE: u64 = 64 * 1024;
 
 /// Keys that are trusted, and digests of keys that are.
@@ -41,7 +41,7 @@ pub enum AnchorError {
         /// What the system said.
         source: std::io::Error,
     },
-    /// A line is no anchor.
+    /// A line is not an anchor.
     #[error(
         "[policy] trust_anchor: {line:?}: {why}: write DNSKEY or DS records in zone-file form, such as \
          \". IN DS 20326 8 2 E06D44B8…\""
@@ -91,7 +91,7 @@ impl Anchors {
         zones
     }
 
-    /// The keys to trust. A DS record is no key, and below the root the library wants each key of a zone to be trusted,
+    /// The keys to trust. A DS record is not a key, and below the root the library wants each key of a zone to be trusted,
     /// or a parent that says so; hence what each zone publishes (DNSKEY and RRSIG records, of which nothing is believed
     /// yet) is compared with the anchors here, and the keys that a trusted key has signed are taken in (RFC 4035 §5.3).
     #[must_use]

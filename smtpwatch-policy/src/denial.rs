@@ -10,14 +10,14 @@ use hickory_resolver::proto::{
         rdata::{DNSSECRData, NSEC, NSEC3, RRSIG},
     },
     op::ResponseCode,
-    rr::{Name, RData, Record, RecordType},
+    rr::{Name, RData, Record, RecordType, rdata::CNAME},
 };
 
 /// Links of a chain of CNAME records that are followed.
 pub const CHAIN: usize = 8;
 /// More iterations of NSEC3 prove nothing (RFC 9276 §3.2; the limit is that of Unbound).
 pub const ITERATIONS: u16 = 150;
-/// NSEC3 records of one reply that are looked at: each name that is compared costs a hash.
+/// NSEC3 records of one reply that are examined: each name that is compared costs a hash.
 const RECORDS: usize = 32;
 
 /// A reply of a name server, each record with the proof that its signatures give.
@@ -38,7 +38,7 @@ pub struct Reply {
 /// What a reply says of a question.
 #[derive(Clone, PartialEq, Debug)]
 pub enum Said {
-    /// There are records: those of the type, and the aliases on the way to them.
+    /// There are records: those of the type, and the aliases on the path to them.
     Records(Vec<Record>, Proof),
     /// There are none at the end of these aliases.
     Nothing {
@@ -71,17 +71,12 @@ impl Reply {
                     Said::Records(records, least)
                 };
             }
-            let Some((alias, target)) = self.at(&at, RecordType::CNAME).find_map(|record| match &record.data {
-                RData::CNAME(target) => Some((record, target.0.clone())),
-                _ => None,
-            }) else {
-                break;
-            };
+            let Some((alias, target)) = self.alias(&at) else { break };
             if aliases.len() >= CHAIN {
                 return Said::Bogus("the aliases lead nowhere");
             }
-            least = least.min(self.proof(&at, RecordType::CNAME));
-            aliases.push(alias.clone());
+            least = least.min(alias.proof);
+            aliases.push(alias);
             at = target;
         }
         if least < Proof::Insecure {
@@ -96,6 +91,39 @@ impl Reply {
 
     fn at<'a>(&'a self, name: &'a Name, kind: RecordType) -> impl Iterator<Item = &'a Record> {
         self.answers.iter().filter(move |record| record.record_type() == kind && record.name == *name)
+    }
+
+    /// The alias of a name, with its proof, and where it leads: a CNAME record, or what a DNAME record above the name makes of it. The
+    /// CNAME record that comes with a DNAME is unsigned and follows from it, so it is made here again (RFC 6672 §2.2, §5.3.1).
+    fn alias(&self, name: &Name) -> Option<(Record, Name)> {
+        let plain = self.at(name, RecordType::CNAME).find_map(|record| match &record.data {
+            RData::CNAME(target) => Some((record, target.0.clone())),
+            _ => None,
+        });
+        let proof = plain.as_ref().map(|_| self.proof(name, RecordType::CNAME));
+        if proof != Some(Proof::Secure)
+            && let Some(redirected) = self.redirected(name)
+        {
+            return Some(redirected);
+        }
+        let ((record, target), proof) = plain.zip(proof)?;
+        let mut alias = record.clone();
+        alias.proof = proof;
+        Some((alias, target))
+    }
+
+    /// What the closest DNAME record above a name makes of it.
+    fn redirected(&self, name: &Name) -> Option<(Record, Name)> {
+        let above = |record: &&Record| {
+            record.record_type() == RecordType::DNAME && record.name.zone_of(name) && record.name != *name
+        };
+        let found = self.answers.iter().filter(above).max_by_key(|record| record.name.iter().count())?;
+        let RData::Unknown { rdata, .. } = &found.data else { return None };
+        let kept = name.iter().count() - found.name.iter().count();
+        let target = Name::from_labels(name.iter().take(kept).chain(labels(&rdata.anything)?)).ok()?;
+        let mut alias = Record::from_rdata(name.clone(), found.ttl, RData::CNAME(CNAME(target.clone())));
+        alias.proof = self.proof(&found.name, RecordType::DNAME);
+        Some((alias, target))
     }
 
     /// The least proof of a set of records; one that a wildcard was expanded to needs a proof that nothing is closer.
@@ -144,8 +172,10 @@ impl Reply {
         let silent = self.authorities.is_empty();
         let unsigned = self.authorities.iter().any(|record| enclosing(&record)) || self.unsigned && silent;
         let signed = self.authorities.iter().any(|record| record.proof == Proof::Secure && record.name.zone_of(name));
-        // With aliases, and nothing said of the last name, that name has to be asked about.
-        let known = self.answers.is_empty() || !silent || no_name;
+        // With aliases, and nothing said of the last name, that name has to be asked about. NS records without SOA refer to another zone
+        // and deny nothing (RFC 2308 §2.2).
+        let ends = |record: &Record| record.record_type() == RecordType::SOA && record.name.zone_of(name);
+        let known = self.answers.is_empty() || self.authorities.iter().any(ends) || no_name;
         (unsigned && !signed && known).then_some((Proof::Insecure, no_name))
     }
 
@@ -208,6 +238,23 @@ impl Reply {
             }
         }
         Hashed(records)
+    }
+}
+
+/// The labels of a name on the wire, which is the whole data of a record, and not compressed (RFC 6672 §2.5).
+fn labels(mut data: &[u8]) -> Option<Vec<&[u8]>> {
+    let mut labels = Vec::new();
+    loop {
+        let (length, rest) = data.split_first()?;
+        match *length {
+            0 => return rest.is_empty().then_some(labels),
+            length @ 1..=63 => {
+                let (label, rest) = rest.split_at_checked(length.into())?;
+                labels.push(label);
+                data = rest;
+            }
+            _ => return None,
+        }
     }
 }
 

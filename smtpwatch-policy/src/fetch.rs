@@ -35,7 +35,7 @@ use super::{
 
 /// Characters of an error that are shown: a certificate may have any number of names.
 const SHOWN: usize = 400;
-/// Octets of a file of certificate authorities.
+/// Bytes of a file of certificate authorities.
 const CA_FILE: u64 = 4 * 1024 * 1024;
 
 /// Nothing can be fetched at all.
@@ -190,7 +190,7 @@ fn found(response: Response) -> Result<Response, FetchError> {
     }
 }
 
-/// Names the implementation that clients of HTTPS use: one for the process. Should somebody have chosen before, that choice
+/// Names the implementation that clients of HTTPS use: one for the process. Should someone have chosen before, that choice
 /// stands.
 pub fn choose_cryptography() {
     static PROVIDER: Once = Once::new();

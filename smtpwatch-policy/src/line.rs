@@ -1,11 +1,11 @@
-//! The waiting line of subjects that somebody asked for: the newest first, because whoever asks does not wait long
+//! The waiting line of subjects that someone asked for: the newest first, because anyone who asks does not wait long
 //! (`PATIENCE` of the engine), and no more look-ups at once below one parent than leave room for others.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use smtpwatch_core::policy::published::Wanted;
 
-/// Look-ups at once of subjects below one parent: slow name servers of one domain do not hold everybody up. What the
+/// Look-ups at once of subjects below one parent: slow name servers of one domain do not hold everyone up. What the
 /// configuration names counts, and does not wait for it.
 pub const SAME_PARENT: usize = 4;
 

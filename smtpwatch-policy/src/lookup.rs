@@ -236,7 +236,7 @@ impl Sources {
             Found::Bogus(why) => (State::Bogus, why, RETRY),
             Found::Error(why) => (State::Error, why, RETRY),
         };
-        // Whoever can make DNS or HTTPS fail must not make the policy go away by that.
+        // Anyone who can make DNS or HTTPS fail must not make the policy go away by that.
         failed |= matches!(state, State::Error | State::Bogus) && memory.failed.is_none();
         failed |= matches!(state, State::Absent | State::Invalid) && memory.protects(now) && memory.failed.is_none();
         let told = match (memory.holding(now), &memory.kept) {

@@ -43,13 +43,13 @@ impl PolicyMetrics {
             policy_failures: counters(
                 r,
                 "policy_refresh_failures_total",
-                "Look-ups of published policies that failed; what was known before is kept.",
+                "Look-ups of published policies that failed; cached policies stay in force.",
                 &["source"],
             )?,
             policy_dropped: counters(
                 r,
                 "policy_lookups_dropped_total",
-                "Look-ups of published policies that were not done, or whose answers were given up.",
+                "Look-ups of published policies that were skipped, or whose answers were dropped.",
                 &["reason"],
             )?,
         };

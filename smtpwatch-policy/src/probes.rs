@@ -50,7 +50,7 @@ impl Probes {
         if broken && self.is_on() && self.failed < FAILURES {
             return Noted { adopt: false, changed: false };
         }
-        // Why it is broken may differ from probe to probe: that is no news.
+        // Why it is broken may differ from probe to probe: that is not a news.
         let still_broken = broken && matches!(self.stands, Some(Dnssec::Broken(_)));
         let changed = !still_broken && self.stands.as_ref() != Some(&found);
         self.stands = Some(found);

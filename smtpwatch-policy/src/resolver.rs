@@ -1,6 +1,6 @@
 //! DNS with DNSSEC: every question of this program is asked here, and every answer is read by [`Reply::read`].
 //!
-//! Validation is our own (RFC 4035 §5), through the name servers of the configuration: nobody on the way to them has to
+//! Validation is our own (RFC 4035 §5), through the name servers of the configuration: no one on the path to them has to
 //! be believed. They have to hand over signatures; [`Resolver::start`] tries that.
 
 use std::{net::IpAddr, sync::Arc, time::Duration};
@@ -33,9 +33,9 @@ use super::{
 
 /// Addresses of one host, MX records of one domain, TLSA records of one host that are taken in; more are left out.
 pub const RECORDS: usize = 32;
-/// An answer holds at least and at most for so long, whatever its time to live says.
+/// An answer holds at least and at most for this long, whatever its time to live says.
 const HOLDS: std::ops::RangeInclusive<Duration> = Duration::from_secs(60)..=Duration::from_secs(86_400);
-/// An answer without a time to live of its own holds for so long (RFC 2308 §5 leaves it to the resolver).
+/// An answer without a time to live of its own holds for this long (RFC 2308 §5 leaves it to the resolver).
 const UNTOLD: Duration = Duration::from_secs(300);
 /// What to do where DNSSEC does not come through.
 pub const REMEDY: &str = "the name server must pass DNSSEC records on, and the clock must be right; name one that does \
@@ -64,7 +64,7 @@ pub enum Found<T> {
     },
     /// DNSSEC says that the answer is forged, or that its owner broke it.
     Bogus(String),
-    /// Nobody answered, or with an error. Never the same as [`Found::Absent`] (RFC 7672 §2.1).
+    /// No one answered, or with an error. Never the same as [`Found::Absent`] (RFC 7672 §2.1).
     Error(String),
 }
 
@@ -130,7 +130,7 @@ pub struct Resolver {
     /// Checks the signatures of what they answer, where that is wanted.
     validator: Option<DnssecDnsHandle<NameServerPool<TokioRuntimeProvider>>>,
     dnssec: Dnssec,
-    /// An answer is waited for so long.
+    /// An answer is waited for this long.
     patience: Duration,
 }
 
@@ -140,7 +140,7 @@ impl Resolver {
     ///
     /// # Errors
     ///
-    /// There are no name servers. That DNSSEC does not come through is no error: see [`Self::dnssec`].
+    /// There are no name servers. That DNSSEC does not come through is not an error: see [`Self::dnssec`].
     pub async fn start(
         server: smtpwatch_config::Resolver,
         anchors: Option<&Anchors>,
@@ -291,7 +291,7 @@ impl Resolver {
         let tlsa_bases = match (secure, target) {
             (true, Some(target)) => vec![target, host.to_owned()],
             (true, None) => vec![host.to_owned()],
-            // The alias is proved, what it leads to is not: nobody can forge TLSA records at the name itself.
+            // The alias is proved, what it leads to is not: no one can forge TLSA records at the name itself.
             (false, _) if first_is_secure => vec![host.to_owned()],
             (false, _) => Vec::new(),
         };
@@ -307,10 +307,10 @@ impl Resolver {
 
     async fn ask(&self, name: Name, kind: RecordType) -> Found<Vec<Record>> {
         let validated = self.validator.is_some();
-        // A validated answer takes a question for each zone on the way; together they get more time than one.
+        // A validated answer takes a question for each zone on the path; together they get more time than one.
         let time = self.patience * if validated { 4 } else { 2 };
         let answer = match tokio::time::timeout(time, self.follow(&name, kind)).await {
-            // Whoever of the two gave up first: the library, or this.
+            // Anyone who of the two gave up first: the library, or this.
             Err(_) | Ok(Err(NetError::Timeout)) => {
                 return Found::Error(format!("{kind} of {name}: no answer within {} s", time.as_secs_f32()));
             }
@@ -332,7 +332,7 @@ impl Resolver {
     }
 
     /// Asks for the records, and for those of each name that an alias leads to where the reply before does not say it all. The
-    /// least secure proof of all records of the type counts, and of every alias on the way to them (RFC 4035 §4.3; RFC 7672
+    /// least secure proof of all records of the type counts, and of every alias on the path to them (RFC 4035 §4.3; RFC 7672
     /// §2.1).
     async fn follow(&self, name: &Name, kind: RecordType) -> Result<Found<Vec<Record>>, NetError> {
         let (mut at, mut least, mut records) = (name.clone(), Proof::Secure, Vec::<Record>::new());
@@ -380,7 +380,7 @@ impl Resolver {
         };
         let (response, unsigned) = match answer {
             Ok(response) => (response, true),
-            // What the library thinks of the denial; its records are sorted all the same.
+            // What the library thinks of the denial; its records are sorted anyway.
             Err(NetError::Dns(DnsError::Nsec { response, proof, .. })) => (*response, proof == Proof::Insecure),
             // Without a validator alone.
             Err(NetError::Dns(DnsError::NoRecordsFound(none))) => {

@@ -1,5 +1,5 @@
-//! The service that learns published policies: a thread of its own, behind bounded queues. Whoever asks never waits: an
-//! answer comes back when it is there, and what finds no room is dropped and counted.
+//! The service that learns published policies: its own thread, behind bounded queues. Anyone who asks never waits: an
+//! answer comes back when it is there, and what does not fit is dropped and counted.
 
 use std::{
     collections::{HashMap, VecDeque},
@@ -42,7 +42,7 @@ pub const QUEUE: usize = 1_024;
 pub const ANSWERS: usize = 1_024;
 /// Subjects that are looked up at once.
 const AT_ONCE: usize = 16;
-/// Whether the file of a list has changed is looked at so often.
+/// Whether the file of a list has changed is examined so often.
 const LIST_FILE: Duration = Duration::from_secs(60);
 /// A list at a URL is fetched so often (its publisher demands every 48 hours), and so soon again when that failed.
 const LIST_URL: Duration = Duration::from_secs(86_400);
@@ -53,7 +53,7 @@ const BROKE_OFF: Duration = Duration::from_secs(300);
 /// queue of the store too.
 const KEPT_AGAIN: usize = 64;
 const KEEP_AGAIN: Duration = Duration::from_millis(50);
-/// The loop looks at the clock at least this often.
+/// The loop examines the clock at least this often.
 const TICK: Duration = Duration::from_secs(60);
 
 /// Why a look-up was not done, or its answer given up.
@@ -156,7 +156,7 @@ impl Service {
 
 impl Drop for Service {
     fn drop(&mut self) {
-        // Also when the thread is gone already: then nobody listens, and joining it does not wait.
+        // Also when the thread is gone already: then no one listens, and joining it does not wait.
         let _ = self.stop.take().map(|stop| stop.send(()));
         if let Some(thread) = self.thread.take() {
             let _ = thread.join();
@@ -197,7 +197,7 @@ struct Worker {
     drawn: u64,
 }
 
-/// The list, and when it is looked at again.
+/// The list, and when it is examined again.
 struct List {
     place: Option<Place>,
     at: Timestamp,
@@ -329,7 +329,7 @@ impl Worker {
         }
     }
 
-    /// When there is something to begin, unless somebody asks or something ends before.
+    /// When there is something to begin, unless someone asks or something ends before.
     fn next_at(&self, now: Timestamp) -> Option<Timestamp> {
         let sources = (!self.sources_wait).then_some(self.sources_at);
         let list = (self.list.place.is_some() && !self.list.waits).then_some(self.list.at);
@@ -605,7 +605,7 @@ impl Worker {
     }
 }
 
-/// An answer holds for its time to live: that nobody can be asked meanwhile takes nothing away. Else whoever can hold
+/// An answer holds for its time to live: that no one can be asked meanwhile takes nothing away. Else anyone who can hold
 /// answers up would make a policy go away with it.
 fn still<T: Clone>(before: &Answer<T>, found: Answer<T>, now: Timestamp) -> Answer<T> {
     let failed = matches!(found.state, State::Error | State::Bogus);

@@ -19,12 +19,12 @@ use super::line::Line;
 /// Domains that are held, and mail hosts: neither pushes the other out. The one that was asked for least recently makes
 /// room, a domain whose MTA-STS policy is remembered only when there is no other.
 pub const SUBJECTS: usize = 10_000;
-/// Octets that answers and policies may take in all, beside what every subject takes: a policy is seldom longer than
+/// Bytes that answers and policies may take in all, beside what every subject takes: a policy is seldom longer than
 /// one KiB, and may have 64.
 pub const OCTETS: usize = 64 * 1024 * 1024;
 /// Subjects that wait for their first look, beside those of the configuration; the one that waits longest gives way.
 pub const WAITING: usize = 1_000;
-/// What nobody has asked for during this time is not refreshed by itself any more.
+/// What no one has asked for during this time is not refreshed by itself any more.
 const IDLE: Duration = Duration::from_secs(7 * 86_400);
 /// A subject is refreshed by itself no more often than this, whatever the time to live of its records; one that is
 /// asked for behind that time is looked up at once.
@@ -77,13 +77,13 @@ pub struct Subjects {
     octets: usize,
 }
 
-/// The domains or the mail hosts: how many, and who makes room. Those of the configuration never do.
+/// The domains or the mail hosts: how many, and who is evicted. Those of the configuration never do.
 #[derive(Debug, Default)]
 struct Share {
     len: usize,
     /// By when they were asked for: an ever growing number, and the subject.
     plain: BTreeMap<u64, Wanted>,
-    /// Likewise, those whose remembered policy protects: what is lost could be held back from whoever asks again
+    /// Likewise, those whose remembered policy protects: what is lost could be held back from anyone who asks again
     /// (RFC 8461 §10.2).
     guarded: BTreeMap<u64, Wanted>,
     /// When the guarded ones cease to be.
@@ -97,7 +97,7 @@ struct Entry {
     /// Until when its policy protects.
     guarded: Option<Timestamp>,
     asked_at: Timestamp,
-    /// Of the configuration: never makes room.
+    /// Of the configuration: never is evicted.
     pinned: bool,
     waits: bool,
     in_flight: bool,
@@ -138,7 +138,7 @@ impl Subjects {
         self.entries.is_empty()
     }
 
-    /// Somebody asks for a subject; `pinned`: the configuration does.
+    /// Someone asks for a subject; `pinned`: the configuration does.
     pub fn ask(&mut self, subject: &Wanted, pinned: bool, now: Timestamp) -> Asked {
         self.asked += 1;
         let asked = self.asked;
@@ -159,7 +159,7 @@ impl Subjects {
             if entry.in_flight || entry.waits {
                 return Asked::Waits(Room::default());
             }
-            // Whoever asks once more waits now: it is the newest again.
+            // Anyone who asks once more waits now: it is the newest again.
             let dropped = self.line_up(subject);
             return Asked::Waits(Room { gone: None, dropped });
         }
@@ -239,7 +239,7 @@ impl Subjects {
         None
     }
 
-    /// When [`Self::next`] will have something, if nobody asks before.
+    /// When [`Self::next`] will have something, if no one asks before.
     #[must_use]
     pub fn next_at(&self) -> Option<Timestamp> {
         if !self.first.is_empty() || self.line.is_ready() {
@@ -290,7 +290,7 @@ impl Subjects {
         gone
     }
 
-    /// A look came to nothing; it is as if nobody had asked.
+    /// A look came to nothing; it is as if no one had asked.
     pub fn failed(&mut self, subject: &Wanted) {
         self.landed(subject);
     }
@@ -341,7 +341,7 @@ impl Subjects {
         let oldest = self.line.pop_oldest()?;
         if let Some(entry) = self.entries.get_mut(&oldest) {
             entry.waits = false;
-            // It is as if nobody had asked: one of which nothing is known takes no room.
+            // It is as if no one had asked: one about which nothing is known takes no room.
             if entry.answer.is_none() {
                 self.remove(&oldest);
             }
@@ -524,7 +524,7 @@ mod tests {
         let _ = subjects.done(&subject, learned(&subject), at(100), memory, at(2), 0.5);
         assert!(matches!(subjects.ask(&host(1), false, at(99)), Asked::Known(_)));
         assert!(subjects.next(at(99)).is_none());
-        // Behind its time it is looked up when somebody asks, and not by itself so soon.
+        // Behind its time it is looked up when someone asks, and not by itself so soon.
         assert!(subjects.next(at(101)).is_none());
         assert_eq!(subjects.ask(&host(1), false, at(101)), Asked::Waits(Room::default()));
         assert_eq!(look(&mut subjects, at(101), at(200)), Some(host(1)));

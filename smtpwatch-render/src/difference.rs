@@ -1,4 +1,4 @@
-//! The EHLO reply that was expected beside the one that came, line by line.
+//! Compares the expected EHLO reply with the observed one, line by line.
 
 use schemars::JsonSchema;
 use serde::Serialize;

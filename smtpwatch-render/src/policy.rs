@@ -1,4 +1,4 @@
-//! What is known of one subject, source by source, for people and programs.
+//! What is known of one subject, by source, for people and programs.
 
 use std::{
     fmt::Write as _,
@@ -188,7 +188,7 @@ impl Knowledge<'_> {
             let found = domains.iter().map(|domain| (domain, says(domain))).min_by_key(|(_, found)| rank(found));
             match found {
                 Some((domain, found)) => Statement { detail: format!("{}: {}", domain.name, found.detail), ..found },
-                None => unknown(source, "no domain is known whose mail goes there"),
+                None => unknown(source, "no known domain receives its mail there"),
             }
         };
         let sts = mildest(Source::MtaSts, &|domain| self.sts(&domain.facts));
@@ -204,7 +204,7 @@ impl Knowledge<'_> {
 
     fn statement<T>(&self, source: Source, answer: &Answer<T>, mode: Mode) -> Statement {
         let (state, detail) = if answer.state == State::Valid && answer.until <= self.now {
-            (State::Expired, format!("{}; that held until {}", answer.detail, answer.until))
+            (State::Expired, format!("{}; it was valid until {}", answer.detail, answer.until))
         } else {
             (answer.state, answer.detail.clone())
         };
@@ -259,7 +259,7 @@ impl Knowledge<'_> {
             Some(StarttlsRule::Required) => (Mode::Enforce, "required"),
             Some(StarttlsRule::Expected) => (Mode::Testing, "expected"),
             Some(StarttlsRule::Ignore) => (Mode::None, "ignore"),
-            None => return unknown(Source::Rule, &format!("rule {place} speaks for it and says nothing of STARTTLS")),
+            None => return unknown(Source::Rule, &format!("rule {place} matches it and has no starttls")),
         };
         let detail = format!("rule {place}: starttls = \"{demand}\"");
         Statement { source: Source::Rule, state: State::Valid, mode, detail, age_seconds: 0 }
@@ -327,7 +327,7 @@ fn dane_of_all(facts: Option<&DomainFacts>, hosts: &[&HostReport], secure: bool)
             statement.state = if mx.state == State::Valid { State::Absent } else { mx.state };
         }
         Some(_) if !secure && statement.state == State::Valid => {
-            // It demands TLS of each host all the same (RFC 7672 §2.2.1).
+            // It demands TLS of each host anyway (RFC 7672 §2.2.1).
             statement.detail += "; the MX records are not proved by DNSSEC: it binds the hosts, not the domain";
         }
         _ => {}

@@ -1,4 +1,4 @@
-//! What is known, as a table that a mail server can enforce.
+//! Known policies as a table that a mail server can enforce.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -54,7 +54,7 @@ pub struct Table {
 }
 
 impl Table {
-    /// A line that the server passes over.
+    /// A line that the server skips.
     fn comment(&mut self, text: &str) {
         let _ = writeln!(self.text, "# {text}");
     }
@@ -161,7 +161,7 @@ impl Export<'_> {
             Starttls::Expected => return Level::Expected,
             Starttls::Required => {}
         }
-        // Whatever demands TLS first: the strongest line that a source stands behind is the one that no attacker gets past.
+        // Whatever demands TLS first: the strongest line that a source follows is the one that no attacker gets past.
         let secure = report.mx.as_ref().is_some_and(|mx| mx.secure);
         let dane = demands(report, Source::Dane);
         let bound = report.hosts.iter().filter(|host| is_enforced(host, Source::Dane));
@@ -239,7 +239,7 @@ impl Export<'_> {
                 });
                 if let Some((next, _)) = next {
                     table.warn(format!(
-                        "rule {place} says nothing of STARTTLS and speaks before rule {next}: a host list cannot say that"
+                        "rule {place} has no starttls and precedes rule {next}: a host list cannot express that"
                     ));
                 }
                 if rule.peer.is_empty() {

@@ -4,7 +4,7 @@ use std::{borrow::Cow, fmt::Write as _};
 
 use smtpwatch_core::{Finding, Side, finding::Sender};
 
-/// The text with everything escaped that a terminal may act on: control characters (C0, DEL, C1) and the format
+/// The text with everything escaped that a terminal may act on: control characters (U+0000 to U+001F, U+007F to U+009F) and the format
 /// characters that reorder text. What peers say ends up on operators' screens.
 #[must_use]
 pub fn printable(text: &str) -> Cow<'_, str> {
@@ -15,7 +15,7 @@ pub fn printable(text: &str) -> Cow<'_, str> {
     Cow::Owned(text.chars().map(escape).collect())
 }
 
-/// One JSON line of the finding (DESIGN §4), with a line feed. Characters that a terminal may act on are escaped.
+/// One JSON line of the finding, with a line feed. Characters that a terminal may act on are escaped.
 #[must_use]
 pub fn json_line(value: &impl serde::Serialize) -> String {
     // Serialisation to a string of types whose keys are strings does not fail.

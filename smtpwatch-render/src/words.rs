@@ -1,4 +1,4 @@
-//! What a kind of finding means and what to do next, for a person who was woken by it.
+//! Meaning of each kind of finding and the next steps, for the person on call.
 
 use smtpwatch_core::finding::{Evidence, Kind, Outcome};
 
@@ -8,85 +8,83 @@ pub const fn happened(kind: Kind) -> &'static str {
     match kind {
         Kind::StarttlsStripped => "the offer of encryption (STARTTLS) was missing from the server's reply",
         Kind::StarttlsMasked => "a line of the server's reply was overwritten in place",
-        Kind::StarttlsRefused => "encryption (STARTTLS) was offered, asked for, and refused",
-        Kind::StarttlsUnused => "encryption (STARTTLS) was offered and not used by a peer that is known to use it",
-        Kind::CommandRewritten => "a command arrived that is not the one that was sent",
-        Kind::EhloDowngraded => {
-            "EHLO, without which there is no encryption, was refused by a server that is known to speak it"
-        }
-        Kind::TlsHandshakeFailed => "encryption was agreed on, and did not come about",
-        Kind::DowngradeRetry => "encryption failed, and mail was then handed over in clear",
-        Kind::TlsDowngraded => "encryption was weaker than is demanded or than it used to be",
-        Kind::CertificateMismatch => "the server's certificate is not the one that its policy demands",
-        Kind::CommandInjection => "commands in clear stood where encryption should begin",
-        Kind::ResponseInjection => "replies in clear stood where encryption should begin",
-        Kind::AuthPlaintext => "a password or token crossed the network in clear",
-        Kind::AuthExchangePlaintext => "a challenge-response login crossed the network in clear",
+        Kind::StarttlsRefused => "encryption (STARTTLS) was offered, requested, and refused",
+        Kind::StarttlsUnused => "encryption (STARTTLS) was offered and not used by a peer known to use it",
+        Kind::CommandRewritten => "a command arrived in another form than it was sent",
+        Kind::EhloDowngraded => "EHLO, which encryption requires, was refused by a server known to support it",
+        Kind::TlsHandshakeFailed => "encryption was agreed on, but was not established",
+        Kind::DowngradeRetry => "encryption failed, and mail was then sent in cleartext",
+        Kind::TlsDowngraded => "encryption was weaker than required or than before",
+        Kind::CertificateMismatch => "the server's certificate contradicts its published policy",
+        Kind::CommandInjection => "cleartext commands stood where encryption should begin",
+        Kind::ResponseInjection => "cleartext replies stood where encryption should begin",
+        Kind::AuthPlaintext => "a password or token crossed the network in cleartext",
+        Kind::AuthExchangePlaintext => "a challenge-response login crossed the network in cleartext",
         Kind::AuthOfferedPlaintext => "the server offers logins before encryption",
-        Kind::PolicyViolation => "mail was handed over in clear although a policy demands encryption",
+        Kind::PolicyViolation => "mail was sent in cleartext although a policy demands encryption",
         Kind::StreamTampering => "packets differ in a way that only a device on the path explains",
     }
 }
 
-/// What to do next.
+/// The next steps.
 #[must_use]
 pub const fn next(kind: Kind) -> &'static str {
     match kind {
         Kind::StarttlsStripped | Kind::StarttlsMasked | Kind::EhloDowngraded | Kind::CommandRewritten => {
-            "Ask the server from another network (openssl s_client -starttls smtp -connect SERVER:25). If the offer is there, a \
-             device on your path takes it away: look first at your own firewall's SMTP inspection (Cisco ASA: inspect esmtp), \
+            "Connect to the server from another network (openssl s_client -starttls smtp -connect SERVER:25). If STARTTLS is offered \
+             there, a device on your path removes it: check your own firewall's SMTP inspection first (Cisco ASA: inspect esmtp), \
              then ask your carrier. If it is missing there too, the server has changed: ask its postmaster. Until then, a \
-             policy that demands encryption keeps mail in the queue instead of sending it in clear."
+             policy that demands encryption keeps mail in the queue instead of sending it in cleartext."
         }
         Kind::StarttlsRefused | Kind::TlsHandshakeFailed => {
-            "Compare with a connection from another network. A refusal in words that the product does not use, or a reset in the \
-             first milliseconds, comes from the path; a certificate or version that cannot be agreed on comes from the server."
+            "Compare with a connection from another network. A refusal in words that this product does not use, or a reset within \
+             milliseconds, comes from the path; an incompatible certificate or TLS version comes from the server."
         }
         Kind::DowngradeRetry => {
-            "The message went out readable. Find who ended the handshake (the proof below names the side), and demand encryption \
-             for this destination, so that the mail server waits instead of falling back."
+            "The message was sent readable. Find out which side ended the handshake (see the indicators below), and demand \
+             encryption for this destination, so that the mail server waits instead of falling back."
         }
         Kind::StarttlsUnused => {
-            "The peer may no longer see the offer: a device near it may take it away. Ask its postmaster what its server received."
+            "The peer may not see the offer, because a device on the path removes it. Ask its postmaster what its server receives."
         }
         Kind::TlsDowngraded => {
-            "Look at the version and suite below; set a minimum in the mail server, and ask who lowered it."
+            "Check the version and cipher suite below. Set a minimum in the mail server, and find out what lowered it."
         }
         Kind::CertificateMismatch => {
-            "Fetch the certificate from another network. If it is another one there, somebody on the path ends the encryption; \
-             if it is the same, the policy or the certificate of the peer is out of date: tell its postmaster."
+            "Fetch the certificate from another network. If it differs there, a device on the path terminates the encryption. \
+             If it is the same, the peer's policy or certificate is out of date: inform its postmaster."
         }
         Kind::CommandInjection | Kind::ResponseInjection => {
-            "Somebody wrote into the connection before encryption began. Bring the mail server up to date (it must discard what \
-             stands before the handshake), and keep this evidence."
+            "A third party inserted data into the connection before encryption began. Update the mail server (it must discard \
+             such data), and keep this evidence."
         }
         Kind::AuthPlaintext => {
-            "Take the password for known: change it now. Then find the client (its address is below) and switch it to port 465 or \
-             to STARTTLS as required, and stop the server from accepting logins in clear."
+            "Assume that the password is known, and change it now. Then configure the client (its address is below) to use port \
+             465 or to require STARTTLS, and stop the server from accepting logins in cleartext."
         }
         Kind::AuthExchangePlaintext => {
-            "The password can be guessed offline from what crossed. Change it if it is weak, and require encryption for logins."
+            "The exchange allows offline guessing of the password. Change it if it is weak, and require encryption for logins."
         }
         Kind::AuthOfferedPlaintext => {
-            "Set the server to offer logins under encryption only (Postfix: smtpd_tls_auth_only = yes)."
+            "Configure the server to offer logins only under encryption (Postfix: smtpd_tls_auth_only = yes)."
         }
         Kind::PolicyViolation => {
-            "The owner of the domain asks senders not to do this. Let the mail server enforce it: smtpwatch policy export."
+            "The owner of the domain asks senders not to do this. Make the mail server enforce the policy: smtpwatch policy export."
         }
         Kind::StreamTampering => {
-            "Keep the evidence. Compare time to live and timing of the two copies below: they tell how far away the other sender is."
+            "Keep the evidence. Compare time to live and timing of the two copies below: they show how far away the other sender is."
         }
     }
 }
 
-/// How sure that is.
+/// How certain that is.
 #[must_use]
 pub const fn how_sure(evidence: Evidence) -> &'static str {
     match evidence {
-        Evidence::Suspicious => "odd, but honest set-ups do it too",
-        Evidence::Regression => "it contradicts what this peer did before",
+        Evidence::Suspicious => "unusual, but some correct configurations do the same",
+        Evidence::Regression => "it contradicts the history of this peer",
         Evidence::Policy => "it contradicts a policy",
-        Evidence::Tamper => "the octets prove that they were edited",
+        Evidence::Tamper => "the bytes themselves show that they were edited",
     }
 }
 
@@ -94,9 +92,9 @@ pub const fn how_sure(evidence: Evidence) -> &'static str {
 #[must_use]
 pub const fn cost(outcome: Outcome) -> &'static str {
     match outcome {
-        Outcome::Attempt => "no mail crossed in clear in that session",
-        Outcome::Envelope => "addresses of sender and recipient crossed in clear",
-        Outcome::Content => "a whole message crossed in clear",
-        Outcome::Credential => "a credential crossed in clear",
+        Outcome::Attempt => "no mail was sent in cleartext in this session",
+        Outcome::Envelope => "sender and recipient addresses were sent in cleartext",
+        Outcome::Content => "a whole message was sent in cleartext",
+        Outcome::Credential => "a credential was sent in cleartext",
     }
 }

@@ -1,4 +1,4 @@
-//! The condition of the store while the daemon runs: a closed set, for metrics, health and log.
+//! The condition of the store while the daemon runs: a closed set for metrics, health and log.
 
 use std::{io::ErrorKind, path::Path};
 
@@ -56,7 +56,7 @@ impl Condition {
         match self {
             Self::Ok => "nothing",
             Self::Missing | Self::Replaced => {
-                "find out who removed or replaced it; a directory that was made anew needs a restart"
+                "find out who removed or replaced it; if its directory was recreated, restart the service"
             }
             Self::Damaged => "look at the disk (dmesg), and find out who else writes to the file",
             Self::Full => "free space on its disk, or lower [store] max_megabytes",

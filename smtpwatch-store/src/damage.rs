@@ -1,5 +1,5 @@
-//! A file that is no whole store of ours is set aside where it stands in the way, and a fresh store takes its place: the watch
-//! goes on. Nothing is deleted, so that what can be saved of it can be saved (`sqlite3 FILE .recover`).
+//! Sets a damaged file aside and replaces it with an empty store, so that monitoring continues. Nothing is deleted:
+//! `sqlite3 FILE .recover` can still read the rest.
 
 use std::path::{Path, PathBuf};
 
@@ -20,7 +20,7 @@ pub(super) fn set_aside_at_start(path: &Path, what: &str, now: Timestamp) -> Res
     tracing::error!(
         damage = what,
         kept = %aside.unwrap_or_default().display(),
-        "the store was damaged and is set aside: history and findings begin afresh; what can be read of it: sqlite3 FILE .recover"
+        "the store was damaged and is set aside: history and findings start empty; to read the rest of it: sqlite3 FILE .recover"
     );
     Ok(())
 }

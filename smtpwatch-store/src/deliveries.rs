@@ -1,5 +1,5 @@
-//! Outbound sessions as a TLS report counts them (RFC 8460 §4): by day of UTC, policy domain and policy. And which
-//! reports of them have gone out, so that none goes out twice.
+//! Outbound sessions, counted for TLS reports by day (UTC), policy domain and policy (RFC 8460 §4); and the reports
+//! that were sent, so that none is sent twice.
 
 use std::{collections::HashMap, net::IpAddr};
 
@@ -19,11 +19,11 @@ pub const DOMAINS_PER_DAY: i64 = 10_000;
 pub const POLICIES_PER_DOMAIN: i64 = 8;
 /// Failure details of one policy, domain and day; of further ones only the total is kept, and they are counted.
 pub const FAILURES_PER_POLICY: i64 = 100;
-/// Octets of a policy that are kept to be quoted: whole strings of it, in order.
+/// Bytes of a policy that are kept to be quoted: whole strings of it, in order.
 pub const POLICY_BYTES: usize = 32 * 1024;
 /// Days for which this is kept.
 pub const RETENTION_DAYS: i64 = 90;
-/// Octets of a name or a reason that are kept: a domain name is not longer (RFC 1035 §2.3.4).
+/// Bytes of a name or a reason that are kept: a domain name is not longer (RFC 1035 §2.3.4).
 const NAME_BYTES: usize = 255;
 
 pub(super) const CREATE: &str = "
@@ -86,11 +86,11 @@ pub struct Failure {
 pub struct PolicySessions {
     /// The policy.
     pub policy: QuotedPolicy,
-    /// Sessions in which TLS came about.
+    /// Sessions in which TLS was established.
     pub successful: u64,
     /// Sessions that failed.
     pub failed: u64,
-    /// Those of them whose details found no room.
+    /// Those of them whose details did not fit.
     pub untold: u64,
     /// The others, by what failed.
     pub failures: Vec<(Failure, u64)>,
@@ -168,7 +168,7 @@ impl Pending {
         self.rows
     }
 
-    /// Writes it; returns how many sessions, or details of them, found no room.
+    /// Writes it; returns how many sessions, or details of them, did not fit.
     pub(super) fn write(&self, transaction: &Transaction<'_>) -> rusqlite::Result<u64> {
         // Counted once for a batch: new domains must not become dear where there are many.
         let mut domains: HashMap<Day, i64> = HashMap::new();
@@ -245,7 +245,7 @@ impl Store {
                     let detail: Option<Failure> = serde_json::from_str(row.get_ref(0)?.as_str()?).ok();
                     Ok(detail.zip(row.get::<_, i64>(1).map(|count| u64::try_from(count).ok())?))
                 })?;
-                // What another hand wrote and is no policy is left out rather than fatal.
+                // What another hand wrote and is not a policy is left out rather than fatal.
                 let Ok(policy) = serde_json::from_str(row.get_ref(1)?.as_str()?) else { continue };
                 found.push(PolicySessions {
                     policy,

@@ -1,9 +1,9 @@
-//! Findings on record: each document as it was made, grouped into incidents, chained by hash, and kept for as long as the
-//! retention says.
+//! Stored findings: the original documents, grouped into incidents, chained by hash, and kept according to the
+//! retention settings.
 //!
-//! An incident is what an operator deals with: findings of one kind about one peer and port, none farther from the next than
-//! the window. The chain makes later edits show: the hash of a finding covers its document, its evidence, and the hash of the
-//! one before. Retention removes the oldest findings, and notes where the chain goes on.
+//! An incident is a group of findings of one kind about one peer and port, each within the window of the next. The
+//! chain reveals later edits: the hash of a finding covers its document, its evidence, and the hash of the previous
+//! finding. Retention removes the oldest findings and records where the chain continues.
 
 use std::{net::SocketAddr, time::Duration};
 
@@ -66,7 +66,7 @@ pub(super) const UNREPORTED: &str = "
     ) STRICT;
 ";
 
-/// How a finding is on record.
+/// How a finding is stored.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct KeptAs {
     /// The incident that it belongs to.
@@ -75,7 +75,7 @@ pub struct KeptAs {
     pub findings: u64,
 }
 
-/// A finding on record that the journal has not taken.
+/// A stored finding that the journal has not taken.
 pub(super) struct Unreported {
     pub number: i64,
     /// `None`: its document cannot be read.
@@ -83,14 +83,14 @@ pub(super) struct Unreported {
     pub kept: KeptAs,
 }
 
-/// What is held against the retention.
+/// What is compared with the retention.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub(super) struct Held {
     pub findings: u64,
     pub octets: u64,
 }
 
-/// The hash of a finding: SHA-256 over the hash of the one before (32 octets), its own number (8 octets, big-endian), the
+/// The hash of a finding: SHA-256 over the hash of the one before (32 bytes), its own number (8 bytes, big-endian), the
 /// SHA-256 of its document, and the SHA-256 of its exhibit (of nothing, where it has none).
 pub(super) fn link(before: &[u8], number: i64, document: &str, exhibit: Option<&str>) -> [u8; 32] {
     let mut hash = Sha256::new();
@@ -113,7 +113,7 @@ pub(super) fn peer_of(finding: &Finding) -> Option<(String, u16)> {
 }
 
 impl Store {
-    /// Puts findings on record, in order, as one transaction that is on the disk when this returns: evidence outlives also a
+    /// Stores findings, in order, as one transaction that is on the disk when this returns: evidence outlives also a
     /// power failure. With each comes whether the journal has still to take it. Returns each one's number, and how it is kept.
     pub fn keep_findings<'a>(
         &mut self,
@@ -130,7 +130,7 @@ impl Store {
                 let mut kept = Vec::new();
                 for (finding, unreported) in findings {
                     let (number, as_what) = match on_record(&transaction, &finding.id)? {
-                        // A commit that failed may have come about all the same.
+                        // A commit that failed may have come about anyway.
                         Some(before) => before,
                         None => keep(&transaction, finding, window, now, &mut held)?,
                     };
@@ -188,7 +188,7 @@ impl Store {
         Ok(())
     }
 
-    /// Removes what the retention does not want any more, the oldest first, at most so many at once. Returns how many.
+    /// Removes what the retention does not want any more, the oldest first, at most this many at once. Returns how many.
     pub(super) fn expire(&mut self, retention: &Retention, now: Timestamp) -> Result<u64, StoreError> {
         let too_old = now.0.saturating_sub(i64::from(retention.age_days).saturating_mul(86_400_000_000_000));
         let held = self.held;
@@ -312,7 +312,7 @@ fn keep(
     Ok((number, kept))
 }
 
-/// The number of a finding that is on record already, and how it is kept.
+/// The number of a finding that is stored already, and how it is kept.
 fn on_record(transaction: &Transaction<'_>, id: &str) -> rusqlite::Result<Option<(i64, KeptAs)>> {
     transaction
         .prepare_cached(

@@ -1,4 +1,4 @@
-//! Incidents read back: listed, looked at, and verified.
+//! Reads incidents: lists, single items, and the verification of the chain.
 
 use std::{fmt::Write as _, net::IpAddr, str::FromStr};
 
@@ -60,7 +60,7 @@ pub struct Incident {
     number: i64,
 }
 
-/// A finding as it is on record.
+/// A finding as it is stored.
 #[derive(Clone, PartialEq, Debug)]
 pub struct Kept {
     /// Its place in the chain, counted from 1.
@@ -75,7 +75,7 @@ pub struct Kept {
     pub chain: String,
 }
 
-/// How far the same thing reaches: of one server, of its network, or of many (THREATS FO-13).
+/// How far the same thing reaches: of one server, of its network, or of many (docs/threats.md FO-13).
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, JsonSchema)]
 pub struct Reach {
     /// Peers with an incident of this kind and role at the same time, this one included.
@@ -93,7 +93,7 @@ pub struct Filter {
     pub until: Option<Timestamp>,
     /// One of these kinds; empty: any.
     pub kinds: Vec<Kind>,
-    /// This severity or a louder one.
+    /// This severity or higher.
     pub severity: Option<Severity>,
     /// Evidence of this strength or a greater one.
     pub evidence: Option<Evidence>,
@@ -143,7 +143,7 @@ pub enum LookupError {
     #[error("{0}: no such incident or finding; see `smtpwatch incidents list`")]
     Unknown(String),
     /// Several begin so.
-    #[error("{0} is the beginning of several: {list}", list = .1.join(", "))]
+    #[error("{0} is ambiguous: {list}", list = .1.join(", "))]
     Ambiguous(String, Vec<String>),
     /// A document cannot be read.
     #[error("finding {id}: its document cannot be read: {source}")]
@@ -174,7 +174,7 @@ impl FromStr for PeerFilter {
 }
 
 impl Incident {
-    /// Where the list goes on behind it.
+    /// Where the list goes on after it.
     #[must_use]
     pub const fn cursor(&self) -> Cursor {
         Cursor { last_seen: self.last_seen.0, number: self.number }
@@ -192,7 +192,7 @@ impl FromStr for Cursor {
 
     fn from_str(text: &str) -> Result<Self, String> {
         let parts = text.rsplit_once('-').and_then(|(at, number)| Some((at.parse().ok()?, number.parse().ok()?)));
-        let (last_seen, number) = parts.ok_or("expected a place that an earlier answer gave")?;
+        let (last_seen, number) = parts.ok_or("expected a cursor from an earlier response")?;
         Ok(Self { last_seen, number })
     }
 }
@@ -392,7 +392,7 @@ impl Store {
         })
     }
 
-    /// Findings and incidents held, and the octets that they take.
+    /// Findings and incidents held, and the bytes that they take.
     ///
     /// # Errors
     ///
@@ -458,7 +458,7 @@ impl Store {
                 .query_row("SELECT seq FROM sqlite_sequence WHERE name = 'finding'", [], |row| row.get(0))
                 .optional()?;
             if verified.broken.is_empty() && newest.is_some_and(|newest| newest > number) {
-                verified.broken.push(format!("findings behind number {number} were removed"));
+                verified.broken.push(format!("findings after number {number} were removed"));
             }
             let (_, head) = head(&transaction)?;
             verified.head = hex(&head);
@@ -510,7 +510,7 @@ pub struct StoreCounts {
     pub findings: u64,
     /// Incidents.
     pub incidents: u64,
-    /// Octets of the whole file, other tables included.
+    /// Bytes of the whole file, other tables included.
     pub octets: u64,
 }
 

@@ -1,9 +1,9 @@
-//! What outlives the process, in one SQLite file: findings with their evidence, the history of peers, what is known of
-//! published policies, and what TLS reports are made of.
+//! The store, one SQLite file: findings with their evidence, the history of peers, published policies, and the counts
+//! for TLS reports.
 //!
 //! One thread writes ([`Writer`]), in batches of at most a second, behind a bounded channel: a slow disk costs rows
 //! (counted), never packets. Other processes read the file while the daemon runs, and leave requests in it: `baseline
-//! forget` deletes rows and asks the running daemon to forget them too.
+//! forget` deletes rows and asks the running daemon to drop them too.
 //!
 //! [`Store`] is an open file, for one look or one request; [`Writer`] owns the thread, [`StoreHandle`] is what others give it.
 //! Imports `smtpwatch-core` (what is kept) and `smtpwatch-config` (retention, sizes); links no resolver, no HTTP client and no
@@ -24,13 +24,17 @@ use std::{
     fs::TryLockError,
     os::unix::fs::{DirBuilderExt, OpenOptionsExt},
     path::{Path, PathBuf},
+    sync::Arc,
     time::Duration,
 };
 
 use rusqlite::{Connection, ErrorCode, OpenFlags, OptionalExtension, Row, params};
 use smtpwatch_core::{
     Role, Timestamp,
-    policy::history::{History, HistoryKey, HistoryPeer, HistoryRecord, Rate, Wear, normal_peer, peer_text},
+    policy::{
+        history::{History, HistoryKey, HistoryPeer, HistoryRecord, Rate, Wear, normal_peer, peer_text},
+        profile::Profile,
+    },
 };
 
 pub use condition::{Condition, Recoveries, Status};
@@ -98,7 +102,7 @@ const DELETE: &str = "DELETE FROM baseline WHERE role = ?1 AND own = ?2 AND peer
 #[derive(Debug, thiserror::Error)]
 pub enum StoreError {
     /// There is no file.
-    #[error("no store at {}: nothing was learned yet, or the daemon keeps it elsewhere (see [store] path)", .0.display())]
+    #[error("no store at {}: nothing is recorded yet, or the daemon uses another path (see [store] path)", .0.display())]
     Missing(PathBuf),
     /// Another program's file.
     #[error(
@@ -213,7 +217,7 @@ impl Store {
     }
 
     /// The same for the start of a writer, as far as there is room for `peers` of them: the others are deleted, by the rule by which
-    /// a full history makes room. Requests to the daemon before are done, since their rows are deleted already.
+    /// a full history is evicted. Requests to the daemon before are done, since their rows are deleted already.
     fn begin(&mut self, peers: usize) -> Result<Vec<Entry>, StoreError> {
         self.sqlite(|connection| connection.execute("DELETE FROM request", []))?;
         let mut entries = self.all()?;
@@ -227,7 +231,7 @@ impl Store {
         if known > 0 {
             tracing::warn!(
                 rows = known,
-                "history strong enough to accuse was left out for want of room: raise peers in [limits]"
+                "history rows strong enough to raise findings were left out, because the table is full: raise peers in [limits]"
             );
         }
         let gone: HashSet<HistoryKey> = gone.into_iter().map(|row| row.key).collect();
@@ -257,7 +261,7 @@ impl Store {
         self.sqlite(|connection| {
             let mut query = connection.prepare(&format!("SELECT {COLUMNS} FROM baseline {order}"))?;
             let rows = query.query_map([], entry)?;
-            // A row that another hand wrote and that is no address is left out rather than fatal.
+            // A row that another hand wrote and that is not an address is left out rather than fatal.
             rows.filter_map(Result::transpose).collect()
         })
     }
@@ -289,7 +293,7 @@ impl Store {
     }
 
     /// Writes a batch: first peers to forget on request, then rows to keep (or, without a record, to delete), then what is
-    /// counted by day. `reported` are numbers of findings that the journal has taken. Returns how many counts found no room.
+    /// counted by day. `reported` are numbers of findings that the journal has taken. Returns how many counts did not fit.
     fn write(
         &mut self,
         rows: &HashMap<HistoryKey, Option<HistoryRecord>>,
@@ -330,7 +334,7 @@ impl Store {
                             r.first_seen.0,
                             r.last_seen.0,
                             r.last_offered.0,
-                            r.profile.as_ref().and_then(|profile| serde_json::to_string(profile).ok()),
+                            r.profile.as_deref().and_then(|profile| serde_json::to_string(profile).ok()),
                             wear_text(r),
                             Some(&r.names)
                                 .filter(|names| !names.is_empty())
@@ -383,7 +387,7 @@ impl Store {
     fn checkpoint(&mut self) {
         let moved = self.sqlite(|connection| connection.query_row("PRAGMA wal_checkpoint(PASSIVE)", [], |_| Ok(())));
         if let Err(error) = moved {
-            tracing::debug!("the log of the store is not moved: {error}");
+            tracing::debug!("cannot checkpoint the store: {error}");
         }
     }
 
@@ -550,7 +554,7 @@ fn entry(row: &Row<'_>) -> rusqlite::Result<Option<Entry>> {
         last_seen: time(15)?,
         last_offered: time(16)?,
         // One that cannot be read is learnt again.
-        profile: profile.and_then(|text| serde_json::from_str(text).ok()),
+        profile: profile.and_then(|text| serde_json::from_str::<Profile>(text).ok()).map(Arc::new),
         names: names.and_then(|text| serde_json::from_str(text).ok()).unwrap_or_default(),
     };
     Ok(Some((HistoryKey { role, own, peer, port: row.get(4)? }, record)))

@@ -1,5 +1,5 @@
-//! What was offered, by day of UTC and peer: what this host offered to clients that brought mail, which is one of the two
-//! records that a TLS report about our own domain is held against (THREATS G9), and what servers offered to this host.
+//! Offers of STARTTLS by day (UTC) and peer: what this host offered to clients, which is compared with TLS reports
+//! about its own domains (docs/threats.md G9), and what servers offered to this host.
 
 use std::{collections::HashMap, net::IpAddr};
 
@@ -74,9 +74,9 @@ pub struct Offers {
     pub tls: u64,
     /// Offered, not asked for, and no TLS: what a client does that does not see the offer.
     pub unused: u64,
-    /// Those of them in which a message was accepted in clear.
+    /// Those of them in which a message was accepted in cleartext.
     pub content: u64,
-    /// A hole, one side only, or joined midstream: nothing can be said.
+    /// A gap, one side only, or joined midstream: nothing can be said.
     pub unknown: u64,
     /// When the newest of the unused ones ended.
     pub last_unused: Timestamp,
@@ -159,7 +159,7 @@ impl Pending {
         self.rows.len()
     }
 
-    /// Writes it; returns how many sessions found no room.
+    /// Writes it; returns how many sessions did not fit.
     pub(super) fn write(&self, transaction: &Transaction<'_>) -> rusqlite::Result<u64> {
         let mut update = transaction.prepare_cached(
             "UPDATE offer SET sessions = sessions + ?6, offered = offered + ?7, withheld = withheld + ?8,
@@ -216,7 +216,7 @@ impl Store {
             )?;
             let client = client.to_canonical().to_string();
             let rows = query.query_map(params![day.to_string(), client, port], |row| {
-                // A row that another hand wrote and that is no address is left out rather than fatal.
+                // A row that another hand wrote and that is not an address is left out rather than fatal.
                 let Ok(own) = row.get_ref(0)?.as_str()?.parse() else { return Ok(None) };
                 Ok(Some((own, Offers::read(row, 1)?)))
             })?;

@@ -1,5 +1,5 @@
-//! What is known of published policies: so that a policy seen once is not forgotten by a restart (RFC 8461 §10.2), and
-//! so that another process can print it.
+//! Known published policies: kept so that a restart does not lose a policy that was seen (RFC 8461 §10.2), and so
+//! that other processes can print it.
 
 use std::{collections::HashMap, net::IpAddr, sync::Arc};
 

@@ -1,5 +1,5 @@
-//! Whether the store's files are the ones that are open: SQLite goes on with a file that was unlinked, replaced, or overwritten
-//! by another hand, and returns no error for a long time.
+//! Checks that the files of the store are the open ones: SQLite continues to use a file that was unlinked, replaced
+//! or overwritten by another process, and reports no error for a long time.
 
 use std::{
     fs::File,
@@ -27,7 +27,7 @@ const LOG: &str = "-wal";
 const LOG_HEADER: u64 = 32;
 const LOG_MAGIC: u32 = 0x377f_0682;
 
-/// A file, whatever its name is.
+/// Identity of a file, independent of its name.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) struct FileId {
     device: u64,
@@ -48,11 +48,11 @@ impl FileId {
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub(super) struct Fault {
     pub condition: Condition,
-    /// The cause, in words.
+    /// Description of the cause.
     pub cause: String,
 }
 
-/// The files of a store that is open.
+/// The files of an open store.
 pub(super) struct Watch {
     path: PathBuf,
     /// The store's file. It stays open as long as the store is: to close it ends the locks of SQLite (POSIX locks belong to the
@@ -61,7 +61,7 @@ pub(super) struct Watch {
     id: FileId,
     /// The write-ahead log and its index, as soon as they were seen.
     sides: [Option<FileId>; SIDE_FILES.len()],
-    /// The last look found the file shorter than its header says, as it is within a checkpoint.
+    /// At the last check the file was shorter than its header says, as it is during a checkpoint.
     short: bool,
 }
 
@@ -79,7 +79,7 @@ impl Watch {
         FileId::at(path).is_ok_and(|id| id == self.id || self.sides.contains(&Some(id)))
     }
 
-    /// Looks at the files. `checkpoint` ends a checkpoint that was broken off: until then the file may be shorter than its header
+    /// Checks the files. `checkpoint` completes an interrupted checkpoint: until then the file may be shorter than its header
     /// says.
     pub(super) fn examine(&mut self, checkpoint: impl FnOnce()) -> Option<Fault> {
         self.files().or_else(|| self.content(checkpoint)).or_else(|| {
@@ -146,9 +146,9 @@ impl Watch {
 }
 
 impl Watch {
-    /// The log has something in it that is no log: at the next start nothing of it would be read.
+    /// The file of the log does not contain a log: the next start would ignore it.
     fn is_log_damaged(&self) -> bool {
-        // SQLite has no locks on it that closing it could end. To open a FIFO must not wait.
+        // SQLite holds no locks on this file that closing it could release. Opening a FIFO must not block.
         let log = File::options().read(true).custom_flags(libc::O_NONBLOCK).open(with_suffix(&self.path, LOG));
         let Ok(log) = log else { return false };
         let mut magic = [0; 4];

@@ -1,4 +1,4 @@
-//! The one thread that writes the store.
+//! The thread that writes the store.
 
 mod recovery;
 mod reports;
@@ -40,9 +40,9 @@ const BATCH_TIME: Duration = Duration::from_millis(500);
 const BATCH_ROWS: usize = 4_096;
 /// A finding is written at the latest after this: those that come together are written together.
 const FINDING_TIME: Duration = Duration::from_millis(50);
-/// Findings that wait while the store cannot be written; the oldest makes room, and is counted as lost.
+/// Findings that wait while the store cannot be written; the oldest is evicted, and is counted as lost.
 const FINDINGS: usize = 1_024;
-/// Findings are held against their age this often.
+/// Findings are compared with their age this often.
 const EXPIRY: Duration = Duration::from_secs(60);
 /// Requests of other processes that may wait for the pipeline.
 const REQUESTS: usize = 64;
@@ -63,7 +63,7 @@ pub struct Request {
 /// Hands a finding to the journal. The flag: it may be in the journal already. Returns whether the journal has queued it; then
 /// an [`Outcome`] follows.
 pub type Tell = Box<dyn FnMut(&Finding, bool) -> bool + Send>;
-/// Takes a finding on record.
+/// Stores a finding.
 pub type OnRecord = Box<dyn FnMut(&Finding, &KeptAs) + Send>;
 
 /// The way to the journal and back.
@@ -91,10 +91,10 @@ pub struct Keeping {
     pub retention: Retention,
     /// Findings that are farther apart than this are two incidents.
     pub window: Duration,
-    /// The journal gets each finding once it is on record; one that cannot be put there, as soon as that is known; and at the
+    /// The journal gets each finding once it is stored; one that cannot be put there, as soon as that is known; and at the
     /// start those that it did not get before. `None`: there is no journal, and nothing is noted for one.
     pub journal: Option<Reporter>,
-    /// Gets each finding once it is on record.
+    /// Gets each finding once it is stored.
     pub on_record: OnRecord,
 }
 
@@ -133,7 +133,7 @@ struct Counts {
     lost: AtomicU64,
     /// Attempts to write that failed; up to a batch of rows is kept and tried again.
     failures: AtomicU64,
-    /// Sessions that found no room in the counts of their day.
+    /// Sessions that did not fit in the counts of their day.
     full: AtomicU64,
     /// The store lacks rows of history that the pipeline has.
     history_wanted: AtomicBool,
@@ -381,7 +381,7 @@ struct Worker {
     findings: VecDeque<Waiting>,
     reports: Reports,
     keeping: Keeping,
-    /// When findings were held against their age last.
+    /// When findings were compared with their age last.
     expired: Option<Instant>,
     faults: Faults,
     /// The log has said that the counts of a day are full.
@@ -505,7 +505,7 @@ impl Worker {
         }
     }
 
-    /// Puts findings on record, and hands them to the journal.
+    /// Stores findings, and hands them to the journal.
     fn flush_findings(&mut self) {
         if self.findings.is_empty() {
             return;

@@ -1,27 +1,27 @@
-//! The clocks: read here alone, and an argument everywhere else.
+//! The clocks. They are read only here; everywhere else time is an argument.
 
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use nix::time::{ClockId, clock_gettime};
 use smtpwatch_core::Timestamp;
 
-/// Now.
+/// The current time.
 #[must_use]
 pub fn now() -> Timestamp {
     let since_epoch = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     Timestamp(i64::try_from(since_epoch.as_nanos()).unwrap_or(i64::MAX))
 }
 
-/// Time for the engine: it runs as the monotonic clock does, which stamps the records, and follows the wall clock without a step.
+/// Time for the engine: it advances with the monotonic clock, which stamps the records, and follows the wall clock without steps.
 ///
-/// Timers of the engine compare such times. Were a step of the wall clock (by an administrator, a time server at boot, the end of a
-/// suspend) a step of theirs, a step ahead would end every session as silent, and a step back would stop every timer until the
-/// time before the step comes again.
+/// Timers of the engine compare such times. If they followed a step of the wall clock (by an administrator, a time server at boot,
+/// or after a suspend), a step forward would end every session as idle, and a step back would stop every timer until the clock
+/// has caught up.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Steady {
-    /// What to add to the monotonic clock, in nanoseconds.
+    /// Offset from the monotonic clock, in nanoseconds.
     offset: i64,
-    /// The monotonic clock when it was measured last, in nanoseconds.
+    /// The monotonic clock at the last measurement, in nanoseconds.
     measured: i64,
 }
 
@@ -30,11 +30,11 @@ pub struct Steady {
 const SLEW: i64 = 2;
 
 impl Steady {
-    /// Both clocks as they stand.
+    /// Reads both clocks.
     ///
     /// # Errors
     ///
-    /// The system does not tell.
+    /// The system does not provide a clock.
     pub fn start() -> nix::Result<Self> {
         let (monotonic, wall) = read()?;
         Ok(Self::new(monotonic, wall))
@@ -48,7 +48,7 @@ impl Steady {
     ///
     /// # Errors
     ///
-    /// The system does not tell.
+    /// The system does not provide a clock.
     pub fn measure(&mut self) -> nix::Result<()> {
         let (monotonic, wall) = read()?;
         self.follow(monotonic, wall);
@@ -67,11 +67,11 @@ impl Steady {
         Timestamp(i64::try_from(monotonic).unwrap_or(i64::MAX).saturating_add(self.offset))
     }
 
-    /// Now.
+    /// The current time.
     ///
     /// # Errors
     ///
-    /// The system does not tell.
+    /// The system does not provide a clock.
     pub fn now(&self) -> nix::Result<Timestamp> {
         Ok(Timestamp(nanoseconds(ClockId::CLOCK_MONOTONIC)?.saturating_add(self.offset)))
     }
@@ -94,7 +94,7 @@ mod tests {
     const SECOND: i64 = 1_000_000_000;
     const DAY: i64 = 86_400 * SECOND;
 
-    /// The engine's seconds that pass in each of `seconds` seconds, and the time that is left to the wall clock in the end.
+    /// How much engine time passes in each of `seconds` seconds, and the remaining difference to the wall clock.
     fn after_step(step: i64, seconds: i64) -> (i64, i64, i64) {
         let (mut clock, begin) = (Steady::new(5 * SECOND, 100 * DAY), 5 * SECOND);
         let (mut least, mut most) = (i64::MAX, 0);
@@ -113,7 +113,7 @@ mod tests {
         let half = SECOND / 2;
         assert_eq!(after_step(DAY, 60), (SECOND + half, SECOND + half, DAY - 30 * SECOND));
         assert_eq!(after_step(-DAY, 60), (half, half, 30 * SECOND - DAY));
-        // In the end both are the same again.
+        // In the end both agree again.
         assert_eq!(after_step(DAY, 2 * 86_400 + 1).2, 0);
         assert_eq!(after_step(-DAY, 2 * 86_400 + 1).2, 0);
     }
@@ -123,7 +123,7 @@ mod tests {
         let mut clock = Steady::new(0, DAY);
         clock.follow(10 * SECOND, DAY + 10 * SECOND + 5_000_000);
         assert_eq!(clock.at(10_000_000_000), Timestamp(DAY + 10 * SECOND + 5_000_000));
-        // The same reading again, and one from before, move nothing.
+        // The same reading again, or an earlier one, changes nothing.
         clock.follow(10 * SECOND, 0);
         clock.follow(9 * SECOND, 0);
         assert_eq!(clock.at(10_000_000_000), Timestamp(DAY + 10 * SECOND + 5_000_000));

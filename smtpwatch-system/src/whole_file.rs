@@ -1,5 +1,5 @@
-//! Files that the program reads whole: regular files only, and never more than a bound. A FIFO would hold the program until
-//! another process writes; a device such as `/dev/zero` never ends, and opening one may do something of its own.
+//! Reads whole files: regular files only, up to a bound. A FIFO would block the program until another process writes;
+//! a device such as `/dev/zero` never ends, and opening one may have side effects.
 
 use std::{
     fs::{File, FileType, OpenOptions},
@@ -17,7 +17,7 @@ pub const MAX_CONFIG: u64 = 1024 * 1024;
 ///
 /// # Errors
 ///
-/// The file cannot be opened or read, is no regular file, or is longer than `most` bytes.
+/// The file cannot be opened or read, is not a regular file, or is longer than `most` bytes.
 pub fn read(path: &Path, most: u64) -> io::Result<Vec<u8>> {
     // Looked at before it is opened, so that a device is not opened at all; and after, because it may have been replaced.
     require_regular(path.metadata()?.file_type())?;
@@ -36,7 +36,7 @@ pub fn read_text(path: &Path, most: u64) -> io::Result<String> {
     String::from_utf8(read(path, most)?).map_err(not_text)
 }
 
-/// Replaces a regular file, or makes one, in one step: a reader finds the old content or the whole of the other. Links are
+/// Replaces a regular file, or makes one, atomically: a reader finds the old content or the whole of the other. Links are
 /// followed; mode and owner stay, as far as the system permits it.
 ///
 /// # Errors

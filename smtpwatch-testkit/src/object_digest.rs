@@ -1,5 +1,5 @@
-//! The digest of the sources that the kernel object is built from. `cargo xtask build-ebpf` writes it beside the object; a
-//! test compares it with the sources.
+//! Digest of the sources of the kernel object. `cargo xtask build-ebpf` writes it beside the object; a test compares
+//! it with the sources.
 
 use std::{
     fs, io,
@@ -36,7 +36,7 @@ pub fn of_sources(workspace: &Path) -> io::Result<String> {
     let mut digest = Sha256::new();
     for file in files {
         let content = fs::read(workspace.join(&file))?;
-        // Name and length first, so that no two trees run together to the same octets.
+        // Name and length first, so that no two trees run together to the same bytes.
         digest.update(format!("{}\0{}\0", file.display(), content.len()));
         digest.update(&content);
     }

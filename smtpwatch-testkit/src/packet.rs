@@ -1,4 +1,4 @@
-//! Packets, octet by octet: every link and IP form that the header walk knows.
+//! Builds packets byte by byte, in every link and IP format that the header walk supports.
 
 /// One TCP segment and what is around it.
 #[derive(Clone, Debug)]
@@ -7,9 +7,9 @@ pub struct Packet {
     pub tags: Vec<u16>,
     /// IPv6 instead of IPv4.
     pub v6: bool,
-    /// IPv4 options, a multiple of 4 octets; for IPv6, extension headers as (type, octets), each a multiple of 8.
+    /// IPv4 options, a multiple of 4 bytes; for IPv6, extension headers as (type, bytes), each a multiple of 8.
     pub ip_options: Vec<u8>,
-    /// IPv6 extension headers: type, and octets of which the first is overwritten with the next type.
+    /// IPv6 extension headers: type, and bytes of which the first is overwritten with the next type.
     pub extensions: Vec<(u8, Vec<u8>)>,
     /// Host part of the source address.
     pub source: u8,
@@ -25,11 +25,11 @@ pub struct Packet {
     pub ack: u32,
     /// TCP flags.
     pub flags: u8,
-    /// TCP options, a multiple of 4 octets.
+    /// TCP options, a multiple of 4 bytes.
     pub options: Vec<u8>,
     /// Payload.
     pub payload: Vec<u8>,
-    /// Octets of padding after the IP packet.
+    /// Bytes of padding after the IP packet.
     pub padding: usize,
     /// The IP header tells no length (BIG TCP).
     pub no_length: bool,
@@ -149,12 +149,12 @@ impl Packet {
     }
 }
 
-/// The low octet.
+/// The low byte.
 fn low(number: usize) -> u8 {
     number.to_le_bytes()[0]
 }
 
-/// The low two octets, in network order.
+/// The low two bytes, in network order.
 fn short(number: usize) -> [u8; 2] {
     let [a, b, ..] = number.to_le_bytes();
     [b, a]

@@ -1,4 +1,4 @@
-//! Dialogues for tests: what is said becomes segments with sequence and acknowledgment numbers.
+//! Builds dialogues for tests: turns lines into segments with sequence and acknowledgment numbers.
 
 use std::net::SocketAddr;
 
@@ -10,7 +10,7 @@ use smtpwatch_core::{
     segment::Direction,
 };
 
-/// One segment that owns its octets.
+/// One segment that owns its bytes.
 #[derive(Clone, Debug)]
 pub struct Packet {
     pub at: i64,
@@ -106,7 +106,7 @@ impl Talk {
         self
     }
 
-    /// Nobody says anything for so many seconds.
+    /// No one says anything for so many seconds.
     pub fn pause(mut self, secs: i64) -> Self {
         self.at += secs * 1_000_000_000;
         self
@@ -157,7 +157,7 @@ impl Talk {
         self
     }
 
-    /// Every payload cut into pieces of so many octets, each acknowledged by the other side.
+    /// Every payload cut into pieces of so many bytes, each acknowledged by the other side.
     pub fn cut(&self, size: usize) -> Self {
         let mut cut = Self { packets: Vec::new(), ..self.clone() };
         for packet in &self.packets {
@@ -367,7 +367,7 @@ pub fn certificate(der: &[u8]) -> Vec<u8> {
     record(&[11], &[&[0], &length(&one), &one])
 }
 
-/// A ChangeCipherSpec, and the finished message that nobody can read.
+/// A ChangeCipherSpec, and the finished message that no one can read.
 pub fn finished() -> Vec<u8> {
     [&[0x14, 3, 3, 0, 1, 1, 0x16, 3, 3, 0, 40][..], &[0xbb; 40]].concat()
 }
@@ -395,7 +395,7 @@ pub fn honest() -> Talk {
     tls(greeted().s(OFFER).c("STARTTLS\r\n").s("220 2.0.0 Ready to start TLS\r\n")).close()
 }
 
-/// The rest of a session that hands over one message in clear.
+/// The rest of a session that hands over one message in cleartext.
 pub fn deliver(talk: Talk) -> Talk {
     talk.c("MAIL FROM:<alice@example.org> SIZE=100\r\n")
         .s("250 2.1.0 Ok\r\n")

@@ -1,4 +1,4 @@
-//! `BPF_PROG_TEST_RUN`: a packet through a program, as if it were at an interface.
+//! `BPF_PROG_TEST_RUN`: runs a program on a packet, without an interface.
 
 use std::{
     io,
@@ -17,12 +17,12 @@ pub const XDP_PASS: u32 = 2;
 /// `TC_ACT_UNSPEC`, which is `TCX_NEXT`.
 pub const TC_NEXT: u32 = u32::MAX;
 
-/// What a run gave.
+/// Result of a run.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Run {
     /// The program's verdict.
     pub verdict: u32,
-    /// Nanoseconds of one turn, on average.
+    /// Average nanoseconds per run.
     pub duration_ns: u32,
 }
 
@@ -94,7 +94,7 @@ struct ProgramLoad {
     name: [u8; 16],
 }
 
-/// Where a program runs.
+/// The hook of a program.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Kind {
     /// XDP.
@@ -103,10 +103,10 @@ pub enum Kind {
     Tc,
 }
 
-/// Loads a program that does nothing but pass: two instructions. At XDP it takes packets of any number of buffers, as ours does.
+/// Loads a program of two instructions that only passes. At XDP it supports multi-buffer packets, like the real program.
 ///
 /// # Errors
-/// What the kernel says.
+/// The error of the kernel.
 pub fn empty_program(kind: Kind, name: &str) -> io::Result<std::os::fd::OwnedFd> {
     use std::os::fd::FromRawFd as _;
     let (kind, verdict, flags) = match kind {

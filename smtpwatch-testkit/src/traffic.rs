@@ -1,4 +1,4 @@
-//! Traffic made by hand: SMTP sessions as packets, packets as capture files.
+//! Hand-made traffic: SMTP sessions as packets, packets as capture files.
 
 use std::net::SocketAddr;
 
@@ -13,7 +13,7 @@ pub struct Packet {
     pub ip: Vec<u8>,
 }
 
-/// What is said in a session, in turns.
+/// The lines of a session, in turns.
 #[derive(Clone, Copy)]
 pub enum Turn<'a> {
     Client(&'a str),
@@ -45,13 +45,13 @@ pub fn session(client: &str, server: &str, start_ns: u64, turns: &[Turn<'_>]) ->
     wire.packets
 }
 
-/// A session that hands over one message in clear; `capabilities` is the EHLO reply after its first line.
+/// A session that delivers one message in cleartext; `capabilities` is the EHLO reply after its first line.
 pub fn mail(client: &str, start_ns: u64, capabilities: &str) -> Vec<Packet> {
     let ehlo = format!("250-mx1.example.net\r\n{capabilities}");
     session(client, SERVER, start_ns, &dialogue(&ehlo))
 }
 
-/// What is said in such a session; `ehlo` is the whole reply to EHLO.
+/// The lines of such a session; `ehlo` is the whole reply to EHLO.
 pub const fn dialogue(ehlo: &str) -> [Turn<'_>; 13] {
     [
         Turn::Server("220 mx1.example.net ESMTP\r\n"),
@@ -70,7 +70,7 @@ pub const fn dialogue(ehlo: &str) -> [Turn<'_>; 13] {
     ]
 }
 
-/// A session in which a password crosses in clear.
+/// A session in which a password is sent in cleartext.
 pub fn password() -> Vec<Packet> {
     session(
         CLIENT,
@@ -135,7 +135,7 @@ pub fn leaves(ip: &[u8]) -> bool {
     ip[20..22] > ip[22..24]
 }
 
-/// What stands in front of the IP header for a link type; a cooked capture says whether the packet leaves.
+/// The link header before the IP header, by link type; a cooked capture says whether the packet leaves.
 pub fn link_header(linktype: u32, leaves: bool) -> Vec<u8> {
     let kind = if leaves { 4 } else { 0 };
     match linktype {

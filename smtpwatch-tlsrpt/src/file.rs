@@ -1,4 +1,4 @@
-//! A report as a file: its name (RFC 8460 §5.1), gzip, and writing it in one step.
+//! A report as a file: its name (RFC 8460 §5.1), gzip, and an atomic write.
 
 use std::{
     fs::{DirBuilder, File, OpenOptions},
@@ -47,7 +47,7 @@ impl Packed {
         let (path, unfinished) = (directory.join(&self.name), directory.join(format!(".{}.tmp", self.name)));
         let written = self.write_to(&unfinished).and_then(|()| std::fs::rename(&unfinished, &path));
         if let Err(error) = written {
-            // What is left of it is of no use to anybody.
+            // What is left of it is of no use to anyone.
             let _ = std::fs::remove_file(&unfinished);
             return Err(error);
         }
@@ -61,7 +61,7 @@ impl Packed {
     }
 }
 
-/// Octets of a file's name, with room for what an unfinished one has in addition (NAME_MAX is 255).
+/// Bytes of a file's name, with room for what an unfinished one has in addition (NAME_MAX is 255).
 const NAME: usize = 248;
 
 /// A domain as part of a file name; what no domain has does not get into it.

@@ -1,5 +1,5 @@
-//! Reports of others as they arrive: JSON, gzip, zip, a message that carries one of them (RFC 8460 §5), or a mailbox of such
-//! messages. What comes in was written by strangers: everything is bounded, and refused with its reason.
+//! Parses reports of others: JSON, gzip, zip, a message with one of them (RFC 8460 §5), or a mailbox of such
+//! messages. The input is untrusted: everything is bounded, and rejected with a reason.
 
 mod zip;
 
@@ -16,6 +16,7 @@ use base64::{
 };
 use flate2::bufread::GzDecoder;
 use mail_parser::{Message, MessageParser, MimeHeaders as _, PartType};
+use serde::de::IgnoredAny;
 use smtpwatch_core::Timestamp;
 use smtpwatch_system::whole_file;
 
@@ -46,21 +47,21 @@ pub enum InboundError {
     #[error("cannot be read: {0}")]
     Read(#[from] io::Error),
     /// The file is too long.
-    #[error("longer than {FILE_BYTES} octets: no TLS report is")]
+    #[error("longer than {FILE_BYTES} bytes, the maximum for a TLS report")]
     TooLong,
     /// It is damaged, or cut off.
     #[error("the gzip data are damaged or cut off: {0}")]
     Gzip(io::Error),
-    /// Something follows the gzip data that is no padding.
+    /// Something follows the gzip data that is not padding.
     #[error("{0} bytes after the gzip data are not read: they are neither gzip nor padding")]
     Trailing(usize),
     /// The archive cannot be used.
     #[error("zip: {0}")]
     Zip(#[from] ZipError),
     /// It inflates to more than any report has.
-    #[error("inflates to more than {REPORT_BYTES} octets: no TLS report does; refused as a gzip bomb")]
+    #[error("inflates to more than {REPORT_BYTES} bytes: rejected as a gzip bomb")]
     Bomb,
-    /// It is no report, or one that contradicts itself.
+    /// It is not a report, or one that contradicts itself.
     #[error(transparent)]
     Report(#[from] ReportError),
     /// It is something else.
@@ -73,7 +74,7 @@ pub enum InboundError {
     #[error("a message with more than {ATTACHMENTS} reports")]
     TooMany,
     /// Messages within messages within messages.
-    #[error("a message that is forwarded more than {DEPTH} times is not looked into")]
+    #[error("a message that was forwarded more than {DEPTH} times is not examined")]
     TooDeep,
     /// Too many messages.
     #[error("{0} messages after the first {MESSAGES} are not read: split the mailbox")]
@@ -128,9 +129,10 @@ pub fn reports(bytes: &[u8], now: Timestamp) -> Vec<Result<Report, InboundError>
 }
 
 /// The messages of a mailbox (RFC 4155): each after a line that begins with `From `, at the begin or after an empty line, and
-/// before a header field. A message alone is one.
+/// before a header field. Some programs leave the empty line out: there the line must end with a date. A message alone is one.
 fn messages(bytes: &[u8]) -> Vec<&[u8]> {
     const MARK: &[u8] = b"From ";
+    let bytes = bytes.strip_prefix(b"\xef\xbb\xbf").unwrap_or(bytes).trim_ascii_start();
     if !bytes.starts_with(MARK) {
         return vec![bytes];
     }
@@ -143,7 +145,7 @@ fn messages(bytes: &[u8]) -> Vec<&[u8]> {
     while at < bytes.len() {
         let line = line_at(at);
         let next = at + line.len();
-        if blank && line.starts_with(MARK) && is_header(line_at(next)) {
+        if line.starts_with(MARK) && (blank || ends_with_date(line)) && is_header(line_at(next)) {
             starts.push((at, next));
         }
         blank = line.trim_ascii().is_empty();
@@ -154,6 +156,19 @@ fn messages(bytes: &[u8]) -> Vec<&[u8]> {
     }
     let ends = starts.iter().skip(1).map(|(at, _)| *at).chain([bytes.len()]);
     starts.iter().zip(ends).map(|((_, begin), end)| &bytes[*begin..end]).collect()
+}
+
+/// The end of `From anna@example.org Mon Nov 30 00:00:00 2026`, with a time zone or without (RFC 4155, appendix A).
+fn ends_with_date(line: &[u8]) -> bool {
+    let words: Vec<&[u8]> = line.split(u8::is_ascii_whitespace).filter(|word| !word.is_empty()).collect();
+    let is_time = |word: &[u8]| {
+        word.len() == 8
+            && word.iter().enumerate().all(|(at, byte)| if at % 3 == 2 { *byte == b':' } else { byte.is_ascii_digit() })
+    };
+    let is_year = |word: &[u8]| word.len() == 4 && word.iter().all(u8::is_ascii_digit);
+    words.len() > 5
+        && words.iter().rev().take(3).any(|word| is_time(word))
+        && words.iter().rev().take(2).any(|word| is_year(word))
 }
 
 /// `name: value`, or a line of an older mailbox that begins with `>From `.
@@ -220,7 +235,7 @@ fn is_report(part: &mail_parser::MessagePart<'_>) -> bool {
     let is_packed = is_gzip(content) || zip::is_zip(content);
     match subtype.as_str() {
         "gzip" | "x-gzip" | "zip" | "x-zip-compressed" | "octet-stream" => is_packed || is_json_report(content),
-        // What people write to each other is no report, however it begins.
+        // What people write to each other is not a report, however it begins.
         _ => is_json_report(content),
     }
 }
@@ -249,7 +264,12 @@ fn unpacked(bytes: &[u8], now: Timestamp, found: &mut Found) {
         Ok(inflated) => inflated,
         Err(error) => return found.push(Err(error)),
     };
-    json(&text, now, found);
+    // Packed by the program that wrote it, and again by the one that sent it.
+    match is_gzip(&text).then(|| inflate(&text)) {
+        Some(Ok((inner, _))) => json(&inner, now, found),
+        Some(Err(error)) => found.push(Err(error)),
+        None => json(&text, now, found),
+    }
     // Mail programs add line ends, and some file systems fill up with zeros.
     if !rest.iter().all(|byte| byte.is_ascii_whitespace() || *byte == 0) {
         found.push(Err(InboundError::Trailing(rest.len())));
@@ -273,19 +293,20 @@ fn inflate(bytes: &[u8]) -> Result<(Vec<u8>, &[u8]), InboundError> {
 
 fn json(bytes: &[u8], now: Timestamp, found: &mut Found) {
     let text = utf8(bytes);
-    let lines: Vec<&[u8]> =
-        text.split(|byte| *byte == b'\n').filter(|line| !line.trim_ascii().is_empty()).take(ATTACHMENTS + 1).collect();
-    // One report in each line, as `tlsrpt report` prints them.
-    if lines.len() > 1 && lines.iter().all(|line| is_json(line) && line.trim_ascii_end().ends_with(b"}")) {
-        for (place, line) in lines.iter().enumerate() {
-            if place == ATTACHMENTS {
-                return found.push(Err(InboundError::TooMany));
-            }
-            found.push(Report::parse(line, now).map_err(Into::into));
+    let end = text.iter().rposition(|byte| !byte.is_ascii_whitespace() && *byte != 0).map_or(0, |last| last + 1);
+    let mut rest = &text[..end];
+    // One report after the other, as `tlsrpt report` prints them.
+    for _ in 0..ATTACHMENTS {
+        let mut values = serde_json::Deserializer::from_slice(rest).into_iter::<IgnoredAny>();
+        let complete = matches!(values.next(), Some(Ok(_)));
+        let (one, more) = if complete { rest.split_at(values.byte_offset()) } else { (rest, &[][..]) };
+        found.push(Report::parse(one, now).map_err(Into::into));
+        rest = more.trim_ascii_start();
+        if rest.is_empty() {
+            return;
         }
-        return;
     }
-    found.push(Report::parse(&text, now).map_err(Into::into));
+    found.push(Err(InboundError::TooMany));
 }
 
 /// Without a byte order mark; UTF-16 with one as UTF-8.
@@ -412,6 +433,16 @@ mod tests {
             (gzip(&[b"\xef\xbb\xbf", JSON.as_bytes()].concat()), vec!["7"]),
             (utf16, vec!["7"]),
             (format!("{line}\n{line}\n").into_bytes(), vec!["7", "7"]),
+            (format!("{JSON}\r\n\r\n{JSON}").into_bytes(), vec!["7", "7"]),
+            (format!("{JSON}\n\0\0\0").into_bytes(), vec!["7"]),
+            (gzip(&packed), vec!["7"]),
+            (format!("\u{feff}{one}").into_bytes(), vec!["7"]),
+            (format!("\r\n\r\n{one}").into_bytes(), vec!["7"]),
+            (
+                format!("\nFrom a@b Mon Nov 30 00:00:00 2026\n{one}From a@b Mon Nov 30 00:00:00 2026 +0100\r\n{one}")
+                    .into_bytes(),
+                vec!["7", "7"],
+            ),
             (message(&[part("application/gzip", &packed)]).into_bytes(), vec!["7"]),
             (message(&[part("application/x-gzip", &packed)]).into_bytes(), vec!["7"]),
             (message(&[part("application/octet-stream", &packed)]).into_bytes(), vec!["7"]),
@@ -495,8 +526,8 @@ mod tests {
             (packed[..packed.len() - 1].to_vec(), "damaged or cut off"),
             (bomb.clone(), "gzip bomb"),
             (message(&[part("application/tlsrpt+gzip", &bomb)]).into_bytes(), "gzip bomb"),
-            (gzip(b"[]"), "no TLS report"),
-            (message(&vec![part("application/tlsrpt+gzip", b"x"); 40]).into_bytes(), "no TLS report"),
+            (gzip(b"[]"), "not a TLS report"),
+            (message(&vec![part("application/tlsrpt+gzip", b"x"); 40]).into_bytes(), "not a TLS report"),
             ([packed.as_slice(), b"\x1f\x8b\x08"].concat(), "damaged or cut off"),
             (b"PK\x03\x04".to_vec(), "zip: "),
         ] {

@@ -1,7 +1,8 @@
-//! SMTP TLS reports (RFC 8460): ours, of what left this host, and those of others, held against what this host offered.
+//! SMTP TLS reports (RFC 8460): reports about mail that left this host, and reports of others, compared with what
+//! this host offered.
 //!
-//! Outbound: `smtpwatch_store::deliveries` → [`outbound`] → [`file`], [`mail`], HTTPS, when [`schedule`] says so, done by
-//! [`sender`]. Inbound: [`inbound`] reads, [`reconcile`] compares with `smtpwatch_store::offers`.
+//! Outbound: `smtpwatch_store::deliveries` → [`outbound`] → [`file`], [`mail`], HTTPS; [`schedule`] decides when, [`sender`]
+//! does the work. Inbound: [`inbound`] parses, [`reconcile`] compares with `smtpwatch_store::offers`.
 //!
 //! Imports `smtpwatch-store` (what is counted by day), `smtpwatch-policy` (where reports go, HTTPS), `smtpwatch-core`,
 //! `smtpwatch-config` and `smtpwatch-system`; sees no packet.

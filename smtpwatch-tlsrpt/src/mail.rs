@@ -1,4 +1,4 @@
-//! A report as a message (RFC 8460 §5.3), handed to the local mail server, which signs it (DKIM) and delivers it.
+//! A report as a message (RFC 8460 §5.3), passed to the local mail server, which signs (DKIM) and delivers it.
 
 use std::{
     net::SocketAddr,
@@ -24,10 +24,10 @@ const TIME: Duration = Duration::from_secs(30);
 #[derive(Debug, thiserror::Error)]
 pub enum MailError {
     /// The message cannot be made.
-    #[error("the message cannot be made: {0}")]
+    #[error("cannot create the message: {0}")]
     Message(String),
     /// The server does not take it.
-    #[error("the mail server {server} does not take it: {why}: see [tlsrpt] smtp")]
+    #[error("the mail server {server} does not accept it: {why}: see [tlsrpt] smtp")]
     Server {
         /// The server.
         server: SocketAddr,

@@ -1,4 +1,4 @@
-//! Our report about a policy domain and day, from what the store has counted.
+//! This host's report about a policy domain and day, from the counts in the store.
 
 use std::fmt::Write as _;
 
@@ -12,21 +12,21 @@ use smtpwatch_store::deliveries::{Failure, PolicySessions};
 
 use super::report::{DateRange, FailureDetails, Policy, PolicyReport, Report, Summary, Word};
 
-/// Who reports.
+/// The reporting organization.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Reporter {
     /// Its name.
     pub organization: String,
-    /// Whom to ask, a mail address.
+    /// Mail address for questions.
     pub contact: String,
     /// The domain of that address: the submitter (RFC 8460 §5.3).
     pub submitter: String,
-    /// This host: tells apart the reports of several hosts of one organisation.
+    /// This host: distinguishes the reports of several hosts of one organisation.
     pub host: String,
 }
 
 impl Reporter {
-    /// From the configuration; what it does not say is taken from the name of this host.
+    /// Taken from the configuration, with defaults from the name of this host.
     #[must_use]
     pub fn new(settings: &TlsrptSettings, host: &str) -> Self {
         let contact = settings.contact.clone().unwrap_or_else(|| format!("postmaster@{host}"));
@@ -50,8 +50,8 @@ impl Reporter {
         }
     }
 
-    /// Names the report, in letters and digits (RFC 8460 §5.1). The same report has the same name when it is made
-    /// again, after a restart or for another attempt, so that its receiver can tell.
+    /// Names the report, in letters and digits (RFC 8460 §5.1). The same report keeps its name when it is created
+    /// again, after a restart or for another attempt, so that the receiver can detect the duplicate.
     #[must_use]
     pub fn unique_id(&self, day: Day, domain: &str) -> String {
         self.digest(day, domain).iter().take(10).fold(String::new(), |mut text, octet| {
@@ -60,7 +60,7 @@ impl Reporter {
         })
     }
 
-    /// A number that looks like chance, and stays the same for this report.
+    /// A pseudo-random number that is constant for this report.
     #[must_use]
     pub fn lot(&self, day: Day, domain: &str) -> u64 {
         let digest = self.digest(day, domain);
@@ -78,7 +78,7 @@ impl Reporter {
     }
 }
 
-/// The name of this host, as far as the system knows it.
+/// The name of this host according to the system.
 #[must_use]
 pub fn host_name() -> String {
     let name = nix::unistd::gethostname().ok().and_then(|name| name.into_string().ok());
@@ -93,7 +93,7 @@ fn policy_report(domain: &str, sessions: PolicySessions) -> PolicyReport {
                 PolicyType::Tlsa | PolicyType::Sts => sessions.policy.strings,
                 PolicyType::NoPolicyFound => Vec::new(),
             },
-            // Receivers refuse reports without it.
+            // Receivers reject reports without it.
             policy_domain: domain.to_owned(),
             mx_host: sessions.policy.mx_hosts,
         },

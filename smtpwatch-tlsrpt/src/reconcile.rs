@@ -1,6 +1,6 @@
-//! Others' reports held against what this host offered (THREATS G9). A sender says that we did not offer STARTTLS, our
-//! own frames show that we did: somebody in between has taken it away. Two records that know nothing of each other
-//! contradict one another; where ours is not whole, nothing is said.
+//! Compares reports of others with what this host offered (docs/threats.md G9). If a sender reports that STARTTLS was
+//! not offered, and the own record shows that it was, a device in between removed it. The two records are
+//! independent; if the own record is incomplete, nothing is concluded.
 
 use std::{
     collections::BTreeMap,
@@ -59,40 +59,40 @@ pub enum Unknown {
     NoSender,
     /// No address of ours in the report: it may mean another mail host of the domain.
     NoReceiver,
-    /// No session of the sender on record.
+    /// No session of the sender is recorded.
     NotSeen,
-    /// Its sessions were with other addresses of ours.
+    /// Its sessions were with other addresses of this host.
     OtherAddress(Vec<IpAddr>),
-    /// Holes in so many sessions.
+    /// Gaps in this many sessions.
     Gaps(u64),
-    /// Fewer sessions than are reported, in which the offer was not used.
+    /// Fewer sessions without use of the offer than reported.
     TooFew(Offers),
 }
 
 impl fmt::Display for Unknown {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::NoSender => f.write_str("the report does not tell the sender's address"),
-            Self::NoReceiver => f.write_str("the report does not tell which address of ours it means"),
+            Self::NoSender => f.write_str("the report does not contain the sender's address"),
+            Self::NoReceiver => f.write_str("the report does not contain the address of this host"),
             Self::NotSeen => f.write_str(
-                "no session from there is on record in that window: NAT before the sender, another way, or nobody \
-                 watched",
+                "no session from the sender is recorded in that period: it is behind NAT, mail took another path, or smtpwatch \
+                 was not running",
             ),
             Self::OtherAddress(own) => {
                 let own: Vec<_> = own.iter().map(ToString::to_string).collect();
-                write!(f, "it is on record with other addresses of ours: {}", own.join(", "))
+                write!(f, "it is recorded with other addresses of this host: {}", own.join(", "))
             }
-            Self::Gaps(sessions) => write!(f, "our own record has gaps in {sessions} sessions"),
+            Self::Gaps(sessions) => write!(f, "the own record has gaps in {sessions} sessions"),
             Self::TooFew(seen) => write!(
                 f,
-                "on record are {} sessions, {} of them with an offer that was not used: fewer than are reported",
+                "{} sessions are recorded, {} of them with an offer that was not used: fewer than reported",
                 seen.sessions, seen.unused
             ),
         }
     }
 }
 
-/// Holds a report against our record: `record` tells what a client was offered on a day at a port, by own address.
+/// Compares a report with the own record: `record` returns what a client was offered on a day at a port, by own address.
 ///
 /// # Errors
 ///
@@ -176,8 +176,8 @@ fn judge<E>(
     } else if seen.offered < seen.sessions || seen.unused < claim.sessions {
         // In a session without an offer our own server refused EHLO, or the client never said it.
         //
-        // A session from which the offer was taken away looks here like one that does not use it. Of fewer than are
-        // reported, nobody knows what became of the others, and whether these are among those that are meant.
+        // A session from which the offer was removed looks here like one that does not use it. Of fewer than are
+        // reported, no one knows what became of the others, and whether these are among those that are meant.
         Verdict::Unknown(Unknown::TooFew(seen))
     } else {
         Verdict::Stripped(Box::new(finding(report, claim, days, (sender, receiver), seen)))
@@ -189,7 +189,7 @@ fn finding(report: &Report, claim: &Claim, days: Days, (sender, own): (IpAddr, I
     let evidence = Evidence::Tamper;
     let DateRange { start_datetime: start, end_datetime: end } = report.date_range;
     let (organization, id) = (quoted(&report.organization_name), quoted(&report.report_id));
-    // Of many connections, each with a port of its own.
+    // Of many connections, each with its own port.
     let client = SocketAddr::new(sender, 0).to_string();
     let server = SocketAddr::new(own, PORT).to_string();
     let host = if claim.host.is_empty() { String::new() } else { format!(" ({})", claim.host) };
@@ -199,7 +199,7 @@ fn finding(report: &Report, claim: &Claim, days: Days, (sender, own): (IpAddr, I
         time: seen.last_unused,
         kind: Kind::StarttlsStripped,
         rule: RULE.into(),
-        // Two records that contradict each other: louder than a single attempt.
+        // Two records that contradict each other: of higher severity than a single attempt.
         severity: Severity::of(evidence, outcome).max(Severity::High),
         evidence,
         outcome,
@@ -224,7 +224,7 @@ fn finding(report: &Report, claim: &Claim, days: Days, (sender, own): (IpAddr, I
             ),
             format!(
                 "own record, {} to {}: {} sessions from {sender} to {own}, each seen whole; STARTTLS offered in {}, under \
-                 TLS {}, offered and not asked for {}, with mail accepted in clear {}",
+                 TLS {}, offered and not requested {}, with mail accepted in cleartext {}",
                 days.first, days.last, seen.sessions, seen.offered, seen.tls, seen.unused, seen.content
             ),
         ],
@@ -234,9 +234,18 @@ fn finding(report: &Report, claim: &Claim, days: Days, (sender, own): (IpAddr, I
     }
 }
 
-/// An address in its usual form; anything else as it is, in part.
+/// An address in its usual form, also out of an address literal (RFC 5321 §4.1.3) or from before a port, as some senders write it;
+/// anything else as it is, in part.
 fn normal(address: &str) -> String {
-    address.trim().parse::<IpAddr>().map_or_else(|_| quoted(address), |address| address.to_canonical().to_string())
+    let text = address.trim();
+    let literal = text.strip_prefix('[').and_then(|text| text.strip_suffix(']')).unwrap_or(text);
+    let literal = match literal.split_at_checked(5) {
+        Some((tag, rest)) if tag.eq_ignore_ascii_case("IPv6:") => rest,
+        _ => literal,
+    };
+    let with_port = || text.parse::<SocketAddr>().ok().map(|address| address.ip());
+    let found = literal.parse::<IpAddr>().ok().or_else(with_port);
+    found.map_or_else(|| quoted(address), |address| address.to_canonical().to_string())
 }
 
 fn quoted(text: &str) -> String {
@@ -251,6 +260,23 @@ mod tests {
 
     const SENDER: &str = "198.51.100.7";
     const OWN: &str = "192.0.2.25";
+
+    #[test]
+    fn addresses_are_read_in_the_forms_that_senders_write() {
+        for (given, read) in [
+            ("192.0.2.1", "192.0.2.1"),
+            (" [192.0.2.1] ", "192.0.2.1"),
+            ("192.0.2.1:25", "192.0.2.1"),
+            ("[IPv6:2001:DB8::1]", "2001:db8::1"),
+            ("ipv6:2001:db8::1", "2001:db8::1"),
+            ("[2001:db8::1]:25", "2001:db8::1"),
+            ("::ffff:192.0.2.1", "192.0.2.1"),
+            ("mx.example.org", "mx.example.org"),
+            ("", ""),
+        ] {
+            assert_eq!(normal(given), read, "{given:?}");
+        }
+    }
 
     fn report(sending: &str, receiving: &str, sessions: u64) -> Report {
         let json = format!(
@@ -300,7 +326,7 @@ mod tests {
         for part in ["735ff", "Company-X", "in 3 sessions from 198.51.100.7 to 192.0.2.25 (mx1.example.org)"] {
             assert!(theirs.contains(part), "{theirs} lacks {part}");
         }
-        assert!(ours.contains("10 sessions") && ours.contains("offered in 10") && ours.contains("not asked for 3"));
+        assert!(ours.contains("10 sessions") && ours.contains("offered in 10") && ours.contains("not requested 3"));
         let content = Offers { content: 1, ..seen(10, 3) };
         let Verdict::Stripped(finding) = verdict(&report(SENDER, OWN, 3), content) else { panic!("a finding") };
         assert_eq!((finding.outcome, finding.severity), (Outcome::Content, Severity::Critical));

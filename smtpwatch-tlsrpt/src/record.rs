@@ -1,8 +1,8 @@
-//! The TXT record `_smtp._tls.<domain>` (RFC 8460 §3): where a domain wants its reports.
+//! The TXT record `_smtp._tls.<domain>` (RFC 8460 §3): where a domain wants its reports sent.
 
 /// Addresses of one record that are used; who names more is served at the first ones.
 pub const TARGETS: usize = 4;
-/// Octets of a record; a longer one is refused.
+/// Bytes of a record; a longer one is refused.
 pub const RECORD_BYTES: usize = 4_096;
 
 /// Where a report goes.
@@ -28,13 +28,13 @@ impl std::fmt::Display for Target {
 #[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
 pub enum RecordError {
     /// None begins with `v=TLSRPTv1;`.
-    #[error("the domain asks for no reports: no TXT record of it begins with v=TLSRPTv1;")]
+    #[error("the domain requests no reports: it has no TXT record that begins with v=TLSRPTv1;")]
     Absent,
     /// RFC 8460 §3: then none of them is used.
     #[error("the domain has more than one TXT record that begins with v=TLSRPTv1;")]
     Several,
     /// Too long.
-    #[error("its record is longer than {RECORD_BYTES} octets")]
+    #[error("its record is longer than {RECORD_BYTES} bytes")]
     TooLong,
     /// No `rua` with an address that can be used.
     #[error("its record has no rua with a mailto: or https: address")]

@@ -1,8 +1,8 @@
-//! The report of RFC 8460 §4.4: written strictly, read tolerantly, bounded.
+//! The report document (RFC 8460 §4.4): written strictly, parsed tolerantly, bounded.
 //!
-//! Tolerant means what is seen in the field: `mx-host` as a string (the RFC's own example; erratum 6241 makes it an
-//! array), date-times without a zone, `null` or nothing where a value is optional, counts as strings, texts as numbers or
-//! lists, keys and types that the RFC does not know. What contradicts itself is refused with the reason.
+//! The parser accepts common mistakes: `mx-host` as a string (the RFC's own example; erratum 6241 makes it an array),
+//! date-times without a zone, `null` or nothing for an optional value, counts as strings, texts as numbers or lists,
+//! unknown keys and types. Contradictory reports are rejected with the reason.
 
 use std::{fmt, marker::PhantomData, time::Duration};
 
@@ -15,7 +15,7 @@ use smtpwatch_core::{
     engine::{PolicyType, ResultType},
 };
 
-/// Octets of a report, inflated; a longer one is refused.
+/// Bytes of a report, inflated; a longer one is refused.
 pub const REPORT_BYTES: usize = 16 * 1024 * 1024;
 /// Policies of one report.
 pub const POLICIES: usize = 10_000;
@@ -23,7 +23,7 @@ pub const POLICIES: usize = 10_000;
 pub const FAILURES: usize = 50_000;
 /// Strings of one policy, and its mail hosts.
 pub const STRINGS: usize = 1_000;
-/// Octets of one text.
+/// Bytes of one text.
 pub const TEXT_BYTES: usize = 16 * 1024;
 /// The longest window that a report may be about: a day by RFC 8460 §4.1; some collect for a week.
 pub const WINDOW: Duration = Duration::from_secs(8 * 86_400);
@@ -161,14 +161,14 @@ impl<'de, T: Deserialize<'de>> Deserialize<'de> for Word<T> {
     }
 }
 
-/// Why a text is no report.
+/// Why a text is not a report.
 #[derive(Debug, thiserror::Error)]
 pub enum ReportError {
     /// Not JSON, or not of this form.
-    #[error("no TLS report: {0}")]
+    #[error("not a TLS report: {0}")]
     Json(#[from] serde_json::Error),
     /// Too long.
-    #[error("longer than {REPORT_BYTES} octets: a report of a day is far shorter")]
+    #[error("longer than {REPORT_BYTES} bytes: daily reports are far shorter")]
     TooLong,
     /// The dates make no sense.
     #[error("date-range from {start} to {end}: {reason}")]
@@ -334,7 +334,7 @@ fn count<'de, D: Deserializer<'de>>(deserializer: D) -> Result<u64, D::Error> {
 
 fn bounded<E: serde::de::Error>(text: String) -> Result<String, E> {
     if text.len() > TEXT_BYTES {
-        return Err(E::custom(format_args!("a text longer than {TEXT_BYTES} octets")));
+        return Err(E::custom(format_args!("a text longer than {TEXT_BYTES} bytes")));
     }
     Ok(text)
 }
@@ -360,7 +360,7 @@ fn strings<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<String>, D:
     })
 }
 
-/// An array of so many at most; `null` stands for none.
+/// An array of this many at most; `null` stands for none.
 fn list<'de, D: Deserializer<'de>, T: Deserialize<'de>, const MOST: usize>(
     deserializer: D,
 ) -> Result<Vec<T>, D::Error> {

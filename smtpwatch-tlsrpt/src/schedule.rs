@@ -1,5 +1,5 @@
-//! When which report is written, looked up and sent (RFC 8460 §4.1, §5.5): time goes in, tasks come out. Nothing here
-//! does I/O.
+//! Decides when a report is written, looked up and sent (RFC 8460 §4.1, §5.5). Time is an argument, tasks are the
+//! result; there is no I/O here.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -12,7 +12,7 @@ use super::record::Target;
 
 /// Tasks that may wait; of further ones, the domains get no report, and are counted.
 pub const TASKS: usize = 100_000;
-/// A day is looked at this long after its end: what was seen at its end is written by then.
+/// A day is examined this long after its end: what was seen at its end is written by then.
 pub const GRACE: Duration = Duration::from_secs(60);
 /// A report that cannot be delivered is given up after this (RFC 8460 §5.5).
 pub const REDELIVERY: Duration = Duration::from_secs(24 * 3600);
@@ -34,7 +34,7 @@ pub struct Task {
     pub step: Step,
 }
 
-/// A step on the way of a report.
+/// A step on the path of a report.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
 pub enum Step {
     /// Write it into the directory.
@@ -100,7 +100,7 @@ impl Schedule {
         Self { wants, tasks: BTreeMap::new(), days: BTreeSet::new(), dropped: 0 }
     }
 
-    /// Days that are over, that can still be reported, and of which nothing is known here: [`Self::add`] takes their
+    /// Days that are over, that can still be reported, and about which nothing is known here: [`Self::add`] takes their
     /// domains.
     pub fn days(&mut self, now: Timestamp) -> Vec<Day> {
         let today = Day::of(now);

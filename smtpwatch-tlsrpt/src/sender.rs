@@ -1,5 +1,5 @@
-//! The thread that writes and sends reports, beside the way of the packets: it reads the store by its own connection,
-//! and tells the writer of the store what is done with.
+//! The thread that writes and sends reports, outside the packet path. It reads the store through its own connection
+//! and reports completed work to the writer.
 
 use std::{
     collections::BTreeSet,
@@ -31,7 +31,7 @@ use super::{
 
 /// Tasks at once: a server that does not answer must not hold up all others.
 const AT_ONCE: usize = 8;
-/// Between two looks at the clock.
+/// Between two examines the clock.
 const TICK: Duration = Duration::from_secs(5);
 /// RFC 8460 §5.4.
 const MEDIA_TYPE: &str = "application/tlsrpt+gzip";
@@ -47,7 +47,7 @@ pub enum SenderError {
     Thread(#[from] std::io::Error),
 }
 
-/// The thread. Dropped: what is at work is broken off, and done after the next start.
+/// The thread. Dropped: what is at work is interrupted, and done after the next start.
 pub struct Sender {
     stop: watch::Sender<bool>,
     thread: Option<JoinHandle<()>>,
@@ -136,7 +136,7 @@ async fn sources(
             Ok(sources) => return sources,
             Err(error) => {
                 if !std::mem::replace(&mut said, true) {
-                    tracing::warn!(%error, "TLS reports cannot be sent yet");
+                    tracing::warn!(%error, "cannot send TLS reports yet");
                 }
             }
         }
@@ -179,7 +179,7 @@ impl Work {
             if let Err(error) = self.plan(now) {
                 self.counts.failures.fetch_add(1, Ordering::Relaxed);
                 if !std::mem::replace(&mut self.failing, true) {
-                    tracing::error!(%error, "TLS reports cannot be made");
+                    tracing::error!(%error, "cannot create TLS reports");
                 }
                 tokio::time::sleep(TICK).await;
                 continue;
@@ -187,7 +187,7 @@ impl Work {
             let dropped = self.schedule.take_dropped();
             if dropped > 0 {
                 self.counts.failures.fetch_add(dropped, Ordering::Relaxed);
-                tracing::warn!(dropped, "more TLS reports wait than there is room for: some domains get none");
+                tracing::warn!(dropped, "too many TLS reports are waiting: some domains get none");
             }
             let tasks = self.schedule.due(now, AT_ONCE);
             if tasks.is_empty() {
@@ -251,7 +251,7 @@ impl Work {
         let (day, domain) = (task.day, &task.domain);
         match outcome {
             Outcome::Done(outcome) => {
-                // That a domain wants no report is no delivery.
+                // That a domain wants no report is not a delivery.
                 let delivered = task.step != Step::Find;
                 self.counts.delivered.fetch_add(u64::from(delivered), Ordering::Relaxed);
                 tracing::debug!(%day, domain, target = name, outcome, "TLS report");
@@ -269,7 +269,7 @@ impl Work {
                 }
             }
             Outcome::Failed { why, permanent } => {
-                // A name server or web server of somebody else is nothing to wake anybody for.
+                // A name server or web server of another party is nothing to wake anyone for.
                 let local = match task.step {
                     Step::Write | Step::Send(Target::Mail(_)) => true,
                     Step::Find | Step::Send(Target::Https(_)) => false,

@@ -1,4 +1,4 @@
-//! What pages and API look at: the store through a few readers of its own, the metrics, the health, and what happens live.
+//! The state that pages and API share: readers of the store, metrics, health, and live events.
 
 use std::{
     collections::BTreeMap,
@@ -39,7 +39,7 @@ pub struct Desk {
     only: Option<&'static str>,
 }
 
-/// What happens, to everybody who listens.
+/// What happens, to everyone who listens.
 #[derive(Clone)]
 pub struct Live(broadcast::Sender<Happened>);
 
@@ -54,7 +54,7 @@ pub struct Happened {
     pub findings: u64,
     /// What happened.
     pub kind: Kind,
-    /// How loud.
+    /// Severity.
     pub severity: Severity,
     /// When.
     pub time: Timestamp,
@@ -92,7 +92,7 @@ pub struct Status {
 }
 
 impl Live {
-    /// Nobody listens yet.
+    /// No one listens yet.
     #[must_use]
     pub fn new() -> Self {
         Self(broadcast::channel(BEHIND).0)
@@ -108,7 +108,7 @@ impl Live {
             severity: finding.severity,
             time: finding.time,
         };
-        // Nobody listens: nobody misses it.
+        // No one listens: no one misses it.
         let _ = self.0.send(happened);
     }
 
@@ -133,7 +133,7 @@ impl Desk {
         Self { path, readers, turns, metrics, health, live, started: now(), only: None }
     }
 
-    /// Over a store that is looked at while nothing is watched: this is said on the pages.
+    /// Over a store that is examined while nothing is watched: this is said on the pages.
     #[must_use]
     pub fn without_watch(self, why: &'static str) -> Self {
         Self { only: Some(why), ..self }
@@ -216,6 +216,6 @@ impl Desk {
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    // What a panicking thread left is whole: readers are put in and taken out in one step.
+    // What a panicking thread left is whole: readers are put in and taken out atomically.
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

@@ -8,7 +8,7 @@ use smtpwatch_metrics::{Registry, counters, opts, register};
 pub enum LoginFailure {
     /// A name that is not known, or a wrong password.
     Password,
-    /// Too many before: the password was not looked at.
+    /// Too many before: the password was not examined.
     Limited,
 }
 
@@ -76,27 +76,27 @@ impl WebMetrics {
             login_failures: counters(
                 r,
                 "web_login_failures_total",
-                "Logins to the pages, the API and these metrics that failed.",
+                "Failed logins to pages, API and metrics.",
                 &["reason"],
             )?,
             connections_refused: register(
                 r,
                 IntCounter::with_opts(opts(
                     "web_connections_refused_total",
-                    "Connections that were refused because as many were open as there may be, each with a request under way.",
+                    "Connections refused because the maximum number was open, each with an active request.",
                 ))?,
             )?,
             connections_closed: counters(
                 r,
                 "web_connections_closed_total",
-                "Connections that were closed to make room for others, idle ones first.",
+                "Connections closed to make room for others, idle ones first.",
                 &["reason"],
             )?,
             web_config_failures: register(
                 r,
                 IntCounter::with_opts(opts(
                     "web_config_reload_failures_total",
-                    "Changes of the web configuration that were bad; what was read before holds.",
+                    "Changed web configurations with an error; the previous one stays in force.",
                 ))?,
             )?,
         };
@@ -109,7 +109,7 @@ impl WebMetrics {
         Ok(metrics)
     }
 
-    /// Somebody was not let in.
+    /// Someone was not let in.
     pub fn login_failed(&self, reason: LoginFailure) {
         self.login_failures.with_label_values(&[reason.as_str()]).inc();
     }

@@ -1,4 +1,4 @@
-//! The command line: every flag in one place; one file per verb below.
+//! The command line: all flags are here; each verb has its own file.
 
 mod baseline;
 mod check_config;
@@ -31,14 +31,14 @@ use crate::{
     version,
 };
 
-/// Catches STARTTLS stripping and SMTP passwords in clear. Passive: every packet passes, no byte is changed.
+/// Detects STARTTLS stripping and SMTP passwords in cleartext. Passive: every packet passes, no byte is changed.
 #[derive(Debug, Parser)]
 #[command(name = "smtpwatch", version = version::short(), long_version = version::long(), max_term_width = 100)]
 pub struct Cli {
-    /// What to do.
+    /// The verb.
     #[command(subcommand)]
     pub verb: Verb,
-    /// Lowest level that is logged (stderr).
+    /// Minimum level of log messages on stderr.
     #[arg(
         long = "log.level",
         global = true,
@@ -47,7 +47,7 @@ pub struct Cli {
         default_value = "info"
     )]
     pub log_level: LogLevel,
-    /// Form of the log; auto: logfmt, without time stamps when journald adds them.
+    /// Log format; auto: logfmt, without time stamps if journald adds them.
     #[arg(
         long = "log.format",
         global = true,
@@ -58,30 +58,30 @@ pub struct Cli {
     pub log_format: LogFormat,
 }
 
-/// The verbs.
+/// Verbs of the program.
 #[derive(Debug, Subcommand)]
 pub enum Verb {
-    /// Watch this host's mail traffic: the daemon.
+    /// Run the daemon: watch this host's mail traffic.
     Run(RunArgs),
-    /// Judge recorded traffic (pcap, pcapng) with the same gate and engine.
+    /// Analyse recorded traffic (pcap, pcapng) with the same gate and engine.
     Replay(ReplayArgs),
-    /// Tell what this kernel and host allow, each with its remedy.
+    /// Report what this kernel and host support, with a remedy for each failure.
     Probe(ProbeArgs),
-    /// What was found, with its evidence: list it, look at it, hand it over, check it.
+    /// List, show, export and verify findings with their evidence.
     #[command(subcommand)]
     Incidents(IncidentsVerb),
-    /// Look at the history of peers, and correct it.
+    /// Show and correct the history of peers.
     #[command(subcommand)]
     Baseline(BaselineVerb),
-    /// Tell which policy applies to a domain or mail host, and why.
+    /// Show which policy applies to a domain or mail host, and why.
     #[command(subcommand)]
     Policy(PolicyVerb),
-    /// TLS reports: what ours would say, and what others say of us.
+    /// TLS reports (RFC 8460): print this host's, check those of others.
     #[command(subcommand)]
     Tlsrpt(TlsrptVerb),
     /// Check the configuration files.
     CheckConfig(CheckConfigArgs),
-    /// Print what is generated from the program itself.
+    /// Print documents that are generated from the program.
     #[command(subcommand)]
     Generate(GenerateVerb),
 }
@@ -97,7 +97,7 @@ pub struct ConfigArg {
 /// `--web.config.file`.
 #[derive(Debug, Args)]
 pub struct WebConfigArg {
-    /// TLS and logins of the HTTP server, in the form of Prometheus' exporter-toolkit; read again when it changes.
+    /// TLS and logins of the HTTP server, in the format of Prometheus' exporter-toolkit; reloaded when it changes.
     #[arg(long = "web.config.file", value_name = "FILE", env = "SMTPWATCH_WEB_CONFIG_FILE")]
     pub(crate) web_config: Option<PathBuf>,
 }
@@ -112,7 +112,7 @@ impl WebConfigArg {
 /// Flags of `check-config`.
 #[derive(Debug, Args)]
 pub struct CheckConfigArgs {
-    /// Print every value in force, and where it comes from: a flag, a variable, a line of the file, or the default.
+    /// Print every value in force and its source: a flag, a variable, a line of the file, or the default.
     #[arg(long)]
     pub(crate) effective: bool,
     #[command(flatten)]
@@ -121,19 +121,19 @@ pub struct CheckConfigArgs {
     pub(crate) web: WebConfigArg,
 }
 
-/// The configuration, and what stands in its place.
+/// The configuration, and flags that override it.
 #[derive(Debug, Args)]
 pub struct SourceArgs {
     #[command(flatten)]
     pub(crate) config: ConfigArg,
-    /// Interface name or glob, repeatable [default: every interface whose routes lead out of this host, or that mail
-    /// takes].
+    /// Interface name or glob, repeatable [default: every interface whose routes lead out of this host, or that carries
+    /// mail].
     #[arg(long, value_name = "NAME|GLOB", env = "SMTPWATCH_INTERFACE", value_delimiter = ',', value_parser = parse_interface)]
     pub(crate) interface: Vec<String>,
     /// Watched server port, repeatable [default: 25, 587].
     #[arg(long, value_name = "N", env = "SMTPWATCH_PORT", value_delimiter = ',', value_parser = parse_port)]
     pub(crate) port: Vec<u16>,
-    /// Form of findings in the journal [default: json].
+    /// Format of findings in the journal [default: json].
     #[arg(long, value_name = "FORMAT", env = "SMTPWATCH_FORMAT")]
     pub(crate) format: Option<JournalFormat>,
 }
@@ -150,7 +150,7 @@ impl SourceArgs {
 pub struct RunArgs {
     #[command(flatten)]
     pub(crate) source: SourceArgs,
-    /// Where metrics, health, pages and API are served; pages and API off loopback only with --web.config.file.
+    /// Listen address for metrics, health, pages and API; pages and API beyond loopback need --web.config.file.
     #[arg(long = "web.listen-address", value_name = "ADDR", env = "SMTPWATCH_WEB_LISTEN_ADDRESS", default_value = DEFAULT_LISTEN)]
     pub(crate) listen: ListenAddress,
     #[command(flatten)]
@@ -160,7 +160,7 @@ pub struct RunArgs {
 /// Flags of `replay`.
 #[derive(Debug, Args)]
 pub struct ReplayArgs {
-    /// Captures, read as one timeline in this order: history learned in one judges the next.
+    /// Capture files, read as one timeline in this order: history from one file applies to the next.
     #[arg(value_name = "FILE", required = true)]
     pub(crate) files: Vec<PathBuf>,
     #[command(flatten)]
@@ -168,16 +168,16 @@ pub struct ReplayArgs {
     /// Watched server port, repeatable [default: 25, 587].
     #[arg(long, value_name = "N", env = "SMTPWATCH_PORT", value_delimiter = ',', value_parser = parse_port)]
     pub(crate) port: Vec<u16>,
-    /// Own network, repeatable: tells which end of a connection the captured host was [default: the client].
+    /// Own network, repeatable: decides which end of a connection the captured host was [default: the client].
     #[arg(long, value_name = "CIDR", env = "SMTPWATCH_LOCAL", value_delimiter = ',')]
     pub(crate) local: Vec<Network>,
-    /// Form of the findings [default: text on a terminal, else json: one object per line].
+    /// Format of the findings [default: text on a terminal, else json, one object per line].
     #[arg(long, value_name = "FORMAT")]
     pub(crate) format: Option<Format>,
-    /// Keep history, findings and their evidence in this file, and begin with the history that it holds [default: in memory].
+    /// Store history, findings and evidence in this file, and start with the history in it [default: in memory].
     #[arg(long, value_name = "PATH")]
     pub(crate) store: Option<PathBuf>,
-    /// Exit with 3 when there is a finding of this severity or a louder one: info, low, medium, high, critical.
+    /// Exit with code 3 if there is a finding of this severity or higher: info, low, medium, high, critical.
     #[arg(long, value_name = "SEVERITY")]
     pub(crate) fail_on: Option<Severity>,
 }
@@ -187,10 +187,10 @@ pub struct ReplayArgs {
 pub struct ProbeArgs {
     #[command(flatten)]
     pub(crate) config: ConfigArg,
-    /// Also try the hooks of this interface: attached for a moment, then detached.
+    /// Also try the hooks of this interface: attach and detach them.
     #[arg(long, value_name = "NAME")]
     pub(crate) interface: Option<String>,
-    /// Form of the answer [default: text on a terminal, else json].
+    /// Output format [default: text on a terminal, else json].
     #[arg(long, value_name = "FORMAT")]
     pub(crate) format: Option<Format>,
 }
@@ -198,33 +198,33 @@ pub struct ProbeArgs {
 /// Verbs of `generate`.
 #[derive(Debug, Subcommand)]
 pub enum GenerateVerb {
-    /// What is detected: one row per threat, with the finding it raises, or the reason why none is raised.
+    /// All rules: one row per threat, with the finding that it raises, or the reason why it raises none.
     Rules(RulesArgs),
-    /// JSON Schema of a finding, as it is printed, kept and served.
+    /// JSON Schema of a finding, as printed, stored and served.
     Schema,
-    /// Completions of the command line for a shell.
+    /// Shell completions.
     Completions {
-        /// For which shell.
+        /// The shell.
         #[arg(value_name = "SHELL")]
         shell: clap_complete::Shell,
     },
-    /// Manual pages: that of the program, or one for each verb into a directory.
+    /// Manual pages: one for the program, or one for each verb, written to a directory.
     Man {
-        /// Write one page for each verb there [default: that of the program, to stdout].
+        /// Directory for one page for each verb [default: the program's page, to stdout].
         #[arg(long, value_name = "DIR")]
         directory: Option<PathBuf>,
     },
-    /// The configuration file with every key, its default and what it is for.
+    /// The configuration file with every key, its default and its purpose.
     Config {
-        /// As the shipped file, or as the page docs/configuration.md.
+        /// The shipped file, or the page docs/configuration.md.
         #[arg(long, value_name = "FORMAT", default_value = "toml")]
         format: ConfigFormat,
     },
-    /// What is exported at /metrics: the page docs/metrics.md.
+    /// The page docs/metrics.md: all metrics at /metrics.
     Metrics,
 }
 
-/// Forms of `generate config`.
+/// Formats of `generate config`.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, ValueEnum)]
 pub enum ConfigFormat {
     /// The file.
@@ -236,30 +236,30 @@ pub enum ConfigFormat {
 /// Flags of `generate rules`.
 #[derive(Debug, Args)]
 pub struct RulesArgs {
-    /// Form of the table.
+    /// Format of the table.
     #[arg(long, value_name = "FORMAT", default_value = "markdown")]
     pub(crate) format: RulesFormat,
 }
 
-/// Forms of `generate rules`.
+/// Formats of `generate rules`.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, ValueEnum)]
 pub enum RulesFormat {
     /// The page docs/detection.md.
     Markdown,
-    /// One JSON object per line and row.
+    /// One JSON object per row, one per line.
     Json,
 }
 
 /// Verbs of `policy`.
 #[derive(Debug, Subcommand)]
 pub enum PolicyVerb {
-    /// Look everything up now, and tell what a sender should do.
+    /// Look up everything now, and print what a sender should do.
     Check(PolicyCheckArgs),
-    /// What the daemon knows of a domain, a mail host or an address, and which source wins; asks nobody.
+    /// What the daemon knows of a domain, a mail host or an address, and which source wins; looks nothing up.
     Show(PolicyShowArgs),
     /// Every domain that the daemon knows.
     List(PolicyListArgs),
-    /// Write what is known as a table for a mail server, so that it can enforce it.
+    /// Write the known policies as a table that a mail server can enforce.
     Export(PolicyExportArgs),
 }
 
@@ -278,7 +278,7 @@ pub struct PolicyShowArgs {
 pub struct PolicyListArgs {
     #[command(flatten)]
     pub(crate) place: PolicyPlace,
-    /// Form of the answer [default: text on a terminal, else json].
+    /// Output format [default: text on a terminal, else json].
     #[arg(long, value_name = "FORMAT")]
     pub(crate) format: Option<Format>,
 }
@@ -286,33 +286,33 @@ pub struct PolicyListArgs {
 /// Flags of `policy export`.
 #[derive(Debug, Args)]
 pub struct PolicyExportArgs {
-    /// For which mail server.
+    /// The mail server.
     #[arg(value_name = "SERVER")]
     pub(crate) server: MailServer,
-    /// Require TLS also of peers of which only history expects it.
+    /// Also require TLS of peers for which only history expects it.
     #[arg(long)]
     pub(crate) learned: bool,
-    /// Replace this file, in one step, instead of printing the table.
+    /// Replace this file atomically, instead of printing the table.
     #[arg(long, value_name = "FILE")]
     pub(crate) output: Option<PathBuf>,
-    /// Write the table also when less is known than before.
+    /// Write the table even if it would enforce less than before.
     #[arg(long)]
     pub(crate) force: bool,
     #[command(flatten)]
     pub(crate) place: PolicyPlace,
 }
 
-/// Where the daemon keeps what it knows.
+/// The store of the daemon.
 #[derive(Debug, Args)]
 pub struct PolicyPlace {
     #[command(flatten)]
     pub(crate) config: ConfigArg,
-    /// The store [default: that of the configuration].
+    /// Path of the store [default: from the configuration].
     #[arg(long, value_name = "PATH")]
     pub(crate) store: Option<PathBuf>,
 }
 
-/// Mail servers that a table can be written for.
+/// Mail servers with a table format.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, ValueEnum)]
 pub enum MailServer {
     /// A TLS policy table (`smtp_tls_policy_maps`).
@@ -329,7 +329,7 @@ pub struct PolicyCheckArgs {
     pub(crate) domain: String,
     #[command(flatten)]
     pub(crate) config: ConfigArg,
-    /// Form of the answer [default: text on a terminal, else json].
+    /// Output format [default: text on a terminal, else json].
     #[arg(long, value_name = "FORMAT")]
     pub(crate) format: Option<Format>,
 }
@@ -337,22 +337,22 @@ pub struct PolicyCheckArgs {
 /// Verbs of `tlsrpt`.
 #[derive(Debug, Subcommand)]
 pub enum TlsrptVerb {
-    /// Print the reports of a day, one JSON object per line and policy domain; nothing is sent.
+    /// Print the reports of a day, one JSON object per policy domain, one per line; nothing is sent.
     Report(TlsrptReportArgs),
-    /// Read the reports of others about our domains, and hold them against what this host offered.
+    /// Check reports of others about this host's domains against the record of what it offered.
     Import(TlsrptImportArgs),
 }
 
 /// Flags of `tlsrpt report`.
 #[derive(Debug, Args)]
 pub struct TlsrptReportArgs {
-    /// The day, of UTC [default: yesterday].
+    /// The day, in UTC [default: yesterday].
     #[arg(long, value_name = "YYYY-MM-DD")]
     pub(crate) day: Option<Day>,
     /// One policy domain [default: all].
     #[arg(long, value_name = "DOMAIN")]
     pub(crate) domain: Option<String>,
-    /// The store [default: that of the configuration].
+    /// Path of the store [default: from the configuration].
     #[arg(long, value_name = "PATH")]
     pub(crate) store: Option<PathBuf>,
     #[command(flatten)]
@@ -362,15 +362,15 @@ pub struct TlsrptReportArgs {
 /// Flags of `tlsrpt import`.
 #[derive(Debug, Args)]
 pub struct TlsrptImportArgs {
-    /// Reports: JSON, gzip, or messages that carry them.
+    /// Reports: JSON, gzip, zip, messages with reports, mailboxes.
     #[arg(value_name = "FILE", required = true)]
     pub(crate) files: Vec<PathBuf>,
-    /// The store [default: that of the configuration].
+    /// Path of the store [default: from the configuration].
     #[arg(long, value_name = "PATH")]
     pub(crate) store: Option<PathBuf>,
     #[command(flatten)]
     pub(crate) config: ConfigArg,
-    /// Form of the findings [default: text on a terminal, else json: one object per line].
+    /// Format of the findings [default: text on a terminal, else json, one object per line].
     #[arg(long, value_name = "FORMAT")]
     pub(crate) format: Option<Format>,
 }
@@ -378,15 +378,15 @@ pub struct TlsrptImportArgs {
 /// Verbs of `incidents`.
 #[derive(Debug, Subcommand)]
 pub enum IncidentsVerb {
-    /// Incidents, the one that was seen last first.
+    /// List incidents, the most recent first.
     List(IncidentsListArgs),
-    /// One incident, with the finding that shows it best.
+    /// Show one incident with its strongest finding.
     Show(IncidentArgs),
-    /// One incident, to hand over: to a program, to Wireshark, or to an abuse desk.
+    /// Export one incident for a program, for Wireshark, or for an abuse desk.
     Export(IncidentsExportArgs),
-    /// Check every finding against the chain of hashes: later edits show.
+    /// Verify the hash chain of all findings: it reveals later edits.
     Verify(IncidentsVerifyArgs),
-    /// The pages and the JSON API over a store, while nothing is watched: for what `replay --store` has put there.
+    /// Serve the pages and the JSON API for a store without capturing, such as one from `replay --store`.
     Serve(IncidentsServeArgs),
 }
 
@@ -395,17 +395,17 @@ pub enum IncidentsVerb {
 pub struct IncidentsServeArgs {
     #[command(flatten)]
     pub(crate) place: IncidentsPlace,
-    /// Where the pages are, on this host only.
+    /// Listen address; loopback only.
     #[arg(long = "web.listen-address", value_name = "ADDR", env = "SMTPWATCH_WEB_LISTEN_ADDRESS", default_value = DEFAULT_LISTEN)]
     pub(crate) listen: ListenAddress,
 }
 
-/// Where findings are kept.
+/// The store of findings.
 #[derive(Debug, Args)]
 pub struct IncidentsPlace {
     #[command(flatten)]
     pub(crate) config: ConfigArg,
-    /// The store [default: that of the configuration].
+    /// Path of the store [default: from the configuration].
     #[arg(long, value_name = "PATH")]
     pub(crate) store: Option<PathBuf>,
 }
@@ -413,33 +413,33 @@ pub struct IncidentsPlace {
 /// Flags of `incidents list`.
 #[derive(Debug, Args)]
 pub struct IncidentsListArgs {
-    /// Seen at this time or later: RFC 3339, or so long ago (30m, 24h, 7d).
+    /// Last seen at this time or later: RFC 3339, or an age (30m, 24h, 7d).
     #[arg(long, value_name = "TIME", value_parser = incidents::parse_time)]
     pub(crate) since: Option<Timestamp>,
-    /// Begun before this time, likewise.
+    /// Begun before this time: RFC 3339, or an age.
     #[arg(long, value_name = "TIME", value_parser = incidents::parse_time)]
     pub(crate) until: Option<Timestamp>,
-    /// Of this kind, repeatable.
+    /// Kind of finding, repeatable.
     #[arg(long, value_name = "KIND")]
     pub(crate) kind: Vec<Kind>,
-    /// Of this severity or a louder one: info, low, medium, high, critical.
+    /// This severity or higher: info, low, medium, high, critical.
     #[arg(long, value_name = "SEVERITY")]
     pub(crate) severity: Option<Severity>,
-    /// Of evidence this strong or stronger: suspicious, regression, policy, tamper.
+    /// This evidence or stronger: suspicious, regression, policy, tamper.
     #[arg(long, value_name = "EVIDENCE")]
     pub(crate) evidence: Option<Evidence>,
-    /// Which end this host was: client, server.
+    /// The end that this host was: client, server.
     #[arg(long, value_name = "ROLE", value_parser = incidents::parse_role)]
     pub(crate) role: Option<Role>,
-    /// Of this peer: an address, a network, a name, or every name below one (*.example.net).
+    /// Peer: an address, a network, a name, or all names below one (*.example.net).
     #[arg(long, value_name = "PEER")]
     pub(crate) peer: Option<PeerFilter>,
-    /// At most so many.
+    /// Maximum number of incidents.
     #[arg(long, value_name = "N", default_value_t = 100, value_parser = clap::value_parser!(u16).range(1..=1000))]
     pub(crate) limit: u16,
     #[command(flatten)]
     pub(crate) place: IncidentsPlace,
-    /// Form of the answer [default: text on a terminal, else json: one object per line].
+    /// Output format [default: text on a terminal, else json, one object per line].
     #[arg(long, value_name = "FORMAT")]
     pub(crate) format: Option<Format>,
 }
@@ -447,12 +447,12 @@ pub struct IncidentsListArgs {
 /// Flags of `incidents show`.
 #[derive(Debug, Args)]
 pub struct IncidentArgs {
-    /// The identifier of the incident or of one of its findings, or a beginning of it that fits no other.
+    /// Identifier of the incident or of one of its findings, or an unambiguous beginning of it.
     #[arg(value_name = "ID")]
     pub(crate) id: String,
     #[command(flatten)]
     pub(crate) place: IncidentsPlace,
-    /// Form of the answer [default: text on a terminal, else json].
+    /// Output format [default: text on a terminal, else json].
     #[arg(long, value_name = "FORMAT")]
     pub(crate) format: Option<Format>,
 }
@@ -460,41 +460,41 @@ pub struct IncidentArgs {
 /// Flags of `incidents export`.
 #[derive(Debug, Args)]
 pub struct IncidentsExportArgs {
-    /// The identifier of the incident or of one of its findings, or a beginning of it that fits no other.
+    /// Identifier of the incident or of one of its findings, or an unambiguous beginning of it.
     #[arg(value_name = "ID")]
     pub(crate) id: String,
     #[command(flatten)]
     pub(crate) place: IncidentsPlace,
-    /// Form of what is written to stdout.
+    /// Format of the output.
     #[arg(long, value_name = "FORMAT", default_value = "json")]
     pub(crate) format: ExportFormat,
-    /// Write a capture file for Wireshark, put together from the evidence, and nothing to stdout; - is stdout.
+    /// Write a capture file for Wireshark, made from the evidence, instead of text; - is stdout.
     #[arg(long, value_name = "FILE", conflicts_with = "format")]
     pub(crate) pcapng: Option<PathBuf>,
 }
 
-/// Forms of `incidents export`.
+/// Formats of `incidents export`.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, ValueEnum)]
 pub enum ExportFormat {
     /// Incident, findings and evidence as one JSON object.
     Json,
     /// A letter to an abuse desk.
     Text,
-    /// Elastic Common Schema, one object per finding and line.
+    /// Elastic Common Schema, one object per finding, one per line.
     Ecs,
-    /// Suricata's EVE, one object per finding and line.
+    /// Suricata's EVE, one object per finding, one per line.
     Eve,
 }
 
 /// Flags of `incidents verify`.
 #[derive(Debug, Args)]
 pub struct IncidentsVerifyArgs {
-    /// A head of the chain that was written down earlier: it must stand in the chain.
+    /// A head of the chain that was noted earlier: the chain must contain it.
     #[arg(long, value_name = "SHA256", value_parser = incidents::parse_hash)]
     pub(crate) head: Option<[u8; 32]>,
     #[command(flatten)]
     pub(crate) place: IncidentsPlace,
-    /// Form of the answer [default: text on a terminal, else json].
+    /// Output format [default: text on a terminal, else json].
     #[arg(long, value_name = "FORMAT")]
     pub(crate) format: Option<Format>,
 }
@@ -502,24 +502,24 @@ pub struct IncidentsVerifyArgs {
 /// Verbs of `baseline`.
 #[derive(Debug, Subcommand)]
 pub enum BaselineVerb {
-    /// All peers, the newest first.
+    /// List all peers, the most recent first.
     List(BaselineArgs),
-    /// One peer.
+    /// Show one peer.
     Show(PeerArgs),
-    /// Forget one peer; a running daemon forgets it too, within a second.
+    /// Delete the history of one peer; a running daemon follows within a second.
     Forget(PeerArgs),
-    /// Write all of it to stdout, one JSON object per line: for another host, or to keep.
+    /// Write the history to stdout, one JSON object per line, for another host or as a backup.
     Export(BaselinePlace),
-    /// Read what export has written; of two rows about one peer the one that was seen last stays. The daemon must be stopped.
+    /// Read the output of export; of two rows for one peer the most recent one is kept. The daemon must be stopped.
     Import(BaselineImportArgs),
 }
 
-/// Where history is kept.
+/// The store of the history.
 #[derive(Debug, Args)]
 pub struct BaselinePlace {
     #[command(flatten)]
     pub(crate) config: ConfigArg,
-    /// The store [default: that of the configuration].
+    /// Path of the store [default: from the configuration].
     #[arg(long, value_name = "PATH")]
     pub(crate) store: Option<PathBuf>,
 }
@@ -527,7 +527,7 @@ pub struct BaselinePlace {
 /// Flags of `baseline import`.
 #[derive(Debug, Args)]
 pub struct BaselineImportArgs {
-    /// What was exported; - is stdin.
+    /// File with the exported history; - is stdin.
     #[arg(value_name = "FILE", default_value = "-")]
     pub(crate) file: PathBuf,
     #[command(flatten)]
@@ -539,7 +539,7 @@ pub struct BaselineImportArgs {
 pub struct BaselineArgs {
     #[command(flatten)]
     pub(crate) place: BaselinePlace,
-    /// Form of the answer [default: text on a terminal, else json].
+    /// Output format [default: text on a terminal, else json].
     #[arg(long, value_name = "FORMAT")]
     pub(crate) format: Option<Format>,
 }
@@ -547,38 +547,38 @@ pub struct BaselineArgs {
 /// Flags of `baseline show` and `baseline forget`.
 #[derive(Debug, Args)]
 pub struct PeerArgs {
-    /// Server address, or the name that the server gives itself.
+    /// Address of the peer, or the name that a server gives itself.
     #[arg(value_name = "PEER")]
     pub(crate) peer: String,
     #[command(flatten)]
     pub(crate) common: BaselineArgs,
 }
 
-/// Form of data on stdout.
+/// Format of data on stdout.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, ValueEnum)]
 pub enum Format {
-    /// For people; not a stable form.
+    /// For people; not stable.
     Text,
     /// For programs: stable.
     Json,
 }
 
 impl Format {
-    /// What was asked for, else text on a terminal and JSON elsewhere.
+    /// The requested format; otherwise text on a terminal, and JSON elsewhere.
     fn or_default(choice: Option<Self>) -> Self {
         choice.unwrap_or(if io::stdout().is_terminal() { Self::Text } else { Self::Json })
     }
 }
 
-/// How the process ends.
+/// Exit code of the process.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 #[repr(u8)]
 pub enum Exit {
-    /// All went well.
+    /// Success.
     Fine = 0,
     /// Something failed.
     Failure = 1,
-    /// The command line is not one (also clap's own code).
+    /// Invalid command line (also clap's own code).
     Usage = 2,
     /// Findings at or above `--fail-on`.
     Findings = 3,
@@ -613,11 +613,11 @@ impl From<Exit> for std::process::ExitCode {
     }
 }
 
-/// Does what the command line asks for; `matches` is what `cli` was made from.
+/// Runs the verb; `matches` is the clap result that `cli` was parsed from.
 ///
 /// # Errors
 ///
-/// What failed, why, and what to do; [`Exit::of`] has the code.
+/// The failure, its cause and its remedy; [`Exit::of`] gives the code.
 pub fn dispatch(cli: Cli, matches: &ArgMatches) -> anyhow::Result<Exit> {
     match cli.verb {
         Verb::Run(args) => run::run(args),
@@ -645,7 +645,7 @@ fn out(write: impl FnOnce(&mut Lenient<io::StdoutLock<'static>>) -> io::Result<(
     out.flush()
 }
 
-/// A writer for which a reader that went away (`| head`) is no failure: the rest is not written.
+/// A writer that treats a closed pipe (`| head`) as success and discards the rest.
 struct Lenient<W>(W);
 
 impl<W: Write> Write for Lenient<W> {

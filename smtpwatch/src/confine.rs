@@ -1,7 +1,7 @@
-//! What the daemon gives up (THREATS: it reads hostile input): each thread keeps what its work needs, for good.
+//! Privileges that the daemon drops permanently before it reads hostile input; each thread keeps only what it needs.
 //!
-//! Capabilities, Landlock and system call filters are of a thread and of those that it starts. So the thread that captures
-//! is started first; then the main thread gives up everything, and with it every other thread, as all are its children.
+//! Capabilities, Landlock rules and seccomp filters apply to a thread and its later children. Therefore the capture
+//! thread is started first; then the main thread drops everything, and so do all threads that it starts.
 
 mod calls;
 mod capabilities;
@@ -30,7 +30,7 @@ pub type Loose = Vec<String>;
 /// Confines the calling thread and those that it starts, for good: no new privileges, the capabilities of `kept` at most,
 /// files as `kept` says, and no system call that a monitor has no use for.
 ///
-/// A kernel that lacks one of the means is told of; what can be had is in force.
+/// A kernel that lacks one of the means is told of; what is available is in force.
 ///
 /// # Errors
 ///
@@ -50,14 +50,14 @@ pub fn thread(kept: &Kept) -> anyhow::Result<Loose> {
 pub fn no_core() -> anyhow::Result<()> {
     use anyhow::Context as _;
     use nix::sys::resource::{Resource, setrlimit};
-    setrlimit(Resource::RLIMIT_CORE, 0, 0).context("cannot switch core dumps off")
+    setrlimit(Resource::RLIMIT_CORE, 0, 0).context("cannot disable core dumps")
 }
 
 /// Nothing that this process starts can ever get more than it has (`PR_SET_NO_NEW_PRIVS`): what the filter of system calls and
 /// Landlock need.
 fn no_new_privileges() -> anyhow::Result<()> {
     use anyhow::Context as _;
-    nix::sys::prctl::set_no_new_privs().context("cannot give up new privileges")
+    nix::sys::prctl::set_no_new_privs().context("cannot set no_new_privs")
 }
 
 #[cfg(test)]
@@ -66,7 +66,7 @@ mod tests {
 
     use super::*;
 
-    /// In a thread of its own: it cannot be undone.
+    /// In its own thread: it cannot be undone.
     fn confined<T: Send>(kept: &Kept, work: impl FnOnce() -> T + Send) -> T {
         thread::scope(|scope| {
             let confined = scope.spawn(|| {

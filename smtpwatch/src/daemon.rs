@@ -1,8 +1,8 @@
-//! The daemon: capture, pipeline, store and pages, started and stopped in order.
+//! The daemon: starts and stops capture, pipeline, store and web server in order.
 //!
-//! Start: store, listener, capture, pages; what fails before the capture leaves nothing attached, and the capture attaches
-//! all or nothing. Stop: the hooks are let go, open sessions are judged as they stand, and the store and the journal are
-//! written to their end.
+//! Order of the start: store, listener, capture, pages. A failure before the capture leaves nothing attached, and the
+//! capture attaches everything or nothing. Order of the stop: hooks are detached, open sessions are judged with what
+//! was seen, then store and journal are written completely.
 
 mod control;
 mod reload;
@@ -66,7 +66,7 @@ use reload::{Change, Reloader};
 
 /// The pipeline looks up from the ring this often, also when nothing comes.
 const WAIT: Duration = Duration::from_millis(100);
-/// After records the ring is left alone for so long, and what has come meanwhile is taken at once. The kernel signals a
+/// After records the ring is left alone for this long, and what has come meanwhile is taken at once. The kernel signals a
 /// record to a reader that has read everything before it, by an interrupt and a wake-up that cost more than the record
 /// itself; a reader that keeps up with a stream of them would be signalled for each.
 const GATHER: Duration = Duration::from_millis(1);
@@ -118,7 +118,7 @@ pub fn run(start: Start) -> anyhow::Result<()> {
     let live = Live::new();
     let (push, pusher) = alertmanager::start(&config.alertmanager, &host_name())?.unzip();
     let (lines, events, counts) = (journal.clone(), live.clone(), metrics.clone());
-    // What the journal has is on record, unless the log says that the store cannot be written.
+    // What the journal has is stored, unless the log says that the store cannot be written.
     let tell = Box::new(move |finding: &Finding, again: bool| lines.write(Box::new(finding.clone()), again));
     let on_record = Box::new(move |finding: &Finding, kept: &KeptAs| {
         events.tell(finding, kept);
@@ -141,7 +141,9 @@ pub fn run(start: Start) -> anyhow::Result<()> {
         .and_then(|listener| listener.set_nonblocking(true).map(|()| listener))
         .and_then(tokio::net::TcpListener::from_std)
         .with_context(|| {
-            format!("cannot listen on {listen}; is smtpwatch running already? --web.listen-address names another")
+            format!(
+                "cannot listen on {listen}; is smtpwatch running already? --web.listen-address sets another address"
+            )
         })?;
     // From here on a signal ends the daemon in order.
     let mut signals = Signals::new()?;
@@ -149,13 +151,13 @@ pub fn run(start: Start) -> anyhow::Result<()> {
     let health = Arc::new(Health::default());
     let desk = Arc::new(Desk::new(config.store.clone(), metrics.web.clone(), health.clone(), live));
     let sender = match writer.handle() {
-        // Patient: what was sent must not be forgotten, and nobody waits for it.
+        // Patient: what was sent must not be forgotten, and no one waits for it.
         Some(store) => Sender::start(&config, store.patient(), now)?,
         None => None,
     };
     let stop = Arc::new(AtomicBool::new(false));
     let (ended, pipeline_ended) = tokio::sync::oneshot::channel::<()>();
-    let (policies, known) = Service::start(policies).context("cannot start the thread that looks policies up")?;
+    let (policies, known) = Service::start(policies).context("cannot start the policy look-up thread")?;
     let (changes, changed) = mpsc::channel();
     let reloader = Arc::new(Reloader {
         source,
@@ -207,7 +209,7 @@ pub fn run(start: Start) -> anyhow::Result<()> {
     let asked = runtime.block_on(async {
         match attaching.await {
             Ok(outcome) => outcome?,
-            // It ends with an error of its own.
+            // It ends with its own error.
             Err(_) => return Ok("a failure"),
         }
         tracing::info!(address = %listen, "serving /metrics");
@@ -219,7 +221,7 @@ pub fn run(start: Start) -> anyhow::Result<()> {
             never = watchdog(&health) => match never {},
             _ = pipeline_ended => Err(anyhow::anyhow!("the pipeline has ended")),
             served = server::serve(listener, metrics.web.clone(), health.clone(), guarded, web, std::future::pending()) => {
-                served.context("the pages cannot be served any more").and_then(|()| anyhow::bail!("the pages have ended"))
+                served.context("cannot continue to serve the pages").and_then(|()| anyhow::bail!("the pages have ended"))
             }
         }
     });
@@ -250,7 +252,7 @@ fn idle_thread(name: &str) -> anyhow::Result<(JoinHandle<anyhow::Result<()>>, mp
 /// What all threads may read and write: nothing else of this host's files is opened.
 fn files(config: &Config, source: &smtpwatch_config::Source, web: Option<&ConfigFile>) -> anyhow::Result<Kept> {
     let named = [&*config.policy.trust_anchor, &*config.policy.ca_file, &*config.policy.starttls_everywhere];
-    // What is no file is what stands for one, or a URL.
+    // What is not a file is what stands for one, or a URL.
     let named = named.into_iter().map(Path::new).filter(|path| path.exists());
     let read = source.path.iter().map(PathBuf::as_path).chain(named);
     let files = read.map(Path::to_owned).chain(web.into_iter().flat_map(ConfigFile::files));
@@ -342,7 +344,7 @@ impl Signals {
     }
 }
 
-/// Pushes alerts, if there is somebody to push them to.
+/// Pushes alerts, if there is someone to push them to.
 async fn alerts(pusher: Option<Pusher>, metrics: &Metrics) -> Infallible {
     if let Some(pusher) = pusher {
         pusher.run(metrics, now).await;
@@ -484,7 +486,7 @@ impl Watch {
         }
         self.restoring = next;
         if next.is_none() {
-            tracing::info!(rows = history.len(), "the history in memory was handed to the store");
+            tracing::info!(rows = history.len(), "the history in memory was passed to the store");
         }
         true
     }
@@ -527,7 +529,7 @@ impl Watch {
         if interfaces.len() > MAX_INTERFACES {
             tracing::warn!(
                 interfaces = interfaces.len(),
-                "only the first {MAX_INTERFACES} interfaces have metrics of their own"
+                "only the first {MAX_INTERFACES} interfaces have their own metrics"
             );
             interfaces = interfaces.into_iter().take(MAX_INTERFACES).collect();
         }
@@ -554,7 +556,8 @@ impl Watch {
                         watch.attached.push(format!("{interface} {}: {}", direction.as_str(), hook.as_str()));
                     }
                     (Some(attachment), None) => {
-                        let line = format!("{interface} {}: no hook could be had; see the log", direction.as_str());
+                        let line =
+                            format!("{interface} {}: no hook could be attached; see the log", direction.as_str());
                         if attachment.lost {
                             watch.lost.push(line.clone());
                         }
@@ -588,7 +591,7 @@ impl Watch {
         attached
     }
 
-    /// Says once of each mail server where it listens unwatched (THREATS EV-25).
+    /// Says once of each mail server where it listens unwatched (docs/threats.md EV-25).
     fn listeners(&mut self) {
         let found = listeners::unwatched(&self.ports);
         for program in found.iter().filter(|program| !self.unwatched.contains(program)) {
@@ -621,7 +624,7 @@ impl Watch {
         while let Some(request) = self.writer.request() {
             let gone =
                 self.pipeline.history_mut().forget(|key| smtpwatch_core::policy::history::is_peer(key, &request.peer));
-            tracing::info!(rows = gone.len(), "a peer was forgotten on request");
+            tracing::info!(rows = gone.len(), "the history of a peer was deleted on request");
             if let Some(store) = &self.outputs.store {
                 store.done(request);
             }

@@ -4,7 +4,7 @@
 //! [`daemon`]'s threads give up what they do not need by [`confine`]. [`cli`] has the verbs, [`output`] the sinks that are of the
 //! daemon alone and the registry of metrics.
 //!
-//! The way of the data, left to right; a crate imports nothing from its right:
+//! Data flows from left to right; a crate imports nothing from its right:
 //!
 //! ```text
 //! smtpwatch-capture → smtpwatch-pipeline (smtpwatch-core) → smtpwatch → smtpwatch-store → smtpwatch-tlsrpt, smtpwatch-web

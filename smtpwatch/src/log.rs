@@ -8,16 +8,16 @@ use tracing_subscriber::{
     util::SubscriberInitExt,
 };
 
-/// Lowest level that is logged.
+/// Minimum level of log messages.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, ValueEnum)]
 pub enum LogLevel {
     /// Failures.
     Error,
-    /// What limits the watch.
+    /// Anything that limits monitoring.
     Warn,
-    /// What an operator wants to see of a normal run.
+    /// Normal operation.
     Info,
-    /// What helps to find a mistake; addresses of peers from here on.
+    /// Details for finding a problem; includes addresses of peers.
     Debug,
     /// Single packets.
     Trace,
@@ -35,7 +35,7 @@ impl From<LogLevel> for LevelFilter {
     }
 }
 
-/// Form of the log.
+/// Format of the log.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, ValueEnum)]
 pub enum LogFormat {
     /// logfmt; without time stamps under journald, which has its own.
@@ -80,7 +80,7 @@ fn targets(level: LevelFilter) -> Targets {
         // aya warns of attempts that may fail, such as type information in a form that this kernel does not know; what
         // matters of them comes back as errors, which the capture tells.
         .with_target("aya", level.min(LevelFilter::ERROR))
-        // hickory warns of each answer that does not validate, with its name: whoever sends mail could fill the log. What it
+        // hickory warns of each answer that does not validate, with its name: anyone who sends mail could fill the log. What it
         // finds comes back as an answer.
         .with_target("hickory_proto", LevelFilter::OFF)
         .with_target("hickory_net", LevelFilter::OFF)

@@ -1,4 +1,4 @@
-//! smtpwatch: passive monitor that catches STARTTLS stripping and plaintext SMTP credentials.
+//! smtpwatch: passive monitor that detects STARTTLS stripping and SMTP credentials in cleartext.
 
 use std::process::ExitCode;
 

@@ -1,4 +1,4 @@
-//! What leaves the process: metrics, findings, and the pages that tell how the watch is doing. Nothing here decides.
+//! Outputs of the process: metrics, findings, pages and API. Nothing here makes decisions about findings.
 
 pub mod alertmanager;
 pub mod journal;

@@ -1,6 +1,6 @@
-//! What a service manager is told (sd_notify(3)): ready, reloading, stopping, and that the watch is alive.
+//! Notifications to a service manager (sd_notify(3)): ready, reloading, stopping, and the watchdog.
 //!
-//! Without one nothing happens: `$NOTIFY_SOCKET` names it.
+//! Without a service manager, which `$NOTIFY_SOCKET` names, nothing happens.
 
 use std::{
     ffi::OsStr,
@@ -65,7 +65,7 @@ fn tell(state: &[NotifyState<'_>]) {
 fn send(state: &[NotifyState<'_>], patience: Duration) {
     let Some(name) = std::env::var_os("NOTIFY_SOCKET") else { return };
     if let Err(error) = try_send(&name, state, patience) {
-        tracing::debug!(%error, "the service manager cannot be told");
+        tracing::debug!(%error, "cannot notify the service manager");
     }
 }
 

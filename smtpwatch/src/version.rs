@@ -1,4 +1,4 @@
-//! Which program this is: the same values on `--version` and in `smtpwatch_build_info`.
+//! Version information, the same in `--version` and in `smtpwatch_build_info`.
 
 use std::sync::OnceLock;
 

@@ -1,4 +1,4 @@
-//! What is muted costs no memory: not one allocation per packet, and no copy of its octets.
+//! A muted packet costs no memory: no allocation, and no copy of its bytes.
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking, in its helpers too")]
 
 use std::{
@@ -42,7 +42,7 @@ unsafe impl GlobalAlloc for Counted {
 #[global_allocator]
 static ALLOCATOR: Counted = Counted;
 
-/// Allocations, and octets allocated, while a capture is replayed.
+/// Allocations, and bytes allocated, while a capture is replayed.
 fn cost(turns: &[Turn<'_>]) -> (u64, u64) {
     let packets = traffic::session(CLIENT, SERVER, START_NS, turns);
     let directory = tempfile::tempdir().unwrap();
@@ -63,7 +63,7 @@ const MAIL: [Turn<'static>; 13] = traffic::dialogue("250-mx1.example.net\r\n250-
 const BEGIN: usize = 3;
 const DATA: usize = 9;
 
-/// A message in clear of so many segments.
+/// A message in cleartext of so many segments.
 fn body(segments: usize) -> (u64, u64) {
     let line = format!("{}\r\n", "x".repeat(1_400));
     let mut turns = MAIL[..DATA].to_vec();
@@ -85,7 +85,7 @@ fn tls(segments: usize) -> (u64, u64) {
         Turn::Client(&client),
         Turn::Server(&server),
     ]);
-    // More than what is looked at of a handshake: from here on both directions are muted.
+    // More than what is examined of a handshake: from here on both directions are muted.
     for _ in 0..16 {
         turns.extend([Turn::Client(&record), Turn::Server(&record)]);
     }

@@ -1,4 +1,5 @@
-//! Attached to interfaces of private namespaces: what is taken, what is left alone, and that nothing stays.
+//! Attaching to interfaces in private namespaces: which hooks are used, what stays untouched, and that nothing
+//! remains.
 
 use std::{
     io::{Read as _, Write as _},
@@ -28,7 +29,7 @@ use crate::test_run::{Kind, empty_program};
 
 static OBJECT: &[u8] = aya::include_bytes_aligned!("../../smtpwatch-capture/bpf/smtpwatch.bpf.o");
 
-pub(crate) const LIMIT: Duration = Duration::from_secs(10);
+pub(crate) const LIMIT: Duration = Duration::from_secs(60);
 
 pub(crate) fn settings(interface: &str, ingress: Ingress) -> CaptureSettings {
     let load = LoadSettings { flows: 1_024, orders: 1_024, ring: 1 << 20, ..LoadSettings::default() };
@@ -303,7 +304,7 @@ fn what_others_take_away_is_attached_again() {
         ] {
             let settings = settings(GATEWAY_INTERFACE, ingress);
             let mut capture = path.gateway.run(|| Capture::start(&settings))??;
-            // Nothing is lost that nothing took away.
+            // Nothing is lost that nothing removed.
             std::thread::sleep(Duration::from_millis(1_100));
             path.gateway.run(|| capture.refresh())??;
             ensure!(capture.take_lost().is_empty(), "{ingress:?}");
@@ -388,7 +389,7 @@ fn interfaces_that_come_later_are_left_alone_without_hot_plug() {
             let mut capture = Capture::start(&fixed)?;
             path.gateway.ip(&["link", "add", "mail1", "type", "veth"])?;
             ensure!(!capture.refresh()? && capture.attachments().count() == 2, "{:?}", hooks(&capture));
-            // What goes is told all the same.
+            // What goes is told anyway.
             path.gateway.ip(&["link", "del", GATEWAY_INTERFACE])?;
             ensure!(capture.refresh()? && capture.attachments().count() == 0, "{:?}", hooks(&capture));
             Ok(())

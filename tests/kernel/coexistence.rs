@@ -1,5 +1,5 @@
-//! Beside others: every kind of interface, and every owner of a hook that is met on mail hosts. A session is seen through each, and
-//! what is not ours is as it was. `docs/coexistence.md` is the table of it.
+//! Coexistence: every kind of interface, and every owner of a hook that occurs on mail hosts. The daemon sees a
+//! session through each, and changes nothing of others. `docs/coexistence.md` has the table.
 
 use std::{
     io,
@@ -180,7 +180,7 @@ const BPF_TCX_EGRESS: u32 = 47;
 const BPF_F_BEFORE: u32 = 1 << 3;
 const BPF_F_AFTER: u32 = 1 << 4;
 
-/// Somebody else's program at one end of the chain.
+/// Someone else's program at one end of the chain.
 fn neighbour(namespace: &Namespace, interface: &str, attach_type: u32, place: u32) -> Result<OwnedFd> {
     let program = empty_program(Kind::Tc, "neighbour").context("cannot load an empty program")?;
     let index = namespace.run(|| nix::net::if_::if_nametoindex(interface))??;

@@ -10,9 +10,9 @@ use aya::{
 use smtpwatch_capture::userspace_gate::{CapturedFrame, UserspaceGate};
 use smtpwatch_common::{
     Counter, Direction, FlowKey, FlowState, Header, Link, Order, PortSet, Record,
-    gate::{Half, order_kind},
-    glance::SEEDS,
-    record::mark,
+    fast_path::SEEDS,
+    gate::{DirectionState, order_kind},
+    record::flag,
 };
 use smtpwatch_core::engine::{GateAction, GateOrder};
 use smtpwatch_tests::netns::{Namespace, join};
@@ -90,7 +90,7 @@ impl Pair {
         }
     }
 
-    /// Every program, each pair with a gate of its own.
+    /// Every program, each pair with its own gate.
     fn all(interfaces: [u32; 2]) -> Vec<Self> {
         vec![
             Self::load(Link::Ethernet, ("smtpwatch_xdp", Kind::Xdp), "smtpwatch_tc_egress", interfaces),
@@ -183,7 +183,7 @@ impl Pair {
         }) else {
             return;
         };
-        let at = offset_of!(FlowState, server) + offset_of!(Half, next);
+        let at = offset_of!(FlowState, server) + offset_of!(DirectionState, next);
         let server_next = u32::from_ne_bytes(state[at..at + 4].try_into().unwrap());
         let (kind, position) = match order.action {
             GateAction::Mute => (order_kind::MUTE, 0),
@@ -303,7 +303,7 @@ impl Session {
             1 => 1 + dice.below(1460),
             _ => line.len().max(1),
         };
-        // One octet per segment, but not for thousands of them.
+        // One byte per segment, but not for thousands of them.
         for octets in line.chunks(piece).take(64) {
             if dice.one_in(10) {
                 packets.push((client, self.decoy(dice, client)));
@@ -330,7 +330,7 @@ impl Session {
         packets
     }
 
-    /// What somebody on the path may send in the name of an end: an answer in another one's place or far from it, a SYN, a RST.
+    /// What someone on the path may send in the name of an end: an answer in another one's place or far from it, a SYN, a RST.
     fn decoy(&self, dice: &mut Dice, client: bool) -> Packet {
         let (_, line) = *dice.pick(&LINES);
         let mut packet = self.packet(dice, client, line);
@@ -469,7 +469,7 @@ fn play(seed: u64, packets: usize, interfaces: [u32; 2]) -> (usize, usize) {
                 },
             ]);
             let order = GateOrder { flow: session.flow(), action };
-            // The gate obeys at once, the kernel with the next packet that is no forged one: so that is what comes.
+            // The gate obeys at once, the kernel with the next packet that is not a forged one: so that is what comes.
             let next = session.plain(session.own == Own::Client, &[]);
             for pair in &mut pairs {
                 pair.order(&order);
@@ -569,7 +569,7 @@ fn muted_until_a_syn(pair: &mut Pair, (v6, port): (bool, u16), own: Own, forgott
         pair.flows.remove(&key).or_else(|_| pair.opening.remove(&key)).unwrap();
         pair.pass(own, &[(Own::Client, &line), (Own::Server, &from_server(0x10, 501, 101, b""))]);
     }
-    // A header that makes no sense is no muted packet.
+    // A header that makes no sense is not a muted packet.
     let mut odd = pair.octets(&line);
     let offset = odd.len() - 8 - 8;
     odd[offset] = 0x40;
@@ -620,7 +620,7 @@ fn ev6_a_frame_to_another_address_is_unusual() {
                     test_run(fd(&pair, name).as_fd(), kind, &frame, 1, interfaces[0]).unwrap();
                     let octets = pair.ring.next().unwrap();
                     let record = Record::decode(&octets).unwrap();
-                    assert_eq!(record.header.marked(mark::UNUSUAL), is_data && unusual, "{name}");
+                    assert_eq!(record.header.has_flags(flag::UNUSUAL), is_data && unusual, "{name}");
                     records.push(record.payload.to_vec());
                 }
                 let seen: &[u8] = if unusual { b"AUTH PLAIN x\r\n" } else { b"" };

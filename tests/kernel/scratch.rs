@@ -1,6 +1,6 @@
-//! Programs that preempt each other, as on PREEMPT_RT: each has a scratch of its own.
+//! Programs that preempt each other, as on PREEMPT_RT: each has its own scratch buffer.
 //!
-//! The kernel of the tests may not be such a one, so the slots are taken from here, as by programs that were preempted.
+//! The test kernel may not be such a one, so the test marks the slots as taken, as preempted programs would.
 
 use std::os::fd::AsFd as _;
 

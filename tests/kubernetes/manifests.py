@@ -1,7 +1,7 @@
-"""The manifests of deploy/kubernetes from the chart, and both held against the schemas of Kubernetes.
+"""Generates the manifests of deploy/kubernetes from the chart, and validates both against the schemas of Kubernetes.
 
-The chart is the one source. It uses what Go's text/template has by itself, and no function of Helm's, so that Go's own engine
-(the package go-template) renders it as Helm does. Two of its templates are made from the rules and the dashboard that are shipped.
+The chart is the source. It uses only built-in functions of Go's text/template, none of Helm's, so that Go's own engine
+(the package go-template) renders it as Helm does. Two of its templates are generated from the shipped rules and dashboard.
 
     manifests.py DEPLOY write|check
 """
@@ -15,11 +15,11 @@ import go_template
 import kubernetes_validate
 import yaml
 
-# The oldest that is still patched by its makers as this is written, and the newest that the schemas are published of.
+# The oldest version that is still maintained, and the newest one with published schemas.
 VERSIONS = ["1.33", "1.37"]
 RELEASE = {"Name": "smtpwatch", "Namespace": "smtpwatch"}
-HEAD = "# Made from deploy/helm/smtpwatch by `cargo xtask manifests`.\n"
-# Of the operator of Prometheus: no package has their schemas; what is looked at is their form.
+HEAD = "# Generated from deploy/helm/smtpwatch by `cargo xtask manifests`.\n"
+# Resources of the Prometheus operator: no package has their schemas, so only their form is checked.
 FOREIGN = {"PodMonitor": ["selector", "podMetricsEndpoints"], "PrometheusRule": ["groups"]}
 
 deploy = pathlib.Path(sys.argv[1])
@@ -46,7 +46,7 @@ def indented(text, by):
 
 
 def made():
-    """Templates that are made from what is shipped elsewhere: what looks like a template in it is none."""
+    """Templates that are generated from other shipped files; template syntax in these files is escaped."""
     rules = yaml.safe_load((deploy / "prometheus/alerts.yaml").read_text())["groups"]
     rules += yaml.safe_load((deploy / "prometheus/recording.yaml").read_text())["groups"]
     dump = yaml.safe_dump({"groups": rules}, sort_keys=False, width=120, allow_unicode=True)
@@ -54,12 +54,12 @@ def made():
     meta += "    app.kubernetes.io/name: smtpwatch\n    app.kubernetes.io/instance: {{ .Release.Name }}\n"
     mask = lambda text: text.replace("{{", '{{ "{{" }}')
     yield "prometheusrule.yaml", (
-        "# Made from deploy/prometheus by `cargo xtask manifests`.\n{{- if .Values.prometheusRule.enabled }}\n"
+        "# Generated from deploy/prometheus by `cargo xtask manifests`.\n{{- if .Values.prometheusRule.enabled }}\n"
         "apiVersion: monitoring.coreos.com/v1\nkind: PrometheusRule\n" + meta + "spec:\n" + indented(mask(dump), 2) + "{{- end }}\n"
     )
     board = (deploy / "grafana/smtpwatch.json").read_text()
     yield "dashboard.yaml", (
-        "# Made from deploy/grafana by `cargo xtask manifests`.\n{{- if .Values.dashboard.enabled }}\napiVersion: v1\nkind: ConfigMap\n"
+        "# Generated from deploy/grafana by `cargo xtask manifests`.\n{{- if .Values.dashboard.enabled }}\napiVersion: v1\nkind: ConfigMap\n"
         + meta.replace("name: {{ .Release.Name }}\n", "name: {{ .Release.Name }}-dashboard\n", 1)
         + '    grafana_dashboard: "1"\ndata:\n  smtpwatch.json: |\n' + indented(mask(board), 4) + "{{- end }}\n"
     )

@@ -1,6 +1,6 @@
-//! From a fresh Debian to the pager: the package installed, two lines of configuration, the service with three capabilities, a
-//! strip, and the notification. Then what systemd makes of the unit, and the package's own life: upgraded over a store, removed,
-//! purged.
+//! From a fresh Debian to the notification: install the package, write two lines of configuration, start the service
+//! with three capabilities, strip STARTTLS, get the alert. Also what systemd makes of the unit, and the life of the
+//! package: upgrade over a store, removal, purge.
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
@@ -232,7 +232,7 @@ fn systemd_takes_the_unit_as_it_is_meant() {
         told("policy-violation")?;
         ensure!(unit(&machine, "MainPID")? == main && unit(&machine, "NRestarts")? == "0", "{}", log(&machine));
 
-        // One that stands still is ended, and started anew.
+        // One that stands still is ended, and started again.
         machine.run(&["sh", "-c", "kill -STOP $0", &main])?;
         eventually(FINDING, "a restart by the watchdog", || {
             Ok((unit(&machine, "NRestarts")? == "1" && unit(&machine, "ActiveState")? == "active").then_some(()))

@@ -1,8 +1,9 @@
-//! A standing red team: an attacker on the path who sends any frame, in the name of either end, at any moment.
+//! An attacker on the path who sends any frame, in the name of either end, at any moment.
 //!
-//! What the tables here attack is one principle: what leaves by the host's own egress hook is true, what arrives is a claim.
-//! Every row is an attack beside a real strip or a password in cleartext, which must be found, and the same attack beside
-//! an honest session, of which nothing must be found. docs/security.md says what is left to the attacker.
+//! Every row is an attack combined with a real strip or a cleartext password, which must be found, and the same
+//! attack combined with an honest session, which must raise nothing. The attacks target one principle: what leaves
+//! through this host's own egress hook is trusted, what arrives is a claim. docs/security.md lists what the attacker
+//! still gains.
 
 mod bench;
 mod classics;

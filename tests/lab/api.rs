@@ -1,5 +1,5 @@
-//! The API of the real daemon, with real findings: its document is valid OpenAPI, and whatever the document allows, or does
-//! not, gets an answer that the document has.
+//! The API of the real daemon with real findings: its OpenAPI document is valid, and every valid or invalid request
+//! gets a response that the document describes.
 
 use std::net::SocketAddr;
 use std::path::Path as FilePath;
@@ -19,7 +19,7 @@ use crate::set_up::{FINDING, Home, SENDER, script};
 
 /// A peer that has to offer STARTTLS.
 const RULE: &str = "[[rule]]\npeer = [\"198.51.100.0/24\"]\nstarttls = \"required\"\n";
-/// Messages in clear, each a finding.
+/// Messages in cleartext, each a finding.
 const MESSAGES: usize = 5;
 /// What is asked of each operation, at most, beside the edges of every parameter.
 const EXAMPLES: &str = "60";
@@ -36,7 +36,7 @@ fn fetch(namespace: &Namespace, path: &str) -> Result<(u16, String)> {
     namespace.run(|| get(WEB, path))?
 }
 
-/// Somebody else's validator takes the OpenAPI document.
+/// Someone else's validator takes the OpenAPI document.
 fn document(namespace: &Namespace, home: &FilePath, python: &FilePath) -> Result<()> {
     let (status, text) = fetch(namespace, "/api/v1/openapi.json")?;
     ensure!(status == 200, "{status}: {text}");

@@ -1,4 +1,4 @@
-//! Credentials in clear on the submission port, sent by swaks to a real Exim, into and out of the gateway.
+//! Credentials in cleartext on the submission port, sent by swaks to a real Exim, into and out of the gateway.
 
 use std::time::Duration;
 
@@ -37,13 +37,13 @@ fn outbound_v6() {
     scenario("outbound_v6", || plaintext(Family::V6, "client", false));
 }
 
-/// THREATS EV-1.
+/// docs/threats.md EV-1.
 #[test]
 fn inbound_octet_by_octet() {
     scenario("inbound_octet_by_octet", || plaintext(Family::V6, "server", true));
 }
 
-/// THREATS EV-1.
+/// docs/threats.md EV-1.
 #[test]
 fn outbound_octet_by_octet() {
     scenario("outbound_octet_by_octet", || plaintext(Family::V4, "client", true));
@@ -80,7 +80,7 @@ fn plaintext(family: Family, role: &str, cut: bool) -> Result<()> {
     let _server = Exim::start(host, &identity, Auth::Always, &[])?;
     let home = Home::create("auth")?;
     let mut daemon = Daemon::start(&path.gateway, GATEWAY_INTERFACE, &home.0, Options::default())?;
-    // A refused password has crossed the wire all the same (THREATS F7).
+    // A refused password has crossed the wire anyway (docs/threats.md F7).
     for (mechanism, password, reply) in
         [("PLAIN", exim::PASSWORD, "235 "), ("LOGIN", exim::PASSWORD, "235 "), ("PLAIN", "wrong", "535 ")]
     {

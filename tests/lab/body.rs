@@ -1,4 +1,4 @@
-//! A large message in clear: its body is not copied, and what the session does afterwards is seen all the same.
+//! A large message in cleartext: its body is not copied, and the rest of the session is still seen.
 
 use std::net::SocketAddr;
 
@@ -66,7 +66,7 @@ fn credentials_after(hook: &str, message: &[&str]) -> Result<()> {
     ensure!(count == 1, "the body is read as commands: {count} findings");
     let packets =
         |outcome| daemon.metric("smtpwatch_kernel_packets_total", &[("direction", "ingress"), ("outcome", outcome)]);
-    // The daemon looks at the kernel's counters twice a second.
+    // The daemon examines the kernel's counters twice a second.
     let mostly_muted = || Ok((packets("muted")? > packets("forwarded")?).then_some(()));
     command::eventually(FINDING, &format!("{hook}: more packets muted than forwarded"), mostly_muted)?;
     let dropped = daemon.metric("smtpwatch_kernel_dropped_total", &[])?;

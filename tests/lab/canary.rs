@@ -1,5 +1,5 @@
-//! A password that crossed in clear is nowhere afterwards: not in a file, a page, an answer, a metric, a log or an export, in no
-//! form of it, while mechanism and length are (DESIGN §1, promise 3).
+//! A cleartext password appears nowhere afterwards, in no form: no file, page, response, metric, log or export.
+//! Mechanism and length do appear.
 
 use std::net::SocketAddr;
 use std::path::Path as FilePath;
@@ -34,7 +34,7 @@ fn a_canary_is_nowhere() {
         let server = SocketAddr::new(Family::V4.exchanger(), 587);
         let mut sessions = 0.0;
         for cut in [false, true] {
-            // THREATS EV-1: each octet in a segment of its own.
+            // docs/threats.md EV-1: each byte in its own segment.
             attacker.cut_every_octet(cut);
             for shape in shapes() {
                 path.gateway.run(|| talk(server, &shape))?.with_context(|| format!("{shape:?}"))?;
@@ -67,7 +67,7 @@ fn a_canary_is_nowhere() {
     });
 }
 
-/// What is said after EHLO, in every way in which a password is sent (THREATS F1 to F9), and in some in which it should not.
+/// What is said after EHLO, in every way in which a password is sent (docs/threats.md F1 to F9), and in some in which it should not.
 fn shapes() -> Vec<Vec<String>> {
     let encode = |text: &str| BASE64_STANDARD.encode(text);
     let plain = encode(&format!("\0{USER}\0{PASSWORD}"));
@@ -131,7 +131,7 @@ fn served(namespace: &Namespace, findings: &[Value]) -> Result<Vec<(String, Vec<
     Ok(places)
 }
 
-/// Every file that the daemon wrote, to the octet: a page of the store that is not used any more is one of them.
+/// Every file that the daemon wrote, to the byte: a page of the store that is not used any more is one of them.
 fn files(home: &FilePath) -> Result<usize> {
     let mut seen = 0;
     for entry in std::fs::read_dir(home)? {

@@ -1,4 +1,4 @@
-//! The lab itself: what the scenarios rest on is shown before the daemon is judged by it.
+//! The lab itself: checks what the scenarios rely on.
 
 use std::net::SocketAddr;
 use std::time::Duration;
@@ -14,7 +14,7 @@ use smtpwatch_tests::{command, exim, scenario, smtp};
 
 const SENDER: &str = "anna@gateway.example.org";
 
-/// A client of ours through each mode of the attacker, both families, whole segments and single octets.
+/// A client of ours through each mode of the attacker, both families, whole segments and single bytes.
 #[test]
 fn attacker_edits_and_keeps_addresses() {
     scenario("attacker_edits_and_keeps_addresses", || {

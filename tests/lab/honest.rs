@@ -1,4 +1,4 @@
-//! Honest mail between two real mail servers, both ways and both families: counted, and silent.
+//! Honest mail between two real mail servers, in both directions and both address families: counted, and no findings.
 
 use std::net::SocketAddr;
 
@@ -43,7 +43,7 @@ fn two_hundred_sessions_are_silent() {
             delivered("Exim", EACH, || sender.sent()).with_context(|| sender.log())?;
         }
         {
-            // Between two of its kind Exim sends EHLO before the greeting (PIPECONNECT, THREATS E4).
+            // Between two of its kind Exim sends EHLO before the greeting (PIPECONNECT, docs/threats.md E4).
             let _receiver = Exim::start(exchanger, &identity, Auth::UnderTls, &[])?;
             let sender = Exim::start(gateway, &identity, Auth::UnderTls, &out)?;
             submit(gateway, exim::SUBMISSION, FURTHER)?;

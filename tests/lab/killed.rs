@@ -1,5 +1,5 @@
-//! The daemon is killed again and again while it writes: its store stays whole, what the journal has is in it, and what is in it
-//! the journal gets, at the next start at the latest.
+//! The daemon is killed repeatedly while it writes: the store stays intact, the findings of the journal are in it,
+//! and its findings reach the journal at the next start at the latest.
 
 use std::collections::HashSet;
 use std::net::SocketAddr;
@@ -21,7 +21,7 @@ use smtpwatch_tests::{scenario, smtp};
 
 use crate::set_up::{Home, SENDER, script, text};
 
-/// Each message in clear is a finding.
+/// Each message in cleartext is a finding.
 const RULE: &str = "[[rule]]\npeer = [\"198.51.100.0/24\"]\nstarttls = \"required\"\n";
 /// Deaths.
 const ROUNDS: u64 = 100;
@@ -32,13 +32,13 @@ const NEXT: Duration = Duration::from_millis(500);
 /// Between two messages.
 const PACE: Duration = Duration::from_millis(15);
 /// What was left is reported within this time.
-const REPORTED: Duration = Duration::from_secs(20);
+const REPORTED: Duration = Duration::from_secs(60);
 /// With fewer findings on record nothing is shown.
 const FEWEST: usize = 1_000;
 /// Names the lives of a run, to have the same again.
 const SEED: &str = "SMTPWATCH_LAB_SEED";
 
-/// Messages in clear, one after the other.
+/// Messages in cleartext, one after the other.
 struct Traffic {
     stop: Arc<AtomicBool>,
     sent: Arc<AtomicUsize>,
@@ -152,7 +152,7 @@ fn examine(home: &FilePath) -> Result<HashSet<String>> {
         let entry = entry?;
         let name = entry.file_name();
         ensure!(!name.to_string_lossy().contains(".damaged-"), "a store was set aside as damaged: {name:?}");
-        // The index of the log (-shm) is made anew.
+        // The index of the log (-shm) is made again.
         if name == "smtpwatch.db" || name == "smtpwatch.db-wal" {
             std::fs::copy(entry.path(), copy.join(&name))?;
         }

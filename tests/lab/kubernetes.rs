@@ -1,4 +1,4 @@
-//! The image in a container with exactly what the DaemonSet gives it: it sees the strip.
+//! The image in a container with exactly the privileges of the DaemonSet reports a strip.
 
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};

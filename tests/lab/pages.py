@@ -100,12 +100,12 @@ def without_scripts(chromium, base, incident):
     assert page.get_by_label("Severity").input_value() == "high"
     page.get_by_label("Peer").fill("203.0.113.0/24")
     page.get_by_role("button", name="Filter").click()
-    assert "None of these on record" in page.locator("main").inner_text()
-    page.get_by_label("Seen since").fill("yesterday")
+    assert "None match" in page.locator("main").inner_text()
+    page.get_by_label("Last seen after").fill("yesterday")
     page.get_by_role("button", name="Filter").click()
     wrong = page.get_by_role("alert").inner_text()
     assert wrong.startswith("since: expected"), wrong
-    assert page.get_by_label("Seen since").input_value() == "yesterday"
+    assert page.get_by_label("Last seen after").input_value() == "yesterday"
     page.get_by_role("link", name="Show all").click()
     page.locator(f"#incidents a[href='/incidents/{incident}']").click()
     with page.expect_download() as download:

@@ -1,5 +1,5 @@
-//! From the attack to the proof, in a real browser and by command: Postfix to Postfix across the attacker, and then everything
-//! that an investigator does with the incident.
+//! From the attack to the evidence, in a real browser and on the command line: Postfix to Postfix across the
+//! attacker, then everything that an investigator does with the incident.
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
@@ -20,10 +20,10 @@ use smtpwatch_tests::{Skip, python, scenario, smtp};
 
 use crate::set_up::{DELIVERIES, FINDING, Home, Relay, SENDER, replay_evidence, script, smtpwatch, text};
 
-/// A browser looks at everything in all sizes and colours.
+/// A browser examines everything in all sizes and colours.
 const LOOK: Duration = Duration::from_secs(180);
 /// A command of ours.
-const SOON: Duration = Duration::from_secs(20);
+const SOON: Duration = Duration::from_secs(60);
 const BROWSER: &str = "/usr/bin/chromium";
 
 /// The reader, with its browser, inside the namespace.
@@ -42,7 +42,7 @@ fn from_the_strip_to_the_proof() {
         let relay = Relay::create(Family::V4)?;
         let gateway = &relay.path.gateway;
         let home = Home::create("pages")?;
-        // Nobody here answers for published policies: a finding would wait for that, and tell the time until it did.
+        // No one here answers for published policies: a finding would wait for that, and tell the time until it did.
         let options = Options { policy: "[policy]\nmta_sts = false\ndane = false\n", ..Options::default() };
         let daemon = Daemon::start(gateway, GATEWAY_INTERFACE, &home.0, options)?;
         relay.deliver(6)?;
@@ -136,7 +136,7 @@ fn hostile_peers_write_text() {
     });
 }
 
-/// Octets that are no UTF-8, and NUL.
+/// Bytes that are no UTF-8, and NUL.
 fn no_text(listener: &TcpListener) -> Result<()> {
     let (mut stream, _) = listener.accept()?;
     stream.set_read_timeout(Some(SOON))?;
@@ -176,7 +176,7 @@ fn is_text(gateway: &Namespace, home: &FilePath, id: &str) -> Result<Value> {
         &["incidents", "export", id, "--format", "eve"],
     ] {
         let said = smtpwatch(home, arguments)?;
-        // Octets that are no UTF-8 would have become this.
+        // Bytes that are no UTF-8 would have become this.
         ensure!(!said.contains(harmful) && !said.contains('\u{fffd}'), "{arguments:?}: {said:?}");
         if !arguments.contains(&"text") {
             said.lines().try_for_each(|line| serde_json::from_str::<Value>(line).map(drop))?;

@@ -1,4 +1,5 @@
-//! `smtpwatch policy check` on every domain of the world: what each source says, and what a sender should do.
+//! `smtpwatch policy check` on every domain of the policy world: the result of each source, and what a sender should
+//! do.
 
 use std::net::SocketAddr;
 use std::time::Duration;
@@ -157,7 +158,7 @@ fn compare(gateway: &Namespace, config: &str, row: &Row) -> Result<()> {
     ensure!(answer["subject"] == row.domain, told());
     // What a stranger publishes must not fill the log: the answer says what is wrong.
     ensure!(out.stderr.is_empty(), "the log speaks: {}", told());
-    // What is published, but is no policy, may be told with its mode.
+    // What is published, but is not a policy, may be told with its mode.
     let mode = (row.sts != "invalid").then_some(row.mode);
     for (name, state, mode) in [("dane", row.dane, None), ("mta-sts", row.sts, mode)] {
         let source = source(&answer, name).with_context(told)?;

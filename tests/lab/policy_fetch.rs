@@ -1,4 +1,4 @@
-//! Whom a stranger can have the daemon connect to: the name of a policy host comes from the recipients of mail.
+//! The hosts that a stranger can make the daemon connect to: recipients of mail decide the name of a policy host.
 
 use std::time::Duration;
 
@@ -25,7 +25,7 @@ fn no_private_address_is_connected_to() {
         let path = Path::create()?;
         let world = World::create(&path)?;
         let gateway = &path.gateway;
-        // Every attempt leaves a packet, whether somebody listens or not, and also towards the host itself.
+        // Every attempt leaves a packet, whether someone listens or not, and also towards the host itself.
         gateway.nft(&format!(
             "table inet watch {{\ncounter fetches {{ }}\nchain output {{\ntype filter hook output priority 0;\n\
              tcp dport {{ 80, 443, {PORT} }} tcp flags syn counter name fetches\n}}\n}}\n"
@@ -33,7 +33,7 @@ fn no_private_address_is_connected_to() {
         for address in ["10.9.9.9/32", "169.254.9.9/32"] {
             path.exchanger.ip(&["addr", "add", address, "dev", "mx0"])?;
         }
-        // The mail host of this one is at an address for documentation: nobody's, and no place to fetch from.
+        // The mail host of this one is at an address for documentation: no one's, and no place to fetch from.
         let domains: Vec<&str> = PRIVATE.iter().map(|(domain, _)| *domain).chain([ENFORCE]).collect();
 
         let home = Home::create("public")?;

@@ -1,5 +1,5 @@
-//! A small world with a root of its own, in which every domain publishes something else; and proof by other people's
-//! tools that it is as it says.
+//! A small DNS world with its own root, in which every domain publishes something else; foreign tools check that it
+//! is as described.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
@@ -22,11 +22,11 @@ pub const OTHER_KEY: &str = "other.example";
 pub const UNUSABLE: &str = "unusable.example";
 /// Secure, and proven to publish nothing.
 pub const NOTHING: &str = "nothing.example";
-/// TLSA records in a zone that nobody signed.
+/// TLSA records in a zone that no one signed.
 pub const INSECURE: &str = "insecure.example";
 /// The signatures have expired.
 pub const BOGUS: &str = "bogus.example";
-/// Secure, but the signatures of its TLSA records have expired: what is seen when somebody forges or suppresses them.
+/// Secure, but the signatures of its TLSA records have expired: what is seen when someone forges or suppresses them.
 pub const TORN: &str = "torn.example";
 /// Its name server does not answer.
 pub const SILENT: &str = "silent.example";
@@ -50,15 +50,15 @@ pub const WRONG_NAME: &str = "wrong-name.example.net";
 pub const REDIRECT: &str = "redirect.example.net";
 /// An MTA-STS record, and the policy is longer than 64 KiB.
 pub const OVERSIZED: &str = "oversized.example.net";
-/// As [`OVERSIZED`], but nobody says beforehand how long it is.
+/// As [`OVERSIZED`], but no one says beforehand how long it is.
 pub const ENDLESS: &str = "endless.example.net";
-/// An MTA-STS record, and the policy comes one octet in a second.
+/// An MTA-STS record, and the policy comes one byte in a second.
 pub const SLOW: &str = "slow.example.net";
 /// An MTA-STS record, and the policy is called `text/html`.
 pub const HTML: &str = "html.example.net";
 /// An MTA-STS record, and the certificate of the policy host has expired.
 pub const EXPIRED: &str = "expired.example.net";
-/// An MTA-STS record, and nobody known has signed the certificate of the policy host.
+/// An MTA-STS record, and no one known has signed the certificate of the policy host.
 pub const UNTRUSTED: &str = "untrusted.example.net";
 /// An MTA-STS record, and there is no policy.
 pub const MISSING: &str = "missing.example.net";
@@ -107,7 +107,7 @@ const POLICIES: [(&str, Manner); 15] = [
     (MISSING, Manner::Missing),
 ];
 
-/// Where policies are published whose address nobody may be led to by a stranger: domain and address.
+/// Where policies are published whose address no one may be led to by a stranger: domain and address.
 pub const PRIVATE: [(&str, &str); 6] = [
     ("loopback.example.net", "127.0.0.1"),
     ("ten.example.net", "10.9.9.9"),
@@ -191,7 +191,7 @@ impl<'a> World<'a> {
     }
 }
 
-/// Last octet of the addresses of each mail host.
+/// Last byte of the addresses of each mail host.
 fn hosts() -> impl Iterator<Item = (&'static str, u8)> {
     MAIL.into_iter().zip(100..)
 }

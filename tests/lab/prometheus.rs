@@ -1,4 +1,5 @@
-//! A real Prometheus scrapes the real daemon with the shipped rules, and a real Alertmanager tells: of the strip, and of its end.
+//! A real Prometheus scrapes the real daemon with the shipped rules, and a real Alertmanager sends the notification
+//! of a strip and of its end.
 
 use std::net::SocketAddr;
 use std::time::Duration;

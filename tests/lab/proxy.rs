@@ -1,4 +1,5 @@
-//! THREATS A4: a transparent proxy answers in the server's place. The two EHLO replies are those seen in Thailand in 2014.
+//! docs/threats.md A4: a transparent proxy answers in place of the server. The two EHLO replies are those seen in
+//! Thailand in 2014.
 
 use std::net::SocketAddr;
 

@@ -1,4 +1,5 @@
-//! Who on this host sent: a web application gives its password away, and the finding names its user and its service.
+//! The sending program: a web application sends its password in cleartext, and the finding names its user and
+//! service.
 
 use std::io::{BufRead, BufReader, Write};
 use std::net::SocketAddr;
@@ -35,7 +36,7 @@ exec setpriv --reuid 33 --regid 33 --clear-groups bash -c '
     done
 ' "$2" "$3"
 "#;
-const LIMIT: Duration = Duration::from_secs(20);
+const LIMIT: Duration = Duration::from_secs(60);
 
 /// A cgroup of its own, removed in any case.
 struct Service {
@@ -90,7 +91,7 @@ fn a_finding_names_who_sent() {
         BufReader::new(client.0.stdout.take().context("a pipe")?).read_line(&mut said)?;
         ensure!(said == "connected\n", "{said}");
         daemon.metric_reaches("smtpwatch_flows", &[], 1.0, FINDING)?;
-        // The cgroup goes before there is a finding: the socket keeps its number, and nobody can look it up any more.
+        // The cgroup goes before there is a finding: the socket keeps its number, and no one can look it up any more.
         std::fs::write(service.root.join("cgroup.procs"), client.0.id().to_string())?;
         service.remove()?;
         client.0.stdin.take().context("a pipe")?.write_all(b"go\n")?;

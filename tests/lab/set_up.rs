@@ -1,4 +1,4 @@
-//! What several scenarios share: the path with an attacker, mail through a real sending server, and the form of a finding.
+//! Shared by scenarios: the path with an attacker, mail through a real sending server, and checks of findings.
 
 use std::net::SocketAddr;
 use std::path::{Path as FilePath, PathBuf};
@@ -20,7 +20,7 @@ use smtpwatch_tests::{scripted::Script, smtp};
 /// Sender of every message.
 pub const SENDER: &str = "anna@gateway.example.org";
 /// A finding comes within this time, or not at all.
-pub const FINDING: Duration = Duration::from_secs(15);
+pub const FINDING: Duration = Duration::from_secs(60);
 /// A batch of deliveries.
 pub const DELIVERIES: Duration = Duration::from_secs(90);
 
@@ -65,7 +65,7 @@ impl Relay {
         Ok(Self { sender, _receiver: receiver, attacker, path })
     }
 
-    /// Has Postfix deliver `count` messages, each in a session of its own.
+    /// Has Postfix deliver `count` messages, each in its own session.
     pub fn deliver(&self, count: usize) -> Result<()> {
         let before = self.sender.sent();
         self.submit(count)?;

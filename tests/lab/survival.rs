@@ -1,4 +1,5 @@
-//! The daemon dies in mid-traffic: the mail must not notice, the kernel must forget it, and its history must stay.
+//! The daemon is killed during traffic: mail is not affected, nothing remains in the kernel, and the history
+//! survives.
 
 use std::net::SocketAddr;
 use std::process::Command;
@@ -96,7 +97,7 @@ fn traffic(relay: &Relay, dead: &AtomicBool) -> Result<usize> {
 
 /// What is attached to the gateway's interface, as the kernel tells it; empty if nothing is.
 fn attached(gateway: &Namespace) -> Result<String> {
-    const LIMIT: Duration = Duration::from_secs(10);
+    const LIMIT: Duration = Duration::from_secs(60);
     let net = command::run(gateway.command("bpftool").args(["net", "show", "dev", GATEWAY_INTERFACE]), LIMIT)
         .map_err(|error| Skip(format!("bpftool cannot tell what is attached: {error:#}")))?;
     let lines = net.lines().filter(|line| line.contains(GATEWAY_INTERFACE)).map(str::to_owned);

@@ -1,6 +1,6 @@
-//! Mail that leaves, or arrives, by another interface than the default route's: routes of a VPN, policy routing, a route to one
-//! exchanger, an interface that comes later. Without a choice of interfaces it is watched; where `interfaces` leaves it out, the
-//! daemon says so.
+//! Mail over an interface other than that of the default route: VPN routes, policy routing, a route to one exchanger,
+//! an interface that appears later. Without configured interfaces it is watched; if `interfaces` leaves it out, the
+//! daemon reports it.
 
 use std::io::{BufRead as _, BufReader};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpStream};
@@ -24,7 +24,7 @@ use crate::set_up::{FINDING, Home, script};
 const OTHER: &str = "vpn0";
 const OTHER_V4: Ipv4Addr = Ipv4Addr::new(203, 0, 113, 10);
 const OTHER_V6: Ipv6Addr = Ipv6Addr::new(0x2001, 0xdb8, 3, 0, 0, 0, 0, 0x10);
-/// Without an offer of TLS, and with one of AUTH that is sent in clear.
+/// Without an offer of TLS, and with one of AUTH that is sent in cleartext.
 const PLAIN: &str = "AUTH PLAIN AGFubmEAbm90LWEtc2VjcmV0LTdLcQ==";
 /// Longer than the daemon's housekeeping takes to come round.
 const SETTLE: Duration = Duration::from_millis(700);
@@ -94,7 +94,7 @@ impl Site {
         self.path.gateway.run(|| dial(family, client))?
     }
 
-    /// A password in clear to the exchanger, in a connection of its own.
+    /// A password in cleartext to the exchanger, in its own connection.
     fn send(&self, family: Family, client: Client) -> Result<()> {
         let mut stream = self.open(family, client)?;
         for line in ["EHLO gateway.example.org", PLAIN, "QUIT"] {

@@ -68,7 +68,7 @@ fn answer(query: &[u8], text: &str) -> Option<(Vec<u8>, u16)> {
     let kind = u16::from_be_bytes([*query.get(at + 1)?, *query.get(at + 2)?]);
     let data = match kind {
         A => Ipv4Addr::LOCALHOST.octets().to_vec(),
-        // Strings of at most 255 octets.
+        // Strings of at most 255 bytes.
         TXT => text
             .as_bytes()
             .chunks(255)

@@ -1,4 +1,4 @@
-//! A web server that takes reports.
+//! A web server that accepts reports.
 
 use std::collections::VecDeque;
 use std::io::{BufRead, BufReader, Read, Write};

@@ -1,5 +1,5 @@
-//! TLS reports (RFC 8460) and the world around them: somebody else's parser, a mail server, a web server, a name
-//! server. All on the loopback.
+//! TLS reports (RFC 8460) with foreign programs: another project's parser, a mail server, a web server, a name
+//! server, all on loopback.
 
 mod dns;
 mod https;

@@ -1,4 +1,4 @@
-//! Real Alertmanager, and the receiver of its webhook: what an operator's pager gets.
+//! A real Alertmanager, and a receiver of its webhook.
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener, TcpStream};
@@ -17,7 +17,7 @@ use crate::{command, daemon};
 /// Where it takes alerts.
 pub const ADDRESS: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 9093);
 const WEBHOOK: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 9095);
-const READY: Duration = Duration::from_secs(30);
+const READY: Duration = Duration::from_secs(90);
 /// Longest notification, octets.
 const MAX_BODY: u64 = 1 << 20;
 
@@ -31,10 +31,10 @@ pub struct Alertmanager {
 }
 
 impl Alertmanager {
-    /// Starts it in `namespace`: each alert is a notification of its own, sent at once.
+    /// Starts it in `namespace`: each alert is its own notification, sent at once.
     ///
     /// # Errors
-    /// [`crate::Skip`] when it cannot be installed here; otherwise what its log says.
+    /// [`crate::Skip`] when it cannot be installed here; otherwise the error with its log.
     pub fn start(namespace: &Namespace) -> Result<Self> {
         let (received, stop) = (Arc::default(), Arc::new(AtomicBool::new(false)));
         let listener = namespace.run(|| TcpListener::bind(WEBHOOK))??;

@@ -2,7 +2,7 @@
 //!
 //! nf_tables TPROXY hands it the connections that cross the router. It speaks to both ends from the other's address and
 //! port (`IP_TRANSPARENT` on both legs), so neither end sees any address change: what striptls and the carriers'
-//! proxies of THREATS A1, A2 and C1 do.
+//! proxies of docs/threats.md A1, A2 and C1 do.
 
 use std::io::{ErrorKind, Read, Write};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, Shutdown, SocketAddr, TcpListener, TcpStream};
@@ -24,34 +24,34 @@ use crate::netns::Namespace;
 const PORT: u16 = 10025;
 /// Connections that are rewritten at one time; one more is refused.
 const MAX_CONNECTIONS: usize = 128;
-/// A connection that is silent for so long is given up.
+/// A connection that is silent for this long is given up.
 const IDLE: Duration = Duration::from_secs(60);
-/// How often a blocked thread looks at the stop flag.
+/// How often a blocked thread examines the stop flag.
 const TICK: Duration = Duration::from_millis(100);
 /// Longest command or reply that is held back for editing; more is let through unedited.
 const MAX_HELD: usize = 64 * 1024;
-/// Pause between two octets in cutting mode, so that each travels as a segment of its own.
+/// Pause between two bytes in cutting mode, so that each travels as its own segment.
 const CUT_PAUSE: Duration = Duration::from_micros(200);
 
 /// What is done to the dialogue.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 #[repr(u8)]
 pub enum Mode {
-    /// Every octet as it came.
+    /// Every byte as it came.
     Pass,
-    /// The STARTTLS line is deleted and the reply's last line repaired (THREATS A1).
+    /// The STARTTLS line is deleted and the reply's last line repaired (docs/threats.md A1).
     Delete,
-    /// The keyword is overwritten in place, the length kept: `250-XXXXXXXA` (THREATS A2).
+    /// The keyword is overwritten in place, the length kept: `250-XXXXXXXA` (docs/threats.md A2).
     Overwrite,
-    /// STARTTLS does not reach the server; the attacker answers 454 himself (THREATS C1).
+    /// STARTTLS does not reach the server; the attacker answers 454 himself (docs/threats.md C1).
     Forge454,
-    /// The verb STARTTLS is overwritten on its way to the server (THREATS C4).
+    /// The verb STARTTLS is overwritten on its way to the server (docs/threats.md C4).
     OverwriteVerb,
-    /// A command follows STARTTLS in clear, so that the server may run it under TLS (THREATS E1).
+    /// A command follows STARTTLS in cleartext, so that the server may run it under TLS (docs/threats.md E1).
     InjectCommand,
-    /// A reply follows the go-ahead in clear, so that the client may take it for one under TLS (THREATS E2).
+    /// A reply follows the go-ahead in cleartext, so that the client may take it for one under TLS (docs/threats.md E2).
     InjectReply,
-    /// The go-ahead passes, and the connection is closed before TLS can begin (THREATS D1).
+    /// The go-ahead passes, and the connection is closed before TLS can begin (docs/threats.md D1).
     Sabotage,
 }
 
@@ -88,7 +88,7 @@ impl Attacker {
     /// Takes its place on the path: TCP ports 25 and 587 through `router` are handed to it, in mode [`Mode::Pass`].
     ///
     /// # Errors
-    /// [`Skip`] when the kernel lacks TPROXY; otherwise what failed.
+    /// [`Skip`] when the kernel lacks TPROXY; otherwise the failure.
     pub fn start(router: &Namespace) -> Result<Self> {
         router.nft(RULES).map_err(|error| Skip(format!("nf_tables has no TPROXY for the attacker: {error:#}")))?;
         for family in ["-4", "-6"] {
@@ -114,7 +114,7 @@ impl Attacker {
         self.shared.mode.store(mode as u8, Ordering::SeqCst);
     }
 
-    /// Whether every octet of the clear phase is sent alone from here on.
+    /// Whether every byte of the clear phase is sent alone from here on.
     pub fn cut_every_octet(&self, cut: bool) {
         self.shared.cut.store(cut, Ordering::SeqCst);
     }
@@ -239,7 +239,7 @@ fn serve(client: &TcpStream, shared: &Shared) -> Result<()> {
 }
 
 impl Dialogue<'_> {
-    /// Copies `from` to `to`. While the dialogue is in clear, `edit` is handed what is held back: it takes the whole
+    /// Copies `from` to `to`. While the dialogue is in cleartext, `edit` is handed what is held back: it takes the whole
     /// units (lines, replies) from the front and gives what is to be sent instead.
     fn pump(
         &self,

@@ -1,4 +1,4 @@
-//! Bounded commands and waits: nothing in the lab may hang.
+//! Commands and waits with a time limit: nothing in the lab may hang.
 
 use std::io::{Read, Write};
 use std::process::{Child, Command, ExitStatus, Stdio};
@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
 
-/// How often a condition is looked at while waiting for it.
+/// How often a condition is examined while waiting for it.
 const POLL: Duration = Duration::from_millis(20);
 
 /// What a command printed, and how it ended.

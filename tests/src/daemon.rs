@@ -15,30 +15,30 @@ use serde_json::Value;
 use crate::command::{self, Guard, Output};
 use crate::netns::Namespace;
 
-/// Where it serves metrics, on the loopback of its namespace.
+/// Address of its metrics, on loopback in its namespace.
 pub const WEB: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 19587);
 
-/// Findings that are kept; a scenario makes a handful.
+/// Maximum of findings that are kept; a scenario raises a handful.
 const MAX_FINDINGS: usize = 10_000;
-const READY: Duration = Duration::from_secs(20);
+const READY: Duration = Duration::from_secs(90);
 const BUILD: Duration = Duration::from_secs(900);
 
-/// What a scenario asks of the daemon beyond its defaults.
+/// Settings of a scenario that differ from the defaults.
 #[derive(Clone, Copy, Debug)]
 pub struct Options<'a> {
-    /// `ingress = …`: which hook takes what arrives.
+    /// `ingress = …`: the hook for arriving packets.
     pub ingress: &'a str,
-    /// `[[rule]]` tables, as they stand in the configuration file.
+    /// `[[rule]]` tables in configuration syntax.
     pub rules: &'a str,
-    /// The `[policy]` table, as it stands there.
+    /// The `[policy]` table in configuration syntax.
     pub policy: &'a str,
-    /// Settings outside of tables, as they stand there.
+    /// Top-level settings in configuration syntax.
     pub settings: &'a str,
     /// Variables of its environment.
     pub environment: &'a [(&'a str, &'a str)],
-    /// As whom it runs.
+    /// The user and capabilities with which it runs.
     pub privileges: Privileges,
-    /// Which build of it runs.
+    /// The build that runs.
     pub profile: Profile,
 }
 
@@ -56,12 +56,12 @@ impl Default for Options<'_> {
     }
 }
 
-/// As whom the daemon runs.
+/// User and capabilities of the daemon.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Privileges {
-    /// As the lab does.
+    /// The same as the lab: root.
     Root,
-    /// As its unit has it: a user of its own with these capabilities, by the names of capabilities(7) without `CAP_`.
+    /// As in its unit: a separate user with these capabilities, named as in capabilities(7) without `CAP_`.
     Service(&'static [&'static str]),
 }
 
@@ -69,8 +69,8 @@ pub enum Privileges {
 pub const SERVICE_UID: u32 = 64_587;
 
 impl Privileges {
-    /// The program, run so in a namespace. What it may write is `home`; it gets a copy of the program there, because
-    /// the way to the original may be closed to it.
+    /// A command that runs the program with these privileges in a namespace. It can write to `home` only, and runs a copy of
+    /// the program there, because its user may not be able to reach the original.
     ///
     /// # Errors
     /// When it cannot be copied.
@@ -93,10 +93,10 @@ impl Privileges {
 /// A profile of Cargo.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Profile {
-    /// With checks of overflow, and built in a moment: for tests.
+    /// With overflow checks, and quick to build: for tests.
     Dev,
-    /// What is installed: for measurements.
-    Release,
+    /// What is shipped: for measurements.
+    Dist,
 }
 
 impl Profile {
@@ -113,17 +113,17 @@ impl Profile {
     const fn arguments(self) -> &'static [&'static str] {
         match self {
             Self::Dev => &[],
-            Self::Release => &["--release"],
+            Self::Dist => &["--profile", "dist"],
         }
     }
 }
 
-/// A finding, as it came.
+/// A finding as it was printed.
 #[derive(Clone, Debug)]
 pub struct Arrival {
-    /// When its line had been read.
+    /// Time at which its line was read.
     pub at: SystemTime,
-    /// The line; one that is no JSON is a string.
+    /// The line as JSON; a string if it is not JSON.
     pub finding: Value,
 }
 
@@ -366,7 +366,7 @@ fn build(profile: Profile) -> Result<PathBuf> {
     out.stdout.lines().filter_map(executable).next_back().context("cargo build names no executable smtpwatch")
 }
 
-/// What cargo says of the package of the tests is not for another build: it would build everything anew that looks at it.
+/// What cargo says of the package of the tests is not for another build: it would build everything anew that examines it.
 pub fn forget_cargo(command: &mut Command) {
     let of_package = |name: &String| name.starts_with("CARGO_PKG_") || name.starts_with("CARGO_MANIFEST_");
     for name in std::env::vars().map(|(name, _)| name).filter(of_package) {
@@ -388,7 +388,7 @@ pub fn get(server: SocketAddr, path: &str) -> Result<(u16, String)> {
 /// When the server cannot be reached or does not speak HTTP.
 pub fn ask(server: SocketAddr, method: &str, path: &str) -> Result<(u16, String)> {
     let mut stream = TcpStream::connect_timeout(&server, Duration::from_secs(2))?;
-    stream.set_read_timeout(Some(Duration::from_secs(5)))?;
+    stream.set_read_timeout(Some(Duration::from_secs(30)))?;
     write!(stream, "{method} {path} HTTP/1.0\r\nHost: {server}\r\nConnection: close\r\n\r\n")?;
     let mut bytes = Vec::new();
     stream.take(16 << 20).read_to_end(&mut bytes)?;

@@ -18,7 +18,7 @@ pub const USER: &str = "anna";
 /// Its password.
 pub const PASSWORD: &str = "not-a-secret-7Kq";
 
-const READY: Duration = Duration::from_secs(30);
+const READY: Duration = Duration::from_secs(90);
 
 /// When AUTH is offered.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -40,7 +40,7 @@ impl Exim {
     /// each message and under TLS if it is offered; all other mail is thrown away.
     ///
     /// # Errors
-    /// [`crate::Skip`] when Exim cannot be installed here; otherwise what its log says.
+    /// [`crate::Skip`] when Exim cannot be installed here; otherwise the error with its log.
     pub fn start(
         namespace: &Namespace,
         identity: &Identity,

@@ -13,7 +13,7 @@ use crate::prometheus::deploy;
 use crate::{Skip, command, daemon};
 
 const BUILD: Duration = Duration::from_secs(600);
-const READY: Duration = Duration::from_secs(30);
+const READY: Duration = Duration::from_secs(90);
 
 /// The arguments of the program that makes manifests (`write`), or looks whether they are fresh and good (`check`).
 #[must_use]
@@ -36,7 +36,7 @@ impl<'a> Pod<'a> {
     /// place of the volumes: `config` holds smtpwatch.toml, `state` what stays.
     ///
     /// # Errors
-    /// [`Skip`] when images cannot be built here; otherwise what its log says.
+    /// [`Skip`] when images cannot be built here; otherwise the error with its log.
     pub fn start(namespace: &'a Namespace, daemonset: &Value, home: &Path) -> Result<Self> {
         let image = image()?;
         let pod = &daemonset["spec"]["template"]["spec"];

@@ -9,20 +9,20 @@ use crate::netns::Namespace;
 use crate::root::{Instance, Packages, Root};
 use crate::{command, smtp};
 
-const READY: Duration = Duration::from_secs(20);
+const READY: Duration = Duration::from_secs(90);
 
-/// What `smtp-source` sends, each message in a session of its own.
+/// What `smtp-source` sends, each message in its own session.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Messages {
     /// How many.
     pub count: u64,
-    /// Length of each body, octets.
+    /// Length of each body, bytes.
     pub octets: u64,
     /// Sessions at once.
     pub parallel: u64,
 }
 
-/// A running `smtp-sink`: takes every message and throws it away, in clear.
+/// A running `smtp-sink`: takes every message and throws it away, in cleartext.
 #[derive(Debug)]
 pub struct Sink {
     _instance: Instance,

@@ -32,7 +32,7 @@ impl Machine {
     /// Boots one on the network of `namespace`.
     ///
     /// # Errors
-    /// [`Skip`] with the reason when there is no root, or no place in the tree of cgroups (v2); otherwise what it says.
+    /// [`Skip`] with the reason when there is no root, or no place in the tree of cgroups (v2); otherwise its error.
     pub fn boot(namespace: &Namespace) -> Result<Self> {
         static SERIAL: AtomicU32 = AtomicU32::new(0);
         let root = root()?;

@@ -1,4 +1,4 @@
-//! Real Knot: the authoritative name server of a small world with a root of its own, signed when it starts.
+//! Real Knot: the authoritative name server of a small world with its own root, signed when it starts.
 
 use std::fmt::Write as _;
 use std::net::{IpAddr, SocketAddr};
@@ -10,7 +10,7 @@ use crate::command;
 use crate::netns::Namespace;
 use crate::root::{Instance, Packages, Root};
 
-const READY: Duration = Duration::from_secs(30);
+const READY: Duration = Duration::from_secs(90);
 
 /// A zone of that world. The root is one of them; every other zone is delegated by the next zone above it.
 #[derive(Clone, Debug)]
@@ -80,7 +80,7 @@ impl Names {
     /// without a signature.
     ///
     /// # Errors
-    /// [`crate::Skip`] when Knot cannot be installed here; otherwise what its log says.
+    /// [`crate::Skip`] when Knot cannot be installed here; otherwise the error with its log.
     pub fn start(namespace: &Namespace, address: IpAddr, zones: &[Zone], elsewhere: &[(&str, IpAddr)]) -> Result<Self> {
         let mut zones = zones.to_vec();
         zones.sort_by_key(|zone| std::cmp::Reverse(zone.labels()));

@@ -26,7 +26,7 @@ pub const GATEWAY_INTERFACE: &str = "mail0";
 
 /// Prefix of every namespace of the lab; the process id that follows tells whose it is.
 const PREFIX: &str = "swlab";
-const LIMIT: Duration = Duration::from_secs(20);
+const LIMIT: Duration = Duration::from_secs(60);
 
 static COUNTER: AtomicU32 = AtomicU32::new(0);
 static SWEEP: Once = Once::new();
@@ -105,7 +105,7 @@ impl Namespace {
         command
     }
 
-    /// The same, for one that looks at the machine's cgroups: `ip netns exec` mounts a `/sys` without them.
+    /// The same, for one that examines the machine's cgroups: `ip netns exec` mounts a `/sys` without them.
     #[must_use]
     pub fn command_with_cgroups(&self, program: &str) -> Command {
         let mut command = command::mortal("nsenter");
@@ -113,7 +113,7 @@ impl Namespace {
         command
     }
 
-    /// Runs `closure` inside, on a thread of its own, and gives its value.
+    /// Runs `closure` inside, on its own thread, and gives its value.
     ///
     /// # Errors
     /// When the namespace cannot be entered or the closure panics.
@@ -128,7 +128,7 @@ impl Namespace {
         })
     }
 
-    /// Starts `closure` inside on a thread of its own; threads that it starts are inside too.
+    /// Starts `closure` inside on its own thread; threads that it starts are inside too.
     ///
     /// # Errors
     /// When the namespace or the thread cannot be had.
@@ -195,7 +195,7 @@ impl Path {
     /// Builds the path and proves that both families cross it.
     ///
     /// # Errors
-    /// [`Skip`] without the right to make namespaces; otherwise what failed.
+    /// [`Skip`] without the right to make namespaces; otherwise the failure.
     pub fn create() -> Result<Self> {
         let path = Self {
             gateway: Namespace::create("gw")?,

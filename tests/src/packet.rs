@@ -108,7 +108,7 @@ pub enum Flaw {
     DataOffset,
     /// An IPv6 jumbogram (RFC 2675) that is too short to be one.
     Jumbogram,
-    /// Within another IP packet to the host, which is no end of a tunnel (RFC 2003, RFC 2473).
+    /// Within another IP packet to the host, which is not an end of a tunnel (RFC 2003, RFC 2473).
     Tunnel,
 }
 
@@ -341,7 +341,7 @@ pub struct Arrival {
 }
 
 impl Arrival {
-    /// Reads an Ethernet frame; none if it is no TCP in a plain packet.
+    /// Reads an Ethernet frame; none if it is not a TCP in a plain packet.
     #[must_use]
     pub fn parse(frame: &[u8]) -> Option<Self> {
         let ip = frame.get(14..)?;

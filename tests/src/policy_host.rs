@@ -14,7 +14,7 @@ use crate::tls::Identity;
 /// The port of policies; not 443, so that it is seen that the daemon can be told.
 pub const PORT: u16 = 8443;
 
-const READY: Duration = Duration::from_secs(30);
+const READY: Duration = Duration::from_secs(90);
 
 /// A policy, and how it is served.
 #[derive(Debug)]
@@ -36,7 +36,7 @@ pub enum Manner {
     Good,
     /// With status 301, a place to go to, and the policy as its body.
     Redirect,
-    /// One octet in a second.
+    /// One byte in a second.
     Slow,
     /// In chunks, without a length.
     Chunked,
@@ -75,7 +75,7 @@ impl PolicyHost {
     /// Serves `policies` on [`PORT`] of `addresses` of `namespace`.
     ///
     /// # Errors
-    /// [`crate::Skip`] when nginx cannot be installed here; otherwise what its log says.
+    /// [`crate::Skip`] when nginx cannot be installed here; otherwise the error with its log.
     pub fn start(namespace: &Namespace, addresses: &[IpAddr], policies: &[Hosted<'_>]) -> Result<Self> {
         let mut listen = String::new();
         for address in addresses {
@@ -111,7 +111,7 @@ impl PolicyHost {
     }
 
     /// What `curl` makes of the policy of `domain`, from `namespace` and with `authority` to trust: the exit code of curl,
-    /// the status and media type, and the octets of the body.
+    /// the status and media type, and the bytes of the body.
     ///
     /// # Errors
     /// When curl cannot be started.

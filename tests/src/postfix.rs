@@ -15,7 +15,7 @@ use crate::{command, smtp};
 /// Where the sending server takes mail from the lab, on the loopback of its namespace: not a mail port that is watched.
 pub const SUBMISSION: SocketAddr = SocketAddr::new(IpAddr::V4(std::net::Ipv4Addr::LOCALHOST), 2500);
 
-const READY: Duration = Duration::from_secs(30);
+const READY: Duration = Duration::from_secs(90);
 
 /// A running Postfix.
 #[derive(Debug)]
@@ -27,7 +27,7 @@ impl Postfix {
     /// A receiving server on port 25 of every address of `namespace`: offers STARTTLS with `identity`, throws mail away.
     ///
     /// # Errors
-    /// [`crate::Skip`] when Postfix cannot be installed here; otherwise what its log says.
+    /// [`crate::Skip`] when Postfix cannot be installed here; otherwise the error with its log.
     pub fn receiver(namespace: &Namespace, identity: &Identity) -> Result<Self> {
         Self::receiver_as(namespace, identity, &identity.name, "")
     }
@@ -49,7 +49,7 @@ impl Postfix {
     }
 
     /// A sending server that takes mail at [`SUBMISSION`] and sends mail for each domain of `routes` to its address, in
-    /// a session of its own, under TLS if it is offered (`smtp_tls_security_level = may`).
+    /// its own session, under TLS if it is offered (`smtp_tls_security_level = may`).
     ///
     /// # Errors
     /// As [`Postfix::receiver`].
@@ -67,13 +67,19 @@ impl Postfix {
         server.ready(namespace, SUBMISSION)
     }
 
-    /// A sending server that takes mail at [`SUBMISSION`] and finds its way by the resolver at `server`, which it trusts: at
+    /// A sending server of these packages that takes mail at [`SUBMISSION`] and finds its way by the resolver at `server`, which it trusts: at
     /// `smtp_tls_security_level = may`, with this TLS policy table and what the head of the table names. A message that cannot
     /// be delivered stays deferred.
     ///
     /// # Errors
     /// As [`Postfix::receiver`].
-    pub fn enforcing(namespace: &Namespace, server: IpAddr, authority: &str, table: &str) -> Result<Self> {
+    pub fn enforcing(
+        packages: Packages,
+        namespace: &Namespace,
+        server: IpAddr,
+        authority: &str,
+        table: &str,
+    ) -> Result<Self> {
         let settings = "myhostname = gateway.example.org\ninet_interfaces = all\nsmtp_address_preference = ipv4\n\
              smtp_tls_security_level = may\nsmtp_tls_policy_maps = hash:/lab/tls_policy\n\
              smtp_dns_support_level = dnssec\nsmtp_tls_CAfile = /lab/ca.pem\nsmtp_tls_loglevel = 1\n\
@@ -84,7 +90,7 @@ impl Postfix {
             "printf 'nameserver {server}\\noptions trust-ad edns0\\n' > /etc/resolv.conf\n\
              postmap -c /lab/postfix hash:/lab/tls_policy && exec postfix -c /lab/postfix start-fg\n"
         );
-        let server = Self::start_by(namespace, &["sh", "-c", &script], settings, &listener, |lab| {
+        let server = Self::start_by(packages, namespace, &["sh", "-c", &script], settings, &listener, |lab| {
             std::fs::write(lab.join("ca.pem"), authority)?;
             Ok(std::fs::write(lab.join("tls_policy"), table)?)
         })?;
@@ -118,17 +124,19 @@ impl Postfix {
         listener: &str,
         prepare: impl FnOnce(&Path) -> Result<()>,
     ) -> Result<Self> {
-        Self::start_by(namespace, &["postfix", "-c", "/lab/postfix", "start-fg"], settings, listener, prepare)
+        let program = ["postfix", "-c", "/lab/postfix", "start-fg"];
+        Self::start_by(Packages::Postfix, namespace, &program, settings, listener, prepare)
     }
 
     fn start_by(
+        packages: Packages,
         namespace: &Namespace,
         program: &[&str],
         settings: &str,
         listener: &str,
         prepare: impl FnOnce(&Path) -> Result<()>,
     ) -> Result<Self> {
-        let instance = Root::with(Packages::Postfix)?.start(namespace, program, |lab| {
+        let instance = Root::with(packages)?.start(namespace, program, |lab| {
             let configuration = lab.join("postfix");
             std::fs::create_dir(&configuration)?;
             std::fs::write(configuration.join("main.cf"), format!("{MAIN}{settings}"))?;

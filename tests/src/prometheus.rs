@@ -12,7 +12,7 @@ use crate::root::{Instance, Packages, Root};
 use crate::{alertmanager, command, daemon};
 
 const ADDRESS: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 9090);
-const READY: Duration = Duration::from_secs(30);
+const READY: Duration = Duration::from_secs(90);
 /// What [`Prometheus::start`] makes of a quarter of an hour.
 pub const WINDOW: Duration = Duration::from_secs(20);
 /// The shipped rules.
@@ -31,7 +31,7 @@ impl<'a> Prometheus<'a> {
     /// that an alert also ends within a test.
     ///
     /// # Errors
-    /// [`crate::Skip`] when Prometheus cannot be installed here; otherwise what its log says.
+    /// [`crate::Skip`] when Prometheus cannot be installed here; otherwise the error with its log.
     pub fn start(namespace: &'a Namespace) -> Result<Self> {
         let program = [
             "prometheus",
@@ -109,10 +109,10 @@ fn encoded(text: &str) -> String {
     text.bytes().map(|octet| format!("%{octet:02X}")).collect()
 }
 
-/// Runs promtool in a root of its own; `arguments` see the files of `deploy/prometheus` in `/lab`.
+/// Runs promtool in its own root; `arguments` see the files of `deploy/prometheus` in `/lab`.
 ///
 /// # Errors
-/// [`crate::Skip`] when it cannot be installed; otherwise what it says.
+/// [`crate::Skip`] when it cannot be installed; otherwise its error.
 pub fn promtool(namespace: &Namespace, arguments: &[&str]) -> Result<String> {
     let program: Vec<&str> = std::iter::once("promtool").chain(arguments.iter().copied()).collect();
     let out = Root::with(Packages::Prometheus)?.output(namespace, &program, Duration::from_secs(60), |lab| {

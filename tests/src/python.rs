@@ -1,4 +1,4 @@
-//! Python programs of others, in an environment of their own below `target/lab`.
+//! Python programs of others, in their own environment below `target/lab`.
 
 use std::fs::File;
 use std::path::{Path, PathBuf};
@@ -68,7 +68,7 @@ pub fn api_interpreter() -> Result<&'static Path> {
     API.interpreter()
 }
 
-/// The interpreter of an environment that has what the pages are looked at with, likewise.
+/// The interpreter of an environment that has what the pages are examined with, likewise.
 ///
 /// # Errors
 /// [`Skip`] with the reason when it cannot be had here.
@@ -105,7 +105,7 @@ fn install(packages: &Packages) -> Result<PathBuf> {
     let home = lab_directory().join(packages.directory);
     std::fs::create_dir_all(&home)?;
     let lock = File::create(home.join("lock"))?;
-    // Another test process may be at it: whoever is second finds it done.
+    // Another test process may be at it: anyone who is second finds it done.
     lock.lock()?;
     let (environment, stamp) = (home.join("environment"), home.join("stamp"));
     let python = environment.join("bin/python");
@@ -116,7 +116,7 @@ fn install(packages: &Packages) -> Result<PathBuf> {
     eprintln!("lab: installing {} into {} (not into this machine)", packages.names.join(" "), home.display());
     let create = || run(Command::new("python3").args(["-m", "venv", "--clear"]).arg(&environment));
     if let Err(error) = create() {
-        // Debian keeps the module that makes environments in a package of its own.
+        // Debian keeps the module that makes environments in its own package.
         ensure!(nix::unistd::geteuid().is_root(), "{error:#}: install python3-venv");
         eprintln!("lab: installing on this machine, because it is missing: python3-venv");
         let mut install = Command::new("apt-get");

@@ -11,7 +11,7 @@ use nix::unistd::Pid;
 use crate::command::{self, Guard, eventually};
 use crate::netns::{GATEWAY_INTERFACE, Namespace, Path};
 
-const LIMIT: Duration = Duration::from_secs(20);
+const LIMIT: Duration = Duration::from_secs(60);
 /// The last FIN is under way when the traffic has ended.
 const SETTLE: Duration = Duration::from_secs(2);
 

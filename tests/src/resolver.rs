@@ -10,14 +10,14 @@ use crate::names::Names;
 use crate::netns::Namespace;
 use crate::root::{Instance, Packages, Root};
 
-const READY: Duration = Duration::from_secs(30);
+const READY: Duration = Duration::from_secs(90);
 /// A question, with what the resolver has to ask for it.
 const ANSWER: Duration = Duration::from_secs(60);
 
 /// What a resolver does about DNSSEC.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Dnssec {
-    /// Validates, and hands signatures on to whoever asks for them.
+    /// Validates, and hands signatures on to anyone who asks for them.
     Validates,
     /// Neither asks for signatures nor hands them on, as resolvers of hotels and old routers do.
     Stripped,
@@ -48,7 +48,7 @@ impl<'a> Resolver<'a> {
     /// Starts it in `namespace`, with the root of `names`.
     ///
     /// # Errors
-    /// [`crate::Skip`] when it cannot be installed here; otherwise what its log says.
+    /// [`crate::Skip`] when it cannot be installed here; otherwise the error with its log.
     pub fn start(namespace: &'a Namespace, names: &Names, dnssec: Dnssec) -> Result<Self> {
         let address = dnssec.address().ip();
         let (packages, program, configuration, started) = match dnssec {

@@ -1,4 +1,5 @@
-//! Roots for real servers: an overlay over the machine's own `/`, into which Debian packages are installed.
+//! Roots for real servers: an overlay over the machine's own `/`, into which Debian packages are installed,
+//! or over packages of another release that are unpacked beside their libraries.
 //!
 //! The machine's own package list and mail server are never touched, servers that exclude each other (Postfix, Exim) can
 //! run side by side, and what a server writes is gone with it. An installed root is kept below `target/lab` and used
@@ -30,6 +31,8 @@ static COUNTER: AtomicU32 = AtomicU32::new(0);
 pub enum Packages {
     /// Postfix, and swaks (with IPv6 and TLS) to speak to any server.
     Postfix,
+    /// Postfix 3.10, of Debian 13.
+    PostfixTrixie,
     /// Exim.
     Exim,
     /// Prometheus with promtool, and Alertmanager.
@@ -50,6 +53,7 @@ impl Packages {
     const fn name(self) -> &'static str {
         match self {
             Self::Postfix => "postfix",
+            Self::PostfixTrixie => "postfix-trixie",
             Self::Exim => "exim",
             Self::Prometheus => "prometheus",
             Self::Knot => "knot",
@@ -63,6 +67,18 @@ impl Packages {
     const fn debian(self) -> &'static [&'static str] {
         match self {
             Self::Postfix => &["postfix", "swaks", "libio-socket-inet6-perl", "libnet-ssleay-perl"],
+            Self::PostfixTrixie => &[
+                "postfix",
+                "base-files",
+                "dash",
+                "coreutils",
+                "sed",
+                "grep",
+                "findutils",
+                "mawk",
+                "libc-bin",
+                "perl-base",
+            ],
             Self::Exim => &["exim4-daemon-light"],
             Self::Prometheus => &["prometheus", "prometheus-alertmanager"],
             Self::Knot => &["knot", "ldnsutils"],
@@ -72,12 +88,28 @@ impl Packages {
             Self::XdpTools => &["xdp-tools"],
         }
     }
+
+    /// The Debian release of the packages, if it is not that of the machine. Its programs have libraries of their own.
+    const fn suite(self) -> Option<&'static str> {
+        match self {
+            Self::PostfixTrixie => Some("trixie"),
+            Self::Postfix
+            | Self::Exim
+            | Self::Prometheus
+            | Self::Knot
+            | Self::Unbound
+            | Self::Recursor
+            | Self::Nginx
+            | Self::XdpTools => None,
+        }
+    }
 }
 
 /// An installed root.
 #[derive(Debug)]
 pub struct Root {
     packages: Packages,
+    lower: PathBuf,
     upper: PathBuf,
 }
 
@@ -87,7 +119,7 @@ impl Root {
     /// # Errors
     /// [`Skip`] with the reason when overlayfs, chroot or the packages cannot be had here.
     pub fn with(packages: Packages) -> Result<&'static Self> {
-        static ROOTS: [OnceLock<Result<Root, String>>; 8] = [const { OnceLock::new() }; 8];
+        static ROOTS: [OnceLock<Result<Root, String>>; 9] = [const { OnceLock::new() }; 9];
         ROOTS[packages as usize]
             .get_or_init(|| install(packages).map_err(|error| format!("{error:#}")))
             .as_ref()
@@ -139,8 +171,7 @@ impl Root {
         let mut command = namespace.command("unshare");
         command
             .args(["--mount", "--pid", "--fork", "--kill-child", "sh", "-c", START, "sh"])
-            .arg(&self.upper)
-            .arg(&directory.0)
+            .args([&self.lower, &self.upper, &directory.0])
             .args(program);
         Ok((command, directory))
     }
@@ -231,19 +262,19 @@ impl Drop for Directory {
     }
 }
 
-/// `$1`: upper layer of the installed root, `$2`: directory of this run, then the program.
+/// `$1`, `$2`: layers of the installed root, `$3`: directory of this run, then the program.
 /// The layer is copied: overlayfs does not take `/` and a directory below it as two lower layers. It is copied to memory,
-/// which nobody has to clean up after a kill. The shell stays the first process of the namespace: a server that changes
+/// which no one has to clean up after a kill. The shell stays the first process of the namespace: a server that changes
 /// its user id no longer dies with its parent, the shell does, and the kernel kills the rest with it.
 const START: &str = r#"
 set -eu
-installed=$1 run=$2; shift 2
+lower=$1 installed=$2 run=$3; shift 3
 mount --make-rprivate /
 mount -t tmpfs tmpfs "$run/layers"
 mkdir "$run/layers/work" "$run/layers/root"
 cp -a "$installed" "$run/layers/upper"
 root=$run/layers/root
-mount -t overlay overlay -o "lowerdir=/,upperdir=$run/layers/upper,workdir=$run/layers/work" "$root"
+mount -t overlay overlay -o "lowerdir=$lower,upperdir=$run/layers/upper,workdir=$run/layers/work" "$root"
 mount -t proc proc "$root/proc"
 mount --rbind /dev "$root/dev"
 mkdir -p "$root/lab"
@@ -272,33 +303,88 @@ install "$@" || { chroot "$root/root" apt-get update -q; install "$@"; }
 chroot "$root/root" apt-get clean
 "#;
 
+/// `$1`: directory of the root, `$2`: release of Debian, then the packages. They are unpacked beside their libraries, without the scripts
+/// of the packages: those need a whole system. apt has lists and a cache of its own, and an empty list of what is installed.
+const UNPACK: &str = r#"
+set -eu
+home=$1 suite=$2; shift 2
+mkdir -p "$home/apt/lists/partial" "$home/apt/archives/partial"
+: > "$home/apt/status"
+cat > "$home/apt/sources" <<END
+deb [signed-by=/usr/share/keyrings/debian-archive-keyring.gpg] http://deb.debian.org/debian $suite main
+END
+cat > "$home/apt/conf" <<END
+Dir::Etc::SourceList "$home/apt/sources";
+Dir::Etc::SourceParts "-";
+Dir::State "$home/apt";
+Dir::State::Lists "$home/apt/lists";
+Dir::State::Status "$home/apt/status";
+Dir::Cache "$home/apt";
+APT::Sandbox::User "root";
+Acquire::Languages "none";
+Acquire::IndexTargets::deb::DEP-11::DefaultEnabled "false";
+END
+export APT_CONFIG="$home/apt/conf"
+apt-get update -q
+apt-get install -y -q --download-only --no-install-recommends "$@"
+# The links of /bin, /lib and /sbin come first.
+for package in "$home"/apt/archives/base-files_*.deb "$home"/apt/archives/*.deb; do
+  dpkg-deb --fsys-tarfile "$package" | tar -x -C "$home/root" --keep-directory-symlink \
+    --exclude=./usr/share/doc --exclude=./usr/share/man --exclude=./usr/share/locale
+done
+rm -rf "$home/apt"
+for file in passwd group; do cp "$home/root/usr/share/base-passwd/$file.master" "$home/root/etc/$file"; done
+"#;
+
+/// What the scripts of the package postfix would do.
+const SET_UP_POSTFIX: &str = r#"
+root=$home/root
+echo 'postfix:x:990:990::/var/spool/postfix:/usr/sbin/nologin' >> "$root/etc/passwd"
+printf 'postfix:x:990:\npostdrop:x:991:\n' >> "$root/etc/group"
+chown 990:990 "$root/var/lib/postfix"
+: > "$root/etc/postfix/dynamicmaps.cf"
+cp "$root/etc/postfix/main.cf.proto" "$root/etc/postfix/main.cf"
+cp "$root/etc/postfix/master.cf.proto" "$root/etc/postfix/master.cf"
+"#;
+
 fn install(packages: Packages) -> Result<Root> {
     let debian = packages.debian().join(" ");
     anyhow::ensure!(nix::unistd::geteuid().is_root(), "overlayfs and chroot need root");
     let home = lab_directory().join("roots");
     std::fs::create_dir_all(&home)?;
     let lock = File::create(home.join(format!("{}.lock", packages.name())))?;
-    // Another test process may be at it: whoever is second finds it done.
+    // Another test process may be at it: anyone who is second finds it done.
     lock.lock()?;
     let path = home.join(packages.name());
     let (upper, stamp) = (path.join("upper"), path.join("stamp"));
-    let wanted = stamp_text(&debian)?;
+    let lower = packages.suite().map_or_else(|| PathBuf::from("/"), |_| path.join("root"));
+    let wanted = stamp_text(packages, &debian)?;
     if std::fs::read_to_string(&stamp).is_ok_and(|found| found == wanted) {
-        return Ok(Root { packages, upper });
+        return Ok(Root { packages, lower, upper });
     }
     eprintln!("lab: installing Debian packages {debian} into {} (not into this machine)", path.display());
     if path.exists() {
         std::fs::remove_dir_all(&path)?;
     }
     let directory = std::mem::ManuallyDrop::new(Directory::create(path, &["upper", "work", "root"])?);
-    let mut command = command::mortal("unshare");
-    command.args(["--mount", "--pid", "--fork", "--kill-child", "sh", "-c", INSTALL, "sh"]).arg(&directory.0);
+    let mut command = match packages.suite() {
+        None => {
+            let mut command = command::mortal("unshare");
+            command.args(["--mount", "--pid", "--fork", "--kill-child", "sh", "-c", INSTALL, "sh"]).arg(&directory.0);
+            command
+        }
+        Some(suite) => {
+            let mut command = command::mortal("sh");
+            command.args(["-c", &[UNPACK, SET_UP_POSTFIX].concat(), "sh"]).arg(&directory.0).arg(suite);
+            command
+        }
+    };
     let out = command::output(command.args(packages.debian()), INSTALL_LIMIT)?;
     let lines: Vec<_> = out.stderr.lines().collect();
     let tail = lines[lines.len().saturating_sub(5)..].join(" | ");
     anyhow::ensure!(out.status.success(), "apt-get install {debian} in an overlay root: {}: {tail}", out.status);
     std::fs::write(stamp, wanted)?;
-    Ok(Root { packages, upper })
+    Ok(Root { packages, lower, upper })
 }
 
 /// Removes the directories of runs whose process is gone: a killed run cleans nothing up.
@@ -314,10 +400,16 @@ pub(crate) fn sweep() {
     }
 }
 
-/// The layer fits only the package list that it was laid over, and the recipe that made it.
-fn stamp_text(debian: &str) -> Result<String> {
-    let status = std::fs::read("/var/lib/dpkg/status").context("this machine is no Debian: no /var/lib/dpkg/status")?;
+/// A layer fits only the package list that it was laid over, and the recipe that made it. A root with libraries of its own needs the
+/// recipe alone.
+fn stamp_text(packages: Packages, debian: &str) -> Result<String> {
     let mut hasher = DefaultHasher::new();
-    (status, INSTALL).hash(&mut hasher);
+    if packages.suite().is_some() {
+        (UNPACK, SET_UP_POSTFIX).hash(&mut hasher);
+    } else {
+        let status = std::fs::read("/var/lib/dpkg/status");
+        let status = status.context("this machine is no Debian: no /var/lib/dpkg/status")?;
+        (status, INSTALL).hash(&mut hasher);
+    }
     Ok(format!("{debian}\n{:016x}\n", hasher.finish()))
 }

@@ -13,9 +13,9 @@ use rustls::{ServerConfig, ServerConnection, StreamOwned};
 use crate::netns::Namespace;
 use crate::tls::Identity;
 
-/// A client that is silent for so long is given up.
+/// A client that is silent for this long is given up.
 const IDLE: Duration = Duration::from_secs(30);
-/// Longest command line, octets.
+/// Longest command line, bytes.
 const MAX_LINE: u64 = 16 * 1024;
 
 /// What the server says before TLS.
@@ -78,7 +78,7 @@ impl Server {
         *self.shared.script.lock().unwrap_or_else(PoisonError::into_inner) = script;
     }
 
-    /// Messages accepted in clear and under TLS.
+    /// Messages accepted in cleartext and under TLS.
     #[must_use]
     pub fn accepted(&self) -> (usize, usize) {
         (self.shared.in_clear.load(Ordering::SeqCst), self.shared.under_tls.load(Ordering::SeqCst))

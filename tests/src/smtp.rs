@@ -7,28 +7,41 @@ use std::time::Duration;
 use anyhow::{Context, Result, bail, ensure};
 use rustls::{ClientConnection, StreamOwned};
 
-use crate::tls::Identity;
+use crate::{command, tls::Identity};
 
 /// How long one reply may take.
-const REPLY_LIMIT: Duration = Duration::from_secs(15);
+const REPLY_LIMIT: Duration = Duration::from_secs(60);
 /// Longest reply, octets.
 const MAX_REPLY: u64 = 64 * 1024;
 
 /// How a session went.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Session {
-    /// The EHLO reply in clear, line by line, code and separator kept.
+    /// The EHLO reply in cleartext, line by line, code and separator kept.
     pub ehlo: Vec<String>,
     /// Whether the mail went under TLS.
     pub tls: bool,
 }
 
 /// Sends one message from `sender` to `recipient` through `server`, as an opportunistic client does: under TLS if
-/// STARTTLS is offered and granted, else in clear. Without an `identity` to trust, TLS is never asked for.
+/// STARTTLS is offered and granted, else in cleartext. Without an `identity` to trust, TLS is never asked for.
 ///
 /// # Errors
 /// When the server cannot be reached or answers with an error.
 pub fn send(server: SocketAddr, identity: Option<&Identity>, sender: &str, recipient: &str) -> Result<Session> {
+    send_once(server, identity, (sender, recipient), |_| Ok(()))
+}
+
+/// As [`send`], from `sender` to `recipient`, by a client that has the go-ahead and begins TLS once `ready` returns.
+///
+/// # Errors
+/// As [`send`], and those of `ready`.
+pub fn send_once(
+    server: SocketAddr,
+    identity: Option<&Identity>,
+    (sender, recipient): (&str, &str),
+    ready: impl FnOnce(&BufReader<TcpStream>) -> Result<()>,
+) -> Result<Session> {
     let mut clear = connect(server)?;
     let ehlo = ask(&mut clear, "EHLO gateway.example.org")?;
     expect(&ehlo, '2')?;
@@ -36,6 +49,7 @@ pub fn send(server: SocketAddr, identity: Option<&Identity>, sender: &str, recip
     if let Some(identity) = identity.filter(|_| offered)
         && ask(&mut clear, "STARTTLS")?.iter().all(|line| line.starts_with('2'))
     {
+        ready(&clear)?;
         let connection = ClientConnection::new(identity.client()?, identity.server_name()?)?;
         let mut secure = BufReader::new(StreamOwned::new(connection, clear.into_inner()));
         expect(&ask(&mut secure, "EHLO gateway.example.org")?, '2')?;
@@ -44,6 +58,19 @@ pub fn send(server: SocketAddr, identity: Option<&Identity>, sender: &str, recip
     }
     deliver(&mut clear, sender, recipient)?;
     Ok(Session { ehlo, tls: false })
+}
+
+/// Waits until what has come in and was not read ends with these bytes. They stay unread.
+///
+/// # Errors
+/// When they do not come.
+pub fn arrived(stream: &BufReader<TcpStream>, wanted: &[u8]) -> Result<()> {
+    let mut bytes = [0; 1024];
+    command::eventually(REPLY_LIMIT, "bytes of the server", || {
+        // Nothing may follow what the reader holds: then a look at the socket would wait in vain.
+        let count = if stream.buffer().ends_with(wanted) { 0 } else { stream.get_ref().peek(&mut bytes)? };
+        Ok([stream.buffer(), &bytes[..count]].concat().ends_with(wanted).then_some(()))
+    })
 }
 
 /// Opens a connection and takes in the greeting.

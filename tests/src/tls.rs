@@ -13,7 +13,7 @@ use sha2::{Digest, Sha256};
 pub struct Identity {
     /// First host name in the certificate.
     pub name: String,
-    /// The certificate, PEM; behind it that of the authority, if one has signed it.
+    /// The certificate, PEM; after it that of the authority, if one has signed it.
     pub certificate_pem: String,
     /// The private key, PEM (PKCS #8).
     pub key_pem: String,
@@ -85,7 +85,7 @@ impl Identity {
     /// The name that a client checks.
     ///
     /// # Errors
-    /// When it is no host name.
+    /// When it is not a host name.
     pub fn server_name(&self) -> Result<ServerName<'static>> {
         ServerName::try_from(self.name.clone()).with_context(|| format!("{} is no host name", self.name))
     }

@@ -13,7 +13,7 @@ use crate::packet::{Arrival, Flaw, Frame, Tcp};
 use crate::wire::Wire;
 
 /// How long the host may take for one step.
-const LIMIT: Duration = Duration::from_secs(10);
+const LIMIT: Duration = Duration::from_secs(60);
 /// When what is not acknowledged is sent once more.
 const RETRANSMIT: Duration = Duration::from_millis(300);
 /// Payload of one segment, bytes: fits an MTU of 1,500 with any header of [`Flaw`].
@@ -218,7 +218,7 @@ impl<'w> Endpoint<'w> {
         Ok(())
     }
 
-    /// Forgets what the host has sent and was not looked at.
+    /// Forgets what the host has sent and was not examined.
     ///
     /// # Errors
     /// When the wire is gone.

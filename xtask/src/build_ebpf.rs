@@ -61,13 +61,18 @@ pub fn run(arguments: &Arguments) -> anyhow::Result<()> {
     fs::create_dir_all(workspace.join("smtpwatch-capture/bpf"))?;
     fs::write(&object, &bytes).with_context(|| format!("cannot write {}", object.display()))?;
     fs::write(&digest, format!("{sources}\n")).with_context(|| format!("cannot write {}", digest.display()))?;
-    eprintln!("kernel object: {} octets, sources sha256:{sources}", bytes.len());
+    eprintln!("kernel object: {} bytes, sources sha256:{sources}", bytes.len());
     Ok(())
+}
+
+/// Installs the compiler for the kernel object where there is none.
+pub fn prepare() -> anyhow::Result<()> {
+    Toolchain::find().map(drop)
 }
 
 fn build(workspace: &Path, toolchain: &Toolchain, linker: &Path) -> anyhow::Result<PathBuf> {
     let target_dir = workspace.join("target/ebpf");
-    // No path of the building machine belongs in the object, and the same sources shall give the same octets.
+    // No path of the building machine belongs in the object, and the same sources shall give the same bytes.
     let home = env::var("CARGO_HOME")
         .map_or_else(|_| PathBuf::from(env::var("HOME").unwrap_or_default()).join(".cargo"), PathBuf::from);
     let flags = [
@@ -81,7 +86,7 @@ fn build(workspace: &Path, toolchain: &Toolchain, linker: &Path) -> anyhow::Resu
     let mut command = toolchain.cargo();
     command
         .current_dir(workspace)
-        .args(["build", "--release", "--package", "smtpwatch-ebpf", "-Z", "build-std=core", "--target", TARGET])
+        .args(["build", "--profile", "dist", "--package", "smtpwatch-ebpf", "-Z", "build-std=core", "--target", TARGET])
         .arg("--target-dir")
         .arg(&target_dir)
         .env("CARGO_ENCODED_RUSTFLAGS", flags.join("\u{1f}"))
@@ -98,7 +103,7 @@ fn build(workspace: &Path, toolchain: &Toolchain, linker: &Path) -> anyhow::Resu
     }
     let status = command.status().context("cannot run cargo")?;
     ensure!(status.success(), "the kernel object does not build");
-    Ok(target_dir.join(TARGET).join("release/smtpwatch-ebpf"))
+    Ok(target_dir.join(TARGET).join("dist/smtpwatch-ebpf"))
 }
 
 /// Removes what only a debugger reads; BTF stays, and with it the source lines in the verifier's log.
@@ -133,17 +138,19 @@ fn named_for_the_kernel(mut object: Vec<u8>) -> Vec<u8> {
 const STACK_BUDGET: u64 = object::MAX_STACK - 32;
 
 /// Refuses an object whose programs kernels before 6.8 would refuse, which round each frame up to 32 bytes; that of this machine may
-/// take it all the same.
+/// take it anyway.
 fn budget(bytes: &[u8]) -> anyhow::Result<()> {
     for program in object::programs(bytes)? {
+        let chain: Vec<String> = program.chain.iter().map(|(name, frame)| format!("{name} {frame}")).collect();
+        let chain = chain.join(", ");
         ensure!(
             program.stack <= STACK_BUDGET,
-            "{} takes {} bytes of stack, and the budget is {STACK_BUDGET} of the {} that kernels before 6.8 give",
+            "{} takes {} bytes of stack, and the budget is {STACK_BUDGET} of the {} that kernels before 6.8 give: {chain}",
             program.name,
             program.stack,
             object::MAX_STACK
         );
-        eprintln!("kernel object: {}: {} bytes of stack of {STACK_BUDGET}", program.name, program.stack);
+        eprintln!("kernel object: {}: {} bytes of stack of {STACK_BUDGET}: {chain}", program.name, program.stack);
     }
     Ok(())
 }
@@ -163,7 +170,7 @@ fn load(bytes: &[u8]) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Loads every program, and gives how many instructions the verifier looked at; `None` where the kernel does not tell.
+/// Loads every program, and gives how many instructions the verifier examined; `None` where the kernel does not tell.
 pub fn verified(object: &mut Ebpf) -> anyhow::Result<Vec<(String, Option<u32>)>> {
     let mut counts = Vec::new();
     for (name, program) in object.programs_mut() {
@@ -324,4 +331,15 @@ fn is_right_linker(path: &Path) -> bool {
         .arg("--version")
         .output()
         .is_ok_and(|output| String::from_utf8_lossy(&output.stdout).contains(LINKER))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_committed_object_is_within_the_budget() {
+        let bytes = fs::read(crate::host::workspace().join("smtpwatch-capture/bpf/smtpwatch.bpf.o")).expect("readable");
+        budget(&bytes).expect("within the budget");
+    }
 }

@@ -1,7 +1,7 @@
 //! `cargo xtask fuzz`: runs the fuzz targets one after the other.
 //!
-//! They are built by cargo-fuzz without a sanitizer. What they drive is safe Rust, in which a fault is a panic, a
-//! failed assertion or a bound exceeded; and so the ordinary stable toolchain builds them.
+//! They are built by Cargo alone, with libFuzzer's instrumentation and without a sanitizer. What they drive is safe Rust, in
+//! which a fault is a panic, a failed assertion or a bound exceeded; and so the ordinary stable toolchain builds them.
 
 use std::{
     fs,
@@ -11,7 +11,7 @@ use std::{
     time::Instant,
 };
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Result, ensure};
 
 use crate::host;
 
@@ -26,11 +26,20 @@ const TARGETS: [(&str, u64); 8] = [
     ("starttls_list", 100_000),
     ("tlsa", 50_000),
 ];
-/// The version that is installed where none is.
-const CARGO_FUZZ: &str = "0.13.2";
+/// What libFuzzer learns coverage from, as cargo-fuzz has it.
+const INSTRUMENTATION: [&str; 6] = [
+    "-Cpasses=sancov-module",
+    "-Cllvm-args=-sanitizer-coverage-level=4",
+    "-Cllvm-args=-sanitizer-coverage-inline-8bit-counters",
+    "-Cllvm-args=-sanitizer-coverage-pc-table",
+    "-Cllvm-args=-sanitizer-coverage-trace-compares",
+    "--cfg=fuzzing",
+];
+/// The same, where thread-local storage of the runtime is linked with it.
+const STACK: &str = "-Cllvm-args=-sanitizer-coverage-stack-depth";
 /// Longest input in octets: a dialogue, a small capture.
 const INPUT: usize = 4096;
-/// Octets of memory above which libFuzzer stops a target.
+/// Bytes of memory above which libFuzzer stops a target.
 const MEMORY_MIB: usize = 1024;
 
 /// `cargo xtask fuzz`.
@@ -45,6 +54,19 @@ pub struct Arguments {
     /// Run each target so many times from the kept corpus alone, always with the same seed
     #[arg(long, value_name = "N")]
     runs: Option<u64>,
+}
+
+/// Inputs after public reports, beside the checkout: they are read where they lie, and never copied.
+const CASES: &str = "../shared/cases";
+
+/// Directories of [`CASES`] with inputs of this target.
+const fn cases(target: &str) -> &'static [&'static str] {
+    match target.as_bytes() {
+        b"engine_pcap" => &["wire"],
+        b"sts" => &["policy/sts"],
+        b"starttls_list" => &["policy/lists"],
+        _ => &[],
+    }
 }
 
 /// How far each target goes.
@@ -89,24 +111,29 @@ fn directory() -> PathBuf {
     host::workspace().join("target/fuzz")
 }
 
+/// One build of every target. No target, no program of a build and no other build shares it: what is instrumented has the flags
+/// of [`INSTRUMENTATION`], and a target triple that is given by name keeps them from what is built for this machine.
 fn build() -> Result<()> {
-    let bin = host::workspace().join("target/tools/bin");
-    if !bin.join("cargo-fuzz").is_file() && host::find("cargo-fuzz").is_none() {
-        println!("installing cargo-fuzz {CARGO_FUZZ} in target/tools, because it is missing");
-        let root = bin.with_file_name("");
-        let arguments = ["install", "--quiet", "--locked", "cargo-fuzz", "--version", CARGO_FUZZ, "--root"];
-        let status = host::cargo(&arguments).arg(root).status().context("cannot start cargo")?;
-        ensure!(status.success(), "cargo install cargo-fuzz ended with {status}");
-    }
-    let path = std::env::var_os("PATH").unwrap_or_default();
-    let path = std::env::join_paths(std::iter::once(bin).chain(std::env::split_paths(&path)))?;
-    let status = host::cargo(&["fuzz", "build", "--sanitizer", "none", "--target-dir"])
+    let triple = triple()?;
+    let flags = INSTRUMENTATION.iter().copied().chain(triple.contains("-linux-").then_some(STACK)).collect::<Vec<_>>();
+    let status = host::cargo(&["build", "--release", "--quiet", "--bins", "--manifest-path", "fuzz/Cargo.toml"])
+        .args(["--target", &triple, "--target-dir"])
         .arg(directory())
-        .env("PATH", path)
+        .env("CARGO_ENCODED_RUSTFLAGS", flags.join("\u{1f}"))
+        .env_remove("RUSTFLAGS")
         .status()
-        .context("cannot start cargo fuzz")?;
-    ensure!(status.success(), "cargo fuzz build ended with {status}");
+        .context("cannot start cargo")?;
+    ensure!(status.success(), "the fuzz targets do not build: cargo ended with {status}");
     Ok(())
+}
+
+/// The triple of this machine, as `rustc` names it.
+fn triple() -> Result<String> {
+    let rustc = std::env::var_os("RUSTC").unwrap_or_else(|| "rustc".into());
+    let out = Command::new(rustc).arg("-vV").output().context("cannot start rustc")?;
+    let said = String::from_utf8_lossy(&out.stdout);
+    let triple = said.lines().find_map(|line| line.strip_prefix("host: "));
+    Ok(triple.context("rustc names no host")?.to_owned())
 }
 
 #[derive(Default)]
@@ -138,7 +165,8 @@ fn one(target: &str, extent: Extent) -> Result<Outcome> {
             Extent::Seconds(seconds) => vec![format!("-max_total_time={seconds}")],
             Extent::Runs(runs) => vec![format!("-runs={runs}"), "-seed=1".to_owned()],
         })
-        .args([&found, &kept]);
+        .args([&found, &kept])
+        .args(cases(target).iter().map(|part| host::workspace().join(CASES).join(part)).filter(|path| path.is_dir()));
     let mut child = command.stderr(Stdio::piped()).stdout(Stdio::null()).spawn().context("cannot start the target")?;
     let stderr = child.stderr.take().context("standard error is piped")?;
     let mut outcome = Outcome::default();
@@ -179,14 +207,9 @@ fn corpus(line: &str) -> Option<u64> {
 }
 
 fn executable(target: &str) -> Result<PathBuf> {
-    let triples = fs::read_dir(directory()).with_context(|| format!("cannot read {}", directory().display()))?;
-    for triple in triples {
-        let file = triple?.path().join("release").join(target);
-        if file.is_file() {
-            return Ok(file);
-        }
-    }
-    bail!("cargo fuzz built no {target} under {}", directory().display());
+    let file = directory().join(triple()?).join("release").join(target);
+    ensure!(file.is_file(), "cargo built no {}", file.display());
+    Ok(file)
 }
 
 /// An empty directory.
@@ -212,6 +235,20 @@ mod tests {
             outcome.line(line);
         }
         assert_eq!((outcome.executions, outcome.corpus), (20_000, 61));
+    }
+
+    #[test]
+    fn the_cases_beside_the_checkout_are_of_targets_that_exist() {
+        let with_cases: Vec<_> = TARGETS.iter().filter(|(target, _)| !cases(target).is_empty()).collect();
+        assert_eq!(with_cases.len(), 3);
+        let beside = host::workspace().join(CASES);
+        if !beside.is_dir() {
+            println!("SKIPPED: {} is not there", beside.display());
+            return;
+        }
+        for part in with_cases.iter().flat_map(|(target, _)| cases(target)) {
+            assert!(fs::read_dir(beside.join(part)).expect(part).count() > 0, "{part} is empty");
+        }
     }
 
     #[test]

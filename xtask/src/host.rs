@@ -26,7 +26,7 @@ pub const TESTS: [Tool; 9] = [
 /// Who else reads SMTP from recordings. Without it a comparison is skipped.
 pub const ORACLE: [Tool; 1] = [("tshark", "tshark")];
 
-/// What looks at the pages. Without it they are not looked at.
+/// What examines the pages. Without it they are not examined.
 pub const BROWSER: [Tool; 1] = [("chromium", "chromium")];
 
 /// What builds and runs a container image, with the certificate authorities in it. Without it that test is skipped.
@@ -42,7 +42,7 @@ pub fn workspace() -> &'static Path {
 pub fn cargo(arguments: &[&str]) -> Command {
     let mut command = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| OsString::from("cargo")));
     command.args(arguments).current_dir(workspace());
-    // What cargo says of the package of this task is not for others: they would build everything anew that looks at it.
+    // What cargo says of the package of this task is not for others: they would build everything anew that examines it.
     let of_package = |name: &String| name.starts_with("CARGO_PKG_") || name.starts_with("CARGO_MANIFEST_");
     for name in std::env::vars().map(|(name, _)| name).filter(of_package) {
         command.env_remove(name);
@@ -50,10 +50,10 @@ pub fn cargo(arguments: &[&str]) -> Command {
     command
 }
 
-/// The release build of the binary `name` of the package of that name, made now if it is not up to date.
-pub fn release_binary(name: &str) -> Result<PathBuf> {
-    println!("building {name} (cargo build --release)");
-    binary(name, &["--release"])
+/// The binary `name` of the package of that name as it is shipped, built if it is not up to date.
+pub fn dist_binary(name: &str) -> Result<PathBuf> {
+    println!("building {name} (cargo build --profile dist)");
+    binary(name, &["--profile", "dist"])
 }
 
 /// The build for tests, likewise.

@@ -28,7 +28,7 @@ const AUTHORITIES: &str = "/etc/ssl/certs/ca-certificates.crt";
 /// Builds the image, and says its name.
 pub fn run(arguments: &Arguments) -> Result<()> {
     host::ensure_tools(&host::CONTAINER)?;
-    let binary = if arguments.dev { host::dev_binary("smtpwatch")? } else { host::release_binary("smtpwatch")? };
+    let binary = if arguments.dev { host::dev_binary("smtpwatch")? } else { host::dist_binary("smtpwatch")? };
     let home = host::workspace().join("target/image");
     let root = home.join("root");
     if root.exists() {
@@ -57,7 +57,7 @@ pub fn run(arguments: &Arguments) -> Result<()> {
     Ok(())
 }
 
-/// podman with a storage of its own, that works where there is neither overlayfs for it nor systemd.
+/// podman with its own storage, that works where there is neither overlayfs for it nor systemd.
 fn podman(home: &Path) -> Command {
     let mut command = Command::new("podman");
     command.args(["--runtime", "runc", "--storage-driver", "vfs", "--cgroup-manager", "cgroupfs", "--root"]);

@@ -1,4 +1,4 @@
-//! `cargo xtask`: builds the kernel object and the package, runs every suite, the demonstration and the benchmarks.
+//! `cargo xtask`: builds the kernel object and packages, and runs tests, the demonstration and benchmarks.
 
 mod bench;
 mod build_ebpf;
@@ -22,25 +22,25 @@ struct CommandLine {
 
 #[derive(Subcommand)]
 enum Task {
-    /// Run every suite: format, lints, unit tests, kernel object, kernel tests, alert rules, lab
+    /// Run all test suites: format, lints, unit tests, kernel object, kernel tests, alert rules, lab
     Test(test::Arguments),
-    /// Measure what all of it costs, beside its peers; writes the tables of docs/performance.md
+    /// Measure performance, compared with other programs; writes the tables of docs/performance.md
     Bench(bench::Arguments),
     /// Build the kernel object that the daemon embeds
     BuildEbpf(build_ebpf::Arguments),
-    /// Install the package in a fresh Debian, play a strip, and wait for the alert in the pager
+    /// Install the package in a fresh Debian, strip STARTTLS, and wait for the notification
     Acceptance,
-    /// Have the lab's attacker on the path try every combination of attack, flaw, hook, family and role
+    /// Run the lab's attacker on the path with every combination of attack, flaw, hook, family and role
     Adversary,
     /// Build the Debian package
     Package(package::Arguments),
     /// Build the container image
     Image(image::Arguments),
-    /// Make the manifests of Kubernetes from the Helm chart
+    /// Generate the Kubernetes manifests from the Helm chart
     Manifests,
-    /// Play a STARTTLS strip against the real daemon and show the alert
+    /// Show a STARTTLS strip and the alert of the real daemon
     Demo,
-    /// Run the fuzz targets, one after the other
+    /// Run the fuzz targets one after another
     Fuzz(fuzz::Arguments),
 }
 

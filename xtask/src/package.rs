@@ -37,7 +37,7 @@ const COMPLETIONS: [(&str, &str); 3] = [
 /// Builds the package, and says where it is.
 pub fn run(arguments: &Arguments) -> Result<()> {
     host::ensure_tools(&TOOLS)?;
-    let binary = if arguments.dev { host::dev_binary("smtpwatch")? } else { host::release_binary("smtpwatch")? };
+    let binary = if arguments.dev { host::dev_binary("smtpwatch")? } else { host::dist_binary("smtpwatch")? };
     let home = host::workspace().join("target/package");
     let stage = home.join(format!("smtpwatch-{}", arguments.version));
     if stage.exists() {
@@ -46,7 +46,7 @@ pub fn run(arguments: &Arguments) -> Result<()> {
     lay_out(&stage.join("root"), &binary)?;
     debian(&stage.join("debian"), &arguments.version)?;
     let mut build = Command::new("dpkg-buildpackage");
-    // Symbols of a stripped build have a package of their own: they are of no use without the sources of that build.
+    // Symbols of a stripped build have their own package: they are of no use without the sources of that build.
     build.env("DEB_BUILD_OPTIONS", "noautodbgsym");
     if arguments.dev {
         // Compressing takes longer than all else.

@@ -1,23 +1,86 @@
 //! `cargo xtask test`: every suite, a table, and one last line that says how it stands.
 
+use std::fs::{self, File};
 use std::io::{BufRead, BufReader};
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::Instant;
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, bail, ensure};
 
-use crate::{bench::check, build_ebpf, fuzz, host};
+use crate::{bench::check, build_ebpf, fuzz, host, package};
 
 /// `cargo xtask test`.
 #[derive(clap::Args)]
 pub struct Arguments {
-    /// Run these suites only
+    /// Run these suites only, one after the other
     #[arg(long, value_name = "SUITE", value_parser = SUITES.map(|suite| suite.name))]
     only: Vec<String>,
+    /// Fail when a test is skipped that xtask/skips.tsv does not name
+    #[arg(long)]
+    deny_skips: bool,
+    /// Write the results to this file
+    #[arg(long, value_name = "FILE", hide = true)]
+    results: Option<PathBuf>,
 }
 
 /// Runs the suites; an error when anything failed.
+///
+/// Those that mostly wait run beside those that mostly compute: the latter have the lowest priority, and what they print is
+/// shown when they have ended.
 pub fn run(arguments: &Arguments) -> Result<()> {
+    let chosen = |suite: &&Suite| arguments.only.is_empty() || arguments.only.iter().any(|name| name == suite.name);
+    let results = if arguments.only.is_empty() {
+        let tools = std::thread::spawn(tools);
+        let mut results = in_order(SUITES.iter().filter(|suite| suite.lane == Lane::First));
+        let root = tools.join().map_err(|_| anyhow::anyhow!("the installation of tools panicked"))??;
+        let beside = Beside::start()?;
+        results.extend(in_order(SUITES.iter().filter(|suite| suite.lane == Lane::Waits)));
+        results.extend(beside.end()?);
+        // The lab has waited for it, or says what it skips.
+        let _ = root.map(|mut root| root.wait());
+        results
+    } else {
+        if SUITES.iter().filter(chosen).any(|suite| suite.lane != Lane::Computes) {
+            install()?;
+        }
+        in_order(SUITES.iter().filter(chosen))
+    };
+    if let Some(path) = &arguments.results {
+        return write_results(path, &results);
+    }
+    let mut total = Tally::default();
+    println!("\n{:<10} {:>7} {:>7} {:>8} {:>8}", "suite", "passed", "failed", "skipped", "seconds");
+    for (name, tally, seconds) in &results {
+        println!("{name:<10} {:>7} {:>7} {:>8} {seconds:>8.1}", tally.passed, tally.failed, tally.skips.len());
+        total.add(tally.clone());
+    }
+    let denied = if arguments.deny_skips { denied(&results)? } else { Vec::new() };
+    denied.iter().for_each(|skip| println!("DENIED {skip}: {SKIPS} does not name it"));
+    let Tally { passed, failed, skips } = &total;
+    println!("{passed} passed, {} failed, {} skipped", failed + denied.len(), skips.len());
+    // The exit code alone: the line above is the last one.
+    std::process::exit(i32::from(*failed > 0 || !denied.is_empty()));
+}
+
+/// A suite, what its tests came to, and the seconds that it took.
+type Row = (String, Tally, f64);
+
+fn in_order<'a>(suites: impl Iterator<Item = &'a Suite>) -> Vec<Row> {
+    let run = |suite: &Suite| {
+        println!("\n== {}: {}", suite.name, suite.about);
+        let start = Instant::now();
+        let tally = suite.step.run().unwrap_or_else(|error| {
+            println!("FAILED {}: {error:#}", suite.name);
+            Tally { failed: 1, ..Tally::default() }
+        });
+        (suite.name.to_owned(), tally, start.elapsed().as_secs_f64())
+    };
+    suites.map(run).collect()
+}
+
+/// What the tests need of this machine; without the last ones a test is skipped.
+fn install() -> Result<()> {
     host::ensure_tools(&host::TESTS)?;
     // All of it before the lab, whose roots lie over this machine's own.
     for tools in [&host::ORACLE[..], &host::BROWSER, &host::CONTAINER] {
@@ -25,32 +88,94 @@ pub fn run(arguments: &Arguments) -> Result<()> {
             println!("{error:#}");
         }
     }
-    // Fetched and unpacked while the first suites are built; without it the lab says what it skips.
-    let root = (arguments.only.is_empty()).then(debian_root);
-    let chosen = |suite: &&Suite| arguments.only.is_empty() || arguments.only.iter().any(|name| name == suite.name);
-    let mut results = Vec::new();
-    for suite in SUITES.iter().filter(chosen) {
-        println!("\n== {}: {}", suite.name, suite.about);
-        let start = Instant::now();
-        let tally = suite.step.run().unwrap_or_else(|error| {
-            println!("FAILED {}: {error:#}", suite.name);
-            Tally { failed: 1, ..Tally::default() }
-        });
-        results.push((suite.name, tally, start.elapsed().as_secs_f64()));
+    Ok(())
+}
+
+/// The same, and what suites install that run beside others: two installations at one time disturb each other. Gives the maker of
+/// the lab's root, which is fetched and unpacked while other suites are built; without it the lab says what it skips.
+fn tools() -> Result<Option<Child>> {
+    install()?;
+    host::ensure_tools(&package::TOOLS)?;
+    host::ensure_tools(&check::TOOLS)?;
+    // Its suite fails without it, and says so.
+    if let Err(error) = build_ebpf::prepare() {
+        println!("{error:#}");
     }
-    if let Some(Ok(mut root)) = root {
-        // The lab has waited for it.
-        let _ = root.wait();
+    Ok(debian_root().ok())
+}
+
+/// The suites of [`Lane::Computes`], in a process of their own.
+struct Beside {
+    child: Child,
+    said: PathBuf,
+    results: PathBuf,
+}
+
+impl Beside {
+    fn start() -> Result<Self> {
+        let home = host::workspace().join("target/tmp");
+        fs::create_dir_all(&home)?;
+        let (said, results) = (home.join("beside.log"), home.join("beside.tsv"));
+        let _ = fs::remove_file(&results);
+        let out = File::create(&said)?;
+        let mut command = Command::new("nice");
+        command.args(["-n", "19"]).arg(std::env::current_exe()?).args(["test", "--results"]).arg(&results);
+        let names: Vec<_> =
+            SUITES.iter().filter(|suite| suite.lane == Lane::Computes).map(|suite| suite.name).collect();
+        names.iter().for_each(|name| _ = command.args(["--only", name]));
+        println!("\n== {}: beside what follows", names.join(", "));
+        let child = command.stdin(Stdio::null()).stderr(out.try_clone()?).stdout(out).spawn();
+        Ok(Self { child: child.context("cannot start the suites that run beside others")?, said, results })
     }
-    let mut total = Tally::default();
-    println!("\n{:<10} {:>7} {:>7} {:>8} {:>8}", "suite", "passed", "failed", "skipped", "seconds");
-    for (name, tally, seconds) in results {
-        println!("{name:<10} {:>7} {:>7} {:>8} {seconds:>8.1}", tally.passed, tally.failed, tally.skipped);
-        total.add(tally);
+
+    fn end(mut self) -> Result<Vec<Row>> {
+        let status = self.child.wait()?;
+        print!("{}", String::from_utf8_lossy(&fs::read(&self.said)?));
+        ensure!(status.success(), "the suites that run beside others ended with {status}");
+        read_results(&self.results)
     }
-    println!("{} passed, {} failed, {} skipped", total.passed, total.failed, total.skipped);
-    // The exit code alone: the line above is the last one.
-    std::process::exit(i32::from(total.failed > 0));
+}
+
+fn write_results(path: &Path, results: &[Row]) -> Result<()> {
+    let line = |(name, tally, seconds): &Row| {
+        format!("{name}\t{}\t{}\t{seconds}\t{}\n", tally.passed, tally.failed, tally.skips.join("\t"))
+    };
+    fs::write(path, results.iter().map(line).collect::<String>())
+        .with_context(|| format!("cannot write {}", path.display()))
+}
+
+fn read_results(path: &Path) -> Result<Vec<Row>> {
+    let row = |line: &str| {
+        let mut fields = line.split('\t');
+        let mut next = || fields.next().context("a field is missing");
+        let (name, passed, failed, seconds) = (next()?, next()?.parse()?, next()?.parse()?, next()?.parse()?);
+        let skips = fields.filter(|skip| !skip.is_empty()).map(str::to_owned).collect();
+        Ok((name.to_owned(), Tally { passed, failed, skips }, seconds))
+    };
+    let text = fs::read_to_string(path).with_context(|| format!("cannot read {}", path.display()))?;
+    text.lines().map(row).collect()
+}
+
+/// Which tests may be skipped, each with its suite and the reason.
+const SKIPS: &str = "xtask/skips.tsv";
+
+/// What was skipped and may not be.
+fn denied(results: &[Row]) -> Result<Vec<String>> {
+    let text = fs::read_to_string(host::workspace().join(SKIPS)).with_context(|| format!("cannot read {SKIPS}"))?;
+    let allowed = allowed(&text)?;
+    let skipped = results.iter().flat_map(|(suite, tally, _)| tally.skips.iter().map(move |skip| (suite, skip)));
+    let denied = skipped.filter(|(suite, skip)| !allowed.contains(&(suite.as_str(), skip.as_str())));
+    Ok(denied.map(|(suite, skip)| format!("{suite} {skip}")).collect())
+}
+
+/// Suite and test of each line; a line without a reason is an error.
+fn allowed(text: &str) -> Result<Vec<(&str, &str)>> {
+    let lines = text.lines().filter(|line| !line.starts_with('#') && !line.is_empty());
+    let entry = |line| match str::split(line, '\t').collect::<Vec<_>>()[..] {
+        [suite, test, reason] if !reason.trim().is_empty() => Ok((suite, test)),
+        _ => bail!("{SKIPS}: {line:?} is not suite, test and reason, each after a tab"),
+    };
+    lines.map(entry).collect()
 }
 
 /// Runs the acceptance alone: from a fresh Debian to the pager, each step with its time.
@@ -88,7 +213,19 @@ fn debian_root() -> std::io::Result<Child> {
 struct Suite {
     name: &'static str,
     about: &'static str,
+    lane: Lane,
     step: Step,
+}
+
+/// When a suite runs, where all of them do.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Lane {
+    /// Before all others.
+    First,
+    /// In the order of the list, beside those that compute.
+    Waits,
+    /// With directories of their own for what they build, and counts instead of times for what they measure: they can give way.
+    Computes,
 }
 
 enum Step {
@@ -99,18 +236,20 @@ enum Step {
     /// A task of ours that counts by itself.
     Counted(fn() -> Result<Tally>),
     /// A test harness, whose results are counted.
-    Harness { needs_root: bool, arguments: &'static [&'static str] },
+    Harness { needs_root: bool, threads: Option<&'static str>, arguments: &'static [&'static str] },
 }
 
 const SUITES: [Suite; 10] = [
     Suite {
         name: "format",
         about: "cargo fmt",
+        lane: Lane::First,
         step: Step::Check { component: "fmt", arguments: &["fmt", "--all", "--check"] },
     },
     Suite {
         name: "lints",
         about: "cargo clippy, every target, warnings are errors",
+        lane: Lane::First,
         step: Step::Check {
             component: "clippy",
             arguments: &["clippy", "--quiet", "--workspace", "--all-targets", "--", "-D", "warnings"],
@@ -119,46 +258,69 @@ const SUITES: [Suite; 10] = [
     Suite {
         name: "unit",
         about: "unit, property and replay tests, the digest of the kernel object",
+        lane: Lane::Waits,
         step: Step::Harness {
             needs_root: false,
+            threads: None,
             arguments: &["test", "--workspace", "--exclude", "smtpwatch-ebpf", "--exclude", "smtpwatch-tests"],
         },
     },
     Suite {
         name: "fuzz",
         about: "every fuzz target, a fixed number of runs over the kept corpus",
+        lane: Lane::Computes,
         step: Step::Call(fuzz::suite),
     },
     Suite {
         name: "object",
         about: "a kernel object built from the sources here",
+        lane: Lane::Computes,
         step: Step::Call(|| build_ebpf::run(&build_ebpf::Arguments { check: true })),
     },
     Suite {
         name: "figures",
         about: "instruction counts and stack beside the committed figures",
+        lane: Lane::Computes,
         step: Step::Counted(figures),
     },
     Suite {
         name: "kernel",
         about: "the kernel programs in this kernel",
-        step: Step::Harness { needs_root: true, arguments: &["test", "-p", "smtpwatch-tests", "--test", "kernel"] },
+        lane: Lane::Waits,
+        step: Step::Harness {
+            needs_root: true,
+            threads: None,
+            arguments: &["test", "-p", "smtpwatch-tests", "--test", "kernel"],
+        },
     },
     Suite {
         name: "rules",
         about: "the alert rules, by promtool",
-        step: Step::Harness { needs_root: true, arguments: &["test", "-p", "smtpwatch-tests", "--test", "rules"] },
+        lane: Lane::Waits,
+        step: Step::Harness {
+            needs_root: true,
+            threads: None,
+            arguments: &["test", "-p", "smtpwatch-tests", "--test", "rules"],
+        },
     },
     Suite {
         name: "policies",
         about: "TLS reports, written, mailed and posted, read by somebody else's parser",
-        step: Step::Harness { needs_root: false, arguments: &["test", "-p", "smtpwatch-tests", "--test", "policies"] },
+        lane: Lane::Waits,
+        step: Step::Harness {
+            needs_root: false,
+            threads: None,
+            arguments: &["test", "-p", "smtpwatch-tests", "--test", "policies"],
+        },
     },
     Suite {
         name: "lab",
         about: "real mail servers, a real attacker, the real daemon, a real Prometheus",
+        lane: Lane::Waits,
         step: Step::Harness {
             needs_root: true,
+            // They wait for mail servers and for time to pass.
+            threads: Some("4"),
             arguments: &["test", "-p", "smtpwatch-tests", "--lib", "--test", "lab"],
         },
     },
@@ -169,7 +331,7 @@ impl Step {
         match self {
             Self::Check { component, .. } if !has(component) => {
                 println!("SKIPPED: cargo {component} is not installed (rustup component add)");
-                Ok(Tally { skipped: 1, ..Tally::default() })
+                Ok(Tally::skipped(component))
             }
             Self::Check { arguments, .. } => {
                 cargo(arguments)?;
@@ -179,64 +341,99 @@ impl Step {
             Self::Counted(task) => task(),
             Self::Harness { needs_root: true, .. } if !is_root() => {
                 println!("SKIPPED: needs root");
-                Ok(Tally { skipped: 1, ..Tally::default() })
+                Ok(Tally::skipped("root"))
             }
-            Self::Harness { arguments, .. } => harness(arguments),
+            Self::Harness { arguments, threads, .. } => harness(arguments, *threads),
         }
     }
 }
 
 /// What the tests of a suite came to.
-#[derive(Clone, Copy, Default, PartialEq, Eq, Debug)]
+#[derive(Clone, Default, PartialEq, Eq, Debug)]
 struct Tally {
     passed: usize,
     failed: usize,
-    skipped: usize,
+    /// Names of tests.
+    skips: Vec<String>,
 }
 
 impl Tally {
-    const fn add(&mut self, other: Self) {
-        self.passed += other.passed;
-        self.failed += other.failed;
-        self.skipped += other.skipped;
+    fn skipped(name: &str) -> Self {
+        Self { skips: vec![name.to_owned()], ..Self::default() }
     }
 
-    /// Takes in one line of a test harness: its verdict, or a test that says that it was skipped.
-    fn line(&mut self, line: &str) {
-        if let Some(rest) = line.strip_prefix("test result: ") {
-            for part in rest.split(['.', ';']) {
-                let mut words = part.split_whitespace();
-                let (Some(Ok(count)), Some(what)) = (words.next().map(str::parse::<usize>), words.next()) else {
-                    continue;
-                };
-                match what {
-                    "passed" => self.passed += count,
-                    "failed" => self.failed += count,
-                    "ignored" => self.skipped += count,
-                    _ => {}
-                }
+    fn add(&mut self, other: Self) {
+        self.passed += other.passed;
+        self.failed += other.failed;
+        self.skips.extend(other.skips);
+    }
+
+    /// Takes in the verdict of a test harness. A test that skips itself passes for libtest.
+    fn verdict(&mut self, verdict: &str) {
+        for part in verdict.split(['.', ';']) {
+            let mut words = part.split_whitespace();
+            let (Some(Ok(count)), Some(what)) = (words.next().map(str::parse::<usize>), words.next()) else {
+                continue;
+            };
+            match what {
+                "passed" => self.passed += count,
+                "failed" => self.failed += count,
+                _ => {}
             }
-        } else if line.get(..7).is_some_and(|word| word.eq_ignore_ascii_case("skipped")) {
-            self.skipped += 1;
         }
     }
 }
 
-/// Runs `cargo test …` with its output shown and counted. A test that skips itself passes for libtest: it is moved.
-fn harness(arguments: &[&str]) -> Result<Tally> {
+/// Reads what a test harness prints, line by line.
+#[derive(Default)]
+struct Reader {
+    tally: Tally,
+    /// The test whose output is shown.
+    shown: Option<String>,
+    /// Tests that said that they were skipped, and passed for libtest.
+    itself: usize,
+}
+
+impl Reader {
+    fn line(&mut self, line: &str) {
+        if let Some(verdict) = line.strip_prefix("test result: ") {
+            self.tally.verdict(verdict);
+            self.shown = None;
+        } else if let Some(test) = line.strip_prefix("---- ").and_then(|rest| rest.strip_suffix(" stdout ----")) {
+            self.shown = Some(test.to_owned());
+        } else if let Some((test, result)) = line.strip_prefix("test ").and_then(|rest| rest.split_once(" ... "))
+            && result.starts_with("ignored")
+        {
+            self.tally.skips.push(test.to_owned());
+        } else if line.get(..7).is_some_and(|word| word.eq_ignore_ascii_case("skipped")) {
+            self.tally.skips.push(self.shown.clone().unwrap_or_else(|| line.to_owned()));
+            self.itself += 1;
+        }
+    }
+
+    fn end(mut self) -> Tally {
+        self.tally.passed = self.tally.passed.saturating_sub(self.itself);
+        self.tally
+    }
+}
+
+/// Runs `cargo test …` with its output shown and counted.
+fn harness(arguments: &[&str], threads: Option<&str>) -> Result<Tally> {
     let mut command = host::cargo(arguments);
     command.args(["--no-fail-fast", "--", "--show-output"]);
+    if let Some(threads) = threads {
+        command.args(["--test-threads", threads]);
+    }
     let mut child = command.stdout(Stdio::piped()).spawn().context("cannot start cargo")?;
     let stdout = child.stdout.take().context("standard output is piped")?;
-    let (mut tally, mut ignored) = (Tally::default(), Tally::default());
+    let mut reader = Reader::default();
     for line in BufReader::new(stdout).lines() {
         let line = line?;
         println!("{line}");
-        if line.starts_with("test result: ") { tally.line(&line) } else { ignored.line(&line) }
+        reader.line(&line);
     }
     let status = child.wait()?;
-    tally.passed = tally.passed.saturating_sub(ignored.skipped);
-    tally.skipped += ignored.skipped;
+    let mut tally = reader.end();
     if !status.success() && tally.failed == 0 {
         println!("FAILED: cargo {} ended with {status} before its verdict", arguments.join(" "));
         tally.failed = 1;
@@ -251,7 +448,9 @@ fn figures() -> Result<Tally> {
     let check::Comparison { held, worse, skipped } = check::compare()?;
     worse.iter().for_each(|line| println!("FAILED {line}"));
     skipped.iter().for_each(|reason| println!("SKIPPED {reason}"));
-    Ok(Tally { passed: held, failed: worse.len(), skipped: skipped.len() })
+    // Named without the cause, which has the kernel's words.
+    let skips = skipped.iter().map(|reason| reason.split(':').next().unwrap_or_default().to_owned()).collect();
+    Ok(Tally { passed: held, failed: worse.len(), skips })
 }
 
 fn has(component: &str) -> bool {
@@ -269,15 +468,43 @@ mod tests {
 
     #[test]
     fn verdicts_and_skips_are_counted() {
-        let mut tally = Tally::default();
+        let mut reader = Reader::default();
         for line in [
+            "test slow ... ignored, takes hours",
             "test result: ok. 4 passed; 0 failed; 1 ignored; 0 measured; 0 filtered out; finished in 0.00s",
-            "test result: FAILED. 1 passed; 2 failed; 0 ignored; 0 measured; 7 filtered out; finished in 1.00s",
-            "SKIPPED strip: needs root",
+            "test strip::on_the_way ... ok",
+            "---- strip::on_the_way stdout ----",
+            "SKIPPED on_the_way: needs root",
+            "test result: FAILED. 2 passed; 2 failed; 0 ignored; 0 measured; 7 filtered out; finished in 1.00s",
             "test a_skipped_test ... ok",
         ] {
-            tally.line(line);
+            reader.line(line);
         }
-        assert_eq!(tally, Tally { passed: 5, failed: 2, skipped: 2 });
+        let skips = vec!["slow".to_owned(), "strip::on_the_way".to_owned()];
+        assert_eq!(reader.end(), Tally { passed: 5, failed: 2, skips });
+    }
+
+    #[test]
+    fn a_skip_is_denied_unless_the_list_names_it_with_a_reason() {
+        let text = fs::read_to_string(host::workspace().join(SKIPS)).expect("the list");
+        let allowed = allowed(&text).expect("suite, test and reason");
+        let suites = SUITES.map(|suite| suite.name);
+        assert!(allowed.iter().all(|(suite, _)| suites.contains(suite)), "{allowed:?}");
+        let (suite, test) = allowed[0];
+        let row = |test: &str| vec![(suite.to_owned(), Tally::skipped(test), 1.0)];
+        assert_eq!(denied(&row(test)).expect("the list"), Vec::<String>::new());
+        assert_eq!(denied(&row("another")).expect("the list"), [format!("{suite} another")]);
+        assert!(super::allowed("kernel\tattach\t \n").is_err(), "no reason");
+    }
+
+    #[test]
+    fn results_of_another_process_are_the_same() {
+        let path = std::env::temp_dir().join(format!("smtpwatch-results-{}", std::process::id()));
+        let tally = Tally { passed: 3, failed: 1, skips: vec!["a::b".to_owned(), "c".to_owned()] };
+        let rows = vec![("fuzz".to_owned(), tally, 1.5), ("object".to_owned(), Tally::default(), 0.25)];
+        write_results(&path, &rows).expect("written");
+        let read = read_results(&path);
+        fs::remove_file(&path).expect("removed");
+        assert_eq!(read.expect("read"), rows);
     }
 }

@@ -13,8 +13,8 @@ use super::*;
 use crate::{
     Header, PortSet, Side, Slice,
     gate::order_kind,
-    record::{UID_UNKNOWN, mark},
-    walk::tcp_flag::{ACK, FIN, RST, SYN},
+    headers::tcp_flag::{ACK, FIN, RST, SYN},
+    record::{UID_UNKNOWN, flag},
 };
 
 const CLIENT_ISN: u32 = 0xffff_fff0; // wraps within the session
@@ -56,7 +56,7 @@ impl Flows for Table {
     }
 }
 
-/// A host with the gate on its interface, and a client and a server that number their octets: one of them is this host, unless the capture
+/// A host with the gate on its interface, and a client and a server that number their bytes: one of them is this host, unless the capture
 /// does not say.
 struct Wire {
     own: Option<Side>,
@@ -75,7 +75,7 @@ struct Wire {
     counts: HashMap<u32, u64>,
 }
 
-impl Host for Wire {
+impl Env for Wire {
     fn now(&self) -> u64 {
         self.now
     }
@@ -225,14 +225,14 @@ impl Wire {
         self.counts.get(&(counter as u32)).copied().unwrap_or(0)
     }
 
-    /// What userspace saw since the last call: sender, and payload or `-n` for octets that were not copied.
+    /// What userspace saw since the last call: sender, and payload or `-n` for bytes that were not copied.
     fn seen(&mut self) -> Vec<String> {
         core::mem::take(&mut self.records)
             .into_iter()
             .map(|(header, payload)| {
                 let from = if header.from() == Side::Client { 'C' } else { 'S' };
                 let text = String::from_utf8_lossy(&payload).trim_end().replace("\r\n", "|");
-                let end = if header.marked(mark::BODY_ENDED) { "end" } else { "" };
+                let end = if header.has_flags(flag::BODY_ENDED) { "end" } else { "" };
                 let separator = if payload.is_empty() { "" } else { end };
                 if payload.is_empty() && header.length > 0 && end.is_empty() {
                     format!("{from}:-{}", header.length)
@@ -529,7 +529,7 @@ fn a_spent_budget_is_told() {
         wire.seen();
         while wire.at(Side::Client, ACK, 9, &[b'x'; 1_400]) == Outcome::Forwarded {}
         let (last, payload) = wire.records.last().unwrap();
-        assert!(last.marked(mark::BUDGET) && payload.is_empty());
+        assert!(last.has_flags(flag::BUDGET) && payload.is_empty());
         let copied: usize = wire.records.iter().map(|(_, payload)| payload.len()).sum();
         let budget = usize::try_from(gate::FLOW_BUDGET).unwrap();
         assert!((budget * 9 / 10..=budget).contains(&copied), "{copied}");
@@ -554,7 +554,7 @@ fn a_flow_joined_midstream_is_marked_and_small() {
         let mut wire = Wire::new(own);
         // Of the side that leaves: what arrives alone makes no flow.
         while wire.at(own.unwrap_or(Side::Server), ACK, 9, &[b'x'; 500]) == Outcome::Forwarded {}
-        assert!(wire.records.iter().all(|(header, _)| header.marked(mark::MIDSTREAM)));
+        assert!(wire.records.iter().all(|(header, _)| header.has_flags(flag::MIDSTREAM)));
         let copied: usize = wire.records.iter().map(|(_, payload)| payload.len()).sum();
         assert!((3_000..=4_096).contains(&copied), "{copied}");
     }
@@ -570,7 +570,7 @@ fn data_in_a_syn_is_copied() {
         // What arrives before anything has left makes no flow, and is told without its payload.
         let early = if own == Some(Side::Server) { "C:-12" } else { "C:EHLO early" };
         assert_eq!(wire.seen(), [early, "S:220 early", "C:DATA"]);
-        assert_eq!(wire.state().asked, gate::Asked::Data, "the line after it is known to begin a line");
+        assert_eq!(wire.state().awaited, gate::Awaited::Data, "the line after it is known to begin a line");
     }
 }
 
@@ -843,11 +843,11 @@ fn what_arrives_makes_no_state() {
         for _ in 0..2 {
             assert_eq!(wire.at(peer, SYN, 5, b""), Outcome::Forwarded);
         }
-        assert!(wire.records.iter().all(|(header, _)| (header.flow, header.marks) == (0, 0)));
+        assert!(wire.records.iter().all(|(header, _)| (header.flow, header.flags) == (0, 0)));
         assert_eq!(wire.seen().len(), 2, "each SYN is told");
         assert_eq!(wire.at(peer, ACK, 5, b"AUTH PLAIN x\r\n"), Outcome::Forwarded);
         let (header, payload) = &wire.records[0];
-        assert_eq!((header.flow, header.marks, payload.len()), (0, mark::MIDSTREAM, 0));
+        assert_eq!((header.flow, header.flags, payload.len()), (0, flag::MIDSTREAM, 0));
         wire.seen();
         for payload in [&b"more\r\n"[..], b""] {
             assert_eq!(wire.at(peer, ACK, 5, payload), Outcome::Muted);
@@ -887,7 +887,7 @@ fn the_peers_budget_is_its_own() {
         let peer = own.peer();
         let mut wire = Wire::open(Some(own));
         while wire.at(peer, ACK, 9, &[b'x'; 1_400]) == Outcome::Forwarded {}
-        assert!(wire.records.last().unwrap().0.marked(mark::BUDGET));
+        assert!(wire.records.last().unwrap().0.has_flags(flag::BUDGET));
         wire.seen();
         assert_eq!(wire.state().phase, Phase::Clear);
         wire.segment(own, ACK, b"AUTH PLAIN x\r\n");
@@ -1004,7 +1004,7 @@ fn ev6_ev9_nothing_is_concluded_from_what_the_host_may_discard() {
             change(&mut packet);
             assert_eq!(wire.pass(&packet, Some(Direction::Ingress)), Outcome::Forwarded);
             let (header, payload) = &wire.records[0];
-            assert_eq!((header.marked(mark::UNUSUAL), &payload[..]), (unusual, text), "{what}");
+            assert_eq!((header.has_flags(flag::UNUSUAL), &payload[..]), (unusual, text), "{what}");
             let half = if own == Side::Client { wire.state().server } else { wire.state().client };
             let end = wire.next(own.peer()).wrapping_add(u32::try_from(text.len()).unwrap());
             assert_eq!(half.next != end, unusual, "{what}: its stream does not stand there");

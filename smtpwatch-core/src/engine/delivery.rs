@@ -29,7 +29,7 @@ pub struct Delivery {
     pub policy_strings: Vec<String>,
     /// Patterns of mail hosts of an MTA-STS policy.
     pub mx_hosts: Vec<String>,
-    /// What failed; `None`: TLS came about, as far as it can be observed.
+    /// What failed; `None`: TLS was established, as far as it can be observed.
     pub failure: Option<ResultType>,
     /// More about the failure, such as `tls-alert-40`.
     pub reason: Option<String>,
@@ -55,7 +55,7 @@ pub enum PolicyType {
     NoPolicyFound,
 }
 
-/// `result-type` of a report, as far as a watcher on the path can tell (RFC 8460 §4.3).
+/// `result-type` of a report, as far as a monitor on the path can tell (RFC 8460 §4.3).
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum ResultType {
@@ -65,7 +65,7 @@ pub enum ResultType {
     CertificateHostMismatch,
     /// The certificate has expired.
     CertificateExpired,
-    /// Nobody known has signed the certificate.
+    /// No one known has signed the certificate.
     CertificateNotTrusted,
     /// TLS failed in another way.
     ValidationFailure,
@@ -143,7 +143,7 @@ pub(super) fn of(
     }
     let proven = !deliveries.is_empty();
     for Recipient { domain, facts, standing } in &identity.domains {
-        // What goes by a smart host says nothing of the domain, and what may be anybody's mail is nobody's.
+        // What goes by a smart host says nothing of the domain, and what may be anyone's mail is no one's.
         let Some(facts) = facts.as_ref().filter(|_| standing.is_sure()) else { continue };
         let holds = now < facts.sts.until;
         let policy = facts.sts.valid().filter(|policy| holds && policy.mode != StsMode::None);

@@ -12,21 +12,22 @@ use crate::{
     Finding, FlowKey, Role, Segment, Side, TcpFlags, Timestamp,
     exhibit::{Copies, Exhibit, Known, Octets, Piece, PolicyUsed},
     finding::{FlowInfo, Kind, Observed, Outcome, PeerInfo, Provenance, SCHEMA_VERSION, Sender, Severity},
-    flow::{Connection, SynClaims, SynFingerprint},
+    flow::{Connection, SynClaims},
     judge::{
         Claim, Wire,
         certificate::{self, Comparison},
     },
     policy::{
+        failures::Failure,
         history::HistoryRecord,
-        profile::Profile,
+        profile::{self, Profile},
         published::demand::{Called, Identity},
     },
     segment::{Direction, SocketOwner},
     smtp::{Doubt, Session, Starttls, TlsPhase},
 };
 
-/// Keys after which a person is taken to type (THREATS FP-25), where most segments of the client are keys.
+/// Keys after which a person is taken to type (docs/threats.md FP-25), where most segments of the client are keys.
 const TYPED_SEGMENTS: u32 = 4;
 /// Most bytes of a segment that is one key: the line end is CR LF.
 const KEY_BYTES: u32 = 2;
@@ -54,7 +55,7 @@ pub(super) struct Flow {
     pub(super) counted: bool,
     /// The gate was told to mute it.
     pub(super) muted: bool,
-    /// TLS came about: what is delivered is kept no more.
+    /// TLS was established: what is delivered is kept no more.
     pub(super) settled: bool,
     /// The engine's time when its first segment came: in captures that are read in another order that goes on.
     pub(super) begun: Timestamp,
@@ -68,10 +69,15 @@ pub(super) struct Flow {
     pub(super) lingers: Option<Timestamp>,
     /// After a reset the verdict has waited for a policy; it does so once.
     pub(super) waited: bool,
+    /// The failed handshake that this flow was claimed to be the retry of. The verdict may wait, and the newest failure with the
+    /// peer be another one then.
+    pub(super) retried: Option<Box<Failure>>,
     /// Claims that are held back, as they stood last.
     held: Vec<Claim>,
     /// Claims that went out, with their severity then.
     raised: Vec<(Kind, usize, Severity)>,
+    /// Both ends' SYNs have been asked for multipath TCP.
+    compared: bool,
     syn_at: Option<Timestamp>,
     round_trip: Option<Duration>,
     peer_ttl: Option<(u8, u8)>,
@@ -79,7 +85,7 @@ pub(super) struct Flow {
     /// Segments of the client with payload, and how many of them are keys (see [`TYPED_SEGMENTS`]).
     spoken: u32,
     typed: u32,
-    /// When the newest of them came, and the sequence number behind it.
+    /// When the newest of them came, and the sequence number after it.
     spoke: Option<(Timestamp, u32)>,
     /// Who on this host sends, as far as the kernel told.
     sender: Option<SocketOwner>,
@@ -117,8 +123,10 @@ impl Flow {
             concluded: false,
             lingers: None,
             waited: false,
+            retried: None,
             held: Vec::new(),
             raised: Vec::new(),
+            compared: false,
             syn_at: None,
             round_trip: None,
             peer_ttl: None,
@@ -183,9 +191,14 @@ impl Flow {
                 }
             }
         }
-        let multipath = |side| self.connection.fingerprint(side).is_some_and(SynFingerprint::multipath);
-        if multipath(Side::Client) && multipath(Side::Server) {
-            self.session.seen.doubt.get_or_insert(Doubt::Multipath);
+        if !self.compared
+            && let (Some(client), Some(server)) =
+                (self.connection.fingerprint(Side::Client), self.connection.fingerprint(Side::Server))
+        {
+            self.compared = true;
+            if client.multipath() && server.multipath() {
+                self.session.seen.doubt.get_or_insert(Doubt::Multipath);
+            }
         }
         if segment.from == self.peer() && segment.length > 0 && segment.ttl != 0 {
             let (lowest, highest) = self.peer_ttl.unwrap_or((segment.ttl, segment.ttl));
@@ -249,7 +262,7 @@ impl Flow {
             keywords: Profile::keep(capabilities.keywords().map(str::to_owned)),
             ehlo_octets: seen.ehlo_octets,
             plaintext_mechanisms: Profile::keep(capabilities.plaintext_mechanisms().into_iter()),
-            offer: capabilities.offer_line().unwrap_or_default().chars().take(OFFER_LINE).collect(),
+            offer: profile::start(&capabilities.offer_line().unwrap_or_default(), OFFER_LINE).to_owned(),
             readable_greeting: seen.greeting_name.is_some(),
             client: match self.role {
                 Role::Client => String::new(),
@@ -309,7 +322,7 @@ impl Flow {
         self.held.push(claim);
     }
 
-    /// Claims that were held back and are not among those that are `due` anyway. What was claimed before a hole stands,
+    /// Claims that were held back and are not among those that are `due` anyway. What was claimed before a gap stands,
     /// though the rules cannot repeat it behind one; what they no longer claim in a session without one is withdrawn.
     pub(super) fn release(&mut self, due: &[Claim]) -> Vec<Claim> {
         let held = std::mem::take(&mut self.held);

@@ -25,6 +25,7 @@ use self::{
 use crate::{
     FlowKey, Role, Segment, Side, TcpFlags, Timestamp,
     exhibit::{Known, PolicyUsed},
+    finding::Kind,
     flow::{CloseCause, FlowEvent, SynClaims},
     judge::{self, Case},
     limits,
@@ -44,9 +45,9 @@ use crate::{
 pub struct Settings {
     /// When history is strong enough to accuse.
     pub strength: Strength,
-    /// Flows tracked at once; the least recently active one makes room. See [`limits::FLOWS`].
+    /// Flows tracked at once; the least recently active one is evicted. See [`limits::FLOWS`].
     pub flows: usize,
-    /// Somebody answers [`Output::Wanted`].
+    /// Someone answers [`Output::Wanted`].
     pub lookups: bool,
     /// Load balancers and filters whose PROXY header is believed. From any other address the header is a claim, and the client is
     /// the address that it connects from.
@@ -85,6 +86,8 @@ pub struct Engine {
     /// Where the newest flow was seen.
     interface: Arc<str>,
     now: Timestamp,
+    /// Before this time no flow has been silent, or without a handshake, for too long.
+    silent_at: Timestamp,
 }
 
 /// A connection that has ended and whose verdict waits.
@@ -102,16 +105,16 @@ struct Parked {
 const AGE_STEP: Duration = Duration::from_secs(10);
 /// Stale entries that the lists of times may hold beside those of live flows.
 const LIST_SLACK: usize = 4096;
-/// A host that obeyed a reset sends nothing more; one that saw a decoy mostly goes on within this time (THREATS EV-22). Then
+/// A host that obeyed a reset sends nothing more; one that saw a decoy mostly goes on within this time (docs/threats.md EV-22). Then
 /// the session is judged and counted.
 const LINGER: Duration = Duration::from_secs(2);
 /// For so long its flow is kept, should the host go on after all.
 const KEPT: Duration = Duration::from_secs(128);
 
-/// The port on which users hand in their mail (RFC 6409): its server is no mail host of the recipient.
+/// The port on which users submit their mail (RFC 6409): its server is no mail host of the recipient.
 const SUBMISSION: u16 = 587;
 
-/// A handshake in which nobody says anything for so long stands still.
+/// A handshake in which no one says anything for this long stands still.
 const STALLED: Duration = Duration::from_secs(10);
 
 /// Which claims go out.
@@ -147,6 +150,7 @@ impl Engine {
             outputs: VecDeque::new(),
             interface: Arc::default(),
             now: Timestamp::default(),
+            silent_at: Timestamp::default(),
         }
     }
 
@@ -161,8 +165,7 @@ impl Engine {
     pub fn handle(&mut self, segment: &Segment<'_>) {
         self.now = self.now.max(segment.at);
         self.close_silent();
-        let key = segment.flow;
-        let mut found = self.flows.find(&key);
+        let mut found = self.flows.find(&segment.flow);
         let mut claims = SynClaims::default();
         if let Some(place) = found {
             let flow = &mut self.flows[place];
@@ -204,7 +207,7 @@ impl Engine {
         {
             flow.session.body_ended(offset);
         }
-        if !self.grant(place) {
+        if flow.open && !flow.counted && !self.grant(place) {
             self.outputs.push_back(Output::Evicted(EvictReason::PeerQuota));
             self.end(place, segment.at);
             return;
@@ -230,7 +233,7 @@ impl Engine {
                 flow.lingers = Some(due);
                 // The retry may come before the reset is believed.
                 Self::note_failure(&mut self.failures, &self.history, flow, segment.at);
-                self.resets.push_back((due, key));
+                self.resets.push_back((due, segment.flow));
                 self.compact();
             }
             Some(CloseCause::Reset) => {}
@@ -243,7 +246,7 @@ impl Engine {
     }
 
     /// Lets real time pass: silent flows are closed, and claims that were held back for [`limits::VERDICT_DEADLINE`] go
-    /// out, because somebody is waiting for them. A capture has no such reader: its time passes with its segments, and
+    /// out, because someone is waiting for them. A capture has no such reader: its time passes with its segments, and
     /// each claim waits for its outcome. Drain [`Self::poll`] after it.
     pub fn tick(&mut self, now: Timestamp) {
         self.now = self.now.max(now);
@@ -311,7 +314,7 @@ impl Engine {
         for host in mail_hosts {
             self.want(Wanted::Host(host));
         }
-        // Only those that wait for this very answer are looked at: there may be many, and packets wait meanwhile.
+        // Only those that wait for this very answer are examined: there may be many, and packets wait meanwhile.
         let Some(subject) = subject.map(|subject| self.hash(&subject)) else { return };
         let (concerned, others) =
             std::mem::take(&mut self.parked).into_iter().partition(|parked| parked.subjects.contains(&subject));
@@ -340,7 +343,7 @@ impl Engine {
         }
     }
 
-    /// Published policies may speak for this flow: of this host as a client, and not where users hand in their mail.
+    /// Published policies may speak for this flow: of this host as a client, and not where users submit their mail.
     fn is_published_for(&self, flow: &Flow) -> bool {
         flow.role == Role::Client && flow.key.server.port() != SUBMISSION && !self.published.is_silent()
     }
@@ -371,7 +374,7 @@ impl Engine {
         self.hasher.hash_one(subject)
     }
 
-    /// What the verdict on a flow that has ended must wait for: it may be mail in clear against a policy, or a wrong certificate.
+    /// What the verdict on a flow that has ended must wait for: it may be mail in cleartext against a policy, or a wrong certificate.
     fn waits(&self, place: Place) -> Vec<u64> {
         let flow = &self.flows[place];
         let seen = &flow.session.seen;
@@ -418,6 +421,12 @@ impl Engine {
         while let Some(parked) = self.parked.pop_front_if(|parked| parked.due <= self.now) {
             self.unpark(&parked);
         }
+        if self.now >= self.silent_at {
+            self.close_idle();
+        }
+    }
+
+    fn close_idle(&mut self) {
         while let Some(place) = self.flows.oldest_unopened()
             && self.now.since(self.flows[place].begun) >= limits::FLOW_HANDSHAKE
         {
@@ -430,6 +439,11 @@ impl Engine {
             self.outputs.push_back(Output::Evicted(EvictReason::Idle));
             self.end(place, self.now);
         }
+        // Flows that come later are younger, and an active flow only gets younger.
+        let since =
+            |place: Option<Place>, at: fn(&Flow) -> Timestamp| place.map_or(self.now, |place| at(&self.flows[place]));
+        let unopened = since(self.flows.oldest_unopened(), |flow| flow.begun) + limits::FLOW_HANDSHAKE;
+        self.silent_at = unopened.min(since(self.flows.oldest(), |flow| flow.aged) + limits::FLOW_IDLE);
     }
 
     /// Entries of flows that are gone are left in the lists until their time; a flood must not pile them up.
@@ -453,25 +467,20 @@ impl Engine {
         self.interface.clone()
     }
 
-    /// Counts a connection that has opened among those of its peer; false where it is one too many.
+    /// Counts a connection that has opened, and is not counted yet, among those of its peer; false where it is one too many.
     fn grant(&mut self, place: Place) -> bool {
         let role = self.flows[place].role;
-        if self.flows[place].open
-            && !self.flows[place].counted
-            && self.quota.is_full(role)
+        if self.quota.is_full(role)
             && let Some(oldest) = self.flows.oldest_of(role).filter(|oldest| *oldest != place)
         {
             self.outputs.push_back(Output::Evicted(EvictReason::Capacity));
             self.end(oldest, self.now);
         }
         let flow = &mut self.flows[place];
-        if flow.open && !flow.counted {
-            flow.counted = self.quota.take(flow.role, peer(flow.role, flow.key));
-            let counted = flow.counted;
-            self.flows.opened(place);
-            return counted;
-        }
-        true
+        flow.counted = self.quota.take(role, peer(role, flow.key));
+        let counted = flow.counted;
+        self.flows.opened(place);
+        counted
     }
 
     fn find(&self, key: &FlowKey, is: impl FnOnce(&Flow) -> bool) -> Option<Place> {
@@ -487,7 +496,7 @@ impl Engine {
                 }
                 continue;
             }
-            // A flood of SYNs pushes out no session (THREATS EV-24).
+            // A flood of SYNs pushes out no session (docs/threats.md EV-24).
             let Some(place) = self.flows.oldest_unopened().or_else(|| self.flows.oldest()) else { return };
             self.outputs.push_back(Output::Evicted(EvictReason::Capacity));
             self.end(place, self.now);
@@ -551,7 +560,7 @@ impl Engine {
             if !self.is_published_for(&self.flows[place])
                 && let Some(tls) = &mut self.flows[place].session.seen.tls
             {
-                // Nobody will compare them, and the session may last.
+                // No one will compare them, and the session may last.
                 tls.certificates = Vec::new();
             }
         }
@@ -642,7 +651,7 @@ impl Engine {
 
     fn judge(&mut self, place: Place, at: Timestamp, urgency: Urgency) {
         let flow = &self.flows[place];
-        // Without our own side there was no session: frames that arrive accuse nobody.
+        // Without our own side there was no session: frames that arrive accuse no one.
         if !flow.is_witnessed() {
             return;
         }
@@ -651,7 +660,8 @@ impl Engine {
         let subject = Subject { flow: key, role: flow.role, names: &names };
         let stalled = self.stalled(&subject, at);
         let mut expectation = Expectation::of(&subject, &self.rules, &self.history, self.settings.strength);
-        expectation.failure = self.failures.before(&subject, at).or(stalled.as_ref());
+        expectation.failure =
+            flow.retried.as_deref().or_else(|| self.failures.before(&subject, at)).or(stalled.as_ref());
         let is_published = self.is_published_for(flow);
         let called = flow.called(&names);
         let demands = if is_published { self.published.demands(called, self.now) } else { Vec::new() };
@@ -677,6 +687,8 @@ impl Engine {
             proxied: self.is_proxied(flow),
             at_stake: flow.at_stake(),
         });
+        let is_retry = claims.iter().any(|claim| claim.kind == Kind::DowngradeRetry);
+        let retried = expectation.failure.filter(|_| is_retry && flow.retried.is_none()).copied();
         let context = if claims.is_empty() && !flow.holds_claims() {
             Context { history: None, policies: Vec::new() }
         } else {
@@ -689,6 +701,9 @@ impl Engine {
             self.failures.begin(&subject);
         }
         let flow = &mut self.flows[place];
+        if let Some(failure) = retried {
+            flow.retried = Some(Box::new(failure));
+        }
         let mut due = Vec::new();
         if pending && urgency == Urgency::Progress && flow.at_stake() && !flow.held_back {
             // What is not claimed yet may be, once the answer has come.
@@ -730,7 +745,7 @@ impl Engine {
         })
     }
 
-    /// Remembers a handshake that failed. A client that leaves after the go-ahead without a single TLS octet is a probe.
+    /// Remembers a handshake that failed. A client that leaves after the go-ahead without a single TLS byte is a probe.
     fn note_failure(failures: &mut Failures, history: &History, flow: &Flow, at: Timestamp) {
         let (seen, key) = (&flow.session.seen, flow.key);
         if let Some(end) = seen.handshake_end()
@@ -738,12 +753,14 @@ impl Engine {
         {
             let names = names(history, flow);
             let subject = Subject { flow: key, role: flow.role, names: &names };
+            // The verdict may come later than the retry; the connection ended before both.
+            let at = flow.connection.last_activity().min(at);
             failures.note(&subject, Failure { at, flow: key, end });
         }
     }
 
     /// Notes what a session says about its peer, where something was at stake: probes that say EHLO and QUIT are not noted
-    /// (THREATS FP-17), nor is what cannot be told.
+    /// (docs/threats.md FP-17), nor is what cannot be told.
     fn remember(&mut self, place: Place, at: Timestamp) {
         let flow = &self.flows[place];
         let key = flow.key;
@@ -802,7 +819,7 @@ impl Engine {
     }
 
     /// The client speaks for another one, whose address is not seen: this host granted it, or the client is a proxy that the
-    /// configuration trusts (THREATS FP-13).
+    /// configuration trusts (docs/threats.md FP-13).
     fn is_proxied(&self, flow: &Flow) -> bool {
         let seen = &flow.session.seen;
         let address = flow.key.client.ip();

@@ -67,11 +67,11 @@ pub enum GateAction {
 pub enum LossCause {
     /// The capture began in the middle of the stream.
     CaptureStart,
-    /// Octets were not captured.
+    /// Bytes were not captured.
     Missing,
     /// More would have had to be held than the reassembly may hold.
     Window,
-    /// The gate has sent of this flow what it may: a dialogue in clear without end.
+    /// The gate has sent of this flow what it may: a dialogue in cleartext without end.
     Budget,
     /// Commands and replies cannot be told which belongs to which.
     OutOfStep,
@@ -136,11 +136,11 @@ impl EvictReason {
 pub enum SessionResult {
     /// TLS began, and nothing shows that it failed.
     Tls,
-    /// Mail or credentials went in clear.
+    /// Mail or credentials went in cleartext.
     Plaintext,
     /// Nothing was handed over: refused, or the client left.
     Rejected,
-    /// A hole, one side only, or joined midstream: nothing can be said.
+    /// A gap, one side only, or joined midstream: nothing can be said.
     Unknown,
 }
 
@@ -170,17 +170,17 @@ pub struct SessionSummary {
     pub role: Role,
     /// How it came out.
     pub result: SessionResult,
-    /// The offer in the last EHLO reply in clear; [`StarttlsState::Unknown`] where none was seen.
+    /// The offer in the last EHLO reply in cleartext; [`StarttlsState::Unknown`] where none was seen.
     pub starttls: StarttlsState,
     /// STARTTLS was sent.
     pub starttls_sent: bool,
-    /// Messages accepted in clear.
+    /// Messages accepted in cleartext.
     pub messages: u32,
-    /// SASL exchanges begun in clear, with the code of their last reply (0: none seen), in order.
+    /// SASL exchanges begun in cleartext, with the code of their last reply (0: none seen), in order.
     pub auth: Vec<(String, u16)>,
-    /// SMTP was spoken in clear: at least one command or reply was understood.
+    /// SMTP was spoken in cleartext: at least one command or reply was understood.
     pub smtp: bool,
-    /// Holes that hurt.
+    /// Gaps that hurt.
     pub gaps: u32,
     /// Whose policy the server's certificate was compared with, and how that came out.
     #[serde(skip)]

@@ -41,19 +41,18 @@ impl Places {
         piece * PIECE + place
     }
 
-    pub(super) fn remove(&mut self, place: Place) -> Flow {
+    pub(super) fn remove(&mut self, place: Place) {
         let piece = place / PIECE;
         let slab = &mut self.pieces[piece];
         if slab.len() == PIECE {
             self.roomy.push(piece);
         }
-        let flow = slab.remove(place % PIECE);
+        drop(slab.remove(place % PIECE));
         // One is kept for the next flow.
         if slab.is_empty() && self.roomy.len() > 1 {
             *slab = Slab::new();
         }
         self.flows -= 1;
-        flow
     }
 
     pub(super) const fn len(&self) -> usize {

@@ -8,6 +8,9 @@ use crate::{
     limits::EXHIBIT_PACKETS,
 };
 
+/// Rows that there is room for from the second one on: until the reply to EHLO there are as many.
+const DIALOGUE: usize = 8;
+
 /// Rows of one flow. Every open flow has some, so they are kept small.
 #[derive(Debug, Default)]
 pub(super) struct Rows {
@@ -58,8 +61,10 @@ impl Rows {
         };
         if self.first.len() < EXHIBIT_PACKETS / 2 {
             if self.first.capacity() == 0 {
-                // Of a SYN that nobody answers there is one.
+                // Of a SYN that no one answers there is one.
                 self.first.reserve_exact(1);
+            } else if self.first.len() == self.first.capacity() && self.first.len() < DIALOGUE {
+                self.first.reserve_exact(DIALOGUE - self.first.len());
             }
             self.first.push(row);
             self.options.extend_from_slice(segment.options.get(..row.options.into()).unwrap_or_default());
@@ -73,7 +78,7 @@ impl Rows {
         rest.newest.push_back(row.packet(segment.options));
     }
 
-    /// All rows in order, and how many between the halves found no room.
+    /// All rows in order, and how many between the halves did not fit.
     pub(super) fn packets(&self) -> (Vec<Packet>, u64) {
         let mut options = &self.options[..];
         let mut packets = Vec::with_capacity(self.first.len());

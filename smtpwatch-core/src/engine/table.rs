@@ -1,5 +1,5 @@
 //! The flows, each by its name and by its place: a segment asks once for the place, and everything that follows from it goes
-//! there. And two orders of them, so that who makes room is known without a search.
+//! there. And two orders of them, so that who is evicted is known without a search.
 
 use std::ops::{Index, IndexMut};
 
@@ -7,14 +7,18 @@ use super::{
     flow::Flow,
     places::{Place, Places},
 };
-use crate::{FlowKey, Role, hash::HashMap, order::Order};
+use crate::{
+    FlowKey, Role,
+    hash::HashMap,
+    order::{Order, Orders},
+};
 
 #[derive(Default)]
 pub(super) struct Table {
     places: HashMap<FlowKey, Place>,
     flows: Places,
     /// By their last activity, for each end that this host is, in the order of [`Role`].
-    ages: [Order; 2],
+    ages: Orders<2>,
     /// By their first segment, for as long as their handshake is not finished.
     unopened: Order,
 }
@@ -33,24 +37,21 @@ impl Table {
         let key = flow.key;
         let place = self.flows.insert(flow);
         self.places.insert(key, place);
-        self.ages[self.flows[place].role as usize].renew(place);
+        self.renew(place);
         self.unopened.renew(place);
         place
     }
 
-    pub(super) fn remove(&mut self, place: Place) -> Flow {
-        self.ages[self.flows[place].role as usize].take_out(place);
-        self.unopened.take_out(place);
-        let flow = self.flows.remove(place);
-        self.places.remove(&flow.key);
-        flow
+    pub(super) fn remove(&mut self, place: Place) {
+        self.retire(place);
+        self.remove_retired(place);
     }
 
     /// The connection has ended and its verdict waits: another one may have its name. [`Self::remove_retired`] must follow.
     pub(super) fn retire(&mut self, place: Place) {
-        self.ages[self.flows[place].role as usize].take_out(place);
+        let Flow { key, role, .. } = self.flows[place];
+        self.ages.take_out(role as usize, place);
         self.unopened.take_out(place);
-        let key = self.flows[place].key;
         self.places.remove(&key);
     }
 
@@ -60,7 +61,9 @@ impl Table {
 
     /// The flow was active.
     pub(super) fn renew(&mut self, place: Place) {
-        self.ages[self.flows[place].role as usize].renew(place);
+        let role = self.flows[place].role as usize;
+        self.ages.take_out(role, place);
+        self.ages.put_first(role, place);
     }
 
     /// Its handshake is finished.
@@ -76,7 +79,7 @@ impl Table {
 
     /// The flow of a role that was silent for longest.
     pub(super) fn oldest_of(&self, role: Role) -> Option<Place> {
-        self.ages[role as usize].oldest()
+        self.ages.oldest(role as usize)
     }
 
     /// The flow that has waited longest for its handshake.

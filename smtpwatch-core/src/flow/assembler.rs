@@ -1,4 +1,4 @@
-//! The octets of one direction: held pieces by offset, and the last delivered octets for comparison.
+//! The bytes of one direction: held pieces by offset, and the last delivered bytes for comparison.
 
 use std::{collections::VecDeque, mem, ops::Range};
 
@@ -11,19 +11,19 @@ use crate::{
 
 /// Longest piece. Large segments are stored as several, so that a partly delivered piece pins little.
 const PIECE: usize = 4096;
-/// Room for delivered octets that is made at once: most dialogues need no more.
+/// Room for delivered bytes that is made at once: most dialogues need no more.
 const RETAINED_AT_LEAST: usize = 128;
-/// Held octets that are never exceeded, even by a caller that does not drain: the bound and one full-size segment.
+/// Held bytes that are never exceeded, even by a caller that does not drain: the bound and one full-size segment.
 const HARD_BYTES: usize = 2 * REASSEMBLY_BYTES;
-/// The same for pieces: one segment can fill the holes between all pieces.
+/// The same for pieces: one segment can fill the gaps between all pieces.
 const HARD_CHUNKS: usize = 2 * REASSEMBLY_CHUNKS + 1;
 
-/// What is known of a piece beside its octets.
+/// What is known of a piece beside its bytes.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) struct Stamp {
-    /// When the first octets of the piece were seen.
+    /// When the first bytes of the piece were seen.
     pub at: Timestamp,
-    /// Octets of the peer's stream that the sender had acknowledged.
+    /// Bytes of the peer's stream that the sender had acknowledged.
     pub knew: u64,
     /// Whether the receiver takes it in.
     pub standing: Standing,
@@ -33,9 +33,9 @@ pub(super) struct Stamp {
 pub(super) struct Difference {
     /// Stream offset of both copies.
     pub offset: u64,
-    /// Octets held or delivered, at most [`CONFLICT_BYTES`].
+    /// Bytes held or delivered, at most [`CONFLICT_BYTES`].
     pub first: SecretBuffer,
-    /// Octets of the later copy, as many.
+    /// Bytes of the later copy, as many.
     pub other: SecretBuffer,
     /// One of them was damaged on its way: that they differ says nothing.
     pub damaged: bool,
@@ -43,7 +43,7 @@ pub(super) struct Difference {
     pub both_sound: bool,
 }
 
-/// One piece: `bytes[taken..]` is held, the octets before are delivered.
+/// One piece: `bytes[taken..]` is held, the bytes before are delivered.
 struct Chunk {
     offset: u64,
     taken: usize,
@@ -65,7 +65,7 @@ impl Chunk {
     }
 }
 
-/// Invariant: chunks are sorted, do not overlap, hold at least one octet (the front one may be used up until the next
+/// Invariant: chunks are sorted, do not overlap, hold at least one byte (the front one may be used up until the next
 /// call), and none starts before `front`.
 #[derive(Default)]
 pub(super) struct Assembler {
@@ -75,7 +75,7 @@ pub(super) struct Assembler {
     retained: SecretQueue,
     forgetful: bool,
     cut: Option<(u64, u64)>,
-    /// Held octets that the receiver has shown not to have taken in.
+    /// Held bytes that the receiver has shown not to have taken in.
     refused: Range<u64>,
 }
 
@@ -91,7 +91,7 @@ impl Assembler {
         self.front
     }
 
-    /// No octet is held.
+    /// No byte is held.
     pub const fn holds_none(&self) -> bool {
         self.held == 0
     }
@@ -111,7 +111,7 @@ impl Assembler {
         self.live().next().map(|chunk| chunk.stamp)
     }
 
-    /// End of the octets held without a hole from the front on.
+    /// End of the bytes held without a gap from the front on.
     pub fn contiguous_end(&self) -> u64 {
         self.live().fold(self.front, |end, chunk| if chunk.start() == end { chunk.end() } else { end })
     }
@@ -121,26 +121,26 @@ impl Assembler {
         self.held > REASSEMBLY_BYTES || self.chunks.len() > REASSEMBLY_CHUNKS
     }
 
-    /// Whether octets of this range were given up for want of room.
+    /// Whether bytes of this range were given up because the table is full.
     pub fn was_cut(&self, start: u64, end: u64) -> bool {
         self.cut.is_some_and(|(cut_start, cut_end)| start < cut_end && cut_start < end)
     }
 
-    /// Octets allocated.
+    /// Bytes allocated.
     pub fn memory(&self) -> usize {
         self.chunks.iter().map(|chunk| chunk.bytes.capacity()).sum::<usize>()
             + self.chunks.capacity() * size_of::<Chunk>()
             + self.retained.capacity()
     }
 
-    /// Gives the delivered octets up and keeps none any more.
+    /// Gives the delivered bytes up and keeps none any more.
     pub fn forget(&mut self) {
         self.forgetful = true;
         self.retained = SecretQueue::default();
         self.chunks.shrink_to_fit();
     }
 
-    /// Gives all octets up, delivered or not.
+    /// Gives all bytes up, delivered or not.
     pub fn give_up(&mut self) {
         self.retained = SecretQueue::default();
         for chunk in mem::take(&mut self.chunks).iter().filter(|chunk| !chunk.held().is_empty()) {
@@ -149,7 +149,7 @@ impl Assembler {
         self.held = 0;
     }
 
-    /// Takes octets in. Where octets of the range are held or retained the first copy stays, unless the receiver has shown
+    /// Takes bytes in. Where bytes of the range are held or retained the first copy stays, unless the receiver has shown
     /// that it did not take it in, or cannot have done; the first difference is told, with its surroundings.
     ///
     /// `later`: of two sound copies that are held the later one stays. A receiver whose acknowledgments are all seen had not taken the first
@@ -201,7 +201,7 @@ impl Assembler {
         (difference.first != difference.other).then_some(difference)
     }
 
-    /// The receiver acknowledged up to `offset`, although octets behind it had been sent: it did not take those in.
+    /// The receiver acknowledged up to `offset`, although bytes after it had been sent: it did not take those in.
     pub fn acknowledged(&mut self, offset: u64) {
         let end = self.contiguous_end();
         if (self.front..end).contains(&offset) {
@@ -211,7 +211,7 @@ impl Assembler {
         }
     }
 
-    /// Octets that the receiver did not take in, or discards, give way to a later copy (THREATS EV-2, EV-9): that is the one
+    /// Bytes that the receiver did not take in, or discards, give way to a later copy (docs/threats.md EV-2, EV-9): that is the one
     /// it can still accept.
     fn replace(&mut self, offset: u64, bytes: &[u8], standing: Standing, later: bool) {
         let (refused, end) = (self.refused.clone(), offset + bytes.len() as u64);
@@ -228,7 +228,7 @@ impl Assembler {
         }
     }
 
-    /// Lends octets from the front up to `limit`, and counts them as delivered. `None` when none are held there.
+    /// Lends bytes from the front up to `limit`, and counts them as delivered. `None` when none are held there.
     pub fn take(&mut self, limit: u64) -> Option<(u64, Stamp, &[u8])> {
         self.sweep();
         let chunk = self.chunks.front_mut().filter(|chunk| chunk.start() == self.front && limit > self.front)?;
@@ -251,7 +251,7 @@ impl Assembler {
         Some((offset, chunk.stamp, bytes))
     }
 
-    /// Moves the front over a hole. What is retained from before the hole is given up.
+    /// Moves the front over a gap. What is retained from before the gap is given up.
     pub fn skip_to(&mut self, offset: u64) {
         debug_assert!(self.first().is_none_or(|first| first >= offset), "a gap never covers held octets");
         self.front = self.front.max(offset);
@@ -274,7 +274,7 @@ impl Assembler {
         }
     }
 
-    /// Gives the piece that is farthest ahead up, for want of room.
+    /// Gives the piece that is farthest ahead up, because the table is full.
     pub fn drop_last(&mut self) {
         if let Some(chunk) = self.chunks.pop_back() {
             self.held -= chunk.held().len();
@@ -283,7 +283,14 @@ impl Assembler {
     }
 
     /// Frees the piece that the last [`Self::take`] used up, and the list once it is empty: an idle flow has room for one.
+    #[inline]
     pub fn sweep(&mut self) {
+        if !self.chunks.is_empty() || self.chunks.capacity() > 1 {
+            self.sweep_used();
+        }
+    }
+
+    fn sweep_used(&mut self) {
         if self.chunks.front().is_some_and(|chunk| chunk.held().is_empty()) {
             self.chunks.pop_front();
         }
@@ -292,7 +299,7 @@ impl Assembler {
         }
     }
 
-    /// Stores a piece that fills a hole before `index`; gives the index of the piece after it.
+    /// Stores a piece that fills a gap before `index`; gives the index of the piece after it.
     fn store(&mut self, index: usize, offset: u64, bytes: &[u8], stamp: Stamp) -> usize {
         if self.held + bytes.len() > HARD_BYTES || self.chunks.len() >= HARD_CHUNKS {
             self.note_cut(offset, offset + bytes.len() as u64);
@@ -321,7 +328,7 @@ impl Assembler {
         self.cut = Some((cut_start.min(start), cut_end.max(end)));
     }
 
-    /// Both copies around the first differing octet.
+    /// Both copies around the first differing byte.
     fn surroundings(&self, differing: u64, offset: u64, bytes: &[u8]) -> Difference {
         let retained_from = self.front - self.retained.len() as u64;
         let start = differing.saturating_sub(CONFLICT_BYTES as u64 / 2).max(offset).max(retained_from);

@@ -1,4 +1,4 @@
-//! One TCP connection: both streams, and the order in which their octets are handed on.
+//! One TCP connection: both streams, and the order in which their bytes are handed on.
 
 use std::fmt;
 
@@ -24,7 +24,7 @@ use super::{
 /// are taken for what they claim to be.
 ///
 /// Every segment goes in by [`push`](Self::push), then [`poll`](Self::poll) is drained. Events come in the order in
-/// which the two ends can have known of each other's octets: a command, the reply that acknowledges it, the next
+/// which the two ends can have known of each other's bytes: a command, the reply that acknowledges it, the next
 /// command.
 pub struct Connection {
     client: Stream,
@@ -60,33 +60,33 @@ pub struct Connection {
 /// What a connection has to say.
 #[derive(Clone, Copy)]
 pub enum FlowEvent<'a> {
-    /// Octets in stream order.
+    /// Bytes in stream order.
     Data {
         /// Who sent them.
         from: Side,
         /// When the segment with the first copy was seen.
         at: Timestamp,
-        /// Offset of the first octet in the stream.
+        /// Offset of the first byte in the stream.
         offset: u64,
-        /// The octets. May hold credentials.
+        /// The bytes. May hold credentials.
         bytes: &'a [u8],
         /// The peer acknowledged them. Otherwise they were handed on because the flow ended or no more could be held.
         acked: bool,
-        /// Octets of the peer's stream that the sender had acknowledged when it sent these.
+        /// Bytes of the peer's stream that the sender had acknowledged when it sent these.
         knew: u64,
     },
-    /// Octets that were not captured.
+    /// Bytes that were not captured.
     Gap {
         /// Who sent them.
         from: Side,
         /// When that became certain.
         at: Timestamp,
-        /// Octets missing; zero where a capture starts in the middle and nobody can say.
+        /// Bytes missing; zero where a capture starts in the middle and no one can say.
         length: u64,
         /// Why.
         cause: GapCause,
     },
-    /// The end of a stream: FIN, with all octets before it handed on. Data may follow only where the FIN was a decoy.
+    /// The end of a stream: FIN, with all bytes before it handed on. Data may follow only where the FIN was a decoy.
     Finished {
         /// Who ended it.
         from: Side,
@@ -102,7 +102,7 @@ pub enum FlowEvent<'a> {
     },
 }
 
-/// Why octets are missing.
+/// Why bytes are missing.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
 pub enum GapCause {
     /// The capture began in the middle of the stream.
@@ -124,16 +124,16 @@ pub enum CloseCause {
     Reset,
 }
 
-/// Two different copies of one range of octets (THREATS EV-2, EV-3, FO-1).
+/// Two different copies of one range of bytes (docs/threats.md EV-2, EV-3, FO-1).
 ///
-/// The first copy seen is the one that is delivered. The octets may hold credentials, so `Debug` shows lengths alone.
+/// The first copy seen is the one that is delivered. The bytes may hold credentials, so `Debug` shows lengths alone.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Conflict {
     /// Whose stream.
     pub from: Side,
-    /// Stream offset of the first octet of both copies.
+    /// Stream offset of the first byte of both copies.
     pub offset: u64,
-    /// The copy that came first, and is delivered; at most [`CONFLICT_BYTES`] octets around the first difference.
+    /// The copy that came first, and is delivered; at most [`CONFLICT_BYTES`] bytes around the first difference.
     pub first: SecretBuffer,
     /// The copy that came later, as long.
     pub other: SecretBuffer,
@@ -141,25 +141,25 @@ pub struct Conflict {
     pub at: Timestamp,
     /// The peer had acknowledged the range before the later copy came: it has taken the first copy in.
     pub first_acked: bool,
-    /// Time to live (hop limit) of the later copy (THREATS FO-4).
+    /// Time to live (hop limit) of the later copy (docs/threats.md FO-4).
     pub ttl: u8,
 }
 
 #[derive(Clone, Copy, Debug)]
 enum Phase {
     Idle,
-    /// Holes of the sender's own stream: they come before the octets that it acknowledges.
+    /// Gaps of the sender's own stream: they come before the bytes that it acknowledges.
     Own(Side),
-    /// The peer's octets that the segment acknowledges.
+    /// The peer's bytes that the segment acknowledges.
     Acknowledged(Side),
-    /// Octets of the sender that were acknowledged before they were seen.
+    /// Bytes of the sender that were acknowledged before they were seen.
     Late(Side),
     /// What is left, as the connection ends.
     Rest(Mode),
 }
 
 impl Connection {
-    /// The most octets that [`memory`](Self::memory) can be.
+    /// The most bytes that [`memory`](Self::memory) can be.
     pub const MEMORY: usize = size_of::<Self>()
         + 2 * Assembler::MEMORY
         + CONFLICTS.next_power_of_two() * (size_of::<Conflict>() + 2 * CONFLICT_BYTES);
@@ -226,7 +226,7 @@ impl Connection {
         }
         let own = self.own.is_some();
         let peer = self.stream_mut(from.peer());
-        // A host resets what is no connection of it, and acknowledges what it has not taken in (RFC 9293 §3.10.7.1).
+        // A host resets what is not a connection of it, and acknowledges what it has not taken in (RFC 9293 §3.10.7.1).
         let acknowledges = segment.flags.contains(TcpFlags::ACK) && !(own && reset);
         let knew = if acknowledges { peer.acknowledge(segment.ack) } else { peer.acked() };
         if reset {
@@ -289,26 +289,26 @@ impl Connection {
     }
 
     /// Ends the connection from outside: idle, evicted, end of the capture, or [`closed`](Self::closed). What is still
-    /// held comes out of [`poll`](Self::poll), with its holes.
+    /// held comes out of [`poll`](Self::poll), with its gaps.
     pub fn close(&mut self, at: Timestamp) {
         self.now = self.now.max(at);
         self.closing = true;
         self.phase = Phase::Rest(Mode::All);
     }
 
-    /// No SYN was seen: joined in the middle (THREATS FP-7).
+    /// No SYN was seen: joined in the middle (docs/threats.md FP-7).
     #[must_use]
     pub const fn midstream(&self) -> bool {
         !self.client.syn && !self.server.syn
     }
 
-    /// Payload from one side, and no packet at all from the other (THREATS EV-26): no acknowledgment proves anything.
+    /// Payload from one side, and no packet at all from the other (docs/threats.md EV-26): no acknowledgment proves anything.
     #[must_use]
     pub const fn one_sided(&self) -> bool {
         self.client.payload && !self.server.seen || self.server.payload && !self.client.seen
     }
 
-    /// `segment` begins another connection on the same four-tuple (THREATS EV-23).
+    /// `segment` begins another connection on the same four-tuple (docs/threats.md EV-23).
     ///
     /// A SYN with another initial sequence number says so at once while this connection is closed or not established.
     /// An established end answers such a SYN with a challenge (RFC 5961 §4.2), so there it counts once a SYN-ACK
@@ -333,7 +333,7 @@ impl Connection {
         answered || self.closed.is_some() || !established && self.stream(segment.from).origin.is_some()
     }
 
-    /// How the connection ended, if it did. Payload that follows takes it back: the end was a decoy (THREATS EV-22).
+    /// How the connection ended, if it did. Payload that follows takes it back: the end was a decoy (docs/threats.md EV-22).
     #[must_use]
     pub const fn closed(&self) -> Option<CloseCause> {
         self.closed
@@ -385,13 +385,13 @@ impl Connection {
         &self.conflicts
     }
 
-    /// Conflicts that found no room.
+    /// Conflicts that did not fit.
     #[must_use]
     pub const fn conflicts_dropped(&self) -> u64 {
         self.conflicts_dropped
     }
 
-    /// Segments of one side that its peer's stack discards (THREATS EV-8, EV-9).
+    /// Segments of one side that its peer's stack discards (docs/threats.md EV-8, EV-9).
     #[must_use]
     pub const fn discarded(&self, side: Side) -> u64 {
         self.senders[side as usize].discarded()
@@ -403,19 +403,19 @@ impl Connection {
         self.fingerprints[side as usize].as_ref()
     }
 
-    /// Stream offset of a sequence number; `None` of a stream of which nothing is known, or before its start.
+    /// Stream offset of a sequence number; `None` of a stream about which nothing is known, or before its start.
     #[must_use]
     pub fn offset_at(&self, side: Side, seq: u32) -> Option<u64> {
         self.stream(side).offset(seq)
     }
 
-    /// Sequence number of a stream offset; of a stream of which nothing is known, the offset itself.
+    /// Sequence number of a stream offset; of a stream about which nothing is known, the offset itself.
     #[must_use]
     pub fn seq_at(&self, side: Side, offset: u64) -> u32 {
         self.stream(side).origin.unwrap_or(super::seq::Origin(0)).seq(offset)
     }
 
-    /// Octets of memory in use, this structure included.
+    /// Bytes of memory in use, this structure included.
     #[must_use]
     pub fn memory(&self) -> usize {
         let conflict = |conflict: &Conflict| conflict.first.capacity() + conflict.other.capacity();
@@ -426,7 +426,7 @@ impl Connection {
             + self.conflicts.iter().map(conflict).sum::<usize>()
     }
 
-    /// The verdict stands, and the gate may leave out what follows: frees the delivered octets that were kept to
+    /// The verdict stands, and the gate may leave out what follows: frees the delivered bytes that were kept to
     /// compare late copies with, keeps none more, and believes a reset ahead, whose exact place cannot be known.
     pub fn settle(&mut self) {
         self.settled = true;
@@ -475,7 +475,7 @@ impl Connection {
         }
     }
 
-    /// The verdict stands: overwrites and frees the octets of both streams. Of two copies of one range what `shown` gives is kept.
+    /// The verdict stands: overwrites and frees the bytes of both streams. Of two copies of one range what `shown` gives is kept.
     pub fn forget_secrets(&mut self, shown: impl Fn(&Conflict) -> [Vec<u8>; 2]) {
         self.client.pieces.give_up();
         self.server.pieces.give_up();
@@ -571,6 +571,7 @@ impl Connection {
         self.conflicts.push(Conflict { from, offset, first, other, at: segment.at, first_acked, ttl: segment.ttl });
     }
 
+    #[inline]
     fn step(&mut self, side: Side, mode: Mode) -> Option<(Side, Step)> {
         self.stream_mut(side).next(mode).map(|step| (side, step))
     }
@@ -593,7 +594,7 @@ impl Connection {
         if self.own == Some(side.peer()) { Mode::Taken } else { mode }
     }
 
-    /// Whose octets come first when no acknowledgment tells: not who has taken octets of the other that are still to
+    /// Whose bytes come first when no acknowledgment tells: not who has taken bytes of the other that are still to
     /// come; else who spoke first.
     fn rest_side(&self) -> Side {
         let (client, server) = (self.client.pieces.first_stamp(), self.server.pieces.first_stamp());
@@ -704,7 +705,7 @@ pub struct SynClaim {
     pub start: u32,
     /// When it was seen.
     pub at: Timestamp,
-    /// The stack behind it.
+    /// The stack after it.
     pub fingerprint: SynFingerprint,
 }
 

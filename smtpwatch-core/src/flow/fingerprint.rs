@@ -1,4 +1,4 @@
-//! What a SYN or SYN-ACK tells of the stack that sent it (THREATS FO-4, FO-6).
+//! What a SYN or SYN-ACK tells of the stack that sent it (docs/threats.md FO-4, FO-6).
 
 use crate::Segment;
 
@@ -59,7 +59,7 @@ impl SynFingerprint {
         self.option_order().contains(&kind)
     }
 
-    /// Multipath TCP (RFC 8684, option kind 30): other subflows may carry parts of the stream (THREATS EV-28).
+    /// Multipath TCP (RFC 8684, option kind 30): other subflows may carry parts of the stream (docs/threats.md EV-28).
     #[must_use]
     pub fn multipath(&self) -> bool {
         self.has(30)

@@ -45,11 +45,11 @@ impl Packet {
 /// What came out of a connection, by side, and whether it was consistent.
 #[derive(Default, Debug)]
 struct Heard {
-    /// Octets with their offset in the stream; `None` where a gap is.
+    /// Bytes with their offset in the stream; `None` where a gap is.
     streams: HashMap<Side, Vec<Option<u8>>>,
     finished: Vec<Side>,
     unacknowledged: usize,
-    /// Octets that came before octets of the peer that their sender had already taken.
+    /// Bytes that came before bytes of the peer that their sender had already taken.
     premature: usize,
 }
 
@@ -283,7 +283,7 @@ proptest! {
         let mut copy = Packet { first_of: None, ..packets[index].clone() };
         let octet = octet.index(copy.payload.len());
         copy.payload[octet] ^= 0x20;
-        // A single octet that repeats the last one is a keep-alive.
+        // A single byte that repeats the last one is a keep-alive.
         prop_assume!(copy.payload.len() > 1);
         // Before the acknowledgment or long after it.
         packets.insert(index + 1 + later.index(packets.len() - index), copy.clone());

@@ -1,5 +1,5 @@
 //! Segments that arrived here and that the receiving host's own stack discards: the hooks see them, its SMTP does not
-//! (THREATS EV-8, EV-9). Such a copy of a range gives way to a sound one as long as neither was delivered, so that a
+//! (docs/threats.md EV-8, EV-9). Such a copy of a range gives way to a sound one as long as neither was delivered, so that a
 //! reading of ours that is wrong loses nothing.
 
 use super::{
@@ -30,7 +30,7 @@ pub(super) enum Standing {
 pub(super) struct Sender {
     /// A right checksum was seen: its checksums mean something here.
     checked: bool,
-    /// The receiver took in what a wrong checksum should have had it discard: somebody edited the capture.
+    /// The receiver took in what a wrong checksum should have had it discard: someone edited the capture.
     edited: bool,
     /// The newest timestamp of a segment that was sound.
     newest: Option<u32>,

@@ -11,7 +11,7 @@ use super::{
 
 /// The largest window there is (RFC 7323 §2.3): no honest segment is farther from what the peer acknowledged.
 const WINDOW: u64 = 1 << 30;
-/// FINs of one side that wait for this host's acknowledgment: the oldest makes room.
+/// FINs of one side that wait for this host's acknowledgment: the oldest is evicted.
 const FIN_CLAIMS: usize = 4;
 /// Urgent bytes of one side that are left out: no mail program sends any.
 const URGENT_BYTES: usize = 4;
@@ -19,24 +19,24 @@ const URGENT_BYTES: usize = 4;
 /// How much of what is held may go.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
 pub(super) enum Mode {
-    /// Holes that are certain, no octets.
+    /// Gaps that are certain, no bytes.
     Gaps,
     /// What the peer acknowledged.
     Acked,
-    /// What is held without a hole.
+    /// What is held without a gap.
     Rest,
-    /// All of it, with its holes.
+    /// All of it, with its gaps.
     All,
-    /// What the peer acknowledged, with its holes: nothing more will come.
+    /// What the peer acknowledged, with its gaps: nothing more will come.
     Taken,
 }
 
 /// What comes next in a stream.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) enum Step {
-    /// Octets that are missing; the stream has moved past them.
+    /// Bytes that are missing; the stream has moved past them.
     Gap { length: u64, cause: GapCause },
-    /// Octets up to `limit` may be taken.
+    /// Bytes up to `limit` may be taken.
     Data { limit: u64, acked: bool },
     /// The FIN.
     Finished,
@@ -93,7 +93,7 @@ impl Stream {
         self.untold_start = false;
     }
 
-    /// Acknowledged octets.
+    /// Acknowledged bytes.
     pub fn acked(&self) -> u64 {
         self.confirmed.max(self.latest)
     }
@@ -141,9 +141,12 @@ impl Stream {
         self.offset(ack).is_some_and(|offset| offset <= self.highest)
     }
 
-    /// Whether this acknowledgment covers what came with a wrong checksum alone: then that was taken in all the same, and is
+    /// Whether this acknowledgment covers what came with a wrong checksum alone: then that was taken in anyway, and is
     /// as good as any other.
     pub fn refutes(&mut self, ack: u32) -> bool {
+        if self.corrupt <= self.highest && self.corrupt_fin.is_none() {
+            return false;
+        }
         let Some(offset) = self.offset(ack).filter(|&offset| offset > self.highest) else { return false };
         let fin = self.corrupt_fin.filter(|&fin| offset == fin + 1);
         if offset > self.corrupt && fin.is_none() {
@@ -156,7 +159,7 @@ impl Stream {
         true
     }
 
-    /// Takes the peer's acknowledgment; gives the octets that it covers.
+    /// Takes the peer's acknowledgment; gives the bytes that it covers.
     pub fn acknowledge(&mut self, ack: u32) -> u64 {
         if self.origin.is_none() {
             self.infer(ack);
@@ -193,7 +196,7 @@ impl Stream {
             // The pointer names the byte after the urgent one (Linux, as BSD: net.ipv4.tcp_stdurg is off).
             self.note_urgent(u64::try_from(start + i64::from(segment.urgent) - 1).unwrap_or(0));
         }
-        // A keep-alive repeats the last octet's number with any octet or none (RFC 9293 §3.8.4): not a second copy.
+        // A keep-alive repeats the last byte's number with any byte or none (RFC 9293 §3.8.4): not a second copy.
         let keep_alive = segment.length == 1 && end == self.highest && (self.acked() >= end || !self.acknowledged);
         if standing == Standing::Corrupt {
             self.corrupt = self.corrupt.max(end);
@@ -201,7 +204,7 @@ impl Stream {
                 self.corrupt_fin = Some(end);
             }
         } else {
-            // What the gate left out before the octets that it sent is not still to come, either.
+            // What the gate left out before the bytes that it sent is not still to come, either.
             let left_out =
                 if segment.payload.is_empty() || segment.offset > segment.length { 0 } else { segment.offset };
             self.gone = self.gone.max(u64::try_from(start + i64::from(left_out)).unwrap_or(0));
@@ -224,13 +227,15 @@ impl Stream {
     }
 
     /// What comes next, if `mode` lets it go.
+    #[inline]
     pub fn next(&mut self, mode: Mode) -> Option<Step> {
-        if self.is_idle() {
-            return None;
-        }
+        if self.is_idle() { None } else { self.next_of_some(mode) }
+    }
+
+    fn next_of_some(&mut self, mode: Mode) -> Option<Step> {
         self.skip_urgent();
         let step = self.decide(mode)?;
-        // Told with the first octets, not before: a SYN-ACK that a second tap delivers late still settles the start.
+        // Told with the first bytes, not before: a SYN-ACK that a second tap delivers late still settles the start.
         if std::mem::take(&mut self.untold_start) {
             return Some(Step::Gap { length: 0, cause: GapCause::CaptureStart });
         }
@@ -243,6 +248,7 @@ impl Stream {
     }
 
     /// Nothing is held, nothing is missing, nothing ends: so it is after most segments.
+    #[inline]
     fn is_idle(&self) -> bool {
         let front = self.pieces.front();
         self.fin.is_none() && self.pieces.holds_none() && self.acked().max(self.highest) <= front
@@ -383,7 +389,7 @@ impl Stream {
     }
 }
 
-/// The captured octets that lie in the stream, with their offset: none before its origin, none beyond the segment.
+/// The captured bytes that lie in the stream, with their offset: none before its origin, none beyond the segment.
 fn from_origin<'a>(start: i64, segment: &Segment<'a>) -> Option<(u64, &'a [u8])> {
     let room = usize::try_from(segment.length.checked_sub(segment.offset)?).ok()?;
     let bytes = &segment.payload[..segment.payload.len().min(room)];

@@ -1,4 +1,4 @@
-//! Credentials in clear (F1–F5, F7, F9), and servers that invite them (F6).
+//! Credentials in cleartext (F1–F5, F7, F9), and servers that invite them (F6).
 
 use super::{Case, Claim, offer_expected};
 use crate::{
@@ -8,7 +8,7 @@ use crate::{
     smtp::{AuthExchange, MechanismClass},
 };
 
-pub(super) fn judge(case: Case<'_>) -> Vec<Claim> {
+pub(super) fn judge(case: &Case<'_>) -> Vec<Claim> {
     if case.expectation.auth_rule() == Some(AuthRule::Allow) {
         return Vec::new();
     }
@@ -17,14 +17,15 @@ pub(super) fn judge(case: Case<'_>) -> Vec<Claim> {
 }
 
 /// What was sent before a gap was sent: only what is missing cannot be judged behind one.
-fn sent(case: Case<'_>, exchange: &AuthExchange) -> Option<Claim> {
+fn sent(case: &Case<'_>, exchange: &AuthExchange) -> Option<Claim> {
     if !exchange.secret_sent {
         return None;
     }
     let (kind, rule) = match exchange.class {
         MechanismClass::NoSecret => return None,
         MechanismClass::Challenge | MechanismClass::Unknown => (Kind::AuthExchangePlaintext, "F5"),
-        MechanismClass::Plaintext if exchange.reply >= 500 => (Kind::AuthPlaintext, "F7"),
+        // Refused, for good or for the moment (RFC 4954 §6: 432, 454).
+        MechanismClass::Plaintext if exchange.reply >= 400 => (Kind::AuthPlaintext, "F7"),
         MechanismClass::Plaintext => (Kind::AuthPlaintext, plaintext_rule(exchange)),
     };
     let (evidence, expected) = demand(case);
@@ -52,7 +53,7 @@ fn plaintext_rule(exchange: &AuthExchange) -> &'static str {
 }
 
 /// AUTH of a mechanism that sends the secret itself, offered before TLS (RFC 4954 §4 forbids it to the server).
-fn offered(case: Case<'_>) -> Option<Claim> {
+fn offered(case: &Case<'_>) -> Option<Claim> {
     let mechanisms = case.session.capabilities.as_ref()?.plaintext_mechanisms();
     if mechanisms.is_empty() || case.session.doubt.is_some() {
         return None;
@@ -79,7 +80,7 @@ fn offered(case: Case<'_>) -> Option<Claim> {
 }
 
 /// The same reply lacks STARTTLS that it should have (F8), or offers what this server never offered before TLS (A10).
-fn stripped_too(case: Case<'_>, mut claim: Claim, mechanisms: &[String]) -> Claim {
+fn stripped_too(case: &Case<'_>, mut claim: Claim, mechanisms: &[String]) -> Claim {
     let missing = case.session.capabilities.as_ref().is_some_and(|capabilities| capabilities.offers() == 0);
     let before = case.expectation.profile.map(|profile| &profile.plaintext_mechanisms);
     let is_added = |name: &&String| before.is_some_and(|before| !before.contains(name));
@@ -89,7 +90,8 @@ fn stripped_too(case: Case<'_>, mut claim: Claim, mechanisms: &[String]) -> Clai
     }
     if !added.is_empty() {
         claim.rule = "A10";
-        claim = claim.prove(format!("offered before TLS and never before by this server: {} (A10)", added.join(", ")));
+        claim =
+            claim.prove(format!("offered before TLS, which this server never did before: {} (A10)", added.join(", ")));
     }
     // Where the mechanisms are known not to be new, the missing offer is its own finding.
     let may_be_new = before.is_none() || !added.is_empty();
@@ -102,14 +104,14 @@ fn stripped_too(case: Case<'_>, mut claim: Claim, mechanisms: &[String]) -> Clai
     claim
 }
 
-fn demand(case: Case<'_>) -> (Evidence, Expected) {
+fn demand(case: &Case<'_>) -> (Evidence, Expected) {
     match (&case.expectation.rule, case.expectation.auth_rule()) {
         (Some((place, _)), Some(AuthRule::Forbid)) => {
             let detail = format!("rule {place} of the configuration: auth_plaintext = \"forbid\"");
             (Evidence::Policy, Expected::starttls("rule", detail))
         }
         _ => {
-            let detail = "credentials are sent under TLS only (RFC 4954 §4, RFC 8314 §3)".to_owned();
+            let detail = "credentials are sent only under TLS (RFC 4954 §4, RFC 8314 §3)".to_owned();
             (Evidence::Suspicious, Expected::starttls("standard", detail))
         }
     }

@@ -1,5 +1,5 @@
-//! The certificate of a server before TLS 1.3, compared with what its policy says (D2, D5). In TLS 1.3 it is encrypted: then it
-//! is not observable, and nothing is said to have passed.
+//! The certificate of a server before TLS 1.3, compared with its policy (D2, D5). In TLS 1.3 the certificate is
+//! encrypted: the result is "not observable", never "passed".
 
 use serde::Serialize;
 
@@ -22,7 +22,7 @@ const TLS_1_3: u16 = 0x0304;
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Verdict {
-    /// The certificate is one that the policy allows, as far as a watcher can tell.
+    /// The certificate is one that the policy allows, as far as a monitor can tell.
     Match,
     /// It is not.
     Mismatch,
@@ -66,7 +66,7 @@ pub struct Comparison {
 
 /// Compares the certificate of a session with the policies of the mail host; `None` where no policy speaks of certificates.
 ///
-/// Anybody may let a name of his own point to an address, so only a name that is meant, and every one of those, can make a
+/// Anyone may let a name of his own point to an address, so only a name that is meant, and every one of those, can make a
 /// mismatch of it.
 #[must_use]
 pub fn compare(tls: &TlsPhase, identity: &Identity, now: Timestamp) -> Option<Comparison> {
@@ -101,9 +101,10 @@ fn by_tlsa(chain: &[Vec<u8>], unseen: Option<&str>, identity: &Identity, now: Ti
         let (verdict, found) = match compared {
             tlsa::Comparison::Matches(record) => (Verdict::Match, record.to_string()),
             tlsa::Comparison::Mismatch(why) if host.meant => (Verdict::Mismatch, why),
-            tlsa::Comparison::Mismatch(_) => {
-                (Verdict::NotObservable, "that is one name of this address, and nobody used it".to_owned())
-            }
+            tlsa::Comparison::Mismatch(_) => (
+                Verdict::NotObservable,
+                "the record is for one name of this address, and no one used that name".to_owned(),
+            ),
             tlsa::Comparison::NotObservable(why) => (Verdict::NotObservable, why),
         };
         excused |= verdict == Verdict::NotObservable && host.meant;
@@ -128,7 +129,7 @@ fn by_tlsa(chain: &[Vec<u8>], unseen: Option<&str>, identity: &Identity, now: Ti
     let mut best = best?;
     if best.verdict == Verdict::Mismatch && excused {
         best.verdict = Verdict::NotObservable;
-        best.found = "the server has another name, which may be the one that is meant".to_owned();
+        best.found = "the server has another name, which may be the intended one".to_owned();
     }
     Some(best)
 }
@@ -155,14 +156,14 @@ fn by_sts(chain: &[Vec<u8>], unseen: Option<&str>, identity: &Identity, now: Tim
             (Verdict::Mismatch, format!("the certificate expired on {}", facts.not_after.date()), true)
         }
         (None, Some(Ok(_))) => {
-            (Verdict::NotObservable, "the name fits; who signed it is not checked".to_owned(), false)
+            (Verdict::NotObservable, "the name matches; the issuer is not checked".to_owned(), false)
         }
     };
     let mode = policy.mode.as_str();
     Some(Comparison { source: Source::MtaSts, mode, subject: domain.clone(), verdict, expected, found, expired })
 }
 
-pub(super) fn judge(case: Case<'_>) -> Option<Claim> {
+pub(super) fn judge(case: &Case<'_>) -> Option<Claim> {
     let compared = case.certificate.filter(|compared| compared.verdict == Verdict::Mismatch)?;
     if case.role != Role::Client || case.session.doubt.is_some() || case.starttls_ignored() {
         return None;

@@ -10,47 +10,47 @@ use crate::{
     smtp::{HandshakeEnd, version_name},
 };
 
-/// Versions below it are forbidden (RFC 8996), and on port 587 nobody has to put up with them (RFC 8997).
+/// Versions below it are forbidden (RFC 8996), and on port 587 no one has to put up with them (RFC 8997).
 const TLS_1_2: u16 = 0x0303;
 const TLS_1_3: u16 = 0x0304;
 
-/// A pause before the end of a connection that is told: somebody waited for an answer.
+/// A pause before the end of a connection that is told: someone waited for an answer.
 const SILENCE: Duration = Duration::from_secs(10);
 
-pub(super) fn judge(case: Case<'_>) -> Vec<Claim> {
+pub(super) fn judge(case: &Case<'_>) -> Vec<Claim> {
     if case.session.doubt.is_some() || case.starttls_ignored() {
         return Vec::new();
     }
     [failed(case), downgraded(case)].into_iter().flatten().collect()
 }
 
-fn failed(case: Case<'_>) -> Option<Claim> {
+fn failed(case: &Case<'_>) -> Option<Claim> {
     let end = case.session.handshake_end()?;
-    // What the server said instead of 220 tells it already (C3); so do replies that came before any octet of TLS (E2).
+    // What the server said instead of 220 tells it already (C3); so do replies that came before any byte of TLS (E2).
     let told = case.session.injected_replies.as_ref().is_some_and(|injection| injection.replies)
         && end == HandshakeEnd::Clear(Side::Server);
     if refused::is_odd_grant(case) || told {
         return None;
     }
     let in_clear = matches!(end, HandshakeEnd::Clear(_));
-    // Until the end TLS may still come about, also behind octets in clear (E2); not once both sides have gone on in clear.
+    // Until the end TLS may still come about, also behind bytes in cleartext (E2); not once both sides have gone on in cleartext.
     if !case.closed && !case.session.clear_after_go_ahead {
         return None;
     }
     let rule = if in_clear { "C6" } else { "D1" };
-    // Mail in clear after a go-ahead: one end believes in TLS that the other never saw.
+    // Mail in cleartext after a go-ahead: one end believes in TLS that the other never saw.
     let tampered = in_clear && case.session.outcome() > Outcome::Attempt;
     let (known, expected) = use_expected(case).unwrap_or_else(|| (Evidence::Suspicious, nothing_expected()));
     let evidence = if tampered { Evidence::Tamper } else { known };
     let claim = Claim::new(case, Kind::TlsHandshakeFailed, rule, evidence, expected);
     if end == HandshakeEnd::Silence {
         let waited = waited(case).unwrap_or_default();
-        return Some(claim.prove(format!("after the go-ahead neither side said anything for {} s", waited.as_secs())));
+        return Some(claim.prove(format!("after the go-ahead neither side sent anything for {} s", waited.as_secs())));
     }
     let said = case.session.injected_replies.as_deref().filter(|_| end == HandshakeEnd::Clear(Side::Server));
     let silence = if said.is_some() { case.session.clear_after } else { case.session.silence };
     let silence = silence.filter(|silence| *silence >= SILENCE);
-    let silence = silence.map(|silence| format!("neither side said anything for {} s, and then ", silence.as_secs()));
+    let silence = silence.map(|silence| format!("neither side sent anything for {} s, and then ", silence.as_secs()));
     let claim = claim.prove(format!("after the go-ahead {}{}", silence.unwrap_or_default(), handshake_end(end)));
     Some(match said {
         Some(said) => claim.prove(format!("the server said in cleartext: {}", quoted(&said.verbs))),
@@ -59,12 +59,12 @@ fn failed(case: Case<'_>) -> Option<Claim> {
 }
 
 /// How long a question waited for its answer, if it was long: until the end of the connection, or until it was given up.
-pub(super) fn waited(case: Case<'_>) -> Option<Duration> {
+pub(super) fn waited(case: &Case<'_>) -> Option<Duration> {
     let given_up = case.session.timed_out.then_some(limits::FLOW_IDLE);
     case.session.silence.or(given_up).filter(|silence| *silence >= SILENCE)
 }
 
-fn downgraded(case: Case<'_>) -> Option<Claim> {
+fn downgraded(case: &Case<'_>) -> Option<Claim> {
     let tls = case.session.tls.as_ref()?;
     let (client, server) = (tls.client_hello.as_ref()?, tls.server_hello?);
     let chosen = version_name(server.version);
@@ -77,14 +77,14 @@ fn downgraded(case: Case<'_>) -> Option<Claim> {
         (Evidence::Policy, Expected::starttls("rule", detail))
     } else if case.role == Role::Client && server.downgrade_sentinel && client.version >= TLS_1_3 {
         let detail = format!(
-            "the client offered {}; the server's random says it was asked for less",
+            "the client offered {}; the server's random says that it received a lower version",
             version_name(client.version)
         );
         (Evidence::Tamper, Expected::starttls("standard", detail))
     } else if server.version < best && (server.version < TLS_1_2 || client.version >= best) {
         (Evidence::Regression, Expected::starttls("history", format!("{} was chosen before", version_name(best))))
     } else if server.version < TLS_1_2 && case.port == 587 {
-        (Evidence::Suspicious, Expected::starttls("standard", "TLS 1.2 at least on port 587 (RFC 8997)".to_owned()))
+        (Evidence::Suspicious, Expected::starttls("standard", "at least TLS 1.2 on port 587 (RFC 8997)".to_owned()))
     } else if server.weak_suite().is_some() {
         let detail = "a suite that encrypts and authenticates (RFC 9325 §4.1)".to_owned();
         let known = match case.expectation.profile {

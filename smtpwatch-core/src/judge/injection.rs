@@ -1,4 +1,4 @@
-//! Octets in clear where TLS should begin: commands (E1, E3), replies (E2), and replies that nobody asked for (E4).
+//! Cleartext where TLS should begin: commands (E1, E3), replies (E2), and replies that answer no command (E4).
 
 use super::{Case, Claim, by_standard};
 use crate::{
@@ -6,15 +6,15 @@ use crate::{
     smtp::Starttls,
 };
 
-pub(super) fn judge(case: Case<'_>) -> Vec<Claim> {
+pub(super) fn judge(case: &Case<'_>) -> Vec<Claim> {
     [commands(case), replies(case), unsolicited(case)].into_iter().flatten().collect()
 }
 
-fn commands(case: Case<'_>) -> Option<Claim> {
+fn commands(case: &Case<'_>) -> Option<Claim> {
     let injection = case.session.injected_commands.as_ref()?;
     let carries = injection.auth || injection.mail;
     let rule = if carries { "E3" } else { "E1" };
-    let expected = by_standard("nothing stands between STARTTLS and the TLS record (RFC 3207 §4)");
+    let expected = by_standard("no data between STARTTLS and the first TLS record (RFC 3207 §4)");
     let claim = Claim::new(case, Kind::CommandInjection, rule, Evidence::Tamper, expected);
     // They run under TLS as if it had protected them; where TLS was refused they are what they look like.
     let granted = matches!(case.session.starttls, Starttls::Granted(_));
@@ -34,14 +34,14 @@ fn commands(case: Case<'_>) -> Option<Claim> {
 }
 
 /// Where the client goes on in clear nobody takes them for replies that TLS protected: that is a handshake that failed (C6).
-fn replies(case: Case<'_>) -> Option<Claim> {
+fn replies(case: &Case<'_>) -> Option<Claim> {
     let session = case.session;
     let injection = session.injected_replies.as_ref()?;
-    // Without TLS an error, or anything that is no reply, is what a server says that cannot do TLS: that is C6 too.
+    // Without TLS an error, or anything that is not a reply, is what a server says that cannot do TLS: that is C6 too.
     if !session.tls_began() && (!case.closed || session.clear_after_go_ahead || !injection.replies) {
         return None;
     }
-    let expected = by_standard("nothing stands between the go-ahead and the TLS record (RFC 3207 §4)");
+    let expected = by_standard("no data between the go-ahead and the first TLS record (RFC 3207 §4)");
     let claim = Claim::new(case, Kind::ResponseInjection, "E2", Evidence::Tamper, expected);
     Some(claim.prove(format!(
         "{} bytes in cleartext after the go-ahead: {}",
@@ -57,7 +57,7 @@ pub(super) fn quoted(lines: &[String]) -> String {
 
 /// One reply too many before STARTTLS, where it shifts what the client believes about it. Behind a mail transaction it is a
 /// confused server.
-fn unsolicited(case: Case<'_>) -> Option<Claim> {
+fn unsolicited(case: &Case<'_>) -> Option<Claim> {
     let code = case.session.unsolicited.filter(|_| !case.session.mail_sent)?;
     let expected = by_standard("one reply for each command (RFC 5321 §4.2)");
     let mut claim = Claim::new(case, Kind::ResponseInjection, "E4", Evidence::Suspicious, expected);

@@ -1,7 +1,8 @@
-//! Judgement: observation and expectation in, claims out. Pure: it may be asked again at any time and answers for what is
-//! known so far.
+//! Judgement: takes observation and expectation, returns claims. It is pure: it can run at any time and judges what
+//! is known so far.
 //!
-//! A claim is held back while its outcome can still get worse ([`Claim::is_final`]); what it cost is part of what it says.
+//! A claim is held back while its outcome can still get worse ([`Claim::is_final`]), because the outcome is part of
+//! the claim.
 
 mod auth;
 pub mod catalogue;
@@ -49,7 +50,7 @@ pub struct Case<'a> {
     pub port: u16,
     /// The connection has ended: nothing more will come.
     pub closed: bool,
-    /// What became of STARTTLS with others lately (THREATS FO-13).
+    /// What became of STARTTLS with others lately (docs/threats.md FO-13).
     pub scope: &'a Scope,
     /// The peer's address.
     pub peer: IpAddr,
@@ -59,7 +60,7 @@ pub struct Case<'a> {
     pub pending: bool,
     /// Certificate of the server, compared with the policy.
     pub certificate: Option<&'a certificate::Comparison>,
-    /// Somebody was asked, and this goes out without an answer.
+    /// Someone was asked, and this goes out without an answer.
     pub unanswered: bool,
     /// The client speaks for another one (FP-13): history of its address says nothing about that one.
     pub proxied: bool,
@@ -82,7 +83,7 @@ pub struct Wire<'a> {
     pub conflicts_dropped: u64,
     /// The client sent most of its bytes key by key, as far apart as a person's are (FP-25).
     pub typed: bool,
-    /// Two different copies of one range of octets.
+    /// Two different copies of one range of bytes.
     pub conflicts: &'a [Conflict],
     /// Segments of the peer that this host's own stack discards (EV-8, EV-9).
     pub discarded: u64,
@@ -95,13 +96,13 @@ pub struct Claim {
     pub kind: Kind,
     /// Which one of several of this kind in one session: the place of the SASL exchange.
     pub instance: usize,
-    /// The row of THREATS.md.
+    /// Identifier of a row of docs/threats.md.
     pub rule: &'static str,
     /// How sure.
     pub evidence: Evidence,
     /// What it cost so far.
     pub outcome: Outcome,
-    /// How loud.
+    /// Severity.
     pub severity: Severity,
     /// Nothing that can still happen in this session makes it worse.
     pub is_final: bool,
@@ -118,6 +119,7 @@ pub struct Claim {
 /// Asks every rule.
 #[must_use]
 pub fn judge(case: Case<'_>) -> Vec<Claim> {
+    let case = &case;
     if case.unfounded() {
         return Vec::new();
     }
@@ -140,7 +142,7 @@ pub fn judge(case: Case<'_>) -> Vec<Claim> {
         if case.unanswered && claim.evidence < Evidence::Policy && claim.kind.is_about_starttls() {
             claim
                 .proof
-                .push("pending-policy: no (published policies were asked for, and no answer came in time)".to_owned());
+                .push("pending-policy: no (published policies were requested, and no answer came in time)".to_owned());
         }
         let mut said = BTreeSet::new();
         claim.proof.retain(|line| !line.is_empty() && said.insert(line.clone()));
@@ -150,7 +152,7 @@ pub fn judge(case: Case<'_>) -> Vec<Claim> {
 
 impl<'a> Case<'a> {
     /// Not even what was seen can be believed: lines may be a body's (joined midstream), may never have been received
-    /// (one side only), or may be half of the dialogue (multipath). Behind a hole nothing is read at all, so what stands before it is sound.
+    /// (one side only), or may be half of the dialogue (multipath). Behind a gap nothing is read at all, so what stands before it is sound.
     fn unfounded(&self) -> bool {
         match self.session.doubt {
             Some(Doubt::Midstream | Doubt::OneSided | Doubt::Multipath) => true,
@@ -176,20 +178,20 @@ impl<'a> Case<'a> {
         session.mail_sent || !session.auth.is_empty() || session.ended.is_some() || session.timed_out
     }
 
-    /// Nobody asked for STARTTLS, and an envelope crossed in clear.
+    /// No one asked for STARTTLS, and an envelope crossed in cleartext.
     fn in_clear(&self) -> bool {
         let session = self.session;
         session.starttls == Starttls::NotSent && session.mail_sent && !session.tls_began()
     }
 
-    /// STARTTLS was offered and not asked for, and an envelope crossed in clear.
+    /// STARTTLS was offered and not asked for, and an envelope crossed in cleartext.
     fn offer_unused(&self) -> bool {
         self.session.offers_starttls() && self.in_clear()
     }
 }
 
 impl Claim {
-    fn new(case: Case<'_>, kind: Kind, rule: &'static str, evidence: Evidence, expected: Expected) -> Self {
+    fn new(case: &Case<'_>, kind: Kind, rule: &'static str, evidence: Evidence, expected: Expected) -> Self {
         let outcome = case.session.outcome();
         // What a policy says may still make it surer.
         let waits = case.pending && evidence < Evidence::Policy && kind.is_about_starttls();
@@ -221,7 +223,7 @@ impl Claim {
 }
 
 /// The loudest that the breach of a policy in testing may be: its owner wants to hear of it, and no mail to be held up
-/// (THREATS G2).
+/// (docs/threats.md G2).
 const TESTING: Severity = Severity::Medium;
 
 fn severity(evidence: Evidence, outcome: Outcome, expected: &Expected) -> Severity {
@@ -235,7 +237,7 @@ fn severity(evidence: Evidence, outcome: Outcome, expected: &Expected) -> Severi
 }
 
 /// What a local rule says about STARTTLS of this peer.
-fn demanded(case: Case<'_>) -> Option<(Evidence, Expected)> {
+fn demanded(case: &Case<'_>) -> Option<(Evidence, Expected)> {
     let (place, rule) = case.expectation.rule?;
     let demand = match rule.starttls? {
         StarttlsRule::Required => "required",
@@ -247,7 +249,7 @@ fn demanded(case: Case<'_>) -> Option<(Evidence, Expected)> {
 }
 
 /// What a published policy of this weight says.
-fn published(case: Case<'_>, weight: Weight) -> Option<(Evidence, Expected)> {
+fn published(case: &Case<'_>, weight: Weight) -> Option<(Evidence, Expected)> {
     let demand = case.expectation.published.iter().find(|demand| demand.weight == weight)?;
     let evidence = if weight == Weight::Hint { Evidence::Suspicious } else { Evidence::Policy };
     Some((evidence, expected_of(demand)))
@@ -261,7 +263,7 @@ fn expected_of(demand: &Demand) -> Expected {
 }
 
 /// A local rule, then policies to be enforced, then history, then policies that are tested: a test hides no regression.
-fn known(case: Case<'_>, history: impl FnOnce() -> Option<(Evidence, Expected)>) -> Option<(Evidence, Expected)> {
+fn known(case: &Case<'_>, history: impl FnOnce() -> Option<(Evidence, Expected)>) -> Option<(Evidence, Expected)> {
     demanded(case)
         .or_else(|| published(case, Weight::Enforce))
         .or_else(|| history().filter(|(evidence, _)| *evidence >= Evidence::Regression))
@@ -270,7 +272,7 @@ fn known(case: Case<'_>, history: impl FnOnce() -> Option<(Evidence, Expected)>)
 }
 
 /// What is known about the offer of STARTTLS by this peer, as evidence and in words; `None` where nothing is.
-fn offer_expected(case: Case<'_>) -> Option<(Evidence, Expected)> {
+fn offer_expected(case: &Case<'_>) -> Option<(Evidence, Expected)> {
     let history = || {
         let (how, record) = case.expectation.offers?;
         let (evidence, detail) = match how {
@@ -285,7 +287,7 @@ fn offer_expected(case: Case<'_>) -> Option<(Evidence, Expected)> {
 }
 
 /// What is known about the use of STARTTLS with this peer.
-fn use_expected(case: Case<'_>) -> Option<(Evidence, Expected)> {
+fn use_expected(case: &Case<'_>) -> Option<(Evidence, Expected)> {
     let history = || {
         let expected = Expected::starttls("history", case.known_user()?.uses());
         Some((Evidence::Regression, expected))
@@ -298,7 +300,7 @@ fn nothing_expected() -> Expected {
     Expected { starttls: false, ..Expected::starttls("none", "nothing is known about this peer".to_owned()) }
 }
 
-/// What a standard says, whoever the peer is.
+/// What a standard says, anyone who the peer is.
 fn by_standard(detail: &str) -> Expected {
     Expected::starttls("standard", detail.to_owned())
 }

@@ -2,7 +2,7 @@
 //! (A2, A3).
 //!
 //! Only this host's own view as a client can tell: as a server it sees its reply before any device on the path does
-//! (THREATS §0).
+//! (docs/threats.md, "Which end sees what").
 
 use super::{Case, Claim, nothing_expected, offer_expected};
 use crate::{
@@ -12,7 +12,7 @@ use crate::{
     smtp::{Capabilities, Offer, Starttls},
 };
 
-pub(super) fn judge(case: Case<'_>) -> Option<Claim> {
+pub(super) fn judge(case: &Case<'_>) -> Option<Claim> {
     let session = case.session;
     if case.role != Role::Client || session.doubt.is_some() || case.starttls_ignored() {
         return None;
@@ -30,9 +30,7 @@ pub(super) fn judge(case: Case<'_>) -> Option<Claim> {
     {
         let expected = offer_expected(case).map_or_else(nothing_expected, |(_, expected)| expected);
         let claim = Claim::new(case, Kind::StarttlsStripped, "A6", Evidence::Tamper, expected);
-        return Some(
-            claim.prove(format!("STARTTLS stands behind the line that ends the EHLO reply (line {})", lines + 1)),
-        );
+        return Some(claim.prove(format!("STARTTLS follows the line that ends the EHLO reply (line {})", lines + 1)));
     }
     if capabilities.offer() != Offer::Absent {
         return reshaped(case, capabilities);
@@ -48,7 +46,7 @@ pub(super) fn judge(case: Case<'_>) -> Option<Claim> {
     };
     if let Some(other) = in_its_place(case, capabilities) {
         let claim = Claim::new(case, Kind::StarttlsMasked, "A3", evidence, expected);
-        return Some(claim.prove(format!("{other:?} stands where this server writes STARTTLS")));
+        return Some(claim.prove(format!("{other:?} is in the place where this server writes STARTTLS")));
     }
     let returns = case.expectation.offers.map_or(0, |(_, record)| record.offered.returns);
     let rewritten = rewritten(case, capabilities);
@@ -61,19 +59,19 @@ pub(super) fn judge(case: Case<'_>) -> Option<Claim> {
     };
     let mut claim = Claim::new(case, Kind::StarttlsStripped, rule, evidence, expected);
     if capabilities.starttls_on_first_line {
-        claim
-            .proof
-            .push("STARTTLS stands on the first line of the EHLO reply, where it is greeting text (A5)".to_owned());
+        claim.proof.push(
+            "STARTTLS is on the first line of the EHLO reply, which clients take for greeting text (A5)".to_owned(),
+        );
     }
     if let Some(line) = glued {
-        claim.proof.push(format!("STARTTLS stands in the line {line:?}, where no client finds it (A5)"));
+        claim.proof.push(format!("STARTTLS is in the line {line:?}, where no client finds it (A5)"));
     }
     if returns > 0 {
         claim.proof.push(came_back(returns));
     }
     claim.proof.extend(rewritten);
     if let Starttls::Refused(code) = session.starttls {
-        claim.proof.push(format!("the client asked for STARTTLS all the same, and the reply was {code}"));
+        claim.proof.push(format!("the client requested STARTTLS anyway, and the reply was {code}"));
     }
     claim.proof.extend(session.starttls_demanded.map(demands));
     Some(claim)
@@ -85,7 +83,7 @@ fn demands(code: u16) -> String {
 
 /// Nothing is known of the server but what it says itself: it demands what it does not list, which no server is set up to do, and which
 /// is what remains where the line was taken out of its list (A1).
-fn demanded_unlisted(case: Case<'_>) -> Option<Claim> {
+fn demanded_unlisted(case: &Case<'_>) -> Option<Claim> {
     let code = case.session.starttls_demanded.filter(|_| case.session.starttls == Starttls::NotSent)?;
     let claim = Claim::new(case, Kind::StarttlsStripped, "A1", Evidence::Suspicious, nothing_expected());
     Some(claim.prove(demands(code)))
@@ -93,13 +91,13 @@ fn demanded_unlisted(case: Case<'_>) -> Option<Claim> {
 
 /// The client asked for STARTTLS and TLS began, and the EHLO reply of a peer that is known to offer STARTTLS did not list it. An
 /// attacker who wears a history down, or who tries a device before its use, leaves such sessions behind.
-fn not_offered(case: Case<'_>, capabilities: &Capabilities) -> Option<Claim> {
+fn not_offered(case: &Case<'_>, capabilities: &Capabilities) -> Option<Claim> {
     let missing = capabilities.offer() == Offer::Absent && case.session.starttls != Starttls::NotSent;
     let (evidence, expected) = offer_expected(case).filter(|_| missing)?;
     let returns = case.expectation.offers.map_or(0, |(_, record)| record.offered.returns);
     let rule = if returns > 0 { "A9" } else { "A1" };
     let mut claim = Claim::new(case, Kind::StarttlsStripped, rule, evidence, expected).cost(Outcome::Attempt);
-    claim.proof.push("the EHLO reply does not offer STARTTLS, and the client asked for it all the same".to_owned());
+    claim.proof.push("the EHLO reply does not offer STARTTLS, and the client requested it anyway".to_owned());
     if returns > 0 {
         claim.proof.push(came_back(returns));
     }
@@ -109,7 +107,7 @@ fn not_offered(case: Case<'_>, capabilities: &Capabilities) -> Option<Claim> {
 
 /// The offer is there again, and it has come and gone so often that history does not accuse this peer any more: said once, because
 /// an attacker who wears a history down does the same (A9).
-pub(super) fn flapping(case: Case<'_>) -> Option<Claim> {
+pub(super) fn flapping(case: &Case<'_>) -> Option<Claim> {
     let session = case.session;
     let (how, record) = case.expectation.offers?;
     let offered = case.role == Role::Client && session.doubt.is_none() && session.offers_starttls() && case.at_stake;
@@ -138,7 +136,7 @@ fn came_back(returns: u64) -> String {
 }
 
 /// What differs from the peer's own words beside the line that is missing: somebody else may have written them (A4).
-fn rewritten(case: Case<'_>, capabilities: &Capabilities) -> Vec<String> {
+fn rewritten(case: &Case<'_>, capabilities: &Capabilities) -> Vec<String> {
     let Some(profile) = &case.expectation.profile else { return Vec::new() };
     let mut lines = Vec::new();
     let without: Vec<_> =
@@ -162,9 +160,9 @@ fn rewritten(case: Case<'_>, capabilities: &Capabilities) -> Vec<String> {
     lines
 }
 
-/// Lines stand behind the line that ends the reply (A6): no server writes so. That STARTTLS is what was taken from among
+/// Lines follow the line that ends the reply (A6): no server writes so. That STARTTLS is what was taken from among
 /// them is known of a peer that offers it.
-fn promoted(case: Case<'_>, lines: usize) -> Claim {
+fn promoted(case: &Case<'_>, lines: usize) -> Claim {
     let known = offer_expected(case);
     let unknown = known.is_none();
     let expected = known.map_or_else(nothing_expected, |(_, expected)| expected);
@@ -172,14 +170,11 @@ fn promoted(case: Case<'_>, lines: usize) -> Claim {
     if unknown {
         claim.severity = claim.severity.min(Severity::Medium);
     }
-    claim.prove(format!(
-        "lines stand behind the one that ends the EHLO reply (line {}), and STARTTLS in none",
-        lines + 1
-    ))
+    claim.prove(format!("lines follow the one that ends the EHLO reply (line {}), and none has STARTTLS", lines + 1))
 }
 
 /// The keyword that stands in the place of STARTTLS, as long, and that this server has never offered (A3).
-fn in_its_place<'a>(case: Case<'_>, capabilities: &'a Capabilities) -> Option<&'a str> {
+fn in_its_place<'a>(case: &Case<'_>, capabilities: &'a Capabilities) -> Option<&'a str> {
     let known = &case.expectation.profile?.keywords;
     let place = known.iter().position(|keyword| keyword == "STARTTLS")?;
     let keyword = capabilities.keywords().nth(place)?;
@@ -188,7 +183,7 @@ fn in_its_place<'a>(case: Case<'_>, capabilities: &'a Capabilities) -> Option<&'
 
 /// The reply ended on a line that promises another (A6): the client waits, and the mail does not go out at all. Of a server of
 /// which nothing is known it is told where the client waited in vain: a server that breaks off ends the connection itself.
-fn unfinished(case: Case<'_>) -> Option<Claim> {
+fn unfinished(case: &Case<'_>) -> Option<Claim> {
     if !case.closed || !case.session.ehlo_unfinished || !case.is_settled() {
         return None;
     }
@@ -198,12 +193,12 @@ fn unfinished(case: Case<'_>) -> Option<Claim> {
     let claim = Claim::new(case, Kind::StarttlsStripped, "A6", evidence, expected);
     let within =
         super::handshake::waited(case).map(|waited| format!(" within {} s", waited.as_secs())).unwrap_or_default();
-    Some(claim.prove(format!("the EHLO reply ends on a line that promises another, and none came{within}")))
+    Some(claim.prove(format!("the last line of the EHLO reply announces another one, and none came{within}")))
 }
 
 /// STARTTLS is there, but not as its server writes it: lower case strips Exim's clients (A3), other shapes strip strict ones
 /// (A5), a second line is not any server's (A7).
-fn reshaped(case: Case<'_>, capabilities: &Capabilities) -> Option<Claim> {
+fn reshaped(case: &Case<'_>, capabilities: &Capabilities) -> Option<Claim> {
     let known = case.expectation.profile;
     let (kind, rule, line) = if capabilities.offers() > 1 {
         // A server that has written so under TLS before writes so.
@@ -211,18 +206,18 @@ fn reshaped(case: Case<'_>, capabilities: &Capabilities) -> Option<Claim> {
         if known.is_some_and(|profile| before(profile) >= capabilities.offers()) {
             return None;
         }
-        (Kind::StreamTampering, "A7", format!("STARTTLS stands in the EHLO reply {} times", capabilities.offers()))
+        (Kind::StreamTampering, "A7", format!("STARTTLS is in the EHLO reply {} times", capabilities.offers()))
     } else if let Some(line) = capabilities.offer_line() {
-        // A server that has always written so, or that writes everything so, writes so; and a client that nobody knows to have
+        // A server that has always written so, or that writes everything so, writes so; and a client that no one knows to have
         // seen it otherwise took it for an offer.
         let harmless = known.map_or(case.session.tls_began(), |profile| profile.offer == line);
         if capabilities.offer() == Offer::Strict || harmless || capabilities.is_lower_case() {
             return None;
         }
         let rule = if line.eq_ignore_ascii_case("STARTTLS") { "A3" } else { "A5" };
-        (Kind::StarttlsMasked, rule, format!("offered as {line:?}, which some clients do not take for an offer"))
+        (Kind::StarttlsMasked, rule, format!("offered as {line:?}, which some clients do not recognise"))
     } else {
-        // Out of the clients' sight, and asked for all the same, or nobody knows whether it was ever offered.
+        // Out of the clients' sight, and asked for anyway, or no one knows whether it was ever offered.
         let (line, seen) = match capabilities.glued() {
             Some(line) => (line, true),
             None => (capabilities.first_line.as_str(), capabilities.starttls_on_first_line && known.is_some()),
@@ -230,15 +225,15 @@ fn reshaped(case: Case<'_>, capabilities: &Capabilities) -> Option<Claim> {
         if !seen {
             return None;
         }
-        (Kind::StarttlsMasked, "A5", format!("STARTTLS stands in the line {line:?}, where no client finds it"))
+        (Kind::StarttlsMasked, "A5", format!("STARTTLS is in the line {line:?}, where no client finds it"))
     };
     let mut claim = Claim::new(case, kind, rule, Evidence::Suspicious, nothing_expected()).prove(line);
     claim.severity = Severity::Info;
     Some(claim)
 }
 
-/// The edit is proven by the line itself; that it was STARTTLS is not (THREATS FP-14, FP-26).
-fn masked(case: Case<'_>, capabilities: &Capabilities) -> Claim {
+/// The edit is proven by the line itself; that it was STARTTLS is not (docs/threats.md FP-14, FP-26).
+fn masked(case: &Case<'_>, capabilities: &Capabilities) -> Claim {
     let lines: Vec<_> = capabilities.masked().collect();
     // Cisco's inspection ends the run with a letter that counts (A2); other editors write X to the end or change one letter.
     let counted = lines.iter().any(|(_, line)| {
@@ -253,13 +248,13 @@ fn masked(case: Case<'_>, capabilities: &Capabilities) -> Claim {
     let loss = if still_offered {
         "STARTTLS is still offered"
     } else if known.is_some() {
-        "STARTTLS is known to be offered by this peer and is not there"
+        "this peer is known to offer STARTTLS, and the reply does not have it"
     } else if in_place {
-        "the line stands where STARTTLS belongs, or hides the only keyword of its length that is not there"
+        "the line is in the place of STARTTLS, or hides the only missing keyword of its length"
     } else if may_be_starttls {
-        "possibly STARTTLS: the length of the line does not tell which keyword it hides"
+        "possibly STARTTLS: the length of the line does not show which keyword it hides"
     } else {
-        "not STARTTLS, which has another length, but something overwrites what this server says"
+        "not STARTTLS, which has another length, but something overwrites the lines of this server"
     };
     let rule = if counted { "A2" } else { "A3" };
     let evidence = if still_offered { Evidence::Suspicious } else { Evidence::Tamper };

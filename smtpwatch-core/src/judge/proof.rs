@@ -1,4 +1,5 @@
-//! Further signs: each a line with its numbers. They may make a claim surer; none is a claim by itself.
+//! Further indicators: each adds a line with numbers to a claim. They may raise its evidence; none is a claim by
+//! itself.
 
 use std::time::Duration;
 
@@ -20,11 +21,11 @@ const SLACK: Duration = Duration::from_millis(1);
 const TOOLS: [&str; 1] = ["STRIPTLS"];
 const VERBATIM: [(&str, &str); 2] = [
     ("TLS not available due to temporary reason", "RFC 3207 §4"),
-    ("Error: command \"EHLO\" not implemented", "a tool that forges it"),
+    ("Error: command \"EHLO\" not implemented", "a tool that forges replies"),
 ];
 
 /// Adds what the packets and the peer's look say about a claim.
-pub(super) fn add(case: Case<'_>, claim: &mut Claim) {
+pub(super) fn add(case: &Case<'_>, claim: &mut Claim) {
     conflicts(case, claim);
     if matches!(claim.kind, Kind::StarttlsRefused | Kind::TlsHandshakeFailed | Kind::DowngradeRetry) {
         reset(case, claim);
@@ -32,7 +33,7 @@ pub(super) fn add(case: Case<'_>, claim: &mut Claim) {
     if case.wire.discarded > 0 {
         let count = case.wire.discarded;
         claim.proof.push(format!(
-            "{count} segments came from the peer that a host discards: a wrong checksum, no ACK, or a signature (EV-9)"
+            "{count} segments from the peer are ones that a host discards: a wrong checksum, no ACK, or a signature (EV-9)"
         ));
     }
     let about_offer = matches!(claim.kind, Kind::StarttlsStripped | Kind::StarttlsMasked);
@@ -63,10 +64,10 @@ pub(super) fn add(case: Case<'_>, claim: &mut Claim) {
 }
 
 /// FO-1.
-fn conflicts(case: Case<'_>, claim: &mut Claim) {
+fn conflicts(case: &Case<'_>, claim: &mut Claim) {
     let more = case.wire.conflicts_dropped + case.wire.conflicts.len().saturating_sub(CONFLICTS) as u64;
     for conflict in case.wire.conflicts.iter().take(CONFLICTS) {
-        let range = format!("octets {}..{}", conflict.offset, conflict.offset + conflict.first.len() as u64);
+        let range = format!("bytes {}..{}", conflict.offset, conflict.offset + conflict.first.len() as u64);
         let who = conflict.from.as_str();
         if let Some(count) = nul_bytes(&conflict.first, &conflict.other) {
             claim.proof.push(format!(
@@ -82,7 +83,7 @@ fn conflicts(case: Case<'_>, claim: &mut Claim) {
             if only.is_empty() { "none".to_owned() } else { only.join(", ") }
         };
         claim.proof.push(format!(
-            "{range} of the {who} came twice, with different octets; keywords only in the first copy: {}; only in the other: {} \
+            "{range} of the {who} arrived twice, with different bytes; keywords only in the first copy: {}; only in the other: {} \
              (FO-1)",
             only(&first, &other),
             only(&other, &first),
@@ -94,7 +95,7 @@ fn conflicts(case: Case<'_>, claim: &mut Claim) {
         }
     }
     if more > 0 {
-        claim.proof.push(format!("{more} more ranges came twice with different octets (FO-1)"));
+        claim.proof.push(format!("{more} more ranges arrived twice with different bytes (FO-1)"));
     }
 }
 
@@ -105,7 +106,7 @@ fn keywords(octets: &[u8]) -> Vec<String> {
 }
 
 /// FO-2: what is missing, and whether the rest is as it was.
-fn length(case: Case<'_>, claim: &mut Claim) {
+fn length(case: &Case<'_>, claim: &mut Claim) {
     let (Some(profile), Some(capabilities)) = (&case.expectation.profile, &case.session.capabilities) else { return };
     if profile.ehlo_octets == 0 {
         return;
@@ -123,7 +124,7 @@ fn length(case: Case<'_>, claim: &mut Claim) {
     let list = |keywords: &[String]| if keywords.is_empty() { "none".to_owned() } else { keywords.join(", ") };
     let added: Vec<_> = added.into_iter().map(str::to_owned).collect();
     claim.proof.push(format!(
-        "EHLO reply of {} octets, {difference:+} against the last one under TLS; missing: {}; added: {}; order of the rest {} (FO-2)",
+        "EHLO reply of {} bytes, {difference:+} against the last one under TLS; missing: {}; added: {}; order of the rest {} (FO-2)",
         case.session.ehlo_octets,
         list(&missing),
         list(&added),
@@ -132,7 +133,7 @@ fn length(case: Case<'_>, claim: &mut Claim) {
 }
 
 /// FO-4: a reset that comes from nearer or farther than the rest of the connection was not sent by the peer.
-fn reset(case: Case<'_>, claim: &mut Claim) {
+fn reset(case: &Case<'_>, claim: &mut Claim) {
     let Some(reset) = case.wire.reset_ttl else { return };
     let syn_ack = case.wire.syn_ack.map(|syn_ack| syn_ack.ttl).filter(|_| case.role == Role::Client);
     let Some((lowest, highest)) = case.wire.ttl.or(syn_ack.map(|ttl| (ttl, ttl))) else { return };
@@ -144,7 +145,7 @@ fn reset(case: Case<'_>, claim: &mut Claim) {
 }
 
 /// FO-4, FO-6: whether the same stack answers, from as far away.
-fn stack(case: Case<'_>, claim: &mut Claim) {
+fn stack(case: &Case<'_>, claim: &mut Claim) {
     if let Some((lowest, highest)) = case.wire.ttl
         && highest - lowest > HOPS
     {
@@ -168,7 +169,7 @@ fn stack(case: Case<'_>, claim: &mut Claim) {
 }
 
 /// FO-8: no packet travels faster than the best one did, nor than the SYN and its answer did.
-fn timing(case: Case<'_>, claim: &mut Claim) {
+fn timing(case: &Case<'_>, claim: &mut Claim) {
     let best = Duration::from_nanos(case.expectation.profile.map_or(0, |profile| profile.round_trip));
     let own = case.wire.round_trip.unwrap_or_default();
     let trips = [(best, "the best round trip to this server was"), (own, "SYN and SYN-ACK of this connection took")];
@@ -194,7 +195,7 @@ const PRODUCTS: [(&str, &[&str]); 5] = [
 ];
 
 /// FO-11: words of another product than the greeting names. Anyone may change both, so it proves nothing by itself.
-fn product(case: Case<'_>, claim: &mut Claim) {
+fn product(case: &Case<'_>, claim: &mut Claim) {
     let greeting = case.session.greeting.as_deref().unwrap_or_default();
     let Some((own, _)) = PRODUCTS.iter().find(|(name, _)| greeting.contains(name)) else { return };
     let session = case.session;
@@ -204,14 +205,14 @@ fn product(case: Case<'_>, claim: &mut Claim) {
         if let Some((other, _)) = other.into_iter().find(|(_, words)| words.iter().any(|words| text.contains(words))) {
             claim
                 .proof
-                .push(format!("the greeting names {own}, and the reply {text:?} has the words of {other} (FO-11)"));
+                .push(format!("the greeting names {own}, and the reply {text:?} is worded as by {other} (FO-11)"));
             return;
         }
     }
 }
 
 /// FO-11: a reply that this server would not write.
-fn style(case: Case<'_>, claim: &mut Claim) {
+fn style(case: &Case<'_>, claim: &mut Claim) {
     let session = case.session;
     let (code, text) = match (claim.kind, session.starttls) {
         (Kind::EhloDowngraded, _) => (session.ehlo_rejected, &session.ehlo_refusal),
@@ -228,13 +229,15 @@ fn style(case: Case<'_>, claim: &mut Claim) {
     let enhanced =
         text.split(' ').next().is_some_and(|word| word.split('.').count() == 3 && word.starts_with(['2', '4', '5']));
     if offered("ENHANCEDSTATUSCODES") && !enhanced && matches!(code / 100, 2 | 4 | 5) {
-        claim.proof.push(format!("the server offers ENHANCEDSTATUSCODES, and its reply {code} has none (FO-11)"));
+        claim
+            .proof
+            .push(format!("the server offers ENHANCEDSTATUSCODES, and its reply {code} has no enhanced code (FO-11)"));
     }
     if let Some(source) = VERBATIM.iter().find(|(words, _)| text == words).map(|(_, source)| source) {
-        claim.proof.push(format!("the reply is the text of {source} word for word (FO-11)"));
+        claim.proof.push(format!("the reply is word for word the text of {source} (FO-11)"));
     }
     if let Some(tool) = TOOLS.iter().find(|tool| text.contains(**tool)) {
-        claim.proof.push(format!("the reply names a tool that forges it: {tool:?} (FO-11)"));
+        claim.proof.push(format!("the reply names a tool that forges replies: {tool:?} (FO-11)"));
         claim.evidence = Evidence::Tamper;
         claim.severity = Severity::of(claim.evidence, claim.outcome);
     }

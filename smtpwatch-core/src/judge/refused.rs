@@ -1,4 +1,4 @@
-//! STARTTLS was offered, asked for, and not granted (C1, C2, C3), or the connection was cut right after (C5).
+//! STARTTLS was offered, requested, and not granted (C1, C2, C3), or the connection was cut right after it (C5).
 
 use super::{Case, Claim, handshake::waited, nothing_expected, offer_expected};
 use crate::{
@@ -6,7 +6,7 @@ use crate::{
     smtp::Starttls,
 };
 
-pub(super) fn judge(case: Case<'_>) -> Option<Claim> {
+pub(super) fn judge(case: &Case<'_>) -> Option<Claim> {
     let session = case.session;
     if session.doubt.is_some() || !session.starttls_was_offered || case.starttls_ignored() {
         return None;
@@ -15,7 +15,7 @@ pub(super) fn judge(case: Case<'_>) -> Option<Claim> {
         Starttls::Refused(code @ 454) => ("C1", Some(code)),
         Starttls::Refused(code @ 500..=599) => ("C2", Some(code)),
         Starttls::Refused(code) => ("C3", Some(code)),
-        // A client may go ahead on it all the same; when TLS comes about nothing was refused.
+        // A client may go ahead on it anyway; when TLS is established nothing was refused.
         Starttls::Granted(code) if is_odd_grant(case) && case.closed => ("C3", Some(code)),
         Starttls::Sent if case.closed && cut(case) => ("C5", None),
         Starttls::NotSent | Starttls::Sent | Starttls::Granted(_) => return None,
@@ -36,19 +36,19 @@ pub(super) fn judge(case: Case<'_>) -> Option<Claim> {
         let waited = waited(case).map(|waited| format!(" within {} s", waited.as_secs())).unwrap_or_default();
         claim.proof.push(format!("no reply to STARTTLS came{waited}"));
     } else if code == Some(0) {
-        claim.proof.push("a line without a code came, and the client took it for the reply to STARTTLS".to_owned());
+        claim.proof.push("a line without a code arrived, and the client took it for the reply to STARTTLS".to_owned());
     }
     Some(claim)
 }
 
 /// A 2xx that is not 220, and no TLS came of it: the server said something else than that it is ready (C3).
-pub(super) fn is_odd_grant(case: Case<'_>) -> bool {
+pub(super) fn is_odd_grant(case: &Case<'_>) -> bool {
     let session = case.session;
     let established = session.tls.as_ref().is_some_and(|tls| tls.is_established() || tls.is_opaque());
     matches!(session.starttls, Starttls::Granted(code) if code != 220) && !established
 }
 
 /// The connection ended, by whomever, or fell silent, and the question was never answered (C5).
-const fn cut(case: Case<'_>) -> bool {
+const fn cut(case: &Case<'_>) -> bool {
     case.session.timed_out || case.session.ended.is_some()
 }

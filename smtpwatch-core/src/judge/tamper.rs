@@ -1,12 +1,12 @@
-//! The bytes themselves prove editing: one range of octets in two different copies (FO-1, EV-2, EV-3).
+//! The bytes themselves prove editing: one range of bytes in two different copies (FO-1, EV-2, EV-3).
 
 use super::{Case, Claim, by_standard};
 use crate::finding::{Evidence, Kind};
 
-pub(super) fn judge(case: Case<'_>) -> Option<Claim> {
+pub(super) fn judge(case: &Case<'_>) -> Option<Claim> {
     if case.wire.conflicts.is_empty() {
         return None;
     }
-    let expected = by_standard("a retransmission repeats the same octets (RFC 9293 §3.8.1)");
+    let expected = by_standard("a retransmission repeats the same bytes (RFC 9293 §3.8.1)");
     Some(Claim::new(case, Kind::StreamTampering, "FO-1", Evidence::Tamper, expected))
 }

@@ -1,7 +1,7 @@
-//! STARTTLS was offered and nobody asked for it, and mail went in clear (A8, C7, G5, G8), or that is the retry after a
-//! handshake that was sabotaged (D1).
+//! STARTTLS was offered and not requested, and mail was sent in cleartext (A8, C7, G5, G8), or this is the retry
+//! after a sabotaged handshake (D1).
 //!
-//! On port 25 an unused offer is common and means nothing by itself (THREATS FP-20, FP-28).
+//! On port 25 an unused offer is common and means nothing by itself (docs/threats.md FP-20, FP-28).
 
 use super::{Case, Claim, by_standard, use_expected};
 use crate::{
@@ -11,10 +11,10 @@ use crate::{
     smtp::HandshakeEnd,
 };
 
-/// The port for submission, where clear text is obsolete (RFC 8314 §3.3).
+/// The port for submission, where cleartext is obsolete (RFC 8314 §3.3).
 const SUBMISSION: u16 = 587;
 
-pub(super) fn judge(case: Case<'_>) -> Option<Claim> {
+pub(super) fn judge(case: &Case<'_>) -> Option<Claim> {
     if case.session.doubt.is_some() || case.starttls_ignored() {
         return None;
     }
@@ -37,33 +37,35 @@ pub(super) fn judge(case: Case<'_>) -> Option<Claim> {
     Some(acted_on(case, claim))
 }
 
-fn submission(case: Case<'_>) -> Claim {
+fn submission(case: &Case<'_>) -> Claim {
     let known = use_expected(case);
-    let (evidence, expected) = known.unwrap_or_else(|| {
-        (Evidence::Suspicious, by_standard("submission on port 587 goes under TLS (RFC 8314 §3.3)"))
-    });
+    let (evidence, expected) =
+        known.unwrap_or_else(|| (Evidence::Suspicious, by_standard("submission on port 587 uses TLS (RFC 8314 §3.3)")));
     acted_on(case, Claim::new(case, Kind::StarttlsUnused, "G8", evidence, expected))
 }
 
 /// Submission in clear to a server that does not even offer TLS: the same finding, if nothing louder tells of it.
-fn in_clear_on_587(case: Case<'_>) -> Option<Claim> {
+fn in_clear_on_587(case: &Case<'_>) -> Option<Claim> {
     let session = case.session;
     let in_clear = case.port == SUBMISSION && session.messages > 0 && !session.tls_began();
     (in_clear && !session.offers_starttls() && super::offer::judge(case).is_none()).then(|| submission(case))
 }
 
 /// The client acts on other lines of the same reply: that reply reached it, and STARTTLS alone did not (FO-14).
-fn acted_on(case: Case<'_>, claim: Claim) -> Claim {
+fn acted_on(case: &Case<'_>, claim: Claim) -> Claim {
     let others: Vec<_> = case.session.acted_on.iter().copied().collect();
     if others.is_empty() {
         return claim;
     }
-    claim.prove(format!("the client acts on other lines of the same reply: {} (FO-14)", others.join(", ")))
+    claim.prove(format!("the client uses other lines of the same reply: {} (FO-14)", others.join(", ")))
 }
 
-fn retry(case: Case<'_>, failure: &Failure) -> Claim {
+fn retry(case: &Case<'_>, failure: &Failure) -> Claim {
     let (evidence, expected) = use_expected(case).unwrap_or_else(|| {
-        (Evidence::Suspicious, by_standard("a client that could not do TLS says so and tries again (RFC 3207 §4.1)"))
+        (
+            Evidence::Suspicious,
+            by_standard("after a failed handshake a client does not send mail in cleartext (RFC 3207 §4.1)"),
+        )
     });
     let claim = Claim::new(case, Kind::DowngradeRetry, "D1", evidence, expected);
     let (client, server) = (failure.flow.client, failure.flow.server);
@@ -77,13 +79,13 @@ fn retry(case: Case<'_>, failure: &Failure) -> Claim {
 /// How a handshake ended, in words.
 pub(super) fn handshake_end(end: HandshakeEnd) -> String {
     match end {
-        HandshakeEnd::Clear(Side::Client) => "the client went on in clear".to_owned(),
-        HandshakeEnd::Clear(Side::Server) => "the server went on in clear".to_owned(),
+        HandshakeEnd::Clear(Side::Client) => "the client continued in cleartext".to_owned(),
+        HandshakeEnd::Clear(Side::Server) => "the server continued in cleartext".to_owned(),
         HandshakeEnd::Alert(side, description) => {
             format!("the {} sent alert {description} (RFC 8446 §6)", side.as_str())
         }
         HandshakeEnd::Reset(side) => format!("a reset came from the {}", side.as_str()),
         HandshakeEnd::Closed(side) => format!("the {} closed the connection", side.as_str()),
-        HandshakeEnd::Silence => "nobody said anything more".to_owned(),
+        HandshakeEnd::Silence => "neither side sent anything more".to_owned(),
     }
 }

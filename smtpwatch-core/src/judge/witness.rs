@@ -1,9 +1,10 @@
-//! What this host's own bytes say where the server's cannot be believed (EV-2): it sent mail in cleartext to a peer that offers STARTTLS.
+//! Evidence from this host's own bytes when the server's bytes are ambiguous (EV-2): this host sent mail in cleartext
+//! to a peer that offers STARTTLS.
 
 use super::{Case, Claim, offer_expected};
 use crate::{Role, finding::Kind, smtp::Doubt};
 
-pub(super) fn judge(case: Case<'_>) -> Option<Claim> {
+pub(super) fn judge(case: &Case<'_>) -> Option<Claim> {
     let session = case.session;
     let in_clear = session.mail_sent && !session.tls_began();
     if case.role != Role::Client || session.doubt != Some(Doubt::Server) || !in_clear || case.starttls_ignored() {

@@ -38,7 +38,7 @@ impl Source {
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Mode {
-    /// Mail must not go in clear.
+    /// Mail must not go in cleartext.
     Enforce,
     /// It should not; what does is reported.
     Testing,

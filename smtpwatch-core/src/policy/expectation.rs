@@ -1,4 +1,4 @@
-//! What is expected of one flow, and which source says so.
+//! The expectation for one flow, and its source.
 
 use std::net::IpAddr;
 
@@ -92,14 +92,9 @@ impl<'a> Expectation<'a> {
     pub fn of(subject: &Subject<'_>, rules: &'a [Rule], history: &'a History, strength: Strength) -> Self {
         let address = history.get(&subject.address_key());
         let rule = rule_for(subject, address, rules);
-        let known = |key: HistoryKey| {
-            let how = match key.peer {
-                HistoryPeer::Address(_) => KnownBy::Address,
-                HistoryPeer::Name(_) => KnownBy::Name,
-            };
-            history.get(&key).map(|record| (how, record))
-        };
-        let rows: Vec<_> = subject.history_keys().filter_map(known).collect();
+        // The first key is the address.
+        let by_name = subject.history_keys().skip(1).filter_map(|key| Some((KnownBy::Name, history.get(&key)?)));
+        let rows: Vec<_> = address.map(|record| (KnownBy::Address, record)).into_iter().chain(by_name).collect();
         Self {
             rule,
             offers: agreed(&rows, strength, |record| record.offered),
@@ -119,7 +114,7 @@ impl<'a> Expectation<'a> {
         self.rule.as_ref().and_then(|(_, rule)| rule.starttls)
     }
 
-    /// What the local rule demands of AUTH in clear.
+    /// What the local rule demands of AUTH in cleartext.
     #[must_use]
     pub fn auth_rule(&self) -> Option<AuthRule> {
         self.rule.as_ref().and_then(|(_, rule)| rule.auth_plaintext)
@@ -133,6 +128,10 @@ impl<'a> Expectation<'a> {
 pub fn names<'a>(said: Vec<&'a str>, known: Option<&'a HistoryRecord>) -> Vec<&'a str> {
     let Some(known) = known.filter(|known| !known.names.is_empty()) else { return said };
     let is_own = |name: &&str| known.own_names().any(|own| own.is(name));
+    // Nearly always.
+    if !said.is_empty() && said.iter().all(is_own) {
+        return said;
+    }
     let (mut names, others): (Vec<_>, Vec<_>) = said.into_iter().partition(is_own);
     if names.is_empty() {
         names.extend(known.own_names().map(|own| &*own.name));
@@ -144,6 +143,9 @@ pub fn names<'a>(said: Vec<&'a str>, known: Option<&'a HistoryRecord>) -> Vec<&'
 /// The first rule that matches. A name that is not the host's own is a claim: the rule that it leads to counts only where that
 /// demands more than the one of the names that are.
 fn rule_for<'a>(subject: &Subject<'_>, known: Option<&HistoryRecord>, rules: &'a [Rule]) -> Option<(usize, &'a Rule)> {
+    if rules.is_empty() {
+        return None;
+    }
     let find = |names: &[&str]| {
         let mut numbered = (1..).zip(rules);
         numbered.find(|(_, rule)| rule.matches(subject.peer(), subject.flow.server.port(), subject.role, names))
@@ -177,12 +179,12 @@ fn rule_for<'a>(subject: &Subject<'_>, known: Option<&HistoryRecord>, rules: &'a
 pub enum KnownBy {
     /// It is this very host, as far as addresses tell.
     Address,
-    /// Other hosts call themselves by its name: members of a farm may differ (THREATS FP-1).
+    /// Other hosts call themselves by its name: members of a farm may differ (docs/threats.md FP-1).
     Name,
 }
 
 /// The first row that has seen enough sessions decides: the address, and only for an address that is not known the name,
-/// because a name is what the reply in question says it is. A farm behind one address has a rate of its own (FP-1).
+/// because a name is what the reply in question says it is. A farm behind one address has its own rate (FP-1).
 fn agreed<'a>(
     rows: &[(KnownBy, &'a HistoryRecord)],
     strength: Strength,

@@ -1,13 +1,13 @@
-//! TLS handshakes that failed a while ago: the first half of a downgrade across connections (THREATS D1).
+//! Failed TLS handshakes of the last days: the first half of a downgrade across connections (docs/threats.md D1).
 
 use std::{collections::VecDeque, time::Duration};
 
 use super::{expectation::Subject, history::HistoryPeer};
 use crate::{FlowKey, Role, Timestamp, hash::HashMap, smtp::HandshakeEnd};
 
-/// Entries held, one or two for each peer; the oldest failure makes room.
+/// Entries held, one or two for each peer; the oldest failure is evicted.
 const PEERS: usize = 4096;
-/// A mail server retries in clear after its back-off at the earliest, and gives up after five days (Postfix
+/// A mail server retries in cleartext after its back-off at the earliest, and gives up after five days (Postfix
 /// `minimal_backoff_time`, `maximal_queue_lifetime`).
 const REMEMBERED: Duration = Duration::from_secs(5 * 24 * 3600);
 
@@ -81,7 +81,7 @@ impl Failures {
         }
     }
 
-    /// TLS came about: what failed before is not what makes the peer speak in clear.
+    /// TLS was established: what failed before is not what makes the peer speak in cleartext.
     pub fn forgive(&mut self, subject: &Subject<'_>) {
         if self.newest.is_empty() {
             return;
@@ -91,7 +91,7 @@ impl Failures {
         }
     }
 
-    /// The failure before `now` that may explain why this flow is in clear.
+    /// The failure before `now` that may explain why this flow is in cleartext.
     #[must_use]
     pub fn before(&self, subject: &Subject<'_>, now: Timestamp) -> Option<&Failure> {
         if self.newest.is_empty() {

@@ -1,4 +1,4 @@
-//! History: what this host has itself seen of a peer (RFC 3207 §6; THREATS FP-1, FP-3, FP-21).
+//! History: what this host has seen of a peer itself (RFC 3207 §6; docs/threats.md FP-1, FP-3, FP-21).
 
 mod rate;
 mod record;

@@ -1,4 +1,4 @@
-//! What is known of published policies, as it is handed to whoever keeps it.
+//! What is known of published policies, as it is handed to anyone who keeps it.
 
 use std::sync::Arc;
 

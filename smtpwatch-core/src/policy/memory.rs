@@ -53,7 +53,7 @@ pub enum FetchError {
     /// It could not be fetched.
     #[error("fetch error: {0}")]
     Fetch(String),
-    /// What was fetched is no policy.
+    /// What was fetched is not a policy.
     #[error("policy invalid: {0}")]
     Invalid(String),
     /// The certificate of its host is not right.

@@ -1,11 +1,11 @@
-//! What a peer looks like when all is well: measured against it, an edited session shows by how much it differs
-//! (THREATS FO-2, FO-4, FO-6, FO-8). It never accuses by itself.
+//! The profile of a peer from its last session under TLS. An edited session is compared with it (docs/threats.md
+//! FO-2, FO-4, FO-6, FO-8). A difference raises no finding by itself.
 
 use serde::{Deserialize, Serialize};
 
 /// Keywords kept of an EHLO reply.
 const KEYWORDS: usize = 32;
-/// Octets kept of a keyword.
+/// Bytes kept of a keyword.
 const KEYWORD_OCTETS: usize = 32;
 
 /// Words of a date (RFC 5322 §3.3): Exim and Exchange write one into their greeting.
@@ -19,9 +19,9 @@ const DATE: [&str; 19] = [
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(default)]
 pub struct Profile {
-    /// Keywords of the EHLO reply in clear, in order, upper-case.
+    /// Keywords of the EHLO reply in cleartext, in order, upper-case.
     pub keywords: Vec<String>,
-    /// Octets of that reply, line ends included.
+    /// Bytes of that reply, line ends included.
     pub ehlo_octets: usize,
     /// Mechanisms offered before TLS that send the secret itself.
     pub plaintext_mechanisms: Vec<String>,
@@ -52,28 +52,38 @@ pub struct Profile {
 impl Profile {
     /// The keywords in the form kept here.
     pub fn keep(keywords: impl Iterator<Item = String>) -> Vec<String> {
-        keywords.take(KEYWORDS).map(|keyword| keyword.chars().take(KEYWORD_OCTETS).collect()).collect()
+        let cut = |keyword: String| match start(&keyword, KEYWORD_OCTETS) {
+            cut if cut.len() < keyword.len() => cut.to_owned(),
+            _ => keyword,
+        };
+        keywords.take(KEYWORDS).map(cut).collect()
     }
 
     /// A line of text without what changes from session to session: of a word with a digit in it, of a date, and of an address
     /// in brackets its place is left.
     #[must_use]
     pub fn shape(line: &str) -> String {
-        let shape = |word: &str| match word {
-            _ if is_literal(word) => "[]".to_owned(),
-            _ if word.contains(|c: char| c.is_ascii_digit()) || DATE.contains(&word.trim_end_matches(',')) => {
-                "#".to_owned()
+        let is_date = |word: &str| DATE.contains(&word.trim_end_matches(','));
+        let mut shape = String::with_capacity(line.len());
+        for word in line.split_whitespace().take(KEYWORDS) {
+            if !shape.is_empty() {
+                shape.push(' ');
             }
-            _ => word.chars().take(KEYWORD_OCTETS).collect(),
-        };
-        line.split_whitespace().take(KEYWORDS).map(shape).collect::<Vec<_>>().join(" ")
+            shape.push_str(match word {
+                _ if is_literal(word) => "[]",
+                _ if word.bytes().any(|byte| byte.is_ascii_digit()) || is_date(word) => "#",
+                _ => start(word, KEYWORD_OCTETS),
+            });
+        }
+        shape.shrink_to_fit();
+        shape
     }
 
     /// The address in brackets that a line quotes (RFC 5321 §4.1.3), brackets included; empty where there is none.
     #[must_use]
     pub fn quoted(line: &str) -> String {
         let word = line.split_whitespace().find(|word| is_literal(word)).unwrap_or_default();
-        word.chars().take(2 * KEYWORD_OCTETS).collect()
+        start(word, 2 * KEYWORD_OCTETS).to_owned()
     }
 
     /// This look, with the bests of an earlier one.
@@ -85,6 +95,13 @@ impl Profile {
         };
         Self { round_trip, tls_version: self.tls_version.max(before.tls_version), ..self }
     }
+}
+
+/// The first characters of a text, so many or all.
+pub(crate) fn start(text: &str, characters: usize) -> &str {
+    // Mostly it is no longer.
+    let cut = if text.len() > characters { text.char_indices().nth(characters) } else { None };
+    cut.map_or(text, |(end, _)| &text[..end])
 }
 
 fn is_literal(word: &str) -> bool {

@@ -17,7 +17,7 @@ pub struct Rule {
     pub role: Option<Role>,
     /// What is demanded of STARTTLS.
     pub starttls: Option<StarttlsRule>,
-    /// What is demanded of AUTH in clear.
+    /// What is demanded of AUTH in cleartext.
     pub auth_plaintext: Option<AuthRule>,
     /// The lowest TLS version, as the wire's number (`0x0303` is TLS 1.2).
     pub min_tls: Option<u16>,
@@ -27,9 +27,9 @@ pub struct Rule {
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum StarttlsRule {
-    /// Mail in clear is a violation.
+    /// Mail in cleartext is a violation.
     Required,
-    /// The offer is expected; its absence is a strip, mail in clear alone is no violation.
+    /// The offer is expected; its absence is a strip, mail in cleartext alone is not a violation.
     Expected,
     /// Say nothing about STARTTLS of this peer.
     Ignore,
@@ -39,9 +39,9 @@ pub enum StarttlsRule {
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum AuthRule {
-    /// Credentials in clear violate this policy.
+    /// Credentials in cleartext violate this policy.
     Forbid,
-    /// Credentials in clear are accepted practice here: no finding.
+    /// Credentials in cleartext are accepted practice here: no finding.
     Allow,
 }
 

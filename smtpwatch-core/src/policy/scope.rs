@@ -1,5 +1,5 @@
-//! How far a symptom reaches: one peer, its network, or everybody (THREATS FO-13). The commonest device that takes STARTTLS
-//! away is a firewall that somebody owns; the scope says whose to look at first.
+//! The scope of a symptom: one peer, its network, or all peers (docs/threats.md FO-13). The most common device that
+//! removes STARTTLS is a firewall; the scope shows whose firewall to check first.
 
 use std::{
     collections::{BTreeMap, VecDeque},
@@ -9,12 +9,12 @@ use std::{
 
 use crate::{Role, Timestamp, policy::rule::in_network};
 
-/// Sessions remembered; the oldest makes room.
+/// Sessions remembered; the oldest is evicted.
 const SESSIONS: usize = 1024;
-/// How long a session speaks for its server.
+/// How long a session counts for its peer.
 const WINDOW: Duration = Duration::from_secs(3600);
 
-/// The newest sessions of this host at one end: with whom TLS was to be had, and with whom not.
+/// The latest sessions of this host in one role: peers with TLS, and peers without.
 #[derive(Debug)]
 pub struct Scope {
     role: Role,
@@ -29,7 +29,7 @@ impl Scope {
         Self { role, sessions: VecDeque::new() }
     }
 
-    /// Notes whether a server offered STARTTLS and granted it where it was asked for, or a client used it.
+    /// Notes whether a server offered STARTTLS and granted it when requested, or whether a client used it.
     pub fn note(&mut self, at: Timestamp, peer: IpAddr, granted: bool) {
         if self.sessions.len() >= SESSIONS {
             self.sessions.pop_front();
@@ -37,10 +37,10 @@ impl Scope {
         self.sessions.push_back((at, peer, granted));
     }
 
-    /// The scope of a symptom at `peer`, in words with their numbers, and where to look first.
+    /// Describes the scope of a symptom at `peer`, with numbers, and where to look first.
     #[must_use]
     pub fn of(&self, now: Timestamp, peer: IpAddr) -> String {
-        // The newest session of each peer speaks for it; the session in question is not among them yet.
+        // The latest session of each peer counts; the current session is not among them yet.
         let mut newest = BTreeMap::new();
         for (at, address, granted) in &self.sessions {
             if now.since(*at) <= WINDOW {

@@ -52,13 +52,13 @@ impl Mechanism {
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum MechanismClass {
-    /// The secret itself, or a token that can be used again (THREATS F1–F4).
+    /// The secret itself, or a token that can be used again (docs/threats.md F1–F4).
     Plaintext,
-    /// Material for guessing offline or for relaying (THREATS F5).
+    /// Material for guessing offline or for relaying (docs/threats.md F5).
     Challenge,
     /// No secret: EXTERNAL, ANONYMOUS.
     NoSecret,
-    /// Not known: something crosses the wire that was meant to prove who somebody is.
+    /// Not known: something crosses the wire that was meant to prove who someone is.
     Unknown,
 }
 
@@ -89,7 +89,7 @@ impl MechanismClass {
     }
 }
 
-/// One AUTH command and what followed, in clear.
+/// One AUTH command and what followed, in cleartext.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize)]
 pub struct AuthExchange {
     /// Its place among the exchanges of its session, also of those that were forgotten.
@@ -99,7 +99,7 @@ pub struct AuthExchange {
     pub mechanism: String,
     /// What crosses the wire.
     pub class: MechanismClass,
-    /// Asked for with Exchange's verb X-EXPS (THREATS F9).
+    /// Asked for with Exchange's verb X-EXPS (docs/threats.md F9).
     pub exchange_verb: bool,
     /// The AUTH command itself carried the first response.
     pub initial_response: bool,
@@ -133,7 +133,7 @@ impl AuthExchange {
         exchange
     }
 
-    /// Whether a credential itself crossed in clear.
+    /// Whether a credential itself crossed in cleartext.
     #[must_use]
     pub fn is_credential(&self) -> bool {
         self.class == MechanismClass::Plaintext && self.secret_sent
@@ -144,7 +144,7 @@ impl AuthExchange {
         self.class == MechanismClass::Plaintext && !self.secret_sent && !self.cancelled
     }
 
-    /// Notes one response of so many octets.
+    /// Notes one response of so many bytes.
     pub(super) fn respond(&mut self, octets: usize) {
         self.steps += 1;
         self.secret_sent |= octets > 0 && self.steps >= MechanismClass::secret_step(&self.mechanism);

@@ -3,11 +3,11 @@
 /// How far into a message the client's stream is.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) struct Body {
-    /// Octets of CRLF.CRLF matched so far.
+    /// Bytes of CRLF.CRLF matched so far.
     pub(super) matched: u8,
     /// A reply came that did not accept the message, and its end was not seen: the client may still be sending it.
     pub(super) refused: bool,
-    /// Octets of it were left out, its end perhaps among them: a reply behind them is the reply to the message.
+    /// Bytes of it were left out, its end perhaps among them: a reply after them is the reply to the message.
     pub(super) hole: bool,
 }
 
@@ -15,7 +15,7 @@ impl Body {
     /// A dot directly after 354's line is the end of an empty message: CRLF counts as matched.
     pub(super) const START: Self = Self { matched: 2, refused: false, hole: false };
 
-    /// Passes over octets up to and including CRLF.CRLF. Nothing else ends a message here (THREATS E5).
+    /// Skips bytes up to and including CRLF.CRLF. Nothing else ends a message here (docs/threats.md E5).
     pub(super) fn scan(&mut self, input: &mut &[u8]) -> bool {
         const END: &[u8] = b"\r\n.\r\n";
         for (at, &octet) in input.iter().enumerate() {

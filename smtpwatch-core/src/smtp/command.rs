@@ -3,7 +3,7 @@
 use super::{auth, verb::Verb};
 use crate::secret_buffer::SecretBuffer;
 
-/// One command line, taken apart as far as anybody after the parser needs it.
+/// One command line, taken apart as far as anyone after the parser needs it.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub(super) enum Command {
     /// `EHLO`, or `LHLO` (RFC 2033), with the name given.
@@ -16,7 +16,7 @@ pub(super) enum Command {
     Auth {
         /// Mechanism, where it has the form of one.
         mechanism: auth::Mechanism,
-        /// Octets of the initial response; `None` without one. `=` is a response of no octets (RFC 4954 §4).
+        /// Bytes of the initial response; `None` without one. `=` is a response of no bytes (RFC 4954 §4).
         initial: Option<usize>,
     },
     /// `MAIL FROM`.
@@ -30,9 +30,9 @@ pub(super) enum Command {
     Rcpt(Option<String>),
     /// `DATA`.
     Data,
-    /// `BDAT`, with the size of the chunk in octets; `None` where it is not a number.
+    /// `BDAT`, with the size of the chunk in bytes; `None` where it is not a number.
     Bdat {
-        /// Octets that follow the line.
+        /// Bytes that follow the line.
         size: Option<u64>,
         /// Last chunk of the message.
         last: bool,
@@ -127,9 +127,12 @@ pub(super) fn is_known(word: &[u8]) -> bool {
 pub(super) fn without_nuls(line: &[u8]) -> Option<SecretBuffer> {
     let (word, _) = split_word(line);
     let nuls = word.iter().take_while(|byte| **byte == 0).count();
+    if nuls == 0 {
+        return None;
+    }
     let left = &word[nuls..];
     let same = |verb: &&&[u8]| verb.len() == word.len() && verb[nuls..].eq_ignore_ascii_case(left);
-    let verb = FOLLOWED.iter().find(same).filter(|_| nuls > 0 && !left.is_empty())?;
+    let verb = FOLLOWED.iter().find(same).filter(|_| !left.is_empty())?;
     let start = line.len() - line.trim_ascii_start().len();
     let mut restored = SecretBuffer::from(line);
     restored[start..start + verb.len()].copy_from_slice(verb);
@@ -141,12 +144,12 @@ pub(super) fn is_blank(line: &[u8]) -> bool {
     line.iter().all(|byte| byte.is_ascii_whitespace() || *byte == 0)
 }
 
-/// Whether a line where a SASL response may stand is one: a word that is no command.
+/// Whether a line where a SASL response may stand is one: a word that is not a command.
 pub(super) fn is_response(line: &[u8]) -> bool {
     !line.is_empty() && !line.contains(&b' ') && Command::parse(line) == Command::Other && !is_known(line)
 }
 
-/// The first word and what follows it. Blanks before it are passed over (THREATS EV-14).
+/// The first word and what follows it. Blanks before it are skipped (docs/threats.md EV-14).
 pub(super) fn split_word(line: &[u8]) -> (&[u8], &[u8]) {
     let line = line.trim_ascii_start();
     line.split_at(line.iter().position(u8::is_ascii_whitespace).unwrap_or(line.len()))
@@ -189,7 +192,7 @@ fn parse_mail(rest: &[u8]) -> Command {
     let after = rest.iter().rposition(|&c| c == b'>').map_or(rest, |at| &rest[at + 1..]);
     let mut requiretls = false;
     let mut acted_on = Vec::new();
-    // Compared where they stand: a copy of what somebody put among them would be given back as it is.
+    // Compared where they stand: a copy of what someone put among them would be given back as it is.
     for parameter in after.split(u8::is_ascii_whitespace) {
         requiretls |= parameter.eq_ignore_ascii_case(b"REQUIRETLS");
         let name = parameter.split(|&c| c == b'=').next().unwrap_or_default();

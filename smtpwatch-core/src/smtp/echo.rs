@@ -1,4 +1,4 @@
-//! A verb as the server quotes it back (THREATS FO-12): one that differs from what was sent was overwritten on the way.
+//! A verb as the server quotes it back (docs/threats.md FO-12): one that differs from what was sent was overwritten on the path.
 //! The method of Durumeric et al. (IMC 2015), without sending anything.
 
 /// Marks in which servers put what they quote.

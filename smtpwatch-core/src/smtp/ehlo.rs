@@ -3,6 +3,7 @@
 use super::{
     auth::MechanismClass,
     reply::{Reply, ReplyLine},
+    transcript::push_printable,
 };
 use crate::limits;
 
@@ -15,7 +16,7 @@ pub(crate) fn plain_keyword(line: &[u8]) -> Option<&[u8]> {
     formed.then_some(word)
 }
 
-/// How STARTTLS is offered (THREATS A3, A5).
+/// How STARTTLS is offered (docs/threats.md A3, A5).
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
 pub enum Offer {
     /// No client would find it.
@@ -32,18 +33,19 @@ pub struct Capability<'a> {
     /// The line as it came, in printable form.
     pub text: &'a str,
     keyword: &'a str,
-    /// The line has another code than the reply: some clients pass over it.
+    /// The line has another code than the reply: some clients skip it.
     other_code: Option<u16>,
+    offer: Offer,
 }
 
-/// The capability list of the last complete EHLO reply in clear.
+/// The capability list of the last complete EHLO reply in cleartext.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct Capabilities {
     /// The first line, in printable form: greeting text, never a keyword.
     pub first_line: String,
     /// Name that the server gives itself there.
     pub name: Option<String>,
-    /// STARTTLS stands on the first line, where it is greeting text and no client finds it (THREATS A5).
+    /// STARTTLS stands on the first line, where it is greeting text and no client finds it (docs/threats.md A5).
     pub starttls_on_first_line: bool,
     /// The lines after the first, in order, one behind the other; behind each its keyword, where it does not begin with that.
     texts: String,
@@ -58,26 +60,36 @@ struct Place {
     text: u32,
     /// Where its keyword ends: behind the text, or before that end.
     keyword: u32,
-    /// See [`Capability::other_code`].
-    other_code: Option<u16>,
+    /// See [`Capability::other_code`]; [`SAME_CODE`] where it is the reply's.
+    other_code: u16,
+    /// What the line offers: told once, as every verdict asks for it.
+    offer: Offer,
+    /// See [`Capabilities::masked`].
+    masked: bool,
 }
 
+/// No reply has it: a code has three digits.
+const SAME_CODE: u16 = u16::MAX;
+
 impl Capability<'_> {
-    /// A mask keeps the length of what it hides (THREATS FP-26).
+    /// A mask keeps the length of what it hides (docs/threats.md FP-26).
     pub(crate) fn is_as_long_as_starttls(&self) -> bool {
         self.keyword.len() == "STARTTLS".len()
     }
+}
 
-    fn offer(&self) -> Offer {
-        match self.text.trim_end() {
-            "STARTTLS" if self.other_code.is_none() => Offer::Strict,
-            _ if self.keyword == "STARTTLS" => Offer::Lenient,
-            _ => Offer::Absent,
+impl Offer {
+    /// What a line offers.
+    fn of(text: &str, keyword: &str, other_code: Option<u16>) -> Self {
+        match text.trim_end() {
+            "STARTTLS" if other_code.is_none() => Self::Strict,
+            _ if keyword == "STARTTLS" => Self::Lenient,
+            _ => Self::Absent,
         }
     }
 }
 
-/// Keywords of eight letters that a mask of eight letters may hide (THREATS FP-26).
+/// Keywords of eight letters that a mask of eight letters may hide (docs/threats.md FP-26).
 const EIGHT_LETTERS: [&str; 4] = ["STARTTLS", "CHUNKING", "8BITMIME", "SMTPUTF8"];
 
 /// Neighbours of STARTTLS in the capability lists of servers that keep a fixed order: before, after. From the sources of
@@ -91,14 +103,14 @@ const STARTTLS_SLOTS: [(&[&str], &[&str]); 4] = [
 
 impl Capabilities {
     /// From a reply to EHLO.
-    pub(super) fn parse(reply: &Reply) -> Self {
+    pub(super) fn parse(reply: &Reply<'_>) -> Self {
         let mut capabilities = Self::default();
         capabilities.extend(reply);
         capabilities
     }
 
-    /// Adds the lines of a continued reply (THREATS A6, EV-17); the very first line is the greeting, never a keyword.
-    pub(super) fn extend(&mut self, reply: &Reply) {
+    /// Adds the lines of a continued reply (docs/threats.md A6, EV-17); the very first line is the greeting, never a keyword.
+    pub(super) fn extend(&mut self, reply: &Reply<'_>) {
         let mut lines = reply.lines.iter();
         if self.first_line.is_empty() && self.places.is_empty() {
             let first = lines.next().map(|line| &*line.text).unwrap_or_default();
@@ -118,21 +130,29 @@ impl Capabilities {
         self.texts.shrink_to_fit();
     }
 
-    fn push(&mut self, line: &ReplyLine, code: u16) {
-        let (text, keyword) = (super::transcript::printable(&line.text), keyword(&line.text));
+    fn push(&mut self, line: &ReplyLine<'_>, code: u16) {
         // Some hundred lines of some thousand octets.
         let end = |length: usize| u32::try_from(length).unwrap_or(u32::MAX);
         let start = self.texts.len();
-        self.texts.push_str(&text);
+        push_printable(&mut self.texts, &line.text);
         let text_end = self.texts.len();
-        let keyword_end = if text.starts_with(&keyword) {
-            start + keyword.len()
+        let lossy = String::from_utf8_lossy(&line.text);
+        let word = keyword(&lossy);
+        let text = self.texts.as_bytes()[start..].iter();
+        let (begins, keyword) = if word.len() <= text.len()
+            && text.zip(word.as_bytes()).all(|(text, word)| *text == word.to_ascii_uppercase())
+        {
+            (start, start + word.len())
         } else {
-            self.texts.push_str(&keyword);
-            self.texts.len()
+            self.texts.extend(word.chars().map(|c| c.to_ascii_uppercase()));
+            (text_end, self.texts.len())
         };
         let other_code = (line.code != code).then_some(line.code);
-        self.places.push(Place { text: end(text_end), keyword: end(keyword_end), other_code });
+        let own = &self.texts[begins..keyword];
+        let offer = Offer::of(&self.texts[start..text_end], own, other_code);
+        let masked = is_masked(own) || is_near_starttls(own);
+        let other_code = other_code.unwrap_or(SAME_CODE);
+        self.places.push(Place { text: end(text_end), keyword: end(keyword), other_code, offer, masked });
     }
 
     /// The lines after the first, in order.
@@ -141,8 +161,12 @@ impl Capabilities {
         self.places.iter().map(move |place| {
             let (text, keyword) = (place.text as usize, place.keyword as usize);
             let own = if keyword > text { text..keyword } else { start..keyword };
-            let line =
-                Capability { text: &self.texts[start..text], keyword: &self.texts[own], other_code: place.other_code };
+            let line = Capability {
+                text: &self.texts[start..text],
+                keyword: &self.texts[own],
+                other_code: Some(place.other_code).filter(|code| *code != SAME_CODE),
+                offer: place.offer,
+            };
             start = text.max(keyword);
             line
         })
@@ -175,20 +199,20 @@ impl Capabilities {
     /// The offer as a client reads it that stops at the first line which ends the reply: `lines` of them.
     #[must_use]
     pub fn offer_within(&self, lines: usize) -> Offer {
-        self.lines().take(lines).map(|line| line.offer()).max().unwrap_or(Offer::Absent)
+        self.places.iter().take(lines).map(|place| place.offer).max().unwrap_or(Offer::Absent)
     }
 
     /// The line that offers STARTTLS, in printable form; with its code, where that is not the reply's.
     #[must_use]
     pub fn offer_line(&self) -> Option<String> {
-        let line = self.lines().find(|line| line.offer() != Offer::Absent)?;
+        let line = self.lines().nth(self.places.iter().position(|place| place.offer != Offer::Absent)?)?;
         Some(line.other_code.map_or_else(|| line.text.to_owned(), |code| format!("{code} {}", line.text)))
     }
 
     /// Every other keyword is in lower case too: a server that writes so, not an edit.
     #[must_use]
     pub fn is_lower_case(&self) -> bool {
-        let others = || self.lines().filter(|line| line.offer() == Offer::Absent);
+        let others = || self.lines().filter(|line| line.offer == Offer::Absent);
         others().next().is_some()
             && others().all(|line| {
                 let keyword = line.text.split([' ', '=']).next().unwrap_or_default();
@@ -196,17 +220,17 @@ impl Capabilities {
             })
     }
 
-    /// How often STARTTLS stands there.
+    /// How often STARTTLS is there.
     #[must_use]
     pub fn offers(&self) -> usize {
-        self.lines().filter(|line| line.offer() != Offer::Absent).count()
+        self.places.iter().filter(|place| place.offer != Offer::Absent).count()
     }
 
-    /// A line that holds STARTTLS and offers it to nobody: glued to another keyword, or without a separator (THREATS A5).
+    /// A line that holds STARTTLS and offers it to no one: glued to another keyword, or without a separator (docs/threats.md A5).
     #[must_use]
     pub fn glued(&self) -> Option<&str> {
         let line = self.lines().find(|line| line.text.to_ascii_uppercase().contains("STARTTLS"));
-        line.filter(|line| line.offer() == Offer::Absent).map(|line| line.text)
+        line.filter(|line| line.offer == Offer::Absent).map(|line| line.text)
     }
 
     /// Whether a keyword is there, given in upper case.
@@ -216,12 +240,14 @@ impl Capabilities {
     }
 
     /// The lines overwritten in place: the whole keyword is a run of `X` with a letter at its end, as Cisco's SMTP
-    /// inspection writes it (THREATS A2), or STARTTLS with one letter changed (A3).
+    /// inspection writes it (docs/threats.md A2), or STARTTLS with one letter changed (A3).
     pub fn masked(&self) -> impl Iterator<Item = (usize, Capability<'_>)> {
-        self.lines().enumerate().filter(|(_, line)| is_masked(line.keyword) || is_near_starttls(line.keyword))
+        let any = self.places.iter().any(|place| place.masked);
+        let lines = any.then(|| self.lines().zip(&self.places)).into_iter().flatten();
+        lines.enumerate().filter(|(_, (_, place))| place.masked).map(|(index, (line, _))| (index, line))
     }
 
-    /// Whether a masked line can only be, or by its place must be, STARTTLS (THREATS FP-26): it keeps the length of what
+    /// Whether a masked line can only be, or by its place must be, STARTTLS (docs/threats.md FP-26): it keeps the length of what
     /// it hides, and it hides what is not there otherwise.
     #[must_use]
     pub fn mask_is_starttls(&self, index: usize) -> bool {
@@ -260,15 +286,19 @@ impl Capabilities {
 
 /// Whether a line may be a capability (RFC 5321 §4.1.1.1), and not the text of a reply: `2.0.0 Ok`, `OK`.
 pub(super) fn may_be_keyword(line: &[u8]) -> bool {
-    let keyword = keyword(line);
+    let line = String::from_utf8_lossy(line);
+    let keyword = keyword(&line);
     let formed = keyword.bytes().all(|c| c.is_ascii_alphanumeric() || matches!(c, b'-' | b'_'));
-    formed && !keyword.is_empty() && keyword != "OK"
+    formed && !keyword.is_empty() && !keyword.eq_ignore_ascii_case("OK")
 }
 
-/// The keyword of a capability line, as lenient clients find it.
-fn keyword(line: &[u8]) -> String {
-    let line = String::from_utf8_lossy(line);
-    line.trim_start_matches([' ', '-', '\t']).split([' ', '\t', '=']).next().unwrap_or_default().to_ascii_uppercase()
+/// The keyword of a capability line in any case, as lenient clients find it.
+fn keyword(line: &str) -> &str {
+    let octets = line.as_bytes();
+    let start = octets.iter().position(|octet| !matches!(octet, b' ' | b'-' | b'\t')).unwrap_or(octets.len());
+    let ends = |octet: &u8| matches!(octet, b' ' | b'\t' | b'=');
+    let end = octets[start..].iter().position(ends).map_or(octets.len(), |length| start + length);
+    &line[start..end]
 }
 
 fn is_masked(keyword: &str) -> bool {

@@ -1,6 +1,9 @@
-//! Octets of one direction that are kept as evidence. Only what a line may show gets here: see [`super::shown`].
+//! Bytes of one direction that are kept as evidence. Only what a line may show gets here: see [`super::shown`].
 
 use crate::limits::EXHIBIT_OCTETS;
+
+/// Room that is made at first, in bytes.
+const AT_LEAST: usize = 64;
 
 /// The first [`EXHIBIT_OCTETS`] of them, by their place in the stream.
 #[derive(Clone, Debug, Default)]
@@ -12,7 +15,7 @@ pub(super) struct Kept {
 }
 
 impl Kept {
-    /// Takes octets that stand behind all others.
+    /// Takes bytes that follow all others.
     pub(super) fn push(&mut self, offset: u64, octets: &[u8]) {
         let room = EXHIBIT_OCTETS.saturating_sub(self.octets.len()).min(octets.len());
         self.left_out += (octets.len() - room) as u64;
@@ -27,6 +30,10 @@ impl Kept {
             }
             self.rows.push((offset, self.octets.len()));
         }
+        if self.octets.capacity() == 0 {
+            // The first line is mostly not the last.
+            self.octets.reserve(AT_LEAST);
+        }
         self.octets.extend_from_slice(&octets[..room]);
     }
 
@@ -36,7 +43,7 @@ impl Kept {
         self.rows.iter().zip(ends).filter_map(|((offset, at), end)| Some((*offset, self.octets.get(*at..end)?)))
     }
 
-    /// Octets that found no room.
+    /// Bytes that did not fit.
     pub(super) const fn left_out(&self) -> u64 {
         self.left_out
     }

@@ -1,22 +1,23 @@
-//! Lines: octets up to LF.
+//! Lines: bytes up to LF.
 
-use std::ops::Deref;
+use std::{fmt, ops::Deref};
 
 use crate::{limits, secret_buffer::SecretBuffer};
 
 /// One line without its end.
 pub(super) struct Line<'a> {
-    /// The octets before CRLF or LF, at most [`limits::LINE`].
+    /// The bytes before CRLF or LF, at most [`limits::LINE`].
     pub(super) bytes: LineBytes<'a>,
     /// Ended by LF alone (RFC 5321 §2.3.8 forbids it; servers accept it).
     pub(super) bare_lf: bool,
-    /// Octets were cut off at the end.
+    /// Bytes were cut off at the end.
     pub(super) truncated: bool,
     /// How many it took in the stream, with its end and what was cut off.
     pub(super) octets: usize,
 }
 
-/// The bytes of a line: lent where it came in one piece.
+/// The bytes of a line: lent where it came in one piece. They may hold a secret: `Debug` shows their number alone.
+#[derive(Clone)]
 pub(super) enum LineBytes<'a> {
     Lent(&'a [u8]),
     Own(SecretBuffer),
@@ -33,16 +34,36 @@ impl Deref for LineBytes<'_> {
     }
 }
 
+impl From<&[u8]> for LineBytes<'_> {
+    fn from(bytes: &[u8]) -> Self {
+        Self::Own(bytes.into())
+    }
+}
+
+impl PartialEq for LineBytes<'_> {
+    fn eq(&self, other: &Self) -> bool {
+        **self == **other
+    }
+}
+
+impl Eq for LineBytes<'_> {}
+
+impl fmt::Debug for LineBytes<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "LineBytes({} bytes)", self.len())
+    }
+}
+
 /// Splits one direction into lines, however it is cut into pieces.
 #[derive(Debug, Default)]
 pub(super) struct Lines {
     buffer: SecretBuffer,
-    /// Octets of the line that were cut off.
+    /// Bytes of the line that were cut off.
     overflow: usize,
 }
 
 impl Lines {
-    /// Takes octets from `input` up to and including the next LF. `None`: the input is used up and no line is whole.
+    /// Takes bytes from `input` up to and including the next LF. `None`: the input is used up and no line is whole.
     pub(super) fn take<'a>(&mut self, input: &mut &'a [u8]) -> Option<Line<'a>> {
         let end = input.iter().position(|&octet| octet == b'\n');
         let (piece, rest) = input.split_at(end.map_or(input.len(), |at| at + 1));

@@ -1,13 +1,13 @@
 //! SMTP: from bytes in order to one session's observation.
 //!
 //! [`Session`] is the machine; everything else is what it reads with. Grammar accepted beyond RFC 5321, because real
-//! peers send it and a watcher that insists is a watcher that is blind:
+//! peers send it and a monitor that insists is a monitor that is blind:
 //!
 //! | accepted | why |
 //! |---|---|
-//! | LF alone ends a line | servers accept it (THREATS EV-15) |
+//! | LF alone ends a line | servers accept it (docs/threats.md EV-15) |
 //! | verbs and keywords in any case, leading blanks, tabs | EV-13, EV-14 |
-//! | lines of any length; more than [`crate::limits::LINE`] octets are cut and marked | EV-16 |
+//! | lines of any length; more than [`crate::limits::LINE`] bytes are cut and marked | EV-16 |
 //! | reply codes of any class, lines without a code | EV-18: no reply switches the parser off |
 //! | unknown verbs wait for their reply like known ones | FP-11 |
 //! | commands before the greeting | PIPECONNECT, FP-12 |
@@ -20,6 +20,7 @@ mod echo;
 mod ehlo;
 mod kept;
 mod line;
+mod ntlm;
 mod observation;
 mod reply;
 mod secret;

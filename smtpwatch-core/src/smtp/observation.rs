@@ -24,13 +24,13 @@ const INJECTED_TEXT: usize = 120;
 /// Why nothing may be concluded from what is missing.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Doubt {
-    /// The flow was joined after its start (THREATS FP-7).
+    /// The flow was joined after its start (docs/threats.md FP-7).
     Midstream,
-    /// Octets are missing that the dialogue needed.
+    /// Bytes are missing that the dialogue needed.
     Gap,
     /// Only one direction was seen (EV-26).
     OneSided,
-    /// The streams cannot be told apart into commands and bodies.
+    /// The streams cannot be distinguished into commands and bodies.
     Ambiguous,
     /// Both ends speak Multipath TCP: other subflows may carry parts of the dialogue (EV-28).
     Multipath,
@@ -46,7 +46,7 @@ pub enum Starttls {
     NotSent,
     /// Asked for, no reply yet.
     Sent,
-    /// Any 2xx: Postfix and Exim go ahead on each of them (THREATS §1, RFC 3207 §4).
+    /// Any 2xx: Postfix and Exim go ahead on each of them (RFC 3207 §4 names 220 only).
     Granted(u16),
     /// Any other reply.
     Refused(u16),
@@ -55,19 +55,19 @@ pub enum Starttls {
 /// How TLS failed to come about after the go-ahead.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum HandshakeEnd {
-    /// This side went on in clear.
+    /// This side continued in cleartext.
     Clear(Side),
-    /// This side sent an alert in clear, with its description (RFC 8446 §6).
+    /// This side sent an alert in cleartext, with its description (RFC 8446 §6).
     Alert(Side, u8),
     /// This side reset the connection.
     Reset(Side),
     /// This side closed the connection.
     Closed(Side),
-    /// Nobody said anything more.
+    /// No one said anything more.
     Silence,
 }
 
-/// Octets in clear that stand where TLS should begin (THREATS E1–E3). Verbs only: their arguments may be secrets.
+/// Bytes in cleartext that stand where TLS should begin (docs/threats.md E1–E3). Verbs only: their arguments may be secrets.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct Injection {
     /// How many.
@@ -113,7 +113,7 @@ impl Injection {
     }
 }
 
-/// A verb that is not the one that was sent (THREATS B2, C4, FO-12).
+/// A verb that is not the one that was sent (docs/threats.md B2, C4, FO-12).
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Rewritten {
     /// The verb as sent; empty where only its length is known.
@@ -122,7 +122,7 @@ pub struct Rewritten {
     pub arrived: String,
 }
 
-/// The facts of one session, as far as it was in clear.
+/// The facts of one session, as far as it was in cleartext.
 #[derive(Debug, Default)]
 pub struct Observation {
     /// First line of the greeting, printable, with its code.
@@ -131,15 +131,15 @@ pub struct Observation {
     pub greeting_name: Option<String>,
     /// Name that the client gave with EHLO or HELO.
     pub client_name: Option<String>,
-    /// The last complete EHLO reply in clear (THREATS FP-6).
+    /// The last complete EHLO reply in cleartext (docs/threats.md FP-6).
     pub capabilities: Option<Capabilities>,
-    /// Octets of that reply on the wire, line ends included (FO-2).
+    /// Bytes of that reply on the wire, line ends included (FO-2).
     pub ehlo_octets: usize,
     /// Time from the EHLO command to that reply (FO-8).
     pub ehlo_after: Option<Duration>,
     /// The EHLO reply had begun and its last line never came (A6).
     pub ehlo_unfinished: bool,
-    /// Capability lines came behind the last line of the EHLO reply (A6, EV-17): how many stood before that.
+    /// Capability lines came after the last line of the EHLO reply (A6, EV-17): how many stood before that.
     pub ehlo_went_on: Option<usize>,
     /// EHLO was answered with this code, which is not positive (B1).
     pub ehlo_rejected: Option<u16>,
@@ -163,32 +163,32 @@ pub struct Observation {
     pub starttls_reply: Option<String>,
     /// What came after the go-ahead, or instead of SMTP.
     pub tls: Option<Box<TlsPhase>>,
-    /// After the go-ahead the client went on in clear, and the server answered (C6).
+    /// After the go-ahead the client continued in cleartext, and the server answered (C6).
     pub clear_after_go_ahead: bool,
-    /// Octets are missing behind the go-ahead: whether the handshake succeeded cannot be told.
+    /// Bytes are missing after the go-ahead: whether the handshake succeeded cannot be told.
     pub handshake_unseen: bool,
-    /// Client octets between STARTTLS and its first TLS record.
+    /// Client bytes between STARTTLS and its first TLS record.
     pub injected_commands: Option<Box<Injection>>,
-    /// Server octets between the go-ahead and the first TLS record.
+    /// Server bytes between the go-ahead and the first TLS record.
     pub injected_replies: Option<Box<Injection>>,
     /// Time from the go-ahead to the first of them.
     pub clear_after: Option<Duration>,
-    /// A verb that was rewritten on the way, the first one.
+    /// A verb that was rewritten on the path, the first one.
     pub rewritten: Option<Box<Rewritten>>,
     /// Code of the first reply of class 2 or 3, before TLS, that answers no command (E4).
     pub unsolicited: Option<u16>,
-    /// SASL exchanges in clear, in order.
+    /// SASL exchanges in cleartext, in order.
     pub auth: Vec<AuthExchange>,
     /// A PROXY header came before the dialogue (FP-13): a load balancer that speaks for another client writes one, and so can any
     /// client. It counts only from an address that the configuration trusts.
     pub proxy_header: bool,
     /// The server granted XCLIENT: from there on the client speaks for another one (FP-13).
     pub xclient_granted: bool,
-    /// MAIL was sent in clear.
+    /// MAIL was sent in cleartext.
     pub mail_sent: bool,
-    /// MAIL asked for REQUIRETLS in clear (G7).
+    /// MAIL asked for REQUIRETLS in cleartext (G7).
     pub requiretls: bool,
-    /// Messages accepted in clear.
+    /// Messages accepted in cleartext.
     pub messages: u32,
     /// Domains of recipients, lower case, bounded.
     pub recipient_domains: BTreeSet<String>,
@@ -198,11 +198,11 @@ pub struct Observation {
     pub smtp: bool,
     /// Why nothing may be concluded from what is missing.
     pub doubt: Option<Doubt>,
-    /// Holes that hurt.
+    /// Gaps that hurt.
     pub gaps: u32,
     /// Who ended the connection, and whether by reset.
     pub ended: Option<(Side, bool)>,
-    /// How long nobody had said anything when it ended.
+    /// How long no one had said anything when it ended.
     pub silence: Option<Duration>,
     /// The flow fell silent and was given up.
     pub timed_out: bool,
@@ -216,7 +216,7 @@ impl Observation {
         if self.auth.iter().any(AuthExchange::is_credential) { Outcome::Credential } else { self.mail_outcome() }
     }
 
-    /// The same without what was sent to prove who somebody is.
+    /// The same without what was sent to prove who someone is.
     #[must_use]
     pub const fn mail_outcome(&self) -> Outcome {
         if self.messages > 0 {
@@ -228,7 +228,7 @@ impl Observation {
         }
     }
 
-    /// State of the offer in the last EHLO reply in clear.
+    /// State of the offer in the last EHLO reply in cleartext.
     #[must_use]
     pub fn starttls_state(&self) -> StarttlsState {
         let Some(capabilities) = &self.capabilities else { return StarttlsState::Unknown };
@@ -240,7 +240,7 @@ impl Observation {
         }
     }
 
-    /// STARTTLS was offered in the last EHLO reply in clear.
+    /// STARTTLS was offered in the last EHLO reply in cleartext.
     #[must_use]
     pub fn offers_starttls(&self) -> bool {
         self.capabilities.as_ref().is_some_and(|capabilities| capabilities.offer() != Offer::Absent)
@@ -284,7 +284,7 @@ impl Observation {
         let ehlo = self.capabilities.as_ref().and_then(|capabilities| capabilities.name.as_deref());
         let hello = self.tls.as_ref().and_then(|tls| tls.client_hello.as_ref());
         let sni = hello.and_then(|hello| hello.sni.as_deref());
-        let mut names = Vec::new();
+        let mut names = Vec::with_capacity(3);
         for name in [ehlo, self.greeting_name.as_deref(), sni].into_iter().flatten() {
             if !names.contains(&name) {
                 names.push(name);
@@ -294,7 +294,7 @@ impl Observation {
     }
 
     /// The whole text of the greeting is what a device leaves that keeps the characters 2, 0, `*` and blanks alone: the test
-    /// by which Postfix knows a PIX (THREATS B3).
+    /// by which Postfix knows a PIX (docs/threats.md B3).
     #[must_use]
     pub fn greeting_is_masked(&self) -> bool {
         self.greeting.as_deref().is_some_and(|greeting| {

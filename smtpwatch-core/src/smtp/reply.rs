@@ -1,27 +1,27 @@
 //! Replies: what the server says (RFC 5321 §4.2).
 
-use super::line::Line;
-use crate::{limits, secret_buffer::SecretBuffer};
+use super::line::{Line, LineBytes};
+use crate::limits;
 
 /// One reply, all lines of it.
 #[derive(Clone, PartialEq, Eq, Debug)]
-pub(super) struct Reply {
+pub(super) struct Reply<'a> {
     /// The code of the last line; zero where a line had none.
     pub(super) code: u16,
     /// At most [`limits::REPLY_LINES`]: the first ones, and of those behind them the ones that tell of STARTTLS.
-    pub(super) lines: Vec<ReplyLine>,
+    pub(super) lines: Vec<ReplyLine<'a>>,
 }
 
 /// One line of a reply.
 #[derive(Clone, PartialEq, Eq, Debug)]
-pub(super) struct ReplyLine {
+pub(super) struct ReplyLine<'a> {
     /// Its code: that of the others too, says RFC 5321 §4.2.1.
     pub(super) code: u16,
-    /// What stands after code and separator. It may quote a secret.
-    pub(super) text: SecretBuffer,
+    /// What stands after code and separator. It may quote a secret. Lent of the last line, which most replies have alone.
+    pub(super) text: LineBytes<'a>,
 }
 
-impl Reply {
+impl Reply<'_> {
     /// First digit: the class of the reply.
     pub(super) const fn class(&self) -> u16 {
         self.code / 100
@@ -37,10 +37,13 @@ impl Reply {
     }
 }
 
+/// Room that is made for the lines of a reply that has more than one.
+const USUAL: usize = 12;
+
 /// Lines kept for those that tell of STARTTLS, however many others stand before them.
 const TELLING: usize = 16;
 
-/// Whether a line offers STARTTLS, or may hide it (THREATS A2, A5): what is not kept must not look as if it were not there.
+/// Whether a line offers STARTTLS, or may hide it (docs/threats.md A2, A5): what is not kept must not look as if it were not there.
 fn tells_of_starttls(line: &[u8]) -> bool {
     const KEYWORD: &[u8] = b"STARTTLS";
     line.starts_with(b"XXX") || line.windows(KEYWORD.len()).any(|word| word.eq_ignore_ascii_case(KEYWORD))
@@ -57,26 +60,43 @@ struct Parsed<'a> {
 /// Puts lines together to replies.
 #[derive(Debug, Default)]
 pub(super) struct Replies {
-    lines: Vec<ReplyLine>,
+    lines: Vec<ReplyLine<'static>>,
     begun: bool,
 }
 
 impl Replies {
     /// Takes one line; returns the reply that it ends.
-    pub(super) fn push(&mut self, line: &Line<'_>) -> Option<Reply> {
+    pub(super) fn push<'a>(&mut self, line: &Line<'a>) -> Option<Reply<'a>> {
         let Parsed { code, mut more, text } = parse(&line.bytes);
         // A stray line inside a reply must not end it: the client waits for the last line too.
         more |= code == 0 && self.begun;
         let bound = if tells_of_starttls(text) { limits::REPLY_LINES } else { limits::REPLY_LINES - TELLING };
-        if self.lines.len() < bound {
-            if self.lines.capacity() == 0 {
-                // Most replies have one line.
-                self.lines.reserve_exact(1);
-            }
-            self.lines.push(ReplyLine { code, text: text.into() });
-        }
         self.begun = more;
-        (!more).then(|| Reply { code, lines: std::mem::take(&mut self.lines) })
+        let has_room = self.lines.len() < bound;
+        if more {
+            if has_room {
+                if self.lines.capacity() == 0 {
+                    // As many as most servers have capabilities.
+                    self.lines.reserve_exact(USUAL);
+                }
+                self.lines.push(ReplyLine { code, text: text.into() });
+            }
+            return None;
+        }
+        let mut lines: Vec<ReplyLine<'a>> = std::mem::take(&mut self.lines);
+        if has_room {
+            let text = match line.bytes {
+                // It is the end of the line.
+                LineBytes::Lent(bytes) => LineBytes::Lent(&bytes[bytes.len() - text.len()..]),
+                LineBytes::Own(_) => text.into(),
+            };
+            if lines.capacity() == 0 {
+                // Most replies have one line.
+                lines.reserve_exact(1);
+            }
+            lines.push(ReplyLine { code, text });
+        }
+        Some(Reply { code, lines })
     }
 
     /// Frees the lines of a reply that has begun.
@@ -90,7 +110,7 @@ impl Replies {
     }
 }
 
-/// A line that has no code (THREATS EV-18) is a whole reply with code zero: the machine goes on.
+/// A line that has no code (docs/threats.md EV-18) is a whole reply with code zero: the machine goes on.
 fn parse(line: &[u8]) -> Parsed<'_> {
     let digits = line.iter().take(3).take_while(|c| c.is_ascii_digit()).count();
     if digits < 3 || line.get(3).is_some_and(u8::is_ascii_alphanumeric) {

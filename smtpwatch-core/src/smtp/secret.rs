@@ -8,10 +8,11 @@ use base64::{
     engine::{DecodePaddingMode, GeneralPurpose, GeneralPurposeConfig},
 };
 
+use super::ntlm;
 use crate::secret_buffer::SecretBuffer;
 
-/// Octets of a SASL exchange, or such as may be. They live as long as their session's machine, only to be struck from what
-/// the server says, should it quote them (THREATS FO-12), and are overwritten then. There is no way to print, compare or
+/// Bytes of a SASL exchange, or such as may be. They live as long as their session's machine, only to be struck from what
+/// the server says, should it quote them (docs/threats.md FO-12), and are overwritten then. There is no way to print, compare or
 /// serialise them.
 pub(super) struct Secret {
     octets: SecretBuffer,
@@ -29,32 +30,47 @@ const SHORTEST: usize = 4;
 const SHORTEST_ALONE: usize = 2;
 /// So many characters of a longer word are enough to know it again.
 const BEGINNING: usize = 8;
+/// Shorter words of a line are not looked into as base64.
+const SHORTEST_ENCODED: usize = 6;
 /// What stands for a secret.
 pub(super) const BLANK: &str = "[secret]";
 
 impl Secret {
-    /// Takes the line as it came. Each word of it is a secret of its own, and so is what it is in base64 (RFC 4954 §4): a
+    /// Takes the line as it came. Each word of it is its own secret, and so is what it is in base64 (RFC 4954 §4): a
     /// server may quote the password itself.
     pub(super) fn new(line: &[u8]) -> Self {
         let mut octets = SecretBuffer::from(line);
         let value = |word: &[u8]| word.iter().position(|byte| *byte == b'=').map(|at| at + 1);
         let words = line.split(u8::is_ascii_whitespace);
         for word in words.flat_map(|word| std::iter::once(word).chain(value(word).map(|at| &word[at..]))) {
-            // Room is made before: the decoder would leave in its own buffer what it read of a word that turns out to be none.
-            let start = octets.len() + 1;
-            octets.extend_zeros(1 + base64::decoded_len_estimate(word.len()));
-            octets[start - 1] = b' ';
-            let length = BASE64.decode_slice(word, &mut octets[start..]).unwrap_or(0);
-            octets.truncate(if length == 0 { start - 1 } else { start + length });
-            // Of PLAIN and of the tokens: fields apart by NUL and SOH.
-            let decoded = octets.get_mut(start..).unwrap_or_default();
-            decoded.iter_mut().filter(|octet| octet.is_ascii_control()).for_each(|octet| *octet = b' ');
+            let start = octets.len();
+            if !append_decoded(word, &mut octets) {
+                continue;
+            }
+            let message = SecretBuffer::from(octets.get(start..).unwrap_or_default());
+            blank_controls(octets.get_mut(start..).unwrap_or_default());
+            ntlm::words(&message, &mut octets);
         }
         Self { octets }
     }
 
-    /// Where every word of the secret stands in a line, in any case.
+    /// Where every word of the secret stands in a line, in any case, and each word of the line that holds one in base64: servers
+    /// prompt and refuse in base64 within AUTH (RFC 4954 §4).
     pub(super) fn places(&self, line: &[u8]) -> Vec<Range<usize>> {
+        let mut found = self.plain_places(line);
+        let is_digit = |byte: &u8| byte.is_ascii_alphanumeric() || matches!(byte, b'+' | b'/' | b'=');
+        for word in line.split(|byte| !is_digit(byte)).filter(|word| word.len() >= SHORTEST_ENCODED) {
+            let mut decoded = SecretBuffer::default();
+            if append_decoded(word, &mut decoded) {
+                blank_controls(&mut decoded);
+                let start = word.as_ptr().addr() - line.as_ptr().addr();
+                found.extend((!self.plain_places(&decoded).is_empty()).then_some(start..start + word.len()));
+            }
+        }
+        found
+    }
+
+    fn plain_places(&self, line: &[u8]) -> Vec<Range<usize>> {
         let words =
             self.octets.split(u8::is_ascii_whitespace).flat_map(|word| std::iter::once(word).chain(fields(word)));
         let alone = |range: &Range<usize>| {
@@ -66,6 +82,22 @@ impl Secret {
             .flat_map(|word| places(line, word).into_iter().filter(move |range| word.len() >= SHORTEST || alone(range)))
             .collect()
     }
+}
+
+/// Appends a blank and what a word is in base64. Returns whether it is base64 of anything.
+fn append_decoded(word: &[u8], octets: &mut SecretBuffer) -> bool {
+    // Room is made before: the decoder would leave in its own buffer what it read of a word that turns out to be none.
+    let start = octets.len() + 1;
+    octets.extend_zeros(1 + base64::decoded_len_estimate(word.len()));
+    octets[start - 1] = b' ';
+    let length = BASE64.decode_slice(word, &mut octets[start..]).unwrap_or(0);
+    octets.truncate(if length == 0 { start - 1 } else { start + length });
+    length > 0
+}
+
+/// Fields of PLAIN and of the tokens are set apart by NUL and SOH.
+fn blank_controls(decoded: &mut [u8]) {
+    decoded.iter_mut().filter(|octet| octet.is_ascii_control()).for_each(|octet| *octet = b' ');
 }
 
 /// What a word holds beside itself: the values of `name=value` fields, which commas or quotes set apart (RFC 2831 §2.1.2, RFC 5802 §7,

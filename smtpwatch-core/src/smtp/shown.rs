@@ -1,6 +1,6 @@
-//! Lines as they may be shown: no secret, no user name, no argument of a verb that nobody knows.
+//! Lines as they may be shown: no secret, no user name, no argument of a verb that no one knows.
 //!
-//! What is hidden is decided once, octet by octet; the transcript and the evidence are two ways to write the same decision.
+//! What is hidden is decided once, byte by byte; the transcript and the evidence are two ways to write the same decision.
 
 use std::{borrow::Cow, fmt::Write as _, ops::Range};
 
@@ -8,11 +8,11 @@ use super::{
     auth::MechanismClass,
     command::{Command, split_word},
     secret::{BLANK, Secret},
-    transcript::{is_verb, printable_whole},
+    transcript::{is_verb, push_printable_whole},
 };
 use crate::{exhibit, limits, secret_buffer::SecretBuffer};
 
-/// How an octet is shown.
+/// How a byte is shown.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 enum Mark {
     /// As it is.
@@ -27,13 +27,16 @@ enum Mark {
     Identity,
 }
 
-/// A line of which some octets are hidden.
+/// A line of which some bytes are hidden.
 #[derive(Clone, PartialEq, Eq)]
 pub(super) struct Shown<'a> {
     line: &'a [u8],
-    /// One for each octet; empty: all are plain.
+    /// One for each byte; empty: all are plain.
     marks: Vec<Mark>,
 }
+
+/// Octets that a line with something hidden in it is mostly longer by than it came, at most.
+const REPLACED: usize = 16;
 
 impl<'a> Shown<'a> {
     const fn plain(line: &'a [u8]) -> Self {
@@ -54,7 +57,7 @@ impl<'a> Shown<'a> {
                 let (word, rest) = split_word(rest);
                 let initial = rest.trim_ascii();
                 let shown = if initial == b"=" { shown } else { shown.counted(initial) };
-                // A word that is no mechanism may be the secret itself.
+                // A word that is not a mechanism may be the secret itself.
                 let known = MechanismClass::of(mechanism.name()) != MechanismClass::Unknown;
                 if known { shown } else { shown.counted(word) }
             }
@@ -86,19 +89,32 @@ impl<'a> Shown<'a> {
         shown.without_local_parts(0..line.len())
     }
 
-    /// In printable form; of plain octets not more than [`limits::TRANSCRIPT_LINE`].
+    /// In printable form; of plain bytes not more than [`limits::TRANSCRIPT_LINE`].
     pub(super) fn text(&self) -> String {
+        let mut text = String::with_capacity(self.length());
+        self.write(&mut text);
+        text
+    }
+
+    /// How long its printable form mostly is.
+    pub(super) fn length(&self) -> usize {
+        let replaced = if self.marks.is_empty() { 0 } else { REPLACED };
+        self.line.len().min(limits::TRANSCRIPT_LINE) + replaced
+    }
+
+    /// Appends [`Self::text`].
+    pub(super) fn write(&self, text: &mut String) {
         if self.marks.is_empty() && self.line.len() <= limits::TRANSCRIPT_LINE {
-            return printable_whole(self.line);
+            return push_printable_whole(text, self.line);
         }
-        let (mut text, mut room, mut cut) = (String::with_capacity(self.line.len()), limits::TRANSCRIPT_LINE, 0);
+        let (mut room, mut cut) = (limits::TRANSCRIPT_LINE, 0);
         for (range, mark) in self.runs() {
             let length = range.len();
             // Writing to a String cannot fail.
             match mark {
                 Mark::Plain => {
                     let fits = length.min(room);
-                    text.push_str(&printable_whole(&self.line[range.start..range.start + fits]));
+                    push_printable_whole(text, &self.line[range.start..range.start + fits]);
                     (room, cut) = (room - fits, cut + length - fits);
                 }
                 Mark::Secret => text.push_str(BLANK),
@@ -109,10 +125,9 @@ impl<'a> Shown<'a> {
         if cut > 0 {
             let _ = write!(text, "[{cut} octets cut]");
         }
-        text
     }
 
-    /// The octets, what is hidden overwritten; as many as they were.
+    /// The bytes, what is hidden overwritten; as many as they were.
     pub(super) fn octets(&self) -> Cow<'a, [u8]> {
         if self.marks.is_empty() {
             return self.line.into();
@@ -170,7 +185,7 @@ impl<'a> Shown<'a> {
         start..start + part.len()
     }
 
-    /// So many words that the grammar of a verb has are shown; what stands behind them is counted.
+    /// So many words that the grammar of a verb has are shown; what follows them is counted.
     fn with_words(mut self, mut rest: &'a [u8], words: usize) -> Self {
         for _ in 0..words {
             let (word, more) = split_word(rest);
@@ -181,8 +196,8 @@ impl<'a> Shown<'a> {
         self.counted(rest.trim_ascii())
     }
 
-    /// A refusal without what it quotes of a line that nobody knows: body text, where the server refused the message. A verb
-    /// stays: it may be one that was not sent (THREATS FO-12).
+    /// A refusal without what it quotes of a line that no one knows: body text, where the server refused the message. A verb
+    /// stays: it may be one that was not sent (docs/threats.md FO-12).
     fn without_quotes(mut self) -> Self {
         let line = self.line;
         for piece in line.split(|octet| b"\"'`".contains(octet)).skip(1).step_by(2) {

@@ -1,6 +1,6 @@
-//! What comes after STARTTLS: octets that are not TLS, the hellos, the server's certificates, and how far the handshake got.
+//! What comes after STARTTLS: bytes that are not TLS, the hellos, the server's certificates, and how far the handshake got.
 //!
-//! Messages are read by tls-parser; this file finds where records begin and collects the octets of one message.
+//! Messages are read by tls-parser; this file finds where records begin and collects the bytes of one message.
 
 use tls_parser::{
     TlsCipherAu, TlsCipherEnc, TlsCipherSuite, TlsExtension, TlsMessage, TlsMessageHandshake, TlsVersion,
@@ -9,27 +9,27 @@ use tls_parser::{
 
 use crate::{Side, secret_buffer::SecretBuffer};
 
-/// Octets of one message that are collected: a ClientHello with a post-quantum key share is below 2 KiB, a ServerHello
-/// below 200 octets. What does not fit is not TLS that anybody negotiates.
+/// Bytes of one message that are collected: a ClientHello with a post-quantum key share is below 2 KiB, a ServerHello
+/// below 200 bytes. What does not fit is not TLS that anyone negotiates.
 const HANDSHAKE_OCTETS: usize = 16 * 1024;
-/// Octets of a Certificate message: the gate does not copy more of what a server says under TLS.
+/// Bytes of a Certificate message: the gate does not copy more of what a server says under TLS.
 const CERTIFICATE_OCTETS: usize = 16 * 1024;
-/// Certificates of one message. A chain of that length is none that anybody builds.
+/// Certificates of one message. A chain of that length is none that anyone builds.
 const CERTIFICATES: usize = 16;
-/// Octets kept of what stands before the first record of a direction.
+/// Bytes kept of what stands before the first record of a direction.
 const BEFORE_OCTETS: usize = 4 * 1024;
 /// Content types (RFC 8446 §5.1).
 const CHANGE_CIPHER_SPEC: u8 = 20;
 const ALERT: u8 = 21;
 const HANDSHAKE: u8 = 22;
 const APPLICATION_DATA: u8 = 23;
-/// A record of application data up to this length holds an alert of TLS 1.3: two octets, the content type, a tag of 8 or 16.
+/// A record of application data up to this length holds an alert of TLS 1.3: two bytes, the content type, a tag of 8 or 16.
 const ENCRYPTED_ALERT: u16 = 19;
 /// The handshake message that certificates come in (RFC 5246 §7.4).
 const CERTIFICATE: u8 = 11;
-/// Octets of its header: the type, and the length in three octets.
+/// Bytes of its header: the type, and the length in three bytes.
 const MESSAGE_HEADER: usize = 4;
-/// `ServerHello.random` of a HelloRetryRequest (RFC 8446 §4.1.3), its first octets.
+/// `ServerHello.random` of a HelloRetryRequest (RFC 8446 §4.1.3), its first bytes.
 const RETRY: [u8; 8] = [0xcf, 0x21, 0xad, 0x74, 0xe5, 0x9a, 0x61, 0x11];
 /// What a server that knows TLS 1.3 writes into its random when it is made to choose TLS 1.2 (RFC 8446 §4.1.3), and TLS 1.1
 /// or below.
@@ -85,12 +85,12 @@ pub struct TlsPhase {
     pub client_hello: Option<ClientHello>,
     /// The server's hello, once it is whole.
     pub server_hello: Option<ServerHello>,
-    /// First alert that came in clear: who sent it, and its description (RFC 8446 §6).
+    /// First alert that came in cleartext: who sent it, and its description (RFC 8446 §6).
     pub alert: Option<(Side, u8)>,
     /// The server's certificates in DER, its own first, of a handshake below TLS 1.3 (RFC 5246 §7.4.2). Empty where they were
     /// encrypted, or not sent, or not seen whole.
     pub certificates: Vec<Vec<u8>>,
-    /// What the newest octets showed that is evidence: a record's header, a hello that is whole, an alert; each with its place
+    /// What the newest bytes showed that is evidence: a record's header, a hello that is whole, an alert; each with its place
     /// in the stream.
     shown: Vec<(u64, Vec<u8>)>,
     client: Direction,
@@ -99,17 +99,17 @@ pub struct TlsPhase {
 
 #[derive(Clone, Debug, Default)]
 struct Direction {
-    /// Place in the stream of the first octet behind the go-ahead.
+    /// Place in the stream of the first byte after the go-ahead.
     start: u64,
-    /// Place of the octet of a record that is read next.
+    /// Place of the byte of a record that is read next.
     place: u64,
-    /// Octets before the first record, at most [`BEFORE_OCTETS`].
+    /// Bytes before the first record, at most [`BEFORE_OCTETS`].
     before: SecretBuffer,
     /// A record has begun: what follows is records.
     tls: bool,
     /// The header of a record, as far as it came.
     header: Vec<u8>,
-    /// Octets of the record's content that have not come.
+    /// Bytes of the record's content that have not come.
     left: u16,
     /// Content of handshake records: the start of a message.
     handshake: SecretBuffer,
@@ -149,7 +149,7 @@ impl Direction {
 }
 
 impl TlsPhase {
-    /// Takes octets of one direction, the first of which stands at `place` in its stream; gives those that stand where a record
+    /// Takes bytes of one direction, the first of which stands at `place` in its stream; gives those that stand where a record
     /// should begin and are none.
     pub(super) fn push<'a>(&mut self, from: Side, place: u64, bytes: &'a [u8]) -> &'a [u8] {
         let direction = self.direction_mut(from);
@@ -165,7 +165,7 @@ impl TlsPhase {
         }
         direction.before.extend_from_slice(bytes);
         let Some(start) = record_start(&direction.before) else {
-            // The last octet stays: it may be the first of a record.
+            // The last byte stays: it may be the first of a record.
             if let Some(last) = direction.before.pop() {
                 direction.before.truncate(BEFORE_OCTETS - 1);
                 direction.before.push(last);
@@ -221,7 +221,7 @@ impl TlsPhase {
         self.direction(from).tls
     }
 
-    /// Octets of this direction that stand before its first TLS record.
+    /// Bytes of this direction that stand before its first TLS record.
     #[must_use]
     pub fn before(&self, from: Side) -> &[u8] {
         &self.direction(from).before
@@ -232,7 +232,7 @@ impl TlsPhase {
         self.direction(from).start
     }
 
-    /// What is evidence of the octets that were taken last.
+    /// What is evidence of the bytes that were taken last.
     pub(super) fn take_shown(&mut self) -> Vec<(u64, Vec<u8>)> {
         std::mem::take(&mut self.shown)
     }
@@ -331,7 +331,7 @@ impl TlsPhase {
         let direction = self.direction_mut(from);
         match direction.header.first() {
             Some(&ALERT) if direction.left == 0 && direction.header[3..] == [0, 2] => {
-                // The two octets may have come one by one: the second is the description.
+                // The two bytes may have come one by one: the second is the description.
                 let place = direction.place;
                 if let (None, Some(description)) = (self.alert, content.last()) {
                     self.shown.push((place, content.to_vec()));
@@ -469,13 +469,13 @@ fn server_hello(hello: &tls_parser::TlsServerHelloContents<'_>) -> ServerHello {
 
 /// The certificates of a message; `None` where it is not what RFC 5246 §7.4.2 describes, or has more than are kept.
 fn certificates(message: &[u8]) -> Option<Vec<Vec<u8>>> {
-    /// Octets of the length of the list, and of that of each certificate.
+    /// Bytes of the length of the list, and of that of each certificate.
     const LENGTH: usize = 3;
     let Ok((_, TlsMessage::Handshake(TlsMessageHandshake::Certificate(list)))) = parse_tls_message_handshake(message)
     else {
         return None;
     };
-    // The parser passes over what is cut off at the end of the list.
+    // The parser skips what is cut off at the end of the list.
     let octets = list.cert_chain.iter().fold(LENGTH, |octets, certificate| octets + LENGTH + certificate.data.len());
     let is_whole = message.len() == MESSAGE_HEADER + octets && list.cert_chain.len() <= CERTIFICATES;
     is_whole.then(|| list.cert_chain.iter().map(|certificate| certificate.data.to_vec()).collect())
@@ -493,7 +493,7 @@ pub(super) mod tests {
     use crate::{Timestamp, smtp::Session};
 
     impl TlsPhase {
-        /// Octets whose place in the stream does not matter.
+        /// Bytes whose place in the stream does not matter.
         fn take<'a>(&mut self, from: Side, bytes: &'a [u8]) -> &'a [u8] {
             self.push(from, 0, bytes)
         }
@@ -628,7 +628,7 @@ pub(super) mod tests {
     #[test]
     fn a_hello_without_end_is_bounded() {
         let mut tls = TlsPhase::default();
-        // A handshake message of 2^24 - 1 octets in records of 16 KiB.
+        // A handshake message of 2^24 - 1 bytes in records of 16 KiB.
         tls.take(Side::Client, &[0x16, 3, 1, 0x40, 0, 1, 0xff, 0xff, 0xff]);
         for _ in 0..100 {
             tls.take(Side::Client, &[0; 1024]);

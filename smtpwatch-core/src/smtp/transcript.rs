@@ -11,7 +11,7 @@ use crate::{Side, finding::TranscriptLine, limits};
 /// one text.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Transcript {
-    /// Each line with its side before it and a line end behind it; no line has one of its own.
+    /// Each line with its side before it and a line end after it; no line has one of its own.
     first: String,
     first_lines: usize,
     rest: Option<Box<Rest>>,
@@ -31,10 +31,14 @@ const SERVER: char = '<';
 
 impl Transcript {
     pub(super) fn push(&mut self, from: Side, text: &str) {
-        debug_assert!(!text.contains('\n'), "printable");
+        self.push_with(from, text.len(), |line| line.push_str(text));
+    }
+
+    /// The same with what `write` appends: printable, and mostly of `length`.
+    pub(super) fn push_with(&mut self, from: Side, length: usize, write: impl FnOnce(&mut String)) {
         if self.first_lines < limits::TRANSCRIPT_LINES / 2 {
             self.first_lines += 1;
-            let needed = text.len() + 2;
+            let needed = length + 2;
             if self.first.capacity() - self.first.len() < needed {
                 self.first.reserve_exact(needed.max(STEP));
             }
@@ -42,16 +46,20 @@ impl Transcript {
                 Side::Client => CLIENT,
                 Side::Server => SERVER,
             });
-            self.first.push_str(text);
+            let start = self.first.len();
+            write(&mut self.first);
+            debug_assert!(!self.first[start..].contains('\n'), "printable");
             self.first.push('\n');
             return;
         }
+        let mut text = String::with_capacity(length);
+        write(&mut text);
         let rest = self.rest.get_or_insert_default();
         if rest.newest.len() >= limits::TRANSCRIPT_LINES / 2 {
             rest.newest.pop_front();
             rest.left_out += 1;
         }
-        rest.newest.push_back(TranscriptLine { from, text: text.to_owned() });
+        rest.newest.push_back(TranscriptLine { from, text });
     }
 
     /// All lines in order, the place of those left out marked.
@@ -70,26 +78,33 @@ impl Transcript {
     }
 }
 
-/// [`printable_whole`], cut after [`limits::TRANSCRIPT_LINE`] octets of input.
+/// [`printable_whole`], cut after [`limits::TRANSCRIPT_LINE`] bytes of input.
 pub(super) fn printable(bytes: &[u8]) -> String {
+    let mut text = String::with_capacity(bytes.len().min(limits::TRANSCRIPT_LINE));
+    push_printable(&mut text, bytes);
+    text
+}
+
+/// Appends [`printable`].
+pub(super) fn push_printable(text: &mut String, bytes: &[u8]) {
     let cut = &bytes[..bytes.len().min(limits::TRANSCRIPT_LINE)];
-    let mut text = printable_whole(cut);
+    push_printable_whole(text, cut);
     if bytes.len() > cut.len() {
         // Writing to a String cannot fail.
         let _ = write!(text, "[{} octets cut]", bytes.len() - cut.len());
     }
-    text
 }
 
-/// Text that is safe on a terminal, in JSON and in a page: printable characters stay, every other octet is `\xNN`.
-pub(super) fn printable_whole(cut: &[u8]) -> String {
-    // Nearly every line.
-    if cut.iter().all(|octet| matches!(octet, b' '..=b'~') && *octet != b'\\')
-        && let Ok(text) = str::from_utf8(cut)
+/// Appends text that is safe on a terminal, in JSON and in a page: printable characters stay, every other octet is `\xNN`.
+pub(super) fn push_printable_whole(text: &mut String, cut: &[u8]) {
+    // Nearly every line. All of it is looked at, as that goes many octets at a time.
+    let plain = |octet: u8| matches!(octet, b' '..=b'~') & (octet != b'\\');
+    if cut.iter().fold(true, |all, octet| all & plain(*octet))
+        && let Ok(plain) = str::from_utf8(cut)
     {
-        return text.to_owned();
+        text.push_str(plain);
+        return;
     }
-    let mut text = String::with_capacity(cut.len());
     for chunk in cut.utf8_chunks() {
         for c in chunk.valid().chars() {
             if c == '\\' || c.is_control() || is_invisible(c) {
@@ -103,10 +118,9 @@ pub(super) fn printable_whole(cut: &[u8]) -> String {
             let _ = write!(text, "\\x{octet:02x}");
         }
     }
-    text
 }
 
-/// A word that may be shown: the verb of a command that exists, or one that something on the path has overwritten (THREATS B2, C4).
+/// A word that may be shown: the verb of a command that exists, or one that something on the path has overwritten (docs/threats.md B2, C4).
 /// Any other may be a secret that a confused client sent as a command.
 pub(super) fn is_verb(word: &[u8]) -> bool {
     !Verb::of(word).is_empty() && (is_known(word) || echo::is_overwritten(word))

@@ -1,4 +1,4 @@
-//! The whole engine on dialogues: what it must say, and what it must not.
+//! Whole dialogues through the engine: the findings that they must raise, and must not raise.
 
 use crate::talk::{
     GREETING, Heard, MASKED, OFFER, STRIPPED, Talk, deliver, engine, greeted, hear, hear_after, honest, honest_history,
@@ -286,7 +286,7 @@ fn a_server_that_invites_credentials_in_clear() {
 #[test]
 fn the_server_does_not_accuse_its_own_reply() {
     let heard = hear_after(&honest_history(9), &deliver(greeted().s(STRIPPED)).seen_by_server(), Vec::new());
-    assert_eq!(heard.kinds(), [], "A8 is inferred, not seen (THREATS §0)");
+    assert_eq!(heard.kinds(), [], "A8 is inferred, not seen");
 }
 
 #[test]

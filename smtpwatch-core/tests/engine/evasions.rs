@@ -1,5 +1,5 @@
-//! Ways past a watcher (THREATS §4), as far as the engine decides them; fragments, extension headers, tags, large and
-//! jumbo segments are decided by the header walk and the gate (EV-5 to EV-12), and tested there.
+//! Evasions that the engine decides (docs/threats.md, EV rows). Fragments, extension headers, tags and large or jumbo
+//! segments (EV-5 to EV-12) are decided by header walk and gate, and tested there.
 
 use std::collections::HashMap;
 
@@ -63,7 +63,7 @@ fn ev2_the_copy_that_the_host_took_in_is_the_one_that_is_read() {
 #[test]
 fn ev3_a_late_copy_proves_what_was_taken_away() {
     let mut talk = greeted().s(STRIPPED).c("MAIL FROM:<a@example.org>\r\n").s("250 ok\r\n");
-    // The genuine reply, slower than the forged one: it covers the same octets and differs.
+    // The genuine reply, slower than the forged one: it covers the same bytes and differs.
     let forged = talk.packets[reply_of(&talk)].clone();
     let genuine = OFFER.as_bytes()[..forged.payload.len()].to_vec();
     talk.packets.push(Packet { payload: genuine, ..forged });
@@ -150,7 +150,7 @@ fn ev9_checksums_that_mean_nothing_are_not_believed() {
     let mut talk = deliver(greeted().s(STRIPPED));
     talk.packets.iter_mut().for_each(|packet| packet.checksum_right = Some(false));
     assert_eq!(hear_after(&honest_history(6), &talk, Vec::new()).kinds(), [Kind::StarttlsStripped]);
-    // A capture in which somebody replaced names: payload has wrong checksums, and is acknowledged.
+    // A capture in which someone replaced names: payload has wrong checksums, and is acknowledged.
     let mut talk = deliver(greeted().s(STRIPPED)).stamped();
     for packet in talk.packets.iter_mut().filter(|packet| !packet.payload.is_empty()) {
         packet.checksum_right = Some(false);
@@ -177,7 +177,7 @@ fn ev22_a_host_that_goes_on_late_is_still_followed() {
         let heard = hear_after(&honest_history(6), &talk, Vec::new());
         let content = heard.findings.iter().any(|finding| finding.outcome == Outcome::Content);
         assert!(
-            heard.kinds().iter().all(|kind| *kind == Kind::StarttlsStripped) && content,
+            content && heard.kinds().iter().all(|kind| *kind == Kind::StarttlsStripped),
             "{pause}: {:?}",
             heard.kinds()
         );
@@ -499,7 +499,7 @@ fn ev28_multipath_is_no_verdict() {
 
 #[test]
 fn tls_octets_without_starttls_do_not_blind() {
-    // A client that begins like TLS and goes on in clear, with a server that speaks SMTP.
+    // A client that begins like TLS and goes on in cleartext, with a server that speaks SMTP.
     let talk = Talk::new(587).c(&client_hello(0x0303)[..6]).c("\r\n").s([GREETING, "500 what?\r\n"].concat());
     plaintext_auth(&talk.c("AUTH PLAIN AHVzZXIAcGFzcw==\r\n").s("235 ok\r\n").close());
     plaintext_auth(

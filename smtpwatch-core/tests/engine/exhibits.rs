@@ -1,4 +1,4 @@
-//! What is kept to prove a finding: true to the octet, and without a secret.
+//! The evidence of findings: exact to the byte, and without secrets.
 
 use base64::{Engine as _, engine::general_purpose::STANDARD};
 use proptest::prelude::*;
@@ -15,7 +15,7 @@ fn exhibit(finding: &Finding) -> &Exhibit {
     finding.exhibit.as_deref().expect("evidence")
 }
 
-/// All octets of one side.
+/// All bytes of one side.
 fn said(exhibit: &Exhibit, side: Side) -> Vec<u8> {
     exhibit.octets.iter().filter(|piece| piece.from == side).flat_map(|piece| piece.octets.iter().copied()).collect()
 }
@@ -31,7 +31,7 @@ fn a_strip_is_proven_by_octets_packets_and_history() {
     assert!(client.starts_with("EHLO ") && client.contains("MAIL FROM:<") && client.contains("DATA\r\n"), "{client}");
     assert!(!client.contains("Subject"), "no message");
 
-    // Every octet stands where the packets say that it stood.
+    // Every byte stands where the packets say that it stood.
     for packet in exhibit.packets.iter().filter(|packet| packet.length > 0) {
         let piece = exhibit.octets.iter().find(|piece| {
             piece.from == packet.from
@@ -97,7 +97,7 @@ fn leaks(what: &str, octets: &[u8]) {
     }
 }
 
-/// Every way in which a client sends a password (THREATS F1 to F9), and some in which it should not.
+/// Every way in which a client sends a password (docs/threats.md F1 to F9), and some in which it should not.
 fn shapes() -> Vec<Talk> {
     let encode = |text: &str| STANDARD.encode(text);
     let plain = encode(&format!("\0{USER}\0{PASSWORD}"));
@@ -149,7 +149,7 @@ fn shapes() -> Vec<Talk> {
             .s("220 go\r\n")
             .c(format!("MAIL FROM:<a@example.org>\r\nDATA\r\nMAIL {PASSWORD}\r\n{PASSWORD} is it\r\n.\r\n")))
         .close(),
-        // Where a refusal or a line without a code came, and the client goes on all the same.
+        // Where a refusal or a line without a code came, and the client goes on anyway.
         end(begin()
             .c("AUTH LOGIN\r\n")
             .s("503 no\r\n")
@@ -288,6 +288,123 @@ fn confused(word: &str, place: usize) -> Talk {
     let quoted = if place / 3 == 13 { String::new() } else { format!("{word} {sent}") };
     let middle = middle.c(format!("AUTH PLAIN {plain}\r\n")).s(format!("535 5.7.8 {quoted}\r\n"));
     middle.c("QUIT\r\n").s("221 bye\r\n").close()
+}
+
+/// A message of NTLM ([MS-NLMP] §2.2.1.3) with these names, in UTF-16 or in a code page, and a response of the client.
+fn ntlm(domain: &str, user: &str, response: &[u8], unicode: bool) -> Vec<u8> {
+    let name = |text: &str| match unicode {
+        true => text.encode_utf16().flat_map(u16::to_le_bytes).collect(),
+        false => text.as_bytes().to_vec(),
+    };
+    let (mut head, mut payload) = (b"NTLMSSP\0\x03\0\0\0".to_vec(), Vec::new());
+    for part in [response.to_vec(), response.to_vec(), name(domain), name(user), name("WS1"), Vec::new()] {
+        let length = u16::try_from(part.len()).expect("short").to_le_bytes();
+        head.extend([length, length].concat());
+        head.extend(u32::try_from(64 + payload.len()).expect("short").to_le_bytes());
+        payload.extend(part);
+    }
+    [head, vec![u8::from(unicode), 2, 8, 0xa2], payload].concat()
+}
+
+/// What a client sends in cleartext by each mechanism: its name, its responses before base64, and what a server may quote of them.
+fn exchanges(user: &str, domain: &str, secret: &str) -> Vec<(&'static str, Vec<Vec<u8>>, String)> {
+    let response: Vec<u8> =
+        secret.bytes().cycle().zip(0..24).map(|(byte, turn)| byte.wrapping_mul(turn | 129)).collect();
+    let hex: String = response.iter().map(|byte| format!("{byte:02x}")).collect();
+    let encoded = STANDARD.encode(&response);
+    let negotiate = [&b"NTLMSSP\0\x01\0\0\0\x07\x32\0\0"[..], &[0; 16]].concat();
+    let spnego = [&[0x60, 0x48, 6, 6, 0x2b, 6, 1, 5, 5, 2][..], &ntlm(domain, user, &response, true)].concat();
+    let digest = format!(
+        "username=\"{user}\",realm=\"{domain}\",nonce=\"OA6MG9tE\",nc=00000001,cnonce=\"{secret}\",qop=auth,response={hex}"
+    );
+    let text = |text: String| text.into_bytes();
+    let quoted = |proof: &str| format!("{user} ({domain}\\{user}, {user}@{domain}) {proof}");
+    vec![
+        ("PLAIN", vec![text(format!("{user}\0{user}\0{secret}"))], format!("{user} {secret}")),
+        ("LOGIN", vec![text(user.to_owned()), text(secret.to_owned())], format!("{user} {secret}")),
+        ("XOAUTH2", vec![text(format!("user={user}\x01auth=Bearer {secret}\x01\x01"))], format!("{user} {secret}")),
+        (
+            "OAUTHBEARER",
+            vec![text(format!("n,a={user},\x01host={domain}\x01port=587\x01auth=Bearer {secret}\x01\x01"))],
+            quoted(secret),
+        ),
+        ("CRAM-MD5", vec![text(format!("{user} {hex}"))], format!("{user} {hex}")),
+        ("DIGEST-MD5", vec![text(digest), Vec::new()], format!("{user} {domain} {hex}")),
+        (
+            "SCRAM-SHA-256",
+            vec![
+                text(format!("n,a={domain},n={user},r={secret}")),
+                text(format!("c=biws,r={secret}3rfcNHYJY1ZV,p={encoded}")),
+            ],
+            format!("{domain} {user} {secret} {encoded}"),
+        ),
+        ("NTLM", vec![negotiate.clone(), ntlm(domain, user, &response, true)], quoted(&hex)),
+        ("NTLM", vec![negotiate, ntlm(domain, user, &response, false)], quoted(&hex)),
+        ("GSS-SPNEGO", vec![spnego], quoted(&hex)),
+    ]
+}
+
+/// The exchange in each shape: asked for, at once, with `=`, refused for good or for the moment and continued, after a line without a
+/// code, without waiting, refused in the middle. `quoted` is in what the server says at the end.
+fn exchange_shapes(mechanism: &str, responses: &[Vec<u8>], quoted: &str) -> Vec<(&'static str, Talk)> {
+    let lines: Vec<String> = responses.iter().map(|response| format!("{}\r\n", STANDARD.encode(response))).collect();
+    let begin = || Talk::new(587).s(talk::GREETING).c("EHLO gw\r\n").s(OFFER);
+    let auth = format!("AUTH {mechanism}\r\n");
+    let at_once = format!("AUTH {mechanism} {}", lines[0]);
+    // Nothing can be quoted before it was sent.
+    let each = |talk: Talk, lines: &[String], reply: &str| match lines.split_last() {
+        Some((last, others)) => others.iter().fold(talk, |talk, line| talk.c(line).s("334 x\r\n")).c(last).s(reply),
+        None => talk,
+    };
+    let echo = STANDARD.encode(quoted);
+    let mut shapes = vec![
+        ("asked for", each(begin().c(&auth).s("334 \r\n"), &lines, &format!("334 {echo}\r\n"))),
+        ("at once", each(begin().c(&at_once).s("334 x\r\n"), &lines[1..], "334 x\r\n")),
+        ("an empty response", each(begin().c(format!("AUTH {mechanism} =\r\n")).s("334 x\r\n"), &lines, "334 x\r\n")),
+        ("without waiting", begin().c(format!("{auth}{}", lines.concat())).s(format!("503 no\r\n500 {quoted}?\r\n"))),
+    ];
+    for refusal in ["454 4.7.0 not at the moment\r\n", "535 5.7.8 no\r\n", "junk\r\n"] {
+        let what = format!("500 5.5.2 {quoted}?\r\n");
+        shapes.push((refusal, each(begin().c(&auth).s(refusal), &lines, &what)));
+        shapes.push((refusal, each(begin().c(&at_once).s(refusal), &lines[1..], &what)));
+        let middle = begin().c(&auth).s("334 x\r\n").c(&lines[0]).s(refusal);
+        shapes.push((refusal, each(middle, &lines[1..], &what)));
+    }
+    // The newest exchange ends, a finding quotes the whole session, and the server has one more chance to quote.
+    let end = |talk: Talk| {
+        let talk =
+            talk.c("*\r\n").s("501 cancelled\r\n").c(format!("AUTH PLAIN {}\r\n", STANDARD.encode("\0some\0thing")));
+        talk.s(format!("535-5.7.8 {quoted}\r\n535 5.7.8 {echo}\r\n")).c("QUIT\r\n").s("221 bye\r\n").close()
+    };
+    shapes.into_iter().map(|(shape, talk)| (shape, end(talk))).collect()
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 2, ..ProptestConfig::default() })]
+
+    #[test]
+    fn names_and_proofs_of_every_mechanism_are_in_no_finding(user in word(), domain in word(), secret in "[a-z]{4}[0-9]{4}[A-Z]{6}") {
+        let rule = Rule { auth_plaintext: Some(AuthRule::Forbid), ..Rule::default() };
+        for (mechanism, responses, quoted) in exchanges(&user, &domain, &secret) {
+            let hidden: Vec<String> = quoted.split([' ', '(', ')', '\\', '@', ',']).map(str::to_lowercase).filter(|word| word.len() > 2).collect();
+            let encoded: Vec<String> = responses.iter().chain([&quoted.clone().into_bytes()]).map(|response| STANDARD.encode(response).to_lowercase()).filter(|text| !text.is_empty()).collect();
+            for (shape, talk) in exchange_shapes(mechanism, &responses, &quoted) {
+                for talk in [talk.clone(), talk.cut(5), talk.seen_by_server()] {
+                    let findings = hear(&talk, vec![rule.clone()]).findings;
+                    prop_assert!(!findings.is_empty(), "{mechanism} {shape}");
+                    for finding in findings {
+                        let exhibit = exhibit(&finding);
+                        let said = [said(exhibit, Side::Client), said(exhibit, Side::Server)].concat();
+                        let text = [serde_json::to_vec(&finding).expect("JSON"), format!("{finding:?}").into_bytes(), said].concat();
+                        let text = String::from_utf8_lossy(&text).to_lowercase();
+                        for word in hidden.iter().chain(&encoded) {
+                            prop_assert!(!text.contains(word), "{mechanism} {shape:?}: {word} in {text}");
+                        }
+                    }
+                }
+            }
+        }
+    }
 }
 
 proptest! {

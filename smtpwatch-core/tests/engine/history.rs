@@ -1,4 +1,4 @@
-//! Attacks on what was learnt: who wears it down, who pushes it out, and who takes another name so that it does not fit.
+//! Attacks on the history: wearing a rate down, displacing rows, and using another name.
 
 use std::net::SocketAddr;
 
@@ -43,7 +43,7 @@ fn a_session_under_tls_without_an_offer_is_a_finding() {
     assert_eq!((finding.kind, &*finding.rule), (Kind::StarttlsStripped, "A1"));
     assert_eq!((finding.evidence, finding.outcome), (Evidence::Regression, Outcome::Attempt));
     assert_eq!(finding.severity, Severity::Low);
-    assert!(finding.proof[0].contains("asked for it all the same"), "{:?}", finding.proof);
+    assert!(finding.proof[0].contains("requested it anyway"), "{:?}", finding.proof);
     let required = vec![Rule { starttls: Some(StarttlsRule::Required), ..Rule::default() }];
     let heard = hear_after(&[], &unoffered(), required);
     assert_eq!((heard.kinds(), heard.findings[0].severity), (vec![Kind::StarttlsStripped], Severity::Medium));

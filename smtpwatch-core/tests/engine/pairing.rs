@@ -1,4 +1,4 @@
-//! Which reply answers which command: what may shift it, and what is then unknown. See `docs/pairing.md`.
+//! Pairing of replies with commands: what can shift it, and what becomes unknown as a result. See `docs/pairing.md`.
 
 use smtpwatch_core::{
     Finding, Role, Side,
@@ -130,7 +130,7 @@ fn what_follows_a_line_without_a_code_finds_its_reply() {
         let late = greeted().s(STRIPPED).c("MAIL FROM:<a@example.org>\r\n").s(stray).c("RCPT TO:<b@example.net>\r\n");
         let late = late.s("250 ok\r\n250 ok\r\n").c("DATA\r\n").s("354 go\r\n").c(message).s("250 queued\r\n");
         assert_eq!(hear(&quit(late), Vec::new()).kinds(), [], "{stray:?}");
-        // DATA that the client gives up, and DATA after which it sends text all the same.
+        // DATA that the client gives up, and DATA after which it sends text anyway.
         let refused = transaction().c("DATA\r\n").s(stray).c("RSET\r\n").s("250 ok\r\n").c(PLAIN).s("235 ok\r\n");
         assert_eq!(hear(&quit(refused), Vec::new()).kinds(), [Kind::AuthPlaintext], "{stray:?}");
         let text = hear(&transaction().c("DATA\r\n").s(stray).c(message).s("250 queued\r\n").close(), Vec::new());
@@ -251,7 +251,15 @@ fn any_3yz_reply_to_data_begins_the_message() {
 #[test]
 fn auth_login_that_goes_on_after_a_refusal_is_a_credential() {
     let (user, password) = ("dXNlcg==\r\n", "cGFzcw==\r\n");
-    for code in ["503 no\r\n", "535 5.7.8 no\r\n", "530 5.7.0 TLS first\r\n", "504 5.5.4 no\r\n"] {
+    for code in [
+        "503 no\r\n",
+        "535 5.7.8 no\r\n",
+        "530 5.7.0 TLS first\r\n",
+        "504 5.5.4 no\r\n",
+        "454 4.7.0 not at the moment\r\n",
+        "432-4.7.12 a password\r\n432 4.7.12 transition is needed\r\n",
+        "421 4.3.2 closing\r\n",
+    ] {
         for (how, talk) in [
             (
                 "waits",
@@ -404,7 +412,7 @@ fn what_a_refusal_quotes_is_no_verb_unless_it_is_the_command() {
     ] {
         assert_eq!(hear(&quit(greeted().s(STRIPPED).c(command).s(refusal)), Vec::new()).kinds(), [], "{refusal:?}");
     }
-    // The server is this host: what it quotes has not been on the way.
+    // The server is this host: what it quotes has not been on the path.
     let talk = quit(greeted().s("500 5.5.1 Command unrecognized: \"XXXX gw.example.org\"\r\n"));
     assert_eq!(hear(&talk, Vec::new()).kinds(), [Kind::CommandRewritten]);
     assert_eq!(hear(&talk.seen_by_server(), Vec::new()).kinds(), []);
@@ -528,7 +536,7 @@ fn starttls_without_an_offer_is_a_sign_of_a_peer_that_is_known() {
         for (before, rules) in [(honest_history(9), Vec::new()), (Vec::new(), required())] {
             let heard = hear_after(&before, &talk, rules);
             assert_eq!(heard.kinds(), [Kind::StarttlsStripped], "{reply:?}");
-            let says = |line: &String| line.contains("asked for STARTTLS all the same") && line.contains(code);
+            let says = |line: &String| line.contains("requested STARTTLS anyway") && line.contains(code);
             assert!(heard.findings[0].proof.iter().any(says), "{:?}", heard.findings[0].proof);
         }
         assert_eq!(hear(&talk, Vec::new()).kinds(), [], "of a stranger it says nothing");
@@ -566,7 +574,7 @@ fn a_wait_says_how_long_it_was() {
     let asked = || greeted().s(OFFER).c("STARTTLS\r\n");
     for (talk, words) in [
         (asked().ack(Side::Server).pause(120).leave(), "no reply to STARTTLS came within 120 s"),
-        (asked().s(GO).ack(Side::Client).pause(90).leave(), "neither side said anything for 90 s"),
+        (asked().s(GO).ack(Side::Client).pause(90).leave(), "neither side sent anything for 90 s"),
         (greeted().s("250-mx1.example.net\r\n").ack(Side::Client).pause(60).leave(), "none came within 60 s"),
     ] {
         let heard = hear(&talk, Vec::new());
@@ -614,7 +622,7 @@ fn honest_sessions() -> Vec<Talk> {
     ]
 }
 
-/// Over a hole nothing is claimed, wherever it is.
+/// Over a gap nothing is claimed, wherever it is.
 #[test]
 fn a_segment_that_is_missing_adds_no_finding() {
     let known = |findings: &[Finding]| {

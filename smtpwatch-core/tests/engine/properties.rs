@@ -1,4 +1,4 @@
-//! What must hold for any cut, order and duplication of the same octets, and for octets nobody would send.
+//! Properties that hold for any segmentation, order and duplication of the same bytes, and for arbitrary bytes.
 
 use crate::talk::{self, Heard, MASKED, OFFER, Packet, STRIPPED, Talk, deliver, engine, greeted, hear};
 use proptest::prelude::*;
@@ -31,12 +31,12 @@ fn rules() -> Vec<Rule> {
     vec![Rule { starttls: Some(StarttlsRule::Required), ..Rule::default() }]
 }
 
-/// What a finding claims, without the time, which depends on when its octets came.
+/// What a finding claims, without the time, which depends on when its bytes came.
 fn claims(findings: Vec<Finding>) -> Vec<Finding> {
     findings.into_iter().map(claim).collect()
 }
 
-/// However the octets came, they are the same.
+/// However the bytes came, they are the same.
 fn claim(finding: Finding) -> Finding {
     let octets = finding.exhibit.map(|exhibit| exhibit.octets).unwrap_or_default();
     let exhibit = Some(Box::new(Exhibit { octets, ..Exhibit::default() }));

@@ -1,4 +1,4 @@
-//! Peers that try to lose the watcher, and peers that only look as if they did: one test for each way that was found.
+//! Peers that try to evade the monitor, and peers that only seem to: one test for each known way.
 
 use smtpwatch_core::{
     Segment, Side, Timestamp,
@@ -32,7 +32,7 @@ fn finds(kind: Kind, talk: &Talk) {
     assert!(heard.kinds().contains(&kind), "{kind}: {:?} {:?}", heard.kinds(), heard.sessions);
 }
 
-/// The message's octets are left out as the gate leaves them out.
+/// The message's bytes are left out as the gate leaves them out.
 fn muted(mut talk: Talk, message: &str) -> Talk {
     let at = talk.packets.len();
     talk = talk.c(message);
@@ -212,12 +212,14 @@ fn a_strip_on_587_is_a_strip_and_no_unused_offer() {
 #[test]
 fn an_ehlo_reply_without_end_is_bounded() {
     let endless = format!("{OFFER}{}", "250 X\r\n".repeat(5000));
-    let heard =
-        hear_after(&[honest().at(-9)], &greeted().s(endless).c("QUIT\r\n").s("221 Bye\r\n").close(), required());
-    assert!(heard.findings.iter().all(|finding| finding.observed.capabilities.len() <= 128));
+    let heard = hear_after(&[honest().at(-9)], &deliver(greeted().s(endless)), required());
+    assert!(!heard.findings.is_empty(), "{:?}", heard.sessions);
+    for finding in &heard.findings {
+        assert!(finding.observed.capabilities.len() <= 128, "{:?}", finding.observed.capabilities);
+    }
 }
 
-/// What stands behind the end of a message in the same segment is left out with it.
+/// What follows the end of a message in the same segment is left out with it.
 #[test]
 fn commands_that_were_left_out_with_a_message_are_known_by_their_replies() {
     let data = || greeted().s(STRIPPED).c("MAIL FROM:<a@b.example>\r\n").s("250 ok\r\n").c("DATA\r\n").s("354 go\r\n");
@@ -412,13 +414,16 @@ fn what_the_server_may_quote_is_not_shown() {
     assert!(!shows(
         auth().c(format!("MAIL FROM:<a@b.example> {secret}\r\nQUIT {secret}\r\n")).s("250 ok\r\n221 Bye\r\n")
     ));
-    // Lines of a message behind a refused DATA, which the server quotes one by one.
+    // Lines of a message after a refused DATA, which the server quotes one by one.
     let body = greeted().s(STRIPPED).c("DATA\r\n").s("503 no\r\n").c("Dear Bob, the code is 4711\r\n");
     let heard = hear(
         &body.s("500 unrecognized: \"Dear Bob, the code is 4711\"\r\n").c(PLAIN).s("235 ok\r\n").close(),
         required(),
     );
-    assert!(heard.findings.iter().all(|finding| !serde_json::to_string(finding).expect("serialises").contains("Bob")));
+    assert!(heard.kinds().contains(&Kind::AuthPlaintext), "{:?}", heard.kinds());
+    for finding in &heard.findings {
+        assert!(!serde_json::to_string(finding).expect("serialises").contains("Bob"), "{finding:?}");
+    }
 }
 
 #[test]

@@ -1,4 +1,5 @@
-//! Honest peers that a careless detector accuses (THREATS §3): each test fails when its trap is fallen into.
+//! Honest peers that a careless detector accuses (docs/threats.md, FP rows): each must raise nothing, or only what is
+//! true.
 
 use smtpwatch_core::{
     Side,

@@ -1,7 +1,7 @@
 //! From the id of a cgroup (v2) to its path.
 //!
-//! A cgroup is a directory of the file system cgroup2, its id the number of that directory. The kernel opens a directory by
-//! its number for who may read every file (CAP_DAC_READ_SEARCH); for others the tree is walked.
+//! A cgroup is a directory in the file system cgroup2, and its id is the inode number of that directory. With
+//! CAP_DAC_READ_SEARCH the kernel opens a directory by this number; without it, the tree is scanned.
 
 use std::{
     collections::VecDeque,
@@ -67,7 +67,7 @@ impl Cgroups {
     fn by_id(&self, id: u64) -> io::Result<PathBuf> {
         let mut handle = Handle { octets: 8, kind: FILEID_KERNFS, id };
         let flags = libc::O_PATH | libc::O_DIRECTORY | libc::O_CLOEXEC;
-        // SAFETY: the kernel reads the head of a handle and the eight octets that it announces; both are there and outlive
+        // SAFETY: the kernel reads the head of a handle and the eight bytes that it announces; both are there and outlive
         // the call.
         let fd = unsafe { libc::open_by_handle_at(self.mount.as_raw_fd(), (&raw mut handle).cast(), flags) };
         if fd < 0 {
@@ -94,7 +94,7 @@ fn walk(root: &Path, id: u64) -> Option<PathBuf> {
     let mut waiting = VecDeque::from([root.to_owned()]);
     for _ in 0..DIRECTORIES {
         let directory = waiting.pop_front()?;
-        // One may go while it is looked at.
+        // One may go while it is examined.
         for entry in std::fs::read_dir(directory).into_iter().flatten().flatten() {
             if !entry.file_type().is_ok_and(|kind| kind.is_dir()) {
                 continue;

@@ -1,11 +1,12 @@
-//! Community ID v1 (corelight/community-id-spec): the name of a flow that Zeek, Suricata and others give it too.
+//! Community ID v1 (corelight/community-id-spec): an identifier of a flow that Zeek, Suricata and others compute in
+//! the same way.
 
 use std::net::{IpAddr, SocketAddr};
 
 use base64::{Engine as _, engine::general_purpose::STANDARD};
 use sha1::{Digest, Sha1};
 
-/// Seed that everybody uses unless configured otherwise.
+/// Seed that everyone uses unless configured otherwise.
 const SEED: u16 = 0;
 /// IP protocol number of TCP.
 const TCP: u8 = 6;

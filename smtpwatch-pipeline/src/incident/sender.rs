@@ -1,27 +1,27 @@
-//! Who on this host sent: the cgroup of the socket, as a systemd unit, a Kubernetes pod, a container.
+//! The program on this host that sent: the cgroup of its socket as a systemd unit, a Kubernetes pod, or a container.
 
 use hashlink::LruCache;
 use smtpwatch_core::{Timestamp, finding::Sender};
 
 use super::cgroup::Cgroups;
 
-/// Cgroups that are remembered; the one that was not asked for longest makes room.
+/// Maximum of cached cgroups; the least recently used one is evicted.
 const CGROUPS: usize = 4_096;
-/// Octets of a container id: SHA-256 or random, in hexadecimal.
+/// Bytes of a container id: SHA-256 or random, in hexadecimal.
 const CONTAINER_ID: usize = 64;
-/// What stands before the id in the name of a container's scope. Not `crio-conmon-`, `libpod-conmon-`: those watch a container.
+/// Prefixes of the id in the name of a container's scope. `crio-conmon-` and `libpod-conmon-` are left out: they are monitors of a container.
 const RUNTIMES: [&str; 5] = ["cri-containerd-", "crio-", "docker-", "libpod-", "nerdctl-"];
 
-/// Cgroups by id. One that has been seen stays known after it is gone: processes that live shortly are the interesting ones.
-/// What is known never becomes false: the kernel gives no id twice, and no cgroup (v2) another name (fs/kernfs/dir.c,
+/// Cgroups by id. A cgroup stays in the cache after it is gone, because short-lived processes are the interesting ones.
+/// Cached entries never become wrong: the kernel gives no id twice, and no cgroup (v2) another name (fs/kernfs/dir.c,
 /// `kernfs_new_node`; kernel/cgroup/cgroup.c has no `rename`).
 pub struct Senders {
-    /// `None`: there are none on this host.
+    /// `None` if this host has no cgroups.
     cgroups: Option<Cgroups>,
     known: LruCache<u64, Place>,
 }
 
-/// What the path of a cgroup tells.
+/// The names in the path of a cgroup.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 struct Place {
     cgroup: String,
@@ -31,18 +31,18 @@ struct Place {
 }
 
 impl Senders {
-    /// Of this host.
+    /// The senders of this host.
     #[must_use]
     pub fn new() -> Self {
         Self { cgroups: Cgroups::open(), known: LruCache::new(CGROUPS) }
     }
 
-    /// A connection of this cgroup begins: it is looked up while it is there.
+    /// A connection of this cgroup begins: looks the cgroup up while it exists.
     pub fn meet(&mut self, cgroup: u64, at: Timestamp) {
         let _ = self.place(cgroup, at);
     }
 
-    /// Fills in what the id of the cgroup tells; nothing where it is gone and was never met.
+    /// Fills in the names from the cgroup id; leaves them empty if the cgroup is gone and not cached.
     pub fn fill(&mut self, sender: &mut Sender, at: Timestamp) {
         let Some(place) = self.place(sender.cgroup_id, at) else { return };
         let Place { cgroup, unit, pod, container } = place.clone();
@@ -50,7 +50,7 @@ impl Senders {
     }
 
     fn place(&mut self, id: u64, at: Timestamp) -> Option<&Place> {
-        // Zero: the kernel did not tell.
+        // Zero: the kernel did not report it.
         if id == 0 {
             return None;
         }
@@ -70,12 +70,12 @@ impl Default for Senders {
 }
 
 impl Place {
-    /// Of the innermost unit, pod and container: the others are around it.
+    /// The names of the innermost unit, pod and container.
     fn of(cgroup: String) -> Self {
         let names = || cgroup.split('/').rev().map(plain);
-        // containerd that takes a systemd driver's name for a path of its own: `<slice>:cri-containerd:<id>`.
+        // containerd that takes a systemd driver's name for its own path: `<slice>:cri-containerd:<id>`.
         let parts = || names().flat_map(|name| name.rsplit(':'));
-        // Who sends is in a service or a scope; a slice holds them, and tells least.
+        // Processes are in a service or a scope; a slice contains these and says least.
         let unit = names().find(|name| is_unit(name, &[".service", ".scope"]));
         let unit = unit.or_else(|| names().find(|name| is_unit(name, &[".slice"]))).map(unescape);
         let (pod, container) = (parts().find_map(pod), parts().find_map(container).map(str::to_owned));
@@ -83,7 +83,7 @@ impl Place {
     }
 }
 
-/// systemd puts `_` before a name that the kernel could take for its own (`cg_escape`).
+/// systemd prefixes `_` to a name that could be a kernel file (`cg_escape`).
 fn plain(name: &str) -> &str {
     name.strip_prefix('_').unwrap_or(name)
 }
@@ -92,7 +92,7 @@ fn is_unit(name: &str, types: &[&str]) -> bool {
     types.iter().any(|kind| name.strip_suffix(kind).is_some_and(|name| !name.is_empty()))
 }
 
-/// `\x2d` of systemd.unit(5) becomes `-`. What would not be text stays as it is.
+/// `\x2d` of systemd.unit(5) becomes `-`. An escape that is not UTF-8 stays unchanged.
 fn unescape(name: &str) -> String {
     let mut octets = Vec::with_capacity(name.len());
     let mut rest = name.as_bytes();

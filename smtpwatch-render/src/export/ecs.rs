@@ -1,4 +1,5 @@
-//! Elastic Common Schema: the alert of an intrusion detection system. What ECS has no field for is under `smtpwatch`.
+//! Elastic Common Schema: a finding as the alert of an intrusion detection system. Fields that ECS lacks are under
+//! `smtpwatch`.
 
 use serde_json::{Map, Value, json};
 use smtpwatch_core::{Finding, Role};
@@ -37,7 +38,7 @@ pub fn ecs(finding: &Finding) -> Value {
             "direction": if f.role == Role::Client { "outbound" } else { "inbound" },
         },
         "observer": { "product": "smtpwatch", "vendor": "smtpwatch", "type": "ids", "version": f.provenance.version },
-        // The document itself: nothing of it is lost on the way.
+        // The document itself: nothing of it is lost on the path.
         "smtpwatch": f,
     });
     let Some(fields) = document.as_object_mut() else { return document };

@@ -1,4 +1,4 @@
-//! Findings in the forms of others: a capture file for Wireshark, a letter for an abuse desk, and what SIEMs read.
+//! Exports of findings: a capture file for Wireshark, a letter for an abuse desk, and formats for SIEMs.
 
 mod ecs;
 mod eve;

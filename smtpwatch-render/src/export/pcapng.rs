@@ -1,8 +1,9 @@
-//! A capture file that is put together from evidence.
+//! A capture file made from evidence.
 //!
-//! Each row of the evidence becomes a packet: its IP and TCP header as they were, and the octets in clear that were kept, with
-//! secrets blanked. What was not kept (message bodies, what is encrypted) is not made up: such a packet is cut where it begins,
-//! as if the capture had been. There is no link layer, because none was kept.
+//! Each packet row of the evidence becomes a packet with its original IP and TCP header and the stored cleartext
+//! bytes, with secrets overwritten. Bytes that were not stored (message bodies, encrypted data) are not invented:
+//! such a packet is truncated where they would begin, as by a snapshot length. There is no link layer, because none
+//! is stored.
 
 use std::{
     borrow::Cow,
@@ -31,7 +32,7 @@ const NANOSECONDS: u8 = 9;
 const COMMENT: usize = 4_096;
 /// What the first packet of each connection says.
 const NOTICE: &str = "Put together from the evidence of smtpwatch: secrets are overwritten with *, message bodies and encrypted \
-                      octets are left out, and there is no link layer.";
+                      bytes are left out, and there is no link layer.";
 
 /// One connection, and what its findings kept of it.
 struct Connection<'a> {
@@ -168,7 +169,7 @@ impl Connection<'_> {
         comments
     }
 
-    /// A packet from its IP header on, as far as its octets are known, and its whole length.
+    /// A packet from its IP header on, as far as its bytes are known, and its whole length.
     fn packet(&self, row: &Packet) -> (Vec<u8>, u32) {
         let (from, to) = match row.from {
             Side::Client => (self.client, self.server),
@@ -235,7 +236,7 @@ impl Connection<'_> {
         (octets, header.saturating_add(segment))
     }
 
-    /// The octets of a packet that were kept, up to the first one that was not.
+    /// The bytes of a packet that were kept, up to the first one that was not.
     fn payload(&self, row: &Packet) -> Vec<u8> {
         let mut payload = Vec::new();
         let start = row.seq.wrapping_add(u32::from(row.flags & TcpFlags::SYN.0 != 0));

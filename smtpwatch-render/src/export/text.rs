@@ -1,4 +1,4 @@
-//! A letter to the abuse desk of a carrier, or to the postmaster of a peer: it explains itself.
+//! A letter to the abuse desk of a carrier or to the postmaster of a peer, understandable without other documents.
 
 use std::fmt::Write as _;
 
@@ -36,9 +36,9 @@ fn whole(text: &mut String, incident: &str, findings: &[Finding], f: &Finding) -
     paragraph(
         text,
         &format!(
-            "In a mail connection between the hosts below, {}. {}: {}. What it cost: {}.",
+            "In a mail connection between the hosts below, {}. {}: {}. Result: {}.",
             words::happened(f.kind),
-            "How sure this is",
+            "Certainty",
             words::how_sure(f.evidence),
             words::cost(f.outcome)
         ),
@@ -53,16 +53,16 @@ fn whole(text: &mut String, incident: &str, findings: &[Finding], f: &Finding) -
     writeln!(text, "Seen at           the {} end{peer}", if f.role == Role::Client { "sending" } else { "receiving" })?;
     writeln!(text, "Kind              {} [{}], severity {}\n", f.kind, f.rule, f.severity)?;
 
-    writeln!(text, "What was expected, and why\n")?;
+    writeln!(text, "Expected, and why\n")?;
     paragraph(text, &format!("By {}: {}.", f.expected.source, f.expected.detail))?;
-    writeln!(text, "What was seen\n")?;
+    writeln!(text, "Observed\n")?;
     let rows = difference(f);
     if rows.is_empty() {
         writeln!(text, "  STARTTLS: {}", f.observed.starttls)?;
     } else {
         writeln!(
             text,
-            "  The capabilities that the server named; - was expected and is missing,\n  + came and was not expected:"
+            "  Capabilities in the server's reply; - was expected and is missing,\n  + is present and was not expected:"
         )?;
         for row in rows {
             match row.change {
@@ -80,25 +80,25 @@ fn whole(text: &mut String, incident: &str, findings: &[Finding], f: &Finding) -
     }
     writeln!(text)?;
     if !f.proof.is_empty() {
-        writeln!(text, "Further signs\n")?;
+        writeln!(text, "Further indicators\n")?;
         for sign in &f.proof {
             paragraph(text, &format!("* {sign}"))?;
         }
     }
-    writeln!(text, "The dialogue in clear (secrets and user names are left out)\n")?;
+    writeln!(text, "The cleartext dialogue (secrets and user names are left out)\n")?;
     for line in &f.transcript {
         let from = if line.from == Side::Client { "C" } else { "S" };
         writeln!(text, "  {from}: {}", line.text)?;
     }
     writeln!(text)?;
     packets(text, f)?;
-    writeln!(text, "What we ask of you\n")?;
+    writeln!(text, "Our request\n")?;
     paragraph(
         text,
-        "Please look whether a device in your network, such as a firewall with SMTP inspection or a mail filter, changes these \
-         connections, and switch that off, or tell us who operates it. A capture file of the evidence is at hand.",
+        "Please check whether a device in your network, such as a firewall with SMTP inspection or a mail filter, changes these \
+         connections. If so, please switch this off, or tell us who operates the device. We can send a capture file.",
     )?;
-    writeln!(text, "To verify\n")?;
+    writeln!(text, "Verification\n")?;
     writeln!(text, "  incident          {incident}")?;
     writeln!(text, "  finding           {}", f.id)?;
     writeln!(text, "  Community ID      {}", f.flow.community_id)?;
@@ -109,7 +109,7 @@ fn whole(text: &mut String, incident: &str, findings: &[Finding], f: &Finding) -
 
 fn packets(text: &mut String, f: &Finding) -> std::fmt::Result {
     let Some(exhibit) = &f.exhibit else { return Ok(()) };
-    writeln!(text, "Packets (S: from the server; number and length in octets of the stream; TTL: time to live)\n")?;
+    writeln!(text, "Packets (S: from the server; number and length in bytes of the stream; TTL: time to live)\n")?;
     let start = |side| exhibit.packets.iter().find(|packet| packet.from == side).map_or(0, |packet| packet.seq);
     let starts = [start(Side::Client), start(Side::Server)];
     writeln!(text, "  TIME (UTC)                   FLAGS     NUMBER  LENGTH  TTL")?;

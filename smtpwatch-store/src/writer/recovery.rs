@@ -1,7 +1,8 @@
-//! What the writer does when the store's files are gone, are not its own, or cannot be written.
+//! Recovery when the files of the store are missing, belong to another store, or are not writable.
 //!
-//! A store that was unlinked or replaced is still whole in the open connection: it is copied to its path. Of one that is
-//! damaged, a fresh one is made, and the history that the pipeline holds is written to it. What stands in the way is set aside.
+//! A store that was unlinked or replaced is still complete in the open connection: it is copied to its path. A
+//! damaged one is replaced with an empty store, and the history in memory is written to it. Files that are in the way
+//! are set aside.
 
 use std::{
     path::{Path, PathBuf},
@@ -163,13 +164,13 @@ impl Worker {
         let changed = before.condition != condition || before.cause.is_empty() != status.cause.is_empty();
         let stuck = self.faults.unrecovered.is_some() && !before.cause.contains("it cannot be made again");
         match condition {
-            Condition::Ok if changed => tracing::info!("the store is written again"),
+            Condition::Ok if changed => tracing::info!("the store is writable again"),
             Condition::Ok => {}
             _ if changed || stuck => tracing::error!(
                 condition = condition.as_str(),
                 cause = status.cause,
                 remedy = condition.remedy(),
-                "the store cannot be relied on: findings go to the journal at once, and history waits in memory"
+                "the store is unreliable: findings go to the journal at once, and history waits in memory"
             ),
             _ => {}
         }
@@ -185,7 +186,7 @@ impl Worker {
     /// Makes the store again at its path. Returns what to say of it.
     fn recover(&mut self, fault: &Fault, may_copy: bool) -> Result<String, StoreError> {
         make_directory(self.directory()).map_err(|source| StoreError::Create { path: self.path.clone(), source })?;
-        // A directory that was made anew has no lock: another daemon may have taken the place.
+        // A directory that was made again has no lock: another daemon may have taken the place.
         let locked = self.lock.metadata().ok().map(|lock| FileId::of(&lock));
         let lock = match FileId::at(&lock_path(&self.path)).ok() {
             Some(found) if Some(found) == locked => None,

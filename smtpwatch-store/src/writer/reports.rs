@@ -1,5 +1,6 @@
-//! What the journal has of the findings on record: each finding is noted as unreported together with itself, and the note goes
-//! when the journal has taken it. What a crash, a full queue or a journal that cannot be written leaves is reported again.
+//! Tracks which stored findings the journal has written. Each finding is stored with the mark "unreported", which is
+//! removed when the journal has written it. Findings that a crash, a full queue or a failing journal left out are
+//! reported again.
 
 use std::{
     collections::HashMap,
@@ -11,43 +12,43 @@ use smtpwatch_core::Finding;
 use super::{FINDING_TIME, Outcome, Worker};
 use crate::findings::Unreported;
 
-/// Findings that are read back at once.
+/// Findings that are read from the store atomically.
 const PAGE: usize = 64;
-/// The journal may have this many of them in its queue: findings that are just made need room there too.
+/// Maximum of re-reported findings in the queue of the journal: it also needs room for current findings.
 const AHEAD: usize = 256;
-/// What the journal could not write is reported again no more often than this.
+/// Minimum interval between attempts to report findings again.
 const AGAIN: Duration = Duration::from_secs(30);
-/// At the end, the journal has this long to take what it has queued.
+/// Time that the journal has at the end to write its queue.
 const LAST_OUTCOMES: Duration = Duration::from_secs(1);
 
-/// A finding that waits to be put on record.
+/// A finding that waits to be stored.
 pub(super) struct Waiting {
     pub(super) finding: Box<Finding>,
     pub(super) reported: Reported,
 }
 
-/// Whether the journal has a finding that waits.
+/// What the journal has of a waiting finding.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) enum Reported {
-    /// It was not asked to take it.
+    /// It was not offered the finding.
     No,
-    /// It was asked; what came of it is not known, or it refused.
+    /// It was offered the finding; the outcome is unknown, or it refused.
     Asked,
-    /// It has it.
+    /// It has the finding.
     Yes,
 }
 
 #[derive(Default)]
 pub(super) struct Reports {
-    /// What the journal has queued, each with its number on record; bounded by the journal's queue.
+    /// Findings in the queue of the journal, with their numbers in the store; bounded by that queue.
     awaited: HashMap<String, Option<i64>>,
-    /// Numbers of findings that it has taken, and that are still noted as unreported.
+    /// Numbers of findings that it has written and that are still marked as unreported.
     done: Vec<i64>,
-    /// Findings that are to be reported again: those after the first number, up to the second.
+    /// Range of findings to report again: after the first number, up to the second.
     again: Option<Again>,
-    /// The journal has failed since it was asked to take them again.
+    /// The journal has failed since the last attempt to report them again.
     failed: bool,
-    /// Its newest outcome was a success.
+    /// The last write of the journal succeeded.
     works: bool,
     repeated: Option<Instant>,
 }
@@ -55,12 +56,12 @@ pub(super) struct Reports {
 struct Again {
     after: i64,
     end: i64,
-    /// Only the journal lacks them: they were made in this run.
+    /// Only the journal lacks them, because they were raised in this run.
     journal_only: bool,
 }
 
 impl Reports {
-    /// At the start, with the newest finding that was not reported.
+    /// State at the start, with the number of the newest unreported finding.
     pub(super) fn after_start(unreported: Option<i64>) -> Self {
         let again = unreported.map(|end| Again { after: 0, end, journal_only: false });
         Self { again, ..Self::default() }
@@ -70,26 +71,26 @@ impl Reports {
         !self.awaited.is_empty()
     }
 
-    /// A finding that was reported before it was put on record is on record under this number.
+    /// A finding that was reported before it was stored has got this number.
     pub(super) fn is_on_record(&mut self, id: &str, number: i64) {
         match self.awaited.get_mut(id) {
             Some(awaited) => *awaited = Some(number),
-            // The journal has refused it.
+            // The journal refused it.
             None => self.failed = true,
         }
     }
 
-    /// Numbers of findings whose notes can go.
+    /// Numbers of findings whose marks can be removed.
     pub(super) fn done(&self) -> &[i64] {
         &self.done
     }
 
-    /// Their notes are gone.
+    /// Their marks were removed.
     pub(super) fn noted(&mut self) {
         self.done.clear();
     }
 
-    /// The store is another one: numbers mean nothing there.
+    /// The store was replaced: numbers of the previous one are invalid.
     pub(super) fn renumber(&mut self) {
         self.done.clear();
         self.awaited.clear();
@@ -98,7 +99,7 @@ impl Reports {
 }
 
 impl Worker {
-    /// Hands a finding to the journal; `number`: under which it is on record. False: the journal has no room.
+    /// Passes a finding to the journal; `number` is its number in the store. Returns false if the queue is full.
     pub(super) fn report(&mut self, finding: &Finding, number: Option<i64>, again: bool) -> bool {
         let Some(journal) = &mut self.keeping.journal else { return true };
         let queued = (journal.tell)(finding, again);
@@ -110,7 +111,7 @@ impl Worker {
         queued
     }
 
-    /// Reports findings that cannot be put on record for the time being.
+    /// Reports findings that cannot be stored at the moment.
     pub(super) fn report_waiting(&mut self) {
         for at in 0..self.findings.len() {
             if self.findings[at].reported == Reported::No {
@@ -121,7 +122,7 @@ impl Worker {
         }
     }
 
-    /// What came of the findings that the journal had queued.
+    /// Processes the outcomes of queued findings.
     pub(super) fn take_outcomes(&mut self) {
         let Some(journal) = &self.keeping.journal else { return };
         while let Ok(Outcome { id, written }) = journal.outcomes.try_recv() {
@@ -139,7 +140,7 @@ impl Worker {
         }
     }
 
-    /// Reports again what the journal lacks: at the start, and when it can be written again.
+    /// Reports again the findings that the journal lacks: at the start, and when the journal works again.
     pub(super) fn report_again(&mut self) {
         if !self.faults.may_write() {
             return;
@@ -174,7 +175,7 @@ impl Worker {
         }
     }
 
-    /// Begins again when the journal has taken a finding after it had failed to take others.
+    /// Restarts reporting when the journal has written a finding after failures.
     fn take_up_again(&mut self) {
         let Reports { awaited, done, again, failed, works, repeated } = &mut self.reports;
         let due = *failed && *works && again.is_none() && awaited.is_empty() && done.is_empty();
@@ -190,7 +191,7 @@ impl Worker {
         }
     }
 
-    /// At the end: the journal takes what it has queued, and that is noted.
+    /// At the end: waits until the journal has written its queue, and removes the marks.
     pub(super) fn await_outcomes(&mut self) {
         let end = Instant::now() + LAST_OUTCOMES;
         while self.reports.are_awaited() && Instant::now() < end {

@@ -19,17 +19,17 @@ pub enum ZipError {
     /// It has no directory, or one that leads nowhere.
     #[error("the archive is damaged or cut off")]
     Damaged,
-    /// More files than are looked at.
-    #[error("{0} files after the first ones are not read")]
+    /// More files than are examined.
+    #[error("{0} further files are not read")]
     TooMany(usize),
     /// It is encrypted.
-    #[error("a file of it is encrypted")]
+    #[error("a file in it is encrypted")]
     Encrypted,
     /// A method that few writers use.
-    #[error("a file of it is packed by method {0}, and only 0 and 8 are known")]
+    #[error("a file in it uses compression method {0}; supported are 0 and 8")]
     Method(u16),
     /// A bomb.
-    #[error("a file of it inflates to more than any TLS report has")]
+    #[error("a file in it inflates beyond the size of any TLS report")]
     Bomb,
     /// The checksum is not that of the content.
     #[error("the checksum of a file is wrong")]
@@ -41,7 +41,7 @@ pub(super) fn is_zip(bytes: &[u8]) -> bool {
     bytes.starts_with(b"PK\x03\x04") || bytes.starts_with(b"PK\x05\x06")
 }
 
-/// The content of each file, at most so many, each of at most so many bytes.
+/// The content of each file, at most this many, each of at most this many bytes.
 pub(super) fn files(bytes: &[u8], most: usize, longest: usize) -> Result<Vec<Result<Vec<u8>, ZipError>>, ZipError> {
     let from = bytes.len().saturating_sub(END + COMMENT);
     let tail = bytes.get(from..).ok_or(ZipError::Damaged)?;

@@ -1,4 +1,4 @@
-//! How answers leave: JSON that is safe on a terminal, and what caches may do with it.
+//! Responses: JSON that is safe on a terminal, and headers for caches.
 
 use axum::{
     body::Body,
@@ -23,7 +23,7 @@ pub(super) fn json(value: &impl Serialize) -> Response {
     text(JSON, harmless(value))
 }
 
-/// An answer of any type that nobody keeps, and no browser takes for something else.
+/// An answer of any type that no one keeps, and no browser takes for something else.
 pub(super) fn text(media: &'static str, body: impl Into<Body>) -> Response {
     let headers = [
         (header::CONTENT_TYPE, HeaderValue::from_static(media)),

@@ -1,4 +1,4 @@
-//! What was asked, held against the table: nothing gets past that the table does not name.
+//! Validates a request against its operation; unknown parameters are rejected.
 
 use std::str::FromStr;
 

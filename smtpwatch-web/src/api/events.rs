@@ -1,4 +1,4 @@
-//! What happens, as server-sent events.
+//! Server-sent events for findings.
 
 use std::{convert::Infallible, time::Duration};
 

@@ -1,4 +1,4 @@
-//! Where the forms of others are made.
+//! Produces the export formats of incidents.
 
 use smtpwatch_core::Finding;
 use smtpwatch_render::{export, text::json_line};

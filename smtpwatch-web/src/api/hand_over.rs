@@ -1,4 +1,4 @@
-//! An incident in the forms of others.
+//! Export of an incident in foreign formats.
 
 use axum::{
     http::{HeaderValue, header},

@@ -1,4 +1,4 @@
-//! Incidents and findings: listed, and looked at one by one.
+//! Incidents and findings: lists and single items.
 
 use axum::response::Response;
 use schemars::JsonSchema;
@@ -42,7 +42,7 @@ pub(super) struct IncidentInFull {
     best: Option<FindingOnRecord>,
 }
 
-/// A finding as it is on record.
+/// A finding as it is stored.
 #[derive(Serialize, JsonSchema)]
 pub(super) struct FindingOnRecord {
     /// The document as it was made.
@@ -58,7 +58,7 @@ pub(super) struct FindingOnRecord {
     incident: String,
 }
 
-/// A finding as it is on record, without its evidence.
+/// A finding as it is stored, without its evidence.
 #[derive(Serialize, JsonSchema)]
 pub(super) struct ListedFinding {
     /// The document as it was made.

@@ -1,6 +1,6 @@
-//! The JSON API, `/api/v1/`: what the pages show, for programs. `docs/api.md` is its manual.
+//! The JSON API, `/api/v1/`: the content of the pages for programs. Its manual is `docs/api.md`.
 //!
-//! One table ([`operation::OPERATIONS`]) makes the routes, the check of what is asked, and the OpenAPI document.
+//! One table ([`operation::OPERATIONS`]) defines the routes, the validation of requests, and the OpenAPI document.
 
 mod answer;
 mod asked;
@@ -43,7 +43,7 @@ pub fn router(desk: Arc<Desk>) -> Router {
     let api = Api { desk, verifying, listening: Arc::new(Semaphore::new(events::LISTENERS)) };
     let routes =
         OPERATIONS.iter().fold(Router::new(), |router, operation| router.route(operation.path, route(operation)));
-    // What is nested does not have the place with nothing behind the last slash.
+    // What is nested does not have the place with nothing after the last slash.
     let bare = any(async || Problem::no_route());
     let nested = routes.fallback(async || Problem::no_route()).with_state(api);
     Router::new().route(&format!("{ROOT}/"), bare).nest(ROOT, nested)

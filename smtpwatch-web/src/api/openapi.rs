@@ -1,4 +1,4 @@
-//! The OpenAPI document, made from the table that makes the routes.
+//! The OpenAPI document, generated from the table of operations.
 
 use axum::{http::StatusCode, response::Response};
 use schemars::Schema;

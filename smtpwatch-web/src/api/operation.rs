@@ -1,4 +1,4 @@
-//! The table of everything that can be asked: it makes the routes and the OpenAPI document.
+//! The table of operations: routes and OpenAPI document are generated from it.
 
 use std::pin::Pin;
 
@@ -54,7 +54,7 @@ pub(super) enum Body {
     Object,
     /// Text of lines.
     Lines,
-    /// Octets.
+    /// Bytes.
     Octets,
 }
 
@@ -78,16 +78,16 @@ pub(super) static OPERATIONS: &[Operation] = &[
     Operation {
         path: "/status",
         name: "getStatus",
-        summary: "How the watch is doing",
+        summary: "State of the daemon",
         parameters: &[],
-        success: json::<Status>("What is watched, what was lost, and what the store holds."),
+        success: json::<Status>("Watched interfaces, losses, and the contents of the store."),
         others: ALWAYS,
         answer: |api, _| Box::pin(incidents::status(api)),
     },
     Operation {
         path: "/incidents",
         name: "listIncidents",
-        summary: "Incidents, the one that was seen last first",
+        summary: "Incidents, the most recent first",
         parameters: incidents::LIST,
         success: json::<Incidents>("One page of the list."),
         others: LISTED,
@@ -96,7 +96,7 @@ pub(super) static OPERATIONS: &[Operation] = &[
     Operation {
         path: "/incidents/{id}",
         name: "getIncident",
-        summary: "One incident, how far it reaches, and the finding that shows it best",
+        summary: "One incident, its scope, and its strongest finding",
         parameters: &[&p::INCIDENT],
         success: json::<IncidentInFull>("The incident."),
         others: LOOKED_UP,
@@ -117,7 +117,7 @@ pub(super) static OPERATIONS: &[Operation] = &[
         summary: "The evidence of an incident as a capture file",
         parameters: &[&p::INCIDENT],
         success: Success {
-            about: "A capture made from the evidence: secrets are blanked, message bodies left out.",
+            about: "A capture made from the evidence: secrets are overwritten, message bodies left out.",
             media: "application/x-pcapng",
             body: Body::Octets,
         },
@@ -127,7 +127,7 @@ pub(super) static OPERATIONS: &[Operation] = &[
     Operation {
         path: "/incidents/{id}/text",
         name: "exportText",
-        summary: "An incident as a letter to those who can mend it",
+        summary: "An incident as a letter to the carrier or postmaster",
         parameters: &[&p::INCIDENT],
         success: Success { about: "Plain text.", media: "text/plain; charset=utf-8", body: Body::Lines },
         others: EXPORTED,
@@ -139,7 +139,7 @@ pub(super) static OPERATIONS: &[Operation] = &[
         summary: "The findings of an incident in the Elastic Common Schema",
         parameters: &[&p::INCIDENT],
         success: Success {
-            about: "One JSON object per line and finding.",
+            about: "One JSON object per finding, one per line.",
             media: "application/x-ndjson",
             body: Body::Lines,
         },
@@ -152,7 +152,7 @@ pub(super) static OPERATIONS: &[Operation] = &[
         summary: "The findings of an incident as Suricata's EVE has alerts",
         parameters: &[&p::INCIDENT],
         success: Success {
-            about: "One JSON object per line and finding.",
+            about: "One JSON object per finding, one per line.",
             media: "application/x-ndjson",
             body: Body::Lines,
         },
@@ -162,7 +162,7 @@ pub(super) static OPERATIONS: &[Operation] = &[
     Operation {
         path: "/findings/{id}",
         name: "getFinding",
-        summary: "One finding as it is on record, with its evidence; it never changes",
+        summary: "One stored finding with its evidence; it never changes",
         parameters: &[&p::FINDING],
         success: json::<FindingOnRecord>("The finding, with an ETag."),
         others: &[304, 400, 404, 409, 500, 503],
@@ -171,25 +171,25 @@ pub(super) static OPERATIONS: &[Operation] = &[
     Operation {
         path: "/peers/{peer}/offers",
         name: "listOffers",
-        summary: "What a peer offered, or was offered, day by day",
+        summary: "What a peer offered, or was offered, by day",
         parameters: &[&p::ADDRESS, &p::ROLE_OF_OFFERS, &p::PORT],
-        success: json::<OfferDays>("The days of which something is known, the oldest first."),
+        success: json::<OfferDays>("The days with data, the oldest first."),
         others: LISTED,
         answer: |api, asked| Box::pin(peers::offers(api, asked)),
     },
     Operation {
         path: "/verify",
         name: "verifyChain",
-        summary: "Check every finding on record against the chain of hashes; one check at a time",
+        summary: "Verify the hash chain of all stored findings; one verification at a time",
         parameters: &[],
-        success: json::<Verified>("What the check says."),
+        success: json::<Verified>("Result of the verification."),
         others: LISTED,
         answer: |api, _| Box::pin(verify::serve(api)),
     },
     Operation {
         path: "/events",
         name: "listen",
-        summary: "Findings as they come on record, as server-sent events",
+        summary: "Findings when they are stored, as server-sent events",
         parameters: &[],
         success: Success {
             about: "Events `finding` (the data is a `Happened` in JSON, the event's id that of the finding), and `lagged` \

@@ -1,4 +1,4 @@
-//! The parameters, each with what it may be: what is documented is what is checked.
+//! The parameters with their allowed values: the documentation and the validation use the same table.
 
 use std::{net::IpAddr, str::FromStr};
 
@@ -67,7 +67,7 @@ const AGO_DIGITS: usize = 6;
 pub(super) const INCIDENT: Parameter = Parameter {
     name: "id",
     place: Place::Path,
-    about: "Identifier of the incident, of one of its findings, or a beginning of either that fits no other.",
+    about: "Identifier of the incident or of one of its findings, or an unambiguous beginning of either.",
     form: Form::Identifier,
     required: true,
     example: "019abf2c",
@@ -75,34 +75,34 @@ pub(super) const INCIDENT: Parameter = Parameter {
 };
 /// Of a finding.
 pub(super) const FINDING: Parameter =
-    Parameter { about: "Identifier of the finding, or a beginning of it that fits no other.", ..INCIDENT };
+    Parameter { about: "Identifier of the finding, or an unambiguous beginning of it.", ..INCIDENT };
 /// The earliest.
 pub(super) const SINCE: Parameter = Parameter {
     name: "since",
-    about: "Incidents that were seen at this time or later: RFC 3339, or how long ago (s, m, h, d, w).",
+    about: "Incidents last seen at this time or later: RFC 3339, or an age (s, m, h, d, w).",
     example: "7d",
     ..QUERY
 };
 /// The latest.
 pub(super) const UNTIL: Parameter = Parameter {
     name: "until",
-    about: "Incidents that began before this time: RFC 3339, or how long ago (s, m, h, d, w).",
+    about: "Incidents that began before this time: RFC 3339, or an age (s, m, h, d, w).",
     example: "2026-11-23T15:04:05Z",
     ..QUERY
 };
 /// What happened.
 pub(super) const KIND: Parameter = Parameter {
     name: "kind",
-    about: "What happened; repeated: one of these.",
+    about: "Kind of finding; if repeated, any of them.",
     form: Form::OneOf(|| Kind::ALL.iter().map(|kind| kind.as_str()).collect()),
     most: Kind::ALL.len(),
     example: "starttls-stripped",
     ..QUERY
 };
-/// How loud.
+/// Severity.
 pub(super) const SEVERITY: Parameter = Parameter {
     name: "severity",
-    about: "This severity or a louder one.",
+    about: "This severity or higher.",
     form: Form::OneOf(|| Severity::ALL.iter().map(|severity| severity.as_str()).collect()),
     example: "high",
     ..QUERY
@@ -110,7 +110,7 @@ pub(super) const SEVERITY: Parameter = Parameter {
 /// How sure.
 pub(super) const EVIDENCE: Parameter = Parameter {
     name: "evidence",
-    about: "Evidence of this strength or a greater one.",
+    about: "This evidence or stronger.",
     form: Form::OneOf(|| Evidence::ALL.iter().map(|evidence| evidence.as_str()).collect()),
     example: "policy",
     ..QUERY
@@ -159,7 +159,7 @@ pub(super) const PORT: Parameter = Parameter {
 /// How many.
 pub(super) const LIMIT: Parameter = Parameter {
     name: "limit",
-    about: "At most so many at once.",
+    about: "Maximum number of results.",
     form: Form::Number { least: 1, most: PAGE as u64, otherwise: Some(PAGE_BY_DEFAULT) },
     example: "100",
     ..QUERY
@@ -169,7 +169,7 @@ pub(super) const PAGE_BY_DEFAULT: u64 = 100;
 /// Where the list of incidents goes on.
 pub(super) const CURSOR: Parameter = Parameter {
     name: "cursor",
-    about: "Where the list goes on: `next` of the answer before.",
+    about: "Continues the list: `next` of the previous response.",
     form: Form::Cursor,
     example: "1795446245123456789-17",
     ..QUERY
@@ -177,7 +177,7 @@ pub(super) const CURSOR: Parameter = Parameter {
 /// Where the list of findings goes on.
 pub(super) const BEFORE: Parameter = Parameter {
     name: "before",
-    about: "Findings with a lower number: `next` of the answer before.",
+    about: "Findings with a lower number: `next` of the previous response.",
     form: Form::Number { least: 1, most: i64::MAX as u64, otherwise: None },
     example: "17",
     ..QUERY
@@ -306,7 +306,7 @@ fn point(text: &str) -> Option<Moment> {
         b't' => found.eq_ignore_ascii_case(&b't'),
         other => found == other,
     });
-    // The parser takes further forms and a time zone's name behind them, and no time without an offset is a point in time.
+    // The parser takes further forms and a time zone's name after them, and no time without an offset is a point in time.
     if !shape || text.len() < 20 || text.contains(['[', ' ']) {
         return None;
     }

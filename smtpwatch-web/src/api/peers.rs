@@ -1,4 +1,4 @@
-//! What a peer offered, or was offered, day by day.
+//! What a peer offered, or was offered, by day.
 
 use std::net::IpAddr;
 

@@ -1,4 +1,4 @@
-//! What went wrong, as RFC 9457 has it.
+//! Errors as problem documents (RFC 9457).
 
 use axum::{
     http::{HeaderValue, StatusCode, header},
@@ -15,29 +15,29 @@ use super::{
 
 /// Media type of a problem.
 pub(super) const MEDIA: &str = "application/problem+json";
-/// Octets of a foreign parameter name that are told back.
+/// Bytes of an unknown parameter name that the response quotes.
 const NAME_SHOWN: usize = 64;
 
-/// An answer that is none.
+/// An error response.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, JsonSchema)]
 pub(crate) struct Problem {
-    /// `about:blank`: the status says which problem it is.
+    /// `about:blank`: the status identifies the problem.
     #[serde(rename = "type")]
     kind: &'static str,
-    /// The status in words.
+    /// Reason phrase of the status.
     pub(crate) title: &'static str,
     /// The status.
     #[schemars(range(min = 400, max = 599))]
     pub(crate) status: u16,
-    /// What is wrong, and what to do.
+    /// The error and its remedy.
     pub(crate) detail: String,
-    /// The parameter that is wrong, or whose value is.
+    /// The parameter with the error.
     #[serde(skip_serializing_if = "Option::is_none")]
     parameter: Option<String>,
-    /// Identifiers that begin as the one that was asked for.
+    /// Identifiers that begin with the requested one.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub(crate) candidates: Vec<String>,
-    /// Seconds after which it is worth another try.
+    /// Seconds until a retry makes sense.
     #[serde(skip)]
     retry_after: Option<u32>,
 }
@@ -49,20 +49,20 @@ impl Problem {
         Self { kind: "about:blank", title, status: status.as_u16(), detail, parameter, candidates, retry_after }
     }
 
-    /// The value of a parameter is none that it can have.
+    /// A parameter has an invalid value.
     pub(super) fn value(parameter: &Parameter) -> Self {
         let Parameter { name, form, .. } = parameter;
         let detail = format!("{name}: expected {}", form.expected());
         Self { parameter: Some((*name).to_owned()), ..Self::new(StatusCode::BAD_REQUEST, detail) }
     }
 
-    /// A parameter is missing that the answer depends on.
+    /// A required parameter is missing.
     pub(super) fn missing(parameter: &Parameter) -> Self {
         let detail = format!("{} is missing: expected {}", parameter.name, parameter.form.expected());
         Self { parameter: Some(parameter.name.to_owned()), ..Self::new(StatusCode::BAD_REQUEST, detail) }
     }
 
-    /// A parameter stands there more often than it can be used.
+    /// A parameter is repeated and must not be.
     pub(super) fn repeated(parameter: &Parameter) -> Self {
         let detail = match parameter.most {
             1 => format!("{} is given more than once", parameter.name),
@@ -71,7 +71,7 @@ impl Problem {
         Self { parameter: Some(parameter.name.to_owned()), ..Self::new(StatusCode::BAD_REQUEST, detail) }
     }
 
-    /// A parameter that this route does not know.
+    /// The route has no such parameter.
     pub(super) fn unknown(name: &str, known: &[&Parameter]) -> Self {
         let known: Vec<_> = known.iter().filter(|one| one.place == Place::Query).map(|one| one.name).collect();
         let known = if known.is_empty() { "none".to_owned() } else { known.join(", ") };
@@ -80,12 +80,12 @@ impl Problem {
         Self { parameter: Some(shown), ..Self::new(StatusCode::BAD_REQUEST, detail) }
     }
 
-    /// The path is no UTF-8 once it is decoded.
+    /// The decoded path is not UTF-8.
     pub(super) fn not_text() -> Self {
         Self::new(StatusCode::BAD_REQUEST, "the path is not UTF-8 where it is percent-encoded".to_owned())
     }
 
-    /// Nothing has this path.
+    /// There is no resource at this path.
     pub(super) fn no_route() -> Self {
         Self::new(StatusCode::NOT_FOUND, "no such path; /api/v1/openapi.json lists all of them".to_owned())
     }
@@ -95,17 +95,17 @@ impl Problem {
         Self::new(StatusCode::NOT_FOUND, "no such page".to_owned())
     }
 
-    /// Everything here is only read.
+    /// The method would change something; the API is read-only.
     pub(super) fn not_allowed() -> Self {
         Self::new(StatusCode::METHOD_NOT_ALLOWED, "only GET and HEAD: nothing here can be changed".to_owned())
     }
 
-    /// As many as are served at once are being served.
+    /// The maximum number of concurrent requests is reached.
     pub(super) fn busy(what: &str, seconds: u32) -> Self {
         Self { retry_after: Some(seconds), ..Self::new(StatusCode::SERVICE_UNAVAILABLE, what.to_owned()) }
     }
 
-    /// What was found cannot be told in this form.
+    /// The result cannot be expressed in this format.
     pub(super) fn unreadable(detail: String) -> Self {
         Self::new(StatusCode::INTERNAL_SERVER_ERROR, detail)
     }
@@ -122,7 +122,7 @@ impl From<LookupError> for Problem {
                 let detail = "several identifiers begin so: give more of it".to_owned();
                 Self { candidates, ..Self::new(StatusCode::CONFLICT, detail) }
             }
-            // Why it cannot be read might quote it: the log of the daemon is not the place for that, nor is this.
+            // The cause might quote the document, so it goes neither into the response nor into the log.
             LookupError::Document { id, .. } => Self::unreadable(format!("finding {id}: its document cannot be read")),
             LookupError::Store(error) => Self {
                 retry_after: Some(answer::RETRY_STORE),

@@ -1,4 +1,4 @@
-//! JSON Schema of what is written.
+//! JSON Schema of the documents that smtpwatch writes.
 
 use axum::response::Response;
 use schemars::{

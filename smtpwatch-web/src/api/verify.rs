@@ -1,4 +1,4 @@
-//! The check of the chain: it reads every finding that there is.
+//! Verification of the hash chain, which reads every finding.
 
 use axum::response::Response;
 
@@ -10,7 +10,7 @@ pub(super) const AT_ONCE: usize = 1;
 const RETRY: u32 = 10;
 
 pub(super) async fn serve(api: Api) -> Result<Response, Problem> {
-    let busy = |_| Problem::busy("the chain is being checked for somebody else: try again later", RETRY);
+    let busy = |_| Problem::busy("another request is verifying the chain: try again later", RETRY);
     let turn = api.verifying.try_acquire_owned().map_err(busy)?;
     let verified = api.desk.ask(move |store| {
         // Held until the check is through, also when who asked for it has gone.

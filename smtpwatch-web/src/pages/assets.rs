@@ -1,4 +1,5 @@
-//! Style, script and icon, as they are in the program: their addresses change with what is in them, so that browsers keep them.
+//! Style sheet, script and icon, embedded in the program. Their addresses change with their content, so that browsers
+//! can cache them.
 
 use std::sync::LazyLock;
 

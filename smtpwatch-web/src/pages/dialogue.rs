@@ -1,4 +1,4 @@
-//! What the two hosts said in clear.
+//! The cleartext dialogue of a session.
 
 use maud::{Markup, html};
 use smtpwatch_core::Finding;
@@ -11,8 +11,8 @@ pub(super) fn section(finding: &Finding) -> Markup {
     }
     html! {
         section aria-labelledby="dialogue" {
-            h2 #dialogue { "Dialogue in clear" }
-            p.note { "Passwords, user names and addresses are overwritten by " code { "*" } " or left out; their lengths stay." }
+            h2 #dialogue { "Cleartext dialogue" }
+            p.note { "Passwords, user names and addresses are overwritten by " code { "*" } " or left out; their lengths remain." }
             ol.dialogue {
                 @for line in &finding.transcript {
                     li class=(line.from.as_str()) {

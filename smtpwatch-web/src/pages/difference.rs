@@ -1,4 +1,4 @@
-//! The EHLO reply that was expected beside the one that came.
+//! The expected EHLO reply beside the observed one.
 
 use maud::{Markup, html};
 use smtpwatch_core::Finding;
@@ -14,11 +14,11 @@ pub(super) fn section(finding: &Finding) -> Markup {
     let compared = rows.iter().any(|row| !row.expected.is_empty());
     html! {
         section aria-labelledby="difference" {
-            h2 #difference { (if compared { "Expected, and what came" } else { "The server's reply to EHLO" }) }
+            h2 #difference { (if compared { "Expected and observed reply" } else { "The server's reply to EHLO" }) }
             table.difference {
                 @if compared {
-                    caption { "Says " (said(&finding.expected.source)) ": " (said(&finding.expected.detail)) }
-                    thead { tr { th scope="col" { "Expected" } th scope="col" { "Came" } th scope="col" { "Difference" } } }
+                    caption { "According to " (said(&finding.expected.source)) ": " (said(&finding.expected.detail)) }
+                    thead { tr { th scope="col" { "Expected" } th scope="col" { "Observed" } th scope="col" { "Difference" } } }
                 }
                 tbody { @for row in &rows { (line(row, compared)) } }
             }

@@ -1,4 +1,4 @@
-//! Which incidents: the form, and what it says about what it was given.
+//! The filter form of the incident list, and errors about its input.
 
 use maud::{Markup, html};
 use smtpwatch_core::{
@@ -56,7 +56,7 @@ pub(super) fn form(wanted: &Wanted) -> Markup {
             }
         }
     };
-    let at_least = |name: &'static str| (name, format!("{name} or more"));
+    let at_least = |name: &'static str| (name, format!("{name} or higher"));
     let text = |name: &str, label: &str, example: &str| {
         html! {
             label { (label)
@@ -72,7 +72,7 @@ pub(super) fn form(wanted: &Wanted) -> Markup {
             (ranks("evidence", "Evidence", "any", Evidence::ALL.iter().map(|one| at_least(one.as_str())).collect()))
             (ranks("role", "This host is the", "client or server", Role::ALL.iter().map(|one| (one.as_str(), one.as_str().to_owned())).collect()))
             (text("peer", "Peer", "198.51.100.0/24, *.example.net"))
-            (text("since", "Seen since", "24h, 7d, 2026-11-23T15:00:00Z"))
+            (text("since", "Last seen after", "24h, 7d, 2026-11-23T15:00:00Z"))
             (text("until", "Begun before", "2026-11-23T15:00:00Z"))
             details.kinds open[kinds > 0] {
                 summary { "Kinds: " (if kinds == 0 { "any".to_owned() } else { kinds.to_string() }) }

@@ -1,4 +1,4 @@
-//! One finding, part by part; of an incident these are the parts of the finding that shows it best.
+//! The page of a finding, in parts; the page of an incident shows those of its strongest finding.
 
 use std::sync::Arc;
 
@@ -35,7 +35,7 @@ pub(super) async fn show(State(desk): State<Arc<Desk>>, Path(id): Path<String>) 
     Ok(Page { title: &title, under: "/incidents", incident: None, body }.into_response())
 }
 
-/// Its parts, in the order in which one asks: what differs, what was said, who did it, how it travelled, what was known.
+/// The parts of the page, in this order: difference, indicators, dialogue, known data, packets, record.
 pub(super) fn parts(kept: &Kept) -> Markup {
     let f = &kept.finding;
     html! {
@@ -46,7 +46,7 @@ pub(super) fn parts(kept: &Kept) -> Markup {
         @if let Some(exhibit) = &f.exhibit {
             (packets::section(exhibit))
         } @else {
-            p { "No further evidence was kept with this finding: the first findings of its incident have it." }
+            p { "This finding has no further evidence: the first findings of its incident have it." }
         }
         (record(kept))
     }
@@ -60,8 +60,8 @@ fn signs(f: &Finding) -> Markup {
                 dt { "Rule" } dd { (said(&f.rule)) }
                 dt { "Expected" }
                 dd {
-                    @if f.expected.starttls { "STARTTLS" } @else { "nothing of STARTTLS" }
-                    ", says " (said(&f.expected.source))
+                    @if f.expected.starttls { "STARTTLS" } @else { "no statement about STARTTLS" }
+                    ", according to " (said(&f.expected.source))
                     @if let Some(mode) = &f.expected.mode { " (" (said(mode)) ")" }
                     ": " (said(&f.expected.detail))
                 }
@@ -71,10 +71,10 @@ fn signs(f: &Finding) -> Markup {
                     @if let Some(mechanism) = &f.observed.mechanism { ", login mechanism " (said(mechanism)) }
                     @if let Some(reply) = f.observed.reply { ", reply " (reply) }
                 }
-                @if f.gaps > 0 { dt { "Holes" } dd { (f.gaps) " in what was seen of the session" } }
+                @if f.gaps > 0 { dt { "Gaps" } dd { (f.gaps) " in the observed session" } }
             }
             @if !f.proof.is_empty() {
-                h3 { "Further signs" }
+                h3 { "Further indicators" }
                 ul { @for sign in &f.proof { li { (said(sign)) } } }
             }
         }
@@ -85,7 +85,7 @@ fn record(kept: &Kept) -> Markup {
     let f = &kept.finding;
     html! {
         section aria-labelledby="record" {
-            h2 #record { "On record" }
+            h2 #record { "Record" }
             dl.facts {
                 dt { "Finding" } dd { a href={ "/findings/" (f.id) } { code { (f.id) } } }
                 dt { "Connection" }
@@ -94,7 +94,7 @@ fn record(kept: &Kept) -> Markup {
                     @if !f.flow.interface.is_empty() { " at " (said(&f.flow.interface)) }
                     ", Community ID " code { (said(&f.flow.community_id)) }
                 }
-                dt { "Place in the chain" } dd { (kept.number) ", SHA-256 " code.hash { (kept.chain) } }
+                dt { "Position in the chain" } dd { (kept.number) ", SHA-256 " code.hash { (kept.chain) } }
                 dt { "Judged by" } dd { "smtpwatch " (said(&f.provenance.version)) }
                 dt { "Configuration" } dd { "SHA-256 " code.hash { (said(&f.provenance.config_sha256)) } }
                 dt { "Policies" } dd { "SHA-256 " code.hash { (said(&f.provenance.policy_sha256)) } }

@@ -1,4 +1,4 @@
-//! One incident: what happened, the difference, the proof, and what the peer did before.
+//! The page of an incident: what happened, the difference, the evidence, and the history of the peer.
 
 use std::sync::Arc;
 
@@ -76,14 +76,14 @@ fn head(found: &Found) -> Markup {
             (words::happened(incident.kind)) "."
         }
         dl.facts {
-            dt { "How sure" } dd { strong { (incident.evidence) } ": " (words::how_sure(incident.evidence)) }
-            dt { "What it cost" } dd { strong { (incident.outcome) } ": " (words::cost(incident.outcome)) }
+            dt { "Certainty" } dd { strong { (incident.evidence) } ": " (words::how_sure(incident.evidence)) }
+            dt { "Result" } dd { strong { (incident.outcome) } ": " (words::cost(incident.outcome)) }
             dt { "Seen" }
             dd #seen data-live {
                 (count(incident.findings, "time", "times")) ", first " (moment(incident.first_seen)) ", last "
                 (moment(incident.last_seen))
             }
-            dt { "How far it reaches" }
+            dt { "Scope" }
             dd {
                 (count(reach.peers, "peer", "peers")) " with the same at that time, " (reach.network) " of this network"
             }
@@ -126,7 +126,7 @@ fn findings(found: &Found) -> Markup {
                     }
                 }
                 @if let Some(last) = found.listed.last().filter(|_| found.listed.len() == LISTED) {
-                    p { a rel="next" href={ "/incidents/" (found.incident.id) "?before=" (last.number) "#findings" } { "Earlier ones" } }
+                    p { a rel="next" href={ "/incidents/" (found.incident.id) "?before=" (last.number) "#findings" } { "Earlier findings" } }
                 }
             }
         }

@@ -1,4 +1,4 @@
-//! What was known when the finding was made: history, policies, and who on this host sent.
+//! What was known when the finding was raised: history, policies, and the sending program on this host.
 
 use maud::{Markup, html};
 use smtpwatch_core::{Finding, exhibit::Known, finding::Sender};
@@ -15,7 +15,7 @@ pub(super) fn section(finding: &Finding) -> Markup {
     }
     html! {
         section aria-labelledby="known" {
-            h2 #known { "Known at that time" }
+            h2 #known { "Known at the time" }
             dl.facts {
                 @if let Some(sender) = &finding.sender { (self::sender(sender)) }
                 @if let Some(history) = history { (self::history(history)) }
@@ -37,7 +37,7 @@ fn sender(sender: &Sender) -> Markup {
     html! {
         dt { "Sent by" }
         dd {
-            @match sender.uid { Some(uid) => { "user id " (uid) }, None => "a user that the kernel did not tell" }
+            @match sender.uid { Some(uid) => { "user id " (uid) }, None => "an unknown user" }
             @for (what, name) in named {
                 @if let Some(name) = name { ", " (what) " " (said(name)) }
             }

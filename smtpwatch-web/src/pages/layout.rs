@@ -1,4 +1,4 @@
-//! What all pages have in common, and the page that says why there is none.
+//! The frame of all pages, and the error page.
 
 use axum::{
     http::{HeaderValue, StatusCode, header},
@@ -9,22 +9,22 @@ use maud::{DOCTYPE, Markup, html};
 use super::assets;
 use crate::api::Problem;
 
-/// The one header that is of the pages alone; the server adds what every answer has. Scripts, styles and pictures are files
-/// of ours; whatever else a page might be made to hold does nothing (CSP level 3).
+/// The content security policy of the pages (CSP level 3); the server adds the headers of all responses. Scripts, styles and
+/// images come from this program only; anything injected into a page has no effect.
 const POLICY: HeaderValue = HeaderValue::from_static(
     "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; connect-src 'self'; form-action 'self'; \
      base-uri 'none'; frame-ancestors 'none'",
 );
 
-/// A page.
+/// The content of a page.
 pub(super) struct Page<'a> {
-    /// In the browser's title.
+    /// Title in the browser.
     pub(super) title: &'a str,
-    /// Where it is: the path of the entry of the menu that it stands under.
+    /// Path of the menu entry that the page belongs to.
     pub(super) under: &'a str,
-    /// The incident that it is about: others' news do not change it.
+    /// The incident of the page: events of other incidents do not reload it.
     pub(super) incident: Option<&'a str>,
-    /// What it says.
+    /// The body.
     pub(super) body: Markup,
 }
 
@@ -70,7 +70,7 @@ impl IntoResponse for Page<'_> {
     }
 }
 
-/// Why there is no page.
+/// The error page.
 impl IntoResponse for Failure {
     fn into_response(self) -> Response {
         let Problem { title, status, detail, candidates, .. } = self.0;
@@ -88,7 +88,7 @@ impl IntoResponse for Failure {
     }
 }
 
-/// What the API would answer with, as a page.
+/// A problem document as a page.
 pub(super) struct Failure(Problem);
 
 impl<E: Into<Problem>> From<E> for Failure {

@@ -1,4 +1,4 @@
-//! Incidents, the one that was seen last first.
+//! The list of incidents, the most recent first.
 
 use std::sync::Arc;
 
@@ -29,12 +29,12 @@ pub(super) async fn show(State(desk): State<Arc<Desk>>, RawQuery(query): RawQuer
             Err(wrong) => p.bad role="alert" { (said(wrong)) },
             Ok(found) => div #incidents data-live {
                 @if found.is_empty() {
-                    p { (if wanted.is_everything() { "None on record." } else { "None of these on record." }) }
+                    p { (if wanted.is_everything() { "None stored." } else { "None match." }) }
                 } @else {
                     (table(found))
                 }
                 @if let Some(last) = found.last().filter(|_| found.len() == ON_A_PAGE) {
-                    p { a rel="next" href=(wanted.further(&last.cursor())) { "Older ones" } }
+                    p { a rel="next" href=(wanted.further(&last.cursor())) { "Older incidents" } }
                 }
             },
         }

@@ -1,5 +1,5 @@
-//! The pages: what is going on, and every incident with its proof. Made here, whole without scripts, and nothing in them comes
-//! from elsewhere. `docs/pages.md` shows them.
+//! The web pages: the state of the daemon, and every incident with its evidence. The server renders them; they are
+//! complete without scripts and load nothing from elsewhere. `docs/pages.md` describes them.
 
 mod assets;
 mod dialogue;

@@ -1,4 +1,4 @@
-//! How it travelled: a row for each packet, and where two copies of the same octets differ.
+//! The packets of a session, one row each, and the difference between two copies of the same bytes.
 
 use etherparse::{TcpOptionElement, TcpOptionsIterator};
 use maud::{Markup, html};
@@ -20,9 +20,9 @@ pub(super) fn section(exhibit: &Exhibit) -> Markup {
                 div.wide tabindex="0" role="region" aria-label="Table of packets" { (table(exhibit)) }
             }
             @if exhibit.packets_left_out > 0 {
-                p.note { (exhibit.packets_left_out) " packets in the middle of the session found no room." }
+                p.note { (exhibit.packets_left_out) " packets in the middle of the session were not kept." }
             }
-            @if exhibit.octets_left_out > 0 { p.note { (exhibit.octets_left_out) " octets in clear found no room." } }
+            @if exhibit.octets_left_out > 0 { p.note { (exhibit.octets_left_out) " cleartext bytes were not kept." } }
         }
     }
 }
@@ -34,7 +34,7 @@ const HEADS: [(&str, bool); 10] = [
     ("Flags", false),
     ("Number", true),
     ("Acknowledges", true),
-    ("Octets", true),
+    ("Bytes", true),
     ("TTL", true),
     ("IP-ID", true),
     ("Window", true),
@@ -47,7 +47,7 @@ fn table(exhibit: &Exhibit) -> Markup {
     let starts = [start(Side::Client), start(Side::Server)];
     html! {
         table.packets {
-            caption { "Times in milliseconds after the first packet; numbers count octets of each stream from its first packet" }
+            caption { "Times in milliseconds after the first packet; numbers count the bytes of each stream from its first packet" }
             thead { tr { @for (head, number) in HEADS { th.number[number] scope="col" { (head) } } } }
             tbody { @for packet in &exhibit.packets { (row(packet, begin, starts)) } }
         }
@@ -94,7 +94,7 @@ fn copies(copies: &[Copies]) -> Markup {
     }
     let text = |octets: &[u8]| said(&String::from_utf8_lossy(octets));
     html! {
-        h3 { "Two copies of the same octets" }
+        h3 { "Two copies of the same bytes" }
         @for pair in copies {
             table.difference {
                 caption { "From the " (pair.from.as_str()) ", number " (pair.seq) ", the later copy with TTL " (pair.ttl) }

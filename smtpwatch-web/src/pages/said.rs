@@ -1,4 +1,4 @@
-//! Words and times on a page. Whatever others said goes through [`said`].
+//! Formats words and times for a page. All text from peers goes through [`said`].
 
 use maud::{Markup, html};
 use smtpwatch_core::{Timestamp, finding::Severity};

@@ -1,4 +1,4 @@
-//! What is going on now.
+//! The start page: the state of the daemon.
 
 use std::{collections::BTreeMap, sync::Arc};
 
@@ -24,7 +24,7 @@ pub(super) async fn show(State(desk): State<Arc<Desk>>) -> Result<Page<'static>,
         h1 { "Now" }
         div #now data-live {
             @if let Some(why) = desk.only() {
-                div.watch.even { p { "Nothing is watched: " (why) "." } }
+                div.watch.even { p { "No traffic is watched: " (why) "." } }
                 div.tiles { (store(&status)) }
             } @else {
                 (watch(&status))
@@ -40,7 +40,7 @@ pub(super) async fn show(State(desk): State<Arc<Desk>>) -> Result<Page<'static>,
             h2 #newest { "Newest incidents" }
             div #incidents data-live {
                 @match &incidents {
-                    Ok(incidents) if incidents.is_empty() => p { "None on record." },
+                    Ok(incidents) if incidents.is_empty() => p { "None stored." },
                     Ok(incidents) => {
                         (list::table(incidents))
                         p { a href="/incidents" { "All incidents" } }
@@ -66,7 +66,7 @@ fn watch(status: &Status) -> Markup {
                 ul.attached { @for line in &status.attached { li { (said(line)) } } }
             }
             @if !status.missing.is_empty() {
-                p { strong { "Wanted, and missing" } }
+                p { strong { "Missing" } }
                 ul { @for line in &status.missing { li { (said(line)) } } }
             }
             @if !status.degraded.is_empty() {
@@ -79,10 +79,10 @@ fn watch(status: &Status) -> Markup {
 
 /// How sessions ended; what each word means, and the colour of its bar.
 const RESULTS: [(&str, &str, &str); 4] = [
-    ("tls", "went on under TLS", "good"),
-    ("plaintext", "mail in clear", "bad"),
+    ("tls", "encrypted with TLS", "good"),
+    ("plaintext", "mail in cleartext", "bad"),
     ("rejected", "ended without mail", "even"),
-    ("unknown", "not seen whole", "dim"),
+    ("unknown", "not seen completely", "dim"),
 ];
 
 fn sessions(sessions: &BTreeMap<String, u64>) -> Markup {
@@ -136,7 +136,7 @@ fn numbers(status: &Status) -> Markup {
 fn store(status: &Status) -> Markup {
     html! {
         section.tile aria-labelledby="store" {
-            h2 #store { "On record" }
+            h2 #store { "Stored" }
             @match &status.store {
                 Some(store) => dl {
                     dt { "incidents" } dd { (grouped(store.incidents)) }
@@ -154,10 +154,10 @@ fn losses(losses: &BTreeMap<String, u64>) -> Markup {
         section.tile aria-labelledby="losses" {
             h2 #losses { "Losses" }
             @if losses.is_empty() {
-                p { "Nothing was lost since the start." }
+                p { "No losses since the start." }
             } @else {
                 dl { @for (reason, number) in losses { dt { (said(reason)) } dd.bad { (grouped(*number)) } } }
-                p { "What a loss touched is judged " em { "unknown" } ", never stripped." }
+                p { "Sessions affected by a loss are " em { "unknown" } ", never stripped." }
             }
         }
     }

@@ -1,4 +1,4 @@
-//! The offers of a peer day by day, as a picture, and as a table for those who read that better.
+//! The offers of a peer by day, as a chart and as a table.
 
 use maud::{Markup, html};
 use smtpwatch_core::day::Day;
@@ -29,7 +29,7 @@ fn parts(offers: &Offers) -> [(&'static str, &'static str, u64); 4] {
         ("offered, and TLS began", "tls", offers.tls.min(offers.offered)),
         ("offered, without TLS", "offered", offers.offered.saturating_sub(offers.tls)),
         ("not offered, or refused", "withheld", offers.withheld),
-        ("not seen whole, or without EHLO", "unknown", other),
+        ("not seen completely, or without EHLO", "unknown", other),
     ]
 }
 
@@ -49,7 +49,7 @@ pub(super) fn picture(days: &Days, incident: &Incident) -> Markup {
     );
     html! {
         section aria-labelledby="timeline" {
-            h2 #timeline { "What this peer " (if incident.role == smtpwatch_core::Role::Client { "offered" } else { "was offered" }) ", day by day" }
+            h2 #timeline { "What this peer " (if incident.role == smtpwatch_core::Role::Client { "offered" } else { "was offered" }) ", by day" }
             figure {
                 svg.timeline role="img" preserveAspectRatio="xMinYMid meet" aria-labelledby="timeline-says" viewBox={ "0 0 " (width) " " (HEIGHT + FOOT) } {
                     title #timeline-says { (summary) }
@@ -62,7 +62,7 @@ pub(super) fn picture(days: &Days, incident: &Incident) -> Markup {
                 figcaption {
                     @for (meaning, class, _) in parts(&Offers::default()) { span.key { span class={ "swatch " (class) } {} (meaning) } }
                     span.key { span.swatch.incident {} "this incident" }
-                    " The fullest day has " (count(most, "session", "sessions")) "."
+                    " The busiest day has " (count(most, "session", "sessions")) "."
                 }
             }
             details {

@@ -1,4 +1,4 @@
-//! Where the server listens.
+//! The listen address.
 
 use std::{
     net::{IpAddr, Ipv6Addr, SocketAddr},

@@ -44,7 +44,7 @@ pub(super) struct Guard {
     metrics: Arc<WebMetrics>,
 }
 
-/// Why somebody is not.
+/// Why someone is not.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 enum Refused {
     /// He did not say who he is, or the password is wrong.
@@ -67,7 +67,7 @@ impl Guard {
     }
 
     async fn check(&self, client: IpAddr, headers: &HeaderMap) -> Result<(), Refused> {
-        // A browser first asks without: that is no attempt.
+        // A browser first asks without: that is not an attempt.
         let login = login(headers).ok_or(Refused::Unauthorized)?;
         let account = Account::new(client, split(&login).0);
         let limited = |wait| {
@@ -97,7 +97,7 @@ impl Guard {
         let Ok(turn) = turns.clone().acquire_owned().await else { return false };
         let users = self.users.clone();
         let verified = tokio::task::spawn_blocking(move || {
-            // Also when nobody waits for the answer any more, the core is busy until here.
+            // Also when no one waits for the answer any more, the core is busy until here.
             let _turn = turn;
             let (user, password) = split(&login);
             users.verify(user, password)

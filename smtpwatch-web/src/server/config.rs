@@ -1,4 +1,4 @@
-//! The web configuration file, in the form of Prometheus' exporter-toolkit.
+//! The web configuration file, in the format of Prometheus' exporter-toolkit.
 
 mod error;
 mod file;
@@ -15,9 +15,9 @@ use axum::http::{HeaderName, HeaderValue};
 #[derive(Default)]
 pub(super) struct WebConfig {
     pub(super) tls: Option<Tls>,
-    /// `None`: nobody has to log in.
+    /// `None`: no one has to log in.
     pub(super) users: Option<Users>,
-    /// Paths for which nobody has to.
+    /// Paths for which no one has to.
     pub(super) auth_excluded_paths: Vec<String>,
     pub(super) headers: Vec<(HeaderName, HeaderValue)>,
     /// Of all requests of one kind of client: loopback, known scraper, other.
@@ -71,7 +71,7 @@ pub struct ConfigFile {
     files: Files,
     /// How they were at the last look, when that was not how they were read.
     changing: Option<Files>,
-    /// What was wrong with it when it was last looked at.
+    /// What was wrong with it when it was last examined.
     failed: Option<String>,
 }
 

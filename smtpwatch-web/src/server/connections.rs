@@ -1,8 +1,9 @@
-//! Which connections are open, and which one makes room for another.
+//! The open connections, and the choice of the one to close for another.
 //!
-//! Three pools, so that no client shuts out another kind: clients on loopback, known scrapers ([`Scrapers`]), and all others.
-//! A connection is idle while no complete request has arrived on it: before the first request, during a TLS handshake,
-//! within a head that arrives slowly, and between two requests. Idle connections are closed before any client is refused.
+//! There are three pools, so that no kind of client can block another: clients on loopback, known scrapers
+//! ([`Scrapers`]), and all others. A connection is idle while no complete request has arrived on it: before the first
+//! request, during a TLS handshake, during a head that arrives slowly, and between two requests. Idle connections are
+//! closed before any client is refused.
 
 use std::{
     collections::BTreeMap,
@@ -26,7 +27,7 @@ const IDLE_PER_NETWORK: usize = 64;
 /// From this number on, an address can lose a connection with a request under way when its pool is full.
 const BUSY_SHARE: usize = 8;
 
-/// Which pool a connection counts in.
+/// The pool of a connection.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
 enum Pool {
     Loopback,
@@ -35,7 +36,7 @@ enum Pool {
 }
 
 impl Pool {
-    /// Connections of this pool that are open at once.
+    /// Maximum of open connections in this pool.
     const fn bound(self) -> usize {
         match self {
             Self::Loopback | Self::Other => 128,
@@ -48,11 +49,11 @@ struct Entry {
     pool: Pool,
     address: Ipv6Addr,
     network: Ipv6Addr,
-    /// Requests that are being answered.
+    /// Active requests.
     requests: u32,
     /// Whether a request on it has ended.
     answered: bool,
-    /// When it became what it is, idle or busy, in the order of such changes.
+    /// Sequence number of its last change between idle and busy.
     changed: u64,
     close: Arc<Notify>,
 }
@@ -70,8 +71,8 @@ impl Table {
         self.next
     }
 
-    /// Closes the oldest one of those that `matches` selects, first of those on which a request was answered: on the others one
-    /// may wait to be read, on a busy machine for a while. Returns whether there was one.
+    /// Closes the oldest of the connections that `matches` selects, preferring those with an answered request: on the others a
+    /// request may still wait to be read. Returns whether there was one.
     fn close_oldest(&mut self, matches: impl Fn(&Entry) -> bool) -> bool {
         let selected = self.entries.iter().filter(|(_, entry)| matches(entry));
         let Some(oldest) = selected.min_by_key(|(_, entry)| (!entry.answered, entry.changed)).map(|(id, _)| *id) else {
@@ -113,7 +114,7 @@ impl Connections {
         Arc::new(Self { table: Mutex::default(), scrapers, metrics })
     }
 
-    /// Takes a connection of `client` in, and closes others where a bound is reached. `None`: all connections of its pool
+    /// Admits a connection of `client`, and closes others if a bound is reached. `None`: all connections of its pool
     /// have a request under way, and no address has a large share of them.
     pub(super) fn admit(self: &Arc<Self>, client: IpAddr, now: Instant) -> Option<Slot> {
         let pool = if client.is_loopback() {
@@ -172,7 +173,7 @@ impl Connections {
     }
 }
 
-/// The place of one connection, until it is dropped.
+/// The slot of one connection, until it is dropped.
 pub(super) struct Slot {
     connections: Arc<Connections>,
     id: u64,
@@ -180,7 +181,7 @@ pub(super) struct Slot {
 }
 
 impl Slot {
-    /// Resolves when the connection has to make room.
+    /// Resolves when the connection must be closed for another.
     pub(super) async fn closed(&self) {
         self.close.notified().await;
     }
@@ -212,7 +213,7 @@ impl Requests {
     }
 }
 
-/// A request that is under way: until it is dropped, its connection is not idle.
+/// An active request: until it is dropped, its connection is not idle.
 pub(super) struct UnderWay(Requests);
 
 impl Drop for UnderWay {
@@ -221,7 +222,7 @@ impl Drop for UnderWay {
     }
 }
 
-/// The body of an answer; its request is under way until hyper has taken all of it.
+/// The body of a response; its request is active until hyper has consumed all of it.
 pub(super) struct AnswerBody {
     pub(super) body: axum::body::Body,
     pub(super) _under_way: UnderWay,
@@ -262,7 +263,7 @@ mod tests {
 
     use super::*;
 
-    /// Whether a connection has been asked to make room since the last call.
+    /// Whether a connection was selected for closing since the last call.
     fn is_closed(slot: &Slot) -> bool {
         pin!(slot.closed()).poll(&mut Context::from_waker(Waker::noop())).is_ready()
     }
@@ -326,7 +327,7 @@ mod tests {
     #[test]
     fn a_full_pool_closes_an_idle_connection_of_the_address_with_most() {
         let connections = connections();
-        // Each from a network of its own.
+        // Each from its own network.
         let mut open: Vec<_> =
             (0..Pool::Other.bound() - 2).map(|n| admit(&connections, &format!("10.1.{n}.1")).unwrap()).collect();
         open.extend((0..2).map(|_| admit(&connections, "10.2.0.1").unwrap()));

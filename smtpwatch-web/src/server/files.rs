@@ -1,4 +1,4 @@
-//! Files that are read again when they have changed.
+//! Watches files, which are read again when they change.
 
 use std::{
     fs::Metadata,

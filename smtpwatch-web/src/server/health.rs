@@ -1,4 +1,4 @@
-//! How the watch is doing, for the health pages.
+//! State of the daemon for `/-/healthy` and `/-/ready`.
 
 use std::{
     fmt,
@@ -97,7 +97,7 @@ impl Health {
     }
 
     /// Why the daemon does not do all that it should; empty: it does. A store that is not written is among it: to start the
-    /// daemon again does not mend that, so it is not a matter of [`Self::unhealthy`].
+    /// daemon again does not fix that, so it is not a matter of [`Self::unhealthy`].
     #[must_use]
     pub fn unready(&self) -> Vec<String> {
         let mut reasons = self.not_watching();

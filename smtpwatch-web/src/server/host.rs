@@ -1,4 +1,4 @@
-//! Which name the client has for this server.
+//! The name under which a client addresses this server.
 
 use axum::{
     extract::Request,
@@ -18,7 +18,7 @@ pub(super) async fn only_local(request: Request, next: Next) -> Response {
 }
 
 /// Refuses a request without a host that is clear (RFC 9112, section 3.2): more than one Host field, none in HTTP/1.1, or one
-/// whose value is no host. A proxy and this server might otherwise mean different hosts.
+/// whose value is not a host. A proxy and this server might otherwise mean different hosts.
 pub(super) async fn one_host(request: Request, next: Next) -> Response {
     if has_one_host(&request) {
         return next.run(request).await;

@@ -1,4 +1,4 @@
-//! How often something may happen, and how often a login may fail.
+//! Rate limits of requests and of failed logins.
 
 use std::{
     collections::BTreeMap,
@@ -245,7 +245,7 @@ mod tests {
         assert!(logins.attempt(&account("203.0.113.1", "anna"), now).is_err(), "none is left for strangers");
         assert_eq!(logins.remembered(&anna, now), Ok(()));
         assert_eq!(logins.attempt(&anna, now), Ok(Payer::Account), "also when its login is not remembered");
-        // Its own failures slow it down; what is remembered is let in all the same.
+        // Its own failures slow it down; what is remembered is let in anyway.
         assert_eq!(attempts(&logins, &anna, now + Duration::from_millis(1)), 9);
         let logins = Logins::new(now);
         logins.succeeded(anna.clone(), Payer::Network, now);

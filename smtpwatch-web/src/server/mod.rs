@@ -1,7 +1,8 @@
-//! The HTTP server: metrics and health for everyone, pages and API for those who may see them. `docs/web.md` is its manual.
+//! The HTTP server: metrics and health for everyone, pages and API for authorised clients. Its manual is
+//! `docs/web.md`.
 //!
-//! What is served, and to whom, is decided once for each reading of the web configuration file ([`site`]); a connection
-//! keeps to the reading that it began with, and a new one ends it.
+//! What is served to which client is decided once per loaded web configuration ([`site`]). A connection keeps the
+//! configuration that it began with, and a changed one closes it.
 
 mod address;
 mod auth;

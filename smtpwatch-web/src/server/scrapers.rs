@@ -1,4 +1,4 @@
-//! Addresses that have scraped metrics or health lately, or have logged in: they have a pool of connections of their own.
+//! Addresses that recently scraped metrics or health, or have logged in: they have their own pool of connections.
 
 use std::{
     collections::BTreeMap,
@@ -9,7 +9,7 @@ use std::{
 
 use super::connections::wide_network;
 
-/// An address is known for so long after its newest request that was answered.
+/// An address is known for this long after its newest request that was answered.
 const LATELY: Duration = Duration::from_secs(3600);
 /// Addresses that are known at once.
 const MAX_KNOWN: usize = 64;

@@ -1,4 +1,4 @@
-//! Connections: how many, how long, and until when.
+//! Accepts connections and bounds their number and duration.
 
 use std::{
     convert::Infallible,
@@ -48,7 +48,7 @@ const MAX_HEAD: usize = 32 * 1024;
 const MAX_FIELDS: usize = 100;
 /// Milliseconds after which a client that takes in nothing is given up.
 const TAKES_NOTHING_MS: u32 = 30_000;
-/// The files of the configuration are looked at this often.
+/// The files of the configuration are examined this often.
 const LOOK: Duration = Duration::from_secs(1);
 /// Answers that are under way when their connection is to end get so long.
 const GRACE: Duration = Duration::from_secs(5);
@@ -103,7 +103,7 @@ pub async fn serve(
                     }
                 }
                 Err(error) => {
-                    tracing::error!(%error, "cannot take in a connection");
+                    tracing::error!(%error, "cannot accept a connection");
                     tokio::time::sleep(NO_DESCRIPTOR).await;
                 }
             },
@@ -121,13 +121,13 @@ pub async fn serve(
 fn refresh(file: &mut ConfigFile, metrics: &WebMetrics) -> Option<WebConfig> {
     match file.refresh() {
         Ok(true) => {
-            tracing::info!(path = %file.path().display(), "web configuration read again");
+            tracing::info!(path = %file.path().display(), "web configuration reloaded");
             Some(file.take())
         }
         Ok(false) => None,
         Err(error) => {
             metrics.web_config_failed();
-            tracing::error!("the web configuration in force stays in force: {error}");
+            tracing::error!("the previous web configuration stays in force: {error}");
             None
         }
     }
@@ -149,7 +149,7 @@ impl Current {
 
 async fn connection(stream: TcpStream, client: IpAddr, current: Current, end: watch::Receiver<()>, slot: Slot) {
     if let Err(error) = setsockopt(&stream, TcpUserTimeout, &TAKES_NOTHING_MS) {
-        tracing::debug!(%client, %error, "cannot bound how long a client may take in nothing");
+        tracing::debug!(%client, %error, "cannot set the timeout for clients that do not read");
     }
     let requests = slot.requests();
     let served = async {
@@ -204,6 +204,6 @@ async fn http(
         }
     };
     if let Err(error) = ended {
-        tracing::debug!(%client, %error, "a connection ended before its time");
+        tracing::debug!(%client, %error, "a connection ended early");
     }
 }

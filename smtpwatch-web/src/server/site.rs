@@ -1,4 +1,4 @@
-//! What is served, and to whom.
+//! What is served, and to which clients.
 
 use std::{sync::Arc, time::Instant};
 
@@ -40,11 +40,11 @@ pub(super) struct Site {
 /// Who may see pages and API.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 enum Access {
-    /// Whoever is on this host.
+    /// Anyone who is on this host.
     Local,
     /// Who has logged in, or has a certificate.
     LoggedIn,
-    /// Nobody.
+    /// No one.
     Nobody(&'static str),
 }
 
@@ -70,7 +70,7 @@ impl Site {
         };
         if let Some(users) = config.users {
             if config.tls.is_none() && !self.loopback {
-                tracing::warn!("passwords come in clear: set tls_server_config");
+                tracing::warn!("passwords are sent in cleartext: set tls_server_config");
             }
             let guard = Guard::new(users, config.auth_excluded_paths, self);
             routes = routes.layer(from_fn_with_state(Arc::new(guard), authenticate));
@@ -88,8 +88,8 @@ impl Site {
     }
 }
 
-/// Off loopback somebody else's network lies between: TLS alone would show the pages to whoever asks, and a password alone
-/// to whoever listens.
+/// Off loopback another party's network lies between: TLS alone would show the pages to anyone who asks, and a password alone
+/// to anyone who listens.
 fn access(loopback: bool, config: &WebConfig) -> Access {
     let certificate = config.tls.as_ref().is_some_and(|tls| tls.client_auth == ClientAuth::Required);
     let login = certificate || config.users.is_some();
@@ -97,7 +97,7 @@ fn access(loopback: bool, config: &WebConfig) -> Access {
         (true, _, false) => Access::Local,
         (true, _, true) | (false, true, true) => Access::LoggedIn,
         (false, true, false) => Access::Nobody(
-            "TLS does not tell who asks: set basic_auth_users or RequireAndVerifyClientCert in the web configuration file",
+            "TLS alone does not authenticate the client: set basic_auth_users or RequireAndVerifyClientCert in the web configuration file",
         ),
         (false, false, true) => Access::Nobody(
             "without TLS a password can be read on the way: set tls_server_config in the web configuration file",

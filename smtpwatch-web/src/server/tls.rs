@@ -1,4 +1,4 @@
-//! TLS: certificate, key, versions, and what is asked of clients.
+//! TLS: certificate, key, versions, and client certificates.
 
 use std::{net::IpAddr, path::Path, sync::Arc, time::Duration};
 
@@ -19,9 +19,9 @@ use super::files::Files;
 
 /// Until a handshake is done.
 const HANDSHAKE: Duration = Duration::from_secs(10);
-/// First octet of a handshake (RFC 8446, section 5.1).
+/// First byte of a handshake (RFC 8446, section 5.1).
 const HANDSHAKE_RECORD: u8 = 22;
-/// Octets of a request in clear that are read, to be thrown away.
+/// Bytes of a request in cleartext that are read, to be thrown away.
 const PLAIN_REQUEST: u64 = 64 * 1024;
 /// The answer to plain HTTP.
 const NOT_HTTPS: &[u8] =
@@ -57,7 +57,7 @@ pub(super) fn client_auth(name: &str) -> Result<ClientAuth, &'static str> {
         "VerifyClientCertIfGiven" => Ok(ClientAuth::IfGiven),
         "RequireAndVerifyClientCert" => Ok(ClientAuth::Required),
         "RequestClientCert" | "RequireAnyClientCert" | "RequireClientCert" => {
-            Err("smtpwatch does not take certificates that nobody checks: use RequireAndVerifyClientCert")
+            Err("smtpwatch does not accept unverified certificates: use RequireAndVerifyClientCert")
         }
         _ => Err("expected NoClientCert, VerifyClientCertIfGiven or RequireAndVerifyClientCert"),
     }
@@ -134,7 +134,7 @@ pub(super) async fn accept(acceptor: &TlsAcceptor, stream: TcpStream, client: Ip
     match shaken.await {
         Ok(Ok(stream)) => stream,
         Ok(Err(error)) => {
-            tracing::debug!(%client, %error, "no TLS handshake");
+            tracing::debug!(%client, %error, "TLS handshake failed");
             None
         }
         Err(_) => {
@@ -162,7 +162,7 @@ mod tests {
         assert_eq!(versions("TLS13", "TLS12"), Err("it is older than min_version"));
         assert_eq!(versions("TLS10", "TLS13"), Err("expected TLS12 or TLS13"));
         assert_eq!(client_auth("RequireAndVerifyClientCert"), Ok(ClientAuth::Required));
-        assert!(client_auth("RequireAnyClientCert").is_err_and(|why| why.contains("nobody checks")));
+        assert!(client_auth("RequireAnyClientCert").is_err_and(|why| why.contains("unverified")));
         assert!(client_auth("Always").is_err_and(|why| why.starts_with("expected")));
     }
 

@@ -1,4 +1,4 @@
-//! Who may log in: names and hashed passwords.
+//! Users that may log in: names and hashed passwords.
 
 use std::{
     collections::BTreeMap,
@@ -95,7 +95,7 @@ fn dummy(cost: u32) -> String {
     format!("$2b${cost:02}${}", ".".repeat(53))
 }
 
-/// Whether this is a hash that a password can be held against; if not, why. The reason does not quote it.
+/// Whether this is a hash that a password can be compared with; if not, why. The reason does not quote it.
 pub(super) fn check_hash(hash: &str) -> Result<(), String> {
     let parts = match HashParts::from_str(hash) {
         Ok(parts) if ["$2a$", "$2b$", "$2y$"].iter().any(|form| hash.starts_with(form)) => parts,

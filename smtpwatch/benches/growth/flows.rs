@@ -20,9 +20,9 @@ use crate::{
     traffic::{OWN, Part, Traffic},
 };
 
-/// Packets made at once, outside of what is measured.
+/// Packets generated in one step, outside the measurement.
 const BATCH: usize = 1_024;
-/// Sessions that a measurement is made of at least.
+/// Minimum of sessions in a measurement.
 const SESSIONS: usize = 200_000;
 /// Rounds, the best of which counts. A million flows are played once: that takes minutes, and is long enough.
 const ROUNDS: usize = 3;
@@ -32,21 +32,21 @@ const START: i64 = 1_795_446_000_000_000_000;
 /// Nanoseconds between two packets.
 const STEP: i64 = 1_000;
 
-/// What is measured with so many flows open at once.
+/// Measurements with this many flows open at once.
 #[derive(Clone, Debug)]
 pub struct Flows {
     pub flows: usize,
     /// Processor time for a session.
     pub session: Duration,
-    /// Octets for a flow that waits after the reply to EHLO.
+    /// Bytes for a flow that waits after the reply to EHLO.
     pub dialogue: Held,
-    /// Octets for a flow that waits after its handshake, or its message.
+    /// Bytes for a flow that waits after its handshake, or its message.
     pub rest: Held,
-    /// Resident memory of the process for each flow, all of it, in the dialogue.
+    /// Resident memory of the process per flow, during the dialogue.
     pub resident: f64,
 }
 
-/// Octets held for each flow.
+/// Bytes held for each flow.
 #[derive(Clone, Copy, Debug)]
 pub struct Held {
     pub gate: f64,
@@ -59,16 +59,16 @@ impl Held {
     }
 }
 
-/// What became of more flows than the configuration allows.
+/// Result of opening more flows than the configuration allows.
 #[derive(Clone, Copy, Debug)]
 pub struct Bounded {
     /// Flows that were opened.
     pub offered: usize,
     /// Flows that the configuration allows, and that were held in the end.
     pub held: usize,
-    /// Flows that had to make room, each counted.
+    /// Flows that were evicted, each counted.
     pub evicted: usize,
-    /// Octets of gate and engine.
+    /// Bytes of gate and engine.
     pub octets: usize,
 }
 
@@ -81,7 +81,7 @@ struct Lab {
     sessions: HashMap<SessionResult, usize>,
     evicted: HashMap<EvictReason, usize>,
     findings: usize,
-    /// What gate and engine held before the first packet.
+    /// Memory of gate and engine before the first packet.
     empty: [usize; 2],
 }
 
@@ -179,7 +179,7 @@ impl Lab {
         Held { gate: per(gate, flows), engine: per(engine, flows) }
     }
 
-    /// What gate and engine have taken since the start.
+    /// Memory that gate and engine have allocated since the start.
     fn octets(&self) -> [usize; 2] {
         let [gate, engine] = OWNERS.map(memory::held);
         [gate.saturating_sub(self.empty[0]), engine.saturating_sub(self.empty[1])]
@@ -187,7 +187,7 @@ impl Lab {
 }
 
 impl Drop for Lab {
-    /// Measured from nothing the next time.
+    /// Resets the measurement.
     fn drop(&mut self) {
         memory::serve(Owner::Gate);
         drop(self.gate.take());
@@ -209,7 +209,7 @@ pub fn measure(flows: usize) -> anyhow::Result<Flows> {
         );
         let resident = best.as_ref().map_or(0.0, |best| best.resident).max(found.resident);
         best = best.filter(|best| best.session <= found.session).or(Some(found));
-        // What an earlier round left behind is taken again, and does not show.
+        // Memory left by an earlier round is reused and does not show.
         if let Some(best) = &mut best {
             best.resident = resident;
         }
@@ -249,7 +249,7 @@ fn round(flows: usize) -> anyhow::Result<Flows> {
 pub fn bounded(offered: usize) -> anyhow::Result<Bounded> {
     let held = offered / 4;
     let mut lab = Lab::new(held);
-    // One after the other: where the table is full, the next SYN would take the room of one that is not yet answered.
+    // Sequentially: with a full table, the next SYN would evict a flow that is not yet answered.
     for number in 0..offered {
         lab.play(number..number + 1, Part::Dialogue);
     }
@@ -259,7 +259,7 @@ pub fn bounded(offered: usize) -> anyhow::Result<Bounded> {
     Ok(Bounded { offered, held, evicted, octets })
 }
 
-/// Octets of this process in memory (proc(5), `statm`).
+/// Bytes of this process in memory (proc(5), `statm`).
 fn resident() -> usize {
     let pages = std::fs::read_to_string("/proc/self/statm").ok();
     let pages = pages.and_then(|text| text.split(' ').nth(1)?.parse::<usize>().ok()).unwrap_or(0);

@@ -30,7 +30,7 @@ pub struct Known {
     pub note: Duration,
     /// The longest that one note of a new peer took where another one had to make room.
     pub worst: Duration,
-    /// Octets for each peer.
+    /// Bytes for each peer.
     pub memory: f64,
 }
 

@@ -29,7 +29,7 @@ pub fn serve(owner: Owner) -> Owner {
     }
 }
 
-/// Octets asked for and not given back.
+/// Bytes asked for and not given back.
 pub fn held(owner: Owner) -> usize {
     HELD[owner as usize].load(Relaxed)
 }

@@ -18,7 +18,7 @@ pub struct Stored {
     pub rows_per_second: usize,
     /// From nothing to the history in memory.
     pub start: Duration,
-    /// Octets of the file for each row.
+    /// Bytes of the file for each row.
     pub file: f64,
 }
 

@@ -6,7 +6,7 @@ use std::{net::Ipv4Addr, ops::Range};
 pub const OWN: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 1);
 /// Peers that connections are spread over, in each direction.
 const PEERS: usize = 1_000;
-/// Octets of the headers of a packet.
+/// Bytes of the headers of a packet.
 const HEADERS: usize = 40;
 
 const SYN: u8 = 0x02;
@@ -25,7 +25,7 @@ const NO_OFFER: &str = "250-mx0000.example.net\r\n250-PIPELINING\r\n250-SIZE 524
 pub enum Part {
     /// From the SYN to the reply to EHLO.
     Dialogue,
-    /// STARTTLS and the handshake, after which the flow is muted; in clear, a message and its acceptance.
+    /// STARTTLS and the handshake, after which the flow is muted; in cleartext, a message and its acceptance.
     Rest,
     /// To the last FIN.
     End,
@@ -49,7 +49,7 @@ struct Script {
     parts: [Range<usize>; 3],
 }
 
-/// The sessions: three of four go on under TLS, one hands its message over in clear.
+/// The sessions: three of four go on under TLS, one hands its message over in cleartext.
 pub struct Traffic {
     tls: Script,
     clear: Script,

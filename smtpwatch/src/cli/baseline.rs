@@ -19,9 +19,9 @@ use smtpwatch_store::{Entry, Keeping, Store, StoreHandle, Writer};
 
 use super::{BaselineImportArgs, BaselinePlace, BaselineVerb, Exit, Format};
 
-/// Of what is exported.
+/// Version of the export format.
 const SCHEMA_VERSION: u32 = 1;
-/// Octets of one line of it; a row has some hundred.
+/// Maximum bytes of a line; a row has a few hundred.
 const MAX_LINE: u64 = 64 * 1024;
 
 pub(super) fn run(verb: BaselineVerb) -> anyhow::Result<Exit> {
@@ -82,7 +82,7 @@ struct Exported {
     record: HistoryRecord,
 }
 
-/// Reads everything before it writes anything: half an import helps nobody. Gives the rows read, and those taken over.
+/// Reads the whole file before it writes anything, so that no partial import remains. Returns the numbers of rows read and imported.
 fn import(args: &BaselineImportArgs) -> anyhow::Result<(usize, usize)> {
     let (mut config, _) = Config::load(args.place.config.config.as_deref())?;
     if let Some(store) = &args.place.store {
@@ -94,7 +94,7 @@ fn import(args: &BaselineImportArgs) -> anyhow::Result<(usize, usize)> {
         _ => Box::new(File::open(&args.file).with_context(|| format!("cannot read {name}"))?),
     };
     let rows = read(from, &name, config.limits.peers)?;
-    // It takes the place of the daemon, and fails while that runs.
+    // This takes the lock of the daemon, and fails while the daemon runs.
     let (writer, held) = Writer::start(&config.store, Keeping::of(&config))?;
     let held: HashMap<HistoryKey, HistoryRecord> = held.into_iter().collect();
     let store = writer.handle().map(StoreHandle::patient).context("the store has no writer")?;
@@ -135,7 +135,7 @@ fn read(from: impl Read, name: &str, most: usize) -> anyhow::Result<Vec<Exported
 struct Row {
     peer: String,
     peer_kind: &'static str,
-    /// Which end this host is.
+    /// The end that this host is.
     role: Role,
     own: String,
     port: u16,
@@ -143,7 +143,7 @@ struct Row {
     offered: u64,
     /// Sessions without an offer while the history was too thin to call that a regression.
     missed: u64,
-    /// Times the offer came back after a regression.
+    /// Number of times that the offer came back after a regression.
     returns: u64,
     /// The newest sessions in a row that were a regression.
     missing_run: u64,

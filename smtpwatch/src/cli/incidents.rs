@@ -151,7 +151,7 @@ struct Document<'a> {
 struct DocumentFinding<'a> {
     number: u64,
     chain: &'a str,
-    /// As it is on record, to the octet: its hash can be checked.
+    /// As it is stored, to the byte: its hash can be checked.
     finding: Box<RawValue>,
     exhibit: Option<&'a Exhibit>,
 }
@@ -213,7 +213,7 @@ fn hand_over(args: &IncidentsExportArgs) -> anyhow::Result<Exit> {
     let kept = store.first_findings(&incident, PAGE)?;
     let left_out = incident.findings.saturating_sub(kept.len() as u64);
     if left_out > 0 {
-        tracing::warn!(left_out, "the incident has more findings than are written, or than are still kept");
+        tracing::warn!(left_out, "the incident has more findings than are written or stored");
     }
     let findings: Vec<Finding> = kept.iter().map(|kept| kept.finding.clone()).collect();
     if let Some(path) = &args.pcapng {

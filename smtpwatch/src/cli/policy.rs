@@ -74,7 +74,7 @@ fn check(args: &PolicyCheckArgs) -> anyhow::Result<Exit> {
     print(&[report], args.format)
 }
 
-/// Asks everybody, now.
+/// Asks everyone, now.
 async fn look(config: &Config, trust: &Trust, domain: &str, history: &[Entry]) -> anyhow::Result<Report> {
     let now = now();
     let sources = Arc::new(Sources::start(&config.policy, trust, Patience::default(), now).await?);
@@ -100,7 +100,7 @@ async fn look(config: &Config, trust: &Trust, domain: &str, history: &[Entry]) -
     Ok(Report { dnssec: Some(sources.dnssec().to_string()), ..report })
 }
 
-/// What the daemon has left in the store, and what files say: nobody is asked.
+/// What the daemon has left in the store, and what files say: no one is asked.
 struct Offline {
     config: Config,
     kept: Kept,
@@ -124,7 +124,7 @@ impl Offline {
                 };
                 (store.policies()?, store.entries()?, list)
             }
-            // Rules and a list in a file speak all the same.
+            // Rules and a list in a file speak anyway.
             Err(StoreError::Missing(_)) => (Kept::default(), Vec::new(), None),
             Err(error) => return Err(error.into()),
         };
@@ -270,9 +270,7 @@ fn previous(path: &Path) -> anyhow::Result<String> {
     match whole_file::read(path, MAX_TABLE) {
         Ok(text) => Ok(String::from_utf8_lossy(&text).into_owned()),
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(String::new()),
-        Err(error) => {
-            Err(error).with_context(|| format!("cannot read the table that is to be replaced, {}", path.display()))
-        }
+        Err(error) => Err(error).with_context(|| format!("cannot read the table to be replaced, {}", path.display())),
     }
 }
 
@@ -291,7 +289,7 @@ fn history(config: &Config) -> anyhow::Result<Vec<Entry>> {
         Ok(mut store) => Ok(store.entries()?),
         Err(StoreError::Missing(_)) => Ok(Vec::new()),
         Err(error) => {
-            tracing::warn!(%error, "the history is left out");
+            tracing::warn!(%error, "cannot read the history: it is left out");
             Ok(Vec::new())
         }
     }

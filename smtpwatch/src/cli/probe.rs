@@ -43,16 +43,16 @@ fn confinement() -> Check {
     let tried = std::thread::spawn(|| confine::thread(&Kept::default())).join();
     let loose = match tried {
         Ok(Ok(loose)) if loose.is_empty() => {
-            return pass("confinement", "capabilities, Landlock and system calls can be given up".to_owned());
+            return pass("confinement", "capabilities, Landlock and system calls can be restricted".to_owned());
         }
         Ok(Ok(loose)) => loose.join("; "),
         Ok(Err(error)) => format!("{error:#}"),
-        Err(_) => "the trial has failed".to_owned(),
+        Err(_) => "the trial failed".to_owned(),
     };
     warn(
         "confinement",
         loose,
-        "it runs with what is there; kernel 5.13 with CONFIG_SECURITY_LANDLOCK has all of it".to_owned(),
+        "it runs with the available restrictions; kernel 5.13 with CONFIG_SECURITY_LANDLOCK has all of them".to_owned(),
     )
 }
 

@@ -40,7 +40,7 @@ pub(super) fn run(args: ReplayArgs) -> anyhow::Result<Exit> {
             let list = list::read_file(&path).and_then(|text| list::parse(&text));
             replay.list(list.map_err(anyhow::Error::msg)?);
         }
-        Some(Place::Url(url)) => tracing::warn!(url, "a replay fetches nothing: the list is left out"),
+        Some(Place::Url(url)) => tracing::warn!(url, "a replay does not fetch the list: it is left out"),
         None => {}
     }
     let mut whole = true;
@@ -48,10 +48,10 @@ pub(super) fn run(args: ReplayArgs) -> anyhow::Result<Exit> {
         match replay.file(path, |event| report.take(event)) {
             Ok(file) => {
                 for linktype in &file.unsupported {
-                    tracing::warn!(file = %path.display(), linktype, "link type is not known: its packets are left out");
+                    tracing::warn!(file = %path.display(), linktype, "unknown link type: its packets are left out");
                 }
                 if let Some(damage) = file.damage {
-                    eprintln!("smtpwatch: {}: {damage}; what came before was judged", path.display());
+                    eprintln!("smtpwatch: {}: {damage}; the packets before that were analysed", path.display());
                     whole = false;
                 }
             }

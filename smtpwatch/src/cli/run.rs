@@ -8,7 +8,7 @@ pub(super) fn run(args: RunArgs) -> anyhow::Result<Exit> {
     let (config, path) = source.load()?;
     match &path {
         Some(path) => tracing::info!(path = %path.display(), rules = config.rules.len(), "configuration read"),
-        None => tracing::info!("no configuration file: the defaults hold"),
+        None => tracing::info!("no configuration file: using the defaults"),
     }
     daemon::run(Start { config, source, listen: args.listen.0, web: args.web.load()? })?;
     Ok(Exit::Fine)

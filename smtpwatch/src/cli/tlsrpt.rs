@@ -25,7 +25,7 @@ pub(super) fn report(args: &TlsrptReportArgs) -> anyhow::Result<Exit> {
     let mut store = Store::open_existing(args.store.as_ref().unwrap_or(&config.store))?;
     let domains = match &args.domain {
         Some(domain) => {
-            vec![domain_name(domain).with_context(|| format!("{domain:?} is no domain that has a policy"))?]
+            vec![domain_name(domain).with_context(|| format!("{domain:?} is not a domain name"))?]
         }
         None => store.delivery_domains(day)?,
     };
@@ -164,10 +164,11 @@ impl Import<'_> {
 }
 
 fn say(name: &str, report: &Report, claim: &Claim, verdict: &str) {
-    let or_nothing = |text: &str| if text.is_empty() { "(not told)".to_owned() } else { text.to_owned() };
+    let or_nothing = |text: &str| if text.is_empty() { "(not reported)".to_owned() } else { text.to_owned() };
     let organization: String = report.organization_name.chars().take(100).collect();
     let line = format!(
-        "{organization}: no STARTTLS in {} sessions from {} to {}: {verdict}",
+        "{}: no STARTTLS in {} sessions from {} to {}: {verdict}",
+        or_nothing(&organization),
         claim.sessions,
         or_nothing(&claim.sending),
         or_nothing(&claim.receiving)

@@ -1,5 +1,5 @@
-//! System calls that a monitor has no use for (seccomp(2)): refused with EPERM. What remains is bounded by the unit's own
-//! filter where there is one.
+//! System calls that the daemon does not need (seccomp(2)): they fail with EPERM. The unit's own filter restricts the
+//! remaining ones.
 
 use std::collections::BTreeMap;
 

@@ -13,7 +13,7 @@ pub(super) fn keep(kept: &[Capability]) -> anyhow::Result<()> {
         .and_then(|()| caps::set(None, CapSet::Inheritable, &none))
         .and_then(|()| caps::set(None, CapSet::Effective, &kept))
         .and_then(|()| caps::set(None, CapSet::Permitted, &kept))
-        .context("cannot give up capabilities")
+        .context("cannot drop capabilities")
 }
 
 /// Tries something as a thread without capabilities would.

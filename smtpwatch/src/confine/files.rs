@@ -1,4 +1,4 @@
-//! Landlock (landlock(7)): which files can be had.
+//! Landlock (landlock(7)): the files that the process may access.
 
 use std::path::{Path, PathBuf};
 
@@ -6,14 +6,14 @@ use landlock::{
     ABI, Access as _, AccessFs, Ruleset, RulesetAttr as _, RulesetCreatedAttr as _, RulesetStatus, path_beneath_rules,
 };
 
-/// The newest rights that are asked for; an older kernel takes those that it knows.
+/// The newest Landlock ABI that is used; an older kernel applies the rights that it supports.
 const RIGHTS: ABI = ABI::V5;
 
-/// What is read of the system: settings of the resolver and certificates; processes and interfaces; cgroups; zone
-/// information; random numbers. Neither homes nor the mail spool.
+/// System directories that the daemon reads: resolver settings and certificates, processes and interfaces, cgroups, time zones,
+/// random numbers. Home directories and the mail spool are not among them.
 const SYSTEM: [&str; 6] = ["/etc", "/proc", "/sys", "/run", "/usr/share", "/dev"];
 
-/// Allows the calling thread to read below [`SYSTEM`] and `readable`, and to write below `writable`; to execute nothing.
+/// Allows the calling thread to read below [`SYSTEM`] and `readable`, and to write below `writable`; and to execute nothing.
 pub(super) fn restrict(readable: &[PathBuf], writable: &[PathBuf]) -> Result<(), String> {
     let read = AccessFs::ReadFile | AccessFs::ReadDir;
     // Of a device: what is open on a terminal stays usable.

@@ -1,4 +1,4 @@
-//! `POST /-/reload`: for whoever may see the pages.
+//! `POST /-/reload`: allowed to every client that may see the pages.
 
 use std::sync::Arc;
 
@@ -19,7 +19,7 @@ pub(super) fn router(reloader: Arc<Reloader>) -> Router {
 /// 200 and what needs a restart, a line each; 500 and what is wrong, when the configuration before stays in force.
 async fn reload(State(reloader): State<Arc<Reloader>>, headers: HeaderMap) -> Response {
     if by_another_site(&headers) {
-        return (StatusCode::FORBIDDEN, "a page of another site cannot ask for this\n").into_response();
+        return (StatusCode::FORBIDDEN, "requests from pages of other sites are refused\n").into_response();
     }
     match reloader.reload().await {
         Ok(restart) => {
@@ -33,7 +33,7 @@ async fn reload(State(reloader): State<Arc<Reloader>>, headers: HeaderMap) -> Re
 /// Says from where a page asks (Fetch Metadata Request Headers, W3C).
 const SEC_FETCH_SITE: &str = "sec-fetch-site";
 
-/// A browser on this host sends what a page of anybody wants sent, and says so.
+/// A browser on this host sends what a page of anyone wants sent, and says so.
 fn by_another_site(headers: &HeaderMap) -> bool {
     match headers.get(SEC_FETCH_SITE) {
         Some(site) => site != "same-origin" && site != "none",

@@ -1,4 +1,4 @@
-//! The configuration read again: parsed first, then put in force as a whole, or not at all.
+//! Reload of the configuration: it is parsed first, then applied completely or not at all.
 
 use std::sync::{Arc, mpsc};
 
@@ -26,7 +26,7 @@ pub(super) enum ReloadError {
     Ended,
 }
 
-/// Reads the configuration again, for whoever asks: one at a time.
+/// Reads the configuration again, for anyone who asks: one at a time.
 pub(super) struct Reloader {
     pub(super) source: Source,
     /// What is in force.
@@ -48,14 +48,14 @@ impl Reloader {
         match &outcome {
             Ok(restart) => {
                 self.metrics.config_read(now());
-                tracing::info!(rules = current.rules.len(), sha256 = current.hash(), "configuration read again");
+                tracing::info!(rules = current.rules.len(), sha256 = current.hash(), "configuration reloaded");
                 if !restart.is_empty() {
                     tracing::warn!(settings = restart.join(", "), "these settings have changed and need a restart");
                 }
             }
             Err(error) => {
                 self.metrics.config_failed();
-                tracing::error!("the configuration before it stays in force: {error}");
+                tracing::error!("the previous configuration stays in force: {error}");
             }
         }
         service_manager::ready();

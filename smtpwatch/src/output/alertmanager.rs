@@ -1,7 +1,7 @@
-//! Incidents, pushed to Alertmanagers (API v2, `POST /api/v2/alerts`).
+//! Sends incidents to Alertmanagers (API v2, `POST /api/v2/alerts`).
 //!
-//! An alert is one incident. It is told at once, again at intervals, and with each telling until when it holds (`endsAt`): the
-//! newest finding and the time of holding. So it resolves by itself, also when this daemon is gone.
+//! An alert is one incident. It is sent at once and again at intervals, each time with its end (`endsAt`): the time
+//! of the newest finding plus the hold time. So it resolves by itself, even if the daemon has ended.
 
 use std::{collections::BTreeMap, time::Duration};
 
@@ -18,26 +18,26 @@ use tokio::{
 
 use super::metrics::{Metrics, Output};
 
-/// Findings that may wait to be told.
+/// Maximum of findings that wait to be sent.
 const QUEUE: usize = 1_024;
-/// Incidents that are told at once; one beyond is counted as a failure, and told when its next finding finds room.
+/// Maximum of incidents that are sent at the same time; a further one is counted as a failure, and sent with its next finding if there is room.
 const MAX_ALERTS: usize = 1_000;
-/// For an answer.
+/// Time limit for a response.
 const PATIENCE: Duration = Duration::from_secs(10);
-/// An alert that nobody has taken yet holds for at least so many tellings more.
+/// An alert that no Alertmanager has accepted yet stays active for at least this many further attempts.
 const UNTOLD: u32 = 3;
 
-/// Where findings are handed over.
+/// The sending side: takes findings.
 pub struct Push(Sender<News>);
 
-/// What an alert needs to know of a finding.
+/// The parts of a finding that an alert needs.
 struct News {
     incident: String,
     findings: u64,
     finding: Finding,
 }
 
-/// As the API has it.
+/// An alert in the format of the API.
 #[derive(Serialize)]
 #[serde(rename_all = "camelCase")]
 struct Alert {
@@ -47,16 +47,16 @@ struct Alert {
     ends_at: Timestamp,
 }
 
-/// An incident that is told.
+/// An incident that is being sent.
 struct Active {
     alert: Alert,
-    /// Of the newest finding.
+    /// Time of the newest finding.
     newest: Timestamp,
-    /// Each Alertmanager has taken it since its newest finding.
+    /// For each Alertmanager: whether it has accepted the alert since the newest finding.
     taken: bool,
 }
 
-/// Tells Alertmanagers; run it.
+/// The task that sends to the Alertmanagers.
 pub struct Pusher {
     news: Receiver<News>,
     client: Client,
@@ -67,11 +67,11 @@ pub struct Pusher {
     failing: bool,
 }
 
-/// Makes both ends; `None`: nobody is to be told.
+/// Creates both ends; `None`: no Alertmanager is configured.
 ///
 /// # Errors
 ///
-/// The system has no certificate authorities, or a URL cannot be had from the configured one.
+/// The system has no certificate authorities, or a configured URL cannot be extended to the path of the API.
 pub fn start(settings: &AlertmanagerSettings, instance: &str) -> anyhow::Result<Option<(Push, Pusher)>> {
     if settings.urls.is_empty() {
         return Ok(None);
@@ -97,7 +97,7 @@ pub fn start(settings: &AlertmanagerSettings, instance: &str) -> anyhow::Result<
     Ok(Some((Push(sender), pusher)))
 }
 
-/// Below the path that a proxy may have put before it.
+/// Keeps the path prefix of the configured URL.
 fn endpoint(base: &Url) -> Url {
     let mut url = base.clone();
     url.set_path(&format!("{}/api/v2/alerts", base.path().trim_end_matches('/')));
@@ -105,7 +105,7 @@ fn endpoint(base: &Url) -> Url {
 }
 
 impl Push {
-    /// Hands over a finding; counts a failure when too many wait. Never blocks.
+    /// Queues a finding; counts a failure if the queue is full. Never blocks.
     pub fn tell(&self, finding: &Finding, kept: &KeptAs, metrics: &Metrics) {
         let finding = Finding { exhibit: None, transcript: Vec::new(), ..finding.clone() };
         let news = News { incident: kept.incident.clone(), findings: kept.findings, finding };
@@ -116,7 +116,7 @@ impl Push {
 }
 
 impl Pusher {
-    /// Tells until nothing can come any more.
+    /// Sends until all senders are dropped.
     pub async fn run(mut self, metrics: &Metrics, clock: impl Fn() -> Timestamp) {
         let mut resend = interval(self.settings.resend());
         resend.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -126,7 +126,7 @@ impl Pusher {
                 news = self.news.recv() => {
                     let Some(news) = news else { return };
                     self.take(news, metrics);
-                    // What has come at once is told at once.
+                    // Findings that arrived together are sent together.
                     while let Ok(news) = self.news.try_recv() {
                         self.take(news, metrics);
                     }
@@ -153,7 +153,7 @@ impl Pusher {
         self.active.insert(incident, Active { alert, newest, taken: false });
     }
 
-    /// Incidents that are over, and that everybody knows of, are not told any more.
+    /// Drops incidents that have ended and that every Alertmanager has accepted.
     fn forget(&mut self, now: Timestamp) {
         let hold = self.settings.hold();
         self.active.retain(|_, active| !active.taken || now.since(active.newest) < hold);
@@ -165,7 +165,7 @@ impl Pusher {
         }
         for active in self.active.values_mut() {
             let end = active.newest + self.settings.hold();
-            // One that ends before anybody has heard of it would never be told.
+            // An incident that ends before any Alertmanager has accepted it would never be sent.
             active.alert.ends_at = if active.taken { end } else { end.max(now + self.settings.resend() * UNTOLD) };
         }
         let alerts: Vec<_> = self.active.values().map(|active| &active.alert).collect();
@@ -188,7 +188,7 @@ impl Pusher {
             }
             Some((url, error)) if !std::mem::replace(&mut self.failing, true) => {
                 let host = url.host_str().unwrap_or_default();
-                tracing::error!(alertmanager = host, "alerts cannot be pushed; they are tried again: {error}");
+                tracing::error!(alertmanager = host, "cannot push alerts, will retry: {error}");
             }
             Some(_) => {}
         }
@@ -201,7 +201,7 @@ async fn post(client: &Client, url: &Url, body: Vec<u8>) -> Result<(), String> {
     if answer.status().is_success() { Ok(()) } else { Err(format!("HTTP status {}", answer.status())) }
 }
 
-/// What an alert is known by.
+/// The labels that identify an alert.
 fn labels(incident: &str, finding: &Finding, instance: &str) -> BTreeMap<&'static str, String> {
     let severity = match finding.severity {
         Severity::Critical | Severity::High => "critical",

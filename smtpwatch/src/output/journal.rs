@@ -1,5 +1,5 @@
-//! Findings, one line each (DESIGN §4), to stdout or a file, written by a thread of its own: a slow reader costs findings in
-//! the journal (counted), never packets.
+//! The journal: findings, one per line, to stdout or a file. A separate thread writes it: a slow reader costs
+//! findings in the journal (counted), never packets.
 
 use std::{
     collections::HashSet,
@@ -94,7 +94,7 @@ impl Place {
     }
 }
 
-/// Opens the file, at the start and after each rotation alike. The flags hold what [`journal_refusal`] has looked at, should
+/// Opens the file, at the start and after each rotation alike. The flags hold what [`journal_refusal`] has examined, should
 /// another file have come meanwhile: no link is followed, and a named pipe without a reader is an error instead of a wait.
 fn open(path: &Path) -> io::Result<File> {
     if let Some((what, remedy)) = journal_refusal(path) {
@@ -109,7 +109,7 @@ fn open(path: &Path) -> io::Result<File> {
     Ok(file)
 }
 
-/// The last bytes of a file, at most so many.
+/// The last bytes of a file, at most this many.
 fn end_of(path: &Path, most: u64) -> io::Result<String> {
     let mut file = File::open(path)?;
     let length = file.metadata()?.len();
@@ -170,7 +170,7 @@ impl Journal {
                 match outcome {
                     Ok(()) => failing = false,
                     Err(error) if !std::mem::replace(&mut failing, true) => {
-                        tracing::error!(%error, "findings cannot be written to the journal; the store has them, and they are written when the journal works again");
+                        tracing::error!(%error, "cannot write findings to the journal; the store has them, and they are written when the journal works again");
                     }
                     Err(_) => {}
                 }
@@ -212,7 +212,7 @@ impl Drop for Journal {
         let end = Instant::now() + LAST_WORDS;
         while !self.thread.is_finished() {
             if Instant::now() >= end {
-                tracing::warn!("nobody reads the journal: the last findings are lost there");
+                tracing::warn!("the journal has no reader: its last findings are lost");
                 return;
             }
             std::thread::sleep(Duration::from_millis(5));

@@ -1,5 +1,6 @@
-//! Every metric, in one registry (DESIGN §6). Labels are closed sets, except interface names, which the configuration
-//! bounds; every label set is exported as zero from the start, because `increase()` misses a counter that is born at 1.
+//! All metrics, in one registry. Label values are closed sets, except interface names, which the configuration
+//! bounds. Every label set is exported as zero from the start, because `increase()` misses a counter that first
+//! appears with the value 1.
 
 pub mod page;
 
@@ -145,35 +146,30 @@ impl Metrics {
                 "When the newest finding of this kind was made; 0: never.",
                 &["kind"],
             )?,
-            sessions: counters(
-                r,
-                "sessions_total",
-                "SMTP sessions by how they came out.",
-                &["role", "port", "result"],
-            )?,
+            sessions: counters(r, "sessions_total", "SMTP sessions by result.", &["role", "port", "result"])?,
             offers: counters(
                 r,
                 "starttls_offers_total",
-                "EHLO replies in clear by their offer of STARTTLS.",
+                "Cleartext EHLO replies by their offer of STARTTLS.",
                 &["role", "offered"],
             )?,
             certificates: counters(
                 r,
                 "certificate_checks_total",
-                "Certificates of mail hosts beside a published policy; not observable: TLS 1.3, or not seen whole.",
+                "Certificates of mail hosts compared with a published policy; not observable: TLS 1.3, or not seen completely.",
                 &["source", "result"],
             )?,
             attached: register(
                 r,
                 IntGaugeVec::new(
-                    opts("probe_attached", "Whether this hook of the interface is ours."),
+                    opts("probe_attached", "Whether smtpwatch is attached to this hook of the interface."),
                     &["interface", "direction", "hook"],
                 )?,
             )?,
             probe_lost: counters(
                 r,
                 "probe_lost_total",
-                "Hooks that another program took away while the daemon ran; each is attached again where that is possible.",
+                "Hooks that another program removed from the running daemon, which attaches them again if possible.",
                 &["direction", "hook"],
             )?,
             kernel_packets: counters(
@@ -199,7 +195,7 @@ impl Metrics {
                 IntGaugeVec::new(
                     opts(
                         "unwatched_connections",
-                        "Open connections of watched ports by interfaces that are not watched, as of the last minute.",
+                        "Open connections of watched ports on interfaces that are not watched, during the last minute.",
                     ),
                     &["role"],
                 )?,
@@ -207,17 +203,17 @@ impl Metrics {
             route_lookups_dropped: counters(
                 r,
                 "route_lookups_dropped_total",
-                "Connections of watched ports whose interface was not looked up; looks that read not all routes, or failed.",
+                "Connections of watched ports whose interface was not looked up; look-ups that did not read all routes, or failed.",
                 &["reason"],
             )?,
-            flows: register(r, IntGauge::with_opts(opts("flows", "Connections that are followed."))?)?,
-            evicted: counters(
+            flows: register(r, IntGauge::with_opts(opts("flows", "Connections that are being followed."))?)?,
+            evicted: counters(r, "flows_evicted_total", "Connections dropped before their end was seen.", &["reason"])?,
+            gaps: counters(
                 r,
-                "flows_evicted_total",
-                "Connections given up before their end was seen.",
-                &["reason"],
+                "reassembly_gaps_total",
+                "Gaps in dialogues; the verdict of such a session is unknown.",
+                &["cause"],
             )?,
-            gaps: counters(r, "reassembly_gaps_total", "Holes in a dialogue: its verdict is unknown.", &["cause"])?,
             latency: register(
                 r,
                 Histogram::with_opts(
@@ -232,7 +228,7 @@ impl Metrics {
             history_evicted: counters(
                 r,
                 "history_evicted_total",
-                "Rows of history strong enough to accuse that were given up for want of room.",
+                "History rows strong enough to raise findings that were dropped because the table is full.",
                 &["role"],
             )?,
             policy: Arc::new(PolicyMetrics::register(r)?),
@@ -246,14 +242,14 @@ impl Metrics {
             store_state: register(
                 r,
                 IntGaugeVec::new(
-                    opts("store_state", "Whether this is the condition of the store; ok: it is written."),
+                    opts("store_state", "Whether the store is in this state; ok: it is writable."),
                     &["state"],
                 )?,
             )?,
             store_recoveries: counters(
                 r,
                 "store_recoveries_total",
-                "Stores that were made again while running, by what had happened to the one before.",
+                "Stores that were recreated while running, by what happened to the previous one.",
                 &["cause"],
             )?,
             web: Arc::new(WebMetrics::register(r)?),
@@ -261,14 +257,14 @@ impl Metrics {
                 r,
                 IntGauge::with_opts(opts(
                     "config_last_reload_successful",
-                    "Whether the configuration could be read when it was last asked for; 0: what was read before holds.",
+                    "Whether the last reload of the configuration succeeded; 0: the previous one stays in force.",
                 ))?,
             )?,
             reloaded: register(
                 r,
                 Gauge::with_opts(opts(
                     "config_last_reload_success_timestamp_seconds",
-                    "When the configuration was last read with success.",
+                    "When the configuration was last loaded successfully.",
                 ))?,
             )?,
             registry: registry.clone(),
@@ -427,7 +423,7 @@ impl Metrics {
     }
 
     fn kernel_delta(&self, counter: (&'static str, &'static str), total: u64) -> u64 {
-        // A poisoned lock holds counters all the same.
+        // A poisoned lock holds counters anyway.
         let mut seen = self.kernel_seen.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
         let before = seen.insert(counter, total).unwrap_or(0);
         total.saturating_sub(before)
@@ -503,7 +499,7 @@ const fn offered(state: StarttlsState) -> Option<&'static str> {
 }
 
 fn build_info() -> Result<Gauge, prometheus::Error> {
-    let info = opts("build_info", "Always 1; the labels tell which program this is.")
+    let info = opts("build_info", "Always 1; the labels identify the build.")
         .const_label("version", version::VERSION)
         .const_label("revision", version::REVISION)
         .const_label("rustc", version::RUSTC);

@@ -1,4 +1,5 @@
-//! Our reading: header walk, reassembly and dialogue, without the gate, so that bodies are there for the other readers.
+//! smtpwatch's reading: header walk, reassembly and dialogue. It runs without the gate, so that it has message bodies
+//! like the other readers.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -6,7 +7,7 @@ use std::{
 };
 
 use smtpwatch_capture::pcap;
-use smtpwatch_common::{PortSet, Scratch, Slice, Walk, walk};
+use smtpwatch_common::{ParsedPacket, PortSet, Scratch, Slice, headers};
 use smtpwatch_core::{
     FlowKey, Role, Segment, Side, TcpFlags,
     finding::TranscriptLine,
@@ -38,8 +39,8 @@ pub fn read(path: &Path, ports: &BTreeSet<u16>) -> Flows {
     let mut scratch = Box::new(Scratch::EMPTY);
     pcap::read(path, |captured| {
         let packet = Slice::new(captured.bytes, captured.wire_len);
-        let walked = walk::walk(&packet, captured.link, |port| ports.contains(port), || Some(&mut scratch));
-        let Walk::Segment(scratch) = walked else { return };
+        let parsed = headers::parse_headers(&packet, captured.link, |port| ports.contains(port), || Some(&mut scratch));
+        let ParsedPacket::Segment(scratch) = parsed else { return };
         let found = &scratch.segment;
         if !found.is_whole(&packet) {
             return;
@@ -127,7 +128,7 @@ impl Flow {
                 continue;
             };
             let mut offset = offset;
-            // Line by line, so that each line of the transcript is seen before it makes room.
+            // Line by line, so that each line of the transcript is seen before it is evicted.
             for piece in bytes.split_inclusive(|octet| *octet == b'\n') {
                 self.session.data(from, at, offset, piece);
                 offset += piece.len() as u64;

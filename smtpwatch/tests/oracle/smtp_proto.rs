@@ -73,7 +73,7 @@ impl Reader {
         let client = std::mem::take(&mut self.client);
         let mut octets = client.iter();
         if self.reading.verbs.is_empty() && client[0] == 0x16 {
-            self.state = State::Reply; // TLS from the first octet: nothing for a parser of SMTP
+            self.state = State::Reply; // TLS from the first byte: nothing for a parser of SMTP
         }
         let went_on = match &mut self.state {
             State::Reply | State::End => false,
@@ -116,7 +116,7 @@ impl Reader {
         let request = Request::parse(&mut line.iter());
         let verb = match &request {
             Ok(request) => request.name(),
-            // It knew the verb and tells how the line should go on: a server refuses it, a watcher does not.
+            // It knew the verb and tells how the line should go on: a server refuses it, a monitor does not.
             Err(Error::SyntaxError { syntax }) => syntax.split(' ').next().unwrap_or_default(),
             Err(_) => UNKNOWN,
         };
@@ -181,7 +181,7 @@ impl Reader {
     }
 }
 
-/// Octets up to and including the first LF.
+/// Bytes up to and including the first LF.
 fn line(octets: &[u8]) -> Option<usize> {
     octets.iter().position(|octet| *octet == b'\n').map(|at| at + 1)
 }

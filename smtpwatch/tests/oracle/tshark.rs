@@ -11,7 +11,7 @@ use smtpwatch_core::FlowKey;
 
 use crate::{Reading, Readings, UNKNOWN};
 
-/// Between fields, and between values of one field: octets that SMTP does not use.
+/// Between fields, and between values of one field: bytes that SMTP does not use.
 const FIELD: char = '\u{1e}';
 const VALUE: char = '\u{1f}';
 
@@ -62,7 +62,7 @@ pub fn read(path: &Path, ports: &BTreeSet<u16>) -> Readings {
     readings
 }
 
-/// It tells the first four octets of a verb, and nothing of a line without one.
+/// It tells the first four bytes of a verb, and nothing of a line without one.
 pub fn as_far_as_it_tells(reading: &Reading) -> Reading {
     let verbs =
         reading.verbs.iter().filter(|verb| *verb != UNKNOWN).map(|verb| verb.chars().take(4).collect()).collect();

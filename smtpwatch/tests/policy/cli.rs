@@ -1,4 +1,4 @@
-//! `smtpwatch policy` as a user meets it.
+//! `smtpwatch policy` on the command line.
 
 use std::{
     path::{Path, PathBuf},
@@ -238,14 +238,14 @@ fn a_table_neither_weakens_the_server_nor_binds_the_mail_of_others() {
     let of = |name: &str, hosts: &[&str], policy: &str| domain(name, hosts, false, Some(policy));
     let more = vec![
         of("testing.example", &["mx.testing.example"], &policy("testing", "mx.testing.example")),
-        // Somebody names the hosts of others in a policy of his own.
+        // Someone names the hosts of others in a policy of his own.
         of("evil.example", &["mx.plain.example", "mx.dane.example"], &policy("enforce", "mx.plain.example")),
         of("led.example", &["mx.astray.example", "mx.both.example"], &policy("enforce", "mx.both.example")),
         of("too.example", &["mx.both.example"], &policy("enforce", "mx.both.example")),
         // Of two hosts one has TLSA records: that one says so itself, whatever other domains use it.
         domain("half.example", &["mx.half.example", "mx.bare.example"], true, None),
         host("mx.half.example", "192.0.2.10", Some("3 1 1")),
-        // A name of the list stands for a host that somebody else's mail goes to in clear.
+        // A name of the list stands for a host that another party's mail goes to in cleartext.
         domain("shared.example", &["mail.listed.example"], false, None),
     ];
     let left = Left::with(more, "[[rule]]\npeer = [\"mx.hoped.example\"]\nstarttls = \"expected\"\n");
@@ -515,11 +515,11 @@ fn rules_keep_their_order_in_tables() {
         assert_eq!(found, postfix, "{given}{table}{errors}");
         assert!(errors.contains(warned) && table.contains(warned), "{given}{table}{errors}");
     }
-    // A rule that says nothing of STARTTLS stands before one that does.
+    // A rule without starttls precedes one that has it.
     let silent = rules(&[("\"mx.example.net\"", ""), ("\"*.example.net\"", "required")]);
     let (found, table, errors) = export(&silent.replacen("\n[[", "\nmin_tls = \"1.2\"\n[[", 1), "exim");
     assert_eq!(found, "*.example.net", "{table}");
-    assert!(errors.contains("rule 1 says nothing of STARTTLS and speaks before rule 2"), "{errors}");
+    assert!(errors.contains("rule 1 has no starttls and precedes rule 2"), "{errors}");
     if let Some(input) = case("rules/catch-all.toml") {
         let (found, ..) =
             export(&std::fs::read_to_string(input).unwrap().replace("[store]\npath = \"none.db\"\n", ""), "exim");

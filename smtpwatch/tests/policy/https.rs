@@ -81,7 +81,7 @@ impl PolicyHost {
         self.ca.path().to_owned()
     }
 
-    /// What a host answers, octet by octet; nothing where it is silent.
+    /// What a host answers, byte by byte; nothing where it is silent.
     pub fn answer(&self, host: &str, response: impl Into<Vec<u8>>) {
         self.answers.lock().unwrap().insert(host.to_owned(), response.into());
     }

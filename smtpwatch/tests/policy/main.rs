@@ -1,4 +1,4 @@
-//! The sources of published policies against name servers and policy hosts of their own, on loopback.
+//! Sources of published policies, tested with name servers and policy hosts on loopback.
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking, in its helpers too")]
 
 mod cli;

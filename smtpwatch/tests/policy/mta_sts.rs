@@ -1,4 +1,4 @@
-//! MTA-STS policies: fetched as RFC 8461 wants it, refused with the reason, and kept while others fail.
+//! MTA-STS policies: fetched according to RFC 8461, rejected with a reason, and kept while later look-ups fail.
 
 use std::time::Duration;
 
@@ -194,7 +194,7 @@ async fn nothing_is_fetched_from_this_hosts_own_public_addresses() {
     }
 }
 
-/// Trust on first use: whoever can make DNS or HTTPS fail must not make the policy go away by that (RFC 8461 §10.2).
+/// Trust on first use: anyone who can make DNS or HTTPS fail must not make the policy go away by that (RFC 8461 §10.2).
 #[tokio::test]
 async fn the_policy_is_kept_while_others_fail() {
     let host = PolicyHost::start(&[HOST]).await;
@@ -263,7 +263,7 @@ async fn a_cached_policy_holds_against_other_mx_records() {
     for (mx, txt) in [
         ("@ MX 10 mx.evil.test.\n", "v=STSv1; id=1;"),
         ("@ MX 10 mx.evil.test.\n", ""),
-        // The new policy is the owner's, whoever wrote the MX records.
+        // The new policy is the owner's, anyone who wrote the MX records.
         ("@ MX 10 mx.evil.test.\n", "v=STSv1; id=2;"),
         // No MX record: the domain itself.
         ("", "v=STSv1; id=1;"),

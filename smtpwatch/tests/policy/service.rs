@@ -1,4 +1,4 @@
-//! The service: questions in, answers out, everything bounded and counted; and what it knows, across a restart.
+//! The look-up service: requests and results, bounded and counted, and its knowledge after a restart.
 
 use std::{
     path::Path,
@@ -100,13 +100,13 @@ async fn a_domain_brings_its_mail_hosts_and_a_restart_forgets_nothing() {
     let keep = Box::new(move |known| handle.policy(known));
     let (service, known) = Service::start(Setup { keep, ..setup(&config, &metrics) }).unwrap();
     assert!(known.is_empty());
-    // The configuration names the domain: nobody has to ask.
+    // The configuration names the domain: no one has to ask.
     let Learned::Domain(name, domain) = learned(&service, is_domain).await else { panic!() };
     assert_eq!((name.as_str(), domain.sts.state), ("example.test", State::Valid), "{}", domain.sts.detail);
     assert!(domain.mx.valid().unwrap().secure);
     let Learned::Host(name, mx) = learned(&service, is_host).await else { panic!() };
     assert_eq!((name.as_str(), mx.dane.state), ("mx.example.test", State::Valid), "{}", mx.dane.detail);
-    // What is known is told again when somebody asks again.
+    // What is known is told again when someone asks again.
     service.want(Wanted::Host("mx.example.test".to_owned()));
     assert_eq!(learned(&service, is_host).await, Learned::Host(name, mx.clone()));
     counted(&metrics, "smtpwatch_policy_subjects 2").await;
@@ -170,7 +170,7 @@ async fn the_queue_is_bounded_and_nobody_waits() {
         assert!(Instant::now() < end, "{}", metrics.render());
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
-    // And the end does not wait for anybody either.
+    // And the end does not wait for anyone either.
     let begun = Instant::now();
     drop(service);
     assert!(begun.elapsed() < Duration::from_secs(1));

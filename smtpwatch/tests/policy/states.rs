@@ -1,4 +1,4 @@
-//! The states of answers: what is proved, what is not, what is broken, and what nobody says.
+//! States of DNS answers: secure, insecure, bogus, absent, and no answer.
 
 use std::time::Duration;
 
@@ -136,7 +136,7 @@ async fn mail_hosts_of_domains() {
     }
 }
 
-/// Nobody answers, or nobody hands signatures on: DANE is off, with the reason, and what needs no DNSSEC goes on.
+/// No one answers, or no one hands signatures on: DANE is off, with the reason, and what needs no DNSSEC goes on.
 #[tokio::test]
 async fn a_resolver_without_dnssec_switches_dane_off() {
     let server = NameServer::start(zones(), true).await;

@@ -397,7 +397,7 @@ fn the_chain_is_checked_once_at_a_time() {
         let second = server.get("/verify");
         second.is_problem(503);
         assert_eq!(second.header("retry-after"), "10");
-        assert!(second.body.contains("for somebody else"), "{}", second.body);
+        assert!(second.body.contains("another request is verifying"), "{}", second.body);
         let first = first.join().unwrap();
         first.is_problem(503);
         assert!(first.body.contains("the store cannot be read"), "{}", first.body);

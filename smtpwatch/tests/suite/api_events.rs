@@ -1,4 +1,5 @@
-//! Live events of the API. One thread runs server and listener: what is told without a pause is told before either moves.
+//! Live events of the API. One thread runs server and listener, so events sent without a pause are all sent before
+//! either proceeds.
 
 use std::{sync::Arc, time::Duration};
 

@@ -1,4 +1,4 @@
-//! The capture file reader: every form, and damage at every octet.
+//! The capture file reader: every format, and damage at every byte.
 
 use std::path::Path;
 
@@ -10,7 +10,7 @@ use crate::traffic::{self, START_NS};
 struct Seen {
     times: Vec<i64>,
     interfaces: Vec<String>,
-    /// The IP packets, whatever stood in front.
+    /// The IP packets, without their link headers.
     packets: Vec<Vec<u8>>,
 }
 
@@ -36,7 +36,7 @@ fn expected() -> (Vec<i64>, Vec<Vec<u8>>) {
 fn every_pcap_form_gives_the_same_packets() {
     let (times, packets) = expected();
     for linktype in [0, 1, 101, 108, 113, 228, 276] {
-        // Ethernet headers are the gate's to walk; pseudo-headers are taken off here.
+        // The gate parses Ethernet headers; the reader removes pseudo-headers.
         let link_len = if linktype == 1 { 14 } else { 0 };
         for (nanos, big) in [(false, false), (false, true), (true, false), (true, true)] {
             let (report, seen) = read(&traffic::pcap(&traffic::password(), linktype, nanos, big), link_len);
@@ -97,7 +97,7 @@ fn types_of_cooked_packets_are_directions() {
             let expected = if traffic::leaves(&packet.ip) { Direction::Egress } else { Direction::Ingress };
             assert_eq!(direction, Some(expected), "link type {linktype}");
         }
-        // To everyone, to a group, between others: none of them says which way.
+        // Broadcast, multicast and other-host do not show the direction.
         for kind in [1, 2, 3, 5] {
             file[24 + 16 + at] = kind;
             assert_eq!(directions(&file)[0].1, None, "packet type {kind} of link type {linktype}");
@@ -106,7 +106,8 @@ fn types_of_cooked_packets_are_directions() {
     // Other links have no such field.
     for linktype in [0, 1, 101, 108, 228] {
         let file = traffic::pcap(&packets, linktype, false, false);
-        assert!(directions(&file).iter().all(|(_, direction)| direction.is_none()), "{linktype}");
+        let found = directions(&file);
+        assert!(!found.is_empty() && found.iter().all(|(_, direction)| direction.is_none()), "{linktype}");
     }
 }
 
@@ -120,7 +121,7 @@ fn a_link_layer_that_is_not_known_is_said() {
     assert!(seen.packets.is_empty());
 }
 
-/// Cut at every octet: no panic, every whole packet before the cut is read, and the cut is told.
+/// Truncated at every byte: no panic, every complete packet before the cut is read, and the cut is reported.
 #[test]
 fn truncation_at_every_octet_is_told() {
     let packets = &traffic::password()[..8];
@@ -148,20 +149,20 @@ fn truncation_at_every_octet_is_told() {
             let clean = cut == header || ends.contains(&cut) || cut == blocks_before_packets(&whole);
             assert_eq!(report.damage.is_none(), clean, "cut at {cut}: {:?}", report.damage);
             if let Some(damage) = report.damage {
-                assert!(damage.starts_with("truncated at octet "), "{damage}");
+                assert!(damage.starts_with("truncated at byte "), "{damage}");
             }
         }
     }
 }
 
-/// A block of any type that says a length in which its own header has no room.
+/// A block of any type with a length shorter than its own header.
 #[test]
 fn a_block_shorter_than_its_header_is_told() {
     let packets = &traffic::password()[..2];
     for big in [false, true] {
         let whole = traffic::pcapng(packets, &[("eth0", 1, 6)], big);
         let number = |value: u32| if big { value.to_be_bytes() } else { value.to_le_bytes() };
-        // Packets, the process information of macOS, and a type that nobody has defined.
+        // Packets, the process information of macOS, and an undefined type.
         for block_type in [2, 3, 5, 6, 0x8000_0001, 0x0bad_0bad] {
             for length in 0..12 {
                 let mut file = whole.clone();
@@ -169,14 +170,14 @@ fn a_block_shorter_than_its_header_is_told() {
                 file.extend([0; 24]);
                 let (report, seen) = read(&file, 14);
                 let damage = report.unwrap().damage.expect("damage");
-                assert!(damage.starts_with("a block that is shorter than its own header at octet "), "{damage}");
+                assert!(damage.starts_with("a block that is shorter than its own header at byte "), "{damage}");
                 assert_eq!(seen.packets.len(), packets.len());
             }
         }
     }
 }
 
-/// Any octet overwritten: no panic, and no endless loop.
+/// Any byte overwritten: no panic, and no endless loop.
 #[test]
 fn damage_anywhere_is_survived() {
     let packets = &traffic::password()[..4];
@@ -189,7 +190,7 @@ fn damage_anywhere_is_survived() {
                 std::fs::write(file.path(), &damaged).unwrap();
                 let mut count = 0;
                 let _ = pcap::read(file.path(), |_| count += 1);
-                // A damaged length makes other octets look like packets; each takes a header of 16 at least.
+                // A damaged length makes other bytes look like packets; each takes a header of 16 at least.
                 assert!(count <= whole.len() / 16);
             }
         }
@@ -200,7 +201,7 @@ fn damage_anywhere_is_survived() {
 fn what_is_no_capture_is_named() {
     for (bytes, hint) in [
         (b"".as_slice(), "it is empty"),
-        (b"hello world, this is text", "its first octets are of neither form"),
+        (b"hello world, this is text", "its first bytes match neither format"),
         (b"\x1f\x8b\x08\x00\x00\x00\x00\x00", "use gunzip first"),
         (b"\x28\xb5\x2f\xfd\x00\x00\x00\x00", "use unzstd first"),
     ] {

@@ -1,4 +1,4 @@
-//! The program as a user meets it: help, version, exit codes, what it says of bad input.
+//! The command line: help, version, exit codes, and messages about invalid input.
 
 use std::{
     io::Read,
@@ -187,7 +187,7 @@ fn replay_finds_a_password_and_never_shows_it() {
     assert!(stdout(&server).contains("\"role\":\"server\""));
     let config = files.write("local.toml", "local = [\"198.51.100.0/24\"]");
     assert!(stdout(&run(&["replay", "--config", &config, &capture])).contains("\"role\":\"server\""));
-    // A port that is not watched is not looked at.
+    // A port that is not watched is not examined.
     assert_eq!(stdout(&run(&["replay", "--port", "25", &capture])), "");
 }
 
@@ -273,8 +273,8 @@ fn a_damaged_capture_is_judged_as_far_as_it_goes() {
     let output = run(&["replay", "--fail-on", "critical", &cut]);
     assert_eq!(code(&output), 1);
     assert!(stdout(&output).contains("auth-plaintext"), "findings are printed");
-    assert!(stderr(&output).contains("truncated at octet "), "{}", stderr(&output));
-    // The other files are read all the same.
+    assert!(stderr(&output).contains("truncated at byte "), "{}", stderr(&output));
+    // The other files are read anyway.
     let none = files.write("none.pcap", "no capture");
     let good = files.pcap("good.pcap", &traffic::password());
     let output = run(&["replay", &none, "/nonexistent", &good]);
@@ -409,7 +409,7 @@ mod run {
         assert!(stderr(&output).contains("CAP_"), "{}", stderr(&output));
     }
 
-    /// In a network namespace of its own: what is attached there is nobody's.
+    /// In a network namespace of its own: what is attached there is no one's.
     #[test]
     fn sigterm_ends_it_in_order() {
         if !is_root() {

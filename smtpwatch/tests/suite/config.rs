@@ -1,4 +1,4 @@
-//! What is accepted, and what each mistake is called.
+//! The configuration: what is accepted, and the message for each error.
 
 use std::path::Path;
 

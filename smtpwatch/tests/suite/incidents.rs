@@ -1,4 +1,4 @@
-//! Findings on record: grouped, found again, chained, expired; and a store that is damaged.
+//! Stored findings: grouping, retrieval, the hash chain, retention; and a damaged store.
 
 use std::{
     path::{Path, PathBuf},
@@ -26,7 +26,7 @@ use smtpwatch_store::{
 
 use crate::traffic::{self, CLIENT, START_NS};
 
-/// A credential in clear, as the engine finds it.
+/// A credential in cleartext, as the engine finds it.
 pub fn credential() -> Finding {
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("capture");
@@ -53,7 +53,7 @@ pub fn later(finding: &Finding, server: &str, seconds: i64) -> Finding {
     finding
 }
 
-/// Puts findings on record, through the writer's thread.
+/// Stores findings, through the writer's thread.
 pub fn keep(path: &Path, retention: Retention, findings: &[Finding]) -> Vec<(String, u64)> {
     let told = Arc::new(Mutex::new(Vec::new()));
     let on_record = {
@@ -153,7 +153,7 @@ fn every_later_edit_shows() {
         ("UPDATE finding SET exhibit = NULL WHERE number = 5", "number 5"),
         ("DELETE FROM finding WHERE number = 3", "1 findings are missing before number 4"),
         ("DELETE FROM finding WHERE number = 1", "1 findings are missing before number 2"),
-        ("DELETE FROM finding WHERE number = 5", "findings behind number 4 were removed"),
+        ("DELETE FROM finding WHERE number = 5", "findings after number 4 were removed"),
         ("UPDATE finding SET chain = zeroblob(32) WHERE number = 3", "number 3"),
         ("UPDATE finding SET number = 9 WHERE number = 5", "number 9"),
         ("UPDATE chain_start SET chain = randomblob(32)", "the start of the chain was changed"),
@@ -187,7 +187,7 @@ fn retention_removes_the_oldest_and_the_chain_goes_on() {
     assert_eq!((left.len(), &left[0].id, &left[99].id), (100, &made[299].id, &made[200].id));
     drop(store);
 
-    // Less room for octets: what is there goes at the next start.
+    // Less room for bytes: what is there goes at the next start.
     keep(&path, Retention { octets: 20_000, ..Retention::default() }, &[]);
     let mut store = Store::open_existing(&path).unwrap();
     let fewer = store.verify().unwrap();
@@ -293,7 +293,7 @@ fn smtpwatch(arguments: &[&str]) -> (i32, String, String) {
     (output.status.code().unwrap(), text(output.stdout), text(output.stderr))
 }
 
-/// A store that was filled from captures: a masked reply with mail in clear, and a password.
+/// A store that was filled from captures: a masked reply with mail in cleartext, and a password.
 struct Filled {
     directory: tempfile::TempDir,
 }
@@ -392,10 +392,10 @@ fn an_incident_is_handed_over_in_every_form() {
     let findings = json["findings"].as_array().unwrap().len();
     assert!(findings > 0);
     let (_, text, _) = filled.incidents(&["export", &id, "--format", "text"]);
-    assert!(text.lines().all(|line| line.chars().count() <= 100), "{text}");
+    assert!(text.lines().count() > 10 && text.lines().all(|line| line.chars().count() <= 100), "{text}");
     let text = text.split_whitespace().collect::<Vec<_>>().join(" ");
     for expected in
-        ["a password or token crossed the network in clear", "PLAIN", "198.51.100.25:587", &id, "C: AUTH PLAIN"]
+        ["a password or token crossed the network in cleartext", "PLAIN", "198.51.100.25:587", &id, "C: AUTH PLAIN"]
     {
         assert!(text.contains(expected), "{expected} is not in {text}");
     }

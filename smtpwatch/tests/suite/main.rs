@@ -1,4 +1,4 @@
-//! The command line and what stands behind it, without privileges.
+//! The command line, store, API and pages, tested without privileges.
 #![expect(clippy::unwrap_used, clippy::panic, reason = "a test fails by panicking, in its helpers too")]
 
 mod api;
@@ -13,6 +13,7 @@ mod replay;
 mod schema;
 mod store;
 mod store_faults;
+mod threats;
 mod tlsrpt;
 mod web;
 mod web_access;

@@ -1,4 +1,5 @@
-//! What operators are given fits the program: rules, dashboard and pages name metrics that there are, and each alert has its page.
+//! Files for operators match the program: rules, dashboard and docs name existing metrics, and each alert has its
+//! page.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -194,7 +195,7 @@ fn every_alert_has_a_unit_test() {
     }
 }
 
-/// An incident that is pushed silences the alerts of findings, and none of the watcher's own health.
+/// An incident that is pushed silences the alerts of findings, and none of the monitor's own health.
 #[test]
 fn the_push_silences_findings_only() {
     let page = read("docs/alerting.md");

@@ -1,4 +1,4 @@
-//! The engine over files, as a library.
+//! Replay of files through the library.
 
 use smtpwatch_config::Config;
 use smtpwatch_core::{
@@ -63,7 +63,7 @@ fn a_session_goes_on_in_the_next_file() {
     assert_eq!((found[0].messages, found[0].gaps, summary.files), (1, 0, 2));
 }
 
-/// The gate leaves the message out and tells of its end: what stands behind it is read.
+/// The gate leaves the message out and tells of its end: what follows it is read.
 #[test]
 fn commands_behind_a_message_are_read_and_the_message_is_not() {
     use traffic::Turn::{Client, Server};
@@ -94,7 +94,7 @@ fn commands_behind_a_message_are_read_and_the_message_is_not() {
     assert_eq!(kinds(&[&[Client(&together)][..], &said].concat()), plaintext, "in one segment");
     assert_eq!(kinds(&[&[Client(message), Client(auth)][..], &said].concat()), plaintext, "in the next one");
     assert_eq!(kinds(&[Client(message), Server("250 queued\r\n"), Client(auth), Server("235 ok\r\n")]), plaintext);
-    // Another message behind the first one is one, too.
+    // Another message after the first one is one, too.
     let more = [Client(&again), Server("250 queued\r\n250 ok\r\n250 ok\r\n354 go\r\n"), Client(message)];
     assert_eq!(kinds(&[&more[..], &[Server("250 queued\r\n")]].concat()), []);
 }

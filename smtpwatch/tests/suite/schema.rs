@@ -1,4 +1,4 @@
-//! What the engine says, held against the JSON Schema that it is published with.
+//! Findings of the engine, validated against the published JSON Schema.
 
 use std::{collections::BTreeSet, path::Path, process::Command};
 

@@ -1,4 +1,4 @@
-//! The store: ours or not, kept through a kill, bounded, and corrected from outside.
+//! The store: foreign files are refused, data survives a kill, size is bounded, and other processes can correct it.
 
 use std::{
     os::unix::fs::PermissionsExt,
@@ -32,7 +32,7 @@ fn record(sessions: u64) -> HistoryRecord {
         first_seen: Timestamp(1),
         last_seen: Timestamp(i64::try_from(sessions).unwrap()),
         last_offered: Timestamp(3),
-        profile: Some(Box::new(Profile { keywords: vec!["STARTTLS".to_owned()], ttl: 64, ..Profile::default() })),
+        profile: Some(Profile { keywords: vec!["STARTTLS".to_owned()], ttl: 64, ..Profile::default() }.into()),
         names: vec![KnownName {
             name: "mx1.example.net".to_owned(),
             first_seen: Timestamp(4000),

@@ -1,6 +1,6 @@
-//! The store's files while it runs: removed, replaced, overwritten, cut off, on a full or a read-only disk. Each is noticed, said,
-//! and mended; each finding reaches the journal once, and the history in memory is on the disk afterwards. And what the journal
-//! did not get before a crash, it gets at the next start.
+//! Faults of the store while the daemon runs: removed, replaced, overwritten, truncated, on a full or read-only disk.
+//! Each fault is detected, logged and repaired; each finding reaches the journal once, and the history in memory is
+//! on disk afterwards. Findings that the journal missed before a crash follow at the next start.
 
 use std::{
     collections::BTreeMap,
@@ -11,7 +11,7 @@ use std::{
 };
 
 use nix::{
-    mount::{MsFlags, mount},
+    mount::{MntFlags, MsFlags, mount, umount2},
     sched::{CloneFlags, unshare},
 };
 use rusqlite::Connection;
@@ -27,7 +27,8 @@ use crate::incidents::{credential, later};
 
 /// Peers in memory: more than two pieces.
 const PEERS: u16 = 1_200;
-const LIMIT: Duration = Duration::from_secs(20);
+/// Ends a test that waits for what does not come; nothing is measured by it.
+const LIMIT: Duration = Duration::from_secs(120);
 
 /// A writer with a journal in a file, and the memory of a pipeline.
 struct Rig {
@@ -147,7 +148,7 @@ impl Rig {
         line.unwrap().split('"').nth(1).unwrap().to_owned()
     }
 
-    /// After a loss: noticed once as `cause`; the findings from here on are on record, and each is in the journal once.
+    /// After a loss: noticed once as `cause`; the findings from here on are stored, and each is in the journal once.
     fn is_mended(&mut self, cause: Condition, whole: bool) {
         self.until("it is noticed and mended", |status| status.recoveries.iter().sum::<u64>() == 1);
         let status = self.keep_house();
@@ -173,7 +174,8 @@ impl Rig {
         }
         assert!(kept >= 1);
         assert_eq!(store.verify().unwrap().broken, Vec::<String>::new());
-        assert!(self.told().values().all(|times| *times == 1), "{:?}", self.told());
+        let told = self.told();
+        assert!(!told.is_empty() && told.values().all(|times| *times == 1), "{told:?}");
         drop(store);
         self.end_and_start_again(0);
     }
@@ -196,7 +198,10 @@ impl Rig {
 
 fn told(log: &Path) -> BTreeMap<String, usize> {
     let mut told = BTreeMap::new();
-    for line in std::fs::read_to_string(log).unwrap_or_default().lines() {
+    let text = std::fs::read_to_string(log).unwrap_or_default();
+    // The last line may be half written: a write is not one step for another reader of the file.
+    let whole = text.rfind('\n').map_or("", |end| &text[..end]);
+    for line in whole.lines() {
         let finding: serde_json::Value = serde_json::from_str(line).unwrap();
         *told.entry(finding["id"].as_str().unwrap().to_owned()).or_default() += 1;
     }
@@ -286,7 +291,7 @@ fn a_store_that_is_overwritten_or_cut_off_is_set_aside_and_history_is_written_ag
     ];
     for damage in damage {
         let (_store, _log, mut rig) = rig();
-        // What is still in the log would mend the file.
+        // What is still in the log would fix the file.
         let other = Connection::open(&rig.path).unwrap();
         other.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |_| Ok(())).unwrap();
         drop(other);
@@ -360,6 +365,7 @@ fn a_full_disk_costs_no_finding() {
     let (disk, log) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
     mount(Some("smtpwatch"), disk.path(), Some("tmpfs"), MsFlags::empty(), Some("size=6m")).unwrap();
     let mut rig = Rig::new(disk.path(), log.path());
+    let rig_path = rig.path.clone();
     let ballast = disk.path().join("ballast");
     let fill = || {
         use std::io::Write as _;
@@ -367,21 +373,23 @@ fn a_full_disk_costs_no_finding() {
         while file.write(&[0; 4096]).is_ok_and(|written| written > 0) {}
     };
     fill();
-    // The log is used from its beginning again after a checkpoint: it is full in the end.
-    let mut rounds = 0;
-    while rig.state() != "full" {
-        (0..20).for_each(|_| rig.find());
+    // A try that needs less room than the one before may succeed, and after a checkpoint the log is used from its beginning
+    // again: "full" is the newest try. What each round makes is in the journal before the next, so that few findings wait for
+    // room. In the end some of them wait, and the journal has them.
+    let on_record = || -> i64 {
+        let reader = Connection::open_with_flags(&rig_path, rusqlite::OpenFlags::SQLITE_OPEN_READ_ONLY).unwrap();
+        reader.query_row("SELECT count(*) FROM finding", [], |row| row.get(0)).unwrap()
+    };
+    for round in 0.. {
+        (0..PEERS).for_each(|peer| rig.session(peer));
+        (0..100).for_each(|_| rig.find());
         fill();
-        std::thread::sleep(Duration::from_millis(50));
-        rounds += 1;
-        assert!(rounds < 400, "{:?}", rig.keep_house());
+        rig.until_told();
+        if rig.state() == "full" && on_record() < i64::try_from(rig.made.len()).unwrap() {
+            break;
+        }
+        assert!(round < 100, "{:?}", rig.keep_house());
     }
-    (0..PEERS).for_each(|peer| rig.session(peer));
-    for _ in 0..100 {
-        rig.find();
-    }
-    rig.until_told();
-    assert_eq!(rig.state(), "full");
     std::fs::remove_file(&ballast).unwrap();
     rig.settle();
     rig.until("everything is on record", |_| {
@@ -391,7 +399,8 @@ fn a_full_disk_costs_no_finding() {
             && rig.history.iter().all(|(key, record)| rows.get(key) == Some(record))
     });
     assert_eq!(rig.keep_house().recoveries, [0; 3]);
-    assert!(rig.told().values().all(|times| *times == 1));
+    let told = rig.told();
+    assert!(!told.is_empty() && told.values().all(|times| *times == 1), "{told:?}");
     rig.end_and_start_again(0);
 }
 
@@ -410,12 +419,12 @@ fn a_read_only_disk_is_said_and_the_end_of_it_too() {
     rig.until("it is noticed", |status| status.condition == Condition::ReadOnly);
     assert_eq!(rig.state(), "read_only");
     // Here nothing can be made again, either.
-    nix::mount::umount(disk.path()).unwrap();
+    umount2(disk.path(), MntFlags::MNT_DETACH).unwrap();
     mount(Some("smtpwatch"), disk.path(), Some("tmpfs"), MsFlags::MS_RDONLY, none).unwrap();
     rig.until("it is noticed", |status| status.condition == Condition::Missing && status.cause.contains("Read-only"));
     rig.find();
     rig.until_told();
-    nix::mount::umount(disk.path()).unwrap();
+    umount2(disk.path(), MntFlags::MNT_DETACH).unwrap();
     rig.until("it is noticed", |status| status.condition == Condition::Ok);
     rig.find();
     rig.until_told();

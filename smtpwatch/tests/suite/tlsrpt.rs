@@ -1,4 +1,4 @@
-//! TLS reports by the command line: what ours would say, and what others' say of us.
+//! TLS reports on the command line: this host's reports, and the check of others' reports.
 
 use std::{
     io::Write as _,
@@ -119,12 +119,12 @@ fn where_our_own_record_does_not_tell_there_is_no_finding() {
     holed.remove(9);
     let other = traffic::mail("192.0.2.77:41234", START_NS, OFFERED);
     for (sessions, verdict) in [
-        (vec![tls(START_NS)], "on record are 1 sessions, 0 of them with an offer that was not used"),
-        (vec![traffic::mail(CLIENT, START_NS, OFFERED)], "on record are 1 sessions, 1 of them with an offer"),
+        (vec![tls(START_NS)], "1 sessions are recorded, 0 of them with an offer that was not used"),
+        (vec![traffic::mail(CLIENT, START_NS, OFFERED)], "1 sessions are recorded, 1 of them with an offer"),
         (vec![traffic::mail(CLIENT, START_NS, "250 8BITMIME\r\n")], "true: by our own record we did not offer it in 1"),
-        (vec![holed], "unknown: our own record has gaps in 1 sessions"),
-        (vec![other], "unknown: no session from there is on record"),
-        (vec![traffic::mail(CLIENT, START_NS + 86_400_000_000_000, OFFERED)], "unknown: no session from there"),
+        (vec![holed], "unknown: the own record has gaps in 1 sessions"),
+        (vec![other], "unknown: no session from the sender is recorded"),
+        (vec![traffic::mail(CLIENT, START_NS + 86_400_000_000_000, OFFERED)], "unknown: no session from the sender"),
     ] {
         let place = Files::new();
         let store = place.store_of(&sessions);
@@ -156,9 +156,9 @@ fn bad_files_are_refused_and_the_others_are_read() {
     let log = text(&output.stderr);
     for line in [
         format!("smtpwatch: {cut}: the gzip data are damaged or cut off: "),
-        format!("smtpwatch: {bomb}: inflates to more than 16777216 octets"),
+        format!("smtpwatch: {bomb}: inflates to more than 16777216 bytes"),
         format!("smtpwatch: {dates}: date-range from 2026-11-23T00:00:00.000000Z to "),
-        format!("smtpwatch: {types}: no TLS report: invalid type: integer `7`, expected an array"),
+        format!("smtpwatch: {types}: not a TLS report: invalid type: integer `7`, expected an array"),
         "smtpwatch: /nowhere: cannot be read: No such file or directory".to_owned(),
         "files 8, reports 1 (refused 6, twice 1)".to_owned(),
     ] {

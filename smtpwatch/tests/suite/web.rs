@@ -1,4 +1,4 @@
-//! The HTTP server, over real connections: what is served where, and to whom.
+//! The HTTP server over real connections: what it serves at which address.
 
 use std::{
     io::{Read, Write},
@@ -21,7 +21,7 @@ use smtpwatch_web::{
     server::{ConfigFile, Health, Watch, serve},
 };
 
-/// What a change of a file takes to be seen: it is looked at every second.
+/// What a change of a file takes to be seen: it is examined every second.
 const SEEN: Duration = Duration::from_secs(10);
 
 /// A server, stopped when it is dropped.
@@ -195,7 +195,7 @@ fn off_loopback_there_are_metrics_and_health_only() {
     for (path, status) in [("/metrics", 200), ("/-/healthy", 200), ("/-/ready", 503), ("/", 404)] {
         assert_eq!(open.get(path).status, status, "{path}");
     }
-    // A password that anybody can read on the way opens nothing.
+    // A password that anyone can read on the path opens nothing.
     let server = Server::start("0.0.0.0:0", Arc::new(Health::default()), Some(password));
     let login = format!("Host: x\r\n{}", basic("anna:right"));
     assert_eq!(request(server.connect(), "/metrics", &login).unwrap().status, 200);
@@ -283,7 +283,7 @@ fn guesses_are_slowed_down_and_secrets_are_in_no_log() {
     let count = |status| answers.iter().filter(|answer| answer.status == status).count();
     assert!(count(401) == 10 && count(429) == 5, "{answers:?}");
     assert!(answers.last().unwrap().head.contains("retry-after: "), "{answers:?}");
-    // Not even the right one is looked at now: otherwise the guesses would go on.
+    // Not even the right one is examined now: otherwise the guesses would go on.
     assert_eq!(server.log_in(&trust, "/", "anna:right").unwrap().status, 429);
     for bad in ["anna: plain-canary\n", "anna: $2y$99$canary\n", "anna: [canary]\n"] {
         replace(&path, &format!("basic_auth_users:\n  {bad}"));
@@ -332,7 +332,7 @@ fn mistakes_in_the_file_name_key_line_and_remedy() {
         assert!(error.contains(expected), "{text:?}: {error}");
     }
     let path = files.users(&[], "");
-    // The daemon does not start with a bad one; and it is looked at before anything that needs a privilege.
+    // The daemon does not start with a bad one; and it is examined before anything that needs a privilege.
     for verb in ["check-config", "run"] {
         let out = std::process::Command::new(env!("CARGO_BIN_EXE_smtpwatch"))
             .args([verb, "--web.config.file"])

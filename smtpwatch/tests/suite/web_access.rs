@@ -1,4 +1,4 @@
-//! Who is let in by which means, and what a connection may use up.
+//! Logins and client certificates, and the bounds of a connection.
 
 use std::{
     io::{Read, Write},

@@ -1,4 +1,4 @@
-//! The same dialogue in every form that packets take: the findings are the same (THREATS EV-1, EV-6, EV-7).
+//! The same dialogue in every link and IP format raises the same findings (docs/threats.md EV-1, EV-6, EV-7).
 
 use smtpwatch_config::Config;
 use smtpwatch_core::{Finding, finding::FlowInfo, policy::history::History};
@@ -64,7 +64,7 @@ fn normal(finding: Finding) -> Finding {
     Finding { id: String::new(), time: smtpwatch_core::Timestamp(0), flow, exhibit: None, ..finding }
 }
 
-/// Sets the link type in a pcap file's header (little-endian, at octet 20).
+/// Sets the link type in a pcap file's header (little-endian, at byte 20).
 fn as_ethernet(mut file: Vec<u8>) -> Vec<u8> {
     file[20..24].copy_from_slice(&ETHERNET.to_le_bytes());
     file
@@ -108,7 +108,7 @@ fn to_ipv6(ip: &[u8], extensions: &[u8]) -> Vec<u8> {
     let mut rest = Vec::new();
     for (at, _) in extensions.iter().enumerate() {
         let next = extensions.get(at + 1).copied().unwrap_or(6);
-        // Eight octets each: next header, length in further units of eight, and options or fields that mean nothing.
+        // Eight bytes each: next header, length in further units of eight, and options or fields that mean nothing.
         rest.extend([next, 0, 0, 0, 0, 0, 0, 0]);
     }
     rest.extend(&ip[IPV4_HEADER..]);
@@ -123,7 +123,7 @@ fn to_ipv6(ip: &[u8], extensions: &[u8]) -> Vec<u8> {
     v6
 }
 
-/// Every payload octet in a packet of its own.
+/// Every payload byte in a packet of its own.
 fn cut(packets: &[Packet]) -> Vec<Packet> {
     let mut cut = Vec::new();
     for Packet { at_ns, ip } in packets {

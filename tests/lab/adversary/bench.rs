@@ -1,4 +1,4 @@
-//! One daemon by one hook, the attacker's wire, and the account of which rows failed.
+//! One daemon with one hook, the wire of the attacker, and the list of failed rows.
 
 use std::collections::BTreeMap;
 use std::io::BufRead;
@@ -18,7 +18,7 @@ use smtpwatch_tests::wire::Wire;
 use crate::set_up::{Home, script, smtpwatch};
 
 /// How long a finding or a count may take.
-const PATIENCE: Duration = Duration::from_secs(15);
+const PATIENCE: Duration = Duration::from_secs(60);
 
 /// Networks whose addresses the attacker plays: those with a rule that demands STARTTLS, and those that are known by
 /// their history alone (RFC 2544, RFC 3849).

@@ -1,4 +1,4 @@
-//! What monitors have always been evaded with (THREATS EV rows), by a peer whose frames the host takes.
+//! Classic evasions of monitors (docs/threats.md, EV rows), by a peer whose frames the host accepts.
 
 use std::io::{BufRead, Write};
 use std::net::SocketAddr;
@@ -19,25 +19,25 @@ use super::dialogue::{
 use super::{inbound, outbound};
 use crate::set_up::SENDER;
 
-/// A trick of a peer: what it does at each moment.
+/// An evasion: what the peer does at each step.
 struct Trick {
     name: &'static str,
     act: fn(Moment, &mut Endpoint<'_>, &Material) -> Result<()>,
 }
 
-/// What tricks need.
+/// Context of an evasion.
 struct Material {
     /// The end that the attacker plays.
     side: Side,
     /// The flights of a TLS handshake.
     flights: Vec<Said>,
-    /// What the host gets after EHLO: the stripped reply, or the password.
+    /// What the host receives after EHLO: the stripped reply, or the password.
     truth: Vec<u8>,
-    /// As long, and harmless.
+    /// Harmless bytes of the same length.
     lie: Vec<u8>,
 }
 
-/// Two copies of one range, both before the host can acknowledge either: another host might take the other one.
+/// Two copies of one range, both before the host acknowledges either: which copy is used depends on the host.
 const RIVALS: [&str; 2] = ["a lie ahead, then the truth over it", "the truth, then a lie over it"];
 
 const TRICKS: &[Trick] = &[
@@ -175,8 +175,8 @@ pub fn tricks(bench: &mut Bench<'_>) {
     large(bench);
 }
 
-/// A row: the strip, or the password, is found. Of rival copies it is enough that they are named, and that mail went in clear,
-/// or that it is not known how.
+/// A row: the strip, or the password, is found. For differing copies it is enough that they are reported, and that mail in
+/// cleartext is found or the session is unknown.
 fn found(bench: &mut Bench<'_>, side: Side, name: &str, act: &mut Act<'_>) {
     let rivals: &[&str] = if RIVALS.contains(&name) { &["stream-tampering", "starttls-unused"] } else { &[] };
     match side {
@@ -209,7 +209,7 @@ fn urgent(bench: &mut Bench<'_>) {
             })?;
             ensure!(!session.tls, "the host read the urgent byte: {session:?}");
             bench.ended_somehow(&before)?;
-            // What the program read is not on the wire: that mail went in clear is.
+            // The wire does not show which bytes the program read, but it shows that mail was sent in cleartext.
             bench.finding_of(&["starttls-stripped", "starttls-unused"], server)?;
             ensure!(bench.sessions()?["tls"] == before["tls"], "cleartext is counted as TLS");
             Ok(())
@@ -226,7 +226,7 @@ fn urgent(bench: &mut Bench<'_>) {
     }
 }
 
-/// Segments that are larger than any on an Ethernet: the host's own, which hardware would cut, and jumbo frames.
+/// Segments larger than Ethernet allows: segments of the host before hardware splits them, and jumbo frames.
 fn large(bench: &mut Bench<'_>) {
     bench.row("outbound, AUTH at the end of 64 KiB that the host sends at once", |bench| {
         let server = SocketAddr::new(bench.peer_without_rule(), 587);
@@ -304,7 +304,7 @@ fn body_out(bench: &mut Bench<'_>, at: usize, decoy: Interruption) -> Result<()>
     let (before, packets) = (bench.sessions()?, bench.packets_at_rest()?);
     let act = &mut |moment: Moment, endpoint: &mut Endpoint<'_>| {
         match moment {
-            // One segment at a time, so that each is a packet of its own also before hardware would cut.
+            // One segment at a time, so that each is its own packet also before hardware would cut.
             Moment::Syn => endpoint.window = 1460,
             Moment::Body => decoy(endpoint)?,
             _ => {}
@@ -344,7 +344,7 @@ fn body_in(bench: &mut Bench<'_>, at: usize, decoy: Interruption) -> Result<()> 
     stays_in_the_kernel(bench, &canary, &before, packets)
 }
 
-/// The message was counted in the kernel, and is not in the daemon.
+/// The message was counted in the kernel, and not copied to the daemon.
 fn stays_in_the_kernel(
     bench: &Bench<'_>,
     canary: &str,
@@ -364,7 +364,7 @@ fn stays_in_the_kernel(
     Ok(())
 }
 
-/// Row 7: a flood of flows that never were does not push out the one that is stripped.
+/// Row 7: a flood of flows without a connection does not evict the stripped one.
 pub fn floods(bench: &mut Bench<'_>) {
     for flaw in [Flaw::OtherStation, Flaw::None] {
         // Each by one hook.

@@ -1,4 +1,4 @@
-//! Frames beside a session that the host discards, or that pretend to be its own.
+//! Frames that the host discards, or that pretend to come from the host, beside a session.
 
 use std::net::SocketAddr;
 
@@ -380,7 +380,7 @@ pub fn syn_ack(endpoint: &Endpoint<'_>, distance: u32) -> Result<()> {
     endpoint.inject(&endpoint.frame_of_host(Tcp { seq: remote, ack: isn.wrapping_add(1), ..tcp }))
 }
 
-/// So many frames, each of a flow of its own that has no SYN: half of them of servers, half of clients.
+/// So many frames, each of its own flow that has no SYN: half of them of servers, half of clients.
 pub fn flood(bench: &mut Bench<'_>, count: u32, flaw: Flaw) -> Vec<Frame> {
     let mut address = bench.peer_without_rule();
     (0..count)

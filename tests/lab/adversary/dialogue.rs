@@ -1,4 +1,4 @@
-//! What both ends say: a server and a client of the attacker's over his own TCP, and dialogues that never took place.
+//! Dialogues of the attacker's server and client over a userspace TCP, and dialogues that never took place.
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::SocketAddr;

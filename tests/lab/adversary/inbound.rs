@@ -1,4 +1,4 @@
-//! The host as the server: clients that the attacker plays, at real servers of the gateway.
+//! This host as the server: the attacker plays clients against real servers on the gateway.
 
 use std::net::SocketAddr;
 
@@ -131,7 +131,7 @@ fn never_answered(bench: &mut Bench<'_>, said: &[Said], flaw: Flaw) -> Result<()
     Ok(())
 }
 
-/// Has a real session, with a client of its own: when that is counted and remembered, everything before it is.
+/// Has a real session, with its own client: when that is counted and remembered, everything before it is.
 fn remembered(bench: &mut Bench<'_>) -> Result<()> {
     let (address, before) = (bench.peer_without_rule(), bench.sessions()?);
     dialogue::inbound(bench, SocketAddr::new(address, PORT), 25, Errand::Tls, &mut idle)?;

@@ -1,4 +1,4 @@
-//! The host as the client: real mail out of the gateway, to servers that the attacker plays.
+//! This host as the client: real mail from the gateway to servers that the attacker plays.
 
 use std::net::{IpAddr, SocketAddr};
 
@@ -150,7 +150,7 @@ fn wear_down(bench: &mut Bench<'_>, forged: usize, flaw: Flaw) -> Result<()> {
     bench.finding("starttls-stripped", server).map(drop)
 }
 
-/// Has a real session, with a server of its own: when that is counted and remembered, everything before it is.
+/// Has a real session, with its own server: when that is counted and remembered, everything before it is.
 fn remembered(bench: &mut Bench<'_>) -> Result<()> {
     let (address, before) = (bench.peer_without_rule(), bench.sessions()?);
     let session = dialogue::outbound(bench, SocketAddr::new(address, 25), WITH_STARTTLS, &mut idle)?;

@@ -1,7 +1,7 @@
 //! Makes the captures that the benchmarks replay, from real servers: `bench-capture DIRECTORY`.
 //!
-//! * `short.pcap`: short sessions in clear, by Postfix's `smtp-source` and `smtp-sink`;
-//! * `bodies.pcap`: messages of one megabyte in clear, by the same two;
+//! * `short.pcap`: short sessions in cleartext, by Postfix's `smtp-source` and `smtp-sink`;
+//! * `bodies.pcap`: messages of one megabyte in cleartext, by the same two;
 //! * `bulk.pcap`: messages of ten megabytes under STARTTLS, from one real Postfix to another.
 //!
 //! Client and server live in network namespaces, with segmentation offload off, so that the packets are those of a wire. One

@@ -58,9 +58,9 @@ fn play(home: &FilePath) -> Result<()> {
     attacker.set_mode(Mode::Delete);
     let session = send()?;
     ensure!(!session.tls && attacker.edits() == 1, "the attack failed: {session:?}");
-    println!("\nThe attacker on the router deletes \"250-STARTTLS\". The next message is sent, and it goes in clear:");
+    println!("\nThe attacker on the router deletes \"250-STARTTLS\". The next message is sent in cleartext:");
     session.ehlo.iter().for_each(|line| println!("    {line}"));
-    println!("    accepted by the server: {} in clear, {} under TLS", server.accepted().0, server.accepted().1);
+    println!("    accepted by the server: {} in cleartext, {} under TLS", server.accepted().0, server.accepted().1);
 
     let finding = daemon.finding("starttls-stripped", LIMIT, |_| true)?;
     ensure!(finding["evidence"] == "regression", "expected evidence from history: {finding}");

@@ -1,4 +1,4 @@
-//! `cargo xtask manifests`: the manifests of Kubernetes from the chart.
+//! `cargo xtask manifests`: generates the Kubernetes manifests from the chart.
 
 use std::process::Command;
 use std::time::Duration;

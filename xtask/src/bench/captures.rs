@@ -25,7 +25,7 @@ pub struct Capture {
 }
 
 impl Capture {
-    /// Its size in octets.
+    /// Its size in bytes.
     pub fn octets(&self) -> u64 {
         fs::metadata(&self.path).map_or(0, |file| file.len())
     }
@@ -35,8 +35,8 @@ impl Capture {
 pub fn all() -> Result<Vec<Capture>> {
     let directory = host::workspace().join("target/bench/captures");
     let captures = [
-        ("short.pcap", "short sessions in clear (smtp-source, smtp-sink)", 40_000),
-        ("bodies.pcap", "messages of 1 MB in clear (smtp-source, smtp-sink)", 150),
+        ("short.pcap", "short sessions in cleartext (smtp-source, smtp-sink)", 40_000),
+        ("bodies.pcap", "messages of 1 MB in cleartext (smtp-source, smtp-sink)", 150),
         ("bulk.pcap", "messages of 10 MB under STARTTLS (Postfix to Postfix)", 30),
     ]
     .map(|(name, what, sessions)| Capture { what, sessions, path: directory.join(name) });

@@ -19,7 +19,7 @@ use crate::{
 };
 
 /// What it needs.
-const TOOLS: [Tool; 1] = [("valgrind", "valgrind")];
+pub const TOOLS: [Tool; 1] = [("valgrind", "valgrind")];
 /// How much more is too much.
 const TOLERANCE: f64 = 1.05;
 /// The committed figures.
@@ -27,7 +27,7 @@ const FIGURES: &str = "xtask/figures.tsv";
 
 /// Userspace: case of the benchmark `work`, and how many of it.
 const WORK: [(&str, u32, &str); 4] = [
-    ("short", 2_000, "a session in clear, 33 packets"),
+    ("short", 2_000, "a session in cleartext, 33 packets"),
     ("starttls", 2_000, "a session with STARTTLS, 25 packets"),
     ("body", 20_000, "a segment of a message and its acknowledgment, muted"),
     ("tls", 20_000, "a segment under TLS and its acknowledgment, muted"),
@@ -119,7 +119,7 @@ pub fn section() -> Result<String> {
     let value = |name: String| {
         counts.iter().find(|count| count.name == name).map_or_else(|| "-".to_owned(), |count| count.value.to_string())
     };
-    let mut text = String::from("| kernel program | instructions | verified | stack, octets |\n|---|---:|---:|---:|\n");
+    let mut text = String::from("| kernel program | instructions | verified | stack, bytes |\n|---|---:|---:|---:|\n");
     for name in counts.iter().filter_map(|count| count.name.strip_suffix(" instructions")) {
         let [instructions, verified, stack] =
             ["instructions", "verified", "stack"].map(|what| value(format!("{name} {what}")));
@@ -191,7 +191,7 @@ fn kernel(skipped: &mut Vec<String>) -> Result<Vec<Count>> {
     for program in object::programs(&bytes)? {
         ensure!(
             program.stack <= object::MAX_STACK,
-            "{} takes {} octets of stack, and the kernel gives {}",
+            "{} takes {} bytes of stack; the kernel allows {}",
             program.name,
             program.stack,
             object::MAX_STACK

@@ -129,7 +129,7 @@ fn cases() -> Vec<Case> {
     // What remains when nothing is decided: one bounds check, one comparison, one counter.
     let mut not_ip = web.ethernet();
     not_ip[12..14].copy_from_slice(&[0x88, 0xcc]);
-    // A flow joined midstream has a small budget: this many octets spend it, and the flow is muted.
+    // A flow joined midstream has a small budget: this many bytes spend it, and the flow is muted.
     let muted = Packet { source_port: 42_000, payload: data.clone(), ..mail.clone() };
     let muted_v6 = Packet { v6: true, ..muted.clone() };
     let muted_ack = Packet { payload: Vec::new(), flags: 0x10, ..muted.clone() };
@@ -172,7 +172,7 @@ fn cases() -> Vec<Case> {
         still("TLS bulk, muted (IPv4)", &muted, spend(&muted), 1.5),
         still("TLS bulk, muted (IPv6)", &muted_v6, spend(&muted_v6), 1.5),
         still("pure ACK, muted (IPv4)", &muted_ack, spend(&muted), 1.5),
-        still("body in clear, muted (IPv4)", &body, begin_body, 1.5),
+        still("body in cleartext, muted (IPv4)", &body, begin_body, 1.5),
         told("pure ACK of the dialogue, its header forwarded", &ack),
         told("line of the dialogue, forwarded", &clear),
     ]

@@ -1,6 +1,6 @@
 //! `cargo xtask bench`: what smtpwatch costs, part by part, beside what else one would install, in one run.
 //!
-//! Each part gives a section of `docs/performance.md` as Markdown. What needs the lab or the library is a program of its own
+//! Each part gives a section of `docs/performance.md` as Markdown. What needs the lab or the library is its own program
 //! (a benchmark of its crate), whose standard output is its section and whose standard error tells of its progress.
 
 mod captures;

@@ -5,11 +5,11 @@ use std::collections::BTreeMap;
 use anyhow::{Context as _, Result, ensure};
 use object::{Object as _, ObjectSection as _, ObjectSymbol as _, RelocationTarget, SectionIndex, SymbolKind};
 
-/// Octets of stack that a chain of calls may take (`MAX_BPF_STACK`, kernel/bpf/verifier.c).
+/// Bytes of stack that a chain of calls may take (`MAX_BPF_STACK`, kernel/bpf/verifier.c).
 pub const MAX_STACK: u64 = 512;
 /// The verifier rounds each frame up to this.
 const FRAME: u64 = 32;
-/// Octets of an instruction (RFC 9669 §3).
+/// Bytes of an instruction (RFC 9669 §3).
 const INSTRUCTION: u64 = 8;
 
 /// One program, as it stands in the object.
@@ -19,11 +19,14 @@ pub struct Program {
     pub name: String,
     /// Instructions, those of all functions that it calls included, each once.
     pub instructions: u64,
-    /// Octets of stack of its deepest chain of calls, as the verifier counts them.
+    /// Bytes of stack of its deepest chain of calls, as the verifier counts them.
     pub stack: u64,
+    /// The functions of that chain, each with its frame in octets before rounding.
+    pub chain: Vec<(String, u64)>,
 }
 
 struct Function {
+    name: String,
     instructions: u64,
     frame: u64,
     /// Functions that it calls, by section and address.
@@ -40,8 +43,8 @@ pub fn programs(bytes: &[u8]) -> Result<Vec<Program>> {
     for symbol in file.symbols().filter(|symbol| symbol.kind() == SymbolKind::Text && symbol.size() > 0) {
         let Some(section) = symbol.section_index() else { continue };
         let place = (section.0, symbol.address());
-        functions.insert(place, function(&file, section, symbol.address(), symbol.size())?);
         let name = symbol.name()?;
+        functions.insert(place, function(&file, name, section, symbol.address(), symbol.size())?);
         if symbol.is_global() && name.starts_with("smtpwatch_") {
             names.push((name.to_owned(), place));
         }
@@ -50,26 +53,35 @@ pub fn programs(bytes: &[u8]) -> Result<Vec<Program>> {
     names.sort();
     let program = |(name, place): (String, Place)| {
         let mut seen = Vec::new();
-        let stack = stack(&functions, place, &mut seen)?;
+        let (stack, chain) = stack(&functions, place, &mut seen)?;
         seen.sort_unstable();
         seen.dedup();
         let instructions = seen.iter().filter_map(|place| functions.get(place)).map(|found| found.instructions).sum();
-        Ok(Program { name, instructions, stack })
+        Ok(Program { name, instructions, stack, chain })
     };
     names.into_iter().map(program).collect()
 }
 
-fn stack(functions: &BTreeMap<Place, Function>, place: Place, seen: &mut Vec<Place>) -> Result<u64> {
+/// The stack of the deepest chain of calls from a function on, and that chain.
+fn stack(
+    functions: &BTreeMap<Place, Function>,
+    place: Place,
+    seen: &mut Vec<Place>,
+) -> Result<(u64, Vec<(String, u64)>)> {
     let function = functions.get(&place).with_context(|| format!("a call goes to no function: {place:?}"))?;
     seen.push(place);
-    let mut deepest = 0;
+    let (mut deepest, mut chain) = (0, Vec::new());
     for call in &function.calls {
-        deepest = deepest.max(stack(functions, *call, seen)?);
+        let (depth, calls) = stack(functions, *call, seen)?;
+        if depth > deepest {
+            (deepest, chain) = (depth, calls);
+        }
     }
-    Ok(function.frame.next_multiple_of(FRAME).max(FRAME) + deepest)
+    chain.insert(0, (function.name.clone(), function.frame));
+    Ok((function.frame.next_multiple_of(FRAME).max(FRAME) + deepest, chain))
 }
 
-fn function(file: &object::File<'_>, section: SectionIndex, address: u64, size: u64) -> Result<Function> {
+fn function(file: &object::File<'_>, name: &str, section: SectionIndex, address: u64, size: u64) -> Result<Function> {
     let index = section;
     let section = file.section_by_index(index)?;
     let code = section.data_range(address, size)?.context("a function lies outside of its section")?;
@@ -117,5 +129,5 @@ fn function(file: &object::File<'_>, section: SectionIndex, address: u64, size: 
             _ => {}
         }
     }
-    Ok(Function { instructions: size / INSTRUCTION, frame, calls })
+    Ok(Function { name: name.to_owned(), instructions: size / INSTRUCTION, frame, calls })
 }

@@ -21,7 +21,7 @@ use crate::host;
 const ROUNDS: usize = 9;
 const ROUNDS_SLOW: usize = 2;
 
-/// What an operator would have Suricata look for. None of it is in the captures: an alert has a price of its own.
+/// What an operator would have Suricata look for. None of it is in the captures: an alert has its own price.
 const RULES: &str = r#"alert smtp any any -> any any (msg:"SMTP EHLO reply without STARTTLS"; flow:established,to_client; content:"250-"; startswith; content:!"STARTTLS"; sid:1; rev:1;)
 alert smtp any any -> any any (msg:"SMTP masked capability"; flow:established,to_client; content:"250-XXX"; sid:2; rev:1;)
 alert smtp any any -> any any (msg:"SMTP AUTH PLAIN in clear"; flow:established,to_server; content:"AUTH PLAIN"; nocase; sid:3; rev:1;)
@@ -31,7 +31,7 @@ alert smtp any any -> any any (msg:"SMTP AUTH LOGIN in clear"; flow:established,
 /// Whom the table is about, in its order.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 enum Program {
-    /// The file, and nothing else: what everybody has to do.
+    /// The file, and nothing else: what everyone has to do.
     Dd,
     Tcpdump,
     Smtpwatch,
@@ -122,7 +122,7 @@ pub fn section() -> Result<String> {
     let captures = captures::all()?;
     let home = host::workspace().join("target/bench");
     let place = Place {
-        smtpwatch: host::release_binary("smtpwatch")?,
+        smtpwatch: host::dist_binary("smtpwatch")?,
         rules: home.join("smtp.rules"),
         logs: home.join("suricata"),
     };

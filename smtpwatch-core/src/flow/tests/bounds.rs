@@ -25,7 +25,7 @@ fn one_side_alone_is_delivered_when_the_bound_is_reached() {
 
 #[test]
 fn a_hole_that_fills_the_window_is_given_up() {
-    // One side alone: nobody will say that the hole is filled.
+    // One side alone: no one will say that the gap is filled.
     let mut flow = connection(&segment(C, SYN, 999, 0, b""));
     let block = [b'x'; 1000];
     let mut events = Vec::new();
@@ -34,7 +34,7 @@ fn a_hole_that_fills_the_window_is_given_up() {
     }
     assert!(events.contains(&"C gap 1000 window".to_owned()), "{events:?}");
 
-    // The server is there and waits for the hole: it comes, and what was given up behind it is a gap.
+    // The server is there and waits for the gap: it comes, and what was given up after it is a gap.
     let mut flow = established();
     for index in 1..=70 {
         assert_eq!(push(&mut flow, &segment(C, ACK, 1000 + index * 1000, 5000, &block)), NONE);
@@ -70,7 +70,7 @@ fn a_conflict_with_delivered_octets_is_seen() {
     flow.push(&segment(S, ACK, 5000, 1000, b"250-mx\r\n250-XXXXXXXA\r\n"));
     flow.push(&segment(C, ACK, 1000, 5014, b""));
     assert_eq!(drain(&mut flow), [r#"S+"250-mx\r\n250-XX""#]);
-    // Half delivered, half held, one octet more than before.
+    // Half delivered, half held, one byte more than before.
     flow.push(&segment(S, ACK, 5008, 1000, b"250-STARTTLS\r\n2"));
     assert_eq!(flow.conflicts().len(), 1);
     let conflict = &flow.conflicts()[0];
@@ -143,7 +143,7 @@ fn memory_is_bounded_even_if_nobody_drains() {
         tiny.push(&segment(S, ACK, 5001 + index * 2, 1000, b"x"));
         assert!(tiny.memory() <= Connection::MEMORY, "{}", tiny.memory());
     }
-    // What found no room is told.
+    // What did not fit is told.
     let events = close(&mut large);
     assert!(events.last().is_some_and(|event| event.ends_with("window")), "{:?}", events.last().map(String::len));
 }

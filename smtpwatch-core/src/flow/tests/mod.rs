@@ -126,7 +126,7 @@ fn data_tells_what_its_sender_knew() {
     }
     assert_eq!(seen, [(0, b"EHLO".to_vec(), 0), (4, b" x\r\n".to_vec(), 7)]);
 
-    // A FIN is acknowledged by one number more, and is no octet.
+    // A FIN is acknowledged by one number more, and is not a byte.
     flow.push(&segment(C, FIN, 1008, 5007, b""));
     flow.push(&segment(S, ACK, 5007, 1009, b"221\r\n"));
     flow.close(flow.last_activity());
@@ -196,7 +196,7 @@ fn keep_alives_and_probes_are_no_second_copies() {
     flow.push(&segment(C, ACK, 1000, 5000, b"QUIT"));
     flow.push(&segment(S, ACK, 5000, 1004, b""));
     assert_eq!(drain(&mut flow), [r#"C+"QUIT""#]);
-    // Any octet or none at the last number (EV-21); a zero-window probe sends the next one for good.
+    // Any byte or none at the last number (EV-21); a zero-window probe sends the next one for good.
     assert_eq!(push(&mut flow, &segment(C, ACK, 1003, 5000, b"\0")), NONE);
     assert_eq!(push(&mut flow, &segment(C, ACK, 1003, 5000, b"")), NONE);
     assert_eq!(push(&mut flow, &segment(C, ACK, 1004, 5000, b"\r")), NONE);
@@ -245,7 +245,7 @@ fn a_gap_needs_the_acknowledgment_and_the_sender_to_have_gone_on() {
     let mut flow = established();
     // MAIL (1000..1010) is lost to the capture. Its acknowledgment may only have overtaken it.
     assert_eq!(push(&mut flow, &segment(S, ACK, 5000, 1010, b"250 ok\r\n")), NONE);
-    // The client goes on: the hole comes before the reply to what is missing.
+    // The client goes on: the gap comes before the reply to what is missing.
     assert_eq!(
         push(&mut flow, &segment(C, ACK, 1010, 5008, b"RCPT\r\n")),
         ["C gap 10 lost_event", r#"S+"250 ok\r\n""#]

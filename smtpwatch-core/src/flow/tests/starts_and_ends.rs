@@ -78,7 +78,7 @@ fn both_ends_must_be_real() {
     assert_eq!(push(&mut flow, &segment(C, ACK, 1001, 5001, b"")), ["S fin", "C fin"]);
     assert_eq!(flow.closed(), Some(CloseCause::Finished));
 
-    // A FIN inside octets that are held, and one beyond the end.
+    // A FIN inside bytes that are held, and one beyond the end.
     let mut flow = established();
     flow.push(&segment(C, ACK, 1000, 5000, b"QUIT\r\n"));
     flow.push(&segment(C, FIN, 1002, 5000, b""));
@@ -101,7 +101,7 @@ fn a_reset_may_follow_a_fin() {
 
 #[test]
 fn a_settled_flow_still_ends() {
-    // Everything but SYN, FIN and RST is left out: 300 MB one way, 900 octets the other.
+    // Everything but SYN, FIN and RST is left out: 300 MB one way, 900 bytes the other.
     let mut flow = established();
     flow.settle();
     assert_eq!(push(&mut flow, &segment(S, FIN, 5900, 300_001_000, b"")), NONE);

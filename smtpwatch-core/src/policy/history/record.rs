@@ -1,6 +1,6 @@
-//! One row of history: of whom it speaks, and what was seen.
+//! One row of history: its key, and what was seen.
 
-use std::{net::IpAddr, time::Duration};
+use std::{net::IpAddr, sync::Arc, time::Duration};
 
 use serde::{Deserialize, Serialize};
 
@@ -26,11 +26,11 @@ const NAME_BYTES: usize = 253;
 pub struct SessionNote {
     /// When it was judged.
     pub at: Timestamp,
-    /// The last EHLO reply in clear offered STARTTLS.
+    /// The last EHLO reply in cleartext offered STARTTLS.
     pub offered: bool,
     /// TLS began.
     pub used: bool,
-    /// What the peer looked like, of a session under TLS: what a later session in clear is compared with.
+    /// What the peer looked like, of a session under TLS: what a later session in cleartext is compared with.
     pub profile: Option<Profile>,
     /// What the peer called itself; nothing of a session that may be an attack.
     pub names: Vec<String>,
@@ -86,7 +86,7 @@ impl KnownName {
 #[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct HistoryRecord {
-    /// Sessions whose EHLO reply in clear was seen whole.
+    /// Sessions whose EHLO reply in cleartext was seen whole.
     pub sessions: u64,
     /// In how many the server offered STARTTLS.
     pub offered: Rate,
@@ -98,12 +98,30 @@ pub struct HistoryRecord {
     pub last_seen: Timestamp,
     /// Newest session that offered STARTTLS.
     pub last_offered: Timestamp,
-    /// What the peer looked like when TLS last began.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub profile: Option<Box<Profile>>,
+    /// What the peer looked like when TLS last began. Shared: a copy of the row goes out with every session.
+    #[serde(default, skip_serializing_if = "Option::is_none", with = "shared")]
+    #[cfg_attr(feature = "schema", schemars(with = "Option<Profile>"))]
+    pub profile: Option<Arc<Profile>>,
     /// Names that the peer of this address gave itself, bounded. Empty where the peer is known by a name.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub names: Vec<KnownName>,
+}
+
+/// A shared value, written and read as the value itself.
+mod shared {
+    use std::sync::Arc;
+
+    use serde::{Deserialize, Deserializer, Serialize, Serializer};
+
+    pub(super) fn serialize<T: Serialize, S: Serializer>(value: &Option<Arc<T>>, to: S) -> Result<S::Ok, S::Error> {
+        value.as_deref().serialize(to)
+    }
+
+    pub(super) fn deserialize<'a, T: Deserialize<'a>, D: Deserializer<'a>>(
+        from: D,
+    ) -> Result<Option<Arc<T>>, D::Error> {
+        Ok(Option::<T>::deserialize(from)?.map(Arc::new))
+    }
 }
 
 impl HistoryRecord {
@@ -171,7 +189,7 @@ impl HistoryRecord {
                 Some(before) => profile.after(&before),
                 None => profile,
             };
-            self.profile = Some(Box::new(profile));
+            self.profile = Some(Arc::new(profile));
         }
         // Not in sessions that may be an attack: a strip that lasts would make the name forgotten.
         if session.names.is_empty() {

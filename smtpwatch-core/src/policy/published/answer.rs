@@ -1,10 +1,10 @@
-//! How a source of published policies answered, and for how long that holds.
+//! The answer of a source of published policies, and how long it is valid.
 
 use serde::Serialize;
 
 use crate::Timestamp;
 
-/// The state of an answer. Only [`State::Valid`] accuses anybody: what is not known for certain is no policy, and is not the
+/// The state of an answer. Only [`State::Valid`] accuses anyone: what is not known for certain is not a policy, and is not the
 /// absence of one either (RFC 7672 §2.1; RFC 8461 §3.1).
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Serialize)]
 #[serde(rename_all = "lowercase")]
@@ -15,13 +15,13 @@ pub enum State {
     Absent,
     /// There may be one, without DNSSEC: it proves nothing.
     Insecure,
-    /// DNSSEC says that somebody forged the answer, or that its owner broke it.
+    /// DNSSEC says that someone forged the answer, or that its owner broke it.
     Bogus,
-    /// Nobody answered, or not in a way that can be used.
+    /// No one answered, or not in a way that can be used.
     Error,
     /// It held once.
     Expired,
-    /// What is published is no policy, or contradicts itself.
+    /// What is published is not a policy, or contradicts itself.
     Invalid,
 }
 

@@ -1,5 +1,4 @@
-//! What a certificate says (RFC 5280), whom it names (RFC 6125), and which key signed it. Whether anybody trusts it is asked
-//! elsewhere.
+//! Parses a certificate (RFC 5280): its names (RFC 6125) and the key that signed it. Trust is decided elsewhere.
 
 use serde::Serialize;
 use sha2::{Digest, Sha256};
@@ -16,7 +15,7 @@ use x509_parser::{
 use super::syntax::{comparable, parent, quoted, shown};
 use crate::Timestamp;
 
-/// Octets of one certificate. Of a handshake not more than a quarter of it is seen.
+/// Bytes of one certificate. Of a handshake not more than a quarter of it is seen.
 pub const MAX_CERTIFICATE: usize = 65_536;
 /// Names in one certificate: authorities allow a hundred, some of them two thousand.
 pub const MAX_NAMES: usize = 4096;
@@ -28,7 +27,7 @@ const RSA_BITS: std::ops::RangeInclusive<usize> = 2048..=8192;
 /// What a certificate says.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize)]
 pub struct CertificateFacts {
-    /// Its DNS-IDs (RFC 6125 §1.8), in lower case; what is no text stands there escaped, and matches nothing.
+    /// Its DNS-IDs (RFC 6125 §1.8), in lower case; what is no text is there escaped, and matches nothing.
     pub dns_names: Vec<String>,
     /// The common name of its subject, the last if there are several; it names a host only where there is no DNS-ID.
     pub common_name: Option<String>,
@@ -50,16 +49,16 @@ pub struct CertificateFacts {
 #[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
 pub enum CertificateError {
     /// Longer than [`MAX_CERTIFICATE`].
-    #[error("a certificate of {0} octets, where at most {MAX_CERTIFICATE} are read")]
+    #[error("a certificate of {0} bytes; the maximum is {MAX_CERTIFICATE}")]
     TooLong(usize),
     /// Not what RFC 5280 describes.
-    #[error("this is no X.509 certificate: {0}")]
+    #[error("not an X.509 certificate: {0}")]
     Form(String),
-    /// Octets stand behind it.
-    #[error("{0} octets stand behind the end of the certificate")]
+    /// Bytes follow it.
+    #[error("{0} bytes follow the end of the certificate")]
     Behind(usize),
     /// More than [`MAX_NAMES`].
-    #[error("a certificate with {0} names, where at most {MAX_NAMES} are read")]
+    #[error("a certificate with {0} names; the maximum is {MAX_NAMES}")]
     TooManyNames(usize),
 }
 
@@ -198,7 +197,7 @@ fn key_family(algorithm: &Oid<'_>) -> Option<Family> {
     }
 }
 
-/// Octets in lower-case hexadecimal.
+/// Bytes in lower-case hexadecimal.
 pub(super) fn hex(octets: &[u8]) -> String {
     let digit = |value: u8| char::from(if value < 10 { b'0' + value } else { b'a' + value - 10 });
     octets.iter().flat_map(|octet| [digit(octet >> 4), digit(octet & 15)]).collect()
@@ -343,7 +342,7 @@ pub(super) mod tests {
         assert_eq!(signed_by(&server, root.public_key()), Signed::Unknown);
     }
 
-    /// The certificate as if ECDSA had been used with SHA-512 (RFC 5758 §3.2), of which nobody here can say more than its name.
+    /// The certificate as if ECDSA had been used with SHA-512 (RFC 5758 §3.2), of which no one here can say more than its name.
     pub(in crate::policy::published) fn with_sha_512(certificate: &[u8]) -> Vec<u8> {
         const SHA_256: [u8; 8] = [0x2a, 0x86, 0x48, 0xce, 0x3d, 4, 3, 2];
         let mut certificate = certificate.to_vec();

@@ -1,8 +1,8 @@
-//! Which published policy speaks for a session, and what it demands.
+//! Decides which published policy applies to a session, and what it demands.
 //!
-//! A session is known by the recipient domains that crossed in clear, by the names that the server gave, and by its address,
-//! which the index leads to mail hosts and to the domains whose mail they take. A name alone is the server's word: it counts
-//! once DNS says that the address is that host's.
+//! A session is identified by the recipient domains that were sent in cleartext, by the names that the server gave,
+//! and by its address, from which the index leads to mail hosts and their domains. A name is only the claim of the
+//! server: it counts if DNS gives the server's address for it.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -18,7 +18,7 @@ use super::{
 };
 use crate::Timestamp;
 
-/// An address that holds no more is believed for so long: it is being asked for again.
+/// An address that holds no more is believed for this long: it is being asked for again.
 const GRACE: Duration = Duration::from_secs(3600);
 
 /// What a policy is found by.
@@ -28,7 +28,7 @@ pub struct Called<'a> {
     pub address: IpAddr,
     /// The names that it gave: EHLO reply, greeting, SNI.
     pub names: &'a [&'a str],
-    /// Domains of recipients in clear, U-labels or A-labels.
+    /// Domains of recipients in cleartext, U-labels or A-labels.
     pub recipients: &'a BTreeSet<String>,
 }
 
@@ -61,7 +61,7 @@ impl Source {
 /// How much a demand weighs.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
 pub enum Weight {
-    /// The owner wants mail in clear not to be sent at all.
+    /// The owner wants mail in cleartext not to be sent at all.
     Enforce,
     /// The owner wants to hear of it.
     Testing,
@@ -99,7 +99,7 @@ pub struct MailHost {
     /// What it publishes.
     pub facts: Arc<HostFacts>,
     /// The session itself leads to it: the server or the client calls it by this name, or a recipient's domain does. Of other
-    /// names nobody knows whether they are meant: anybody may let a name of his own point to an address.
+    /// names no one knows whether they are meant: anyone may let a name of his own point to an address.
     pub meant: bool,
 }
 

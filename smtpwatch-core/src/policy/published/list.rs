@@ -14,7 +14,7 @@ use super::{
 };
 use crate::{Timestamp, hash::HashMap};
 
-/// Octets of a list. The last one that its publisher made has less than a twentieth of it.
+/// Bytes of a list. The last one that its publisher made has less than a twentieth of it.
 pub const MAX_LIST: usize = 4 * 1024 * 1024;
 /// Domains in a list.
 pub const MAX_DOMAINS: usize = 100_000;
@@ -33,7 +33,7 @@ const ALIAS: &str = "policy-alias";
 pub struct StarttlsList {
     /// When it was made.
     pub timestamp: Timestamp,
-    /// Behind this it speaks for nobody any more.
+    /// Behind this it speaks for no one any more.
     pub expires: Timestamp,
     /// By domain, in lower case, A-labels; aliases resolved.
     pub policies: HashMap<String, ListPolicy>,
@@ -52,7 +52,7 @@ pub struct ListPolicy {
 #[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
 pub enum ListError {
     /// Longer than [`MAX_LIST`].
-    #[error("{0} octets, where at most {MAX_LIST} are read")]
+    #[error("{0} bytes; the maximum is {MAX_LIST}")]
     TooLong(usize),
     /// Not JSON, or not of this shape.
     #[error("{0}")]
@@ -62,9 +62,9 @@ pub enum ListError {
     Value {
         /// The key of the list.
         key: &'static str,
-        /// What stands there.
+        /// What is there.
         value: String,
-        /// What could stand there.
+        /// What could are there.
         wanted: &'static str,
     },
     /// A domain, or an alias, has no policy.
@@ -78,10 +78,10 @@ pub enum ListError {
         why: String,
     },
     /// More than [`MAX_DOMAINS`].
-    #[error("policies: {0} domains, where at most {MAX_DOMAINS} are read")]
+    #[error("policies: {0} domains; the maximum is {MAX_DOMAINS}")]
     TooManyDomains(usize),
     /// More than [`MAX_NAMES`].
-    #[error("policies: more than {MAX_NAMES} names of mail hosts")]
+    #[error("policies: more than {MAX_NAMES} mail host names")]
     TooManyNames,
 }
 
@@ -144,7 +144,7 @@ impl StarttlsList {
         self.policies.get(domain)
     }
 
-    /// Whether the list speaks for nobody any more.
+    /// Whether the list speaks for no one any more.
     #[must_use]
     pub fn is_expired(&self, now: Timestamp) -> bool {
         now >= self.expires
@@ -175,7 +175,7 @@ struct RawList {
     policy_aliases: Object<Object<Value>>,
 }
 
-/// An object whose keys are all different: of two equal ones nobody can tell which is meant.
+/// An object whose keys are all different: of two equal ones no one can tell which is meant.
 struct Object<T>(BTreeMap<String, T>);
 
 impl<'de, T: Deserialize<'de>> Deserialize<'de> for Object<T> {
@@ -194,7 +194,7 @@ impl<'de, T: Deserialize<'de>> Deserialize<'de> for Object<T> {
                 while let Some(key) = map.next_key::<String>()? {
                     let value = map.next_value().map_err(|error| A::Error::custom(within(&key, &error)))?;
                     if entries.contains_key(&key) {
-                        return Err(A::Error::custom(within(&key, &"the key stands there twice")));
+                        return Err(A::Error::custom(within(&key, &"the key appears twice")));
                     }
                     entries.insert(key, value);
                 }

@@ -1,7 +1,7 @@
-//! What domains and mail hosts publish about TLS, as far as it is known: plain data and the index from an address to the
-//! domains whose mail it takes. Whatever fetches it stands outside and is told what is wanted.
+//! What domains and mail hosts publish about TLS, as plain data, and the index from an address to the domains that it
+//! receives mail for. The code that looks policies up is elsewhere and gets requests from here.
 //!
-//! DANE speaks for a mail host (RFC 7672), MTA-STS (RFC 8461) and the STARTTLS-Everywhere list for a recipient domain.
+//! DANE applies to a mail host (RFC 7672), MTA-STS (RFC 8461) and the STARTTLS-Everywhere list to a recipient domain.
 
 pub mod answer;
 pub mod certificate;
@@ -22,7 +22,7 @@ pub use self::{
 };
 use self::{list::StarttlsList, sts::StsPolicy, tlsa::Tlsa};
 
-/// What somebody is to look up.
+/// What someone is to look up.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
 pub enum Wanted {
     /// A recipient domain: its MX records and its MTA-STS policy. In lower case, A-labels, without the final dot.
@@ -65,7 +65,7 @@ pub struct MxSet {
 pub struct HostFacts {
     /// Its addresses.
     pub addresses: Answer<Vec<IpAddr>>,
-    /// Its TLSA records for port 25. [`State::Valid`] also where none of them is usable: then TLS is demanded, and nobody can be
+    /// Its TLSA records for port 25. [`State::Valid`] also where none of them is usable: then TLS is demanded, and no one can be
     /// authenticated (RFC 7672 §2.2).
     pub dane: Answer<Vec<Tlsa>>,
     /// The name that the TLSA records were found at (RFC 7672 §2.2.2): the host itself, or what its CNAME leads to.

@@ -1,7 +1,7 @@
-//! Names as policies are asked for.
+//! Names in the form that policies are looked up by.
 
 /// A domain in the form in which policies are looked up: A-labels (RFC 5891), lower case, without the final dot. `None` of what
-/// has no policy: address literals, names of one label, and what is no name (RFC 8461 §3, RFC 7672 §2.2).
+/// has no policy: address literals, names of one label, and what is not a name (RFC 8461 §3, RFC 7672 §2.2).
 ///
 /// A name in ASCII is taken as DNS takes it, also where IDNA would not have it so: mail hosts are called `r1---sn` and `mail_1`.
 #[must_use]

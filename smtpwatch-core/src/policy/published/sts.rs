@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use super::syntax::{comparable, is_domain, is_field_name, parent, quoted};
 
-/// Octets of a policy: the RFC suggests 64 KB. A longer one is none; cut, it would allow other hosts than its owner wrote.
+/// Bytes of a policy: the RFC suggests 64 KB. A longer one is none; cut, it would allow other hosts than its owner wrote.
 pub const MAX_POLICY: usize = 65_536;
 /// Patterns of mail hosts in one policy. A domain with more MX records has no answer that fits a DNS message.
 pub const MAX_MX: usize = 512;
@@ -56,11 +56,11 @@ pub struct StsPolicy {
 /// (RFC 8461 §3.1, §5.1).
 #[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
 pub enum StsError {
-    /// Nobody can tell which record holds.
-    #[error("{0} TXT records begin with v=STSv1; where there must be exactly one (RFC 8461 §3.1)")]
+    /// No one can tell which record holds.
+    #[error("{0} TXT records begin with v=STSv1; there must be exactly one (RFC 8461 §3.1)")]
     Several(usize),
     /// A field of the record is not `name=value`.
-    #[error("TXT record: {0} is no field of the form name=value (RFC 8461 §3.1)")]
+    #[error("TXT record: {0} is not a field of the form name=value (RFC 8461 §3.1)")]
     Field(String),
     /// The record names no policy.
     #[error("TXT record: the field id is missing (RFC 8461 §3.1)")]
@@ -69,7 +69,7 @@ pub enum StsError {
     #[error("TXT record: id {0} is not 1 to 32 letters and digits (RFC 8461 §3.1)")]
     Id(String),
     /// The policy is longer than [`MAX_POLICY`].
-    #[error("policy: {0} octets, where at most {MAX_POLICY} are read")]
+    #[error("policy: {0} bytes; the maximum is {MAX_POLICY}")]
     TooLong(usize),
     /// The policy is not UTF-8.
     #[error("policy: line {0} is not UTF-8 (RFC 8461 §3.2)")]
@@ -78,19 +78,19 @@ pub enum StsError {
     #[error("policy: line {0}, {1}, is not of the form key: value (RFC 8461 §3.2)")]
     Line(usize, String),
     /// `version` is missing or another.
-    #[error("policy: version is {0}, where only STSv1 is known (RFC 8461 §3.2)")]
+    #[error("policy: version is {0}; only STSv1 is supported (RFC 8461 §3.2)")]
     Version(String),
     /// `mode` is another.
-    #[error("policy: mode {0} is none of enforce, testing, none (RFC 8461 §3.2)")]
+    #[error("policy: mode {0} is not enforce, testing or none (RFC 8461 §3.2)")]
     Mode(String),
     /// `max_age` is no such number.
     #[error("policy: max_age {0} is not a number of 1 to 10 digits (RFC 8461 §3.2)")]
     MaxAge(String),
-    /// An `mx` is no pattern.
-    #[error("policy: mx {0} is neither a host name of A-labels nor `*.` and one (RFC 8461 §3.2)")]
+    /// An `mx` is not a pattern.
+    #[error("policy: mx {0} is not a host name in A-labels, with or without a leading `*.` (RFC 8461 §3.2)")]
     Mx(String),
     /// More than [`MAX_MX`].
-    #[error("policy: more than {MAX_MX} times mx")]
+    #[error("policy: more than {MAX_MX} mx lines")]
     TooManyMx,
     /// A key that must be there is not.
     #[error("policy: {0} is missing (RFC 8461 §3.2)")]
@@ -105,7 +105,7 @@ impl StsRecord {
         match (found.next(), found.count(), records) {
             (Some(record), 0, _) => Self::parse(record).map(Some),
             (Some(_), more, _) => Err(StsError::Several(more + 1)),
-            // The grammar allows white space before the semicolon, by which records are told apart: only one that stands alone is
+            // The grammar allows white space before the semicolon, by which records are distinguished: only one that stands alone is
             // certainly meant.
             (None, _, [only]) if only.strip_prefix(RECORD).is_some_and(|rest| rest.first().is_none_or(is_wsp)) => {
                 Self::parse(only).map(Some)
@@ -122,7 +122,7 @@ impl StsRecord {
         }
         let mut id = None;
         while let Some(field) = fields.next() {
-            // White space belongs to the semicolon beside it, so there is none behind the last field.
+            // White space belongs to the semicolon beside it, so there is none after the last field.
             let field = trim_start(field);
             let field = match fields.peek() {
                 Some(_) => trim_end(field),
@@ -178,7 +178,7 @@ impl StsPolicy {
             let line = trim_end(line.strip_suffix(b"\r").unwrap_or(line));
             let line = std::str::from_utf8(line).map_err(|_| StsError::Encoding(number))?;
             let (key, value) = field(line).ok_or_else(|| StsError::Line(number, quoted(line.as_bytes())))?;
-            // Of a key that may not be repeated the first counts, and the others are not looked at.
+            // Of a key that may not be repeated the first counts, and the others are not examined.
             match key {
                 "version" if version.is_none() => version = Some(value),
                 "mode" if mode.is_none() => mode = Some(StsMode::parse(value)?),
@@ -306,25 +306,25 @@ mod tests {
         for (bad, why) in [
             ("v=STSv1", "id is missing"),
             ("v=STSv1;", "id is missing"),
-            ("v=STSv1; ;", "no field"),
+            ("v=STSv1; ;", "not a field"),
             ("v=STSv1; a=b", "id is missing"),
             (too_long.as_str(), "32 letters"),
             ("v=STSv1; id=test-123", "32 letters"),
             ("v=STSv1; id=a-b; id=1", "32 letters"),
-            ("v=STSv1; id=", "no field"),
-            ("v=STSv1; id=1 ", "no field"),
-            ("v=STSv1; id =1", "no field"),
-            ("v=STSv1; id= 1", "no field"),
-            ("v=STSv1; id=1;;", "no field"),
-            ("v=STSv1;; id=1", "no field"),
-            ("v=STSv1; id=1; a==b", "no field"),
-            ("v=STSv1; id=1; a=b=c", "no field"),
-            ("v=STSv1; id=1; a=b c", "no field"),
-            ("v=STSv1; id=1; a=ü", "no field"),
-            ("v=STSv1; id=1; -a=b", "no field"),
-            (long_name.as_str(), "no field"),
-            ("v=STSv1; id=1; a", "no field"),
-            ("v=STSv1 id=1", "no field"),
+            ("v=STSv1; id=", "not a field"),
+            ("v=STSv1; id=1 ", "not a field"),
+            ("v=STSv1; id =1", "not a field"),
+            ("v=STSv1; id= 1", "not a field"),
+            ("v=STSv1; id=1;;", "not a field"),
+            ("v=STSv1;; id=1", "not a field"),
+            ("v=STSv1; id=1; a==b", "not a field"),
+            ("v=STSv1; id=1; a=b=c", "not a field"),
+            ("v=STSv1; id=1; a=b c", "not a field"),
+            ("v=STSv1; id=1; a=ü", "not a field"),
+            ("v=STSv1; id=1; -a=b", "not a field"),
+            (long_name.as_str(), "not a field"),
+            ("v=STSv1; id=1; a", "not a field"),
+            ("v=STSv1 id=1", "not a field"),
         ] {
             let error = find(&[bad]).expect_err(bad).to_string();
             assert!(error.contains(why), "{bad}: {error}");

@@ -1,11 +1,11 @@
-//! Grammar that several published policies share, and how text of others is quoted in an error.
+//! Grammar that several published policies share, and quoting of foreign text in errors.
 
-/// Characters of somebody else's text that an error quotes.
+/// Characters of another party's text that an error quotes.
 const QUOTED: usize = 64;
 
-/// Octets as an error quotes them: not longer than a line, control characters escaped.
+/// Bytes as an error quotes them: not longer than a line, control characters escaped.
 pub(super) fn quoted(octets: &[u8]) -> String {
-    // A character has at most four octets, and one more shows that something was cut.
+    // A character has at most four bytes, and one more shows that something was cut.
     let text = String::from_utf8_lossy(&octets[..octets.len().min(4 * (QUOTED + 1))]);
     format!("\"{}\"", shown(&text, QUOTED))
 }
@@ -49,7 +49,7 @@ pub(super) fn comparable(host: &str) -> String {
     host.strip_suffix('.').unwrap_or(host).to_ascii_lowercase()
 }
 
-/// What stands behind the left-most label of a name.
+/// What follows the left-most label of a name.
 pub(super) fn parent(name: &str) -> Option<&str> {
     name.split_once('.').filter(|(label, _)| !label.is_empty()).map(|(_, parent)| parent)
 }

@@ -1,4 +1,4 @@
-//! The table of what is known, and the index from addresses to mail hosts to domains.
+//! The table of known policies, and the index from addresses to mail hosts to domains.
 
 use std::{net::IpAddr, sync::Arc, time::Duration};
 
@@ -7,21 +7,21 @@ use slab::Slab;
 use super::{DomainFacts, HostFacts, Learned, Wanted, demand::Called, list::StarttlsList};
 use crate::{Timestamp, hash::HashMap, order::Order};
 
-/// Domains known at once, and hosts; the one that was asked about least recently makes room.
+/// Domains known at once, and hosts; the one that was asked about least recently is evicted.
 pub const SUBJECTS: usize = 10_000;
 /// Subjects that wait for their answer; what comes beyond is not asked.
 const ASKED: usize = 4_096;
-/// Mail hosts of one domain that are looked at, the most preferred ones: more have no place in one answer.
+/// Mail hosts of one domain that are examined, the most preferred ones: more have no place in one answer.
 pub const HOSTS_PER_DOMAIN: usize = 16;
 /// Names kept of one address, and domains of one host: a large provider has any number.
 const PER_KEY: usize = 64;
-/// An answer that has not come for so long is not waited for.
+/// An answer that has not come for this long is not waited for.
 pub const PATIENCE: Duration = Duration::from_secs(10);
 
 /// Everything that is known of published policies, bounded.
 #[derive(Debug, Default)]
 pub struct Published {
-    /// Somebody answers what is asked.
+    /// Someone answers what is asked.
     answered: bool,
     list: Option<Arc<StarttlsList>>,
     domains: Subjects<DomainFacts>,
@@ -35,13 +35,13 @@ pub struct Published {
 }
 
 impl Published {
-    /// Nothing is known. `answered`: somebody looks up what [`Published::want`] says.
+    /// Nothing is known. `answered`: someone looks up what [`Published::want`] says.
     #[must_use]
     pub fn new(answered: bool) -> Self {
         Self { answered, ..Self::default() }
     }
 
-    /// Whether nothing is known and nobody looks anything up.
+    /// Whether nothing is known and no one looks anything up.
     #[must_use]
     pub fn is_silent(&self) -> bool {
         !self.answered && self.list.is_none() && self.domains.is_empty() && self.hosts.is_empty()
@@ -168,7 +168,7 @@ impl Published {
     }
 }
 
-/// The mail hosts of a domain that are looked at.
+/// The mail hosts of a domain that are examined.
 pub fn hosts(facts: &DomainFacts) -> impl Iterator<Item = &String> {
     facts.mx.valid().into_iter().flat_map(|mx| mx.hosts.iter().take(HOSTS_PER_DOMAIN))
 }

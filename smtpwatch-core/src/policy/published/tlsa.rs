@@ -26,9 +26,9 @@ const PUBLIC_KEY: u8 = 1;
 const FULL: u8 = 0;
 const SHA_256: u8 = 1;
 const SHA_512: u8 = 2;
-/// Octets of association data that a record of DNS has room for.
+/// Bytes of association data that a record of DNS has room for.
 const MAX_DATA: usize = 65_532;
-/// Certificates of a chain that are looked at.
+/// Certificates of a chain that are examined.
 const MAX_CHAIN: usize = 16;
 /// Usable records that are compared: with each of those in full, signatures are.
 const MAX_RECORDS: usize = 32;
@@ -53,7 +53,7 @@ pub enum Comparison {
     Matches(Tlsa),
     /// It is not what any record demands: why, and what was found.
     Mismatch(String),
-    /// Nobody can tell from what was seen: why.
+    /// No one can tell from what was seen: why.
     NotObservable(String),
 }
 
@@ -63,11 +63,11 @@ pub enum TlsaError {
     /// Not three numbers and data.
     #[error("{0} is not of the form `3 1 1 HEX` (RFC 6698 §2.2)")]
     Form(String),
-    /// A field is no octet.
+    /// A field is not a byte.
     #[error("{0} is not a number from 0 to 255")]
     Number(String),
     /// The data is not hexadecimal, or too long for a record.
-    #[error("{0} is not 1 to {MAX_DATA} octets in hexadecimal")]
+    #[error("{0} is not 1 to {MAX_DATA} bytes in hexadecimal")]
     Data(String),
 }
 
@@ -158,7 +158,7 @@ pub fn usable(records: &[Tlsa]) -> Vec<&Tlsa> {
 ///
 /// Of usage DANE-EE nothing else counts than that the record is of the server's own certificate (RFC 7672 §3.1.1). Of DANE-TA
 /// the chain to the trust anchor, all dates and one of the names do (RFC 7672 §3.1.2). Revocation and name constraints are not
-/// looked at.
+/// examined.
 #[must_use]
 pub fn compare(records: &[Tlsa], chain: &[Vec<u8>], names: &[&str], at: Timestamp) -> Comparison {
     let (total, records) = (records.len(), usable(records));
@@ -214,7 +214,7 @@ fn to_anchor(anchors: &[&Tlsa], chain: &[X509Certificate<'_>], names: &[&str], a
             Comparison::NotObservable("it is not known which name the certificate must have".to_owned())
         } else if !names.iter().any(|name| facts.names_or_is_called(name)) {
             Comparison::Mismatch(format!(
-                "the certificate, from the trust anchor {}, names {}, which is none of {}",
+                "the certificate, from the trust anchor {}, is for {}, not for any of {}",
                 brief(record),
                 called(&facts),
                 names.join(", ")

@@ -1,4 +1,4 @@
-//! The boundary to TLS: the reply to STARTTLS, what stands in clear where TLS should begin, and TLS that turns out to be none.
+//! The boundary to TLS: the reply to STARTTLS, what stands in cleartext where TLS should begin, and TLS that turns out to be none.
 
 use super::{Phase, Session, SessionEvent};
 use crate::{
@@ -15,11 +15,11 @@ use crate::{
 };
 
 impl Session {
-    pub(super) fn starttls_reply(&mut self, reply: &Reply) {
+    pub(super) fn starttls_reply(&mut self, reply: &Reply<'_>) {
         self.seen.starttls_reply = Some(self.quoted(reply.first()));
         // The offer may have come after the command, to a client that does not wait (FP-12).
         self.seen.starttls_was_offered |= self.seen.offers_starttls();
-        // What was held was sent before the client can have known the reply. An early ClientHello is no injection.
+        // What was held was sent before the client can have known the reply. An early ClientHello is not an injection.
         // What came after a line that may have been the reply was not: the client may have taken it for that.
         let early = self.stray.map_or(self.held.len(), |stray| stray.held).min(self.held.len());
         if self.held[..early].first().is_some_and(|byte| !is_record_type(*byte)) {
@@ -44,7 +44,7 @@ impl Session {
         self.seen.tls = Some(Box::default());
     }
 
-    /// The server goes on in clear, and in answer to octets of the client that are not TLS, or to TLS that nobody asked for.
+    /// The server continues in cleartext, and in answer to bytes of the client that are not TLS, or to TLS that no one asked for.
     pub(super) fn answers_in_clear(&self, octet: u8) -> bool {
         let Some(tls) = self.seen.tls.as_deref().filter(|tls| !tls.has_hole(Side::Server)) else { return false };
         let refused = self.seen.starttls == Starttls::NotSent || !tls.before(Side::Client).is_empty();
@@ -65,7 +65,7 @@ impl Session {
     }
 
     /// The client, which had the go-ahead and began like TLS, goes on with commands: where a record should begin, or after the
-    /// server has answered in clear (C6).
+    /// server has answered in cleartext (C6).
     pub(super) fn goes_on_in_clear(&self, octets: &[u8]) -> bool {
         let line = octets.iter().position(|&octet| octet == b'\n').map_or(&[][..], |end| &octets[..end]);
         self.seen.tls.as_ref().is_some_and(|tls| tls.is_tls(Side::Client) && !tls.is_established())
@@ -73,12 +73,12 @@ impl Session {
             && Command::parse(line.trim_ascii_end()) != Command::Other
     }
 
-    /// The server has said something in clear since the client began with TLS, and nothing else.
+    /// The server has said something in cleartext since the client began with TLS, and nothing else.
     pub(super) fn answered_in_clear(&self) -> bool {
         self.seen.tls.as_ref().is_some_and(|tls| !tls.is_tls(Side::Server) && !is_blank(tls.before(Side::Server)))
     }
 
-    /// TLS did not come about: `octets` are commands, and what follows is a dialogue in clear.
+    /// TLS did not come about: `octets` are commands, and what follows is a dialogue in cleartext.
     pub(super) fn abandon_tls(&mut self, octets: &[u8]) {
         self.seen.tls = None;
         self.seen.clear_after_go_ahead = true;
@@ -100,7 +100,7 @@ impl Session {
         }
         let Some(tls) = &mut self.seen.tls else { return };
         if self.seen.starttls == Starttls::NotSent {
-            // Until the server takes part in TLS nobody has asked for, it may be a dialogue that only begins like it.
+            // Until the server takes part in TLS no one has asked for, it may be a dialogue that only begins like it.
             if tls.is_tls(Side::Server) {
                 self.held = SecretBuffer::default();
             } else if from == Side::Client {
@@ -157,8 +157,8 @@ impl Session {
         shown.iter().for_each(|text| self.seen.transcript.push(Side::Server, text));
     }
 
-    /// Octets in clear where TLS should begin, as they may be shown: evidence of an injection (THREATS E1, E2). What stands
-    /// behind AUTH and is no command may be a response to it, and anything behind DATA the message.
+    /// Bytes in cleartext where TLS should begin, as they may be shown: evidence of an injection (docs/threats.md E1, E2). What stands
+    /// after AUTH and is not a command may be a response to it, and anything after DATA the message.
     pub(super) fn injections(&self) -> impl Iterator<Item = (Side, u64, Vec<u8>)> {
         let known = |from: Side| self.injections_shown.iter().any(|(known, ..)| *known == from);
         let noted = [(Side::Client, &self.seen.injected_commands), (Side::Server, &self.seen.injected_replies)];
@@ -192,7 +192,7 @@ impl Session {
         if self.quotes_unknown { Shown::code_alone(line) } else { Shown::reply(line, self.secrets.iter(), false) }
     }
 
-    /// SASL exchanges in an injection. Nobody asks for a response there: what follows AUTH and is no command is one.
+    /// SASL exchanges in an injection. No one asks for a response there: what follows AUTH and is not a command is one.
     fn injected_auth(&mut self, octets: &[u8]) {
         let mut open = false;
         for line in octets.split(|&octet| octet == b'\n').map(<[u8]>::trim_ascii) {
@@ -211,8 +211,8 @@ impl Session {
         }
     }
 
-    /// Notes client octets that stand where TLS should begin. Once TLS is `granted` they may run under it as if it had
-    /// protected them, so a credential among them is noted as such (THREATS E3); else they are read as commands anyway.
+    /// Notes client bytes that stand where TLS should begin. Once TLS is `granted` they may run under it as if it had
+    /// protected them, so a credential among them is noted as such (docs/threats.md E3); else they are read as commands anyway.
     pub(super) fn injected(&mut self, octets: &[u8], before_reply: bool, granted: bool) {
         if octets.trim_ascii().is_empty() {
             return;

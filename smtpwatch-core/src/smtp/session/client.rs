@@ -1,4 +1,4 @@
-//! What the client says: commands, SASL responses, what stands before the dialogue, and bodies to pass over.
+//! What the client says: commands, SASL responses, what stands before the dialogue, and bodies to skip.
 
 use super::{Fits, Pending, Phase, Session, SessionEvent};
 use crate::{
@@ -17,7 +17,7 @@ use crate::{
     },
 };
 
-/// First octets of a PROXY header, version 2.
+/// First bytes of a PROXY header, version 2.
 const PROXY_SIGNATURE: &[u8; 12] = b"\r\n\r\n\0\r\nQUIT\n";
 
 impl Session {
@@ -114,11 +114,11 @@ impl Session {
         self.seen.smtp |= command != Command::Other;
         self.note_went_on(&command);
         self.data_refused &= !matches!(command, Command::Ehlo(_) | Command::Mail { .. } | Command::Rset);
-        // A line behind a refused DATA may be of the message: not even its first word is a verb.
+        // A line after a refused DATA may be of the message: not even its first word is a verb.
         let message = self.data_refused && command == Command::Other;
         let hidden = message || is_secret;
         let shown = if hidden { Shown::nothing(&line.bytes) } else { Shown::command(&command, &line.bytes) };
-        self.seen.transcript.push(Side::Client, &shown.text());
+        self.seen.transcript.push_with(Side::Client, shown.length(), |text| shown.write(text));
         self.keep(Side::Client, line, &shown, behind);
         // Words that a confused client left where no one expects a secret.
         if !matches!(command, Command::Auth { .. })
@@ -146,7 +146,7 @@ impl Session {
                 let initial = initial.or(line.truncated.then_some(1));
                 self.begin_auth(AuthExchange::new(mechanism, initial, verb.as_str() == "X-EXPS"));
                 let (_, rest) = split_word(&line.bytes);
-                // A word that is no mechanism may be the secret itself.
+                // A word that is not a mechanism may be the secret itself.
                 let known = MechanismClass::of(mechanism.name()) != MechanismClass::Unknown;
                 self.keep_secret(Secret::new(if known { split_word(rest).1 } else { rest }));
                 self.phase = Phase::Hold;
@@ -172,7 +172,7 @@ impl Session {
                 self.phase = Phase::Hold;
                 Pending::Data
             }
-            // Nobody can say how much follows: the server refuses it and reads on.
+            // No one can say how much follows: the server refuses it and reads on.
             Command::Bdat { size: None, .. } => Pending::Other,
             // A server that did not offer it may not know it, and then reads what follows as commands: its reply tells.
             Command::Bdat { size: Some(size), last } if !self.chunking_offered() => {
@@ -188,7 +188,7 @@ impl Session {
                 }
                 Pending::Bdat { last }
             }
-            // The PROXY header of a load balancer comes before the dialogue and has no reply (THREATS FP-13).
+            // The PROXY header of a load balancer comes before the dialogue and has no reply (docs/threats.md FP-13).
             Command::Other if self.seen.greeting.is_none() && line.bytes.starts_with(b"PROXY ") => {
                 self.seen.proxy_header = true;
                 Pending::Uncertain(Fits::Error)
@@ -237,10 +237,10 @@ impl Session {
         self.chunk_text
     }
 
-    /// A line that is nothing to the dialogue, and that the server may answer all the same.
+    /// A line that is nothing to the dialogue, and that the server may answer anyway.
     fn pass_over(&mut self, line: &Line<'_>, behind: u64) {
         let shown = Shown::nothing(&line.bytes);
-        self.seen.transcript.push(Side::Client, &shown.text());
+        self.seen.transcript.push_with(Side::Client, shown.length(), |text| shown.write(text));
         self.keep(Side::Client, line, &shown, behind);
         self.expect(Pending::Uncertain(Fits::Error), Verb::default());
     }
@@ -251,7 +251,7 @@ impl Session {
         self.seen.went_on |= asked && !self.queue.iter().any(|waiting| waiting.what == Pending::Ehlo);
     }
 
-    /// After AUTH was refused: a line that is no command is the response that the server did not ask for.
+    /// After AUTH was refused: a line that is not a command is the response that the server did not ask for.
     fn go_on_with_auth(&mut self, line: &[u8], unknown: bool) {
         if !self.auth_goes_on || !unknown {
             return;
@@ -272,8 +272,8 @@ impl Session {
         !self.held.is_empty() || octet == PROXY_SIGNATURE[0]
     }
 
-    /// The binary PROXY header of a load balancer (version 2): signature, four octets of which the last two are the length
-    /// of what follows, and that. It comes before the dialogue and has no reply (THREATS FP-13).
+    /// The binary PROXY header of a load balancer (version 2): signature, four bytes of which the last two are the length
+    /// of what follows, and that. It comes before the dialogue and has no reply (docs/threats.md FP-13).
     fn proxy_header(&mut self, input: &mut &[u8], end: u64) {
         let wanted = (PROXY_SIGNATURE.len() + 4 - self.held.len()).min(input.len());
         self.held.extend_from_slice(&input[..wanted]);
@@ -298,8 +298,8 @@ impl Session {
         }
     }
 
-    /// TLS without STARTTLS on a mail port (THREATS D6), as the first octet, and after the go-ahead also behind commands in
-    /// clear. Anywhere else it would be a way to make the watcher look away.
+    /// TLS without STARTTLS on a mail port (docs/threats.md D6), as the first byte, and after the go-ahead also behind commands in
+    /// clear. Anywhere else it would be a way to make the monitor look away.
     fn may_begin_tls(&self) -> bool {
         !self.client_spoke
             || ((matches!(self.seen.starttls, Starttls::Granted(_))

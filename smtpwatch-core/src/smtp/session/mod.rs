@@ -1,7 +1,7 @@
-//! One SMTP session in clear, driven by (command, reply) pairs.
+//! One SMTP session in cleartext, driven by (command, reply) pairs.
 //!
 //! What a line of the client means depends on the reply to the line before it: a body follows DATA only on 354
-//! (THREATS FP-10), a SASL response follows AUTH only on 334, TLS follows STARTTLS only on a go-ahead. So whatever the client
+//! (docs/threats.md FP-10), a SASL response follows AUTH only on 334, TLS follows STARTTLS only on a go-ahead. So whatever the client
 //! sends after such a command is held until its reply is known; everything else is a queue of commands that wait for
 //! their replies (FP-11).
 
@@ -27,7 +27,7 @@ use super::{
 };
 use crate::{Side, Timestamp, exhibit::BLANK, flow::Conflict, limits, secret_buffer::SecretBuffer};
 
-/// Exchanges kept per session. One in which no secret was sent makes room; where there is none, the newest takes the place
+/// Exchanges kept per session. One in which no secret was sent is evicted; where there is none, the newest takes the place
 /// of the one before: what a client tries then has the outcome of those.
 const AUTH_EXCHANGES: usize = 16;
 
@@ -71,14 +71,14 @@ pub struct Session {
     client_lines: Lines,
     server_lines: Lines,
     replies: Replies,
-    /// Client octets that wait for the reply that says what they are.
+    /// Client bytes that wait for the reply that says what they are.
     held: SecretBuffer,
-    /// Stream offset behind the newest octets of the client.
+    /// Stream offset behind the newest bytes of the client.
     client_end: u64,
     /// Where in that stream the newest message has ended.
     body_end: Option<u64>,
     client_spoke: bool,
-    /// A message ended unseen: replies may follow to commands that stood behind it.
+    /// A message ended unseen: replies may follow to commands that stood after it.
     unseen_commands: bool,
     /// A line came while a command waited that is the reply to it, or noise before the reply: what the client does next tells.
     stray: Option<Stray>,
@@ -90,13 +90,13 @@ pub struct Session {
     refused_chunk: u64,
     /// Text of such a chunk was sent, and the server reads it as commands.
     chunk_text: bool,
-    /// The newest AUTH was refused before its secret was sent: some clients send it all the same, as a command.
+    /// The newest AUTH was refused before its secret was sent: some clients send it anyway, as a command.
     auth_goes_on: bool,
     /// When the go-ahead came.
     granted_at: Timestamp,
     /// Bytes in cleartext of the server, after the go-ahead, that the transcript has.
     clear_shown: usize,
-    /// The newest reply answered EHLO, and the client has not spoken since (THREATS EV-17).
+    /// The newest reply answered EHLO, and the client has not spoken since (docs/threats.md EV-17).
     ehlo_may_go_on: bool,
     /// What may not be shown, should the server quote it: the newest [`SECRETS`].
     secrets: VecDeque<Secret>,
@@ -110,22 +110,22 @@ pub struct Session {
     presuming: bool,
     /// The list of secrets was not empty when it was given up.
     secrets_forgotten: bool,
-    /// What waited to be read was given up: there is a hole, should the dialogue go on.
+    /// What waited to be read was given up: there is a gap, should the dialogue go on.
     input_forgotten: bool,
-    /// Octets in clear where TLS should begin, as they may be shown; taken when the octets themselves were given up.
+    /// Bytes in cleartext where TLS should begin, as they may be shown; taken when the bytes themselves were given up.
     injections_shown: Vec<(Side, u64, Vec<u8>)>,
     /// SASL exchanges begun.
     auth_begun: usize,
-    /// When the newest octets were sent.
+    /// When the newest bytes were sent.
     now: Timestamp,
-    /// Octets of the reply that is being read, line ends included.
+    /// Bytes of the reply that is being read, line ends included.
     reply_octets: usize,
     events: VecDeque<SessionEvent>,
-    /// What is kept as evidence: the client's octets, and the server's.
+    /// What is kept as evidence: the client's bytes, and the server's.
     kept: [Kept; 2],
 }
 
-/// How octets of the client are read.
+/// How bytes of the client are read.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 enum Phase {
     #[default]
@@ -136,11 +136,11 @@ enum Phase {
     AuthResponse,
     /// After 354: a message up to the dot, of which nothing needs to be seen.
     Body(Body),
-    /// So many octets of a BDAT chunk.
+    /// So many bytes of a BDAT chunk.
     Chunk(u64),
-    /// After the go-ahead, or TLS from the first octet.
+    /// After the go-ahead, or TLS from the first byte.
     Tls,
-    /// A SASL security layer (THREATS FP-19), or nothing that can be followed.
+    /// A SASL security layer (docs/threats.md FP-19), or nothing that can be followed.
     Stopped,
 }
 
@@ -165,7 +165,7 @@ struct Stray {
     held: usize,
 }
 
-/// The replies that a line may have which many servers pass over.
+/// The replies that a line may have which many servers skip.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 enum Fits {
     /// Any 5yz.
@@ -186,7 +186,7 @@ impl Fits {
 /// What the reply decides.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 enum Pending {
-    /// A line that is no command: a server may pass over it, and reads it as a command otherwise. A blank line, a PROXY header that
+    /// A line that is not a command: a server may skip it, and reads it as a command otherwise. A blank line, a PROXY header that
     /// the server does not know, a SASL response that it did not ask for, text of a chunk that it refused.
     Uncertain(Fits),
     Ehlo,
@@ -239,7 +239,7 @@ impl Session {
         }
     }
 
-    /// Takes octets of one side, sent at `at`; `offset` is their place in its stream.
+    /// Takes bytes of one side, sent at `at`; `offset` is their place in its stream.
     pub fn data(&mut self, from: Side, at: Timestamp, offset: u64, bytes: &[u8]) {
         self.now = at;
         if std::mem::take(&mut self.input_forgotten) && self.phase != Phase::Stopped {
@@ -253,7 +253,7 @@ impl Session {
         }
     }
 
-    /// Takes a hole in one side's stream. Returns whether it hurts: bodies and TLS are left out on purpose.
+    /// Takes a gap in one side's stream. Returns whether it hurts: bodies and TLS are left out on purpose.
     pub fn gap(&mut self, from: Side, length: u64) -> bool {
         let harmless = match (&mut self.phase, from) {
             (Phase::Stopped, _) => true,
@@ -285,7 +285,7 @@ impl Session {
         !harmless
     }
 
-    /// The gate, which leaves bodies out, has seen a message end; `offset` is the place behind it in the client's stream, or one
+    /// The gate, which leaves bodies out, has seen a message end; `offset` is the place after it in the client's stream, or one
     /// of a command behind that.
     pub fn body_ended(&mut self, offset: u64) {
         self.body_end = Some(self.body_end.filter(|end| *end > self.client_end).map_or(offset, |end| end.min(offset)));
@@ -304,7 +304,7 @@ impl Session {
         (self.seen.ended, self.seen.silence) = (None, None);
     }
 
-    /// Nothing more is expected in clear: overwrites and frees everything that may hold a secret. What is kept as evidence stays,
+    /// Nothing more is expected in cleartext: overwrites and frees everything that may hold a secret. What is kept as evidence stays,
     /// as it may be shown.
     pub fn forget_secrets(&mut self) {
         if self.injections_shown.is_empty() {
@@ -326,7 +326,7 @@ impl Session {
         self.secrets = VecDeque::new();
     }
 
-    /// Two copies of one range of octets differ: what the server took in, and may quote, is not certain. NULs quote nothing: some
+    /// Two copies of one range of bytes differ: what the server took in, and may quote, is not certain. NULs quote nothing: some
     /// stacks send them with an acknowledgment to keep a connection open.
     pub fn copies_differ(&mut self, conflicts: &[Conflict]) {
         self.quotes_unknown |= conflicts.iter().any(|conflict| nul_bytes(&conflict.first, &conflict.other).is_none());
@@ -368,7 +368,7 @@ impl Session {
         }
         let waits_for_ehlo = self.queue.front().is_some_and(|waiting| waiting.what == Pending::Ehlo);
         self.seen.ehlo_unfinished = waits_for_ehlo && self.replies.has_begun();
-        // A line without its end has crossed the wire all the same.
+        // A line without its end has crossed the wire anyway.
         if matches!(self.phase, Phase::Commands | Phase::AuthResponse) && !self.client_lines.partial().is_empty() {
             let mut end = &b"\r\n"[..];
             if let Some(line) = self.client_lines.take(&mut end) {
@@ -388,7 +388,7 @@ impl Session {
             (Pending::Starttls, Some(stray)) if self.held.get(stray.held..).is_some_and(|fresh| !fresh.is_empty()) => {
                 self.doubt(Doubt::Ambiguous);
             }
-            // The last word was a line that is no reply: to the client, which left, it was one.
+            // The last word was a line that is not a reply: to the client, which left, it was one.
             (Pending::Starttls, Some(stray)) => self.seen.starttls = Starttls::Refused(stray.code),
             // What a client that does not wait sent after AUTH has crossed the wire.
             (Pending::Auth, _) => self.eager_response(false),
@@ -408,8 +408,8 @@ impl Session {
         event
     }
 
-    /// Octets in clear that are kept as evidence, in rows of neighbours: who sent them, where the row begins in the sender's
-    /// stream, and the octets, what is secret overwritten. In the order of each stream.
+    /// Bytes in cleartext that are kept as evidence, in rows of neighbours: who sent them, where the row begins in the sender's
+    /// stream, and the bytes, what is secret overwritten. In the order of each stream.
     #[must_use]
     pub fn kept(&self) -> Vec<(Side, u64, Vec<u8>)> {
         let sides = [Side::Client, Side::Server].into_iter().zip(&self.kept);
@@ -420,13 +420,13 @@ impl Session {
         kept
     }
 
-    /// Octets in clear that found no room among them.
+    /// Bytes in cleartext that did not fit among them.
     #[must_use]
     pub fn left_out(&self) -> u64 {
         self.kept.iter().map(Kept::left_out).sum()
     }
 
-    /// Two copies of one range, as they may be shown. What the server says before anybody has proved who he is may be shown;
+    /// Two copies of one range, as they may be shown. What the server says before anyone has proved who he is may be shown;
     /// in any other place either copy may hold a secret, and nothing says where.
     #[must_use]
     pub fn copies(&self, conflict: &Conflict) -> [Vec<u8>; 2] {
@@ -466,7 +466,7 @@ impl Session {
         if self.secrets.is_empty() { printable(line) } else { Shown::reply(line, self.secrets.iter(), false).text() }
     }
 
-    /// Keeps a line as evidence, as it may be shown; `end` is the stream offset behind it.
+    /// Keeps a line as evidence, as it may be shown; `end` is the stream offset after it.
     fn keep(&mut self, from: Side, line: &Line<'_>, shown: &Shown<'_>, end: u64) {
         let kept = &mut self.kept[from as usize];
         let start = end.saturating_sub(line.octets as u64);

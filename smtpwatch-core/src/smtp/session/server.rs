@@ -46,7 +46,7 @@ impl Session {
             self.reply_octets += line.bytes.len() + if line.bare_lf { 1 } else { 2 };
             // Struck before it is cut, lest the cut hide half of it.
             let shown = self.shown(&line.bytes);
-            self.seen.transcript.push(Side::Server, &shown.text());
+            self.seen.transcript.push_with(Side::Server, shown.length(), |text| shown.write(text));
             self.keep(Side::Server, &line, &shown, end.saturating_sub(input.len() as u64));
             if let Some(reply) = reply {
                 self.seen.smtp |= (200..600).contains(&reply.code);
@@ -57,12 +57,12 @@ impl Session {
 
     /// A line of the server as the transcript shows it. It may quote anything that the client sent.
     fn shown<'a>(&self, line: &'a [u8]) -> Shown<'a> {
-        let code = line.get(..3).and_then(|code| str::from_utf8(code).ok()).and_then(|code| code.parse().ok());
+        let code = || line.get(..3).and_then(|code| str::from_utf8(code).ok()?.parse().ok());
         let passed_over =
-            |waiting: &&Waiting| matches!(waiting.what, Pending::Uncertain(fits) if !fits.is(code.unwrap_or(0)));
+            |waiting: &&Waiting| matches!(waiting.what, Pending::Uncertain(fits) if !fits.is(code().unwrap_or(0)));
         let waits = self.queue.iter().find(|waiting| !passed_over(waiting));
         let waits = waits.map(|waiting| (waiting.what, waiting.verb.as_str()));
-        // Lines behind a refused message may be the message itself.
+        // Lines after a refused message may be the message itself.
         if self.quotes_unknown
             || self.unseen_commands
             || matches!(waits, Some((Pending::Other | Pending::Uncertain(_), "")))
@@ -73,7 +73,7 @@ impl Session {
         Shown::reply(line, self.secrets.iter(), unknown)
     }
 
-    fn reply(&mut self, reply: &Reply) {
+    fn reply(&mut self, reply: &Reply<'_>) {
         let went_on = std::mem::take(&mut self.ehlo_may_go_on);
         let ehlo_octets = std::mem::take(&mut self.reply_octets);
         if self.seen.greeting.is_none() && self.seen.doubt.is_none() {
@@ -81,7 +81,7 @@ impl Session {
                 self.odd_greeting = Some(printable(reply.first()));
                 return;
             }
-            // The first reply is the greeting, also when the client spoke first (PIPECONNECT, THREATS FP-12).
+            // The first reply is the greeting, also when the client spoke first (PIPECONNECT, docs/threats.md FP-12).
             let first = reply.first();
             self.seen.greeting = Some(printable(&[format!("{} ", reply.code).as_bytes(), first].concat()));
             self.seen.greeting_name = ehlo::host_name(first);
@@ -97,7 +97,7 @@ impl Session {
         }
         self.skip_uncertain(reply.code);
         if reply.code == 0 && !self.queue.is_empty() {
-            // Some clients pass over such a line and wait (Postfix does), others take it for the reply: what the client does
+            // Some clients skip such a line and wait (Postfix does), others take it for the reply: what the client does
             // next tells which.
             let lines = self.stray.map_or(0, |stray| stray.lines);
             self.stray = Some(Stray { code: 0, lines: lines.saturating_add(1), held: self.held.len() });
@@ -123,7 +123,7 @@ impl Session {
         self.answer(what, asked, reply, ehlo_octets);
     }
 
-    /// Lines that servers may pass over in silence wait for one kind of reply only: any other one answers what follows them.
+    /// Lines that servers may skip in silence wait for one kind of reply only: any other one answers what follows them.
     fn skip_uncertain(&mut self, code: u16) {
         while let Some(Waiting { what: Pending::Uncertain(fits), .. }) = self.queue.front()
             && !fits.is(code)
@@ -134,7 +134,7 @@ impl Session {
     }
 
     /// The reply to a command that a line without a code seemed to answer: of what the newest command waits for it is none.
-    fn is_late(&mut self, reply: &Reply) -> bool {
+    fn is_late(&mut self, reply: &Reply<'_>) -> bool {
         if self.answered_by_stray == 0 || !reply.is_positive() {
             return false;
         }
@@ -190,10 +190,10 @@ impl Session {
     }
 
     /// What a reply decides.
-    fn answer(&mut self, what: Pending, asked: Timestamp, reply: &Reply, ehlo_octets: usize) {
+    fn answer(&mut self, what: Pending, asked: Timestamp, reply: &Reply<'_>, ehlo_octets: usize) {
         let after = self.now.since(asked);
         match what {
-            // It fits: see `skip_uncertain`. The line may have been passed over all the same, and this be the reply to the next one.
+            // It fits: see `skip_uncertain`. The line may have been skipped anyway, and this be the reply to the next one.
             Pending::Uncertain(_) if !self.queue.is_empty() => {
                 let lines = self.stray.map_or(0, |stray| stray.lines);
                 self.stray = Some(Stray { code: reply.code, lines: lines.saturating_add(1), held: self.held.len() });
@@ -230,7 +230,7 @@ impl Session {
                 self.release(if size > 0 { Phase::Chunk(size) } else { Phase::Commands });
             }
             Pending::EndOfData | Pending::Bdat { last: true } if reply.is_positive() => self.accepted(),
-            // From here on the server sends commands, and the client replies (THREATS FP-13).
+            // From here on the server sends commands, and the client replies (docs/threats.md FP-13).
             Pending::Turn if reply.is_positive() => self.doubt(Doubt::Ambiguous),
             // Only a client that the server trusts may speak for another one; what any client asks for is nothing.
             Pending::Xclient if reply.is_positive() => self.seen.xclient_granted = true,
@@ -251,7 +251,7 @@ impl Session {
     }
 
     /// A reply that answers no command.
-    fn unasked(&mut self, reply: &Reply, went_on: bool) {
+    fn unasked(&mut self, reply: &Reply<'_>, went_on: bool) {
         if went_on && reply.code == 250 && (reply.lines.len() > 1 || ehlo::may_be_keyword(reply.first())) {
             if let Some(capabilities) = &mut self.seen.capabilities {
                 self.seen.ehlo_went_on.get_or_insert(capabilities.len());
@@ -278,7 +278,7 @@ impl Session {
 
     /// A reply to a command that stood behind a message in the same segment, and was left out with it. Some replies say what
     /// the command was (RFC 5321 §4.3.2, RFC 4954 §6).
-    fn unseen_command(&mut self, reply: &Reply) {
+    fn unseen_command(&mut self, reply: &Reply<'_>) {
         match reply.code {
             334 => {
                 self.unseen_auth(None);
@@ -331,8 +331,8 @@ impl Session {
         self.release(Phase::Commands);
     }
 
-    /// A refusal that quotes a verb which was not sent: it was overwritten on the way (THREATS FO-12).
-    fn compare_echo(&mut self, verb: &str, reply: &Reply) {
+    /// A refusal that quotes a verb which was not sent: it was overwritten on the way (docs/threats.md FO-12).
+    fn compare_echo(&mut self, verb: &str, reply: &Reply<'_>) {
         // Codes of a command that is not known (RFC 5321 §4.2.4). Any other refusal quotes arguments.
         if matches!(reply.code, 500 | 502)
             && let Some(arrived) = reply.lines.iter().find_map(|line| echo::rewritten(verb, &line.text))
@@ -349,7 +349,7 @@ impl Session {
     }
 
     /// What a refusal says by its words: that STARTTLS is demanded (RFC 3207 §4), and whose words they are.
-    fn note_refusal(&mut self, what: Pending, reply: &Reply) {
+    fn note_refusal(&mut self, what: Pending, reply: &Reply<'_>) {
         if !matches!(reply.class(), 4 | 5) || matches!(what, Pending::Uncertain(_)) {
             return;
         }
@@ -366,7 +366,7 @@ impl Session {
 
     /// A reply while the end of the body has not been seen: the gate leaves bodies out, so it is the reply to the message. Only
     /// a refusal may also have come in the middle of it; then the client goes on with the body until the next reply.
-    fn reply_in_body(&mut self, body: Body, reply: &Reply) {
+    fn reply_in_body(&mut self, body: Body, reply: &Reply<'_>) {
         // What stands behind the end of a message is seen, unless the end itself was not.
         self.unseen_commands |= self.body_end.is_none_or(|end| end < self.client_end);
         if reply.is_positive() && !body.refused {
@@ -384,7 +384,7 @@ impl Session {
         self.events.push_back(SessionEvent::Judge);
     }
 
-    fn auth_reply(&mut self, reply: &Reply) {
+    fn auth_reply(&mut self, reply: &Reply<'_>) {
         // Any 3xx: a client that goes on by the first digit must not have its response read as a command.
         let cancelled = self.seen.auth.last().is_some_and(|exchange| exchange.cancelled);
         if reply.class() == 3 && !cancelled {
@@ -408,7 +408,7 @@ impl Session {
         }
     }
 
-    /// A client that does not wait has sent its response behind an AUTH that is then refused: it crossed the wire all the same. A
+    /// A client that does not wait has sent its response behind an AUTH that is then refused: it crossed the wire anyway. A
     /// server that `answered` AUTH reads it as a command.
     pub(super) fn eager_response(&mut self, answered: bool) {
         // The user name and the password, of the mechanism that sends most.

@@ -1,4 +1,4 @@
-//! What is wrong with a web configuration file. Values are never quoted: some are secret.
+//! Errors in a web configuration file. They never quote values, because some are secret.
 
 use std::path::{Path, PathBuf};
 
@@ -16,7 +16,7 @@ pub enum WebConfigError {
         source: std::io::Error,
     },
     /// The file was read again, and protects less than what is in force.
-    #[error("{}: {what}: if that is intended, restart smtpwatch", path.display())]
+    #[error("{}: {what}: if this is intended, restart smtpwatch", path.display())]
     LessProtection {
         /// The file.
         path: PathBuf,
@@ -57,7 +57,7 @@ impl WebConfigError {
             Error::SerdeUnknownField { field, expected, .. } => unknown(field, expected),
             Error::SerdeMissingField { field, .. } => format!("{field} is missing"),
             Error::DuplicateMappingKey { key, .. } => {
-                format!("{:?} stands here twice", key.as_deref().unwrap_or("a key"))
+                format!("{:?} appears twice", key.as_deref().unwrap_or("a key"))
             }
             Error::SerdeInvalidType { expected, .. } | Error::SerdeInvalidValue { expected, .. } => {
                 format!("expected {expected}")
@@ -66,7 +66,7 @@ impl WebConfigError {
             Error::Unexpected { expected, .. } => format!("expected {expected}"),
             Error::ExternalMessage { msg, .. } => format!("not YAML: {msg}"),
             // Others might quote a value.
-            _ => "this cannot stand here in a web configuration file; docs/web.md has examples".to_owned(),
+            _ => "not allowed here in a web configuration file; docs/web.md has examples".to_owned(),
         };
         Self::at(path, error.location().unwrap_or(Location::UNKNOWN), message)
     }

@@ -1,4 +1,4 @@
-//! From YAML to what it says.
+//! Parses the YAML of a web configuration file.
 
 use std::{
     collections::BTreeMap,
@@ -121,7 +121,7 @@ fn read_tls(path: &Path, tls: Spanned<TlsServerConfig>, files: &mut Files) -> Re
     let verifier = match (client_auth, tls.client_ca_file) {
         (ClientAuth::None, None) => rustls::server::WebPkiClientVerifier::no_client_auth(),
         (ClientAuth::None, Some(file)) => {
-            return Err(wrong(file.referenced, &"client_ca_file: client_auth_type does not ask for certificates"));
+            return Err(wrong(file.referenced, &"client_ca_file: client_auth_type does not request certificates"));
         }
         (_, None) => return Err(wrong(auth_at, &"client_auth_type: this needs client_ca_file")),
         (auth, Some(file)) => {

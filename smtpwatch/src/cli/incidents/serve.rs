@@ -1,4 +1,4 @@
-//! `smtpwatch incidents serve`: the pages over a store, while nothing is watched.
+//! `smtpwatch incidents serve`: serves the pages for a store without capturing.
 
 use std::sync::Arc;
 
@@ -33,7 +33,7 @@ pub(super) fn run(args: &IncidentsServeArgs) -> anyhow::Result<Exit> {
     runtime.block_on(async {
         let listener = tokio::net::TcpListener::bind(address)
             .await
-            .with_context(|| format!("cannot listen on {address}; --web.listen-address names another"))?;
+            .with_context(|| format!("cannot listen on {address}; --web.listen-address sets another address"))?;
         let mut terminate = signal(SignalKind::terminate()).context("cannot wait for SIGTERM")?;
         tracing::info!(url = format!("http://{}/", listener.local_addr()?), store = %path.display(), "pages");
         let (metrics, health) = (Arc::new(Metrics::new(&[])?), Arc::new(Health::default()));

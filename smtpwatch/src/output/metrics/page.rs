@@ -1,4 +1,4 @@
-//! `docs/metrics.md`, from the registry itself.
+//! Generates `docs/metrics.md` from the registry.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -59,7 +59,7 @@ fn labels(family: &MetricFamily) -> String {
     for pair in family.get_metric().iter().flat_map(|metric| metric.get_label()) {
         labels.entry(pair.name()).or_default().insert(pair.value());
     }
-    // What differs from build to build is no set of values.
+    // What differs from build to build is not a set of values.
     let of_build = family.name() == "smtpwatch_build_info";
     let shown = labels.into_iter().map(|(name, values)| {
         if of_build {

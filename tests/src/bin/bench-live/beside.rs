@@ -1,4 +1,4 @@
-//! The daemon beside other watchers, on the same replayed traffic.
+//! The daemon compared with other monitors on the same replayed traffic.
 
 use std::fmt::Write as _;
 use std::time::Duration;
@@ -18,7 +18,7 @@ const RATE: u32 = 50_000;
 #[derive(Clone, Copy, Debug)]
 struct Round {
     sent: Sent,
-    /// CPU time of the watcher's process.
+    /// CPU time of the monitor's process.
     process: Duration,
     /// CPU time of the whole machine.
     machine: Duration,

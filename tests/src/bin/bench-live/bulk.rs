@@ -1,4 +1,4 @@
-//! How much bulk mail loses.
+//! The loss of throughput of bulk mail.
 
 use std::fmt::Write as _;
 use std::time::{Duration, Instant};
@@ -29,9 +29,9 @@ pub fn section(site: &Site, plan: &Plan) -> Result<String> {
     {
         let _sink = Sink::start(&site.path.exchanger, EXCHANGER)?;
         for place in Place::ALL {
-            let pairs = measured(site, plan, place, "10 MB in clear", || in_clear(site, plan))?;
+            let pairs = measured(site, plan, place, "10 MB in cleartext", || in_clear(site, plan))?;
             rows.write_str(&table::pairs_row(
-                "`smtp-source` to `smtp-sink`, 10 MB in clear",
+                "`smtp-source` to `smtp-sink`, 10 MB in cleartext",
                 place.describe(),
                 "MB/s",
                 &pairs,

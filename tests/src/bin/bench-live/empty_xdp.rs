@@ -1,7 +1,7 @@
-//! An XDP program that only passes: what XDP itself costs on an interface, whoever has a program there.
+//! An empty XDP program: the cost of XDP itself on an interface, whatever the program does.
 //!
-//! On a veth that is much: the kernel copies each packet that the stack has made into pages of its own, headroom in front,
-//! before a program sees it (`veth_xdp_rcv_skb`, `skb_pp_cow_data`).
+//! On veth this cost is high: the kernel copies each packet of the stack into its own pages, with headroom, before a
+//! program sees it (`veth_xdp_rcv_skb`, `skb_pp_cow_data`).
 
 use std::io;
 use std::os::fd::{AsRawFd as _, FromRawFd as _, OwnedFd};
@@ -16,13 +16,13 @@ const BPF_XDP: u32 = 37;
 // include/uapi/linux/if_link.h
 const XDP_FLAGS_DRV_MODE: u32 = 1 << 2;
 
-/// The program on an interface; it goes when this goes out of scope.
+/// The attached program; it is detached when this is dropped.
 #[derive(Debug)]
 pub struct EmptyXdp {
     _link: OwnedFd,
 }
 
-/// `BPF_LINK_CREATE` of `union bpf_attr`, as far as it is needed here.
+/// The part of `union bpf_attr` that `BPF_LINK_CREATE` needs here.
 #[repr(C)]
 struct LinkCreate {
     program: u32,
@@ -32,7 +32,7 @@ struct LinkCreate {
 }
 
 impl EmptyXdp {
-    /// Attaches it to `interface` of `namespace`, in the driver, for packets of any number of buffers as ours is.
+    /// Attaches it to `interface` of `namespace`, in the driver, with support for multi-buffer packets, like the real program.
     pub fn attach(namespace: &Namespace, interface: &str) -> Result<Self> {
         let link = namespace.run(|| {
             let program = empty_program(Kind::Xdp, "empty")?;

@@ -35,8 +35,8 @@ const SECTIONS: [(&str, Section); 4] = [
 
 fn main() -> Result<()> {
     let plan = Plan::asked();
-    eprintln!("bench-live: building the daemon (cargo build --release -p smtpwatch)");
-    Profile::Release.binary()?;
+    eprintln!("bench-live: building the daemon (cargo build --profile dist -p smtpwatch)");
+    Profile::Dist.binary()?;
     let site = Site::create()?;
     let asked: Vec<String> = std::env::args().skip(1).collect();
     let mut sections = vec![plan.note().to_owned()];

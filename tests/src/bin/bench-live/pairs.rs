@@ -1,4 +1,5 @@
-//! Pairs of runs without and with the daemon, one right after the other, so that a slow moment of the machine meets both.
+//! Pairs of runs without and with the daemon, in direct succession, so that a slow moment of the machine affects
+//! both.
 
 use anyhow::Result;
 

@@ -1,4 +1,4 @@
-//! How much is measured: enough to tell one per cent, or only that everything runs.
+//! The amount of work: enough to measure one per cent, or only enough to check that everything runs.
 
 use std::time::Duration;
 

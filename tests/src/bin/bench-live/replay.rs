@@ -16,7 +16,7 @@ use super::plan::Plan;
 use super::site::{EXCHANGER, Site};
 use super::stream::{self, Until};
 
-/// The receiving end: what the watchers watch.
+/// The receiving end, which the monitors watch.
 pub const WIRE: &str = "wire0";
 const SENDER: &str = "replay0";
 const LIMIT: Duration = Duration::from_secs(60);
@@ -52,11 +52,11 @@ impl Recording {
     }
 }
 
-/// Two namespaces, joined by a veth pair without addresses: what arrives is seen and goes nowhere.
+/// Two namespaces joined by a veth pair without addresses: packets arrive, are captured, and go no further.
 #[derive(Debug)]
 pub struct Wire {
     sender: Namespace,
-    /// Where the watchers are.
+    /// The namespace of the monitors.
     pub receiver: Namespace,
 }
 
@@ -74,9 +74,9 @@ pub enum Speed {
 pub struct Sent {
     /// Packets that tcpreplay sent.
     pub packets: u64,
-    /// Packets that the receiving interface has counted.
+    /// Packets counted by the receiving interface.
     pub arrived: u64,
-    /// Seconds, by tcpreplay's own account.
+    /// Seconds as reported by tcpreplay.
     pub seconds: f64,
 }
 
@@ -126,12 +126,12 @@ fn seconds(actual: &str) -> Option<f64> {
     actual.split_once(" sent in ")?.1.split_whitespace().next()?.parse().ok()
 }
 
-/// Whether tcpreplay and tcpdump are there to make and to replay a recording.
+/// Whether tcpreplay and tcpdump are installed.
 pub fn possible() -> bool {
     ["tcpreplay", "tcpdump", "ethtool"].into_iter().all(|program| find(program).is_some())
 }
 
-/// Where a program is: in PATH, or where Debian keeps what root runs.
+/// Finds a program in PATH, or in the sbin directories of Debian.
 pub fn find(program: &str) -> Option<PathBuf> {
     let path = std::env::var_os("PATH").unwrap_or_default();
     let system = ["/usr/sbin", "/sbin"].map(PathBuf::from);

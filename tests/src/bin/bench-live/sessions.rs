@@ -1,4 +1,4 @@
-//! How many sessions per second are lost to the daemon, and whether it counts every one of them.
+//! How many sessions per second the daemon costs, and whether it counts all of them.
 
 use std::fmt::Write as _;
 use std::time::Duration;
@@ -33,7 +33,7 @@ struct Tally {
 pub fn section(site: &Site, plan: &Plan) -> Result<String> {
     let _sink = Sink::start(&site.path.exchanger, EXCHANGER)?;
     let (mut rates, mut counted) = (String::new(), String::new());
-    // The rows beside an empty XDP program are the bulk's alone, for time: what a veth copies grows with the octets.
+    // The rows beside an empty XDP program are the bulk's alone, for time: what a veth copies grows with the bytes.
     let places = || Place::ALL.into_iter().filter(|place| place.beside == Beside::Nothing);
     for place in places() {
         let mut tallies = Vec::new();
@@ -79,7 +79,7 @@ fn watched_run(site: &Site, place: Place, count: u64) -> Result<Tally> {
     let daemon = site.daemon(place)?;
     let before = cpu::process(daemon.pid())?;
     let elapsed = sessions(site, count)?;
-    // Before it is asked for its metrics, again and again: that is no part of its work.
+    // Before it is asked for its metrics, again and again: that is not a part of its work.
     std::thread::sleep(SETTLE);
     let cpu = cpu::process(daemon.pid())?.saturating_sub(before);
     let counts = Counts::after(&daemon, as_figure(count))?;

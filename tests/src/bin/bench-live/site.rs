@@ -1,4 +1,4 @@
-//! Where it all happens: the lab's path, and the daemon at one end of it.
+//! The setting: the path of the lab, and the daemon at one end.
 
 use std::cell::Cell;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
@@ -15,7 +15,7 @@ use super::empty_xdp::EmptyXdp;
 /// The far mail server.
 pub const EXCHANGER: SocketAddr = SocketAddr::new(IpAddr::V4(EXCHANGER_V4), 25);
 /// Where load goes that must not be taken for the mail server at [`EXCHANGER`]. On the submission port each of its sessions
-/// in clear would be a finding.
+/// in cleartext would be a finding.
 pub const LOADED: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::new(198, 51, 100, 26)), 25);
 
 /// The daemon reads the kernel's counters twice a second, and knows of a session a moment after its end.
@@ -116,7 +116,7 @@ impl Site {
 
     /// Starts the daemon on an interface of any namespace.
     pub fn daemon_on<'a>(&self, namespace: &'a Namespace, interface: &str, ingress: &str) -> Result<Daemon<'a>> {
-        let options = Options { ingress, profile: Profile::Release, ..Options::default() };
+        let options = Options { ingress, profile: Profile::Dist, ..Options::default() };
         Daemon::start(namespace, interface, &self.directory()?, options)
     }
 

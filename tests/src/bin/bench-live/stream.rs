@@ -26,11 +26,11 @@ const SILENCE: Duration = Duration::from_secs(20);
 pub enum Until {
     /// After this long.
     Elapsed(Duration),
-    /// After so many octets.
+    /// After so many bytes.
     Octets(u64),
 }
 
-/// Runs one stream from the gateway to the exchanger, and gives octets per second as the receiver sees them.
+/// Runs one stream from the gateway to the exchanger, and gives bytes per second as the receiver sees them.
 pub fn run(path: &Path, identity: &Identity, until: Until) -> Result<f64> {
     let listener = path.exchanger.run(|| TcpListener::bind(EXCHANGER))??;
     std::thread::scope(|scope| {

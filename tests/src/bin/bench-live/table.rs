@@ -1,4 +1,4 @@
-//! Tables as Markdown, and whether an aim is met.
+//! Markdown tables, and whether an aim is met.
 
 use super::pairs::{Pairs, Spread};
 

@@ -1,4 +1,4 @@
-//! Who watches the replay: the daemon, or what else one would run.
+//! The program that watches the replay: the daemon, or one to compare it with.
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
@@ -106,7 +106,7 @@ pub enum Running<'a> {
     Suricata(Guard, PathBuf),
 }
 
-/// What a watcher says of itself.
+/// What a monitor says of itself.
 #[derive(Clone, Copy, PartialEq, Debug, Default)]
 pub struct Account {
     /// CPU time since its start.
@@ -187,7 +187,7 @@ fn suricata(namespace: &Namespace, directory: &Path) -> Result<Guard> {
     Ok(suricata)
 }
 
-/// What comes nearest: a secret in clear, and an EHLO reply without STARTTLS.
+/// What comes nearest: a secret in cleartext, and an EHLO reply without STARTTLS.
 const RULES: &str = r#"
 alert smtp any any -> any any (msg:"AUTH in clear"; flow:to_server,established; content:"AUTH "; nocase; depth:5; sid:1000001; rev:1;)
 alert tcp any [25,587] -> any any (msg:"EHLO reply without STARTTLS"; flow:to_client,established; content:"250-"; depth:4; content:!"STARTTLS"; nocase; sid:1000002; rev:1;)

@@ -1,4 +1,5 @@
-//! The way from a server's certificate to a trust anchor of DANE-TA (RFC 7671 §5.2), as far as certificates show it.
+//! The path from a server's certificate to a trust anchor of DANE-TA (RFC 7671 §5.2), as far as the certificates show
+//! it.
 
 use x509_parser::{certificate::X509Certificate, x509::SubjectPublicKeyInfo};
 
@@ -13,7 +14,7 @@ use crate::{
 pub(super) struct Demands {
     /// Every certificate is valid then.
     pub at: Option<Timestamp>,
-    /// Every signature was checked; else those may stand that nobody here can check.
+    /// Every signature was checked; else those may stand that no one here can check.
     pub proof: bool,
 }
 

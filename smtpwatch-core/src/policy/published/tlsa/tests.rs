@@ -169,7 +169,7 @@ fn a_trust_anchor_of_the_chain_needs_name_and_date() {
             assert_eq!(matches(&records, chain, &[MX], AT), record);
             assert_eq!(matches(&records, chain, &["example.org", "MX.example.net."], AT), record);
             let why = mismatch(&records, chain, &["example.net", "a.mx.example.net"], AT);
-            assert!(why.contains("names *.example.net, which is none of example.net, a.mx.example.net"), "{why}");
+            assert!(why.contains("is for *.example.net, not for any of example.net, a.mx.example.net"), "{why}");
             let why = mismatch(&records, chain, &[MX], LATER);
             assert!(why.contains("valid from 2026-01-01 to 2027-01-01"), "{why}");
             not_observable(&records, chain, &[], AT);
@@ -187,7 +187,7 @@ fn a_digest_demands_that_the_anchor_is_sent_and_an_anchor_in_full_does_not() {
         let why = mismatch(&[full], &chain[..1], &[MX], AT);
         assert!(why.contains("none of 1 certificates"), "{why}");
         for matching in [SHA_256, SHA_512] {
-            // RFC 7671 §5.2.2: a digest is no key that a signature could be checked with.
+            // RFC 7671 §5.2.2: a digest is not a key that a signature could be checked with.
             let why = mismatch(&[record(&root.der, 2, selector, matching)], &chain, &[MX], AT);
             assert!(why.contains(&record(&middle.der, 2, selector, matching).to_string()), "{why}");
         }

@@ -1,4 +1,5 @@
-//! Tags, and what a glance tells where every flow is muted; `walk::tests` holds it against the walk for every header form.
+//! Tags, and the verdicts of the fast path when every flow is muted. `headers::tests` compares the fast path with the header parser
+//! for every header form.
 
 use core::{cell::Cell, net::SocketAddr};
 use std::collections::HashSet;
@@ -16,7 +17,7 @@ fn flows(muted: bool) -> Flows {
     Flows { muted, asked: Cell::new(None) }
 }
 
-impl Host for Flows {
+impl Env for Flows {
     fn now(&self) -> u64 {
         0
     }
@@ -53,9 +54,9 @@ impl Host for Flows {
     fn count(&mut self, _: Counter) {}
 }
 
-/// What a glance tells where every flow is muted.
+/// The verdict of the fast path when every flow is muted.
 pub(crate) fn told(packet: &Slice<'_>, link: Link) -> Option<Outcome> {
-    glance(packet, link, &mut flows(true))
+    fast_path(packet, link, &mut flows(true))
 }
 
 fn key(client: &str, server: &str) -> FlowKey {
@@ -113,16 +114,16 @@ fn the_packet_has_the_tag_of_its_flow_and_direction() {
             packet[30..34].copy_from_slice(&[192, 0, 2, 10]);
             packet[34..38].copy_from_slice(&[0, 25, 0xa1, 0x12]);
         }
-        let mut host = flows(false);
-        assert_eq!(glance(&Slice::new(&packet, 54), Link::Ethernet, &mut host), None);
-        assert_eq!(host.asked.get(), Some(Tag::of(&flows(false), &flow, 4, side)), "{side:?}");
+        let mut env = flows(false);
+        assert_eq!(fast_path(&Slice::new(&packet, 54), Link::Ethernet, &mut env), None);
+        assert_eq!(env.asked.get(), Some(Tag::of(&flows(false), &flow, 4, side)), "{side:?}");
     }
     let mut packet = std::vec![0; 12];
     packet.extend([0x86, 0xdd, 0x60, 0, 0, 0, 0, 20, 6, 64, 0x20, 1, 0x0d, 0xb8, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 10]);
     packet.extend([0x20, 1, 0x0d, 0xb8, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0x19]);
     packet.extend(&v4[22..]);
     let flow = key("[2001:db8::a]:41234", "[2001:db8::19]:25");
-    let mut host = flows(false);
-    assert_eq!(glance(&Slice::new(&packet, 74), Link::Ethernet, &mut host), None);
-    assert_eq!(host.asked.get(), Some(Tag::of(&flows(false), &flow, 6, Side::Client)));
+    let mut env = flows(false);
+    assert_eq!(fast_path(&Slice::new(&packet, 74), Link::Ethernet, &mut env), None);
+    assert_eq!(env.asked.get(), Some(Tag::of(&flows(false), &flow, 6, Side::Client)));
 }

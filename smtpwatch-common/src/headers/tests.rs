@@ -1,13 +1,13 @@
-//! Header forms, octet by octet.
+//! Header forms, byte by byte.
 
 use std::{string::ToString as _, vec, vec::Vec};
 
 use super::*;
 use crate::{
     Admission, Direction, FlowState, Outcome, PortSet, Slice,
+    fast_path::tests::told,
     gate::{CONTROL, Decision, decide},
-    glance::tests::told,
-    record::mark,
+    record::flag,
 };
 
 const TCP: [u8; 24] = [
@@ -20,14 +20,14 @@ fn look(bytes: &[u8], wire: usize, link: Link) -> Result<Segment, &'static str> 
     let ports = PortSet::default();
     let packet = Slice::new(bytes, u32::try_from(wire).unwrap());
     let glance = told(&packet, link);
-    let found = match walk(&packet, link, |port| ports.contains(port), || Some(&mut scratch)) {
-        Walk::NotTcp => Err("not tcp"),
-        Walk::NotWatched => Err("not watched"),
-        Walk::Fragment => Err("fragment"),
-        Walk::Unparsed => Err("unparsed"),
-        Walk::Truncated => Err("truncated"),
-        Walk::NoScratch => Err("no scratch"),
-        Walk::Segment(scratch) => Ok(scratch.segment),
+    let found = match parse_headers(&packet, link, |port| ports.contains(port), || Some(&mut scratch)) {
+        ParsedPacket::NotTcp => Err("not tcp"),
+        ParsedPacket::NotWatched => Err("not watched"),
+        ParsedPacket::Fragment => Err("fragment"),
+        ParsedPacket::Unparsed => Err("unparsed"),
+        ParsedPacket::Truncated => Err("truncated"),
+        ParsedPacket::NoScratch => Err("no scratch"),
+        ParsedPacket::Segment(scratch) => Ok(scratch.segment),
     };
     assert!(
         match glance {
@@ -52,7 +52,7 @@ fn v4(options: usize, total: Option<u16>, fragment: [u8; 2]) -> Vec<u8> {
     ip
 }
 
-/// `extensions`: type, and octets with the next type still missing.
+/// `extensions`: type, and bytes with the next type still missing.
 fn v6(extensions: &[(u8, &[u8])], payload: Option<u16>) -> Vec<u8> {
     let length: usize = extensions.iter().map(|(_, octets)| octets.len()).sum();
     let payload = payload.unwrap_or(u16::try_from(length + TCP.len() + 5).unwrap());
@@ -185,7 +185,7 @@ fn a_claimed_wire_length_is_bounded() {
         for direction in [Some(Direction::Egress), Some(Direction::Ingress), None] {
             let mut state = FlowState::new(1, &segment, direction, 2, false);
             let decision = decide(&mut state, &segment, Admission::Own);
-            assert_eq!(decision, Decision::Header { marks: mark::MIDSTREAM | mark::BUDGET });
+            assert_eq!(decision, Decision::Header { flags: flag::MIDSTREAM | flag::BUDGET });
         }
     }
 }

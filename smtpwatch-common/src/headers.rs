@@ -1,16 +1,16 @@
 //! From the link layer to the TCP payload.
 //!
-//! One bounds check and direct access for what nearly every packet is (Ethernet, IPv4 without options or IPv6 without
-//! extension headers, TCP); everything else goes by [`Packet::load`], step by step.
+//! One bounds check and direct access for almost every packet (Ethernet, IPv4 without options or IPv6 without extension
+//! headers, TCP). All other packets are read step by step with [`Packet::load`].
 
 use crate::{
     FlowKey, Packet, Scratch, Side,
     flow_key::{self, Address},
 };
 
-/// Extension headers walked before an IPv6 packet counts as unparsed (THREATS EV-6).
+/// Extension headers parsed before an IPv6 packet counts as unparsed (docs/threats.md EV-6).
 pub const MAX_EXTENSION_HEADERS: u32 = 8;
-/// VLAN tags walked: IEEE 802.1Q and 802.1ad (THREATS EV-7).
+/// VLAN tags parsed: IEEE 802.1Q and 802.1ad (docs/threats.md EV-7).
 pub const MAX_VLAN_TAGS: u32 = 2;
 
 /// TCP flag bits (RFC 9293 §3.1).
@@ -25,12 +25,12 @@ pub mod tcp_flag {
     pub const ACK: u8 = 0x10;
 }
 
-/// What a packet begins with.
+/// First header of a packet.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Link {
     /// An Ethernet header.
     Ethernet,
-    /// An IPv4 or IPv6 header, told apart by the version nibble: devices without a link layer, raw captures.
+    /// An IPv4 or IPv6 header, distinguished by the version field: devices without a link layer, raw captures.
     Ip,
 }
 
@@ -39,7 +39,7 @@ pub enum Link {
 pub struct Segment {
     /// The connection.
     pub key: FlowKey,
-    /// Who sent it.
+    /// The sender.
     pub from: Side,
     /// Sequence number.
     pub seq: u32,
@@ -47,7 +47,7 @@ pub struct Segment {
     pub ack: u32,
     /// Offset of the payload in the packet.
     pub payload: u32,
-    /// Octets of payload, by the IP header's length: link-layer padding is not counted. See [`Segment::is_whole`].
+    /// Bytes of payload, by the IP header's length: link-layer padding is not counted. See [`Segment::is_whole`].
     pub length: u32,
     /// Window field.
     pub window: u16,
@@ -59,7 +59,7 @@ pub struct Segment {
     pub ttl: u8,
     /// 4 or 6.
     pub ip_version: u8,
-    /// Octets of TCP options; they end where the payload begins.
+    /// Bytes of TCP options; they end where the payload begins.
     pub options_len: u8,
     /// Bits of [`flaw`].
     pub flaws: u8,
@@ -67,7 +67,7 @@ pub struct Segment {
     pub swapped: bool,
 }
 
-/// What the network layer of a packet has for which a receiver may discard it; bits of [`Segment::flaws`].
+/// Properties of a packet's network layer for which a receiver may discard it; bits of [`Segment::flaws`].
 pub mod flaw {
     /// The checksum of the IPv4 header is wrong: the receiver discards the packet (RFC 1122 §3.2.1.2; Linux: ip_rcv).
     pub const HEADER_SUM: u8 = 1;
@@ -85,14 +85,14 @@ impl Segment {
         self.flags & flags != 0
     }
 
-    /// Whether the packet has all the octets that its IP header tells; the host's own stack drops one that has not (ip_rcv,
-    /// ip6_rcv). Apart from [`walk`], because it costs a call that a muted flow can do without.
+    /// Whether the packet has all the bytes that its IP header announces; the host's own stack drops a shorter one (ip_rcv,
+    /// ip6_rcv). Not part of [`parse_headers`], because it costs a call that a muted flow does not need.
     #[inline(always)]
     pub fn is_whole<P: Packet>(&self, packet: &P) -> bool {
         self.payload + self.length <= packet.len()
     }
 
-    /// Takes the ends for what the flow's SYN has shown them to be. The key stays: under it the flow is found.
+    /// Sets client and server as the flow's SYN has shown them. The key does not change: the flow is found by it.
     #[inline(always)]
     pub const fn orient(&mut self, swapped: bool) {
         if self.swapped != swapped {
@@ -101,14 +101,14 @@ impl Segment {
         self.swapped = swapped;
     }
 
-    /// The sender, as the ports tell it.
+    /// The sender according to the ports.
     #[inline(always)]
     #[must_use]
     pub const fn gate_side(&self) -> Side {
         if self.swapped { self.from.peer() } else { self.from }
     }
 
-    /// The connection, with its ends as they are.
+    /// The key with client and server as the SYN has shown them.
     #[inline(always)]
     #[must_use]
     pub const fn oriented_key(&self) -> FlowKey {
@@ -124,7 +124,7 @@ impl Segment {
 }
 
 impl Segment {
-    /// To be filled by [`walk`].
+    /// To be filled by [`parse_headers`].
     pub const EMPTY: Self = Self {
         key: FlowKey::EMPTY,
         from: Side::Client,
@@ -143,33 +143,33 @@ impl Segment {
     };
 }
 
-/// What a packet turned out to be.
+/// Result of [`parse_headers`].
 #[derive(Debug)]
-pub enum Walk<'s> {
+pub enum ParsedPacket<'s> {
     /// Not TCP over IP.
     NotTcp,
     /// TCP between ports that are not watched.
     NotWatched,
     /// TCP in an IP fragment; an IPv6 "atomic" fragment (RFC 6946) is none.
     Fragment,
-    /// Headers that make no sense, or more of them than are walked.
+    /// Invalid headers, or more of them than are parsed.
     Unparsed,
-    /// The packet ends before its headers do.
+    /// The packet is shorter than its headers.
     Truncated,
-    /// A segment of a watched port: [`Scratch::segment`] tells it.
+    /// A segment of a watched port, in [`Scratch::segment`].
     Segment(&'s mut Scratch),
-    /// There is no place to tell it.
+    /// No scratch was available.
     NoScratch,
 }
 
-/// Walks the headers of `packet`. `scratch` is asked for only when the ports are watched.
+/// Parses the headers of `packet`. `scratch` is called only if a port is watched.
 #[inline(always)]
-pub fn walk<'s, P: Packet>(
+pub fn parse_headers<'s, P: Packet>(
     packet: &P,
     link: Link,
     watched: impl Fn(u16) -> bool,
     scratch: impl FnOnce() -> Option<&'s mut Scratch>,
-) -> Walk<'s> {
+) -> ParsedPacket<'s> {
     if matches!(link, Link::Ethernet)
         && let Some(head) = packet.head::<{ ETHERNET_LEN + IPV4_LEN + TCP_LEN }>()
     {
@@ -179,10 +179,10 @@ pub fn walk<'s, P: Packet>(
                 let (header, tcp) = split::<IPV4_LEN, TCP_LEN, _>(rest);
                 let (fixed, addresses) = split::<IPV4_FIXED, 8, _>(header);
                 if ipv4_protocol(fixed) != PROTOCOL_TCP {
-                    return Walk::NotTcp;
+                    return ParsedPacket::NotTcp;
                 }
                 if ipv4_is_fragment(fixed) {
-                    return Walk::Fragment;
+                    return ParsedPacket::Fragment;
                 }
                 let mut ip = Ip::v4(fixed, ETHERNET_LEN_U32, IPV4_LEN_U32);
                 ip.flaws = header_sum(header);
@@ -208,22 +208,22 @@ pub fn walk<'s, P: Packet>(
                         });
                     }
                     if !is_extension(ipv6_next(fixed)) {
-                        return Walk::NotTcp;
+                        return ParsedPacket::NotTcp;
                     }
                 }
             }
             ETHER_IPV4 | ETHER_VLAN | ETHER_QINQ | ETHER_QINQ_OLD => {}
-            _ => return Walk::NotTcp,
+            _ => return ParsedPacket::NotTcp,
         }
     }
-    walk_stepwise(packet, link, watched, scratch)
+    parse_stepwise(packet, link, watched, scratch)
 }
 
 pub(crate) const ETHERNET_LEN: usize = 14;
 pub(crate) const IPV4_LEN: usize = 20;
 pub(crate) const IPV6_LEN: usize = 40;
 pub(crate) const TCP_LEN: usize = 20;
-/// What stands before the addresses.
+/// Bytes before the addresses.
 const IPV4_FIXED: usize = 12;
 const IPV6_FIXED: usize = 8;
 const ETHERNET_LEN_U32: u32 = 14;
@@ -247,38 +247,38 @@ const AUTHENTICATION: u8 = 51;
 const DESTINATION: u8 = 60;
 
 #[inline(always)]
-fn walk_stepwise<'s, P: Packet>(
+fn parse_stepwise<'s, P: Packet>(
     packet: &P,
     link: Link,
     watched: impl Fn(u16) -> bool,
     scratch: impl FnOnce() -> Option<&'s mut Scratch>,
-) -> Walk<'s> {
+) -> ParsedPacket<'s> {
     match network_layer(packet, link) {
-        Ok((start, 4)) => walk_ipv4(packet, start, watched, scratch),
-        Ok((start, _)) => walk_ipv6(packet, start, watched, scratch),
+        Ok((start, 4)) => parse_ipv4(packet, start, watched, scratch),
+        Ok((start, _)) => parse_ipv6(packet, start, watched, scratch),
         Err(end) => end,
     }
 }
 
 /// Offset of the IP header and its version.
 #[inline(always)]
-fn network_layer<'s, P: Packet>(packet: &P, link: Link) -> Result<(u32, u8), Walk<'s>> {
+fn network_layer<'s, P: Packet>(packet: &P, link: Link) -> Result<(u32, u8), ParsedPacket<'s>> {
     match link {
         Link::Ip => {
-            let Some([first]) = packet.load::<1>(0) else { return Err(Walk::Truncated) };
+            let Some([first]) = packet.load::<1>(0) else { return Err(ParsedPacket::Truncated) };
             match first >> 4 {
                 4 => Ok((0, 4)),
                 6 => Ok((0, 6)),
-                _ => Err(Walk::NotTcp),
+                _ => Err(ParsedPacket::NotTcp),
             }
         }
         Link::Ethernet => {
-            let Some(ethernet) = packet.load::<ETHERNET_LEN>(0) else { return Err(Walk::Truncated) };
+            let Some(ethernet) = packet.load::<ETHERNET_LEN>(0) else { return Err(ParsedPacket::Truncated) };
             let mut kind = ether_type(&ethernet);
             let mut start = ETHERNET_LEN_U32;
             for _ in 0..MAX_VLAN_TAGS {
                 if is_vlan(kind) {
-                    let Some([high, low]) = packet.load::<2>(start + 2) else { return Err(Walk::Truncated) };
+                    let Some([high, low]) = packet.load::<2>(start + 2) else { return Err(ParsedPacket::Truncated) };
                     kind = u16::from_be_bytes([high, low]);
                     start += 4;
                 }
@@ -286,39 +286,39 @@ fn network_layer<'s, P: Packet>(packet: &P, link: Link) -> Result<(u32, u8), Wal
             match kind {
                 ETHER_IPV4 => Ok((start, 4)),
                 ETHER_IPV6 => Ok((start, 6)),
-                _ if is_vlan(kind) => Err(Walk::Unparsed),
-                _ => Err(Walk::NotTcp),
+                _ if is_vlan(kind) => Err(ParsedPacket::Unparsed),
+                _ => Err(ParsedPacket::NotTcp),
             }
         }
     }
 }
 
 #[inline(always)]
-fn walk_ipv4<'s, P: Packet>(
+fn parse_ipv4<'s, P: Packet>(
     packet: &P,
     start: u32,
     watched: impl Fn(u16) -> bool,
     scratch: impl FnOnce() -> Option<&'s mut Scratch>,
-) -> Walk<'s> {
-    let Some(fixed) = packet.load::<IPV4_FIXED>(start) else { return Walk::Truncated };
+) -> ParsedPacket<'s> {
+    let Some(fixed) = packet.load::<IPV4_FIXED>(start) else { return ParsedPacket::Truncated };
     let length = u32::from(fixed[0] & 0x0f) * 4;
     if fixed[0] >> 4 != 4 || length < IPV4_LEN_U32 {
-        return Walk::Unparsed;
+        return ParsedPacket::Unparsed;
     }
     if ipv4_protocol(&fixed) != PROTOCOL_TCP {
-        return Walk::NotTcp;
+        return ParsedPacket::NotTcp;
     }
     if ipv4_is_fragment(&fixed) {
-        return Walk::Fragment;
+        return ParsedPacket::Fragment;
     }
     let mut ip = Ip::v4(&fixed, start, length);
     if length > IPV4_LEN_U32 {
         ip.flaws = flaw::UNUSUAL;
     } else {
-        let Some(header) = packet.load::<IPV4_LEN>(start) else { return Walk::Truncated };
+        let Some(header) = packet.load::<IPV4_LEN>(start) else { return ParsedPacket::Truncated };
         ip.flaws = header_sum(&header);
     }
-    let Some(tcp) = packet.load::<TCP_LEN>(start + length) else { return Walk::Truncated };
+    let Some(tcp) = packet.load::<TCP_LEN>(start + length) else { return ParsedPacket::Truncated };
     finish(packet, &ip, &tcp, watched, scratch, |source, target| {
         let (Some(a), Some(b)) = (packet.load(start + 12), packet.load(start + 16)) else { return false };
         (*source, *target) = (Address::from_ipv4(a), Address::from_ipv4(b));
@@ -327,15 +327,15 @@ fn walk_ipv4<'s, P: Packet>(
 }
 
 #[inline(always)]
-fn walk_ipv6<'s, P: Packet>(
+fn parse_ipv6<'s, P: Packet>(
     packet: &P,
     start: u32,
     watched: impl Fn(u16) -> bool,
     scratch: impl FnOnce() -> Option<&'s mut Scratch>,
-) -> Walk<'s> {
-    let Some(fixed) = packet.load::<IPV6_FIXED>(start) else { return Walk::Truncated };
+) -> ParsedPacket<'s> {
+    let Some(fixed) = packet.load::<IPV6_FIXED>(start) else { return ParsedPacket::Truncated };
     if fixed[0] >> 4 != 6 {
-        return Walk::Unparsed;
+        return ParsedPacket::Unparsed;
     }
     let mut next = ipv6_next(&fixed);
     let mut length = IPV6_LEN_U32;
@@ -343,31 +343,31 @@ fn walk_ipv6<'s, P: Packet>(
         if !is_extension(next) {
             break;
         }
-        let Some(extension) = packet.load::<4>(start + length) else { return Walk::Truncated };
+        let Some(extension) = packet.load::<4>(start + length) else { return ParsedPacket::Truncated };
         if next == FRAGMENT {
             // RFC 8200 §4.5: 13 bits of offset, 2 reserved, 1 "more fragments".
             if u16::from_be_bytes([extension[2], extension[3]]) & 0xfff9 != 0 {
                 let may_be_tcp = extension[0] == PROTOCOL_TCP || is_extension(extension[0]);
-                return if may_be_tcp { Walk::Fragment } else { Walk::NotTcp };
+                return if may_be_tcp { ParsedPacket::Fragment } else { ParsedPacket::NotTcp };
             }
             length += 8;
         } else if next == AUTHENTICATION {
-            // RFC 4302 §2.2: in units of 4 octets, minus 2.
+            // RFC 4302 §2.2: in units of 4 bytes, minus 2.
             length += (u32::from(extension[1]) + 2) * 4;
         } else {
-            // RFC 8200 §4.3: in units of 8 octets, not counting the first.
+            // RFC 8200 §4.3: in units of 8 bytes, not counting the first.
             length += (u32::from(extension[1]) + 1) * 8;
         }
         next = extension[0];
     }
     if next != PROTOCOL_TCP {
-        return if is_extension(next) { Walk::Unparsed } else { Walk::NotTcp };
+        return if is_extension(next) { ParsedPacket::Unparsed } else { ParsedPacket::NotTcp };
     }
     let mut ip = Ip::v6(&fixed, start, length);
     if length > IPV6_LEN_U32 {
         ip.flaws = flaw::UNUSUAL;
     }
-    let Some(tcp) = packet.load::<TCP_LEN>(start + length) else { return Walk::Truncated };
+    let Some(tcp) = packet.load::<TCP_LEN>(start + length) else { return ParsedPacket::Truncated };
     finish(packet, &ip, &tcp, watched, scratch, |source, target| {
         let Some(octets) = packet.load(start + 8) else { return false };
         *source = Address::from_octets(&octets);
@@ -377,8 +377,7 @@ fn walk_ipv6<'s, P: Packet>(
     })
 }
 
-/// The TCP header, once the way to it is known. Ports first: most packets end here. `addresses` puts source and target at
-/// their places.
+/// Parses the TCP header. Ports first: most packets end here. `addresses` writes source and destination to the key.
 #[inline(always)]
 fn finish<'s, P: Packet>(
     packet: &P,
@@ -387,29 +386,29 @@ fn finish<'s, P: Packet>(
     watched: impl Fn(u16) -> bool,
     scratch: impl FnOnce() -> Option<&'s mut Scratch>,
     addresses: impl FnOnce(&mut Address, &mut Address) -> bool,
-) -> Walk<'s> {
+) -> ParsedPacket<'s> {
     let source = u16::from_be_bytes([tcp[0], tcp[1]]);
     let target = u16::from_be_bytes([tcp[2], tcp[3]]);
     let (source_watched, target_watched) = (watched(source), watched(target));
     if !source_watched && !target_watched {
-        return Walk::NotWatched;
+        return ParsedPacket::NotWatched;
     }
     let data_offset = u32::from(tcp[12] >> 4) * 4;
-    // BIG TCP: only the link layer knows (EV-11). A packet that would have fitted its length field is discarded by the receiver
+    // BIG TCP: only the link layer has the length (EV-11). A packet that would have fitted its length field is discarded by the receiver
     // where that field is zero (Linux: iph_totlen, ip6_rcv_core).
     let rest = packet.len().saturating_sub(ip.start);
     if ip.total == 0 && rest <= u16::MAX as u32 {
-        return Walk::Unparsed;
+        return ParsedPacket::Unparsed;
     }
     let total = if ip.total == 0 { rest } else { ip.total };
     if data_offset < TCP_LEN_U32 || total < ip.header + data_offset {
-        return Walk::Unparsed;
+        return ParsedPacket::Unparsed;
     }
-    let Some(scratch) = scratch() else { return Walk::NoScratch };
+    let Some(scratch) = scratch() else { return ParsedPacket::NoScratch };
     let segment = &mut scratch.segment;
     let key = &mut segment.key;
     if !addresses(&mut key.client, &mut key.server) {
-        return Walk::Truncated;
+        return ParsedPacket::Truncated;
     }
     (key.client_port, key.server_port) = (source, target);
     segment.from = flow_key::sender(source_watched, target_watched, (source, target), || key.client < key.server);
@@ -429,17 +428,17 @@ fn finish<'s, P: Packet>(
     segment.options_len = (tcp[12] >> 4).wrapping_sub(5) * 4;
     segment.flaws = ip.flaws;
     segment.swapped = false;
-    Walk::Segment(scratch)
+    ParsedPacket::Segment(scratch)
 }
 
-/// What is kept of an IP header, beside the addresses.
+/// Fields of an IP header, without the addresses.
 struct Ip {
     version: u8,
     /// Offset of the header.
     start: u32,
-    /// Octets from there to the TCP header.
+    /// Bytes from there to the TCP header.
     header: u32,
-    /// Octets of the packet from there on; zero if the header does not tell.
+    /// Bytes of the packet from there on; zero if the header has no length.
     total: u32,
     id: u16,
     ttl: u8,
@@ -461,7 +460,7 @@ impl Ip {
     }
 }
 
-/// [`flaw::HEADER_SUM`], unless the words of an IPv4 header without options add up to what they must (RFC 791 §3.1, RFC 1071).
+/// [`flaw::HEADER_SUM`], unless the checksum of an IPv4 header without options is right (RFC 791 §3.1, RFC 1071).
 #[inline(always)]
 const fn header_sum(header: &[u8; IPV4_LEN]) -> u8 {
     let mut sum = 0_u32;
