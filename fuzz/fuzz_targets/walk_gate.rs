@@ -9,7 +9,7 @@ use std::collections::HashMap;
 
 use libfuzzer_sys::fuzz_target;
 use smtpwatch_common::{
-    Counter, Direction, FlowKey, FlowState, Flows, Header, Env, Link, Order, Outcome, PortSet, Record, RecordBuffer,
+    Counter, Direction, Env, FlowKey, FlowState, Flows, Header, Link, Order, Outcome, PortSet, Record, RecordBuffer,
     Scratch, Segment, Slice, Tag,
     binding::LOOPBACK,
     counters::Label,

@@ -4,7 +4,7 @@ use std::borrow::Cow;
 
 use serde::{Deserialize, Serialize};
 
-use crate::{Role, Side, Timestamp, exhibit::Exhibit};
+use crate::{Role, Side, Timestamp, evidence::EvidenceBundle};
 
 /// Version of the JSON form of a [`Finding`].
 pub const SCHEMA_VERSION: u32 = 1;
@@ -220,7 +220,7 @@ pub struct Finding {
     pub provenance: Provenance,
     /// What proves it. Kept and handed over beside the finding, not in its line.
     #[serde(skip)]
-    pub exhibit: Option<Box<Exhibit>>,
+    pub exhibit: Option<Box<EvidenceBundle>>,
 }
 
 /// The owner of the socket that sent.
@@ -254,7 +254,7 @@ pub struct Provenance {
     pub version: String,
     /// SHA-256 of the configuration in force, in hexadecimal.
     pub config_sha256: String,
-    /// SHA-256 of the policies that spoke for this session (see [`Exhibit::policies`]), in hexadecimal.
+    /// SHA-256 of the policies that spoke for this session (see [`EvidenceBundle::policies`]), in hexadecimal.
     pub policy_sha256: String,
 }
 

@@ -12,13 +12,13 @@
 
 pub mod day;
 pub mod engine;
-pub mod exhibit;
+pub mod evidence;
 pub mod finding;
 pub mod flow;
 pub mod hash;
 pub mod judge;
 pub mod limits;
-mod order;
+mod lru;
 pub mod policy;
 pub mod secret_buffer;
 pub mod segment;

@@ -388,10 +388,10 @@ fn a_verdict_that_waits_for_a_policy_keeps_no_password() {
 #[test]
 fn a_dialogue_that_goes_on_has_a_hole_where_commands_waited() {
     let begun = || submission().c(format!("AUTH PLAIN {PLAIN}\r\nNOOP\r\n")).reset(Side::Server);
-    let goes_on = |talk: Talk| quit(talk.s("235 ok\r\n250 ok\r\n"));
-    let heard = talk::hear(&goes_on(begun().pause(1)), Vec::new());
+    let resume_after_reset = |talk: Talk| quit(talk.s("235 ok\r\n250 ok\r\n"));
+    let heard = talk::hear(&resume_after_reset(begun().pause(1)), Vec::new());
     assert_eq!((&heard.lost, heard.sessions.len()), (&vec![], 1), "within the time that a reset is doubted");
-    let heard = talk::hear(&goes_on(begun().pause(5)), Vec::new());
+    let heard = talk::hear(&resume_after_reset(begun().pause(5)), Vec::new());
     assert_eq!((&heard.lost, heard.sessions.len()), (&vec![LossCause::Window], 1));
     assert_eq!(heard.kinds(), [Kind::AuthPlaintext, Kind::AuthOfferedPlaintext], "what was found before stands");
 }

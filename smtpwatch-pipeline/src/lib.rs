@@ -14,7 +14,7 @@ use smtpwatch_common::{
 use smtpwatch_config::Config;
 use smtpwatch_core::{
     Engine, FlowKey, Output, Role, Segment, Settings, Side, TcpFlags, Timestamp,
-    policy::{history::History, published::Learned},
+    policy::{history::History, published::LookupResult},
     segment::SocketOwner,
 };
 
@@ -96,7 +96,7 @@ impl Pipeline {
     }
 
     /// Something was found out about a published policy.
-    pub fn learn(&mut self, learned: Learned, on: &mut impl FnMut(Output)) {
+    pub fn learn(&mut self, learned: LookupResult, on: &mut impl FnMut(Output)) {
         self.engine.learn(learned);
         self.drain(on);
     }

@@ -13,7 +13,7 @@ use smtpwatch_core::{
     engine::{SessionResult, SessionSummary},
     policy::{
         history::{History, HistoryKey, HistoryRecord},
-        published::{Learned, list::StarttlsList},
+        published::{LookupResult, list::StarttlsList},
     },
 };
 
@@ -79,7 +79,7 @@ impl Replay {
 
     /// Judges by this list too. Other published policies are not known to a replay: those of today say nothing of mail of then.
     pub fn list(&mut self, list: StarttlsList) {
-        self.pipeline.learn(Learned::List(Arc::new(list)), &mut |_| ());
+        self.pipeline.learn(LookupResult::List(Arc::new(list)), &mut |_| ());
     }
 
     /// Reads one file, as far as it can be read.
@@ -154,6 +154,6 @@ fn count(summary: &mut Summary, output: Output, at: Timestamp, on: &mut impl FnM
         // Nothing is left out any more once the input has ended.
         Output::Gate(_) => {}
         // Recorded traffic is judged by what is known: nothing is looked up, nothing is reported.
-        Output::Wanted(_) | Output::Delivery(_) => {}
+        Output::LookupRequest(_) | Output::Delivery(_) => {}
     }
 }

@@ -3,7 +3,7 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
-use smtpwatch_core::policy::published::Wanted;
+use smtpwatch_core::policy::published::LookupRequest;
 
 /// Look-ups at once of subjects below one parent: slow name servers of one domain do not hold everyone up. What the
 /// configuration names counts, and does not wait for it.
@@ -12,7 +12,7 @@ pub const SAME_PARENT: usize = 4;
 /// The line. Places are numbers that grow, each given once.
 #[derive(Debug, Default)]
 pub(super) struct Line {
-    waiting: BTreeMap<u64, Wanted>,
+    waiting: BTreeMap<u64, LookupRequest>,
     parents: HashMap<String, Parent>,
     /// Of every parent that has room for one more look-up, the newest that waits.
     heads: BTreeMap<u64, String>,
@@ -36,7 +36,7 @@ impl Line {
         !self.heads.is_empty()
     }
 
-    pub(super) fn push(&mut self, place: u64, subject: Wanted) {
+    pub(super) fn push(&mut self, place: u64, subject: LookupRequest) {
         self.change(&subject, |parent| _ = parent.waiting.insert(place));
         self.waiting.insert(place, subject);
     }
@@ -48,34 +48,34 @@ impl Line {
     }
 
     /// The newest that may be looked up now; it stays in the line.
-    pub(super) fn newest(&self) -> Option<&Wanted> {
+    pub(super) fn newest(&self) -> Option<&LookupRequest> {
         let (place, _) = self.heads.last_key_value()?;
         self.waiting.get(place)
     }
 
     /// Takes the one out that waits longest.
-    pub(super) fn pop_oldest(&mut self) -> Option<Wanted> {
+    pub(super) fn pop_oldest(&mut self) -> Option<LookupRequest> {
         let (place, subject) = self.waiting.first_key_value().map(|(place, subject)| (*place, subject.clone()))?;
         self.remove(place);
         Some(subject)
     }
 
     /// Whether one more may be looked up below the parent of this one.
-    pub(super) fn has_room(&self, subject: &Wanted) -> bool {
+    pub(super) fn has_room(&self, subject: &LookupRequest) -> bool {
         self.parents.get(parent(subject)).is_none_or(|parent| parent.in_flight < SAME_PARENT)
     }
 
     /// A look-up began, of one of the line or of another.
-    pub(super) fn begun(&mut self, subject: &Wanted) {
+    pub(super) fn begun(&mut self, subject: &LookupRequest) {
         self.change(subject, |parent| parent.in_flight += 1);
     }
 
     /// A look-up that [`Self::begun`] was told of ended.
-    pub(super) fn ended(&mut self, subject: &Wanted) {
+    pub(super) fn ended(&mut self, subject: &LookupRequest) {
         self.change(subject, |parent| parent.in_flight = parent.in_flight.saturating_sub(1));
     }
 
-    fn change(&mut self, subject: &Wanted, change: impl FnOnce(&mut Parent)) {
+    fn change(&mut self, subject: &LookupRequest, change: impl FnOnce(&mut Parent)) {
         let name = parent(subject);
         let parent = self.parents.entry(name.to_owned()).or_default();
         change(parent);
@@ -93,8 +93,8 @@ impl Line {
 }
 
 /// The last two labels: about what one owner registers.
-fn parent(subject: &Wanted) -> &str {
-    let (Wanted::Domain(name) | Wanted::Host(name)) = subject;
+fn parent(subject: &LookupRequest) -> &str {
+    let (LookupRequest::Domain(name) | LookupRequest::Host(name)) = subject;
     let start = name.rmatch_indices('.').nth(1).map_or(0, |(dot, _)| dot + 1);
     name.get(start..).unwrap_or(name)
 }
@@ -103,8 +103,8 @@ fn parent(subject: &Wanted) -> &str {
 mod tests {
     use super::*;
 
-    fn host(name: &str) -> Wanted {
-        Wanted::Host(name.to_owned())
+    fn host(name: &str) -> LookupRequest {
+        LookupRequest::Host(name.to_owned())
     }
 
     #[test]

@@ -18,7 +18,10 @@ use smtpwatch_core::{
     policy::{
         known::{Kept, Known, KnownDomain, KnownHost, KnownList},
         memory::Memory,
-        published::{self, Answer, DomainFacts, HostFacts, Learned, State, Wanted, demand::Source, list::StarttlsList},
+        published::{
+            self, Answer, DomainFacts, HostFacts, LookupRequest, LookupResult, State, demand::Source,
+            list::StarttlsList,
+        },
     },
 };
 use smtpwatch_system::clock::now;
@@ -105,8 +108,8 @@ pub struct Setup {
 
 /// The service. Dropped: it ends.
 pub struct Service {
-    questions: mpsc::Sender<Wanted>,
-    answers: Receiver<Learned>,
+    questions: mpsc::Sender<LookupRequest>,
+    answers: Receiver<LookupResult>,
     metrics: Arc<PolicyMetrics>,
     lost: Arc<Notify>,
     stop: Option<oneshot::Sender<()>>,
@@ -119,7 +122,7 @@ impl Service {
     /// # Errors
     ///
     /// The thread or its runtime cannot be started.
-    pub fn start(setup: Setup) -> std::io::Result<(Self, Vec<Learned>)> {
+    pub fn start(setup: Setup) -> std::io::Result<(Self, Vec<LookupResult>)> {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
         let (questions, asked) = mpsc::channel(QUEUE);
         let (told, answers) = sync_channel(ANSWERS);
@@ -136,7 +139,7 @@ impl Service {
     }
 
     /// Something is to be looked up. The answer comes by [`Self::learned`], unless there is no room.
-    pub fn want(&self, wanted: Wanted) {
+    pub fn want(&self, wanted: LookupRequest) {
         if self.questions.try_send(wanted).is_err() {
             self.metrics.policy_dropped(Dropped::QueueFull);
         }
@@ -149,7 +152,7 @@ impl Service {
 
     /// The next answer, if there is one.
     #[must_use]
-    pub fn learned(&self) -> Option<Learned> {
+    pub fn learned(&self) -> Option<LookupResult> {
         self.answers.try_recv().ok()
     }
 }
@@ -178,7 +181,7 @@ struct Worker {
     patience: Patience,
     metrics: Arc<PolicyMetrics>,
     keep: Box<dyn Fn(Known) + Send>,
-    answers: SyncSender<Learned>,
+    answers: SyncSender<LookupResult>,
     subjects: Subjects,
     /// None until the name servers are found.
     sources: Option<Arc<Sources>>,
@@ -190,9 +193,9 @@ struct Worker {
     list: List,
     tasks: JoinSet<Done>,
     /// What each task looks up; tasks of another kind are not in it.
-    looks: HashMap<Id, Wanted>,
+    looks: HashMap<Id, LookupRequest>,
     /// Subjects that are to be kept again.
-    again: VecDeque<Wanted>,
+    again: VecDeque<LookupRequest>,
     chance: RandomState,
     drawn: u64,
 }
@@ -211,7 +214,7 @@ struct List {
 }
 
 impl Worker {
-    fn new(setup: Setup, answers: SyncSender<Learned>, now: Timestamp) -> (Self, Vec<Learned>) {
+    fn new(setup: Setup, answers: SyncSender<LookupResult>, now: Timestamp) -> (Self, Vec<LookupResult>) {
         let Setup { settings, trust, patience, kept, list, metrics, keep } = setup;
         let place = Place::of(&settings.starttls_everywhere);
         let mut known = Vec::new();
@@ -221,24 +224,24 @@ impl Worker {
         let hosts = if *settings.dane { kept.hosts } else { Vec::new() };
         for KnownDomain { name, facts, memory } in domains {
             let facts = Arc::new(as_of(&facts, &memory, now));
-            let learned = Learned::Domain(name.clone(), facts);
+            let learned = LookupResult::Domain(name.clone(), facts);
             known.push(learned.clone());
             // It is due at once: what was kept tides over until the answer is there.
-            subjects.restore(&Wanted::Domain(name), learned, now, memory, now);
+            subjects.restore(&LookupRequest::Domain(name), learned, now, memory, now);
         }
         for KnownHost { name, facts } in hosts {
             let until = facts.addresses.until.min(facts.dane.until);
-            let learned = Learned::Host(name.clone(), facts);
+            let learned = LookupResult::Host(name.clone(), facts);
             if now < until {
                 known.push(learned.clone());
             }
-            subjects.restore(&Wanted::Host(name), learned, until, Memory::default(), now);
+            subjects.restore(&LookupRequest::Host(name), learned, until, Memory::default(), now);
         }
         // Behind what was kept: a policy that was seen once must not be forgotten because the configuration names its
         // domain.
         for domain in &settings.domains {
             if let Asked::Waits(Room { gone: Some(gone), .. }) =
-                subjects.ask(&Wanted::Domain(domain.clone()), true, now)
+                subjects.ask(&LookupRequest::Domain(domain.clone()), true, now)
             {
                 keep(Known::Forgotten(gone));
             }
@@ -249,7 +252,7 @@ impl Worker {
             && *url == list.url
             && let Ok(parsed) = list::parse(&list.text)
         {
-            known.push(Learned::List(Arc::new(parsed)));
+            known.push(LookupResult::List(Arc::new(parsed)));
             metrics.policy_refreshed(Source::List, list.fetched_at);
             at = list.fetched_at + LIST_URL;
             fetched_at = list.fetched_at;
@@ -278,7 +281,12 @@ impl Worker {
         (worker, known)
     }
 
-    async fn run(mut self, mut asked: mpsc::Receiver<Wanted>, lost: Arc<Notify>, mut stopped: oneshot::Receiver<()>) {
+    async fn run(
+        mut self,
+        mut asked: mpsc::Receiver<LookupRequest>,
+        lost: Arc<Notify>,
+        mut stopped: oneshot::Receiver<()>,
+    ) {
         loop {
             let begun = now();
             self.begin(begun);
@@ -309,13 +317,13 @@ impl Worker {
         for subject in self.again.drain(..self.again.len().min(KEPT_AGAIN)) {
             // It may have made room meanwhile.
             let known = match self.subjects.known(&subject) {
-                Some((Learned::Domain(name, facts), memory)) => {
+                Some((LookupResult::Domain(name, facts), memory)) => {
                     Known::Domain(KnownDomain { name: name.clone(), facts: facts.clone(), memory: memory.clone() })
                 }
-                Some((Learned::Host(name, facts), _)) => {
+                Some((LookupResult::Host(name, facts), _)) => {
                     Known::Host(KnownHost { name: name.clone(), facts: facts.clone() })
                 }
-                Some((Learned::List(_), _)) | None => continue,
+                Some((LookupResult::List(_), _)) | None => continue,
             };
             (self.keep)(known);
         }
@@ -357,11 +365,11 @@ impl Worker {
         {
             let sources = sources.clone();
             let task = match wanted.clone() {
-                Wanted::Domain(name) => self.tasks.spawn(async move {
+                LookupRequest::Domain(name) => self.tasks.spawn(async move {
                     let look = sources.domain(&name, memory, now).await;
                     Done::Domain(name, Box::new(look))
                 }),
-                Wanted::Host(name) => self.tasks.spawn(async move {
+                LookupRequest::Host(name) => self.tasks.spawn(async move {
                     let facts = sources.host(&name, now).await;
                     Done::Host(name, facts)
                 }),
@@ -370,7 +378,7 @@ impl Worker {
         }
     }
 
-    fn ask(&mut self, wanted: &Wanted, pinned: bool, now: Timestamp) {
+    fn ask(&mut self, wanted: &LookupRequest, pinned: bool, now: Timestamp) {
         match self.subjects.ask(wanted, pinned, now) {
             Asked::Known(learned) => self.tell(learned),
             Asked::Waits(Room { gone, dropped }) => {
@@ -385,14 +393,14 @@ impl Worker {
     }
 
     /// These had to make room.
-    fn forget(&self, gone: impl IntoIterator<Item = Wanted>) {
+    fn forget(&self, gone: impl IntoIterator<Item = LookupRequest>) {
         for subject in gone {
             self.metrics.policy_dropped(Dropped::Capacity);
             (self.keep)(Known::Forgotten(subject));
         }
     }
 
-    fn tell(&self, learned: Learned) {
+    fn tell(&self, learned: LookupResult) {
         if self.answers.try_send(learned).is_err() {
             self.metrics.policy_dropped(Dropped::AnswersFull);
         }
@@ -460,7 +468,7 @@ impl Worker {
             }
             // What was proved holds for its time; what could not be proved is asked for once more.
             if self.probes.is_on() {
-                self.subjects.renew(|subject| matches!(subject, Wanted::Host(_)), now);
+                self.subjects.renew(|subject| matches!(subject, LookupRequest::Host(_)), now);
             }
         }
     }
@@ -477,13 +485,13 @@ impl Worker {
             // Without its mail hosts there is no way to their TLSA records.
             self.metrics.policy_failed(Source::Dane);
         }
-        let subject = Wanted::Domain(name.clone());
-        if let Some(Learned::Domain(_, before)) = self.subjects.answer(&subject) {
+        let subject = LookupRequest::Domain(name.clone());
+        if let Some(LookupResult::Domain(_, before)) = self.subjects.answer(&subject) {
             facts.mx = still(&before.mx, facts.mx, now);
         }
         let hosts: Vec<String> = published::hosts(&facts).cloned().collect();
         let facts = Arc::new(facts);
-        let learned = Learned::Domain(name.clone(), facts.clone());
+        let learned = LookupResult::Domain(name.clone(), facts.clone());
         let until = facts.mx.until.min(facts.sts.until);
         let chance = self.draw();
         let gone = self.subjects.done(&subject, learned.clone(), until, memory.clone(), now, chance);
@@ -491,7 +499,7 @@ impl Worker {
         (self.keep)(Known::Domain(KnownDomain { name, facts, memory }));
         self.tell(learned);
         for host in hosts {
-            self.ask(&Wanted::Host(host), false, now);
+            self.ask(&LookupRequest::Host(host), false, now);
         }
     }
 
@@ -506,8 +514,8 @@ impl Worker {
                 }
             }
         }
-        let subject = Wanted::Host(name.clone());
-        if let Some(Learned::Host(_, before)) = self.subjects.answer(&subject) {
+        let subject = LookupRequest::Host(name.clone());
+        if let Some(LookupResult::Host(_, before)) = self.subjects.answer(&subject) {
             facts.addresses = still(&before.addresses, facts.addresses, now);
             facts.dane = still(&before.dane, facts.dane, now);
             if facts.dane == before.dane {
@@ -516,7 +524,7 @@ impl Worker {
         }
         let until = facts.addresses.until.min(facts.dane.until);
         let facts = Arc::new(facts);
-        let learned = Learned::Host(name.clone(), facts.clone());
+        let learned = LookupResult::Host(name.clone(), facts.clone());
         let chance = self.draw();
         let gone = self.subjects.done(&subject, learned.clone(), until, Memory::default(), now, chance);
         self.forget(gone);
@@ -573,7 +581,7 @@ impl Worker {
                 if let Some(url) = url {
                     (self.keep)(Known::List(KnownList { url, text, fetched_at: now }));
                 }
-                self.tell(Learned::List(Arc::new(list)));
+                self.tell(LookupResult::List(Arc::new(list)));
             }
             Err(why) => {
                 if url.is_some() {

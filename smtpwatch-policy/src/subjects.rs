@@ -10,7 +10,7 @@ use smtpwatch_core::{
     Timestamp,
     policy::{
         memory::Memory,
-        published::{Learned, Wanted},
+        published::{LookupRequest, LookupResult},
     },
 };
 
@@ -41,7 +41,7 @@ const PUT_OFF_AT_ONCE: usize = 100;
 #[derive(Clone, PartialEq, Debug)]
 pub enum Asked {
     /// It is known: here it is once more.
-    Known(Learned),
+    Known(LookupResult),
     /// It will be looked up.
     Waits(Room),
     /// All that is held is of the configuration or is being looked up.
@@ -52,24 +52,24 @@ pub enum Asked {
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct Room {
     /// This one is not held any more.
-    pub gone: Option<Wanted>,
+    pub gone: Option<LookupRequest>,
     /// This one does not wait any more: it had waited longest.
-    pub dropped: Option<Wanted>,
+    pub dropped: Option<LookupRequest>,
 }
 
 /// The table.
 #[derive(Debug)]
 pub struct Subjects {
-    entries: HashMap<Wanted, Entry>,
+    entries: HashMap<LookupRequest, Entry>,
     domains: Share,
     hosts: Share,
     asked: u64,
     /// Of the configuration and not known.
-    first: VecDeque<Wanted>,
-    /// Wanted by others and not known; the place of each is its order.
+    first: VecDeque<LookupRequest>,
+    /// LookupRequest by others and not known; the place of each is its order.
     line: Line,
     /// To be refreshed.
-    due: BTreeSet<(Timestamp, Wanted)>,
+    due: BTreeSet<(Timestamp, LookupRequest)>,
     paced_until: Timestamp,
     /// Of each share.
     capacity: usize,
@@ -82,12 +82,12 @@ pub struct Subjects {
 struct Share {
     len: usize,
     /// By when they were asked for: an ever growing number, and the subject.
-    plain: BTreeMap<u64, Wanted>,
+    plain: BTreeMap<u64, LookupRequest>,
     /// Likewise, those whose remembered policy protects: what is lost could be held back from anyone who asks again
     /// (RFC 8461 §10.2).
-    guarded: BTreeMap<u64, Wanted>,
+    guarded: BTreeMap<u64, LookupRequest>,
     /// When the guarded ones cease to be.
-    ends: BTreeSet<(Timestamp, Wanted)>,
+    ends: BTreeSet<(Timestamp, LookupRequest)>,
 }
 
 #[derive(Debug)]
@@ -101,7 +101,7 @@ struct Entry {
     pinned: bool,
     waits: bool,
     in_flight: bool,
-    answer: Option<Learned>,
+    answer: Option<LookupResult>,
     until: Timestamp,
     due: Option<Timestamp>,
     memory: Memory,
@@ -139,7 +139,7 @@ impl Subjects {
     }
 
     /// Someone asks for a subject; `pinned`: the configuration does.
-    pub fn ask(&mut self, subject: &Wanted, pinned: bool, now: Timestamp) -> Asked {
+    pub fn ask(&mut self, subject: &LookupRequest, pinned: bool, now: Timestamp) -> Asked {
         self.asked += 1;
         let asked = self.asked;
         if let Some(entry) = self.entries.get_mut(subject) {
@@ -174,25 +174,32 @@ impl Subjects {
 
     /// The newest answer, whether it holds or not.
     #[must_use]
-    pub fn answer(&self, subject: &Wanted) -> Option<&Learned> {
+    pub fn answer(&self, subject: &LookupRequest) -> Option<&LookupResult> {
         self.entries.get(subject).and_then(|entry| entry.answer.as_ref())
     }
 
     /// Every subject that has an answer.
     #[must_use]
-    pub fn answered(&self) -> VecDeque<Wanted> {
+    pub fn answered(&self) -> VecDeque<LookupRequest> {
         let answered = self.entries.iter().filter(|(_, entry)| entry.answer.is_some());
         answered.map(|(subject, _)| subject.clone()).collect()
     }
 
     /// The newest answer, and what is remembered with it.
     #[must_use]
-    pub fn known(&self, subject: &Wanted) -> Option<(&Learned, &Memory)> {
+    pub fn known(&self, subject: &LookupRequest) -> Option<(&LookupResult, &Memory)> {
         self.entries.get(subject).and_then(|entry| Some((entry.answer.as_ref()?, &entry.memory)))
     }
 
     /// Puts back what was kept elsewhere; it is refreshed as soon as the pace allows.
-    pub fn restore(&mut self, subject: &Wanted, answer: Learned, until: Timestamp, memory: Memory, now: Timestamp) {
+    pub fn restore(
+        &mut self,
+        subject: &LookupRequest,
+        answer: LookupResult,
+        until: Timestamp,
+        memory: Memory,
+        now: Timestamp,
+    ) {
         let octets = octets(&answer, &memory);
         let full = self.is_full(subject) || self.octets + octets > OCTETS;
         if full || self.entries.contains_key(subject) {
@@ -211,7 +218,7 @@ impl Subjects {
     }
 
     /// The next subject to look up, and what is remembered of it. It is in flight from here to [`Self::done`].
-    pub fn next(&mut self, now: Timestamp) -> Option<(Wanted, Memory)> {
+    pub fn next(&mut self, now: Timestamp) -> Option<(LookupRequest, Memory)> {
         while let Some(subject) = self.first.pop_front() {
             if self.entries.get(&subject).is_some_and(|entry| entry.waits) {
                 return Some(self.take_off(subject));
@@ -252,13 +259,13 @@ impl Subjects {
     /// make room: answers may be long.
     pub fn done(
         &mut self,
-        subject: &Wanted,
-        answer: Learned,
+        subject: &LookupRequest,
+        answer: LookupResult,
         until: Timestamp,
         memory: Memory,
         now: Timestamp,
         chance: f64,
-    ) -> Vec<Wanted> {
+    ) -> Vec<LookupRequest> {
         let Some(entry) = self.entries.get_mut(subject) else { return Vec::new() };
         let octets = octets(&answer, &memory);
         self.octets = self.octets - entry.octets + octets;
@@ -291,12 +298,12 @@ impl Subjects {
     }
 
     /// A look came to nothing; it is as if no one had asked.
-    pub fn failed(&mut self, subject: &Wanted) {
+    pub fn failed(&mut self, subject: &LookupRequest) {
         self.landed(subject);
     }
 
     /// Everything of the kind that `which` names is to be looked up again, as the pace allows.
-    pub fn renew(&mut self, which: impl Fn(&Wanted) -> bool, now: Timestamp) {
+    pub fn renew(&mut self, which: impl Fn(&LookupRequest) -> bool, now: Timestamp) {
         for (subject, entry) in self.entries.iter_mut().filter(|(subject, entry)| which(subject) && !entry.in_flight) {
             if let Some(due) = entry.due.replace(now) {
                 self.due.remove(&(due, subject.clone()));
@@ -306,7 +313,7 @@ impl Subjects {
         }
     }
 
-    fn insert(&mut self, subject: Wanted, memory: Memory, pinned: bool, now: Timestamp) {
+    fn insert(&mut self, subject: LookupRequest, memory: Memory, pinned: bool, now: Timestamp) {
         let entry = Entry {
             order: self.asked,
             guarded: memory.protects_until(now),
@@ -327,7 +334,7 @@ impl Subjects {
     }
 
     /// Waits for its look from here; gives who gave way.
-    fn line_up(&mut self, subject: &Wanted) -> Option<Wanted> {
+    fn line_up(&mut self, subject: &LookupRequest) -> Option<LookupRequest> {
         let entry = self.entries.get_mut(subject)?;
         entry.waits = true;
         if entry.pinned {
@@ -350,7 +357,7 @@ impl Subjects {
     }
 
     /// In flight, and in no list any more; with what is remembered of it.
-    fn take_off(&mut self, subject: Wanted) -> (Wanted, Memory) {
+    fn take_off(&mut self, subject: LookupRequest) -> (LookupRequest, Memory) {
         let Some(entry) = self.entries.get_mut(&subject) else { return (subject, Memory::default()) };
         if entry.is_in_line() {
             self.line.remove(entry.order);
@@ -365,7 +372,7 @@ impl Subjects {
         (subject, memory)
     }
 
-    fn landed(&mut self, subject: &Wanted) {
+    fn landed(&mut self, subject: &LookupRequest) {
         if let Some(entry) = self.entries.get_mut(subject)
             && std::mem::replace(&mut entry.in_flight, false)
         {
@@ -373,28 +380,30 @@ impl Subjects {
         }
     }
 
-    fn is_full(&self, subject: &Wanted) -> bool {
+    fn is_full(&self, subject: &LookupRequest) -> bool {
         let share = match subject {
-            Wanted::Domain(_) => &self.domains,
-            Wanted::Host(_) => &self.hosts,
+            LookupRequest::Domain(_) => &self.domains,
+            LookupRequest::Host(_) => &self.hosts,
         };
         share.len >= self.capacity
     }
 
     /// Lets the one go that was asked for least recently, of the share of `like` or of both, and is neither of the
     /// configuration nor being looked up; one whose policy protects only when there is no other.
-    fn make_room(&mut self, like: Option<&Wanted>, now: Timestamp) -> Option<Wanted> {
+    fn make_room(&mut self, like: Option<&LookupRequest>, now: Timestamp) -> Option<LookupRequest> {
         let shares = match like {
-            Some(Wanted::Domain(_)) => [Some(&mut self.domains), None],
-            Some(Wanted::Host(_)) => [Some(&mut self.hosts), None],
+            Some(LookupRequest::Domain(_)) => [Some(&mut self.domains), None],
+            Some(LookupRequest::Host(_)) => [Some(&mut self.hosts), None],
             None => [Some(&mut self.domains), Some(&mut self.hosts)],
         };
         let (mut plain, mut guarded) = (None, None);
         for share in shares.into_iter().flatten() {
             share.age(&mut self.entries, now);
             // At most as many are skipped as are in flight.
-            let free = |(_, subject): &(&u64, &Wanted)| self.entries.get(*subject).is_some_and(|one| !one.in_flight);
-            let oldest = |list: &BTreeMap<u64, Wanted>| list.iter().find(free).map(|(at, one)| (*at, one.clone()));
+            let free =
+                |(_, subject): &(&u64, &LookupRequest)| self.entries.get(*subject).is_some_and(|one| !one.in_flight);
+            let oldest =
+                |list: &BTreeMap<u64, LookupRequest>| list.iter().find(free).map(|(at, one)| (*at, one.clone()));
             plain = plain.into_iter().chain(oldest(&share.plain)).min();
             guarded = guarded.into_iter().chain(oldest(&share.guarded)).min();
         }
@@ -403,7 +412,7 @@ impl Subjects {
         Some(subject)
     }
 
-    fn remove(&mut self, subject: &Wanted) {
+    fn remove(&mut self, subject: &LookupRequest) {
         let Some(entry) = self.entries.remove(subject) else { return };
         let share = share(&mut self.domains, &mut self.hosts, subject);
         share.len -= 1;
@@ -426,15 +435,15 @@ impl Entry {
 }
 
 /// The share that a subject is of.
-const fn share<'a>(domains: &'a mut Share, hosts: &'a mut Share, subject: &Wanted) -> &'a mut Share {
+const fn share<'a>(domains: &'a mut Share, hosts: &'a mut Share, subject: &LookupRequest) -> &'a mut Share {
     match subject {
-        Wanted::Domain(_) => domains,
-        Wanted::Host(_) => hosts,
+        LookupRequest::Domain(_) => domains,
+        LookupRequest::Host(_) => hosts,
     }
 }
 
 impl Share {
-    fn list(&mut self, subject: &Wanted, entry: &Entry) {
+    fn list(&mut self, subject: &LookupRequest, entry: &Entry) {
         if entry.pinned {
             return;
         }
@@ -446,7 +455,7 @@ impl Share {
         }
     }
 
-    fn unlist(&mut self, subject: &Wanted, entry: &Entry) {
+    fn unlist(&mut self, subject: &LookupRequest, entry: &Entry) {
         self.plain.remove(&entry.order);
         self.guarded.remove(&entry.order);
         if let Some(end) = entry.guarded {
@@ -455,7 +464,7 @@ impl Share {
     }
 
     /// A policy that has run out protects nothing any more.
-    fn age(&mut self, entries: &mut HashMap<Wanted, Entry>, now: Timestamp) {
+    fn age(&mut self, entries: &mut HashMap<LookupRequest, Entry>, now: Timestamp) {
         while let Some((_, subject)) = self.ends.first().filter(|(end, _)| *end <= now).cloned() {
             self.ends.pop_first();
             if let Some(entry) = entries.get_mut(&subject) {
@@ -468,16 +477,16 @@ impl Share {
 }
 
 /// About what an answer takes: what its owner decides the length of.
-fn octets(answer: &Learned, memory: &Memory) -> usize {
+fn octets(answer: &LookupResult, memory: &Memory) -> usize {
     let body = memory.kept.as_ref().map_or(0, |kept| kept.body.len());
     // The policy that was read from the text takes as much as the text, in memory and in the answer.
     let of_answer = match answer {
-        Learned::Domain(_, facts) => {
+        LookupResult::Domain(_, facts) => {
             let hosts = facts.mx.value.iter().flat_map(|mx| &mx.hosts).map(String::len).sum::<usize>();
             hosts + facts.mx.detail.len() + facts.sts.detail.len()
         }
-        Learned::Host(_, facts) => facts.dane.value.iter().flatten().map(|tlsa| tlsa.data.len()).sum(),
-        Learned::List(_) => 0,
+        LookupResult::Host(_, facts) => facts.dane.value.iter().flatten().map(|tlsa| tlsa.data.len()).sum(),
+        LookupResult::List(_) => 0,
     };
     3 * body + of_answer
 }
@@ -491,23 +500,23 @@ mod tests {
     use super::*;
     use smtpwatch_core::policy::memory::Kept;
 
-    fn host(number: usize) -> Wanted {
-        Wanted::Host(format!("mx{number}.example.net"))
+    fn host(number: usize) -> LookupRequest {
+        LookupRequest::Host(format!("mx{number}.example.net"))
     }
 
     fn at(secs: i64) -> Timestamp {
         Timestamp::from_secs(secs)
     }
 
-    fn learned(subject: &Wanted) -> Learned {
+    fn learned(subject: &LookupRequest) -> LookupResult {
         let answer = |state| Answer { state, value: None, detail: String::new(), at: at(0), until: at(0) };
         let addresses = Answer { value: None, ..answer(State::Absent) };
         let dane = Answer { state: State::Absent, value: None, detail: String::new(), at: at(0), until: at(0) };
-        let (Wanted::Domain(name) | Wanted::Host(name)) = subject;
-        Learned::Host(name.clone(), Arc::new(HostFacts { addresses, dane, base: name.clone() }))
+        let (LookupRequest::Domain(name) | LookupRequest::Host(name)) = subject;
+        LookupResult::Host(name.clone(), Arc::new(HostFacts { addresses, dane, base: name.clone() }))
     }
 
-    fn look(subjects: &mut Subjects, now: Timestamp, until: Timestamp) -> Option<Wanted> {
+    fn look(subjects: &mut Subjects, now: Timestamp, until: Timestamp) -> Option<LookupRequest> {
         let (subject, memory) = subjects.next(now)?;
         assert!(subjects.done(&subject, learned(&subject), until, memory, now, 0.5).is_empty());
         Some(subject)
@@ -549,7 +558,7 @@ mod tests {
         assert_eq!((looks, subjects.next_at()), (3, None));
     }
 
-    fn makes_room(gone: Wanted) -> Asked {
+    fn makes_room(gone: LookupRequest) -> Asked {
         Asked::Waits(Room { gone: Some(gone), dropped: None })
     }
 
@@ -574,8 +583,8 @@ mod tests {
     }
 
     /// Hosts of owners of their own.
-    fn stranger(number: usize) -> Wanted {
-        Wanted::Host(format!("mx.s{number}.example"))
+    fn stranger(number: usize) -> LookupRequest {
+        LookupRequest::Host(format!("mx.s{number}.example"))
     }
 
     #[test]
@@ -619,7 +628,8 @@ mod tests {
             // Refreshes count, and wait, like any other.
             subjects.restore(&domain(number), learned(&domain(number)), at(0), Memory::default(), at(0));
         }
-        let in_flight: Vec<Wanted> = std::iter::from_fn(|| subjects.next(at(0)).map(|(subject, _)| subject)).collect();
+        let in_flight: Vec<LookupRequest> =
+            std::iter::from_fn(|| subjects.next(at(0)).map(|(subject, _)| subject)).collect();
         assert_eq!(in_flight, [host(19), host(18), host(17), host(16), stranger(0)]);
         assert_eq!(subjects.next_at(), Some(at(0) + PUT_OFF), "there is nothing to do until one ends");
         // The configuration is not held up by them either.
@@ -648,11 +658,16 @@ mod tests {
         Memory { kept: Some(Kept { policy, body, fetched_at: at(0) }), failed: None }
     }
 
-    fn domain(number: usize) -> Wanted {
-        Wanted::Domain(format!("d{number}.example.net"))
+    fn domain(number: usize) -> LookupRequest {
+        LookupRequest::Domain(format!("d{number}.example.net"))
     }
 
-    fn ask_and_look(subjects: &mut Subjects, subject: &Wanted, memory: &Memory, now: Timestamp) -> Vec<Wanted> {
+    fn ask_and_look(
+        subjects: &mut Subjects,
+        subject: &LookupRequest,
+        memory: &Memory,
+        now: Timestamp,
+    ) -> Vec<LookupRequest> {
         let gone = match subjects.ask(subject, false, now) {
             Asked::Waits(Room { gone, dropped: None }) => gone,
             other => panic!("{other:?}"),
@@ -669,7 +684,7 @@ mod tests {
         for (number, mode) in (0..).zip(["enforce", "testing", "none"]) {
             ask_and_look(&mut subjects, &domain(number), &policy(mode, ""), at(0));
         }
-        let flood = |subjects: &mut Subjects, numbers: std::ops::Range<usize>, now| -> Vec<Wanted> {
+        let flood = |subjects: &mut Subjects, numbers: std::ops::Range<usize>, now| -> Vec<LookupRequest> {
             let look = |number| ask_and_look(subjects, &domain(number), &Memory::default(), now);
             numbers.flat_map(look).collect()
         };
@@ -700,7 +715,7 @@ mod tests {
         let mut subjects = Subjects::new(3);
         ask_and_look(&mut subjects, &domain(0), &Memory::default(), at(0));
         let look = |number| ask_and_look(&mut subjects, &host(number), &Memory::default(), at(1));
-        let gone: Vec<Wanted> = (0..20).flat_map(look).collect();
+        let gone: Vec<LookupRequest> = (0..20).flat_map(look).collect();
         assert_eq!(gone, (0..17).map(host).collect::<Vec<_>>());
         assert_eq!((subjects.len(), subjects.domains.len), (4, 1));
         assert!(matches!(subjects.ask(&domain(0), false, at(2)), Asked::Known(_)));

@@ -9,7 +9,7 @@ use smtpwatch_config::Network;
 use smtpwatch_core::{
     Finding, Role, Timestamp,
     day::Day,
-    exhibit::Exhibit,
+    evidence::EvidenceBundle,
     finding::{Evidence, Kind, Outcome, Severity},
     hash::hex,
     policy::history::normal_peer,
@@ -587,7 +587,7 @@ impl RawKept {
     fn parse(self) -> Result<Kept, LookupError> {
         let wrong = |source| LookupError::Document { id: self.id.clone(), source };
         let mut finding: Finding = serde_json::from_str(&self.document).map_err(wrong)?;
-        let exhibit = self.exhibit.as_deref().map(serde_json::from_str::<Exhibit>);
+        let exhibit = self.exhibit.as_deref().map(serde_json::from_str::<EvidenceBundle>);
         finding.exhibit = exhibit.transpose().map_err(wrong)?.map(Box::new);
         Ok(Kept {
             number: unsigned(self.number),

@@ -10,7 +10,7 @@ use smtpwatch_core::{
     policy::{
         known::{Kept, Known, KnownDomain, KnownHost, KnownList},
         memory::{self, FetchError, Memory},
-        published::{Answer, DomainFacts, HostFacts, MxSet, State, Wanted, sts::StsPolicy, tlsa::Tlsa},
+        published::{Answer, DomainFacts, HostFacts, LookupRequest, MxSet, State, sts::StsPolicy, tlsa::Tlsa},
     },
 };
 use smtpwatch_system::clock::now;
@@ -87,8 +87,8 @@ impl Pending {
             Known::Domain(domain) => _ = self.domains.insert(domain.name.clone(), Some(domain)),
             Known::Host(host) => _ = self.hosts.insert(host.name.clone(), Some(host)),
             Known::List(list) => self.list = Some(list),
-            Known::Forgotten(Wanted::Domain(name)) => _ = self.domains.insert(name, None),
-            Known::Forgotten(Wanted::Host(name)) => _ = self.hosts.insert(name, None),
+            Known::Forgotten(LookupRequest::Domain(name)) => _ = self.domains.insert(name, None),
+            Known::Forgotten(LookupRequest::Host(name)) => _ = self.hosts.insert(name, None),
         }
     }
 

@@ -6,7 +6,7 @@ use smtpwatch_core::{
     Engine, Finding, FlowKey, Output, Role, Segment, Settings, Side, TcpFlags, Timestamp,
     engine::{Delivery, GateAction, LossCause, SessionSummary},
     finding::Kind,
-    policy::{history::History, published::Wanted, rule::Rule},
+    policy::{history::History, published::LookupRequest, rule::Rule},
     segment::Direction,
 };
 
@@ -278,7 +278,7 @@ pub struct Heard {
     pub gate: Vec<GateAction>,
     pub gaps: usize,
     pub lost: Vec<LossCause>,
-    pub wanted: Vec<Wanted>,
+    pub wanted: Vec<LookupRequest>,
     pub deliveries: Vec<Delivery>,
 }
 
@@ -293,7 +293,7 @@ impl Heard {
                     self.gaps += 1;
                     self.lost.push(cause);
                 }
-                Output::Wanted(wanted) => self.wanted.push(wanted),
+                Output::LookupRequest(wanted) => self.wanted.push(wanted),
                 Output::Delivery(delivery) => self.deliveries.push(*delivery),
                 Output::Evicted(_) | Output::History(..) | Output::HistoryForgotten(_) => {}
             }

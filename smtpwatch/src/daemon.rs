@@ -34,7 +34,7 @@ use smtpwatch_config::Config;
 use smtpwatch_core::{
     Finding, Output, Role, Timestamp,
     engine::GateOrder,
-    policy::{history::History, published::Learned},
+    policy::{history::History, published::LookupResult},
 };
 use smtpwatch_pipeline::{Pipeline, Source, incident::cgroup};
 use smtpwatch_policy::{
@@ -502,7 +502,7 @@ impl Watch {
         Ok(())
     }
 
-    fn learn(&mut self, learned: Learned) {
+    fn learn(&mut self, learned: LookupResult) {
         self.pipeline.learn(learned, &mut |output| self.outputs.take(output));
     }
 
@@ -706,7 +706,7 @@ impl Outputs {
                     store.delivery(delivery);
                 }
             }
-            Output::Wanted(wanted) => self.policies.want(wanted),
+            Output::LookupRequest(wanted) => self.policies.want(wanted),
         }
     }
 }

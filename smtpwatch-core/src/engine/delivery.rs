@@ -10,7 +10,7 @@ use crate::{
     judge::certificate::{Comparison, Verdict},
     policy::published::{
         State,
-        demand::{Identity, Recipient, Source, Standing},
+        demand::{DomainBinding, Identity, Recipient, Source},
         sts::StsMode,
     },
     smtp::{HandshakeEnd, Starttls, TlsPhase},
@@ -150,7 +150,7 @@ pub(super) fn of(
         let Some(policy) = policy else {
             // That a policy could not be learnt is not that there is none.
             let none = facts.sts.state == State::Absent || facts.sts.valid().is_some();
-            if !proven && none && holds && *standing == Standing::Here {
+            if !proven && none && holds && *standing == DomainBinding::Here {
                 deliveries.push(Delivery { domain: domain.clone(), ..session.clone() });
             }
             continue;

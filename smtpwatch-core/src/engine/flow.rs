@@ -6,11 +6,11 @@ use smtpwatch_common::{Admission, Binding};
 
 use super::{
     output::{SessionResult, SessionSummary},
-    rows::Rows,
+    packet_log::PacketLog,
 };
 use crate::{
     Finding, FlowKey, Role, Segment, Side, TcpFlags, Timestamp,
-    exhibit::{Copies, Exhibit, Known, Octets, Piece, PolicyUsed},
+    evidence::{AppliedPolicy, ByteRange, ConflictingSegments, EvidenceBundle, Known, Octets},
     finding::{FlowInfo, Kind, Observed, Outcome, PeerInfo, Provenance, SCHEMA_VERSION, Sender, Severity},
     flow::{Connection, SynClaims},
     judge::{
@@ -21,7 +21,7 @@ use crate::{
         failures::Failure,
         history::HistoryRecord,
         profile::{self, Profile},
-        published::demand::{Called, Identity},
+        published::demand::{Identity, PeerQuery},
     },
     segment::{Direction, SocketOwner},
     smtp::{Doubt, Session, Starttls, TlsPhase},
@@ -90,13 +90,13 @@ pub(super) struct Flow {
     /// Who on this host sends, as far as the kernel told.
     sender: Option<SocketOwner>,
     /// Its packets, as evidence.
-    rows: Rows,
+    rows: PacketLog,
 }
 
 /// What was known of a peer when a finding was made.
 pub(super) struct Context {
     pub(super) history: Option<Known>,
-    pub(super) policies: Vec<PolicyUsed>,
+    pub(super) policies: Vec<AppliedPolicy>,
 }
 
 impl Flow {
@@ -135,7 +135,7 @@ impl Flow {
             typed: 0,
             spoke: None,
             sender: None,
-            rows: Rows::default(),
+            rows: PacketLog::default(),
         };
         flow.measure(segment);
         flow
@@ -312,7 +312,7 @@ impl Flow {
     }
 
     /// Whether a claim has not gone out yet, or has become louder since.
-    pub(super) fn is_louder(&self, claim: &Claim) -> bool {
+    pub(super) fn escalates(&self, claim: &Claim) -> bool {
         let before = self.raised.iter().find(|(kind, instance, _)| (*kind, *instance) == (claim.kind, claim.instance));
         before.is_none_or(|(.., severity)| *severity < claim.severity)
     }
@@ -330,7 +330,7 @@ impl Flow {
             return Vec::new();
         }
         let same = |held: &Claim| due.iter().any(|claim| (claim.kind, claim.instance) == (held.kind, held.instance));
-        held.into_iter().filter(|claim| self.is_louder(claim) && !same(claim)).collect()
+        held.into_iter().filter(|claim| self.escalates(claim) && !same(claim)).collect()
     }
 
     pub(super) fn raise(&mut self, claim: &Claim) {
@@ -380,8 +380,8 @@ impl Flow {
     }
 
     /// The evidence, as far as it goes.
-    fn exhibit(&self, context: &Context) -> Exhibit {
-        let pieces = self.session.kept().into_iter().map(|(from, offset, octets)| Piece {
+    fn exhibit(&self, context: &Context) -> EvidenceBundle {
+        let pieces = self.session.kept().into_iter().map(|(from, offset, octets)| ByteRange {
             from,
             seq: self.connection.seq_at(from, offset),
             octets: Octets(octets),
@@ -389,7 +389,7 @@ impl Flow {
         let (packets, packets_left_out) = self.rows.packets();
         let copies = self.connection.conflicts().iter().map(|conflict| {
             let [first, other] = self.session.copies(conflict);
-            Copies {
+            ConflictingSegments {
                 from: conflict.from,
                 seq: self.connection.seq_at(conflict.from, conflict.offset),
                 first: Octets(first),
@@ -398,7 +398,7 @@ impl Flow {
                 ttl: conflict.ttl,
             }
         });
-        Exhibit {
+        EvidenceBundle {
             octets: pieces.collect(),
             octets_left_out: self.session.left_out(),
             packets,
@@ -416,12 +416,12 @@ impl Flow {
     }
 
     /// By what a published policy is found.
-    pub(super) fn called<'a>(&'a self, names: &'a [&'a str]) -> Called<'a> {
+    pub(super) fn called<'a>(&'a self, names: &'a [&'a str]) -> PeerQuery<'a> {
         let address = match self.role {
             Role::Client => self.key.server.ip(),
             Role::Server => self.key.client.ip(),
         };
-        Called { address, names, recipients: &self.session.seen.recipient_domains }
+        PeerQuery { address, names, recipients: &self.session.seen.recipient_domains }
     }
 
     /// The server's certificate beside its policy.

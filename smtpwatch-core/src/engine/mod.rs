@@ -1,11 +1,11 @@
 //! One flow table, one loop: segments in, outputs out.
 
+mod arena;
 mod delivery;
 mod flow;
 mod output;
-mod places;
+mod packet_log;
 mod quota;
-mod rows;
 mod table;
 
 use std::{collections::VecDeque, hash::BuildHasher as _, net::IpAddr, sync::Arc, time::Duration};
@@ -17,23 +17,23 @@ pub use self::{
 use smtpwatch_common::Admission;
 
 use self::{
+    arena::FlowId,
     flow::{Context, Flow},
-    places::Place,
     quota::Quota,
     table::Table,
 };
 use crate::{
     FlowKey, Role, Segment, Side, TcpFlags, Timestamp,
-    exhibit::{Known, PolicyUsed},
+    evidence::{AppliedPolicy, Known},
     finding::Kind,
     flow::{CloseCause, FlowEvent, SynClaims},
-    judge::{self, Case},
+    judge::{self, RuleInput},
     limits,
     policy::{
         expectation::{self, Expectation, Subject},
-        failures::{Failure, Failures},
+        failures::{FailedHandshakes, Failure},
         history::{History, HistoryKey, HistoryPeer, SessionNote, Strength},
-        published::{self, Learned, PATIENCE, Published, Wanted, domain_name},
+        published::{self, LOOKUP_TIMEOUT, LookupRequest, LookupResult, Published, domain_name},
         rule::{Network, Rule, StarttlsRule},
         scope::Scope,
     },
@@ -47,7 +47,7 @@ pub struct Settings {
     pub strength: Strength,
     /// Flows tracked at once; the least recently active one is evicted. See [`limits::FLOWS`].
     pub flows: usize,
-    /// Someone answers [`Output::Wanted`].
+    /// Someone answers [`Output::LookupRequest`].
     pub lookups: bool,
     /// Load balancers and filters whose PROXY header is believed. From any other address the header is a claim, and the client is
     /// the address that it connects from.
@@ -65,7 +65,7 @@ pub struct Engine {
     settings: Settings,
     rules: Vec<Rule>,
     history: History,
-    failures: Failures,
+    failures: FailedHandshakes,
     published: Published,
     /// By the end that this host is, in the order of [`Role`].
     scopes: [Scope; 2],
@@ -78,7 +78,7 @@ pub struct Engine {
     /// Flows of which it is believed, by the time when they are forgotten.
     believed: VecDeque<(Timestamp, FlowKey)>,
     /// Connections that have ended and whose verdict waits for a policy to be looked up, by the time when it waits no more.
-    parked: VecDeque<Parked>,
+    pending: VecDeque<PendingVerdict>,
     hasher: foldhash::fast::RandomState,
     /// The input has ended: nothing is waited for.
     finishing: bool,
@@ -91,12 +91,12 @@ pub struct Engine {
 }
 
 /// A connection that has ended and whose verdict waits.
-struct Parked {
+struct PendingVerdict {
     /// Then it waits no more.
     due: Timestamp,
     /// When the connection ended: what is found was decided then.
     ended: Timestamp,
-    place: Place,
+    place: FlowId,
     /// What it waits for, each by its hash.
     subjects: Vec<u64>,
 }
@@ -138,13 +138,13 @@ impl Engine {
             settings,
             rules,
             history,
-            failures: Failures::default(),
+            failures: FailedHandshakes::default(),
             scopes: Role::ALL.map(Scope::new),
             flows: Table::default(),
             deadlines: VecDeque::new(),
             resets: VecDeque::new(),
             believed: VecDeque::new(),
-            parked: VecDeque::new(),
+            pending: VecDeque::new(),
             hasher: foldhash::fast::RandomState::default(),
             finishing: false,
             outputs: VecDeque::new(),
@@ -190,7 +190,7 @@ impl Engine {
             flow.push(segment);
             if self.now.since(flow.aged) >= AGE_STEP {
                 flow.aged = self.now;
-                self.flows.renew(place);
+                self.flows.touch(place);
             }
             place
         } else if segment.flags.contains(TcpFlags::SYN) || segment.length > 0 {
@@ -215,7 +215,7 @@ impl Engine {
         self.drain(place, segment.at);
         let flow = &mut self.flows[place];
         if !flow.connection.conflicts().is_empty() {
-            flow.session.copies_differ(flow.connection.conflicts());
+            flow.session.conflicting_retransmission(flow.connection.conflicts());
         }
         if flow.connection.is_undecided() {
             flow.session.distrust(flow.role.side().peer());
@@ -239,7 +239,7 @@ impl Engine {
             Some(CloseCause::Reset) => {}
             None if flow.lingers.is_some() => {
                 flow.lingers = None;
-                flow.session.goes_on();
+                flow.session.resume_after_reset();
             }
             None => {}
         }
@@ -266,8 +266,8 @@ impl Engine {
     pub fn finish(&mut self, now: Timestamp) {
         self.now = self.now.max(now);
         self.finishing = true;
-        while let Some(parked) = self.parked.pop_front() {
-            self.unpark(&parked);
+        while let Some(pending) = self.pending.pop_front() {
+            self.resume(&pending);
         }
         let mut places: Vec<_> = self.flows.iter().map(|(place, flow)| (flow.aged, flow.key, place)).collect();
         places.sort_unstable();
@@ -299,34 +299,34 @@ impl Engine {
     }
 
     /// Takes in what was found about published policies. Drain [`Self::poll`] after it.
-    pub fn learn(&mut self, learned: Learned) {
+    pub fn learn(&mut self, learned: LookupResult) {
         let mail_hosts = match &learned {
-            Learned::Domain(_, facts) => published::hosts(facts).filter_map(|host| domain_name(host)).collect(),
-            Learned::Host(..) | Learned::List(_) => Vec::new(),
+            LookupResult::Domain(_, facts) => published::hosts(facts).filter_map(|host| domain_name(host)).collect(),
+            LookupResult::Host(..) | LookupResult::List(_) => Vec::new(),
         };
         let subject = match &learned {
-            Learned::Domain(name, _) => Some(Wanted::Domain(name.clone())),
-            Learned::Host(name, _) => Some(Wanted::Host(name.clone())),
-            Learned::List(_) => None,
+            LookupResult::Domain(name, _) => Some(LookupRequest::Domain(name.clone())),
+            LookupResult::Host(name, _) => Some(LookupRequest::Host(name.clone())),
+            LookupResult::List(_) => None,
         };
         self.published.learn(learned);
         // Which address is whose is part of the answer about a domain.
         for host in mail_hosts {
-            self.want(Wanted::Host(host));
+            self.want(LookupRequest::Host(host));
         }
         // Only those that wait for this very answer are examined: there may be many, and packets wait meanwhile.
         let Some(subject) = subject.map(|subject| self.hash(&subject)) else { return };
         let (concerned, others) =
-            std::mem::take(&mut self.parked).into_iter().partition(|parked| parked.subjects.contains(&subject));
-        self.parked = others;
-        let concerned: VecDeque<Parked> = concerned;
-        for parked in concerned {
-            let subjects = self.pending(&self.flows[parked.place]);
+            std::mem::take(&mut self.pending).into_iter().partition(|pending| pending.subjects.contains(&subject));
+        self.pending = others;
+        let concerned: VecDeque<PendingVerdict> = concerned;
+        for pending in concerned {
+            let subjects = self.pending(&self.flows[pending.place]);
             if subjects.is_empty() {
-                self.unpark(&parked);
+                self.resume(&pending);
             } else {
-                let place = self.parked.partition_point(|other| other.due <= parked.due);
-                self.parked.insert(place, Parked { subjects, ..parked });
+                let place = self.pending.partition_point(|other| other.due <= pending.due);
+                self.pending.insert(place, PendingVerdict { subjects, ..pending });
             }
         }
     }
@@ -337,9 +337,9 @@ impl Engine {
         &self.published
     }
 
-    fn want(&mut self, subject: Wanted) {
+    fn want(&mut self, subject: LookupRequest) {
         if self.published.want(&subject, self.now) {
-            self.outputs.push_back(Output::Wanted(subject));
+            self.outputs.push_back(Output::LookupRequest(subject));
         }
     }
 
@@ -349,7 +349,7 @@ impl Engine {
     }
 
     /// Asks for what the policy of a flow depends on.
-    fn ask(&mut self, place: Place) {
+    fn ask(&mut self, place: FlowId) {
         let flow = &self.flows[place];
         if !self.is_published_for(flow) {
             return;
@@ -370,12 +370,12 @@ impl Engine {
         subjects.filter(|subject| self.published.is_pending(subject, self.now)).map(|one| self.hash(&one)).collect()
     }
 
-    fn hash(&self, subject: &Wanted) -> u64 {
+    fn hash(&self, subject: &LookupRequest) -> u64 {
         self.hasher.hash_one(subject)
     }
 
     /// What the verdict on a flow that has ended must wait for: it may be mail in cleartext against a policy, or a wrong certificate.
-    fn waits(&self, place: Place) -> Vec<u64> {
+    fn waits(&self, place: FlowId) -> Vec<u64> {
         let flow = &self.flows[place];
         let seen = &flow.session.seen;
         let protected = seen.tls.as_deref().is_some_and(|tls| tls.is_established() && tls.certificates.is_empty());
@@ -385,9 +385,9 @@ impl Engine {
         self.pending(flow)
     }
 
-    fn unpark(&mut self, parked: &Parked) {
-        self.conclude(parked.place, parked.ended);
-        self.flows.remove_retired(parked.place);
+    fn resume(&mut self, pending: &PendingVerdict) {
+        self.conclude(pending.place, pending.ended);
+        self.flows.remove_retired(pending.place);
     }
 
     fn close_silent(&mut self) {
@@ -397,7 +397,7 @@ impl Engine {
             self.resets.pop_front();
             if let Some(place) = self.find(&key, |flow| flow.lingers == Some(due)) {
                 if !self.flows[place].waited && !self.waits(place).is_empty() {
-                    let later = due + PATIENCE;
+                    let later = due + LOOKUP_TIMEOUT;
                     (self.flows[place].waited, self.flows[place].lingers) = (true, Some(later));
                     self.set_aside(place);
                     let at = self.resets.partition_point(|(other, _)| *other <= later);
@@ -418,8 +418,8 @@ impl Engine {
                 self.end(place, due);
             }
         }
-        while let Some(parked) = self.parked.pop_front_if(|parked| parked.due <= self.now) {
-            self.unpark(&parked);
+        while let Some(pending) = self.pending.pop_front_if(|pending| pending.due <= self.now) {
+            self.resume(&pending);
         }
         if self.now >= self.silent_at {
             self.close_idle();
@@ -441,7 +441,7 @@ impl Engine {
         }
         // Flows that come later are younger, and an active flow only gets younger.
         let since =
-            |place: Option<Place>, at: fn(&Flow) -> Timestamp| place.map_or(self.now, |place| at(&self.flows[place]));
+            |place: Option<FlowId>, at: fn(&Flow) -> Timestamp| place.map_or(self.now, |place| at(&self.flows[place]));
         let unopened = since(self.flows.oldest_unopened(), |flow| flow.begun) + limits::FLOW_HANDSHAKE;
         self.silent_at = unopened.min(since(self.flows.oldest(), |flow| flow.aged) + limits::FLOW_IDLE);
     }
@@ -468,7 +468,7 @@ impl Engine {
     }
 
     /// Counts a connection that has opened, and is not counted yet, among those of its peer; false where it is one too many.
-    fn grant(&mut self, place: Place) -> bool {
+    fn grant(&mut self, place: FlowId) -> bool {
         let role = self.flows[place].role;
         if self.quota.is_full(role)
             && let Some(oldest) = self.flows.oldest_of(role).filter(|oldest| *oldest != place)
@@ -483,7 +483,7 @@ impl Engine {
         counted
     }
 
-    fn find(&self, key: &FlowKey, is: impl FnOnce(&Flow) -> bool) -> Option<Place> {
+    fn find(&self, key: &FlowKey, is: impl FnOnce(&Flow) -> bool) -> Option<FlowId> {
         self.flows.find(key).filter(|place| is(&self.flows[*place]))
     }
 
@@ -504,7 +504,7 @@ impl Engine {
     }
 
     /// Hands what the flow has in order to its session, and does what that wants.
-    fn drain(&mut self, place: Place, at: Timestamp) {
+    fn drain(&mut self, place: FlowId, at: Timestamp) {
         let flow = &mut self.flows[place];
         let (mut decided, mut named) = (false, false);
         while let Some(event) = flow.connection.poll() {
@@ -573,7 +573,7 @@ impl Engine {
     }
 
     /// Closes a flow: what is held is handed on, the last verdict is given, what was learnt is noted.
-    fn end(&mut self, place: Place, at: Timestamp) {
+    fn end(&mut self, place: FlowId, at: Timestamp) {
         let flow = &mut self.flows[place];
         if flow.connection.one_sided() {
             flow.session.one_sided();
@@ -595,16 +595,16 @@ impl Engine {
         }
         self.set_aside(place);
         self.flows.retire(place);
-        self.parked.push_back(Parked { due: self.now + PATIENCE, ended: at, place, subjects });
-        if self.parked.len() > limits::PARKED
-            && let Some(oldest) = self.parked.pop_front()
+        self.pending.push_back(PendingVerdict { due: self.now + LOOKUP_TIMEOUT, ended: at, place, subjects });
+        if self.pending.len() > limits::PARKED
+            && let Some(oldest) = self.pending.pop_front()
         {
-            self.unpark(&oldest);
+            self.resume(&oldest);
         }
     }
 
     /// The verdict waits, and with it no secret: reads what is left, and keeps what may be shown.
-    fn set_aside(&mut self, place: Place) {
+    fn set_aside(&mut self, place: FlowId) {
         let flow = &mut self.flows[place];
         flow.session.finish();
         while flow.session.poll().is_some() {}
@@ -612,7 +612,7 @@ impl Engine {
     }
 
     /// Gives the last verdict on a session, notes what was learnt of it, and counts it, once.
-    fn conclude(&mut self, place: Place, at: Timestamp) {
+    fn conclude(&mut self, place: FlowId, at: Timestamp) {
         let flow = &mut self.flows[place];
         flow.session.finish();
         while flow.session.poll().is_some() {}
@@ -649,7 +649,7 @@ impl Engine {
         stands_still.then_some(Failure { at: last.min(at), flow: other, end: HandshakeEnd::Silence })
     }
 
-    fn judge(&mut self, place: Place, at: Timestamp, urgency: Urgency) {
+    fn judge(&mut self, place: FlowId, at: Timestamp, urgency: Urgency) {
         let flow = &self.flows[place];
         // Without our own side there was no session: frames that arrive accuse no one.
         if !flow.is_witnessed() {
@@ -661,7 +661,7 @@ impl Engine {
         let stalled = self.stalled(&subject, at);
         let mut expectation = Expectation::of(&subject, &self.rules, &self.history, self.settings.strength);
         expectation.failure =
-            flow.retried.as_deref().or_else(|| self.failures.before(&subject, at)).or(stalled.as_ref());
+            flow.retried.as_deref().or_else(|| self.failures.last_before(&subject, at)).or(stalled.as_ref());
         let is_published = self.is_published_for(flow);
         let called = flow.called(&names);
         let demands = if is_published { self.published.demands(called, self.now) } else { Vec::new() };
@@ -671,7 +671,7 @@ impl Engine {
         let pending = !self.pending(flow).is_empty();
         let unanswered = is_published && urgency != Urgency::Progress && self.published.is_unanswered(called);
         let wire = flow.wire();
-        let claims = judge::judge(Case {
+        let claims = judge::judge(RuleInput {
             session: &flow.session.seen,
             wire: &wire,
             expectation: &expectation,
@@ -698,7 +698,7 @@ impl Engine {
         if urgency == Urgency::Closed {
             self.failures.end(key);
         } else if matches!(seen.starttls, Starttls::Granted(_)) && !flow.settled {
-            self.failures.begin(&subject);
+            self.failures.start(&subject);
         }
         let flow = &mut self.flows[place];
         if let Some(failure) = retried {
@@ -711,7 +711,7 @@ impl Engine {
             self.deadlines.push_back((at + limits::VERDICT_DEADLINE, key));
         }
         for claim in claims {
-            if !flow.is_louder(&claim) {
+            if !flow.escalates(&claim) {
                 continue;
             }
             if claim.is_final || urgency != Urgency::Progress {
@@ -746,7 +746,7 @@ impl Engine {
     }
 
     /// Remembers a handshake that failed. A client that leaves after the go-ahead without a single TLS byte is a probe.
-    fn note_failure(failures: &mut Failures, history: &History, flow: &Flow, at: Timestamp) {
+    fn note_failure(failures: &mut FailedHandshakes, history: &History, flow: &Flow, at: Timestamp) {
         let (seen, key) = (&flow.session.seen, flow.key);
         if let Some(end) = seen.handshake_end()
             && (seen.tls_began() || end != HandshakeEnd::Closed(Side::Client))
@@ -755,13 +755,13 @@ impl Engine {
             let subject = Subject { flow: key, role: flow.role, names: &names };
             // The verdict may come later than the retry; the connection ended before both.
             let at = flow.connection.last_activity().min(at);
-            failures.note(&subject, Failure { at, flow: key, end });
+            failures.record(&subject, Failure { at, flow: key, end });
         }
     }
 
     /// Notes what a session says about its peer, where something was at stake: probes that say EHLO and QUIT are not noted
     /// (docs/threats.md FP-17), nor is what cannot be told.
-    fn remember(&mut self, place: Place, at: Timestamp) {
+    fn remember(&mut self, place: FlowId, at: Timestamp) {
         let flow = &self.flows[place];
         let key = flow.key;
         let seen = &flow.session.seen;
@@ -774,7 +774,7 @@ impl Engine {
         let names = names(&self.history, flow);
         let subject = Subject { flow: key, role: flow.role, names: &names };
         if seen.tls.as_deref().is_some_and(TlsPhase::is_established) {
-            self.failures.forgive(&subject);
+            self.failures.clear(&subject);
         }
         if self.is_proxied(flow) {
             return;
@@ -839,15 +839,15 @@ fn names<'a>(history: &'a History, flow: &'a Flow) -> Vec<&'a str> {
 }
 
 /// The policies that want TLS for a session, the one that speaks first.
-fn policies_used(expectation: &Expectation<'_>) -> Vec<PolicyUsed> {
+fn policies_used(expectation: &Expectation<'_>) -> Vec<AppliedPolicy> {
     let rule = expectation.rule.filter(|(_, rule)| rule.starttls.is_some_and(|rule| rule != StarttlsRule::Ignore));
-    let rule = rule.map(|(place, rule)| PolicyUsed {
+    let rule = rule.map(|(place, rule)| AppliedPolicy {
         source: "rule".to_owned(),
         mode: if rule.starttls == Some(StarttlsRule::Required) { "enforce" } else { "testing" }.to_owned(),
         subject: String::new(),
         detail: format!("rule {place} of the configuration"),
     });
-    let published = expectation.published.iter().map(|demand| PolicyUsed {
+    let published = expectation.published.iter().map(|demand| AppliedPolicy {
         source: demand.source.as_str().to_owned(),
         mode: demand.weight.mode().unwrap_or("hint").to_owned(),
         subject: demand.subject.clone(),

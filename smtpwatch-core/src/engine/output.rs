@@ -10,7 +10,7 @@ use crate::{
     judge::certificate::Verdict,
     policy::{
         history::{Forgotten, HistoryKey, HistoryRecord},
-        published::{Wanted, demand::Source},
+        published::{LookupRequest, demand::Source},
     },
 };
 
@@ -30,7 +30,7 @@ pub enum Output {
     /// A row of history changed and wants to be kept.
     History(HistoryKey, HistoryRecord),
     /// Something is to be looked up; the answer comes back by [`Engine::learn`](super::Engine::learn).
-    Wanted(Wanted),
+    LookupRequest(LookupRequest),
     /// An outbound session, as it counts in a TLS report: one for each policy domain.
     Delivery(Box<Delivery>),
     /// History had no room: this row was forgotten in memory and must be forgotten in the store.

@@ -539,14 +539,14 @@ impl Connection {
         let stream = self.stream_mut(segment.from);
         let highest = stream.highest();
         let difference = stream.receive(segment, knew, standing);
-        let goes_on = stream.highest() > highest;
+        let resume_after_reset = stream.highest() > highest;
         if let Some(difference) = difference.filter(|difference| !difference.damaged) {
             self.undecided |= self.own == Some(segment.from.peer())
                 && difference.both_sound
                 && difference.offset + difference.first.len() as u64 > self.stream(segment.from).acked();
             self.keep(segment, difference);
         }
-        if goes_on {
+        if resume_after_reset {
             self.closed = None;
         }
         // Of a settled connection the gate leaves acknowledgments out.

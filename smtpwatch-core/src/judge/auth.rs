@@ -1,6 +1,6 @@
 //! Credentials in cleartext (F1–F5, F7, F9), and servers that invite them (F6).
 
-use super::{Case, Claim, offer_expected};
+use super::{Claim, RuleInput, offer_expected};
 use crate::{
     Role,
     finding::{Evidence, Expected, Kind, Outcome, Severity},
@@ -8,7 +8,7 @@ use crate::{
     smtp::{AuthExchange, MechanismClass},
 };
 
-pub(super) fn judge(case: &Case<'_>) -> Vec<Claim> {
+pub(super) fn judge(case: &RuleInput<'_>) -> Vec<Claim> {
     if case.expectation.auth_rule() == Some(AuthRule::Allow) {
         return Vec::new();
     }
@@ -17,7 +17,7 @@ pub(super) fn judge(case: &Case<'_>) -> Vec<Claim> {
 }
 
 /// What was sent before a gap was sent: only what is missing cannot be judged behind one.
-fn sent(case: &Case<'_>, exchange: &AuthExchange) -> Option<Claim> {
+fn sent(case: &RuleInput<'_>, exchange: &AuthExchange) -> Option<Claim> {
     if !exchange.secret_sent {
         return None;
     }
@@ -53,7 +53,7 @@ fn plaintext_rule(exchange: &AuthExchange) -> &'static str {
 }
 
 /// AUTH of a mechanism that sends the secret itself, offered before TLS (RFC 4954 §4 forbids it to the server).
-fn offered(case: &Case<'_>) -> Option<Claim> {
+fn offered(case: &RuleInput<'_>) -> Option<Claim> {
     let mechanisms = case.session.capabilities.as_ref()?.plaintext_mechanisms();
     if mechanisms.is_empty() || case.session.doubt.is_some() {
         return None;
@@ -80,7 +80,7 @@ fn offered(case: &Case<'_>) -> Option<Claim> {
 }
 
 /// The same reply lacks STARTTLS that it should have (F8), or offers what this server never offered before TLS (A10).
-fn stripped_too(case: &Case<'_>, mut claim: Claim, mechanisms: &[String]) -> Claim {
+fn stripped_too(case: &RuleInput<'_>, mut claim: Claim, mechanisms: &[String]) -> Claim {
     let missing = case.session.capabilities.as_ref().is_some_and(|capabilities| capabilities.offers() == 0);
     let before = case.expectation.profile.map(|profile| &profile.plaintext_mechanisms);
     let is_added = |name: &&String| before.is_some_and(|before| !before.contains(name));
@@ -90,8 +90,8 @@ fn stripped_too(case: &Case<'_>, mut claim: Claim, mechanisms: &[String]) -> Cla
     }
     if !added.is_empty() {
         claim.rule = "A10";
-        claim =
-            claim.prove(format!("offered before TLS, which this server never did before: {} (A10)", added.join(", ")));
+        claim = claim
+            .indicator(format!("offered before TLS, which this server never did before: {} (A10)", added.join(", ")));
     }
     // Where the mechanisms are known not to be new, the missing offer is its own finding.
     let may_be_new = before.is_none() || !added.is_empty();
@@ -99,12 +99,12 @@ fn stripped_too(case: &Case<'_>, mut claim: Claim, mechanisms: &[String]) -> Cla
         claim.rule = "F8";
         claim.evidence = claim.evidence.max(evidence);
         claim.expected = expected;
-        claim = claim.prove("STARTTLS is missing from the same reply (F8)");
+        claim = claim.indicator("STARTTLS is missing from the same reply (F8)");
     }
     claim
 }
 
-fn demand(case: &Case<'_>) -> (Evidence, Expected) {
+fn demand(case: &RuleInput<'_>) -> (Evidence, Expected) {
     match (&case.expectation.rule, case.expectation.auth_rule()) {
         (Some((place, _)), Some(AuthRule::Forbid)) => {
             let detail = format!("rule {place} of the configuration: auth_plaintext = \"forbid\"");

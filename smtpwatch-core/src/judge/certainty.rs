@@ -1,7 +1,7 @@
 //! Lowers the severity of claims from history by their certainty. The rate shows that the peer did otherwise before;
 //! this module judges whether it is the same peer, and whether it always did so (docs/threats.md FP-1, FP-13, FP-21).
 
-use super::{Case, Claim};
+use super::{Claim, RuleInput};
 use crate::{
     Role,
     finding::{Kind, Outcome, Severity},
@@ -16,7 +16,7 @@ const ANOTHER_OF_ESTABLISHED: Severity = Severity::Medium;
 const ANOTHER: Severity = Severity::Low;
 
 /// Lowers the severity of a claim that rests on history alone, as far as that is uncertain.
-pub(super) fn weigh(case: &Case<'_>, claim: &mut Claim) {
+pub(super) fn weigh(case: &RuleInput<'_>, claim: &mut Claim) {
     // A credential is lost to any peer.
     if claim.expected.source != "history" || claim.outcome >= Outcome::Credential {
         return;
@@ -52,7 +52,7 @@ pub(super) fn weigh(case: &Case<'_>, claim: &mut Claim) {
 }
 
 /// The names of the clients at this address that used TLS, where this one is none of them.
-fn names_of_others(case: &Case<'_>, record: &HistoryRecord) -> Option<String> {
+fn names_of_others(case: &RuleInput<'_>, record: &HistoryRecord) -> Option<String> {
     let name = case.session.client_name.as_deref().unwrap_or_default();
     let mut known: Vec<_> = record.names.iter().map(|known| &*known.name).collect();
     if known.is_empty() {

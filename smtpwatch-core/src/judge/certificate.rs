@@ -3,7 +3,7 @@
 
 use serde::Serialize;
 
-use super::{Case, Claim};
+use super::{Claim, RuleInput};
 use crate::{
     Role, Timestamp,
     finding::{Evidence, Expected, Kind},
@@ -163,7 +163,7 @@ fn by_sts(chain: &[Vec<u8>], unseen: Option<&str>, identity: &Identity, now: Tim
     Some(Comparison { source: Source::MtaSts, mode, subject: domain.clone(), verdict, expected, found, expired })
 }
 
-pub(super) fn judge(case: &Case<'_>) -> Option<Claim> {
+pub(super) fn judge(case: &RuleInput<'_>) -> Option<Claim> {
     let compared = case.certificate.filter(|compared| compared.verdict == Verdict::Mismatch)?;
     if case.role != Role::Client || case.session.doubt.is_some() || case.starttls_ignored() {
         return None;
@@ -174,5 +174,5 @@ pub(super) fn judge(case: &Case<'_>) -> Option<Claim> {
     };
     let mut claim = Claim::new(case, Kind::CertificateMismatch, "D5", Evidence::Policy, expected);
     claim.is_final = true;
-    Some(claim.prove(compared.found.clone()))
+    Some(claim.indicator(compared.found.clone()))
 }

@@ -1,12 +1,12 @@
 //! The EHLO phase: EHLO refused (B1), verbs rewritten on the path (B2, C4), the greeting masked (B3).
 
-use super::{Case, Claim, nothing_expected, offer_expected, use_expected};
+use super::{Claim, RuleInput, nothing_expected, offer_expected, use_expected};
 use crate::{
     Role,
     finding::{Evidence, Expected, Kind, Severity},
 };
 
-pub(super) fn judge(case: &Case<'_>) -> Vec<Claim> {
+pub(super) fn judge(case: &RuleInput<'_>) -> Vec<Claim> {
     if case.session.doubt.is_some() || case.starttls_ignored() {
         return Vec::new();
     }
@@ -15,7 +15,7 @@ pub(super) fn judge(case: &Case<'_>) -> Vec<Claim> {
 
 /// HELO after EHLO was refused, or where a masked banner keeps clients from trying it, with a peer known to speak EHLO. HELO
 /// alone is what old devices say (FP-5).
-fn downgraded(case: &Case<'_>) -> Option<Claim> {
+fn downgraded(case: &RuleInput<'_>) -> Option<Claim> {
     let session = case.session;
     // A client that asks for STARTTLS anyway knows the server, too. One that did not wait was refused with all it sent (FP-23).
     let went_on = session.helo || session.went_on;
@@ -39,14 +39,14 @@ fn downgraded(case: &Case<'_>) -> Option<Claim> {
     Some(claim)
 }
 
-fn speaks_ehlo(case: &Case<'_>) -> Option<(Evidence, Expected)> {
+fn speaks_ehlo(case: &RuleInput<'_>) -> Option<(Evidence, Expected)> {
     let record = case.expectation.speaks_ehlo.filter(|_| case.role == Role::Client)?;
     Some((Evidence::Regression, Expected { starttls: false, ..Expected::starttls("history", record.answers()) }))
 }
 
 /// Any client can send a line of X, and a person at a keyboard behind a device that masks each byte does (FP-25): without a
 /// second sign it is at most `medium`.
-fn rewritten(case: &Case<'_>) -> Option<Claim> {
+fn rewritten(case: &RuleInput<'_>) -> Option<Claim> {
     let rewritten = case.session.rewritten.as_ref()?;
     let arrived = rewritten.sent.is_empty();
     // What this host's own server quotes came the way that was watched: it cannot differ.
@@ -65,7 +65,7 @@ fn rewritten(case: &Case<'_>) -> Option<Claim> {
     let expected = known.map_or_else(nothing_expected, |(_, expected)| expected);
     let rule = if starttls { "C4" } else { "B2" };
     let claim = Claim::new(case, Kind::CommandRewritten, rule, Evidence::Tamper, expected);
-    let mut claim = claim.prove(if arrived {
+    let mut claim = claim.indicator(if arrived {
         format!("the verb {:?} arrived: a run of X as long as the verb that it hides", rewritten.arrived)
     } else {
         format!("{:?} was sent, and the server quotes {:?} (FO-12)", rewritten.sent, rewritten.arrived)
@@ -78,7 +78,7 @@ fn rewritten(case: &Case<'_>) -> Option<Claim> {
 
 /// The banner keeps the characters 2, 0, `*` and blanks alone. It makes stock Postfix say HELO, and does not prove by itself
 /// that STARTTLS is lost.
-fn masked_banner(case: &Case<'_>) -> Option<Claim> {
+fn masked_banner(case: &RuleInput<'_>) -> Option<Claim> {
     let readable = case.expectation.profile.is_some_and(|profile| profile.readable_greeting);
     let harmless = case.session.tls_began();
     if !case.session.greeting_is_masked() || harmless && !readable {
@@ -88,9 +88,9 @@ fn masked_banner(case: &Case<'_>) -> Option<Claim> {
     let expected = offer_expected(case).map_or_else(nothing_expected, |(_, expected)| expected);
     let claim = Claim::new(case, Kind::CommandRewritten, "B3", evidence, expected);
     let mut claim =
-        claim.prove(format!("the greeting is masked: {:?}", case.session.greeting.as_deref().unwrap_or_default()));
+        claim.indicator(format!("the greeting is masked: {:?}", case.session.greeting.as_deref().unwrap_or_default()));
     if harmless {
         claim.severity = Severity::Info;
     }
-    Some(if readable { claim.prove("the greeting of this server was readable before") } else { claim })
+    Some(if readable { claim.indicator("the greeting of this server was readable before") } else { claim })
 }

@@ -2,7 +2,9 @@
 
 use std::time::Duration;
 
-use super::{Case, Claim, demanded, injection::quoted, nothing_expected, refused, unused::handshake_end, use_expected};
+use super::{
+    Claim, RuleInput, demanded, injection::quoted, nothing_expected, refused, unused::handshake_end, use_expected,
+};
 use crate::{
     Role, Side,
     finding::{Evidence, Expected, Kind, Outcome},
@@ -17,14 +19,14 @@ const TLS_1_3: u16 = 0x0304;
 /// A pause before the end of a connection that is told: someone waited for an answer.
 const SILENCE: Duration = Duration::from_secs(10);
 
-pub(super) fn judge(case: &Case<'_>) -> Vec<Claim> {
+pub(super) fn judge(case: &RuleInput<'_>) -> Vec<Claim> {
     if case.session.doubt.is_some() || case.starttls_ignored() {
         return Vec::new();
     }
     [failed(case), downgraded(case)].into_iter().flatten().collect()
 }
 
-fn failed(case: &Case<'_>) -> Option<Claim> {
+fn failed(case: &RuleInput<'_>) -> Option<Claim> {
     let end = case.session.handshake_end()?;
     // What the server said instead of 220 tells it already (C3); so do replies that came before any byte of TLS (E2).
     let told = case.session.injected_replies.as_ref().is_some_and(|injection| injection.replies)
@@ -45,26 +47,28 @@ fn failed(case: &Case<'_>) -> Option<Claim> {
     let claim = Claim::new(case, Kind::TlsHandshakeFailed, rule, evidence, expected);
     if end == HandshakeEnd::Silence {
         let waited = waited(case).unwrap_or_default();
-        return Some(claim.prove(format!("after the go-ahead neither side sent anything for {} s", waited.as_secs())));
+        return Some(
+            claim.indicator(format!("after the go-ahead neither side sent anything for {} s", waited.as_secs())),
+        );
     }
     let said = case.session.injected_replies.as_deref().filter(|_| end == HandshakeEnd::Clear(Side::Server));
     let silence = if said.is_some() { case.session.clear_after } else { case.session.silence };
     let silence = silence.filter(|silence| *silence >= SILENCE);
     let silence = silence.map(|silence| format!("neither side sent anything for {} s, and then ", silence.as_secs()));
-    let claim = claim.prove(format!("after the go-ahead {}{}", silence.unwrap_or_default(), handshake_end(end)));
+    let claim = claim.indicator(format!("after the go-ahead {}{}", silence.unwrap_or_default(), handshake_end(end)));
     Some(match said {
-        Some(said) => claim.prove(format!("the server said in cleartext: {}", quoted(&said.verbs))),
+        Some(said) => claim.indicator(format!("the server said in cleartext: {}", quoted(&said.verbs))),
         None => claim,
     })
 }
 
 /// How long a question waited for its answer, if it was long: until the end of the connection, or until it was given up.
-pub(super) fn waited(case: &Case<'_>) -> Option<Duration> {
+pub(super) fn waited(case: &RuleInput<'_>) -> Option<Duration> {
     let given_up = case.session.timed_out.then_some(limits::FLOW_IDLE);
     case.session.silence.or(given_up).filter(|silence| *silence >= SILENCE)
 }
 
-fn downgraded(case: &Case<'_>) -> Option<Claim> {
+fn downgraded(case: &RuleInput<'_>) -> Option<Claim> {
     let tls = case.session.tls.as_ref()?;
     let (client, server) = (tls.client_hello.as_ref()?, tls.server_hello?);
     let chosen = version_name(server.version);
@@ -98,7 +102,7 @@ fn downgraded(case: &Case<'_>) -> Option<Claim> {
     };
     let claim = Claim::new(case, Kind::TlsDowngraded, "D4", evidence, expected);
     let suite = server.weak_suite().map_or_else(|| format!("suite {:#06x}", server.cipher), str::to_owned);
-    let mut claim = claim.prove(format!(
+    let mut claim = claim.indicator(format!(
         "the server chose {chosen}, {suite}; the client offered up to {}",
         version_name(client.version)
     ));

@@ -1,16 +1,16 @@
 //! Cleartext where TLS should begin: commands (E1, E3), replies (E2), and replies that answer no command (E4).
 
-use super::{Case, Claim, by_standard};
+use super::{Claim, RuleInput, by_standard};
 use crate::{
     finding::{Evidence, Kind, Outcome, Severity},
     smtp::Starttls,
 };
 
-pub(super) fn judge(case: &Case<'_>) -> Vec<Claim> {
+pub(super) fn judge(case: &RuleInput<'_>) -> Vec<Claim> {
     [commands(case), replies(case), unsolicited(case)].into_iter().flatten().collect()
 }
 
-fn commands(case: &Case<'_>) -> Option<Claim> {
+fn commands(case: &RuleInput<'_>) -> Option<Claim> {
     let injection = case.session.injected_commands.as_ref()?;
     let carries = injection.auth || injection.mail;
     let rule = if carries { "E3" } else { "E1" };
@@ -34,7 +34,7 @@ fn commands(case: &Case<'_>) -> Option<Claim> {
 }
 
 /// Where the client goes on in clear nobody takes them for replies that TLS protected: that is a handshake that failed (C6).
-fn replies(case: &Case<'_>) -> Option<Claim> {
+fn replies(case: &RuleInput<'_>) -> Option<Claim> {
     let session = case.session;
     let injection = session.injected_replies.as_ref()?;
     // Without TLS an error, or anything that is not a reply, is what a server says that cannot do TLS: that is C6 too.
@@ -43,7 +43,7 @@ fn replies(case: &Case<'_>) -> Option<Claim> {
     }
     let expected = by_standard("no data between the go-ahead and the first TLS record (RFC 3207 §4)");
     let claim = Claim::new(case, Kind::ResponseInjection, "E2", Evidence::Tamper, expected);
-    Some(claim.prove(format!(
+    Some(claim.indicator(format!(
         "{} bytes in cleartext after the go-ahead: {}",
         injection.octets,
         quoted(&injection.verbs)
@@ -57,11 +57,11 @@ pub(super) fn quoted(lines: &[String]) -> String {
 
 /// One reply too many before STARTTLS, where it shifts what the client believes about it. Behind a mail transaction it is a
 /// confused server.
-fn unsolicited(case: &Case<'_>) -> Option<Claim> {
+fn unsolicited(case: &RuleInput<'_>) -> Option<Claim> {
     let code = case.session.unsolicited.filter(|_| !case.session.mail_sent)?;
     let expected = by_standard("one reply for each command (RFC 5321 §4.2)");
     let mut claim = Claim::new(case, Kind::ResponseInjection, "E4", Evidence::Suspicious, expected);
     claim.severity = claim.severity.min(Severity::Low);
     claim.reply = Some(code);
-    Some(claim.prove(format!("a reply {code} that answers no command")))
+    Some(claim.indicator(format!("a reply {code} that answers no command")))
 }

@@ -37,7 +37,7 @@ use crate::{
 
 /// What the rules look at.
 #[derive(Clone, Copy, Debug)]
-pub struct Case<'a> {
+pub struct RuleInput<'a> {
     /// What was seen of the dialogue.
     pub session: &'a Observation,
     /// What was seen of the packets.
@@ -118,9 +118,9 @@ pub struct Claim {
 
 /// Asks every rule.
 #[must_use]
-pub fn judge(case: Case<'_>) -> Vec<Claim> {
+pub fn judge(case: RuleInput<'_>) -> Vec<Claim> {
     let case = &case;
-    if case.unfounded() {
+    if case.is_inconclusive() {
         return Vec::new();
     }
     let mut claims = Vec::new();
@@ -150,10 +150,10 @@ pub fn judge(case: Case<'_>) -> Vec<Claim> {
     claims
 }
 
-impl<'a> Case<'a> {
+impl<'a> RuleInput<'a> {
     /// Not even what was seen can be believed: lines may be a body's (joined midstream), may never have been received
     /// (one side only), or may be half of the dialogue (multipath). Behind a gap nothing is read at all, so what stands before it is sound.
-    fn unfounded(&self) -> bool {
+    fn is_inconclusive(&self) -> bool {
         match self.session.doubt {
             Some(Doubt::Midstream | Doubt::OneSided | Doubt::Multipath) => true,
             Some(Doubt::Gap | Doubt::Ambiguous | Doubt::Server) | None => false,
@@ -191,7 +191,7 @@ impl<'a> Case<'a> {
 }
 
 impl Claim {
-    fn new(case: &Case<'_>, kind: Kind, rule: &'static str, evidence: Evidence, expected: Expected) -> Self {
+    fn new(case: &RuleInput<'_>, kind: Kind, rule: &'static str, evidence: Evidence, expected: Expected) -> Self {
         let outcome = case.session.outcome();
         // What a policy says may still make it surer.
         let waits = case.pending && evidence < Evidence::Policy && kind.is_about_starttls();
@@ -216,7 +216,7 @@ impl Claim {
         self
     }
 
-    fn prove(mut self, line: impl Into<String>) -> Self {
+    fn indicator(mut self, line: impl Into<String>) -> Self {
         self.proof.push(line.into());
         self
     }
@@ -237,7 +237,7 @@ fn severity(evidence: Evidence, outcome: Outcome, expected: &Expected) -> Severi
 }
 
 /// What a local rule says about STARTTLS of this peer.
-fn demanded(case: &Case<'_>) -> Option<(Evidence, Expected)> {
+fn demanded(case: &RuleInput<'_>) -> Option<(Evidence, Expected)> {
     let (place, rule) = case.expectation.rule?;
     let demand = match rule.starttls? {
         StarttlsRule::Required => "required",
@@ -249,7 +249,7 @@ fn demanded(case: &Case<'_>) -> Option<(Evidence, Expected)> {
 }
 
 /// What a published policy of this weight says.
-fn published(case: &Case<'_>, weight: Weight) -> Option<(Evidence, Expected)> {
+fn published(case: &RuleInput<'_>, weight: Weight) -> Option<(Evidence, Expected)> {
     let demand = case.expectation.published.iter().find(|demand| demand.weight == weight)?;
     let evidence = if weight == Weight::Hint { Evidence::Suspicious } else { Evidence::Policy };
     Some((evidence, expected_of(demand)))
@@ -263,7 +263,7 @@ fn expected_of(demand: &Demand) -> Expected {
 }
 
 /// A local rule, then policies to be enforced, then history, then policies that are tested: a test hides no regression.
-fn known(case: &Case<'_>, history: impl FnOnce() -> Option<(Evidence, Expected)>) -> Option<(Evidence, Expected)> {
+fn known(case: &RuleInput<'_>, history: impl FnOnce() -> Option<(Evidence, Expected)>) -> Option<(Evidence, Expected)> {
     demanded(case)
         .or_else(|| published(case, Weight::Enforce))
         .or_else(|| history().filter(|(evidence, _)| *evidence >= Evidence::Regression))
@@ -272,7 +272,7 @@ fn known(case: &Case<'_>, history: impl FnOnce() -> Option<(Evidence, Expected)>
 }
 
 /// What is known about the offer of STARTTLS by this peer, as evidence and in words; `None` where nothing is.
-fn offer_expected(case: &Case<'_>) -> Option<(Evidence, Expected)> {
+fn offer_expected(case: &RuleInput<'_>) -> Option<(Evidence, Expected)> {
     let history = || {
         let (how, record) = case.expectation.offers?;
         let (evidence, detail) = match how {
@@ -287,7 +287,7 @@ fn offer_expected(case: &Case<'_>) -> Option<(Evidence, Expected)> {
 }
 
 /// What is known about the use of STARTTLS with this peer.
-fn use_expected(case: &Case<'_>) -> Option<(Evidence, Expected)> {
+fn use_expected(case: &RuleInput<'_>) -> Option<(Evidence, Expected)> {
     let history = || {
         let expected = Expected::starttls("history", case.known_user()?.uses());
         Some((Evidence::Regression, expected))

@@ -4,7 +4,7 @@
 //! Only this host's own view as a client can tell: as a server it sees its reply before any device on the path does
 //! (docs/threats.md, "Which end sees what").
 
-use super::{Case, Claim, nothing_expected, offer_expected};
+use super::{Claim, RuleInput, nothing_expected, offer_expected};
 use crate::{
     Role, Side,
     finding::{Evidence, Expected, Kind, Outcome, Severity},
@@ -12,7 +12,7 @@ use crate::{
     smtp::{Capabilities, Offer, Starttls},
 };
 
-pub(super) fn judge(case: &Case<'_>) -> Option<Claim> {
+pub(super) fn judge(case: &RuleInput<'_>) -> Option<Claim> {
     let session = case.session;
     if case.role != Role::Client || session.doubt.is_some() || case.starttls_ignored() {
         return None;
@@ -30,7 +30,9 @@ pub(super) fn judge(case: &Case<'_>) -> Option<Claim> {
     {
         let expected = offer_expected(case).map_or_else(nothing_expected, |(_, expected)| expected);
         let claim = Claim::new(case, Kind::StarttlsStripped, "A6", Evidence::Tamper, expected);
-        return Some(claim.prove(format!("STARTTLS follows the line that ends the EHLO reply (line {})", lines + 1)));
+        return Some(
+            claim.indicator(format!("STARTTLS follows the line that ends the EHLO reply (line {})", lines + 1)),
+        );
     }
     if capabilities.offer() != Offer::Absent {
         return reshaped(case, capabilities);
@@ -46,7 +48,7 @@ pub(super) fn judge(case: &Case<'_>) -> Option<Claim> {
     };
     if let Some(other) = in_its_place(case, capabilities) {
         let claim = Claim::new(case, Kind::StarttlsMasked, "A3", evidence, expected);
-        return Some(claim.prove(format!("{other:?} is in the place where this server writes STARTTLS")));
+        return Some(claim.indicator(format!("{other:?} is in the place where this server writes STARTTLS")));
     }
     let returns = case.expectation.offers.map_or(0, |(_, record)| record.offered.returns);
     let rewritten = rewritten(case, capabilities);
@@ -83,15 +85,15 @@ fn demands(code: u16) -> String {
 
 /// Nothing is known of the server but what it says itself: it demands what it does not list, which no server is set up to do, and which
 /// is what remains where the line was taken out of its list (A1).
-fn demanded_unlisted(case: &Case<'_>) -> Option<Claim> {
+fn demanded_unlisted(case: &RuleInput<'_>) -> Option<Claim> {
     let code = case.session.starttls_demanded.filter(|_| case.session.starttls == Starttls::NotSent)?;
     let claim = Claim::new(case, Kind::StarttlsStripped, "A1", Evidence::Suspicious, nothing_expected());
-    Some(claim.prove(demands(code)))
+    Some(claim.indicator(demands(code)))
 }
 
 /// The client asked for STARTTLS and TLS began, and the EHLO reply of a peer that is known to offer STARTTLS did not list it. An
 /// attacker who wears a history down, or who tries a device before its use, leaves such sessions behind.
-fn not_offered(case: &Case<'_>, capabilities: &Capabilities) -> Option<Claim> {
+fn not_offered(case: &RuleInput<'_>, capabilities: &Capabilities) -> Option<Claim> {
     let missing = capabilities.offer() == Offer::Absent && case.session.starttls != Starttls::NotSent;
     let (evidence, expected) = offer_expected(case).filter(|_| missing)?;
     let returns = case.expectation.offers.map_or(0, |(_, record)| record.offered.returns);
@@ -107,7 +109,7 @@ fn not_offered(case: &Case<'_>, capabilities: &Capabilities) -> Option<Claim> {
 
 /// The offer is there again, and it has come and gone so often that history does not accuse this peer any more: said once, because
 /// an attacker who wears a history down does the same (A9).
-pub(super) fn flapping(case: &Case<'_>) -> Option<Claim> {
+pub(super) fn flapping(case: &RuleInput<'_>) -> Option<Claim> {
     let session = case.session;
     let (how, record) = case.expectation.offers?;
     let offered = case.role == Role::Client && session.doubt.is_none() && session.offers_starttls() && case.at_stake;
@@ -123,7 +125,7 @@ pub(super) fn flapping(case: &Case<'_>) -> Option<Claim> {
         Claim::new(case, Kind::StarttlsStripped, "A9", Evidence::Suspicious, expected).cost(Outcome::Attempt);
     claim.instance = 1;
     claim.severity = Severity::Low;
-    Some(claim.prove(format!(
+    Some(claim.indicator(format!(
         "{}; with this session history takes the peer for a farm whose members differ, and a missing offer is not accused by history \
          alone from here on; smtpwatch baseline forget ends that",
         came_back(record.offered.returns + 1)
@@ -136,7 +138,7 @@ fn came_back(returns: u64) -> String {
 }
 
 /// What differs from the peer's own words beside the line that is missing: somebody else may have written them (A4).
-fn rewritten(case: &Case<'_>, capabilities: &Capabilities) -> Vec<String> {
+fn rewritten(case: &RuleInput<'_>, capabilities: &Capabilities) -> Vec<String> {
     let Some(profile) = &case.expectation.profile else { return Vec::new() };
     let mut lines = Vec::new();
     let without: Vec<_> =
@@ -162,7 +164,7 @@ fn rewritten(case: &Case<'_>, capabilities: &Capabilities) -> Vec<String> {
 
 /// Lines follow the line that ends the reply (A6): no server writes so. That STARTTLS is what was taken from among
 /// them is known of a peer that offers it.
-fn promoted(case: &Case<'_>, lines: usize) -> Claim {
+fn promoted(case: &RuleInput<'_>, lines: usize) -> Claim {
     let known = offer_expected(case);
     let unknown = known.is_none();
     let expected = known.map_or_else(nothing_expected, |(_, expected)| expected);
@@ -170,11 +172,12 @@ fn promoted(case: &Case<'_>, lines: usize) -> Claim {
     if unknown {
         claim.severity = claim.severity.min(Severity::Medium);
     }
-    claim.prove(format!("lines follow the one that ends the EHLO reply (line {}), and none has STARTTLS", lines + 1))
+    claim
+        .indicator(format!("lines follow the one that ends the EHLO reply (line {}), and none has STARTTLS", lines + 1))
 }
 
 /// The keyword that stands in the place of STARTTLS, as long, and that this server has never offered (A3).
-fn in_its_place<'a>(case: &Case<'_>, capabilities: &'a Capabilities) -> Option<&'a str> {
+fn in_its_place<'a>(case: &RuleInput<'_>, capabilities: &'a Capabilities) -> Option<&'a str> {
     let known = &case.expectation.profile?.keywords;
     let place = known.iter().position(|keyword| keyword == "STARTTLS")?;
     let keyword = capabilities.keywords().nth(place)?;
@@ -183,7 +186,7 @@ fn in_its_place<'a>(case: &Case<'_>, capabilities: &'a Capabilities) -> Option<&
 
 /// The reply ended on a line that promises another (A6): the client waits, and the mail does not go out at all. Of a server of
 /// which nothing is known it is told where the client waited in vain: a server that breaks off ends the connection itself.
-fn unfinished(case: &Case<'_>) -> Option<Claim> {
+fn unfinished(case: &RuleInput<'_>) -> Option<Claim> {
     if !case.closed || !case.session.ehlo_unfinished || !case.is_settled() {
         return None;
     }
@@ -193,12 +196,12 @@ fn unfinished(case: &Case<'_>) -> Option<Claim> {
     let claim = Claim::new(case, Kind::StarttlsStripped, "A6", evidence, expected);
     let within =
         super::handshake::waited(case).map(|waited| format!(" within {} s", waited.as_secs())).unwrap_or_default();
-    Some(claim.prove(format!("the last line of the EHLO reply announces another one, and none came{within}")))
+    Some(claim.indicator(format!("the last line of the EHLO reply announces another one, and none came{within}")))
 }
 
 /// STARTTLS is there, but not as its server writes it: lower case strips Exim's clients (A3), other shapes strip strict ones
 /// (A5), a second line is not any server's (A7).
-fn reshaped(case: &Case<'_>, capabilities: &Capabilities) -> Option<Claim> {
+fn reshaped(case: &RuleInput<'_>, capabilities: &Capabilities) -> Option<Claim> {
     let known = case.expectation.profile;
     let (kind, rule, line) = if capabilities.offers() > 1 {
         // A server that has written so under TLS before writes so.
@@ -227,13 +230,13 @@ fn reshaped(case: &Case<'_>, capabilities: &Capabilities) -> Option<Claim> {
         }
         (Kind::StarttlsMasked, "A5", format!("STARTTLS is in the line {line:?}, where no client finds it"))
     };
-    let mut claim = Claim::new(case, kind, rule, Evidence::Suspicious, nothing_expected()).prove(line);
+    let mut claim = Claim::new(case, kind, rule, Evidence::Suspicious, nothing_expected()).indicator(line);
     claim.severity = Severity::Info;
     Some(claim)
 }
 
 /// The edit is proven by the line itself; that it was STARTTLS is not (docs/threats.md FP-14, FP-26).
-fn masked(case: &Case<'_>, capabilities: &Capabilities) -> Claim {
+fn masked(case: &RuleInput<'_>, capabilities: &Capabilities) -> Claim {
     let lines: Vec<_> = capabilities.masked().collect();
     // Cisco's inspection ends the run with a letter that counts (A2); other editors write X to the end or change one letter.
     let counted = lines.iter().any(|(_, line)| {
@@ -261,7 +264,7 @@ fn masked(case: &Case<'_>, capabilities: &Capabilities) -> Claim {
     let expected = known.map_or_else(nothing_expected, |(_, expected)| expected);
     let proven = expected.starttls || in_place;
     let claim = Claim::new(case, Kind::StarttlsMasked, rule, evidence, expected);
-    let mut claim = claim.prove(format!("overwritten in place: {quoted}; {loss}"));
+    let mut claim = claim.indicator(format!("overwritten in place: {quoted}; {loss}"));
     if still_offered {
         claim.severity = Severity::Info;
     } else if !proven {

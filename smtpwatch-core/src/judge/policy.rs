@@ -1,7 +1,7 @@
 //! Mail was accepted in cleartext although a policy demands TLS (G1 for local rules and MTA-STS, G2 for MTA-STS in testing, G3 for
 //! DANE, G4 for the STARTTLS-Everywhere list), or although the message itself demands it (G7).
 
-use super::{Case, Claim, by_standard, demanded, expected_of};
+use super::{Claim, RuleInput, by_standard, demanded, expected_of};
 use crate::{
     finding::{Evidence, Kind},
     policy::{
@@ -10,11 +10,11 @@ use crate::{
     },
 };
 
-pub(super) fn judge(case: &Case<'_>) -> Vec<Claim> {
+pub(super) fn judge(case: &RuleInput<'_>) -> Vec<Claim> {
     [local(case).or_else(|| published(case)), requiretls(case)].into_iter().flatten().collect()
 }
 
-fn local(case: &Case<'_>) -> Option<Claim> {
+fn local(case: &RuleInput<'_>) -> Option<Claim> {
     if case.session.messages == 0 || case.expectation.starttls_rule() != Some(StarttlsRule::Required) {
         return None;
     }
@@ -23,7 +23,7 @@ fn local(case: &Case<'_>) -> Option<Claim> {
 }
 
 /// Each policy that speaks for this session is named: who breaks one breaks them all.
-fn published(case: &Case<'_>) -> Option<Claim> {
+fn published(case: &RuleInput<'_>) -> Option<Claim> {
     if case.session.messages == 0 || case.session.doubt.is_some() || case.starttls_ignored() {
         return None;
     }
@@ -41,7 +41,7 @@ fn published(case: &Case<'_>) -> Option<Claim> {
 }
 
 /// REQUIRETLS exists under TLS only: in clear it contradicts itself.
-fn requiretls(case: &Case<'_>) -> Option<Claim> {
+fn requiretls(case: &RuleInput<'_>) -> Option<Claim> {
     let offered = case.session.capabilities.as_ref().is_some_and(|capabilities| capabilities.has("REQUIRETLS"));
     if !offered && !case.session.requiretls {
         return None;
@@ -54,5 +54,5 @@ fn requiretls(case: &Case<'_>) -> Option<Claim> {
     } else {
         "the server offers REQUIRETLS in cleartext"
     };
-    Some(claim.prove(who))
+    Some(claim.indicator(who))
 }

@@ -3,7 +3,7 @@
 
 use std::time::Duration;
 
-use super::{Case, Claim};
+use super::{Claim, RuleInput};
 use crate::{
     Role,
     finding::{Evidence, Kind, Severity},
@@ -25,7 +25,7 @@ const VERBATIM: [(&str, &str); 2] = [
 ];
 
 /// Adds what the packets and the peer's look say about a claim.
-pub(super) fn add(case: &Case<'_>, claim: &mut Claim) {
+pub(super) fn add(case: &RuleInput<'_>, claim: &mut Claim) {
     conflicts(case, claim);
     if matches!(claim.kind, Kind::StarttlsRefused | Kind::TlsHandshakeFailed | Kind::DowngradeRetry) {
         reset(case, claim);
@@ -64,7 +64,7 @@ pub(super) fn add(case: &Case<'_>, claim: &mut Claim) {
 }
 
 /// FO-1.
-fn conflicts(case: &Case<'_>, claim: &mut Claim) {
+fn conflicts(case: &RuleInput<'_>, claim: &mut Claim) {
     let more = case.wire.conflicts_dropped + case.wire.conflicts.len().saturating_sub(CONFLICTS) as u64;
     for conflict in case.wire.conflicts.iter().take(CONFLICTS) {
         let range = format!("bytes {}..{}", conflict.offset, conflict.offset + conflict.first.len() as u64);
@@ -106,7 +106,7 @@ fn keywords(octets: &[u8]) -> Vec<String> {
 }
 
 /// FO-2: what is missing, and whether the rest is as it was.
-fn length(case: &Case<'_>, claim: &mut Claim) {
+fn length(case: &RuleInput<'_>, claim: &mut Claim) {
     let (Some(profile), Some(capabilities)) = (&case.expectation.profile, &case.session.capabilities) else { return };
     if profile.ehlo_octets == 0 {
         return;
@@ -133,7 +133,7 @@ fn length(case: &Case<'_>, claim: &mut Claim) {
 }
 
 /// FO-4: a reset that comes from nearer or farther than the rest of the connection was not sent by the peer.
-fn reset(case: &Case<'_>, claim: &mut Claim) {
+fn reset(case: &RuleInput<'_>, claim: &mut Claim) {
     let Some(reset) = case.wire.reset_ttl else { return };
     let syn_ack = case.wire.syn_ack.map(|syn_ack| syn_ack.ttl).filter(|_| case.role == Role::Client);
     let Some((lowest, highest)) = case.wire.ttl.or(syn_ack.map(|ttl| (ttl, ttl))) else { return };
@@ -145,7 +145,7 @@ fn reset(case: &Case<'_>, claim: &mut Claim) {
 }
 
 /// FO-4, FO-6: whether the same stack answers, from as far away.
-fn stack(case: &Case<'_>, claim: &mut Claim) {
+fn stack(case: &RuleInput<'_>, claim: &mut Claim) {
     if let Some((lowest, highest)) = case.wire.ttl
         && highest - lowest > HOPS
     {
@@ -169,7 +169,7 @@ fn stack(case: &Case<'_>, claim: &mut Claim) {
 }
 
 /// FO-8: no packet travels faster than the best one did, nor than the SYN and its answer did.
-fn timing(case: &Case<'_>, claim: &mut Claim) {
+fn timing(case: &RuleInput<'_>, claim: &mut Claim) {
     let best = Duration::from_nanos(case.expectation.profile.map_or(0, |profile| profile.round_trip));
     let own = case.wire.round_trip.unwrap_or_default();
     let trips = [(best, "the best round trip to this server was"), (own, "SYN and SYN-ACK of this connection took")];
@@ -195,7 +195,7 @@ const PRODUCTS: [(&str, &[&str]); 5] = [
 ];
 
 /// FO-11: words of another product than the greeting names. Anyone may change both, so it proves nothing by itself.
-fn product(case: &Case<'_>, claim: &mut Claim) {
+fn product(case: &RuleInput<'_>, claim: &mut Claim) {
     let greeting = case.session.greeting.as_deref().unwrap_or_default();
     let Some((own, _)) = PRODUCTS.iter().find(|(name, _)| greeting.contains(name)) else { return };
     let session = case.session;
@@ -212,7 +212,7 @@ fn product(case: &Case<'_>, claim: &mut Claim) {
 }
 
 /// FO-11: a reply that this server would not write.
-fn style(case: &Case<'_>, claim: &mut Claim) {
+fn style(case: &RuleInput<'_>, claim: &mut Claim) {
     let session = case.session;
     let (code, text) = match (claim.kind, session.starttls) {
         (Kind::EhloDowngraded, _) => (session.ehlo_rejected, &session.ehlo_refusal),

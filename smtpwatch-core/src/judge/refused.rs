@@ -1,12 +1,12 @@
 //! STARTTLS was offered, requested, and not granted (C1, C2, C3), or the connection was cut right after it (C5).
 
-use super::{Case, Claim, handshake::waited, nothing_expected, offer_expected};
+use super::{Claim, RuleInput, handshake::waited, nothing_expected, offer_expected};
 use crate::{
     finding::{Evidence, Kind},
     smtp::Starttls,
 };
 
-pub(super) fn judge(case: &Case<'_>) -> Option<Claim> {
+pub(super) fn judge(case: &RuleInput<'_>) -> Option<Claim> {
     let session = case.session;
     if session.doubt.is_some() || !session.starttls_was_offered || case.starttls_ignored() {
         return None;
@@ -42,13 +42,13 @@ pub(super) fn judge(case: &Case<'_>) -> Option<Claim> {
 }
 
 /// A 2xx that is not 220, and no TLS came of it: the server said something else than that it is ready (C3).
-pub(super) fn is_odd_grant(case: &Case<'_>) -> bool {
+pub(super) fn is_odd_grant(case: &RuleInput<'_>) -> bool {
     let session = case.session;
     let established = session.tls.as_ref().is_some_and(|tls| tls.is_established() || tls.is_opaque());
     matches!(session.starttls, Starttls::Granted(code) if code != 220) && !established
 }
 
 /// The connection ended, by whomever, or fell silent, and the question was never answered (C5).
-const fn cut(case: &Case<'_>) -> bool {
+const fn cut(case: &RuleInput<'_>) -> bool {
     case.session.timed_out || case.session.ended.is_some()
 }

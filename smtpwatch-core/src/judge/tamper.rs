@@ -1,9 +1,9 @@
 //! The bytes themselves prove editing: one range of bytes in two different copies (FO-1, EV-2, EV-3).
 
-use super::{Case, Claim, by_standard};
+use super::{Claim, RuleInput, by_standard};
 use crate::finding::{Evidence, Kind};
 
-pub(super) fn judge(case: &Case<'_>) -> Option<Claim> {
+pub(super) fn judge(case: &RuleInput<'_>) -> Option<Claim> {
     if case.wire.conflicts.is_empty() {
         return None;
     }

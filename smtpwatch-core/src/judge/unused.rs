@@ -3,7 +3,7 @@
 //!
 //! On port 25 an unused offer is common and means nothing by itself (docs/threats.md FP-20, FP-28).
 
-use super::{Case, Claim, by_standard, use_expected};
+use super::{Claim, RuleInput, by_standard, use_expected};
 use crate::{
     Role, Side,
     finding::{Evidence, Kind},
@@ -14,7 +14,7 @@ use crate::{
 /// The port for submission, where cleartext is obsolete (RFC 8314 §3.3).
 const SUBMISSION: u16 = 587;
 
-pub(super) fn judge(case: &Case<'_>) -> Option<Claim> {
+pub(super) fn judge(case: &RuleInput<'_>) -> Option<Claim> {
     if case.session.doubt.is_some() || case.starttls_ignored() {
         return None;
     }
@@ -37,7 +37,7 @@ pub(super) fn judge(case: &Case<'_>) -> Option<Claim> {
     Some(acted_on(case, claim))
 }
 
-fn submission(case: &Case<'_>) -> Claim {
+fn submission(case: &RuleInput<'_>) -> Claim {
     let known = use_expected(case);
     let (evidence, expected) =
         known.unwrap_or_else(|| (Evidence::Suspicious, by_standard("submission on port 587 uses TLS (RFC 8314 §3.3)")));
@@ -45,22 +45,22 @@ fn submission(case: &Case<'_>) -> Claim {
 }
 
 /// Submission in clear to a server that does not even offer TLS: the same finding, if nothing louder tells of it.
-fn in_clear_on_587(case: &Case<'_>) -> Option<Claim> {
+fn in_clear_on_587(case: &RuleInput<'_>) -> Option<Claim> {
     let session = case.session;
     let in_clear = case.port == SUBMISSION && session.messages > 0 && !session.tls_began();
     (in_clear && !session.offers_starttls() && super::offer::judge(case).is_none()).then(|| submission(case))
 }
 
 /// The client acts on other lines of the same reply: that reply reached it, and STARTTLS alone did not (FO-14).
-fn acted_on(case: &Case<'_>, claim: Claim) -> Claim {
+fn acted_on(case: &RuleInput<'_>, claim: Claim) -> Claim {
     let others: Vec<_> = case.session.acted_on.iter().copied().collect();
     if others.is_empty() {
         return claim;
     }
-    claim.prove(format!("the client uses other lines of the same reply: {} (FO-14)", others.join(", ")))
+    claim.indicator(format!("the client uses other lines of the same reply: {} (FO-14)", others.join(", ")))
 }
 
-fn retry(case: &Case<'_>, failure: &Failure) -> Claim {
+fn retry(case: &RuleInput<'_>, failure: &Failure) -> Claim {
     let (evidence, expected) = use_expected(case).unwrap_or_else(|| {
         (
             Evidence::Suspicious,
@@ -69,7 +69,7 @@ fn retry(case: &Case<'_>, failure: &Failure) -> Claim {
     });
     let claim = Claim::new(case, Kind::DowngradeRetry, "D1", evidence, expected);
     let (client, server) = (failure.flow.client, failure.flow.server);
-    claim.prove(format!(
+    claim.indicator(format!(
         "{}: the TLS handshake of {client} with {server} failed: {}",
         failure.at,
         handshake_end(failure.end)

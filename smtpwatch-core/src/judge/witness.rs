@@ -1,10 +1,10 @@
 //! Evidence from this host's own bytes when the server's bytes are ambiguous (EV-2): this host sent mail in cleartext
 //! to a peer that offers STARTTLS.
 
-use super::{Case, Claim, offer_expected};
+use super::{Claim, RuleInput, offer_expected};
 use crate::{Role, finding::Kind, smtp::Doubt};
 
-pub(super) fn judge(case: &Case<'_>) -> Option<Claim> {
+pub(super) fn judge(case: &RuleInput<'_>) -> Option<Claim> {
     let session = case.session;
     let in_clear = session.mail_sent && !session.tls_began();
     if case.role != Role::Client || session.doubt != Some(Doubt::Server) || !in_clear || case.starttls_ignored() {
@@ -12,7 +12,7 @@ pub(super) fn judge(case: &Case<'_>) -> Option<Claim> {
     }
     let (evidence, expected) = offer_expected(case)?;
     let claim = Claim::new(case, Kind::StarttlsStripped, "A1", evidence, expected);
-    Some(claim.prove(
+    Some(claim.indicator(
         "copies of the server's reply differ, and this host's acknowledgments do not say which one it took in; \
          its own bytes do: it sent MAIL and did not begin TLS",
     ))

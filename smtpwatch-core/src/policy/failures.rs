@@ -27,7 +27,7 @@ type Key = (Role, HistoryPeer, u16);
 
 /// The newest failure with each peer, by address and by name: a server that is tried again may answer at another address.
 #[derive(Debug, Default)]
-pub struct Failures {
+pub struct FailedHandshakes {
     newest: HashMap<Key, Failure>,
     order: VecDeque<(Timestamp, Key)>,
     /// Open connections on which the go-ahead was given, the newest with each peer.
@@ -36,9 +36,9 @@ pub struct Failures {
     begun: HashMap<FlowKey, Vec<Key>>,
 }
 
-impl Failures {
+impl FailedHandshakes {
     /// Notes that the server gave the go-ahead; [`Self::end`] must follow.
-    pub fn begin(&mut self, subject: &Subject<'_>) {
+    pub fn start(&mut self, subject: &Subject<'_>) {
         self.end(subject.flow);
         let keys: Vec<_> = keys(subject).collect();
         self.under_way.extend(keys.iter().cloned().map(|key| (key, subject.flow)));
@@ -68,7 +68,7 @@ impl Failures {
     }
 
     /// Notes a failure.
-    pub fn note(&mut self, subject: &Subject<'_>, failure: Failure) {
+    pub fn record(&mut self, subject: &Subject<'_>, failure: Failure) {
         for key in keys(subject) {
             self.newest.insert(key.clone(), failure);
             self.order.push_back((failure.at, key));
@@ -82,7 +82,7 @@ impl Failures {
     }
 
     /// TLS was established: what failed before is not what makes the peer speak in cleartext.
-    pub fn forgive(&mut self, subject: &Subject<'_>) {
+    pub fn clear(&mut self, subject: &Subject<'_>) {
         if self.newest.is_empty() {
             return;
         }
@@ -93,7 +93,7 @@ impl Failures {
 
     /// The failure before `now` that may explain why this flow is in cleartext.
     #[must_use]
-    pub fn before(&self, subject: &Subject<'_>, now: Timestamp) -> Option<&Failure> {
+    pub fn last_before(&self, subject: &Subject<'_>, now: Timestamp) -> Option<&Failure> {
         if self.newest.is_empty() {
             return None;
         }
@@ -128,12 +128,12 @@ mod tests {
 
     #[test]
     fn nothing_is_left_of_a_connection_whose_peer_changes_its_name() {
-        let mut failures = Failures::default();
+        let mut failures = FailedHandshakes::default();
         let one = failure(100, 25).flow;
         let mut other = one;
         other.client.set_port(50_000);
         for name in ["mx1.example.net", "mx2.example.net"] {
-            failures.begin(&subject(one, &[name]));
+            failures.start(&subject(one, &[name]));
         }
         assert_eq!(failures.under_way(&subject(other, &["mx2.example.net"])), Some(one));
         failures.end(one);
@@ -142,14 +142,14 @@ mod tests {
 
     #[test]
     fn a_failure_is_remembered_for_as_long_as_mail_is_retried() {
-        let mut failures = Failures::default();
+        let mut failures = FailedHandshakes::default();
         let first = failure(100, 25);
         let names = ["mx.example.net"];
-        failures.note(&subject(first.flow, &names), first);
+        failures.record(&subject(first.flow, &names), first);
         let mut retry = first.flow;
         retry.client = ([192, 0, 2, 11], 50_000).into();
-        let found = |failures: &Failures, flow, secs| {
-            failures.before(&subject(flow, &names), Timestamp::from_secs(secs)).copied()
+        let found = |failures: &FailedHandshakes, flow, secs| {
+            failures.last_before(&subject(flow, &names), Timestamp::from_secs(secs)).copied()
         };
         assert_eq!(found(&failures, retry, 700), Some(first));
         assert_eq!(found(&failures, retry, 99), None);
@@ -158,17 +158,17 @@ mod tests {
         assert_eq!(found(&failures, retry, 700), Some(first), "the same name at another address");
         retry.server.set_port(587);
         assert_eq!(found(&failures, retry, 700), None);
-        failures.forgive(&subject(first.flow, &names));
+        failures.clear(&subject(first.flow, &names));
         assert_eq!(found(&failures, first.flow, 700), None);
     }
 
     #[test]
     fn the_memory_is_bounded() {
-        let mut failures = Failures::default();
+        let mut failures = FailedHandshakes::default();
         for at in 0..3 * PEERS {
             let port = u16::try_from(at % 60_000).expect("small");
             let failure = failure(i64::try_from(at).expect("small"), port);
-            failures.note(&subject(failure.flow, &["mx.example.net"]), failure);
+            failures.record(&subject(failure.flow, &["mx.example.net"]), failure);
         }
         assert!(failures.newest.len() <= PEERS && failures.order.len() <= PEERS);
     }

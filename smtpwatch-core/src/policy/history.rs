@@ -13,7 +13,7 @@ pub use self::{
     rate::{Rate, Wear},
     record::{HistoryKey, HistoryPeer, HistoryRecord, KnownName, SessionNote, is_peer, normal_peer, peer_text},
 };
-use crate::{Role, hash::HashMap, order::Orders};
+use crate::{Role, hash::HashMap, lru::LruLists};
 
 /// Rows that room is made for at the start; more than there are hosts that anyone exchanges mail with.
 const AT_ONCE: usize = 10_000_000;
@@ -38,7 +38,7 @@ pub struct History {
     places: HashMap<Arc<HistoryKey>, usize>,
     rows: Slab<Row>,
     /// By the newest session: of each role, of each class.
-    ages: Orders<LISTS>,
+    ages: LruLists<LISTS>,
     networks: HashMap<Network, Count>,
     /// Rows of each role.
     roles: [usize; 2],
@@ -141,7 +141,7 @@ impl History {
         Self {
             places: HashMap::with_capacity_and_hasher(room, Default::default()),
             rows: Slab::new(),
-            ages: Orders::default(),
+            ages: LruLists::default(),
             networks: HashMap::with_capacity_and_hasher(room, Default::default()),
             roles: [0; 2],
             capacity,
@@ -163,7 +163,7 @@ impl History {
         if let Some(&place) = self.places.get(&key) {
             self.rows[place].record = record;
             let list = self.classify(place, strength);
-            self.ages.put_last(list, place);
+            self.ages.push_front(list, place);
             return None;
         }
         let role = key.role;
@@ -171,7 +171,7 @@ impl History {
         let full = self.is_full(role);
         let place = self.insert(key, record);
         let list = self.classify(place, strength);
-        self.ages.put_last(list, place);
+        self.ages.push_front(list, place);
         full.then(|| self.make_room(role, strength)).flatten()
     }
 
@@ -234,7 +234,7 @@ impl History {
         };
         self.rows[place].record.note(session, strength);
         let list = self.classify(place, strength);
-        self.ages.put_first(list, place);
+        self.ages.push_back(list, place);
         (self.rows[place].record.clone(), forgotten)
     }
 
@@ -287,7 +287,7 @@ impl History {
     fn classify(&mut self, place: usize, strength: Strength) -> usize {
         let Row { key, record, class } = &mut self.rows[place];
         let role = key.role;
-        self.ages.take_out(list(role, *class), place);
+        self.ages.unlink(list(role, *class), place);
         let wanted = Class::of(role, record, strength);
         let before = std::mem::replace(class, wanted);
         if let Some(network) = network(key) {
@@ -308,7 +308,7 @@ impl History {
 
     fn remove(&mut self, place: usize) -> HistoryKey {
         let Row { key, class, .. } = self.rows.remove(place);
-        self.ages.take_out(list(key.role, class), place);
+        self.ages.unlink(list(key.role, class), place);
         self.roles[key.role as usize] -= 1;
         self.places.remove(&*key);
         if let Some(network) = network(&key)

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use crate::{
     Timestamp,
-    policy::published::{DomainFacts, HostFacts, Wanted},
+    policy::published::{DomainFacts, HostFacts, LookupRequest},
 };
 
 use super::memory::Memory;
@@ -19,7 +19,7 @@ pub enum Known {
     /// A list was fetched.
     List(KnownList),
     /// A subject had to make room.
-    Forgotten(Wanted),
+    Forgotten(LookupRequest),
 }
 
 /// A domain.

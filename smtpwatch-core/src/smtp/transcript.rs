@@ -2,7 +2,7 @@
 
 use std::{collections::VecDeque, fmt::Write as _};
 
-use super::{command::is_known, echo, verb::Verb};
+use super::{command::is_known, quoted_command, verb::Verb};
 use crate::{Side, finding::TranscriptLine, limits};
 
 /// The first half of the lines and the newest; what is between is counted.
@@ -123,7 +123,7 @@ pub(super) fn push_printable_whole(text: &mut String, cut: &[u8]) {
 /// A word that may be shown: the verb of a command that exists, or one that something on the path has overwritten (docs/threats.md B2, C4).
 /// Any other may be a secret that a confused client sent as a command.
 pub(super) fn is_verb(word: &[u8]) -> bool {
-    !Verb::of(word).is_empty() && (is_known(word) || echo::is_overwritten(word))
+    !Verb::of(word).is_empty() && (is_known(word) || quoted_command::is_overwritten(word))
 }
 
 /// Characters that reorder or hide text: bidirectional controls, zero-width and format characters.

@@ -4,19 +4,19 @@ use base64::{Engine as _, engine::general_purpose::STANDARD};
 use proptest::prelude::*;
 use smtpwatch_core::{
     Finding, Side,
-    exhibit::Exhibit,
+    evidence::EvidenceBundle,
     limits::{EXHIBIT_OCTETS, EXHIBIT_PACKETS},
     policy::rule::{AuthRule, Rule, StarttlsRule},
 };
 
 use crate::talk::{self, OFFER, STRIPPED, Talk, deliver, greeted, hear, hear_after, honest_history, tls};
 
-fn exhibit(finding: &Finding) -> &Exhibit {
+fn exhibit(finding: &Finding) -> &EvidenceBundle {
     finding.exhibit.as_deref().expect("evidence")
 }
 
 /// All bytes of one side.
-fn said(exhibit: &Exhibit, side: Side) -> Vec<u8> {
+fn said(exhibit: &EvidenceBundle, side: Side) -> Vec<u8> {
     exhibit.octets.iter().filter(|piece| piece.from == side).flat_map(|piece| piece.octets.iter().copied()).collect()
 }
 

@@ -4,7 +4,7 @@ use crate::talk::{self, Heard, MASKED, OFFER, Packet, STRIPPED, Talk, deliver, e
 use proptest::prelude::*;
 use smtpwatch_core::{
     Finding, Side, Timestamp,
-    exhibit::Exhibit,
+    evidence::EvidenceBundle,
     policy::rule::{Rule, StarttlsRule},
 };
 
@@ -39,7 +39,7 @@ fn claims(findings: Vec<Finding>) -> Vec<Finding> {
 /// However the bytes came, they are the same.
 fn claim(finding: Finding) -> Finding {
     let octets = finding.exhibit.map(|exhibit| exhibit.octets).unwrap_or_default();
-    let exhibit = Some(Box::new(Exhibit { octets, ..Exhibit::default() }));
+    let exhibit = Some(Box::new(EvidenceBundle { octets, ..EvidenceBundle::default() }));
     Finding { time: Timestamp::default(), proof: Vec::new(), exhibit, ..finding }
 }
 

@@ -10,7 +10,7 @@ use smtpwatch_core::{
     policy::{
         history::History,
         published::{
-            Answer, DomainFacts, HostFacts, Learned, MxSet, State, Wanted,
+            Answer, DomainFacts, HostFacts, LookupRequest, LookupResult, MxSet, State,
             demand::Source,
             list::{ListPolicy, StarttlsList},
             sts::{StsMode, StsPolicy},
@@ -36,32 +36,32 @@ fn mx() -> Answer<MxSet> {
     answer(State::Valid, Some(MxSet { hosts: vec![HOST.to_owned()], secure: true }))
 }
 
-fn domain(state: State, mode: StsMode) -> Learned {
+fn domain(state: State, mode: StsMode) -> LookupResult {
     let policy = StsPolicy {
         id: "20261126".to_owned(),
         mode,
         mx: vec!["*.example.net".to_owned()],
         max_age: Duration::from_secs(86_400),
     };
-    Learned::Domain(DOMAIN.to_owned(), Arc::new(DomainFacts { mx: mx(), sts: answer(state, Some(policy)) }))
+    LookupResult::Domain(DOMAIN.to_owned(), Arc::new(DomainFacts { mx: mx(), sts: answer(state, Some(policy)) }))
 }
 
-fn no_sts() -> Learned {
-    Learned::Domain(DOMAIN.to_owned(), Arc::new(DomainFacts { mx: mx(), sts: answer(State::Absent, None) }))
+fn no_sts() -> LookupResult {
+    LookupResult::Domain(DOMAIN.to_owned(), Arc::new(DomainFacts { mx: mx(), sts: answer(State::Absent, None) }))
 }
 
-fn host(address: [u8; 4], state: State) -> Learned {
+fn host(address: [u8; 4], state: State) -> LookupResult {
     host_with(address, state, vec![7; 32])
 }
 
-fn host_with(address: [u8; 4], state: State, digest: Vec<u8>) -> Learned {
+fn host_with(address: [u8; 4], state: State, digest: Vec<u8>) -> LookupResult {
     let records = vec![Tlsa { usage: 3, selector: 1, matching: 1, data: digest }];
     let facts = HostFacts {
         addresses: answer(State::Valid, Some(vec![address.into()])),
         dane: answer(state, Some(records)),
         base: HOST.to_owned(),
     };
-    Learned::Host(HOST.to_owned(), Arc::new(facts))
+    LookupResult::Host(HOST.to_owned(), Arc::new(facts))
 }
 
 const HERE: [u8; 4] = [198, 51, 100, 25];
@@ -100,7 +100,7 @@ fn end(talk: &Talk) -> Timestamp {
 }
 
 /// What is said of a first session that is stripped, by an engine that knows this.
-fn first_contact(learned: impl IntoIterator<Item = Learned>, talk: &Talk) -> Heard {
+fn first_contact(learned: impl IntoIterator<Item = LookupResult>, talk: &Talk) -> Heard {
     let mut engine = engine(false);
     learned.into_iter().for_each(|learned| engine.learn(learned));
     let mut heard = Heard::default();
@@ -126,7 +126,7 @@ pub fn raised() -> Vec<Finding> {
     [
         first_contact([domain(State::Valid, StsMode::Testing), host(HERE, State::Absent)], &stripped()).findings,
         first_contact([no_sts(), host(HERE, State::Valid)], &stripped()).findings,
-        first_contact([Learned::List(Arc::new(list))], &stripped()).findings,
+        first_contact([LookupResult::List(Arc::new(list))], &stripped()).findings,
         first_contact([no_sts(), host(HERE, State::Valid)], &under_tls_1_2(&der)).findings,
     ]
     .concat()
@@ -209,7 +209,7 @@ fn the_list_speaks_until_it_expires() {
     let list = |expires, enforce| {
         let policy = ListPolicy { enforce, mxs: vec![".example.net".to_owned()] };
         let policies = [(DOMAIN.to_owned(), policy)].into_iter().collect();
-        Learned::List(Arc::new(StarttlsList { timestamp: Timestamp::default(), expires, policies }))
+        LookupResult::List(Arc::new(StarttlsList { timestamp: Timestamp::default(), expires, policies }))
     };
     let enforced = first_contact([list(Timestamp(i64::MAX), true)], &stripped());
     assert_eq!(said(&enforced)[1], (Kind::PolicyViolation, "G4", "list", Evidence::Policy, Severity::Critical));
@@ -226,8 +226,8 @@ fn the_list_speaks_until_it_expires() {
 fn a_verdict_waits_for_the_answer_and_is_complete_when_it_comes() {
     let (mut engine, mut heard, talk) = (engine(true), Heard::default(), stripped());
     talk.play(&mut engine, &mut heard);
-    assert!(heard.wanted.contains(&Wanted::Domain(DOMAIN.to_owned())), "{:?}", heard.wanted);
-    assert!(heard.wanted.contains(&Wanted::Host(HOST.to_owned())), "{:?}", heard.wanted);
+    assert!(heard.wanted.contains(&LookupRequest::Domain(DOMAIN.to_owned())), "{:?}", heard.wanted);
+    assert!(heard.wanted.contains(&LookupRequest::Host(HOST.to_owned())), "{:?}", heard.wanted);
     assert!(heard.findings.is_empty() && heard.sessions.is_empty(), "{heard:?}");
     engine.learn(domain(State::Valid, StsMode::Enforce));
     heard.drain(&mut engine);
@@ -374,7 +374,7 @@ fn other_names_of_an_address_bind_nobody_without_a_recipient() {
         .c("QUIT\r\n")
         .s("221 bye\r\n")
         .leave();
-    let other = Learned::Host("mx.example.org".to_owned(), Arc::new(other));
+    let other = LookupResult::Host("mx.example.org".to_owned(), Arc::new(other));
     let heard = first_contact([no_sts(), host(HERE, State::Valid), other], &begun);
     assert_eq!(said(&heard), []);
     // Also where it is the only name that is known: anyone may let a name of his own point to an address.
@@ -383,17 +383,17 @@ fn other_names_of_an_address_bind_nobody_without_a_recipient() {
 }
 
 /// A mail host by its name; with TLSA records that no certificate fits.
-fn host_called(name: &str, address: [u8; 4], bound: bool) -> Learned {
+fn host_called(name: &str, address: [u8; 4], bound: bool) -> LookupResult {
     let records = vec![Tlsa { usage: 3, selector: 1, matching: 1, data: vec![9; 32] }];
     let facts = HostFacts {
         addresses: answer(State::Valid, Some(vec![address.into()])),
         dane: answer(if bound { State::Valid } else { State::Absent }, Some(records)),
         base: name.to_owned(),
     };
-    Learned::Host(name.to_owned(), Arc::new(facts))
+    LookupResult::Host(name.to_owned(), Arc::new(facts))
 }
 
-fn domain_called(name: &str, hosts: &[&str], mode: Option<StsMode>) -> Learned {
+fn domain_called(name: &str, hosts: &[&str], mode: Option<StsMode>) -> LookupResult {
     let hosts: Vec<_> = hosts.iter().map(|host| (*host).to_owned()).collect();
     let policy = mode.map(|mode| StsPolicy {
         id: "1".to_owned(),
@@ -403,13 +403,17 @@ fn domain_called(name: &str, hosts: &[&str], mode: Option<StsMode>) -> Learned {
     });
     let sts = answer(if policy.is_some() { State::Valid } else { State::Absent }, policy);
     let mx = answer(State::Valid, Some(MxSet { hosts, secure: true }));
-    Learned::Domain(name.to_owned(), Arc::new(DomainFacts { mx, sts }))
+    LookupResult::Domain(name.to_owned(), Arc::new(DomainFacts { mx, sts }))
 }
 
-fn listed() -> Learned {
+fn listed() -> LookupResult {
     let policy = ListPolicy { enforce: true, mxs: vec![".example.net".to_owned()] };
     let policies = [(DOMAIN.to_owned(), policy)].into_iter().collect();
-    Learned::List(Arc::new(StarttlsList { timestamp: Timestamp::default(), expires: Timestamp(i64::MAX), policies }))
+    LookupResult::List(Arc::new(StarttlsList {
+        timestamp: Timestamp::default(),
+        expires: Timestamp(i64::MAX),
+        policies,
+    }))
 }
 
 /// The strip as seen by a client of a server that calls itself so.
@@ -457,7 +461,7 @@ fn a_smart_host_is_none_also_where_little_is_known() {
     let known = [
         domain_called(DOMAIN, &[HOST, "dead.example.net"], Some(StsMode::Enforce)),
         host_called(HOST, ELSEWHERE, false),
-        Learned::Host("dead.example.net".to_owned(), Arc::new(dead)),
+        LookupResult::Host("dead.example.net".to_owned(), Arc::new(dead)),
     ];
     assert!(!is_accused(&first_contact(known, &stripped_by("relay.example.org"))));
     assert!(!is_accused(&first_contact([listed()], &stripped_by("relay.example.org"))));
@@ -489,7 +493,7 @@ fn an_address_that_held_once_binds_its_next_tenant_to_nothing() {
         dane: answer(State::Valid, Some(vec![Tlsa { usage: 3, selector: 1, matching: 1, data: vec![9; 32] }])),
         base: HOST.to_owned(),
     };
-    let heard = first_contact([Learned::Host(HOST.to_owned(), Arc::new(old))], &stripped());
+    let heard = first_contact([LookupResult::Host(HOST.to_owned(), Arc::new(old))], &stripped());
     assert!(!is_accused(&heard), "{:?}", said(&heard));
 }
 

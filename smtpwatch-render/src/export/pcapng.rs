@@ -18,7 +18,7 @@ use pcap_parser::{
 };
 use smtpwatch_core::{
     Finding, Side, TcpFlags,
-    exhibit::{Copies, Packet, Piece},
+    evidence::{ByteRange, ConflictingSegments, Packet},
 };
 
 use super::{ends, sentence};
@@ -40,8 +40,8 @@ struct Connection<'a> {
     server: SocketAddr,
     interface: &'a str,
     rows: BTreeMap<Key, &'a Packet>,
-    pieces: Vec<&'a Piece>,
-    copies: Vec<&'a Copies>,
+    pieces: Vec<&'a ByteRange>,
+    copies: Vec<&'a ConflictingSegments>,
     findings: Vec<&'a Finding>,
 }
 
@@ -242,7 +242,7 @@ impl Connection<'_> {
         let start = row.seq.wrapping_add(u32::from(row.flags & TcpFlags::SYN.0 != 0));
         while u64::from(row.length) > payload.len() as u64 {
             let at = start.wrapping_add(u32::try_from(payload.len()).unwrap_or(u32::MAX));
-            let holds = |piece: &&&Piece| u64::from(at.wrapping_sub(piece.seq)) < piece.octets.len() as u64;
+            let holds = |piece: &&&ByteRange| u64::from(at.wrapping_sub(piece.seq)) < piece.octets.len() as u64;
             let Some(piece) = self.pieces.iter().filter(|piece| piece.from == row.from).find(holds) else { break };
             let left = usize::try_from(row.length).unwrap_or(usize::MAX) - payload.len();
             let rest = piece.octets.get(at.wrapping_sub(piece.seq) as usize..).unwrap_or_default();

@@ -4,7 +4,7 @@ use axum::response::Response;
 use schemars::JsonSchema;
 use serde::Serialize;
 use serde_json::value::RawValue;
-use smtpwatch_core::{Finding, Role, exhibit::Exhibit};
+use smtpwatch_core::{Finding, Role, evidence::EvidenceBundle};
 use smtpwatch_store::incidents::{Filter, Incident, Kept, LookupError, Reach};
 use smtpwatch_system::clock::now;
 
@@ -49,7 +49,7 @@ pub(super) struct FindingOnRecord {
     #[schemars(with = "Finding")]
     finding: Box<RawValue>,
     /// Its evidence; null where the incident has enough of it.
-    exhibit: Option<Box<Exhibit>>,
+    exhibit: Option<Box<EvidenceBundle>>,
     /// Its place in the chain, counted from 1.
     number: u64,
     /// Its hash in the chain, in hexadecimal.

@@ -4,7 +4,7 @@ use std::pin::Pin;
 
 use axum::response::Response;
 use schemars::{JsonSchema, Schema, SchemaGenerator};
-use smtpwatch_core::{Finding, exhibit::Exhibit};
+use smtpwatch_core::{Finding, evidence::EvidenceBundle};
 use smtpwatch_store::incidents::Verified;
 
 use super::{
@@ -225,7 +225,7 @@ pub(super) static OPERATIONS: &[Operation] = &[
         parameters: &[],
         success: Success { about: "JSON Schema 2020-12.", media: schema::MEDIA, body: Body::Object },
         others: ALWAYS,
-        answer: |_, _| Box::pin(async { Ok(schema::serve::<Exhibit>()) }),
+        answer: |_, _| Box::pin(async { Ok(schema::serve::<EvidenceBundle>()) }),
     },
 ];
 

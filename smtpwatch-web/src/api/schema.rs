@@ -7,7 +7,7 @@ use schemars::{
     transform::{RecursiveTransform, Transform},
 };
 use serde_json::{Value, json};
-use smtpwatch_core::{Finding, exhibit::Exhibit, finding::SCHEMA_VERSION};
+use smtpwatch_core::{Finding, evidence::EvidenceBundle, finding::SCHEMA_VERSION};
 
 use super::answer;
 
@@ -23,7 +23,7 @@ pub fn finding() -> Schema {
 /// JSON Schema 2020-12 of the evidence of a finding.
 #[must_use]
 pub fn exhibit() -> Schema {
-    of::<Exhibit>()
+    of::<EvidenceBundle>()
 }
 
 /// What makes schemas; those of several types stand below `definitions`.

@@ -1,7 +1,7 @@
 //! What was known when the finding was raised: history, policies, and the sending program on this host.
 
 use maud::{Markup, html};
-use smtpwatch_core::{Finding, exhibit::Known, finding::Sender};
+use smtpwatch_core::{Finding, evidence::Known, finding::Sender};
 
 use super::said::{moment, said};
 

@@ -4,12 +4,12 @@ use etherparse::{TcpOptionElement, TcpOptionsIterator};
 use maud::{Markup, html};
 use smtpwatch_core::{
     Side, TcpFlags,
-    exhibit::{Copies, Exhibit, Packet},
+    evidence::{ConflictingSegments, EvidenceBundle, Packet},
 };
 
 use super::said::{count, said};
 
-pub(super) fn section(exhibit: &Exhibit) -> Markup {
+pub(super) fn section(exhibit: &EvidenceBundle) -> Markup {
     html! {
         section aria-labelledby="packets" {
             h2 #packets { "Packets" }
@@ -41,7 +41,7 @@ const HEADS: [(&str, bool); 10] = [
     ("Options", false),
 ];
 
-fn table(exhibit: &Exhibit) -> Markup {
+fn table(exhibit: &EvidenceBundle) -> Markup {
     let begin = exhibit.packets.first().map_or(0, |packet| packet.time.0);
     let start = |side| exhibit.packets.iter().find(|packet| packet.from == side).map_or(0, |packet| packet.seq);
     let starts = [start(Side::Client), start(Side::Server)];
@@ -88,7 +88,7 @@ fn options(octets: &[u8]) -> String {
     named.filter(|name| !name.is_empty()).collect::<Vec<_>>().join(", ")
 }
 
-fn copies(copies: &[Copies]) -> Markup {
+fn copies(copies: &[ConflictingSegments]) -> Markup {
     if copies.is_empty() {
         return html! {};
     }

@@ -152,7 +152,7 @@ impl Lab {
                 Output::Lost(_)
                 | Output::History(..)
                 | Output::HistoryForgotten(_)
-                | Output::Wanted(_)
+                | Output::LookupRequest(_)
                 | Output::Delivery(_) => {}
             };
             memory::serve(Owner::Gate);

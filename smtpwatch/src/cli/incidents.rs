@@ -12,7 +12,7 @@ use anyhow::Context as _;
 use serde::Serialize;
 use serde_json::{Value, value::RawValue};
 use smtpwatch_config::Config;
-use smtpwatch_core::{Finding, Role, Timestamp, exhibit::Exhibit};
+use smtpwatch_core::{Finding, Role, Timestamp, evidence::EvidenceBundle};
 use smtpwatch_render::{
     difference::{Change, difference},
     export,
@@ -153,7 +153,7 @@ struct DocumentFinding<'a> {
     chain: &'a str,
     /// As it is stored, to the byte: its hash can be checked.
     finding: Box<RawValue>,
-    exhibit: Option<&'a Exhibit>,
+    exhibit: Option<&'a EvidenceBundle>,
 }
 
 fn document<'a>(incident: &'a Incident, reach: Reach, findings: &'a [Kept]) -> anyhow::Result<Document<'a>> {

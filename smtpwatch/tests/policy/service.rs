@@ -10,7 +10,7 @@ use smtpwatch::output::metrics::Metrics;
 use smtpwatch_config::Config;
 use smtpwatch_core::policy::{
     known::{Kept, KnownList},
-    published::{Learned, State, Wanted, sts::StsMode},
+    published::{LookupRequest, LookupResult, State, sts::StsMode},
 };
 use smtpwatch_policy::{
     lookup::Trust,
@@ -53,7 +53,7 @@ fn metrics() -> Arc<Metrics> {
     Arc::new(Metrics::new(&[25]).unwrap())
 }
 
-async fn learned(service: &Service, mut wanted: impl FnMut(&Learned) -> bool) -> Learned {
+async fn learned(service: &Service, mut wanted: impl FnMut(&LookupResult) -> bool) -> LookupResult {
     let end = Instant::now() + Duration::from_secs(20);
     loop {
         match service.learned() {
@@ -65,12 +65,12 @@ async fn learned(service: &Service, mut wanted: impl FnMut(&Learned) -> bool) ->
     }
 }
 
-fn is_host(learned: &Learned) -> bool {
-    matches!(learned, Learned::Host(..))
+fn is_host(learned: &LookupResult) -> bool {
+    matches!(learned, LookupResult::Host(..))
 }
 
-fn is_domain(learned: &Learned) -> bool {
-    matches!(learned, Learned::Domain(..))
+fn is_domain(learned: &LookupResult) -> bool {
+    matches!(learned, LookupResult::Domain(..))
 }
 
 /// Waits for a line of the metrics.
@@ -101,14 +101,14 @@ async fn a_domain_brings_its_mail_hosts_and_a_restart_forgets_nothing() {
     let (service, known) = Service::start(Setup { keep, ..setup(&config, &metrics) }).unwrap();
     assert!(known.is_empty());
     // The configuration names the domain: no one has to ask.
-    let Learned::Domain(name, domain) = learned(&service, is_domain).await else { panic!() };
+    let LookupResult::Domain(name, domain) = learned(&service, is_domain).await else { panic!() };
     assert_eq!((name.as_str(), domain.sts.state), ("example.test", State::Valid), "{}", domain.sts.detail);
     assert!(domain.mx.valid().unwrap().secure);
-    let Learned::Host(name, mx) = learned(&service, is_host).await else { panic!() };
+    let LookupResult::Host(name, mx) = learned(&service, is_host).await else { panic!() };
     assert_eq!((name.as_str(), mx.dane.state), ("mx.example.test", State::Valid), "{}", mx.dane.detail);
     // What is known is told again when someone asks again.
-    service.want(Wanted::Host("mx.example.test".to_owned()));
-    assert_eq!(learned(&service, is_host).await, Learned::Host(name, mx.clone()));
+    service.want(LookupRequest::Host("mx.example.test".to_owned()));
+    assert_eq!(learned(&service, is_host).await, LookupResult::Host(name, mx.clone()));
     counted(&metrics, "smtpwatch_policy_subjects 2").await;
     counted(&metrics, "smtpwatch_policy_dnssec 1").await;
     for source in ["dane", "mta-sts"] {
@@ -138,9 +138,12 @@ async fn a_domain_brings_its_mail_hosts_and_a_restart_forgets_nothing() {
     let (service, known) = Service::start(Setup { kept, ..setup(&config, &metrics) }).unwrap();
     assert_eq!(
         known,
-        [Learned::Domain("example.test".to_owned(), domain.clone()), Learned::Host("mx.example.test".to_owned(), mx)]
+        [
+            LookupResult::Domain("example.test".to_owned(), domain.clone()),
+            LookupResult::Host("mx.example.test".to_owned(), mx)
+        ]
     );
-    let Learned::Domain(_, again) = learned(&service, is_domain).await else { panic!() };
+    let LookupResult::Domain(_, again) = learned(&service, is_domain).await else { panic!() };
     assert_eq!((again.sts.state, again.sts.until), (State::Valid, domain.sts.until), "{}", again.sts.detail);
     assert_eq!(again.mx, domain.mx, "records hold for their time to live");
     counted(&metrics, "smtpwatch_policy_refresh_failures_total{source=\"mta-sts\"} 1").await;
@@ -156,7 +159,7 @@ async fn the_queue_is_bounded_and_nobody_waits() {
     let (service, _) = Service::start(setup(&config, &metrics)).unwrap();
     let begun = Instant::now();
     for number in 0..20 * QUEUE {
-        service.want(Wanted::Domain(format!("d{number}.example.net")));
+        service.want(LookupRequest::Domain(format!("d{number}.example.net")));
     }
     assert!(begun.elapsed() < Duration::from_secs(2));
     let dropped = || {
@@ -184,7 +187,9 @@ async fn a_list_is_read_and_the_last_good_one_stays() {
     let config = dns.config_with(&format!("starttls_everywhere = \"{}\"", file.path().display()));
     let metrics = metrics();
     let (service, _) = Service::start(setup(&config, &metrics)).unwrap();
-    let Learned::List(list) = learned(&service, |learned| matches!(learned, Learned::List(_))).await else { panic!() };
+    let LookupResult::List(list) = learned(&service, |learned| matches!(learned, LookupResult::List(_))).await else {
+        panic!()
+    };
     assert!(list.get("listed.example").unwrap().enforce);
     drop(service);
     // One that is fetched, and whose host is away: what was kept of it serves.
@@ -195,6 +200,6 @@ async fn a_list_is_read_and_the_last_good_one_stays() {
         fetched_at: smtpwatch_core::Timestamp::from_secs(1_700_000_000),
     };
     let (_service, known) = Service::start(Setup { list: Some(list), ..setup(&config, &metrics) }).unwrap();
-    assert!(matches!(known.as_slice(), [Learned::List(_)]));
+    assert!(matches!(known.as_slice(), [LookupResult::List(_)]));
     counted(&metrics, "smtpwatch_policy_refresh_failures_total{source=\"list\"} 1").await;
 }

@@ -11,7 +11,7 @@ use rusqlite::Connection;
 use smtpwatch_config::{Config, Retention};
 use smtpwatch_core::{
     Finding, Timestamp,
-    exhibit::Exhibit,
+    evidence::EvidenceBundle,
     finding::{Evidence, Kind, Severity},
     policy::history::History,
 };
@@ -219,7 +219,7 @@ fn one_incident_keeps_the_evidence_of_its_first_findings() {
     assert_eq!(kept.len(), most + 3);
     assert_eq!(kept.iter().filter(|kept| kept.finding.exhibit.is_some()).count(), most);
     assert!(kept.iter().all(|kept| !kept.finding.transcript.is_empty()), "the documents are all there");
-    let _: &Exhibit = store.best_finding(&incident).unwrap().unwrap().finding.exhibit.as_deref().unwrap();
+    let _: &EvidenceBundle = store.best_finding(&incident).unwrap().unwrap().finding.exhibit.as_deref().unwrap();
     assert!(store.verify().unwrap().broken.is_empty());
 }
 

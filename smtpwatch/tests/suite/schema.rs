@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 use smtpwatch_config::Config;
 use smtpwatch_core::{
     Finding, Role, Side,
-    exhibit::{Copies, Exhibit, Octets, Packet, Piece, PolicyUsed},
+    evidence::{AppliedPolicy, ByteRange, ConflictingSegments, EvidenceBundle, Octets, Packet},
     finding::{Evidence, Kind, Outcome, Sender, Severity, StarttlsState},
     limits,
     policy::history::History,
@@ -113,7 +113,7 @@ fn every_optional_part_and_every_word_is_valid() {
     let time = full.time;
     let mut exhibit = full.exhibit.take().unwrap_or_default();
     let octets = || Octets(b"220 \xff\0".to_vec());
-    exhibit.octets.push(Piece { from: Side::Server, seq: u32::MAX, octets: octets() });
+    exhibit.octets.push(ByteRange { from: Side::Server, seq: u32::MAX, octets: octets() });
     exhibit.packets.push(Packet {
         time,
         from: Side::Client,
@@ -126,8 +126,15 @@ fn every_optional_part_and_every_word_is_valid() {
         window: u16::MAX,
         options: octets(),
     });
-    exhibit.copies.push(Copies { from: Side::Server, seq: 1, first: octets(), other: octets(), time, ttl: 63 });
-    exhibit.policies.push(PolicyUsed {
+    exhibit.copies.push(ConflictingSegments {
+        from: Side::Server,
+        seq: 1,
+        first: octets(),
+        other: octets(),
+        time,
+        ttl: 63,
+    });
+    exhibit.policies.push(AppliedPolicy {
         source: "mta-sts".to_owned(),
         mode: "enforce".to_owned(),
         subject: "example.net".to_owned(),
@@ -136,7 +143,7 @@ fn every_optional_part_and_every_word_is_valid() {
     exhibit.losses.insert("ring_full".to_owned(), u64::MAX);
     full.exhibit = Some(exhibit);
     assert_eq!(mistakes(&full), [""; 0]);
-    let bare = Finding { exhibit: Some(Box::new(Exhibit::default())), ..full.clone() };
+    let bare = Finding { exhibit: Some(Box::new(EvidenceBundle::default())), ..full.clone() };
     assert_eq!(mistakes(&bare), [""; 0]);
     for kind in Kind::ALL {
         assert_eq!(mistakes(&Finding { kind: *kind, ..full.clone() }), [""; 0]);

@@ -12,7 +12,7 @@ use std::{
 };
 
 use super::{
-    DomainFacts, HOSTS_PER_DOMAIN, HostFacts, Published, State, Wanted, domain_name, hosts,
+    DomainFacts, HOSTS_PER_DOMAIN, HostFacts, LookupRequest, Published, State, domain_name, hosts,
     sts::{StsMode, StsPolicy},
     tlsa::Tlsa,
 };
@@ -23,7 +23,7 @@ const GRACE: Duration = Duration::from_secs(3600);
 
 /// What a policy is found by.
 #[derive(Clone, Copy, Debug)]
-pub struct Called<'a> {
+pub struct PeerQuery<'a> {
     /// The server's address.
     pub address: IpAddr,
     /// The names that it gave: EHLO reply, greeting, SNI.
@@ -111,12 +111,12 @@ pub struct Recipient {
     /// What it publishes, where that is known.
     pub facts: Option<Arc<DomainFacts>>,
     /// How sure it is that this server takes its mail.
-    pub standing: Standing,
+    pub standing: DomainBinding,
 }
 
 /// Whether a server takes the mail of a domain.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Standing {
+pub enum DomainBinding {
     /// A recipient is there, and the server is one of its mail hosts, by address or by name.
     Here,
     /// There is no recipient in sight; the mail host is one of the domain's, and its name lies within the domain.
@@ -129,7 +129,7 @@ pub enum Standing {
     Unknown,
 }
 
-impl Standing {
+impl DomainBinding {
     /// The domain's policy speaks for this session.
     #[must_use]
     pub const fn is_sure(self) -> bool {
@@ -145,19 +145,21 @@ impl Standing {
 
 impl Published {
     /// Everything that a session's policy depends on.
-    pub fn subjects(&self, called: Called<'_>) -> Vec<Wanted> {
+    pub fn subjects(&self, called: PeerQuery<'_>) -> Vec<LookupRequest> {
         let mut subjects = Vec::new();
         for domain in called.recipients.iter().filter_map(|domain| domain_name(domain)) {
-            subjects.extend(self.domain(&domain).into_iter().flat_map(|facts| hosts(facts)).cloned().map(Wanted::Host));
-            subjects.push(Wanted::Domain(domain));
+            subjects.extend(
+                self.domain(&domain).into_iter().flat_map(|facts| hosts(facts)).cloned().map(LookupRequest::Host),
+            );
+            subjects.push(LookupRequest::Domain(domain));
         }
-        subjects.extend(called.names.iter().filter_map(|name| domain_name(name)).map(Wanted::Host));
+        subjects.extend(called.names.iter().filter_map(|name| domain_name(name)).map(LookupRequest::Host));
         subjects
     }
 
     /// Which mail host this is, and of which domains.
     #[must_use]
-    pub fn identify(&self, called: Called<'_>, now: Timestamp) -> Identity {
+    pub fn identify(&self, called: PeerQuery<'_>, now: Timestamp) -> Identity {
         let named: Vec<_> = called.names.iter().filter_map(|name| domain_name(name)).collect();
         let recipients: Vec<_> = called.recipients.iter().filter_map(|domain| domain_name(domain)).collect();
         // Directly, and not by the index of addresses, which strangers may fill.
@@ -193,7 +195,7 @@ impl Published {
 
     /// The policies that want TLS for a session, the one that speaks for it first.
     #[must_use]
-    pub fn demands(&self, called: Called<'_>, now: Timestamp) -> Vec<Demand> {
+    pub fn demands(&self, called: PeerQuery<'_>, now: Timestamp) -> Vec<Demand> {
         let identity = self.identify(called, now);
         let mut demands = Vec::new();
         // What may not be meant for this server is not said at all: by a smart host most mail leaves a network.
@@ -225,7 +227,7 @@ impl Published {
         let recipient = |(domain, own): (&str, bool)| Recipient {
             domain: domain.to_owned(),
             facts: self.domain(domain).cloned(),
-            standing: if own { Standing::Own } else { Standing::Inferred },
+            standing: if own { DomainBinding::Own } else { DomainBinding::Inferred },
         };
         domains.into_iter().map(recipient).collect()
     }
@@ -237,7 +239,7 @@ impl Published {
         address: IpAddr,
         named: &[String],
         now: Timestamp,
-    ) -> Standing {
+    ) -> DomainBinding {
         let listed = self.list().and_then(|list| list.get(domain));
         let mx = facts.and_then(|facts| facts.mx.value.as_ref()).map_or(&[][..], |mx| &mx.hosts);
         let policy = facts.and_then(|facts| facts.sts.value.as_ref());
@@ -248,13 +250,13 @@ impl Published {
         });
         let looked_at = || facts.into_iter().flat_map(hosts);
         if fits || looked_at().any(|host| self.host(host).is_some_and(|facts| facts.is_at(address, now))) {
-            return Standing::Here;
+            return DomainBinding::Here;
         }
         let known = |host: &String| {
             self.host(host).is_some_and(|facts| matches!(facts.addresses.state, State::Valid | State::Absent))
         };
         let all = !mx.is_empty() && mx.len() <= HOSTS_PER_DOMAIN && looked_at().count() == mx.len();
-        if all && looked_at().all(known) { Standing::Elsewhere } else { Standing::Unknown }
+        if all && looked_at().all(known) { DomainBinding::Elsewhere } else { DomainBinding::Unknown }
     }
 
     fn of_list(&self, domain: &str, now: Timestamp) -> Option<Demand> {

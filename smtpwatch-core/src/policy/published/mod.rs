@@ -18,13 +18,13 @@ use std::{net::IpAddr, sync::Arc};
 pub use self::{
     answer::{Answer, State},
     names::domain_name,
-    table::{HOSTS_PER_DOMAIN, PATIENCE, Published, SUBJECTS, hosts},
+    table::{HOSTS_PER_DOMAIN, LOOKUP_TIMEOUT, Published, SUBJECTS, hosts},
 };
 use self::{list::StarttlsList, sts::StsPolicy, tlsa::Tlsa};
 
 /// What someone is to look up.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
-pub enum Wanted {
+pub enum LookupRequest {
     /// A recipient domain: its MX records and its MTA-STS policy. In lower case, A-labels, without the final dot.
     Domain(String),
     /// A mail host: its addresses and its TLSA records. In the same form.
@@ -33,7 +33,7 @@ pub enum Wanted {
 
 /// What was found.
 #[derive(Clone, PartialEq, Debug)]
-pub enum Learned {
+pub enum LookupResult {
     /// Of a recipient domain.
     Domain(String, Arc<DomainFacts>),
     /// Of a mail host.
@@ -54,7 +54,7 @@ pub struct DomainFacts {
 /// The mail hosts of a domain.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct MxSet {
-    /// In the form of [`Wanted::Host`].
+    /// In the form of [`LookupRequest::Host`].
     pub hosts: Vec<String>,
     /// DNSSEC proves them: without that a host is known, but not that it is the domain's (RFC 7672 §2.2.1).
     pub secure: bool,

@@ -4,8 +4,8 @@ use std::{net::IpAddr, sync::Arc, time::Duration};
 
 use slab::Slab;
 
-use super::{DomainFacts, HostFacts, Learned, Wanted, demand::Called, list::StarttlsList};
-use crate::{Timestamp, hash::HashMap, order::Order};
+use super::{DomainFacts, HostFacts, LookupRequest, LookupResult, demand::PeerQuery, list::StarttlsList};
+use crate::{Timestamp, hash::HashMap, lru::LruList};
 
 /// Domains known at once, and hosts; the one that was asked about least recently is evicted.
 pub const SUBJECTS: usize = 10_000;
@@ -16,7 +16,7 @@ pub const HOSTS_PER_DOMAIN: usize = 16;
 /// Names kept of one address, and domains of one host: a large provider has any number.
 const PER_KEY: usize = 64;
 /// An answer that has not come for this long is not waited for.
-pub const PATIENCE: Duration = Duration::from_secs(10);
+pub const LOOKUP_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// Everything that is known of published policies, bounded.
 #[derive(Debug, Default)]
@@ -31,7 +31,7 @@ pub struct Published {
     /// Domains whose mail a host takes.
     of_host: HashMap<String, Vec<Arc<str>>>,
     /// What was asked for, and when.
-    asked: HashMap<Wanted, Timestamp>,
+    asked: HashMap<LookupRequest, Timestamp>,
 }
 
 impl Published {
@@ -48,38 +48,38 @@ impl Published {
     }
 
     /// Takes in an answer.
-    pub fn learn(&mut self, learned: Learned) {
+    pub fn learn(&mut self, learned: LookupResult) {
         match learned {
-            Learned::List(list) => self.list = Some(list),
-            Learned::Domain(name, facts) => {
+            LookupResult::List(list) => self.list = Some(list),
+            LookupResult::Domain(name, facts) => {
                 let (name, before) = self.domains.insert(&name, facts.clone());
                 self.unlink_domain(before);
                 for host in hosts(&facts) {
                     link(self.of_host.entry(host.clone()).or_default(), &name);
                 }
-                self.asked.remove(&Wanted::Domain(name.to_string()));
+                self.asked.remove(&LookupRequest::Domain(name.to_string()));
             }
-            Learned::Host(name, facts) => {
+            LookupResult::Host(name, facts) => {
                 let (name, before) = self.hosts.insert(&name, facts.clone());
                 self.unlink_host(before);
                 for address in addresses(&facts) {
                     link(self.at_address.entry(*address).or_default(), &name);
                 }
-                self.asked.remove(&Wanted::Host(name.to_string()));
+                self.asked.remove(&LookupRequest::Host(name.to_string()));
             }
         }
     }
 
     /// Whether this is to be asked for now: it is not known, or holds no more, and is not under way.
-    pub fn want(&mut self, subject: &Wanted, now: Timestamp) -> bool {
+    pub fn want(&mut self, subject: &LookupRequest, now: Timestamp) -> bool {
         if !self.answered || self.is_fresh(subject, now) {
             return false;
         }
-        if self.asked.get(subject).is_some_and(|asked| now.since(*asked) < PATIENCE) {
+        if self.asked.get(subject).is_some_and(|asked| now.since(*asked) < LOOKUP_TIMEOUT) {
             return false;
         }
         if self.asked.len() >= ASKED {
-            self.asked.retain(|_, asked| now.since(*asked) < PATIENCE);
+            self.asked.retain(|_, asked| now.since(*asked) < LOOKUP_TIMEOUT);
         }
         if self.asked.len() >= ASKED {
             return false;
@@ -90,13 +90,13 @@ impl Published {
 
     /// Whether the answer is under way.
     #[must_use]
-    pub fn is_pending(&self, subject: &Wanted, now: Timestamp) -> bool {
-        self.asked.get(subject).is_some_and(|asked| now.since(*asked) < PATIENCE)
+    pub fn is_pending(&self, subject: &LookupRequest, now: Timestamp) -> bool {
+        self.asked.get(subject).is_some_and(|asked| now.since(*asked) < LOOKUP_TIMEOUT)
     }
 
     /// Something that a session's policy depends on was asked for, and there was no answer yet.
     #[must_use]
-    pub fn is_unanswered(&self, called: Called<'_>) -> bool {
+    pub fn is_unanswered(&self, called: PeerQuery<'_>) -> bool {
         self.subjects(called).iter().any(|subject| self.asked.contains_key(subject))
     }
 
@@ -140,12 +140,12 @@ impl Published {
         self.len() == 0
     }
 
-    fn is_fresh(&self, subject: &Wanted, now: Timestamp) -> bool {
+    fn is_fresh(&self, subject: &LookupRequest, now: Timestamp) -> bool {
         match subject {
-            Wanted::Domain(name) => {
+            LookupRequest::Domain(name) => {
                 self.domains.get(name).is_some_and(|facts| now < facts.mx.until && now < facts.sts.until)
             }
-            Wanted::Host(name) => {
+            LookupRequest::Host(name) => {
                 self.hosts.get(name).is_some_and(|facts| now < facts.addresses.until && now < facts.dane.until)
             }
         }
@@ -203,12 +203,12 @@ type Row<T> = (Arc<str>, Arc<T>);
 struct Subjects<T> {
     places: HashMap<Arc<str>, usize>,
     rows: Slab<Row<T>>,
-    ages: Order,
+    ages: LruList,
 }
 
 impl<T> Default for Subjects<T> {
     fn default() -> Self {
-        Self { places: HashMap::default(), rows: Slab::new(), ages: Order::default() }
+        Self { places: HashMap::default(), rows: Slab::new(), ages: LruList::default() }
     }
 }
 
@@ -225,7 +225,7 @@ impl<T> Subjects<T> {
     fn insert(&mut self, name: &str, facts: Arc<T>) -> (Arc<str>, Vec<Row<T>>) {
         let mut gone = Vec::new();
         if let Some(&place) = self.places.get(name) {
-            self.ages.renew(place);
+            self.ages.touch(place);
             let (name, before) = &mut self.rows[place];
             gone.push((name.clone(), std::mem::replace(before, facts)));
             return (name.clone(), gone);
@@ -233,7 +233,7 @@ impl<T> Subjects<T> {
         while self.rows.len() >= SUBJECTS
             && let Some(oldest) = self.ages.oldest()
         {
-            self.ages.take_out(oldest);
+            self.ages.unlink(oldest);
             let row = self.rows.remove(oldest);
             self.places.remove(&row.0);
             gone.push(row);
@@ -241,7 +241,7 @@ impl<T> Subjects<T> {
         let name: Arc<str> = name.into();
         let place = self.rows.insert((name.clone(), facts));
         self.places.insert(name.clone(), place);
-        self.ages.renew(place);
+        self.ages.touch(place);
         (name, gone)
     }
 }
@@ -289,24 +289,24 @@ pub(crate) mod tests {
     #[test]
     fn an_address_leads_to_hosts_and_domains_for_as_long_as_they_are_known() {
         let mut known = Published::new(true);
-        known.learn(Learned::Domain("example.net".to_owned(), domain(&["mx.example.net"], None)));
-        known.learn(Learned::Host("mx.example.net".to_owned(), host([192, 0, 2, 1], None)));
+        known.learn(LookupResult::Domain("example.net".to_owned(), domain(&["mx.example.net"], None)));
+        known.learn(LookupResult::Host("mx.example.net".to_owned(), host([192, 0, 2, 1], None)));
         let at =
             |known: &Published, last| known.hosts_at([192, 0, 2, last].into()).map(str::to_owned).collect::<Vec<_>>();
         assert_eq!(at(&known, 1), ["mx.example.net"]);
         assert_eq!(known.domains_of("mx.example.net").collect::<Vec<_>>(), ["example.net"]);
-        known.learn(Learned::Host("mx.example.net".to_owned(), host([192, 0, 2, 2], None)));
+        known.learn(LookupResult::Host("mx.example.net".to_owned(), host([192, 0, 2, 2], None)));
         assert_eq!((at(&known, 1), at(&known, 2)), (vec![], vec!["mx.example.net".to_owned()]));
     }
 
     #[test]
     fn what_is_under_way_is_asked_for_once_and_again_when_it_is_late_or_old() {
         let mut known = Published::new(true);
-        let subject = Wanted::Host("mx.example.net".to_owned());
+        let subject = LookupRequest::Host("mx.example.net".to_owned());
         let at = Timestamp::from_secs;
         assert!(known.want(&subject, at(0)) && !known.want(&subject, at(1)) && known.is_pending(&subject, at(1)));
         assert!(!known.is_pending(&subject, at(11)) && known.want(&subject, at(11)));
-        known.learn(Learned::Host("mx.example.net".to_owned(), host([192, 0, 2, 1], None)));
+        known.learn(LookupResult::Host("mx.example.net".to_owned(), host([192, 0, 2, 1], None)));
         assert!(!known.is_pending(&subject, at(11)) && !known.want(&subject, at(12)) && known.want(&subject, at(3600)));
         assert!(!Published::new(false).want(&subject, at(0)));
     }
@@ -316,8 +316,8 @@ pub(crate) mod tests {
         let mut known = Published::new(true);
         for number in 0..SUBJECTS + 100 {
             let name = format!("d{number}.example.net");
-            known.want(&Wanted::Host(format!("x{name}")), Timestamp::from_secs(0));
-            known.learn(Learned::Domain(name, domain(&[&format!("mx{number}.example.net")], None)));
+            known.want(&LookupRequest::Host(format!("x{name}")), Timestamp::from_secs(0));
+            known.learn(LookupResult::Domain(name, domain(&[&format!("mx{number}.example.net")], None)));
         }
         assert_eq!(known.domains.rows.len(), SUBJECTS);
         assert_eq!(known.of_host.len(), SUBJECTS);

@@ -8,8 +8,8 @@ use crate::{
         auth::AuthExchange,
         command::{Command, is_blank, is_response},
         observation::{Injection, Starttls},
+        redaction::Redacted,
         reply::Reply,
-        shown::Shown,
         tls::{CONTENT_TYPES, is_record_type},
     },
 };
@@ -174,9 +174,9 @@ impl Session {
                 let command = Command::parse(line);
                 let shown = match (from, &command) {
                     (Side::Server, _) => self.shown_reply(line),
-                    (Side::Client, Command::Other) if response => Shown::nothing(line),
-                    (Side::Client, _) if message => Shown::nothing(line),
-                    (Side::Client, command) => Shown::command(command, line),
+                    (Side::Client, Command::Other) if response => Redacted::nothing(line),
+                    (Side::Client, _) if message => Redacted::nothing(line),
+                    (Side::Client, command) => Redacted::command(command, line),
                 };
                 response |= matches!(command, Command::Auth { .. });
                 message |= matches!(command, Command::Data | Command::Bdat { .. });
@@ -188,8 +188,8 @@ impl Session {
     }
 
     /// A line of the server's that answers no command.
-    fn shown_reply<'a>(&self, line: &'a [u8]) -> Shown<'a> {
-        if self.quotes_unknown { Shown::code_alone(line) } else { Shown::reply(line, self.secrets.iter(), false) }
+    fn shown_reply<'a>(&self, line: &'a [u8]) -> Redacted<'a> {
+        if self.quotes_unknown { Redacted::code_alone(line) } else { Redacted::reply(line, self.secrets.iter(), false) }
     }
 
     /// SASL exchanges in an injection. No one asks for a response there: what follows AUTH and is not a command is one.

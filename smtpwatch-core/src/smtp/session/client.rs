@@ -9,8 +9,8 @@ use crate::{
         command::{Command, is_blank, is_known, split_word, without_nuls},
         line::Line,
         observation::{Doubt, Rewritten, Starttls},
+        redaction::Redacted,
         secret::Secret,
-        shown::Shown,
         tls::is_record_type,
         transcript::{is_verb, printable},
         verb::Verb,
@@ -85,7 +85,7 @@ impl Session {
         self.ehlo_may_go_on = false;
         // What has no code, and after which the client speaks, was the greeting to it (EV-18).
         if self.seen.greeting.is_none() {
-            self.seen.greeting = self.odd_greeting.take();
+            self.seen.greeting = self.nonstandard_greeting.take();
         }
         let behind = end.saturating_sub(input.len() as u64);
         if self.presuming && self.phase == Phase::AuthResponse && Command::parse(&line.bytes) != Command::Other {
@@ -93,7 +93,7 @@ impl Session {
             self.phase = Phase::Commands;
         }
         if self.phase == Phase::AuthResponse {
-            self.keep(Side::Client, line, &Shown::nothing(&line.bytes), behind);
+            self.keep(Side::Client, line, &Redacted::nothing(&line.bytes), behind);
             self.auth_response(&line.bytes);
             return;
         }
@@ -117,7 +117,7 @@ impl Session {
         // A line after a refused DATA may be of the message: not even its first word is a verb.
         let message = self.data_refused && command == Command::Other;
         let hidden = message || is_secret;
-        let shown = if hidden { Shown::nothing(&line.bytes) } else { Shown::command(&command, &line.bytes) };
+        let shown = if hidden { Redacted::nothing(&line.bytes) } else { Redacted::command(&command, &line.bytes) };
         self.seen.transcript.push_with(Side::Client, shown.length(), |text| shown.write(text));
         self.keep(Side::Client, line, &shown, behind);
         // Words that a confused client left where no one expects a secret.
@@ -239,7 +239,7 @@ impl Session {
 
     /// A line that is nothing to the dialogue, and that the server may answer anyway.
     fn pass_over(&mut self, line: &Line<'_>, behind: u64) {
-        let shown = Shown::nothing(&line.bytes);
+        let shown = Redacted::nothing(&line.bytes);
         self.seen.transcript.push_with(Side::Client, shown.length(), |text| shown.write(text));
         self.keep(Side::Client, line, &shown, behind);
         self.expect(Pending::Uncertain(Fits::Error), Verb::default());

@@ -15,17 +15,17 @@ use super::{
     auth::AuthExchange,
     body::Body,
     ehlo::plain_keyword,
-    kept::Kept,
     line::{Line, Lines},
     observation::{Doubt, Observation, Starttls},
+    redaction::Redacted,
     reply::Replies,
+    retained::Retained,
     secret::Secret,
-    shown::Shown,
     tls::TlsPhase,
     transcript::printable,
     verb::Verb,
 };
-use crate::{Side, Timestamp, exhibit::BLANK, flow::Conflict, limits, secret_buffer::SecretBuffer};
+use crate::{Side, Timestamp, evidence::BLANK, flow::Conflict, limits, secret_buffer::SecretBuffer};
 
 /// Exchanges kept per session. One in which no secret was sent is evicted; where there is none, the newest takes the place
 /// of the one before: what a client tries then has the outcome of those.
@@ -101,7 +101,7 @@ pub struct Session {
     /// What may not be shown, should the server quote it: the newest [`SECRETS`].
     secrets: VecDeque<Secret>,
     /// A line without a code that came in the place of the greeting.
-    odd_greeting: Option<String>,
+    nonstandard_greeting: Option<String>,
     /// DATA had another reply than 354, and no message was begun since.
     data_refused: bool,
     /// The server may quote what is not among them: what it says is not shown any more, beside its codes.
@@ -122,7 +122,7 @@ pub struct Session {
     reply_octets: usize,
     events: VecDeque<SessionEvent>,
     /// What is kept as evidence: the client's bytes, and the server's.
-    kept: [Kept; 2],
+    kept: [Retained; 2],
 }
 
 /// How bytes of the client are read.
@@ -300,7 +300,7 @@ impl Session {
     }
 
     /// The end was none: its host goes on.
-    pub const fn goes_on(&mut self) {
+    pub const fn resume_after_reset(&mut self) {
         (self.seen.ended, self.seen.silence) = (None, None);
     }
 
@@ -328,7 +328,7 @@ impl Session {
 
     /// Two copies of one range of bytes differ: what the server took in, and may quote, is not certain. NULs quote nothing: some
     /// stacks send them with an acknowledgment to keep a connection open.
-    pub fn copies_differ(&mut self, conflicts: &[Conflict]) {
+    pub fn conflicting_retransmission(&mut self, conflicts: &[Conflict]) {
         self.quotes_unknown |= conflicts.iter().any(|conflict| nul_bytes(&conflict.first, &conflict.other).is_none());
     }
 
@@ -423,7 +423,7 @@ impl Session {
     /// Bytes in cleartext that did not fit among them.
     #[must_use]
     pub fn left_out(&self) -> u64 {
-        self.kept.iter().map(Kept::left_out).sum()
+        self.kept.iter().map(Retained::left_out).sum()
     }
 
     /// Two copies of one range, as they may be shown. What the server says before anyone has proved who he is may be shown;
@@ -431,7 +431,7 @@ impl Session {
     #[must_use]
     pub fn copies(&self, conflict: &Conflict) -> [Vec<u8>; 2] {
         [&conflict.first, &conflict.other].map(|copy| match self.is_shown(conflict) {
-            true => Shown::reply(copy, std::iter::empty(), false).octets().into_owned(),
+            true => Redacted::reply(copy, std::iter::empty(), false).octets().into_owned(),
             false => vec![BLANK; copy.len()],
         })
     }
@@ -463,11 +463,11 @@ impl Session {
 
     /// A line of the server as it is kept for comparison: printable, and without a secret that it quotes.
     fn quoted(&self, line: &[u8]) -> String {
-        if self.secrets.is_empty() { printable(line) } else { Shown::reply(line, self.secrets.iter(), false).text() }
+        if self.secrets.is_empty() { printable(line) } else { Redacted::reply(line, self.secrets.iter(), false).text() }
     }
 
     /// Keeps a line as evidence, as it may be shown; `end` is the stream offset after it.
-    fn keep(&mut self, from: Side, line: &Line<'_>, shown: &Shown<'_>, end: u64) {
+    fn keep(&mut self, from: Side, line: &Line<'_>, shown: &Redacted<'_>, end: u64) {
         let kept = &mut self.kept[from as usize];
         let start = end.saturating_sub(line.octets as u64);
         let octets = shown.octets();

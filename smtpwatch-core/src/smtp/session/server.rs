@@ -3,17 +3,17 @@
 use super::{Fits, Pending, Phase, Session, SessionEvent, Stray, Waiting};
 use crate::{
     Side, Timestamp,
-    exhibit::BLANK,
+    evidence::BLANK,
     smtp::{
         auth::{AuthExchange, Mechanism},
         body::Body,
         command::{Command, is_response},
-        echo,
         ehlo::{self, Capabilities},
         observation::{Doubt, REFUSALS, Rewritten},
+        quoted_command,
+        redaction::Redacted,
         reply::Reply,
         secret::Secret,
-        shown::Shown,
         tls::is_record_type,
         transcript::printable,
         verb::Verb,
@@ -56,7 +56,7 @@ impl Session {
     }
 
     /// A line of the server as the transcript shows it. It may quote anything that the client sent.
-    fn shown<'a>(&self, line: &'a [u8]) -> Shown<'a> {
+    fn shown<'a>(&self, line: &'a [u8]) -> Redacted<'a> {
         let code = || line.get(..3).and_then(|code| str::from_utf8(code).ok()?.parse().ok());
         let passed_over =
             |waiting: &&Waiting| matches!(waiting.what, Pending::Uncertain(fits) if !fits.is(code().unwrap_or(0)));
@@ -67,10 +67,10 @@ impl Session {
             || self.unseen_commands
             || matches!(waits, Some((Pending::Other | Pending::Uncertain(_), "")))
         {
-            return Shown::code_alone(line);
+            return Redacted::code_alone(line);
         }
         let unknown = matches!(waits, Some((Pending::Other | Pending::Xclient, _)));
-        Shown::reply(line, self.secrets.iter(), unknown)
+        Redacted::reply(line, self.secrets.iter(), unknown)
     }
 
     fn reply(&mut self, reply: &Reply<'_>) {
@@ -78,7 +78,7 @@ impl Session {
         let ehlo_octets = std::mem::take(&mut self.reply_octets);
         if self.seen.greeting.is_none() && self.seen.doubt.is_none() {
             if reply.code == 0 {
-                self.odd_greeting = Some(printable(reply.first()));
+                self.nonstandard_greeting = Some(printable(reply.first()));
                 return;
             }
             // The first reply is the greeting, also when the client spoke first (PIPECONNECT, docs/threats.md FP-12).
@@ -335,7 +335,7 @@ impl Session {
     fn compare_echo(&mut self, verb: &str, reply: &Reply<'_>) {
         // Codes of a command that is not known (RFC 5321 §4.2.4). Any other refusal quotes arguments.
         if matches!(reply.code, 500 | 502)
-            && let Some(arrived) = reply.lines.iter().find_map(|line| echo::rewritten(verb, &line.text))
+            && let Some(arrived) = reply.lines.iter().find_map(|line| quoted_command::rewritten(verb, &line.text))
             && !self.is_argument(&arrived)
         {
             self.seen.rewritten.get_or_insert_with(|| Box::new(Rewritten { sent: verb.to_owned(), arrived }));

@@ -4,17 +4,17 @@ use std::collections::VecDeque;
 
 use crate::{
     Segment, Side, Timestamp,
-    exhibit::{Octets, Packet},
+    evidence::{Octets, Packet},
     limits::EXHIBIT_PACKETS,
 };
 
-/// Rows that there is room for from the second one on: until the reply to EHLO there are as many.
+/// PacketLog that there is room for from the second one on: until the reply to EHLO there are as many.
 const DIALOGUE: usize = 8;
 
-/// Rows of one flow. Every open flow has some, so they are kept small.
+/// PacketLog of one flow. Every open flow has some, so they are kept small.
 #[derive(Debug, Default)]
-pub(super) struct Rows {
-    first: Vec<Row>,
+pub(super) struct PacketLog {
+    first: Vec<PacketRecord>,
     /// The options of the first ones, one behind the other.
     options: Vec<u8>,
     rest: Option<Box<Rest>>,
@@ -27,7 +27,7 @@ struct Rest {
 }
 
 #[derive(Clone, Copy, Debug)]
-struct Row {
+struct PacketRecord {
     at: Timestamp,
     seq: u32,
     ack: u32,
@@ -40,13 +40,13 @@ struct Row {
     from: Side,
 }
 
-impl Rows {
+impl PacketLog {
     pub(super) fn push(&mut self, segment: &Segment<'_>) {
         // A large segment comes in several pieces.
         if segment.offset > 0 {
             return;
         }
-        let row = Row {
+        let row = PacketRecord {
             at: segment.at,
             seq: segment.seq,
             ack: segment.ack,
@@ -93,7 +93,7 @@ impl Rows {
     }
 }
 
-impl Row {
+impl PacketRecord {
     fn packet(&self, options: &[u8]) -> Packet {
         Packet {
             time: self.at,

@@ -10,7 +10,7 @@ use super::{
     secret::{BLANK, Secret},
     transcript::{is_verb, push_printable_whole},
 };
-use crate::{exhibit, limits, secret_buffer::SecretBuffer};
+use crate::{evidence, limits, secret_buffer::SecretBuffer};
 
 /// How a byte is shown.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -29,7 +29,7 @@ enum Mark {
 
 /// A line of which some bytes are hidden.
 #[derive(Clone, PartialEq, Eq)]
-pub(super) struct Shown<'a> {
+pub(super) struct Redacted<'a> {
     line: &'a [u8],
     /// One for each byte; empty: all are plain.
     marks: Vec<Mark>,
@@ -38,7 +38,7 @@ pub(super) struct Shown<'a> {
 /// Octets that a line with something hidden in it is mostly longer by than it came, at most.
 const REPLACED: usize = 16;
 
-impl<'a> Shown<'a> {
+impl<'a> Redacted<'a> {
     const fn plain(line: &'a [u8]) -> Self {
         Self { line, marks: Vec::new() }
     }
@@ -132,7 +132,7 @@ impl<'a> Shown<'a> {
         if self.marks.is_empty() {
             return self.line.into();
         }
-        let blank = |(octet, mark): (&u8, &Mark)| if *mark == Mark::Plain { *octet } else { exhibit::BLANK };
+        let blank = |(octet, mark): (&u8, &Mark)| if *mark == Mark::Plain { *octet } else { evidence::BLANK };
         self.line.iter().zip(&self.marks).map(blank).collect::<Vec<_>>().into()
     }
 
@@ -274,7 +274,7 @@ mod tests {
     use super::*;
 
     fn command(line: &str) -> (String, String) {
-        let shown = Shown::command(&Command::parse(line.as_bytes()), line.as_bytes());
+        let shown = Redacted::command(&Command::parse(line.as_bytes()), line.as_bytes());
         (shown.text(), String::from_utf8(shown.octets().into_owned()).expect("text"))
     }
 
@@ -322,7 +322,7 @@ mod tests {
     fn replies_quote_no_secret() {
         let secrets = [Secret::new(b"AGFubmEATjB0LWEtczNjcmV0")];
         let shown = |line: &'static str, other| {
-            let shown = Shown::reply(line.as_bytes(), secrets.iter(), other);
+            let shown = Redacted::reply(line.as_bytes(), secrets.iter(), other);
             (shown.text(), String::from_utf8_lossy(&shown.octets()).into_owned())
         };
         assert_eq!(
@@ -332,7 +332,7 @@ mod tests {
         assert_eq!(shown("250 <anna.b@example.org> ok", false).1, "250 <******@example.org> ok");
         assert_eq!(shown("500 unknown: \"hello there\"", true).0, "500 unknown: \"[11 octets]\"");
         assert_eq!(shown("500 unknown: \"XXXX\"", true).0, "500 unknown: \"XXXX\"");
-        assert_eq!(Shown::code_alone(b"250-a secret").text(), "250-[8 octets]");
-        assert_eq!(Shown::code_alone(b"25").octets(), &b"25"[..]);
+        assert_eq!(Redacted::code_alone(b"250-a secret").text(), "250-[8 octets]");
+        assert_eq!(Redacted::code_alone(b"25").octets(), &b"25"[..]);
     }
 }

@@ -3,18 +3,18 @@
 
 /// An order of places, from the oldest to the youngest. Eight bytes for each place.
 #[derive(Debug, Default)]
-pub(crate) struct Order(Orders<1>);
+pub(crate) struct LruList(LruLists<1>);
 
-impl Order {
+impl LruList {
     /// Puts a place at the young end, wherever it stood before. Places are below 2^32 - 1.
-    pub(crate) fn renew(&mut self, place: usize) {
-        self.0.take_out(0, place);
-        self.0.put_first(0, place);
+    pub(crate) fn touch(&mut self, place: usize) {
+        self.0.unlink(0, place);
+        self.0.push_back(0, place);
     }
 
     /// Takes a place out, if it is there.
-    pub(crate) fn take_out(&mut self, place: usize) {
-        self.0.take_out(0, place);
+    pub(crate) fn unlink(&mut self, place: usize) {
+        self.0.unlink(0, place);
     }
 
     pub(crate) fn oldest(&self) -> Option<usize> {
@@ -24,35 +24,35 @@ impl Order {
 
 /// Several orders, of which each place is in one at most: the caller remembers which. They share eight bytes for each place.
 #[derive(Debug)]
-pub(crate) struct Orders<const LISTS: usize> {
-    places: Vec<Neighbours>,
+pub(crate) struct LruLists<const LISTS: usize> {
+    places: Vec<Links>,
     /// Of each order: the oldest place is its younger neighbour, the youngest its older one.
-    ends: [Neighbours; LISTS],
+    ends: [Links; LISTS],
 }
 
-impl<const LISTS: usize> Default for Orders<LISTS> {
+impl<const LISTS: usize> Default for LruLists<LISTS> {
     fn default() -> Self {
-        Self { places: Vec::new(), ends: [Neighbours::default(); LISTS] }
+        Self { places: Vec::new(), ends: [Links::default(); LISTS] }
     }
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
-struct Neighbours {
-    older: Neighbour,
-    younger: Neighbour,
+struct Links {
+    older: Link,
+    younger: Link,
 }
 
 /// A place, or no one.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-struct Neighbour(u32);
+struct Link(u32);
 
-impl Default for Neighbour {
+impl Default for Link {
     fn default() -> Self {
         Self(u32::MAX)
     }
 }
 
-impl Neighbour {
+impl Link {
     fn at(place: usize) -> Self {
         Self(u32::try_from(place).unwrap_or(u32::MAX))
     }
@@ -62,31 +62,31 @@ impl Neighbour {
     }
 }
 
-impl<const LISTS: usize> Orders<LISTS> {
+impl<const LISTS: usize> LruLists<LISTS> {
     /// Puts a place that is in none of the orders at the young end of one. Places are below 2^32 - 1.
-    pub(crate) fn put_first(&mut self, list: usize, place: usize) {
+    pub(crate) fn push_back(&mut self, list: usize, place: usize) {
         let youngest = self.ends[list].older;
-        *self.of(list, Neighbour::at(place)) = Neighbours { older: youngest, younger: Neighbour::default() };
-        self.of(list, youngest).younger = Neighbour::at(place);
-        self.ends[list].older = Neighbour::at(place);
+        *self.of(list, Link::at(place)) = Links { older: youngest, younger: Link::default() };
+        self.of(list, youngest).younger = Link::at(place);
+        self.ends[list].older = Link::at(place);
     }
 
     /// Puts a place that is in none of the orders at the old end of one.
-    pub(crate) fn put_last(&mut self, list: usize, place: usize) {
+    pub(crate) fn push_front(&mut self, list: usize, place: usize) {
         let oldest = self.ends[list].younger;
-        *self.of(list, Neighbour::at(place)) = Neighbours { older: Neighbour::default(), younger: oldest };
-        self.of(list, oldest).older = Neighbour::at(place);
-        self.ends[list].younger = Neighbour::at(place);
+        *self.of(list, Link::at(place)) = Links { older: Link::default(), younger: oldest };
+        self.of(list, oldest).older = Link::at(place);
+        self.ends[list].younger = Link::at(place);
     }
 
     /// Takes a place out of its order, if it is there.
-    pub(crate) fn take_out(&mut self, list: usize, place: usize) {
+    pub(crate) fn unlink(&mut self, list: usize, place: usize) {
         if place >= self.places.len() {
-            self.places.resize(place + 1, Neighbours::default());
+            self.places.resize(place + 1, Links::default());
         }
         let own = std::mem::take(&mut self.places[place]);
         // Without neighbours it is the only one, or not there.
-        if own == Neighbours::default() && self.ends[list].younger != Neighbour::at(place) {
+        if own == Links::default() && self.ends[list].younger != Link::at(place) {
             return;
         }
         self.of(list, own.older).younger = own.younger;
@@ -97,11 +97,11 @@ impl<const LISTS: usize> Orders<LISTS> {
         self.ends[list].younger.place()
     }
 
-    fn of(&mut self, list: usize, neighbour: Neighbour) -> &mut Neighbours {
+    fn of(&mut self, list: usize, neighbour: Link) -> &mut Links {
         match neighbour.place() {
             Some(place) => {
                 if place >= self.places.len() {
-                    self.places.resize(place + 1, Neighbours::default());
+                    self.places.resize(place + 1, Links::default());
                 }
                 &mut self.places[place]
             }
@@ -118,8 +118,8 @@ mod tests {
 
     use super::*;
 
-    fn in_order(mut orders: Orders<2>, list: usize) -> Vec<usize> {
-        let next = |orders: &mut Orders<2>| orders.oldest(list).inspect(|place| orders.take_out(list, *place));
+    fn in_order(mut orders: LruLists<2>, list: usize) -> Vec<usize> {
+        let next = |orders: &mut LruLists<2>| orders.oldest(list).inspect(|place| orders.unlink(list, *place));
         std::iter::from_fn(|| next(&mut orders)).collect()
     }
 
@@ -128,24 +128,24 @@ mod tests {
 
         #[test]
         fn each_is_the_order_of_a_list(steps in proptest::collection::vec((0..3, 0..2_usize, 0..8_usize), 0..60)) {
-            let (mut orders, mut lists) = (Orders::<2>::default(), [VecDeque::new(), VecDeque::new()]);
+            let (mut orders, mut lists) = (LruLists::<2>::default(), [VecDeque::new(), VecDeque::new()]);
             for (step, list, place) in steps {
                 for (one, known) in lists.iter_mut().enumerate() {
                     if known.contains(&place) {
-                        orders.take_out(one, place);
+                        orders.unlink(one, place);
                         known.retain(|other| *other != place);
                     }
                 }
                 match step {
                     0 => {
-                        orders.put_first(list, place);
+                        orders.push_back(list, place);
                         lists[list].push_back(place);
                     }
                     1 => {
-                        orders.put_last(list, place);
+                        orders.push_front(list, place);
                         lists[list].push_front(place);
                     }
-                    _ => orders.take_out(list, place),
+                    _ => orders.unlink(list, place),
                 }
                 for (one, known) in lists.iter().enumerate() {
                     prop_assert_eq!(orders.oldest(one), known.front().copied());

@@ -7,14 +7,14 @@ const AT_LEAST: usize = 64;
 
 /// The first [`EXHIBIT_OCTETS`] of them, by their place in the stream.
 #[derive(Clone, Debug, Default)]
-pub(super) struct Kept {
+pub(super) struct Retained {
     octets: Vec<u8>,
     /// Where a row of neighbours begins: its place in the stream, and in `octets`.
     rows: Vec<(u64, usize)>,
     left_out: u64,
 }
 
-impl Kept {
+impl Retained {
     /// Takes bytes that follow all others.
     pub(super) fn push(&mut self, offset: u64, octets: &[u8]) {
         let room = EXHIBIT_OCTETS.saturating_sub(self.octets.len()).min(octets.len());
@@ -22,8 +22,9 @@ impl Kept {
         if room == 0 {
             return;
         }
-        let goes_on = self.rows.last().is_some_and(|(from, at)| from + (self.octets.len() - at) as u64 == offset);
-        if !goes_on {
+        let resume_after_reset =
+            self.rows.last().is_some_and(|(from, at)| from + (self.octets.len() - at) as u64 == offset);
+        if !resume_after_reset {
             if self.rows.capacity() == 0 {
                 // Mostly there is one.
                 self.rows.reserve_exact(1);
@@ -55,7 +56,7 @@ mod tests {
 
     #[test]
     fn neighbours_are_one_row_and_the_bound_holds() {
-        let mut kept = Kept::default();
+        let mut kept = Retained::default();
         kept.push(0, b"ab");
         kept.push(2, b"cd");
         kept.push(9, b"e");

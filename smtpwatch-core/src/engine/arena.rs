@@ -10,20 +10,20 @@ use super::flow::Flow;
 const PIECE: usize = 256;
 
 /// Where a flow is held; good until it is removed.
-pub(super) type Place = usize;
+pub(super) type FlowId = usize;
 
-/// Flows by their places. A place that a flow has left is taken by another one, and no session pays for an allocation of its
+/// Flows by their places. A id that a flow has left is taken by another one, and no session pays for an allocation of its
 /// own. It grows piece by piece, so that no flow is ever moved and little room is unused, and gives pieces back that are empty.
 #[derive(Default)]
-pub(super) struct Places {
+pub(super) struct FlowArena {
     pieces: Vec<Slab<Flow>>,
     /// Pieces with room, each once.
     roomy: Vec<usize>,
     flows: usize,
 }
 
-impl Places {
-    pub(super) fn insert(&mut self, flow: Flow) -> Place {
+impl FlowArena {
+    pub(super) fn insert(&mut self, flow: Flow) -> FlowId {
         let piece = self.roomy.last().copied().unwrap_or_else(|| {
             self.pieces.push(Slab::new());
             self.roomy.push(self.pieces.len() - 1);
@@ -33,21 +33,21 @@ impl Places {
         if slab.capacity() == 0 {
             slab.reserve_exact(PIECE);
         }
-        let place = slab.insert(flow);
+        let id = slab.insert(flow);
         if slab.len() == PIECE {
             self.roomy.pop();
         }
         self.flows += 1;
-        piece * PIECE + place
+        piece * PIECE + id
     }
 
-    pub(super) fn remove(&mut self, place: Place) {
-        let piece = place / PIECE;
+    pub(super) fn remove(&mut self, id: FlowId) {
+        let piece = id / PIECE;
         let slab = &mut self.pieces[piece];
         if slab.len() == PIECE {
             self.roomy.push(piece);
         }
-        drop(slab.remove(place % PIECE));
+        drop(slab.remove(id % PIECE));
         // One is kept for the next flow.
         if slab.is_empty() && self.roomy.len() > 1 {
             *slab = Slab::new();
@@ -59,22 +59,22 @@ impl Places {
         self.flows
     }
 
-    pub(super) fn iter(&self) -> impl Iterator<Item = (Place, &Flow)> {
+    pub(super) fn iter(&self) -> impl Iterator<Item = (FlowId, &Flow)> {
         let pieces = self.pieces.iter().enumerate();
-        pieces.flat_map(|(piece, slab)| slab.iter().map(move |(place, flow)| (piece * PIECE + place, flow)))
+        pieces.flat_map(|(piece, slab)| slab.iter().map(move |(id, flow)| (piece * PIECE + id, flow)))
     }
 }
 
-impl Index<Place> for Places {
+impl Index<FlowId> for FlowArena {
     type Output = Flow;
 
-    fn index(&self, place: Place) -> &Flow {
-        &self.pieces[place / PIECE][place % PIECE]
+    fn index(&self, id: FlowId) -> &Flow {
+        &self.pieces[id / PIECE][id % PIECE]
     }
 }
 
-impl IndexMut<Place> for Places {
-    fn index_mut(&mut self, place: Place) -> &mut Flow {
-        &mut self.pieces[place / PIECE][place % PIECE]
+impl IndexMut<FlowId> for FlowArena {
+    fn index_mut(&mut self, id: FlowId) -> &mut Flow {
+        &mut self.pieces[id / PIECE][id % PIECE]
     }
 }

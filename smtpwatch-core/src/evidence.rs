@@ -15,12 +15,12 @@ pub const BLANK: u8 = b'*';
 /// The evidence of one finding.
 #[derive(Clone, PartialEq, Debug, Default, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
-pub struct Exhibit {
+pub struct EvidenceBundle {
     /// Bytes of both directions, each direction in the order of its stream, at most [`EXHIBIT_OCTETS`] of each. Message
     /// bodies and encrypted bytes are not among them.
     ///
     /// [`EXHIBIT_OCTETS`]: crate::limits::EXHIBIT_OCTETS
-    pub octets: Vec<Piece>,
+    pub octets: Vec<ByteRange>,
     /// Bytes in cleartext that did not fit.
     pub octets_left_out: u64,
     /// A row for each packet that the gate let through, in the order in which they were seen: the first half of
@@ -31,12 +31,12 @@ pub struct Exhibit {
     /// Packets between those halves that did not fit.
     pub packets_left_out: u64,
     /// Ranges of bytes of which two different copies were seen (FO-1).
-    pub copies: Vec<Copies>,
+    pub copies: Vec<ConflictingSegments>,
     /// What had been seen of the peer before.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub history: Option<Known>,
     /// Policies that wanted TLS for this session, the one that speaks first; a local rule among them.
-    pub policies: Vec<PolicyUsed>,
+    pub policies: Vec<AppliedPolicy>,
     /// Packets that the kernel could not hand over since the start, by reason. Empty in a replay.
     pub losses: BTreeMap<String, u64>,
 }
@@ -44,7 +44,7 @@ pub struct Exhibit {
 /// Bytes that stand side by side in one stream.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
-pub struct Piece {
+pub struct ByteRange {
     /// Who sent them.
     pub from: Side,
     /// TCP sequence number of the first one.
@@ -82,7 +82,7 @@ pub struct Packet {
 /// Two different copies of one range of bytes, as long as each other.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
-pub struct Copies {
+pub struct ConflictingSegments {
     /// Whose stream.
     pub from: Side,
     /// TCP sequence number of the first byte.
@@ -110,7 +110,7 @@ pub struct Known {
 /// A policy that wanted TLS.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
-pub struct PolicyUsed {
+pub struct AppliedPolicy {
     /// `rule`, `dane`, `mta-sts` or `list`.
     pub source: String,
     /// `enforce`, `testing`, or `hint` of a list that has expired.
