@@ -4,7 +4,7 @@
 //! `smtpwatch.toml:7: unknown key "starttsl" in [[rule]]: did you mean "starttls"?`
 //!
 //! [`Source::load`] reads the file and puts in what the command line says; [`Config`] is what the other crates are made from.
-//! [`effective()`] lists each value with the place that it comes from, [`reference`] prints manual and template from the table of
+//! [`effective()`] lists each value with the place that it comes from, [`mod@reference`] prints manual and template from the table of
 //! keys. Imports `smtpwatch-core` (rules, strength of history) and `smtpwatch-system` (files); opens no socket.
 
 mod effective;

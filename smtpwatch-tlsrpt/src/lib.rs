@@ -1,7 +1,7 @@
 //! SMTP TLS reports (RFC 8460): reports about mail that left this host, and reports of others, compared with what
 //! this host offered.
 //!
-//! Outbound: `smtpwatch_store::deliveries` → [`outbound`] → [`file`], [`mail`], HTTPS; [`schedule`] decides when, [`sender`]
+//! Outbound: `smtpwatch_store::deliveries` → [`outbound`] → [`mod@file`], [`mail`], HTTPS; [`schedule`] decides when, [`sender`]
 //! does the work. Inbound: [`inbound`] parses, [`reconcile`] compares with `smtpwatch_store::offers`.
 //!
 //! Imports `smtpwatch-store` (what is counted by day), `smtpwatch-policy` (where reports go, HTTPS), `smtpwatch-core`,

@@ -1,6 +1,6 @@
 //! The JSON API, `/api/v1/`: the content of the pages for programs. Its manual is `docs/api.md`.
 //!
-//! One table ([`operation::OPERATIONS`]) defines the routes, the validation of requests, and the OpenAPI document.
+//! One table (`operation::OPERATIONS`) defines the routes, the validation of requests, and the OpenAPI document.
 
 mod answer;
 mod asked;

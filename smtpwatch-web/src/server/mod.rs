@@ -1,7 +1,7 @@
 //! The HTTP server: metrics and health for everyone, pages and API for authorised clients. Its manual is
 //! `docs/web.md`.
 //!
-//! What is served to which client is decided once per loaded web configuration ([`site`]). A connection keeps the
+//! What is served to which client is decided once per loaded web configuration (`site`). A connection keeps the
 //! configuration that it began with, and a changed one closes it.
 
 mod address;
