@@ -28,6 +28,7 @@ use crate::{
     policy::{
         expectation::{Expectation, KnownBy},
         history::HistoryRecord,
+        precedence::{self, Authority},
         published::demand::{Demand, Weight},
         rule::StarttlsRule,
         scope::Scope,
@@ -262,13 +263,13 @@ fn expected_of(demand: &Demand) -> Expected {
     }
 }
 
-/// A local rule, then policies to be enforced, then history, then policies that are tested: a test hides no regression.
-fn known(case: &RuleInput<'_>, history: impl FnOnce() -> Option<(Evidence, Expected)>) -> Option<(Evidence, Expected)> {
-    demanded(case)
-        .or_else(|| published(case, Weight::Enforce))
-        .or_else(|| history().filter(|(evidence, _)| *evidence >= Evidence::Regression))
-        .or_else(|| published(case, Weight::Testing))
-        .or_else(|| published(case, Weight::Hint))
+/// What the first source in the order of [`precedence`] says about this peer.
+fn known(case: &RuleInput<'_>, history: impl Fn() -> Option<(Evidence, Expected)>) -> Option<(Evidence, Expected)> {
+    precedence::first(|authority| match authority {
+        Authority::Rule => demanded(case),
+        Authority::Published(weight) => published(case, weight),
+        Authority::History => history().filter(|(evidence, _)| *evidence >= Evidence::Regression),
+    })
 }
 
 /// What is known about the offer of STARTTLS by this peer, as evidence and in words; `None` where nothing is.

@@ -2,7 +2,10 @@
 
 use serde::Serialize;
 
-use crate::policy::published::State;
+use super::{
+    precedence::{self, Authority},
+    published::{State, demand::Weight},
+};
 
 /// Who says something, the one that is asked first coming first.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Serialize)]
@@ -106,36 +109,35 @@ pub struct Effective {
     pub source: &'static str,
 }
 
-/// The one place that knows who wins: local rules, then DANE, MTA-STS and the list as far as they are enforced, then
-/// history, then policies under test (RFC 8461 §2: what DANE demands is not overridden by MTA-STS; the list gives way
-/// to both).
+/// What a sender is to do by these statements: the first source in the order of [`precedence`] decides.
 #[must_use]
 pub fn effective(statements: &[Statement]) -> Effective {
-    let valid = || statements.iter().filter(|statement| statement.state == State::Valid);
-    let of = |source: Source| valid().find(move |statement| statement.source == source);
-    let effective = |starttls, source: Source| Effective { starttls, source: source.as_str() };
-    if let Some(rule) = of(Source::Rule) {
-        let starttls = match rule.mode {
-            Mode::Enforce => Starttls::Required,
-            Mode::Testing => Starttls::Expected,
-            Mode::None => Starttls::Opportunistic,
-        };
-        return effective(starttls, Source::Rule);
+    let of = |source: Source| {
+        statements.iter().find(|statement| statement.source == source && statement.state == State::Valid)
+    };
+    let published = |mode: Mode| {
+        let mut sources = [Source::Dane, Source::MtaSts, Source::List].into_iter();
+        sources.find(|source| of(*source).is_some_and(|statement| statement.mode == mode))
+    };
+    let winner = precedence::first(|authority| match authority {
+        Authority::Rule => of(Source::Rule).map(|rule| {
+            let starttls = match rule.mode {
+                Mode::Enforce => Starttls::Required,
+                Mode::Testing => Starttls::Expected,
+                Mode::None => Starttls::Opportunistic,
+            };
+            (starttls, Source::Rule)
+        }),
+        Authority::Published(Weight::Enforce) => published(Mode::Enforce).map(|source| (Starttls::Required, source)),
+        Authority::Published(Weight::Testing) => published(Mode::Testing).map(|source| (Starttls::Expected, source)),
+        // A hint demands nothing.
+        Authority::Published(Weight::Hint) => None,
+        Authority::History => of(Source::History).map(|_| (Starttls::Expected, Source::History)),
+    });
+    match winner {
+        Some((starttls, source)) => Effective { starttls, source: source.as_str() },
+        None => Effective { starttls: Starttls::Opportunistic, source: "none" },
     }
-    for source in [Source::Dane, Source::MtaSts, Source::List] {
-        if of(source).is_some_and(|statement| statement.mode == Mode::Enforce) {
-            return effective(Starttls::Required, source);
-        }
-    }
-    if of(Source::History).is_some() {
-        return effective(Starttls::Expected, Source::History);
-    }
-    for source in [Source::MtaSts, Source::List] {
-        if of(source).is_some_and(|statement| statement.mode == Mode::Testing) {
-            return effective(Starttls::Expected, source);
-        }
-    }
-    Effective { starttls: Starttls::Opportunistic, source: "none" }
 }
 
 #[cfg(test)]
@@ -167,6 +169,21 @@ mod tests {
         ] {
             let statements: Vec<_> = statements.into_iter().cloned().collect();
             assert_eq!(effective(&statements), Effective { starttls, source });
+        }
+        let in_order = [
+            (Source::Rule, Mode::Enforce, Starttls::Required),
+            (Source::Dane, Mode::Enforce, Starttls::Required),
+            (Source::MtaSts, Mode::Enforce, Starttls::Required),
+            (Source::List, Mode::Enforce, Starttls::Required),
+            (Source::History, Mode::None, Starttls::Expected),
+            (Source::MtaSts, Mode::Testing, Starttls::Expected),
+            (Source::List, Mode::Testing, Starttls::Expected),
+        ];
+        for (index, (winner, mode, starttls)) in in_order.into_iter().enumerate() {
+            for (other, other_mode, _) in in_order.into_iter().skip(index).filter(|(other, ..)| *other != winner) {
+                let pair = [says(other, State::Valid, other_mode), says(winner, State::Valid, mode)];
+                assert_eq!(effective(&pair), Effective { starttls, source: winner.as_str() }, "{winner:?}, {other:?}");
+            }
         }
         for state in State::ALL.into_iter().filter(|state| *state != State::Valid) {
             let statements = [says(Source::Dane, state, Mode::Enforce), says(Source::MtaSts, state, Mode::Enforce)];

@@ -6,6 +6,7 @@ pub mod failures;
 pub mod history;
 pub mod known;
 pub mod memory;
+pub mod precedence;
 pub mod profile;
 pub mod published;
 pub mod rule;
