@@ -438,14 +438,26 @@ impl Store {
     }
 }
 
-/// Takes the place of the one writer: two would overwrite each other's rows. The lock lasts as long as the file is open,
-/// and ends with the process, however that ends. It is not on the database itself, whose locks are SQLite's.
-fn lock(path: &Path) -> Result<std::fs::File, StoreError> {
+/// The lock of the one writer. It ends with the process, however that ends.
+///
+/// It is released by an explicit unlock: a child process that is being started shares the open file until its exec, and would
+/// hold the lock for that time (flock(2)).
+struct WriterLock(std::fs::File);
+
+impl Drop for WriterLock {
+    fn drop(&mut self) {
+        let _ = self.0.unlock();
+    }
+}
+
+/// Takes the lock of the one writer: two writers would overwrite each other's rows. The lock is not on the database itself,
+/// whose locks are SQLite's.
+fn lock(path: &Path) -> Result<WriterLock, StoreError> {
     let lock = lock_path(path);
     let failed = |source| StoreError::Create { path: lock.clone(), source };
     let file = std::fs::OpenOptions::new().append(true).create(true).mode(0o640).open(&lock).map_err(failed)?;
     match file.try_lock() {
-        Ok(()) => Ok(file),
+        Ok(()) => Ok(WriterLock(file)),
         Err(TryLockError::WouldBlock) => Err(StoreError::InUse(path.to_owned())),
         Err(TryLockError::Error(source)) => Err(failed(source)),
     }
@@ -558,4 +570,21 @@ fn entry(row: &Row<'_>) -> rusqlite::Result<Option<Entry>> {
         names: names.and_then(|text| serde_json::from_str(text).ok()).unwrap_or_default(),
     };
     Ok(Some((HistoryKey { role, own, peer, port: row.get(4)? }, record)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_child_process_that_shares_the_open_file_does_not_hold_the_lock() {
+        let directory = tempfile::tempdir().expect("a directory");
+        let path = directory.path().join("smtpwatch.db");
+        let held = lock(&path).expect("the lock is free");
+        assert!(matches!(lock(&path), Err(StoreError::InUse(_))));
+        // As after fork(2), before exec closes it.
+        let _shared = held.0.try_clone().expect("a second descriptor");
+        drop(held);
+        assert!(lock(&path).is_ok());
+    }
 }

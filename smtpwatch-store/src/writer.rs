@@ -27,7 +27,8 @@ use smtpwatch_core::{
 use smtpwatch_system::clock::now;
 
 use super::{
-    Entry, Store, StoreError, condition::Status, damage, deliveries, findings::KeptAs, offers, policies, watch::Watch,
+    Entry, Store, StoreError, WriterLock, condition::Status, damage, deliveries, findings::KeptAs, offers, policies,
+    watch::Watch,
 };
 use recovery::Faults;
 use reports::{Reported, Reports, Waiting};
@@ -366,7 +367,7 @@ struct Worker {
     store: Store,
     watch: Watch,
     /// Held until the thread ends.
-    lock: std::fs::File,
+    lock: WriterLock,
     path: PathBuf,
     changes: Receiver<Change>,
     asked: SyncSender<Request>,

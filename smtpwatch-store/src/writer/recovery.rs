@@ -187,7 +187,7 @@ impl Worker {
     fn recover(&mut self, fault: &Fault, may_copy: bool) -> Result<String, StoreError> {
         make_directory(self.directory()).map_err(|source| StoreError::Create { path: self.path.clone(), source })?;
         // A directory that was made again has no lock: another daemon may have taken the place.
-        let locked = self.lock.metadata().ok().map(|lock| FileId::of(&lock));
+        let locked = self.lock.0.metadata().ok().map(|lock| FileId::of(&lock));
         let lock = match FileId::at(&lock_path(&self.path)).ok() {
             Some(found) if Some(found) == locked => None,
             _ => Some(lock(&self.path)?),
