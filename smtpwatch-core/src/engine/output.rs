@@ -16,7 +16,7 @@ use crate::{
     },
 };
 
-/// One action for the caller. Drain [`Engine::poll`] after every call that changes the engine.
+/// One action for the caller. Drain [`Engine::poll`](super::Engine::poll) after every call that changes the engine.
 #[derive(Clone, PartialEq, Debug)]
 pub enum Output {
     /// A finding with its evidence.
