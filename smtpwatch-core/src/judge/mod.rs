@@ -52,7 +52,7 @@ pub struct RuleInput<'a> {
     pub port: u16,
     /// The connection has ended: no more segments will come.
     pub closed: bool,
-    /// How STARTTLS went with other peers in the last hours (docs/threats.md FO-13).
+    /// How STARTTLS went with other peers in the last hour (docs/threats.md FO-13).
     pub scope: &'a Scope,
     /// Address of the peer.
     pub peer: IpAddr,
