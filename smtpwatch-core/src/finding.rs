@@ -249,7 +249,7 @@ pub struct Sender {
     pub container: Option<String>,
 }
 
-/// Program version, configuration and policies behind a finding. With the same three the finding can be reproduced.
+/// Program version, configuration and policies that produced a finding. The same three reproduce it.
 #[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct Provenance {

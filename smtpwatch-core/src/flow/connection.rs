@@ -20,11 +20,11 @@ use super::{
 /// One TCP connection, both directions, in bounded memory ([`Connection::MEMORY`]).
 ///
 /// If it is known which side is this host's own, that side is the witness (see [`smtpwatch_common::binding`]): its
-/// segments are true, and bytes of the other side are delivered only after it has acknowledged them. The initial
-/// sequence number, bytes and FIN of the other side therefore count only once the own side has accepted them. A SYN of
-/// the other side begins no connection; a SYN or SYN-ACK of the own side begins another connection, whatever the other
-/// side's numbers are. If the own side is not known (a capture without directions), the segments of both sides are
-/// trusted.
+/// segments are true, and bytes of the other side are delivered only after the witness has acknowledged them. The
+/// initial sequence number, bytes and FIN of the other side therefore count only once the own side has accepted them. A
+/// SYN of the other side begins no connection; a SYN or SYN-ACK of the own side begins another connection, whatever the
+/// other side's numbers are. If the own side is not known (a capture without directions), the segments of both sides
+/// are trusted.
 ///
 /// Give every segment to [`push`](Self::push), then drain [`poll`](Self::poll). Events come in the order in which the
 /// two ends can have known of each other's bytes: a command, the reply that acknowledges it, the next command.

@@ -77,7 +77,7 @@ pub(super) fn kinds(mut options: &[u8]) -> impl Iterator<Item = u8> {
     })
 }
 
-/// The sender's clock (TSval) from the timestamps option (RFC 7323 §3.2).
+/// The sender's clock (`TSval`) from the timestamps option (RFC 7323 §3.2).
 pub(super) fn timestamp(mut options: &[u8]) -> Option<u32> {
     while let Some((kind, value, rest)) = next_option(options) {
         if let (8, &[a, b, c, d, ..]) = (kind, value) {

@@ -66,7 +66,7 @@ pub(super) struct Stream {
     corrupt: u64,
     /// End of such a segment that also carried a FIN.
     corrupt_fin: Option<u64>,
-    /// The sender was seen to send from this offset: earlier bytes will not be sent any more.
+    /// The sender has sent from this offset on: earlier bytes will not follow.
     gone: u64,
     /// Acknowledged by the peer, limited to bytes that were seen.
     confirmed: u64,
@@ -207,7 +207,7 @@ impl Stream {
                 self.corrupt_fin = Some(end);
             }
         } else {
-            // Bytes that the gate cut off before this payload will not be sent any more either.
+            // Bytes that the gate cut off before this payload will not follow either.
             let left_out =
                 if segment.payload.is_empty() || segment.offset > segment.length { 0 } else { segment.offset };
             self.gone = self.gone.max(u64::try_from(start + i64::from(left_out)).unwrap_or(0));

@@ -174,8 +174,8 @@ impl<'a> RuleInput<'a> {
         self.expectation.uses.filter(|_| !self.proxied)
     }
 
-    /// The client has acted on the EHLO reply, or will not act any more. Before that another EHLO reply may follow
-    /// (FP-6), also where a capture ends.
+    /// The client has acted on the EHLO reply, or the session has ended or timed out. Before that another EHLO reply may
+    /// follow (FP-6), also where a capture ends.
     fn is_settled(&self) -> bool {
         let session = self.session;
         session.mail_sent || !session.auth.is_empty() || session.ended.is_some() || session.timed_out

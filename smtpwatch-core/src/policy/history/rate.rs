@@ -23,7 +23,8 @@ const ESTABLISHED_AGE: Duration = Duration::from_secs(7 * 24 * 3600);
 ///
 /// What weakens a rate:
 ///
-/// 1. A session without the property does not weaken a rate that is strong enough to raise findings. It counts in `run`.
+/// 1. A session without the property does not weaken a rate that is strong enough to raise findings. It counts in
+///    `run`.
 /// 2. When the property holds again, the interruption is counted in `returns`. It counts against the rate
 ///    (`wear.counted`) only if a quarter of the record's age has passed since the last one that did. The first two that
 ///    count are forgiven.

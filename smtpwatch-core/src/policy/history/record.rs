@@ -62,7 +62,7 @@ pub enum HistoryPeer {
     Name(String),
 }
 
-/// A name that a peer gave: a server in a session with an offer of STARTTLS, or a client under TLS.
+/// A name that a peer gave: a server in a session that offered STARTTLS or established TLS, or a client under TLS.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct KnownName {
