@@ -165,10 +165,12 @@ impl SessionResult {
 /// Summary of one session, for the metrics.
 #[derive(Clone, PartialEq, Debug, Serialize)]
 pub struct SessionSummary {
+    /// Key of the connection.
     #[serde(skip)]
     pub flow: FlowKey,
     /// Role of this host.
     pub role: Role,
+    /// Result of the session.
     pub result: SessionResult,
     /// The STARTTLS offer in the last cleartext EHLO reply; [`StarttlsState::Unknown`] if no reply was seen.
     pub starttls: StarttlsState,
