@@ -1,4 +1,4 @@
-//! Days in UTC, the unit of reports and counts (RFC 8460 §4.1).
+//! Calendar days in UTC, the unit of reports and daily counts (RFC 8460 §4.1).
 
 use std::{fmt, str::FromStr};
 
@@ -17,25 +17,25 @@ impl Day {
         Self(at.as_secs().div_euclid(SECONDS))
     }
 
-    /// Its first second.
+    /// First second of the day.
     #[must_use]
     pub const fn begin(self) -> Timestamp {
         Timestamp::from_secs(self.0.saturating_mul(SECONDS))
     }
 
-    /// Its last second.
+    /// Last second of the day.
     #[must_use]
     pub const fn end(self) -> Timestamp {
         Timestamp::from_secs(self.0.saturating_mul(SECONDS).saturating_add(SECONDS - 1))
     }
 
-    /// The day `days` later; earlier if `days` is negative.
+    /// The day `days` later; earlier if `days` is negative. Saturates.
     #[must_use]
     pub const fn plus(self, days: i64) -> Self {
         Self(self.0.saturating_add(days))
     }
 
-    /// Days since another one.
+    /// Days from `other` to this day; negative if `other` is later.
     #[must_use]
     pub const fn since(self, other: Self) -> i64 {
         self.0.saturating_sub(other.0)

@@ -1,6 +1,9 @@
-//! The evidence of a finding, kept because the packets are gone: cleartext bytes of both directions, a row for each
-//! packet, and what was known of the peer. It is bounded and free of secrets: the parser overwrites them byte by byte
-//! beforehand, so lengths stay true.
+//! The evidence of a finding: [`EvidenceBundle`] holds cleartext bytes of both directions, the packet headers, and what
+//! was known about the peer. The engine builds it because the packets are gone when the finding is read; the store
+//! keeps it and the web interface exports it.
+//!
+//! The bundle is bounded and free of secrets. The parser overwrites secrets byte by byte beforehand, so lengths stay
+//! true.
 
 use std::{collections::BTreeMap, fmt};
 
@@ -9,47 +12,47 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer, de::Error as _};
 
 use crate::{Side, Timestamp, policy::history::HistoryRecord};
 
-/// What stands for each byte that is not shown.
+/// Replaces each byte that is not shown.
 pub const BLANK: u8 = b'*';
 
 /// The evidence of one finding.
 #[derive(Clone, PartialEq, Debug, Default, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct EvidenceBundle {
-    /// Bytes of both directions, each direction in the order of its stream, at most [`EXHIBIT_OCTETS`] of each. Message
-    /// bodies and encrypted bytes are not among them.
+    /// Bytes of both directions, each direction in stream order, at most [`EXHIBIT_OCTETS`] of each. Message bodies and
+    /// encrypted bytes are not included.
     ///
     /// [`EXHIBIT_OCTETS`]: crate::limits::EXHIBIT_OCTETS
     pub octets: Vec<ByteRange>,
-    /// Bytes in cleartext that did not fit.
+    /// Number of cleartext bytes that did not fit.
     pub octets_left_out: u64,
-    /// A row for each packet that the gate let through, in the order in which they were seen: the first half of
-    /// [`EXHIBIT_PACKETS`] and the newest.
+    /// Headers of the packets that passed the gate, in the order in which they were seen: the first half of
+    /// [`EXHIBIT_PACKETS`] and the newest half.
     ///
     /// [`EXHIBIT_PACKETS`]: crate::limits::EXHIBIT_PACKETS
     pub packets: Vec<Packet>,
-    /// Packets between those halves that did not fit.
+    /// Number of packets between the two halves that did not fit.
     pub packets_left_out: u64,
-    /// Ranges of bytes of which two different copies were seen (FO-1).
+    /// Ranges of bytes with two different copies (FO-1).
     pub copies: Vec<ConflictingSegments>,
-    /// What had been seen of the peer before.
+    /// History of the peer before this session.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub history: Option<Known>,
-    /// Policies that wanted TLS for this session, the one that speaks first; a local rule among them.
+    /// Policies that demand TLS for this session, in order of precedence, including a local rule.
     pub policies: Vec<AppliedPolicy>,
-    /// Packets that the kernel could not hand over since the start, by reason. Empty in a replay.
+    /// Packets that the kernel dropped since the start of the program, by reason. Empty in a replay.
     pub losses: BTreeMap<String, u64>,
 }
 
-/// Bytes that stand side by side in one stream.
+/// Consecutive bytes of one stream.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct ByteRange {
-    /// Who sent them.
+    /// The sending side.
     pub from: Side,
-    /// TCP sequence number of the first one.
+    /// TCP sequence number of the first byte.
     pub seq: u32,
-    /// The bytes, what is secret overwritten by [`BLANK`].
+    /// The bytes; secrets are overwritten by [`BLANK`].
     pub octets: Octets,
 }
 
@@ -57,9 +60,9 @@ pub struct ByteRange {
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct Packet {
-    /// When the hook saw it.
+    /// When the hook saw the packet.
     pub time: Timestamp,
-    /// Who sent it.
+    /// The sending side.
     pub from: Side,
     /// Sequence number.
     pub seq: u32,
@@ -73,21 +76,21 @@ pub struct Packet {
     pub ttl: u8,
     /// IPv4 identification; zero for IPv6.
     pub ip_id: u16,
-    /// Window field, not scaled.
+    /// Window field in bytes, not scaled.
     pub window: u16,
     /// TCP options as on the wire.
     pub options: Octets,
 }
 
-/// Two different copies of one range of bytes, as long as each other.
+/// Two different copies of one range of bytes, of the same length.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct ConflictingSegments {
-    /// Whose stream.
+    /// The sender of both copies.
     pub from: Side,
     /// TCP sequence number of the first byte.
     pub seq: u32,
-    /// The copy that came first. Where the range may hold a secret every byte of both is blank.
+    /// The copy that came first. If the range may hold a secret, every byte of both copies is blank.
     pub first: Octets,
     /// The copy that came later.
     pub other: Octets,
@@ -97,31 +100,31 @@ pub struct ConflictingSegments {
     pub ttl: u8,
 }
 
-/// What had been seen of the peer.
+/// History of the peer at the time of a finding.
 #[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct Known {
-    /// Address, or the name by which it was known.
+    /// Address of the peer, or the name by which it is known.
     pub peer: String,
-    /// The row of history as it stood when the finding was made.
+    /// The history record when the finding was made.
     pub record: HistoryRecord,
 }
 
-/// A policy that wanted TLS.
+/// A policy that demands TLS.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct AppliedPolicy {
     /// `rule`, `dane`, `mta-sts` or `list`.
     pub source: String,
-    /// `enforce`, `testing`, or `hint` of a list that has expired.
+    /// `enforce`, `testing`, or `hint` for a list that has expired.
     pub mode: String,
-    /// The domain or mail host that it speaks for; empty of a local rule.
+    /// The domain or mail host to which the policy applies; empty for a local rule.
     pub subject: String,
-    /// What it says, in words.
+    /// The content of the policy, in words.
     pub detail: String,
 }
 
-/// Bytes, in base64 in JSON. They are not printed: `Debug` shows how many there are.
+/// Bytes; base64 in JSON. `Debug` prints only their number.
 #[derive(Clone, PartialEq, Eq, Default)]
 pub struct Octets(pub Vec<u8>);
 

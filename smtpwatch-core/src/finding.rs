@@ -1,4 +1,7 @@
 //! The finding: its fields, their closed vocabularies, and its severity.
+//!
+//! The engine creates each [`Finding`]; the incident stage completes it, and the outputs, the store and the web
+//! interface read it.
 
 use std::borrow::Cow;
 
@@ -49,31 +52,31 @@ macro_rules! vocabulary {
 }
 
 vocabulary! {
-    /// What happened. Stable names: they are metric labels and alert selectors.
+    /// Kind of a finding. The names are stable: they are metric labels and alert selectors.
     Kind {
         /// The EHLO reply lacks STARTTLS although a policy or the history says it is offered.
         StarttlsStripped = "starttls-stripped",
         /// A capability line was overwritten in place.
         StarttlsMasked = "starttls-masked",
-        /// STARTTLS was offered, asked for, and not granted.
+        /// STARTTLS was offered, sent, and not granted.
         StarttlsRefused = "starttls-refused",
         /// STARTTLS was offered and not used by a peer that is known to use it.
         StarttlsUnused = "starttls-unused",
-        /// A verb arrived, or was quoted back, that was not sent.
+        /// A verb arrived, or was quoted by the server, that was not sent.
         CommandRewritten = "command-rewritten",
-        /// EHLO was answered with an error by a peer known to speak it.
+        /// EHLO was refused by a peer that is known to support it.
         EhloDowngraded = "ehlo-downgraded",
-        /// Go-ahead, then no TLS.
+        /// No TLS after the go-ahead.
         TlsHandshakeFailed = "tls-handshake-failed",
-        /// A failed handshake, then delivery in cleartext on a new connection.
+        /// Delivery in cleartext on a new connection after a failed handshake.
         DowngradeRetry = "downgrade-retry",
-        /// Protocol version or suite below the minimum or below the history.
+        /// TLS version or suite below the minimum or below the history.
         TlsDowngraded = "tls-downgraded",
         /// The certificate contradicts a policy or the history.
         CertificateMismatch = "certificate-mismatch",
-        /// Client bytes between STARTTLS and the TLS record.
+        /// Cleartext client bytes between STARTTLS and the first TLS record.
         CommandInjection = "command-injection",
-        /// Server bytes between the go-ahead and the TLS record.
+        /// Cleartext server bytes between the go-ahead and the first TLS record.
         ResponseInjection = "response-injection",
         /// Credentials sent in cleartext.
         AuthPlaintext = "auth-plaintext",
@@ -89,7 +92,7 @@ vocabulary! {
 }
 
 impl Kind {
-    /// What a policy about STARTTLS can make surer.
+    /// Whether a policy about STARTTLS can strengthen the evidence of this kind.
     #[must_use]
     pub const fn is_about_starttls(self) -> bool {
         match self {
@@ -115,15 +118,15 @@ impl Kind {
 }
 
 vocabulary! {
-    /// How sure the claim is (docs/threats.md, "Evidence and outcome"). Ordered: later is stronger.
+    /// Strength of the evidence (docs/threats.md, "Evidence and outcome"). Ordered: later is stronger.
     Evidence {
-        /// Odd, but honest set-ups do it too.
+        /// Unusual, but honest systems do it too.
         Suspicious = "suspicious",
-        /// The peer's history says otherwise.
+        /// The peer's history contradicts the session.
         Regression = "regression",
-        /// A published or local policy says otherwise.
+        /// A published or local policy contradicts the session.
         Policy = "policy",
-        /// The bytes are what an editor on the path leaves.
+        /// The bytes are those that an editor on the path leaves.
         Tamper = "tamper",
     }
 }
@@ -131,7 +134,7 @@ vocabulary! {
 vocabulary! {
     /// What the session lost (docs/threats.md, "Evidence and outcome"). Ordered: later is worse.
     Outcome {
-        /// The session ended, or went on under TLS.
+        /// Nothing: the session ended, or continued under TLS.
         Attempt = "attempt",
         /// Envelope addresses crossed in cleartext.
         Envelope = "envelope",
@@ -143,9 +146,9 @@ vocabulary! {
 }
 
 vocabulary! {
-    /// Severity to be. Ordered: later is louder.
+    /// Severity of a finding, by how soon an operator should look. Ordered: later is more severe.
     Severity {
-        /// For the record.
+        /// For information only.
         Info = "info",
         /// Look when there is time.
         Low = "low",
@@ -159,7 +162,7 @@ vocabulary! {
 }
 
 impl Severity {
-    /// Severity as a function of the two axes: neither alone says how loud to be.
+    /// Severity as a function of evidence and outcome: neither alone determines it.
     #[must_use]
     pub const fn of(evidence: Evidence, outcome: Outcome) -> Self {
         match (outcome, evidence) {
@@ -175,64 +178,64 @@ impl Severity {
     }
 }
 
-/// One claim with its proof: one JSON line (the field order is the contract's).
+/// One claim with its evidence: one JSON line. The field order is part of the public format.
 #[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct Finding {
-    /// [`SCHEMA_VERSION`].
+    /// Version of the JSON form: [`SCHEMA_VERSION`].
     pub schema_version: u32,
-    /// Identifier, UUIDv7 form; empty until the incident stage names the finding.
+    /// Identifier in UUIDv7 form; empty until the incident stage assigns it.
     pub id: String,
     /// When the deciding segment was seen.
     pub time: Timestamp,
-    /// What happened.
+    /// Kind of the finding.
     pub kind: Kind,
     /// Identifier of the matching row of docs/threats.md.
     pub rule: Cow<'static, str>,
-    /// Severity.
+    /// Severity, by how soon an operator should look.
     pub severity: Severity,
-    /// How sure.
+    /// Strength of the evidence.
     pub evidence: Evidence,
-    /// What it cost.
+    /// What the session lost.
     pub outcome: Outcome,
-    /// Which end this host is.
+    /// Role of this host.
     pub role: Role,
     /// The connection.
     pub flow: FlowInfo,
-    /// The server, or for role `server` the client, as it named itself.
+    /// The server, or for role `server` the client, with the name that it gave.
     pub peer: PeerInfo,
-    /// What was expected, and who says so.
+    /// What was expected, and by which source.
     pub expected: Expected,
     /// What was seen.
     pub observed: Observed,
-    /// The dialogue in cleartext, secrets blanked.
+    /// The dialogue in cleartext, with secrets blanked.
     pub transcript: Vec<TranscriptLine>,
     /// Gaps in the reassembled streams of this session.
     pub gaps: u32,
-    /// Further signs, each one line with its numbers.
+    /// Further indicators, one line each, with numbers.
     #[serde(default)]
     pub proof: Vec<String>,
-    /// Who on this host sent, where this host is the client and the kernel told.
+    /// Local owner of the sending socket, if this host is the client and the kernel reported it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub sender: Option<Sender>,
-    /// What judged; empty until the incident stage fills it in.
+    /// Version and inputs of the judgement; empty until the incident stage fills it in.
     #[serde(default)]
     pub provenance: Provenance,
-    /// What proves it. Kept and handed over beside the finding, not in its line.
+    /// The evidence. It is stored and exported separately, not in the JSON line.
     #[serde(skip)]
     pub exhibit: Option<Box<EvidenceBundle>>,
 }
 
-/// The owner of the socket that sent.
+/// Owner of the socket that sent.
 #[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct Sender {
     /// User id.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub uid: Option<u32>,
-    /// Id of the cgroup (v2); zero where the kernel did not tell.
+    /// Id of the cgroup (v2); zero if the kernel did not report it.
     pub cgroup_id: u64,
-    /// Path of the cgroup below its root; empty where it was gone before it could be looked up.
+    /// Path of the cgroup below its root; empty if it was gone before the look-up.
     #[serde(default)]
     pub cgroup: String,
     /// systemd unit.
@@ -246,7 +249,7 @@ pub struct Sender {
     pub container: Option<String>,
 }
 
-/// Which program judged by what: with the same three the finding can be reproduced.
+/// Program version, configuration and policies that produced a finding. The same three reproduce it.
 #[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct Provenance {
@@ -254,25 +257,25 @@ pub struct Provenance {
     pub version: String,
     /// SHA-256 of the configuration in force, in hexadecimal.
     pub config_sha256: String,
-    /// SHA-256 of the policies that spoke for this session (see [`EvidenceBundle::policies`]), in hexadecimal.
+    /// SHA-256 of the policies that applied to this session (see [`EvidenceBundle::policies`]), in hexadecimal.
     pub policy_sha256: String,
 }
 
-/// The connection that a finding speaks of.
+/// The connection of a finding.
 #[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct FlowInfo {
-    /// `address:port`, IPv6 as `[address]:port`.
+    /// Client as `address:port`, IPv6 as `[address]:port`.
     pub client: String,
-    /// `address:port`, IPv6 as `[address]:port`.
+    /// Server as `address:port`, IPv6 as `[address]:port`.
     pub server: String,
-    /// Interface name; empty where a capture does not tell.
+    /// Interface name; empty if a capture does not report it.
     pub interface: String,
     /// Community ID v1; empty until the incident stage fills it in.
     pub community_id: String,
 }
 
-/// The peer as it named itself.
+/// The peer, with the name that it gave.
 #[derive(Clone, PartialEq, Debug, Default, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct PeerInfo {
@@ -288,18 +291,18 @@ pub struct PeerInfo {
 pub struct Expected {
     /// Whether STARTTLS was expected to be offered and used.
     pub starttls: bool,
-    /// `rule`, `history`, `dane`, `mta-sts`, `list`, `standard`, `tlsrpt` (what a TLS report of others says happened, against
-    /// the own record), or `none`.
+    /// `rule`, `history`, `dane`, `mta-sts`, `list`, `standard`, `tlsrpt` (a TLS report of another host contradicts
+    /// this host's own record), or `none`.
     pub source: Cow<'static, str>,
-    /// `enforce` or `testing`, of a published policy; what is only tested is told more quietly (RFC 8461 §5).
+    /// `enforce` or `testing`, for a published policy; a policy in testing mode lowers the severity (RFC 8461 §5).
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub mode: Option<Cow<'static, str>>,
-    /// Why, in words and numbers.
+    /// The reason, in words and numbers.
     pub detail: String,
 }
 
 impl Expected {
-    /// STARTTLS is expected.
+    /// STARTTLS is expected, as `source` says.
     #[must_use]
     pub const fn starttls(source: &'static str, detail: String) -> Self {
         Self { starttls: true, source: Cow::Borrowed(source), mode: None, detail }
@@ -325,13 +328,13 @@ pub struct Observed {
 vocabulary! {
     /// State of the STARTTLS offer in the last EHLO reply in cleartext.
     StarttlsState {
-        /// The keyword is there.
+        /// The reply has the keyword.
         Offered = "offered",
-        /// It is not.
+        /// The reply does not have the keyword.
         Absent = "absent",
-        /// A line is there that was overwritten in place.
+        /// A line of the reply was overwritten in place.
         Masked = "masked",
-        /// It is there, was asked for, and was not granted.
+        /// STARTTLS was offered, sent, and not granted.
         Refused = "refused",
         /// No complete EHLO reply was seen.
         Unknown = "unknown",
@@ -342,9 +345,9 @@ vocabulary! {
 #[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct TranscriptLine {
-    /// Who said it.
+    /// The sending side.
     pub from: Side,
-    /// The line without its end, not more than [`crate::limits::TRANSCRIPT_LINE`] bytes, as text: bytes that are not
+    /// The line without its end, at most [`crate::limits::TRANSCRIPT_LINE`] bytes, as text: bytes that are not
     /// printable ASCII or valid UTF-8 are escaped.
     pub text: String,
 }

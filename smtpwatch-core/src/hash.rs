@@ -1,19 +1,19 @@
-//! The hash function of every table whose keys come from the network, and SHA-256 in hexadecimal.
+//! Hash functions: the seeded hash of every table whose keys come from the network, and SHA-256 in hexadecimal.
 //!
-//! The first is seeded at random in each process, so that an attacker cannot choose colliding keys; and it is several times
-//! as fast as the standard library's, which matters because every packet is hashed.
+//! The table hash is seeded at random in each process, so that an attacker cannot choose colliding keys. It is several
+//! times as fast as the standard library's hash, which matters because every packet is hashed.
 
 use std::fmt::Write as _;
 
 use sha2::{Digest as _, Sha256};
 
-/// What makes that hash.
+/// Random state of the table hash.
 pub type HashState = foldhash::fast::RandomState;
 
-/// A map with that hash.
+/// A map with the table hash.
 pub type HashMap<K, V> = std::collections::HashMap<K, V, HashState>;
 
-/// The bytes in hexadecimal, lower case.
+/// Encodes bytes in lower-case hexadecimal.
 #[must_use]
 pub fn hex(octets: &[u8]) -> String {
     octets.iter().fold(String::with_capacity(2 * octets.len()), |mut text, octet| {
@@ -23,7 +23,7 @@ pub fn hex(octets: &[u8]) -> String {
     })
 }
 
-/// Their SHA-256, in hexadecimal.
+/// SHA-256 of bytes, in lower-case hexadecimal.
 #[must_use]
 pub fn sha256(octets: &[u8]) -> String {
     hex(&Sha256::digest(octets))

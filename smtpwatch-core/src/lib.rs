@@ -1,9 +1,10 @@
-//! The engine of smtpwatch: TCP segments in, findings out.
+//! The detection engine of smtpwatch: TCP segments in, findings out.
 //!
-//! Sans-IO: no socket, no file, no clock. Time comes with each [`Segment`]; what the engine wants done (a finding
-//! written, a flow muted in the kernel, a row of history kept) comes out of [`Engine::poll`] as an [`Output`].
+//! The crate is sans-IO: it opens no socket and no file and reads no clock. Each [`Segment`] carries its time. The
+//! caller feeds segments to the [`Engine`] and drains [`Engine::poll`]; each [`Output`] is one action for the caller:
+//! write a finding, mute a flow in the kernel, store a history record.
 //!
-//! Data flows from left to right; code imports nothing from its right:
+//! Data flows from left to right. A module imports nothing from the modules to its right:
 //!
 //! ```text
 //! segment → flow (bytes in order, gaps explicit) → smtp (dialogue → observation) → judge (+ policy) → finding
@@ -30,5 +31,5 @@ pub use finding::Finding;
 pub use segment::{FlowKey, Role, Segment, Side, TcpFlags};
 pub use time::Timestamp;
 
-/// Version of the package: every crate of the workspace has the same.
+/// Package version, shared by all crates of the workspace.
 pub const VERSION: &str = env!("CARGO_PKG_VERSION");

@@ -1,18 +1,21 @@
-//! Intrusive LRU list over slab indices; every operation is O(1). The entry to evict is found without a search, and
-//! nothing needs to be cleaned up later while packets wait.
+//! Intrusive LRU lists over slab indices; every operation is O(1). [`LruList`] is one list; [`LruLists`] are several
+//! that share their links.
+//!
+//! The flow table and the history use them to find the entry to evict without a search. No deferred clean-up delays
+//! packets.
 
-/// An order of places, from the oldest to the youngest. Eight bytes for each place.
+/// LRU list of slab indices, from the oldest to the youngest. Costs eight bytes per index.
 #[derive(Debug, Default)]
 pub(crate) struct LruList(LruLists<1>);
 
 impl LruList {
-    /// Puts a place at the young end, wherever it stood before. Places are below 2^32 - 1.
+    /// Moves an index to the young end, or inserts it there. Indices are below 2^32 - 1.
     pub(crate) fn touch(&mut self, place: usize) {
         self.0.unlink(0, place);
         self.0.push_back(0, place);
     }
 
-    /// Takes a place out, if it is there.
+    /// Removes an index if it is in the list.
     pub(crate) fn unlink(&mut self, place: usize) {
         self.0.unlink(0, place);
     }
@@ -22,11 +25,12 @@ impl LruList {
     }
 }
 
-/// Several orders, of which each place is in one at most: the caller remembers which. They share eight bytes for each place.
+/// Several LRU lists; each index is in at most one, and the caller remembers in which. They share eight bytes per
+/// index.
 #[derive(Debug)]
 pub(crate) struct LruLists<const LISTS: usize> {
     places: Vec<Links>,
-    /// Of each order: the oldest place is its younger neighbour, the youngest its older one.
+    /// Sentinel of each list: `younger` is the oldest index, `older` is the youngest.
     ends: [Links; LISTS],
 }
 
@@ -42,7 +46,7 @@ struct Links {
     younger: Link,
 }
 
-/// A place, or no one.
+/// An index, or `u32::MAX` for none (the sentinel).
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 struct Link(u32);
 
@@ -63,7 +67,7 @@ impl Link {
 }
 
 impl<const LISTS: usize> LruLists<LISTS> {
-    /// Puts a place that is in none of the orders at the young end of one. Places are below 2^32 - 1.
+    /// Appends an index that is in none of the lists to the young end of one. Indices are below 2^32 - 1.
     pub(crate) fn push_back(&mut self, list: usize, place: usize) {
         let youngest = self.ends[list].older;
         *self.of(list, Link::at(place)) = Links { older: youngest, younger: Link::default() };
@@ -71,7 +75,7 @@ impl<const LISTS: usize> LruLists<LISTS> {
         self.ends[list].older = Link::at(place);
     }
 
-    /// Puts a place that is in none of the orders at the old end of one.
+    /// Inserts an index that is in none of the lists at the old end of one.
     pub(crate) fn push_front(&mut self, list: usize, place: usize) {
         let oldest = self.ends[list].younger;
         *self.of(list, Link::at(place)) = Links { older: Link::default(), younger: oldest };
@@ -79,13 +83,13 @@ impl<const LISTS: usize> LruLists<LISTS> {
         self.ends[list].younger = Link::at(place);
     }
 
-    /// Takes a place out of its order, if it is there.
+    /// Removes an index from its list, if it is there.
     pub(crate) fn unlink(&mut self, list: usize, place: usize) {
         if place >= self.places.len() {
             self.places.resize(place + 1, Links::default());
         }
         let own = std::mem::take(&mut self.places[place]);
-        // Without neighbours it is the only one, or not there.
+        // An index without neighbours is the only one in the list, or not in it.
         if own == Links::default() && self.ends[list].younger != Link::at(place) {
             return;
         }
@@ -152,7 +156,7 @@ mod tests {
                 }
             }
             let [first, second] = lists.map(Vec::from);
-            // Taking one order apart leaves the other as it is.
+            // Emptying one list leaves the other unchanged.
             prop_assert_eq!(orders.oldest(1), second.first().copied());
             prop_assert_eq!(in_order(orders, 0), first);
         }

@@ -1,8 +1,9 @@
-//! Buffers for bytes that may be secret: they overwrite their memory before they release it.
+//! Buffers for bytes that may be secret: they overwrite their memory before they release it. [`SecretBuffer`] replaces
+//! a `Vec`, `SecretQueue` a `VecDeque`; reassembly and the SMTP parser use them.
 //!
-//! A `Vec` leaves a copy behind when it grows, and stale bytes when it shrinks. These two types grow by copying into
-//! fresh memory and overwriting the old, and overwrite what they drop from either end. Memory beyond their length
-//! therefore never holds one of their bytes, and [`Drop`] costs as much as their length, not their capacity.
+//! A `Vec` leaves a copy in freed memory when it grows, and stale bytes when it shrinks. These two types grow by
+//! copying into fresh memory and overwriting the old, and overwrite what they drop from either end. Memory beyond their
+//! length therefore never holds one of their bytes, and [`Drop`] costs as much as their length, not their capacity.
 
 use std::{
     collections::{VecDeque, vec_deque},
@@ -12,10 +13,10 @@ use std::{
 
 use zeroize::{ZeroizeOnDrop, zeroize_bytes};
 
-/// Least capacity, in bytes, of a buffer that grows.
+/// Minimum capacity, in bytes, of a buffer that grows.
 const SMALLEST: usize = 8;
 
-/// A sequence of bytes that may hold a secret. `Debug` shows its length alone.
+/// A sequence of bytes that may hold a secret. `Debug` shows only its length.
 #[derive(Default, PartialEq, Eq)]
 pub struct SecretBuffer(Vec<u8>);
 
@@ -40,7 +41,7 @@ impl SecretBuffer {
         self.extend_from_slice(&[byte]);
     }
 
-    /// Appends `count` bytes of zero.
+    /// Appends `count` zero bytes.
     pub fn extend_zeros(&mut self, count: usize) {
         let needed = self.0.len() + count;
         if needed > self.0.capacity() {
@@ -56,7 +57,7 @@ impl SecretBuffer {
         last
     }
 
-    /// Shortens it to `length` bytes, where it is longer.
+    /// Shortens the buffer to `length` bytes if it is longer.
     pub fn truncate(&mut self, length: usize) {
         if let Some(rest) = self.0.get_mut(length..) {
             zeroize_bytes(rest);
@@ -64,14 +65,14 @@ impl SecretBuffer {
         }
     }
 
-    /// Removes the first `count` bytes, or all.
+    /// Removes the first `count` bytes, or all if there are fewer.
     pub fn remove_front(&mut self, count: usize) {
         let count = count.min(self.0.len());
         self.0.copy_within(count.., 0);
         self.truncate(self.0.len() - count);
     }
 
-    /// Gives unused capacity back.
+    /// Releases unused capacity.
     pub fn shrink_to_fit(&mut self) {
         if self.0.capacity() > self.0.len() {
             self.reallocate(self.0.len());
@@ -150,12 +151,12 @@ impl SecretQueue {
         self.0.capacity()
     }
 
-    /// The bytes from a place on.
+    /// The bytes from an index on.
     pub(crate) fn range(&self, range: RangeFrom<usize>) -> vec_deque::Iter<'_, u8> {
         self.0.range(range)
     }
 
-    /// Removes the first `count` bytes, or all.
+    /// Removes the first `count` bytes, or all if there are fewer.
     pub(crate) fn remove_front(&mut self, count: usize) {
         let count = count.min(self.0.len());
         let (first, second) = self.0.as_mut_slices();
@@ -165,7 +166,7 @@ impl SecretQueue {
         self.0.drain(..count);
     }
 
-    /// Appends bytes; there is room for `capacity` bytes afterwards.
+    /// Appends bytes. If the queue must grow, its capacity is at least `capacity` afterwards.
     pub(crate) fn extend_within(&mut self, bytes: &[u8], capacity: usize) {
         if self.0.len() + bytes.len() > self.0.capacity() {
             let mut grown = VecDeque::with_capacity(capacity.max(self.0.len() + bytes.len()));

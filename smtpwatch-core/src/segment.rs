@@ -1,4 +1,6 @@
-//! The only input of the engine: one TCP segment of a watched flow, as the gate let it through.
+//! The only input of the engine: [`Segment`], one TCP segment of a monitored flow that passed the gate.
+//!
+//! The capture code and the pcapng reader build segments and give them to [`Engine::handle`](crate::Engine::handle).
 
 use std::{
     fmt,
@@ -11,7 +13,7 @@ pub use smtpwatch_common::Direction;
 
 use crate::Timestamp;
 
-/// One TCP connection, named by its end points. The server is the end with the watched port.
+/// Identity of one TCP connection: its end points. The server is the end with the monitored port.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
 pub struct FlowKey {
     /// The end that opened the connection.
@@ -21,7 +23,8 @@ pub struct FlowKey {
 }
 
 impl Hash for FlowKey {
-    // Every segment is looked up by it: addresses and ports as numbers, and none of what else a socket address has.
+    // Every segment is hashed by this key: hash addresses and ports as numbers, without the other fields of a socket
+    // address.
     fn hash<H: Hasher>(&self, state: &mut H) {
         for ip in [self.client.ip(), self.server.ip()] {
             match ip {
@@ -33,7 +36,7 @@ impl Hash for FlowKey {
     }
 }
 
-/// One end of a connection, in SMTP's terms.
+/// One end of a connection, in SMTP terms.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "lowercase")]
@@ -45,7 +48,7 @@ pub enum Side {
 }
 
 impl Side {
-    /// The name in JSON and in words.
+    /// The name in JSON and in text.
     #[must_use]
     pub const fn as_str(self) -> &'static str {
         match self {
@@ -82,12 +85,12 @@ impl From<Side> for smtpwatch_common::Side {
     }
 }
 
-/// Which end of the connection this host is (docs/threats.md, "Which end sees what").
+/// The end of the connection that this host is (docs/threats.md, "Which end sees what").
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "lowercase")]
 pub enum Role {
-    /// This host sends mail out: replies arrive after any tampering on the path.
+    /// This host sends mail: replies arrive after any tampering on the path.
     Client,
     /// This host receives mail: commands arrive after any tampering on the path.
     Server,
@@ -156,36 +159,36 @@ impl fmt::Debug for TcpFlags {
     }
 }
 
-/// One TCP segment, or one chunk of a large one.
+/// One TCP segment, or one chunk of a large segment.
 ///
-/// A segment without captured bytes (`payload` empty, `length` greater than zero) tells that bytes passed that the gate
-/// was told not to copy: a body, or TLS.
+/// A segment without captured bytes (`payload` empty, `length` greater than zero) reports that bytes passed which the
+/// gate did not copy, by order of the engine: a message body, or TLS.
 #[derive(Clone, Debug)]
 pub struct Segment<'a> {
     /// When the hook saw the packet.
     pub at: Timestamp,
     /// The connection.
     pub flow: FlowKey,
-    /// Who sent it.
+    /// The sending side.
     pub from: Side,
-    /// Which end this host is, as the hook's direction tells.
+    /// Role of this host, derived from the direction at the hook.
     pub role: Role,
-    /// Which way it went through this host's interface, which decides what it is worth (see [`smtpwatch_common::binding`]); `None` of a capture
-    /// that does not say.
+    /// Direction through this host's interface; it decides how far the segment is trusted (see
+    /// [`smtpwatch_common::binding`]). `None` for a capture without directions.
     pub direction: Option<Direction>,
-    /// Name of the interface, empty in a capture that does not tell.
+    /// Name of the interface; empty if a capture does not report it.
     pub interface: &'a str,
-    /// Index of the interface; zero in a capture.
+    /// Index of the interface; zero for a capture.
     pub interface_index: u32,
-    /// Sequence number of the first payload byte of the *segment* (of the SYN itself where that flag is set).
+    /// Sequence number of the first payload byte of the *segment* (of the SYN itself if that flag is set).
     pub seq: u32,
     /// Acknowledgment number; meaningful with [`TcpFlags::ACK`].
     pub ack: u32,
-    /// TCP flags.
+    /// Flags of the TCP header.
     pub flags: TcpFlags,
     /// Urgent pointer; meaningful with [`TcpFlags::URG`].
     pub urgent: u16,
-    /// Window field, not scaled.
+    /// Window field in bytes, not scaled.
     pub window: u16,
     /// IPv4 time to live or IPv6 hop limit.
     pub ttl: u8,
@@ -193,29 +196,31 @@ pub struct Segment<'a> {
     pub ip_id: u16,
     /// TCP options as on the wire (0 to 40 bytes).
     pub options: &'a [u8],
-    /// Whether the TCP checksum is right; `None` where that cannot be told: hardware fills it in, or not all bytes are here.
+    /// Whether the TCP checksum is correct; `None` if that is unknown: the hardware fills it in, or not all bytes were
+    /// captured.
     pub checksum_right: Option<bool>,
-    /// It arrived with IPv4 options or IPv6 extension headers, for which this host's stack may discard it (EV-6, EV-9).
+    /// The packet arrived with IPv4 options or IPv6 extension headers, for which this host's stack may discard it
+    /// (EV-6, EV-9).
     pub unusual: bool,
     /// Payload bytes of the whole segment on the wire.
     pub length: u32,
-    /// Offset of `payload` within the segment's payload.
+    /// Offset of `payload` in the segment's payload.
     pub offset: u32,
-    /// The captured bytes.
+    /// The captured payload bytes.
     pub payload: &'a [u8],
-    /// The client's message had ended where `payload` begins, or would begin: what is there are commands.
+    /// The client's message body had ended before `payload`: these bytes are commands.
     pub body_ended: bool,
-    /// The gate has sent of this flow what it may, and leaves out what follows.
+    /// The flow's budget at the gate is spent: the gate drops the rest of the flow.
     pub budget_spent: bool,
-    /// Who on this host sent it, at egress, where the kernel told.
+    /// Local owner of the sending socket, at egress, if the kernel reported it.
     pub sender: Option<SocketOwner>,
 }
 
-/// The owner of a socket of this host, as the kernel knows it.
+/// Owner of a local socket, as reported by the kernel.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct SocketOwner {
-    /// User id; `None` where there was no socket to ask.
+    /// User id; `None` if no socket was found.
     pub uid: Option<u32>,
-    /// Id of its cgroup (v2); zero where there was none.
+    /// Id of the socket's cgroup (v2); zero if there is none.
     pub cgroup: u64,
 }

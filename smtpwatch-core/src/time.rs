@@ -1,4 +1,4 @@
-//! Points in time: an argument everywhere, never read from a clock.
+//! Points in time. The engine receives time as an argument and never reads a clock.
 
 use std::time::Duration;
 
@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize, Serializer, de::Error as _};
 pub struct Timestamp(pub i64);
 
 impl Timestamp {
-    /// From whole seconds since the Unix epoch.
+    /// Converts whole seconds since the Unix epoch.
     #[must_use]
     pub const fn from_secs(secs: i64) -> Self {
         Self(secs.saturating_mul(1_000_000_000))
@@ -21,7 +21,7 @@ impl Timestamp {
         self.0.div_euclid(1_000_000_000)
     }
 
-    /// Time passed since `earlier`; zero when `earlier` is later (clocks of several CPUs are not strictly ordered).
+    /// Time since `earlier`; zero if `earlier` is later (clocks of several CPUs are not strictly ordered).
     #[must_use]
     pub fn since(self, earlier: Self) -> Duration {
         Duration::from_nanos(u64::try_from(self.0.saturating_sub(earlier.0)).unwrap_or(0))

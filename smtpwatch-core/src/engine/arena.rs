@@ -1,4 +1,4 @@
-//! Room for flows, in pieces.
+//! Chunked storage for the flows of the engine's table: [`FlowArena`] maps a [`FlowId`] to a flow.
 
 use std::ops::{Index, IndexMut};
 
@@ -6,18 +6,18 @@ use slab::Slab;
 
 use super::flow::Flow;
 
-/// Flows of a piece: some hundred KiB.
+/// Flows per chunk: a few hundred KiB.
 const PIECE: usize = 256;
 
-/// Where a flow is held; good until it is removed.
+/// Index of a flow in the arena; valid until the flow is removed.
 pub(super) type FlowId = usize;
 
-/// Flows by their places. A id that a flow has left is taken by another one, and no session pays for an allocation of its
-/// own. It grows piece by piece, so that no flow is ever moved and little room is unused, and gives pieces back that are empty.
+/// Slab of flows that grows and shrinks by chunks of [`PIECE`] flows. A freed id is reused, so a session needs no
+/// allocation of its own. Growth never moves a flow and leaves little memory unused; empty chunks are freed.
 #[derive(Default)]
 pub(super) struct FlowArena {
     pieces: Vec<Slab<Flow>>,
-    /// Pieces with room, each once.
+    /// Chunks with a free slot, each once.
     roomy: Vec<usize>,
     flows: usize,
 }
@@ -48,7 +48,7 @@ impl FlowArena {
             self.roomy.push(piece);
         }
         drop(slab.remove(id % PIECE));
-        // One is kept for the next flow.
+        // Keep one empty chunk for the next flow.
         if slab.is_empty() && self.roomy.len() > 1 {
             *slab = Slab::new();
         }

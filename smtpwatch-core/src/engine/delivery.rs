@@ -1,4 +1,6 @@
-//! What a TLS report says of one outbound session (RFC 8460 §4).
+//! TLS reporting (RFC 8460 §4): classifies one outbound session for each policy domain it counts for.
+//!
+//! The engine calls [`of`] when it concludes a session and sends each [`Delivery`] to the caller.
 
 use std::net::IpAddr;
 
@@ -16,30 +18,30 @@ use crate::{
     smtp::{HandshakeEnd, Starttls, TlsPhase},
 };
 
-/// One outbound session, as it counts for one policy domain.
+/// Result of one outbound session for one policy domain.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Delivery {
     /// When the session ended.
     pub at: Timestamp,
-    /// The domain whose policy it is: the recipient domain, and of DANE the TLSA base domain.
+    /// The policy domain: the recipient domain, or for DANE the TLSA base domain.
     pub domain: String,
-    /// Which policy spoke for it.
+    /// Type of the policy that applied to the session.
     pub policy: PolicyType,
-    /// The policy, as a report quotes it: each line of an MTA-STS policy, or each TLSA record.
+    /// The policy as a report quotes it: each line of an MTA-STS policy, or each TLSA record.
     pub policy_strings: Vec<String>,
-    /// Patterns of mail hosts of an MTA-STS policy.
+    /// MX host patterns of an MTA-STS policy.
     pub mx_hosts: Vec<String>,
-    /// What failed; `None`: TLS was established, as far as it can be observed.
+    /// What failed; `None`: TLS was established, as far as a monitor can observe.
     pub failure: Option<ResultType>,
-    /// More about the failure, such as `tls-alert-40`.
+    /// Detail of the failure, such as `tls-alert-40`.
     pub reason: Option<String>,
-    /// This host.
+    /// Address of this host.
     pub sending: IpAddr,
-    /// The mail host.
+    /// Address of the mail host.
     pub receiving: IpAddr,
-    /// Its name, as the index of policies knows it, else as it calls itself.
+    /// Name of the mail host: from the policy index if known there, else from its own greeting or EHLO reply.
     pub receiving_host: String,
-    /// The name that it gave with its EHLO reply; empty without one.
+    /// The name in the mail host's EHLO reply; empty without one.
     pub receiving_helo: String,
 }
 
@@ -51,21 +53,21 @@ pub enum PolicyType {
     Tlsa,
     /// MTA-STS.
     Sts,
-    /// Neither.
+    /// Neither DANE nor MTA-STS.
     NoPolicyFound,
 }
 
-/// `result-type` of a report, as far as a monitor on the path can tell (RFC 8460 §4.3).
+/// `result-type` of a report, limited to what a monitor on the path can observe (RFC 8460 §4.3).
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum ResultType {
     /// STARTTLS was not offered, or was refused.
     StarttlsNotSupported,
-    /// The certificate is for other names.
+    /// The certificate is not valid for the expected name.
     CertificateHostMismatch,
     /// The certificate has expired.
     CertificateExpired,
-    /// No one known has signed the certificate.
+    /// The certificate is not signed by a trusted issuer.
     CertificateNotTrusted,
     /// TLS failed in another way.
     ValidationFailure,
@@ -73,18 +75,18 @@ pub enum ResultType {
     TlsaInvalid,
     /// DNSSEC does not prove the TLSA records.
     DnssecInvalid,
-    /// DANE was demanded and there were no TLSA records.
+    /// DANE was required and no TLSA records exist.
     DaneRequired,
     /// The policy could not be fetched.
     StsPolicyFetchError,
-    /// The policy is none.
+    /// The policy is not a valid MTA-STS policy.
     StsPolicyInvalid,
-    /// The certificate of the policy host is not right.
+    /// The certificate of the policy host is not valid.
     StsWebpkiInvalid,
 }
 
-/// How a session counts, for each policy that speaks for it; none where its own client did not ask for TLS, where nothing was at
-/// stake, and where nothing can be told.
+/// Classifies a session for each policy that applies to it. The result is empty if this host's own client did not
+/// request TLS, if the session transferred nothing (see [`Flow::at_stake`]), or if the outcome cannot be observed.
 pub(super) fn of(
     flow: &Flow,
     identity: &Identity,
@@ -119,7 +121,7 @@ pub(super) fn of(
         let holds = now < facts.dane.until;
         let bogus = facts.dane.state == State::Bogus && holds;
         let records = facts.dane.valid().filter(|_| holds);
-        // Two names of one base are one policy.
+        // Two names with the same TLSA base domain count as one policy.
         let counted = deliveries.iter().any(|delivery: &Delivery| delivery.domain == facts.base);
         if counted || records.is_none() && !bogus {
             continue;
@@ -143,12 +145,13 @@ pub(super) fn of(
     }
     let proven = !deliveries.is_empty();
     for Recipient { domain, facts, standing } in &identity.domains {
-        // What goes by a smart host says nothing of the domain, and what may be anyone's mail is no one's.
+        // A session through a smart host says nothing about the recipient domain. A session whose domain is uncertain
+        // is attributed to no domain.
         let Some(facts) = facts.as_ref().filter(|_| standing.is_sure()) else { continue };
         let holds = now < facts.sts.until;
         let policy = facts.sts.valid().filter(|policy| holds && policy.mode != StsMode::None);
         let Some(policy) = policy else {
-            // That a policy could not be learnt is not that there is none.
+            // A failed policy look-up does not prove that no policy exists.
             let none = facts.sts.state == State::Absent || facts.sts.valid().is_some();
             if !proven && none && holds && *standing == DomainBinding::Here {
                 deliveries.push(Delivery { domain: domain.clone(), ..session.clone() });
@@ -174,7 +177,8 @@ pub(super) fn of(
     deliveries
 }
 
-/// What failed, if anything; `None` where that is the client's own choice, or cannot be told.
+/// Failure of the session, if any. The outer `None` means that the client chose not to use TLS or the outcome is not
+/// observable.
 fn outcome(flow: &Flow) -> Option<(Option<ResultType>, Option<String>)> {
     let seen = &flow.session.seen;
     if let Some(end) = seen.handshake_end() {

@@ -1,4 +1,7 @@
-//! One flow of the table: its connection, its session, and the claims that were made about it.
+//! State of one tracked flow: the TCP connection, the SMTP session, the claims raised so far, and the evidence.
+//!
+//! The engine keeps each [`Flow`] in its [table](super::table) and drives it; this file builds findings and session
+//! summaries from it.
 
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
@@ -27,80 +30,81 @@ use crate::{
     smtp::{Doubt, Session, Starttls, TlsPhase},
 };
 
-/// Keys after which a person is taken to type (docs/threats.md FP-25), where most segments of the client are keys.
+/// Keystroke segments after which the client counts as a person typing (docs/threats.md FP-25), if they are also more
+/// than half of the client's segments.
 const TYPED_SEGMENTS: u32 = 4;
-/// Most bytes of a segment that is one key: the line end is CR LF.
+/// Maximum payload of a keystroke segment, in bytes: the line end is CR LF.
 const KEY_BYTES: u32 = 2;
-/// Least time between two keys of a person. Size alone says nothing: a program may send byte by byte, and whatever is on the path
-/// may cut segments up.
+/// Minimum time between two keystrokes of a person. Size alone proves nothing: a program may send byte by byte, and a
+/// device on the path may split segments.
 const KEY_TIME: Duration = Duration::from_millis(20);
 
-/// Characters kept of the line that offers STARTTLS.
+/// Characters stored of the line that offers STARTTLS.
 const OFFER_LINE: usize = 64;
 
 pub(super) struct Flow {
-    /// Its name.
     pub(super) key: FlowKey,
     pub(super) connection: Connection,
     pub(super) session: Session,
     pub(super) role: Role,
     interface: Arc<str>,
-    /// Which side leaves this host, and where.
+    /// Which side leaves this host, and through which interface.
     binding: Binding,
-    /// Any payload was seen: without it this was no session.
+    /// A segment with payload was seen. A flow without payload is not a session.
     pub(super) payload: bool,
-    /// Our own side has sent something after its SYN; where the directions are not known, any side has.
+    /// This host's side has sent a segment after its SYN. If directions are unknown, either side has.
     pub(super) open: bool,
-    /// It counts among the open connections of its peer.
+    /// The flow counts in the quota of its peer.
     pub(super) counted: bool,
-    /// The gate was told to mute it.
+    /// The gate was ordered to mute the flow.
     pub(super) muted: bool,
-    /// TLS was established: what is delivered is kept no more.
+    /// TLS is established: delivered bytes are not retained.
     pub(super) settled: bool,
-    /// The engine's time when its first segment came: in captures that are read in another order that goes on.
+    /// Engine time at the first segment. Engine time never goes back, unlike segment times in a capture that is out of
+    /// order.
     pub(super) begun: Timestamp,
-    /// When it was moved to the young end of the order of ages last.
+    /// When the flow was last moved to the young end of the LRU list.
     pub(super) aged: Timestamp,
-    /// A claim is held back, and its deadline is in the list.
+    /// A claim is held back, and its deadline is queued.
     pub(super) held_back: bool,
-    /// The session was judged and counted as it stood then.
+    /// The session was judged and counted.
     pub(super) concluded: bool,
-    /// A reset came: until then the flow is kept as it is, should the host go on as if there had been none (EV-22).
+    /// Set by a reset: until this time the flow is retained unchanged, in case the host ignores the reset (EV-22).
     pub(super) lingers: Option<Timestamp>,
-    /// After a reset the verdict has waited for a policy; it does so once.
+    /// The verdict after a reset has waited for a policy look-up once. It does not wait again.
     pub(super) waited: bool,
-    /// The failed handshake that this flow was claimed to be the retry of. The verdict may wait, and the newest failure with the
-    /// peer be another one then.
+    /// The failed handshake that this flow retries, as claimed. It is stored because the verdict may wait, and by then
+    /// the peer may have a newer failure.
     pub(super) retried: Option<Box<Failure>>,
-    /// Claims that are held back, as they stood last.
+    /// Latest version of each claim that is held back.
     held: Vec<Claim>,
-    /// Claims that went out, with their severity then.
+    /// Claims already raised, with the severity raised.
     raised: Vec<(Kind, usize, Severity)>,
-    /// Both ends' SYNs have been asked for multipath TCP.
+    /// The SYNs of both ends were checked for multipath TCP.
     compared: bool,
     syn_at: Option<Timestamp>,
     round_trip: Option<Duration>,
     peer_ttl: Option<(u8, u8)>,
     reset_ttl: Option<u8>,
-    /// Segments of the client with payload, and how many of them are keys (see [`TYPED_SEGMENTS`]).
+    /// Client segments with payload, and how many of them are keystrokes (see [`TYPED_SEGMENTS`]).
     spoken: u32,
     typed: u32,
-    /// When the newest of them came, and the sequence number after it.
+    /// Time of the latest client segment with payload, and the sequence number after it.
     spoke: Option<(Timestamp, u32)>,
-    /// Who on this host sends, as far as the kernel told.
+    /// The local process that owns the sending socket, if the kernel reported it.
     sender: Option<SocketOwner>,
-    /// Its packets, as evidence.
+    /// Packet headers of the flow, as evidence.
     rows: PacketLog,
 }
 
-/// What was known of a peer when a finding was made.
+/// History and policies of the peer at the time of a finding.
 pub(super) struct Context {
     pub(super) history: Option<Known>,
     pub(super) policies: Vec<AppliedPolicy>,
 }
 
 impl Flow {
-    /// The flow of a first segment; `claims` are what the other side has sent of it before.
+    /// Creates a flow from its first segment; `claims` are unconfirmed SYNs that the other side sent earlier.
     pub(super) fn new(segment: &Segment<'_>, interface: Arc<str>, now: Timestamp, claims: SynClaims) -> Self {
         let own = segment.direction.map(|_| segment.role.side());
         let connection = Connection::new(segment, own, claims);
@@ -141,7 +145,7 @@ impl Flow {
         flow
     }
 
-    /// What `segment` is worth to this flow. The first one that leaves binds it.
+    /// Checks whether `segment` may belong to this flow. The first segment that leaves this host binds the flow.
     pub(super) fn admit(&mut self, segment: &Segment<'_>) -> Admission {
         let (from, index) = (segment.from.into(), segment.interface_index);
         let admission = self.binding.admit(from, segment.direction, index);
@@ -151,12 +155,13 @@ impl Flow {
         admission
     }
 
-    /// This host is the other end than the flow's first segment, which arrived, made it seem.
+    /// An outgoing segment shows that this host is the opposite end of what the flow's first, incoming segment
+    /// suggested.
     pub(super) fn is_refuted_by(&self, segment: &Segment<'_>) -> bool {
         !self.binding.is_bound() && segment.direction == Some(Direction::Egress) && segment.role != self.role
     }
 
-    /// Our own side has a part in this connection: without it there was no session.
+    /// This host's own side takes part in the connection. Without it no session took place.
     pub(super) const fn is_witnessed(&self) -> bool {
         self.binding.is_bound() && self.connection.is_witnessed()
     }
@@ -166,7 +171,7 @@ impl Flow {
         self.measure(segment);
     }
 
-    /// What the packets of this flow look like, as far as it is compared later.
+    /// Records the packet properties that are compared later.
     fn measure(&mut self, segment: &Segment<'_>) {
         if !self.settled {
             self.rows.push(segment);
@@ -176,7 +181,7 @@ impl Flow {
         let own = !known || segment.from == self.role.side() && !segment.flags.contains(TcpFlags::RST);
         self.open |= own && !segment.flags.contains(TcpFlags::SYN);
         if known {
-            // Of several SYN-ACKs the one that our own side took in.
+            // If there are several SYN-ACKs, use the one that this host's side accepted.
             if segment.from == Side::Client && segment.flags.contains(TcpFlags::SYN) {
                 self.syn_at = self.syn_at.or(Some(segment.at));
             }
@@ -215,8 +220,8 @@ impl Flow {
         }
     }
 
-    /// Counts a key: a short segment that goes on where the one before ended (a keep-alive does not), and comes later by as much
-    /// as a person needs.
+    /// Counts a keystroke: a short segment that starts where the previous one ended (unlike a keep-alive), and comes at
+    /// least [`KEY_TIME`] later.
     fn time_key(&mut self, segment: &Segment<'_>) {
         let is_key = self.spoke.is_some_and(|(at, end)| {
             segment.length <= KEY_BYTES && segment.seq == end && segment.at.since(at) >= KEY_TIME
@@ -226,7 +231,8 @@ impl Flow {
         self.spoke = Some((segment.at, segment.seq.wrapping_add(segment.length)));
     }
 
-    /// The verdict stands: what may hold a secret is overwritten and freed. Evidence stays, as it may be shown.
+    /// Called once the verdict is final: overwrites and frees all bytes that may hold a secret. Redacted evidence
+    /// stays.
     pub(super) fn forget_secrets(&mut self) {
         self.connection.forget_secrets(|conflict| self.session.retained_copies(conflict));
         self.session.forget_secrets();
@@ -252,7 +258,7 @@ impl Flow {
         }
     }
 
-    /// What the server looks like in a session that went on under TLS; `None` of any other.
+    /// Profile of the server in a session that established TLS; `None` for any other session.
     pub(super) fn profile(&self) -> Option<Profile> {
         let seen = &self.session.seen;
         let tls = seen.tls.as_ref().filter(|tls| tls.is_established())?;
@@ -279,7 +285,8 @@ impl Flow {
         })
     }
 
-    /// What the peer calls itself: a server in a session in which STARTTLS was not missing, a client under TLS; nothing of any other.
+    /// Names that the peer gives itself: a server in a session that offered STARTTLS or established TLS, a client under
+    /// TLS. Empty for any other session.
     pub(super) fn names(&self) -> Vec<String> {
         let seen = &self.session.seen;
         let established = seen.tls.as_deref().is_some_and(TlsPhase::is_established);
@@ -292,8 +299,8 @@ impl Flow {
         }
     }
 
-    /// As far as can be seen, this is the host that history knows: no other member of a farm, nor another client behind the same
-    /// address. A host of which only the address is known is taken for it.
+    /// The peer looks like the host in the history record, and not like another member of a farm or another client at
+    /// the same address. A peer of which only the address is recorded matches.
     pub(super) fn is_alike(&self, known: &HistoryRecord) -> bool {
         let seen = &self.session.seen;
         let named = match self.role {
@@ -311,7 +318,7 @@ impl Flow {
         stack && greeting == profile.words[0]
     }
 
-    /// Whether a claim has not gone out yet, or has become louder since.
+    /// Whether a claim was not raised before, or has a higher severity than when it was raised.
     pub(super) fn escalates(&self, claim: &Claim) -> bool {
         let before = self.raised.iter().find(|(kind, instance, _)| (*kind, *instance) == (claim.kind, claim.instance));
         before.is_none_or(|(.., severity)| *severity < claim.severity)
@@ -322,8 +329,8 @@ impl Flow {
         self.held.push(claim);
     }
 
-    /// Claims that were held back and are not among those that are `due` anyway. What was claimed before a gap stands,
-    /// though the rules cannot repeat it behind one; what they no longer claim in a session without one is withdrawn.
+    /// Returns the claims held back that are not in `due`. A claim made before a gap remains valid, although the rules
+    /// cannot repeat it after the gap. In a session without a gap, a claim that the rules do not repeat is withdrawn.
     pub(super) fn release(&mut self, due: &[Claim]) -> Vec<Claim> {
         let held = std::mem::take(&mut self.held);
         if !matches!(self.session.seen.doubt, Some(Doubt::Gap | Doubt::Ambiguous | Doubt::Server)) {
@@ -379,7 +386,6 @@ impl Flow {
         }
     }
 
-    /// The evidence, as far as it goes.
     fn exhibit(&self, context: &Context) -> EvidenceBundle {
         let pieces = self.session.kept().into_iter().map(|(from, offset, octets)| ByteRange {
             from,
@@ -410,12 +416,12 @@ impl Flow {
         }
     }
 
-    /// A claim is held back.
+    /// Whether a claim is held back.
     pub(super) fn holds_claims(&self) -> bool {
         !self.held.is_empty()
     }
 
-    /// By what a published policy is found.
+    /// The keys by which a published policy is looked up.
     pub(super) fn called<'a>(&'a self, names: &'a [&'a str]) -> PeerQuery<'a> {
         let address = match self.role {
             Role::Client => self.key.server.ip(),
@@ -424,13 +430,13 @@ impl Flow {
         PeerQuery { address, names, recipients: &self.session.seen.recipient_domains }
     }
 
-    /// The server's certificate beside its policy.
+    /// Compares the server's certificate with its published policy.
     pub(super) fn certificate(&self, identity: &Identity, now: Timestamp) -> Option<Comparison> {
         let tls = self.session.seen.tls.as_deref().filter(|tls| tls.server_hello.is_some())?;
         certificate::compare(tls, identity, now)
     }
 
-    /// Something was handed over, or was to be: a probe that says EHLO and QUIT is none.
+    /// The session transferred mail or credentials, or tried to. A probe that sends only EHLO and QUIT does not count.
     pub(super) fn at_stake(&self) -> bool {
         let seen = &self.session.seen;
         seen.mail_sent || seen.starttls != Starttls::NotSent || !seen.auth.is_empty()

@@ -1,4 +1,12 @@
-//! One flow table, one loop: segments in, outputs out.
+//! The engine: owns the flow table, feeds each segment to its flow, and turns verdicts into outputs.
+//!
+//! [`Engine`] is the main type. The daemon and the capture reader call [`Engine::handle`] for each segment,
+//! [`Engine::tick`] as real time passes and [`Engine::finish`] at the end of the input, and drain [`Engine::poll`]
+//! after each call.
+//!
+//! A flow ends by FIN, reset, idle timeout or eviction. Its session is then judged a last time and counted
+//! (`Engine::conclude`). A claim that may still change is held back until [`limits::VERDICT_DEADLINE`]. A verdict that
+//! depends on a policy look-up waits up to [`LOOKUP_TIMEOUT`].
 
 mod arena;
 mod delivery;
@@ -40,17 +48,17 @@ use crate::{
     smtp::{HandshakeEnd, SessionEvent, Starttls, TlsPhase},
 };
 
-/// How the engine judges.
+/// Parameters of the engine.
 #[derive(Clone, Debug)]
 pub struct Settings {
-    /// When history is strong enough to accuse.
+    /// Thresholds from which history counts as evidence.
     pub strength: Strength,
-    /// Flows tracked at once; the least recently active one is evicted. See [`limits::FLOWS`].
+    /// Maximum number of tracked flows; the least recently active flow is evicted. See [`limits::FLOWS`].
     pub flows: usize,
-    /// Someone answers [`Output::LookupRequest`].
+    /// The caller answers [`Output::LookupRequest`].
     pub lookups: bool,
-    /// Load balancers and filters whose PROXY header is believed. From any other address the header is a claim, and the client is
-    /// the address that it connects from.
+    /// Load balancers and filters whose PROXY header is trusted. From any other address the header is an unproven
+    /// claim, and the client is the address that connects.
     pub trusted_proxies: Vec<Network>,
 }
 
@@ -60,76 +68,76 @@ impl Default for Settings {
     }
 }
 
-/// The flow table and what is known beside it.
+/// The flow table, with the rules, the history and the published policies that sessions are judged against.
 pub struct Engine {
     settings: Settings,
     rules: Vec<Rule>,
     history: History,
     failures: FailedHandshakes,
     published: Published,
-    /// By the end that this host is, in the order of [`Role`].
+    /// One scope for each role of this host, in the order of [`Role`].
     scopes: [Scope; 2],
     flows: Table,
     quota: Quota,
-    /// Flows with a claim that is held back, by the time when it must go out.
+    /// Flows with a claim held back, ordered by the time when it must be raised.
     deadlines: VecDeque<(Timestamp, FlowKey)>,
-    /// Flows that a reset ended, by the time when that is believed.
+    /// Flows that received a reset, ordered by the time when the reset is accepted as real.
     resets: VecDeque<(Timestamp, FlowKey)>,
-    /// Flows of which it is believed, by the time when they are forgotten.
+    /// Flows whose reset was accepted, ordered by the time when they are dropped.
     believed: VecDeque<(Timestamp, FlowKey)>,
-    /// Connections that have ended and whose verdict waits for a policy to be looked up, by the time when it waits no more.
+    /// Ended connections whose verdict waits for a policy look-up, ordered by the time when the wait ends.
     pending: VecDeque<PendingVerdict>,
     hasher: foldhash::fast::RandomState,
-    /// The input has ended: nothing is waited for.
+    /// The input has ended: no verdict waits any longer for a look-up.
     finishing: bool,
     outputs: VecDeque<Output>,
-    /// Where the newest flow was seen.
+    /// Interface of the newest flow.
     interface: Arc<str>,
     now: Timestamp,
-    /// Before this time no flow has been silent, or without a handshake, for too long.
+    /// Earliest time at which a flow can exceed an idle or handshake timeout.
     silent_at: Timestamp,
 }
 
-/// A connection that has ended and whose verdict waits.
+/// An ended connection whose verdict waits for policy look-ups.
 struct PendingVerdict {
-    /// Then it waits no more.
+    /// When the wait ends.
     due: Timestamp,
-    /// When the connection ended: what is found was decided then.
+    /// When the connection ended: the time of its findings.
     ended: Timestamp,
     place: FlowId,
-    /// What it waits for, each by its hash.
+    /// Hashes of the look-ups that are outstanding.
     subjects: Vec<u64>,
 }
 
-/// How often a flow is moved to the young end of the order of ages at most: a busy flow does not pay for it.
+/// Minimum interval between two LRU touches of one flow, so that a busy flow does not pay for one per segment.
 const AGE_STEP: Duration = Duration::from_secs(10);
-/// Stale entries that the lists of times may hold beside those of live flows.
+/// Stale entries that each deadline list may hold in addition to two per tracked flow.
 const LIST_SLACK: usize = 4096;
-/// A host that obeyed a reset sends nothing more; one that saw a decoy mostly goes on within this time (docs/threats.md EV-22). Then
-/// the session is judged and counted.
+/// Time from a reset to the verdict. A host that obeyed the reset sends nothing more; a host that saw a decoy usually
+/// continues within this time (docs/threats.md EV-22).
 const LINGER: Duration = Duration::from_secs(2);
-/// For so long its flow is kept, should the host go on after all.
+/// How long a reset flow is retained after its verdict in case the host ignores the reset.
 const KEPT: Duration = Duration::from_secs(128);
 
-/// The port on which users submit their mail (RFC 6409): its server is no mail host of the recipient.
+/// Port of message submission (RFC 6409): its server is not a mail host of the recipient.
 const SUBMISSION: u16 = 587;
 
-/// A handshake in which no one says anything for this long stands still.
+/// Time without a segment after which a handshake counts as stalled.
 const STALLED: Duration = Duration::from_secs(10);
 
-/// Which claims go out.
+/// Which claims are raised.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 enum Urgency {
-    /// Those that cannot get worse.
+    /// Only claims that cannot get worse.
     Progress,
-    /// All: they were held back long enough.
+    /// All claims: the deadline has passed.
     Overdue,
-    /// All: nothing more will come.
+    /// All claims: the session has ended.
     Closed,
 }
 
 impl Engine {
-    /// An engine with its local rules, in order, and the history that it starts from.
+    /// Creates an engine with its local rules, in order of precedence, and the stored history.
     #[must_use]
     pub fn new(settings: Settings, rules: Vec<Rule>, history: History) -> Self {
         Self {
@@ -154,14 +162,15 @@ impl Engine {
         }
     }
 
-    /// From here on these rules, in order, history of this strength and these trusted proxies judge: also sessions that are open.
+    /// Replaces the strength of history, the rules (in order of precedence) and the trusted proxies. They apply to open
+    /// sessions too.
     pub fn reconfigure(&mut self, strength: Strength, rules: Vec<Rule>, trusted_proxies: Vec<Network>) {
         self.settings.strength = strength;
         self.settings.trusted_proxies = trusted_proxies;
         self.rules = rules;
     }
 
-    /// Takes one segment. Drain [`Self::poll`] after it.
+    /// Processes one segment. Drain [`Self::poll`] after it.
     pub fn handle(&mut self, segment: &Segment<'_>) {
         self.now = self.now.max(segment.at);
         self.close_silent();
@@ -171,10 +180,10 @@ impl Engine {
             let flow = &mut self.flows[place];
             let refuted = flow.is_refuted_by(segment);
             if !refuted && matches!(flow.admit(segment), Admission::Forged | Admission::Duplicate) {
-                // The gate has counted it.
+                // The gate has already counted it.
                 return;
             }
-            // A connection begins with our own side's SYN or SYN-ACK, whatever arrived of it before.
+            // A connection begins with the SYN or SYN-ACK of this host's side, whatever arrived before it.
             let begins =
                 segment.flags.contains(TcpFlags::SYN) && segment.from == flow.role.side() && !flow.is_witnessed();
             if refuted || begins || flow.connection.is_new_connection(segment) {
@@ -198,7 +207,7 @@ impl Engine {
             let interface = self.interface(segment.interface);
             self.flows.insert(Flow::new(segment, interface, self.now, claims))
         } else {
-            // The last words of a flow that has been judged, or of one that was never seen: nothing to learn from.
+            // A last segment of a flow that was already judged, or of a flow never seen: it carries no information.
             return;
         };
         let flow = &mut self.flows[place];
@@ -231,7 +240,7 @@ impl Engine {
             Some(CloseCause::Reset) if flow.lingers.is_none() => {
                 let due = segment.at + LINGER;
                 flow.lingers = Some(due);
-                // The retry may come before the reset is believed.
+                // The client may retry before the reset is accepted as real.
                 Self::note_failure(&mut self.failures, &self.history, flow, segment.at);
                 self.resets.push_back((due, segment.flow));
                 self.compact();
@@ -245,9 +254,9 @@ impl Engine {
         }
     }
 
-    /// Lets real time pass: silent flows are closed, and claims that were held back for [`limits::VERDICT_DEADLINE`] go
-    /// out, because someone is waiting for them. A capture has no such reader: its time passes with its segments, and
-    /// each claim waits for its outcome. Drain [`Self::poll`] after it.
+    /// Advances real time: closes silent flows, and raises claims that were held back for [`limits::VERDICT_DEADLINE`],
+    /// because an operator waits for them. Do not call it for a capture: there, time passes with the segments, and each
+    /// claim waits for the outcome of its session. Drain [`Self::poll`] after it.
     pub fn tick(&mut self, now: Timestamp) {
         self.now = self.now.max(now);
         while let Some(&(due, key)) = self.deadlines.front()
@@ -262,7 +271,7 @@ impl Engine {
         self.close_silent();
     }
 
-    /// The end of the input: every flow is closed. Drain [`Self::poll`] after it.
+    /// Ends the input and closes every flow. Drain [`Self::poll`] after it.
     pub fn finish(&mut self, now: Timestamp) {
         self.now = self.now.max(now);
         self.finishing = true;
@@ -276,29 +285,29 @@ impl Engine {
         }
     }
 
-    /// What is to be done, in order.
+    /// The next output, in order.
     pub fn poll(&mut self) -> Option<Output> {
         self.outputs.pop_front()
     }
 
-    /// Flows in the table.
+    /// Number of flows in the table.
     #[must_use]
     pub fn flows(&self) -> usize {
         self.flows.len()
     }
 
-    /// What has been seen of every peer.
+    /// The history of all peers.
     #[must_use]
     pub const fn history(&self) -> &History {
         &self.history
     }
 
-    /// The same, to correct it.
+    /// Mutable access to the history, for corrections.
     pub const fn history_mut(&mut self) -> &mut History {
         &mut self.history
     }
 
-    /// Takes in what was found about published policies. Drain [`Self::poll`] after it.
+    /// Applies the result of a policy look-up. Drain [`Self::poll`] after it.
     pub fn learn(&mut self, learned: LookupResult) {
         let mail_hosts = match &learned {
             LookupResult::Domain(_, facts) => published::hosts(facts).filter_map(|host| domain_name(host)).collect(),
@@ -310,11 +319,11 @@ impl Engine {
             LookupResult::List(_) => None,
         };
         self.published.learn(learned);
-        // Which address is whose is part of the answer about a domain.
+        // The answer for a domain names its mail hosts; look up their addresses next.
         for host in mail_hosts {
             self.want(LookupRequest::Host(host));
         }
-        // Only those that wait for this very answer are examined: there may be many, and packets wait meanwhile.
+        // Resume only the verdicts that wait for this answer: many may wait, and segments queue meanwhile.
         let Some(subject) = subject.map(|subject| self.hash(&subject)) else { return };
         let (concerned, others) =
             std::mem::take(&mut self.pending).into_iter().partition(|pending| pending.subjects.contains(&subject));
@@ -331,7 +340,7 @@ impl Engine {
         }
     }
 
-    /// What is known of published policies.
+    /// The published policies that are known.
     #[must_use]
     pub const fn published(&self) -> &Published {
         &self.published
@@ -343,12 +352,12 @@ impl Engine {
         }
     }
 
-    /// Published policies may speak for this flow: of this host as a client, and not where users submit their mail.
+    /// Published policies may apply to this flow: this host is the client, and the port is not the submission port.
     fn is_published_for(&self, flow: &Flow) -> bool {
         flow.role == Role::Client && flow.key.server.port() != SUBMISSION && !self.published.is_silent()
     }
 
-    /// Asks for what the policy of a flow depends on.
+    /// Requests the look-ups that the policy of a flow depends on.
     fn ask(&mut self, place: FlowId) {
         let flow = &self.flows[place];
         if !self.is_published_for(flow) {
@@ -360,7 +369,7 @@ impl Engine {
         }
     }
 
-    /// What the policy of a flow depends on and is under way, each by its hash.
+    /// Hashes of the outstanding look-ups that the policy of a flow depends on.
     fn pending(&self, flow: &Flow) -> Vec<u64> {
         if self.finishing || !self.is_published_for(flow) {
             return Vec::new();
@@ -374,7 +383,8 @@ impl Engine {
         self.hasher.hash_one(subject)
     }
 
-    /// What the verdict on a flow that has ended must wait for: it may be mail in cleartext against a policy, or a wrong certificate.
+    /// Hashes of the look-ups that the verdict on an ended flow must wait for. Empty unless the session may have sent
+    /// mail in cleartext against a policy or may have seen a wrong certificate.
     fn waits(&self, place: FlowId) -> Vec<u64> {
         let flow = &self.flows[place];
         let seen = &flow.session.seen;
@@ -439,14 +449,15 @@ impl Engine {
             self.outputs.push_back(Output::Evicted(EvictReason::Idle));
             self.end(place, self.now);
         }
-        // Flows that come later are younger, and an active flow only gets younger.
+        // Later flows are younger, and activity only makes a flow younger, so both minimums can only rise.
         let since =
             |place: Option<FlowId>, at: fn(&Flow) -> Timestamp| place.map_or(self.now, |place| at(&self.flows[place]));
         let unopened = since(self.flows.oldest_unopened(), |flow| flow.begun) + limits::FLOW_HANDSHAKE;
         self.silent_at = unopened.min(since(self.flows.oldest(), |flow| flow.aged) + limits::FLOW_IDLE);
     }
 
-    /// Entries of flows that are gone are left in the lists until their time; a flood must not pile them up.
+    /// Removes entries of dropped flows from the lists. Without this a flood could pile up entries until their time
+    /// comes.
     fn compact(&mut self) {
         let bound = 2 * self.flows.len() + LIST_SLACK;
         if self.deadlines.len() > bound {
@@ -459,7 +470,7 @@ impl Engine {
         }
     }
 
-    /// The name of an interface, shared by its flows: mostly it is that of the flow before.
+    /// The name of an interface as a shared string. The cached one fits most flows.
     fn interface(&mut self, name: &str) -> Arc<str> {
         if *self.interface != *name {
             self.interface = name.into();
@@ -467,7 +478,7 @@ impl Engine {
         self.interface.clone()
     }
 
-    /// Counts a connection that has opened, and is not counted yet, among those of its peer; false where it is one too many.
+    /// Counts a flow that has opened in the quota of its peer; false if the quota is full.
     fn grant(&mut self, place: FlowId) -> bool {
         let role = self.flows[place].role;
         if self.quota.is_full(role)
@@ -496,14 +507,14 @@ impl Engine {
                 }
                 continue;
             }
-            // A flood of SYNs pushes out no session (docs/threats.md EV-24).
+            // Evict half-open flows first, so that a SYN flood evicts no session (docs/threats.md EV-24).
             let Some(place) = self.flows.oldest_unopened().or_else(|| self.flows.oldest()) else { return };
             self.outputs.push_back(Output::Evicted(EvictReason::Capacity));
             self.end(place, self.now);
         }
     }
 
-    /// Hands what the flow has in order to its session, and does what that wants.
+    /// Delivers the flow's ordered bytes to its session, and carries out the events that the session returns.
     fn drain(&mut self, place: FlowId, at: Timestamp) {
         let flow = &mut self.flows[place];
         let (mut decided, mut named) = (false, false);
@@ -552,7 +563,7 @@ impl Engine {
             }
         }
         if !flow.settled && flow.session.seen.tls.as_deref().is_some_and(TlsPhase::is_established) {
-            // What follows is TLS, and the gate soon leaves it out.
+            // What follows is TLS, and the gate soon drops it.
             flow.settled = true;
             flow.connection.settle();
             flow.session.forget_secrets();
@@ -560,7 +571,7 @@ impl Engine {
             if !self.is_published_for(&self.flows[place])
                 && let Some(tls) = &mut self.flows[place].session.seen.tls
             {
-                // No one will compare them, and the session may last.
+                // No policy applies, so the certificates are not needed, and the session may be long.
                 tls.certificates = Vec::new();
             }
         }
@@ -572,7 +583,7 @@ impl Engine {
         }
     }
 
-    /// Closes a flow: what is held is handed on, the last verdict is given, what was learnt is noted.
+    /// Closes a flow: delivers the buffered bytes, gives the last verdict or queues it, and updates the quota.
     fn end(&mut self, place: FlowId, at: Timestamp) {
         let flow = &mut self.flows[place];
         if flow.connection.one_sided() {
@@ -603,7 +614,7 @@ impl Engine {
         }
     }
 
-    /// The verdict waits, and with it no secret: reads what is left, and keeps what may be shown.
+    /// Prepares a flow for waiting: parses what is left, then frees all bytes that may hold a secret.
     fn set_aside(&mut self, place: FlowId) {
         let flow = &mut self.flows[place];
         flow.session.finish();
@@ -611,14 +622,14 @@ impl Engine {
         flow.forget_secrets();
     }
 
-    /// Gives the last verdict on a session, notes what was learnt of it, and counts it, once.
+    /// Gives the last verdict on a session, and once per session records it in history and counts it.
     fn conclude(&mut self, place: FlowId, at: Timestamp) {
         let flow = &mut self.flows[place];
         flow.session.finish();
         while flow.session.poll().is_some() {}
         self.judge(place, at, Urgency::Closed);
         let flow = &mut self.flows[place];
-        // Also where all of it was lost, in fragments for instance.
+        // A session whose bytes were all lost counts too, for example one in IP fragments.
         let seen = flow.payload || flow.session.seen.gaps > 0;
         if !seen || std::mem::replace(&mut flow.concluded, true) {
             return;
@@ -637,7 +648,7 @@ impl Engine {
         self.outputs.push_back(Output::Session(summary));
     }
 
-    /// A handshake with the same peer that stands still: its client has given it up, or has waited long enough to (D1).
+    /// A stalled handshake with the same peer: its client gave up, or has waited for [`STALLED`] (D1).
     fn stalled(&self, subject: &Subject<'_>, at: Timestamp) -> Option<Failure> {
         let other = self.failures.under_way(subject)?;
         let flow = self.flows.get(&other)?;
@@ -651,7 +662,7 @@ impl Engine {
 
     fn judge(&mut self, place: FlowId, at: Timestamp, urgency: Urgency) {
         let flow = &self.flows[place];
-        // Without our own side there was no session: frames that arrive accuse no one.
+        // Without this host's own side no session took place: incoming frames alone prove nothing.
         if !flow.is_witnessed() {
             return;
         }
@@ -706,7 +717,7 @@ impl Engine {
         }
         let mut due = Vec::new();
         if pending && urgency == Urgency::Progress && flow.at_stake() && !flow.held_back {
-            // What is not claimed yet may be, once the answer has come.
+            // The outstanding answer may lead to a claim, so the session must be judged again at the deadline.
             flow.held_back = true;
             self.deadlines.push_back((at + limits::VERDICT_DEADLINE, key));
         }
@@ -733,7 +744,7 @@ impl Engine {
         }
     }
 
-    /// What had been seen of a peer: by its address, else by its name.
+    /// The history record of a peer: by its address, else by its name.
     fn known(&self, subject: &Subject<'_>) -> Option<Known> {
         subject.history_keys().find_map(|key| {
             let record = self.history.get(&key)?.clone();
@@ -745,7 +756,8 @@ impl Engine {
         })
     }
 
-    /// Remembers a handshake that failed. A client that leaves after the go-ahead without a single TLS byte is a probe.
+    /// Records a failed handshake. A client that closes after the go-ahead without sending a TLS byte is a probe and
+    /// does not count.
     fn note_failure(failures: &mut FailedHandshakes, history: &History, flow: &Flow, at: Timestamp) {
         let (seen, key) = (&flow.session.seen, flow.key);
         if let Some(end) = seen.handshake_end()
@@ -753,19 +765,19 @@ impl Engine {
         {
             let names = names(history, flow);
             let subject = Subject { flow: key, role: flow.role, names: &names };
-            // The verdict may come later than the retry; the connection ended before both.
+            // The verdict may come after the retry; the connection ended before both.
             let at = flow.connection.last_activity().min(at);
             failures.record(&subject, Failure { at, flow: key, end });
         }
     }
 
-    /// Notes what a session says about its peer, where something was at stake: probes that say EHLO and QUIT are not noted
-    /// (docs/threats.md FP-17), nor is what cannot be told.
+    /// Records a session in the peer's history. Probes that send only EHLO and QUIT (docs/threats.md FP-17) and
+    /// sessions with an uncertain outcome are not recorded.
     fn remember(&mut self, place: FlowId, at: Timestamp) {
         let flow = &self.flows[place];
         let key = flow.key;
         let seen = &flow.session.seen;
-        // Frames that arrive teach nothing.
+        // Incoming frames alone prove nothing.
         if seen.doubt.is_some() || !flow.is_witnessed() {
             return;
         }
@@ -787,19 +799,19 @@ impl Engine {
         let known = self.history.get(&address);
         let granted = match flow.role {
             Role::Client => Some(offered && !matches!(seen.starttls, Starttls::Refused(_))),
-            // Of a client that has never used TLS no one can say that it was kept from it.
+            // For a client that has never used TLS, a session without TLS does not show interference.
             Role::Server => known.is_some().then_some(used),
         };
         if let Some(granted) = granted {
             self.scopes[flow.role as usize].note(at, subject.peer(), granted);
         }
-        // A client is remembered once it has used TLS here: anyone may connect, and most never come back.
+        // A client is recorded once it has used TLS here: any host may connect, and most never return.
         if flow.role == Role::Server && !used && known.is_none() {
             return;
         }
         let alike = known.is_none_or(|known| flow.is_alike(known));
         let note = SessionNote { at, offered, used, profile: flow.profile(), names: flow.names(), alike };
-        // By the name that was given in this session, and not by one that the address is known by.
+        // Use the name given in this session, not one recorded for the address.
         let said = seen.server_names();
         let name = said.iter().find(|name| known.is_some_and(|known| known.is_named(name))).or(said.first());
         let name = name.filter(|_| flow.role == Role::Client).map(|name| name.to_ascii_lowercase());
@@ -811,15 +823,15 @@ impl Engine {
         }
     }
 
-    /// Notes a session in one row of history.
+    /// Adds a session to one history record, and reports the records that this evicts.
     fn teach(&mut self, key: HistoryKey, note: SessionNote) {
         let (record, forgotten) = self.history.note(key.clone(), note, self.settings.strength);
         self.outputs.push_back(Output::History(key, record));
         self.outputs.extend(forgotten.map(Output::HistoryForgotten));
     }
 
-    /// The client speaks for another one, whose address is not seen: this host granted it, or the client is a proxy that the
-    /// configuration trusts (docs/threats.md FP-13).
+    /// The client relays for another client whose address is not visible: this host granted XCLIENT, or the client is a
+    /// trusted proxy (docs/threats.md FP-13).
     fn is_proxied(&self, flow: &Flow) -> bool {
         let seen = &flow.session.seen;
         let address = flow.key.client.ip();
@@ -828,7 +840,7 @@ impl Engine {
     }
 }
 
-/// The names by which policies and history of a flow's server are found.
+/// The names by which the policies and the history of a flow's server are found.
 fn names<'a>(history: &'a History, flow: &'a Flow) -> Vec<&'a str> {
     let said = flow.session.seen.server_names();
     if flow.role == Role::Server {
@@ -838,7 +850,7 @@ fn names<'a>(history: &'a History, flow: &'a Flow) -> Vec<&'a str> {
     expectation::names(said, history.get(&subject.address_key()))
 }
 
-/// The policies that want TLS for a session, the one that speaks first.
+/// The policies that demand TLS for a session, in order of precedence.
 fn policies_used(expectation: &Expectation<'_>) -> Vec<AppliedPolicy> {
     let rule = expectation.rule.filter(|(_, rule)| rule.starttls.is_some_and(|rule| rule != StarttlsRule::Ignore));
     let rule = rule.map(|(place, rule)| AppliedPolicy {
@@ -856,7 +868,6 @@ fn policies_used(expectation: &Expectation<'_>) -> Vec<AppliedPolicy> {
     rule.into_iter().chain(published).collect()
 }
 
-/// The peer's address.
 const fn peer(role: Role, key: FlowKey) -> IpAddr {
     match role {
         Role::Client => key.server.ip(),

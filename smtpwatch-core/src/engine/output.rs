@@ -1,4 +1,6 @@
-//! What the engine says and what it orders.
+//! Outputs of the engine: findings, session summaries, and orders to the gate, the store and the policy look-up.
+//!
+//! [`Engine::poll`](super::Engine::poll) returns them; the daemon and the capture reader dispatch them.
 
 use serde::Serialize;
 
@@ -14,50 +16,50 @@ use crate::{
     },
 };
 
-/// What the engine wants done. Drain [`Engine::poll`] after every call that changes it.
+/// One action for the caller. Drain [`Engine::poll`](super::Engine::poll) after every call that changes the engine.
 #[derive(Clone, PartialEq, Debug)]
 pub enum Output {
-    /// A claim with its proof.
+    /// A finding with its evidence.
     Finding(Box<Finding>),
-    /// A session ended, or is judged and goes on unseen.
+    /// A session ended, or was judged and continues unmonitored.
     Session(SessionSummary),
-    /// Tell the gate how little of this flow is still needed.
+    /// Reduces what the gate forwards of a flow.
     Gate(GateOrder),
-    /// The rest of a dialogue cannot be followed: its verdict is unknown.
+    /// The rest of a dialogue cannot be followed: its result is unknown.
     Lost(LossCause),
-    /// A flow left the table before its end was seen.
+    /// A flow was dropped before its end was seen.
     Evicted(EvictReason),
-    /// A row of history changed and wants to be kept.
+    /// A history record changed and must be stored.
     History(HistoryKey, HistoryRecord),
-    /// Something is to be looked up; the answer comes back by [`Engine::learn`](super::Engine::learn).
+    /// A look-up is needed; the caller returns the result through [`Engine::learn`](super::Engine::learn).
     LookupRequest(LookupRequest),
-    /// An outbound session, as it counts in a TLS report: one for each policy domain.
+    /// Result of an outbound session for a TLS report: one for each policy domain.
     Delivery(Box<Delivery>),
-    /// History had no room: this row was forgotten in memory and must be forgotten in the store.
+    /// The history was full: this record was evicted from memory and must be deleted from the store.
     HistoryForgotten(Forgotten),
 }
 
-/// The one message against the stream of data: from the engine back to the gate.
+/// Order from the engine to the gate about one flow. It is the only message against the direction of the data.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct GateOrder {
-    /// The flow.
+    /// The flow to which the order applies.
     pub flow: FlowKey,
-    /// What may be left out.
+    /// What the gate may drop.
     pub action: GateAction,
 }
 
-/// What the gate may leave out of a flow.
+/// What the gate may drop of a flow.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum GateAction {
-    /// Everything but SYN, FIN and RST: the verdict stands.
+    /// Everything but SYN, FIN and RST: the verdict is final.
     Mute,
-    /// A message body follows from the client until the server speaks (354 was answered).
+    /// A message body from the client, up to the server's next reply (354 was sent).
     MuteBody,
     /// Payload of `from` before sequence number `until` (BDAT chunk).
     SkipUntil {
-        /// The sender of what is skipped.
+        /// The sender of the skipped payload.
         from: Side,
-        /// First sequence number that is wanted again.
+        /// The first sequence number that is needed again.
         until: u32,
     },
 }
@@ -69,11 +71,11 @@ pub enum LossCause {
     CaptureStart,
     /// Bytes were not captured.
     Missing,
-    /// More would have had to be held than the reassembly may hold.
+    /// The reassembly limit was exceeded.
     Window,
-    /// The gate has sent of this flow what it may: a dialogue in cleartext without end.
+    /// The flow's budget at the gate is spent: a cleartext dialogue of extreme length.
     Budget,
-    /// Commands and replies cannot be told which belongs to which.
+    /// Replies cannot be matched with commands.
     OutOfStep,
 }
 
@@ -111,7 +113,7 @@ pub enum EvictReason {
     Idle,
     /// The table was full.
     Capacity,
-    /// Its peer has its share of the table in open connections; see [`crate::limits::PEER_SHARE`].
+    /// The peer's network exceeds its share of open connections; see [`crate::limits::PEER_SHARE`].
     PeerQuota,
 }
 
@@ -130,7 +132,7 @@ impl EvictReason {
     }
 }
 
-/// How a session came out.
+/// Result of a session.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum SessionResult {
@@ -138,9 +140,9 @@ pub enum SessionResult {
     Tls,
     /// Mail or credentials went in cleartext.
     Plaintext,
-    /// Nothing was handed over: refused, or the client left.
+    /// No mail or credentials were transferred: refused, or the client left.
     Rejected,
-    /// A gap, one side only, or joined midstream: nothing can be said.
+    /// Not observable: a gap, only one side seen, or joined midstream.
     Unknown,
 }
 
@@ -160,29 +162,29 @@ impl SessionResult {
     }
 }
 
-/// What the metrics need to know of one session.
+/// Summary of one session, for the metrics.
 #[derive(Clone, PartialEq, Debug, Serialize)]
 pub struct SessionSummary {
-    /// The connection.
+    /// Key of the connection.
     #[serde(skip)]
     pub flow: FlowKey,
-    /// Which end this host is.
+    /// Role of this host.
     pub role: Role,
-    /// How it came out.
+    /// Result of the session.
     pub result: SessionResult,
-    /// The offer in the last EHLO reply in cleartext; [`StarttlsState::Unknown`] where none was seen.
+    /// The STARTTLS offer in the last cleartext EHLO reply; [`StarttlsState::Unknown`] if no reply was seen.
     pub starttls: StarttlsState,
-    /// STARTTLS was sent.
+    /// The client sent STARTTLS.
     pub starttls_sent: bool,
-    /// Messages accepted in cleartext.
+    /// Messages that the server accepted in cleartext.
     pub messages: u32,
-    /// SASL exchanges begun in cleartext, with the code of their last reply (0: none seen), in order.
+    /// SASL mechanisms used in cleartext, in order, each with the code of its last reply (0: none seen).
     pub auth: Vec<(String, u16)>,
-    /// SMTP was spoken in cleartext: at least one command or reply was understood.
+    /// At least one cleartext command or reply was parsed.
     pub smtp: bool,
-    /// Gaps that hurt.
+    /// Gaps that interrupted the dialogue.
     pub gaps: u32,
-    /// Whose policy the server's certificate was compared with, and how that came out.
+    /// The policy source with which the server's certificate was compared, and the verdict.
     #[serde(skip)]
     pub certificate: Option<(Source, Verdict)>,
 }

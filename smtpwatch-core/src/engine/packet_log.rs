@@ -1,4 +1,4 @@
-//! A row for each packet of a flow, as evidence: the first half of [`EXHIBIT_PACKETS`] and the newest.
+//! Packet log of a flow, as evidence: the first half of [`EXHIBIT_PACKETS`] headers, and the newest half.
 
 use std::collections::VecDeque;
 
@@ -8,14 +8,14 @@ use crate::{
     limits::EXHIBIT_PACKETS,
 };
 
-/// PacketLog that there is room for from the second one on: until the reply to EHLO there are as many.
+/// Capacity of the log from the second packet on: a dialogue up to the EHLO reply has about as many packets.
 const DIALOGUE: usize = 8;
 
-/// PacketLog of one flow. Every open flow has some, so they are kept small.
+/// Packet headers of one flow. Every open flow has a log, so the first records are compact.
 #[derive(Debug, Default)]
 pub(super) struct PacketLog {
     first: Vec<PacketRecord>,
-    /// The options of the first ones, one behind the other.
+    /// TCP options of the first records, concatenated.
     options: Vec<u8>,
     rest: Option<Box<Rest>>,
 }
@@ -42,7 +42,7 @@ struct PacketRecord {
 
 impl PacketLog {
     pub(super) fn push(&mut self, segment: &Segment<'_>) {
-        // A large segment comes in several pieces.
+        // A large segment arrives in several chunks; log only the first.
         if segment.offset > 0 {
             return;
         }
@@ -55,13 +55,13 @@ impl PacketLog {
             ip_id: segment.ip_id,
             flags: segment.flags.0,
             ttl: segment.ttl,
-            // At most 40.
+            // TCP options have at most 40 bytes.
             options: u8::try_from(segment.options.len()).unwrap_or(0),
             from: segment.from,
         };
         if self.first.len() < EXHIBIT_PACKETS / 2 {
             if self.first.capacity() == 0 {
-                // Of a SYN that no one answers there is one.
+                // An unanswered SYN needs only one record.
                 self.first.reserve_exact(1);
             } else if self.first.len() == self.first.capacity() && self.first.len() < DIALOGUE {
                 self.first.reserve_exact(DIALOGUE - self.first.len());
@@ -78,7 +78,7 @@ impl PacketLog {
         rest.newest.push_back(row.packet(segment.options));
     }
 
-    /// All rows in order, and how many between the halves did not fit.
+    /// All packets in order, and the number of packets between the halves that were dropped.
     pub(super) fn packets(&self) -> (Vec<Packet>, u64) {
         let mut options = &self.options[..];
         let mut packets = Vec::with_capacity(self.first.len());

@@ -1,4 +1,4 @@
-//! How many open connections each peer's network has, and each role (EV-24): no stranger pushes the sessions of others out.
+//! Quota of open connections for each peer network and each role (EV-24): one peer cannot evict the sessions of others.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
@@ -8,30 +8,31 @@ use crate::{
     limits::{PEER_SHARE, ROLE_SHARE},
 };
 
-/// Open connections by the peer's network. One in which our own side has not answered is none: its sender may be forged.
+/// Open connections by peer network. A connection that this host has not answered does not count: its source address
+/// may be forged.
 #[derive(Debug)]
 pub(super) struct Quota {
     each: u32,
     role: u32,
     open: HashMap<(Role, IpAddr), u32>,
-    /// In the order of [`Role`].
+    /// Totals, in the order of [`Role`].
     roles: [u32; 2],
 }
 
 impl Quota {
-    /// Each network and each role may have its share of a table of `flows`.
+    /// Computes the share of each network and role in a table of `flows` flows.
     pub fn new(flows: usize) -> Self {
         let share = |of: usize| u32::try_from(of).unwrap_or(u32::MAX).max(1);
         let role = share(flows / ROLE_SHARE.1 * ROLE_SHARE.0 + flows % ROLE_SHARE.1);
         Self { each: share(flows / PEER_SHARE), role, open: HashMap::default(), roles: [0; 2] }
     }
 
-    /// Whether the role has all it may have: another one of it has to go first.
+    /// Whether the role has its full share: one of its flows must be evicted first.
     pub const fn is_full(&self, role: Role) -> bool {
         self.roles[role as usize] >= self.role
     }
 
-    /// Counts one more; false, and nothing is counted, where the peer's network has all it may have.
+    /// Counts one connection. Returns false and counts nothing if the peer's network has its full share.
     pub fn take(&mut self, role: Role, peer: IpAddr) -> bool {
         let open = self.open.entry((role, network(peer))).or_default();
         let granted = *open < self.each;
@@ -40,7 +41,7 @@ impl Quota {
         granted
     }
 
-    /// Counts one less.
+    /// Releases one connection.
     pub fn give_back(&mut self, role: Role, peer: IpAddr) {
         let key = (role, network(peer));
         if let Some(open) = self.open.get_mut(&key) {
@@ -53,7 +54,7 @@ impl Quota {
     }
 }
 
-/// The network that one holder has: an IPv4 /24, an IPv6 /48.
+/// The network that one subscriber typically holds: an IPv4 /24, an IPv6 /48.
 fn network(peer: IpAddr) -> IpAddr {
     match peer {
         IpAddr::V4(v4) => Ipv4Addr::from_bits(v4.to_bits() & !0xff).into(),

@@ -1,5 +1,6 @@
-//! The flows, each by its name and by its id: a segment asks once for the id, and everything that follows from it goes
-//! there. And two orders of them, so that who is evicted is known without a search.
+//! The flow table: [`Table`] finds a flow by key or by id, and keeps two LRU lists, so that eviction needs no search.
+//!
+//! The engine looks up the id once for each segment and uses it for everything after that.
 
 use std::ops::{Index, IndexMut};
 
@@ -17,9 +18,9 @@ use crate::{
 pub(super) struct Table {
     ids: HashMap<FlowKey, FlowId>,
     flows: FlowArena,
-    /// By their last activity, for each end that this host is, in the order of [`Role`].
+    /// LRU list by last activity, one for each role of this host, in the order of [`Role`].
     ages: LruLists<2>,
-    /// By their first segment, for as long as their handshake is not finished.
+    /// Half-open flows by their first segment.
     unopened: LruList,
 }
 
@@ -32,7 +33,7 @@ impl Table {
         self.find(key).map(|id| &self[id])
     }
 
-    /// The flow is the youngest by both orders.
+    /// Inserts a flow as the youngest in both lists.
     pub(super) fn insert(&mut self, flow: Flow) -> FlowId {
         let key = flow.key;
         let id = self.flows.insert(flow);
@@ -47,7 +48,8 @@ impl Table {
         self.remove_retired(id);
     }
 
-    /// The connection has ended and its verdict waits: another one may have its name. [`Self::remove_retired`] must follow.
+    /// Frees the key of an ended connection whose verdict waits, so that another connection can use it. Call
+    /// [`Self::remove_retired`] later.
     pub(super) fn retire(&mut self, id: FlowId) {
         let Flow { key, role, .. } = self.flows[id];
         self.ages.unlink(role as usize, id);
@@ -59,30 +61,30 @@ impl Table {
         self.flows.remove(id);
     }
 
-    /// The flow was active.
+    /// Marks the flow as active.
     pub(super) fn touch(&mut self, id: FlowId) {
         let role = self.flows[id].role as usize;
         self.ages.unlink(role, id);
         self.ages.push_back(role, id);
     }
 
-    /// Its handshake is finished.
+    /// Marks the handshake of the flow as finished.
     pub(super) fn opened(&mut self, id: FlowId) {
         self.unopened.unlink(id);
     }
 
-    /// The flow that was silent for longest.
+    /// The least recently active flow.
     pub(super) fn oldest(&self) -> Option<FlowId> {
         let oldest = Role::ALL.into_iter().filter_map(|role| self.oldest_of(role));
         oldest.min_by_key(|id| self.flows[*id].aged)
     }
 
-    /// The flow of a role that was silent for longest.
+    /// The least recently active flow of a role.
     pub(super) fn oldest_of(&self, role: Role) -> Option<FlowId> {
         self.ages.oldest(role as usize)
     }
 
-    /// The flow that has waited longest for its handshake.
+    /// The flow whose handshake has been incomplete for longest.
     pub(super) fn oldest_unopened(&self) -> Option<FlowId> {
         self.unopened.oldest()
     }

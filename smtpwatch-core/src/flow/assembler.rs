@@ -1,4 +1,6 @@
-//! The bytes of one direction: held pieces by offset, and the last delivered bytes for comparison.
+//! Reassembly buffer of one direction: buffered chunks by offset, and the last delivered bytes for comparison.
+//!
+//! [`Assembler`] stores bytes and reports differing copies; [`Stream`](super::stream::Stream) decides what to deliver.
 
 use std::{collections::VecDeque, mem, ops::Range};
 
@@ -9,41 +11,42 @@ use crate::{
     secret_buffer::{SecretBuffer, SecretQueue},
 };
 
-/// Longest piece. Large segments are stored as several, so that a partly delivered piece pins little.
+/// Maximum bytes of a chunk. A large segment is stored as several chunks, so that a partly delivered chunk pins little
+/// memory.
 const PIECE: usize = 4096;
-/// Room for delivered bytes that is made at once: most dialogues need no more.
+/// Initial capacity for delivered bytes: enough for most dialogues.
 const RETAINED_AT_LEAST: usize = 128;
-/// Held bytes that are never exceeded, even by a caller that does not drain: the bound and one full-size segment.
+/// Hard limit of buffered bytes, even if the caller does not drain: the bound and one full-size segment.
 const HARD_BYTES: usize = 2 * REASSEMBLY_BYTES;
-/// The same for pieces: one segment can fill the gaps between all pieces.
+/// Hard limit of chunks: one segment can fill the gaps between all chunks.
 const HARD_CHUNKS: usize = 2 * REASSEMBLY_CHUNKS + 1;
 
-/// What is known of a piece beside its bytes.
+/// Metadata of a chunk.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) struct Stamp {
-    /// When the first bytes of the piece were seen.
+    /// When the first bytes of the chunk were seen.
     pub at: Timestamp,
     /// Bytes of the peer's stream that the sender had acknowledged.
     pub knew: u64,
-    /// Whether the receiver takes it in.
+    /// Whether the receiver accepts the bytes.
     pub standing: Standing,
 }
 
-/// A later copy of a range that differs from the first one.
+/// A later copy of a range that differs from the first copy.
 pub(super) struct Difference {
     /// Stream offset of both copies.
     pub offset: u64,
-    /// Bytes held or delivered, at most [`CONFLICT_BYTES`].
+    /// Buffered or delivered bytes, at most [`CONFLICT_BYTES`].
     pub first: SecretBuffer,
-    /// Bytes of the later copy, as many.
+    /// Bytes of the later copy; same length as `first`.
     pub other: SecretBuffer,
-    /// One of them was damaged on its way: that they differ says nothing.
+    /// One copy was damaged in transit, so the difference proves nothing.
     pub damaged: bool,
-    /// Nothing speaks against either.
+    /// Both copies are sound.
     pub both_sound: bool,
 }
 
-/// One piece: `bytes[taken..]` is held, the bytes before are delivered.
+/// One chunk: `bytes[taken..]` is buffered, the bytes before that are delivered.
 struct Chunk {
     offset: u64,
     taken: usize,
@@ -65,8 +68,8 @@ impl Chunk {
     }
 }
 
-/// Invariant: chunks are sorted, do not overlap, hold at least one byte (the front one may be used up until the next
-/// call), and none starts before `front`.
+/// Invariant: chunks are sorted, do not overlap, and none starts before `front`. Each has at least one buffered byte,
+/// except that the first one may be fully delivered until the next call.
 #[derive(Default)]
 pub(super) struct Assembler {
     chunks: VecDeque<Chunk>,
@@ -75,12 +78,12 @@ pub(super) struct Assembler {
     retained: SecretQueue,
     forgetful: bool,
     cut: Option<(u64, u64)>,
-    /// Held bytes that the receiver has shown not to have taken in.
+    /// Range of buffered bytes that the receiver is known not to have accepted.
     refused: Range<u64>,
 }
 
 impl Assembler {
-    /// The most that [`Self::memory`] can be: vectors grow by doubling.
+    /// Maximum of [`Self::memory`]: vectors grow by doubling.
     pub const MEMORY: usize = 2 * HARD_BYTES
         + 2 * PIECE
         + RETAINED_BYTES.next_power_of_two()
@@ -91,37 +94,37 @@ impl Assembler {
         self.front
     }
 
-    /// No byte is held.
+    /// No byte is buffered.
     pub const fn holds_none(&self) -> bool {
         self.held == 0
     }
 
-    /// Where the first held piece starts.
+    /// Start of the first buffered chunk.
     pub fn first(&self) -> Option<u64> {
         self.live().next().map(Chunk::start)
     }
 
-    /// End of the last held piece, or the front.
+    /// End of the last buffered chunk, or the front.
     pub fn end(&self) -> u64 {
         self.chunks.back().map_or(self.front, Chunk::end)
     }
 
-    /// What is known of the first held piece.
+    /// Metadata of the first buffered chunk.
     pub fn first_stamp(&self) -> Option<Stamp> {
         self.live().next().map(|chunk| chunk.stamp)
     }
 
-    /// End of the bytes held without a gap from the front on.
+    /// End of the bytes that are buffered without a gap from the front on.
     pub fn contiguous_end(&self) -> u64 {
         self.live().fold(self.front, |end, chunk| if chunk.start() == end { chunk.end() } else { end })
     }
 
-    /// More is held than may be.
+    /// The buffer exceeds one of its bounds.
     pub fn is_over_bound(&self) -> bool {
         self.held > REASSEMBLY_BYTES || self.chunks.len() > REASSEMBLY_CHUNKS
     }
 
-    /// Whether bytes of this range were given up because the table is full.
+    /// Whether bytes of this range were dropped because the buffer was full.
     pub fn was_cut(&self, start: u64, end: u64) -> bool {
         self.cut.is_some_and(|(cut_start, cut_end)| start < cut_end && cut_start < end)
     }
@@ -133,14 +136,14 @@ impl Assembler {
             + self.retained.capacity()
     }
 
-    /// Gives the delivered bytes up and keeps none any more.
+    /// Frees the delivered bytes and retains none from here on.
     pub fn forget(&mut self) {
         self.forgetful = true;
         self.retained = SecretQueue::default();
         self.chunks.shrink_to_fit();
     }
 
-    /// Gives all bytes up, delivered or not.
+    /// Frees all bytes, delivered or not.
     pub fn give_up(&mut self) {
         self.retained = SecretQueue::default();
         for chunk in mem::take(&mut self.chunks).iter().filter(|chunk| !chunk.held().is_empty()) {
@@ -149,11 +152,12 @@ impl Assembler {
         self.held = 0;
     }
 
-    /// Takes bytes in. Where bytes of the range are held or retained the first copy stays, unless the receiver has shown
-    /// that it did not take it in, or cannot have done; the first difference is told, with its surroundings.
+    /// Inserts bytes. Where the range is already buffered or retained, the first copy stays, unless the receiver is
+    /// known not to have accepted it, or cannot have accepted it. Returns the first difference with the bytes around
+    /// it.
     ///
-    /// `later`: of two sound copies that are held the later one stays. A receiver whose acknowledgments are all seen had not taken the first
-    /// one in, unless both came before it could say so.
+    /// `later`: of two sound buffered copies the later one stays. If all acknowledgments of the receiver are seen, it
+    /// had not accepted the first copy, unless both copies came before it could acknowledge one.
     pub fn insert(&mut self, offset: u64, bytes: &[u8], stamp: Stamp, later: bool) -> Option<Difference> {
         self.sweep();
         let mut difference = None;
@@ -197,11 +201,11 @@ impl Assembler {
         difference.damaged |= stamp.standing == Standing::Corrupt;
         difference.both_sound &= stamp.standing == Standing::Sound;
         self.replace(offset, bytes, stamp.standing, later);
-        // Where a bound cut the held copy short of the difference there are no two copies to show.
+        // If a bound cut the buffered copy short of the difference, there are no two copies to show.
         (difference.first != difference.other).then_some(difference)
     }
 
-    /// The receiver acknowledged up to `offset`, although bytes after it had been sent: it did not take those in.
+    /// The receiver acknowledged up to `offset` although later bytes had been sent: it did not accept those.
     pub fn acknowledged(&mut self, offset: u64) {
         let end = self.contiguous_end();
         if (self.front..end).contains(&offset) {
@@ -211,8 +215,8 @@ impl Assembler {
         }
     }
 
-    /// Bytes that the receiver did not take in, or discards, give way to a later copy (docs/threats.md EV-2, EV-9): that is the one
-    /// it can still accept.
+    /// Replaces bytes that the receiver did not accept or discards by a later copy (docs/threats.md EV-2, EV-9): the
+    /// receiver can still accept that one.
     fn replace(&mut self, offset: u64, bytes: &[u8], standing: Standing, later: bool) {
         let (refused, end) = (self.refused.clone(), offset + bytes.len() as u64);
         for chunk in &mut self.chunks {
@@ -228,7 +232,7 @@ impl Assembler {
         }
     }
 
-    /// Lends bytes from the front up to `limit`, and counts them as delivered. `None` when none are held there.
+    /// Returns bytes from the front up to `limit` and counts them as delivered. `None` if none are buffered there.
     pub fn take(&mut self, limit: u64) -> Option<(u64, Stamp, &[u8])> {
         self.sweep();
         let chunk = self.chunks.front_mut().filter(|chunk| chunk.start() == self.front && limit > self.front)?;
@@ -251,14 +255,14 @@ impl Assembler {
         Some((offset, chunk.stamp, bytes))
     }
 
-    /// Moves the front over a gap. What is retained from before the gap is given up.
+    /// Moves the front over a gap and frees the bytes retained from before the gap.
     pub fn skip_to(&mut self, offset: u64) {
         debug_assert!(self.first().is_none_or(|first| first >= offset), "a gap never covers held octets");
         self.front = self.front.max(offset);
         self.retained = SecretQueue::default();
     }
 
-    /// Gives up what is held from `offset` on: the stream ends there.
+    /// Drops all buffered bytes from `offset` on: the stream ends there.
     pub fn cut(&mut self, offset: u64) {
         while let Some(chunk) = self.chunks.back_mut()
             && chunk.end() > offset
@@ -274,7 +278,7 @@ impl Assembler {
         }
     }
 
-    /// Gives the piece that is farthest ahead up, because the table is full.
+    /// Drops the last chunk, because the buffer is full.
     pub fn drop_last(&mut self) {
         if let Some(chunk) = self.chunks.pop_back() {
             self.held -= chunk.held().len();
@@ -282,7 +286,8 @@ impl Assembler {
         }
     }
 
-    /// Frees the piece that the last [`Self::take`] used up, and the list once it is empty: an idle flow has room for one.
+    /// Frees the chunk that the last [`Self::take`] used up, and the list once it is empty: an idle flow has capacity
+    /// for one chunk.
     #[inline]
     pub fn sweep(&mut self) {
         if !self.chunks.is_empty() || self.chunks.capacity() > 1 {
@@ -299,7 +304,7 @@ impl Assembler {
         }
     }
 
-    /// Stores a piece that fills a gap before `index`; gives the index of the piece after it.
+    /// Stores a chunk that fills a gap before `index`; returns the index of the chunk after it.
     fn store(&mut self, index: usize, offset: u64, bytes: &[u8], stamp: Stamp) -> usize {
         if self.held + bytes.len() > HARD_BYTES || self.chunks.len() >= HARD_CHUNKS {
             self.note_cut(offset, offset + bytes.len() as u64);
@@ -316,7 +321,7 @@ impl Assembler {
             return index;
         }
         if self.chunks.capacity() == 0 {
-            // In most dialogues there is never another.
+            // Most dialogues never need a second chunk.
             self.chunks.reserve_exact(1);
         }
         self.chunks.insert(index, Chunk { offset, taken: 0, stamp, bytes: bytes.into() });
@@ -328,7 +333,7 @@ impl Assembler {
         self.cut = Some((cut_start.min(start), cut_end.max(end)));
     }
 
-    /// Both copies around the first differing byte.
+    /// Both copies, with bytes around the first difference.
     fn surroundings(&self, differing: u64, offset: u64, bytes: &[u8]) -> Difference {
         let retained_from = self.front - self.retained.len() as u64;
         let start = differing.saturating_sub(CONFLICT_BYTES as u64 / 2).max(offset).max(retained_from);
@@ -359,7 +364,7 @@ impl Assembler {
     }
 }
 
-/// `bytes` at `offset`, without what lies before `start`.
+/// `bytes` at `offset`, without the part before `start`.
 fn skip_before(offset: u64, bytes: &[u8], start: u64) -> (u64, &[u8]) {
     let skipped = clamp(start.saturating_sub(offset), bytes.len());
     (offset + skipped as u64, &bytes[skipped..])

@@ -1,4 +1,6 @@
-//! One TCP connection: both streams, and the order in which their bytes are handed on.
+//! One TCP connection: both streams, and the order in which their bytes are delivered.
+//!
+//! [`Connection`] is the main type. The engine's flow owns one, pushes each segment and polls for [`FlowEvent`]s.
 
 use std::fmt;
 
@@ -17,15 +19,15 @@ use super::{
 
 /// One TCP connection, both directions, in bounded memory ([`Connection::MEMORY`]).
 ///
-/// Where it is known which side is this host's own, that side is the witness (see [`smtpwatch_common::binding`]): its segments are
-/// true, and of the other side only what it has acknowledged is handed on. So the other side's initial sequence number, its
-/// bytes and its FIN count once our own side has taken them in; a SYN of the other side begins nothing; and our own SYN or SYN-ACK begins
-/// another connection whatever the other side's numbers are. Where that is not known (a capture without directions), both sides
-/// are taken for what they claim to be.
+/// If it is known which side is this host's own, that side is the witness (see [`smtpwatch_common::binding`]): its
+/// segments are true, and bytes of the other side are delivered only after the witness has acknowledged them. The
+/// initial sequence number, bytes and FIN of the other side therefore count only once the own side has accepted them. A
+/// SYN of the other side begins no connection; a SYN or SYN-ACK of the own side begins another connection, whatever the
+/// other side's numbers are. If the own side is not known (a capture without directions), the segments of both sides
+/// are trusted.
 ///
-/// Every segment goes in by [`push`](Self::push), then [`poll`](Self::poll) is drained. Events come in the order in
-/// which the two ends can have known of each other's bytes: a command, the reply that acknowledges it, the next
-/// command.
+/// Give every segment to [`push`](Self::push), then drain [`poll`](Self::poll). Events come in the order in which the
+/// two ends can have known of each other's bytes: a command, the reply that acknowledges it, the next command.
 pub struct Connection {
     client: Stream,
     server: Stream,
@@ -33,21 +35,23 @@ pub struct Connection {
     senders: [Sender; 2],
     conflicts: Vec<Conflict>,
     conflicts_dropped: u64,
-    /// Start of the client's stream in a SYN that contradicts this connection: real once the server answers it.
+    /// Start of the client's stream in a SYN that contradicts this connection. It is real once the server answers it.
     other_start: Option<u32>,
-    /// This host's side, where it is known.
+    /// This host's side, if known.
     own: Option<Side>,
-    /// SYNs and SYN-ACKs of the other side that our own side has not acknowledged: the newest [`SYN_CLAIMS`].
+    /// SYNs and SYN-ACKs of the other side that the own side has not acknowledged: the newest [`SYN_CLAIMS`].
     claims: SynClaims,
-    /// Segments of the other side with payload that came before that: a capture may have two directions out of order.
+    /// Segments of the other side with payload from before that acknowledgment: a capture may interleave the two
+    /// directions wrongly.
     early: Vec<EarlySegment>,
-    /// Our own side has acknowledged the other side's start.
+    /// The own side has acknowledged the other side's start.
     confirmed: bool,
-    /// When the SYN or SYN-ACK was seen that our own side has acknowledged.
+    /// When the SYN or SYN-ACK that the own side acknowledged was seen.
     confirmed_at: Option<Timestamp>,
-    /// Our own side has sent something after its SYN, other than a reset.
+    /// The own side has sent a segment after its SYN, other than a reset.
     spoke: bool,
-    /// Two sound copies of one range that our own side had not acknowledged: which one it took in cannot be told.
+    /// Two sound copies of one range differ, and the own side had acknowledged neither: it is unknown which one it
+    /// accepted.
     undecided: bool,
     closed: Option<CloseCause>,
     closing: bool,
@@ -57,12 +61,12 @@ pub struct Connection {
     now: Timestamp,
 }
 
-/// What a connection has to say.
+/// An event of a connection.
 #[derive(Clone, Copy)]
 pub enum FlowEvent<'a> {
     /// Bytes in stream order.
     Data {
-        /// Who sent them.
+        /// The sender.
         from: Side,
         /// When the segment with the first copy was seen.
         at: Timestamp,
@@ -70,34 +74,35 @@ pub enum FlowEvent<'a> {
         offset: u64,
         /// The bytes. May hold credentials.
         bytes: &'a [u8],
-        /// The peer acknowledged them. Otherwise they were handed on because the flow ended or no more could be held.
+        /// The peer acknowledged the bytes. Otherwise they were delivered because the flow ended or the buffer was
+        /// full.
         acked: bool,
         /// Bytes of the peer's stream that the sender had acknowledged when it sent these.
         knew: u64,
     },
     /// Bytes that were not captured.
     Gap {
-        /// Who sent them.
+        /// The sender.
         from: Side,
-        /// When that became certain.
+        /// When the gap became certain.
         at: Timestamp,
-        /// Bytes missing; zero where a capture starts in the middle and no one can say.
+        /// Number of missing bytes; zero if the capture starts midstream and the number is unknown.
         length: u64,
-        /// Why.
+        /// Why they are missing.
         cause: GapCause,
     },
-    /// The end of a stream: FIN, with all bytes before it handed on. Data may follow only where the FIN was a decoy.
+    /// End of a stream: FIN, after delivery of all bytes before it. Data follows only if the FIN was a decoy.
     Finished {
-        /// Who ended it.
+        /// The side that sent the FIN.
         from: Side,
-        /// When the FIN's place in the stream was reached.
+        /// When delivery reached the FIN.
         at: Timestamp,
     },
     /// A reset with the exact sequence number (RFC 5961 §3.2).
     Reset {
-        /// Who sent it.
+        /// The side that sent the reset.
         from: Side,
-        /// When.
+        /// When the reset was seen.
         at: Timestamp,
     },
 }
@@ -107,17 +112,16 @@ pub enum FlowEvent<'a> {
 pub enum GapCause {
     /// The capture began in the middle of the stream.
     CaptureStart,
-    /// The peer acknowledged what was not captured: a lost record, or a body that the gate leaves out.
+    /// The peer acknowledged bytes that were not captured: a lost record, or a body that the gate leaves out.
     Lost,
-    /// More would have had to be held than [`crate::limits::REASSEMBLY_BYTES`] or
-    /// [`crate::limits::REASSEMBLY_CHUNKS`].
+    /// The buffer limit was exceeded: [`crate::limits::REASSEMBLY_BYTES`] or [`crate::limits::REASSEMBLY_CHUNKS`].
     Window,
 }
 
 /// How a connection ended.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
 pub enum CloseCause {
-    /// Both sides sent FIN, and one of them is acknowledged (the gate may leave the last acknowledgment out); or a reset
+    /// Both sides sent FIN and one FIN is acknowledged (the gate may leave the last acknowledgment out), or a reset
     /// acknowledges the other side's FIN.
     Finished,
     /// A reset.
@@ -126,20 +130,20 @@ pub enum CloseCause {
 
 /// Two different copies of one range of bytes (docs/threats.md EV-2, EV-3, FO-1).
 ///
-/// The first copy seen is the one that is delivered. The bytes may hold credentials, so `Debug` shows lengths alone.
+/// The first copy is the one delivered. The bytes may hold credentials, so `Debug` shows only lengths.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Conflict {
-    /// Whose stream.
+    /// The sender of both copies.
     pub from: Side,
     /// Stream offset of the first byte of both copies.
     pub offset: u64,
-    /// The copy that came first, and is delivered; at most [`CONFLICT_BYTES`] bytes around the first difference.
+    /// The copy that came first and is delivered; at most [`CONFLICT_BYTES`] bytes around the first difference.
     pub first: SecretBuffer,
-    /// The copy that came later, as long.
+    /// The copy that came later; same length as `first`.
     pub other: SecretBuffer,
     /// When the later copy was seen.
     pub at: Timestamp,
-    /// The peer had acknowledged the range before the later copy came: it has taken the first copy in.
+    /// The peer had acknowledged the range before the later copy came: it accepted the first copy.
     pub first_acked: bool,
     /// Time to live (hop limit) of the later copy (docs/threats.md FO-4).
     pub ttl: u8,
@@ -148,25 +152,25 @@ pub struct Conflict {
 #[derive(Clone, Copy, Debug)]
 enum Phase {
     Idle,
-    /// Gaps of the sender's own stream: they come before the bytes that it acknowledges.
+    /// Gaps of the sender's own stream: they precede the bytes that it acknowledges.
     Own(Side),
-    /// The peer's bytes that the segment acknowledges.
+    /// Bytes of the peer that the segment acknowledges.
     Acknowledged(Side),
     /// Bytes of the sender that were acknowledged before they were seen.
     Late(Side),
-    /// What is left, as the connection ends.
+    /// Remaining bytes, at the end of the connection.
     Rest(Mode),
 }
 
 impl Connection {
-    /// The most bytes that [`memory`](Self::memory) can be.
+    /// Maximum of [`memory`](Self::memory), in bytes.
     pub const MEMORY: usize = size_of::<Self>()
         + 2 * Assembler::MEMORY
         + CONFLICTS.next_power_of_two() * (size_of::<Conflict>() + 2 * CONFLICT_BYTES);
 
-    /// A connection, from its first segment: SYN, SYN-ACK, or any other where the capture starts in the middle. The
-    /// segment is taken in: drain [`poll`](Self::poll). `own` is this host's side, where it is known; `claims` are what the other side has
-    /// sent of it before.
+    /// Creates a connection from its first segment: SYN, SYN-ACK, or any other if the capture starts midstream. The
+    /// segment is processed: drain [`poll`](Self::poll). `own` is this host's side, if known; `claims` are unconfirmed
+    /// SYNs that the other side sent earlier.
     #[must_use]
     pub fn new(first: &Segment<'_>, own: Option<Side>, claims: SynClaims) -> Self {
         let stream = |side| Stream::new(own.is_some_and(|own| own != side));
@@ -196,7 +200,7 @@ impl Connection {
         connection
     }
 
-    /// Takes a segment in; drain [`poll`](Self::poll) afterwards.
+    /// Processes a segment; drain [`poll`](Self::poll) afterwards.
     pub fn push(&mut self, segment: &Segment<'_>) {
         let from = segment.from;
         self.now = self.now.max(segment.at);
@@ -226,14 +230,16 @@ impl Connection {
         }
         let own = self.own.is_some();
         let peer = self.stream_mut(from.peer());
-        // A host resets what is not a connection of it, and acknowledges what it has not taken in (RFC 9293 §3.10.7.1).
+        // A host resets unknown connections, and such a reset acknowledges bytes that the host did not accept (RFC 9293
+        // §3.10.7.1).
         let acknowledges = segment.flags.contains(TcpFlags::ACK) && !(own && reset);
         let knew = if acknowledges { peer.acknowledge(segment.ack) } else { peer.acked() };
         if reset {
             if self.closed != Some(CloseCause::Reset) {
                 self.untold_reset = Some(from);
             }
-            // A reset that answers a FIN: each end has said for itself that it is done, and only one of them can be forged here.
+            // A reset that answers a FIN: each end has declared its own end, and only one of the two can be forged
+            // here.
             let peer = self.stream(from.peer());
             let answers =
                 peer.is_fin_acked() || segment.flags.contains(TcpFlags::ACK) && peer.is_after_fin(segment.ack);
@@ -244,7 +250,7 @@ impl Connection {
         self.phase = Phase::Own(from);
     }
 
-    /// The next event; call until there is none.
+    /// The next event; call until it returns `None`.
     pub fn poll(&mut self) -> Option<FlowEvent<'_>> {
         let (from, step) = loop {
             let step = match self.phase {
@@ -288,21 +294,22 @@ impl Connection {
         }
     }
 
-    /// Ends the connection from outside: idle, evicted, end of the capture, or [`closed`](Self::closed). What is still
-    /// held comes out of [`poll`](Self::poll), with its gaps.
+    /// Ends the connection from outside: idle, evicted, end of the capture, or [`closed`](Self::closed).
+    /// [`poll`](Self::poll) then returns the bytes that are still buffered, with their gaps.
     pub fn close(&mut self, at: Timestamp) {
         self.now = self.now.max(at);
         self.closing = true;
         self.phase = Phase::Rest(Mode::All);
     }
 
-    /// No SYN was seen: joined in the middle (docs/threats.md FP-7).
+    /// No SYN was seen: the capture joined midstream (docs/threats.md FP-7).
     #[must_use]
     pub const fn midstream(&self) -> bool {
         !self.client.syn && !self.server.syn
     }
 
-    /// Payload from one side, and no packet at all from the other (docs/threats.md EV-26): no acknowledgment proves anything.
+    /// One side sent payload, and no packet of the other was seen (docs/threats.md EV-26): no acknowledgment proves
+    /// anything.
     #[must_use]
     pub const fn one_sided(&self) -> bool {
         self.client.payload && !self.server.seen || self.server.payload && !self.client.seen
@@ -310,11 +317,11 @@ impl Connection {
 
     /// `segment` begins another connection on the same four-tuple (docs/threats.md EV-23).
     ///
-    /// A SYN with another initial sequence number says so at once while this connection is closed or not established.
-    /// An established end answers such a SYN with a challenge (RFC 5961 §4.2), so there it counts once a SYN-ACK
-    /// answers it: a forged SYN must not make the monitor forget a live session.
+    /// A SYN with another initial sequence number counts at once if this connection is closed or not established. An
+    /// established end answers such a SYN with a challenge ACK (RFC 5961 §4.2), so there the SYN counts once a SYN-ACK
+    /// answers it: a forged SYN must not make the monitor drop a live session.
     ///
-    /// Where our own side is known, its SYN or SYN-ACK alone says so.
+    /// If the own side is known, only its SYN or SYN-ACK begins another connection.
     #[must_use]
     pub fn is_new_connection(&self, segment: &Segment<'_>) -> bool {
         if let Some(own) = self.own {
@@ -333,7 +340,8 @@ impl Connection {
         answered || self.closed.is_some() || !established && self.stream(segment.from).origin.is_some()
     }
 
-    /// How the connection ended, if it did. Payload that follows takes it back: the end was a decoy (docs/threats.md EV-22).
+    /// How the connection ended; `None` while it is open. Payload that follows reverts to `None`: the end was a decoy
+    /// (docs/threats.md EV-22).
     #[must_use]
     pub const fn closed(&self) -> Option<CloseCause> {
         self.closed
@@ -351,26 +359,26 @@ impl Connection {
         self.now
     }
 
-    /// Two sound copies of one range of the other side differ, and our own side had acknowledged neither: which one it took in
-    /// cannot be told.
+    /// Two sound copies of one range of the other side differ, and the own side had acknowledged neither: it is unknown
+    /// which one it accepted.
     #[must_use]
     pub const fn is_undecided(&self) -> bool {
         self.undecided
     }
 
-    /// What the other side has sent of a connection that is still to come.
+    /// Removes and returns the SYNs that the other side sent for a connection that has not begun.
     #[must_use]
     pub fn take_claims(&mut self) -> SynClaims {
         std::mem::take(&mut self.claims)
     }
 
-    /// When the other side's SYN or SYN-ACK was seen, once our own side has acknowledged it.
+    /// When the other side's SYN or SYN-ACK was seen; `None` until the own side has acknowledged it.
     #[must_use]
     pub const fn confirmed_at(&self) -> Option<Timestamp> {
         self.confirmed_at
     }
 
-    /// Our own side has sent a SYN, a SYN-ACK, or anything but a reset; or both sides are taken for what they claim to be.
+    /// The own side has sent a SYN, a SYN-ACK, or anything but a reset. Always true if the own side is not known.
     #[must_use]
     pub const fn is_witnessed(&self) -> bool {
         match self.own {
@@ -379,43 +387,43 @@ impl Connection {
         }
     }
 
-    /// Ranges of which two different copies were seen, at most [`CONFLICTS`], the first ones.
+    /// Ranges with two different copies: the first [`CONFLICTS`].
     #[must_use]
     pub fn conflicts(&self) -> &[Conflict] {
         &self.conflicts
     }
 
-    /// Conflicts that did not fit.
+    /// Number of conflicts beyond [`CONFLICTS`].
     #[must_use]
     pub const fn conflicts_dropped(&self) -> u64 {
         self.conflicts_dropped
     }
 
-    /// Segments of one side that its peer's stack discards (docs/threats.md EV-8, EV-9).
+    /// Number of segments of one side that its peer's stack discards (docs/threats.md EV-8, EV-9).
     #[must_use]
     pub const fn discarded(&self, side: Side) -> u64 {
         self.senders[side as usize].discarded()
     }
 
-    /// The stack behind one side, from its SYN or SYN-ACK.
+    /// Fingerprint of one side's stack, from its SYN or SYN-ACK.
     #[must_use]
     pub const fn fingerprint(&self, side: Side) -> Option<&SynFingerprint> {
         self.fingerprints[side as usize].as_ref()
     }
 
-    /// Stream offset of a sequence number; `None` of a stream about which nothing is known, or before its start.
+    /// Stream offset of a sequence number; `None` if the start of the stream is unknown or later.
     #[must_use]
     pub fn offset_at(&self, side: Side, seq: u32) -> Option<u64> {
         self.stream(side).offset(seq)
     }
 
-    /// Sequence number of a stream offset; of a stream about which nothing is known, the offset itself.
+    /// Sequence number of a stream offset; the offset itself if the start of the stream is unknown.
     #[must_use]
     pub fn seq_at(&self, side: Side, offset: u64) -> u32 {
         self.stream(side).origin.unwrap_or(super::seq::Origin(0)).seq(offset)
     }
 
-    /// Bytes of memory in use, this structure included.
+    /// Memory in use, in bytes, this structure included.
     #[must_use]
     pub fn memory(&self) -> usize {
         let conflict = |conflict: &Conflict| conflict.first.capacity() + conflict.other.capacity();
@@ -426,15 +434,17 @@ impl Connection {
             + self.conflicts.iter().map(conflict).sum::<usize>()
     }
 
-    /// The verdict stands, and the gate may leave out what follows: frees the delivered bytes that were kept to
-    /// compare late copies with, keeps none more, and believes a reset ahead, whose exact place cannot be known.
+    /// Called once the verdict is final or TLS is established, when the gate may drop what follows. Frees the delivered
+    /// bytes that were retained to compare late copies, retains no more, and accepts a reset ahead of the stream, whose
+    /// exact position is unknown.
     pub fn settle(&mut self) {
         self.settled = true;
         self.client.pieces.forget();
         self.server.pieces.forget();
     }
 
-    /// Takes what our own side has not confirmed yet. A reset may be the answer to our own SYN (RFC 9293 §3.10.7.3).
+    /// Processes a segment that the own side has not confirmed. A reset may be the answer to the own side's SYN (RFC
+    /// 9293 §3.10.7.3).
     fn claim(&mut self, segment: &Segment<'_>) {
         if self.look(segment) == Standing::Corrupt {
             return;
@@ -455,12 +465,13 @@ impl Connection {
         self.phase = Phase::Own(segment.from);
     }
 
-    /// Our own side acknowledges the other side for the first time: the claim that this fits is the true one.
+    /// The own side acknowledges the other side for the first time: the claim with this number is the true one.
     fn confirm(&mut self, segment: &Segment<'_>) {
         self.confirmed = true;
         let peer = segment.from.peer();
         let claim = self.claims.take(segment.ack);
-        // A connection of ours from its start: what we acknowledge first is where the other side starts.
+        // If the connection was seen from its start, the first acknowledgment of the own side is the start of the other
+        // side.
         let from_start = segment.flags.contains(TcpFlags::SYN) || self.stream(segment.from).syn;
         if let Some(claim) = claim {
             self.fingerprints[peer as usize] = Some(claim.fingerprint);
@@ -475,7 +486,8 @@ impl Connection {
         }
     }
 
-    /// The verdict stands: overwrites and frees the bytes of both streams. Of two copies of one range what `shown` gives is kept.
+    /// Called once the verdict is final: overwrites and frees the bytes of both streams. Of conflicting copies the
+    /// redacted bytes that `shown` returns are retained.
     pub fn forget_secrets(&mut self, shown: impl Fn(&Conflict) -> [Vec<u8>; 2]) {
         self.client.pieces.give_up();
         self.server.pieces.give_up();
@@ -486,7 +498,7 @@ impl Connection {
         }
     }
 
-    /// Takes a SYN or SYN-ACK; false when it contradicts what is known, and is to be left alone.
+    /// Processes a SYN or SYN-ACK; false if it contradicts what is known and must be ignored.
     fn open(&mut self, segment: &Segment<'_>) -> bool {
         let from = segment.from;
         let start = segment.seq.wrapping_add(1);
@@ -512,7 +524,7 @@ impl Connection {
         true
     }
 
-    /// Whether an RST is to be believed: exact, or the answer to a SYN (RFC 9293 §3.10.7.3).
+    /// Whether an RST is accepted: exact sequence number, or the answer to a SYN (RFC 9293 §3.10.7.3).
     fn is_reset(&self, segment: &Segment<'_>) -> bool {
         if self.own == Some(segment.from) {
             return true;
@@ -524,7 +536,7 @@ impl Connection {
         }
     }
 
-    /// What the receiver makes of a segment.
+    /// Classifies a segment: whether the receiver accepts it.
     fn look(&mut self, segment: &Segment<'_>) -> Standing {
         if self.own == Some(segment.from) {
             return Standing::Sound;
@@ -549,7 +561,7 @@ impl Connection {
         if resume_after_reset {
             self.closed = None;
         }
-        // Of a settled connection the gate leaves acknowledgments out.
+        // The gate drops the acknowledgments of a settled connection.
         let has_fin = |stream: &Stream| stream.has_fin() || self.settled && stream.claims_fin();
         let both = has_fin(&self.client) && has_fin(&self.server);
         if both && (self.client.is_fin_acked() || self.server.is_fin_acked()) && self.closed.is_none() {
@@ -589,13 +601,14 @@ impl Connection {
         }
     }
 
-    /// How much of what a side has sent is handed on as the connection ends: of the other side what our own side took in.
+    /// Which bytes of a side are delivered at the end of the connection: of the other side only those that the own side
+    /// accepted.
     fn rest_of(&self, side: Side, mode: Mode) -> Mode {
         if self.own == Some(side.peer()) { Mode::Taken } else { mode }
     }
 
-    /// Whose bytes come first when no acknowledgment tells: not who has taken bytes of the other that are still to
-    /// come; else who spoke first.
+    /// The side whose bytes come first if no acknowledgment decides. A side that had acknowledged bytes of the other
+    /// that are still to be delivered comes second; otherwise the earlier bytes come first.
     fn rest_side(&self) -> Side {
         let (client, server) = (self.client.pieces.first_stamp(), self.server.pieces.first_stamp());
         let waits = |stamp: Option<Stamp>, peer: &Stream| stamp.is_some_and(|stamp| stamp.knew > peer.pieces.front());
@@ -608,7 +621,7 @@ impl Connection {
         }
     }
 
-    /// A SYN-ACK that is the first word of its sender, and acknowledges the SYN of this connection.
+    /// A SYN-ACK that is the first segment of its sender and acknowledges the SYN of this connection.
     fn is_answer(&self, segment: &Segment<'_>) -> bool {
         let (stream, peer) = (self.stream(segment.from), self.stream(segment.from.peer()));
         let first = !stream.syn && stream.highest() == 0;
@@ -634,7 +647,7 @@ impl Connection {
     }
 }
 
-/// A segment that is kept until our own side has acknowledged the start of its stream.
+/// A segment that is stored until the own side has acknowledged the start of its stream.
 struct EarlySegment {
     at: Timestamp,
     seq: u32,
@@ -672,7 +685,7 @@ impl EarlySegment {
         }
     }
 
-    /// Hands it on as it came; `other` is a segment of the other side.
+    /// Replays the segment as it came; `other` is a segment of the other side.
     fn with(&self, other: &Segment<'_>, run: impl FnOnce(&Segment<'_>)) {
         run(&Segment {
             at: self.at,
@@ -698,18 +711,18 @@ impl EarlySegment {
     }
 }
 
-/// A SYN or SYN-ACK that nothing has confirmed.
+/// An unconfirmed SYN or SYN-ACK.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct SynClaim {
     /// Sequence number of the first byte of the stream.
     pub start: u32,
-    /// When it was seen.
+    /// When the segment was seen.
     pub at: Timestamp,
-    /// The stack after it.
+    /// Fingerprint of the sender's stack.
     pub fingerprint: SynFingerprint,
 }
 
-/// Bytes that a SYN may carry (RFC 7413): no more than a packet.
+/// Maximum payload of a SYN, in bytes (RFC 7413): at most one packet.
 const SYN_DATA: u32 = u16::MAX as u32;
 
 impl SynClaim {
@@ -718,7 +731,7 @@ impl SynClaim {
     }
 }
 
-/// The newest [`SYN_CLAIMS`] claims of one side, each start once.
+/// The newest [`SYN_CLAIMS`] claims of one side, with distinct starts.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct SynClaims(Vec<SynClaim>);
 
@@ -736,7 +749,8 @@ impl SynClaims {
         self.0.push(claim);
     }
 
-    /// The claim that an acknowledgment fits: of the start itself, or else of data in the SYN. The others go.
+    /// Removes all claims and returns the one that an acknowledgment confirms: its start exactly, or else data in the
+    /// SYN.
     fn take(&mut self, ack: u32) -> Option<SynClaim> {
         let claims = std::mem::take(&mut self.0);
         let exact = claims.iter().find(|claim| claim.start == ack);

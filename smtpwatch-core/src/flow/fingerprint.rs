@@ -1,18 +1,19 @@
-//! What a SYN or SYN-ACK tells of the stack that sent it (docs/threats.md FO-4, FO-6).
+//! Fingerprint of a TCP stack, read from its SYN or SYN-ACK (docs/threats.md FO-4, FO-6). [`SynFingerprint`] is the
+//! main type; [`Connection`](super::Connection) stores one for each side.
 
 use crate::Segment;
 
-/// Option kinds kept of one SYN. Real stacks send five to eight.
+/// Option kinds stored for one SYN. Real stacks send five to eight.
 const KINDS: usize = 20;
 
-/// The stack behind one end, as its SYN or SYN-ACK shows it.
+/// The TCP stack of one end, as shown by its SYN or SYN-ACK.
 ///
-/// Two of them differ when a device on the path answers in the server's stead, or when the path is another one.
+/// Two fingerprints of one server differ if a device on the path answers in its place, or if the path changed.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Default)]
 pub struct SynFingerprint {
     /// IPv4 time to live or IPv6 hop limit on arrival.
     pub ttl: u8,
-    /// Window, not scaled (RFC 7323 §2.2: the window of a SYN never is).
+    /// Window in bytes, not scaled (RFC 7323 §2.2: the window of a SYN is never scaled).
     pub window: u16,
     /// Maximum segment size (RFC 9293 §3.7.1).
     pub mss: Option<u16>,
@@ -27,7 +28,7 @@ pub struct SynFingerprint {
 }
 
 impl SynFingerprint {
-    /// Reads the header fields and options of a SYN or SYN-ACK. Options after a malformed one are left out.
+    /// Reads the header fields and options of a SYN or SYN-ACK. Options after a malformed one are ignored.
     pub(super) fn of(segment: &Segment<'_>) -> Self {
         let mut fingerprint = Self { ttl: segment.ttl, window: segment.window, ..Self::default() };
         let mut options = segment.options;
@@ -48,25 +49,26 @@ impl SynFingerprint {
         fingerprint
     }
 
-    /// Option kinds (IANA numbers) in their order on the wire, NOP and end-of-list included, at most twenty.
+    /// Option kinds (IANA numbers) in wire order, including NOP and end-of-list; at most twenty.
     #[must_use]
     pub fn option_order(&self) -> &[u8] {
         &self.kinds[..usize::from(self.kinds_len)]
     }
 
-    /// Whether an option of this kind is there.
+    /// Whether an option of this kind is present.
     pub(super) fn has(&self, kind: u8) -> bool {
         self.option_order().contains(&kind)
     }
 
-    /// Multipath TCP (RFC 8684, option kind 30): other subflows may carry parts of the stream (docs/threats.md EV-28).
+    /// Whether the option of multipath TCP is present (RFC 8684, kind 30): other subflows may carry parts of the stream
+    /// (docs/threats.md EV-28).
     #[must_use]
     pub fn multipath(&self) -> bool {
         self.has(30)
     }
 }
 
-/// The kinds of a segment's options, in order, up to a malformed one.
+/// Option kinds of a segment, in order, up to a malformed option.
 pub(super) fn kinds(mut options: &[u8]) -> impl Iterator<Item = u8> {
     std::iter::from_fn(move || {
         let (kind, _, rest) = next_option(options)?;
@@ -75,7 +77,7 @@ pub(super) fn kinds(mut options: &[u8]) -> impl Iterator<Item = u8> {
     })
 }
 
-/// The sender's clock in the timestamps option (RFC 7323 §3.2).
+/// The sender's clock (`TSval`) from the timestamps option (RFC 7323 §3.2).
 pub(super) fn timestamp(mut options: &[u8]) -> Option<u32> {
     while let Some((kind, value, rest)) = next_option(options) {
         if let (8, &[a, b, c, d, ..]) = (kind, value) {
@@ -86,7 +88,8 @@ pub(super) fn timestamp(mut options: &[u8]) -> Option<u32> {
     None
 }
 
-/// Kind, value and what follows of the first option (RFC 9293 §3.2); `None` at the end or where the list is malformed.
+/// Kind and value of the first option, and the options after it (RFC 9293 §3.2); `None` at the end or at a malformed
+/// option.
 fn next_option(options: &[u8]) -> Option<(u8, &[u8], &[u8])> {
     match *options {
         [] => None,

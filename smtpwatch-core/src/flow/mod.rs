@@ -1,11 +1,12 @@
-//! TCP: from segments to bytes in order.
+//! TCP: turns the segments of one flow into bytes in order.
 //!
-//! [`Connection`] takes the segments of one flow and gives [`FlowEvent`]s. It knows nothing of SMTP.
+//! [`Connection`] accepts the segments of one flow and returns [`FlowEvent`]s; the engine delivers them to the SMTP
+//! session. This module knows nothing of SMTP.
 //!
-//! What counts as delivered is decided by the *receiver*: bytes of one side are handed on when the other side
-//! acknowledged them (docs/threats.md, "What the host acknowledged"). Bytes that never get an acknowledgment are handed on when the
-//! flow ends, marked as such. Two different copies of one range are both kept ([`Conflict`]): a copy that differs is
-//! evidence, never silently chosen.
+//! The *receiver* decides what counts as delivered: bytes of one side are delivered once the other side has
+//! acknowledged them (docs/threats.md, "What the host acknowledged"). Bytes that are never acknowledged are delivered
+//! when the flow ends, and are marked as such. If two copies of one range differ, both are stored as a [`Conflict`]:
+//! the difference is evidence, and the engine does not silently choose a copy.
 
 mod assembler;
 mod connection;

@@ -1,4 +1,4 @@
-//! What must hold for every way in which segments can come.
+//! Property tests: invariants of reassembly for every order of segments.
 
 use std::collections::HashMap;
 
@@ -11,14 +11,14 @@ use super::{
     tests::{connection, segment},
 };
 
-/// What one side sends at once.
+/// One write of one side.
 #[derive(Clone, Debug)]
 struct Write {
     from: Side,
     bytes: Vec<u8>,
-    /// Where the write is cut into segments.
+    /// Where the write is split into segments.
     cuts: Vec<Index>,
-    /// Segments sent again later, cut differently.
+    /// Range that is retransmitted later, split differently.
     repeat: Option<(Index, Index)>,
 }
 
@@ -30,7 +30,7 @@ struct Packet {
     seq: u32,
     ack: u32,
     payload: Vec<u8>,
-    /// The number of the write that this is a first copy of.
+    /// Index of the write, if this is the first copy of a segment of it.
     first_of: Option<usize>,
 }
 
@@ -42,14 +42,14 @@ impl Packet {
     }
 }
 
-/// What came out of a connection, by side, and whether it was consistent.
+/// Output of a connection, by side, and whether it was consistent.
 #[derive(Default, Debug)]
 struct Heard {
-    /// Bytes with their offset in the stream; `None` where a gap is.
+    /// Bytes by stream offset; `None` for a missing byte.
     streams: HashMap<Side, Vec<Option<u8>>>,
     finished: Vec<Side>,
     unacknowledged: usize,
-    /// Bytes that came before bytes of the peer that their sender had already taken.
+    /// Bytes delivered before bytes of the peer that their sender had already acknowledged.
     premature: usize,
 }
 
@@ -95,8 +95,8 @@ fn writes() -> impl Strategy<Value = Vec<Write>> {
     vec(write, 1..16)
 }
 
-/// A whole connection as two honest stacks would send it: handshake, writes that the other side acknowledges with its
-/// next segment, retransmissions that are cut otherwise, both FINs and the last acknowledgment.
+/// A whole connection between two honest stacks: handshake, writes that the other side acknowledges with its next
+/// segment, retransmissions that are split differently, both FINs and the last acknowledgment.
 fn packets(writes: &[Write], isns: [u32; 2]) -> (Vec<Packet>, [Vec<u8>; 2]) {
     let mut streams = [Vec::new(), Vec::new()];
     let seq_at = |side: Side, offset: usize| {
@@ -145,12 +145,12 @@ fn packets(writes: &[Write], isns: [u32; 2]) -> (Vec<Packet>, [Vec<u8>; 2]) {
     (packets, streams)
 }
 
-/// How the order of packets may differ from the order of sending.
+/// How the order of capture differs from the order of sending.
 #[derive(Clone, Debug)]
 enum Disorder {
-    /// The network overtakes itself: the segments of a write arrive in any order. The acknowledgment comes after them.
+    /// The network reorders: the segments of a write arrive in any order. The acknowledgment comes after them.
     Network(Vec<Index>),
-    /// The capture is late with one side by so many packets, as two taps are.
+    /// The capture delays one side by this many packets, as two taps do.
     Capture(Side, usize),
 }
 
@@ -234,7 +234,7 @@ proptest! {
         lost in vec(any::<Index>(), 1..12),
     ) {
         let (mut packets, streams) = packets(&writes, isns);
-        // The handshake and the end stay: they say where the streams start and how long they are.
+        // The handshake and the end stay: they define where the streams start and how long they are.
         for lost in lost {
             let body = packets.len() - 6;
             if body > 0 {
@@ -255,7 +255,7 @@ proptest! {
             for (heard, sent) in heard.iter().zip(sent) {
                 prop_assert!(heard.is_none_or(|heard| heard == *sent));
             }
-            // What was captured before its acknowledgment is not called a gap.
+            // Bytes captured before their acknowledgment are not reported as a gap.
             let captured = |offset: usize| packets.iter().any(|packet| {
                 let origin = isns[side as usize].wrapping_add(1);
                 let start = packet.seq.wrapping_sub(origin) as usize;
@@ -334,8 +334,8 @@ proptest! {
     }
 }
 
-/// Numbers near a start so that segments meet, all flags, sizes up to the largest, lengths and offsets that do not
-/// fit.
+/// Numbers near a start so that segments overlap, all flags, sizes up to the largest, lengths and offsets that do not
+/// match the payload.
 fn garbage() -> impl Strategy<Value = (Packet, u32, u32)> {
     let number = || {
         prop_oneof![

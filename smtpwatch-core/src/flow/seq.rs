@@ -1,6 +1,7 @@
-//! Sequence numbers as stream offsets: serial arithmetic modulo 2^32 (RFC 9293 §3.4) ends here.
+//! Sequence numbers as stream offsets. [`Origin`] converts between the two; serial arithmetic modulo 2^32 (RFC 9293
+//! §3.4) stays inside this file.
 
-/// The sequence number of stream offset 0: one past the SYN, or the first number seen.
+/// The sequence number of stream offset 0: one after the SYN, or the first number seen.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) struct Origin(pub u32);
 
@@ -11,7 +12,7 @@ impl Origin {
         self.0.wrapping_add(offset as u32)
     }
 
-    /// The stream offset that `seq` names, as the one nearest to `near`; negative before the origin.
+    /// The stream offset of `seq` that is nearest to `near`; negative before the origin.
     pub const fn offset(self, seq: u32, near: u64) -> i64 {
         let distance = seq.wrapping_sub(self.seq(near)).cast_signed();
         near.cast_signed().saturating_add(distance as i64)

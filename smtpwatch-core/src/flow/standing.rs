@@ -1,6 +1,8 @@
-//! Segments that arrived here and that the receiving host's own stack discards: the hooks see them, its SMTP does not
-//! (docs/threats.md EV-8, EV-9). Such a copy of a range gives way to a sound one as long as neither was delivered, so that a
-//! reading of ours that is wrong loses nothing.
+//! Classifies segments that arrive here but that this host's own stack discards: the capture sees them, the SMTP server
+//! does not (docs/threats.md EV-8, EV-9). [`Sender`] keeps the state of one sender and returns a [`Standing`].
+//!
+//! A discarded copy of a range is replaced by a sound copy as long as neither was delivered. A wrong classification
+//! therefore loses nothing.
 
 use super::{
     fingerprint::{self, SynFingerprint},
@@ -8,38 +10,38 @@ use super::{
 };
 use crate::{Segment, Side, TcpFlags};
 
-/// TCP MD5 signature (RFC 2385) and TCP-AO (RFC 5925): a host that has no key for the peer discards them.
+/// TCP MD5 signature (RFC 2385) and TCP-AO (RFC 5925): a host without a key for the peer discards such segments.
 const SIGNED: [u8; 2] = [19, 29];
 
-/// Payload of a segment where the receiver has not said more (RFC 9293 §3.7.1).
+/// Maximum payload of a segment if the receiver announced no MSS (RFC 9293 §3.7.1).
 const DEFAULT_MSS: u32 = 536;
 
-/// What the receiver makes of a segment.
+/// How the receiver treats a segment.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) enum Standing {
-    /// Nothing speaks against it.
+    /// No reason to discard it.
     Sound,
-    /// It has what the receiver discards, and no accident puts it there: two copies of one range are evidence.
+    /// The receiver discards it, and no accident explains that: two copies of one range are evidence.
     Odd,
-    /// Its checksum is wrong. That may be an accident of the line, and is evidence of nothing.
+    /// The checksum is wrong. That may be a transmission error, so it is not evidence.
     Corrupt,
 }
 
-/// What is remembered of one sender to tell.
+/// State of one sender that the classification needs.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Sender {
-    /// A right checksum was seen: its checksums mean something here.
+    /// A correct checksum was seen, so checksums are meaningful here.
     checked: bool,
-    /// The receiver took in what a wrong checksum should have had it discard: someone edited the capture.
+    /// The receiver accepted a segment despite its wrong checksum: the capture was edited.
     edited: bool,
-    /// The newest timestamp of a segment that was sound.
+    /// Latest TCP timestamp of a sound segment.
     newest: Option<u32>,
-    /// Segments that the receiver certainly discards.
+    /// Number of segments that the receiver certainly discards.
     discarded: u64,
 }
 
 impl Sender {
-    /// Looks at a segment of this sender. `unsent`: it acknowledges what the peer was not seen to send.
+    /// Classifies a segment of this sender. `unsent`: it acknowledges bytes that the peer was not seen to send.
     pub fn look(&mut self, segment: &Segment<'_>, syns: [Option<&SynFingerprint>; 2], unsent: bool) -> Standing {
         let certain = self.certain(segment, syns);
         if certain != Standing::Sound {
@@ -52,16 +54,16 @@ impl Sender {
         if segment.unusual || self.is_unchecked(segment, syns) {
             return Standing::Odd;
         }
-        // These two may also come of an order in which packets were recorded, and of what the gate leaves out.
+        // These two signs also occur if packets were recorded out of order or dropped by the gate.
         if unsent || self.is_outdated(segment, syns) { Standing::Odd } else { Standing::Sound }
     }
 
-    /// The receiver took in what it should have discarded.
+    /// Records that the receiver accepted a segment that it should have discarded.
     pub const fn refute(&mut self) {
         (self.edited, self.discarded) = (true, 0);
     }
 
-    /// Segments so far that the receiver certainly discards.
+    /// Number of segments so far that the receiver certainly discards.
     pub const fn discarded(&self) -> u64 {
         self.discarded
     }
@@ -86,8 +88,9 @@ impl Sender {
         if signed || bare { Standing::Odd } else { Standing::Sound }
     }
 
-    /// The checksum is left to the hardware, although this sender's are computed: it arrived by a wire, where that is a wrong one. What the kernel
-    /// put together on arrival (GRO) has such a checksum too, and is longer than a segment.
+    /// The checksum is left to the hardware, although this sender computes its checksums: on a segment from the wire
+    /// that is a wrong checksum. A packet merged by the kernel on arrival (GRO) looks the same, but is longer than a
+    /// segment.
     fn is_unchecked(&self, segment: &Segment<'_>, syns: [Option<&SynFingerprint>; 2]) -> bool {
         let [client, server] = syns;
         let receiver = match segment.from {
@@ -104,7 +107,7 @@ impl Sender {
             && segment.length <= most
     }
 
-    /// RFC 7323 §5.2 (PAWS): older than what was taken in already.
+    /// RFC 7323 §5.2 (PAWS): the timestamp is older than one already accepted.
     fn is_outdated(&mut self, segment: &Segment<'_>, syns: [Option<&SynFingerprint>; 2]) -> bool {
         let Some(time) = fingerprint::timestamp(segment.options) else { return false };
         let agreed = syns.iter().all(|syn| syn.is_some_and(|syn| syn.timestamps));

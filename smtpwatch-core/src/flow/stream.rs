@@ -1,4 +1,7 @@
-//! One direction of a connection: what was sent, what the peer acknowledged, what may be delivered.
+//! One direction of a connection: what was sent, what the peer acknowledged, and what may be delivered.
+//!
+//! [`Stream`] is the main type. [`Connection`](super::Connection) has two, and calls [`Stream::next`] for each delivery
+//! step.
 
 use crate::{Segment, TcpFlags};
 
@@ -9,32 +12,32 @@ use super::{
     standing::Standing,
 };
 
-/// The largest window there is (RFC 7323 §2.3): no honest segment is farther from what the peer acknowledged.
+/// The largest TCP window (RFC 7323 §2.3): no honest segment is farther from what the peer acknowledged.
 const WINDOW: u64 = 1 << 30;
-/// FINs of one side that wait for this host's acknowledgment: the oldest is evicted.
+/// FINs of one side that wait for this host's acknowledgment; the oldest is evicted.
 const FIN_CLAIMS: usize = 4;
-/// Urgent bytes of one side that are left out: no mail program sends any.
+/// Urgent bytes of one side that are removed from the stream: no mail program sends any.
 const URGENT_BYTES: usize = 4;
 
-/// How much of what is held may go.
+/// Which buffered bytes may be delivered.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
 pub(super) enum Mode {
-    /// Gaps that are certain, no bytes.
+    /// No bytes, only gaps that are certain.
     Gaps,
-    /// What the peer acknowledged.
+    /// Bytes that the peer acknowledged.
     Acked,
-    /// What is held without a gap.
+    /// All bytes up to the first gap.
     Rest,
-    /// All of it, with its gaps.
+    /// All bytes, with their gaps.
     All,
-    /// What the peer acknowledged, with its gaps: nothing more will come.
+    /// Bytes that the peer acknowledged, with their gaps: no more segments will come.
     Taken,
 }
 
-/// What comes next in a stream.
+/// Next delivery step of a stream.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) enum Step {
-    /// Bytes that are missing; the stream has moved past them.
+    /// Bytes are missing; the stream has moved past them.
     Gap { length: u64, cause: GapCause },
     /// Bytes up to `limit` may be taken.
     Data { limit: u64, acked: bool },
@@ -44,71 +47,71 @@ pub(super) enum Step {
 
 #[derive(Default)]
 pub(super) struct Stream {
-    /// The receiver is this host: what it has not acknowledged is never handed on.
+    /// The receiver is this host: bytes that it has not acknowledged are never delivered.
     strict: bool,
     /// Any segment of this side was seen.
     pub seen: bool,
-    /// One with payload was seen.
+    /// A segment with payload was seen.
     pub payload: bool,
     /// The SYN was seen.
     pub syn: bool,
     /// Where the stream starts.
     pub origin: Option<Origin>,
     pub pieces: Assembler,
-    /// The start is inferred from the middle of the stream, and that is not yet told.
+    /// The start was inferred from the middle of the stream, and this is not yet reported.
     untold_start: bool,
-    /// End of what was seen to be sent.
+    /// End of the bytes that were seen being sent.
     highest: u64,
-    /// End of what was seen in segments with a wrong checksum alone.
+    /// End of the bytes that were seen only in segments with a wrong checksum.
     corrupt: u64,
-    /// Where such a segment ends that had FIN too.
+    /// End of such a segment that also carried a FIN.
     corrupt_fin: Option<u64>,
-    /// The sender was seen to send from here: what lies before is not still to come.
+    /// The sender has sent from this offset on: earlier bytes will not follow.
     gone: u64,
-    /// Acknowledged by the peer, within what was seen.
+    /// Acknowledged by the peer, limited to bytes that were seen.
     confirmed: u64,
-    /// The peer's latest acknowledgment: replaced, not raised, so that a forged one is undone by the next honest one.
+    /// The peer's latest acknowledgment. It is replaced, not raised, so that the next honest one corrects a forged one.
     latest: u64,
-    /// The peer was heard to acknowledge.
+    /// The peer has acknowledged something.
     acknowledged: bool,
-    /// Where the receiver is this host: offsets of FINs that it has not acknowledged, the newest [`FIN_CLAIMS`].
+    /// If the receiver is this host: offsets of FINs that it has not acknowledged, the newest [`FIN_CLAIMS`].
     fin_claims: Vec<u64>,
-    /// Offsets of urgent bytes, the newest [`URGENT_BYTES`]: a host that is not told otherwise leaves them out of the stream that its program
-    /// reads (Linux: tcp_check_urg, SO_OOBINLINE).
+    /// Offsets of urgent bytes, the newest [`URGENT_BYTES`]: by default a host removes them from the stream that its
+    /// program reads (Linux: tcp_check_urg, SO_OOBINLINE).
     urgent: Vec<u64>,
-    /// Offset of the FIN, and whether it was told.
+    /// Offset of the FIN. `finished`: the FIN was reported.
     fin: Option<u64>,
     finished: bool,
 }
 
 impl Stream {
-    /// A stream of which nothing was seen. `strict`: the receiver is this host, and its acknowledgments are true.
+    /// Creates an empty stream. `strict`: the receiver is this host, and its acknowledgments are true.
     pub fn new(strict: bool) -> Self {
         Self { strict, ..Self::default() }
     }
 
-    /// Sets where the stream starts, from a SYN or from what the peer says about it.
+    /// Sets the start of the stream, from a SYN or from the peer's acknowledgment.
     pub fn start(&mut self, seq: u32) {
         self.origin = Some(Origin(seq));
         self.untold_start = false;
     }
 
-    /// Acknowledged bytes.
+    /// Number of acknowledged bytes.
     pub fn acked(&self) -> u64 {
         self.confirmed.max(self.latest)
     }
 
-    /// End of what was seen to be sent.
+    /// End of the bytes that were seen being sent.
     pub const fn highest(&self) -> u64 {
         self.highest
     }
 
-    /// A FIN stands, acknowledged or not.
+    /// A FIN was accepted, acknowledged or not.
     pub const fn has_fin(&self) -> bool {
         self.fin.is_some()
     }
 
-    /// A FIN was seen, which may be a decoy.
+    /// A FIN was seen; it may be a decoy.
     pub const fn claims_fin(&self) -> bool {
         self.fin.is_some() || !self.fin_claims.is_empty()
     }
@@ -123,26 +126,26 @@ impl Stream {
         self.fin.is_some_and(|fin| self.offset(ack) == Some(fin + 1))
     }
 
-    /// An RST with this sequence number is the one that the peer must obey (RFC 5961 §3.2), or one of its sender's own
-    /// present position.
+    /// An RST with this sequence number is one that the peer must obey (RFC 5961 §3.2), or one at its sender's current
+    /// position.
     pub fn expects(&self, seq: u32) -> bool {
         let Some(offset) = self.offset(seq) else { return false };
         [self.pieces.contiguous_end(), self.acked(), self.highest].contains(&offset)
             || self.fin.is_some_and(|fin| offset == fin + 1)
     }
 
-    /// Whether this sequence number lies ahead of what the peer acknowledged, within the largest window.
+    /// Whether this sequence number is ahead of what the peer acknowledged, within the largest window.
     pub fn is_ahead(&self, seq: u32) -> bool {
         self.offset(seq).is_some_and(|offset| (self.position()..=self.position() + WINDOW).contains(&offset))
     }
 
-    /// Whether this acknowledgment number lies in what was seen to be sent.
+    /// Whether this acknowledgment number covers only bytes that were seen being sent.
     pub fn is_sent(&self, ack: u32) -> bool {
         self.offset(ack).is_some_and(|offset| offset <= self.highest)
     }
 
-    /// Whether this acknowledgment covers what came with a wrong checksum alone: then that was taken in anyway, and is
-    /// as good as any other.
+    /// Whether this acknowledgment covers bytes that were seen only with a wrong checksum. The receiver accepted them
+    /// anyway, so they are as good as any other bytes.
     pub fn refutes(&mut self, ack: u32) -> bool {
         if self.corrupt <= self.highest && self.corrupt_fin.is_none() {
             return false;
@@ -159,12 +162,12 @@ impl Stream {
         true
     }
 
-    /// Takes the peer's acknowledgment; gives the bytes that it covers.
+    /// Applies an acknowledgment of the peer; returns the number of bytes that it covers.
     pub fn acknowledge(&mut self, ack: u32) -> u64 {
         if self.origin.is_none() {
             self.infer(ack);
         }
-        // It may run far ahead of what was seen: a body that the gate leaves out.
+        // The acknowledgment may be far ahead of what was seen: the gate leaves out message bodies.
         let Some(offset) = self.offset(ack).filter(|&offset| offset <= self.position() + WINDOW) else {
             return self.acked();
         };
@@ -178,8 +181,8 @@ impl Stream {
         self.fin.map_or(offset, |fin| offset.min(fin))
     }
 
-    /// Takes a segment of this side: payload, FIN, and how far the sender is. Of a damaged one nothing counts but payload
-    /// that no better copy comes of.
+    /// Processes a segment of this side: payload, FIN, and position of the sender. Of a damaged segment only the
+    /// payload is used, and only if no better copy arrives.
     pub fn receive(&mut self, segment: &Segment<'_>, knew: u64, standing: Standing) -> Option<Difference> {
         let syn = u32::from(segment.flags.contains(TcpFlags::SYN));
         let seq = segment.seq.wrapping_add(syn);
@@ -193,10 +196,10 @@ impl Stream {
         }
         let end = u64::try_from(start + i64::from(segment.length)).unwrap_or(0);
         if self.strict && standing == Standing::Sound && segment.flags.contains(TcpFlags::URG) && segment.urgent > 0 {
-            // The pointer names the byte after the urgent one (Linux, as BSD: net.ipv4.tcp_stdurg is off).
+            // The pointer is the offset of the byte after the urgent one (Linux, as BSD: net.ipv4.tcp_stdurg is off).
             self.note_urgent(u64::try_from(start + i64::from(segment.urgent) - 1).unwrap_or(0));
         }
-        // A keep-alive repeats the last byte's number with any byte or none (RFC 9293 §3.8.4): not a second copy.
+        // A keep-alive repeats the last byte's number with any byte or none (RFC 9293 §3.8.4): it is not a second copy.
         let keep_alive = segment.length == 1 && end == self.highest && (self.acked() >= end || !self.acknowledged);
         if standing == Standing::Corrupt {
             self.corrupt = self.corrupt.max(end);
@@ -204,14 +207,14 @@ impl Stream {
                 self.corrupt_fin = Some(end);
             }
         } else {
-            // What the gate left out before the bytes that it sent is not still to come, either.
+            // Bytes that the gate cut off before this payload will not follow either.
             let left_out =
                 if segment.payload.is_empty() || segment.offset > segment.length { 0 } else { segment.offset };
             self.gone = self.gone.max(u64::try_from(start + i64::from(left_out)).unwrap_or(0));
             self.highest = self.highest.max(end);
             self.confirm();
             if segment.length > 0 && !self.strict && self.fin.is_some_and(|fin| end > fin) {
-                // No stack sends beyond its FIN: that one was a decoy.
+                // No stack sends beyond its FIN: that FIN was a decoy.
                 (self.fin, self.finished) = (None, false);
             }
             if segment.flags.contains(TcpFlags::FIN) {
@@ -226,7 +229,7 @@ impl Stream {
         self.pieces.insert(offset, bytes, Stamp { at: segment.at, knew, standing }, self.strict)
     }
 
-    /// What comes next, if `mode` lets it go.
+    /// The next step that `mode` allows.
     #[inline]
     pub fn next(&mut self, mode: Mode) -> Option<Step> {
         if self.is_idle() { None } else { self.next_of_some(mode) }
@@ -235,7 +238,8 @@ impl Stream {
     fn next_of_some(&mut self, mode: Mode) -> Option<Step> {
         self.skip_urgent();
         let step = self.decide(mode)?;
-        // Told with the first bytes, not before: a SYN-ACK that a second tap delivers late still settles the start.
+        // Reported with the first bytes, not earlier: a SYN-ACK that a second tap delivers late still defines the
+        // start.
         if std::mem::take(&mut self.untold_start) {
             return Some(Step::Gap { length: 0, cause: GapCause::CaptureStart });
         }
@@ -247,7 +251,7 @@ impl Stream {
         Some(step)
     }
 
-    /// Nothing is held, nothing is missing, nothing ends: so it is after most segments.
+    /// Nothing is buffered or missing, and no FIN waits. This is the state after most segments.
     #[inline]
     fn is_idle(&self) -> bool {
         let front = self.pieces.front();
@@ -261,8 +265,8 @@ impl Stream {
             if first == Some(front) {
                 return self.decide_data(mode, front);
             }
-            // Missing at the front. Certain once the peer has it and the sender has gone on: until then the capture may
-            // only be late, or the acknowledgment a forged one.
+            // Bytes are missing at the front. That is certain once the peer has them and the sender has sent more;
+            // until then the capture may only be late, or the acknowledgment may be forged.
             let certain = match mode {
                 Mode::Gaps | Mode::Acked | Mode::Rest => self.acked().min(self.gone),
                 Mode::Taken => self.acked(),
@@ -279,7 +283,7 @@ impl Stream {
             if !self.acknowledged && !self.strict {
                 return Some(Step::Gap { length: first - front, cause: GapCause::Window });
             }
-            // The peer waits for the front: it will come. What is farthest ahead may be a decoy.
+            // The peer waits for the front, so it will come. The chunk that is farthest ahead may be a decoy.
             self.pieces.drop_last();
         }
     }
@@ -325,7 +329,7 @@ impl Stream {
         self.urgent.push(offset);
     }
 
-    /// Leaves an urgent byte at the front out, once it is acknowledged.
+    /// Removes an acknowledged urgent byte at the front.
     fn skip_urgent(&mut self) {
         while !self.urgent.is_empty() {
             let front = self.pieces.front();
@@ -337,17 +341,17 @@ impl Stream {
         }
     }
 
-    /// The end of what may be taken at once: the next urgent byte, or `limit`.
+    /// End of the bytes that may be delivered at once: the next urgent byte, or `limit`.
     pub fn before_urgent(&self, limit: u64) -> u64 {
         let front = self.pieces.front();
         self.urgent.iter().copied().filter(|&offset| offset > front).fold(limit, u64::min)
     }
 
-    /// The receiver is this host, and has acknowledged up to `offset`: a FIN just before that was taken in.
+    /// The receiver is this host and has acknowledged up to `offset`: it accepted a FIN just before that.
     fn confirm_fin(&mut self, offset: u64) {
         self.fin_claims.retain(|&claim| claim + 1 >= offset);
         let Some(before) = offset.checked_sub(1).filter(|before| self.fin_claims.contains(before)) else { return };
-        // Of a longer copy in its place the host would have acknowledged more.
+        // If there were a longer copy in its place, the host would have acknowledged more.
         if self.fin.is_none() && self.pieces.contiguous_end() != offset {
             self.fin = Some(before);
             self.pieces.cut(before);
@@ -361,7 +365,7 @@ impl Stream {
                     self.fin_claims.remove(0);
                 }
                 self.fin_claims.push(offset);
-                // A capture may have the acknowledgment before the FIN.
+                // A capture may contain the acknowledgment before the FIN.
                 self.confirm_fin(self.acked());
             }
             return;
@@ -379,7 +383,7 @@ impl Stream {
         }
     }
 
-    /// Where the receiver is: distances are measured from here, for a decoy far ahead must not move the measure.
+    /// Position of the receiver. Distances are measured from here, so that a decoy far ahead does not change them.
     fn position(&self) -> u64 {
         self.pieces.front().max(self.confirmed)
     }
@@ -389,7 +393,7 @@ impl Stream {
     }
 }
 
-/// The captured bytes that lie in the stream, with their offset: none before its origin, none beyond the segment.
+/// The captured bytes that belong to the stream, with their offset: none before its origin, none beyond the segment.
 fn from_origin<'a>(start: i64, segment: &Segment<'a>) -> Option<(u64, &'a [u8])> {
     let room = usize::try_from(segment.length.checked_sub(segment.offset)?).ok()?;
     let bytes = &segment.payload[..segment.payload.len().min(room)];

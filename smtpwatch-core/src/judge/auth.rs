@@ -1,4 +1,4 @@
-//! Credentials in cleartext (F1–F5, F7, F9), and servers that invite them (F6).
+//! Credentials in cleartext (F1–F5, F7, F9), and servers that invite them (F6, F8, A10).
 
 use super::{Claim, RuleInput, offer_expected};
 use crate::{
@@ -16,7 +16,7 @@ pub(super) fn judge(case: &RuleInput<'_>) -> Vec<Claim> {
     exchanges.chain(offered(case)).collect()
 }
 
-/// What was sent before a gap was sent: only what is missing cannot be judged behind one.
+/// Judges one SASL exchange. A secret that was sent before a gap is certain; only missing bytes cannot be judged.
 fn sent(case: &RuleInput<'_>, exchange: &AuthExchange) -> Option<Claim> {
     if !exchange.secret_sent {
         return None;
@@ -24,7 +24,7 @@ fn sent(case: &RuleInput<'_>, exchange: &AuthExchange) -> Option<Claim> {
     let (kind, rule) = match exchange.class {
         MechanismClass::NoSecret => return None,
         MechanismClass::Challenge | MechanismClass::Unknown => (Kind::AuthExchangePlaintext, "F5"),
-        // Refused, for good or for the moment (RFC 4954 §6: 432, 454).
+        // Refused permanently or temporarily (RFC 4954 §6: 432, 454).
         MechanismClass::Plaintext if exchange.reply >= 400 => (Kind::AuthPlaintext, "F7"),
         MechanismClass::Plaintext => (Kind::AuthPlaintext, plaintext_rule(exchange)),
     };
@@ -35,7 +35,8 @@ fn sent(case: &RuleInput<'_>, exchange: &AuthExchange) -> Option<Claim> {
     claim.reply = (exchange.reply != 0).then_some(exchange.reply);
     claim.is_final |= exchange.reply != 0;
     if kind == Kind::AuthExchangePlaintext {
-        // Not the password, but what it can be guessed from offline; whatever else the client sent is told by itself.
+        // The password is not exposed, but it can be guessed offline. Other exchanges of the session have claims of
+        // their own.
         claim = claim.cost(case.session.mail_outcome());
         claim.severity = claim.severity.clamp(Severity::Medium, Severity::High);
     }
@@ -52,7 +53,7 @@ fn plaintext_rule(exchange: &AuthExchange) -> &'static str {
     }
 }
 
-/// AUTH of a mechanism that sends the secret itself, offered before TLS (RFC 4954 §4 forbids it to the server).
+/// The server offers a mechanism that sends the secret itself before TLS (RFC 4954 §4 forbids that).
 fn offered(case: &RuleInput<'_>) -> Option<Claim> {
     let mechanisms = case.session.capabilities.as_ref()?.plaintext_mechanisms();
     if mechanisms.is_empty() || case.session.doubt.is_some() {
@@ -63,13 +64,13 @@ fn offered(case: &RuleInput<'_>) -> Option<Claim> {
     let mut claim = stripped_too(case, claim, &mechanisms);
     claim.mechanism = Some(mechanisms.join(" "));
     if claim.rule == "F8" {
-        // What came of it is part of what it says.
+        // The outcome of the session is part of this claim.
         claim.severity = Severity::of(claim.evidence, claim.outcome);
         return Some(claim);
     }
     claim.is_final = true;
-    // The offer itself costs nothing yet. It is this host's own mistake as a server, and on the submission port it is the
-    // one that clients act on (RFC 8314).
+    // The offer alone exposes nothing. As a server it is this host's own mistake, and on the submission port clients
+    // act on it (RFC 8314).
     claim.outcome = Outcome::Attempt;
     claim.severity = match (case.role, case.port) {
         (Role::Server, 587) => Severity::High,
@@ -79,7 +80,7 @@ fn offered(case: &RuleInput<'_>) -> Option<Claim> {
     Some(claim)
 }
 
-/// The same reply lacks STARTTLS that it should have (F8), or offers what this server never offered before TLS (A10).
+/// The same reply lacks STARTTLS, which it should have (F8), or offers what this server never offered before TLS (A10).
 fn stripped_too(case: &RuleInput<'_>, mut claim: Claim, mechanisms: &[String]) -> Claim {
     let missing = case.session.capabilities.as_ref().is_some_and(|capabilities| capabilities.offers() == 0);
     let before = case.expectation.profile.map(|profile| &profile.plaintext_mechanisms);
@@ -93,7 +94,7 @@ fn stripped_too(case: &RuleInput<'_>, mut claim: Claim, mechanisms: &[String]) -
         claim = claim
             .indicator(format!("offered before TLS, which this server never did before: {} (A10)", added.join(", ")));
     }
-    // Where the mechanisms are known not to be new, the missing offer is its own finding.
+    // If the mechanisms are known to be old, the missing STARTTLS is a finding of its own.
     let may_be_new = before.is_none() || !added.is_empty();
     if let Some((evidence, expected)) = offer_expected(case).filter(|_| missing && may_be_new) {
         claim.rule = "F8";

@@ -1,22 +1,22 @@
-//! The catalogue of rules: each row of docs/threats.md, A to G, with the finding that it raises or the reason why a passive
-//! monitor raises none. `docs/detection.md` and `smtpwatch generate rules` are generated from it; tests compare what the rules
-//! raise with it.
+//! The catalogue of rules: each row A to G of docs/threats.md, with the finding that it raises, or the reason why a
+//! passive monitor raises none. `docs/detection.md` and `smtpwatch generate rules` are generated from it; tests compare
+//! it with the findings that the rules raise.
 
 use serde::Serialize;
 
 use crate::finding::Kind;
 
-/// From which end of the connection a row can be seen (docs/threats.md, "Which end sees what").
+/// The end of the connection from which a row is visible (docs/threats.md, "Which end sees what").
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum SeenFrom {
-    /// As the SMTP client, sending mail out.
+    /// The SMTP client, which sends mail.
     Client,
-    /// As the SMTP server, taking mail in.
+    /// The SMTP server, which receives mail.
     Server,
-    /// From both ends.
+    /// Both ends.
     Both,
-    /// From neither end.
+    /// Neither end.
     Nowhere,
 }
 
@@ -38,17 +38,17 @@ impl SeenFrom {
 pub struct Row {
     /// Identifier, the same as in a finding's `rule`.
     pub id: &'static str,
-    /// What happens.
+    /// What happens, in a few words.
     pub title: &'static str,
     /// Kind of the finding; `None` if none is raised.
     pub kind: Option<Kind>,
-    /// The ends of the connection from which it can be seen.
+    /// The ends of the connection from which it is visible.
     pub seen_from: SeenFrom,
-    /// What must be known beforehand.
+    /// What must be known in advance.
     pub needs: &'static str,
     /// Evidence that the finding reaches, with its conditions.
     pub evidence: &'static str,
-    /// What can mislead the rule, or why it is not raised.
+    /// What can mislead the rule, or why no finding is raised.
     pub limits: &'static str,
 }
 
@@ -75,7 +75,7 @@ use Kind::{
 };
 use SeenFrom::{Both, Client, Server};
 
-/// Every row, in order.
+/// All rows, in the order of docs/threats.md.
 #[rustfmt::skip]
 pub const ROWS: &[Row] = &[
     row("A1", "STARTTLS deleted from the EHLO reply", StarttlsStripped, Client, "rule, published policy or history; nothing if the server demands STARTTLS in a reply", "regression, policy; suspicious if only the server's demand says so; tamper with FO-1; low or medium if TLS began anyway", "a server that stopped offering TLS looks the same until its history is forgotten"),
@@ -134,7 +134,7 @@ pub const ROWS: &[Row] = &[
     row("FO-1", "two different copies of one range of bytes", StreamTampering, Both, "nothing", "tamper", "a device that normalises TCP leaves no copies: absence proves nothing"),
 ];
 
-/// The row with this identifier.
+/// Finds a row by its identifier.
 #[must_use]
 pub fn find(id: &str) -> Option<&'static Row> {
     ROWS.iter().find(|row| row.id == id)

@@ -1,5 +1,6 @@
-//! Lowers the severity of claims from history by their certainty. The rate shows that the peer did otherwise before;
-//! this module judges whether it is the same peer, and whether it always did so (docs/threats.md FP-1, FP-13, FP-21).
+//! Lowers the severity of claims from history by their certainty. The rate shows that the peer behaved differently
+//! before. [`weigh`] judges whether it is the same peer, and whether it always behaved that way (docs/threats.md FP-1,
+//! FP-13, FP-21).
 
 use super::{Claim, RuleInput};
 use crate::{
@@ -8,16 +9,16 @@ use crate::{
     policy::history::HistoryRecord,
 };
 
-/// The loudest that a claim may be of a peer whose history is short and has been interrupted.
+/// Maximum severity if the peer's history is short and was interrupted.
 const WAVERING: Severity = Severity::Medium;
-/// The loudest that a claim may be of a client that calls itself otherwise, at an address of long-standing use of TLS.
+/// Maximum severity for a client with an unknown name at an address with long-standing use of TLS.
 const ANOTHER_OF_ESTABLISHED: Severity = Severity::Medium;
-/// The same at an address with a short history.
+/// Maximum severity for a client with an unknown name at an address with a short history.
 const ANOTHER: Severity = Severity::Low;
 
-/// Lowers the severity of a claim that rests on history alone, as far as that is uncertain.
+/// Lowers the severity of a claim that rests on history alone if that history is uncertain.
 pub(super) fn weigh(case: &RuleInput<'_>, claim: &mut Claim) {
-    // A credential is lost to any peer.
+    // A credential in cleartext is lost to any peer.
     if claim.expected.source != "history" || claim.outcome >= Outcome::Credential {
         return;
     }
@@ -51,12 +52,12 @@ pub(super) fn weigh(case: &RuleInput<'_>, claim: &mut Claim) {
     }
 }
 
-/// The names of the clients at this address that used TLS, where this one is none of them.
+/// The names of the clients at this address that used TLS, if the present client has none of them.
 fn names_of_others(case: &RuleInput<'_>, record: &HistoryRecord) -> Option<String> {
     let name = case.session.client_name.as_deref().unwrap_or_default();
     let mut known: Vec<_> = record.names.iter().map(|known| &*known.name).collect();
     if known.is_empty() {
-        // A row of a version that remembered one name.
+        // A record of a version that stored only one name.
         known.extend(record.profile.as_deref().map(|profile| &*profile.client).filter(|name| !name.is_empty()));
     }
     let same = |known: &&str| known.eq_ignore_ascii_case(name.trim_end_matches('.'));

@@ -1,5 +1,6 @@
-//! The certificate of a server before TLS 1.3, compared with its policy (D2, D5). In TLS 1.3 the certificate is
-//! encrypted: the result is "not observable", never "passed".
+//! Compares the certificate of a server before TLS 1.3 with its policy (D2, D5). [`compare`] returns a [`Comparison`];
+//! the engine passes it to the rules and counts it. In TLS 1.3 the certificate is encrypted: the result is "not
+//! observable", never "passed".
 
 use serde::Serialize;
 
@@ -18,15 +19,15 @@ use crate::{
 
 const TLS_1_3: u16 = 0x0304;
 
-/// How a comparison came out.
+/// Result of a comparison.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Verdict {
-    /// The certificate is one that the policy allows, as far as a monitor can tell.
+    /// The policy allows the certificate, as far as a monitor can observe.
     Match,
-    /// It is not.
+    /// The policy does not allow the certificate.
     Mismatch,
-    /// It could not be seen, or not be compared.
+    /// The certificate was not visible, or could not be compared.
     NotObservable,
 }
 
@@ -45,29 +46,29 @@ impl Verdict {
     }
 }
 
-/// A certificate beside its policy.
+/// Result of comparing a certificate with a policy.
 #[derive(Clone, PartialEq, Debug)]
 pub struct Comparison {
-    /// Whose policy.
+    /// Source of the policy.
     pub source: Source,
-    /// Its mode, as in a finding's `expected`.
+    /// Mode of the policy, as in a finding's `expected`.
     pub mode: &'static str,
-    /// The mail host, or its TLSA base domain.
+    /// The mail host or its TLSA base domain; for MTA-STS the policy domain.
     pub subject: String,
-    /// How it came out.
+    /// Result.
     pub verdict: Verdict,
-    /// What the policy says.
+    /// What the policy demands.
     pub expected: String,
-    /// What was found, or why nothing could be.
+    /// What was found, or why nothing was.
     pub found: String,
-    /// The certificate has expired, and the policy cares.
+    /// The certificate has expired, and the policy forbids that.
     pub expired: bool,
 }
 
-/// Compares the certificate of a session with the policies of the mail host; `None` where no policy speaks of certificates.
+/// Compares the certificate of a session with the policies of the mail host; `None` if no policy covers certificates.
 ///
-/// Anyone may let a name of his own point to an address, so only a name that is meant, and every one of those, can make a
-/// mismatch of it.
+/// Any domain owner may point a name at this address. Therefore only names that the session is known to use can cause a
+/// mismatch, and only if all of them mismatch.
 #[must_use]
 pub fn compare(tls: &TlsPhase, identity: &Identity, now: Timestamp) -> Option<Comparison> {
     let chain = &tls.certificates;
@@ -85,7 +86,7 @@ fn by_tlsa(chain: &[Vec<u8>], unseen: Option<&str>, identity: &Identity, now: Ti
     for host in &identity.hosts {
         let facts = &host.facts;
         let Some(records) = facts.dane.valid().filter(|_| now < facts.dane.until) else {
-            // The certificate may be that of this name, which no record binds.
+            // The certificate may be for this name, which no record binds.
             excused |= host.meant;
             continue;
         };
@@ -121,7 +122,7 @@ fn by_tlsa(chain: &[Vec<u8>], unseen: Option<&str>, identity: &Identity, now: Ti
         if verdict == Verdict::Match {
             return Some(compared);
         }
-        // Of names that are meant the mismatch is told, of others only that nothing can be said.
+        // A mismatch of a name that the session used takes precedence over a result that is not observable.
         if best.as_ref().is_none_or(|best| best.verdict == Verdict::NotObservable && verdict == Verdict::Mismatch) {
             best = Some(compared);
         }
@@ -141,7 +142,8 @@ fn by_sts(chain: &[Vec<u8>], unseen: Option<&str>, identity: &Identity, now: Tim
             Some((of, facts.sts.valid().filter(|policy| policy.mode != StsMode::None)?))
         })?;
     let domain = &recipient.domain;
-    // The certificate must be the mail host's (RFC 8461 §4.2): of an address without a known host nothing can be said.
+    // The certificate must be valid for the mail host (RFC 8461 §4.2): if the address has no known host it cannot be
+    // judged.
     let allowed: Vec<_> = identity.hosts.iter().filter(|host| host.meant && policy.matches(&host.name)).collect();
     let host = &allowed.first()?.name;
     let expected = format!("MTA-STS policy of {domain}, id {}: a valid certificate for {host}", policy.id);

@@ -1,4 +1,4 @@
-//! The EHLO phase: EHLO refused (B1), verbs rewritten on the path (B2, C4), the greeting masked (B3).
+//! The EHLO phase: EHLO refused (B1), verbs rewritten on the path (B2, C4), greeting masked (B3).
 
 use super::{Claim, RuleInput, nothing_expected, offer_expected, use_expected};
 use crate::{
@@ -13,18 +13,19 @@ pub(super) fn judge(case: &RuleInput<'_>) -> Vec<Claim> {
     [downgraded(case), rewritten(case), masked_banner(case)].into_iter().flatten().collect()
 }
 
-/// HELO after EHLO was refused, or where a masked banner keeps clients from trying it, with a peer known to speak EHLO. HELO
-/// alone is what old devices say (FP-5).
+/// HELO after EHLO was refused, or after a masked greeting that keeps clients from trying EHLO, with a peer known to
+/// support EHLO. HELO alone is normal for old devices (FP-5).
 fn downgraded(case: &RuleInput<'_>) -> Option<Claim> {
     let session = case.session;
-    // A client that asks for STARTTLS anyway knows the server, too. One that did not wait was refused with all it sent (FP-23).
+    // A client that sends STARTTLS anyway knows the server. A client that did not wait had all its commands refused
+    // (FP-23).
     let went_on = session.helo || session.went_on;
     if session.capabilities.is_some() || !went_on || session.tls_began() {
         return None;
     }
     let (known, cause) = match case.role {
         Role::Client => (offer_expected(case), session.ehlo_rejected.is_some() || session.greeting_is_masked()),
-        // Anyone who used STARTTLS here spoke EHLO.
+        // A client that used STARTTLS here sent EHLO.
         Role::Server => (use_expected(case).filter(|_| case.known_user().is_some()), session.helo && session.mail_sent),
     };
     let known = known.or_else(|| speaks_ehlo(case));
@@ -33,7 +34,7 @@ fn downgraded(case: &RuleInput<'_>) -> Option<Claim> {
     let mut claim = Claim::new(case, Kind::EhloDowngraded, "B1", evidence, expected);
     claim.reply = session.ehlo_rejected.filter(|code| *code != 0);
     if !offered {
-        // It never offered STARTTLS, as far as is known: nothing was lost but the question.
+        // The peer is not known to offer STARTTLS, so only the EHLO was lost.
         claim.severity = claim.severity.min(Severity::Low);
     }
     Some(claim)
@@ -44,18 +45,18 @@ fn speaks_ehlo(case: &RuleInput<'_>) -> Option<(Evidence, Expected)> {
     Some((Evidence::Regression, Expected { starttls: false, ..Expected::starttls("history", record.answers()) }))
 }
 
-/// Any client can send a line of X, and a person at a keyboard behind a device that masks each byte does (FP-25): without a
-/// second sign it is at most `medium`.
+/// Any client can send a line of X, and so does a person typing through a device that masks each byte (FP-25): without
+/// a second sign the severity is at most `medium`.
 fn rewritten(case: &RuleInput<'_>) -> Option<Claim> {
     let rewritten = case.session.rewritten.as_ref()?;
     let arrived = rewritten.sent.is_empty();
-    // What this host's own server quotes came the way that was watched: it cannot differ.
+    // A quote of this host's own server came from the monitored direction, so it cannot differ.
     if !arrived && case.role == Role::Server {
         return None;
     }
     let known = use_expected(case);
-    // Whatever cuts and delays segments on the path looks like a person, too: of an address that has used TLS it silences
-    // nothing, by whatever name the client goes there.
+    // A device on the path that splits and delays segments also looks like a person. For an address that has used TLS,
+    // typing therefore suppresses nothing, whatever name the client gives.
     let uses_tls = known.is_some() || case.expectation.uses.is_some();
     if arrived && case.wire.typed && !uses_tls {
         return None;
@@ -76,8 +77,8 @@ fn rewritten(case: &RuleInput<'_>) -> Option<Claim> {
     Some(claim)
 }
 
-/// The banner keeps the characters 2, 0, `*` and blanks alone. It makes stock Postfix say HELO, and does not prove by itself
-/// that STARTTLS is lost.
+/// The greeting keeps only the characters 2, 0, `*` and blanks. It makes default Postfix send HELO, and does not prove
+/// by itself that STARTTLS is lost.
 fn masked_banner(case: &RuleInput<'_>) -> Option<Claim> {
     let readable = case.expectation.profile.is_some_and(|profile| profile.readable_greeting);
     let harmless = case.session.tls_began();

@@ -1,4 +1,4 @@
-//! After the go-ahead: no TLS (C6, first half of D1), or TLS that is weaker than it should be (D4).
+//! After the go-ahead: no TLS (C6, first half of D1), or TLS weaker than expected (D4).
 
 use std::time::Duration;
 
@@ -12,11 +12,11 @@ use crate::{
     smtp::{HandshakeEnd, version_name},
 };
 
-/// Versions below it are forbidden (RFC 8996), and on port 587 no one has to put up with them (RFC 8997).
+/// Lower versions are forbidden (RFC 8996), on port 587 too (RFC 8997).
 const TLS_1_2: u16 = 0x0303;
 const TLS_1_3: u16 = 0x0304;
 
-/// A pause before the end of a connection that is told: someone waited for an answer.
+/// Minimum silence before the end of a connection that is reported: one side was waiting for an answer.
 const SILENCE: Duration = Duration::from_secs(10);
 
 pub(super) fn judge(case: &RuleInput<'_>) -> Vec<Claim> {
@@ -28,19 +28,20 @@ pub(super) fn judge(case: &RuleInput<'_>) -> Vec<Claim> {
 
 fn failed(case: &RuleInput<'_>) -> Option<Claim> {
     let end = case.session.handshake_end()?;
-    // What the server said instead of 220 tells it already (C3); so do replies that came before any byte of TLS (E2).
+    // A reply other than 220 is already reported as C3, and replies before the first TLS byte as E2.
     let told = case.session.injected_replies.as_ref().is_some_and(|injection| injection.replies)
         && end == HandshakeEnd::Clear(Side::Server);
     if refused::is_odd_grant(case) || told {
         return None;
     }
     let in_clear = matches!(end, HandshakeEnd::Clear(_));
-    // Until the end TLS may still come about, also behind bytes in cleartext (E2); not once both sides have gone on in cleartext.
+    // Until the end TLS may still begin, even after bytes in cleartext (E2), unless both sides have continued in
+    // cleartext.
     if !case.closed && !case.session.clear_after_go_ahead {
         return None;
     }
     let rule = if in_clear { "C6" } else { "D1" };
-    // Mail in cleartext after a go-ahead: one end believes in TLS that the other never saw.
+    // Mail in cleartext after a go-ahead: one end assumes TLS that the other never saw.
     let tampered = in_clear && case.session.outcome() > Outcome::Attempt;
     let (known, expected) = use_expected(case).unwrap_or_else(|| (Evidence::Suspicious, nothing_expected()));
     let evidence = if tampered { Evidence::Tamper } else { known };
@@ -62,7 +63,7 @@ fn failed(case: &RuleInput<'_>) -> Option<Claim> {
     })
 }
 
-/// How long a question waited for its answer, if it was long: until the end of the connection, or until it was given up.
+/// How long one side waited for an answer, if at least [`SILENCE`]: until the connection ended or timed out.
 pub(super) fn waited(case: &RuleInput<'_>) -> Option<Duration> {
     let given_up = case.session.timed_out.then_some(limits::FLOW_IDLE);
     case.session.silence.or(given_up).filter(|silence| *silence >= SILENCE)

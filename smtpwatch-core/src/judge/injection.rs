@@ -16,7 +16,7 @@ fn commands(case: &RuleInput<'_>) -> Option<Claim> {
     let rule = if carries { "E3" } else { "E1" };
     let expected = by_standard("no data between STARTTLS and the first TLS record (RFC 3207 §4)");
     let claim = Claim::new(case, Kind::CommandInjection, rule, Evidence::Tamper, expected);
-    // They run under TLS as if it had protected them; where TLS was refused they are what they look like.
+    // The commands run under TLS as if TLS had protected them; if TLS was refused they are ordinary commands.
     let granted = matches!(case.session.starttls, Starttls::Granted(_));
     let cost = match () {
         () if injection.auth && granted => Outcome::Credential,
@@ -33,11 +33,11 @@ fn commands(case: &RuleInput<'_>) -> Option<Claim> {
     Some(claim)
 }
 
-/// Where the client goes on in clear nobody takes them for replies that TLS protected: that is a handshake that failed (C6).
+/// If the client continues in cleartext it does not treat them as protected replies: that is a failed handshake (C6).
 fn replies(case: &RuleInput<'_>) -> Option<Claim> {
     let session = case.session;
     let injection = session.injected_replies.as_ref()?;
-    // Without TLS an error, or anything that is not a reply, is what a server says that cannot do TLS: that is C6 too.
+    // Without TLS, an error or a line that is not a reply comes from a server that cannot do TLS: that is C6 too.
     if !session.tls_began() && (!case.closed || session.clear_after_go_ahead || !injection.replies) {
         return None;
     }
@@ -50,13 +50,12 @@ fn replies(case: &RuleInput<'_>) -> Option<Claim> {
     )))
 }
 
-/// Lines of the server, in quotes.
 pub(super) fn quoted(lines: &[String]) -> String {
     lines.iter().map(|line| format!("{line:?}")).collect::<Vec<_>>().join(", ")
 }
 
-/// One reply too many before STARTTLS, where it shifts what the client believes about it. Behind a mail transaction it is a
-/// confused server.
+/// One reply too many before STARTTLS, where it shifts the replies that the client assigns to its commands. After a
+/// mail transaction it is a confused server.
 fn unsolicited(case: &RuleInput<'_>) -> Option<Claim> {
     let code = case.session.unsolicited.filter(|_| !case.session.mail_sent)?;
     let expected = by_standard("one reply for each command (RFC 5321 §4.2)");

@@ -1,8 +1,10 @@
-//! Judgement: takes observation and expectation, returns claims. It is pure: it can run at any time and judges what
-//! is known so far.
+//! Detection rules: [`judge`] compares the observation of a session with what was expected, and returns [`Claim`]s.
 //!
-//! A claim is held back while its outcome can still get worse ([`Claim::is_final`]), because the outcome is part of
-//! the claim.
+//! The module is pure. The engine calls [`judge`] whenever a session changes; the rules judge what is known at that
+//! time. Each submodule holds the rules of one kind of attack; `certainty` and `proof` then adjust every claim.
+//!
+//! A claim is held back while its outcome can still get worse ([`Claim::is_final`]), because the outcome is part of the
+//! claim.
 
 mod auth;
 pub mod catalogue;
@@ -36,43 +38,43 @@ use crate::{
     smtp::{Doubt, Observation, Starttls},
 };
 
-/// What the rules look at.
+/// Input of all rules, for one session.
 #[derive(Clone, Copy, Debug)]
 pub struct RuleInput<'a> {
-    /// What was seen of the dialogue.
+    /// Observation of the SMTP dialogue.
     pub session: &'a Observation,
-    /// What was seen of the packets.
+    /// Observation of the packets.
     pub wire: &'a Wire<'a>,
-    /// What was expected.
+    /// What rules, history and published policies expect of the peer.
     pub expectation: &'a Expectation<'a>,
-    /// Which end this host is.
+    /// Role of this host.
     pub role: Role,
-    /// The server's port.
+    /// Port of the server.
     pub port: u16,
-    /// The connection has ended: nothing more will come.
+    /// The connection has ended: no more segments will come.
     pub closed: bool,
-    /// What became of STARTTLS with others lately (docs/threats.md FO-13).
+    /// How STARTTLS went with other peers in the last hour (docs/threats.md FO-13).
     pub scope: &'a Scope,
-    /// The peer's address.
+    /// Address of the peer.
     pub peer: IpAddr,
-    /// When.
+    /// Time of the judgement.
     pub at: Timestamp,
-    /// What published policies say of this session is being looked up.
+    /// A look-up of published policies for this session is outstanding.
     pub pending: bool,
-    /// Certificate of the server, compared with the policy.
+    /// Result of comparing the server's certificate with the policy.
     pub certificate: Option<&'a certificate::Comparison>,
-    /// Someone was asked, and this goes out without an answer.
+    /// A look-up was requested and got no answer before the verdict.
     pub unanswered: bool,
-    /// The client speaks for another one (FP-13): history of its address says nothing about that one.
+    /// The client relays for another client (FP-13): the history of its address says nothing about that client.
     pub proxied: bool,
-    /// Something was handed over, or was to be.
+    /// The session transferred mail or credentials, or tried to.
     pub at_stake: bool,
 }
 
-/// What the packets of a connection tell about who sent them.
+/// Packet properties of a connection, which may show that another device sent some of the packets.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Wire<'a> {
-    /// The server's SYN-ACK.
+    /// Fingerprint of the server's SYN-ACK.
     pub syn_ack: Option<&'a SynFingerprint>,
     /// Lowest and highest time to live (hop limit) of the peer's packets with payload.
     pub ttl: Option<(u8, u8)>,
@@ -80,44 +82,44 @@ pub struct Wire<'a> {
     pub reset_ttl: Option<u8>,
     /// Time between SYN and SYN-ACK of this connection.
     pub round_trip: Option<Duration>,
-    /// Conflicting copies beyond those that are kept.
+    /// Number of conflicts beyond those in `conflicts`.
     pub conflicts_dropped: u64,
-    /// The client sent most of its bytes key by key, as far apart as a person's are (FP-25).
+    /// The client sent most of its bytes keystroke by keystroke, at the pace of a person (FP-25).
     pub typed: bool,
     /// Two different copies of one range of bytes.
     pub conflicts: &'a [Conflict],
-    /// Segments of the peer that this host's own stack discards (EV-8, EV-9).
+    /// Number of segments of the peer that this host's own stack discards (EV-8, EV-9).
     pub discarded: u64,
 }
 
-/// One claim about a session. The engine adds what every finding says of its flow.
+/// One claim about a session. The engine completes it to a [`Finding`](crate::Finding).
 #[derive(Clone, PartialEq, Debug)]
 pub struct Claim {
-    /// What happened.
+    /// Kind of the finding.
     pub kind: Kind,
-    /// Which one of several of this kind in one session: the place of the SASL exchange.
+    /// Distinguishes claims of one kind in one session, for example by the index of the SASL exchange.
     pub instance: usize,
-    /// Identifier of a row of docs/threats.md.
+    /// Identifier of the row in docs/threats.md.
     pub rule: &'static str,
-    /// How sure.
+    /// Strength of the evidence.
     pub evidence: Evidence,
-    /// What it cost so far.
+    /// What the session has lost so far.
     pub outcome: Outcome,
-    /// Severity.
+    /// Severity, derived from evidence and outcome and then lowered by uncertainty.
     pub severity: Severity,
-    /// Nothing that can still happen in this session makes it worse.
+    /// No further event in this session can make it worse.
     pub is_final: bool,
-    /// What was expected, and who says so.
+    /// What was expected, and by which source.
     pub expected: Expected,
     /// SASL mechanism, for claims about AUTH.
     pub mechanism: Option<String>,
     /// Code of the reply to the deciding command.
     pub reply: Option<u16>,
-    /// Further signs with their numbers.
+    /// Further indicators, one line each, with numbers.
     pub proof: Vec<String>,
 }
 
-/// Asks every rule.
+/// Applies every rule.
 #[must_use]
 pub fn judge(case: RuleInput<'_>) -> Vec<Claim> {
     let case = &case;
@@ -152,8 +154,9 @@ pub fn judge(case: RuleInput<'_>) -> Vec<Claim> {
 }
 
 impl<'a> RuleInput<'a> {
-    /// Not even what was seen can be believed: lines may be a body's (joined midstream), may never have been received
-    /// (one side only), or may be half of the dialogue (multipath). Behind a gap nothing is read at all, so what stands before it is sound.
+    /// The observation cannot be trusted at all: lines may belong to a message body (joined midstream), may never have
+    /// been received (one side only), or may be half of the dialogue (multipath). After a gap nothing is parsed, so
+    /// what was seen before a gap is sound.
     fn is_inconclusive(&self) -> bool {
         match self.session.doubt {
             Some(Doubt::Midstream | Doubt::OneSided | Doubt::Multipath) => true,
@@ -161,31 +164,31 @@ impl<'a> RuleInput<'a> {
         }
     }
 
-    /// The local rule says that nothing is to be said about STARTTLS of this peer.
+    /// The local rule suppresses findings about STARTTLS of this peer.
     fn starttls_ignored(&self) -> bool {
         self.expectation.starttls_rule() == Some(StarttlsRule::Ignore)
     }
 
-    /// The history of a peer with which STARTTLS is used. What a client calls itself changes nothing: the address is who it is, and
-    /// [`certainty`] says how sure that is.
+    /// The history of a peer that uses STARTTLS. The name that a client gives is irrelevant here: its address
+    /// identifies it, and [`certainty`] judges how reliable that is.
     fn known_user(&self) -> Option<&'a HistoryRecord> {
         self.expectation.uses.filter(|_| !self.proxied)
     }
 
-    /// The client has drawn its conclusion from the EHLO reply, or will not: another one may follow until then (FP-6), also
-    /// where a capture ends.
+    /// The client has acted on the EHLO reply, or the session has ended or timed out. Before that another EHLO reply may
+    /// follow (FP-6), also where a capture ends.
     fn is_settled(&self) -> bool {
         let session = self.session;
         session.mail_sent || !session.auth.is_empty() || session.ended.is_some() || session.timed_out
     }
 
-    /// No one asked for STARTTLS, and an envelope crossed in cleartext.
+    /// The client did not send STARTTLS, and an envelope crossed in cleartext.
     fn in_clear(&self) -> bool {
         let session = self.session;
         session.starttls == Starttls::NotSent && session.mail_sent && !session.tls_began()
     }
 
-    /// STARTTLS was offered and not asked for, and an envelope crossed in cleartext.
+    /// STARTTLS was offered and not sent, and an envelope crossed in cleartext.
     fn offer_unused(&self) -> bool {
         self.session.offers_starttls() && self.in_clear()
     }
@@ -194,7 +197,7 @@ impl<'a> RuleInput<'a> {
 impl Claim {
     fn new(case: &RuleInput<'_>, kind: Kind, rule: &'static str, evidence: Evidence, expected: Expected) -> Self {
         let outcome = case.session.outcome();
-        // What a policy says may still make it surer.
+        // A policy may still strengthen the evidence.
         let waits = case.pending && evidence < Evidence::Policy && kind.is_about_starttls();
         Self {
             kind,
@@ -223,21 +226,21 @@ impl Claim {
     }
 }
 
-/// The loudest that the breach of a policy in testing may be: its owner wants to hear of it, and no mail to be held up
+/// Maximum severity if a policy in testing mode is violated: its owner wants a report, and mail must not be delayed
 /// (docs/threats.md G2).
 const TESTING: Severity = Severity::Medium;
 
 fn severity(evidence: Evidence, outcome: Outcome, expected: &Expected) -> Severity {
     let severity = Severity::of(evidence, outcome);
     match (expected.mode.as_deref(), outcome) {
-        // A credential is lost whatever the policy says.
+        // A lost credential is severe whatever the policy says.
         (Some("testing"), Outcome::Attempt | Outcome::Envelope) => severity.min(Severity::Low),
         (Some("testing"), Outcome::Content) => severity.min(TESTING),
         _ => severity,
     }
 }
 
-/// What a local rule says about STARTTLS of this peer.
+/// What the local rule demands of this peer.
 fn demanded(case: &RuleInput<'_>) -> Option<(Evidence, Expected)> {
     let (place, rule) = case.expectation.rule?;
     let demand = match rule.starttls? {
@@ -249,7 +252,7 @@ fn demanded(case: &RuleInput<'_>) -> Option<(Evidence, Expected)> {
     Some((Evidence::Policy, Expected::starttls("rule", detail)))
 }
 
-/// What a published policy of this weight says.
+/// What the first published policy of this weight demands.
 fn published(case: &RuleInput<'_>, weight: Weight) -> Option<(Evidence, Expected)> {
     let demand = case.expectation.published.iter().find(|demand| demand.weight == weight)?;
     let evidence = if weight == Weight::Hint { Evidence::Suspicious } else { Evidence::Policy };
@@ -272,7 +275,7 @@ fn known(case: &RuleInput<'_>, history: impl Fn() -> Option<(Evidence, Expected)
     })
 }
 
-/// What is known about the offer of STARTTLS by this peer, as evidence and in words; `None` where nothing is.
+/// Evidence that this peer offers STARTTLS; `None` if nothing is known.
 fn offer_expected(case: &RuleInput<'_>) -> Option<(Evidence, Expected)> {
     let history = || {
         let (how, record) = case.expectation.offers?;
@@ -287,7 +290,7 @@ fn offer_expected(case: &RuleInput<'_>) -> Option<(Evidence, Expected)> {
     known(case, history).or_else(history)
 }
 
-/// What is known about the use of STARTTLS with this peer.
+/// Evidence that STARTTLS is used with this peer; `None` if nothing is known.
 fn use_expected(case: &RuleInput<'_>) -> Option<(Evidence, Expected)> {
     let history = || {
         let expected = Expected::starttls("history", case.known_user()?.uses());
@@ -296,12 +299,12 @@ fn use_expected(case: &RuleInput<'_>) -> Option<(Evidence, Expected)> {
     known(case, history)
 }
 
-/// Nothing is known about this peer: what was seen speaks for itself.
+/// Nothing is known about this peer: the claim rests on the observation alone.
 fn nothing_expected() -> Expected {
     Expected { starttls: false, ..Expected::starttls("none", "nothing is known about this peer".to_owned()) }
 }
 
-/// What a standard says, anyone who the peer is.
+/// The expectation that a standard sets for every peer.
 fn by_standard(detail: &str) -> Expected {
     Expected::starttls("standard", detail.to_owned())
 }

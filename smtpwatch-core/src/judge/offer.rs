@@ -1,7 +1,6 @@
-//! The offer of STARTTLS is missing from the EHLO reply: deleted (A1, A4, A9), cut off or moved (A5, A6), or overwritten
-//! (A2, A3).
+//! STARTTLS is missing from the EHLO reply: deleted (A1, A4, A9), cut off or moved (A5, A6), or overwritten (A2, A3).
 //!
-//! Only this host's own view as a client can tell: as a server it sees its reply before any device on the path does
+//! Only a host that is the client can see this: a server sees its reply before any device on the path does
 //! (docs/threats.md, "Which end sees what").
 
 use super::{Claim, RuleInput, nothing_expected, offer_expected};
@@ -83,16 +82,16 @@ fn demands(code: u16) -> String {
     format!("the reply {code} demands STARTTLS, and the EHLO reply of the same server does not list it")
 }
 
-/// Nothing is known of the server but what it says itself: it demands what it does not list, which no server is set up to do, and which
-/// is what remains where the line was taken out of its list (A1).
+/// Nothing is known about the server, but it demands STARTTLS and does not list it. No server is configured that way;
+/// it is what remains after the line was deleted from the list (A1).
 fn demanded_unlisted(case: &RuleInput<'_>) -> Option<Claim> {
     let code = case.session.starttls_demanded.filter(|_| case.session.starttls == Starttls::NotSent)?;
     let claim = Claim::new(case, Kind::StarttlsStripped, "A1", Evidence::Suspicious, nothing_expected());
     Some(claim.indicator(demands(code)))
 }
 
-/// The client asked for STARTTLS and TLS began, and the EHLO reply of a peer that is known to offer STARTTLS did not list it. An
-/// attacker who wears a history down, or who tries a device before its use, leaves such sessions behind.
+/// The client sent STARTTLS and TLS began, although the EHLO reply of a peer that is known to offer STARTTLS did not
+/// list it. Such sessions occur when an attacker weakens the history, or tests a device before using it.
 fn not_offered(case: &RuleInput<'_>, capabilities: &Capabilities) -> Option<Claim> {
     let missing = capabilities.offer() == Offer::Absent && case.session.starttls != Starttls::NotSent;
     let (evidence, expected) = offer_expected(case).filter(|_| missing)?;
@@ -107,8 +106,8 @@ fn not_offered(case: &RuleInput<'_>, capabilities: &Capabilities) -> Option<Clai
     Some(claim)
 }
 
-/// The offer is there again, and it has come and gone so often that history does not accuse this peer any more: said once, because
-/// an attacker who wears a history down does the same (A9).
+/// The offer is back, and it has come and gone so often that history is too weak to support a claim from here on. This
+/// is reported once, because an attacker who weakens the history causes the same pattern (A9).
 pub(super) fn flapping(case: &RuleInput<'_>) -> Option<Claim> {
     let session = case.session;
     let (how, record) = case.expectation.offers?;
@@ -132,12 +131,12 @@ pub(super) fn flapping(case: &RuleInput<'_>) -> Option<Claim> {
     )))
 }
 
-/// How often the offer was missing and came back.
+/// Reports how often the offer was missing and came back.
 fn came_back(returns: u64) -> String {
     format!("the offer was missing before and came back, {returns} times (A9)")
 }
 
-/// What differs from the peer's own words beside the line that is missing: somebody else may have written them (A4).
+/// Differences from the peer's own wording besides the missing line: another device may have written the reply (A4).
 fn rewritten(case: &RuleInput<'_>, capabilities: &Capabilities) -> Vec<String> {
     let Some(profile) = &case.expectation.profile else { return Vec::new() };
     let mut lines = Vec::new();
@@ -162,8 +161,8 @@ fn rewritten(case: &RuleInput<'_>, capabilities: &Capabilities) -> Vec<String> {
     lines
 }
 
-/// Lines follow the line that ends the reply (A6): no server writes so. That STARTTLS is what was taken from among
-/// them is known of a peer that offers it.
+/// Lines follow the line that ends the reply (A6): no server does that. Only for a peer known to offer STARTTLS is it
+/// clear that STARTTLS was removed from among them.
 fn promoted(case: &RuleInput<'_>, lines: usize) -> Claim {
     let known = offer_expected(case);
     let unknown = known.is_none();
@@ -176,7 +175,7 @@ fn promoted(case: &RuleInput<'_>, lines: usize) -> Claim {
         .indicator(format!("lines follow the one that ends the EHLO reply (line {}), and none has STARTTLS", lines + 1))
 }
 
-/// The keyword that stands in the place of STARTTLS, as long, and that this server has never offered (A3).
+/// The keyword at the position of STARTTLS, with the same length, that this server has never offered (A3).
 fn in_its_place<'a>(case: &RuleInput<'_>, capabilities: &'a Capabilities) -> Option<&'a str> {
     let known = &case.expectation.profile?.keywords;
     let place = known.iter().position(|keyword| keyword == "STARTTLS")?;
@@ -184,8 +183,8 @@ fn in_its_place<'a>(case: &RuleInput<'_>, capabilities: &'a Capabilities) -> Opt
     (keyword.len() == "STARTTLS".len() && !known.iter().any(|known| known == keyword)).then_some(keyword)
 }
 
-/// The reply ended on a line that promises another (A6): the client waits, and the mail does not go out at all. Of a server of
-/// which nothing is known it is told where the client waited in vain: a server that breaks off ends the connection itself.
+/// The last line of the reply announces another (A6): the client waits, and the mail is not sent. For an unknown server
+/// this is reported only if the client waited in vain: a server that stops halfway closes the connection itself.
 fn unfinished(case: &RuleInput<'_>) -> Option<Claim> {
     if !case.closed || !case.session.ehlo_unfinished || !case.is_settled() {
         return None;
@@ -199,20 +198,20 @@ fn unfinished(case: &RuleInput<'_>) -> Option<Claim> {
     Some(claim.indicator(format!("the last line of the EHLO reply announces another one, and none came{within}")))
 }
 
-/// STARTTLS is there, but not as its server writes it: lower case strips Exim's clients (A3), other shapes strip strict ones
-/// (A5), a second line is not any server's (A7).
+/// STARTTLS is present, but not as its server writes it: lower case hides it from Exim's clients (A3), other shapes
+/// hide it from strict clients (A5), and no server writes a second line (A7).
 fn reshaped(case: &RuleInput<'_>, capabilities: &Capabilities) -> Option<Claim> {
     let known = case.expectation.profile;
     let (kind, rule, line) = if capabilities.offers() > 1 {
-        // A server that has written so under TLS before writes so.
+        // A server that wrote two lines in an earlier session under TLS does so itself.
         let before = |profile: &Profile| profile.keywords.iter().filter(|keyword| *keyword == "STARTTLS").count();
         if known.is_some_and(|profile| before(profile) >= capabilities.offers()) {
             return None;
         }
         (Kind::StreamTampering, "A7", format!("STARTTLS is in the EHLO reply {} times", capabilities.offers()))
     } else if let Some(line) = capabilities.offer_line() {
-        // A server that has always written so, or that writes everything so, writes so; and a client that no one knows to have
-        // seen it otherwise took it for an offer.
+        // Harmless if the server has always written it so, or if it writes all keywords so. Without a profile, a client
+        // that began TLS recognised it as an offer.
         let harmless = known.map_or(case.session.tls_began(), |profile| profile.offer == line);
         if capabilities.offer() == Offer::Strict || harmless || capabilities.is_lower_case() {
             return None;
@@ -220,7 +219,7 @@ fn reshaped(case: &RuleInput<'_>, capabilities: &Capabilities) -> Option<Claim> 
         let rule = if line.eq_ignore_ascii_case("STARTTLS") { "A3" } else { "A5" };
         (Kind::StarttlsMasked, rule, format!("offered as {line:?}, which some clients do not recognise"))
     } else {
-        // Out of the clients' sight, and asked for anyway, or no one knows whether it was ever offered.
+        // Hidden from clients, and either sent anyway, or it is unknown whether it was ever offered.
         let (line, seen) = match capabilities.glued() {
             Some(line) => (line, true),
             None => (capabilities.first_line.as_str(), capabilities.starttls_on_first_line && known.is_some()),
@@ -235,10 +234,11 @@ fn reshaped(case: &RuleInput<'_>, capabilities: &Capabilities) -> Option<Claim> 
     Some(claim)
 }
 
-/// The edit is proven by the line itself; that it was STARTTLS is not (docs/threats.md FP-14, FP-26).
+/// The line proves the edit; it does not prove that it was STARTTLS (docs/threats.md FP-14, FP-26).
 fn masked(case: &RuleInput<'_>, capabilities: &Capabilities) -> Claim {
     let lines: Vec<_> = capabilities.masked().collect();
-    // Cisco's inspection ends the run with a letter that counts (A2); other editors write X to the end or change one letter.
+    // Cisco's inspection ends the run with a counting letter (A2); other editors write X to the end or change one
+    // letter.
     let counted = lines.iter().any(|(_, line)| {
         let word = line.text.split([' ', '\t', '=']).next().unwrap_or_default();
         word.starts_with("XXX") && !word.ends_with('X')

@@ -1,5 +1,6 @@
-//! Mail was accepted in cleartext although a policy demands TLS (G1 for local rules and MTA-STS, G2 for MTA-STS in testing, G3 for
-//! DANE, G4 for the STARTTLS-Everywhere list), or although the message itself demands it (G7).
+//! Policy violations: mail was accepted in cleartext although a policy demands TLS (G1 for local rules and MTA-STS, G2
+//! for MTA-STS in testing, G3 for DANE, G4 for the STARTTLS-Everywhere list), or although the message itself demands it
+//! (G7).
 
 use super::{Claim, RuleInput, by_standard, demanded, expected_of};
 use crate::{
@@ -22,7 +23,7 @@ fn local(case: &RuleInput<'_>) -> Option<Claim> {
     Some(Claim::new(case, Kind::PolicyViolation, "G1", Evidence::Policy, expected))
 }
 
-/// Each policy that speaks for this session is named: who breaks one breaks them all.
+/// The claim names each policy of this session, because the delivery violates all of them.
 fn published(case: &RuleInput<'_>) -> Option<Claim> {
     if case.session.messages == 0 || case.session.doubt.is_some() || case.starttls_ignored() {
         return None;
@@ -40,7 +41,7 @@ fn published(case: &RuleInput<'_>) -> Option<Claim> {
     Some(claim)
 }
 
-/// REQUIRETLS exists under TLS only: in clear it contradicts itself.
+/// REQUIRETLS exists only under TLS: in cleartext it contradicts itself.
 fn requiretls(case: &RuleInput<'_>) -> Option<Claim> {
     let offered = case.session.capabilities.as_ref().is_some_and(|capabilities| capabilities.has("REQUIRETLS"));
     if !offered && !case.session.requiretls {

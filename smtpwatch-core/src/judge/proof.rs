@@ -1,5 +1,5 @@
-//! Further indicators: each adds a line with numbers to a claim. They may raise its evidence; none is a claim by
-//! itself.
+//! Further indicators: [`add`] appends lines with numbers to a claim. An indicator may raise the evidence of a claim;
+//! none is a claim by itself.
 
 use std::time::Duration;
 
@@ -11,20 +11,21 @@ use crate::{
     smtp::{nul_bytes, plain_keyword},
 };
 
-/// Conflicting copies quoted.
+/// Maximum number of conflicting copies that are quoted.
 const CONFLICTS: usize = 3;
-/// Hops by which packets of one connection may differ: routes change by one or two.
+/// Tolerated TTL difference between packets of one connection: routes change by one or two hops.
 const HOPS: u8 = 2;
-/// A reply may be this much faster than the best round trip before it is called impossible: timers are coarse.
+/// Tolerance of timers: only a reply faster than the best round trip by more than this counts as impossible.
 const SLACK: Duration = Duration::from_millis(1);
-/// What striptls answers in the server's stead, and words that no server product uses as they stand.
+/// Words of the replies that the tool striptls sends in place of the server's.
 const TOOLS: [&str; 1] = ["STRIPTLS"];
+/// Reply texts that no server product sends word for word, each with its source.
 const VERBATIM: [(&str, &str); 2] = [
     ("TLS not available due to temporary reason", "RFC 3207 §4"),
     ("Error: command \"EHLO\" not implemented", "a tool that forges replies"),
 ];
 
-/// Adds what the packets and the peer's look say about a claim.
+/// Adds the indicators from the packets and from the profile of the peer.
 pub(super) fn add(case: &RuleInput<'_>, claim: &mut Claim) {
     conflicts(case, claim);
     if matches!(claim.kind, Kind::StarttlsRefused | Kind::TlsHandshakeFailed | Kind::DowngradeRetry) {
@@ -40,7 +41,7 @@ pub(super) fn add(case: &RuleInput<'_>, claim: &mut Claim) {
     let about_reply = matches!(claim.kind, Kind::StarttlsRefused | Kind::EhloDowngraded);
     let about_path = about_offer || about_reply || claim.kind == Kind::CommandRewritten;
     if case.role == Role::Server {
-        // Here the peer is the client, of whom there is no look; what can be told is whom else it happens to.
+        // Here the peer is the client, which has no profile; the claim only shows which other peers are affected.
         if about_path || claim.rule == "A8" {
             claim.proof.push(case.scope.of(case.at, case.peer));
         }
@@ -99,13 +100,13 @@ fn conflicts(case: &RuleInput<'_>, claim: &mut Claim) {
     }
 }
 
-/// Capability keywords in a piece of the server's stream. Anything else there may quote a secret or a name, and is not told.
+/// Capability keywords in a part of the server's stream. All other words may quote a secret or a name and are omitted.
 fn keywords(octets: &[u8]) -> Vec<String> {
     let lines = octets.split(|byte| *byte == b'\n').filter_map(plain_keyword);
     lines.map(|keyword| String::from_utf8_lossy(keyword).into_owned()).collect()
 }
 
-/// FO-2: what is missing, and whether the rest is as it was.
+/// FO-2: what is missing, and whether the rest is unchanged.
 fn length(case: &RuleInput<'_>, claim: &mut Claim) {
     let (Some(profile), Some(capabilities)) = (&case.expectation.profile, &case.session.capabilities) else { return };
     if profile.ehlo_octets == 0 {
@@ -132,7 +133,7 @@ fn length(case: &RuleInput<'_>, claim: &mut Claim) {
     ));
 }
 
-/// FO-4: a reset that comes from nearer or farther than the rest of the connection was not sent by the peer.
+/// FO-4: a reset from nearer or farther away than the rest of the connection was not sent by the peer.
 fn reset(case: &RuleInput<'_>, claim: &mut Claim) {
     let Some(reset) = case.wire.reset_ttl else { return };
     let syn_ack = case.wire.syn_ack.map(|syn_ack| syn_ack.ttl).filter(|_| case.role == Role::Client);
@@ -144,7 +145,7 @@ fn reset(case: &RuleInput<'_>, claim: &mut Claim) {
     }
 }
 
-/// FO-4, FO-6: whether the same stack answers, from as far away.
+/// FO-4, FO-6: whether the same stack answers, from the same distance.
 fn stack(case: &RuleInput<'_>, claim: &mut Claim) {
     if let Some((lowest, highest)) = case.wire.ttl
         && highest - lowest > HOPS
@@ -168,7 +169,7 @@ fn stack(case: &RuleInput<'_>, claim: &mut Claim) {
     }
 }
 
-/// FO-8: no packet travels faster than the best one did, nor than the SYN and its answer did.
+/// FO-8: no reply is faster than the best known round trip, or than the round trip of SYN and SYN-ACK.
 fn timing(case: &RuleInput<'_>, claim: &mut Claim) {
     let best = Duration::from_nanos(case.expectation.profile.map_or(0, |profile| profile.round_trip));
     let own = case.wire.round_trip.unwrap_or_default();
@@ -182,7 +183,7 @@ fn timing(case: &RuleInput<'_>, claim: &mut Claim) {
     }
 }
 
-/// Products by a word of their greeting, and texts of their sources that no other one has.
+/// Products by a word of their greeting, and reply texts that occur in the source of only that product.
 const PRODUCTS: [(&str, &[&str]); 5] = [
     (
         "Postfix",
@@ -194,7 +195,8 @@ const PRODUCTS: [(&str, &[&str]); 5] = [
     ("qmail", &["unimplemented (#5.5.1)", "ready for tls"]),
 ];
 
-/// FO-11: words of another product than the greeting names. Anyone may change both, so it proves nothing by itself.
+/// FO-11: words of another product than the greeting names. Any server may change both, so this proves nothing by
+/// itself.
 fn product(case: &RuleInput<'_>, claim: &mut Claim) {
     let greeting = case.session.greeting.as_deref().unwrap_or_default();
     let Some((own, _)) = PRODUCTS.iter().find(|(name, _)| greeting.contains(name)) else { return };
@@ -211,7 +213,7 @@ fn product(case: &RuleInput<'_>, claim: &mut Claim) {
     }
 }
 
-/// FO-11: a reply that this server would not write.
+/// FO-11: a reply in a form that this server would not send.
 fn style(case: &RuleInput<'_>, claim: &mut Claim) {
     let session = case.session;
     let (code, text) = match (claim.kind, session.starttls) {

@@ -1,4 +1,4 @@
-//! STARTTLS was offered, requested, and not granted (C1, C2, C3), or the connection was cut right after it (C5).
+//! STARTTLS was offered, sent and not granted (C1, C2, C3), or the connection was cut right after it (C5).
 
 use super::{Claim, RuleInput, handshake::waited, nothing_expected, offer_expected};
 use crate::{
@@ -15,13 +15,14 @@ pub(super) fn judge(case: &RuleInput<'_>) -> Option<Claim> {
         Starttls::Refused(code @ 454) => ("C1", Some(code)),
         Starttls::Refused(code @ 500..=599) => ("C2", Some(code)),
         Starttls::Refused(code) => ("C3", Some(code)),
-        // A client may go ahead on it anyway; when TLS is established nothing was refused.
+        // The client may continue despite the code; once TLS is established nothing was refused.
         Starttls::Granted(code) if is_odd_grant(case) && case.closed => ("C3", Some(code)),
         Starttls::Sent if case.closed && cut(case) => ("C5", None),
         Starttls::NotSent | Starttls::Sent | Starttls::Granted(_) => return None,
     };
     let (evidence, expected) = match offer_expected(case) {
-        // An honest server that is short of resources says 454 too, or 421 and goes: only a policy makes more of it (FP-2).
+        // An honest server that is short of resources also sends 454, or sends 421 and closes: only a policy makes that
+        // more than suspicious (FP-2).
         Some((Evidence::Regression, expected))
             if matches!(rule, "C1" | "C5") || code == Some(421) && !session.mail_sent =>
         {
@@ -41,14 +42,14 @@ pub(super) fn judge(case: &RuleInput<'_>) -> Option<Claim> {
     Some(claim)
 }
 
-/// A 2xx that is not 220, and no TLS came of it: the server said something else than that it is ready (C3).
+/// A 2xx code other than 220 that did not lead to TLS: the reply was not the go-ahead (C3).
 pub(super) fn is_odd_grant(case: &RuleInput<'_>) -> bool {
     let session = case.session;
     let established = session.tls.as_ref().is_some_and(|tls| tls.is_established() || tls.is_opaque());
     matches!(session.starttls, Starttls::Granted(code) if code != 220) && !established
 }
 
-/// The connection ended, by whomever, or fell silent, and the question was never answered (C5).
+/// The connection ended or fell silent, and STARTTLS was never answered (C5).
 const fn cut(case: &RuleInput<'_>) -> bool {
     case.session.timed_out || case.session.ended.is_some()
 }

@@ -1,4 +1,5 @@
-//! The bytes themselves prove editing: one range of bytes in two different copies (FO-1, EV-2, EV-3).
+//! Proof of editing in the bytes themselves: one range of the stream arrived in two different copies (FO-1, EV-2,
+//! EV-3).
 
 use super::{Claim, RuleInput, by_standard};
 use crate::finding::{Evidence, Kind};

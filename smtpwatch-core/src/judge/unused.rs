@@ -1,4 +1,4 @@
-//! STARTTLS was offered and not requested, and mail was sent in cleartext (A8, C7, G5, G8), or this is the retry
+//! STARTTLS was offered and not sent, and mail was sent in cleartext (A8, C7, G5, G8), or the delivery is the retry
 //! after a sabotaged handshake (D1).
 //!
 //! On port 25 an unused offer is common and means nothing by itself (docs/threats.md FP-20, FP-28).
@@ -11,7 +11,7 @@ use crate::{
     smtp::HandshakeEnd,
 };
 
-/// The port for submission, where cleartext is obsolete (RFC 8314 §3.3).
+/// Port of message submission, where cleartext is obsolete (RFC 8314 §3.3).
 const SUBMISSION: u16 = 587;
 
 pub(super) fn judge(case: &RuleInput<'_>) -> Option<Claim> {
@@ -44,14 +44,14 @@ fn submission(case: &RuleInput<'_>) -> Claim {
     acted_on(case, Claim::new(case, Kind::StarttlsUnused, "G8", evidence, expected))
 }
 
-/// Submission in clear to a server that does not even offer TLS: the same finding, if nothing louder tells of it.
+/// Submission in cleartext to a server that does not offer TLS: the same finding, unless a more severe one reports it.
 fn in_clear_on_587(case: &RuleInput<'_>) -> Option<Claim> {
     let session = case.session;
     let in_clear = case.port == SUBMISSION && session.messages > 0 && !session.tls_began();
     (in_clear && !session.offers_starttls() && super::offer::judge(case).is_none()).then(|| submission(case))
 }
 
-/// The client acts on other lines of the same reply: that reply reached it, and STARTTLS alone did not (FO-14).
+/// The client uses other lines of the same reply: the reply reached the client, only STARTTLS did not (FO-14).
 fn acted_on(case: &RuleInput<'_>, claim: Claim) -> Claim {
     let others: Vec<_> = case.session.acted_on.iter().copied().collect();
     if others.is_empty() {
@@ -76,7 +76,7 @@ fn retry(case: &RuleInput<'_>, failure: &Failure) -> Claim {
     ))
 }
 
-/// How a handshake ended, in words.
+/// Describes how a handshake ended.
 pub(super) fn handshake_end(end: HandshakeEnd) -> String {
     match end {
         HandshakeEnd::Clear(Side::Client) => "the client continued in cleartext".to_owned(),

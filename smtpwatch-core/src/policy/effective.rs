@@ -1,4 +1,4 @@
-//! What the sources say of one subject, and which of them wins.
+//! Statements of all sources about one subject, and which source wins: [`effective`] decides.
 
 use serde::Serialize;
 
@@ -7,7 +7,7 @@ use super::{
     published::{State, demand::Weight},
 };
 
-/// Who says something, the one that is asked first coming first.
+/// Sources, in order of precedence.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Source {
@@ -15,11 +15,11 @@ pub enum Source {
     Rule,
     /// TLSA records of the mail hosts (RFC 7672).
     Dane,
-    /// The policy of the domain (RFC 8461).
+    /// MTA-STS policy of the domain (RFC 8461).
     MtaSts,
     /// The STARTTLS-Everywhere list.
     List,
-    /// What this host has itself seen.
+    /// History of this host's own sessions.
     History,
 }
 
@@ -37,15 +37,15 @@ impl Source {
     }
 }
 
-/// How much a source demands.
+/// What a source demands.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Mode {
-    /// Mail must not go in cleartext.
+    /// Mail must not be sent in cleartext.
     Enforce,
-    /// It should not; what does is reported.
+    /// Mail should not be sent in cleartext; if it is, that is reported.
     Testing,
-    /// Nothing.
+    /// No demand.
     None,
 }
 
@@ -61,30 +61,30 @@ impl Mode {
     }
 }
 
-/// What one source says.
+/// Statement of one source.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize)]
 pub struct Statement {
-    /// Who.
+    /// Source of the statement.
     pub source: Source,
-    /// How sure that is.
+    /// State of the source's answer.
     pub state: State,
-    /// What it demands; nothing unless it is [`State::Valid`].
+    /// What the source demands; [`Mode::None`] unless the state is [`State::Valid`].
     pub mode: Mode,
-    /// In words: what, or why not.
+    /// The content, or the reason why there is none, in words.
     pub detail: String,
-    /// How old that knowledge is.
+    /// Age of the answer, in seconds.
     pub age_seconds: u64,
 }
 
-/// What follows for a sender.
+/// Resulting behaviour for a sender.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Starttls {
-    /// It takes what comes.
+    /// Mail may be sent with or without TLS.
     Opportunistic,
-    /// TLS is to be there; that it is not is worth a report.
+    /// TLS is expected; a session without it is reported.
     Expected,
-    /// No TLS, no mail.
+    /// Mail must not be sent without TLS.
     Required,
 }
 
@@ -100,16 +100,17 @@ impl Starttls {
     }
 }
 
-/// What follows, and from which source.
+/// The resulting behaviour and the source that decides it.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize)]
 pub struct Effective {
-    /// What a sender is to do.
+    /// Resulting behaviour for a sender.
     pub starttls: Starttls,
-    /// Name of the source that wins; `none`.
+    /// Name of the source that wins; `none` if no source demands anything.
     pub source: &'static str,
 }
 
-/// What a sender is to do by these statements: the first source in the order of [`precedence`] decides.
+/// Decides which statement wins. Order: local rules, then enforced DANE, MTA-STS and list, then history, then policies
+/// in testing. MTA-STS does not override DANE (RFC 8461 §2), and the list yields to both.
 #[must_use]
 pub fn effective(statements: &[Statement]) -> Effective {
     let of = |source: Source| {

@@ -1,4 +1,5 @@
-//! The expectation for one flow, and its source.
+//! Combines local rules and history into the [`Expectation`] for one flow. The engine builds one for each judgement and
+//! adds published policies and failed handshakes.
 
 use std::net::IpAddr;
 
@@ -11,14 +12,14 @@ use super::{
 };
 use crate::{FlowKey, Role};
 
-/// Whom an expectation is asked about.
+/// The flow for which an expectation is built.
 #[derive(Clone, Copy, Debug)]
 pub struct Subject<'a> {
     /// The connection.
     pub flow: FlowKey,
-    /// Which end this host is.
+    /// Role of this host.
     pub role: Role,
-    /// The names of the server, see [`names`].
+    /// Names of the server; see [`names`].
     pub names: &'a [&'a str],
 }
 
@@ -41,53 +42,53 @@ impl Subject<'_> {
         }
     }
 
-    /// The row of history by the peer's address.
+    /// Key of the history record by the peer's address.
     #[must_use]
     pub const fn address_key(&self) -> HistoryKey {
         let (role, own, port) = (self.role, self.own(), self.flow.server.port());
         HistoryKey { role, own, peer: HistoryPeer::Address(self.peer()), port }
     }
 
-    /// The ways to know this peer again: by address, then by name.
+    /// The identities of this peer in history: by address, then by name.
     pub fn peers(&self) -> impl Iterator<Item = HistoryPeer> {
-        // A client calls itself what it likes; only its address is known by more than its word.
+        // A client may give any name, so it is identified only by its address.
         let name = self.names.first().filter(|_| self.role == Role::Client);
         let name = name.map(|name| HistoryPeer::Name(name.to_ascii_lowercase()));
         [Some(HistoryPeer::Address(self.peer())), name].into_iter().flatten()
     }
 
-    /// The rows of history that speak of this peer.
+    /// Keys of the history records of this peer.
     pub fn history_keys(&self) -> impl Iterator<Item = HistoryKey> {
         let (role, own, port) = (self.role, self.own(), self.flow.server.port());
         self.peers().map(move |peer| HistoryKey { role, own, peer, port })
     }
 }
 
-/// What is expected of a peer. The sources are kept apart: each is asked for what it can know.
+/// What is expected of a peer. The sources are separate, because each rule needs particular ones.
 #[derive(Clone, Copy, PartialEq, Debug, Default)]
 pub struct Expectation<'a> {
-    /// The local rule that speaks for this flow, with its place in the configuration (counted from 1).
+    /// The local rule that applies to this flow, with its position in the configuration (counted from 1).
     pub rule: Option<(usize, &'a Rule)>,
-    /// The history of this peer, where it is strong enough to call a missing offer a regression.
+    /// History of this peer, if strong enough to call a missing offer a regression.
     pub offers: Option<(KnownBy, &'a HistoryRecord)>,
-    /// The history of this peer, where it is strong enough to call it a regression that an offer is not used.
+    /// History of this peer, if strong enough to call an unused offer a regression.
     pub uses: Option<&'a HistoryRecord>,
-    /// The history of this peer, where it has answered EHLO often enough to call it a regression that it does not.
+    /// History of this peer, if it has answered EHLO often enough to call a refusal a regression.
     pub speaks_ehlo: Option<&'a HistoryRecord>,
-    /// What the peer looked like when TLS last began.
+    /// Profile of the peer from its last session under TLS.
     pub profile: Option<&'a Profile>,
-    /// A TLS handshake with this peer that failed before.
+    /// An earlier failed TLS handshake with this peer.
     pub failure: Option<&'a Failure>,
-    /// Published policies that want TLS, the one that speaks for this session first. Of sessions as the client only.
+    /// Published policies that demand TLS, in order of precedence. Empty unless this host is the client.
     pub published: &'a [Demand],
-    /// The row of history by the peer's address.
+    /// The history record by the peer's address.
     pub known: Option<&'a HistoryRecord>,
-    /// When history is strong enough to accuse.
+    /// Thresholds from which history counts as evidence.
     pub strength: Strength,
 }
 
 impl<'a> Expectation<'a> {
-    /// Asks rules and history.
+    /// Evaluates rules and history; published policies and failures are empty.
     #[must_use]
     pub fn of(subject: &Subject<'_>, rules: &'a [Rule], history: &'a History, strength: Strength) -> Self {
         let address = history.get(&subject.address_key());
@@ -121,14 +122,14 @@ impl<'a> Expectation<'a> {
     }
 }
 
-/// The names by which policies and history of a server are found: those that it gave in this session, `said`, and where none of
-/// them is the host's own by what is `known` of its address, before them those that are. Anyone on the path can write greeting and EHLO
-/// reply; another name must not lead away from what is known of the host.
+/// The names by which the policies and the history of a server are found. These are the names given in this session,
+/// `said`. If none of them is the host's own according to the record of its address, `known`, the own names come first.
+/// Any device on the path can write greeting and EHLO reply; a foreign name must not hide what is known of the host.
 #[must_use]
 pub fn names<'a>(said: Vec<&'a str>, known: Option<&'a HistoryRecord>) -> Vec<&'a str> {
     let Some(known) = known.filter(|known| !known.names.is_empty()) else { return said };
     let is_own = |name: &&str| known.own_names().any(|own| own.is(name));
-    // Nearly always.
+    // The usual case.
     if !said.is_empty() && said.iter().all(is_own) {
         return said;
     }
@@ -140,8 +141,8 @@ pub fn names<'a>(said: Vec<&'a str>, known: Option<&'a HistoryRecord>) -> Vec<&'
     names
 }
 
-/// The first rule that matches. A name that is not the host's own is a claim: the rule that it leads to counts only where that
-/// demands more than the one of the names that are.
+/// The first rule that matches. A name that is not the host's own is only a claim: the rule that it selects counts only
+/// if it demands more than the rule selected by the own names.
 fn rule_for<'a>(subject: &Subject<'_>, known: Option<&HistoryRecord>, rules: &'a [Rule]) -> Option<(usize, &'a Rule)> {
     if rules.is_empty() {
         return None;
@@ -174,17 +175,17 @@ fn rule_for<'a>(subject: &Subject<'_>, known: Option<&HistoryRecord>, rules: &'a
     if demand(&claimed) > demand(&sure) { claimed } else { sure }
 }
 
-/// How a peer is known that history speaks of.
+/// How history identifies a peer.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum KnownBy {
-    /// It is this very host, as far as addresses tell.
+    /// By address: the same host, as far as addresses show.
     Address,
-    /// Other hosts call themselves by its name: members of a farm may differ (docs/threats.md FP-1).
+    /// By name: other hosts give the same name, and members of a farm may differ (docs/threats.md FP-1).
     Name,
 }
 
-/// The first row that has seen enough sessions decides: the address, and only for an address that is not known the name,
-/// because a name is what the reply in question says it is. A farm behind one address has its own rate (FP-1).
+/// The first record with enough sessions decides: the record by address, and only if the address is not known the
+/// record by name, because the name comes from the reply in question. A farm at one address has its own rate (FP-1).
 fn agreed<'a>(
     rows: &[(KnownBy, &'a HistoryRecord)],
     strength: Strength,

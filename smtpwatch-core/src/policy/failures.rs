@@ -1,14 +1,15 @@
-//! Failed TLS handshakes of the last days: the first half of a downgrade across connections (docs/threats.md D1).
+//! Failed TLS handshakes of the last days: the first half of a downgrade across connections (docs/threats.md D1). The
+//! engine records them in [`FailedHandshakes`] and looks them up when it judges a session in cleartext.
 
 use std::{collections::VecDeque, time::Duration};
 
 use super::{expectation::Subject, history::HistoryPeer};
 use crate::{FlowKey, Role, Timestamp, hash::HashMap, smtp::HandshakeEnd};
 
-/// Entries held, one or two for each peer; the oldest failure is evicted.
+/// Maximum number of entries, one or two for each peer; the oldest failure is evicted.
 const PEERS: usize = 4096;
-/// A mail server retries in cleartext after its back-off at the earliest, and gives up after five days (Postfix
-/// `minimal_backoff_time`, `maximal_queue_lifetime`).
+/// How long a failure is stored. A mail server retries in cleartext after its back-off at the earliest, and gives up
+/// after five days (Postfix `minimal_backoff_time`, `maximal_queue_lifetime`).
 const REMEMBERED: Duration = Duration::from_secs(5 * 24 * 3600);
 
 /// One failed handshake.
@@ -18,26 +19,26 @@ pub struct Failure {
     pub at: Timestamp,
     /// The connection.
     pub flow: FlowKey,
-    /// How.
+    /// How the handshake ended.
     pub end: HandshakeEnd,
 }
 
-/// Which end this host is, the peer, the server's port. The own address is not part of it: a retry may leave by another.
+/// Role of this host, peer, and port of the server. The own address is not included: a retry may use another one.
 type Key = (Role, HistoryPeer, u16);
 
-/// The newest failure with each peer, by address and by name: a server that is tried again may answer at another address.
+/// The newest failure with each peer, by address and by name: on a retry a server may answer at another address.
 #[derive(Debug, Default)]
 pub struct FailedHandshakes {
     newest: HashMap<Key, Failure>,
     order: VecDeque<(Timestamp, Key)>,
     /// Open connections on which the go-ahead was given, the newest with each peer.
     under_way: HashMap<Key, FlowKey>,
-    /// As what each of them is there: the peer may give another name later.
+    /// The keys of each of these connections: the peer may give another name later.
     begun: HashMap<FlowKey, Vec<Key>>,
 }
 
 impl FailedHandshakes {
-    /// Notes that the server gave the go-ahead; [`Self::end`] must follow.
+    /// Records that the server gave the go-ahead; call [`Self::end`] later.
     pub fn start(&mut self, subject: &Subject<'_>) {
         self.end(subject.flow);
         let keys: Vec<_> = keys(subject).collect();
@@ -45,20 +46,20 @@ impl FailedHandshakes {
         self.begun.insert(subject.flow, keys);
     }
 
-    /// The connection has ended.
+    /// Records that the connection has ended.
     pub fn end(&mut self, flow: FlowKey) {
         for key in self.begun.remove(&flow).into_iter().flatten() {
             if self.under_way.get(&key) == Some(&flow) {
                 self.under_way.remove(&key);
             }
         }
-        // After very many handshakes at once their room is given back.
+        // Release the memory after very many simultaneous handshakes.
         if self.begun.is_empty() && self.begun.capacity() > PEERS {
             (self.under_way, self.begun) = Default::default();
         }
     }
 
-    /// Another connection with this peer on which TLS was to begin, and that has not ended.
+    /// Another open connection with this peer on which the go-ahead was given.
     #[must_use]
     pub fn under_way(&self, subject: &Subject<'_>) -> Option<FlowKey> {
         if self.under_way.is_empty() {
@@ -67,7 +68,7 @@ impl FailedHandshakes {
         keys(subject).find_map(|key| self.under_way.get(&key)).copied().filter(|flow| *flow != subject.flow)
     }
 
-    /// Notes a failure.
+    /// Records a failed handshake.
     pub fn record(&mut self, subject: &Subject<'_>, failure: Failure) {
         for key in keys(subject) {
             self.newest.insert(key.clone(), failure);
@@ -81,7 +82,7 @@ impl FailedHandshakes {
         }
     }
 
-    /// TLS was established: what failed before is not what makes the peer speak in cleartext.
+    /// TLS was established: an earlier failure does not explain later cleartext.
     pub fn clear(&mut self, subject: &Subject<'_>) {
         if self.newest.is_empty() {
             return;

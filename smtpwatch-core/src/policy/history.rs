@@ -1,4 +1,7 @@
-//! History: what this host has seen of a peer itself (RFC 3207 §6; docs/threats.md FP-1, FP-3, FP-21).
+//! History of peers, from this host's own sessions (RFC 3207 §6; docs/threats.md FP-1, FP-3, FP-21).
+//!
+//! [`History`] is a bounded table of [`HistoryRecord`]s. The engine records each session in it; the store persists the
+//! records.
 
 mod rate;
 mod record;
@@ -15,65 +18,65 @@ pub use self::{
 };
 use crate::{Role, hash::HashMap, lru::LruLists};
 
-/// Rows that room is made for at the start; more than there are hosts that anyone exchanges mail with.
+/// Maximum capacity that is allocated at the start: more than there are mail hosts.
 const AT_ONCE: usize = 10_000_000;
-/// Each role owns this part of the rows. It may use more while the other role does not need it.
+/// Divisor: each role owns this part of the rows. It may use more while the other role does not need it.
 const SHARE: usize = 2;
-/// This part of the rows is kept free for a role whatever the other one needs.
+/// Divisor: this part of the rows stays free for a role, whatever the other one needs.
 const RESERVE: usize = 8;
-/// Rows by address of one network (IPv4 /24, IPv6 /48) that are not the first to go: a /24 full of mail hosts has room.
+/// Rows by address of one network (IPv4 /24, IPv6 /48) that are not evicted first: enough for a /24 full of mail hosts.
 const QUOTA: usize = 256;
-/// No network may have more than this part of a small table, or [`QUOTA_LEAST`] rows.
+/// Divisor for a small table: one network may have this part of it, but at least [`QUOTA_LEAST`] rows.
 const QUOTA_PART: usize = 64;
 const QUOTA_LEAST: usize = 16;
 
-/// What has been seen of every peer, bounded.
+/// Bounded table of the history of all peers.
 ///
-/// When there is no room, the row that goes is of the role of the row that comes: the least recently seen one of its lowest
-/// [`Class`]. Only while the other role has more than its half does that role give a row, and none that is established. So a
-/// stranger, whose rows are of the lowest classes, pushes out strangers, and first those of a network that has many.
-/// Each operation takes the same time, however many rows there are.
+/// If the table is full, the evicted row has the role of the inserted row: it is the least recently seen one of the
+/// lowest [`Class`]. Only while the other role has more than its half does that role give up a row, and never an
+/// established one. Rows of strangers are in the lowest classes, so a stranger evicts only strangers, and first those
+/// of a network with many rows. Each operation takes constant time.
 #[derive(Debug)]
 pub struct History {
     places: HashMap<Arc<HistoryKey>, usize>,
     rows: Slab<Row>,
-    /// By the newest session: of each role, of each class.
+    /// LRU lists by the newest session, one for each role and class.
     ages: LruLists<LISTS>,
     networks: HashMap<Network, Count>,
-    /// Rows of each role.
+    /// Number of rows of each role.
     roles: [usize; 2],
     capacity: usize,
     quota: u32,
 }
 
-/// Role and class of a row.
+/// Number of lists: one for each role and class.
 const LISTS: usize = 2 * Class::ALL.len();
 
 #[derive(Debug)]
 struct Row {
-    /// The one of `places`.
+    /// The key in `places`.
     key: Arc<HistoryKey>,
     record: HistoryRecord,
     class: Class,
 }
 
-/// How much a row is worth; the least goes first.
+/// Value of a row; the lowest class is evicted first.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
 enum Class {
-    /// Its network has more rows of that worth than its quota.
+    /// The network has more rows of this value than its quota.
     Surplus,
-    /// It accuses of nothing.
+    /// Too weak to be evidence.
     Young,
-    /// It is strong enough to accuse.
+    /// Strong enough to be evidence.
     Known,
-    /// It is so for many sessions over days.
+    /// Strong for many sessions over days.
     Established,
 }
 
 impl Class {
     const ALL: [Self; 4] = [Self::Surplus, Self::Young, Self::Known, Self::Established];
 
-    /// What the record of a peer is worth. Of a client only that it used STARTTLS: the offer was this host's own.
+    /// Class of a record. For a client only the use of STARTTLS counts: the offer was this host's own.
     fn of(role: Role, record: &HistoryRecord, strength: Strength) -> Self {
         let offered = Some(&record.offered).filter(|_| role == Role::Client);
         let strong = || offered.into_iter().chain([&record.used]).filter(|rate| rate.is_strong(strength));
@@ -87,11 +90,11 @@ impl Class {
     }
 }
 
-/// A role's IPv4 /24 or IPv6 /48, of which rows are counted.
+/// An IPv4 /24 or IPv6 /48 in one role, for which rows are counted.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 struct Network(Role, u64);
 
-/// Rows of a network that are young, and that accuse.
+/// Number of young and of known rows of a network.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 struct Count {
     young: u32,
@@ -108,8 +111,8 @@ impl Count {
     }
 }
 
-/// The network of a peer that is known by its address. Names need no quota: a row by name is made only for a name that a row by
-/// address remembers, and these are few (see [`History::note`]).
+/// The network of a row by address. Rows by name need no quota: they exist only for the few names that a row by address
+/// has stored (see [`History::note`]).
 fn network(key: &HistoryKey) -> Option<Network> {
     const IPV6: u64 = 1 << 63;
     let HistoryPeer::Address(address) = key.peer else { return None };
@@ -120,22 +123,22 @@ fn network(key: &HistoryKey) -> Option<Network> {
     Some(Network(key.role, number))
 }
 
-/// A row that made room for another one.
+/// A row that was evicted.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Forgotten {
-    /// Of whom it spoke.
+    /// Key of the row.
     pub key: HistoryKey,
-    /// It was strong enough to accuse: what it knew is lost.
+    /// The row was strong enough to be evidence, which is lost.
     pub known: bool,
 }
 
 impl History {
-    /// Room for `capacity` rows.
+    /// Creates a table for `capacity` rows.
     #[must_use]
     pub fn new(capacity: usize) -> Self {
         let capacity = capacity.max(1);
-        // At once, so that it never grows while packets wait: it would have to look at every key. And with some room to spare,
-        // without which it had to be put in order now and then, as rows go and others come. What is not used is not in memory.
+        // Allocate at once, so that the table never grows while packets wait: growth rehashes every key. The spare
+        // quarter avoids rehashing in place as rows come and go. Unused memory is not resident.
         let room = capacity.min(AT_ONCE);
         let room = room + room / 4;
         Self {
@@ -149,16 +152,16 @@ impl History {
         }
     }
 
-    /// Rows that one role may have at most.
+    /// Maximum number of rows of one role.
     #[must_use]
     pub const fn most(capacity: usize) -> usize {
         capacity - capacity / RESERVE
     }
 
-    /// Puts back a row that was kept elsewhere: rows that are restored later count as older. Returns the row that there is no room
-    /// for, by the same rule as [`Self::note`].
+    /// Restores a stored row; rows that are restored later count as older. Returns the row that is evicted, by the same
+    /// rule as in [`Self::note`].
     pub fn restore(&mut self, key: HistoryKey, record: HistoryRecord) -> Option<Forgotten> {
-        // What the configuration wants of a strong rate is known when the peer is seen again.
+        // The configured thresholds apply when the peer is seen again.
         let strength = Strength::default();
         if let Some(&place) = self.places.get(&key) {
             self.rows[place].record = record;
@@ -167,7 +170,7 @@ impl History {
             return None;
         }
         let role = key.role;
-        // The least of all may be the row itself.
+        // The row with the lowest value may be the restored row itself.
         let full = self.is_full(role);
         let place = self.insert(key, record);
         let list = self.classify(place, strength);
@@ -175,19 +178,19 @@ impl History {
         full.then(|| self.make_room(role, strength)).flatten()
     }
 
-    /// The row of a peer.
+    /// The record of a peer.
     #[must_use]
     pub fn get(&self, key: &HistoryKey) -> Option<&HistoryRecord> {
         self.places.get(key).map(|&place| &self.rows[place].record)
     }
 
-    /// Every row, in no order.
+    /// Every record, in no particular order.
     pub fn iter(&self) -> impl Iterator<Item = (&HistoryKey, &HistoryRecord)> {
         self.rows.iter().map(|(_, row)| (&*row.key, &row.record))
     }
 
-    /// Copies of at most `most` rows from this position on, and the position after them; `None`: there are no more. Rows that
-    /// are noted or forgotten between two calls are met or left out, as they come; no other row is.
+    /// Copies of at most `most` records from position `from` on, and the next position; `None` at the end. A record
+    /// that is added or removed between two calls may or may not be returned; every other record is returned once.
     #[must_use]
     pub fn piece(&self, from: usize, most: usize) -> (Vec<(HistoryKey, HistoryRecord)>, Option<usize>) {
         let end = from.saturating_add(most).min(self.rows.capacity());
@@ -202,22 +205,22 @@ impl History {
         self.rows.len()
     }
 
-    /// Whether nothing is known.
+    /// Whether the history is empty.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.rows.is_empty()
     }
 
-    /// Forgets every row that `matches`; returns the keys.
+    /// Removes every record whose key `matches`; returns the keys.
     pub fn forget(&mut self, matches: impl Fn(&HistoryKey) -> bool) -> Vec<HistoryKey> {
         let found = self.rows.iter().filter(|(_, row)| matches(&row.key)).map(|(place, _)| place);
         let places: Vec<_> = found.collect();
         places.into_iter().map(|place| self.remove(place)).collect()
     }
 
-    /// Notes one session and returns the row as it stands after it, with the row that had to make room.
+    /// Records one session. Returns the updated record and the row that was evicted, if any.
     ///
-    /// A row by name is made only where [`Self::admits`] it: a server can call itself by any number of names.
+    /// Add a row by name only if [`Self::admits`] it: a server can give any number of names.
     pub fn note(
         &mut self,
         key: HistoryKey,
@@ -238,8 +241,8 @@ impl History {
         (self.rows[place].record.clone(), forgotten)
     }
 
-    /// Whether a row by this name may be made: the server of the address has called itself so under TLS, and its
-    /// network has no more rows than its quota.
+    /// Whether a row by this name may be added: the server at the address has given this name under TLS, and its
+    /// network is within its quota.
     #[must_use]
     pub fn admits(&self, address: &HistoryKey, name: &str) -> bool {
         self.places.get(address).is_some_and(|&place| {
@@ -248,12 +251,12 @@ impl History {
         })
     }
 
-    /// One more row of this role needs room.
+    /// Whether another row of this role needs an eviction.
     fn is_full(&self, role: Role) -> bool {
         self.rows.len() >= self.capacity || self.roles[role as usize] >= Self::most(self.capacity)
     }
 
-    /// Forgets the row that is worth least.
+    /// Evicts the row with the lowest value.
     fn make_room(&mut self, role: Role, strength: Strength) -> Option<Forgotten> {
         let share = self.capacity / SHARE;
         let other = match role {
@@ -269,12 +272,12 @@ impl History {
         Some(Forgotten { key: self.remove(place), known })
     }
 
-    /// The row of a role that is worth least.
+    /// The row of a role with the lowest value.
     fn least(&self, role: Role) -> Option<usize> {
         Class::ALL.into_iter().find_map(|class| self.ages.oldest(list(role, class)))
     }
 
-    /// A row that is in none of the orders, and counts nowhere.
+    /// Adds a row that is not yet in any list or count.
     fn insert(&mut self, key: HistoryKey, record: HistoryRecord) -> usize {
         let key = Arc::new(key);
         self.roles[key.role as usize] += 1;
@@ -283,7 +286,7 @@ impl History {
         place
     }
 
-    /// Takes a row out of its order, and says which one it belongs to.
+    /// Removes a row from its list, and returns the list to which it belongs.
     fn classify(&mut self, place: usize, strength: Strength) -> usize {
         let Row { key, record, class } = &mut self.rows[place];
         let role = key.role;
@@ -329,12 +332,12 @@ const fn list(role: Role, class: Class) -> usize {
     role as usize * Class::ALL.len() + class as usize
 }
 
-/// When "always offered" is strong enough to accuse (`[baseline]` of the configuration).
+/// Thresholds from which "always offered" counts as evidence (`[baseline]` of the configuration).
 #[derive(Clone, Copy, PartialEq, Debug)]
 pub struct Strength {
-    /// Sessions that must have been seen.
+    /// Minimum number of sessions seen.
     pub min_sessions: u64,
-    /// Share of them that offered STARTTLS, 0 to 1.
+    /// Minimum share of these sessions that offered STARTTLS, 0 to 1.
     pub min_offer_ratio: f64,
 }
 

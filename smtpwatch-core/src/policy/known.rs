@@ -1,4 +1,5 @@
-//! What is known of published policies, as it is handed to anyone who keeps it.
+//! Published policies in the form in which the store keeps them: [`Known`] for one change, [`Kept`] for everything at
+//! start-up.
 
 use std::sync::Arc;
 
@@ -9,7 +10,7 @@ use crate::{
 
 use super::memory::Memory;
 
-/// One thing to keep.
+/// One change to store.
 #[derive(Clone, PartialEq, Debug)]
 pub enum Known {
     /// A domain was looked up.
@@ -18,46 +19,46 @@ pub enum Known {
     Host(KnownHost),
     /// A list was fetched.
     List(KnownList),
-    /// A subject had to make room.
+    /// A subject was evicted and must be deleted.
     Forgotten(LookupRequest),
 }
 
-/// A domain.
+/// A domain with its policies.
 #[derive(Clone, PartialEq, Debug)]
 pub struct KnownDomain {
-    /// Its name.
+    /// Name of the domain.
     pub name: String,
-    /// What was found.
+    /// Result of the look-up.
     pub facts: Arc<DomainFacts>,
-    /// Its MTA-STS policy: trust on first use has to outlive the process (RFC 8461 §10.2).
+    /// State of its MTA-STS policy: trust on first use must survive a restart (RFC 8461 §10.2).
     pub memory: Memory,
 }
 
-/// A mail host.
+/// A mail host with its policies.
 #[derive(Clone, PartialEq, Debug)]
 pub struct KnownHost {
-    /// Its name.
+    /// Name of the host.
     pub name: String,
-    /// What was found.
+    /// Result of the look-up.
     pub facts: Arc<HostFacts>,
 }
 
 /// A STARTTLS-Everywhere list.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct KnownList {
-    /// Its URL.
+    /// URL from which the list was fetched.
     pub url: String,
-    /// Its text.
+    /// Text of the list, as fetched.
     pub text: Vec<u8>,
     /// When it was fetched.
     pub fetched_at: Timestamp,
 }
 
-/// Everything that was kept.
+/// Everything that was stored.
 #[derive(Clone, PartialEq, Debug, Default)]
 pub struct Kept {
     /// Domains, the newest first.
     pub domains: Vec<KnownDomain>,
-    /// Mail hosts, likewise.
+    /// Mail hosts, the newest first.
     pub hosts: Vec<KnownHost>,
 }

@@ -1,5 +1,5 @@
-//! What is remembered of MTA-STS between look-ups: the policy that was fetched, and the last attempt that failed
-//! (RFC 8461 §3.3, §5.1).
+//! MTA-STS state of a domain between look-ups: the policy that was fetched, and the last attempt that failed (RFC 8461
+//! §3.3, §5.1). [`Memory`] decides when to fetch again.
 
 use std::time::Duration;
 
@@ -9,60 +9,60 @@ use crate::{
     policy::published::sts::{StsMode, StsPolicy},
 };
 
-/// After a fetch that failed the same policy is not asked for again within this time (RFC 8461 §3.3: five minutes).
+/// Time after a failed fetch during which the same policy is not fetched again (RFC 8461 §3.3: five minutes).
 pub const BACK_OFF: Duration = Duration::from_secs(300);
 
-/// A policy holds for at least this long after its fetch, also with a `max_age` of 0: the delivery that it was fetched for
-/// is judged within this time.
+/// Minimum validity of a policy after its fetch, even with a `max_age` of 0: the delivery for which it was fetched is
+/// judged within this time.
 pub const DELIVERY: Duration = Duration::from_secs(60);
 
-/// What is remembered of one domain.
+/// MTA-STS state of one domain.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct Memory {
-    /// The policy that was fetched last.
+    /// The policy fetched last.
     pub kept: Option<Kept>,
-    /// The newest attempt, if it failed.
+    /// The latest attempt, if it failed.
     pub failed: Option<Failed>,
 }
 
-/// A policy that was fetched.
+/// A fetched policy.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Kept {
     /// The policy.
     pub policy: StsPolicy,
-    /// Its text.
+    /// Text of the policy.
     pub body: String,
-    /// When it was fetched by HTTPS: `max_age` counts from here, whatever TXT records say since.
+    /// When it was fetched by HTTPS. `max_age` counts from here, regardless of later TXT records.
     pub fetched_at: Timestamp,
 }
 
-/// A fetch that failed.
+/// A failed fetch.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Failed {
-    /// The `id` that it was for.
+    /// The `id` of the TXT record for which it was fetched.
     pub id: String,
-    /// When.
+    /// When the fetch failed.
     pub at: Timestamp,
-    /// Why.
+    /// Why the fetch failed.
     pub error: FetchError,
 }
 
-/// Why a policy could not be had, as TLS reports tell it apart (RFC 8460 §4.3.2.2).
+/// Reason for a failed fetch, as TLS reports distinguish them (RFC 8460 §4.3.2.2).
 #[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
 pub enum FetchError {
-    /// It could not be fetched.
+    /// The policy could not be fetched.
     #[error("fetch error: {0}")]
     Fetch(String),
-    /// What was fetched is not a policy.
+    /// The fetched text is not a policy.
     #[error("policy invalid: {0}")]
     Invalid(String),
-    /// The certificate of its host is not right.
+    /// The certificate of the policy host is not valid.
     #[error("certificate of the policy host: {0}")]
     WebPki(String),
 }
 
 impl FetchError {
-    /// As a TLS report calls it.
+    /// The result type in a TLS report.
     #[must_use]
     pub const fn result_type(&self) -> ResultType {
         match self {
@@ -74,39 +74,39 @@ impl FetchError {
 }
 
 impl Kept {
-    /// When it ceases to hold.
+    /// When the policy expires.
     #[must_use]
     pub fn expires(&self) -> Timestamp {
         self.fetched_at + self.policy.max_age
     }
 
-    /// Whether it is to be fetched again although nothing has changed: in the second half of its life, so that there is
-    /// time for attempts that fail (RFC 8461 §3.3).
+    /// Whether to fetch the policy again although its `id` is unchanged: in the second half of its lifetime, which
+    /// leaves time for failed attempts (RFC 8461 §3.3).
     fn is_ageing(&self, now: Timestamp) -> bool {
         now >= self.fetched_at + self.policy.max_age / 2
     }
 }
 
 impl Memory {
-    /// The policy that still holds.
+    /// The policy, unless it has expired.
     #[must_use]
     pub fn holding(&self, now: Timestamp) -> Option<&Kept> {
         self.kept.as_ref().filter(|kept| now < kept.expires())
     }
 
-    /// Whether losing the policy would matter: one with another mode than `none` is held (RFC 8461 §3.3, §10.3).
+    /// Whether losing the policy would matter: its mode is not `none` and it has not expired (RFC 8461 §3.3, §10.3).
     #[must_use]
     pub fn protects(&self, now: Timestamp) -> bool {
         self.protects_until(now).is_some()
     }
 
-    /// Until when it [`Self::protects`], if nothing changes.
+    /// Until when [`Self::protects`] remains true if nothing changes.
     #[must_use]
     pub fn protects_until(&self, now: Timestamp) -> Option<Timestamp> {
         self.holding(now).filter(|kept| kept.policy.mode != StsMode::None).map(Kept::expires)
     }
 
-    /// Whether the policy of a TXT record with this `id` is to be fetched now.
+    /// Whether to fetch the policy of a TXT record with this `id` at `now`.
     #[must_use]
     pub fn is_due(&self, id: &str, now: Timestamp) -> bool {
         let current = self.holding(now).is_some_and(|kept| kept.policy.id == id && !kept.is_ageing(now));
@@ -114,7 +114,7 @@ impl Memory {
         !current && !backing_off
     }
 
-    /// A fetch came out.
+    /// Records the result of a fetch.
     pub fn note(&mut self, id: &str, fetched: Result<(StsPolicy, String), FetchError>, now: Timestamp) {
         match fetched {
             Ok((policy, body)) => *self = Self { kept: Some(Kept { policy, body, fetched_at: now }), failed: None },
@@ -147,7 +147,7 @@ mod tests {
         assert!(memory.is_due("1", at(0)));
         memory.note("1", Ok(policy("1", StsMode::Enforce)), at(0));
         assert!(!memory.is_due("1", at(4_999)) && memory.is_due("2", at(1)) && memory.is_due("1", at(5_000)));
-        // It counts from the fetch: that the TXT record was seen in between changes nothing.
+        // The age counts from the fetch, not from the TXT record seen since.
         assert!(memory.holding(at(9_999)).is_some() && memory.holding(at(10_000)).is_none());
     }
 

@@ -1,4 +1,7 @@
-//! What is expected of a peer, and why: plain data. Nothing here fetches anything.
+//! Expectations of a peer and their sources: local rules, published policies and history. Plain data; nothing here
+//! fetches anything.
+//!
+//! [`expectation`] combines the sources for one flow; the rules in [`judge`](crate::judge) read the result.
 
 pub mod effective;
 pub mod expectation;

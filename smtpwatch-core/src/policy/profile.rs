@@ -1,56 +1,56 @@
-//! The profile of a peer from its last session under TLS. An edited session is compared with it (docs/threats.md
-//! FO-2, FO-4, FO-6, FO-8). A difference raises no finding by itself.
+//! The profile of a peer from its last session under TLS: [`Profile`], stored in a history record. The rules compare an
+//! edited session with it (docs/threats.md FO-2, FO-4, FO-6, FO-8). A difference raises no finding by itself.
 
 use serde::{Deserialize, Serialize};
 
-/// Keywords kept of an EHLO reply.
+/// Keywords stored of an EHLO reply.
 const KEYWORDS: usize = 32;
-/// Bytes kept of a keyword.
+/// Characters stored of a keyword.
 const KEYWORD_OCTETS: usize = 32;
 
-/// Words of a date (RFC 5322 §3.3): Exim and Exchange write one into their greeting.
+/// Words of a date (RFC 5322 §3.3): Exim and Exchange put a date into their greeting.
 const DATE: [&str; 19] = [
     "Mon", "Tue", "Wed", "Thu", "Fri", "Sat", "Sun", "Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep",
     "Oct", "Nov", "Dec",
 ];
 
-/// A server, as seen in a session that went on under TLS.
+/// Properties of a server in a session that established TLS.
 #[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(default)]
 pub struct Profile {
-    /// Keywords of the EHLO reply in cleartext, in order, upper-case.
+    /// Keywords of the EHLO reply in cleartext, in order, in upper case.
     pub keywords: Vec<String>,
-    /// Bytes of that reply, line ends included.
+    /// Size of that reply in bytes, line ends included.
     pub ehlo_octets: usize,
-    /// Mechanisms offered before TLS that send the secret itself.
+    /// SASL mechanisms offered before TLS that send the secret itself.
     pub plaintext_mechanisms: Vec<String>,
     /// The line that offers STARTTLS, as the server writes it.
     pub offer: String,
     /// The greeting is readable: it names a host.
     pub readable_greeting: bool,
-    /// Name that the client gave itself, of a client.
+    /// For a client, the name that it gave; empty for a server.
     pub client: String,
     /// Shape of the greeting and of the first line of the EHLO reply; see [`Profile::shape`].
     pub words: [String; 2],
-    /// Address of this host as the server quotes it in that line; empty where it does not.
+    /// Address of this host as quoted in the first line of the EHLO reply; empty if there is none.
     pub quoted: String,
     /// Time to live (hop limit) of the SYN-ACK on arrival.
     pub ttl: u8,
-    /// Maximum segment size in the SYN-ACK; zero where it had none.
+    /// Maximum segment size in the SYN-ACK, in bytes; zero if it had none.
     pub mss: u16,
     /// Option kinds of the SYN-ACK in order.
     pub options: Vec<u8>,
-    /// Best time between SYN and SYN-ACK, in nanoseconds; zero where it was not seen.
+    /// Lowest time between SYN and SYN-ACK, in nanoseconds; zero if it was not seen.
     pub round_trip: u64,
-    /// Highest TLS version chosen, as on the wire; zero where it was not seen.
+    /// Highest TLS version chosen, as on the wire; zero if it was not seen.
     pub tls_version: u16,
-    /// The suite chosen does not encrypt or authenticate as RFC 9325 §4.1 demands.
+    /// The chosen suite does not encrypt or authenticate as RFC 9325 §4.1 demands.
     pub weak_suite: bool,
 }
 
 impl Profile {
-    /// The keywords in the form kept here.
+    /// Limits keywords to the number and length that are stored.
     pub fn keep(keywords: impl Iterator<Item = String>) -> Vec<String> {
         let cut = |keyword: String| match start(&keyword, KEYWORD_OCTETS) {
             cut if cut.len() < keyword.len() => cut.to_owned(),
@@ -59,8 +59,8 @@ impl Profile {
         keywords.take(KEYWORDS).map(cut).collect()
     }
 
-    /// A line of text without what changes from session to session: of a word with a digit in it, of a date, and of an address
-    /// in brackets its place is left.
+    /// A line of text without the parts that change between sessions: a word with a digit and a word of a date become
+    /// `#`, an address in brackets becomes `[]`.
     #[must_use]
     pub fn shape(line: &str) -> String {
         let is_date = |word: &str| DATE.contains(&word.trim_end_matches(','));
@@ -79,14 +79,14 @@ impl Profile {
         shape
     }
 
-    /// The address in brackets that a line quotes (RFC 5321 §4.1.3), brackets included; empty where there is none.
+    /// The address in brackets that a line quotes (RFC 5321 §4.1.3), brackets included; empty if there is none.
     #[must_use]
     pub fn quoted(line: &str) -> String {
         let word = line.split_whitespace().find(|word| is_literal(word)).unwrap_or_default();
         start(word, 2 * KEYWORD_OCTETS).to_owned()
     }
 
-    /// This look, with the bests of an earlier one.
+    /// This profile, with the best values of an earlier one.
     #[must_use]
     pub fn after(self, before: &Self) -> Self {
         let round_trip = match (self.round_trip, before.round_trip) {
@@ -97,9 +97,9 @@ impl Profile {
     }
 }
 
-/// The first characters of a text, so many or all.
+/// The first `characters` characters of a text, or all of it.
 pub(crate) fn start(text: &str, characters: usize) -> &str {
-    // Mostly it is no longer.
+    // Most texts are not longer.
     let cut = if text.len() > characters { text.char_indices().nth(characters) } else { None };
     cut.map_or(text, |(end, _)| &text[..end])
 }

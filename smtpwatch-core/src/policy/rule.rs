@@ -1,4 +1,4 @@
-//! Local policy: `[[rule]]` of the configuration, first match wins.
+//! Local policy: `[[rule]]` of the configuration. The first [`Rule`] that matches wins.
 
 use std::net::IpAddr;
 
@@ -6,20 +6,20 @@ use serde::Deserialize;
 
 use crate::Role;
 
-/// One local rule. It speaks for a flow when every condition that it names matches.
+/// One local rule. It applies to a flow if all its conditions match.
 #[derive(Clone, PartialEq, Debug, Default)]
 pub struct Rule {
     /// Addresses, networks or server names; empty matches every peer.
     pub peer: Vec<PeerPattern>,
     /// Server ports; empty matches every port.
     pub port: Vec<u16>,
-    /// Which end this host is.
+    /// Role of this host; `None` matches both.
     pub role: Option<Role>,
-    /// What is demanded of STARTTLS.
+    /// Demand about STARTTLS.
     pub starttls: Option<StarttlsRule>,
-    /// What is demanded of AUTH in cleartext.
+    /// Demand about AUTH in cleartext.
     pub auth_plaintext: Option<AuthRule>,
-    /// The lowest TLS version, as the wire's number (`0x0303` is TLS 1.2).
+    /// Minimum TLS version, as on the wire (`0x0303` is TLS 1.2).
     pub min_tls: Option<u16>,
 }
 
@@ -29,9 +29,9 @@ pub struct Rule {
 pub enum StarttlsRule {
     /// Mail in cleartext is a violation.
     Required,
-    /// The offer is expected; its absence is a strip, mail in cleartext alone is not a violation.
+    /// The offer is expected and its absence counts as stripping; mail in cleartext alone is not a violation.
     Expected,
-    /// Say nothing about STARTTLS of this peer.
+    /// Raise no finding about STARTTLS of this peer.
     Ignore,
 }
 
@@ -41,11 +41,11 @@ pub enum StarttlsRule {
 pub enum AuthRule {
     /// Credentials in cleartext violate this policy.
     Forbid,
-    /// Credentials in cleartext are accepted practice here: no finding.
+    /// Credentials in cleartext are accepted practice for this peer: raise no finding.
     Allow,
 }
 
-/// Whom a rule speaks for.
+/// The peers to which a rule applies.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum PeerPattern {
     /// An address or network, with its prefix length in bits.
@@ -54,7 +54,7 @@ pub enum PeerPattern {
     Name(String),
 }
 
-/// Why a pattern is not one.
+/// Error in a peer pattern.
 #[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
 pub enum PatternError {
     /// The prefix is longer than the address.
@@ -103,16 +103,16 @@ pub struct Network {
 }
 
 impl Network {
-    /// The form, in words.
+    /// The expected form, for error messages.
     pub const FORM: &'static str = "an address or network, such as \"192.0.2.0/24\"";
 
-    /// Whether `address` lies in it.
+    /// Whether `address` is in this network.
     #[must_use]
     pub fn contains(&self, address: IpAddr) -> bool {
         in_network(address, self.address, self.prefix)
     }
 
-    /// The network that an address is taken to belong to, where nothing better is known: IPv4 /24, IPv6 /48.
+    /// The network that an address is assumed to belong to: IPv4 /24, IPv6 /48.
     #[must_use]
     pub const fn around(address: IpAddr) -> Self {
         let address = address.to_canonical();
@@ -132,7 +132,8 @@ impl std::str::FromStr for Network {
     }
 }
 
-/// Whether `address` lies in `network/prefix`. Families never match each other; a mapped IPv4 address is IPv4.
+/// Whether `address` is in `network/prefix`. IPv4 and IPv6 never match each other; an IPv4-mapped address counts as
+/// IPv4.
 #[must_use]
 pub fn in_network(address: IpAddr, network: IpAddr, prefix: u8) -> bool {
     let bits = |address: IpAddr| match address.to_canonical() {
@@ -143,7 +144,7 @@ pub fn in_network(address: IpAddr, network: IpAddr, prefix: u8) -> bool {
     width == network_width && (prefix == 0 || (address ^ network) >> (128 - u32::from(prefix.min(128))) == 0)
 }
 
-/// Whether `name` matches `pattern` label by label; `*` stands for any run of characters within one label.
+/// Whether `name` matches `pattern` label by label; `*` matches any characters within one label.
 #[must_use]
 pub fn name_matches(pattern: &str, name: &str) -> bool {
     let name = name.trim_end_matches('.').to_ascii_lowercase();
@@ -164,7 +165,7 @@ fn label_matches(pattern: &str, label: &str) -> bool {
 }
 
 impl Rule {
-    /// Whether this rule speaks for a peer: `names` are all names that the server gave (greeting, EHLO reply, SNI).
+    /// Whether this rule applies to a peer; `names` are all names that the server gave (greeting, EHLO reply, SNI).
     #[must_use]
     pub fn matches(&self, address: IpAddr, port: u16, role: Role, names: &[&str]) -> bool {
         let peer = |pattern: &PeerPattern| match pattern {

@@ -9,9 +9,9 @@ use std::{
 
 use crate::{Role, Timestamp, policy::rule::in_network};
 
-/// Sessions remembered; the oldest is evicted.
+/// Maximum number of sessions stored; the oldest is evicted.
 const SESSIONS: usize = 1024;
-/// How long a session counts for its peer.
+/// Time for which a session counts for its peer.
 const WINDOW: Duration = Duration::from_secs(3600);
 
 /// The latest sessions of this host in one role: peers with TLS, and peers without.
@@ -22,8 +22,8 @@ pub struct Scope {
 }
 
 impl Scope {
-    /// Sessions of this host as a client, with servers that offer STARTTLS or not; or as a server, with clients that are known
-    /// to use it.
+    /// Creates an empty scope for one role of this host: as the client it counts servers by whether they offer STARTTLS, as
+    /// the server it counts clients that are known to use it.
     #[must_use]
     pub const fn new(role: Role) -> Self {
         Self { role, sessions: VecDeque::new() }

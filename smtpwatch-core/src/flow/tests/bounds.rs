@@ -1,4 +1,4 @@
-//! Conflicting copies, and every bound.
+//! Tests of conflicting copies, and of every bound of reassembly.
 
 use crate::limits::{CONFLICT_BYTES, CONFLICTS, REASSEMBLY_BYTES, RETAINED_BYTES};
 
@@ -25,7 +25,7 @@ fn one_side_alone_is_delivered_when_the_bound_is_reached() {
 
 #[test]
 fn a_hole_that_fills_the_window_is_given_up() {
-    // One side alone: no one will say that the gap is filled.
+    // One side alone: no acknowledgment says that the gap will be filled.
     let mut flow = connection(&segment(C, SYN, 999, 0, b""));
     let block = [b'x'; 1000];
     let mut events = Vec::new();
@@ -34,7 +34,7 @@ fn a_hole_that_fills_the_window_is_given_up() {
     }
     assert!(events.contains(&"C gap 1000 window".to_owned()), "{events:?}");
 
-    // The server is there and waits for the gap: it comes, and what was given up after it is a gap.
+    // The server acknowledges and waits for the gap: the missing bytes come, and what was dropped after them is a gap.
     let mut flow = established();
     for index in 1..=70 {
         assert_eq!(push(&mut flow, &segment(C, ACK, 1000 + index * 1000, 5000, &block)), NONE);
@@ -70,7 +70,7 @@ fn a_conflict_with_delivered_octets_is_seen() {
     flow.push(&segment(S, ACK, 5000, 1000, b"250-mx\r\n250-XXXXXXXA\r\n"));
     flow.push(&segment(C, ACK, 1000, 5014, b""));
     assert_eq!(drain(&mut flow), [r#"S+"250-mx\r\n250-XX""#]);
-    // Half delivered, half held, one byte more than before.
+    // Half delivered, half buffered, one byte more than before.
     flow.push(&segment(S, ACK, 5008, 1000, b"250-STARTTLS\r\n2"));
     assert_eq!(flow.conflicts().len(), 1);
     let conflict = &flow.conflicts()[0];
@@ -81,7 +81,7 @@ fn a_conflict_with_delivered_octets_is_seen() {
     flow.push(&segment(S, ACK, 5000, 1000, b"550-no\r\n"));
     assert_eq!(flow.conflicts().len(), 2);
     assert!(flow.conflicts()[1].first_acked);
-    // The verdict stands: nothing is compared any more.
+    // The verdict is final: nothing is compared from here on.
     flow.settle();
     flow.push(&segment(S, ACK, 5000, 1000, b"421-no\r\n"));
     assert_eq!(flow.conflicts().len(), 2);
@@ -143,7 +143,7 @@ fn memory_is_bounded_even_if_nobody_drains() {
         tiny.push(&segment(S, ACK, 5001 + index * 2, 1000, b"x"));
         assert!(tiny.memory() <= Connection::MEMORY, "{}", tiny.memory());
     }
-    // What did not fit is told.
+    // Conflicts that did not fit are counted.
     let events = close(&mut large);
     assert!(events.last().is_some_and(|event| event.ends_with("window")), "{:?}", events.last().map(String::len));
 }
@@ -155,7 +155,7 @@ fn an_idle_flow_is_small() {
     flow.push(&segment(C, ACK, 1000, 5400, b"EHLO client.example\r\n"));
     flow.push(&segment(S, ACK, 5400, 1021, b""));
     drain(&mut flow);
-    // The dialogue so far is kept to compare with, until the verdict.
+    // The dialogue so far is retained for comparison until the verdict.
     let kept = (421..=421 + 600).contains(&(flow.memory() - size_of::<Connection>()));
     assert!(kept && flow.memory() <= 1536, "{}", flow.memory());
     flow.settle();

@@ -1,4 +1,4 @@
-//! One table or one story for each rule of reassembly.
+//! Tests of reassembly: one table or one scenario for each rule.
 
 mod bounds;
 mod starts_and_ends;
@@ -17,7 +17,7 @@ const RST: TcpFlags = TcpFlags::RST;
 const SYN_ACK: TcpFlags = TcpFlags(0x12);
 const RST_ACK: TcpFlags = TcpFlags(0x14);
 
-/// A segment with nothing special about it.
+/// A segment with default header fields.
 pub(super) fn segment<'a>(from: Side, flags: TcpFlags, seq: u32, ack: u32, payload: &'a [u8]) -> Segment<'a> {
     let end = |text: &str| text.parse().expect("an end point");
     Segment {
@@ -126,7 +126,7 @@ fn data_tells_what_its_sender_knew() {
     }
     assert_eq!(seen, [(0, b"EHLO".to_vec(), 0), (4, b" x\r\n".to_vec(), 7)]);
 
-    // A FIN is acknowledged by one number more, and is not a byte.
+    // The acknowledgment of a FIN is one number higher, and the FIN is not a byte.
     flow.push(&segment(C, FIN, 1008, 5007, b""));
     flow.push(&segment(S, ACK, 5007, 1009, b"221\r\n"));
     flow.close(flow.last_activity());
@@ -181,7 +181,7 @@ fn what_lies_outside_the_largest_window_is_nothing() {
     let mut flow = established();
     flow.push(&segment(S, ACK, 5000, 1000 + (5 << 28), b""));
     assert_eq!(push(&mut flow, &segment(C, ACK, 1000, 5000, b"QUIT\r\n")), NONE);
-    // A length that does not hold the payload.
+    // A length that is smaller than the payload.
     let mut odd = segment(C, ACK, 1006, 5000, b"zzzz");
     odd.length = 2;
     flow.push(&odd);
@@ -196,7 +196,7 @@ fn keep_alives_and_probes_are_no_second_copies() {
     flow.push(&segment(C, ACK, 1000, 5000, b"QUIT"));
     flow.push(&segment(S, ACK, 5000, 1004, b""));
     assert_eq!(drain(&mut flow), [r#"C+"QUIT""#]);
-    // Any byte or none at the last number (EV-21); a zero-window probe sends the next one for good.
+    // A keep-alive has any byte or none at the last number (EV-21); a zero-window probe sends the next byte for real.
     assert_eq!(push(&mut flow, &segment(C, ACK, 1003, 5000, b"\0")), NONE);
     assert_eq!(push(&mut flow, &segment(C, ACK, 1003, 5000, b"")), NONE);
     assert_eq!(push(&mut flow, &segment(C, ACK, 1004, 5000, b"\r")), NONE);
@@ -219,7 +219,7 @@ fn an_old_acknowledgment_takes_nothing_back() {
     flow.push(&segment(C, ACK, 1004, 5000, b"\r\n"));
     assert_eq!(push(&mut flow, &segment(S, ACK, 5000, 1006, b"")), [r#"C+"\r\n""#]);
 
-    // Acknowledged while it was being seen out of order.
+    // Acknowledged while segments were seen out of order.
     let mut flow = established();
     let mut late = segment(C, ACK, 1000, 5000, b"");
     late.length = 4;
@@ -243,9 +243,9 @@ fn sequence_numbers_wrap() {
 #[test]
 fn a_gap_needs_the_acknowledgment_and_the_sender_to_have_gone_on() {
     let mut flow = established();
-    // MAIL (1000..1010) is lost to the capture. Its acknowledgment may only have overtaken it.
+    // MAIL (1000..1010) is missing from the capture. Its acknowledgment may only have been captured too early.
     assert_eq!(push(&mut flow, &segment(S, ACK, 5000, 1010, b"250 ok\r\n")), NONE);
-    // The client goes on: the gap comes before the reply to what is missing.
+    // The client continues: the gap comes before the reply to the missing bytes.
     assert_eq!(
         push(&mut flow, &segment(C, ACK, 1010, 5008, b"RCPT\r\n")),
         ["C gap 10 lost_event", r#"S+"250 ok\r\n""#]
@@ -266,7 +266,7 @@ fn a_muted_body_is_a_gap() {
     let mut body = segment(C, ACK, 1000, 5000, b"");
     body.length = 1400;
     assert_eq!(push(&mut flow, &body), NONE);
-    // More of it passed without a record at all.
+    // More bytes passed without any record.
     assert_eq!(push(&mut flow, &segment(S, ACK, 5000, 901_000, b"250 queued\r\n")), NONE);
     let quit = segment(C, ACK, 901_000, 5012, b"QUIT\r\n");
     assert_eq!(push(&mut flow, &quit), ["C gap 900000 lost_event", r#"S+"250 queued\r\n""#]);
@@ -300,7 +300,8 @@ fn what_nobody_acknowledged_comes_at_close_in_causal_order() {
     flow.push(&segment(S, ACK, 5000, 1000, b"220\r\n"));
     flow.push(&segment(C, ACK, 1000, 5005, b"EHLO\r\n"));
     drain(&mut flow);
-    // The capture of the server's side jumps: its reply was sent knowing EHLO, and QUIT knowing the reply.
+    // The capture of the server's side runs ahead: the reply was sent after EHLO was known, and QUIT after the reply
+    // was known.
     flow.push(&segment(C, ACK, 1006, 5010, b"QUIT\r\n"));
     flow.push(&segment(S, ACK, 5005, 1006, b"250\r\n"));
     flow.push(&segment(S, ACK, 5010, 1006, b"221\r\n"));
@@ -367,7 +368,7 @@ fn a_body_longer_than_what_was_seen_is_a_gap_before_its_reply() {
 #[test]
 fn forged_acknowledgments_make_no_gap() {
     let mut flow = established();
-    // Ahead of everything by 1000, then by more than a window; the next honest one undoes the first.
+    // Ahead of everything by 1000, then by more than a window; the next honest one corrects the first.
     assert_eq!(push(&mut flow, &segment(S, ACK, 5000, 2000, b"")), NONE);
     assert_eq!(push(&mut flow, &segment(S, ACK, 5000, 1000 + (5 << 28), b"")), NONE);
     assert_eq!(push(&mut flow, &segment(S, ACK, 5000, 1000, b"")), NONE);

@@ -1,4 +1,4 @@
-//! Handshakes, FIN, reset, and what only looks like them.
+//! Tests of handshakes, FIN and reset, and of segments that only look like them.
 
 use std::time::Duration;
 
@@ -9,7 +9,7 @@ fn data_in_syn_and_syn_ack_count_from_the_next_number() {
     let mut flow = connection(&segment(C, SYN, 999, 0, b"EHLO a\r\n"));
     assert_eq!(push(&mut flow, &segment(S, SYN_ACK, 4999, 1008, b"220 mx\r\n")), [r#"C+"EHLO a\r\n""#]);
     assert_eq!(push(&mut flow, &segment(C, ACK, 1008, 5008, b"")), [r#"S+"220 mx\r\n""#]);
-    // A SYN-ACK that did not accept the data: it is sent again.
+    // The SYN-ACK did not accept the data: the client sends it again.
     let mut flow = connection(&segment(C, SYN, 999, 0, b"EHLO a\r\n"));
     assert_eq!(push(&mut flow, &segment(S, SYN_ACK, 4999, 1000, b"")), NONE);
     flow.push(&segment(C, ACK, 1000, 5000, b"EHLO a\r\n"));
@@ -78,7 +78,7 @@ fn both_ends_must_be_real() {
     assert_eq!(push(&mut flow, &segment(C, ACK, 1001, 5001, b"")), ["S fin", "C fin"]);
     assert_eq!(flow.closed(), Some(CloseCause::Finished));
 
-    // A FIN inside bytes that are held, and one beyond the end.
+    // A FIN inside buffered bytes, and one beyond the end.
     let mut flow = established();
     flow.push(&segment(C, ACK, 1000, 5000, b"QUIT\r\n"));
     flow.push(&segment(C, FIN, 1002, 5000, b""));
@@ -101,7 +101,7 @@ fn a_reset_may_follow_a_fin() {
 
 #[test]
 fn a_settled_flow_still_ends() {
-    // Everything but SYN, FIN and RST is left out: 300 MB one way, 900 bytes the other.
+    // The gate drops everything but SYN, FIN and RST: 300 MB one way, 900 bytes the other.
     let mut flow = established();
     flow.settle();
     assert_eq!(push(&mut flow, &segment(S, FIN, 5900, 300_001_000, b"")), NONE);
@@ -142,21 +142,21 @@ fn midstream_starts_are_told() {
 
 #[test]
 fn a_handshake_in_part_still_tells_the_start() {
-    // The SYN-ACK alone names both starts.
+    // The SYN-ACK alone defines both starts.
     let mut flow = connection(&segment(S, SYN_ACK, 4999, 1000, b""));
     flow.push(&segment(C, ACK, 1000, 5000, b"EHLO\r\n"));
     assert_eq!(push(&mut flow, &segment(S, ACK, 5000, 1006, b"")), [r#"C+"EHLO\r\n""#]);
     assert!(!flow.midstream());
-    // The SYN that comes late agrees.
+    // The late SYN agrees.
     flow.push(&segment(C, SYN, 999, 0, b""));
     assert!(flow.fingerprint(C).is_some() && flow.fingerprint(S).is_some());
-    // Two taps, one of them late: the SYN-ACK comes after what answers it.
+    // Two taps, one of them late: the SYN-ACK comes after the segment that answers it.
     let mut flow = connection(&segment(C, SYN, 999, 0, b""));
     flow.push(&segment(C, ACK, 1000, 5000, b""));
     flow.push(&segment(S, SYN_ACK, 4999, 1000, b""));
     flow.push(&segment(S, ACK, 5000, 1000, b"220\r\n"));
     assert_eq!(push(&mut flow, &segment(C, ACK, 1000, 5005, b"")), [r#"S+"220\r\n""#]);
-    // Without the SYN-ACK the server's start is a guess, and said to be one.
+    // Without the SYN-ACK the server's start is inferred, and reported as inferred.
     let mut flow = connection(&segment(C, SYN, 999, 0, b""));
     assert_eq!(push(&mut flow, &segment(C, ACK, 1000, 5000, b"")), NONE);
     flow.push(&segment(S, ACK, 5000, 1000, b"220\r\n"));
@@ -174,7 +174,7 @@ fn a_used_four_tuple_begins_anew() {
     flow.push(&other_syn);
     assert!(!flow.is_new_connection(&segment(S, SYN_ACK, 4999, 1000, b"")));
     assert!(flow.is_new_connection(&answer), "the server took it up");
-    // The live session goes on as if nothing had come.
+    // The live session continues unchanged.
     flow.push(&segment(C, ACK, 1000, 5000, b"EHLO\r\n"));
     assert_eq!(push(&mut flow, &segment(S, ACK, 5000, 1006, b"")), [r#"C+"EHLO\r\n""#]);
     flow.push(&segment(C, RST, 1006, 0, b""));
@@ -198,7 +198,7 @@ fn a_syn_ack_that_answers_nothing_is_left_alone() {
 
 #[test]
 fn a_guess_yields_to_the_answer() {
-    // Forged before the server answers: they name a start of the server's stream that is none.
+    // Forged before the server answers: they claim a wrong start of the server's stream.
     for flags in [ACK, RST_ACK] {
         let mut flow = connection(&segment(C, SYN, 999, 0, b""));
         flow.push(&segment(C, flags, 1000, 77, b""));

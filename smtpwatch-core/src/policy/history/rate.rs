@@ -1,4 +1,4 @@
-//! A rate with its certainty: when it is strong enough to raise findings, and what weakens it.
+//! [`Rate`]: how often a property held, when that is strong enough to raise findings, and what weakens it.
 
 use std::time::Duration;
 
@@ -10,35 +10,37 @@ use crate::Timestamp;
 /// Number of counted interruptions that are forgiven: one outage, one strip that ended. A farm whose members answer
 /// differently soon has more of them.
 const FORGIVEN: u64 = 2;
-/// An interruption is counted if this part of the row's age has passed since the last counted one. Interruptions in quick
-/// succession count once, however many there are: an attacker can cause many in an hour, while a farm whose members differ
-/// shows them during its whole life.
+/// An interruption is counted if this part of the record's age has passed since the last counted one. Interruptions in
+/// quick succession count once, however many there are: an attacker can cause many in an hour, while a farm whose
+/// members differ shows them during its whole life.
 const SPREAD: u32 = 4;
 /// Sessions after which a rate can be established.
 const ESTABLISHED_SESSIONS: u64 = 20;
-/// Age of the row after which a rate can be established.
+/// Age of the record after which a rate can be established.
 const ESTABLISHED_AGE: Duration = Duration::from_secs(7 * 24 * 3600);
 
 /// How often a property held, such as "STARTTLS was offered": a rate, not a bit (docs/threats.md FP-1).
 ///
 /// What weakens a rate:
 ///
-/// 1. A session without the property does not weaken a rate that is strong enough to raise findings. It counts in `run`.
-/// 2. When the property holds again, the interruption is counted in `returns`. It is counted against the rate (`wear.counted`) only when a
-///    quarter of the row's age has passed since the last one that was. The first two that are counted are forgiven.
+/// 1. A session without the property does not weaken a rate that is strong enough to raise findings. It counts in
+///    `run`.
+/// 2. When the property holds again, the interruption is counted in `returns`. It counts against the rate
+///    (`wear.counted`) only if a quarter of the record's age has passed since the last one that did. The first two that
+///    count are forgiven.
 /// 3. A rate is established after 20 sessions with the property, over 7 days, with at most two interruptions. It stays
-///    established. An interruption of an established rate is counted only where a session of it looked like another host.
+///    established. An interruption of an established rate counts only if one of its sessions looked like another host.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct Rate {
     /// Sessions with the property.
     pub yes: u64,
-    /// Sessions without it, while the rate was too weak to call that a regression.
+    /// Sessions without it, while the rate was too weak to call them a regression.
     pub no: u64,
     /// Number of times that the property held again after a regression.
     pub returns: u64,
-    /// The newest sessions in a row that were a regression. They do not weaken the rate: otherwise a strip that lasts
-    /// would become the norm and raise nothing.
+    /// Length of the current run of regressions. They do not weaken the rate: otherwise a lasting strip would become
+    /// the norm and raise nothing.
     pub run: u64,
     /// How much interruptions have weakened the rate.
     #[serde(default)]
@@ -54,7 +56,7 @@ pub struct Wear {
     pub established: bool,
     /// Interruptions that count against the rate.
     pub counted: u64,
-    /// End of the newest of these; the epoch if there was none.
+    /// End of the latest interruption that counts; the epoch if there was none.
     pub at: Timestamp,
     /// A session of the current run looked like another host.
     pub unlike: bool,
@@ -64,14 +66,14 @@ pub struct Wear {
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) struct Sighting {
     pub at: Timestamp,
-    /// Age of the row then.
+    /// Age of the record at that time.
     pub age: Duration,
     /// The profile of the peer matched.
     pub alike: bool,
 }
 
 impl Rate {
-    /// Share of sessions with the property, among those that count: 0 to 1.
+    /// Share of sessions with the property among those that count, 0 to 1.
     #[must_use]
     pub fn share(&self) -> f64 {
         let counted = self.yes + self.no + self.wear.counted.saturating_sub(FORGIVEN);
@@ -79,20 +81,20 @@ impl Rate {
         if counted == 0 { 0.0 } else { self.yes as f64 / counted as f64 }
     }
 
-    /// Sessions that count.
+    /// Number of sessions that count.
     #[must_use]
     pub const fn sessions(&self) -> u64 {
         self.yes + self.no
     }
 
-    /// Whether the rate is strong enough to call the opposite a regression.
+    /// Whether the rate is strong enough to call a session without the property a regression.
     #[must_use]
     pub fn is_strong(&self, strength: Strength) -> bool {
         self.sessions() >= strength.min_sessions && self.share() >= strength.min_offer_ratio
     }
 
-    /// All forgiven interruptions are used up, and the rate is not established: a farm whose members differ may look like this
-    /// after a lucky start (FP-1).
+    /// All forgiven interruptions are used up and the rate is not established: a farm whose members differ may look
+    /// like this after a lucky start (FP-1).
     #[must_use]
     pub const fn is_wavering(&self) -> bool {
         !self.wear.established && self.wear.counted >= FORGIVEN

@@ -1,4 +1,4 @@
-//! One row of history: its key, and what was seen.
+//! One record of history: its key ([`HistoryKey`]) and what was seen of the peer ([`HistoryRecord`]).
 
 use std::{net::IpAddr, sync::Arc, time::Duration};
 
@@ -10,49 +10,49 @@ use super::{
 };
 use crate::{Role, Timestamp, policy::profile::Profile};
 
-/// Names remembered of an address. A server has two or three. Those that were there first stay: an attacker who rewrites a greeting can
-/// write any number of names.
+/// Maximum number of names stored for an address. A server has two or three. The earliest ones stay: an attacker who
+/// rewrites a greeting can write any number of names.
 const NAMES: usize = 6;
-/// A name that was not seen for this time is forgotten: addresses get other tenants.
+/// Time without a session after which a name is removed: an address may get another tenant.
 const NAME_KEPT: Duration = Duration::from_secs(30 * 24 * 3600);
-/// A name is the peer's own when it was given over this time, or from the start: the path can write another one into some sessions
-/// before it uses it.
+/// Minimum time over which a name must be given to be the peer's own, unless it was given from the start: a device on
+/// the path can write another name into some sessions before it uses it.
 const NAME_OWN: Duration = Duration::from_secs(7 * 24 * 3600);
-/// Longest name that is remembered, in bytes (RFC 1035 §2.3.4).
+/// Maximum length of a stored name, in bytes (RFC 1035 §2.3.4).
 const NAME_BYTES: usize = 253;
 
-/// What one session says about a peer.
+/// Result of one session, for the peer's record.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct SessionNote {
-    /// When it was judged.
+    /// When the session was judged.
     pub at: Timestamp,
     /// The last EHLO reply in cleartext offered STARTTLS.
     pub offered: bool,
     /// TLS began.
     pub used: bool,
-    /// What the peer looked like, of a session under TLS: what a later session in cleartext is compared with.
+    /// Profile of the server, if TLS was established; later cleartext sessions are compared with it.
     pub profile: Option<Profile>,
-    /// What the peer called itself; nothing of a session that may be an attack.
+    /// Names that the peer gave; empty for a session that may be an attack.
     pub names: Vec<String>,
-    /// As far as could be seen, this is the host that is known: not another member of a farm, nor another client behind the same
+    /// The peer looks like the recorded host, and not like another member of a farm or another client at the same
     /// address.
     pub alike: bool,
 }
 
-/// Of whom a record speaks. The own address is part of it, because a server may offer differently to each client (FP-3).
+/// Key of a record. It includes the own address, because a server may offer differently to each client (FP-3).
 #[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Debug, Serialize, Deserialize)]
 pub struct HistoryKey {
-    /// Which end this host is.
+    /// Role of this host.
     pub role: Role,
     /// This host's address.
     pub own: IpAddr,
-    /// The peer: one address, or every server that calls itself by a name.
+    /// The peer: one address, or every server that gives a name.
     pub peer: HistoryPeer,
     /// The server's port.
     pub port: u16,
 }
 
-/// The two ways to know a peer again.
+/// How a peer is identified.
 #[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Debug, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum HistoryPeer {
@@ -62,11 +62,11 @@ pub enum HistoryPeer {
     Name(String),
 }
 
-/// A name that a peer gave itself: a server in a session that was as ever, a client under TLS.
+/// A name that a peer gave: a server in a session that offered STARTTLS or established TLS, or a client under TLS.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct KnownName {
-    /// In lower case.
+    /// The name, in lower case.
     pub name: String,
     /// First session with this name.
     pub first_seen: Timestamp,
@@ -75,22 +75,22 @@ pub struct KnownName {
 }
 
 impl KnownName {
-    /// Whether it is this name, in any case, with or without the final dot.
+    /// Whether this is `name`, in any case, with or without the final dot.
     #[must_use]
     pub fn is(&self, name: &str) -> bool {
         self.name.eq_ignore_ascii_case(name.trim_end_matches('.'))
     }
 }
 
-/// What was seen of a peer.
+/// Record of a peer's sessions.
 #[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct HistoryRecord {
-    /// Sessions whose EHLO reply in cleartext was seen whole.
+    /// Sessions with a complete EHLO reply in cleartext.
     pub sessions: u64,
-    /// In how many the server offered STARTTLS.
+    /// Rate of sessions in which the server offered STARTTLS.
     pub offered: Rate,
-    /// In how many of those that offered it TLS began.
+    /// Rate of sessions in which TLS began, among those with an offer.
     pub used: Rate,
     /// First session.
     pub first_seen: Timestamp,
@@ -98,16 +98,17 @@ pub struct HistoryRecord {
     pub last_seen: Timestamp,
     /// Newest session that offered STARTTLS.
     pub last_offered: Timestamp,
-    /// What the peer looked like when TLS last began. Shared: a copy of the row goes out with every session.
+    /// Profile of the peer from its last session under TLS. Shared, because a copy of the record goes out with every
+    /// session.
     #[serde(default, skip_serializing_if = "Option::is_none", with = "shared")]
     #[cfg_attr(feature = "schema", schemars(with = "Option<Profile>"))]
     pub profile: Option<Arc<Profile>>,
-    /// Names that the peer of this address gave itself, bounded. Empty where the peer is known by a name.
+    /// Names that the peer of this address gave, bounded. Empty in a record by name.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub names: Vec<KnownName>,
 }
 
-/// A shared value, written and read as the value itself.
+/// Serializes a shared value as the value itself.
 mod shared {
     use std::sync::Arc;
 
@@ -148,13 +149,13 @@ impl HistoryRecord {
         format!("EHLO was answered in {} sessions since {}", self.sessions, self.first_seen.date())
     }
 
-    /// Whether the peer of this address has called itself so.
+    /// Whether the peer of this address has given this name.
     #[must_use]
     pub fn is_named(&self, name: &str) -> bool {
         self.names.iter().any(|known| known.is(name))
     }
 
-    /// The names that are the peer's own: given from the start, or over a week.
+    /// Names that are the peer's own: given from the start, or over a week.
     pub fn own_names(&self) -> impl Iterator<Item = &KnownName> {
         let start = self.names.iter().map(|known| known.first_seen).min().unwrap_or_default();
         let own =
@@ -162,8 +163,8 @@ impl HistoryRecord {
         self.names.iter().filter(own)
     }
 
-    /// Whether a session at `at` that offers STARTTLS makes the rate of offers too weak to accuse: the peer has come and gone too
-    /// often, and history takes it for a farm whose members differ.
+    /// Whether a session at `at` that offers STARTTLS makes the rate of offers too weak to be evidence: the offer has
+    /// come and gone so often that history treats the peer as a farm whose members differ.
     #[must_use]
     pub fn loses_strength(&self, at: Timestamp, strength: Strength) -> bool {
         let mut after = self.offered;
@@ -191,7 +192,7 @@ impl HistoryRecord {
             };
             self.profile = Some(Arc::new(profile));
         }
-        // Not in sessions that may be an attack: a strip that lasts would make the name forgotten.
+        // Not in sessions that may be an attack: otherwise a lasting strip would remove the name.
         if session.names.is_empty() {
             return;
         }
@@ -207,7 +208,7 @@ impl HistoryRecord {
     }
 }
 
-/// An address in its usual form, or a name in lower case without the final dot.
+/// Normal form of a peer: an address in canonical form, or a name in lower case without the final dot.
 #[must_use]
 pub fn normal_peer(peer: &str) -> String {
     match peer.parse::<IpAddr>() {
@@ -216,7 +217,7 @@ pub fn normal_peer(peer: &str) -> String {
     }
 }
 
-/// Whether a key speaks of this peer, an address or a name.
+/// Whether a key is of this peer, an address or a name.
 #[must_use]
 pub fn is_peer(key: &HistoryKey, peer: &str) -> bool {
     peer_text(&key.peer).1 == normal_peer(peer)

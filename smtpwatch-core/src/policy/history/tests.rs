@@ -18,7 +18,8 @@ fn session(at: i64, so: bool) -> SessionNote {
     SessionNote { at: Timestamp::from_secs(at), offered: so, used: so, profile: None, names: Vec::new(), alike: true }
 }
 
-/// A row after sessions with (`O`) and without (`.`) an offer, or (`x`) from a host with another profile, at this interval in seconds.
+/// A record after sessions with (`O`) and without (`.`) an offer, or (`x`) from a host with another profile, at this
+/// interval in seconds.
 fn spaced(parts: &[(&str, i64)]) -> HistoryRecord {
     let mut history = History::new(10);
     let mut at = 0;
@@ -66,7 +67,7 @@ fn too_few_sessions_are_not_strong() {
     assert!(is_strong(&record("OOOOO")));
 }
 
-/// Each row: the sessions of the peer, and whether a missing offer is then still a regression.
+/// Each row: the sessions of the peer, and whether a missing offer is still a regression after them.
 #[test]
 fn what_erodes_a_rate() {
     let nine = "O".repeat(9);
@@ -139,7 +140,7 @@ fn the_least_recently_seen_makes_room() {
     assert_eq!(gone, (0..5).map(|last| Forgotten { key: key(last), known: false }).collect::<Vec<_>>());
 }
 
-/// `count` peers of a role, each in its own network, each seen this often.
+/// Adds `count` peers of a role, each in its own network, each seen this often.
 fn fill(history: &mut History, role: Role, count: u32, sessions: i64) -> Vec<Forgotten> {
     let mut gone = Vec::new();
     for number in 0..count {
@@ -154,7 +155,7 @@ fn fill(history: &mut History, role: Role, count: u32, sessions: i64) -> Vec<For
 #[test]
 fn inbound_peers_push_out_no_mail_exchanger() {
     let mut history = History::new(1000);
-    // More than the role's half: what is lent is given back, what is known stays as far as the role's own part goes.
+    // The role has more than its half: lent rows are given back, known rows stay within the role's own part.
     fill(&mut history, Role::Client, 400, 5);
     fill(&mut history, Role::Client, 800, 1);
     assert_eq!(history.roles, [800, 0]);
@@ -162,7 +163,7 @@ fn inbound_peers_push_out_no_mail_exchanger() {
     assert_eq!(history.roles, [500, 500]);
     let lost: Vec<_> = gone.iter().filter(|row| row.key.role == Role::Client).collect();
     assert!(lost.len() == 300 && lost.iter().all(|row| !row.known), "{} rows", lost.len());
-    // A role that is alone leaves an eighth.
+    // A role that is alone leaves an eighth free.
     let mut history = History::new(1000);
     fill(&mut history, Role::Server, 5000, 1);
     assert_eq!(history.roles, [0, 875]);
@@ -239,7 +240,7 @@ fn what_is_restored_is_kept_by_the_same_rule() {
     assert!(after.get(&known).is_some() && gone.iter().all(|row| !row.known));
 }
 
-/// Counts and orders fit the rows, whatever happens.
+/// Counts and LRU lists match the rows after any sequence of operations.
 #[test]
 fn the_books_balance() {
     let mut history = History::new(300);

@@ -1,27 +1,27 @@
-//! The answer of a source of published policies, and how long it is valid.
+//! [`Answer`]: the answer of one source of published policies, its state, and how long it is valid.
 
 use serde::Serialize;
 
 use crate::Timestamp;
 
-/// The state of an answer. Only [`State::Valid`] accuses anyone: what is not known for certain is not a policy, and is not the
-/// absence of one either (RFC 7672 §2.1; RFC 8461 §3.1).
+/// State of an answer. Only [`State::Valid`] is evidence against a session: an uncertain answer proves neither that a
+/// policy exists nor that none exists (RFC 7672 §2.1; RFC 8461 §3.1).
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum State {
-    /// A policy that holds. Of DANE: TLSA records, and every link of the way to them secure.
+    /// A policy in force. For DANE: TLSA records for which every look-up step is secure.
     Valid,
-    /// It is certain that there is none.
+    /// It is certain that no policy exists.
     Absent,
-    /// There may be one, without DNSSEC: it proves nothing.
+    /// A policy may exist, but without DNSSEC the answer proves nothing.
     Insecure,
-    /// DNSSEC says that someone forged the answer, or that its owner broke it.
+    /// DNSSEC validation failed: the answer was forged, or the zone is broken.
     Bogus,
-    /// No one answered, or not in a way that can be used.
+    /// No answer, or an unusable one.
     Error,
-    /// It held once.
+    /// The policy was valid and has expired.
     Expired,
-    /// What is published is not a policy, or contradicts itself.
+    /// The published text is not a policy, or contradicts itself.
     Invalid,
 }
 
@@ -48,20 +48,20 @@ impl State {
 /// One answer of one source.
 #[derive(Clone, PartialEq, Debug)]
 pub struct Answer<T> {
-    /// How it came out.
+    /// State of the answer.
     pub state: State,
-    /// What was found: always there when `state` is [`State::Valid`]; else, where there is something to show.
+    /// The content. Always present if `state` is [`State::Valid`]; otherwise present if there is content to show.
     pub value: Option<T>,
-    /// Why, in words, and the remedy where there is one.
+    /// The reason in words, with a remedy if there is one.
     pub detail: String,
-    /// When it was obtained.
+    /// When the answer was obtained.
     pub at: Timestamp,
-    /// Until when it holds: the time to live, `max_age`, or when a failure may be tried again.
+    /// When the answer expires: by TTL, by `max_age`, or when a failed look-up may be repeated.
     pub until: Timestamp,
 }
 
 impl<T> Answer<T> {
-    /// What was found, if it holds.
+    /// The content, if the state is [`State::Valid`].
     #[must_use]
     pub fn valid(&self) -> Option<&T> {
         self.value.as_ref().filter(|_| self.state == State::Valid)

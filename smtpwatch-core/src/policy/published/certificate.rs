@@ -1,4 +1,5 @@
-//! Parses a certificate (RFC 5280): its names (RFC 6125) and the key that signed it. Trust is decided elsewhere.
+//! Parses a certificate (RFC 5280) into [`CertificateFacts`]: its names (RFC 6125), dates and key. Whether a policy
+//! trusts the certificate is decided in `tlsa` and in the rules.
 
 use serde::Serialize;
 use sha2::{Digest, Sha256};
@@ -15,46 +16,46 @@ use x509_parser::{
 use super::syntax::{comparable, parent, quoted, shown};
 use crate::Timestamp;
 
-/// Bytes of one certificate. Of a handshake not more than a quarter of it is seen.
+/// Maximum bytes of one certificate. At most a quarter of this is captured of a handshake.
 pub const MAX_CERTIFICATE: usize = 65_536;
-/// Names in one certificate: authorities allow a hundred, some of them two thousand.
+/// Maximum number of names in one certificate: authorities allow a hundred, some of them two thousand.
 pub const MAX_NAMES: usize = 4096;
-/// Characters of a distinguished name that are shown.
+/// Maximum characters shown of a distinguished name.
 const SHOWN: usize = 256;
-/// Bits of the RSA keys whose signatures can be checked.
+/// Sizes, in bits, of the RSA keys whose signatures can be verified.
 const RSA_BITS: std::ops::RangeInclusive<usize> = 2048..=8192;
 
-/// What a certificate says.
+/// Content of a certificate.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize)]
 pub struct CertificateFacts {
-    /// Its DNS-IDs (RFC 6125 §1.8), in lower case; what is no text is there escaped, and matches nothing.
+    /// DNS-IDs (RFC 6125 §1.8), in lower case; bytes that are not text are escaped and match nothing.
     pub dns_names: Vec<String>,
-    /// The common name of its subject, the last if there are several; it names a host only where there is no DNS-ID.
+    /// Common name of the subject, the last if there are several; it identifies a host only if there is no DNS-ID.
     pub common_name: Option<String>,
-    /// It is not valid before.
+    /// Start of the validity.
     pub not_before: Timestamp,
-    /// It is not valid after.
+    /// End of the validity.
     pub not_after: Timestamp,
-    /// Whose it is, as text: for people, not to be compared.
+    /// Subject as text, for display only.
     pub subject: String,
-    /// Who issued it, in the same form.
+    /// Issuer as text, for display only.
     pub issuer: String,
-    /// SHA-256 of its public key (`SubjectPublicKeyInfo`), hexadecimal: the `3 1 1` of a TLSA record.
+    /// SHA-256 of the public key (`SubjectPublicKeyInfo`), hexadecimal: the data of a TLSA record `3 1 1`.
     pub spki_sha256: String,
-    /// It is issued to who issued it, and nothing says that another key signed it.
+    /// Subject and issuer are equal, and the signature does not show another key.
     pub self_signed: bool,
 }
 
-/// Why a certificate says nothing.
+/// Error in a certificate.
 #[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
 pub enum CertificateError {
     /// Longer than [`MAX_CERTIFICATE`].
     #[error("a certificate of {0} bytes; the maximum is {MAX_CERTIFICATE}")]
     TooLong(usize),
-    /// Not what RFC 5280 describes.
+    /// Not a certificate in the form of RFC 5280.
     #[error("not an X.509 certificate: {0}")]
     Form(String),
-    /// Bytes follow it.
+    /// Bytes follow the certificate.
     #[error("{0} bytes follow the end of the certificate")]
     Behind(usize),
     /// More than [`MAX_NAMES`].
@@ -63,7 +64,7 @@ pub enum CertificateError {
 }
 
 impl CertificateFacts {
-    /// Reads a certificate in DER.
+    /// Parses a certificate in DER.
     pub fn of(der: &[u8]) -> Result<Self, CertificateError> {
         Self::read(&read(der)?)
     }
@@ -88,28 +89,28 @@ impl CertificateFacts {
         })
     }
 
-    /// Whether one of its DNS-IDs names this host (RFC 6125 §6.4).
+    /// Whether one of the DNS-IDs matches this host (RFC 6125 §6.4).
     #[must_use]
     pub fn names(&self, host: &str) -> bool {
         self.dns_names.iter().any(|name| name_matches(name, host))
     }
 
-    /// The same; without any DNS-ID, whether its common name does (RFC 6125 §6.4.4).
+    /// Whether one of the DNS-IDs matches this host or, if there is no DNS-ID, the common name (RFC 6125 §6.4.4).
     #[must_use]
     pub fn names_or_is_called(&self, host: &str) -> bool {
         let called = || self.common_name.as_ref().is_some_and(|name| name_matches(name, host));
         if self.dns_names.is_empty() { called() } else { self.names(host) }
     }
 
-    /// Whether it is valid at this time, as far as its dates say.
+    /// Whether `at` is within the validity dates.
     #[must_use]
     pub fn is_valid_at(&self, at: Timestamp) -> bool {
         (self.not_before..=self.not_after).contains(&at)
     }
 }
 
-/// Whether a name in a certificate is this host's: equal, or `*` in the place of its left-most label (RFC 6125 §6.4.3), which is
-/// all that mail knows of wildcards (RFC 7672 §3.2.3).
+/// Whether a name in a certificate matches this host: equal, or `*` as its whole left-most label (RFC 6125 §6.4.3), the
+/// only wildcard form for mail (RFC 7672 §3.2.3).
 #[must_use]
 pub fn name_matches(name: &str, host: &str) -> bool {
     let (name, host) = (comparable(name), comparable(host));
@@ -122,7 +123,7 @@ pub fn name_matches(name: &str, host: &str) -> bool {
     }
 }
 
-/// Reads a certificate that is all there is.
+/// Parses a certificate; no bytes may follow it.
 pub(super) fn read(der: &[u8]) -> Result<X509Certificate<'_>, CertificateError> {
     if der.len() > MAX_CERTIFICATE {
         return Err(CertificateError::TooLong(der.len()));
@@ -135,14 +136,14 @@ pub(super) fn read(der: &[u8]) -> Result<X509Certificate<'_>, CertificateError> 
     }
 }
 
-/// Whether a key signed a certificate.
+/// Result of verifying a signature.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) enum Signed {
-    /// It did.
+    /// The key signed the certificate.
     Yes,
-    /// It did not.
+    /// The key did not sign the certificate.
     No,
-    /// The algorithm is none that can be checked here.
+    /// The algorithm cannot be verified here.
     Unknown,
 }
 
@@ -154,7 +155,7 @@ pub(super) fn signed_by(certificate: &X509Certificate<'_>, key: &SubjectPublicKe
     }
     match (certificate.verify_signature(Some(key)), key.parsed()) {
         (Ok(()), _) => Signed::Yes,
-        // Of a key that is too short or too long every signature counts as wrong.
+        // The verifier reports a wrong signature for every key that is too short or too long.
         (Err(X509Error::SignatureVerificationError), Ok(PublicKey::RSA(key)))
             if !RSA_BITS.contains(&key.key_size()) =>
         {
@@ -165,7 +166,7 @@ pub(super) fn signed_by(certificate: &X509Certificate<'_>, key: &SubjectPublicKe
     }
 }
 
-/// Algorithms whose keys make nothing but their own signatures.
+/// Signature algorithms; a key of one family cannot make a signature of another.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 enum Family {
     Rsa,
@@ -213,12 +214,12 @@ fn dns_name(name: &GeneralName<'_>) -> Option<String> {
     match name {
         GeneralName::DNSName(name) => Some(host(name.as_bytes())),
         GeneralName::Invalid(tag, octets) if tag.0 == DNS_NAME => Some(host(octets)),
-        // The kinds are the crate's, and no other one names a host.
+        // The kinds are defined by the crate, and no other kind names a host.
         _ => None,
     }
 }
 
-/// A name as it is compared, if it can be one.
+/// A name in the form used for comparison; escaped if it cannot be a name.
 fn host(octets: &[u8]) -> String {
     match std::str::from_utf8(octets) {
         Ok(name) if name.len() <= 255 && name.bytes().all(|octet| octet.is_ascii_graphic()) => comparable(name),
@@ -342,7 +343,7 @@ pub(super) mod tests {
         assert_eq!(signed_by(&server, root.public_key()), Signed::Unknown);
     }
 
-    /// The certificate as if ECDSA had been used with SHA-512 (RFC 5758 §3.2), of which no one here can say more than its name.
+    /// The certificate with an identifier of ECDSA with SHA-512 (RFC 5758 §3.2), which cannot be verified here.
     pub(in crate::policy::published) fn with_sha_512(certificate: &[u8]) -> Vec<u8> {
         const SHA_256: [u8; 8] = [0x2a, 0x86, 0x48, 0xce, 0x3d, 4, 3, 2];
         let mut certificate = certificate.to_vec();

@@ -1,8 +1,9 @@
-//! Decides which published policy applies to a session, and what it demands.
+//! Decides which published policies apply to a session, and what they demand. [`Published::demands`] returns the
+//! [`Demand`]s, [`Published::identify`] the mail hosts and domains of a server address.
 //!
-//! A session is identified by the recipient domains that were sent in cleartext, by the names that the server gave,
-//! and by its address, from which the index leads to mail hosts and their domains. A name is only the claim of the
-//! server: it counts if DNS gives the server's address for it.
+//! A session is identified by the recipient domains that were sent in cleartext, by the names that the server gave, and
+//! by its address, from which the index leads to mail hosts and their domains. A name is only a claim of the server: it
+//! counts if DNS gives the server's address for it.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -18,24 +19,24 @@ use super::{
 };
 use crate::Timestamp;
 
-/// An address that holds no more is believed for this long: it is being asked for again.
+/// How long an address counts after its answer has expired, while the look-up is repeated.
 const GRACE: Duration = Duration::from_secs(3600);
 
-/// What a policy is found by.
+/// The keys by which the policies of a session are found.
 #[derive(Clone, Copy, Debug)]
 pub struct PeerQuery<'a> {
     /// The server's address.
     pub address: IpAddr,
-    /// The names that it gave: EHLO reply, greeting, SNI.
+    /// The names that the server gave: EHLO reply, greeting, SNI.
     pub names: &'a [&'a str],
-    /// Domains of recipients in cleartext, U-labels or A-labels.
+    /// Domains of the recipients sent in cleartext, as U-labels or A-labels.
     pub recipients: &'a BTreeSet<String>,
 }
 
 /// The sources of published policies, the strongest first (RFC 8461 §2).
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
 pub enum Source {
-    /// TLSA records that DNSSEC proves.
+    /// TLSA records proven by DNSSEC.
     Dane,
     /// MTA-STS.
     MtaSts,
@@ -58,85 +59,86 @@ impl Source {
     }
 }
 
-/// How much a demand weighs.
+/// Weight of a demand.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
 pub enum Weight {
-    /// The owner wants mail in cleartext not to be sent at all.
+    /// The owner demands that mail is not sent in cleartext.
     Enforce,
-    /// The owner wants to hear of it.
+    /// The owner demands a report.
     Testing,
-    /// The owner wanted so once: a list that has expired is a seed for history (its schema).
+    /// The owner demanded it once: by its schema an expired list is a seed for history.
     Hint,
 }
 
-/// One policy that wants TLS for a session.
+/// One policy that demands TLS for a session.
 #[derive(Clone, PartialEq, Debug)]
 pub struct Demand {
-    /// Who says so.
+    /// Source of the policy.
     pub source: Source,
-    /// How much that weighs.
+    /// Weight of the demand.
     pub weight: Weight,
-    /// The recipient domain, or of DANE the TLSA base domain.
+    /// The recipient domain, or for DANE the TLSA base domain.
     pub subject: String,
     /// The policy, quoted.
     pub detail: String,
 }
 
-/// What DNS makes of a session.
+/// Mail hosts and domains of a session, according to DNS.
 #[derive(Debug, Default)]
 pub struct Identity {
-    /// Mail hosts that the server is.
+    /// Mail hosts that have the server's address.
     pub hosts: Vec<MailHost>,
-    /// Recipient domains; without recipients those whose mail the hosts take.
+    /// Recipient domains; without recipients, the domains whose mail the hosts receive.
     pub domains: Vec<Recipient>,
 }
 
-/// A mail host that the server is, as DNS says.
+/// A mail host that has the server's address, according to DNS.
 #[derive(Debug)]
 pub struct MailHost {
-    /// Its name.
+    /// Name of the host.
     pub name: String,
-    /// What it publishes.
+    /// What the host publishes.
     pub facts: Arc<HostFacts>,
-    /// The session itself leads to it: the server or the client calls it by this name, or a recipient's domain does. Of other
-    /// names no one knows whether they are meant: anyone may let a name of his own point to an address.
+    /// The session itself refers to this name: the server or the client uses it, or a recipient's domain has it as MX.
+    /// For other names that is unknown, because any domain owner may point a name at this address.
     pub meant: bool,
 }
 
 /// A domain whose mail a session may carry.
 #[derive(Debug)]
 pub struct Recipient {
-    /// Its name.
+    /// Name of the domain.
     pub domain: String,
-    /// What it publishes, where that is known.
+    /// What the domain publishes, if known.
     pub facts: Option<Arc<DomainFacts>>,
-    /// How sure it is that this server takes its mail.
+    /// Whether this server receives mail for the domain.
     pub standing: DomainBinding,
 }
 
-/// Whether a server takes the mail of a domain.
+/// Whether a server receives mail for a domain.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum DomainBinding {
-    /// A recipient is there, and the server is one of its mail hosts, by address or by name.
+    /// A recipient was seen, and the server is one of the domain's mail hosts, by address or by name.
     Here,
-    /// There is no recipient in sight; the mail host is one of the domain's, and its name lies within the domain.
+    /// No recipient was seen; the host is one of the domain's mail hosts, and its name is within the domain.
     Own,
-    /// There is no recipient in sight; the mail host is that of this domain and may be that of others.
+    /// No recipient was seen; the host receives mail for this domain, and perhaps for others.
     Inferred,
-    /// A recipient is there, and the server is none of its mail hosts, whose addresses are all known: a smart host, or D7.
+    /// A recipient was seen, and the server is not one of its mail hosts, whose addresses are all known: a smart host,
+    /// or D7.
     Elsewhere,
-    /// A recipient is there, and not enough is known of its mail hosts.
+    /// A recipient was seen, and its mail hosts are not sufficiently known.
     Unknown,
 }
 
 impl DomainBinding {
-    /// The domain's policy speaks for this session.
+    /// The domain's policy applies to this session.
     #[must_use]
     pub const fn is_sure(self) -> bool {
         matches!(self, Self::Here | Self::Own)
     }
 
-    /// There is a recipient of the domain.
+    /// A recipient of the domain was seen.
     #[must_use]
     pub const fn has_recipient(self) -> bool {
         matches!(self, Self::Here | Self::Elsewhere | Self::Unknown)
@@ -144,7 +146,7 @@ impl DomainBinding {
 }
 
 impl Published {
-    /// Everything that a session's policy depends on.
+    /// All look-ups that a session's policy depends on.
     pub fn subjects(&self, called: PeerQuery<'_>) -> Vec<LookupRequest> {
         let mut subjects = Vec::new();
         for domain in called.recipients.iter().filter_map(|domain| domain_name(domain)) {
@@ -157,12 +159,12 @@ impl Published {
         subjects
     }
 
-    /// Which mail host this is, and of which domains.
+    /// The mail hosts at the server's address, and their domains.
     #[must_use]
     pub fn identify(&self, called: PeerQuery<'_>, now: Timestamp) -> Identity {
         let named: Vec<_> = called.names.iter().filter_map(|name| domain_name(name)).collect();
         let recipients: Vec<_> = called.recipients.iter().filter_map(|domain| domain_name(domain)).collect();
-        // Directly, and not by the index of addresses, which strangers may fill.
+        // Taken from the answer for the domain, not from the address index, into which strangers can put entries.
         let of_recipients = recipients.iter().filter_map(|domain| self.domain(domain)).flat_map(|facts| hosts(facts));
         let meant: BTreeSet<&str> = named.iter().chain(of_recipients).map(String::as_str).collect();
         let others = self.hosts_at(called.address).filter(|name| !meant.contains(name)).map(|name| (name, false));
@@ -173,7 +175,7 @@ impl Published {
             })
             .filter(|host| host.facts.is_at(called.address, now))
             .collect();
-        // A name that the server gives itself says less than one that a recipient leads to.
+        // A host found through a recipient is more certain than one found by the name that the server gave.
         let of_recipient = |host: &MailHost| {
             recipients.iter().any(|domain| self.domain(domain).is_some_and(|facts| hosts_of(facts, &host.name)))
         };
@@ -193,12 +195,12 @@ impl Published {
         Identity { hosts, domains }
     }
 
-    /// The policies that want TLS for a session, the one that speaks for it first.
+    /// The policies that demand TLS for a session, in order of precedence.
     #[must_use]
     pub fn demands(&self, called: PeerQuery<'_>, now: Timestamp) -> Vec<Demand> {
         let identity = self.identify(called, now);
         let mut demands = Vec::new();
-        // What may not be meant for this server is not said at all: by a smart host most mail leaves a network.
+        // Hosts to which the session does not refer are omitted: most mail leaves a network through a smart host.
         for host in identity.hosts.iter().filter(|host| host.meant) {
             if let Some(records) = host.facts.dane.valid().filter(|_| now < host.facts.dane.until) {
                 demands.push(of_tlsa(&host.name, &host.facts, records));
@@ -214,12 +216,13 @@ impl Published {
         demands
     }
 
-    /// Domains whose mail the hosts of a session take, where no recipient is in sight.
+    /// Domains whose mail the hosts of a session receive, if no recipient was seen.
     fn inferred(&self, hosts: &[MailHost]) -> Vec<Recipient> {
         let mut domains = BTreeMap::new();
         for host in hosts {
             for domain in self.domains_of(&host.name) {
-                // A stranger may name any host as his own; whose name lies within the domain is that of its owner.
+                // Any domain owner may name any host as MX; a host whose name is within the domain belongs to its
+                // owner.
                 let own = host.meant && (host.name == domain || host.name.ends_with(&format!(".{domain}")));
                 *domains.entry(domain).or_insert(false) |= own;
             }
@@ -278,7 +281,7 @@ impl Published {
 }
 
 impl HostFacts {
-    /// DNS says that the host is at this address, or said so until lately: an address gets other tenants.
+    /// The host has this address according to DNS, or had it until recently: an address may get another tenant.
     #[must_use]
     pub fn is_at(&self, address: IpAddr, now: Timestamp) -> bool {
         let mut known = self.addresses.value.iter().flatten();
@@ -291,7 +294,7 @@ fn hosts_of(facts: &DomainFacts, name: &str) -> bool {
 }
 
 fn of_tlsa(host: &str, facts: &HostFacts, records: &[Tlsa]) -> Demand {
-    /// Records quoted.
+    /// Maximum number of records quoted.
     const QUOTED: usize = 4;
     let quoted: Vec<_> = records.iter().take(QUOTED).map(ToString::to_string).collect();
     let usable =
@@ -315,7 +318,7 @@ fn of_sts(domain: &str, policy: &StsPolicy) -> Option<Demand> {
 }
 
 impl Weight {
-    /// `mode` of a finding's `expected`.
+    /// The value of `mode` in a finding's `expected`.
     #[must_use]
     pub const fn mode(self) -> Option<&'static str> {
         match self {

@@ -1,4 +1,5 @@
 //! The STARTTLS-Everywhere list (schema 0.1 of its publisher): domains, modes, and the names of their mail hosts.
+//! [`StarttlsList`] is the parsed list.
 
 use std::collections::BTreeMap;
 
@@ -14,60 +15,61 @@ use super::{
 };
 use crate::{Timestamp, hash::HashMap};
 
-/// Bytes of a list. The last one that its publisher made has less than a twentieth of it.
+/// Maximum bytes of a list. The last published one has less than a twentieth of this.
 pub const MAX_LIST: usize = 4 * 1024 * 1024;
-/// Domains in a list.
+/// Maximum number of domains in a list.
 pub const MAX_DOMAINS: usize = 100_000;
-/// Names of mail hosts in one policy.
+/// Maximum number of mail host names in one policy.
 pub const MAX_MXS: usize = 256;
-/// Names of mail hosts in a list, each counted where its domain is: many domains may share an alias.
+/// Maximum number of mail host names in a list, counted for each domain: many domains may share an alias.
 pub const MAX_NAMES: usize = 400_000;
-/// The one version of the schema.
+/// The only supported version of the schema.
 const VERSION: &str = "0.1";
-/// Characters of what the JSON parser says.
+/// Maximum characters quoted of an error of the JSON parser.
 const SHOWN: usize = 256;
 const ALIAS: &str = "policy-alias";
 
-/// The list.
+/// A parsed list.
 #[derive(Clone, PartialEq, Debug, Default)]
 pub struct StarttlsList {
-    /// When it was made.
+    /// When the list was published.
     pub timestamp: Timestamp,
-    /// Behind this it speaks for no one any more.
+    /// When the list expires; after that it is only a hint.
     pub expires: Timestamp,
-    /// By domain, in lower case, A-labels; aliases resolved.
+    /// Policies by domain, in lower case, A-labels; aliases resolved.
     pub policies: HashMap<String, ListPolicy>,
 }
 
-/// What the list says of one domain.
+/// Policy of one domain.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct ListPolicy {
     /// True: `enforce`; false: `testing`.
     pub enforce: bool,
-    /// Names of mail hosts, or `.` and a suffix that one label stands before.
+    /// Names of mail hosts, or `.` and a suffix that follows exactly one label.
     pub mxs: Vec<String>,
 }
 
-/// Why a list is none. One wrong policy makes all of it wrong: what is left out would look like a domain without a policy.
+/// Error in a list. One wrong policy invalidates the whole list: a domain that is left out would look like one without
+/// a policy.
 #[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
 pub enum ListError {
     /// Longer than [`MAX_LIST`].
     #[error("{0} bytes; the maximum is {MAX_LIST}")]
     TooLong(usize),
-    /// Not JSON, or not of this shape.
+    /// Not JSON, or JSON of another structure.
     #[error("{0}")]
     Json(String),
-    /// A key has a value that it cannot have.
+    /// A key has an invalid value.
     #[error("{key}: {value} is not {wanted}")]
     Value {
         /// The key of the list.
         key: &'static str,
-        /// What is there.
+        /// The value found.
         value: String,
-        /// What could are there.
+        /// The values allowed.
         wanted: &'static str,
     },
-    /// A domain, or an alias, has no policy.
+    /// The policy of a domain or an alias is invalid.
     #[error("{key}: {name}: {why}")]
     Policy {
         /// `policies` or `policy-aliases`.
@@ -86,12 +88,12 @@ pub enum ListError {
 }
 
 impl StarttlsList {
-    /// Reads a list.
+    /// Parses a list.
     pub fn parse(text: &[u8]) -> Result<Self, ListError> {
         if text.len() > MAX_LIST {
             return Err(ListError::TooLong(text.len()));
         }
-        // What is read below may be an array as well, with the values of the keys in their order.
+        // The parser below also accepts an array with the values in key order.
         if !text.trim_ascii_start().starts_with(b"{") {
             return Err(ListError::Json("this is no JSON object".to_owned()));
         }
@@ -138,13 +140,13 @@ impl StarttlsList {
         Ok(Self { timestamp, expires, policies })
     }
 
-    /// The policy of exactly this domain, which is in the form of [`domain_name`]: none of a domain above it speaks for it.
+    /// The policy of exactly this domain, in the form of [`domain_name`]; the policy of a parent domain does not apply.
     #[must_use]
     pub fn get(&self, domain: &str) -> Option<&ListPolicy> {
         self.policies.get(domain)
     }
 
-    /// Whether the list speaks for no one any more.
+    /// Whether the list has expired.
     #[must_use]
     pub fn is_expired(&self, now: Timestamp) -> bool {
         now >= self.expires
@@ -152,7 +154,7 @@ impl StarttlsList {
 }
 
 impl ListPolicy {
-    /// Whether a mail host, or its certificate, may have this name: behind exactly one label where the policy has a suffix.
+    /// Whether the policy allows this name for a mail host or its certificate; a suffix follows exactly one label.
     #[must_use]
     pub fn matches(&self, host: &str) -> bool {
         let host = comparable(host);
@@ -175,7 +177,7 @@ struct RawList {
     policy_aliases: Object<Object<Value>>,
 }
 
-/// An object whose keys are all different: of two equal ones no one can tell which is meant.
+/// An object whose keys are all different: with two equal keys it is ambiguous which one applies.
 struct Object<T>(BTreeMap<String, T>);
 
 impl<'de, T: Deserialize<'de>> Deserialize<'de> for Object<T> {
@@ -206,7 +208,7 @@ impl<'de, T: Deserialize<'de>> Deserialize<'de> for Object<T> {
     }
 }
 
-/// What is wrong, and where. It may quote the list, at any length.
+/// Describes what is wrong and where. The parser's text may quote any length of the list, so it is cut.
 fn json(error: &serde_json::Error) -> ListError {
     let place = format!(" at line {} column {}", error.line(), error.column());
     let text = error.to_string();
@@ -239,7 +241,7 @@ fn policy(raw: &Object<Value>) -> Result<ListPolicy, String> {
     Ok(ListPolicy { enforce, mxs: mxs.iter().map(name).collect::<Result<_, _>>()? })
 }
 
-/// Seconds since the Unix epoch, or RFC 3339.
+/// Parses seconds since the Unix epoch, or RFC 3339.
 fn time(key: &'static str, value: &Value) -> Result<Timestamp, ListError> {
     let time = match value {
         Value::Number(seconds) => seconds.as_i64().filter(|seconds| *seconds >= 0).map(Timestamp::from_secs),
@@ -250,7 +252,7 @@ fn time(key: &'static str, value: &Value) -> Result<Timestamp, ListError> {
     time.ok_or_else(|| ListError::Value { key, value: told(value), wanted })
 }
 
-/// A value as an error quotes it.
+/// A value, quoted for an error message.
 fn told(value: &Value) -> String {
     match value {
         Value::String(text) => quoted(text.as_bytes()),
@@ -266,7 +268,7 @@ mod tests {
 
     use super::*;
 
-    /// A list after the publisher's schema.
+    /// A list in the publisher's schema.
     const LIST: &str = r#"{
         "timestamp": "2026-05-22T22:44:41+00:00", "expires": 1795446245, "version": "0.1", "author": "Example",
         "policy-aliases": {"host": {"mode": "testing", "mxs": [".MX.Example.org"]}},

@@ -1,5 +1,6 @@
-//! What domains and mail hosts publish about TLS, as plain data, and the index from an address to the domains that it
-//! receives mail for. The code that looks policies up is elsewhere and gets requests from here.
+//! Policies that domains and mail hosts publish about TLS, as plain data, and the index from a server address to the
+//! domains that it receives mail for. [`Published`] is the main type. The look-up code is in another crate: it executes
+//! each [`LookupRequest`] and returns a [`LookupResult`].
 //!
 //! DANE applies to a mail host (RFC 7672), MTA-STS (RFC 8461) and the STARTTLS-Everywhere list to a recipient domain.
 
@@ -22,7 +23,7 @@ pub use self::{
 };
 use self::{list::StarttlsList, sts::StsPolicy, tlsa::Tlsa};
 
-/// What someone is to look up.
+/// A look-up that the caller must execute.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
 pub enum LookupRequest {
     /// A recipient domain: its MX records and its MTA-STS policy. In lower case, A-labels, without the final dot.
@@ -31,12 +32,12 @@ pub enum LookupRequest {
     Host(String),
 }
 
-/// What was found.
+/// Result of a look-up.
 #[derive(Clone, PartialEq, Debug)]
 pub enum LookupResult {
-    /// Of a recipient domain.
+    /// For a recipient domain.
     Domain(String, Arc<DomainFacts>),
-    /// Of a mail host.
+    /// For a mail host.
     Host(String, Arc<HostFacts>),
     /// The STARTTLS-Everywhere list.
     List(Arc<StarttlsList>),
@@ -45,29 +46,29 @@ pub enum LookupResult {
 /// What a recipient domain publishes.
 #[derive(Clone, PartialEq, Debug)]
 pub struct DomainFacts {
-    /// Its mail hosts, the most preferred first; without MX records the domain itself (RFC 5321 §5.1).
+    /// Mail hosts, the most preferred first; without MX records the domain itself (RFC 5321 §5.1).
     pub mx: Answer<MxSet>,
-    /// Its MTA-STS policy.
+    /// MTA-STS policy of the domain.
     pub sts: Answer<StsPolicy>,
 }
 
 /// The mail hosts of a domain.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct MxSet {
-    /// In the form of [`LookupRequest::Host`].
+    /// Names in the form of [`LookupRequest::Host`].
     pub hosts: Vec<String>,
-    /// DNSSEC proves them: without that a host is known, but not that it is the domain's (RFC 7672 §2.2.1).
+    /// DNSSEC proves the MX records. Otherwise it is uncertain that the hosts belong to the domain (RFC 7672 §2.2.1).
     pub secure: bool,
 }
 
 /// What a mail host publishes.
 #[derive(Clone, PartialEq, Debug)]
 pub struct HostFacts {
-    /// Its addresses.
+    /// Addresses of the host.
     pub addresses: Answer<Vec<IpAddr>>,
-    /// Its TLSA records for port 25. [`State::Valid`] also where none of them is usable: then TLS is demanded, and no one can be
-    /// authenticated (RFC 7672 §2.2).
+    /// TLSA records of the host for port 25. Also [`State::Valid`] if no record is usable: then TLS is demanded, and
+    /// the server cannot be authenticated (RFC 7672 §2.2).
     pub dane: Answer<Vec<Tlsa>>,
-    /// The name that the TLSA records were found at (RFC 7672 §2.2.2): the host itself, or what its CNAME leads to.
+    /// The name at which the TLSA records were found (RFC 7672 §2.2.2): the host itself, or the target of its CNAME.
     pub base: String,
 }

@@ -1,9 +1,10 @@
-//! Names in the form that policies are looked up by.
+//! Normal form of the names by which policies are looked up.
 
-/// A domain in the form in which policies are looked up: A-labels (RFC 5891), lower case, without the final dot. `None` of what
-/// has no policy: address literals, names of one label, and what is not a name (RFC 8461 §3, RFC 7672 §2.2).
+/// A domain in normal form: A-labels (RFC 5891), lower case, without the final dot. `None` for text that has no policy:
+/// address literals, names of one label, and text that is not a name (RFC 8461 §3, RFC 7672 §2.2).
 ///
-/// A name in ASCII is taken as DNS takes it, also where IDNA would not have it so: mail hosts are called `r1---sn` and `mail_1`.
+/// An ASCII name is accepted if DNS accepts it, even if IDNA does not: mail hosts have names such as `r1---sn` and
+/// `mail_1`.
 #[must_use]
 pub fn domain_name(text: &str) -> Option<String> {
     let text = text.trim_end_matches('.');

@@ -1,4 +1,5 @@
-//! MTA-STS (RFC 8461): the TXT record, the policy, and which mail hosts it allows.
+//! MTA-STS (RFC 8461): parses the TXT record ([`StsRecord`]) and the policy ([`StsPolicy`]), and decides which mail
+//! hosts a policy allows.
 
 use std::time::Duration;
 
@@ -6,24 +7,26 @@ use serde::{Deserialize, Serialize};
 
 use super::syntax::{comparable, is_domain, is_field_name, parent, quoted};
 
-/// Bytes of a policy: the RFC suggests 64 KB. A longer one is none; cut, it would allow other hosts than its owner wrote.
+/// Maximum bytes of a policy: the RFC suggests 64 KB. A longer one is rejected; cut off, it would allow other hosts
+/// than its owner wrote.
 pub const MAX_POLICY: usize = 65_536;
-/// Patterns of mail hosts in one policy. A domain with more MX records has no answer that fits a DNS message.
+/// Maximum number of mail host patterns in one policy. A domain with more MX records has no answer that fits a DNS
+/// message.
 pub const MAX_MX: usize = 512;
-/// What `max_age` may be at most, in seconds: about a year (RFC 8461 §3.2). More is as good as that.
+/// Maximum of `max_age`, in seconds: about a year (RFC 8461 §3.2). Larger values are reduced to it.
 const MAX_AGE: u64 = 31_557_600;
-/// Digits of `max_age` (RFC 8461 §3.2).
+/// Maximum number of digits of `max_age` (RFC 8461 §3.2).
 const MAX_AGE_DIGITS: usize = 10;
-/// Characters of `id` (RFC 8461 §3.1).
+/// Length of `id` in characters (RFC 8461 §3.1).
 const ID: std::ops::RangeInclusive<usize> = 1..=32;
-/// How the TXT record begins, and the value of `version`.
+/// Start of the TXT record, and value of `version` in the policy.
 const RECORD: &[u8] = b"v=STSv1";
 const VERSION: &str = "STSv1";
 
-/// The TXT record at `_mta-sts` and a domain (RFC 8461 §3.1): there is a policy, and this is its name.
+/// The TXT record at `_mta-sts` below a domain (RFC 8461 §3.1): it announces a policy and identifies it.
 #[derive(Clone, PartialEq, Eq, Hash, Debug)]
 pub struct StsRecord {
-    /// Which policy it is. It has no order: another one is another policy.
+    /// Identifier of the policy. Identifiers have no order: another value means another policy.
     pub id: String,
 }
 
@@ -31,41 +34,41 @@ pub struct StsRecord {
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum StsMode {
-    /// It is not delivered.
+    /// The mail is not delivered.
     Enforce,
-    /// It is delivered and reported.
+    /// The mail is delivered and the violation is reported.
     Testing,
-    /// As if there were no policy.
+    /// The policy has no effect.
     None,
 }
 
 /// A policy (RFC 8461 §3.2).
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct StsPolicy {
-    /// The `id` of the TXT record that it was fetched for.
+    /// The `id` of the TXT record for which it was fetched.
     pub id: String,
-    /// What to do.
+    /// What a sender does with mail that the policy does not allow.
     pub mode: StsMode,
     /// Patterns of mail hosts, in lower case: a name, or `*.` and a name.
     pub mx: Vec<String>,
-    /// How long it may be kept after it was fetched.
+    /// How long the policy is valid after its fetch.
     pub max_age: Duration,
 }
 
-/// Why a TXT record or a policy is none: then the domain has no MTA-STS policy, unless one that was fetched before still holds
-/// (RFC 8461 §3.1, §5.1).
+/// Error in a TXT record or a policy. The domain then has no MTA-STS policy, unless one that was fetched earlier is
+/// still valid (RFC 8461 §3.1, §5.1).
 #[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
 pub enum StsError {
-    /// No one can tell which record holds.
+    /// It is ambiguous which record applies.
     #[error("{0} TXT records begin with v=STSv1; there must be exactly one (RFC 8461 §3.1)")]
     Several(usize),
     /// A field of the record is not `name=value`.
     #[error("TXT record: {0} is not a field of the form name=value (RFC 8461 §3.1)")]
     Field(String),
-    /// The record names no policy.
+    /// The record has no `id`.
     #[error("TXT record: the field id is missing (RFC 8461 §3.1)")]
     NoId,
-    /// The name has not the form of one.
+    /// The `id` has a wrong form.
     #[error("TXT record: id {0} is not 1 to 32 letters and digits (RFC 8461 §3.1)")]
     Id(String),
     /// The policy is longer than [`MAX_POLICY`].
@@ -77,36 +80,36 @@ pub enum StsError {
     /// A line is not `key: value`.
     #[error("policy: line {0}, {1}, is not of the form key: value (RFC 8461 §3.2)")]
     Line(usize, String),
-    /// `version` is missing or another.
+    /// `version` has another value.
     #[error("policy: version is {0}; only STSv1 is supported (RFC 8461 §3.2)")]
     Version(String),
-    /// `mode` is another.
+    /// `mode` has another value.
     #[error("policy: mode {0} is not enforce, testing or none (RFC 8461 §3.2)")]
     Mode(String),
-    /// `max_age` is no such number.
+    /// `max_age` is not a number of 1 to 10 digits.
     #[error("policy: max_age {0} is not a number of 1 to 10 digits (RFC 8461 §3.2)")]
     MaxAge(String),
     /// An `mx` is not a pattern.
     #[error("policy: mx {0} is not a host name in A-labels, with or without a leading `*.` (RFC 8461 §3.2)")]
     Mx(String),
-    /// More than [`MAX_MX`].
+    /// The policy has more than [`MAX_MX`] patterns.
     #[error("policy: more than {MAX_MX} mx lines")]
     TooManyMx,
-    /// A key that must be there is not.
+    /// A required key is missing.
     #[error("policy: {0} is missing (RFC 8461 §3.2)")]
     Missing(&'static str),
 }
 
 impl StsRecord {
-    /// Finds the record among the TXT records of its name, each with its strings put together; `None` where there is none.
+    /// Finds the record among the TXT records of its name, each with its strings joined; `None` if there is none.
     pub fn find(records: &[Vec<u8>]) -> Result<Option<Self>, StsError> {
         let begins = |record: &&Vec<u8>| record.strip_prefix(RECORD).is_some_and(|rest| rest.starts_with(b";"));
         let mut found = records.iter().filter(begins);
         match (found.next(), found.count(), records) {
             (Some(record), 0, _) => Self::parse(record).map(Some),
             (Some(_), more, _) => Err(StsError::Several(more + 1)),
-            // The grammar allows white space before the semicolon, by which records are distinguished: only one that stands alone is
-            // certainly meant.
+            // The grammar allows white space before the semicolon, but records are distinguished by `v=STSv1;`: with
+            // white space only a record that is the only one is certainly meant.
             (None, _, [only]) if only.strip_prefix(RECORD).is_some_and(|rest| rest.first().is_none_or(is_wsp)) => {
                 Self::parse(only).map(Some)
             }
@@ -122,7 +125,7 @@ impl StsRecord {
         }
         let mut id = None;
         while let Some(field) = fields.next() {
-            // White space belongs to the semicolon beside it, so there is none after the last field.
+            // White space belongs to the adjacent semicolon, so there is none after the last field.
             let field = trim_start(field);
             let field = match fields.peek() {
                 Some(_) => trim_end(field),
@@ -167,18 +170,18 @@ impl StsMode {
 }
 
 impl StsPolicy {
-    /// Reads the body of a policy, which was fetched for the TXT record with this `id`.
+    /// Parses the body of a policy that was fetched for the TXT record with this `id`.
     pub fn parse(body: &[u8], id: &str) -> Result<Self, StsError> {
         if body.len() > MAX_POLICY {
             return Err(StsError::TooLong(body.len()));
         }
         let (mut version, mut mode, mut max_age, mut mx) = (None, None, None, Vec::new());
-        // Editors leave empty lines at the end. Between fields the grammar has none.
+        // Editors leave empty lines at the end. The grammar has none between fields.
         for (line, number) in body.trim_ascii_end().split(|octet| *octet == b'\n').zip(1..) {
             let line = trim_end(line.strip_suffix(b"\r").unwrap_or(line));
             let line = std::str::from_utf8(line).map_err(|_| StsError::Encoding(number))?;
             let (key, value) = field(line).ok_or_else(|| StsError::Line(number, quoted(line.as_bytes())))?;
-            // Of a key that may not be repeated the first counts, and the others are not examined.
+            // If a key that must not be repeated occurs twice, the first counts and the others are not examined.
             match key {
                 "version" if version.is_none() => version = Some(value),
                 "mode" if mode.is_none() => mode = Some(StsMode::parse(value)?),
@@ -200,8 +203,8 @@ impl StsPolicy {
         Ok(Self { id: id.to_owned(), mode, mx, max_age })
     }
 
-    /// Whether mail may go to the host with this name, which an MX record has (RFC 8461 §4.1): `*` is exactly one label. In mode
-    /// [`StsMode::None`] that means nothing.
+    /// Whether the policy allows the mail host with this name from an MX record (RFC 8461 §4.1): `*` is exactly one
+    /// label. In mode [`StsMode::None`] the result has no meaning.
     #[must_use]
     pub fn matches(&self, host: &str) -> bool {
         let host = comparable(host);
@@ -220,7 +223,7 @@ impl StsPolicy {
     }
 }
 
-/// `key: value`; the value of a key that is not known may be UTF-8 (RFC 8461 §3.2).
+/// Splits `key: value`; the value of an unknown key may be UTF-8 (RFC 8461 §3.2).
 fn field(line: &str) -> Option<(&str, &str)> {
     let (key, value) = line.split_once(':')?;
     let value = value.trim_start_matches([' ', '\t']);

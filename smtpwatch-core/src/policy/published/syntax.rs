@@ -1,16 +1,16 @@
-//! Grammar that several published policies share, and quoting of foreign text in errors.
+//! Grammar shared by several published policies, and quoting of foreign text in error messages.
 
-/// Characters of another party's text that an error quotes.
+/// Maximum characters of foreign text quoted in an error.
 const QUOTED: usize = 64;
 
-/// Bytes as an error quotes them: not longer than a line, control characters escaped.
+/// Quotes bytes for an error message: at most one line, control characters escaped.
 pub(super) fn quoted(octets: &[u8]) -> String {
-    // A character has at most four bytes, and one more shows that something was cut.
+    // A character has at most four bytes, and one more character shows that the text was cut.
     let text = String::from_utf8_lossy(&octets[..octets.len().min(4 * (QUOTED + 1))]);
     format!("\"{}\"", shown(&text, QUOTED))
 }
 
-/// The beginning of a text, control characters escaped.
+/// The first `limit` characters of a text, control characters escaped.
 pub(super) fn shown(text: &str, limit: usize) -> String {
     let mut characters = text.chars();
     let mut shown = String::new();
@@ -27,7 +27,8 @@ pub(super) fn shown(text: &str, limit: usize) -> String {
     shown
 }
 
-/// A domain of letters, digits and hyphens (RFC 5321 §4.1.2), so of A-labels alone, without a final dot.
+/// Whether a text is a domain of letters, digits and hyphens (RFC 5321 §4.1.2), hence of A-labels only, without a final
+/// dot.
 pub(super) fn is_domain(text: &str) -> bool {
     let label = |label: &str| {
         (1..=63).contains(&label.len())
@@ -38,18 +39,18 @@ pub(super) fn is_domain(text: &str) -> bool {
     text.len() <= 253 && text.split('.').all(label)
 }
 
-/// The name of a field that a later version may define (RFC 8461 §3.1, §3.2).
+/// Whether bytes can be the name of a field that a later version may define (RFC 8461 §3.1, §3.2).
 pub(super) fn is_field_name(name: &[u8]) -> bool {
     let rest = |octet: &u8| octet.is_ascii_alphanumeric() || matches!(octet, b'_' | b'-' | b'.');
     name.len() <= 32 && name.first().is_some_and(u8::is_ascii_alphanumeric) && name.iter().all(rest)
 }
 
-/// The name of a host as it is compared: in lower case, without the final dot.
+/// A host name in the form used for comparison: lower case, without the final dot.
 pub(super) fn comparable(host: &str) -> String {
     host.strip_suffix('.').unwrap_or(host).to_ascii_lowercase()
 }
 
-/// What follows the left-most label of a name.
+/// The name without its left-most label.
 pub(super) fn parent(name: &str) -> Option<&str> {
     name.split_once('.').filter(|(label, _)| !label.is_empty()).map(|(_, parent)| parent)
 }

@@ -1,4 +1,5 @@
-//! The table of known policies, and the index from addresses to mail hosts to domains.
+//! [`Published`]: bounded table of known policies, with the index from addresses to mail hosts and from hosts to
+//! domains. The engine requests look-ups from it and applies their results.
 
 use std::{net::IpAddr, sync::Arc, time::Duration};
 
@@ -7,47 +8,47 @@ use slab::Slab;
 use super::{DomainFacts, HostFacts, LookupRequest, LookupResult, demand::PeerQuery, list::StarttlsList};
 use crate::{Timestamp, hash::HashMap, lru::LruList};
 
-/// Domains known at once, and hosts; the one that was asked about least recently is evicted.
+/// Maximum number of domains, and of hosts; the least recently updated one is evicted.
 pub const SUBJECTS: usize = 10_000;
-/// Subjects that wait for their answer; what comes beyond is not asked.
+/// Maximum number of outstanding look-ups; further requests are dropped.
 const ASKED: usize = 4_096;
-/// Mail hosts of one domain that are examined, the most preferred ones: more have no place in one answer.
+/// Mail hosts of one domain that are examined, the most preferred first: more do not fit into one answer.
 pub const HOSTS_PER_DOMAIN: usize = 16;
-/// Names kept of one address, and domains of one host: a large provider has any number.
+/// Names stored for one address, and domains for one host: a large provider has any number.
 const PER_KEY: usize = 64;
-/// An answer that has not come for this long is not waited for.
+/// Time after which a verdict does not wait for an outstanding answer.
 pub const LOOKUP_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// Everything that is known of published policies, bounded.
+/// All known published policies, bounded.
 #[derive(Debug, Default)]
 pub struct Published {
-    /// Someone answers what is asked.
+    /// Look-ups are executed by the caller.
     answered: bool,
     list: Option<Arc<StarttlsList>>,
     domains: Subjects<DomainFacts>,
     hosts: Subjects<HostFacts>,
-    /// Hosts at an address.
+    /// Hosts by address.
     at_address: HashMap<IpAddr, Vec<Arc<str>>>,
-    /// Domains whose mail a host takes.
+    /// Domains whose mail a host receives.
     of_host: HashMap<String, Vec<Arc<str>>>,
-    /// What was asked for, and when.
+    /// Outstanding look-ups, with the time of the request.
     asked: HashMap<LookupRequest, Timestamp>,
 }
 
 impl Published {
-    /// Nothing is known. `answered`: someone looks up what [`Published::want`] says.
+    /// Creates an empty table. `answered`: the caller executes the look-ups that [`Published::want`] requests.
     #[must_use]
     pub fn new(answered: bool) -> Self {
         Self { answered, ..Self::default() }
     }
 
-    /// Whether nothing is known and no one looks anything up.
+    /// Whether nothing is known and no look-ups are executed.
     #[must_use]
     pub fn is_silent(&self) -> bool {
         !self.answered && self.list.is_none() && self.domains.is_empty() && self.hosts.is_empty()
     }
 
-    /// Takes in an answer.
+    /// Applies the result of a look-up.
     pub fn learn(&mut self, learned: LookupResult) {
         match learned {
             LookupResult::List(list) => self.list = Some(list),
@@ -70,7 +71,8 @@ impl Published {
         }
     }
 
-    /// Whether this is to be asked for now: it is not known, or holds no more, and is not under way.
+    /// Whether to request this look-up at `now`: the answer is unknown or expired, and no request is outstanding.
+    /// Records the request.
     pub fn want(&mut self, subject: &LookupRequest, now: Timestamp) -> bool {
         if !self.answered || self.is_fresh(subject, now) {
             return false;
@@ -88,25 +90,25 @@ impl Published {
         true
     }
 
-    /// Whether the answer is under way.
+    /// Whether the answer is outstanding and may still be waited for.
     #[must_use]
     pub fn is_pending(&self, subject: &LookupRequest, now: Timestamp) -> bool {
         self.asked.get(subject).is_some_and(|asked| now.since(*asked) < LOOKUP_TIMEOUT)
     }
 
-    /// Something that a session's policy depends on was asked for, and there was no answer yet.
+    /// Whether a look-up that a session's policy depends on was requested and is not answered.
     #[must_use]
     pub fn is_unanswered(&self, called: PeerQuery<'_>) -> bool {
         self.subjects(called).iter().any(|subject| self.asked.contains_key(subject))
     }
 
-    /// What is known of a recipient domain.
+    /// The answer for a recipient domain.
     #[must_use]
     pub fn domain(&self, name: &str) -> Option<&Arc<DomainFacts>> {
         self.domains.get(name)
     }
 
-    /// What is known of a mail host.
+    /// The answer for a mail host.
     #[must_use]
     pub fn host(&self, name: &str) -> Option<&Arc<HostFacts>> {
         self.hosts.get(name)
@@ -118,17 +120,17 @@ impl Published {
         self.list.as_deref()
     }
 
-    /// Mail hosts that are known to be at an address.
+    /// Mail hosts that are known to have this address.
     pub fn hosts_at(&self, address: IpAddr) -> impl Iterator<Item = &str> {
         self.at_address.get(&address.to_canonical()).into_iter().flatten().map(|name| &**name)
     }
 
-    /// Domains of which a host is known to take mail.
+    /// Domains for which a host is known to receive mail.
     pub fn domains_of(&self, host: &str) -> impl Iterator<Item = &str> {
         self.of_host.get(host).into_iter().flatten().map(|name| &**name)
     }
 
-    /// Domains and hosts that are known.
+    /// Number of known domains and hosts.
     #[must_use]
     pub fn len(&self) -> usize {
         self.domains.rows.len() + self.hosts.rows.len()
@@ -168,13 +170,13 @@ impl Published {
     }
 }
 
-/// The mail hosts of a domain that are examined.
+/// The mail hosts of a domain that are examined: at most [`HOSTS_PER_DOMAIN`].
 pub fn hosts(facts: &DomainFacts) -> impl Iterator<Item = &String> {
     facts.mx.valid().into_iter().flat_map(|mx| mx.hosts.iter().take(HOSTS_PER_DOMAIN))
 }
 
 fn addresses(facts: &HostFacts) -> impl Iterator<Item = &IpAddr> {
-    // As many as an answer of UDP holds; a host with more is known by these.
+    // As many as a UDP answer holds; a host with more addresses is found by these only.
     facts.addresses.value.iter().flatten().take(PER_KEY)
 }
 
@@ -198,7 +200,7 @@ fn unlink<K: std::hash::Hash + Eq>(index: &mut HashMap<K, Vec<Arc<str>>>, key: &
 
 type Row<T> = (Arc<str>, Arc<T>);
 
-/// Facts by name, bounded.
+/// Answers by name, bounded by [`SUBJECTS`].
 #[derive(Debug)]
 struct Subjects<T> {
     places: HashMap<Arc<str>, usize>,
@@ -221,7 +223,7 @@ impl<T> Subjects<T> {
         self.rows.is_empty()
     }
 
-    /// Returns the name as it is kept, and what is not known any more.
+    /// Inserts an answer. Returns the shared name, and the rows that were replaced or evicted.
     fn insert(&mut self, name: &str, facts: Arc<T>) -> (Arc<str>, Vec<Row<T>>) {
         let mut gone = Vec::new();
         if let Some(&place) = self.places.get(name) {

@@ -1,4 +1,5 @@
-//! TLSA records of mail hosts (RFC 6698, RFC 7671, RFC 7672), and certificates compared with them.
+//! TLSA records of mail hosts (RFC 6698, RFC 7671, RFC 7672): parses a [`Tlsa`] record, and compares a chain of
+//! certificates with the records ([`compare`]).
 
 mod anchor;
 #[cfg(test)]
@@ -16,7 +17,7 @@ use super::{
 };
 use crate::Timestamp;
 
-/// Certificate usages (RFC 7671 §4) that mail knows.
+/// Certificate usages (RFC 7671 §4) that are usable for mail.
 const DANE_TA: u8 = 2;
 const DANE_EE: u8 = 3;
 /// Selectors (RFC 6698 §2.1.2).
@@ -26,14 +27,14 @@ const PUBLIC_KEY: u8 = 1;
 const FULL: u8 = 0;
 const SHA_256: u8 = 1;
 const SHA_512: u8 = 2;
-/// Bytes of association data that a record of DNS has room for.
+/// Maximum bytes of association data in a DNS record.
 const MAX_DATA: usize = 65_532;
-/// Certificates of a chain that are examined.
+/// Maximum number of certificates of a chain that are examined.
 const MAX_CHAIN: usize = 16;
-/// Usable records that are compared: with each of those in full, signatures are.
+/// Maximum number of usable records that are compared: each record in full costs signature checks.
 const MAX_RECORDS: usize = 32;
 
-/// One record.
+/// One TLSA record.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
 pub struct Tlsa {
     /// Certificate usage: 2 is DANE-TA, 3 is DANE-EE; others are unusable for mail (RFC 7672 §3.1.3).
@@ -46,18 +47,18 @@ pub struct Tlsa {
     pub data: Vec<u8>,
 }
 
-/// What a chain of certificates says to the records.
+/// Result of comparing a chain of certificates with the records.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum Comparison {
-    /// It is what this record demands.
+    /// The chain satisfies this record.
     Matches(Tlsa),
-    /// It is not what any record demands: why, and what was found.
+    /// The chain satisfies no record: the reason, and what was found.
     Mismatch(String),
-    /// No one can tell from what was seen: why.
+    /// Not decidable from what was seen: the reason.
     NotObservable(String),
 }
 
-/// Why a text is no TLSA record.
+/// Error in the text of a TLSA record.
 #[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
 pub enum TlsaError {
     /// Not three numbers and data.
@@ -89,7 +90,7 @@ impl FromStr for Tlsa {
             number.ok_or_else(|| TlsaError::Number(quoted(field.as_bytes())))
         };
         let (usage, selector, matching) = (number()?, number()?, number()?);
-        // White space may stand within the data.
+        // The data may contain white space.
         let digits: Vec<u8> = fields.flat_map(str::bytes).collect();
         if digits.is_empty() {
             return Err(TlsaError::Form(quoted(text.as_bytes())));
@@ -109,16 +110,16 @@ fn octets(digits: &[u8]) -> Option<Vec<u8>> {
 }
 
 impl Tlsa {
-    /// The record that a certificate in DER has under this usage, selector and matching type; `None` of a selector or matching
-    /// type that is not known.
+    /// The record of a certificate in DER for this usage, selector and matching type; `None` if the selector or
+    /// matching type is not known.
     pub fn of(certificate: &[u8], usage: u8, selector: u8, matching: u8) -> Result<Option<Self>, CertificateError> {
         let certificate = read(certificate)?;
         let data = selected(&certificate, selector).and_then(|octets| matched(octets, matching));
         Ok(data.map(|data| Self { usage, selector, matching, data }))
     }
 
-    /// Whether a mail server can be authenticated by this record: DANE-TA or DANE-EE, and data as the selector and the matching
-    /// type say (RFC 7672 §3.1.3; RFC 6698 §4.1).
+    /// Whether this record can authenticate a mail server: DANE-TA or DANE-EE, with data that fits the selector and the
+    /// matching type (RFC 7672 §3.1.3; RFC 6698 §4.1).
     #[must_use]
     pub fn is_usable(&self) -> bool {
         matches!(self.usage, DANE_TA | DANE_EE)
@@ -139,12 +140,12 @@ impl Tlsa {
     }
 }
 
-/// The records that are to be compared: those that are usable, and of each usage and selector those with the strongest digest
-/// and those in full (RFC 7671 §9).
+/// The records to compare: of the usable ones of each usage and selector, those with the strongest digest and those in
+/// full (RFC 7671 §9).
 #[must_use]
 pub fn usable(records: &[Tlsa]) -> Vec<&Tlsa> {
     let usable: Vec<_> = records.iter().filter(|record| record.is_usable()).collect();
-    // The numbers of the matching types grow with their strength.
+    // The numbers of the matching types increase with their strength.
     let strongest = |record: &Tlsa| {
         let alike = |other: &&&Tlsa| (other.usage, other.selector) == (record.usage, record.selector);
         usable.iter().filter(alike).map(|other| other.matching).max()
@@ -153,11 +154,11 @@ pub fn usable(records: &[Tlsa]) -> Vec<&Tlsa> {
     usable.iter().copied().filter(counts).collect()
 }
 
-/// Compares the certificates that a server showed, its own first, with the TLSA records of its host: `names` are those that one
-/// of must stand in it, the TLSA base domain first (RFC 7672 §3.2.2), and `at` is when it was shown.
+/// Compares the certificates that a server sent, its own first, with the TLSA records of its host. The certificate must
+/// contain one of `names`, which start with the TLSA base domain (RFC 7672 §3.2.2); `at` is the time of the session.
 ///
-/// Of usage DANE-EE nothing else counts than that the record is of the server's own certificate (RFC 7672 §3.1.1). Of DANE-TA
-/// the chain to the trust anchor, all dates and one of the names do (RFC 7672 §3.1.2). Revocation and name constraints are not
+/// For usage DANE-EE only the server's own certificate is compared (RFC 7672 §3.1.1). For DANE-TA the chain to the
+/// trust anchor, all dates and one of the names are checked (RFC 7672 §3.1.2). Revocation and name constraints are not
 /// examined.
 #[must_use]
 pub fn compare(records: &[Tlsa], chain: &[Vec<u8>], names: &[&str], at: Timestamp) -> Comparison {
@@ -199,7 +200,7 @@ pub fn compare(records: &[Tlsa], chain: &[Vec<u8>], names: &[&str], at: Timestam
     })
 }
 
-/// What the demands of DANE-TA come to; `None` when no anchor is reached.
+/// Result of the DANE-TA checks; `None` if no anchor is reached.
 fn to_anchor(anchors: &[&Tlsa], chain: &[X509Certificate<'_>], names: &[&str], at: Timestamp) -> Option<Comparison> {
     let facts = match CertificateFacts::read(&chain[0]) {
         Ok(facts) => facts,
@@ -260,7 +261,7 @@ fn public_key(der: &[u8]) -> Option<SubjectPublicKeyInfo<'_>> {
     SubjectPublicKeyInfo::from_der(der).ok().filter(|(behind, _)| behind.is_empty()).map(|(_, key)| key)
 }
 
-/// A record with not more of its data than of a digest.
+/// A record with its data cut to the length of a digest.
 fn brief(record: &Tlsa) -> String {
     const SHOWN: usize = 64;
     let cut = if record.data.len() > SHOWN { "…" } else { "" };
@@ -268,14 +269,14 @@ fn brief(record: &Tlsa) -> String {
     format!("{}{cut}", Tlsa { data, ..*record })
 }
 
-/// A certificate as a record of this kind describes it; instead of all of it a digest.
+/// A certificate as a record of this kind describes it, with a digest in place of the full data.
 fn found(record: &Tlsa, certificate: &X509Certificate<'_>) -> String {
     let matching = if record.matching == FULL { SHA_256 } else { record.matching };
     let data = selected(certificate, record.selector).and_then(|octets| matched(octets, matching)).unwrap_or_default();
     Tlsa { usage: record.usage, selector: record.selector, matching, data }.to_string()
 }
 
-/// The names of a certificate, a few of them.
+/// The first few names of a certificate.
 fn called(facts: &CertificateFacts) -> String {
     const SHOWN: usize = 4;
     let names = match (&facts.dns_names[..], &facts.common_name) {

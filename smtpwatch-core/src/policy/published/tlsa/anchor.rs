@@ -1,5 +1,5 @@
-//! The path from a server's certificate to a trust anchor of DANE-TA (RFC 7671 §5.2), as far as the certificates show
-//! it.
+//! Searches the path from a server's certificate to a trust anchor of DANE-TA (RFC 7671 §5.2), using the certificates
+//! that the server sent. [`reach`] is the entry point.
 
 use x509_parser::{certificate::X509Certificate, x509::SubjectPublicKeyInfo};
 
@@ -9,12 +9,12 @@ use crate::{
     policy::published::certificate::{Signed, read, signed_by},
 };
 
-/// What is asked of a chain.
+/// Conditions that a chain must satisfy.
 #[derive(Clone, Copy)]
 pub(super) struct Demands {
-    /// Every certificate is valid then.
+    /// Every certificate is valid at this time; `None`: dates are ignored.
     pub at: Option<Timestamp>,
-    /// Every signature was checked; else those may stand that no one here can check.
+    /// Every signature was verified. If false, signatures that cannot be verified here are accepted.
     pub proof: bool,
 }
 
@@ -36,12 +36,12 @@ impl Demands {
     }
 }
 
-/// The record of a trust anchor that issuers lead to from the first certificate, in whatever order they were sent: an anchor
-/// that is among them, or one that a record carries in full. The first may be the anchor itself: its key is the one that the
-/// record demands, whatever clients make of that.
+/// The record of a trust anchor that is reached from the first certificate through issuers, in whatever order they were
+/// sent. The anchor is among the sent certificates, or a record contains it in full. The first certificate may itself
+/// be the anchor, because its key is the one that the record demands, although clients differ in accepting that.
 pub(super) fn reach<'a>(anchors: &[&'a Tlsa], chain: &[X509Certificate<'_>], demands: Demands) -> Option<&'a Tlsa> {
     let mut left: Vec<_> = chain.iter().skip(1).collect();
-    // Each with how many issuers stand between it and the first.
+    // Each with the number of issuers between it and the first.
     let mut reached = vec![(chain.first()?, 0_u32)];
     let mut next = 0;
     while let Some(&(certificate, depth)) = reached.get(next) {
@@ -66,8 +66,8 @@ pub(super) fn reach<'a>(anchors: &[&'a Tlsa], chain: &[X509Certificate<'_>], dem
     None
 }
 
-/// Whether the anchor that a record carries in full signed the certificate: it need not be among those that were sent (RFC 7671
-/// §5.2.1).
+/// Whether an anchor that a record contains in full signed the certificate: the server need not send that anchor (RFC
+/// 7671 §5.2.1).
 fn signs(anchor: &Tlsa, certificate: &X509Certificate<'_>, demands: Demands) -> bool {
     let signs = |key: &SubjectPublicKeyInfo<'_>| demands.satisfied_by(signed_by(certificate, key));
     match (anchor.selector, anchor.matching) {
@@ -81,7 +81,7 @@ fn signs(anchor: &Tlsa, certificate: &X509Certificate<'_>, demands: Demands) -> 
     }
 }
 
-/// Whether a certificate may sign others, so many issuers above the first (RFC 5280 §4.2.1.3, §4.2.1.9).
+/// Whether a certificate may sign others, with this number of issuers below it (RFC 5280 §4.2.1.3, §4.2.1.9).
 fn may_issue(certificate: &X509Certificate<'_>, below: u32) -> bool {
     let usage = certificate.key_usage().is_ok_and(|usage| usage.is_none_or(|usage| usage.value.key_cert_sign()));
     let basic = certificate.basic_constraints().ok().flatten().map(|basic| basic.value);

@@ -1,4 +1,4 @@
-//! Records and chains of certificates against the demands of RFC 7671 and RFC 7672.
+//! Tests of TLSA records and certificate chains against RFC 7671 and RFC 7672.
 
 use std::slice::from_ref;
 
@@ -9,7 +9,7 @@ use super::*;
 use crate::policy::published::certificate::tests::{Authority, authority, server, with_sha_512};
 
 const MX: &str = "mx.example.net";
-/// In the middle of the year in which the certificates of servers are valid.
+/// The middle of the year in which the server certificates are valid.
 const AT: Timestamp = Timestamp::from_secs(1_780_000_000);
 const LATER: Timestamp = Timestamp::from_secs(1_900_000_000);
 
@@ -106,7 +106,7 @@ fn of_each_usage_and_selector_the_strongest_digest_counts() {
         record(&root, 3, 1, FULL),
         digest(3, 0, SHA_256, 3),
         digest(2, 1, SHA_256, 4),
-        // Weaker ones are not dropped for one that is not usable.
+        // A weaker record is kept if the stronger one is not usable.
         Tlsa { usage: 2, selector: 1, matching: SHA_512, data: vec![5; 63] },
         digest(0, 0, SHA_512, 6),
     ];
@@ -144,7 +144,7 @@ fn a_weaker_digest_does_not_help() {
     mismatch(&records, &[leaf], &[MX], AT);
 }
 
-/// A root, an authority below it, and a server's certificate from that.
+/// A root, an authority below it, and a server certificate issued by that authority.
 fn hierarchy(server: &CertificateParams) -> (Authority, Authority, Vec<u8>) {
     let root = Authority::root("Root");
     let middle = root.below(authority("Middle"));
@@ -157,7 +157,7 @@ fn a_trust_anchor_of_the_chain_needs_name_and_date() {
     let (root, middle, leaf) = hierarchy(&server(&["*.example.net"]));
     let chains = [
         vec![leaf.clone(), middle.der.clone(), root.der.clone()],
-        // TLS does not promise an order, and servers send more than they have to.
+        // TLS does not guarantee an order, and servers send more certificates than needed.
         vec![leaf.clone(), root.der.clone(), Authority::root("Stranger").der, middle.der.clone()],
     ];
     for (anchor, chain) in
@@ -187,7 +187,7 @@ fn a_digest_demands_that_the_anchor_is_sent_and_an_anchor_in_full_does_not() {
         let why = mismatch(&[full], &chain[..1], &[MX], AT);
         assert!(why.contains("none of 1 certificates"), "{why}");
         for matching in [SHA_256, SHA_512] {
-            // RFC 7671 §5.2.2: a digest is not a key that a signature could be checked with.
+            // RFC 7671 §5.2.2: a digest is not a key, so it cannot verify a signature.
             let why = mismatch(&[record(&root.der, 2, selector, matching)], &chain, &[MX], AT);
             assert!(why.contains(&record(&middle.der, 2, selector, matching).to_string()), "{why}");
         }
@@ -200,7 +200,7 @@ fn a_digest_demands_that_the_anchor_is_sent_and_an_anchor_in_full_does_not() {
 fn an_anchor_that_signed_nothing_does_not_help() {
     let (root, middle, _) = hierarchy(&server(&[MX]));
     let anchor = [record(&root.der, 2, 1, 1)];
-    // The true chain behind a certificate that a stranger of the same name signed, and behind one that signed itself.
+    // The true chain after a certificate that a stranger of the same name signed, and after one that signed itself.
     let stranger = Authority::root("Stranger").below(authority("Middle"));
     let own = server(&[MX]).self_signed(&KeyPair::generate().expect("a key")).expect("a certificate").der().to_vec();
     for leaf in [stranger.server(MX), own] {
@@ -310,7 +310,7 @@ proptest! {
             }
             chain[which][at] = octet;
         }
-        // A change somewhere in a certificate is a change of what is signed: nothing but the true chain matches.
+        // Every change in a certificate changes what is signed: only the true chain matches.
         match compare(&records, &chain, &[MX], AT) {
             Comparison::Matches(record) => prop_assert!(record == records[0]),
             Comparison::Mismatch(why) | Comparison::NotObservable(why) => prop_assert!(chain != *CHAIN && !why.is_empty()),
