@@ -1,4 +1,5 @@
-//! The clocks. They are read only here; everywhere else time is an argument.
+//! The clocks: the wall clock ([`now`]) and the engine's clock ([`Steady`]). Clocks are read only here; elsewhere
+//! time is an argument.
 
 use std::time::{SystemTime, UNIX_EPOCH};
 
@@ -25,8 +26,9 @@ pub struct Steady {
     measured: i64,
 }
 
-/// Part of the time passed by which the offset may move: a second of the engine takes between two thirds of a second and two
-/// seconds, whatever the wall clock does. What time servers slew (500 ppm) is followed at once.
+/// Divisor of the elapsed time that limits the change of the offset: one second of the engine takes between two
+/// thirds of a second and two seconds, whatever the wall clock does. The slewing of time servers (500 ppm) is
+/// followed immediately.
 const SLEW: i64 = 2;
 
 impl Steady {
@@ -61,7 +63,7 @@ impl Steady {
         self.measured = self.measured.max(monotonic);
     }
 
-    /// The time of a reading of the monotonic clock.
+    /// Converts a reading of the monotonic clock, in nanoseconds.
     #[must_use]
     pub fn at(&self, monotonic: u64) -> Timestamp {
         Timestamp(i64::try_from(monotonic).unwrap_or(i64::MAX).saturating_add(self.offset))
@@ -77,7 +79,7 @@ impl Steady {
     }
 }
 
-/// The monotonic clock and the wall clock, in nanoseconds.
+/// Reads the monotonic clock and the wall clock, in nanoseconds.
 fn read() -> nix::Result<(i64, i64)> {
     Ok((nanoseconds(ClockId::CLOCK_MONOTONIC)?, nanoseconds(ClockId::CLOCK_REALTIME)?))
 }
@@ -113,7 +115,7 @@ mod tests {
         let half = SECOND / 2;
         assert_eq!(after_step(DAY, 60), (SECOND + half, SECOND + half, DAY - 30 * SECOND));
         assert_eq!(after_step(-DAY, 60), (half, half, 30 * SECOND - DAY));
-        // In the end both agree again.
+        // After enough time both clocks agree again.
         assert_eq!(after_step(DAY, 2 * 86_400 + 1).2, 0);
         assert_eq!(after_step(-DAY, 2 * 86_400 + 1).2, 0);
     }
