@@ -96,7 +96,7 @@ impl Hook {
 pub struct Attachment {
     /// Name of the interface.
     pub interface: String,
-    /// Its index.
+    /// Index of the interface.
     pub index: u32,
     /// Direction of the packets.
     pub direction: Direction,
@@ -129,7 +129,7 @@ struct Place {
 
 /// A hook attached by this process.
 struct Held {
-    /// The kernel's id of the program.
+    /// Program id assigned by the kernel.
     program: u32,
     by: HeldBy,
 }

@@ -1,4 +1,4 @@
-//! Capabilities (capabilities(7)) that capture needs.
+//! The Linux capabilities (capabilities(7)) that capture requires at start, for hot-plug, and for open maps.
 
 use caps::{CapSet, Capability};
 

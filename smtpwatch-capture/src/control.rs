@@ -1,4 +1,4 @@
-//! Translates the engine's orders into calls of the gate.
+//! Translates the engine's orders into the format of the gate, for the kernel and for the userspace gate.
 
 use smtpwatch_common::{
     FlowKey, Order, Record, Side,

@@ -18,7 +18,7 @@ use super::{
 /// A network interface of this network namespace.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Interface {
-    /// Name.
+    /// Name, such as `eth0`.
     pub name: String,
     /// Index (ifindex).
     pub index: u32,

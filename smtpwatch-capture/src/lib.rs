@@ -76,7 +76,7 @@ const SURVEY_PAUSE: Duration = Duration::from_secs(2);
 /// filter that another process removes.
 const CHECK: Duration = Duration::from_secs(1);
 
-/// What to watch, and how.
+/// Settings of [`Capture`]: what to watch, and how.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct CaptureSettings {
     /// Interfaces, by name or glob; empty: those with routes that lead out of this host, and those that carry
@@ -126,10 +126,10 @@ pub enum CaptureError {
     /// The embedded object does not match this program.
     #[error("the kernel object does not match this program: {0}; it was not built from the same sources")]
     Object(String),
-    /// No hook of an interface is available.
+    /// No hook of an interface could be attached.
     #[error("{detail}{}{remedy}", if remedy.is_empty() { "" } else { "; " })]
     Attach {
-        /// What failed and why.
+        /// The failed hook and the cause.
         detail: String,
         /// Remedy.
         remedy: String,

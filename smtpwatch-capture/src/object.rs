@@ -20,7 +20,7 @@ static OBJECT: &[u8] = aya::include_bytes_aligned!("../bpf/smtpwatch.bpf.o");
 /// Settings that are fixed when the programs are loaded.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct LoadSettings {
-    /// The watched ports.
+    /// Watched ports.
     pub ports: PortSet,
     /// Maximum number of flows with state in the kernel.
     pub flows: u32,

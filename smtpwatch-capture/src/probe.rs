@@ -30,7 +30,7 @@ pub struct Check {
     pub name: String,
     /// Result.
     pub status: Status,
-    /// What was found.
+    /// Details of the result.
     pub detail: String,
     /// Remedy; empty if none is needed.
     pub remedy: String,

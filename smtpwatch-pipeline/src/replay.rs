@@ -33,12 +33,12 @@ pub enum Event {
     HistoryForgotten(HistoryKey),
 }
 
-/// Counts over all files.
+/// Totals over all files.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct Summary {
     /// Number of files read, including partially read ones.
     pub files: u64,
-    /// Packets read.
+    /// Number of packets read.
     pub packets: u64,
     /// Packets that could not be judged: unknown link layer, fragment, truncated, or invalid headers.
     pub unread: u64,

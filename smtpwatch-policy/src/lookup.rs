@@ -267,7 +267,7 @@ impl Sources {
                 answer(State::Expired, Some(kept.policy.clone()), detail, now, ttl)
             }
             (None, _) => {
-                // An expired policy that is not published any more is forgotten.
+                // Forgets an expired policy whose domain has ceased to publish one.
                 if state == State::Absent {
                     memory = Memory::default();
                 }

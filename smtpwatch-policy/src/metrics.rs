@@ -1,4 +1,4 @@
-//! Metrics of look-ups. Labels are closed sets, exported as zero from the start.
+//! Prometheus metrics of policy look-ups ([`PolicyMetrics`]). Labels are closed sets, exported as zero from the start.
 
 use prometheus::{GaugeVec, IntCounterVec, IntGauge};
 use smtpwatch_core::{Timestamp, policy::published::demand::Source};

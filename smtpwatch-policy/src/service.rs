@@ -75,7 +75,7 @@ pub enum Dropped {
 }
 
 impl Dropped {
-    /// Every reason.
+    /// Every reason, for metric labels.
     pub const ALL: [Self; 4] = [Self::QueueFull, Self::WaitingFull, Self::AnswersFull, Self::Capacity];
 
     /// The metric label.
@@ -313,7 +313,7 @@ impl Worker {
         }
     }
 
-    /// Stores a batch of cached answers again.
+    /// Stores one batch of cached answers again.
     fn keep_piece(&mut self) {
         for subject in self.again.drain(..self.again.len().min(KEPT_AGAIN)) {
             // The subject may have been evicted in the meantime.

@@ -26,7 +26,7 @@ pub const OCTETS: usize = 64 * 1024 * 1024;
 /// Maximum number of subjects that wait for their first look-up, besides configured ones; the one that waited longest
 /// is dropped.
 pub const WAITING: usize = 1_000;
-/// A subject that was not requested for this time is not refreshed any more.
+/// Refreshes of a subject end after this time without a request.
 const IDLE: Duration = Duration::from_secs(7 * 86_400);
 /// Minimum interval between scheduled refreshes of a subject, whatever the TTL of its records; a request after expiry
 /// starts a look-up at once.

@@ -13,11 +13,12 @@ pub fn now() -> Timestamp {
     Timestamp(i64::try_from(since_epoch.as_nanos()).unwrap_or(i64::MAX))
 }
 
-/// Time for the engine: it advances with the monotonic clock, which stamps the records, and follows the wall clock without steps.
+/// Time for the engine: it advances with the monotonic clock, which stamps the records, and follows the wall clock
+/// without steps.
 ///
-/// Timers of the engine compare such times. If they followed a step of the wall clock (by an administrator, a time server at boot,
-/// or after a suspend), a step forward would end every session as idle, and a step back would stop every timer until the clock
-/// has caught up.
+/// Timers of the engine compare such times. If they followed a step of the wall clock (by an administrator, a time
+/// server at boot, or after a suspend), a step forward would end every session as idle, and a step back would stop
+/// every timer until the clock has caught up.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Steady {
     /// Offset from the monotonic clock, in nanoseconds.
@@ -32,7 +33,7 @@ pub struct Steady {
 const SLEW: i64 = 2;
 
 impl Steady {
-    /// Reads both clocks.
+    /// Reads both clocks and sets the offset to their difference.
     ///
     /// # Errors
     ///
@@ -46,7 +47,7 @@ impl Steady {
         Self { offset: wall - monotonic, measured: monotonic }
     }
 
-    /// Compares the clocks again.
+    /// Reads both clocks again and moves the offset towards the wall clock, within the bound of `SLEW`.
     ///
     /// # Errors
     ///

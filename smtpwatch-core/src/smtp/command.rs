@@ -14,7 +14,7 @@ pub(super) enum Command {
     Starttls,
     /// `AUTH` or Exchange's `X-EXPS`.
     Auth {
-        /// Mechanism, where it has the form of one.
+        /// Mechanism, if the word has the form of one.
         mechanism: auth::Mechanism,
         /// Bytes of the initial response; `None` without one. `=` is a response of no bytes (RFC 4954 §4).
         initial: Option<usize>,
@@ -70,8 +70,9 @@ impl Command {
     }
 }
 
-/// Commands without an effect on the session, in upper case: RFC 5321, RFC 821, RFC 1985, RFC 4468, those of Postfix
-/// and of Exchange, and the methods of HTTP, which reach mail ports by mistake. Any other word may be a secret.
+/// Existing commands that [`Command`] does not represent, in upper case: RFC 5321, RFC 821, RFC 1985, RFC 4468, those
+/// of Postfix and of Exchange, and the methods of HTTP, which reach mail ports by mistake. Any other word may be a
+/// secret.
 const OTHERS: [&[u8]; 23] = [
     b"NOOP",
     b"HELP",
@@ -97,7 +98,7 @@ const OTHERS: [&[u8]; 23] = [
     b"HEAD",
     b"CONNECT",
 ];
-/// Commands that the session tracks.
+/// Verbs of the commands that [`Command`] represents, and the cancellation of AUTH.
 const FOLLOWED: [&[u8]; 16] = [
     b"EHLO",
     b"LHLO",

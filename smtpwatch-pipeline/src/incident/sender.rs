@@ -10,7 +10,8 @@ use super::cgroup::Cgroups;
 const CGROUPS: usize = 4_096;
 /// Length of a container id in characters: SHA-256 or random, in hexadecimal.
 const CONTAINER_ID: usize = 64;
-/// Prefixes of the id in the name of a container's scope. `crio-conmon-` and `libpod-conmon-` are left out: they are monitors of a container.
+/// Prefixes of the id in the name of a container's scope. `crio-conmon-` and `libpod-conmon-` are left out: they are
+/// monitors of a container.
 const RUNTIMES: [&str; 5] = ["cri-containerd-", "crio-", "docker-", "libpod-", "nerdctl-"];
 
 /// Cache of cgroups by id. A cgroup stays in the cache after it is gone, because short-lived processes are the

@@ -28,9 +28,8 @@ use super::{
 };
 use crate::{Side, Timestamp, evidence::BLANK, flow::Conflict, limits, secret_buffer::SecretBuffer};
 
-/// Maximum number of exchanges retained per session. An exchange in which no secret was sent is evicted first; if
-/// there is none, the newest exchange replaces the previous one, so that the most recent attempts are always
-/// represented.
+/// Maximum number of exchanges retained per session. The oldest exchange in which no secret was sent is evicted
+/// first; if there is none, the newest exchange replaces the one before it.
 const AUTH_EXCHANGES: usize = 16;
 
 /// Maximum number of secrets per session that are searched for in the server's lines.

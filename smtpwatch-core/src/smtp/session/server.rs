@@ -270,7 +270,8 @@ impl Session {
             // The server reads as commands what the client declared as a chunk.
             self.doubt(Doubt::Ambiguous);
         } else if matches!(reply.class(), 2 | 3) && self.seen.doubt.is_none() {
-            // After a line without a code, one surplus reply is the reply that the line was not.
+            // After a line without a code, a surplus reply is the actual reply to the command that the line seemed to
+            // answer.
             if !self.strayed {
                 self.seen.unsolicited.get_or_insert(reply.code);
             }
