@@ -1,8 +1,9 @@
-//! Attaching the kernel programs: the order in which hooks are tried, messages about failures, and detaching.
+//! Attaches the kernel programs and detaches them: the order of hooks to try, messages about failures, and removal.
+//! [`super::Capture`] owns the set of attachments.
 //!
-//! Programs, filters and qdiscs of others are never replaced or removed. XDP and TCX attachments end with the file
-//! descriptor of their link, and so with this process. Filters of a clsact qdisc do not: they are removed at the end,
-//! and stale ones at the start. A filter is stale if no live smtpwatch holds the lock of the interface.
+//! Programs, filters and qdiscs of other owners are never replaced or removed. XDP and TCX attachments end with the
+//! file descriptor of their link, and so with this process. Filters of a clsact qdisc do not: they are removed at
+//! exit, and stale ones at start. A filter is stale if no live smtpwatch holds the lock of the interface.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -30,18 +31,18 @@ use super::{
     object::program,
 };
 
-/// Priority and handle of our clsact filters: ours alone, so that no other filter is met.
+/// Priority and handle of our clsact filters: distinctive values, so that no other filter is addressed.
 const PRIORITY: u16 = 0x5357;
 const HANDLE: TcHandle = TcHandle::new(0, 0x5357);
 
-/// A hook that could not be had is tried again after this time.
+/// Interval between attempts to attach a missing hook.
 const RETRY: Duration = Duration::from_secs(30);
 
-/// Why `ingress = "auto"` takes no XDP.
+/// Why `ingress = "auto"` does not use XDP.
 pub(crate) const AUTO: &str = "auto uses TCX, or clsact if the kernel has no TCX; XDP only if configured, because some \
                                drivers copy every packet before an XDP program sees it (veth: a third of the throughput of bulk mail)";
 
-/// A place in the kernel where packets are seen.
+/// A hook point of the kernel.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
 pub enum Hook {
     /// XDP in the driver.
@@ -58,7 +59,7 @@ impl Hook {
     /// Every hook, for metric labels.
     pub const ALL: [Self; 4] = [Self::Xdp, Self::XdpGeneric, Self::Tcx, Self::Clsact];
 
-    /// The hooks that there are at a direction: XDP sees arriving packets only.
+    /// The hooks available for a direction: XDP sees arriving packets only.
     #[must_use]
     pub const fn of(direction: Direction) -> &'static [Self] {
         match direction {
@@ -90,50 +91,50 @@ impl Hook {
     }
 }
 
-/// One direction of one interface.
+/// One direction of one interface, and its hook.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Attachment {
     /// Name of the interface.
     pub interface: String,
-    /// Its index.
+    /// Index of the interface.
     pub index: u32,
-    /// Which way.
+    /// Direction of the packets.
     pub direction: Direction,
-    /// Where; `None` if it is wanted and could not be had.
+    /// The attached hook; `None` if attaching failed.
     pub hook: Option<Hook>,
-    /// Whether it was had, another program took it away, and it could not be had again.
+    /// Whether the hook was attached, then removed by another program, and could not be attached again.
     pub lost: bool,
 }
 
-/// What is attached, and how it ends.
+/// All attachments of this process.
 #[derive(Default)]
 pub(crate) struct Attachments {
     places: Vec<Place>,
-    /// Interfaces whose clsact qdisc we made.
+    /// Interfaces whose clsact qdisc this process created.
     qdiscs: BTreeSet<u32>,
-    /// Interfaces that no other smtpwatch watches as long as this one does.
+    /// Locks that keep other smtpwatch processes off the watched interfaces.
     locks: BTreeMap<u32, InterfaceLock>,
 }
 
-/// One direction of one interface, and what is held there.
+/// One direction of one interface, and the state of its hook.
 struct Place {
     attachment: Attachment,
     interface: Interface,
     held: Option<Held>,
-    /// When a hook that is missing is tried again.
+    /// Time of the next attempt to attach a missing hook.
     retry: Instant,
-    /// Why it is missing, as the log has it: the same is not logged again.
+    /// Cause of the missing hook as logged: an unchanged cause is not logged again.
     logged: String,
 }
 
-/// A hook that is ours.
+/// A hook attached by this process.
 struct Held {
-    /// The kernel's id of the program.
+    /// Program id assigned by the kernel.
     program: u32,
     by: HeldBy,
 }
 
-/// Dropped, it is detached.
+/// Keeps the hook attached; dropping it detaches the hook.
 enum HeldBy {
     Link(OwnedFd),
     #[expect(dead_code, reason = "held for its Drop alone")]
@@ -141,7 +142,7 @@ enum HeldBy {
 }
 
 impl Held {
-    /// Whether it is still where it was put.
+    /// Whether the hook is still attached at its place.
     fn is_there(&self, place: &Attachment) -> io::Result<bool> {
         match &self.by {
             HeldBy::Link(link) => Ok(link::program_and_interface(link.as_fd())? == (self.program, place.index)),
@@ -150,12 +151,12 @@ impl Held {
     }
 }
 
-/// What [`Attachments::mend`] found.
+/// Result of [`Attachments::mend`].
 #[derive(Debug, Default)]
 pub(crate) struct Mended {
-    /// Hooks that others removed.
+    /// Hooks that were removed by other programs.
     pub(crate) lost: Vec<(Direction, Hook)>,
-    /// Whether what is attached has changed.
+    /// Whether the set of attached hooks has changed.
     pub(crate) changed: bool,
 }
 
@@ -164,7 +165,7 @@ impl Attachments {
         self.places.iter().map(|place| &place.attachment)
     }
 
-    /// Name of the interface with this index; empty for one that has gone.
+    /// Name of the interface with this index; empty if the interface has gone.
     pub(crate) fn name_of(&self, index: u32) -> &str {
         self.iter().find(|held| held.index == index).map_or("", |held| held.interface.as_str())
     }
@@ -198,7 +199,7 @@ impl Attachments {
         first_failure.map_or(Ok(()), Err)
     }
 
-    /// Takes the best hook of a direction that there is.
+    /// Attaches the best available hook of a direction.
     fn take(
         &mut self,
         object: &mut Ebpf,
@@ -227,7 +228,7 @@ impl Attachments {
         Ok((hook, held))
     }
 
-    /// Makes sure that no other smtpwatch watches `interface`, and removes what a killed one left there.
+    /// Locks `interface` against other smtpwatch processes, and removes what a killed one left there.
     fn lock(&mut self, interface: &Interface) -> Result<(), CaptureError> {
         if self.locks.contains_key(&interface.index) {
             return Ok(());
@@ -241,8 +242,8 @@ impl Attachments {
         Ok(())
     }
 
-    /// Looks whether every hook is still ours. What others removed is attached again, and what could not be had is tried
-    /// again now and then.
+    /// Checks that every hook is still attached. Hooks that other programs removed are attached again, and attaching
+    /// missing hooks is retried after [`RETRY`].
     pub(crate) fn mend(
         &mut self,
         object: &mut Ebpf,
@@ -256,7 +257,7 @@ impl Attachments {
             let lost = match &place.held {
                 Some(held) => match held.is_there(&place.attachment) {
                     Ok(true) => continue,
-                    // An interface that goes takes its hooks with it: the list of interfaces tells.
+                    // An interface that disappears takes its hooks with it: the list of interfaces reports that.
                     Ok(false) if !is_there(&place.attachment) => continue,
                     Ok(false) => place.attachment.hook,
                     Err(error) => {
@@ -267,7 +268,8 @@ impl Attachments {
                 None if place.retry > Instant::now() || !is_there(&place.attachment) => continue,
                 None => None,
             };
-            // First of all what is left of it: at clsact, our priority and handle.
+            // First removes the remains of the old attachment: at clsact, the new filter has the same priority and
+            // handle.
             place.held = None;
             place.attachment.hook = None;
             let (interface, direction) = (place.interface.clone(), place.attachment.direction);
@@ -307,11 +309,11 @@ impl Attachments {
         if self.qdiscs.remove(&index) {
             remove_qdisc(index);
         }
-        // Last: from here on another smtpwatch takes what it finds for its own.
+        // Last: without the lock, another smtpwatch regards the filters that it finds as stale.
         self.locks.remove(&index);
     }
 
-    /// Tries the hooks of `ladder` in turn; each fall-back is logged with its cause.
+    /// Tries the hooks of `ladder` in order; each fall-back is logged with its cause.
     fn climb(
         &mut self,
         object: &mut Ebpf,
@@ -327,7 +329,7 @@ impl Attachments {
                 Err(cause) => {
                     let next = ladder.get(position + 1).map(|next| next.name(direction));
                     match next {
-                        // Others' programs are worth a look; a driver without XDP is everyday life.
+                        // A program of another owner deserves a warning; a driver without XDP is common.
                         Some(next) if cause.occupied => tracing::warn!("{cause}: using {next}"),
                         Some(next) => tracing::info!("{cause}: using {next}"),
                         None => {}
@@ -432,14 +434,14 @@ const fn side(direction: Direction) -> TcAttachType {
     }
 }
 
-/// Removes the clsact filters of a killed smtpwatch, which are told by the names of their programs, and the qdisc if it is
-/// empty then: a process that was killed had no time to remove it. For the holder of the lock of the interface alone.
+/// Removes the clsact filters of a killed smtpwatch, recognised by the names of their programs, and the qdisc if it
+/// is empty then. Call only with the lock of the interface.
 fn remove_stale_filters(interface: &Interface) {
     let mut removed = false;
     for direction in Direction::ALL {
         for ip in [false, true] {
             let program = tc_program(direction, ip);
-            // An error: there is none, or no clsact qdisc.
+            // An error means that there is no such filter or no clsact qdisc.
             if tc::qdisc_detach_program(&interface.name, side(direction), program).is_ok() {
                 tracing::warn!(interface = interface.name, program, "removed a stale filter of a killed smtpwatch");
                 removed = true;
@@ -451,7 +453,7 @@ fn remove_stale_filters(interface: &Interface) {
     }
 }
 
-/// Removes the clsact qdisc of an interface, if no filter is left there.
+/// Removes the clsact qdisc of an interface if no filter is left there.
 fn remove_qdisc(index: u32) {
     match netlink::clsact_in_use(index) {
         Ok(false) => {
@@ -464,8 +466,8 @@ fn remove_qdisc(index: u32) {
     }
 }
 
-/// The order of hooks. TCX adds nothing to the way of a packet through the kernel; XDP on a veth device copies every packet
-/// (docs/performance.md), and is for devices with a link layer: it is taken only where it is asked for.
+/// The order of hooks. TCX adds no step to the path of a packet through the kernel; XDP on a veth device copies every
+/// packet (docs/performance.md) and requires a device with a link layer, so it is used only if configured.
 const fn ladder(ingress: Ingress, direction: Direction, link: Option<Link>) -> &'static [Hook] {
     match (direction, link, ingress) {
         (_, None, _) => &[],
@@ -487,13 +489,13 @@ const fn tc_program(direction: Direction, ip: bool) -> &'static str {
     }
 }
 
-/// Why a hook is not to be had.
+/// Why a hook cannot be attached.
 #[derive(Debug)]
 struct Cause {
     text: String,
     remedy: String,
     source: io::Error,
-    /// Another program is there.
+    /// Whether another program occupies the hook.
     occupied: bool,
 }
 
@@ -518,7 +520,7 @@ impl Cause {
                 "ingress = \"clsact\" serves older ones",
                 false,
             ),
-            // See below.
+            // The remedy follows below.
             (_, Some(libc::EPERM)) => (source.to_string(), "", false),
             (_, Some(libc::ENODEV)) => ("the interface has gone".to_owned(), "", false),
             _ => (source.to_string(), "", false),
@@ -538,7 +540,7 @@ fn told(interface: &Interface, direction: Direction, hook: Hook, why: &str) -> S
     format!("cannot attach {} to {}: {why}", hook.name(direction), interface.name)
 }
 
-/// Who holds an XDP slot, in words.
+/// Description of the program that occupies an XDP slot.
 fn occupant(index: u32) -> String {
     let Ok(Some(id)) = netlink::xdp_program(index) else { return "a program that the kernel does not name".to_owned() };
     let found = loaded_programs().filter_map(Result::ok).find(|program| program.id() == id);

@@ -1,18 +1,19 @@
-//! Capabilities (capabilities(7)) that capture needs.
+//! The Linux capabilities (capabilities(7)) that capture requires at start, for hot-plug, and for open maps.
 
 use caps::{CapSet, Capability};
 
-/// What loading and attaching the kernel programs needs. Without CAP_PERFMON the verifier forbids comparisons of packet
-/// pointers (Linux 5.8, commit 2c78ee898d8f).
+/// Capabilities for loading and attaching the kernel programs. Without CAP_PERFMON the verifier forbids comparisons
+/// of packet pointers (Linux 5.8, commit 2c78ee898d8f).
 pub const CAPTURE: [Capability; 3] = [Capability::CAP_BPF, Capability::CAP_NET_ADMIN, Capability::CAP_PERFMON];
 
-/// What attaching loaded programs to interfaces that come, and letting go of clsact filters, needs.
+/// Capabilities for attaching loaded programs to interfaces that appear later, and for removing clsact filters.
 pub const HOT_PLUG: [Capability; 2] = [Capability::CAP_BPF, Capability::CAP_NET_ADMIN];
 
-/// What reading and writing maps that are open needs on some kernels.
+/// Capability for reading and writing open maps, which some kernels require.
 pub const MAPS: [Capability; 1] = [Capability::CAP_BPF];
 
-/// Those of [`CAPTURE`] that the calling thread cannot use. CAP_SYS_ADMIN stands for the two that came with Linux 5.8.
+/// The capabilities of [`CAPTURE`] that the calling thread cannot use. CAP_SYS_ADMIN substitutes for the two that
+/// Linux 5.8 introduced.
 #[must_use]
 pub fn missing() -> Vec<Capability> {
     let effective = caps::read(None, CapSet::Effective).unwrap_or_default();

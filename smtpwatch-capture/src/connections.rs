@@ -1,5 +1,5 @@
-//! Finds the interfaces that TCP connections of watched ports use: both ends from the sockets of the host, the
-//! interface from its routes.
+//! Finds the interfaces that carry TCP connections of watched ports: the end points come from the sockets of the host
+//! (sock_diag), the interface from its routes. [`super::Capture::survey`] and `probe` call [`find`].
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -17,10 +17,10 @@ use super::{
     routes::{self, Packet, TCP},
 };
 
-/// Connections of one role that are looked up at a time; those that a look-up cannot distinguish are one. A look-up takes about
-/// 10 µs of the capture thread.
+/// Maximum number of route look-ups per role in one survey; connections with the same look-up key share one. A
+/// look-up takes about 10 µs of the capture thread.
 const MAX_LOOKUPS: usize = 4_096;
-/// Ports for which the kernel leaves out the sockets of all others; with more, every socket is read.
+/// Maximum number of ports in the kernel's socket filter; with more ports, the kernel lists every socket.
 const MAX_FILTERED_PORTS: usize = 256;
 
 // include/uapi/linux/sock_diag.h, inet_diag.h
@@ -28,30 +28,31 @@ const SOCK_DIAG_BY_FAMILY: u16 = 20;
 const INET_DIAG_REQ_BYTECODE: u16 = 1;
 const INET_DIAG_MARK: u16 = 15;
 const INET_DIAG_BC_JMP: u8 = 1;
-/// The own port is; Linux 4.16.
+/// Compares the local port for equality; Linux 4.16.
 const INET_DIAG_BC_S_EQ: u8 = 11;
-/// The peer's port is; Linux 4.16.
+/// Compares the peer's port for equality; Linux 4.16.
 const INET_DIAG_BC_D_EQ: u8 = 12;
-/// Sizes of struct `inet_diag_sockid` and `inet_diag_msg`.
+/// Sizes of struct `inet_diag_sockid` and `inet_diag_msg`, in bytes.
 const SOCKET_ID: usize = 48;
 const MESSAGE: usize = 72;
-/// Of include/net/tcp_states.h: ESTABLISHED, SYN_SENT, FIN_WAIT1, FIN_WAIT2, TIME_WAIT, CLOSE_WAIT, LAST_ACK, CLOSING. A SYN
-/// without its handshake (SYN_RECV) can have any source, and would use the look-ups up.
+/// States of include/net/tcp_states.h: ESTABLISHED, SYN_SENT, FIN_WAIT1, FIN_WAIT2, TIME_WAIT, CLOSE_WAIT, LAST_ACK,
+/// CLOSING. SYN_RECV is excluded: a SYN without a handshake can have any source address and would exhaust the
+/// look-ups.
 const STATES: u32 = 1 << 1 | 1 << 2 | 1 << 4 | 1 << 5 | 1 << 6 | 1 << 8 | 1 << 9 | 1 << 11;
 
-/// What an interface carries.
+/// Connections carried by one interface.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Carried {
-    /// Connections of clients on this host.
+    /// Number of connections of clients on this host.
     pub clients: u64,
-    /// Connections of servers on this host.
+    /// Number of connections of servers on this host.
     pub servers: u64,
-    /// The peer's end of one of them; of a server's, the server's own end.
+    /// One example end point: the peer of a client, or the server's own address.
     pub example: (Role, SocketAddr),
 }
 
 impl Carried {
-    /// `mail to 198.51.100.25:25 goes by wg0`.
+    /// A description such as `mail to 198.51.100.25:25 goes by wg0`.
     #[must_use]
     pub fn describe(&self, interface: &str) -> String {
         match self.example {
@@ -61,29 +62,31 @@ impl Carried {
     }
 }
 
-/// What to do about an interface that the configuration leaves out.
+/// Remedy for an interface that the configuration leaves out.
 pub const NOT_AMONG_INTERFACES: &str = "add it to `interfaces`, or leave `interfaces` out";
 
-/// What to do where connections cannot be looked up.
+/// Remedy if connections cannot be looked up.
 pub const REMEDY: &str = "the kernel needs CONFIG_INET_DIAG, and the service AF_NETLINK among RestrictAddressFamilies=";
 
-/// Where the connections go.
+/// Connections by interface.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct Found {
-    /// By index of the interface; without loopback.
+    /// By interface index; without loopback.
     pub by_interface: BTreeMap<u32, Carried>,
-    /// Connections that were not looked up, because the table is full.
+    /// Connections without a look-up, because the table was full.
     pub dropped: u64,
 }
 
-/// Where the connections of watched ports go. `addresses` are those of this host's interfaces, by index.
+/// The interfaces that carry connections of watched ports. `addresses` maps the addresses of this host's interfaces
+/// to interface indexes.
 ///
 /// # Errors
 ///
-/// The kernel does not list its sockets, or does not look a route up.
+/// The kernel does not list its sockets, or a route look-up fails.
 pub fn find(ports: &PortSet, addresses: &BTreeMap<IpAddr, u32>) -> io::Result<Found> {
     let mut found = Found::default();
-    // Each role has room of its own: peers that connect to a server of this host take none from its clients.
+    // Separate bounds per role: peers that connect to a server of this host cannot use up the look-ups of its
+    // clients.
     let mut lookups = [const { BTreeMap::new() }; 2];
     for family in [libc::AF_INET, libc::AF_INET6] {
         sockets(family, ports, |socket| {
@@ -100,8 +103,9 @@ pub fn find(ports: &PortSet, addresses: &BTreeMap<IpAddr, u32>) -> io::Result<Fo
     for role in [Role::Client, Role::Server] {
         for (packet, (count, end)) in &lookups[role as usize] {
             let Some(leaves) = routes::interface_of(packet)? else { continue };
-            // What the peer sends arrives where the own address is, whatever way the answers take. A rule by user or mark is
-            // followed where both are known; else the own address tells more than the route.
+            // The peer's packets arrive at the interface that has the own address, regardless of the route of the
+            // replies. If user and mark are known, routing rules on them are evaluated; otherwise the own address is
+            // more reliable than the route.
             let arrives = addresses.get(&packet.source).copied();
             let known = packet.user.is_some() && packet.mark.is_some();
             let interfaces =
@@ -130,7 +134,7 @@ struct Socket {
 }
 
 impl Socket {
-    /// struct `inet_diag_msg` and its attributes. A socket of IPv6 that speaks IPv4 has IPv4 addresses here.
+    /// Parses struct `inet_diag_msg` and its attributes. An IPv6 socket with an IPv4 peer gets IPv4 addresses.
     fn parse(body: &[u8]) -> Option<Self> {
         let head = body.first_chunk::<MESSAGE>()?;
         let port = |at: usize| u16::from_be_bytes([head[at], head[at + 1]]);
@@ -141,7 +145,7 @@ impl Socket {
             }
             bytes.first_chunk::<16>().map(|bytes| Ipv6Addr::from(*bytes).to_canonical())
         };
-        // Without an inode no process holds it, and its user is told as 0.
+        // Without an inode no process holds the socket, and the kernel reports its user as 0.
         let held = number(head, 68)? != 0;
         let mut mark = None;
         each_attribute(&body[MESSAGE..], |kind, value| {
@@ -158,7 +162,7 @@ impl Socket {
         })
     }
 
-    /// Whose connection it is, and how its packets leave.
+    /// The role of this host, and the look-up key of outgoing packets.
     fn packet(&self, ports: &PortSet) -> (Role, Packet) {
         let role = if ports.contains(self.local.port()) { Role::Server } else { Role::Client };
         let packet = Packet {
@@ -174,7 +178,7 @@ impl Socket {
     }
 }
 
-/// Hands over the sockets of watched ports whose peer is not this host by a loopback address.
+/// Calls `on` for each socket of a watched port, except those with a loopback peer address.
 fn sockets(family: i32, ports: &PortSet, mut on: impl FnMut(&Socket)) -> io::Result<()> {
     let mut message = vec![0; 8];
     message[0] = u8::try_from(family).unwrap_or_default();
@@ -197,12 +201,13 @@ fn sockets(family: i32, ports: &PortSet, mut on: impl FnMut(&Socket)) -> io::Res
     })
 }
 
-/// A program for the kernel that takes a socket if one of its ports is among `ports`. Each comparison is two operations of 4
-/// bytes, the second of which holds the port; where it holds, a jump leads to the end, which accepts. Past the end is a refusal.
+/// An inet_diag bytecode program that accepts a socket if one of its ports is among `ports`. Each comparison has two
+/// operations of 4 bytes; the second holds the port. On a match it jumps to the end, which accepts. A jump past the
+/// end rejects.
 fn filter(ports: &[u16]) -> Vec<u8> {
     const COMPARE: u16 = 8;
     const JUMP: u16 = 4;
-    // struct inet_diag_bc_op: code, yes (bytes to go on by), no.
+    // struct inet_diag_bc_op: code, yes (relative jump in bytes), no.
     let operation = |code: u8, yes: u8, no: u16| {
         let [low, high] = no.to_ne_bytes();
         [code, yes, low, high]
@@ -262,7 +267,7 @@ mod tests {
         let many: Vec<u16> = (1..=256).collect();
         let of_many = |socket: &Socket| [socket.local, socket.remote].iter().any(|end| many.contains(&end.port()));
         assert!(read(&many).iter().all(of_many));
-        // What never leaves this host is not looked for.
+        // Connections within this host are excluded.
         let found = find(&PortSet::new(&[port(&watched)]), &BTreeMap::new()).expect("found");
         assert_eq!(found, Found::default());
     }

@@ -1,4 +1,4 @@
-//! Translates the engine's orders into calls of the gate.
+//! Translates the engine's orders into the format of the gate, for the kernel and for the userspace gate.
 
 use smtpwatch_common::{
     FlowKey, Order, Record, Side,
@@ -7,23 +7,23 @@ use smtpwatch_common::{
 };
 use smtpwatch_core::engine::{GateAction, GateOrder};
 
-/// The gate's key of the engine's flow.
+/// The gate's key for a flow of the engine.
 #[must_use]
 pub fn key(flow: &smtpwatch_core::FlowKey) -> FlowKey {
     FlowKey::new(flow.client, flow.server)
 }
 
-/// Where a flow stood when the engine gave its order: an order holds for this point only.
+/// State of a flow when the engine issued an order: the order is valid for this state only.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) struct Position {
-    /// Which life of the flow.
+    /// Instance number of the flow: a reused 4-tuple gets another one.
     pub flow: u64,
-    /// The next sequence number of the server.
+    /// The next expected sequence number of the server.
     pub server_next: u32,
 }
 
 impl Position {
-    /// Where the flow of `record` stands after it.
+    /// The position of the flow of `record` after that record.
     pub(crate) fn after(record: &Record<'_>) -> Self {
         let header = &record.header;
         let server_next = match header.from() {
@@ -37,7 +37,7 @@ impl Position {
     }
 }
 
-/// The order as the gate understands it. `serial` must differ from that of the flow's previous order and not be zero.
+/// Translates an order into the gate's format. `serial` must be nonzero and differ from the flow's previous order.
 pub(crate) fn translate(order: &GateOrder, at: Position, serial: u32) -> (FlowKey, Order) {
     let (kind, position) = match order.action {
         GateAction::Mute => (order_kind::MUTE, 0),

@@ -1,4 +1,4 @@
-//! Reads the counters of the kernel programs while another thread reads their records.
+//! Reads the counters of the kernel programs, independently of the thread that reads their records.
 
 use std::collections::BTreeMap;
 
@@ -7,7 +7,7 @@ use smtpwatch_common::{Counter, counters::Label};
 
 use super::{CaptureError, map_error};
 
-/// The kernel's counters.
+/// Handle to the counter map of the kernel programs.
 pub struct Counters(PerCpuArray<MapData, u64>);
 
 impl Counters {
@@ -15,11 +15,11 @@ impl Counters {
         Self(map)
     }
 
-    /// All of them since the start, summed over CPUs.
+    /// All counters since the start, summed over CPUs.
     ///
     /// # Errors
     ///
-    /// The kernel does not tell.
+    /// The kernel does not return a value.
     pub fn read(&self) -> Result<Vec<(Counter, u64)>, CaptureError> {
         Counter::ALL
             .into_iter()
@@ -31,7 +31,7 @@ impl Counters {
     }
 }
 
-/// Packets that could not be handed over, by reason; reasons without a loss are left out.
+/// Lost packets by reason; reasons without a loss are left out.
 #[must_use]
 pub fn losses(counted: &[(Counter, u64)]) -> BTreeMap<String, u64> {
     let lost = counted.iter().filter_map(|(counter, total)| match counter.label() {

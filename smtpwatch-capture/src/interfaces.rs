@@ -1,4 +1,4 @@
-//! Lists the interfaces of this host and selects those to watch.
+//! Lists the interfaces of this host and selects those to watch. The main types are [`Interface`] and [`Inventory`].
 
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap},
@@ -15,23 +15,23 @@ use super::{
     routes,
 };
 
-/// A network interface of this namespace.
+/// A network interface of this network namespace.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Interface {
-    /// Its name.
+    /// Name, such as `eth0`.
     pub name: String,
-    /// Its index.
+    /// Index (ifindex).
     pub index: u32,
-    /// What its packets begin with; `None` for a link layer that is not understood.
+    /// First header of its packets; `None` for an unsupported link layer.
     pub link: Option<Link>,
-    /// Its Ethernet address.
+    /// Ethernet address, if the interface has one.
     pub address: Option<[u8; 6]>,
-    /// Whether it is a tunnel of IP in IP: ipip, ip6tnl, sit, gre, ip6gre.
+    /// Whether the interface is an IP tunnel: ipip, ip6tnl, sit, gre, ip6gre.
     pub tunnel: bool,
 }
 
 impl Interface {
-    /// Why the kernel programs see nothing of what arrives at this interface, on this kernel; `None`: they see it.
+    /// Why the kernel programs cannot see packets that arrive at this interface on this kernel; `None`: they can.
     #[must_use]
     pub fn hides_arrivals(&self) -> Option<String> {
         let release = nix::sys::utsname::uname().ok()?;
@@ -46,9 +46,9 @@ impl Interface {
     }
 }
 
-/// Whether a kernel of this release leaves the MAC header of a packet that a tunnel has unwrapped at the outer header, where programs
-/// at TC ingress begin to read. Linux 5.14 resets it ("net: reset MAC header consistently across L3 virtual devices"). What cannot be
-/// read is taken for a later one.
+/// Whether a kernel of this release leaves the MAC header of a decapsulated tunnel packet at the outer header, where
+/// programs at TC ingress begin to read. Linux 5.14 resets it ("net: reset MAC header consistently across L3 virtual
+/// devices"). A release that cannot be parsed counts as a later one.
 fn hides_tunnels(release: &str) -> bool {
     let mut numbers = release.split(|c: char| !c.is_ascii_digit()).map_while(|number| number.parse::<u32>().ok());
     match (numbers.next(), numbers.next()) {
@@ -61,18 +61,18 @@ fn hides_tunnels(release: &str) -> bool {
 ///
 /// # Errors
 ///
-/// The system does not tell.
+/// The kernel does not list the interfaces.
 pub fn matching(patterns: &[String]) -> io::Result<Vec<Interface>> {
     let chosen = |name: &str| patterns.iter().any(|pattern| matches(pattern, name));
     Ok(all()?.into_values().filter(|interface| chosen(&interface.name)).collect())
 }
 
-/// The interfaces that are watched without a choice: those of routes that lead out of this host, and `taken`, which
-/// connections were found to take. And whether there are more routes than were read.
+/// The interfaces that are watched by default: those of routes that lead out of this host, and `taken`, which carry
+/// connections of watched ports. The flag is true if there are more routes than were read.
 ///
 /// # Errors
 ///
-/// The system does not tell.
+/// The kernel does not list its routes or interfaces.
 pub fn outward(taken: &BTreeSet<(u32, String)>) -> io::Result<(Vec<Interface>, bool)> {
     let routes = routes::outward()?;
     let chosen = |interface: &Interface| {
@@ -82,51 +82,51 @@ pub fn outward(taken: &BTreeSet<(u32, String)>) -> io::Result<(Vec<Interface>, b
     Ok((chosen, routes.cut))
 }
 
-/// Whether a pattern can match several names; otherwise it is one.
+/// Whether a pattern has wildcards; otherwise it is a plain name.
 #[must_use]
 pub fn is_glob(pattern: &str) -> bool {
     pattern.contains(['*', '?'])
 }
 
-/// What never leaves this host is not attacked on a path.
+/// Loopback: traffic that does not leave this host cannot be attacked on a path.
 const LOOPBACK: &str = "lo";
 
 /// Every interface of this namespace, by index.
 ///
 /// # Errors
 ///
-/// The system does not tell.
+/// The kernel does not list the interfaces.
 pub fn all() -> io::Result<BTreeMap<u32, Interface>> {
     Ok(links()?.into_iter().map(|(index, device)| (index, device.interface)).collect())
 }
 
-/// An interface, and how it lies on others.
+/// An interface and its place in the stack of devices.
 #[derive(Clone, Debug)]
 struct Device {
     interface: Interface,
-    /// What kind the kernel made it: `vlan`, `bridge`; empty for hardware.
+    /// Kind as reported by the kernel: `vlan`, `bridge`; empty for hardware.
     kind: String,
-    /// What it lies on, if that is in this namespace.
+    /// Index of the lower device, if it is in this namespace.
     below: Option<u32>,
-    /// The bridge, bond or VRF that it is a member of.
+    /// Index of the bridge, bond or VRF that this device is a member of.
     master: Option<u32>,
 }
 
-/// Interfaces and addresses of this namespace, at one time.
+/// Snapshot of the interfaces and addresses of this namespace.
 #[derive(Debug)]
 pub struct Inventory {
     devices: BTreeMap<u32, Device>,
-    /// Index of the interface by own address, for interfaces at which packets can arrive: not loopback and dummy ones, which hold
-    /// addresses of services.
+    /// Interface index by own address, for interfaces where packets can arrive. Loopback and dummy interfaces are
+    /// excluded: they hold service addresses.
     pub addresses: BTreeMap<IpAddr, u32>,
 }
 
 impl Inventory {
-    /// Reads them.
+    /// Reads the interfaces and addresses.
     ///
     /// # Errors
     ///
-    /// The system does not tell.
+    /// The kernel does not list them.
     pub fn read() -> io::Result<Self> {
         let devices = links()?;
         let arriving = devices.iter().filter(|(_, device)| device.kind != "dummy" && device.interface.name != LOOPBACK);
@@ -144,14 +144,14 @@ impl Inventory {
         Ok(Self { devices, addresses })
     }
 
-    /// The interface with this index; not loopback.
+    /// The interface with this index, except loopback.
     #[must_use]
     pub fn get(&self, index: u32) -> Option<&Interface> {
         self.devices.get(&index).map(|device| &device.interface).filter(|interface| interface.name != LOOPBACK)
     }
 
-    /// Whether what an interface carries is seen at those of `watched`: at itself; below a VLAN device or macvlan; at a member
-    /// of a bridge; at all members of a bond (docs/coexistence.md).
+    /// Whether the traffic of an interface is visible at one of `watched`: at the interface itself; below a VLAN
+    /// device or macvlan; at a member of a bridge; at all members of a bond (docs/coexistence.md).
     #[must_use]
     pub fn is_seen(&self, index: u32, watched: &BTreeSet<u32>) -> bool {
         self.is_seen_from(index, watched, MAX_STACK)
@@ -173,7 +173,7 @@ impl Inventory {
     }
 }
 
-/// Interfaces lie on each other at most so deep (MAX_NEST_DEV of the kernel).
+/// Maximum depth of stacked devices (MAX_NEST_DEV of the kernel).
 const MAX_STACK: u8 = 8;
 
 // include/uapi/linux/if_link.h, rtnetlink.h
@@ -187,7 +187,7 @@ const IFLA_LINKINFO: u16 = 18;
 const IFLA_INFO_KIND: u16 = 1;
 const IFLA_LINK_NETNSID: u16 = 37;
 
-/// The interfaces of the namespace of this thread; sysfs shows the namespace that it was mounted in.
+/// The interfaces of the thread's namespace, by netlink: sysfs shows the namespace in which it was mounted.
 fn links() -> io::Result<BTreeMap<u32, Device>> {
     let mut found = BTreeMap::new();
     // struct ifinfomsg: family, padding, hardware type, index, flags, change mask.
@@ -225,7 +225,7 @@ fn device(interface: Interface, hardware: u16, attributes: &[u8]) -> Device {
         }),
         _ => {}
     });
-    // The index is one of another namespace.
+    // The index belongs to another namespace.
     device.below = device.below.filter(|_| !elsewhere);
     device
 }
@@ -251,7 +251,7 @@ const fn is_tunnel(hardware: u16) -> bool {
 pub fn matches(pattern: &str, name: &str) -> bool {
     let (pattern, name) = (pattern.as_bytes(), name.as_bytes());
     let (mut p, mut n) = (0, 0);
-    // Where to go on when the last star has to take one byte more.
+    // Position to resume from if the last star must match one more byte.
     let mut retry = None;
     while n < name.len() {
         match pattern.get(p) {
@@ -332,7 +332,7 @@ mod tests {
             device(7, "vlan", Some(6), None),
             device(8, "veth", Some(2), None),
             device(9, "bond", None, None),
-            // No kernel makes a ring; a message that says so must not hang the daemon.
+            // The kernel never reports a cycle; a message that contains one must not hang the daemon.
             device(10, "vlan", Some(11), None),
             device(11, "vlan", Some(10), None),
         ]);

@@ -1,13 +1,14 @@
 //! Capture: loads and attaches the kernel programs and reads their records; also reads packets from capture files.
 //!
-//! Use [`Capture`] from one thread: [`Capture::wait`], then [`Capture::drain`], and [`Capture::refresh`] from time to
-//! time. When it is dropped, it leaves nothing on any interface.
+//! Use [`Capture`] from one thread: [`Capture::wait`], then [`Capture::drain`], and [`Capture::refresh`]
+//! periodically. Dropping it detaches everything from all interfaces.
 //!
-//! [`pcap`] and [`userspace_gate`] do for capture files what kernel and ring do for interfaces; [`probe`] tries what this kernel and
-//! host allow. The kernel object lies in `bpf/`, beside the digest of its sources. Imports `smtpwatch-common` (the record),
-//! `smtpwatch-core` (time stamps, orders to the gate), `smtpwatch-config` and `smtpwatch-system`; knows no SMTP.
+//! For capture files, [`pcap`] and [`userspace_gate`] replace the kernel and the ring; [`probe`] tests what this
+//! kernel and host support. The kernel object is in `bpf/`, next to the digest of its sources. Imports
+//! `smtpwatch-common` (the record), `smtpwatch-core` (time stamps, orders to the gate), `smtpwatch-config` and
+//! `smtpwatch-system`; contains no SMTP code.
 
-// The kernel object that is embedded is little-endian, and both sides share structures of 64-bit words.
+// The embedded kernel object is little-endian, and both sides share structures of 64-bit words.
 #[cfg(not(all(target_endian = "little", target_pointer_width = "64")))]
 compile_error!(
     "smtpwatch runs on little-endian 64-bit machines only: its kernel programs are compiled for them (target bpfel)"
@@ -62,28 +63,28 @@ use interfaces::{Interface, Inventory};
 use netlink::Changes;
 use object::LoadSettings;
 
-/// Records handed over by one call of [`Capture::drain`], so that a flood does not keep the caller from all else.
+/// Maximum number of records per call of [`Capture::drain`], so that the caller regains control during a flood.
 const DRAIN_AT_ONCE: usize = 65_536;
-/// The clocks are compared again after this long: the wall clock is slewed and stepped.
+/// Interval between comparisons of the clocks: the wall clock is slewed and stepped.
 const CLOCK_AGE: Duration = Duration::from_secs(1);
 
-/// Connections of watched ports are looked up this often.
+/// Interval between look-ups of connections of watched ports.
 const SURVEY: Duration = Duration::from_secs(60);
-/// They are looked up as soon as interfaces, routes or rules have changed, but after this pause at least.
+/// Minimum interval between look-ups after changes of interfaces, routes or rules.
 const SURVEY_PAUSE: Duration = Duration::from_secs(2);
-/// Whether every hook is still ours is looked up this often: the kernel says nothing to the owner of a link or filter that another
-/// process removes.
+/// Interval between checks that every hook is still attached: the kernel does not notify the owner of a link or
+/// filter that another process removes.
 const CHECK: Duration = Duration::from_secs(1);
 
-/// What to watch, and how.
+/// Settings of [`Capture`]: what to watch, and how.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct CaptureSettings {
-    /// Interfaces, by name or glob; empty: those whose routes lead out of this host, and those that connections of watched
-    /// ports take.
+    /// Interfaces, by name or glob; empty: those with routes that lead out of this host, and those that carry
+    /// connections of watched ports.
     pub interfaces: Vec<String>,
-    /// Which ingress hook to take.
+    /// Ingress hook to use.
     pub ingress: Ingress,
-    /// Whether interfaces that come later are watched too.
+    /// Whether interfaces that appear later are watched too.
     pub hot_plug: bool,
     /// Ports, sizes and logging of the kernel programs.
     pub load: LoadSettings,
@@ -103,45 +104,45 @@ impl From<&Config> for CaptureSettings {
     }
 }
 
-/// Why nothing can be captured.
+/// Why capture failed.
 #[derive(Debug, thiserror::Error)]
 pub enum CaptureError {
-    /// The kernel refuses the maps.
+    /// The kernel does not create the maps.
     #[error("cannot create the kernel maps: {cause}{}", hint(cause))]
     Maps {
-        /// What it says.
+        /// The error of the kernel.
         cause: io::Error,
     },
-    /// The verifier refuses a program.
+    /// The verifier rejects a program.
     #[error("this kernel rejects the program {name}: {cause}{}\n{log}", if lacks_perfmon(log) { PERFMON.to_owned() } else { hint(cause) })]
     Program {
-        /// The program.
+        /// Name of the program.
         name: &'static str,
-        /// What the kernel says.
+        /// The error of the kernel.
         cause: io::Error,
         /// The end of the verifier's log.
         log: String,
     },
-    /// The embedded object is not what this program expects.
+    /// The embedded object does not match this program.
     #[error("the kernel object does not match this program: {0}; it was not built from the same sources")]
     Object(String),
-    /// No hook of an interface is available.
+    /// No hook of an interface could be attached.
     #[error("{detail}{}{remedy}", if remedy.is_empty() { "" } else { "; " })]
     Attach {
-        /// What failed and why.
+        /// The failed hook and the cause.
         detail: String,
-        /// What to do.
+        /// Remedy.
         remedy: String,
-        /// What the kernel says.
+        /// The error of the kernel.
         cause: io::Error,
     },
-    /// An interface has a link layer that is not understood, or one that the hook asked for cannot serve.
+    /// An interface has an unsupported link layer, or one that the configured hook does not support.
     #[error(
         "cannot watch {interface}: its link layer, or the ingress hook asked for on it, is not supported; \
              ingress = \"auto\" takes the best hook there is"
     )]
     LinkLayer {
-        /// The interface.
+        /// Name of the interface.
         interface: String,
     },
     /// Another smtpwatch watches an interface.
@@ -150,25 +151,25 @@ pub enum CaptureError {
          other interfaces"
     )]
     Watched {
-        /// The interface.
+        /// Name of the interface.
         interface: String,
-        /// By whom.
+        /// The process that watches it.
         holder: lock::Holder,
     },
-    /// A named interface is not there.
+    /// A configured interface does not exist.
     #[error("there is no interface {0}; `ip link` lists the interfaces")]
     NoInterface(String),
-    /// Nothing to watch.
+    /// No interface qualifies for watching.
     #[error(
         "no interface carries a default route, and no connection of a watched port is open: name one with --interface"
     )]
     NoDefaultRoute,
-    /// The system does not answer.
+    /// A system call failed.
     #[error("{what}: {cause}")]
     System {
-        /// What was asked.
+        /// The failed operation.
         what: &'static str,
-        /// What it said.
+        /// The error of the system.
         cause: io::Error,
     },
 }
@@ -189,7 +190,7 @@ impl CaptureError {
     }
 }
 
-/// EPERM alone: the verifier says EACCES of programs that it does not like.
+/// EPERM only: the verifier returns EACCES for programs that it rejects.
 fn is_permission(error: &io::Error) -> bool {
     error.raw_os_error() == Some(libc::EPERM)
 }
@@ -206,18 +207,19 @@ fn hint(error: &io::Error) -> String {
     remedy_of_permission(error).map_or_else(String::new, |remedy| format!("; {remedy}"))
 }
 
-/// What to do about EPERM; `None`: the error is another one.
+/// Remedy for EPERM; `None` for any other error.
 fn remedy_of_permission(error: &io::Error) -> Option<String> {
     is_permission(error).then(|| permission_remedy(&Permissions::of_this_process()))
 }
 
-/// What decides why the kernel refuses with EPERM.
+/// The facts that explain an EPERM of the kernel.
 struct Permissions {
-    /// Capabilities that are missing.
+    /// Missing capabilities.
     missing: Vec<caps::Capability>,
-    /// Whether this is not the initial user namespace: BPF asks for capabilities in that one, whatever root of another has.
+    /// Whether this is not the initial user namespace: BPF requires capabilities in the initial one, regardless of
+    /// root in another.
     user_namespace: bool,
-    /// Bytes of memory that may be locked; `None`: any number.
+    /// Limit of locked memory in bytes; `None`: unlimited.
     memlock: Option<u64>,
 }
 
@@ -234,13 +236,14 @@ impl Permissions {
     }
 }
 
-/// Whether a `uid_map` (user_namespaces(7)) is of another user namespace than the initial one, which maps every user to itself.
+/// Whether a `uid_map` (user_namespaces(7)) belongs to a user namespace other than the initial one, which maps every
+/// user to itself.
 fn is_user_namespace(map: &str) -> bool {
     let fields: Vec<&str> = map.split_whitespace().collect();
     !fields.is_empty() && fields != ["0", "0", "4294967295"]
 }
 
-/// What to do where the kernel refuses with EPERM.
+/// Remedy if the kernel returns EPERM.
 fn permission_remedy(permissions: &Permissions) -> String {
     match permissions {
         Permissions { user_namespace: true, .. } => "this is a user namespace, and even its root may not load kernel programs: \
@@ -260,7 +263,7 @@ fn permission_remedy(permissions: &Permissions) -> String {
     }
 }
 
-/// What the handler of a record wants of the gate: nothing, or orders for the record's own flow.
+/// Result of a record handler: orders to the gate for the record's own flow, or none.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct Orders(Vec<GateOrder>);
 
@@ -276,65 +279,65 @@ impl From<Vec<GateOrder>> for Orders {
     }
 }
 
-/// What one call of [`Capture::drain`] found.
+/// Result of one call of [`Capture::drain`].
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Drained {
     /// No record.
     Nothing,
-    /// Some records, and the ring is empty now.
+    /// At least one record, and the ring is empty.
     Everything,
-    /// As many records as are handed over at once: there may be more.
+    /// The maximum number of records per call: there may be more.
     Part,
 }
 
-/// Where connections of watched ports go, as far as that is not watched.
+/// Connections of watched ports on interfaces that are not watched.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct Survey {
     /// Whether [`Capture::attachments`] has changed.
     pub attached: bool,
-    /// Connections of clients on this host by interfaces that are not watched.
+    /// Number of connections of clients on this host on unwatched interfaces.
     pub clients: u64,
-    /// Connections of servers on this host by interfaces that are not watched.
+    /// Number of connections of servers on this host on unwatched interfaces.
     pub servers: u64,
-    /// Connections that were not looked up, because the table is full.
+    /// Number of connections without a look-up, because the table was full.
     pub dropped: u64,
     /// Whether there are more routes than were read.
     pub routes_cut: bool,
-    /// Whether the kernel did not list its sockets or did not look a route up.
+    /// Whether the kernel did not list its sockets or a route look-up failed.
     pub failed: bool,
 }
 
 /// The kernel programs, loaded and attached.
 pub struct Capture {
-    // First, so that it is dropped first: nothing is attached when the maps go.
+    // First, so that it is dropped first: everything is detached before the maps are freed.
     attachments: Attachments,
     settings: CaptureSettings,
     no_xdp: Option<String>,
     changes: Changes,
-    /// Interfaces that connections were found to take: they stay watched until they go, because the next connection may be too
-    /// short to be found.
+    /// Interfaces that were found to carry connections: they stay watched until they disappear, because the next
+    /// connection may be too short to be found.
     taken: BTreeSet<(u32, String)>,
-    /// When it was looked up last whether the hooks are ours.
+    /// Time of the last check that the hooks are still attached.
     checked: Instant,
     /// Hooks that were removed since [`Capture::take_lost`].
     lost: Vec<(Direction, Hook)>,
-    /// When connections were looked up last.
+    /// Time of the last look-up of connections.
     surveyed: Option<Instant>,
-    /// Something has changed since.
+    /// Interfaces, routes or rules have changed since then.
     changed: bool,
     routes_cut: bool,
-    /// Interfaces that the log has named: connections take them, and they are not watched.
+    /// Interfaces that carry connections, are not watched, and were already logged.
     named: BTreeSet<(u32, String)>,
-    /// The log says that connections cannot be looked up.
+    /// The log already reports that connections cannot be looked up.
     unsurveyed: bool,
     ring: RingBuf<MapData>,
     control: Control,
     counters: Arc<Counters>,
-    /// The kernel's: Ethernet address by interface index, and two bytes of padding.
+    /// Map of the kernel programs: Ethernet address by interface index, with two bytes of padding.
     link_addresses: HashMap<MapData, u32, [u8; 8]>,
     clock: Clock,
     log: Option<EbpfLogger<KernelLog>>,
-    /// A record that could not be read was told.
+    /// An unreadable record was already logged.
     undecodable: bool,
     object: Ebpf,
 }
@@ -344,11 +347,11 @@ impl Capture {
     ///
     /// # Errors
     ///
-    /// [`CaptureError`]; nothing stays attached.
+    /// Any [`CaptureError`]; nothing stays attached.
     pub fn start(settings: &CaptureSettings) -> Result<Self, CaptureError> {
-        // Subscribed before the interfaces are listed, so that no change falls between the two.
+        // Subscribed before the interfaces are listed, so that no change is missed in between.
         let changes = Changes::subscribe().map_err(system("cannot watch for changes of interfaces"))?;
-        // What fails here fails in the first survey, too, which says so.
+        // An error here recurs in the first survey, which logs it.
         let taken = if settings.interfaces.is_empty() { taken(settings).unwrap_or_default() } else { BTreeSet::new() };
         let (wanted, routes_cut) = found(settings, &taken)?;
         let loaded = object::load(&settings.load)?;
@@ -387,23 +390,23 @@ impl Capture {
         })
     }
 
-    /// What is attached, and what is wanted and is not.
+    /// All attachments, including those that are configured but missing.
     pub fn attachments(&self) -> impl Iterator<Item = &Attachment> {
         self.attachments.iter()
     }
 
-    /// Hooks that other programs removed since the last call; they are attached again where that is possible.
+    /// Hooks that other programs removed since the last call; they are attached again if possible.
     pub fn take_lost(&mut self) -> Vec<(Direction, Hook)> {
         std::mem::take(&mut self.lost)
     }
 
-    /// Follows interfaces that came or went, and hooks that others removed. Tells whether [`Capture::attachments`] has changed.
-    /// Never blocks.
+    /// Follows interfaces that appeared or disappeared, and hooks that other programs removed. Returns whether
+    /// [`Capture::attachments`] has changed. Never blocks.
     ///
     /// # Errors
     ///
-    /// The system does not list its interfaces. That an interface cannot be attached is told in the log and by
-    /// [`Attachment::hook`].
+    /// The system does not list its interfaces. An interface that cannot be attached is not an error: it is logged
+    /// and visible in [`Attachment::hook`].
     pub fn refresh(&mut self) -> Result<bool, CaptureError> {
         if let Some(log) = &mut self.log {
             log.flush();
@@ -420,7 +423,7 @@ impl Capture {
         Ok(changed)
     }
 
-    /// Attaches again what other programs removed; tells whether what is attached has changed.
+    /// Attaches hooks again that other programs removed; returns whether the set of attached hooks has changed.
     fn mend(&mut self) -> Result<bool, CaptureError> {
         let all = interfaces::all().map_err(system("cannot list the interfaces"))?;
         let is_there =
@@ -431,9 +434,9 @@ impl Capture {
         Ok(mended.changed)
     }
 
-    /// Looks up where the connections of watched ports go, if it is time: at first, every minute, and after changes of interfaces,
-    /// routes and rules. Without a choice of interfaces those are attached; what remains unwatched is said in the log, once for
-    /// each interface.
+    /// Looks up the interfaces of connections of watched ports when due: at first, every minute, and after changes of
+    /// interfaces, routes and rules. Without configured interfaces, these interfaces are attached; the remaining ones
+    /// are logged, once per interface.
     pub fn survey(&mut self) -> Option<Survey> {
         let due = if self.changed { SURVEY_PAUSE } else { SURVEY };
         if self.surveyed.is_some_and(|at| at.elapsed() < due) {
@@ -486,12 +489,12 @@ impl Capture {
         self.attachments.iter().map(|held| held.index).filter(|index| !without.contains(index)).collect()
     }
 
-    /// Watches these interfaces, by name or glob, from here on; empty: as [`CaptureSettings::interfaces`]. Tells as
-    /// [`Capture::refresh`] does.
+    /// Changes the watched interfaces, by name or glob; empty: as in [`CaptureSettings::interfaces`]. Returns whether
+    /// [`Capture::attachments`] has changed.
     ///
     /// # Errors
     ///
-    /// A named interface is not there, or none is: the others stay as they are.
+    /// A named interface does not exist, or none qualifies: the watched interfaces are unchanged.
     pub fn rewatch(&mut self, interfaces: &[String]) -> Result<bool, CaptureError> {
         if self.settings.interfaces == interfaces {
             return Ok(false);
@@ -505,7 +508,7 @@ impl Capture {
         self.follow()
     }
 
-    /// Lets go of what is not wanted or has gone; attaches what is wanted.
+    /// Detaches interfaces that are not wanted or have gone; attaches the wanted ones.
     fn follow(&mut self) -> Result<bool, CaptureError> {
         let all = interfaces::all().map_err(system("cannot list the interfaces"))?;
         let is_there = |(index, name): &(u32, String)| all.get(index).is_some_and(|interface| interface.name == *name);
@@ -540,7 +543,7 @@ impl Capture {
         Ok(!gone.is_empty() || !come.is_empty())
     }
 
-    /// Waits until a record is there, or `timeout` has passed.
+    /// Waits until a record is available or `timeout` has passed.
     ///
     /// # Errors
     ///
@@ -554,14 +557,14 @@ impl Capture {
         }
     }
 
-    /// Hands over the records that are there, up to a bound, each with its time of day and the name of its interface.
+    /// Passes the available records to `on`, up to a bound, each with its time of day and the name of its interface.
     ///
-    /// The orders that `on` returns hold for the record's flow as it stood at this very record; that is what keeps one that
-    /// comes late from muting what follows. A handler without orders returns `()`.
+    /// The orders that `on` returns are valid for the state of the flow at this record, so that a late order cannot
+    /// mute later data. A handler without orders returns `()`.
     ///
     /// # Errors
     ///
-    /// The kernel does not take an order.
+    /// The kernel rejects an order.
     pub fn drain<R: Into<Orders>>(
         &mut self,
         mut on: impl FnMut(Record<'_>, Timestamp, &str) -> R,
@@ -590,21 +593,21 @@ impl Capture {
         Ok(Drained::Part)
     }
 
-    /// The engine's time, as the records have it.
+    /// The current time on the clock of the records.
     ///
     /// # Errors
     ///
-    /// The system does not tell.
+    /// The system does not provide a clock.
     pub fn now(&self) -> Result<Timestamp, CaptureError> {
         self.clock.steady.now().map_err(unread)
     }
 
-    /// Passes on an order that does not come of a record: a deadline has passed. [`GateAction::MuteBody`] is void here,
-    /// because nothing tells whether the body has not ended meanwhile.
+    /// Passes on an order that is not a response to a record: a deadline has passed. [`GateAction::MuteBody`] has no
+    /// effect here, because the body may have ended in the meantime.
     ///
     /// # Errors
     ///
-    /// The kernel does not take it.
+    /// The kernel rejects the order.
     pub fn order(&mut self, order: &GateOrder) -> Result<(), CaptureError> {
         if matches!(order.action, GateAction::MuteBody) {
             return Ok(());
@@ -615,14 +618,15 @@ impl Capture {
         }
     }
 
-    /// What the kernel counts.
+    /// Handle to the counters of the kernel programs.
     #[must_use]
     pub fn counters(&self) -> Arc<Counters> {
         self.counters.clone()
     }
 }
 
-/// Tells the kernel programs the Ethernet addresses of `interfaces`: an index may be used again, and an address may change.
+/// Writes the Ethernet addresses of `interfaces` to the kernel's map: an index can be reused, and an address can
+/// change.
 fn note_addresses(
     addresses: &mut HashMap<MapData, u32, [u8; 8]>,
     interfaces: &[Interface],
@@ -642,7 +646,7 @@ fn note_addresses(
     Ok(())
 }
 
-/// The way back into the kernel.
+/// Sends the engine's orders to the kernel programs.
 struct Control {
     orders: HashMap<MapData, [u8; FlowKey::SIZE], [u8; Order::SIZE]>,
     flows: HashMap<MapData, [u8; FlowKey::SIZE], [u8; FlowState::SIZE]>,
@@ -656,9 +660,9 @@ impl Control {
         self.orders.insert(key.to_bytes(), order.to_bytes(), 0).map_err(map_error)
     }
 
-    /// Which life of the flow the kernel holds.
+    /// The flow's instance number in the kernel's table.
     fn life(&self, order: &GateOrder) -> Result<Option<u64>, CaptureError> {
-        // Of a flow between two watched ports the kernel may have the ends the other way round.
+        // For a flow between two watched ports, the kernel may have the end points swapped.
         let key = control::key(&order.flow);
         for key in [key, key.swapped()] {
             match self.flows.get(&key.to_bytes(), 0) {
@@ -671,7 +675,7 @@ impl Control {
     }
 }
 
-/// From the kernel's clock to the engine's time.
+/// Converts time stamps of the kernel to the engine's time.
 struct Clock {
     compared: Instant,
     steady: Steady,
@@ -695,10 +699,10 @@ fn unread(error: nix::Error) -> CaptureError {
     system("cannot read the clock")(error.into())
 }
 
-/// The target of the kernel programs' own lines in the log.
+/// Log target for lines of the kernel programs.
 const KERNEL_LOG: &str = "smtpwatch::kernel";
 
-/// Hands the lines of the kernel programs to the daemon's log.
+/// Forwards log lines of the kernel programs to the daemon's log.
 struct KernelLog;
 
 impl log::Log for KernelLog {
@@ -729,7 +733,7 @@ fn wanted(settings: &CaptureSettings, taken: &BTreeSet<(u32, String)>) -> Result
     found.map_err(system("cannot list interfaces and routes"))
 }
 
-/// The wanted interfaces, with every one that is named among them.
+/// The wanted interfaces; an error if one that is configured by name does not exist.
 fn found(settings: &CaptureSettings, taken: &BTreeSet<(u32, String)>) -> Result<(Vec<Interface>, bool), CaptureError> {
     let (wanted, routes_cut) = wanted(settings, taken)?;
     let named = settings.interfaces.iter().filter(|pattern| !interfaces::is_glob(pattern));
@@ -746,7 +750,7 @@ fn found(settings: &CaptureSettings, taken: &BTreeSet<(u32, String)>) -> Result<
 
 const CONNECTIONS: &str = "cannot look up the connections of watched ports";
 
-/// The interfaces of this host, and what they carry.
+/// The interfaces of this host, and the connections that they carry.
 struct Located {
     inventory: Inventory,
     found: connections::Found,
@@ -759,13 +763,13 @@ impl Located {
         Ok(Self { inventory, found })
     }
 
-    /// What is not seen at the watched interfaces.
+    /// Interfaces with connections that are not visible at the watched interfaces.
     fn unseen(&self, watched: &BTreeSet<u32>) -> impl Iterator<Item = (&Interface, &Carried)> {
         let unseen = self.found.by_interface.iter().filter(|(index, _)| !self.inventory.is_seen(**index, watched));
         unseen.filter_map(|(index, carried)| Some((self.inventory.get(*index)?, carried)))
     }
 
-    /// Adds the interfaces that connections take beside those that are watched; tells whether there are any.
+    /// Adds the interfaces that carry connections and are not watched to `taken`; returns whether there are any.
     fn take(&self, taken: &mut BTreeSet<(u32, String)>, watched: &BTreeSet<u32>) -> bool {
         let before = taken.len();
         for (Interface { index, name, .. }, carried) in self.unseen(watched) {
@@ -777,7 +781,7 @@ impl Located {
     }
 }
 
-/// Interfaces that connections take beside those of routes that lead out.
+/// Interfaces that carry connections, in addition to those of routes that lead out.
 fn taken(settings: &CaptureSettings) -> io::Result<BTreeSet<(u32, String)>> {
     let mut taken = BTreeSet::new();
     let (by_routes, _) = interfaces::outward(&taken)?;
@@ -833,7 +837,7 @@ mod tests {
         assert!(is_user_namespace("         0       1000          1\n"));
         assert!(is_user_namespace("         0     100000      65536\n"));
         assert!(is_user_namespace("0 1000 1\n1 100000 65536\n"));
-        // No /proc: nothing is known.
+        // Without /proc the map is unknown.
         assert!(!is_user_namespace(""));
     }
 }

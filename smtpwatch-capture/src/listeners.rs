@@ -1,4 +1,4 @@
-//! Finds mail servers that listen on ports that are not watched (docs/threats.md EV-25).
+//! Finds mail servers that also listen on unwatched ports (docs/threats.md EV-25).
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
@@ -7,20 +7,20 @@ use procfs::{
     process::{FDTarget, Process},
 };
 
-/// TLS from the first byte (RFC 8314 §3.3): there is no dialogue in cleartext to watch.
+/// TLS from the first byte (RFC 8314 §3.3): there is no cleartext dialogue to watch.
 const IMPLICIT_TLS: u16 = 465;
 
-/// A program that listens on a watched port, and on others too.
+/// A program that listens on a watched port and on unwatched ones.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Debug)]
 pub struct Unwatched {
-    /// Its name, as the kernel knows it.
+    /// Name of the process, as the kernel reports it.
     pub program: String,
-    /// The ports that are not watched.
+    /// The unwatched ports.
     pub ports: BTreeSet<u16>,
 }
 
 impl Unwatched {
-    /// `"master listens on 2525 too"`.
+    /// A description such as `"master listens on 2525 too"`.
     #[must_use]
     pub fn describe(&self) -> String {
         let ports: Vec<_> = self.ports.iter().map(u16::to_string).collect();
@@ -28,10 +28,11 @@ impl Unwatched {
     }
 }
 
-/// What to do about them.
+/// Remedy for an unwatched port.
 pub const REMEDY: &str = "if SMTP is spoken there, add the port to `ports` in the configuration, or by --port";
 
-/// Looks through the processes of this host, as far as they may be examined: a service with its own user sees its own only.
+/// Searches the processes of this host, as far as permissions allow: a service with its own user sees only its own
+/// processes.
 #[must_use]
 pub fn unwatched(watched: &[u16]) -> Vec<Unwatched> {
     let listeners = listeners();
@@ -51,7 +52,7 @@ pub fn unwatched(watched: &[u16]) -> Vec<Unwatched> {
     programs.filter(|program| !program.ports.is_empty()).collect()
 }
 
-/// Port by socket, of this network namespace.
+/// Listening port by socket inode, for this network namespace.
 fn listeners() -> HashMap<u64, u16> {
     let tables = [procfs::net::tcp(), procfs::net::tcp6()];
     let entries = tables.into_iter().flatten().flatten();

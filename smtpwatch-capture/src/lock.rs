@@ -1,9 +1,9 @@
-//! The lock of an interface: a second smtpwatch on it would count every session twice, and would take the filters of
-//! the first one for those of a killed process.
+//! The lock of an interface: a second smtpwatch on it would count every session twice, and would regard the filters
+//! of the first one as stale.
 //!
 //! The lock is a listening socket with an abstract name (unix(7)). Abstract names belong to a network namespace, as
-//! interfaces do, so containers that share the host's network see the lock. The kernel releases it with the process,
-//! however that ends.
+//! interfaces do, so containers that share the host's network see the lock. The kernel releases it when the process
+//! ends in any way.
 
 use std::{
     fmt,
@@ -19,28 +19,28 @@ use nix::sys::socket::{
     AddressFamily, SockFlag, SockType, UnixAddr, connect, getsockopt, socket, sockopt::PeerCredentials,
 };
 
-/// The right to watch one interface of this network namespace; it ends with the value.
+/// The exclusive right to watch one interface of this network namespace; dropping it releases the lock.
 #[derive(Debug)]
 pub(crate) struct InterfaceLock {
-    /// Open for the name alone: nothing is accepted.
+    /// Held for its name: it never accepts a connection.
     _name: UnixListener,
 }
 
-/// Why there is no lock.
+/// Why the lock was not acquired.
 #[derive(Debug)]
 pub(crate) enum Refused {
-    /// Another process has it.
+    /// Another process holds it.
     Taken(Holder),
-    /// The system does not give it.
+    /// The system call failed.
     System(io::Error),
 }
 
-/// The process that has a lock.
+/// The process that holds a lock.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct Holder {
-    /// Its process id; `None` where it is of another PID namespace, or the kernel does not give it.
+    /// Its process id; `None` if it is in another PID namespace, or the kernel does not report it.
     pub process: Option<i32>,
-    /// Its user.
+    /// Its user id.
     pub user: Option<u32>,
 }
 
@@ -56,7 +56,7 @@ impl fmt::Display for Holder {
 }
 
 impl InterfaceLock {
-    /// Takes the lock of the interface with this index, in the network namespace of the calling thread.
+    /// Acquires the lock of the interface with this index, in the network namespace of the calling thread.
     pub(crate) fn take(interface: u32) -> Result<Self, Refused> {
         let name = name(interface);
         let address = SocketAddr::from_abstract_name(&name).map_err(Refused::System)?;
@@ -74,13 +74,13 @@ fn name(interface: u32) -> Vec<u8> {
     format!("smtpwatch/interface/{interface}").into_bytes()
 }
 
-/// Asks the kernel who listens under this name. Does not wait: the queue of a listener that accepts nothing may be full.
+/// The process that listens under this name. Does not block: the queue of a listener that never accepts may be full.
 fn holder(name: &[u8]) -> nix::Result<Holder> {
     let flags = SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK;
     let fd = socket(AddressFamily::Unix, SockType::Stream, flags, None)?;
     connect(fd.as_raw_fd(), &UnixAddr::new_abstract(name)?)?;
     let credentials = getsockopt(&fd, PeerCredentials)?;
-    // 0: the process is not seen from this PID namespace.
+    // 0: the process is not visible from this PID namespace.
     let process = Some(credentials.pid()).filter(|process| *process != 0);
     Ok(Holder { process, user: Some(credentials.uid()) })
 }
@@ -91,7 +91,7 @@ mod tests {
 
     #[test]
     fn a_second_watcher_is_refused_as_long_as_the_first_one_lives() {
-        // No interface has such an index: the lock needs none.
+        // No interface has this index: the lock does not require one.
         let interface = 0x8000_0000 | std::process::id();
         let first = InterfaceLock::take(interface).unwrap();
         let Err(Refused::Taken(holder)) = InterfaceLock::take(interface) else { panic!("it was given twice") };

@@ -1,5 +1,5 @@
-//! The parts of netlink that are needed: the program in an XDP slot, the filters of a clsact qdisc, change
-//! notifications, and the transport for [`super::routes`] and [`super::connections`].
+//! A minimal netlink client: the program in an XDP slot, the filters of a clsact qdisc, change notifications, and the
+//! transport for [`super::routes`] and [`super::connections`].
 
 use std::{
     io::{self, IoSlice},
@@ -20,9 +20,9 @@ use nix::{
 const GROUPS: u32 = 0x1 /* link */ | 0x40 /* IPv4 route */ | 0x400 /* IPv6 route */
     | 0x80 /* IPv4 rule */ | 0x4_0000 /* IPv6 rule */ | 0x8000_0000 /* nexthop */;
 const NLM_REQUEST: u16 = 0x1;
-/// One answer, then an acknowledgment.
+/// One response, then an acknowledgment.
 pub(super) const NLM_ACK: u16 = 0x4;
-/// Every object of the kind that is asked for.
+/// All objects of the requested kind.
 pub(super) const NLM_DUMP: u16 = 0x300;
 const NLMSG_ERROR: u16 = 2;
 const NLMSG_DONE: u16 = 3;
@@ -42,7 +42,7 @@ const TCA_OPTIONS: u16 = 2;
 const TCA_BPF_ID: u16 = 11;
 const NLA_TYPE: u16 = 0x3fff;
 
-/// Says that interfaces, routes or rules have changed.
+/// Notifies of changes to interfaces, routes or rules.
 pub(crate) struct Changes(OwnedFd);
 
 impl Changes {
@@ -53,14 +53,15 @@ impl Changes {
         Ok(Self(fd))
     }
 
-    /// Whether anything has changed since the last call. What it was, the caller looks up: messages can be lost.
+    /// Whether anything has changed since the last call. The caller looks up the details, because messages can be
+    /// lost.
     pub(crate) fn happened(&self) -> bool {
         let mut buffer = [0; 16 * 1024];
         let mut happened = false;
         loop {
             match recv(self.0.as_raw_fd(), &mut buffer, MsgFlags::MSG_DONTWAIT) {
                 Ok(0) => return happened,
-                // ENOBUFS: messages were lost, so there were some.
+                // ENOBUFS: messages were lost, so something changed.
                 Ok(_) | Err(Errno::ENOBUFS) => happened = true,
                 Err(Errno::EINTR) => {}
                 Err(_) => return happened,
@@ -91,7 +92,7 @@ pub(crate) fn xdp_program(interface: u32) -> io::Result<Option<u32>> {
     Ok(id)
 }
 
-/// Whether any filter hangs at the clsact qdisc of an interface.
+/// Whether the clsact qdisc of an interface has any filter.
 pub(crate) fn clsact_in_use(interface: u32) -> io::Result<bool> {
     let mut found = false;
     for side in CLSACT_SIDES {
@@ -100,7 +101,7 @@ pub(crate) fn clsact_in_use(interface: u32) -> io::Result<bool> {
     Ok(found)
 }
 
-/// Whether a filter with this BPF program hangs at one side of the clsact qdisc of an interface.
+/// Whether one side of the clsact qdisc of an interface has a filter with this BPF program.
 pub(crate) fn clsact_has(interface: u32, direction: Direction, program: u32) -> io::Result<bool> {
     let [ingress, egress] = CLSACT_SIDES;
     let side = match direction {
@@ -120,7 +121,7 @@ pub(crate) fn clsact_has(interface: u32, direction: Direction, program: u32) -> 
     Ok(found)
 }
 
-/// Hands the attributes of every filter of one side to `on`. Without the qdisc there is none.
+/// Calls `on` with the attributes of every filter of one side. Without the qdisc there are none.
 fn each_filter(interface: u32, side: u32, mut on: impl FnMut(&[u8])) -> io::Result<()> {
     request(SockProtocol::NetlinkRoute, RTM_GETTFILTER, NLM_DUMP, &tcmsg(interface, 0, side), |kind, body| {
         if kind == RTM_NEWTFILTER {
@@ -151,7 +152,7 @@ fn tcmsg(interface: u32, handle: u32, parent: u32) -> Vec<u8> {
     message
 }
 
-/// Sends one request and hands every message of the answer to `on`, its type and what follows its header, until the answer ends
+/// Sends one request and calls `on` with the type and body of every message of the response, until the response ends
 /// or `on` breaks.
 pub(super) fn request(
     protocol: SockProtocol,
@@ -179,7 +180,7 @@ pub(super) fn request(
         while let Some((kind, body, next)) = next_message(rest) {
             rest = next;
             match kind {
-                // Both begin with an error number, negative; 0 or a length without error.
+                // Both begin with an error number: negative for an error, otherwise 0 or a length.
                 NLMSG_DONE | NLMSG_ERROR => {
                     let code = body.first_chunk().map_or(0, |code| i32::from_ne_bytes(*code));
                     return if code >= 0 { Ok(()) } else { Err(io::Error::from_raw_os_error(-code)) };
@@ -197,7 +198,7 @@ pub(super) fn request(
     }
 }
 
-/// One message, and what follows it: RFC 3549 §2.3.2.
+/// Splits off one message, RFC 3549 §2.3.2: its type, its body, and the remaining bytes.
 fn next_message(octets: &[u8]) -> Option<(u16, &[u8], &[u8])> {
     let length = u32::from_ne_bytes(*octets.first_chunk()?) as usize;
     let kind = u16::from_ne_bytes(*octets.get(4..6)?.first_chunk()?);
@@ -205,7 +206,7 @@ fn next_message(octets: &[u8]) -> Option<(u16, &[u8], &[u8])> {
     Some((kind, body, octets.get(length.next_multiple_of(4)..).unwrap_or_default()))
 }
 
-/// Hands every attribute to `on`, its type and its value: struct rtattr and struct nlattr have the same form.
+/// Calls `on` with type and value of every attribute: struct rtattr and struct nlattr have the same layout.
 pub(super) fn each_attribute(mut octets: &[u8], mut on: impl FnMut(u16, &[u8])) {
     while let Some(head) = octets.first_chunk::<4>() {
         let length = usize::from(u16::from_ne_bytes([head[0], head[1]]));
@@ -217,7 +218,7 @@ pub(super) fn each_attribute(mut octets: &[u8], mut on: impl FnMut(u16, &[u8])) 
 
 /// Appends an attribute to a message.
 pub(super) fn push_attribute(message: &mut Vec<u8>, kind: u16, value: &[u8]) {
-    // Values are addresses, numbers, and a program of bounded length: far below 64 KiB.
+    // Cannot fail: values are addresses, numbers, and a program of bounded length, far below 64 KiB.
     let length = u16::try_from(4 + value.len()).unwrap_or(u16::MAX);
     message.extend_from_slice(&length.to_ne_bytes());
     message.extend_from_slice(&kind.to_ne_bytes());
@@ -225,7 +226,7 @@ pub(super) fn push_attribute(message: &mut Vec<u8>, kind: u16, value: &[u8]) {
     message.resize(message.len().next_multiple_of(4), 0);
 }
 
-/// A number of four bytes in the host's order at `at`.
+/// A number of four bytes in host byte order at offset `at`.
 pub(super) fn number(bytes: &[u8], at: usize) -> Option<u32> {
     bytes.get(at..)?.first_chunk().map(|bytes| u32::from_ne_bytes(*bytes))
 }

@@ -1,4 +1,5 @@
-//! The embedded kernel object, loaded with the settings of this run.
+//! Loads the embedded kernel object with the settings of this run; `load` returns the programs ready to be
+//! attached.
 
 use std::{
     fs::File,
@@ -16,18 +17,18 @@ use super::CaptureError;
 /// The compiled kernel programs.
 static OBJECT: &[u8] = aya::include_bytes_aligned!("../bpf/smtpwatch.bpf.o");
 
-/// What is set when the programs are loaded.
+/// Settings that are fixed when the programs are loaded.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct LoadSettings {
-    /// The watched ports.
+    /// Watched ports.
     pub ports: PortSet,
-    /// Flows whose state the kernel holds at once.
+    /// Maximum number of flows with state in the kernel.
     pub flows: u32,
-    /// Orders that the kernel holds at once.
+    /// Maximum number of pending orders in the kernel.
     pub orders: u32,
-    /// Bytes of the ring: a power of two, and a multiple of the page size.
+    /// Size of the ring in bytes: a power of two, and a multiple of the page size.
     pub ring: u32,
-    /// Whether the kernel programs log what they cannot make anything of.
+    /// Whether the kernel programs log packets that they cannot parse.
     pub log: bool,
 }
 
@@ -37,7 +38,7 @@ impl Default for LoadSettings {
     }
 }
 
-/// SHA-256 of the sources that the embedded object was built from, in hexadecimal.
+/// SHA-256 of the sources of the embedded object, in hexadecimal.
 #[must_use]
 pub fn object_digest() -> &'static str {
     include_str!("../bpf/smtpwatch.bpf.o.sources").trim_ascii()
@@ -50,24 +51,24 @@ pub(crate) mod program {
     pub(crate) const TC_EGRESS: &str = "smtpwatch_tc_egress";
     pub(crate) const TC_INGRESS_IP: &str = "smtpwatch_tc_ingress_ip";
     pub(crate) const TC_EGRESS_IP: &str = "smtpwatch_tc_egress_ip";
-    /// Those without which nothing can be watched.
+    /// The programs that capture cannot do without.
     pub(crate) const TC: [&str; 4] = [TC_INGRESS, TC_EGRESS, TC_INGRESS_IP, TC_EGRESS_IP];
 }
 
-/// The loaded object, and what this kernel could not do.
+/// The loaded object, and the features that this kernel lacks.
 pub(crate) struct Loaded {
     pub(crate) object: Ebpf,
     /// Why XDP cannot be used: see [`xdp_refusal`].
     pub(crate) no_xdp: Option<String>,
-    /// Why the owner of a socket is not told.
+    /// Why the owner of a socket is not reported.
     pub(crate) no_attribution: Option<String>,
 }
 
-/// Creates the maps and has the verifier look at every program.
+/// Creates the maps and has the verifier check every program.
 ///
 /// # Errors
 ///
-/// The kernel refuses the maps or a TC program.
+/// The kernel rejects the maps or a TC program.
 pub(crate) fn load(settings: &LoadSettings) -> Result<Loaded, CaptureError> {
     raise_memlock();
     let no_attribution = match load_with(settings, true) {
@@ -82,7 +83,7 @@ pub(crate) fn load(settings: &LoadSettings) -> Result<Loaded, CaptureError> {
 
 fn load_with(settings: &LoadSettings, attribution: bool) -> Result<Loaded, CaptureError> {
     let attribution = u8::from(attribution);
-    // aya-log's levels: 0 is silence, and the verifier drops the calls; 4 is debug.
+    // Levels of aya-log: 0 is off, and the verifier eliminates the calls; 4 is debug.
     let log = if settings.log { 4_u8 } else { 0 };
     let seeds = seeds()?;
     let mut object = EbpfLoader::new()
@@ -107,8 +108,9 @@ fn load_with(settings: &LoadSettings, attribution: bool) -> Result<Loaded, Captu
     Ok(Loaded { object, no_xdp, no_attribution: None })
 }
 
-/// Why the kernel refuses the XDP program. Kernels before 5.18 know neither its flag (EINVAL, and no word of the verifier) nor its
-/// helpers (commits c2f2cdbeffda, 3f364222d032); anything else has another remedy than another kernel.
+/// Why the kernel rejects the XDP program. Kernels before 5.18 support neither its flag (EINVAL, with an empty
+/// verifier log) nor its helpers (commits c2f2cdbeffda, 3f364222d032); any other cause needs a remedy other than
+/// another kernel.
 fn xdp_refusal(cause: &io::Error, log: &str) -> String {
     let said = log.lines().map(str::trim).rfind(|line| !line.is_empty() && !is_statistics(line));
     let old = match said {
@@ -123,12 +125,12 @@ fn xdp_refusal(cause: &io::Error, log: &str) -> String {
     }
 }
 
-/// The verifier's own account, which it gives of every program.
+/// Whether a line is one of the statistics that the verifier prints for every program.
 fn is_statistics(line: &str) -> bool {
     ["verification time", "stack depth", "processed "].iter().any(|start| line.starts_with(start))
 }
 
-/// Secret numbers: anyone who knew them could have one flow's mute silence another flow.
+/// Secret numbers: with known seeds an attacker could construct a muted flow whose tag hides another flow.
 fn seeds() -> Result<[u64; SEEDS], CaptureError> {
     let failed = |error| CaptureError::Object(format!("cannot read random numbers from /dev/urandom: {error}"));
     let mut octets = [0; SEEDS * 8];
@@ -167,7 +169,7 @@ fn maps_error(error: EbpfError) -> CaptureError {
     CaptureError::Object(error.to_string())
 }
 
-/// Before kernel 5.11 maps count against this limit; later ones do not look at it.
+/// Before kernel 5.11 maps count against this limit; later kernels ignore it.
 fn raise_memlock() {
     use nix::sys::resource::{RLIM_INFINITY, Resource, setrlimit};
     if let Err(error) = setrlimit(Resource::RLIMIT_MEMLOCK, RLIM_INFINITY, RLIM_INFINITY) {

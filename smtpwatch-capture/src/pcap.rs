@@ -1,6 +1,7 @@
-//! Capture files: pcap (microseconds and nanoseconds, both byte orders) and pcapng, read as a stream.
+//! Reader of capture files: pcap (microseconds and nanoseconds, both byte orders) and pcapng, as a stream. [`read`]
+//! passes each packet to a callback.
 //!
-//! A damaged file is read up to the damage; [`FileReport::damage`] says where that is.
+//! A damaged file is read up to the damage; [`FileReport::damage`] describes it.
 
 use std::{
     fs::File,
@@ -15,88 +16,89 @@ use pcap_parser::{
 use smtpwatch_common::{Direction, headers::Link};
 use smtpwatch_core::Timestamp;
 
-/// Bytes read at once; also the least that a block may need.
+/// Size of one read in bytes; also the initial capacity for a block.
 const BUFFER: usize = 64 * 1024;
-/// The largest block that is accepted; a larger one means that its length is garbage.
+/// Largest accepted block in bytes; a larger length field indicates damage.
 const MAX_BLOCK: usize = 16 * 1024 * 1024;
-/// The shortest block of a pcapng file: its type and its length twice (draft-ietf-opsawg-pcapng §3.1).
+/// Shortest block of a pcapng file in bytes: its type, and its length twice (draft-ietf-opsawg-pcapng §3.1).
 const MIN_BLOCK: u32 = 12;
-/// Interfaces of one section that are distinguished.
+/// Maximum number of interfaces of one section.
 const MAX_INTERFACES: usize = 4_096;
 
 /// One packet of a capture file.
 #[derive(Clone, Copy, Debug)]
 pub struct CapturedPacket<'a> {
-    /// When it was captured.
+    /// Capture time.
     pub at: Timestamp,
-    /// Name of the interface; empty where the file does not tell.
+    /// Name of the interface; empty if the file does not name it.
     pub interface: &'a str,
-    /// Number of the interface in its section.
+    /// Number of the interface within its section.
     pub interface_index: u32,
-    /// Which way it went, as seen by the capturing host, where the file says so: the flags of a pcapng packet, or the packet type of a Linux
-    /// cooked capture.
+    /// Direction as seen by the capturing host, if the file records it: the flags of a pcapng packet, or the packet
+    /// type of a Linux cooked capture.
     pub direction: Option<Direction>,
-    /// What `bytes` begins with.
+    /// Type of the first header in `bytes`.
     pub link: Link,
-    /// The bytes, from the link layer on; of pseudo-headers only what the gate understands is left.
+    /// The bytes from the link layer on; pseudo-headers that the gate cannot parse are removed.
     pub bytes: &'a [u8],
-    /// Bytes that the packet had on the wire, counted as `bytes` is.
+    /// Length of the packet on the wire in bytes, with the same headers as `bytes`.
     pub wire_len: u32,
 }
 
-/// What became of a file.
+/// Result of reading one file.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct FileReport {
-    /// Packets read.
+    /// Number of packets read.
     pub packets: u64,
-    /// Packets left out: a link layer that is not known, or an interface that the file does not describe.
+    /// Number of packets left out: unknown link layer, or an interface that the file does not describe.
     pub skipped: u64,
-    /// Link types of packets left out.
+    /// Link types of the packets left out.
     pub unsupported: Vec<i32>,
-    /// Why the file could not be read to its end, and where.
+    /// Why and where reading stopped before the end of the file.
     pub damage: Option<String>,
 }
 
-/// Why nothing of a file could be read.
+/// Why no packet of a file could be read.
 #[derive(Debug, thiserror::Error)]
 pub enum PcapFileError {
-    /// It cannot be opened or read.
+    /// The file cannot be opened or read.
     #[error("cannot read {}: {source}", path.display())]
     Read {
-        /// The file.
+        /// Path of the file.
         path: PathBuf,
-        /// What the system said.
+        /// The error of the system.
         source: std::io::Error,
     },
-    /// It is another kind of file.
+    /// The file has another format.
     #[error("{} is not a capture file (pcap or pcapng): {hint}", path.display())]
     Form {
-        /// The file.
+        /// Path of the file.
         path: PathBuf,
-        /// What it is, or what to do.
+        /// The detected format, or a remedy.
         hint: &'static str,
     },
 }
 
-/// Reads `path` to its end and hands every packet to `on`.
+/// Reads `path` to its end and passes every packet to `on`.
 ///
 /// # Errors
 ///
-/// The file cannot be opened, or is not a capture file. Damage further on is told in the [`FileReport`].
+/// The file cannot be opened, or is not a capture file. Later damage is reported in the [`FileReport`].
 pub fn read(path: &Path, mut on: impl FnMut(CapturedPacket<'_>)) -> Result<FileReport, PcapFileError> {
     let failed = |source| PcapFileError::Read { path: path.to_owned(), source };
     let mut file = File::open(path).map_err(failed)?;
     let mut start = Vec::new();
     file.by_ref().take(BUFFER as u64).read_to_end(&mut start).map_err(failed)?;
     let hint = hint(&start);
-    // The reader decides by one read, which must give it the whole first block; all others go straight to its buffer.
+    // The reader detects the format from its first read, which must return the whole first block; later reads go
+    // directly to its buffer.
     let mut reader = create_reader(BUFFER, Cursor::new(start).chain(file))
         .map_err(|_| PcapFileError::Form { path: path.to_owned(), hint })?;
     let mut report = FileReport::default();
     let mut section = Section::default();
     let mut capacity = BUFFER;
     loop {
-        // The parser subtracts without looking.
+        // The parser subtracts from the length without a check.
         if section.block_len(reader.data()).is_some_and(|length| length < MIN_BLOCK) {
             report.damage = Some("a block that is shorter than its own header".to_owned());
             break;
@@ -135,10 +137,10 @@ pub fn read(path: &Path, mut on: impl FnMut(CapturedPacket<'_>)) -> Result<FileR
     Ok(report)
 }
 
-/// What the header and the interface descriptions of the current section say.
+/// State from the header and the interface descriptions of the current section.
 #[derive(Default)]
 struct Section {
-    /// How numbers are written, if the file is a pcapng file.
+    /// Byte order, if the file is a pcapng file.
     big_endian: Option<bool>,
     interfaces: Vec<Interface>,
 }
@@ -150,7 +152,7 @@ struct Interface {
 }
 
 impl Section {
-    /// Bytes of the pcapng block that `data` begins with, as it says.
+    /// Length field of the pcapng block at the start of `data`, in bytes.
     fn block_len(&self, data: &[u8]) -> Option<u32> {
         let length = *data.get(4..)?.first_chunk()?;
         self.big_endian.map(|big| if big { u32::from_be_bytes(length) } else { u32::from_le_bytes(length) })
@@ -163,7 +165,7 @@ impl Section {
                     units_per_second: if header.is_nanosecond_precision() { 1_000_000_000 } else { 1_000_000 },
                     offset: 0,
                 };
-                // The upper bits of the link type may tell of a frame check sequence.
+                // The upper bits of the link type may describe a frame check sequence.
                 let linktype = header.network.0 & 0xffff;
                 self.interfaces = vec![Interface { name: String::new(), linktype, clock }];
             }
@@ -194,7 +196,7 @@ impl Section {
                     on,
                 );
             }
-            // Simple packets have no time.
+            // Simple packets have no time stamp.
             PcapBlockOwned::NG(Block::SimplePacket(packet)) => {
                 self.packet((0, None), |_| Timestamp::default(), packet.packet_data(), packet.origlen, report, on);
             }
@@ -244,7 +246,7 @@ impl Section {
 impl Interface {
     fn new(description: &InterfaceDescriptionBlock<'_>) -> Self {
         let big_endian = description.block_type != pcap_parser::IDB_MAGIC;
-        // The parser reads the offset as little endian whatever the section says.
+        // The parser reads the offset as little endian, regardless of the section's byte order.
         let offset = if big_endian { description.if_tsoffset.swap_bytes() } else { description.if_tsoffset };
         Self {
             name: description.if_name().and_then(Result::ok).unwrap_or_default().to_owned(),
@@ -254,10 +256,10 @@ impl Interface {
     }
 }
 
-/// How an interface counts time.
+/// Time resolution and offset of an interface.
 struct Clock {
     units_per_second: u128,
-    /// Seconds to add.
+    /// Seconds to add to each time stamp.
     offset: i64,
 }
 
@@ -269,7 +271,7 @@ impl Clock {
     }
 }
 
-/// Units per second of `if_tsresol`: a negative power of 10, or with the high bit of 2 (pcapng §4.2).
+/// Units per second of `if_tsresol`: a negative power of 10, or of 2 with the high bit set (pcapng §4.2).
 fn units(resolution: u8) -> u128 {
     let exponent = u32::from(resolution & 0x7f);
     let base = if resolution & 0x80 == 0 { 10_u128 } else { 2 };
@@ -282,7 +284,7 @@ enum Stripped<'a> {
     Unsupported,
 }
 
-/// Takes off the pseudo-headers that capture tools put in front (link types as at tcpdump.org/linktypes).
+/// Removes the pseudo-headers that capture tools prepend (link types as at tcpdump.org/linktypes).
 fn strip(linktype: i32, data: &[u8]) -> Stripped<'_> {
     let ip = |header: usize| match data.get(header..) {
         Some(rest) if !rest.is_empty() => Stripped::To(Link::Ip, rest),
@@ -290,7 +292,7 @@ fn strip(linktype: i32, data: &[u8]) -> Stripped<'_> {
     };
     match Linktype(linktype) {
         Linktype::ETHERNET => Stripped::To(Link::Ethernet, data),
-        // Four bytes of address family; the version nibble after them tells the same.
+        // Four bytes of address family, which is redundant with the version nibble after them.
         Linktype::NULL | Linktype::LOOP => ip(4),
         // DLT_RAW differs between systems: 12 and 14 besides 101.
         Linktype::RAW | Linktype::IPV4 | Linktype::IPV6 | Linktype(12 | 14) => ip(0),
@@ -300,7 +302,8 @@ fn strip(linktype: i32, data: &[u8]) -> Stripped<'_> {
     }
 }
 
-/// Linux cooked capture: the EtherType stands at `protocol`, the packet at `header`; VLAN tags may stand between.
+/// Linux cooked capture: the EtherType is at offset `protocol`, the packet at offset `header`, with VLAN tags
+/// possible in between.
 fn cooked(data: &[u8], protocol: usize, header: usize) -> Stripped<'_> {
     let ether_type = |at: usize| data.get(at..at + 2).map(|octets| u16::from_be_bytes([octets[0], octets[1]]));
     let (mut protocol, mut header) = (protocol, header);
@@ -316,7 +319,8 @@ fn cooked(data: &[u8], protocol: usize, header: usize) -> Stripped<'_> {
     Stripped::NotIp
 }
 
-/// What the flags of an enhanced packet block say (option 2: draft-ietf-opsawg-pcapng §4.3.1): 1 inbound, 2 outbound.
+/// Direction from the flags of an enhanced packet block (option 2: draft-ietf-opsawg-pcapng §4.3.1): 1 inbound, 2
+/// outbound.
 fn flagged(packet: &EnhancedPacketBlock<'_>, big_endian: bool) -> Option<Direction> {
     let flags = packet.options.iter().find(|option| option.code.0 == 2)?;
     let octets = *flags.value().first_chunk::<4>()?;
@@ -328,8 +332,8 @@ fn flagged(packet: &EnhancedPacketBlock<'_>, big_endian: bool) -> Option<Directi
     }
 }
 
-/// What the packet type of a Linux cooked capture says: 4 for what this host sent, 0 for what was sent to it. What was broadcast, or sent
-/// between others, says nothing.
+/// Direction from the packet type of a Linux cooked capture: 4 for a packet sent by this host, 0 for one sent to it.
+/// Broadcasts and packets between other hosts have no direction.
 fn cooked_direction(linktype: i32, data: &[u8]) -> Option<Direction> {
     let kind = match Linktype(linktype) {
         Linktype::LINUX_SLL => data.get(..2).map(|octets| u16::from_be_bytes([octets[0], octets[1]]))?,
@@ -343,7 +347,7 @@ fn cooked_direction(linktype: i32, data: &[u8]) -> Option<Direction> {
     }
 }
 
-/// What a file is whose header is not a capture header.
+/// Names the format of a file whose header is not a capture header.
 fn hint(start: &[u8]) -> &'static str {
     match start {
         [] => "it is empty",

@@ -1,4 +1,4 @@
-//! `smtpwatch probe`: finds out by trying what this kernel and host support. Nothing stays attached.
+//! `smtpwatch probe`: tests what this kernel and host support by trying it. Nothing stays attached.
 
 use std::{collections::BTreeSet, io};
 
@@ -12,32 +12,32 @@ use super::{
     object::{self, LoadSettings, Loaded},
 };
 
-/// How a check came out.
+/// Result of a check.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Status {
-    /// As it should be.
+    /// Passed.
     Pass,
-    /// It works, with a restriction.
+    /// Works with a restriction.
     Warn,
-    /// smtpwatch cannot run so.
+    /// smtpwatch cannot run in this environment.
     Fail,
 }
 
-/// One thing that was tried.
+/// One check and its result.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Check {
-    /// What.
+    /// What was checked.
     pub name: String,
-    /// How it came out.
+    /// Result.
     pub status: Status,
-    /// What was found.
+    /// Details of the result.
     pub detail: String,
-    /// What to do; empty where nothing is to be done.
+    /// Remedy; empty if none is needed.
     pub remedy: String,
 }
 
-/// Tries everything; hooks only on the interface named. `config` is what the daemon would run with, and
-/// `confinement` whether it could give up what it does not need.
+/// Runs all checks; hooks are tried only on the named interface. `config` is the daemon's configuration, and
+/// `confinement` is the result of the privilege check.
 #[must_use]
 pub fn run(interface: Option<&str>, config: &Config, confinement: Check) -> Vec<Check> {
     let mut checks = vec![kernel(), capabilities(), confinement, btf(), listeners_elsewhere(&config.ports)];
@@ -55,7 +55,7 @@ pub fn run(interface: Option<&str>, config: &Config, confinement: Check) -> Vec<
         Err(error) => checks.push(Check {
             name: "programs".to_owned(),
             status: Status::Fail,
-            // What is missing says the error itself.
+            // The error text itself names the missing permission.
             remedy: if error.is_permission() { String::new() } else { LOAD_REMEDY.to_owned() },
             detail: error.to_string(),
         }),
@@ -97,7 +97,7 @@ fn listeners_elsewhere(ports: &[u16]) -> Check {
     warn("listeners", found.join("; "), listeners::REMEDY.to_owned())
 }
 
-/// Whether open connections of watched ports take interfaces that the daemon would not watch.
+/// Checks whether open connections of watched ports use interfaces that the daemon would not watch.
 fn connections_elsewhere(settings: &CaptureSettings) -> Check {
     let look = || -> io::Result<Vec<String>> {
         let (wanted, _) = super::wanted(settings, &super::taken(settings)?).map_err(io::Error::other)?;
@@ -156,7 +156,7 @@ fn default_interfaces() -> Vec<Check> {
     vec![check]
 }
 
-/// Each ingress hook and the egress, alone.
+/// Tries each ingress hook and the egress hook separately.
 fn hooks(loaded: &mut Loaded, name: &str) -> Vec<Check> {
     let found = interfaces::matching(&[name.to_owned()]).unwrap_or_default();
     let Some(interface) = found.into_iter().find(|interface| interface.name == name) else {
@@ -188,11 +188,11 @@ fn hooks(loaded: &mut Loaded, name: &str) -> Vec<Check> {
         if ingress == Ingress::Xdp && interface.link == Some(Link::Ip) {
             continue;
         }
-        // Each trial lets go of the interface before the next one: Attachments hold its lock.
+        // Each trial releases the interface before the next one, because Attachments hold its lock.
         let mut attachments = Attachments::default();
         let tried = attachments.attach(&mut loaded.object, &interface, ingress, loaded.no_xdp.as_deref());
         if let Err(CaptureError::Watched { holder, .. }) = &tried {
-            // To try a hook beside it could remove what it has.
+            // A trial beside an existing attachment could remove that attachment.
             return vec![pass(
                 &format!("{name} ingress"),
                 format!("watched by {holder}: no hooks are tried; its /-/ready and log list its hooks"),
@@ -208,7 +208,7 @@ fn hooks(loaded: &mut Loaded, name: &str) -> Vec<Check> {
             (Some(hook), _) => {
                 pass(&format!("{name} ingress {label}"), format!("{} attached and detached", hook.as_str()))
             }
-            // The error has its remedy with it.
+            // The error text includes its remedy.
             (None, Err(error)) => warn(&format!("{name} ingress {label}"), error.to_string(), String::new()),
             (None, Ok(())) => warn(&format!("{name} ingress {label}"), "not attached".to_owned(), String::new()),
         });
@@ -231,13 +231,13 @@ fn hooks(loaded: &mut Loaded, name: &str) -> Vec<Check> {
 
 const LOAD_REMEDY: &str = "the kernel needs CONFIG_BPF_SYSCALL and must be 5.10 or later";
 
-/// A check that came out as it should.
+/// A check that passed.
 #[must_use]
 pub fn pass(name: &str, detail: String) -> Check {
     Check { name: name.to_owned(), status: Status::Pass, detail, remedy: String::new() }
 }
 
-/// A check of something that works with a restriction.
+/// A check that passed with a restriction.
 #[must_use]
 pub fn warn(name: &str, detail: String, remedy: String) -> Check {
     Check { name: name.to_owned(), status: Status::Warn, detail, remedy }

@@ -1,4 +1,5 @@
-//! Routes: the interfaces that lead out of this host, and the interface that a connection uses.
+//! Reads the routing tables: the interfaces that lead out of this host ([`outward`]), and the interface that a
+//! connection uses ([`interface_of`]).
 
 use std::{
     collections::BTreeSet,
@@ -11,11 +12,11 @@ use nix::sys::socket::SockProtocol;
 
 use super::netlink::{NLM_ACK, NLM_DUMP, each_attribute, number, push_attribute, request};
 
-/// Routes of one address family that are read at a time, about 10 MiB of messages. A mail host has tens; a host with a full
-/// BGP table has a million, and the capture thread cannot wait for them.
+/// Maximum number of routes read per address family, about 10 MiB of messages. A mail host has tens; a host with a
+/// full BGP table has a million, and the capture thread cannot wait for them.
 const MAX_ROUTES: usize = 100_000;
-/// Longest prefix of a route without a gateway that leads to the Internet: a VPN that takes everything but a few networks has
-/// 0.0.0.0/1, or a list that begins with 0.0.0.0/5, 8.0.0.0/7, 11.0.0.0/8. IPv6: 2000::/3.
+/// Longest prefix of a route without a gateway that counts as leading to the Internet: a VPN that routes everything
+/// except a few networks has 0.0.0.0/1, or a list that begins with 0.0.0.0/5, 8.0.0.0/7, 11.0.0.0/8. IPv6: 2000::/3.
 const WIDE_PREFIX: u8 = 8;
 
 // include/uapi/linux/rtnetlink.h
@@ -25,7 +26,7 @@ const RTM_NEWRULE: u16 = 32;
 const RTM_GETRULE: u16 = 34;
 const RTN_UNICAST: u8 = 1;
 const RTN_LOCAL: u8 = 2;
-/// The kernel made the route of an address of the interface.
+/// Route that the kernel created for an address of the interface.
 const RTPROT_KERNEL: u8 = 2;
 const RTNH_F_DEAD: u32 = 1;
 const RTA_DST: u16 = 1;
@@ -51,22 +52,22 @@ pub(crate) const TCP: u8 = 6;
 /// Interfaces that lead out of this host.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub(crate) struct Outward {
-    /// Their indexes.
+    /// Interface indexes.
     pub interfaces: BTreeSet<u32>,
     /// Whether there are more routes than were read.
     pub cut: bool,
 }
 
-/// The interfaces of routes that lead out of this host, in every table that a rule names.
+/// The interfaces of routes that lead out of this host, in every table that a rule refers to.
 ///
 /// # Errors
 ///
-/// The kernel does not list IPv4 routes.
+/// The kernel does not list its IPv4 routes.
 pub(crate) fn outward() -> io::Result<Outward> {
     let mut found = Outward::default();
     for family in [libc::AF_INET, libc::AF_INET6] {
         match routes(family, &mut found) {
-            // A kernel without IPv6.
+            // Error of a kernel without IPv6.
             Err(_) if family == libc::AF_INET6 => {}
             done => done?,
         }
@@ -94,11 +95,12 @@ fn routes(family: i32, found: &mut Outward) -> io::Result<()> {
     })
 }
 
-/// The tables that rules name; `None`: all, because the kernel has no rules, or one rule stands for the tables of all VRFs.
+/// The tables that rules refer to; `None`: all tables, because the kernel has no rules, or one rule covers the tables
+/// of all VRFs.
 fn tables(family: i32) -> Option<BTreeSet<u32>> {
     let mut tables = BTreeSet::new();
     let mut all = false;
-    // struct fib_rule_hdr has the 12 bytes of struct rtmsg.
+    // struct fib_rule_hdr has the same 12 bytes as struct rtmsg.
     let listed = request(SockProtocol::NetlinkRoute, RTM_GETRULE, NLM_DUMP, &header(family, 0, 0), |kind, body| {
         let [_, _, _, _, table, _, _, action, ..] = *body else { return ControlFlow::Continue(()) };
         if kind == RTM_NEWRULE && action == FR_ACT_TO_TBL {
@@ -124,17 +126,17 @@ fn header(family: i32, destination: u8, source: u8) -> Vec<u8> {
     message
 }
 
-/// A route of the kernel's tables.
+/// One entry of the kernel's routing tables.
 #[derive(Clone, PartialEq, Eq, Debug)]
 struct Route {
-    /// Length of its prefix, bits.
+    /// Prefix length in bits.
     prefix: u8,
     table: u32,
-    /// Who made it: RTPROT_….
+    /// Origin of the route: RTPROT_….
     protocol: u8,
     /// RTN_….
     kind: u8,
-    /// `None` where the prefix is empty.
+    /// `None` if the prefix length is 0.
     destination: Option<IpAddr>,
     gateway: bool,
     interfaces: Vec<u32>,
@@ -164,7 +166,7 @@ impl Route {
         (!dead).then_some(route)
     }
 
-    /// struct rtnexthop, 8 bytes and attributes: length, flags, hops, interface.
+    /// Parses a list of struct rtnexthop, each 8 bytes (length, flags, hops, interface) and attributes.
     fn next_hops(&mut self, mut list: &[u8]) {
         while let Some([low, high, flags, _]) = list.first_chunk::<4>() {
             let length = usize::from(u16::from_ne_bytes([*low, *high]));
@@ -177,8 +179,8 @@ impl Route {
         }
     }
 
-    /// Whether mail to the Internet can take it: a default route; one nearly as wide; one through a gateway to addresses that
-    /// are not private. Routes to own networks and to those of containers are none.
+    /// Whether mail to the Internet can use this route: a default route; a route nearly as wide; a route through a
+    /// gateway to addresses that are not private. Routes to own networks and to container networks do not count.
     fn leads_out(&self) -> bool {
         let public = self.destination.is_none_or(|address| !is_private(address));
         let wide = self.prefix <= WIDE_PREFIX && self.protocol != RTPROT_KERNEL;
@@ -186,7 +188,7 @@ impl Route {
     }
 }
 
-/// Whether no mail exchanger of the Internet has such an address.
+/// Whether an address cannot belong to a mail exchanger on the Internet.
 fn is_private(address: IpAddr) -> bool {
     match address {
         IpAddr::V4(address) => {
@@ -215,38 +217,39 @@ fn address(value: &[u8]) -> Option<IpAddr> {
     }
 }
 
-/// What a route is chosen by, as far as the kernel tells it of a TCP connection.
+/// Key of a route look-up, as far as the kernel reports it for a TCP connection.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
 pub(crate) struct Packet {
     /// The own address.
     pub source: IpAddr,
-    /// The peer's.
+    /// The peer's address.
     pub destination: IpAddr,
-    /// Own port, where it is the watched one.
+    /// Own port, if it is the watched one.
     pub source_port: Option<u16>,
-    /// The peer's port, where it is the watched one.
+    /// The peer's port, if it is the watched one.
     pub destination_port: Option<u16>,
-    /// The interface that the socket is bound to; 0: none.
+    /// Index of the interface that the socket is bound to; 0: none.
     pub bound: u32,
-    /// Who owns the socket, where it is known.
+    /// User id of the socket's owner, if known.
     pub user: Option<u32>,
-    /// The socket's mark, where it is known.
+    /// The socket's mark, if known.
     pub mark: Option<u32>,
 }
 
-/// The index of the interface by which such a packet leaves; `None` where none lets it out, or it stays on this host.
+/// Index of the interface that such a packet leaves by; `None` if it cannot leave, or stays on this host.
 ///
 /// # Errors
 ///
-/// The kernel does not answer.
+/// The route look-up fails.
 pub(crate) fn interface_of(packet: &Packet) -> io::Result<Option<u32>> {
     match ask(packet, true) {
-        // The source is not an address of this host (IP_TRANSPARENT, IP_FREEBIND), which the kernel takes from a socket only.
+        // The source is not an address of this host (IP_TRANSPARENT, IP_FREEBIND): the kernel accepts it from a
+        // socket only.
         Err(error) if error.raw_os_error() == Some(libc::EINVAL) => ask(packet, false),
         answer => answer,
     }
     .or_else(|error| match error.raw_os_error() {
-        // No route, or one that is unreachable, prohibit, blackhole or throw; the interface has gone.
+        // No route; or an unreachable, prohibit, blackhole or throw route; or the interface has gone.
         Some(
             libc::ENETUNREACH
             | libc::EHOSTUNREACH
@@ -276,7 +279,7 @@ fn ask(packet: &Packet, with_source: bool) -> io::Result<Option<u32>> {
     if with_source {
         push_address(RTA_SRC, packet.source);
     }
-    // Rules name them, too.
+    // Routing rules can match these fields too.
     push(RTA_IP_PROTO, &[TCP]);
     for (kind, port) in [(RTA_SPORT, packet.source_port), (RTA_DPORT, packet.destination_port)] {
         if let Some(port) = port {
@@ -349,7 +352,7 @@ mod tests {
         push_attribute(&mut message, RTA_MULTIPATH, &hops);
         let route = Route::parse(&message).expect("a route");
         assert_eq!((route.interfaces.as_slice(), route.gateway), (&[3, 5][..], true));
-        // Cut anywhere, it is read as far as it goes.
+        // A message cut at any length is parsed up to the cut.
         for length in 0..message.len() {
             _ = Route::parse(&message[..length]);
         }

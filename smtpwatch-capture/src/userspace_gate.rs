@@ -1,4 +1,4 @@
-//! The gate for packets from capture files.
+//! The gate for packets from capture files: [`UserspaceGate`], used by the replay.
 //!
 //! It runs the same code as the kernel programs ([`smtpwatch_common::process()`]); a differential test compares the
 //! two. Only the maps differ: the flow table here is an exact LRU, the kernel's is approximate.
@@ -21,25 +21,25 @@ use smtpwatch_core::{engine::GateOrder, hash::HashState};
 
 use super::control::{self, Position};
 
-/// Flows whose state is held, where nothing else is said; the least recently active ones make room.
+/// Default bound of flows with state; the least recently active flows are evicted.
 pub const FLOWS: usize = 262_144;
-/// Flows that are being opened at once.
+/// Maximum number of flows that are being opened at once.
 const OPENING: usize = 32_768;
 
-/// A packet as a capture file tells it.
+/// A packet as recorded in a capture file.
 #[derive(Clone, Copy, Debug)]
 pub struct CapturedFrame<'a> {
-    /// What `bytes` begins with.
+    /// Type of the first header in `bytes`.
     pub link: Link,
     /// The bytes captured, from the link layer on.
     pub bytes: &'a [u8],
-    /// Bytes that the packet had on the wire, counted as `bytes` is.
+    /// Length of the packet on the wire in bytes, with the same headers as `bytes`.
     pub wire_len: u32,
     /// Nanoseconds since the Unix epoch.
     pub at_ns: u64,
     /// Number of the interface in the capture.
     pub interface: u32,
-    /// Which way it went, as seen by the host that is judged, where the capture says so.
+    /// Direction as seen by the monitored host, if the capture records it.
     pub direction: Option<Direction>,
 }
 
@@ -72,7 +72,7 @@ impl UserspaceGate {
         Self::bounded(ports, FLOWS)
     }
 
-    /// The same, with room for `flows`.
+    /// Creates a gate with a bound of `flows` flows.
     #[must_use]
     pub fn bounded(ports: PortSet, flows: usize) -> Self {
         Self {
@@ -86,21 +86,23 @@ impl UserspaceGate {
         }
     }
 
-    /// The same; of a packet that the capture gives no direction, the end within `local` is the one that this host is.
+    /// Sets the networks of this host: for a packet without a recorded direction, the end within `local` is this
+    /// host.
     #[must_use]
     pub fn with_local(mut self, local: Vec<Network>) -> Self {
         self.local = local;
         self
     }
 
-    /// The same, with the seeds of another gate's tags: each overwrites the same slots as the other ([`smtpwatch_common::fast_path`]).
+    /// Sets the seeds of another gate's tags, so that both gates overwrite the same slots
+    /// ([`smtpwatch_common::fast_path`]).
     #[must_use]
     pub fn with_seeds(mut self, seeds: [u64; SEEDS]) -> Self {
         self.muted = MutedTags { seeds, slots: Vec::new() };
         self
     }
 
-    /// Takes one packet through the gate; `emit` gets every record that the kernel would have sent, in order.
+    /// Processes one packet; `emit` receives every record that the kernel would have sent, in order.
     pub fn packet(&mut self, frame: &CapturedFrame<'_>, emit: impl FnMut(Record<'_>)) -> Outcome {
         let packet = Slice::new(frame.bytes, frame.wire_len);
         let Self { ports, local, muted, counters, .. } = self;
@@ -109,7 +111,7 @@ impl UserspaceGate {
         process(&packet, frame.link, &mut self.flows, &mut host, || Some(scratch))
     }
 
-    /// Obeys the engine, from the flow's next packet on. An order for a flow that the gate does not hold is void.
+    /// Applies an order of the engine, from the flow's next packet on. An order for an unknown flow has no effect.
     pub fn order(&mut self, order: &GateOrder) {
         let key = control::key(&order.flow);
         let swapped = self.flows.peek_mut(&key).is_none_or(|state| state.swapped);
@@ -117,8 +119,9 @@ impl UserspaceGate {
         let Some(state) = self.flows.peek_mut(&key).filter(|state| state.swapped == swapped) else { return };
         let at = Position { flow: state.flow, server_next: state.server.next };
         self.serial = self.serial.wrapping_add(1).max(1);
-        // The kernel finds the order with the flow's next packet; until then nothing else of the flow can change. Only a
-        // packet that is cut short is counted there as such if it is the first one behind an order to mute, and here as muted.
+        // The kernel applies the order at the flow's next packet; the flow does not change before that. One
+        // difference: if the first packet after an order to mute is truncated, the kernel counts it as truncated, and
+        // this gate counts it as muted.
         if state.phase != gate::Phase::Muted {
             gate::obey(state, &control::translate(order, at, self.serial).1, None);
         }
@@ -133,13 +136,13 @@ impl UserspaceGate {
 
 impl Drop for UserspaceGate {
     fn drop(&mut self) {
-        // It holds what was copied of the newest packets.
+        // The scratch buffer holds payload of the newest packets.
         *self.scratch = Scratch::EMPTY;
         zeroize::optimization_barrier(&*self.scratch);
     }
 }
 
-/// One packet's surroundings.
+/// The [`Env`] of one packet.
 struct Run<'a, E> {
     frame: &'a CapturedFrame<'a>,
     ports: &'a PortSet,
@@ -154,7 +157,7 @@ impl<E: FnMut(Record<'_>)> Env for Run<'_, E> {
         self.frame.at_ns
     }
 
-    // For the counters, where the capture does not say.
+    // For the counters, if the capture does not record a direction.
     fn direction(&self) -> Direction {
         self.frame.direction.unwrap_or(Direction::Ingress)
     }
@@ -173,7 +176,7 @@ impl<E: FnMut(Record<'_>)> Env for Run<'_, E> {
         self.frame.interface
     }
 
-    // A capture tool in promiscuous mode says nothing of the interface's address.
+    // The interface's address is unknown: the capture may come from a promiscuous interface.
     fn link_address(&self) -> Option<[u8; 6]> {
         None
     }
@@ -202,7 +205,7 @@ impl<E: FnMut(Record<'_>)> Env for Run<'_, E> {
         self.muted.remove(tag);
     }
 
-    // They are obeyed as they come.
+    // Unused: [`UserspaceGate::order`] applies orders immediately.
     fn order(&self, _: &FlowKey) -> Option<Order> {
         None
     }
@@ -218,7 +221,7 @@ impl<E: FnMut(Record<'_>)> Env for Run<'_, E> {
     }
 }
 
-/// Which way a segment goes, where exactly one of its ends is `local`.
+/// Direction of a segment if exactly one of its ends is in `local`.
 #[inline(never)]
 fn direction_by_address(local: &[Network], segment: &Segment) -> Option<Direction> {
     let is_local = |address: IpAddr| local.iter().any(|network| network.contains(address));
@@ -230,7 +233,8 @@ fn direction_by_address(local: &[Network], segment: &Segment) -> Option<Directio
     }
 }
 
-/// The tags of muted flows, and of flows of which nothing was seen to leave: one packet of those is told, and there is no state of them.
+/// Tags of muted flows, and of flows without outgoing packets so far: one packet of those is reported, and they have
+/// no state.
 struct MutedTags {
     seeds: [u64; SEEDS],
     /// Empty until there is a tag.
@@ -239,7 +243,7 @@ struct MutedTags {
 
 impl MutedTags {
     fn new() -> Self {
-        // Secret: a capture file could hold a flow that has the tag of another one.
+        // Secret, because a capture file could contain a flow with the tag of another one.
         let secret = RandomState::new();
         Self { seeds: std::array::from_fn(|index| secret.hash_one(index)), slots: Vec::new() }
     }
@@ -262,11 +266,12 @@ impl MutedTags {
     }
 }
 
-/// The states of flows: open ones, and those that are being opened.
+/// Flow states: open flows, and flows that are being opened.
 struct Table {
     open: Generations,
     opening: Generations,
-    /// Where in the younger generation of the open ones the flow is that was found last: the next packet is often of the same.
+    /// Index in the younger generation of open flows that was found last: the next packet often belongs to the same
+    /// flow.
     last: usize,
 }
 
@@ -289,7 +294,7 @@ impl Flows for Table {
                 state.map(|state| open.insert(key, state))
             });
             let Some(place) = place else {
-                // What is opened is not among them any more.
+                // An opened flow is not in `opening`.
                 let place = if opened { None } else { opening.touch(key) };
                 return opening.at(place?);
             };
@@ -305,11 +310,11 @@ impl Flows for Table {
     }
 }
 
-/// States of flows by their places: a look-up gives the place, and the state is there.
+/// Flow states with stable indexes: a look-up returns an index for direct access.
 type States = IndexMap<FlowKey, FlowState, HashState>;
 
-/// States of flows, bounded, in two generations: when the younger one is full, the older one, of which none was looked up
-/// since, goes.
+/// A bounded set of flow states in two generations: when the younger one is full, the older one, whose entries were
+/// not looked up since, is dropped.
 struct Generations {
     young: States,
     old: States,
@@ -325,12 +330,12 @@ impl Generations {
         self.young.get_mut(key).or_else(|| self.old.get_mut(key))
     }
 
-    /// The state at a place of the younger generation.
+    /// The state at an index of the younger generation.
     fn at(&mut self, place: usize) -> Option<&mut FlowState> {
         self.young.get_index_mut(place).map(|(_, state)| state)
     }
 
-    /// Moves the state to the younger generation, if there is one; returns its place there.
+    /// Moves a state to the younger generation, if it exists; returns its index there.
     fn touch(&mut self, key: &FlowKey) -> Option<usize> {
         self.young.get_index_of(key).or_else(|| {
             let state = self.old.swap_remove(key)?;
@@ -338,7 +343,7 @@ impl Generations {
         })
     }
 
-    /// Returns the place in the younger generation.
+    /// Inserts a state; returns its index in the younger generation.
     fn insert(&mut self, key: &FlowKey, state: FlowState) -> usize {
         if self.young.len() >= self.half && !self.young.contains_key(key) {
             self.old = std::mem::take(&mut self.young);
@@ -391,7 +396,7 @@ mod tests {
         assert_eq!(table.open.young.len() + table.open.old.len(), 1);
     }
 
-    /// A frame with an IPv4 segment and a right header sum, between 192.0.2.10:41234 and 198.51.100.25:25.
+    /// A frame with an IPv4 segment and a valid header checksum, between 192.0.2.10:41234 and 198.51.100.25:25.
     fn segment(from: Side, flags: u8, seq: u32, payload: &[u8]) -> Vec<u8> {
         let (client, server) = ([192, 0, 2, 10, 0xa1, 0x12], [198, 51, 100, 25, 0, 25]);
         let (source, target) = if from == Side::Client { (client, server) } else { (server, client) };
@@ -409,7 +414,7 @@ mod tests {
         [&[0; 12][..], &[8, 0], &ip].concat()
     }
 
-    /// Directions and flows of the records of these segments, and what became of the last one.
+    /// Directions and flows of the records of these segments, and the outcome of the last one.
     fn told(gate: &mut UserspaceGate, segments: &[Vec<u8>]) -> (Vec<(Option<Direction>, u64)>, Option<Outcome>) {
         let mut records = Vec::new();
         let mut last = None;
@@ -433,7 +438,7 @@ mod tests {
         for (local, expected) in [
             (&[][..], [(None, 1), (None, 1), (None, 1)]),
             (&["192.0.2.0/24"], [(there, 1), (back, 1), (there, 1)]),
-            // What arrives makes no flow: the SYN-ACK does.
+            // An arriving packet creates no flow: the SYN-ACK does.
             (&["198.51.100.25"], [(back, 0), (there, 2), (back, 2)]),
             (&["0.0.0.0/0"], [(None, 1), (None, 1), (None, 1)]),
             (&["203.0.113.0/24"], [(None, 1), (None, 1), (None, 1)]),

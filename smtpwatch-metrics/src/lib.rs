@@ -1,8 +1,9 @@
-//! How crates of smtpwatch register their Prometheus metrics: one prefix, one registry that is handed in, and no other state.
+//! Helpers for registering Prometheus metrics: one common prefix, one registry passed as an argument, and no other
+//! state.
 //!
-//! Each crate declares the metrics of what it counts beside the code that counts it (`PolicyMetrics` in `smtpwatch-policy`,
-//! `WebMetrics` in `smtpwatch-web`, the rest in the program) with [`counters`], [`gauges`] and [`register`]. The program makes the
-//! [`Registry`]; [`render`] is what `/metrics` answers, [`sums`] what pages read.
+//! Each crate declares its metrics beside the code that counts (`PolicyMetrics` in `smtpwatch-policy`, `WebMetrics`
+//! in `smtpwatch-web`, the rest in the program) with [`counters`], [`gauges`] and [`register`]. The program creates
+//! the [`Registry`]; [`render`] is the response of `/metrics`, and pages read [`sums`].
 //!
 //! Imports `smtpwatch-core` for its time stamps. Names, labels and help texts are a contract: `docs/metrics.md`.
 #![forbid(unsafe_code)]
@@ -13,24 +14,24 @@ pub use prometheus::Registry;
 use prometheus::{Encoder as _, GaugeVec, IntCounterVec, Opts, TextEncoder, core::Collector};
 use smtpwatch_core::Timestamp;
 
-/// A time stamp as Prometheus writes it: seconds since the epoch.
+/// A time stamp in Prometheus format: seconds since the epoch.
 #[must_use]
 #[expect(clippy::cast_precision_loss, reason = "Prometheus' times are floats; microseconds survive until 2255")]
 pub fn seconds(at: Timestamp) -> f64 {
     at.0 as f64 / 1e9
 }
 
-/// Name, without the prefix that all share, and help text of a metric.
+/// Options of a metric from its name, without the common prefix, and its help text.
 #[must_use]
 pub fn opts(name: &str, help: &str) -> Opts {
     Opts::new(format!("smtpwatch_{name}"), help)
 }
 
-/// Puts a metric into the registry.
+/// Adds a metric to the registry.
 ///
 /// # Errors
 ///
-/// One of that name is there already.
+/// The registry already contains a metric of that name.
 pub fn register<C: Collector + Clone + 'static>(registry: &Registry, collector: C) -> Result<C, prometheus::Error> {
     registry.register(Box::new(collector.clone()))?;
     Ok(collector)
@@ -40,7 +41,7 @@ pub fn register<C: Collector + Clone + 'static>(registry: &Registry, collector: 
 ///
 /// # Errors
 ///
-/// A name or label is bad or given twice.
+/// A name or label is invalid or a duplicate.
 pub fn counters(
     registry: &Registry,
     name: &str,
@@ -54,12 +55,12 @@ pub fn counters(
 ///
 /// # Errors
 ///
-/// A name or label is bad or given twice.
+/// A name or label is invalid or a duplicate.
 pub fn gauges(registry: &Registry, name: &str, help: &str, labels: &[&str]) -> Result<GaugeVec, prometheus::Error> {
     register(registry, GaugeVec::new(opts(name, help), labels)?)
 }
 
-/// The text exposition format, version 0.0.4.
+/// Renders the registry in the text exposition format, version 0.0.4.
 #[must_use]
 pub fn render(registry: &Registry) -> String {
     let mut text = Vec::new();
@@ -69,7 +70,7 @@ pub fn render(registry: &Registry) -> String {
     }
 }
 
-/// The values of one metric, added up by one of its labels; without that label, under an empty name.
+/// The values of one metric, summed by one of its labels; without that label, under an empty name.
 #[must_use]
 pub fn sums(registry: &Registry, name: &str, label: &str) -> BTreeMap<String, u64> {
     let mut sums = BTreeMap::new();

@@ -1,4 +1,5 @@
-//! Turns a claim of the engine into a stored finding: its identifier, and the Community ID of its flow.
+//! Completes findings of the engine for storage: their identifier, and the Community ID of their flow. Submodules
+//! look up the sender on this host.
 
 pub mod cgroup;
 mod community_id;
@@ -11,8 +12,8 @@ use uuid::Uuid;
 
 pub use community_id::community_id;
 
-/// Gives the finding its identifier (UUIDv7, sorted by the finding's own time), its Community ID, and what it was judged by;
-/// `config` is the hash of the configuration in force.
+/// Sets the identifier of a finding (UUIDv7, ordered by the finding's own time), its Community ID, and the versions
+/// that it was judged by; `config` is the hash of the active configuration.
 pub fn name(finding: &mut Finding, config: &str) {
     finding.id = identifier(finding.time).to_string();
     let policies = finding.exhibit.as_ref().map(|exhibit| serde_json::to_vec(&exhibit.policies).unwrap_or_default());
@@ -22,7 +23,7 @@ pub fn name(finding: &mut Finding, config: &str) {
         policy_sha256: hash::sha256(&policies.unwrap_or_default()),
     };
     let ends = (finding.flow.client.parse::<SocketAddr>(), finding.flow.server.parse::<SocketAddr>());
-    // Port 0 stands for many connections, which have no one name.
+    // Port 0 stands for many connections, which have no common Community ID.
     if let (Ok(client), Ok(server)) = ends
         && client.port() > 0
     {

@@ -1,8 +1,9 @@
 //! From records to outputs: runs the engine on records from the kernel's ring or from capture files.
 //!
-//! [`Pipeline`] makes segments of records, feeds the engine, and names its findings ([`incident`]: identifier, Community ID, who on
-//! this host sent). [`replay`] runs capture files through the same gate and engine. What comes out are the engine's outputs; who
-//! drives the pipeline hands them on. Imports `smtpwatch-capture` (records), `smtpwatch-core` and `smtpwatch-config`.
+//! [`Pipeline`] converts records to segments, feeds the engine, and completes its findings ([`incident`]: identifier,
+//! Community ID, sender on this host). [`replay`] runs capture files through the same gate and engine. The results
+//! are the engine's outputs; the caller of the pipeline dispatches them. Imports `smtpwatch-capture` (records),
+//! `smtpwatch-core` and `smtpwatch-config`.
 
 pub mod incident;
 pub mod replay;
@@ -20,45 +21,46 @@ use smtpwatch_core::{
 
 use incident::sender::Senders;
 
-/// The engine's clock ticks this often.
+/// Interval of the engine's clock ticks.
 const TICK: std::time::Duration = std::time::Duration::from_secs(1);
 
-/// Where records come from: who tells which end this host is.
+/// Origin of the records; it decides how the role of this host is determined.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Source {
-    /// The hooks of this host: the direction tells, unless `local` of the configuration does.
+    /// The hooks of this host: the direction of a packet decides, unless `local` of the configuration does.
     Live,
-    /// A capture file: `local` tells; without it, this host is taken for the client.
+    /// A capture file: `local` decides; without it, the client is assumed to be this host.
     File,
 }
 
-/// The engine with its surroundings.
+/// The engine, with the data that converts records for it.
 pub struct Pipeline {
     engine: Engine,
     config: Config,
     ticked: Timestamp,
-    /// `None`: what a capture file tells of is not of this host, or not of now.
+    /// `None` for a capture file, whose cgroups belong to another host or another time.
     senders: Option<Senders>,
-    /// Of the configuration in force.
+    /// Hash of the active configuration.
     config_hash: String,
-    /// The user that the kernel names where it knows none.
+    /// The user id that the kernel reports for an unknown user.
     overflow_uid: u32,
 }
 
-/// The user that `bpf_get_socket_uid` gives for a packet without a full socket, such as a SYN-ACK (kernel.overflowuid of sysctl(8)).
+/// The user id that `bpf_get_socket_uid` returns for a packet without a full socket, such as a SYN-ACK (default of
+/// kernel.overflowuid, sysctl(8)).
 const OVERFLOW_UID: u32 = 65_534;
 
-/// That of this kernel.
+/// The overflow user id of this kernel.
 fn overflow_uid() -> u32 {
     let set = std::fs::read_to_string("/proc/sys/kernel/overflowuid").ok();
     set.and_then(|text| text.trim().parse().ok()).unwrap_or(OVERFLOW_UID)
 }
 
 impl Pipeline {
-    /// Judges by the rules of `config` and by `history`.
+    /// Creates a pipeline with the rules of `config` and the peers of `history`.
     #[must_use]
     pub fn new(config: Config, history: History, source: Source) -> Self {
-        // Recorded traffic is judged by what is known.
+        // Replays do no look-ups: published policies may have changed since the capture.
         let lookups = source == Source::Live && (*config.policy.mta_sts || *config.policy.dane);
         let settings = Settings {
             strength: config.baseline,
@@ -72,10 +74,10 @@ impl Pipeline {
         Self { engine, config, ticked: Timestamp::default(), senders, config_hash, overflow_uid: overflow_uid() }
     }
 
-    /// One record, seen at `at` on `interface`. Everything that follows from it is handed to `on`.
+    /// Processes one record, seen at `at` on `interface`. Resulting outputs are passed to `on`.
     pub fn record(&mut self, record: &Record<'_>, at: Timestamp, interface: &str, on: &mut impl FnMut(Output)) {
         let segment = self.segment(record, at, interface);
-        // Once a connection, and at its start: a process may be gone with its cgroup before there is a finding.
+        // At the start of each connection: process and cgroup may be gone before there is a finding.
         if segment.flags.contains(TcpFlags::SYN)
             && let (Side::Client, Some(owner), Some(senders)) = (segment.from, segment.sender, &mut self.senders)
         {
@@ -85,9 +87,10 @@ impl Pipeline {
         self.drain(on);
     }
 
-    /// Real time passes; does something once a second. A capture file has no real time: [`Source::File`] never ticks.
+    /// Advances the engine's clock, at most once a second. A capture file has no real time: [`Source::File`] never
+    /// ticks.
     pub fn tick(&mut self, now: Timestamp, on: &mut impl FnMut(Output)) {
-        // The engine's time does not step ([`smtpwatch_system::clock::Steady`]).
+        // The engine's time never steps ([`smtpwatch_system::clock::Steady`]).
         if now.since(self.ticked) >= TICK {
             self.ticked = now;
             self.engine.tick(now);
@@ -95,31 +98,32 @@ impl Pipeline {
         }
     }
 
-    /// Something was found out about a published policy.
+    /// Passes a look-up result about a published policy to the engine.
     pub fn learn(&mut self, learned: LookupResult, on: &mut impl FnMut(Output)) {
         self.engine.learn(learned);
         self.drain(on);
     }
 
-    /// From here on `config` judges, also what has begun before. What a running engine cannot change is not examined.
+    /// Replaces the active configuration, also for sessions in progress. Settings that a running engine cannot change
+    /// are ignored.
     pub fn reconfigure(&mut self, config: Config) {
         self.engine.reconfigure(config.baseline, config.rules.clone(), config.trusted_proxies.clone());
         self.config_hash = config.hash();
         self.config = config;
     }
 
-    /// The end: every open session is judged as it stands.
+    /// Ends the input: every open session is judged in its current state.
     pub fn finish(&mut self, now: Timestamp, on: &mut impl FnMut(Output)) {
         self.engine.finish(now);
         self.drain(on);
     }
 
-    /// The engine.
+    /// Read access to the engine.
     pub const fn engine(&self) -> &Engine {
         &self.engine
     }
 
-    /// What is known of peers.
+    /// Write access to the history of peers.
     pub fn history_mut(&mut self) -> &mut History {
         self.engine.history_mut()
     }
@@ -172,7 +176,7 @@ impl Pipeline {
         }
     }
 
-    /// Which end this host is. `local` decides where it names exactly one end.
+    /// The role of this host in a flow. `local` decides if it contains exactly one end.
     fn role(&self, flow: &FlowKey, direction: Option<Direction>, from: Side) -> Role {
         match (self.config.is_local(flow.client.ip()), self.config.is_local(flow.server.ip())) {
             (true, false) => return Role::Client,
@@ -188,9 +192,9 @@ impl Pipeline {
     }
 }
 
-/// Who on this host sent, where the kernel told.
+/// The owner of the sending socket on this host, if the kernel reported it.
 fn owner(header: &Header, overflow_uid: u32) -> Option<SocketOwner> {
-    // The overflow user stands for no user, and for one that the socket's user namespace does not map.
+    // The overflow user id means either no user, or a user that the socket's user namespace does not map.
     let uid = Some(header.uid).filter(|uid| *uid != UID_UNKNOWN && *uid != overflow_uid);
     (uid.is_some() || header.cgroup != 0).then_some(SocketOwner { uid, cgroup: header.cgroup })
 }
@@ -215,7 +219,7 @@ mod tests {
             let found = owner(&header(uid, cgroup), OVERFLOW_UID).map(|owner| (owner.uid, owner.cgroup));
             assert_eq!(found, expected, "user {uid}, cgroup {cgroup}");
         }
-        // As sysctl(8) sets it.
+        // The value as set with sysctl(8).
         assert_eq!(owner(&header(65_534, 0), 60_000).and_then(|owner| owner.uid), Some(65_534));
         assert!(overflow_uid() > 0);
     }

@@ -1,4 +1,5 @@
-//! Runs capture files through the gate and engine of the daemon.
+//! Runs capture files through the gate and the engine of the daemon, for `smtpwatch replay` and tests. The main type
+//! is [`Replay`].
 
 use std::{path::Path, sync::Arc};
 
@@ -19,44 +20,44 @@ use smtpwatch_core::{
 
 use crate::{Pipeline, Source};
 
-/// What a replay makes of the packets, in order.
+/// A result of a replay; results are in the order of the packets.
 #[derive(Debug)]
 pub enum Event {
     /// A finding.
     Finding(Box<Finding>),
     /// A session was judged, at this time.
     Session(SessionSummary, Timestamp),
-    /// A row of history changed.
+    /// A history record changed.
     History(HistoryKey, HistoryRecord),
-    /// A row of history made room.
+    /// A history record was evicted.
     HistoryForgotten(HistoryKey),
 }
 
-/// Counts over all files.
+/// Totals over all files.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct Summary {
-    /// Files read, also in part.
+    /// Number of files read, including partially read ones.
     pub files: u64,
-    /// Packets read.
+    /// Number of packets read.
     pub packets: u64,
-    /// Packets that could not be judged: unknown link layer, fragment, cut short, or headers that make no sense.
+    /// Packets that could not be judged: unknown link layer, fragment, truncated, or invalid headers.
     pub unread: u64,
     /// Sessions by result, in the order of [`SessionResult::ALL`].
     pub sessions: [u64; SessionResult::ALL.len()],
-    /// Gaps that hurt.
+    /// Gaps that affected a dialogue.
     pub gaps: u64,
-    /// Connections given up before their end was seen.
+    /// Connections evicted before their end was seen.
     pub evicted: u64,
-    /// Findings.
+    /// Number of findings.
     pub findings: u64,
-    /// Records of packets of which it is not known which way they went.
+    /// Records of packets with unknown direction.
     pub undirected: u64,
 }
 
-/// Index of the first interface of a capture file: none of them is the loopback of this host.
+/// Index of the first interface of a capture file: it must differ from the loopback index of this host.
 const FIRST_INTERFACE: u32 = smtpwatch_common::binding::LOOPBACK + 1;
 
-/// One timeline over several capture files: what is learned in one judges the next.
+/// One timeline over several capture files: history from one file applies to the next.
 pub struct Replay {
     gate: UserspaceGate,
     pipeline: Pipeline,
@@ -65,7 +66,7 @@ pub struct Replay {
 }
 
 impl Replay {
-    /// Judges by the rules and ports of `config` and by `history`.
+    /// Creates a replay with the rules and ports of `config` and the peers of `history`.
     #[must_use]
     pub fn new(config: &Config, history: History) -> Self {
         Self {
@@ -77,16 +78,17 @@ impl Replay {
         }
     }
 
-    /// Judges by this list too. Other published policies are not known to a replay: those of today say nothing of mail of then.
+    /// Adds a STARTTLS-Everywhere list. Other published policies are not available to a replay: current policies
+    /// prove nothing about past mail.
     pub fn list(&mut self, list: StarttlsList) {
         self.pipeline.learn(LookupResult::List(Arc::new(list)), &mut |_| ());
     }
 
-    /// Reads one file, as far as it can be read.
+    /// Reads one file up to its end or its first damage.
     ///
     /// # Errors
     ///
-    /// Nothing could be read of it.
+    /// No packet of the file could be read.
     pub fn file(&mut self, path: &Path, mut on: impl FnMut(Event)) -> Result<FileReport, PcapFileError> {
         let Self { gate, pipeline, newest, summary } = self;
         let mut orders = Vec::new();
@@ -120,7 +122,7 @@ impl Replay {
         Ok(report)
     }
 
-    /// The end: open sessions are judged as they stand.
+    /// Ends the replay: open sessions are judged in their current state.
     pub fn finish(mut self, mut on: impl FnMut(Event)) -> Summary {
         let Self { pipeline, newest, summary, .. } = &mut self;
         pipeline.finish(*newest, &mut |output| count(summary, output, *newest, &mut on));
@@ -151,9 +153,9 @@ fn count(summary: &mut Summary, output: Output, at: Timestamp, on: &mut impl FnM
         Output::Evicted(_) => summary.evicted += 1,
         Output::History(key, record) => on(Event::History(key, record)),
         Output::HistoryForgotten(row) => on(Event::HistoryForgotten(row.key)),
-        // Nothing is left out any more once the input has ended.
+        // The input has ended: no packets are left to mute.
         Output::Gate(_) => {}
-        // Recorded traffic is judged by what is known: nothing is looked up, nothing is reported.
+        // Replays do no look-ups and send no reports.
         Output::LookupRequest(_) | Output::Delivery(_) => {}
     }
 }

@@ -1,5 +1,5 @@
-//! Addresses that a policy is fetched from. The name of a policy host comes from mail traffic: without this, anyone who
-//! sends mail could have the daemon connect to what follows a firewall.
+//! Filter for the addresses that policies are fetched from. The name of a policy host comes from mail traffic:
+//! without the filter, any sender of mail could make the daemon connect to hosts inside the firewall.
 
 use std::{
     collections::HashSet,
@@ -9,16 +9,16 @@ use std::{
 
 use nix::ifaddrs::getifaddrs;
 
-/// Port of the connection that is not made: any will do.
+/// Destination port of a UDP socket that sends no packet: any port works.
 const DISCARD: u16 = 9;
 
-/// Why the name of a stranger must not lead to an address.
+/// Why a name from mail traffic must not lead to an address.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
 pub enum Refused {
-    /// It is not one of the public internet.
+    /// The address is not on the public internet.
     #[error("{0} is no public address")]
     Private(IpAddr),
-    /// It is one of this host, whatever its range: its services may trust who connects from within.
+    /// The address belongs to this host, whatever its range: local services may trust connections from this host.
     #[error("{0} is an address of this host")]
     Own(IpAddr),
 }
@@ -28,11 +28,11 @@ pub enum Refused {
 pub struct OwnAddresses(HashSet<IpAddr>);
 
 impl OwnAddresses {
-    /// As they are. They change, so they are read before each connection.
+    /// Reads the current addresses. They can change, so they are read before each connection.
     ///
     /// # Errors
     ///
-    /// The system does not list them.
+    /// The system does not list its addresses.
     pub fn read() -> io::Result<Self> {
         let storages = getifaddrs()?.filter_map(|interface| interface.address);
         let v4 = |storage: &nix::sys::socket::SockaddrStorage| storage.as_sockaddr_in().map(|v4| IpAddr::V4(v4.ip()));
@@ -40,11 +40,11 @@ impl OwnAddresses {
         Ok(Self(storages.filter_map(|storage| v4(&storage).or_else(|| v6(&storage))).collect()))
     }
 
-    /// Whether the name of a stranger may lead to `address`.
+    /// Checks whether a name from mail traffic may lead to `address`.
     ///
     /// # Errors
     ///
-    /// It may not.
+    /// The address is not permitted.
     pub fn admit(&self, address: IpAddr) -> Result<(), Refused> {
         if !is_public(address) {
             return Err(Refused::Private(address));
@@ -58,8 +58,9 @@ impl OwnAddresses {
     }
 }
 
-/// Whether the kernel delivers an address locally that no interface has (`ip route add local …`): as the source of a packet
-/// there it chooses the address itself (`ip_route_output_key_hash_rcu` in net/ipv4/route.c). No packet is sent.
+/// Whether the kernel delivers an address locally although no interface has it (`ip route add local …`): the kernel
+/// then selects the address itself as the source of a packet to it (`ip_route_output_key_hash_rcu` in
+/// net/ipv4/route.c). No packet is sent.
 fn is_delivered_here(address: IpAddr) -> bool {
     let any = if address.is_ipv4() { IpAddr::V4(Ipv4Addr::UNSPECIFIED) } else { IpAddr::V6(Ipv6Addr::UNSPECIFIED) };
     let source = UdpSocket::bind((any, 0)).and_then(|socket| {
@@ -69,7 +70,7 @@ fn is_delivered_here(address: IpAddr) -> bool {
     source.is_ok_and(|source| source.ip() == address)
 }
 
-/// Whether an address is one of the public internet (IANA special-purpose registries, RFC 6890).
+/// Whether an address is on the public internet (IANA special-purpose registries, RFC 6890).
 #[must_use]
 pub fn is_public(address: IpAddr) -> bool {
     match address.to_canonical() {
@@ -85,7 +86,7 @@ fn is_public_v4(address: Ipv4Addr) -> bool {
         || address.is_private()
         || address.is_link_local()
         || address.is_documentation()
-        // Multicast, and what is reserved up to the broadcast address.
+        // Multicast, and the reserved range up to the broadcast address.
         || a >= 224
         // Shared address space (RFC 6598).
         || (a == 100 && b & 0xc0 == 64)
@@ -105,16 +106,17 @@ fn is_public_v6(address: Ipv6Addr) -> bool {
         // Teredo, ORCHID and other protocol assignments (RFC 2928); documentation (RFC 3849, RFC 9637).
         [0x2001, b, ..] if b < 0x200 || b == 0xdb8 => false,
         [0x3fff, b, ..] if b < 0x1000 => false,
-        // Global unicast as far as it is assigned (RFC 4291 §2.4); all else is local, multicast or reserved.
+        // Global unicast, as far as it is assigned (RFC 4291 §2.4); all other ranges are local, multicast or
+        // reserved.
         [a, ..] => a & 0xe000 == 0x2000,
     }
 }
 
-/// The IPv4 address that packets to an IPv6 address go to.
+/// The IPv4 destination of packets to an IPv6 address.
 fn embedded_v4(address: Ipv6Addr) -> Option<Ipv4Addr> {
     let from = |high: u16, low: u16| Some(Ipv4Addr::from_bits(u32::from(high) << 16 | u32::from(low)));
     match address.segments() {
-        // NAT64 (RFC 6052): what counts is the address after it.
+        // NAT64 (RFC 6052): the embedded address decides.
         [0x64, 0xff9b, 0, 0, 0, 0, high, low] => from(high, low),
         // 6to4 (RFC 3056): the address of its router.
         [0x2002, high, low, ..] => from(high, low),

@@ -1,4 +1,5 @@
-//! DNSSEC trust anchors as the configuration gives them: zone-file form, in the file itself or in one of its own.
+//! Parser of the DNSSEC trust anchors in the configuration: records in zone-file form, inline or in a separate file.
+//! [`Anchors`] gives the resolver its trusted keys.
 
 use std::path::Path;
 
@@ -13,10 +14,10 @@ use hickory_resolver::proto::{
 use smtpwatch_core::Timestamp;
 use smtpwatch_system::whole_file;
 
-/// Bytes of a file of anchors: the root's take less than one KiB.
+/// Maximum size of an anchor file in bytes: the root's anchors take less than one KiB.
 const FILE: u64 = 64 * 1024;
 
-/// Keys that are trusted, and digests of keys that are.
+/// Trusted keys, and digests of trusted keys.
 #[derive(Clone)]
 pub struct Anchors {
     records: Vec<(Name, Anchor)>,
@@ -28,7 +29,7 @@ enum Anchor {
     Digest(DS),
 }
 
-/// Why anchors cannot be used.
+/// Why anchors are unusable.
 #[derive(Debug, thiserror::Error)]
 pub enum AnchorError {
     /// The file cannot be read.
@@ -36,9 +37,9 @@ pub enum AnchorError {
         "[policy] trust_anchor: cannot read {path}: {source}: name a readable file, or write the records themselves"
     )]
     Read {
-        /// The file.
+        /// Path of the file.
         path: String,
-        /// What the system said.
+        /// The error of the system.
         source: std::io::Error,
     },
     /// A line is not an anchor.
@@ -49,17 +50,17 @@ pub enum AnchorError {
     Line {
         /// The line.
         line: String,
-        /// What is wrong with it.
+        /// The error in it.
         why: String,
     },
-    /// There is none.
+    /// The value holds no anchor.
     #[error("[policy] trust_anchor: no DNSKEY or DS record in it; without the key the root's anchors hold")]
     Empty,
 }
 
 impl Anchors {
-    /// From the value of `trust_anchor`: records, or the path of a file with records. `None`: it is empty, and those of
-    /// the root zone hold.
+    /// Reads the value of `trust_anchor`: records, or the path of a file with records. `None`: it is empty, and the
+    /// built-in anchors of the root zone apply.
     ///
     /// # Errors
     ///
@@ -68,7 +69,7 @@ impl Anchors {
         if value.trim().is_empty() {
             return Ok(None);
         }
-        // A record has blanks between its fields; a path seldom has, and then no record type.
+        // A record has blanks between its fields; a path rarely has, and then no record type.
         if value.split_whitespace().any(|word| word.eq_ignore_ascii_case("DS") || word.eq_ignore_ascii_case("DNSKEY")) {
             return Self::parse(value).map(Some);
         }
@@ -82,7 +83,7 @@ impl Anchors {
         if records.is_empty() { Err(AnchorError::Empty) } else { Ok(Self { records }) }
     }
 
-    /// The zones that are trusted, each once.
+    /// The zones with an anchor, without duplicates.
     #[must_use]
     pub fn zones(&self) -> Vec<Name> {
         let mut zones: Vec<Name> = self.records.iter().map(|(zone, _)| zone.clone()).collect();
@@ -91,9 +92,10 @@ impl Anchors {
         zones
     }
 
-    /// The keys to trust. A DS record is not a key, and below the root the library wants each key of a zone to be trusted,
-    /// or a parent that says so; hence what each zone publishes (DNSKEY and RRSIG records, of which nothing is believed
-    /// yet) is compared with the anchors here, and the keys that a trusted key has signed are taken in (RFC 4035 §5.3).
+    /// The keys to trust. A DS record is not a key, and below the root the library requires each key of a zone to be
+    /// trusted itself or vouched for by the parent. This function therefore compares the DNSKEY and RRSIG records
+    /// that each zone publishes, which are untrusted until then, with the anchors, and adds the keys that a trusted
+    /// key has signed (RFC 4035 §5.3).
     #[must_use]
     pub fn keys(&self, published: &[Record], now: Timestamp) -> TrustAnchors {
         let mut keys = TrustAnchors::empty();
@@ -148,7 +150,7 @@ fn signature(record: &Record) -> Option<&RRSIG> {
     }
 }
 
-/// Whether now lies within the time of a signature, in the serial arithmetic of RFC 4034 §3.1.5.
+/// Whether `now` is within the validity period of a signature, in the serial arithmetic of RFC 4034 §3.1.5.
 fn is_current(found: &RRSIG, now: Timestamp) -> bool {
     #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "the field holds the time modulo 2^32")]
     let now = now.as_secs() as u32;
@@ -156,14 +158,14 @@ fn is_current(found: &RRSIG, now: Timestamp) -> bool {
     not_after(found.input().sig_inception.get(), now) && not_after(now, found.input().sig_expiration.get())
 }
 
-/// One record of the text.
+/// Parses one record.
 fn record(line: &str) -> Result<(Name, Anchor), String> {
     let mut words = line.split_whitespace();
     let mut zone =
         words.next().and_then(|name| Name::from_ascii(name).ok()).ok_or("it begins with no name of a zone")?;
     zone.set_fqdn(true);
     let zone = zone.to_lowercase();
-    // Time to live and class may stand before the type in either order, or not at all (RFC 1035 §5.1).
+    // TTL and class may precede the type in either order, or be absent (RFC 1035 §5.1).
     let mut words = words
         .skip_while(|word| word.eq_ignore_ascii_case("IN") || word.starts_with(|first: char| first.is_ascii_digit()));
     let kind = words.next().unwrap_or_default().to_ascii_uppercase();
@@ -186,12 +188,13 @@ fn record(line: &str) -> Result<(Name, Anchor), String> {
     Ok((zone, anchor))
 }
 
-/// Digests that an anchor may have (RFC 8624 §3.3).
+/// Digests accepted in an anchor (RFC 8624 §3.3).
 fn is_strong(digest: DigestType) -> bool {
     matches!(digest, DigestType::SHA256 | DigestType::SHA384)
 }
 
-/// Records without comments, each on one line (RFC 1035 §5.1: parentheses go on over line ends).
+/// Removes comments and joins each record into one line (RFC 1035 §5.1: parentheses continue a record over line
+/// ends).
 fn logical_lines(text: &str) -> Vec<String> {
     let (mut lines, mut depth) = (Vec::new(), 0_usize);
     for line in text.lines() {
@@ -213,7 +216,7 @@ fn logical_lines(text: &str) -> Vec<String> {
 mod tests {
     use super::*;
 
-    /// The root's, as IANA publishes it.
+    /// The anchor of the root as published by IANA.
     const ROOT: &str = ". 172800 IN DS 20326 8 2 E06D44B80B8F1D39A95C0B0D7C65D08458E880409BBC683457104237C7F8EC8D";
 
     #[test]

@@ -1,8 +1,10 @@
-//! What a reply proves: its records, its aliases, and that there is no more (RFC 4035 §5.4, RFC 5155 §8, RFC 6840 §4).
+//! Evaluates what a DNS reply proves: its records, its aliases, and that there are no other records (RFC 4035 §5.4,
+//! RFC 5155 §8, RFC 6840 §4). The entry point is [`Reply::read`], called by [`super::resolver`].
 //!
-//! The library checks signatures record by record, and its own proofs of denial know neither aliases nor all wildcards: they
-//! look at the name of the question only, and at the first signature in whatever order it comes. So signatures are its part,
-//! and every denial is proved here. The lab compares the verdicts with those of Unbound.
+//! The library checks the signature of each record, but its own proofs of denial support neither aliases nor all
+//! wildcards: they consider only the name in the question, and only the first signature in arbitrary order. So the
+//! library verifies signatures, and this file proves every denial. The lab compares the verdicts with those of
+//! Unbound.
 
 use hickory_resolver::proto::{
     dnssec::{
@@ -13,14 +15,14 @@ use hickory_resolver::proto::{
     rr::{Name, RData, Record, RecordType, rdata::CNAME},
 };
 
-/// Links of a chain of CNAME records that are followed.
+/// Maximum number of CNAME links that are followed.
 pub const CHAIN: usize = 8;
-/// More iterations of NSEC3 prove nothing (RFC 9276 §3.2; the limit is that of Unbound).
+/// NSEC3 records with more iterations prove nothing (RFC 9276 §3.2; the limit is that of Unbound).
 pub const ITERATIONS: u16 = 150;
-/// NSEC3 records of one reply that are examined: each name that is compared costs a hash.
+/// Maximum number of NSEC3 records per reply that are examined: each comparison of a name costs a hash.
 const RECORDS: usize = 32;
 
-/// A reply of a name server, each record with the proof that its signatures give.
+/// A reply of a name server; each record carries the proof given by its signatures.
 #[derive(Clone, Debug)]
 pub struct Reply {
     /// The answer section.
@@ -29,34 +31,34 @@ pub struct Reply {
     pub authorities: Vec<Record>,
     /// The response code.
     pub code: ResponseCode,
-    /// How long a denial holds, in seconds (RFC 2308 §5).
+    /// TTL of a denial in seconds (RFC 2308 §5).
     pub negative_ttl: Option<u32>,
-    /// The question lies in a zone that is known to be unsigned, or nothing is validated at all.
+    /// The question is in a zone that is known to be unsigned, or validation is off.
     pub unsigned: bool,
 }
 
-/// What a reply says of a question.
+/// The meaning of a reply for a question.
 #[derive(Clone, PartialEq, Debug)]
 pub enum Said {
-    /// There are records: those of the type, and the aliases on the path to them.
+    /// Records of the requested type, and the aliases on the path to them.
     Records(Vec<Record>, Proof),
-    /// There are none at the end of these aliases.
+    /// The name at the end of these aliases has no such records.
     Nothing {
         /// The aliases.
         aliases: Vec<Record>,
-        /// How sure that is, aliases included.
+        /// Proof of the denial, aliases included.
         proof: Proof,
-        /// There is not even the name.
+        /// The name itself does not exist.
         no_name: bool,
     },
-    /// The aliases lead to a name that the reply says nothing of, or nothing that is proved.
+    /// The aliases lead to a name for which the reply holds no answer, or no proved one.
     Elsewhere(Vec<Record>, Name, Proof),
-    /// It is forged or broken: why.
+    /// The reply is forged or broken, for this reason.
     Bogus(&'static str),
 }
 
 impl Reply {
-    /// What it says of the records of this type at this name.
+    /// Evaluates the reply for the records of this type at this name.
     #[must_use]
     pub fn read(&self, name: &Name, kind: RecordType) -> Said {
         let (mut at, mut least, mut aliases) = (name.clone(), Proof::Secure, Vec::new());
@@ -93,8 +95,9 @@ impl Reply {
         self.answers.iter().filter(move |record| record.record_type() == kind && record.name == *name)
     }
 
-    /// The alias of a name, with its proof, and where it leads: a CNAME record, or what a DNAME record above the name makes of it. The
-    /// CNAME record that comes with a DNAME is unsigned and follows from it, so it is made here again (RFC 6672 §2.2, §5.3.1).
+    /// The alias of a name, with its proof, and its target: from a CNAME record, or from a DNAME record above the
+    /// name. The CNAME record that accompanies a DNAME is unsigned and redundant, so it is synthesised here (RFC 6672
+    /// §2.2, §5.3.1).
     fn alias(&self, name: &Name) -> Option<(Record, Name)> {
         let plain = self.at(name, RecordType::CNAME).find_map(|record| match &record.data {
             RData::CNAME(target) => Some((record, target.0.clone())),
@@ -112,7 +115,7 @@ impl Reply {
         Some((alias, target))
     }
 
-    /// What the closest DNAME record above a name makes of it.
+    /// The alias synthesised from the closest DNAME record above a name.
     fn redirected(&self, name: &Name) -> Option<(Record, Name)> {
         let above = |record: &&Record| {
             record.record_type() == RecordType::DNAME && record.name.zone_of(name) && record.name != *name
@@ -126,7 +129,7 @@ impl Reply {
         Some((alias, target))
     }
 
-    /// The least proof of a set of records; one that a wildcard was expanded to needs a proof that nothing is closer.
+    /// The weakest proof within a set of records; a wildcard expansion also needs a proof that no closer name exists.
     fn proof(&self, name: &Name, kind: RecordType) -> Proof {
         let least = self.at(name, kind).map(|record| record.proof).min().unwrap_or(Proof::Indeterminate);
         if least != Proof::Secure {
@@ -140,7 +143,7 @@ impl Reply {
         self.expanded(name, labels.into())
     }
 
-    /// Whether a wildcard below the last so many labels may stand for this name (RFC 4035 §5.3.4, RFC 5155 §8.8).
+    /// Whether a wildcard below the last `labels` labels may stand for this name (RFC 4035 §5.3.4, RFC 5155 §8.8).
     fn expanded(&self, name: &Name, labels: usize) -> Proof {
         let encloser = name.trim_to(labels);
         let plain = self
@@ -160,32 +163,34 @@ impl Reply {
         }
     }
 
-    /// How the authority section proves that there are no such records at this name, and whether it denies the name itself.
+    /// Proof in the authority section that there are no such records at this name, and whether it denies the name
+    /// itself.
     fn denied(&self, name: &Name, kind: RecordType) -> Option<(Proof, bool)> {
         let no_name = self.code == ResponseCode::NXDomain;
         let proved = self.denied_plainly(name, kind).or_else(|| self.hashed(name).denied(name, kind, no_name));
         if proved.is_some() {
             return proved;
         }
-        // An unsigned zone proves nothing; but that it is unsigned was proved, and the name lies in it.
+        // An unsigned zone proves nothing itself; but the absence of signatures was proved, and the name is in that
+        // zone.
         let enclosing = |record: &&Record| record.proof == Proof::Insecure && record.name.zone_of(name);
         let silent = self.authorities.is_empty();
         let unsigned = self.authorities.iter().any(|record| enclosing(&record)) || self.unsigned && silent;
         let signed = self.authorities.iter().any(|record| record.proof == Proof::Secure && record.name.zone_of(name));
-        // With aliases, and nothing said of the last name, that name has to be asked about. NS records without SOA refer to another zone
-        // and deny nothing (RFC 2308 §2.2).
+        // With aliases, and without a statement about the last name, that name needs a query of its own. NS records
+        // without SOA are a referral and deny nothing (RFC 2308 §2.2).
         let ends = |record: &Record| record.record_type() == RecordType::SOA && record.name.zone_of(name);
         let known = self.answers.is_empty() || self.authorities.iter().any(ends) || no_name;
         (unsigned && !signed && known).then_some((Proof::Insecure, no_name))
     }
 
-    /// By NSEC (RFC 4035 §5.4).
+    /// Denial by NSEC (RFC 4035 §5.4).
     fn denied_plainly(&self, name: &Name, kind: RecordType) -> Option<(Proof, bool)> {
         let nsecs = self.nsecs();
         let lacks = |at: &Name| {
             nsecs.iter().any(|nsec| nsec.owner == at && nsec.zone.zone_of(at) && lacks(nsec.data.type_set(), kind))
         };
-        // A name that is there is not denied, whatever else is said of it; also one that others lie below.
+        // An existing name is not denied, regardless of other records; the same holds for a name with names below it.
         if nsecs.iter().any(|nsec| nsec.owner == name) {
             return lacks(name).then_some((Proof::Secure, false));
         }
@@ -217,7 +222,7 @@ impl Reply {
             .collect()
     }
 
-    /// The NSEC3 records of the closest zone that encloses the name, all with the parameters of the first one.
+    /// The NSEC3 records of the closest enclosing zone, as far as they have the parameters of the first one.
     fn hashed(&self, name: &Name) -> Hashed<'_> {
         let mut records: Vec<Nsec3<'_>> = Vec::new();
         let mut authorities: Vec<&Record> = self.authorities.iter().collect();
@@ -241,7 +246,7 @@ impl Reply {
     }
 }
 
-/// The labels of a name on the wire, which is the whole data of a record, and not compressed (RFC 6672 §2.5).
+/// The labels of an uncompressed name that is the whole data of a record (RFC 6672 §2.5).
 fn labels(mut data: &[u8]) -> Option<Vec<&[u8]>> {
     let mut labels = Vec::new();
     loop {
@@ -270,7 +275,7 @@ fn signature<'a>(section: &'a [Record], name: &Name, kind: RecordType) -> Option
     })
 }
 
-/// Whether the types at a name deny this one. Those at a delegation, as the parent has them, speak for the child in nothing
+/// Whether the types at a name deny this type. The parent's NSEC types at a delegation prove nothing about the child
 /// (RFC 6840 §4.1).
 fn lacks(types: &hickory_resolver::proto::rr::RecordTypeSet, kind: RecordType) -> bool {
     !types.contains(kind) && !types.contains(RecordType::CNAME) && !is_delegation(types)
@@ -288,23 +293,23 @@ struct Nsec<'a> {
 }
 
 impl Nsec<'_> {
-    /// The name lies between this one and the next.
+    /// Whether the name is between the owner and the next name.
     fn covers(&self, name: &Name) -> bool {
         let next = self.data.next_domain_name();
         let types = self.data.type_set();
-        // What lies below a delegation or a DNAME record is another zone's.
+        // Names below a delegation or a DNAME record belong to another zone.
         let cut = (is_delegation(types) || types.contains(RecordType::DNAME)) && self.owner.zone_of(name);
         let last = next <= self.owner;
         !cut && self.zone.zone_of(name) && self.owner < name && (last || name < next)
     }
 
-    /// The next name lies below this one, which is there then, without records.
+    /// Whether the next name is below this one, which then exists without records.
     fn is_above(&self, name: &Name) -> bool {
         let next = self.data.next_domain_name();
         name.zone_of(next) && name != next
     }
 
-    /// The closest name above the one that is covered that is there.
+    /// The closest existing ancestor of the covered name.
     fn encloser(&self, name: &Name) -> Name {
         let (owner, next) = (common(self.owner, name), common(self.data.next_domain_name(), name));
         if owner.num_labels() >= next.num_labels() { owner } else { next }
@@ -330,7 +335,7 @@ struct Nsec3<'a> {
 struct Hashed<'a>(Vec<Nsec3<'a>>);
 
 impl Hashed<'_> {
-    /// So many iterations that nothing is proved; and nothing is computed.
+    /// Whether the iterations exceed the limit: the records prove nothing, and no hash is computed.
     fn is_excessive(&self) -> bool {
         self.0.first().is_some_and(|first| first.data.iterations() > ITERATIONS)
     }
@@ -355,7 +360,7 @@ impl Hashed<'_> {
         })
     }
 
-    /// RFC 5155 §8.4 to §8.7.
+    /// Denial by NSEC3, RFC 5155 §8.4 to §8.7.
     fn denied(&self, name: &Name, kind: RecordType, no_name: bool) -> Option<(Proof, bool)> {
         let zone = self.0.first()?.zone.clone();
         if self.is_excessive() {
@@ -380,7 +385,7 @@ impl Hashed<'_> {
             next = above;
         };
         let covering = self.covering(&next)?;
-        // An opt-out leaves room for names that are not signed.
+        // With opt-out, unsigned names may exist in the range.
         let proof = if covering.data.opt_out() { Proof::Insecure } else { Proof::Secure };
         let wildcard = encloser.prepend_label("*").ok()?;
         if let Some(record) = self.matching(&wildcard) {

@@ -1,5 +1,5 @@
-//! Policies over HTTPS (RFC 8461 §3.3): no redirects, no proxy, no other address than a public one of another host, and only so
-//! much.
+//! Fetches policies over HTTPS (RFC 8461 §3.3): without redirects or proxy, only from public addresses of other
+//! hosts, and up to a maximum size. The main type is [`Fetcher`].
 
 use std::{
     error::Error as StdError,
@@ -33,28 +33,28 @@ use super::{
     resolver::{Found, Resolver},
 };
 
-/// Characters of an error that are shown: a certificate may have any number of names.
+/// Maximum length of a shown error in characters: a certificate may have any number of names.
 const SHOWN: usize = 400;
-/// Bytes of a file of certificate authorities.
+/// Maximum size of a file of certificate authorities, in bytes.
 const CA_FILE: u64 = 4 * 1024 * 1024;
 
-/// Nothing can be fetched at all.
+/// Why HTTPS is unusable as a whole.
 #[derive(Debug, thiserror::Error)]
 pub enum FetcherError {
     /// `ca_file` cannot be read.
     #[error("[policy] ca_file: cannot read {path}: {source}: name a readable PEM file")]
     CaFile {
-        /// The file.
+        /// Path of the file.
         path: String,
-        /// What the system said.
+        /// The error of the system.
         source: io::Error,
     },
     /// `ca_file` holds no certificates.
     #[error("[policy] ca_file: {path}: {why}: it must hold certificates in PEM form")]
     NoCertificates {
-        /// The file.
+        /// Path of the file.
         path: String,
-        /// What is wrong.
+        /// The error in it.
         why: String,
     },
     /// There are no certificate authorities.
@@ -62,12 +62,12 @@ pub enum FetcherError {
     Client(String),
 }
 
-/// Certificate authorities beside those of the system.
+/// Certificate authorities in addition to those of the system.
 #[derive(Clone, Default)]
 pub struct Authorities(Vec<Certificate>);
 
 impl Authorities {
-    /// From the value of `ca_file`: nothing, or the path of a PEM file.
+    /// Reads the value of `ca_file`: empty, or the path of a PEM file.
     ///
     /// # Errors
     ///
@@ -87,7 +87,7 @@ impl Authorities {
     }
 }
 
-/// Fetches policies and lists.
+/// HTTPS client for policies and lists.
 pub struct Fetcher {
     policies: Client,
     lists: Client,
@@ -96,7 +96,7 @@ pub struct Fetcher {
 }
 
 impl Fetcher {
-    /// Asks `resolver` for addresses; each fetch may take `time` in all.
+    /// Creates a fetcher that resolves names with `resolver`; each fetch may take `time` in total.
     ///
     /// # Errors
     ///
@@ -125,11 +125,11 @@ impl Fetcher {
                 .build()
                 .map_err(|error| FetcherError::Client(with_causes(&error)))
         };
-        // A list is named by the operator, who may have it within.
+        // The operator configures the URL of a list, so it may be on a private address.
         Ok(Self { policies: client(allow_private)?, lists: client(true)?, port, allow_private })
     }
 
-    /// The MTA-STS policy of a domain, and its text; `id` is that of the TXT record.
+    /// Fetches the MTA-STS policy of a domain and its text; `id` is that of the TXT record.
     ///
     /// # Errors
     ///
@@ -138,7 +138,7 @@ impl Fetcher {
         let url = format!("https://mta-sts.{domain}:{}/.well-known/mta-sts.txt", self.port);
         let response = self.policies.get(&url).send().await.map_err(|error| of_transport(&error))?;
         let response = found(response)?;
-        // A host that lets strangers upload would otherwise speak for its domain (RFC 8461 §3.3).
+        // Otherwise a host that accepts uploads from its users could publish a policy for its domain (RFC 8461 §3.3).
         let kind = response.headers().get(CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or_default();
         let kind = kind.split(';').next().unwrap_or_default().trim();
         if !kind.eq_ignore_ascii_case("text/plain") {
@@ -149,7 +149,7 @@ impl Fetcher {
         Ok((policy, String::from_utf8_lossy(&body).into_owned()))
     }
 
-    /// The text of a STARTTLS-Everywhere list.
+    /// Fetches the text of a STARTTLS-Everywhere list.
     ///
     /// # Errors
     ///
@@ -159,8 +159,8 @@ impl Fetcher {
         body(found(response)?, MAX_LIST).await
     }
 
-    /// Hands something over by POST, such as a TLS report (RFC 8460 §5.4); gives the HTTP status. The rules for addresses are
-    /// those for policies: the URL comes from a stranger.
+    /// Sends a body by POST, such as a TLS report (RFC 8460 §5.4); returns the HTTP status. The address filter of
+    /// policies applies: the URL comes from a third party.
     ///
     /// # Errors
     ///
@@ -168,7 +168,7 @@ impl Fetcher {
     pub async fn post(&self, url: &str, media: &'static str, body: Vec<u8>) -> Result<u16, FetchError> {
         let url: reqwest::Url =
             url.parse().map_err(|error| FetchError::Fetch(format!("{url:?} is no URL: {error}")))?;
-        // An address in a URL is connected to without being resolved, past the filter.
+        // A literal address in a URL is not resolved, so the filter does not see it.
         let literal = url.host_str().and_then(|host| host.trim_matches(['[', ']']).parse().ok());
         if let Some(address) = literal.filter(|_| !self.allow_private) {
             let own = OwnAddresses::read().map_err(|error| FetchError::Fetch(unlisted(&error)))?;
@@ -179,7 +179,7 @@ impl Fetcher {
     }
 }
 
-/// That something was found, at the very place.
+/// Requires status 200; a redirect is an error.
 fn found(response: Response) -> Result<Response, FetchError> {
     match response.status() {
         StatusCode::OK => Ok(response),
@@ -190,14 +190,13 @@ fn found(response: Response) -> Result<Response, FetchError> {
     }
 }
 
-/// Names the implementation that clients of HTTPS use: one for the process. Should someone have chosen before, that choice
-/// stands.
+/// Selects the cryptography provider of HTTPS clients, once per process. A provider that was installed earlier stays.
 pub fn choose_cryptography() {
     static PROVIDER: Once = Once::new();
     PROVIDER.call_once(|| _ = rustls::crypto::ring::default_provider().install_default());
 }
 
-/// The whole body, or nothing.
+/// The complete body, or an error if it exceeds `most` bytes.
 async fn body(mut response: Response, most: usize) -> Result<Vec<u8>, FetchError> {
     let too_long = || FetchError::Invalid(format!("longer than {most} octets"));
     if response.content_length().is_some_and(|length| length > most as u64) {
@@ -221,12 +220,12 @@ fn of_transport(error: &reqwest::Error) -> FetchError {
     }
 }
 
-/// What others have written is shown up to here.
+/// Shortens text from remote hosts for display.
 fn short(text: &str) -> String {
     text.chars().take(SHOWN).collect()
 }
 
-/// What rustls has against the certificate. It lies within nested [`io::Error`]s, whose `source` steps over it.
+/// The reason why rustls rejected the certificate. It is nested in [`io::Error`]s, whose `source` skips it.
 fn certificate_error(error: &(dyn StdError + 'static)) -> Option<String> {
     if let Some(rustls::Error::InvalidCertificate(why)) = error.downcast_ref() {
         return Some(why.to_string());
@@ -236,7 +235,7 @@ fn certificate_error(error: &(dyn StdError + 'static)) -> Option<String> {
     inner.or_else(|| error.source().and_then(certificate_error))
 }
 
-/// An error with its causes, each said once.
+/// An error with its causes, without repetitions.
 fn with_causes(error: &dyn StdError) -> String {
     let mut text = String::new();
     let mut next = Some(error);
@@ -263,7 +262,7 @@ fn unlisted(error: &io::Error) -> String {
     format!("cannot list the addresses of this host, which are not connected to: {error}")
 }
 
-/// Names to addresses, and only to those that may be connected to.
+/// Resolves names for the HTTPS client, and returns only permitted addresses.
 struct Filter {
     resolver: Arc<Resolver>,
     allow_private: bool,
@@ -282,7 +281,7 @@ impl Resolve for Filter {
             let mut allowed = found;
             let mut refused = None;
             if !allow_private {
-                // The list that is given back is what is connected to, at once.
+                // The client connects to one of the returned addresses immediately.
                 let own = OwnAddresses::read().map_err(|error| unlisted(&error))?;
                 allowed.retain(|at| {
                     let admitted = own.admit(*at);

@@ -1,9 +1,10 @@
-//! Sources of published policies: DNS, HTTPS, files. Whatever is found here is handed on as plain data
-//! ([`smtpwatch_core::policy::published`]); nothing here judges, and nothing here runs where packets are read.
+//! Sources of published policies: DNS, HTTPS, files. The results are plain data
+//! ([`smtpwatch_core::policy::published`]); this crate judges nothing, and none of it runs in the capture thread.
 //!
-//! [`service::Service`] is the thread of the daemon; [`lookup::Sources`] does one look-up, for it and for the command line;
-//! [`resolver`] asks name servers and validates DNSSEC, [`fetch`] fetches policies, [`list`] reads lists, [`subjects`] says what is
-//! looked up when. Imports `smtpwatch-core` (policies as data), `smtpwatch-config`, `smtpwatch-metrics` and `smtpwatch-system`.
+//! [`service::Service`] is the daemon's look-up thread; [`lookup::Sources`] does a single look-up, for the service
+//! and for the command line. [`resolver`] queries name servers and validates DNSSEC, [`fetch`] fetches policies,
+//! [`list`] reads lists, and [`subjects`] schedules look-ups. Imports `smtpwatch-core` (policies as data),
+//! `smtpwatch-config`, `smtpwatch-metrics` and `smtpwatch-system`.
 
 pub mod address;
 pub mod anchors;

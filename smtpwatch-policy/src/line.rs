@@ -1,20 +1,21 @@
-//! The waiting line of subjects that someone asked for: the newest first, because anyone who asks does not wait long
-//! (`PATIENCE` of the engine), and no more look-ups at once below one parent than leave room for others.
+//! Queue of subjects that wait for a look-up: the newest first, because a session waits only briefly for its result
+//! (`LOOKUP_TIMEOUT` of the engine), and with a bound of concurrent look-ups below one parent domain, which leaves
+//! capacity for others.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use smtpwatch_core::policy::published::LookupRequest;
 
-/// Look-ups at once of subjects below one parent: slow name servers of one domain do not hold everyone up. What the
-/// configuration names counts, and does not wait for it.
+/// Maximum number of concurrent look-ups below one parent: slow name servers of one domain do not block the others.
+/// Look-ups of configured domains count, but do not wait for it.
 pub const SAME_PARENT: usize = 4;
 
-/// The line. Places are numbers that grow, each given once.
+/// The queue. Positions are increasing numbers, each used once.
 #[derive(Debug, Default)]
 pub(super) struct Line {
     waiting: BTreeMap<u64, LookupRequest>,
     parents: HashMap<String, Parent>,
-    /// Of every parent that has room for one more look-up, the newest that waits.
+    /// For each parent with capacity for another look-up, the position of its newest waiting subject.
     heads: BTreeMap<u64, String>,
 }
 
@@ -22,7 +23,7 @@ pub(super) struct Line {
 struct Parent {
     waiting: BTreeSet<u64>,
     in_flight: usize,
-    /// Its entry in `heads`.
+    /// Position of its entry in `heads`.
     head: Option<u64>,
 }
 
@@ -31,7 +32,7 @@ impl Line {
         self.waiting.len()
     }
 
-    /// Whether [`Self::newest`] is there.
+    /// Whether [`Self::newest`] returns a subject.
     pub(super) fn is_ready(&self) -> bool {
         !self.heads.is_empty()
     }
@@ -47,30 +48,30 @@ impl Line {
         }
     }
 
-    /// The newest that may be looked up now; it stays in the line.
+    /// The newest subject that may be looked up; it stays in the queue.
     pub(super) fn newest(&self) -> Option<&LookupRequest> {
         let (place, _) = self.heads.last_key_value()?;
         self.waiting.get(place)
     }
 
-    /// Takes the one out that waits longest.
+    /// Removes the subject that has waited longest.
     pub(super) fn pop_oldest(&mut self) -> Option<LookupRequest> {
         let (place, subject) = self.waiting.first_key_value().map(|(place, subject)| (*place, subject.clone()))?;
         self.remove(place);
         Some(subject)
     }
 
-    /// Whether one more may be looked up below the parent of this one.
+    /// Whether another look-up below the parent of this subject is allowed.
     pub(super) fn has_room(&self, subject: &LookupRequest) -> bool {
         self.parents.get(parent(subject)).is_none_or(|parent| parent.in_flight < SAME_PARENT)
     }
 
-    /// A look-up began, of one of the line or of another.
+    /// Records the start of a look-up, of a subject from the queue or of another one.
     pub(super) fn begun(&mut self, subject: &LookupRequest) {
         self.change(subject, |parent| parent.in_flight += 1);
     }
 
-    /// A look-up that [`Self::begun`] was told of ended.
+    /// Records the end of a look-up that was passed to [`Self::begun`].
     pub(super) fn ended(&mut self, subject: &LookupRequest) {
         self.change(subject, |parent| parent.in_flight = parent.in_flight.saturating_sub(1));
     }
@@ -92,7 +93,7 @@ impl Line {
     }
 }
 
-/// The last two labels: about what one owner registers.
+/// The last two labels: approximately the registered domain.
 fn parent(subject: &LookupRequest) -> &str {
     let (LookupRequest::Domain(name) | LookupRequest::Host(name)) = subject;
     let start = name.rmatch_indices('.').nth(1).map_or(0, |(dot, _)| dot + 1);

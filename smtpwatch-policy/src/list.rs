@@ -1,4 +1,4 @@
-//! The STARTTLS-Everywhere list, from a file or by HTTPS.
+//! Reads the STARTTLS-Everywhere list from a file or over HTTPS.
 
 use std::path::Path;
 
@@ -7,7 +7,7 @@ use smtpwatch_system::whole_file;
 
 use super::lookup::Sources;
 
-/// Where the list is.
+/// Location of the list.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum Place {
     /// At a URL.
@@ -17,7 +17,7 @@ pub enum Place {
 }
 
 impl Place {
-    /// From the value of `starttls_everywhere`; `None`: there is no list.
+    /// Parses the value of `starttls_everywhere`; `None`: no list is configured.
     #[must_use]
     pub fn of(value: &str) -> Option<Self> {
         match value {
@@ -27,11 +27,11 @@ impl Place {
         }
     }
 
-    /// The text of the list.
+    /// Reads the text of the list.
     ///
     /// # Errors
     ///
-    /// It cannot be read or fetched: why, and what to do.
+    /// The list cannot be read or fetched; the text names the cause and a remedy.
     pub async fn read(&self, sources: Option<&Sources>) -> Result<Vec<u8>, String> {
         match (self, sources) {
             (Self::Url(url), Some(sources)) => {
@@ -44,11 +44,11 @@ impl Place {
     }
 }
 
-/// The text of a list in a file.
+/// Reads the text of a list from a file.
 ///
 /// # Errors
 ///
-/// It cannot be read: why, and what to do.
+/// The file cannot be read; the text names the cause and a remedy.
 pub fn read_file(path: &str) -> Result<Vec<u8>, String> {
     let failed = |why: String| {
         format!("[policy] starttls_everywhere: cannot read {path}: {why}: name a readable file, or a URL")
@@ -56,11 +56,11 @@ pub fn read_file(path: &str) -> Result<Vec<u8>, String> {
     whole_file::read(Path::new(path), MAX_LIST as u64).map_err(|error| failed(error.to_string()))
 }
 
-/// The list of a text.
+/// Parses the text of a list.
 ///
 /// # Errors
 ///
-/// It is none: why.
+/// The text is not a list; the error names the cause.
 pub fn parse(text: &[u8]) -> Result<StarttlsList, String> {
     StarttlsList::parse(text).map_err(|error| format!("the STARTTLS-Everywhere list cannot be used: {error}"))
 }

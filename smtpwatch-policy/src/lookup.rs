@@ -1,4 +1,5 @@
-//! What a domain and a mail host publish, looked up now: questions in the order of the RFCs, answers as plain data.
+//! Looks up what a domain or a mail host publishes: queries in the order of the RFCs, answers as plain data. The
+//! entry points are [`Sources::domain`] and [`Sources::host`].
 
 use std::{sync::Arc, time::Duration};
 
@@ -21,15 +22,15 @@ use super::{
     resolver::{Addresses, Dnssec, Found, Mx, NoResolver, REMEDY, Resolver},
 };
 
-/// A failure may be tried again after this.
+/// Interval after a failure until the next attempt.
 const RETRY: Duration = BACK_OFF;
 
-/// How long the sources may take.
+/// Timeouts of the sources.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Patience {
-    /// One question to one name server.
+    /// One query to one name server.
     pub dns: Duration,
-    /// One fetch in all (RFC 8461 §3.3 suggests a minute at most).
+    /// One complete fetch (RFC 8461 §3.3 suggests at most a minute).
     pub fetch: Duration,
 }
 
@@ -39,58 +40,58 @@ impl Default for Patience {
     }
 }
 
-/// What is read from files before anything is looked up.
+/// Trust material that is read from files before the first look-up.
 #[derive(Clone)]
 pub struct Trust {
     anchors: Option<Anchors>,
     authorities: Authorities,
 }
 
-/// A file of the configuration cannot be used.
+/// A configured file is unusable.
 #[derive(Debug, thiserror::Error)]
 pub enum TrustError {
-    /// The trust anchors.
+    /// The trust anchors file.
     #[error(transparent)]
     Anchors(#[from] AnchorError),
-    /// The certificate authorities.
+    /// The certificate authorities file.
     #[error(transparent)]
     Authorities(#[from] FetcherError),
 }
 
 impl Trust {
-    /// Reads what `trust_anchor` and `ca_file` name.
+    /// Reads the files of `trust_anchor` and `ca_file`.
     ///
     /// # Errors
     ///
-    /// A file cannot be read or holds something else.
+    /// A file cannot be read or has invalid content.
     pub fn load(settings: &PolicySettings) -> Result<Self, TrustError> {
         let anchors = Anchors::load(&settings.trust_anchor)?;
         Ok(Self { anchors, authorities: Authorities::load(&settings.ca_file)? })
     }
 }
 
-/// The name servers and policy hosts, ready to be asked.
+/// Clients of the name servers and policy hosts.
 pub struct Sources {
     resolver: Arc<Resolver>,
-    /// Or why nothing can be fetched.
+    /// The HTTPS client, or the reason why there is none.
     fetcher: Result<Fetcher, String>,
     mta_sts: bool,
     dane: bool,
 }
 
-/// What was found of a domain.
+/// Result of the look-up of a domain.
 #[derive(Clone, PartialEq, Debug)]
 pub struct DomainLook {
     /// The answers.
     pub facts: DomainFacts,
-    /// What is to be remembered for the next time.
+    /// Data to remember for the next look-up.
     pub memory: Memory,
-    /// Its MTA-STS policy could not be learnt or refreshed.
+    /// Fetching or refreshing its MTA-STS policy failed.
     pub failed: bool,
 }
 
 impl Sources {
-    /// Finds the name servers and tries DNSSEC.
+    /// Finds the name servers and tests DNSSEC.
     ///
     /// # Errors
     ///
@@ -109,17 +110,17 @@ impl Sources {
         Ok(Self { resolver, fetcher, mta_sts: *settings.mta_sts, dane })
     }
 
-    /// Whether DNSSEC comes through.
+    /// State of DNSSEC validation.
     #[must_use]
     pub fn dnssec(&self) -> &Dnssec {
         self.resolver.dnssec()
     }
 
-    /// A list, by its URL.
+    /// Fetches a list by its URL.
     ///
     /// # Errors
     ///
-    /// It cannot be fetched.
+    /// The fetch failed.
     pub async fn list(&self, url: &str) -> Result<Vec<u8>, FetchError> {
         match &self.fetcher {
             Ok(fetcher) => fetcher.list(url).await,
@@ -132,11 +133,11 @@ impl Sources {
         self.resolver.txt(name).await
     }
 
-    /// Hands something over by POST; gives the HTTP status.
+    /// Sends a body by POST; returns the HTTP status.
     ///
     /// # Errors
     ///
-    /// It cannot be handed over.
+    /// The request failed.
     pub async fn post(&self, url: &str, media: &'static str, body: Vec<u8>) -> Result<u16, FetchError> {
         match &self.fetcher {
             Ok(fetcher) => fetcher.post(url, media, body).await,
@@ -144,16 +145,16 @@ impl Sources {
         }
     }
 
-    /// A recipient domain: its mail hosts and its MTA-STS policy.
+    /// Looks up a recipient domain: its mail hosts and its MTA-STS policy.
     pub async fn domain(&self, domain: &str, memory: Memory, now: Timestamp) -> DomainLook {
         let held = memory.holding(now).is_some();
         let (mx, (sts, mut memory, mut failed)) = tokio::join!(self.mx(domain, now), self.sts(domain, memory, now));
         let sts = match contradiction(&sts, &mx) {
             None => sts,
-            // MX records are not authentic, the policy is: records that change under a cached policy do not revoke it
-            // (RFC 8461 §4.1, §5, §10.2).
+            // MX records are not authenticated, but the policy is: a change of records under a cached policy does not
+            // revoke it (RFC 8461 §4.1, §5, §10.2).
             Some(why) if held => Answer { detail: format!("{}; {why}", sts.detail), ..sts },
-            // A policy that never fitted its domain protects no mail: it is not cached, and is fetched again.
+            // A policy that never matched its domain protects no mail: it is not cached, and is fetched again.
             Some(why) => {
                 let error = FetchError::Invalid(why);
                 let detail = error.to_string();
@@ -167,14 +168,14 @@ impl Sources {
         DomainLook { facts: DomainFacts { mx, sts }, memory, failed }
     }
 
-    /// A mail host: its addresses and its TLSA records.
+    /// Looks up a mail host: its addresses and its TLSA records.
     pub async fn host(&self, host: &str, now: Timestamp) -> HostFacts {
         let addresses = self.resolver.addresses(host).await;
         let (dane, base) = self.dane(host, &addresses, now).await;
         HostFacts { addresses: addresses_answer(host, addresses, now), dane, base }
     }
 
-    /// MX records, or the domain itself in their place (RFC 5321 §5.1).
+    /// The MX records, or the domain itself as the implicit MX (RFC 5321 §5.1).
     async fn mx(&self, domain: &str, now: Timestamp) -> Answer<MxSet> {
         match self.resolver.mx(domain).await {
             Found::Present { value: Mx { null: true, .. }, secure, ttl } => {
@@ -201,14 +202,14 @@ impl Sources {
         }
     }
 
-    /// The MTA-STS policy, from memory or fetched (RFC 8461 §3, §5.1). Also tells whether refreshing it failed.
+    /// The MTA-STS policy, remembered or fetched (RFC 8461 §3, §5.1). The flag is true if a refresh failed.
     async fn sts(&self, domain: &str, mut memory: Memory, now: Timestamp) -> (Answer<StsPolicy>, Memory, bool) {
         if !self.mta_sts {
             let off = "MTA-STS is switched off ([policy] mta_sts)".to_owned();
             return (answer(State::Absent, None, off, now, RETRY), memory, false);
         }
         let mut failed = false;
-        // Why there is no new policy, in case none is held either.
+        // Why there is no new policy, in case none is remembered either.
         let (state, why, ttl) = match self.resolver.txt(&format!("_mta-sts.{domain}")).await {
             Found::Present { value, ttl, .. } => match StsRecord::find(&value) {
                 Ok(Some(record)) => {
@@ -232,11 +233,11 @@ impl Sources {
                 Err(error) => (State::Invalid, format!("TXT record: {error}"), ttl),
             },
             Found::Absent { ttl, .. } => (State::Absent, "no TXT record".to_owned(), ttl),
-            // An error is not "no policy".
+            // A failed query does not mean "no policy".
             Found::Bogus(why) => (State::Bogus, why, RETRY),
             Found::Error(why) => (State::Error, why, RETRY),
         };
-        // Anyone who can make DNS or HTTPS fail must not make the policy go away by that.
+        // An attacker who can make DNS or HTTPS fail must not be able to remove the policy.
         failed |= matches!(state, State::Error | State::Bogus) && memory.failed.is_none();
         failed |= matches!(state, State::Absent | State::Invalid) && memory.protects(now) && memory.failed.is_none();
         let told = match (memory.holding(now), &memory.kept) {
@@ -252,7 +253,7 @@ impl Sources {
                 let until = kept.expires().max(kept.fetched_at + DELIVERY);
                 Answer { state: State::Valid, value: Some(policy), detail, at: kept.fetched_at, until }
             }
-            // It is legal that a policy may not be cached; it holds for the delivery that it was fetched for.
+            // A policy may forbid caching; it is valid for the delivery that it was fetched for.
             (None, Some(kept)) if now < kept.fetched_at + DELIVERY => {
                 let policy = kept.policy.clone();
                 let seconds = policy.max_age.as_secs();
@@ -266,7 +267,7 @@ impl Sources {
                 answer(State::Expired, Some(kept.policy.clone()), detail, now, ttl)
             }
             (None, _) => {
-                // What does not hold any more and is not published any more is forgotten.
+                // Forgets an expired policy whose domain has ceased to publish one.
                 if state == State::Absent {
                     memory = Memory::default();
                 }
@@ -276,7 +277,7 @@ impl Sources {
         (told, memory, failed)
     }
 
-    /// TLSA records at the names where they may be (RFC 7672 §2.2), and the name where they were found.
+    /// The TLSA records at their possible names (RFC 7672 §2.2), and the name where they were found.
     async fn dane(&self, host: &str, addresses: &Found<Addresses>, now: Timestamp) -> (Answer<Vec<Tlsa>>, String) {
         let nowhere = |state, detail: &str, ttl| (answer(state, None, detail.to_owned(), now, ttl), host.to_owned());
         match self.dnssec() {
@@ -317,7 +318,7 @@ impl Sources {
                     let detail = format!("no TLSA records, {}", proved(secure));
                     last = (answer(State::Absent, None, detail, now, ttl.min(own)), host.to_owned());
                 }
-                // Not knowing ends it: the next name must not decide in place of one that was suppressed.
+                // A failed query ends the search: the next name must not decide in place of a suppressed answer.
                 Found::Bogus(why) => return (answer(State::Bogus, None, why, now, RETRY), base.clone()),
                 Found::Error(why) => return (answer(State::Error, None, why, now, RETRY), base.clone()),
             }
@@ -326,7 +327,8 @@ impl Sources {
     }
 }
 
-/// Why a policy and the MX records of its domain exclude each other: it allows none of the domain's mail hosts.
+/// Why a policy and the MX records of its domain contradict each other: the policy allows none of the domain's mail
+/// hosts.
 fn contradiction(sts: &Answer<StsPolicy>, mx: &Answer<MxSet>) -> Option<String> {
     let (policy, mx) = (sts.valid()?, mx.valid()?);
     let fits = policy.mode == StsMode::None || mx.hosts.is_empty() || mx.hosts.iter().any(|host| policy.matches(host));

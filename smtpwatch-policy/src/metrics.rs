@@ -1,4 +1,4 @@
-//! Metrics of look-ups. Labels are closed sets, exported as zero from the start.
+//! Prometheus metrics of policy look-ups ([`PolicyMetrics`]). Labels are closed sets, exported as zero from the start.
 
 use prometheus::{GaugeVec, IntCounterVec, IntGauge};
 use smtpwatch_core::{Timestamp, policy::published::demand::Source};
@@ -6,7 +6,7 @@ use smtpwatch_metrics::{Registry, counters, gauges, opts, register, seconds};
 
 use crate::service::Dropped;
 
-/// What is known of published policies, and what was not looked up.
+/// Metrics of cached policies and of dropped look-ups.
 pub struct PolicyMetrics {
     policy_subjects: IntGauge,
     policy_dnssec: IntGauge,
@@ -16,11 +16,11 @@ pub struct PolicyMetrics {
 }
 
 impl PolicyMetrics {
-    /// All of them, at zero.
+    /// Registers all metrics, at zero.
     ///
     /// # Errors
     ///
-    /// They are in this registry already.
+    /// The registry already contains these metrics.
     pub fn register(r: &Registry) -> Result<Self, prometheus::Error> {
         let metrics = Self {
             policy_subjects: register(
@@ -63,27 +63,27 @@ impl PolicyMetrics {
         Ok(metrics)
     }
 
-    /// Domains and mail hosts whose published policies are known.
+    /// Sets the number of domains and mail hosts with a known answer.
     pub fn policy_subjects(&self, subjects: usize) {
         self.policy_subjects.set(i64::try_from(subjects).unwrap_or(i64::MAX));
     }
 
-    /// Whether DNSSEC is validated.
+    /// Sets whether DNSSEC is validated.
     pub fn policy_dnssec(&self, validated: bool) {
         self.policy_dnssec.set(i64::from(validated));
     }
 
-    /// A source of policies answered.
+    /// Records a successful refresh of a source.
     pub fn policy_refreshed(&self, source: Source, at: Timestamp) {
         self.policy_refreshed.with_label_values(&[source.as_str()]).set(seconds(at));
     }
 
-    /// A source of policies failed.
+    /// Counts a failure of a source.
     pub fn policy_failed(&self, source: Source) {
         self.policy_failures.with_label_values(&[source.as_str()]).inc();
     }
 
-    /// A look-up was not done, or its answer was given up.
+    /// Counts a look-up that was not done, or whose answer was discarded.
     pub fn policy_dropped(&self, reason: Dropped) {
         self.policy_dropped.with_label_values(&[reason.as_str()]).inc();
     }

@@ -1,63 +1,63 @@
-//! How DNSSEC stands, from one probe of the name servers to the next. One that fails says little: a network that is not
-//! up yet, an answer that was lost.
+//! Tracks the state of DNSSEC over successive probes of the name servers ([`Probes`]). A single failure proves
+//! little: the network may not be up yet, or an answer was lost.
 
 use std::time::Duration;
 
 use super::resolver::Dnssec;
 
-/// Name servers through which no DNSSEC comes, or that are not there, are tried again after this; every time that this
-/// fails doubles it.
+/// Initial interval between probes while DNSSEC is broken or the name servers are unreachable; each failure doubles
+/// it.
 const RETRY: Duration = Duration::from_secs(5);
-/// No longer than this.
+/// Maximum of that interval.
 const RETRY_MAX: Duration = Duration::from_secs(300);
-/// Those that serve are tried again after this: they may have changed with the network.
+/// Interval between probes while DNSSEC works: the name servers may change with the network.
 const CHECK: Duration = Duration::from_secs(3_600);
-/// So many probes in a row must fail until those that served are given up.
+/// Number of consecutive failures after which working name servers are given up.
 const FAILURES: u32 = 3;
 
-/// The probes so far.
+/// State after the probes so far.
 #[derive(Debug, Default)]
 pub(super) struct Probes {
     stands: Option<Dnssec>,
-    /// In a row.
+    /// Number of consecutive failures.
     failed: u32,
 }
 
-/// What a probe changes.
+/// The effect of a probe.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) struct Noted {
-    /// What it found takes the place of what was there.
+    /// The probed name servers replace the current ones.
     pub adopt: bool,
-    /// People are to be told.
+    /// The change must be logged.
     pub changed: bool,
 }
 
 impl Probes {
-    /// Whether DNSSEC is relied on.
+    /// Whether DNSSEC is considered to work.
     pub(super) fn is_on(&self) -> bool {
         self.stands == Some(Dnssec::On)
     }
 
-    /// How it stands; None before the first probe.
+    /// State of DNSSEC; None before the first probe.
     pub(super) const fn stands(&self) -> Option<&Dnssec> {
         self.stands.as_ref()
     }
 
-    /// A probe came out.
+    /// Records the result of a probe.
     pub(super) fn note(&mut self, found: Dnssec) -> Noted {
         let broken = matches!(found, Dnssec::Broken(_));
         self.failed = if broken { self.failed.saturating_add(1) } else { 0 };
         if broken && self.is_on() && self.failed < FAILURES {
             return Noted { adopt: false, changed: false };
         }
-        // Why it is broken may differ from probe to probe: that is not a news.
+        // The reason may differ between probes: that is not a change.
         let still_broken = broken && matches!(self.stands, Some(Dnssec::Broken(_)));
         let changed = !still_broken && self.stands.as_ref() != Some(&found);
         self.stands = Some(found);
         Noted { adopt: true, changed }
     }
 
-    /// When the next probe is due, after the newest.
+    /// Time from the newest probe to the next one.
     pub(super) fn next_in(&self) -> Duration {
         match self.failed.checked_sub(1) {
             Some(before) => RETRY.saturating_mul(2_u32.saturating_pow(before)).min(RETRY_MAX),

@@ -1,7 +1,8 @@
-//! DNS with DNSSEC: every question of this program is asked here, and every answer is read by [`Reply::read`].
+//! DNS with DNSSEC. Every query of this program goes through [`Resolver`], and [`Reply::read`] evaluates every
+//! answer.
 //!
-//! Validation is our own (RFC 4035 §5), through the name servers of the configuration: no one on the path to them has to
-//! be believed. They have to hand over signatures; [`Resolver::start`] tries that.
+//! Validation is our own (RFC 4035 §5), through the configured name servers: no host on the path to them has to be
+//! trusted. The name servers must pass signatures on; [`Resolver::start`] tests that.
 
 use std::{net::IpAddr, sync::Arc, time::Duration};
 
@@ -31,40 +32,41 @@ use super::{
     denial::{CHAIN, ITERATIONS, Reply, Said},
 };
 
-/// Addresses of one host, MX records of one domain, TLSA records of one host that are taken in; more are left out.
+/// Maximum number of addresses of one host, MX records of one domain, and TLSA records of one host; more are left
+/// out.
 pub const RECORDS: usize = 32;
-/// An answer holds at least and at most for this long, whatever its time to live says.
+/// Limits of the lifetime of an answer, whatever its TTL.
 const HOLDS: std::ops::RangeInclusive<Duration> = Duration::from_secs(60)..=Duration::from_secs(86_400);
-/// An answer without a time to live of its own holds for this long (RFC 2308 §5 leaves it to the resolver).
+/// Lifetime of an answer without a TTL (RFC 2308 §5 leaves it to the resolver).
 const UNTOLD: Duration = Duration::from_secs(300);
-/// What to do where DNSSEC does not come through.
+/// Remedy if DNSSEC validation fails.
 pub const REMEDY: &str = "the name server must pass DNSSEC records on, and the clock must be right; name one that does \
                           in [policy] resolver, such as a local Unbound, or set dane = false";
 
-/// How an answer came out.
+/// Result of a query.
 #[derive(Clone, Debug)]
 pub enum Found<T> {
-    /// There are such records.
+    /// The records exist.
     Present {
-        /// They.
+        /// The records.
         value: T,
-        /// DNSSEC proves them, and every link of the way to them.
+        /// DNSSEC proves the records and every alias on the path to them.
         secure: bool,
-        /// How long they hold.
+        /// Lifetime.
         ttl: Duration,
     },
-    /// There are none.
+    /// The records do not exist.
     Absent {
-        /// DNSSEC proves that.
+        /// DNSSEC proves the absence.
         secure: bool,
-        /// There is not even the name.
+        /// The name itself does not exist.
         no_name: bool,
-        /// How long that holds.
+        /// Lifetime.
         ttl: Duration,
     },
-    /// DNSSEC says that the answer is forged, or that its owner broke it.
+    /// DNSSEC validation failed: the answer is forged, or its zone is misconfigured.
     Bogus(String),
-    /// No one answered, or with an error. Never the same as [`Found::Absent`] (RFC 7672 §2.1).
+    /// No answer, or an error code. Never equivalent to [`Found::Absent`] (RFC 7672 §2.1).
     Error(String),
 }
 
@@ -79,14 +81,14 @@ impl<T> Found<T> {
     }
 }
 
-/// Whether answers are validated.
+/// State of DNSSEC validation.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum Dnssec {
-    /// They are.
+    /// Answers are validated.
     On,
-    /// The configuration does without (`dane = false`).
+    /// Disabled by the configuration (`dane = false`).
     Off,
-    /// They cannot be: why. See [`REMEDY`].
+    /// Validation is impossible, for this reason. See [`REMEDY`].
     Broken(String),
 }
 
@@ -100,7 +102,7 @@ impl std::fmt::Display for Dnssec {
     }
 }
 
-/// The name servers could not be found.
+/// The name servers are unknown.
 #[derive(Debug, thiserror::Error)]
 #[error("no name servers: {0}: mend /etc/resolv.conf, or name one in [policy] resolver")]
 pub struct NoResolver(String);
@@ -108,39 +110,39 @@ pub struct NoResolver(String);
 /// MX records of a domain.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct Mx {
-    /// Names, the most preferred first.
+    /// Host names, the most preferred first.
     pub hosts: Vec<String>,
-    /// The domain says that it takes no mail (RFC 7505).
+    /// The domain accepts no mail (RFC 7505).
     pub null: bool,
 }
 
 /// Addresses of a host.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct Addresses {
-    /// They.
+    /// The addresses.
     pub list: Vec<IpAddr>,
-    /// The names at which TLSA records may be looked for, the first one first (RFC 7672 §2.2.2); none where DNSSEC does
-    /// not prove the addresses.
+    /// The names to query for TLSA records, in this order (RFC 7672 §2.2.2); empty if DNSSEC does not prove the
+    /// addresses.
     pub tlsa_bases: Vec<String>,
 }
 
-/// Asks the name servers.
+/// Client of the name servers.
 pub struct Resolver {
     servers: NameServerPool<TokioRuntimeProvider>,
-    /// Checks the signatures of what they answer, where that is wanted.
+    /// Validates the signatures of answers, if enabled.
     validator: Option<DnssecDnsHandle<NameServerPool<TokioRuntimeProvider>>>,
     dnssec: Dnssec,
-    /// An answer is waited for this long.
+    /// Timeout of one query.
     patience: Duration,
 }
 
 impl Resolver {
-    /// Finds the name servers and tries whether DNSSEC comes through them: the keys of the anchored zones must
+    /// Finds the name servers and tests whether DNSSEC works through them: the keys of the anchored zones must
     /// validate.
     ///
     /// # Errors
     ///
-    /// There are no name servers. That DNSSEC does not come through is not an error: see [`Self::dnssec`].
+    /// There are no name servers. Failed validation is not an error: see [`Self::dnssec`].
     pub async fn start(
         server: smtpwatch_config::Resolver,
         anchors: Option<&Anchors>,
@@ -176,8 +178,8 @@ impl Resolver {
         let validator = Some(validator.nsec3_iteration_limits(Some(ITERATIONS), None));
         let dnssec = Self { servers: plain.servers.clone(), validator, dnssec: Dnssec::On, patience };
         for zone in zones {
-            // Keys that are anchored are believed without a signature: what they sign tells whether signatures come
-            // through.
+            // Anchored keys are trusted without a signature: the records that they sign show whether signatures
+            // arrive.
             let why = match dnssec.ask(zone.clone(), RecordType::SOA).await {
                 Found::Present { secure: true, .. } => continue,
                 Found::Present { secure: false, .. } => "its SOA record is not proved".to_owned(),
@@ -191,13 +193,13 @@ impl Resolver {
         Ok(dnssec)
     }
 
-    /// Whether answers are validated. Where they are not, no answer is secure.
+    /// State of DNSSEC validation. Without validation, no answer is secure.
     #[must_use]
     pub const fn dnssec(&self) -> &Dnssec {
         &self.dnssec
     }
 
-    /// The MX records of a domain. Names that are none, such as addresses, are left out.
+    /// The MX records of a domain. Targets that are not host names, such as addresses, are left out.
     pub async fn mx(&self, domain: &str) -> Found<Mx> {
         self.ask_text(domain, RecordType::MX).await.map(|records| {
             let mut exchanges: Vec<(u16, String)> = records
@@ -217,7 +219,7 @@ impl Resolver {
         })
     }
 
-    /// The TXT records at a name, the strings of each put together without blanks (RFC 8461 §3.1).
+    /// The TXT records at a name, with the strings of each record concatenated (RFC 8461 §3.1).
     pub async fn txt(&self, name: &str) -> Found<Vec<Vec<u8>>> {
         self.ask_text(name, RecordType::TXT).await.map(|records| {
             let text = |record: &Record| match &record.data {
@@ -228,7 +230,7 @@ impl Resolver {
         })
     }
 
-    /// The addresses of a host, of both families. One family that cannot be asked about does not hide the other.
+    /// The addresses of a host, of both families. A failed query for one family does not hide the other.
     pub async fn addresses(&self, host: &str) -> Found<Addresses> {
         let (v4, v6) = tokio::join!(self.ask_text(host, RecordType::A), self.ask_text(host, RecordType::AAAA));
         let (one, other) = (self.family(host, v4), self.family(host, v6));
@@ -239,7 +241,7 @@ impl Resolver {
             ) => {
                 let mut list: Vec<IpAddr> = a.list.into_iter().chain(b.list).collect();
                 list.truncate(RECORDS);
-                // Both families count: what is not proved of one is not proved of the host.
+                // A host is proved only if the answers of both families are.
                 let tlsa_bases = a.tlsa_bases.into_iter().filter(|base| b.tlsa_bases.contains(base)).collect();
                 let value = Addresses { list, tlsa_bases };
                 Found::Present { value, secure: a_secure && b_secure, ttl: a_ttl.min(b_ttl) }
@@ -254,8 +256,8 @@ impl Resolver {
         }
     }
 
-    /// The TLSA records for port 25 at a base domain (RFC 7672 §2.2.3). A CNAME at that name is followed and does not
-    /// change the base.
+    /// The TLSA records for port 25 at a base domain (RFC 7672 §2.2.3). A CNAME at that name is followed, and the
+    /// base does not change.
     pub async fn tlsa(&self, base: &str) -> Found<Vec<Tlsa>> {
         self.ask_text(&format!("_25._tcp.{base}"), RecordType::TLSA).await.map(|records| {
             let tlsa = |record: &Record| match &record.data {
@@ -274,7 +276,7 @@ impl Resolver {
         })
     }
 
-    /// The addresses of one family, and where the way to them allows TLSA records to be looked for.
+    /// The addresses of one family, and the TLSA base domains that the path to them permits.
     fn family(&self, host: &str, found: Found<Vec<Record>>) -> Found<Addresses> {
         let (records, secure, ttl) = match found {
             Found::Present { value, secure, ttl } => (value, secure, ttl),
@@ -291,7 +293,7 @@ impl Resolver {
         let tlsa_bases = match (secure, target) {
             (true, Some(target)) => vec![target, host.to_owned()],
             (true, None) => vec![host.to_owned()],
-            // The alias is proved, what it leads to is not: no one can forge TLSA records at the name itself.
+            // The alias is proved but its target is not: TLSA records at the original name cannot be forged.
             (false, _) if first_is_secure => vec![host.to_owned()],
             (false, _) => Vec::new(),
         };
@@ -307,10 +309,11 @@ impl Resolver {
 
     async fn ask(&self, name: Name, kind: RecordType) -> Found<Vec<Record>> {
         let validated = self.validator.is_some();
-        // A validated answer takes a question for each zone on the path; together they get more time than one.
+        // A validated answer needs queries for each zone on the path: the total timeout is longer than that of one
+        // query.
         let time = self.patience * if validated { 4 } else { 2 };
         let answer = match tokio::time::timeout(time, self.follow(&name, kind)).await {
-            // Anyone who of the two gave up first: the library, or this.
+            // Either the library or this function timed out first.
             Err(_) | Ok(Err(NetError::Timeout)) => {
                 return Found::Error(format!("{kind} of {name}: no answer within {} s", time.as_secs_f32()));
             }
@@ -318,7 +321,7 @@ impl Resolver {
         };
         match answer {
             Ok(found) => found,
-            // A name server that validates by itself answers a forgery like this; without its check it shows what it has.
+            // A validating name server reports a forgery with this code; with checking disabled it returns the data.
             Err(NetError::Dns(DnsError::ResponseCode(ResponseCode::ServFail)))
                 if validated && self.unvalidated(name.clone(), kind).await.is_some() =>
             {
@@ -331,8 +334,8 @@ impl Resolver {
         }
     }
 
-    /// Asks for the records, and for those of each name that an alias leads to where the reply before does not say it all. The
-    /// least secure proof of all records of the type counts, and of every alias on the path to them (RFC 4035 §4.3; RFC 7672
+    /// Queries the records, and those of each alias target that the previous reply does not answer. The result has
+    /// the weakest proof among all records of the type and all aliases on the path to them (RFC 4035 §4.3; RFC 7672
     /// §2.1).
     async fn follow(&self, name: &Name, kind: RecordType) -> Result<Found<Vec<Record>>, NetError> {
         let (mut at, mut least, mut records) = (name.clone(), Proof::Secure, Vec::<Record>::new());
@@ -368,7 +371,7 @@ impl Resolver {
         Ok(Found::Error(format!("{kind} of {name}: more than {CHAIN} aliases")))
     }
 
-    /// One question; each record of the reply with what its signatures prove.
+    /// One query; each record of the reply carries the proof given by its signatures.
     async fn exchange(&self, name: Name, kind: RecordType) -> Result<Reply, NetError> {
         let mut options = DnsRequestOptions::default();
         options.use_edns = true;
@@ -380,9 +383,9 @@ impl Resolver {
         };
         let (response, unsigned) = match answer {
             Ok(response) => (response, true),
-            // What the library thinks of the denial; its records are sorted anyway.
+            // The library's verdict on the denial; the records are evaluated anyway.
             Err(NetError::Dns(DnsError::Nsec { response, proof, .. })) => (*response, proof == Proof::Insecure),
-            // Without a validator alone.
+            // Occurs only without a validator.
             Err(NetError::Dns(DnsError::NoRecordsFound(none))) => {
                 let told = none.soa.as_ref().map(|soa| soa.ttl.min(soa.data.minimum));
                 let negative_ttl = none.negative_ttl.or(told);
@@ -395,13 +398,13 @@ impl Resolver {
         let (mut answers, mut authorities) = (response.answers.clone(), response.authorities.clone());
         if self.validator.is_none() {
             answers.iter_mut().for_each(|record| record.proof = Proof::Insecure);
-            // Nothing is validated: what lies in which zone is of no account.
+            // Without validation, the zones of the records are irrelevant.
             authorities.clear();
         }
         Ok(Reply { answers, authorities, code: response.response_code, negative_ttl, unsigned })
     }
 
-    /// The answer as it comes, with signatures, also where the name server would not vouch for it (RFC 4035 §3.2.2).
+    /// The answer without validation, with signatures, even if the name server considers it bogus (RFC 4035 §3.2.2).
     async fn unvalidated(&self, name: Name, kind: RecordType) -> Option<Vec<Record>> {
         let mut options = DnsRequestOptions::default();
         options.use_edns = true;
@@ -418,7 +421,7 @@ impl Resolver {
     }
 }
 
-/// The aliases from `host` on, in order.
+/// The chain of aliases that begins at `host`, in order.
 fn chain<'a>(host: &str, records: &'a [Record]) -> Vec<&'a Record> {
     let mut links: Vec<&Record> = Vec::new();
     let mut at = Name::from_ascii(format!("{host}.")).unwrap_or_default();
@@ -444,7 +447,7 @@ fn name_servers(server: smtpwatch_config::Resolver) -> Result<ResolverConfig, No
     match server {
         smtpwatch_config::Resolver::System => {
             let (config, _) = read_system_conf().map_err(|error| NoResolver(error.to_string()))?;
-            // Search lists are for people; every name that is asked for here is whole.
+            // Search lists are for interactive use; every query here has a complete name.
             Ok(ResolverConfig::from_parts(None, Vec::new(), config.name_servers().to_vec()))
         }
         smtpwatch_config::Resolver::Address(address) => {

@@ -1,5 +1,5 @@
-//! The service that learns published policies: its own thread, behind bounded queues. Anyone who asks never waits: an
-//! answer comes back when it is there, and what does not fit is dropped and counted.
+//! The service that looks up published policies: a separate thread with bounded queues. Callers never block: answers
+//! arrive asynchronously, and requests beyond a bound are dropped and counted.
 
 use std::{
     collections::{HashMap, VecDeque},
@@ -39,41 +39,43 @@ use super::{
     subjects::{Asked, Room, SUBJECTS, Subjects},
 };
 
-/// Questions that may wait for the service.
+/// Maximum number of requests queued for the service.
 pub const QUEUE: usize = 1_024;
-/// Answers that may wait for the pipeline.
+/// Maximum number of answers queued for the pipeline.
 pub const ANSWERS: usize = 1_024;
-/// Subjects that are looked up at once.
+/// Maximum number of concurrent look-ups.
 const AT_ONCE: usize = 16;
-/// Whether the file of a list has changed is examined so often.
+/// Interval between checks whether the file of a list has changed.
 const LIST_FILE: Duration = Duration::from_secs(60);
-/// A list at a URL is fetched so often (its publisher demands every 48 hours), and so soon again when that failed.
+/// Interval between fetches of a list from a URL (its publisher demands at most 48 hours), and the interval after a
+/// failure.
 const LIST_URL: Duration = Duration::from_secs(86_400);
 const LIST_RETRY: Duration = Duration::from_secs(3_600);
-/// The name servers are tried again after this when a task broke off.
+/// Interval until the name servers are tried again after a task panicked or was cancelled.
 const BROKE_OFF: Duration = Duration::from_secs(300);
-/// What is known is kept again in pieces of this many subjects, one piece in each interval: other changes need room in the
-/// queue of the store too.
+/// After a loss of the store, cached answers are stored again in batches of this many subjects, one batch per
+/// interval: the store's queue must keep capacity for other changes.
 const KEPT_AGAIN: usize = 64;
 const KEEP_AGAIN: Duration = Duration::from_millis(50);
-/// The loop examines the clock at least this often.
+/// Maximum sleep of the event loop before it checks the clock.
 const TICK: Duration = Duration::from_secs(60);
 
-/// Why a look-up was not done, or its answer given up.
+/// Why a look-up was not done, or its answer was discarded.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Dropped {
-    /// [`QUEUE`] questions wait.
+    /// The queue of requests holds [`QUEUE`] entries.
     QueueFull,
-    /// [`super::subjects::WAITING`] subjects wait for their first look: the one that had waited longest gave way.
+    /// [`super::subjects::WAITING`] subjects wait for their first look-up: the one that waited longest was dropped.
     WaitingFull,
-    /// [`ANSWERS`] answers wait.
+    /// The queue of answers holds [`ANSWERS`] entries.
     AnswersFull,
-    /// A subject had to make room, or found none: there are [`SUBJECTS`] of its kind, or all answers take [`super::subjects::OCTETS`].
+    /// A subject was evicted or refused: there are [`SUBJECTS`] of its kind, or all answers together reach
+    /// [`super::subjects::OCTETS`].
     Capacity,
 }
 
 impl Dropped {
-    /// Every reason.
+    /// Every reason, for metric labels.
     pub const ALL: [Self; 4] = [Self::QueueFull, Self::WaitingFull, Self::AnswersFull, Self::Capacity];
 
     /// The metric label.
@@ -88,25 +90,25 @@ impl Dropped {
     }
 }
 
-/// How a service is set up.
+/// Parameters of a service.
 pub struct Setup {
     /// `[policy]` of the configuration.
     pub settings: PolicySettings,
-    /// What its files hold.
+    /// Trust anchors and certificate authorities from the configured files.
     pub trust: Trust,
-    /// How long sources may take.
+    /// Timeouts of the sources.
     pub patience: Patience,
-    /// What was kept of an earlier run.
+    /// Answers stored by an earlier run.
     pub kept: Kept,
-    /// The list that was fetched last, where it is fetched.
+    /// The list that was fetched last, if it comes from a URL.
     pub list: Option<KnownList>,
-    /// Where everything is counted.
+    /// Metrics to update.
     pub metrics: Arc<PolicyMetrics>,
-    /// Keeps what is learnt; must not block.
+    /// Stores results; must not block.
     pub keep: Box<dyn Fn(Known) + Send>,
 }
 
-/// The service. Dropped: it ends.
+/// Handle of the service; dropping it stops the service.
 pub struct Service {
     questions: mpsc::Sender<LookupRequest>,
     answers: Receiver<LookupResult>,
@@ -117,7 +119,7 @@ pub struct Service {
 }
 
 impl Service {
-    /// Starts the thread. Also returns what is known from an earlier run and still holds.
+    /// Starts the thread. Also returns the stored answers of an earlier run that are still valid.
     ///
     /// # Errors
     ///
@@ -132,25 +134,25 @@ impl Service {
         let (worker, known) = Worker::new(setup, told, now());
         let thread = std::thread::Builder::new().name("policies".to_owned()).spawn(move || {
             runtime.block_on(worker.run(asked, keep_again, stopped));
-            // A look-up that is still under way must not hold the end up.
+            // A look-up in progress must not delay shutdown.
             runtime.shutdown_background();
         })?;
         Ok((Self { questions, answers, metrics, lost, stop: Some(stop), thread: Some(thread) }, known))
     }
 
-    /// Something is to be looked up. The answer comes by [`Self::learned`], unless there is no room.
+    /// Requests a look-up. The answer is returned by [`Self::learned`], unless a queue is full.
     pub fn want(&self, wanted: LookupRequest) {
         if self.questions.try_send(wanted).is_err() {
             self.metrics.policy_dropped(Dropped::QueueFull);
         }
     }
 
-    /// What was kept is lost: everything that is known is handed over once more, in pieces.
+    /// The store lost its data: all cached answers are stored again, in batches.
     pub fn keep_again(&self) {
         self.lost.notify_one();
     }
 
-    /// The next answer, if there is one.
+    /// The next answer, if one is available.
     #[must_use]
     pub fn learned(&self) -> Option<LookupResult> {
         self.answers.try_recv().ok()
@@ -159,7 +161,7 @@ impl Service {
 
 impl Drop for Service {
     fn drop(&mut self) {
-        // Also when the thread is gone already: then no one listens, and joining it does not wait.
+        // If the thread has already ended, nothing receives this, and joining does not block.
         let _ = self.stop.take().map(|stop| stop.send(()));
         if let Some(thread) = self.thread.take() {
             let _ = thread.join();
@@ -167,7 +169,7 @@ impl Drop for Service {
     }
 }
 
-/// What a task came back with.
+/// Result of a task.
 enum Done {
     Sources(Result<Box<Sources>, String>),
     Domain(String, Box<DomainLook>),
@@ -183,32 +185,32 @@ struct Worker {
     keep: Box<dyn Fn(Known) + Send>,
     answers: SyncSender<LookupResult>,
     subjects: Subjects,
-    /// None until the name servers are found.
+    /// `None` until the name servers are found.
     sources: Option<Arc<Sources>>,
     sources_at: Timestamp,
-    /// They are being looked for.
+    /// A search for the name servers is in progress.
     sources_wait: bool,
-    /// How DNSSEC stands, as the log has last said.
+    /// State of DNSSEC as last logged.
     probes: Probes,
     list: List,
     tasks: JoinSet<Done>,
-    /// What each task looks up; tasks of another kind are not in it.
+    /// The subject of each look-up task; other tasks are not included.
     looks: HashMap<Id, LookupRequest>,
-    /// Subjects that are to be kept again.
+    /// Subjects whose answers must be stored again.
     again: VecDeque<LookupRequest>,
     chance: RandomState,
     drawn: u64,
 }
 
-/// The list, and when it is examined again.
+/// The list, and the time of its next check.
 struct List {
     place: Option<Place>,
     at: Timestamp,
     waits: bool,
-    /// When the file was written that was read last.
+    /// Modification time of the file when it was last read.
     written: Option<SystemTime>,
     text: Vec<u8>,
-    /// When the text was fetched.
+    /// Time of the fetch.
     fetched_at: Timestamp,
     failing: bool,
 }
@@ -219,14 +221,14 @@ impl Worker {
         let place = Place::of(&settings.starttls_everywhere);
         let mut known = Vec::new();
         let mut subjects = Subjects::new(SUBJECTS);
-        // A source that was switched off since says nothing any more.
+        // Stored answers of a source that has since been disabled are ignored.
         let domains = if *settings.mta_sts { kept.domains } else { Vec::new() };
         let hosts = if *settings.dane { kept.hosts } else { Vec::new() };
         for KnownDomain { name, facts, memory } in domains {
             let facts = Arc::new(as_of(&facts, &memory, now));
             let learned = LookupResult::Domain(name.clone(), facts);
             known.push(learned.clone());
-            // It is due at once: what was kept tides over until the answer is there.
+            // Refreshed immediately: the stored answer applies until the new answer arrives.
             subjects.restore(&LookupRequest::Domain(name), learned, now, memory, now);
         }
         for KnownHost { name, facts } in hosts {
@@ -237,8 +239,7 @@ impl Worker {
             }
             subjects.restore(&LookupRequest::Host(name), learned, until, Memory::default(), now);
         }
-        // Behind what was kept: a policy that was seen once must not be forgotten because the configuration names its
-        // domain.
+        // After the stored answers: a known policy must not be evicted because the configuration names its domain.
         for domain in &settings.domains {
             if let Asked::Waits(Room { gone: Some(gone), .. }) =
                 subjects.ask(&LookupRequest::Domain(domain.clone()), true, now)
@@ -312,10 +313,10 @@ impl Worker {
         }
     }
 
-    /// Keeps some of what is known once more.
+    /// Stores one batch of cached answers again.
     fn keep_piece(&mut self) {
         for subject in self.again.drain(..self.again.len().min(KEPT_AGAIN)) {
-            // It may have made room meanwhile.
+            // The subject may have been evicted in the meantime.
             let known = match self.subjects.known(&subject) {
                 Some((LookupResult::Domain(name, facts), memory)) => {
                     Known::Domain(KnownDomain { name: name.clone(), facts: facts.clone(), memory: memory.clone() })
@@ -329,7 +330,7 @@ impl Worker {
         }
     }
 
-    /// Keeps the list once more, where it was fetched.
+    /// Stores the list again, if it comes from a URL.
     fn keep_list(&self) {
         if let (Some(Place::Url(url)), false) = (&self.list.place, self.list.text.is_empty()) {
             let (url, text, fetched_at) = (url.clone(), self.list.text.clone(), self.list.fetched_at);
@@ -337,7 +338,7 @@ impl Worker {
         }
     }
 
-    /// When there is something to begin, unless someone asks or something ends before.
+    /// Time of the next scheduled action, unless a request or a result comes first.
     fn next_at(&self, now: Timestamp) -> Option<Timestamp> {
         let sources = (!self.sources_wait).then_some(self.sources_at);
         let list = (self.list.place.is_some() && !self.list.waits).then_some(self.list.at);
@@ -346,7 +347,7 @@ impl Worker {
         [sources, list, subjects].into_iter().flatten().min().map(|at| at.max(now + Duration::from_millis(10)))
     }
 
-    /// Begins what is due and has room.
+    /// Starts all due tasks within the bound.
     fn begin(&mut self, now: Timestamp) {
         if !self.sources_wait && self.sources_at <= now {
             self.sources_wait = true;
@@ -392,7 +393,7 @@ impl Worker {
         self.metrics.policy_subjects(self.subjects.len());
     }
 
-    /// These had to make room.
+    /// Deletes the stored answers of evicted subjects.
     fn forget(&self, gone: impl IntoIterator<Item = LookupRequest>) {
         for subject in gone {
             self.metrics.policy_dropped(Dropped::Capacity);
@@ -423,7 +424,7 @@ impl Worker {
                 tracing::error!(%error, "a look-up of published policies broke off; please report it");
                 match self.looks.remove(&error.id()) {
                     Some(wanted) => self.subjects.failed(&wanted),
-                    // The name servers or the list: both are tried again in time.
+                    // The task of the name servers or of the list: both are retried at their next time.
                     None => {
                         (self.sources_wait, self.list.waits) = (false, false);
                         (self.sources_at, self.list.at) = (now + BROKE_OFF, now + LIST_RETRY);
@@ -433,7 +434,7 @@ impl Worker {
         }
     }
 
-    /// The name servers were tried.
+    /// Handles the result of a search for name servers.
     fn found(&mut self, sources: Result<Box<Sources>, String>, now: Timestamp) {
         self.sources_wait = false;
         let (sources, dnssec) = match sources {
@@ -441,7 +442,7 @@ impl Worker {
                 let dnssec = sources.dnssec().clone();
                 (Some(Arc::from(sources)), dnssec)
             }
-            // Those that were there before may serve still.
+            // The previous name servers may still work.
             Err(why) => (None, Dnssec::Broken(why)),
         };
         if let Dnssec::Broken(why) = &dnssec {
@@ -459,14 +460,14 @@ impl Worker {
                 Some(Dnssec::On) => tracing::info!("DNSSEC is validated: DANE is on"),
                 Some(Dnssec::Off) => tracing::info!("DANE is switched off by the configuration"),
                 Some(Dnssec::Broken(why)) if *self.settings.dane => tracing::warn!("DANE is off: {why}: {REMEDY}"),
-                // Without DANE, DNSSEC is not missed; name servers are, by MTA-STS.
+                // Without DANE, DNSSEC is not needed; but MTA-STS needs name servers.
                 Some(Dnssec::Broken(why)) if *self.settings.mta_sts => {
                     tracing::warn!("published policies cannot be looked up: {why}");
                 }
                 Some(Dnssec::Broken(why)) => tracing::debug!("no name servers: {why}"),
                 None => {}
             }
-            // What was proved holds for its time; what could not be proved is asked for once more.
+            // Secure answers stay valid for their TTL; insecure ones are looked up again.
             if self.probes.is_on() {
                 self.subjects.renew(|subject| matches!(subject, LookupRequest::Host(_)), now);
             }
@@ -482,7 +483,7 @@ impl Worker {
             self.metrics.policy_refreshed(Source::MtaSts, now);
         }
         if self.probes.is_on() && matches!(facts.mx.state, State::Error | State::Bogus) {
-            // Without its mail hosts there is no way to their TLSA records.
+            // Without its mail hosts, the domain's TLSA records cannot be found.
             self.metrics.policy_failed(Source::Dane);
         }
         let subject = LookupRequest::Domain(name.clone());
@@ -532,7 +533,7 @@ impl Worker {
         self.tell(learned);
     }
 
-    /// Looks whether the file has changed, or fetches the list.
+    /// Checks whether the file has changed, or fetches the list.
     fn read_list(&mut self, now: Timestamp) {
         match &self.list.place {
             None => {}
@@ -557,7 +558,7 @@ impl Worker {
         }
     }
 
-    /// A list came, or not; the last good one stays.
+    /// Handles a result of reading the list; after a failure the last good list stays in use.
     fn take_list(&mut self, text: Result<Vec<u8>, String>, now: Timestamp) {
         self.list.waits = false;
         let url = match &self.list.place {
@@ -604,7 +605,7 @@ impl Worker {
         }
     }
 
-    /// A number from 0 to 1.
+    /// A pseudo-random number from 0 to 1.
     fn draw(&mut self) -> f64 {
         self.drawn = self.drawn.wrapping_add(1);
         #[expect(clippy::cast_precision_loss, reason = "chance needs no more than the 53 bits of a float")]
@@ -613,14 +614,14 @@ impl Worker {
     }
 }
 
-/// An answer holds for its time to live: that no one can be asked meanwhile takes nothing away. Else anyone who can hold
-/// answers up would make a policy go away with it.
+/// A lookup failure does not evict an unexpired answer; otherwise an attacker who blocks answers could remove a
+/// policy.
 fn still<T: Clone>(before: &Answer<T>, found: Answer<T>, now: Timestamp) -> Answer<T> {
     let failed = matches!(found.state, State::Error | State::Bogus);
     if failed && before.state == State::Valid && now < before.until { before.clone() } else { found }
 }
 
-/// What was kept of a domain, as it stands now: a policy that has run out meanwhile says so.
+/// A stored answer of a domain with its state at `now`: an expired policy is marked as such.
 fn as_of(facts: &DomainFacts, memory: &Memory, now: Timestamp) -> DomainFacts {
     let mut facts = facts.clone();
     if facts.sts.state == State::Valid && memory.holding(now).is_none() {

@@ -1,5 +1,6 @@
-//! Which domains and mail hosts are looked up, and when: bounded, one look at a time for each, what the configuration
-//! names first, then what is wanted, and what is about to run out after it. Time and chance are arguments.
+//! Schedule of look-ups: which domains and mail hosts are looked up, and when. The table is bounded, each subject has
+//! at most one look-up in flight, and the order is: configured domains, then requested subjects, then answers about
+//! to expire. Time and randomness are arguments. [`super::service::Service`] owns the [`Subjects`].
 
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap, VecDeque},
@@ -16,88 +17,91 @@ use smtpwatch_core::{
 
 use super::line::Line;
 
-/// Domains that are held, and mail hosts: neither pushes the other out. The one that was asked for least recently makes
-/// room, a domain whose MTA-STS policy is remembered only when there is no other.
+/// Maximum number of domains, and of mail hosts: neither kind evicts the other. The least recently requested subject
+/// is evicted first, a domain with a remembered MTA-STS policy only if there is no other.
 pub const SUBJECTS: usize = 10_000;
-/// Bytes that answers and policies may take in all, beside what every subject takes: a policy is seldom longer than
-/// one KiB, and may have 64.
+/// Maximum size of all answers and policies in bytes, in addition to the fixed size per subject: a policy rarely
+/// exceeds one KiB, but may have 64.
 pub const OCTETS: usize = 64 * 1024 * 1024;
-/// Subjects that wait for their first look, beside those of the configuration; the one that waits longest gives way.
+/// Maximum number of subjects that wait for their first look-up, besides configured ones; the one that waited longest
+/// is dropped.
 pub const WAITING: usize = 1_000;
-/// What no one has asked for during this time is not refreshed by itself any more.
+/// Refreshes of a subject end after this time without a request.
 const IDLE: Duration = Duration::from_secs(7 * 86_400);
-/// A subject is refreshed by itself no more often than this, whatever the time to live of its records; one that is
-/// asked for behind that time is looked up at once.
+/// Minimum interval between scheduled refreshes of a subject, whatever the TTL of its records; a request after expiry
+/// starts a look-up at once.
 const SELDOM: Duration = Duration::from_secs(900);
-/// It is refreshed at least this often (RFC 8461 §3.3 suggests once a day).
+/// Maximum interval between refreshes (RFC 8461 §3.3 suggests once a day).
 const OFTEN: Duration = Duration::from_secs(86_400);
-/// Refreshes begin no closer together than this: after a long stop everything is due at once.
+/// Minimum interval between the starts of refreshes: after a long stop everything is due at once.
 const PACE: Duration = Duration::from_millis(100);
-/// A refresh that would be one look-up too many below its parent is put off for this long, and so many at one time.
+/// Delay of a refresh that would exceed the bound of look-ups below its parent, and the maximum number of delays per
+/// call.
 const PUT_OFF: Duration = Duration::from_secs(10);
 const PUT_OFF_AT_ONCE: usize = 100;
 
-/// What asking for a subject led to.
+/// Result of a request for a subject.
 #[derive(Clone, PartialEq, Debug)]
 pub enum Asked {
-    /// It is known: here it is once more.
+    /// An answer is cached: a copy of it.
     Known(LookupResult),
-    /// It will be looked up.
+    /// A look-up is scheduled.
     Waits(Room),
-    /// All that is held is of the configuration or is being looked up.
+    /// The table is full, and every subject is configured or in flight.
     Refused,
 }
 
-/// Who made room for a subject.
+/// The subjects that were evicted or dropped for another one.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct Room {
-    /// This one is not held any more.
+    /// Evicted from the table.
     pub gone: Option<LookupRequest>,
-    /// This one does not wait any more: it had waited longest.
+    /// Dropped from the queue: it had waited longest.
     pub dropped: Option<LookupRequest>,
 }
 
-/// The table.
+/// The table of subjects, with their answers and their schedule.
 #[derive(Debug)]
 pub struct Subjects {
     entries: HashMap<LookupRequest, Entry>,
     domains: Share,
     hosts: Share,
     asked: u64,
-    /// Of the configuration and not known.
+    /// Configured subjects without an answer.
     first: VecDeque<LookupRequest>,
-    /// LookupRequest by others and not known; the place of each is its order.
+    /// Other requested subjects without an answer, in the order of their requests.
     line: Line,
-    /// To be refreshed.
+    /// Refreshes by time.
     due: BTreeSet<(Timestamp, LookupRequest)>,
     paced_until: Timestamp,
-    /// Of each share.
+    /// Maximum number of subjects per share.
     capacity: usize,
-    /// Of all entries.
+    /// Size of all answers in bytes.
     octets: usize,
 }
 
-/// The domains or the mail hosts: how many, and who is evicted. Those of the configuration never do.
+/// The share of the domains or of the mail hosts: their number and the order of eviction. Configured subjects are
+/// never evicted.
 #[derive(Debug, Default)]
 struct Share {
     len: usize,
-    /// By when they were asked for: an ever growing number, and the subject.
+    /// Unprotected subjects by the sequence number of their latest request.
     plain: BTreeMap<u64, LookupRequest>,
-    /// Likewise, those whose remembered policy protects: what is lost could be held back from anyone who asks again
-    /// (RFC 8461 §10.2).
+    /// Subjects with an unexpired remembered policy, likewise: an attacker could block a new look-up of an evicted
+    /// policy (RFC 8461 §10.2).
     guarded: BTreeMap<u64, LookupRequest>,
-    /// When the guarded ones cease to be.
+    /// When the protection of guarded subjects expires.
     ends: BTreeSet<(Timestamp, LookupRequest)>,
 }
 
 #[derive(Debug)]
 struct Entry {
-    /// When it was asked for last: its place in a list of its share.
+    /// Sequence number of the latest request: its key in a list of its share.
     order: u64,
-    /// Until when its policy protects.
+    /// When the protection by its policy expires.
     guarded: Option<Timestamp>,
     asked_at: Timestamp,
-    /// Of the configuration: never is evicted.
+    /// Configured: never evicted.
     pinned: bool,
     waits: bool,
     in_flight: bool,
@@ -109,7 +113,7 @@ struct Entry {
 }
 
 impl Subjects {
-    /// Room for `capacity` domains and as many mail hosts.
+    /// Creates a table for `capacity` domains and as many mail hosts.
     #[must_use]
     pub fn new(capacity: usize) -> Self {
         Self {
@@ -132,13 +136,13 @@ impl Subjects {
         self.entries.len()
     }
 
-    /// Whether there are none.
+    /// Whether there are no subjects.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.entries.is_empty()
     }
 
-    /// Someone asks for a subject; `pinned`: the configuration does.
+    /// Requests a subject; `pinned`: the subject is configured.
     pub fn ask(&mut self, subject: &LookupRequest, pinned: bool, now: Timestamp) -> Asked {
         self.asked += 1;
         let asked = self.asked;
@@ -159,7 +163,7 @@ impl Subjects {
             if entry.in_flight || entry.waits {
                 return Asked::Waits(Room::default());
             }
-            // Anyone who asks once more waits now: it is the newest again.
+            // A repeated request makes the subject the newest of the queue again.
             let dropped = self.line_up(subject);
             return Asked::Waits(Room { gone: None, dropped });
         }
@@ -172,26 +176,26 @@ impl Subjects {
         Asked::Waits(Room { gone, dropped })
     }
 
-    /// The newest answer, whether it holds or not.
+    /// The newest answer, expired or not.
     #[must_use]
     pub fn answer(&self, subject: &LookupRequest) -> Option<&LookupResult> {
         self.entries.get(subject).and_then(|entry| entry.answer.as_ref())
     }
 
-    /// Every subject that has an answer.
+    /// All subjects with an answer.
     #[must_use]
     pub fn answered(&self) -> VecDeque<LookupRequest> {
         let answered = self.entries.iter().filter(|(_, entry)| entry.answer.is_some());
         answered.map(|(subject, _)| subject.clone()).collect()
     }
 
-    /// The newest answer, and what is remembered with it.
+    /// The newest answer, and the data remembered for the next look-up.
     #[must_use]
     pub fn known(&self, subject: &LookupRequest) -> Option<(&LookupResult, &Memory)> {
         self.entries.get(subject).and_then(|entry| Some((entry.answer.as_ref()?, &entry.memory)))
     }
 
-    /// Puts back what was kept elsewhere; it is refreshed as soon as the pace allows.
+    /// Inserts an answer stored by an earlier run; it is refreshed as soon as the pace allows.
     pub fn restore(
         &mut self,
         subject: &LookupRequest,
@@ -217,7 +221,8 @@ impl Subjects {
         }
     }
 
-    /// The next subject to look up, and what is remembered of it. It is in flight from here to [`Self::done`].
+    /// The next subject to look up, and its remembered data. It is in flight until [`Self::done`] or
+    /// [`Self::failed`].
     pub fn next(&mut self, now: Timestamp) -> Option<(LookupRequest, Memory)> {
         while let Some(subject) = self.first.pop_front() {
             if self.entries.get(&subject).is_some_and(|entry| entry.waits) {
@@ -246,7 +251,7 @@ impl Subjects {
         None
     }
 
-    /// When [`Self::next`] will have something, if no one asks before.
+    /// When [`Self::next`] will return a subject, unless one is requested earlier.
     #[must_use]
     pub fn next_at(&self) -> Option<Timestamp> {
         if !self.first.is_empty() || self.line.is_ready() {
@@ -255,8 +260,8 @@ impl Subjects {
         self.due.first().map(|(due, _)| (*due).max(self.paced_until))
     }
 
-    /// A look came out. The answer holds until `until`; `chance`, from 0 to 1, spreads refreshes. Returns who had to
-    /// make room: answers may be long.
+    /// Records the result of a look-up. The answer is valid until `until`; `chance`, from 0 to 1, spreads the
+    /// refreshes. Returns the subjects that were evicted, because answers can be long.
     pub fn done(
         &mut self,
         subject: &LookupRequest,
@@ -276,11 +281,12 @@ impl Subjects {
         share.unlist(subject, entry);
         entry.guarded = memory.protects_until(now);
         share.list(subject, entry);
-        // A policy that is held is refreshed also while no mail goes there: that is what keeps it (RFC 8461 §10.2).
+        // A remembered policy is refreshed even without mail to its domain, so that it never expires (RFC 8461
+        // §10.2).
         let wanted = entry.pinned || memory.protects(now) || now < entry.asked_at + IDLE;
         entry.memory = memory;
         if wanted {
-            // Before it runs out, and not everything that was looked up together at one time.
+            // Before expiry, and spread over time for subjects that were looked up together.
             let life = until.since(now).clamp(SELDOM, OFTEN);
             let due = now + life.mul_f64(0.75 + 0.2 * chance.clamp(0.0, 1.0));
             entry.due = Some(due);
@@ -292,17 +298,17 @@ impl Subjects {
         {
             gone.push(oldest);
         }
-        // Until here it counted as in flight: it does not make room for itself.
+        // Until here the subject counted as in flight, so that it cannot evict itself.
         self.landed(subject);
         gone
     }
 
-    /// A look came to nothing; it is as if no one had asked.
+    /// Records an aborted look-up: clears the in-flight state, and leaves everything else unchanged.
     pub fn failed(&mut self, subject: &LookupRequest) {
         self.landed(subject);
     }
 
-    /// Everything of the kind that `which` names is to be looked up again, as the pace allows.
+    /// Schedules a refresh of all matching subjects, as the pace allows.
     pub fn renew(&mut self, which: impl Fn(&LookupRequest) -> bool, now: Timestamp) {
         for (subject, entry) in self.entries.iter_mut().filter(|(subject, entry)| which(subject) && !entry.in_flight) {
             if let Some(due) = entry.due.replace(now) {
@@ -333,7 +339,7 @@ impl Subjects {
         self.entries.insert(subject, entry);
     }
 
-    /// Waits for its look from here; gives who gave way.
+    /// Enqueues a subject; returns the subject that was dropped for it.
     fn line_up(&mut self, subject: &LookupRequest) -> Option<LookupRequest> {
         let entry = self.entries.get_mut(subject)?;
         entry.waits = true;
@@ -348,7 +354,7 @@ impl Subjects {
         let oldest = self.line.pop_oldest()?;
         if let Some(entry) = self.entries.get_mut(&oldest) {
             entry.waits = false;
-            // It is as if no one had asked: one about which nothing is known takes no room.
+            // Drop the entry if it has no cached answer.
             if entry.answer.is_none() {
                 self.remove(&oldest);
             }
@@ -356,7 +362,7 @@ impl Subjects {
         Some(oldest)
     }
 
-    /// In flight, and in no list any more; with what is remembered of it.
+    /// Removes a subject from all lists and marks it as in flight; returns it with its remembered data.
     fn take_off(&mut self, subject: LookupRequest) -> (LookupRequest, Memory) {
         let Some(entry) = self.entries.get_mut(&subject) else { return (subject, Memory::default()) };
         if entry.is_in_line() {
@@ -388,8 +394,8 @@ impl Subjects {
         share.len >= self.capacity
     }
 
-    /// Lets the one go that was asked for least recently, of the share of `like` or of both, and is neither of the
-    /// configuration nor being looked up; one whose policy protects only when there is no other.
+    /// Evicts the least recently requested subject, from the share of `like` or from both, that is neither configured
+    /// nor in flight. A subject with an unexpired policy is evicted only if there is no other.
     fn make_room(&mut self, like: Option<&LookupRequest>, now: Timestamp) -> Option<LookupRequest> {
         let shares = match like {
             Some(LookupRequest::Domain(_)) => [Some(&mut self.domains), None],
@@ -399,7 +405,7 @@ impl Subjects {
         let (mut plain, mut guarded) = (None, None);
         for share in shares.into_iter().flatten() {
             share.age(&mut self.entries, now);
-            // At most as many are skipped as are in flight.
+            // Skips at most as many subjects as are in flight.
             let free =
                 |(_, subject): &(&u64, &LookupRequest)| self.entries.get(*subject).is_some_and(|one| !one.in_flight);
             let oldest =
@@ -428,13 +434,13 @@ impl Subjects {
 }
 
 impl Entry {
-    /// Those of the configuration wait elsewhere.
+    /// Configured subjects have a queue of their own.
     const fn is_in_line(&self) -> bool {
         self.waits && !self.pinned
     }
 }
 
-/// The share that a subject is of.
+/// The share of a subject.
 const fn share<'a>(domains: &'a mut Share, hosts: &'a mut Share, subject: &LookupRequest) -> &'a mut Share {
     match subject {
         LookupRequest::Domain(_) => domains,
@@ -463,7 +469,7 @@ impl Share {
         }
     }
 
-    /// A policy that has run out protects nothing any more.
+    /// Ends the protection of subjects whose policy has expired.
     fn age(&mut self, entries: &mut HashMap<LookupRequest, Entry>, now: Timestamp) {
         while let Some((_, subject)) = self.ends.first().filter(|(end, _)| *end <= now).cloned() {
             self.ends.pop_first();
@@ -476,10 +482,10 @@ impl Share {
     }
 }
 
-/// About what an answer takes: what its owner decides the length of.
+/// Approximate size of the variable parts of an answer in bytes.
 fn octets(answer: &LookupResult, memory: &Memory) -> usize {
     let body = memory.kept.as_ref().map_or(0, |kept| kept.body.len());
-    // The policy that was read from the text takes as much as the text, in memory and in the answer.
+    // The policy parsed from the text takes about as much as the text, in memory and in the answer.
     let of_answer = match answer {
         LookupResult::Domain(_, facts) => {
             let hosts = facts.mx.value.iter().flat_map(|mx| &mx.hosts).map(String::len).sum::<usize>();
@@ -533,7 +539,7 @@ mod tests {
         let _ = subjects.done(&subject, learned(&subject), at(100), memory, at(2), 0.5);
         assert!(matches!(subjects.ask(&host(1), false, at(99)), Asked::Known(_)));
         assert!(subjects.next(at(99)).is_none());
-        // Behind its time it is looked up when someone asks, and not by itself so soon.
+        // After expiry it is looked up on request, but its own refresh is not due yet.
         assert!(subjects.next(at(101)).is_none());
         assert_eq!(subjects.ask(&host(1), false, at(101)), Asked::Waits(Room::default()));
         assert_eq!(look(&mut subjects, at(101), at(200)), Some(host(1)));
@@ -552,7 +558,7 @@ mod tests {
         assert!(look(&mut subjects, next, at(1_000_000)).is_some());
         assert!(look(&mut subjects, next, at(1_000_000)).is_none(), "not all at once");
         assert!(look(&mut subjects, next + PACE, at(1_000_000)).is_some());
-        // Eight days later they are refreshed once more, and then left alone.
+        // Eight days later they are refreshed once more, and then no more.
         let late = at(8 * 86_400);
         let looks = (0..10).filter(|step| look(&mut subjects, late + PACE * *step, late + OFTEN).is_some()).count();
         assert_eq!((looks, subjects.next_at()), (3, None));
@@ -571,7 +577,7 @@ mod tests {
         }
         while look(&mut subjects, at(0), at(1_000)).is_some() {}
         subjects.ask(&host(1), false, at(1));
-        // The first is of the configuration, the second was asked for since.
+        // The first is configured; the second was requested since.
         assert_eq!(subjects.ask(&host(3), false, at(2)), makes_room(host(2)));
         assert_eq!(subjects.len(), 3);
         let mut subjects = Subjects::new(SUBJECTS);
@@ -582,7 +588,7 @@ mod tests {
         assert_eq!((subjects.len(), subjects.line.len()), (WAITING, WAITING));
     }
 
-    /// Hosts of owners of their own.
+    /// Hosts with different owners.
     fn stranger(number: usize) -> LookupRequest {
         LookupRequest::Host(format!("mx.s{number}.example"))
     }
@@ -593,7 +599,7 @@ mod tests {
         for number in 0..2 * WAITING {
             subjects.ask(&stranger(number), false, at(0));
         }
-        // The line is full: neither of these is refused, and the one that is asked for again is new again.
+        // The queue is full: neither of these is refused, and a repeated request makes its subject the newest.
         let oldest = stranger(WAITING + 1);
         assert!(matches!(subjects.ask(&domain(0), true, at(1)), Asked::Waits(Room { dropped: None, .. })));
         assert!(matches!(subjects.ask(&domain(1), true, at(1)), Asked::Waits(Room { dropped: None, .. })));
@@ -625,14 +631,14 @@ mod tests {
         subjects.ask(&stranger(0), false, at(0));
         for number in 0..20 {
             subjects.ask(&host(number), false, at(0));
-            // Refreshes count, and wait, like any other.
+            // Refreshes count, and wait, like other look-ups.
             subjects.restore(&domain(number), learned(&domain(number)), at(0), Memory::default(), at(0));
         }
         let in_flight: Vec<LookupRequest> =
             std::iter::from_fn(|| subjects.next(at(0)).map(|(subject, _)| subject)).collect();
         assert_eq!(in_flight, [host(19), host(18), host(17), host(16), stranger(0)]);
         assert_eq!(subjects.next_at(), Some(at(0) + PUT_OFF), "there is nothing to do until one ends");
-        // The configuration is not held up by them either.
+        // They do not delay configured domains either.
         subjects.ask(&domain(100), true, at(0));
         assert_eq!(subjects.next(at(0)).map(|(subject, _)| subject), Some(domain(100)));
         for (subject, expected) in [(host(18), None), (host(19), Some(host(15)))] {
@@ -651,7 +657,7 @@ mod tests {
         assert_eq!(subjects.ask(&host(1), false, at(0)), makes_room(host(0)));
     }
 
-    /// What is remembered of a domain whose policy holds for 1,000 seconds from the start.
+    /// Remembered data of a domain whose policy is valid for 1,000 seconds from the start.
     fn policy(mode: &str, more: &str) -> Memory {
         let body = format!("version: STSv1\nmode: {mode}\nmx: a.example\nmax_age: 1000\n{more}");
         let policy = StsPolicy::parse(body.as_bytes(), "1").expect("a policy");
@@ -691,7 +697,7 @@ mod tests {
         let gone = flood(&mut subjects, 100..200, at(1));
         assert!(!gone.contains(&domain(0)) && !gone.contains(&domain(1)), "{gone:?}");
         assert!(gone.contains(&domain(2)), "a policy that demands nothing is as good as none");
-        // Only when there is nothing else does one make room; and one that has run out is like any other.
+        // A protected subject is evicted only if there is no other; an expired policy does not protect.
         let mut full = Subjects::new(2);
         for number in 0..2 {
             ask_and_look(&mut full, &domain(number), &policy("enforce", ""), at(0));

@@ -1,4 +1,5 @@
-//! The clocks. They are read only here; everywhere else time is an argument.
+//! The clocks: the wall clock ([`now`]) and the engine's clock ([`Steady`]). Clocks are read only here; elsewhere
+//! time is an argument.
 
 use std::time::{SystemTime, UNIX_EPOCH};
 
@@ -12,11 +13,12 @@ pub fn now() -> Timestamp {
     Timestamp(i64::try_from(since_epoch.as_nanos()).unwrap_or(i64::MAX))
 }
 
-/// Time for the engine: it advances with the monotonic clock, which stamps the records, and follows the wall clock without steps.
+/// Time for the engine: it advances with the monotonic clock, which stamps the records, and follows the wall clock
+/// without steps.
 ///
-/// Timers of the engine compare such times. If they followed a step of the wall clock (by an administrator, a time server at boot,
-/// or after a suspend), a step forward would end every session as idle, and a step back would stop every timer until the clock
-/// has caught up.
+/// Timers of the engine compare such times. If they followed a step of the wall clock (by an administrator, a time
+/// server at boot, or after a suspend), a step forward would end every session as idle, and a step back would stop
+/// every timer until the clock has caught up.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Steady {
     /// Offset from the monotonic clock, in nanoseconds.
@@ -25,12 +27,13 @@ pub struct Steady {
     measured: i64,
 }
 
-/// Part of the time passed by which the offset may move: a second of the engine takes between two thirds of a second and two
-/// seconds, whatever the wall clock does. What time servers slew (500 ppm) is followed at once.
+/// Divisor of the elapsed time that limits the change of the offset: one second of the engine takes between two
+/// thirds of a second and two seconds, whatever the wall clock does. The slewing of time servers (500 ppm) is
+/// followed immediately.
 const SLEW: i64 = 2;
 
 impl Steady {
-    /// Reads both clocks.
+    /// Reads both clocks and sets the offset to their difference.
     ///
     /// # Errors
     ///
@@ -44,7 +47,7 @@ impl Steady {
         Self { offset: wall - monotonic, measured: monotonic }
     }
 
-    /// Compares the clocks again.
+    /// Reads both clocks again and moves the offset towards the wall clock, within the bound of `SLEW`.
     ///
     /// # Errors
     ///
@@ -61,7 +64,7 @@ impl Steady {
         self.measured = self.measured.max(monotonic);
     }
 
-    /// The time of a reading of the monotonic clock.
+    /// Converts a reading of the monotonic clock, in nanoseconds.
     #[must_use]
     pub fn at(&self, monotonic: u64) -> Timestamp {
         Timestamp(i64::try_from(monotonic).unwrap_or(i64::MAX).saturating_add(self.offset))
@@ -77,7 +80,7 @@ impl Steady {
     }
 }
 
-/// The monotonic clock and the wall clock, in nanoseconds.
+/// Reads the monotonic clock and the wall clock, in nanoseconds.
 fn read() -> nix::Result<(i64, i64)> {
     Ok((nanoseconds(ClockId::CLOCK_MONOTONIC)?, nanoseconds(ClockId::CLOCK_REALTIME)?))
 }
@@ -113,7 +116,7 @@ mod tests {
         let half = SECOND / 2;
         assert_eq!(after_step(DAY, 60), (SECOND + half, SECOND + half, DAY - 30 * SECOND));
         assert_eq!(after_step(-DAY, 60), (half, half, 30 * SECOND - DAY));
-        // In the end both agree again.
+        // After enough time both clocks agree again.
         assert_eq!(after_step(DAY, 2 * 86_400 + 1).2, 0);
         assert_eq!(after_step(-DAY, 2 * 86_400 + 1).2, 0);
     }

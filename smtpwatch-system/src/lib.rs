@@ -1,9 +1,10 @@
-//! What several crates of smtpwatch ask of the operating system in the same way.
+//! Services of the operating system that several crates of smtpwatch share.
 //!
-//! [`clock`]: the wall clock, and a time for the engine that follows it without a step; read here alone, an argument
-//! everywhere else. [`whole_file`]: regular files that are read whole, within a bound, and replaced in one step.
+//! [`clock`]: the wall clock, and a clock for the engine that follows it without steps; elsewhere time is an
+//! argument. [`whole_file`]: regular files that are read whole, up to a bound, and replaced atomically.
 //!
-//! Imports `smtpwatch-core` for its [`Timestamp`](smtpwatch_core::Timestamp). Knows no configuration, no packet and no mail.
+//! Imports `smtpwatch-core` for its [`Timestamp`](smtpwatch_core::Timestamp). Contains no code for configuration,
+//! packets or mail.
 #![forbid(unsafe_code)]
 
 pub mod clock;

@@ -1,5 +1,5 @@
-//! Reads whole files: regular files only, up to a bound. A FIFO would block the program until another process writes;
-//! a device such as `/dev/zero` never ends, and opening one may have side effects.
+//! Reads and replaces whole files: regular files only, up to a bound. A FIFO would block the program until another
+//! process writes; a device such as `/dev/zero` never ends, and opening one may have side effects.
 
 use std::{
     fs::{File, FileType, OpenOptions},
@@ -10,23 +10,25 @@ use std::{
 
 use libc::{O_NOCTTY, O_NONBLOCK};
 
-/// Bytes of a configuration file, of a web configuration file, and of each file that the latter names.
+/// Maximum size in bytes of a configuration file, of a web configuration file, and of each file that the latter
+/// names.
 pub const MAX_CONFIG: u64 = 1024 * 1024;
 
-/// The content of a regular file of at most `most` bytes. Links are followed.
+/// The content of a regular file of at most `most` bytes. Symbolic links are followed.
 ///
 /// # Errors
 ///
 /// The file cannot be opened or read, is not a regular file, or is longer than `most` bytes.
 pub fn read(path: &Path, most: u64) -> io::Result<Vec<u8>> {
-    // Looked at before it is opened, so that a device is not opened at all; and after, because it may have been replaced.
+    // Checked before opening, so that a device is not opened at all; and after it, because the file may have been
+    // replaced.
     require_regular(path.metadata()?.file_type())?;
     let file = OpenOptions::new().read(true).custom_flags(O_NONBLOCK | O_NOCTTY).open(path)?;
     require_regular(file.metadata()?.file_type())?;
     read_bounded(file, most)
 }
 
-/// The same, as text.
+/// The content of a regular file of at most `most` bytes, as text.
 ///
 /// # Errors
 ///
@@ -36,12 +38,12 @@ pub fn read_text(path: &Path, most: u64) -> io::Result<String> {
     String::from_utf8(read(path, most)?).map_err(not_text)
 }
 
-/// Replaces a regular file, or makes one, atomically: a reader finds the old content or the whole of the other. Links are
-/// followed; mode and owner stay, as far as the system permits it.
+/// Replaces or creates a regular file atomically: a reader finds either the old or the complete new content. Symbolic
+/// links are followed; mode and owner are preserved as far as the system permits.
 ///
 /// # Errors
 ///
-/// There is something else at `path`, or the file cannot be written; the old one is untouched then.
+/// `path` is not a regular file, or the file cannot be written; the old file is then unchanged.
 pub fn replace(path: &Path, content: &[u8]) -> io::Result<()> {
     let path = match path.canonicalize() {
         Ok(path) => path,
@@ -62,7 +64,7 @@ pub fn replace(path: &Path, content: &[u8]) -> io::Result<()> {
     let write = || {
         let mut file = OpenOptions::new().write(true).create_new(true).mode(0o644).open(&unfinished)?;
         if let Some(before) = &before {
-            // Only root may give a file away.
+            // Only root may change the owner of a file.
             let _ = fchown(&file, Some(before.uid()), Some(before.gid()));
             file.set_permissions(before.permissions())?;
         }
@@ -71,12 +73,12 @@ pub fn replace(path: &Path, content: &[u8]) -> io::Result<()> {
         std::fs::rename(&unfinished, &path)?;
         File::open(directory)?.sync_all()
     };
-    // One that another process left, which had the same number and is gone.
+    // A leftover of another process that had the same process id.
     let _ = std::fs::remove_file(&unfinished);
     write().inspect_err(|_| _ = std::fs::remove_file(&unfinished))
 }
 
-/// What a file that is not a regular one is; `None`: a regular file.
+/// The kind of a file that is not a regular file; `None`: it is a regular file.
 #[must_use]
 pub fn special_kind(kind: FileType) -> Option<&'static str> {
     if kind.is_file() {
@@ -106,7 +108,7 @@ fn require_regular(kind: FileType) -> io::Result<()> {
 
 fn read_bounded(file: File, most: u64) -> io::Result<Vec<u8>> {
     let mut content = Vec::new();
-    // The length that the system gives is not asked: a file of /proc has 0, and others grow.
+    // The reported length is ignored: it is 0 for a file in /proc, and other files may grow.
     file.take(most.saturating_add(1)).read_to_end(&mut content)?;
     if u64::try_from(content.len()).is_ok_and(|length| length <= most) {
         return Ok(content);

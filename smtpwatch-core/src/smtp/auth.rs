@@ -1,11 +1,12 @@
-//! AUTH (RFC 4954): mechanism and shape of an exchange, never its content.
+//! AUTH (RFC 4954): mechanism and shape of a SASL exchange, without its content. The session records one
+//! [`AuthExchange`] for each AUTH command.
 
 use serde::Serialize;
 
 /// Longest mechanism name (RFC 4422 §3.1).
 const MECHANISM_OCTETS: usize = 20;
 
-/// Registered mechanisms of which what crosses the wire is not known here (IANA registry of SASL mechanisms).
+/// Registered mechanisms whose exchanged content is not classified here (IANA registry of SASL mechanisms).
 const OTHERS: [&str; 12] = [
     "9798-M-DSA-SHA1",
     "9798-M-ECDSA-SHA1",
@@ -21,19 +22,19 @@ const OTHERS: [&str; 12] = [
     "SECURID",
 ];
 
-/// A SASL mechanism as the client named it, upper-case.
+/// A SASL mechanism as named by the client, in upper case.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub(super) struct Mechanism(String);
 
 impl Mechanism {
-    /// Reads the word after AUTH. A word that is not the name of a mechanism may be a user name or a secret in the wrong place: it
-    /// is not kept.
+    /// Reads the word after AUTH. A word that does not have the form of a mechanism name may be a user name or a
+    /// secret in the wrong place: it is not retained.
     pub(super) fn parse(word: &[u8]) -> Self {
         let unknown = || Self("UNKNOWN".to_owned());
         let formed = (1..=MECHANISM_OCTETS).contains(&word.len())
             && word.iter().all(|c| c.is_ascii_alphanumeric() || matches!(c, b'-' | b'_'));
         let Some(word) = str::from_utf8(word).ok().filter(|_| formed) else { return unknown() };
-        // No copy of a word that may be a secret: it would be given back as it is.
+        // On the stack: a heap copy of a word that may be a secret would be freed without being overwritten.
         let mut upper = [0; MECHANISM_OCTETS];
         let upper = &mut upper[..word.len()];
         upper.copy_from_slice(word.as_bytes());
@@ -48,7 +49,7 @@ impl Mechanism {
     }
 }
 
-/// What crosses the wire in an exchange of a mechanism.
+/// What an exchange of a mechanism transmits.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum MechanismClass {
@@ -58,12 +59,13 @@ pub enum MechanismClass {
     Challenge,
     /// No secret: EXTERNAL, ANONYMOUS.
     NoSecret,
-    /// Not known: something crosses the wire that was meant to prove who someone is.
+    /// Not classified: the exchange transmits some proof of identity.
     Unknown,
 }
 
 impl MechanismClass {
-    /// The class of a mechanism, given in upper case (IANA registry of SASL mechanisms, and what servers offer beyond it).
+    /// The class of a mechanism, given in upper case (IANA registry of SASL mechanisms, and common additions of
+    /// servers).
     #[must_use]
     pub fn of(mechanism: &str) -> Self {
         match mechanism {
@@ -80,7 +82,7 @@ impl MechanismClass {
         }
     }
 
-    /// Lines of the client, counted from 1, of which one carries the secret: LOGIN sends the user name first.
+    /// Number of the client line, counted from 1, that carries the secret: LOGIN sends the user name first.
     const fn secret_step(mechanism: &str) -> u32 {
         match mechanism.as_bytes() {
             b"LOGIN" => 2,
@@ -89,27 +91,27 @@ impl MechanismClass {
     }
 }
 
-/// One AUTH command and what followed, in cleartext.
+/// One AUTH command and its exchange, in cleartext.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize)]
 pub struct AuthExchange {
-    /// Its place among the exchanges of its session, also of those that were forgotten.
+    /// Index among all exchanges of the session, including those that were evicted.
     #[serde(skip)]
     pub number: usize,
-    /// Mechanism, upper-case; `UNKNOWN` where the word had not the form of one.
+    /// Mechanism, upper-case; `UNKNOWN` if the word did not have the form of one.
     pub mechanism: String,
-    /// What crosses the wire.
+    /// What the exchange transmits.
     pub class: MechanismClass,
-    /// Asked for with Exchange's verb X-EXPS (docs/threats.md F9).
+    /// Requested with Exchange's verb X-EXPS (docs/threats.md F9).
     pub exchange_verb: bool,
-    /// The AUTH command itself carried the first response.
+    /// The AUTH command itself carried the first response (RFC 4954 §4).
     pub initial_response: bool,
-    /// Responses of the client so far that were not a cancellation, the initial one included.
+    /// Responses of the client so far, without a cancellation, including the initial one.
     pub steps: u32,
-    /// A response that carries the secret (or the proof) was sent.
+    /// The client sent a response that carries the secret (or the proof).
     pub secret_sent: bool,
-    /// The client gave up with `*`.
+    /// The client cancelled the exchange with `*`.
     pub cancelled: bool,
-    /// Code of the reply that ended the exchange; zero while there is none.
+    /// Code of the reply that ended the exchange; zero before that reply.
     pub reply: u16,
 }
 
@@ -133,18 +135,18 @@ impl AuthExchange {
         exchange
     }
 
-    /// Whether a credential itself crossed in cleartext.
+    /// Whether the credential itself was sent in cleartext.
     #[must_use]
     pub fn is_credential(&self) -> bool {
         self.class == MechanismClass::Plaintext && self.secret_sent
     }
 
-    /// The secret was not sent yet, and may come although the server refused.
+    /// The secret was not sent yet, and the client may still send it after the refusal.
     pub(super) fn may_go_on(&self) -> bool {
         self.class == MechanismClass::Plaintext && !self.secret_sent && !self.cancelled
     }
 
-    /// Notes one response of so many bytes.
+    /// Counts one response of `octets` bytes.
     pub(super) fn respond(&mut self, octets: usize) {
         self.steps += 1;
         self.secret_sent |= octets > 0 && self.steps >= MechanismClass::secret_step(&self.mechanism);

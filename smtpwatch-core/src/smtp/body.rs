@@ -1,18 +1,19 @@
-//! A message after 354, of which nothing needs to be seen but its end.
+//! A message body after 354: the session only looks for its end.
 
-/// How far into a message the client's stream is.
+/// State of the client's stream within a message.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) struct Body {
     /// Bytes of CRLF.CRLF matched so far.
     pub(super) matched: u8,
-    /// A reply came that did not accept the message, and its end was not seen: the client may still be sending it.
+    /// A reply refused the message before its end was seen: the client may still be sending it.
     pub(super) refused: bool,
-    /// Bytes of it were left out, its end perhaps among them: a reply after them is the reply to the message.
+    /// Bytes of the message are missing, possibly including its end: a reply after the gap is the reply to the
+    /// message.
     pub(super) hole: bool,
 }
 
 impl Body {
-    /// A dot directly after 354's line is the end of an empty message: CRLF counts as matched.
+    /// A dot directly after the DATA line ends an empty message: CRLF counts as matched.
     pub(super) const START: Self = Self { matched: 2, refused: false, hole: false };
 
     /// Skips bytes up to and including CRLF.CRLF. Nothing else ends a message here (docs/threats.md E5).

@@ -1,9 +1,9 @@
-//! Commands: what the client says.
+//! Parser of command lines: the client's side of the dialogue.
 
 use super::{auth, verb::Verb};
 use crate::secret_buffer::SecretBuffer;
 
-/// One command line, taken apart as far as anyone after the parser needs it.
+/// One parsed command line, with the parameters that the session needs.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub(super) enum Command {
     /// `EHLO`, or `LHLO` (RFC 2033), with the name given.
@@ -14,30 +14,30 @@ pub(super) enum Command {
     Starttls,
     /// `AUTH` or Exchange's `X-EXPS`.
     Auth {
-        /// Mechanism, where it has the form of one.
+        /// Mechanism, if the word has the form of one.
         mechanism: auth::Mechanism,
         /// Bytes of the initial response; `None` without one. `=` is a response of no bytes (RFC 4954 §4).
         initial: Option<usize>,
     },
     /// `MAIL FROM`.
     Mail {
-        /// `REQUIRETLS` stands among the parameters (RFC 8689).
+        /// `REQUIRETLS` is among the parameters (RFC 8689).
         requiretls: bool,
-        /// Keywords of the EHLO reply that the parameters act on.
+        /// Keywords of the EHLO reply that the parameters make use of.
         acted_on: Vec<&'static str>,
     },
-    /// `RCPT TO`, with the domain of the recipient in lower case, where one can be read.
+    /// `RCPT TO`, with the domain of the recipient in lower case, if it can be parsed.
     Rcpt(Option<String>),
     /// `DATA`.
     Data,
-    /// `BDAT`, with the size of the chunk in bytes; `None` where it is not a number.
+    /// `BDAT`, with the size of the chunk in bytes; `None` if it is not a number.
     Bdat {
         /// Bytes that follow the line.
         size: Option<u64>,
         /// Last chunk of the message.
         last: bool,
     },
-    /// `TURN` (RFC 821 §3.8) or `ATRN` (RFC 2645): the two ends change their roles.
+    /// `TURN` (RFC 821 §3.8) or `ATRN` (RFC 2645): client and server swap roles.
     Turn,
     /// `RSET`.
     Rset,
@@ -48,7 +48,7 @@ pub(super) enum Command {
 }
 
 impl Command {
-    /// Takes a line apart. Never fails: what is not known is [`Command::Other`].
+    /// Parses a line. Never fails: an unrecognised line is [`Command::Other`].
     pub(super) fn parse(line: &[u8]) -> Self {
         let (verb, rest) = split_word(line);
         match Verb::of(verb).as_str() {
@@ -63,15 +63,16 @@ impl Command {
             "TURN" | "ATRN" => Self::Turn,
             "RSET" => Self::Rset,
             "QUIT" => Self::Quit,
-            // Longer than any other.
+            // Longer than `Verb` holds.
             _ if verb.eq_ignore_ascii_case(b"X-ANONYMOUSTLS") => Self::Starttls,
             _ => Self::Other,
         }
     }
 }
 
-/// Commands that this machine does not follow, in upper case: RFC 5321, RFC 821, RFC 1985, RFC 4468, those of Postfix and of Exchange,
-/// and the methods of HTTP, which reach mail ports by mistake. Any other word may be a secret.
+/// Existing commands that [`Command`] does not represent, in upper case: RFC 5321, RFC 821, RFC 1985, RFC 4468, those
+/// of Postfix and of Exchange, and the methods of HTTP, which reach mail ports by mistake. Any other word may be a
+/// secret.
 const OTHERS: [&[u8]; 23] = [
     b"NOOP",
     b"HELP",
@@ -97,7 +98,7 @@ const OTHERS: [&[u8]; 23] = [
     b"HEAD",
     b"CONNECT",
 ];
-/// Those that it follows.
+/// Verbs of the commands that [`Command`] represents, and the cancellation of AUTH.
 const FOLLOWED: [&[u8]; 16] = [
     b"EHLO",
     b"LHLO",
@@ -117,13 +118,14 @@ const FOLLOWED: [&[u8]; 16] = [
     b"*",
 ];
 
-/// Whether a word is the verb of a command that exists.
+/// Whether a word is the verb of an existing command.
 pub(super) fn is_known(word: &[u8]) -> bool {
     OTHERS.iter().chain(&FOLLOWED).any(|verb| word.eq_ignore_ascii_case(verb))
 }
 
-/// A command of which NULs have taken the first letters: two copies of it came, and one is what some stacks send with an acknowledgment.
-/// What is left of the verb says which one it was; `None` of any other line.
+/// Repairs a command whose first letters were overwritten with NULs: two copies of the segment arrived, and one is a
+/// keep-alive that some stacks send with an acknowledgment. The rest of the verb identifies the command; `None` for
+/// any other line.
 pub(super) fn without_nuls(line: &[u8]) -> Option<SecretBuffer> {
     let (word, _) = split_word(line);
     let nuls = word.iter().take_while(|byte| **byte == 0).count();
@@ -139,17 +141,17 @@ pub(super) fn without_nuls(line: &[u8]) -> Option<SecretBuffer> {
     Some(restored)
 }
 
-/// A line that says nothing: blanks, and the NULs that some clients send to keep a connection open.
+/// A line without content: blanks, and the NULs that some clients send to keep a connection open.
 pub(super) fn is_blank(line: &[u8]) -> bool {
     line.iter().all(|byte| byte.is_ascii_whitespace() || *byte == 0)
 }
 
-/// Whether a line where a SASL response may stand is one: a word that is not a command.
+/// Whether a line where a SASL response is possible is one: a single word that is not a command.
 pub(super) fn is_response(line: &[u8]) -> bool {
     !line.is_empty() && !line.contains(&b' ') && Command::parse(line) == Command::Other && !is_known(line)
 }
 
-/// The first word and what follows it. Blanks before it are skipped (docs/threats.md EV-14).
+/// The first word and the rest of the line. Leading blanks are skipped (docs/threats.md EV-14).
 pub(super) fn split_word(line: &[u8]) -> (&[u8], &[u8]) {
     let line = line.trim_ascii_start();
     line.split_at(line.iter().position(u8::is_ascii_whitespace).unwrap_or(line.len()))
@@ -177,14 +179,14 @@ fn parse_auth(rest: &[u8]) -> Command {
 fn parse_bdat(rest: &[u8]) -> Command {
     let (size, rest) = split_word(rest);
     let last = rest.trim_ascii();
-    // A server refuses what is neither, and takes no chunk.
+    // A server refuses any other word here and does not read a chunk.
     let tail = last.is_empty() || last.eq_ignore_ascii_case(b"LAST");
     let size = Some(size).filter(|_| tail).and_then(|size| std::str::from_utf8(size).ok());
     let size = size.filter(|text| text.bytes().all(|c| c.is_ascii_digit()));
     Command::Bdat { size: size.and_then(|text| text.parse().ok()), last: last.eq_ignore_ascii_case(b"LAST") }
 }
 
-/// Parameters of MAIL, and the keyword of the EHLO reply that each acts on.
+/// Parameters of MAIL, and the keyword of the EHLO reply that each of them uses.
 const ACTED_ON: [(&[u8], &str); 5] =
     [(b"SIZE", "SIZE"), (b"BODY", "8BITMIME"), (b"SMTPUTF8", "SMTPUTF8"), (b"RET", "DSN"), (b"ENVID", "DSN")];
 
@@ -192,7 +194,7 @@ fn parse_mail(rest: &[u8]) -> Command {
     let after = rest.iter().rposition(|&c| c == b'>').map_or(rest, |at| &rest[at + 1..]);
     let mut requiretls = false;
     let mut acted_on = Vec::new();
-    // Compared where they stand: a copy of what someone put among them would be given back as it is.
+    // Compared in place: a copy of a parameter may hold a secret and would be freed without being overwritten.
     for parameter in after.split(u8::is_ascii_whitespace) {
         requiretls |= parameter.eq_ignore_ascii_case(b"REQUIRETLS");
         let name = parameter.split(|&c| c == b'=').next().unwrap_or_default();

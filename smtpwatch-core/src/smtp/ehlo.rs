@@ -1,4 +1,5 @@
-//! The EHLO reply: an ordered list of capability lines, and what it says of STARTTLS.
+//! Parser of the EHLO reply: an ordered list of capability lines, and how they offer STARTTLS. The main type is
+//! [`Capabilities`]; the session fills it and the judge reads it.
 
 use super::{
     auth::MechanismClass,
@@ -7,7 +8,7 @@ use super::{
 };
 use crate::limits;
 
-/// The keyword of a line of an EHLO reply, where it has the form of one: other words may be a name or a secret.
+/// The keyword of a line of an EHLO reply, if it has the form of one: other words may be a name or a secret.
 pub(crate) fn plain_keyword(line: &[u8]) -> Option<&[u8]> {
     let word = line.strip_prefix(b"250-").or_else(|| line.strip_prefix(b"250 "))?;
     let word = word.split(|byte| matches!(byte, b' ' | b'=' | b'\r')).next()?;
@@ -19,21 +20,21 @@ pub(crate) fn plain_keyword(line: &[u8]) -> Option<&[u8]> {
 /// How STARTTLS is offered (docs/threats.md A3, A5).
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
 pub enum Offer {
-    /// No client would find it.
+    /// No client recognises it.
     Absent,
-    /// Some clients find it: lower case, a parameter, an odd separator.
+    /// Some clients recognise it: lower case, a parameter, an odd separator.
     Lenient,
-    /// As RFC 3207 §2 writes it.
+    /// Exactly the form of RFC 3207 §2.
     Strict,
 }
 
 /// One capability line without code and separator.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Capability<'a> {
-    /// The line as it came, in printable form.
+    /// The line in printable form.
     pub text: &'a str,
     keyword: &'a str,
-    /// The line has another code than the reply: some clients skip it.
+    /// Code of the line if it differs from the code of the reply: some clients skip such a line.
     other_code: Option<u16>,
     offer: Offer,
 }
@@ -43,43 +44,44 @@ pub struct Capability<'a> {
 pub struct Capabilities {
     /// The first line, in printable form: greeting text, never a keyword.
     pub first_line: String,
-    /// Name that the server gives itself there.
+    /// Host name of the server in that line.
     pub name: Option<String>,
-    /// STARTTLS stands on the first line, where it is greeting text and no client finds it (docs/threats.md A5).
+    /// STARTTLS is on the first line, where it is greeting text and no client recognises it (docs/threats.md A5).
     pub starttls_on_first_line: bool,
-    /// The lines after the first, in order, one behind the other; behind each its keyword, where it does not begin with that.
+    /// Concatenated text of the lines after the first, in order. A keyword that is not a prefix of its line follows
+    /// that line.
     texts: String,
-    /// Where they are. An open flow keeps them for as long as it lasts, so they take little.
+    /// Boundaries within `texts`. One text and one compact list: an open flow retains them for its whole lifetime.
     places: Vec<Place>,
 }
 
-/// Where a line is in the text of all.
+/// Boundaries of one line within [`Capabilities::texts`].
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 struct Place {
-    /// Where its text ends.
+    /// End of the line's text.
     text: u32,
-    /// Where its keyword ends: behind the text, or before that end.
+    /// End of its keyword: after the text, or within it.
     keyword: u32,
-    /// See [`Capability::other_code`]; [`SAME_CODE`] where it is the reply's.
+    /// See [`Capability::other_code`]; [`SAME_CODE`] if it is the code of the reply.
     other_code: u16,
-    /// What the line offers: told once, as every verdict asks for it.
+    /// How the line offers STARTTLS: computed once, because every verdict needs it.
     offer: Offer,
     /// See [`Capabilities::masked`].
     masked: bool,
 }
 
-/// No reply has it: a code has three digits.
+/// Marks a line with the code of its reply. No reply has this value: a code has three digits.
 const SAME_CODE: u16 = u16::MAX;
 
 impl Capability<'_> {
-    /// A mask keeps the length of what it hides (docs/threats.md FP-26).
+    /// A mask preserves the length of the masked keyword (docs/threats.md FP-26).
     pub(crate) fn is_as_long_as_starttls(&self) -> bool {
         self.keyword.len() == "STARTTLS".len()
     }
 }
 
 impl Offer {
-    /// What a line offers.
+    /// How a line offers STARTTLS.
     fn of(text: &str, keyword: &str, other_code: Option<u16>) -> Self {
         match text.trim_end() {
             "STARTTLS" if other_code.is_none() => Self::Strict,
@@ -89,11 +91,11 @@ impl Offer {
     }
 }
 
-/// Keywords of eight letters that a mask of eight letters may hide (docs/threats.md FP-26).
+/// Keywords of eight letters, which a mask of eight letters may hide (docs/threats.md FP-26).
 const EIGHT_LETTERS: [&str; 4] = ["STARTTLS", "CHUNKING", "8BITMIME", "SMTPUTF8"];
 
-/// Neighbours of STARTTLS in the capability lists of servers that keep a fixed order: before, after. From the sources of
-/// Postfix (`smtpd.c`), Exim (`smtp_in.c`), Sendmail (`srvrsmtp.c`), and from replies of Exchange.
+/// Keywords adjacent to STARTTLS in the capability lists of servers with a fixed order: before, after. From the
+/// sources of Postfix (`smtpd.c`), Exim (`smtp_in.c`), Sendmail (`srvrsmtp.c`), and from replies of Exchange.
 const STARTTLS_SLOTS: [(&[&str], &[&str]); 4] = [
     (&["ETRN", "VRFY"], &["AUTH", "AUTH=PLAIN", "AUTH=LOGIN", "XVERP", "XCLIENT", "ENHANCEDSTATUSCODES", "8BITMIME"]),
     (&["PIPELINING", "PIPECONNECT", "CHUNKING"], &["PRDR", "SMTPUTF8", "HELP"]),
@@ -102,14 +104,15 @@ const STARTTLS_SLOTS: [(&[&str], &[&str]); 4] = [
 ];
 
 impl Capabilities {
-    /// From a reply to EHLO.
+    /// Parses a reply to EHLO.
     pub(super) fn parse(reply: &Reply<'_>) -> Self {
         let mut capabilities = Self::default();
         capabilities.extend(reply);
         capabilities
     }
 
-    /// Adds the lines of a continued reply (docs/threats.md A6, EV-17); the very first line is the greeting, never a keyword.
+    /// Adds the lines of a continued reply (docs/threats.md A6, EV-17); the first line of the whole reply is greeting
+    /// text, never a keyword.
     pub(super) fn extend(&mut self, reply: &Reply<'_>) {
         let mut lines = reply.lines.iter();
         if self.first_line.is_empty() && self.places.is_empty() {
@@ -131,7 +134,7 @@ impl Capabilities {
     }
 
     fn push(&mut self, line: &ReplyLine<'_>, code: u16) {
-        // Some hundred lines of some thousand octets.
+        // Cannot overflow: at most a few hundred lines of a few thousand bytes.
         let end = |length: usize| u32::try_from(length).unwrap_or(u32::MAX);
         let start = self.texts.len();
         push_printable(&mut self.texts, &line.text);
@@ -172,20 +175,20 @@ impl Capabilities {
         })
     }
 
-    /// How many.
+    /// Number of lines after the first.
     #[must_use]
     pub const fn len(&self) -> usize {
         self.places.len()
     }
 
-    /// Whether there is none.
+    /// Whether there are no lines after the first.
     #[must_use]
     pub const fn is_empty(&self) -> bool {
         self.places.is_empty()
     }
 
-    /// The offer of STARTTLS. Clients read leniently (Postfix: any of ` `, tab, `=` ends the keyword, in any case), so
-    /// leniently is how its presence is judged.
+    /// The strongest offer of STARTTLS among the lines. Clients parse leniently (Postfix: any of ` `, tab, `=` ends
+    /// the keyword, in any case), so its presence is judged leniently.
     #[must_use]
     pub fn offer(&self) -> Offer {
         self.offer_within(self.len())
@@ -196,20 +199,22 @@ impl Capabilities {
         self.lines().map(|line| line.keyword)
     }
 
-    /// The offer as a client reads it that stops at the first line which ends the reply: `lines` of them.
+    /// The offer as seen by a client that reads only the first `lines` lines, up to the first line that ends the
+    /// reply.
     #[must_use]
     pub fn offer_within(&self, lines: usize) -> Offer {
         self.places.iter().take(lines).map(|place| place.offer).max().unwrap_or(Offer::Absent)
     }
 
-    /// The line that offers STARTTLS, in printable form; with its code, where that is not the reply's.
+    /// The line that offers STARTTLS, in printable form; with its code if that differs from the code of the reply.
     #[must_use]
     pub fn offer_line(&self) -> Option<String> {
         let line = self.lines().nth(self.places.iter().position(|place| place.offer != Offer::Absent)?)?;
         Some(line.other_code.map_or_else(|| line.text.to_owned(), |code| format!("{code} {}", line.text)))
     }
 
-    /// Every other keyword is in lower case too: a server that writes so, not an edit.
+    /// Whether every other keyword is in lower case too: then the server writes lower case, and the line was not
+    /// edited.
     #[must_use]
     pub fn is_lower_case(&self) -> bool {
         let others = || self.lines().filter(|line| line.offer == Offer::Absent);
@@ -220,35 +225,36 @@ impl Capabilities {
             })
     }
 
-    /// How often STARTTLS is there.
+    /// Number of lines that offer STARTTLS.
     #[must_use]
     pub fn offers(&self) -> usize {
         self.places.iter().filter(|place| place.offer != Offer::Absent).count()
     }
 
-    /// A line that holds STARTTLS and offers it to no one: glued to another keyword, or without a separator (docs/threats.md A5).
+    /// A line that contains STARTTLS without offering it: joined to another keyword, or without a separator
+    /// (docs/threats.md A5).
     #[must_use]
     pub fn glued(&self) -> Option<&str> {
         let line = self.lines().find(|line| line.text.to_ascii_uppercase().contains("STARTTLS"));
         line.filter(|line| line.offer == Offer::Absent).map(|line| line.text)
     }
 
-    /// Whether a keyword is there, given in upper case.
+    /// Whether a keyword, given in upper case, is in the list.
     #[must_use]
     pub fn has(&self, keyword: &str) -> bool {
         self.lines().any(|line| line.keyword == keyword)
     }
 
-    /// The lines overwritten in place: the whole keyword is a run of `X` with a letter at its end, as Cisco's SMTP
-    /// inspection writes it (docs/threats.md A2), or STARTTLS with one letter changed (A3).
+    /// The lines that were overwritten in place: the whole keyword is a run of `X` with a letter at its end, as
+    /// Cisco's SMTP inspection writes it (docs/threats.md A2), or STARTTLS with one letter changed (A3).
     pub fn masked(&self) -> impl Iterator<Item = (usize, Capability<'_>)> {
         let any = self.places.iter().any(|place| place.masked);
         let lines = any.then(|| self.lines().zip(&self.places)).into_iter().flatten();
         lines.enumerate().filter(|(_, (_, place))| place.masked).map(|(index, (line, _))| (index, line))
     }
 
-    /// Whether a masked line can only be, or by its place must be, STARTTLS (docs/threats.md FP-26): it keeps the length of what
-    /// it hides, and it hides what is not there otherwise.
+    /// Whether a masked line is STARTTLS, by elimination or by its position in the list (docs/threats.md FP-26): a
+    /// mask preserves the length of the masked keyword, and that keyword is missing from the rest of the list.
     #[must_use]
     pub fn mask_is_starttls(&self, index: usize) -> bool {
         let Some(line) = self.lines().nth(index) else { return false };
@@ -269,7 +275,8 @@ impl Capabilities {
         others_present || in_slot
     }
 
-    /// SASL mechanisms offered that send the secret itself, in upper case, each once; `AUTH PLAIN` and `AUTH=PLAIN` alike.
+    /// SASL mechanisms offered that send the secret itself, in upper case, without duplicates; from `AUTH PLAIN` and
+    /// `AUTH=PLAIN`.
     #[must_use]
     pub fn plaintext_mechanisms(&self) -> Vec<String> {
         let mut found = Vec::new();
@@ -284,7 +291,8 @@ impl Capabilities {
     }
 }
 
-/// Whether a line may be a capability (RFC 5321 §4.1.1.1), and not the text of a reply: `2.0.0 Ok`, `OK`.
+/// Whether a line may be a capability (RFC 5321 §4.1.1.1), rather than the text of another reply such as `2.0.0 Ok`
+/// or `OK`.
 pub(super) fn may_be_keyword(line: &[u8]) -> bool {
     let line = String::from_utf8_lossy(line);
     let keyword = keyword(&line);
@@ -292,7 +300,7 @@ pub(super) fn may_be_keyword(line: &[u8]) -> bool {
     formed && !keyword.is_empty() && !keyword.eq_ignore_ascii_case("OK")
 }
 
-/// The keyword of a capability line in any case, as lenient clients find it.
+/// The keyword of a capability line in any case, as lenient clients parse it.
 fn keyword(line: &str) -> &str {
     let octets = line.as_bytes();
     let start = octets.iter().position(|octet| !matches!(octet, b' ' | b'-' | b'\t')).unwrap_or(octets.len());

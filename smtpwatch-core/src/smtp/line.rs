@@ -1,22 +1,24 @@
-//! Lines: bytes up to LF.
+//! Splits one direction of a session into lines, each ended by LF or CRLF. [`Lines`] keeps the unfinished line
+//! between segments.
 
 use std::{fmt, ops::Deref};
 
 use crate::{limits, secret_buffer::SecretBuffer};
 
-/// One line without its end.
+/// One line without its line ending.
 pub(super) struct Line<'a> {
     /// The bytes before CRLF or LF, at most [`limits::LINE`].
     pub(super) bytes: LineBytes<'a>,
     /// Ended by LF alone (RFC 5321 §2.3.8 forbids it; servers accept it).
     pub(super) bare_lf: bool,
-    /// Bytes were cut off at the end.
+    /// Bytes beyond the bound were cut off.
     pub(super) truncated: bool,
-    /// How many it took in the stream, with its end and what was cut off.
+    /// Number of bytes in the stream, including the line ending and the bytes that were cut off.
     pub(super) octets: usize,
 }
 
-/// The bytes of a line: lent where it came in one piece. They may hold a secret: `Debug` shows their number alone.
+/// The bytes of a line: borrowed if the line arrived in one segment. They may hold a secret: `Debug` shows only their
+/// number.
 #[derive(Clone)]
 pub(super) enum LineBytes<'a> {
     Lent(&'a [u8]),
@@ -54,21 +56,21 @@ impl fmt::Debug for LineBytes<'_> {
     }
 }
 
-/// Splits one direction into lines, however it is cut into pieces.
+/// Line splitter of one direction; segment boundaries do not matter.
 #[derive(Debug, Default)]
 pub(super) struct Lines {
     buffer: SecretBuffer,
-    /// Bytes of the line that were cut off.
+    /// Number of bytes cut off from the unfinished line.
     overflow: usize,
 }
 
 impl Lines {
-    /// Takes bytes from `input` up to and including the next LF. `None`: the input is used up and no line is whole.
+    /// Consumes `input` up to and including the next LF. `None`: the input is consumed and the line is not complete.
     pub(super) fn take<'a>(&mut self, input: &mut &'a [u8]) -> Option<Line<'a>> {
         let end = input.iter().position(|&octet| octet == b'\n');
         let (piece, rest) = input.split_at(end.map_or(input.len(), |at| at + 1));
         *input = rest;
-        // Nearly every line comes in one piece, and needs no copy.
+        // Common case: the line arrived in one segment and needs no copy.
         if self.buffer.is_empty()
             && piece.len() <= limits::LINE
             && let Some(body) = piece.strip_suffix(b"\n")
@@ -84,7 +86,7 @@ impl Lines {
         let room = limits::LINE.saturating_sub(self.buffer.len());
         let body = if end.is_some() { &piece[..piece.len() - 1] } else { piece };
         self.buffer.extend_from_slice(&body[..body.len().min(room)]);
-        // A CR at the very bound belongs to the line's end, not to its content.
+        // A CR exactly at the bound belongs to the line ending, not to the content.
         let ends = end.is_some() && body.len() == room + 1 && body.ends_with(b"\r");
         let (cut, end_octets) = if ends { (0, 2) } else { (body.len().saturating_sub(room), 1) };
         self.overflow += cut;
@@ -99,12 +101,12 @@ impl Lines {
         Some(Line { bytes: LineBytes::Own(bytes), bare_lf, truncated, octets })
     }
 
-    /// The line that has begun and has no end yet.
+    /// The unfinished line.
     pub(super) fn partial(&self) -> &[u8] {
         &self.buffer
     }
 
-    /// Forgets what has begun.
+    /// Discards the unfinished line.
     pub(super) fn clear(&mut self) {
         self.buffer = SecretBuffer::default();
         self.overflow = 0;

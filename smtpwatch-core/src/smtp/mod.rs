@@ -1,7 +1,8 @@
-//! SMTP: from bytes in order to one session's observation.
+//! SMTP: turns the ordered bytes of a connection into one session's [`Observation`].
 //!
-//! [`Session`] is the machine; everything else is what it reads with. Grammar accepted beyond RFC 5321, because real
-//! peers send it and a monitor that insists is a monitor that is blind:
+//! [`Session`] is the state machine; [`crate::engine`] feeds it with reassembled bytes. The other modules are its
+//! parsers. The grammar is wider than RFC 5321, because real peers send all of this, and a strict parser would miss
+//! their sessions:
 //!
 //! | accepted | why |
 //! |---|---|

@@ -1,22 +1,23 @@
-//! What a message of NTLM holds in cleartext ([MS-NLMP] §2.2.1): names, which a server may quote, and the client's responses.
+//! Extracts the names and responses that an NTLM message holds in cleartext ([MS-NLMP] §2.2.1), so that a server's
+//! quotation of them can be redacted.
 
 use crate::secret_buffer::SecretBuffer;
 
-/// Begins each message, also within SPNEGO.
+/// First bytes of each message, also within SPNEGO.
 const SIGNATURE: &[u8] = b"NTLMSSP\0";
 const HEX: &[u8; 16] = b"0123456789abcdef";
 const MESSAGE_TYPE: usize = 8;
 const NEGOTIATE: u32 = 1;
 const AUTHENTICATE: u32 = 3;
-/// Places of domain and workstation in a NEGOTIATE message.
+/// Offsets of domain and workstation in a NEGOTIATE message.
 const NEGOTIATE_NAMES: [usize; 2] = [16, 24];
-/// Places of domain, user and workstation in an AUTHENTICATE message.
+/// Offsets of domain, user and workstation in an AUTHENTICATE message.
 const AUTHENTICATE_NAMES: [usize; 3] = [28, 36, 44];
-/// Places of the LM and NT responses in an AUTHENTICATE message.
+/// Offsets of the LM and NT responses in an AUTHENTICATE message.
 const RESPONSES: [usize; 2] = [12, 20];
 
-/// Appends each name and each response of a client's message to `words`, a blank before each: names as they stand and as UTF-8,
-/// responses in hexadecimal. Appends nothing if there is no message.
+/// Appends each name and each response of a client's message to `words`, separated by blanks: names both as encoded
+/// and as UTF-8, responses in hexadecimal. Appends nothing if `decoded` holds no message.
 pub(super) fn words(decoded: &[u8], words: &mut SecretBuffer) {
     let Some(start) = decoded.windows(SIGNATURE.len()).position(|window| window == SIGNATURE) else { return };
     let message = &decoded[start..];
@@ -26,7 +27,7 @@ pub(super) fn words(decoded: &[u8], words: &mut SecretBuffer) {
         _ => return,
     };
     for name in names.iter().filter_map(|&at| field(message, at)) {
-        // The flags say which one it is, but old clients leave them out.
+        // The flags name the encoding, but old clients leave them out.
         words.push(b' ');
         words.extend_from_slice(name);
         words.push(b' ');
@@ -44,7 +45,7 @@ pub(super) fn words(decoded: &[u8], words: &mut SecretBuffer) {
     }
 }
 
-/// The bytes that a field describes: length in bytes, room, and offset from the start of the message.
+/// The bytes that a field describes: length in bytes, allocated length, and offset from the start of the message.
 fn field(message: &[u8], at: usize) -> Option<&[u8]> {
     let length = u16::from_le_bytes(message.get(at..)?.first_chunk().copied()?);
     let offset = usize::try_from(number(message, at + 4)?).ok()?;

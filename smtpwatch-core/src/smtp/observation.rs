@@ -1,4 +1,5 @@
-//! What one session showed: facts, no opinion.
+//! The facts of one session, without any judgement. The session fills an [`Observation`]; the judge turns it into
+//! findings.
 
 use std::{collections::BTreeSet, time::Duration};
 
@@ -14,45 +15,46 @@ use crate::{
     finding::{Outcome, StarttlsState, TranscriptLine},
 };
 
-/// Lines of an injection whose verbs are kept.
+/// Maximum number of lines of an injection whose verbs are recorded.
 const INJECTED_LINES: usize = 16;
-/// Refusals whose texts are kept.
+/// Maximum number of refusals whose texts are recorded.
 pub(super) const REFUSALS: usize = 4;
-/// Characters of a line of the server that are kept of one.
+/// Maximum length of one recorded line of the server, in characters.
 const INJECTED_TEXT: usize = 120;
 
-/// Why nothing may be concluded from what is missing.
+/// Why missing data must not lead to a finding.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Doubt {
     /// The flow was joined after its start (docs/threats.md FP-7).
     Midstream,
-    /// Bytes are missing that the dialogue needed.
+    /// Bytes that the dialogue needed are missing.
     Gap,
     /// Only one direction was seen (EV-26).
     OneSided,
-    /// The streams cannot be distinguished into commands and bodies.
+    /// Commands and message bodies cannot be distinguished.
     Ambiguous,
     /// Both ends speak Multipath TCP: other subflows may carry parts of the dialogue (EV-28).
     Multipath,
-    /// Copies of what the server said differ, or it said more than is followed: which of it this host took in cannot be told (EV-2).
+    /// Copies of the server's bytes differ, or the server sent more than is tracked: it is unknown which bytes this
+    /// host accepted (EV-2).
     Server,
 }
 
-/// What became of STARTTLS. The code is the server's, zero where a line had none.
+/// State of the STARTTLS request. The code is the server's; zero for a line without a code.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub enum Starttls {
-    /// Not asked for.
+    /// The client did not request it.
     #[default]
     NotSent,
-    /// Asked for, no reply yet.
+    /// Requested, no reply yet.
     Sent,
-    /// Any 2xx: Postfix and Exim go ahead on each of them (RFC 3207 §4 names 220 only).
+    /// Any 2xx: Postfix and Exim proceed on each of them (RFC 3207 §4 names 220 only).
     Granted(u16),
     /// Any other reply.
     Refused(u16),
 }
 
-/// How TLS failed to come about after the go-ahead.
+/// How the TLS handshake after the go-ahead failed.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum HandshakeEnd {
     /// This side continued in cleartext.
@@ -63,24 +65,25 @@ pub enum HandshakeEnd {
     Reset(Side),
     /// This side closed the connection.
     Closed(Side),
-    /// No one said anything more.
+    /// Neither side sent anything more.
     Silence,
 }
 
-/// Bytes in cleartext that stand where TLS should begin (docs/threats.md E1–E3). Verbs only: their arguments may be secrets.
+/// Cleartext bytes where TLS should begin (docs/threats.md E1–E3). Only verbs are recorded: arguments may be secrets.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct Injection {
-    /// How many.
+    /// Number of bytes.
     pub octets: usize,
-    /// Of commands the first word of each line, of replies the line as it may be shown; printable, at most sixteen.
+    /// For commands, the first word of each line; for replies, the redacted line. Printable, at most sixteen entries.
     pub verbs: Vec<String>,
-    /// A SASL exchange is among them.
+    /// The bytes include a SASL exchange.
     pub auth: bool,
-    /// MAIL, RCPT or DATA is among them.
+    /// The bytes include MAIL, RCPT or DATA.
     pub mail: bool,
-    /// Each line has the form of a reply that accepts or asks for something (2yz, 3yz), and is more than a second go-ahead.
+    /// Each line has the form of a reply that accepts or requests something (2yz, 3yz), and the lines are more than a
+    /// repeated go-ahead.
     pub replies: bool,
-    /// They were sent before the sender can have known the reply to STARTTLS.
+    /// The bytes were sent before the sender can have seen the reply to STARTTLS.
     pub before_reply: bool,
 }
 
@@ -99,7 +102,7 @@ impl Injection {
         injection
     }
 
-    /// Lines of the server, with their texts as they may be shown.
+    /// An injection of server lines, with their redacted texts.
     pub(super) fn of_replies(octets: &[u8], shown: impl Iterator<Item = String>) -> Self {
         let lines = || octets.split(|&byte| byte == b'\n').filter(|line| !line.trim_ascii().is_empty());
         let code = |line: &[u8]| line.get(..3).filter(|code| code.iter().all(u8::is_ascii_digit)).map(<[u8]>::to_vec);
@@ -113,110 +116,110 @@ impl Injection {
     }
 }
 
-/// A verb that is not the one that was sent (docs/threats.md B2, C4, FO-12).
+/// A verb that differs from the one that was sent (docs/threats.md B2, C4, FO-12).
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Rewritten {
-    /// The verb as sent; empty where only its length is known.
+    /// The verb as sent; empty if only its length is known.
     pub sent: String,
-    /// The verb as it arrived, or as the server quotes it.
+    /// The verb as received, or as quoted by the server.
     pub arrived: String,
 }
 
-/// The facts of one session, as far as it was in cleartext.
+/// The facts of the cleartext part of one session.
 #[derive(Debug, Default)]
 pub struct Observation {
     /// First line of the greeting, printable, with its code.
     pub greeting: Option<String>,
     /// Host name at the start of the greeting.
     pub greeting_name: Option<String>,
-    /// Name that the client gave with EHLO or HELO.
+    /// Host name that the client gave with EHLO or HELO.
     pub client_name: Option<String>,
     /// The last complete EHLO reply in cleartext (docs/threats.md FP-6).
     pub capabilities: Option<Capabilities>,
-    /// Bytes of that reply on the wire, line ends included (FO-2).
+    /// Length of that reply in bytes, including line endings (FO-2).
     pub ehlo_octets: usize,
     /// Time from the EHLO command to that reply (FO-8).
     pub ehlo_after: Option<Duration>,
-    /// The EHLO reply had begun and its last line never came (A6).
+    /// The EHLO reply began, but its last line never arrived (A6).
     pub ehlo_unfinished: bool,
-    /// Capability lines came after the last line of the EHLO reply (A6, EV-17): how many stood before that.
+    /// Capability lines followed the last line of the EHLO reply (A6, EV-17): the number of lines before them.
     pub ehlo_went_on: Option<usize>,
-    /// EHLO was answered with this code, which is not positive (B1).
+    /// Code of the reply to EHLO if it was not positive (B1).
     pub ehlo_rejected: Option<u16>,
     /// First line of that reply, printable (FO-11).
     pub ehlo_refusal: Option<String>,
     /// HELO was accepted.
     pub helo: bool,
-    /// The client sent MAIL or STARTTLS while no reply to EHLO was awaited.
+    /// The client sent MAIL or STARTTLS while no reply to EHLO was pending.
     pub went_on: bool,
-    /// Code of a reply that demands STARTTLS in its text, to a client that did not ask for it.
+    /// Code of a reply whose text demands STARTTLS, sent to a client that did not request it.
     pub starttls_demanded: Option<u16>,
-    /// Texts of refusals, as they may be shown, at most [`REFUSALS`] (FO-11).
+    /// Redacted texts of refusals, at most [`REFUSALS`] (FO-11).
     pub refusals: Vec<String>,
-    /// What became of STARTTLS.
+    /// State of the STARTTLS request.
     pub starttls: Starttls,
-    /// STARTTLS was offered when it was asked for.
+    /// STARTTLS was offered when the client requested it.
     pub starttls_was_offered: bool,
     /// Time from STARTTLS to its reply (FO-8).
     pub starttls_after: Option<Duration>,
     /// Text of the reply to STARTTLS, printable.
     pub starttls_reply: Option<String>,
-    /// What came after the go-ahead, or instead of SMTP.
+    /// The TLS phase after the go-ahead, or of a session that began with TLS.
     pub tls: Option<Box<TlsPhase>>,
-    /// After the go-ahead the client continued in cleartext, and the server answered (C6).
+    /// After the go-ahead the client continued in cleartext, and the server replied (C6).
     pub clear_after_go_ahead: bool,
-    /// Bytes are missing after the go-ahead: whether the handshake succeeded cannot be told.
+    /// Bytes after the go-ahead are missing: the result of the handshake is unknown.
     pub handshake_unseen: bool,
     /// Client bytes between STARTTLS and its first TLS record.
     pub injected_commands: Option<Box<Injection>>,
     /// Server bytes between the go-ahead and the first TLS record.
     pub injected_replies: Option<Box<Injection>>,
-    /// Time from the go-ahead to the first of them.
+    /// Time from the go-ahead to the first of these bytes.
     pub clear_after: Option<Duration>,
-    /// A verb that was rewritten on the path, the first one.
+    /// The first verb that was rewritten on the path.
     pub rewritten: Option<Box<Rewritten>>,
     /// Code of the first reply of class 2 or 3, before TLS, that answers no command (E4).
     pub unsolicited: Option<u16>,
     /// SASL exchanges in cleartext, in order.
     pub auth: Vec<AuthExchange>,
-    /// A PROXY header came before the dialogue (FP-13): a load balancer that speaks for another client writes one, and so can any
-    /// client. It counts only from an address that the configuration trusts.
+    /// A PROXY header preceded the dialogue (FP-13). Load balancers send one on behalf of another client, but any
+    /// client can: it counts only from an address that the configuration trusts.
     pub proxy_header: bool,
-    /// The server granted XCLIENT: from there on the client speaks for another one (FP-13).
+    /// The server granted XCLIENT: the client then acts on behalf of another client (FP-13).
     pub xclient_granted: bool,
     /// MAIL was sent in cleartext.
     pub mail_sent: bool,
-    /// MAIL asked for REQUIRETLS in cleartext (G7).
+    /// MAIL requested REQUIRETLS in cleartext (G7).
     pub requiretls: bool,
-    /// Messages accepted in cleartext.
+    /// Number of messages accepted in cleartext.
     pub messages: u32,
-    /// Domains of recipients, lower case, bounded.
+    /// Domains of recipients, lower case; the number is bounded.
     pub recipient_domains: BTreeSet<String>,
-    /// Keywords of the EHLO reply that the client acted on (FO-14).
+    /// Keywords of the EHLO reply that the client made use of (FO-14).
     pub acted_on: BTreeSet<&'static str>,
-    /// A command or a reply was understood.
+    /// At least one command or reply was parsed.
     pub smtp: bool,
-    /// Why nothing may be concluded from what is missing.
+    /// Why missing data must not lead to a finding.
     pub doubt: Option<Doubt>,
-    /// Gaps that hurt.
+    /// Number of gaps that affected the dialogue.
     pub gaps: u32,
-    /// Who ended the connection, and whether by reset.
+    /// The side that ended the connection, and whether by reset.
     pub ended: Option<(Side, bool)>,
-    /// How long no one had said anything when it ended.
+    /// Time without data from either side before the end.
     pub silence: Option<Duration>,
-    /// The flow fell silent and was given up.
+    /// The flow was idle until its timeout.
     pub timed_out: bool,
     pub(super) transcript: Transcript,
 }
 
 impl Observation {
-    /// The worst that has happened so far.
+    /// The most severe outcome so far.
     #[must_use]
     pub fn outcome(&self) -> Outcome {
         if self.auth.iter().any(AuthExchange::is_credential) { Outcome::Credential } else { self.mail_outcome() }
     }
 
-    /// The same without what was sent to prove who someone is.
+    /// The outcome without regard to authentication exchanges.
     #[must_use]
     pub const fn mail_outcome(&self) -> Outcome {
         if self.messages > 0 {
@@ -246,13 +249,14 @@ impl Observation {
         self.capabilities.as_ref().is_some_and(|capabilities| capabilities.offer() != Offer::Absent)
     }
 
-    /// TLS began: the client sent a TLS record after the go-ahead, or instead of SMTP.
+    /// The TLS phase began: the client sent a TLS record after the go-ahead, or instead of SMTP.
     #[must_use]
     pub fn tls_began(&self) -> bool {
         self.tls.as_ref().is_some_and(|tls| tls.is_tls(Side::Client))
     }
 
-    /// How TLS failed to come about after the go-ahead; `None` while it may still, once it did, or where it cannot be told.
+    /// How the handshake after the go-ahead failed; `None` while it may still succeed, after success, or if the
+    /// result is unknown.
     #[must_use]
     pub fn handshake_end(&self) -> Option<HandshakeEnd> {
         if !matches!(self.starttls, Starttls::Granted(_)) {
@@ -278,7 +282,7 @@ impl Observation {
         }
     }
 
-    /// The names that the server gave: EHLO reply, greeting, SNI; each once.
+    /// The host names of the server from the EHLO reply, the greeting and SNI, without duplicates.
     #[must_use]
     pub fn server_names(&self) -> Vec<&str> {
         let ehlo = self.capabilities.as_ref().and_then(|capabilities| capabilities.name.as_deref());
@@ -293,8 +297,8 @@ impl Observation {
         names
     }
 
-    /// The whole text of the greeting is what a device leaves that keeps the characters 2, 0, `*` and blanks alone: the test
-    /// by which Postfix knows a PIX (docs/threats.md B3).
+    /// The greeting is the residue of a device that overwrites everything but the characters 2, 0, `*` and blanks:
+    /// the test by which Postfix recognises a PIX (docs/threats.md B3).
     #[must_use]
     pub fn greeting_is_masked(&self) -> bool {
         self.greeting.as_deref().is_some_and(|greeting| {
@@ -302,7 +306,7 @@ impl Observation {
         })
     }
 
-    /// The dialogue, secrets blanked.
+    /// The dialogue, with secrets redacted.
     #[must_use]
     pub fn transcript(&self) -> Vec<TranscriptLine> {
         self.transcript.lines()

@@ -1,18 +1,19 @@
-//! A verb as the server quotes it back (docs/threats.md FO-12): one that differs from what was sent was overwritten on the path.
-//! The method of Durumeric et al. (IMC 2015), without sending anything.
+//! Compares the verb that a server quotes in its reply with the verb that was sent (docs/threats.md FO-12): a
+//! difference shows that a device on the path overwrote the command. The method of Durumeric et al. (IMC 2015),
+//! without active probes.
 
-/// Marks in which servers put what they quote.
+/// Opening quotation marks used by servers.
 const QUOTES: [u8; 4] = [b'"', b'\'', b'`', b'<'];
 
-/// The verb that `line` quotes in the place of `sent` (in upper case), where it is no other spelling of it but an edit: as
-/// long, and a run of one character, or a long word with most of its letters. Servers that cut, fold or translate what they
-/// quote do none of that.
+/// The verb that `line` quotes instead of `sent` (in upper case), if it is an edit and not another spelling: of the
+/// same length, and either a run of one character or, for a long word, with most of its letters. Servers that
+/// truncate, fold or translate their quotations produce neither.
 pub(super) fn rewritten(sent: &str, line: &[u8]) -> Option<String> {
     if sent.len() < 4 || is_run(sent.as_bytes()) {
         return None;
     }
     let quoted = || {
-        // The first quotation is the command line; what stands after its first word is an argument.
+        // The first quotation is the command line; the words after its first one are arguments.
         let start = line.iter().position(|byte| QUOTES.contains(byte))? + 1;
         let rest = &line[start..];
         let ends = |byte: &u8| byte.is_ascii_whitespace() || QUOTES.contains(byte) || *byte == b'>';
@@ -22,12 +23,12 @@ pub(super) fn rewritten(sent: &str, line: &[u8]) -> Option<String> {
     unquoted_mask(sent, line).or_else(quoted).map(|word| String::from_utf8_lossy(word).into_owned())
 }
 
-/// Words before which servers write the command that they do not know, without quotes.
+/// Words after which servers write an unrecognised command without quotation marks.
 const BEFORE_COMMAND: [&[u8]; 7] =
     [b"command", b"unrecognized", b"unrecognised", b"recognized", b"unknown", b"verb", b"error"];
 
-/// A run of X as long as the verb, where a server names the command: at the start of its text, or after a word that says so. Anywhere
-/// else it may be a telephone number.
+/// A run of X as long as the verb, at a position where servers name the command: at the start of the text, or after
+/// one of [`BEFORE_COMMAND`]. At any other position it may be a telephone number.
 fn unquoted_mask<'a>(sent: &str, line: &'a [u8]) -> Option<&'a [u8]> {
     let words = line.split(u8::is_ascii_whitespace).filter(|word| !word.is_empty());
     let mut before: Option<&[u8]> = None;
@@ -40,19 +41,20 @@ fn unquoted_mask<'a>(sent: &str, line: &'a [u8]) -> Option<&'a [u8]> {
         if named && is_mask(bare, sent) {
             return Some(bare);
         }
-        // An enhanced status code (RFC 3463) is none of the words.
+        // Skips an enhanced status code (RFC 3463).
         let status = before.is_none() && word.iter().all(|byte| byte.is_ascii_digit() || *byte == b'.');
         before = if status { None } else { Some(word) };
     }
     None
 }
 
-/// What an editor on the path leaves of a verb: a run of one letter, or most of the letters of STARTTLS.
+/// Whether a word is what an editor on the path leaves of a verb: a run of one letter, or most of the letters of
+/// STARTTLS.
 pub(super) fn is_overwritten(word: &[u8]) -> bool {
     word.len() >= 4 && is_run(word) || resembles(word, "STARTTLS")
 }
 
-/// A run of X, as Cisco's inspection leaves it: it is known without quotes too.
+/// A run of X, as Cisco's inspection writes it: recognised without quotation marks too.
 fn is_mask(word: &[u8], sent: &str) -> bool {
     word.len() == sent.len() && word.iter().all(|octet| *octet == b'X')
 }
@@ -61,12 +63,12 @@ fn is_run_for(word: &[u8], sent: &str) -> bool {
     word.len() == sent.len() && is_run(word)
 }
 
-/// One character, over and over.
+/// One character, repeated.
 fn is_run(word: &[u8]) -> bool {
     word.first().is_some_and(|first| first.is_ascii_graphic() && word.iter().all(|octet| octet == first))
 }
 
-/// Another word of the same length, most of whose letters are those of a long verb: changed, or put in another order.
+/// Another word of the same length that shares most letters with a long verb: changed or permuted.
 fn resembles(word: &[u8], sent: &str) -> bool {
     if sent.len() < 8
         || word.len() != sent.len()

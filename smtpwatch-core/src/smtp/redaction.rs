@@ -1,6 +1,7 @@
-//! Lines as they may be shown: no secret, no user name, no argument of a verb that no one knows.
+//! Redaction of lines: hides secrets, user names, and arguments of unknown verbs.
 //!
-//! What is hidden is decided once, byte by byte; the transcript and the evidence are two ways to write the same decision.
+//! [`Redacted`] decides once for each byte how it is shown; the transcript and the evidence are two renderings of the
+//! same decision.
 
 use std::{borrow::Cow, fmt::Write as _, ops::Range};
 
@@ -15,7 +16,7 @@ use crate::{evidence, limits, secret_buffer::SecretBuffer};
 /// How a byte is shown.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 enum Mark {
-    /// As it is.
+    /// Unchanged.
     Plain,
     /// As `[secret]`.
     Secret,
@@ -23,19 +24,19 @@ enum Mark {
     Counted,
     /// As `*`.
     Starred,
-    /// As `*` too: who authenticated to the client (RFC 4954 §5).
+    /// As `*` too: an identity that authenticated to the client (RFC 4954 §5).
     Identity,
 }
 
-/// A line of which some bytes are hidden.
+/// A line with some bytes hidden.
 #[derive(Clone, PartialEq, Eq)]
 pub(super) struct Redacted<'a> {
     line: &'a [u8],
-    /// One for each byte; empty: all are plain.
+    /// One mark for each byte; empty if all bytes are plain.
     marks: Vec<Mark>,
 }
 
-/// Octets that a line with something hidden in it is mostly longer by than it came, at most.
+/// Estimate of the bytes that redaction adds to the printable form of a line.
 const REPLACED: usize = 16;
 
 impl<'a> Redacted<'a> {
@@ -43,12 +44,12 @@ impl<'a> Redacted<'a> {
         Self { line, marks: Vec::new() }
     }
 
-    /// Nothing of it is shown but how long it is, without the blanks around it.
+    /// Hides the whole line except its length and the surrounding blanks.
     pub(super) fn nothing(line: &'a [u8]) -> Self {
         Self::plain(line).counted(line.trim_ascii())
     }
 
-    /// A command.
+    /// Redacts a command.
     pub(super) fn command(command: &Command, line: &'a [u8]) -> Self {
         let (verb, rest) = split_word(line);
         let shown = Self::plain(line);
@@ -70,12 +71,12 @@ impl<'a> Redacted<'a> {
         }
     }
 
-    /// A reply of which only the code is shown.
+    /// Redacts everything but the code of a reply.
     pub(super) fn code_alone(line: &'a [u8]) -> Self {
         Self::plain(line).counted(&line[line.len().min(4)..])
     }
 
-    /// A reply: it may quote what the client sent. `answers_other`: the command was none that is known.
+    /// Redacts a reply, which may quote what the client sent. `answers_other`: the command was not a known one.
     pub(super) fn reply<'s>(line: &'a [u8], secrets: impl Iterator<Item = &'s Secret>, answers_other: bool) -> Self {
         let mut shown = Self::plain(line);
         for secret in secrets {
@@ -89,20 +90,20 @@ impl<'a> Redacted<'a> {
         shown.without_local_parts(0..line.len())
     }
 
-    /// In printable form; of plain bytes not more than [`limits::TRANSCRIPT_LINE`].
+    /// The line in printable form, with at most [`limits::TRANSCRIPT_LINE`] plain bytes.
     pub(super) fn text(&self) -> String {
         let mut text = String::with_capacity(self.length());
         self.write(&mut text);
         text
     }
 
-    /// How long its printable form mostly is.
+    /// Estimated length of the printable form, in bytes.
     pub(super) fn length(&self) -> usize {
         let replaced = if self.marks.is_empty() { 0 } else { REPLACED };
         self.line.len().min(limits::TRANSCRIPT_LINE) + replaced
     }
 
-    /// Appends [`Self::text`].
+    /// Appends [`Self::text`] to `text`.
     pub(super) fn write(&self, text: &mut String) {
         if self.marks.is_empty() && self.line.len() <= limits::TRANSCRIPT_LINE {
             return push_printable_whole(text, self.line);
@@ -127,7 +128,7 @@ impl<'a> Redacted<'a> {
         }
     }
 
-    /// The bytes, what is hidden overwritten; as many as they were.
+    /// The bytes of the line with the hidden ones overwritten; the length is unchanged.
     pub(super) fn octets(&self) -> Cow<'a, [u8]> {
         if self.marks.is_empty() {
             return self.line.into();
@@ -136,8 +137,8 @@ impl<'a> Redacted<'a> {
         self.line.iter().zip(&self.marks).map(blank).collect::<Vec<_>>().into()
     }
 
-    /// What stands in the line against the grammar of its command, or names who authenticated: it may be a secret in the wrong place,
-    /// and a server may quote it. `None` where there is nothing of that.
+    /// The parts of the line that violate the grammar of its command, or that name an authenticated identity: they
+    /// may be secrets in the wrong place, and a server may quote them. `None` if there are none.
     pub(super) fn unexpected(&self) -> Option<Secret> {
         let mut words = SecretBuffer::default();
         for (range, _) in self.runs().filter(|(_, mark)| matches!(mark, Mark::Counted | Mark::Identity)) {
@@ -147,7 +148,7 @@ impl<'a> Redacted<'a> {
         (!words.is_empty()).then(|| Secret::new(&words))
     }
 
-    /// Neighbours that are shown in one way.
+    /// Runs of adjacent bytes with the same mark.
     fn runs(&self) -> impl Iterator<Item = (Range<usize>, Mark)> {
         let mut start = 0;
         std::iter::from_fn(move || {
@@ -173,19 +174,19 @@ impl<'a> Redacted<'a> {
         }
     }
 
-    /// Hides a part of the line, and tells how long it is.
+    /// Hides a part of the line but shows its length.
     fn counted(mut self, part: &[u8]) -> Self {
         self.mark(self.place(part), Mark::Counted);
         self
     }
 
-    /// Where a part of the line stands in it.
+    /// The range of a part of the line within it.
     fn place(&self, part: &[u8]) -> Range<usize> {
         let start = part.as_ptr().addr().saturating_sub(self.line.as_ptr().addr());
         start..start + part.len()
     }
 
-    /// So many words that the grammar of a verb has are shown; what follows them is counted.
+    /// Shows the first `words` words, as many as the grammar of the verb has; the rest is replaced with its length.
     fn with_words(mut self, mut rest: &'a [u8], words: usize) -> Self {
         for _ in 0..words {
             let (word, more) = split_word(rest);
@@ -196,8 +197,8 @@ impl<'a> Redacted<'a> {
         self.counted(rest.trim_ascii())
     }
 
-    /// A refusal without what it quotes of a line that no one knows: body text, where the server refused the message. A verb
-    /// stays: it may be one that was not sent (docs/threats.md FO-12).
+    /// Hides the quotations in a refusal of an unknown line, which may be body text if the server refused the
+    /// message. A quoted verb stays visible: it may differ from the one that was sent (docs/threats.md FO-12).
     fn without_quotes(mut self) -> Self {
         let line = self.line;
         for piece in line.split(|octet| b"\"'`".contains(octet)).skip(1).step_by(2) {
@@ -208,13 +209,13 @@ impl<'a> Redacted<'a> {
         self
     }
 
-    /// MAIL and RCPT: everything between `<` (or the colon) and the last `@` of the path is the local part, quoted or not, and the
-    /// identity of the AUTH parameter (RFC 4954 §5) is one too.
+    /// MAIL and RCPT: hides the local part, which is everything between `<` (or the colon) and the last `@` of the
+    /// path, quoted or not, and the identity in the AUTH parameter (RFC 4954 §5).
     fn without_path(mut self) -> Self {
         let line = self.line;
         let end = line.iter().position(|octet| *octet == b'>').unwrap_or(line.len());
         let start = line[..end].iter().position(|octet| b"<:".contains(octet)).map_or(0, |at| at + 1);
-        // `MAIL FROM` or `RCPT TO`, and nothing else.
+        // Requires exactly `MAIL FROM` or `RCPT TO` before the path.
         let (_, before) = split_word(&line[..start]);
         let before = before.trim_ascii_end().strip_suffix(b":").unwrap_or(before).trim_ascii();
         if !before.eq_ignore_ascii_case(b"FROM") && !before.eq_ignore_ascii_case(b"TO") {
@@ -238,7 +239,8 @@ impl<'a> Redacted<'a> {
         self
     }
 
-    /// `local@domain` becomes `*@domain`: who writes to whom is in the mail server's log, where the operator decided to keep it.
+    /// Shows `local@domain` as `*@domain`: full addresses belong in the mail server's log, under the retention rules
+    /// of its operator.
     fn without_local_parts(mut self, range: Range<usize>) -> Self {
         let line = self.line;
         let Some(part) = line.get(range).filter(|part| part.contains(&b'@')) else { return self };
@@ -251,7 +253,7 @@ impl<'a> Redacted<'a> {
     }
 }
 
-/// Parameters of MAIL and RCPT whose values may be shown (IANA registry of SMTP service extensions).
+/// Parameters of MAIL and RCPT whose values are shown (IANA registry of SMTP service extensions).
 const PARAMETERS: [&str; 12] = [
     "SIZE",
     "BODY",
@@ -266,7 +268,7 @@ const PARAMETERS: [&str; 12] = [
     "RRVS",
     "CONPERM",
 ];
-/// Those that hold an identity.
+/// Parameters of MAIL and RCPT that hold an identity.
 const IDENTITIES: [&str; 3] = ["AUTH", "ENVID", "ORCPT"];
 
 #[cfg(test)]

@@ -1,23 +1,25 @@
-//! Replies: what the server says (RFC 5321 §4.2).
+//! Parser of replies, the server's side of the dialogue (RFC 5321 §4.2). [`Replies`] assembles lines to complete
+//! replies.
 
 use super::line::{Line, LineBytes};
 use crate::limits;
 
-/// One reply, all lines of it.
+/// One complete reply with all its lines.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub(super) struct Reply<'a> {
-    /// The code of the last line; zero where a line had none.
+    /// The code of the last line; zero if that line had none.
     pub(super) code: u16,
-    /// At most [`limits::REPLY_LINES`]: the first ones, and of those behind them the ones that tell of STARTTLS.
+    /// At most [`limits::REPLY_LINES`]: the first lines, and later ones only if they concern STARTTLS.
     pub(super) lines: Vec<ReplyLine<'a>>,
 }
 
 /// One line of a reply.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub(super) struct ReplyLine<'a> {
-    /// Its code: that of the others too, says RFC 5321 §4.2.1.
+    /// Code of this line; RFC 5321 §4.2.1 requires the same code on all lines.
     pub(super) code: u16,
-    /// What stands after code and separator. It may quote a secret. Lent of the last line, which most replies have alone.
+    /// Text after code and separator. It may quote a secret. Borrowed for the last line, which is the only one of
+    /// most replies.
     pub(super) text: LineBytes<'a>,
 }
 
@@ -37,19 +39,20 @@ impl Reply<'_> {
     }
 }
 
-/// Room that is made for the lines of a reply that has more than one.
+/// Initial capacity for the lines of a multi-line reply.
 const USUAL: usize = 12;
 
-/// Lines kept for those that tell of STARTTLS, however many others stand before them.
+/// Number of lines reserved for those that concern STARTTLS, regardless of the number of lines before them.
 const TELLING: usize = 16;
 
-/// Whether a line offers STARTTLS, or may hide it (docs/threats.md A2, A5): what is not kept must not look as if it were not there.
+/// Whether a line offers STARTTLS or may hide it (docs/threats.md A2, A5): dropping such a line would look like a
+/// missing offer.
 fn tells_of_starttls(line: &[u8]) -> bool {
     const KEYWORD: &[u8] = b"STARTTLS";
     line.starts_with(b"XXX") || line.windows(KEYWORD.len()).any(|word| word.eq_ignore_ascii_case(KEYWORD))
 }
 
-/// One line as it stands, and whether the reply goes on after it.
+/// One parsed line, and whether the reply continues after it.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 struct Parsed<'a> {
     code: u16,
@@ -57,7 +60,7 @@ struct Parsed<'a> {
     text: &'a [u8],
 }
 
-/// Puts lines together to replies.
+/// Assembles lines to complete replies.
 #[derive(Debug, Default)]
 pub(super) struct Replies {
     lines: Vec<ReplyLine<'static>>,
@@ -65,10 +68,10 @@ pub(super) struct Replies {
 }
 
 impl Replies {
-    /// Takes one line; returns the reply that it ends.
+    /// Adds one line; returns the reply that the line completes.
     pub(super) fn push<'a>(&mut self, line: &Line<'a>) -> Option<Reply<'a>> {
         let Parsed { code, mut more, text } = parse(&line.bytes);
-        // A stray line inside a reply must not end it: the client waits for the last line too.
+        // A line without a code inside a reply does not end it: the client waits for the last line too.
         more |= code == 0 && self.begun;
         let bound = if tells_of_starttls(text) { limits::REPLY_LINES } else { limits::REPLY_LINES - TELLING };
         self.begun = more;
@@ -76,7 +79,7 @@ impl Replies {
         if more {
             if has_room {
                 if self.lines.capacity() == 0 {
-                    // As many as most servers have capabilities.
+                    // Fits the capability list of most servers.
                     self.lines.reserve_exact(USUAL);
                 }
                 self.lines.push(ReplyLine { code, text: text.into() });
@@ -86,7 +89,7 @@ impl Replies {
         let mut lines: Vec<ReplyLine<'a>> = std::mem::take(&mut self.lines);
         if has_room {
             let text = match line.bytes {
-                // It is the end of the line.
+                // The text is the tail of the line.
                 LineBytes::Lent(bytes) => LineBytes::Lent(&bytes[bytes.len() - text.len()..]),
                 LineBytes::Own(_) => text.into(),
             };
@@ -99,25 +102,26 @@ impl Replies {
         Some(Reply { code, lines })
     }
 
-    /// Frees the lines of a reply that has begun.
+    /// Discards the lines of an unfinished reply.
     pub(super) fn clear(&mut self) {
         self.lines = Vec::new();
     }
 
-    /// A reply has begun and its last line has not come.
+    /// A reply has begun, and its last line has not arrived.
     pub(super) const fn has_begun(&self) -> bool {
         self.begun
     }
 }
 
-/// A line that has no code (docs/threats.md EV-18) is a whole reply with code zero: the machine goes on.
+/// Parses one line. A line without a code (docs/threats.md EV-18) is a complete reply with code zero, so the session
+/// continues.
 fn parse(line: &[u8]) -> Parsed<'_> {
     let digits = line.iter().take(3).take_while(|c| c.is_ascii_digit()).count();
     if digits < 3 || line.get(3).is_some_and(u8::is_ascii_alphanumeric) {
         return Parsed { code: 0, more: false, text: line };
     }
     let code = line[..3].iter().fold(0, |code, digit| code * 10 + u16::from(digit - b'0'));
-    // A separator that is none stays in the text, so that it shows.
+    // An invalid separator stays in the text, so that it is visible.
     let text = match line.get(3) {
         Some(b' ' | b'-') | None => line.get(4..),
         Some(_) => line.get(3..),

@@ -1,21 +1,21 @@
-//! Bytes of one direction that are kept as evidence. Only what a line may show gets here: see [`super::shown`].
+//! Bytes of one direction, retained as evidence. [`Retained`] receives redacted lines only: see [`super::redaction`].
 
 use crate::limits::EXHIBIT_OCTETS;
 
-/// Room that is made at first, in bytes.
+/// Initial capacity, in bytes.
 const AT_LEAST: usize = 64;
 
-/// The first [`EXHIBIT_OCTETS`] of them, by their place in the stream.
+/// The first [`EXHIBIT_OCTETS`] bytes, with their offsets in the stream.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Retained {
     octets: Vec<u8>,
-    /// Where a row of neighbours begins: its place in the stream, and in `octets`.
+    /// Start of each contiguous run: its offset in the stream, and its index in `octets`.
     rows: Vec<(u64, usize)>,
     left_out: u64,
 }
 
 impl Retained {
-    /// Takes bytes that follow all others.
+    /// Appends bytes; `offset` must not be below the end of the earlier ones.
     pub(super) fn push(&mut self, offset: u64, octets: &[u8]) {
         let room = EXHIBIT_OCTETS.saturating_sub(self.octets.len()).min(octets.len());
         self.left_out += (octets.len() - room) as u64;
@@ -26,25 +26,25 @@ impl Retained {
             self.rows.last().is_some_and(|(from, at)| from + (self.octets.len() - at) as u64 == offset);
         if !resume_after_reset {
             if self.rows.capacity() == 0 {
-                // Mostly there is one.
+                // Most sessions have one run.
                 self.rows.reserve_exact(1);
             }
             self.rows.push((offset, self.octets.len()));
         }
         if self.octets.capacity() == 0 {
-            // The first line is mostly not the last.
+            // More lines usually follow the first.
             self.octets.reserve(AT_LEAST);
         }
         self.octets.extend_from_slice(&octets[..room]);
     }
 
-    /// Rows of neighbours with their places in the stream.
+    /// Contiguous runs with their offsets in the stream.
     pub(super) fn rows(&self) -> impl Iterator<Item = (u64, &[u8])> {
         let ends = self.rows.iter().skip(1).map(|(_, at)| *at).chain([self.octets.len()]);
         self.rows.iter().zip(ends).filter_map(|((offset, at), end)| Some((*offset, self.octets.get(*at..end)?)))
     }
 
-    /// Bytes that did not fit.
+    /// Number of bytes that exceeded the bound.
     pub(super) const fn left_out(&self) -> u64 {
         self.left_out
     }

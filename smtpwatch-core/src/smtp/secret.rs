@@ -1,4 +1,4 @@
-//! A value that cannot be shown.
+//! A [`Secret`] of a SASL exchange: it can be searched for in replies, but not printed.
 
 use std::ops::Range;
 
@@ -11,33 +11,33 @@ use base64::{
 use super::ntlm;
 use crate::secret_buffer::SecretBuffer;
 
-/// Bytes of a SASL exchange, or such as may be. They live as long as their session's machine, only to be struck from what
-/// the server says, should it quote them (docs/threats.md FO-12), and are overwritten then. There is no way to print, compare or
-/// serialise them.
+/// Bytes of a SASL exchange, or bytes that may belong to one. A session retains them only to redact them in the
+/// server's replies, which may quote them (docs/threats.md FO-12), and overwrites them on drop. The type cannot be
+/// printed, compared or serialised.
 pub(super) struct Secret {
     octets: SecretBuffer,
 }
 
-/// Padding is left out by some clients.
+/// Some clients omit the padding.
 const BASE64: GeneralPurpose = GeneralPurpose::new(
     &STANDARD,
     GeneralPurposeConfig::new().with_decode_padding_mode(DecodePaddingMode::Indifferent),
 );
 
-/// Shorter words than this are struck out where they stand alone: a part of an ordinary word may look like them.
+/// Words shorter than this are redacted only as separate words: they may be part of an ordinary word.
 const SHORTEST: usize = 4;
-/// Shorter words are not looked for at all: one letter tells nothing.
+/// Words shorter than this are not searched for: one letter is not distinctive.
 const SHORTEST_ALONE: usize = 2;
-/// So many characters of a longer word are enough to know it again.
+/// Length of the prefix that identifies a longer word.
 const BEGINNING: usize = 8;
-/// Shorter words of a line are not looked into as base64.
+/// Words of a line that are shorter than this are not decoded as base64.
 const SHORTEST_ENCODED: usize = 6;
-/// What stands for a secret.
+/// Replacement text for a secret.
 pub(super) const BLANK: &str = "[secret]";
 
 impl Secret {
-    /// Takes the line as it came. Each word of it is its own secret, and so is what it is in base64 (RFC 4954 §4): a
-    /// server may quote the password itself.
+    /// Builds a secret from a line. Each word of the line is a secret of its own, and so is its base64 decoding (RFC
+    /// 4954 §4): a server may quote the password itself.
     pub(super) fn new(line: &[u8]) -> Self {
         let mut octets = SecretBuffer::from(line);
         let value = |word: &[u8]| word.iter().position(|byte| *byte == b'=').map(|at| at + 1);
@@ -54,8 +54,8 @@ impl Secret {
         Self { octets }
     }
 
-    /// Where every word of the secret stands in a line, in any case, and each word of the line that holds one in base64: servers
-    /// prompt and refuse in base64 within AUTH (RFC 4954 §4).
+    /// The ranges in a line of every word of the secret, in any case, and of each word whose base64 decoding contains
+    /// one: within AUTH, servers prompt and refuse in base64 (RFC 4954 §4).
     pub(super) fn places(&self, line: &[u8]) -> Vec<Range<usize>> {
         let mut found = self.plain_places(line);
         let is_digit = |byte: &u8| byte.is_ascii_alphanumeric() || matches!(byte, b'+' | b'/' | b'=');
@@ -84,9 +84,9 @@ impl Secret {
     }
 }
 
-/// Appends a blank and what a word is in base64. Returns whether it is base64 of anything.
+/// Appends a blank and the base64 decoding of a word. Returns whether the word is valid base64.
 fn append_decoded(word: &[u8], octets: &mut SecretBuffer) -> bool {
-    // Room is made before: the decoder would leave in its own buffer what it read of a word that turns out to be none.
+    // Decodes in place: a decoder with a buffer of its own would leave a partial decoding of an invalid word there.
     let start = octets.len() + 1;
     octets.extend_zeros(1 + base64::decoded_len_estimate(word.len()));
     octets[start - 1] = b' ';
@@ -95,13 +95,13 @@ fn append_decoded(word: &[u8], octets: &mut SecretBuffer) -> bool {
     length > 0
 }
 
-/// Fields of PLAIN and of the tokens are set apart by NUL and SOH.
+/// Replaces control characters with blanks: NUL and SOH separate the fields of PLAIN and of the token mechanisms.
 fn blank_controls(decoded: &mut [u8]) {
     decoded.iter_mut().filter(|octet| octet.is_ascii_control()).for_each(|octet| *octet = b' ');
 }
 
-/// What a word holds beside itself: the values of `name=value` fields, which commas or quotes set apart (RFC 2831 §2.1.2, RFC 5802 §7,
-/// RFC 7628 §3.1), and the local part of an address. Each of them may be the name of a user.
+/// Sub-fields of a word: the values of `name=value` fields, separated by commas or quotes (RFC 2831 §2.1.2, RFC 5802
+/// §7, RFC 7628 §3.1), and the local part of an address. Each may be a user name.
 fn fields(word: &[u8]) -> impl Iterator<Item = &[u8]> {
     word.split(|byte| b",\"".contains(byte)).flat_map(move |part| {
         let value = part.iter().position(|byte| *byte == b'=').map_or(part, |at| &part[at + 1..]);
@@ -110,7 +110,7 @@ fn fields(word: &[u8]) -> impl Iterator<Item = &[u8]> {
     })
 }
 
-/// Where a word, or the beginning of it, stands: servers cut what they echo.
+/// Ranges of a word, or of its prefix, in a line: servers truncate their quotations.
 fn places(line: &[u8], word: &[u8]) -> Vec<Range<usize>> {
     let start = &word[..word.len().min(BEGINNING)];
     let (mut found, mut done) = (Vec::new(), 0);

@@ -1,6 +1,7 @@
-//! What comes after STARTTLS: bytes that are not TLS, the hellos, the server's certificates, and how far the handshake got.
+//! The TLS phase of a session: cleartext before the first record, the hellos, the server's certificates, and the
+//! progress of the handshake. [`TlsPhase`] holds the state of both directions; the session feeds it.
 //!
-//! Messages are read by tls-parser; this file finds where records begin and collects the bytes of one message.
+//! tls-parser decodes the messages; this file finds the record boundaries and collects the bytes of one message.
 
 use tls_parser::{
     TlsCipherAu, TlsCipherEnc, TlsCipherSuite, TlsExtension, TlsMessage, TlsMessageHandshake, TlsVersion,
@@ -9,33 +10,34 @@ use tls_parser::{
 
 use crate::{Side, secret_buffer::SecretBuffer};
 
-/// Bytes of one message that are collected: a ClientHello with a post-quantum key share is below 2 KiB, a ServerHello
-/// below 200 bytes. What does not fit is not TLS that anyone negotiates.
+/// Maximum size of a hello message, in bytes: a ClientHello with a post-quantum key share is below 2 KiB, a
+/// ServerHello below 200 bytes. A larger message is not parsed.
 const HANDSHAKE_OCTETS: usize = 16 * 1024;
-/// Bytes of a Certificate message: the gate does not copy more of what a server says under TLS.
+/// Maximum size of a Certificate message, in bytes: the gate copies no more of a server's TLS bytes.
 const CERTIFICATE_OCTETS: usize = 16 * 1024;
-/// Certificates of one message. A chain of that length is none that anyone builds.
+/// Maximum number of certificates of one message. No real chain is that long.
 const CERTIFICATES: usize = 16;
-/// Bytes kept of what stands before the first record of a direction.
+/// Maximum number of bytes retained before the first record of a direction.
 const BEFORE_OCTETS: usize = 4 * 1024;
 /// Content types (RFC 8446 §5.1).
 const CHANGE_CIPHER_SPEC: u8 = 20;
 const ALERT: u8 = 21;
 const HANDSHAKE: u8 = 22;
 const APPLICATION_DATA: u8 = 23;
-/// A record of application data up to this length holds an alert of TLS 1.3: two bytes, the content type, a tag of 8 or 16.
+/// An application data record up to this length holds a TLS 1.3 alert: two bytes, the content type, a tag of 8 or 16
+/// bytes.
 const ENCRYPTED_ALERT: u16 = 19;
-/// The handshake message that certificates come in (RFC 5246 §7.4).
+/// Handshake type of the Certificate message (RFC 5246 §7.4).
 const CERTIFICATE: u8 = 11;
-/// Bytes of its header: the type, and the length in three bytes.
+/// Length of a handshake header in bytes: the type, and a length of three bytes.
 const MESSAGE_HEADER: usize = 4;
-/// `ServerHello.random` of a HelloRetryRequest (RFC 8446 §4.1.3), its first bytes.
+/// First bytes of `ServerHello.random` in a HelloRetryRequest (RFC 8446 §4.1.3).
 const RETRY: [u8; 8] = [0xcf, 0x21, 0xad, 0x74, 0xe5, 0x9a, 0x61, 0x11];
-/// What a server that knows TLS 1.3 writes into its random when it is made to choose TLS 1.2 (RFC 8446 §4.1.3), and TLS 1.1
-/// or below.
+/// Last bytes of the random of a server that supports TLS 1.3 and negotiates TLS 1.2, or TLS 1.1 or below (RFC 8446
+/// §4.1.3).
 const SENTINELS: [&[u8]; 2] = [b"DOWNGRD\x01", b"DOWNGRD\x00"];
 
-/// What the client asked for.
+/// The parameters that the client offered.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct ClientHello {
     /// The highest version offered, as on the wire: `0x0303` is TLS 1.2.
@@ -44,19 +46,19 @@ pub struct ClientHello {
     pub sni: Option<String>,
 }
 
-/// What the server chose.
+/// The parameters that the server chose.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct ServerHello {
     /// The version, as on the wire: `0x0304` is TLS 1.3.
     pub version: u16,
     /// The cipher suite (IANA number).
     pub cipher: u16,
-    /// The random says that the server would have chosen a higher version, had it been asked.
+    /// The random shows that the server supports a higher version than the one it chose.
     pub downgrade_sentinel: bool,
 }
 
 impl ServerHello {
-    /// The suite's IANA name where it gives no protection worth the name: no encryption, no authentication, export
+    /// The IANA name of the suite if it gives no adequate protection: no encryption, no authentication, export
     /// strength, DES, RC2 or RC4 (RFC 9325 §4.1).
     #[must_use]
     pub fn weak_suite(&self) -> Option<&'static str> {
@@ -68,7 +70,7 @@ impl ServerHello {
     }
 }
 
-/// The name of a protocol version, as people write it.
+/// The customary name of a protocol version.
 #[must_use]
 pub fn version_name(version: u16) -> String {
     match version {
@@ -78,20 +80,19 @@ pub fn version_name(version: u16) -> String {
     }
 }
 
-/// What came after the go-ahead, both directions.
+/// State of both directions after the go-ahead.
 #[derive(Clone, Debug, Default)]
 pub struct TlsPhase {
-    /// The client's hello, once it is whole.
+    /// The client's hello, once it is complete.
     pub client_hello: Option<ClientHello>,
-    /// The server's hello, once it is whole.
+    /// The server's hello, once it is complete.
     pub server_hello: Option<ServerHello>,
-    /// First alert that came in cleartext: who sent it, and its description (RFC 8446 §6).
+    /// First cleartext alert: its sender, and its description (RFC 8446 §6).
     pub alert: Option<(Side, u8)>,
-    /// The server's certificates in DER, its own first, of a handshake below TLS 1.3 (RFC 5246 §7.4.2). Empty where they were
-    /// encrypted, or not sent, or not seen whole.
+    /// The server's certificates in DER, its own first, of a handshake below TLS 1.3 (RFC 5246 §7.4.2). Empty if they
+    /// were encrypted, not sent, or not seen completely.
     pub certificates: Vec<Vec<u8>>,
-    /// What the newest bytes showed that is evidence: a record's header, a hello that is whole, an alert; each with its place
-    /// in the stream.
+    /// Evidence in the newest bytes: a record header, a complete hello, an alert; each with its offset in the stream.
     shown: Vec<(u64, Vec<u8>)>,
     client: Direction,
     server: Direction,
@@ -99,37 +100,37 @@ pub struct TlsPhase {
 
 #[derive(Clone, Debug, Default)]
 struct Direction {
-    /// Place in the stream of the first byte after the go-ahead.
+    /// Stream offset of the first byte after the go-ahead.
     start: u64,
-    /// Place of the byte of a record that is read next.
+    /// Stream offset of the next byte to read.
     place: u64,
     /// Bytes before the first record, at most [`BEFORE_OCTETS`].
     before: SecretBuffer,
-    /// A record has begun: what follows is records.
+    /// A record has begun: only records follow.
     tls: bool,
-    /// The header of a record, as far as it came.
+    /// The bytes of the record header received so far.
     header: Vec<u8>,
-    /// Bytes of the record's content that have not come.
+    /// Bytes of the record's content that have not arrived.
     left: u16,
     /// Content of handshake records: the start of a message.
     handshake: SecretBuffer,
-    /// Where in the stream that content began; `None` where it stands in more than one record.
+    /// Stream offset of that content; `None` if it spans more than one record.
     message: Option<u64>,
-    /// What is read of them.
+    /// The message expected next.
     reading: Reading,
-    /// A record came that only a party which goes on with the handshake sends.
+    /// A record arrived that a party sends only if it continues the handshake.
     went_on: bool,
-    /// A ChangeCipherSpec came: before TLS 1.3 the side that sends it has taken in what the other one proved.
+    /// A ChangeCipherSpec arrived: before TLS 1.3 its sender has accepted the other side's authentication.
     changed_cipher: bool,
-    /// The hello has the form of SSL 2.0 (RFC 5246 §E.2): records are not read.
+    /// The hello has the form of SSL 2.0 (RFC 5246 §E.2): records are not parsed.
     opaque: bool,
     /// Bytes are missing.
     hole: bool,
-    /// Where records begin is not known any more: nothing is read.
+    /// The record boundaries are unknown: nothing is parsed.
     lost: bool,
 }
 
-/// What is read of the handshake messages of one direction.
+/// The handshake message that one direction is expected to send next.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 enum Reading {
     /// The hello.
@@ -137,7 +138,7 @@ enum Reading {
     Hello,
     /// The server's Certificate message, which follows its hello below TLS 1.3 (RFC 5246 §7.3).
     Certificate,
-    /// Nothing any more: it was read, or cannot be.
+    /// None: parsing is complete, or not possible.
     Nothing,
 }
 
@@ -149,8 +150,8 @@ impl Direction {
 }
 
 impl TlsPhase {
-    /// Takes bytes of one direction, the first of which stands at `place` in its stream; gives those that stand where a record
-    /// should begin and are none.
+    /// Processes bytes of one direction that begin at stream offset `place`; returns the bytes that are not a record
+    /// although a record should begin there.
     pub(super) fn push<'a>(&mut self, from: Side, place: u64, bytes: &'a [u8]) -> &'a [u8] {
         let direction = self.direction_mut(from);
         if direction.lost {
@@ -165,7 +166,7 @@ impl TlsPhase {
         }
         direction.before.extend_from_slice(bytes);
         let Some(start) = record_start(&direction.before) else {
-            // The last byte stays: it may be the first of a record.
+            // Keeps the last byte: it may be the first of a record.
             if let Some(last) = direction.before.pop() {
                 direction.before.truncate(BEFORE_OCTETS - 1);
                 direction.before.push(last);
@@ -174,27 +175,28 @@ impl TlsPhase {
         };
         direction.tls = true;
         direction.opaque = direction.before.first().is_some_and(|octet| *octet >= 0x80);
-        // Not `split_off`: it leaves the room of all of them behind.
+        // Not `split_off`: it would keep the capacity of the whole buffer.
         let records = SecretBuffer::from(&direction.before[start..]);
         direction.place = place.saturating_add(bytes.len() as u64).saturating_sub(records.len() as u64);
         direction.before.truncate(start);
         direction.before.shrink_to_fit();
         let rest = self.records(from, &records).len();
-        // What is left of both is the end of what came now: before it nothing was a record.
+        // The remainder of both is a suffix of the current bytes: no record began before them.
         &bytes[bytes.len() - rest.min(bytes.len())..]
     }
 
-    /// So many bytes of one direction are missing. Within a record its end is still known; beyond it nothing tells where the next one
-    /// begins, and what is read as one may be any byte of a key or of a certificate.
+    /// Processes a gap of `length` bytes in one direction. Within a record the end of the record is still known;
+    /// beyond it the next boundary is unknown, and bytes parsed as a record could be part of a key or of a
+    /// certificate.
     pub(super) fn gap(&mut self, from: Side, length: u64) {
         let direction = self.direction_mut(from);
         direction.hole = true;
         let within = u64::from(direction.left);
         if direction.tls && length > 0 && length <= within {
-            // Not more than `left`.
+            // Cannot fail: at most `left`.
             direction.left = u16::try_from(within - length).unwrap_or(0);
             let reads = direction.header.first() == Some(&HANDSHAKE) || !direction.handshake.is_empty();
-            // An alert of which half is missing is none.
+            // An incomplete alert does not count.
             if direction.header.first() == Some(&ALERT) {
                 direction.header = vec![APPLICATION_DATA, 3, 3, 0, 0];
             }
@@ -227,17 +229,17 @@ impl TlsPhase {
         &self.direction(from).before
     }
 
-    /// Where in the stream they begin.
+    /// Stream offset of those bytes.
     pub(super) fn start(&self, from: Side) -> u64 {
         self.direction(from).start
     }
 
-    /// What is evidence of the bytes that were taken last.
+    /// Takes the evidence in the bytes of the latest call.
     pub(super) fn take_shown(&mut self) -> Vec<(u64, Vec<u8>)> {
         std::mem::take(&mut self.shown)
     }
 
-    /// Overwrites what stands before the first TLS record of both directions; how much it is stays known.
+    /// Overwrites the bytes before the first TLS record of both directions; their number is preserved.
     pub(super) fn forget_before(&mut self) {
         for direction in [&mut self.client, &mut self.server] {
             direction.before.fill(0);
@@ -248,7 +250,7 @@ impl TlsPhase {
         std::mem::take(&mut self.direction_mut(from).before)
     }
 
-    /// Both sides said hello, and the client went on with what the server said: it took the server's version, suite and
+    /// Both sides sent a hello, and the client continued the handshake: it accepted the server's version, suite and
     /// certificate.
     #[must_use]
     pub fn is_established(&self) -> bool {
@@ -257,7 +259,7 @@ impl TlsPhase {
         self.client_hello.is_some() && self.client.went_on && server_went_on
     }
 
-    /// The client's hello has a form that is not read: whether the handshake succeeded cannot be told.
+    /// The client's hello has a form that is not parsed: the result of the handshake is unknown.
     #[must_use]
     pub fn is_opaque(&self) -> bool {
         self.client.opaque
@@ -313,13 +315,14 @@ impl TlsPhase {
         self.shown.extend(shown);
         let direction = self.direction_mut(from);
         direction.changed_cipher |= direction.header[0] == CHANGE_CIPHER_SPEC;
-        // A second ClientHello (after a HelloRetryRequest) is a handshake record too, so in TLS 1.3 only what is encrypted counts.
+        // A second ClientHello (after a HelloRetryRequest) is a handshake record too, so in TLS 1.3 only encrypted
+        // records count.
         direction.went_on |= match (direction.header[0], version) {
             (APPLICATION_DATA, Some(0x0304..)) => direction.left > ENCRYPTED_ALERT,
             (HANDSHAKE, Some(..0x0304)) => direction.reading != Reading::Hello,
             _ => false,
         };
-        // A session that is resumed has no certificates (RFC 5246 §7.3).
+        // A resumed session has no certificates (RFC 5246 §7.3).
         if direction.reading == Reading::Certificate
             && matches!(direction.header[0], CHANGE_CIPHER_SPEC | APPLICATION_DATA)
         {
@@ -331,7 +334,7 @@ impl TlsPhase {
         let direction = self.direction_mut(from);
         match direction.header.first() {
             Some(&ALERT) if direction.left == 0 && direction.header[3..] == [0, 2] => {
-                // The two bytes may have come one by one: the second is the description.
+                // The two bytes may arrive separately: the second is the description.
                 let place = direction.place;
                 if let (None, Some(description)) = (self.alert, content.last()) {
                     self.shown.push((place, content.to_vec()));
@@ -371,7 +374,7 @@ impl TlsPhase {
             Err(tls_parser::nom::Err::Incomplete(_)) if direction.handshake.len() < HANDSHAKE_OCTETS => return,
             _ => {}
         }
-        // Only what was read as a hello: in what only looks like one anything might stand.
+        // Only bytes that parsed as a hello: other bytes may hold a secret.
         let shown =
             direction.message.zip(shown).and_then(|(at, used)| Some((at, direction.handshake.get(..used)?.to_vec())));
         self.shown.extend(shown);
@@ -392,7 +395,7 @@ impl TlsPhase {
         self.server_hello = self.server_hello.or(server.map(|(_, hello)| hello));
     }
 
-    /// Reads the message behind the server's hello, once it is whole.
+    /// Parses the message after the server's hello, once it is complete.
     fn certificate_message(&mut self) {
         let Some(&[kind, high, middle, low]) = self.server.handshake.first_chunk::<MESSAGE_HEADER>() else { return };
         let end = MESSAGE_HEADER + (usize::from(high) << 16 | usize::from(middle) << 8 | usize::from(low));
@@ -418,15 +421,16 @@ impl TlsPhase {
     }
 }
 
-/// Content types (RFC 8446 §5.1, RFC 6520): no text begins with one.
+/// Content types (RFC 8446 §5.1, RFC 6520): text does not begin with any of these bytes.
 pub(super) const CONTENT_TYPES: std::ops::RangeInclusive<u8> = CHANGE_CIPHER_SPEC..=24;
 
-/// Handshake or alert: nothing else can begin a direction.
+/// Handshake or alert: a direction cannot begin with any other record.
 pub(super) const fn is_record_type(octet: u8) -> bool {
     matches!(octet, ALERT | HANDSHAKE)
 }
 
-/// Where a record begins: its type and the major version, which no text holds. A type at the very end may be the start of one.
+/// Index of the first record: its type and the major version, which do not occur in text. A type byte at the very end
+/// may be the start of a record.
 fn record_start(octets: &[u8]) -> Option<usize> {
     match *octets {
         [first, ..] if is_record_type(first) => return Some(0),
@@ -442,7 +446,7 @@ fn client_hello(version: TlsVersion, extensions: Option<&[u8]>) -> ClientHello {
     for extension in parsed(extensions) {
         match extension {
             TlsExtension::SupportedVersions(versions) => {
-                // RFC 8701 puts meaningless values (0x?a?a) among them.
+                // Ignores the reserved values (0x?a?a) of RFC 8701.
                 let real = versions.iter().map(|version| version.0).filter(|version| version >> 8 == 3);
                 hello.version = real.max().unwrap_or(hello.version);
             }
@@ -467,15 +471,15 @@ fn server_hello(hello: &tls_parser::TlsServerHelloContents<'_>) -> ServerHello {
     }
 }
 
-/// The certificates of a message; `None` where it is not what RFC 5246 §7.4.2 describes, or has more than are kept.
+/// The certificates of a message; `None` if it does not match RFC 5246 §7.4.2, or has more than [`CERTIFICATES`].
 fn certificates(message: &[u8]) -> Option<Vec<Vec<u8>>> {
-    /// Bytes of the length of the list, and of that of each certificate.
+    /// Size of the length fields of the list and of each certificate, in bytes.
     const LENGTH: usize = 3;
     let Ok((_, TlsMessage::Handshake(TlsMessageHandshake::Certificate(list)))) = parse_tls_message_handshake(message)
     else {
         return None;
     };
-    // The parser skips what is cut off at the end of the list.
+    // The parser silently skips a truncated end of the list.
     let octets = list.cert_chain.iter().fold(LENGTH, |octets, certificate| octets + LENGTH + certificate.data.len());
     let is_whole = message.len() == MESSAGE_HEADER + octets && list.cert_chain.len() <= CERTIFICATES;
     is_whole.then(|| list.cert_chain.iter().map(|certificate| certificate.data.to_vec()).collect())
@@ -493,13 +497,13 @@ pub(super) mod tests {
     use crate::{Timestamp, smtp::Session};
 
     impl TlsPhase {
-        /// Bytes whose place in the stream does not matter.
+        /// Processes bytes whose stream offset does not matter.
         fn take<'a>(&mut self, from: Side, bytes: &'a [u8]) -> &'a [u8] {
             self.push(from, 0, bytes)
         }
     }
 
-    /// A ClientHello of TLS 1.2 and 1.3 for `mx.example.net`, put together after RFC 8446 §4.1.2.
+    /// A ClientHello of TLS 1.2 and 1.3 for `mx.example.net`, built after RFC 8446 §4.1.2.
     pub(in crate::smtp) fn client_hello_record() -> Vec<u8> {
         let name = b"mx.example.net";
         let n = u8::try_from(name.len()).expect("short");
@@ -547,7 +551,7 @@ pub(super) mod tests {
         message(CERTIFICATE, &[u24(list.len()), list].concat())
     }
 
-    /// What a server says of itself, in one record.
+    /// A server's first flight in one record.
     fn flight(version: u16, certificates: &[Vec<u8>]) -> Vec<u8> {
         let done = message(14, &[]);
         record(HANDSHAKE, &[server_hello(version), certificate_message(certificates), done].concat())
@@ -602,7 +606,7 @@ pub(super) mod tests {
             let alert = push(Side::Client, 900, &[0x15, 3, 3, 0, 2, 2, 48]);
             assert_eq!((alert[0].0, alert.last().map(|(_, octets)| octets.last().copied())), (900, Some(Some(48))));
         }
-        // What only looks like a hello may hold anything.
+        // Bytes that only look like a hello may hold a secret.
         let mut tls = TlsPhase::default();
         tls.push(Side::Client, 0, &record(HANDSHAKE, &message(1, b"AUTH PLAIN AGFubmEAaHVudGVyMg==")));
         assert_eq!(tls.take_shown().len(), 1, "its header");
@@ -713,7 +717,7 @@ pub(super) mod tests {
     #[test]
     fn a_resumed_session_has_no_certificates() {
         let resumed = [record(HANDSHAKE, &server_hello(0x0303)), record(CHANGE_CIPHER_SPEC, &[1])].concat();
-        // What follows is encrypted, and may look like anything.
+        // The following bytes are encrypted, and can have any value.
         let mut tls = pushed(&resumed);
         tls.take(Side::Server, &record(HANDSHAKE, &certificate_message(&[vec![1; 900]])));
         assert!(tls.certificates.is_empty());
@@ -755,13 +759,13 @@ pub(super) mod tests {
                 prop_assert!(tls.certificates.is_empty() || tls.server.handshake.capacity() == 0);
             }
             prop_assert_eq!(&tls.certificates, &chain);
-            // All of them, or none.
+            // Either all certificates or none.
             let cut = pushed(&octets[..cut.index(octets.len())]);
             prop_assert!(cut.certificates.is_empty() || cut.certificates == chain);
         }
     }
 
-    /// Pieces of these lengths, again and again.
+    /// Splits `octets` into segments of these lengths, cyclically.
     fn cuts<'a>(mut octets: &'a [u8], lengths: &'a [usize]) -> impl Iterator<Item = &'a [u8]> {
         lengths.iter().cycle().map_while(move |length| {
             let (piece, rest) = octets.split_at((*length).min(octets.len()));

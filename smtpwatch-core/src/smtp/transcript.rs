@@ -1,17 +1,18 @@
-//! The dialogue in printable lines, bounded: evidence for people.
+//! The dialogue in printable lines of bounded number and length: the human-readable part of the evidence. Functions
+//! of this file also make untrusted bytes printable.
 
 use std::{collections::VecDeque, fmt::Write as _};
 
 use super::{command::is_known, quoted_command, verb::Verb};
 use crate::{Side, finding::TranscriptLine, limits};
 
-/// The first half of the lines and the newest; what is between is counted.
+/// The first half of the lines and the newest half; the lines in between are only counted.
 ///
-/// An open flow keeps it for as long as it lasts, so it takes little: few dialogues are longer than the first half, which is
-/// one text.
+/// An open flow retains its transcript for its whole lifetime, so the memory layout is compact: the first half, which
+/// most dialogues do not exceed, is one string.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Transcript {
-    /// Each line with its side before it and a line end after it; no line has one of its own.
+    /// Each line with its side as prefix and a line ending as suffix; the line itself contains no line ending.
     first: String,
     first_lines: usize,
     rest: Option<Box<Rest>>,
@@ -23,9 +24,9 @@ struct Rest {
     left_out: usize,
 }
 
-/// The first lines grow by so much at once, or by one that is longer.
+/// Growth step of the first half, in bytes; a longer line adds its own length.
 const STEP: usize = 64;
-/// What stands before a line.
+/// Prefix of a line.
 const CLIENT: char = '>';
 const SERVER: char = '<';
 
@@ -34,7 +35,7 @@ impl Transcript {
         self.push_with(from, text.len(), |line| line.push_str(text));
     }
 
-    /// The same with what `write` appends: printable, and mostly of `length`.
+    /// Adds a line that `write` appends in printable form; `length` is an estimate of its length.
     pub(super) fn push_with(&mut self, from: Side, length: usize, write: impl FnOnce(&mut String)) {
         if self.first_lines < limits::TRANSCRIPT_LINES / 2 {
             self.first_lines += 1;
@@ -62,7 +63,7 @@ impl Transcript {
         rest.newest.push_back(TranscriptLine { from, text });
     }
 
-    /// All lines in order, the place of those left out marked.
+    /// All lines in order, with a marker in place of the dropped lines.
     pub(super) fn lines(&self) -> Vec<TranscriptLine> {
         let first = self.first.split_terminator('\n').map(|line| {
             let from = if line.starts_with(CLIENT) { Side::Client } else { Side::Server };
@@ -78,7 +79,7 @@ impl Transcript {
     }
 }
 
-/// [`printable_whole`], cut after [`limits::TRANSCRIPT_LINE`] bytes of input.
+/// Printable form of `bytes`, cut after [`limits::TRANSCRIPT_LINE`] bytes of input.
 pub(super) fn printable(bytes: &[u8]) -> String {
     let mut text = String::with_capacity(bytes.len().min(limits::TRANSCRIPT_LINE));
     push_printable(&mut text, bytes);
@@ -95,9 +96,10 @@ pub(super) fn push_printable(text: &mut String, bytes: &[u8]) {
     }
 }
 
-/// Appends text that is safe on a terminal, in JSON and in a page: printable characters stay, every other octet is `\xNN`.
+/// Appends text that is safe on a terminal, in JSON and in a page: printable characters are unchanged, every other
+/// byte becomes `\xNN`.
 pub(super) fn push_printable_whole(text: &mut String, cut: &[u8]) {
-    // Nearly every line. All of it is looked at, as that goes many octets at a time.
+    // Common case. The fold has no early exit, so that the compiler can vectorise it.
     let plain = |octet: u8| matches!(octet, b' '..=b'~') & (octet != b'\\');
     if cut.iter().fold(true, |all, octet| all & plain(*octet))
         && let Ok(plain) = str::from_utf8(cut)
@@ -120,8 +122,8 @@ pub(super) fn push_printable_whole(text: &mut String, cut: &[u8]) {
     }
 }
 
-/// A word that may be shown: the verb of a command that exists, or one that something on the path has overwritten (docs/threats.md B2, C4).
-/// Any other may be a secret that a confused client sent as a command.
+/// Whether a word may be shown: the verb of an existing command, or a verb that was overwritten on the path
+/// (docs/threats.md B2, C4). Any other word may be a secret that a confused client sent as a command.
 pub(super) fn is_verb(word: &[u8]) -> bool {
     !Verb::of(word).is_empty() && (is_known(word) || quoted_command::is_overwritten(word))
 }

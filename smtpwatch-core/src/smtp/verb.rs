@@ -1,9 +1,9 @@
-//! A verb of the client, held in place: every command has one, and it waits with its reply.
+//! A client verb, stored inline: each pending command holds one, so it needs no allocation.
 
-/// Longest verb.
+/// Longest verb, in bytes.
 const LONGEST: usize = 12;
 
-/// The first word of a command line in upper case; empty where it has not the form of a verb.
+/// The first word of a command line in upper case; empty if the word does not have the form of a verb.
 #[derive(Clone, Copy, PartialEq, Eq, Default)]
 pub(super) struct Verb {
     octets: [u8; LONGEST],
@@ -11,7 +11,7 @@ pub(super) struct Verb {
 }
 
 impl Verb {
-    /// The verb that `word` is.
+    /// The verb in `word`.
     pub(super) fn of(word: &[u8]) -> Self {
         let mut verb = Self::default();
         if word.iter().all(|octet| octet.is_ascii_alphabetic() || *octet == b'-')
@@ -19,14 +19,14 @@ impl Verb {
         {
             octets.copy_from_slice(word);
             octets.make_ascii_uppercase();
-            // At most `LONGEST`.
+            // Cannot fail: the length is at most `LONGEST`.
             verb.length = u8::try_from(word.len()).unwrap_or(0);
         }
         verb
     }
 
     pub(super) fn as_str(&self) -> &str {
-        // Letters and hyphens alone.
+        // Cannot fail: the bytes are letters and hyphens.
         self.octets.get(..usize::from(self.length)).and_then(|octets| str::from_utf8(octets).ok()).unwrap_or_default()
     }
 

@@ -1,7 +1,7 @@
-//! From the id of a cgroup (v2) to its path.
+//! Resolves the id of a cgroup (v2) to its path.
 //!
 //! A cgroup is a directory in the file system cgroup2, and its id is the inode number of that directory. With
-//! CAP_DAC_READ_SEARCH the kernel opens a directory by this number; without it, the tree is scanned.
+//! CAP_DAC_READ_SEARCH the kernel opens a directory by this number; without it, `Cgroups` scans the tree.
 
 use std::{
     collections::VecDeque,
@@ -18,21 +18,21 @@ use std::{
 use procfs::process::Process;
 use smtpwatch_core::Timestamp;
 
-/// Directories that one walk looks into; what lies beyond is not found.
+/// Maximum number of directories per walk; directories beyond it are not found.
 const DIRECTORIES: usize = 4_096;
-/// The next walk is this far off: packets wait for it.
+/// Minimum interval between walks: packets wait during a walk.
 const WALK_AGAIN: Duration = Duration::from_secs(1);
-/// `FILEID_KERNFS` of include/linux/exportfs.h: the handle is the number of the directory.
+/// `FILEID_KERNFS` of include/linux/exportfs.h: the handle is the inode number of the directory.
 const FILEID_KERNFS: libc::c_int = 0xfe;
 
-/// The tree of cgroups, as this process sees it.
+/// The cgroup tree as visible to this process.
 pub(super) struct Cgroups {
     mount: File,
     root: PathBuf,
     walked: Option<Timestamp>,
 }
 
-/// `struct file_handle` of such a directory.
+/// `struct file_handle` of a cgroup directory.
 #[repr(C)]
 struct Handle {
     octets: libc::c_uint,
@@ -41,13 +41,13 @@ struct Handle {
 }
 
 impl Cgroups {
-    /// Finds where cgroup2 is mounted; `None`: nowhere.
+    /// Opens the mount point of cgroup2; `None`: it is not mounted.
     pub(super) fn open() -> Option<Self> {
         let root = mount_point()?;
         Some(Self { mount: File::open(&root).ok()?, root, walked: None })
     }
 
-    /// The path of a cgroup below the root of the tree; `None`: it is gone, or was not found.
+    /// The path of a cgroup below the root of the tree; `None`: the cgroup is gone or was not found.
     pub(super) fn path(&mut self, id: u64, at: Timestamp) -> Option<String> {
         let place = match self.by_id(id) {
             Ok(place) => place,
@@ -67,26 +67,26 @@ impl Cgroups {
     fn by_id(&self, id: u64) -> io::Result<PathBuf> {
         let mut handle = Handle { octets: 8, kind: FILEID_KERNFS, id };
         let flags = libc::O_PATH | libc::O_DIRECTORY | libc::O_CLOEXEC;
-        // SAFETY: the kernel reads the head of a handle and the eight bytes that it announces; both are there and outlive
-        // the call.
+        // SAFETY: the kernel reads the head of the handle and the eight bytes that it announces; both exist and
+        // outlive the call.
         let fd = unsafe { libc::open_by_handle_at(self.mount.as_raw_fd(), (&raw mut handle).cast(), flags) };
         if fd < 0 {
             return Err(io::Error::last_os_error());
         }
-        // SAFETY: the kernel has just made this descriptor for the caller alone.
+        // SAFETY: the kernel has just created this descriptor for this caller only.
         let directory = unsafe { OwnedFd::from_raw_fd(fd) };
         std::fs::read_link(format!("/proc/self/fd/{}", directory.as_raw_fd()))
     }
 }
 
-/// Where the tree is mounted; that of the host, where that of a container is mounted too.
+/// Mount point of the tree; the host's tree if a container's tree is mounted too.
 pub fn mount_point() -> Option<PathBuf> {
     let mounts = Process::myself().ok()?.mountinfo().ok()?;
     let trees = mounts.into_iter().filter(|mount| mount.fs_type == "cgroup2");
     trees.min_by_key(|mount| mount.root.len()).map(|mount| mount.mount_point)
 }
 
-/// Looks for the directory of this number, level by level: services lie near the root.
+/// Searches for the directory with this inode number, level by level: services are near the root.
 fn walk(root: &Path, id: u64) -> Option<PathBuf> {
     if root.metadata().ok()?.ino() == id {
         return Some(root.to_owned());
@@ -94,7 +94,7 @@ fn walk(root: &Path, id: u64) -> Option<PathBuf> {
     let mut waiting = VecDeque::from([root.to_owned()]);
     for _ in 0..DIRECTORIES {
         let directory = waiting.pop_front()?;
-        // One may go while it is examined.
+        // A directory may disappear during the scan.
         for entry in std::fs::read_dir(directory).into_iter().flatten().flatten() {
             if !entry.file_type().is_ok_and(|kind| kind.is_dir()) {
                 continue;
@@ -121,7 +121,7 @@ mod tests {
         let entries = std::fs::read_dir(&cgroups.root).expect("the root").flatten();
         places.extend(entries.filter(|entry| entry.path().is_dir()).map(|entry| entry.path()));
         for place in places {
-            // Another process may have removed it meanwhile.
+            // Another process may have removed the directory.
             let Ok(metadata) = place.metadata() else { continue };
             let id = metadata.ino();
             assert_eq!(walk(&cgroups.root, id).as_ref(), Some(&place));

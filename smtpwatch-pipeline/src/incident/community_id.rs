@@ -1,12 +1,12 @@
-//! Community ID v1 (corelight/community-id-spec): an identifier of a flow that Zeek, Suricata and others compute in
-//! the same way.
+//! Community ID v1 (corelight/community-id-spec): an identifier of a flow that Zeek, Suricata and other tools compute
+//! in the same way.
 
 use std::net::{IpAddr, SocketAddr};
 
 use base64::{Engine as _, engine::general_purpose::STANDARD};
 use sha1::{Digest, Sha1};
 
-/// Seed that everyone uses unless configured otherwise.
+/// Default seed of the specification.
 const SEED: u16 = 0;
 /// IP protocol number of TCP.
 const TCP: u8 = 6;
@@ -15,7 +15,7 @@ const TCP: u8 = 6;
 #[must_use]
 pub fn community_id(one: SocketAddr, other: SocketAddr) -> String {
     let end = |end: SocketAddr| (octets(end.ip()), end.port());
-    // The smaller end point first, so that both directions agree.
+    // Orders the end points, so that both directions have the same id.
     let (first, second) = if end(one) <= end(other) { (end(one), end(other)) } else { (end(other), end(one)) };
     let mut digest = Sha1::new();
     digest.update(SEED.to_be_bytes());

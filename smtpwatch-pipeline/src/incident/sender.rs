@@ -1,20 +1,22 @@
-//! The program on this host that sent: the cgroup of its socket as a systemd unit, a Kubernetes pod, or a container.
+//! The sending program on this host: resolves the cgroup of its socket to a systemd unit, a Kubernetes pod, or a
+//! container. The main type is [`Senders`].
 
 use hashlink::LruCache;
 use smtpwatch_core::{Timestamp, finding::Sender};
 
 use super::cgroup::Cgroups;
 
-/// Maximum of cached cgroups; the least recently used one is evicted.
+/// Maximum number of cached cgroups; the least recently used one is evicted.
 const CGROUPS: usize = 4_096;
-/// Bytes of a container id: SHA-256 or random, in hexadecimal.
+/// Length of a container id in characters: SHA-256 or random, in hexadecimal.
 const CONTAINER_ID: usize = 64;
-/// Prefixes of the id in the name of a container's scope. `crio-conmon-` and `libpod-conmon-` are left out: they are monitors of a container.
+/// Prefixes of the id in the name of a container's scope. `crio-conmon-` and `libpod-conmon-` are left out: they are
+/// monitors of a container.
 const RUNTIMES: [&str; 5] = ["cri-containerd-", "crio-", "docker-", "libpod-", "nerdctl-"];
 
-/// Cgroups by id. A cgroup stays in the cache after it is gone, because short-lived processes are the interesting ones.
-/// Cached entries never become wrong: the kernel gives no id twice, and no cgroup (v2) another name (fs/kernfs/dir.c,
-/// `kernfs_new_node`; kernel/cgroup/cgroup.c has no `rename`).
+/// Cache of cgroups by id. A cgroup stays in the cache after it is gone, because short-lived processes are the
+/// interesting ones. Cached entries stay valid: the kernel never reuses an id and never renames a cgroup (v2)
+/// (fs/kernfs/dir.c, `kernfs_new_node`; kernel/cgroup/cgroup.c has no `rename`).
 pub struct Senders {
     /// `None` if this host has no cgroups.
     cgroups: Option<Cgroups>,
@@ -31,13 +33,13 @@ struct Place {
 }
 
 impl Senders {
-    /// The senders of this host.
+    /// Creates the cache for this host.
     #[must_use]
     pub fn new() -> Self {
         Self { cgroups: Cgroups::open(), known: LruCache::new(CGROUPS) }
     }
 
-    /// A connection of this cgroup begins: looks the cgroup up while it exists.
+    /// Looks up the cgroup of a connection at its start, while the cgroup exists.
     pub fn meet(&mut self, cgroup: u64, at: Timestamp) {
         let _ = self.place(cgroup, at);
     }
@@ -70,12 +72,12 @@ impl Default for Senders {
 }
 
 impl Place {
-    /// The names of the innermost unit, pod and container.
+    /// The names of the innermost unit, pod and container in a path.
     fn of(cgroup: String) -> Self {
         let names = || cgroup.split('/').rev().map(plain);
-        // containerd that takes a systemd driver's name for its own path: `<slice>:cri-containerd:<id>`.
+        // containerd that uses a systemd driver's name as its own path: `<slice>:cri-containerd:<id>`.
         let parts = || names().flat_map(|name| name.rsplit(':'));
-        // Processes are in a service or a scope; a slice contains these and says least.
+        // Processes are in a service or a scope; a slice is only a group of these.
         let unit = names().find(|name| is_unit(name, &[".service", ".scope"]));
         let unit = unit.or_else(|| names().find(|name| is_unit(name, &[".slice"]))).map(unescape);
         let (pod, container) = (parts().find_map(pod), parts().find_map(container).map(str::to_owned));
@@ -107,7 +109,8 @@ fn unescape(name: &str) -> String {
     String::from_utf8(octets).unwrap_or_else(|_| name.to_owned())
 }
 
-/// The UID of a pod: `pod<uid>` (cgroupfs driver), `…-pod<uid with _>.slice` (systemd driver). A static pod's is a hash.
+/// The UID of a pod: `pod<uid>` (cgroupfs driver), `…-pod<uid with _>.slice` (systemd driver). For a static pod the
+/// UID is a hash.
 fn pod(name: &str) -> Option<String> {
     let uid = match name.strip_suffix(".slice") {
         Some(slice) => slice.rsplit_once("-pod")?.1.replace('_', "-"),

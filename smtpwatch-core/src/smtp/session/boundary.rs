@@ -1,4 +1,5 @@
-//! The boundary to TLS: the reply to STARTTLS, what stands in cleartext where TLS should begin, and TLS that turns out to be none.
+//! The boundary between SMTP and TLS: the reply to STARTTLS, cleartext where TLS should begin, and sessions that
+//! leave the TLS phase because the bytes are not TLS.
 
 use super::{Phase, Session, SessionEvent};
 use crate::{
@@ -17,10 +18,10 @@ use crate::{
 impl Session {
     pub(super) fn starttls_reply(&mut self, reply: &Reply<'_>) {
         self.seen.starttls_reply = Some(self.quoted(reply.first()));
-        // The offer may have come after the command, to a client that does not wait (FP-12).
+        // The offer may arrive after the command, if the client does not wait (FP-12).
         self.seen.starttls_was_offered |= self.seen.offers_starttls();
-        // What was held was sent before the client can have known the reply. An early ClientHello is not an injection.
-        // What came after a line that may have been the reply was not: the client may have taken it for that.
+        // The buffered bytes were sent before the client can have seen the reply. An early ClientHello is not an
+        // injection. Bytes after an unparsed line are excluded: the client may have read that line as the reply.
         let early = self.stray.map_or(self.held.len(), |stray| stray.held).min(self.held.len());
         if self.held[..early].first().is_some_and(|byte| !is_record_type(*byte)) {
             let held = std::mem::take(&mut self.held);
@@ -44,7 +45,8 @@ impl Session {
         self.seen.tls = Some(Box::default());
     }
 
-    /// The server continues in cleartext, and in answer to bytes of the client that are not TLS, or to TLS that no one asked for.
+    /// The server continues in cleartext, either in response to client bytes that are not TLS, or after TLS that was
+    /// not requested.
     pub(super) fn answers_in_clear(&self, octet: u8) -> bool {
         let Some(tls) = self.seen.tls.as_deref().filter(|tls| !tls.has_hole(Side::Server)) else { return false };
         let refused = self.seen.starttls == Starttls::NotSent || !tls.before(Side::Client).is_empty();
@@ -54,7 +56,7 @@ impl Session {
             && (self.seen.starttls == Starttls::NotSent || !tls.is_tls(Side::Client))
     }
 
-    /// What the client sent is read as commands after all.
+    /// Leaves the TLS phase: the client's bytes are read as commands instead.
     pub(super) fn leave_tls(&mut self) {
         let before = self.seen.tls.take().map(|mut tls| tls.take_before(Side::Client)).unwrap_or_default();
         let before = if self.seen.starttls == Starttls::NotSent { std::mem::take(&mut self.held) } else { before };
@@ -64,8 +66,8 @@ impl Session {
         self.client(&before, self.client_end);
     }
 
-    /// The client, which had the go-ahead and began like TLS, goes on with commands: where a record should begin, or after the
-    /// server has answered in cleartext (C6).
+    /// The client received the go-ahead and began like TLS, but continues with commands: either where a record should
+    /// begin, or after the server replied in cleartext (C6).
     pub(super) fn goes_on_in_clear(&self, octets: &[u8]) -> bool {
         let line = octets.iter().position(|&octet| octet == b'\n').map_or(&[][..], |end| &octets[..end]);
         self.seen.tls.as_ref().is_some_and(|tls| tls.is_tls(Side::Client) && !tls.is_established())
@@ -73,12 +75,12 @@ impl Session {
             && Command::parse(line.trim_ascii_end()) != Command::Other
     }
 
-    /// The server has said something in cleartext since the client began with TLS, and nothing else.
+    /// Since the client began with TLS, the server has sent cleartext and nothing else.
     pub(super) fn answered_in_clear(&self) -> bool {
         self.seen.tls.as_ref().is_some_and(|tls| !tls.is_tls(Side::Server) && !is_blank(tls.before(Side::Server)))
     }
 
-    /// TLS did not come about: `octets` are commands, and what follows is a dialogue in cleartext.
+    /// The TLS phase ended without TLS: `octets` are commands, and the dialogue continues in cleartext.
     pub(super) fn abandon_tls(&mut self, octets: &[u8]) {
         self.seen.tls = None;
         self.seen.clear_after_go_ahead = true;
@@ -86,7 +88,7 @@ impl Session {
         self.client(octets, self.client_end);
     }
 
-    /// `end` is the stream offset behind `octets`.
+    /// Processes bytes of the TLS phase; `end` is the stream offset after `octets`.
     pub(super) fn tls_octets(&mut self, from: Side, octets: &[u8], end: u64) {
         let Some(tls) = &mut self.seen.tls else { return };
         let began = tls.is_tls(Side::Client);
@@ -100,7 +102,8 @@ impl Session {
         }
         let Some(tls) = &mut self.seen.tls else { return };
         if self.seen.starttls == Starttls::NotSent {
-            // Until the server takes part in TLS no one has asked for, it may be a dialogue that only begins like it.
+            // Until the server responds with TLS of its own, unrequested TLS may be a dialogue whose first bytes look
+            // like TLS.
             if tls.is_tls(Side::Server) {
                 self.held = SecretBuffer::default();
             } else if from == Side::Client {
@@ -108,17 +111,18 @@ impl Session {
                 self.held.extend_from_slice(&octets[..octets.len().min(room)]);
             }
         }
-        // Also behind the client's hello, if TLS follows: without it that is a server that does not speak TLS (C6).
+        // Also after the client's hello, if TLS follows. Without TLS from the server, the server does not support TLS
+        // (C6).
         let late = began && self.seen.injected_replies.is_none() && tls.is_tls(Side::Server);
         let is_tls = tls.is_tls(Side::Server);
         if from == Side::Server && !is_blank(tls.before(Side::Server)) {
             self.show_clear(is_tls);
         }
         let Some(tls) = &self.seen.tls else { return };
-        // Blank lines say nothing, here as on the client's side.
+        // Blank lines have no meaning, as in the client's direction.
         if from == Side::Server && (!began || late) && !is_blank(tls.before(Side::Server)) {
             let known = self.seen.injected_replies.as_ref().map_or(0, |injection| injection.octets);
-            // A line is read when it is whole.
+            // A line is evaluated once it is complete.
             if known == tls.before(Side::Server).len() || !is_tls && !octets.contains(&b'\n') {
                 return;
             }
@@ -139,8 +143,8 @@ impl Session {
         }
     }
 
-    /// Adds to the transcript what the server says in cleartext after the go-ahead, line by line; the last one is whole where it
-    /// `ended`.
+    /// Adds the server's cleartext after the go-ahead to the transcript, line by line; if `ended`, the last line
+    /// counts as complete.
     fn show_clear(&mut self, ended: bool) {
         self.seen.clear_after.get_or_insert(self.now.since(self.granted_at));
         let Some(tls) = self.seen.tls.as_deref() else { return };
@@ -157,8 +161,8 @@ impl Session {
         shown.iter().for_each(|text| self.seen.transcript.push(Side::Server, text));
     }
 
-    /// Bytes in cleartext where TLS should begin, as they may be shown: evidence of an injection (docs/threats.md E1, E2). What stands
-    /// after AUTH and is not a command may be a response to it, and anything after DATA the message.
+    /// Redacted cleartext where TLS should begin: evidence of an injection (docs/threats.md E1, E2). A line after
+    /// AUTH that is not a command may be a SASL response, and any line after DATA may be message text.
     pub(super) fn injections(&self) -> impl Iterator<Item = (Side, u64, Vec<u8>)> {
         let known = |from: Side| self.injections_shown.iter().any(|(known, ..)| *known == from);
         let noted = [(Side::Client, &self.seen.injected_commands), (Side::Server, &self.seen.injected_replies)];
@@ -166,7 +170,7 @@ impl Session {
         let tls = self.seen.tls.as_deref();
         let fresh = noted.filter_map(move |(from, _)| {
             let before = tls.map(|tls| (tls.start(from), tls.before(from)));
-            // Not what waits for the reply to STARTTLS: it may be read as commands yet.
+            // Excludes bytes that wait for the reply to STARTTLS: they may still be read as commands.
             let (start, octets) = before.filter(|(_, octets)| !octets.is_empty())?;
             let (mut response, mut message) = (false, false);
             let lines = octets.split_inclusive(|&octet| octet == b'\n').flat_map(|whole| {
@@ -187,12 +191,13 @@ impl Session {
         self.injections_shown.iter().cloned().chain(fresh)
     }
 
-    /// A line of the server's that answers no command.
+    /// Redacts a server line that answers no command.
     fn shown_reply<'a>(&self, line: &'a [u8]) -> Redacted<'a> {
         if self.quotes_unknown { Redacted::code_alone(line) } else { Redacted::reply(line, self.secrets.iter(), false) }
     }
 
-    /// SASL exchanges in an injection. No one asks for a response there: what follows AUTH and is not a command is one.
+    /// Records SASL exchanges in an injection. No server prompts for a response there: a line after AUTH that is not
+    /// a command is the response.
     fn injected_auth(&mut self, octets: &[u8]) {
         let mut open = false;
         for line in octets.split(|&octet| octet == b'\n').map(<[u8]>::trim_ascii) {
@@ -211,8 +216,9 @@ impl Session {
         }
     }
 
-    /// Notes client bytes that stand where TLS should begin. Once TLS is `granted` they may run under it as if it had
-    /// protected them, so a credential among them is noted as such (docs/threats.md E3); else they are read as commands anyway.
+    /// Records client bytes where TLS should begin. After the go-ahead (`granted`) the server may process them as if
+    /// TLS had protected them, so a credential among them is recorded (docs/threats.md E3); before it they are read
+    /// as commands anyway.
     pub(super) fn injected(&mut self, octets: &[u8], before_reply: bool, granted: bool) {
         if octets.trim_ascii().is_empty() {
             return;

@@ -1,4 +1,5 @@
-//! What the client says: commands, SASL responses, what stands before the dialogue, and bodies to skip.
+//! The client's direction of a session: commands, SASL responses, headers before the dialogue, and message bodies,
+//! which are skipped.
 
 use super::{Fits, Pending, Phase, Session, SessionEvent};
 use crate::{
@@ -21,7 +22,7 @@ use crate::{
 const PROXY_SIGNATURE: &[u8; 12] = b"\r\n\r\n\0\r\nQUIT\n";
 
 impl Session {
-    /// `end` is the stream offset behind `input`.
+    /// Processes client bytes; `end` is the stream offset after `input`.
     pub(super) fn client(&mut self, mut input: &[u8], end: u64) {
         self.client_end = end;
         while !input.is_empty() {
@@ -80,16 +81,16 @@ impl Session {
         }
     }
 
-    /// `input` is what follows the line, `end` the stream offset behind that.
+    /// Processes one line; `input` follows the line, `end` is the stream offset after `input`.
     pub(super) fn client_line(&mut self, line: &Line<'_>, input: &[u8], end: u64) {
         self.ehlo_may_go_on = false;
-        // What has no code, and after which the client speaks, was the greeting to it (EV-18).
+        // If the client speaks after a line without a code, it accepted that line as the greeting (EV-18).
         if self.seen.greeting.is_none() {
             self.seen.greeting = self.nonstandard_greeting.take();
         }
         let behind = end.saturating_sub(input.len() as u64);
         if self.presuming && self.phase == Phase::AuthResponse && Command::parse(&line.bytes) != Command::Other {
-            // The server's reply was the last word of the exchange.
+            // The server's reply ended the exchange.
             self.phase = Phase::Commands;
         }
         if self.phase == Phase::AuthResponse {
@@ -108,19 +109,19 @@ impl Session {
             self.pass_over(line, behind);
             return;
         }
-        // In a session with AUTH any such word may be the secret: also one that looks as if it had been overwritten.
+        // In a session with AUTH any unknown word may be the secret, even one that looks like an overwritten verb.
         let is_secret = unknown && (self.auth_begun > 0 || !is_verb(first));
         let verb = if is_secret { Verb::default() } else { Verb::of(first) };
         self.seen.smtp |= command != Command::Other;
         self.note_went_on(&command);
         self.data_refused &= !matches!(command, Command::Ehlo(_) | Command::Mail { .. } | Command::Rset);
-        // A line after a refused DATA may be of the message: not even its first word is a verb.
+        // A line after a refused DATA may be message text: not even its first word is a verb.
         let message = self.data_refused && command == Command::Other;
         let hidden = message || is_secret;
         let shown = if hidden { Redacted::nothing(&line.bytes) } else { Redacted::command(&command, &line.bytes) };
         self.seen.transcript.push_with(Side::Client, shown.length(), |text| shown.write(text));
         self.keep(Side::Client, line, &shown, behind);
-        // Words that a confused client left where no one expects a secret.
+        // Records words in positions where no secret belongs, so that quotations of them are redacted.
         if !matches!(command, Command::Auth { .. })
             && let Some(secret) = shown.unexpected()
         {
@@ -142,7 +143,7 @@ impl Session {
                 Pending::Starttls
             }
             Command::Auth { ref mechanism, initial } => {
-                // Blanks without end: the rest of the line crossed the wire too (EV-16).
+                // The line was cut after blanks: the remainder crossed the wire too (EV-16).
                 let initial = initial.or(line.truncated.then_some(1));
                 self.begin_auth(AuthExchange::new(mechanism, initial, verb.as_str() == "X-EXPS"));
                 let (_, rest) = split_word(&line.bytes);
@@ -172,9 +173,10 @@ impl Session {
                 self.phase = Phase::Hold;
                 Pending::Data
             }
-            // No one can say how much follows: the server refuses it and reads on.
+            // The chunk size is unknown: the server refuses the command and continues with the next line.
             Command::Bdat { size: None, .. } => Pending::Other,
-            // A server that did not offer it may not know it, and then reads what follows as commands: its reply tells.
+            // A server that did not offer CHUNKING may not know BDAT and then reads the chunk as commands: its reply
+            // decides.
             Command::Bdat { size: Some(size), last } if !self.chunking_offered() => {
                 self.phase = Phase::Hold;
                 Pending::UnofferedBdat { size, last }
@@ -188,7 +190,7 @@ impl Session {
                 }
                 Pending::Bdat { last }
             }
-            // The PROXY header of a load balancer comes before the dialogue and has no reply (docs/threats.md FP-13).
+            // The PROXY header of a load balancer precedes the dialogue and has no reply (docs/threats.md FP-13).
             Command::Other if self.seen.greeting.is_none() && line.bytes.starts_with(b"PROXY ") => {
                 self.seen.proxy_header = true;
                 Pending::Uncertain(Fits::Error)
@@ -208,7 +210,8 @@ impl Session {
         self.expect(pending, if message { Verb::default() } else { verb });
     }
 
-    /// The client speaks after a line that may have been the reply to its newest command: to the client it was.
+    /// The client speaks after a line that may have been the reply to its newest command: the client accepted it as
+    /// the reply.
     fn conclude_stray(&mut self, command: &Command) {
         let Some(stray) = self.stray else { return };
         let waits_for_ehlo = self.queue.front().is_some_and(|waiting| waiting.what == Pending::Ehlo);
@@ -225,8 +228,8 @@ impl Session {
         }
     }
 
-    /// Whether a line is of a BDAT chunk that the server has refused. A client that waited for the refusal begins with a command; one
-    /// that did not sends the chunk to its end.
+    /// Whether a line belongs to a BDAT chunk that the server refused. A client that waited for the refusal continues
+    /// with a command; a client that did not wait sends the chunk to its end.
     fn is_chunk_text(&mut self, line: &Line<'_>, unknown: bool) -> bool {
         if self.refused_chunk == 0 {
             return false;
@@ -237,7 +240,7 @@ impl Session {
         self.chunk_text
     }
 
-    /// A line that is nothing to the dialogue, and that the server may answer anyway.
+    /// Skips a line without meaning in the dialogue; the server may still answer it.
     fn pass_over(&mut self, line: &Line<'_>, behind: u64) {
         let shown = Redacted::nothing(&line.bytes);
         self.seen.transcript.push_with(Side::Client, shown.length(), |text| shown.write(text));
@@ -245,13 +248,14 @@ impl Session {
         self.expect(Pending::Uncertain(Fits::Error), Verb::default());
     }
 
-    /// A client that asks for more after the reply to EHLO took it for a refusal of EHLO alone. What it sent before that says nothing.
+    /// A client that sends MAIL or STARTTLS after the reply to EHLO regards only EHLO as refused. A command sent
+    /// before that reply proves nothing.
     fn note_went_on(&mut self, command: &Command) {
         let asked = matches!(command, Command::Mail { .. } | Command::Starttls);
         self.seen.went_on |= asked && !self.queue.iter().any(|waiting| waiting.what == Pending::Ehlo);
     }
 
-    /// After AUTH was refused: a line that is not a command is the response that the server did not ask for.
+    /// After a refused AUTH, a line that is not a command is a SASL response without a prompt.
     fn go_on_with_auth(&mut self, line: &[u8], unknown: bool) {
         if !self.auth_goes_on || !unknown {
             return;
@@ -263,7 +267,8 @@ impl Session {
         }
     }
 
-    /// CHUNKING was offered (RFC 3030), or what was offered is not known. A server that has accepted HELO alone has offered nothing.
+    /// CHUNKING was offered (RFC 3030), or the offer is unknown. A server that accepted only HELO has offered
+    /// nothing.
     fn chunking_offered(&self) -> bool {
         self.seen.capabilities.as_ref().map_or(!self.seen.helo, |capabilities| capabilities.has("CHUNKING"))
     }
@@ -272,8 +277,8 @@ impl Session {
         !self.held.is_empty() || octet == PROXY_SIGNATURE[0]
     }
 
-    /// The binary PROXY header of a load balancer (version 2): signature, four bytes of which the last two are the length
-    /// of what follows, and that. It comes before the dialogue and has no reply (docs/threats.md FP-13).
+    /// The binary PROXY header of a load balancer (version 2): the signature, four bytes whose last two are the
+    /// length of the rest, and the rest. It precedes the dialogue and has no reply (docs/threats.md FP-13).
     fn proxy_header(&mut self, input: &mut &[u8], end: u64) {
         let wanted = (PROXY_SIGNATURE.len() + 4 - self.held.len()).min(input.len());
         self.held.extend_from_slice(&input[..wanted]);
@@ -286,7 +291,7 @@ impl Session {
         } else if let Some(&[high, low]) = self.held.get(PROXY_SIGNATURE.len() + 2..) {
             self.held = SecretBuffer::default();
             self.seen.proxy_header = true;
-            // A server that does not know the header reads its signature as lines.
+            // A server that does not support the header reads its signature as lines.
             for _ in 0..3 {
                 self.expect(Pending::Uncertain(Fits::Error), Verb::default());
             }
@@ -298,8 +303,8 @@ impl Session {
         }
     }
 
-    /// TLS without STARTTLS on a mail port (docs/threats.md D6), as the first byte, and after the go-ahead also behind commands in
-    /// clear. Anywhere else it would be a way to make the monitor look away.
+    /// Whether TLS without STARTTLS may begin here (docs/threats.md D6): as the first byte of the session, and after
+    /// a go-ahead also after cleartext commands. Accepting it elsewhere would let an attacker blind the monitor.
     fn may_begin_tls(&self) -> bool {
         !self.client_spoke
             || ((matches!(self.seen.starttls, Starttls::Granted(_))

@@ -1,9 +1,10 @@
-//! One SMTP session in cleartext, driven by (command, reply) pairs.
+//! The state machine of one SMTP session in cleartext, driven by pairs of command and reply. The engine owns one
+//! [`Session`] per flow.
 //!
-//! What a line of the client means depends on the reply to the line before it: a body follows DATA only on 354
-//! (docs/threats.md FP-10), a SASL response follows AUTH only on 334, TLS follows STARTTLS only on a go-ahead. So whatever the client
-//! sends after such a command is held until its reply is known; everything else is a queue of commands that wait for
-//! their replies (FP-11).
+//! The meaning of a client line depends on the reply to the line before it: a body follows DATA only on 354
+//! (docs/threats.md FP-10), a SASL response follows AUTH only on 334, TLS follows STARTTLS only on a go-ahead. Client
+//! bytes after such a command are therefore buffered until its reply is known; all other commands queue for their
+//! replies (FP-11).
 
 mod boundary;
 mod client;
@@ -27,40 +28,41 @@ use super::{
 };
 use crate::{Side, Timestamp, evidence::BLANK, flow::Conflict, limits, secret_buffer::SecretBuffer};
 
-/// Exchanges kept per session. One in which no secret was sent is evicted; where there is none, the newest takes the place
-/// of the one before: what a client tries then has the outcome of those.
+/// Maximum number of exchanges retained per session. The oldest exchange in which no secret was sent is evicted
+/// first; if there is none, the newest exchange replaces the one before it.
 const AUTH_EXCHANGES: usize = 16;
 
-/// Secrets of one session that are looked for in what the server says.
+/// Maximum number of secrets per session that are searched for in the server's lines.
 const SECRETS: usize = 8;
 
-/// What the engine is to do. Drain [`Session::poll`] after every call.
+/// Request of the session to the engine. Drain [`Session::poll`] after every call.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum SessionEvent {
-    /// Something happened that a verdict depends on.
+    /// A fact changed that the verdict depends on.
     Judge,
-    /// Which reply belongs to which command is lost, or how far a body reaches: nothing more can be read.
+    /// Replies can no longer be matched to commands, or the end of a body is unknown: parsing stops.
     OutOfStep,
-    /// The dialogue goes on after its verdict, and what waited to be read was given up with it.
+    /// The dialogue continues after its verdict, but buffered input was already discarded.
     InputForgotten,
-    /// The domain of a recipient was named.
+    /// The client named the domain of a recipient.
     Recipient,
     /// A message body follows from the client.
     BodyFollows,
-    /// The client's stream is not needed before this offset.
+    /// The engine may skip the client's stream up to this offset.
     SkipClientUntil(u64),
-    /// Nothing more of this flow is needed.
+    /// The session needs no more data of this flow.
     Mute,
 }
 
-/// How many bytes differ between two copies of one range, where one of them has only NULs there.
+/// Number of bytes that differ between two copies of one range; `None` unless one of the copies has NUL at each of
+/// them.
 pub(crate) fn nul_bytes(first: &[u8], other: &[u8]) -> Option<usize> {
     let differ = || first.iter().zip(other).filter(|(one, two)| one != two);
     let nul = differ().all(|(one, _)| *one == 0) || differ().all(|(_, two)| *two == 0);
     Some(differ().count()).filter(|count| nul && *count > 0)
 }
 
-/// The machine. What it has learnt so far is [`Session::seen`].
+/// One SMTP session. The facts gathered so far are in [`Session::seen`].
 #[derive(Debug, Default)]
 pub struct Session {
     /// The facts so far.
@@ -71,101 +73,104 @@ pub struct Session {
     client_lines: Lines,
     server_lines: Lines,
     replies: Replies,
-    /// Client bytes that wait for the reply that says what they are.
+    /// Client bytes whose meaning depends on a pending reply.
     held: SecretBuffer,
-    /// Stream offset behind the newest bytes of the client.
+    /// Stream offset after the newest bytes of the client.
     client_end: u64,
-    /// Where in that stream the newest message has ended.
+    /// Stream offset of the end of the newest message.
     body_end: Option<u64>,
     client_spoke: bool,
-    /// A message ended unseen: replies may follow to commands that stood after it.
+    /// The end of a message was not seen: replies may follow to commands that were left out after it.
     unseen_commands: bool,
-    /// A line came while a command waited that is the reply to it, or noise before the reply: what the client does next tells.
+    /// A line that arrived while a command was pending: either its reply, or noise before the reply. The client's
+    /// next line decides.
     stray: Option<Stray>,
-    /// Lines without a code came.
+    /// Lines without a code have arrived.
     strayed: bool,
-    /// Commands that a line without a code answered, as the client saw it: their replies may come late.
+    /// Number of commands that the client regards as answered by a line without a code: their replies may still
+    /// arrive.
     answered_by_stray: u32,
     /// Bytes of a refused BDAT chunk that the client may still send.
     refused_chunk: u64,
-    /// Text of such a chunk was sent, and the server reads it as commands.
+    /// The client sent text of such a chunk, which the server reads as commands.
     chunk_text: bool,
-    /// The newest AUTH was refused before its secret was sent: some clients send it anyway, as a command.
+    /// The newest AUTH was refused before its secret was sent: some clients send the secret anyway, as a command.
     auth_goes_on: bool,
-    /// When the go-ahead came.
+    /// Time of the go-ahead.
     granted_at: Timestamp,
-    /// Bytes in cleartext of the server, after the go-ahead, that the transcript has.
+    /// Number of cleartext bytes of the server after the go-ahead that are already in the transcript.
     clear_shown: usize,
-    /// The newest reply answered EHLO, and the client has not spoken since (docs/threats.md EV-17).
+    /// The newest reply answered EHLO, and the client has not sent anything since (docs/threats.md EV-17).
     ehlo_may_go_on: bool,
-    /// What may not be shown, should the server quote it: the newest [`SECRETS`].
+    /// Words to redact in the server's lines: the newest [`SECRETS`].
     secrets: VecDeque<Secret>,
-    /// A line without a code that came in the place of the greeting.
+    /// A line without a code in place of the greeting.
     nonstandard_greeting: Option<String>,
-    /// DATA had another reply than 354, and no message was begun since.
+    /// DATA had a reply other than 354, and no message has begun since.
     data_refused: bool,
-    /// The server may quote what is not among them: what it says is not shown any more, beside its codes.
+    /// The server may quote bytes that are not among the secrets: only the codes of its replies are shown.
     quotes_unknown: bool,
-    /// What the server says is not believed: the client's own bytes say what it did.
+    /// The server's bytes are not trusted: its actions are inferred from the client's bytes.
     presuming: bool,
-    /// The list of secrets was not empty when it was given up.
+    /// The list of secrets was not empty when it was discarded.
     secrets_forgotten: bool,
-    /// What waited to be read was given up: there is a gap, should the dialogue go on.
+    /// Buffered input was discarded: if the dialogue continues, there is a gap.
     input_forgotten: bool,
-    /// Bytes in cleartext where TLS should begin, as they may be shown; taken when the bytes themselves were given up.
+    /// Redacted cleartext where TLS should begin; computed when the original bytes were discarded.
     injections_shown: Vec<(Side, u64, Vec<u8>)>,
-    /// SASL exchanges begun.
+    /// Number of SASL exchanges begun.
     auth_begun: usize,
-    /// When the newest bytes were sent.
+    /// Time of the newest bytes.
     now: Timestamp,
-    /// Bytes of the reply that is being read, line ends included.
+    /// Bytes of the reply in progress, including line endings.
     reply_octets: usize,
     events: VecDeque<SessionEvent>,
-    /// What is kept as evidence: the client's bytes, and the server's.
+    /// Evidence: the client's bytes, and the server's.
     kept: [Retained; 2],
 }
 
-/// How bytes of the client are read.
+/// How client bytes are interpreted.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 enum Phase {
     #[default]
     Commands,
-    /// A command was sent whose reply decides what follows.
+    /// The reply to a command in flight decides the next phase.
     Hold,
     /// The next line is a SASL response.
     AuthResponse,
-    /// After 354: a message up to the dot, of which nothing needs to be seen.
+    /// After 354: a message up to its final dot; its content is not needed.
     Body(Body),
-    /// So many bytes of a BDAT chunk.
+    /// Remaining bytes of a BDAT chunk.
     Chunk(u64),
     /// After the go-ahead, or TLS from the first byte.
     Tls,
-    /// A SASL security layer (docs/threats.md FP-19), or nothing that can be followed.
+    /// A SASL security layer (docs/threats.md FP-19), or a stream that cannot be parsed.
     Stopped,
 }
 
-/// A command that waits for its reply, with its verb in upper case; empty where the word had not the form of one.
+/// A command that waits for its reply, with its verb in upper case; empty if the word does not have the form of a
+/// verb.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 struct Waiting {
     what: Pending,
     verb: Verb,
     asked: Timestamp,
-    /// So many in a row, of which `asked` tells when the first was sent.
+    /// Number of consecutive equal commands; `asked` is the time of the first.
     count: u32,
 }
 
 /// A line that may have been a reply.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 struct Stray {
-    /// Its code; zero where it has none.
+    /// Its code; zero if it has none.
     code: u16,
-    /// How many such lines came.
+    /// Number of such lines.
     lines: u32,
-    /// Bytes of the client that were held when the newest one came: what stands after them was sent later.
+    /// Number of client bytes buffered when the newest line arrived: later bytes were sent after it.
     held: usize,
 }
 
-/// The replies that a line may have which many servers skip.
+/// Replies that a server may give to a line that many servers skip.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 enum Fits {
     /// Any 5yz.
@@ -183,11 +188,11 @@ impl Fits {
     }
 }
 
-/// What the reply decides.
+/// The effect of the pending reply, by kind of command.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 enum Pending {
-    /// A line that is not a command: a server may skip it, and reads it as a command otherwise. A blank line, a PROXY header that
-    /// the server does not know, a SASL response that it did not ask for, text of a chunk that it refused.
+    /// A line that is not a command: some servers skip it, others answer it as a command. A blank line, a PROXY
+    /// header that the server does not support, a SASL response without a prompt, text of a refused chunk.
     Uncertain(Fits),
     Ehlo,
     Helo,
@@ -203,13 +208,13 @@ enum Pending {
         last: bool,
     },
     Turn,
-    /// XCLIENT (Postfix): the client asks to speak for another one.
+    /// XCLIENT (Postfix): the client asks to act on behalf of another client.
     Xclient,
     Other,
 }
 
 impl Pending {
-    /// What a client sends next after a command whose reply is not known.
+    /// The phase that follows a command if its reply is unknown.
     const fn presumed(self) -> Phase {
         match self {
             Self::Auth => Phase::AuthResponse,
@@ -230,7 +235,7 @@ impl Pending {
 }
 
 impl Session {
-    /// A session from its start, or one that was joined in the middle.
+    /// Creates a session that is observed from its start, or one that was joined in the middle.
     #[must_use]
     pub fn new(midstream: bool) -> Self {
         Self {
@@ -239,7 +244,7 @@ impl Session {
         }
     }
 
-    /// Takes bytes of one side, sent at `at`; `offset` is their place in its stream.
+    /// Processes bytes of one side, sent at `at`; `offset` is their offset in that side's stream.
     pub fn data(&mut self, from: Side, at: Timestamp, offset: u64, bytes: &[u8]) {
         self.now = at;
         if std::mem::take(&mut self.input_forgotten) && self.phase != Phase::Stopped {
@@ -253,7 +258,8 @@ impl Session {
         }
     }
 
-    /// Takes a gap in one side's stream. Returns whether it hurts: bodies and TLS are left out on purpose.
+    /// Processes a gap in one side's stream. Returns whether it affects the dialogue: bodies and TLS are left out on
+    /// purpose.
     pub fn gap(&mut self, from: Side, length: u64) -> bool {
         let harmless = match (&mut self.phase, from) {
             (Phase::Stopped, _) => true,
@@ -285,13 +291,13 @@ impl Session {
         !harmless
     }
 
-    /// The gate, which leaves bodies out, has seen a message end; `offset` is the place after it in the client's stream, or one
-    /// of a command behind that.
+    /// The gate, which leaves bodies out, has seen the end of a message; `offset` is the position after it in the
+    /// client's stream, or the position of a later command.
     pub fn body_ended(&mut self, offset: u64) {
         self.body_end = Some(self.body_end.filter(|end| *end > self.client_end).map_or(offset, |end| end.min(offset)));
     }
 
-    /// One side ended the connection, at `at`: by a reset, or in order.
+    /// One side ended the connection at time `at`, by a reset or orderly.
     pub fn ended(&mut self, from: Side, reset: bool, at: Timestamp) {
         if self.seen.ended.is_none() {
             self.seen.ended = Some((from, reset));
@@ -299,13 +305,13 @@ impl Session {
         }
     }
 
-    /// The end was none: its host goes on.
+    /// Revokes the end of the connection: the host ignored the RST and continues.
     pub const fn resume_after_reset(&mut self) {
         (self.seen.ended, self.seen.silence) = (None, None);
     }
 
-    /// Nothing more is expected in cleartext: overwrites and frees everything that may hold a secret. What is kept as evidence stays,
-    /// as it may be shown.
+    /// Overwrites and frees everything that may hold a secret, once no more cleartext is expected. The evidence
+    /// remains: it is redacted.
     pub fn forget_secrets(&mut self) {
         if self.injections_shown.is_empty() {
             self.injections_shown = self.injections().collect();
@@ -326,15 +332,16 @@ impl Session {
         self.secrets = VecDeque::new();
     }
 
-    /// Two copies of one range of bytes differ: what the server took in, and may quote, is not certain. NULs quote nothing: some
-    /// stacks send them with an acknowledgment to keep a connection open.
+    /// Two copies of one range of bytes differ: it is uncertain which of them the server accepted and may quote.
+    /// Copies of NULs are harmless: some stacks send them with an acknowledgment to keep a connection open.
     pub fn conflicting_retransmission(&mut self, conflicts: &[Conflict]) {
         self.quotes_unknown |= conflicts.iter().any(|conflict| nul_bytes(&conflict.first, &conflict.other).is_none());
     }
 
-    /// What `from` says from here on cannot be believed, and the other side is this host: its own bytes are read without the replies to them.
-    /// A client's say enough: a message follows DATA, a response follows AUTH, and TLS follows STARTTLS or does not. Returns whether that
-    /// changes anything. Of a client whose bytes are in doubt nothing is presumed: this host's replies are read as before.
+    /// Marks the bytes of `from` as untrustworthy from here on. The other side is this host, and its own bytes are
+    /// parsed without the replies to them. The bytes of a client suffice: a message follows DATA, a response follows
+    /// AUTH, and TLS follows STARTTLS or does not. Has no effect if `from` is the client: this host's replies are
+    /// parsed as before. Returns whether the mode of the session changes.
     pub fn distrust(&mut self, from: Side) -> bool {
         if from == Side::Client || self.presuming || self.seen.doubt.is_some() || self.seen.tls_began() {
             return false;
@@ -347,7 +354,7 @@ impl Session {
         if let (Phase::Hold | Phase::Tls, Some(what)) = (self.phase, newest) {
             self.release(what.presumed());
         } else if self.phase == Phase::Tls {
-            // The go-ahead may have been none.
+            // The go-ahead may have been forged.
             let before = self.seen.tls.take().map(|mut tls| tls.take_before(Side::Client)).unwrap_or_default();
             self.phase = Phase::Commands;
             self.client(&before, self.client_end);
@@ -355,12 +362,12 @@ impl Session {
         true
     }
 
-    /// Only one direction was seen.
+    /// Records that only one direction was seen.
     pub fn one_sided(&mut self) {
         self.seen.doubt.get_or_insert(Doubt::OneSided);
     }
 
-    /// The connection ended: what was begun is all there will be.
+    /// The connection ended: evaluates unfinished lines and pending commands.
     pub fn finish(&mut self) {
         self.settle_end();
         if self.seen.starttls == Starttls::Sent {
@@ -368,7 +375,7 @@ impl Session {
         }
         let waits_for_ehlo = self.queue.front().is_some_and(|waiting| waiting.what == Pending::Ehlo);
         self.seen.ehlo_unfinished = waits_for_ehlo && self.replies.has_begun();
-        // A line without its end has crossed the wire anyway.
+        // An unfinished line has crossed the wire anyway.
         if matches!(self.phase, Phase::Commands | Phase::AuthResponse) && !self.client_lines.partial().is_empty() {
             let mut end = &b"\r\n"[..];
             if let Some(line) = self.client_lines.take(&mut end) {
@@ -379,7 +386,7 @@ impl Session {
         self.events.push_back(SessionEvent::Judge);
     }
 
-    /// The connection ended while a reply was awaited.
+    /// Settles a reply that is pending at the end of the connection.
     fn settle_end(&mut self) {
         let Some(Waiting { what, .. }) = self.queue.back().copied().filter(|_| self.phase == Phase::Hold) else {
             return;
@@ -388,19 +395,20 @@ impl Session {
             (Pending::Starttls, Some(stray)) if self.held.get(stray.held..).is_some_and(|fresh| !fresh.is_empty()) => {
                 self.doubt(Doubt::Ambiguous);
             }
-            // The last word was a line that is not a reply: to the client, which left, it was one.
+            // The last server line did not parse as a reply, but the client left after it: the client accepted it as
+            // one.
             (Pending::Starttls, Some(stray)) => self.seen.starttls = Starttls::Refused(stray.code),
-            // What a client that does not wait sent after AUTH has crossed the wire.
+            // A response that an eager client sent after AUTH has crossed the wire.
             (Pending::Auth, _) => self.eager_response(false),
             _ => {}
         }
     }
 
-    /// What the engine is to do.
+    /// The next request to the engine.
     pub fn poll(&mut self) -> Option<SessionEvent> {
         let event = self.events.pop_front();
         if event.is_none() {
-            // A session that waits keeps little room for what may come: mostly that is one command.
+            // Frees the capacity of an idle session's queue: usually one command is pending.
             if self.queue.is_empty() && self.queue.capacity() > 1 {
                 self.queue = VecDeque::new();
             }
@@ -408,8 +416,8 @@ impl Session {
         event
     }
 
-    /// Bytes in cleartext that are kept as evidence, in rows of neighbours: who sent them, where the row begins in the sender's
-    /// stream, and the bytes, what is secret overwritten. In the order of each stream.
+    /// The evidence: cleartext bytes in contiguous runs, with the sender, the offset of the run in the sender's
+    /// stream, and the bytes with secrets overwritten. Ordered by offset within each stream.
     #[must_use]
     pub fn kept(&self) -> Vec<(Side, u64, Vec<u8>)> {
         let sides = [Side::Client, Side::Server].into_iter().zip(&self.kept);
@@ -420,14 +428,14 @@ impl Session {
         kept
     }
 
-    /// Bytes in cleartext that did not fit among them.
+    /// Number of cleartext bytes that exceeded the bound of the evidence.
     #[must_use]
     pub fn left_out(&self) -> u64 {
         self.kept.iter().map(Retained::left_out).sum()
     }
 
-    /// Two copies of one range, as they may be shown. What the server says before anyone has proved who he is may be shown;
-    /// in any other place either copy may hold a secret, and nothing says where.
+    /// The redacted form of two copies of one range. Server bytes before any authentication are shown; elsewhere
+    /// either copy may hold a secret at an unknown position.
     #[must_use]
     pub fn copies(&self, conflict: &Conflict) -> [Vec<u8>; 2] {
         [&conflict.first, &conflict.other].map(|copy| match self.is_shown(conflict) {
@@ -436,7 +444,8 @@ impl Session {
         })
     }
 
-    /// What is kept of two copies beyond the verdict: what may be shown of them, and keywords of EHLO replies, which are compared.
+    /// The part of two copies that is retained after the verdict: the redacted form, with the keywords of EHLO
+    /// replies, which are compared.
     #[must_use]
     pub fn retained_copies(&self, conflict: &Conflict) -> [Vec<u8>; 2] {
         let mut shown = self.copies(conflict);
@@ -446,7 +455,7 @@ impl Session {
                     let start = line.as_ptr().addr() - copy.as_ptr().addr();
                     let end = start + plain_keyword(line).map_or(0, |keyword| "250-".len() + keyword.len());
                     shown[start..end].copy_from_slice(&copy[start..end]);
-                    // The end of the line as well: without it the next keyword would not be found.
+                    // Keeps the line ending as well: the parser needs it to find the next keyword.
                     if let Some(octet) = shown.get_mut(start + line.len()) {
                         *octet = b'\n';
                     }
@@ -461,19 +470,19 @@ impl Session {
         conflict.from == Side::Server && self.seen.auth.is_empty() && no_secrets
     }
 
-    /// A line of the server as it is kept for comparison: printable, and without a secret that it quotes.
+    /// A server line in the form retained for comparison: printable, with quoted secrets redacted.
     fn quoted(&self, line: &[u8]) -> String {
         if self.secrets.is_empty() { printable(line) } else { Redacted::reply(line, self.secrets.iter(), false).text() }
     }
 
-    /// Keeps a line as evidence, as it may be shown; `end` is the stream offset after it.
+    /// Retains a redacted line as evidence; `end` is the stream offset after it.
     fn keep(&mut self, from: Side, line: &Line<'_>, shown: &Redacted<'_>, end: u64) {
         let kept = &mut self.kept[from as usize];
         let start = end.saturating_sub(line.octets as u64);
         let octets = shown.octets();
         kept.push(start, &octets);
         let rest: &[u8] = match line.octets - octets.len().min(line.octets) {
-            // Cut short: the end of the connection was the end of the line, or it was too long to be kept.
+            // No line ending in the stream: the connection ended, or the line exceeded the bound.
             0 => b"",
             _ if line.truncated => b"",
             1 => b"\n",
@@ -526,7 +535,7 @@ impl Session {
         }
     }
 
-    /// The command that has waited longest; it waits no longer.
+    /// Takes the oldest pending command off the queue.
     fn answered(&mut self) -> Option<Waiting> {
         let oldest = self.queue.front_mut()?;
         if oldest.count == 1 {
@@ -560,7 +569,7 @@ impl Session {
         self.secrets.push_back(secret);
     }
 
-    /// The reply has come: reads what was held as what it is.
+    /// The reply arrived: processes the buffered bytes in the phase that it selects.
     fn release(&mut self, phase: Phase) {
         self.phase = phase;
         let held = std::mem::take(&mut self.held);

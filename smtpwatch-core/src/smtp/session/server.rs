@@ -1,4 +1,4 @@
-//! What the server says: replies, each to the command that has waited longest, and what they decide.
+//! The server's direction of a session: matches each reply to the oldest pending command, and applies its effect.
 
 use super::{Fits, Pending, Phase, Session, SessionEvent, Stray, Waiting};
 use crate::{
@@ -21,7 +21,7 @@ use crate::{
 };
 
 impl Session {
-    /// `end` is the stream offset behind `input`.
+    /// Processes server bytes; `end` is the stream offset after `input`.
     pub(super) fn server(&mut self, mut input: &[u8], end: u64) {
         if self.presuming && self.phase != Phase::Tls {
             return;
@@ -38,13 +38,13 @@ impl Session {
             }
             let Some(line) = self.server_lines.take(&mut input) else { return };
             if !self.client_spoke && !self.held.is_empty() && self.seen.greeting.is_some() {
-                // The server answers what was held for the start of a PROXY header: it was a line.
+                // The server answers bytes that were buffered as the start of a PROXY header: they were a line.
                 self.client_spoke = true;
                 self.release(Phase::Commands);
             }
             let reply = self.replies.push(&line);
             self.reply_octets += line.bytes.len() + if line.bare_lf { 1 } else { 2 };
-            // Struck before it is cut, lest the cut hide half of it.
+            // Redacts before cutting, because the cut could split a secret.
             let shown = self.shown(&line.bytes);
             self.seen.transcript.push_with(Side::Server, shown.length(), |text| shown.write(text));
             self.keep(Side::Server, &line, &shown, end.saturating_sub(input.len() as u64));
@@ -55,14 +55,14 @@ impl Session {
         }
     }
 
-    /// A line of the server as the transcript shows it. It may quote anything that the client sent.
+    /// Redacts a server line, which may quote anything that the client sent.
     fn shown<'a>(&self, line: &'a [u8]) -> Redacted<'a> {
         let code = || line.get(..3).and_then(|code| str::from_utf8(code).ok()?.parse().ok());
         let passed_over =
             |waiting: &&Waiting| matches!(waiting.what, Pending::Uncertain(fits) if !fits.is(code().unwrap_or(0)));
         let waits = self.queue.iter().find(|waiting| !passed_over(waiting));
         let waits = waits.map(|waiting| (waiting.what, waiting.verb.as_str()));
-        // Lines after a refused message may be the message itself.
+        // Lines after a refused message may quote the message itself.
         if self.quotes_unknown
             || self.unseen_commands
             || matches!(waits, Some((Pending::Other | Pending::Uncertain(_), "")))
@@ -81,11 +81,11 @@ impl Session {
                 self.nonstandard_greeting = Some(printable(reply.first()));
                 return;
             }
-            // The first reply is the greeting, also when the client spoke first (PIPECONNECT, docs/threats.md FP-12).
+            // The first reply is the greeting, even if the client spoke first (PIPECONNECT, docs/threats.md FP-12).
             let first = reply.first();
             self.seen.greeting = Some(printable(&[format!("{} ", reply.code).as_bytes(), first].concat()));
             self.seen.greeting_name = ehlo::host_name(first);
-            // What came before it and is no SMTP had its answer elsewhere: a web proxy's CONNECT.
+            // Client bytes before it that are not SMTP were answered elsewhere: a web proxy's CONNECT.
             while self.queue.front().is_some_and(|waiting| waiting.what == Pending::Other) {
                 self.queue.pop_front();
             }
@@ -97,8 +97,8 @@ impl Session {
         }
         self.skip_uncertain(reply.code);
         if reply.code == 0 && !self.queue.is_empty() {
-            // Some clients skip such a line and wait (Postfix does), others take it for the reply: what the client does
-            // next tells which.
+            // Some clients skip such a line and wait (Postfix does), others accept it as the reply: the client's next
+            // line shows which.
             let lines = self.stray.map_or(0, |stray| stray.lines);
             self.stray = Some(Stray { code: 0, lines: lines.saturating_add(1), held: self.held.len() });
             self.strayed = true;
@@ -123,7 +123,8 @@ impl Session {
         self.answer(what, asked, reply, ehlo_octets);
     }
 
-    /// Lines that servers may skip in silence wait for one kind of reply only: any other one answers what follows them.
+    /// Drops pending lines that servers may skip without a reply: each accepts one kind of reply only, and any other
+    /// reply answers a later command.
     fn skip_uncertain(&mut self, code: u16) {
         while let Some(Waiting { what: Pending::Uncertain(fits), .. }) = self.queue.front()
             && !fits.is(code)
@@ -133,7 +134,8 @@ impl Session {
         }
     }
 
-    /// The reply to a command that a line without a code seemed to answer: of what the newest command waits for it is none.
+    /// Whether a positive reply belongs to a command that a line without a code seemed to answer: the newest command
+    /// cannot have it.
     fn is_late(&mut self, reply: &Reply<'_>) -> bool {
         if self.answered_by_stray == 0 || !reply.is_positive() {
             return false;
@@ -141,7 +143,7 @@ impl Session {
         let late = match self.queue.front().map(|waiting| waiting.what) {
             Some(Pending::Data) => true,
             Some(Pending::Starttls | Pending::Auth) => reply.code == 250,
-            // One line of a reply to EHLO, or the reply to what came before it: what the server offers is not known.
+            // Either one line of a reply to EHLO, or the reply to an earlier command: the server's offer is unknown.
             Some(Pending::Ehlo) if reply.lines.len() == 1 => {
                 self.doubt(Doubt::Ambiguous);
                 return true;
@@ -152,7 +154,8 @@ impl Session {
         late
     }
 
-    /// Lines without a code were the replies to all commands before the newest one, as far as there are enough of them.
+    /// Restores the order of the queue: lines without a code were the replies to all commands before the newest one,
+    /// if there are enough such lines.
     fn back_in_step(&mut self) -> bool {
         let before: u32 = self.queue.iter().rev().skip(1).map(|waiting| waiting.count).sum();
         let stray = self.stray.is_some_and(|stray| stray.code == 0 && stray.lines >= before);
@@ -163,8 +166,8 @@ impl Session {
         stray
     }
 
-    /// The client goes on while the reply to its newest command is awaited, and has seen a line that may have been it: to the client
-    /// it was. What it sent before it saw that line says nothing.
+    /// The client sends a line while the reply to its newest command is pending, and has seen a line that may be that
+    /// reply: the client accepted it as the reply. Bytes sent before that line prove nothing.
     pub(super) fn settle_stray(&mut self) {
         let Some(stray) = self.stray.filter(|_| self.phase == Phase::Hold) else { return };
         let fresh = self.held.get(stray.held..).unwrap_or_default();
@@ -176,9 +179,10 @@ impl Session {
             return;
         };
         match what {
-            // The hello of a client that does not wait, or that took the line for the go-ahead: what the server says next tells.
+            // The hello of a client that does not wait, or that accepted the line as the go-ahead: the server's next
+            // bytes decide.
             Pending::Starttls if begins_tls => {}
-            // The message, or text that a confused client sends: nothing of it may be read as a command.
+            // The message, or text of a confused client: none of it may be read as a command.
             Pending::Data if !is_command => self.doubt(Doubt::Ambiguous),
             _ => {
                 self.answered_by_stray += if stray.code == 0 { waiting } else { 0 };
@@ -189,11 +193,12 @@ impl Session {
         }
     }
 
-    /// What a reply decides.
+    /// Applies the effect of a reply.
     fn answer(&mut self, what: Pending, asked: Timestamp, reply: &Reply<'_>, ehlo_octets: usize) {
         let after = self.now.since(asked);
         match what {
-            // It fits: see `skip_uncertain`. The line may have been skipped anyway, and this be the reply to the next one.
+            // The reply fits (see `skip_uncertain`). The server may still have skipped the line, and this is the
+            // reply to the next command.
             Pending::Uncertain(_) if !self.queue.is_empty() => {
                 let lines = self.stray.map_or(0, |stray| stray.lines);
                 self.stray = Some(Stray { code: reply.code, lines: lines.saturating_add(1), held: self.held.len() });
@@ -216,7 +221,7 @@ impl Session {
                 self.starttls_reply(reply);
             }
             Pending::Auth => self.auth_reply(reply),
-            // Any 3yz: clients go by the first digit (Postfix does), and the message follows.
+            // Any 3yz: clients decide by the first digit (Postfix does), and the message follows.
             Pending::Data if reply.class() == 3 => self.body_follows(),
             Pending::Data => {
                 self.data_refused = true;
@@ -230,9 +235,10 @@ impl Session {
                 self.release(if size > 0 { Phase::Chunk(size) } else { Phase::Commands });
             }
             Pending::EndOfData | Pending::Bdat { last: true } if reply.is_positive() => self.accepted(),
-            // From here on the server sends commands, and the client replies (docs/threats.md FP-13).
+            // The roles are swapped: the server sends commands, and the client replies (docs/threats.md FP-13).
             Pending::Turn if reply.is_positive() => self.doubt(Doubt::Ambiguous),
-            // Only a client that the server trusts may speak for another one; what any client asks for is nothing.
+            // Only the grant counts: the server grants XCLIENT to clients that it trusts, but any client can request
+            // it.
             Pending::Xclient if reply.is_positive() => self.seen.xclient_granted = true,
             Pending::EndOfData
             | Pending::Bdat { .. }
@@ -243,14 +249,14 @@ impl Session {
         }
     }
 
-    /// A reply that only the newest command can have, while others wait: which reply belongs to which is lost. To go on would
-    /// be to read a message as commands.
+    /// Whether a reply fits only the newest command while others are pending: then replies cannot be matched to
+    /// commands, and continuing would read a message as commands.
     fn is_out_of_step(&self, code: u16) -> bool {
         let newest = self.queue.back().filter(|_| self.queue.len() > 1).map(|waiting| waiting.what);
         code / 100 == 3 && matches!(newest, Some(Pending::Data | Pending::Auth))
     }
 
-    /// A reply that answers no command.
+    /// Handles a reply that answers no command.
     fn unasked(&mut self, reply: &Reply<'_>, went_on: bool) {
         if went_on && reply.code == 250 && (reply.lines.len() > 1 || ehlo::may_be_keyword(reply.first())) {
             if let Some(capabilities) = &mut self.seen.capabilities {
@@ -261,23 +267,24 @@ impl Session {
         } else if self.unseen_commands {
             self.unseen_command(reply);
         } else if matches!(self.phase, Phase::Chunk(_)) || self.chunk_text && matches!(reply.class(), 2 | 3) {
-            // The server reads as commands what it was told to be a chunk.
+            // The server reads as commands what the client declared as a chunk.
             self.doubt(Doubt::Ambiguous);
         } else if matches!(reply.class(), 2 | 3) && self.seen.doubt.is_none() {
-            // A reply too many after a line without a code is the one that the line was not.
+            // After a line without a code, a surplus reply is the actual reply to the command that the line seemed to
+            // answer.
             if !self.strayed {
                 self.seen.unsolicited.get_or_insert(reply.code);
             }
             if reply.class() == 3 && self.data_refused {
-                // The reply to a DATA that had another one's: to go on would be to read a message as commands.
+                // A late 354 to a DATA that already had another reply: continuing would read a message as commands.
                 self.events.push_back(SessionEvent::Judge);
                 self.doubt(Doubt::Ambiguous);
             }
         }
     }
 
-    /// A reply to a command that stood behind a message in the same segment, and was left out with it. Some replies say what
-    /// the command was (RFC 5321 §4.3.2, RFC 4954 §6).
+    /// Handles the reply to a command that followed a message in the same segment and was left out with it. Some
+    /// replies identify the command (RFC 5321 §4.3.2, RFC 4954 §6).
     fn unseen_command(&mut self, reply: &Reply<'_>) {
         match reply.code {
             334 => {
@@ -289,7 +296,7 @@ impl Session {
                 self.auth_reply(reply);
             }
             300..=399 => self.body_follows(),
-            // Of STARTTLS, perhaps.
+            // Possibly the reply to STARTTLS.
             220 => self.doubt(Doubt::Ambiguous),
             _ => {}
         }
@@ -303,20 +310,20 @@ impl Session {
         self.data_refused = false;
         self.seen.transcript.push(Side::Client, "[message]");
         self.events.push_back(SessionEvent::BodyFollows);
-        // Of the message before, or already of this one.
+        // The known end may belong to the previous message, or to this one.
         self.body_end = self.body_end.filter(|end| *end > self.client_end);
         self.release(Phase::Body(Body::START));
     }
 
-    /// BDAT was not offered and is refused. What the client sent before it knew that is the chunk, and the server reads it as
-    /// commands: text of a message, of which nothing is claimed. A command that the server takes from it has another reply than an
-    /// error; which reply belongs to which is then lost.
+    /// BDAT was not offered and is refused. Bytes that the client sent before it saw the refusal are the chunk, and
+    /// the server reads them as commands: they are message text, and no finding is based on them. If the server
+    /// recognises a command in them, its reply is not an error, and replies can no longer be matched to commands.
     fn chunk_refused(&mut self, size: u64) {
         let known = self.stray.map_or(self.held.len(), |stray| stray.held).min(self.held.len());
         let chunk = usize::try_from(size).unwrap_or(usize::MAX).min(known);
         if chunk > 0 {
             self.chunk_text = true;
-            // Text of a message, which the server may quote at any time.
+            // Message text, which the server may quote at any time.
             self.quotes_unknown = true;
             let start = self.client_end.saturating_sub(self.held.len() as u64);
             let lines = self.held[..chunk].iter().filter(|byte| **byte == b'\n').count();
@@ -331,9 +338,10 @@ impl Session {
         self.release(Phase::Commands);
     }
 
-    /// A refusal that quotes a verb which was not sent: it was overwritten on the way (docs/threats.md FO-12).
+    /// Compares a quoted verb in a refusal with the verb that was sent: a difference shows an overwritten command
+    /// (docs/threats.md FO-12).
     fn compare_echo(&mut self, verb: &str, reply: &Reply<'_>) {
-        // Codes of a command that is not known (RFC 5321 §4.2.4). Any other refusal quotes arguments.
+        // Reply codes for an unknown command (RFC 5321 §4.2.4). Any other refusal quotes arguments.
         if matches!(reply.code, 500 | 502)
             && let Some(arrived) = reply.lines.iter().find_map(|line| quoted_command::rewritten(verb, &line.text))
             && !self.is_argument(&arrived)
@@ -342,13 +350,13 @@ impl Session {
         }
     }
 
-    /// The client has sent this word itself, as an argument.
+    /// Whether the client sent this word itself, as an argument.
     fn is_argument(&self, word: &str) -> bool {
         let named = self.seen.client_name.as_deref().is_some_and(|name| name.eq_ignore_ascii_case(word));
         named || self.secrets.iter().any(|secret| !secret.places(word.as_bytes()).is_empty())
     }
 
-    /// What a refusal says by its words: that STARTTLS is demanded (RFC 3207 §4), and whose words they are.
+    /// Records the text of a refusal, and whether it demands STARTTLS (RFC 3207 §4).
     fn note_refusal(&mut self, what: Pending, reply: &Reply<'_>) {
         if !matches!(reply.class(), 4 | 5) || matches!(what, Pending::Uncertain(_)) {
             return;
@@ -364,10 +372,11 @@ impl Session {
         }
     }
 
-    /// A reply while the end of the body has not been seen: the gate leaves bodies out, so it is the reply to the message. Only
-    /// a refusal may also have come in the middle of it; then the client goes on with the body until the next reply.
+    /// A reply while the end of the body has not been seen: the gate leaves bodies out, so it is the reply to the
+    /// message. Only a refusal may also arrive in the middle of the message; then the client continues the body until
+    /// the next reply.
     fn reply_in_body(&mut self, body: Body, reply: &Reply<'_>) {
-        // What stands behind the end of a message is seen, unless the end itself was not.
+        // Commands after the end of a message are seen, unless the end itself was not.
         self.unseen_commands |= self.body_end.is_none_or(|end| end < self.client_end);
         if reply.is_positive() && !body.refused {
             self.phase = Phase::Commands;
@@ -385,7 +394,7 @@ impl Session {
     }
 
     fn auth_reply(&mut self, reply: &Reply<'_>) {
-        // Any 3xx: a client that goes on by the first digit must not have its response read as a command.
+        // Any 3xx: the response of a client that decides by the first digit must not be read as a command.
         let cancelled = self.seen.auth.last().is_some_and(|exchange| exchange.cancelled);
         if reply.class() == 3 && !cancelled {
             self.release(Phase::AuthResponse);
@@ -401,17 +410,17 @@ impl Session {
         }
         self.events.push_back(SessionEvent::Judge);
         if layer {
-            // A security layer may begin here (RFC 4954 §4); commands inside it would not be commands.
+            // A security layer may begin here (RFC 4954 §4); bytes inside it are not commands.
             self.stop();
         } else {
             self.release(Phase::Commands);
         }
     }
 
-    /// A client that does not wait has sent its response behind an AUTH that is then refused: it crossed the wire anyway. A
-    /// server that `answered` AUTH reads it as a command.
+    /// An eager client sent its SASL response after an AUTH that is then refused: the response has crossed the wire
+    /// anyway. A server that `answered` AUTH reads it as a command.
     pub(super) fn eager_response(&mut self, answered: bool) {
-        // The user name and the password, of the mechanism that sends most.
+        // User name and password, for the mechanism with the most responses.
         for _ in 0..2 {
             let Some(end) = self.held.iter().position(|&octet| octet == b'\n') else { return };
             let start = self.client_end.saturating_sub(self.held.len() as u64);
