@@ -5,7 +5,7 @@ use smtpwatch_render::{export, text::json_line};
 
 use super::{hand_over::Form, problem::Problem};
 
-/// The findings of an incident in this form.
+/// The findings of an incident in this format.
 pub(super) fn write(form: Form, incident: &str, findings: &[Finding]) -> Result<Vec<u8>, Problem> {
     let lines = |line: fn(&Finding) -> serde_json::Value| {
         findings.iter().map(|finding| json_line(&line(finding))).collect::<String>().into_bytes()

@@ -20,7 +20,7 @@ pub(super) fn serve() -> Response {
     answer::json(&document())
 }
 
-/// OpenAPI 3.1.
+/// The document, OpenAPI 3.1.
 fn document() -> Value {
     let mut generator = schema::generator("/components/schemas");
     let problem = generator.subschema_for::<Problem>();
