@@ -2,7 +2,7 @@
 
 use smtpwatch_core::finding::{Evidence, Kind, Outcome};
 
-/// What happened, as the end of a sentence that names the peer.
+/// What happened, as the end of a sentence whose subject is the peer.
 #[must_use]
 pub const fn happened(kind: Kind) -> &'static str {
     match kind {
@@ -26,7 +26,7 @@ pub const fn happened(kind: Kind) -> &'static str {
     }
 }
 
-/// The next steps.
+/// The recommended next steps.
 #[must_use]
 pub const fn next(kind: Kind) -> &'static str {
     match kind {
@@ -77,7 +77,7 @@ pub const fn next(kind: Kind) -> &'static str {
     }
 }
 
-/// How certain that is.
+/// The certainty that the evidence gives.
 #[must_use]
 pub const fn how_sure(evidence: Evidence) -> &'static str {
     match evidence {
@@ -88,7 +88,7 @@ pub const fn how_sure(evidence: Evidence) -> &'static str {
     }
 }
 
-/// What it cost.
+/// The consequence for mail or credentials.
 #[must_use]
 pub const fn cost(outcome: Outcome) -> &'static str {
     match outcome {
