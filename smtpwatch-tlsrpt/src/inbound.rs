@@ -423,7 +423,7 @@ mod tests {
         assert_eq!((found.len(), found[0].as_str()), (2, "7"));
     }
 
-    /// Covers the test inputs in `tests/` and their variants.
+    /// Variants of report files, as senders and mail programs produce them.
     #[test]
     fn reports_are_read_as_they_are_meant() {
         let packed = gzip(JSON.as_bytes());
