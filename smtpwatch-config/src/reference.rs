@@ -1,5 +1,5 @@
-//! Every key of the configuration file, with its default and its purpose. The shipped file, the manual page, and the output
-//! of `check-config --effective` are generated from this table.
+//! Every key of the configuration file, with its default and its purpose ([`KEYS`]). The shipped file, the manual page,
+//! and the output of `check-config --effective` are generated from this table.
 
 use std::fmt::Write as _;
 

@@ -67,7 +67,7 @@ impl Condition {
         }
     }
 
-    /// The condition behind an error of the store in this directory.
+    /// The condition that caused an error of the store in this directory.
     pub(super) fn of(error: &StoreError, directory: &Path) -> Self {
         match error {
             StoreError::Missing(_) => Self::Missing,

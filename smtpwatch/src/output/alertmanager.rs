@@ -28,7 +28,7 @@ const PATIENCE: Duration = Duration::from_secs(10);
 /// An alert that no Alertmanager has accepted yet stays active for at least this many further attempts.
 const UNTOLD: u32 = 3;
 
-/// The sending side: takes findings.
+/// The sending half of the queue, for the writer of the store.
 pub struct Push(Sender<News>);
 
 /// The parts of a finding that an alert needs.
