@@ -1,4 +1,5 @@
-//! Sources of the configuration: the file, and command line flags that override it.
+//! Sources of the configuration: the file, and command line flags that override it. The daemon keeps a [`Source`] and
+//! loads it again at each reload.
 
 use std::path::PathBuf;
 

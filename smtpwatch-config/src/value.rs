@@ -1,4 +1,5 @@
-//! Types of single values. Each value is checked when it is read, so that an error has its line.
+//! Types of single values. Each value is checked when it is parsed, so that an error has its line. Every type
+//! implements `Value`; the structures of the file use it as [`Checked`].
 
 use std::{
     fmt,

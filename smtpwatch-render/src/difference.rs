@@ -1,5 +1,5 @@
-//! Compares the expected EHLO reply with the observed one, line by line. The pages, the API and the terminal show the
-//! rows that [`difference()`] returns.
+//! Compares the expected EHLO reply with the observed one, line by line. The pages, the command line and the plain-text
+//! export show the rows that [`difference()`] returns.
 
 use schemars::JsonSchema;
 use serde::Serialize;

@@ -1,7 +1,7 @@
 //! Outbound sessions, counted for TLS reports by day (UTC), policy domain and policy (RFC 8460 §4), and the reports
 //! that were sent, so that no report is sent twice.
 //!
-//! The writer thread fills the counts; the TLSRPT sender and the API read them.
+//! The writer thread fills the counts; the sender of TLS reports and `smtpwatch tlsrpt report` read them.
 
 use std::{collections::HashMap, net::IpAddr};
 

@@ -282,7 +282,7 @@ impl Store {
         found.flatten().ok_or_else(|| LookupError::Unknown(id.to_owned()))
     }
 
-    /// The findings of an incident, newest first, starting after the one with number `after`.
+    /// The findings of an incident, newest first, starting before the one with number `before`.
     ///
     /// # Errors
     ///

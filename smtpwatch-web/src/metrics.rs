@@ -1,4 +1,5 @@
-//! Metrics of the server. Labels are closed sets, exported as zero from the start.
+//! Metrics of the server ([`WebMetrics`]), which the daemon registers. Labels are closed sets, exported as zero from
+//! the start.
 
 use prometheus::{IntCounter, IntCounterVec};
 use smtpwatch_metrics::{Registry, counters, opts, register};

@@ -1,4 +1,4 @@
-//! Version information, the same in `--version` and in `smtpwatch_build_info`.
+//! Version information from the build, the same in `--version` and in `smtpwatch_build_info`.
 
 use std::sync::OnceLock;
 

@@ -1,5 +1,5 @@
-//! Elastic Common Schema: a finding as the alert of an intrusion detection system. Fields that ECS lacks are under
-//! `smtpwatch`.
+//! Elastic Common Schema: [`ecs`] turns a finding into the alert of an intrusion detection system. Fields that ECS
+//! lacks are under `smtpwatch`.
 
 use serde_json::{Map, Value, json};
 use smtpwatch_core::{Finding, Role};

@@ -1,4 +1,4 @@
-//! Suricata's EVE format: a finding as an alert, for programs that read Suricata's output.
+//! Suricata's EVE format: [`eve`] turns a finding into an alert, for programs that read Suricata's output.
 
 use serde_json::{Value, json};
 use sha2::{Digest as _, Sha256};

@@ -1,4 +1,5 @@
-//! Responses: JSON that is safe on a terminal, and headers for caches.
+//! Responses of the API: JSON that is safe on a terminal, and headers for caches. Every operation builds its response
+//! here.
 
 use axum::{
     body::Body,

@@ -1,4 +1,5 @@
-//! Validates a request against its operation; unknown parameters are rejected.
+//! Validates a request against its operation; unknown parameters are rejected. Operations read their parameters from
+//! [`Asked`].
 
 use std::str::FromStr;
 

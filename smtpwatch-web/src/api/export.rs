@@ -1,4 +1,4 @@
-//! Produces the export formats of incidents.
+//! Writes the findings of an incident in an export format of `smtpwatch-render`, for the operations of `hand_over`.
 
 use smtpwatch_core::Finding;
 use smtpwatch_render::{export, text::json_line};

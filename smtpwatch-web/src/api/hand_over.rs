@@ -16,7 +16,7 @@ const LEFT_OUT: &str = "smtpwatch-findings-left-out";
 pub(super) enum Form {
     /// A capture file (pcapng).
     Pcapng,
-    /// A plain-text report for the operator of the peer.
+    /// A plain-text report for an abuse desk.
     Text,
     /// Elastic Common Schema, one object per line.
     Ecs,

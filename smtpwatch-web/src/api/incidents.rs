@@ -1,4 +1,4 @@
-//! Incidents and findings: lists and single items.
+//! The operations on incidents and findings: lists and single items, read from the store.
 
 use axum::response::Response;
 use schemars::JsonSchema;

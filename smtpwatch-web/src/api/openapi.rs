@@ -1,4 +1,4 @@
-//! The OpenAPI document, generated from the table of operations.
+//! The OpenAPI document, generated from the table of operations, so that it cannot differ from the routes.
 
 use axum::{http::StatusCode, response::Response};
 use schemars::Schema;

@@ -1,4 +1,4 @@
-//! The table of operations: routes and OpenAPI document are generated from it.
+//! The table of operations ([`OPERATIONS`]): the routes and the OpenAPI document are generated from it.
 
 use std::pin::Pin;
 

@@ -1,4 +1,4 @@
-//! Offers of STARTTLS by one peer, or to it, by day.
+//! The operation that lists offers of STARTTLS by one peer, or to it, by day.
 
 use std::net::IpAddr;
 

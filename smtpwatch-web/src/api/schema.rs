@@ -1,4 +1,5 @@
-//! JSON Schema of the documents that smtpwatch writes.
+//! JSON Schema of the documents that smtpwatch writes, derived from the types. `smtpwatch generate schema` and the
+//! OpenAPI document use it.
 
 use axum::response::Response;
 use schemars::{

@@ -1,4 +1,4 @@
-//! Verification of the hash chain, which reads every finding.
+//! The operation that verifies the hash chain, which reads every finding.
 
 use axum::response::Response;
 

@@ -1,4 +1,4 @@
-//! The frame of all pages, and the error page.
+//! The frame of all pages, and the error page. Each handler returns a [`Page`] or a [`Failure`].
 
 use axum::{
     http::{HeaderValue, StatusCode, header},

@@ -1,4 +1,5 @@
-//! The packets of a session, one row each, and the difference between two copies of the same bytes.
+//! The packets of a session, one row each, and the difference between two copies of the same bytes; part of the page of
+//! a finding.
 
 use etherparse::{TcpOptionElement, TcpOptionsIterator};
 use maud::{Markup, html};

@@ -1,4 +1,4 @@
-//! Formats words and times for a page. All text from peers goes through [`said`].
+//! Formats words and times for the pages. All text from peers must go through [`said`], which escapes it.
 
 use maud::{Markup, html};
 use smtpwatch_core::{Timestamp, finding::Severity};

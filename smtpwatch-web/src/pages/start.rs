@@ -1,4 +1,4 @@
-//! The start page: the state of the daemon.
+//! The start page: the state of the daemon and the newest incidents.
 
 use std::{collections::BTreeMap, sync::Arc};
 

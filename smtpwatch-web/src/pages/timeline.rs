@@ -1,4 +1,4 @@
-//! The offers of a peer by day, as a chart and as a table.
+//! The offers of a peer by day, as an SVG chart and as a table; part of the page of an incident.
 
 use maud::{Markup, html};
 use smtpwatch_core::day::Day;

@@ -1,4 +1,5 @@
-//! Watches files for changes. [`Files`] remembers the identity and the times of the files that were read.
+//! Detects changes of files. [`Files`] records the identity and the times of the files that were read; the
+//! configuration file compares it with their current state.
 
 use std::{
     fs::Metadata,

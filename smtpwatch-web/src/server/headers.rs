@@ -1,4 +1,4 @@
-//! Headers of every response.
+//! Headers of every response: defaults, and the values of the web configuration. [`add`] is the middleware.
 
 use std::sync::Arc;
 

@@ -1,4 +1,5 @@
-//! Addresses that recently scraped metrics or health, or have logged in: they have their own pool of connections.
+//! Addresses that recently scraped metrics or health, or have logged in ([`Scrapers`]): they have their own pool of
+//! connections and their own rate limit, so that other clients cannot block monitoring.
 
 use std::{
     collections::BTreeMap,

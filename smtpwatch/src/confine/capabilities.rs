@@ -1,4 +1,4 @@
-//! Drops capabilities (capabilities(7)).
+//! Drops capabilities (capabilities(7)): permanently for the threads of the daemon, temporarily for trials.
 
 use anyhow::Context as _;
 use caps::{CapSet, Capability, CapsHashSet};

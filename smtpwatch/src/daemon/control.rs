@@ -1,4 +1,4 @@
-//! `POST /-/reload`: allowed to every client that may see the pages.
+//! `POST /-/reload`: reloads the configuration; allowed to every client that may see the pages.
 
 use std::sync::Arc;
 

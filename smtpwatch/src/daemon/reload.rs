@@ -1,4 +1,5 @@
-//! Reload of the configuration: it is parsed first, then applied completely or not at all.
+//! Reload of the configuration: it is parsed first, then applied completely or not at all. The `Reloader` sends the
+//! parsed configuration to the pipeline's thread, which answers whether it is in force.
 
 use std::sync::{Arc, mpsc};
 

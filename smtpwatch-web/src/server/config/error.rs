@@ -1,4 +1,4 @@
-//! Errors in a web configuration file. They never quote values, because some are secret.
+//! Errors in a web configuration file ([`WebConfigError`]). They never quote values, because some are secret.
 
 use std::path::{Path, PathBuf};
 

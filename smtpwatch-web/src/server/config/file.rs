@@ -1,4 +1,4 @@
-//! Parses the YAML of a web configuration file.
+//! Parses the YAML of a web configuration file. [`read`] also reads the certificates and keys that the file names.
 
 use std::{
     collections::BTreeMap,
