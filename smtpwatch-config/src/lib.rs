@@ -1,7 +1,7 @@
 //! The configuration file: one TOML document in which every key is checked and unknown keys are errors.
 //!
-//! An error names file, line, and the correction: `smtpwatch.toml:7: unknown key "starttsl" in [[rule]]: did you mean
-//! "starttls"?`
+//! An error names file, line, and the correction:
+//! `smtpwatch.toml:7: unknown key "starttsl" in [[rule]]: did you mean "starttls"?`
 //!
 //! [`Source::load`] reads the file and applies the overrides of the command line; the result is a [`Config`], from
 //! which the daemon configures the other crates. [`effective()`] lists each value with its source, and

@@ -1,5 +1,5 @@
-//! Meaning of each kind of finding and the next steps, for the person on call. The pages and the plain-text export share
-//! these texts.
+//! Meaning of each kind of finding and the next steps, for the person on call. The pages and the plain-text export
+//! share these texts.
 
 use smtpwatch_core::finding::{Evidence, Kind, Outcome};
 
