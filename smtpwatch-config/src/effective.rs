@@ -1,4 +1,5 @@
-//! Every value in force and its source.
+//! Every value in force and its source. `smtpwatch check-config --effective` prints the list that [`effective()`]
+//! returns.
 
 use std::{fmt, ops::Range, path::Path};
 
@@ -9,31 +10,31 @@ use super::{
     reference::{KEYS, RULE},
 };
 
-/// Where a value comes from, the strongest first.
+/// The source of a value, in order of precedence.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum Origin {
-    /// A flag of the command line.
+    /// A command line flag.
     Flag(&'static str),
-    /// A variable of the environment.
+    /// An environment variable.
     Variable(&'static str),
-    /// A line of the file.
+    /// A line of the file, starting at 1.
     Line(usize),
-    /// No one has said anything.
+    /// The default.
     Default,
 }
 
-/// One value.
+/// One value in force.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Effective {
-    /// Its table; empty: outside of tables.
+    /// The table of the key; empty for top-level keys.
     pub table: &'static str,
-    /// Which of the rules it is of, from 1; 0: of none.
+    /// The number of its rule, starting at 1; 0 outside of rules.
     pub rule: usize,
     /// Its key.
     pub key: &'static str,
-    /// As it is written in a file.
+    /// The value in TOML syntax.
     pub value: String,
-    /// Where it comes from.
+    /// The source of the value.
     pub origin: Origin,
 }
 
@@ -49,8 +50,8 @@ impl fmt::Display for Effective {
     }
 }
 
-/// What is in force with the text of the file, `path` being its name in errors, and with what was `given` in its place: key,
-/// value, and origin. Rules come last.
+/// All values in force for the text of a file; `path` is its name in errors. `given` are overrides: key, value, and
+/// origin. Rules come last.
 ///
 /// # Errors
 ///
@@ -94,12 +95,12 @@ pub fn effective(
     Ok(all)
 }
 
-/// The line that a span begins in, from 1.
+/// The line of the span's start, starting at 1.
 fn line(text: &str, span: &Range<usize>) -> usize {
     1 + text.get(..span.start).unwrap_or_default().matches('\n').count()
 }
 
-/// A value in one line.
+/// A value on one line.
 fn written(value: &str) -> String {
     value.lines().map(|line| line.split('#').next().unwrap_or_default().trim()).collect::<Vec<_>>().join(" ")
 }

@@ -1,38 +1,39 @@
-//! Errors in a configuration file: file, line, and the correction.
+//! Errors in a configuration file: file, line, and the correction. Every reader of the configuration returns
+//! [`ConfigError`].
 
 use std::path::{Path, PathBuf};
 
-/// Why a configuration was not accepted.
+/// Why a configuration was rejected.
 #[derive(Debug, thiserror::Error)]
 pub enum ConfigError {
     /// The file could not be read.
     #[error("cannot read the configuration {}: {source}", path.display())]
     Read {
-        /// The file.
+        /// The path of the file.
         path: PathBuf,
-        /// What the system said.
+        /// The error of the operating system.
         source: std::io::Error,
     },
-    /// A path of the configuration leads to something that cannot be written.
+    /// A path in the configuration cannot be written.
     #[error("{key}: {} is {what}: {remedy}", path.display())]
     Path {
         /// Table and key.
         key: &'static str,
         /// The path.
         path: PathBuf,
-        /// What is there.
+        /// What is at the path.
         what: &'static str,
-        /// What to do.
+        /// What the operator can do.
         remedy: &'static str,
     },
-    /// The file is not what it should be.
+    /// The content of the file is invalid.
     #[error("{}:{line}: {message}", path.display())]
     Invalid {
-        /// The file.
+        /// The path of the file.
         path: PathBuf,
-        /// The line, counted from 1.
+        /// The line, starting at 1.
         line: usize,
-        /// What is wrong, and the remedy.
+        /// The error and its remedy.
         message: String,
     },
 }
@@ -59,7 +60,7 @@ impl ConfigError {
     }
 }
 
-/// The choices, with the nearest one named when there is one.
+/// A list of the allowed names, preceded by the most similar one if there is one.
 pub(super) fn suggest(text: &str, names: &[&str]) -> String {
     let all = names.iter().map(|name| format!("{name:?}")).collect::<Vec<_>>().join(", ");
     match nearest(text, names) {
@@ -80,13 +81,13 @@ fn nearest<'a>(text: &str, names: &[&'a str]) -> Option<&'a str> {
     names.iter().copied().min_by_key(|name| distance(name)).filter(|name| distance(name) <= name.len().div_ceil(3))
 }
 
-/// serde's words for an unknown key: ``unknown field `x`, expected one of `a`, `b` ``.
+/// Parses serde's message for an unknown key: ``unknown field `x`, expected one of `a`, `b` ``.
 fn unknown_field(message: &str) -> Option<(String, Vec<&str>)> {
     let mut quoted = message.strip_prefix("unknown field ")?.split('`').skip(1).step_by(2);
     Some((quoted.next()?.to_owned(), quoted.collect()))
 }
 
-/// Where `at` lies, in words: the newest table header above it.
+/// The table that contains byte offset `at`: the last table header before it.
 fn section(text: &str, at: usize) -> String {
     let above = &text[..text[..at].rfind('\n').unwrap_or(0)];
     let header = above.lines().rev().map(str::trim).find(|line| line.starts_with('[') && !line.contains(','));
@@ -101,7 +102,7 @@ fn is_header(text: &str, at: usize) -> bool {
     text[line_start..].trim_start().starts_with('[')
 }
 
-/// The key whose value holds `at`: the newest `key =` at the start of a line.
+/// The key whose value contains byte offset `at`: the last `key =` at the start of a line.
 fn key_at(text: &str, at: usize) -> Option<&str> {
     let line_end = text[at..].find('\n').map_or(text.len(), |end| at + end);
     text[..line_end].lines().rev().take_while(|line| !line.trim_start().starts_with("[[")).find_map(|line| {

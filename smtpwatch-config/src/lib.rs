@@ -3,9 +3,10 @@
 //! An error names file, line, and the correction:
 //! `smtpwatch.toml:7: unknown key "starttsl" in [[rule]]: did you mean "starttls"?`
 //!
-//! [`Source::load`] reads the file and puts in what the command line says; [`Config`] is what the other crates are made from.
-//! [`effective()`] lists each value with the place that it comes from, [`mod@reference`] prints manual and template from the table of
-//! keys. Imports `smtpwatch-core` (rules, strength of history) and `smtpwatch-system` (files); opens no socket.
+//! [`Source::load`] reads the file and applies the overrides of the command line; the result is a [`Config`], from
+//! which the daemon configures the other crates. [`effective()`] lists each value with its source, and
+//! [`mod@reference`] generates manual and template from the table of keys. Imports `smtpwatch-core` (rules, strength of
+//! history) and `smtpwatch-system` (files); opens no socket.
 
 mod effective;
 mod error;
@@ -40,48 +41,47 @@ use value::{
 };
 pub use value::{Network, Resolver, parse_interface, parse_port};
 
-/// Where the configuration is looked for when none is named.
+/// The default path of the configuration file.
 pub const DEFAULT_PATH: &str = "/etc/smtpwatch/smtpwatch.toml";
-/// Where history is kept when the configuration does not say.
+/// The default path of the store.
 pub const DEFAULT_STORE: &str = "/var/lib/smtpwatch/smtpwatch.db";
-/// SMTP (RFC 5321 §4.5.4.2) and submission (RFC 6409 §3.1).
+/// The default ports: SMTP (RFC 5321 §4.5.4.2) and submission (RFC 6409 §3.1).
 pub const DEFAULT_PORTS: [u16; 2] = [25, 587];
 
-/// The whole configuration. The default needs no file.
+/// The whole configuration. The defaults are valid without a file.
 #[derive(Clone, PartialEq, Debug)]
 pub struct Config {
-    /// Watched server ports, sorted, at least one.
+    /// Watched server ports: sorted, unique, at least one.
     pub ports: Vec<u16>,
-    /// Interface names or globs; empty: every interface whose routes lead out of this host, or that mail
-    /// takes.
+    /// Interface names or globs. Empty: every interface whose routes lead out of this host, or that carries mail.
     pub interfaces: Vec<String>,
-    /// Which ingress hook to take.
+    /// The hook for received packets.
     pub ingress: Ingress,
-    /// Whether interfaces that come later are watched too.
+    /// Whether interfaces that appear after the start are watched too.
     pub hot_plug: bool,
-    /// Own networks, where the interface does not tell which end this host is.
+    /// Own networks, for interfaces whose addresses do not show which endpoint this host is.
     pub local: Vec<Network>,
-    /// Load balancers and filters whose PROXY header is believed.
+    /// Load balancers and filters whose PROXY header is trusted.
     pub trusted_proxies: Vec<Network>,
-    /// The file that keeps history and findings.
+    /// Path of the store of history and findings.
     pub store: PathBuf,
-    /// For how long findings are kept in it.
+    /// Retention of findings in the store.
     pub retention: Retention,
-    /// Findings of one kind about one peer that are farther apart than this are two incidents.
+    /// Maximum gap between two findings of the same incident: the same kind and peer.
     pub window: Duration,
-    /// When history is strong enough to accuse.
+    /// When the history is strong enough for a finding.
     pub baseline: Strength,
-    /// What may be held at once.
+    /// Bounds of tables in memory.
     pub limits: Limits,
-    /// Local policy, first match wins.
+    /// Local policy rules; the first match applies.
     pub rules: Vec<Rule>,
-    /// Published policies.
+    /// Look-ups of published policies.
     pub policy: PolicySettings,
     /// TLS reports.
     pub tlsrpt: TlsrptSettings,
-    /// Where findings are written.
+    /// The output of findings.
     pub journal: JournalSettings,
-    /// Where alerts are pushed to.
+    /// The Alertmanagers that receive alerts.
     pub alertmanager: AlertmanagerSettings,
 }
 
@@ -92,11 +92,12 @@ impl Default for Config {
 }
 
 impl Config {
-    /// Reads `path`; without one, [`DEFAULT_PATH`] if it exists, else the defaults. Also tells which file was read.
+    /// Reads `path`; without one, [`DEFAULT_PATH`] if it exists, otherwise the defaults. Also returns the path of the
+    /// file.
     ///
     /// # Errors
     ///
-    /// The file cannot be read, is not TOML, or holds an unknown key or a bad value.
+    /// The file cannot be read, is not TOML, or contains an unknown key or an invalid value.
     pub fn load(path: Option<&Path>) -> Result<(Self, Option<PathBuf>), ConfigError> {
         let path = match path {
             Some(path) => path,
@@ -107,18 +108,19 @@ impl Config {
         Ok((Self::parse(&text, path)?, Some(path.to_owned())))
     }
 
-    /// Reads the text of a configuration file; `path` is named in errors only.
+    /// Parses the text of a configuration file; `path` is only used in errors.
     ///
     /// # Errors
     ///
-    /// The text is not TOML, or holds an unknown key or a bad value.
+    /// The text is not TOML, or contains an unknown key or an invalid value.
     pub fn parse(text: &str, path: &Path) -> Result<Self, ConfigError> {
         toml::from_str::<File>(text).map(Self::from).map_err(|error| ConfigError::invalid(path, text, &error))
     }
 
-    /// Takes over what `new` says, as far as a running daemon can; tells which settings differ and need a restart.
+    /// Applies the settings of `new` that a running daemon can change; returns the names of those that differ and need
+    /// a restart.
     pub fn take_over(&mut self, new: Self) -> Vec<&'static str> {
-        // Each field is named, so that one that is added is thought of.
+        // Destructured, so that the compiler demands a decision for each added field.
         let Self {
             ports,
             interfaces,
@@ -137,7 +139,7 @@ impl Config {
             journal,
             alertmanager,
         } = new;
-        // Interfaces that come later are not attached, because the right to do so is given up.
+        // Without hot-plug, the privilege to attach to further interfaces has been dropped.
         let interfaces_kept = !self.hot_plug && self.interfaces != interfaces;
         if self.hot_plug {
             self.interfaces = interfaces;
@@ -162,12 +164,12 @@ impl Config {
         kept.into_iter().filter(|(_, differs)| *differs).map(|(name, _)| name).collect()
     }
 
-    /// Checks what is at the paths that the daemon writes to. A path that is absent is good: the daemon creates it.
+    /// Checks what is at the paths that the daemon writes to. A missing file is valid: the daemon creates it.
     ///
     /// # Errors
     ///
-    /// A path names a directory, a special file, or, for the journal, a symbolic link: SQLite and the journal would fail
-    /// later, wait for a reader for ever, or write outside of the directory that is named.
+    /// A path names a directory, a special file, or, for the journal, a symbolic link: SQLite and the journal would
+    /// fail later, block until there is a reader, or write outside of the named directory.
     pub fn check_paths(&self) -> Result<(), ConfigError> {
         let refuse =
             |key, path: &Path, what, remedy| Err(ConfigError::Path { key, path: path.to_owned(), what, remedy });
@@ -185,29 +187,29 @@ impl Config {
         Ok(())
     }
 
-    /// SHA-256 of the configuration in force, flags and defaults included, in hexadecimal: the same for the same version of the
-    /// program and the same values, wherever they came from.
+    /// SHA-256 of the configuration in force, flags and defaults included, in hexadecimal. It is the same for the same
+    /// program version and the same values, whatever their sources.
     #[must_use]
     pub fn hash(&self) -> String {
         hash::sha256(format!("{self:?}").as_bytes())
     }
 
-    /// Whether `address` is one of this host's own, as far as `local` tells.
+    /// Whether `address` belongs to this host, as far as `local` says.
     #[must_use]
     pub fn is_local(&self, address: IpAddr) -> bool {
         self.local.iter().any(|network| network.contains(address))
     }
 }
 
-/// A path that can only be a directory, whether it exists or not.
+/// Whether a path can only name a directory, whether it exists or not.
 fn names_directory(path: &Path) -> bool {
     path.file_name().is_none() || path.as_os_str().as_encoded_bytes().ends_with(b"/")
 }
 
-/// Why the journal is not written to this path, and what to do; `None`: it can be.
+/// Why the journal cannot be written to this path, and the remedy; `None` if it can.
 ///
-/// The final component is never followed when it is a symbolic link: a link in a directory that another user can write to
-/// would have the daemon append to a file of that user's choice. Rotation renames the file itself, not what a link leads to.
+/// A symbolic link as the final component is not followed: if another user can write to the directory, a link would
+/// make the daemon append to a file of that user's choice. Log rotation renames the file itself, not the link's target.
 #[must_use]
 pub fn journal_refusal(path: &Path) -> Option<(&'static str, &'static str)> {
     const FILE: &str = "name a file, such as /var/log/smtpwatch/findings.json";
@@ -225,24 +227,24 @@ pub fn journal_refusal(path: &Path) -> Option<(&'static str, &'static str)> {
     }
 }
 
-/// The text of a configuration file: a regular file of at most [`MAX_CONFIG`] bytes.
+/// Reads the text of a configuration file: a regular file of at most [`MAX_CONFIG`] bytes.
 ///
 /// # Errors
 ///
-/// The file cannot be read, or is something else.
+/// The file cannot be read, or is not such a file.
 pub fn read_file(path: &Path) -> Result<String, ConfigError> {
     whole_file::read_text(path, MAX_CONFIG).map_err(|source| ConfigError::Read { path: path.to_owned(), source })
 }
 
-/// `ingress`: which hook sees arriving packets.
+/// `ingress`: the hook for received packets.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub enum Ingress {
-    /// Native XDP where the driver has it and the slot is free, else TCX, else clsact.
+    /// Native XDP if the driver supports it and the hook is free, otherwise TCX, otherwise clsact.
     #[default]
     Auto,
-    /// Native XDP or nothing.
+    /// Native XDP only.
     Xdp,
-    /// XDP on the generic path.
+    /// XDP in generic mode.
     XdpGeneric,
     /// TCX (kernel 6.6 and later).
     Tcx,
@@ -267,20 +269,22 @@ impl Ingress {
     }
 }
 
-/// `[limits]`: what may be held at once, and with it how much memory is taken at most.
+/// `[limits]`: bounds of the tables, and with them of the memory use.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Limits {
-    /// Connections followed at once; the least recently active one is evicted, and is counted. An open one takes about 4.5 KiB
-    /// (measured: `docs/performance.md`), and up to some hundred KiB where a sender leaves gaps in its stream (see
-    /// [`limits::REASSEMBLY_BYTES`]). The kernel's tables take about 0.7 KiB for each of them, from the start.
+    /// Maximum number of tracked connections; the least recently active one is evicted and counted. An open connection
+    /// takes about 4.5 KiB (measured: `docs/performance.md`), and up to some hundred KiB where a sender leaves gaps in
+    /// its stream (see [`limits::REASSEMBLY_BYTES`]). The kernel's tables take about 0.7 KiB for each of them, from the
+    /// start.
     pub flows: usize,
-    /// Peers whose history is held, in memory and in the store; one of which little is known is evicted. A row takes about
-    /// 0.9 KiB in memory and 0.7 KiB in the store. A server is known by its address and by its name: two rows.
+    /// Maximum number of peers with history, in memory and in the store; peers with little history are evicted first. A
+    /// row takes about 0.9 KiB in memory and 0.7 KiB in the store. A server is known by its address and by its name:
+    /// two rows.
     pub peers: usize,
 }
 
 impl Limits {
-    /// Flows whose state the gate holds: it remembers also those that are muted and that the engine has let go.
+    /// Capacity of the gate's flow table in the kernel: it also has muted flows and flows that the engine has dropped.
     #[must_use]
     pub const fn gate_flows(&self) -> usize {
         4 * self.flows
@@ -293,14 +297,14 @@ impl Default for Limits {
     }
 }
 
-/// For how long findings are kept: whichever of the three is reached first.
+/// Retention of findings; the limit that is reached first applies.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Retention {
-    /// Days in the store.
+    /// Maximum age in days.
     pub age_days: u32,
-    /// How many.
+    /// Maximum number of findings.
     pub findings: u64,
-    /// Bytes of their documents and evidence.
+    /// Maximum size of documents and evidence in bytes.
     pub octets: u64,
 }
 
@@ -310,18 +314,18 @@ impl Default for Retention {
     }
 }
 
-/// Bytes.
+/// One mebibyte, in bytes.
 const MEGABYTE: u64 = 1 << 20;
 
-/// `[policy]`: published policies, and how they are looked up.
+/// `[policy]`: look-ups of published policies.
 #[derive(Clone, PartialEq, Eq, Debug, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct PolicySettings {
-    /// Where DNS questions go.
+    /// The name server for DNS look-ups.
     pub resolver: Checked<Resolver>,
-    /// DNSSEC trust anchor in zone-file form; empty: the root's.
+    /// DNSSEC trust anchor in zone-file form; empty for that of the root zone.
     pub trust_anchor: Checked<String>,
-    /// Extra certificate authorities for MTA-STS policy hosts; empty: none.
+    /// File of extra certificate authorities for MTA-STS policy hosts; empty for none.
     pub ca_file: Checked<String>,
     /// Whether policies may be fetched from private or loopback addresses.
     pub allow_private: Checked<bool>,
@@ -331,9 +335,9 @@ pub struct PolicySettings {
     pub mta_sts: Checked<bool>,
     /// Whether TLSA records are looked up (RFC 7672).
     pub dane: Checked<bool>,
-    /// Path or URL (`https://…`) of a STARTTLS-Everywhere list; empty: none.
+    /// Path or URL (`https://…`) of a STARTTLS-Everywhere list; empty for none.
     pub starttls_everywhere: Checked<String>,
-    /// Recipient domains that are looked up from the start; others are when mail to them is seen.
+    /// Recipient domains that are looked up from the start; others are looked up when mail to them is seen.
     #[serde(deserialize_with = "value::domains")]
     pub domains: Vec<String>,
 }
@@ -354,7 +358,7 @@ impl Default for PolicySettings {
     }
 }
 
-/// The file as it is written.
+/// The structure of the TOML file.
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields, default, expecting = "a table")]
 struct File {

@@ -1,5 +1,5 @@
-//! Every key of the configuration file, with its default and its purpose. The shipped file, the manual page, and the output
-//! of `check-config --effective` are generated from this table.
+//! Every key of the configuration file, with its default and its purpose ([`KEYS`]). The shipped file, the manual page,
+//! and the output of `check-config --effective` are generated from this table.
 
 use std::fmt::Write as _;
 
@@ -251,7 +251,7 @@ mod tests {
     use super::*;
     use crate::{Config, File};
 
-    /// What the reader itself says that it knows of a table.
+    /// The keys of a table that the TOML reader lists in its error.
     fn known(table: &str) -> BTreeSet<String> {
         let text = format!("{}\nno_such_key = 1\n", heading(table));
         let error = toml::from_str::<File>(&text).err().expect("an unknown key").to_string();
@@ -321,7 +321,7 @@ mod tests {
     #[test]
     fn a_reload_puts_in_force_what_the_table_says() {
         for key in KEYS {
-            // What a table is not complete without.
+            // Keys that the table requires.
             let beside = match (key.table, key.name) {
                 (RULE, name) if name != "starttls" => "starttls = \"ignore\"\n",
                 ("tlsrpt", "send") => "organization = \"Example Corp\"\ncontact = \"tlsrpt@example.org\"\n",

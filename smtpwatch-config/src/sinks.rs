@@ -6,18 +6,18 @@ use serde::Deserialize;
 
 use super::value::{AlertmanagerUrl, Checked, Hold, ResendSeconds};
 
-/// `[journal]`: findings, one line each.
+/// `[journal]`: findings, one per line.
 #[derive(Clone, PartialEq, Eq, Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields, default, expecting = "a [journal] table")]
 pub struct JournalSettings {
-    /// The file; empty: standard output.
+    /// Path of the file; empty for standard output.
     pub path: Checked<String>,
-    /// Form of the lines.
+    /// Format of the lines.
     pub format: Checked<JournalFormat>,
 }
 
 impl JournalSettings {
-    /// The file; `None`: standard output.
+    /// Path of the file; `None` for standard output.
     #[must_use]
     pub fn file(&self) -> Option<PathBuf> {
         Some(&*self.path).filter(|path| !path.is_empty()).map(PathBuf::from)
@@ -51,15 +51,15 @@ impl JournalFormat {
     }
 }
 
-/// `[alertmanager]`: incidents, pushed to Alertmanagers. By default none is.
+/// `[alertmanager]`: incidents, sent to Alertmanagers. None is configured by default.
 #[derive(Clone, PartialEq, Eq, Debug, Deserialize)]
 #[serde(deny_unknown_fields, default, expecting = "an [alertmanager] table")]
 pub struct AlertmanagerSettings {
-    /// Where they are, each without `/api/v2/alerts`; all members of a cluster.
+    /// Base URLs, without `/api/v2/alerts`; of a cluster, all members.
     pub urls: Vec<Checked<AlertmanagerUrl>>,
-    /// An incident that lasts is told again after so many seconds, so that one that was restarted learns of it.
+    /// Seconds after which an active incident is sent again, so that a restarted Alertmanager receives it.
     pub resend_seconds: Checked<ResendSeconds>,
-    /// An incident of which nothing was seen for so many minutes is over.
+    /// Minutes without a finding after which an incident counts as ended.
     pub hold_minutes: Checked<Hold>,
 }
 
@@ -70,7 +70,7 @@ impl Default for AlertmanagerSettings {
 }
 
 impl AlertmanagerSettings {
-    /// Time between two tellings.
+    /// Interval between two deliveries of an active incident.
     #[must_use]
     pub fn resend(&self) -> Duration {
         Duration::from_secs(self.resend_seconds.0.0)

@@ -1,29 +1,30 @@
-//! Sources of the configuration: the file, and command line flags that override it.
+//! Sources of the configuration: the file, and command line flags that override it. The daemon keeps a [`Source`] and
+//! loads it again at each reload.
 
 use std::path::PathBuf;
 
 use super::{Config, ConfigError, JournalFormat, value::Checked};
 
-/// What is read again at a reload.
+/// The inputs of the configuration, which are read again at a reload.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct Source {
-    /// The file; `None`: the one at the usual place, if there is one.
+    /// Path of the file; `None` for the default path, if that file exists.
     pub path: Option<PathBuf>,
-    /// Interfaces of the command line or the environment; empty: the file has them.
+    /// Interfaces from the command line or the environment; empty: those of the file apply.
     pub interfaces: Vec<String>,
-    /// Ports, likewise.
+    /// Ports from the command line or the environment; empty: those of the file apply.
     pub ports: Vec<u16>,
-    /// Form of findings, likewise.
+    /// Format of findings from the command line or the environment; `None`: that of the file applies.
     pub format: Option<JournalFormat>,
 }
 
 impl Source {
-    /// Reads it. Also tells which file was read.
+    /// Reads the configuration. Also returns the path of the file.
     ///
     /// # Errors
     ///
-    /// The file cannot be read, is not TOML, holds an unknown key or a bad value, or names a path that cannot be
-    /// written ([`Config::check_paths`]).
+    /// The file cannot be read, is not TOML, contains an unknown key or an invalid value, or names a path that cannot
+    /// be written ([`Config::check_paths`]).
     pub fn load(&self) -> Result<(Config, Option<PathBuf>), ConfigError> {
         let (mut config, path) = Config::load(self.path.as_deref())?;
         if !self.interfaces.is_empty() {

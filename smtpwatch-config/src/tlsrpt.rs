@@ -1,4 +1,4 @@
-//! `[tlsrpt]`: TLS reports about mail that left this host (RFC 8460).
+//! `[tlsrpt]`: TLS reports about mail that this host sent (RFC 8460). [`TlsrptSettings`] is the checked table.
 
 use std::{net::SocketAddr, path::PathBuf, time::Duration};
 
@@ -10,19 +10,19 @@ use super::value::{Checked, DelaySeconds, MAX_DELAY_SECONDS, MailAddress, Organi
 #[derive(Clone, PartialEq, Eq, Debug, Deserialize)]
 #[serde(try_from = "Table")]
 pub struct TlsrptSettings {
-    /// Where reports are written to, one file for each day and policy domain; `None`: nowhere.
+    /// Directory for reports, one file for each day and policy domain; `None` for none.
     pub directory: Option<PathBuf>,
-    /// Who reports; `None`: this host's name.
+    /// The reporting organization; `None` for the name of this host.
     pub organization: Option<String>,
-    /// Whom to ask about a report, a mail address; its domain is the submitter. `None`: the postmaster of this host.
+    /// Mail address of the contact; its domain is the submitter. `None` for the postmaster of this host.
     pub contact: Option<String>,
-    /// Whether reports are sent to where the domains want them.
+    /// Whether reports are sent to the targets that the domains publish.
     pub send: bool,
-    /// The local mail server that takes them.
+    /// The local mail server that accepts the reports.
     pub smtp: SocketAddr,
-    /// Who sends them; `None`: the contact.
+    /// Sender address of the reports; `None` for the contact.
     pub from: Option<String>,
-    /// Each report waits for a time up to this, so that not everyone's reports arrive at midnight (RFC 8460 §4.1).
+    /// Maximum random delay of a report, so that reports do not all arrive at midnight (RFC 8460 §4.1).
     pub max_delay: Duration,
 }
 
@@ -41,7 +41,7 @@ impl Default for TlsrptSettings {
     }
 }
 
-/// The table as it is written.
+/// The structure of the TOML table.
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields, default, expecting = "a [tlsrpt] table")]
 struct Table {

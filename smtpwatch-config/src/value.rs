@@ -1,4 +1,5 @@
-//! Types of single values. Each value is checked when it is read, so that an error has its line.
+//! Types of single values. Each value is checked when it is parsed, so that an error has its line. Every type
+//! implements `Value`; the structures of the file use it as [`Checked`].
 
 use std::{
     fmt,
@@ -22,10 +23,10 @@ pub use smtpwatch_core::policy::rule::Network;
 
 use super::{Ingress, JournalFormat};
 
-/// Domains that the configuration may name: those of one host's own correspondence.
+/// Maximum number of configured domains: enough for the correspondents of one host.
 const MAX_DOMAINS: usize = 1_000;
 
-/// A value that was checked when it was read.
+/// A value that was validated when it was parsed.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct Checked<T>(pub T);
 
@@ -37,22 +38,22 @@ impl<T> Deref for Checked<T> {
     }
 }
 
-/// What a single value may be.
+/// A type of value with its validation.
 pub(super) trait Value: Sized {
-    /// Completes "expected …".
+    /// The end of the error message "expected …".
     const EXPECTED: &'static str;
 
-    /// From a string; `None`: strings are not expected at all.
+    /// Parses a string; `None` if the type does not accept strings.
     fn from_text(_: &str) -> Option<Result<Self, String>> {
         None
     }
 
-    /// From a number.
+    /// Converts a number; `None` if the type does not accept it.
     fn from_number(_: f64) -> Option<Self> {
         None
     }
 
-    /// From a boolean.
+    /// Converts a boolean; `None` if the type does not accept it.
     fn from_bool(_: bool) -> Option<Self> {
         None
     }
@@ -60,7 +61,7 @@ pub(super) trait Value: Sized {
 
 impl<'de, T: Value> Deserialize<'de> for Checked<T> {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        // The check runs inside the visitor: that is where the TOML reader adds the place to an error.
+        // The check runs inside the visitor, because the TOML reader adds the location to errors raised there.
         deserializer.deserialize_any(ValueVisitor(std::marker::PhantomData)).map(Self)
     }
 }
@@ -87,7 +88,7 @@ impl<T: Value> Visitor<'_> for ValueVisitor<T> {
     }
 
     fn visit_i64<E: Error>(self, number: i64) -> Result<T, E> {
-        // No key takes a number beyond 2^53.
+        // No key accepts a number above 2^53.
         #[expect(clippy::cast_precision_loss, reason = "checked against the bounds of the key, all below 2^53")]
         T::from_number(number as f64).ok_or_else(|| unexpected::<T, E>(number))
     }
@@ -129,7 +130,7 @@ fn whole(number: f64, most: f64) -> Option<u64> {
     (number.fract() == 0.0 && (0.0..=most).contains(&number)).then_some(number as u64)
 }
 
-/// `ports`: at least one, sorted, each once.
+/// `ports`: at least one; sorted and deduplicated.
 pub(super) fn ports<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<u16>, D::Error> {
     struct Ports;
 
@@ -157,7 +158,7 @@ pub(super) fn ports<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<u1
     deserializer.deserialize_any(Ports)
 }
 
-/// A mail domain, as policies are asked for.
+/// A mail domain in the form in which policies are looked up.
 struct MailDomain(String);
 
 impl Value for MailDomain {
@@ -178,7 +179,7 @@ pub(super) fn domains<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<
     Ok(domains.into_iter().map(|domain| domain.0.0).collect())
 }
 
-/// An interface name with `*` and `?`.
+/// A pattern of interface names with `*` and `?`.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct InterfaceGlob(pub String);
 
@@ -186,17 +187,17 @@ impl Value for InterfaceGlob {
     const EXPECTED: &'static str = "an interface name or glob, such as \"eth0\" or \"ens*\"";
 
     fn from_text(text: &str) -> Option<Result<Self, String>> {
-        // Names of Linux interfaces: at most 15 bytes, no slash and no blank (dev_valid_name).
+        // Names of Linux interfaces have at most 15 bytes, no slash and no white space (dev_valid_name).
         let good = !text.is_empty() && text.len() <= 64 && !text.contains(|c: char| c == '/' || c.is_whitespace());
         Some(if good { Ok(Self(text.to_owned())) } else { Err(format!("{text:?}: expected {}", Self::EXPECTED)) })
     }
 }
 
-/// An interface name or glob as written on the command line.
+/// Parses an interface name or glob of the command line.
 ///
 /// # Errors
 ///
-/// The text can be no interface's name.
+/// The text cannot match an interface name.
 pub fn parse_interface(text: &str) -> Result<String, String> {
     let expected = || format!("expected {}", InterfaceGlob::EXPECTED);
     InterfaceGlob::from_text(text).and_then(Result::ok).map(|glob| glob.0).ok_or_else(expected)
@@ -222,7 +223,7 @@ impl Value for RulePeer {
     }
 }
 
-/// `min_sessions`: history below this is too thin.
+/// `min_sessions`: with fewer sessions the history has no weight.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) struct Sessions(pub u64);
 
@@ -318,7 +319,7 @@ impl Value for OfferRatio {
     }
 }
 
-/// `min_tls`, as the wire's number.
+/// `min_tls`, as its number in the TLS protocol.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) struct TlsVersion(pub u16);
 
@@ -372,7 +373,7 @@ impl Value for MailAddress {
     }
 }
 
-/// RFC 8460 §4.1: up to four hours.
+/// Maximum delay of a report: four hours (RFC 8460 §4.1).
 pub(super) const MAX_DELAY_SECONDS: u64 = 4 * 3600;
 
 /// `delay_seconds` of `[tlsrpt]`.
@@ -473,7 +474,7 @@ impl Value for JournalFormat {
     }
 }
 
-/// One of `urls` of `[alertmanager]`.
+/// An element of `urls` of `[alertmanager]`.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct AlertmanagerUrl(pub url::Url);
 

@@ -1,4 +1,5 @@
-//! Compares the expected EHLO reply with the observed one, line by line.
+//! Compares the expected EHLO reply with the observed one, line by line. The pages, the command line and the plain-text
+//! export show the rows that [`difference()`] returns.
 
 use schemars::JsonSchema;
 use serde::Serialize;
@@ -29,8 +30,8 @@ pub struct Row {
     pub came: String,
 }
 
-/// What was expected: the keywords of the last session under TLS, or, where the peer is not known and STARTTLS was demanded,
-/// that keyword beside those that came.
+/// The expected reply beside the observed one. Expected are the keywords of the last session under TLS; for an unknown
+/// peer in a session in which STARTTLS was required, the observed keywords and STARTTLS.
 #[must_use]
 pub fn difference(finding: &Finding) -> Vec<Row> {
     let came: Vec<&str> = finding.observed.capabilities.iter().map(String::as_str).collect();
@@ -55,8 +56,8 @@ pub fn difference(finding: &Finding) -> Vec<Row> {
 
 const STARTTLS: &str = "STARTTLS";
 
-/// Both lists in their own order, as far as they agree (the longest common run of keywords); what is left of both at one place
-/// and looks overwritten is a pair.
+/// Aligns both lists along their longest common subsequence of keywords. Unmatched entries at the same position become
+/// one row if the observed line looks overwritten.
 fn align(expected: &[String], came: &[&str]) -> Vec<Row> {
     let keywords: Vec<String> = came.iter().map(|line| keyword(line)).collect();
     let (n, m) = (expected.len(), came.len());
@@ -97,7 +98,7 @@ fn keyword(line: &str) -> String {
     line.split([' ', '=']).next().unwrap_or_default().to_ascii_uppercase()
 }
 
-/// The form that devices leave: nothing but X (and a last letter), or one character again and again.
+/// Whether a line looks overwritten by a middlebox: only X (and a last letter), or one repeated character.
 fn is_masked(line: &str) -> bool {
     let word = line.split(' ').next().unwrap_or_default();
     let mut characters = word.chars();

@@ -1,8 +1,9 @@
-//! What people and other programs read, made from the engine's plain data; nothing here decides, and nothing here does I/O.
+//! Renders the engine's plain data for people and for other programs. Nothing here decides, and nothing here does I/O.
 //!
-//! [`text`]: findings for a terminal, safe on it, and as lines of JSON. [`words`]: what a finding means and what to do.
-//! [`difference`]: a session beside what was expected. [`mod@export`]: one finding as ECS, EVE, pcapng, and a letter. [`policy`]: what
-//! is known of one domain, source by source; [`tables`]: the same as a table that a mail server enforces.
+//! [`text`]: findings for a terminal, with control characters escaped, and as lines of JSON. [`words`]: the meaning of
+//! a finding and the next steps. [`difference`]: the expected EHLO reply beside the observed one. [`mod@export`]: one
+//! finding as ECS, EVE, pcapng, and plain text. [`policy`]: what each policy source says about a domain; [`tables`]:
+//! the same as a table that a mail server enforces.
 //!
 //! Imports `smtpwatch-core` alone.
 #![forbid(unsafe_code)]

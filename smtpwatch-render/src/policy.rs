@@ -1,4 +1,5 @@
-//! What is known of one subject, by source, for people and programs.
+//! The policy of one subject (domain, mail host or address), by source, for people and programs. [`Knowledge`] collects
+//! the inputs and builds a [`Report`], which `smtpwatch policy` prints.
 
 use std::{
     fmt::Write as _,
@@ -19,56 +20,56 @@ use smtpwatch_core::{
 
 use super::text::printable;
 
-/// SMTP between servers: the port that published policies speak of.
+/// The port of SMTP between servers, to which published policies apply.
 const SMTP: u16 = 25;
 
-/// What is known, from wherever it was gathered.
+/// The inputs of a report.
 pub struct Knowledge<'a> {
     /// Local rules, in order.
     pub rules: &'a [Rule],
-    /// The list; else why there is none.
+    /// The STARTTLS-Everywhere list, or the reason why there is none.
     pub list: Result<&'a StarttlsList, String>,
-    /// What was seen of peers.
+    /// The history of peers.
     pub history: &'a [(HistoryKey, HistoryRecord)],
-    /// When that is enough.
+    /// When the history counts as strong enough.
     pub strength: Strength,
-    /// Now.
+    /// The time of the report.
     pub now: Timestamp,
 }
 
-/// A mail host and what was found of it, if anything was.
+/// A mail host, and its look-up results if there are any.
 pub type Host = (String, Option<HostFacts>);
 
-/// The answer of `policy check` and `policy show`.
+/// The output of `policy check` and `policy show`.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize)]
 pub struct Report {
-    /// Domain, mail host or address.
+    /// The domain, mail host or address.
     pub subject: String,
-    /// What each source says.
+    /// The statement of each source.
     pub sources: Vec<Statement>,
-    /// What follows.
+    /// The resulting policy.
     pub effective: Effective,
-    /// Whether DNSSEC could be validated: `on`, `off`, or why not; absent where nothing was looked up.
+    /// Whether DNSSEC could be validated: `on`, `off`, or the reason why not; absent if nothing was looked up.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub dnssec: Option<String>,
-    /// How the mail hosts are known; empty of a subject that is none itself.
+    /// How the mail hosts are known; absent for a mail host or an address.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub mx: Option<Mx>,
-    /// The domains whose mail goes to it, as far as they are known; empty of a domain.
+    /// Known domains with this mail host; empty for a domain.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub domains: Vec<String>,
-    /// The mail hosts, each with what speaks for it.
+    /// The mail hosts, each with its sources.
     pub hosts: Vec<HostReport>,
 }
 
-/// How the mail hosts of a domain are known.
+/// The state of a domain's MX look-up.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize)]
 pub struct Mx {
-    /// How sure they are.
+    /// The state of the look-up.
     pub state: State,
-    /// DNSSEC proves them.
+    /// Whether DNSSEC validates it.
     pub secure: bool,
-    /// In words.
+    /// A description.
     pub detail: String,
 }
 
@@ -81,19 +82,19 @@ pub struct HostReport {
     pub addresses: Vec<IpAddr>,
     /// The name at which its TLSA records are (RFC 7672 §2.2.2).
     pub tlsa_base: String,
-    /// The TLSA records, in zone-file form.
+    /// TLSA records in zone-file form.
     pub tlsa: Vec<String>,
     /// Whether the MTA-STS policy of the domain allows it; absent without such a policy.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub mta_sts_allows: Option<bool>,
-    /// What each source says.
+    /// The statement of each source.
     pub sources: Vec<Statement>,
-    /// What follows.
+    /// The resulting policy.
     pub effective: Effective,
 }
 
 impl Knowledge<'_> {
-    /// A recipient domain with its mail hosts, the most preferred first.
+    /// The report on a recipient domain and its mail hosts, the most preferred first.
     #[must_use]
     pub fn domain(&self, domain: &str, facts: Option<&DomainFacts>, hosts: &[Host]) -> Report {
         let sts = match facts {
@@ -138,7 +139,7 @@ impl Knowledge<'_> {
         }
     }
 
-    /// A mail host by itself.
+    /// The report on a single mail host.
     #[must_use]
     pub fn host(&self, (host, facts): &Host) -> HostReport {
         let addresses = facts.as_ref().and_then(|facts| facts.addresses.valid()).cloned().unwrap_or_default();
@@ -159,7 +160,7 @@ impl Knowledge<'_> {
         }
     }
 
-    /// A mail host, with the domains whose mail it takes.
+    /// The report on a mail host and the domains that use it.
     #[must_use]
     pub fn mail_host(&self, host: &Host, domains: &[KnownDomain]) -> Report {
         let HostReport { host: subject, sources, .. } = self.host(host);
@@ -168,7 +169,7 @@ impl Knowledge<'_> {
         report
     }
 
-    /// An address, with the mail hosts that have it and the domains whose mail they take.
+    /// The report on an address, the mail hosts with that address, and the domains that use them.
     #[must_use]
     pub fn address(&self, address: IpAddr, hosts: &[Host], domains: &[KnownDomain]) -> Report {
         let reports: Vec<HostReport> = hosts.iter().map(|host| self.host(host)).collect();
@@ -180,8 +181,8 @@ impl Knowledge<'_> {
         report
     }
 
-    /// Adds what the policies of domains say: the mildest, because without a recipient only what all of them demand is
-    /// demanded.
+    /// Adds the statements of the domains' policies. The mildest is used: without a known recipient, only what all of
+    /// them require can be required.
     fn of_domains(&self, subject: String, own: Vec<Statement>, domains: &[KnownDomain]) -> Report {
         let mildest = |source: Source, says: &dyn Fn(&KnownDomain) -> Statement| {
             let rank = |found: &Statement| (found.mode == Mode::Enforce, found.mode == Mode::Testing);
@@ -245,9 +246,9 @@ impl Knowledge<'_> {
         Statement { source: Source::List, state, mode, detail, age_seconds }
     }
 
-    /// The first rule that speaks for deliveries to this peer.
+    /// The first local rule that applies to deliveries to this peer.
     fn rule(&self, addresses: &[IpAddr], name: Option<&str>) -> Statement {
-        // A rule without a peer matches any address; without a known one, this one stands for it.
+        // A rule without a peer matches any address; the unspecified address stands for an unknown one.
         let unknown_address = [IpAddr::V4(Ipv4Addr::UNSPECIFIED)];
         let addresses = if addresses.is_empty() { &unknown_address } else { addresses };
         let names: Vec<&str> = name.into_iter().collect();
@@ -265,7 +266,7 @@ impl Knowledge<'_> {
         Statement { source: Source::Rule, state: State::Valid, mode, detail, age_seconds: 0 }
     }
 
-    /// What this host has seen of a server.
+    /// The statement of this host's history about a server.
     fn seen(&self, addresses: &[IpAddr], name: Option<&str>) -> Statement {
         let peers: Vec<String> = addresses.iter().map(ToString::to_string).chain(name.map(ToOwned::to_owned)).collect();
         let rows = self.history.iter().filter(|(key, _)| key.role == Role::Client && key.port == SMTP);
@@ -285,8 +286,8 @@ impl Knowledge<'_> {
     }
 }
 
-/// The mail hosts that mail can reach: a host without an address, or one whose address or TLSA records cannot be looked up
-/// safely, gets none (RFC 7672 §2.2), so what it says binds no mail. All of them where none can be reached.
+/// The mail hosts that a sender can use. A host without an address, or with an address or TLSA look-up that failed or
+/// is bogus, gets no mail (RFC 7672 §2.2), so its statements do not count. If none can be used, all are returned.
 fn reached<'a>(hosts: &[Host], reports: &'a [HostReport]) -> Vec<&'a HostReport> {
     let away = |state: State| matches!(state, State::Absent | State::Error | State::Bogus);
     let is_away =
@@ -300,7 +301,7 @@ fn reached<'a>(hosts: &[Host], reports: &'a [HostReport]) -> Vec<&'a HostReport>
     if reached.is_empty() { reports.iter().collect() } else { reached }
 }
 
-/// What is true of a domain by its hosts: what every one of them says.
+/// The common statement of all mail hosts of a domain about one source.
 fn of_all(source: Source, hosts: &[&HostReport]) -> Statement {
     let found: Vec<&Statement> =
         hosts.iter().flat_map(|host| host.sources.iter()).filter(|found| found.source == source).collect();
@@ -308,7 +309,7 @@ fn of_all(source: Source, hosts: &[&HostReport]) -> Statement {
     if found.iter().all(|other| (other.state, other.mode) == (first.state, first.mode)) {
         return (*first).clone();
     }
-    // Not all alike: the worst of them, because a sender may come to any.
+    // If they differ, the worst one counts, because a sender may use any host.
     let worst = found.iter().max_by_key(|statement| statement.state).copied().unwrap_or(first);
     let valid = found.iter().filter(|statement| statement.state == State::Valid).count();
     let detail = format!("{valid} of {} mail hosts; {}", found.len(), worst.detail);
@@ -317,17 +318,17 @@ fn of_all(source: Source, hosts: &[&HostReport]) -> Statement {
     Statement { state, mode, detail, ..worst.clone() }
 }
 
-/// DANE binds a domain when it binds all of its hosts.
+/// DANE binds a domain if it binds all of its hosts.
 fn dane_of_all(facts: Option<&DomainFacts>, hosts: &[&HostReport], secure: bool) -> Statement {
     let mut statement = of_all(Source::Dane, hosts);
     match facts.map(|facts| &facts.mx) {
         Some(mx) if hosts.is_empty() => {
             statement.detail.clone_from(&mx.detail);
-            // A domain that is known to take no mail, or not to be there, has no TLSA records either.
+            // A domain that accepts no mail or does not exist has no TLSA records.
             statement.state = if mx.state == State::Valid { State::Absent } else { mx.state };
         }
         Some(_) if !secure && statement.state == State::Valid => {
-            // It demands TLS of each host anyway (RFC 7672 §2.2.1).
+            // TLS is required for each host anyway (RFC 7672 §2.2.1).
             statement.detail += "; the MX records are not proved by DNSSEC: it binds the hosts, not the domain";
         }
         _ => {}
@@ -340,7 +341,7 @@ fn unknown(source: Source, why: &str) -> Statement {
 }
 
 impl Report {
-    /// For people.
+    /// The report as text for a terminal.
     #[must_use]
     pub fn text(&self) -> String {
         let mut text = String::new();

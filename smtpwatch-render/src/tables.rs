@@ -1,4 +1,5 @@
-//! Known policies as a table that a mail server can enforce.
+//! Known policies as a table that a mail server can enforce: [`Export`] has the policies, and writes a [`Table`] for
+//! Postfix or Exim. `smtpwatch policy export` calls it.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -17,49 +18,49 @@ use smtpwatch_core::{
 
 use super::policy::{HostReport, Report};
 
-/// The port that the tables are about: SMTP between servers.
+/// The port to which the tables apply: SMTP between servers.
 const SMTP: u16 = 25;
-/// Domains and hosts that one message names.
+/// Maximum number of domains and hosts that one message names.
 const NAMED: usize = 5;
 
-/// One domain, with the policies that can be written down.
+/// One domain with its policies.
 pub struct Row<'a> {
-    /// What is known of it.
+    /// The report on the domain.
     pub report: Report,
-    /// Its MTA-STS policy, if that holds.
+    /// Its MTA-STS policy, if it is valid.
     pub sts: Option<&'a StsPolicy>,
 }
 
-/// What is exported.
+/// The policies to export.
 pub struct Export<'a> {
     /// Local rules, in order.
     pub rules: &'a [Rule],
-    /// The list, unless it has expired.
+    /// The STARTTLS-Everywhere list, unless it has expired.
     pub list: Option<&'a StarttlsList>,
-    /// Domains, each once.
+    /// The domains; each occurs once.
     pub rows: Vec<Row<'a>>,
-    /// What history alone expects is required too.
+    /// Whether TLS is also required where only the history expects it.
     pub learned: bool,
-    /// Now.
+    /// The time of the export.
     pub now: Timestamp,
 }
 
-/// A table, and what its form cannot say.
+/// A table, and what its format cannot express.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct Table {
-    /// The table.
+    /// The content of the file.
     pub text: String,
-    /// What is known and cannot be written in this form, each in one line.
+    /// Policies that this format cannot express, one line each.
     pub warnings: Vec<String>,
 }
 
 impl Table {
-    /// A line that the server skips.
+    /// Adds a comment line.
     fn comment(&mut self, text: &str) {
         let _ = writeln!(self.text, "# {text}");
     }
 
-    /// What the form cannot say: in the table, and to the administrator.
+    /// Adds a warning, both as a comment in the table and for the administrator.
     fn warn(&mut self, text: String) {
         self.comment(&text);
         self.warnings.push(text);
@@ -77,7 +78,7 @@ impl Export<'_> {
             let domain = &row.report.subject;
             match self.postfix_level(row) {
                 Level::Nothing => {}
-                // A level here replaces that of the whole server, which may be a stricter one.
+                // A level in this table replaces the global one, which may be stricter.
                 Level::Expected => {
                     lines
                         .comment(&format!("{domain}: TLS is expected, not required ({})", row.report.effective.source));
@@ -94,7 +95,7 @@ impl Export<'_> {
                 }
             }
         }
-        // Without these settings Postfix falls back to less than the line says, or defers good mail.
+        // Without these settings, Postfix enforces less than the line says, or defers legitimate mail.
         let mut settings =
             "smtp_tls_policy_maps = hash:/etc/postfix/tls_policy (then: postmap /etc/postfix/tls_policy)".to_owned();
         if used.contains("dane") {
@@ -119,7 +120,7 @@ impl Export<'_> {
                          smtp_tls_security_level = encrypt"
                     ));
                 }
-                // It speaks for every peer: no rule after it is asked.
+                // The rule matches every peer: later rules have no effect.
                 return;
             }
             for peer in &rule.peer {
@@ -161,15 +162,16 @@ impl Export<'_> {
             Starttls::Expected => return Level::Expected,
             Starttls::Required => {}
         }
-        // Whatever demands TLS first: the strongest line that a source follows is the one that no attacker gets past.
+        // Sources that require TLS come first: the strictest line that a source supports resists an active attacker.
         let secure = report.mx.as_ref().is_some_and(|mx| mx.secure);
         let dane = demands(report, Source::Dane);
         let bound = report.hosts.iter().filter(|host| is_enforced(host, Source::Dane));
         let (usable, unusable): (Vec<_>, Vec<_>) = bound.partition(|host| has_usable(host));
-        // Without a proof of the MX records there is none that the host is the domain's (RFC 7672 §2.2.1), and Postfix takes
-        // `dane` under such records for what its own level says (smtp_tls_dane_insecure_mx_policy).
+        // Without validated MX records, it is not certain that the host is the domain's (RFC 7672 §2.2.1), and Postfix
+        // treats `dane` under such records as smtp_tls_dane_insecure_mx_policy says.
         if dane && secure && !usable.is_empty() {
-            // `dane-only` defers mail to a host without a usable record for ever; `dane` encrypts (RFC 7672 §2.2).
+            // `dane-only` defers mail to a host without usable records until it expires; `dane` encrypts (RFC 7672
+            // §2.2).
             return Level::Line(if unusable.is_empty() { "dane-only" } else { "dane" }.to_owned());
         }
         let names = match sts {
@@ -188,16 +190,16 @@ impl Export<'_> {
         }
     }
 
-    /// A host list of Exim (`spec`, chapter "Domain, host, address, and local part lists"), to be named by file in
-    /// `hosts_require_tls` of the smtp transport.
+    /// A host list of Exim (specification, chapter "Domain, host, address, and local part lists"), for a file that
+    /// `hosts_require_tls` of the smtp transport names.
     #[must_use]
     pub fn exim(&self) -> Table {
         let mut table =
             Table { text: self.head("hosts_require_tls = /etc/exim4/hosts_require_tls"), ..Table::default() };
         let (items, catch_all) = self.exim_rules(&mut table);
         let mut hosts = if catch_all { BTreeSet::new() } else { self.exim_hosts() };
-        // The first item that matches decides, as the first rule does. An exception is written where something after it
-        // could match what it excepts.
+        // The first matching item decides, like the first matching rule. An exception is needed only if a later item
+        // could match the excepted peer.
         let mut kept: Vec<(bool, String)> = Vec::new();
         for (at, (required, peer)) in items.iter().enumerate() {
             let needed = *required
@@ -227,8 +229,8 @@ impl Export<'_> {
         table
     }
 
-    /// What rules say, in order: whether TLS is required, and of which peer (`None`: of every one). Also tells whether a rule
-    /// speaks for every peer.
+    /// The rules in order: whether TLS is required, and of which peer (`None`: every peer). The second value says
+    /// whether a rule matches every peer.
     fn exim_rules(&self, table: &mut Table) -> (Vec<(bool, Option<PeerPattern>)>, bool) {
         let mut items = Vec::new();
         for (at, (place, rule)) in self.rules().enumerate() {
@@ -254,7 +256,7 @@ impl Export<'_> {
             }
             for peer in &rule.peer {
                 match peer {
-                    // An asterisk is understood at the beginning only.
+                    // Exim supports an asterisk only at the start.
                     PeerPattern::Name(name) if name.trim_start_matches("*.").contains('*') => {
                         let text = format!("rule {place}: {name} cannot be written in a host list");
                         let later = self.rules().skip(at + 1).map(|(_, later)| later);
@@ -270,12 +272,12 @@ impl Export<'_> {
         (items, false)
     }
 
-    /// The mail hosts of which published policies require TLS. What is required of a host is required of all mail to it: the
-    /// host says so itself (TLSA records), or a local rule, or every domain that is known to use it. Else any domain could
-    /// require it for every other. A host that the policy of a domain does not allow gets no mail for that domain: nothing is
-    /// required on its behalf.
+    /// The mail hosts that published policies require TLS for. A requirement on a host applies to all mail to it;
+    /// therefore it must come from the host itself (TLSA records), from a local rule, or from every known domain that
+    /// uses the host. Otherwise any domain could impose it on all others. A host that a domain's policy does not allow
+    /// gets no mail for that domain, and the domain requires nothing of it.
     fn exim_hosts(&self) -> BTreeSet<String> {
-        // Whether the host or a rule demands it; whether all domains do.
+        // Per host: whether the host or a rule requires TLS, and whether all domains do.
         let mut found: BTreeMap<String, (bool, bool)> = BTreeMap::new();
         for row in &self.rows {
             for host in &row.report.hosts {
@@ -285,7 +287,7 @@ impl Export<'_> {
                 *own |= required && matches!(host.effective.source, "dane" | "rule");
                 *all &= required;
             }
-            // Hosts that are not known: the patterns of the policies stand for them.
+            // Hosts are unknown: the patterns of the policies replace them.
             if row.report.hosts.is_empty() {
                 let required = self.is_required(row.report.effective.starttls, row.report.effective.source);
                 let listed = self.list.and_then(|list| list.get(&row.report.subject));
@@ -313,8 +315,8 @@ impl Export<'_> {
         }
     }
 
-    /// What of an earlier table is not in this one although no source says that it ceased: what is forgotten, or cannot be
-    /// looked up. Each with its reason.
+    /// Lines of an earlier table that this one lacks although no source has withdrawn the policy: it was forgotten, or
+    /// the look-up failed. Each with its reason.
     #[must_use]
     pub fn lost(&self, before: &str, table: &str) -> Vec<String> {
         let lines = |text: &str| -> Vec<String> {
@@ -327,7 +329,7 @@ impl Export<'_> {
         let mut lost = Vec::new();
         for line in lines(before).into_iter().filter(|line| !present.contains(line)) {
             let key = key(&line);
-            // Rules are the administrator's own words.
+            // These lines come from local rules, which only the administrator changes.
             if key.starts_with(['[', '!', '*']) || key.contains('/') || is_address(&key) || key.contains(':') {
                 continue;
             }
@@ -368,7 +370,7 @@ impl Export<'_> {
         format!("# Written {} by smtpwatch {} from what it knows; use:\n# {used}\n", self.now, smtpwatch_core::VERSION)
     }
 
-    /// Rules that speak for mail that this host sends to port 25.
+    /// The local rules that apply to mail from this host to port 25.
     fn rules(&self) -> impl Iterator<Item = (usize, &Rule)> {
         (1..).zip(self.rules).filter(|(_, rule)| {
             rule.role.is_none_or(|role| role == Role::Client) && (rule.port.is_empty() || rule.port.contains(&SMTP))
@@ -376,19 +378,19 @@ impl Export<'_> {
     }
 }
 
-/// What the table of Postfix says of a domain.
+/// The entry of a domain in the Postfix table.
 enum Level {
-    /// Nothing.
+    /// No entry.
     Nothing,
-    /// That TLS is expected.
+    /// TLS is expected; a comment only.
     Expected,
-    /// A level, with its attributes.
+    /// A TLS level with its attributes.
     Line(String),
-    /// A level, because the names that a policy allows match no certificate.
+    /// A TLS level without names, because the names that the policy allows match no certificate.
     NoName(String),
 }
 
-/// Whether a source that holds demands TLS.
+/// Whether a valid statement of this source requires TLS.
 fn demands(report: &Report, source: Source) -> bool {
     report.sources.iter().any(|found| (found.source, found.state, found.mode) == (source, State::Valid, Mode::Enforce))
 }
@@ -402,7 +404,8 @@ fn has_usable(host: &HostReport) -> bool {
     host.tlsa.iter().any(|tlsa| tlsa.parse::<Tlsa>().is_ok_and(|tlsa| tlsa.is_usable()))
 }
 
-/// `*.example.net` is `.example.net` to Postfix. An address is the name of no certificate.
+/// Name patterns in Postfix syntax: `*.example.net` becomes `.example.net`. Addresses are left out, because
+/// certificates name hosts.
 fn postfix_names(patterns: &[String]) -> String {
     let names = patterns.iter().filter(|pattern| !is_address(pattern));
     let names: Vec<&str> = names.map(|pattern| pattern.strip_prefix('*').unwrap_or(pattern)).collect();
@@ -413,7 +416,7 @@ fn is_address(text: &str) -> bool {
     text.parse::<Ipv4Addr>().is_ok()
 }
 
-/// Whether a rule speaks for every peer of a pattern.
+/// Whether a rule matches every peer that the pattern matches.
 fn covers(rule: &Rule, peer: &PeerPattern) -> bool {
     let covers = |own: &PeerPattern| match (own, peer) {
         (PeerPattern::Net(own, prefix), PeerPattern::Net(address, bits)) => {
@@ -425,12 +428,12 @@ fn covers(rule: &Rule, peer: &PeerPattern) -> bool {
     rule.peer.is_empty() || rule.peer.iter().any(covers)
 }
 
-/// Whether a rule may speak for a peer of a pattern.
+/// Whether a rule may match some peer that the pattern matches.
 fn overlaps(rule: &Rule, peer: &PeerPattern) -> bool {
     rule.peer.is_empty() || rule.peer.iter().any(|own| meet(Some(own), Some(peer)))
 }
 
-/// Whether one peer may be of both patterns; `None` is every peer. The addresses of a name are not known here.
+/// Whether some peer may match both patterns; `None` matches every peer. The addresses of a name are unknown here.
 fn meet(one: Option<&PeerPattern>, other: Option<&PeerPattern>) -> bool {
     match (one, other) {
         (Some(PeerPattern::Net(one, bits)), Some(PeerPattern::Net(other, other_bits))) => {
@@ -441,14 +444,14 @@ fn meet(one: Option<&PeerPattern>, other: Option<&PeerPattern>) -> bool {
                 || name_matches(one, other)
                 || name_matches(other, one)
                 || one.contains('*') && other.contains('*')
-                // Exim takes an asterisk at the beginning for any number of labels.
+                // For Exim, a leading asterisk matches any number of labels.
                 || same_host(one, other)
         }
         _ => true,
     }
 }
 
-/// Whether a peer may be of a pattern and of an item that names a mail host.
+/// Whether some peer may match both a pattern and an item that names a mail host.
 fn meets_item(peer: Option<&PeerPattern>, item: &str) -> bool {
     match peer {
         Some(PeerPattern::Name(name)) => {
@@ -458,7 +461,7 @@ fn meets_item(peer: Option<&PeerPattern>, item: &str) -> bool {
     }
 }
 
-/// Whether two items of a host list may match the same host. An asterisk stands for any number of labels there.
+/// Whether two items of a host list may match the same host. A leading asterisk matches any number of labels.
 fn same_host(one: &str, other: &str) -> bool {
     let within = |wild: &str, name: &str| wild.strip_prefix('*').is_some_and(|suffix| name.ends_with(suffix));
     one == other || within(one, other) || within(other, one)

@@ -1,11 +1,11 @@
-//! Findings for people, and text that is safe on a terminal.
+//! Findings as text for people, and the escaping that makes foreign text safe on a terminal.
 
 use std::{borrow::Cow, fmt::Write as _};
 
 use smtpwatch_core::{Finding, Side, finding::Sender};
 
-/// The text with everything escaped that a terminal may act on: control characters (U+0000 to U+001F, U+007F to U+009F) and the format
-/// characters that reorder text. What peers say ends up on operators' screens.
+/// Escapes characters that a terminal may interpret: control characters (U+0000 to U+001F, U+007F to U+009F) and the
+/// format characters that reorder text. Text from peers is shown on operators' screens.
 #[must_use]
 pub fn printable(text: &str) -> Cow<'_, str> {
     if !text.contains(is_unsafe) {
@@ -15,14 +15,14 @@ pub fn printable(text: &str) -> Cow<'_, str> {
     Cow::Owned(text.chars().map(escape).collect())
 }
 
-/// One JSON line of the finding, with a line feed. Characters that a terminal may act on are escaped.
+/// The value as one line of JSON, with a line feed. Characters that a terminal may interpret are escaped.
 #[must_use]
 pub fn json_line(value: &impl serde::Serialize) -> String {
-    // Serialisation to a string of types whose keys are strings does not fail.
+    // Serialising types with string keys to a string cannot fail.
     let json = serde_json::to_string(value).unwrap_or_default();
     let mut line = String::with_capacity(json.len() + 1);
     for c in json.chars() {
-        // Such characters stand in strings only; serde_json itself escapes what is below the blank.
+        // These characters occur only inside strings; serde_json itself escapes those below U+0020.
         if is_unsafe(c) {
             for unit in c.encode_utf16(&mut [0; 2]) {
                 let _ = write!(line, "\\u{unit:04x}");
@@ -35,7 +35,7 @@ pub fn json_line(value: &impl serde::Serialize) -> String {
     line
 }
 
-/// The finding for people: one line that says what happened, then its proof.
+/// The finding as text: one line that says what happened, then its proof.
 #[must_use]
 pub fn finding(finding: &Finding) -> String {
     let mut text = String::new();
@@ -73,11 +73,11 @@ pub fn finding(finding: &Finding) -> String {
         };
         let _ = writeln!(text, "    {from}: {}", line.text);
     }
-    // Line ends are ours; everything else of a peer is made harmless.
+    // Line breaks are this program's own; all other characters are escaped for terminals.
     text.split_inclusive('\n').map(|line| format!("{}\n", printable(line.trim_end_matches('\n')))).collect()
 }
 
-/// `uid 33, php-fpm.service`; the cgroup itself where it tells nothing more.
+/// The sending process, such as `uid 33, php-fpm.service`; the cgroup path if it names no unit.
 fn sender(sender: &Sender) -> String {
     let Sender { uid, cgroup_id, cgroup, unit, pod, container } = sender;
     let named = [("", unit), ("pod ", pod), ("container ", container)];

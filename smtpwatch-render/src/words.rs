@@ -1,8 +1,9 @@
-//! Meaning of each kind of finding and the next steps, for the person on call.
+//! Meaning of each kind of finding and the next steps, for the person on call. The pages and the plain-text export
+//! share these texts.
 
 use smtpwatch_core::finding::{Evidence, Kind, Outcome};
 
-/// What happened, as the end of a sentence that names the peer.
+/// What happened, as the end of a sentence whose subject is the peer.
 #[must_use]
 pub const fn happened(kind: Kind) -> &'static str {
     match kind {
@@ -26,7 +27,7 @@ pub const fn happened(kind: Kind) -> &'static str {
     }
 }
 
-/// The next steps.
+/// The recommended next steps.
 #[must_use]
 pub const fn next(kind: Kind) -> &'static str {
     match kind {
@@ -77,7 +78,7 @@ pub const fn next(kind: Kind) -> &'static str {
     }
 }
 
-/// How certain that is.
+/// The certainty that the evidence gives.
 #[must_use]
 pub const fn how_sure(evidence: Evidence) -> &'static str {
     match evidence {
@@ -88,7 +89,7 @@ pub const fn how_sure(evidence: Evidence) -> &'static str {
     }
 }
 
-/// What it cost.
+/// The consequence for mail or credentials.
 #[must_use]
 pub const fn cost(outcome: Outcome) -> &'static str {
     match outcome {

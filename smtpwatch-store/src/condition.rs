@@ -1,4 +1,5 @@
-//! The condition of the store while the daemon runs: a closed set for metrics, health and log.
+//! The condition of the store while the daemon runs: a closed set of values for metrics, the health page and the log.
+//! [`Condition`] is derived from the last error of SQLite and from the file system; the writer thread sets it.
 
 use std::{io::ErrorKind, path::Path};
 
@@ -10,22 +11,22 @@ use super::StoreError;
 /// The condition of the store.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Default)]
 pub enum Condition {
-    /// It is written.
+    /// The store can be written.
     #[default]
     Ok,
-    /// No file is at its path, or one of SQLite's files beside it is gone.
+    /// There is no file at the store's path, or one of SQLite's side files (`-wal`, `-shm`) is gone.
     Missing,
-    /// Another file is at its path.
+    /// A different file is at the store's path.
     Replaced,
-    /// Its content is not a whole store.
+    /// The file is not an intact database.
     Damaged,
     /// The disk is full.
     Full,
     /// The file system is mounted read-only, or its permissions forbid writing.
     ReadOnly,
-    /// Another process holds it for writing.
+    /// Another process holds the write lock.
     Busy,
-    /// Every other failure.
+    /// Any other I/O failure.
     IoError,
 }
 
@@ -33,7 +34,7 @@ impl Condition {
     /// Every condition.
     pub const ALL: [Self; 8] =
         [Self::Ok, Self::Missing, Self::Replaced, Self::Damaged, Self::Full, Self::ReadOnly, Self::Busy, Self::IoError];
-    /// Those after which a store is made again.
+    /// Conditions after which the store is recreated.
     pub const LOSSES: [Self; 3] = [Self::Missing, Self::Replaced, Self::Damaged];
 
     /// The metric label.
@@ -51,7 +52,7 @@ impl Condition {
         }
     }
 
-    /// What to do.
+    /// What the operator can do about this condition.
     pub(super) const fn remedy(self) -> &'static str {
         match self {
             Self::Ok => "nothing",
@@ -66,7 +67,7 @@ impl Condition {
         }
     }
 
-    /// The condition that an error shows, of a store in this directory.
+    /// The condition that caused an error of the store in this directory.
     pub(super) fn of(error: &StoreError, directory: &Path) -> Self {
         match error {
             StoreError::Missing(_) => Self::Missing,
@@ -83,7 +84,7 @@ impl Condition {
                 Some(ErrorCode::ReadOnly | ErrorCode::PermissionDenied) => Self::ReadOnly,
                 Some(ErrorCode::DatabaseBusy | ErrorCode::DatabaseLocked) => Self::Busy,
                 Some(ErrorCode::DatabaseCorrupt | ErrorCode::NotADatabase) => Self::Damaged,
-                // SQLite says of several causes only that a file cannot be read or written.
+                // SQLite reports a full and a read-only file system only as a failed read or write.
                 _ => of_disk(directory).unwrap_or(Self::IoError),
             },
         }
@@ -96,7 +97,7 @@ fn of_disk(path: &Path) -> Option<Condition> {
         return Some(Condition::ReadOnly);
     }
     let disk = statvfs(path).ok()?;
-    // A file system without a fixed number of inodes says zero of zero.
+    // A file system without a fixed number of inodes reports 0 of 0.
     let full = disk.blocks_available() == 0 || disk.files() > 0 && disk.files_available() == 0;
     full.then_some(Condition::Full)
 }
@@ -106,18 +107,18 @@ pub(super) fn is_read_only(path: &Path) -> bool {
     statvfs(path).is_ok_and(|disk| disk.flags().contains(FsFlags::ST_RDONLY))
 }
 
-/// How the store is doing.
+/// The state of the store, as health and metrics report it.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct Status {
-    /// Its condition.
+    /// The current condition.
     pub condition: Condition,
-    /// The cause, in words; empty: it is written.
+    /// The cause as text; empty while the store can be written.
     pub cause: String,
-    /// Stores that were made again since the start.
+    /// How often the store was recreated since the start.
     pub recoveries: Recoveries,
-    /// The newest of them, in words; empty: none.
+    /// Description of the last recovery; empty if there was none.
     pub recovered: String,
 }
 
-/// Stores that were made again since the start, by what had happened to the one before: as [`Condition::LOSSES`].
+/// Recoveries since the start, one counter for each condition of [`Condition::LOSSES`], in that order.
 pub type Recoveries = [u64; Condition::LOSSES.len()];

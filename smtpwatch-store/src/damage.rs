@@ -7,14 +7,14 @@ use smtpwatch_core::Timestamp;
 
 use super::{StoreError, with_suffix};
 
-/// SQLite keeps what was written last in these files beside the main one: the write-ahead log, and its index.
+/// Side files of SQLite: the write-ahead log with the most recent writes, and its index.
 pub(super) const SIDE_FILES: [&str; 2] = ["-wal", "-shm"];
 
 pub(super) fn of(path: &Path, source: &rusqlite::Error) -> StoreError {
     StoreError::Damaged { path: path.to_owned(), what: source.to_string() }
 }
 
-/// Renames the files of a damaged store at the start, and says so.
+/// Renames the files of a store that is found damaged at the start, and logs it.
 pub(super) fn set_aside_at_start(path: &Path, what: &str, now: Timestamp) -> Result<(), StoreError> {
     let aside = set_aside(path, "damaged", now, |_| true)?;
     tracing::error!(
@@ -25,8 +25,8 @@ pub(super) fn set_aside_at_start(path: &Path, what: &str, now: Timestamp) -> Res
     Ok(())
 }
 
-/// Renames what is at the path, of whatever type it is, and those files beside it that `side` accepts. Returns the name that the
-/// first of them has then; `None`: nothing was there.
+/// Renames the file at the path, whatever its type, and the side files that `side` accepts. Returns the new name of the
+/// first renamed file; `None` if there was no file.
 pub(super) fn set_aside(
     path: &Path,
     why: &str,

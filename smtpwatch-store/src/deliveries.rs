@@ -1,5 +1,7 @@
-//! Outbound sessions, counted for TLS reports by day (UTC), policy domain and policy (RFC 8460 §4); and the reports
-//! that were sent, so that none is sent twice.
+//! Outbound sessions, counted for TLS reports by day (UTC), policy domain and policy (RFC 8460 §4), and the reports
+//! that were sent, so that no report is sent twice.
+//!
+//! The writer thread fills the counts; the sender of TLS reports and `smtpwatch tlsrpt report` read them.
 
 use std::{collections::HashMap, net::IpAddr};
 
@@ -13,17 +15,18 @@ use smtpwatch_core::{
 
 use super::{Store, StoreError, signed};
 
-/// Policy domains of one day; sessions of further ones are dropped, and counted.
+/// Maximum number of policy domains per day; sessions to further domains are dropped and counted.
 pub const DOMAINS_PER_DAY: i64 = 10_000;
-/// Policies of one domain and day: a policy changes seldom, and a mail host has one.
+/// Maximum number of policies per domain and day: a policy changes rarely, and a mail host has one.
 pub const POLICIES_PER_DOMAIN: i64 = 8;
-/// Failure details of one policy, domain and day; of further ones only the total is kept, and they are counted.
+/// Maximum number of distinct failure details per policy, domain and day; further failures only add to the total, and
+/// are counted.
 pub const FAILURES_PER_POLICY: i64 = 100;
-/// Bytes of a policy that are kept to be quoted: whole strings of it, in order.
+/// Maximum size of the quoted policy text, in bytes; only whole strings are kept, in order.
 pub const POLICY_BYTES: usize = 32 * 1024;
-/// Days for which this is kept.
+/// Days after which counts and sent reports are removed.
 pub const RETENTION_DAYS: i64 = 90;
-/// Bytes of a name or a reason that are kept: a domain name is not longer (RFC 1035 §2.3.4).
+/// Maximum length of a name or reason, in bytes: the limit of a domain name (RFC 1035 §2.3.4).
 const NAME_BYTES: usize = 255;
 
 pub(super) const CREATE: &str = "
@@ -53,65 +56,65 @@ pub(super) const CREATE: &str = "
     ) STRICT, WITHOUT ROWID;
 ";
 
-/// A policy as a report quotes it.
+/// A policy as a TLS report quotes it (RFC 8460 §4.4).
 #[derive(Clone, PartialEq, Eq, Hash, Debug, Serialize, Deserialize)]
 pub struct QuotedPolicy {
-    /// Which one spoke.
+    /// The type of the policy.
     pub kind: PolicyType,
-    /// Its lines, or its records.
+    /// The lines of an MTA-STS policy, or the TLSA records.
     pub strings: Vec<String>,
-    /// Its patterns of mail hosts.
+    /// The MX host patterns of the policy.
     pub mx_hosts: Vec<String>,
 }
 
-/// What failed, between whom.
+/// One kind of failure between two hosts, as a TLS report lists it (RFC 8460 §4.4).
 #[derive(Clone, PartialEq, Eq, Hash, Debug, Serialize, Deserialize)]
 pub struct Failure {
-    /// What failed.
+    /// The result type.
     pub result: ResultType,
-    /// More about it.
+    /// Additional detail about the failure.
     pub reason: Option<String>,
-    /// This host.
+    /// Address of this host, the sending MTA.
     pub sending: IpAddr,
-    /// The mail host.
+    /// Address of the receiving mail host.
     pub receiving: IpAddr,
-    /// Its name.
+    /// Name of the receiving mail host.
     pub receiving_host: String,
-    /// The name that it gave itself; empty: none.
+    /// The name in the receiving host's HELO or EHLO reply; empty if there was none.
     pub receiving_helo: String,
 }
 
-/// The sessions of one day under one policy of one domain.
+/// The sessions of one day to one domain under one policy.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct PolicySessions {
-    /// The policy.
+    /// The policy that applied.
     pub policy: QuotedPolicy,
     /// Sessions in which TLS was established.
     pub successful: u64,
-    /// Sessions that failed.
+    /// Sessions in which TLS failed.
     pub failed: u64,
-    /// Those of them whose details did not fit.
+    /// Failed sessions without details, because [`FAILURES_PER_POLICY`] was reached.
     pub untold: u64,
-    /// The others, by what failed.
+    /// Failed sessions with details: number of sessions for each failure.
     pub failures: Vec<(Failure, u64)>,
 }
 
-/// A report that is done with: it need not go out again.
+/// A report that needs no further delivery.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Reported {
-    /// The day that it is about.
+    /// The day that the report covers.
     pub day: Day,
-    /// The domain that it is about.
+    /// The policy domain that the report covers.
     pub domain: String,
-    /// Where it went.
+    /// Where the report was sent.
     pub target: String,
-    /// How that came out, in words.
+    /// The result of the delivery, as text.
     pub outcome: String,
-    /// When.
+    /// Time of the delivery.
     pub at: Timestamp,
 }
 
-/// What waits to be written.
+/// Counts that wait to be written.
 #[derive(Default)]
 pub(super) struct Pending {
     sessions: HashMap<(Day, String, String), Counts>,
@@ -168,9 +171,9 @@ impl Pending {
         self.rows
     }
 
-    /// Writes it; returns how many sessions, or details of them, did not fit.
+    /// Writes the counts; returns how many sessions or failure details exceeded the bounds.
     pub(super) fn write(&self, transaction: &Transaction<'_>) -> rusqlite::Result<u64> {
-        // Counted once for a batch: new domains must not become dear where there are many.
+        // The row counts are read once per batch: a new domain must not cost a scan of the table.
         let mut domains: HashMap<Day, i64> = HashMap::new();
         let mut full = 0;
         for ((on, domain, policy), counts) in &self.sessions {
@@ -210,7 +213,7 @@ impl Pending {
 }
 
 impl Store {
-    /// The domains that a day has sessions of, in order.
+    /// The domains with sessions on a day, in alphabetical order.
     ///
     /// # Errors
     ///
@@ -223,7 +226,7 @@ impl Store {
         })
     }
 
-    /// The sessions of a day and domain, by policy; always in the same order, so that a report made again is the same.
+    /// The sessions of a day and domain, by policy. The order is fixed, so that a regenerated report is identical.
     ///
     /// # Errors
     ///
@@ -245,7 +248,7 @@ impl Store {
                     let detail: Option<Failure> = serde_json::from_str(row.get_ref(0)?.as_str()?).ok();
                     Ok(detail.zip(row.get::<_, i64>(1).map(|count| u64::try_from(count).ok())?))
                 })?;
-                // What another hand wrote and is not a policy is left out rather than fatal.
+                // A policy that cannot be parsed, for example after an edit by another program, is skipped.
                 let Ok(policy) = serde_json::from_str(row.get_ref(1)?.as_str()?) else { continue };
                 found.push(PolicySessions {
                     policy,
@@ -259,7 +262,7 @@ impl Store {
         })
     }
 
-    /// The reports of a day that are done with: domain and target.
+    /// The delivered reports of a day: domain and target.
     ///
     /// # Errors
     ///
@@ -277,7 +280,7 @@ fn count_domains(transaction: &Transaction<'_>, day: &str) -> rusqlite::Result<i
     count.query_row([day], |row| row.get(0))
 }
 
-/// The row of a policy; made if there is room for it.
+/// The ID of a policy's row. Inserts the row if the bounds allow it.
 fn delivery_row(
     transaction: &Transaction<'_>,
     day: &str,
@@ -303,7 +306,7 @@ fn delivery_row(
     insert.insert(params![day, domain, policy]).map(Some)
 }
 
-/// Counts a failure under its details; false: there is no room for them.
+/// Counts a failure under its details; false if there is no room for another row.
 fn add_failure(transaction: &Transaction<'_>, id: i64, detail: &str, sessions: u64) -> rusqlite::Result<bool> {
     let mut update = transaction
         .prepare_cached("UPDATE delivery_failure SET sessions = sessions + ?3 WHERE delivery = ?1 AND detail = ?2")?;
@@ -328,7 +331,7 @@ fn expire(transaction: &Transaction<'_>, before: Day) -> rusqlite::Result<()> {
     Ok(())
 }
 
-/// The first strings that are not longer together.
+/// The leading strings whose total length is within `most` bytes.
 fn within(strings: Vec<String>, most: usize) -> Vec<String> {
     let mut octets = 0;
     let fits = |string: &String| {
@@ -344,7 +347,7 @@ fn cut(mut name: String) -> String {
 }
 
 fn json(value: &impl Serialize) -> String {
-    // Serialisation to a string of types whose keys are strings does not fail.
+    // Serialising types with string keys to a string cannot fail.
     serde_json::to_string(value).unwrap_or_default()
 }
 

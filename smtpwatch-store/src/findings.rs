@@ -14,12 +14,13 @@ use smtpwatch_core::{Finding, Role, Timestamp};
 
 use super::{Store, StoreError, signed};
 
-/// Findings of one incident whose evidence is kept with them, the first ones: one that repeats for days must not push the
-/// evidence of all others out. The document of each finding is kept, with its transcript and proof.
+/// Maximum number of findings of one incident that are stored with their evidence; the first ones are chosen. A finding
+/// that repeats for days must not evict the evidence of other incidents. The document of every finding is stored, with
+/// its transcript and proof.
 pub const EXHIBITS_PER_INCIDENT: i64 = 32;
-/// Findings removed in one transaction: the writer has other work.
+/// Maximum number of findings removed in one transaction, so that the writer is not blocked.
 const EXPIRED_AT_ONCE: i64 = 1_000;
-/// What the hash of the first finding covers in the place of a hash before it.
+/// The previous hash that the first finding's hash covers.
 pub(super) const ORIGIN: [u8; 32] = [0; 32];
 
 pub(super) const CREATE: &str = "
@@ -59,7 +60,7 @@ pub(super) const CREATE: &str = "
     INSERT INTO chain_start VALUES (0, zeroblob(32));
 ";
 
-/// Findings that the journal has not taken. In a store of an earlier version every finding counts as reported.
+/// Findings that the journal has not written. In a store of an earlier version every finding counts as reported.
 pub(super) const UNREPORTED: &str = "
     CREATE TABLE unreported (
         number INTEGER PRIMARY KEY                   -- of the finding
@@ -69,29 +70,29 @@ pub(super) const UNREPORTED: &str = "
 /// How a finding is stored.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct KeptAs {
-    /// The incident that it belongs to.
+    /// The identifier of its incident.
     pub incident: String,
-    /// Findings of that incident, this one included.
+    /// Number of findings of that incident, this one included.
     pub findings: u64,
 }
 
-/// A stored finding that the journal has not taken.
+/// A stored finding that the journal has not written.
 pub(super) struct Unreported {
     pub number: i64,
-    /// `None`: its document cannot be read.
+    /// `None` if its document cannot be parsed.
     pub finding: Option<Box<Finding>>,
     pub kept: KeptAs,
 }
 
-/// What is compared with the retention.
+/// Totals that are compared with the retention limits.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub(super) struct Held {
     pub findings: u64,
     pub octets: u64,
 }
 
-/// The hash of a finding: SHA-256 over the hash of the one before (32 bytes), its own number (8 bytes, big-endian), the
-/// SHA-256 of its document, and the SHA-256 of its exhibit (of nothing, where it has none).
+/// The hash of a finding: SHA-256 over the previous finding's hash (32 bytes), the finding's number (8 bytes,
+/// big-endian), the SHA-256 of its document, and the SHA-256 of its evidence (of the empty string, if it has none).
 pub(super) fn link(before: &[u8], number: i64, document: &str, exhibit: Option<&str>) -> [u8; 32] {
     let mut hash = Sha256::new();
     hash.update(before);
@@ -101,7 +102,7 @@ pub(super) fn link(before: &[u8], number: i64, document: &str, exhibit: Option<&
     hash.finalize().into()
 }
 
-/// The peer's address and the server's port; `None` of a finding whose end points cannot be read.
+/// The peer's address and the server's port; `None` if the finding's endpoints cannot be parsed.
 pub(super) fn peer_of(finding: &Finding) -> Option<(String, u16)> {
     let client: SocketAddr = finding.flow.client.parse().ok()?;
     let server: SocketAddr = finding.flow.server.parse().ok()?;
@@ -113,8 +114,9 @@ pub(super) fn peer_of(finding: &Finding) -> Option<(String, u16)> {
 }
 
 impl Store {
-    /// Stores findings, in order, as one transaction that is on the disk when this returns: evidence outlives also a
-    /// power failure. With each comes whether the journal has still to take it. Returns each one's number, and how it is kept.
+    /// Stores findings, in order, in one transaction that is synced to disk when this returns: evidence survives a
+    /// power failure. The flag of each finding says whether the journal has still to write it. Returns the number of
+    /// each finding, and how it is stored.
     pub fn keep_findings<'a>(
         &mut self,
         findings: impl Iterator<Item = (&'a Finding, bool)>,
@@ -124,13 +126,13 @@ impl Store {
         let (kept, held) = self.sqlite(|connection| {
             connection.pragma_update(None, "synchronous", "full")?;
             let written = (|| {
-                // Other processes put findings on record too: the end of the chain is read under the lock.
+                // Other processes store findings too: the end of the chain must be read under the lock.
                 let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
                 let mut held = Held::default();
                 let mut kept = Vec::new();
                 for (finding, unreported) in findings {
                     let (number, as_what) = match on_record(&transaction, &finding.id)? {
-                        // A commit that failed may have come about anyway.
+                        // A commit that reported an error may have succeeded.
                         Some(before) => before,
                         None => keep(&transaction, finding, window, now, &mut held)?,
                     };
@@ -152,7 +154,7 @@ impl Store {
         Ok(kept)
     }
 
-    /// The next findings after this number, up to `end`, that the journal has not taken, in order.
+    /// The next findings that the journal has not written, with numbers above `after` and up to `end`, in order.
     pub(super) fn unreported(&mut self, after: i64, end: i64, most: usize) -> Result<Vec<Unreported>, StoreError> {
         self.sqlite(|connection| {
             let mut query = connection.prepare_cached(
@@ -171,12 +173,12 @@ impl Store {
         })
     }
 
-    /// The highest number of a finding that the journal has not taken.
+    /// The highest number of a finding that the journal has not written.
     pub(super) fn last_unreported(&mut self) -> Result<Option<i64>, StoreError> {
         self.sqlite(|connection| connection.query_row("SELECT max(number) FROM unreported", [], |row| row.get(0)))
     }
 
-    /// Counts what is there.
+    /// Counts the stored findings and their size.
     pub(super) fn count_held(&mut self) -> Result<(), StoreError> {
         self.held = self.sqlite(|connection| {
             connection.query_row(
@@ -188,7 +190,8 @@ impl Store {
         Ok(())
     }
 
-    /// Removes what the retention does not want any more, the oldest first, at most this many at once. Returns how many.
+    /// Removes findings beyond the retention limits, the oldest first, at most `EXPIRED_AT_ONCE` per call. Returns how
+    /// many.
     pub(super) fn expire(&mut self, retention: &Retention, now: Timestamp) -> Result<u64, StoreError> {
         let too_old = now.0.saturating_sub(i64::from(retention.age_days).saturating_mul(86_400_000_000_000));
         let held = self.held;
@@ -239,7 +242,7 @@ fn keep(
     now: Timestamp,
     held: &mut Held,
 ) -> rusqlite::Result<(i64, KeptAs)> {
-    // Serialisation of types whose keys are strings does not fail.
+    // Serialising types with string keys cannot fail.
     let document = serde_json::to_string(finding).unwrap_or_default();
     let (peer, port) = peer_of(finding).unwrap_or_default();
     let (kind, role, time) = (finding.kind.as_str(), finding.role.as_str(), finding.time.0);
@@ -312,7 +315,7 @@ fn keep(
     Ok((number, kept))
 }
 
-/// The number of a finding that is stored already, and how it is kept.
+/// The number of a finding that is already stored, and how it is stored.
 fn on_record(transaction: &Transaction<'_>, id: &str) -> rusqlite::Result<Option<(i64, KeptAs)>> {
     transaction
         .prepare_cached(
@@ -323,13 +326,13 @@ fn on_record(transaction: &Transaction<'_>, id: &str) -> rusqlite::Result<Option
         .optional()
 }
 
-/// The journal has taken these.
+/// Marks findings that the journal has written.
 pub(super) fn mark_reported(transaction: &Transaction<'_>, numbers: &[i64]) -> rusqlite::Result<()> {
     let mut delete = transaction.prepare_cached("DELETE FROM unreported WHERE number = ?1")?;
     numbers.iter().try_for_each(|number| delete.execute([number]).map(drop))
 }
 
-/// Number and hash of the newest finding; of the newest that was removed, where there is none.
+/// Number and hash of the newest finding; if none is stored, those of the newest removed finding.
 pub(super) fn head(connection: &rusqlite::Connection) -> rusqlite::Result<(i64, Vec<u8>)> {
     let newest = connection
         .prepare_cached("SELECT number, chain FROM finding ORDER BY number DESC LIMIT 1")?
@@ -347,7 +350,7 @@ pub(super) fn unsigned(count: i64) -> u64 {
     u64::try_from(count).unwrap_or(0)
 }
 
-/// So many, as SQLite counts.
+/// Converts a limit to SQLite's signed integer.
 pub(super) fn limit(count: usize) -> i64 {
     signed(count as u64)
 }

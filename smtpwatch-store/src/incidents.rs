@@ -1,4 +1,5 @@
-//! Reads incidents: lists, single items, and the verification of the chain.
+//! Reads incidents: lists, single items, and the verification of the hash chain. [`Store`] has the queries; the command
+//! line (`smtpwatch incidents`) and the web server call them.
 
 use std::{fmt::Write as _, net::IpAddr, str::FromStr};
 
@@ -21,11 +22,11 @@ use super::{
     offers::Offers,
 };
 
-/// Incidents and findings given at once at most.
+/// Maximum number of incidents or findings in one result.
 pub const PAGE: usize = 1_000;
-/// Identifiers that are told where a beginning fits several.
+/// Maximum number of identifiers that an error lists for an ambiguous prefix.
 const CANDIDATES: usize = 5;
-/// Shorter beginnings of an identifier are not looked up.
+/// Minimum length of an identifier prefix.
 const SHORTEST_ID: usize = 4;
 
 /// Findings of one kind about one peer, as one case.
@@ -60,16 +61,16 @@ pub struct Incident {
     number: i64,
 }
 
-/// A finding as it is stored.
+/// A stored finding.
 #[derive(Clone, PartialEq, Debug)]
 pub struct Kept {
-    /// Its place in the chain, counted from 1.
+    /// Its position in the chain, starting at 1.
     pub number: u64,
-    /// The incident that it belongs to.
+    /// The identifier of its incident.
     pub incident: String,
-    /// The document as it was made, JSON.
+    /// The JSON document as it was written.
     pub document: String,
-    /// The same, read, with its evidence.
+    /// The parsed document, with its evidence.
     pub finding: Finding,
     /// Its hash in the chain, in hexadecimal.
     pub chain: String,
@@ -84,39 +85,39 @@ pub struct Reach {
     pub network: u64,
 }
 
-/// Which incidents.
+/// Selects incidents; every condition that is set must match.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct Filter {
-    /// Seen at this time or later.
+    /// Last seen at this time or later.
     pub since: Option<Timestamp>,
-    /// Begun before this time.
+    /// First seen before this time.
     pub until: Option<Timestamp>,
-    /// One of these kinds; empty: any.
+    /// One of these kinds; empty matches all.
     pub kinds: Vec<Kind>,
-    /// This severity or higher.
+    /// This severity or a higher one.
     pub severity: Option<Severity>,
     /// Evidence of this strength or a greater one.
     pub evidence: Option<Evidence>,
-    /// Which end this host is.
+    /// The role of this host.
     pub role: Option<Role>,
-    /// Of this peer.
+    /// The peer.
     pub peer: Option<PeerFilter>,
-    /// Behind this place of the list.
+    /// After this position of the list.
     pub after: Option<Cursor>,
-    /// At most so many, and at most [`PAGE`]; zero: [`PAGE`].
+    /// Maximum number of results, at most [`PAGE`]; zero means [`PAGE`].
     pub limit: usize,
 }
 
 /// A peer: an address, a network, or a name.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum PeerFilter {
-    /// An address or a network of them.
+    /// An address or a network.
     Network(Network),
-    /// A name, or with a `*.` before it every name below it.
+    /// A host name, or with the prefix `*.` every name below a domain.
     Name(String),
 }
 
-/// A place in the list of incidents, which is in order of the newest finding.
+/// A position in the list of incidents, which is sorted by the newest finding.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Cursor {
     last_seen: i64,
@@ -136,21 +137,21 @@ pub struct Verified {
     pub broken: Vec<String>,
 }
 
-/// Why there is no such incident or finding.
+/// Why an incident or finding cannot be returned.
 #[derive(Debug, thiserror::Error)]
 pub enum LookupError {
-    /// None begins so.
+    /// No identifier has this prefix.
     #[error("{0}: no such incident or finding; see `smtpwatch incidents list`")]
     Unknown(String),
-    /// Several begin so.
+    /// Several identifiers have this prefix.
     #[error("{0} is ambiguous: {list}", list = .1.join(", "))]
     Ambiguous(String, Vec<String>),
-    /// A document cannot be read.
+    /// A document cannot be parsed.
     #[error("finding {id}: its document cannot be read: {source}")]
     Document {
-        /// The finding.
+        /// The identifier of the finding.
         id: String,
-        /// Why not.
+        /// The parse error.
         source: serde_json::Error,
     },
     /// SQLite failed.
@@ -174,7 +175,7 @@ impl FromStr for PeerFilter {
 }
 
 impl Incident {
-    /// Where the list goes on after it.
+    /// The position after this incident, where the next page of the list begins.
     #[must_use]
     pub const fn cursor(&self) -> Cursor {
         Cursor { last_seen: self.last_seen.0, number: self.number }
@@ -201,7 +202,7 @@ const COLUMNS: &str =
     "number, id, kind, role, peer, port, name, severity, evidence, outcome, findings, first_seen, last_seen";
 
 impl Store {
-    /// Incidents, the one that was seen last first.
+    /// Incidents, most recently seen first.
     ///
     /// # Errors
     ///
@@ -246,7 +247,7 @@ impl Store {
             while found.len() < most
                 && let Some(row) = rows.next()?
             {
-                // A row that another hand wrote and that makes no sense is left out rather than fatal.
+                // A row with invalid values, for example after an edit by another program, is skipped.
                 let Some(incident) = incident(row)? else { continue };
                 let behind = filter
                     .after
@@ -259,11 +260,12 @@ impl Store {
         })
     }
 
-    /// One incident, by its identifier, that of one of its findings, or a beginning of them that fits one alone.
+    /// One incident, by its identifier, by the identifier of one of its findings, or by a prefix that only one of them
+    /// has.
     ///
     /// # Errors
     ///
-    /// There is none, or several; SQLite failed.
+    /// No or several incidents match, or SQLite failed.
     pub fn incident(&mut self, id: &str) -> Result<Incident, LookupError> {
         let finding = self.find(id)?;
         let found = self.sqlite(|connection| {
@@ -280,11 +282,11 @@ impl Store {
         found.flatten().ok_or_else(|| LookupError::Unknown(id.to_owned()))
     }
 
-    /// The findings of an incident, the newest first, behind the one with this number.
+    /// The findings of an incident, newest first, starting before the one with number `before`.
     ///
     /// # Errors
     ///
-    /// SQLite failed, or a document cannot be read.
+    /// SQLite failed, or a document cannot be parsed.
     pub fn findings(
         &mut self,
         incident: &Incident,
@@ -302,11 +304,11 @@ impl Store {
         rows.into_iter().map(RawKept::parse).collect()
     }
 
-    /// The first findings of an incident, the oldest first: the evidence is kept with those.
+    /// The first findings of an incident, oldest first: evidence is stored with these.
     ///
     /// # Errors
     ///
-    /// SQLite failed, or a document cannot be read.
+    /// SQLite failed, or a document cannot be parsed.
     pub fn first_findings(&mut self, incident: &Incident, most: usize) -> Result<Vec<Kept>, LookupError> {
         let rows = self.sqlite(|connection| {
             let mut query = connection
@@ -317,11 +319,12 @@ impl Store {
         rows.into_iter().map(RawKept::parse).collect()
     }
 
-    /// The finding that shows an incident best: with evidence, and of those the loudest, and of those the first.
+    /// The most informative finding of an incident: with evidence if possible, then with the highest severity, then the
+    /// oldest.
     ///
     /// # Errors
     ///
-    /// SQLite failed, or its document cannot be read.
+    /// SQLite failed, or its document cannot be parsed.
     pub fn best_finding(&mut self, incident: &Incident) -> Result<Option<Kept>, LookupError> {
         let row = self.sqlite(|connection| {
             let query = format!(
@@ -333,11 +336,11 @@ impl Store {
         row.map(RawKept::parse).transpose()
     }
 
-    /// One finding, by its identifier or a beginning of it that fits no other.
+    /// One finding, by its identifier or by a prefix that no other finding has.
     ///
     /// # Errors
     ///
-    /// There is none, or several; SQLite failed; the document cannot be read.
+    /// No or several findings match, SQLite failed, or the document cannot be parsed.
     pub fn finding(&mut self, id: &str) -> Result<Kept, LookupError> {
         let found = self.find(id)?;
         let row = self.sqlite(|connection| {
@@ -346,7 +349,7 @@ impl Store {
         row.map(RawKept::parse).transpose()?.ok_or_else(|| LookupError::Unknown(id.to_owned()))
     }
 
-    /// How far the same thing reaches.
+    /// How many peers have the same kind of incident at the same time.
     ///
     /// # Errors
     ///
@@ -370,8 +373,8 @@ impl Store {
         })
     }
 
-    /// What was seen of a peer's offers, by day, the oldest first: of role `client` what it offered to this host, of role
-    /// `server` what it was offered here.
+    /// Offers of STARTTLS by day, oldest first. Role `client`: what the peer offered to this host; role `server`: what
+    /// this host offered to the peer.
     ///
     /// # Errors
     ///
@@ -392,7 +395,7 @@ impl Store {
         })
     }
 
-    /// Findings and incidents held, and the bytes that they take.
+    /// Number of stored findings and incidents, and the size of the file.
     ///
     /// # Errors
     ///
@@ -411,14 +414,14 @@ impl Store {
         })
     }
 
-    /// Checks every finding against its hash, and each against the one before it.
+    /// Checks the hash of every finding, and its link to the previous finding.
     ///
     /// # Errors
     ///
     /// SQLite failed.
     pub fn verify(&mut self) -> Result<Verified, StoreError> {
         self.sqlite(|connection| {
-            // One state of the file, also while the daemon writes.
+            // One transaction reads a consistent snapshot while the daemon writes.
             let transaction = connection.transaction()?;
             let (removed, start): (i64, Vec<u8>) =
                 transaction
@@ -466,7 +469,7 @@ impl Store {
         })
     }
 
-    /// Whether a hash that was written down earlier stands in the chain.
+    /// Whether the chain contains a hash that was recorded earlier.
     ///
     /// # Errors
     ///
@@ -481,7 +484,7 @@ impl Store {
         })
     }
 
-    /// The whole identifier of a finding, by a beginning of it.
+    /// The full identifier of a finding, by its prefix.
     fn find(&mut self, id: &str) -> Result<String, LookupError> {
         let beginning = id.trim().to_ascii_lowercase();
         let may_be = beginning.len() >= SHORTEST_ID && beginning.bytes().all(|c| c.is_ascii_hexdigit() || c == b'-');
@@ -529,7 +532,7 @@ impl PeerFilter {
     }
 }
 
-/// A row of [`COLUMNS`].
+/// Parses a row of [`COLUMNS`]; `None` if a value is invalid.
 fn incident(row: &Row<'_>) -> rusqlite::Result<Option<Incident>> {
     let text = |column| row.get_ref(column).and_then(|value| Ok(value.as_str()?));
     fn ranked<T: Copy>(all: &[T], rank: i64) -> Option<T> {
@@ -562,7 +565,7 @@ fn incident(row: &Row<'_>) -> rusqlite::Result<Option<Incident>> {
 const KEPT: &str = "SELECT finding.number, finding.id, incident.id, document, exhibit, chain
                     FROM finding JOIN incident ON incident.number = finding.incident";
 
-/// A row of [`KEPT`].
+/// A row of [`KEPT`], not parsed.
 struct RawKept {
     number: i64,
     id: String,

@@ -1,13 +1,13 @@
-//! The store, one SQLite file: findings with their evidence, the history of peers, published policies, and the counts
-//! for TLS reports.
+//! The store: one SQLite file with findings and their evidence, the history of peers, published policies, and the
+//! counts for TLS reports.
 //!
-//! One thread writes ([`Writer`]), in batches of at most a second, behind a bounded channel: a slow disk costs rows
-//! (counted), never packets. Other processes read the file while the daemon runs, and leave requests in it: `baseline
-//! forget` deletes rows and asks the running daemon to drop them too.
+//! One thread writes ([`Writer`]), in batches of at most a second, and reads from a bounded channel: a slow disk costs
+//! rows, which are counted, and never packets. Other processes read the file while the daemon runs, and leave requests
+//! in it: `baseline forget` deletes rows and asks the running daemon to drop them from memory too.
 //!
-//! [`Store`] is an open file, for one look or one request; [`Writer`] owns the thread, [`StoreHandle`] is what others give it.
-//! Imports `smtpwatch-core` (what is kept) and `smtpwatch-config` (retention, sizes); links no resolver, no HTTP client and no
-//! loader of kernel programs.
+//! [`Store`] is an open file, for one query or one request; [`Writer`] owns the thread, and other threads send changes
+//! through a [`StoreHandle`]. Imports `smtpwatch-core` (the stored types) and `smtpwatch-config` (retention, sizes);
+//! links no resolver, no HTTP client and no loader of kernel programs.
 
 mod condition;
 mod damage;
@@ -41,14 +41,14 @@ pub use condition::{Condition, Recoveries, Status};
 pub use findings::{EXHIBITS_PER_INCIDENT, KeptAs};
 pub use writer::{Keeping, Outcome, PIECE, QUEUE, Reporter, Request, StoreHandle, Writer};
 
-/// `PRAGMA application_id` of our files: "SMTW".
+/// `PRAGMA application_id` of a smtpwatch store: "SMTW".
 pub const APPLICATION_ID: i32 = 0x534D_5457;
-/// `PRAGMA user_version` of our files: the schema that this program writes.
+/// `PRAGMA user_version`: the schema that this version writes.
 pub const SCHEMA: i32 = 4;
-/// How long to wait for another process that holds the file; the end of the daemon may have to wait as long.
+/// Maximum wait for another process's lock. It may also delay the end of the daemon.
 const BUSY: Duration = Duration::from_secs(1);
 
-/// What each schema adds to the one before it.
+/// The statements that upgrade from each schema to the next.
 const STEPS: [&[&str]; SCHEMA as usize] = [
     &[BASELINE],
     &[deliveries::CREATE, offers::CREATE, policies::CREATE],
@@ -86,7 +86,7 @@ const BASELINE: &str = "
     ) STRICT;
 ";
 
-/// What interruptions did to the two rates, and the names of an address.
+/// How interruptions affected the two rates, and the names of an address.
 const WEAR_AND_NAMES: &str = "
     ALTER TABLE baseline ADD COLUMN wear TEXT;       -- JSON: of the offer, and of its use
     ALTER TABLE baseline ADD COLUMN names TEXT;      -- JSON: name and first and newest session
@@ -101,55 +101,55 @@ const DELETE: &str = "DELETE FROM baseline WHERE role = ?1 AND own = ?2 AND peer
 /// Why the store cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub enum StoreError {
-    /// There is no file.
+    /// The file does not exist.
     #[error("no store at {}: nothing is recorded yet, or the daemon uses another path (see [store] path)", .0.display())]
     Missing(PathBuf),
-    /// Another program's file.
+    /// The file belongs to another program.
     #[error(
         "{} is not a smtpwatch store and is left untouched: name another file in [store] path, or move this one away",
         .0.display()
     )]
     Foreign(PathBuf),
-    /// Written by a later version.
+    /// A later version wrote the file.
     #[error(
         "{} was written by a newer smtpwatch (schema {found}, this one knows {SCHEMA}): upgrade smtpwatch, or move the \
          file away to begin a fresh history",
         path.display()
     )]
     Newer {
-        /// The file.
+        /// The path of the file.
         path: PathBuf,
-        /// Its schema.
+        /// The schema of the file.
         found: i32,
     },
-    /// Pages of the file contradict each other, or cannot be read.
+    /// Pages of the file are inconsistent or cannot be read.
     #[error("{} is damaged: {what}", path.display())]
     Damaged {
-        /// The file.
+        /// The path of the file.
         path: PathBuf,
-        /// What SQLite found.
+        /// What SQLite reported.
         what: String,
     },
-    /// A directory or file could not be made.
+    /// A directory or file could not be created.
     #[error("cannot create the store {}: {source}: make its directory writable, or set [store] path", path.display())]
     Create {
-        /// The file or its directory.
+        /// The path of the file or directory.
         path: PathBuf,
-        /// What the system said.
+        /// The error of the operating system.
         source: std::io::Error,
     },
-    /// Another process keeps its history there.
+    /// Another process writes to this store.
     #[error("the store {} is in use by another smtpwatch: stop it, or name another file in [store] path", .0.display())]
     InUse(PathBuf),
     /// The writer thread could not be started.
     #[error("cannot start the store's writer thread: {0}")]
     Thread(std::io::Error),
-    /// SQLite failed.
+    /// SQLite reported an error.
     #[error("store {}: {source}", path.display())]
     Sqlite {
-        /// The file.
+        /// The path of the file.
         path: PathBuf,
-        /// What SQLite said.
+        /// The error of SQLite.
         source: rusqlite::Error,
     },
 }
@@ -161,25 +161,25 @@ pub type Entry = (HistoryKey, HistoryRecord);
 pub struct Store {
     connection: Connection,
     path: PathBuf,
-    /// The file that was at the path when it was opened.
+    /// Identity of the file that was opened.
     file: Option<watch::FileId>,
-    /// Findings that it holds, as far as the writer has counted them.
+    /// Stored findings, as counted by the writer.
     held: findings::Held,
 }
 
 impl Store {
-    /// Opens the store for writing; makes the file (0640) and its directory (0750) if they are missing.
+    /// Opens the store for writing; creates the file (0640) and its directory (0750) if they are missing.
     ///
     /// # Errors
     ///
-    /// See [`StoreError`]; a file that is not ours is not touched.
+    /// See [`StoreError`]. A file that is not a smtpwatch store is left untouched.
     pub fn open(path: &Path) -> Result<Self, StoreError> {
         create(path).map_err(|source| StoreError::Create { path: path.to_owned(), source })?;
         let mut store = Self::connect(path, OpenFlags::SQLITE_OPEN_READ_WRITE)?;
         store.upgrade()?;
         store.check()?;
         store.check_pages()?;
-        // WAL: readers never wait for the writer, and a killed process loses nothing that was committed.
+        // WAL: readers never wait for the writer, and a killed process loses no committed data.
         store.sqlite(|connection| {
             connection.pragma_update(None, "journal_mode", "wal")?;
             connection.pragma_update(None, "synchronous", "normal")
@@ -187,7 +187,7 @@ impl Store {
         Ok(store)
     }
 
-    /// Opens a store that exists, for one look or one request; makes none.
+    /// Opens an existing store, for one query or one request; never creates a file.
     ///
     /// # Errors
     ///
@@ -198,7 +198,7 @@ impl Store {
         }
         let mut store = Self::connect(path, OpenFlags::SQLITE_OPEN_READ_WRITE)
             .or_else(|_| Self::connect(path, OpenFlags::SQLITE_OPEN_READ_ONLY))?;
-        // One that an earlier version wrote lacks tables; a blank one is not ours and stays blank.
+        // A store of an earlier version lacks tables; a blank database is not a smtpwatch store and stays blank.
         let found = marks(&store.connection).map_err(|source| classify(path, source))?;
         if found.0 == APPLICATION_ID && found.1 < SCHEMA {
             store.upgrade()?;
@@ -207,7 +207,7 @@ impl Store {
         Ok(store)
     }
 
-    /// Every row, the newest first.
+    /// Every row, most recently seen first.
     ///
     /// # Errors
     ///
@@ -216,8 +216,8 @@ impl Store {
         self.rows("ORDER BY last_seen DESC, peer, own, port")
     }
 
-    /// The same for the start of a writer, as far as there is room for `peers` of them: the others are deleted, by the rule by which
-    /// a full history is evicted. Requests to the daemon before are done, since their rows are deleted already.
+    /// Like `entries`, for the start of a writer: returns at most `peers` rows and deletes the others by the eviction
+    /// rule of a full history. Requests to a previous daemon are complete, because their rows are already deleted.
     fn begin(&mut self, peers: usize) -> Result<Vec<Entry>, StoreError> {
         self.sqlite(|connection| connection.execute("DELETE FROM request", []))?;
         let mut entries = self.all()?;
@@ -250,7 +250,8 @@ impl Store {
         Ok(entries)
     }
 
-    /// Every row, the newest first. Put in order here: SQLite would look each row up by its place in the index.
+    /// Every row, most recently seen first. The rows are sorted here, because SQLite would look up each row through the
+    /// index.
     fn all(&mut self) -> Result<Vec<Entry>, StoreError> {
         let mut entries = self.rows("")?;
         entries.sort_by_key(|(_, record)| std::cmp::Reverse(record.last_seen));
@@ -261,7 +262,7 @@ impl Store {
         self.sqlite(|connection| {
             let mut query = connection.prepare(&format!("SELECT {COLUMNS} FROM baseline {order}"))?;
             let rows = query.query_map([], entry)?;
-            // A row that another hand wrote and that is not an address is left out rather than fatal.
+            // A row with an invalid address, for example after an edit by another program, is skipped.
             rows.filter_map(Result::transpose).collect()
         })
     }
@@ -276,7 +277,7 @@ impl Store {
         Ok(self.entries()?.into_iter().filter(|(key, _)| peer_text(&key.peer).1 == peer).collect())
     }
 
-    /// Deletes the rows of one peer, and asks a running daemon to forget it. Returns how many rows there were.
+    /// Deletes the rows of one peer, and asks a running daemon to forget it. Returns the number of deleted rows.
     ///
     /// # Errors
     ///
@@ -292,8 +293,9 @@ impl Store {
         })
     }
 
-    /// Writes a batch: first peers to forget on request, then rows to keep (or, without a record, to delete), then what is
-    /// counted by day. `reported` are numbers of findings that the journal has taken. Returns how many counts did not fit.
+    /// Writes a batch: first peers to forget on request, then changed rows (deleted where there is no record), then the
+    /// daily counts. `reported` are the numbers of findings that the journal has written. Returns how many counts
+    /// exceeded the bounds.
     fn write(
         &mut self,
         rows: &HashMap<HistoryKey, Option<HistoryRecord>>,
@@ -350,7 +352,7 @@ impl Store {
         })
     }
 
-    /// What other processes ask.
+    /// Pending requests of other processes.
     fn requests(&mut self) -> Result<Vec<Request>, StoreError> {
         self.sqlite(|connection| {
             let mut query = connection.prepare_cached("SELECT id, peer FROM request ORDER BY id")?;
@@ -363,27 +365,26 @@ impl Store {
         let failed = |source| classify(path, source);
         let connection = Connection::open_with_flags(path, flags | OpenFlags::SQLITE_OPEN_NO_MUTEX).map_err(failed)?;
         connection.busy_timeout(BUSY).map_err(failed)?;
-        // The first statement that reads the file: here SQLite tells that it is no database.
+        // The first statement that reads the file: SQLite reports here that the file is not a database.
         connection.query_row("SELECT count(*) FROM sqlite_schema", [], |_| Ok(())).map_err(failed)?;
         let file = watch::FileId::at(path).ok();
         Ok(Self { connection, path: path.to_owned(), file, held: findings::Held::default() })
     }
 
-    /// Whether the file at the path is the one that is open: another one may have taken its place.
+    /// Whether the file at the path is the open file; another one may have replaced it.
     #[must_use]
     pub fn is_current(&self) -> bool {
         self.file.is_some() && watch::FileId::at(&self.path).ok() == self.file
     }
 
-    /// Writes the whole of it into a file that does not exist, as it stands in this connection: this works also after the
-    /// store's own file was unlinked.
+    /// Writes a copy of the open database to a new file. This works even after the store's own file was unlinked.
     fn copy_to(&mut self, path: &Path) -> Result<(), StoreError> {
         create(path).map_err(|source| StoreError::Create { path: path.to_owned(), source })?;
         let target = path.to_string_lossy().into_owned();
         self.sqlite(|connection| connection.execute("VACUUM INTO ?1", [target]).map(drop))
     }
 
-    /// Moves what is in the log into the file, as far as nothing holds that up.
+    /// Copies the write-ahead log into the main file, as far as no reader prevents it.
     fn checkpoint(&mut self) {
         let moved = self.sqlite(|connection| connection.query_row("PRAGMA wal_checkpoint(PASSIVE)", [], |_| Ok(())));
         if let Err(error) = moved {
@@ -391,12 +392,12 @@ impl Store {
         }
     }
 
-    /// Writes something that changes nothing: whether the store can be written.
+    /// Tests whether the store can be written, with a write that changes nothing.
     fn probe(&mut self) -> Result<(), StoreError> {
         self.sqlite(|connection| connection.pragma_update(None, "user_version", SCHEMA))
     }
 
-    /// That the file is ours, and not from a later version.
+    /// Checks that the file is a smtpwatch store and not of a later version.
     fn check(&self) -> Result<(), StoreError> {
         match marks(&self.connection).map_err(|source| classify(&self.path, source))? {
             (APPLICATION_ID, SCHEMA) => Ok(()),
@@ -405,17 +406,17 @@ impl Store {
         }
     }
 
-    /// That its pages are whole.
+    /// Checks that the pages of the file are intact.
     fn check_pages(&mut self) -> Result<(), StoreError> {
         let found: String =
             self.sqlite(|connection| connection.query_row("PRAGMA quick_check(1)", [], |row| row.get(0)))?;
         if found == "ok" { Ok(()) } else { Err(StoreError::Damaged { path: self.path.clone(), what: found }) }
     }
 
-    /// Brings a file that is blank, or ours and older, to [`SCHEMA`]; leaves any other alone.
+    /// Upgrades a blank file or an older store to [`SCHEMA`]; leaves any other file untouched.
     fn upgrade(&mut self) -> Result<(), StoreError> {
         self.sqlite(|connection| {
-            // Two processes may meet here at the first start: the look and the creation are one transaction.
+            // Two processes may do this at the first start: the check and the creation are one transaction.
             let transaction = connection.transaction_with_behavior(rusqlite::TransactionBehavior::Immediate)?;
             let steps = match marks(&transaction)? {
                 (APPLICATION_ID, found) => STEPS.get(usize::try_from(found).unwrap_or(usize::MAX)..),
@@ -473,7 +474,7 @@ fn with_suffix(path: &Path, suffix: &str) -> PathBuf {
     name.into()
 }
 
-/// Makes a directory for what is kept, and those around it, as far as they are not there.
+/// Creates a directory for stored data, with its missing parents.
 pub fn make_directory(path: &Path) -> std::io::Result<()> {
     std::fs::DirBuilder::new().recursive(true).mode(0o750).create(path)
 }
@@ -482,8 +483,8 @@ fn create(path: &Path) -> std::io::Result<()> {
     if let Some(directory) = path.parent().filter(|directory| !directory.as_os_str().is_empty()) {
         make_directory(directory)?;
     }
-    // SQLite gives its side files the mode of the main one. A file that exists is not opened here: to close it would end the
-    // locks that other connections of this process hold on it, and to open a FIFO would wait.
+    // SQLite gives its side files the mode of the main file. An existing file is not opened here: closing it would
+    // release the locks that other connections of this process hold on it, and opening a FIFO would block.
     match std::fs::OpenOptions::new().write(true).create_new(true).mode(0o640).open(path) {
         Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists => {
             if std::fs::metadata(path)?.is_file() {
@@ -502,7 +503,7 @@ fn is_blank(connection: &Connection) -> rusqlite::Result<bool> {
     Ok(table.is_none())
 }
 
-/// Whose file it is, and which schema it has.
+/// Application ID and schema of the file.
 fn marks(connection: &Connection) -> rusqlite::Result<(i32, i32)> {
     let pragma = |name| connection.pragma_query_value(None, name, |row| row.get::<_, i32>(0));
     Ok((pragma("application_id")?, pragma("user_version")?))
@@ -510,7 +511,7 @@ fn marks(connection: &Connection) -> rusqlite::Result<(i32, i32)> {
 
 fn classify(path: &Path, source: rusqlite::Error) -> StoreError {
     match source.sqlite_error_code() {
-        // The lock beside it says that a smtpwatch wrote there.
+        // The lock file shows that smtpwatch wrote here.
         Some(ErrorCode::NotADatabase) if lock_path(path).exists() => damage::of(path, &source),
         Some(ErrorCode::NotADatabase) => StoreError::Foreign(path.to_owned()),
         Some(ErrorCode::DatabaseCorrupt) => damage::of(path, &source),
@@ -518,19 +519,19 @@ fn classify(path: &Path, source: rusqlite::Error) -> StoreError {
     }
 }
 
-/// SQLite's integers are signed; no counter of sessions gets near 2^63.
+/// SQLite's integers are signed; no counter of sessions reaches 2^63.
 fn signed(count: u64) -> i64 {
     i64::try_from(count).unwrap_or(i64::MAX)
 }
 
-/// What interruptions did to both rates; nothing where there were none.
+/// How interruptions affected both rates, as JSON; `None` if there were none.
 fn wear_text(record: &HistoryRecord) -> Option<String> {
     let rates = [record.offered, record.used];
     let interrupted = rates.iter().any(|rate| rate.wear != Wear::default() || rate.returns > 0);
     interrupted.then(|| serde_json::to_string(&rates.map(|rate| rate.wear)).ok()).flatten()
 }
 
-/// A row of [`COLUMNS`].
+/// Parses a row of [`COLUMNS`]; `None` if a value is invalid.
 fn entry(row: &Row<'_>) -> rusqlite::Result<Option<Entry>> {
     let text = |column| row.get_ref(column).and_then(|value| Ok(value.as_str()?));
     let peer = match (text(2)?, text(3)?) {
@@ -548,7 +549,7 @@ fn entry(row: &Row<'_>) -> rusqlite::Result<Option<Entry>> {
             no: count(first + 1)?,
             returns,
             run: count(first + 3)?,
-            // A row of a schema before the fourth: each return was counted against the rate.
+            // A row of schema 1 to 3: every return was counted in the rate.
             wear: match wear {
                 Some(wear) => wear[which],
                 None => Wear { counted: returns, ..Wear::default() },
@@ -565,7 +566,7 @@ fn entry(row: &Row<'_>) -> rusqlite::Result<Option<Entry>> {
         first_seen: time(14)?,
         last_seen: time(15)?,
         last_offered: time(16)?,
-        // One that cannot be read is learnt again.
+        // A profile that cannot be parsed is learnt again.
         profile: profile.and_then(|text| serde_json::from_str::<Profile>(text).ok()).map(Arc::new),
         names: names.and_then(|text| serde_json::from_str(text).ok()).unwrap_or_default(),
     };

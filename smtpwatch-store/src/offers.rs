@@ -15,9 +15,10 @@ use smtpwatch_core::{
 
 use super::{Store, StoreError, signed};
 
-/// Rows of one day and role, one for each peer, own address and port; sessions of further ones are dropped, and counted.
+/// Maximum number of rows per day and role, one for each peer, own address and port; sessions beyond it are dropped and
+/// counted.
 pub const OFFERS_PER_DAY: i64 = 50_000;
-/// Days for which this is kept.
+/// Days after which rows are removed.
 pub const RETENTION_DAYS: i64 = 30;
 
 pub(super) const CREATE: &str = "
@@ -37,7 +38,7 @@ pub(super) const CREATE: &str = "
         PRIMARY KEY (day, client, own, port)
     ) STRICT, WITHOUT ROWID;
 ";
-/// Both roles in one table.
+/// Schema step that puts both roles into one table.
 pub(super) const BOTH_ROLES: &str = "
     ALTER TABLE offer RENAME TO offer_of_server;
     CREATE TABLE offer (
@@ -83,7 +84,7 @@ pub struct Offers {
 }
 
 impl Offers {
-    /// One session, which ended at this time.
+    /// The counts of one session that ended at this time.
     #[must_use]
     pub fn of(session: &SessionSummary, at: Timestamp) -> Self {
         let mut offers = Self { sessions: 1, ..Self::default() };
@@ -95,7 +96,7 @@ impl Offers {
         match session.starttls {
             StarttlsState::Offered => offers.offered = 1,
             StarttlsState::Absent | StarttlsState::Masked | StarttlsState::Refused => offers.withheld = 1,
-            // The client never said EHLO: it was not offered anything, and cannot report that.
+            // The client never sent EHLO: it received no offer and cannot report a missing one.
             StarttlsState::Unknown => {}
         }
         if offers.offered > offers.tls && !session.starttls_sent {
@@ -106,7 +107,7 @@ impl Offers {
         offers
     }
 
-    /// The columns of a row from this one on, in the order of the table.
+    /// Reads the counts from the columns of a row, starting at column `first`, in the order of the table.
     pub(super) fn read(row: &Row<'_>, first: usize) -> rusqlite::Result<Self> {
         let count = |column| row.get::<_, i64>(first + column).map(|count| u64::try_from(count).unwrap_or(0));
         Ok(Self {
@@ -121,7 +122,7 @@ impl Offers {
         })
     }
 
-    /// Both together.
+    /// The sum of two counts.
     #[must_use]
     pub fn and(self, other: Self) -> Self {
         Self {
@@ -137,7 +138,7 @@ impl Offers {
     }
 }
 
-/// What waits to be written.
+/// Counts that wait to be written.
 #[derive(Default)]
 pub(super) struct Pending {
     rows: HashMap<(Role, Day, IpAddr, IpAddr, u16), Offers>,
@@ -159,7 +160,7 @@ impl Pending {
         self.rows.len()
     }
 
-    /// Writes it; returns how many sessions did not fit.
+    /// Writes the counts; returns how many sessions exceeded the bound.
     pub(super) fn write(&self, transaction: &Transaction<'_>) -> rusqlite::Result<u64> {
         let mut update = transaction.prepare_cached(
             "UPDATE offer SET sessions = sessions + ?6, offered = offered + ?7, withheld = withheld + ?8,
@@ -170,7 +171,7 @@ impl Pending {
         let mut insert = transaction
             .prepare_cached("INSERT INTO offer VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13)")?;
         let mut count = transaction.prepare_cached("SELECT count(*) FROM offer WHERE day = ?1 AND role = ?2")?;
-        // Counted once for a batch: a flood of new clients must not make each of them dear.
+        // The rows are counted once per batch: a flood of new clients must not cost a scan of the table each.
         let mut taken: HashMap<(Role, Day), i64> = HashMap::new();
         let mut full = 0;
         for ((of, on, peer, own, port), row) in &self.rows {
@@ -203,7 +204,7 @@ impl Pending {
 }
 
 impl Store {
-    /// What one client was offered on a day, at a port, by own address.
+    /// What this host offered to one client on a day, at a port, by own address.
     ///
     /// # Errors
     ///
@@ -216,7 +217,7 @@ impl Store {
             )?;
             let client = client.to_canonical().to_string();
             let rows = query.query_map(params![day.to_string(), client, port], |row| {
-                // A row that another hand wrote and that is not an address is left out rather than fatal.
+                // A row with an invalid address, for example after an edit by another program, is skipped.
                 let Ok(own) = row.get_ref(0)?.as_str()?.parse() else { return Ok(None) };
                 Ok(Some((own, Offers::read(row, 1)?)))
             })?;

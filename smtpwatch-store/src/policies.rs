@@ -1,5 +1,5 @@
-//! Known published policies: kept so that a restart does not lose a policy that was seen (RFC 8461 §10.2), and so
-//! that other processes can print it.
+//! Known published policies, stored so that a restart does not lose a policy that was once found (RFC 8461 §10.2), and
+//! so that other processes can print them. The writer thread stores what the look-ups of `smtpwatch-policy` find.
 
 use std::{collections::HashMap, net::IpAddr, sync::Arc};
 
@@ -17,7 +17,8 @@ use smtpwatch_system::clock::now;
 
 use super::{Store, StoreError};
 
-/// Domains that are kept, and mail hosts; the oldest make room, domains whose policy protects after the others.
+/// Maximum number of stored domains, and of stored mail hosts. The oldest are evicted first; domains whose policy
+/// protects are evicted last.
 pub const ROWS: i64 = 10_000;
 
 pub(super) const CREATE: &str = "
@@ -52,7 +53,7 @@ pub(super) const CREATE: &str = "
     ) STRICT, WITHOUT ROWID;
 ";
 
-/// An answer as JSON.
+/// The stored form of an answer, as JSON.
 #[derive(Serialize, Deserialize)]
 struct Saved<T> {
     state: String,
@@ -73,7 +74,7 @@ struct SavedMx {
     secure: bool,
 }
 
-/// Changes that wait to be written; of each subject the newest.
+/// Changes that wait to be written; the newest of each subject.
 #[derive(Default)]
 pub(super) struct Pending {
     domains: HashMap<String, Option<KnownDomain>>,
@@ -110,7 +111,7 @@ impl Pending {
             }
         }
         if let Some(list) = &self.list {
-            // One list is in use; what another URL gave is of no use any more.
+            // Only one list is in use; the list of another URL is obsolete.
             transaction.execute("DELETE FROM policy_list", [])?;
             transaction.execute(
                 "INSERT INTO policy_list VALUES (?1, ?2, ?3)",
@@ -118,7 +119,7 @@ impl Pending {
             )?;
         }
         if !self.domains.is_empty() {
-            // A policy that protects is the last to go (`Memory::protects`).
+            // A policy that protects is evicted last (`Memory::protects`).
             let protects = format!("mode IS NOT NULL AND mode <> 'none' AND expires > {}", now().0);
             trim(transaction, "policy_domain", "domain", &format!("{protects}, at"))?;
         }
@@ -130,7 +131,7 @@ impl Pending {
 }
 
 impl Store {
-    /// Writes what was learnt; twice is as good as once.
+    /// Writes learnt policies; writing them twice has no further effect.
     pub(super) fn write_policies(&mut self, pending: &Pending) -> Result<(), StoreError> {
         if pending.rows() == 0 {
             return Ok(());
@@ -142,7 +143,7 @@ impl Store {
         })
     }
 
-    /// Everything that is known of domains and mail hosts, the newest first.
+    /// All known domains and mail hosts, newest first.
     ///
     /// # Errors
     ///
@@ -150,7 +151,7 @@ impl Store {
     pub fn policies(&mut self) -> Result<Kept, StoreError> {
         self.sqlite(|connection| {
             let mut query = connection.prepare("SELECT * FROM policy_domain ORDER BY at DESC, domain")?;
-            // A row that another hand wrote and that cannot be read is left out rather than fatal.
+            // A row that cannot be parsed, for example after an edit by another program, is skipped.
             let domains = query.query_map([], domain)?.filter_map(Result::transpose).collect::<Result<_, _>>()?;
             let mut query = connection.prepare("SELECT * FROM policy_host ORDER BY at DESC, host")?;
             let hosts = query.query_map([], host)?.filter_map(Result::transpose).collect::<Result<_, _>>()?;
@@ -158,7 +159,7 @@ impl Store {
         })
     }
 
-    /// The list that was fetched last from this URL.
+    /// The list last fetched from this URL.
     ///
     /// # Errors
     ///
@@ -176,7 +177,7 @@ impl Store {
 fn write_domain(transaction: &Transaction<'_>, domain: &KnownDomain) -> rusqlite::Result<()> {
     let KnownDomain { name, facts, memory } = domain;
     let mx = saved(&facts.mx, |mx| SavedMx { hosts: mx.hosts.clone(), secure: mx.secure });
-    // The policy itself stands in its own columns.
+    // The policy itself is stored in columns of its own.
     let sts = saved(&facts.sts, |_| true);
     let (kept, failed) = (memory.kept.as_ref(), memory.failed.as_ref());
     let (by, error) = failed.map(|failed| failed_by(&failed.error)).unzip();
@@ -216,7 +217,7 @@ fn write_host(transaction: &Transaction<'_>, host: &KnownHost) -> rusqlite::Resu
     Ok(())
 }
 
-/// Rows beyond the bound go, in this order.
+/// Deletes the rows beyond the bound, in this order.
 fn trim(transaction: &Transaction<'_>, table: &str, key: &str, order: &str) -> rusqlite::Result<()> {
     let rows: i64 = transaction.query_row(&format!("SELECT count(*) FROM {table}"), [], |row| row.get(0))?;
     if rows > ROWS {
@@ -235,7 +236,7 @@ fn saved<T, S: Serialize>(answer: &Answer<T>, value: impl FnOnce(&T) -> S) -> St
         at: answer.at.0,
         until: answer.until.0,
     };
-    // Serialisation to a string of types whose keys are strings does not fail.
+    // Serialising types with string keys to a string cannot fail.
     serde_json::to_string(&saved).unwrap_or_default()
 }
 
@@ -243,7 +244,8 @@ fn restored<S: DeserializeOwned, T>(text: &str, value: impl FnOnce(S) -> Option<
     let saved: Saved<S> = serde_json::from_str(text).ok()?;
     let state = State::ALL.into_iter().find(|state| state.as_str() == saved.state)?;
     let value = saved.value.and_then(value);
-    // What holds has to be there: with another policy parser, or by another hand, it may not be.
+    // A valid answer needs its policy. It can be missing after a change of the policy parser, or after an edit by
+    // another program.
     if state == State::Valid && value.is_none() {
         return None;
     }

@@ -15,14 +15,15 @@ use super::{
     with_suffix,
 };
 
-/// The header of a database file (<https://www.sqlite.org/fileformat.html>, §1.3): its length, the string that it begins with, and
-/// the offsets of the page size (2 bytes), of the number of pages and of the application ID (4 bytes each), big-endian.
+/// Header of a database file (<https://www.sqlite.org/fileformat.html>, §1.3): its length, its leading string, and the
+/// offsets of the page size (2 bytes), the number of pages and the application ID (4 bytes each), all big-endian.
 const HEADER: usize = 100;
 const MAGIC: &[u8; 16] = b"SQLite format 3\0";
 const PAGE_SIZE: usize = 16;
 const PAGES: usize = 28;
 const APPLICATION: usize = 68;
-/// The header of the write-ahead log (§4.1): its length, and its first number, whose last bit is the byte order of checksums.
+/// Header of the write-ahead log (§4.1): its length, and its magic number, whose last bit is the byte order of the
+/// checksums.
 const LOG: &str = "-wal";
 const LOG_HEADER: u64 = 32;
 const LOG_MAGIC: u32 = 0x377f_0682;
@@ -44,7 +45,7 @@ impl FileId {
     }
 }
 
-/// What is wrong with the files.
+/// A fault of the store's files.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub(super) struct Fault {
     pub condition: Condition,
@@ -55,13 +56,13 @@ pub(super) struct Fault {
 /// The files of an open store.
 pub(super) struct Watch {
     path: PathBuf,
-    /// The store's file. It stays open as long as the store is: to close it ends the locks of SQLite (POSIX locks belong to the
-    /// process and the file).
+    /// The main file. It stays open as long as the store: closing it would release SQLite's locks, because POSIX locks
+    /// belong to the process and the file.
     file: File,
     id: FileId,
-    /// The write-ahead log and its index, as soon as they were seen.
+    /// The write-ahead log and its index, once they have been seen.
     sides: [Option<FileId>; SIDE_FILES.len()],
-    /// At the last check the file was shorter than its header says, as it is during a checkpoint.
+    /// At the last check the file was shorter than its header says, as during a checkpoint.
     short: bool,
 }
 
@@ -74,13 +75,13 @@ impl Watch {
         Ok(Self { path: path.to_owned(), file, id, sides, short: false })
     }
 
-    /// Whether this file is one of the store that is open.
+    /// Whether this file belongs to the open store.
     pub(super) fn is_ours(&self, path: &Path) -> bool {
         FileId::at(path).is_ok_and(|id| id == self.id || self.sides.contains(&Some(id)))
     }
 
-    /// Checks the files. `checkpoint` completes an interrupted checkpoint: until then the file may be shorter than its header
-    /// says.
+    /// Checks the files. `checkpoint` completes an interrupted checkpoint, during which the file may be shorter than
+    /// its header says.
     pub(super) fn examine(&mut self, checkpoint: impl FnOnce()) -> Option<Fault> {
         self.files().or_else(|| self.content(checkpoint)).or_else(|| {
             is_read_only(&self.path).then(|| Fault {
@@ -146,7 +147,7 @@ impl Watch {
 }
 
 impl Watch {
-    /// The file of the log does not contain a log: the next start would ignore it.
+    /// Whether the log file does not contain a valid log: the next start would ignore it.
     fn is_log_damaged(&self) -> bool {
         // SQLite holds no locks on this file that closing it could release. Opening a FIFO must not block.
         let log = File::options().read(true).custom_flags(libc::O_NONBLOCK).open(with_suffix(&self.path, LOG));

@@ -1,4 +1,5 @@
-//! The thread that writes the store.
+//! The thread that writes the store. [`Writer`] opens the store and owns the thread; the pipeline and the sinks send it
+//! changes through a [`StoreHandle`], a bounded queue. Each finding is stored before the journal gets it.
 
 mod recovery;
 mod reports;
@@ -33,74 +34,74 @@ use super::{
 use recovery::Faults;
 use reports::{Reported, Reports, Waiting};
 
-/// Changes that may wait for the writer thread; what comes when it is full is dropped and counted.
+/// Capacity of the writer's queue, in changes; when it is full, further changes are dropped and counted.
 pub const QUEUE: usize = 8_192;
-/// Changes are written at the latest after this.
+/// Maximum delay before a change is written.
 const BATCH_TIME: Duration = Duration::from_millis(500);
-/// A batch is written when it holds this many rows.
+/// Number of rows that completes a batch.
 const BATCH_ROWS: usize = 4_096;
-/// A finding is written at the latest after this: those that come together are written together.
+/// Maximum delay before a finding is written, so that simultaneous findings share a transaction.
 const FINDING_TIME: Duration = Duration::from_millis(50);
-/// Findings that wait while the store cannot be written; the oldest is evicted, and is counted as lost.
+/// Maximum number of findings that wait while the store cannot be written; the oldest is evicted and counted as lost.
 const FINDINGS: usize = 1_024;
-/// Findings are compared with their age this often.
+/// Interval between checks of the findings' age.
 const EXPIRY: Duration = Duration::from_secs(60);
-/// Requests of other processes that may wait for the pipeline.
+/// Maximum number of requests of other processes that wait for the pipeline.
 const REQUESTS: usize = 64;
-/// Pieces of history that may wait for the writer thread.
+/// Maximum number of pieces of history that wait for the writer thread.
 const RESTORES: usize = 8;
-/// Rows of history in one piece.
+/// Number of rows in one piece of history.
 pub const PIECE: usize = 512;
 
-/// What another process asks of the daemon: to forget a peer.
+/// A request of another process to the daemon: forget a peer.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Request {
-    /// Names the request when it is done.
+    /// Identifies the request in the store.
     pub id: i64,
-    /// Address or name.
+    /// Address or name of the peer.
     pub peer: String,
 }
 
-/// Hands a finding to the journal. The flag: it may be in the journal already. Returns whether the journal has queued it; then
-/// an [`Outcome`] follows.
+/// Sends a finding to the journal. The flag says that the journal may already have it. Returns whether the journal has
+/// queued it; an [`Outcome`] follows if it has.
 pub type Tell = Box<dyn FnMut(&Finding, bool) -> bool + Send>;
-/// Stores a finding.
+/// Called for each finding after it is stored.
 pub type OnRecord = Box<dyn FnMut(&Finding, &KeptAs) + Send>;
 
-/// The way to the journal and back.
+/// The connection to the journal.
 pub struct Reporter {
-    /// Hands a finding over.
+    /// Sends a finding to the journal.
     pub tell: Tell,
-    /// What came of it.
+    /// Results of queued findings.
     pub outcomes: Receiver<Outcome>,
 }
 
-/// What came of a finding that the journal had queued.
+/// The result of a finding that the journal had queued.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Outcome {
-    /// The finding.
+    /// The identifier of the finding.
     pub id: String,
-    /// The journal has it.
+    /// Whether the journal has written it.
     pub written: bool,
 }
 
-/// What is kept, and for how long.
+/// What is stored, and for how long.
 pub struct Keeping {
-    /// Peers whose history is held.
+    /// Maximum number of peers with stored history.
     pub peers: usize,
-    /// For how long findings are kept.
+    /// Retention of findings.
     pub retention: Retention,
-    /// Findings that are farther apart than this are two incidents.
+    /// Maximum gap between two findings of the same incident.
     pub window: Duration,
-    /// The journal gets each finding once it is stored; one that cannot be put there, as soon as that is known; and at the
-    /// start those that it did not get before. `None`: there is no journal, and nothing is noted for one.
+    /// The journal gets each finding once it is stored, or once storing has failed; at the start it gets the findings
+    /// that it lacks. `None`: there is no journal, and no finding is marked as unreported.
     pub journal: Option<Reporter>,
-    /// Gets each finding once it is stored.
+    /// Called for each finding after it is stored.
     pub on_record: OnRecord,
 }
 
 impl Keeping {
-    /// What a configuration says; without a journal.
+    /// The settings of a configuration, without a journal.
     #[must_use]
     pub fn of(config: &Config) -> Self {
         Self {
@@ -119,7 +120,7 @@ impl Default for Keeping {
     }
 }
 
-/// The writer thread. Dropped: what is queued is written, then the thread ends.
+/// The writer thread. On drop the queued changes are written, then the thread ends.
 pub struct Writer {
     handle: Option<StoreHandle>,
     thread: Option<JoinHandle<()>>,
@@ -130,11 +131,11 @@ pub struct Writer {
 #[derive(Default)]
 struct Counts {
     written: AtomicU64,
-    /// Rows that no store will ever hold.
+    /// Rows that will never be stored.
     lost: AtomicU64,
-    /// Attempts to write that failed; up to a batch of rows is kept and tried again.
+    /// Failed attempts to write; up to a batch of rows is retained and retried.
     failures: AtomicU64,
-    /// Sessions that did not fit in the counts of their day.
+    /// Sessions beyond the bounds of their day's counts.
     full: AtomicU64,
     /// The store lacks rows of history that the pipeline has.
     history_wanted: AtomicBool,
@@ -143,7 +144,7 @@ struct Counts {
     status: Mutex<Status>,
 }
 
-/// The way to the writer thread.
+/// Sends changes to the writer thread.
 #[derive(Clone)]
 pub struct StoreHandle {
     queue: SyncSender<Change>,
@@ -164,8 +165,8 @@ enum Change {
 }
 
 impl Writer {
-    /// Opens the store, reads the history that it holds, as far as there is room for it, and starts the thread. A damaged
-    /// store is set aside.
+    /// Opens the store, reads its history as far as the bound allows, and starts the thread. A damaged store is set
+    /// aside.
     ///
     /// # Errors
     ///
@@ -174,7 +175,7 @@ impl Writer {
         let (mut store, lock) = match Store::open(path) {
             Ok(store) => (store, super::lock(path)?),
             Err(StoreError::Damaged { what, .. }) => {
-                // Not under the hands of another one that goes on with it.
+                // The lock prevents that the store of a running daemon is set aside.
                 let lock = super::lock(path)?;
                 damage::set_aside_at_start(path, &what, now())?;
                 (Store::open(path)?, lock)
@@ -214,32 +215,33 @@ impl Writer {
         Ok((Self { handle: Some(handle), thread: Some(thread), requests, counts }, entries))
     }
 
-    /// The way to the thread.
+    /// A sender to the thread.
     #[must_use]
     pub fn handle(&self) -> Option<StoreHandle> {
         self.handle.clone()
     }
 
-    /// Whether the store lacks rows of history: it was made again, or could not be written for long. They are given with
-    /// [`StoreHandle::restore`]. Says so once.
+    /// Whether the store lacks rows of history, because it was recreated or could not be written for a long time. The
+    /// caller sends them with [`StoreHandle::restore`]. Reading resets the flag.
     #[must_use]
     pub fn history_wanted(&self) -> bool {
         self.counts.history_wanted.swap(false, Ordering::Relaxed)
     }
 
-    /// How the store is doing.
+    /// The condition of the store.
     #[must_use]
     pub fn status(&self) -> Status {
         self.counts.status().clone()
     }
 
-    /// The next thing that another process asks; answered with [`StoreHandle::done`].
+    /// The next request of another process; the caller confirms it with [`StoreHandle::done`].
     #[must_use]
     pub fn request(&self) -> Option<Request> {
         self.requests.try_recv().ok()
     }
 
-    /// Writes what is queued and ends the thread; returns how many rows were lost. Every handle must be gone.
+    /// Writes the queued changes and ends the thread; returns the number of lost rows. All handles must be dropped
+    /// before.
     #[must_use]
     pub fn finish(mut self) -> u64 {
         self.join();
@@ -247,14 +249,14 @@ impl Writer {
     }
 
     fn join(&mut self) {
-        // The thread ends when the last handle is gone.
+        // The thread ends when the last handle is dropped.
         self.handle = None;
         if let Some(thread) = self.thread.take() {
             let _ = thread.join();
         }
     }
 
-    /// Rows written; and rows lost or without room, together with attempts that failed.
+    /// Rows written; and lost rows plus failed attempts to write.
     #[must_use]
     pub fn counts(&self) -> (u64, u64) {
         let Counts { written, lost, failures, full, .. } = &*self.counts;
@@ -265,7 +267,7 @@ impl Writer {
 
 impl Counts {
     fn status(&self) -> MutexGuard<'_, Status> {
-        // What a panicking thread left is whole: it is set in one assignment.
+        // A panicking thread leaves a valid value: it is set in one assignment.
         self.status.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -277,25 +279,25 @@ impl Drop for Writer {
 }
 
 impl StoreHandle {
-    /// One that waits for a slow disk. Without this a change is dropped, and counted, when the queue is full: packets do
-    /// not wait.
+    /// A handle that waits for a slow disk. Any other handle drops and counts a change when the queue is full: packets
+    /// do not wait.
     #[must_use]
     pub fn patient(self) -> Self {
         Self { patient: true, ..self }
     }
 
-    /// A row changed.
+    /// Stores a changed row.
     pub fn keep(&self, key: HistoryKey, record: HistoryRecord) {
         self.send(Change::Keep(key, record));
     }
 
-    /// Whether [`Self::restore`] would take rows: the writer has few of them to write.
+    /// Whether [`Self::restore`] would accept rows: the writer has few of them left to write.
     #[must_use]
     pub fn takes_history(&self) -> bool {
         self.counts.restoring.load(Ordering::Relaxed) < RESTORES
     }
 
-    /// Rows as they are in memory. False: the queue is full, they are to be given again later.
+    /// Stores rows of history as they are in memory. False: the queue is full, and the caller must retry.
     #[must_use]
     pub fn restore(&self, rows: Vec<Entry>) -> bool {
         self.counts.restoring.fetch_add(1, Ordering::Relaxed);
@@ -306,32 +308,33 @@ impl StoreHandle {
         taken
     }
 
-    /// A row is gone.
+    /// Deletes a row.
     pub fn forget(&self, key: HistoryKey) {
         self.send(Change::Forget(key));
     }
 
-    /// A request is done in memory: what the store holds of the peer goes too. Were this lost, the request would come again.
+    /// Confirms that a request is done in memory: the store then deletes the peer's rows. If the confirmation is lost,
+    /// the request is repeated.
     pub fn done(&self, request: Request) {
         self.send(Change::Done(request));
     }
 
-    /// An outbound session, for the TLS report of its day.
+    /// Counts an outbound session for the TLS report of its day.
     pub fn delivery(&self, delivery: Box<Delivery>) {
         self.send(Change::Delivery(delivery));
     }
 
-    /// A TLS report is done with.
+    /// Records that a TLS report needs no further delivery.
     pub fn reported(&self, reported: deliveries::Reported) {
         self.send(Change::Reported(Box::new(reported)));
     }
 
-    /// An inbound session ended at this time: what its client was offered.
+    /// Counts what an inbound session, which ended at this time, offered to its client.
     pub fn offer(&self, session: SessionSummary, at: Timestamp) {
         self.send(Change::Offer(Box::new(session), at));
     }
 
-    /// A finding was made. Gives it back where it cannot be taken.
+    /// Stores a finding. Returns it as the error if the queue is full.
     pub fn finding(&self, finding: Box<Finding>) -> Result<(), Box<Finding>> {
         let change = Change::Finding(finding);
         let refused = if self.patient {
@@ -350,7 +353,7 @@ impl StoreHandle {
         }
     }
 
-    /// Something was learnt of published policies.
+    /// Stores what a look-up of published policies found.
     pub fn policy(&self, known: Known) {
         self.send(Change::Policy(Box::new(known)));
     }
@@ -372,20 +375,20 @@ struct Worker {
     changes: Receiver<Change>,
     asked: SyncSender<Request>,
     counts: Arc<Counts>,
-    /// The newest state of each changed row; `None`: deleted.
+    /// The newest state of each changed row; `None` if it was deleted.
     pending: HashMap<HistoryKey, Option<HistoryRecord>>,
     done: Vec<Request>,
     deliveries: deliveries::Pending,
     offers: offers::Pending,
     policies: policies::Pending,
-    /// Those that wait to be put on record.
+    /// Findings that wait to be stored.
     findings: VecDeque<Waiting>,
     reports: Reports,
     keeping: Keeping,
-    /// When findings were compared with their age last.
+    /// Time of the last check of the findings' age.
     expired: Option<Instant>,
     faults: Faults,
-    /// The log has said that the counts of a day are full.
+    /// The log has reported that the counts of a day are full.
     full: bool,
 }
 
@@ -414,16 +417,16 @@ impl Worker {
         self.counts.lost.fetch_add((self.rows() + self.findings.len()) as u64, Ordering::Relaxed);
     }
 
-    /// Hands requests of other processes to the pipeline.
+    /// Passes requests of other processes to the pipeline.
     fn hand_over(&mut self, handed_over: &mut HashMap<i64, u32>) {
-        // A request is handed over once; it is asked for again when it is not done within this many rounds.
+        // A request is passed on once, and again if it is not done within this many rounds.
         const PATIENCE: u32 = 10;
         match self.store.requests() {
             Ok(requests) => {
                 handed_over.retain(|id, _| requests.iter().any(|request| request.id == *id));
                 for request in requests {
                     let rounds = handed_over.entry(request.id).or_insert(0);
-                    // The pipeline takes requests between packets: a full queue is tried again next round.
+                    // The pipeline accepts requests between packets; with a full queue the next round tries again.
                     if !rounds.is_multiple_of(PATIENCE) || self.asked.try_send(request).is_ok() {
                         *rounds += 1;
                     }
@@ -433,23 +436,24 @@ impl Worker {
         }
     }
 
-    /// Rows that wait to be written.
+    /// Number of rows that wait to be written.
     fn rows(&self) -> usize {
         self.pending.len() + self.counted_rows()
     }
 
-    /// Those of them that the pipeline does not have any more.
+    /// Number of waiting rows that the pipeline does not hold in memory.
     fn counted_rows(&self) -> usize {
         self.deliveries.rows() + self.offers.rows() + self.policies.rows()
     }
 
-    /// Gathers changes for one batch. False: every handle is gone.
+    /// Collects changes for one batch. False: all handles are dropped.
     fn collect(&mut self) -> bool {
         let begin = Instant::now();
-        // What the journal has taken is noted soon: after a crash it is reported once more until then.
+        // The marks of findings in the journal are removed soon: after a crash, findings with a mark are reported once
+        // more.
         let mut end = begin + if self.reports.are_awaited() { FINDING_TIME } else { BATCH_TIME };
         loop {
-            // Changes wait in the queue while their batch cannot be written; findings wait for nothing.
+            // While writes fail, changes stay in the queue; findings are accepted all the same.
             if self.rows() >= BATCH_ROWS {
                 if !self.faults.are_writes_failing() {
                     return true;
@@ -464,7 +468,7 @@ impl Worker {
                     self.pending.extend(rows.into_iter().map(|(key, record)| (key, Some(record))));
                 }
                 Ok(Change::Done(request)) => {
-                    // Rows from before the request go with it; rows from after it stay.
+                    // Rows changed before the request are dropped with it; rows changed after it stay.
                     self.pending.retain(|key, _| !is_peer(key, &request.peer));
                     if !self.done.contains(&request) {
                         self.done.push(request);
@@ -481,7 +485,7 @@ impl Worker {
                         self.counts.lost.fetch_add(1, Ordering::Relaxed);
                     }
                     self.findings.push_back(Waiting { finding, reported: Reported::No });
-                    // The bound of one batch, also when they come faster than they are written.
+                    // The bound of one batch, even if findings arrive faster than they are written.
                     if self.findings.len() >= FINDINGS {
                         return true;
                     }
@@ -492,8 +496,8 @@ impl Worker {
         }
     }
 
-    /// Of what cannot be written, keeps only what fits. The pipeline has the history, and gives it again; of the rest rows are
-    /// lost, and counted.
+    /// Limits what waits while the store cannot be written. The pipeline holds the history and can send it again; other
+    /// rows are lost and counted.
     fn make_room(&mut self) {
         if !self.pending.is_empty() {
             self.pending.clear();
@@ -506,7 +510,7 @@ impl Worker {
         }
     }
 
-    /// Stores findings, and hands them to the journal.
+    /// Stores findings, and passes them to the journal.
     fn flush_findings(&mut self) {
         if self.findings.is_empty() {
             return;
@@ -540,7 +544,7 @@ impl Worker {
         }
     }
 
-    /// Removes findings that are not wanted any more.
+    /// Removes findings beyond the retention limits.
     fn expire(&mut self) {
         let Retention { findings, octets, .. } = self.keeping.retention;
         let over = self.store.held.findings > findings || self.store.held.octets > octets;
@@ -548,7 +552,7 @@ impl Worker {
             return;
         }
         match self.store.expire(&self.keeping.retention, now()) {
-            // More may wait for the next round.
+            // If findings were removed, the next round continues.
             Ok(gone) => self.expired = (gone == 0).then(Instant::now),
             Err(error) => self.fail(&error),
         }
@@ -585,7 +589,7 @@ impl Worker {
         }
     }
 
-    /// Whether a store that could not be written can be, when nothing else is to be written.
+    /// While the store cannot be written and nothing waits, tests whether it can be written again.
     fn probe(&mut self) {
         let waits = self.rows() > 0 || !self.findings.is_empty();
         if waits || !self.faults.are_writes_failing() || !self.faults.may_write() {

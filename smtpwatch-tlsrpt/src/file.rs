@@ -1,4 +1,5 @@
-//! A report as a file: its name (RFC 8460 §5.1), gzip, and an atomic write.
+//! A report as a file: its name (RFC 8460 §5.1), gzip, and an atomic write. [`Packed`] is what the sender writes, mails
+//! or posts.
 
 use std::{
     fs::{DirBuilder, File, OpenOptions},
@@ -14,40 +15,40 @@ use super::report::Report;
 /// A report, ready to be written or sent.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Packed {
-    /// Its file name.
+    /// The file name.
     pub name: String,
-    /// The JSON, by gzip.
+    /// The JSON, compressed with gzip.
     pub gzip: Vec<u8>,
 }
 
 impl Packed {
-    /// Packs a report about `domain`, of which `id` is the unique part.
+    /// Packs a report about `domain`; `id` is the unique part of the file name.
     #[must_use]
     pub fn new(report: &Report, submitter: &str, domain: &str, id: &str) -> Self {
         let range = report.date_range;
         let (begin, end) = (range.start_datetime.as_secs(), range.end_datetime.as_secs());
         let named = |domain: &str| format!("{}!{domain}!{begin}!{end}!{id}.json.gz", plain(submitter));
         let domain = plain(domain);
-        // The unique part tells the report of a domain whose name has no room.
+        // For a domain whose name is cut off, the unique part identifies the report.
         let room = NAME.saturating_sub(named("").len());
         let name = named(&domain.chars().take(room).collect::<String>());
         let mut encoder = GzEncoder::new(Vec::new(), Compression::default());
-        // Writing to memory does not fail.
+        // Writing to memory cannot fail.
         let gzip = encoder.write_all(report.json().as_bytes()).and_then(|()| encoder.finish()).unwrap_or_default();
         Self { name, gzip }
     }
 
-    /// Writes it into a directory, which is made if it is missing. A reader finds the whole file or none.
+    /// Writes the file into a directory, which is created if it is missing. A reader finds the whole file or none.
     ///
     /// # Errors
     ///
-    /// What the system said.
+    /// The file or directory cannot be written.
     pub fn write(&self, directory: &Path) -> io::Result<PathBuf> {
         DirBuilder::new().recursive(true).mode(0o750).create(directory)?;
         let (path, unfinished) = (directory.join(&self.name), directory.join(format!(".{}.tmp", self.name)));
         let written = self.write_to(&unfinished).and_then(|()| std::fs::rename(&unfinished, &path));
         if let Err(error) = written {
-            // What is left of it is of no use to anyone.
+            // The unfinished file is useless.
             let _ = std::fs::remove_file(&unfinished);
             return Err(error);
         }
@@ -61,10 +62,10 @@ impl Packed {
     }
 }
 
-/// Bytes of a file's name, with room for what an unfinished one has in addition (NAME_MAX is 255).
+/// Maximum length of a file name, in bytes, with room for the suffix of an unfinished file (NAME_MAX is 255).
 const NAME: usize = 248;
 
-/// A domain as part of a file name; what no domain has does not get into it.
+/// A domain as part of a file name; characters that no domain has are removed.
 fn plain(domain: &str) -> String {
     let allowed = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '-' | '_');
     domain.chars().map(|c| if allowed(c) { c } else { '_' }).collect()

@@ -1,5 +1,6 @@
-//! Parses reports of others: JSON, gzip, zip, a message with one of them (RFC 8460 §5), or a mailbox of such
-//! messages. The input is untrusted: everything is bounded, and rejected with a reason.
+//! Parses reports of other senders: JSON, gzip, zip, a message with one of them (RFC 8460 §5), or a mailbox of such
+//! messages. The input is untrusted: everything is bounded, and rejected with a reason. [`read`] is the entry point of
+//! `smtpwatch tlsrpt import`.
 
 mod zip;
 
@@ -23,16 +24,16 @@ use smtpwatch_system::whole_file;
 use self::zip::ZipError;
 use super::report::{REPORT_BYTES, Report, ReportError};
 
-/// Bytes of a file; a longer one is refused.
+/// Maximum size of a file in bytes; a larger one is rejected.
 pub const FILE_BYTES: u64 = 64 * 1024 * 1024;
-/// Reports of one message, or of one archive; a longer row of them is refused.
+/// Maximum number of reports in one message or archive; one with more is rejected.
 pub const ATTACHMENTS: usize = 32;
-/// Messages of one mailbox; those beyond are refused.
+/// Maximum number of messages in one mailbox; further ones are rejected.
 pub const MESSAGES: usize = 10_000;
-/// Messages within messages that are looked into.
+/// Maximum nesting of messages.
 const DEPTH: usize = 4;
 
-/// Padding is often cut off.
+/// Padding is optional, because it is often missing.
 const BASE64: GeneralPurpose = GeneralPurpose::new(
     &STANDARD,
     GeneralPurposeConfig::new()
@@ -40,31 +41,31 @@ const BASE64: GeneralPurpose = GeneralPurpose::new(
         .with_decode_allow_trailing_bits(true),
 );
 
-/// Why there is no report in a file.
+/// Why a file has no valid report.
 #[derive(Debug, thiserror::Error)]
 pub enum InboundError {
     /// The file cannot be read.
     #[error("cannot be read: {0}")]
     Read(#[from] io::Error),
-    /// The file is too long.
+    /// The file exceeds the maximum size.
     #[error("longer than {FILE_BYTES} bytes, the maximum for a TLS report")]
     TooLong,
-    /// It is damaged, or cut off.
+    /// The gzip data is damaged or truncated.
     #[error("the gzip data are damaged or cut off: {0}")]
     Gzip(io::Error),
-    /// Something follows the gzip data that is not padding.
+    /// The gzip data is followed by bytes that are not padding.
     #[error("{0} bytes after the gzip data are not read: they are neither gzip nor padding")]
     Trailing(usize),
-    /// The archive cannot be used.
+    /// The zip archive is invalid.
     #[error("zip: {0}")]
     Zip(#[from] ZipError),
-    /// It inflates to more than any report has.
+    /// The data inflates beyond the maximum size of a report.
     #[error("inflates to more than {REPORT_BYTES} bytes: rejected as a gzip bomb")]
     Bomb,
-    /// It is not a report, or one that contradicts itself.
+    /// The content is not a report, or contradicts itself.
     #[error(transparent)]
     Report(#[from] ReportError),
-    /// It is something else.
+    /// The file has an unknown format.
     #[error(
         "neither JSON, nor gzip, nor zip, nor a message with a TLS report in it (application/tlsrpt+gzip or +json, or a \
          part that is one by its content)"
@@ -73,25 +74,26 @@ pub enum InboundError {
     /// Too many attachments.
     #[error("a message with more than {ATTACHMENTS} reports")]
     TooMany,
-    /// Messages within messages within messages.
+    /// Messages are nested too deeply.
     #[error("a message that was forwarded more than {DEPTH} times is not examined")]
     TooDeep,
     /// Too many messages.
     #[error("{0} messages after the first {MESSAGES} are not read: split the mailbox")]
     TooManyMessages(usize),
-    /// One of several messages.
+    /// The error is in one of several messages.
     #[error("message {number}: {error}")]
     InMessage {
-        /// Its place in the mailbox, from 1.
+        /// The position in the mailbox, starting at 1.
         number: usize,
-        /// Why.
+        /// The error of this message.
         error: Box<InboundError>,
     },
 }
 
 type Found = Vec<Result<Report, InboundError>>;
 
-/// The reports in a file; `now` tells which dates cannot be. Where one of several is refused, the others are there.
+/// The reports in a file; `now` bounds the dates that are plausible. If one of several is rejected, the others are
+/// returned all the same.
 ///
 /// # Errors
 ///
@@ -104,7 +106,7 @@ pub fn read(path: &Path, now: Timestamp) -> Result<Vec<Result<Report, InboundErr
     }
 }
 
-/// The reports in the bytes of a file: at least one answer.
+/// The reports in the bytes of a file; always at least one result.
 #[must_use]
 pub fn reports(bytes: &[u8], now: Timestamp) -> Vec<Result<Report, InboundError>> {
     let mut found = Vec::new();
@@ -128,8 +130,9 @@ pub fn reports(bytes: &[u8], now: Timestamp) -> Vec<Result<Report, InboundError>
     found
 }
 
-/// The messages of a mailbox (RFC 4155): each after a line that begins with `From `, at the begin or after an empty line, and
-/// before a header field. Some programs leave the empty line out: there the line must end with a date. A message alone is one.
+/// The messages of a mailbox (RFC 4155): each follows a line that begins with `From `, at the start of the file or
+/// after an empty line, and before a header field. Some programs omit the empty line: then the line must end with a
+/// date. A single message without such a line is accepted too.
 fn messages(bytes: &[u8]) -> Vec<&[u8]> {
     const MARK: &[u8] = b"From ";
     let bytes = bytes.strip_prefix(b"\xef\xbb\xbf").unwrap_or(bytes).trim_ascii_start();
@@ -158,7 +161,8 @@ fn messages(bytes: &[u8]) -> Vec<&[u8]> {
     starts.iter().zip(ends).map(|((_, begin), end)| &bytes[*begin..end]).collect()
 }
 
-/// The end of `From anna@example.org Mon Nov 30 00:00:00 2026`, with a time zone or without (RFC 4155, appendix A).
+/// Whether a line ends like `From anna@example.org Mon Nov 30 00:00:00 2026`, with or without a time zone (RFC 4155,
+/// appendix A).
 fn ends_with_date(line: &[u8]) -> bool {
     let words: Vec<&[u8]> = line.split(u8::is_ascii_whitespace).filter(|word| !word.is_empty()).collect();
     let is_time = |word: &[u8]| {
@@ -171,7 +175,7 @@ fn ends_with_date(line: &[u8]) -> bool {
         && words.iter().rev().take(2).any(|word| is_year(word))
 }
 
-/// `name: value`, or a line of an older mailbox that begins with `>From `.
+/// Whether a line is a header field, or a line of an older mailbox that begins with `>From `.
 fn is_header(line: &[u8]) -> bool {
     let name = line.iter().position(|byte| *byte == b':').map_or(&b""[..], |colon| &line[..colon]);
     !name.is_empty() && name.iter().all(|byte| byte.is_ascii_graphic()) || line.starts_with(b">From ")
@@ -208,7 +212,7 @@ fn look_into(message: &Message<'_>, depth: usize, now: Timestamp, found: &mut Fo
     }
 }
 
-/// The content of a part. Where the last boundary is missing the parser leaves it encoded, with what follows.
+/// The decoded content of a part. If the last boundary is missing, the parser returns it encoded, with what follows it.
 fn content<'a>(part: &'a mail_parser::MessagePart<'_>) -> Cow<'a, [u8]> {
     let bytes = part.contents();
     let encoding = part.content_transfer_encoding().unwrap_or_default();
@@ -220,7 +224,8 @@ fn content<'a>(part: &'a mail_parser::MessagePart<'_>) -> Cow<'a, [u8]> {
     BASE64.decode(text).map_or(Cow::Borrowed(bytes), Cow::Owned)
 }
 
-/// RFC 8460 §6.4 and §6.5; and what some senders write instead, where the name of the file or the content tells.
+/// Whether a part is a report: the media types of RFC 8460 §6.4 and §6.5, or other types that some senders use, if the
+/// file name or the content shows a report.
 fn is_report(part: &mail_parser::MessagePart<'_>) -> bool {
     let kind = part.content_type();
     let subtype = kind.and_then(|kind| kind.subtype()).unwrap_or_default().to_ascii_lowercase();
@@ -235,17 +240,17 @@ fn is_report(part: &mail_parser::MessagePart<'_>) -> bool {
     let is_packed = is_gzip(content) || zip::is_zip(content);
     match subtype.as_str() {
         "gzip" | "x-gzip" | "zip" | "x-zip-compressed" | "octet-stream" => is_packed || is_json_report(content),
-        // What people write to each other is not a report, however it begins.
+        // Ordinary text of a mail is not a report, whatever its first characters are.
         _ => is_json_report(content),
     }
 }
 
-/// The reports of a content: one, or the lines of several.
+/// Parses the reports in some content: one report, or several, one per line.
 fn report(bytes: &[u8], now: Timestamp, found: &mut Found) {
     if zip::is_zip(bytes) {
         match zip::files(bytes, ATTACHMENTS, REPORT_BYTES) {
             Ok(files) => files.into_iter().for_each(|file| match file {
-                // An archive within an archive is not looked into.
+                // Nested archives are not extracted.
                 Ok(file) => unpacked(&file, now, found),
                 Err(error) => found.push(Err(error.into())),
             }),
@@ -264,19 +269,19 @@ fn unpacked(bytes: &[u8], now: Timestamp, found: &mut Found) {
         Ok(inflated) => inflated,
         Err(error) => return found.push(Err(error)),
     };
-    // Packed by the program that wrote it, and again by the one that sent it.
+    // Data can be compressed twice, by the program that wrote it and by the one that sent it.
     match is_gzip(&text).then(|| inflate(&text)) {
         Some(Ok((inner, _))) => json(&inner, now, found),
         Some(Err(error)) => found.push(Err(error)),
         None => json(&text, now, found),
     }
-    // Mail programs add line ends, and some file systems fill up with zeros.
+    // Mail programs add line ends, and some file systems pad with zeros.
     if !rest.iter().all(|byte| byte.is_ascii_whitespace() || *byte == 0) {
         found.push(Err(InboundError::Trailing(rest.len())));
     }
 }
 
-/// The text of gzip data, all members of them, and what follows.
+/// Inflates all members of gzip data; returns the text and the bytes that follow.
 fn inflate(bytes: &[u8]) -> Result<(Vec<u8>, &[u8]), InboundError> {
     let (mut text, mut rest) = (Vec::new(), bytes);
     while is_gzip(rest) {
@@ -309,7 +314,7 @@ fn json(bytes: &[u8], now: Timestamp, found: &mut Found) {
     found.push(Err(InboundError::TooMany));
 }
 
-/// Without a byte order mark; UTF-16 with one as UTF-8.
+/// The text as UTF-8: removes a byte order mark, and converts UTF-16 that has one.
 fn utf8(bytes: &[u8]) -> Cow<'_, [u8]> {
     let unit: fn([u8; 2]) -> u16 = match bytes {
         [0xef, 0xbb, 0xbf, rest @ ..] => return Cow::Borrowed(rest),
@@ -334,7 +339,7 @@ fn is_json(bytes: &[u8]) -> bool {
     utf8(&bytes[..bytes.len().min(64)]).trim_ascii_start().starts_with(b"{")
 }
 
-/// A JSON object with the two keys that every report has (RFC 8460 §4.4).
+/// Whether the content is a JSON object with the two keys that every report has (RFC 8460 §4.4).
 fn is_json_report(bytes: &[u8]) -> bool {
     is_json(bytes) && {
         let text = utf8(bytes);
@@ -397,13 +402,13 @@ mod tests {
             attached.clone().into_bytes(),
             message(&[part("application/tlsrpt+json", JSON.as_bytes())]).into_bytes(),
             message(&[part("application/octet-stream; name=\"a!b!1!2.json.gz\"", &packed)]).into_bytes(),
-            // Without parts.
+            // Not multipart.
             format!(
                 "Subject: x\r\nContent-Type: application/tlsrpt+gzip\r\nContent-Transfer-Encoding: base64\r\n\r\n{}",
                 folded(&packed)
             )
             .into_bytes(),
-            // Multipart within multipart; and forwarded as a message.
+            // Multipart within multipart, and a forwarded message.
             format!("Content-Type: multipart/mixed; boundary=o\r\n\r\n--o\r\n{attached}\r\n--o--\r\n").into_bytes(),
             format!(
                 "Content-Type: multipart/mixed; boundary=o\r\n\r\n--o\r\nContent-Type: message/rfc822\r\n\r\n{attached}\
@@ -418,7 +423,7 @@ mod tests {
         assert_eq!((found.len(), found[0].as_str()), (2, "7"));
     }
 
-    /// Each of the inputs beside this repository, and its siblings.
+    /// Variants of report files, as senders and mail programs produce them.
     #[test]
     fn reports_are_read_as_they_are_meant() {
         let packed = gzip(JSON.as_bytes());
@@ -456,7 +461,7 @@ mod tests {
                 .into_bytes(),
                 vec!["7", "7"],
             ),
-            // A paragraph that begins like a message is none.
+            // A paragraph that begins like a mailbox line.
             (
                 format!(
                     "From a@b Mon Nov 30 00:00:00 2026\r\n{}",
@@ -468,7 +473,7 @@ mod tests {
         ] {
             assert_eq!(ids(&bytes), read, "{}", String::from_utf8_lossy(&bytes));
         }
-        // What is not read is said, beside what is.
+        // Unread bytes are reported in addition to the report.
         let found = ids(&[packed.as_slice(), b"more"].concat());
         assert_eq!(found[0], "7");
         assert!(found[1].contains("4 bytes after the gzip data are not read"), "{found:?}");

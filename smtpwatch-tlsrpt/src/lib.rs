@@ -1,10 +1,11 @@
-//! SMTP TLS reports (RFC 8460): reports about mail that left this host, and reports of others, compared with what
-//! this host offered.
+//! SMTP TLS reports (RFC 8460): reports about mail that this host sent, and reports of other senders, compared with
+//! what this host offered.
 //!
-//! Outbound: `smtpwatch_store::deliveries` → [`outbound`] → [`mod@file`], [`mail`], HTTPS; [`schedule`] decides when, [`sender`]
-//! does the work. Inbound: [`inbound`] parses, [`reconcile`] compares with `smtpwatch_store::offers`.
+//! Outbound: `smtpwatch_store::deliveries` → [`outbound`] → [`mod@file`], [`mail`], HTTPS; [`schedule`] decides when,
+//! and the thread of [`sender`] does the work. Inbound: [`inbound`] parses, [`reconcile`] compares with
+//! `smtpwatch_store::offers`.
 //!
-//! Imports `smtpwatch-store` (what is counted by day), `smtpwatch-policy` (where reports go, HTTPS), `smtpwatch-core`,
+//! Imports `smtpwatch-store` (the daily counts), `smtpwatch-policy` (TXT records, HTTPS), `smtpwatch-core`,
 //! `smtpwatch-config` and `smtpwatch-system`; sees no packet.
 
 pub mod file;

@@ -1,4 +1,5 @@
-//! A report as a message (RFC 8460 §5.3), passed to the local mail server, which signs (DKIM) and delivers it.
+//! A report as a message (RFC 8460 §5.3), passed to the local mail server, which signs (DKIM) and delivers it. The
+//! sender builds a [`Letter`] for each `mailto` target.
 
 use std::{
     net::SocketAddr,
@@ -17,29 +18,29 @@ use smtpwatch_core::Timestamp;
 
 use super::{file::Packed, outbound::Reporter};
 
-/// The local mail server has so long for each step.
+/// Timeout of each SMTP command at the local mail server.
 const TIME: Duration = Duration::from_secs(30);
 
-/// Why a report was not handed over.
+/// Why a report was not accepted by the mail server.
 #[derive(Debug, thiserror::Error)]
 pub enum MailError {
-    /// The message cannot be made.
+    /// The message cannot be built.
     #[error("cannot create the message: {0}")]
     Message(String),
-    /// The server does not take it.
+    /// The server rejected the message.
     #[error("the mail server {server} does not accept it: {why}: see [tlsrpt] smtp")]
     Server {
-        /// The server.
+        /// Address of the server.
         server: SocketAddr,
-        /// What it said.
+        /// The reply or error.
         why: String,
-        /// It will not take it later either.
+        /// A retry would fail too.
         permanent: bool,
     },
 }
 
 impl MailError {
-    /// Whether another attempt is of no use.
+    /// Whether a retry would fail too.
     #[must_use]
     pub const fn is_permanent(&self) -> bool {
         match self {
@@ -49,29 +50,29 @@ impl MailError {
     }
 }
 
-/// What a message is made of.
+/// The input of a message.
 #[derive(Clone, Copy, Debug)]
 pub struct Letter<'a> {
-    /// Who reports.
+    /// The reporting organization.
     pub reporter: &'a Reporter,
     /// The sender's address.
     pub from: &'a str,
-    /// Where the domain wants it.
+    /// The recipient that the domain requests.
     pub to: &'a str,
-    /// The domain.
+    /// The policy domain of the report.
     pub domain: &'a str,
     /// The unique part of the report's name.
     pub id: &'a str,
-    /// The report.
+    /// The attached report.
     pub report: &'a Packed,
 }
 
 impl Letter<'_> {
-    /// The message.
+    /// Builds the message.
     ///
     /// # Errors
     ///
-    /// An address is none.
+    /// An address is invalid.
     pub fn message(&self, now: Timestamp) -> Result<Message, MailError> {
         let Self { reporter, from, to, domain, id, report } = self;
         let submitter = &reporter.submitter;
@@ -98,15 +99,15 @@ impl Letter<'_> {
             .message_id(Some(report_id))
             .raw_header(header("TLS-Report-Domain", domain)?)
             .raw_header(header("TLS-Report-Submitter", submitter)?)
-            // It must arrive also where TLS is what fails (RFC 8460 §3, RFC 8689 §3).
+            // Requests delivery even if TLS fails, because TLS failures are the subject (RFC 8460 §3, RFC 8689 §3).
             .raw_header(header("TLS-Required", "No")?)
-            // No answers to it from programs (RFC 3834 §5).
+            // Suppresses automatic replies (RFC 3834 §5).
             .raw_header(header("Auto-Submitted", "auto-generated")?)
             .multipart(parts)
             .map_err(|error| MailError::Message(error.to_string()))
     }
 
-    /// Hands it to the mail server at `server`.
+    /// Sends the message to the mail server at `server`.
     ///
     /// # Errors
     ///

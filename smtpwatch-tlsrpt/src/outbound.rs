@@ -1,4 +1,5 @@
-//! This host's report about a policy domain and day, from the counts in the store.
+//! Builds this host's report about a policy domain and day from the counts in the store. [`Reporter`] is the reporting
+//! organization; the sender thread and `smtpwatch tlsrpt report` call it.
 
 use std::fmt::Write as _;
 
@@ -60,7 +61,7 @@ impl Reporter {
         })
     }
 
-    /// A pseudo-random number that is constant for this report.
+    /// A pseudo-random number that is constant for this report; it spreads the sending times.
     #[must_use]
     pub fn lot(&self, day: Day, domain: &str) -> u64 {
         let digest = self.digest(day, domain);
@@ -93,7 +94,7 @@ fn policy_report(domain: &str, sessions: PolicySessions) -> PolicyReport {
                 PolicyType::Tlsa | PolicyType::Sts => sessions.policy.strings,
                 PolicyType::NoPolicyFound => Vec::new(),
             },
-            // Receivers reject reports without it.
+            // Receivers reject reports without the policy domain.
             policy_domain: domain.to_owned(),
             mx_host: sessions.policy.mx_hosts,
         },

@@ -1,6 +1,7 @@
-//! Compares reports of others with what this host offered (docs/threats.md G9). If a sender reports that STARTTLS was
-//! not offered, and the own record shows that it was, a device in between removed it. The two records are
-//! independent; if the own record is incomplete, nothing is concluded.
+//! Compares reports of other senders with what this host offered (docs/threats.md G9). If a sender reports that
+//! STARTTLS was not offered, and this host's record shows that it was, a device in between removed the offer. The two
+//! records are independent; if this host's record is incomplete, nothing is concluded. [`reconcile`] is the entry point
+//! of `smtpwatch tlsrpt import`.
 
 use std::{
     collections::BTreeMap,
@@ -21,51 +22,51 @@ use smtpwatch_store::offers::Offers;
 
 use super::report::{DateRange, Report, Word};
 
-/// TLS reports are about mail between servers.
+/// TLS reports cover mail between servers, on port 25.
 const PORT: u16 = 25;
 /// The row of the threat table.
 const RULE: &str = "G9";
-/// Characters of a stranger's text that are quoted.
+/// Maximum number of quoted characters from a foreign report.
 const QUOTED: usize = 200;
 
-/// What a sender says of sessions between two addresses.
+/// A sender's statement about its sessions between two addresses.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Claim {
-    /// Its address, as the report has it; empty: it does not say.
+    /// The sender's address as reported; empty if the report has none.
     pub sending: String,
-    /// Our address, as the report has it; empty: it does not say.
+    /// This host's address as reported; empty if the report has none.
     pub receiving: String,
-    /// A name of ours that it used; empty: it does not say.
+    /// The name of this host that the sender used; empty if the report has none.
     pub host: String,
-    /// How many sessions failed with `starttls-not-supported`.
+    /// Number of sessions that failed with `starttls-not-supported`.
     pub sessions: u64,
 }
 
-/// What is to be thought of a claim.
+/// The result of comparing a claim with the record.
 #[derive(Clone, PartialEq, Debug)]
 pub enum Verdict {
-    /// Both records contradict each other.
+    /// The two records contradict each other: a finding.
     Stripped(Box<Finding>),
-    /// Our own record says the same: we did not offer it in so many sessions.
+    /// The record agrees: this host did not offer STARTTLS in this number of sessions.
     Agrees(u64),
-    /// Nothing can be said.
+    /// The record is inconclusive.
     Unknown(Unknown),
 }
 
-/// Why nothing can be said.
+/// Why the record is inconclusive.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum Unknown {
-    /// No address of the sender in the report.
+    /// The report has no address of the sender.
     NoSender,
-    /// No address of ours in the report: it may mean another mail host of the domain.
+    /// The report has no address of this host: it may mean another mail host of the domain.
     NoReceiver,
-    /// No session of the sender is recorded.
+    /// No session of the sender was recorded.
     NotSeen,
-    /// Its sessions were with other addresses of this host.
+    /// The sender's sessions were with other addresses of this host.
     OtherAddress(Vec<IpAddr>),
-    /// Gaps in this many sessions.
+    /// This number of sessions was recorded with gaps.
     Gaps(u64),
-    /// Fewer sessions without use of the offer than reported.
+    /// Fewer sessions without use of the offer were recorded than the sender reports.
     TooFew(Offers),
 }
 
@@ -92,11 +93,11 @@ impl fmt::Display for Unknown {
     }
 }
 
-/// Compares a report with the own record: `record` returns what a client was offered on a day at a port, by own address.
+/// Compares a report with the record: `record` returns what a client was offered on a day at a port, by own address.
 ///
 /// # Errors
 ///
-/// What `record` says.
+/// The error of `record`.
 pub fn reconcile<E>(
     report: &Report,
     mut record: impl FnMut(IpAddr, u16, Day) -> Result<Vec<(IpAddr, Offers)>, E>,
@@ -109,7 +110,7 @@ pub fn reconcile<E>(
     claims(report).map(judge).collect()
 }
 
-/// The days of UTC that a window touches.
+/// The UTC days that the report's window overlaps.
 #[derive(Clone, Copy)]
 struct Days {
     first: Day,
@@ -118,7 +119,7 @@ struct Days {
 
 impl Days {
     fn of(DateRange { start_datetime: start, end_datetime: end }: DateRange) -> Self {
-        // An end at midnight is the end of the day before.
+        // A window that ends at midnight does not include the day that begins there.
         let last = smtpwatch_core::Timestamp(end.0.saturating_sub(1)).max(start);
         Self { first: Day::of(start), last: Day::of(last) }
     }
@@ -128,7 +129,7 @@ impl Days {
     }
 }
 
-/// What the report says of servers without STARTTLS, by addresses.
+/// The report's claims about servers without STARTTLS, by address pair.
 fn claims(report: &Report) -> impl Iterator<Item = Claim> {
     let details = report.policies.iter().flat_map(|policy| &policy.failure_details);
     let missing = details.filter(|details| {
@@ -174,10 +175,11 @@ fn judge<E>(
     } else if seen.withheld > 0 {
         Verdict::Agrees(seen.withheld)
     } else if seen.offered < seen.sessions || seen.unused < claim.sessions {
-        // In a session without an offer our own server refused EHLO, or the client never said it.
+        // In sessions without an offer, our own server refused EHLO or the client never sent it.
         //
-        // A session from which the offer was removed looks here like one that does not use it. Of fewer than are
-        // reported, no one knows what became of the others, and whether these are among those that are meant.
+        // A session whose offer was removed in transit is recorded like one that does not use the offer. If fewer such
+        // sessions are recorded than reported, the remaining ones are unknown, and so is whether these are the reported
+        // ones.
         Verdict::Unknown(Unknown::TooFew(seen))
     } else {
         Verdict::Stripped(Box::new(finding(report, claim, days, (sender, receiver), seen)))
@@ -189,7 +191,7 @@ fn finding(report: &Report, claim: &Claim, days: Days, (sender, own): (IpAddr, I
     let evidence = Evidence::Tamper;
     let DateRange { start_datetime: start, end_datetime: end } = report.date_range;
     let (organization, id) = (quoted(&report.organization_name), quoted(&report.report_id));
-    // Of many connections, each with its own port.
+    // The claim covers many connections, each with its own client port.
     let client = SocketAddr::new(sender, 0).to_string();
     let server = SocketAddr::new(own, PORT).to_string();
     let host = if claim.host.is_empty() { String::new() } else { format!(" ({})", claim.host) };
@@ -199,7 +201,7 @@ fn finding(report: &Report, claim: &Claim, days: Days, (sender, own): (IpAddr, I
         time: seen.last_unused,
         kind: Kind::StarttlsStripped,
         rule: RULE.into(),
-        // Two records that contradict each other: of higher severity than a single attempt.
+        // Two contradicting records: of higher severity than a single attempt.
         severity: Severity::of(evidence, outcome).max(Severity::High),
         evidence,
         outcome,
@@ -234,8 +236,8 @@ fn finding(report: &Report, claim: &Claim, days: Days, (sender, own): (IpAddr, I
     }
 }
 
-/// An address in its usual form, also out of an address literal (RFC 5321 §4.1.3) or from before a port, as some senders write it;
-/// anything else as it is, in part.
+/// Normalises an address. Accepts an address literal (RFC 5321 §4.1.3) or an address with a port, as some senders write
+/// it; other text is returned unchanged, but shortened.
 fn normal(address: &str) -> String {
     let text = address.trim();
     let literal = text.strip_prefix('[').and_then(|text| text.strip_suffix(']')).unwrap_or(text);
@@ -335,7 +337,7 @@ mod tests {
 
     #[test]
     fn where_our_record_is_not_whole_nothing_is_said() {
-        // EHLO was refused in some of them: there the sender saw no offer, and says so.
+        // In some sessions EHLO was refused: the sender saw no offer there and may report that.
         let refused = Offers { offered: 8, ..seen(11, 8) };
         assert!(matches!(verdict(&report(SENDER, OWN, 3), refused), Verdict::Unknown(_)));
         let claim = report(SENDER, OWN, 3);

@@ -1,20 +1,21 @@
-//! The TXT record `_smtp._tls.<domain>` (RFC 8460 §3): where a domain wants its reports sent.
+//! The TXT record `_smtp._tls.<domain>` (RFC 8460 §3): where a domain requests its reports. [`targets`] parses the
+//! records that the sender thread looks up.
 
-/// Addresses of one record that are used; who names more is served at the first ones.
+/// Maximum number of targets per record; further ones are ignored.
 pub const TARGETS: usize = 4;
-/// Bytes of a record; a longer one is refused.
+/// Maximum size of a record in bytes; a longer one is rejected.
 pub const RECORD_BYTES: usize = 4_096;
 
-/// Where a report goes.
+/// The destination of a report.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
 pub enum Target {
-    /// A mail address, percent-encoding undone.
+    /// A mail address, percent-decoded.
     Mail(String),
-    /// An HTTPS address.
+    /// An HTTPS URL.
     Https(String),
 }
 
-/// As in the record.
+/// The form of the record.
 impl std::fmt::Display for Target {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
@@ -27,22 +28,22 @@ impl std::fmt::Display for Target {
 /// Why a domain gets no report.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
 pub enum RecordError {
-    /// None begins with `v=TLSRPTv1;`.
+    /// No record begins with `v=TLSRPTv1;`.
     #[error("the domain requests no reports: it has no TXT record that begins with v=TLSRPTv1;")]
     Absent,
-    /// RFC 8460 §3: then none of them is used.
+    /// There are several records, and RFC 8460 §3 forbids to use any of them.
     #[error("the domain has more than one TXT record that begins with v=TLSRPTv1;")]
     Several,
-    /// Too long.
+    /// The record exceeds the maximum size.
     #[error("its record is longer than {RECORD_BYTES} bytes")]
     TooLong,
-    /// No `rua` with an address that can be used.
+    /// The record has no `rua` field with a supported URI.
     #[error("its record has no rua with a mailto: or https: address")]
     NoTarget,
 }
 
-/// The targets of a domain, in order, from its TXT records, each with its strings joined. What cannot be used of a
-/// record, such as an address without a scheme, is skipped: it is common in the field.
+/// The targets of a domain, in order, from its TXT records, each with its strings joined. Invalid parts of a record,
+/// such as an address without a scheme, are skipped: they are common in practice.
 ///
 /// # Errors
 ///
@@ -59,7 +60,7 @@ pub fn targets(records: &[Vec<u8>]) -> Result<Vec<Target>, RecordError> {
     }
     let text = String::from_utf8_lossy(record);
     let mut found = Vec::new();
-    // `rua` may come more than once; other fields are extensions. `,`, `;` and `!` of an address are percent-encoded.
+    // `rua` may occur more than once; other fields are extensions. `,`, `;` and `!` in an address are percent-encoded.
     for field in text.split(';').skip(1) {
         let Some((name, value)) = field.split_once('=') else { continue };
         if name.trim() != "rua" {
@@ -74,7 +75,8 @@ pub fn targets(records: &[Vec<u8>]) -> Result<Vec<Target>, RecordError> {
     if found.is_empty() { Err(RecordError::NoTarget) } else { Ok(found) }
 }
 
-/// RFC 8460 §3: records that do not begin with the version are discarded. White space before the semicolon is legal.
+/// Whether a TXT record begins with the version; others are discarded (RFC 8460 §3). White space before the semicolon
+/// is allowed.
 fn is_ours(record: &[u8]) -> bool {
     record.strip_prefix(b"v=TLSRPTv1").is_some_and(|rest| rest.trim_ascii_start().starts_with(b";"))
 }
@@ -82,19 +84,19 @@ fn is_ours(record: &[u8]) -> bool {
 fn target(uri: &str) -> Option<Target> {
     let uri = uri.trim();
     let (scheme, rest) = uri.split_once(':')?;
-    // RFC 3986 §2: an address is printable ASCII.
+    // RFC 3986 §2: a URI is printable ASCII.
     if rest.is_empty() || !uri.bytes().all(|octet| octet.is_ascii_graphic()) {
         return None;
     }
     match scheme.to_ascii_lowercase().as_str() {
-        // Header fields of a mailto address (RFC 6068) are not for us to set.
+        // Header fields in a mailto URI (RFC 6068) are ignored.
         "mailto" => percent_decoded(rest.split('?').next()?).map(Target::Mail),
         "https" if rest.starts_with("//") => Some(Target::Https(format!("https:{rest}"))),
         _ => None,
     }
 }
 
-/// `None`: not printable ASCII, or no percent-encoding.
+/// Decodes percent-encoding; `None` if it is invalid or the result is not printable ASCII.
 fn percent_decoded(text: &str) -> Option<String> {
     let mut decoded = String::with_capacity(text.len());
     let mut octets = text.bytes();

@@ -1,4 +1,5 @@
-//! The report document (RFC 8460 §4.4): written strictly, parsed tolerantly, bounded.
+//! The report document (RFC 8460 §4.4): written strictly, parsed tolerantly, bounded. [`Report`] is used in both
+//! directions: `outbound` builds it, and `inbound` parses it.
 //!
 //! The parser accepts common mistakes: `mx-host` as a string (the RFC's own example; erratum 6241 makes it an array),
 //! date-times without a zone, `null` or nothing for an optional value, counts as strings, texts as numbers or lists,
@@ -15,37 +16,37 @@ use smtpwatch_core::{
     engine::{PolicyType, ResultType},
 };
 
-/// Bytes of a report, inflated; a longer one is refused.
+/// Maximum size of a report in bytes, inflated; a longer one is rejected.
 pub const REPORT_BYTES: usize = 16 * 1024 * 1024;
-/// Policies of one report.
+/// Maximum number of policies in one report.
 pub const POLICIES: usize = 10_000;
-/// Failure details of one policy.
+/// Maximum number of failure details of one policy.
 pub const FAILURES: usize = 50_000;
-/// Strings of one policy, and its mail hosts.
+/// Maximum number of strings, and of mail hosts, of one policy.
 pub const STRINGS: usize = 1_000;
-/// Bytes of one text.
+/// Maximum size of one text in bytes.
 pub const TEXT_BYTES: usize = 16 * 1024;
-/// The longest window that a report may be about: a day by RFC 8460 §4.1; some collect for a week.
+/// Maximum length of a report's window: RFC 8460 §4.1 demands a day; some senders collect for a week.
 pub const WINDOW: Duration = Duration::from_secs(8 * 86_400);
-/// How far clocks may differ.
+/// Maximum clock difference between sender and this host.
 const SKEW: Duration = Duration::from_secs(86_400);
 
-/// A report.
+/// A TLS report.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub struct Report {
-    /// Who reports.
+    /// The reporting organization.
     #[serde(default, deserialize_with = "text")]
     pub organization_name: String,
-    /// The window that it is about.
+    /// The window that the report covers.
     pub date_range: DateRange,
-    /// Whom to ask.
+    /// Contact of the organization.
     #[serde(default, deserialize_with = "text")]
     pub contact_info: String,
-    /// Names the report.
+    /// The unique identifier of the report.
     #[serde(default, deserialize_with = "text")]
     pub report_id: String,
-    /// What was seen, by policy.
+    /// The results by policy.
     #[serde(deserialize_with = "list::<_, _, POLICIES>")]
     pub policies: Vec<PolicyReport>,
 }
@@ -54,24 +55,24 @@ pub struct Report {
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub struct DateRange {
-    /// Its begin.
+    /// The start.
     #[serde(serialize_with = "write_moment", deserialize_with = "read_moment")]
     pub start_datetime: Timestamp,
-    /// Its end.
+    /// The end.
     #[serde(serialize_with = "write_moment", deserialize_with = "read_moment")]
     pub end_datetime: Timestamp,
 }
 
-/// What was seen under one policy.
+/// The sessions under one policy.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub struct PolicyReport {
     /// The policy.
     pub policy: Policy,
-    /// How many sessions.
+    /// The numbers of sessions.
     #[serde(default, deserialize_with = "or_default")]
     pub summary: Summary,
-    /// What failed.
+    /// Details of the failures.
     #[serde(default, skip_serializing_if = "Vec::is_empty", deserialize_with = "list::<_, _, FAILURES>")]
     pub failure_details: Vec<FailureDetails>,
 }
@@ -80,66 +81,66 @@ pub struct PolicyReport {
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub struct Policy {
-    /// Which one.
+    /// The type of the policy.
     pub policy_type: Word<PolicyType>,
-    /// Its lines, or its records.
+    /// The lines of an MTA-STS policy, or the TLSA records.
     #[serde(default, skip_serializing_if = "Vec::is_empty", deserialize_with = "strings")]
     pub policy_string: Vec<String>,
-    /// Whose it is; empty: the report does not say.
+    /// The policy domain; empty if the report has none.
     #[serde(default, skip_serializing_if = "String::is_empty", deserialize_with = "text")]
     pub policy_domain: String,
-    /// Patterns of mail hosts.
+    /// The MX host patterns.
     #[serde(default, skip_serializing_if = "Vec::is_empty", deserialize_with = "strings")]
     pub mx_host: Vec<String>,
 }
 
-/// How many sessions.
+/// The numbers of sessions.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub struct Summary {
-    /// With TLS.
+    /// Sessions in which TLS was established.
     #[serde(default, deserialize_with = "count")]
     pub total_successful_session_count: u64,
-    /// Failed.
+    /// Failed sessions.
     #[serde(default, deserialize_with = "count")]
     pub total_failure_session_count: u64,
 }
 
-/// Sessions that failed alike.
+/// Failed sessions with the same details.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub struct FailureDetails {
-    /// What failed.
+    /// The result type.
     pub result_type: Word<ResultType>,
-    /// The sender's address; empty: not told.
+    /// The address of the sending MTA; empty if the report has none.
     #[serde(default, skip_serializing_if = "String::is_empty", deserialize_with = "text")]
     pub sending_mta_ip: String,
-    /// The mail host by its MX record.
+    /// The MX host name of the receiving host.
     #[serde(default, skip_serializing_if = "String::is_empty", deserialize_with = "text")]
     pub receiving_mx_hostname: String,
-    /// The mail host as it called itself.
+    /// The name in the receiving host's HELO or EHLO reply.
     #[serde(default, skip_serializing_if = "String::is_empty", deserialize_with = "text")]
     pub receiving_mx_helo: String,
-    /// The mail host's address.
+    /// The address of the receiving host.
     #[serde(default, skip_serializing_if = "String::is_empty", deserialize_with = "text")]
     pub receiving_ip: String,
-    /// How many.
+    /// Number of sessions.
     #[serde(default, deserialize_with = "count")]
     pub failed_session_count: u64,
-    /// Where to read more.
+    /// URI of further information.
     #[serde(default, skip_serializing_if = "String::is_empty", deserialize_with = "text")]
     pub additional_information: String,
-    /// More about it, such as `tls-alert-40`.
+    /// Further detail, such as `tls-alert-40`.
     #[serde(default, skip_serializing_if = "String::is_empty", deserialize_with = "text")]
     pub failure_reason_code: String,
 }
 
-/// A word of a registry that grows: known, or kept as it was written.
+/// A value of an extensible registry.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
 pub enum Word<T> {
-    /// One of ours.
+    /// A registered value that this version knows.
     Known(T),
-    /// Another one.
+    /// Any other value, unchanged.
     Other(String),
 }
 
@@ -161,29 +162,29 @@ impl<'de, T: Deserialize<'de>> Deserialize<'de> for Word<T> {
     }
 }
 
-/// Why a text is not a report.
+/// Why a document is not a valid report.
 #[derive(Debug, thiserror::Error)]
 pub enum ReportError {
-    /// Not JSON, or not of this form.
+    /// Not JSON, or not of this structure.
     #[error("not a TLS report: {0}")]
     Json(#[from] serde_json::Error),
-    /// Too long.
+    /// The document exceeds the maximum size.
     #[error("longer than {REPORT_BYTES} bytes: daily reports are far shorter")]
     TooLong,
-    /// The dates make no sense.
+    /// The dates are implausible.
     #[error("date-range from {start} to {end}: {reason}")]
     Dates {
-        /// Its begin.
+        /// The start of the window.
         start: Timestamp,
-        /// Its end.
+        /// The end of the window.
         end: Timestamp,
-        /// What is wrong with it.
+        /// What is implausible.
         reason: &'static str,
     },
 }
 
 impl Report {
-    /// Reads one; `now` tells which dates cannot be.
+    /// Parses a report; `now` bounds the dates that are plausible.
     ///
     /// # Errors
     ///
@@ -206,10 +207,10 @@ impl Report {
         Err(ReportError::Dates { start, end, reason })
     }
 
-    /// Its JSON, in one line.
+    /// The report as one line of JSON.
     #[must_use]
     pub fn json(&self) -> String {
-        // Serialisation to a string of types whose keys are strings does not fail.
+        // Serialising types with string keys to a string cannot fail.
         serde_json::to_string(self).unwrap_or_default()
     }
 }
@@ -219,7 +220,7 @@ fn write_moment<S: Serializer>(at: &Timestamp, serializer: S) -> Result<S::Ok, S
     serializer.collect_str(&civil.strftime("%Y-%m-%dT%H:%M:%SZ"))
 }
 
-/// RFC 3339; without a zone it is taken for UTC, as who writes it so means it.
+/// Parses an RFC 3339 time; without a zone it is taken as UTC, which the senders that omit it mean.
 fn read_moment<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Timestamp, D::Error> {
     let text = String::deserialize(deserializer)?;
     let at = text.parse::<jiff::Timestamp>().ok().or_else(|| format!("{text}Z").parse().ok());
@@ -230,12 +231,12 @@ fn read_moment<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Timestamp, 
         .ok_or_else(|| D::Error::custom(format_args!("{shown:?}: expected a date-time of RFC 3339")))
 }
 
-/// `null` stands for nothing.
+/// Treats `null` like a missing value.
 fn or_default<'de, D: Deserializer<'de>, T: Deserialize<'de> + Default>(deserializer: D) -> Result<T, D::Error> {
     Ok(Option::deserialize(deserializer)?.unwrap_or_default())
 }
 
-/// A text; also a number, which is meant as one, and a list of them.
+/// Parses a text; accepts a number, or a list of texts, in its place.
 fn text<'de, D: Deserializer<'de>>(deserializer: D) -> Result<String, D::Error> {
     struct Text;
 
@@ -285,12 +286,12 @@ fn text<'de, D: Deserializer<'de>>(deserializer: D) -> Result<String, D::Error> 
     deserializer.deserialize_any(Text)
 }
 
-/// A string, or nothing.
+/// Parses a string or `null`.
 fn line<'de, D: Deserializer<'de>>(deserializer: D) -> Result<String, D::Error> {
     or_default::<_, String>(deserializer).and_then(bounded)
 }
 
-/// A number of sessions; also as a string, or with a fraction of nothing.
+/// Parses a number of sessions; accepts a string, or a float without a fraction, in its place.
 fn count<'de, D: Deserializer<'de>>(deserializer: D) -> Result<u64, D::Error> {
     struct Count;
 
@@ -314,7 +315,7 @@ fn count<'de, D: Deserializer<'de>>(deserializer: D) -> Result<u64, D::Error> {
         }
 
         fn visit_f64<E: serde::de::Error>(self, number: f64) -> Result<u64, E> {
-            /// Whole numbers up to here are exact in a float.
+            /// Integers up to 2^53 are exact in a float.
             const EXACT: f64 = 9_007_199_254_740_992.0;
             let is_count = number.fract() == 0.0 && (0.0..=EXACT).contains(&number);
             let count = format!("{number:.0}").parse().ok().filter(|_| is_count);
@@ -339,7 +340,7 @@ fn bounded<E: serde::de::Error>(text: String) -> Result<String, E> {
     Ok(text)
 }
 
-/// An array, a single string, or nothing.
+/// Parses an array of strings, a single string, or `null`.
 fn strings<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<String>, D::Error> {
     #[derive(Deserialize)]
     #[serde(untagged, expecting = "expected a string or an array of strings")]
@@ -360,7 +361,7 @@ fn strings<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<String>, D:
     })
 }
 
-/// An array of this many at most; `null` stands for none.
+/// Parses an array of at most `MOST` items; `null` means empty.
 fn list<'de, D: Deserializer<'de>, T: Deserialize<'de>, const MOST: usize>(
     deserializer: D,
 ) -> Result<Vec<T>, D::Error> {

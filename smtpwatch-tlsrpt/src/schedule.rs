@@ -1,5 +1,5 @@
 //! Decides when a report is written, looked up and sent (RFC 8460 §4.1, §5.5). Time is an argument, tasks are the
-//! result; there is no I/O here.
+//! result; there is no I/O here. The sender thread owns the [`Schedule`] and executes its tasks.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -10,43 +10,43 @@ use smtpwatch_core::{Timestamp, day::Day};
 
 use super::record::Target;
 
-/// Tasks that may wait; of further ones, the domains get no report, and are counted.
+/// Maximum number of waiting tasks; further domains get no report, and are counted.
 pub const TASKS: usize = 100_000;
-/// A day is examined this long after its end: what was seen at its end is written by then.
+/// Delay after the end of a day before it is processed: the store has written the last sessions by then.
 pub const GRACE: Duration = Duration::from_secs(60);
-/// A report that cannot be delivered is given up after this (RFC 8460 §5.5).
+/// Maximum time for redelivery of a report (RFC 8460 §5.5).
 pub const REDELIVERY: Duration = Duration::from_secs(24 * 3600);
-/// Before the second attempt; doubled for each further one.
+/// Delay before the second attempt; it doubles with each further one.
 const BACK_OFF: Duration = Duration::from_secs(300);
-/// The longest wait between two attempts.
+/// Maximum delay between two attempts.
 const LONGEST_BACK_OFF: Duration = Duration::from_secs(4 * 3600);
-/// Of a task that was handed out and not answered, another attempt is made after this.
+/// Time after which a task without an answer is handed out again.
 const LEASE: Duration = Duration::from_secs(600);
 
-/// Something to be done.
+/// A task of the sender.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
 pub struct Task {
-    /// The day that the report is about.
+    /// The day that the report covers.
     pub day: Day,
-    /// The domain that it is about.
+    /// The policy domain of the report.
     pub domain: String,
-    /// What.
+    /// The step to execute.
     pub step: Step,
 }
 
-/// A step on the path of a report.
+/// The steps of a report's delivery.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
 pub enum Step {
     /// Write it into the directory.
     Write,
-    /// Look up where the domain wants it.
+    /// Look up where the domain requests the report.
     Find,
     /// Send it.
     Send(Target),
 }
 
 impl Step {
-    /// The name under which the store remembers that the step is done with.
+    /// The name under which the store records the step as done.
     #[must_use]
     pub fn name(&self) -> String {
         match self {
@@ -57,27 +57,27 @@ impl Step {
     }
 }
 
-/// What is done with reports at all.
+/// The enabled outputs.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Wants {
-    /// They are written.
+    /// Reports are written to the directory.
     pub write: bool,
-    /// They are sent.
+    /// Reports are sent.
     pub send: bool,
-    /// Each waits for a time up to this.
+    /// Maximum random delay of each report.
     pub max_delay: Duration,
 }
 
-/// What came of a failed attempt.
+/// The result of a failed attempt.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Next {
-    /// Another one follows at this time.
+    /// A retry follows at this time.
     Again(Timestamp),
-    /// It is given up.
+    /// The task is dropped.
     GivenUp,
 }
 
-/// The tasks.
+/// The waiting tasks.
 #[derive(Debug)]
 pub struct Schedule {
     wants: Wants,
@@ -94,29 +94,29 @@ struct Attempt {
 }
 
 impl Schedule {
-    /// Nothing to do yet.
+    /// An empty schedule.
     #[must_use]
     pub const fn new(wants: Wants) -> Self {
         Self { wants, tasks: BTreeMap::new(), days: BTreeSet::new(), dropped: 0 }
     }
 
-    /// Days that are over, that can still be reported, and about which nothing is known here: [`Self::add`] takes their
-    /// domains.
+    /// Days that are over, can still be reported, and have not been returned before. The caller passes their domains to
+    /// [`Self::add`].
     pub fn days(&mut self, now: Timestamp) -> Vec<Day> {
         let today = Day::of(now);
         let over = |day: &Day| now.0 >= (day.end() + GRACE).0;
-        // The oldest ends so long ago that delay and redelivery are just over.
+        // For any older day, the times of delay and redelivery are over.
         let days: Vec<_> = (1..=2).map(|ago| today.plus(-ago)).filter(over).collect();
         self.days.retain(|day| *day >= today.plus(-2));
         days.into_iter().filter(|day| self.days.insert(*day)).collect()
     }
 
-    /// The domains of a day could not be had: it is asked for again.
+    /// The domains of a day could not be read: [`Self::days`] returns the day again.
     pub fn again(&mut self, day: Day) {
         self.days.remove(&day);
     }
 
-    /// A domain of such a day. `lot` spreads the reports, `done` are the names of steps that are done with.
+    /// Adds a domain of such a day. `lot` spreads the sending times, `done` are the names of completed steps.
     pub fn add(&mut self, day: Day, domain: &str, lot: u64, done: &BTreeSet<String>, now: Timestamp) {
         let delay = lot % self.wants.max_delay.as_secs().saturating_add(1);
         let next = day.end() + GRACE + Duration::from_secs(delay);
@@ -130,7 +130,7 @@ impl Schedule {
         }
     }
 
-    /// What is to be done now, at most so much; each is answered with [`Self::done`], [`Self::found`] or
+    /// The tasks that are due, at most `most`. The caller answers each with [`Self::done`], [`Self::found`] or
     /// [`Self::failed`].
     pub fn due(&mut self, now: Timestamp, most: usize) -> Vec<Task> {
         let due = self.tasks.iter_mut().filter(|(_, attempt)| attempt.next <= now).take(most);
@@ -141,12 +141,12 @@ impl Schedule {
         .collect()
     }
 
-    /// It is done, or need not be.
+    /// The task is done, or unnecessary.
     pub fn done(&mut self, task: &Task) {
         self.tasks.remove(task);
     }
 
-    /// A report is wanted at these places; `done` are the names of steps that are done with.
+    /// The look-up found these targets; `done` are the names of completed steps.
     pub fn found(&mut self, task: &Task, targets: Vec<Target>, done: &BTreeSet<String>, now: Timestamp) {
         let Some(attempt) = self.tasks.remove(task) else { return };
         for step in targets.into_iter().map(Step::Send).filter(|step| !done.contains(&step.name())) {
@@ -155,7 +155,7 @@ impl Schedule {
         }
     }
 
-    /// It failed; unless `permanent`, it is tried again.
+    /// The task failed; it is retried unless `permanent`.
     pub fn failed(&mut self, task: &Task, permanent: bool, now: Timestamp) -> Next {
         let Some(attempt) = self.tasks.get_mut(task) else { return Next::GivenUp };
         let back_off = BACK_OFF.saturating_mul(1 << attempt.made.min(16)).min(LONGEST_BACK_OFF);
@@ -168,13 +168,13 @@ impl Schedule {
         Next::Again(attempt.next)
     }
 
-    /// How many tasks wait.
+    /// Number of waiting tasks.
     #[must_use]
     pub fn waiting(&self) -> usize {
         self.tasks.len()
     }
 
-    /// Tasks for which there was no room, since the last call.
+    /// Number of tasks dropped because the schedule was full, since the last call.
     pub fn take_dropped(&mut self) -> u64 {
         std::mem::take(&mut self.dropped)
     }
@@ -271,7 +271,7 @@ mod tests {
         assert_eq!(schedule.due(now, 10), [find()]);
         schedule.found(&find(), vec![target()], &done, now);
         assert_eq!(schedule.waiting(), 0);
-        // Too late for anything.
+        // The times of delay and redelivery are over.
         schedule.add(day().plus(-2), "example.net", 0, &BTreeSet::new(), now);
         assert_eq!(schedule.waiting(), 0);
     }

@@ -1,5 +1,5 @@
-//! The thread that writes and sends reports, outside the packet path. It reads the store through its own connection
-//! and reports completed work to the writer.
+//! The thread that writes and sends reports, outside the packet path ([`Sender`]). It reads the store through its own
+//! connection and reports completed work to the writer. The daemon starts it.
 
 use std::{
     collections::BTreeSet,
@@ -29,25 +29,25 @@ use super::{
     schedule::{Next, Schedule, Step, Task, Wants},
 };
 
-/// Tasks at once: a server that does not answer must not hold up all others.
+/// Maximum number of concurrent tasks: a server that does not respond must not delay the others.
 const AT_ONCE: usize = 8;
-/// Between two examines the clock.
+/// Interval between checks of the clock.
 const TICK: Duration = Duration::from_secs(5);
-/// RFC 8460 §5.4.
+/// The media type of RFC 8460 §5.4.
 const MEDIA_TYPE: &str = "application/tlsrpt+gzip";
 
-/// Why no reports can be sent or written.
+/// Why the thread cannot be started.
 #[derive(Debug, thiserror::Error)]
 pub enum SenderError {
-    /// A file of `[policy]` cannot be used.
+    /// A file of `[policy]` is invalid.
     #[error("TLS reports cannot be sent")]
     Trust(#[from] TrustError),
-    /// The thread could not be started.
+    /// The system refused the thread.
     #[error("cannot start the thread of TLS reports: {0}")]
     Thread(#[from] std::io::Error),
 }
 
-/// The thread. Dropped: what is at work is interrupted, and done after the next start.
+/// The thread. On drop the active tasks are interrupted; they are repeated after the next start.
 pub struct Sender {
     stop: watch::Sender<bool>,
     thread: Option<JoinHandle<()>>,
@@ -56,14 +56,14 @@ pub struct Sender {
 
 #[derive(Default)]
 struct Counts {
-    /// Reports written or handed over.
+    /// Reports written or delivered.
     delivered: AtomicU64,
-    /// Attempts that failed here: at the directory, the store, or the local mail server; and reports without room.
+    /// Local failures (directory, store, local mail server), and tasks dropped because the schedule was full.
     failures: AtomicU64,
 }
 
 impl Sender {
-    /// Starts it, if the configuration wants reports to be written or sent. `clock` tells the time.
+    /// Starts the thread, if the configuration enables writing or sending reports. `clock` returns the current time.
     ///
     /// # Errors
     ///
@@ -97,7 +97,7 @@ impl Sender {
                     Work { outlets, schedule, path, store, counts: counted, failing: false }.run(clock).await;
                 };
                 tokio::select! {
-                    // The other end is never dropped without a word; either way it is over.
+                    // An error means that the sender was dropped: the thread ends in either case.
                     _ = stopped.changed() => {}
                     () = work => {}
                 }
@@ -106,8 +106,8 @@ impl Sender {
         Ok(Some(Self { stop, thread: Some(thread), counts }))
     }
 
-    /// Reports written or handed over; and attempts that failed at the directory, the store or the local mail server,
-    /// together with reports for which there was no room.
+    /// Reports written or delivered; and local failures (directory, store, local mail server) plus tasks dropped
+    /// because the schedule was full.
     #[must_use]
     pub fn counts(&self) -> (u64, u64) {
         (self.counts.delivered.load(Ordering::Relaxed), self.counts.failures.load(Ordering::Relaxed))
@@ -116,7 +116,7 @@ impl Sender {
 
 impl Drop for Sender {
     fn drop(&mut self) {
-        // A thread that has ended does not listen any more.
+        // An error means that the thread has already ended.
         let _ = self.stop.send(true);
         if let Some(thread) = self.thread.take() {
             let _ = thread.join();
@@ -124,7 +124,7 @@ impl Drop for Sender {
     }
 }
 
-/// Tries until there are name servers: at boot the network may come up later than the daemon.
+/// Waits until name servers are configured: at boot the network may start later than the daemon.
 async fn sources(
     policy: &smtpwatch_config::PolicySettings,
     trust: &Trust,
@@ -144,16 +144,16 @@ async fn sources(
     }
 }
 
-/// Where reports go to.
+/// The clients that deliver reports.
 struct Outlets {
     reporter: Reporter,
     settings: TlsrptSettings,
     sources: Option<Sources>,
 }
 
-/// How an attempt came out.
+/// The result of a task.
 enum Outcome {
-    /// In words.
+    /// Done; a description of the delivery.
     Done(String),
     Found(Vec<Target>),
     Failed {
@@ -168,7 +168,7 @@ struct Work {
     path: PathBuf,
     store: StoreHandle,
     counts: Arc<Counts>,
-    /// The log has said that the store cannot be read.
+    /// The log has reported that the store cannot be read.
     failing: bool,
 }
 
@@ -204,7 +204,7 @@ impl Work {
                             (task, outcome)
                         });
                     }
-                    // Its sessions are gone: nothing to report.
+                    // The sessions have been removed: there is nothing to report.
                     Ok(None) => self.schedule.done(&task),
                     Err(error) => {
                         self.note(task, Outcome::Failed { why: error.to_string(), permanent: false }, clock());
@@ -212,7 +212,7 @@ impl Work {
                 }
             }
             while let Some(joined) = running.join_next().await {
-                // A task that panicked is tried again when its lease is over.
+                // A task that panicked is retried when its lease expires.
                 if let Ok((task, outcome)) = joined {
                     self.note(task, outcome, clock());
                 }
@@ -220,7 +220,7 @@ impl Work {
         }
     }
 
-    /// Takes in the domains of days that are over.
+    /// Adds the domains of days that are over to the schedule.
     fn plan(&mut self, now: Timestamp) -> Result<(), StoreError> {
         for day in self.schedule.days(now) {
             let read = |mut store: Store| Ok((store.reported(day)?, store.delivery_domains(day)?));
@@ -251,7 +251,7 @@ impl Work {
         let (day, domain) = (task.day, &task.domain);
         match outcome {
             Outcome::Done(outcome) => {
-                // That a domain wants no report is not a delivery.
+                // The look-up of a domain without a record is not a delivery.
                 let delivered = task.step != Step::Find;
                 self.counts.delivered.fetch_add(u64::from(delivered), Ordering::Relaxed);
                 tracing::debug!(%day, domain, target = name, outcome, "TLS report");
@@ -262,14 +262,14 @@ impl Work {
                 match Store::open_existing(&self.path).and_then(|mut store| store.reported(day)) {
                     Ok(reported) => self.schedule.found(&task, targets, &done(&reported, domain), now),
                     Err(error) => {
-                        // Without knowing what has gone out nothing is sent.
+                        // Without the record of sent reports, nothing is sent.
                         tracing::debug!(%day, domain, %error, "TLS report");
                         self.schedule.failed(&task, false, now);
                     }
                 }
             }
             Outcome::Failed { why, permanent } => {
-                // A name server or web server of another party is nothing to wake anyone for.
+                // Failures of foreign name servers and web servers are not counted: they need no action here.
                 let local = match task.step {
                     Step::Write | Step::Send(Target::Mail(_)) => true,
                     Step::Find | Step::Send(Target::Https(_)) => false,
@@ -340,7 +340,7 @@ impl Outlets {
     async fn post(&self, url: &str, report: &Packed) -> Outcome {
         let Some(sources) = &self.sources else { return Outcome::Done("not wanted".to_owned()) };
         match sources.post(url, MEDIA_TYPE, report.gzip.clone()).await {
-            // RFC 8460 §5.4 names 200 and 201; any other 2xx says as much.
+            // RFC 8460 §5.4 names 200 and 201; any other 2xx status means success too.
             Ok(status @ 200..300) => Outcome::Done(format!("HTTP status {status}")),
             Ok(status) => Outcome::Failed { why: format!("HTTP status {status}"), permanent: false },
             Err(error) => Outcome::Failed { why: error.to_string(), permanent: false },
@@ -348,7 +348,7 @@ impl Outlets {
     }
 }
 
-/// The names of steps that are done with, of one domain.
+/// The names of the completed steps of one domain.
 fn done(reported: &[(String, String)], domain: &str) -> BTreeSet<String> {
     reported.iter().filter(|(of, _)| of == domain).map(|(_, target)| target.clone()).collect()
 }

@@ -1,4 +1,5 @@
-//! The state that pages and API share: readers of the store, metrics, health, and live events.
+//! The state that pages and API share. [`Desk`] gives them readers of the store, the totals of the metrics, the health
+//! of the daemon, and live events ([`Live`]). The daemon creates one and passes it to the routers.
 
 use std::{
     collections::BTreeMap,
@@ -21,12 +22,12 @@ use tokio::sync::{Semaphore, broadcast};
 
 use super::{metrics::WebMetrics, server::Health};
 
-/// Questions to the store that are answered at once; others wait for their turn.
+/// Maximum number of concurrent queries to the store; further queries wait.
 const READERS: usize = 4;
-/// Events that a slow browser may be behind; then it is told to look again at everything.
+/// Number of events that a slow listener may lag; beyond it the listener is asked to reload everything.
 const BEHIND: usize = 256;
 
-/// One for the whole daemon.
+/// The shared state; one instance per daemon.
 pub struct Desk {
     path: PathBuf,
     readers: Mutex<Vec<Store>>,
@@ -35,11 +36,11 @@ pub struct Desk {
     health: Arc<Health>,
     live: Live,
     started: Timestamp,
-    /// Why nothing is watched here, ever.
+    /// Why this process never captures packets; `None` in the daemon.
     only: Option<&'static str>,
 }
 
-/// What happens, to everyone who listens.
+/// Broadcasts findings to all listeners.
 #[derive(Clone)]
 pub struct Live(broadcast::Sender<Happened>);
 
@@ -92,13 +93,13 @@ pub struct Status {
 }
 
 impl Live {
-    /// No one listens yet.
+    /// A channel without listeners.
     #[must_use]
     pub fn new() -> Self {
         Self(broadcast::channel(BEHIND).0)
     }
 
-    /// A finding came on record.
+    /// Publishes a finding that was stored.
     pub fn tell(&self, finding: &Finding, kept: &KeptAs) {
         let happened = Happened {
             finding: finding.id.clone(),
@@ -108,11 +109,11 @@ impl Live {
             severity: finding.severity,
             time: finding.time,
         };
-        // No one listens: no one misses it.
+        // An error means that there are no listeners.
         let _ = self.0.send(happened);
     }
 
-    /// What happens from here on.
+    /// Subscribes to the findings stored from this time on.
     #[must_use]
     pub fn listen(&self) -> broadcast::Receiver<Happened> {
         self.0.subscribe()
@@ -126,48 +127,48 @@ impl Default for Live {
 }
 
 impl Desk {
-    /// Over the store at this path, which exists.
+    /// For the store at this path, which must exist.
     #[must_use]
     pub fn new(path: PathBuf, metrics: Arc<WebMetrics>, health: Arc<Health>, live: Live) -> Self {
         let (readers, turns) = (Mutex::new(Vec::new()), Arc::new(Semaphore::new(READERS)));
         Self { path, readers, turns, metrics, health, live, started: now(), only: None }
     }
 
-    /// Over a store that is examined while nothing is watched: this is said on the pages.
+    /// For a store that is read without a running capture; the pages show the reason.
     #[must_use]
     pub fn without_watch(self, why: &'static str) -> Self {
         Self { only: Some(why), ..self }
     }
 
-    /// Why nothing is watched here, ever; `None`: it is.
+    /// Why this process never captures packets; `None` in the daemon.
     #[must_use]
     pub const fn only(&self) -> Option<&'static str> {
         self.only
     }
 
-    /// What happens live.
+    /// The channel of live events.
     #[must_use]
     pub const fn live(&self) -> &Live {
         &self.live
     }
 
-    /// Asks the store, off the thread that serves.
+    /// Runs a query on the store, on a blocking thread.
     ///
     /// # Errors
     ///
-    /// The store cannot be opened, or what was asked fails.
+    /// The store cannot be opened, or the query fails.
     pub async fn ask<T: Send + 'static>(
         self: &Arc<Self>,
         question: impl FnOnce(&mut Store) -> Result<T, LookupError> + Send + 'static,
     ) -> Result<T, LookupError> {
-        // It is never closed.
+        // The semaphore is never closed.
         let turn = self.turns.clone().acquire_owned().await;
         let desk = self.clone();
         let answer = tokio::task::spawn_blocking(move || {
-            // Held until the answer is there, also when who asked has gone: what reads is what is bounded.
+            // Held until the query ends, even if the client has disconnected: the bound is on running queries.
             let _turn = turn;
             let reader = lock(&desk.readers).pop();
-            // The writer may have made the store again.
+            // The writer may have recreated the store.
             let mut reader = match reader.filter(Store::is_current) {
                 Some(reader) => reader,
                 None => Store::open_existing(&desk.path)?,
@@ -181,7 +182,7 @@ impl Desk {
         answer.await.unwrap_or_else(|_| Err(StoreError::Missing(self.path.clone()).into()))
     }
 
-    /// How the watch is doing.
+    /// The current state of the daemon.
     pub async fn status(self: &Arc<Self>) -> Status {
         let store = self.ask(|store| Ok(store.held()?)).await.ok();
         let watch = self.health.watch();
@@ -216,6 +217,6 @@ impl Desk {
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    // What a panicking thread left is whole: readers are put in and taken out atomically.
+    // A panicking thread leaves a valid value: readers are added and removed atomically.
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

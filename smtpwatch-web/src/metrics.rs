@@ -1,4 +1,5 @@
-//! Metrics of the server. Labels are closed sets, exported as zero from the start.
+//! Metrics of the server ([`WebMetrics`]), which the daemon registers. Labels are closed sets, exported as zero from
+//! the start.
 
 use prometheus::{IntCounter, IntCounterVec};
 use smtpwatch_metrics::{Registry, counters, opts, register};
@@ -6,9 +7,9 @@ use smtpwatch_metrics::{Registry, counters, opts, register};
 /// Values of the `reason` label of failed logins.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum LoginFailure {
-    /// A name that is not known, or a wrong password.
+    /// An unknown user name or a wrong password.
     Password,
-    /// Too many before: the password was not examined.
+    /// Rate limited: the password was not checked.
     Limited,
 }
 
@@ -26,16 +27,16 @@ impl LoginFailure {
     }
 }
 
-/// Values of the `reason` label of connections that make room for others.
+/// Values of the `reason` label of connections that were closed to admit others.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum ConnectionClosed {
-    /// Idle, and its address has as many idle ones as it may have.
+    /// Idle, and its address has reached its limit of idle connections.
     IdleAddress,
-    /// Idle, and its network (IPv4 /24, IPv6 /48) has as many idle ones as it may have.
+    /// Idle, and its network (IPv4 /24, IPv6 /48) has reached its limit of idle connections.
     IdleNetwork,
     /// Idle, and its pool is full.
     IdleFull,
-    /// With a request under way; its pool is full, none is idle, and its address has the largest share.
+    /// With an active request: its pool is full without idle connections, and its address has the largest share.
     BusyFull,
 }
 
@@ -55,7 +56,7 @@ impl ConnectionClosed {
     }
 }
 
-/// Who was not let in, what was closed, and the registry that `/metrics` shows.
+/// Counters of failed logins and closed connections, and the registry that `/metrics` exports.
 pub struct WebMetrics {
     registry: Registry,
     login_failures: IntCounterVec,
@@ -65,11 +66,11 @@ pub struct WebMetrics {
 }
 
 impl WebMetrics {
-    /// All of them, at zero; what is in the registry is what the server shows.
+    /// Registers all metrics at zero. `/metrics` exports the whole registry.
     ///
     /// # Errors
     ///
-    /// They are in this registry already.
+    /// The registry already has these metrics.
     pub fn register(r: &Registry) -> Result<Self, prometheus::Error> {
         let metrics = Self {
             registry: r.clone(),
@@ -109,33 +110,33 @@ impl WebMetrics {
         Ok(metrics)
     }
 
-    /// Someone was not let in.
+    /// Counts a failed login.
     pub fn login_failed(&self, reason: LoginFailure) {
         self.login_failures.with_label_values(&[reason.as_str()]).inc();
     }
 
-    /// A connection was closed to make room.
+    /// Counts a connection that was closed to admit another.
     pub fn web_connection_closed(&self, reason: ConnectionClosed) {
         self.connections_closed.with_label_values(&[reason.as_str()]).inc();
     }
 
-    /// As many connections are open as there may be.
+    /// Counts a connection that was refused because its pool is full.
     pub fn web_connection_refused(&self) {
         self.connections_refused.inc();
     }
 
-    /// The web configuration has changed, and is bad.
+    /// Counts a changed web configuration that is invalid.
     pub fn web_config_failed(&self) {
         self.web_config_failures.inc();
     }
 
-    /// The text exposition format, version 0.0.4, of the whole registry.
+    /// The whole registry in the text exposition format, version 0.0.4.
     #[must_use]
     pub fn render(&self) -> String {
         smtpwatch_metrics::render(&self.registry)
     }
 
-    /// The values of one metric of the registry, added up by one of its labels.
+    /// The values of one metric of the registry, summed by one of its labels.
     pub(crate) fn sums(&self, name: &str, label: &str) -> std::collections::BTreeMap<String, u64> {
         smtpwatch_metrics::sums(&self.registry, name, label)
     }

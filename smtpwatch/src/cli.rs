@@ -104,7 +104,7 @@ pub struct WebConfigArg {
 
 impl WebConfigArg {
     fn load(&self) -> Result<Option<ConfigFile>, WebConfigError> {
-        // An empty value is what a unit or compose file gives that leaves it to its environment.
+        // A unit or compose file that leaves the value to its environment passes an empty one.
         self.web_config.as_deref().filter(|path| !path.as_os_str().is_empty()).map(ConfigFile::load).transpose()
     }
 }

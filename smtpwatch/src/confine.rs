@@ -11,30 +11,30 @@ use std::path::PathBuf;
 
 pub use capabilities::without as without_capabilities;
 
-/// What a thread keeps.
+/// The privileges that a thread keeps.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct Kept {
-    /// Capabilities, as far as it has them.
+    /// Capabilities, as far as the thread has them.
     pub capabilities: &'static [caps::Capability],
-    /// Whether `bpf(2)` may be called.
+    /// Whether `bpf(2)` is allowed.
     pub bpf: bool,
-    /// Directories and files that may be written.
+    /// Writable directories and files.
     pub writable: Vec<PathBuf>,
-    /// Directories and files that may be read beside those of the system.
+    /// Readable directories and files in addition to those of the system.
     pub readable: Vec<PathBuf>,
 }
 
-/// What a kernel did not take of [`thread`], each with its reason.
+/// Restrictions of [`thread`] that this kernel does not support, each with the reason.
 pub type Loose = Vec<String>;
 
-/// Confines the calling thread and those that it starts, for good: no new privileges, the capabilities of `kept` at most,
-/// files as `kept` says, and no system call that a monitor has no use for.
+/// Confines the calling thread and its later children permanently: no new privileges, at most the capabilities of
+/// `kept`, the files of `kept`, and no system call that a monitor does not need.
 ///
-/// A kernel that lacks one of the means is told of; what is available is in force.
+/// Restrictions that the kernel lacks are returned; all others are in force.
 ///
 /// # Errors
 ///
-/// Capabilities cannot be given up.
+/// Capabilities cannot be dropped.
 pub fn thread(kept: &Kept) -> anyhow::Result<Loose> {
     no_new_privileges()?;
     capabilities::keep(kept.capabilities)?;
@@ -42,7 +42,7 @@ pub fn thread(kept: &Kept) -> anyhow::Result<Loose> {
     Ok(parts.into_iter().filter_map(Result::err).collect())
 }
 
-/// No memory of this process is written to a file when it ends by a fault: a password on the wire may be in it.
+/// Disables core dumps: the memory of this process may contain passwords from the network.
 ///
 /// # Errors
 ///
@@ -53,8 +53,8 @@ pub fn no_core() -> anyhow::Result<()> {
     setrlimit(Resource::RLIMIT_CORE, 0, 0).context("cannot disable core dumps")
 }
 
-/// Nothing that this process starts can ever get more than it has (`PR_SET_NO_NEW_PRIVS`): what the filter of system calls and
-/// Landlock need.
+/// Prevents that this process and its children gain privileges (`PR_SET_NO_NEW_PRIVS`); required by seccomp and
+/// Landlock.
 fn no_new_privileges() -> anyhow::Result<()> {
     use anyhow::Context as _;
     nix::sys::prctl::set_no_new_privs().context("cannot set no_new_privs")
@@ -66,7 +66,7 @@ mod tests {
 
     use super::*;
 
-    /// In its own thread: it cannot be undone.
+    /// Runs the work in a confined thread of its own, because confinement is irreversible.
     fn confined<T: Send>(kept: &Kept, work: impl FnOnce() -> T + Send) -> T {
         thread::scope(|scope| {
             let confined = scope.spawn(|| {
@@ -93,7 +93,7 @@ mod tests {
             fs::read("/proc/self/status").expect("the process itself");
             fs::read("/etc/hosts").expect("the files of the resolver");
             TcpListener::bind("127.0.0.1:0").expect("a listener");
-            // What a thread starts is confined with it.
+            // Children of a confined thread are confined too.
             let child = thread::spawn(move || fs::write(&outside, "lost").unwrap_err().kind());
             assert_eq!(child.join().expect("the child"), ErrorKind::PermissionDenied);
         });

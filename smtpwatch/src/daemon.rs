@@ -1,4 +1,5 @@
-//! The daemon: starts and stops capture, pipeline, store and web server in order.
+//! The daemon: starts and stops capture, pipeline, store and web server in order. [`run`] is the entry point of
+//! `smtpwatch run`; the pipeline's thread owns a `Watch`, and passes the engine's outputs to `Outputs`.
 //!
 //! Order of the start: store, listener, capture, pages. A failure before the capture leaves nothing attached, and the
 //! capture attaches everything or nothing. Order of the stop: hooks are detached, open sessions are judged with what
@@ -64,29 +65,29 @@ use crate::{
 
 use reload::{Change, Reloader};
 
-/// The pipeline looks up from the ring this often, also when nothing comes.
+/// Maximum time that the pipeline waits for the ring buffer.
 const WAIT: Duration = Duration::from_millis(100);
-/// After records the ring is left alone for this long, and what has come meanwhile is taken at once. The kernel signals a
-/// record to a reader that has read everything before it, by an interrupt and a wake-up that cost more than the record
-/// itself; a reader that keeps up with a stream of them would be signalled for each.
+/// Pause after records were read, so that the next read takes several at once. The kernel signals a record to a reader
+/// that has read everything before it; the interrupt and the wake-up cost more than the record itself, and a reader
+/// that keeps up with a stream of records would be signalled for each.
 const GATHER: Duration = Duration::from_millis(1);
-/// What is not urgent is done this often: counters, requests, interfaces.
+/// Interval of tasks that are not urgent: counters, requests, interfaces.
 const HOUSEKEEPING: Duration = Duration::from_millis(500);
-/// Listeners are looked through this often: it walks every process.
+/// Interval between scans for listening sockets: a scan walks every process.
 const LISTENERS: Duration = Duration::from_secs(300);
 
-/// Answers about policies that are taken in between packets.
+/// Maximum number of policy look-up results that are processed between packets.
 const ANSWERS_AT_ONCE: usize = 64;
-/// Interfaces that have metrics of their own: a glob over the interfaces of containers may match any number.
+/// Maximum number of interfaces with metrics of their own: a glob over container interfaces may match any number.
 const MAX_INTERFACES: usize = 64;
 
-/// What the daemon is started with.
+/// The inputs of the daemon.
 pub struct Start {
-    /// The configuration, as it was read.
+    /// The configuration at the start.
     pub config: Config,
-    /// Where it is read again.
+    /// The sources that a reload reads again.
     pub source: smtpwatch_config::Source,
-    /// Where pages and metrics are served.
+    /// The listen address of pages and metrics.
     pub listen: SocketAddr,
     /// TLS and logins of the HTTP server.
     pub web: Option<ConfigFile>,
@@ -94,12 +95,12 @@ pub struct Start {
 
 /// Runs until SIGTERM or SIGINT.
 ///
-/// The capturing thread is started first and alone keeps what capturing needs; all others have no capability from their start
-/// ([`confine`]).
+/// The capture thread is started first and alone keeps the capabilities that capturing needs; all other threads have
+/// none from their start ([`confine`]).
 ///
 /// # Errors
 ///
-/// What failed, why, and what to do.
+/// The failure, its cause and its remedy.
 pub fn run(start: Start) -> anyhow::Result<()> {
     let Start { config, source, listen, web } = start;
     let files = files(&config, &source, web.as_ref())?;
@@ -118,7 +119,7 @@ pub fn run(start: Start) -> anyhow::Result<()> {
     let live = Live::new();
     let (push, pusher) = alertmanager::start(&config.alertmanager, &host_name())?.unzip();
     let (lines, events, counts) = (journal.clone(), live.clone(), metrics.clone());
-    // What the journal has is stored, unless the log says that the store cannot be written.
+    // A finding in the journal is also in the store, unless the log says that the store cannot be written.
     let tell = Box::new(move |finding: &Finding, again: bool| lines.write(Box::new(finding.clone()), again));
     let on_record = Box::new(move |finding: &Finding, kept: &KeptAs| {
         events.tell(finding, kept);
@@ -130,7 +131,7 @@ pub fn run(start: Start) -> anyhow::Result<()> {
     let (writer, entries) = Writer::start(&config.store, keeping)?;
     let mut history = History::new(config.limits.peers);
     tracing::info!(path = %config.store.display(), rows = entries.len(), "history read");
-    // The store has left out what there is no room for.
+    // The store has returned only the rows that fit.
     entries.into_iter().for_each(|(key, record)| _ = history.restore(key, record));
     let policies = policies(&config, &metrics, &writer)?;
 
@@ -145,13 +146,13 @@ pub fn run(start: Start) -> anyhow::Result<()> {
                 "cannot listen on {listen}; is smtpwatch running already? --web.listen-address sets another address"
             )
         })?;
-    // From here on a signal ends the daemon in order.
+    // From this point on, a signal ends the daemon in order.
     let mut signals = Signals::new()?;
 
     let health = Arc::new(Health::default());
     let desk = Arc::new(Desk::new(config.store.clone(), metrics.web.clone(), health.clone(), live));
     let sender = match writer.handle() {
-        // Patient: what was sent must not be forgotten, and no one waits for it.
+        // A handle that waits: a sent report must be recorded, and nothing waits for the sender's thread.
         Some(store) => Sender::start(&config, store.patient(), now)?,
         None => None,
     };
@@ -170,7 +171,7 @@ pub fn run(start: Start) -> anyhow::Result<()> {
     let work = {
         let (metrics, health, stop, store) = (metrics.clone(), health.clone(), stop.clone(), writer.handle());
         move || {
-            // Dropped at the end, also by a panic: the main thread must not go on without a pipeline.
+            // Dropped when the thread ends, also by a panic: the main thread must not continue without a pipeline.
             let _ended = ended;
             let capture = match Capture::start(&CaptureSettings::from(&config)) {
                 Ok(capture) => capture,
@@ -209,7 +210,7 @@ pub fn run(start: Start) -> anyhow::Result<()> {
     let asked = runtime.block_on(async {
         match attaching.await {
             Ok(outcome) => outcome?,
-            // It ends with its own error.
+            // The thread returns its own error.
             Err(_) => return Ok("a failure"),
         }
         tracing::info!(address = %listen, "serving /metrics");
@@ -237,34 +238,34 @@ pub fn run(start: Start) -> anyhow::Result<()> {
     }
 }
 
-/// Work for a thread that was started before it.
+/// The work of a thread that is started before the work is known.
 type Work = Box<dyn FnOnce() -> anyhow::Result<()> + Send>;
 
-/// A thread that waits for its work.
+/// Starts a thread that waits for its work.
 fn idle_thread(name: &str) -> anyhow::Result<(JoinHandle<anyhow::Result<()>>, mpsc::Sender<Work>)> {
     let (begin, beginning) = mpsc::channel::<Work>();
     let thread = std::thread::Builder::new().name(name.to_owned());
-    // Without work the start has failed, and says so itself.
+    // Without work the start has failed, and its own error is reported.
     let thread = thread.spawn(move || beginning.recv().map_or(Ok(()), |work| work()));
     Ok((thread.with_context(|| format!("cannot start the thread {name}"))?, begin))
 }
 
-/// What all threads may read and write: nothing else of this host's files is opened.
+/// The files that all threads may read and write; no other files are accessible.
 fn files(config: &Config, source: &smtpwatch_config::Source, web: Option<&ConfigFile>) -> anyhow::Result<Kept> {
     let named = [&*config.policy.trust_anchor, &*config.policy.ca_file, &*config.policy.starttls_everywhere];
-    // What is not a file is what stands for one, or a URL.
+    // These settings may also be keywords or URLs.
     let named = named.into_iter().map(Path::new).filter(|path| path.exists());
     let read = source.path.iter().map(PathBuf::as_path).chain(named);
     let files = read.map(Path::to_owned).chain(web.into_iter().flat_map(ConfigFile::files));
     let readable = files.map(|path| directory(&path)).chain(cgroup::mount_point()).collect();
-    // Landlock allows what is there.
+    // Landlock rules need existing directories.
     let state = config.store.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
     let mut writable: Vec<_> =
         iter::once(state).chain(config.tlsrpt.directory.as_deref()).map(Path::to_owned).collect();
     for directory in &writable {
         make_directory(directory).with_context(|| format!("cannot create {}", directory.display()))?;
     }
-    // Of the path as it is named: a link that comes in its place does not widen what may be written.
+    // The path as configured: a symbolic link that replaces it later does not widen the writable area.
     let journal = config.journal.file();
     writable.extend(journal.as_deref().and_then(Path::parent).map(|parent| match parent.as_os_str().is_empty() {
         true => PathBuf::from("."),
@@ -273,7 +274,7 @@ fn files(config: &Config, source: &smtpwatch_config::Source, web: Option<&Config
     Ok(Kept { readable, writable, ..Kept::default() })
 }
 
-/// The directory of a file: the file may be replaced.
+/// The directory of a file: the file itself may be replaced.
 fn directory(file: &Path) -> PathBuf {
     let file = file.canonicalize().unwrap_or_else(|_| file.to_owned());
     match file.parent() {
@@ -282,7 +283,8 @@ fn directory(file: &Path) -> PathBuf {
     }
 }
 
-/// What the capturing thread keeps: what attaching to interfaces that come later needs, and detaching without a link.
+/// The privileges of the capture thread: for attaching to interfaces that appear later, and for detaching filters,
+/// which have no link.
 fn kept_by_capture(config: &Config, capture: &Capture, files: Kept) -> Kept {
     let filters = capture.attachments().any(|attachment| attachment.hook == Some(Hook::Clsact));
     let capabilities: &[_] = if config.hot_plug || filters {
@@ -290,25 +292,25 @@ fn kept_by_capture(config: &Config, capture: &Capture, files: Kept) -> Kept {
     } else if confine::without_capabilities(|| capture.counters().read().is_ok()) {
         &[]
     } else {
-        // Before Linux 5.19 (commit c8644cd0efe7) `kernel.unprivileged_bpf_disabled` closes maps that are open, too.
+        // Before Linux 5.19 (commit c8644cd0efe7) `kernel.unprivileged_bpf_disabled` also blocks access to open maps.
         &smtpwatch_capture::capabilities::MAPS
     };
     Kept { capabilities, bpf: true, ..files }
 }
 
-/// Says what the kernel has no means for.
+/// Logs restrictions that the kernel does not support.
 fn tell(loose: &confine::Loose) {
     for what in loose {
         tracing::warn!("{what}");
     }
 }
 
-/// Interfaces that are named, not by a glob.
+/// Interfaces that are configured by name and not by a glob.
 fn named(config: &Config) -> Vec<String> {
     config.interfaces.iter().filter(|name| !is_glob(name)).cloned().collect()
 }
 
-/// What the daemon does at a signal.
+/// The signals that the daemon handles.
 struct Signals {
     terminate: Signal,
     interrupt: Signal,
@@ -327,15 +329,15 @@ impl Signals {
         })
     }
 
-    /// Reads the configuration again at SIGHUP and opens the journal anew at SIGUSR1, until a signal ends the daemon; tells
-    /// which.
+    /// Reloads the configuration at SIGHUP and reopens the journal at SIGUSR1, until another signal ends the daemon;
+    /// returns its name.
     async fn obey(&mut self, reloader: &Reloader, journal: &Journal) -> &'static str {
         loop {
             tokio::select! {
                 _ = self.terminate.recv() => return "SIGTERM",
                 _ = self.interrupt.recv() => return "SIGINT",
                 _ = self.hangup.recv() => {
-                    // The log and the metrics tell what came of it.
+                    // The result is in the log and in the metrics.
                     _ = reloader.reload().await;
                 }
                 _ = self.rotated.recv() => journal.reopen(),
@@ -344,7 +346,7 @@ impl Signals {
     }
 }
 
-/// Pushes alerts, if there is someone to push them to.
+/// Sends alerts, if an Alertmanager is configured.
 async fn alerts(pusher: Option<Pusher>, metrics: &Metrics) -> Infallible {
     if let Some(pusher) = pusher {
         pusher.run(metrics, now).await;
@@ -352,7 +354,7 @@ async fn alerts(pusher: Option<Pusher>, metrics: &Metrics) -> Infallible {
     std::future::pending().await
 }
 
-/// Says that the watch is alive as long as it is, to a service manager that asks.
+/// Notifies the watchdog of the service manager while the daemon is healthy, if the manager requests it.
 async fn watchdog(health: &Health) -> Infallible {
     let Some(period) = service_manager::watchdog() else { return std::future::pending().await };
     let mut ticks = tokio::time::interval(period);
@@ -364,7 +366,7 @@ async fn watchdog(health: &Health) -> Infallible {
     }
 }
 
-/// How policies are looked up. Their files are read here, so that a wrong one ends the start.
+/// The settings of policy look-ups. Their files are read here, so that an invalid one fails the start.
 fn policies(config: &Config, metrics: &Arc<Metrics>, writer: &Writer) -> anyhow::Result<Setup> {
     let trust = Trust::load(&config.policy)?;
     let mut store = Store::open_existing(&config.store)?;
@@ -386,37 +388,37 @@ fn policies(config: &Config, metrics: &Arc<Metrics>, writer: &Writer) -> anyhow:
     })
 }
 
-/// What the pipeline's thread owns.
+/// The state of the pipeline's thread.
 struct Watch {
     pipeline: Pipeline,
     outputs: Outputs,
     capture: Capture,
-    /// Configurations to be put in force.
+    /// Configurations to apply.
     changed: mpsc::Receiver<Change>,
-    /// What its thread keeps.
+    /// Privileges that this thread keeps.
     kept: Kept,
     sender: Option<Sender>,
     writer: Writer,
-    /// From where on history is written to the store once more; `None`: it has everything.
+    /// Position from which history must be written to the store again; `None`: the store has all of it.
     restoring: Option<usize>,
     health: Arc<Health>,
     stop: Arc<AtomicBool>,
     /// Interfaces that the configuration names.
     named: Vec<String>,
-    /// Interfaces that have series of their own, each with the time of its newest record.
+    /// Interfaces with metrics of their own, each with the time of its newest record since the last housekeeping.
     interfaces: BTreeMap<String, Option<Timestamp>>,
-    /// What was seen of the writer's counts.
+    /// The writer's counts at the last housekeeping.
     written: (u64, u64),
-    /// What was seen of the counts of TLS reports.
+    /// The report sender's counts at the last housekeeping.
     reported: (u64, u64),
     /// Watched ports.
     ports: Vec<u16>,
-    /// Programs of which the log has said that they listen elsewhere too.
+    /// Mail servers whose unwatched ports the log has reported.
     unwatched: Vec<Unwatched>,
 }
 
 impl Watch {
-    /// What needs rights that are given up here.
+    /// Does the work that needs privileges, then drops them.
     fn begin(&mut self) -> anyhow::Result<()> {
         self.survey();
         self.attachments();
@@ -443,7 +445,7 @@ impl Watch {
                 self.capture.order(&order)?;
             }
             if let Ok(Change { config, done }) = self.changed.try_recv() {
-                // Who asked may have gone; what was asked is done.
+                // An error means that the client has disconnected; the configuration is in force.
                 _ = done.send(self.reconfigure(config));
             }
             self.health.beat();
@@ -456,7 +458,7 @@ impl Watch {
                 self.listeners();
             }
         }
-        // What the kernel has already handed over is judged too; after that nothing is ours on any interface.
+        // Records in the ring buffer are still judged; then the hooks are detached.
         self.records()?;
         self.housekeeping()?;
         let Self { mut pipeline, mut outputs, capture, sender, writer, .. } = self;
@@ -473,7 +475,7 @@ impl Watch {
         Ok(())
     }
 
-    /// Writes the next piece of history to a store that lacks it. False: nothing is left to write.
+    /// Passes the next piece of history to a store that lacks it. False: there is none left.
     fn restore(&mut self) -> bool {
         let (Some(from), Some(store)) = (self.restoring, &self.outputs.store) else { return false };
         if !store.takes_history() {
@@ -491,7 +493,7 @@ impl Watch {
         true
     }
 
-    /// Puts a configuration in force. If it names an interface that is not there, the one before stays.
+    /// Applies a configuration. If it names an interface that does not exist, the previous one stays in force.
     fn reconfigure(&mut self, config: Config) -> Result<(), CaptureError> {
         let changed = self.capture.rewatch(&config.interfaces)?;
         self.named = named(&config);
@@ -519,11 +521,11 @@ impl Watch {
             .map_err(Into::into)
     }
 
-    /// Tells what is attached and what is missing: metrics and readiness. The log has it from the capture.
+    /// Publishes attached and missing hooks in metrics and readiness. The capture has logged them.
     fn attachments(&mut self) {
         let metrics = &self.outputs.metrics;
         let mut watch = server::Watch::default();
-        // An interface that is named stays wanted when it goes; one of a glob or of a default route does not.
+        // A named interface that disappears counts as missing; one of a glob or of a default route does not.
         let mut interfaces: BTreeSet<String> = self.named.iter().cloned().collect();
         interfaces.extend(self.capture.attachments().map(|attachment| attachment.interface.clone()));
         if interfaces.len() > MAX_INTERFACES {
@@ -575,12 +577,12 @@ impl Watch {
         self.health.set(watch);
     }
 
-    /// Looks up where connections go, if it is time. Tells whether what is attached has changed.
+    /// Looks up the routes of connections, if it is time. Returns whether the attachments have changed.
     fn survey(&mut self) -> bool {
         let Some(survey) = self.capture.survey() else { return false };
         let Survey { attached, clients, servers, dropped, routes_cut, failed } = survey;
         let metrics = &self.outputs.metrics;
-        // What is not known is not zero: a failure leaves what was found before.
+        // After a failure the previous values stay: unknown is not zero.
         if !failed {
             metrics.unwatched_connections(Role::Client, clients);
             metrics.unwatched_connections(Role::Server, servers);
@@ -591,7 +593,7 @@ impl Watch {
         attached
     }
 
-    /// Says once of each mail server where it listens unwatched (docs/threats.md EV-25).
+    /// Warns once about each mail server that listens on an unwatched port (docs/threats.md EV-25).
     fn listeners(&mut self) {
         let found = listeners::unwatched(&self.ports);
         for program in found.iter().filter(|program| !self.unwatched.contains(program)) {
@@ -652,11 +654,11 @@ impl Watch {
     }
 }
 
-/// Where the engine's outputs go.
+/// The receivers of the engine's outputs.
 struct Outputs {
     metrics: Arc<Metrics>,
     kernel: Arc<Counters>,
-    /// For findings that the store does not take.
+    /// For findings that the store refuses.
     journal: Arc<Journal>,
     store: Option<StoreHandle>,
     policies: Service,
@@ -668,7 +670,8 @@ impl Outputs {
         match output {
             Output::Finding(mut finding) => {
                 if let Some(exhibit) = &mut finding.exhibit {
-                    // A kernel that does not tell ends the daemon at the next housekeeping; the finding goes out before.
+                    // If the kernel's counters cannot be read, the next housekeeping ends the daemon; the finding is
+                    // published before.
                     exhibit.losses = self.kernel.read().map(|counted| losses(&counted)).unwrap_or_default();
                 }
                 self.metrics.finding(&finding);

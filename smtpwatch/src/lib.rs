@@ -1,8 +1,8 @@
-//! The daemon and command line of smtpwatch: what puts the other crates together, and nothing else.
+//! The daemon and command line of smtpwatch; both only combine the other crates.
 //!
-//! [`daemon`] starts and ends threads in order and hands the engine's outputs to store, journal, alerts and metrics;
-//! [`daemon`]'s threads give up what they do not need by [`confine`]. [`cli`] has the verbs, [`output`] the sinks that are of the
-//! daemon alone and the registry of metrics.
+//! [`daemon`] starts and ends threads in order and passes the engine's outputs to store, journal, alerts and metrics;
+//! its threads drop their privileges with [`confine`]. [`cli`] has the verbs; [`output`] has the sinks that only the
+//! daemon uses, and the registry of metrics.
 //!
 //! Data flows from left to right; a crate imports nothing from its right:
 //!

@@ -46,7 +46,7 @@ pub enum LogFormat {
     Json,
 }
 
-/// Starts logging. Later calls do nothing.
+/// Initialises the log. Later calls do nothing.
 pub fn init(level: LogLevel, format: LogFormat) {
     let level = LevelFilter::from(level);
     let filter = targets(level);
@@ -68,26 +68,27 @@ pub fn init(level: LogLevel, format: LogFormat) {
                 .with_writer(std::io::stderr),
         ),
     };
-    // A second call, in tests, finds a subscriber already set: the first one stays.
+    // A second call, in tests, finds a subscriber already set, which stays.
     let _ = tracing_subscriber::registry().with(layer.with_filter(filter)).try_init();
 }
 
-/// Who is heard, at which level.
+/// The level of each crate.
 fn targets(level: LevelFilter) -> Targets {
-    // Libraries speak from warnings up; ours at the level asked for. Messages of the kernel programs count as ours.
+    // Warnings of libraries; all messages of smtpwatch up to the configured level, those of the kernel programs
+    // included.
     Targets::new()
         .with_default(level.min(LevelFilter::WARN))
-        // aya warns of attempts that may fail, such as type information in a form that this kernel does not know; what
-        // matters of them comes back as errors, which the capture tells.
+        // aya warns about attempts that may fail, such as type information in a format that this kernel does not
+        // support; relevant failures are returned as errors, which the capture reports.
         .with_target("aya", level.min(LevelFilter::ERROR))
-        // hickory warns of each answer that does not validate, with its name: anyone who sends mail could fill the log. What it
-        // finds comes back as an answer.
+        // hickory warns about each answer that does not validate, with its name: every sender of mail could fill the
+        // log. Its result is returned to the caller.
         .with_target("hickory_proto", LevelFilter::OFF)
         .with_target("hickory_net", LevelFilter::OFF)
         .with_target("hickory_resolver", LevelFilter::OFF)
-        // The same holds for the certificates of policy hosts.
+        // The same applies to the certificates of policy hosts.
         .with_target("rustls_platform_verifier", LevelFilter::OFF)
-        // A target covers all that begin with it: every crate of ours.
+        // A target covers all crates whose names begin with it.
         .with_target("smtpwatch", level)
 }
 

@@ -1,4 +1,5 @@
-//! smtpwatch: passive monitor that detects STARTTLS stripping and SMTP credentials in cleartext.
+//! The `smtpwatch` program, a passive monitor that detects STARTTLS stripping and SMTP credentials in cleartext. Parses
+//! the command line and runs the verb; the code is in the library.
 
 use std::process::ExitCode;
 

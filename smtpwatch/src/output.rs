@@ -1,4 +1,4 @@
-//! Outputs of the process: metrics, findings, pages and API. Nothing here makes decisions about findings.
+//! Outputs of the daemon: metrics, the journal, and alerts. Nothing here makes decisions about findings.
 
 pub mod alertmanager;
 pub mod journal;

@@ -1,6 +1,6 @@
 //! Notifications to a service manager (sd_notify(3)): ready, reloading, stopping, and the watchdog.
 //!
-//! Without a service manager, which `$NOTIFY_SOCKET` names, nothing happens.
+//! Without a service manager (no `$NOTIFY_SOCKET`), nothing happens.
 
 use std::{
     ffi::OsStr,
@@ -17,42 +17,42 @@ use std::{
 
 use sd_notify::NotifyState;
 
-/// How long a message waits for a manager that does not read: the thread that serves metrics and health must go on.
+/// Maximum time to send a message to a manager that does not read: the calling thread also serves metrics and health.
 const PATIENCE: Duration = Duration::from_secs(1);
-/// Between two tries.
+/// Interval between attempts to send.
 const RETRY: Duration = Duration::from_millis(10);
 
-/// The watch has begun, or the configuration has been read again.
+/// Reports that the start or a reload is complete.
 pub fn ready() {
     tell(&[NotifyState::Ready]);
 }
 
-/// What is watched, in a line that people read.
+/// Sets the status line, which shows the watched interfaces.
 pub fn status(line: &str) {
     tell(&[NotifyState::Status(line)]);
 }
 
-/// The configuration is read again; [`ready`] ends it.
+/// Reports the start of a reload; [`ready`] reports its end.
 pub fn reloading() {
-    // Of the manager's clock (Type=notify-reload).
+    // Type=notify-reload requires the time of the manager's monotonic clock.
     match NotifyState::monotonic_usec_now() {
         Ok(since) => tell(&[NotifyState::Reloading, since]),
         Err(_) => tell(&[NotifyState::Reloading]),
     }
 }
 
-/// The end has begun.
+/// Reports that the daemon is shutting down.
 pub fn stopping() {
     tell(&[NotifyState::Stopping]);
 }
 
-/// The watch is alive.
+/// Sends a watchdog notification.
 pub fn alive() {
-    // The next one follows soon.
+    // No retry: the next one follows soon.
     send(&[NotifyState::Watchdog], Duration::ZERO);
 }
 
-/// How often the manager wants to hear [`alive`], if it does: half of the time after which it ends the daemon.
+/// The interval at which to call [`alive`], if the manager has a watchdog: half of its timeout.
 #[must_use]
 pub fn watchdog() -> Option<Duration> {
     sd_notify::watchdog_enabled().map(|limit| limit / 2).filter(|period| !period.is_zero())

@@ -1,24 +1,25 @@
-//! Version information, the same in `--version` and in `smtpwatch_build_info`.
+//! Version information from the build, the same in `--version` and in `smtpwatch_build_info`.
 
 use std::sync::OnceLock;
 
 use smtpwatch_core::Timestamp;
 pub use smtpwatch_core::VERSION;
 
-/// What `git describe` said of the sources; empty when they were built outside a checkout.
+/// Output of `git describe` for the sources; empty for a build outside of a checkout.
 pub const REVISION: &str = env!("SMTPWATCH_REVISION");
-/// The compiler.
+/// The version of the compiler.
 pub const RUSTC: &str = env!("SMTPWATCH_RUSTC");
-/// Time of the build in seconds since the epoch, from `SOURCE_DATE_EPOCH`; empty without it: builds are reproducible.
+/// Time of the build in seconds since the epoch, from `SOURCE_DATE_EPOCH`; empty without it, so that builds are
+/// reproducible.
 pub const DATE: &str = env!("SMTPWATCH_DATE");
 
-/// `-V`.
+/// The text of `-V`.
 #[must_use]
 pub const fn short() -> &'static str {
     VERSION
 }
 
-/// `--version`.
+/// The text of `--version`.
 #[must_use]
 pub fn long() -> &'static str {
     static LONG: OnceLock<String> = OnceLock::new();

@@ -1,5 +1,5 @@
-//! Elastic Common Schema: a finding as the alert of an intrusion detection system. Fields that ECS lacks are under
-//! `smtpwatch`.
+//! Elastic Common Schema: [`ecs`] turns a finding into the alert of an intrusion detection system. Fields that ECS
+//! lacks are under `smtpwatch`.
 
 use serde_json::{Map, Value, json};
 use smtpwatch_core::{Finding, Role};
@@ -7,7 +7,7 @@ use smtpwatch_core::{Finding, Role};
 use super::{ends, sentence};
 use crate::text::printable;
 
-/// The version whose field names these are.
+/// The ECS version of the field names.
 const VERSION: &str = "8.17.0";
 
 /// The finding as one ECS document.
@@ -24,7 +24,7 @@ pub fn ecs(finding: &Finding) -> Value {
             "category": ["network", "intrusion_detection"],
             "type": ["info"],
             "id": f.id,
-            // Higher is louder.
+            // In ECS, a higher number is more severe.
             "severity": f.severity as u8,
             "provider": "smtpwatch",
             "dataset": "smtpwatch.finding",
@@ -38,7 +38,7 @@ pub fn ecs(finding: &Finding) -> Value {
             "direction": if f.role == Role::Client { "outbound" } else { "inbound" },
         },
         "observer": { "product": "smtpwatch", "vendor": "smtpwatch", "type": "ids", "version": f.provenance.version },
-        // The document itself: nothing of it is lost on the path.
+        // The whole document, so that the conversion loses nothing.
         "smtpwatch": f,
     });
     let Some(fields) = document.as_object_mut() else { return document };

@@ -1,4 +1,4 @@
-//! Suricata's EVE format: a finding as an alert, for programs that read Suricata's output.
+//! Suricata's EVE format: [`eve`] turns a finding into an alert, for programs that read Suricata's output.
 
 use serde_json::{Value, json};
 use sha2::{Digest as _, Sha256};
@@ -9,10 +9,10 @@ use smtpwatch_core::{
 
 use super::ends;
 
-/// Generator of the signatures: Suricata's own is 1.
+/// Generator ID of the signatures; Suricata's own is 1.
 const GENERATOR: u32 = 2_525;
-/// The signature of the first kind; the others follow in the order of [`Kind::ALL`]. Private to smtpwatch, and far from the
-/// numbers that rule sets use.
+/// Signature ID of the first kind; the others follow in the order of [`Kind::ALL`]. Outside the ranges that public rule
+/// sets use.
 const FIRST_SIGNATURE: u32 = 4_252_500;
 
 /// The finding as one EVE record.
@@ -20,7 +20,7 @@ const FIRST_SIGNATURE: u32 = 4_252_500;
 pub fn eve(finding: &Finding) -> Value {
     let f = finding;
     let mut record = json!({
-        // Suricata writes the offset from UTC as digits.
+        // Suricata writes the UTC offset as digits.
         "timestamp": f.time.to_string().replace('Z', "+0000"),
         "flow_id": flow_id(f),
         "event_type": "alert",
@@ -69,7 +69,7 @@ pub fn eve(finding: &Finding) -> Value {
     record
 }
 
-/// The same for both directions of a connection, and positive, as Suricata's are.
+/// The same positive number for both directions of a connection, like Suricata's flow ID.
 fn flow_id(finding: &Finding) -> i64 {
     let digest = Sha256::digest(format!("{}{}", finding.flow.client, finding.flow.server));
     let mut octets = [0; 8];
@@ -82,7 +82,7 @@ fn signature(kind: Kind) -> u32 {
     FIRST_SIGNATURE + u32::try_from(place).unwrap_or(0)
 }
 
-/// Suricata counts the other way: 1 is the loudest.
+/// Suricata's priority is inverse: 1 is the most severe.
 const fn priority(severity: Severity) -> u8 {
     match severity {
         Severity::Critical | Severity::High => 1,

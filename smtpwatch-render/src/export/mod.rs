@@ -1,4 +1,5 @@
-//! Exports of findings: a capture file for Wireshark, a letter for an abuse desk, and formats for SIEMs.
+//! Exports of findings: a capture file for Wireshark, a plain-text report for an abuse desk, and formats for SIEMs. The
+//! command line, the journal and the API call them.
 
 mod ecs;
 mod eve;
@@ -14,12 +15,12 @@ pub use eve::eve;
 pub use pcapng::pcapng;
 pub use text::text;
 
-/// The ends of a finding's connection, client first; `None` of one that cannot be read.
+/// The endpoints of a finding's connection, client first; `None` if they cannot be parsed.
 fn ends(finding: &Finding) -> Option<(SocketAddr, SocketAddr)> {
     Some((finding.flow.client.parse().ok()?, finding.flow.server.parse().ok()?))
 }
 
-/// In one sentence, for a line of a SIEM or of a capture.
+/// A one-sentence summary, for a SIEM event or a comment in a capture.
 fn sentence(finding: &Finding) -> String {
     let f = finding;
     format!(

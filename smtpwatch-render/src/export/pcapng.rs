@@ -26,15 +26,15 @@ use crate::text::printable;
 
 /// Raw IP, of either version (LINKTYPE_RAW).
 const RAW: Linktype = Linktype(101);
-/// Time stamps count nanoseconds (`if_tsresol`).
+/// Resolution of time stamps: nanoseconds (`if_tsresol`).
 const NANOSECONDS: u8 = 9;
-/// Longest comment.
+/// Maximum length of a comment in bytes.
 const COMMENT: usize = 4_096;
-/// What the first packet of each connection says.
+/// Comment on the first packet of each connection.
 const NOTICE: &str = "Put together from the evidence of smtpwatch: secrets are overwritten with *, message bodies and encrypted \
                       bytes are left out, and there is no link layer.";
 
-/// One connection, and what its findings kept of it.
+/// One connection, and the stored evidence of its findings.
 struct Connection<'a> {
     client: SocketAddr,
     server: SocketAddr,
@@ -45,7 +45,7 @@ struct Connection<'a> {
     findings: Vec<&'a Finding>,
 }
 
-/// In the order of time; the same packet in the evidence of two findings is one.
+/// Sort key in time order; identical for the same packet in the evidence of two findings.
 type Key = (i64, u8, u32, u32, u32, u8, u16);
 
 fn key(packet: &Packet) -> Key {
@@ -81,7 +81,7 @@ pub fn pcapng(findings: &[Finding], out: &mut impl io::Write) -> io::Result<()> 
             }
         };
         place.rows.extend(exhibit.packets.iter().map(|packet| (key(packet), packet)));
-        // The evidence of a later finding holds what an earlier one held, and more.
+        // The evidence of a later finding contains that of an earlier one.
         place.pieces.splice(0..0, exhibit.octets.iter());
         place.copies.extend(&exhibit.copies);
         place.findings.push(finding);
@@ -151,7 +151,7 @@ pub fn pcapng(findings: &[Finding], out: &mut impl io::Write) -> io::Result<()> 
 }
 
 impl Connection<'_> {
-    /// The notice stands at the first packet, each finding at the one that decided it.
+    /// The comments of a packet: the notice on the first one, and each finding on the packet that decided it.
     fn comments(&self, key: &Key) -> Vec<String> {
         let mut comments = Vec::new();
         if self.rows.keys().next() == Some(key) {
@@ -169,7 +169,7 @@ impl Connection<'_> {
         comments
     }
 
-    /// A packet from its IP header on, as far as its bytes are known, and its whole length.
+    /// A packet from its IP header on, as far as its bytes were stored, and its original length.
     fn packet(&self, row: &Packet) -> (Vec<u8>, u32) {
         let (from, to) = match row.from {
             Side::Client => (self.client, self.server),
@@ -188,10 +188,10 @@ impl Connection<'_> {
         tcp.urg = row.flags & 0x20 != 0;
         tcp.ece = row.flags & 0x40 != 0;
         tcp.cwr = row.flags & 0x80 != 0;
-        // Options that are no whole words are left out: they were not on the wire like that.
+        // Options that are not a multiple of 4 bytes long are left out: the wire format has only whole words.
         let _ = tcp.set_options_raw(&row.options);
         let segment = u32::from(tcp.header_len_u16()).saturating_add(row.length);
-        // A segment that the host's hardware was to cut up is longer than an IP packet may be: zero is what its header had then.
+        // A segment before segmentation offload exceeds the maximum length of an IP packet: its header had length zero.
         let of_segment = u16::try_from(segment).unwrap_or(0);
         let mut octets = Vec::new();
         match (from.ip().to_canonical(), to.ip().to_canonical()) {
@@ -227,7 +227,7 @@ impl Connection<'_> {
                 }
                 octets.extend_from_slice(&ip.to_bytes());
             }
-            // Of one connection both ends have one version.
+            // Both endpoints of a connection have the same IP version.
             _ => {}
         }
         let header = u32::try_from(octets.len()).unwrap_or(0);
@@ -236,7 +236,7 @@ impl Connection<'_> {
         (octets, header.saturating_add(segment))
     }
 
-    /// The bytes of a packet that were kept, up to the first one that was not.
+    /// The stored payload of a packet, up to the first byte that was not stored.
     fn payload(&self, row: &Packet) -> Vec<u8> {
         let mut payload = Vec::new();
         let start = row.seq.wrapping_add(u32::from(row.flags & TcpFlags::SYN.0 != 0));
@@ -248,7 +248,7 @@ impl Connection<'_> {
             let rest = piece.octets.get(at.wrapping_sub(piece.seq) as usize..).unwrap_or_default();
             payload.extend_from_slice(&rest[..rest.len().min(left)]);
         }
-        // The later one of two copies is what this very packet carried.
+        // Of two conflicting copies, the later one was in this packet.
         for copy in self.copies.iter().filter(|copy| copy.from == row.from && copy.time == row.time) {
             let offset = copy.seq.wrapping_sub(start) as usize;
             if let Some(range) = payload.get_mut(offset..offset.saturating_add(copy.other.len())) {

@@ -1,4 +1,5 @@
-//! A letter to the abuse desk of a carrier or to the postmaster of a peer, understandable without other documents.
+//! A plain-text report for the abuse desk of a carrier or the postmaster of a peer, understandable without other
+//! documents.
 
 use std::fmt::Write as _;
 
@@ -11,12 +12,12 @@ use crate::{
     words,
 };
 
-/// Packets listed.
+/// Maximum number of packets listed.
 const PACKETS: usize = 40;
-/// Columns of a paragraph.
+/// Width of a paragraph in columns.
 const COLUMNS: usize = 72;
 
-/// The findings of an incident as plain text: at length the first one that has evidence, of the others their times.
+/// The findings of an incident as plain text: the first one with evidence in full, and the times of the others.
 #[must_use]
 pub fn text(incident: &str, findings: &[Finding]) -> String {
     let Some(best) = findings.iter().find(|finding| finding.exhibit.is_some()).or(findings.first()) else {
@@ -25,7 +26,7 @@ pub fn text(incident: &str, findings: &[Finding]) -> String {
     let mut text = String::new();
     // Writing to a String cannot fail.
     let _ = whole(&mut text, incident, findings, best);
-    // Line ends are ours; everything else of a peer is made harmless.
+    // Line breaks are this program's own; all other characters are escaped for terminals.
     text.split_inclusive('\n').map(|line| format!("{}\n", printable(line.trim_end_matches('\n')))).collect()
 }
 
@@ -126,7 +127,7 @@ fn packets(text: &mut String, f: &Finding) -> std::fmt::Result {
     writeln!(text)
 }
 
-/// Words in lines of [`COLUMNS`], and an empty line.
+/// Writes text wrapped at [`COLUMNS`], and an empty line.
 fn paragraph(text: &mut String, words: &str) -> std::fmt::Result {
     let mut column = 0;
     for word in words.split(' ').filter(|word| !word.is_empty()) {

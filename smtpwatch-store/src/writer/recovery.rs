@@ -22,32 +22,32 @@ use crate::{
     with_suffix,
 };
 
-/// The longest time between two tries to write.
+/// Maximum interval between two attempts to write.
 const SLOWEST: Duration = Duration::from_secs(4);
-/// After a store was made again, the next one is made at the earliest after this; twice as long each time that it is soon lost
-/// again. What is set aside each time takes room on the disk.
+/// Minimum interval between two recoveries of the store; it doubles each time that the new store is soon lost again,
+/// because each file that is set aside takes disk space.
 const PACE: Duration = Duration::from_secs(5);
 const SLOWEST_PACE: Duration = Duration::from_secs(600);
-/// What the store that is being made is called.
+/// Suffix of the new store's file name while it is written.
 const FRESH: &str = ".fresh";
 
-/// What is wrong, and when it is tried again.
+/// Current faults of the store, and the times of the next attempts.
 #[derive(Default)]
 pub(super) struct Faults {
-    /// Of the files.
+    /// Fault of the files.
     files: Option<Fault>,
-    /// Of the newest try to write.
+    /// Fault of the last attempt to write.
     writes: Option<Fault>,
     write: Retry,
     recover: Retry,
     recovered: Option<(Instant, Duration)>,
-    /// Why it could not be made again.
+    /// Why the store could not be recreated.
     unrecovered: Option<String>,
-    /// Rows of history were given up that the pipeline has.
+    /// Rows of history were dropped that the pipeline still has.
     lacks_history: bool,
 }
 
-/// Tries that fail are made ever more seldom.
+/// Retry timer with exponential backoff.
 #[derive(Default)]
 struct Retry {
     at: Option<Instant>,
@@ -66,23 +66,23 @@ impl Retry {
 }
 
 impl Faults {
-    /// Whether the newest try to write failed.
+    /// Whether the last attempt to write failed.
     pub(super) const fn are_writes_failing(&self) -> bool {
         self.writes.is_some()
     }
 
-    /// Whether it is time to write, or to try.
+    /// Whether a write may be attempted at this time.
     pub(super) fn may_write(&self) -> bool {
         self.write.is_due()
     }
 
-    /// It was written.
+    /// Records a successful write.
     pub(super) fn written(&mut self) {
         self.writes = None;
         self.write = Retry::default();
     }
 
-    /// The end has come: there is no later.
+    /// Allows an immediate attempt: the daemon is about to end.
     pub(super) fn try_at_once(&mut self) {
         self.write.at = None;
         self.recover.at = None;
@@ -103,7 +103,7 @@ impl Faults {
 }
 
 impl Worker {
-    /// Counts a failure of the store; the next try comes later.
+    /// Counts a failure of the store, and delays the next attempt.
     pub(super) fn fail(&mut self, error: &StoreError) {
         self.counts.failures.fetch_add(1, Ordering::Relaxed);
         let condition = Condition::of(error, self.directory());
@@ -111,12 +111,12 @@ impl Worker {
         self.faults.write.failed();
     }
 
-    /// Looks at the files, and makes the store again where it has to be.
+    /// Checks the files, and recreates the store if necessary.
     pub(super) fn examine(&mut self) {
         let store = &mut self.store;
         let mut found = self.watch.examine(|| store.checkpoint());
         if found.is_none() {
-            // SQLite has met what the look at the header does not show.
+            // SQLite has found damage that the check of the header does not show.
             found = self.faults.writes.clone().filter(|fault| fault.condition == Condition::Damaged);
         }
         if found.as_ref().map(|fault| fault.condition) != self.faults.files.as_ref().map(|fault| fault.condition) {
@@ -124,13 +124,13 @@ impl Worker {
         }
         self.faults.files = found;
         let Some(fault) = self.faults.files.clone() else { return };
-        // Said before the attempt: it may take long.
+        // Logged before the attempt, which can take long.
         self.show();
         let lost = Condition::LOSSES.iter().position(|loss| *loss == fault.condition);
         let before = self.faults.recovered.map(|(at, pace)| (at.elapsed(), pace));
         let paced = before.is_some_and(|(ago, pace)| ago < pace);
         let Some(which) = lost.filter(|_| !paced && self.faults.recover.is_due()) else { return };
-        // A copy that is damaged soon shows that the damage was copied.
+        // A copy that is damaged soon after was copied from damaged pages.
         let soon = before.filter(|(ago, pace)| *ago < *pace * 4);
         let may_copy = fault.condition != Condition::Damaged || soon.is_none();
         match self.recover(&fault, may_copy) {
@@ -150,7 +150,7 @@ impl Worker {
         }
     }
 
-    /// Shows the condition of the store, and logs it when it has changed.
+    /// Publishes the condition of the store, and logs a change.
     pub(super) fn show(&mut self) {
         let condition = self.faults.worst().map_or(Condition::Ok, |fault| fault.condition);
         let mut cause = self.faults.worst().map_or(String::new(), |fault| fault.cause.clone());
@@ -160,7 +160,7 @@ impl Worker {
         let mut status = self.counts.status();
         let next = Status { condition, cause, ..status.clone() };
         let before = std::mem::replace(&mut *status, next);
-        // The two in one line are known only after the first attempt to make it again.
+        // Whether the store can be recreated is known only after the first attempt.
         let changed = before.condition != condition || before.cause.is_empty() != status.cause.is_empty();
         let stuck = self.faults.unrecovered.is_some() && !before.cause.contains("it cannot be made again");
         match condition {
@@ -183,7 +183,7 @@ impl Worker {
         }
     }
 
-    /// Makes the store again at its path. Returns what to say of it.
+    /// Recreates the store at its path. Returns the message for the log.
     fn recover(&mut self, fault: &Fault, may_copy: bool) -> Result<String, StoreError> {
         make_directory(self.directory()).map_err(|source| StoreError::Create { path: self.path.clone(), source })?;
         // A directory that was made again has no lock: another daemon may have taken the place.
@@ -224,11 +224,11 @@ impl Worker {
         Ok(said)
     }
 
-    /// Makes a store of this name: a copy of the open one, or, where that cannot be had, a blank one. True: a copy.
+    /// Creates a store with this file name: a copy of the open one if possible, otherwise a blank one. True: a copy.
     fn make(&mut self, fresh: &Path, may_copy: bool) -> Result<bool, StoreError> {
         remove(fresh)?;
         if may_copy {
-            // Opened to look through its pages: what is copied from a damaged file may be damaged too.
+            // Opened to check its pages: the copy of a damaged file may be damaged too.
             let copied = self.store.copy_to(fresh).and_then(|()| Store::open(fresh).map(drop));
             let Err(error) = copied else { return Ok(true) };
             tracing::warn!("the store cannot be copied from the open file: {error}");
@@ -237,7 +237,8 @@ impl Worker {
         Store::open(fresh).map(|_| false)
     }
 
-    /// Sets aside what is at the store's path and beside it. A log of ours does not belong to a file that is not ours.
+    /// Sets aside the file at the store's path and its side files. A log of the open store does not belong to a foreign
+    /// file.
     fn clear_the_way(&self, condition: Condition) -> Result<Vec<PathBuf>, StoreError> {
         let (path, watch) = (&self.path, &self.watch);
         let is_theirs = path.symlink_metadata().is_ok() && !watch.is_ours(path);

@@ -46,7 +46,7 @@ pub(super) struct Reports {
     done: Vec<i64>,
     /// Range of findings to report again: after the first number, up to the second.
     again: Option<Again>,
-    /// The journal has failed since the last attempt to report them again.
+    /// The journal has failed since the last attempt to report findings again.
     failed: bool,
     /// The last write of the journal succeeded.
     works: bool,

@@ -1,47 +1,48 @@
-//! Files of a zip archive (APPNOTE.TXT 6.3.10): stored or deflated, without encryption, in one part.
+//! Extracts files from a zip archive (APPNOTE.TXT 6.3.10): stored or deflated, without encryption, in one part. The
+//! parser of inbound reports calls [`files`].
 
 use std::io::Read as _;
 
 use flate2::{Crc, read::DeflateDecoder};
 
-/// Bytes of the record that ends an archive, without its comment.
+/// Size of the end of central directory record in bytes, without its comment.
 const END: usize = 22;
-/// Bytes of a record of the directory, without its texts.
+/// Size of a central directory header in bytes, without its variable fields.
 const ENTRY: usize = 46;
-/// Bytes of the record before a file, without its texts.
+/// Size of a local file header in bytes, without its variable fields.
 const LOCAL: usize = 30;
-/// The longest comment of an archive.
+/// Maximum length of an archive's comment.
 const COMMENT: usize = 0xffff;
 
-/// Why an archive cannot be used.
+/// Why an archive is rejected.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
 pub enum ZipError {
-    /// It has no directory, or one that leads nowhere.
+    /// The central directory is missing or invalid.
     #[error("the archive is damaged or cut off")]
     Damaged,
-    /// More files than are examined.
+    /// The archive has more files than the bound.
     #[error("{0} further files are not read")]
     TooMany(usize),
     /// It is encrypted.
     #[error("a file in it is encrypted")]
     Encrypted,
-    /// A method that few writers use.
+    /// The compression method is not supported.
     #[error("a file in it uses compression method {0}; supported are 0 and 8")]
     Method(u16),
-    /// A bomb.
+    /// A file inflates beyond the bound.
     #[error("a file in it inflates beyond the size of any TLS report")]
     Bomb,
-    /// The checksum is not that of the content.
+    /// The checksum does not match the content.
     #[error("the checksum of a file is wrong")]
     Checksum,
 }
 
-/// Whether these are the bytes of an archive.
+/// Whether the bytes begin with the signature of an archive.
 pub(super) fn is_zip(bytes: &[u8]) -> bool {
     bytes.starts_with(b"PK\x03\x04") || bytes.starts_with(b"PK\x05\x06")
 }
 
-/// The content of each file, at most this many, each of at most this many bytes.
+/// The content of each file; at most `most` files, each of at most `longest` bytes.
 pub(super) fn files(bytes: &[u8], most: usize, longest: usize) -> Result<Vec<Result<Vec<u8>, ZipError>>, ZipError> {
     let from = bytes.len().saturating_sub(END + COMMENT);
     let tail = bytes.get(from..).ok_or(ZipError::Damaged)?;
@@ -110,7 +111,7 @@ mod tests {
 
     use super::*;
 
-    /// An archive with these files, by this method.
+    /// An archive of these files with this compression method.
     fn archive(files: &[(&str, &[u8])], method: u16, flags: u16) -> Vec<u8> {
         let (mut bytes, mut directory) = (Vec::new(), Vec::new());
         for (name, content) in files {

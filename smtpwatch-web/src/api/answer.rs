@@ -1,4 +1,5 @@
-//! Responses: JSON that is safe on a terminal, and headers for caches.
+//! Responses of the API: JSON that is safe on a terminal, and headers for caches. Every operation builds its response
+//! here.
 
 use axum::{
     body::Body,
@@ -8,22 +9,22 @@ use axum::{
 use serde::Serialize;
 use smtpwatch_render::text::json_line;
 
-/// Media type of what is not told otherwise.
+/// Default media type.
 pub(super) const JSON: &str = "application/json";
-/// Seconds after which a store that cannot be read is worth another try.
+/// Seconds until a retry makes sense after the store could not be read.
 pub(super) const RETRY_STORE: u32 = 10;
 
-/// One line of JSON, with a line feed; what a terminal may act on is escaped.
+/// One line of JSON, with a line feed; characters that a terminal may interpret are escaped.
 pub(super) fn harmless(value: &impl Serialize) -> String {
     json_line(value)
 }
 
-/// The answer in JSON.
+/// A JSON response.
 pub(super) fn json(value: &impl Serialize) -> Response {
     text(JSON, harmless(value))
 }
 
-/// An answer of any type that no one keeps, and no browser takes for something else.
+/// A response of any media type, with headers against caching and content sniffing.
 pub(super) fn text(media: &'static str, body: impl Into<Body>) -> Response {
     let headers = [
         (header::CONTENT_TYPE, HeaderValue::from_static(media)),

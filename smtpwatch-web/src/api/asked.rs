@@ -1,4 +1,5 @@
-//! Validates a request against its operation; unknown parameters are rejected.
+//! Validates a request against its operation; unknown parameters are rejected. Operations read their parameters from
+//! [`Asked`].
 
 use std::str::FromStr;
 
@@ -16,15 +17,15 @@ use super::{
     problem::Problem,
 };
 
-/// Shared caches must not keep it; a private one asks each time whether it still holds, for retention may remove it.
+/// Forbids shared caches, and makes private ones revalidate each time: retention may remove the resource.
 const ASK_AGAIN: HeaderValue = HeaderValue::from_static("private, no-cache");
 
-/// Every value has the form that its parameter asks for.
+/// A validated request: every value has the form that its parameter requires.
 pub(super) struct Asked {
     values: Vec<(&'static str, String)>,
-    /// `If-None-Match`.
+    /// The tags of `If-None-Match`.
     held: Vec<String>,
-    /// `Last-Event-ID`: who asks has listened before.
+    /// The request has `Last-Event-ID`: the client reconnects.
     pub(super) listened_before: bool,
 }
 
@@ -44,7 +45,7 @@ impl Asked {
         Ok(Self { held, listened_before, ..Self::of(parameters, path.chain(query))? })
     }
 
-    /// Of these parameters, in any order.
+    /// Validates a request that may have these parameters, in any order.
     pub(super) fn of(
         parameters: &[&'static Parameter],
         given: impl Iterator<Item = (Place, String, String)>,
@@ -68,33 +69,33 @@ impl Asked {
         Ok(Self { values, held: Vec::new(), listened_before: false })
     }
 
-    /// What was given for a parameter.
+    /// The value of a parameter.
     pub(super) fn text(&self, parameter: &Parameter) -> Option<&str> {
         self.texts(parameter).next()
     }
 
-    /// Everything that was given for one that may be repeated.
+    /// All values of a repeatable parameter.
     pub(super) fn texts(&self, parameter: &Parameter) -> impl Iterator<Item = &str> {
         self.values.iter().filter(|(name, _)| *name == parameter.name).map(|(_, value)| value.as_str())
     }
 
-    /// The same, read.
+    /// The parsed value of a parameter.
     pub(super) fn value<T: FromStr>(&self, parameter: &Parameter) -> Result<Option<T>, Problem> {
         let read = |text: &str| text.parse().map_err(|_| Problem::value(parameter));
         self.text(parameter).map(read).transpose()
     }
 
-    /// The same of a parameter that has to be there.
+    /// The parsed value of a required parameter.
     pub(super) fn required<T: FromStr>(&self, parameter: &Parameter) -> Result<T, Problem> {
         self.value(parameter)?.ok_or_else(|| Problem::missing(parameter))
     }
 
-    /// Whether who asks holds what has this tag (RFC 9110 §13.1.2: weak and strong ones are one).
+    /// Whether the client holds a representation with this tag (weak comparison, RFC 9110 §13.1.2).
     pub(super) fn has(&self, tag: &str) -> bool {
         self.held.iter().any(|held| held == "*" || held.strip_prefix("W/").unwrap_or(held) == tag)
     }
 
-    /// The answer in JSON about what never changes: 304 for those who have it.
+    /// The JSON response for a resource that never changes; 304 if the client has it.
     pub(super) fn immutable(&self, value: &impl Serialize) -> Response {
         let body = answer::harmless(value);
         let tag = format!("\"{}\"", hash::sha256(body.as_bytes()));

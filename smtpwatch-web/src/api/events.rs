@@ -1,4 +1,4 @@
-//! Server-sent events for findings.
+//! Server-sent events for findings. The pages use them to reload; programs use them to follow findings.
 
 use std::{convert::Infallible, time::Duration};
 
@@ -14,18 +14,19 @@ use tokio_stream::{StreamExt, wrappers::BroadcastStream};
 use super::{answer::harmless, asked::Asked, problem::Problem, state::Api};
 use crate::desk::Happened;
 
-/// Who may listen at once: every one of them holds a connection for as long as he likes.
+/// Maximum number of concurrent listeners: each holds a connection without a time limit.
 pub(super) const LISTENERS: usize = 32;
-/// Seconds after which another try is worth it.
+/// Seconds until a retry makes sense.
 const RETRY: u32 = 30;
-/// A comment is sent this often while nothing happens: a listener that is gone is noticed, and proxies keep the connection.
+/// Interval of comments while there are no events: they reveal closed connections, and keep proxies from closing open
+/// ones.
 const KEEP_ALIVE: Duration = Duration::from_secs(15);
 
 pub(super) async fn serve(api: Api, asked: Asked) -> Result<Response, Problem> {
     let full = |_| Problem::busy("as many listen as can be served: try again later", RETRY);
     let place = api.listening.try_acquire_owned().map_err(full)?;
     let live = BroadcastStream::new(api.desk.live().listen());
-    // What happened between two connections of one listener is not told again: the list has it.
+    // Events between two connections of one listener are not repeated: the list of incidents has them.
     let missed = asked.listened_before.then_some(None);
     let events = tokio_stream::iter(missed).chain(live.map(Result::ok));
     let events = events.map(move |told| {
@@ -38,7 +39,7 @@ pub(super) async fn serve(api: Api, asked: Asked) -> Result<Response, Problem> {
     Ok(response)
 }
 
-/// `None`: what was told was missed.
+/// The event for a finding; `None`: events were missed.
 fn event(told: Option<Happened>) -> Event {
     match told {
         Some(one) => Event::default().event("finding").id(&one.finding).data(harmless(&one).trim_end()),

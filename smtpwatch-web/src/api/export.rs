@@ -1,11 +1,11 @@
-//! Produces the export formats of incidents.
+//! Writes the findings of an incident in an export format of `smtpwatch-render`, for the operations of `hand_over`.
 
 use smtpwatch_core::Finding;
 use smtpwatch_render::{export, text::json_line};
 
 use super::{hand_over::Form, problem::Problem};
 
-/// The findings of an incident in this form.
+/// The findings of an incident in this format.
 pub(super) fn write(form: Form, incident: &str, findings: &[Finding]) -> Result<Vec<u8>, Problem> {
     let lines = |line: fn(&Finding) -> serde_json::Value| {
         findings.iter().map(|finding| json_line(&line(finding))).collect::<String>().into_bytes()

@@ -1,4 +1,4 @@
-//! Export of an incident in foreign formats.
+//! Export of an incident in the formats of other programs: the operation; `export` writes the formats.
 
 use axum::{
     http::{HeaderValue, header},
@@ -8,15 +8,15 @@ use smtpwatch_store::incidents::PAGE;
 
 use super::{answer, asked::Asked, export, parameter as p, problem::Problem, state::Api};
 
-/// Tells how many findings of the incident the answer leaves out.
+/// Header with the number of findings that the response leaves out.
 const LEFT_OUT: &str = "smtpwatch-findings-left-out";
 
-/// A form.
+/// An export format.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) enum Form {
-    /// A capture file.
+    /// A capture file (pcapng).
     Pcapng,
-    /// A letter.
+    /// A plain-text report for an abuse desk.
     Text,
     /// Elastic Common Schema, one object per line.
     Ecs,
@@ -33,7 +33,7 @@ impl Form {
         }
     }
 
-    /// Of a file that is downloaded; the others are shown.
+    /// File name suffix of a format that is downloaded; `None` for one that the browser shows.
     const fn suffix(self) -> Option<&'static str> {
         match self {
             Self::Pcapng => Some("pcapng"),
@@ -42,7 +42,7 @@ impl Form {
     }
 }
 
-/// At most [`PAGE`] findings, the first ones: evidence is kept of those.
+/// Exports at most [`PAGE`] findings, the first ones: evidence is stored with these.
 pub(super) async fn serve(api: Api, asked: Asked, form: Form) -> Result<Response, Problem> {
     let id: String = asked.required(&p::INCIDENT)?;
     let made = api.desk.ask(move |store| {

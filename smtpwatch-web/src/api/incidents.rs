@@ -1,4 +1,4 @@
-//! Incidents and findings: lists and single items.
+//! The operations on incidents and findings: lists and single items, read from the store.
 
 use axum::response::Response;
 use schemars::JsonSchema;
@@ -99,11 +99,11 @@ pub(super) async fn status(api: Api) -> Result<Response, Problem> {
     Ok(answer::json(&api.desk.status().await))
 }
 
-/// What the list may be asked for.
+/// The parameters of the list.
 pub(super) const LIST: &[&Parameter] =
     &[&p::SINCE, &p::UNTIL, &p::KIND, &p::SEVERITY, &p::EVIDENCE, &p::ROLE, &p::PEER, &p::LIMIT, &p::CURSOR];
 
-/// The incidents that a query asks for, by the names and values of its parameters.
+/// The filter of a query, by the names and values of its parameters.
 pub(crate) fn filter(query: impl Iterator<Item = (String, String)>) -> Result<Filter, Problem> {
     filter_of(&Asked::of(LIST, query.map(|(name, value)| (Place::Query, name, value)))?)
 }
@@ -168,7 +168,7 @@ pub(super) async fn finding(api: Api, asked: Asked) -> Result<Response, Problem>
     Ok(asked.immutable(&FindingOnRecord::try_from(kept)?))
 }
 
-/// The role that was asked for.
+/// The role that the parameter selects.
 pub(super) fn role(asked: &Asked, parameter: &Parameter) -> Option<Role> {
     let name = asked.text(parameter)?;
     Role::ALL.into_iter().find(|role| role.as_str() == name)

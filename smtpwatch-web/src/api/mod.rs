@@ -37,19 +37,19 @@ use super::desk::Desk;
 
 pub(super) use self::{incidents::filter, problem::Problem};
 
-/// The API of this daemon.
+/// The routes of the API.
 pub fn router(desk: Arc<Desk>) -> Router {
     let verifying = Arc::new(Semaphore::new(verify::AT_ONCE));
     let api = Api { desk, verifying, listening: Arc::new(Semaphore::new(events::LISTENERS)) };
     let routes =
         OPERATIONS.iter().fold(Router::new(), |router, operation| router.route(operation.path, route(operation)));
-    // What is nested does not have the place with nothing after the last slash.
+    // A nested router does not match the path that ends at the slash.
     let bare = any(async || Problem::no_route());
     let nested = routes.fallback(async || Problem::no_route()).with_state(api);
     Router::new().route(&format!("{ROOT}/"), bare).nest(ROOT, nested)
 }
 
-/// GET, and with it HEAD.
+/// The method router of an operation: GET, and with it HEAD.
 fn route(operation: &'static Operation) -> MethodRouter<Api> {
     let answer =
         async move |State(api): State<Api>,

@@ -1,4 +1,4 @@
-//! The OpenAPI document, generated from the table of operations.
+//! The OpenAPI document, generated from the table of operations, so that it cannot differ from the routes.
 
 use axum::{http::StatusCode, response::Response};
 use schemars::Schema;
@@ -20,7 +20,7 @@ pub(super) fn serve() -> Response {
     answer::json(&document())
 }
 
-/// OpenAPI 3.1.
+/// The document, OpenAPI 3.1.
 fn document() -> Value {
     let mut generator = schema::generator("/components/schemas");
     let problem = generator.subschema_for::<Problem>();

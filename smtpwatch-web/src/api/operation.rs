@@ -1,4 +1,4 @@
-//! The table of operations: routes and OpenAPI document are generated from it.
+//! The table of operations ([`OPERATIONS`]): the routes and the OpenAPI document are generated from it.
 
 use std::pin::Pin;
 
@@ -22,39 +22,39 @@ use super::{
 };
 use crate::desk::{Happened, Status};
 
-/// What comes of a question.
+/// The future of a response.
 pub(super) type Answering = Pin<Box<dyn Future<Output = Result<Response, Problem>> + Send>>;
 
-/// One thing that can be asked.
+/// One operation of the API.
 pub(super) struct Operation {
-    /// Below `/api/v1`.
+    /// Path below `/api/v1`.
     pub(super) path: &'static str,
-    /// `operationId`.
+    /// The `operationId`.
     pub(super) name: &'static str,
     pub(super) summary: &'static str,
     pub(super) parameters: &'static [&'static Parameter],
     pub(super) success: Success,
-    /// Every other status, in order.
+    /// All other status codes, in ascending order.
     pub(super) others: &'static [u16],
     pub(super) answer: fn(Api, Asked) -> Answering,
 }
 
-/// The answer 200.
+/// The response with status 200.
 pub(super) struct Success {
     pub(super) about: &'static str,
     pub(super) media: &'static str,
     pub(super) body: Body,
 }
 
-/// What the answer is.
+/// The content of a response.
 pub(super) enum Body {
     /// JSON of a type.
     Of(fn(&mut SchemaGenerator) -> Schema),
     /// Any JSON object.
     Object,
-    /// Text of lines.
+    /// Lines of text.
     Lines,
-    /// Bytes.
+    /// Binary data.
     Octets,
 }
 
@@ -66,14 +66,14 @@ const fn json<T: JsonSchema>(about: &'static str) -> Success {
     Success { about, media: JSON, body: Body::Of(of::<T>) }
 }
 
-/// An unknown parameter is a wrong one everywhere.
+/// Every operation rejects unknown parameters.
 const ALWAYS: &[u16] = &[400];
-/// The store is asked for a list.
+/// An operation that reads a list from the store.
 const LISTED: &[u16] = &[400, 503];
-/// The store is asked for one, by its identifier.
+/// An operation that reads one item from the store, by its identifier.
 const LOOKED_UP: &[u16] = &[400, 404, 409, 500, 503];
 
-/// All of them.
+/// All operations.
 pub(super) static OPERATIONS: &[Operation] = &[
     Operation {
         path: "/status",
@@ -229,5 +229,5 @@ pub(super) static OPERATIONS: &[Operation] = &[
     },
 ];
 
-/// As [`LOOKED_UP`], and the form may be one that this build cannot make.
+/// As [`LOOKED_UP`]; the format may be one that this build does not support.
 const EXPORTED: &[u16] = &[400, 404, 409, 500, 503];

@@ -1,4 +1,4 @@
-//! The parameters with their allowed values: the documentation and the validation use the same table.
+//! The parameters with their allowed values. The OpenAPI document and the validation of requests use the same table.
 
 use std::{net::IpAddr, str::FromStr};
 
@@ -10,7 +10,7 @@ use smtpwatch_core::{
 };
 use smtpwatch_store::incidents::{Cursor, PAGE, PeerFilter};
 
-/// What an answer may be asked for.
+/// A parameter of an operation.
 #[derive(Debug)]
 pub(super) struct Parameter {
     pub(super) name: &'static str,
@@ -18,24 +18,24 @@ pub(super) struct Parameter {
     pub(super) about: &'static str,
     pub(super) form: Form,
     pub(super) required: bool,
-    /// How often it may be given.
+    /// Maximum number of occurrences.
     pub(super) most: usize,
     pub(super) example: &'static str,
 }
 
-/// Where it stands.
+/// Where the parameter occurs in a request.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) enum Place {
     Path,
     Query,
 }
 
-/// What a value may be.
+/// The allowed values.
 #[derive(Debug)]
 pub(super) enum Form {
-    /// Of an incident or a finding, or its beginning.
+    /// The identifier of an incident or a finding, or a prefix of it.
     Identifier,
-    /// A point in time, or how long ago it was.
+    /// A point in time, or a duration before the request.
     Moment,
     /// One of a closed vocabulary.
     OneOf(fn() -> Vec<&'static str>),
@@ -45,11 +45,11 @@ pub(super) enum Form {
     Peer,
     /// An address.
     Address,
-    /// A place in the list of incidents.
+    /// A position in the list of incidents.
     Cursor,
 }
 
-/// A point in time, or how long ago it was.
+/// A point in time, or a duration before the request.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) enum Moment {
     At(Timestamp),
@@ -58,12 +58,12 @@ pub(super) enum Moment {
 
 const QUERY: Parameter =
     Parameter { name: "", place: Place::Query, about: "", form: Form::Moment, required: false, most: 1, example: "" };
-/// Characters of an identifier that a beginning has at least, and the whole of it has.
+/// Length of an identifier in characters: minimum of a prefix, and full length.
 const IDENTIFIER: std::ops::RangeInclusive<usize> = 4..=36;
-/// Digits of how long ago.
+/// Maximum number of digits of a duration.
 const AGO_DIGITS: usize = 6;
 
-/// Of an incident.
+/// The identifier of an incident.
 pub(super) const INCIDENT: Parameter = Parameter {
     name: "id",
     place: Place::Path,
@@ -73,24 +73,24 @@ pub(super) const INCIDENT: Parameter = Parameter {
     example: "019abf2c",
     ..QUERY
 };
-/// Of a finding.
+/// The identifier of a finding.
 pub(super) const FINDING: Parameter =
     Parameter { about: "Identifier of the finding, or an unambiguous beginning of it.", ..INCIDENT };
-/// The earliest.
+/// The earliest time.
 pub(super) const SINCE: Parameter = Parameter {
     name: "since",
     about: "Incidents last seen at this time or later: RFC 3339, or an age (s, m, h, d, w).",
     example: "7d",
     ..QUERY
 };
-/// The latest.
+/// The latest time.
 pub(super) const UNTIL: Parameter = Parameter {
     name: "until",
     about: "Incidents that began before this time: RFC 3339, or an age (s, m, h, d, w).",
     example: "2026-11-23T15:04:05Z",
     ..QUERY
 };
-/// What happened.
+/// The kind of finding.
 pub(super) const KIND: Parameter = Parameter {
     name: "kind",
     about: "Kind of finding; if repeated, any of them.",
@@ -99,7 +99,7 @@ pub(super) const KIND: Parameter = Parameter {
     example: "starttls-stripped",
     ..QUERY
 };
-/// Severity.
+/// The minimum severity.
 pub(super) const SEVERITY: Parameter = Parameter {
     name: "severity",
     about: "This severity or higher.",
@@ -107,7 +107,7 @@ pub(super) const SEVERITY: Parameter = Parameter {
     example: "high",
     ..QUERY
 };
-/// How sure.
+/// The minimum strength of the evidence.
 pub(super) const EVIDENCE: Parameter = Parameter {
     name: "evidence",
     about: "This evidence or stronger.",
@@ -115,7 +115,7 @@ pub(super) const EVIDENCE: Parameter = Parameter {
     example: "policy",
     ..QUERY
 };
-/// Which end.
+/// The role of this host.
 pub(super) const ROLE: Parameter = Parameter {
     name: "role",
     about: "Which end of the connection this host is.",
@@ -123,13 +123,13 @@ pub(super) const ROLE: Parameter = Parameter {
     example: "client",
     ..QUERY
 };
-/// The same, where the answer depends on it.
+/// The role of this host, where the answer depends on it.
 pub(super) const ROLE_OF_OFFERS: Parameter = Parameter {
     about: "Which end of the connection this host is: client, what the peer offered; server, what the peer was offered.",
     required: true,
     ..ROLE
 };
-/// Of whom.
+/// The peer.
 pub(super) const PEER: Parameter = Parameter {
     name: "peer",
     about: "An address, a network, a name, or every name below one (`*.example.net`).",
@@ -137,7 +137,7 @@ pub(super) const PEER: Parameter = Parameter {
     example: "198.51.100.0/24",
     ..QUERY
 };
-/// Of whom, by address.
+/// The peer, by address.
 pub(super) const ADDRESS: Parameter = Parameter {
     name: "peer",
     place: Place::Path,
@@ -156,7 +156,7 @@ pub(super) const PORT: Parameter = Parameter {
     example: "25",
     ..QUERY
 };
-/// How many.
+/// The maximum number of results.
 pub(super) const LIMIT: Parameter = Parameter {
     name: "limit",
     about: "Maximum number of results.",
@@ -164,9 +164,9 @@ pub(super) const LIMIT: Parameter = Parameter {
     example: "100",
     ..QUERY
 };
-/// [`LIMIT`] where it is not given.
+/// Default of [`LIMIT`].
 pub(super) const PAGE_BY_DEFAULT: u64 = 100;
-/// Where the list of incidents goes on.
+/// Position where the list of incidents continues.
 pub(super) const CURSOR: Parameter = Parameter {
     name: "cursor",
     about: "Continues the list: `next` of the previous response.",
@@ -174,7 +174,7 @@ pub(super) const CURSOR: Parameter = Parameter {
     example: "1795446245123456789-17",
     ..QUERY
 };
-/// Where the list of findings goes on.
+/// Position where the list of findings continues.
 pub(super) const BEFORE: Parameter = Parameter {
     name: "before",
     about: "Findings with a lower number: `next` of the previous response.",
@@ -204,7 +204,7 @@ fn v6() -> String {
 }
 
 impl Form {
-    /// As JSON Schema.
+    /// The JSON Schema of the form.
     pub(super) fn schema(&self) -> Value {
         let pattern = |pattern: String| json!({ "type": "string", "pattern": format!("^(?:{pattern})$") });
         match self {
@@ -227,12 +227,12 @@ impl Form {
                 v6()
             )),
             Self::Address => pattern(format!("{}|{}", v4(), v6())),
-            // Nineteen digits are a number of 64 bits as long as the first is not a nine.
+            // A number of nineteen digits fits in 64 bits if its first digit is not 9.
             Self::Cursor => pattern("-?[0-8]?[0-9]{1,18}-[0-8]?[0-9]{1,18}".to_owned()),
         }
     }
 
-    /// In words.
+    /// A description of the allowed values.
     pub(super) fn expected(&self) -> String {
         match self {
             Self::Identifier => {
@@ -250,7 +250,7 @@ impl Form {
         }
     }
 
-    /// Whether a value is one.
+    /// Whether a text is an allowed value.
     pub(super) fn accepts(&self, text: &str) -> bool {
         let only = |also: fn(u8) -> bool| text.bytes().all(also);
         match self {
@@ -299,14 +299,14 @@ fn ago(text: &str) -> Option<Moment> {
     Some(Moment::SecondsAgo(count.saturating_mul(unit)))
 }
 
-/// RFC 3339 §5.6. Times that a [`Timestamp`] cannot hold are as early or as late as it can be: nothing was seen there.
+/// RFC 3339 §5.6. Times outside the range of a [`Timestamp`] are clamped to it: nothing was seen there.
 fn point(text: &str) -> Option<Moment> {
     let shape = "dddd-dd-ddtdd:dd:dd".bytes().zip(text.bytes()).all(|(wanted, found)| match wanted {
         b'd' => found.is_ascii_digit(),
         b't' => found.eq_ignore_ascii_case(&b't'),
         other => found == other,
     });
-    // The parser takes further forms and a time zone's name after them, and no time without an offset is a point in time.
+    // The parser accepts further forms and a time zone name as suffix; a time without an offset is not a point in time.
     if !shape || text.len() < 20 || text.contains(['[', ' ']) {
         return None;
     }
@@ -337,7 +337,7 @@ mod tests {
             ("999999w", Some(i64::MIN)),
         ] {
             let found = text.parse::<Moment>().ok().map(|moment| moment.at(now).0);
-            // So many weeks are more than a time can be away.
+            // This number of weeks exceeds the range of a time.
             let expected = expected.map(|at| if text == "999999w" { now.0.saturating_sub(i64::MAX) } else { at });
             assert_eq!(found, expected, "{text}");
         }
@@ -363,7 +363,8 @@ mod tests {
         }
     }
 
-    /// What the schema takes is taken, and what it does not is not: the two are written apart.
+    /// The schema and the validation are written separately: each must accept exactly the values that the other
+    /// accepts.
     #[test]
     fn forms_and_their_schemas_agree() {
         let peers = [

@@ -1,4 +1,4 @@
-//! What a peer offered, or was offered, by day.
+//! The operation that lists offers of STARTTLS by one peer, or to it, by day.
 
 use std::net::IpAddr;
 

@@ -1,4 +1,4 @@
-//! Errors as problem documents (RFC 9457).
+//! Errors as problem documents (RFC 9457). Every error of the API is a [`Problem`]; the pages show it as text.
 
 use axum::{
     http::{HeaderValue, StatusCode, header},

@@ -1,4 +1,5 @@
-//! JSON Schema of the documents that smtpwatch writes.
+//! JSON Schema of the documents that smtpwatch writes, derived from the types. `smtpwatch generate schema` and the
+//! OpenAPI document use it.
 
 use axum::response::Response;
 use schemars::{
@@ -26,14 +27,14 @@ pub fn exhibit() -> Schema {
     of::<EvidenceBundle>()
 }
 
-/// What makes schemas; those of several types stand below `definitions`.
+/// A generator of schemas; shared types are below `definitions`.
 pub(super) fn generator(definitions: &'static str) -> SchemaGenerator {
     let mut settings = SchemaSettings::draft2020_12().for_serialize();
     settings.definitions_path = definitions.into();
     settings.into_generator()
 }
 
-/// Written for people who read schemas: the descriptions come from the sources.
+/// Prepares the descriptions for readers of the schema: they are taken from doc comments.
 pub(super) fn tidy(schema: &mut Schema) {
     RecursiveTransform(|schema: &mut Schema| {
         if let Some(Value::String(description)) = schema.get_mut("description") {
@@ -56,7 +57,7 @@ fn of<T: JsonSchema>() -> Schema {
     schema
 }
 
-/// Without the links of rustdoc, and without the paths of modules.
+/// Removes rustdoc links and module paths.
 fn plain(description: &str) -> String {
     let lines = description.lines().filter(|line| !(line.starts_with('[') && line.contains("]: ")));
     let text = lines.collect::<Vec<_>>().join("\n").replace("[`", "`").replace("`]", "`");

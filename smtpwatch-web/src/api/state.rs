@@ -1,4 +1,4 @@
-//! What every answer of the API is made from.
+//! The state that the operations of the API share.
 
 use std::sync::Arc;
 
@@ -6,15 +6,15 @@ use tokio::sync::Semaphore;
 
 use crate::desk::Desk;
 
-/// Where all of it is.
+/// Root path of the API.
 pub(super) const ROOT: &str = "/api/v1";
 
-/// What answers are made from.
+/// The state of the API; cheap to clone.
 #[derive(Clone)]
 pub(super) struct Api {
     pub(super) desk: Arc<Desk>,
-    /// Turns at the check of the chain.
+    /// Permits for the verification of the chain.
     pub(super) verifying: Arc<Semaphore>,
-    /// Places for those who listen.
+    /// Permits for listeners of events.
     pub(super) listening: Arc<Semaphore>,
 }

@@ -16,12 +16,12 @@ pub(super) static LIVE: LazyLock<Asset> =
 pub(super) static ICON: LazyLock<Asset> =
     LazyLock::new(|| Asset::new("icon.svg", "image/svg+xml", include_str!("assets/icon.svg")));
 
-/// Digits of the hash in an address.
+/// Number of hash digits in an address.
 const DIGITS: usize = 12;
 
-/// A file of the pages.
+/// An embedded file.
 pub(super) struct Asset {
-    /// Where it is.
+    /// The path of the file, with its hash.
     pub(super) address: String,
     media: &'static str,
     content: &'static str,

@@ -1,4 +1,4 @@
-//! The cleartext dialogue of a session.
+//! The cleartext dialogue of a session; part of the page of a finding.
 
 use maud::{Markup, html};
 use smtpwatch_core::Finding;

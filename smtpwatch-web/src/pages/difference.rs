@@ -1,4 +1,4 @@
-//! The expected EHLO reply beside the observed one.
+//! The expected EHLO reply beside the observed one; part of the page of a finding.
 
 use maud::{Markup, html};
 use smtpwatch_core::Finding;

@@ -9,7 +9,7 @@ use smtpwatch_store::incidents::{Cursor, Filter};
 
 use crate::api::{self, Problem};
 
-/// What was filled in, as it was; what is empty is not wanted.
+/// The submitted form, unchanged; empty fields are not filtered.
 pub(super) struct Wanted(Vec<(String, String)>);
 
 impl Wanted {
@@ -20,7 +20,7 @@ impl Wanted {
         Self(filled.collect())
     }
 
-    /// The filter that the API would make of it.
+    /// The filter that the API makes of the same query.
     pub(super) fn filter(&self, limit: usize) -> Result<Filter, Problem> {
         Ok(Filter { limit, ..api::filter(self.0.iter().cloned())? })
     }
@@ -29,7 +29,7 @@ impl Wanted {
         self.0.is_empty()
     }
 
-    /// The address of the page behind this place.
+    /// The address of the page after this position.
     pub(super) fn further(&self, cursor: &Cursor) -> String {
         let mut query = form_urlencoded::Serializer::new(String::new());
         query.extend_pairs(self.0.iter().filter(|(name, _)| name != "cursor"));

@@ -22,10 +22,10 @@ use super::{
 };
 use crate::desk::Desk;
 
-/// Findings listed at once.
+/// Maximum number of findings in the list.
 const LISTED: usize = 50;
 
-/// What the page is made of.
+/// The data of the page.
 struct Found {
     incident: Incident,
     reach: Reach,
@@ -96,7 +96,7 @@ fn head(found: &Found) -> Markup {
     }
 }
 
-/// The proof in the forms of others.
+/// Links to the evidence in other formats.
 fn hand_over(id: &str) -> Markup {
     let api = format!("/api/v1/incidents/{id}");
     html! {

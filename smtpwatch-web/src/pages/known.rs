@@ -1,4 +1,5 @@
-//! What was known when the finding was raised: history, policies, and the sending program on this host.
+//! What was known when the finding was raised: history, policies, and the sending program on this host; part of the
+//! page of a finding.
 
 use maud::{Markup, html};
 use smtpwatch_core::{Finding, evidence::Known, finding::Sender};

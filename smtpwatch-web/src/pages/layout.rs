@@ -1,4 +1,4 @@
-//! The frame of all pages, and the error page.
+//! The frame of all pages, and the error page. Each handler returns a [`Page`] or a [`Failure`].
 
 use axum::{
     http::{HeaderValue, StatusCode, header},
@@ -9,8 +9,8 @@ use maud::{DOCTYPE, Markup, html};
 use super::assets;
 use crate::api::Problem;
 
-/// The content security policy of the pages (CSP level 3); the server adds the headers of all responses. Scripts, styles and
-/// images come from this program only; anything injected into a page has no effect.
+/// The content security policy of the pages (CSP level 3); the server adds the headers of all responses. Scripts,
+/// styles and images come from this program only; anything injected into a page has no effect.
 const POLICY: HeaderValue = HeaderValue::from_static(
     "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; connect-src 'self'; form-action 'self'; \
      base-uri 'none'; frame-ancestors 'none'",

@@ -13,7 +13,7 @@ use super::{
 };
 use crate::desk::Desk;
 
-/// Incidents on a page.
+/// Maximum number of incidents on a page.
 const ON_A_PAGE: usize = 50;
 
 pub(super) async fn show(State(desk): State<Arc<Desk>>, RawQuery(query): RawQuery) -> Result<Page<'static>, Failure> {
@@ -42,7 +42,7 @@ pub(super) async fn show(State(desk): State<Arc<Desk>>, RawQuery(query): RawQuer
     Ok(Page { title: "Incidents", under: "/incidents", incident: None, body })
 }
 
-/// Rows of incidents. On a narrow screen each is a card: the roles keep it a table for those who hear it.
+/// Rows of incidents. On a narrow screen each row becomes a card; the ARIA roles keep it a table for screen readers.
 pub(super) fn table(incidents: &[Incident]) -> Markup {
     const HEADS: [&str; 6] = ["Last seen", "Severity", "What", "Peer", "Evidence", "Outcome"];
     html! {
@@ -70,7 +70,7 @@ pub(super) fn table(incidents: &[Incident]) -> Markup {
     }
 }
 
-/// The peer, by name where it gave one.
+/// The peer: its name if it has one, otherwise its address.
 pub(super) fn peer(incident: &Incident) -> Markup {
     html! {
         @if !incident.name.is_empty() { (said(&incident.name)) " " }

@@ -22,7 +22,7 @@ use axum::{Router, extract::Path, routing::get};
 use self::{assets::Asset, layout::Failure};
 use super::{api::Problem, desk::Desk};
 
-/// The pages of this daemon.
+/// The routes of the pages.
 pub fn router(desk: Arc<Desk>) -> Router {
     Router::new()
         .route("/", get(start::show))

@@ -1,4 +1,5 @@
-//! The packets of a session, one row each, and the difference between two copies of the same bytes.
+//! The packets of a session, one row each, and the difference between two copies of the same bytes; part of the page of
+//! a finding.
 
 use etherparse::{TcpOptionElement, TcpOptionsIterator};
 use maud::{Markup, html};
@@ -16,7 +17,7 @@ pub(super) fn section(exhibit: &EvidenceBundle) -> Markup {
             (copies(&exhibit.copies))
             details {
                 summary { (count(exhibit.packets.len() as u64, "packet", "packets")) " kept" }
-                // Wider than a telephone, and to be moved by keyboard too.
+                // The table is wider than a phone's screen, and must scroll by keyboard too.
                 div.wide tabindex="0" role="region" aria-label="Table of packets" { (table(exhibit)) }
             }
             @if exhibit.packets_left_out > 0 {
@@ -27,7 +28,7 @@ pub(super) fn section(exhibit: &EvidenceBundle) -> Markup {
     }
 }
 
-/// Columns, and whether they are numbers.
+/// Column titles, and whether the column is numeric.
 const HEADS: [(&str, bool); 10] = [
     ("After", true),
     ("From", false),

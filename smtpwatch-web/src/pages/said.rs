@@ -1,23 +1,23 @@
-//! Formats words and times for a page. All text from peers goes through [`said`].
+//! Formats words and times for the pages. All text from peers must go through [`said`], which escapes it.
 
 use maud::{Markup, html};
 use smtpwatch_core::{Timestamp, finding::Severity};
 use smtpwatch_render::text::printable;
 
-/// What a peer said: control and format characters escaped as on a terminal, HTML escaped, and kept apart from the direction
-/// of the text around it.
+/// Text from a peer: control and format characters are escaped as on a terminal, HTML is escaped, and the text
+/// direction is isolated from its surroundings.
 pub(super) fn said(text: &str) -> Markup {
     html! { bdi { (printable(text)) } }
 }
 
-/// A moment, to the second; programs find the microseconds.
+/// A time with seconds; its `datetime` attribute has the microseconds.
 pub(super) fn moment(at: Timestamp) -> Markup {
     let whole = at.to_string();
     let shown = whole.get(..19).unwrap_or(&whole).replace('T', " ");
     html! { time datetime=(whole) { (shown) } }
 }
 
-/// A severity, in words and in colour.
+/// A severity as a coloured word.
 pub(super) fn severity(severity: Severity) -> Markup {
     html! { span class={ "severity " (severity.as_str()) } { (severity.as_str()) } }
 }
@@ -33,7 +33,7 @@ pub(super) fn grouped(number: u64) -> String {
     let mut text = String::with_capacity(digits.len() + digits.len() / 3);
     for (place, digit) in digits.char_indices() {
         if place > 0 && (digits.len() - place).is_multiple_of(3) {
-            // A narrow space that no line is broken at.
+            // A narrow no-break space.
             text.push('\u{202f}');
         }
         text.push(digit);

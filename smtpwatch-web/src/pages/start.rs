@@ -1,4 +1,4 @@
-//! The start page: the state of the daemon.
+//! The start page: the state of the daemon and the newest incidents.
 
 use std::{collections::BTreeMap, sync::Arc};
 
@@ -13,7 +13,7 @@ use super::{
 };
 use crate::desk::{Desk, Status};
 
-/// Incidents on the first page.
+/// Maximum number of incidents on the page.
 const NEWEST: usize = 10;
 
 pub(super) async fn show(State(desk): State<Arc<Desk>>) -> Result<Page<'static>, Failure> {
@@ -77,7 +77,7 @@ fn watch(status: &Status) -> Markup {
     }
 }
 
-/// How sessions ended; what each word means, and the colour of its bar.
+/// Results of sessions: name, meaning, and colour of the bar.
 const RESULTS: [(&str, &str, &str); 4] = [
     ("tls", "encrypted with TLS", "good"),
     ("plaintext", "mail in cleartext", "bad"),
@@ -112,7 +112,7 @@ fn sessions(sessions: &BTreeMap<String, u64>) -> Markup {
     }
 }
 
-/// In percent; what is not nothing is seen.
+/// The share in percent; at least 1 if the part is not zero.
 fn share(part: u64, all: u64) -> u64 {
     if part == 0 { 0 } else { (part.saturating_mul(100) / all.max(1)).clamp(1, 100) }
 }

@@ -1,4 +1,4 @@
-//! The offers of a peer by day, as a chart and as a table.
+//! The offers of a peer by day, as an SVG chart and as a table; part of the page of an incident.
 
 use maud::{Markup, html};
 use smtpwatch_core::day::Day;
@@ -6,22 +6,22 @@ use smtpwatch_store::{incidents::Incident, offers::Offers};
 
 use super::said::{count, grouped};
 
-/// The days of a peer that the store has, the oldest first.
+/// The days of a peer in the store, oldest first.
 pub(super) type Days = Vec<(Day, Offers)>;
 
-/// Days shown, the newest ones.
+/// Maximum number of days shown; the newest ones are chosen.
 const SHOWN: i64 = 90;
-/// Width of a day, and the part of it that its bar takes.
+/// Width of a day, and the part of it that its bar takes, in units of the SVG.
 const STEP: u64 = 10;
 const BAR: u64 = 8;
-/// Height of the fullest day.
+/// Height of the day with the most sessions.
 const HEIGHT: u64 = 120;
-/// Height below the bars, for marks and dates.
+/// Height of the area below the bars, for marks and dates.
 const FOOT: u64 = 40;
-/// What is there is at least so high.
+/// Minimum height of a part with sessions.
 const LEAST: u64 = 3;
 
-/// The sessions of a day, from the bottom up: what each part means, its class, and how many.
+/// The sessions of a day, from the bottom to the top: label, CSS class, and count.
 fn parts(offers: &Offers) -> [(&'static str, &'static str, u64); 4] {
     let known = offers.offered + offers.withheld;
     let other = offers.sessions.saturating_sub(known);
@@ -90,7 +90,7 @@ fn bar(day: Day, offers: &Offers, x: u64, most: u64) -> Markup {
     }
 }
 
-/// The days of the incident, below the axis.
+/// Marks the days of the incident below the axis.
 fn mark(first: Day, newest: Day, incident: &Incident) -> Markup {
     let (from, to) = (Day::of(incident.first_seen).max(first), Day::of(incident.last_seen).min(newest));
     if to < from {

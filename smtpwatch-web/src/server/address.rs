@@ -1,11 +1,11 @@
-//! The listen address.
+//! The listen address of `--web.listen-address`.
 
 use std::{
     net::{IpAddr, Ipv6Addr, SocketAddr},
     str::FromStr,
 };
 
-/// Where the pages are by default: on this host only.
+/// The default listen address: loopback only.
 pub const DEFAULT_LISTEN: &str = "127.0.0.1:19587";
 
 /// `--web.listen-address`: `address:port`, `[address]:port`, or `:port` for every address.

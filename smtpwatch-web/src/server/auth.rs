@@ -1,4 +1,5 @@
-//! Basic authentication (RFC 7617).
+//! Basic authentication (RFC 7617). [`authenticate`] is the middleware in front of pages and API; `Guard` checks the
+//! passwords under the limits of failed logins.
 
 use std::{
     net::IpAddr,
@@ -24,15 +25,15 @@ use super::{
 };
 use crate::metrics::{LoginFailure, WebMetrics};
 
-/// Passwords that are verified at once for accounts that have logged in before, and as many for all others: each takes a core
-/// for as long as its cost says, and guesses must not hold up the former.
+/// Concurrent password verifications for accounts that have logged in before, and as many for all others. A
+/// verification occupies a core for the time of its cost, and guesses must not delay known accounts.
 const AT_ONCE: usize = 1;
 
-/// Who asks: the other end of the connection.
+/// The remote address of the connection.
 #[derive(Clone, Copy)]
 pub(super) struct Client(pub(super) IpAddr);
 
-/// Who is let in.
+/// Checks logins.
 pub(super) struct Guard {
     users: Arc<Users>,
     excluded_paths: Vec<String>,
@@ -44,12 +45,12 @@ pub(super) struct Guard {
     metrics: Arc<WebMetrics>,
 }
 
-/// Why someone is not.
+/// Why a login is refused.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 enum Refused {
-    /// He did not say who he is, or the password is wrong.
+    /// No credentials, or wrong ones.
     Unauthorized,
-    /// Too many passwords were wrong.
+    /// Too many wrong passwords; the time to wait.
     Limited(Duration),
 }
 
@@ -67,7 +68,7 @@ impl Guard {
     }
 
     async fn check(&self, client: IpAddr, headers: &HeaderMap) -> Result<(), Refused> {
-        // A browser first asks without: that is not an attempt.
+        // A browser sends its first request without credentials: that is not an attempt.
         let login = login(headers).ok_or(Refused::Unauthorized)?;
         let account = Account::new(client, split(&login).0);
         let limited = |wait| {
@@ -97,7 +98,7 @@ impl Guard {
         let Ok(turn) = turns.clone().acquire_owned().await else { return false };
         let users = self.users.clone();
         let verified = tokio::task::spawn_blocking(move || {
-            // Also when no one waits for the answer any more, the core is busy until here.
+            // The core is busy until this point, even if the client has disconnected.
             let _turn = turn;
             let (user, password) = split(&login);
             users.verify(user, password)
@@ -106,7 +107,7 @@ impl Guard {
     }
 }
 
-/// Lets those through who have logged in.
+/// Passes on requests of authenticated users; answers all others.
 pub(super) async fn authenticate(
     State(guard): State<Arc<Guard>>,
     Extension(Client(client)): Extension<Client>,
@@ -135,39 +136,39 @@ fn too_many(wait: Duration, why: &'static str) -> Response {
     (StatusCode::TOO_MANY_REQUESTS, wait, why).into_response()
 }
 
-/// `user:password`, when the header has it.
+/// The `user:password` pair of the Authorization header, decoded.
 fn login(headers: &HeaderMap) -> Option<Vec<u8>> {
     let (scheme, login) = headers.get(header::AUTHORIZATION)?.to_str().ok()?.split_once(' ')?;
     let login = BASE64_STANDARD.decode(login.trim()).ok()?;
     (scheme.eq_ignore_ascii_case("basic") && login.contains(&b':')).then_some(login)
 }
 
-/// User and password of a login.
+/// Splits a login into user and password.
 fn split(login: &[u8]) -> (&[u8], &[u8]) {
     let colon = login.iter().position(|byte| *byte == b':').unwrap_or(login.len());
     (&login[..colon], login.get(colon + 1..).unwrap_or_default())
 }
 
-/// `rate_limit` of the configuration.
+/// The rate limit of requests, `rate_limit` of the configuration.
 pub(super) mod throttle {
     use std::sync::{Mutex, PoisonError};
 
     use super::{Arc, Client, Extension, Instant, Next, Request, Response, Scrapers, State, too_many};
     use crate::server::limits::{Bucket, Quota};
 
-    /// What is left of the quota: of loopback, of known scrapers, and of all others. None of them uses up what another has.
+    /// The remaining quota of loopback, of known scrapers, and of all other clients. Each has its own bucket.
     pub(in crate::server) struct Throttle {
         quota: Quota,
         buckets: [Mutex<Bucket>; 3],
         scrapers: Arc<Scrapers>,
     }
 
-    /// All of it.
+    /// Full buckets.
     pub(in crate::server) fn new(quota: Quota, scrapers: Arc<Scrapers>, now: Instant) -> Arc<Throttle> {
         Arc::new(Throttle { quota, buckets: [(); 3].map(|()| Mutex::new(Bucket::full(now))), scrapers })
     }
 
-    /// Lets so many requests through.
+    /// Passes on requests within the quota.
     pub(in crate::server) async fn throttle(
         State(throttle): State<Arc<Throttle>>,
         Extension(Client(client)): Extension<Client>,

@@ -1,4 +1,5 @@
-//! The web configuration file, in the format of Prometheus' exporter-toolkit.
+//! The web configuration file, in the format of Prometheus' exporter-toolkit. [`ConfigFile`] reads it, and reads it
+//! again when it changes; the server takes each valid version as a `WebConfig`.
 
 mod error;
 mod file;
@@ -11,23 +12,23 @@ pub use self::error::WebConfigError;
 use super::{files::Files, limits::Quota, tls::ClientAuth, users::Users};
 use axum::http::{HeaderName, HeaderValue};
 
-/// What the file says.
+/// The content of the file.
 #[derive(Default)]
 pub(super) struct WebConfig {
     pub(super) tls: Option<Tls>,
-    /// `None`: no one has to log in.
+    /// `None`: no login is required.
     pub(super) users: Option<Users>,
-    /// Paths for which no one has to.
+    /// Paths that require no login.
     pub(super) auth_excluded_paths: Vec<String>,
     pub(super) headers: Vec<(HeaderName, HeaderValue)>,
-    /// Of all requests of one kind of client: loopback, known scraper, other.
+    /// Quota of each class of client: loopback, known scraper, other.
     pub(super) rate_limit: Option<Quota>,
 }
 
-/// What a reading of the file protects, as far as another reading may not take it away while the daemon runs.
+/// The protections that a version of the file configures. A reload must not remove them while the daemon runs.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 struct Protection {
-    /// The file has some setting.
+    /// The file has at least one setting.
     settings: bool,
     tls: bool,
     /// `basic_auth_users`, or a required client certificate.
@@ -43,7 +44,7 @@ impl Protection {
         Self { settings: tls.is_some() || login || further, tls: tls.is_some(), login }
     }
 
-    /// What `new` lacks of this.
+    /// The protection that `new` lacks, compared with this one.
     fn lost(self, new: Self) -> Option<&'static str> {
         if self.settings && !new.settings {
             Some("it is empty")
@@ -57,30 +58,30 @@ impl Protection {
     }
 }
 
-/// How TLS is spoken.
+/// TLS settings of the server.
 pub(super) struct Tls {
     pub(super) acceptor: TlsAcceptor,
     pub(super) client_auth: ClientAuth,
 }
 
-/// A web configuration file that was read and found good.
+/// A web configuration file that was read and is valid.
 pub struct ConfigFile {
     path: PathBuf,
     config: WebConfig,
     protection: Protection,
     files: Files,
-    /// How they were at the last look, when that was not how they were read.
+    /// State of the files at the last check, if they differ from those that were read.
     changing: Option<Files>,
-    /// What was wrong with it when it was last examined.
+    /// The error of the last check.
     failed: Option<String>,
 }
 
 impl ConfigFile {
-    /// Reads the file, and those that it names.
+    /// Reads the file, and the files that it names.
     ///
     /// # Errors
     ///
-    /// What is wrong, where, and what to do.
+    /// The file is invalid; the error has the line and the remedy.
     pub fn load(path: &Path) -> Result<Self, WebConfigError> {
         let mut files = Files::default();
         let config = file::read(path, &mut files)?;
@@ -88,18 +89,19 @@ impl ConfigFile {
         Ok(Self { path: path.to_owned(), config, protection, files, changing: None, failed: None })
     }
 
-    /// Reads the files again when one of them has changed and stands still since the last look; whether they say something
-    /// new. As long as what they say is bad, they are read each time, and what was good holds.
+    /// Reads the files again after one of them has changed, once two consecutive checks see the same state. Returns
+    /// whether the content has changed. Invalid files are read again at each check, and the last valid content stays in
+    /// force.
     ///
     /// # Errors
     ///
-    /// What is wrong, once.
+    /// The content is invalid; each error is returned once.
     pub(super) fn refresh(&mut self) -> Result<bool, WebConfigError> {
         let now = self.files.now();
         if self.failed.is_none() && now == self.files {
             return Ok(false);
         }
-        // The first half of a file may well be a good one, that asks for no login.
+        // The first half of a file can be valid YAML that requires no login.
         if self.changing.as_ref() != Some(&now) {
             self.changing = Some(now);
             return Ok(false);
@@ -119,7 +121,7 @@ impl ConfigFile {
         }
     }
 
-    /// A file that has lost its end, or all of it, may well be a good one: it must not open what a login or TLS protects.
+    /// Reads the files again. A truncated or empty file can be valid: it must not remove a login or TLS.
     fn reload(&self) -> Result<Self, WebConfigError> {
         let new = Self::load(&self.path)?;
         match self.protection.lost(new.protection) {
@@ -128,18 +130,18 @@ impl ConfigFile {
         }
     }
 
-    /// The file.
+    /// The path of the file.
     #[must_use]
     pub fn path(&self) -> &Path {
         &self.path
     }
 
-    /// The files that it is read from.
+    /// The files that the configuration was read from.
     pub fn files(&self) -> impl Iterator<Item = PathBuf> {
         self.files.paths().map(Path::to_owned)
     }
 
-    /// What was last good.
+    /// The last valid content.
     pub(super) fn take(&mut self) -> WebConfig {
         std::mem::take(&mut self.config)
     }

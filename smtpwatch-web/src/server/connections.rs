@@ -1,4 +1,5 @@
-//! The open connections, and the choice of the one to close for another.
+//! The open connections, and the choice of the one to close for another. The accept loop calls [`Connections::admit`]
+//! for each new connection, and closes one whose [`Slot::closed`] resolves.
 //!
 //! There are three pools, so that no kind of client can block another: clients on loopback, known scrapers
 //! ([`Scrapers`]), and all others. A connection is idle while no complete request has arrived on it: before the first
@@ -71,8 +72,8 @@ impl Table {
         self.next
     }
 
-    /// Closes the oldest of the connections that `matches` selects, preferring those with an answered request: on the others a
-    /// request may still wait to be read. Returns whether there was one.
+    /// Closes the oldest of the connections that `matches` selects, preferring those with an answered request: on the
+    /// others a request may still be unread. Returns whether there was one.
     fn close_oldest(&mut self, matches: impl Fn(&Entry) -> bool) -> bool {
         let selected = self.entries.iter().filter(|(_, entry)| matches(entry));
         let Some(oldest) = selected.min_by_key(|(_, entry)| (!entry.answered, entry.changed)).map(|(id, _)| *id) else {
@@ -88,7 +89,7 @@ impl Table {
         self.entries.values().filter(|entry| matches(entry)).count()
     }
 
-    /// The address that has most of the connections that `matches` selects, and how many; among equals, the one with the
+    /// The address with the most connections that `matches` selects, and their number; of equals, the one with the
     /// oldest connection.
     fn busiest(&self, matches: impl Fn(&Entry) -> bool) -> Option<(Ipv6Addr, usize)> {
         let mut counts: BTreeMap<Ipv6Addr, (usize, u64)> = BTreeMap::new();
@@ -102,7 +103,7 @@ impl Table {
     }
 }
 
-/// All connections that are open.
+/// All open connections.
 pub(super) struct Connections {
     table: Mutex<Table>,
     scrapers: Arc<Scrapers>,
@@ -115,7 +116,7 @@ impl Connections {
     }
 
     /// Admits a connection of `client`, and closes others if a bound is reached. `None`: all connections of its pool
-    /// have a request under way, and no address has a large share of them.
+    /// have an active request, and no address has a large share of them.
     pub(super) fn admit(self: &Arc<Self>, client: IpAddr, now: Instant) -> Option<Slot> {
         let pool = if client.is_loopback() {
             Pool::Loopback
@@ -156,7 +157,7 @@ impl Connections {
         Some(Slot { connections: self.clone(), id, close })
     }
 
-    /// Requests of the connection `id` begin (`true`) or end.
+    /// Records that a request of the connection `id` begins (`true`) or ends.
     fn request(&self, id: u64, begins: bool) {
         let table = &mut *self.lock();
         let changed = table.number();
@@ -168,7 +169,7 @@ impl Connections {
     }
 
     fn lock(&self) -> MutexGuard<'_, Table> {
-        // No panic leaves the table half changed.
+        // A panic cannot leave the table half changed.
         self.table.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -186,7 +187,7 @@ impl Slot {
         self.close.notified().await;
     }
 
-    /// For the requests of this connection.
+    /// The request tracker of this connection.
     pub(super) fn requests(&self) -> Requests {
         Requests { connections: self.connections.clone(), id: self.id }
     }
@@ -198,7 +199,7 @@ impl Drop for Slot {
     }
 }
 
-/// Marks requests of one connection.
+/// Tracks the requests of one connection.
 #[derive(Clone)]
 pub(super) struct Requests {
     connections: Arc<Connections>,
@@ -206,7 +207,7 @@ pub(super) struct Requests {
 }
 
 impl Requests {
-    /// A complete head of a request has arrived.
+    /// Marks a request as active; called when its complete head has arrived.
     pub(super) fn begin(&self) -> UnderWay {
         self.connections.request(self.id, true);
         UnderWay(self.clone())
@@ -327,7 +328,7 @@ mod tests {
     #[test]
     fn a_full_pool_closes_an_idle_connection_of_the_address_with_most() {
         let connections = connections();
-        // Each from its own network.
+        // Each connection is from its own network.
         let mut open: Vec<_> =
             (0..Pool::Other.bound() - 2).map(|n| admit(&connections, &format!("10.1.{n}.1")).unwrap()).collect();
         open.extend((0..2).map(|_| admit(&connections, "10.2.0.1").unwrap()));

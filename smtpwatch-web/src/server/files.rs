@@ -1,4 +1,5 @@
-//! Watches files, which are read again when they change.
+//! Detects changes of files. [`Files`] records the identity and the times of the files that were read; the
+//! configuration file compares it with their current state.
 
 use std::{
     fs::Metadata,
@@ -9,11 +10,11 @@ use std::{
 
 use smtpwatch_system::whole_file::{self, MAX_CONFIG};
 
-/// Files that were read, as they were then.
+/// Files that were read, and their state at that time.
 #[derive(PartialEq, Eq, Default)]
 pub(super) struct Files(Vec<(PathBuf, Option<Stamp>)>);
 
-/// What changes with a file, also when another one takes its place by a rename or through a link.
+/// The attributes that change with a file, also when it is replaced by a rename or through a symbolic link.
 #[derive(PartialEq, Eq)]
 struct Stamp {
     device: u64,
@@ -23,18 +24,18 @@ struct Stamp {
 }
 
 impl Files {
-    /// Reads a file, and keeps in mind how it looked before.
+    /// Reads a file, and records its state from before the read.
     pub(super) fn read(&mut self, path: &Path) -> io::Result<Vec<u8>> {
         self.0.push((path.to_owned(), stamp(path)));
         whole_file::read(path, MAX_CONFIG)
     }
 
-    /// Where they are.
+    /// The paths of the files.
     pub(super) fn paths(&self) -> impl Iterator<Item = &Path> {
         self.0.iter().map(|(path, _)| path.as_path())
     }
 
-    /// The same files, as they are now.
+    /// The current state of the same files.
     pub(super) fn now(&self) -> Self {
         Self(self.0.iter().map(|(path, _)| (path.clone(), stamp(path))).collect())
     }

@@ -1,4 +1,4 @@
-//! Headers of every response.
+//! Headers of every response: defaults, and the values of the web configuration. [`add`] is the middleware.
 
 use std::sync::Arc;
 
@@ -9,7 +9,7 @@ use axum::{
     response::Response,
 };
 
-/// What an answer says of itself where neither a page nor the configuration says otherwise.
+/// Default headers, for responses that do not set them and without a setting in the configuration.
 const DEFAULTS: [(HeaderName, &str); 6] = [
     (header::X_CONTENT_TYPE_OPTIONS, "nosniff"),
     (header::REFERRER_POLICY, "no-referrer"),
@@ -19,7 +19,7 @@ const DEFAULTS: [(HeaderName, &str); 6] = [
     (header::CACHE_CONTROL, "no-store"),
 ];
 
-/// The headers that `http_server_config.headers` can set, with the values that each can have; none: any.
+/// The headers that `http_server_config.headers` can set, and their allowed values; an empty list allows any value.
 const CONFIGURABLE: [(&str, &[&str]); 5] = [
     ("Content-Security-Policy", &[]),
     ("Strict-Transport-Security", &[]),
@@ -28,7 +28,7 @@ const CONFIGURABLE: [(&str, &[&str]); 5] = [
     ("X-XSS-Protection", &[]),
 ];
 
-/// A header of the configuration; an error says what it should be. A blank value sets nothing.
+/// Parses a header of the configuration; the error names the allowed values. A blank value sets nothing.
 pub(super) fn configured(name: &str, value: &str) -> Result<Option<(HeaderName, HeaderValue)>, String> {
     let Some((_, values)) = CONFIGURABLE.iter().find(|(known, _)| known.eq_ignore_ascii_case(name)) else {
         let names: Vec<_> = CONFIGURABLE.iter().map(|(name, _)| *name).collect();
@@ -46,7 +46,7 @@ pub(super) fn configured(name: &str, value: &str) -> Result<Option<(HeaderName, 
     }
 }
 
-/// What the configuration sets, and the defaults for the rest.
+/// The configured headers, and the defaults for the rest.
 pub(super) fn all(configured: Vec<(HeaderName, HeaderValue)>) -> Arc<HeaderMap> {
     let mut headers = HeaderMap::from_iter(configured);
     for (name, value) in DEFAULTS {
@@ -55,7 +55,7 @@ pub(super) fn all(configured: Vec<(HeaderName, HeaderValue)>) -> Arc<HeaderMap> 
     Arc::new(headers)
 }
 
-/// Adds the headers; what a page says of itself stays.
+/// Adds the headers to a response; headers that the response already has stay.
 pub(super) async fn add(State(headers): State<Arc<HeaderMap>>, request: Request, next: Next) -> Response {
     let mut response = next.run(request).await;
     for (name, value) in headers.iter() {

@@ -1,4 +1,5 @@
-//! State of the daemon for `/-/healthy` and `/-/ready`.
+//! State of the daemon for `/-/healthy` and `/-/ready`. The pipeline and the writer of the store set [`Health`]; the
+//! server reads it.
 
 use std::{
     fmt,
@@ -9,10 +10,10 @@ use std::{
     time::{Duration, Instant},
 };
 
-/// The pipeline beats at least every second; this long without means that it hangs.
+/// The pipeline sends a heartbeat at least every second; after this time without one it counts as hung.
 const HEARTBEAT_LIMIT: Duration = Duration::from_secs(10);
 
-/// How the watch is doing. Written by the pipeline, read by the pages.
+/// The state of the daemon. Written by the pipeline, read by the server.
 #[derive(Default)]
 pub struct Health {
     heartbeat: Mutex<Option<Instant>>,
@@ -21,23 +22,23 @@ pub struct Health {
     stopping: AtomicBool,
 }
 
-/// How the store is doing, in words.
+/// The state of the store, as text.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct StoreHealth {
-    /// Why it cannot be relied on; `None`: it can.
+    /// Why the store is unreliable; `None` while it works.
     pub trouble: Option<String>,
-    /// The newest time that it was lost and made again.
+    /// Description of the last recovery; `None` if there was none.
     pub recovered: Option<String>,
 }
 
-/// What is attached, and why something is not.
+/// Attached and missing hooks.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct Watch {
-    /// One line for each hook that is ours.
+    /// One line for each hook with our program.
     pub attached: Vec<String>,
-    /// One line for each thing that is wanted and missing.
+    /// One line for each configured hook or interface that is missing.
     pub missing: Vec<String>,
-    /// Those of them that were watched until another program took their hook away: they make the daemon not ready.
+    /// Missing hooks that were attached until another program replaced them; they make the daemon not ready.
     pub lost: Vec<String>,
 }
 
@@ -52,27 +53,27 @@ impl fmt::Display for Watch {
 }
 
 impl Health {
-    /// The pipeline is alive.
+    /// Heartbeat of the pipeline.
     pub fn beat(&self) {
         *lock(&self.heartbeat) = Some(Instant::now());
     }
 
-    /// What is attached has changed.
+    /// Records a change of the hooks.
     pub fn set(&self, watch: Watch) {
         *lock(&self.state) = watch;
     }
 
-    /// How the store is doing.
+    /// Records the state of the store.
     pub fn set_store(&self, store: StoreHealth) {
         *lock(&self.store) = store;
     }
 
-    /// The end has begun: not ready any more.
+    /// The daemon is shutting down and not ready any more.
     pub fn stopping(&self) {
         self.stopping.store(true, Ordering::Relaxed);
     }
 
-    /// Why the daemon should be started again; empty: it need not.
+    /// Why the daemon should be restarted; empty if it is healthy.
     #[must_use]
     pub fn unhealthy(&self) -> Vec<String> {
         match *lock(&self.heartbeat) {
@@ -83,21 +84,21 @@ impl Health {
         }
     }
 
-    /// What is attached, and what is missing.
+    /// Attached and missing hooks.
     #[must_use]
     pub fn watch(&self) -> Watch {
         lock(&self.state).clone()
     }
 
-    /// What does not work as it should, or was lost, while the daemon watches; empty: nothing.
+    /// Faults and losses while the daemon still captures; empty if there are none.
     #[must_use]
     pub fn degraded(&self) -> Vec<String> {
         let StoreHealth { trouble, recovered } = lock(&self.store).clone();
         trouble.into_iter().chain(recovered).map(|line| format!("store: {line}")).collect()
     }
 
-    /// Why the daemon does not do all that it should; empty: it does. A store that is not written is among it: to start the
-    /// daemon again does not fix that, so it is not a matter of [`Self::unhealthy`].
+    /// Why the daemon does not do its full work; empty if it is ready. An unwritable store is included here and not in
+    /// [`Self::unhealthy`], because a restart does not fix it.
     #[must_use]
     pub fn unready(&self) -> Vec<String> {
         let mut reasons = self.not_watching();
@@ -110,7 +111,7 @@ impl Health {
         reasons
     }
 
-    /// Why nothing is watched; empty: something is.
+    /// Why no traffic is captured; empty while capture works.
     #[must_use]
     pub fn not_watching(&self) -> Vec<String> {
         let mut reasons = self.unhealthy();
@@ -130,7 +131,7 @@ impl Health {
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
-    // What a panicking thread left is whole: each is set in one assignment.
+    // A panicking thread leaves a valid value: each is set in one assignment.
     mutex.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
 }
 

@@ -1,4 +1,4 @@
-//! The name under which a client addresses this server.
+//! The name under which a client addresses this server: middleware that checks the Host field of each request.
 
 use axum::{
     extract::Request,
@@ -7,8 +7,9 @@ use axum::{
     response::{IntoResponse, Response},
 };
 
-/// Refuses a request that names another host than this one. A page from elsewhere whose name is made to point at loopback
-/// (DNS rebinding) has a browser on this host ask with that name; who has to log in is safe from that anyway.
+/// Refuses a request whose Host is not this machine, for a server on loopback without a login. With DNS rebinding, a
+/// foreign web page makes a browser on this machine send requests here under the page's own name. A login protects from
+/// this anyway.
 pub(super) async fn only_local(request: Request, next: Next) -> Response {
     if is_local(&request) {
         return next.run(request).await;
@@ -17,8 +18,8 @@ pub(super) async fn only_local(request: Request, next: Next) -> Response {
     (StatusCode::MISDIRECTED_REQUEST, why).into_response()
 }
 
-/// Refuses a request without a host that is clear (RFC 9112, section 3.2): more than one Host field, none in HTTP/1.1, or one
-/// whose value is not a host. A proxy and this server might otherwise mean different hosts.
+/// Refuses a request without an unambiguous host (RFC 9112, section 3.2): more than one Host field, none in HTTP/1.1,
+/// or an invalid value. A proxy and this server might otherwise interpret the host differently.
 pub(super) async fn one_host(request: Request, next: Next) -> Response {
     if has_one_host(&request) {
         return next.run(request).await;
@@ -30,9 +31,9 @@ pub(super) async fn one_host(request: Request, next: Next) -> Response {
 fn has_one_host(request: &Request) -> bool {
     let mut hosts = request.headers().get_all(header::HOST).iter();
     match (hosts.next(), hosts.next()) {
-        // HTTP/1.0 has no such field.
+        // HTTP/1.0 does not require a Host field.
         (None, _) => request.version() < Version::HTTP_11,
-        // Empty is valid: the target has no authority.
+        // An empty Host is valid: the target has no authority.
         (Some(host), None) => host.is_empty() || is_host(host.as_bytes()),
         (Some(_), Some(_)) => false,
     }
@@ -44,7 +45,7 @@ fn is_host(value: &[u8]) -> bool {
 }
 
 fn is_local(request: &Request) -> bool {
-    // RFC 9112, section 3.2.2: the host of the request line counts before that of the header.
+    // RFC 9112, section 3.2.2: the host of the request line takes precedence over the header.
     let host = match request.uri().authority() {
         Some(authority) => Some(authority.clone()),
         None => request.headers().get(header::HOST).and_then(|host| Authority::try_from(host.as_bytes()).ok()),

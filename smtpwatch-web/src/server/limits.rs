@@ -1,4 +1,5 @@
-//! Rate limits of requests and of failed logins.
+//! Rate limits of requests and of failed logins: token buckets ([`Bucket`]) for requests, and [`Logins`] for failed
+//! logins by network, by account and overall. The authentication middleware calls them.
 
 use std::{
     collections::BTreeMap,
@@ -12,37 +13,37 @@ use smtpwatch_core::hash;
 
 /// Failed logins of one network.
 const OF_NETWORK: Quota = Quota { burst: 10, interval: Duration::from_secs(30) };
-/// Failed logins of all together: guesses that come from many networks.
+/// Failed logins of all networks: bounds distributed guessing.
 const OVERALL: Quota = Quota { burst: 60, interval: Duration::from_secs(1) };
-/// Networks that are remembered for their failures.
+/// Maximum number of networks with recorded failures.
 const MAX_NETWORKS: usize = 4096;
-/// Wrong passwords for a user from an address that this user has logged in from, beyond which even the right one is refused
-/// there: as many as [`OVERALL`] allows to all. Without this bound, each remembered login could be guessed at the speed of
-/// the network.
+/// Wrong passwords for a user from an address that this user has logged in from; beyond it, even the right password is
+/// refused there. Equal to [`OVERALL`]. Without this bound, the password of a remembered login could be guessed at
+/// network speed.
 const OF_ACCOUNT: Quota = OVERALL;
-/// Accounts: pairs of a network and a user that has logged in from it.
+/// Maximum number of accounts: pairs of a network and a user that has logged in from it.
 const MAX_ACCOUNTS: usize = 256;
 
-/// So many at once, and one more after each interval.
+/// A burst, and one more after each interval.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) struct Quota {
-    /// At once.
+    /// Size of the burst.
     pub(super) burst: u32,
-    /// Until there is one more.
+    /// Time until one more is allowed.
     pub(super) interval: Duration,
 }
 
-/// What is left of a quota, as a generic cell rate algorithm has it: the time at which all of it is there again.
+/// The remaining quota, as in the generic cell rate algorithm: the time at which the bucket is full again.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Bucket(Instant);
 
 impl Bucket {
-    /// All of a quota.
+    /// A full bucket.
     pub(super) const fn full(now: Instant) -> Self {
         Self(now)
     }
 
-    /// Takes one; how long to wait when there is none.
+    /// Takes one token; the error is the time until there is one.
     pub(super) fn take(&mut self, quota: Quota, now: Instant) -> Result<(), Duration> {
         let full_at = self.0.max(now) + quota.interval;
         let missing = full_at - now;
@@ -60,7 +61,8 @@ impl Bucket {
     }
 }
 
-/// A user at a network. The name is kept as its SHA-256: it can have any length, and what is typed as a name may be a password.
+/// A user at a network. The name is stored as its SHA-256: its length is not bounded, and users sometimes type a
+/// password as the name.
 #[derive(Clone, PartialEq, Eq, Hash, Debug)]
 pub(super) struct Account {
     network: Ipv6Addr,
@@ -77,17 +79,17 @@ impl Account {
     }
 }
 
-/// Which quotas an attempt has taken from.
+/// The buckets that a login attempt has taken from.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) enum Payer {
-    /// Those of the account alone: it has logged in before, and failures of others do not count against it.
+    /// Only the buckets of the account, which has logged in before: failures of other clients do not count against it.
     Account,
-    /// That of the network, and that of all.
+    /// The bucket of the network, and the overall bucket.
     Network,
 }
 
-/// How often logins failed. An attempt is paid for before the password is verified, and a good one is given back: many at once
-/// get no further than one after the other.
+/// Counts failed logins. An attempt takes from its buckets before the password is verified, and a successful one is
+/// refunded: parallel attempts have no advantage over sequential ones.
 pub(super) struct Logins(Mutex<Table>);
 
 struct Table {
@@ -97,9 +99,9 @@ struct Table {
 }
 
 struct AccountBuckets {
-    /// [`OF_NETWORK`]: wrong passwords that are verified.
+    /// [`OF_NETWORK`]: wrong passwords that were verified.
     verified: Bucket,
-    /// [`OF_ACCOUNT`]: all wrong passwords, also those that are refused without a look.
+    /// [`OF_ACCOUNT`]: all wrong passwords, including those refused without verification.
     all: Bucket,
 }
 
@@ -109,11 +111,11 @@ impl Logins {
         Self(Mutex::new(Table { networks: BTreeMap::new(), overall: Bucket::full(now), accounts }))
     }
 
-    /// A login that is remembered as good; how long to wait when too many were wrong for this very account.
+    /// Checks a remembered login; the error is the time to wait after too many wrong passwords for this account.
     pub(super) fn remembered(&self, account: &Account, now: Instant) -> Result<(), Duration> {
         match self.lock().accounts.get_mut(account) {
             Some(buckets) => {
-                // From a copy: a good login takes nothing.
+                // Taken from a copy: a successful login uses no quota.
                 let mut left = buckets.all;
                 left.take(OF_ACCOUNT, now)
             }
@@ -121,7 +123,7 @@ impl Logins {
         }
     }
 
-    /// A login whose password has to be verified; how long to wait when it is one too many.
+    /// Takes quota for a login whose password must be verified; the error is the time to wait.
     pub(super) fn attempt(&self, account: &Account, now: Instant) -> Result<Payer, Duration> {
         let table = &mut *self.lock();
         if let Some(buckets) = table.accounts.get_mut(account) {
@@ -141,14 +143,14 @@ impl Logins {
         let bucket = networks.entry(account.network).or_insert(Bucket::full(now));
         bucket.take(OF_NETWORK, now)?;
         if let Err(wait) = table.overall.take(OVERALL, now) {
-            // What others have used up is not charged to this network.
+            // The overall limit was used up by other networks and is not charged to this one.
             bucket.give_back(OF_NETWORK);
             return Err(wait);
         }
         Ok(Payer::Network)
     }
 
-    /// The attempt that `payer` has paid for was good.
+    /// Refunds a successful attempt, and remembers the account.
     pub(super) fn succeeded(&self, account: Account, payer: Payer, now: Instant) {
         let table = &mut *self.lock();
         match payer {
@@ -166,7 +168,7 @@ impl Logins {
                     }
                 }
                 table.overall.give_back(OVERALL);
-                // Another attempt may have been good meanwhile: what failed since then stays counted.
+                // A parallel attempt may have succeeded: failures counted since then stay.
                 if table.accounts.get(&account).is_none() {
                     let buckets = AccountBuckets { verified: Bucket::full(now), all: Bucket::full(now) };
                     table.accounts.insert(account, buckets);
@@ -176,12 +178,12 @@ impl Logins {
     }
 
     fn lock(&self) -> MutexGuard<'_, Table> {
-        // What a panicking thread left is whole.
+        // A panicking thread leaves a valid value.
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-/// What one who guesses has for himself: an IPv4 address, or an IPv6 /64.
+/// The unit of login limits: an IPv4 address, or an IPv6 /64.
 pub(super) fn network(client: IpAddr) -> Ipv6Addr {
     match client.to_canonical() {
         IpAddr::V4(address) => address.to_ipv6_mapped(),
@@ -238,14 +240,14 @@ mod tests {
         let logins = Logins::new(now);
         let anna = account("192.0.2.1", "anna");
         logins.succeeded(anna.clone(), logins.attempt(&anna, now).unwrap(), now);
-        // Others of the same address, and of many others.
+        // Other users of the same address, and other addresses.
         attempts(&logins, &account("192.0.2.1", "berta"), now);
         let others: usize = (2..200).map(|n| attempts(&logins, &account(&format!("192.0.2.{n}"), "anna"), now)).sum();
         assert_eq!(others, 50);
         assert!(logins.attempt(&account("203.0.113.1", "anna"), now).is_err(), "none is left for strangers");
         assert_eq!(logins.remembered(&anna, now), Ok(()));
         assert_eq!(logins.attempt(&anna, now), Ok(Payer::Account), "also when its login is not remembered");
-        // Its own failures slow it down; what is remembered is let in anyway.
+        // Its own failures slow it down; a remembered login is admitted anyway.
         assert_eq!(attempts(&logins, &anna, now + Duration::from_millis(1)), 9);
         let logins = Logins::new(now);
         logins.succeeded(anna.clone(), Payer::Network, now);

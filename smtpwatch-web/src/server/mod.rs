@@ -1,8 +1,8 @@
-//! The HTTP server: metrics and health for everyone, pages and API for authorised clients. Its manual is
+//! The HTTP server: metrics and health without a login, pages and API for authorised clients. Its manual is
 //! `docs/web.md`.
 //!
-//! What is served to which client is decided once per loaded web configuration (`site`). A connection keeps the
-//! configuration that it began with, and a changed one closes it.
+//! `serve` is the entry point. What each client may see is decided once per loaded web configuration (`site`). A
+//! connection keeps the configuration that it began with, and a change of the configuration closes it.
 
 mod address;
 mod auth;

@@ -1,6 +1,6 @@
-//! Paths that the server itself answers.
+//! Paths that the server itself answers, outside of pages and API.
 
-/// What is served on every address.
+/// Paths that are served without a login, on every listen address.
 pub(super) const OPEN_PATHS: [&str; 3] = [METRICS, HEALTHY, READY];
 pub(super) const METRICS: &str = "/metrics";
 pub(super) const HEALTHY: &str = "/-/healthy";

@@ -1,4 +1,5 @@
-//! Addresses that recently scraped metrics or health, or have logged in: they have their own pool of connections.
+//! Addresses that recently scraped metrics or health, or have logged in ([`Scrapers`]): they have their own pool of
+//! connections and their own rate limit, so that other clients cannot block monitoring.
 
 use std::{
     collections::BTreeMap,
@@ -9,9 +10,9 @@ use std::{
 
 use super::connections::wide_network;
 
-/// An address is known for this long after its newest request that was answered.
+/// Time that an address stays known after its last answered request.
 const LATELY: Duration = Duration::from_secs(3600);
-/// Addresses that are known at once.
+/// Maximum number of known addresses.
 const MAX_KNOWN: usize = 64;
 /// Known addresses of one IPv4 /24 or IPv6 /48.
 const MAX_PER_NETWORK: usize = 8;
@@ -27,8 +28,8 @@ struct Seen {
 pub(super) struct Scrapers(Mutex<BTreeMap<IpAddr, Seen>>);
 
 impl Scrapers {
-    /// A request of `client` was answered. When the table is full, an address that is known stays, and the other one remains
-    /// unknown; only an address that has logged in takes the place of one that has not.
+    /// Records an answered request of `client`. When the table is full, known addresses stay and `client` remains
+    /// unknown; only an address that has logged in replaces one that has not.
     pub(super) fn note(&self, client: IpAddr, logged_in: bool, now: Instant) {
         if client.is_loopback() {
             return;
@@ -54,7 +55,7 @@ impl Scrapers {
     }
 
     fn lock(&self) -> MutexGuard<'_, BTreeMap<IpAddr, Seen>> {
-        // No panic leaves the table half changed.
+        // A panic cannot leave the table half changed.
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -105,12 +106,12 @@ mod tests {
             scrapers.lock().keys().filter(|known| wide_network(**known) == wide_network(address(0, 1))).count(),
             8
         );
-        // A login counts for more: also where the network, or the table, is full.
+        // A login takes precedence, even if the network or the table is full.
         scrapers.note(address(0, 200), true, now);
         scrapers.note(address(200, 1), true, now);
         assert!(scrapers.contains(address(0, 200), now) && scrapers.contains(address(200, 1), now));
         assert_eq!(scrapers.lock().len(), MAX_KNOWN);
-        // After an hour there is room again.
+        // After an hour the entries have expired.
         let later = now + LATELY + Duration::from_secs(1);
         scrapers.note(address(201, 1), false, later);
         assert_eq!(scrapers.lock().len(), 1);

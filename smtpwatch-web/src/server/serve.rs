@@ -1,4 +1,4 @@
-//! Accepts connections and bounds their number and duration.
+//! Accepts connections and bounds their number and duration. [`serve`] runs until it is stopped.
 
 use std::{
     convert::Infallible,
@@ -40,22 +40,23 @@ use super::{
 };
 use crate::metrics::WebMetrics;
 
-/// Until a request has come, from the beginning of the connection or the end of the answer before.
+/// Maximum time for the head of a request, from the start of the connection or the end of the previous response.
 const HEADER_READ: Duration = Duration::from_secs(10);
-/// Bytes of a request's head: request line, header fields, and the empty line. One more is answered with 431.
+/// Maximum size of a request's head, in bytes: request line, header fields, and the empty line. A larger one gets
+/// status 431.
 const MAX_HEAD: usize = 32 * 1024;
-/// Header fields of a request. One more is answered with 431.
+/// Maximum number of header fields of a request. More get status 431.
 const MAX_FIELDS: usize = 100;
-/// Milliseconds after which a client that takes in nothing is given up.
+/// Milliseconds after which a connection is closed if the client acknowledges no data.
 const TAKES_NOTHING_MS: u32 = 30_000;
-/// The files of the configuration are examined this often.
+/// Interval between checks of the configuration files.
 const LOOK: Duration = Duration::from_secs(1);
-/// Answers that are under way when their connection is to end get so long.
+/// Time for active responses when their connection must close.
 const GRACE: Duration = Duration::from_secs(5);
-/// After a failure to take in a connection: descriptors may be free again.
+/// Pause after a failed accept, until descriptors may be free again.
 const NO_DESCRIPTOR: Duration = Duration::from_secs(1);
 
-/// Serves until `stop` resolves: metrics and health, and what is `guarded` to those who may see it.
+/// Serves metrics and health, and the `guarded` routes to authorised clients, until `stop` resolves.
 ///
 /// # Errors
 ///
@@ -75,7 +76,7 @@ pub async fn serve(
     let site = Site { metrics, health, guarded, loopback, logins, scrapers };
     let mut current = Current::of(&site, file.as_mut().map(ConfigFile::take).unwrap_or_default());
     let (end, _) = watch::channel(());
-    // Each connection holds a sender: the receiver gets the end of all of them.
+    // Each connection holds a sender: the receiver sees the end of the last one.
     let (open, mut all_closed) = mpsc::channel::<Infallible>(1);
     let mut look = interval(LOOK);
     look.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -86,7 +87,7 @@ pub async fn serve(
             _ = look.tick(), if file.is_some() => {
                 if let Some(config) = file.as_mut().and_then(|file| refresh(file, &site.metrics)) {
                     current = Current::of(&site, config);
-                    // Who was let in by what does not hold any more has to come again.
+                    // Clients that were admitted under the previous configuration must reconnect.
                     end.send_replace(());
                 }
             }
@@ -112,12 +113,12 @@ pub async fn serve(
     drop(listener);
     end.send_replace(());
     drop(open);
-    // Those that do not end in time end with the runtime.
+    // Connections that do not end in time end with the runtime.
     _ = timeout(GRACE, all_closed.recv()).await;
     Ok(())
 }
 
-/// The new configuration, when there is one.
+/// The new configuration, if it has changed.
 fn refresh(file: &mut ConfigFile, metrics: &WebMetrics) -> Option<WebConfig> {
     match file.refresh() {
         Ok(true) => {
@@ -133,7 +134,7 @@ fn refresh(file: &mut ConfigFile, metrics: &WebMetrics) -> Option<WebConfig> {
     }
 }
 
-/// One reading of the configuration, as connections need it.
+/// One loaded configuration, as connections use it.
 #[derive(Clone)]
 struct Current {
     tls: Option<TlsAcceptor>,
@@ -181,8 +182,8 @@ async fn http(
         request.extensions_mut().insert(Client(client));
         let answer = routes.call(request);
         async move {
-            // One request at a time: a connection that sends many at once (pipelining) takes turns with all others, which share
-            // its thread. hyper answers several before it yields.
+            // One request at a time: a connection with many pipelined requests takes turns with the others on its
+            // thread. hyper answers several before it yields.
             yield_now().await;
             answer.await.map(|answer| answer.map(|body| AnswerBody { body, _under_way: under_way }))
         }

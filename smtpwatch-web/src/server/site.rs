@@ -1,4 +1,4 @@
-//! What is served, and to which clients.
+//! What is served, and to which clients. [`Site`] builds the router for one loaded configuration.
 
 use std::{sync::Arc, time::Instant};
 
@@ -25,31 +25,31 @@ use super::{
 };
 use crate::metrics::WebMetrics;
 
-/// What all readings of the configuration have in common.
+/// The part that all versions of the configuration share.
 pub(super) struct Site {
     pub(super) metrics: Arc<WebMetrics>,
     pub(super) health: Arc<Health>,
-    /// Pages and API.
+    /// The routes of pages and API.
     pub(super) guarded: Router,
-    /// Whether only this host can ask.
+    /// Whether the listen address is reachable from this machine only.
     pub(super) loopback: bool,
     pub(super) logins: Arc<Logins>,
     pub(super) scrapers: Arc<Scrapers>,
 }
 
-/// Who may see pages and API.
+/// Which clients may see pages and API.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 enum Access {
-    /// Anyone who is on this host.
+    /// Every client on this machine.
     Local,
-    /// Who has logged in, or has a certificate.
+    /// Clients with a login or a client certificate.
     LoggedIn,
-    /// No one.
+    /// No client; the reason.
     Nobody(&'static str),
 }
 
 impl Site {
-    /// All routes, as the configuration has it.
+    /// All routes under this configuration.
     pub(super) fn routes(&self, config: WebConfig) -> Router {
         let open = Router::new()
             .route(METRICS, get(show_metrics))
@@ -88,8 +88,8 @@ impl Site {
     }
 }
 
-/// Off loopback another party's network lies between: TLS alone would show the pages to anyone who asks, and a password alone
-/// to anyone who listens.
+/// Access under this configuration. Beyond loopback, TLS alone does not authenticate the client, and a password alone
+/// is sent in cleartext.
 fn access(loopback: bool, config: &WebConfig) -> Access {
     let certificate = config.tls.as_ref().is_some_and(|tls| tls.client_auth == ClientAuth::Required);
     let login = certificate || config.users.is_some();
@@ -108,7 +108,7 @@ fn access(loopback: bool, config: &WebConfig) -> Access {
     }
 }
 
-/// Nothing is ever sent to this server but questions.
+/// Refuses requests with a body: the server accepts no data.
 async fn without_body(request: Request, next: Next) -> Response {
     if request.body().is_end_stream() {
         return next.run(request).await;
@@ -117,7 +117,7 @@ async fn without_body(request: Request, next: Next) -> Response {
     (StatusCode::PAYLOAD_TOO_LARGE, close, "a request has no body here\n").into_response()
 }
 
-/// Remembers the address of a request for metrics or health that gets as far as its answer.
+/// Records the address of a request for metrics or health that is answered.
 async fn note_scraper(
     State(scrapers): State<Arc<Scrapers>>,
     Extension(Client(client)): Extension<Client>,
@@ -138,7 +138,7 @@ async fn show_metrics(State(pages): State<Pages>) -> Response {
     ([(header::CONTENT_TYPE, prometheus::TEXT_FORMAT)], pages.metrics.render()).into_response()
 }
 
-/// 503 and the reasons as a JSON list; or 200 and a list of what is degraded, mostly `[]`.
+/// Status 503 with the reasons as a JSON list, or 200 with a list of degradations, usually `[]`.
 fn verdict(reasons: Vec<String>, health: &Health) -> Response {
     if reasons.is_empty() {
         (StatusCode::OK, axum::Json(health.degraded())).into_response()

@@ -1,4 +1,5 @@
-//! TLS: certificate, key, versions, and client certificates.
+//! TLS of the server: certificate, key, versions, and client certificates. [`acceptor`] builds the configuration;
+//! [`accept`] does the handshake of one connection.
 
 use std::{net::IpAddr, path::Path, sync::Arc, time::Duration};
 
@@ -17,29 +18,29 @@ use tokio_rustls::{TlsAcceptor, server::TlsStream};
 
 use super::files::Files;
 
-/// Until a handshake is done.
+/// Maximum time of a handshake.
 const HANDSHAKE: Duration = Duration::from_secs(10);
-/// First byte of a handshake (RFC 8446, section 5.1).
+/// Content type of a handshake record (RFC 8446, section 5.1).
 const HANDSHAKE_RECORD: u8 = 22;
-/// Bytes of a request in cleartext that are read, to be thrown away.
+/// Maximum number of bytes of a plain HTTP request that are read and discarded.
 const PLAIN_REQUEST: u64 = 64 * 1024;
-/// The answer to plain HTTP.
+/// The response to plain HTTP.
 const NOT_HTTPS: &[u8] =
     b"HTTP/1.1 400 Bad Request\r\nContent-Type: text/plain\r\nConnection: close\r\nContent-Length: 37\r\n\r\n\
                            this port speaks HTTPS: use https://\n";
 
-/// What is asked of clients.
+/// Client certificate policy.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) enum ClientAuth {
-    /// Nothing.
+    /// No certificate is requested.
     None,
-    /// A certificate is checked when there is one.
+    /// A certificate is optional, and verified if present.
     IfGiven,
-    /// A certificate that an authority of the file has signed.
+    /// A certificate signed by an authority of the configured file is required.
     Required,
 }
 
-/// The versions that are spoken, from the oldest to the newest that is wanted.
+/// The enabled versions, oldest first.
 pub(super) fn versions(min: &str, max: &str) -> Result<Vec<&'static SupportedProtocolVersion>, &'static str> {
     match (min, max) {
         ("TLS12", "TLS12") => Ok(vec![&TLS12]),
@@ -50,7 +51,7 @@ pub(super) fn versions(min: &str, max: &str) -> Result<Vec<&'static SupportedPro
     }
 }
 
-/// The policy of this name of the toolkit.
+/// Parses a client certificate policy of the exporter-toolkit.
 pub(super) fn client_auth(name: &str) -> Result<ClientAuth, &'static str> {
     match name {
         "" | "NoClientCert" => Ok(ClientAuth::None),
@@ -63,7 +64,7 @@ pub(super) fn client_auth(name: &str) -> Result<ClientAuth, &'static str> {
     }
 }
 
-/// Certificate and key in PEM form.
+/// Reads certificate and key in PEM form.
 pub(super) fn identity(
     files: &mut Files,
     cert_file: &Path,
@@ -71,13 +72,13 @@ pub(super) fn identity(
 ) -> Result<(Vec<CertificateDer<'static>>, PrivateKeyDer<'static>), String> {
     let chain = certificates(files, cert_file)?;
     let pem = read(files, key_file)?;
-    // What is wrong with it is not said: it is the key.
+    // The error does not quote the content, because it is the key.
     let key = PrivateKeyDer::from_pem_slice(&pem)
         .map_err(|_| format!("{}: there is no private key in PEM form in it", key_file.display()))?;
     Ok((chain, key))
 }
 
-/// Who checks the certificates of clients.
+/// The verifier of client certificates.
 pub(super) fn verifier(
     files: &mut Files,
     ca_file: &Path,
@@ -94,7 +95,7 @@ pub(super) fn verifier(
     builder.build().map_err(|why| bad(&why))
 }
 
-/// All of it.
+/// The TLS acceptor for this configuration.
 pub(super) fn acceptor(
     versions: &[&'static SupportedProtocolVersion],
     (chain, key): (Vec<CertificateDer<'static>>, PrivateKeyDer<'static>),
@@ -121,7 +122,7 @@ fn read(files: &mut Files, path: &Path) -> Result<Vec<u8>, String> {
     files.read(path).map_err(|why| format!("cannot read {}: {why}", path.display()))
 }
 
-/// Shakes hands; `None`: it came to nothing, and the client knows as much as he can be told.
+/// Performs the handshake. `None`: it failed, and the client has been sent the reason where possible.
 pub(super) async fn accept(acceptor: &TlsAcceptor, stream: TcpStream, client: IpAddr) -> Option<TlsStream<TcpStream>> {
     let shaken = tokio::time::timeout(HANDSHAKE, async {
         let mut first = [0];
@@ -147,7 +148,8 @@ pub(super) async fn accept(acceptor: &TlsAcceptor, stream: TcpStream, client: Ip
 async fn answer_in_clear(mut stream: TcpStream) -> std::io::Result<()> {
     stream.write_all(NOT_HTTPS).await?;
     stream.shutdown().await?;
-    // What is not read would reset the connection, and the answer with it; the request may come in pieces.
+    // Closing with unread data would reset the connection and lose the response; the request may arrive in several
+    // segments.
     tokio::io::copy(&mut stream.take(PLAIN_REQUEST), &mut tokio::io::sink()).await.map(drop)
 }
 

@@ -1,4 +1,5 @@
-//! Users that may log in: names and hashed passwords.
+//! Users that may log in: names and hashed passwords. [`Users`] verifies passwords at a constant cost and remembers
+//! successful logins.
 
 use std::{
     collections::BTreeMap,
@@ -11,38 +12,38 @@ use bcrypt::HashParts;
 use hashlink::LruCache;
 use ring::{error::Unspecified, hmac, rand::SystemRandom};
 
-/// The highest cost of a hash: each step doubles the time of a login, which is about a second here.
+/// Maximum cost of a hash. Each step doubles the time of a login; at this cost it takes about a second.
 const MAX_COST: u32 = 14;
-/// The lowest that bcrypt knows.
+/// The minimum cost of bcrypt.
 const MIN_COST: u32 = 4;
-/// Logins that are remembered as good.
+/// Maximum number of remembered logins.
 const MAX_REMEMBERED: usize = 256;
 
-/// Users, and the logins that were good since they were read.
+/// Users, and the successful logins since the file was read.
 pub(super) struct Users {
     hashes: BTreeMap<String, String>,
-    /// A hash of no password for each cost that [`Self::hashes`] has, by cost.
+    /// A dummy hash for each cost that occurs in [`Self::hashes`], by cost.
     dummies: BTreeMap<u32, String>,
     key: hmac::Key,
     remembered: Mutex<LruCache<[u8; 32], ()>>,
 }
 
-/// What a login is known by later; the password cannot be had from it.
+/// Identifies a successful login; the password cannot be derived from it.
 pub(super) struct Token([u8; 32]);
 
 impl Users {
-    /// `hashes` are those that [`check_hash`] takes.
+    /// `hashes` must have passed [`check_hash`].
     ///
     /// # Errors
     ///
-    /// The system has no random numbers.
+    /// The system cannot provide random numbers.
     pub(super) fn new(hashes: BTreeMap<String, String>) -> Result<Self, Unspecified> {
         let dummies = hashes.values().filter_map(|hash| cost(hash)).map(|cost| (cost, dummy(cost))).collect();
         let key = hmac::Key::generate(hmac::HMAC_SHA256, &SystemRandom::new())?;
         Ok(Self { hashes, dummies, key, remembered: Mutex::new(LruCache::new(MAX_REMEMBERED)) })
     }
 
-    /// `login` is `user:password`.
+    /// The token of a login; `login` is `user:password`.
     pub(super) fn token(&self, network: Ipv6Addr, login: &[u8]) -> Token {
         let mut context = hmac::Context::with_key(&self.key);
         context.update(&network.octets());
@@ -52,23 +53,24 @@ impl Users {
         Token(token)
     }
 
-    /// Whether this login was good before, from the same network.
+    /// Whether this login has succeeded before, from the same network.
     pub(super) fn remembers(&self, token: &Token) -> bool {
         self.remembered().get(&token.0).is_some()
     }
 
-    /// The login was good.
+    /// Remembers a successful login.
     pub(super) fn remember(&self, token: Token) {
         self.remembered().insert(token.0, ());
     }
 
-    /// Whether the password is that of the user. Takes as long as the costs say: not for an asynchronous thread.
+    /// Whether the password is correct for the user. Takes the time of the configured costs: do not call it on an
+    /// asynchronous thread.
     pub(super) fn verify(&self, user: &[u8], password: &[u8]) -> bool {
         self.verify_by(user, |hash| bcrypt::verify(password, hash).unwrap_or(false))
     }
 
-    /// Every login costs one verification for each cost that is configured, in the same order, whether the name exists or not,
-    /// and whatever its own cost: the time does not show which names exist.
+    /// Every login costs one verification for each configured cost, in the same order, whether the name exists or not:
+    /// the time does not reveal which names exist.
     fn verify_by(&self, user: &[u8], mut verify: impl FnMut(&str) -> bool) -> bool {
         let hash = str::from_utf8(user).ok().and_then(|user| self.hashes.get(user));
         let own_cost = hash.and_then(|hash| cost(hash));
@@ -81,7 +83,7 @@ impl Users {
     }
 
     fn remembered(&self) -> MutexGuard<'_, LruCache<[u8; 32], ()>> {
-        // What a panicking thread left is whole.
+        // A panicking thread leaves a valid value.
         self.remembered.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -90,12 +92,12 @@ fn cost(hash: &str) -> Option<u32> {
     HashParts::from_str(hash).ok().map(|parts| parts.get_cost())
 }
 
-/// The salt of 16 zero bytes and a hash of 23 zero bytes. Should a password have it, it opens nothing.
+/// A hash with a salt of 16 zero bytes and a digest of 23 zero bytes. A password that matches it still gives no access.
 fn dummy(cost: u32) -> String {
     format!("$2b${cost:02}${}", ".".repeat(53))
 }
 
-/// Whether this is a hash that a password can be compared with; if not, why. The reason does not quote it.
+/// Checks that this is a supported bcrypt hash. The error does not quote it.
 pub(super) fn check_hash(hash: &str) -> Result<(), String> {
     let parts = match HashParts::from_str(hash) {
         Ok(parts) if ["$2a$", "$2b$", "$2y$"].iter().any(|form| hash.starts_with(form)) => parts,
@@ -113,7 +115,7 @@ pub(super) fn check_hash(hash: &str) -> Result<(), String> {
 mod tests {
     use super::*;
 
-    /// Of `correct`.
+    /// The user `alice` with the password `correct`.
     fn users() -> Users {
         Users::new(BTreeMap::from([("alice".to_owned(), bcrypt::hash("correct", MIN_COST).unwrap())])).unwrap()
     }
@@ -153,7 +155,7 @@ mod tests {
             assert_eq!(users.verify(user.as_bytes(), b"correct"), own.is_some(), "{user}");
             assert!(!users.verify(user.as_bytes(), b"wrong"), "{user}");
         }
-        // bcrypt does the work of a dummy, instead of refusing its form.
+        // bcrypt computes the dummy instead of rejecting its form.
         assert!(!bcrypt::verify("correct", &dummy(4)).expect("a form that bcrypt takes"));
         assert_eq!(check_hash(&dummy(MAX_COST)), Ok(()));
     }

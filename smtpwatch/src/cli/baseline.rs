@@ -1,4 +1,4 @@
-//! `smtpwatch baseline`.
+//! `smtpwatch baseline`: lists, shows, deletes, exports and imports the history of peers in the store.
 
 use std::{
     collections::HashMap,
@@ -21,7 +21,7 @@ use super::{BaselineImportArgs, BaselinePlace, BaselineVerb, Exit, Format};
 
 /// Version of the export format.
 const SCHEMA_VERSION: u32 = 1;
-/// Maximum bytes of a line; a row has a few hundred.
+/// Maximum size of a line in bytes; a row has a few hundred.
 const MAX_LINE: u64 = 64 * 1024;
 
 pub(super) fn run(verb: BaselineVerb) -> anyhow::Result<Exit> {
@@ -82,7 +82,8 @@ struct Exported {
     record: HistoryRecord,
 }
 
-/// Reads the whole file before it writes anything, so that no partial import remains. Returns the numbers of rows read and imported.
+/// Reads the whole file before it writes anything, so that no partial import remains. Returns the numbers of rows read
+/// and imported.
 fn import(args: &BaselineImportArgs) -> anyhow::Result<(usize, usize)> {
     let (mut config, _) = Config::load(args.place.config.config.as_deref())?;
     if let Some(store) = &args.place.store {
@@ -94,7 +95,7 @@ fn import(args: &BaselineImportArgs) -> anyhow::Result<(usize, usize)> {
         _ => Box::new(File::open(&args.file).with_context(|| format!("cannot read {name}"))?),
     };
     let rows = read(from, &name, config.limits.peers)?;
-    // This takes the lock of the daemon, and fails while the daemon runs.
+    // The writer takes the daemon's lock, and fails while the daemon runs.
     let (writer, held) = Writer::start(&config.store, Keeping::of(&config))?;
     let held: HashMap<HistoryKey, HistoryRecord> = held.into_iter().collect();
     let store = writer.handle().map(StoreHandle::patient).context("the store has no writer")?;
@@ -130,28 +131,28 @@ fn read(from: impl Read, name: &str, most: usize) -> anyhow::Result<Vec<Exported
     }
 }
 
-/// One row, as a JSON line.
+/// One row of the history, as a JSON line.
 #[derive(Serialize)]
 struct Row {
     peer: String,
     peer_kind: &'static str,
-    /// The end that this host is.
+    /// The role of this host.
     role: Role,
     own: String,
     port: u16,
     sessions: u64,
     offered: u64,
-    /// Sessions without an offer while the history was too thin to call that a regression.
+    /// Sessions without an offer while the history was too weak to call that a regression.
     missed: u64,
     /// Number of times that the offer came back after a regression.
     returns: u64,
-    /// The newest sessions in a row that were a regression.
+    /// Number of consecutive sessions, up to the newest, that were a regression.
     missing_run: u64,
     used: u64,
     unused: u64,
     first_seen: Timestamp,
     last_seen: Timestamp,
-    /// Absent: STARTTLS was never offered.
+    /// `None` if STARTTLS was never offered.
     #[serde(skip_serializing_if = "Option::is_none")]
     last_offered: Option<Timestamp>,
 }

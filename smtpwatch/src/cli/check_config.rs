@@ -1,4 +1,4 @@
-//! `smtpwatch check-config`.
+//! `smtpwatch check-config`: checks the configuration files, and prints the values in force.
 
 use std::{io::Write, path::Path};
 
@@ -32,7 +32,7 @@ pub(super) fn run(args: CheckConfigArgs, matches: &ArgMatches) -> anyhow::Result
     Ok(Exit::Fine)
 }
 
-/// What the command line or the environment has put in the place of the file.
+/// The values that the command line or the environment overrides.
 fn given(source: &Source, matches: &ArgMatches) -> Vec<(&'static str, String, Origin)> {
     let origin = |id: &str, flag, variable| match matches.value_source(id) {
         Some(ValueSource::EnvVariable) => Origin::Variable(variable),
@@ -57,7 +57,7 @@ fn given(source: &Source, matches: &ArgMatches) -> Vec<(&'static str, String, Or
     given
 }
 
-/// As a file that says all of it.
+/// Writes the values as a complete configuration file, with the source of each as a comment.
 fn write(out: &mut impl Write, path: Option<&Path>, all: &[Effective]) -> std::io::Result<()> {
     match path {
         Some(path) => writeln!(out, "# {}", path.display())?,

@@ -1,4 +1,4 @@
-//! `smtpwatch generate`.
+//! `smtpwatch generate`: prints documents that are generated from the program, such as rules, schema and manual pages.
 
 use std::{io::Write, path::Path};
 
@@ -50,7 +50,7 @@ pub(super) fn completions(shell: Shell) -> anyhow::Result<Exit> {
     Ok(Exit::Fine)
 }
 
-/// Below section 8: what only root runs.
+/// Writes the manual pages. All are in section 8, for commands of the administrator.
 pub(super) fn man(directory: Option<&Path>) -> anyhow::Result<Exit> {
     let mut program = Cli::command().disable_help_subcommand(true);
     program.build();
@@ -65,11 +65,11 @@ pub(super) fn man(directory: Option<&Path>) -> anyhow::Result<Exit> {
     Ok(Exit::Fine)
 }
 
-/// `smtpwatch.8`, `smtpwatch-run.8`, …: one for each verb, also of verbs below verbs.
+/// Writes one page for each verb and its sub-verbs: `smtpwatch.8`, `smtpwatch-run.8`, …
 fn pages(command: &Command, name: &str, directory: &Path) -> anyhow::Result<()> {
     let path = directory.join(format!("{name}.8"));
     let mut page = Vec::new();
-    // clap names a page by a text that lives as long as the program.
+    // clap requires a `'static` name.
     man_page(command.clone().name(name.to_owned().leak() as &str)).render(&mut page)?;
     std::fs::write(&path, page).with_context(|| format!("cannot write {}", path.display()))?;
     command.get_subcommands().try_for_each(|verb| pages(verb, &format!("{name}-{}", verb.get_name()), directory))

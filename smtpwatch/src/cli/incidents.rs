@@ -1,4 +1,4 @@
-//! `smtpwatch incidents`.
+//! `smtpwatch incidents`: lists, shows, exports and verifies the findings in the store.
 
 mod serve;
 
@@ -40,7 +40,7 @@ pub(super) fn run(verb: IncidentsVerb) -> anyhow::Result<Exit> {
     }
 }
 
-/// RFC 3339, or so long ago.
+/// Parses an RFC 3339 time, or an age such as `24h`.
 pub(super) fn parse_time(text: &str) -> Result<Timestamp, String> {
     if let Ok(time) = text.parse::<jiff::Timestamp>() {
         return i64::try_from(time.as_nanosecond()).map(Timestamp).map_err(|error| error.to_string());
@@ -139,7 +139,7 @@ fn show(args: &IncidentArgs) -> anyhow::Result<Exit> {
     Ok(Exit::Fine)
 }
 
-/// The incident with findings.
+/// The JSON document of an incident with findings.
 #[derive(Serialize)]
 struct Document<'a> {
     incident: &'a Incident,
@@ -151,7 +151,7 @@ struct Document<'a> {
 struct DocumentFinding<'a> {
     number: u64,
     chain: &'a str,
-    /// As it is stored, to the byte: its hash can be checked.
+    /// The stored document, byte for byte, so that its hash can be verified.
     finding: Box<RawValue>,
     exhibit: Option<&'a EvidenceBundle>,
 }

@@ -1,4 +1,4 @@
-//! `smtpwatch policy`.
+//! `smtpwatch policy`: looks up policies, shows what the daemon knows, and exports tables for mail servers.
 
 use std::{collections::BTreeSet, io::Write, net::IpAddr, path::Path, sync::Arc};
 
@@ -29,7 +29,7 @@ use super::{
     PolicyVerb,
 };
 
-/// Bytes of a table that is replaced.
+/// Maximum size of the table that is replaced, in bytes.
 const MAX_TABLE: u64 = 64 * 1024 * 1024;
 const NO_LIST: &str = "no list is configured ([policy] starttls_everywhere)";
 
@@ -42,7 +42,7 @@ pub(super) fn run(verb: PolicyVerb) -> anyhow::Result<Exit> {
     }
 }
 
-/// What `policy show` is asked about.
+/// The subject of `policy show`.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum Subject {
     /// A domain or a mail host.
@@ -51,7 +51,7 @@ pub enum Subject {
     Address(IpAddr),
 }
 
-/// What can be asked about, on the command line.
+/// Parses the subject of `policy show`.
 pub(super) fn parse_subject(text: &str) -> Result<Subject, String> {
     if let Ok(address) = text.parse::<IpAddr>() {
         return Ok(Subject::Address(address.to_canonical()));
@@ -60,7 +60,7 @@ pub(super) fn parse_subject(text: &str) -> Result<Subject, String> {
     domain_name(text).map(Subject::Name).ok_or_else(expected)
 }
 
-/// What is a domain, on the command line.
+/// Parses a domain of the command line.
 pub(super) fn parse_domain(text: &str) -> Result<String, String> {
     domain_name(text).ok_or_else(|| "expected a mail domain, such as example.net".to_owned())
 }
@@ -74,7 +74,7 @@ fn check(args: &PolicyCheckArgs) -> anyhow::Result<Exit> {
     print(&[report], args.format)
 }
 
-/// Asks everyone, now.
+/// Looks up all published policies of a domain.
 async fn look(config: &Config, trust: &Trust, domain: &str, history: &[Entry]) -> anyhow::Result<Report> {
     let now = now();
     let sources = Arc::new(Sources::start(&config.policy, trust, Patience::default(), now).await?);
@@ -100,7 +100,7 @@ async fn look(config: &Config, trust: &Trust, domain: &str, history: &[Entry]) -
     Ok(Report { dnssec: Some(sources.dnssec().to_string()), ..report })
 }
 
-/// What the daemon has left in the store, and what files say: no one is asked.
+/// The policies in the store and in local files, without any look-up.
 struct Offline {
     config: Config,
     kept: Kept,
@@ -124,7 +124,7 @@ impl Offline {
                 };
                 (store.policies()?, store.entries()?, list)
             }
-            // Rules and a list in a file speak anyway.
+            // Local rules and a list in a file apply without a store.
             Err(StoreError::Missing(_)) => (Kept::default(), Vec::new(), None),
             Err(error) => return Err(error.into()),
         };
@@ -143,7 +143,7 @@ impl Offline {
         knowledge(&self.config, self.list.as_ref().map_err(Clone::clone), &self.history, self.now)
     }
 
-    /// Why the list that the configuration names says nothing.
+    /// Why the configured list is unavailable.
     fn list_problem(&self) -> Option<String> {
         Place::of(&self.config.policy.starttls_everywhere)?;
         match &self.list {
@@ -171,7 +171,7 @@ impl Offline {
         self.knowledge().domain(domain, facts, &hosts)
     }
 
-    /// The domains whose mail goes to one of these hosts.
+    /// The domains that use one of these mail hosts.
     fn domains_of(&self, hosts: &[&str]) -> Vec<KnownDomain> {
         let takes = |domain: &&KnownDomain| {
             let mx = domain.facts.mx.value.as_ref();
@@ -185,7 +185,7 @@ fn show(args: PolicyShowArgs) -> anyhow::Result<Exit> {
     let offline = Offline::open(&args.common.place)?;
     let knows = |name: &str| offline.kept.hosts.iter().any(|host| host.name == name);
     let report = match args.subject {
-        // A name may be both; the domain speaks for itself.
+        // A name can be both a domain and a mail host; what is known of the domain takes precedence.
         Subject::Name(name) if offline.facts(&name).is_none() && knows(&name) => {
             offline.knowledge().mail_host(&offline.host(&name), &offline.domains_of(&[&name]))
         }
@@ -204,7 +204,7 @@ fn show(args: PolicyShowArgs) -> anyhow::Result<Exit> {
 fn list_all(args: &PolicyListArgs) -> anyhow::Result<Exit> {
     let offline = Offline::open(&args.place)?;
     let mut reports: Vec<Report> = offline.kept.domains.iter().map(|known| offline.domain(&known.name)).collect();
-    // Mail hosts stand with their domains; here are those of which no domain is known.
+    // Mail hosts are printed with their domains; these are the ones without a known domain.
     let with_domain: BTreeSet<String> =
         reports.iter().flat_map(|report| &report.hosts).map(|host| host.host.clone()).collect();
     let alone = offline.kept.hosts.iter().filter(|known| !with_domain.contains(&known.name));
@@ -265,7 +265,7 @@ fn export(args: &PolicyExportArgs) -> anyhow::Result<Exit> {
     Ok(if less.is_empty() { Exit::Fine } else { Exit::Failure })
 }
 
-/// The table that is to be replaced; empty where there is none.
+/// The content of the table that is to be replaced; empty if there is no file.
 fn previous(path: &Path) -> anyhow::Result<String> {
     match whole_file::read(path, MAX_TABLE) {
         Ok(text) => Ok(String::from_utf8_lossy(&text).into_owned()),
@@ -283,7 +283,7 @@ fn knowledge<'a>(
     Knowledge { rules: &config.rules, list, history, strength: config.baseline, now }
 }
 
-/// What was seen of peers; nothing where there is no store yet.
+/// The history of peers; empty if there is no store yet.
 fn history(config: &Config) -> anyhow::Result<Vec<Entry>> {
     match Store::open_existing(&config.store) {
         Ok(mut store) => Ok(store.entries()?),

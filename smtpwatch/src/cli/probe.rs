@@ -1,4 +1,4 @@
-//! `smtpwatch probe`.
+//! `smtpwatch probe`: reports what this kernel and host support.
 
 use std::{fs::File, io::Write, path::Path};
 
@@ -38,7 +38,8 @@ pub(super) fn run(args: &ProbeArgs) -> anyhow::Result<Exit> {
     Ok(if failed { Exit::Failure } else { Exit::Fine })
 }
 
-/// Whether the daemon could confine itself as it does at its start: in a thread that is gone afterwards.
+/// Whether the daemon could confine itself as at its start; tested in a thread that then ends, because it is
+/// irreversible.
 fn confinement() -> Check {
     let tried = std::thread::spawn(|| confine::thread(&Kept::default())).join();
     let loose = match tried {
@@ -56,11 +57,11 @@ fn confinement() -> Check {
     )
 }
 
-/// Whether the daemon could keep its store there, as this user: by making a file beside it.
+/// Whether this user could create the store at this path; tested with a temporary file in its directory.
 fn store(path: &Path) -> Check {
     let name = "store".to_owned();
     let directory = path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
-    // One that is not there yet is made by the start, where its place allows it.
+    // The daemon creates a missing directory if its parent allows it.
     let place = directory.ancestors().find(|place| place.exists()).unwrap_or(directory);
     let trial = place.join(format!(".smtpwatch-probe-{}", std::process::id()));
     let made = File::create_new(&trial);
@@ -81,7 +82,7 @@ fn store(path: &Path) -> Check {
     }
 }
 
-/// Whether DNSSEC comes through the name servers: without it DANE is off. A configuration that does without DANE needs no DNSSEC.
+/// Whether the name servers return DNSSEC data, which DANE requires. Without DANE in the configuration, none is needed.
 fn dnssec(settings: &PolicySettings) -> Check {
     let check = |status, detail: String, remedy: &str| Check {
         name: "dnssec".to_owned(),

@@ -1,4 +1,4 @@
-//! `smtpwatch replay`.
+//! `smtpwatch replay`: analyses recorded traffic with the gate and engine of the daemon.
 
 use std::io::{LineWriter, Write};
 
@@ -17,7 +17,7 @@ pub(super) fn run(args: ReplayArgs) -> anyhow::Result<Exit> {
     if !args.local.is_empty() {
         config.local = args.local;
     }
-    // Without --store the daemon's own history stays as it is: recorded traffic must not teach it.
+    // Without --store the daemon's own history is not used: recorded traffic must not change it.
     let mut history = History::new(config.limits.peers);
     let writer = match &args.store {
         Some(path) => {
@@ -101,7 +101,7 @@ impl<W: Write> Report<W> {
             Event::Finding(finding) => {
                 self.finding(&finding);
                 if let Some(store) = &self.store {
-                    // It waits for the disk: nothing is refused.
+                    // This handle waits for the disk: no finding is refused.
                     let _ = store.finding(finding);
                 }
             }

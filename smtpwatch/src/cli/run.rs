@@ -1,4 +1,4 @@
-//! `smtpwatch run`.
+//! `smtpwatch run`: reads the configuration and runs the daemon.
 
 use super::{Exit, RunArgs};
 use crate::daemon::{self, Start};

@@ -1,4 +1,4 @@
-//! `smtpwatch tlsrpt`.
+//! `smtpwatch tlsrpt`: prints this host's TLS reports, and checks reports of other senders.
 
 use std::{collections::BTreeSet, io::Write as _, path::Path};
 
@@ -18,7 +18,7 @@ use smtpwatch_tlsrpt::{
 
 use super::{Exit, Format, Lenient, TlsrptImportArgs, TlsrptReportArgs};
 
-/// `tlsrpt report`.
+/// `tlsrpt report`: prints the reports of a day.
 pub(super) fn report(args: &TlsrptReportArgs) -> anyhow::Result<Exit> {
     let (config, _) = Config::load(args.config.config.as_deref())?;
     let day = args.day.unwrap_or_else(|| Day::of(now()).plus(-1));
@@ -48,7 +48,7 @@ pub(super) fn report(args: &TlsrptReportArgs) -> anyhow::Result<Exit> {
     Ok(Exit::Fine)
 }
 
-/// `tlsrpt import`.
+/// `tlsrpt import`: compares reports of other senders with the record of offers.
 pub(super) fn import(args: &TlsrptImportArgs) -> anyhow::Result<Exit> {
     let (config, _) = Config::load(args.config.config.as_deref())?;
     let store = match Store::open_existing(args.store.as_deref().unwrap_or(&config.store)) {
@@ -96,7 +96,7 @@ struct Import<'a> {
     config: Config,
     out: Lenient<std::io::StdoutLock<'a>>,
     format: Format,
-    /// Reports by who sent them and their name: the same one may come by mail and by HTTPS.
+    /// Reports by organization and identifier: the same report may arrive by mail and by HTTPS.
     seen: BTreeSet<(String, String)>,
     counts: Counts,
 }

@@ -5,8 +5,8 @@ use std::collections::BTreeMap;
 
 use seccompiler::{BpfProgram, SeccompAction, SeccompFilter, apply_filter};
 
-/// Other programs, other processes, mounts and namespaces, the kernel and its clock, keys, tracing, and calls in whose
-/// implementation many ways out were found.
+/// Groups of calls: other programs, other processes, mounts and namespaces, the kernel and its clock, keys, tracing,
+/// and calls whose kernel implementation has a history of privilege escalations.
 const REFUSED: &[i64] = &[
     libc::SYS_execve,
     libc::SYS_execveat,
@@ -54,11 +54,11 @@ const REFUSED: &[i64] = &[
     libc::SYS_io_uring_register,
 ];
 
-/// Refuses them to the calling thread, and `bpf(2)` too unless it is kept.
+/// Refuses these calls to the calling thread, and `bpf(2)` too unless `bpf` is set.
 pub(super) fn refuse(bpf: bool) -> Result<(), String> {
     let failed = |error: &dyn std::fmt::Display| format!("system calls are not filtered: {error}");
     let more: &[i64] = if bpf { &[] } else { &[libc::SYS_bpf] };
-    // No condition: refused whatever the arguments are.
+    // Without conditions: refused whatever the arguments are.
     let rules: BTreeMap<_, _> = REFUSED.iter().chain(more).map(|call| (*call, Vec::new())).collect();
     let architecture = std::env::consts::ARCH.try_into().map_err(|error| failed(&error))?;
     let refused = SeccompAction::Errno(libc::EPERM.unsigned_abs());

@@ -1,4 +1,4 @@
-//! Landlock (landlock(7)): the files that the process may access.
+//! Landlock (landlock(7)): restricts the files that the process may access.
 
 use std::path::{Path, PathBuf};
 
@@ -9,14 +9,15 @@ use landlock::{
 /// The newest Landlock ABI that is used; an older kernel applies the rights that it supports.
 const RIGHTS: ABI = ABI::V5;
 
-/// System directories that the daemon reads: resolver settings and certificates, processes and interfaces, cgroups, time zones,
-/// random numbers. Home directories and the mail spool are not among them.
+/// System directories that the daemon reads: resolver settings and certificates, processes and interfaces, cgroups,
+/// time zones, random numbers. Home directories and the mail spool are not among them.
 const SYSTEM: [&str; 6] = ["/etc", "/proc", "/sys", "/run", "/usr/share", "/dev"];
 
-/// Allows the calling thread to read below [`SYSTEM`] and `readable`, and to write below `writable`; and to execute nothing.
+/// Allows the calling thread to read below [`SYSTEM`] and `readable`, and to write below `writable`; nothing may be
+/// executed.
 pub(super) fn restrict(readable: &[PathBuf], writable: &[PathBuf]) -> Result<(), String> {
     let read = AccessFs::ReadFile | AccessFs::ReadDir;
-    // Of a device: what is open on a terminal stays usable.
+    // Device ioctls are restricted too; a terminal that is already open stays usable.
     let write = AccessFs::from_all(RIGHTS) & !AccessFs::Execute;
     let system = SYSTEM.iter().map(Path::new).chain(readable.iter().map(PathBuf::as_path));
     let status = Ruleset::default()

@@ -1,4 +1,4 @@
-//! `POST /-/reload`: allowed to every client that may see the pages.
+//! `POST /-/reload`: reloads the configuration; allowed to every client that may see the pages.
 
 use std::sync::Arc;
 
@@ -16,7 +16,8 @@ pub(super) fn router(reloader: Arc<Reloader>) -> Router {
     Router::new().route("/-/reload", post(reload)).with_state(reloader)
 }
 
-/// 200 and what needs a restart, a line each; 500 and what is wrong, when the configuration before stays in force.
+/// Status 200 with the settings that need a restart, one per line; or 500 with the error, and the previous
+/// configuration stays in force.
 async fn reload(State(reloader): State<Arc<Reloader>>, headers: HeaderMap) -> Response {
     if by_another_site(&headers) {
         return (StatusCode::FORBIDDEN, "requests from pages of other sites are refused\n").into_response();
@@ -30,10 +31,10 @@ async fn reload(State(reloader): State<Arc<Reloader>>, headers: HeaderMap) -> Re
     }
 }
 
-/// Says from where a page asks (Fetch Metadata Request Headers, W3C).
+/// The browser's header with the origin of a request (Fetch Metadata Request Headers, W3C).
 const SEC_FETCH_SITE: &str = "sec-fetch-site";
 
-/// A browser on this host sends what a page of anyone wants sent, and says so.
+/// Whether a foreign web page makes a browser send this request.
 fn by_another_site(headers: &HeaderMap) -> bool {
     match headers.get(SEC_FETCH_SITE) {
         Some(site) => site != "same-origin" && site != "none",

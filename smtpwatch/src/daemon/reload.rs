@@ -1,4 +1,5 @@
-//! Reload of the configuration: it is parsed first, then applied completely or not at all.
+//! Reload of the configuration: it is parsed first, then applied completely or not at all. The `Reloader` sends the
+//! parsed configuration to the pipeline's thread, which answers whether it is in force.
 
 use std::sync::{Arc, mpsc};
 
@@ -9,13 +10,13 @@ use tokio::sync::{Mutex, oneshot};
 
 use crate::{output::metrics::Metrics, service_manager};
 
-/// A configuration for the pipeline, and where to say whether it is in force.
+/// A configuration for the pipeline, and the channel for the result.
 pub(super) struct Change {
     pub(super) config: Config,
     pub(super) done: oneshot::Sender<Result<(), CaptureError>>,
 }
 
-/// Why the configuration before it stays in force.
+/// Why the previous configuration stays in force.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum ReloadError {
     #[error(transparent)]
@@ -26,21 +27,21 @@ pub(super) enum ReloadError {
     Ended,
 }
 
-/// Reads the configuration again, for anyone who asks: one at a time.
+/// Reloads the configuration for SIGHUP and the HTTP server; one reload at a time.
 pub(super) struct Reloader {
     pub(super) source: Source,
-    /// What is in force.
+    /// The configuration in force.
     pub(super) current: Mutex<Config>,
     pub(super) pipeline: mpsc::Sender<Change>,
     pub(super) metrics: Arc<Metrics>,
 }
 
 impl Reloader {
-    /// Puts in force what the files say. Tells which settings differ and need a restart.
+    /// Applies the content of the files. Returns the names of changed settings that need a restart.
     ///
     /// # Errors
     ///
-    /// What is wrong; nothing has changed then.
+    /// The error; nothing has changed then.
     pub(super) async fn reload(&self) -> Result<Vec<&'static str>, ReloadError> {
         let mut current = self.current.lock().await;
         service_manager::reloading();

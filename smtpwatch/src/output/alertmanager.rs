@@ -18,16 +18,17 @@ use tokio::{
 
 use super::metrics::{Metrics, Output};
 
-/// Maximum of findings that wait to be sent.
+/// Capacity of the queue of findings.
 const QUEUE: usize = 1_024;
-/// Maximum of incidents that are sent at the same time; a further one is counted as a failure, and sent with its next finding if there is room.
+/// Maximum number of active incidents; a further one is counted as a failure, and sent with its next finding if there
+/// is room.
 const MAX_ALERTS: usize = 1_000;
-/// Time limit for a response.
+/// Timeout of a request.
 const PATIENCE: Duration = Duration::from_secs(10);
 /// An alert that no Alertmanager has accepted yet stays active for at least this many further attempts.
 const UNTOLD: u32 = 3;
 
-/// The sending side: takes findings.
+/// The sending half of the queue, for the writer of the store.
 pub struct Push(Sender<News>);
 
 /// The parts of a finding that an alert needs.

@@ -1,5 +1,6 @@
-//! The journal: findings, one per line, to stdout or a file. A separate thread writes it: a slow reader costs
-//! findings in the journal (counted), never packets.
+//! The journal: findings, one per line, to stdout or a file. A separate thread writes it: a slow reader costs findings
+//! in the journal (counted), never packets. The store's writer passes findings to [`Journal::write`] and receives each
+//! [`Outcome`].
 
 use std::{
     collections::HashSet,
@@ -23,14 +24,14 @@ use smtpwatch_store::Outcome;
 
 use super::metrics::{Metrics, Output};
 
-/// Findings that may wait for the reader.
+/// Capacity of the queue of findings.
 pub const QUEUE: usize = 1_024;
-/// Bytes at the end of the file that are searched for findings that may be there already.
+/// Size of the file's end, in bytes, that is searched for findings from an earlier run.
 const TAIL: u64 = 4 * 1024 * 1024;
-/// At the end, the reader has this long to take what is queued.
+/// Maximum time at the end for writing the queue.
 const LAST_WORDS: Duration = Duration::from_secs(1);
 
-/// The journal. Dropped: what is queued is written first.
+/// The journal. On drop the queue is written first.
 pub struct Journal {
     queue: Option<SyncSender<Entry>>,
     reopen: Arc<AtomicBool>,
@@ -39,13 +40,13 @@ pub struct Journal {
 }
 
 enum Entry {
-    /// With whether the file may have it already.
+    /// The flag says that the file may already contain the finding.
     Finding(Box<Finding>, bool),
-    /// Only to have the thread look whether the file is to be opened anew.
+    /// Wakes the thread, which then reopens the file if requested.
     Look,
 }
 
-/// Where the lines go.
+/// The destination of the lines.
 enum Place {
     Stream(Box<dyn Write + Send>),
     File { path: PathBuf, file: Option<File> },
@@ -56,12 +57,12 @@ impl Place {
         match self {
             Self::Stream(stream) => stream.write_all(line.as_bytes()).and_then(|()| stream.flush()),
             Self::File { path, file } => {
-                // One that could not be opened is tried again: its disk may have room by now.
+                // A failed open is retried: the disk may have space again.
                 let open = match file.take() {
                     Some(open) => open,
                     None => open(path)?,
                 };
-                // The rest of a line that did not fit would be the beginning of the next.
+                // A partial line would be joined with the next one.
                 let whole = open.metadata()?.len();
                 let written = file.insert(open).write_all(line.as_bytes());
                 if written.is_err()
@@ -74,7 +75,7 @@ impl Place {
         }
     }
 
-    /// What the last lines name; empty where they cannot be read back.
+    /// Identifiers in the last lines; empty if they cannot be read back.
     fn ids(&self) -> HashSet<String> {
         match self {
             Self::File { path, .. } if path.is_file() => ids_of(path),
@@ -94,22 +95,23 @@ impl Place {
     }
 }
 
-/// Opens the file, at the start and after each rotation alike. The flags hold what [`journal_refusal`] has examined, should
-/// another file have come meanwhile: no link is followed, and a named pipe without a reader is an error instead of a wait.
+/// Opens the file, at the start and after each rotation. The flags repeat the checks of [`journal_refusal`] for a file
+/// that was replaced since: no symbolic link is followed, and a named pipe without a reader is an error and does not
+/// block.
 fn open(path: &Path) -> io::Result<File> {
     if let Some((what, remedy)) = journal_refusal(path) {
         return Err(io::Error::new(io::ErrorKind::InvalidInput, format!("it is {what}: {remedy}")));
     }
     let flags = libc::O_NOFOLLOW | libc::O_NONBLOCK | libc::O_NOCTTY;
     let mut file = File::options().append(true).create(true).mode(0o640).custom_flags(flags).open(path)?;
-    // A line that the end of its writer or of its disk cut short must not be the beginning of the next.
+    // A line that an earlier process or a full disk has truncated must not be joined with the next one.
     if file.metadata()?.is_file() && end_of(path, 1).is_ok_and(|end| !end.is_empty() && end != "\n") {
         file.write_all(b"\n")?;
     }
     Ok(file)
 }
 
-/// The last bytes of a file, at most this many.
+/// The last bytes of a file, at most `most`.
 fn end_of(path: &Path, most: u64) -> io::Result<String> {
     let mut file = File::open(path)?;
     let length = file.metadata()?.len();
@@ -119,17 +121,17 @@ fn end_of(path: &Path, most: u64) -> io::Result<String> {
     Ok(String::from_utf8_lossy(&end).into_owned())
 }
 
-/// Identifiers in the last whole lines of a file: no finding among them needs to be written again.
+/// Identifiers in the last complete lines of a file: these findings need not be written again.
 fn ids_of(path: &Path) -> HashSet<String> {
     let end = end_of(path, TAIL).unwrap_or_default();
-    // A line that was cut short is no JSON.
+    // A truncated line is not valid JSON.
     let whole = end.lines().filter(|line| serde_json::from_str::<serde::de::IgnoredAny>(line).is_ok());
     let texts = whole.flat_map(|line| line.split('"'));
     texts.filter(|text| uuid::Uuid::try_parse(text).is_ok()).map(str::to_owned).collect()
 }
 
 impl Journal {
-    /// Starts the thread that writes where `settings` say. What comes of each finding is received from the other end.
+    /// Starts the thread that writes as `settings` say. The receiver gets the outcome of each finding.
     ///
     /// # Errors
     ///
@@ -153,7 +155,7 @@ impl Journal {
         let (counts, asked) = (metrics.clone(), reopen.clone());
         let thread = std::thread::Builder::new().name("journal".to_owned()).spawn(move || {
             let mut failing = false;
-            // Read at the first finding that may be there already.
+            // Read at the first finding that the file may already contain.
             let mut before = None;
             for entry in entries {
                 let mut outcome = if asked.swap(false, Ordering::Relaxed) { place.reopen() } else { Ok(()) };
@@ -163,8 +165,8 @@ impl Journal {
                         outcome = place.write(&line(&finding, format));
                         counts.output(Output::Journal, u64::from(outcome.is_ok()), u64::from(outcome.is_err()));
                     }
-                    // Waits where the receiver is slow: then the queue here fills, and what it drops is counted. No receiver:
-                    // no one asks.
+                    // Blocks while the receiver is slow: then the queue here fills, and dropped findings are counted.
+                    // An error means that there is no receiver.
                     _ = outcomes.send(Outcome { id: finding.id, written: outcome.is_ok() });
                 }
                 match outcome {
@@ -179,8 +181,8 @@ impl Journal {
         Ok((Self { queue: Some(queue), reopen, thread, metrics }, outcome_of))
     }
 
-    /// Queues a finding; `again`: an earlier run may have written it, then it is not written twice as far as that can be read
-    /// back. False, and counted as failed: the queue is full.
+    /// Queues a finding; `again` says that an earlier run may have written it: it is not repeated if it is found in the
+    /// file. Returns false, and counts a failure, if the queue is full.
     pub fn write(&self, finding: Box<Finding>, again: bool) -> bool {
         let sent = self.queue.as_ref().is_some_and(|queue| queue.try_send(Entry::Finding(finding, again)).is_ok());
         if !sent {
@@ -189,10 +191,10 @@ impl Journal {
         sent
     }
 
-    /// Has the file opened anew before the next line: the one before was renamed (logrotate).
+    /// Requests that the file is reopened before the next line, after logrotate has renamed it.
     pub fn reopen(&self) {
         self.reopen.store(true, Ordering::Relaxed);
-        // When the queue is full, the thread comes by anyway.
+        // If the queue is full, the thread wakes up anyway.
         _ = self.queue.as_ref().map(|queue| queue.try_send(Entry::Look));
     }
 }
@@ -208,7 +210,7 @@ fn line(finding: &Finding, format: JournalFormat) -> String {
 impl Drop for Journal {
     fn drop(&mut self) {
         self.queue = None;
-        // A reader that does not read must not keep the daemon from ending.
+        // A reader that does not read must not prevent the end of the daemon.
         let end = Instant::now() + LAST_WORDS;
         while !self.thread.is_finished() {
             if Instant::now() >= end {
@@ -323,7 +325,8 @@ mod tests {
         let (release, stuck) = mpsc::channel();
         let journal = start(Stuck(Mutex::new(stuck)), &metrics).expect("thread");
         _ = journal.write(finding(), false);
-        // The thread has taken the first one, or is about to; beyond the queue each is counted and nothing waits.
+        // The thread has taken the first finding, or is about to; findings beyond the queue are counted, and nothing
+        // blocks.
         for _ in 0..QUEUE + 10 {
             _ = journal.write(finding(), false);
         }
@@ -353,7 +356,7 @@ mod tests {
         }
         std::fs::rename(&path, &old).expect("renamed");
         journal.reopen();
-        // Also without a finding.
+        // The file is reopened even without a finding.
         while !path.exists() {
             std::thread::yield_now();
         }

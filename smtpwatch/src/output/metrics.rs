@@ -1,6 +1,6 @@
-//! All metrics, in one registry. Label values are closed sets, except interface names, which the configuration
-//! bounds. Every label set is exported as zero from the start, because `increase()` misses a counter that first
-//! appears with the value 1.
+//! All metrics, in one registry ([`Metrics`]). The daemon creates it and passes it to every part that counts. Label
+//! values are closed sets, except interface names, which the configuration bounds. Every label set is exported as zero
+//! from the start, because `increase()` misses a counter that first appears with the value 1.
 
 pub mod page;
 
@@ -33,7 +33,7 @@ use crate::version;
 /// Upper bounds of `smtpwatch_verdict_latency_seconds`: a verdict takes microseconds, or waits for the end of a
 /// session up to [`smtpwatch_core::limits::VERDICT_DEADLINE`].
 const LATENCY_BUCKETS: [f64; 9] = [0.001, 0.005, 0.025, 0.1, 0.5, 1.0, 5.0, 10.0, 30.0];
-/// Ports that are labels of their own, the lowest ones; more would only swell the number of series.
+/// Maximum number of ports with a label of their own, lowest first; it bounds the number of series.
 const PORT_LABELS: usize = 8;
 /// Label of all other ports.
 const OTHER_PORT: &str = "other";
@@ -41,13 +41,13 @@ const OTHER_PORT: &str = "other";
 /// Values of the `output` label.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Output {
-    /// JSON lines.
+    /// Findings in the journal.
     Journal,
-    /// History, and what TLS reports are made of.
+    /// Rows in the store: history, findings, and counts for TLS reports.
     Store,
-    /// TLS reports, written or handed over.
+    /// TLS reports, written or delivered.
     Tlsrpt,
-    /// Alerts pushed to Alertmanagers.
+    /// Alerts sent to Alertmanagers.
     Alertmanager,
 }
 
@@ -67,14 +67,14 @@ impl Output {
     }
 }
 
-/// Values of the `reason` label of look-ups of routes that were not done.
+/// Values of the `reason` label of skipped route look-ups.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum RouteLookupDrop {
-    /// More connections than are looked up at a time.
+    /// The maximum number of connections per survey was reached.
     Connections,
-    /// More routes than are read at a time.
+    /// The maximum number of routes per survey was reached.
     Routes,
-    /// The kernel does not answer.
+    /// The kernel did not respond.
     Failed,
 }
 
@@ -115,17 +115,17 @@ pub struct Metrics {
     latency: Histogram,
     baseline_peers: IntGauge,
     history_evicted: IntCounterVec,
-    /// Of look-ups of published policies.
+    /// Metrics of policy look-ups.
     pub policy: Arc<PolicyMetrics>,
     output_records: IntCounterVec,
     output_failures: IntCounterVec,
     store_state: IntGaugeVec,
     store_recoveries: IntCounterVec,
-    /// Of the server.
+    /// Metrics of the HTTP server.
     pub web: Arc<WebMetrics>,
     reload_successful: IntGauge,
     reloaded: Gauge,
-    /// The kernel counts from its own start: what was seen of each counter at the last look.
+    /// The kernel counts from the load of its program: value of each counter at the last read.
     kernel_seen: Mutex<BTreeMap<(&'static str, &'static str), u64>>,
 }
 
@@ -134,7 +134,7 @@ impl Metrics {
     ///
     /// # Errors
     ///
-    /// None in practice: a name or label is bad or given twice.
+    /// None in practice: a name or label is invalid or registered twice.
     pub fn new(ports: &[u16]) -> Result<Self, prometheus::Error> {
         let registry = Registry::new();
         let r = &registry;
@@ -277,19 +277,19 @@ impl Metrics {
         Ok(metrics)
     }
 
-    /// A finding was made.
+    /// Counts a finding.
     pub fn finding(&self, finding: &Finding) {
         let kind = finding.kind.as_str();
         self.findings.with_label_values(&[kind, finding.severity.as_str(), finding.role.as_str()]).inc();
         self.last_finding.with_label_values(&[kind]).set(seconds(finding.time));
     }
 
-    /// Time from the deciding packet to the finding.
+    /// Records the time from the deciding packet to the finding.
     pub fn verdict(&self, latency: Duration) {
         self.latency.observe(latency.as_secs_f64());
     }
 
-    /// A session was judged.
+    /// Counts a session that was judged.
     pub fn session(&self, session: &SessionSummary) {
         let role = session.role.as_str();
         let port = self.port(session.flow.server.port());
@@ -302,36 +302,36 @@ impl Metrics {
         }
     }
 
-    /// A dialogue could not be followed to its end.
+    /// Counts a dialogue that could not be followed to its end.
     pub fn lost(&self, cause: LossCause) {
         self.gaps.with_label_values(&[cause.as_str()]).inc();
     }
 
-    /// A flow was given up.
+    /// Counts a flow that was dropped from the table.
     pub fn evicted(&self, reason: EvictReason) {
         self.evicted.with_label_values(&[reason.as_str()]).inc();
     }
 
-    /// A row of history made room.
+    /// Counts a row of history that was evicted.
     pub fn history_evicted(&self, row: &Forgotten) {
         if row.known {
             self.history_evicted.with_label_values(&[row.key.role.as_str()]).inc();
         }
     }
 
-    /// The size of the two tables.
+    /// Sets the sizes of the two tables.
     pub fn tables(&self, flows: usize, baseline_peers: usize) {
         self.flows.set(i64::try_from(flows).unwrap_or(i64::MAX));
         self.baseline_peers.set(i64::try_from(baseline_peers).unwrap_or(i64::MAX));
     }
 
-    /// Records written and lost since the last call.
+    /// Adds the records written and lost since the last call.
     pub fn output(&self, output: Output, records: u64, failures: u64) {
         self.output_records.with_label_values(&[output.as_str()]).inc_by(records);
         self.output_failures.with_label_values(&[output.as_str()]).inc_by(failures);
     }
 
-    /// How the store is doing.
+    /// Sets the condition and the recoveries of the store.
     pub fn store(&self, condition: Condition, recoveries: &Recoveries) {
         for state in Condition::ALL {
             self.store_state.with_label_values(&[state.as_str()]).set(i64::from(state == condition));
@@ -342,71 +342,71 @@ impl Metrics {
         }
     }
 
-    /// The configuration was read at `at`, the first time too.
+    /// Records a successful read of the configuration at `at`, the first one included.
     pub fn config_read(&self, at: Timestamp) {
         self.reload_successful.set(1);
         self.reloaded.set(seconds(at));
     }
 
-    /// The configuration was to be read again, and is bad.
+    /// Counts a reload with an invalid configuration.
     pub fn config_failed(&self) {
         self.reload_successful.set(0);
     }
 
-    /// Whether a hook of an interface is ours; `None`: the interface is not watched any more.
+    /// Sets whether a hook of an interface has our program; `None`: the interface is not watched any more.
     pub fn attached(&self, interface: &str, direction: &str, hook: &str, attached: Option<bool>) {
         let labels = [interface, direction, hook];
         match attached {
             Some(attached) => self.attached.with_label_values(&labels).set(i64::from(attached)),
-            // Absence of the series is what is wanted: not an error when it is absent already.
+            // An error means that the series does not exist, which is the wanted state.
             None => _ = self.attached.remove_label_values(&labels),
         }
     }
 
-    /// Another program took a hook away.
+    /// Counts a hook that another program has replaced.
     pub fn probe_lost(&self, direction: Direction, hook: Hook) {
         self.probe_lost.with_label_values(&[direction.as_str(), hook.as_str()]).inc();
     }
 
-    /// An interface begins to be watched: its newest packet is exported, as 0.
+    /// Exports the time of the interface's newest packet as 0 when watching begins.
     pub fn watch_interface(&self, interface: &str) {
         let _ = self.last_packet.with_label_values(&[interface]);
     }
 
-    /// An interface is not watched any more.
+    /// Removes the series of an interface that is not watched any more.
     pub fn forget_interface(&self, interface: &str) {
         let _ = self.last_packet.remove_label_values(&[interface]);
     }
 
-    /// The newest packet of a mail dialogue on this interface.
+    /// Sets the time of the newest packet of a mail dialogue on this interface.
     pub fn last_packet(&self, interface: &str, at: Timestamp) {
         self.last_packet.with_label_values(&[interface]).set(seconds(at));
     }
 
-    /// Connections by interfaces that are not watched.
+    /// Sets the number of connections through interfaces that are not watched.
     pub fn unwatched_connections(&self, role: Role, connections: u64) {
         let connections = i64::try_from(connections).unwrap_or(i64::MAX);
         self.unwatched_connections.with_label_values(&[role.as_str()]).set(connections);
     }
 
-    /// Look-ups of routes that were not done.
+    /// Counts route look-ups that were skipped.
     pub fn route_lookups_dropped(&self, reason: RouteLookupDrop, lookups: u64) {
         self.route_lookups_dropped.with_label_values(&[reason.as_str()]).inc_by(lookups);
     }
 
-    /// What the kernel counted since it was loaded.
+    /// Updates a counter of packets from its total since the kernel program was loaded.
     pub fn kernel_packets(&self, direction: &'static str, outcome: &'static str, total: u64) {
         self.kernel_packets
             .with_label_values(&[direction, outcome])
             .inc_by(self.kernel_delta((direction, outcome), total));
     }
 
-    /// What the kernel counted since it was loaded.
+    /// Updates a counter of drops from its total since the kernel program was loaded.
     pub fn kernel_dropped(&self, reason: &'static str, total: u64) {
         self.kernel_dropped.with_label_values(&[reason]).inc_by(self.kernel_delta(("dropped", reason), total));
     }
 
-    /// The text exposition format, version 0.0.4.
+    /// The registry in the text exposition format, version 0.0.4.
     #[must_use]
     pub fn render(&self) -> String {
         smtpwatch_metrics::render(&self.registry)
@@ -423,7 +423,7 @@ impl Metrics {
     }
 
     fn kernel_delta(&self, counter: (&'static str, &'static str), total: u64) -> u64 {
-        // A poisoned lock holds counters anyway.
+        // A poisoned lock still holds valid counters.
         let mut seen = self.kernel_seen.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
         let before = seen.insert(counter, total).unwrap_or(0);
         total.saturating_sub(before)
@@ -488,7 +488,7 @@ impl Metrics {
     }
 }
 
-/// The `offered` label; nothing where no EHLO reply was seen.
+/// The `offered` label; `None` if no EHLO reply was seen.
 const fn offered(state: StarttlsState) -> Option<&'static str> {
     match state {
         StarttlsState::Offered | StarttlsState::Refused => Some("yes"),

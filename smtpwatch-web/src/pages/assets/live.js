@@ -1,9 +1,9 @@
-// Pages are whole without this. Here it looks again at the parts that can change, when something happens and now and then.
+// Live updates. Pages are complete without this script. It reloads the changing parts of a page after each event and at intervals.
 "use strict";
 
 (() => {
-  const AGAIN = 30_000; // milliseconds between two looks while nothing happens, and before another try to listen
-  const PAUSE = 1_000; // between two looks, however much happens
+  const AGAIN = 30_000; // interval of reloads without events, and delay before a reconnect, in milliseconds
+  const PAUSE = 1_000; // minimum interval of reloads, in milliseconds
   const mine = document.body.dataset.incident;
   const said = document.getElementById("live");
   const parts = () => document.querySelectorAll("[data-live]");
@@ -21,7 +21,7 @@
       if (!now || now.innerHTML === part.innerHTML) continue;
       const held = part.contains(document.activeElement) ? document.activeElement.getAttribute("href") : null;
       part.replaceChildren(...now.childNodes);
-      // Who goes through the page by keyboard stays where they were.
+      // Keep the keyboard focus.
       if (held) part.querySelector(`[href="${CSS.escape(held)}"]`)?.focus({ preventScroll: true });
     }
   }
@@ -44,7 +44,7 @@
     });
     source.addEventListener("error", () => {
       said.textContent = "not live: the connection was lost";
-      // The browser tries again by itself unless it was refused.
+      // The browser reconnects by itself unless the server refused the connection.
       if (source.readyState === EventSource.CLOSED) retry = setTimeout(listen, AGAIN);
     });
   }
@@ -54,7 +54,7 @@
     source?.close();
   }
 
-  // A browser has few connections to one server: a page that nobody looks at gives its own back.
+  // A browser limits its connections to one server: a hidden page releases its own.
   document.addEventListener("visibilitychange", () => {
     if (document.hidden) return stop();
     soon();

@@ -1,41 +1,41 @@
-//! Errors in a web configuration file. They never quote values, because some are secret.
+//! Errors in a web configuration file ([`WebConfigError`]). They never quote values, because some are secret.
 
 use std::path::{Path, PathBuf};
 
 use serde_saphyr::{Error, Location};
 
-/// Why a web configuration file was not accepted.
+/// Why a web configuration file was rejected.
 #[derive(Debug, thiserror::Error)]
 pub enum WebConfigError {
     /// The file could not be read.
     #[error("cannot read the web configuration {}: {source}", path.display())]
     Read {
-        /// The file.
+        /// The path of the file.
         path: PathBuf,
-        /// What the system said.
+        /// The error of the operating system.
         source: std::io::Error,
     },
-    /// The file was read again, and protects less than what is in force.
+    /// The reloaded file protects less than the configuration in force.
     #[error("{}: {what}: if this is intended, restart smtpwatch", path.display())]
     LessProtection {
-        /// The file.
+        /// The path of the file.
         path: PathBuf,
-        /// What it lacks.
+        /// The missing protection.
         what: &'static str,
     },
-    /// The file, or one that it names, is not what it should be.
+    /// The file, or one that it names, is invalid.
     #[error("{}:{line}: {message}", path.display())]
     Invalid {
-        /// The file.
+        /// The path of the file.
         path: PathBuf,
-        /// The line, counted from 1.
+        /// The line, starting at 1.
         line: u64,
-        /// What is wrong, and the remedy.
+        /// The error and its remedy.
         message: String,
     },
 }
 
-/// What the exporter-toolkit has and smtpwatch has not, and what to do instead.
+/// Settings of the exporter-toolkit that smtpwatch does not support, with the alternative.
 const NOT_HERE: [(&str, &str); 8] = [
     ("cert", "use cert_file"),
     ("key", "use key_file"),
@@ -65,7 +65,7 @@ impl WebConfigError {
             Error::InvalidScalar { ty, .. } => format!("expected {ty}"),
             Error::Unexpected { expected, .. } => format!("expected {expected}"),
             Error::ExternalMessage { msg, .. } => format!("not YAML: {msg}"),
-            // Others might quote a value.
+            // Other messages might quote a value.
             _ => "not allowed here in a web configuration file; docs/web.md has examples".to_owned(),
         };
         Self::at(path, error.location().unwrap_or(Location::UNKNOWN), message)

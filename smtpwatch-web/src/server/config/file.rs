@@ -1,4 +1,4 @@
-//! Parses the YAML of a web configuration file.
+//! Parses the YAML of a web configuration file. [`read`] also reads the certificates and keys that the file names.
 
 use std::{
     collections::BTreeMap,
@@ -20,7 +20,7 @@ use crate::server::{
     users::{self, Users},
 };
 
-/// The longest `interval` and the highest `burst` of `rate_limit`.
+/// The maximum `interval` and the maximum `burst` of `rate_limit`.
 const MAX_INTERVAL: Duration = Duration::from_secs(3600);
 const MAX_BURST: u32 = 1_000_000;
 
@@ -62,7 +62,7 @@ struct RateLimit {
     burst: u32,
 }
 
-/// Reads and checks it, with the files that it names.
+/// Reads and checks the file, and the files that it names.
 pub(super) fn read(path: &Path, files: &mut Files) -> Result<WebConfig, WebConfigError> {
     let text = files.read(path).map_err(|source| WebConfigError::Read { path: path.to_owned(), source })?;
     let file: Option<File> = serde_saphyr::from_slice(&text).map_err(|error| WebConfigError::yaml(path, &error))?;
@@ -133,7 +133,7 @@ fn read_tls(path: &Path, tls: Spanned<TlsServerConfig>, files: &mut Files) -> Re
     Ok(Tls { acceptor, client_auth })
 }
 
-/// `None`: an interval of 0 means no limit.
+/// Parses a rate limit; `None`: an interval of 0 means no limit.
 fn quota(limit: &RateLimit) -> Result<Option<Quota>, String> {
     let interval = match limit.interval.as_str() {
         "0" => Some(Duration::ZERO),

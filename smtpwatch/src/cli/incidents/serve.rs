@@ -15,12 +15,12 @@ use tokio::signal::unix::{SignalKind, signal};
 use super::{Exit, path};
 use crate::{cli::IncidentsServeArgs, output::metrics::Metrics};
 
-/// What the pages say instead of what is attached.
+/// The reason that the pages show instead of the attached hooks.
 const WHY: &str = "this is a look at a store (smtpwatch incidents serve)";
 
 pub(super) fn run(args: &IncidentsServeArgs) -> anyhow::Result<Exit> {
     let path = path(&args.place)?;
-    // A wrong path is told now, not on every page.
+    // An invalid path is an error at the start, and not on every page.
     drop(Store::open_existing(&path)?);
     let address = args.listen.0;
     anyhow::ensure!(
@@ -46,7 +46,7 @@ pub(super) fn run(args: &IncidentsServeArgs) -> anyhow::Result<Exit> {
                 _ = tokio::signal::ctrl_c() => {}
             }
         };
-        // A page that listens for news holds its connection open: it is not waited for.
+        // Pages with an event stream hold their connections open; the end does not wait for them.
         tokio::select! {
             served = server::serve(listener, metrics.web.clone(), health, guarded, None, std::future::pending()) => {
                 served.context("the pages cannot be served")?;

@@ -1,4 +1,4 @@
-//! Generates `docs/metrics.md` from the registry.
+//! Generates `docs/metrics.md` from the registry, for `smtpwatch generate metrics`.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -29,7 +29,7 @@ Rules over them: [deploy/prometheus](../deploy/prometheus). Dashboard: [deploy/g
 /// None in practice: see [`Metrics::new`].
 pub fn page() -> Result<String, prometheus::Error> {
     let metrics = Metrics::new(&smtpwatch_config::DEFAULT_PORTS)?;
-    // Series of an interface are there when it is.
+    // Series of an interface exist only while it is watched.
     metrics.watch_interface("NAME");
     for direction in smtpwatch_common::Direction::ALL {
         for hook in smtpwatch_capture::Hook::ALL {
@@ -53,13 +53,13 @@ fn kind(family: &MetricFamily) -> &'static str {
     }
 }
 
-/// Each label with its values.
+/// Each label of a metric with its values.
 fn labels(family: &MetricFamily) -> String {
     let mut labels: BTreeMap<&str, BTreeSet<&str>> = BTreeMap::new();
     for pair in family.get_metric().iter().flat_map(|metric| metric.get_label()) {
         labels.entry(pair.name()).or_default().insert(pair.value());
     }
-    // What differs from build to build is not a set of values.
+    // Values that differ between builds are not listed.
     let of_build = family.name() == "smtpwatch_build_info";
     let shown = labels.into_iter().map(|(name, values)| {
         if of_build {
