@@ -8,16 +8,16 @@ use crate::{
     smtp::{AuthExchange, MechanismClass},
 };
 
-pub(super) fn judge(case: &RuleInput<'_>) -> Vec<Claim> {
-    if case.expectation.auth_rule() == Some(AuthRule::Allow) {
+pub(super) fn judge(input: &RuleInput<'_>) -> Vec<Claim> {
+    if input.expectation.auth_rule() == Some(AuthRule::Allow) {
         return Vec::new();
     }
-    let exchanges = case.session.auth.iter().filter_map(|exchange| sent(case, exchange));
-    exchanges.chain(offered(case)).collect()
+    let exchanges = input.session.auth.iter().filter_map(|exchange| sent(input, exchange));
+    exchanges.chain(offered(input)).collect()
 }
 
 /// Judges one SASL exchange. A secret that was sent before a gap is certain; only missing bytes cannot be judged.
-fn sent(case: &RuleInput<'_>, exchange: &AuthExchange) -> Option<Claim> {
+fn sent(input: &RuleInput<'_>, exchange: &AuthExchange) -> Option<Claim> {
     if !exchange.secret_sent {
         return None;
     }
@@ -28,8 +28,8 @@ fn sent(case: &RuleInput<'_>, exchange: &AuthExchange) -> Option<Claim> {
         MechanismClass::Plaintext if exchange.reply >= 400 => (Kind::AuthPlaintext, "F7"),
         MechanismClass::Plaintext => (Kind::AuthPlaintext, plaintext_rule(exchange)),
     };
-    let (evidence, expected) = demand(case);
-    let mut claim = Claim::new(case, kind, rule, evidence, expected);
+    let (evidence, expected) = demand(input);
+    let mut claim = Claim::new(input, kind, rule, evidence, expected);
     claim.instance = exchange.number;
     claim.mechanism = Some(exchange.mechanism.clone());
     claim.reply = (exchange.reply != 0).then_some(exchange.reply);
@@ -37,7 +37,7 @@ fn sent(case: &RuleInput<'_>, exchange: &AuthExchange) -> Option<Claim> {
     if kind == Kind::AuthExchangePlaintext {
         // The password is not exposed, but it can be guessed offline. Other exchanges of the session have claims of
         // their own.
-        claim = claim.cost(case.session.mail_outcome());
+        claim = claim.cost(input.session.mail_outcome());
         claim.severity = claim.severity.clamp(Severity::Medium, Severity::High);
     }
     Some(claim)
@@ -54,14 +54,14 @@ fn plaintext_rule(exchange: &AuthExchange) -> &'static str {
 }
 
 /// The server offers a mechanism that sends the secret itself before TLS (RFC 4954 §4 forbids that).
-fn offered(case: &RuleInput<'_>) -> Option<Claim> {
-    let mechanisms = case.session.capabilities.as_ref()?.plaintext_mechanisms();
-    if mechanisms.is_empty() || case.session.doubt.is_some() {
+fn offered(input: &RuleInput<'_>) -> Option<Claim> {
+    let mechanisms = input.session.capabilities.as_ref()?.plaintext_mechanisms();
+    if mechanisms.is_empty() || input.session.doubt.is_some() {
         return None;
     }
-    let (evidence, expected) = demand(case);
-    let claim = Claim::new(case, Kind::AuthOfferedPlaintext, "F6", evidence, expected);
-    let mut claim = stripped_too(case, claim, &mechanisms);
+    let (evidence, expected) = demand(input);
+    let claim = Claim::new(input, Kind::AuthOfferedPlaintext, "F6", evidence, expected);
+    let mut claim = stripped_too(input, claim, &mechanisms);
     claim.mechanism = Some(mechanisms.join(" "));
     if claim.rule == "F8" {
         // The outcome of the session is part of this claim.
@@ -72,7 +72,7 @@ fn offered(case: &RuleInput<'_>) -> Option<Claim> {
     // The offer alone exposes nothing. As a server it is this host's own mistake, and on the submission port clients
     // act on it (RFC 8314).
     claim.outcome = Outcome::Attempt;
-    claim.severity = match (case.role, case.port) {
+    claim.severity = match (input.role, input.port) {
         (Role::Server, 587) => Severity::High,
         (Role::Server, _) => Severity::Medium,
         (Role::Client, _) => Severity::of(evidence, claim.outcome),
@@ -81,12 +81,12 @@ fn offered(case: &RuleInput<'_>) -> Option<Claim> {
 }
 
 /// The same reply lacks STARTTLS, which it should have (F8), or offers what this server never offered before TLS (A10).
-fn stripped_too(case: &RuleInput<'_>, mut claim: Claim, mechanisms: &[String]) -> Claim {
-    let missing = case.session.capabilities.as_ref().is_some_and(|capabilities| capabilities.offers() == 0);
-    let before = case.expectation.profile.map(|profile| &profile.plaintext_mechanisms);
+fn stripped_too(input: &RuleInput<'_>, mut claim: Claim, mechanisms: &[String]) -> Claim {
+    let missing = input.session.capabilities.as_ref().is_some_and(|capabilities| capabilities.offers() == 0);
+    let before = input.expectation.profile.map(|profile| &profile.plaintext_mechanisms);
     let is_added = |name: &&String| before.is_some_and(|before| !before.contains(name));
     let added: Vec<_> = mechanisms.iter().filter(is_added).cloned().collect();
-    if case.role != Role::Client {
+    if input.role != Role::Client {
         return claim;
     }
     if !added.is_empty() {
@@ -96,7 +96,7 @@ fn stripped_too(case: &RuleInput<'_>, mut claim: Claim, mechanisms: &[String]) -
     }
     // If the mechanisms are known to be old, the missing STARTTLS is a finding of its own.
     let may_be_new = before.is_none() || !added.is_empty();
-    if let Some((evidence, expected)) = offer_expected(case).filter(|_| missing && may_be_new) {
+    if let Some((evidence, expected)) = offer_expected(input).filter(|_| missing && may_be_new) {
         claim.rule = "F8";
         claim.evidence = claim.evidence.max(evidence);
         claim.expected = expected;
@@ -105,8 +105,8 @@ fn stripped_too(case: &RuleInput<'_>, mut claim: Claim, mechanisms: &[String]) -
     claim
 }
 
-fn demand(case: &RuleInput<'_>) -> (Evidence, Expected) {
-    match (&case.expectation.rule, case.expectation.auth_rule()) {
+fn demand(input: &RuleInput<'_>) -> (Evidence, Expected) {
+    match (&input.expectation.rule, input.expectation.auth_rule()) {
         (Some((place, _)), Some(AuthRule::Forbid)) => {
             let detail = format!("rule {place} of the configuration: auth_plaintext = \"forbid\"");
             (Evidence::Policy, Expected::starttls("rule", detail))

@@ -17,13 +17,13 @@ const ANOTHER_OF_ESTABLISHED: Severity = Severity::Medium;
 const ANOTHER: Severity = Severity::Low;
 
 /// Lowers the severity of a claim that rests on history alone if that history is uncertain.
-pub(super) fn weigh(case: &RuleInput<'_>, claim: &mut Claim) {
+pub(super) fn weigh(input: &RuleInput<'_>, claim: &mut Claim) {
     // A credential in cleartext is lost to any peer.
     if claim.expected.source != "history" || claim.outcome >= Outcome::Credential {
         return;
     }
-    let about_use = case.role == Role::Server || matches!(claim.kind, Kind::StarttlsUnused | Kind::DowngradeRetry);
-    let record = if about_use { case.expectation.uses } else { case.expectation.offers.map(|(_, record)| record) };
+    let about_use = input.role == Role::Server || matches!(claim.kind, Kind::StarttlsUnused | Kind::DowngradeRetry);
+    let record = if about_use { input.expectation.uses } else { input.expectation.offers.map(|(_, record)| record) };
     let Some(record) = record else { return };
     let rate = if about_use { record.used } else { record.offered };
     if rate.is_wavering() {
@@ -33,19 +33,19 @@ pub(super) fn weigh(case: &RuleInput<'_>, claim: &mut Claim) {
             rate.returns
         ));
     }
-    if case.role == Role::Server
-        && let Some(names) = names_of_others(case, record)
+    if input.role == Role::Server
+        && let Some(names) = names_of_others(input, record)
     {
         let most = if rate.wear.established { ANOTHER_OF_ESTABLISHED } else { ANOTHER };
         claim.severity = claim.severity.min(most);
-        let name = case.session.client_name.as_deref().unwrap_or_default();
+        let name = input.session.client_name.as_deref().unwrap_or_default();
         claim.proof.push(format!(
             "the client calls itself {name:?}; TLS from this address was used by {names}: another client behind the same address, or a \
              name that was rewritten (FP-21)"
         ));
     }
-    if case.session.proxy_header && case.role == Role::Server {
-        let address = case.peer;
+    if input.session.proxy_header && input.role == Role::Server {
+        let address = input.peer;
         claim.proof.push(format!(
             "a PROXY header came from {address}, which is not in trusted_proxies: the client is taken for that address (FP-13)"
         ));
@@ -53,8 +53,8 @@ pub(super) fn weigh(case: &RuleInput<'_>, claim: &mut Claim) {
 }
 
 /// The names of the clients at this address that used TLS, if the present client has none of them.
-fn names_of_others(case: &RuleInput<'_>, record: &HistoryRecord) -> Option<String> {
-    let name = case.session.client_name.as_deref().unwrap_or_default();
+fn names_of_others(input: &RuleInput<'_>, record: &HistoryRecord) -> Option<String> {
+    let name = input.session.client_name.as_deref().unwrap_or_default();
     let mut known: Vec<_> = record.names.iter().map(|known| &*known.name).collect();
     if known.is_empty() {
         // A record of a version that stored only one name.

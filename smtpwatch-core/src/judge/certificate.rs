@@ -165,16 +165,16 @@ fn by_sts(chain: &[Vec<u8>], unseen: Option<&str>, identity: &Identity, now: Tim
     Some(Comparison { source: Source::MtaSts, mode, subject: domain.clone(), verdict, expected, found, expired })
 }
 
-pub(super) fn judge(case: &RuleInput<'_>) -> Option<Claim> {
-    let compared = case.certificate.filter(|compared| compared.verdict == Verdict::Mismatch)?;
-    if case.role != Role::Client || case.session.doubt.is_some() || case.starttls_ignored() {
+pub(super) fn judge(input: &RuleInput<'_>) -> Option<Claim> {
+    let compared = input.certificate.filter(|compared| compared.verdict == Verdict::Mismatch)?;
+    if input.role != Role::Client || input.session.doubt.is_some() || input.starttls_ignored() {
         return None;
     }
     let expected = Expected {
         mode: Some(compared.mode.into()),
         ..Expected::starttls(compared.source.as_str(), compared.expected.clone())
     };
-    let mut claim = Claim::new(case, Kind::CertificateMismatch, "D5", Evidence::Policy, expected);
+    let mut claim = Claim::new(input, Kind::CertificateMismatch, "D5", Evidence::Policy, expected);
     claim.is_final = true;
     Some(claim.indicator(compared.found.clone()))
 }

@@ -121,28 +121,28 @@ pub struct Claim {
 
 /// Applies every rule.
 #[must_use]
-pub fn judge(case: RuleInput<'_>) -> Vec<Claim> {
-    let case = &case;
-    if case.is_inconclusive() {
+pub fn judge(input: RuleInput<'_>) -> Vec<Claim> {
+    let input = &input;
+    if input.is_inconclusive() {
         return Vec::new();
     }
     let mut claims = Vec::new();
-    claims.extend(offer::judge(case));
-    claims.extend(witness::judge(case));
-    claims.extend(offer::flapping(case));
-    claims.extend(refused::judge(case));
-    claims.extend(unused::judge(case));
-    claims.extend(ehlo::judge(case));
-    claims.extend(handshake::judge(case));
-    claims.extend(injection::judge(case));
-    claims.extend(auth::judge(case));
-    claims.extend(policy::judge(case));
-    claims.extend(tamper::judge(case));
-    claims.extend(certificate::judge(case));
+    claims.extend(offer::judge(input));
+    claims.extend(witness::judge(input));
+    claims.extend(offer::flapping(input));
+    claims.extend(refused::judge(input));
+    claims.extend(unused::judge(input));
+    claims.extend(ehlo::judge(input));
+    claims.extend(handshake::judge(input));
+    claims.extend(injection::judge(input));
+    claims.extend(auth::judge(input));
+    claims.extend(policy::judge(input));
+    claims.extend(tamper::judge(input));
+    claims.extend(certificate::judge(input));
     for claim in &mut claims {
-        certainty::weigh(case, claim);
-        proof::add(case, claim);
-        if case.unanswered && claim.evidence < Evidence::Policy && claim.kind.is_about_starttls() {
+        certainty::weigh(input, claim);
+        proof::add(input, claim);
+        if input.unanswered && claim.evidence < Evidence::Policy && claim.kind.is_about_starttls() {
             claim
                 .proof
                 .push("pending-policy: no (published policies were requested, and no answer came in time)".to_owned());
@@ -195,10 +195,10 @@ impl<'a> RuleInput<'a> {
 }
 
 impl Claim {
-    fn new(case: &RuleInput<'_>, kind: Kind, rule: &'static str, evidence: Evidence, expected: Expected) -> Self {
-        let outcome = case.session.outcome();
+    fn new(input: &RuleInput<'_>, kind: Kind, rule: &'static str, evidence: Evidence, expected: Expected) -> Self {
+        let outcome = input.session.outcome();
         // A policy may still strengthen the evidence.
-        let waits = case.pending && evidence < Evidence::Policy && kind.is_about_starttls();
+        let waits = input.pending && evidence < Evidence::Policy && kind.is_about_starttls();
         Self {
             kind,
             instance: 0,
@@ -206,7 +206,7 @@ impl Claim {
             evidence,
             outcome,
             severity: severity(evidence, outcome, &expected),
-            is_final: !waits && (case.closed || outcome >= Outcome::Content || case.session.tls_began()),
+            is_final: !waits && (input.closed || outcome >= Outcome::Content || input.session.tls_began()),
             expected,
             mechanism: None,
             reply: None,
@@ -241,8 +241,8 @@ fn severity(evidence: Evidence, outcome: Outcome, expected: &Expected) -> Severi
 }
 
 /// What the local rule demands of this peer.
-fn demanded(case: &RuleInput<'_>) -> Option<(Evidence, Expected)> {
-    let (place, rule) = case.expectation.rule?;
+fn demanded(input: &RuleInput<'_>) -> Option<(Evidence, Expected)> {
+    let (place, rule) = input.expectation.rule?;
     let demand = match rule.starttls? {
         StarttlsRule::Required => "required",
         StarttlsRule::Expected => "expected",
@@ -253,8 +253,8 @@ fn demanded(case: &RuleInput<'_>) -> Option<(Evidence, Expected)> {
 }
 
 /// What the first published policy of this weight demands.
-fn published(case: &RuleInput<'_>, weight: Weight) -> Option<(Evidence, Expected)> {
-    let demand = case.expectation.published.iter().find(|demand| demand.weight == weight)?;
+fn published(input: &RuleInput<'_>, weight: Weight) -> Option<(Evidence, Expected)> {
+    let demand = input.expectation.published.iter().find(|demand| demand.weight == weight)?;
     let evidence = if weight == Weight::Hint { Evidence::Suspicious } else { Evidence::Policy };
     Some((evidence, expected_of(demand)))
 }
@@ -267,18 +267,18 @@ fn expected_of(demand: &Demand) -> Expected {
 }
 
 /// What the first source in the order of [`precedence`] says about this peer.
-fn known(case: &RuleInput<'_>, history: impl Fn() -> Option<(Evidence, Expected)>) -> Option<(Evidence, Expected)> {
+fn known(input: &RuleInput<'_>, history: impl Fn() -> Option<(Evidence, Expected)>) -> Option<(Evidence, Expected)> {
     precedence::first(|authority| match authority {
-        Authority::Rule => demanded(case),
-        Authority::Published(weight) => published(case, weight),
+        Authority::Rule => demanded(input),
+        Authority::Published(weight) => published(input, weight),
         Authority::History => history().filter(|(evidence, _)| *evidence >= Evidence::Regression),
     })
 }
 
 /// Evidence that this peer offers STARTTLS; `None` if nothing is known.
-fn offer_expected(case: &RuleInput<'_>) -> Option<(Evidence, Expected)> {
+fn offer_expected(input: &RuleInput<'_>) -> Option<(Evidence, Expected)> {
     let history = || {
-        let (how, record) = case.expectation.offers?;
+        let (how, record) = input.expectation.offers?;
         let (evidence, detail) = match how {
             KnownBy::Address => (Evidence::Regression, record.offers()),
             KnownBy::Name => {
@@ -287,16 +287,16 @@ fn offer_expected(case: &RuleInput<'_>) -> Option<(Evidence, Expected)> {
         };
         Some((evidence, Expected::starttls("history", detail)))
     };
-    known(case, history).or_else(history)
+    known(input, history).or_else(history)
 }
 
 /// Evidence that STARTTLS is used with this peer; `None` if nothing is known.
-fn use_expected(case: &RuleInput<'_>) -> Option<(Evidence, Expected)> {
+fn use_expected(input: &RuleInput<'_>) -> Option<(Evidence, Expected)> {
     let history = || {
-        let expected = Expected::starttls("history", case.known_user()?.uses());
+        let expected = Expected::starttls("history", input.known_user()?.uses());
         Some((Evidence::Regression, expected))
     };
-    known(case, history)
+    known(input, history)
 }
 
 /// Nothing is known about this peer: the claim rests on the observation alone.

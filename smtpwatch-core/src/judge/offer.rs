@@ -11,46 +11,46 @@ use crate::{
     smtp::{Capabilities, Offer, Starttls},
 };
 
-pub(super) fn judge(case: &RuleInput<'_>) -> Option<Claim> {
-    let session = case.session;
-    if case.role != Role::Client || session.doubt.is_some() || case.starttls_ignored() {
+pub(super) fn judge(input: &RuleInput<'_>) -> Option<Claim> {
+    let session = input.session;
+    if input.role != Role::Client || session.doubt.is_some() || input.starttls_ignored() {
         return None;
     }
-    let Some(capabilities) = &session.capabilities else { return unfinished(case) };
+    let Some(capabilities) = &session.capabilities else { return unfinished(input) };
     if capabilities.masked().next().is_some() {
-        return Some(masked(case, capabilities));
+        return Some(masked(input, capabilities));
     }
     if session.tls_began() || matches!(session.starttls, Starttls::Granted(_)) {
-        return reshaped(case, capabilities).or_else(|| not_offered(case, capabilities));
+        return reshaped(input, capabilities).or_else(|| not_offered(input, capabilities));
     }
     if let Some(lines) = session.ehlo_went_on
         && capabilities.offers() > 0
         && capabilities.offer_within(lines) == Offer::Absent
     {
-        let expected = offer_expected(case).map_or_else(nothing_expected, |(_, expected)| expected);
-        let claim = Claim::new(case, Kind::StarttlsStripped, "A6", Evidence::Tamper, expected);
+        let expected = offer_expected(input).map_or_else(nothing_expected, |(_, expected)| expected);
+        let claim = Claim::new(input, Kind::StarttlsStripped, "A6", Evidence::Tamper, expected);
         return Some(
             claim.indicator(format!("STARTTLS follows the line that ends the EHLO reply (line {})", lines + 1)),
         );
     }
     if capabilities.offer() != Offer::Absent {
-        return reshaped(case, capabilities);
+        return reshaped(input, capabilities);
     }
     if let Some(lines) = session.ehlo_went_on {
-        return Some(promoted(case, lines));
+        return Some(promoted(input, lines));
     }
-    if !case.is_settled() {
+    if !input.is_settled() {
         return None;
     }
-    let Some((evidence, expected)) = offer_expected(case) else {
-        return demanded_unlisted(case).or_else(|| reshaped(case, capabilities));
+    let Some((evidence, expected)) = offer_expected(input) else {
+        return demanded_unlisted(input).or_else(|| reshaped(input, capabilities));
     };
-    if let Some(other) = in_its_place(case, capabilities) {
-        let claim = Claim::new(case, Kind::StarttlsMasked, "A3", evidence, expected);
+    if let Some(other) = in_its_place(input, capabilities) {
+        let claim = Claim::new(input, Kind::StarttlsMasked, "A3", evidence, expected);
         return Some(claim.indicator(format!("{other:?} is in the place where this server writes STARTTLS")));
     }
-    let returns = case.expectation.offers.map_or(0, |(_, record)| record.offered.returns);
-    let rewritten = rewritten(case, capabilities);
+    let returns = input.expectation.offers.map_or(0, |(_, record)| record.offered.returns);
+    let rewritten = rewritten(input, capabilities);
     let glued = capabilities.glued();
     let rule = match () {
         () if capabilities.starttls_on_first_line || glued.is_some() => "A5",
@@ -58,7 +58,7 @@ pub(super) fn judge(case: &RuleInput<'_>) -> Option<Claim> {
         () if !rewritten.is_empty() => "A4",
         () => "A1",
     };
-    let mut claim = Claim::new(case, Kind::StarttlsStripped, rule, evidence, expected);
+    let mut claim = Claim::new(input, Kind::StarttlsStripped, rule, evidence, expected);
     if capabilities.starttls_on_first_line {
         claim.proof.push(
             "STARTTLS is on the first line of the EHLO reply, which clients take for greeting text (A5)".to_owned(),
@@ -84,44 +84,44 @@ fn demands(code: u16) -> String {
 
 /// Nothing is known about the server, but it demands STARTTLS and does not list it. No server is configured that way;
 /// it is what remains after the line was deleted from the list (A1).
-fn demanded_unlisted(case: &RuleInput<'_>) -> Option<Claim> {
-    let code = case.session.starttls_demanded.filter(|_| case.session.starttls == Starttls::NotSent)?;
-    let claim = Claim::new(case, Kind::StarttlsStripped, "A1", Evidence::Suspicious, nothing_expected());
+fn demanded_unlisted(input: &RuleInput<'_>) -> Option<Claim> {
+    let code = input.session.starttls_demanded.filter(|_| input.session.starttls == Starttls::NotSent)?;
+    let claim = Claim::new(input, Kind::StarttlsStripped, "A1", Evidence::Suspicious, nothing_expected());
     Some(claim.indicator(demands(code)))
 }
 
 /// The client sent STARTTLS and TLS began, although the EHLO reply of a peer that is known to offer STARTTLS did not
 /// list it. Such sessions occur when an attacker weakens the history, or tests a device before using it.
-fn not_offered(case: &RuleInput<'_>, capabilities: &Capabilities) -> Option<Claim> {
-    let missing = capabilities.offer() == Offer::Absent && case.session.starttls != Starttls::NotSent;
-    let (evidence, expected) = offer_expected(case).filter(|_| missing)?;
-    let returns = case.expectation.offers.map_or(0, |(_, record)| record.offered.returns);
+fn not_offered(input: &RuleInput<'_>, capabilities: &Capabilities) -> Option<Claim> {
+    let missing = capabilities.offer() == Offer::Absent && input.session.starttls != Starttls::NotSent;
+    let (evidence, expected) = offer_expected(input).filter(|_| missing)?;
+    let returns = input.expectation.offers.map_or(0, |(_, record)| record.offered.returns);
     let rule = if returns > 0 { "A9" } else { "A1" };
-    let mut claim = Claim::new(case, Kind::StarttlsStripped, rule, evidence, expected).cost(Outcome::Attempt);
+    let mut claim = Claim::new(input, Kind::StarttlsStripped, rule, evidence, expected).cost(Outcome::Attempt);
     claim.proof.push("the EHLO reply does not offer STARTTLS, and the client requested it anyway".to_owned());
     if returns > 0 {
         claim.proof.push(came_back(returns));
     }
-    claim.proof.extend(rewritten(case, capabilities));
+    claim.proof.extend(rewritten(input, capabilities));
     Some(claim)
 }
 
 /// The offer is back, and it has come and gone so often that history is too weak to support a claim from here on. This
 /// is reported once, because an attacker who weakens the history causes the same pattern (A9).
-pub(super) fn flapping(case: &RuleInput<'_>) -> Option<Claim> {
-    let session = case.session;
-    let (how, record) = case.expectation.offers?;
-    let offered = case.role == Role::Client && session.doubt.is_none() && session.offers_starttls() && case.at_stake;
+pub(super) fn flapping(input: &RuleInput<'_>) -> Option<Claim> {
+    let session = input.session;
+    let (how, record) = input.expectation.offers?;
+    let offered = input.role == Role::Client && session.doubt.is_none() && session.offers_starttls() && input.at_stake;
     if !offered
         || how != KnownBy::Address
-        || case.starttls_ignored()
-        || !record.loses_strength(case.at, case.expectation.strength)
+        || input.starttls_ignored()
+        || !record.loses_strength(input.at, input.expectation.strength)
     {
         return None;
     }
     let expected = Expected::starttls("history", record.offers());
     let mut claim =
-        Claim::new(case, Kind::StarttlsStripped, "A9", Evidence::Suspicious, expected).cost(Outcome::Attempt);
+        Claim::new(input, Kind::StarttlsStripped, "A9", Evidence::Suspicious, expected).cost(Outcome::Attempt);
     claim.instance = 1;
     claim.severity = Severity::Low;
     Some(claim.indicator(format!(
@@ -137,8 +137,8 @@ fn came_back(returns: u64) -> String {
 }
 
 /// Differences from the peer's own wording besides the missing line: another device may have written the reply (A4).
-fn rewritten(case: &RuleInput<'_>, capabilities: &Capabilities) -> Vec<String> {
-    let Some(profile) = &case.expectation.profile else { return Vec::new() };
+fn rewritten(input: &RuleInput<'_>, capabilities: &Capabilities) -> Vec<String> {
+    let Some(profile) = &input.expectation.profile else { return Vec::new() };
     let mut lines = Vec::new();
     let without: Vec<_> =
         profile.keywords.iter().map(String::as_str).filter(|keyword| *keyword != "STARTTLS").collect();
@@ -146,7 +146,7 @@ fn rewritten(case: &RuleInput<'_>, capabilities: &Capabilities) -> Vec<String> {
     if kept * 2 < without.len() {
         lines.push(format!("{kept} of {} other keywords are left of the EHLO reply (A4)", without.len()));
     }
-    let greeting = case.session.greeting.as_deref().unwrap_or_default();
+    let greeting = input.session.greeting.as_deref().unwrap_or_default();
     let now = [("greeting", greeting), ("first line of the EHLO reply", &capabilities.first_line)];
     for ((name, line), before) in now.into_iter().zip(&profile.words) {
         let now = Profile::shape(line);
@@ -163,11 +163,11 @@ fn rewritten(case: &RuleInput<'_>, capabilities: &Capabilities) -> Vec<String> {
 
 /// Lines follow the line that ends the reply (A6): no server does that. Only for a peer known to offer STARTTLS is it
 /// clear that STARTTLS was removed from among them.
-fn promoted(case: &RuleInput<'_>, lines: usize) -> Claim {
-    let known = offer_expected(case);
+fn promoted(input: &RuleInput<'_>, lines: usize) -> Claim {
+    let known = offer_expected(input);
     let unknown = known.is_none();
     let expected = known.map_or_else(nothing_expected, |(_, expected)| expected);
-    let mut claim = Claim::new(case, Kind::StarttlsStripped, "A6", Evidence::Tamper, expected);
+    let mut claim = Claim::new(input, Kind::StarttlsStripped, "A6", Evidence::Tamper, expected);
     if unknown {
         claim.severity = claim.severity.min(Severity::Medium);
     }
@@ -176,8 +176,8 @@ fn promoted(case: &RuleInput<'_>, lines: usize) -> Claim {
 }
 
 /// The keyword at the position of STARTTLS, with the same length, that this server has never offered (A3).
-fn in_its_place<'a>(case: &RuleInput<'_>, capabilities: &'a Capabilities) -> Option<&'a str> {
-    let known = &case.expectation.profile?.keywords;
+fn in_its_place<'a>(input: &RuleInput<'_>, capabilities: &'a Capabilities) -> Option<&'a str> {
+    let known = &input.expectation.profile?.keywords;
     let place = known.iter().position(|keyword| keyword == "STARTTLS")?;
     let keyword = capabilities.keywords().nth(place)?;
     (keyword.len() == "STARTTLS".len() && !known.iter().any(|known| known == keyword)).then_some(keyword)
@@ -185,23 +185,23 @@ fn in_its_place<'a>(case: &RuleInput<'_>, capabilities: &'a Capabilities) -> Opt
 
 /// The last line of the reply announces another (A6): the client waits, and the mail is not sent. For an unknown server
 /// this is reported only if the client waited in vain: a server that stops halfway closes the connection itself.
-fn unfinished(case: &RuleInput<'_>) -> Option<Claim> {
-    if !case.closed || !case.session.ehlo_unfinished || !case.is_settled() {
+fn unfinished(input: &RuleInput<'_>) -> Option<Claim> {
+    if !input.closed || !input.session.ehlo_unfinished || !input.is_settled() {
         return None;
     }
-    let waited = case.session.timed_out || matches!(case.session.ended, Some((Side::Client, _)));
+    let waited = input.session.timed_out || matches!(input.session.ended, Some((Side::Client, _)));
     let unknown = waited.then(|| (Evidence::Suspicious, nothing_expected()));
-    let (evidence, expected) = offer_expected(case).or(unknown)?;
-    let claim = Claim::new(case, Kind::StarttlsStripped, "A6", evidence, expected);
+    let (evidence, expected) = offer_expected(input).or(unknown)?;
+    let claim = Claim::new(input, Kind::StarttlsStripped, "A6", evidence, expected);
     let within =
-        super::handshake::waited(case).map(|waited| format!(" within {} s", waited.as_secs())).unwrap_or_default();
+        super::handshake::waited(input).map(|waited| format!(" within {} s", waited.as_secs())).unwrap_or_default();
     Some(claim.indicator(format!("the last line of the EHLO reply announces another one, and none came{within}")))
 }
 
 /// STARTTLS is present, but not as its server writes it: lower case hides it from Exim's clients (A3), other shapes
 /// hide it from strict clients (A5), and no server writes a second line (A7).
-fn reshaped(case: &RuleInput<'_>, capabilities: &Capabilities) -> Option<Claim> {
-    let known = case.expectation.profile;
+fn reshaped(input: &RuleInput<'_>, capabilities: &Capabilities) -> Option<Claim> {
+    let known = input.expectation.profile;
     let (kind, rule, line) = if capabilities.offers() > 1 {
         // A server that wrote two lines in an earlier session under TLS does so itself.
         let before = |profile: &Profile| profile.keywords.iter().filter(|keyword| *keyword == "STARTTLS").count();
@@ -212,7 +212,7 @@ fn reshaped(case: &RuleInput<'_>, capabilities: &Capabilities) -> Option<Claim> 
     } else if let Some(line) = capabilities.offer_line() {
         // Harmless if the server has always written it so, or if it writes all keywords so. Without a profile, a client
         // that began TLS recognised it as an offer.
-        let harmless = known.map_or(case.session.tls_began(), |profile| profile.offer == line);
+        let harmless = known.map_or(input.session.tls_began(), |profile| profile.offer == line);
         if capabilities.offer() == Offer::Strict || harmless || capabilities.is_lower_case() {
             return None;
         }
@@ -229,13 +229,13 @@ fn reshaped(case: &RuleInput<'_>, capabilities: &Capabilities) -> Option<Claim> 
         }
         (Kind::StarttlsMasked, "A5", format!("STARTTLS is in the line {line:?}, where no client finds it"))
     };
-    let mut claim = Claim::new(case, kind, rule, Evidence::Suspicious, nothing_expected()).indicator(line);
+    let mut claim = Claim::new(input, kind, rule, Evidence::Suspicious, nothing_expected()).indicator(line);
     claim.severity = Severity::Info;
     Some(claim)
 }
 
 /// The line proves the edit; it does not prove that it was STARTTLS (docs/threats.md FP-14, FP-26).
-fn masked(case: &RuleInput<'_>, capabilities: &Capabilities) -> Claim {
+fn masked(input: &RuleInput<'_>, capabilities: &Capabilities) -> Claim {
     let lines: Vec<_> = capabilities.masked().collect();
     // Cisco's inspection ends the run with a counting letter (A2); other editors write X to the end or change one
     // letter.
@@ -245,7 +245,7 @@ fn masked(case: &RuleInput<'_>, capabilities: &Capabilities) -> Claim {
     });
     let quoted = lines.iter().map(|(_, line)| format!("{:?}", line.text)).collect::<Vec<_>>().join(", ");
     let still_offered = capabilities.offer() != Offer::Absent;
-    let known = offer_expected(case);
+    let known = offer_expected(input);
     let in_place = lines.iter().any(|(index, _)| capabilities.mask_is_starttls(*index));
     let may_be_starttls = lines.iter().any(|(_, line)| line.is_as_long_as_starttls());
     let loss = if still_offered {
@@ -263,7 +263,7 @@ fn masked(case: &RuleInput<'_>, capabilities: &Capabilities) -> Claim {
     let evidence = if still_offered { Evidence::Suspicious } else { Evidence::Tamper };
     let expected = known.map_or_else(nothing_expected, |(_, expected)| expected);
     let proven = expected.starttls || in_place;
-    let claim = Claim::new(case, Kind::StarttlsMasked, rule, evidence, expected);
+    let claim = Claim::new(input, Kind::StarttlsMasked, rule, evidence, expected);
     let mut claim = claim.indicator(format!("overwritten in place: {quoted}; {loss}"));
     if still_offered {
         claim.severity = Severity::Info;

@@ -11,24 +11,24 @@ use crate::{
     },
 };
 
-pub(super) fn judge(case: &RuleInput<'_>) -> Vec<Claim> {
-    [local(case).or_else(|| published(case)), requiretls(case)].into_iter().flatten().collect()
+pub(super) fn judge(input: &RuleInput<'_>) -> Vec<Claim> {
+    [local(input).or_else(|| published(input)), requiretls(input)].into_iter().flatten().collect()
 }
 
-fn local(case: &RuleInput<'_>) -> Option<Claim> {
-    if case.session.messages == 0 || case.expectation.starttls_rule() != Some(StarttlsRule::Required) {
+fn local(input: &RuleInput<'_>) -> Option<Claim> {
+    if input.session.messages == 0 || input.expectation.starttls_rule() != Some(StarttlsRule::Required) {
         return None;
     }
-    let (_, expected) = demanded(case)?;
-    Some(Claim::new(case, Kind::PolicyViolation, "G1", Evidence::Policy, expected))
+    let (_, expected) = demanded(input)?;
+    Some(Claim::new(input, Kind::PolicyViolation, "G1", Evidence::Policy, expected))
 }
 
 /// The claim names each policy of this session, because the delivery violates all of them.
-fn published(case: &RuleInput<'_>) -> Option<Claim> {
-    if case.session.messages == 0 || case.session.doubt.is_some() || case.starttls_ignored() {
+fn published(input: &RuleInput<'_>) -> Option<Claim> {
+    if input.session.messages == 0 || input.session.doubt.is_some() || input.starttls_ignored() {
         return None;
     }
-    let mut demands = case.expectation.published.iter().filter(|demand| demand.weight < Weight::Hint);
+    let mut demands = input.expectation.published.iter().filter(|demand| demand.weight < Weight::Hint);
     let first = demands.next()?;
     let rule = match (first.source, first.weight) {
         (Source::MtaSts, Weight::Enforce) => "G1",
@@ -36,21 +36,21 @@ fn published(case: &RuleInput<'_>) -> Option<Claim> {
         (Source::Dane, _) => "G3",
         (Source::List, _) => "G4",
     };
-    let mut claim = Claim::new(case, Kind::PolicyViolation, rule, Evidence::Policy, expected_of(first));
+    let mut claim = Claim::new(input, Kind::PolicyViolation, rule, Evidence::Policy, expected_of(first));
     claim.proof.extend(demands.map(|demand| format!("also: {}", demand.detail)));
     Some(claim)
 }
 
 /// REQUIRETLS exists only under TLS: in cleartext it contradicts itself.
-fn requiretls(case: &RuleInput<'_>) -> Option<Claim> {
-    let offered = case.session.capabilities.as_ref().is_some_and(|capabilities| capabilities.has("REQUIRETLS"));
-    if !offered && !case.session.requiretls {
+fn requiretls(input: &RuleInput<'_>) -> Option<Claim> {
+    let offered = input.session.capabilities.as_ref().is_some_and(|capabilities| capabilities.has("REQUIRETLS"));
+    if !offered && !input.session.requiretls {
         return None;
     }
     let expected = by_standard("REQUIRETLS is offered and used only under TLS (RFC 8689 §4)");
-    let mut claim = Claim::new(case, Kind::PolicyViolation, "G7", Evidence::Policy, expected);
+    let mut claim = Claim::new(input, Kind::PolicyViolation, "G7", Evidence::Policy, expected);
     claim.instance = 1;
-    let who = if case.session.requiretls {
+    let who = if input.session.requiretls {
         "the client requested REQUIRETLS in cleartext"
     } else {
         "the server offers REQUIRETLS in cleartext"

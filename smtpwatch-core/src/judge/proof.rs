@@ -26,13 +26,13 @@ const VERBATIM: [(&str, &str); 2] = [
 ];
 
 /// Adds the indicators from the packets and from the profile of the peer.
-pub(super) fn add(case: &RuleInput<'_>, claim: &mut Claim) {
-    conflicts(case, claim);
+pub(super) fn add(input: &RuleInput<'_>, claim: &mut Claim) {
+    conflicts(input, claim);
     if matches!(claim.kind, Kind::StarttlsRefused | Kind::TlsHandshakeFailed | Kind::DowngradeRetry) {
-        reset(case, claim);
+        reset(input, claim);
     }
-    if case.wire.discarded > 0 {
-        let count = case.wire.discarded;
+    if input.wire.discarded > 0 {
+        let count = input.wire.discarded;
         claim.proof.push(format!(
             "{count} segments from the peer are ones that a host discards: a wrong checksum, no ACK, or a signature (EV-9)"
         ));
@@ -40,10 +40,10 @@ pub(super) fn add(case: &RuleInput<'_>, claim: &mut Claim) {
     let about_offer = matches!(claim.kind, Kind::StarttlsStripped | Kind::StarttlsMasked);
     let about_reply = matches!(claim.kind, Kind::StarttlsRefused | Kind::EhloDowngraded);
     let about_path = about_offer || about_reply || claim.kind == Kind::CommandRewritten;
-    if case.role == Role::Server {
+    if input.role == Role::Server {
         // Here the peer is the client, which has no profile; the claim only shows which other peers are affected.
         if about_path || claim.rule == "A8" {
-            claim.proof.push(case.scope.of(case.at, case.peer));
+            claim.proof.push(input.scope.of(input.at, input.peer));
         }
         return;
     }
@@ -51,23 +51,23 @@ pub(super) fn add(case: &RuleInput<'_>, claim: &mut Claim) {
         return;
     }
     if about_offer {
-        length(case, claim);
+        length(input, claim);
     }
-    stack(case, claim);
-    timing(case, claim);
+    stack(input, claim);
+    timing(input, claim);
     if about_reply {
-        style(case, claim);
+        style(input, claim);
     }
     if about_offer || about_reply {
-        product(case, claim);
+        product(input, claim);
     }
-    claim.proof.push(case.scope.of(case.at, case.peer));
+    claim.proof.push(input.scope.of(input.at, input.peer));
 }
 
 /// FO-1.
-fn conflicts(case: &RuleInput<'_>, claim: &mut Claim) {
-    let more = case.wire.conflicts_dropped + case.wire.conflicts.len().saturating_sub(CONFLICTS) as u64;
-    for conflict in case.wire.conflicts.iter().take(CONFLICTS) {
+fn conflicts(input: &RuleInput<'_>, claim: &mut Claim) {
+    let more = input.wire.conflicts_dropped + input.wire.conflicts.len().saturating_sub(CONFLICTS) as u64;
+    for conflict in input.wire.conflicts.iter().take(CONFLICTS) {
         let range = format!("bytes {}..{}", conflict.offset, conflict.offset + conflict.first.len() as u64);
         let who = conflict.from.as_str();
         if let Some(count) = nul_bytes(&conflict.first, &conflict.other) {
@@ -107,8 +107,8 @@ fn keywords(octets: &[u8]) -> Vec<String> {
 }
 
 /// FO-2: what is missing, and whether the rest is unchanged.
-fn length(case: &RuleInput<'_>, claim: &mut Claim) {
-    let (Some(profile), Some(capabilities)) = (&case.expectation.profile, &case.session.capabilities) else { return };
+fn length(input: &RuleInput<'_>, claim: &mut Claim) {
+    let (Some(profile), Some(capabilities)) = (&input.expectation.profile, &input.session.capabilities) else { return };
     if profile.ehlo_octets == 0 {
         return;
     }
@@ -121,12 +121,12 @@ fn length(case: &RuleInput<'_>, claim: &mut Claim) {
     let same_order =
         kept.eq(keywords.iter().copied().filter(|keyword| profile.keywords.iter().any(|known| known == keyword)));
     let difference =
-        i128::try_from(case.session.ehlo_octets).unwrap_or(0) - i128::try_from(profile.ehlo_octets).unwrap_or(0);
+        i128::try_from(input.session.ehlo_octets).unwrap_or(0) - i128::try_from(profile.ehlo_octets).unwrap_or(0);
     let list = |keywords: &[String]| if keywords.is_empty() { "none".to_owned() } else { keywords.join(", ") };
     let added: Vec<_> = added.into_iter().map(str::to_owned).collect();
     claim.proof.push(format!(
         "EHLO reply of {} bytes, {difference:+} against the last one under TLS; missing: {}; added: {}; order of the rest {} (FO-2)",
-        case.session.ehlo_octets,
+        input.session.ehlo_octets,
         list(&missing),
         list(&added),
         if same_order { "unchanged" } else { "changed" },
@@ -134,10 +134,10 @@ fn length(case: &RuleInput<'_>, claim: &mut Claim) {
 }
 
 /// FO-4: a reset from nearer or farther away than the rest of the connection was not sent by the peer.
-fn reset(case: &RuleInput<'_>, claim: &mut Claim) {
-    let Some(reset) = case.wire.reset_ttl else { return };
-    let syn_ack = case.wire.syn_ack.map(|syn_ack| syn_ack.ttl).filter(|_| case.role == Role::Client);
-    let Some((lowest, highest)) = case.wire.ttl.or(syn_ack.map(|ttl| (ttl, ttl))) else { return };
+fn reset(input: &RuleInput<'_>, claim: &mut Claim) {
+    let Some(reset) = input.wire.reset_ttl else { return };
+    let syn_ack = input.wire.syn_ack.map(|syn_ack| syn_ack.ttl).filter(|_| input.role == Role::Client);
+    let Some((lowest, highest)) = input.wire.ttl.or(syn_ack.map(|ttl| (ttl, ttl))) else { return };
     if reset.abs_diff(lowest) > HOPS && reset.abs_diff(highest) > HOPS {
         claim.proof.push(format!(
             "the reset came with TTL {reset}, the peer's other packets with {lowest} to {highest} (FO-4)"
@@ -146,15 +146,15 @@ fn reset(case: &RuleInput<'_>, claim: &mut Claim) {
 }
 
 /// FO-4, FO-6: whether the same stack answers, from the same distance.
-fn stack(case: &RuleInput<'_>, claim: &mut Claim) {
-    if let Some((lowest, highest)) = case.wire.ttl
+fn stack(input: &RuleInput<'_>, claim: &mut Claim) {
+    if let Some((lowest, highest)) = input.wire.ttl
         && highest - lowest > HOPS
     {
         claim
             .proof
             .push(format!("TTL of the server's packets varies within the connection: {lowest} to {highest} (FO-4)"));
     }
-    let (Some(profile), Some(now)) = (&case.expectation.profile, case.wire.syn_ack) else { return };
+    let (Some(profile), Some(now)) = (&input.expectation.profile, input.wire.syn_ack) else { return };
     let mss = now.mss.unwrap_or(0);
     if profile.ttl != 0 && profile.ttl.abs_diff(now.ttl) > HOPS {
         claim.proof.push(format!("SYN-ACK with TTL {}, before {} (FO-4)", now.ttl, profile.ttl));
@@ -170,11 +170,11 @@ fn stack(case: &RuleInput<'_>, claim: &mut Claim) {
 }
 
 /// FO-8: no reply is faster than the best known round trip, or than the round trip of SYN and SYN-ACK.
-fn timing(case: &RuleInput<'_>, claim: &mut Claim) {
-    let best = Duration::from_nanos(case.expectation.profile.map_or(0, |profile| profile.round_trip));
-    let own = case.wire.round_trip.unwrap_or_default();
+fn timing(input: &RuleInput<'_>, claim: &mut Claim) {
+    let best = Duration::from_nanos(input.expectation.profile.map_or(0, |profile| profile.round_trip));
+    let own = input.wire.round_trip.unwrap_or_default();
     let trips = [(best, "the best round trip to this server was"), (own, "SYN and SYN-ACK of this connection took")];
-    for (what, after) in [("EHLO", case.session.ehlo_after), ("STARTTLS", case.session.starttls_after)] {
+    for (what, after) in [("EHLO", input.session.ehlo_after), ("STARTTLS", input.session.starttls_after)] {
         let faster = |after: Duration| trips.iter().find(|(trip, _)| after + SLACK < *trip).map(|trip| (after, trip));
         if let Some((after, (trip, name))) = after.and_then(faster) {
             let (after, trip) = (after.as_secs_f64() * 1e3, trip.as_secs_f64() * 1e3);
@@ -197,10 +197,10 @@ const PRODUCTS: [(&str, &[&str]); 5] = [
 
 /// FO-11: words of another product than the greeting names. Any server may change both, so this proves nothing by
 /// itself.
-fn product(case: &RuleInput<'_>, claim: &mut Claim) {
-    let greeting = case.session.greeting.as_deref().unwrap_or_default();
+fn product(input: &RuleInput<'_>, claim: &mut Claim) {
+    let greeting = input.session.greeting.as_deref().unwrap_or_default();
     let Some((own, _)) = PRODUCTS.iter().find(|(name, _)| greeting.contains(name)) else { return };
-    let session = case.session;
+    let session = input.session;
     let texts = session.refusals.iter().chain(&session.starttls_reply).chain(&session.ehlo_refusal);
     for text in texts {
         let other = PRODUCTS.iter().filter(|(name, _)| name != own);
@@ -214,8 +214,8 @@ fn product(case: &RuleInput<'_>, claim: &mut Claim) {
 }
 
 /// FO-11: a reply in a form that this server would not send.
-fn style(case: &RuleInput<'_>, claim: &mut Claim) {
-    let session = case.session;
+fn style(input: &RuleInput<'_>, claim: &mut Claim) {
+    let session = input.session;
     let (code, text) = match (claim.kind, session.starttls) {
         (Kind::EhloDowngraded, _) => (session.ehlo_rejected, &session.ehlo_refusal),
         (_, Starttls::Refused(code) | Starttls::Granted(code)) => (Some(code), &session.starttls_reply),
@@ -223,7 +223,7 @@ fn style(case: &RuleInput<'_>, claim: &mut Claim) {
     };
     let (Some(code), Some(text)) = (code, text) else { return };
     let known = |keyword: &str| {
-        case.expectation.profile.is_some_and(|profile| profile.keywords.iter().any(|known| known == keyword))
+        input.expectation.profile.is_some_and(|profile| profile.keywords.iter().any(|known| known == keyword))
     };
     let offered = |keyword| {
         session.capabilities.as_ref().map_or_else(|| known(keyword), |capabilities| capabilities.has(keyword))

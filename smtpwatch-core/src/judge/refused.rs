@@ -6,9 +6,9 @@ use crate::{
     smtp::Starttls,
 };
 
-pub(super) fn judge(case: &RuleInput<'_>) -> Option<Claim> {
-    let session = case.session;
-    if session.doubt.is_some() || !session.starttls_was_offered || case.starttls_ignored() {
+pub(super) fn judge(input: &RuleInput<'_>) -> Option<Claim> {
+    let session = input.session;
+    if session.doubt.is_some() || !session.starttls_was_offered || input.starttls_ignored() {
         return None;
     }
     let (rule, code) = match session.starttls {
@@ -16,11 +16,11 @@ pub(super) fn judge(case: &RuleInput<'_>) -> Option<Claim> {
         Starttls::Refused(code @ 500..=599) => ("C2", Some(code)),
         Starttls::Refused(code) => ("C3", Some(code)),
         // The client may continue despite the code; once TLS is established nothing was refused.
-        Starttls::Granted(code) if is_odd_grant(case) && case.closed => ("C3", Some(code)),
-        Starttls::Sent if case.closed && cut(case) => ("C5", None),
+        Starttls::Granted(code) if is_odd_grant(input) && input.closed => ("C3", Some(code)),
+        Starttls::Sent if input.closed && cut(input) => ("C5", None),
         Starttls::NotSent | Starttls::Sent | Starttls::Granted(_) => return None,
     };
-    let (evidence, expected) = match offer_expected(case) {
+    let (evidence, expected) = match offer_expected(input) {
         // An honest server that is short of resources also sends 454, or sends 421 and closes: only a policy makes that
         // more than suspicious (FP-2).
         Some((Evidence::Regression, expected))
@@ -31,10 +31,10 @@ pub(super) fn judge(case: &RuleInput<'_>) -> Option<Claim> {
         Some(known) => known,
         None => (Evidence::Suspicious, nothing_expected()),
     };
-    let mut claim = Claim::new(case, Kind::StarttlsRefused, rule, evidence, expected);
+    let mut claim = Claim::new(input, Kind::StarttlsRefused, rule, evidence, expected);
     claim.reply = code.filter(|code| *code != 0);
     if rule == "C5" {
-        let waited = waited(case).map(|waited| format!(" within {} s", waited.as_secs())).unwrap_or_default();
+        let waited = waited(input).map(|waited| format!(" within {} s", waited.as_secs())).unwrap_or_default();
         claim.proof.push(format!("no reply to STARTTLS came{waited}"));
     } else if code == Some(0) {
         claim.proof.push("a line without a code arrived, and the client took it for the reply to STARTTLS".to_owned());
@@ -43,13 +43,13 @@ pub(super) fn judge(case: &RuleInput<'_>) -> Option<Claim> {
 }
 
 /// A 2xx code other than 220 that did not lead to TLS: the reply was not the go-ahead (C3).
-pub(super) fn is_odd_grant(case: &RuleInput<'_>) -> bool {
-    let session = case.session;
+pub(super) fn is_odd_grant(input: &RuleInput<'_>) -> bool {
+    let session = input.session;
     let established = session.tls.as_ref().is_some_and(|tls| tls.is_established() || tls.is_opaque());
     matches!(session.starttls, Starttls::Granted(code) if code != 220) && !established
 }
 
 /// The connection ended or fell silent, and STARTTLS was never answered (C5).
-const fn cut(case: &RuleInput<'_>) -> bool {
-    case.session.timed_out || case.session.ended.is_some()
+const fn cut(input: &RuleInput<'_>) -> bool {
+    input.session.timed_out || input.session.ended.is_some()
 }

@@ -4,10 +4,10 @@
 use super::{Claim, RuleInput, by_standard};
 use crate::finding::{Evidence, Kind};
 
-pub(super) fn judge(case: &RuleInput<'_>) -> Option<Claim> {
-    if case.wire.conflicts.is_empty() {
+pub(super) fn judge(input: &RuleInput<'_>) -> Option<Claim> {
+    if input.wire.conflicts.is_empty() {
         return None;
     }
     let expected = by_standard("a retransmission repeats the same bytes (RFC 9293 §3.8.1)");
-    Some(Claim::new(case, Kind::StreamTampering, "FO-1", Evidence::Tamper, expected))
+    Some(Claim::new(input, Kind::StreamTampering, "FO-1", Evidence::Tamper, expected))
 }

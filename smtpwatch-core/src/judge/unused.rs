@@ -14,60 +14,60 @@ use crate::{
 /// Port of message submission, where cleartext is obsolete (RFC 8314 §3.3).
 const SUBMISSION: u16 = 587;
 
-pub(super) fn judge(case: &RuleInput<'_>) -> Option<Claim> {
-    if case.session.doubt.is_some() || case.starttls_ignored() {
+pub(super) fn judge(input: &RuleInput<'_>) -> Option<Claim> {
+    if input.session.doubt.is_some() || input.starttls_ignored() {
         return None;
     }
-    if let Some(failure) = case.expectation.failure.filter(|_| case.in_clear()) {
-        return Some(retry(case, failure));
+    if let Some(failure) = input.expectation.failure.filter(|_| input.in_clear()) {
+        return Some(retry(input, failure));
     }
-    if !case.offer_unused() {
-        return in_clear_on_587(case);
+    if !input.offer_unused() {
+        return in_clear_on_587(input);
     }
-    if case.port == SUBMISSION {
-        return Some(submission(case));
+    if input.port == SUBMISSION {
+        return Some(submission(input));
     }
-    let (evidence, expected) = use_expected(case)?;
-    let rule = match (case.role, evidence) {
+    let (evidence, expected) = use_expected(input)?;
+    let rule = match (input.role, evidence) {
         (Role::Server, _) => "A8",
         (Role::Client, Evidence::Regression) => "G5",
         (Role::Client, Evidence::Suspicious | Evidence::Policy | Evidence::Tamper) => "C7",
     };
-    let claim = Claim::new(case, Kind::StarttlsUnused, rule, evidence, expected);
-    Some(acted_on(case, claim))
+    let claim = Claim::new(input, Kind::StarttlsUnused, rule, evidence, expected);
+    Some(acted_on(input, claim))
 }
 
-fn submission(case: &RuleInput<'_>) -> Claim {
-    let known = use_expected(case);
+fn submission(input: &RuleInput<'_>) -> Claim {
+    let known = use_expected(input);
     let (evidence, expected) =
         known.unwrap_or_else(|| (Evidence::Suspicious, by_standard("submission on port 587 uses TLS (RFC 8314 §3.3)")));
-    acted_on(case, Claim::new(case, Kind::StarttlsUnused, "G8", evidence, expected))
+    acted_on(input, Claim::new(input, Kind::StarttlsUnused, "G8", evidence, expected))
 }
 
 /// Submission in cleartext to a server that does not offer TLS: the same finding, unless a more severe one reports it.
-fn in_clear_on_587(case: &RuleInput<'_>) -> Option<Claim> {
-    let session = case.session;
-    let in_clear = case.port == SUBMISSION && session.messages > 0 && !session.tls_began();
-    (in_clear && !session.offers_starttls() && super::offer::judge(case).is_none()).then(|| submission(case))
+fn in_clear_on_587(input: &RuleInput<'_>) -> Option<Claim> {
+    let session = input.session;
+    let in_clear = input.port == SUBMISSION && session.messages > 0 && !session.tls_began();
+    (in_clear && !session.offers_starttls() && super::offer::judge(input).is_none()).then(|| submission(input))
 }
 
 /// The client uses other lines of the same reply: the reply reached the client, only STARTTLS did not (FO-14).
-fn acted_on(case: &RuleInput<'_>, claim: Claim) -> Claim {
-    let others: Vec<_> = case.session.acted_on.iter().copied().collect();
+fn acted_on(input: &RuleInput<'_>, claim: Claim) -> Claim {
+    let others: Vec<_> = input.session.acted_on.iter().copied().collect();
     if others.is_empty() {
         return claim;
     }
     claim.indicator(format!("the client uses other lines of the same reply: {} (FO-14)", others.join(", ")))
 }
 
-fn retry(case: &RuleInput<'_>, failure: &Failure) -> Claim {
-    let (evidence, expected) = use_expected(case).unwrap_or_else(|| {
+fn retry(input: &RuleInput<'_>, failure: &Failure) -> Claim {
+    let (evidence, expected) = use_expected(input).unwrap_or_else(|| {
         (
             Evidence::Suspicious,
             by_standard("after a failed handshake a client does not send mail in cleartext (RFC 3207 §4.1)"),
         )
     });
-    let claim = Claim::new(case, Kind::DowngradeRetry, "D1", evidence, expected);
+    let claim = Claim::new(input, Kind::DowngradeRetry, "D1", evidence, expected);
     let (client, server) = (failure.flow.client, failure.flow.server);
     claim.indicator(format!(
         "{}: the TLS handshake of {client} with {server} failed: {}",

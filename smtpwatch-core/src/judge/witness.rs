@@ -4,14 +4,14 @@
 use super::{Claim, RuleInput, offer_expected};
 use crate::{Role, finding::Kind, smtp::Doubt};
 
-pub(super) fn judge(case: &RuleInput<'_>) -> Option<Claim> {
-    let session = case.session;
+pub(super) fn judge(input: &RuleInput<'_>) -> Option<Claim> {
+    let session = input.session;
     let in_clear = session.mail_sent && !session.tls_began();
-    if case.role != Role::Client || session.doubt != Some(Doubt::Server) || !in_clear || case.starttls_ignored() {
+    if input.role != Role::Client || session.doubt != Some(Doubt::Server) || !in_clear || input.starttls_ignored() {
         return None;
     }
-    let (evidence, expected) = offer_expected(case)?;
-    let claim = Claim::new(case, Kind::StarttlsStripped, "A1", evidence, expected);
+    let (evidence, expected) = offer_expected(input)?;
+    let claim = Claim::new(input, Kind::StarttlsStripped, "A1", evidence, expected);
     Some(claim.indicator(
         "copies of the server's reply differ, and this host's acknowledgments do not say which one it took in; \
          its own bytes do: it sent MAIL and did not begin TLS",
