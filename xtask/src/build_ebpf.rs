@@ -170,7 +170,7 @@ fn load(bytes: &[u8]) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Loads every program, and gives how many instructions the verifier examined; `None` where the kernel does not tell.
+/// Loads every program, and returns how many instructions the verifier examined; `None` where the kernel does not tell.
 pub fn verified(object: &mut Ebpf) -> anyhow::Result<Vec<(String, Option<u32>)>> {
     let mut counts = Vec::new();
     for (name, program) in object.programs_mut() {

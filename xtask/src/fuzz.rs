@@ -37,7 +37,7 @@ const INSTRUMENTATION: [&str; 6] = [
 ];
 /// The same, where thread-local storage of the runtime is linked with it.
 const STACK: &str = "-Cllvm-args=-sanitizer-coverage-stack-depth";
-/// Longest input in octets: a dialogue, a small capture.
+/// Longest input in bytes: a dialogue, a small capture.
 const INPUT: usize = 4096;
 /// Bytes of memory above which libFuzzer stops a target.
 const MEMORY_MIB: usize = 1024;

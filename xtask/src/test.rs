@@ -91,8 +91,9 @@ fn install() -> Result<()> {
     Ok(())
 }
 
-/// The same, and what suites install that run beside others: two installations at one time disturb each other. Gives the maker of
-/// the lab's root, which is fetched and unpacked while other suites are built; without it the lab says what it skips.
+/// The same, and what suites install that run beside others: two installations at one time disturb each other. Returns
+/// the maker of the lab's root, which is fetched and unpacked while other suites are built; without it the lab says
+/// what it skips.
 fn tools() -> Result<Option<Child>> {
     install()?;
     host::ensure_tools(&package::TOOLS)?;

@@ -20,7 +20,7 @@ pub enum Owner {
 static OWNER: AtomicU8 = AtomicU8::new(Owner::Other as u8);
 static HELD: [AtomicUsize; 3] = [const { AtomicUsize::new(0) }; 3];
 
-/// What follows is allocated and freed for `owner`; gives for whom it was before.
+/// What follows is allocated and freed for `owner`; returns for whom it was before.
 pub fn serve(owner: Owner) -> Owner {
     match OWNER.swap(owner as u8, Relaxed) {
         1 => Owner::Gate,

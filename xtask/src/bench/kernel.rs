@@ -38,7 +38,7 @@ struct Case {
     goal: Option<f64>,
 }
 
-/// Measures, and gives the table.
+/// Measures, and returns the table.
 pub fn section() -> anyhow::Result<String> {
     let object = fs::read(crate::host::workspace().join("smtpwatch-capture/bpf/smtpwatch.bpf.o"))
         .context("there is no kernel object: run `cargo xtask build-ebpf`")?;

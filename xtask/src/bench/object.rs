@@ -21,7 +21,7 @@ pub struct Program {
     pub instructions: u64,
     /// Bytes of stack of its deepest chain of calls, as the verifier counts them.
     pub stack: u64,
-    /// The functions of that chain, each with its frame in octets before rounding.
+    /// The functions of that chain, each with its frame in bytes before rounding.
     pub chain: Vec<(String, u64)>,
 }
 

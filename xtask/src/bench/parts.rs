@@ -19,7 +19,7 @@ struct Part {
     ns: f64,
 }
 
-/// Runs the benchmarks, and gives the table.
+/// Runs the benchmarks, and returns the table.
 pub fn section() -> Result<String> {
     let results = host::workspace().join("target/bench/criterion");
     // What other runs left would be read too.

@@ -117,7 +117,7 @@ struct Place {
     logs: PathBuf,
 }
 
-/// Measures, and gives the tables.
+/// Measures, and returns the tables.
 pub fn section() -> Result<String> {
     let captures = captures::all()?;
     let home = host::workspace().join("target/bench");

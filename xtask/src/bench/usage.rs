@@ -19,7 +19,7 @@ pub struct Usage {
     pub peak: u64,
 }
 
-/// Runs `command` to its end; gives what it used, and what it said on standard error.
+/// Runs `command` to its end; returns what it used, and what it said on standard error.
 pub fn of(command: &mut Command) -> Result<(Usage, String)> {
     command.stdin(Stdio::null()).stdout(File::create("/dev/null")?).stderr(Stdio::piped());
     // SAFETY: prctl is async-signal-safe and touches nothing of this process.
