@@ -42,8 +42,7 @@ fn from_the_strip_to_the_proof() {
         let relay = Relay::create(Family::V4)?;
         let gateway = &relay.path.gateway;
         let home = Home::create("pages")?;
-        // No server publishes policies here: a finding would wait for the look-up, and the count of waiting verdicts
-        // would depend on it.
+        // No server publishes policies here: with look-ups enabled, the finding would wait for one.
         let options = Options { policy: "[policy]\nmta_sts = false\ndane = false\n", ..Options::default() };
         let daemon = Daemon::start(gateway, GATEWAY_INTERFACE, &home.0, options)?;
         relay.deliver(6)?;

@@ -59,7 +59,7 @@ fn no_private_address_is_connected_to() {
         ensure!(fetches(gateway)? == 0, "the daemon went out:\n{}", daemon.log());
         drop(daemon);
 
-        // The connection was prevented by the setting alone.
+        // Control: with `allow_private` connections are made, so only the setting prevented them above.
         let home = Home::create("private")?;
         let policy = world.table(&home, Dnssec::Validates.address(), "allow_private = true")?;
         let config = daemon::configure(GATEWAY_INTERFACE, &home.0, Options { policy: &policy, ..Options::default() })?;
