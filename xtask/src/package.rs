@@ -1,8 +1,5 @@
 //! `cargo xtask package`: builds the Debian package with debhelper.
 //!
-//! What is installed is laid out below `target/package/…/root`, as it lies on the target; `deploy/debian` says the
-//! rest.
-//!
 //! The installed files are laid out below `target/package/…/root` as on the target; `deploy/debian` contains the rest.
 
 use std::fs;
