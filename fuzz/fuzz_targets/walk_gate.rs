@@ -124,7 +124,7 @@ impl Gates {
         }
     }
 
-    /// Applies the daemon's possible orders to the flow of the latest record.
+    /// Applies one of the daemon's possible orders to the flow of the latest record.
     fn order(&mut self, frame: &Frame<'_>) {
         let Some((key, flow, seq)) = self.newest else { return };
         let kind = match frame.order {

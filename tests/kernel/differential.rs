@@ -174,7 +174,7 @@ impl Pair {
         }
     }
 
-    /// Gives the same order to both.
+    /// Passes the same order to both gates.
     fn order(&mut self, order: &GateOrder) {
         self.gate.order(order);
         let key = FlowKey::new(order.flow.client, order.flow.server);
@@ -288,7 +288,7 @@ impl Session {
                 self.client_next = self.client_next.wrapping_add(1);
                 self.server_next = self.server_next.wrapping_add(1);
                 let mut packets = vec![(true, syn), (false, syn_ack)];
-                // Retransmitted, or joined from its answer on.
+                // One packet sent twice, or the first one lost, so that the flow is joined at its answer.
                 match dice.below(4) {
                     0 => packets.push(packets[dice.below(2)].clone()),
                     1 => drop(packets.remove(0)),

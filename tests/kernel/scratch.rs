@@ -93,7 +93,7 @@ impl Bench {
 #[test]
 fn a_program_leaves_the_scratch_of_a_preempted_one_alone() {
     crate::need_root!();
-    // Held by one user, with a partly written record.
+    // Held by one program, with a partly written record.
     let taken: [u8; SLOT] = std::array::from_fn(|at| if at < 8 { u8::from(at == 0) } else { 0xa5 });
     for program in PROGRAMS {
         let mut bench = Bench::load(program);

@@ -91,8 +91,7 @@ fn a_finding_names_who_sent() {
         BufReader::new(client.0.stdout.take().context("a pipe")?).read_line(&mut said)?;
         ensure!(said == "connected\n", "{said}");
         daemon.metric_reaches("smtpwatch_flows", &[], 1.0, FINDING)?;
-        // The cgroup is removed before the finding is made: the socket keeps its cgroup id, which can no longer be
-        // resolved.
+        // The cgroup is removed before the finding is made: the socket keeps its cgroup id, which has no path then.
         std::fs::write(service.root.join("cgroup.procs"), client.0.id().to_string())?;
         service.remove()?;
         client.0.stdin.take().context("a pipe")?.write_all(b"go\n")?;

@@ -368,8 +368,8 @@ fn exported(more: Vec<Known>, rules: &str, server: &str) -> Vec<String> {
     lines(&table).into_iter().map(ToOwned::to_owned).collect()
 }
 
-/// At its default Postfix treats `dane` with insecure MX records as `may`; with `dane-only` it defers mail to a host
-/// whose records are unusable indefinitely; an address matches no certificate.
+/// At its default Postfix treats `dane` with insecure MX records as `may`; `dane-only` defers mail indefinitely to a
+/// host whose records are unusable; an address matches no certificate.
 #[test]
 fn a_line_of_postfix_is_what_postfix_makes_of_it() {
     let policy = |mx: &str| format!("version: STSv1\nmode: enforce\n{mx}max_age: 604800\n");

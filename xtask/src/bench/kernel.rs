@@ -136,7 +136,7 @@ fn cases() -> Vec<Case> {
     let muted = Packet { source_port: 42_000, payload: data.clone(), ..mail.clone() };
     let muted_v6 = Packet { v6: true, ..muted.clone() };
     let muted_ack = Packet { payload: Vec::new(), flags: 0x10, ..muted.clone() };
-    // Arriving packets of a flow without a leaving packet: one packet is enough.
+    // One arriving packet is enough: a flow from which nothing has left is muted after it.
     let spend = |packet: &Packet| vec![(From::Client, packet.ethernet()); 8];
     let reopened = |client: &Packet| {
         // A new SYN of the leaving side starts a new flow instance with its whole budget.
