@@ -252,7 +252,7 @@ impl Env for Run<'_> {
     }
 
     fn seed(&self, index: usize) -> u64 {
-        // Numbers that are not linear in each other, as the daemon's random ones are not: SplitMix64.
+        // Numbers without a linear relation, like the daemon's random ones: SplitMix64.
         let mut number = (index as u64 + 1).wrapping_mul(0x9e37_79b9_7f4a_7c15);
         number = (number ^ number >> 30).wrapping_mul(0xbf58_476d_1ce4_e5b9);
         number = (number ^ number >> 27).wrapping_mul(0x94d0_49bb_1331_11eb);

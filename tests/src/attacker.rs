@@ -43,13 +43,14 @@ pub enum Mode {
     Delete,
     /// The keyword is overwritten in place, the length kept: `250-XXXXXXXA` (docs/threats.md A2).
     Overwrite,
-    /// STARTTLS does not reach the server; the attacker answers 454 himself (docs/threats.md C1).
+    /// STARTTLS does not reach the server; the rewriter answers 454 (docs/threats.md C1).
     Forge454,
     /// The verb STARTTLS is overwritten on its way to the server (docs/threats.md C4).
     OverwriteVerb,
     /// A command follows STARTTLS in cleartext, so that the server may run it under TLS (docs/threats.md E1).
     InjectCommand,
-    /// A reply follows the go-ahead in cleartext, so that the client may take it for one under TLS (docs/threats.md E2).
+    /// A reply follows the go-ahead in cleartext, so that the client may take it for one under TLS (docs/threats.md
+    /// E2).
     InjectReply,
     /// The go-ahead passes, and the connection is closed before TLS can begin (docs/threats.md D1).
     Sabotage,
