@@ -1,6 +1,6 @@
-//! Writes the kept corpus: `cargo run --manifest-path fuzz/Cargo.toml --example seeds`.
+//! Writes the committed corpus: `cargo run --manifest-path fuzz/Cargo.toml --example seeds`.
 //!
-//! Every file comes from a dialogue written here; none was recorded. Files that found a fault are kept beside them.
+//! Every file comes from a dialogue written here; none was recorded. Files that found a fault are stored next to them.
 
 use std::{
     fs, io,
@@ -20,7 +20,7 @@ use smtpwatch_fuzz::{
     wire,
 };
 
-/// One side says something.
+/// One write of one side.
 #[derive(Clone, Copy)]
 enum Says {
     /// The client.
@@ -35,7 +35,7 @@ const HELLO: &str = "\x16\x03\x01\0\x46\x01\0\0\x42\x03\x03AAAAAAAAAAAAAAAAAAAAA
                      \0\x17\0\0\0\x13\0\x11\0\0\x0emx.example.net";
 const ANSWER: &str = "\x16\x03\x03\0\x2a\x02\0\0\x26\x03\x03BBBBBBBBBBBBBBBBBBBBBBBBBBBBBBBB\0\x7f\x2f\0";
 
-/// [`ANSWER`], and in a second record two certificates of four bytes and the end of what the server says.
+/// [`ANSWER`], followed by a second record with two certificates of four bytes and the end of the server's flight.
 const CERTIFIED: &str = "\x16\x03\x03\0\x2a\x02\0\0\x26\x03\x03BBBBBBBBBBBBBBBBBBBBBBBBBBBBBBBB\0\x7f\x2f\0\
                          \x16\x03\x03\0\x19\x0b\0\0\x11\0\0\x0e\0\0\x04AAAA\0\0\x04BBBB\x0e\0\0\0";
 
@@ -374,7 +374,7 @@ fn main() -> io::Result<()> {
     report(&corpus)
 }
 
-/// Records and policies of MTA-STS, some as RFC 8461 has them.
+/// MTA-STS records and policies, some of them from RFC 8461.
 const STS: [(&str, &str); 9] = [
     ("record", "v=STSv1; id=20160831085700Z;"),
     ("record-extended", "v=STSv1 ; id=1; a.b_c-d=!\"#; id=a-b ;"),
@@ -390,7 +390,7 @@ const STS: [(&str, &str); 9] = [
     ("without-mx", "version: STSv1\nmode: enforce\nmax_age: 12345678901\n"),
 ];
 
-/// Lists after the schema of STARTTLS-Everywhere.
+/// Lists in the schema of STARTTLS-Everywhere.
 const LISTS: [(&str, &str); 4] = [
     (
         "list",
@@ -406,7 +406,7 @@ const LISTS: [(&str, &str); 4] = [
     ("key-unknown", r#"{"timestamp":0,"expires":0,"version":"0.1","policies":{"a.b":[]},"other":null}"#),
 ];
 
-/// Chains of certificates with records of them. The keys are none that anyone uses: each is one byte again and again.
+/// Certificate chains with TLSA records of them. The keys are used nowhere: each is one byte repeated.
 fn chains() -> Vec<(&'static str, Vec<u8>)> {
     const AT: u32 = 1_780_000_000;
     let key = |octet: u8| {
@@ -455,7 +455,7 @@ fn report(corpus: &Path) -> io::Result<()> {
     Ok(())
 }
 
-/// The words of a dialogue; what is not a word is spelled.
+/// The words of a dialogue; bytes that are not a word are written as literals.
 fn words(opening: u8, says: &[Says]) -> Vec<u8> {
     let mut octets = vec![opening];
     for one in says {
@@ -487,7 +487,7 @@ fn words(opening: u8, says: &[Says]) -> Vec<u8> {
     octets
 }
 
-/// A connection that speaks the dialogue, in segments of `size` bytes at most.
+/// A connection with this dialogue, in segments of at most `size` bytes.
 fn conversation(says: &'static [Says], bits: u8, size: usize) -> Vec<Frame<'static>> {
     let frame = |kind: u8, flags: u8, body: &'static [u8]| Frame { kind: kind | bits, order: 0, ahead: 0, flags, body };
     let mut frames = vec![frame(0, 0x02, b""), frame(kind::SERVER, 0x12, b""), frame(0, 0x10, b"")];
@@ -509,8 +509,8 @@ fn frames(says: &'static [Says], bits: u8, size: usize) -> Vec<u8> {
     input
 }
 
-/// As this host sees it where it is one of the ends. Every seventh frame comes once more before, from the other direction, and every fifth one
-/// far from its place.
+/// The frames as this host sees them if it is one of the ends. Every seventh frame is preceded by a copy from the other
+/// direction, and every fifth one by a copy far off in sequence.
 fn directed(says: &'static [Says], own: Side) -> Vec<u8> {
     let mut input = Vec::new();
     for (index, mut frame) in conversation(says, 0, 1460).into_iter().enumerate() {
@@ -528,7 +528,7 @@ fn directed(says: &'static [Says], own: Side) -> Vec<u8> {
     input
 }
 
-/// Each of the daemon's orders in turn, near and far.
+/// Each of the daemon's orders in turn, with near and far sequence numbers.
 fn ordered(says: &'static [Says]) -> Vec<u8> {
     let mut input = Vec::new();
     for (index, mut frame) in conversation(says, 0, 30).into_iter().enumerate() {
@@ -539,7 +539,7 @@ fn ordered(says: &'static [Says]) -> Vec<u8> {
     input
 }
 
-/// Packets that are no mail, or no whole packets.
+/// Packets that are not mail, or not complete.
 fn raw() -> Vec<u8> {
     let whole = packets(DIALOGUES[0].1, 0, 1460);
     let mut fragment = whole[3].clone();
@@ -565,7 +565,7 @@ fn packets(says: &'static [Says], bits: u8, size: usize) -> Vec<Vec<u8>> {
     conversation(says, bits, size).iter().map(|frame| streams.build(frame)).collect()
 }
 
-/// How a capture file is written.
+/// Format of a capture file.
 #[derive(Clone, Copy)]
 struct Form {
     magic: u32,
@@ -649,7 +649,7 @@ fn records() -> Vec<(&'static str, Vec<u8>)> {
     ]
 }
 
-/// The handshake, and a segment for each line.
+/// The handshake, and one segment per line.
 fn operations(says: &[Says]) -> Vec<Operation> {
     let step =
         |what, flags, length| Operation { what: what | what::ADVANCE, flags, length, after: 1, ..Operation::default() };
@@ -666,7 +666,7 @@ fn operations(says: &[Says]) -> Vec<Operation> {
     list
 }
 
-/// What a hostile path does to a stream.
+/// Hostile operations on a stream.
 fn tangles() -> Vec<(&'static str, Vec<Operation>)> {
     let with = |more: &[Operation]| {
         let mut list = operations(&[S("220 mx\r\n"), C("EHLO x\r\n")]);

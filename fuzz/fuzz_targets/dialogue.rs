@@ -1,7 +1,7 @@
-//! Words of SMTP, said by both sides in any order and cut anywhere, to one session.
+//! Words of SMTP, sent by both sides in any order and split anywhere, to one session.
 //!
-//! Asserted: what a session keeps is bounded; a planted secret, sent where clients send secrets, is in nothing that can
-//! be shown; neither is one of an AUTH exchange when the server quotes it back.
+//! Asserted: what a session retains is bounded; a planted secret, sent where clients send secrets, is in nothing that
+//! can be displayed; nor is a secret of an AUTH exchange when the server quotes it.
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
@@ -15,14 +15,14 @@ use smtpwatch_fuzz::{
 static ALLOCATOR: Counting = Counting;
 
 /// Bytes that a session and its driver may have allocated at any time: a reply of [`limits::REPLY_LINES`] lines of
-/// [`limits::LINE`] bytes, twice while it is read, and what is smaller.
+/// [`limits::LINE`] bytes, twice while it is parsed, and smaller data.
 const ALLOCATED: usize = 2 * limits::REPLY_LINES * limits::LINE + 2 * 1024 * 1024;
-/// Bytes of one transcript line: a byte that is not printable takes five (`\u{1}`), a quoted secret is replaced by a
-/// word not twice as long, and the number of bytes cut is told.
+/// Longest transcript line, bytes: a byte that is not printable takes five (`\u{1}`), a quoted secret is replaced by a
+/// word less than twice as long, and the number of cut bytes is appended.
 const TRANSCRIPT_OCTETS: usize = 6 * limits::TRANSCRIPT_LINE + 64;
-/// Bytes that one input may become.
+/// Longest dialogue that one input may expand to, bytes.
 const SPOKEN: usize = 64 * 1024;
-/// Pieces that what was said comes in when it drips.
+/// Number of segments into which data is split in drip mode.
 const PIECES: usize = 64;
 
 fuzz_target!(|input: &[u8]| {
@@ -40,11 +40,11 @@ fuzz_target!(|input: &[u8]| {
 struct Dialogue {
     session: Session,
     from: Side,
-    /// Said, and not yet arrived.
+    /// Bytes that are sent and not yet delivered.
     said: Vec<u8>,
     sent: [u64; 2],
     drip: bool,
-    /// The client's last byte ended a line.
+    /// Whether the client's last byte ended a line.
     line_start: bool,
     spoken: usize,
 }
@@ -62,7 +62,7 @@ impl Dialogue {
         }
     }
 
-    /// Begins with an exchange in which the server quotes what it was sent, in one of the shapes of AUTH.
+    /// Begins with an AUTH exchange of this form, in which the server quotes what it received.
     fn open(&mut self, shape: u8) {
         let upper = SECRET.to_ascii_uppercase();
         let echo = if shape & 8 == 0 { SECRET } else { &upper };
@@ -183,12 +183,12 @@ fn judge(session: &Session) {
     assert!(seen.recipient_domains.len() <= limits::RECIPIENT_DOMAINS);
     let lines = seen.capabilities.as_ref().map_or(0, |capabilities| capabilities.len());
     assert!(lines <= CAPABILITY_LINES, "{lines} capability lines");
-    // Everything that a finding, a page or a log is made from.
+    // Everything from which a finding, a page or a log is made.
     let all = format!("{seen:?}").to_ascii_lowercase();
     for secret in [PASSWORD, SECRET_CORE] {
         assert!(!all.contains(&secret.to_ascii_lowercase()), "the planted secret {secret} is shown: {all}");
     }
 }
 
-/// Lines of one reply, and as many of those that come after its end.
+/// Lines of one reply, and as many after its end.
 const CAPABILITY_LINES: usize = 2 * limits::REPLY_LINES;

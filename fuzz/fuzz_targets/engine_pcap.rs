@@ -1,6 +1,6 @@
-//! A capture file of any bytes through reader, gate and engine, as `smtpwatch replay` takes it.
+//! A capture file of arbitrary bytes through reader, gate and engine, as in `smtpwatch replay`.
 //!
-//! Asserted: an error, a report of damage, or findings that can be written; memory by the size of the file.
+//! Asserted: an error, a report of damage, or findings that can be written; memory is bounded by the size of the file.
 #![no_main]
 
 use std::{path::PathBuf, sync::LazyLock};
@@ -14,11 +14,11 @@ use smtpwatch_pipeline::replay::{Event, Replay};
 #[global_allocator]
 static ALLOCATOR: Counting = Counting;
 
-/// Bytes that a small file may cost: the reader's buffer, which doubles up to 16 MiB for a block that claims as much,
-/// and what the engine holds of the flows of a small file.
+/// Bytes that a small file may allocate: the reader's buffer, which doubles up to 16 MiB for a block that declares such
+/// a length, and the engine's state for the flows of a small file.
 const ALLOCATED: usize = 64 * 1024 * 1024;
 
-/// The reader takes a path: a file in memory, one per process.
+/// The reader takes a path: use a file in memory, one per process.
 static FILE: LazyLock<PathBuf> = LazyLock::new(|| {
     let memory = PathBuf::from("/dev/shm");
     let directory = if memory.is_dir() { memory } else { std::env::temp_dir() };
@@ -42,7 +42,7 @@ fuzz_target!(|bytes: &[u8]| {
     };
     let report = replay.file(&FILE, &mut take);
     if let Ok(report) = &report {
-        // A packet takes its header at the least.
+        // Each packet has at least its header in the file.
         assert!(report.packets <= bytes.len() as u64 / 8);
         assert!(report.skipped <= report.packets);
     }

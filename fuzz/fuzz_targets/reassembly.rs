@@ -1,7 +1,7 @@
-//! Operations on one connection: segments near where the streams stand, gaps, overlaps, SYN, FIN, RST, ends.
+//! Operations on one connection: segments near the streams' positions, gaps, overlaps, SYN, FIN, RST, ends.
 //!
 //! Asserted: memory stays under its bound, by the connection's own account and by the allocator's; the bytes and gaps
-//! of each stream follow each other without a jump; a closed connection holds nothing back.
+//! of each stream are contiguous; a closed connection buffers nothing.
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
@@ -19,10 +19,10 @@ use smtpwatch_fuzz::{
 #[global_allocator]
 static ALLOCATOR: Counting = Counting;
 
-/// The allocator's bound: what the connection may hold, and both blocks of its largest list while that grows.
+/// Allocation bound, bytes: the connection's own bound twice, because its largest list is copied while it grows.
 const ALLOCATED: usize = 2 * Connection::MEMORY;
 
-/// Bytes that payloads are taken from: no two of the 256 starts give the same ones.
+/// Source of the payloads: each of the 256 start offsets yields different bytes.
 static OCTETS: [u8; 66_000] = {
     let mut octets = [0; 66_000];
     let mut i = 0;
@@ -47,13 +47,13 @@ fuzz_target!(|operations: Vec<Operation>| {
 #[derive(Default)]
 struct Owner {
     connection: Option<Connection>,
-    /// Which side this host is, where that is known; by the first operation.
+    /// Which side this host is, if known; set by the first operation.
     own: Option<Option<Side>>,
-    /// Where both streams of the ends stand.
+    /// Next sequence number of both ends.
     next: [u32; 2],
-    /// Events were left where they are, at some time: what does not fit then is missing in evidence too.
+    /// Events were not drained at some time: later ones that do not fit are missing in the evidence too.
     undrained: bool,
-    /// Where both streams stand in what was delivered.
+    /// Position of both streams in the delivered data.
     delivered: [u64; 2],
     now: Timestamp,
 }

@@ -1,4 +1,4 @@
-//! `Record::decode` on any bytes: an error or a record that says the same when it is written again, never a panic.
+//! `Record::decode` on arbitrary bytes: an error, or a record that is equal after it is encoded again; never a panic.
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
@@ -12,7 +12,7 @@ fuzz_target!(|bytes: &[u8]| match Record::decode(bytes) {
         assert_eq!(record.payload.len(), usize::from(header.captured));
         assert!(header.options().len() == usize::from(header.options_len));
         assert_eq!(wire::encode(header, record.payload), bytes, "what was read is what was written");
-        // End points of any bytes are told.
+        // End points can be read from any bytes.
         assert_eq!(header.key.client().port(), header.key.client_port);
         assert_eq!(header.key.server().port(), header.key.server_port);
     }

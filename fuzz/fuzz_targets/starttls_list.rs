@@ -1,4 +1,5 @@
-//! Any bytes as a STARTTLS-Everywhere list: an error that is short, or policies of domains in one form, within a bound.
+//! Arbitrary bytes as a STARTTLS-Everywhere list: a short error, or policies of normalised domains, within a memory
+//! bound.
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
@@ -14,7 +15,7 @@ use smtpwatch_fuzz::{
 #[global_allocator]
 static ALLOCATOR: Counting = Counting;
 
-/// Bytes that one input may allocate: of JSON two bytes may be a value, and an alias is copied for each domain.
+/// Bytes that one input may allocate: two bytes of JSON may be a value, and an alias is copied for each domain.
 const ALLOCATED: usize = 4 * 1024 * 1024;
 
 fuzz_target!(|input: &[u8]| {

@@ -1,4 +1,5 @@
-//! The same bytes as TXT records and as the body of an MTA-STS policy: an error or what the grammar allows, within a bound.
+//! The same bytes as TXT records and as the body of an MTA-STS policy: an error or a result that the grammar allows,
+//! within a memory bound.
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
@@ -11,9 +12,9 @@ use smtpwatch_fuzz::{
 #[global_allocator]
 static ALLOCATOR: Counting = Counting;
 
-/// Bytes that one input may allocate: patterns of two bytes, each with the place of a string.
+/// Bytes that one input may allocate: patterns of two bytes, each stored in a string.
 const ALLOCATED: usize = 256 * 1024;
-/// What stands between two records: no byte of text.
+/// Separator of two records; it does not occur in text.
 const BETWEEN: u8 = 0xff;
 
 fuzz_target!(|input: &[u8]| {

@@ -1,5 +1,5 @@
-//! Certificates and TLSA records, made from them and from any bytes, compared: what matches is a record that is usable, and
-//! every answer says why.
+//! Certificates and TLSA records, made from the certificates or from arbitrary bytes, compared: only a usable record
+//! matches, and every result has a reason.
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
@@ -19,7 +19,7 @@ use smtpwatch_fuzz::{
 #[global_allocator]
 static ALLOCATOR: Counting = Counting;
 
-/// Bytes that one input may allocate: certificates as they are parsed, several at once.
+/// Bytes that one input may allocate: parsed certificates, several at once.
 const ALLOCATED: usize = 2 * 1024 * 1024;
 
 fuzz_target!(|input: &[u8]| {

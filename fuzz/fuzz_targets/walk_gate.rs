@@ -1,8 +1,8 @@
-//! Packets through the way of one packet, as the kernel programs take it: walk, state, orders, gate, records.
+//! Packets through the processing of the kernel programs: header parsing, flow state, orders, gate, records.
 //!
-//! Two gates take every packet: one with the table of muted flows that the kernel programs have, one without it and
-//! without the first glance. Asserted: both come to the same; every packet is counted once; every record decodes and holds
-//! bytes of its packet; no flow sends more than its budget, whatever the packets say.
+//! Two gates process every packet: one with the table of muted flows that the kernel programs have, one without it and
+//! without the fast path. Asserted: both have the same results; every packet is counted once; every record decodes and
+//! contains bytes of its packet; no flow exceeds its budget, whatever the packets contain.
 #![no_main]
 
 use std::collections::HashMap;
@@ -23,7 +23,7 @@ use smtpwatch_fuzz::{
     wire,
 };
 
-/// Beside the budgets of its sides a flow may send the records that tell of their ends, and a few of SYN, FIN and RST.
+/// In addition to its sides' budgets a flow may send the records of their ends, and a few of SYN, FIN and RST.
 const BEYOND_BUDGET: u32 = RECORD_COST * (2 + CONTROL_RECORDS as u32);
 
 fuzz_target!(|input: &[u8]| {
@@ -32,7 +32,7 @@ fuzz_target!(|input: &[u8]| {
     }
 });
 
-/// Where the packets' directions are known, or not.
+/// Runs with the packets' directions known, or not.
 fn run(mut input: &[u8], directions: bool) {
     let mut gate = Gates { directions, ..Gates::default() };
     let mut streams = Streams::default();
@@ -43,18 +43,18 @@ fn run(mut input: &[u8], directions: bool) {
     }
 }
 
-/// Both gates, and what they have in common.
+/// Both gates, and the data that they share.
 struct Gates {
     ports: PortSet,
     directions: bool,
-    /// As in the kernel.
+    /// With the fast path, as in the kernel.
     glancing: Gate,
-    /// By the flow table alone.
+    /// With the flow table alone.
     closely: Gate,
     orders: HashMap<FlowKey, Order>,
     now: u64,
     packets: u64,
-    /// What each life of a flow cost.
+    /// Cost of each flow instance so far.
     spent: HashMap<u64, u32>,
     newest: Option<(FlowKey, u64, u32)>,
     serial: u32,
@@ -67,7 +67,7 @@ struct Gate {
     counted: u64,
 }
 
-/// The bytes that a record carries, with its header.
+/// The header and the bytes that a record carries.
 type Sent = Vec<(Header, Vec<u8>)>;
 
 impl Default for Gates {
@@ -101,7 +101,8 @@ impl Gates {
         };
         let (outcome, sent) = self.glancing.packet(around, frame, bytes);
         let closely = self.closely.packet(around, frame, bytes);
-        // Of what arrives before anything has left, the fast path has one packet sent; the slow path alone has no memory of that.
+        // The fast path forwards one packet of a flow of which only arriving packets have been seen; the slow path
+        // alone keeps no state of that.
         let claimed = closely.1.iter().all(|(header, _)| header.flow == 0 && header.has_flags(flag::MIDSTREAM));
         if !(outcome == Outcome::Muted && closely.0 == Outcome::Forwarded && claimed) {
             assert_eq!((outcome, &sent), (closely.0, &closely.1), "the fast path decides otherwise");
@@ -123,7 +124,7 @@ impl Gates {
         }
     }
 
-    /// What the daemon may order of the flow that it heard of last.
+    /// Applies one of the daemon's possible orders to the flow of the latest record.
     fn order(&mut self, frame: &Frame<'_>) {
         let Some((key, flow, seq)) = self.newest else { return };
         let kind = match frame.order {
@@ -162,7 +163,7 @@ impl Gate {
     }
 }
 
-/// A record is what the kernel would put on the ring, and tells of its packet nothing that is not there.
+/// Checks that a record is what the kernel would write to the ring, and that its fields match its packet.
 fn judge(record: &Record<'_>, packet: &[u8], body: Option<&[u8]>) {
     let header = &record.header;
     let bytes = wire::encode(header, record.payload);
@@ -171,7 +172,7 @@ fn judge(record: &Record<'_>, packet: &[u8], body: Option<&[u8]>) {
     assert!(header.offset + captured <= header.length, "captured beyond the segment");
     assert!(is_part(record.payload, packet), "octets that are not in the packet");
     assert!(is_part(header.options(), packet), "options that are not in the packet");
-    // A place without bytes may follow what was captured.
+    // An offset without bytes may follow the captured bytes.
     if let Some(body) = body
         && !record.payload.is_empty()
     {
@@ -184,7 +185,7 @@ fn is_part(part: &[u8], whole: &[u8]) -> bool {
     part.is_empty() || whole.windows(part.len()).any(|window| window == part)
 }
 
-/// Open flows, and those that are being opened.
+/// Open flows, and those in the handshake.
 #[derive(Default)]
 struct Table([HashMap<FlowKey, FlowState>; 2]);
 
@@ -204,7 +205,7 @@ impl Flows for Table {
     }
 }
 
-/// What both gates have around them.
+/// The environment that both gates share.
 #[derive(Clone, Copy)]
 struct Around<'a> {
     now: u64,
@@ -237,7 +238,7 @@ impl Env for Run<'_> {
         Some(TARGET)
     }
 
-    // Not loopback, where what arrives repeats what has left.
+    // Not loopback, where arriving packets repeat those that have left.
     fn interface(&self) -> u32 {
         LOOPBACK + 1
     }
@@ -251,7 +252,7 @@ impl Env for Run<'_> {
     }
 
     fn seed(&self, index: usize) -> u64 {
-        // Numbers that are not linear in each other, as the daemon's random ones are not: SplitMix64.
+        // Numbers without a linear relation, like the daemon's random ones: SplitMix64.
         let mut number = (index as u64 + 1).wrapping_mul(0x9e37_79b9_7f4a_7c15);
         number = (number ^ number >> 30).wrapping_mul(0xbf58_476d_1ce4_e5b9);
         number = (number ^ number >> 27).wrapping_mul(0x94d0_49bb_1331_11eb);
@@ -289,7 +290,7 @@ impl Env for Run<'_> {
     fn count(&mut self, counter: Counter) {
         match counter.label() {
             Label::Packets { .. } => *self.counted += 1,
-            // Of a packet that was forwarded anyway: what was left out of it.
+            // Counts what was omitted of a packet that was forwarded all the same.
             Label::Dropped { .. } => *self.counted += u64::from(counter != Counter::RingFull),
         }
     }

@@ -1,6 +1,6 @@
-//! Counts what is allocated, so that a target can hold code to a bound in bytes.
+//! Counts allocated bytes, so that a target can assert a bound in bytes.
 //!
-//! Each target is one thread, so a difference of two readings is what the code between them did.
+//! Each target has one thread, so the difference of two readings is due to the code between them.
 
 use std::{
     alloc::{GlobalAlloc, Layout, System},
@@ -10,16 +10,16 @@ use std::{
 static CURRENT: AtomicUsize = AtomicUsize::new(0);
 static PEAK: AtomicUsize = AtomicUsize::new(0);
 
-/// The system's allocator, counted. A target declares it with `#[global_allocator]`.
+/// The system's allocator with a counter. A target declares it with `#[global_allocator]`.
 pub struct Counting;
 
-/// The peak of what is allocated from [`Watch::start`] on, beyond what was allocated then.
+/// Measures the peak of allocated bytes since [`Watch::start`], above the amount at that time.
 pub struct Watch {
     start: usize,
 }
 
 impl Watch {
-    /// Begins to watch; ends every watch begun before.
+    /// Starts a measurement; it ends every earlier one.
     #[must_use]
     pub fn start() -> Self {
         let start = CURRENT.load(Relaxed);
@@ -39,7 +39,7 @@ fn grown(octets: usize) {
     PEAK.fetch_max(current, Relaxed);
 }
 
-// SAFETY: every call goes to the system's allocator with the arguments as they came; counting touches atomics alone and
+// SAFETY: every call is passed to the system's allocator with its arguments; the counter uses only atomics and
 // allocates nothing.
 unsafe impl GlobalAlloc for Counting {
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
@@ -61,7 +61,7 @@ unsafe impl GlobalAlloc for Counting {
     }
 
     unsafe fn realloc(&self, octets: *mut u8, layout: Layout, size: usize) -> *mut u8 {
-        // Growing may hold both blocks for a moment.
+        // While a block grows, both blocks may exist for a moment.
         grown(size);
         CURRENT.fetch_sub(layout.size(), Relaxed);
         // SAFETY: the caller keeps the contract of `GlobalAlloc::realloc`.

@@ -1,46 +1,48 @@
-//! SMTP as an alphabet: one byte of input is one word of a dialogue, so that a fuzzer speaks whole sentences.
+//! SMTP as an alphabet: one byte of input is one word of a dialogue, so that a fuzzer generates whole sentences.
 
 /// Password of the planted credentials, in cleartext.
 pub const PASSWORD: &str = "Tr0ub4dor-planted-and-3";
 /// `\0user\0` and the password in base64.
 pub const SECRET: &str = "AHVzZXIAVHIwdWI0ZG9yLXBsYW50ZWQtYW5kLTM=";
-/// The part of [`SECRET`] that stands for nothing but the password.
+/// The part of [`SECRET`] that encodes the password alone.
 pub const SECRET_CORE: &str = "VHIwdWI0ZG9yLXBsYW50ZWQtYW5kLTM";
 
 /// One word.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Word {
-    /// Bytes as they stand.
+    /// These bytes.
     Text(&'static [u8]),
-    /// A line that is, or carries, the planted secret. Only the client says it, and at the start of a line.
+    /// A line that is or contains the planted secret. Only the client sends it, at the start of a line.
     Secret(&'static [u8]),
-    /// The bytes that follow are the client's.
+    /// The client sends the following bytes.
     Client,
-    /// The bytes that follow are the server's.
+    /// The server sends the following bytes.
     Server,
-    /// What was said so far arrives: the next word comes in another segment.
+    /// The bytes so far are delivered: the next word begins a new segment.
     Cut,
-    /// The same, and from here on what is said comes in many pieces, a short line byte by byte; or no longer.
+    /// As [`Word::Cut`], and toggles drip mode: following bytes are split into many segments, a short line byte by
+    /// byte.
     Drip,
-    /// The next byte of the input stands for itself.
+    /// The next byte of the input is sent unchanged.
     Literal,
-    /// The next byte of the input says how many bytes are missing here.
+    /// The next byte of the input is the number of bytes missing here.
     Gap,
-    /// A line of 600 bytes begins.
+    /// Starts a line of 600 bytes.
     Long,
-    /// A line of 13,000 bytes begins.
+    /// Starts a line of 13,000 bytes.
     Huge,
-    /// This host is the client, and what the server says from here on is not believed: see [`smtpwatch_core::smtp::Session::distrust`].
+    /// This host is the client, and the server's bytes from here on are not trusted: see
+    /// [`smtpwatch_core::smtp::Session::distrust`].
     Distrust,
 }
 
-/// The word that a byte stands for.
+/// The word that a byte encodes.
 #[must_use]
 pub fn word(octet: u8) -> Word {
     WORDS[usize::from(octet) % WORDS.len()]
 }
 
-/// The byte that stands for a word.
+/// The byte that encodes a word.
 #[must_use]
 pub fn octet(word: Word) -> Option<u8> {
     WORDS.iter().position(|known| *known == word).and_then(|index| u8::try_from(index).ok())

@@ -1,24 +1,25 @@
-//! TLSA records and a chain of certificates as bytes, in which a fuzzer changes what it likes.
+//! TLSA records and a certificate chain as bytes that a fuzzer can change.
 
 use smtpwatch_core::policy::published::tlsa::Tlsa;
 
-/// What one input says.
+/// The decoded input.
 pub struct Chain {
-    /// Made from the certificates, or of any data.
+    /// Made from the certificates, or of arbitrary data.
     pub records: Vec<Tlsa>,
-    /// In DER, the server's own first; or what is left of that.
+    /// In DER, the server's own first; the last one may be truncated.
     pub certificates: Vec<Vec<u8>>,
-    /// When they were shown, in seconds since 1970.
+    /// Time at which they were presented, seconds since 1970.
     pub at: i64,
 }
 
-/// Bytes of a record: of which certificate it is made, or its length; usage and selector; matching type.
+/// Length of an encoded record, bytes: index of its certificate or length of its data; usage and selector; matching
+/// type.
 const RECORD: usize = 3;
-/// Added to the first byte of a record whose data stands in the input.
+/// Flag in the first byte of a record whose data is in the input.
 const LITERAL: u8 = 0x80;
 
 impl Chain {
-    /// Reads what [`encode`] writes; of anything else as much as there is.
+    /// Decodes the output of [`encode`], and as much as possible of any other input.
     #[must_use]
     pub fn decode(mut input: &[u8]) -> Self {
         let mut take = |length: usize| {
@@ -50,7 +51,7 @@ impl Chain {
     }
 }
 
-/// Writes certificates, and records as which certificate, usage, selector and matching type they have.
+/// Encodes certificates and records; a record is the index of its certificate, usage, selector and matching type.
 #[must_use]
 pub fn encode(at: u32, certificates: &[&[u8]], records: &[(u8, u8, u8, u8)]) -> Vec<u8> {
     let mut octets = at.to_be_bytes().to_vec();

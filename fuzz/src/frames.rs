@@ -1,16 +1,17 @@
-//! Packets of one mail connection, and the bytes that stand for a sequence of them.
+//! Packets of one mail connection, and the encoding of a sequence of them.
 //!
-//! An input is a list of frames, each six bytes and a body. A *raw* frame is its body. Any other is built around its
-//! body, so that a changed byte changes the dialogue, not the checksum of a packet that no one would look at:
+//! An input is a list of frames, each six bytes and a body. The body of a *raw* frame is the packet. Any other frame is
+//! built around its body, so that a changed byte changes the dialogue and not a checksum, which would only make the
+//! packet invalid:
 //!
 //! ```text
-//! 0 kind   bits of `kind`     1 order  what the daemon orders afterwards     2 ahead  sequence number, off by so much
+//! 0 kind   bits of `kind`     1 order  the daemon's order after it           2 ahead  offset of the sequence number
 //! 3 flags  of the TCP header  4 length of the body, little endian, 16 bits
 //! ```
 
 use smtpwatch_common::Side;
 
-/// Bytes before the body of a frame.
+/// Length of a frame's header, bytes.
 pub const HEADER: usize = 6;
 
 /// Bits of the first byte of a frame.
@@ -21,22 +22,22 @@ pub mod kind {
     pub const SERVER: u8 = 2;
     /// Seen at egress, else at ingress.
     pub const EGRESS: u8 = 4;
-    /// Without a link layer.
+    /// Without a link-layer header.
     pub const IP: u8 = 8;
     /// IPv6, else IPv4.
     pub const V6: u8 = 16;
     /// Two VLAN tags.
     pub const TAGGED: u8 = 32;
-    /// Cut by the capture: 32,768 bytes more were on the wire.
+    /// Truncated by the capture: 32,768 further bytes were on the wire.
     pub const CUT: u8 = 64;
     /// With TCP options, and an IP option or extension header.
     pub const OPTIONS: u8 = 128;
 }
 
-/// Bytes that a frame of [`kind::CUT`] had on the wire beyond those captured.
+/// Bytes of a [`kind::CUT`] frame that were on the wire and not captured.
 pub const CUT_OCTETS: usize = 32_768;
 
-/// Ethernet address that frames are sent to.
+/// Destination Ethernet address of the frames.
 pub const TARGET: [u8; 6] = [2, 0, 0, 0, 0, 1];
 
 /// One frame of an input.
@@ -44,9 +45,9 @@ pub const TARGET: [u8; 6] = [2, 0, 0, 0, 0, 1];
 pub struct Frame<'a> {
     /// Bits of [`kind`].
     pub kind: u8,
-    /// The daemon's order after it; zero: none.
+    /// The daemon's order after the frame; zero: none.
     pub order: u8,
-    /// Off by so much from where the sender's stream stands.
+    /// Offset of the sequence number from the sender's next one.
     pub ahead: i8,
     /// TCP flags.
     pub flags: u8,
@@ -55,7 +56,7 @@ pub struct Frame<'a> {
 }
 
 impl<'a> Frame<'a> {
-    /// Takes the next frame from an input; a body may be shorter than it says.
+    /// Decodes the next frame of an input; a body may be shorter than its declared length.
     pub fn take(input: &mut &'a [u8]) -> Option<Self> {
         let (&[kind, order, ahead, flags, low, high], rest) = input.split_first_chunk::<HEADER>()?;
         let length = usize::from(u16::from_le_bytes([low, high])).min(rest.len());
@@ -64,7 +65,7 @@ impl<'a> Frame<'a> {
         Some(Self { kind, order, ahead: ahead.cast_signed(), flags, body })
     }
 
-    /// Puts the frame behind an input.
+    /// Appends the encoded frame to an input.
     pub fn put(&self, input: &mut Vec<u8>) {
         let length = u16::try_from(self.body.len()).expect("a frame is short").to_le_bytes();
         input.extend([self.kind, self.order, self.ahead.cast_unsigned(), self.flags, length[0], length[1]]);
@@ -77,14 +78,14 @@ impl<'a> Frame<'a> {
         self.kind & bits == bits
     }
 
-    /// Who sends it.
+    /// The sender of the frame.
     #[must_use]
     pub const fn from(&self) -> Side {
         if self.is(kind::SERVER) { Side::Server } else { Side::Client }
     }
 }
 
-/// Both streams of the connection that frames are built for.
+/// Both streams of the connection for which frames are built.
 #[derive(Clone, Debug)]
 pub struct Streams {
     next: [u32; 2],
@@ -98,7 +99,7 @@ impl Default for Streams {
 }
 
 impl Streams {
-    /// The packet of a frame that is not raw. Moves the sender's stream on.
+    /// Builds the packet of a frame that is not raw, and advances the sender's stream.
     pub fn build(&mut self, frame: &Frame<'_>) -> Vec<u8> {
         let from = frame.from();
         let seq = self.next[from as usize].wrapping_add_signed(i32::from(frame.ahead));
@@ -148,7 +149,7 @@ fn ipv4(frame: &Frame<'_>, from_server: bool, tcp: usize) -> Vec<u8> {
     ip.extend(ends[usize::from(from_server)]);
     ip.extend(ends[usize::from(!from_server)]);
     ip.extend(options);
-    // RFC 791 §3.1, RFC 1071: with another sum, what arrives is discarded.
+    // RFC 791 §3.1, RFC 1071: an arriving packet with a wrong checksum is discarded.
     let sum: u32 = ip.chunks_exact(2).map(|word| u32::from(u16::from_be_bytes([word[0], word[1]]))).sum();
     let folded = (sum & 0xffff) + (sum >> 16);
     let [high, low] = u16::try_from((folded & 0xffff) + (folded >> 16)).expect("folded twice").to_be_bytes();

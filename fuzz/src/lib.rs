@@ -1,4 +1,4 @@
-//! What the fuzz targets share, and what the program that writes their kept corpus needs.
+//! Shared by the fuzz targets and by the program that writes their committed corpus.
 //!
 //! A target is thin: it turns bytes into calls of the public API and asserts what the documentation there promises.
 
@@ -9,7 +9,8 @@ pub mod frames;
 pub mod operation;
 pub mod wire;
 
-/// Asserts that what an error, or a reason, says can be shown: it says something, in a line or two, without control characters.
+/// Asserts that the text of an error or a reason can be displayed: not empty, at most two lines, without control
+/// characters.
 pub fn shown(text: &dyn std::fmt::Display) {
     let text = text.to_string();
     assert!(!text.is_empty() && text.len() < 4096 && !text.contains(char::is_control), "{text:?}");

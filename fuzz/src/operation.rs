@@ -1,25 +1,26 @@
-//! One step of the reassembly target: a segment near where its stream stands, or what the owner of a connection does.
+//! One step of the reassembly target: a segment near its stream's position, or an action of the connection's owner.
 
 use arbitrary::Arbitrary;
 
-/// A step. All fields are bytes or pairs of them, so that a changed byte changes one of them.
+/// A step. All fields are bytes or pairs of bytes, so that a changed byte changes one field.
 #[derive(Arbitrary, Clone, Copy, Debug, Default)]
 pub struct Operation {
     /// Bits of [`what`].
     pub what: u8,
     /// TCP flags.
     pub flags: u8,
-    /// Sequence number, from where the sender's stream stands.
+    /// Sequence number, relative to the sender's next one.
     pub ahead: i16,
-    /// Acknowledgment number, from where the peer's stream stands.
+    /// Acknowledgment number, relative to the peer's next sequence number.
     pub ack: i16,
-    /// Bytes of payload.
+    /// Length of the payload, bytes.
     pub length: u16,
-    /// Bytes of it that stand before those captured.
+    /// Bytes of it before the captured ones.
     pub offset: u8,
-    /// Where the payload is taken from: other numbers give other bytes.
+    /// Start offset of the payload in the source bytes: other numbers yield other bytes.
     pub fill: u8,
-    /// Milliseconds since the step before. Of the first step also which side this host is: 0 unknown, 1 the client, 2 the server, modulo 3.
+    /// Milliseconds since the previous step. In the first step also which side this host is: 0 unknown, 1 the client, 2
+    /// the server, modulo 3.
     pub after: u8,
 }
 
@@ -27,23 +28,23 @@ pub struct Operation {
 pub mod what {
     /// From the server, else from the client.
     pub const SERVER: u8 = 1;
-    /// The sender's stream moves on to the end of this segment.
+    /// The sender's stream advances to the end of this segment.
     pub const ADVANCE: u8 = 2;
     /// The payload was not captured.
     pub const HOLE: u8 = 4;
-    /// The events are left where they are.
+    /// The events are not drained.
     pub const UNDRAINED: u8 = 8;
-    /// The verdict stands ([`smtpwatch_core::flow::Connection::settle`]) after the segment.
+    /// The verdict is final ([`smtpwatch_core::flow::Connection::settle`]) after the segment.
     pub const SETTLE: u8 = 16;
-    /// The connection is closed from outside after the segment.
+    /// The connection is closed by its owner after the segment.
     pub const CLOSE: u8 = 32;
-    /// `ahead` counts thousands.
+    /// `ahead` is in units of a thousand.
     pub const FAR: u8 = 64;
-    /// A hundred segments of this kind, each two bytes further, with a gap of one between them.
+    /// A hundred segments of this kind, each two bytes further, with gaps of one byte.
     pub const COMB: u8 = 128;
 }
 
-/// The bytes that [`arbitrary`] reads as this list.
+/// The bytes that [`arbitrary`] decodes to this list.
 #[must_use]
 pub fn encode(operations: &[Operation]) -> Vec<u8> {
     let mut bytes = Vec::new();

@@ -1,4 +1,5 @@
-//! Records as the kernel writes them: the table in the documentation of `smtpwatch_common::record`, by hand.
+//! Encodes records as the kernel does, independently of its code: the table in the documentation of
+//! `smtpwatch_common::record`.
 
 use smtpwatch_common::record::{Header, OPTIONS_MAX};
 

@@ -1,5 +1,5 @@
-//! No password remains in memory: this test searches the blocks that the engine frees, and those that it keeps after
-//! a session.
+//! No password remains in memory: this test searches the blocks that the engine frees, and those that it keeps after a
+//! session.
 //!
 //! The allocator of this program searches each block before it is freed, and lists the blocks in use. It looks for
 //! six consecutive bytes of a password, in any case, and of its base64 forms.
@@ -16,25 +16,25 @@ use smtpwatch_core::{
 };
 use smtpwatch_testkit::talk::{self, GREETING, Packet, Talk, client_hello, tls};
 
-/// The password, and what an edited copy of its segment holds in its place.
+/// The password, and its replacement in an altered copy of the segment.
 const PASSWORD: &str = "Vq7-kanarienvogel-Zx9";
 const OTHER: &str = "Vq7-kanarienvogex-Zx9";
-/// In base64 (RFC 4648): alone as LOGIN sends it, and behind `\0anna\0` as PLAIN does.
+/// In base64 (RFC 4648): alone as LOGIN sends it, and after `\0anna\0` as PLAIN does.
 const LOGIN: &str = "VnE3LWthbmFyaWVudm9nZWwtWng5";
 const PLAIN: &str = "AGFubmEAVnE3LWthbmFyaWVudm9nZWwtWng5";
-/// The same with an end that is no base64: a decoder gives up after it has read the password.
+/// The same with an end that is invalid base64: a decoder fails after it has read the password.
 const TORN: &str = "AGFubmEAVnE3LWthbmFyaWVudm9nZWwtWng5A";
 const PATTERNS: [&str; 3] = [PASSWORD, LOGIN, PLAIN];
-/// Neighbouring bytes of a pattern that count as the password.
+/// Number of consecutive bytes of a pattern that count as the password.
 const WINDOW: usize = 6;
-/// Bytes at the start of [`PLAIN`] that are the user's name.
+/// Length of the user's name at the start of [`PLAIN`], bytes.
 const NAME: usize = 8;
 
-/// Slots for blocks in use.
+/// Number of slots for blocks in use.
 const BLOCKS: usize = 1 << 11;
 const GONE: (usize, usize) = (1, 0);
 
-/// Findings whose origin was printed: that takes seconds.
+/// Number of hits whose origin was printed; printing takes seconds each.
 static REPORTED: AtomicUsize = AtomicUsize::new(0);
 
 struct Searching;
@@ -45,7 +45,7 @@ static ALLOCATOR: Searching = Searching;
 thread_local! {
     /// Whether this thread's blocks are searched.
     static ARMED: Cell<bool> = const { Cell::new(false) };
-    /// Freed blocks that held a password.
+    /// Number of freed blocks that held a password.
     static FREED: Cell<usize> = const { Cell::new(0) };
     /// Address and length of the blocks in use that were allocated while armed, by hash of the address.
     static IN_USE: RefCell<[(usize, usize); BLOCKS]> = const { RefCell::new([(0, 0); BLOCKS]) };
@@ -62,11 +62,11 @@ fn slots(address: usize) -> impl Iterator<Item = usize> {
 
 /// The bytes of a pattern that are searched for.
 const fn searched(pattern: &str) -> &[u8] {
-    // The user's name is no secret.
+    // The user's name is not secret.
     pattern.as_bytes().split_at(if pattern.len() == PLAIN.len() { NAME } else { 0 }).1
 }
 
-/// By two bytes in lower case: a part of a pattern starts with them.
+/// Indexed by two bytes in lower case: whether a searched part of a pattern starts with them.
 static STARTS: [bool; 1 << 16] = {
     let (mut starts, mut pattern) = ([false; 1 << 16], 0);
     while pattern < PATTERNS.len() {
@@ -99,12 +99,12 @@ fn find_password(bytes: &[u8]) -> bool {
     false
 }
 
-// SAFETY: blocks come from `System` and go back to it with the layout that they came with; nothing here allocates while a block
-// is searched, but for the report of a finding, for which the search is off.
+// SAFETY: blocks come from `System` and return to it with their original layout; nothing here allocates while a block
+// is searched, except for the report of a hit, during which the search is off.
 unsafe impl GlobalAlloc for Searching {
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
-        // Zeroed, so that each byte of a block can be read, also those that its owner never wrote.
-        // SAFETY: the caller keeps the contract of this function, which is that of the function called.
+        // Zeroed, so that each byte of a block is readable, also those that its owner never wrote. SAFETY: the caller
+        // keeps the contract of this function, which is that of the function called.
         let block = unsafe { System.alloc_zeroed(layout) };
         if ARMED.get() {
             IN_USE.with_borrow_mut(|blocks| {
@@ -124,7 +124,7 @@ unsafe impl GlobalAlloc for Searching {
                     blocks[known] = GONE;
                 }
             });
-            // SAFETY: the block is not given back yet, has this many bytes, and all were written when it was allocated.
+            // SAFETY: the block is not freed yet, has this many bytes, and all were written when it was allocated.
             let bytes = unsafe { std::slice::from_raw_parts(block, layout.size()) };
             if find_password(bytes) {
                 ARMED.set(false);
@@ -146,19 +146,20 @@ fn arm() {
     ARMED.set(true);
 }
 
-/// Freed blocks that held a password since [`arm`].
+/// Number of freed blocks that held a password since [`arm`].
 fn disarm() -> usize {
     ARMED.set(false);
     FREED.get()
 }
 
-/// Blocks in use of at most this many bytes that hold a password.
+/// Number of blocks in use of at most this many bytes that hold a password.
 fn held(most: usize) -> usize {
     let armed = ARMED.replace(false);
     let held = IN_USE.with_borrow(|blocks| {
         let live = blocks.iter().filter(|(_, length)| (1..=most).contains(length));
         live.filter(|(address, length)| {
-            // SAFETY: the block is in use, belongs to this thread, which does nothing else, and all of it was written once.
+            // SAFETY: the block is in use, belongs to this thread, which does nothing else, and all of it was written
+            // once.
             find_password(unsafe { std::slice::from_raw_parts(std::ptr::with_exposed_provenance(*address), *length) })
         })
         .count()
@@ -167,7 +168,7 @@ fn held(most: usize) -> usize {
     held
 }
 
-/// What is held while the session is open, what is held after its end, and what was freed; and the findings.
+/// The counts while the session is open, after its end, and of freed blocks; and the findings.
 struct Searched {
     open: usize,
     closed: usize,
@@ -175,10 +176,10 @@ struct Searched {
     kinds: Vec<Kind>,
 }
 
-/// Plays a dialogue; `after` what happens behind its last packet.
+/// Plays a dialogue; `after` runs once its last packet is processed.
 fn search(talk: &Talk, settings: Settings, after: impl FnOnce(&mut Engine, Timestamp)) -> Searched {
     let mut engine = Engine::new(settings, Vec::new(), History::new(1000));
-    // Not grown, and not freed, while blocks are searched for the password.
+    // Neither grown nor freed while blocks are searched for the password.
     let mut outputs = Vec::with_capacity(1000);
     let (mut open, last) = (0, talk.packets.last().map_or(Timestamp::default(), |packet| Timestamp(packet.at)));
     arm();
@@ -186,7 +187,7 @@ fn search(talk: &Talk, settings: Settings, after: impl FnOnce(&mut Engine, Times
         engine.handle(&talk.segment(packet));
         outputs.extend(std::iter::from_fn(|| engine.poll()));
         if open == 0 {
-            // Not the tables, which hold no bytes of a dialogue: that takes long.
+            // Without the large tables, which hold no bytes of a dialogue: searching them takes long.
             open = held(16 * 1024);
         }
     }
@@ -287,7 +288,7 @@ fn edited(talk: &Talk) -> Talk {
     edited
 }
 
-/// Each two segments of the client in the wrong order.
+/// Swaps each two segments of the client.
 fn swapped(talk: &Talk) -> Talk {
     let mut talk = unacknowledged(&talk.cut(5));
     let mut places: Vec<usize> = (0..talk.packets.len()).collect();
@@ -300,7 +301,7 @@ fn swapped(talk: &Talk) -> Talk {
     talk
 }
 
-/// No acknowledgment of the server is seen: everything is held until the end.
+/// Removes the server's acknowledgments: everything is buffered until the end.
 fn unacknowledged(talk: &Talk) -> Talk {
     let mut talk = talk.clone();
     talk.packets
@@ -329,7 +330,7 @@ fn no_password_is_left_in_memory() {
             ("edited", edited(&talk)),
         ];
         for (way, talk) in ways {
-            // One is enough for each: what is kept of a session does not depend on its end that this host is.
+            // One role is enough for each: what is retained of a session does not depend on it.
             let talk = if way == "edited" { talk.seen_by_server() } else { talk };
             let found = search(&talk, Settings::default(), |engine, last| engine.finish(last));
             assert_eq!((found.closed, found.freed), (0, 0), "{name}, {way}: kept, freed");

@@ -1,8 +1,10 @@
-//! What tests, benchmarks and tasks of smtpwatch share; no part of the product, and nothing of the product depends on it.
+//! Shared by the tests, benchmarks and tasks of smtpwatch. It is not part of the product, and nothing of the product
+//! depends on it.
 //!
-//! `talk`: dialogues as segments, played to the engine (feature `engine`). [`traffic`]: sessions as packets and capture files.
-//! [`packet`] and [`test_run`]: frames of any form, and how the kernel runs a program over them. [`object_digest`]: the digest of the
-//! sources of the kernel object, written by `cargo xtask build-ebpf` and compared by a test.
+//! `talk`: dialogues as segments, played to the engine (feature `engine`). [`traffic`]: sessions as packets and capture
+//! files. [`packet`] and [`test_run`]: frames of any form, and how the kernel runs a program over them.
+//! [`object_digest`]: the digest of the sources of the kernel object, written by `cargo xtask build-ebpf` and compared
+//! by a test.
 #![expect(clippy::unwrap_used, clippy::panic, reason = "a test fails by panicking, in its helpers too")]
 
 pub mod object_digest;

@@ -1,4 +1,4 @@
-//! Digest of the sources of the kernel object. `cargo xtask build-ebpf` writes it beside the object; a test compares
+//! Digest of the sources of the kernel object. `cargo xtask build-ebpf` writes it next to the object; a test compares
 //! it with the sources.
 
 use std::{
@@ -8,7 +8,7 @@ use std::{
 
 use sha2::{Digest as _, Sha256};
 
-/// What the kernel object is made of, relative to the workspace.
+/// Source directories of the kernel object, relative to the workspace.
 const TREES: [&str; 2] = ["smtpwatch-common", "smtpwatch-ebpf"];
 /// Packages of `Cargo.lock` that are linked into it.
 const PACKAGES: [&str; 7] = [
@@ -21,11 +21,12 @@ const PACKAGES: [&str; 7] = [
     "aya-log-ebpf-macros",
 ];
 
-/// SHA-256, in hexadecimal, over manifests and sources of the kernel programs and the versions of what they link.
+/// SHA-256, in hexadecimal, over the manifests and sources of the kernel programs and the versions of the linked
+/// packages.
 ///
 /// # Errors
 ///
-/// A source cannot be read.
+/// When a source file cannot be read.
 pub fn of_sources(workspace: &Path) -> io::Result<String> {
     let mut files = Vec::new();
     for tree in TREES {
@@ -36,7 +37,7 @@ pub fn of_sources(workspace: &Path) -> io::Result<String> {
     let mut digest = Sha256::new();
     for file in files {
         let content = fs::read(workspace.join(&file))?;
-        // Name and length first, so that no two trees run together to the same bytes.
+        // Name and length come first, so that no two trees concatenate to the same bytes.
         digest.update(format!("{}\0{}\0", file.display(), content.len()));
         digest.update(&content);
     }
@@ -46,7 +47,7 @@ pub fn of_sources(workspace: &Path) -> io::Result<String> {
     Ok(digest.finalize().iter().map(|octet| format!("{octet:02x}")).collect())
 }
 
-/// Sources below `folder`, unit tests left out: they are not part of the object.
+/// Collects the sources below `folder`, without unit tests: they are not part of the object.
 fn collect(workspace: &Path, folder: &Path, files: &mut Vec<PathBuf>) -> io::Result<()> {
     for entry in fs::read_dir(workspace.join(folder))? {
         let entry = entry?;

@@ -1,15 +1,15 @@
-//! Builds packets byte by byte, in every link and IP format that the header walk supports.
+//! Builds packets byte by byte, in every link-layer and IP format that header parsing supports.
 
-/// One TCP segment and what is around it.
+/// One TCP segment and the headers around it.
 #[derive(Clone, Debug)]
 pub struct Packet {
-    /// VLAN tags, outermost first; their EtherTypes.
+    /// EtherTypes of the VLAN tags, outermost first.
     pub tags: Vec<u16>,
     /// IPv6 instead of IPv4.
     pub v6: bool,
     /// IPv4 options, a multiple of 4 bytes; for IPv6, extension headers as (type, bytes), each a multiple of 8.
     pub ip_options: Vec<u8>,
-    /// IPv6 extension headers: type, and bytes of which the first is overwritten with the next type.
+    /// IPv6 extension headers: the type, and the bytes, the first of them overwritten with the next type.
     pub extensions: Vec<(u8, Vec<u8>)>,
     /// Host part of the source address.
     pub source: u8,
@@ -31,9 +31,9 @@ pub struct Packet {
     pub payload: Vec<u8>,
     /// Bytes of padding after the IP packet.
     pub padding: usize,
-    /// The IP header tells no length (BIG TCP).
+    /// The length field of the IP header is 0 (BIG TCP).
     pub no_length: bool,
-    /// The sum of an IPv4 header is wrong.
+    /// The checksum of the IPv4 header is wrong.
     pub wrong_sum: bool,
 }
 
@@ -60,11 +60,11 @@ impl Default for Packet {
     }
 }
 
-/// Ethernet address that frames are sent to.
+/// Destination Ethernet address of the frames.
 pub const TARGET: [u8; 6] = [2, 0, 0, 0, 0, 1];
 
 impl Packet {
-    /// The same segment from the other end, with the numbers that it has.
+    /// The same segment with source and target exchanged; the sequence numbers stay.
     #[must_use]
     pub fn reversed(self) -> Self {
         Self {
@@ -108,7 +108,7 @@ impl Packet {
         packet.extend_from_slice(&[192, 0, 2, self.source]);
         packet.extend_from_slice(&[192, 0, 2, self.target]);
         packet.extend_from_slice(&self.ip_options);
-        // RFC 791 §3.1, RFC 1071.
+        // Header checksum: RFC 791 §3.1, RFC 1071.
         let sum: u32 = packet.chunks_exact(2).map(|word| u32::from(u16::from_be_bytes([word[0], word[1]]))).sum();
         let folded = (sum & 0xffff) + (sum >> 16);
         let sum = !((folded & 0xffff) + (folded >> 16));
@@ -160,12 +160,12 @@ fn short(number: usize) -> [u8; 2] {
     [b, a]
 }
 
-/// xorshift64*: reproducible, and good enough to choose packets.
+/// xorshift64*: reproducible, and good enough for choosing packets.
 #[derive(Clone, Debug)]
 pub struct Dice(pub u64);
 
 impl Dice {
-    /// A number below `bound`, which is not zero.
+    /// A number below `bound`, which must not be zero.
     pub fn below(&mut self, bound: usize) -> usize {
         self.0 ^= self.0 >> 12;
         self.0 ^= self.0 << 25;
@@ -173,12 +173,12 @@ impl Dice {
         usize::try_from(self.0.wrapping_mul(0x2545_f491_4f6c_dd1d) >> 33).unwrap_or(0) % bound
     }
 
-    /// True once in `of` times.
+    /// True with probability 1 / `of`.
     pub fn one_in(&mut self, of: usize) -> bool {
         self.below(of) == 0
     }
 
-    /// One of `choices`, which are not empty.
+    /// One of `choices`, which must not be empty.
     pub fn pick<'a, T>(&mut self, choices: &'a [T]) -> &'a T {
         &choices[self.below(choices.len())]
     }

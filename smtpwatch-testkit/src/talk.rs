@@ -1,4 +1,5 @@
-//! Builds dialogues for tests: turns lines into segments with sequence and acknowledgment numbers.
+//! Builds dialogues for tests: turns lines into segments with sequence and acknowledgment numbers, and plays them to an
+//! engine.
 
 use std::net::SocketAddr;
 
@@ -24,16 +25,16 @@ pub struct Packet {
     pub checksum_right: Option<bool>,
     /// Urgent pointer.
     pub urgent: u16,
-    /// It arrives from outside, whosever name it bears.
+    /// The packet arrives from outside, whatever its source address.
     pub arrives: bool,
 }
 
-/// A connection that is being written down.
+/// A connection under construction; each method appends packets.
 #[derive(Clone)]
 pub struct Talk {
     pub flow: FlowKey,
     pub role: Role,
-    /// Which way each packet goes is known, as it is live.
+    /// Whether each packet's direction is known, as in a live capture.
     pub directions: bool,
     pub packets: Vec<Packet>,
     next: [u32; 2],
@@ -41,7 +42,7 @@ pub struct Talk {
 }
 
 impl Talk {
-    /// A connection to `port` that has shaken hands.
+    /// A connection to `port` after its handshake.
     pub fn new(port: u16) -> Self {
         let mut talk = Self::midstream(port);
         let (client, server) = (talk.next[0], talk.next[1]);
@@ -52,7 +53,7 @@ impl Talk {
         talk
     }
 
-    /// A connection whose start is not seen.
+    /// A connection whose start is not captured.
     pub fn midstream(port: u16) -> Self {
         let address = |text: &str| text.parse::<SocketAddr>().expect("address");
         let mut server = address("198.51.100.25:0");
@@ -74,7 +75,7 @@ impl Talk {
         self
     }
 
-    /// A capture that does not say which way packets went.
+    /// Makes it a capture without packet directions.
     pub fn without_directions(mut self) -> Self {
         self.directions = false;
         self
@@ -88,7 +89,7 @@ impl Talk {
         self
     }
 
-    /// The server is so many milliseconds away: everything after the SYN comes later.
+    /// Adds a delay to the server: everything after the SYN is this many milliseconds later.
     pub fn far(mut self, milliseconds: i64) -> Self {
         for packet in self.packets.iter_mut().skip(1) {
             packet.at += milliseconds * 1_000_000;
@@ -96,7 +97,7 @@ impl Talk {
         self
     }
 
-    /// Every segment so far with a right checksum and a timestamp, as most stacks write it.
+    /// Gives every segment so far a correct checksum and a timestamp option, as most stacks do.
     pub fn stamped(mut self) -> Self {
         for packet in &mut self.packets {
             let clock = u32::try_from((packet.at - START) / 1_000_000 + 1_000_000).expect("a short dialogue");
@@ -106,19 +107,19 @@ impl Talk {
         self
     }
 
-    /// No one says anything for so many seconds.
+    /// Adds a silence of this many seconds.
     pub fn pause(mut self, secs: i64) -> Self {
         self.at += secs * 1_000_000_000;
         self
     }
 
-    /// The server says something; the client acknowledges it with its next segment.
+    /// The server sends `text`; the client acknowledges it with its next segment.
     pub fn s(mut self, text: impl AsRef<[u8]>) -> Self {
         self.say(Side::Server, text.as_ref());
         self
     }
 
-    /// The client says something.
+    /// The client sends `text`.
     pub fn c(mut self, text: impl AsRef<[u8]>) -> Self {
         self.say(Side::Client, text.as_ref());
         self
@@ -157,7 +158,7 @@ impl Talk {
         self
     }
 
-    /// Every payload cut into pieces of so many bytes, each acknowledged by the other side.
+    /// Splits every payload into pieces of `size` bytes, each acknowledged by the other side.
     pub fn cut(&self, size: usize) -> Self {
         let mut cut = Self { packets: Vec::new(), ..self.clone() };
         for packet in &self.packets {
@@ -227,7 +228,7 @@ impl Talk {
             at: Timestamp(packet.at),
             flow: self.flow,
             from: packet.from,
-            // As the pipeline tells it from direction and side.
+            // As the pipeline derives it from direction and side.
             role: match (packet.arrives && self.directions, packet.from) {
                 (true, Side::Client) => Role::Server,
                 (true, Side::Server) => Role::Client,
@@ -270,7 +271,7 @@ const fn index(side: Side) -> usize {
     }
 }
 
-/// What the engine said.
+/// What the engine reported for a dialogue.
 #[derive(Default, Debug)]
 pub struct Heard {
     pub findings: Vec<Finding>,
@@ -314,12 +315,12 @@ pub fn hear(talk: &Talk, rules: Vec<Rule>) -> Heard {
     hear_after(&[], talk, rules)
 }
 
-/// The same after other dialogues, of which only the history counts.
+/// As [`hear`], after other dialogues that contribute only their history.
 pub fn hear_after(before: &[Talk], talk: &Talk, rules: Vec<Rule>) -> Heard {
     hear_by(engine(rules), before, talk)
 }
 
-/// The same by an engine of its own settings.
+/// As [`hear_after`], with the caller's engine.
 pub fn hear_by(mut engine: Engine, before: &[Talk], talk: &Talk) -> Heard {
     let mut heard = Heard::default();
     for talk in before {
@@ -331,7 +332,7 @@ pub fn hear_by(mut engine: Engine, before: &[Talk], talk: &Talk) -> Heard {
     heard
 }
 
-/// `count` honest sessions, an hour apart, that end long before any other dialogue begins.
+/// `count` legitimate sessions, an hour apart, all of them before the start of any other dialogue.
 pub fn honest_history(count: i64) -> Vec<Talk> {
     (0..count).map(|hour| honest().at((hour - 1000) * 3600)).collect()
 }
@@ -341,7 +342,7 @@ pub const OFFER: &str = "250-mx1.example.net\r\n250-PIPELINING\r\n250-SIZE 10240
 pub const STRIPPED: &str = "250-mx1.example.net\r\n250-PIPELINING\r\n250-SIZE 10240000\r\n250-ETRN\r\n250-ENHANCEDSTATUSCODES\r\n250 8BITMIME\r\n";
 pub const MASKED: &str = "250-mx1.example.net\r\n250-PIPELINING\r\n250-SIZE 10240000\r\n250-ETRN\r\n250-XXXXXXXA\r\n250-ENHANCEDSTATUSCODES\r\n250 8BITMIME\r\n";
 
-/// A TLS 1.3 handshake that succeeds, and some data under it.
+/// Adds a TLS 1.3 handshake that succeeds, and some data under it.
 pub fn tls(talk: Talk) -> Talk {
     talk.c(client_hello(0x0304)).s(server_hello(0x0304, 0x1301, b"")).c(sealed(53)).s(sealed(80)).c(sealed(40))
 }
@@ -353,7 +354,7 @@ pub fn client_hello(version: u16) -> Vec<u8> {
     record(&[1], &[&legacy, &[7; 32], &[0], &[0, 2, 0x13, 1], &[1, 0], &length(&versions), &versions])
 }
 
-/// A ServerHello that chooses `version` and `cipher`; the random ends in `sentinel`.
+/// A ServerHello that selects `version` and `cipher`; its random ends in `sentinel`.
 pub fn server_hello(version: u16, cipher: u16, sentinel: &[u8]) -> Vec<u8> {
     let versions = if version >= 0x0304 { vec![0, 43, 0, 2, 3, 4] } else { vec![] };
     let legacy = version.min(0x0303).to_be_bytes();
@@ -361,18 +362,18 @@ pub fn server_hello(version: u16, cipher: u16, sentinel: &[u8]) -> Vec<u8> {
     record(&[2], &[&legacy, &random, &[0], &cipher.to_be_bytes(), &[0], &length(&versions), &versions])
 }
 
-/// The server's certificate before TLS 1.3 (RFC 5246 §7.4.2).
+/// The server's Certificate message before TLS 1.3 (RFC 5246 §7.4.2).
 pub fn certificate(der: &[u8]) -> Vec<u8> {
     let one = [&[0][..], &length(der), der].concat();
     record(&[11], &[&[0], &length(&one), &one])
 }
 
-/// A ChangeCipherSpec, and the finished message that no one can read.
+/// A ChangeCipherSpec and the encrypted Finished message.
 pub fn finished() -> Vec<u8> {
     [&[0x14, 3, 3, 0, 1, 1, 0x16, 3, 3, 0, 40][..], &[0xbb; 40]].concat()
 }
 
-/// A record of encrypted data.
+/// A record of encrypted data, with `octets` bytes of content.
 pub fn sealed(octets: usize) -> Vec<u8> {
     [&[0x17, 3, 3][..], &u16::try_from(octets).expect("small").to_be_bytes(), &vec![0xaa; octets]].concat()
 }
@@ -395,7 +396,7 @@ pub fn honest() -> Talk {
     tls(greeted().s(OFFER).c("STARTTLS\r\n").s("220 2.0.0 Ready to start TLS\r\n")).close()
 }
 
-/// The rest of a session that hands over one message in cleartext.
+/// Adds the rest of a session that delivers one message in cleartext.
 pub fn deliver(talk: Talk) -> Talk {
     talk.c("MAIL FROM:<alice@example.org> SIZE=100\r\n")
         .s("250 2.1.0 Ok\r\n")

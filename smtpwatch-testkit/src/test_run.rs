@@ -22,11 +22,11 @@ pub const TC_NEXT: u32 = u32::MAX;
 pub struct Run {
     /// The program's verdict.
     pub verdict: u32,
-    /// Average nanoseconds per run.
+    /// Average duration of a run, ns.
     pub duration_ns: u32,
 }
 
-/// `test` of `union bpf_attr`.
+/// The member `test` of `union bpf_attr`.
 #[repr(C)]
 #[derive(Default)]
 struct TestRun {
@@ -48,14 +48,16 @@ struct TestRun {
     padding: u32,
 }
 
-/// Runs `program` over `packet`, `repeat` times, at the interface with this index in the calling thread's network namespace.
+/// Runs `program` over `packet`, `repeat` times, on the interface with this index in the calling thread's network
+/// namespace.
 ///
 /// # Errors
-/// What the kernel says: EINVAL for packets that it cannot make, ENODEV where there is no such interface.
+/// The kernel's error: EINVAL for packets that it cannot build, ENODEV if the interface does not exist.
 pub fn test_run(program: BorrowedFd<'_>, kind: Kind, packet: &[u8], repeat: u32, interface: u32) -> io::Result<Run> {
     let length = u32::try_from(packet.len()).map_err(io::Error::other)?;
     let context: &[u32] = match kind {
-        // `struct xdp_md`: data, data_end, data_meta, ingress_ifindex. The packet begins at 0, because it has no metadata.
+        // `struct xdp_md`: data, data_end, data_meta, ingress_ifindex. The packet begins at 0, because it has no
+        // metadata.
         Kind::Xdp => &[0, length, 0, interface],
         // `struct __sk_buff`: ten fields that stay zero, then ifindex.
         Kind::Tc => &[0, 0, 0, 0, 0, 0, 0, 0, 0, 0, interface],
@@ -69,8 +71,8 @@ pub fn test_run(program: BorrowedFd<'_>, kind: Kind, packet: &[u8], repeat: u32,
         context_in: context.as_ptr() as u64,
         ..TestRun::default()
     };
-    // SAFETY: `attributes`, and packet and context that it points to, outlive the call, with the sizes told; the kernel writes to
-    // `attributes` alone, because no room for output is offered.
+    // SAFETY: `attributes`, and the packet and context that it points to, outlive the call and have the sizes passed;
+    // the kernel writes only to `attributes`, because no output buffer is passed.
     let result = unsafe { libc::syscall(libc::SYS_bpf, BPF_PROG_TEST_RUN, &raw mut attributes, size_of::<TestRun>()) };
     if result < 0 {
         return Err(io::Error::last_os_error());
@@ -78,7 +80,7 @@ pub fn test_run(program: BorrowedFd<'_>, kind: Kind, packet: &[u8], repeat: u32,
     Ok(Run { verdict: attributes.verdict, duration_ns: attributes.duration })
 }
 
-/// `BPF_PROG_LOAD`, as far as it is needed here.
+/// The fields of `BPF_PROG_LOAD` that are needed here.
 #[repr(C)]
 #[derive(Default)]
 struct ProgramLoad {
@@ -103,7 +105,8 @@ pub enum Kind {
     Tc,
 }
 
-/// Loads a program of two instructions that only passes. At XDP it supports multi-buffer packets, like the real program.
+/// Loads a program of two instructions that passes every packet. At XDP it supports multi-buffer packets, like the real
+/// program.
 ///
 /// # Errors
 /// The error of the kernel.
@@ -126,11 +129,11 @@ pub fn empty_program(kind: Kind, name: &str) -> io::Result<std::os::fd::OwnedFd>
     for (to, from) in attributes.name.iter_mut().take(15).zip(name.bytes()) {
         *to = from;
     }
-    // SAFETY: `attributes`, and code and licence that it points to, outlive the call.
+    // SAFETY: `attributes`, and the code and licence that it points to, outlive the call.
     let fd = unsafe { libc::syscall(libc::SYS_bpf, BPF_PROG_LOAD, &raw const attributes, size_of::<ProgramLoad>()) };
     if fd < 0 {
         return Err(io::Error::last_os_error());
     }
-    // SAFETY: a descriptor that the kernel has just made for this caller.
+    // SAFETY: the kernel has just created this descriptor for this caller.
     Ok(unsafe { std::os::fd::OwnedFd::from_raw_fd(i32::try_from(fd).map_err(io::Error::other)?) })
 }

@@ -1,4 +1,4 @@
-//! Hand-made traffic: SMTP sessions as packets, packets as capture files.
+//! Synthetic traffic: SMTP sessions as packets, packets as capture files.
 
 use std::net::SocketAddr;
 
@@ -13,7 +13,7 @@ pub struct Packet {
     pub ip: Vec<u8>,
 }
 
-/// The lines of a session, in turns.
+/// The lines of one side, in the order of the session.
 #[derive(Clone, Copy)]
 pub enum Turn<'a> {
     Client(&'a str),
@@ -51,7 +51,7 @@ pub fn mail(client: &str, start_ns: u64, capabilities: &str) -> Vec<Packet> {
     session(client, SERVER, start_ns, &dialogue(&ehlo))
 }
 
-/// The lines of such a session; `ehlo` is the whole reply to EHLO.
+/// The turns of such a session; `ehlo` is the whole EHLO reply.
 pub const fn dialogue(ehlo: &str) -> [Turn<'_>; 13] {
     [
         Turn::Server("220 mx1.example.net ESMTP\r\n"),
@@ -106,7 +106,7 @@ impl Wire {
     }
 }
 
-/// IP and TCP headers with the payload; TCP's checksum stays zero, as with offloading.
+/// IP and TCP headers with the payload; the TCP checksum is zero, as with checksum offload.
 fn segment(from: SocketAddr, to: SocketAddr, seq: u32, ack: u32, flags: u8, payload: &[u8]) -> Vec<u8> {
     let mut tcp = Vec::new();
     tcp.extend(from.port().to_be_bytes());
@@ -122,7 +122,7 @@ fn segment(from: SocketAddr, to: SocketAddr, seq: u32, ack: u32, flags: u8, payl
     ip.extend([0, 1, 0x40, 0, 64, 6, 0, 0]);
     ip.extend(from.ip().octets());
     ip.extend(to.ip().octets());
-    // RFC 791 §3.1, RFC 1071.
+    // Header checksum: RFC 791 §3.1, RFC 1071.
     let sum: u32 = ip.chunks_exact(2).map(|word| u32::from(u16::from_be_bytes([word[0], word[1]]))).sum();
     let folded = u16::try_from((sum & 0xffff) + (sum >> 16)).unwrap();
     ip[10..12].copy_from_slice(&(!folded).to_be_bytes());
@@ -130,12 +130,13 @@ fn segment(from: SocketAddr, to: SocketAddr, seq: u32, ack: u32, flags: u8, payl
     ip
 }
 
-/// Whether the client sends an IPv4 packet, which in these captures is the capturing host: the server has the lower port.
+/// Whether the client sends this IPv4 packet. In these captures the client is the capturing host, and the server has
+/// the lower port.
 pub fn leaves(ip: &[u8]) -> bool {
     ip[20..22] > ip[22..24]
 }
 
-/// The link header before the IP header, by link type; a cooked capture says whether the packet leaves.
+/// The link header before the IP header, by link type; a cooked capture marks packets that leave.
 pub fn link_header(linktype: u32, leaves: bool) -> Vec<u8> {
     let kind = if leaves { 4 } else { 0 };
     match linktype {
@@ -149,7 +150,7 @@ pub fn link_header(linktype: u32, leaves: bool) -> Vec<u8> {
     }
 }
 
-/// A pcap file. Nanoseconds where `nanos`; big endian where `big`.
+/// A pcap file, with nanosecond time stamps if `nanos`, big-endian if `big`.
 pub fn pcap(packets: &[Packet], linktype: u32, nanos: bool, big: bool) -> Vec<u8> {
     let u32_ = |value: u32| if big { value.to_be_bytes() } else { value.to_le_bytes() };
     let u16_ = |value: u16| if big { value.to_be_bytes() } else { value.to_le_bytes() };
@@ -172,12 +173,12 @@ pub fn pcap(packets: &[Packet], linktype: u32, nanos: bool, big: bool) -> Vec<u8
 /// An interface of a pcapng file: name, link type, `if_tsresol`.
 pub type Interface<'a> = (&'a str, u16, u8);
 
-/// A pcapng file, little or big endian; packet `i` is of interface `i % interfaces.len()`.
+/// A pcapng file, big-endian if `big`; packet `i` belongs to interface `i % interfaces.len()`.
 pub fn pcapng(packets: &[Packet], interfaces: &[Interface<'_>], big: bool) -> Vec<u8> {
     pcapng_flagged(packets, interfaces, big, |_, _| None)
 }
 
-/// The same, with the flags of each packet, given its index.
+/// As [`pcapng`], with the flags of each packet, computed from its index.
 pub fn pcapng_flagged(
     packets: &[Packet],
     interfaces: &[Interface<'_>],

@@ -1,6 +1,7 @@
-//! The parts that a packet goes through, one by one, and a library beside them where there is one that does the same.
+//! Benchmarks of each stage that a packet passes, and of a library for the same task if there is one.
 //!
-//! `cargo xtask bench parts` makes a table of it: the second name of a benchmark is the part, or `beside NAME`.
+//! `cargo xtask bench parts` makes a table of the results: the second component of a benchmark's name is the part, or
+//! `beside NAME`.
 #![expect(clippy::unwrap_used, reason = "a benchmark ends by panicking")]
 
 use std::hint::black_box;
@@ -33,7 +34,7 @@ fn frame(bytes: &[u8], at_ns: u64) -> CapturedFrame<'_> {
     CapturedFrame { link: Link::Ethernet, bytes, wire_len, at_ns, interface: 2, direction: None }
 }
 
-/// Header walk, flow state and decision, for a packet that is not mail, and for each of a session.
+/// Header parsing, flow state and decision, for a packet that is not mail, and for each packet of a session.
 fn gate(criterion: &mut Criterion) {
     let session = traffic::session(CLIENT, SERVER, START_NS, &TURNS);
     let frames: Vec<_> = session.iter().map(|packet| (ethernet(packet), packet.at_ns)).collect();
@@ -189,7 +190,7 @@ fn dialogue(criterion: &mut Criterion) {
     group.finish();
 }
 
-/// Everything behind the gate, for a whole session.
+/// Everything after the gate, for a whole session.
 fn engine(criterion: &mut Criterion) {
     let packets = traffic::session(CLIENT, SERVER, START_NS, &TURNS);
     let mut gate = UserspaceGate::new(PortSet::new(&[25, 587]));
@@ -214,7 +215,7 @@ fn engine(criterion: &mut Criterion) {
     group.finish();
 }
 
-/// Reading a capture file, with nothing done to its packets.
+/// Reading a capture file without processing its packets.
 fn capture_file(criterion: &mut Criterion) {
     let packets: Vec<_> = (0..1_000).flat_map(|_| traffic::session(CLIENT, SERVER, START_NS, &TURNS)).collect();
     let directory = tempfile::tempdir().unwrap();

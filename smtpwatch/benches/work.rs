@@ -1,7 +1,7 @@
-//! One kind of work, so many times: what `cargo xtask bench --check` counts the instructions of.
+//! One kind of work, repeated: `cargo xtask bench --check` counts its instructions.
 //!
-//! `work CASE COUNT` replays a capture made here: `COUNT` short sessions, or a session with `COUNT` muted segments. What is
-//! counted happens in [`replayed`].
+//! `work CASE COUNT` replays a capture generated here: `COUNT` short sessions, or a session with `COUNT` muted
+//! segments. The instructions counted are those of [`replayed`].
 #![expect(clippy::unwrap_used, clippy::panic, reason = "a benchmark ends by panicking")]
 
 use std::path::Path;
@@ -11,7 +11,7 @@ use smtpwatch_core::policy::history::History;
 use smtpwatch_pipeline::replay::{Event, Replay, Summary};
 use smtpwatch_testkit::traffic::{self, CLIENT, Packet, SERVER, START_NS, Turn};
 
-/// Nanoseconds from one session to the next.
+/// Time from one session to the next, ns.
 const APART: u64 = 1_000_000_000;
 
 fn main() {
@@ -42,21 +42,21 @@ fn main() {
     println!("{case}: {} packets, sessions {:?}", summary.packets, summary.sessions);
 }
 
-/// Not inlined: it is known by its name.
+/// Not inlined: callgrind identifies it by its name.
 #[inline(never)]
 fn replayed(mut replay: Replay, path: &Path) -> Summary {
     replay.file(path, honest).unwrap();
     replay.finish(honest)
 }
 
-/// What is counted is the cost of honest traffic.
+/// The benchmark measures the cost of legitimate traffic: a finding is an error.
 fn honest(event: Event) {
     if let Event::Finding(finding) = event {
         panic!("an honest session is accused: {finding:?}");
     }
 }
 
-/// How many turns of [`MAIL`] come before the message.
+/// Number of turns of [`MAIL`] before the message.
 const MAIL_DATA: usize = 9;
 const MAIL: [Turn<'static>; 13] = traffic::dialogue(
     "250-mx1.example.net\r\n250-PIPELINING\r\n250-SIZE 10240000\r\n250-ETRN\r\n250-STARTTLS\r\n\
@@ -89,7 +89,7 @@ fn leak(text: &str) -> &'static str {
     String::leak(text.to_owned())
 }
 
-/// EHLO, STARTTLS, and what is to be seen of a handshake of TLS 1.2.
+/// EHLO, STARTTLS, and the visible part of a TLS 1.2 handshake.
 fn handshake() -> [Owned; 9] {
     let random = "\u{7}".repeat(32);
     let [greeting, ehlo, reply] = [MAIL[0], MAIL[1], MAIL[2]].map(|turn| match turn {
@@ -109,7 +109,7 @@ fn handshake() -> [Owned; 9] {
     ]
 }
 
-/// Sessions one after the other, of one client with one server.
+/// Sessions of one client with one server, one after the other.
 fn sessions(count: u16, turns: &[Turn<'_>]) -> Vec<Packet> {
     let session = |port: u16| {
         let client = format!("192.0.2.10:{}", 1_024 + port);
@@ -118,7 +118,7 @@ fn sessions(count: u16, turns: &[Turn<'_>]) -> Vec<Packet> {
     (0..count).flat_map(session).collect()
 }
 
-/// One session that goes on and on.
+/// One session that repeats `turn` `count` times.
 fn long(count: u16, begin: &[Turn<'_>], turn: &Turn<'_>) -> Vec<Packet> {
     let turns: Vec<_> = begin.iter().copied().chain((0..count).map(|_| *turn)).collect();
     traffic::session(CLIENT, SERVER, START_NS, &turns)

@@ -11,30 +11,30 @@ use smtpwatch_core::policy::history::History;
 use smtpwatch_pipeline::replay::Replay;
 use smtpwatch_testkit::traffic::{self, CLIENT, SERVER, START_NS, Turn};
 
-/// The system's allocator, counted. One test, so that no other one is counted with it.
+/// The system's allocator with counters. The file has a single test, so that no other one is counted.
 struct Counted;
 
 static CALLS: AtomicU64 = AtomicU64::new(0);
 static OCTETS: AtomicU64 = AtomicU64::new(0);
 
-// SAFETY: every call is handed on as it is.
+// SAFETY: every call is passed on with its arguments.
 unsafe impl GlobalAlloc for Counted {
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
         CALLS.fetch_add(1, Ordering::Relaxed);
         OCTETS.fetch_add(layout.size() as u64, Ordering::Relaxed);
-        // SAFETY: the caller's promise.
+        // SAFETY: the caller keeps the contract.
         unsafe { System.alloc(layout) }
     }
 
     unsafe fn dealloc(&self, place: *mut u8, layout: Layout) {
-        // SAFETY: the caller's promise.
+        // SAFETY: the caller keeps the contract.
         unsafe { System.dealloc(place, layout) }
     }
 
     unsafe fn realloc(&self, place: *mut u8, layout: Layout, size: usize) -> *mut u8 {
         CALLS.fetch_add(1, Ordering::Relaxed);
         OCTETS.fetch_add(size as u64, Ordering::Relaxed);
-        // SAFETY: the caller's promise.
+        // SAFETY: the caller keeps the contract.
         unsafe { System.realloc(place, layout, size) }
     }
 }
@@ -42,7 +42,7 @@ unsafe impl GlobalAlloc for Counted {
 #[global_allocator]
 static ALLOCATOR: Counted = Counted;
 
-/// Allocations, and bytes allocated, while a capture is replayed.
+/// Number of allocations, and bytes allocated, during the replay of a capture.
 fn cost(turns: &[Turn<'_>]) -> (u64, u64) {
     let packets = traffic::session(CLIENT, SERVER, START_NS, turns);
     let directory = tempfile::tempdir().unwrap();
@@ -59,11 +59,11 @@ fn cost(turns: &[Turn<'_>]) -> (u64, u64) {
 }
 
 const MAIL: [Turn<'static>; 13] = traffic::dialogue("250-mx1.example.net\r\n250-STARTTLS\r\n250 8BITMIME\r\n");
-/// How many turns of it come before STARTTLS may be sent, and before the message.
+/// Number of turns before STARTTLS may be sent, and before the message.
 const BEGIN: usize = 3;
 const DATA: usize = 9;
 
-/// A message in cleartext of so many segments.
+/// Cost of a message in cleartext of this many segments.
 fn body(segments: usize) -> (u64, u64) {
     let line = format!("{}\r\n", "x".repeat(1_400));
     let mut turns = MAIL[..DATA].to_vec();
@@ -72,7 +72,7 @@ fn body(segments: usize) -> (u64, u64) {
     cost(&turns)
 }
 
-/// A message under TLS of so many segments.
+/// Cost of a message under TLS of this many segments.
 fn tls(segments: usize) -> (u64, u64) {
     let random = "\u{7}".repeat(32);
     let client = format!("\u{16}\u{3}\u{1}\0\u{2d}\u{1}\0\0\u{29}\u{3}\u{3}{random}\0\0\u{2}\u{13}\u{1}\u{1}\0");
@@ -85,7 +85,7 @@ fn tls(segments: usize) -> (u64, u64) {
         Turn::Client(&client),
         Turn::Server(&server),
     ]);
-    // More than what is examined of a handshake: from here on both directions are muted.
+    // More than is examined of a handshake: from here on both directions are muted.
     for _ in 0..16 {
         turns.extend([Turn::Client(&record), Turn::Server(&record)]);
     }
@@ -95,7 +95,7 @@ fn tls(segments: usize) -> (u64, u64) {
 
 #[test]
 fn muted_packets_allocate_nothing() {
-    // What is made once in a process is made here.
+    // Make the process-wide initialisations before the measurement.
     body(1);
     for (what, flow) in [("a body", body as fn(usize) -> (u64, u64)), ("TLS", tls)] {
         let (few, many) = (flow(100), flow(5_000));

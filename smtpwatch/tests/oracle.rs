@@ -1,10 +1,11 @@
-//! The dialogue beside two others who read the same recordings: the parsers of the crate smtp-proto, and tshark.
+//! Compares the dialogue with two independent readers of the same recordings: the parsers of the crate smtp-proto, and
+//! tshark.
 //!
 //! Compared over every flow of `../shared/captures` in which both sides were captured: the verbs of the client, the
-//! codes of the server, the keywords of its last EHLO reply. Where they differ, [`EXPLAINED`] says why; a difference that
-//! is not listed fails, and so does a listed one that is not there.
+//! codes of the server, the keywords of its last EHLO reply. [`EXPLAINED`] lists each known difference with its reason;
+//! a difference that is not listed fails, and so does a listed one that does not occur.
 //!
-//! Without the recordings, or without tshark, the comparison is skipped, and says so.
+//! Without the recordings or without tshark, the comparison is skipped with a message.
 
 mod oracle {
     pub mod ours;
@@ -21,24 +22,24 @@ use std::{
 use oracle::{ours, smtp_proto, tshark};
 use smtpwatch_core::FlowKey;
 
-/// Stands for a line whose first word is no verb that the reader knows.
+/// Represents a line whose first word is not a verb that the reader knows.
 pub const UNKNOWN: &str = "?";
 
-/// What one reader makes of one flow.
+/// One reader's result for one flow.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct Reading {
-    /// Verbs in upper case, in order. A line that answers a SASL challenge is none.
+    /// Verbs in upper case, in order. A line that answers a SASL challenge is not a verb.
     pub verbs: Vec<String>,
-    /// Codes, one for each reply.
+    /// One code per reply.
     pub codes: Vec<u16>,
     /// Keywords of the last EHLO reply, in upper case.
     pub keywords: Vec<String>,
 }
 
-/// Readings of one capture file.
+/// Results for one capture file.
 pub type Readings = BTreeMap<FlowKey, Reading>;
 
-/// A difference, and who is right.
+/// A known difference, and which reader is correct.
 struct Explained {
     file: &'static str,
     reader: &'static str,
@@ -46,7 +47,7 @@ struct Explained {
     why: &'static str,
 }
 
-/// The other readers, and what is compared.
+/// The other readers, and the compared fields.
 const SMTP_PROTO: &str = "smtp-proto";
 const TSHARK: &str = "tshark";
 const VERBS: &str = "verbs";
@@ -141,13 +142,14 @@ fn captures() -> Option<Vec<Capture>> {
     Some(index.lines().skip(1).filter(|line| !line.is_empty()).map(capture).collect())
 }
 
-/// `#0 10.0.0.1:1>10.0.0.2:25 offered … ;; #1 …`: some recordings use other ports than those of mail.
+/// Parses the ports from `#0 10.0.0.1:1>10.0.0.2:25 offered … ;; #1 …`: some recordings use ports other than those of
+/// mail.
 fn ports(truth: &str) -> BTreeSet<u16> {
     let ends = truth.split_whitespace().filter_map(|word| word.split_once('>'));
     ends.filter_map(|(_, server)| server.rsplit_once(':')?.1.parse().ok()).collect()
 }
 
-/// `as_far_as` reduces our reading to what the other reader can tell at all.
+/// `as_far_as` reduces smtpwatch's reading to what the other reader can report.
 fn compare(
     reader: &str,
     captures: &[Capture],

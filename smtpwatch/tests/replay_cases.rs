@@ -1,7 +1,7 @@
-//! Dialogues after public reports of people who run mail servers: each capture with what is right to say of it.
+//! Dialogues from public reports of mail server operators: each capture with its correct findings.
 //!
-//! `../shared/cases/wire` beside the repository holds the captures, the configuration that each is judged by, and a text that
-//! says which end this host is. Without it the test is skipped, and prints that.
+//! `../shared/cases/wire` beside the repository holds the captures, the configuration that each is judged by, and a
+//! text that states which end this host is. Without the directory the test is skipped with a message.
 
 use std::path::{Path, PathBuf};
 
@@ -18,13 +18,13 @@ use smtpwatch_pipeline::replay::{Event, Replay};
 struct Case {
     name: &'static str,
     config: &'static str,
-    /// The findings of its last session, in order of their names.
+    /// Kinds of the findings of its last session, sorted by name.
     kinds: &'static [Kind],
-    /// The loudest evidence among them.
+    /// The strongest evidence among them.
     evidence: Evidence,
-    /// What some finding says.
+    /// Texts that must occur in a finding.
     says: &'static [&'static str],
-    /// What no finding says.
+    /// Texts that must not occur in any finding.
     hides: &'static [&'static str],
 }
 
@@ -32,7 +32,7 @@ const SILENT: Case =
     Case { name: "", config: "base.toml", kinds: &[], evidence: Evidence::Suspicious, says: &[], hides: &[] };
 
 const CASES: &[Case] = &[
-    // Some clients pass over a line without a code, others take it for the reply: this one did.
+    // Some clients ignore a line without a code, others treat it as the reply; this client did the latter.
     Case {
         name: "f01b-starttls-reply-without-code-quit",
         kinds: &[Kind::StarttlsRefused],
@@ -78,7 +78,7 @@ const CASES: &[Case] = &[
         hides: &["canaryname", "CANARYNAME", "xyz123"],
         ..SILENT
     },
-    // What the client sent before it knew of the refusal was the chunk: the server's errors answer text of a message.
+    // The chunk was sent before the client received the refusal: the server's errors answer message text.
     Case { name: "d10-unoffered-bdat", ..SILENT },
     Case { name: "d11-proxy-v2-unknown-to-server", ..SILENT },
     Case {

@@ -1,7 +1,7 @@
-//! Recorded traffic of other projects' test suites, with what is known to be in it.
+//! Recorded traffic of other projects' test suites, with its known content.
 //!
-//! `../shared/captures/INDEX.tsv` beside the repository names every file and its flows. Without it the test is skipped,
-//! and says so.
+//! `../shared/captures/INDEX.tsv` beside the repository names every file and its flows. Without it the test is skipped
+//! with a message.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -19,7 +19,7 @@ use smtpwatch_core::{
 };
 use smtpwatch_pipeline::replay::{Event, Replay};
 
-/// Claims that none of these recordings gives ground for.
+/// Kinds that none of these recordings justifies.
 const NEVER: [Kind; 6] = [
     Kind::StarttlsStripped,
     Kind::StarttlsMasked,
@@ -78,7 +78,7 @@ fn end_point(text: &str) -> SocketAddr {
 }
 
 fn judge(path: &Path, packets: u64, truth: &[Truth]) -> Vec<String> {
-    // Some recordings use other ports than those of mail.
+    // Some recordings use ports other than those of mail.
     let ports: BTreeSet<u16> = truth.iter().map(|truth| truth.flow.server.port()).collect();
     let config = Config { ports: ports.into_iter().collect(), ..Config::default() };
     let mut replay = Replay::new(&config, History::new(limits::HISTORY_PEERS));
@@ -118,7 +118,7 @@ impl Truth {
         self.words.iter().any(|found| found == word)
     }
 
-    /// `plain-auth:LOGIN=235`: mechanism, and code of the last reply (0: the table does not tell).
+    /// `plain-auth:LOGIN=235`: mechanism, and code of the last reply (0: not in the table).
     fn auth(&self) -> Vec<(String, u16)> {
         let auth = self.words.iter().filter_map(|word| word.strip_prefix("plain-auth:"));
         auth.flat_map(|list| list.split(','))

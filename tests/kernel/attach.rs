@@ -1,4 +1,4 @@
-//! Attaching to interfaces in private namespaces: which hooks are used, what stays untouched, and that nothing
+//! Attaches to interfaces in private namespaces: checks which hooks are used, what stays untouched, and that nothing
 //! remains.
 
 use std::{
@@ -49,7 +49,7 @@ fn both(ingress: Hook, egress: Hook) -> Vec<(String, Direction, Option<Hook>)> {
         .to_vec()
 }
 
-/// Everything that hangs at the interfaces of a namespace.
+/// Everything attached to the interfaces of a namespace: XDP, TCX and tc filters, qdiscs.
 pub(crate) fn attached(namespace: &Namespace) -> Result<String> {
     command::run(namespace.command("bpftool").args(["net", "show"]), LIMIT)
 }
@@ -60,7 +60,7 @@ fn ours_is_gone(namespace: &Namespace) -> Result<()> {
     Ok(())
 }
 
-/// A session of a client in the gateway with a server in the exchanger.
+/// One TCP session of a client in the gateway with a server in the exchanger.
 pub(crate) fn session(path: &Path, address: IpAddr) -> Result<()> {
     let address = SocketAddr::new(address, 25);
     let listener = path.exchanger.run(move || TcpListener::bind(address))??;
@@ -86,7 +86,7 @@ pub(crate) fn session(path: &Path, address: IpAddr) -> Result<()> {
     })
 }
 
-/// What was said, as the records tell it.
+/// The payloads of the session as the delivered records show them.
 pub(crate) fn transcript(capture: &mut Capture) -> Result<Vec<(Side, String)>> {
     let mut said: Vec<(Side, String)> = Vec::new();
     let end = Instant::now() + LIMIT;
@@ -108,7 +108,7 @@ pub(crate) fn transcript(capture: &mut Capture) -> Result<Vec<(Side, String)>> {
     Ok(said)
 }
 
-/// Watches a session through the hooks given, then is gone.
+/// Captures a session through the given hooks, then detaches.
 fn watches(path: &Path, ingress: Ingress, expected: &[(String, Direction, Option<Hook>)]) -> Result<()> {
     let settings = settings(GATEWAY_INTERFACE, ingress);
     let mut capture = path.gateway.run(|| Capture::start(&settings))??;
@@ -220,7 +220,7 @@ fn a_stale_filter_of_a_killed_process_is_removed() {
     });
 }
 
-/// What a killed process leaves: its filters and the clsact qdisc, without the process.
+/// Leaves what a killed process leaves: its filters and the clsact qdisc, without the process.
 fn leave_filters() -> Result<()> {
     let mut object = EbpfLoader::new().override_global("AYA_LOG_LEVEL", &0_u8, true).load(OBJECT)?;
     tc::qdisc_add_clsact(GATEWAY_INTERFACE)?;
@@ -254,7 +254,7 @@ fn a_second_watcher_of_an_interface_is_refused() {
             ensure!(attached(&path.gateway)? == before, "the first one's hooks were touched");
             session(&path, Family::V4.exchanger())?;
             ensure!(transcript(&mut first)?.len() == 3, "the first one is blind");
-            // The same index in another namespace is another interface.
+            // The same index in another namespace is a different interface.
             let elsewhere = self::settings("lo", Ingress::Tcx);
             drop(path.exchanger.run(|| Capture::start(&elsewhere))??);
             path.gateway.run(move || drop(first))?;
@@ -264,20 +264,20 @@ fn a_second_watcher_of_an_interface_is_refused() {
     });
 }
 
-/// Detaches the links of ours at the gateway's interface, as `bpftool link detach` of another process does.
+/// Detaches this program's links from the gateway's interface, as `bpftool link detach` of another process does.
 fn detach_links(namespace: &Namespace) -> Result<usize> {
     let shown = attached(namespace)?;
     let words: Vec<&str> = shown.split_whitespace().collect();
     let mut programs: Vec<String> =
         words.windows(2).filter(|pair| pair[0].ends_with("id")).map(|pair| pair[1].to_owned()).collect();
-    // bpftool of Debian 12 knows no TCX.
+    // bpftool of Debian 12 does not support TCX.
     for side in [TcAttachType::Ingress, TcAttachType::Egress] {
         let (_, found) = namespace.run(|| SchedClassifier::query_tcx(GATEWAY_INTERFACE, side))??;
         programs.extend(found.iter().map(|program| program.id().to_string()));
     }
     let mut links = Vec::new();
     for entry in std::fs::read_dir("/proc/self/fdinfo")? {
-        // Other tests open and close descriptors meanwhile.
+        // Other tests open and close descriptors concurrently.
         let Ok(info) = std::fs::read_to_string(entry?.path()) else { continue };
         let field = |name: &str| info.lines().find_map(|line| line.strip_prefix(name)).map(str::trim);
         if let (Some(link), Some(program)) = (field("link_id:"), field("prog_id:"))
@@ -304,7 +304,7 @@ fn what_others_take_away_is_attached_again() {
         ] {
             let settings = settings(GATEWAY_INTERFACE, ingress);
             let mut capture = path.gateway.run(|| Capture::start(&settings))??;
-            // Nothing is lost that nothing removed.
+            // Without a removal, no hook is reported as lost.
             std::thread::sleep(Duration::from_millis(1_100));
             path.gateway.run(|| capture.refresh())??;
             ensure!(capture.take_lost().is_empty(), "{ingress:?}");
@@ -371,7 +371,7 @@ fn other_interfaces_are_watched_on_request() {
             let error = capture.rewatch(&["mail1".to_owned(), "nonesuch".to_owned()]).err();
             ensure!(error.context("there is no such interface")?.to_string().contains("no interface nonesuch"));
             ensure!(interfaces(&capture) == ["mail1", "mail1"], "{:?}", hooks(&capture));
-            // The default.
+            // The default hook.
             ensure!(capture.rewatch(&[])?, "nothing has changed");
             ensure!(hooks(&capture) == both(Hook::Tcx, Hook::Tcx), "{:?}", hooks(&capture));
             Ok(())
@@ -389,7 +389,7 @@ fn interfaces_that_come_later_are_left_alone_without_hot_plug() {
             let mut capture = Capture::start(&fixed)?;
             path.gateway.ip(&["link", "add", "mail1", "type", "veth"])?;
             ensure!(!capture.refresh()? && capture.attachments().count() == 2, "{:?}", hooks(&capture));
-            // What goes is told anyway.
+            // A removed interface is reported.
             path.gateway.ip(&["link", "del", GATEWAY_INTERFACE])?;
             ensure!(capture.refresh()? && capture.attachments().count() == 0, "{:?}", hooks(&capture));
             Ok(())
@@ -429,7 +429,7 @@ fn the_programs_load_with_their_log_on() {
     });
 }
 
-/// The id that the kernel gave a program.
+/// The id that the kernel assigned to a program.
 pub(crate) fn program_id(program: std::os::fd::BorrowedFd<'_>) -> Result<String> {
     use std::os::fd::AsRawFd as _;
     let info = std::fs::read_to_string(format!("/proc/self/fdinfo/{}", program.as_raw_fd()))?;

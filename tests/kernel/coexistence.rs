@@ -1,5 +1,5 @@
-//! Coexistence: every kind of interface, and every owner of a hook that occurs on mail hosts. The daemon sees a
-//! session through each, and changes nothing of others. `docs/coexistence.md` has the table.
+//! Coexistence: every kind of interface, and every other user of a hook that occurs on mail hosts. The daemon captures
+//! a session through each and changes nothing of the others. `docs/coexistence.md` has the table.
 
 use std::{
     io,
@@ -22,17 +22,17 @@ use crate::{
     test_run::{Kind, empty_program},
 };
 
-/// What an interface of the gateway is made into, and what is watched then.
+/// One row: how an interface of the gateway is set up, and which hooks are expected.
 struct Row {
     /// Arguments of `ip` in the gateway, one call each.
     prepare: &'static [&'static str],
     watched: &'static str,
     ingress: Ingress,
-    /// The hooks that are taken, arriving and leaving.
+    /// The expected hooks at ingress and egress.
     expected: (Hook, Hook),
 }
 
-/// The gateway's address moves from its interface to another one.
+/// Moves the gateway's address from its interface to another one.
 macro_rules! instead {
     ($device:literal) => {
         [
@@ -67,7 +67,7 @@ const MACVLAN: [&str; 5] = {
 };
 const VLAN: [&str; 1] = ["link add link mail0 name mail0.5 type vlan id 5"];
 
-/// A test for each row.
+/// Defines one test per row.
 macro_rules! rows {
     ($($name:ident: $row:expr,)+) => {
         $(#[test]
@@ -90,7 +90,7 @@ rows! {
     the_clsact_fall_back_on_a_bridge: Row { prepare: &BRIDGE, watched: "br0", ingress: Ingress::Clsact, expected: (Hook::Clsact, Hook::Tcx) },
 }
 
-/// What others have in a namespace: programs, filters, queueing disciplines.
+/// Programs, filters and queueing disciplines of others in a namespace.
 fn others(namespace: &Namespace) -> Result<String> {
     let mut all = String::new();
     for (program, arguments) in [
@@ -115,7 +115,7 @@ fn run(row: &Row) -> Result<()> {
     beside(&path, row.watched, row.ingress, row.expected)
 }
 
-/// Watches a session through these hooks, and goes; what others have is as it was.
+/// Captures a session through these hooks and detaches; checks that the programs of others are unchanged.
 fn beside(path: &Path, watched: &str, ingress: Ingress, (arriving, leaving): (Hook, Hook)) -> Result<()> {
     let before = others(&path.gateway)?;
     let mut capture = path.gateway.run(|| Capture::start(&settings(watched, ingress)))??;
@@ -136,7 +136,7 @@ fn sees(path: &Path, capture: &mut Capture) -> Result<()> {
     Ok(())
 }
 
-/// Names that change, and interfaces that go and come again, are followed.
+/// Checks that renamed, removed and re-created interfaces are followed.
 #[test]
 fn an_interface_is_renamed_and_comes_again() {
     scenario("an interface is renamed and comes again", || {
@@ -151,7 +151,7 @@ fn an_interface_is_renamed_and_comes_again() {
             let names: Vec<_> = hooks(&capture).into_iter().map(|(name, _, hook)| (name, hook.is_some())).collect();
             ensure!(names == [("mail9".to_owned(), true), ("mail9".to_owned(), true)], "{names:?}");
             sees(&path, &mut capture)?;
-            // Its peer goes with its namespace, and it with its peer.
+            // Removing its namespace removes the peer, and with it this end of the pair.
             path.router.ip(&["link", "del", "left"])?;
             ensure!(capture.refresh()? && capture.attachments().count() == 0, "{:?}", hooks(&capture));
             path.gateway.ip(&["link", "add", "mail0", "type", "veth"])?;
@@ -180,7 +180,7 @@ const BPF_TCX_EGRESS: u32 = 47;
 const BPF_F_BEFORE: u32 = 1 << 3;
 const BPF_F_AFTER: u32 = 1 << 4;
 
-/// Someone else's program at one end of the chain.
+/// Attaches another owner's program at one end of the chain.
 fn neighbour(namespace: &Namespace, interface: &str, attach_type: u32, place: u32) -> Result<OwnedFd> {
     let program = empty_program(Kind::Tc, "neighbour").context("cannot load an empty program")?;
     let index = namespace.run(|| nix::net::if_::if_nametoindex(interface))??;
@@ -192,15 +192,16 @@ fn neighbour(namespace: &Namespace, interface: &str, attach_type: u32, place: u3
         ..TcxLink::default()
     };
     let fd = namespace.run(|| {
-        // SAFETY: `attributes` outlives the call, which reads it alone.
+        // SAFETY: `attributes` outlives the call, which only reads it.
         unsafe { libc::syscall(libc::SYS_bpf, BPF_LINK_CREATE, &raw const attributes, size_of::<TcxLink>()) }
     })?;
     ensure!(fd >= 0, "cannot attach a neighbour: {}", io::Error::last_os_error());
-    // SAFETY: a descriptor that the kernel has just made for this caller.
+    // SAFETY: the kernel has just created this descriptor for this caller.
     Ok(unsafe { OwnedFd::from_raw_fd(i32::try_from(fd)?) })
 }
 
-/// Before and after ours, attached before and after us: all see, and stay.
+/// Programs of others before and after the daemon's in the chain, attached earlier and later: all see the packets and
+/// stay attached.
 #[test]
 fn others_programs_in_the_chain() {
     scenario("others' programs in the chain", || {
@@ -223,8 +224,8 @@ fn others_programs_in_the_chain() {
     });
 }
 
-/// xdp-filter, attached by libxdp: through its dispatcher, or by itself where the kernel lets no program replace a function of
-/// another's (freplace).
+/// xdp-filter, attached by libxdp: through its dispatcher, or directly where the kernel does not let a program replace
+/// a function of another one (freplace).
 fn xdp_filter(namespace: &Namespace) -> Result<Instance> {
     let script = "mount -t sysfs sysfs /sys; mount -t bpf bpf /sys/fs/bpf; \
                   xdp-filter load mail0 && touch /lab/loaded; exec sleep infinity";

@@ -1,4 +1,5 @@
-//! The kernel programs and the userspace gate over the same packets: every record, every counter, every verdict.
+//! Differential test: the kernel programs and the userspace gate process the same packets and must agree in every
+//! record, counter and verdict.
 
 use std::{collections::HashMap as Map, mem::offset_of, os::fd::AsFd as _};
 
@@ -24,19 +25,20 @@ use crate::{
 
 static OBJECT: &[u8] = aya::include_bytes_aligned!("../../smtpwatch-capture/bpf/smtpwatch.bpf.o");
 
-/// Which end of a session this host is.
+/// The end of a session that this host is.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 enum Own {
     Client,
     Server,
 }
 
-/// Both programs of an interface, and the gate that must do the same. They share every map, as they do when they are attached.
+/// Both programs of an interface, and the gate that must behave identically. The programs share every map, as when they
+/// are attached.
 struct Pair {
     link: Link,
     ingress: (&'static str, Kind),
     egress: (&'static str, Kind),
-    /// The interface of packets, and another one.
+    /// The interface of the packets, and a second one.
     interfaces: [u32; 2],
     object: Ebpf,
     ring: RingBuf<MapData>,
@@ -46,7 +48,7 @@ struct Pair {
     opening: HashMap<MapData, [u8; FlowKey::SIZE], [u8; FlowState::SIZE]>,
     link_addresses: HashMap<MapData, u32, [u8; 8]>,
     gate: UserspaceGate,
-    /// Lives of flows: the kernel names them by its clock, the gate by ours.
+    /// Flow instances: the kernel's ids come from its clock, the gate's from the test's.
     lives: Map<u64, u64>,
     now: u64,
     serial: u32,
@@ -90,7 +92,7 @@ impl Pair {
         }
     }
 
-    /// Every program, each pair with its own gate.
+    /// Every program, each pair with a gate of its own.
     fn all(interfaces: [u32; 2]) -> Vec<Self> {
         vec![
             Self::load(Link::Ethernet, ("smtpwatch_xdp", Kind::Xdp), "smtpwatch_tc_egress", interfaces),
@@ -110,7 +112,7 @@ impl Pair {
         }
     }
 
-    /// One packet through the program of its direction and through the gate.
+    /// Runs one packet through the program of its direction and through the gate.
     fn feed(&mut self, packet: &[u8], direction: Direction, interface: u32) {
         let (name, kind) = if direction == Direction::Ingress { self.ingress } else { self.egress };
         let fd = match self.object.program(name) {
@@ -121,7 +123,7 @@ impl Pair {
         let run = match test_run(fd.as_fd(), kind, packet, 1, interface) {
             Ok(run) => run,
             Err(error) if error.raw_os_error() == Some(libc::EINVAL) => {
-                // The kernel does not make this packet: too short for a frame, or too long for this hook.
+                // The kernel cannot build this packet for a test run: too short for a frame, or too long for this hook.
                 self.refused += 1;
                 return;
             }
@@ -156,7 +158,7 @@ impl Pair {
         self.compare_counters();
     }
 
-    /// Packets of a session as they go where this host is `own`.
+    /// Passes the packets of a session through the hooks of a host that is `own`.
     fn pass(&mut self, own: Own, packets: &[(Own, &Packet)]) {
         for (from, packet) in packets {
             let direction = if own == *from { Direction::Egress } else { Direction::Ingress };
@@ -172,11 +174,11 @@ impl Pair {
         }
     }
 
-    /// The same order to both.
+    /// Passes the same order to both gates.
     fn order(&mut self, order: &GateOrder) {
         self.gate.order(order);
         let key = FlowKey::new(order.flow.client, order.flow.server);
-        // Under the ports' order; the order itself goes under the ends as they are.
+        // Orders are accepted for the flow keyed by its ports; the order itself names the ends as they are.
         let Some(state) = [(key, false), (key.swapped(), true)].into_iter().find_map(|(key, swapped)| {
             let state = self.flows.get(&key.to_bytes(), 0).or_else(|_| self.opening.get(&key.to_bytes(), 0)).ok()?;
             (state[offset_of!(FlowState, swapped)] == u8::from(swapped)).then_some(state)
@@ -197,7 +199,7 @@ impl Pair {
     }
 }
 
-/// What must be the same: all but clocks and owner; of the options only what is meant.
+/// The fields that must be equal: all but clocks and owner, and of the options only the length in use.
 fn comparable(header: &Header) -> Header {
     let mut header = *header;
     let meant = usize::from(header.options_len);
@@ -205,10 +207,10 @@ fn comparable(header: &Header) -> Header {
     Header { timestamp: 0, flow: 0, cgroup: 0, uid: 0, ..header }
 }
 
-/// One end of a session as the generator plays it.
+/// One generated session.
 struct Session {
     own: Own,
-    /// Of client and server.
+    /// Ports of client and server.
     ports: (u16, u16),
     v6: bool,
     client_next: u32,
@@ -264,7 +266,7 @@ impl Session {
             })
             .collect();
         let tags = dice.pick(&[vec![], vec![], vec![], vec![0x8100], vec![0x88a8, 0x8100], vec![0x9100]]).clone();
-        // Ports that are both watched: the opening tells the ends.
+        // With both ports watched, only the opening shows which end is the client.
         let ports = match dice.below(6) {
             0 => *dice.pick(&[(25, 587), (587, 25), (25, 25)]),
             _ => (number, if number.is_multiple_of(2) { 25 } else { 587 }),
@@ -274,7 +276,7 @@ impl Session {
         Self { own, ports, v6, client_next: base, server_next: !base, tags, script, position: 0 }
     }
 
-    /// The next packets of the session, and whether the client sends them; empty at its end.
+    /// The next packets of the session, each with whether the client sends it; empty at its end.
     fn step(&mut self, dice: &mut Dice) -> Vec<(bool, Packet)> {
         if self.position == 0 {
             self.position = 1;
@@ -286,7 +288,7 @@ impl Session {
                 self.client_next = self.client_next.wrapping_add(1);
                 self.server_next = self.server_next.wrapping_add(1);
                 let mut packets = vec![(true, syn), (false, syn_ack)];
-                // Sent again, or seen from its answer on.
+                // One packet sent twice, or the first one lost, so that the flow is joined at its answer.
                 match dice.below(4) {
                     0 => packets.push(packets[dice.below(2)].clone()),
                     1 => drop(packets.remove(0)),
@@ -303,7 +305,7 @@ impl Session {
             1 => 1 + dice.below(1460),
             _ => line.len().max(1),
         };
-        // One byte per segment, but not for thousands of them.
+        // One byte per segment, limited to 64 segments.
         for octets in line.chunks(piece).take(64) {
             if dice.one_in(10) {
                 packets.push((client, self.decoy(dice, client)));
@@ -330,7 +332,7 @@ impl Session {
         packets
     }
 
-    /// What someone on the path may send in the name of an end: an answer in another one's place or far from it, a SYN, a RST.
+    /// A packet that an attacker may send in the name of an end: an answer early or far off in sequence, a SYN, an RST.
     fn decoy(&self, dice: &mut Dice, client: bool) -> Packet {
         let (_, line) = *dice.pick(&LINES);
         let mut packet = self.packet(dice, client, line);
@@ -343,7 +345,7 @@ impl Session {
         packet
     }
 
-    /// Which way a packet goes: as it should, or seldom the other way.
+    /// The direction of a packet: the expected one, or rarely the opposite.
     fn direction(&self, dice: &mut Dice, client: bool) -> Direction {
         if (self.own == Own::Client) == client && !dice.one_in(25) || dice.one_in(60) {
             Direction::Egress
@@ -395,12 +397,11 @@ impl Session {
     }
 }
 
-/// Everything but well-formed TCP of a watched port.
-/// `start` is where the IP header begins.
+/// Everything other than well-formed TCP of a watched port. `start` is the offset of the IP header.
 fn oddity(dice: &mut Dice, packet: &[u8], start: usize) -> Vec<u8> {
     let mut odd = packet.to_vec();
     match dice.below(6) {
-        // Flipped bits in the headers.
+        // Flip bits in the headers.
         0 => {
             for _ in 0..=dice.below(3) {
                 let at = dice.below(odd.len().min(60));
@@ -408,12 +409,12 @@ fn oddity(dice: &mut Dice, packet: &[u8], start: usize) -> Vec<u8> {
             }
         }
         1 => odd.truncate(14 + dice.below(odd.len().saturating_sub(14).max(1))),
-        // A fragment, where this is IPv4 without tags.
+        // A fragment, if the packet is untagged IPv4.
         2 => odd[start + 6] = *dice.pick(&[0x20, 0x01, 0x40]),
         3 => odd = (0..20 + dice.below(200)).map(|_| u8::try_from(dice.below(256)).unwrap()).collect(),
-        // A TCP header that is too short, where this is IPv4 without options.
+        // A TCP header that is too short, if the packet is IPv4 without options.
         4 => odd[start + 32] = 0x10,
-        // Another port.
+        // A port that is not watched.
         _ => {
             odd[start + 20..start + 24].fill(99);
         }
@@ -430,7 +431,7 @@ fn play(seed: u64, packets: usize, interfaces: [u32; 2]) -> (usize, usize) {
     while fed < packets {
         while sessions.len() < 4 {
             port += 1;
-            // End points are used again.
+            // End points are reused.
             sessions.push(Session::new(&mut dice, 40_000 + port % 50));
         }
         let index = dice.below(sessions.len());
@@ -469,7 +470,8 @@ fn play(seed: u64, packets: usize, interfaces: [u32; 2]) -> (usize, usize) {
                 },
             ]);
             let order = GateOrder { flow: session.flow(), action };
-            // The gate obeys at once, the kernel with the next packet that is not a forged one: so that is what comes.
+            // The gate applies an order at once, the kernel with the flow's next packet that is not forged: so send
+            // such a packet.
             let next = session.plain(session.own == Own::Client, &[]);
             for pair in &mut pairs {
                 pair.order(&order);
@@ -502,7 +504,7 @@ fn play(seed: u64, packets: usize, interfaces: [u32; 2]) -> (usize, usize) {
     (pairs.iter().map(|pair| pair.records).sum(), pairs.iter().map(|pair| pair.refused).sum())
 }
 
-/// Runs `test` where there are two interfaces, neither of them loopback.
+/// Runs `test` with two interfaces, neither of them loopback.
 fn at_interfaces(test: impl FnOnce([u32; 2]) + Send) {
     let namespace = Namespace::create("gate").unwrap();
     join((&namespace, "gate0"), (&namespace, "gate1")).unwrap();
@@ -531,7 +533,7 @@ fn segment((v6, source_port): (bool, u16), client: bool, flags: u8, seq: u32, ac
     if client { packet } else { packet.reversed() }
 }
 
-/// Muted flows are told by their tags alone, and their end points may meet again.
+/// The fast path recognises muted flows by their tags alone; end points may be reused.
 #[test]
 fn a_muted_flow_is_told_at_a_glance_until_a_syn() {
     crate::need_root!();
@@ -539,7 +541,7 @@ fn a_muted_flow_is_told_at_a_glance_until_a_syn() {
         for mut pair in Pair::all(interfaces) {
             let mut port = 41_000;
             for v6 in [false, true] {
-                // Where its state is gone, a flow is made by the side that leaves: its SYN is the client's.
+                // Without stored state, the flow is created by the side that leaves the host: its SYN is the client's.
                 for (own, forgotten) in [(Own::Client, false), (Own::Client, true), (Own::Server, false)] {
                     port += 1;
                     muted_until_a_syn(&mut pair, (v6, port), own, forgotten);
@@ -564,12 +566,12 @@ fn muted_until_a_syn(pair: &mut Pair, (v6, port): (bool, u16), own: Own, forgott
     }
     assert_eq!(pair.records, before, "{}: the flow is muted", pair.name());
     if forgotten && pair.link == Link::Ethernet {
-        // Without its state the flow would be another one, joined midstream: the tags alone tell that it is muted.
+        // Without its state the flow would count as another one, joined midstream: only the tag shows that it is muted.
         let key = FlowKey::new(flow.client, flow.server).to_bytes();
         pair.flows.remove(&key).or_else(|_| pair.opening.remove(&key)).unwrap();
         pair.pass(own, &[(Own::Client, &line), (Own::Server, &from_server(0x10, 501, 101, b""))]);
     }
-    // A header that makes no sense is not a muted packet.
+    // A malformed header is not a packet of the muted flow.
     let mut odd = pair.octets(&line);
     let offset = odd.len() - 8 - 8;
     odd[offset] = 0x40;
@@ -587,7 +589,7 @@ fn muted_until_a_syn(pair: &mut Pair, (v6, port): (bool, u16), own: Own, forgott
     assert_eq!(pair.records, before + 4, "{}: the flow is seen again in both directions", pair.name());
 }
 
-/// Nothing is concluded from a frame to another host that arrives: this host's stack discards it (EV-6).
+/// An arriving frame to another host changes no state: this host's stack discards it (EV-6).
 #[test]
 fn ev6_a_frame_to_another_address_is_unusual() {
     crate::need_root!();
@@ -630,7 +632,7 @@ fn ev6_a_frame_to_another_address_is_unusual() {
     });
 }
 
-/// GRO segments and multi-buffer frames: as long as this kernel makes them for a test.
+/// GRO segments and multi-buffer frames, up to the length that this kernel allows in a test run.
 #[test]
 fn kernel_and_userspace_gate_agree_on_large_segments() {
     crate::need_root!();

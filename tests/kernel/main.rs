@@ -1,7 +1,8 @@
-//! The kernel programs on this kernel: against the userspace gate, and attached to interfaces of private namespaces.
+//! Tests of the kernel programs on the running kernel: against the userspace gate, and attached to interfaces of
+//! private namespaces.
 #![expect(clippy::unwrap_used, clippy::panic, reason = "a test ends where something is not as expected")]
 
-/// Leaves a test that this user may not run, saying so.
+/// Skips a test that this user may not run, with a message.
 macro_rules! need_root {
     () => {
         if !nix::unistd::geteuid().is_root() {

@@ -1,6 +1,6 @@
-//! Programs that preempt each other, as on PREEMPT_RT: each has its own scratch buffer.
+//! Programs that preempt each other, as on PREEMPT_RT: each has a scratch buffer of its own.
 //!
-//! The test kernel may not be such a one, so the test marks the slots as taken, as preempted programs would.
+//! The test kernel may not be PREEMPT_RT, so the test marks slots as taken, as preempted programs would.
 
 use std::os::fd::AsFd as _;
 
@@ -18,9 +18,9 @@ use crate::{
 
 static OBJECT: &[u8] = aya::include_bytes_aligned!("../../smtpwatch-capture/bpf/smtpwatch.bpf.o");
 
-/// Slots of `SCRATCH` for each CPU.
+/// Number of slots of `SCRATCH` per CPU.
 const SLOTS: u32 = 8;
-/// Bytes of a slot: how many programs have it or try to have it, then the scratch.
+/// Size of a slot, bytes: a counter of the programs that hold or try to take it, then the scratch buffer.
 const SLOT: usize = size_of::<u64>() + size_of::<Scratch>();
 
 const PROGRAMS: [(&str, Link); 5] = [
@@ -31,7 +31,7 @@ const PROGRAMS: [(&str, Link); 5] = [
     ("smtpwatch_tc_egress_ip", Link::Ip),
 ];
 
-/// One program, and what is seen of it.
+/// One loaded program and its maps.
 struct Bench {
     name: &'static str,
     link: Link,
@@ -59,9 +59,9 @@ impl Bench {
         }
     }
 
-    /// Runs the program over the first packet of a connection; gives the ports of the records that came of it.
+    /// Runs the program over the first packet of a connection; returns the source ports in the resulting records.
     fn open(&mut self, source_port: u16) -> Vec<u16> {
-        // IPv6 has no sum in its header.
+        // An IPv6 header has no checksum to fill in.
         let packet = Packet { v6: true, flags: 0x02, seq: 100, ack: 0, source_port, ..Packet::default() };
         let packet = match self.link {
             Link::Ethernet => packet.ethernet(),
@@ -80,7 +80,7 @@ impl Bench {
         ports
     }
 
-    /// The slots with this index, of every CPU.
+    /// The slot with this index of every CPU.
     fn slot(&self, index: u32) -> Vec<[u8; SLOT]> {
         self.slots.get(&index, 0).unwrap().to_vec()
     }
@@ -93,7 +93,7 @@ impl Bench {
 #[test]
 fn a_program_leaves_the_scratch_of_a_preempted_one_alone() {
     crate::need_root!();
-    // Of one user, with a record half written.
+    // Held by one program, with a partly written record.
     let taken: [u8; SLOT] = std::array::from_fn(|at| if at < 8 { u8::from(at == 0) } else { 0xa5 });
     for program in PROGRAMS {
         let mut bench = Bench::load(program);

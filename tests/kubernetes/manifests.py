@@ -120,7 +120,7 @@ for directory, given in (("base", values), ("monitored", watched)):
     extra = {path.name for path in folder.iterdir()} - set(files)
     if extra:
         stale += [folder / name for name in extra]
-# Values that the defaults leave out.
+# Values that are not set by default.
 rich = json.loads(json.dumps(watched))
 rich.update(priorityClassName="system-node-critical", attribution=False, config='# "quoted" \\ and\n[[rule]]\nstarttls = "required"\n')
 rich["tolerations"] = [{"key": "mail", "operator": "Exists", "effect": "NoSchedule"}, {"key": "zone", "value": "7"}]

@@ -1,6 +1,6 @@
 //! From a fresh Debian to the notification: install the package, write two lines of configuration, start the service
-//! with three capabilities, strip STARTTLS, get the alert. Also what systemd makes of the unit, and the life of the
-//! package: upgrade over a store, removal, purge.
+//! with three capabilities, strip STARTTLS, receive the alert. Also: systemd's assessment of the unit, and the package
+//! life cycle of upgrade over a store, removal and purge.
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
@@ -23,13 +23,13 @@ use smtpwatch_tests::{daemon, scenario, smtp};
 
 use crate::set_up::{FINDING, SENDER, script};
 
-/// All of it that an operator writes.
+/// The whole configuration that the operator writes.
 const TWO_LINES: &str = "[[rule]]\nstarttls = \"required\"\n";
 const SETTINGS: &str = "/etc/smtpwatch/smtpwatch.toml";
 const UNIT: &str = "/lib/systemd/system/smtpwatch.service";
-/// Versions of the package, the older one first.
+/// Package versions, the older one first.
 const VERSIONS: [&str; 2] = ["0.1.0~acceptance", "0.1.0~upgrade"];
-/// A web application on the machine: connects to `$0`, port 25, and gives a password away.
+/// A web application on the machine: connects to port 25 of `$0` and sends a password in cleartext.
 const WEB_FORM: &str = r#"
 exec 3<>"/dev/tcp/$0/25"
 read -r -u 3 greeting
@@ -39,12 +39,12 @@ for line in "EHLO web.example.org" "AUTH PLAIN AGFubmEAbm90LWEtc2VjcmV0" QUIT; d
 done
 "#;
 const BUILD: Duration = Duration::from_secs(600);
-/// What `systemd-analyze security --offline` (version 252) says of the unit.
+/// Highest allowed exposure in `systemd-analyze security --offline` (version 252).
 const EXPOSURE: f64 = 2.0;
 /// CAP_BPF, CAP_NET_ADMIN, CAP_PERFMON (include/uapi/linux/capability.h).
 const THREE: &str = "CapBnd:\t000000c000001000";
 
-/// Says how long each step took.
+/// Prints the duration of each step.
 struct Steps(Instant);
 
 impl Steps {
@@ -54,7 +54,8 @@ impl Steps {
     }
 }
 
-/// The package of the build for tests, in this version, where the machine sees it. Each version is built once.
+/// Builds the package of this version with the test build, in a directory that the machine sees. Each version is built
+/// once.
 fn package(version: &'static str, machine: &Machine) -> Result<PathBuf> {
     static BUILT: Mutex<BTreeMap<&str, PathBuf>> = Mutex::new(BTreeMap::new());
     let mut built = BUILT.lock().unwrap_or_else(PoisonError::into_inner);
@@ -87,7 +88,7 @@ fn unit(machine: &Machine, property: &str) -> Result<String> {
     Ok(shown.trim().to_owned())
 }
 
-/// Writes the settings anew.
+/// Rewrites the configuration.
 fn configure(machine: &Machine, settings: &str) -> Result<()> {
     machine.run(&["sh", "-c", &format!("printf %s '{settings}' > {SETTINGS}")]).map(drop)
 }
@@ -166,7 +167,7 @@ fn systemd_takes_the_unit_as_it_is_meant() {
         let path = Path::create()?;
         let machine = Machine::boot(&path.gateway)?;
         install(&machine, &package(VERSIONS[0], &machine)?)?;
-        // What it does not know it ignores, and says so.
+        // systemd ignores a directive that it does not know, and reports it.
         let verified = machine.output(&["systemd-analyze", "verify", "--man=no", UNIT])?;
         ensure!(verified.status.success() && verified.stderr.is_empty(), "{}", verified.stderr);
         machine.run(&["bash", "-c", ". /usr/share/bash-completion/completions/smtpwatch && complete -p smtpwatch"])?;
@@ -181,7 +182,7 @@ fn systemd_takes_the_unit_as_it_is_meant() {
             changes.split_whitespace().find(|word| word.starts_with('/')).context("a file")?,
         ])?;
 
-        // A bad configuration ends it for good: not even a restart is waiting.
+        // With an invalid configuration the service stops: no restart is scheduled.
         configure(&machine, "no_such_key = 1\n")?;
         ensure!(!machine.output(&["systemctl", "start", "smtpwatch"])?.status.success(), "{}", log(&machine));
         ensure!(
@@ -190,7 +191,7 @@ fn systemd_takes_the_unit_as_it_is_meant() {
             log(&machine)
         );
 
-        // A watchdog that need not be waited for.
+        // A short watchdog interval, so that the test does not wait for the default.
         let settings = "[Service]\nWatchdogSec=4\nRestartSec=0\n";
         let set = format!("mkdir $0 && printf %s '{settings}' > $0/test.conf && systemctl daemon-reload");
         machine.run(&["sh", "-c", &set, "/run/systemd/system/smtpwatch.service.d"])?;
@@ -198,7 +199,7 @@ fn systemd_takes_the_unit_as_it_is_meant() {
         machine.run(&["systemctl", "start", "smtpwatch"]).with_context(|| log(&machine))?;
         let main = unit(&machine, "MainPID")?;
 
-        // Confined as it is, it can tell who sent; and the finding is in the journal.
+        // Inside its sandbox the daemon can name the sending program, and the finding reaches the journal.
         let identity = Identity::generate("mx1.example.net")?;
         let address = SocketAddr::new(Family::V4.exchanger(), 25);
         let clear = script("220 mx1.example.net ESMTP", &["mx1.example.net", "AUTH PLAIN"]);
@@ -215,7 +216,7 @@ fn systemd_takes_the_unit_as_it_is_meant() {
         let password = told("auth-plaintext")?;
         ensure!(password["sender"]["unit"] == "web-form.service" && password["sender"]["uid"] == 33, "{password}");
 
-        // A bad configuration is not even asked for; a good one is in force.
+        // Reload rejects an invalid configuration; a valid one takes effect.
         configure(&machine, "no_such_key = 1\n")?;
         ensure!(!machine.output(&["systemctl", "reload", "smtpwatch"])?.status.success(), "{}", log(&machine));
         let read_at = || {
@@ -232,13 +233,13 @@ fn systemd_takes_the_unit_as_it_is_meant() {
         told("policy-violation")?;
         ensure!(unit(&machine, "MainPID")? == main && unit(&machine, "NRestarts")? == "0", "{}", log(&machine));
 
-        // One that stands still is ended, and started again.
+        // systemd kills a stopped daemon by the watchdog and starts it again.
         machine.run(&["sh", "-c", "kill -STOP $0", &main])?;
         eventually(FINDING, "a restart by the watchdog", || {
             Ok((unit(&machine, "NRestarts")? == "1" && unit(&machine, "ActiveState")? == "active").then_some(()))
         })
         .with_context(|| log(&machine))?;
-        // In time for systemd, which would kill it: how fast it is, another test tells.
+        // It stops before systemd's time limit would kill it; the lifecycle test measures how fast.
         machine.run(&["systemctl", "stop", "smtpwatch"])?;
         ensure!(unit(&machine, "Result")? == "success", "{}", log(&machine));
         Ok(())
@@ -263,7 +264,7 @@ fn the_package_is_upgraded_over_a_store_removed_and_purged() {
         let before =
             eventually(FINDING, "an incident", || Ok(Some(findings(&machine)?).filter(|found| !found.is_empty())))?;
 
-        // One that runs is restarted, with its settings and its store.
+        // An upgrade restarts a running daemon with its settings and its store.
         let main = unit(&machine, "MainPID")?;
         let said = install(&machine, &new)?;
         ensure!(
@@ -288,7 +289,7 @@ fn the_package_is_upgraded_over_a_store_removed_and_purged() {
     });
 }
 
-/// What the machine has to say of the service.
+/// The machine's journal of the service.
 fn log(machine: &Machine) -> String {
     let said = |program: &[&str]| machine.output(program).map(|out| out.stdout + &out.stderr).unwrap_or_default();
     said(&["systemctl", "status", "--no-pager", "--full", "smtpwatch"])

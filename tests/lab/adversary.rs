@@ -1,9 +1,9 @@
 //! An attacker on the path who sends any frame, in the name of either end, at any moment.
 //!
-//! Every row is an attack combined with a real strip or a cleartext password, which must be found, and the same
-//! attack combined with an honest session, which must raise nothing. The attacks target one principle: what leaves
-//! through this host's own egress hook is trusted, what arrives is a claim. docs/security.md lists what the attacker
-//! still gains.
+//! Every row combines an attack with a real strip or a cleartext password, which must be found, and the same attack
+//! with a legitimate session, which must raise nothing. The attacks target one principle: packets that leave through
+//! this host's own egress hook are trusted, packets that arrive are not. docs/security.md lists what the attacker still
+//! gains.
 
 mod bench;
 mod classics;
@@ -17,7 +17,7 @@ use smtpwatch_tests::scenario;
 
 use bench::Bench;
 
-/// Every combination of attack and flaw, not each once: `cargo xtask adversary`.
+/// Whether to test every combination of attack and flaw instead of each once: `cargo xtask adversary`.
 fn thorough() -> bool {
     std::env::var_os("SMTPWATCH_ADVERSARY").is_some()
 }
@@ -42,7 +42,7 @@ fn xdp_v6() {
     scenario("xdp_v6", || run("xdp", Family::V6));
 }
 
-/// Every row by one hook and one family, on one daemon.
+/// Runs every row with one hook and one address family, on one daemon.
 fn run(hook: &'static str, family: Family) -> anyhow::Result<()> {
     let ground = bench::Ground::create()?;
     let mut bench = Bench::start(&ground, hook, family, "")?;

@@ -17,26 +17,26 @@ use smtpwatch_tests::{python, scenario, smtp};
 
 use crate::set_up::{FINDING, Home, SENDER, script};
 
-/// A peer that has to offer STARTTLS.
+/// A rule by which this peer has to offer STARTTLS.
 const RULE: &str = "[[rule]]\npeer = [\"198.51.100.0/24\"]\nstarttls = \"required\"\n";
-/// Messages in cleartext, each a finding.
+/// Number of messages in cleartext, each a finding.
 const MESSAGES: usize = 5;
-/// What is asked of each operation, at most, beside the edges of every parameter.
+/// Generated requests per operation, in addition to the boundary values of every parameter.
 const EXAMPLES: &str = "60";
-/// The same questions in every run.
+/// A fixed seed: every run sends the same requests.
 const SEED: &str = "1";
-/// Everything that is asked, answered.
+/// Time limit for the whole run of the tool.
 const LIMIT: Duration = Duration::from_secs(180);
-/// Operations that are asked.
+/// Number of operations that are tested.
 const OPERATIONS: usize = 13;
-/// What never ends is not for a tool that waits for the end.
+/// An endless stream is left out: the tool waits for the end of a response.
 const LEFT_OUT: &str = "/events$";
 
 fn fetch(namespace: &Namespace, path: &str) -> Result<(u16, String)> {
     namespace.run(|| get(WEB, path))?
 }
 
-/// Someone else's validator takes the OpenAPI document.
+/// Checks the OpenAPI document with an independent validator.
 fn document(namespace: &Namespace, home: &FilePath, python: &FilePath) -> Result<()> {
     let (status, text) = fetch(namespace, "/api/v1/openapi.json")?;
     ensure!(status == 200, "{status}: {text}");
@@ -44,7 +44,7 @@ fn document(namespace: &Namespace, home: &FilePath, python: &FilePath) -> Result
     std::fs::write(&file, &text)?;
     let mut validator = Command::new(python);
     command::run(validator.args(["-m", "openapi_spec_validator", "--schema", "3.1"]).arg(&file), LIMIT)?;
-    // It refuses what is none.
+    // The validator rejects an invalid document.
     let broken = home.join("broken.json");
     std::fs::write(
         &broken,
@@ -56,7 +56,7 @@ fn document(namespace: &Namespace, home: &FilePath, python: &FilePath) -> Result
     Ok(())
 }
 
-/// Asks whatever the document allows, and what it does not.
+/// Sends requests that the document allows and requests that it does not allow.
 fn ask(namespace: &Namespace, home: &FilePath, python: &FilePath, settings: &str) -> Result<Output> {
     let file = home.join("schemathesis.toml");
     std::fs::write(&file, settings)?;
@@ -94,12 +94,12 @@ fn the_api_keeps_what_its_document_says() {
         ensure!(kept["finding"] == finding, "{kept:#}\nis not\n{finding:#}");
         ensure!(kept["exhibit"].is_object(), "{kept:#}");
         document(&path.gateway, &home.0, python)?;
-        // Identifiers and addresses that the tool makes up get no farther than 404: once with those, once with real ones.
+        // Identifiers and addresses that the tool generates only reach a 404: run once with those, once with real ones.
         let real = format!("[parameters]\n\"path.id\" = \"{id}\"\n\"path.peer\" = \"{}\"\n", address.ip());
         for settings in ["", &real] {
             let asked = ask(&path.gateway, &home.0, python, settings)?;
             ensure!(asked.status.success(), "{}{}\nlog:\n{}", asked.stdout, asked.stderr, daemon.log());
-            // A run that tests nothing succeeds too.
+            // A run that tests nothing also succeeds, so count what was tested.
             let selected = asked.stdout.lines().find_map(|line| line.trim().strip_prefix("Tested: ")?.parse().ok());
             ensure!(selected == Some(OPERATIONS), "{}", asked.stdout);
         }

@@ -80,7 +80,7 @@ fn plaintext(family: Family, role: &str, cut: bool) -> Result<()> {
     let _server = Exim::start(host, &identity, Auth::Always, &[])?;
     let home = Home::create("auth")?;
     let mut daemon = Daemon::start(&path.gateway, GATEWAY_INTERFACE, &home.0, Options::default())?;
-    // A refused password has crossed the wire anyway (docs/threats.md F7).
+    // A rejected password has crossed the wire all the same (docs/threats.md F7).
     for (mechanism, password, reply) in
         [("PLAIN", exim::PASSWORD, "235 "), ("LOGIN", exim::PASSWORD, "235 "), ("PLAIN", "wrong", "535 ")]
     {
@@ -106,7 +106,7 @@ fn plaintext(family: Family, role: &str, cut: bool) -> Result<()> {
     Ok(())
 }
 
-/// Sends a message by swaks with AUTH on port 587; gives its transcript.
+/// Sends a message with AUTH on port 587 through swaks; returns its transcript.
 fn swaks(namespace: &Namespace, server: &str, mechanism: &str, password: &str, more: &[&str]) -> Result<String> {
     let to = format!("bob@{}.example", mechanism.to_lowercase());
     let mut arguments =

@@ -1,4 +1,4 @@
-//! A large message in cleartext: its body is not copied, and the rest of the session is still seen.
+//! A large message in cleartext: its body is not copied to the daemon, and the rest of the session is still captured.
 
 use std::net::SocketAddr;
 
@@ -12,14 +12,14 @@ use smtpwatch_tests::{command, scenario, smtp};
 
 use crate::set_up::{FINDING, Home, check};
 
-/// A line of the body that would be a credential if it were read as a command.
+/// A body line that would be a credential if it were parsed as a command.
 const LINE: &str = "AUTH PLAIN AGJvZHkAYm9keQ==\r\n";
-/// Lines of the body: 4 MiB and more.
+/// Number of body lines: more than 4 MiB.
 const LINES: usize = 150_000;
-/// `AUTH PLAIN` of the account that Exim knows.
+/// `AUTH PLAIN` of Exim's account.
 const LOGIN: &str = "AUTH PLAIN AGFubmEAbm90LWEtc2VjcmV0LTdLcQ==";
 
-/// Every hook: at TC a segment may have 64 KiB and not be linear, at XDP it may have several buffers.
+/// Every hook: at TC a segment may be 64 KiB and non-linear, at XDP it may have several buffers.
 const HOOKS: [&str; 4] = ["xdp", "xdp-generic", "tcx", "clsact"];
 
 #[test]
@@ -66,7 +66,7 @@ fn credentials_after(hook: &str, message: &[&str]) -> Result<()> {
     ensure!(count == 1, "the body is read as commands: {count} findings");
     let packets =
         |outcome| daemon.metric("smtpwatch_kernel_packets_total", &[("direction", "ingress"), ("outcome", outcome)]);
-    // The daemon examines the kernel's counters twice a second.
+    // The daemon reads the kernel's counters twice a second.
     let mostly_muted = || Ok((packets("muted")? > packets("forwarded")?).then_some(()));
     command::eventually(FINDING, &format!("{hook}: more packets muted than forwarded"), mostly_muted)?;
     let dropped = daemon.metric("smtpwatch_kernel_dropped_total", &[])?;

@@ -14,7 +14,7 @@ use smtpwatch_tests::{scenario, smtp};
 
 use crate::set_up::{FINDING, Home, SENDER, check, replay_evidence, text};
 
-/// Mail into the gateway: what arrives there is what the attacker made of it.
+/// Mail to the gateway: the gateway receives what the attacker has changed.
 #[test]
 fn commands_on_their_way_in() {
     scenario("commands_on_their_way_in", || {
@@ -37,10 +37,12 @@ fn commands_on_their_way_in() {
         for (family, cut) in [(Family::V4, false), (Family::V6, false), (Family::V4, true)] {
             attacker.cut_every_octet(cut);
             let before = daemon.findings().len();
-            // Postfix drops what is injected in one piece, and takes single bytes behind its go-ahead for bad TLS.
+            // Postfix drops a command that is injected in one piece; single bytes after its go-ahead it parses as
+            // invalid TLS.
             let sent = send(family)?;
             ensure!(cut || sent?.tls, "TLS did not come about");
-            // In single bytes the server may close before the client's TLS has come: then the handshake failed, and no more.
+            // With single bytes the server may close before the client's TLS arrives: then only a failed handshake is
+            // visible.
             let found = eventually(FINDING, "a finding about the injection", || {
                 let kinds = ["command-injection", "tls-handshake-failed"];
                 let kinds = if cut { &kinds[..] } else { &kinds[..1] };
@@ -66,7 +68,7 @@ fn commands_on_their_way_in() {
     });
 }
 
-/// Mail out of the gateway: a reply after the go-ahead, and a handshake that is broken before mail is sent in cleartext.
+/// Mail from the gateway: a reply after the go-ahead, and a broken handshake followed by mail in cleartext.
 #[test]
 fn replies_and_handshakes_on_the_way_out() {
     scenario("replies_and_handshakes_on_the_way_out", || {
@@ -85,8 +87,9 @@ fn replies_and_handshakes_on_the_way_out() {
             for cut in [false, true] {
                 attacker.cut_every_octet(cut);
                 let before = daemon.findings().len();
-                // In single bytes the injection comes after what the client drops with the reply: its TLS breaks. All of it comes
-                // before the client begins: what comes later answers the handshake, which is another finding (C6).
+                // With single bytes the injection arrives after the data that the client discards with the reply, and
+                // breaks its TLS. All of it arrives before the client begins: later data would be an answer to the
+                // handshake, which is another finding (C6).
                 let sent = path.gateway.run(|| {
                     let mail = (SENDER, "bob@peer.example");
                     smtp::send_once(server, Some(&identity), mail, |stream| smtp::arrived(stream, b"250 injected\r\n"))
@@ -116,12 +119,12 @@ fn replies_and_handshakes_on_the_way_out() {
     });
 }
 
-/// Whether it is none of the first `before` findings.
+/// Whether the finding is not among the first `before` findings.
 fn is_new(daemon: &Daemon<'_>, before: usize, found: &Value) -> bool {
     daemon.findings().iter().skip(before).any(|new| new["id"] == found["id"])
 }
 
-/// The capture file of its evidence is the same finding again.
+/// Checks that the capture file of the finding's evidence yields the same finding again.
 fn proven(home: &FilePath, found: &Value) -> Result<()> {
     let again = replay_evidence(home, text(found, "/id")?)?;
     let same = again.iter().find(|finding| finding["kind"] == found["kind"]);

@@ -1,5 +1,5 @@
-//! A cleartext password appears nowhere afterwards, in no form: no file, page, response, metric, log or export.
-//! Mechanism and length do appear.
+//! A cleartext password is stored nowhere in any form: no file, page, response, metric, log or export. Mechanism and
+//! length do appear.
 
 use std::net::SocketAddr;
 use std::path::Path as FilePath;
@@ -19,7 +19,7 @@ use crate::set_up::{FINDING, Home, text};
 
 const USER: &str = "anna.canary";
 const PASSWORD: &str = "C4nary-P4ssw0rd-zq7Xk2";
-/// A letter, a capture file, and what other programs read.
+/// Export forms: letter, capture file, and formats for other programs.
 const EXPORTS: [&str; 5] = ["", "/pcapng", "/text", "/ecs", "/eve"];
 
 #[test]
@@ -56,7 +56,7 @@ fn a_canary_is_nowhere() {
         let files = files(&home.0)?;
         println!("looked at {} answers, {files} files, {} findings", places.len(), findings.len());
 
-        // What is known of it: that it was there, by which mechanism, and how long it was.
+        // What is recorded of the secret: its presence, its mechanism and its length.
         let plain = BASE64_STANDARD.encode(format!("\0{USER}\0{PASSWORD}")).len();
         let blanked = format!("AUTH PLAIN {}\r\n", "*".repeat(plain));
         ensure!(
@@ -67,7 +67,8 @@ fn a_canary_is_nowhere() {
     });
 }
 
-/// What is said after EHLO, in every way in which a password is sent (docs/threats.md F1 to F9), and in some in which it should not.
+/// The client's lines after EHLO, in every form in which a password is sent (docs/threats.md F1 to F9), and in some
+/// invalid ones.
 fn shapes() -> Vec<Vec<String>> {
     let encode = |text: &str| BASE64_STANDARD.encode(text);
     let plain = encode(&format!("\0{USER}\0{PASSWORD}"));
@@ -98,7 +99,7 @@ fn talk(server: SocketAddr, lines: &[String]) -> Result<()> {
     smtp::ask(&mut stream, "QUIT").map(drop)
 }
 
-/// Everything that the daemon serves about these findings.
+/// Every response that the daemon serves about these findings.
 fn served(namespace: &Namespace, findings: &[Value]) -> Result<Vec<(String, Vec<u8>)>> {
     let fetch = |path: &str| -> Result<(String, Vec<u8>)> {
         let (status, body) = namespace.run(|| get(WEB, path))??;
@@ -131,7 +132,7 @@ fn served(namespace: &Namespace, findings: &[Value]) -> Result<Vec<(String, Vec<
     Ok(places)
 }
 
-/// Every file that the daemon wrote, to the byte: a page of the store that is not used any more is one of them.
+/// Every file that the daemon wrote, with all its bytes: unused pages of the store included.
 fn files(home: &FilePath) -> Result<usize> {
     let mut seen = 0;
     for entry in std::fs::read_dir(home)? {
@@ -145,12 +146,12 @@ fn files(home: &FilePath) -> Result<usize> {
     Ok(seen)
 }
 
-/// The password, in base64 at each of its three places in a group, in hexadecimal, and the middle half of each of these.
+/// The password in base64 at each of its three alignments, in hexadecimal, and the middle half of each form.
 fn forms() -> Vec<String> {
     let mut forms = vec![PASSWORD.to_owned(), PASSWORD.bytes().map(|octet| format!("{octet:02x}")).collect()];
     for before in ["", "\0", "\0\0"] {
         let encoded = BASE64_STANDARD.encode(format!("{before}{PASSWORD}"));
-        // Without the ends, which depend on what stands beside it.
+        // Without the ends, which depend on the bytes next to it.
         forms.push(encoded.trim_end_matches('=')[(before.len() * 4).div_ceil(3)..].to_owned());
     }
     let halves: Vec<_> = forms.iter().map(|form| form[form.len() / 4..form.len() * 3 / 4].to_owned()).collect();
@@ -163,7 +164,7 @@ fn leaks(place: &str, octets: &[u8]) -> Result<()> {
     for form in forms() {
         ensure!(!contains(&lower, form.as_bytes()), "{place} has {form}");
     }
-    // Evidence is base64 in JSON: what is in that, too.
+    // Evidence is base64 in JSON: search the decoded bytes too.
     for piece in lower_base64(octets) {
         for form in forms() {
             ensure!(!contains(&piece, form.as_bytes()), "{place} has {form}, in base64");
@@ -172,7 +173,7 @@ fn leaks(place: &str, octets: &[u8]) -> Result<()> {
     Ok(())
 }
 
-/// What long runs of base64 in a text decode to, in lower case.
+/// Decodes long runs of base64 in a text; the result is in lower case.
 fn lower_base64(octets: &[u8]) -> Vec<Vec<u8>> {
     let is_part = |octet: &u8| octet.is_ascii_alphanumeric() || matches!(octet, b'+' | b'/' | b'=');
     let runs = octets.split(|octet| !is_part(octet)).filter(|run| run.len() >= 16 && run.len() % 4 == 0);

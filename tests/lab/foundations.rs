@@ -1,4 +1,4 @@
-//! The lab itself: checks what the scenarios rely on.
+//! Tests of the lab itself: what the scenarios rely on.
 
 use std::net::SocketAddr;
 use std::time::Duration;
@@ -14,7 +14,7 @@ use smtpwatch_tests::{command, exim, scenario, smtp};
 
 const SENDER: &str = "anna@gateway.example.org";
 
-/// A client of ours through each mode of the attacker, both families, whole segments and single bytes.
+/// A client of the lab through each mode of the attacker, for both families, with whole segments and single bytes.
 #[test]
 fn attacker_edits_and_keeps_addresses() {
     scenario("attacker_edits_and_keeps_addresses", || {
@@ -48,7 +48,7 @@ fn attacker_edits_and_keeps_addresses() {
     });
 }
 
-/// Postfix and Exim talk to each other under TLS, and each falls back to clear when the line is deleted.
+/// Postfix and Exim deliver to each other under TLS, and both fall back to cleartext when the STARTTLS line is deleted.
 #[test]
 fn mail_servers_use_tls_until_stripped() {
     scenario("mail_servers_use_tls_until_stripped", || {

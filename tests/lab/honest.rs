@@ -1,4 +1,5 @@
-//! Honest mail between two real mail servers, in both directions and both address families: counted, and no findings.
+//! Legitimate mail between two real mail servers, in both directions and both address families: it is counted and
+//! raises no findings.
 
 use std::net::SocketAddr;
 
@@ -13,9 +14,9 @@ use smtpwatch_tests::{scenario, smtp};
 
 use crate::set_up::{DELIVERIES, Home, SENDER};
 
-/// Messages, one session each, for each pair of sending server and family: 200 in all.
+/// Messages, one session each, per pair of sending server and family: 200 in total.
 const EACH: usize = 50;
-/// The same for the further ways that mail takes.
+/// The same for the other paths that mail takes.
 const FURTHER: usize = 10;
 
 #[test]
@@ -43,7 +44,7 @@ fn two_hundred_sessions_are_silent() {
             delivered("Exim", EACH, || sender.sent()).with_context(|| sender.log())?;
         }
         {
-            // Between two of its kind Exim sends EHLO before the greeting (PIPECONNECT, docs/threats.md E4).
+            // Between two Exim servers the client sends EHLO before the greeting (PIPECONNECT, docs/threats.md E4).
             let _receiver = Exim::start(exchanger, &identity, Auth::UnderTls, &[])?;
             let sender = Exim::start(gateway, &identity, Auth::UnderTls, &out)?;
             submit(gateway, exim::SUBMISSION, FURTHER)?;
@@ -73,7 +74,7 @@ fn two_hundred_sessions_are_silent() {
     });
 }
 
-/// Hands `each` messages for each family to the sending server in `namespace`.
+/// Submits `each` messages per family to the sending server in `namespace`.
 fn submit(namespace: &Namespace, server: SocketAddr, each: usize) -> Result<()> {
     for _ in 0..each {
         for recipient in ["bob@v4.example", "bob@v6.example"] {

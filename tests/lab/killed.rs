@@ -1,5 +1,5 @@
-//! The daemon is killed repeatedly while it writes: the store stays intact, the findings of the journal are in it,
-//! and its findings reach the journal at the next start at the latest.
+//! The daemon is killed repeatedly while it writes: the store stays intact, every finding in the journal is in the
+//! store, and every stored finding reaches the journal at the next start at the latest.
 
 use std::collections::HashSet;
 use std::net::SocketAddr;
@@ -21,24 +21,24 @@ use smtpwatch_tests::{scenario, smtp};
 
 use crate::set_up::{Home, SENDER, script, text};
 
-/// Each message in cleartext is a finding.
+/// By this rule each message in cleartext is a finding.
 const RULE: &str = "[[rule]]\npeer = [\"198.51.100.0/24\"]\nstarttls = \"required\"\n";
-/// Deaths.
+/// Number of kills.
 const ROUNDS: u64 = 100;
-/// A daemon lives at least so long, and at most, in milliseconds.
+/// Shortest and longest life of a daemon, ms.
 const LIFE: (u64, u64) = (50, 600);
-/// The next finding comes within this time.
+/// Time limit for the next finding.
 const NEXT: Duration = Duration::from_millis(500);
-/// Between two messages.
+/// Pause between two messages.
 const PACE: Duration = Duration::from_millis(15);
-/// What was left is reported within this time.
+/// Time limit for reporting stored findings after a start.
 const REPORTED: Duration = Duration::from_secs(60);
-/// With fewer findings on record nothing is shown.
+/// Minimum number of stored findings; with fewer the test shows nothing.
 const FEWEST: usize = 1_000;
-/// Names the lives of a run, to have the same again.
+/// Environment variable with the seed of the lifetimes, to repeat a run.
 const SEED: &str = "SMTPWATCH_LAB_SEED";
 
-/// Messages in cleartext, one after the other.
+/// Sends messages in cleartext, one after the other.
 struct Traffic {
     stop: Arc<AtomicBool>,
     sent: Arc<AtomicUsize>,
@@ -62,7 +62,7 @@ impl Traffic {
         Ok(Self { stop, sent, thread: Some(thread) })
     }
 
-    /// How many were sent; an error where one of them failed.
+    /// Ends the traffic; returns the number of messages sent, or the error of a failed one.
     fn end(mut self) -> Result<usize> {
         self.stop.store(true, Ordering::SeqCst);
         let thread = self.thread.take().context("it runs")?;
@@ -93,11 +93,12 @@ fn killed_while_it_writes() {
         let (mut told, mut lines, mut kept) = (HashSet::new(), 0, HashSet::new());
         for round in 0..ROUNDS {
             let options = Options { rules: RULE, ..Options::default() };
-            // Every fourth dies while it starts, or soon after.
+            // Every fourth daemon is killed during its start or shortly after.
             let start = if round % 4 == 3 { Daemon::launch } else { Daemon::start };
             let mut daemon = start(&path.gateway, GATEWAY_INTERFACE, &home.0, options)?;
             std::thread::sleep(life(seed, round));
-            // Every other one dies with a finding on its lips: told too early, it is not on record.
+            // Every other one is killed while it prints a finding: a finding printed too early would not be in the
+            // store.
             if round % 2 == 0 {
                 let (before, end) = (daemon.findings().len(), Instant::now() + NEXT);
                 while daemon.findings().len() == before && Instant::now() < end {
@@ -105,7 +106,7 @@ fn killed_while_it_writes() {
                 }
             }
             daemon.kill()?;
-            // A line that the death cut short is no JSON, and has told nothing.
+            // A line truncated by the kill is not JSON and reports nothing.
             for finding in daemon.findings().iter().filter(|finding| finding.is_object()) {
                 told.insert(text(finding, "/id")?.to_owned());
                 lines += 1;
@@ -115,7 +116,7 @@ fn killed_while_it_writes() {
             ensure!(lost.is_empty(), "death {round}, seed {seed}: told and not on record: {lost:?}");
         }
         let sent = traffic.end()?;
-        // The last one lives until it has reported what the others left.
+        // The last daemon runs until it has reported what the others left.
         let options = Options { rules: RULE, ..Options::default() };
         let before = kept.difference(&told).count();
         let last = Daemon::start(&path.gateway, GATEWAY_INTERFACE, &home.0, options)?;
@@ -125,7 +126,7 @@ fn killed_while_it_writes() {
             Ok(kept.is_subset(&told).then_some(now.len()))
         });
         lines += report.with_context(|| format!("seed {seed}: {:?}", kept.difference(&told).collect::<Vec<_>>()))?;
-        // A line that was written just before a death comes twice where it cannot be read back.
+        // A line written directly before a kill is repeated if it cannot be read back.
         let twice = lines.saturating_sub(told.len());
         println!("{before} findings were left to the last one; {twice} of {lines} lines came twice");
         ensure!(twice * 4 <= lines, "{twice} of {lines} lines came twice");
@@ -135,7 +136,7 @@ fn killed_while_it_writes() {
     });
 }
 
-/// How long the daemon of this round lives: SplitMix64, <https://prng.di.unimi.it/splitmix64.c>.
+/// Lifetime of the daemon in this round: SplitMix64, <https://prng.di.unimi.it/splitmix64.c>.
 fn life(seed: u64, round: u64) -> Duration {
     let mut z = seed.wrapping_add((round + 1).wrapping_mul(0x9e37_79b9_7f4a_7c15));
     z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
@@ -144,7 +145,8 @@ fn life(seed: u64, round: u64) -> Duration {
     Duration::from_millis(least + (z ^ (z >> 31)) % (most - least))
 }
 
-/// Looks at a copy of what the dead left, and gives the findings in it: the next daemon finds the original as it was.
+/// Examines a copy of the files that the killed daemon left, and returns the findings in it: the next daemon gets the
+/// unchanged originals.
 fn examine(home: &FilePath) -> Result<HashSet<String>> {
     let copy = home.join("copy");
     std::fs::create_dir_all(&copy)?;
@@ -152,7 +154,7 @@ fn examine(home: &FilePath) -> Result<HashSet<String>> {
         let entry = entry?;
         let name = entry.file_name();
         ensure!(!name.to_string_lossy().contains(".damaged-"), "a store was set aside as damaged: {name:?}");
-        // The index of the log (-shm) is made again.
+        // SQLite recreates the index of the log (-shm).
         if name == "smtpwatch.db" || name == "smtpwatch.db-wal" {
             std::fs::copy(entry.path(), copy.join(&name))?;
         }

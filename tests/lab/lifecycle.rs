@@ -1,5 +1,5 @@
-//! The life of the service: runs as its own user with three capabilities, reloads, is supervised by its manager,
-//! ends.
+//! The service life cycle: the daemon runs as its own user with three capabilities, reloads, is supervised by the
+//! service manager, and stops.
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
@@ -19,19 +19,19 @@ use smtpwatch_tests::{scenario, smtp};
 
 use crate::set_up::{FINDING, Home, SENDER, script};
 
-/// What the unit gives.
+/// The capabilities that the systemd unit grants.
 pub const THREE: &[&str] = &["BPF", "NET_ADMIN", "PERFMON"];
 /// CAP_BPF and CAP_NET_ADMIN, as /proc has them (include/uapi/linux/capability.h).
 const HOT_PLUG: u64 = (1 << 39) | (1 << 12);
-/// Mail in cleartext to this network is a finding.
+/// By this rule mail in cleartext to this network is a finding.
 const RULE: &str = "[[rule]]\npeer = [\"198.51.100.0/24\"]\nstarttls = \"required\"\n";
-/// SIGTERM has ended it by then.
+/// Time limit for a stop by SIGTERM.
 const END: Duration = Duration::from_secs(2);
-/// What becomes of the store is noticed and fixed within this time, also on a busy machine.
+/// Time limit for detecting and repairing a lost store, also on a busy machine.
 const NOTICED: Duration = Duration::from_secs(30);
-/// How often it is tried.
+/// Number of attempts.
 const TRIALS: usize = 3;
-/// Whatever the signal, it is gone by then, also on a busy machine.
+/// Time limit for the end of the process after any signal, also on a busy machine.
 const GONE: Duration = Duration::from_secs(60);
 
 /// A gateway whose peer offers no TLS.
@@ -56,21 +56,21 @@ impl Site {
         Ok(())
     }
 
-    /// The programs and filters of the gateway's interfaces.
+    /// Programs and filters attached to the gateway's interfaces.
     fn attached(&self) -> Result<String> {
         let mut links = self.path.gateway.command("ip");
         command::run(links.args(["-details", "link", "show"]), Duration::from_secs(10))
     }
 }
 
-/// A directory that every user of this machine can reach.
+/// A directory that every user of the machine can access.
 pub fn home(name: &str) -> Result<Home> {
     let path = std::env::temp_dir().join(format!("smtpwatch-{}-{name}", std::process::id()));
     std::fs::create_dir(&path)?;
     Ok(Home(path))
 }
 
-/// What /proc tells of each thread: its capabilities.
+/// Capabilities of each thread, as /proc reports them.
 fn capabilities(daemon: &Daemon<'_>) -> Result<BTreeMap<String, u64>> {
     let mut found = BTreeMap::new();
     for task in std::fs::read_dir(format!("/proc/{}/task", daemon.pid()))? {
@@ -83,7 +83,7 @@ fn capabilities(daemon: &Daemon<'_>) -> Result<BTreeMap<String, u64>> {
         ensure!(field("NoNewPrivs")? == "1" && field("Seccomp")? == "2", "{name} is not confined: {status}");
         let mask = |name: &str| Ok::<_, anyhow::Error>(u64::from_str_radix(&field(name)?, 16)?);
         ensure!(mask("CapEff")? == mask("CapPrm")? && mask("CapInh")? == 0 && mask("CapAmb")? == 0, "{name}: {status}");
-        // Names are those of threads, several of one pool may have one name.
+        // Keyed by thread name: several threads of one pool may share a name.
         *found.entry(name).or_default() |= mask("CapPrm")?;
     }
     Ok(found)
@@ -93,7 +93,7 @@ fn capabilities(daemon: &Daemon<'_>) -> Result<BTreeMap<String, u64>> {
 fn a_user_with_three_capabilities_keeps_two_in_one_thread() {
     scenario("a_user_with_three_capabilities_keeps_two_in_one_thread", || {
         let (site, home) = (Site::create()?, home("service")?);
-        // XDP is the one hook that ip shows.
+        // XDP is the only hook that ip shows.
         let options = Options {
             ingress: "xdp-generic",
             rules: RULE,
@@ -114,12 +114,12 @@ fn a_user_with_three_capabilities_keeps_two_in_one_thread() {
 
         site.send()?;
         daemon.finding("policy-violation", FINDING, |_| true)?;
-        // What it keeps is enough for an interface that comes later.
+        // The retained capabilities are sufficient for an interface that is added later.
         site.path.gateway.ip(&["link", "add", "later", "type", "veth"])?;
         daemon.metric_reaches("smtpwatch_probe_attached", &[("interface", "later")], 2.0, FINDING)?;
 
         let mut took = Vec::new();
-        // The kernel lets go of interfaces of all namespaces one after the other: other tests may keep it busy.
+        // The kernel detaches from interfaces of all namespaces one after the other, so other tests may delay it.
         while took.len() < TRIALS && took.iter().all(|time| *time >= END) {
             if !took.is_empty() {
                 daemon = Daemon::start(&site.path.gateway, "*", &home.0, options)?;
@@ -217,7 +217,7 @@ fn the_configuration_is_read_again_and_the_manager_is_told() {
         let reloaded = "smtpwatch_config_last_reload_success_timestamp_seconds";
         let (successful, at) = ("smtpwatch_config_last_reload_successful", daemon.metric(reloaded, &[])?);
 
-        // What is wrong changes nothing, and is told.
+        // An invalid configuration changes nothing and is reported.
         configure("*", &home.0, Options { rules: "[[rule]]\nstarttsl = \"required\"\n", ..options })?;
         let (status, said) = daemon.ask("POST", "/-/reload")?;
         ensure!(status == 500 && said.contains("unknown key \"starttsl\""), "{status} {said}");
@@ -225,7 +225,7 @@ fn the_configuration_is_read_again_and_the_manager_is_told() {
         site.send()?;
         eventually(FINDING, "the rule that was good", || Ok((violations(&daemon) == 2).then_some(())))?;
 
-        // What cannot be changed is named; the rest holds.
+        // Settings that cannot change at run time are named; the rest takes effect.
         let settings = "hot_plug = false\nlocal = [\"192.0.2.0/24\"]";
         configure("*", &home.0, Options { settings, ingress: "tcx", ..options })?;
         let (status, said) = daemon.ask("POST", "/-/reload")?;
@@ -286,7 +286,8 @@ fn the_journal_is_a_file_that_is_rotated() {
     });
 }
 
-/// The store is removed, overwritten, held by another process, and out of reach, under the daemon: it watches on and says so.
+/// The store is removed, overwritten, locked by another process, and made inaccessible while the daemon runs: it
+/// continues to monitor and reports the fault.
 #[test]
 fn the_store_is_lost_while_it_runs() {
     scenario("the_store_is_lost_while_it_runs", || {
@@ -344,7 +345,7 @@ fn the_store_is_lost_while_it_runs() {
         ready(200, "")?;
         becomes("the findings of the gap", &|(_, findings)| findings == before + 2)?;
 
-        // The confined daemon cannot make the directory again.
+        // The confined daemon cannot recreate the directory.
         let away = home.0.with_extension("away");
         std::fs::rename(&home.0, &away)?;
         let outcome = ready(503, "it cannot be made again").and_then(|()| site.send()).and_then(|()| found(6));

@@ -1,4 +1,4 @@
-//! Packets that the kernel could not hand over are part of the evidence of a finding.
+//! Packets that the kernel program could not deliver are part of the evidence of a finding.
 
 use std::net::{IpAddr, SocketAddr, SocketAddrV4};
 use std::os::fd::AsRawFd as _;
@@ -17,10 +17,10 @@ use crate::set_up::{FINDING, Home, SENDER, script, text};
 
 const RULE: &str = "[[rule]]\npeer = [\"198.51.100.0/24\"]\nstarttls = \"required\"\n";
 
-/// Sends the second half of a TCP segment, alone.
+/// Sends only the second half of a TCP segment.
 fn fragment() -> Result<()> {
     let raw = socket::socket(AddressFamily::Inet, SockType::Raw, SockFlag::empty(), Some(SockProtocol::Raw))?;
-    // RFC 791 §3.1: 28 bytes, no more fragments, the eighth byte on, time to live 64, TCP. The kernel puts in the checksum.
+    // RFC 791 §3.1: 28 bytes, last fragment, offset 8 bytes, time to live 64, TCP. The kernel fills in the checksum.
     let mut packet = vec![0x45, 0, 0, 28, 0, 1, 0, 1, 64, 6, 0, 0];
     packet.extend(GATEWAY_V4.octets().iter().chain(&EXCHANGER_V4.octets()));
     packet.extend([0; 8]);

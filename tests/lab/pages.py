@@ -1,8 +1,8 @@
-"""Looks at the pages with a real browser, as readers do: by eye, by keyboard, without scripts, by telephone, in the dark.
+"""Tests the pages in a real browser: layout, keyboard, without scripts, on a telephone screen, in dark mode.
 
-pages.py live BASE KIND             waits until an incident of KIND comes up on a page that is open already
-pages.py look BASE INCIDENT FOLDER  everything about the pages of one incident; pictures go to FOLDER
-pages.py text BASE INCIDENT         what the pages of an incident hold, as JSON: for what hostile peers said
+pages.py live BASE KIND             waits until an incident of KIND appears on a page that is already open
+pages.py look BASE INCIDENT FOLDER  tests the pages of one incident; screenshots are written to FOLDER
+pages.py text BASE INCIDENT         prints the text of an incident's pages as JSON, to check data from hostile peers
 """
 
 import json
@@ -13,13 +13,13 @@ from contextlib import contextmanager
 from axe_playwright_python.sync_playwright import Axe
 from playwright.sync_api import sync_playwright
 
-LIMIT = 20_000  # milliseconds for whatever is waited for
+LIMIT = 20_000  # time limit of every wait, ms
 DESK = {"width": 1280, "height": 900}
 TELEPHONE = {"width": 360, "height": 740}
 
 
 class Reader:
-    """A browser window that forgives nothing."""
+    """A browser window that records every console warning and error."""
 
     def __init__(self, browser, base, **settings):
         self.base, self.wrong = base, []
@@ -136,7 +136,7 @@ def by_keyboard(chromium, base, incident):
 
 
 def nothing_foreign_runs(chromium, base):
-    """What the policy of the pages is for: markup that got in would do nothing."""
+    """The Content Security Policy of the pages blocks injected markup and scripts."""
     reader = Reader(chromium, base)
     reader.open("/")
     reader.page.evaluate(
@@ -153,7 +153,7 @@ def nothing_foreign_runs(chromium, base):
 
 
 def difference(chromium, base, incident):
-    """The rows of the comparison, as they are read: class, expected, came, mark."""
+    """The rows of the EHLO comparison as displayed: class, expected, observed, mark."""
     reader = Reader(chromium, base)
     reader.open(f"/incidents/{incident}")
     rows = reader.page.locator("section[aria-labelledby=difference] tbody tr")

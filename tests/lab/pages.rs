@@ -1,5 +1,5 @@
-//! From the attack to the evidence, in a real browser and on the command line: Postfix to Postfix across the
-//! attacker, then everything that an investigator does with the incident.
+//! From the attack to the evidence, in a real browser and on the command line: mail from Postfix to Postfix through the
+//! attacker, then every step of an investigator who handles the incident.
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
@@ -20,13 +20,13 @@ use smtpwatch_tests::{Skip, python, scenario, smtp};
 
 use crate::set_up::{DELIVERIES, FINDING, Home, Relay, SENDER, replay_evidence, script, smtpwatch, text};
 
-/// A browser examines everything in all sizes and colours.
+/// Time limit for the browser to examine every page in all sizes and colour schemes.
 const LOOK: Duration = Duration::from_secs(180);
-/// A command of ours.
+/// Time limit for one command.
 const SOON: Duration = Duration::from_secs(60);
 const BROWSER: &str = "/usr/bin/chromium";
 
-/// The reader, with its browser, inside the namespace.
+/// The script that drives the browser, inside the namespace.
 fn reader(namespace: &Namespace, verb: &str) -> Result<Command> {
     if !FilePath::new(BROWSER).exists() {
         return Err(Skip("chromium is not installed".to_owned()).into());
@@ -42,14 +42,14 @@ fn from_the_strip_to_the_proof() {
         let relay = Relay::create(Family::V4)?;
         let gateway = &relay.path.gateway;
         let home = Home::create("pages")?;
-        // No one here answers for published policies: a finding would wait for that, and tell the time until it did.
+        // No server publishes policies here: with look-ups enabled, the finding would wait for one.
         let options = Options { policy: "[policy]\nmta_sts = false\ndane = false\n", ..Options::default() };
         let daemon = Daemon::start(gateway, GATEWAY_INTERFACE, &home.0, options)?;
         relay.deliver(6)?;
         let under_tls = [("role", "client"), ("port", "25"), ("result", "tls")];
         daemon.metric_reaches("smtpwatch_sessions_total", &under_tls, 6.0, DELIVERIES)?;
 
-        // A page that is open already tells of it.
+        // A page that is already open shows the finding.
         let mut live = reader(gateway, "live")?;
         live.arg("starttls-stripped").stdin(Stdio::null()).stdout(Stdio::piped());
         let mut live = Guard(live.spawn()?);
@@ -78,7 +78,7 @@ fn from_the_strip_to_the_proof() {
     });
 }
 
-/// The same on a terminal; and the capture file, replayed with what had been seen of the peer, is the same finding.
+/// The same on a terminal. A replay of the capture file with the peer's history yields the same finding.
 fn by_command(home: &FilePath, id: &str, stripped: &Value) -> Result<()> {
     let shown = smtpwatch(home, &["incidents", "show", id, "--format", "text"])?;
     ensure!(shown.lines().any(|line| line.starts_with("-  STARTTLS") && line.contains("<- missing")), "{shown}");
@@ -87,7 +87,7 @@ fn by_command(home: &FilePath, id: &str, stripped: &Value) -> Result<()> {
     for member in ["rule", "evidence", "outcome", "role", "severity", "time", "expected", "observed", "peer"] {
         ensure!(same[member] == stripped[member], "{member}: {same}\nis not\n{stripped}");
     }
-    // What came behind the message was in packets that are not kept.
+    // What followed the message was in packets that are not retained.
     let before = |finding: &Value| -> Option<Vec<Value>> {
         let lines = finding["transcript"].as_array()?;
         Some(lines.iter().take_while(|line| line["text"] != "[message]").cloned().collect())
@@ -100,7 +100,7 @@ fn by_command(home: &FilePath, id: &str, stripped: &Value) -> Result<()> {
     Ok(())
 }
 
-/// What hostile peers say is text on every page, on terminals, and in JSON.
+/// Text that hostile peers send is plain text on every page, on terminals, and in JSON.
 #[test]
 fn hostile_peers_write_text() {
     scenario("hostile_peers_write_text", || {
@@ -136,7 +136,7 @@ fn hostile_peers_write_text() {
     });
 }
 
-/// Bytes that are no UTF-8, and NUL.
+/// Bytes that are not UTF-8, and NUL.
 fn no_text(listener: &TcpListener) -> Result<()> {
     let (mut stream, _) = listener.accept()?;
     stream.set_read_timeout(Some(SOON))?;
@@ -159,7 +159,7 @@ fn log_in(server: SocketAddr) -> Result<()> {
     Ok(())
 }
 
-/// Every form of an incident is text; gives what its pages hold.
+/// Checks that every form of an incident is plain text; returns the content of its pages.
 fn is_text(gateway: &Namespace, home: &FilePath, id: &str) -> Result<Value> {
     command::eventually(FINDING, "the finding on record", || {
         let (status, _) = gateway.run(|| get(WEB, &format!("/api/v1/findings/{id}")))??;
@@ -176,7 +176,7 @@ fn is_text(gateway: &Namespace, home: &FilePath, id: &str) -> Result<Value> {
         &["incidents", "export", id, "--format", "eve"],
     ] {
         let said = smtpwatch(home, arguments)?;
-        // Bytes that are no UTF-8 would have become this.
+        // The replacement character would stand for bytes that are not UTF-8.
         ensure!(!said.contains(harmful) && !said.contains('\u{fffd}'), "{arguments:?}: {said:?}");
         if !arguments.contains(&"text") {
             said.lines().try_for_each(|line| serde_json::from_str::<Value>(line).map(drop))?;

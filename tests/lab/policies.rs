@@ -1,4 +1,4 @@
-//! First contact: there is no history of these domains, and only what they publish shows that STARTTLS was removed.
+//! First contact: these domains have no history, and only their published policy shows that STARTTLS was removed.
 
 use std::net::SocketAddr;
 use std::time::Duration;
@@ -20,23 +20,23 @@ use crate::policy_world::{
 };
 use crate::set_up::{DELIVERIES, Home, SENDER, check, text};
 
-/// A finding comes within this time, also where it has to wait for an answer.
+/// Time limit for a finding, including the wait for a look-up.
 const FINDING: Duration = Duration::from_secs(60);
-/// How the comparison of a certificate comes out.
+/// Results of a certificate comparison.
 const RESULTS: [&str; 3] = ["match", "mismatch", "not_observable"];
-/// The store commits at least this often.
+/// Longest interval between commits of the store.
 const COMMIT: Duration = Duration::from_millis(2500);
 
-/// A mail server on the gateway that knows the way to every domain, and the attacker on it.
+/// A mail server on the gateway with a route to every domain, and the attacker on its path.
 pub struct Mail<'a> {
     path: &'a Path,
     sender: Postfix,
-    /// On the path.
+    /// The attacker on the path.
     pub attacker: Attacker,
 }
 
 impl<'a> Mail<'a> {
-    /// Mail passes unharmed at first.
+    /// Starts with the attacker in pass mode.
     pub fn start(path: &'a Path) -> Result<Self> {
         let attacker = Attacker::start(&path.router)?;
         let domains = MAIL.into_iter().chain(PRIVATE.map(|(domain, _)| domain)).chain([SILENT]);
@@ -44,7 +44,7 @@ impl<'a> Mail<'a> {
         Ok(Self { path, sender: Postfix::sender(&path.gateway, &routes)?, attacker })
     }
 
-    /// Has Postfix deliver one message to someone at `domain`.
+    /// Delivers one message to a recipient at `domain` through Postfix.
     pub fn deliver(&self, domain: &str) -> Result<()> {
         let before = self.sender.sent();
         let recipient = format!("bob@{domain}");
@@ -70,7 +70,7 @@ fn first_contact_is_judged_by_what_is_published() {
         let mail = Mail::start(&path)?;
         mail.attacker.set_mode(Mode::Delete);
 
-        // Those first of whom no one may be accused.
+        // The domains whose hosts must not be accused come first.
         let innocent = [NOTHING, INSECURE, BOGUS, TORN, SILENT, NONE, CONTRADICTION, REDIRECT, SLOW];
         for domain in innocent {
             mail.deliver(domain)?;
@@ -107,7 +107,7 @@ fn first_contact_is_judged_by_what_is_published() {
         let severity = text(&reported, "/severity")?;
         ensure!(["low", "medium", "high"].contains(&severity), "report-only is no less: {reported}");
 
-        // An answer is waited for within a bound: nothing comes after it.
+        // A verdict waits for a look-up for a bounded time: no finding comes later.
         let sessions = f64::from(u32::try_from(innocent.len() + accused.len() + 1)?);
         daemon.metric_reaches("smtpwatch_sessions_total", &[("result", "plaintext")], sessions, FINDING)?;
         std::thread::sleep(VERDICT_DEADLINE + Duration::from_secs(2));
@@ -122,7 +122,7 @@ fn first_contact_is_judged_by_what_is_published() {
     });
 }
 
-/// A resolver without DNSSEC cannot be used to accuse, nor to hide that DANE is off.
+/// A resolver without DNSSEC can neither cause an accusation nor hide that DANE is inactive.
 #[test]
 fn without_dnssec_dane_is_off_and_says_so() {
     scenario("without_dnssec_dane_is_off_and_says_so", || {
@@ -148,7 +148,7 @@ fn without_dnssec_dane_is_off_and_says_so() {
     });
 }
 
-/// What a certificate says against a TLSA record is seen up to TLS 1.2, and nowhere claimed under TLS 1.3.
+/// A certificate that contradicts a TLSA record is detected up to TLS 1.2, and never claimed under TLS 1.3.
 #[test]
 fn certificates_are_compared_with_tlsa_where_they_can_be_seen() {
     scenario("certificates_are_compared_with_tlsa_where_they_can_be_seen", || {
@@ -163,7 +163,8 @@ fn certificates_are_compared_with_tlsa_where_they_can_be_seen() {
         let checks = |result: &str| {
             daemon.metric("smtpwatch_certificate_checks_total", &[("source", "dane"), ("result", result)])
         };
-        // To a client that does not look at certificates Postfix shows none, unless it is told to.
+        // Postfix uses an anonymous cipher with a client that does not verify certificates, unless those ciphers are
+        // excluded.
         let (anonymous, seen) = ("<=TLSv1.2", "<=TLSv1.2\nsmtpd_tls_exclude_ciphers = aNULL");
         for (domain, version, protocols, result) in [
             (OTHER_KEY, "TLSv1.2", anonymous, "not_observable"),
@@ -177,7 +178,7 @@ fn certificates_are_compared_with_tlsa_where_they_can_be_seen() {
             let before: Vec<f64> = RESULTS.iter().map(|result| checks(result)).collect::<Result<_>>()?;
             let mismatches = || daemon.findings().into_iter().filter(|found| found["kind"] == "certificate-mismatch");
             let accused = mismatches().count();
-            // Whose mail host this is may not be known before the first session.
+            // Which domain the mail host serves may be unknown before the first session.
             for _ in 0..2 {
                 mail.deliver(domain)?;
                 sessions += 1.0;
@@ -206,7 +207,8 @@ fn certificates_are_compared_with_tlsa_where_they_can_be_seen() {
     });
 }
 
-/// The domain is learnt from a session in cleartext; from then on the address and the name of its mail host lead to its policy.
+/// The domain is learnt from a session in cleartext; from then on the address and name of its mail host identify the
+/// policy.
 #[test]
 fn certificates_are_compared_with_an_mta_sts_policy() {
     scenario("certificates_are_compared_with_an_mta_sts_policy", || {
@@ -221,7 +223,8 @@ fn certificates_are_compared_with_an_mta_sts_policy() {
         let settings = "smtpd_tls_protocols = <=TLSv1.2\nsmtpd_tls_exclude_ciphers = aNULL\n";
         let other = world.authority.issue(&["mail.elsewhere.example.org"])?;
         let expired = world.authority.issue_expired(&[&host])?;
-        // A name that this host has not borne leads away from no policy: anyone on the path can write it.
+        // A server name that this host has not used before does not replace a policy: an attacker on the path can write
+        // it.
         for (turn, identity, name, accused) in [
             (0, &world.mail, host.as_str(), ""),
             (1, &other, "mail.example.org", "elsewhere"),
@@ -252,7 +255,7 @@ fn certificates_are_compared_with_an_mta_sts_policy() {
     });
 }
 
-/// Trust on first use: anyone who can make DNS and HTTPS fail does not make a policy go away (RFC 8461 §5.1, §10.2).
+/// Trust on first use: an attacker who blocks DNS and HTTPS cannot remove a policy (RFC 8461 §5.1, §10.2).
 #[test]
 fn a_policy_outlives_dns_https_and_the_daemon() {
     scenario("a_policy_outlives_dns_https_and_the_daemon", || {
@@ -294,7 +297,7 @@ fn by_policy(finding: &Value) -> bool {
         || ["dane", "mta-sts", "list"].iter().any(|source| finding["expected"]["source"] == *source)
 }
 
-/// A list that speaks of one domain, by an alias.
+/// A list with an entry for one domain, by a policy alias.
 pub fn starttls_everywhere() -> String {
     json!({
         "timestamp": "2026-11-01T00:00:00Z",

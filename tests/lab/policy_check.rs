@@ -1,5 +1,5 @@
-//! `smtpwatch policy check` on every domain of the policy world: the result of each source, and what a sender should
-//! do.
+//! `smtpwatch policy check` on every domain of the policy world: the result of each source, and the effective policy
+//! for a sender.
 
 use std::net::SocketAddr;
 use std::time::Duration;
@@ -17,23 +17,23 @@ use crate::policy_world::{
 };
 use crate::set_up::Home;
 
-/// The slowest policy host and name server are given up before.
+/// Time limit of a check; the time-outs for the slowest policy host and name server are shorter.
 const CHECK: Duration = Duration::from_secs(90);
-/// Checks at one time.
+/// Number of concurrent checks.
 const AT_ONCE: usize = 7;
 
-/// What a check of a domain has to say.
+/// The expected result of a check.
 struct Row {
     domain: &'static str,
-    /// State of DANE.
+    /// Expected state of DANE.
     dane: &'static str,
-    /// State of MTA-STS.
+    /// Expected state of MTA-STS.
     sts: &'static str,
-    /// Mode of MTA-STS.
+    /// Expected mode of MTA-STS.
     mode: &'static str,
-    /// What a sender should do, and the source that says so; empty: any.
+    /// Expected effective policy and its source; empty: any.
     effective: (&'static str, &'static str),
-    /// What the detail of the source with a fault names.
+    /// A part of the detail of the source that has a fault.
     why: &'static str,
 }
 
@@ -49,7 +49,7 @@ const fn row(
 
 const FREE: (&str, &str) = ("opportunistic", "");
 
-/// The slowest two come first, and together.
+/// Sorted so that the two slowest checks run first and concurrently.
 const VALIDATED: [Row; 20] = [
     row(SLOW, "insecure", ("error", "none"), FREE, "long"),
     row(SILENT, "error", ("error", "none"), FREE, ""),
@@ -73,7 +73,7 @@ const VALIDATED: [Row; 20] = [
     row(MISSING, "insecure", ("error", "none"), FREE, "404"),
 ];
 
-/// Without DNSSEC nothing is said about DANE, and what it would have said is never taken for "no DANE".
+/// Without DNSSEC the result of DANE is unknown, never "no DANE".
 const STRIPPED: [Row; 5] = [
     row(DANE, "error", ("valid", "enforce"), ("required", "mta-sts"), "DNSSEC"),
     row(OTHER_KEY, "error", ("absent", "none"), FREE, "DNSSEC"),
@@ -82,7 +82,7 @@ const STRIPPED: [Row; 5] = [
     row(ENDLESS, "error", ("invalid", "none"), FREE, "DNSSEC"),
 ];
 
-/// Who cannot ask knows nothing: neither a policy, nor that there is none.
+/// If look-ups fail, nothing is known: neither a policy nor its absence.
 const UNREACHABLE: [Row; 2] = [
     row(DANE, "error", ("error", "none"), FREE, "no answer"),
     row(ENFORCE, "error", ("error", "none"), FREE, "no answer"),
@@ -104,7 +104,7 @@ fn check_without_a_resolver() {
     scenario("check_without_a_resolver", || checks(nobody, &UNREACHABLE));
 }
 
-/// `probe` says whether DANE can be used here.
+/// `probe` reports whether DANE is usable on this host.
 #[test]
 fn probe_tells_whether_dnssec_comes_through() {
     scenario("probe_tells_whether_dnssec_comes_through", || {
@@ -156,9 +156,9 @@ fn compare(gateway: &Namespace, config: &str, row: &Row) -> Result<()> {
     ensure!(out.status.success(), told());
     let answer: Value = serde_json::from_str(&out.stdout).with_context(told)?;
     ensure!(answer["subject"] == row.domain, told());
-    // What a stranger publishes must not fill the log: the answer says what is wrong.
+    // What a third party publishes must not fill the log: the answer reports the fault.
     ensure!(out.stderr.is_empty(), "the log speaks: {}", told());
-    // What is published, but is not a policy, may be told with its mode.
+    // A published policy that is invalid may be reported with its mode.
     let mode = (row.sts != "invalid").then_some(row.mode);
     for (name, state, mode) in [("dane", row.dane, None), ("mta-sts", row.sts, mode)] {
         let source = source(&answer, name).with_context(told)?;
@@ -177,7 +177,7 @@ fn compare(gateway: &Namespace, config: &str, row: &Row) -> Result<()> {
     Ok(())
 }
 
-/// What one source says; each has one entry.
+/// The entry of one source; each source has exactly one.
 fn source<'a>(answer: &'a Value, name: &str) -> Result<&'a Value> {
     let mut of_it = answer["sources"].as_array().into_iter().flatten().filter(|source| source["source"] == name);
     let first = of_it.next().with_context(|| format!("nothing of {name}"))?;

@@ -1,4 +1,5 @@
-//! Verdicts of smtpwatch's validator compared with Unbound's: the same names in zones signed with ldns-signzone.
+//! Compares the verdicts of smtpwatch's DNSSEC validator with Unbound's: the same names in zones signed with
+//! ldns-signzone.
 
 use std::fmt::Write as _;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
@@ -17,18 +18,18 @@ use smtpwatch_tests::netns::Path;
 use smtpwatch_tests::resolver::{Dnssec, Resolver};
 use smtpwatch_tests::scenario;
 
-/// The authoritative name server.
+/// Address of the authoritative name server.
 const NAMES: IpAddr = IpAddr::V4(Ipv4Addr::new(198, 51, 100, 53));
-/// An answer of either resolver comes within this time.
+/// Time limit for an answer of either resolver.
 const PATIENCE: Duration = Duration::from_secs(10);
-/// Questions that one `dig` asks: to start it costs more than a hundred of them.
+/// Queries per run of `dig`: its start costs more than a hundred queries.
 const BATCH: usize = 2000;
-/// Questions that our resolver asks at a time.
+/// Concurrent queries of smtpwatch's resolver.
 const AT_ONCE: usize = 16;
 const DIGEST: &str = "abababababababababababababababababababababababababababababababab";
 
-/// Names of hosts, wildcards at several depths, empty names between, aliases to each of them, within the zone and out of it, and whole
-/// trees that DNAME records move (RFC 6672).
+/// Host names, wildcards at several depths, empty non-terminals, aliases to each of them inside and outside the zone,
+/// and subtrees redirected by DNAME records (RFC 6672).
 fn records(zone: &str, wildcard: bool) -> String {
     let apex = if wildcard { "* TXT \"v=spf1 -all\"\n" } else { "" };
     format!(
@@ -45,7 +46,7 @@ fn records(zone: &str, wildcard: bool) -> String {
     )
 }
 
-/// What is asked for, relative to a zone.
+/// Query names, relative to a zone.
 const NAMED: [&str; 75] = [
     "",
     "mx",
@@ -124,7 +125,7 @@ const NAMED: [&str; 75] = [
     "c11",
 ];
 
-/// How a question came out.
+/// The outcome of a query.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 enum Verdict {
     Present { secure: bool },
@@ -142,7 +143,7 @@ impl Verdict {
         })
     }
 
-    /// From what `dig` prints of one reply.
+    /// Parses the outcome from what `dig` prints of one reply.
     fn read(reply: &str, kind: &str) -> Result<Self> {
         let field = |name: &str| {
             let rest = reply.split_once(name).map(|(_, rest)| rest.trim_start());
@@ -162,7 +163,7 @@ impl Verdict {
     }
 }
 
-/// One question: the name as it stands in DNS, and the type.
+/// One query: the absolute name and the type.
 type Question = (String, &'static str);
 
 fn zones() -> (Vec<Zone>, Vec<Question>) {
@@ -193,7 +194,7 @@ fn zones() -> (Vec<Zone>, Vec<Question>) {
     (zones, questions)
 }
 
-/// The zones of the cases beside this repository, each signed by NSEC and by NSEC3.
+/// The zones of the recorded cases, each signed with NSEC and with NSEC3.
 fn cases() -> Result<Vec<Zone>> {
     let directory = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../../shared/cases/policy/dns");
     if !directory.exists() {
@@ -221,7 +222,7 @@ fn cases() -> Result<Vec<Zone>> {
 }
 
 fn ours(server: SocketAddr, anchor: &str, questions: &[Question]) -> Result<Vec<Verdict>> {
-    // Its threads are in the namespace of this one.
+    // The runtime's threads start in the namespace of this thread.
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
     runtime.block_on(async {
         let anchors = Anchors::load(anchor)?;
@@ -274,8 +275,8 @@ fn unbound(resolver: &Resolver<'_>, questions: &[Question]) -> Result<Vec<Verdic
     Ok(verdicts)
 }
 
-/// Wildcards, aliases, empty names and delegations, denied by NSEC, NSEC3 and NSEC3 with opt-out: our verdicts are those of
-/// Unbound, whether the replies come from it or from the authoritative name server.
+/// Wildcards, aliases, empty non-terminals and delegations, denied by NSEC, NSEC3 and NSEC3 with opt-out: the
+/// validator's verdicts equal Unbound's, whether the replies come from Unbound or from the authoritative name server.
 #[test]
 fn denials_are_those_of_unbound() {
     scenario("denials_are_those_of_unbound", || {
@@ -287,7 +288,7 @@ fn denials_are_those_of_unbound() {
         let resolver = Resolver::start(&path.gateway, &names, Dnssec::Validates)?;
         let second = unbound(&resolver, &questions)?;
         let mut wrong = Vec::new();
-        // What Unbound hands on is what it was given: a part of the questions shows that.
+        // Unbound forwards the authoritative data: a sample of the queries is enough to check that.
         for (server, step) in [(names.server(), 1), (Dnssec::Validates.address(), 3)] {
             let questions: Vec<Question> = questions.iter().step_by(step).cloned().collect();
             let first = path.gateway.run(|| ours(server, &names.anchor, &questions))??;
@@ -309,7 +310,7 @@ fn denials_are_those_of_unbound() {
         );
         ensure!(secure > 50 && denied > 200 && insecure > 10 && bogus > 10, "the world is not as it was made");
 
-        // The cases: each with its right value, always the same.
+        // The recorded cases, each with its fixed expected value.
         if zones.iter().any(|zone| zone.name == "n-wildcard-nsec.example") {
             let present = Verdict::Present { secure: true };
             let none = |no_name| Verdict::Absent { secure: true, no_name };

@@ -1,4 +1,5 @@
-//! The hosts that a stranger can make the daemon connect to: recipients of mail decide the name of a policy host.
+//! The policy hosts that a third party can make the daemon connect to: the recipient domain of a mail determines the
+//! name of a policy host.
 
 use std::time::Duration;
 
@@ -25,7 +26,7 @@ fn no_private_address_is_connected_to() {
         let path = Path::create()?;
         let world = World::create(&path)?;
         let gateway = &path.gateway;
-        // Every attempt leaves a packet, whether someone listens or not, and also towards the host itself.
+        // Count the first packet of every attempt, whether a server listens or not, also towards the host itself.
         gateway.nft(&format!(
             "table inet watch {{\ncounter fetches {{ }}\nchain output {{\ntype filter hook output priority 0;\n\
              tcp dport {{ 80, 443, {PORT} }} tcp flags syn counter name fetches\n}}\n}}\n"
@@ -33,7 +34,7 @@ fn no_private_address_is_connected_to() {
         for address in ["10.9.9.9/32", "169.254.9.9/32"] {
             path.exchanger.ip(&["addr", "add", address, "dev", "mx0"])?;
         }
-        // The mail host of this one is at an address for documentation: no one's, and no place to fetch from.
+        // The mail host of this domain has a documentation address, from which no policy is fetched.
         let domains: Vec<&str> = PRIVATE.iter().map(|(domain, _)| *domain).chain([ENFORCE]).collect();
 
         let home = Home::create("public")?;
@@ -58,7 +59,7 @@ fn no_private_address_is_connected_to() {
         ensure!(fetches(gateway)? == 0, "the daemon went out:\n{}", daemon.log());
         drop(daemon);
 
-        // It is the setting that kept it in.
+        // Control: with `allow_private` connections are made, so only the setting prevented them above.
         let home = Home::create("private")?;
         let policy = world.table(&home, Dnssec::Validates.address(), "allow_private = true")?;
         let config = daemon::configure(GATEWAY_INTERFACE, &home.0, Options { policy: &policy, ..Options::default() })?;
@@ -83,7 +84,7 @@ fn sts(gateway: &Namespace, config: &str, domain: &str) -> Result<(String, Strin
     Ok((state, out.stdout))
 }
 
-/// Connections to policy hosts that were begun in `namespace`.
+/// Number of connections to policy hosts that were begun in `namespace`.
 fn fetches(namespace: &Namespace) -> Result<u64> {
     let mut command = namespace.command("nft");
     let told = command::run(command.args(["list", "counter", "inet", "watch", "fetches"]), Duration::from_secs(10))?;

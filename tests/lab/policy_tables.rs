@@ -1,5 +1,5 @@
 //! Exported tables, enforced by the servers that read them: real Postfix and Exim deliver or defer as the policies
-//! demand, over a path that passes STARTTLS and over one that strips it.
+//! require, over a path that passes STARTTLS and over one that strips it.
 
 use std::path::Path as FilePath;
 use std::time::Duration;
@@ -21,18 +21,18 @@ use crate::policy_world::{
 };
 use crate::set_up::{Home, SENDER};
 
-/// Everything is looked up within this time.
+/// Time limit for all look-ups.
 const LEARNT: Duration = Duration::from_secs(60);
-/// Every message is delivered or deferred within this time.
+/// Time limit for every message to be delivered or deferred.
 const DECIDED: Duration = Duration::from_secs(90);
-/// One run of the program.
+/// Time limit for one run of the program.
 const RUN: Duration = Duration::from_secs(60);
 
-/// A domain; whether its mail is delivered by Postfix over an honest path, and over one that strips STARTTLS; and the same of
-/// Exim, which only requires TLS.
+/// A domain, and whether its mail is delivered over an unaltered path and over one that strips STARTTLS: first by
+/// Postfix, then by Exim, which only requires TLS.
 const MATRIX: [(&str, [bool; 2], [bool; 2]); 11] = [
     (DANE, [true, false], [true, false]),
-    // A certificate that no TLSA record is of.
+    // No TLSA record matches the certificate.
     (OTHER_KEY, [false, false], [true, false]),
     (UNUSABLE, [true, false], [true, false]),
     (NOTHING, [true, true], [true, true]),
@@ -42,11 +42,11 @@ const MATRIX: [(&str, [bool; 2], [bool; 2]); 11] = [
     (NONE, [true, true], [true, true]),
     (CONTRADICTION, [true, true], [true, true]),
     (LISTED, [true, false], [true, false]),
-    // MX records without a proof, of a host with TLSA records.
+    // Unsigned MX records that name a host with TLSA records.
     (DUAL, [true, false], [true, false]),
 ];
 
-/// Lines of the table for Postfix.
+/// Expected lines of the Postfix table.
 const LINES: [&str; 6] = [
     "dane.example dane-only\n",
     "other.example dane-only\n",
@@ -56,7 +56,7 @@ const LINES: [&str; 6] = [
     "dual.example.net secure match=mx.dane.example servername=hostname\n",
 ];
 
-/// The table for a server, once everything is known.
+/// Exports the table for a server once every policy is known.
 fn table(path: &Path, home: &Home, config: &FilePath, server: &str, complete: impl Fn(&str) -> bool) -> Result<String> {
     let (config, file) = (config.to_str().context("path")?, home.0.join(server));
     let output = file.to_str().context("path")?;
@@ -71,7 +71,8 @@ fn table(path: &Path, home: &Home, config: &FilePath, server: &str, complete: im
     found.with_context(|| said)
 }
 
-/// Sends to every domain of the matrix over both paths, and compares; `decided` tells how the mail for a recipient came out.
+/// Sends to every domain of the matrix over both paths and compares the outcome; `decided` returns the outcome for a
+/// recipient.
 fn compare(
     attacker: &Attacker,
     submit: impl Fn(&str) -> Result<()>,
@@ -134,7 +135,7 @@ fn tables_are_enforced_by_postfix_and_exim() {
                 path.gateway.run(|| smtp::send(postfix::SUBMISSION, None, SENDER, recipient))?.map(drop)
             };
             compare(&attacker, submit, |to| sender.delivered(to), || sender.log(), |place| MATRIX[place].1)?;
-            // No line was skipped.
+            // Postfix skipped no line.
             ensure!(!sender.log().contains("warning: TLS policy table"), "{}", sender.log());
             ensure!(sender.log().contains(version), "{}", sender.log());
             anyhow::Ok(())
@@ -145,12 +146,13 @@ fn tables_are_enforced_by_postfix_and_exim() {
             |recipient: &str| path.gateway.run(|| smtp::send(exim::SUBMISSION, None, SENDER, recipient))?.map(drop);
         compare(&attacker, submit, |to| sender.delivered(to), || sender.log(), |place| MATRIX[place].2)?;
         drop(sender);
-        // Last: where these packages cannot be had, the servers before have proved the tables.
+        // Last: if these packages are not available, the tables are already tested with the servers above.
         enforced_by_postfix(Packages::PostfixTrixie, "version 3.10.")
     });
 }
 
-/// Rules for Exim: exceptions before wider rules, networks, a rule for every peer, and a list that would end with an exception.
+/// Rules for Exim: exceptions before wider rules, networks, a rule for every peer, and a list that would end with an
+/// exception.
 #[test]
 fn rules_are_enforced_by_exim_in_their_order() {
     scenario("rules_are_enforced_by_exim_in_their_order", || {

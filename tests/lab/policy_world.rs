@@ -1,5 +1,5 @@
-//! A small DNS world with its own root, in which every domain publishes something else; foreign tools check that it
-//! is as described.
+//! A small DNS hierarchy with its own root, in which every domain publishes a different policy; third-party tools check
+//! that it is as described.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
@@ -14,19 +14,19 @@ use smtpwatch_tests::tls::{Authority, Identity};
 
 use crate::set_up::Home;
 
-/// Secure, TLSA 3 1 1 of the real certificate, and an MTA-STS policy that agrees.
+/// DNSSEC-secure, TLSA 3 1 1 of the real certificate, and a matching MTA-STS policy.
 pub const DANE: &str = "dane.example";
-/// Secure, TLSA 3 1 1 of another key.
+/// DNSSEC-secure, TLSA 3 1 1 of another key.
 pub const OTHER_KEY: &str = "other.example";
-/// Secure, and no TLSA record that mail could use.
+/// DNSSEC-secure, with only TLSA records that SMTP cannot use.
 pub const UNUSABLE: &str = "unusable.example";
-/// Secure, and proven to publish nothing.
+/// DNSSEC-secure, with a proof that nothing is published.
 pub const NOTHING: &str = "nothing.example";
-/// TLSA records in a zone that no one signed.
+/// TLSA records in an unsigned zone.
 pub const INSECURE: &str = "insecure.example";
-/// The signatures have expired.
+/// DNSSEC signatures have expired.
 pub const BOGUS: &str = "bogus.example";
-/// Secure, but the signatures of its TLSA records have expired: what is seen when someone forges or suppresses them.
+/// DNSSEC-secure, but the signatures of its TLSA records have expired, as when an attacker forges or suppresses them.
 pub const TORN: &str = "torn.example";
 /// Its name server does not answer.
 pub const SILENT: &str = "silent.example";
@@ -38,32 +38,32 @@ pub const TESTING: &str = "testing.example.net";
 pub const NONE: &str = "none.example.net";
 /// Its MTA-STS policy names other mail hosts than its MX record.
 pub const CONTRADICTION: &str = "contradiction.example.net";
-/// It publishes nothing; a STARTTLS-Everywhere list speaks of it.
+/// Publishes nothing; a STARTTLS-Everywhere list has an entry for it.
 pub const LISTED: &str = "listed.example.net";
 
-/// MTA-STS, `enforce`; MX records without a proof, of the mail host of [`DANE`].
+/// MTA-STS, `enforce`; unsigned MX records that name the mail host of [`DANE`].
 pub const DUAL: &str = "dual.example.net";
 
-/// An MTA-STS record, and the certificate of the policy host is for another name.
+/// MTA-STS record; the certificate of the policy host is for another name.
 pub const WRONG_NAME: &str = "wrong-name.example.net";
-/// An MTA-STS record, and the policy comes with status 301.
+/// MTA-STS record; the policy is served with status 301.
 pub const REDIRECT: &str = "redirect.example.net";
-/// An MTA-STS record, and the policy is longer than 64 KiB.
+/// MTA-STS record; the policy is longer than 64 KiB.
 pub const OVERSIZED: &str = "oversized.example.net";
-/// As [`OVERSIZED`], but no one says beforehand how long it is.
+/// As [`OVERSIZED`], without a Content-Length.
 pub const ENDLESS: &str = "endless.example.net";
-/// An MTA-STS record, and the policy comes one byte in a second.
+/// MTA-STS record; the policy is sent at one byte per second.
 pub const SLOW: &str = "slow.example.net";
-/// An MTA-STS record, and the policy is called `text/html`.
+/// MTA-STS record; the policy has the media type `text/html`.
 pub const HTML: &str = "html.example.net";
-/// An MTA-STS record, and the certificate of the policy host has expired.
+/// MTA-STS record; the certificate of the policy host has expired.
 pub const EXPIRED: &str = "expired.example.net";
-/// An MTA-STS record, and no one known has signed the certificate of the policy host.
+/// MTA-STS record; the certificate of the policy host is from an untrusted authority.
 pub const UNTRUSTED: &str = "untrusted.example.net";
-/// An MTA-STS record, and there is no policy.
+/// MTA-STS record without a policy file.
 pub const MISSING: &str = "missing.example.net";
 
-/// Domains with a mail host. Each host has addresses of its own, so that it is clear whose policy speaks.
+/// Domains with a mail host. Each host has addresses of its own, so that an address identifies one policy.
 pub const MAIL: [&str; 21] = [
     DANE,
     OTHER_KEY,
@@ -88,7 +88,7 @@ pub const MAIL: [&str; 21] = [
     MISSING,
 ];
 
-/// Domains whose policy host is asked.
+/// Domains whose policy host is queried, and how it serves the policy.
 const POLICIES: [(&str, Manner); 15] = [
     (DANE, Manner::Good),
     (DUAL, Manner::Good),
@@ -107,7 +107,7 @@ const POLICIES: [(&str, Manner); 15] = [
     (MISSING, Manner::Missing),
 ];
 
-/// Where policies are published whose address no one may be led to by a stranger: domain and address.
+/// Policy hosts at addresses to which a third party must not be able to direct the daemon: domain and address.
 pub const PRIVATE: [(&str, &str); 6] = [
     ("loopback.example.net", "127.0.0.1"),
     ("ten.example.net", "10.9.9.9"),
@@ -117,32 +117,32 @@ pub const PRIVATE: [(&str, &str); 6] = [
     ("loopback6.example.net", "::1"),
 ];
 
-/// The authoritative name server.
+/// Address of the authoritative name server.
 const NAMES: IpAddr = IpAddr::V4(Ipv4Addr::new(198, 51, 100, 53));
-/// An address that takes packets and says nothing.
+/// An address that accepts packets and never answers.
 const SILENCE: IpAddr = IpAddr::V4(Ipv4Addr::new(198, 51, 100, 99));
-/// The policy host.
+/// Addresses of the policy host.
 const WEB: [IpAddr; 2] =
     [IpAddr::V4(Ipv4Addr::new(198, 51, 100, 80)), IpAddr::V6(Ipv6Addr::new(0x2001, 0xdb8, 2, 0, 0, 0, 0, 0x80))];
-/// Policies hold for a week.
+/// Maximum age of the policies: one week, seconds.
 const MAX_AGE: u32 = 604_800;
 
-/// What is published, and who serves it: name server and policy host beside the exchanger, both resolvers on the gateway.
+/// The servers that publish the policies: name server and policy host on the exchanger, both resolvers on the gateway.
 pub struct World<'a> {
-    /// Of the certificates of mail and policy hosts.
+    /// Issuer of the certificates of mail and policy hosts.
     pub authority: Authority,
-    /// Of every mail host.
+    /// Certificate of every mail host.
     pub mail: Identity,
-    /// Until it is switched off.
+    /// The name server; `None` once switched off.
     pub names: Option<Names>,
-    /// Until it is switched off.
+    /// The policy host; `None` once switched off.
     pub web: Option<PolicyHost>,
-    /// The one that validates and the one that strips, until they are switched off.
+    /// The validating and the stripping resolver; empty once switched off.
     pub resolvers: Vec<Resolver<'a>>,
 }
 
 impl<'a> World<'a> {
-    /// Everything is up.
+    /// Starts every server.
     pub fn create(path: &'a Path) -> Result<Self> {
         for (v4, v6) in [(53, None), (99, None), (80, Some(0x80))].into_iter().chain(hosts().map(|(_, n)| (n, Some(n))))
         {
@@ -170,7 +170,7 @@ impl<'a> World<'a> {
         self.resolvers.iter().find(|resolver| resolver.dnssec == dnssec).context("the resolver is switched off")
     }
 
-    /// The `[policy]` table of a daemon in this world that asks `resolver`; its files are kept in `home`.
+    /// The `[policy]` table of a daemon that uses `resolver`; its files are in `home`.
     pub fn table(&self, home: &Home, resolver: SocketAddr, further: &str) -> Result<String> {
         let (anchor, authority) = (home.0.join("anchor"), home.0.join("ca.pem"));
         std::fs::write(&anchor, &self.names()?.anchor)?;
@@ -191,12 +191,12 @@ impl<'a> World<'a> {
     }
 }
 
-/// Last byte of the addresses of each mail host.
+/// Domains with the last byte of their mail host's addresses.
 fn hosts() -> impl Iterator<Item = (&'static str, u8)> {
     MAIL.into_iter().zip(100..)
 }
 
-/// Where mail for `domain` goes: to its mail host, or to one that DNS does not know.
+/// The address to which mail for `domain` is sent: its mail host, or a host that is not in DNS.
 pub fn exchanger(domain: &str) -> IpAddr {
     let last = hosts().find(|(name, _)| *name == domain).map_or(25, |(_, last)| last);
     Ipv4Addr::new(198, 51, 100, last).into()
@@ -276,7 +276,7 @@ fn exchange(domain: &str, last: u8) -> String {
     format!("{domain}. MX 10 mx.{domain}.\nmx.{domain}. A 198.51.100.{last}\nmx.{domain}. AAAA 2001:db8:2::{last:x}\n")
 }
 
-/// The MTA-STS record of a domain, and the addresses of its policy host.
+/// The MTA-STS record of a domain and the address records of its policy host.
 fn sts(domain: &str, addresses: &[String]) -> String {
     let mut records = format!("_mta-sts.{domain}. TXT \"v=STSv1; id=20261126;\"\n");
     for address in addresses {
@@ -286,7 +286,8 @@ fn sts(domain: &str, addresses: &[String]) -> String {
     records
 }
 
-/// `dig` and `delv` on the names, Postfix on the mail hosts, `curl` on the policies: the world is what the scenarios take it for.
+/// `dig` and `delv` check the names, Postfix the mail hosts, `curl` the policies: the servers publish what the
+/// scenarios assume.
 #[test]
 fn the_world_of_policies_is_as_it_says() {
     scenario("the_world_of_policies_is_as_it_says", || {

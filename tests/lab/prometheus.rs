@@ -1,5 +1,5 @@
-//! A real Prometheus scrapes the real daemon with the shipped rules, and a real Alertmanager sends the notification
-//! of a strip and of its end.
+//! A real Prometheus scrapes the real daemon with the shipped rules, and a real Alertmanager sends the notification of
+//! a strip and of its end.
 
 use std::net::SocketAddr;
 use std::time::Duration;
@@ -17,7 +17,7 @@ use smtpwatch_tests::scripted::Server;
 use smtpwatch_tests::tls::Identity;
 use smtpwatch_tests::{scenario, smtp};
 
-/// What Grafana puts in place of its variables.
+/// Values that Grafana substitutes for its variables.
 const VARIABLES: [(&str, &str); 4] =
     [("$__rate_interval", "20s"), ("$__range", "5m"), ("$job", ".+"), ("$instance", ".+")];
 
@@ -34,7 +34,7 @@ fn alert_fires() {
         let _server = Server::start(&path.exchanger, address, &identity, script)?;
         let home = Home::create("prometheus")?;
         let alertmanager = Alertmanager::start(&path.gateway)?;
-        // Beside the way through Prometheus, the daemon tells by itself.
+        // The daemon also sends alerts directly, in addition to the path through Prometheus.
         let tables = format!(
             "[alertmanager]\nurls = [\"http://{}\"]\nresend_seconds = 1\nhold_minutes = 1\n",
             alertmanager::ADDRESS
@@ -64,7 +64,7 @@ fn alert_fires() {
         let alert = alertmanager.notified("SmtpwatchStarttlsStripped", "firing", Duration::from_secs(30))?;
         named(&alert, "runbook_url")?;
         prometheus.firing("SmtpwatchStarttlsStripped", Duration::from_secs(5))?;
-        // Each question of the dashboard has an answer; its marks are one.
+        // Every query of the dashboard returns data, its annotations included.
         let dashboard: Value = serde_json::from_slice(&std::fs::read(dashboard())?)?;
         let questions = questions(&dashboard)?;
         ensure!(questions.len() > 20, "only {} questions", questions.len());
@@ -85,7 +85,7 @@ fn alert_fires() {
         alertmanager.notified("SmtpwatchStarttlsStripped", "resolved", WINDOW * 3)?;
         let resolved = alertmanager.notified("SmtpwatchIncident", "resolved", Duration::from_secs(90))?;
         let (begin, end) = (time(&resolved["startsAt"])?, time(&resolved["endsAt"])?);
-        // One minute after its newest finding.
+        // The alert ends one minute after its newest finding.
         ensure!((59..=75).contains(&begin.duration_until(end).as_secs()), "{resolved}");
         ensure!(
             daemon.metric("smtpwatch_output_records_total", &[("output", "alertmanager")])? >= 2.0,
@@ -95,16 +95,16 @@ fn alert_fires() {
     });
 }
 
-/// What a dashboard asks.
+/// A query of the dashboard.
 struct Question {
     title: String,
-    /// Its variables filled in.
+    /// The expression with its variables substituted.
     asked: String,
-    /// Labels by which it calls what comes.
+    /// Labels that its legend uses.
     named: Vec<String>,
 }
 
-/// Of each panel, and of each mark that is set in all of them.
+/// The queries of all panels and all annotations.
 fn questions(dashboard: &Value) -> Result<Vec<Question>> {
     let mut questions = Vec::new();
     let list = |value: &Value| value.as_array().cloned().unwrap_or_default();

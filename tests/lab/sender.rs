@@ -1,5 +1,5 @@
-//! The sending program: a web application sends its password in cleartext, and the finding names its user and
-//! service.
+//! The sending program: a web application sends its password in cleartext, and the finding names its user and systemd
+//! unit.
 
 use std::io::{BufRead, BufReader, Write};
 use std::net::SocketAddr;
@@ -20,9 +20,9 @@ use crate::set_up::{FINDING, Home, check, script, text};
 
 /// `www-data` of Debian.
 const UID: u32 = 33;
-/// Where the program runs.
+/// The unit that the program appears to run in.
 const UNIT: &str = "php-fpm.service";
-/// Goes into the cgroup `$1`, gives up its rights, connects to `$2`, port `$3`, and sends the password once it is told to.
+/// Enters the cgroup `$1`, drops its privileges, connects to `$2`, port `$3`, and sends the password on request.
 const CLIENT: &str = r#"
 echo $$ >"$1/cgroup.procs"
 exec setpriv --reuid 33 --regid 33 --clear-groups bash -c '
@@ -38,7 +38,7 @@ exec setpriv --reuid 33 --regid 33 --clear-groups bash -c '
 "#;
 const LIMIT: Duration = Duration::from_secs(60);
 
-/// A cgroup of its own, removed in any case.
+/// A cgroup of its own, removed on drop.
 struct Service {
     root: PathBuf,
     directory: PathBuf,
@@ -57,7 +57,7 @@ impl Service {
 
     fn remove(&self) -> Result<()> {
         for place in self.directory.ancestors().take(2).filter(|place| place.exists()) {
-            // What has just ended may still be in it.
+            // A process that has just ended may still be in it.
             command::eventually(LIMIT, "a cgroup without processes", || Ok(std::fs::remove_dir(place).ok()))?;
         }
         Ok(())
@@ -91,7 +91,7 @@ fn a_finding_names_who_sent() {
         BufReader::new(client.0.stdout.take().context("a pipe")?).read_line(&mut said)?;
         ensure!(said == "connected\n", "{said}");
         daemon.metric_reaches("smtpwatch_flows", &[], 1.0, FINDING)?;
-        // The cgroup goes before there is a finding: the socket keeps its number, and no one can look it up any more.
+        // The cgroup is removed before the finding is made: the socket keeps its cgroup id, which has no path then.
         std::fs::write(service.root.join("cgroup.procs"), client.0.id().to_string())?;
         service.remove()?;
         client.0.stdin.take().context("a pipe")?.write_all(b"go\n")?;

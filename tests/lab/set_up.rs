@@ -1,4 +1,4 @@
-//! Shared by scenarios: the path with an attacker, mail through a real sending server, and checks of findings.
+//! Shared parts of scenarios: the path with an attacker, mail through a real sending server, and checks of findings.
 
 use std::net::SocketAddr;
 use std::path::{Path as FilePath, PathBuf};
@@ -19,16 +19,16 @@ use smtpwatch_tests::{scripted::Script, smtp};
 
 /// Sender of every message.
 pub const SENDER: &str = "anna@gateway.example.org";
-/// A finding comes within this time, or not at all.
+/// Time limit for a finding.
 pub const FINDING: Duration = Duration::from_secs(60);
-/// A batch of deliveries.
+/// Time limit for a batch of deliveries.
 pub const DELIVERIES: Duration = Duration::from_secs(90);
 
-/// A directory for a daemon's configuration, store and log; removed with it.
+/// A directory for a daemon's configuration, store and log; removed on drop.
 pub struct Home(pub PathBuf);
 
 impl Home {
-    /// Makes one for this scenario.
+    /// Creates one for this scenario.
     pub fn create(name: &str) -> Result<Self> {
         static COUNTER: AtomicU32 = AtomicU32::new(0);
         let serial = COUNTER.fetch_add(1, Ordering::Relaxed);
@@ -48,14 +48,14 @@ impl Drop for Home {
 pub struct Relay {
     sender: Postfix,
     _receiver: Postfix,
-    /// On the path.
+    /// The attacker on the path.
     pub attacker: Attacker,
-    /// Last, so that it goes after everything that lives in it.
+    /// Declared last, so that it is dropped after everything that runs in it.
     pub path: Path,
 }
 
 impl Relay {
-    /// Mail for `peer.example` goes to the exchanger's address of `family`.
+    /// Creates it; mail for `peer.example` goes to the exchanger's address of `family`.
     pub fn create(family: Family) -> Result<Self> {
         let path = Path::create()?;
         let attacker = Attacker::start(&path.router)?;
@@ -65,7 +65,7 @@ impl Relay {
         Ok(Self { sender, _receiver: receiver, attacker, path })
     }
 
-    /// Has Postfix deliver `count` messages, each in its own session.
+    /// Delivers `count` messages through Postfix, each in its own session.
     pub fn deliver(&self, count: usize) -> Result<()> {
         let before = self.sender.sent();
         self.submit(count)?;
@@ -75,7 +75,7 @@ impl Relay {
         .with_context(|| self.sender.log())
     }
 
-    /// Hands `count` messages to Postfix and does not wait for their delivery.
+    /// Submits `count` messages to Postfix without waiting for their delivery.
     pub fn submit(&self, count: usize) -> Result<()> {
         for _ in 0..count {
             self.path.gateway.run(|| smtp::send(postfix::SUBMISSION, None, SENDER, "bob@peer.example"))??;
@@ -89,7 +89,7 @@ impl Relay {
     }
 }
 
-/// The public form of a finding: every name of the contract is there, and the values that hold for each of them.
+/// Checks the public form of a finding: every required key is present and every value is in its range.
 pub fn check_form(finding: &Value) -> Result<()> {
     for name in [
         "/schema_version",
@@ -127,7 +127,7 @@ pub fn check_form(finding: &Value) -> Result<()> {
     Ok(())
 }
 
-/// Demands these values of a finding, by JSON pointer.
+/// Requires these values of a finding, by JSON pointer.
 pub fn check(finding: &Value, wanted: &[(&str, Value)]) -> Result<()> {
     check_form(finding)?;
     for (pointer, value) in wanted {
@@ -148,19 +148,19 @@ pub fn script(greeting: &str, ehlo: &[&str]) -> Script {
     Script { greeting: greeting.to_owned(), ehlo: ehlo.iter().map(|line| (*line).to_owned()).collect() }
 }
 
-/// Our program on the store of this home.
+/// Runs smtpwatch on the store of this home.
 pub fn smtpwatch(home: &FilePath, arguments: &[&str]) -> Result<String> {
     let mut command = Command::new(Profile::Dev.binary()?);
     let store = home.join("smtpwatch.db");
     command::run(command.args(arguments).arg("--store").arg(store), Duration::from_secs(20))
 }
 
-/// What a replay of an incident's capture file finds, with what had been seen of the peer.
+/// The findings of a replay of an incident's capture file with the peer's history.
 pub fn replay_evidence(home: &FilePath, id: &str) -> Result<Vec<Value>> {
     let file = home.join("proof.pcapng");
     let name = file.to_str().context("a path in UTF-8")?;
     smtpwatch(home, &["incidents", "export", id, "--pcapng", name])?;
-    // The daemon holds the original.
+    // The daemon holds the lock of the original store.
     let copy = home.join("copy");
     std::fs::create_dir_all(&copy)?;
     for file in ["smtpwatch.db", "smtpwatch.db-wal"] {

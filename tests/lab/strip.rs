@@ -1,4 +1,4 @@
-//! Postfix to Postfix across the attacker: history first, then each edit, then honest mail.
+//! Mail from Postfix to Postfix through the attacker: history first, then each edit, then legitimate mail.
 
 use anyhow::{Result, ensure};
 use serde_json::{Value, json};
@@ -19,7 +19,7 @@ fn history_then_attacks_v6() {
     scenario("history_then_attacks_v6", || history_then_attacks(Family::V6, false));
 }
 
-/// docs/threats.md EV-1: an attacker, or a server, that sends every byte in its own segment hides nothing.
+/// docs/threats.md EV-1: an attacker or a server that sends every byte in its own segment hides nothing.
 #[test]
 fn history_then_attacks_one_octet_per_segment() {
     scenario("history_then_attacks_one_octet_per_segment", || history_then_attacks(Family::V4, true));

@@ -16,13 +16,13 @@ use smtpwatch_tests::{Skip, scenario, smtp};
 
 use crate::set_up::{DELIVERIES, FINDING, Home, Relay, check};
 
-/// The store commits at least this often; history older than this survives any death.
+/// Longest interval between commits of the store; older history survives a kill.
 const COMMIT: Duration = Duration::from_millis(2500);
-/// Messages that are still sent after the daemon's death, and the most before it.
+/// Messages sent after the kill, and the maximum before it.
 const AFTER: usize = 20;
 const MOST_BEFORE: usize = 2000;
 
-/// XDP is the one hook that ip shows.
+/// XDP is the only hook that ip shows.
 fn by_xdp() -> Options<'static> {
     Options { ingress: "xdp", ..Options::default() }
 }
@@ -40,7 +40,7 @@ fn killed_in_mid_traffic() {
         first.metric_reaches("smtpwatch_sessions_total", &[("result", "tls")], 8.0, DELIVERIES)?;
         std::thread::sleep(COMMIT);
 
-        // One session is in the middle of its dialogue when the daemon dies, and a batch of others is under way.
+        // At the kill, one session is in the middle of its dialogue and a batch of others is in progress.
         let server = SocketAddr::new(Family::V4.exchanger(), 25);
         let mut session = gateway.run(|| smtp::connect(server))??;
         gateway.run(|| smtp::ask(&mut session, "EHLO gateway.example.org"))??;
@@ -82,7 +82,7 @@ fn killed_in_mid_traffic() {
     });
 }
 
-/// Sends one message after the other until the daemon is dead, and then [`AFTER`] more; gives their number.
+/// Sends one message after the other until the daemon is dead, then [`AFTER`] more; returns their number.
 fn traffic(relay: &Relay, dead: &AtomicBool) -> Result<usize> {
     let mut sent = 0;
     while !dead.load(Ordering::SeqCst) {
@@ -95,7 +95,7 @@ fn traffic(relay: &Relay, dead: &AtomicBool) -> Result<usize> {
     Ok(sent + AFTER)
 }
 
-/// What is attached to the gateway's interface, as the kernel tells it; empty if nothing is.
+/// The program attached to the gateway's interface, as the kernel reports it; empty if there is none.
 fn attached(gateway: &Namespace) -> Result<String> {
     const LIMIT: Duration = Duration::from_secs(60);
     let net = command::run(gateway.command("bpftool").args(["net", "show", "dev", GATEWAY_INTERFACE]), LIMIT)

@@ -1,4 +1,4 @@
-//! Another process removes a hook of the daemon, or wants to watch the same interface: the daemon detects it,
+//! Another process removes a hook of the daemon, or another daemon uses the same interface: the daemon detects it,
 //! attaches again and logs it; meanwhile metric and readiness report it.
 
 use std::net::SocketAddr;
@@ -15,7 +15,7 @@ use smtpwatch_tests::{scenario, smtp};
 use crate::lifecycle::{THREE, home};
 use crate::set_up::{FINDING, Home, SENDER, script};
 
-/// Mail in cleartext to this network is a finding.
+/// By this rule mail in cleartext to this network is a finding.
 const RULE: &str = "[[rule]]\npeer = [\"198.51.100.0/24\"]\nstarttls = \"required\"\n";
 const LIMIT: Duration = Duration::from_secs(60);
 
@@ -103,7 +103,7 @@ fn a_filter_that_is_removed_is_attached_again() {
     });
 }
 
-/// Without hot-plug no capability is left; a link of a loaded program needs none.
+/// Without hot-plug the daemon retains no capability; linking a loaded program needs none.
 #[test]
 fn without_capabilities_a_link_is_made_again() {
     scenario("without_capabilities_a_link_is_made_again", || {

@@ -1,6 +1,6 @@
 //! Mail over an interface other than that of the default route: VPN routes, policy routing, a route to one exchanger,
-//! an interface that appears later. Without configured interfaces it is watched; if `interfaces` leaves it out, the
-//! daemon reports it.
+//! an interface that is added later. Without configured interfaces the daemon captures on it; if `interfaces` omits it,
+//! the daemon reports it.
 
 use std::io::{BufRead as _, BufReader};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpStream};
@@ -20,29 +20,29 @@ use smtpwatch_tests::{scenario, smtp};
 use crate::lifecycle::{THREE, home};
 use crate::set_up::{FINDING, Home, script};
 
-/// The gateway's other interface.
+/// The gateway's second interface.
 const OTHER: &str = "vpn0";
 const OTHER_V4: Ipv4Addr = Ipv4Addr::new(203, 0, 113, 10);
 const OTHER_V6: Ipv6Addr = Ipv6Addr::new(0x2001, 0xdb8, 3, 0, 0, 0, 0, 0x10);
-/// Without an offer of TLS, and with one of AUTH that is sent in cleartext.
+/// A cleartext password; the server offers AUTH and no TLS.
 const PLAIN: &str = "AUTH PLAIN AGFubmEAbm90LWEtc2VjcmV0LTdLcQ==";
-/// Longer than the daemon's housekeeping takes to come round.
+/// Longer than the interval of the daemon's housekeeping.
 const SETTLE: Duration = Duration::from_millis(700);
-/// Routes of the table 100 that lead out by the other interface, with the own address of the first: what the exchanger answers
-/// comes by the first, and the address does not tell the way.
+/// Routes of table 100 over the second interface with the source address of the first: the exchanger's answers arrive
+/// at the first, and the source address does not identify the interface.
 const TABLE: [&str; 2] = [
     "route add default via 203.0.113.1 dev vpn0 src 192.0.2.10 table 100",
     "-6 route add default via 2001:db8:3::1 dev vpn0 src 2001:db8:1::10 table 100",
 ];
 
-/// How a client's socket is made, besides its family.
+/// Socket settings of a client, apart from its family.
 #[derive(Clone, Copy, Default)]
 struct Client {
     mark: u32,
     source: bool,
 }
 
-/// The path of the lab with a second way from the gateway to the router, and a server without TLS at the exchanger.
+/// The path of the lab with a second link from the gateway to the router, and a server without TLS at the exchanger.
 struct Site {
     _servers: Vec<Server>,
     path: Path,
@@ -60,7 +60,7 @@ impl Site {
         Ok(Self { _servers: servers, path })
     }
 
-    /// The second way is there, and no route takes it yet.
+    /// Adds the second link, which no route uses yet.
     fn with_other() -> Result<Self> {
         let site = Self::create()?;
         site.plug()?;
@@ -89,12 +89,12 @@ impl Site {
         Ok(())
     }
 
-    /// A connection to the exchanger that has its greeting.
+    /// Connects to the exchanger and reads its greeting.
     fn open(&self, family: Family, client: Client) -> Result<BufReader<TcpStream>> {
         self.path.gateway.run(|| dial(family, client))?
     }
 
-    /// A password in cleartext to the exchanger, in its own connection.
+    /// Sends a password in cleartext to the exchanger, in a connection of its own.
     fn send(&self, family: Family, client: Client) -> Result<()> {
         let mut stream = self.open(family, client)?;
         for line in ["EHLO gateway.example.org", PLAIN, "QUIT"] {
@@ -103,7 +103,7 @@ impl Site {
         Ok(())
     }
 
-    /// A session of each family is seen.
+    /// Checks that a session of each family raises a finding.
     fn is_found(&self, daemon: &Daemon<'_>, client: Client) -> Result<()> {
         for family in Family::ALL {
             self.send(family, client)?;
@@ -113,14 +113,14 @@ impl Site {
         Ok(())
     }
 
-    /// Started without a choice of interfaces, the daemon sees the very first session.
+    /// Checks that a daemon without configured interfaces captures the very first session.
     fn is_seen_by_default(&self, name: &str, client: Client) -> Result<()> {
         let home = Home::create(name)?;
         let daemon = Daemon::start(&self.path.gateway, "", &home.0, Options::default())?;
         self.is_found(&daemon, client)
     }
 
-    /// With `interfaces` that leave the other one out, nothing is seen, and the daemon says so.
+    /// Checks that with `interfaces` that omit the second interface nothing is captured, and the daemon reports it.
     fn is_told(&self, name: &str, client: Client) -> Result<()> {
         let home = Home::create(name)?;
         let open = Family::ALL.into_iter().map(|family| self.open(family, client)).collect::<Result<Vec<_>>>()?;
@@ -155,7 +155,7 @@ fn dial(family: Family, client: Client) -> Result<BufReader<TcpStream>> {
     Ok(stream)
 }
 
-/// Each way is watched by default, and told where it is left out.
+/// Defines tests per route: captured by default, reported if omitted.
 macro_rules! ways {
     ($($name:ident: $commands:expr, $client:expr;)+) => {
         $(#[test]
@@ -224,19 +224,19 @@ fn a_connection_tells_of_a_route_without_a_gateway() {
         router.sysctl("ipv4/conf/vpn/proxy_arp", "1")?;
         router.sysctl("ipv6/conf/vpn/proxy_ndp", "1")?;
         router.ip(&["-6", "neigh", "add", "proxy", &EXCHANGER_V6.to_string(), "dev", "vpn"])?;
-        // As those that a CNI makes for each container: none of them alone is a reason to attach.
+        // Routes as a CNI plug-in makes them for each container: none of them alone is a reason to attach.
         site.ip(&["route add 198.51.100.25/32 dev vpn0", "-6 route add 2001:db8:2::25/128 dev vpn0"])?;
         let daemon = Daemon::start(&site.path.gateway, "", &home.0, Options::default())?;
         ensure!(daemon.metric("smtpwatch_probe_attached", &[("interface", OTHER)])? == 0.0, "{}", daemon.log());
         let open = site.open(Family::V6, Client::default())?;
-        // Any change has connections looked up before the minute is over.
+        // Any change of routes makes the daemon look up its connections before the minute has passed.
         site.ip(&["rule add from 192.0.2.99 table 100"])?;
         daemon.metric_reaches("smtpwatch_probe_attached", &[("interface", OTHER)], 2.0, FINDING)?;
         let why = format!("mail to [{EXCHANGER_V6}]:25 goes by vpn0: it is watched from here on");
         ensure!(daemon.log().contains(&why), "{}", daemon.log());
         ensure!(daemon.metric("smtpwatch_unwatched_connections", &[])? == 0.0, "{}", daemon.log());
         drop(open);
-        // It stays watched after the connection and the rule.
+        // The interface stays attached after the connection has ended and the rule is deleted.
         site.ip(&["rule del from 192.0.2.99 table 100"])?;
         site.is_found(&daemon, Client::default())
     });
@@ -283,14 +283,14 @@ fn routes_that_lead_nowhere_and_rules_that_go_disturb_nothing() {
         let (site, home) = (Site::with_other()?, Home::create("nowhere")?);
         let open = site.open(Family::V4, Client::default())?;
         let mut daemon = Daemon::start(&site.path.gateway, "", &home.0, Options::default())?;
-        // Under an open connection: nothing leads to its peer any more.
+        // While a connection is open, remove every route to its peer.
         for kind in ["blackhole", "unreachable", "prohibit", "throw"] {
             let to = EXCHANGER_V4.to_string();
             site.path.gateway.ip(&["route", "add", kind, &to])?;
             std::thread::sleep(SETTLE);
             site.path.gateway.ip(&["route", "del", kind, &to])?;
         }
-        // The rule of the main table goes, and comes again.
+        // The rule of the main table is deleted and added again.
         site.ip(&["rule del table main", "rule add table main", TABLE[0], "rule add fwmark 9 table 100"])?;
         daemon.metric_reaches("smtpwatch_probe_attached", &[("interface", OTHER)], 2.0, FINDING)?;
         daemon.metric_reaches("smtpwatch_probe_attached", &[("interface", GATEWAY_INTERFACE)], 2.0, FINDING)?;

@@ -1,4 +1,4 @@
-//! A name server for one TXT record and the addresses of everything: 127.0.0.1.
+//! A DNS server that answers with one TXT record, and with the address 127.0.0.1 for every name.
 
 use std::net::{Ipv4Addr, SocketAddr, UdpSocket};
 use std::sync::Arc;
@@ -11,7 +11,7 @@ use anyhow::Result;
 const A: u16 = 1;
 const TXT: u16 = 16;
 
-/// Ends when it goes out of scope.
+/// A running DNS server; dropping it ends it.
 pub struct NameServer {
     pub address: SocketAddr,
     asked: Arc<AtomicUsize>,
@@ -20,7 +20,7 @@ pub struct NameServer {
 }
 
 impl NameServer {
-    /// Every TXT record reads `text`.
+    /// Starts it; every TXT record contains `text`.
     pub fn start(text: String) -> Result<Self> {
         let socket = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0))?;
         socket.set_read_timeout(Some(Duration::from_millis(50)))?;
@@ -34,7 +34,7 @@ impl NameServer {
                     let Ok((length, from)) = socket.recv_from(&mut octets) else { continue };
                     if let Some((answer, kind)) = answer(&octets[..length], &text) {
                         asked.fetch_add(usize::from(kind == TXT), Ordering::Relaxed);
-                        // Who asks asks again.
+                        // The client repeats an unanswered query.
                         let _ = socket.send_to(&answer, from);
                     }
                 }
@@ -43,7 +43,7 @@ impl NameServer {
         Ok(Self { address, asked, stop, thread: Some(thread) })
     }
 
-    /// Questions for TXT records so far.
+    /// Number of TXT queries so far.
     pub fn asked(&self) -> usize {
         self.asked.load(Ordering::Relaxed)
     }
@@ -58,7 +58,7 @@ impl Drop for NameServer {
     }
 }
 
-/// The answer to a question (RFC 1035 §4.1), and its type.
+/// The answer to a query (RFC 1035 §4.1), and the query's type.
 fn answer(query: &[u8], text: &str) -> Option<(Vec<u8>, u16)> {
     let mut at = 12;
     while *query.get(at)? != 0 {

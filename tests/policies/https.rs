@@ -1,4 +1,4 @@
-//! A web server that accepts reports.
+//! An HTTPS server that accepts reports.
 
 use std::collections::VecDeque;
 use std::io::{BufRead, BufReader, Read, Write};
@@ -14,7 +14,7 @@ use smtpwatch_tests::tls::Identity;
 
 const MAX_BODY: u64 = 1024 * 1024;
 
-/// What was handed over.
+/// A received POST request.
 #[derive(Clone, Debug)]
 pub struct Post {
     pub path: String,
@@ -22,7 +22,7 @@ pub struct Post {
     pub body: Vec<u8>,
 }
 
-/// Ends when it goes out of scope.
+/// A running HTTPS server; dropping it ends it.
 pub struct WebServer {
     pub address: SocketAddr,
     posts: Arc<Mutex<Vec<Post>>>,
@@ -31,7 +31,7 @@ pub struct WebServer {
 }
 
 impl WebServer {
-    /// Answers with these statuses, one after the other, and then with the last one.
+    /// Starts it; it answers with these statuses in order, then always with the last one.
     pub fn start(identity: &Identity, statuses: &[&'static str]) -> Result<Self> {
         let tls = identity.server()?;
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?;
@@ -60,7 +60,7 @@ impl WebServer {
         Ok(Self { address, posts, stop, thread: Some(thread) })
     }
 
-    /// What was handed over so far.
+    /// Requests received so far.
     pub fn posts(&self) -> Vec<Post> {
         self.posts.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }

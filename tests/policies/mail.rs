@@ -1,4 +1,4 @@
-//! A mail server that keeps the messages it receives.
+//! A mail server that stores the messages it receives.
 
 use std::io::{BufRead, BufReader};
 use std::net::{Ipv4Addr, SocketAddr};
@@ -9,7 +9,7 @@ use anyhow::{Context, Result};
 use smtpwatch_tests::command::Guard;
 use smtpwatch_tests::python;
 
-/// Ends when it goes out of scope.
+/// A running mail server; dropping it ends it.
 pub struct MailServer {
     pub address: SocketAddr,
     directory: PathBuf,
@@ -17,7 +17,7 @@ pub struct MailServer {
 }
 
 impl MailServer {
-    /// Keeps messages in `directory`.
+    /// Starts it; it stores messages in `directory`.
     pub fn start(directory: &Path) -> Result<Self> {
         let script = concat!(env!("CARGO_MANIFEST_DIR"), "/policies/take_mail.py");
         let mut command = Command::new(python::interpreter()?);
@@ -31,7 +31,7 @@ impl MailServer {
         Ok(Self { address, directory: directory.to_owned(), _process: process })
     }
 
-    /// The messages so far.
+    /// Messages received so far.
     pub fn messages(&self) -> Result<Vec<PathBuf>> {
         let entries = std::fs::read_dir(&self.directory)?.collect::<Result<Vec<_>, _>>()?;
         let paths = entries.into_iter().map(|entry| entry.path());

@@ -1,5 +1,5 @@
-//! TLS reports (RFC 8460) with foreign programs: another project's parser, a mail server, a web server, a name
-//! server, all on loopback.
+//! TLS reports (RFC 8460) tested with third-party programs: a parser, a mail server, a web server, a name server, all
+//! on loopback.
 
 mod dns;
 mod https;

@@ -1,4 +1,4 @@
-"""Reads TLS reports with parsedmarc: files and messages. Prints what it made of each as one JSON line."""
+"""Reads TLS reports with parsedmarc: files and messages. Prints the result of each as one JSON line."""
 
 import json
 import sys

@@ -59,7 +59,7 @@ fn deliveries() -> Vec<Delivery> {
     all
 }
 
-/// What another party's parser must make of [`deliveries`]. It does not look at mx-host.
+/// What the third-party parser must read in [`deliveries`]. It ignores mx-host.
 fn expected_policies() -> Value {
     json!([
         {"policy_domain": "example.net", "policy_type": "no-policy-found",
@@ -110,7 +110,7 @@ impl Home {
     }
 }
 
-/// What another party's parser reads in a file.
+/// What the third-party parser reads in a file.
 fn read_by_another(path: &Path) -> Result<Value> {
     let script = concat!(env!("CARGO_MANIFEST_DIR"), "/policies/read_report.py");
     let text = command::run(Command::new(python::interpreter()?).arg(script).arg(path), LIMIT)?;
@@ -188,7 +188,7 @@ fn mail_and_https_deliver_what_the_record_asks_for() {
         ensure!(inbound::read(&message, Timestamp::from_secs(DUE))?.iter().all(Result::is_ok), "read by ourselves");
 
         command::eventually(LIMIT, "the first POST", || Ok((web.posts().len() == 1).then_some(())))?;
-        // It was refused; the second attempt comes after the back-off.
+        // The delivery was rejected; the second attempt follows after the back-off.
         clock.fetch_add(301, Ordering::Relaxed);
         let posts =
             command::eventually(LIMIT, "the second POST", || Ok(Some(web.posts()).filter(|posts| posts.len() == 2)))?;
@@ -198,7 +198,7 @@ fn mail_and_https_deliver_what_the_record_asks_for() {
             ensure!(post.body == std::fs::read(&file)?, "the body is the file");
         }
 
-        // What is done with is not done again, also after a restart.
+        // A finished report is not sent again, also after a restart.
         let done = |store: &mut smtpwatch_store::Store| store.reported(Day::of(Timestamp::from_secs(DAY)));
         command::eventually(LIMIT, "three marks in the store", || {
             let mut store = smtpwatch_store::Store::open_existing(&config.store)?;
@@ -244,7 +244,7 @@ fn nothing_is_posted_to_a_private_address() {
     });
 }
 
-/// A real mail server takes the message as it is and sends it on.
+/// A real Postfix accepts the message and forwards it.
 #[test]
 fn postfix_takes_a_report() {
     scenario("postfix_takes_a_report", || {

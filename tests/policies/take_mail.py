@@ -1,4 +1,4 @@
-"""A mail server on the loopback that keeps every message as a file.
+"""A mail server on loopback that stores every message as a file.
 
 Prints its port, then waits for the end of its input.
 """
@@ -25,7 +25,7 @@ class Keep:
 
 
 class AnyPort(Controller):
-    # At its start it connects to the port that it was told, and 0 is none.
+    # At its start the controller connects to its configured port, which must not be 0.
     def _trigger_server(self):
         self.port = self.server.sockets[0].getsockname()[1]
         super()._trigger_server()

@@ -1,4 +1,4 @@
-"""Reads a dashboard as Grafana's own schema has it (grafana-foundation-sdk, generated from it), and names what does not fit."""
+"""Validates a dashboard against Grafana's own schema (grafana-foundation-sdk, generated from it) and prints the differences."""
 
 import enum
 import json
@@ -10,12 +10,12 @@ from grafana_foundation_sdk.cog.encoder import JSONEncoder
 from grafana_foundation_sdk.models import dashboard
 
 MODELS = "grafana_foundation_sdk.models"
-# What an annotation of a Prometheus data source has is that data source's own (pkg/promlib), not the schema's.
+# Keys of an annotation that belong to the Prometheus data source (pkg/promlib) and are not in the schema.
 OF_PROMETHEUS = {"titleFormat", "textFormat", "useValueForTime"}
 
 
 def unknown(given, read, path):
-    """Keys that the schema does not know are lost on the way through it."""
+    """Keys that are not in the schema: they are lost when the dashboard is parsed and serialised."""
     if isinstance(given, dict) and isinstance(read, dict):
         for key, value in given.items():
             if key in read:
@@ -36,7 +36,7 @@ def choices(hint):
 
 
 def misfits(value, path):
-    """Values of another type than the schema's."""
+    """Values whose type differs from the schema."""
     if isinstance(value, list):
         for place, one in enumerate(value):
             yield from misfits(one, f"{path}[{place}]")
@@ -46,7 +46,7 @@ def misfits(value, path):
     elif type(value).__module__.startswith(MODELS):
         for name, hint in typing.get_type_hints(type(value)).items():
             one = getattr(value, name, None)
-            # The reader leaves the values of enumerations, and objects in lists, as they are.
+            # The parser does not convert values of enumerations, nor objects in lists.
             plain = one in choices(hint) if not isinstance(one, (list, dict)) else all(type(x) is dict for x in one)
             if not plain:
                 try:

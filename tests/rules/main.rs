@@ -1,5 +1,5 @@
-//! The shipped alert rules, checked and unit-tested by promtool; the shipped dashboard and manifests, held
-//! against the schemas of Grafana and Kubernetes.
+//! The shipped alert rules, checked and unit-tested by promtool; the shipped dashboard and manifests, validated against
+//! the schemas of Grafana and Kubernetes.
 
 use std::path::Path;
 use std::process::Command;

@@ -1,4 +1,4 @@
-//! A real Alertmanager, and a receiver of its webhook.
+//! Runs a real Alertmanager and a webhook receiver that collects its notifications.
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener, TcpStream};
@@ -14,11 +14,11 @@ use crate::netns::Namespace;
 use crate::root::{Instance, Packages, Root};
 use crate::{command, daemon};
 
-/// Where it takes alerts.
+/// Address of the Alertmanager API that accepts alerts.
 pub const ADDRESS: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 9093);
 const WEBHOOK: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 9095);
 const READY: Duration = Duration::from_secs(90);
-/// Longest notification, octets.
+/// Longest notification body, bytes.
 const MAX_BODY: u64 = 1 << 20;
 
 /// A running Alertmanager with its receiver.
@@ -31,7 +31,7 @@ pub struct Alertmanager {
 }
 
 impl Alertmanager {
-    /// Starts it in `namespace`: each alert is its own notification, sent at once.
+    /// Starts it in `namespace`. Grouping is off: each alert is sent at once as its own notification.
     ///
     /// # Errors
     /// [`crate::Skip`] when it cannot be installed here; otherwise the error with its log.
@@ -44,7 +44,7 @@ impl Alertmanager {
             move || {
                 while !stop.load(Ordering::SeqCst) {
                     match listener.accept() {
-                        // A notification that is cut short is sent again.
+                        // A truncated notification is an error here; Alertmanager sends it again.
                         Ok((stream, _)) => _ = receive(&stream, &received),
                         Err(_) => std::thread::sleep(Duration::from_millis(20)),
                     }
@@ -73,10 +73,10 @@ impl Alertmanager {
         Ok(alertmanager)
     }
 
-    /// Waits for the notification that the alert `name` is `status`: `firing` or `resolved`. Gives the alert.
+    /// Waits for a notification that reports the alert `name` with `status` `firing` or `resolved`. Returns the alert.
     ///
     /// # Errors
-    /// When it does not come: the error carries what came.
+    /// On timeout: the error lists the notifications received.
     pub fn notified(&self, name: &str, status: &str, limit: Duration) -> Result<Value> {
         let received = || self.received.lock().unwrap_or_else(PoisonError::into_inner).clone();
         command::eventually(limit, &format!("the notification that {name} is {status}"), || {
@@ -95,7 +95,7 @@ impl Drop for Alertmanager {
     }
 }
 
-/// Takes one notification in.
+/// Reads one webhook request and stores its alerts.
 fn receive(stream: &TcpStream, received: &Mutex<Vec<Value>>) -> Result<()> {
     stream.set_nonblocking(false)?;
     stream.set_read_timeout(Some(Duration::from_secs(5)))?;

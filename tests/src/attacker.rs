@@ -24,32 +24,33 @@ use crate::netns::Namespace;
 const PORT: u16 = 10025;
 /// Connections that are rewritten at one time; one more is refused.
 const MAX_CONNECTIONS: usize = 128;
-/// A connection that is silent for this long is given up.
+/// A connection without traffic for this long is closed.
 const IDLE: Duration = Duration::from_secs(60);
-/// How often a blocked thread examines the stop flag.
+/// Interval at which a blocked thread checks the stop flag.
 const TICK: Duration = Duration::from_millis(100);
-/// Longest command or reply that is held back for editing; more is let through unedited.
+/// Longest command or reply that is buffered for editing; a longer one is forwarded unedited.
 const MAX_HELD: usize = 64 * 1024;
 /// Pause between two bytes in cutting mode, so that each travels as its own segment.
 const CUT_PAUSE: Duration = Duration::from_micros(200);
 
-/// What is done to the dialogue.
+/// How the attacker changes the dialogue.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 #[repr(u8)]
 pub enum Mode {
-    /// Every byte as it came.
+    /// Forwards every byte unchanged.
     Pass,
     /// The STARTTLS line is deleted and the reply's last line repaired (docs/threats.md A1).
     Delete,
     /// The keyword is overwritten in place, the length kept: `250-XXXXXXXA` (docs/threats.md A2).
     Overwrite,
-    /// STARTTLS does not reach the server; the attacker answers 454 himself (docs/threats.md C1).
+    /// STARTTLS does not reach the server; the rewriter answers 454 (docs/threats.md C1).
     Forge454,
     /// The verb STARTTLS is overwritten on its way to the server (docs/threats.md C4).
     OverwriteVerb,
     /// A command follows STARTTLS in cleartext, so that the server may run it under TLS (docs/threats.md E1).
     InjectCommand,
-    /// A reply follows the go-ahead in cleartext, so that the client may take it for one under TLS (docs/threats.md E2).
+    /// A reply follows the go-ahead in cleartext, so that the client may take it for one under TLS (docs/threats.md
+    /// E2).
     InjectReply,
     /// The go-ahead passes, and the connection is closed before TLS can begin (docs/threats.md D1).
     Sabotage,
@@ -68,7 +69,7 @@ impl Mode {
     ];
 }
 
-/// The running rewriter; it ends when this goes out of scope.
+/// The running rewriter; dropping it ends it.
 #[derive(Debug)]
 pub struct Attacker {
     shared: Arc<Shared>,
@@ -85,7 +86,8 @@ struct Shared {
 }
 
 impl Attacker {
-    /// Takes its place on the path: TCP ports 25 and 587 through `router` are handed to it, in mode [`Mode::Pass`].
+    /// Starts the rewriter: TCP connections to ports 25 and 587 through `router` are redirected to it, in mode
+    /// [`Mode::Pass`].
     ///
     /// # Errors
     /// [`Skip`] when the kernel lacks TPROXY; otherwise the failure.
@@ -109,12 +111,12 @@ impl Attacker {
         Ok(Self { shared, thread: Some(thread) })
     }
 
-    /// What is done to connections from here on; those that are open keep their mode.
+    /// Sets the mode of connections accepted from here on; open connections keep theirs.
     pub fn set_mode(&self, mode: Mode) {
         self.shared.mode.store(mode as u8, Ordering::SeqCst);
     }
 
-    /// Whether every byte of the clear phase is sent alone from here on.
+    /// Sets whether every byte of the cleartext phase is sent as a segment of its own.
     pub fn cut_every_octet(&self, cut: bool) {
         self.shared.cut.store(cut, Ordering::SeqCst);
     }
@@ -135,7 +137,8 @@ impl Drop for Attacker {
     }
 }
 
-/// Established transparent sockets first, then connections to the mail ports. The tables' names are ours alone.
+/// nftables rules: established transparent sockets first, then connections to the mail ports. The table names are used
+/// by the lab alone.
 const RULES: &str = "\
 table inet attacker {
   chain prerouting {
@@ -197,15 +200,15 @@ fn accept_loop(listeners: &[TcpListener; 2], shared: &Arc<Shared>) {
     open.into_iter().for_each(|thread| drop(thread.join()));
 }
 
-/// State of one connection that both directions look at.
+/// State of one connection, shared by both directions.
 struct Dialogue<'a> {
     mode: Mode,
     cut: bool,
-    /// STARTTLS went to the server and is not yet answered.
+    /// STARTTLS was sent to the server and the reply is pending.
     asked: AtomicBool,
-    /// The server said 354: the client's lines are a message.
+    /// The server replied 354: the client's lines are message content.
     in_data: AtomicBool,
-    /// The rest is not ours to read.
+    /// The rest of the stream is TLS or otherwise not parsed.
     opaque: AtomicBool,
     /// The connection is to be closed on both sides.
     broken: AtomicBool,
@@ -239,8 +242,8 @@ fn serve(client: &TcpStream, shared: &Shared) -> Result<()> {
 }
 
 impl Dialogue<'_> {
-    /// Copies `from` to `to`. While the dialogue is in cleartext, `edit` is handed what is held back: it takes the whole
-    /// units (lines, replies) from the front and gives what is to be sent instead.
+    /// Copies `from` to `to`. While the dialogue is in cleartext, `edit` receives the buffered bytes, removes the
+    /// complete units (lines, replies) from their front and returns the bytes to send instead.
     fn pump(
         &self,
         mut from: &TcpStream,
@@ -276,7 +279,7 @@ impl Dialogue<'_> {
                 to.write_all(&send)?;
             }
             if self.broken.load(Ordering::SeqCst) {
-                // Either end may be gone already.
+                // Either end may have closed already.
                 let _ = (to.shutdown(Shutdown::Both), from.shutdown(Shutdown::Both));
                 return Ok(());
             }
@@ -341,7 +344,8 @@ impl Dialogue<'_> {
     }
 }
 
-/// Where the first complete reply in `held` ends: after the first line that is not a continuation (`NNN-`).
+/// Returns the length of the first complete reply in `held`: it ends with the first line that is not a continuation
+/// (`NNN-`).
 fn reply_end(held: &[u8]) -> Option<usize> {
     let mut start = 0;
     while let Some(length) = held[start..].iter().position(|octet| *octet == b'\n') {
@@ -354,7 +358,7 @@ fn reply_end(held: &[u8]) -> Option<usize> {
     None
 }
 
-/// The edited EHLO reply; none if there is nothing to edit.
+/// The edited EHLO reply; `None` if there is nothing to edit.
 fn rewrite(reply: &[u8], mode: Mode) -> Option<Vec<u8>> {
     let mut lines: Vec<Vec<u8>> = reply.split_inclusive(|octet| *octet == b'\n').map(<[u8]>::to_vec).collect();
     let at = lines.iter().skip(1).position(|line| {

@@ -1,4 +1,4 @@
-//! Commands and waits with a time limit: nothing in the lab may hang.
+//! Runs commands and waits for conditions, each with a time limit, so that no test of the lab can hang.
 
 use std::io::{Read, Write};
 use std::process::{Child, Command, ExitStatus, Stdio};
@@ -7,13 +7,13 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
 
-/// How often a condition is examined while waiting for it.
+/// Polling interval while waiting for a condition.
 const POLL: Duration = Duration::from_millis(20);
 
-/// What a command printed, and how it ended.
+/// Output and exit status of a command.
 #[derive(Debug)]
 pub struct Output {
-    /// How it ended.
+    /// Exit status.
     pub status: ExitStatus,
     /// Standard output, invalid UTF-8 replaced.
     pub stdout: String,
@@ -21,7 +21,7 @@ pub struct Output {
     pub stderr: String,
 }
 
-/// Runs `command` for at most `limit` and gives what it printed, whatever its exit code.
+/// Runs `command` for at most `limit` and returns its output, whatever its exit code.
 ///
 /// # Errors
 /// When it cannot be started, or has not ended in time (it is then killed).
@@ -39,7 +39,7 @@ pub fn output_with_input(command: &mut Command, input: &[u8], limit: Duration) -
     let mut child = Guard(command.spawn().with_context(|| format!("cannot start {shown}"))?);
     let (stdout, stderr) = (collect(child.0.stdout.take()), collect(child.0.stderr.take()));
     if let Some(mut stdin) = child.0.stdin.take() {
-        // A command that does not read its input closes the pipe: its exit code says what is wrong.
+        // A command that does not read its input closes the pipe; its exit code reports what is wrong.
         let _ = stdin.write_all(input);
     }
     let status = eventually(limit, &format!("the end of {shown}"), || Ok(child.0.try_wait()?))?;
@@ -47,7 +47,7 @@ pub fn output_with_input(command: &mut Command, input: &[u8], limit: Duration) -
     Ok(Output { status, stdout: text(stdout), stderr: text(stderr) })
 }
 
-/// Runs `command` for at most `limit` and demands exit code 0; gives its standard output.
+/// Runs `command` for at most `limit` and requires exit code 0; returns its standard output.
 ///
 /// # Errors
 /// As [`output`], and when the exit code is not 0: the error carries what it printed.
@@ -67,10 +67,10 @@ pub fn run_with_input(command: &mut Command, input: &[u8], limit: Duration) -> R
     Ok(out.stdout)
 }
 
-/// Waits until `look` gives a value, at most `limit`.
+/// Polls `look` until it returns a value, for at most `limit`.
 ///
 /// # Errors
-/// When `look` fails, or the time is over: the error names `what` was waited for.
+/// When `look` fails, or on timeout: the error names the awaited condition, `what`.
 pub fn eventually<T>(limit: Duration, what: &str, mut look: impl FnMut() -> Result<Option<T>>) -> Result<T> {
     let deadline = Instant::now() + limit;
     loop {
@@ -84,7 +84,7 @@ pub fn eventually<T>(limit: Duration, what: &str, mut look: impl FnMut() -> Resu
     }
 }
 
-/// A command that dies with the thread that starts it, even if that thread is killed.
+/// A command that is killed when the thread that starts it ends, even if that thread is killed.
 #[must_use]
 pub fn mortal(program: &str) -> Command {
     let mut command = Command::new("setpriv");
@@ -92,13 +92,13 @@ pub fn mortal(program: &str) -> Command {
     command
 }
 
-/// A child process that is killed and reaped when it goes out of scope.
+/// A child process that is killed and reaped on drop.
 #[derive(Debug)]
 pub struct Guard(pub Child);
 
 impl Drop for Guard {
     fn drop(&mut self) {
-        // Both fail only if it has ended before, which is what is wanted.
+        // Both calls fail only if the process has ended already, which is the aim.
         let _ = self.0.kill();
         let _ = self.0.wait();
     }

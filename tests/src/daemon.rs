@@ -1,4 +1,4 @@
-//! The real daemon: started in a namespace, its findings read from standard output, its metrics scraped.
+//! The real daemon: starts it in a namespace, reads its findings from standard output, and scrapes its metrics.
 
 use std::fmt::Write as _;
 use std::io::{BufRead, BufReader, Read, Write};
@@ -18,7 +18,7 @@ use crate::netns::Namespace;
 /// Address of its metrics, on loopback in its namespace.
 pub const WEB: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 19587);
 
-/// Maximum of findings that are kept; a scenario raises a handful.
+/// Maximum number of findings that are retained; a scenario raises a handful.
 const MAX_FINDINGS: usize = 10_000;
 const READY: Duration = Duration::from_secs(90);
 const BUILD: Duration = Duration::from_secs(900);
@@ -26,7 +26,7 @@ const BUILD: Duration = Duration::from_secs(900);
 /// Settings of a scenario that differ from the defaults.
 #[derive(Clone, Copy, Debug)]
 pub struct Options<'a> {
-    /// `ingress = …`: the hook for arriving packets.
+    /// Value of the configuration key `ingress`: the hook for arriving packets.
     pub ingress: &'a str,
     /// `[[rule]]` tables in configuration syntax.
     pub rules: &'a str,
@@ -34,11 +34,11 @@ pub struct Options<'a> {
     pub policy: &'a str,
     /// Top-level settings in configuration syntax.
     pub settings: &'a str,
-    /// Variables of its environment.
+    /// Variables of the daemon's environment.
     pub environment: &'a [(&'a str, &'a str)],
-    /// The user and capabilities with which it runs.
+    /// User and capabilities of the daemon.
     pub privileges: Privileges,
-    /// The build that runs.
+    /// The build profile of the program.
     pub profile: Profile,
 }
 
@@ -61,19 +61,19 @@ impl Default for Options<'_> {
 pub enum Privileges {
     /// The same as the lab: root.
     Root,
-    /// As in its unit: a separate user with these capabilities, named as in capabilities(7) without `CAP_`.
+    /// As in its systemd unit: a separate user with these capabilities, named as in capabilities(7) without `CAP_`.
     Service(&'static [&'static str]),
 }
 
-/// The user of [`Privileges::Service`]: no user of this machine.
+/// The user id of [`Privileges::Service`]; no user of the machine has it.
 pub const SERVICE_UID: u32 = 64_587;
 
 impl Privileges {
-    /// A command that runs the program with these privileges in a namespace. It can write to `home` only, and runs a copy of
-    /// the program there, because its user may not be able to reach the original.
+    /// A command that runs the program with these privileges in a namespace. The program can write to `home` only. It
+    /// is copied there, because the user may lack access to the original path.
     ///
     /// # Errors
-    /// When it cannot be copied.
+    /// When the copy fails.
     pub fn command(self, namespace: &Namespace, program: &Path, home: &Path) -> Result<Command> {
         let Self::Service(capabilities) = self else {
             return Ok(namespace.command_with_cgroups(program.to_str().context("a path in UTF-8")?));
@@ -95,12 +95,12 @@ impl Privileges {
 pub enum Profile {
     /// With overflow checks, and quick to build: for tests.
     Dev,
-    /// What is shipped: for measurements.
+    /// The release build: for measurements.
     Dist,
 }
 
 impl Profile {
-    /// The daemon's binary, built if it is not up to date.
+    /// The daemon's binary; it is built if it is out of date.
     ///
     /// # Errors
     /// When it does not build.
@@ -118,16 +118,16 @@ impl Profile {
     }
 }
 
-/// A finding as it was printed.
+/// A finding with its time of arrival.
 #[derive(Clone, Debug)]
 pub struct Arrival {
     /// Time at which its line was read.
     pub at: SystemTime,
-    /// The line as JSON; a string if it is not JSON.
+    /// The line as JSON; a JSON string with the line if it is not valid JSON.
     pub finding: Value,
 }
 
-/// A running daemon, killed when this goes out of scope.
+/// A running daemon, killed on drop.
 #[derive(Debug)]
 pub struct Daemon<'a> {
     namespace: &'a Namespace,
@@ -138,8 +138,8 @@ pub struct Daemon<'a> {
 }
 
 impl<'a> Daemon<'a> {
-    /// Starts `smtpwatch run` on `interface` of `namespace` and waits until it is ready; with an empty name, without a choice of
-    /// interfaces. `home` keeps its configuration, its store and its log.
+    /// Starts `smtpwatch run` on `interface` of `namespace` and waits until it is ready. With an empty name the
+    /// configuration lists no interface. `home` holds its configuration, its store and its log.
     ///
     /// # Errors
     /// When it does not become ready: the error carries its log.
@@ -154,7 +154,7 @@ impl<'a> Daemon<'a> {
         Ok(daemon)
     }
 
-    /// As [`Daemon::start`], without waiting for anything.
+    /// As [`Daemon::start`], but does not wait until it is ready.
     ///
     /// # Errors
     /// When it cannot be started.
@@ -178,7 +178,8 @@ impl<'a> Daemon<'a> {
                 for line in BufReader::new(stdout).lines().map_while(Result::ok) {
                     let at = SystemTime::now();
                     let mut findings = findings.lock().unwrap_or_else(PoisonError::into_inner);
-                    // What is not kept is still read: a reader that leaves would be a fault of the lab, not of the daemon.
+                    // Findings beyond the maximum are read and discarded: a closed pipe would be a fault of the lab,
+                    // not of the daemon.
                     if findings.len() < MAX_FINDINGS {
                         let finding = serde_json::from_str(&line).unwrap_or(Value::String(line));
                         findings.push(Arrival { at, finding });
@@ -189,34 +190,34 @@ impl<'a> Daemon<'a> {
         Ok(Self { namespace, child, log, findings, reader: Some(reader) })
     }
 
-    /// Everything that it has logged.
+    /// The daemon's log so far.
     #[must_use]
     pub fn log(&self) -> String {
         std::fs::read_to_string(&self.log).unwrap_or_default()
     }
 
-    /// Its process id.
+    /// The daemon's process id.
     #[must_use]
     pub fn pid(&self) -> u32 {
         self.child.0.id()
     }
 
-    /// Every finding so far; a line that is no JSON is a string.
+    /// Every finding so far; a line that is not JSON is a JSON string.
     #[must_use]
     pub fn findings(&self) -> Vec<Value> {
         self.arrivals().into_iter().map(|arrival| arrival.finding).collect()
     }
 
-    /// Every finding so far, with the time when it came.
+    /// Every finding so far, with its time of arrival.
     #[must_use]
     pub fn arrivals(&self) -> Vec<Arrival> {
         self.findings.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    /// Waits for a finding of this kind that `accept` takes.
+    /// Waits for a finding of `kind` for which `accept` returns true.
     ///
     /// # Errors
-    /// When it does not come: the error names what came instead, and the daemon's log.
+    /// On timeout: the error lists the findings received and the daemon's log.
     pub fn finding(&self, kind: &str, limit: Duration, accept: impl Fn(&Value) -> bool) -> Result<Value> {
         command::eventually(limit, &format!("a finding {kind}"), || {
             Ok(self.findings().into_iter().find(|finding| finding["kind"] == kind && accept(finding)))
@@ -227,7 +228,7 @@ impl<'a> Daemon<'a> {
         })
     }
 
-    /// The sum of all series of `metric` that carry every one of `labels`.
+    /// Sums all series of `metric` that carry every one of `labels`.
     ///
     /// # Errors
     /// When the metrics cannot be scraped.
@@ -235,10 +236,10 @@ impl<'a> Daemon<'a> {
         Ok(sum(&self.metrics()?, metric, labels))
     }
 
-    /// The whole of `/metrics`.
+    /// Returns the text of `/metrics`.
     ///
     /// # Errors
-    /// When it does not answer with 200.
+    /// When the response status is not 200.
     pub fn metrics(&self) -> Result<String> {
         let (status, body) = self.namespace.run(|| get(WEB, "/metrics"))??;
         ensure!(status == 200, "/metrics answers {status}: {body}");
@@ -248,7 +249,7 @@ impl<'a> Daemon<'a> {
     /// Waits until the sum of [`Daemon::metric`] is at least `wanted`.
     ///
     /// # Errors
-    /// When it stays below: the error carries the series.
+    /// On timeout: the error carries the series.
     pub fn metric_reaches(&self, metric: &str, labels: &[(&str, &str)], wanted: f64, limit: Duration) -> Result<()> {
         command::eventually(limit, &format!("{metric}{labels:?} >= {wanted}"), || {
             Ok((self.metric(metric, labels)? >= wanted).then_some(()))
@@ -261,7 +262,7 @@ impl<'a> Daemon<'a> {
         })
     }
 
-    /// Kills it as the out-of-memory killer does, and waits until it is gone and everything that it said is read.
+    /// Kills the daemon with SIGKILL, as the out-of-memory killer does, and waits until its output is read to the end.
     ///
     /// # Errors
     /// When it cannot be killed.
@@ -272,31 +273,31 @@ impl<'a> Daemon<'a> {
         read.map_err(|_| anyhow!("the reader of the findings panicked"))
     }
 
-    /// Waits for it to end by itself; gives its exit code.
+    /// Waits until the daemon exits by itself; returns its exit code.
     ///
     /// # Errors
-    /// When it lives on.
+    /// On timeout.
     pub fn ended(&mut self, limit: Duration) -> Result<Option<i32>> {
         Ok(command::eventually(limit, "the end of the daemon", || Ok(self.child.0.try_wait()?))?.code())
     }
 
-    /// Asks it for something at its web address: status and body.
+    /// Sends an HTTP request to the daemon's web address; returns status and body.
     ///
     /// # Errors
-    /// When it does not answer.
+    /// When there is no response.
     pub fn ask(&self, method: &str, path: &str) -> Result<(u16, String)> {
         self.namespace.run(|| ask(WEB, method, path))?
     }
 
-    /// Sends it a signal.
+    /// Sends the daemon a signal.
     ///
     /// # Errors
-    /// When it is gone.
+    /// When the process has ended.
     pub fn signal(&self, signal: nix::sys::signal::Signal) -> Result<()> {
         Ok(nix::sys::signal::kill(nix::unistd::Pid::from_raw(i32::try_from(self.pid())?), signal)?)
     }
 
-    /// Ends it by SIGTERM, as a service manager does; gives whether its exit code was 0.
+    /// Ends the daemon with SIGTERM, as a service manager does; returns whether its exit code was 0.
     ///
     /// # Errors
     /// When it has not ended after half a minute.
@@ -306,7 +307,7 @@ impl<'a> Daemon<'a> {
     }
 }
 
-/// Writes the configuration file of a daemon into `home`, where its store will be, and gives its path.
+/// Writes a daemon's configuration file into `home`, where its store will be, and returns its path.
 ///
 /// # Errors
 /// When it cannot be written.
@@ -321,7 +322,7 @@ pub fn configure(interface: &str, home: &Path, options: Options<'_>) -> Result<P
     Ok(path)
 }
 
-/// Runs `smtpwatch` with `arguments` in `namespace`, at most `limit`; its exit code is for the caller to judge.
+/// Runs `smtpwatch` with `arguments` in `namespace` for at most `limit`; the caller checks the exit code.
 ///
 /// # Errors
 /// When it cannot be built or does not end.
@@ -330,7 +331,7 @@ pub fn smtpwatch_in(namespace: &Namespace, arguments: &[&str], limit: Duration) 
     command::output(namespace.command(program).args(arguments), limit)
 }
 
-/// Runs `smtpwatch` with `arguments` on this machine and gives what it printed.
+/// Runs `smtpwatch` with `arguments` on this machine and returns its output.
 ///
 /// # Errors
 /// When it cannot be built or fails.
@@ -338,7 +339,7 @@ pub fn smtpwatch(arguments: &[&str]) -> Result<String> {
     command::run(Command::new(binary()?).args(arguments), Duration::from_secs(30))
 }
 
-/// The daemon's binary for tests, built if it is not up to date.
+/// The daemon's binary for tests; it is built if it is out of date.
 ///
 /// # Errors
 /// When it does not build.
@@ -357,7 +358,7 @@ fn build(profile: Profile) -> Result<PathBuf> {
         .args(profile.arguments());
     forget_cargo(&mut command);
     let out = command::output(&mut command, BUILD)?;
-    // The compiler's words are on standard error; standard output is for programs.
+    // Compiler messages are on standard error; standard output is for programs.
     ensure!(out.status.success(), "the daemon does not build: {}", out.stderr);
     let executable = |line: &str| {
         let message: Value = serde_json::from_str(line).ok()?;
@@ -366,7 +367,8 @@ fn build(profile: Profile) -> Result<PathBuf> {
     out.stdout.lines().filter_map(executable).next_back().context("cargo build names no executable smtpwatch")
 }
 
-/// What cargo says of the package of the tests is not for another build: it would build everything anew that examines it.
+/// Removes the variables that cargo sets for the test package: a nested build that inspects them would rebuild
+/// everything.
 pub fn forget_cargo(command: &mut Command) {
     let of_package = |name: &String| name.starts_with("CARGO_PKG_") || name.starts_with("CARGO_MANIFEST_");
     for name in std::env::vars().map(|(name, _)| name).filter(of_package) {
@@ -374,7 +376,7 @@ pub fn forget_cargo(command: &mut Command) {
     }
 }
 
-/// A plain HTTP GET: status and body.
+/// Sends a plain HTTP GET; returns status and body.
 ///
 /// # Errors
 /// When the server cannot be reached or does not speak HTTP.
@@ -382,7 +384,7 @@ pub fn get(server: SocketAddr, path: &str) -> Result<(u16, String)> {
     ask(server, "GET", path)
 }
 
-/// A plain HTTP request without a body: status and body of the answer.
+/// Sends a plain HTTP request without a body; returns status and body of the response.
 ///
 /// # Errors
 /// When the server cannot be reached or does not speak HTTP.

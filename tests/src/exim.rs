@@ -1,4 +1,4 @@
-//! Real Exim: receives on 25 and 587 with TLS, offers AUTH, and sends.
+//! A real Exim: receives on ports 25 and 587 with TLS, offers AUTH, and sends.
 
 use std::fmt::Write as _;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
@@ -11,7 +11,7 @@ use crate::root::{Instance, Packages, Root};
 use crate::tls::Identity;
 use crate::{command, smtp};
 
-/// Where it takes mail to be sent, on the loopback of its namespace: not a mail port that is watched.
+/// Address at which it accepts mail to send, on the loopback of its namespace. The port is not a watched mail port.
 pub const SUBMISSION: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 2600);
 /// The account that AUTH accepts.
 pub const USER: &str = "anna";
@@ -20,12 +20,12 @@ pub const PASSWORD: &str = "not-a-secret-7Kq";
 
 const READY: Duration = Duration::from_secs(90);
 
-/// When AUTH is offered.
+/// When the server offers AUTH.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Auth {
-    /// Before TLS too: the mistake that the daemon reports.
+    /// Before TLS too: the misconfiguration that the daemon reports.
     Always,
-    /// Under TLS only, as RFC 4954 §4 asks.
+    /// Under TLS only, as RFC 4954 §4 requires.
     UnderTls,
 }
 
@@ -36,8 +36,8 @@ pub struct Exim {
 }
 
 impl Exim {
-    /// Listens on 25, 587 and [`SUBMISSION`]'s port. Mail for the domains of `routes` is sent there, one session for
-    /// each message and under TLS if it is offered; all other mail is thrown away.
+    /// Starts a server on ports 25 and 587 and at [`SUBMISSION`]. Mail for the domains of `routes` is sent to their
+    /// addresses, one session per message, under TLS if it is offered; all other mail is discarded.
     ///
     /// # Errors
     /// [`crate::Skip`] when Exim cannot be installed here; otherwise the error with its log.
@@ -70,8 +70,8 @@ impl Exim {
         Ok(self)
     }
 
-    /// A sending server that takes mail at [`SUBMISSION`], finds its way by the resolver at `server`, and requires TLS of the
-    /// hosts of this list. A message that cannot be delivered stays deferred.
+    /// A sending server that accepts mail at [`SUBMISSION`], resolves names through the resolver at `server`, and
+    /// requires TLS of the hosts in `list`. A message that cannot be delivered stays deferred.
     ///
     /// # Errors
     /// As [`Exim::start`].
@@ -99,7 +99,7 @@ impl Exim {
         Self { instance }.ready(namespace, SUBMISSION)
     }
 
-    /// How the mail for `recipient` came out; `None`: it is under way.
+    /// Whether the mail for `recipient` was delivered; `None` while the outcome is pending.
     #[must_use]
     pub fn delivered(&self, recipient: &str) -> Option<bool> {
         let log = self.log();
@@ -107,13 +107,13 @@ impl Exim {
         if is_of("=>") { Some(true) } else { (is_of("==") || is_of("**")).then_some(false) }
     }
 
-    /// Everything in its main and panic logs.
+    /// The text of its main and panic logs.
     #[must_use]
     pub fn log(&self) -> String {
         self.instance.read("log/main") + &self.instance.read("log/panic")
     }
 
-    /// How many messages it has handed over to another server.
+    /// Number of messages that it has delivered to another server.
     #[must_use]
     pub fn sent(&self) -> usize {
         self.log().lines().filter(|line| line.contains(" => ") && line.contains("T=remote")).count()

@@ -1,4 +1,4 @@
-//! The pod, as the kubelet would run it: podman with what the manifest says, and no more.
+//! Runs the pod as the kubelet would: a podman container with exactly the settings of the manifest.
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
@@ -15,7 +15,8 @@ use crate::{Skip, command, daemon};
 const BUILD: Duration = Duration::from_secs(600);
 const READY: Duration = Duration::from_secs(90);
 
-/// The arguments of the program that makes manifests (`write`), or looks whether they are fresh and good (`check`).
+/// Command line of the program that generates manifests (`write`) or checks that they are up to date and valid
+/// (`check`).
 #[must_use]
 pub fn manifests(task: &str) -> Vec<PathBuf> {
     let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("kubernetes/manifests.py");
@@ -32,8 +33,8 @@ pub struct Pod<'a> {
 }
 
 impl<'a> Pod<'a> {
-    /// Runs the container of the DaemonSet in the network of `namespace`, as a pod on the host's network has it. `home` takes the
-    /// place of the volumes: `config` holds smtpwatch.toml, `state` what stays.
+    /// Runs the container of the DaemonSet in the network of `namespace`, as a pod on the host network. Directories of
+    /// `home` serve as volumes: `config` holds smtpwatch.toml, `state` the persistent state.
     ///
     /// # Errors
     /// [`Skip`] when images cannot be built here; otherwise the error with its log.
@@ -61,7 +62,7 @@ impl<'a> Pod<'a> {
         Ok(pod)
     }
 
-    /// Asks as the kubelet does, from the host's network.
+    /// Sends a probe as the kubelet does, from the host's network.
     fn probe(&mut self, get: &Value) -> Result<()> {
         let text = |value: &Value| value.as_str().map(str::to_owned).context("text");
         let (host, path) = (text(&get["host"])?, text(&get["path"])?);
@@ -73,7 +74,7 @@ impl<'a> Pod<'a> {
         })
     }
 
-    /// What it has logged.
+    /// The container's log.
     #[must_use]
     pub fn log(&self) -> String {
         std::fs::read_to_string(self.home.join("log")).unwrap_or_default()
@@ -86,17 +87,17 @@ impl<'a> Pod<'a> {
         text.lines().filter_map(|line| serde_json::from_str(line).ok()).collect()
     }
 
-    /// The number of the program's process, as this machine counts.
+    /// The process id of the program, in the machine's process namespace.
     ///
     /// # Errors
-    /// When it has none.
+    /// When the container is not running.
     pub fn pid(&self) -> Result<u32> {
         let shown =
             command::run(podman(self.namespace).args(["inspect", "--format", "{{.State.Pid}}", &self.name]), READY)?;
         Ok(shown.trim().parse()?)
     }
 
-    /// Ends it by SIGTERM as the kubelet does; gives whether its exit code was 0.
+    /// Ends the container with SIGTERM as the kubelet does; returns whether its exit code was 0.
     ///
     /// # Errors
     /// When it does not end.
@@ -118,11 +119,11 @@ impl Drop for Pod<'_> {
     }
 }
 
-/// The default filter of system calls, as podman's makers ship it.
+/// The default seccomp profile of podman.
 const PROFILE: &str = "/usr/share/containers/seccomp.json";
 
-/// That filter, with the rule that containerd and Docker have in it: who has CAP_BPF may call `bpf(2)`. Debian's podman knows of
-/// CAP_SYS_ADMIN only.
+/// That profile plus a rule of containerd and Docker: a process with CAP_BPF may call `bpf(2)`. Debian's podman allows
+/// it for CAP_SYS_ADMIN only.
 fn runtime_default(home: &Path) -> Result<PathBuf> {
     let mut profile: Value = serde_json::from_slice(&std::fs::read(PROFILE).with_context(|| PROFILE)?)?;
     let rules = profile["syscalls"].as_array_mut().context("syscalls")?;
@@ -135,7 +136,7 @@ fn runtime_default(home: &Path) -> Result<PathBuf> {
     Ok(path)
 }
 
-/// The flags that say what a security context says.
+/// Translates a Kubernetes security context into podman flags.
 fn security(context: &Value, home: &Path) -> Result<Vec<String>> {
     let mut flags = Vec::new();
     ensure!(context["seccompProfile"]["type"] == "RuntimeDefault", "another filter of system calls");
@@ -145,7 +146,7 @@ fn security(context: &Value, home: &Path) -> Result<Vec<String>> {
     }
     ensure!(context["privileged"] == false, "a privileged container");
     if context["readOnlyRootFilesystem"] == true {
-        // Without tmpfs beside it, as with the kubelet.
+        // The kubelet adds no tmpfs to a read-only root either.
         flags.extend(["--read-only".to_owned(), "--read-only-tmpfs=false".to_owned()]);
     }
     if context["allowPrivilegeEscalation"] == false {
@@ -155,7 +156,7 @@ fn security(context: &Value, home: &Path) -> Result<Vec<String>> {
     Ok(flags)
 }
 
-/// A mount, with the volume's place below `home`; of the host's own directories those that are only read are the real ones.
+/// A mount whose volume is below `home`. Host directories that are mounted read-only are the real ones.
 fn volume(pod: &Value, mount: &Value, home: &Path) -> Result<String> {
     let name = mount["name"].as_str().context("a name")?;
     let path = mount["mountPath"].as_str().context("a path")?;
@@ -175,7 +176,7 @@ fn strings(list: &Value) -> Result<Vec<String>> {
     texts.map(|text| Ok(text.as_str().context("text")?.to_owned())).collect()
 }
 
-/// The image of the build for tests.
+/// Builds the container image with the test build of the program.
 fn image() -> Result<String> {
     let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
     let name = "localhost/smtpwatch:lab";
@@ -189,7 +190,7 @@ fn image() -> Result<String> {
     Ok(name.to_owned())
 }
 
-/// podman, with the storage that the image is in, on the network of `namespace`.
+/// podman with the storage that holds the image, on the network of `namespace`.
 fn podman(namespace: &Namespace) -> Command {
     let mut command = namespace.command_with_cgroups("podman");
     command.args(["--runtime", "runc", "--storage-driver", "vfs", "--cgroup-manager", "cgroupfs", "--root"]);

@@ -1,7 +1,8 @@
 //! The lab: network namespaces, real mail servers, a real attacker on the path, and the real daemon.
 //!
-//! Everything here runs in namespaces that it creates and removes: the machine's own interfaces, mail server and package
-//! list are never touched. What the machine does not allow is a [`Skip`] with its reason, not a failure.
+//! Everything runs in namespaces that the lab creates and removes: the machine's own interfaces, mail server and
+//! package list are never touched. If the machine lacks a capability, the scenario returns a [`Skip`] with the reason
+//! instead of a failure.
 
 pub mod alertmanager;
 pub mod attacker;
@@ -27,7 +28,8 @@ pub mod tls;
 pub mod userspace_tcp;
 pub mod wire;
 
-/// A capability that this machine lacks: the scenario cannot run here, which says nothing about the product.
+/// A capability that the machine lacks, with the reason. The scenario cannot run, and its result says nothing about the
+/// product.
 #[derive(Debug)]
 pub struct Skip(pub String);
 
@@ -39,11 +41,11 @@ impl std::fmt::Display for Skip {
 
 impl std::error::Error for Skip {}
 
-/// Runs one scenario: an error that is a [`Skip`] prints `SKIPPED name: reason` (counted by `cargo xtask test`), any
+/// Runs one scenario. An error that is a [`Skip`] prints `SKIPPED name: reason` (counted by `cargo xtask test`); any
 /// other error fails the test.
 ///
 /// # Panics
-/// When the scenario fails: this is the test's verdict.
+/// When the scenario fails: the panic fails the test.
 pub fn scenario(name: &str, body: impl FnOnce() -> anyhow::Result<()>) {
     let Err(error) = body() else { return };
     match error.downcast_ref::<Skip>() {

@@ -1,4 +1,4 @@
-//! Load: Postfix's own generator and its sink, `smtp-source` and `smtp-sink`.
+//! Generates mail load with Postfix's own programs `smtp-source` and `smtp-sink`.
 
 use std::net::SocketAddr;
 use std::time::Duration;
@@ -11,18 +11,18 @@ use crate::{command, smtp};
 
 const READY: Duration = Duration::from_secs(90);
 
-/// What `smtp-source` sends, each message in its own session.
+/// The load that `smtp-source` sends, each message in its own session.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Messages {
-    /// How many.
+    /// Number of messages.
     pub count: u64,
     /// Length of each body, bytes.
     pub octets: u64,
-    /// Sessions at once.
+    /// Number of concurrent sessions.
     pub parallel: u64,
 }
 
-/// A running `smtp-sink`: takes every message and throws it away, in cleartext.
+/// A running `smtp-sink`: accepts every message in cleartext and discards it.
 #[derive(Debug)]
 pub struct Sink {
     _instance: Instance,
@@ -32,10 +32,10 @@ impl Sink {
     /// Listens on `address` of `namespace`.
     ///
     /// # Errors
-    /// [`crate::Skip`] when Postfix cannot be installed here; otherwise that no greeting comes.
+    /// [`crate::Skip`] when Postfix cannot be installed here; otherwise when no greeting arrives.
     pub fn start(namespace: &Namespace, address: SocketAddr) -> Result<Self> {
         let listen = address.to_string();
-        // Root must name a user, and the last word is the backlog of the listener.
+        // As root, smtp-sink requires a user; the last argument is the listener's backlog.
         let program = ["smtp-sink", "-u", "postfix", &listen, "1000"];
         let instance = Root::with(Packages::Postfix)?.start(namespace, &program, |_| Ok(()))?;
         command::eventually(READY, "smtp-sink", || Ok(namespace.run(|| smtp::greeting(address))?.ok()))?;
@@ -43,7 +43,7 @@ impl Sink {
     }
 }
 
-/// Sends `messages` from `namespace`, and gives the time that this took, the start of the program included.
+/// Sends `messages` from `namespace`; returns the elapsed time, the start of the program included.
 ///
 /// # Errors
 /// When a session fails, or not all are over after `limit`.
@@ -78,7 +78,7 @@ fn words(messages: Messages, to: SocketAddr) -> Vec<String> {
     words
 }
 
-/// The program's own time: the overlay root around it takes longer to mount than a short run takes.
+/// Measures the program's own time: mounting the overlay root takes longer than a short run.
 const TIMED: &str = r#"
 set -eu
 begin=$(date +%s%N)

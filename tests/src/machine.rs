@@ -1,4 +1,4 @@
-//! A machine as an operator has it: a clean Debian root, with systemd as its first process, on a network of the lab.
+//! A machine as an operator has it: a clean Debian root that boots systemd, on a network of the lab.
 
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
@@ -13,13 +13,13 @@ use crate::netns::Namespace;
 use crate::root::{Directory, lab_directory};
 use crate::{Skip, command};
 
-/// Fetching and unpacking the root.
+/// Time limit for downloading and unpacking the root.
 const INSTALL_LIMIT: Duration = Duration::from_secs(400);
 const BOOT: Duration = Duration::from_secs(60);
-/// For one command in it.
+/// Time limit for one command in the machine.
 const COMMAND: Duration = Duration::from_secs(60);
 
-/// A running machine; killed, with everything in it, when this goes out of scope.
+/// A running machine; dropping it kills everything in it.
 #[derive(Debug)]
 pub struct Machine {
     child: Guard,
@@ -29,10 +29,11 @@ pub struct Machine {
 }
 
 impl Machine {
-    /// Boots one on the network of `namespace`.
+    /// Boots a machine on the network of `namespace`.
     ///
     /// # Errors
-    /// [`Skip`] with the reason when there is no root, or no place in the tree of cgroups (v2); otherwise its error.
+    /// [`Skip`] with the reason when there is no root, or no usable cgroup v2 hierarchy; otherwise the error of the
+    /// boot.
     pub fn boot(namespace: &Namespace) -> Result<Self> {
         static SERIAL: AtomicU32 = AtomicU32::new(0);
         let root = root()?;
@@ -49,7 +50,7 @@ impl Machine {
         Ok(machine)
     }
 
-    /// Waits until its services are there.
+    /// Waits until systemd has started its services.
     fn wait(&mut self) -> Result<()> {
         let unshare = self.child.0.id();
         let first = command::eventually(BOOT, "the first process of a machine", || {
@@ -61,7 +62,7 @@ impl Machine {
                 |pid: &u32| std::fs::read_to_string(format!("/proc/{pid}/comm")).is_ok_and(|name| name == "systemd\n");
             Ok(first.filter(named))
         });
-        // Up to here it is this machine that has a say: mounts, namespaces, cgroups.
+        // Failures up to this point depend on the host: mounts, namespaces, cgroups.
         self.init = first
             .map_err(|error| Skip(format!("no machine can be booted here: {error:#}: {}", self.read("boot.log"))))?;
         command::eventually(BOOT, "the services of a machine", || {
@@ -71,7 +72,7 @@ impl Machine {
         .with_context(|| self.read("boot.log"))
     }
 
-    /// Runs a program in it to its end; its exit code is for the caller to judge.
+    /// Runs a program in the machine to its end; the caller checks the exit code.
     ///
     /// # Errors
     /// When it cannot be started or does not end.
@@ -90,17 +91,17 @@ impl Machine {
         command::output(enter.args(program), COMMAND)
     }
 
-    /// Runs a program in it, and gives what it printed.
+    /// Runs a program in the machine and returns its output.
     ///
     /// # Errors
-    /// When it fails: the error carries what it said.
+    /// When it fails: the error carries its output.
     pub fn run(&self, program: &[&str]) -> Result<String> {
         let out = self.output(program)?;
         ensure!(out.status.success(), "{program:?} ended with {}: {}{}", out.status, out.stdout, out.stderr);
         Ok(out.stdout)
     }
 
-    /// The directory that it sees as `/lab`.
+    /// The directory that the machine sees as `/lab`.
     #[must_use]
     pub fn lab(&self) -> PathBuf {
         self.directory.lab()
@@ -113,7 +114,8 @@ impl Machine {
 
 impl Drop for Machine {
     fn drop(&mut self) {
-        // The kernel kills the rest of the process namespace with its first process; then its cgroups are empty.
+        // When the first process of the process namespace is killed, the kernel kills the rest; its cgroups are then
+        // empty.
         if self.init != 0
             && let Ok(init) = i32::try_from(self.init)
         {
@@ -124,7 +126,7 @@ impl Drop for Machine {
     }
 }
 
-/// Removes a cgroup with those below it.
+/// Removes a cgroup and its descendants.
 fn remove(cgroup: &Path) -> std::io::Result<()> {
     for entry in std::fs::read_dir(cgroup)?.flatten() {
         if entry.file_type().is_ok_and(|kind| kind.is_dir()) {
@@ -134,7 +136,7 @@ fn remove(cgroup: &Path) -> std::io::Result<()> {
     std::fs::remove_dir(cgroup)
 }
 
-/// Where cgroup2 is mounted.
+/// Mount point of cgroup2.
 fn cgroups() -> Result<PathBuf> {
     let mounts = std::fs::read_to_string("/proc/mounts")?;
     let mut fields = mounts.lines().map(|line| line.split(' ').collect::<Vec<_>>());
@@ -143,7 +145,7 @@ fn cgroups() -> Result<PathBuf> {
     Ok(mount.ok_or_else(|| Skip("cgroup2 is not mounted here".to_owned()))?)
 }
 
-/// The root that machines start from.
+/// The Debian root that machines boot from.
 fn root() -> Result<&'static Path> {
     static ROOT: OnceLock<Result<PathBuf, String>> = OnceLock::new();
     let made = ROOT.get_or_init(|| {
@@ -155,8 +157,8 @@ fn root() -> Result<&'static Path> {
     Ok(made.as_deref().map_err(|reason| Skip(format!("no clean Debian root: {reason}")))?)
 }
 
-/// `$1`: the root, `$2`: directory of this run, `$3`: its cgroup. What the machine writes is in memory. It leaves the root of
-/// this machine for good, as a container does.
+/// `$1`: the root, `$2`: directory of this run, `$3`: its cgroup. What the machine writes stays in memory. It pivots
+/// away from the host's root, as a container does.
 const BOOT_SCRIPT: &str = r#"
 set -eu
 echo $$ > "$3/cgroup.procs"

@@ -1,4 +1,4 @@
-//! Real Knot: the authoritative name server of a small world with its own root, signed when it starts.
+//! A real Knot: the authoritative name server of a small DNS hierarchy with its own root, signed at start.
 
 use std::fmt::Write as _;
 use std::net::{IpAddr, SocketAddr};
@@ -12,10 +12,10 @@ use crate::root::{Instance, Packages, Root};
 
 const READY: Duration = Duration::from_secs(90);
 
-/// A zone of that world. The root is one of them; every other zone is delegated by the next zone above it.
+/// A zone of the hierarchy. The root is one of them; every other zone is delegated by its closest ancestor.
 #[derive(Clone, Debug)]
 pub struct Zone {
-    /// Its name, without the final dot; empty: the root.
+    /// Its name, without the final dot; empty for the root.
     pub name: String,
     /// Its records in zone-file form, names relative to the zone; SOA, NS and delegations are added.
     pub records: String,
@@ -26,15 +26,15 @@ pub struct Zone {
 /// How a zone is signed.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Signing {
-    /// Not at all: its delegation proves that.
+    /// Not signed; the delegation proves it.
     Unsigned,
-    /// Denials by NSEC.
+    /// Signed, with NSEC denial of existence.
     Nsec,
-    /// Denials by NSEC3, as large registries do.
+    /// Signed, with NSEC3 denial, as large registries use.
     Nsec3,
-    /// Denials by NSEC3 that leave room for delegations which are not signed.
+    /// Signed, with NSEC3 opt-out for unsigned delegations.
     OptOut,
-    /// The signatures were good once.
+    /// Signed, with signatures that have expired.
     Expired,
 }
 
@@ -58,26 +58,26 @@ impl Zone {
         self.name.split('.').filter(|label| !label.is_empty()).count()
     }
 
-    /// Whether `zone` lies in this one.
+    /// Whether `zone` is inside this zone.
     fn holds(&self, zone: &Self) -> bool {
         let above = zone.name.strip_suffix(&self.name).is_some_and(|rest| rest.ends_with('.') || self.name.is_empty());
         above && self.name != zone.name
     }
 }
 
-/// A running Knot; its keys and signatures are its own.
+/// A running Knot with its own keys and signatures.
 #[derive(Debug)]
 pub struct Names {
     instance: Instance,
-    /// Where it answers, port 53.
+    /// The address at which it answers, port 53.
     pub address: IpAddr,
-    /// The root's key, in zone-file form: what a validating resolver has to trust.
+    /// The root's key in zone-file form: the trust anchor for a validating resolver.
     pub anchor: String,
 }
 
 impl Names {
-    /// Signs `zones` and serves them at `address` of `namespace`. A zone of `elsewhere` is delegated to the address with it,
-    /// without a signature.
+    /// Signs `zones` and serves them at `address` of `namespace`. Each zone in `elsewhere` is delegated, unsigned, to
+    /// the address given with it.
     ///
     /// # Errors
     /// [`crate::Skip`] when Knot cannot be installed here; otherwise the error with its log.
@@ -134,14 +134,14 @@ impl Names {
         self.instance.read("output.log")
     }
 
-    /// Where it answers.
+    /// Socket address at which it answers.
     #[must_use]
     pub const fn server(&self) -> SocketAddr {
         SocketAddr::new(self.address, 53)
     }
 }
 
-/// The next zone above `zone`.
+/// The closest ancestor of `zone`.
 fn parent<'a>(zones: &'a [Zone], zone: &Zone) -> Option<&'a Zone> {
     zones.iter().filter(|above| above.holds(zone)).max_by_key(|above| above.labels())
 }
@@ -150,17 +150,17 @@ fn absolute(name: &str) -> String {
     format!("{name}.")
 }
 
-/// The name of the server, in the root zone.
+/// Host name of the server, in the root zone.
 const SERVER: &str = "ns.";
 
-/// What every zone begins with. The times to live are short: a scenario may change its world.
+/// Head of every zone. The times to live are short because a scenario may change the records.
 const HEAD: &str = "\
 $TTL 60
 @ SOA ns. hostmaster.ns. 1 3600 600 86400 60
 @ NS ns.
 ";
 
-/// `sign ZONE FILE FILE-OF-THE-ZONE-ABOVE OPTIONS`: one key for all of a zone.
+/// `sign ZONE FILE FILE-OF-THE-PARENT-ZONE OPTIONS`: one key for the whole zone.
 const SIGN: &str = r#"
 set -eu
 mkdir -p /tmp/knot

@@ -1,4 +1,4 @@
-//! Network namespaces and the path of the lab: gateway ── router (the attacker's place) ── mail exchanger.
+//! Network namespaces and the path of the lab: gateway ── router (position of the attacker) ── mail exchanger.
 
 use std::fs::File;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
@@ -21,10 +21,10 @@ pub const GATEWAY_V6: Ipv6Addr = Ipv6Addr::new(0x2001, 0xdb8, 1, 0, 0, 0, 0, 0x1
 pub const EXCHANGER_V4: Ipv4Addr = Ipv4Addr::new(198, 51, 100, 25);
 /// The far mail exchanger (RFC 3849).
 pub const EXCHANGER_V6: Ipv6Addr = Ipv6Addr::new(0x2001, 0xdb8, 2, 0, 0, 0, 0, 0x25);
-/// The gateway's interface: what the daemon watches.
+/// The gateway's interface, which the daemon watches.
 pub const GATEWAY_INTERFACE: &str = "mail0";
 
-/// Prefix of every namespace of the lab; the process id that follows tells whose it is.
+/// Prefix of every namespace of the lab; the process id that follows identifies its owner.
 const PREFIX: &str = "swlab";
 const LIMIT: Duration = Duration::from_secs(60);
 
@@ -63,7 +63,7 @@ impl Family {
     }
 }
 
-/// A network namespace with its loopback up; removed when it goes out of scope.
+/// A network namespace with its loopback up; removed on drop.
 #[derive(Debug)]
 pub struct Namespace {
     name: String,
@@ -73,7 +73,7 @@ impl Namespace {
     /// Creates a namespace whose name ends in `role`.
     ///
     /// # Errors
-    /// [`Skip`] when this machine does not let us; otherwise what `ip` says.
+    /// [`Skip`] when the machine does not permit it; otherwise the error of `ip`.
     pub fn create(role: &str) -> Result<Self> {
         if !nix::unistd::geteuid().is_root() {
             return Err(Skip("network namespaces need root".to_owned()).into());
@@ -97,7 +97,7 @@ impl Namespace {
         &self.name
     }
 
-    /// A command that will run inside, and die with the calling thread.
+    /// A command that runs inside and is killed when the calling thread ends.
     #[must_use]
     pub fn command(&self, program: &str) -> Command {
         let mut command = command::mortal("ip");
@@ -105,7 +105,7 @@ impl Namespace {
         command
     }
 
-    /// The same, for one that examines the machine's cgroups: `ip netns exec` mounts a `/sys` without them.
+    /// As [`Namespace::command`], for a program that reads cgroups: `ip netns exec` mounts a `/sys` without them.
     #[must_use]
     pub fn command_with_cgroups(&self, program: &str) -> Command {
         let mut command = command::mortal("nsenter");
@@ -113,7 +113,7 @@ impl Namespace {
         command
     }
 
-    /// Runs `closure` inside, on its own thread, and gives its value.
+    /// Runs `closure` inside on a thread of its own and returns its value.
     ///
     /// # Errors
     /// When the namespace cannot be entered or the closure panics.
@@ -128,10 +128,10 @@ impl Namespace {
         })
     }
 
-    /// Starts `closure` inside on its own thread; threads that it starts are inside too.
+    /// Starts `closure` inside on a thread of its own; threads that it starts are inside too.
     ///
     /// # Errors
-    /// When the namespace or the thread cannot be had.
+    /// When the namespace or the thread cannot be created.
     pub fn spawn<T: Send + 'static>(
         &self,
         closure: impl FnOnce() -> T + Send + 'static,
@@ -143,10 +143,10 @@ impl Namespace {
         })?)
     }
 
-    /// `ip -n NAME …`.
+    /// Runs `ip -n NAME …`.
     ///
     /// # Errors
-    /// What `ip` says.
+    /// The error of `ip`.
     pub fn ip(&self, arguments: &[&str]) -> Result<String> {
         command::run(Command::new("ip").args(["-n", &self.name]).args(arguments), LIMIT)
     }
@@ -154,7 +154,7 @@ impl Namespace {
     /// Loads a rule set by `nft -f -`.
     ///
     /// # Errors
-    /// What `nft` says.
+    /// The error of `nft`.
     pub fn nft(&self, rules: &str) -> Result<()> {
         command::run_with_input(self.command("nft").args(["-f", "-"]), rules.as_bytes(), LIMIT).map(drop)
     }
@@ -185,17 +185,17 @@ impl Drop for Namespace {
 pub struct Path {
     /// The watched mail host.
     pub gateway: Namespace,
-    /// The hop between, where an attacker may sit.
+    /// The router between them, where the attacker runs.
     pub router: Namespace,
-    /// The other side's mail host.
+    /// The remote mail host.
     pub exchanger: Namespace,
 }
 
 impl Path {
-    /// Builds the path and proves that both families cross it.
+    /// Creates the path and checks that both address families cross it.
     ///
     /// # Errors
-    /// [`Skip`] without the right to make namespaces; otherwise the failure.
+    /// [`Skip`] without permission to create namespaces; otherwise the failure.
     pub fn create() -> Result<Self> {
         let path = Self {
             gateway: Namespace::create("gw")?,
@@ -243,7 +243,7 @@ pub fn join((left, left_name): (&Namespace, &str), (right, right_name): (&Namesp
         .map_err(|error| Skip(format!("cannot create a veth pair: {error:#}")).into())
 }
 
-/// Removes what earlier runs left behind when they were killed.
+/// Removes the namespaces that killed earlier runs left.
 fn sweep() {
     let Ok(entries) = std::fs::read_dir("/run/netns") else { return };
     for name in entries.flatten().filter_map(|entry| entry.file_name().into_string().ok()) {
@@ -255,6 +255,6 @@ fn sweep() {
 }
 
 fn remove(name: &str) {
-    // Nothing depends on success: a namespace that stays is swept by the next run.
+    // Success is not required: the next run removes a namespace that stays.
     let _ = command::run(Command::new("ip").args(["netns", "del", name]), LIMIT);
 }

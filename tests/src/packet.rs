@@ -1,4 +1,5 @@
-//! Frames built byte by byte: Ethernet, IPv4 or IPv6, TCP, with every flaw that makes a host discard what arrives.
+//! Builds frames byte by byte: Ethernet, IPv4 or IPv6, TCP, with each flaw that makes a host discard an arriving
+//! packet.
 
 use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 
@@ -40,7 +41,7 @@ pub struct Tcp {
     pub payload: Vec<u8>,
 }
 
-/// One frame: what its headers say.
+/// The header fields and payload of one frame.
 #[derive(Clone, Debug)]
 pub struct Frame {
     /// Destination and source link-layer address.
@@ -53,26 +54,26 @@ pub struct Frame {
     pub ttl: u8,
     /// The TCP segment.
     pub tcp: Tcp,
-    /// What is wrong with it.
+    /// Its flaw, if any.
     pub flaw: Flaw,
 }
 
-/// What makes the host's own stack discard a frame that reaches its ingress hook.
+/// A flaw because of which the host's own stack discards a frame that reaches its ingress hook.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Flaw {
-    /// Nothing: the host takes the frame.
+    /// No flaw: the host accepts the frame.
     None,
     /// The IPv4 header checksum is wrong (ip_rcv).
     HeaderChecksum,
-    /// The frame is for another station (PACKET_OTHERHOST, ip_rcv and ip6_rcv).
+    /// The frame is addressed to another station (PACKET_OTHERHOST, ip_rcv and ip6_rcv).
     OtherStation,
-    /// The frame is for every station (TCP is not for broadcasts: tcp_v4_rcv demands PACKET_HOST).
+    /// The frame is a link-layer broadcast (tcp_v4_rcv requires PACKET_HOST).
     Broadcast,
-    /// The frame is for a group of stations.
+    /// The frame is a link-layer multicast.
     Multicast,
     /// The TCP checksum is wrong.
     TcpChecksum,
-    /// The TCP checksum is the sum of the pseudo-header, as a frame carries it that hardware shall complete.
+    /// The TCP checksum is only the sum of the pseudo-header, as in a frame that hardware shall complete.
     PseudoHeaderSum,
     /// IPv4 total length or IPv6 payload length is 0.
     ZeroLength,
@@ -94,26 +95,26 @@ pub enum Flaw {
     HopByHopOutOfPlace,
     /// An authentication header (RFC 4302) without a security association.
     Authentication,
-    /// A VLAN tag of a network that the host is not in.
+    /// A VLAN tag of a VLAN that the host is not in.
     ForeignVlan,
-    /// IPv6 with the IPv4-mapped form of the flow's addresses (RFC 4291 §2.5.5.2), which never travel.
+    /// IPv6 with the IPv4-mapped form of the flow's addresses (RFC 4291 §2.5.5.2), which never occur on a wire.
     MappedAddresses,
     /// No ACK flag (RFC 9293 §3.10.7.4: "if the ACK bit is off, drop the segment").
     NoAcknowledgment,
-    /// It acknowledges what was not sent (RFC 9293 §3.10.7.4, RFC 5961 §5).
+    /// It acknowledges data that was not sent (RFC 9293 §3.10.7.4, RFC 5961 §5).
     FutureAcknowledgment,
-    /// It acknowledges what is much too old (RFC 5961 §5).
+    /// Its acknowledgment number is much too old (RFC 5961 §5).
     OldAcknowledgment,
     /// The TCP header is longer than the segment.
     DataOffset,
     /// An IPv6 jumbogram (RFC 2675) that is too short to be one.
     Jumbogram,
-    /// Within another IP packet to the host, which is not an end of a tunnel (RFC 2003, RFC 2473).
+    /// Encapsulated in another IP packet to the host, which is no tunnel end point (RFC 2003, RFC 2473).
     Tunnel,
 }
 
 impl Flaw {
-    /// Every flaw of issue 16, and their kin, that an IPv4 frame can have.
+    /// Every flaw of issue 16, and related ones, that an IPv4 frame can have.
     pub const V4: &'static [Self] = &[
         Self::HeaderChecksum,
         Self::OtherStation,
@@ -135,7 +136,7 @@ impl Flaw {
         Self::Tunnel,
     ];
 
-    /// The same of IPv6.
+    /// Every such flaw that an IPv6 frame can have.
     pub const V6: &'static [Self] = &[
         Self::OtherStation,
         Self::Broadcast,
@@ -158,7 +159,7 @@ impl Flaw {
         Self::Tunnel,
     ];
 
-    /// Whether the flaw lies in what TCP itself judges by the state of the connection: it is none for a SYN.
+    /// Whether TCP detects the flaw by the state of the connection; such a flaw has no effect on a SYN.
     #[must_use]
     pub const fn of_connection(self) -> bool {
         matches!(self, Self::NoAcknowledgment | Self::FutureAcknowledgment | Self::OldAcknowledgment)
@@ -186,7 +187,7 @@ const DISCARD: [u8; 6] = [0x7e, 4, 0, 0, 0, 0];
 const PADDING: [u8; 6] = [1, 4, 0, 0, 0, 0];
 
 impl Frame {
-    /// The frame as it goes over the wire.
+    /// Serialises the frame.
     #[must_use]
     pub fn to_bytes(&self) -> Vec<u8> {
         let (mut target, source) = self.macs;
@@ -219,7 +220,8 @@ impl Frame {
     }
 
     fn ipv4(&self) -> Vec<u8> {
-        // RFC 791 §3.1. A loose source route with one address that was passed already, or an option of 40 bytes in 4.
+        // RFC 791 §3.1. A loose source route whose one address was visited already, or an option that declares 40 bytes
+        // in 4.
         let options: &[u8] = match self.flaw {
             Flaw::SourceRoute => &[131, 7, 8, 192, 0, 2, 1, 0],
             Flaw::MalformedOption => &[68, 40, 5, 0],
@@ -259,7 +261,7 @@ impl Frame {
             Flaw::Tunnel => (IPV6_IN_IP, Self { flaw: Flaw::None, ..self.clone() }.ipv6(source, target)),
             _ => (TCP, self.tcp([source.octets(), target.octets()].concat())),
         };
-        // Each header: its number, and its bytes after the field "next header".
+        // Each extension header: its protocol number, and its bytes after the field "next header".
         let headers: Vec<(u8, Vec<u8>)> = match self.flaw {
             // RFC 8200 §4.4: type 0, one segment left, reserved, one address.
             Flaw::RoutingHeader => vec![(ROUTING, [&[2, 0, 1, 0, 0, 0, 0][..], &target.octets()].concat())],
@@ -296,7 +298,7 @@ impl Frame {
         bytes
     }
 
-    /// The segment, with the checksum over it and over the pseudo-header of these addresses.
+    /// Serialises the segment, with the checksum over it and the pseudo-header of these addresses.
     fn tcp(&self, addresses: Vec<u8>) -> Vec<u8> {
         let Tcp { seq, mut ack, mut flags, window, urgent, ref options, ref payload } = self.tcp;
         match self.flaw {
@@ -314,7 +316,7 @@ impl Frame {
         bytes.extend([offset, flags]);
         bytes.extend(window.to_be_bytes().iter().chain(&[0, 0]).chain(&urgent.to_be_bytes()));
         bytes.extend(options.iter());
-        // A header that is longer than its segment has no payload.
+        // With this flaw the declared header is longer than the segment, so there is no payload.
         if self.flaw != Flaw::DataOffset {
             bytes.extend(payload);
         }
@@ -329,7 +331,7 @@ impl Frame {
     }
 }
 
-/// What arrived: a TCP segment in a plain IPv4 or IPv6 packet.
+/// A received TCP segment in a plain IPv4 or IPv6 packet.
 #[derive(Clone, Debug)]
 pub struct Arrival {
     /// Source address and port.
@@ -341,14 +343,14 @@ pub struct Arrival {
 }
 
 impl Arrival {
-    /// Reads an Ethernet frame; none if it is not a TCP in a plain packet.
+    /// Parses an Ethernet frame; `None` if it is not TCP in a plain packet.
     #[must_use]
     pub fn parse(frame: &[u8]) -> Option<Self> {
         let ip = frame.get(14..)?;
         let (source, target, tcp) = match frame.get(12..14)? {
             [0x08, 0x00] if ip.first()? >> 4 == 4 && *ip.get(9)? == TCP => {
                 let header = usize::from(ip[0] & 15) * 4;
-                // 0 is what a segment of more than 64 KiB says (BIG TCP).
+                // A segment of more than 64 KiB has the length 0 (BIG TCP).
                 let total = match be16(ip.get(2..4)?) {
                     0 => ip.len(),
                     total => usize::from(total),
@@ -384,7 +386,7 @@ fn be16(bytes: &[u8]) -> u16 {
     bytes.first_chunk().map_or(0, |bytes| u16::from_be_bytes(*bytes))
 }
 
-/// A length as a header field holds it.
+/// The low 16 bits of a length, as a header field stores it.
 #[expect(clippy::cast_possible_truncation, reason = "a field of 16 bits holds the lower 16 bits")]
 const fn low16(length: usize) -> u16 {
     length as u16
@@ -395,7 +397,7 @@ const fn low8(length: usize) -> u8 {
     length as u8
 }
 
-/// Ones' complement sum of 16-bit words over `parts`, each of which but the last has an even length (RFC 1071).
+/// Ones' complement sum of 16-bit words over `parts` (RFC 1071); each part but the last must have an even length.
 fn sum(parts: &[&[u8]]) -> u16 {
     let mut total: u64 = 0;
     for part in parts {
@@ -413,7 +415,7 @@ fn sum(parts: &[&[u8]]) -> u16 {
 mod tests {
     use super::*;
 
-    /// RFC 1071 §3.
+    /// Example of RFC 1071 §3.
     #[test]
     fn sum_of_the_specification() {
         assert_eq!(sum(&[&[0x00, 0x01, 0xf2, 0x03], &[0xf4, 0xf5, 0xf6, 0xf7]]), 0xddf2);
@@ -436,7 +438,7 @@ mod tests {
         }
     }
 
-    /// Every flaw makes another frame, which has the length that it needs.
+    /// Every flaw yields a different frame, with a valid overall length.
     #[test]
     fn flaws_differ() {
         let ends = [("192.0.2.1:25", "192.0.2.2:4000", Flaw::V4), ("[2001:db8::1]:25", "[2001:db8::2]:4000", Flaw::V6)];

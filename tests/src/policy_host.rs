@@ -1,4 +1,4 @@
-//! Real nginx: the host that MTA-STS policies are fetched from, well-behaved and otherwise.
+//! A real nginx that serves MTA-STS policies, correctly and incorrectly.
 
 use std::fmt::Write as _;
 use std::net::{IpAddr, SocketAddr};
@@ -11,7 +11,7 @@ use crate::netns::Namespace;
 use crate::root::{Instance, Packages, Root};
 use crate::tls::Identity;
 
-/// The port of policies; not 443, so that it is seen that the daemon can be told.
+/// The port of the policy host. It is not 443, so that the configured port is shown to be used.
 pub const PORT: u16 = 8443;
 
 const READY: Duration = Duration::from_secs(90);
@@ -19,24 +19,24 @@ const READY: Duration = Duration::from_secs(90);
 /// A policy, and how it is served.
 #[derive(Debug)]
 pub struct Hosted<'a> {
-    /// The domain; its host is `mta-sts.` and the domain.
+    /// The domain; the policy host is `mta-sts.` followed by the domain.
     pub domain: &'a str,
     /// What is served.
     pub body: String,
-    /// With which certificate.
+    /// The certificate that the server presents.
     pub identity: &'a Identity,
-    /// How.
+    /// How the policy is served.
     pub manner: Manner,
 }
 
 /// How a policy is served.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Manner {
-    /// As RFC 8461 says.
+    /// As RFC 8461 requires.
     Good,
-    /// With status 301, a place to go to, and the policy as its body.
+    /// With status 301, a Location header, and the policy as its body.
     Redirect,
-    /// One byte in a second.
+    /// One byte per second.
     Slow,
     /// In chunks, without a length.
     Chunked,
@@ -110,8 +110,8 @@ impl PolicyHost {
         Ok(Self { instance, address })
     }
 
-    /// What `curl` makes of the policy of `domain`, from `namespace` and with `authority` to trust: the exit code of curl,
-    /// the status and media type, and the bytes of the body.
+    /// Fetches the policy of `domain` with `curl` from `namespace`, trusting `authority`. Returns the exit code of
+    /// curl, the status and media type, and the bytes of the body.
     ///
     /// # Errors
     /// When curl cannot be started.
@@ -128,7 +128,7 @@ impl PolicyHost {
         Ok(out.stdout)
     }
 
-    /// Every request so far: host, path, status, agent.
+    /// Log of all requests so far: host, path, status, user agent.
     #[must_use]
     pub fn requests(&self) -> Vec<String> {
         self.instance.read("access.log").lines().map(str::to_owned).collect()

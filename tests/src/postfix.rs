@@ -12,7 +12,8 @@ use crate::root::{Instance, Packages, Root};
 use crate::tls::Identity;
 use crate::{command, smtp};
 
-/// Where the sending server takes mail from the lab, on the loopback of its namespace: not a mail port that is watched.
+/// Address at which the sending server accepts mail from the lab, on the loopback of its namespace. The port is not a
+/// watched mail port.
 pub const SUBMISSION: SocketAddr = SocketAddr::new(IpAddr::V4(std::net::Ipv4Addr::LOCALHOST), 2500);
 
 const READY: Duration = Duration::from_secs(90);
@@ -24,7 +25,8 @@ pub struct Postfix {
 }
 
 impl Postfix {
-    /// A receiving server on port 25 of every address of `namespace`: offers STARTTLS with `identity`, throws mail away.
+    /// A receiving server on port 25 of every address of `namespace`: offers STARTTLS with `identity` and discards
+    /// mail.
     ///
     /// # Errors
     /// [`crate::Skip`] when Postfix cannot be installed here; otherwise the error with its log.
@@ -32,7 +34,7 @@ impl Postfix {
         Self::receiver_as(namespace, identity, &identity.name, "")
     }
 
-    /// As [`Postfix::receiver`], but it calls itself `name`, and has further `settings`, each with its line end.
+    /// As [`Postfix::receiver`], with the host name `name` and further `settings`, each with its line end.
     ///
     /// # Errors
     /// As [`Postfix::receiver`].
@@ -48,8 +50,8 @@ impl Postfix {
         server.ready(namespace, SocketAddr::new(IpAddr::V4(std::net::Ipv4Addr::LOCALHOST), 25))
     }
 
-    /// A sending server that takes mail at [`SUBMISSION`] and sends mail for each domain of `routes` to its address, in
-    /// its own session, under TLS if it is offered (`smtp_tls_security_level = may`).
+    /// A sending server that accepts mail at [`SUBMISSION`] and sends mail for each domain of `routes` to its address,
+    /// in a session of its own, under TLS if it is offered (`smtp_tls_security_level = may`).
     ///
     /// # Errors
     /// As [`Postfix::receiver`].
@@ -67,9 +69,9 @@ impl Postfix {
         server.ready(namespace, SUBMISSION)
     }
 
-    /// A sending server of these packages that takes mail at [`SUBMISSION`] and finds its way by the resolver at `server`, which it trusts: at
-    /// `smtp_tls_security_level = may`, with this TLS policy table and what the head of the table names. A message that cannot
-    /// be delivered stays deferred.
+    /// A sending server of these packages that accepts mail at [`SUBMISSION`] and resolves names through the resolver
+    /// at `server`, which it trusts. Its security level is `smtp_tls_security_level = may` with this TLS policy table
+    /// and the settings that the table's head lists. A message that cannot be delivered stays deferred.
     ///
     /// # Errors
     /// As [`Postfix::receiver`].
@@ -85,7 +87,7 @@ impl Postfix {
              smtp_dns_support_level = dnssec\nsmtp_tls_CAfile = /lab/ca.pem\nsmtp_tls_loglevel = 1\n\
              smtp_connection_cache_on_demand = no\n";
         let listener = format!("{SUBMISSION} inet n - n - - smtpd\n");
-        // The C library hides the resolver's verdict unless it is told to trust it.
+        // The C library hides the resolver's AD bit unless `trust-ad` is set.
         let script = format!(
             "printf 'nameserver {server}\\noptions trust-ad edns0\\n' > /etc/resolv.conf\n\
              postmap -c /lab/postfix hash:/lab/tls_policy && exec postfix -c /lab/postfix start-fg\n"
@@ -97,7 +99,7 @@ impl Postfix {
         server.ready(namespace, SUBMISSION)
     }
 
-    /// How the mail for `recipient` came out; `None`: it is under way.
+    /// Whether the mail for `recipient` was delivered; `None` while the outcome is pending.
     #[must_use]
     pub fn delivered(&self, recipient: &str) -> Option<bool> {
         let log = self.log();
@@ -106,13 +108,13 @@ impl Postfix {
         Some(line.contains("status=sent"))
     }
 
-    /// Everything that it has logged.
+    /// The text of its log.
     #[must_use]
     pub fn log(&self) -> String {
         self.instance.read("mail.log")
     }
 
-    /// How many messages this sender has handed over.
+    /// Number of messages that this sender has delivered.
     #[must_use]
     pub fn sent(&self) -> usize {
         self.log().lines().filter(|line| line.contains("status=sent") && line.contains("/smtp[")).count()
@@ -157,13 +159,13 @@ impl Postfix {
     }
 }
 
-/// What Postfix itself makes of the mail hosts of `domain` with DANE, through a resolver at `server`, port 53: the words of
-/// `posttls-finger`. It leaves after the handshake.
+/// Runs `posttls-finger`: how Postfix itself judges the mail hosts of `domain` with DANE, through a resolver at
+/// `server`, port 53. It disconnects after the handshake. Returns its output.
 ///
 /// # Errors
 /// [`crate::Skip`] when Postfix cannot be installed here.
 pub fn finger(namespace: &Namespace, server: IpAddr, domain: &str) -> Result<String> {
-    // The C library hides the resolver's verdict unless it is told to trust it.
+    // The C library hides the resolver's AD bit unless `trust-ad` is set.
     let script = format!(
         "printf 'nameserver {server}\\noptions trust-ad edns0\\n' > /etc/resolv.conf\n\
          exec posttls-finger -c -l dane -L summary -o inet_protocols=ipv4 {domain}\n"
@@ -197,7 +199,7 @@ relay_domains = static:all
 smtpd_relay_restrictions = permit_mynetworks, reject_unauth_destination
 ";
 
-/// Debian's services, none of them in a chroot.
+/// Debian's master.cf services, none of them in a chroot.
 const MASTER: &str = "\
 pickup unix n - n 60 1 pickup
 cleanup unix n - n - 0 cleanup

@@ -1,4 +1,4 @@
-//! Real Prometheus: scrapes the daemon, evaluates the shipped alert rules.
+//! A real Prometheus: scrapes the daemon and evaluates the shipped alert rules.
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
@@ -13,7 +13,7 @@ use crate::{alertmanager, command, daemon};
 
 const ADDRESS: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 9090);
 const READY: Duration = Duration::from_secs(90);
-/// What [`Prometheus::start`] makes of a quarter of an hour.
+/// The time span that [`Prometheus::start`] substitutes for fifteen minutes in the rules.
 pub const WINDOW: Duration = Duration::from_secs(20);
 /// The shipped rules.
 const RULES: [&str; 2] = ["alerts.yaml", "recording.yaml"];
@@ -26,9 +26,9 @@ pub struct Prometheus<'a> {
 }
 
 impl<'a> Prometheus<'a> {
-    /// Starts it in `namespace` with the shipped rules, scraping [`daemon::WEB`] every second and telling the Alertmanager at
-    /// [`alertmanager::ADDRESS`] of alerts. What the rules look back to is shortened from a quarter of an hour to [`WINDOW`], so
-    /// that an alert also ends within a test.
+    /// Starts it in `namespace` with the shipped rules. It scrapes [`daemon::WEB`] every second and sends alerts to the
+    /// Alertmanager at [`alertmanager::ADDRESS`]. Ranges of fifteen minutes in the rules are shortened to [`WINDOW`],
+    /// so that an alert also ends within a test.
     ///
     /// # Errors
     /// [`crate::Skip`] when Prometheus cannot be installed here; otherwise the error with its log.
@@ -74,10 +74,10 @@ impl<'a> Prometheus<'a> {
         })
     }
 
-    /// Waits until the alert `name` fires, and gives it.
+    /// Waits until the alert `name` fires, and returns it.
     ///
     /// # Errors
-    /// When it does not fire in time: the error carries the alerts that do.
+    /// On timeout: the error lists the firing alerts.
     pub fn firing(&self, name: &str, limit: Duration) -> Result<Value> {
         let alerts = || Ok::<_, anyhow::Error>(self.api("/api/v1/alerts")?["data"]["alerts"].clone());
         command::eventually(limit, &format!("the alert {name} to fire"), || {
@@ -88,10 +88,10 @@ impl<'a> Prometheus<'a> {
         .with_context(|| format!("alerts: {}", alerts().unwrap_or_default()))
     }
 
-    /// What an expression evaluates to now: the list of its series.
+    /// Evaluates an expression and returns the list of its series.
     ///
     /// # Errors
-    /// When Prometheus refuses it.
+    /// When Prometheus rejects it.
     pub fn query(&self, expression: &str) -> Result<Vec<Value>> {
         let value = self.api(&format!("/api/v1/query?query={}", encoded(expression)))?;
         anyhow::ensure!(value["status"] == "success", "{expression}: {value}");
@@ -104,12 +104,12 @@ impl<'a> Prometheus<'a> {
     }
 }
 
-/// In the query of a URL.
+/// Percent-encodes text for a URL query.
 fn encoded(text: &str) -> String {
     text.bytes().map(|octet| format!("%{octet:02X}")).collect()
 }
 
-/// Runs promtool in its own root; `arguments` see the files of `deploy/prometheus` in `/lab`.
+/// Runs promtool in its own root, which sees the files of `deploy/prometheus` in `/lab`.
 ///
 /// # Errors
 /// [`crate::Skip`] when it cannot be installed; otherwise its error.
@@ -126,7 +126,7 @@ pub fn promtool(namespace: &Namespace, arguments: &[&str]) -> Result<String> {
     Ok(out.stdout)
 }
 
-/// What is deployed beside the daemon: `deploy` of the workspace.
+/// The directory `deploy` of the workspace.
 #[must_use]
 pub fn deploy() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap_or(Path::new("/")).join("deploy")

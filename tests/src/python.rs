@@ -1,4 +1,4 @@
-//! Python programs of others, in their own environment below `target/lab`.
+//! Third-party Python programs, each set in a virtual environment below `target/lab`.
 
 use std::fs::File;
 use std::path::{Path, PathBuf};
@@ -11,48 +11,49 @@ use anyhow::{Context, Result, ensure};
 use crate::root::lab_directory;
 use crate::{Skip, command};
 
-/// Fetching and unpacking every package.
+/// Time limit for downloading and unpacking all packages of a set.
 const INSTALL_LIMIT: Duration = Duration::from_secs(400);
 
-/// Packages that are installed together, each in one version.
+/// A set of packages that are installed together, each with a pinned version.
 struct Packages {
     directory: &'static str,
     names: [&'static str; 2],
     found: OnceLock<Result<PathBuf, String>>,
 }
 
-/// A parser of TLS reports, and a mail server that keeps what it gets.
+/// A parser of TLS reports, and a mail server that stores what it receives.
 static MAIL: Packages =
     Packages { directory: "python", names: ["parsedmarc==11.1.0", "aiosmtpd==1.4.6"], found: OnceLock::new() };
-/// A validator of OpenAPI documents, and a tool that asks a server whatever its document allows, and what it does not.
+/// A validator of OpenAPI documents, and a tool that tests a server with requests that its document allows and requests
+/// that it does not.
 static API: Packages = Packages {
     directory: "python-api",
     names: ["schemathesis==4.32.5", "openapi-spec-validator==0.9.0"],
     found: OnceLock::new(),
 };
 
-/// A driver of browsers, and a checker of what pages are to those who hear them.
+/// A browser driver and an accessibility checker.
 static PAGES: Packages = Packages {
     directory: "python-pages",
     names: ["playwright==1.65.2", "axe-playwright-python==0.1.8"],
     found: OnceLock::new(),
 };
 
-/// Grafana's schema of dashboards, and a checker of types.
+/// Grafana's schema of dashboards, and a type checker.
 static GRAFANA: Packages = Packages {
     directory: "python-grafana",
     names: ["grafana-foundation-sdk==1769699998!10.1.0", "typeguard==4.6.1"],
     found: OnceLock::new(),
 };
 
-/// Go's engine of templates, and the schemas of Kubernetes.
+/// Go's template engine and the schemas of Kubernetes.
 static KUBERNETES: Packages = Packages {
     directory: "python-kubernetes",
     names: ["go-template==0.0.3", "kubernetes-validate==1.37.0"],
     found: OnceLock::new(),
 };
 
-/// The interpreter of an environment that has what TLS reports are tested with, installed if this has not been done yet.
+/// The interpreter of the environment for TLS reports; it is installed on first use.
 ///
 /// # Errors
 /// [`Skip`] with the reason when it cannot be had here.
@@ -60,7 +61,7 @@ pub fn interpreter() -> Result<&'static Path> {
     MAIL.interpreter()
 }
 
-/// The interpreter of an environment that has what the API is tested with, likewise.
+/// The interpreter of the environment for API tests; it is installed on first use.
 ///
 /// # Errors
 /// [`Skip`] with the reason when it cannot be had here.
@@ -68,7 +69,7 @@ pub fn api_interpreter() -> Result<&'static Path> {
     API.interpreter()
 }
 
-/// The interpreter of an environment that has what the pages are examined with, likewise.
+/// The interpreter of the environment for page tests; it is installed on first use.
 ///
 /// # Errors
 /// [`Skip`] with the reason when it cannot be had here.
@@ -76,7 +77,7 @@ pub fn pages_interpreter() -> Result<&'static Path> {
     PAGES.interpreter()
 }
 
-/// The interpreter of an environment that has what dashboards are checked with, likewise.
+/// The interpreter of the environment for dashboard checks; it is installed on first use.
 ///
 /// # Errors
 /// [`Skip`] with the reason when it cannot be had here.
@@ -84,7 +85,7 @@ pub fn grafana_interpreter() -> Result<&'static Path> {
     GRAFANA.interpreter()
 }
 
-/// The interpreter of an environment that has what manifests are made and checked with, likewise.
+/// The interpreter of the environment that generates and checks manifests; it is installed on first use.
 ///
 /// # Errors
 /// [`Skip`] with the reason when it cannot be had here.
@@ -105,7 +106,7 @@ fn install(packages: &Packages) -> Result<PathBuf> {
     let home = lab_directory().join(packages.directory);
     std::fs::create_dir_all(&home)?;
     let lock = File::create(home.join("lock"))?;
-    // Another test process may be at it: anyone who is second finds it done.
+    // Another test process may be installing it: the second one waits and finds it installed.
     lock.lock()?;
     let (environment, stamp) = (home.join("environment"), home.join("stamp"));
     let python = environment.join("bin/python");
@@ -116,7 +117,7 @@ fn install(packages: &Packages) -> Result<PathBuf> {
     eprintln!("lab: installing {} into {} (not into this machine)", packages.names.join(" "), home.display());
     let create = || run(Command::new("python3").args(["-m", "venv", "--clear"]).arg(&environment));
     if let Err(error) = create() {
-        // Debian keeps the module that makes environments in its own package.
+        // Debian has the module `venv` in a package of its own.
         ensure!(nix::unistd::geteuid().is_root(), "{error:#}: install python3-venv");
         eprintln!("lab: installing on this machine, because it is missing: python3-venv");
         let mut install = Command::new("apt-get");

@@ -1,4 +1,4 @@
-//! Recordings of the lab's own traffic, as they would be made on a wire.
+//! Records the lab's own traffic as it would appear on a wire.
 
 use std::path::Path as FilePath;
 use std::process::Stdio;
@@ -12,13 +12,14 @@ use crate::command::{self, Guard, eventually};
 use crate::netns::{GATEWAY_INTERFACE, Namespace, Path};
 
 const LIMIT: Duration = Duration::from_secs(60);
-/// The last FIN is under way when the traffic has ended.
+/// Time for the last FIN to arrive after the traffic has ended.
 const SETTLE: Duration = Duration::from_secs(2);
 
-/// Switches segmentation and checksum offload off on the whole path: packets are then those of a wire, with right checksums.
+/// Switches segmentation and checksum offload off on the whole path, so that packets have wire sizes and correct
+/// checksums.
 ///
 /// # Errors
-/// What ethtool says.
+/// The error of ethtool.
 pub fn as_on_a_wire(path: &Path) -> Result<()> {
     for (namespace, interface) in
         [(&path.gateway, GATEWAY_INTERFACE), (&path.router, "left"), (&path.router, "right"), (&path.exchanger, "mx0")]
@@ -29,10 +30,10 @@ pub fn as_on_a_wire(path: &Path) -> Result<()> {
     Ok(())
 }
 
-/// Records the mail that crosses `interface` of `namespace` while `traffic` runs, and gives the number of packets.
+/// Records the mail that crosses `interface` of `namespace` while `traffic` runs; returns the number of packets.
 ///
 /// # Errors
-/// When the traffic fails, or tcpdump, or it loses a packet.
+/// When the traffic or tcpdump fails, or tcpdump loses a packet.
 pub fn record(
     namespace: &Namespace,
     interface: &str,
@@ -51,7 +52,7 @@ pub fn record(
     number_before(&said, " packets captured").with_context(|| format!("tcpdump says {said}"))
 }
 
-/// Ends a tcpdump whose standard error is piped, and gives its last words.
+/// Ends a tcpdump whose standard error is piped, and returns its final statistics.
 ///
 /// # Errors
 /// When it does not end.
@@ -63,7 +64,7 @@ pub fn end(tcpdump: &mut Guard) -> Result<String> {
     Ok(said)
 }
 
-/// The number that stands right before `words`.
+/// The number directly before `words`.
 #[must_use]
 pub fn number_before(text: &str, words: &str) -> Option<u64> {
     let (head, _) = text.split_once(words)?;

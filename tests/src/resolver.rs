@@ -1,4 +1,4 @@
-//! Real resolvers on the watched host: Unbound, which validates, and PowerDNS, told to let no DNSSEC through.
+//! Real resolvers on the watched host: Unbound, which validates, and PowerDNS Recursor with DNSSEC switched off.
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::time::Duration;
@@ -11,20 +11,20 @@ use crate::netns::Namespace;
 use crate::root::{Instance, Packages, Root};
 
 const READY: Duration = Duration::from_secs(90);
-/// A question, with what the resolver has to ask for it.
+/// Time limit for one query, including the queries of the resolver itself.
 const ANSWER: Duration = Duration::from_secs(60);
 
-/// What a resolver does about DNSSEC.
+/// How a resolver treats DNSSEC.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Dnssec {
-    /// Validates, and hands signatures on to anyone who asks for them.
+    /// Validates, and includes signatures for clients that request them.
     Validates,
-    /// Neither asks for signatures nor hands them on, as resolvers of hotels and old routers do.
+    /// Neither requests signatures nor returns them, as resolvers of hotels and old routers do.
     Stripped,
 }
 
 impl Dnssec {
-    /// Where such a resolver answers, on the loopback of its namespace.
+    /// Address of such a resolver, on the loopback of its namespace.
     #[must_use]
     pub const fn address(self) -> SocketAddr {
         let last = match self {
@@ -40,12 +40,12 @@ impl Dnssec {
 pub struct Resolver<'a> {
     namespace: &'a Namespace,
     instance: Instance,
-    /// What it does about DNSSEC.
+    /// How it treats DNSSEC.
     pub dnssec: Dnssec,
 }
 
 impl<'a> Resolver<'a> {
-    /// Starts it in `namespace`, with the root of `names`.
+    /// Starts it in `namespace`, with the root servers of `names`.
     ///
     /// # Errors
     /// [`crate::Skip`] when it cannot be installed here; otherwise the error with its log.
@@ -75,10 +75,10 @@ impl<'a> Resolver<'a> {
         Ok(resolver)
     }
 
-    /// What `dig` prints of the answer to `arguments`.
+    /// Output of `dig` with `arguments`.
     ///
     /// # Errors
-    /// When it cannot be asked.
+    /// When dig fails.
     pub fn dig(&self, arguments: &[&str]) -> Result<String> {
         let server = format!("@{}", self.dnssec.address().ip());
         let program: Vec<&str> =
@@ -86,10 +86,10 @@ impl<'a> Resolver<'a> {
         Ok(self.tool(&program, "")?.stdout)
     }
 
-    /// What `delv` prints: it trusts the root of `names` and validates by itself.
+    /// Output of `delv`, which trusts the root of `names` and validates by itself.
     ///
     /// # Errors
-    /// When it cannot be asked.
+    /// When delv fails.
     pub fn delv(&self, names: &Names, arguments: &[&str]) -> Result<String> {
         let mut words = names.anchor.split_whitespace().skip_while(|word| *word != "DNSKEY").skip(1);
         let mut word = || words.next().context("the anchor is no DNSKEY");
@@ -135,7 +135,7 @@ server:
   cache-max-negative-ttl: 1
 ";
 
-/// The address ranges of documentation are asked here, and nothing is asked outside.
+/// Recursor configuration: it queries the documentation address ranges and nothing outside the lab.
 const RECURSOR: &str = "\
 dnssec=off
 hint-file=/lab/hints

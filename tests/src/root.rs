@@ -1,9 +1,9 @@
-//! Roots for real servers: an overlay over the machine's own `/`, into which Debian packages are installed,
-//! or over packages of another release that are unpacked beside their libraries.
+//! Roots for real servers: an overlay over the machine's own `/`, into which Debian packages are installed, or over
+//! packages of another release that are unpacked together with their libraries.
 //!
-//! The machine's own package list and mail server are never touched, servers that exclude each other (Postfix, Exim) can
-//! run side by side, and what a server writes is gone with it. An installed root is kept below `target/lab` and used
-//! again until the machine's own package list changes.
+//! The machine's own package list and mail server are never touched, servers that conflict (Postfix, Exim) can run side
+//! by side, and what a server writes is removed with it. An installed root is cached below `target/lab` until the
+//! machine's own package list changes.
 
 use std::fs::File;
 use std::hash::{DefaultHasher, Hash, Hasher};
@@ -21,15 +21,15 @@ use crate::command::{Guard, Output};
 use crate::netns::Namespace;
 use crate::{Skip, command};
 
-/// Fetching and unpacking one package with what it needs.
+/// Time limit for downloading and unpacking one package with its dependencies.
 const INSTALL_LIMIT: Duration = Duration::from_secs(300);
 
 static COUNTER: AtomicU32 = AtomicU32::new(0);
 
-/// A set of packages that live in one root.
+/// A set of packages that share one root.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Packages {
-    /// Postfix, and swaks (with IPv6 and TLS) to speak to any server.
+    /// Postfix, and swaks (with IPv6 and TLS) as a client for any server.
     Postfix,
     /// Postfix 3.10, of Debian 13.
     PostfixTrixie,
@@ -39,13 +39,13 @@ pub enum Packages {
     Prometheus,
     /// Knot, the authoritative name server, and tools that sign a zone.
     Knot,
-    /// Unbound, the resolver, and tools that ask one.
+    /// Unbound, the resolver, and DNS query tools.
     Unbound,
-    /// PowerDNS Recursor, which can be told to know nothing of DNSSEC.
+    /// PowerDNS Recursor, whose DNSSEC support can be switched off.
     Recursor,
-    /// nginx, and curl to ask it.
+    /// nginx, and curl as its client.
     Nginx,
-    /// Programs that attach others' XDP programs through libxdp's dispatcher.
+    /// Programs that attach third-party XDP programs through libxdp's dispatcher.
     XdpTools,
 }
 
@@ -89,7 +89,8 @@ impl Packages {
         }
     }
 
-    /// The Debian release of the packages, if it is not that of the machine. Its programs have libraries of their own.
+    /// The Debian release of the packages, if it differs from that of the machine. Its programs then have libraries of
+    /// their own.
     const fn suite(self) -> Option<&'static str> {
         match self {
             Self::PostfixTrixie => Some("trixie"),
@@ -114,7 +115,7 @@ pub struct Root {
 }
 
 impl Root {
-    /// The root with `packages`, installed if this has not been done yet.
+    /// Returns the root with `packages`; it is installed on first use.
     ///
     /// # Errors
     /// [`Skip`] with the reason when overlayfs, chroot or the packages cannot be had here.
@@ -127,7 +128,7 @@ impl Root {
     }
 
     /// Starts `program` of this root in `namespace`: over a fresh upper layer, as the first process of a process
-    /// namespace that dies with it. `prepare` writes its files into the directory that it sees as `/lab`.
+    /// namespace that ends with it. `prepare` writes its files into the directory that the program sees as `/lab`.
     ///
     /// # Errors
     /// When it cannot be started.
@@ -177,7 +178,7 @@ impl Root {
     }
 }
 
-/// A running program of a root, killed with everything that it started when this goes out of scope.
+/// A running program of a root; dropping it kills the program and all processes that it started.
 #[derive(Debug)]
 pub struct Instance {
     child: Guard,
@@ -191,7 +192,7 @@ impl Instance {
         self.directory.lab()
     }
 
-    /// The text of a file in [`Instance::lab`]; empty if there is none.
+    /// The text of a file in [`Instance::lab`]; empty if the file does not exist.
     #[must_use]
     pub fn read(&self, file: &str) -> String {
         std::fs::read(self.lab().join(file))
@@ -208,30 +209,30 @@ impl Instance {
 
 impl Drop for Instance {
     fn drop(&mut self) {
-        // The program is the first process of its namespace: when it is killed the kernel kills the rest, and unshare,
-        // which waits for it, ends after all of them. Ports and files are free then.
+        // The program is the first process of its namespace: when it is killed the kernel kills the rest. unshare,
+        // which waits for it, ends after all of them, so ports and files are free then.
         let unshare = self.child.0.id();
         let children = std::fs::read_to_string(format!("/proc/{unshare}/task/{unshare}/children")).unwrap_or_default();
         for program in children.split_whitespace().filter_map(|pid| pid.parse().ok()) {
-            // It may have ended by itself.
+            // The program may have ended by itself.
             let _ = kill(Pid::from_raw(program), Signal::SIGKILL);
         }
         let _ = command::eventually(Duration::from_secs(5), "the end of a server", || Ok(self.child.0.try_wait()?));
     }
 }
 
-/// Where the lab keeps its roots and its runs: `target/lab` of the workspace.
+/// Directory of the lab's roots and runs: `target/lab` of the workspace.
 #[must_use]
 pub fn lab_directory() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap_or(Path::new("/")).join("target/lab")
 }
 
-/// A directory of one run, removed with everything in it.
+/// The directory of one run, removed with its contents on drop.
 #[derive(Debug)]
 pub struct Directory(PathBuf);
 
 impl Directory {
-    /// Creates it, with these subdirectories.
+    /// Creates it with these subdirectories.
     ///
     /// # Errors
     /// When it cannot be created.
@@ -242,13 +243,13 @@ impl Directory {
         Ok(Self(path))
     }
 
-    /// Where it is.
+    /// Path of the directory.
     #[must_use]
     pub fn path(&self) -> &Path {
         &self.0
     }
 
-    /// Its part that a program in it sees as `/lab`.
+    /// The subdirectory that a program sees as `/lab`.
     #[must_use]
     pub fn lab(&self) -> PathBuf {
         self.0.join("lab")
@@ -257,15 +258,15 @@ impl Directory {
 
 impl Drop for Directory {
     fn drop(&mut self) {
-        // What cannot be removed is below target/, and the next run takes another name.
+        // The directory is below target/, and the next run uses another name.
         let _ = std::fs::remove_dir_all(&self.0);
     }
 }
 
-/// `$1`, `$2`: layers of the installed root, `$3`: directory of this run, then the program.
-/// The layer is copied: overlayfs does not take `/` and a directory below it as two lower layers. It is copied to memory,
-/// which no one has to clean up after a kill. The shell stays the first process of the namespace: a server that changes
-/// its user id no longer dies with its parent, the shell does, and the kernel kills the rest with it.
+/// `$1`, `$2`: layers of the installed root, `$3`: directory of this run, then the program. The layer is copied because
+/// overlayfs does not accept `/` and a directory below it as two lower layers. The copy is in memory and needs no
+/// cleanup after a kill. The shell stays the first process of the namespace: a server that changes its user id loses
+/// its parent-death signal; the shell keeps it, and when it dies the kernel kills the rest.
 const START: &str = r#"
 set -eu
 lower=$1 installed=$2 run=$3; shift 3
@@ -283,7 +284,8 @@ chroot "$root" "$@"
 exit $?
 "#;
 
-/// `$1`: directory of the root, then the packages. What only a browser or a reader needs is left out. Exit code 101 of policy-rc.d keeps packages from starting services.
+/// `$1`: directory of the root, then the packages. Recommended packages, documentation and manual pages are left out.
+/// Exit code 101 of policy-rc.d keeps packages from starting services.
 const INSTALL: &str = r#"
 set -eu
 root=$1; shift
@@ -303,8 +305,9 @@ install "$@" || { chroot "$root/root" apt-get update -q; install "$@"; }
 chroot "$root/root" apt-get clean
 "#;
 
-/// `$1`: directory of the root, `$2`: release of Debian, then the packages. They are unpacked beside their libraries, without the scripts
-/// of the packages: those need a whole system. apt has lists and a cache of its own, and an empty list of what is installed.
+/// `$1`: directory of the root, `$2`: Debian release, then the packages. They are unpacked together with their
+/// libraries, without running the maintainer scripts, which need a whole system. apt has its own lists and cache and an
+/// empty list of installed packages.
 const UNPACK: &str = r#"
 set -eu
 home=$1 suite=$2; shift 2
@@ -336,7 +339,7 @@ rm -rf "$home/apt"
 for file in passwd group; do cp "$home/root/usr/share/base-passwd/$file.master" "$home/root/etc/$file"; done
 "#;
 
-/// What the scripts of the package postfix would do.
+/// Does what the maintainer scripts of the package postfix would do.
 const SET_UP_POSTFIX: &str = r#"
 root=$home/root
 echo 'postfix:x:990:990::/var/spool/postfix:/usr/sbin/nologin' >> "$root/etc/passwd"
@@ -353,7 +356,7 @@ fn install(packages: Packages) -> Result<Root> {
     let home = lab_directory().join("roots");
     std::fs::create_dir_all(&home)?;
     let lock = File::create(home.join(format!("{}.lock", packages.name())))?;
-    // Another test process may be at it: anyone who is second finds it done.
+    // Another test process may be installing it: the second one waits and finds it installed.
     lock.lock()?;
     let path = home.join(packages.name());
     let (upper, stamp) = (path.join("upper"), path.join("stamp"));
@@ -387,21 +390,21 @@ fn install(packages: Packages) -> Result<Root> {
     Ok(Root { packages, lower, upper })
 }
 
-/// Removes the directories of runs whose process is gone: a killed run cleans nothing up.
+/// Removes the directories of runs whose process is gone: a killed run cannot clean up.
 pub(crate) fn sweep() {
     let Ok(entries) = std::fs::read_dir(lab_directory().join("run")) else { return };
     for entry in entries.flatten() {
         let name = entry.file_name();
         let owner = name.to_str().and_then(|name| name.split('-').next()?.parse::<u32>().ok());
         if owner.is_some_and(|pid| !Path::new(&format!("/proc/{pid}")).exists()) {
-            // Another run may be sweeping too.
+            // Another run may remove the same directory.
             let _ = std::fs::remove_dir_all(entry.path());
         }
     }
 }
 
-/// A layer fits only the package list that it was laid over, and the recipe that made it. A root with libraries of its own needs the
-/// recipe alone.
+/// Key of a cached layer: the package list that it was laid over and the recipe. A root with libraries of its own
+/// depends on the recipe alone.
 fn stamp_text(packages: Packages, debian: &str) -> Result<String> {
     let mut hasher = DefaultHasher::new();
     if packages.suite().is_some() {

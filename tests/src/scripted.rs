@@ -1,4 +1,4 @@
-//! A scripted SMTP server with real TLS, whose greeting and EHLO reply are given line by line.
+//! A scripted SMTP server with real TLS; its greeting and EHLO reply are given line by line.
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
@@ -13,12 +13,12 @@ use rustls::{ServerConfig, ServerConnection, StreamOwned};
 use crate::netns::Namespace;
 use crate::tls::Identity;
 
-/// A client that is silent for this long is given up.
+/// A client that is silent for this long is disconnected.
 const IDLE: Duration = Duration::from_secs(30);
 /// Longest command line, bytes.
 const MAX_LINE: u64 = 16 * 1024;
 
-/// What the server says before TLS.
+/// What the server sends before TLS.
 #[derive(Clone, Debug)]
 pub struct Script {
     /// The greeting, without the line end.
@@ -27,7 +27,7 @@ pub struct Script {
     pub ehlo: Vec<String>,
 }
 
-/// The running server; it ends when this goes out of scope.
+/// The running server; dropping it ends it.
 #[derive(Debug)]
 pub struct Server {
     shared: Arc<Shared>,
@@ -47,7 +47,7 @@ impl Server {
     /// Listens on `address` inside `namespace`.
     ///
     /// # Errors
-    /// When the address is taken or the certificate unusable.
+    /// When the address is in use or the certificate is unusable.
     pub fn start(namespace: &Namespace, address: SocketAddr, identity: &Identity, script: Script) -> Result<Self> {
         let listener = namespace.run(|| TcpListener::bind(address))??;
         listener.set_nonblocking(true)?;
@@ -63,7 +63,7 @@ impl Server {
             move || {
                 while !shared.stop.load(Ordering::SeqCst) {
                     match listener.accept() {
-                        // One client at a time; an error ends its session.
+                        // The server handles one client at a time; an error ends its session.
                         Ok((stream, _)) => drop(serve(stream, &shared)),
                         Err(_) => std::thread::sleep(Duration::from_millis(5)),
                     }
@@ -73,12 +73,12 @@ impl Server {
         Ok(Self { shared, thread: Some(thread) })
     }
 
-    /// What it says from the next session on.
+    /// Sets the script for the sessions that start from here on.
     pub fn set_script(&self, script: Script) {
         *self.shared.script.lock().unwrap_or_else(PoisonError::into_inner) = script;
     }
 
-    /// Messages accepted in cleartext and under TLS.
+    /// Number of messages accepted in cleartext and under TLS.
     #[must_use]
     pub fn accepted(&self) -> (usize, usize) {
         (self.shared.in_clear.load(Ordering::SeqCst), self.shared.under_tls.load(Ordering::SeqCst))

@@ -1,4 +1,4 @@
-//! A small SMTP client: hands messages to a mail server, upgrades to TLS when it is offered.
+//! A small SMTP client: delivers messages to a mail server and upgrades to TLS if it is offered.
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{SocketAddr, TcpStream};
@@ -9,22 +9,22 @@ use rustls::{ClientConnection, StreamOwned};
 
 use crate::{command, tls::Identity};
 
-/// How long one reply may take.
+/// Time limit for one reply.
 const REPLY_LIMIT: Duration = Duration::from_secs(60);
-/// Longest reply, octets.
+/// Longest reply, bytes.
 const MAX_REPLY: u64 = 64 * 1024;
 
-/// How a session went.
+/// Outcome of a session.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Session {
-    /// The EHLO reply in cleartext, line by line, code and separator kept.
+    /// The EHLO reply in cleartext, line by line, with code and separator.
     pub ehlo: Vec<String>,
-    /// Whether the mail went under TLS.
+    /// Whether the mail was sent under TLS.
     pub tls: bool,
 }
 
 /// Sends one message from `sender` to `recipient` through `server`, as an opportunistic client does: under TLS if
-/// STARTTLS is offered and granted, else in cleartext. Without an `identity` to trust, TLS is never asked for.
+/// STARTTLS is offered and accepted, else in cleartext. Without an `identity` to trust, STARTTLS is never sent.
 ///
 /// # Errors
 /// When the server cannot be reached or answers with an error.
@@ -32,7 +32,7 @@ pub fn send(server: SocketAddr, identity: Option<&Identity>, sender: &str, recip
     send_once(server, identity, (sender, recipient), |_| Ok(()))
 }
 
-/// As [`send`], from `sender` to `recipient`, by a client that has the go-ahead and begins TLS once `ready` returns.
+/// As [`send`], but after the go-ahead the client begins TLS only once `ready` returns.
 ///
 /// # Errors
 /// As [`send`], and those of `ready`.
@@ -60,23 +60,23 @@ pub fn send_once(
     Ok(Session { ehlo, tls: false })
 }
 
-/// Waits until what has come in and was not read ends with these bytes. They stay unread.
+/// Waits until the unread received data ends with `wanted`. The data stays unread.
 ///
 /// # Errors
-/// When they do not come.
+/// On timeout.
 pub fn arrived(stream: &BufReader<TcpStream>, wanted: &[u8]) -> Result<()> {
     let mut bytes = [0; 1024];
     command::eventually(REPLY_LIMIT, "bytes of the server", || {
-        // Nothing may follow what the reader holds: then a look at the socket would wait in vain.
+        // If the reader's buffer holds everything, no more data may follow, and a peek at the socket would block.
         let count = if stream.buffer().ends_with(wanted) { 0 } else { stream.get_ref().peek(&mut bytes)? };
         Ok([stream.buffer(), &bytes[..count]].concat().ends_with(wanted).then_some(()))
     })
 }
 
-/// Opens a connection and takes in the greeting.
+/// Opens a connection and reads the greeting.
 ///
 /// # Errors
-/// When the server cannot be reached or does not welcome us.
+/// When the server cannot be reached or does not greet with a 2xx reply.
 pub fn connect(server: SocketAddr) -> Result<BufReader<TcpStream>> {
     let stream =
         TcpStream::connect_timeout(&server, REPLY_LIMIT).with_context(|| format!("cannot connect to {server}"))?;
@@ -87,7 +87,7 @@ pub fn connect(server: SocketAddr) -> Result<BufReader<TcpStream>> {
     Ok(clear)
 }
 
-/// Sends `line` (or several, or a whole message) with a line end, and gives the lines of the reply.
+/// Sends `line` (or several lines, or a whole message) with a line end; returns the lines of the reply.
 ///
 /// # Errors
 /// When the server closes the connection or stays silent.
@@ -98,15 +98,15 @@ pub fn ask<S: Read + Write>(stream: &mut BufReader<S>, line: &str) -> Result<Vec
     read_reply(stream)
 }
 
-/// The first line that a server says.
+/// The first line that a server sends.
 ///
 /// # Errors
-/// When it cannot be reached or says nothing.
+/// When it cannot be reached or sends nothing.
 pub fn greeting(server: SocketAddr) -> Result<String> {
     let stream = TcpStream::connect_timeout(&server, Duration::from_secs(2))?;
     stream.set_read_timeout(Some(Duration::from_secs(5)))?;
     let reply = read_reply(&mut BufReader::new(&stream))?;
-    // A server that is left without QUIT logs it; nothing else depends on the answer.
+    // A client that disconnects without QUIT causes a log line; the result is not needed.
     let _ = (&stream).write_all(b"QUIT\r\n");
     Ok(reply.concat())
 }

@@ -1,4 +1,4 @@
-//! Certificates of the lab, and the two ends of a TLS connection for the scripted server and client.
+//! Certificates of the lab, and both ends of a TLS connection for the scripted server and client.
 
 use std::sync::Arc;
 
@@ -13,23 +13,23 @@ use sha2::{Digest, Sha256};
 pub struct Identity {
     /// First host name in the certificate.
     pub name: String,
-    /// The certificate, PEM; after it that of the authority, if one has signed it.
+    /// The certificate, PEM; followed by the authority's certificate if it was issued by one.
     pub certificate_pem: String,
     /// The private key, PEM (PKCS #8).
     pub key_pem: String,
     /// The data of a TLSA record for it: DANE-EE, public key, SHA-256 (RFC 7672 §3.1).
     pub tlsa: String,
     certificate: CertificateDer<'static>,
-    /// What a client has to trust: the certificate itself, or that of the authority.
+    /// The client's trust anchor: the certificate itself, or that of the authority.
     anchor: CertificateDer<'static>,
     key: PrivateKeyDer<'static>,
 }
 
 impl Identity {
-    /// Makes a self-signed one for the host `name`.
+    /// Generates a self-signed certificate for the host `name`.
     ///
     /// # Errors
-    /// When the name cannot stand in a certificate.
+    /// When the name is not valid in a certificate.
     pub fn generate(name: &str) -> Result<Self> {
         let key = KeyPair::generate()?;
         let certificate = CertificateParams::new(vec![name.to_owned()])?.self_signed(&key)?;
@@ -56,10 +56,10 @@ impl Identity {
         })
     }
 
-    /// Configuration of a server that shows this certificate.
+    /// Configuration of a server that presents this certificate.
     ///
     /// # Errors
-    /// When key and certificate do not fit.
+    /// When key and certificate do not match.
     pub fn server(&self) -> Result<Arc<ServerConfig>> {
         let config = ServerConfig::builder_with_provider(provider())
             .with_safe_default_protocol_versions()?
@@ -71,7 +71,7 @@ impl Identity {
     /// Configuration of a client that trusts this certificate only, or the authority that signed it.
     ///
     /// # Errors
-    /// When the certificate cannot be an anchor.
+    /// When the certificate is not usable as a trust anchor.
     pub fn client(&self) -> Result<Arc<ClientConfig>> {
         let mut roots = RootCertStore::empty();
         roots.add(self.anchor.clone())?;
@@ -101,10 +101,10 @@ pub struct Authority {
 }
 
 impl Authority {
-    /// Makes one of this name.
+    /// Generates an authority with this name.
     ///
     /// # Errors
-    /// When there is no randomness.
+    /// When no random numbers are available.
     pub fn generate(name: &str) -> Result<Self> {
         let key = KeyPair::generate()?;
         let mut parameters = CertificateParams::default();
@@ -118,15 +118,15 @@ impl Authority {
         })
     }
 
-    /// A certificate for these hosts, the first of which gives it its name.
+    /// Issues a certificate for these hosts; the first one is its name.
     ///
     /// # Errors
-    /// When a name cannot stand in a certificate.
+    /// When a name is not valid in a certificate.
     pub fn issue(&self, hosts: &[&str]) -> Result<Identity> {
         self.sign(hosts, CertificateParams::new(owned(hosts))?)
     }
 
-    /// As [`Authority::issue`], but its time is over.
+    /// As [`Authority::issue`], but the certificate has expired.
     ///
     /// # Errors
     /// As [`Authority::issue`].

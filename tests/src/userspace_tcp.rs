@@ -1,5 +1,5 @@
-//! A TCP endpoint in userspace, at the attacker's end of the path: the host's kernel talks to it as to any peer, and it
-//! can send whatever it likes at any moment, in the name of either end.
+//! A TCP endpoint in userspace at the attacker's end of the path. The host's kernel treats it as any peer, and it can
+//! send arbitrary segments at any moment, in the name of either end.
 
 use std::collections::VecDeque;
 use std::io::{Error, ErrorKind, Read, Write};
@@ -12,38 +12,38 @@ use crate::packet::flag::{ACK, FIN, PSH, RST, SYN, URG};
 use crate::packet::{Arrival, Flaw, Frame, Tcp};
 use crate::wire::Wire;
 
-/// How long the host may take for one step.
+/// Time limit for one step of the host.
 const LIMIT: Duration = Duration::from_secs(60);
-/// When what is not acknowledged is sent once more.
+/// Delay before unacknowledged data is retransmitted.
 const RETRANSMIT: Duration = Duration::from_millis(300);
 /// Payload of one segment, bytes: fits an MTU of 1,500 with any header of [`Flaw`].
 pub const SEGMENT: usize = 1380;
-/// The window that is offered, unscaled.
+/// The advertised window, unscaled.
 const WINDOW: u16 = 60_000;
 
-/// One end of a connection; the other is a socket of the host.
+/// One end of a connection whose other end is a socket of the host.
 #[derive(Debug)]
 pub struct Endpoint<'w> {
     wire: &'w Wire,
-    /// This end, the peer that the attacker plays.
+    /// Address of this end, the peer that the attacker plays.
     pub local: SocketAddr,
-    /// The host's end.
+    /// Address of the host's end.
     pub remote: SocketAddr,
     /// The initial sequence number of this end.
     pub isn: u32,
-    /// The host's.
+    /// The host's initial sequence number.
     pub remote_isn: u32,
     /// Next sequence number that this end sends.
     pub seq: u32,
-    /// Next sequence number that is expected of the host.
+    /// Next sequence number expected from the host.
     pub ack: u32,
-    /// The window that is offered.
+    /// The advertised window, unscaled.
     pub window: u16,
-    /// Options of its SYN or SYN-ACK.
+    /// TCP options of its SYN or SYN-ACK.
     pub opening: Vec<u8>,
-    /// Payload of its SYN or SYN-ACK, which is not counted.
+    /// Payload of its SYN or SYN-ACK, which does not advance the sequence number.
     pub opening_data: Vec<u8>,
-    /// Options of every segment after the handshake.
+    /// TCP options of every segment after the handshake.
     pub options: Vec<u8>,
     /// The timestamp of the next segment (RFC 7323), if the option is in use.
     pub timestamp: Option<u32>,
@@ -51,7 +51,7 @@ pub struct Endpoint<'w> {
     pub ttl: u8,
     /// The last segment of the host.
     pub last: Tcp,
-    /// The handshake is over, and the connection is not closed.
+    /// The handshake is complete and the connection is not closed.
     open: bool,
     acknowledged: u32,
     inbox: VecDeque<u8>,
@@ -60,10 +60,10 @@ pub struct Endpoint<'w> {
 }
 
 impl<'w> Endpoint<'w> {
-    /// Waits for the host's SYN to `local`, and does not answer it.
+    /// Waits for the host's SYN to `local`, without answering it.
     ///
     /// # Errors
-    /// When none comes.
+    /// On timeout.
     pub fn accept(wire: &'w Wire, local: SocketAddr, isn: u32) -> Result<Self> {
         let deadline = Instant::now() + LIMIT;
         while Instant::now() < deadline {
@@ -102,7 +102,7 @@ impl<'w> Endpoint<'w> {
     /// Answers the host's SYN and waits for the third segment of the handshake.
     ///
     /// # Errors
-    /// When it does not come.
+    /// On timeout.
     pub fn answer(&mut self) -> Result<()> {
         self.wire.send(&self.frame(self.opening(SYN | ACK)))?;
         self.seq = self.isn.wrapping_add(1);
@@ -118,7 +118,7 @@ impl<'w> Endpoint<'w> {
     /// Opens the connection from [`Self::local`] to a socket of the host.
     ///
     /// # Errors
-    /// When the host does not answer, or resets.
+    /// When the host does not answer or resets the connection.
     pub fn open(&mut self) -> Result<()> {
         let syn = Tcp { ack: 0, ..self.opening(SYN) };
         let (syn, deadline, mut sent) = (self.frame(syn), Instant::now() + LIMIT, None::<Instant>);
@@ -132,7 +132,7 @@ impl<'w> Endpoint<'w> {
                 continue;
             }
             let next = self.isn.wrapping_add(1);
-            // It also answers decoys.
+            // The host also answers decoys, with other acknowledgment numbers.
             ensure!(arrival.tcp.flags & RST == 0 || arrival.tcp.ack != next, "{} refuses {}", self.remote, self.local);
             if arrival.tcp.flags & (SYN | ACK) == SYN | ACK && arrival.tcp.ack == next {
                 self.remote_isn = arrival.tcp.seq;
@@ -147,14 +147,14 @@ impl<'w> Endpoint<'w> {
         bail!("{} does not answer the SYN of {}", self.remote, self.local)
     }
 
-    /// An end of a connection that may never come about: for forged sessions.
+    /// An endpoint without a handshake, for forged sessions.
     #[must_use]
     pub fn unopened(wire: &'w Wire, local: SocketAddr, remote: SocketAddr, isn: u32) -> Self {
         let tcp = Tcp { seq: isn.wrapping_mul(31).wrapping_add(77), ..Tcp::default() };
         Self::new(wire, local, &Arrival { source: remote, target: local, tcp }, isn)
     }
 
-    /// The segment that this end would send.
+    /// The next segment of this end, not yet sent.
     #[must_use]
     pub fn tcp(&self, flags: u8, payload: &[u8]) -> Tcp {
         let mut options = self.options.clone();
@@ -164,14 +164,15 @@ impl<'w> Endpoint<'w> {
         Tcp { seq: self.seq, ack: self.ack, flags, window: self.window, urgent: 0, options, payload: payload.to_vec() }
     }
 
-    /// A frame of this end to the host.
+    /// Wraps a segment of this end in a frame to the host.
     #[must_use]
     pub fn frame(&self, tcp: Tcp) -> Frame {
         let macs = (self.wire.host, self.wire.mac);
         Frame { macs, source: self.local, target: self.remote, ttl: self.ttl, tcp, flaw: Flaw::None }
     }
 
-    /// A frame in the name of the host, which arrives at the host: no host sends to itself over its network.
+    /// A frame with the host's address as its source that arrives at the host. A host never receives its own packets
+    /// from the network.
     #[must_use]
     pub fn frame_of_host(&self, tcp: Tcp) -> Frame {
         let macs = (self.wire.host, self.wire.mac);
@@ -181,61 +182,63 @@ impl<'w> Endpoint<'w> {
     /// Sends any frame.
     ///
     /// # Errors
-    /// When the wire does not take it.
+    /// When the wire does not accept it.
     pub fn inject(&self, frame: &Frame) -> Result<()> {
         self.wire.send(frame)
     }
 
-    /// Sends a segment of this end, and counts what it takes of the sequence space.
+    /// Sends a segment of this end and advances the sequence number by its length.
     ///
     /// # Errors
-    /// When the wire does not take it.
+    /// When the wire does not accept it.
     pub fn send(&mut self, flags: u8, payload: &[u8]) -> Result<()> {
         self.wire.send(&self.frame(self.tcp(flags, payload)))?;
         self.seq = self.seq.wrapping_add(u32::try_from(payload.len())?).wrapping_add(u32::from(flags & FIN != 0));
         Ok(())
     }
 
-    /// Sends bytes of this end's stream as one segment at this distance from its next sequence number, and counts nothing.
+    /// Sends bytes of this end's stream as one segment at this distance from its next sequence number, without
+    /// advancing it.
     ///
     /// # Errors
-    /// When the wire does not take it.
+    /// When the wire does not accept it.
     pub fn send_at(&self, distance: u32, payload: &[u8]) -> Result<()> {
         let tcp = self.tcp(ACK | PSH, payload);
         self.wire.send(&self.frame(Tcp { seq: tcp.seq.wrapping_add(distance), ..tcp }))
     }
 
-    /// Sends a segment of this end one byte of which is urgent: a host that does not ask for it in line leaves it out of the
-    /// stream (tcp(7)).
+    /// Sends a segment of this end with one urgent byte: a host without SO_OOBINLINE leaves that byte out of the stream
+    /// (tcp(7)).
     ///
     /// # Errors
-    /// When the wire does not take it.
+    /// When the wire does not accept it.
     pub fn send_urgent(&mut self, payload: &[u8], at: usize) -> Result<()> {
-        // Linux takes the pointer for the byte after the urgent one (RFC 6093 §2.1).
+        // Linux interprets the pointer as the byte after the urgent one (RFC 6093 §2.1).
         let tcp = Tcp { urgent: u16::try_from(at + 1)?, ..self.tcp(ACK | PSH | URG, payload) };
         self.wire.send(&self.frame(tcp))?;
         self.seq = self.seq.wrapping_add(u32::try_from(payload.len())?);
         Ok(())
     }
 
-    /// Forgets what the host has sent and was not examined.
+    /// Discards the segments of the host that are not yet examined.
     ///
     /// # Errors
-    /// When the wire is gone.
+    /// When the wire has failed.
     pub fn drain(&self) -> Result<()> {
         self.wire.drain()
     }
 
-    /// Takes in one segment of the host, if one comes within 20 ms.
+    /// Processes one segment of the host, if one arrives within 20 ms.
     ///
     /// # Errors
-    /// When the wire is gone.
+    /// When the wire has failed.
     pub fn poll(&mut self) -> Result<bool> {
         let Some(Arrival { source, target, tcp }) = self.wire.receive()? else { return Ok(false) };
         if source != self.remote || target != self.local {
             return Ok(true);
         }
-        // The host sends an RST also about decoys, with their numbers: it ends the connection at the next number alone.
+        // The host sends an RST about decoys too, with their numbers. Only an RST at the next number ends the
+        // connection.
         if tcp.flags & RST != 0 {
             self.reset |= tcp.seq == self.ack;
             return Ok(true);
@@ -257,10 +260,10 @@ impl<'w> Endpoint<'w> {
         Ok(true)
     }
 
-    /// Waits until the host has acknowledged everything; sends nothing again.
+    /// Waits until the host has acknowledged everything; does not retransmit.
     ///
     /// # Errors
-    /// When it does not.
+    /// On timeout.
     pub fn await_acknowledgment(&mut self, what: &str) -> Result<()> {
         let deadline = Instant::now() + LIMIT;
         while self.acknowledged != self.seq {
@@ -271,10 +274,10 @@ impl<'w> Endpoint<'w> {
         Ok(())
     }
 
-    /// Waits until the host's next line is here, and leaves it.
+    /// Waits until the host's next line has arrived, without consuming it.
     ///
     /// # Errors
-    /// When the connection ends before.
+    /// When the connection ends first.
     pub fn await_line(&mut self) -> Result<()> {
         let deadline = Instant::now() + LIMIT;
         while !self.inbox.contains(&b'\n') {
@@ -284,10 +287,10 @@ impl<'w> Endpoint<'w> {
         Ok(())
     }
 
-    /// Takes the host's next line.
+    /// Returns the host's next line.
     ///
     /// # Errors
-    /// When the connection ends before.
+    /// When the connection ends first.
     pub fn line(&mut self) -> Result<String> {
         self.await_line()?;
         let end = self.inbox.iter().position(|byte| *byte == b'\n').map_or(self.inbox.len(), |at| at + 1);
@@ -295,10 +298,10 @@ impl<'w> Endpoint<'w> {
         Ok(String::from_utf8_lossy(&line).trim_end().to_owned())
     }
 
-    /// Takes the host's next reply: all of its lines.
+    /// Returns the host's next reply with all its lines.
     ///
     /// # Errors
-    /// When the connection ends before.
+    /// When the connection ends first.
     pub fn reply(&mut self) -> Result<String> {
         let mut reply = String::new();
         loop {
@@ -312,19 +315,19 @@ impl<'w> Endpoint<'w> {
         }
     }
 
-    /// Sends a line and takes the reply.
+    /// Sends a line and returns the reply.
     ///
     /// # Errors
-    /// When the connection ends before.
+    /// When the connection ends first.
     pub fn ask(&mut self, line: &str) -> Result<String> {
         self.write_all(format!("{line}\r\n").as_bytes())?;
         self.reply()
     }
 
-    /// Waits until the host has ended its direction.
+    /// Waits until the host has closed its direction.
     ///
     /// # Errors
-    /// When it does not.
+    /// On timeout.
     pub fn await_end(&mut self) -> Result<()> {
         let deadline = Instant::now() + LIMIT;
         while !self.reset && !self.finished {
@@ -334,10 +337,10 @@ impl<'w> Endpoint<'w> {
         Ok(())
     }
 
-    /// Ends the connection in both directions.
+    /// Closes the connection in both directions.
     ///
     /// # Errors
-    /// When the host does not.
+    /// When the host does not close its direction.
     pub fn close(&mut self) -> Result<()> {
         self.send(FIN | ACK, b"")?;
         let deadline = Instant::now() + LIMIT;
@@ -357,10 +360,10 @@ impl<'w> Endpoint<'w> {
 }
 
 impl Drop for Endpoint<'_> {
-    /// A session that failed does not keep the host's server from the next one.
+    /// Resets the connection of a failed session, so that the host's server can accept the next one.
     fn drop(&mut self) {
         if self.open {
-            // The host takes a reset at its next sequence number alone, which is what it has acknowledged.
+            // The host accepts a reset only at its next expected sequence number, which is the acknowledged one.
             self.seq = self.acknowledged;
             let _ = self.send(RST | ACK, b"");
         }
@@ -420,7 +423,7 @@ pub fn timestamps(value: u32, echo: u32) -> Vec<u8> {
     [&[1, 1, 8, 10][..], &value.to_be_bytes(), &echo.to_be_bytes()].concat()
 }
 
-/// The timestamp in a segment's options, which the answer repeats.
+/// The timestamp value in a segment's options, which the answer echoes.
 fn echo(mut options: &[u8]) -> Option<u32> {
     loop {
         match *options {

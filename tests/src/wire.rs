@@ -13,9 +13,9 @@ use nix::sys::time::TimeVal;
 use crate::netns::Namespace;
 use crate::packet::{Arrival, Frame, Mac};
 
-/// Receive buffer, bytes: what a host sends at full speed while the attacker looks elsewhere.
+/// Receive buffer, bytes: large enough for what a host sends at full speed while the attacker does not read.
 const BUFFER: usize = 32 << 20;
-/// How long one look at the wire takes at most.
+/// Longest wait of one receive call.
 const TICK: TimeVal = TimeVal::new(0, 20_000);
 
 /// The attacker's interface.
@@ -24,15 +24,15 @@ pub struct Wire {
     fd: OwnedFd,
     /// Its own link-layer address.
     pub mac: Mac,
-    /// The watched host's.
+    /// The watched host's link-layer address.
     pub host: Mac,
 }
 
 impl Wire {
-    /// Opens `interface` of `attacker`, whose other end is `far` of `host`.
+    /// Opens `interface` of `attacker`; its peer is the interface `far` of `host`.
     ///
     /// # Errors
-    /// When there is no such interface, or no right to packet sockets.
+    /// When there is no such interface, or no permission for packet sockets.
     pub fn open((attacker, interface): (&Namespace, &str), (host, far): (&Namespace, &str)) -> Result<Self> {
         let host = host.run(|| link(far))??.addr().context("a link-layer address")?;
         attacker.run(|| {
@@ -48,7 +48,7 @@ impl Wire {
     /// Sends a frame.
     ///
     /// # Errors
-    /// When the interface does not take it.
+    /// When the interface does not accept it.
     pub fn send(&self, frame: &Frame) -> Result<()> {
         self.send_bytes(&frame.to_bytes())
     }
@@ -56,7 +56,7 @@ impl Wire {
     /// Sends the bytes of a frame.
     ///
     /// # Errors
-    /// When the interface does not take it.
+    /// When the interface does not accept it.
     pub fn send_bytes(&self, frame: &[u8]) -> Result<()> {
         loop {
             match send(self.fd.as_raw_fd(), frame, MsgFlags::empty()) {
@@ -71,10 +71,10 @@ impl Wire {
         }
     }
 
-    /// The next TCP segment that the host sends; none if it sends nothing for 20 ms.
+    /// The next TCP segment that the host sends; `None` if it sends nothing for 20 ms.
     ///
     /// # Errors
-    /// When the interface is gone.
+    /// When the interface has been removed.
     pub fn receive(&self) -> Result<Option<Arrival>> {
         let mut buffer = vec![0; 80 * 1024];
         loop {
@@ -93,10 +93,10 @@ impl Wire {
         }
     }
 
-    /// Forgets what the host has sent so far.
+    /// Discards what the host has sent so far.
     ///
     /// # Errors
-    /// When the interface is gone.
+    /// When the interface has been removed.
     pub fn drain(&self) -> Result<()> {
         let mut buffer = [0; 64];
         loop {

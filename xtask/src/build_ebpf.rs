@@ -1,6 +1,6 @@
 //! `cargo xtask build-ebpf`: builds the kernel object that the daemon embeds.
 //!
-//! The object is committed, so that a plain `cargo build` needs no BPF toolchain; this is how it is made again.
+//! The object is committed, so that a plain `cargo build` needs no BPF toolchain; this task rebuilds it.
 
 use std::{
     env, fs,
@@ -18,9 +18,9 @@ use smtpwatch_testkit::object_digest;
 use crate::bench::object;
 
 const TARGET: &str = "bpfel-unknown-none";
-/// The linker must know the LLVM of the compiler, and this release knows LLVM 22.
+/// The linker must support the LLVM version of the compiler; this release supports LLVM 22.
 const LINKER: &str = "0.10.0";
-/// Programs that can remove debugging sections of an ELF file of any machine.
+/// Programs that can remove debugging sections from an ELF file of any machine.
 const STRIP: [&str; 4] = ["llvm-strip-22", "/usr/lib/llvm-22/bin/llvm-strip", "llvm-strip", "rust-strip"];
 
 #[derive(clap::Args)]
@@ -30,7 +30,7 @@ pub struct Arguments {
     pub check: bool,
 }
 
-/// Builds the object, has the kernel's verifier load it where that is allowed, and puts it in its place.
+/// Builds the object, loads it into the kernel's verifier if that is permitted, and writes it to its place.
 pub fn run(arguments: &Arguments) -> anyhow::Result<()> {
     let workspace = crate::host::workspace().to_owned();
     let toolchain = Toolchain::find()?;
@@ -65,14 +65,14 @@ pub fn run(arguments: &Arguments) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Installs the compiler for the kernel object where there is none.
+/// Installs the compiler for the kernel object if it is missing.
 pub fn prepare() -> anyhow::Result<()> {
     Toolchain::find().map(drop)
 }
 
 fn build(workspace: &Path, toolchain: &Toolchain, linker: &Path) -> anyhow::Result<PathBuf> {
     let target_dir = workspace.join("target/ebpf");
-    // No path of the building machine belongs in the object, and the same sources shall give the same bytes.
+    // The object contains no path of the building machine, and the same sources yield the same bytes.
     let home = env::var("CARGO_HOME")
         .map_or_else(|_| PathBuf::from(env::var("HOME").unwrap_or_default()).join(".cargo"), PathBuf::from);
     let flags = [
@@ -93,7 +93,7 @@ fn build(workspace: &Path, toolchain: &Toolchain, linker: &Path) -> anyhow::Resu
         .env_remove("RUSTFLAGS")
         .env_remove("RUSTC_WORKSPACE_WRAPPER");
     if let Some(library) = toolchain.llvm()? {
-        // The linker takes the first libLLVM that it finds in a folder of this list: it shall find one only.
+        // The linker takes the first libLLVM in a directory of this list: the directory holds one only.
         let folder = workspace.join("target/tools/llvm");
         fs::create_dir_all(&folder)?;
         let link = folder.join(library.file_name().context("libLLVM has a name")?);
@@ -118,8 +118,9 @@ fn strip(built: &Path) -> anyhow::Result<Vec<u8>> {
     bail!("cannot strip the kernel object: none of {} runs; Debian's package llvm-22 has one", STRIP.join(", "))
 }
 
-/// The type names of `core::mem::MaybeUninit<…>` with underscores: the linker leaves them as they are, and the kernel takes
-/// BTF only if every name could be one of C. Without BTF the programs load, but verifier and bpftool show no source.
+/// Replaces the characters of the type names `core::mem::MaybeUninit<…>` with underscores: the linker leaves them as
+/// they are, and the kernel accepts BTF only if every name is valid in C. Without BTF the programs load, but verifier
+/// and bpftool show no source.
 fn named_for_the_kernel(mut object: Vec<u8>) -> Vec<u8> {
     const UNION: &[u8] = b"MaybeUninit<";
     let mut from = 0;
@@ -134,11 +135,12 @@ fn named_for_the_kernel(mut object: Vec<u8>) -> Vec<u8> {
     object
 }
 
-/// Bytes of stack that a chain of calls of a program may take. One frame of 32 bytes less than the kernel gives, for another compiler.
+/// Stack limit of a call chain, bytes: one frame of 32 bytes less than the kernel allows, as a margin for another
+/// compiler version.
 const STACK_BUDGET: u64 = object::MAX_STACK - 32;
 
-/// Refuses an object whose programs kernels before 6.8 would refuse, which round each frame up to 32 bytes; that of this machine may
-/// take it anyway.
+/// Rejects an object that kernels before 6.8 would reject, because they round each frame up to 32 bytes; the running
+/// kernel may accept it.
 fn budget(bytes: &[u8]) -> anyhow::Result<()> {
     for program in object::programs(bytes)? {
         let chain: Vec<String> = program.chain.iter().map(|(name, frame)| format!("{name} {frame}")).collect();
@@ -155,7 +157,7 @@ fn budget(bytes: &[u8]) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// The verifier's word, where this process may ask for it.
+/// Loads the programs into the verifier, if this process may.
 fn load(bytes: &[u8]) -> anyhow::Result<()> {
     let mut object = match EbpfLoader::new().load(bytes) {
         Ok(object) => object,
@@ -170,7 +172,8 @@ fn load(bytes: &[u8]) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Loads every program, and gives how many instructions the verifier examined; `None` where the kernel does not tell.
+/// Loads every program and returns how many instructions the verifier examined; `None` if the kernel does not report
+/// it.
 pub fn verified(object: &mut Ebpf) -> anyhow::Result<Vec<(String, Option<u32>)>> {
     let mut counts = Vec::new();
     for (name, program) in object.programs_mut() {
@@ -191,11 +194,11 @@ pub fn verified(object: &mut Ebpf) -> anyhow::Result<Vec<(String, Option<u32>)>>
     Ok(counts)
 }
 
-/// What Debian's compiler for the kernel object consists of.
+/// Debian packages of the compiler for the kernel object.
 const DEBIAN_PACKAGES: [&str; 4] = ["rustc-web", "cargo-web", "rust-web-src", "llvm-22"];
 
-/// Installs packages of Debian; tells whether it could. A fresh machine has lists of packages that are old, or none: if a package
-/// is not found, they are fetched once.
+/// Installs Debian packages; returns whether it succeeded. A fresh machine may have outdated package lists or none: if
+/// a package is not found, the lists are updated once.
 fn install(packages: &[&str]) -> bool {
     let apt = |arguments: &[&str]| {
         let mut command = Command::new("apt-get");
@@ -250,12 +253,12 @@ impl Toolchain {
         self.ask("--version")
     }
 
-    /// Where the sources of `core` are, or would be.
+    /// The directory of the sources of `core`, whether it exists or not.
     fn sources(&self) -> PathBuf {
         PathBuf::from(self.ask("--print=sysroot")).join("lib/rustlib/src/rust")
     }
 
-    /// What the compiler answers; empty where it does not run.
+    /// Output of the compiler for this option; empty if it does not run.
     fn ask(&self, question: &str) -> String {
         let mut rustc = match self {
             Self::Nightly => {
@@ -279,18 +282,18 @@ impl Toolchain {
             }
             Self::Debian => {
                 command = Command::new("/usr/bin/cargo");
-                // A release compiler that is asked for what only nightlies give.
+                // Lets a release compiler accept nightly options.
                 command.env("RUSTC", "/usr/bin/rustc").env("RUSTC_BOOTSTRAP", "1");
             }
         }
-        // This very process runs under a cargo that has named its own compiler.
+        // This process runs under a cargo that has set its own compiler.
         for variable in ["RUSTUP_TOOLCHAIN", "CARGO", "RUSTDOC", "RUSTC_WRAPPER"] {
             command.env_remove(variable);
         }
         command
     }
 
-    /// The LLVM library that the linker must open; rustup's lies where the linker looks by itself.
+    /// The LLVM library that the linker must open; `None` for rustup's, which is where the linker looks by default.
     fn llvm(&self) -> anyhow::Result<Option<PathBuf>> {
         match self {
             Self::Nightly => Ok(None),
@@ -305,7 +308,7 @@ impl Toolchain {
     }
 }
 
-/// bpf-linker: the one on PATH if it is the right release, else one built under `target/tools`.
+/// bpf-linker: the one on PATH if it has the right release, else one built under `target/tools`.
 fn linker(workspace: &Path) -> anyhow::Result<PathBuf> {
     let own = workspace.join("target/tools");
     let built = own.join("bin/bpf-linker");

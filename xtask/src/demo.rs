@@ -1,10 +1,10 @@
-//! `cargo xtask demo`: the lab on three network namespaces, the real daemon, one attack, and the alert.
+//! `cargo xtask demo`: three network namespaces of the lab, the real daemon, one attack, and the alert.
 
 use anyhow::{Context, Result, ensure};
 
 use crate::host;
 
-/// Builds what the demonstration needs and runs it.
+/// Builds the programs of the demonstration and runs it.
 pub fn run() -> Result<()> {
     host::ensure_tools(&host::NETWORK)?;
     let mut command = host::cargo(&["run", "--quiet", "--package", "smtpwatch-tests", "--bin", "demo"]);

@@ -1,7 +1,8 @@
 //! `cargo xtask fuzz`: runs the fuzz targets one after the other.
 //!
-//! They are built by Cargo alone, with libFuzzer's instrumentation and without a sanitizer. What they drive is safe Rust, in
-//! which a fault is a panic, a failed assertion or a bound exceeded; and so the ordinary stable toolchain builds them.
+//! They are built by Cargo alone, with libFuzzer's instrumentation and without a sanitizer: the tested code is safe
+//! Rust, in which a fault is a panic, a failed assertion or an exceeded bound. Therefore the stable toolchain builds
+//! them.
 
 use std::{
     fs,
@@ -15,7 +16,8 @@ use anyhow::{Context, Result, ensure};
 
 use crate::host;
 
-/// The targets (`fuzz/fuzz_targets/`) in the order of the data, with their runs in the test suite: some seconds each.
+/// The targets (`fuzz/fuzz_targets/`) in the order of processing, with their number of runs in the test suite: some
+/// seconds each.
 const TARGETS: [(&str, u64); 8] = [
     ("walk_gate", 50_000),
     ("record", 500_000),
@@ -26,7 +28,7 @@ const TARGETS: [(&str, u64); 8] = [
     ("starttls_list", 100_000),
     ("tlsa", 50_000),
 ];
-/// What libFuzzer learns coverage from, as cargo-fuzz has it.
+/// Compiler options for libFuzzer's coverage, as cargo-fuzz sets them.
 const INSTRUMENTATION: [&str; 6] = [
     "-Cpasses=sancov-module",
     "-Cllvm-args=-sanitizer-coverage-level=4",
@@ -35,11 +37,11 @@ const INSTRUMENTATION: [&str; 6] = [
     "-Cllvm-args=-sanitizer-coverage-trace-compares",
     "--cfg=fuzzing",
 ];
-/// The same, where thread-local storage of the runtime is linked with it.
+/// A further option, where thread-local storage of the runtime is linked with it.
 const STACK: &str = "-Cllvm-args=-sanitizer-coverage-stack-depth";
-/// Longest input in octets: a dialogue, a small capture.
+/// Longest input, bytes: a dialogue, a small capture.
 const INPUT: usize = 4096;
-/// Bytes of memory above which libFuzzer stops a target.
+/// Memory above which libFuzzer stops a target, MiB.
 const MEMORY_MIB: usize = 1024;
 
 /// `cargo xtask fuzz`.
@@ -48,15 +50,15 @@ pub struct Arguments {
     /// Run these targets only
     #[arg(long, value_name = "TARGET", value_parser = TARGETS.map(|(target, _)| target))]
     only: Vec<String>,
-    /// Run each target so many seconds; what it finds is kept in target/fuzz/corpus for the next time
+    /// Run each target for this many seconds; inputs that it finds are stored in target/fuzz/corpus for the next run
     #[arg(long, value_name = "N", default_value_t = 60, conflicts_with = "runs")]
     seconds: u64,
-    /// Run each target so many times from the kept corpus alone, always with the same seed
+    /// Run each target this many times from the committed corpus alone, always with the same seed
     #[arg(long, value_name = "N")]
     runs: Option<u64>,
 }
 
-/// Inputs after public reports, beside the checkout: they are read where they lie, and never copied.
+/// Inputs from public reports, beside the checkout: they are read in place and never copied.
 const CASES: &str = "../shared/cases";
 
 /// Directories of [`CASES`] with inputs of this target.
@@ -69,14 +71,14 @@ const fn cases(target: &str) -> &'static [&'static str] {
     }
 }
 
-/// How far each target goes.
+/// How long each target runs.
 #[derive(Clone, Copy)]
 enum Extent {
     Seconds(u64),
     Runs(u64),
 }
 
-/// Runs every target; an error when one of them failed.
+/// Runs every target; an error if one of them failed.
 pub fn run(arguments: &Arguments) -> Result<()> {
     let extent = arguments.runs.map_or(Extent::Seconds(arguments.seconds), Extent::Runs);
     let chosen = |target: &str| arguments.only.is_empty() || arguments.only.iter().any(|only| only == target);
@@ -88,7 +90,7 @@ pub fn suite() -> Result<()> {
     all(|_| true, Extent::Runs)
 }
 
-/// `extent` says how far, given the target's runs in the suite.
+/// Runs the chosen targets; `extent` computes how long from the target's runs in the suite.
 fn all(chosen: impl Fn(&str) -> bool, extent: impl Fn(u64) -> Extent) -> Result<()> {
     build()?;
     let mut failed = Vec::new();
@@ -111,8 +113,8 @@ fn directory() -> PathBuf {
     host::workspace().join("target/fuzz")
 }
 
-/// One build of every target. No target, no program of a build and no other build shares it: what is instrumented has the flags
-/// of [`INSTRUMENTATION`], and a target triple that is given by name keeps them from what is built for this machine.
+/// Builds every target. Target directory and options are separate from every other build: instrumented code has the
+/// flags of [`INSTRUMENTATION`], and an explicit target triple keeps them from build scripts and procedural macros.
 fn build() -> Result<()> {
     let triple = triple()?;
     let flags = INSTRUMENTATION.iter().copied().chain(triple.contains("-linux-").then_some(STACK)).collect::<Vec<_>>();
@@ -141,7 +143,7 @@ struct Outcome {
     executions: u64,
     corpus: u64,
     failed: bool,
-    /// The message of a panic stands on the line after its place.
+    /// The next line has the message of a panic, after its location.
     message_follows: bool,
 }
 
@@ -181,11 +183,11 @@ fn one(target: &str, extent: Extent) -> Result<Outcome> {
     Ok(outcome)
 }
 
-/// What a target says when it stops early.
+/// What a target prints when it stops early.
 const REASONS: [&str; 4] = ["panicked at", "ERROR: ", "SUMMARY: ", "Test unit written to"];
 
 impl Outcome {
-    /// Takes in one line of libFuzzer's: its statistics, or why it stopped.
+    /// Parses one line of libFuzzer: its statistics, or why it stopped.
     fn line(&mut self, line: &str) {
         if let Some(rest) = line.strip_prefix("stat::") {
             if let Some(value) = rest.strip_prefix("number_of_executed_units:") {
@@ -200,7 +202,7 @@ impl Outcome {
     }
 }
 
-/// Inputs that are held, of a line like `#4096 pulse cov: 512 ft: 700 corp: 61/9Kb lim: 80 exec/s: 2048`.
+/// Number of inputs in the corpus, from a line like `#4096 pulse cov: 512 ft: 700 corp: 61/9Kb lim: 80 exec/s: 2048`.
 fn corpus(line: &str) -> Option<u64> {
     let (_, rest) = line.strip_prefix('#')?.split_once(" corp: ")?;
     rest.split('/').next()?.parse().ok()
@@ -212,7 +214,7 @@ fn executable(target: &str) -> Result<PathBuf> {
     Ok(file)
 }
 
-/// An empty directory.
+/// Creates an empty directory.
 fn fresh(path: &Path) -> Result<PathBuf> {
     if path.exists() {
         fs::remove_dir_all(path).with_context(|| format!("cannot empty {}", path.display()))?;

@@ -1,4 +1,4 @@
-//! What the tasks need of this machine: the workspace, cargo, and a few Debian packages.
+//! What the tasks use of the machine: the workspace, cargo, and a few Debian packages.
 
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
@@ -6,12 +6,12 @@ use std::process::{Command, Stdio};
 
 use anyhow::{Context, Result, ensure};
 
-/// A program, and the Debian package that brings it.
+/// A program, and the Debian package that contains it.
 pub type Tool = (&'static str, &'static str);
 
-/// What network namespaces and the attacker on the path need.
+/// Tools for network namespaces and the attacker on the path.
 pub const NETWORK: [Tool; 2] = [("ip", "iproute2"), ("nft", "nftables")];
-/// What every suite together needs; the mail servers live in roots of their own.
+/// Tools of all suites together; the mail servers are in roots of their own.
 pub const TESTS: [Tool; 9] = [
     ("ip", "iproute2"),
     ("nft", "nftables"),
@@ -23,13 +23,14 @@ pub const TESTS: [Tool; 9] = [
     ("dh", "debhelper"),
     ("debootstrap", "debootstrap"),
 ];
-/// Who else reads SMTP from recordings. Without it a comparison is skipped.
+/// An independent reader of SMTP in recordings. Without it a comparison is skipped.
 pub const ORACLE: [Tool; 1] = [("tshark", "tshark")];
 
-/// What examines the pages. Without it they are not examined.
+/// The browser that checks the pages. Without it they are not checked.
 pub const BROWSER: [Tool; 1] = [("chromium", "chromium")];
 
-/// What builds and runs a container image, with the certificate authorities in it. Without it that test is skipped.
+/// Tools that build and run a container image, with the certificate authorities in it. Without them that test is
+/// skipped.
 pub const CONTAINER: [Tool; 4] =
     [("podman", "podman"), ("runc", "runc"), ("conmon", "conmon"), ("update-ca-certificates", "ca-certificates")];
 
@@ -42,7 +43,8 @@ pub fn workspace() -> &'static Path {
 pub fn cargo(arguments: &[&str]) -> Command {
     let mut command = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| OsString::from("cargo")));
     command.args(arguments).current_dir(workspace());
-    // What cargo says of the package of this task is not for others: they would build everything anew that examines it.
+    // Removes the variables that cargo sets for this package: a nested build that inspects them would rebuild
+    // everything.
     let of_package = |name: &String| name.starts_with("CARGO_PKG_") || name.starts_with("CARGO_MANIFEST_");
     for name in std::env::vars().map(|(name, _)| name).filter(of_package) {
         command.env_remove(name);
@@ -50,13 +52,13 @@ pub fn cargo(arguments: &[&str]) -> Command {
     command
 }
 
-/// The binary `name` of the package of that name as it is shipped, built if it is not up to date.
+/// The release binary `name` of the package of that name; it is built if it is out of date.
 pub fn dist_binary(name: &str) -> Result<PathBuf> {
     println!("building {name} (cargo build --profile dist)");
     binary(name, &["--profile", "dist"])
 }
 
-/// The build for tests, likewise.
+/// The test build of the binary; it is built if it is out of date.
 pub fn dev_binary(name: &str) -> Result<PathBuf> {
     binary(name, &[])
 }
@@ -72,13 +74,13 @@ fn binary(name: &str, profile: &[&str]) -> Result<PathBuf> {
         .with_context(|| format!("cargo names no executable {name}"))
 }
 
-/// The executables that cargo's JSON messages name: one message in a line, and only that of a program has one.
+/// The executables that cargo's JSON messages name: one message per line, and only the message about a program has one.
 pub fn executables(messages: &[u8]) -> Vec<PathBuf> {
     let path = |line: &str| line.split_once("\"executable\":\"")?.1.split_once('"').map(|(path, _)| path.into());
     String::from_utf8_lossy(messages).lines().filter_map(path).collect()
 }
 
-/// Installs the packages of those `tools` that are missing, saying so.
+/// Installs the packages of those `tools` that are missing, with a message.
 pub fn ensure_tools(tools: &[Tool]) -> Result<()> {
     let mut packages: Vec<&str> =
         tools.iter().filter(|(program, _)| find(program).is_none()).map(|tool| tool.1).collect();
@@ -99,14 +101,14 @@ pub fn ensure_tools(tools: &[Tool]) -> Result<()> {
     install().with_context(|| format!("install {} by hand, as root", packages.join(" ")))
 }
 
-/// Where `program` is: in PATH, or where Debian keeps what root runs.
+/// Path of `program`: in PATH, or in the sbin directories of Debian.
 pub fn find(program: &str) -> Option<PathBuf> {
     let path = std::env::var_os("PATH").unwrap_or_default();
     let system = ["/usr/sbin", "/sbin"].map(PathBuf::from);
     std::env::split_paths(&path).chain(system).map(|directory| directory.join(program)).find(|file| file.is_file())
 }
 
-/// Runs `command`; what it printed is shown when it fails.
+/// Runs `command`; its output is shown if it fails.
 pub fn quiet(command: &mut Command) -> Result<()> {
     let out = command.stdin(Stdio::null()).output().with_context(|| format!("cannot start {command:?}"))?;
     ensure!(out.status.success(), "{command:?} ended with {}: {}", out.status, String::from_utf8_lossy(&out.stderr));

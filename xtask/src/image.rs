@@ -1,4 +1,4 @@
-//! `cargo xtask image`: the container image, from nothing but the program and what it is linked to.
+//! `cargo xtask image`: builds the container image, which contains only the program and its libraries.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -11,21 +11,21 @@ use crate::{host, package::copy};
 /// `cargo xtask image`.
 #[derive(clap::Args)]
 pub struct Arguments {
-    /// Of the build for tests: quick to make, slow to run
+    /// Use the test build: quick to make, slow to run
     #[arg(long)]
     dev: bool,
     /// Name and tag
     #[arg(long, value_name = "NAME", default_value = concat!("localhost/smtpwatch:", env!("CARGO_PKG_VERSION")))]
     name: String,
-    /// Write it to a file too, to be loaded elsewhere (podman load, ctr images import)
+    /// Also write it to a file that can be loaded elsewhere (podman load, ctr images import)
     #[arg(long, value_name = "FILE")]
     archive: Option<PathBuf>,
 }
 
-/// Certificate authorities, for hosts of policies.
+/// Certificate authorities, for the hosts of MTA-STS policies.
 const AUTHORITIES: &str = "/etc/ssl/certs/ca-certificates.crt";
 
-/// Builds the image, and says its name.
+/// Builds the image and prints its name.
 pub fn run(arguments: &Arguments) -> Result<()> {
     host::ensure_tools(&host::CONTAINER)?;
     let binary = if arguments.dev { host::dev_binary("smtpwatch")? } else { host::dist_binary("smtpwatch")? };
@@ -40,13 +40,13 @@ pub fn run(arguments: &Arguments) -> Result<()> {
         copy(&library, &root.join(library.strip_prefix("/").unwrap_or(&library)))?;
     }
     copy(Path::new(AUTHORITIES), &root.join(AUTHORITIES.trim_start_matches('/')))?;
-    // Where volumes are mounted: a read-only root cannot be given them later.
+    // Mount points of volumes: in a read-only root they cannot be created later.
     for directory in ["etc/smtpwatch", "var/lib/smtpwatch", "host/sys/fs/cgroup", "proc", "sys", "dev", "tmp"] {
         fs::create_dir_all(root.join(directory))?;
     }
     let file = host::workspace().join("deploy/container/Containerfile");
     let mut build = podman(&home);
-    // Chroot: there is nothing to run while it is built.
+    // Isolation by chroot is sufficient: nothing runs while it is built.
     build.args(["build", "--isolation", "chroot", "--tag", &arguments.name, "--file"]).arg(file).arg(&home);
     host::quiet(&mut build)?;
     if let Some(archive) = &arguments.archive {
@@ -57,7 +57,7 @@ pub fn run(arguments: &Arguments) -> Result<()> {
     Ok(())
 }
 
-/// podman with its own storage, that works where there is neither overlayfs for it nor systemd.
+/// podman with its own storage, set up to work without overlayfs and systemd.
 fn podman(home: &Path) -> Command {
     let mut command = Command::new("podman");
     command.args(["--runtime", "runc", "--storage-driver", "vfs", "--cgroup-manager", "cgroupfs", "--root"]);
@@ -65,7 +65,7 @@ fn podman(home: &Path) -> Command {
     command
 }
 
-/// The libraries that a program is linked to, its loader among them, as ldd names them.
+/// The libraries that a program is linked to, including its loader, as ldd lists them.
 fn libraries(binary: &Path) -> Result<Vec<PathBuf>> {
     let out = Command::new("ldd").arg(binary).output().context("cannot start ldd")?;
     ensure!(out.status.success(), "ldd: {}", String::from_utf8_lossy(&out.stderr));

@@ -1,6 +1,6 @@
-//! `cargo xtask package`: the Debian package, by debhelper.
+//! `cargo xtask package`: builds the Debian package with debhelper.
 //!
-//! What is installed is laid out below `target/package/…/root`, as it lies on the target; `deploy/debian` says the rest.
+//! The installed files are laid out below `target/package/…/root` as on the target; `deploy/debian` contains the rest.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -13,28 +13,28 @@ use crate::host;
 /// `cargo xtask package`.
 #[derive(clap::Args)]
 pub struct Arguments {
-    /// Of the build for tests: quick to make, slow to run
+    /// Use the test build: quick to make, slow to run
     #[arg(long)]
     dev: bool,
     /// Version of the package [default: that of the program]
     #[arg(long, value_name = "VERSION", default_value = env!("CARGO_PKG_VERSION"))]
     version: String,
-    /// Have lintian look at it
+    /// Check it with lintian
     #[arg(long)]
     lintian: bool,
 }
 
-/// What builds a package.
+/// Tools that build a package.
 pub const TOOLS: [host::Tool; 2] = [("dh", "debhelper"), ("dpkg-buildpackage", "dpkg-dev")];
 
-/// Where manual pages and completions go, and for which shell.
+/// Directories of manual pages and completions, with the shell.
 const COMPLETIONS: [(&str, &str); 3] = [
     ("bash", "usr/share/bash-completion/completions/smtpwatch"),
     ("zsh", "usr/share/zsh/vendor-completions/_smtpwatch"),
     ("fish", "usr/share/fish/vendor_completions.d/smtpwatch.fish"),
 ];
 
-/// Builds the package, and says where it is.
+/// Builds the package and prints its path.
 pub fn run(arguments: &Arguments) -> Result<()> {
     host::ensure_tools(&TOOLS)?;
     let binary = if arguments.dev { host::dev_binary("smtpwatch")? } else { host::dist_binary("smtpwatch")? };
@@ -46,10 +46,10 @@ pub fn run(arguments: &Arguments) -> Result<()> {
     lay_out(&stage.join("root"), &binary)?;
     debian(&stage.join("debian"), &arguments.version)?;
     let mut build = Command::new("dpkg-buildpackage");
-    // Symbols of a stripped build have their own package: they are of no use without the sources of that build.
+    // Symbols of a stripped build would be a package of their own, useless without the sources of that build.
     build.env("DEB_BUILD_OPTIONS", "noautodbgsym");
     if arguments.dev {
-        // Compressing takes longer than all else.
+        // Compression would take longer than everything else.
         build.env("DPKG_DEB_COMPRESSOR_TYPE", "none");
     }
     build.args(["-us", "-uc", "-b", "-d"]).current_dir(&stage);
@@ -65,7 +65,7 @@ pub fn run(arguments: &Arguments) -> Result<()> {
     Ok(())
 }
 
-/// What is installed, as it lies on the target.
+/// Lays out the installed files as on the target.
 fn lay_out(root: &Path, binary: &Path) -> Result<()> {
     let workspace = host::workspace();
     copy(binary, &root.join("usr/bin/smtpwatch"))?;
@@ -76,7 +76,7 @@ fn lay_out(root: &Path, binary: &Path) -> Result<()> {
     let documents = root.join("usr/share/doc/smtpwatch");
     copy_tree(&workspace.join("docs"), &documents)?;
     copy(&workspace.join("README.md"), &documents.join("README.md"))?;
-    // Beside the changelog of the package, which points to it.
+    // Next to the changelog of the package, which refers to it.
     copy(&workspace.join("CHANGELOG.md"), &documents.join("changes.md"))?;
     let generate = |arguments: &[&str]| -> Result<Vec<u8>> {
         let out = Command::new(binary).arg("generate").args(arguments).output().context("cannot start smtpwatch")?;
@@ -91,7 +91,7 @@ fn lay_out(root: &Path, binary: &Path) -> Result<()> {
     generate(&["man", "--directory", manuals.to_str().context("a path in UTF-8")?]).map(drop)
 }
 
-/// The directory `debian`.
+/// Creates the directory `debian`.
 fn debian(directory: &Path, version: &str) -> Result<()> {
     let deploy = host::workspace().join("deploy");
     copy_tree(&deploy.join("debian"), directory)?;
@@ -100,7 +100,7 @@ fn debian(directory: &Path, version: &str) -> Result<()> {
     }
     let control = fs::read_to_string(directory.join("control"))?;
     let maintainer = control.lines().find_map(|line| line.strip_prefix("Maintainer: ")).context("a maintainer")?;
-    // Of the sources, so that the same ones make the same package.
+    // The date is that of the sources, so that the same sources make the same package.
     let mut log = Command::new("git");
     let time =
         log.args(["log", "-1", "--format=%cD"]).current_dir(host::workspace()).output().context("cannot start git")?;
@@ -134,7 +134,7 @@ fn copy_tree(from: &Path, to: &Path) -> Result<()> {
     Ok(())
 }
 
-/// Copies a file, and makes the directories that it is to be in.
+/// Copies a file, and creates its target directory.
 pub fn copy(from: &Path, to: &Path) -> Result<()> {
     make_parent(to)?;
     fs::copy(from, to).with_context(|| format!("cannot copy {} to {}", from.display(), to.display())).map(drop)

@@ -1,4 +1,4 @@
-//! `cargo xtask test`: every suite, a table, and one last line that says how it stands.
+//! `cargo xtask test`: runs every suite and prints a table and a last line with the overall result.
 
 use std::fs::{self, File};
 use std::io::{BufRead, BufReader};
@@ -24,10 +24,10 @@ pub struct Arguments {
     results: Option<PathBuf>,
 }
 
-/// Runs the suites; an error when anything failed.
+/// Runs the suites; an error if anything failed.
 ///
-/// Those that mostly wait run beside those that mostly compute: the latter have the lowest priority, and what they print is
-/// shown when they have ended.
+/// Suites that mostly wait run in parallel with those that mostly compute. The latter have the lowest priority, and
+/// their output is shown at their end.
 pub fn run(arguments: &Arguments) -> Result<()> {
     let chosen = |suite: &&Suite| arguments.only.is_empty() || arguments.only.iter().any(|name| name == suite.name);
     let results = if arguments.only.is_empty() {
@@ -37,7 +37,7 @@ pub fn run(arguments: &Arguments) -> Result<()> {
         let beside = Beside::start()?;
         results.extend(in_order(SUITES.iter().filter(|suite| suite.lane == Lane::Waits)));
         results.extend(beside.end()?);
-        // The lab has waited for it, or says what it skips.
+        // The lab has waited for it, or reports what it skips.
         let _ = root.map(|mut root| root.wait());
         results
     } else {
@@ -59,11 +59,11 @@ pub fn run(arguments: &Arguments) -> Result<()> {
     denied.iter().for_each(|skip| println!("DENIED {skip}: {SKIPS} does not name it"));
     let Tally { passed, failed, skips } = &total;
     println!("{passed} passed, {} failed, {} skipped", failed + denied.len(), skips.len());
-    // The exit code alone: the line above is the last one.
+    // Only the exit code: the line above stays the last one.
     std::process::exit(i32::from(*failed > 0 || !denied.is_empty()));
 }
 
-/// A suite, what its tests came to, and the seconds that it took.
+/// A suite, the results of its tests, and its duration in seconds.
 type Row = (String, Tally, f64);
 
 fn in_order<'a>(suites: impl Iterator<Item = &'a Suite>) -> Vec<Row> {
@@ -79,10 +79,10 @@ fn in_order<'a>(suites: impl Iterator<Item = &'a Suite>) -> Vec<Row> {
     suites.map(run).collect()
 }
 
-/// What the tests need of this machine; without the last ones a test is skipped.
+/// Installs what the tests need; without the last group only single tests are skipped.
 fn install() -> Result<()> {
     host::ensure_tools(&host::TESTS)?;
-    // All of it before the lab, whose roots lie over this machine's own.
+    // All of it before the lab, whose roots are overlays over the machine's own.
     for tools in [&host::ORACLE[..], &host::BROWSER, &host::CONTAINER] {
         if let Err(error) = host::ensure_tools(tools) {
             println!("{error:#}");
@@ -91,13 +91,14 @@ fn install() -> Result<()> {
     Ok(())
 }
 
-/// The same, and what suites install that run beside others: two installations at one time disturb each other. Gives the maker of
-/// the lab's root, which is fetched and unpacked while other suites are built; without it the lab says what it skips.
+/// As [`install`], with what parallel suites install: two installations at one time disturb each other. Returns the
+/// process that makes the lab's root, which is downloaded and unpacked while other suites are built; without it the lab
+/// reports what it skips.
 fn tools() -> Result<Option<Child>> {
     install()?;
     host::ensure_tools(&package::TOOLS)?;
     host::ensure_tools(&check::TOOLS)?;
-    // Its suite fails without it, and says so.
+    // Without it, its suite fails with a message.
     if let Err(error) = build_ebpf::prepare() {
         println!("{error:#}");
     }
@@ -156,10 +157,10 @@ fn read_results(path: &Path) -> Result<Vec<Row>> {
     text.lines().map(row).collect()
 }
 
-/// Which tests may be skipped, each with its suite and the reason.
+/// The tests that may be skipped, each with its suite and the reason.
 const SKIPS: &str = "xtask/skips.tsv";
 
-/// What was skipped and may not be.
+/// Tests that were skipped and may not be.
 fn denied(results: &[Row]) -> Result<Vec<String>> {
     let text = fs::read_to_string(host::workspace().join(SKIPS)).with_context(|| format!("cannot read {SKIPS}"))?;
     let allowed = allowed(&text)?;
@@ -178,13 +179,13 @@ fn allowed(text: &str) -> Result<Vec<(&str, &str)>> {
     lines.map(entry).collect()
 }
 
-/// Runs the acceptance alone: from a fresh Debian to the pager, each step with its time.
+/// Runs the acceptance test alone: from a fresh Debian to the notification, with the time of each step.
 pub fn acceptance() -> Result<()> {
     host::ensure_tools(&host::TESTS)?;
     cargo(&["test", "-q", "-p", "smtpwatch-tests", "--test", "lab", "acceptance::acceptance", "--", "--nocapture"])
 }
 
-/// Runs the red team's long form: the test command tries each attack once, this every combination.
+/// Runs the adversary suite in its long form: the test command tries each attack once, this task every combination.
 pub fn adversary() -> Result<()> {
     host::ensure_tools(&host::TESTS)?;
     let arguments = ["test", "-q", "-p", "smtpwatch-tests", "--test", "lab", "adversary::", "--", "--nocapture"];
@@ -192,7 +193,7 @@ pub fn adversary() -> Result<()> {
     if status.success() { Ok(()) } else { bail!("an attack of the lab's red team is not withstood") }
 }
 
-/// Makes the manifests of `deploy/kubernetes` anew.
+/// Regenerates the manifests of `deploy/kubernetes`.
 pub fn manifests() -> Result<()> {
     cargo(&["run", "-q", "-p", "smtpwatch-tests", "--bin", "manifests"])
 }
@@ -202,7 +203,7 @@ fn cargo(arguments: &[&str]) -> Result<()> {
     if status.success() { Ok(()) } else { bail!("cargo {} ended with {status}", arguments.join(" ")) }
 }
 
-/// Makes the root of the lab's machines, beside all else.
+/// Builds the Debian root of the lab's machines in the background.
 fn debian_root() -> std::io::Result<Child> {
     let workspace = host::workspace();
     let mut make = Command::new("nice");
@@ -217,23 +218,23 @@ struct Suite {
     step: Step,
 }
 
-/// When a suite runs, where all of them do.
+/// When a suite runs, if all of them run.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 enum Lane {
     /// Before all others.
     First,
-    /// In the order of the list, beside those that compute.
+    /// In the order of the list, in parallel with those that compute.
     Waits,
-    /// With directories of their own for what they build, and counts instead of times for what they measure: they can give way.
+    /// With separate build directories, and measuring counts instead of times: they can run at low priority.
     Computes,
 }
 
 enum Step {
     /// One cargo command that passes or fails; skipped when cargo lacks the component.
     Check { component: &'static str, arguments: &'static [&'static str] },
-    /// A task of ours that passes or fails.
+    /// A task that passes or fails.
     Call(fn() -> Result<()>),
-    /// A task of ours that counts by itself.
+    /// A task that counts its own results.
     Counted(fn() -> Result<Tally>),
     /// A test harness, whose results are counted.
     Harness { needs_root: bool, threads: Option<&'static str>, arguments: &'static [&'static str] },
@@ -348,12 +349,12 @@ impl Step {
     }
 }
 
-/// What the tests of a suite came to.
+/// The results of the tests of a suite.
 #[derive(Clone, Default, PartialEq, Eq, Debug)]
 struct Tally {
     passed: usize,
     failed: usize,
-    /// Names of tests.
+    /// Names of skipped tests.
     skips: Vec<String>,
 }
 
@@ -368,7 +369,7 @@ impl Tally {
         self.skips.extend(other.skips);
     }
 
-    /// Takes in the verdict of a test harness. A test that skips itself passes for libtest.
+    /// Parses the final line of a test harness. A test that skips itself passes for libtest.
     fn verdict(&mut self, verdict: &str) {
         for part in verdict.split(['.', ';']) {
             let mut words = part.split_whitespace();
@@ -384,13 +385,13 @@ impl Tally {
     }
 }
 
-/// Reads what a test harness prints, line by line.
+/// Parses the output of a test harness line by line.
 #[derive(Default)]
 struct Reader {
     tally: Tally,
-    /// The test whose output is shown.
+    /// The test whose output is being shown.
     shown: Option<String>,
-    /// Tests that said that they were skipped, and passed for libtest.
+    /// Number of tests that reported that they were skipped, and passed for libtest.
     itself: usize,
 }
 
@@ -448,7 +449,7 @@ fn figures() -> Result<Tally> {
     let check::Comparison { held, worse, skipped } = check::compare()?;
     worse.iter().for_each(|line| println!("FAILED {line}"));
     skipped.iter().for_each(|reason| println!("SKIPPED {reason}"));
-    // Named without the cause, which has the kernel's words.
+    // Named without the cause, which contains the kernel's message.
     let skips = skipped.iter().map(|reason| reason.split(':').next().unwrap_or_default().to_owned()).collect();
     Ok(Tally { passed: held, failed: worse.len(), skips })
 }

@@ -1,4 +1,5 @@
-//! Crates as walls: which crate of the workspace imports which, and what store and web server never link.
+//! Checks the dependencies between crates: which crate of the workspace may import which, and what store and web server
+//! never link.
 
 use std::collections::BTreeSet;
 
@@ -6,7 +7,7 @@ use serde_json::Value;
 
 use crate::host;
 
-/// Each crate of the product, and the crates of the workspace that it imports. No crate imports one that stands below it.
+/// Each crate of the product, and the crates of the workspace that it imports. No crate imports one listed below it.
 const IMPORTS: [(&str, &[&str]); 14] = [
     ("smtpwatch-common", &[]),
     ("smtpwatch-ebpf", &["smtpwatch-common"]),
@@ -46,13 +47,13 @@ const IMPORTS: [(&str, &[&str]); 14] = [
     ),
 ];
 
-/// Crates of the workspace that are no part of the product.
+/// Crates of the workspace that are not part of the product.
 const TOOLS: [&str; 3] = ["smtpwatch-testkit", "smtpwatch-tests", "xtask"];
 
-/// Resolver, HTTP client, loader of kernel programs.
+/// Resolver, HTTP client, and loader of kernel programs.
 const OUTSIDE: [&str; 3] = ["hickory-", "reqwest", "aya"];
 
-/// What `cargo` prints; it must succeed.
+/// Output of `cargo`, which must succeed.
 fn printed(arguments: &[&str]) -> String {
     let output = host::cargo(arguments).output().unwrap();
     assert!(output.status.success(), "cargo {arguments:?}: {}", String::from_utf8_lossy(&output.stderr));
@@ -102,7 +103,7 @@ fn store_pages_and_engine_link_no_resolver_no_http_client_and_no_kernel_loader()
         let outside: Vec<_> = linked.iter().filter(|name| is_outside(name)).collect();
         assert!(outside.is_empty(), "{name} links {outside:?}");
     }
-    // The names are the right ones: the crates that need them have them.
+    // Control that the names are right: the crates that need these dependencies have them.
     for (name, outside) in
         [("smtpwatch-policy", "hickory-resolver"), ("smtpwatch-policy", "reqwest"), ("smtpwatch-capture", "aya")]
     {

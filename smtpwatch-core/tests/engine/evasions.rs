@@ -1,5 +1,5 @@
-//! Evasions that the engine decides (docs/threats.md, EV rows). Fragments, extension headers, tags and large or jumbo
-//! segments (EV-5 to EV-12) are decided by header walk and gate, and tested there.
+//! Evasions that the engine must withstand (docs/threats.md, EV rows). Fragments, extension headers, tags and large or
+//! jumbo segments (EV-5 to EV-12) concern header parsing and gate, and are tested there.
 
 use std::collections::HashMap;
 
@@ -25,7 +25,7 @@ fn submission() -> Talk {
     Talk::new(587).s(GREETING).c("EHLO gw\r\n").s("250 mx1.example.net\r\n")
 }
 
-/// What the server's reply to EHLO is in these packets.
+/// Index of the server's EHLO reply in these packets.
 fn reply_of(talk: &Talk) -> usize {
     talk.packets.iter().position(|packet| packet.payload.starts_with(b"250-mx1")).expect("reply")
 }
@@ -51,7 +51,7 @@ fn ev2_two_copies_before_the_acknowledgment_are_both_kept() {
 
 #[test]
 fn ev2_the_copy_that_the_host_took_in_is_the_one_that_is_read() {
-    // A greeting with a tail that the host does not acknowledge; then the real reply to EHLO in its place.
+    // A greeting with a tail that the host does not acknowledge; the real EHLO reply follows at that sequence number.
     let decoy = format!("{GREETING}{}", "A".repeat(STRIPPED.len()));
     let mut talk = deliver(greeted().s(STRIPPED));
     let greeting = talk.packets.iter().position(|packet| packet.payload.starts_with(b"220 ")).expect("greeting");
@@ -63,7 +63,7 @@ fn ev2_the_copy_that_the_host_took_in_is_the_one_that_is_read() {
 #[test]
 fn ev3_a_late_copy_proves_what_was_taken_away() {
     let mut talk = greeted().s(STRIPPED).c("MAIL FROM:<a@example.org>\r\n").s("250 ok\r\n");
-    // The genuine reply, slower than the forged one: it covers the same bytes and differs.
+    // The genuine reply arrives after the forged one: it covers the same bytes and differs.
     let forged = talk.packets[reply_of(&talk)].clone();
     let genuine = OFFER.as_bytes()[..forged.payload.len()].to_vec();
     talk.packets.push(Packet { payload: genuine, ..forged });
@@ -85,10 +85,11 @@ fn ev4_a_gap_is_unknown_and_never_no_starttls() {
     }
 }
 
-/// What makes a packet one that a host discards.
+/// Gives a packet the property for which a host discards it.
 type Dress = fn(&mut Packet);
 
-/// A reply that offers STARTTLS comes first and is discarded by the host; the one that it takes in has no offer.
+/// A reply that offers STARTTLS arrives first and is discarded by the host; the reply that the host accepts has no
+/// offer.
 fn behind_a_decoy(dress: impl Fn(&mut Packet)) -> Heard {
     let mut talk = deliver(greeted().s(STRIPPED)).stamped();
     let at = reply_of(&talk);
@@ -111,7 +112,7 @@ fn ev8_ev9_what_the_host_discards_is_not_read() {
             decoy.options[4..8].copy_from_slice(&0_u32.to_be_bytes());
         }),
     ];
-    // Nothing tells which copy is the decoy; that this host went on in cleartext, its own bytes say.
+    // Nothing shows which copy is the decoy; the host's own bytes show that it continued in cleartext.
     let heard = behind_a_decoy(|_| ());
     assert_eq!(heard.kinds(), [Kind::StarttlsStripped, Kind::StreamTampering]);
     assert!(heard.findings[0].proof.iter().any(|line| line.contains("did not begin TLS")), "{:?}", heard.findings[0]);
@@ -128,12 +129,12 @@ fn ev9_a_wrong_checksum_is_discarded_and_accuses_nobody() {
     let heard = behind_a_decoy(|decoy| decoy.checksum_right = Some(false));
     assert_eq!(heard.kinds(), [Kind::StarttlsStripped], "{:?}", heard.sessions);
     assert!(heard.findings[0].proof.iter().any(|line| line.contains("EV-9")), "{:?}", heard.findings[0].proof);
-    // A line that damages packets: each comes once damaged and once whole.
+    // A link that damages packets: each arrives damaged and then intact.
     let mut talk = honest().stamped();
     let whole = talk.packets.clone();
     talk.packets.clear();
     for packet in whole {
-        // What arrives; what leaves was never damaged.
+        // Only arriving packets are damaged, never those that leave.
         if !packet.payload.is_empty() && packet.from == Side::Server {
             let payload = packet.payload.iter().map(|octet| octet ^ 0x20).collect();
             talk.packets.push(Packet { payload, checksum_right: Some(false), ..packet.clone() });
@@ -150,14 +151,14 @@ fn ev9_checksums_that_mean_nothing_are_not_believed() {
     let mut talk = deliver(greeted().s(STRIPPED));
     talk.packets.iter_mut().for_each(|packet| packet.checksum_right = Some(false));
     assert_eq!(hear_after(&honest_history(6), &talk, Vec::new()).kinds(), [Kind::StarttlsStripped]);
-    // A capture in which someone replaced names: payload has wrong checksums, and is acknowledged.
+    // A capture with replaced names: the payload has wrong checksums and is acknowledged.
     let mut talk = deliver(greeted().s(STRIPPED)).stamped();
     for packet in talk.packets.iter_mut().filter(|packet| !packet.payload.is_empty()) {
         packet.checksum_right = Some(false);
     }
     let heard = hear_after(&honest_history(6), &talk, Vec::new());
     assert_eq!((heard.kinds(), heard.gaps), (vec![Kind::StarttlsStripped], 0));
-    // A capture without checksums, of which one is right by accident.
+    // A capture without checksums; one packet's checksum is right by accident.
     let talk = deliver(greeted().s(STRIPPED));
     for right in 0..talk.packets.len() {
         let mut talk = talk.clone();
@@ -183,7 +184,7 @@ fn ev22_a_host_that_goes_on_late_is_still_followed() {
         );
         assert_eq!((heard.sessions.len(), heard.gaps), (1, 0), "{pause}");
     }
-    // One that obeyed it is judged and counted after two seconds, and forgotten later.
+    // A flow whose host obeyed the reset is judged and counted after two seconds, and removed later.
     let mut engine = engine(Vec::new());
     let mut heard = Heard::default();
     let talk = greeted().s(OFFER).c("STARTTLS\r\n").ack(Side::Server).reset(Side::Server);
@@ -286,7 +287,7 @@ fn ev19_nul_8_bit_and_telnet_octets() {
 fn ev20_data_in_the_syn() {
     let mut talk = deliver(greeted().s(STRIPPED));
     let ehlo = talk.packets.iter().position(|packet| packet.payload.starts_with(b"EHLO")).expect("EHLO");
-    // The client speaks in its SYN, before the greeting (TCP Fast Open and PIPECONNECT together).
+    // The client sends data in its SYN, before the greeting (TCP Fast Open and PIPECONNECT together).
     let payload = talk.packets.remove(ehlo).payload;
     talk.packets[0].payload = payload;
     let heard = hear_after(&honest_history(6), &talk, Vec::new());
@@ -356,7 +357,7 @@ fn ev24_the_bounds_are_those_of_the_settings() {
     let mut evicted = HashMap::new();
     for number in 0..100 {
         let mut one = Talk::new(25).seen_by_server().s("220 mx1.example.net\r\n");
-        // The first ones are of one network.
+        // The first ones are from one network.
         let network = if number < 20 { 1 } else { number };
         one.flow.client = ([203, 0, network, number], 1000 + u16::from(number)).into();
         for packet in &one.packets {
@@ -368,9 +369,9 @@ fn ev24_the_bounds_are_those_of_the_settings() {
             }
         }
     }
-    // The clients' share; ten places are left for mail that leaves.
+    // The clients' share is full; ten flows are reserved for outgoing mail.
     assert_eq!(engine.flows(), 30);
-    // Ten of the twenty are one network's share; eighty others came to them.
+    // Ten of the twenty are one network's share; eighty other flows were added to them.
     assert_eq!(evicted, HashMap::from([(EvictReason::PeerQuota, 10), (EvictReason::Capacity, 60)]));
 }
 
@@ -387,7 +388,7 @@ fn ev24_a_flood_pushes_out_no_session() {
         }
     };
     play(&mut engine, &mut heard, before);
-    // SYNs, with forged senders.
+    // SYNs with forged source addresses.
     let syn = Talk::new(587);
     let mut address = |number: usize, packets: std::ops::Range<usize>| {
         let mut one = syn.clone();
@@ -431,7 +432,7 @@ fn ev24_connections_that_never_open_are_forgotten_early() {
         one.flow.client.set_port(port);
         engine.handle(&one.segment(&one.packets[0]));
     }
-    // One of them opens, and waits for a greeting that takes its time.
+    // One of them completes the handshake and waits for a slow greeting.
     syn.play(&mut engine, &mut Heard::default());
     assert_eq!(engine.flows(), 1001);
     engine.tick(Timestamp(syn.packets[0].at + 120_000_000_000));
@@ -451,7 +452,7 @@ fn ev26_one_direction_is_no_verdict() {
 
 #[test]
 fn ev25_the_ports_are_the_operators() {
-    // The engine takes any port for what it is told: which ones are watched is the gate's business.
+    // The engine accepts any port: which ports are watched is the gate's decision.
     let talk = Talk::new(2525).s(GREETING).c("EHLO gw\r\n").s("250 mx1.example.net\r\n");
     plaintext_auth(&talk.c("AUTH PLAIN AHVzZXIAcGFzcw==\r\n").s("235 ok\r\n").close());
 }
@@ -460,12 +461,12 @@ fn ev25_the_ports_are_the_operators() {
 fn ev27_a_reply_cut_so_that_a_rewriter_misses_it_is_evidence() {
     let mut before = honest_history(40);
     before.push(deliver(greeted().s(STRIPPED)).at(-900 * 3600));
-    // The server's stack happened to cut within the word: this time it came through.
+    // The server's stack happened to split the segment within the word: this offer passed the filter.
     let offer = OFFER.split_at(OFFER.find("RTTLS").expect("the offer"));
     before.push(tls(greeted().s(offer.0).s(offer.1).c("STARTTLS\r\n").s("220 2.0.0 go\r\n")).close().at(-800 * 3600));
     let heard = hear_after(&before, &deliver(greeted().s(STRIPPED)), Vec::new());
     assert_eq!((heard.kinds(), &*heard.findings[0].rule), (vec![Kind::StarttlsStripped], "A9"));
-    // A retransmission that is cut elsewhere escapes it in the same session.
+    // A retransmission that is split elsewhere passes the filter in the same session.
     let mut talk = greeted().s(MASKED).c("MAIL FROM:<a@example.org>\r\n").s("250 ok\r\n");
     let masked = talk.packets[reply_of(&talk)].clone();
     let at = OFFER.find("STARTTLS").expect("the offer");
@@ -499,7 +500,7 @@ fn ev28_multipath_is_no_verdict() {
 
 #[test]
 fn tls_octets_without_starttls_do_not_blind() {
-    // A client that begins like TLS and goes on in cleartext, with a server that speaks SMTP.
+    // A client that begins like TLS and continues in cleartext, with a server that speaks SMTP.
     let talk = Talk::new(587).c(&client_hello(0x0303)[..6]).c("\r\n").s([GREETING, "500 what?\r\n"].concat());
     plaintext_auth(&talk.c("AUTH PLAIN AHVzZXIAcGFzcw==\r\n").s("235 ok\r\n").close());
     plaintext_auth(

@@ -31,14 +31,14 @@ fn a_strip_is_proven_by_octets_packets_and_history() {
     assert!(client.starts_with("EHLO ") && client.contains("MAIL FROM:<") && client.contains("DATA\r\n"), "{client}");
     assert!(!client.contains("Subject"), "no message");
 
-    // Every byte stands where the packets say that it stood.
+    // Every byte is at the offset that the packets show.
     for packet in exhibit.packets.iter().filter(|packet| packet.length > 0) {
         let piece = exhibit.octets.iter().find(|piece| {
             piece.from == packet.from
                 && packet.seq.wrapping_sub(piece.seq) < u32::try_from(piece.octets.len()).expect("short")
         });
         let Some(piece) = piece else {
-            // The message itself.
+            // A packet without retained bytes: the message content.
             assert_eq!(packet.from, Side::Client);
             continue;
         };
@@ -74,7 +74,7 @@ fn a_long_dialogue_is_bounded_and_says_what_was_left_out() {
     assert!(exhibit.packets.len() <= EXHIBIT_PACKETS);
 }
 
-/// Nothing of these in any form: whole, in base64 at each of its three places in a group, or the longer half of it.
+/// Must not occur in any form: whole, in base64 at each of its three alignments, or the longer half of it.
 const USER: &str = "anna.canary@example.org";
 const PASSWORD: &str = "C4nary-P4ssw0rd-zq7Xk2";
 
@@ -82,7 +82,7 @@ fn forms(secret: &str) -> Vec<String> {
     let mut forms = vec![secret.to_owned()];
     for before in ["", "\0", "\0\0", "user\0"] {
         let encoded = STANDARD.encode(format!("{before}{secret}"));
-        // Without the ends, which depend on what stands beside it.
+        // Without the ends, which depend on the bytes next to it.
         forms.push(encoded.trim_end_matches('=')[(before.len() * 4).div_ceil(3)..].trim_end_matches('=').to_owned());
     }
     let halves: Vec<_> = forms.iter().map(|form| form[form.len() / 4..form.len() * 3 / 4].to_owned()).collect();
@@ -97,7 +97,7 @@ fn leaks(what: &str, octets: &[u8]) {
     }
 }
 
-/// Every way in which a client sends a password (docs/threats.md F1 to F9), and some in which it should not.
+/// Every form in which a client sends a password (docs/threats.md F1 to F9), and some invalid ones.
 fn shapes() -> Vec<Talk> {
     let encode = |text: &str| STANDARD.encode(text);
     let plain = encode(&format!("\0{USER}\0{PASSWORD}"));
@@ -122,7 +122,7 @@ fn shapes() -> Vec<Talk> {
         end(begin().c(format!("AUTH XOAUTH2 {bearer}\r\n"))),
         end(begin().c(format!("AUTH OAUTHBEARER {bearer}\r\n"))),
         end(begin().c(format!("X-EXPS LOGIN {user}\r\n")).s("334 UGFzc3dvcmQ6\r\n").c(format!("{password}\r\n"))),
-        // Refused before it was asked for, with a wrong verb, in the wrong place, without an end.
+        // Rejected before the challenge, with a wrong verb, in the wrong place, without an end.
         end(begin().c(format!("AUTH {plain}\r\n")).s("504 no\r\n").c(format!("AUTH PLAIN {plain}\r\n"))),
         end(begin().c(format!("AUTH {PASSWORD}\r\n")).s("504 no\r\n").c(format!("AUTH PLAIN {plain}\r\n"))),
         end(begin()
@@ -139,7 +139,7 @@ fn shapes() -> Vec<Talk> {
             .c(format!("AUTH PLAIN {plain}\r\n"))),
         end(begin().c(format!("STARTTLS {PASSWORD}\r\n")).s("454 no\r\n").c(format!("AUTH PLAIN {plain}\r\n"))),
         end(begin().c("STARTTLS\r\n").s("220 go\r\n").c(format!("AUTH PLAIN {plain}\r\n"))),
-        // Where TLS should begin: it may run under TLS as if that had protected it (E3).
+        // Where TLS should begin: the server may execute it under TLS as if it had been protected (E3).
         tls(begin()
             .c(format!("STARTTLS\r\nAUTH PLAIN {plain}\r\nAUTH LOGIN\r\n{user}\r\n{password}\r\n"))
             .s("220 go\r\n"))
@@ -149,7 +149,7 @@ fn shapes() -> Vec<Talk> {
             .s("220 go\r\n")
             .c(format!("MAIL FROM:<a@example.org>\r\nDATA\r\nMAIL {PASSWORD}\r\n{PASSWORD} is it\r\n.\r\n")))
         .close(),
-        // Where a refusal or a line without a code came, and the client goes on anyway.
+        // After a refusal or a line without a code, with a client that continues.
         end(begin()
             .c("AUTH LOGIN\r\n")
             .s("503 no\r\n")
@@ -198,7 +198,7 @@ fn a_password_is_in_no_finding_and_no_evidence_and_its_length_is() {
                 for side in [Side::Client, Side::Server] {
                     leaks(&what, &said(exhibit, side));
                 }
-                // Nothing is longer or shorter than it was on the wire.
+                // Every packet has the length that it had on the wire.
                 let sent: u64 = exhibit.packets.iter().map(|packet| u64::from(packet.length)).sum();
                 let kept: usize = exhibit.octets.iter().map(|piece| piece.octets.len()).sum();
                 assert!(kept as u64 <= sent || exhibit.packets_left_out > 0, "{what}");
@@ -235,13 +235,13 @@ fn what_stands_where_tls_should_begin_is_kept_with_the_hello_behind_it() {
     );
 }
 
-/// A word as people use them for passwords; none that the product says by itself, or that is a verb.
+/// A word as used in passwords; none that the product prints by itself or that is a verb.
 fn word() -> impl Strategy<Value = String> {
     "[bcdfghjklmnpqrvwz]{3,11}"
 }
 
-/// Every place of a session where a confused client might send a password: alone or as an argument, raw or in base64, before AUTH, after
-/// it, after its refusal, in the place of a response, in a message, where TLS should begin.
+/// Every place of a session where a confused client might send a password: alone or as an argument, raw or in base64,
+/// before AUTH, after it, after its refusal, instead of a response, in a message, where TLS should begin.
 fn confused(word: &str, place: usize) -> Talk {
     let sent = match place % 3 {
         0 => word.to_owned(),
@@ -283,14 +283,15 @@ fn confused(word: &str, place: usize) -> Talk {
         22 => begin().c(format!("\r\n{sent} {word}\r\n")).s(format!("500 what?\r\n{quoted}")),
         _ => begin().c(format!("XCLIENT LOGIN={sent}\r\n")).s("550 no\r\n"),
     };
-    // A finding that quotes the whole session, and one more chance for the server to quote the word; of a message nothing is known.
+    // A finding that quotes the whole session, and one more reply in which the server may quote the word. Message
+    // content is not recorded.
     let plain = STANDARD.encode("\0someone\0something");
     let quoted = if place / 3 == 13 { String::new() } else { format!("{word} {sent}") };
     let middle = middle.c(format!("AUTH PLAIN {plain}\r\n")).s(format!("535 5.7.8 {quoted}\r\n"));
     middle.c("QUIT\r\n").s("221 bye\r\n").close()
 }
 
-/// A message of NTLM ([MS-NLMP] §2.2.1.3) with these names, in UTF-16 or in a code page, and a response of the client.
+/// An NTLM message ([MS-NLMP] §2.2.1.3) with these names, in UTF-16 or in a code page, and a response of the client.
 fn ntlm(domain: &str, user: &str, response: &[u8], unicode: bool) -> Vec<u8> {
     let name = |text: &str| match unicode {
         true => text.encode_utf16().flat_map(u16::to_le_bytes).collect(),
@@ -306,7 +307,8 @@ fn ntlm(domain: &str, user: &str, response: &[u8], unicode: bool) -> Vec<u8> {
     [head, vec![u8::from(unicode), 2, 8, 0xa2], payload].concat()
 }
 
-/// What a client sends in cleartext by each mechanism: its name, its responses before base64, and what a server may quote of them.
+/// What a client sends in cleartext with each mechanism: its name, its responses before base64, and the parts that a
+/// server may quote.
 fn exchanges(user: &str, domain: &str, secret: &str) -> Vec<(&'static str, Vec<Vec<u8>>, String)> {
     let response: Vec<u8> =
         secret.bytes().cycle().zip(0..24).map(|(byte, turn)| byte.wrapping_mul(turn | 129)).collect();
@@ -344,8 +346,8 @@ fn exchanges(user: &str, domain: &str, secret: &str) -> Vec<(&'static str, Vec<V
     ]
 }
 
-/// The exchange in each shape: asked for, at once, with `=`, refused for good or for the moment and continued, after a line without a
-/// code, without waiting, refused in the middle. `quoted` is in what the server says at the end.
+/// The exchange in each form: after a challenge, at once, with `=`, rejected permanently or temporarily and continued,
+/// after a line without a code, without waiting, rejected in the middle. `quoted` is in the server's last reply.
 fn exchange_shapes(mechanism: &str, responses: &[Vec<u8>], quoted: &str) -> Vec<(&'static str, Talk)> {
     let lines: Vec<String> = responses.iter().map(|response| format!("{}\r\n", STANDARD.encode(response))).collect();
     let begin = || Talk::new(587).s(talk::GREETING).c("EHLO gw\r\n").s(OFFER);
@@ -370,7 +372,8 @@ fn exchange_shapes(mechanism: &str, responses: &[Vec<u8>], quoted: &str) -> Vec<
         let middle = begin().c(&auth).s("334 x\r\n").c(&lines[0]).s(refusal);
         shapes.push((refusal, each(middle, &lines[1..], &what)));
     }
-    // The newest exchange ends, a finding quotes the whole session, and the server has one more chance to quote.
+    // The last exchange ends, a finding quotes the whole session, and the server has one more reply in which it may
+    // quote.
     let end = |talk: Talk| {
         let talk =
             talk.c("*\r\n").s("501 cancelled\r\n").c(format!("AUTH PLAIN {}\r\n", STANDARD.encode("\0some\0thing")));

@@ -1,4 +1,4 @@
-//! Attacks on the history: wearing a rate down, displacing rows, and using another name.
+//! Attacks on the history: lowering a rate step by step, evicting rows, and using another name.
 
 use std::net::SocketAddr;
 
@@ -15,7 +15,7 @@ use crate::talk::{
     GREETING, Heard, OFFER, STRIPPED, Talk, deliver, engine, greeted, hear_after, hear_by, honest, honest_history, tls,
 };
 
-/// A session under TLS whose EHLO reply lacks the offer.
+/// A session under TLS whose EHLO reply has no offer.
 fn unoffered() -> Talk {
     tls(greeted().s(STRIPPED).c("STARTTLS\r\n").s("220 2.0.0 Ready to start TLS\r\n")).close()
 }
@@ -24,7 +24,7 @@ fn stripped() -> Talk {
     deliver(greeted().s(STRIPPED))
 }
 
-/// Findings of each session in turn.
+/// The findings of each session in order.
 fn each(before: &[Talk]) -> Vec<Vec<Finding>> {
     let mut engine = engine(Vec::new());
     let heard = |talk: &Talk| {
@@ -67,7 +67,7 @@ fn history_is_not_worn_down_by_turns() {
     assert_eq!((finding.evidence, finding.severity), (Evidence::Regression, Severity::High));
 }
 
-/// FP-1: two of three members offer it, and the first sessions were lucky.
+/// FP-1: two of three members offer STARTTLS, and the first sessions reached those two.
 #[test]
 fn a_farm_is_named_once_and_then_left_alone() {
     let mut before = honest_history(6);
@@ -97,7 +97,7 @@ fn a_short_history_that_was_interrupted_is_less_loud() {
     assert!(heard.findings[0].proof.iter().any(|line| line.contains("short")), "{:?}", heard.findings[0].proof);
 }
 
-/// Who connects is of the other role, and of one network.
+/// The connecting clients have the other role and are in one network.
 #[test]
 fn strangers_push_out_no_mail_exchanger() {
     let mut before = honest_history(6);
@@ -117,7 +117,7 @@ fn socket(text: &str) -> SocketAddr {
     text.parse().expect("an address")
 }
 
-/// A server calls itself what it likes, in each session otherwise.
+/// A server may use any name, and a different one in each session.
 #[test]
 fn a_server_does_not_fill_the_history_with_names() {
     let mut engine = engine(Vec::new());
@@ -138,7 +138,7 @@ fn in_clear(talk: Talk, name: &str) -> Talk {
     deliver(talk.c(format!("EHLO {name}\r\n")).s(OFFER)).seen_by_server()
 }
 
-/// What a client writes before and instead of STARTTLS does not make another one of it (A8).
+/// What a client writes before and instead of STARTTLS does not give it another identity (A8).
 #[test]
 fn a_client_that_stops_using_tls_is_known_by_its_address() {
     let xclient = |reply: &str| greeted().s(OFFER).c("XCLIENT ADDR=203.0.113.7\r\n").s(reply);
@@ -175,7 +175,7 @@ fn a_client_that_stops_using_tls_is_known_by_its_address() {
     assert!(hear_by(changed, &as_server(9), &by_proxy).findings.is_empty(), "trusted from a reload on");
 }
 
-/// One that has used TLS for weeks is louder, whatever it calls itself.
+/// A client that has used TLS for weeks raises a more severe finding, whatever name it uses.
 #[test]
 fn another_name_at_an_address_of_long_standing() {
     let before: Vec<_> = (0..30).map(|day| honest().seen_by_server().at((day - 40) * 86_400)).collect();
@@ -185,7 +185,7 @@ fn another_name_at_an_address_of_long_standing() {
     assert!(names.contains("other.example.org") && names.contains("gw.example.org"), "{names}");
 }
 
-/// A session of a server that gives itself another name.
+/// A session of a server that uses another name.
 fn renamed(name: &str, reply: &str) -> Talk {
     let greeting = format!("220 {name} ESMTP\r\n");
     deliver(Talk::new(25).s(greeting).c("EHLO gw.example.org\r\n").s(reply.replace("mx1.example.net", name)))
@@ -195,17 +195,17 @@ fn rule(peer: &str, starttls: StarttlsRule) -> Rule {
     Rule { peer: vec![peer.parse().expect("a name")], starttls: Some(starttls), ..Rule::default() }
 }
 
-/// A rule by name speaks for the host that bore the name, and not for the line that names it (A4).
+/// A rule by name applies to the host that had the name before, not to the line that states the name (A4).
 #[test]
 fn another_name_leads_away_from_no_rule() {
     let rules = || vec![rule("printer.lan", StarttlsRule::Ignore), rule("mx*.example.net", StarttlsRule::Required)];
     for name in ["mail.example.com", "printer.lan"] {
-        // One session: too few for history to accuse by itself.
+        // One session: too few for an accusation by history alone.
         let heard = hear_after(&honest_history(1), &renamed(name, STRIPPED), rules());
         assert_eq!(heard.kinds(), [Kind::StarttlsStripped, Kind::PolicyViolation], "{name}");
         assert_eq!(heard.findings[0].evidence, Evidence::Policy);
     }
-    // A name that the path writes into some sessions first, and one of two that were there for weeks.
+    // A name that the path forges in some sessions first, and one of two names seen for weeks.
     let other = |day: i64| {
         let talk = Talk::new(25).s("220 printer.lan ESMTP\r\n").c("EHLO gw.example.org\r\n");
         let talk = talk.s(OFFER.replace("mx1.example.net", "printer.lan")).c("STARTTLS\r\n").s("220 go\r\n");
@@ -216,7 +216,7 @@ fn another_name_leads_away_from_no_rule() {
     assert_eq!(heard.kinds(), [Kind::StarttlsStripped, Kind::PolicyViolation], "taught in six days");
     let both = [honest_history(1), (0..9).map(other).collect()].concat();
     assert!(hear_after(&both, &renamed("printer.lan", STRIPPED), rules()).findings.is_empty());
-    // A name that is claimed may demand more, never less.
+    // A claimed name may require more, never less.
     let claimed = hear_after(
         &honest_history(1),
         &renamed("mail.example.com", STRIPPED),
@@ -225,13 +225,13 @@ fn another_name_leads_away_from_no_rule() {
     assert!(claimed.kinds().contains(&Kind::PolicyViolation), "{:?}", claimed.kinds());
 }
 
-/// History by address holds whatever the greeting says, and the other words are proof (A4).
+/// History by address applies whatever the greeting contains, and the changed text is an indicator (A4).
 #[test]
 fn another_name_leads_away_from_no_history() {
     let heard = hear_after(&honest_history(9), &renamed("mail.example.com", STRIPPED), Vec::new());
     let finding = &heard.findings[0];
     assert_eq!((finding.kind, &*finding.rule, finding.severity), (Kind::StarttlsStripped, "A4", Severity::High));
-    // The name under which it is known leads to what other hosts of that name did, at an address that was seen once.
+    // The name used so far leads to the history of other hosts with that name; the address was seen once.
     let mut before = honest_history(9);
     let elsewhere = |mut talk: Talk| {
         talk.flow.server = socket("198.51.100.99:25");

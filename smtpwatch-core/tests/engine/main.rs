@@ -1,4 +1,4 @@
-//! The engine as a whole, from segments to findings.
+//! Tests of the engine as a whole, from segments to findings.
 
 mod dialogues;
 mod evasions;

@@ -27,7 +27,7 @@ fn quit(talk: Talk) -> Talk {
     talk.c("QUIT\r\n").s("221 Bye\r\n").close()
 }
 
-/// Both roles, whole and byte by byte.
+/// Both roles, in whole segments and byte by byte.
 fn forms(talk: &Talk) -> Vec<(&'static str, Talk)> {
     vec![
         ("client", talk.clone()),
@@ -46,7 +46,7 @@ fn json(heard: &Heard) -> String {
     heard.findings.iter().map(|finding| serde_json::to_string(finding).expect("serialises")).collect()
 }
 
-/// Lines that are no reply.
+/// Lines that are not a reply.
 const STRAYS: [&str; 5] = ["4.7.0 TLS not available\r\n", "\r\n", "junk\r\n", "25\r\n", "2500 x\r\n"];
 
 #[test]
@@ -65,7 +65,7 @@ fn starttls_answered_by_a_line_without_a_code_is_refused() {
             assert_eq!(kinds, [Kind::StarttlsRefused, Kind::PolicyViolation], "{stray:?} {form}");
             assert_eq!(heard.sessions[0].messages, 1);
         }
-        // The client closes, or says QUIT and nothing comes.
+        // The client closes, or sends QUIT and receives no reply.
         let closed = hear(&asked().ack(Side::Client).leave(), Vec::new());
         assert_eq!(rules_of(&closed), [(Kind::StarttlsRefused, "C3")], "{stray:?}");
     }
@@ -82,7 +82,7 @@ fn a_line_without_a_code_before_the_go_ahead_changes_nothing() {
         let early = greeted().s(OFFER).c([b"STARTTLS\r\n".to_vec(), client_hello(0x0304)].concat()).s(stray).s(GO);
         let early = early.s(server_hello(0x0304, 0x1301, b"")).c(sealed(53)).s(sealed(80)).close();
         assert_eq!(hear(&early, required()).kinds(), [], "{stray:?}");
-        // One for whom the line is the go-ahead: whether it was is not known.
+        // The client treats the line as the go-ahead: whether it was one is not known.
         let late = greeted().s(OFFER).c("STARTTLS\r\n").s(stray).c(client_hello(0x0304)).leave();
         let heard = hear(&late, required());
         assert_eq!((heard.kinds(), heard.sessions[0].result), (vec![], SessionResult::Unknown), "{stray:?}");
@@ -101,7 +101,7 @@ fn what_follows_a_line_without_a_code_finds_its_reply() {
     };
     let message = "Subject: x\r\n\r\nAUTH PLAIN AHVzZXIAcGFzcw==\r\nSTARTTLS\r\nQUIT\r\n.\r\n";
     for stray in STRAYS {
-        // Each command of a session, one by one: the line stands before its reply, or is it.
+        // Before or in place of the reply to each command of a session.
         for at in 0..3 {
             let noise = |number: usize| if number == at { stray } else { "" };
             let talk = greeted().s(STRIPPED).c("MAIL FROM:<a@example.org>\r\n").s(format!("{}250 ok\r\n", noise(0)));
@@ -120,13 +120,13 @@ fn what_follows_a_line_without_a_code_finds_its_reply() {
             let heard = hear(&quit(talk.c(message).s("250 queued\r\n")), Vec::new());
             assert_eq!((heard.kinds(), heard.sessions[0].messages), (vec![], 1), "{stray:?} is the reply {at}");
         }
-        // In a group (RFC 2920).
+        // In a pipelined group (RFC 2920).
         let group = greeted().s(STRIPPED).c("MAIL FROM:<a@example.org>\r\nRCPT TO:<b@example.net>\r\nDATA\r\n");
         for replies in [format!("{stray}250 ok\r\n354 go\r\n"), format!("250 ok\r\n{stray}354 go\r\n")] {
             let heard = hear(&quit(group.clone().s(&replies).c(message).s("250 queued\r\n")), Vec::new());
             assert_eq!((heard.kinds(), heard.sessions[0].messages), (vec![], 1), "{replies:?}");
         }
-        // The reply comes after the client went on: it is late, and answers nothing else.
+        // The reply arrives after the client has continued: it is late, and answers no other command.
         let late = greeted().s(STRIPPED).c("MAIL FROM:<a@example.org>\r\n").s(stray).c("RCPT TO:<b@example.net>\r\n");
         let late = late.s("250 ok\r\n250 ok\r\n").c("DATA\r\n").s("354 go\r\n").c(message).s("250 queued\r\n");
         assert_eq!(hear(&quit(late), Vec::new()).kinds(), [], "{stray:?}");
@@ -135,7 +135,7 @@ fn what_follows_a_line_without_a_code_finds_its_reply() {
         assert_eq!(hear(&quit(refused), Vec::new()).kinds(), [Kind::AuthPlaintext], "{stray:?}");
         let text = hear(&transaction().c("DATA\r\n").s(stray).c(message).s("250 queued\r\n").close(), Vec::new());
         assert_eq!((text.kinds(), text.sessions[0].result), (vec![], SessionResult::Unknown), "{stray:?}");
-        // BDAT that was not offered.
+        // BDAT without an offer.
         let chunk = transaction().c("BDAT 5 LAST\r\nabc\r\n").s(stray).s("250 ok\r\n");
         assert_eq!(hear(&quit(chunk), required()).sessions[0].messages, 1, "{stray:?}");
     }
@@ -176,7 +176,7 @@ fn auth_answered_by_a_line_without_a_code_hides_no_credential() {
 
 #[test]
 fn lines_that_a_server_may_pass_over_shift_nothing() {
-    // Blank lines and NULs: answered by an error, or by nothing.
+    // Blank lines and NULs: answered by an error, or not answered.
     for blank in ["\r\n", "\n", " \r\n", "\0\r\n", "\0\0\n"] {
         for answer in ["500 5.5.2 bad syntax\r\n", ""] {
             let session = |talk: Talk| tls(talk.c("STARTTLS\r\n").s(GO)).close();
@@ -297,7 +297,7 @@ fn auth_login_that_goes_on_after_a_refusal_is_a_credential() {
                 assert_eq!(heard.findings[0].outcome, Outcome::Credential);
             }
         }
-        // Nothing of it was sent.
+        // No part of the password was sent.
         for talk in [
             submission().c("AUTH LOGIN\r\n").s(code),
             submission().c("AUTH LOGIN\r\n").s("334 x\r\n").c(user).s(code),
@@ -315,7 +315,7 @@ fn auth_login_that_goes_on_after_a_refusal_is_a_credential() {
 #[test]
 fn eager_auth_and_quit_is_the_credential_alone() {
     let lines = "AUTH LOGIN\r\ndXNlcg==\r\ncGFzcw==\r\nQUIT\r\n";
-    // The server reads the responses as commands, or passes over them.
+    // The server parses the responses as commands, or ignores them.
     for replies in [
         "503 no\r\n500 what?\r\n500 what?\r\n221 bye\r\n",
         "503 no\r\n221 bye\r\n",
@@ -356,7 +356,7 @@ fn after_the_go_ahead_what_is_not_tls_is_a_failed_handshake() {
             }
         }
     }
-    // Blank lines say nothing.
+    // Blank lines have no meaning.
     for (form, talk) in forms(&go().s("\r\n\r\n").ack(Side::Client).leave()) {
         assert_eq!(rules_of(&hear(&talk, Vec::new())), [(Kind::TlsHandshakeFailed, "D1")], "{form}");
     }
@@ -379,7 +379,7 @@ fn the_injected_reply_is_in_the_finding() {
         assert!(finding.proof[0].contains("\"250-example.org\", \"250 AUTH LOGIN\""), "{form}: {:?}", finding.proof);
         assert!(finding.transcript.iter().any(|line| line.text == "250 AUTH LOGIN"), "{:?}", finding.transcript);
     }
-    // What is quoted there may be a secret of the same session.
+    // The quoted text may be a secret of the same session.
     let secret =
         tls(Talk::new(587).s(GREETING).c("EHLO gw\r\n").s(OFFER).c(PLAIN).s("530 TLS first\r\n").c("STARTTLS\r\n"));
     let mut talk = secret.clone();
@@ -412,7 +412,7 @@ fn what_a_refusal_quotes_is_no_verb_unless_it_is_the_command() {
     ] {
         assert_eq!(hear(&quit(greeted().s(STRIPPED).c(command).s(refusal)), Vec::new()).kinds(), [], "{refusal:?}");
     }
-    // The server is this host: what it quotes has not been on the path.
+    // This host is the server: what it quotes was not on the path.
     let talk = quit(greeted().s("500 5.5.1 Command unrecognized: \"XXXX gw.example.org\"\r\n"));
     assert_eq!(hear(&talk, Vec::new()).kinds(), [Kind::CommandRewritten]);
     assert_eq!(hear(&talk.seen_by_server(), Vec::new()).kinds(), []);
@@ -442,11 +442,11 @@ fn text_of_a_refused_chunk_is_no_command() {
             assert_eq!(heard.sessions[0].gaps, 0);
         }
     }
-    // A server that speaks no ESMTP has offered nothing.
+    // A server without ESMTP has offered nothing.
     let helo = Talk::new(25).s(GREETING).c("HELO gw.example.org\r\n").s("250 mx1.example.net\r\n");
     let helo = quit(helo.c(format!("{bdat}{chunk}")).s(format!("500 what?\r\n{errors}")));
     assert_eq!(hear(&helo, Vec::new()).kinds(), []);
-    // A command that the server takes from the text: which reply belongs to which is lost, and that is counted.
+    // A command that the server parses from the text: the pairing of replies is lost, and that is counted.
     let taken = transaction()
         .c(format!("{bdat}{chunk}"))
         .s(format!("500 what?\r\n{}235 ok\r\n250 ok\r\n", "500 what?\r\n".repeat(4)));
@@ -516,13 +516,13 @@ fn a_server_that_demands_what_it_does_not_list_is_named() {
         assert_eq!(heard.findings[0].evidence, Evidence::Suspicious);
         assert!(heard.findings[0].severity <= Severity::Medium);
         assert!(heard.findings[0].proof.iter().any(|line| line.contains("demands STARTTLS")));
-        // It lists it, or this host is the server.
+        // The server lists it, or this host is the server.
         assert_eq!(hear(&talk(OFFER), Vec::new()).kinds(), [], "{refusal:?}");
         assert_eq!(hear(&talk(STRIPPED).seen_by_server(), Vec::new()).kinds(), [], "{refusal:?}");
         let known = hear_after(&honest_history(9), &talk(STRIPPED), Vec::new());
         assert!(known.findings[0].proof.iter().any(|line| line.contains("demands STARTTLS")), "{:?}", known.findings);
     }
-    // It asks for it, and TLS begins: whether the list was read or not, nothing is lost.
+    // The client sends it, and TLS begins: whether the list was complete or not, no security is lost.
     let talk =
         greeted().s(STRIPPED).c("MAIL FROM:<a@example.org>\r\n").s("530 Must issue a STARTTLS command first\r\n");
     assert_eq!(hear(&tls(talk.c("STARTTLS\r\n").s(GO)).close(), Vec::new()).kinds(), []);
@@ -583,7 +583,7 @@ fn a_wait_says_how_long_it_was() {
     }
 }
 
-/// Sessions in which no one does anything wrong.
+/// Sessions without a fault on either side.
 fn honest_sessions() -> Vec<Talk> {
     let der =
         [&[0x30, 0x82, 1, 0x90][..], &[0x16, 3, 3, 0, 70, 2, 0, 0, 66, 3, 1], &[0x15, 3, 3, 0, 2, 2, 40], &[0x5a; 386]]
@@ -622,7 +622,7 @@ fn honest_sessions() -> Vec<Talk> {
     ]
 }
 
-/// Over a gap nothing is claimed, wherever it is.
+/// Nothing is claimed across a gap, wherever it is.
 #[test]
 fn a_segment_that_is_missing_adds_no_finding() {
     let known = |findings: &[Finding]| {
@@ -632,7 +632,7 @@ fn a_segment_that_is_missing_adds_no_finding() {
     for role in [Role::Client, Role::Server] {
         for (number, mut talk) in honest_sessions().into_iter().enumerate() {
             talk.role = role;
-            // The hellos and the certificate in pieces, the rest as it is sent.
+            // The hellos and the certificate in pieces, the rest in one segment each.
             let sizes = if number < 3 { &[usize::MAX, 48][..] } else { &[usize::MAX] };
             for &size in sizes {
                 let cut = if size == usize::MAX { talk.clone() } else { talk.cut(size) };

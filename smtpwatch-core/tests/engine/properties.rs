@@ -31,19 +31,19 @@ fn rules() -> Vec<Rule> {
     vec![Rule { starttls: Some(StarttlsRule::Required), ..Rule::default() }]
 }
 
-/// What a finding claims, without the time, which depends on when its bytes came.
+/// The claims of a finding, without the time, which depends on the segmentation.
 fn claims(findings: Vec<Finding>) -> Vec<Finding> {
     findings.into_iter().map(claim).collect()
 }
 
-/// However the bytes came, they are the same.
+/// The same bytes yield the same claim however they arrive.
 fn claim(finding: Finding) -> Finding {
     let octets = finding.exhibit.map(|exhibit| exhibit.octets).unwrap_or_default();
     let exhibit = Some(Box::new(EvidenceBundle { octets, ..EvidenceBundle::default() }));
     Finding { time: Timestamp::default(), proof: Vec::new(), exhibit, ..finding }
 }
 
-/// Cuts every payload at random places, and within a run of one side's payload segments shuffles and repeats the pieces.
+/// Splits every payload at random offsets, and shuffles and repeats the pieces within a run of one side's segments.
 fn mangle(talk: &Talk, seeds: &[u16]) -> Talk {
     let mut seeds = seeds.iter().copied().cycle();
     let mut next = move |below: usize| usize::from(seeds.next().unwrap_or(0)) % below.max(1);
@@ -122,7 +122,7 @@ proptest! {
     }
 }
 
-/// Pieces of SMTP, so that deep states are reached, with a secret wherever a client may put one.
+/// Parts of SMTP dialogues, so that deep states are reached, with a secret wherever a client may send one.
 fn line() -> impl Strategy<Value = (Side, Vec<u8>)> {
     const CLIENT: &[&str] = &[
         "EHLO x\r\n",
@@ -183,7 +183,7 @@ fn a_session_of_either_side_survives_without_the_other() {
     }
 }
 
-/// What a recording on several queues does to the order.
+/// The order of packets in a recording from several receive queues.
 #[test]
 fn neighbours_swapped_across_directions_change_nothing() {
     for talk in dialogues() {

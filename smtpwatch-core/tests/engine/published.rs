@@ -75,7 +75,7 @@ fn mail(greeting: &str, reply: &str) -> Talk {
     accepted(greeting, reply).c("QUIT\r\n").s("221 bye\r\n").leave()
 }
 
-/// Up to the acceptance of the message.
+/// A session up to the acceptance of the message.
 fn accepted(greeting: &str, reply: &str) -> Talk {
     Talk::new(25)
         .s(greeting)
@@ -99,7 +99,7 @@ fn end(talk: &Talk) -> Timestamp {
     Timestamp(talk.packets.last().expect("packets").at)
 }
 
-/// What is said of a first session that is stripped, by an engine that knows this.
+/// The findings about a first session that is stripped, with an engine that has these look-up results.
 fn first_contact(learned: impl IntoIterator<Item = LookupResult>, talk: &Talk) -> Heard {
     let mut engine = engine(false);
     learned.into_iter().for_each(|learned| engine.learn(learned));
@@ -115,7 +115,8 @@ fn said(heard: &Heard) -> Vec<(Kind, &str, &str, Evidence, Severity)> {
     findings.map(|f| (f.kind, &*f.rule, &*f.expected.source, f.evidence, f.severity)).collect()
 }
 
-/// Findings of the rows that need a published policy: MTA-STS in mode testing, DANE, the list, and a certificate that DANE contradicts.
+/// Findings of the rows that need a published policy: MTA-STS in mode testing, DANE, the list, and a certificate that
+/// contradicts DANE.
 pub fn raised() -> Vec<Finding> {
     let policy = ListPolicy { enforce: true, mxs: vec![".example.net".to_owned()] };
     let policies = [(DOMAIN.to_owned(), policy)].into_iter().collect();
@@ -169,7 +170,7 @@ fn what_is_not_certain_accuses_nobody() {
     assert_eq!(said(&none), []);
 }
 
-/// Anyone on the path can write greeting and EHLO reply.
+/// An attacker on the path can write greeting and EHLO reply.
 #[test]
 fn another_name_leads_away_from_no_policy() {
     let renamed = mail("220 mail.example.com ESMTP\r\n", &STRIPPED.replace(HOST, "mail.example.com"));
@@ -190,7 +191,7 @@ fn a_smart_host_is_not_the_domain() {
     let by_relay = mail("220 relay.example.org ESMTP\r\n", &STRIPPED.replace(HOST, "relay.example.org"));
     let heard = first_contact([domain(State::Valid, StsMode::Enforce), host(ELSEWHERE, State::Valid)], &by_relay);
     assert_eq!(said(&heard), []);
-    // Nor where it is not known where the domain's mail hosts are.
+    // The same if the addresses of the domain's mail hosts are unknown.
     let heard = first_contact(
         [domain(State::Valid, StsMode::Enforce)],
         &mail("220 relay.example.org ESMTP\r\n", &STRIPPED.replace(HOST, "relay.example.org")),
@@ -263,7 +264,7 @@ fn without_an_answer_it_goes_out_as_it_stands_and_says_so() {
 #[test]
 fn what_waits_is_bounded_and_another_connection_may_have_its_name() {
     let (mut engine, mut heard, talk) = (engine(true), Heard::default(), stripped());
-    // One four-tuple again and again, each session before the answer to the one before.
+    // One four-tuple repeatedly; each session starts before the look-up of the previous one is answered.
     for _ in 0..1_500 {
         talk.play(&mut engine, &mut heard);
     }
@@ -294,7 +295,7 @@ fn a_session_counts_for_each_policy_in_a_report() {
     let failure = Some(ResultType::StarttlsNotSupported);
     assert_eq!(counted, [(HOST, PolicyType::Tlsa, failure), (DOMAIN, PolicyType::Sts, failure)]);
     assert_eq!(heard.deliveries[1].receiving_host, HOST);
-    // The client's own choice is not the peer's failure.
+    // The client's own choice is not a fault of the peer.
     let unused =
         first_contact([domain(State::Valid, StsMode::Enforce), host(HERE, State::Absent)], &mail(GREETING, OFFER));
     assert_eq!(unused.deliveries, []);
@@ -303,7 +304,7 @@ fn a_session_counts_for_each_policy_in_a_report() {
     assert_eq!(none.deliveries[0].policy, PolicyType::NoPolicyFound);
 }
 
-/// A session under TLS 1.2 with a server that shows this certificate.
+/// A session under TLS 1.2 with a server that presents this certificate.
 fn under_tls_1_2(der: &[u8]) -> Talk {
     greeted()
         .s(OFFER)
@@ -359,7 +360,7 @@ fn one_octet_per_segment_changes_nothing() {
 
 #[test]
 fn other_names_of_an_address_bind_nobody_without_a_recipient() {
-    // Two mail hosts at one address, of which one has TLSA records, and a session that breaks off before any recipient.
+    // Two mail hosts at one address, one of them with TLSA records, and a session that ends before any recipient.
     let other = HostFacts {
         addresses: answer(State::Valid, Some(vec![HERE.into()])),
         dane: answer(State::Insecure, None),
@@ -377,12 +378,12 @@ fn other_names_of_an_address_bind_nobody_without_a_recipient() {
     let other = LookupResult::Host("mx.example.org".to_owned(), Arc::new(other));
     let heard = first_contact([no_sts(), host(HERE, State::Valid), other], &begun);
     assert_eq!(said(&heard), []);
-    // Also where it is the only name that is known: anyone may let a name of his own point to an address.
+    // The same if it is the only known name: any domain owner can let a name point to this address.
     let alone = first_contact([no_sts(), host(HERE, State::Valid)], &begun);
     assert_eq!(said(&alone), []);
 }
 
-/// A mail host by its name; with TLSA records that no certificate fits.
+/// A mail host by its name; if `bound`, with TLSA records that match no certificate.
 fn host_called(name: &str, address: [u8; 4], bound: bool) -> LookupResult {
     let records = vec![Tlsa { usage: 3, selector: 1, matching: 1, data: vec![9; 32] }];
     let facts = HostFacts {
@@ -416,7 +417,7 @@ fn listed() -> LookupResult {
     }))
 }
 
-/// The strip as seen by a client of a server that calls itself so.
+/// The strip as a client sees it, of a server with this name.
 fn stripped_by(name: &str) -> Talk {
     mail(&format!("220 {name} ESMTP\r\n"), &STRIPPED.replace(HOST, name))
 }
@@ -478,7 +479,7 @@ fn strangers_names_hide_no_strip() {
     known.extend((0..100).map(|number| host_called(&format!("mx{number}.evil.example"), HERE, false)));
     let heard = first_contact(known, &stripped_by("internal.example.com"));
     assert_eq!(said(&heard)[1], (Kind::PolicyViolation, "G3", "dane", Evidence::Policy, Severity::Critical));
-    // More mail hosts than are examined: the name tells.
+    // More mail hosts than are examined: the name decides.
     let names: Vec<_> = (0..17).map(|number| format!("m{number}.example.net")).collect();
     let names: Vec<_> = names.iter().map(String::as_str).collect();
     let mut many = vec![domain_called(DOMAIN, &names, Some(StsMode::Enforce))];
@@ -517,7 +518,7 @@ fn a_connection_that_is_reset_waits_for_its_policy_too() {
     assert_eq!((counted, heard.sessions.len()), (vec![PolicyType::Sts], 1));
 }
 
-/// The retry comes within the time that a reset is not believed yet, and its verdict waits beyond that.
+/// The retry begins while the reset is not yet trusted, and its verdict is pending beyond that time.
 #[test]
 fn a_retry_that_waits_for_its_policy_is_held_against_the_failure_before_it() {
     let failed = |secs: i64, port: u16| {

@@ -1,4 +1,4 @@
-//! Dialogues after public reports, each in many forms: what is right to say of one is right of all.
+//! Dialogues from public reports, each in many equivalent forms: the same findings must hold for all forms.
 
 use smtpwatch_core::{finding::Kind, policy::rule::Rule};
 
@@ -28,18 +28,18 @@ impl Says {
     }
 }
 
-/// A script, `>` before what the client says and `<` before what the server says; `|` ends a line within a write.
+/// Parses a script: `>` marks what the client sends, `<` what the server sends; `|` ends a line within a write.
 fn script(text: &str) -> Vec<Says> {
     let line = |line: &str| {
         let said = format!("{}\r\n", line[1..].trim_start().replace('|', "\r\n"));
         if line.starts_with('>') { C(said) } else { S(said) }
     };
-    // A client that speaks first has its greeting in the script.
+    // If the client speaks first, the script contains the greeting.
     let greeting = (!text.contains("< 220 mx")).then(|| S(GREETING.to_owned()));
     greeting.into_iter().chain(text.lines().map(str::trim).filter(|text| !text.is_empty()).map(line)).collect()
 }
 
-/// A reply of one line becomes one of two with the same code.
+/// Turns a one-line reply into two lines with the same code.
 fn in_two_lines(said: &Says) -> Says {
     let S(text) = said else { return said.clone() };
     let lines = text.split_inclusive("\r\n").map(|line| match (line.get(..3), line.get(3..4)) {
@@ -51,7 +51,7 @@ fn in_two_lines(said: &Says) -> Says {
 
 fn in_lower_case(said: &Says) -> Says {
     let C(text) = said else { return said.clone() };
-    // What may be base64 stays as it is.
+    // Lines that may be base64 stay unchanged.
     let lines =
         text.split_inclusive("\r\n").map(|line| if line.contains('=') { line.to_owned() } else { line.to_lowercase() });
     C(lines.collect())
@@ -75,7 +75,7 @@ fn over_ipv6(mut talk: Talk) -> Talk {
     talk
 }
 
-/// Every form of a script, both roles.
+/// Every form of a script, with both roles.
 fn forms(port: u16, script: &[Says]) -> Vec<(String, Talk)> {
     let map = |change: fn(&Says) -> Says| script.iter().map(change).collect::<Vec<_>>();
     let mut all = Vec::new();
@@ -137,7 +137,7 @@ fn what_follows_a_go_ahead_in_every_form() {
     for said in
         ["421 4.4.2 timeout", "454 4.7.0 no", "550 no", "554 5.7.0 no", "451 try later", "220 ready", "500 what?"]
     {
-        // Another go-ahead than 220 is one if TLS comes of it.
+        // A code other than 220 is a go-ahead if TLS follows.
         for (go, finding) in [
             ("220 go", (Kind::TlsHandshakeFailed, "C6")),
             ("220 2.0.0 Ready to start TLS", (Kind::TlsHandshakeFailed, "C6")),

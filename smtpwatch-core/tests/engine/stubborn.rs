@@ -1,4 +1,4 @@
-//! Peers that try to evade the monitor, and peers that only seem to: one test for each known way.
+//! Peers that try to evade the monitor, and peers that only seem to: one test per known way.
 
 use smtpwatch_core::{
     Segment, Side, Timestamp,
@@ -22,7 +22,7 @@ fn submission() -> Talk {
     Talk::new(587).s(GREETING).c("EHLO gw\r\n").s("250 mx1.example.net\r\n")
 }
 
-/// AUTH in two steps: lost as soon as commands and replies are out of step.
+/// AUTH in two steps: undetected as soon as commands and replies are out of step.
 fn two_steps(talk: Talk) -> Talk {
     talk.c("AUTH PLAIN\r\n").s("334 \r\n").c("AHVzZXIAcGFzcw==\r\n").s("235 ok\r\n").close()
 }
@@ -32,7 +32,7 @@ fn finds(kind: Kind, talk: &Talk) {
     assert!(heard.kinds().contains(&kind), "{kind}: {:?} {:?}", heard.kinds(), heard.sessions);
 }
 
-/// The message's bytes are left out as the gate leaves them out.
+/// Omits the message's bytes as the gate does.
 fn muted(mut talk: Talk, message: &str) -> Talk {
     let at = talk.packets.len();
     talk = talk.c(message);
@@ -55,7 +55,7 @@ fn a_handshake_of_tls_1_2_is_not_done_before_the_server_says_so() {
     let cut = go().c(client_hello(0x0303)).s(server_hello(0x0303, 0xc02f, b"")).c([0x16, 3, 3, 0, 4, 16, 0, 0, 0]);
     let cut = cut.ack(Side::Server).reset(Side::Server);
     assert_eq!(hear(&cut, Vec::new()).kinds(), [Kind::TlsHandshakeFailed]);
-    // The retry comes before the reset is believed.
+    // The retry begins before the reset is trusted.
     let mut retry = deliver(greeted().s(OFFER)).at(1);
     retry.flow.client.set_port(50_000);
     let heard = hear_after(&[cut], &retry, Vec::new());
@@ -113,7 +113,7 @@ fn a_claim_that_was_held_back_survives_a_hole() {
 
 #[test]
 fn a_claim_that_the_session_disproves_is_withdrawn() {
-    // The first reply has no offer, MAIL is refused for it, and the second try goes under TLS (FP-6).
+    // The first reply has no offer, MAIL is rejected for it, and the second try is under TLS (FP-6).
     let talk =
         greeted().s(STRIPPED).c("MAIL FROM:<a@b.example>\r\n").s("530 5.7.0 Must issue a STARTTLS command first\r\n");
     let talk = talk.c("EHLO gw.example.org\r\n").s(OFFER).c("STARTTLS\r\n").s("220 2.0.0 go\r\n");
@@ -219,19 +219,19 @@ fn an_ehlo_reply_without_end_is_bounded() {
     }
 }
 
-/// What follows the end of a message in the same segment is left out with it.
+/// What follows the end of a message in the same segment is omitted with it.
 #[test]
 fn commands_that_were_left_out_with_a_message_are_known_by_their_replies() {
     let data = || greeted().s(STRIPPED).c("MAIL FROM:<a@b.example>\r\n").s("250 ok\r\n").c("DATA\r\n").s("354 go\r\n");
     let behind = |commands: &str, replies: &str| {
         muted(data(), &format!("x\r\n.\r\n{commands}")).s(format!("250 queued\r\n{replies}"))
     };
-    // Another message: nothing of it is read as commands.
+    // Another message: no part of it is parsed as commands.
     let next = behind("MAIL FROM:<a@b.example>\r\nRCPT TO:<a@b.example>\r\nDATA\r\n", "250 ok\r\n250 ok\r\n354 go\r\n");
     let heard = hear(&next.c(format!("{PLAIN}.\r\n")).s("250 queued\r\n").close(), Vec::new());
     assert_eq!((heard.kinds(), heard.sessions[0].messages), (vec![], 2));
     assert_eq!(heard.gate.iter().filter(|action| matches!(action, GateAction::MuteBody)).count(), 2);
-    // A credential, of which the replies tell.
+    // A credential that only the replies show.
     for talk in [behind(PLAIN, "235 ok\r\n").close(), two_steps_unseen(behind("AUTH PLAIN\r\n", "334 \r\n"))] {
         let heard = hear(&talk, Vec::new());
         assert_eq!(heard.kinds(), [Kind::AuthExchangePlaintext], "{:?}", heard.sessions);
@@ -258,7 +258,7 @@ fn commands_without_end_hide_none() {
 
 #[test]
 fn replies_out_of_step_end_the_verdict() {
-    // Two replies too few, and then 354: what follows is a message, whatever the count says.
+    // Two replies are missing, then comes 354: a message follows, whatever the count of replies.
     let talk = greeted().s(STRIPPED).c("NOOP\r\nNOOP\r\nDATA\r\n").s("354 go\r\n");
     let heard = hear(&talk.c(format!("{PLAIN}.\r\n")).s("250 ok\r\n").close(), Vec::new());
     assert_eq!((heard.kinds(), heard.lost), (vec![], vec![LossCause::OutOfStep]));
@@ -414,7 +414,7 @@ fn what_the_server_may_quote_is_not_shown() {
     assert!(!shows(
         auth().c(format!("MAIL FROM:<a@b.example> {secret}\r\nQUIT {secret}\r\n")).s("250 ok\r\n221 Bye\r\n")
     ));
-    // Lines of a message after a refused DATA, which the server quotes one by one.
+    // Lines of a message after a rejected DATA; the server quotes them one by one.
     let body = greeted().s(STRIPPED).c("DATA\r\n").s("503 no\r\n").c("Dear Bob, the code is 4711\r\n");
     let heard = hear(
         &body.s("500 unrecognized: \"Dear Bob, the code is 4711\"\r\n").c(PLAIN).s("235 ok\r\n").close(),

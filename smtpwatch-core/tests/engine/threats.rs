@@ -14,7 +14,7 @@ use crate::talk::{
     honest_history, server_hello, tls,
 };
 
-/// Who is known, and how.
+/// How the peer is known.
 #[derive(Clone, Copy)]
 enum Known {
     Nothing,
@@ -37,7 +37,7 @@ fn threats() -> Vec<Threat> {
     use Outcome::{Attempt, Content, Credential, Envelope};
     let row_kind = |id| catalogue::find(id).and_then(|row| row.kind).expect("a row that is raised");
     let threat = |id, known, talk, evidence, outcome| Threat { id, kind: row_kind(id), known, talk, evidence, outcome };
-    // A5 has a second kind: an offer that some clients still understand is masked, not gone.
+    // A5 has a second kind: an offer that some clients still understand is masked, not removed.
     let as_kind = |kind, threat: Threat| Threat { kind, ..threat };
     let quit = |talk: Talk| talk.c("QUIT\r\n").s("221 Bye\r\n").close();
     let masked = |line: &str| OFFER.replace("250-STARTTLS", line);
@@ -134,12 +134,12 @@ fn threats() -> Vec<Threat> {
     ]
 }
 
-/// The gateway as server: what it says is not what the client answers.
+/// The gateway as server: what it sends is not what the client answers.
 fn greeted_server(line: &str) -> Talk {
     Talk::new(25).s(GREETING).c(line).s("500 what?\r\n").c("QUIT\r\n").s("221 Bye\r\n").close().seen_by_server()
 }
 
-/// The EHLO reply, acknowledged, and then the same bytes once more with STARTTLS in them.
+/// The EHLO reply, acknowledged, then the same range once more with STARTTLS in it.
 fn two_copies() -> Talk {
     let mut talk = greeted().s(MASKED.replace("XXXXXXXA", "ETRN1234")).ack(Side::Client);
     let reply = talk.packets.iter().find(|packet| packet.payload.starts_with(b"250-mx1")).expect("reply").clone();
@@ -163,7 +163,7 @@ fn heard(threat: &Threat) -> Vec<Finding> {
     hear_after(&before, &threat.talk, rules(threat.known)).findings
 }
 
-/// Rows that are raised from a TLS report, outside of the engine, and the test that compares the finding's rule.
+/// Rows that are raised from a TLS report, outside the engine, and the test that compares the finding's rule.
 const RAISED_FROM_REPORTS: [(&str, &str); 1] = [("G9", include_str!("../../../smtpwatch/tests/suite/tlsrpt.rs"))];
 
 #[test]
@@ -179,7 +179,7 @@ fn every_row_is_raised_with_its_id_or_listed_with_its_reason() {
         assert_eq!(shown, (threat.kind, threat.evidence, threat.outcome), "{}", threat.id);
         covered.insert(threat.id);
     }
-    // Rows that need several connections, or a published policy: what was raised counts, with the kind of its row.
+    // Rows that need several connections or a published policy: compared by what was raised, with the kind of the row.
     let raised = [a8(&known_client()), a9(), d1(), crate::published::raised()].concat();
     let of_its_row = |finding: &Finding| {
         catalogue::ROWS.iter().find(|row| row.id == finding.rule && row.kind == Some(finding.kind)).map(|row| row.id)
@@ -252,7 +252,7 @@ fn a8_a_known_client_that_stops_using_tls() {
     assert_eq!(a8(&[]), [], "nothing is known of the client");
 }
 
-/// A strip, a session under TLS, and another strip.
+/// A strip, a session under TLS, and a second strip.
 fn a9() -> Vec<Finding> {
     let mut before = honest_history(40);
     before.push(deliver(greeted().s(STRIPPED)).at(-900 * 3600));
@@ -267,7 +267,7 @@ fn a9_a_strip_that_comes_back() {
     assert_eq!((finding.kind, &*finding.rule), (Kind::StarttlsStripped, "A9"));
 }
 
-/// A handshake that a reset cuts off, and a delivery in cleartext an hour later.
+/// A handshake that a reset ends, and a cleartext delivery an hour later.
 fn d1() -> Vec<Finding> {
     let go = greeted().s(OFFER).c("STARTTLS\r\n").s("220 2.0.0 go\r\n");
     let failed = go.c(client_hello(0x0304)).ack(Side::Server).reset(Side::Server).at(-3600);
@@ -349,12 +349,12 @@ fn d1_a_handshake_that_stands_still_has_failed() {
         retry.play(&mut engine, &mut heard);
         heard.kinds()
     };
-    // The hello is swallowed: nothing comes back, and the client's FIN is not answered either.
+    // The hello is dropped: no answer arrives, and the client's FIN is not answered either.
     assert_eq!(kinds(&go(), &retry_after(30)), [Kind::DowngradeRetry]);
     let mut left = go().leave();
     left.packets.truncate(left.packets.len() - 2);
     assert_eq!(kinds(&left, &retry_after(1)), [Kind::DowngradeRetry]);
-    // Slow, and not broken: another party delivers in cleartext meanwhile.
+    // Slow, and not broken: another client delivers in cleartext in the meantime.
     assert_eq!(kinds(&go(), &retry_after(2)), []);
     assert_eq!(kinds(&tls(greeted().s(OFFER).c("STARTTLS\r\n").s("220 go\r\n")), &retry_after(30)), []);
 }
@@ -374,7 +374,7 @@ fn b1_a_server_that_used_to_answer_ehlo() {
     let heard = hear_after(&never_offered, &refused, Vec::new());
     assert_eq!((heard.kinds(), heard.findings[0].severity), (vec![Kind::EhloDowngraded], Severity::Low));
     assert!(heard.findings[0].expected.detail.contains("EHLO was answered in 6 sessions"), "{:?}", heard.findings[0]);
-    // As a server, a rule does not hide what history knows of the client.
+    // With this host as server, a rule does not hide what the history has of the client.
     let before: Vec<_> = (0..6).map(|hour| honest().seen_by_server().at((hour - 1000) * 3600)).collect();
     let helo = Talk::new(25).s(GREETING).c("HELO gw.example.org\r\n").s("250 mx1.example.net\r\n");
     let helo = deliver(helo).seen_by_server();
@@ -482,7 +482,7 @@ fn fo2_the_length_and_the_order_are_compared_with_history() {
 
 #[test]
 fn fo8_a_reply_that_is_faster_than_light() {
-    // The round trip of the honest sessions is 30 ms; the forged refusal comes after one.
+    // The round trip of the legitimate sessions is 30 ms; the forged refusal arrives after 1 ms.
     let slow: Vec<_> = honest_history(6).into_iter().map(|talk| talk.far(30)).collect();
     let heard = hear_after(
         &slow,
@@ -500,7 +500,7 @@ fn fo8_a_reply_that_is_faster_than_light() {
 fn fo4_fo6_another_stack_answers_from_another_distance() {
     // MSS 1460, SACK permitted, timestamps, window scale; TTL 53: the server itself.
     let server = [2, 4, 0x05, 0xb4, 4, 2, 8, 10, 0, 0, 0, 0, 0, 0, 0, 0, 1, 3, 3, 7];
-    // MSS 1380 and nothing else: what a firewall of a known make answers in its stead.
+    // MSS 1380 and no other option: the answer of a common firewall in the server's place.
     let proxy = [2, 4, 0x05, 0x64];
     let dressed = |mut talk: Talk, options: &[u8], ttl: u8| {
         for packet in talk.packets.iter_mut().filter(|packet| packet.from == Side::Server) {
@@ -513,7 +513,7 @@ fn fo4_fo6_another_stack_answers_from_another_distance() {
     };
     let before: Vec<_> = honest_history(6).into_iter().map(|talk| dressed(talk, &server, 53)).collect();
     let mut talk = dressed(deliver(greeted().s(STRIPPED)), &proxy, 64);
-    // One packet comes from somewhere else again.
+    // One packet has a different origin again.
     talk.packets
         .iter_mut()
         .rfind(|packet| packet.from == Side::Server && !packet.payload.is_empty())

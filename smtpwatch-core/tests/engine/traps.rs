@@ -1,5 +1,5 @@
-//! Honest peers that a careless detector accuses (docs/threats.md, FP rows): each must raise nothing, or only what is
-//! true.
+//! Legitimate peers that a careless detector accuses (docs/threats.md, FP rows): each must raise nothing, or only what
+//! is true.
 
 use smtpwatch_core::{
     Side,
@@ -99,7 +99,7 @@ fn fp8_a_retransmission_is_no_second_command() {
 
 #[test]
 fn fp9_a_body_about_this_topic() {
-    // `deliver` sends AUTH, STARTTLS and a masked line in its message.
+    // `deliver` has AUTH, STARTTLS and a masked line in its message.
     silent(&deliver(greeted().s(OFFER)));
     let chunk = "AUTH PLAIN AHVzZXIAcGFzcw==\r\n250-XXXXXXXA\r\nSTARTTLS\r\n";
     let bdat = format!("MAIL FROM:<a@example.org>\r\nRCPT TO:<b@example.net>\r\nBDAT {} LAST\r\n{chunk}", chunk.len());
@@ -235,8 +235,8 @@ fn fp21_a_reused_tuple_and_the_other_family() {
     silent_after(&honest_history(9), &v6);
 }
 
-/// A name is what a client says. Another one may be another client behind the address, and is said quietly; it may also be what
-/// the path wrote.
+/// The client chooses its name. A different name may be another client behind the same address and raises only a
+/// finding of low severity; it may also be forged on the path.
 #[test]
 fn fp21_another_client_behind_the_same_address() {
     let before: Vec<_> = (0..9).map(|hour| honest().seen_by_server().at((hour - 1000) * 3600)).collect();
@@ -245,7 +245,7 @@ fn fp21_another_client_behind_the_same_address() {
     assert_eq!((heard.kinds(), heard.findings[0].severity), (vec![Kind::StarttlsUnused], Severity::Low));
     let probe = quit(Talk::new(25).s(GREETING).c("HELO gw.example.org\r\n").s("250 mx1\r\n")).seen_by_server();
     silent_after(&before, &probe);
-    // Where clients of both kinds have been seen, nothing is said.
+    // If clients of both kinds have been seen, nothing is raised.
     let mixed: Vec<_> = (0..30)
         .map(|hour| {
             let talk = if hour % 3 == 0 && hour > 0 { other.clone() } else { honest().seen_by_server() };
@@ -310,7 +310,7 @@ fn fp25_octets_typed_by_a_person_are_not_scored() {
     silent(&typed(&talk, 20));
     let mut last = typed(&talk, 90);
     let line_end = last.packets.iter().position(|packet| packet.payload == b"\r").expect("typed");
-    // Enter is one key, and two bytes.
+    // The Enter key sends two bytes.
     last.packets[line_end].payload.push(b'\n');
     last.packets.remove(line_end + 2);
     silent(&last);
@@ -326,7 +326,7 @@ fn fp25_bytes_sent_one_by_one_are_not_typed_by_a_person() {
             "{milliseconds} ms"
         );
     }
-    // A few keys beside a verb that came whole.
+    // Some keystrokes, then a verb in one segment.
     let mut keys = Talk::new(25).s(GREETING).c("XXXX mail.example.org\r\n").s("500 what?\r\n").seen_by_server();
     for key in b"NOOP " {
         keys = keys.pause(1).c([*key]);
@@ -345,7 +345,7 @@ fn fp25_a_client_that_is_known_to_use_tls_is_not_taken_for_a_person() {
     assert!(heard.kinds().contains(&Kind::CommandRewritten), "{:?}", heard.kinds());
 }
 
-/// What the client says comes byte by byte, so many milliseconds apart.
+/// The client's bytes arrive one by one, this many milliseconds apart.
 fn typed(talk: &Talk, milliseconds: i64) -> Talk {
     let mut talk = talk.cut(1);
     let mut late = 0;

@@ -1,4 +1,4 @@
-//! Forged frames against the engine: it trusts what leaves this host, and treats what arrives as a claim.
+//! Forged frames against the engine: it trusts packets that leave this host, and treats arriving packets as claims.
 //! `tests/lab/adversary` does the same against kernel, stack and daemon.
 
 use smtpwatch_core::{Role, Side, TcpFlags, engine::SessionResult, finding::Kind};
@@ -8,20 +8,20 @@ use crate::talk::{
     tls,
 };
 
-/// Every packet of a dialogue, forged: both ends arrive.
+/// A forged dialogue: the packets of both ends arrive.
 fn forged(mut talk: Talk) -> Talk {
     talk.packets.iter_mut().for_each(|packet| packet.arrives = true);
     talk
 }
 
-/// A strip with these packets before the one at `at`.
+/// A strip with these packets inserted before the one at `at`.
 fn strip_with(at: usize, decoys: Vec<Packet>) -> Talk {
     let mut talk = deliver(greeted().s(STRIPPED)).close();
     talk.packets.splice(at..at, decoys);
     talk
 }
 
-/// A packet of a real dialogue with other words.
+/// A packet of a real dialogue with other content.
 fn like(talk: &Talk, at: usize, change: impl FnOnce(&mut Packet)) -> Packet {
     let mut packet = talk.packets[at].clone();
     change(&mut packet);
@@ -76,7 +76,7 @@ fn a_syn_ack_counts_once_this_host_has_acknowledged_it() {
         assert_eq!(heard.kinds(), [Kind::StarttlsStripped], "{count} decoys: {:?}", heard.sessions);
         assert_eq!((heard.gaps, heard.sessions[0].result), (0, SessionResult::Plaintext));
     }
-    // After the real one as well, and in a name of our own.
+    // After the real one as well, and with the host's own source address.
     for at in [2, 3, 4, 6] {
         for arrives in [false, true] {
             let decoy = like(&real, 1, |packet| (packet.seq, packet.arrives) = (9, arrives));
@@ -109,7 +109,7 @@ fn ends_that_arrive_end_nothing() {
     for at in 3..real.packets.len() - 4 {
         for from in [Side::Client, Side::Server] {
             for flags in [TcpFlags::FIN | TcpFlags::ACK, TcpFlags::RST | TcpFlags::ACK] {
-                // At the place where the sender stands, as its peer knows it.
+                // At the sender's sequence number as its peer expects it.
                 let next = real.packets[at..].iter().find(|packet| packet.from == from).expect("a later one").seq;
                 let decoy = like(&real, at, |packet| {
                     *packet = Packet { from, flags, seq: next, payload: Vec::new(), arrives: true, ..packet.clone() };
@@ -135,7 +135,7 @@ fn the_same_four_numbers_are_another_connection_when_this_host_says_so() {
             .close()
             .at(30);
         (first.role, second.role) = (role, role);
-        // A connection that was never closed, as far as this host was seen to say.
+        // A connection that this host has not closed, as far as its packets show.
         first.packets.truncate(first.packets.len() - 4);
         let mut both = second;
         both.packets.splice(0..0, first.packets);
@@ -181,7 +181,7 @@ fn a_password_is_found_whatever_the_server_seems_to_say() {
 fn frames_in_this_hosts_own_name_begin_no_tls() {
     let real = plain();
     let said = tls(greeted().s(OFFER).c("STARTTLS\r\n").s("220 go\r\n"));
-    // All of a false dialogue, at the place where the real reply to EHLO belongs.
+    // The whole false dialogue, at the place of the real EHLO reply.
     let mut decoys: Vec<Packet> = said.packets[5..].to_vec();
     decoys.iter_mut().for_each(|packet| packet.arrives = true);
     let heard = hear_after(&honest_history(6), &strip_with(5, decoys), Vec::new());
@@ -219,7 +219,7 @@ fn an_urgent_byte_is_left_out_as_the_host_leaves_it_out() {
         packet.urgent = u16::try_from(place + 1).expect("small");
         let heard = hear(&talk, Vec::new());
         assert_eq!((heard.kinds(), heard.gaps), (vec![Kind::AuthPlaintext], 0), "{place}: {:?}", heard.sessions);
-        // A byte of its own.
+        // A byte in a segment of its own.
         let mut talk = talk.clone();
         let whole = talk.packets.remove(at);
         for (offset, byte) in (0_u32..).zip(&whole.payload) {

@@ -1,4 +1,4 @@
-//! Flows open at once: processor time for each session, and memory for each flow.
+//! Flows open at once: processor time per session, and memory per flow.
 
 use std::{collections::HashMap, ops::Range, rc::Rc, time::Duration};
 
@@ -20,33 +20,33 @@ use crate::{
     traffic::{OWN, Part, Traffic},
 };
 
-/// Packets generated in one step, outside the measurement.
+/// Packets generated in one step, outside the measured time.
 const BATCH: usize = 1_024;
-/// Minimum of sessions in a measurement.
+/// Minimum number of sessions in a measurement.
 const SESSIONS: usize = 200_000;
-/// Rounds, the best of which counts. A million flows are played once: that takes minutes, and is long enough.
+/// Rounds, the fastest of which counts. A million flows are played once: that takes minutes, and is long enough.
 const ROUNDS: usize = 3;
 const OWNERS: [Owner; 2] = [Owner::Gate, Owner::Engine];
 /// 2026-11-23T15:00:00Z, in nanoseconds.
 const START: i64 = 1_795_446_000_000_000_000;
-/// Nanoseconds between two packets.
+/// Time between two packets, ns.
 const STEP: i64 = 1_000;
 
-/// Measurements with this many flows open at once.
+/// Results with this many flows open at once.
 #[derive(Clone, Debug)]
 pub struct Flows {
     pub flows: usize,
-    /// Processor time for a session.
+    /// Processor time per session.
     pub session: Duration,
-    /// Bytes for a flow that waits after the reply to EHLO.
+    /// Bytes per flow that waits after the EHLO reply.
     pub dialogue: Held,
-    /// Bytes for a flow that waits after its handshake, or its message.
+    /// Bytes per flow that waits after its handshake or its message.
     pub rest: Held,
     /// Resident memory of the process per flow, during the dialogue.
     pub resident: f64,
 }
 
-/// Bytes held for each flow.
+/// Bytes allocated per flow.
 #[derive(Clone, Copy, Debug)]
 pub struct Held {
     pub gate: f64,
@@ -64,11 +64,11 @@ impl Held {
 pub struct Bounded {
     /// Flows that were opened.
     pub offered: usize,
-    /// Flows that the configuration allows, and that were held in the end.
+    /// Flows that the configuration allows; this many were held at the end.
     pub held: usize,
     /// Flows that were evicted, each counted.
     pub evicted: usize,
-    /// Bytes of gate and engine.
+    /// Bytes allocated by gate and engine.
     pub octets: usize,
 }
 
@@ -109,7 +109,7 @@ impl Lab {
         }
     }
 
-    /// Plays a part of the sessions.
+    /// Plays one part of the sessions.
     fn play(&mut self, numbers: Range<usize>, part: Part) {
         let traffic = self.traffic.clone();
         let (mut octets, mut ends) = (Vec::new(), Vec::new());
@@ -169,7 +169,7 @@ impl Lab {
         self.busy += cpu().saturating_sub(begun);
     }
 
-    /// Flows that the engine holds.
+    /// Number of flows that the engine holds.
     fn flows(&self) -> usize {
         self.pipeline.as_ref().map_or(0, |pipeline| pipeline.engine().flows())
     }
@@ -209,7 +209,7 @@ pub fn measure(flows: usize) -> anyhow::Result<Flows> {
         );
         let resident = best.as_ref().map_or(0.0, |best| best.resident).max(found.resident);
         best = best.filter(|best| best.session <= found.session).or(Some(found));
-        // Memory left by an earlier round is reused and does not show.
+        // Memory left by an earlier round is reused and would not show.
         if let Some(best) = &mut best {
             best.resident = resident;
         }
@@ -245,7 +245,7 @@ fn round(flows: usize) -> anyhow::Result<Flows> {
     Ok(Flows { flows, session: lab.busy / count, dialogue, rest, resident })
 }
 
-/// Opens `offered` flows where the configuration allows a quarter of them.
+/// Opens `offered` flows with a configuration that allows a quarter of them.
 pub fn bounded(offered: usize) -> anyhow::Result<Bounded> {
     let held = offered / 4;
     let mut lab = Lab::new(held);

@@ -1,4 +1,5 @@
-//! History as more peers are known: what a look-up costs, what a note costs, and what the worst one costs.
+//! Growth of the history with the number of known peers: the cost of a look-up, of an update, and of the slowest
+//! update.
 
 use std::{hint::black_box, time::Duration};
 
@@ -14,23 +15,23 @@ use smtpwatch_core::{
 
 use crate::{clock, cpu, memory, per, traffic::OWN};
 
-/// Look-ups and notes that are timed.
+/// Number of look-ups and updates that are timed.
 const TIMES: u32 = 200_000;
-/// New peers that are noted where there is no room: enough for a share of the table.
+/// New peers added to a full table: enough for one share of the table.
 const NEW: usize = 100_000;
 const ROUNDS: usize = 3;
 
-/// What is measured with so many peers known.
+/// Results with this many known peers.
 #[derive(Clone, Debug)]
 pub struct Known {
     pub peers: usize,
-    /// What is expected of a peer: asked at each verdict.
+    /// Time to look up what is expected of a peer: done at each verdict.
     pub look_up: Duration,
-    /// A session is noted: once, at its end.
+    /// Time to record a session: done once, at its end.
     pub note: Duration,
-    /// The longest that one note of a new peer took where another one had to make room.
+    /// Longest time of one update for a new peer that evicts another one.
     pub worst: Duration,
-    /// Bytes for each peer.
+    /// Bytes per peer.
     pub memory: f64,
 }
 
@@ -39,7 +40,7 @@ pub fn measure(peers: usize) -> Known {
     let mut history = filled(peers);
     let memory = per(memory::total().wrapping_sub(before), peers);
     let mut known = Known { peers, look_up: Duration::MAX, note: Duration::MAX, worst: Duration::ZERO, memory };
-    // Of each note the least: what interrupts one of them does not hit it in every round.
+    // The minimum per update over all rounds: an interruption does not hit the same update in every round.
     let mut worst = vec![Duration::MAX; NEW];
     for round in 0..ROUNDS {
         let begun = cpu();
@@ -69,7 +70,7 @@ pub fn measure(peers: usize) -> Known {
             *least = clock(ClockId::CLOCK_THREAD_CPUTIME_ID).saturating_sub(begun).min(*least);
             drop(black_box(noted));
         }
-        // As it was.
+        // Restore the initial state.
         history = filled(peers);
     }
     known.worst = worst.into_iter().max().unwrap_or_default();
@@ -77,7 +78,7 @@ pub fn measure(peers: usize) -> Known {
     known
 }
 
-/// A history that has no room for one more server.
+/// A history without room for one more server.
 fn filled(peers: usize) -> History {
     // One role leaves an eighth to the other one.
     let mut history = History::new(peers + peers / 7);
@@ -85,11 +86,11 @@ fn filled(peers: usize) -> History {
     history
 }
 
-/// Peers in an order that no cache foresees.
+/// The peers in an order that defeats the cache.
 fn scattered(peers: usize) -> impl Iterator<Item = usize> {
     let mut state = 1_usize;
     (0..TIMES).map(move |_| {
-        // Knuth's MMIX.
+        // The linear congruential generator of Knuth's MMIX.
         state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
         (state >> 33) % peers
     })
@@ -100,7 +101,7 @@ fn address(number: usize) -> std::net::Ipv4Addr {
     [10 + (d & 0x7f), c, b, a].into()
 }
 
-/// Every other one is known by its name.
+/// Every other peer is known by its name.
 pub fn key(number: usize) -> HistoryKey {
     let peer = if number.is_multiple_of(2) {
         HistoryPeer::Address(address(number).into())
@@ -139,7 +140,7 @@ fn note(number: usize, round: usize) -> SessionNote {
     }
 }
 
-/// Postfix, as most of them.
+/// The profile of Postfix, as most peers have.
 fn profile(number: usize) -> Profile {
     let keywords = [
         "PIPELINING",

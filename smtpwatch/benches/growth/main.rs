@@ -1,10 +1,10 @@
-//! What grows, and how: sessions as more flows are open at once, memory for each flow, history as more peers are known, and
-//! the store that keeps it.
+//! Measures growth: session cost as more flows are open at once, memory per flow, history as more peers are known, and
+//! the store that persists it.
 //!
-//! Standard output is a section of `docs/performance.md`, standard error tells of the progress, and the picture goes to
-//! `docs/growth.svg`. `cargo bench --package smtpwatch --bench growth -- quick` goes up to 10,000 and leaves the picture in
-//! the target directory; `-- flows`, `-- history` and
-//! `-- store` measure that alone and print no section. Whether it runs at all is tried with 1,000 by `cargo test --all-targets`.
+//! Standard output is a section of `docs/performance.md`, standard error reports progress, and the figure is written to
+//! `docs/growth.svg`. `cargo bench --package smtpwatch --bench growth -- quick` goes up to 10,000 and leaves the figure
+//! in the target directory; `-- flows`, `-- history` and `-- store` measure only that and print no section. `cargo test
+//! --all-targets` checks with 1,000 that it runs.
 
 mod flows;
 mod history;
@@ -18,16 +18,16 @@ use std::{path::Path, time::Duration};
 
 use nix::time::{ClockId, clock_gettime};
 
-/// Flows open at once, and peers known.
+/// Numbers of flows open at once, and of peers known.
 const SIZES: [usize; 4] = [1_000, 10_000, 100_000, 1_000_000];
 
-/// What allocates is counted.
+/// Counts allocations.
 #[global_allocator]
 static ALLOCATOR: memory::Counting = memory::Counting;
 
 fn main() -> anyhow::Result<()> {
     let asked = |word: &str| std::env::args().any(|argument| argument == word);
-    // Cargo names it to benchmarks, and not to tests.
+    // Cargo passes it to benchmarks, and not to tests.
     let sizes = match (asked("--bench"), asked("quick")) {
         (true, false) => &SIZES[..],
         (_, true) => &SIZES[..2],
@@ -35,7 +35,7 @@ fn main() -> anyhow::Result<()> {
     };
     if asked("flows") || asked("history") || asked("store") {
         for &size in sizes {
-            // They tell what they find on standard error.
+            // These measurements print their results on standard error.
             if asked("flows") {
                 let _ = flows::measure(size)?;
             } else if asked("history") {
@@ -71,7 +71,7 @@ fn clock(id: ClockId) -> Duration {
     clock_gettime(id).map_or(Duration::ZERO, Into::into)
 }
 
-/// A ratio, or a mean.
+/// A ratio or a mean.
 #[expect(clippy::cast_precision_loss, reason = "counts and sizes far below 2^52")]
 fn per(sum: usize, count: usize) -> f64 {
     sum as f64 / count.max(1) as f64

@@ -1,17 +1,17 @@
-//! The system's allocator, which counts for whom it works.
+//! The system's allocator with a byte counter per owner.
 
 use std::{
     alloc::{GlobalAlloc, Layout, System},
     sync::atomic::{AtomicU8, AtomicUsize, Ordering::Relaxed},
 };
 
-/// For whom memory is allocated. What one of them allocates it frees itself: nothing is handed over.
+/// The owner of an allocation. Each owner frees only what it allocated: nothing is passed between them.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 #[repr(u8)]
 pub enum Owner {
     /// The benchmark.
     Other,
-    /// The gate: the state of each flow, as the kernel's map holds it.
+    /// The gate: the state of each flow, as the kernel's map stores it.
     Gate,
     /// The engine.
     Engine,
@@ -20,7 +20,7 @@ pub enum Owner {
 static OWNER: AtomicU8 = AtomicU8::new(Owner::Other as u8);
 static HELD: [AtomicUsize; 3] = [const { AtomicUsize::new(0) }; 3];
 
-/// What follows is allocated and freed for `owner`; gives for whom it was before.
+/// Attributes the following allocations and frees to `owner`; returns the previous owner.
 pub fn serve(owner: Owner) -> Owner {
     match OWNER.swap(owner as u8, Relaxed) {
         1 => Owner::Gate,
@@ -29,40 +29,40 @@ pub fn serve(owner: Owner) -> Owner {
     }
 }
 
-/// Bytes asked for and not given back.
+/// Bytes that `owner` has allocated and not freed.
 pub fn held(owner: Owner) -> usize {
     HELD[owner as usize].load(Relaxed)
 }
 
-/// The same of all of them. Sums and differences wrap: an owner may free what another one has allocated.
+/// The sum over all owners. Sums and differences wrap: an owner may free what another one has allocated.
 pub fn total() -> usize {
     HELD.iter().fold(0, |sum, held| sum.wrapping_add(held.load(Relaxed)))
 }
 
-/// See the module.
+/// The global allocator of the benchmark; see the module.
 pub struct Counting;
 
 fn count(octets: usize) {
     HELD[usize::from(OWNER.load(Relaxed))].fetch_add(octets, Relaxed);
 }
 
-// SAFETY: every call is the system allocator's, with the same arguments.
+// SAFETY: every call is passed to the system allocator with the same arguments.
 unsafe impl GlobalAlloc for Counting {
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
         count(layout.size());
-        // SAFETY: as the caller's.
+        // SAFETY: the caller keeps the contract of `GlobalAlloc::alloc`.
         unsafe { System.alloc(layout) }
     }
 
     unsafe fn dealloc(&self, pointer: *mut u8, layout: Layout) {
         count(layout.size().wrapping_neg());
-        // SAFETY: as the caller's.
+        // SAFETY: the caller keeps the contract of `GlobalAlloc::dealloc`.
         unsafe { System.dealloc(pointer, layout) }
     }
 
     unsafe fn realloc(&self, pointer: *mut u8, layout: Layout, size: usize) -> *mut u8 {
         count(size.wrapping_sub(layout.size()));
-        // SAFETY: as the caller's.
+        // SAFETY: the caller keeps the contract of `GlobalAlloc::realloc`.
         unsafe { System.realloc(pointer, layout, size) }
     }
 }

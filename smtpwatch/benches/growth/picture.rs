@@ -1,4 +1,4 @@
-//! The curves, as SVG: two panels, readable on light and on dark ground.
+//! The figure as SVG: two panels, readable on light and dark backgrounds.
 
 use std::fmt::Write as _;
 
@@ -6,7 +6,7 @@ use crate::{flows::Flows, history::Known, per};
 
 const WIDTH: f64 = 880.0;
 const HEIGHT: f64 = 380.0;
-/// Where the axes of a panel lie, from its left edge and from the top.
+/// Left, top, width and height of a panel's plot area, from the panel's corner.
 const PLOT: (f64, f64, f64, f64) = (52.0, 62.0, 250.0, 250.0);
 const PANEL: f64 = WIDTH / 2.0;
 
@@ -24,7 +24,7 @@ const STYLE: &str = "
     }
 ";
 
-/// A curve: its class, its name, and its points by the number of flows or peers.
+/// A curve: its CSS class, its label, and its points by the number of flows or peers.
 struct Curve {
     class: char,
     name: &'static str,
@@ -34,9 +34,9 @@ struct Curve {
 struct Panel {
     title: &'static str,
     below: &'static str,
-    /// Marks of the vertical axis, the first at its foot, the last at its head.
+    /// Ticks of the vertical axis, from bottom to top.
     marks: Vec<f64>,
-    /// Equal steps are equal factors.
+    /// Logarithmic scale.
     log: bool,
     unit: &'static str,
     goal: Option<f64>,
@@ -130,7 +130,7 @@ impl Panel {
         let mut names: Vec<(f64, &Curve)> =
             self.curves.iter().filter_map(|curve| Some((self.y(curve.points.last()?.1), curve))).collect();
         names.sort_by(|(one, _), (other, _)| one.total_cmp(other));
-        // Names that would touch each other make room downwards.
+        // Labels that would overlap are moved down.
         let mut free = f64::MIN;
         for (at, _) in &mut names {
             *at = at.max(free);

@@ -1,4 +1,4 @@
-//! The section of `docs/performance.md`.
+//! Formats the section of `docs/performance.md`.
 
 use std::{fmt::Write as _, time::Duration};
 
@@ -80,7 +80,7 @@ fn micros(time: Duration) -> f64 {
     per(usize::try_from(time.as_nanos()).unwrap_or(usize::MAX), 1_000)
 }
 
-/// A number in groups of three digits.
+/// A number with thousands separators.
 fn grouped(number: usize) -> String {
     let digits = number.to_string();
     let mut text = String::new();

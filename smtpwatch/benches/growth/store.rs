@@ -11,14 +11,14 @@ use crate::{
     per,
 };
 
-/// What is measured with a store of so many rows.
+/// Results with a store of this many rows.
 #[derive(Clone, Copy, Debug)]
 pub struct Stored {
-    /// Rows that are written in a second, from an empty store on.
+    /// Rows written per second, starting with an empty store.
     pub rows_per_second: usize,
-    /// From nothing to the history in memory.
+    /// Time from opening the file to the history in memory.
     pub start: Duration,
-    /// Bytes of the file for each row.
+    /// Bytes of the file per row.
     pub file: f64,
 }
 

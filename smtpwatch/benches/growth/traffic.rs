@@ -1,12 +1,12 @@
-//! Sessions as packets, made one by one: a million of them would not fit into memory.
+//! Sessions as packets, generated one by one: a million of them would not fit into memory.
 
 use std::{net::Ipv4Addr, ops::Range};
 
-/// This host.
+/// Address of this host.
 pub const OWN: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 1);
-/// Peers that connections are spread over, in each direction.
+/// Number of peers that connections are spread over, in each direction.
 const PEERS: usize = 1_000;
-/// Bytes of the headers of a packet.
+/// Length of a packet's IP and TCP headers, bytes.
 const HEADERS: usize = 40;
 
 const SYN: u8 = 0x02;
@@ -20,36 +20,36 @@ const OFFER: &str = "250-mx0000.example.net\r\n250-PIPELINING\r\n250-SIZE 524288
 const NO_OFFER: &str = "250-mx0000.example.net\r\n250-PIPELINING\r\n250-SIZE 52428800\r\n250-ETRN\r\n\
                         250-ENHANCEDSTATUSCODES\r\n250-8BITMIME\r\n250-DSN\r\n250-SMTPUTF8\r\n250 CHUNKING\r\n";
 
-/// How far sessions go before the next one takes its turn.
+/// A part of a session; all sessions complete one part before the next begins.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Part {
-    /// From the SYN to the reply to EHLO.
+    /// From the SYN to the EHLO reply.
     Dialogue,
     /// STARTTLS and the handshake, after which the flow is muted; in cleartext, a message and its acceptance.
     Rest,
-    /// To the last FIN.
+    /// Up to the last FIN.
     End,
 }
 
-/// A packet of a session, and where it stands in both streams.
+/// A packet of a session with its offsets in both streams.
 struct Step {
     from_client: bool,
     flags: u8,
     payload: Vec<u8>,
-    /// Where the peer's four digits stand in it.
+    /// Offset of the peer's four digits in the payload.
     digits: Option<usize>,
     seq: u32,
     ack: u32,
 }
 
-/// What two hosts say to each other.
+/// The packets of one kind of session.
 struct Script {
     steps: Vec<Step>,
-    /// The steps of each [`Part`].
+    /// The range of steps of each [`Part`].
     parts: [Range<usize>; 3],
 }
 
-/// The sessions: three of four go on under TLS, one hands its message over in cleartext.
+/// The sessions: three of four continue under TLS, one delivers its message in cleartext.
 pub struct Traffic {
     tls: Script,
     clear: Script,
@@ -61,7 +61,7 @@ impl Traffic {
             script.step(true, SYN, b"").step(false, SYN | ACK, b"").step(true, ACK, b"");
             script.step(false, PUSH, GREETING.as_bytes()).step(true, ACK, b"");
             script.step(true, PUSH, b"EHLO mx0000.example.net\r\n").step(false, PUSH, reply.as_bytes());
-            // The client has it, and thinks.
+            // The client acknowledges the data and waits.
             script.step(true, ACK, b"");
         };
         let end = |script: &mut Script| {
@@ -95,8 +95,8 @@ impl Traffic {
         Self { tls, clear }
     }
 
-    /// Hands on every packet of a part of the sessions `numbers`, from the IP header on: the first packet of each session,
-    /// then the second of each, so that all of them are open at the same time.
+    /// Passes every packet of one part of the sessions `numbers` to `on`, from the IP header on: the first packet of
+    /// each session, then the second of each, so that all of them are open at the same time.
     pub fn play(&self, numbers: Range<usize>, part: Part, mut on: impl FnMut(&[u8])) {
         let mut packet = Vec::with_capacity(2048);
         let length = |script: &Script| script.parts[part as usize].len();
@@ -118,7 +118,8 @@ impl Script {
     }
 
     fn step(&mut self, from_client: bool, flags: u8, payload: &[u8]) -> &mut Self {
-        // Where the sender's stream ends, and that of the receiver: numbers begin with 1000, a SYN or FIN counts as one.
+        // End of the sender's stream and of the receiver's: sequence numbers begin with 1000, a SYN or FIN counts as
+        // one.
         let end = |client: bool| {
             let sent = self.steps.iter().filter(|step| step.from_client == client);
             sent.fold(1_000_u32, |seq, step| {
@@ -129,7 +130,7 @@ impl Script {
         let digits = payload.windows(6).position(|window| window == b"mx0000").map(|at| at + 2);
         self.steps.push(Step { from_client, flags, payload: payload.to_vec(), digits, seq, ack });
         let count = self.steps.len();
-        // The newest part that has begun.
+        // The latest part that has begun.
         let part = self.parts.iter().rposition(|part| part.start > 0).unwrap_or(0);
         self.parts[part].end = count;
         self
@@ -142,7 +143,8 @@ impl Script {
 }
 
 impl Step {
-    /// The packet of session `number`. Even sessions go out, odd ones come in; checksums are left to the hardware.
+    /// Writes the packet of session `number`. Even sessions are outgoing, odd ones incoming; checksums are left to the
+    /// hardware.
     fn write(&self, number: usize, packet: &mut Vec<u8>) {
         let (outbound, peer) = (number.is_multiple_of(2), number / 2 % PEERS);
         let low = |value: usize| value.to_le_bytes();
@@ -168,7 +170,7 @@ impl Step {
     }
 }
 
-/// A ClientHello as large as those that browsers and mail servers send (RFC 8446 §4.1.2), with a padding extension.
+/// A ClientHello as large as those of browsers and mail servers (RFC 8446 §4.1.2), with a padding extension.
 fn client_hello() -> Vec<u8> {
     let versions = [0, 43, 0, 3, 2, 3, 4];
     let padding = [&[0, 21, 0, 200][..], &[0; 200]].concat();
@@ -177,7 +179,7 @@ fn client_hello() -> Vec<u8> {
     handshake(1, &fields.concat())
 }
 
-/// A ServerHello that chooses TLS 1.3 (§4.1.3), and what comes with it under its cipher.
+/// A ServerHello that selects TLS 1.3 (§4.1.3), and the encrypted records of the same flight.
 fn server_hello() -> Vec<u8> {
     let versions = [0, 43, 0, 2, 3, 4];
     let fields = [&[3, 3][..], &[9; 32], &[0], &[0x13, 1], &[0], &octets(versions.len()), &versions];

@@ -1,5 +1,5 @@
-//! smtpwatch's reading: header walk, reassembly and dialogue. It runs without the gate, so that it has message bodies
-//! like the other readers.
+//! smtpwatch's reading: header parsing, reassembly and dialogue. It runs without the gate, so that it has message
+//! bodies like the other readers.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -17,7 +17,7 @@ use smtpwatch_core::{
 
 use crate::{Reading, UNKNOWN};
 
-/// Flows of a file. Of several connections between the same end points the first is compared.
+/// Flows of a file. Of several connections between the same end points only the first is compared.
 pub type Flows = BTreeMap<FlowKey, Flow>;
 
 /// One flow.
@@ -26,9 +26,9 @@ pub struct Flow {
     session: Session,
     ended: bool,
     lines: usize,
-    /// What each side said, in the order in which the other can have known of it.
+    /// The bytes of each side, in the causal order that the acknowledgments show.
     pub said: Vec<(Side, Vec<u8>)>,
-    /// What we make of it.
+    /// smtpwatch's result for the flow.
     pub reading: Reading,
 }
 
@@ -100,7 +100,7 @@ impl Flow {
         flow
     }
 
-    /// Both sides said something.
+    /// Whether both sides sent data.
     pub fn two_sided(&self) -> bool {
         [Side::Client, Side::Server].iter().all(|side| self.said.iter().any(|(from, _)| from == side))
     }
@@ -128,7 +128,7 @@ impl Flow {
                 continue;
             };
             let mut offset = offset;
-            // Line by line, so that each line of the transcript is seen before it is evicted.
+            // Line by line, so that each transcript line is read before it is evicted.
             for piece in bytes.split_inclusive(|octet| *octet == b'\n') {
                 self.session.data(from, at, offset, piece);
                 offset += piece.len() as u64;
@@ -139,7 +139,7 @@ impl Flow {
         }
     }
 
-    /// Takes what is new in the transcript.
+    /// Reads the new lines of the transcript.
     fn note(&mut self) {
         let transcript = self.session.seen.transcript();
         let left_out = transcript
@@ -159,7 +159,8 @@ impl Flow {
 impl Reading {
     fn take(&mut self, line: &TranscriptLine) {
         match line.from {
-            // In brackets stands what was left out: a SASL response, a word without the form of a verb, a body, TLS.
+            // Text in brackets describes omitted bytes: a SASL response, a word without the form of a verb, a body,
+            // TLS.
             Side::Client if line.text.contains(" octets]") && line.text.starts_with('[') => {
                 if self.codes.last() != Some(&334) {
                     self.verbs.push(UNKNOWN.to_owned());

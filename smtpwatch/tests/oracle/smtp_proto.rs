@@ -1,5 +1,5 @@
-//! The reading of the crate smtp-proto, which parses as a server and as a client do. What is ours here is only which of
-//! its parsers comes next.
+//! The reading of the crate smtp-proto, which parses both the server's and the client's role. This module only decides
+//! which of its parsers comes next.
 
 use std::collections::VecDeque;
 
@@ -26,7 +26,7 @@ struct Reader {
 enum State {
     #[default]
     Commands,
-    /// What follows depends on the next reply.
+    /// The next step depends on the next reply.
     Reply,
     SaslResponse,
     Body(DataReceiver),
@@ -43,7 +43,7 @@ enum Waiting {
     Other,
 }
 
-/// Reads what two sides said.
+/// Reads the bytes of both sides.
 pub fn read(said: &[(Side, Vec<u8>)]) -> Reading {
     let mut reader = Reader::default();
     for (from, octets) in said {
@@ -56,7 +56,7 @@ pub fn read(said: &[(Side, Vec<u8>)]) -> Reading {
     reader.reading
 }
 
-/// It knows these verbs, and keeps the keywords that it knows as a set.
+/// Reduces a reading to the verbs that the crate knows; it stores known keywords as a set.
 pub fn as_far_as_it_tells(reading: &Reading) -> Reading {
     let has = |name: &str| reading.keywords.iter().any(|keyword| keyword == name);
     let known = KEYWORDS.iter().filter(|(_, name)| has(name)).map(|(_, name)| (*name).to_owned());
@@ -65,7 +65,7 @@ pub fn as_far_as_it_tells(reading: &Reading) -> Reading {
 }
 
 impl Reader {
-    /// One step in what the client said; false when it has to wait.
+    /// Processes one step of the client's bytes; false if it has to wait for a reply.
     fn commands(&mut self) -> bool {
         if self.client.is_empty() {
             return false;
@@ -116,7 +116,7 @@ impl Reader {
         let request = Request::parse(&mut line.iter());
         let verb = match &request {
             Ok(request) => request.name(),
-            // It knew the verb and tells how the line should go on: a server refuses it, a monitor does not.
+            // The crate knew the verb and rejects the arguments: a server refuses such a line, a monitor does not.
             Err(Error::SyntaxError { syntax }) => syntax.split(' ').next().unwrap_or_default(),
             Err(_) => UNKNOWN,
         };
@@ -141,7 +141,7 @@ impl Reader {
         self.waiting.push_back(waiting);
     }
 
-    /// One reply; false when none is whole.
+    /// Processes one reply; false if none is complete.
     fn reply(&mut self) -> bool {
         if self.server.is_empty() || matches!(self.state, State::End) {
             return false;
@@ -181,23 +181,23 @@ impl Reader {
     }
 }
 
-/// Bytes up to and including the first LF.
+/// Length of the first line, its LF included.
 fn line(octets: &[u8]) -> Option<usize> {
     octets.iter().position(|octet| *octet == b'\n').map(|at| at + 1)
 }
 
-/// Its set of keywords, in the order of [`KEYWORDS`].
+/// The crate's set of keywords, in the order of [`KEYWORDS`].
 fn names(capabilities: u32) -> Vec<String> {
     KEYWORDS.iter().filter(|(bit, _)| capabilities & bit != 0).map(|(_, name)| (*name).to_owned()).collect()
 }
 
-/// The verbs that it knows.
+/// The verbs that the crate knows.
 const VERBS: [&str; 18] = [
     "EHLO", "HELO", "LHLO", "MAIL", "RCPT", "DATA", "BDAT", "AUTH", "NOOP", "VRFY", "EXPN", "HELP", "ETRN", "ATRN",
     "BURL", "STARTTLS", "RSET", "QUIT",
 ];
 
-/// The keywords that it knows.
+/// The keywords that the crate knows.
 const KEYWORDS: [(u32, &str); 28] = [
     (smtp_proto::EXT_8BIT_MIME, "8BITMIME"),
     (smtp_proto::EXT_ATRN, "ATRN"),

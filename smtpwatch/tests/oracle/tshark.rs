@@ -11,7 +11,7 @@ use smtpwatch_core::FlowKey;
 
 use crate::{Reading, Readings, UNKNOWN};
 
-/// Between fields, and between values of one field: bytes that SMTP does not use.
+/// Separators of fields, and of values of one field: bytes that SMTP does not use.
 const FIELD: char = '\u{1e}';
 const VALUE: char = '\u{1f}';
 
@@ -27,7 +27,7 @@ const FIELDS: [&str; 9] = [
     "smtp.rsp.parameter",
 ];
 
-/// Whether it can be run.
+/// Whether tshark can be run.
 pub fn is_there() -> bool {
     Command::new("tshark").arg("--version").stdout(Stdio::null()).stderr(Stdio::null()).status().is_ok()
 }
@@ -62,15 +62,15 @@ pub fn read(path: &Path, ports: &BTreeSet<u16>) -> Readings {
     readings
 }
 
-/// It tells the first four bytes of a verb, and nothing of a line without one.
+/// Reduces a reading to what tshark reports: the first four bytes of a verb, and nothing of a line without one.
 pub fn as_far_as_it_tells(reading: &Reading) -> Reading {
     let verbs =
         reading.verbs.iter().filter(|verb| *verb != UNKNOWN).map(|verb| verb.chars().take(4).collect()).collect();
     Reading { verbs, ..reading.clone() }
 }
 
-/// The codes of one packet, and its parameters if they are those of an EHLO reply: it tells one code for all lines of a
-/// reply, so only a packet with one reply can be taken apart.
+/// Reads the codes of one packet, and its parameters if they are those of an EHLO reply. tshark reports one code for
+/// all lines of a reply, so only a packet with one reply can be split.
 fn replies(reading: &mut Reading, codes: &str, parameters: &str) {
     let codes: Vec<u16> = values(codes).filter_map(|code| code.parse().ok()).collect();
     let lines: Vec<&str> = values(parameters).collect();
@@ -86,7 +86,7 @@ fn values(field: &str) -> impl Iterator<Item = &str> {
     field.split(VALUE).filter(|value| !value.is_empty())
 }
 
-/// Address of either version, and port; of nested headers the first.
+/// Address of either IP version, and port; of nested headers the outermost.
 fn end(v4: &str, v6: &str, port: &str) -> SocketAddr {
     let address = values(v4).chain(values(v6)).next().expect("an address");
     let address: IpAddr = address.parse().expect("an address");

@@ -47,7 +47,7 @@ fn source<'a>(report: &'a Value, name: &str) -> &'a Value {
     sources.find(|source| source["source"] == name).unwrap()
 }
 
-/// What a daemon has left: a store, a list and a configuration.
+/// The files that a daemon has written: a store, a list and a configuration.
 struct Left {
     directory: tempfile::TempDir,
 }
@@ -187,7 +187,7 @@ fn what_the_daemon_left_is_shown_source_by_source() {
         ("listed.example", "required", "list"),
         ("tried.example", "expected", "list"),
         ("unheard-of.example", "opportunistic", "none"),
-        // Mail hosts and addresses: with the domains whose mail goes there.
+        // Mail hosts and addresses, with the domains whose mail they receive.
         ("mx1.sts.example", "required", "mta-sts"),
         ("192.0.2.1", "required", "mta-sts"),
         ("::ffff:192.0.2.2", "required", "dane"),
@@ -238,14 +238,14 @@ fn a_table_neither_weakens_the_server_nor_binds_the_mail_of_others() {
     let of = |name: &str, hosts: &[&str], policy: &str| domain(name, hosts, false, Some(policy));
     let more = vec![
         of("testing.example", &["mx.testing.example"], &policy("testing", "mx.testing.example")),
-        // Someone names the hosts of others in a policy of his own.
+        // A domain owner names the hosts of others in a policy.
         of("evil.example", &["mx.plain.example", "mx.dane.example"], &policy("enforce", "mx.plain.example")),
         of("led.example", &["mx.astray.example", "mx.both.example"], &policy("enforce", "mx.both.example")),
         of("too.example", &["mx.both.example"], &policy("enforce", "mx.both.example")),
-        // Of two hosts one has TLSA records: that one says so itself, whatever other domains use it.
+        // One of two hosts has TLSA records: they apply to it, whatever other domains use it.
         domain("half.example", &["mx.half.example", "mx.bare.example"], true, None),
         host("mx.half.example", "192.0.2.10", Some("3 1 1")),
-        // A name of the list stands for a host that another party's mail goes to in cleartext.
+        // A name of the list belongs to a host that receives another domain's mail in cleartext.
         domain("shared.example", &["mail.listed.example"], false, None),
     ];
     let left = Left::with(more, "[[rule]]\npeer = [\"mx.hoped.example\"]\nstarttls = \"expected\"\n");
@@ -289,7 +289,7 @@ fn mistakes_have_their_codes() {
     }
 }
 
-/// Hostile rows do no harm, and the newest are kept.
+/// Hostile rows do no harm, and the most recent ones are retained.
 #[test]
 fn the_store_of_policies_is_bounded_and_forgiving() {
     let left = Left::new();
@@ -342,7 +342,7 @@ fn hosts(path: &Path) -> usize {
     Store::open_existing(path).unwrap().policies().unwrap().hosts.len()
 }
 
-/// The input of a case; where there is none the reason is printed, and the test passes over it.
+/// The input of a case; if it is missing, the reason is printed and the test skips the case.
 fn case(name: &str) -> Option<PathBuf> {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../shared/cases/policy").join(name);
     if path.exists() {
@@ -352,7 +352,7 @@ fn case(name: &str) -> Option<PathBuf> {
     None
 }
 
-/// Lines that a server reads.
+/// The lines that a server parses.
 fn lines(table: &str) -> Vec<&str> {
     table.lines().filter(|line| !line.starts_with('#')).collect()
 }
@@ -361,15 +361,15 @@ fn stderr(output: &Output) -> String {
     String::from_utf8_lossy(&output.stderr).into_owned()
 }
 
-/// The table of what was left, without comments.
+/// Exports the table of these files, without comments.
 fn exported(more: Vec<Known>, rules: &str, server: &str) -> Vec<String> {
     let left = Left::with(more, rules);
     let table = text(&left.policy(&["export", server]));
     lines(&table).into_iter().map(ToOwned::to_owned).collect()
 }
 
-/// Postfix at its default takes `dane` under insecure MX records for `may`, `dane-only` for ever defers mail to a host whose
-/// records are unusable, and an address matches no certificate.
+/// At its default Postfix treats `dane` with insecure MX records as `may`; `dane-only` defers mail indefinitely to a
+/// host whose records are unusable; an address matches no certificate.
 #[test]
 fn a_line_of_postfix_is_what_postfix_makes_of_it() {
     let policy = |mx: &str| format!("version: STSv1\nmode: enforce\n{mx}max_age: 604800\n");
@@ -393,7 +393,7 @@ fn a_line_of_postfix_is_what_postfix_makes_of_it() {
         domain("mixed.example", &["mx.mixed.example"], true, None),
         host("mx.unusable.example", "192.0.2.21", Some("1 1 1")),
         mixed("mx.mixed.example"),
-        // An address as `mx:` value.
+        // An address as the value of `mx:`.
         sts("address.example", &["mx.address.example"], false, "mx: 192.0.2.40\nmx: mx.address.example\n"),
         sts("addresses.example", &["mx.address.example"], false, "mx: 192.0.2.40\n"),
     ];
@@ -421,7 +421,8 @@ fn a_line_of_postfix_is_what_postfix_makes_of_it() {
     assert!(table.contains("# addresses.example: its policy allows no host by name"), "{table}");
 }
 
-/// A host that has no address takes no mail: the others decide. Also one that cannot be looked up (RFC 7672 §2.2).
+/// A host without an address receives no mail: the others decide. The same holds for a host whose look-up fails (RFC
+/// 7672 §2.2).
 #[test]
 fn a_dead_mail_host_does_not_speak_for_its_domain() {
     let without = |name: &str, addresses: State, dane: State| {
@@ -445,7 +446,7 @@ fn a_dead_mail_host_does_not_speak_for_its_domain() {
         let report = json(&left.policy(&["show", "all-dead.example", "--format", "json"]));
         assert_eq!(report["effective"]["starttls"], "opportunistic", "{addresses:?}");
     }
-    // One that is reached, and has no TLSA records, does speak.
+    // A reachable host without TLSA records does count.
     let more = vec![
         domain("two.example", &["mx.two.example", "bare.two.example"], true, None),
         host("mx.two.example", "192.0.2.50", Some("3 1 1")),
@@ -454,7 +455,8 @@ fn a_dead_mail_host_does_not_speak_for_its_domain() {
     assert!(!exported(more, "", "postfix").iter().any(|line| line.starts_with("two.example")));
 }
 
-/// The first rule that speaks for a peer decides: order, catch-all and exceptions are kept, or their loss is said.
+/// The first rule that matches a peer decides: order, catch-all and exceptions are preserved, or their loss is
+/// reported.
 #[test]
 fn rules_keep_their_order_in_tables() {
     let rules = |rules: &[(&str, &str)]| -> String {
@@ -503,8 +505,8 @@ fn rules_keep_their_order_in_tables() {
             "[b.example.net] encrypt",
             "[a.example.net]: nothing is required",
         ),
-        // An exception after the wider rule excepts nothing; neither does one before nothing, and Exim would take a list that
-        // ends with it for every other host.
+        // An exception after the wider rule has no effect, nor has one with no rule after it; and Exim would apply a
+        // list that ends with an exception to every other host.
         (rules(&[("\"*.example.net\"", "required"), ("\"a.example.net\"", "ignore")]), "*.example.net", "", "rule 1"),
         (rules(&[("\"a.example.net\"", "ignore")]), "", "", ""),
         (rules(&[("", "ignore"), ("\"a.example.net\"", "required")]), "", "", ""),
@@ -527,7 +529,7 @@ fn rules_keep_their_order_in_tables() {
     }
 }
 
-/// A host is bound only where every domain that uses it, known by DNS or by a list alone, demands it.
+/// A host is bound only if every domain that uses it, known by DNS or by a list alone, requires it.
 #[test]
 fn a_host_that_a_testing_domain_uses_too_is_left_out() {
     let shared = |first: &str, other: &str| {
@@ -555,7 +557,7 @@ fn a_host_that_a_testing_domain_uses_too_is_left_out() {
     assert!(table.contains("\nmx.one.test\n") && !table.contains("mx.other.test"), "{table}");
 }
 
-/// A table that would know less than the one before it is not written, and the reason is said.
+/// A table with fewer entries than the previous one is not written, and the reason is reported.
 #[test]
 fn a_table_that_knows_less_replaces_nothing() {
     let mut broken = vec![
@@ -600,7 +602,8 @@ fn a_table_that_knows_less_replaces_nothing() {
     }
 }
 
-/// What a store has forgotten, or what cannot be looked up, does not leave a table in silence; what its owner took back does.
+/// An entry that the store has lost, or that cannot be looked up, is not dropped silently from a table; a withdrawn
+/// policy is.
 #[test]
 fn a_table_loses_a_line_only_with_a_reason() {
     let before = Left::new();
@@ -608,7 +611,7 @@ fn a_table_loses_a_line_only_with_a_reason() {
     let to = |left: &Left| left.policy(&["export", "postfix", "--output", table.to_str().unwrap()]);
     assert_eq!(to(&before).status.code(), Some(0));
     let good = std::fs::read_to_string(&table).unwrap();
-    // The owner took it back.
+    // The owner withdrew it.
     let none =
         domain("sts.example", &["mx1.sts.example"], false, Some("version: STSv1\nmode: none\nmax_age: 604800\n"));
     let output = to(&Left::with(vec![none], ""));
@@ -628,14 +631,14 @@ fn a_table_loses_a_line_only_with_a_reason() {
         assert!(stderr(&output).contains("dane.example (dane "), "{}", stderr(&output));
         assert_eq!(std::fs::read_to_string(&table).unwrap(), good);
     }
-    // The store is gone.
+    // The store is lost.
     let empty = Left::new();
     std::fs::remove_file(empty.path("smtpwatch.db")).unwrap();
     let output = to(&empty);
     assert_eq!(output.status.code(), Some(1));
     assert!(stderr(&output).contains("sts.example (nothing is known of it)"), "{}", stderr(&output));
     assert_eq!(std::fs::read_to_string(&table).unwrap(), good);
-    // What is no regular file is not replaced, and a link is followed.
+    // A path that is not a regular file is not replaced, and a symbolic link is followed.
     let output = before.policy(&["export", "postfix", "--output", before.directory.path().to_str().unwrap()]);
     assert_eq!(output.status.code(), Some(1), "{}", stderr(&output));
     let link = before.path("link");

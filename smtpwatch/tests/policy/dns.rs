@@ -1,4 +1,4 @@
-//! A name server with signed, unsigned and broken zones.
+//! A DNS server with signed, unsigned and broken zones.
 
 use std::{
     net::{Ipv4Addr, SocketAddr},
@@ -27,14 +27,14 @@ use hickory_server::{
 use smtpwatch_config::Config;
 use tokio::net::{TcpListener, UdpSocket};
 
-/// What a parent says of a zone.
+/// How the parent zone delegates a zone.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub enum Delegation {
-    /// Signed, and the parent knows its key.
+    /// Signed; the parent has its DS record.
     Secure,
     /// Not signed.
     Plain,
-    /// Signed with another key than the parent says.
+    /// Signed with a key other than the one in the parent's DS record.
     Broken,
 }
 
@@ -45,17 +45,17 @@ pub struct Zone {
     pub records: String,
 }
 
-/// Runs until it is dropped.
+/// A running DNS server; dropping it ends it.
 pub struct NameServer {
     pub address: SocketAddr,
     /// The root's key in zone-file form.
     pub anchor: String,
-    /// One key of each zone, the root first, as its parent would name it.
+    /// DS data of one key of each zone, the root first.
     pub digests: Vec<String>,
     _server: Server<Parents>,
 }
 
-/// Questions for DS records go to the parent zone, which here is always the root.
+/// Routes DS queries to the parent zone, which here is always the root.
 struct Parents {
     catalog: Catalog,
     root: Catalog,
@@ -65,7 +65,7 @@ struct Parents {
 impl RequestHandler for Parents {
     async fn handle_request<R: ResponseHandler, T: Time>(&self, request: &Request, mut response: R) -> ResponseInfo {
         let ds = request.queries.queries().iter().any(|query| query.query_type() == RecordType::DS);
-        // As a name server does that validates by itself, and will not vouch for this zone (RFC 4035 §3.2.2).
+        // As a validating server that rejects this zone (RFC 4035 §3.2.2).
         let refused = |name: &LowerName| name.to_string().ends_with("refused.test.");
         let queries = request.queries.queries();
         if !request.metadata.checking_disabled && queries.iter().any(|query| refused(query.name())) {
@@ -79,7 +79,7 @@ impl RequestHandler for Parents {
 }
 
 impl NameServer {
-    /// Serves the zones; the root is signed unless `unsigned`: then it is as a name server that hands no signatures on.
+    /// Serves the zones. With `unsigned` the root has no signatures, as with a server that does not return any.
     pub async fn start(zones: Vec<Zone>, unsigned: bool) -> Self {
         let (mut catalog, mut root_catalog) = (Catalog::new(), Catalog::new());
         let (mut root, mut digests) = (String::new(), Vec::new());
@@ -103,7 +103,7 @@ impl NameServer {
         root_catalog.upsert(LowerName::new(&Name::root()), vec![handler]);
 
         let mut server = Server::new(Parents { catalog, root: root_catalog });
-        // A port that is free for both: another process may have taken that of the other protocol.
+        // A port that is free for both protocols: another process may use it for one of them.
         let (udp, tcp) = loop {
             let udp = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
             if let Ok(tcp) = TcpListener::bind(udp.local_addr().unwrap()).await {
@@ -116,12 +116,12 @@ impl NameServer {
         Self { address, anchor, digests, _server: server }
     }
 
-    /// A configuration that asks this name server and believes its root.
+    /// A configuration that uses this DNS server and trusts its root.
     pub fn config(&self) -> Config {
         self.config_with("")
     }
 
-    /// With further keys of `[policy]`.
+    /// As [`NameServer::config`], with further keys of `[policy]`.
     pub fn config_with(&self, keys: &str) -> Config {
         let Self { address, anchor, .. } = self;
         let text =
@@ -155,7 +155,7 @@ fn handler(origin: &str, records: &str, signer: Option<Signer>) -> Arc<InMemoryZ
         let signer = DnssecSigner::new(record, Box::new(key), origin, Duration::from_secs(86_400));
         handler.add_zone_signing_key_mut(signer).unwrap();
         if !handler.origin().is_root() {
-            // A second key, which no parent knows.
+            // A second key that no parent has a DS record of.
             let (record, key) = self::signer();
             let key = EcdsaSigningKey::from_pkcs8(&key.into(), Algorithm::ECDSAP256SHA256).unwrap();
             let origin = handler.origin().into();

@@ -1,4 +1,4 @@
-//! A policy host.
+//! An HTTPS server that serves MTA-STS policies.
 
 use std::{
     collections::HashMap,
@@ -24,10 +24,10 @@ use tokio::{
 };
 use tokio_rustls::TlsAcceptor;
 
-/// Answers over HTTPS, until it is dropped.
+/// A running policy host; dropping it ends it.
 pub struct PolicyHost {
     pub address: SocketAddr,
-    /// Requests that came so far.
+    /// Number of requests so far.
     pub requests: Arc<AtomicUsize>,
     answers: Arc<Mutex<HashMap<String, Vec<u8>>>>,
     ca: tempfile::NamedTempFile,
@@ -41,12 +41,12 @@ impl Drop for PolicyHost {
 }
 
 impl PolicyHost {
-    /// With a certificate for these names, by an authority of its own.
+    /// Starts it with a certificate for these names, issued by its own authority.
     pub async fn start(names: &[&str]) -> Self {
         Self::start_at(Ipv4Addr::LOCALHOST.into(), names).await
     }
 
-    /// The same at `address`.
+    /// As [`PolicyHost::start`], at `address`.
     pub async fn start_at(address: IpAddr, names: &[&str]) -> Self {
         let mut authority = CertificateParams::new(Vec::new()).unwrap();
         authority.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
@@ -76,17 +76,17 @@ impl PolicyHost {
         Self { address, requests, answers, ca, task }
     }
 
-    /// The file of its authority.
+    /// The file with its authority's certificate.
     pub fn ca(&self) -> PathBuf {
         self.ca.path().to_owned()
     }
 
-    /// What a host answers, byte by byte; nothing where it is silent.
+    /// Sets the raw response for a host name; without one the server sends nothing.
     pub fn answer(&self, host: &str, response: impl Into<Vec<u8>>) {
         self.answers.lock().unwrap().insert(host.to_owned(), response.into());
     }
 
-    /// A policy, as it should be.
+    /// Sets a correct policy response.
     pub fn policy(&self, host: &str, body: &str) {
         self.answer(host, response("200 OK", "text/plain; charset=utf-8", body));
     }

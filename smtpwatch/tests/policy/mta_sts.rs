@@ -1,4 +1,4 @@
-//! MTA-STS policies: fetched according to RFC 8461, rejected with a reason, and kept while later look-ups fail.
+//! MTA-STS policies: fetched according to RFC 8461, rejected with a reason, and retained while later look-ups fail.
 
 use std::time::Duration;
 
@@ -20,12 +20,12 @@ use crate::{
 const POLICY: &str = "version: STSv1\nmode: enforce\nmx: mx.example.test\nmax_age: 604800\n";
 const HOST: &str = "mta-sts.example.test";
 
-/// A domain with this TXT record.
+/// A DNS server for a domain with this TXT record.
 async fn name_server(txt: &str) -> NameServer {
     name_server_with(txt, "A 127.0.0.1").await
 }
 
-/// The same, with another address of its policy host.
+/// As [`name_server`], with another address of the policy host.
 async fn name_server_with(txt: &str, address: &str) -> NameServer {
     let txt = if txt.is_empty() { String::new() } else { format!("_mta-sts TXT \"{txt}\"\n") };
     let records = format!("@ MX 10 mx\nmx A 127.0.0.1\nmta-sts {address}\n{txt}");
@@ -68,7 +68,7 @@ async fn a_policy_is_fetched_once_for_its_id() {
         (second.facts.sts.state, second.facts.sts.until, host.requests()),
         (State::Valid, first.facts.sts.until, 1)
     );
-    // In the second half of its life it is fetched again.
+    // In the second half of its lifetime the policy is fetched again.
     let third = look(&sources, &second.memory, after(begin, 400_000)).await;
     assert_eq!((third.facts.sts.until, host.requests()), (after(begin, 1_004_800), 2));
     assert!(!first.failed && !second.failed && !third.failed);
@@ -145,14 +145,15 @@ async fn nothing_is_fetched_from_private_addresses() {
     assert!(look.facts.sts.detail.contains("no public address (127.0.0.1)"), "{}", look.facts.sts.detail);
 }
 
-/// In a network namespace of its own, where this host has public addresses: a stranger's name leads to a service of this host.
+/// In a network namespace in which this host has public addresses: a third party's name leads to a service of this
+/// host.
 #[tokio::test]
 async fn nothing_is_fetched_from_this_hosts_own_public_addresses() {
     const NAME: &str = "mta_sts::nothing_is_fetched_from_this_hosts_own_public_addresses";
     const INSIDE: &str = "SMTPWATCH_TEST_INSIDE";
     if std::env::var_os(INSIDE).is_none() {
         let mut unshare = tokio::process::Command::new("unshare");
-        // A user namespace gives the right to make the other, also to those who are not root.
+        // In a user namespace an unprivileged user may create the network namespace.
         unshare.args(["--user", "--map-root-user", "--net"]).arg(std::env::current_exe().unwrap());
         let out = unshare.args([NAME, "--exact", "--nocapture"]).env(INSIDE, "1").output().await.unwrap();
         let text = String::from_utf8_lossy(&out.stdout);
@@ -163,7 +164,7 @@ async fn nothing_is_fetched_from_this_hosts_own_public_addresses() {
         "link set lo up",
         "address add 8.8.4.4/32 dev lo",
         "address add 2a00:1450::7/128 dev lo nodad",
-        // No interface has one of these, and yet they are this host's.
+        // No interface has one of these addresses, and yet they are local.
         "route add local 9.9.9.0/24 dev lo",
     ] {
         let status = tokio::process::Command::new("ip").args(command.split(' ')).status().await.unwrap();
@@ -185,7 +186,7 @@ async fn nothing_is_fetched_from_this_hosts_own_public_addresses() {
         assert!(state == State::Error && detail.contains("has an address of this host"), "{address}: {detail}");
     }
     assert_eq!(host.requests(), 0);
-    // Another host's is tried: there is no way to it from here.
+    // The address of another host is tried: no route leads to it from here.
     let (state, detail) = sources_of("A 8.8.8.8", false).await;
     assert!(state == State::Error && !detail.contains("of this host"), "{detail}");
     for (place, address) in ["A 8.8.4.4", "A 9.9.9.9", "AAAA 2a00:1450::7"].into_iter().enumerate() {
@@ -194,7 +195,7 @@ async fn nothing_is_fetched_from_this_hosts_own_public_addresses() {
     }
 }
 
-/// Trust on first use: anyone who can make DNS or HTTPS fail must not make the policy go away by that (RFC 8461 §10.2).
+/// Trust on first use: an attacker who blocks DNS or HTTPS cannot remove the policy (RFC 8461 §10.2).
 #[tokio::test]
 async fn the_policy_is_kept_while_others_fail() {
     let host = PolicyHost::start(&[HOST]).await;
@@ -204,7 +205,7 @@ async fn the_policy_is_kept_while_others_fail() {
     let first = look(&asking(&dns, &host).await, &Memory::default(), begin).await;
     assert_eq!(first.facts.sts.state, State::Valid, "{}", first.facts.sts.detail);
     let later = after(begin, 1_000);
-    // No TXT record any more; a malformed one; a name server that is silent.
+    // The TXT record is gone; it is malformed; the DNS server does not answer.
     let silent = tokio::net::UdpSocket::bind("127.0.0.1:0").await.unwrap();
     let mut mute = dns.config();
     mute.policy.resolver.0 = smtpwatch_config::Resolver::Address(silent.local_addr().unwrap());
@@ -220,7 +221,7 @@ async fn the_policy_is_kept_while_others_fail() {
         let expired = self::look(&failing, &first.memory, after(begin, 604_800)).await;
         assert_ne!(expired.facts.sts.state, State::Valid);
     }
-    // A new id whose policy cannot be fetched; and not again for five minutes.
+    // A new id whose policy cannot be fetched; the next attempt is at least five minutes later.
     let changed = name_server("v=STSv1; id=2;").await;
     host.answer(HOST, response("503 Service Unavailable", "text/plain", ""));
     let sources = asking(&changed, &host).await;
@@ -230,7 +231,7 @@ async fn the_policy_is_kept_while_others_fail() {
     let requests = host.requests();
     let third = look(&sources, &second.memory, after(later, 299)).await;
     assert_eq!((third.facts.sts.state, third.failed, host.requests()), (State::Valid, false, requests));
-    // The new policy takes the place of the old one.
+    // The new policy replaces the old one.
     host.policy(HOST, &POLICY.replace("enforce", "none"));
     let fourth = look(&sources, &third.memory, after(later, 300)).await;
     let policy = fourth.facts.sts.valid().unwrap();
@@ -251,8 +252,8 @@ async fn a_policy_that_allows_none_of_its_own_hosts_is_invalid() {
     );
 }
 
-/// RFC 8461 §4.1, §5: MX records that change under a cached policy do not revoke it, whatever they name, for as long as the
-/// policy holds. That is an attacker's first move.
+/// RFC 8461 §4.1, §5: MX records that change under a cached policy do not revoke it, whatever they name, until the
+/// policy expires. Changing them is an attacker's first step.
 #[tokio::test]
 async fn a_cached_policy_holds_against_other_mx_records() {
     let host = PolicyHost::start(&[HOST]).await;
@@ -263,9 +264,9 @@ async fn a_cached_policy_holds_against_other_mx_records() {
     for (mx, txt) in [
         ("@ MX 10 mx.evil.test.\n", "v=STSv1; id=1;"),
         ("@ MX 10 mx.evil.test.\n", ""),
-        // The new policy is the owner's, anyone who wrote the MX records.
+        // The new policy is authentic, even if the MX records are forged.
         ("@ MX 10 mx.evil.test.\n", "v=STSv1; id=2;"),
-        // No MX record: the domain itself.
+        // Without an MX record, the domain itself is the mail host.
         ("", "v=STSv1; id=1;"),
     ] {
         let txt = if txt.is_empty() { String::new() } else { format!("_mta-sts TXT \"{txt}\"\n") };
@@ -278,13 +279,13 @@ async fn a_cached_policy_holds_against_other_mx_records() {
         assert_eq!(sts.valid().unwrap().mx, ["mx.example.test"]);
         assert!(sts.detail.contains("none of the domain's own mail hosts"), "{}", sts.detail);
         assert!(forged.memory.protects(after(begin, 601)), "it stays cached");
-        // Once it has run out nothing holds it.
+        // An expired policy is not retained.
         let expired = look(&asking(&dns, &host).await, &first.memory, after(begin, 604_800)).await;
         assert_ne!(expired.facts.sts.state, State::Valid, "{}", expired.facts.sts.detail);
     }
 }
 
-/// A policy that never fitted its domain is the owner's mistake, and time does not make it valid.
+/// A policy that never matched its domain's MX records is the owner's mistake, and is not cached.
 #[tokio::test]
 async fn a_policy_that_never_fitted_is_not_cached() {
     let (dns, host) = (name_server("v=STSv1; id=1;").await, PolicyHost::start(&[HOST]).await);
@@ -301,7 +302,7 @@ async fn a_policy_that_never_fitted_is_not_cached() {
     assert_eq!(mended.facts.sts.state, State::Valid, "{}", mended.facts.sts.detail);
 }
 
-/// `max_age` 0 is legal (RFC 8461 §3.2): the policy holds for the delivery that it was fetched for.
+/// `max_age` 0 is legal (RFC 8461 §3.2): the policy applies to the delivery that it was fetched for.
 #[tokio::test]
 async fn a_policy_that_may_not_be_cached_holds_for_this_delivery() {
     for age in [0, 1, 59] {

@@ -1,4 +1,4 @@
-//! The look-up service: requests and results, bounded and counted, and its knowledge after a restart.
+//! The look-up service: requests and results, bounded and counted, and its state after a restart.
 
 use std::{
     path::Path,
@@ -27,7 +27,7 @@ use crate::{
 const LIST: &str = r#"{"version":"0.1","timestamp":1700000000,"expires":4000000000,"policy-aliases":{},
     "policies":{"listed.example":{"mode":"enforce","mxs":["mx.listed.example"]}}}"#;
 
-/// A domain with MTA-STS and a mail host with DANE.
+/// A DNS server for a domain with MTA-STS and a mail host with DANE.
 async fn name_server() -> NameServer {
     let digest = "ab".repeat(32);
     let records = format!(
@@ -73,7 +73,7 @@ fn is_domain(learned: &LookupResult) -> bool {
     matches!(learned, LookupResult::Domain(..))
 }
 
-/// Waits for a line of the metrics.
+/// Waits until a line is in the metrics.
 async fn counted(metrics: &Metrics, line: &str) {
     let end = Instant::now() + Duration::from_secs(20);
     while !metrics.render().lines().any(|found| found == line) {
@@ -82,7 +82,7 @@ async fn counted(metrics: &Metrics, line: &str) {
     }
 }
 
-/// The name servers of these tests live in the same runtime.
+/// The DNS servers of these tests run in the same runtime.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_domain_brings_its_mail_hosts_and_a_restart_forgets_nothing() {
     let (dns, host) = (name_server().await, PolicyHost::start(&["mta-sts.example.test"]).await);
@@ -100,13 +100,13 @@ async fn a_domain_brings_its_mail_hosts_and_a_restart_forgets_nothing() {
     let keep = Box::new(move |known| handle.policy(known));
     let (service, known) = Service::start(Setup { keep, ..setup(&config, &metrics) }).unwrap();
     assert!(known.is_empty());
-    // The configuration names the domain: no one has to ask.
+    // The configuration names the domain: it is looked up without a request.
     let LookupResult::Domain(name, domain) = learned(&service, is_domain).await else { panic!() };
     assert_eq!((name.as_str(), domain.sts.state), ("example.test", State::Valid), "{}", domain.sts.detail);
     assert!(domain.mx.valid().unwrap().secure);
     let LookupResult::Host(name, mx) = learned(&service, is_host).await else { panic!() };
     assert_eq!((name.as_str(), mx.dane.state), ("mx.example.test", State::Valid), "{}", mx.dane.detail);
-    // What is known is told again when someone asks again.
+    // A repeated request is answered again from the cache.
     service.want(LookupRequest::Host("mx.example.test".to_owned()));
     assert_eq!(learned(&service, is_host).await, LookupResult::Host(name, mx.clone()));
     counted(&metrics, "smtpwatch_policy_subjects 2").await;
@@ -120,7 +120,7 @@ async fn a_domain_brings_its_mail_hosts_and_a_restart_forgets_nothing() {
     drop(service);
     assert_eq!(writer.finish(), 0);
 
-    // Another process reads the store; and so does the next run, whose name server is silent.
+    // Another process reads the store, and so does the next run, whose DNS server does not answer.
     let kept = Store::open_existing(&path).unwrap().policies().unwrap();
     assert_eq!((kept.domains.len(), kept.hosts.len()), (1, 1));
     assert_eq!((&kept.domains[0].facts, &kept.hosts[0].facts), (&domain, &mx));
@@ -167,13 +167,13 @@ async fn the_queue_is_bounded_and_nobody_waits() {
         let lines = text.lines().filter(|line| line.starts_with("smtpwatch_policy_lookups_dropped_total"));
         lines.map(|line| line.rsplit(' ').next().unwrap().parse::<usize>().unwrap()).sum::<usize>()
     };
-    // At most the queue, and what waits for its first look, were taken in.
+    // At most the queue and the requests that wait for their first look-up were accepted.
     let end = Instant::now() + Duration::from_secs(10);
     while dropped() < 20 * QUEUE - QUEUE - 1_000 - 16 {
         assert!(Instant::now() < end, "{}", metrics.render());
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
-    // And the end does not wait for anyone either.
+    // The shutdown does not wait for a look-up either.
     let begun = Instant::now();
     drop(service);
     assert!(begun.elapsed() < Duration::from_secs(1));
@@ -192,7 +192,7 @@ async fn a_list_is_read_and_the_last_good_one_stays() {
     };
     assert!(list.get("listed.example").unwrap().enforce);
     drop(service);
-    // One that is fetched, and whose host is away: what was kept of it serves.
+    // A list that is fetched, and whose host is unreachable: the cached copy is used.
     let config = dns.config_with("starttls_everywhere = \"https://lists.example.test/list.json\"\nhttps_port = 1");
     let list = KnownList {
         url: "https://lists.example.test/list.json".to_owned(),

@@ -17,7 +17,7 @@ use smtpwatch_policy::{
 
 use crate::dns::{Delegation, NameServer, Zone};
 
-/// Time is an argument; signatures are compared with the clock of this host.
+/// The current time of this host. Time is an argument of the functions under test; signatures are compared with it.
 pub fn now() -> Timestamp {
     let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap();
     Timestamp(i64::try_from(now.as_nanos()).unwrap())
@@ -30,7 +30,7 @@ pub async fn sources(config: &Config) -> Sources {
     Sources::start(&config.policy, &trust, PATIENCE, now()).await.unwrap()
 }
 
-/// `_x._tcp` at each host: this name server proves the absence of a name only one label below one that is there.
+/// `_x._tcp` at each host: this DNS server proves the absence of a name only one label below an existing one.
 fn zones() -> Vec<Zone> {
     let digest = "ab".repeat(32);
     let hosts = format!(
@@ -80,7 +80,8 @@ async fn dane_secure_insecure_bogus_absent() {
     }
 }
 
-/// A digest is as good as a key, and a zone as good as the root; what no anchor leads to proves nothing.
+/// A DS digest is equivalent to a key, and a zone's anchor to the root's; an answer without a chain to an anchor proves
+/// nothing.
 #[tokio::test]
 async fn anchors_of_either_form_and_of_any_zone() {
     let server = NameServer::start(zones(), false).await;
@@ -97,7 +98,7 @@ async fn anchors_of_either_form_and_of_any_zone() {
     }
 }
 
-/// RFC 7672 §2.2.2: the expanded name first, the name itself after it, and only it where the target is not proved.
+/// RFC 7672 §2.2.2: first the expanded name, then the name itself; only the latter if the alias is not proved.
 #[tokio::test]
 async fn dane_behind_an_alias() {
     let server = NameServer::start(zones(), false).await;
@@ -136,7 +137,7 @@ async fn mail_hosts_of_domains() {
     }
 }
 
-/// No one answers, or no one hands signatures on: DANE is off, with the reason, and what needs no DNSSEC goes on.
+/// Without an answer or without signatures, DANE is off, with the reason, and whatever needs no DNSSEC continues.
 #[tokio::test]
 async fn a_resolver_without_dnssec_switches_dane_off() {
     let server = NameServer::start(zones(), true).await;

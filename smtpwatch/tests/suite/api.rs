@@ -1,4 +1,4 @@
-//! The JSON API, over a real connection and a real store.
+//! The JSON API over a real connection and a real store.
 
 use std::{
     collections::BTreeMap,
@@ -23,13 +23,13 @@ use smtpwatch_web::{
 
 use crate::incidents::{credential, keep, later, store};
 
-/// A server over the store at `path`, stopped when it is dropped.
+/// A server over the store at `path`; dropping it stops it.
 struct Server {
     _runtime: tokio::runtime::Runtime,
     address: SocketAddr,
 }
 
-/// What came back.
+/// An HTTP response.
 #[derive(Debug)]
 struct Answer {
     status: u16,
@@ -46,7 +46,7 @@ impl Answer {
         self.headers.get(name).map_or("", String::as_str)
     }
 
-    /// A problem of this status, in the form that it has to have.
+    /// Asserts a problem document of this status in the required form.
     fn is_problem(&self, status: u16) {
         assert_eq!(self.status, status, "{self:?}");
         assert_eq!(self.header("content-type"), "application/problem+json", "{self:?}");
@@ -80,7 +80,7 @@ impl Server {
         write!(stream, "{method} {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n{headers}\r\n").unwrap();
         let mut answer = Vec::new();
         stream.read_to_end(&mut answer).unwrap();
-        // A capture file is no text.
+        // A capture file is binary.
         let answer = String::from_utf8_lossy(&answer);
         let (head, body) = answer.split_once("\r\n\r\n").unwrap_or_else(|| panic!("{path}: {answer:?}"));
         let mut lines = head.lines();
@@ -102,7 +102,7 @@ impl Server {
     }
 }
 
-/// Seven incidents, one of them of five findings, of two kinds and three peers.
+/// Stores seven incidents, one of them with five findings, of two kinds and three peers.
 fn filled(path: &Path) -> Vec<Finding> {
     let one = credential();
     let mut made: Vec<_> = [("198.51.100.25:587", 0), ("198.51.100.26:587", 10), ("203.0.113.7:587", 20)]
@@ -115,14 +115,14 @@ fn filled(path: &Path) -> Vec<Finding> {
     stripped.kind = Kind::StarttlsStripped;
     stripped.severity = smtpwatch_core::finding::Severity::High;
     stripped.evidence = smtpwatch_core::finding::Evidence::Policy;
-    // What a terminal would act on, a right-to-left override among it.
+    // Characters that a terminal interprets, including a right-to-left override.
     stripped.peer.greeting = "220 \u{9b}31m\u{202e}\u{7f}\u{1b}[2J <script>".to_owned();
     made.push(stripped);
     keep(path, Retention::default(), &made);
     made
 }
 
-/// The path of a documented operation, with values that there are.
+/// The path of a documented operation, with existing values.
 fn with_values(path: &str, id: &str) -> String {
     let parameters = if path.ends_with("/offers") { "?role=client&port=587" } else { "" };
     format!("{}{parameters}", path.replace("{id}", id).replace("{peer}", "198.51.100.25"))
@@ -174,7 +174,7 @@ fn every_route_answers_what_it_says() {
         assert_eq!((head.status, head.body.as_str()), (answer.status, ""), "{path}");
         assert_eq!(head.header("content-type"), media, "{path}");
     }
-    // A document that fits every schema would pass all of this.
+    // Control: a schema that accepts every document would pass all of the above.
     assert!(!under(&problem).is_valid(&json!({ "status": 400 })));
     let incident = json!({ "$ref": "#/components/schemas/IncidentInFull" });
     let mut found = server.json(&format!("/incidents/{}", made[0].id));
@@ -385,7 +385,7 @@ fn the_chain_is_checked_once_at_a_time() {
         .unwrap();
     assert!(server.json("/verify")["broken"][0].as_str().unwrap().contains("number 2"));
     drop(connection);
-    // Another hand holds the file: the first check waits for it, and the second is not let in.
+    // Another process locks the file: the first check waits for it, and the second is rejected.
     drop(server);
     let server = Server::start(&path);
     let connection = Connection::open(&path).unwrap();
@@ -418,7 +418,7 @@ fn a_store_that_is_not_there_is_told() {
         assert_eq!(answer.header("retry-after"), "10", "{asked}");
     }
     assert_eq!(server.json("/status")["store"], Value::Null);
-    // A document that another hand made unreadable is told without being quoted.
+    // A document that another process made unreadable is reported without being quoted.
     let made = filled(&path);
     let edit = "UPDATE finding SET document = '{\"id\":\"hunter2\",\"gaps\":\"hunter2\"}' WHERE number = 1";
     Connection::open(&path).unwrap().execute_batch(edit).unwrap();

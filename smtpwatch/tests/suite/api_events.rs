@@ -18,12 +18,12 @@ use tokio::{
 
 use crate::incidents::{credential, later};
 
-/// Listeners that are served at once.
+/// Maximum number of listeners served at once.
 const LISTENERS: usize = 32;
-/// More than a listener may be behind.
+/// More events than the buffer of a listener holds.
 const TOO_MANY: usize = 300;
 
-/// Runs `test` beside a server.
+/// Runs `test` with a running server.
 fn beside_a_server<F: Future<Output = ()>>(test: impl FnOnce(Live, std::net::SocketAddr) -> F) {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     runtime.block_on(async {
@@ -37,7 +37,7 @@ fn beside_a_server<F: Future<Output = ()>>(test: impl FnOnce(Live, std::net::Soc
     });
 }
 
-/// An open connection, and what has come on it.
+/// An open connection, and the bytes received on it.
 struct Listener {
     stream: TcpStream,
     text: String,
@@ -114,7 +114,7 @@ fn listeners_are_bounded_and_places_are_given_back() {
         assert!(refused.starts_with("HTTP/1.1 503 Service Unavailable\r\n"), "{refused}");
         assert!(refused.contains("retry-after: 30\r\n") && refused.contains("application/problem+json"), "{refused}");
         listeners.pop();
-        // The server sees the end of the connection when it next looks.
+        // The server detects the end of the connection at its next write.
         loop {
             if Listener::open(address, "").await.text.starts_with("HTTP/1.1 200") {
                 break;

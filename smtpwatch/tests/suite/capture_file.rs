@@ -145,7 +145,7 @@ fn truncation_at_every_octet_is_told() {
             }
             let report = report.unwrap();
             assert_eq!(seen.packets.len(), ends.iter().filter(|&&end| end <= cut).count(), "cut at {cut}");
-            // A cut between two packets looks like an end.
+            // A cut between two packets looks like the end of the file.
             let clean = cut == header || ends.contains(&cut) || cut == blocks_before_packets(&whole);
             assert_eq!(report.damage.is_none(), clean, "cut at {cut}: {:?}", report.damage);
             if let Some(damage) = report.damage {
@@ -190,7 +190,7 @@ fn damage_anywhere_is_survived() {
                 std::fs::write(file.path(), &damaged).unwrap();
                 let mut count = 0;
                 let _ = pcap::read(file.path(), |_| count += 1);
-                // A damaged length makes other bytes look like packets; each takes a header of 16 at least.
+                // Damaged lengths make other bytes look like packets; each needs a header of at least 16 bytes.
                 assert!(count <= whole.len() / 16);
             }
         }

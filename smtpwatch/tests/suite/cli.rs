@@ -34,7 +34,7 @@ fn stderr(output: &Output) -> String {
     String::from_utf8(output.stderr.clone()).unwrap()
 }
 
-/// A directory of the test's own.
+/// A temporary directory with the test's files.
 pub struct Files(tempfile::TempDir);
 
 impl Files {
@@ -130,13 +130,13 @@ fn configuration_is_checked() {
         assert_eq!(code(&output), 78, "{verb:?}");
         assert!(stderr(&output).contains("cannot read the configuration"), "{}", stderr(&output));
     }
-    // The environment names it too; a flag goes before it.
+    // The environment names it too; a flag takes precedence.
     assert_eq!(code(&smtpwatch().arg("check-config").env("SMTPWATCH_CONFIG", &bad).output().unwrap()), 78);
     let both = smtpwatch().args(["check-config", "--config", &good]).env("SMTPWATCH_CONFIG", &bad).output().unwrap();
     assert_eq!(code(&both), 0);
 }
 
-/// The list speaks for recipients, also of a host that was never seen before.
+/// The list applies to recipients, also of a host that was never seen before.
 #[test]
 fn replay_judges_by_the_list_of_the_configuration() {
     let files = Files::new();
@@ -153,7 +153,7 @@ fn replay_judges_by_the_list_of_the_configuration() {
         stdout(&output).lines().map(|line| serde_json::from_str(line).unwrap()).collect();
     let by_list = |finding: &&serde_json::Value| finding["expected"]["source"] == "list";
     assert!(findings.iter().filter(by_list).any(|finding| finding["evidence"] == "policy"), "{findings:?}");
-    // One that is none is no list to judge by.
+    // A file that is not a list is rejected.
     files.write("list.json", "{}");
     let output = run(&["replay", "--config", &config, &stripped]);
     assert_eq!((code(&output), stdout(&output).as_str()), (1, ""));
@@ -182,7 +182,7 @@ fn replay_finds_a_password_and_never_shows_it() {
         }
     }
     assert!(stderr(&output).starts_with("files 1, packets "), "{}", stderr(&output));
-    // Which end is ours, by flag and by configuration.
+    // Which end is local, by flag and by configuration.
     let server = run(&["replay", "--local", "198.51.100.0/24", &capture]);
     assert!(stdout(&server).contains("\"role\":\"server\""));
     let config = files.write("local.toml", "local = [\"198.51.100.0/24\"]");
@@ -220,7 +220,7 @@ fn history_of_one_file_judges_the_next_and_the_store_keeps_it() {
     assert_eq!(one_timeline["evidence"], "regression");
     assert_eq!(one_timeline["expected"]["detail"], "offered in 6 of 6 sessions since 2026-11-23");
     assert_eq!((&one_timeline["outcome"], &one_timeline["severity"]), (&"content".into(), &"high".into()));
-    // The same over two runs with a store; and without --store nothing is kept.
+    // The same over two runs with a store; without --store nothing is stored.
     let store = files.text("history.db");
     assert_eq!(code(&run(&["replay", "--store", &store, &honest])), 0);
     let kept = strip(&run(&["replay", "--store", &store, &stripped])).expect("two runs");
@@ -274,7 +274,7 @@ fn a_damaged_capture_is_judged_as_far_as_it_goes() {
     assert_eq!(code(&output), 1);
     assert!(stdout(&output).contains("auth-plaintext"), "findings are printed");
     assert!(stderr(&output).contains("truncated at byte "), "{}", stderr(&output));
-    // The other files are read anyway.
+    // The other files are read all the same.
     let none = files.write("none.pcap", "no capture");
     let good = files.pcap("good.pcap", &traffic::password());
     let output = run(&["replay", &none, "/nonexistent", &good]);
@@ -342,7 +342,7 @@ fn logs_have_the_form_asked_for() {
     assert!(Path::new(&capture).exists());
 }
 
-/// `run`: how it ends, also before it begins.
+/// `run`: how it ends, also when it fails before the start.
 mod run {
     use std::{
         io::{BufRead, BufReader},
@@ -409,7 +409,7 @@ mod run {
         assert!(stderr(&output).contains("CAP_"), "{}", stderr(&output));
     }
 
-    /// In a network namespace of its own: what is attached there is no one's.
+    /// In a network namespace of its own, so that attaching affects no other interface.
     #[test]
     fn sigterm_ends_it_in_order() {
         if !is_root() {
@@ -433,7 +433,7 @@ mod run {
         }
         assert_eq!(log.matches("message=attached interface=lo").count(), 2, "{log}");
         let start = Instant::now();
-        // `unshare` becomes the program: the process is the same.
+        // `unshare` executes the program: the process id stays.
         kill(Pid::from_raw(child.id().try_into().unwrap()), Signal::SIGTERM).unwrap();
         let rest: Vec<_> = lines.collect();
         assert_eq!(child.wait().unwrap().code(), Some(0), "{log}{rest:?}");
@@ -482,7 +482,7 @@ fn every_value_in_force_has_its_origin() {
     ] {
         assert!(lines.iter().any(|shown| shown == line), "{line}: {shown}");
     }
-    // What is shown is a configuration that says the same.
+    // The shown configuration has the same meaning when it is read again.
     let again = directory.path().join("again.toml");
     std::fs::write(&again, &shown).unwrap();
     let hash = |arguments: &[&str], path| {
@@ -521,7 +521,8 @@ fn manuals_and_completions_know_every_verb() {
     }
 }
 
-/// What one store exports, another one holds after it; a second import brings nothing, and what is no export changes nothing.
+/// An exported history is imported into another store; a second import changes nothing, and a file that is not an
+/// export is rejected.
 fn history_moves_to_another_store(files: &Files, store: &str) {
     let exported = stdout(&run(&["baseline", "export", "--store", store]));
     assert!(
@@ -545,7 +546,8 @@ fn history_moves_to_another_store(files: &Files, store: &str) {
     assert_eq!(stdout(&run(&["baseline", "export", "--store", &other])), exported);
 }
 
-/// As [`run`], for what must end by itself: it is given up after a time in which nothing waits for a reader.
+/// As [`run`], for a program that must end by itself: it is killed after a time limit in which nothing reads its
+/// output.
 fn run_to_its_end(arguments: &[&str]) -> Output {
     let mut child = smtpwatch().args(arguments).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
     let deadline = std::time::Instant::now() + std::time::Duration::from_secs(60);

@@ -12,7 +12,7 @@ fn parse(text: &str) -> Result<Config, String> {
     Config::parse(text, Path::new("smtpwatch.toml")).map_err(|error| error.to_string())
 }
 
-/// The file of the documentation, whole.
+/// The complete file of the documentation.
 const WHOLE: &str = r#"
 ports = [25, 587]
 interfaces = ["eth0", "ens*"]
@@ -206,7 +206,7 @@ fn a_running_daemon_takes_over_what_it_can() {
     assert_eq!(taken(&now), taken(&new));
     let kept = |config: &Config| (config.ingress, config.store.clone(), config.limits, config.policy.clone());
     assert_eq!(kept(&now), kept(&running));
-    // Without the right to attach, interfaces stay as they are.
+    // Without the privilege to attach, the interfaces stay as they are.
     let mut fixed = parse("hot_plug = false\ninterfaces = [\"eth0\"]").unwrap();
     assert_eq!(fixed.take_over(parse("interfaces = [\"eth1\"]").unwrap()), ["interfaces", "hot_plug"]);
     assert_eq!(fixed.interfaces, ["eth0"]);

@@ -26,7 +26,7 @@ use smtpwatch_store::{
 
 use crate::traffic::{self, CLIENT, START_NS};
 
-/// A credential in cleartext, as the engine finds it.
+/// A finding about a credential in cleartext, as the engine raises it.
 pub fn credential() -> Finding {
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("capture");
@@ -43,7 +43,7 @@ pub fn credential() -> Finding {
     found.into_iter().find(|finding| finding.kind == Kind::AuthPlaintext).unwrap()
 }
 
-/// The same about another peer, so many seconds later.
+/// The same finding about another peer, this many seconds later.
 pub fn later(finding: &Finding, server: &str, seconds: i64) -> Finding {
     let mut finding = finding.clone();
     finding.time = Timestamp(finding.time.0 + seconds * 1_000_000_000);
@@ -53,7 +53,7 @@ pub fn later(finding: &Finding, server: &str, seconds: i64) -> Finding {
     finding
 }
 
-/// Stores findings, through the writer's thread.
+/// Stores findings through the writer's thread.
 pub fn keep(path: &Path, retention: Retention, findings: &[Finding]) -> Vec<(String, u64)> {
     let told = Arc::new(Mutex::new(Vec::new()));
     let on_record = {
@@ -163,7 +163,7 @@ fn every_later_edit_shows() {
         let found = Store::open_existing(&path).unwrap().verify().unwrap();
         assert!(found.broken.iter().any(|line| line.contains(expected)), "{edit}: {found:?}");
     }
-    // Who knows the program can write a chain of his own; who wrote the head down before can tell.
+    // An attacker who knows the program can forge a chain; a copy of its head made earlier reveals that.
     std::fs::write(&path, &octets).unwrap();
     let mut store = Store::open_existing(&path).unwrap();
     let octets = |hex: &str| -> Vec<u8> {
@@ -187,13 +187,13 @@ fn retention_removes_the_oldest_and_the_chain_goes_on() {
     assert_eq!((left.len(), &left[0].id, &left[99].id), (100, &made[299].id, &made[200].id));
     drop(store);
 
-    // Less room for bytes: what is there goes at the next start.
+    // With a lower byte limit, the excess is removed at the next start.
     keep(&path, Retention { octets: 20_000, ..Retention::default() }, &[]);
     let mut store = Store::open_existing(&path).unwrap();
     let fewer = store.verify().unwrap();
     assert!(fewer.broken.is_empty() && (1..60).contains(&fewer.findings), "{fewer:?}");
     drop(store);
-    // By age: what has been here for longer than that.
+    // By age: findings stored longer ago than the limit.
     Connection::open(&path).unwrap().execute("UPDATE finding SET kept = kept - 2 * 86400 * 1000000000", []).unwrap();
     keep(&path, Retention { age_days: 1, ..Retention::default() }, &[]);
     let mut store = Store::open_existing(&path).unwrap();
@@ -227,7 +227,7 @@ fn one_incident_keeps_the_evidence_of_its_first_findings() {
 fn a_damaged_store_is_set_aside_and_the_watch_goes_on() {
     let one = credential();
     let made: Vec<_> = (0..200).map(|second| later(&one, "198.51.100.25:587", second)).collect();
-    // In the middle, in the first page (so that it is no database any more), and cut short.
+    // In the middle, in the first page (so that it is not a database), and truncated.
     let damages: [fn(&mut Vec<u8>); 3] = [
         |octets| {
             let middle = octets.len() / 2;
@@ -254,7 +254,7 @@ fn a_damaged_store_is_set_aside_and_the_watch_goes_on() {
     }
 }
 
-/// A capture fills a store, and the same store teaches the next one.
+/// The replay of a capture fills a store, and the next replay uses its history.
 #[test]
 fn a_replay_fills_a_store() {
     let (directory, path) = store();
@@ -293,7 +293,7 @@ fn smtpwatch(arguments: &[&str]) -> (i32, String, String) {
     (output.status.code().unwrap(), text(output.stdout), text(output.stderr))
 }
 
-/// A store that was filled from captures: a masked reply with mail in cleartext, and a password.
+/// A store filled from captures: a masked reply with mail in cleartext, and a password.
 struct Filled {
     directory: tempfile::TempDir,
 }
@@ -416,7 +416,7 @@ fn an_incident_is_handed_over_in_every_form() {
     }
 }
 
-/// The capture file that is made from evidence is evidence itself: the same program finds the same in it.
+/// The capture file made from evidence is evidence itself: the program finds the same in it.
 #[test]
 fn the_capture_file_of_an_incident_shows_the_same_finding() {
     let filled = Filled::new();

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use smtpwatch::output::metrics::Metrics;
 
-/// Every label that may exist, with the metrics' own; anything else would be a way for addresses or names to get in.
+/// Every permitted label, including those of the metrics themselves; any other label could expose addresses or names.
 const LABELS: [&str; 17] = [
     "kind",
     "severity",
@@ -27,7 +27,7 @@ const LABELS: [&str; 17] = [
 const BUILD_LABELS: [&str; 3] = ["version", "revision", "rustc"];
 const SERIES_BUDGET: usize = 400;
 
-/// As of a host with four interfaces.
+/// The registry of a host with four interfaces.
 fn metrics() -> Metrics {
     metrics_of(&[25, 587])
 }
@@ -51,7 +51,7 @@ fn metrics_of(ports: &[u16]) -> Metrics {
 fn names_labels_and_budget() {
     let series = walk(&metrics());
     assert!(series < SERIES_BUDGET, "{series} series");
-    // However many ports are watched, the number of series has a bound.
+    // However many ports are watched, the number of series is bounded.
     let ports: Vec<u16> = (1..=1_000).collect();
     let series = walk(&metrics_of(&ports));
     assert!(series < SERIES_BUDGET + 50, "{series} series");
@@ -141,14 +141,14 @@ fn the_kernels_counters_become_ours() {
     assert!(text.contains("smtpwatch_kernel_packets_total{direction=\"ingress\",outcome=\"other\"} 9\n"));
 }
 
-/// Alert rules that name a metric or label value that does not exist are silent for ever.
+/// An alert rule that names a missing metric or label value would never fire.
 #[test]
 fn alert_rules_speak_of_metrics_that_exist() {
     let rules =
         std::fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/../deploy/prometheus/alerts.yaml")).unwrap();
     let exported = metrics().render();
     let names: BTreeSet<_> = rules
-        // A name with levels around it is that of a recording rule.
+        // A name with colons is that of a recording rule.
         .split(|c: char| !(c.is_ascii_alphanumeric() || c == '_' || c == ':'))
         .filter(|word| (word.starts_with("smtpwatch_") || word.starts_with("process_")) && !word.contains(':'))
         .collect();

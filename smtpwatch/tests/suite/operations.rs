@@ -1,5 +1,4 @@
-//! Files for operators match the program: rules, dashboard and docs name existing metrics, and each alert has its
-//! page.
+//! Files for operators match the program: rules, dashboard and docs name existing metrics, and each alert has its page.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -18,17 +17,17 @@ fn read(path: &str) -> String {
     std::fs::read_to_string(workspace(path)).unwrap_or_else(|error| panic!("{path}: {error}"))
 }
 
-/// The files of a directory with this ending, and what is in them.
+/// The files of a directory with this extension, with their contents.
 fn files(directory: &str, ending: &str) -> BTreeMap<String, String> {
     let entries = std::fs::read_dir(workspace(directory)).unwrap().map(|entry| entry.unwrap().file_name());
     let names = entries.filter_map(|name| Some(name.into_string().unwrap().strip_suffix(ending)?.to_owned()));
     names.map(|name| (name.clone(), read(&format!("{directory}/{name}{ending}")))).collect()
 }
 
-/// Metrics of the registry, each with what a histogram makes of it.
+/// Metrics of the registry, each histogram with its series suffixes.
 fn registered() -> BTreeSet<String> {
     let metrics = Metrics::new(&[25]).unwrap();
-    // Series of an interface are there when it is.
+    // An interface's series exist once it is watched.
     metrics.watch_interface("eth0");
     metrics.attached("eth0", "ingress", "xdp", Some(true));
     let text = metrics.render();
@@ -45,15 +44,15 @@ fn registered() -> BTreeSet<String> {
     names
 }
 
-/// Names of metrics of ours in a text.
+/// Names of smtpwatch metrics in a text.
 fn named(text: &str) -> BTreeSet<String> {
     let words = text.split(|c: char| !c.is_ascii_alphanumeric() && c != '_' && c != ':');
-    // A name of a recording rule has levels around it.
+    // A name of a recording rule contains colons.
     let ours = words.filter(|word| word.starts_with("smtpwatch_") && !word.contains(':'));
     ours.map(str::to_owned).collect()
 }
 
-/// What is called smtpwatch_ and is no metric: parts of the source, and objects of the kernel.
+/// Words that begin with smtpwatch_ and are not metrics: parts of the source, and objects of the kernel.
 const OTHERS: [&str; 10] = [
     "smtpwatch_common",
     "smtpwatch_core",
@@ -114,7 +113,7 @@ fn every_kind_has_a_rule() {
     }
 }
 
-/// The rule's kinds are what the page of its alert lists.
+/// The page of an alert lists the kinds that its rule names.
 #[test]
 fn pages_list_what_their_alert_is_raised_by() {
     let rules = read("deploy/prometheus/alerts.yaml");
@@ -131,7 +130,7 @@ fn pages_list_what_their_alert_is_raised_by() {
     assert_eq!(pages, alerts_of("smtpwatch-findings").len());
 }
 
-/// Commands that pages tell people to type are the program's.
+/// Commands on the pages are accepted by the program.
 #[test]
 fn commands_of_pages_are_understood() {
     let mut pages: BTreeMap<_, _> = files("docs", ".md").into_iter().chain(files("docs/runbooks", ".md")).collect();
@@ -140,7 +139,7 @@ fn commands_of_pages_are_understood() {
     for (page, text) in pages {
         let typed = text.lines().filter_map(|line| line.strip_prefix("$ "));
         let typed = typed.flat_map(|line| line.split('#').next().unwrap_or_default().split([';', '|', '>']));
-        // In a sentence, a command may lack what it is about; several in one have | or … in them.
+        // In a sentence a command may lack its argument; text with | or … names several commands.
         let said = text.split('`').skip(1).step_by(2).filter(|words| !words.contains(['|', '…', '[', '\n']));
         for command in typed.chain(said).map(str::trim).filter(|command| command.starts_with("smtpwatch ")) {
             let words = command
@@ -161,7 +160,7 @@ fn commands_of_pages_are_understood() {
     assert!(understood > 60, "only {understood} commands");
 }
 
-/// Nothing is lost in silence: whatever counts a loss has an alert.
+/// No loss is silent: every counter of a loss has an alert.
 #[test]
 fn every_loss_has_a_rule() {
     let rules = read("deploy/prometheus/alerts.yaml");
@@ -183,7 +182,7 @@ fn alerts_of(group: &str) -> BTreeSet<String> {
     group.split("- alert: ").skip(1).map(|rule| rule.lines().next().unwrap().to_owned()).collect()
 }
 
-/// Each alert fires in a unit test: its name stands in what one expects.
+/// Each alert fires in a unit test: a test expects its name.
 #[test]
 fn every_alert_has_a_unit_test() {
     let tests =
@@ -195,7 +194,7 @@ fn every_alert_has_a_unit_test() {
     }
 }
 
-/// An incident that is pushed silences the alerts of findings, and none of the monitor's own health.
+/// A pushed incident silences the alerts of findings, and none about the monitor's own health.
 #[test]
 fn the_push_silences_findings_only() {
     let page = read("docs/alerting.md");

@@ -52,7 +52,7 @@ fn a_session_is_told_whole() {
     assert_eq!(summary.sessions, [0, 1, 0, 0]);
 }
 
-/// A connection that goes on in the next file is one session: files are one timeline.
+/// A connection that continues in the next file is one session: files form one timeline.
 #[test]
 fn a_session_goes_on_in_the_next_file() {
     let mut first = traffic::mail(CLIENT, START_NS, "250-STARTTLS\r\n250 8BITMIME\r\n");
@@ -63,7 +63,7 @@ fn a_session_goes_on_in_the_next_file() {
     assert_eq!((found[0].messages, found[0].gaps, summary.files), (1, 0, 2));
 }
 
-/// The gate leaves the message out and tells of its end: what follows it is read.
+/// The gate omits the message and reports its end: what follows is parsed.
 #[test]
 fn commands_behind_a_message_are_read_and_the_message_is_not() {
     use traffic::Turn::{Client, Server};
@@ -94,12 +94,12 @@ fn commands_behind_a_message_are_read_and_the_message_is_not() {
     assert_eq!(kinds(&[&[Client(&together)][..], &said].concat()), plaintext, "in one segment");
     assert_eq!(kinds(&[&[Client(message), Client(auth)][..], &said].concat()), plaintext, "in the next one");
     assert_eq!(kinds(&[Client(message), Server("250 queued\r\n"), Client(auth), Server("235 ok\r\n")]), plaintext);
-    // Another message after the first one is one, too.
+    // A second message after the first one is treated as a message too.
     let more = [Client(&again), Server("250 queued\r\n250 ok\r\n250 ok\r\n354 go\r\n"), Client(message)];
     assert_eq!(kinds(&[&more[..], &[Server("250 queued\r\n")]].concat()), []);
 }
 
-/// EV-25: a client may choose a watched port for its own.
+/// EV-25: a client may use a watched port as its source port.
 #[test]
 fn the_syn_tells_who_the_client_is() {
     for (client, server) in [
@@ -125,14 +125,14 @@ fn the_syn_tells_who_the_client_is() {
     }
 }
 
-/// Whichever end captured it, and whether the capture says so: the session is the same. What arrives in this host's own name is no part
-/// of it.
+/// The session is the same whichever end captured it, and whether or not the capture has directions. Arriving packets
+/// with this host's own address are not part of it.
 #[test]
 fn directions_of_a_capture_tell_what_is_forged() {
     let mail = traffic::mail(CLIENT, START_NS, "250-STARTTLS\r\n250 8BITMIME\r\n");
     for own_client in [true, false] {
         let mut packets = traffic::mail(CLIENT, START_NS, "250-STARTTLS\r\n250 8BITMIME\r\n");
-        // The third line of our own side, as RST: offset 13 of the TCP header is the flags.
+        // The third line of this host's side, as RST: offset 13 of the TCP header holds the flags.
         let (at, ours) =
             packets.iter().enumerate().filter(|(_, packet)| traffic::leaves(&packet.ip) == own_client).nth(5).unwrap();
         let mut forged = Packet { at_ns: ours.at_ns - 1, ip: ours.ip.clone() };

@@ -55,7 +55,7 @@ fn findings(path: &Path, config: &Config) -> Vec<Finding> {
     found
 }
 
-/// Findings of sessions made by hand, against a peer that has to offer STARTTLS.
+/// Findings of synthetic sessions with a peer that has to offer STARTTLS.
 fn made() -> Vec<Finding> {
     let rule = "[[rule]]\npeer = [\"198.51.100.0/24\"]\nstarttls = \"required\"\nauth_plaintext = \"forbid\"\n";
     let config = Config::parse(rule, Path::new("smtpwatch.toml")).unwrap();
@@ -155,7 +155,7 @@ fn every_optional_part_and_every_word_is_valid() {
         one.role = Role::Server;
         assert_eq!(mistakes(&one), [""; 0]);
     }
-    // What is no finding is refused.
+    // A document that is not a finding is rejected.
     let (document, exhibit) = validators();
     let whole = serde_json::to_value(&full).unwrap();
     assert!(document.is_valid(&whole));

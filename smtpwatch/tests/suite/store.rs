@@ -1,4 +1,4 @@
-//! The store: foreign files are refused, data survives a kill, size is bounded, and other processes can correct it.
+//! The store: foreign files are rejected, data survives a kill, size is bounded, and other processes can correct it.
 
 use std::{
     os::unix::fs::PermissionsExt,
@@ -73,7 +73,7 @@ fn rows_survive_and_files_are_private() {
     assert_eq!(mode(path.parent().unwrap()) & !0o750, 0);
 }
 
-/// A process that is killed loses at most what was not yet written: half a second.
+/// A killed process loses at most what was not yet written: half a second.
 #[test]
 fn what_was_written_is_there_for_another_process_at_once() {
     let directory = tempfile::tempdir().unwrap();
@@ -81,7 +81,7 @@ fn what_was_written_is_there_for_another_process_at_once() {
     let (writer, _) = Writer::start(&path, Keeping::default()).unwrap();
     writer.handle().unwrap().keep(key("198.51.100.25"), record(7));
     until(|| writer.counts() == (1, 0));
-    // The writer is still at work: nothing was closed or checkpointed.
+    // The writer is still running: nothing was closed or checkpointed.
     let entries = Store::open_existing(&path).unwrap().entries().unwrap();
     assert_eq!(entries, [(key("198.51.100.25"), record(7))]);
 }
@@ -160,7 +160,7 @@ fn forgetting_reaches_the_running_daemon() {
     // Another process.
     let mut store = Store::open_existing(&path).unwrap();
     assert_eq!(store.forget("MX1.example.net.").unwrap(), 1);
-    // The daemon does not know yet and writes the row once more.
+    // The daemon does not know of the change yet and writes the row once more.
     handle.keep(key("mx1.example.net"), record(10));
     let mut request = None;
     until(|| {
@@ -172,7 +172,7 @@ fn forgetting_reaches_the_running_daemon() {
     handle.keep(key("198.51.100.25"), record(11));
     handle.done(request);
     until(|| store.entries().unwrap() == [(key("198.51.100.25"), record(11))]);
-    // Done is done.
+    // The correction stays.
     std::thread::sleep(Duration::from_millis(1_200));
     assert_eq!(writer.request(), None);
     assert_eq!(store.forget("nobody.example.net").unwrap(), 0);
@@ -210,13 +210,13 @@ fn rows_beyond_the_bound_go_the_least_known_first() {
     assert_eq!(left, entries, "in the file, too");
 }
 
-/// A disk that fails for a while costs nothing; the end does not wait for it.
+/// A disk that fails temporarily loses no data; the shutdown does not wait for it.
 #[test]
 fn a_store_that_fails_for_a_while_is_written_later() {
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("smtpwatch.db");
     let (writer, _) = Writer::start(&path, Keeping::default()).unwrap();
-    // Another process holds the file for writing, longer than the writer waits.
+    // Another process locks the file for writing, longer than the writer waits.
     let other = Connection::open(&path).unwrap();
     other.execute_batch("BEGIN IMMEDIATE").unwrap();
     writer.handle().unwrap().keep(key("198.51.100.25"), record(7));
@@ -233,7 +233,7 @@ fn a_store_that_fails_for_a_while_is_written_later() {
     assert!(end.elapsed() < Duration::from_secs(4));
 }
 
-/// A store of the first schema keeps its history and gets the tables that it lacks, also where only a look is wanted.
+/// A store of the first schema keeps its history and gets the missing tables, also when it is opened for reading.
 #[test]
 fn an_older_store_is_brought_up_to_date() {
     for open in [Store::open, Store::open_existing] {
@@ -255,7 +255,7 @@ fn an_older_store_is_brought_up_to_date() {
         connection.pragma_update(None, "user_version", 1).unwrap();
         drop(connection);
         let mut store = open(&path).unwrap();
-        // Each return was counted then, and no names were known.
+        // In that version each return was counted, and names were not stored.
         let mut before = HistoryRecord { names: Vec::new(), ..record(7) };
         before.offered.wear = Wear { counted: 2, ..Wear::default() };
         before.used.wear = Wear { counted: 6, ..Wear::default() };

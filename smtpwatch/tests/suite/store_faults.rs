@@ -1,6 +1,6 @@
 //! Faults of the store while the daemon runs: removed, replaced, overwritten, truncated, on a full or read-only disk.
-//! Each fault is detected, logged and repaired; each finding reaches the journal once, and the history in memory is
-//! on disk afterwards. Findings that the journal missed before a crash follow at the next start.
+//! Each fault is detected, logged and repaired; each finding reaches the journal once, and the history in memory is on
+//! disk afterwards. Findings that the journal missed before a crash follow at the next start.
 
 use std::{
     collections::BTreeMap,
@@ -25,12 +25,12 @@ use smtpwatch_store::{Condition, Keeping, Outcome, PIECE, Reporter, SCHEMA, Stat
 
 use crate::incidents::{credential, later};
 
-/// Peers in memory: more than two pieces.
+/// Number of peers in memory: more than two batches.
 const PEERS: u16 = 1_200;
-/// Ends a test that waits for what does not come; nothing is measured by it.
+/// Time limit of a wait; it ends a failing test and measures nothing.
 const LIMIT: Duration = Duration::from_secs(120);
 
-/// A writer with a journal in a file, and the memory of a pipeline.
+/// A writer with a journal in a file, and the history of a pipeline.
 struct Rig {
     path: PathBuf,
     log: PathBuf,
@@ -59,7 +59,7 @@ fn key(peer: u16) -> HistoryKey {
 }
 
 impl Rig {
-    /// The journal is in another directory: what befalls the store's does not befall it.
+    /// The journal is in another directory, so that faults of the store's directory do not affect it.
     fn new(store: &Path, log: &Path) -> Self {
         let (path, log) = (store.join("smtpwatch.db"), log.join("findings.json"));
         let metrics = Arc::new(Metrics::new(&[25]).unwrap());
@@ -74,7 +74,7 @@ impl Rig {
         rig
     }
 
-    /// A session with a peer, as the pipeline notes it.
+    /// A session with a peer, as the pipeline records it.
     fn session(&mut self, peer: u16) {
         let at = Timestamp::from_secs(1_000_000 + i64::from(peer));
         let note = SessionNote { at, offered: true, used: true, profile: None, names: Vec::new(), alike: true };
@@ -89,7 +89,7 @@ impl Rig {
         assert!(self.handle.finding(Box::new(finding)).is_ok());
     }
 
-    /// What the daemon does in between.
+    /// The daemon's periodic housekeeping.
     fn keep_house(&self) -> Status {
         if self.writer.history_wanted() {
             let mut next = Some(0);
@@ -118,7 +118,7 @@ impl Rig {
         }
     }
 
-    /// The store works, and holds what memory holds.
+    /// Waits until the store works and holds what memory holds.
     fn settle(&self) {
         self.until("a whole store", |status| {
             status.condition == Condition::Ok && self.rows().is_ok_and(|rows| rows == self.history.len())
@@ -132,7 +132,7 @@ impl Rig {
             .map_err(|error| error.to_string())
     }
 
-    /// Identifiers in the journal, each with how often it stands there.
+    /// Identifiers in the journal, each with the number of its occurrences.
     fn told(&self) -> BTreeMap<String, usize> {
         told(&self.log)
     }
@@ -148,7 +148,8 @@ impl Rig {
         line.unwrap().split('"').nth(1).unwrap().to_owned()
     }
 
-    /// After a loss: noticed once as `cause`; the findings from here on are stored, and each is in the journal once.
+    /// After a loss: it is detected once as `cause`; the findings from here on are stored, and each is in the journal
+    /// once.
     fn is_mended(&mut self, cause: Condition, whole: bool) {
         self.until("it is noticed and mended", |status| status.recoveries.iter().sum::<u64>() == 1);
         let status = self.keep_house();
@@ -180,7 +181,7 @@ impl Rig {
         self.end_and_start_again(0);
     }
 
-    /// The next start finds the store whole, and nothing to report.
+    /// The next start finds the store intact, and nothing to report.
     fn end_and_start_again(&mut self, lost: u64) {
         let before = self.told();
         let (path, metrics) = (self.path.clone(), self.metrics.clone());
@@ -199,7 +200,7 @@ impl Rig {
 fn told(log: &Path) -> BTreeMap<String, usize> {
     let mut told = BTreeMap::new();
     let text = std::fs::read_to_string(log).unwrap_or_default();
-    // The last line may be half written: a write is not one step for another reader of the file.
+    // The last line may be incomplete: a write is not atomic for another reader of the file.
     let whole = text.rfind('\n').map_or("", |end| &text[..end]);
     for line in whole.lines() {
         let finding: serde_json::Value = serde_json::from_str(line).unwrap();
@@ -214,7 +215,7 @@ fn rig() -> (tempfile::TempDir, tempfile::TempDir, Rig) {
     (store, log, rig)
 }
 
-/// Files in the directory whose names have this in them.
+/// Files in the directory whose names contain `part`.
 fn beside(path: &Path, part: &str) -> Vec<PathBuf> {
     let entries = std::fs::read_dir(path.parent().unwrap()).unwrap().map(|entry| entry.unwrap().path());
     entries.filter(|entry| entry.to_string_lossy().contains(part)).collect()
@@ -247,7 +248,7 @@ fn files_beside_the_store_that_are_unlinked_cost_nothing() {
     }
 }
 
-/// What an operator put there, a restored copy for instance, is not destroyed.
+/// A file that an operator put there, such as a restored copy, is not destroyed.
 #[test]
 fn what_takes_the_place_of_the_store_is_set_aside() {
     let place: [fn(&Path); 5] = [
@@ -291,7 +292,7 @@ fn a_store_that_is_overwritten_or_cut_off_is_set_aside_and_history_is_written_ag
     ];
     for damage in damage {
         let (_store, _log, mut rig) = rig();
-        // What is still in the log would fix the file.
+        // Data that is still in the log would repair the file.
         let other = Connection::open(&rig.path).unwrap();
         other.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |_| Ok(())).unwrap();
         drop(other);
@@ -302,7 +303,7 @@ fn a_store_that_is_overwritten_or_cut_off_is_set_aside_and_history_is_written_ag
     }
 }
 
-/// A log that is no log would not be read at the next start, and everything since the last checkpoint with it.
+/// An overwritten log would be ignored at the next start, and everything since the last checkpoint lost.
 #[test]
 fn a_log_that_is_overwritten_is_noticed() {
     let (_store, _log, mut rig) = rig();
@@ -312,7 +313,7 @@ fn a_log_that_is_overwritten_is_noticed() {
     rig.is_mended(Condition::Damaged, false);
 }
 
-/// Damage that the header does not show is met when it is read.
+/// Damage that the header does not show is detected when the page is read.
 #[test]
 fn damage_within_the_file_is_met_when_it_is_read() {
     let (_store, _log, mut rig) = rig();
@@ -323,7 +324,7 @@ fn damage_within_the_file_is_met_when_it_is_read() {
     drop(other);
     let file = std::fs::OpenOptions::new().write(true).open(&rig.path).unwrap();
     std::os::unix::fs::FileExt::write_all_at(&file, &[0xFF; 4096], u64::from(root - 1) * 4096).unwrap();
-    // The writer has the page in its cache: another process changes the file, and it has to be read anew.
+    // The writer has the page in its cache: another process changes the file, so that the page is read again.
     Store::open_existing(&rig.path).unwrap().forget("198.51.0.9").unwrap();
     rig.history.forget(|found| *found == key(9));
     rig.until("the peer is forgotten", |_| {
@@ -336,7 +337,7 @@ fn damage_within_the_file_is_met_when_it_is_read() {
     rig.is_mended(Condition::Damaged, false);
 }
 
-/// A directory that is moved away, and one that is deleted, are made anew with everything in them.
+/// A directory that is moved away or deleted is recreated with all its contents.
 #[test]
 fn a_directory_that_is_gone_is_made_again() {
     let (store, _log, mut rig) = rig();
@@ -373,9 +374,9 @@ fn a_full_disk_costs_no_finding() {
         while file.write(&[0; 4096]).is_ok_and(|written| written > 0) {}
     };
     fill();
-    // A try that needs less room than the one before may succeed, and after a checkpoint the log is used from its beginning
-    // again: "full" is the newest try. What each round makes is in the journal before the next, so that few findings wait for
-    // room. In the end some of them wait, and the journal has them.
+    // A write that needs less room than the previous one may succeed, and after a checkpoint the log is used from its
+    // start again: "full" refers to the latest write. The findings of each round are in the journal before the next
+    // round, so that few findings wait for room. At the end some of them wait, and the journal has them.
     let on_record = || -> i64 {
         let reader = Connection::open_with_flags(&rig_path, rusqlite::OpenFlags::SQLITE_OPEN_READ_ONLY).unwrap();
         reader.query_row("SELECT count(*) FROM finding", [], |row| row.get(0)).unwrap()
@@ -415,10 +416,10 @@ fn a_read_only_disk_is_said_and_the_end_of_it_too() {
     mount(Some(disk.path()), disk.path(), none, MsFlags::MS_BIND, none).unwrap();
     let read_only = MsFlags::MS_BIND | MsFlags::MS_REMOUNT | MsFlags::MS_RDONLY;
     mount(none, disk.path(), none, read_only, none).unwrap();
-    // The writer's thread is in the same namespace of mounts: it was started from here.
+    // The writer's thread is in the same mount namespace: it was started from here.
     rig.until("it is noticed", |status| status.condition == Condition::ReadOnly);
     assert_eq!(rig.state(), "read_only");
-    // Here nothing can be made again, either.
+    // Here the store cannot be recreated either.
     umount2(disk.path(), MntFlags::MNT_DETACH).unwrap();
     mount(Some("smtpwatch"), disk.path(), Some("tmpfs"), MsFlags::MS_RDONLY, none).unwrap();
     rig.until("it is noticed", |status| status.condition == Condition::Missing && status.cause.contains("Read-only"));
@@ -454,11 +455,11 @@ fn what_the_journal_did_not_get_it_gets_at_the_next_start() {
     let (directory, one) = (tempfile::tempdir().unwrap(), credential());
     let (path, log) = (directory.path().join("smtpwatch.db"), directory.path().join("findings.json"));
     let made: Vec<_> = (0..300).map(|number| later(&one, "198.51.100.25:587", number)).collect();
-    // Of a process that keeps no journal, nothing is reported later.
+    // Findings of a process without a journal are not reported later.
     put(&path, None, &made[..10]);
     put(&path, Some(deaf().1), &made[10..290]);
     let metrics = Arc::new(Metrics::new(&[25]).unwrap());
-    // Two of them had been written, and the process ended before that was noted; a third line was cut short.
+    // Two of them had been written, and the process ended before that was recorded; a third line was truncated.
     let (journal, reporter) = journal_at(&log, &metrics);
     for finding in &made[10..12] {
         assert!(journal.write(Box::new(finding.clone()), false));
@@ -503,13 +504,13 @@ fn what_the_journal_did_not_get_it_gets_at_the_next_start() {
     let text = std::fs::read_to_string(&log).unwrap();
     assert!(text.contains(&format!("\"time\":\"{}\"", made[200].time)), "as it was made");
 
-    // Done is done.
+    // Reported findings are not reported again.
     let (_journal, reporter) = journal_at(&log, &metrics);
     put(&path, Some(reporter), &[]);
     assert_eq!(ids().len(), wanted.len());
 }
 
-/// In a store of an earlier version everything counts as reported.
+/// In a store of an earlier version every finding counts as reported.
 #[test]
 fn an_upgrade_reports_nothing_again() {
     let (directory, one) = (tempfile::tempdir().unwrap(), credential());
@@ -530,7 +531,7 @@ fn an_upgrade_reports_nothing_again() {
     assert_eq!(told(&log).len(), 1);
 }
 
-/// What a journal could not write follows when it can be written again.
+/// Findings that a journal could not write follow when it is writable again.
 #[test]
 fn a_journal_that_failed_gets_what_it_missed() {
     let (directory, one) = (tempfile::tempdir().unwrap(), credential());

@@ -1,4 +1,5 @@
-//! `docs/threats.md` is the one place where identifiers of threats, traps, evasions and forensic signs are explained.
+//! `docs/threats.md` is the one place where identifiers of threats, false-positive cases, evasions and forensic signs
+//! are explained.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -10,7 +11,7 @@ use smtpwatch_core::judge::catalogue::{self, Row};
 
 const PAGE: &str = "docs/threats.md";
 
-/// Text of every Rust and Markdown file of the workspace, by its path from there.
+/// Text of every Rust and Markdown file of the workspace, by its relative path.
 fn sources() -> BTreeMap<String, String> {
     fn collect(root: &Path, folder: &Path, found: &mut BTreeMap<String, String>) {
         for entry in fs::read_dir(folder).unwrap() {
@@ -53,7 +54,7 @@ fn functions(text: &str) -> impl Iterator<Item = &str> {
     text.split("fn ").skip(1).filter_map(|rest| rest.split(['(', '<']).next())
 }
 
-/// Identifiers that the name of a test begins with: `ev8_ev9_…` is EV-8 and EV-9.
+/// Identifiers at the start of a test's name: `ev8_ev9_…` is EV-8 and EV-9.
 fn identifiers_of_test(name: &str) -> Vec<String> {
     let parts = name.split('_').map(|part| {
         let upper = part.to_ascii_uppercase();
@@ -94,7 +95,7 @@ fn every_identifier_has_a_row() {
     }
 }
 
-/// The page has the catalogue's rows in its words, so that neither goes stale.
+/// The page repeats the catalogue's rows literally, so that neither becomes outdated.
 #[test]
 fn the_page_has_the_rows_of_the_catalogue() {
     let sources = sources();
@@ -111,7 +112,7 @@ fn the_page_has_the_rows_of_the_catalogue() {
     assert_eq!(printed, expected, "the table of {PAGE} should be:\n{}", expected.join("\n"));
 }
 
-/// A row of FP, EV and FO names the tests that show it; a test that names an identifier stands in its row.
+/// A row of FP, EV and FO names the tests that show it; a test that names an identifier is listed in its row.
 #[test]
 fn the_tests_that_rows_name_exist() {
     let sources = sources();
@@ -143,10 +144,10 @@ fn the_tests_that_rows_name_exist() {
     }
 }
 
-/// Documents that are not part of the repository cannot be looked up by a reader of it.
+/// A document that is not part of the repository must not be cited.
 #[test]
 fn no_file_cites_a_document_that_is_not_there() {
-    // Written in parts, so that this file does not find itself.
+    // Written in parts, so that this file does not match itself.
     let absent = [["THREATS", " "], ["THREATS", "."], ["THREATS", ":"], ["DESIGN", " §"], ["DESIGN", ".md"]];
     for (file, text) in sources() {
         for name in absent.iter().map(|parts| parts.concat()) {

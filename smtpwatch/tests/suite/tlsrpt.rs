@@ -27,7 +27,7 @@ fn text(octets: &[u8]) -> String {
 }
 
 impl Files {
-    /// The store of a host that took mail in such sessions: what replay saw as the server.
+    /// The store of a host that received mail in such sessions: a replay with this host as the server.
     fn store_of(&self, sessions: &[Vec<traffic::Packet>]) -> String {
         let packets: Vec<_> = sessions
             .iter()
@@ -43,7 +43,7 @@ impl Files {
     }
 }
 
-/// A report of the sender that the traffic comes from.
+/// A report of the sender from which the traffic comes.
 fn report(sessions: u64) -> String {
     format!(
         r#"{{"organization-name":"Company-X","contact-info":"x@company-x.example","report-id":"735ff.e317",

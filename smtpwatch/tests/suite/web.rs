@@ -21,16 +21,16 @@ use smtpwatch_web::{
     server::{ConfigFile, Health, Watch, serve},
 };
 
-/// What a change of a file takes to be seen: it is examined every second.
+/// Time limit for a file change to be detected: files are checked every second.
 const SEEN: Duration = Duration::from_secs(10);
 
-/// A server, stopped when it is dropped.
+/// A running server; dropping it stops it.
 pub(crate) struct Server {
     pub(crate) runtime: tokio::runtime::Runtime,
     pub(crate) address: SocketAddr,
 }
 
-/// What came back.
+/// An HTTP response.
 #[derive(Debug)]
 pub(crate) struct Answer {
     pub(crate) status: u16,
@@ -40,7 +40,7 @@ pub(crate) struct Answer {
 
 impl Server {
     pub(crate) fn start(address: &str, health: Arc<Health>, web: Option<ConfigFile>) -> Self {
-        // What its threads log goes where this thread's logs go.
+        // Its threads log to the subscriber of this thread.
         let log = tracing::dispatcher::get_default(Clone::clone);
         let runtime = tokio::runtime::Builder::new_multi_thread()
             .worker_threads(1)
@@ -67,14 +67,14 @@ impl Server {
         request(self.connect(), path, "Host: localhost\r\n").unwrap()
     }
 
-    /// Over TLS, with a login.
+    /// Requests `path` over TLS with a login.
     fn log_in(&self, trust: &[u8], path: &str, login: &str) -> std::io::Result<Answer> {
         let headers = format!("Host: mail.example\r\n{}", basic(login));
         request(tls(client(trust), self.connect()), path, &headers)
     }
 }
 
-/// The header of a login.
+/// The Authorization header of a login.
 pub(crate) fn basic(login: &str) -> String {
     format!("Authorization: Basic {}\r\n", BASE64_STANDARD.encode(login))
 }
@@ -118,7 +118,7 @@ impl Files {
         self.0.path().join(name)
     }
 
-    /// What clients have to trust.
+    /// The certificate that clients trust.
     pub(crate) fn certificate(&self) -> Vec<u8> {
         let made = rcgen::generate_simple_self_signed(["mail.example".to_owned()]).unwrap();
         replace(&self.path("cert.pem"), &made.cert.pem());
@@ -137,12 +137,12 @@ impl Files {
 
 pub(crate) const TLS: &str = "tls_server_config:\n  cert_file: cert.pem\n  key_file: key.pem\n";
 
-/// The cheapest that there is: tests need not wait.
+/// A hash with the lowest cost, so that tests do not wait.
 pub(crate) fn hash(password: &str) -> String {
     bcrypt::hash(password, 4).unwrap()
 }
 
-/// As those who administer do it: a new file in the place of the old one.
+/// Replaces the file atomically, as administrators do.
 pub(crate) fn replace(path: &Path, text: &str) {
     let new = path.with_extension("new");
     std::fs::write(&new, text).unwrap();
@@ -153,7 +153,7 @@ fn eventually(what: &str, mut holds: impl FnMut() -> bool) {
     let deadline = Instant::now() + SEEN;
     while !holds() {
         assert!(Instant::now() < deadline, "in vain: {what}");
-        // Each look that fails is a failed login, and there may be ten of them.
+        // Each failed check is a failed login, and ten of them are allowed.
         std::thread::sleep(Duration::from_millis(1_500));
     }
 }
@@ -195,13 +195,13 @@ fn off_loopback_there_are_metrics_and_health_only() {
     for (path, status) in [("/metrics", 200), ("/-/healthy", 200), ("/-/ready", 503), ("/", 404)] {
         assert_eq!(open.get(path).status, status, "{path}");
     }
-    // A password that anyone can read on the path opens nothing.
+    // A password that an attacker on the path can read gives no access.
     let server = Server::start("0.0.0.0:0", Arc::new(Health::default()), Some(password));
     let login = format!("Host: x\r\n{}", basic("anna:right"));
     assert_eq!(request(server.connect(), "/metrics", &login).unwrap().status, 200);
     assert_eq!(request(server.connect(), "/", &login).unwrap().status, 404);
     assert_eq!(request(server.connect(), "/metrics", "Host: x\r\n").unwrap().status, 401);
-    // Who speaks no TLS where it is spoken is told, also when the request comes in pieces.
+    // A client without TLS on a TLS port gets an answer, also when its request arrives in pieces.
     let server = Server::start("0.0.0.0:0", Arc::new(Health::default()), Some(tls));
     assert_eq!(server.get("/").status, 400);
     let mut slow = server.connect();
@@ -249,14 +249,14 @@ fn with_tls_and_a_password_the_pages_are_open_and_files_are_read_again() {
     eventually("the new certificate", || status(&second, "berta:new") == Some(200));
     assert_eq!(status(&first, "berta:new"), None, "the old certificate");
 
-    // What was good holds while the new one is bad.
+    // The previous configuration stays in effect while the new one is invalid.
     replace(&path, "basic_auth_users:\n  berta: new\n");
     std::thread::sleep(Duration::from_secs(3));
     assert_eq!(status(&second, "berta:new"), Some(200));
     let metrics = server.log_in(&second, "/metrics", "berta:new").unwrap().body;
     assert!(metrics.contains("\nsmtpwatch_web_config_reload_failures_total 1\n"), "{metrics}");
 
-    // An empty file, and the first half of a good one, are bad ones too: they would open what a login protects.
+    // An empty file and the first half of a valid one are invalid too: they would remove the login.
     for (failures, text) in [(2, ""), (3, TLS)] {
         replace(&path, text);
         let line = format!("\nsmtpwatch_web_config_reload_failures_total {failures}\n");
@@ -283,7 +283,7 @@ fn guesses_are_slowed_down_and_secrets_are_in_no_log() {
     let count = |status| answers.iter().filter(|answer| answer.status == status).count();
     assert!(count(401) == 10 && count(429) == 5, "{answers:?}");
     assert!(answers.last().unwrap().head.contains("retry-after: "), "{answers:?}");
-    // Not even the right one is examined now: otherwise the guesses would go on.
+    // Not even the right password is checked while the limit is reached: otherwise the guessing could continue.
     assert_eq!(server.log_in(&trust, "/", "anna:right").unwrap().status, 429);
     for bad in ["anna: plain-canary\n", "anna: $2y$99$canary\n", "anna: [canary]\n"] {
         replace(&path, &format!("basic_auth_users:\n  {bad}"));
@@ -332,7 +332,7 @@ fn mistakes_in_the_file_name_key_line_and_remedy() {
         assert!(error.contains(expected), "{text:?}: {error}");
     }
     let path = files.users(&[], "");
-    // The daemon does not start with a bad one; and it is examined before anything that needs a privilege.
+    // The daemon does not start with an invalid file, and checks it before anything that needs a privilege.
     for verb in ["check-config", "run"] {
         let out = std::process::Command::new(env!("CARGO_BIN_EXE_smtpwatch"))
             .args([verb, "--web.config.file"])
@@ -349,7 +349,7 @@ fn mistakes_in_the_file_name_key_line_and_remedy() {
     assert!(out.status.success() && String::from_utf8_lossy(&out.stdout).contains("web.yml: good"), "{out:?}");
 }
 
-/// Where a log goes.
+/// Collects log output.
 #[derive(Clone, Default)]
 struct Log(Arc<Mutex<Vec<u8>>>);
 

@@ -17,7 +17,7 @@ use smtpwatch_web::server::{ConfigFile, Health};
 
 use crate::web::{Files, Server, TLS, basic, client, hash, replace, request, tls};
 
-/// `rate_limit`, too little for a second request within a test.
+/// `rate_limit` that is too low for a second request within a test.
 const ONE_REQUEST: &str = "rate_limit: {interval: 1h, burst: 1}\n";
 
 fn serve(address: &str, file: &std::path::Path) -> Server {
@@ -99,7 +99,7 @@ fn probes_can_be_let_in_without_a_login() {
     let paths = ["/-/healthy", "/-/healthy/", "/-//healthy", "/-/ready", "/metrics", "/", "/api/v1/status", "/nothing"];
     let open: Vec<_> = paths.into_iter().filter(|path| server.get(path).status != 401).collect();
     assert_eq!(open, ["/-/healthy"]);
-    // With a login, the name by which it is asked does not matter.
+    // With a login, the host name of the request does not matter.
     let headers = format!("Host: mail.example\r\n{}", basic("anna:right"));
     assert_eq!(request(server.connect(), "/", &headers).unwrap().status, 200);
 }
@@ -139,7 +139,7 @@ fn who_listens_is_cut_off_by_a_new_file_only() {
     let mut listener = server.connect();
     write!(listener, "GET /api/v1/events HTTP/1.1\r\nHost: x\r\n{}\r\n", basic("anna:right")).unwrap();
     let (mut text, mut octets) = (String::new(), [0; 4096]);
-    // Later than a connection without a request may live.
+    // Later than the time limit of a connection without a request.
     while !text.contains("nothing happened") {
         let count = listener.read(&mut octets).unwrap();
         assert!(count > 0, "it was cut off: {text}");
@@ -151,7 +151,7 @@ fn who_listens_is_cut_off_by_a_new_file_only() {
     assert!(replaced.elapsed() < Duration::from_secs(12), "one who may not listen any more still does");
 }
 
-/// A request whose head has this many bytes.
+/// Status of a request whose head has this many bytes.
 fn head_of(server: &Server, bytes: usize) -> u16 {
     let frame = "GET /metrics HTTP/1.1\r\nHost: x\r\nX-Long: \r\nConnection: close\r\n\r\n".len();
     let headers = format!("Host: x\r\nX-Long: {}\r\n", "x".repeat(bytes - frame));
@@ -172,7 +172,7 @@ fn requests_have_the_bounds_that_the_manual_names() {
         request(server.connect(), "/metrics", &format!("Host: x\r\n{headers}")).unwrap().status
     };
     assert_eq!((fields(100), fields(101)), (200, 431));
-    // A head that arrives in pieces is as long as one that does not.
+    // The size limit applies to a head that arrives in pieces too.
     let mut pieces = server.connect();
     write!(pieces, "GET /metrics HTTP/1.1\r\nHost: x\r\nX-Long: ").unwrap();
     let mut answer = [0; 12];
@@ -217,7 +217,7 @@ fn idle(streams: impl Iterator<Item = TcpStream>) -> Vec<TcpStream> {
                 1 => write!(stream, "GET /metrics HTTP/1.1\r\nHost: x\r\nX-Slow: x").unwrap(),
                 _ => {
                     write!(stream, "GET /-/healthy HTTP/1.1\r\nHost: x\r\n\r\n").unwrap();
-                    // Until it is answered: afterwards it is idle.
+                    // Wait for the answer: afterwards the connection is idle.
                     stream.read_exact(&mut [0; 12]).unwrap();
                 }
             }
@@ -240,7 +240,7 @@ fn idle_connections_do_not_shut_out_scrapes_and_health() {
     let metrics = server.get("/metrics").body;
     assert!(counted(&metrics, "smtpwatch_web_connections_closed_total{reason=\"idle_address\"}") >= 280, "{metrics}");
     assert_eq!(counted(&metrics, "smtpwatch_web_connections_refused_total"), 0);
-    // The newest idle ones are left: here, one whose head is slow.
+    // The newest idle connections remain: here, one whose head is slow.
     let mut newest = open.into_iter().next_back().unwrap();
     write!(newest, "\r\nConnection: close\r\n\r\n").unwrap();
     let mut answer = String::new();
@@ -248,7 +248,8 @@ fn idle_connections_do_not_shut_out_scrapes_and_health() {
     assert!(answer.contains("HTTP/1.1 200"), "{answer}");
 }
 
-/// Runs in a network of its own, with the addresses 10.9.0.0/16 beside loopback; whether this process may make one.
+/// Runs in a network namespace of its own, with the addresses 10.9.0.0/16 in addition to loopback; returns false if
+/// this process may not create one.
 fn in_own_network(run: impl FnOnce() + Send + 'static) -> bool {
     let thread = std::thread::spawn(|| {
         if nix::sched::unshare(nix::sched::CloneFlags::CLONE_NEWNET).is_err() {
@@ -292,7 +293,7 @@ fn strangers_do_not_shut_out_a_scraper_of_another_host() {
         assert_eq!(counted(&server.get("/metrics").body, "smtpwatch_web_connections_refused_total"), 0);
         drop(many_networks);
 
-        // The rate limit of strangers is theirs alone.
+        // The rate limit of unknown clients applies to them alone.
         let files = Files::new();
         let server = serve("0.0.0.0:0", &files.users(&[], "rate_limit: {interval: 1h, burst: 2}\n"));
         let status =
@@ -315,14 +316,14 @@ fn a_remembered_login_is_not_locked_out_by_others() {
         request(connect_from(&server, from), "/", &headers).unwrap().status
     };
     assert_eq!(status("127.0.0.2", "anna:right"), 200);
-    // Another user of the same address, and many addresses: all that strangers have is used up.
+    // Another user at the same address, and many addresses: the whole budget of unknown clients is used up.
     assert_eq!((0..12).filter(|_| status("127.0.0.2", "berta:wrong") == 401).count(), 10);
     for n in 3..13 {
         (0..10).for_each(|_| assert_ne!(status(&format!("127.0.0.{n}"), "anna:wrong"), 200));
     }
     assert_eq!(status("127.0.0.2", "berta:right"), 429);
     assert_eq!(status("127.0.0.2", "anna:right"), 200);
-    // Also when another client there guesses for this very name.
+    // The same when another client at that address guesses the password of this very user.
     assert_eq!((0..20).filter(|_| status("127.0.0.2", "anna:wrong") == 401).count(), 10);
     assert_eq!(status("127.0.0.2", "anna:right"), 200);
 }

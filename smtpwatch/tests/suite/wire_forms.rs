@@ -1,4 +1,4 @@
-//! The same dialogue in every link and IP format raises the same findings (docs/threats.md EV-1, EV-6, EV-7).
+//! The same dialogue in every link-layer and IP format raises the same findings (docs/threats.md EV-1, EV-6, EV-7).
 
 use smtpwatch_config::Config;
 use smtpwatch_core::{Finding, finding::FlowInfo, policy::history::History};
@@ -6,7 +6,7 @@ use smtpwatch_pipeline::replay::{Event, Replay};
 
 use crate::traffic::{self, CLIENT, Packet, START_NS};
 
-/// Ethernet with its type.
+/// Link type of Ethernet.
 const ETHERNET: u32 = 1;
 const IPV4_HEADER: usize = 20;
 const TCP_HEADER: usize = 20;
@@ -35,11 +35,11 @@ fn findings_do_not_depend_on_the_form() {
     }
 }
 
-/// What is claimed, without what the form changes: identifiers, times, addresses, and what tells of the packets.
+/// The claims of findings, without what the format changes: identifiers, times, addresses, and packet details.
 fn findings(packets: &[Packet]) -> Vec<Finding> {
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("capture.pcap");
-    // The frames are whole: no header is to be put in front of them.
+    // The frames are complete: no link header is prepended.
     let octets = traffic::pcap(packets, 101, false, false);
     std::fs::write(&path, as_ethernet(octets)).unwrap();
     let mut replay = Replay::new(&Config::default(), History::new(100));
@@ -86,13 +86,13 @@ fn framed(tags: &[u16], ether_type: u16, ip: &[u8]) -> Vec<u8> {
 }
 
 fn padded(mut frame: Vec<u8>) -> Vec<u8> {
-    // Padding that would be a command, were it taken for payload.
+    // Padding that would be a command if it were parsed as payload.
     let padding = b"\r\nAUTH PLAIN AHVzZXIAcGFzcw==\r\n".iter().cycle().take(60_usize.saturating_sub(frame.len()));
     frame.extend(padding);
     frame
 }
 
-/// A router alert and padding in front of TCP.
+/// A router alert option and padding before TCP.
 fn with_options(ip: &[u8]) -> Vec<u8> {
     let mut with = ip[..IPV4_HEADER].to_vec();
     with.extend([0x94, 4, 0, 0, 1, 1, 1, 0]);
@@ -103,12 +103,12 @@ fn with_options(ip: &[u8]) -> Vec<u8> {
     with
 }
 
-/// The same segment over IPv6, behind these extension headers (IANA protocol numbers).
+/// The same segment over IPv6, with these extension headers (IANA protocol numbers).
 fn to_ipv6(ip: &[u8], extensions: &[u8]) -> Vec<u8> {
     let mut rest = Vec::new();
     for (at, _) in extensions.iter().enumerate() {
         let next = extensions.get(at + 1).copied().unwrap_or(6);
-        // Eight bytes each: next header, length in further units of eight, and options or fields that mean nothing.
+        // Eight bytes each: next header, length in further units of eight, and options or fields without effect.
         rest.extend([next, 0, 0, 0, 0, 0, 0, 0]);
     }
     rest.extend(&ip[IPV4_HEADER..]);

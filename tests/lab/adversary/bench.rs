@@ -1,4 +1,4 @@
-//! One daemon with one hook, the wire of the attacker, and the list of failed rows.
+//! The test bench: one daemon with one hook, the attacker's packet socket, and the list of failed rows.
 
 use std::collections::BTreeMap;
 use std::io::BufRead;
@@ -17,21 +17,21 @@ use smtpwatch_tests::wire::Wire;
 
 use crate::set_up::{Home, script, smtpwatch};
 
-/// How long a finding or a count may take.
+/// Time limit for a finding or a count.
 const PATIENCE: Duration = Duration::from_secs(60);
 
-/// Networks whose addresses the attacker plays: those with a rule that demands STARTTLS, and those that are known by
-/// their history alone (RFC 2544, RFC 3849).
+/// Networks whose addresses the attacker uses: those with a rule that requires STARTTLS, and those known from their
+/// history alone (RFC 2544, RFC 3849).
 const RULE_V4: [u8; 2] = [198, 18];
 const HISTORY_V4: [u8; 2] = [198, 19];
 const RULE_V6: u16 = 0x18;
 const HISTORY_V6: u16 = 0x19;
 const RULES: &str = "[[rule]]\npeer = [\"198.18.0.0/16\", \"2001:db8:18::/48\"]\nstarttls = \"required\"\n";
 
-/// Nothing is looked up: there is no resolver, and verdicts would wait for one.
+/// No look-ups: there is no resolver, and verdicts would wait for one.
 const POLICY: &str = "[policy]\nmta_sts = false\ndane = false\n";
 
-/// What is for them reaches a packet socket of the router; its kernel drops it in silence.
+/// Packets to these networks reach a packet socket of the router; the router's kernel drops them silently.
 const DROPPED: [[&str; 5]; 2] =
     [["-4", "route", "add", "blackhole", "198.18.0.0/15"], ["-6", "route", "add", "blackhole", "2001:db8:18::/47"]];
 
@@ -55,7 +55,7 @@ impl Ground {
     }
 }
 
-/// Where the sessions of a daemon ended, by result.
+/// Number of ended sessions of a daemon, by result.
 pub type Sessions = BTreeMap<&'static str, f64>;
 
 pub struct Bench<'g> {
@@ -71,7 +71,7 @@ pub struct Bench<'g> {
 }
 
 impl<'g> Bench<'g> {
-    /// With the rule, and these tables of the configuration beside it.
+    /// Starts a daemon with the rule and these further configuration tables.
     pub fn start(ground: &'g Ground, hook: &'static str, family: Family, tables: &str) -> Result<Self> {
         let gateway = &ground.path.gateway;
         let rules = format!("{RULES}\n{tables}");
@@ -81,11 +81,11 @@ impl<'g> Bench<'g> {
         let attached = daemon.metric("smtpwatch_probe_attached", &attached)?;
         ensure!(attached > 0.5, "{hook} was asked for and is not attached:\n{}", daemon.log());
         let wire = Wire::open((&ground.path.router, "left"), (gateway, GATEWAY_INTERFACE))?;
-        // The first sessions wrap.
+        // Start near the maximum, so that the sequence numbers of the first sessions wrap.
         Ok(Self { hook, family, ground, daemon, wire, peers: 0, isn: 0xffff_ff00, rows: 0, failures: Vec::new() })
     }
 
-    /// Real servers of the host, on both ports.
+    /// Starts real servers of the host, on both ports.
     pub fn servers(&self) -> Result<[Server; 2]> {
         let start = |port| {
             let offer =
@@ -96,12 +96,12 @@ impl<'g> Bench<'g> {
         Ok([start(25)?, start(587)?])
     }
 
-    /// An address that no other row has, of a mail exchanger with a rule that demands STARTTLS.
+    /// A fresh address of a mail exchanger with a rule that requires STARTTLS.
     pub fn peer_with_rule(&mut self) -> IpAddr {
         self.peer(RULE_V4, RULE_V6)
     }
 
-    /// The same, of one without any.
+    /// A fresh address of a mail exchanger without a rule.
     pub fn peer_without_rule(&mut self) -> IpAddr {
         self.peer(HISTORY_V4, HISTORY_V6)
     }
@@ -115,7 +115,7 @@ impl<'g> Bench<'g> {
         }
     }
 
-    /// An address of the network that all of its callers share: a /16 or a /64.
+    /// A fresh address in a network that all its callers share: a /16 or a /64.
     pub fn neighbour(&mut self) -> IpAddr {
         self.peers += 1;
         let [c, d] = self.peers.to_be_bytes();
@@ -131,8 +131,8 @@ impl<'g> Bench<'g> {
         self.isn
     }
 
-    /// One row of the table: an error does not keep the others from being tried. `SMTPWATCH_ADVERSARY_ROW` picks those whose
-    /// names hold a part of its value, parts are separated by `|`.
+    /// Runs one row of the table: an error does not stop the rows after it. `SMTPWATCH_ADVERSARY_ROW` selects rows
+    /// whose names contain a part of its value; parts are separated by `|`.
     pub fn row(&mut self, name: &str, attack: impl FnOnce(&mut Self) -> Result<()>) {
         if std::env::var("SMTPWATCH_ADVERSARY_ROW").is_ok_and(|parts| !parts.split('|').any(|part| name.contains(part)))
         {
@@ -149,14 +149,14 @@ impl<'g> Bench<'g> {
         }
     }
 
-    /// All rows, or those that failed.
+    /// Fails with the list of failed rows, if any.
     pub fn verdict(self) -> Result<()> {
         let Self { rows, failures, .. } = self;
         ensure!(failures.is_empty(), "{} of {rows} rows failed:\n{}", failures.len(), failures.join("\n"));
         Ok(())
     }
 
-    /// Where sessions have ended so far.
+    /// Number of sessions that have ended so far, by result.
     pub fn sessions(&self) -> Result<Sessions> {
         ["tls", "plaintext", "rejected", "unknown"]
             .into_iter()
@@ -164,12 +164,12 @@ impl<'g> Bench<'g> {
             .collect()
     }
 
-    /// Frames that arrived in the host's own name.
+    /// Number of arrived frames with the host's own source address.
     pub fn forged(&self) -> Result<f64> {
         self.daemon.metric("smtpwatch_kernel_dropped_total", &[("reason", "forged")])
     }
 
-    /// What was found about this peer, when everything that was counted has also been told.
+    /// Findings about this peer, after every counted finding has also been printed.
     pub fn findings_about(&self, peer: SocketAddr) -> Result<Vec<Value>> {
         eventually(PATIENCE, "the findings that are counted", || {
             let counted = self.daemon.metric("smtpwatch_findings_total", &[])?;
@@ -178,8 +178,9 @@ impl<'g> Bench<'g> {
         Ok(self.told_about(peer))
     }
 
-    /// What was found about this peer that accuses it. Not that plaintext mechanisms are offered: servers of the lab do that. Not
-    /// that copies of the stream differ: that is true of a stream beside which the attacker sends, and says so of the path.
+    /// Findings about this peer that accuse it. Excluded are offered plaintext mechanisms, which servers of the lab
+    /// have, and conflicting copies of the stream: those are true of any stream beside which the attacker sends, and
+    /// describe the path.
     pub fn accusations(&self, peer: SocketAddr) -> Result<Vec<Value>> {
         let others = ["auth-offered-plaintext", "stream-tampering"];
         let found = self.findings_about(peer)?;
@@ -192,12 +193,12 @@ impl<'g> Bench<'g> {
         self.daemon.findings().into_iter().filter(about).collect()
     }
 
-    /// Waits for a finding about this peer.
+    /// Waits for a finding of this kind about this peer.
     pub fn finding(&self, kind: &str, peer: SocketAddr) -> Result<Value> {
         self.finding_of(&[kind], peer)
     }
 
-    /// Waits for a finding about this peer, of one of these kinds.
+    /// Waits for a finding of one of these kinds about this peer.
     pub fn finding_of(&self, wanted: &[&str], peer: SocketAddr) -> Result<Value> {
         let accepted = |finding: &Value| wanted.iter().any(|kind| finding["kind"] == *kind);
         let found = || Ok(self.told_about(peer).into_iter().find(accepted));
@@ -205,7 +206,7 @@ impl<'g> Bench<'g> {
             .with_context(|| format!("sessions: {:?}; about it: {:?}", self.sessions(), kinds(&self.told_about(peer))))
     }
 
-    /// Waits until so many sessions more have ended with this result as there were `before`.
+    /// Waits until `more` further sessions than in `before` have ended with this result.
     pub fn ended(&self, before: &Sessions, result: &'static str, more: f64) -> Result<()> {
         let before = before.get(result).copied().unwrap_or_default();
         eventually(PATIENCE, &format!("{more} sessions that ended as {result}"), || {
@@ -214,7 +215,7 @@ impl<'g> Bench<'g> {
         .with_context(|| format!("before: {before}; sessions: {:?}", self.sessions()))
     }
 
-    /// Waits until a session more has ended, whatever its result.
+    /// Waits until one further session has ended, with any result.
     pub fn ended_somehow(&self, before: &Sessions) -> Result<()> {
         let before: f64 = before.values().sum();
         eventually(PATIENCE, "the end of a session", || {
@@ -222,13 +223,13 @@ impl<'g> Bench<'g> {
         })
     }
 
-    /// Waits until so many frames are counted as forged: the daemon looks twice a second.
+    /// Waits until `count` frames are counted as forged; the daemon reads the counters twice a second.
     pub fn forged_reach(&self, count: f64) -> Result<()> {
         let reached = || Ok((self.forged()? >= count).then_some(()));
         eventually(PATIENCE, &format!("{count} frames that are counted as forged"), reached)
     }
 
-    /// Waits until the kernel's counters stand still, and gives them as [`Self::packets`] does.
+    /// Waits until the kernel's counters do not change, and returns them as [`Self::packets`] does.
     pub fn packets_at_rest(&self) -> Result<(f64, f64)> {
         let mut last = self.packets()?;
         eventually(PATIENCE, "counters that stand still", || {
@@ -238,13 +239,13 @@ impl<'g> Bench<'g> {
         })
     }
 
-    /// Packets of watched ports that went to the daemon, and those that did not.
+    /// Number of packets of watched ports that were forwarded to the daemon, and of those that were not.
     pub fn packets(&self) -> Result<(f64, f64)> {
         let packets = |outcome| self.daemon.metric("smtpwatch_kernel_packets_total", &[("outcome", outcome)]);
         Ok((packets("forwarded")?, packets("muted")?))
     }
 
-    /// Whether these bytes are anywhere in the memory that the daemon writes.
+    /// Whether these bytes occur in the daemon's writable memory.
     pub fn remembers(&self, needle: &[u8]) -> Result<bool> {
         let process = format!("/proc/{}", self.daemon.pid());
         let memory = std::fs::File::open(format!("{process}/mem"))?;
@@ -259,7 +260,7 @@ impl<'g> Bench<'g> {
             let ends = range.split('-').map(|end| u64::from_str_radix(end, 16)).collect::<Result<Vec<_>, _>>()?;
             let [start, end] = ends[..] else { continue };
             let mut bytes = vec![0; usize::try_from(end - start)?];
-            // What is mapped from a device cannot be read so.
+            // Memory mapped from a device cannot be read in this way.
             if memory.read_exact_at(&mut bytes, start).is_ok() {
                 looked += bytes.len();
                 if holds(&bytes, needle)? {
@@ -271,7 +272,7 @@ impl<'g> Bench<'g> {
         Ok(false)
     }
 
-    /// Waits until the daemon has done with everything that was sent to it.
+    /// Waits until the daemon has processed everything that was sent to it.
     pub fn at_rest(&self) -> Result<()> {
         let mut last = Vec::new();
         eventually(Duration::from_secs(60), "the end of a backlog", || {
@@ -286,7 +287,7 @@ impl<'g> Bench<'g> {
         })
     }
 
-    /// What is remembered of a peer, as its history says.
+    /// The stored history of a peer.
     pub fn history(&self, peer: IpAddr) -> Result<Option<Value>> {
         let all = smtpwatch(&self.ground.home.0, &["baseline", "export"])?;
         let rows = all.lines().map(serde_json::from_str::<Value>).collect::<Result<Vec<_>, _>>()?;
@@ -294,7 +295,7 @@ impl<'g> Bench<'g> {
         Ok(rows.into_iter().find(|row| row.to_string().contains(&format!("\"{peer}\""))))
     }
 
-    /// Waits until so many sessions of a peer are remembered.
+    /// Waits until `sessions` sessions of a peer are in its history.
     pub fn learned(&self, peer: IpAddr, sessions: u64) -> Result<Value> {
         eventually(PATIENCE, &format!("a history of {sessions} sessions of {peer}"), || {
             Ok(self.history(peer)?.filter(|history| history["sessions"] == sessions))
@@ -303,7 +304,7 @@ impl<'g> Bench<'g> {
     }
 }
 
-/// Whether `needle` is in `bytes`: by the standard library's own search, which is fast also where tests are not optimised.
+/// Whether `needle` occurs in `bytes`, by the standard library's search, which is fast in unoptimised tests too.
 fn holds(mut bytes: &[u8], needle: &[u8]) -> Result<bool> {
     let Some((first, rest)) = needle.split_first() else { return Ok(true) };
     while bytes.skip_until(*first)? > 0 {

@@ -1,4 +1,4 @@
-//! Classic evasions of monitors (docs/threats.md, EV rows), by a peer whose frames the host accepts.
+//! Classic evasions of monitors (docs/threats.md, EV rows) by a peer whose frames the host accepts.
 
 use std::io::{BufRead, Write};
 use std::net::SocketAddr;
@@ -19,25 +19,26 @@ use super::dialogue::{
 use super::{inbound, outbound};
 use crate::set_up::SENDER;
 
-/// An evasion: what the peer does at each step.
+/// An evasion: what the peer sends at each step.
 struct Trick {
     name: &'static str,
     act: fn(Moment, &mut Endpoint<'_>, &Material) -> Result<()>,
 }
 
-/// Context of an evasion.
+/// The input of an evasion.
 struct Material {
     /// The end that the attacker plays.
     side: Side,
     /// The flights of a TLS handshake.
     flights: Vec<Said>,
-    /// What the host receives after EHLO: the stripped reply, or the password.
+    /// The bytes that the host receives after EHLO: the stripped reply, or the password.
     truth: Vec<u8>,
     /// Harmless bytes of the same length.
     lie: Vec<u8>,
 }
 
-/// Two copies of one range, both before the host acknowledges either: which copy is used depends on the host.
+/// Two copies of one range, both sent before the host acknowledges either: which copy the host uses depends on its
+/// stack.
 const RIVALS: [&str; 2] = ["a lie ahead, then the truth over it", "the truth, then a lie over it"];
 
 const TRICKS: &[Trick] = &[
@@ -143,7 +144,7 @@ const TRICKS: &[Trick] = &[
         name: "an urgent pointer after the end of the truth",
         act: |moment, endpoint, material| {
             if moment == Moment::Ehlo {
-                // The urgent byte is one that never comes.
+                // The urgent pointer refers to a byte that is never sent.
                 endpoint.send_urgent(&material.truth, material.truth.len() + 5000)?;
             }
             Ok(())
@@ -151,7 +152,7 @@ const TRICKS: &[Trick] = &[
     },
 ];
 
-/// The stripped reply as another one of the same length.
+/// The stripped reply, replaced by one of the same length that offers STARTTLS.
 const LIE_OF_SERVER: &str = "250-mx.example.net\r\n250-SIZE 10240000\r\n250 STARTTLS\r\n";
 
 /// Row 8.
@@ -175,8 +176,8 @@ pub fn tricks(bench: &mut Bench<'_>) {
     large(bench);
 }
 
-/// A row: the strip, or the password, is found. For differing copies it is enough that they are reported, and that mail in
-/// cleartext is found or the session is unknown.
+/// A row: the strip or the password is found. With conflicting copies it is enough that the conflict is reported, and
+/// that cleartext mail is found or the session is unknown.
 fn found(bench: &mut Bench<'_>, side: Side, name: &str, act: &mut Act<'_>) {
     let rivals: &[&str] = if RIVALS.contains(&name) { &["stream-tampering", "starttls-unused"] } else { &[] };
     match side {
@@ -190,7 +191,7 @@ fn found(bench: &mut Bench<'_>, side: Side, name: &str, act: &mut Act<'_>) {
     }
 }
 
-/// Urgent bytes, which a host leaves out of the stream that its program reads.
+/// Urgent bytes, which a host omits from the stream that its program reads.
 fn urgent(bench: &mut Bench<'_>) {
     for at in 0..8 {
         let whole = super::thorough() || at % 4 == usize::from(bench.hook == "xdp");
@@ -262,10 +263,10 @@ fn large(bench: &mut Bench<'_>) {
     });
 }
 
-/// What comes between two segments of a body.
+/// What the attacker sends between two segments of a body.
 type Interruption = fn(&mut Endpoint<'_>) -> Result<()>;
 
-/// Row 6: what an outsider sends does not make the gate copy a message.
+/// Row 6: packets of an outsider do not make the gate copy a message body.
 pub fn bodies(bench: &mut Bench<'_>) {
     let decoys: [(&str, Interruption); 6] = [
         ("control: nothing", |_| Ok(())),
@@ -280,7 +281,7 @@ pub fn bodies(bench: &mut Bench<'_>) {
     ];
     let odd = usize::from(bench.hook == "xdp") ^ usize::from(bench.family == Family::V6);
     for (at, (name, decoy)) in decoys.into_iter().enumerate() {
-        // Each by half of hooks and families.
+        // Each attack runs with half of the hooks and families.
         if at > 0 && at % 2 == odd && !super::thorough() {
             continue;
         }
@@ -289,9 +290,9 @@ pub fn bodies(bench: &mut Bench<'_>) {
     }
 }
 
-/// Lines of a body that cross after the attack: a third of a megabyte.
+/// Number of body lines sent after the attack: a third of a megabyte.
 const LINES: usize = 4000;
-/// Segments that a body takes at least.
+/// Minimum number of segments of a body.
 const MANY: f64 = 150.0;
 
 fn canary(bench: &Bench<'_>, direction: &str, at: usize) -> String {
@@ -304,7 +305,7 @@ fn body_out(bench: &mut Bench<'_>, at: usize, decoy: Interruption) -> Result<()>
     let (before, packets) = (bench.sessions()?, bench.packets_at_rest()?);
     let act = &mut |moment: Moment, endpoint: &mut Endpoint<'_>| {
         match moment {
-            // One segment at a time, so that each is its own packet also before hardware would cut.
+            // One segment at a time, so that each is a packet of its own, also before hardware segmentation.
             Moment::Syn => endpoint.window = 1460,
             Moment::Body => decoy(endpoint)?,
             _ => {}
@@ -344,7 +345,7 @@ fn body_in(bench: &mut Bench<'_>, at: usize, decoy: Interruption) -> Result<()> 
     stays_in_the_kernel(bench, &canary, &before, packets)
 }
 
-/// The message was counted in the kernel, and not copied to the daemon.
+/// Checks that the message was counted in the kernel and not copied to the daemon.
 fn stays_in_the_kernel(
     bench: &Bench<'_>,
     canary: &str,
@@ -358,7 +359,7 @@ fn stays_in_the_kernel(
         Ok((copied + left > MANY).then_some((copied, left)))
     };
     let (copied, left) = eventually(Duration::from_secs(5), "the packets of a body in the kernel's counters", counted)?;
-    // The dialogue, and of the body until the gate is mute.
+    // The dialogue is copied, and the start of the body until the gate mutes the flow.
     ensure!(copied < left, "{copied} packets were copied to the daemon, {left} were not");
     ensure!(!bench.remembers(canary.as_bytes())?, "a line of the message is in the daemon's memory");
     Ok(())
@@ -367,7 +368,7 @@ fn stays_in_the_kernel(
 /// Row 7: a flood of flows without a connection does not evict the stripped one.
 pub fn floods(bench: &mut Bench<'_>) {
     for flaw in [Flaw::OtherStation, Flaw::None] {
-        // Each by one hook.
+        // Each flood runs with one hook.
         if (flaw == Flaw::None) != (bench.hook == "xdp") && !super::thorough() {
             continue;
         }
@@ -383,7 +384,7 @@ pub fn floods(bench: &mut Bench<'_>) {
                     if moment == Moment::Ehlo {
                         flood.iter().try_for_each(|frame| endpoint.inject(frame))?;
                         endpoint.drain()?;
-                        // The strip is slow: it waits until the daemon has taken in everything.
+                        // The strip is slow: it waits until the daemon has processed the flood.
                         bench.at_rest()?;
                     }
                     Ok(())
@@ -397,9 +398,9 @@ pub fn floods(bench: &mut Bench<'_>) {
     }
 }
 
-/// History has a share for each role: clients of one network do not push a mail exchanger out of it.
+/// The history reserves a share per role: clients of one network do not evict a mail exchanger.
 pub fn history_flood(bench: &mut Bench<'_>) {
-    // More than the whole history holds, or as many as show that the way is right.
+    // More clients than the whole history holds; in the short run only enough to check the procedure.
     let clients: u16 = if super::thorough() { 1100 } else { 20 };
     bench.row(&format!("history, then {clients} clients of one network, a strip"), |bench| {
         let exchanger = bench.peer_without_rule();

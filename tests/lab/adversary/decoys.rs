@@ -1,4 +1,4 @@
-//! Frames that the host discards, or that pretend to come from the host, beside a session.
+//! Decoys: frames that the host discards, or with the host's own source address, sent beside a session.
 
 use std::net::SocketAddr;
 
@@ -11,7 +11,7 @@ use smtpwatch_tests::userspace_tcp::Endpoint;
 use super::bench::Bench;
 use super::dialogue::{Act, Moment, Said, Side, WITH_STARTTLS, false_tls, forge, tls_flights};
 
-/// What the attacker sends beside a session, at one moment of it.
+/// What the attacker sends beside a session, and at which moment.
 pub struct Decoy {
     name: &'static str,
     moment: Moment,
@@ -19,24 +19,25 @@ pub struct Decoy {
     inject: fn(&mut Endpoint<'_>, &Means<'_>) -> Result<()>,
 }
 
-/// What a decoy is made of.
+/// The parts from which a decoy is built.
 struct Means<'a> {
     /// The end that the attacker plays in the real session.
     side: Side,
-    /// What is wrong with its frames.
+    /// The flaw of its frames.
     flaw: Flaw,
-    /// A dialogue that goes on from here to TLS.
+    /// A dialogue that continues from this moment to TLS.
     said: &'a [Said],
 }
 
-/// What is wrong with the peer's frames of a decoy.
+/// Which flaws the peer's frames of a decoy have.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Flaws {
-    /// Each in turn.
+    /// Every flaw in turn.
     All,
-    /// Those that a host sees before it looks for a connection.
+    /// Flaws that a host detects before it looks up the connection.
     BeforeTcp,
-    /// Nothing: the state of the connection alone makes the host discard them, or they are in the name of the host.
+    /// None: only the state of the connection makes the host discard the frames, or they have the host's source
+    /// address.
     None,
 }
 
@@ -51,7 +52,7 @@ impl Flaws {
     }
 }
 
-/// Beside a session in which the attacker plays the server.
+/// Decoys for a session in which the attacker plays the server.
 pub const OF_SERVER: &[Decoy] = &[
     Decoy { name: "false TLS before the EHLO reply", moment: Moment::Ehlo, flaws: Flaws::All, inject: false_dialogue },
     Decoy {
@@ -128,7 +129,7 @@ pub const OF_SERVER: &[Decoy] = &[
     },
 ];
 
-/// Beside a session in which the attacker plays the client.
+/// Decoys for a session in which the attacker plays the client.
 pub const OF_CLIENT: &[Decoy] = &[
     Decoy { name: "false TLS after the EHLO reply", moment: Moment::Ehlo, flaws: Flaws::All, inject: false_dialogue },
     Decoy { name: "false TLS after the greeting", moment: Moment::Greeting, flaws: Flaws::All, inject: false_dialogue },
@@ -180,7 +181,7 @@ pub const OF_CLIENT: &[Decoy] = &[
     },
 ];
 
-/// Beside any session.
+/// Decoys for any session.
 pub const OF_EITHER: &[Decoy] = &[
     Decoy { name: "FIN of the peer", moment: Moment::Ehlo, flaws: Flaws::All, inject: fin_of_peer },
     Decoy {
@@ -277,7 +278,7 @@ pub const OF_EITHER: &[Decoy] = &[
     },
 ];
 
-/// From one flaw to the next: no list of them has a length that shares a divisor with it.
+/// Step from one flaw to the next; no list of flaws has a length that shares a divisor with it.
 const STEP: usize = 7;
 
 /// An initial sequence number that no session has.
@@ -323,11 +324,11 @@ fn rst_at(endpoint: &Endpoint<'_>, distance: u32) -> Result<()> {
     endpoint.inject(&endpoint.frame(Tcp { seq: tcp.seq.wrapping_add(distance), ..tcp }))
 }
 
-/// A session that is attacked, by what it is.
+/// A kind of session that is attacked.
 pub type Session = fn(&mut Bench<'_>, &mut Act<'_>) -> Result<()>;
 
-/// Tries `decoys` beside a cleartext session, which must be found, and beside an honest one, of which nothing must be found.
-/// The attacker plays `side`.
+/// Tries `decoys` beside a cleartext session, which must be found, and beside a legitimate one, which must raise
+/// nothing. The attacker plays `side`.
 pub fn try_all(bench: &mut Bench<'_>, side: Side, decoys: &'static [Decoy], (cleartext, honest): (Session, Session)) {
     let flights = match tls_flights(&bench.ground.identity) {
         Ok(flights) => flights,
@@ -335,7 +336,7 @@ pub fn try_all(bench: &mut Bench<'_>, side: Side, decoys: &'static [Decoy], (cle
     };
     for (at, decoy) in decoys.iter().enumerate() {
         let all = decoy.flaws.of(bench.family);
-        // Every decoy with one flaw, the first one with each; hooks, families and sides differ in which.
+        // Every decoy with one flaw, the first one with all; the chosen flaw differs between hooks, families and sides.
         let start = at * 5 + usize::from(bench.hook == "xdp") * 7 + usize::from(side == Side::Client) * 3;
         let whole = super::thorough() || at == 0 && decoy.flaws == Flaws::All && decoys.len() != OF_EITHER.len();
         let few = if whole { all.len() } else { 1 };
@@ -360,7 +361,8 @@ pub fn try_all(bench: &mut Bench<'_>, side: Side, decoys: &'static [Decoy], (cle
     }
 }
 
-/// A SYN of the client, at this distance from its initial sequence number: in the host's name, or as the peer that it plays.
+/// A SYN of the client at this distance from its initial sequence number: with the host's source address, or as the
+/// peer that the attacker plays.
 pub fn syn(endpoint: &Endpoint<'_>, distance: u32) -> Result<()> {
     if endpoint.remote.port() >= 1024 {
         let seq = endpoint.remote_isn.wrapping_add(distance);
@@ -370,7 +372,7 @@ pub fn syn(endpoint: &Endpoint<'_>, distance: u32) -> Result<()> {
     endpoint.inject(&endpoint.frame(Tcp { seq, ack: 0, ..endpoint.tcp(SYN, b"") }))
 }
 
-/// A SYN-ACK of the server to [`syn`], likewise.
+/// The server's SYN-ACK to [`syn`], likewise.
 pub fn syn_ack(endpoint: &Endpoint<'_>, distance: u32) -> Result<()> {
     let (isn, remote) = (endpoint.isn.wrapping_add(distance), endpoint.remote_isn.wrapping_add(distance));
     let tcp = endpoint.tcp(SYN | ACK, b"");
@@ -380,7 +382,7 @@ pub fn syn_ack(endpoint: &Endpoint<'_>, distance: u32) -> Result<()> {
     endpoint.inject(&endpoint.frame_of_host(Tcp { seq: remote, ack: isn.wrapping_add(1), ..tcp }))
 }
 
-/// So many frames, each of its own flow that has no SYN: half of them of servers, half of clients.
+/// `count` frames, each of a flow of its own without a SYN: half of them from servers, half from clients.
 pub fn flood(bench: &mut Bench<'_>, count: u32, flaw: Flaw) -> Vec<Frame> {
     let mut address = bench.peer_without_rule();
     (0..count)

@@ -1,4 +1,4 @@
-//! Dialogues of the attacker's server and client over a userspace TCP, and dialogues that never took place.
+//! Dialogues of the attacker's server and client over a userspace TCP, and forged dialogues that never took place.
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::SocketAddr;
@@ -20,19 +20,19 @@ use crate::set_up::SENDER;
 pub enum Moment {
     /// The client's SYN has arrived.
     Syn,
-    /// The connection stands, the greeting has not been sent.
+    /// The connection is established; the greeting has not been sent.
     Greeting,
     /// The client has sent EHLO.
     Ehlo,
     /// The client has sent MAIL.
     Mail,
-    /// The client has sent DATA and has its 354.
+    /// The client has sent DATA and received 354.
     Body,
     /// The client has sent QUIT.
     Quit,
 }
 
-/// What the attacker does at each moment.
+/// The attacker's action at each moment.
 pub type Act<'a> = dyn FnMut(Moment, &mut Endpoint<'_>) -> Result<()> + 'a;
 
 /// Does nothing at any moment.
@@ -42,16 +42,16 @@ pub fn idle(_: Moment, _: &mut Endpoint<'_>) -> Result<()> {
 
 /// The EHLO reply of a server with STARTTLS.
 pub const WITH_STARTTLS: &str = "250-mx.example.net\r\n250-SIZE 10240000\r\n250-STARTTLS\r\n250 8BITMIME\r\n";
-/// The same, stripped.
+/// The same reply without STARTTLS.
 pub const STRIPPED: &str = "250-mx.example.net\r\n250-SIZE 10240000\r\n250 8BITMIME\r\n";
 
-/// A dialogue of a client of the host with a server that the attacker plays; `act` is called at each moment.
+/// A dialogue of a client on the host with a server that the attacker plays; `act` is called at each moment.
 pub fn outbound(bench: &mut Bench<'_>, server: SocketAddr, ehlo: &str, act: &mut Act<'_>) -> Result<Session> {
     let identity = &bench.ground.identity;
     outbound_by(bench, server, ehlo, act, || smtp::send(server, Some(identity), SENDER, "bob@peer.example"))
 }
 
-/// As [`outbound`], by this client.
+/// As [`outbound`], with this client.
 pub fn outbound_by<T: Send>(
     bench: &mut Bench<'_>,
     server: SocketAddr,
@@ -94,7 +94,7 @@ pub fn serve(
             "EHLO" => {
                 let before = endpoint.seq;
                 act(Moment::Ehlo, &mut endpoint)?;
-                // An attack may have sent the reply in its own way.
+                // The attack may have sent the reply already.
                 if endpoint.seq == before { ehlo } else { "" }
             }
             "STARTTLS" => {
@@ -128,7 +128,7 @@ pub fn serve(
     }
 }
 
-/// The rest of a session, which is not the attacker's to touch.
+/// The rest of a session under TLS, which the attacker does not change.
 fn under_tls(mut stream: impl Read + Write) -> Result<()> {
     let mut reader = BufReader::new(&mut stream);
     loop {
@@ -156,7 +156,7 @@ fn under_tls(mut stream: impl Read + Write) -> Result<()> {
     }
 }
 
-/// Who says something.
+/// The speaker of an utterance.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Side {
     /// The client.
@@ -168,7 +168,7 @@ pub enum Side {
 /// One utterance.
 pub type Said = (Side, Vec<u8>);
 
-/// The flights of a real TLS handshake, and what follows it.
+/// The flights of a real TLS handshake, and the records after it.
 pub fn tls_flights(identity: &Identity) -> Result<Vec<Said>> {
     let mut client = Connection::from(ClientConnection::new(identity.client()?, identity.server_name()?)?);
     let mut server = Connection::from(ServerConnection::new(identity.server()?)?);
@@ -199,8 +199,8 @@ fn exchange(side: Side, from: &mut Connection, to: &mut Connection, said: &mut V
     Ok(())
 }
 
-/// What the daemon would have to hear from this moment on to take the session for one under TLS. The attacker plays `side`
-/// in the real one.
+/// The utterances that the daemon would have to see from this moment on to classify the session as TLS. The attacker
+/// plays `side` in the real session.
 pub fn false_tls(side: Side, moment: Moment, flights: &[Said]) -> Vec<Said> {
     let mut said = match (side, moment) {
         (_, Moment::Syn) | (Side::Server, Moment::Greeting) => {
@@ -225,18 +225,18 @@ pub fn false_tls(side: Side, moment: Moment, flights: &[Said]) -> Vec<Said> {
     said
 }
 
-/// The server says this.
+/// An utterance of the server.
 pub fn server(text: &str) -> Said {
     (Side::Server, text.as_bytes().to_vec())
 }
 
-/// The client says this.
+/// An utterance of the client.
 pub fn client(text: &str) -> Said {
     (Side::Client, text.as_bytes().to_vec())
 }
 
-/// Sends what `said` says in the names of both ends, each utterance acknowledged by the other end. Frames of the end that the
-/// attacker plays have this flaw; those of the host are whole, and arrive where they come from.
+/// Sends the utterances of `said` in the names of both ends, each acknowledged by the other end. Frames of the end that
+/// the attacker plays have this flaw; frames in the host's name are well-formed but arrive instead of leaving.
 pub fn forge(endpoint: &Endpoint<'_>, plays: Side, said: &[Said], flaw: Flaw) -> Result<()> {
     let (mut seq, mut ack) = (endpoint.seq, endpoint.ack);
     if seq == endpoint.isn {
@@ -266,16 +266,16 @@ pub fn forge(endpoint: &Endpoint<'_>, plays: Side, said: &[Said], flaw: Flaw) ->
     Ok(())
 }
 
-/// What a client of the attacker does with a real server of the host.
+/// What the attacker's client does with a real server of the host.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Errand<'a> {
     /// A password in cleartext.
     Auth,
-    /// TLS, and a password and a message under it.
+    /// TLS, then a password and a message under it.
     Tls,
-    /// TLS, and nothing under it but EHLO.
+    /// TLS, and only EHLO under it.
     Greeting,
-    /// Lines before and instead of TLS, then a message in cleartext.
+    /// These lines before and instead of TLS, then a message in cleartext.
     Cleartext(&'a [&'a str]),
 }
 
@@ -292,7 +292,7 @@ pub fn inbound(
     visit(&mut endpoint, &bench.ground.identity, errand, act)
 }
 
-/// As [`inbound`], by an end of a connection that is not open yet.
+/// As [`inbound`], on an endpoint that is not yet connected.
 pub fn visit(endpoint: &mut Endpoint<'_>, identity: &Identity, errand: Errand<'_>, act: &mut Act<'_>) -> Result<()> {
     const NAME: &str = "EHLO peer.example";
     act(Moment::Syn, endpoint)?;
@@ -307,7 +307,7 @@ pub fn visit(endpoint: &mut Endpoint<'_>, identity: &Identity, errand: Errand<'_
     let before = endpoint.seq;
     act(Moment::Ehlo, endpoint)?;
     match errand {
-        // An attack may have sent it in its own way.
+        // The attack may have sent it already.
         Errand::Auth if endpoint.seq != before => {
             endpoint.reply()?;
         }
@@ -319,14 +319,14 @@ pub fn visit(endpoint: &mut Endpoint<'_>, identity: &Identity, errand: Errand<'_
             ensure!(go_ahead.starts_with("220"), "{go_ahead}");
             let connection = ClientConnection::new(identity.client()?, identity.server_name()?)?;
             let mut secure = BufReader::new(StreamOwned::new(connection, &mut *endpoint));
-            // More than is copied of a handshake.
+            // More than the gate copies of a handshake.
             let message = format!("Subject: x\r\n\r\n{}.", "Under TLS.\r\n".repeat(4000));
             let [mail, rcpt, data, _] = MESSAGE;
             let lines = [NAME, PASSWORD, mail, rcpt, data, &message];
             for line in if errand == Errand::Tls { &lines[..] } else { &lines[..1] } {
                 smtp::ask(&mut secure, line)?;
             }
-            // Without QUIT: the host's end is the second to close, and its socket is gone at once.
+            // Without QUIT the host closes second, so its socket is freed at once.
             return endpoint.close();
         }
         Errand::Cleartext(_) => {

@@ -1,4 +1,4 @@
-//! This host as the server: the attacker plays clients against real servers on the gateway.
+//! The host as the server: the attacker plays clients against real servers on the gateway.
 
 use std::net::SocketAddr;
 
@@ -11,10 +11,10 @@ use super::bench::{Bench, kinds};
 use super::decoys;
 use super::dialogue::{self, Act, Errand, Moment, Said, Side, client, false_tls, forge, idle, server, tls_flights};
 
-/// Port of every client.
+/// Source port of every client.
 pub const PORT: u16 = 40_001;
 
-/// The same machinery, idle.
+/// The same sessions without an attack.
 pub fn controls(bench: &mut Bench<'_>) {
     bench.row("inbound, control: AUTH in cleartext", |bench| auth(bench, &mut idle));
     bench.row("inbound, control: AUTH under TLS", |bench| honest(bench, &mut idle));
@@ -27,18 +27,18 @@ pub fn decoys(bench: &mut Bench<'_>) {
     }
 }
 
-/// A password in cleartext with an attack at its side: it is found, and never taken for TLS.
+/// A cleartext password combined with an attack: it is found, and the session is never classified as TLS.
 pub fn auth(bench: &mut Bench<'_>, act: &mut Act<'_>) -> Result<()> {
     let client = SocketAddr::new(bench.peer_without_rule(), PORT);
     auth_from(bench, client, 587, act)
 }
 
-/// The same by this client, at this port.
+/// As [`auth`], with this client and this port.
 pub fn auth_from(bench: &mut Bench<'_>, client: SocketAddr, port: u16, act: &mut Act<'_>) -> Result<()> {
     auth_found_as(bench, client, port, &["auth-plaintext"], act)
 }
 
-/// The same, found as one of these kinds.
+/// As [`auth`], found as one of these kinds.
 pub fn auth_found_as(
     bench: &mut Bench<'_>,
     client: SocketAddr,
@@ -56,7 +56,7 @@ pub fn auth_found_as(
     Ok(())
 }
 
-/// An honest session with an attack at its side: nothing is found.
+/// A legitimate session combined with an attack: nothing is found.
 fn honest(bench: &mut Bench<'_>, act: &mut Act<'_>) -> Result<()> {
     let client = SocketAddr::new(bench.peer_without_rule(), PORT);
     let before = bench.sessions()?;
@@ -69,7 +69,7 @@ fn honest(bench: &mut Bench<'_>, act: &mut Act<'_>) -> Result<()> {
     Ok(())
 }
 
-/// Row 2: sessions of clients that never took place, of which the host's part arrives too.
+/// Row 2: client sessions that never took place; forged frames of the host's side arrive too.
 pub fn forged_sessions(bench: &mut Bench<'_>) {
     let auth: Vec<Said> = vec![
         server("220 gateway.example.org ESMTP\r\n"),
@@ -80,7 +80,7 @@ pub fn forged_sessions(bench: &mut Bench<'_>) {
         client("QUIT\r\n"),
         server("221 2.0.0 Bye\r\n"),
     ];
-    // The host answers the first itself, with other numbers.
+    // The host answers the first one itself, with other numbers.
     for flaw in [Flaw::None, Flaw::OtherStation, Flaw::PseudoHeaderSum] {
         bench.row(&format!("inbound, forged AUTH of a host that did not answer, {flaw:?}"), |bench| {
             never_answered(bench, &auth, flaw)
@@ -131,7 +131,7 @@ fn never_answered(bench: &mut Bench<'_>, said: &[Said], flaw: Flaw) -> Result<()
     Ok(())
 }
 
-/// Has a real session, with its own client: when that is counted and remembered, everything before it is.
+/// Runs a real session of another client: once it is counted and stored, everything before it is processed.
 fn remembered(bench: &mut Bench<'_>) -> Result<()> {
     let (address, before) = (bench.peer_without_rule(), bench.sessions()?);
     dialogue::inbound(bench, SocketAddr::new(address, PORT), 25, Errand::Tls, &mut idle)?;
@@ -139,7 +139,7 @@ fn remembered(bench: &mut Bench<'_>) -> Result<()> {
     bench.learned(address, 1).map(drop)
 }
 
-/// Row 4: the four-tuple and the initial sequence number of a session under TLS, once more.
+/// Row 4: reuses the four-tuple and the initial sequence number of a session under TLS.
 pub fn reuse(bench: &mut Bench<'_>) {
     bench.row("inbound, AUTH by the four-tuple and ISN of a session under TLS", |bench| {
         let client = SocketAddr::new(bench.peer_without_rule(), PORT);
@@ -158,7 +158,7 @@ pub fn reuse(bench: &mut Bench<'_>) {
     });
 }
 
-/// Row 5: two watched ports, and the table of flows whose client has the lower one.
+/// Row 5: both ports are watched; the attack fills the table of flows whose client has the lower port.
 pub fn watched_ports(bench: &mut Bench<'_>) {
     bench.row("inbound, control: AUTH from port 25 to 587", |bench| {
         let client = SocketAddr::new(bench.peer_without_rule(), 25);
@@ -169,7 +169,7 @@ pub fn watched_ports(bench: &mut Bench<'_>) {
             let (address, isn) = (bench.peer_without_rule(), bench.isn());
             let host = SocketAddr::new(bench.family.gateway(), 587);
             let endpoint = Endpoint::unopened(&bench.wire, SocketAddr::new(address, 25), host, isn);
-            // The host keeps nothing of a frame for another station, and answers the other one.
+            // The host keeps no state for a frame to another station, and answers the other one.
             let syn = Tcp { ack: 0, ..endpoint.tcp(SYN, b"") };
             endpoint.inject(&Frame { flaw: Flaw::OtherStation, ..endpoint.frame(syn.clone()) })?;
             endpoint.inject(&endpoint.frame(syn))?;
@@ -182,7 +182,7 @@ pub fn watched_ports(bench: &mut Bench<'_>) {
     });
 }
 
-/// Row 9: what the path writes does not make another client of one that is known.
+/// Row 9: data that the path forges does not change the identity of a known client.
 pub fn known_clients(bench: &mut Bench<'_>) {
     let rows: [(&str, &[&str]); 6] = [
         ("control: the same EHLO name", &["EHLO peer.example"]),

@@ -1,4 +1,4 @@
-//! This host as the client: real mail from the gateway to servers that the attacker plays.
+//! The host as the client: real mail from the gateway to servers that the attacker plays.
 
 use std::net::{IpAddr, SocketAddr};
 
@@ -13,7 +13,7 @@ use super::dialogue::{
     self, Act, Moment, STRIPPED, Said, Side, WITH_STARTTLS, client, false_tls, forge, idle, server, tls_flights,
 };
 
-/// The same machinery, idle.
+/// The same sessions without an attack.
 pub fn controls(bench: &mut Bench<'_>) {
     bench.row("outbound, control: a strip", |bench| strip(bench, &mut idle));
     bench.row("outbound, control: an honest session", |bench| honest(bench, &mut idle));
@@ -26,7 +26,7 @@ pub fn decoys(bench: &mut Bench<'_>) {
     }
 }
 
-/// Frames in the host's name beside a live session are counted.
+/// Frames with the host's source address beside a live session are counted.
 pub fn counted(bench: &mut Bench<'_>) {
     bench.row("outbound, frames in the host's name are counted", |bench| {
         let forged = bench.forged()?;
@@ -42,12 +42,12 @@ pub fn counted(bench: &mut Bench<'_>) {
     });
 }
 
-/// A strip with an attack at its side: it is found, and never taken for TLS.
+/// A strip combined with an attack: it is found, and the session is never classified as TLS.
 pub fn strip(bench: &mut Bench<'_>, act: &mut Act<'_>) -> Result<()> {
     strip_found_as(bench, &["starttls-stripped"], act)
 }
 
-/// The same, found as one of these kinds.
+/// As [`strip`], found as one of these kinds.
 pub fn strip_found_as(bench: &mut Bench<'_>, kinds: &[&str], act: &mut Act<'_>) -> Result<()> {
     let server = SocketAddr::new(bench.peer_with_rule(), 25);
     let before = bench.sessions()?;
@@ -60,7 +60,7 @@ pub fn strip_found_as(bench: &mut Bench<'_>, kinds: &[&str], act: &mut Act<'_>) 
     Ok(())
 }
 
-/// An honest session with an attack at its side: nothing is found.
+/// A legitimate session combined with an attack: nothing is found.
 fn honest(bench: &mut Bench<'_>, act: &mut Act<'_>) -> Result<()> {
     let server = SocketAddr::new(bench.peer_with_rule(), 25);
     let before = bench.sessions()?;
@@ -74,9 +74,9 @@ fn honest(bench: &mut Bench<'_>, act: &mut Act<'_>) -> Result<()> {
     Ok(())
 }
 
-/// Row 2: sessions that never took place, both ends of which arrive.
+/// Row 2: sessions that never took place; the frames of both ends arrive.
 pub fn forged_sessions(bench: &mut Bench<'_>) {
-    // The host answers the first with resets: no socket of its own has these numbers. It says nothing about the others.
+    // The host answers the first with resets, because no socket has these numbers. It does not answer the others.
     for flaw in [Flaw::None, Flaw::OtherStation, Flaw::PseudoHeaderSum] {
         bench.row(&format!("outbound, forged cleartext against a host that never spoke, {flaw:?}"), |bench| {
             let server = bench.peer_with_rule();
@@ -122,7 +122,7 @@ pub fn forged_sessions(bench: &mut Bench<'_>) {
     bench.row("outbound, control: history, a strip", |bench| wear_down(bench, 0, Flaw::None));
 }
 
-/// Teaches by six honest sessions, forges some, and strips.
+/// Builds a history of six legitimate sessions, forges further ones, then strips.
 fn wear_down(bench: &mut Bench<'_>, forged: usize, flaw: Flaw) -> Result<()> {
     let address = bench.peer_without_rule();
     let server = SocketAddr::new(address, 25);
@@ -150,7 +150,7 @@ fn wear_down(bench: &mut Bench<'_>, forged: usize, flaw: Flaw) -> Result<()> {
     bench.finding("starttls-stripped", server).map(drop)
 }
 
-/// Has a real session, with its own server: when that is counted and remembered, everything before it is.
+/// Runs a real session with another server: once it is counted and stored, everything before it is processed.
 fn remembered(bench: &mut Bench<'_>) -> Result<()> {
     let (address, before) = (bench.peer_without_rule(), bench.sessions()?);
     let session = dialogue::outbound(bench, SocketAddr::new(address, 25), WITH_STARTTLS, &mut idle)?;
@@ -159,7 +159,7 @@ fn remembered(bench: &mut Bench<'_>) -> Result<()> {
     bench.learned(address, 1).map(drop)
 }
 
-/// Nothing is found, learned or counted of a session that was forged.
+/// Checks that a forged session raises no finding, and is neither stored nor counted.
 fn never_spoke(bench: &mut Bench<'_>, server: IpAddr, said: &[Said], (port, flaw): (u16, Flaw)) -> Result<()> {
     let before = bench.sessions()?;
     forged_session(bench, server, said, (port, flaw))?;
@@ -175,11 +175,11 @@ fn never_spoke(bench: &mut Bench<'_>, server: IpAddr, said: &[Said], (port, flaw
     Ok(())
 }
 
-/// A whole session that never took place: every frame of both ends arrives at the host. The server's have
-/// this flaw.
+/// A whole session that never took place: every frame of both ends arrives at the host. The server's frames have this
+/// flaw.
 fn forged_session(bench: &mut Bench<'_>, server: IpAddr, said: &[Said], (port, flaw): (u16, Flaw)) -> Result<()> {
     let isn = bench.isn();
-    // A port that no socket of the host has: ephemeral ones begin at 32768.
+    // A port that no socket of the host uses: ephemeral ports begin at 32768.
     let client = SocketAddr::new(bench.family.gateway(), 20_000 + u16::try_from(isn % 10_000)?);
     let mut endpoint = Endpoint::unopened(&bench.wire, SocketAddr::new(server, port), client, isn);
     let syn = Tcp { seq: endpoint.remote_isn, ack: 0, ..endpoint.tcp(SYN, b"") };
@@ -234,7 +234,7 @@ fn auth() -> Vec<Said> {
     said
 }
 
-/// TLS, asked for without an offer.
+/// STARTTLS without an offer, then TLS.
 fn bare_tls(flights: &[Said]) -> Vec<Said> {
     let mut said = cleartext(STRIPPED);
     said.truncate(3);

@@ -1,11 +1,12 @@
-//! Makes the captures that the benchmarks replay, from real servers: `bench-capture DIRECTORY`.
+//! Records the captures that the benchmarks replay, from real servers: `bench-capture DIRECTORY`.
 //!
 //! * `short.pcap`: short sessions in cleartext, by Postfix's `smtp-source` and `smtp-sink`;
-//! * `bodies.pcap`: messages of one megabyte in cleartext, by the same two;
+//! * `bodies.pcap`: messages of one megabyte in cleartext, by the same two programs;
 //! * `bulk.pcap`: messages of ten megabytes under STARTTLS, from one real Postfix to another.
 //!
-//! Client and server live in network namespaces, with segmentation offload off, so that the packets are those of a wire. One
-//! tcpdump records; a packet that it loses is an error. Everything is bounded, and nothing stays but the files.
+//! Client and server run in network namespaces with segmentation offload off, so that the packets look as they do on a
+//! wire. One tcpdump records; a packet that it loses is an error. Everything is bounded, and only the capture files
+//! remain.
 
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
@@ -25,7 +26,7 @@ const BODY_OCTETS: u64 = 1_000_000;
 const BULK: u64 = 30;
 /// Just below Postfix's `message_size_limit` of 10,240,000.
 const BULK_OCTETS: u64 = 10_000_000;
-/// Sessions at once.
+/// Number of concurrent sessions.
 const PARALLEL: u64 = 20;
 const LIMIT: Duration = Duration::from_secs(180);
 const EXCHANGER: SocketAddr = SocketAddr::new(IpAddr::V4(EXCHANGER_V4), 25);

@@ -1,7 +1,7 @@
-//! The demonstration: honest mail, then a STARTTLS strip, and what the daemon says about it.
+//! The demonstration: legitimate mail, then a STARTTLS strip, and the findings of the daemon.
 //!
-//! Three network namespaces, a scripted server and client with real TLS, the attacker of the lab, the real daemon. Needs
-//! root, iproute2 and nftables, and nothing else; it leaves nothing behind.
+//! It uses three network namespaces, a scripted server and client with real TLS, the attacker of the lab, and the real
+//! daemon. It needs root, iproute2 and nftables, and removes everything that it created.
 
 use std::net::SocketAddr;
 use std::path::{Path as FilePath, PathBuf};
@@ -17,7 +17,7 @@ use smtpwatch_tests::scripted::{Script, Server};
 use smtpwatch_tests::smtp;
 use smtpwatch_tests::tls::Identity;
 
-/// One more than `[baseline] min_sessions`: history is strong enough to accuse.
+/// One more session than `[baseline] min_sessions`, so that the history is sufficient for a finding.
 const HONEST: u32 = 6;
 const LIMIT: Duration = Duration::from_secs(15);
 
@@ -82,7 +82,7 @@ fn play(home: &FilePath) -> Result<()> {
     Ok(())
 }
 
-/// The finding as an operator reads it.
+/// Prints a finding in the form that an operator reads.
 fn show(finding: &Value) {
     let text = |pointer: &str| match finding.pointer(pointer) {
         Some(Value::String(text)) => text.clone(),
@@ -106,7 +106,7 @@ fn show(finding: &Value) {
     }
 }
 
-/// The daemon's directory, removed with everything in it.
+/// The daemon's directory, removed with its contents on drop.
 struct Home(PathBuf);
 
 impl Drop for Home {

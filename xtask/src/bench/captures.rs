@@ -1,4 +1,4 @@
-//! The captures that are replayed: made once, by real servers, and kept below `target/bench`.
+//! The captures that are replayed: recorded once from real servers, and cached below `target/bench`.
 
 use std::{
     fs,
@@ -9,16 +9,16 @@ use anyhow::{Context as _, Result, ensure};
 
 use crate::host::{self, Tool};
 
-/// What making them needs beside the lab's own roots.
+/// Tools for recording them, in addition to the lab's own roots.
 const TOOLS: [Tool; 4] =
     [("ip", "iproute2"), ("tcpdump", "tcpdump"), ("ethtool", "ethtool"), ("setpriv", "util-linux")];
 
-/// One capture, and what is in it.
+/// One capture and its contents.
 #[derive(Clone, Debug)]
 pub struct Capture {
-    /// In words.
+    /// Description for the table.
     pub what: &'static str,
-    /// How many sessions it holds.
+    /// Number of sessions.
     pub sessions: u64,
     /// The file.
     pub path: PathBuf,
@@ -31,7 +31,7 @@ impl Capture {
     }
 }
 
-/// All of them; makes those that are missing.
+/// Returns all captures; records those that are missing.
 pub fn all() -> Result<Vec<Capture>> {
     let directory = host::workspace().join("target/bench/captures");
     let captures = [
@@ -48,7 +48,7 @@ pub fn all() -> Result<Vec<Capture>> {
 
 fn make(directory: &Path) -> Result<()> {
     host::ensure_tools(&TOOLS)?;
-    // Under another name until they are whole.
+    // Under another name until they are complete.
     let fresh = directory.with_extension("fresh");
     let _ = fs::remove_dir_all(&fresh);
     fs::create_dir_all(&fresh)?;

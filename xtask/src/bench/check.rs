@@ -1,5 +1,5 @@
-//! `cargo xtask bench --check`: instruction counts beside those that are committed. Counts, not times: they are the same on a
-//! busy machine.
+//! `cargo xtask bench --check`: compares instruction counts with the committed ones. Counts, unlike times, are the same
+//! on a busy machine.
 
 use std::{
     collections::BTreeMap,
@@ -18,14 +18,14 @@ use crate::{
     host::{self, Tool},
 };
 
-/// What it needs.
+/// Required tools.
 pub const TOOLS: [Tool; 1] = [("valgrind", "valgrind")];
-/// How much more is too much.
+/// Factor above which a count is too high.
 const TOLERANCE: f64 = 1.05;
 /// The committed figures.
 const FIGURES: &str = "xtask/figures.tsv";
 
-/// Userspace: case of the benchmark `work`, and how many of it.
+/// Userspace: case of the benchmark `work`, its count, and the unit.
 const WORK: [(&str, u32, &str); 4] = [
     ("short", 2_000, "a session in cleartext, 33 packets"),
     ("starttls", 2_000, "a session with STARTTLS, 25 packets"),
@@ -33,7 +33,7 @@ const WORK: [(&str, u32, &str); 4] = [
     ("tls", 20_000, "a segment under TLS and its acknowledgment, muted"),
 ];
 
-/// One count.
+/// One instruction count.
 #[derive(Clone, Debug)]
 struct Count {
     /// Its name in the committed figures.
@@ -42,18 +42,18 @@ struct Count {
     value: u64,
 }
 
-/// How the counts stand beside the committed figures.
+/// Result of the comparison with the committed figures.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct Comparison {
-    /// Figures that were compared and hold.
+    /// Number of figures that were compared and are within the tolerance.
     pub held: usize,
-    /// Counts that are too high, or that no figure is committed for, in words.
+    /// Messages about counts that are too high, or that have no committed figure.
     pub worse: Vec<String>,
-    /// What was not compared, with the reason.
+    /// Counts that were not compared, with the reason.
     pub skipped: Vec<String>,
 }
 
-/// Counts, and compares with the committed figures.
+/// Counts instructions and compares them with the committed figures.
 pub fn compare() -> Result<Comparison> {
     let (counts, skipped) = count()?;
     let figures = committed(&host::workspace().join(FIGURES))?;
@@ -72,7 +72,7 @@ pub fn compare() -> Result<Comparison> {
     Ok(comparison)
 }
 
-/// Fails where a count is more than 5 % above its committed figure.
+/// Fails if a count is more than 5 % above its committed figure.
 pub fn run() -> Result<()> {
     let Comparison { held, worse, skipped } = compare()?;
     skipped.iter().for_each(|reason| println!("SKIPPED {reason}"));
@@ -86,7 +86,7 @@ pub fn run() -> Result<()> {
     Ok(())
 }
 
-/// Commits to the present counts.
+/// Writes the present counts as the committed figures.
 pub fn accept() -> Result<()> {
     let (counts, skipped) = count()?;
     ensure!(skipped.is_empty(), "not all can be counted here: {}", skipped.join("; "));
@@ -136,7 +136,7 @@ pub fn section() -> Result<String> {
     Ok(text)
 }
 
-/// Instructions of the engine for each unit of work, by callgrind.
+/// Instructions of the engine per unit of work, by callgrind.
 fn userspace() -> Result<Vec<Count>> {
     let program = work()?;
     let count = |&(case, units, _): &(&str, u32, &str)| {
@@ -183,8 +183,8 @@ fn callgrind(program: &Path, case: &str, units: u32) -> Result<u64> {
     }
 }
 
-/// Instructions and stack of each kernel program; and what the verifier makes of it, where this process may ask. The
-/// verifier's count is one of its own kernel release.
+/// Instructions and stack of each kernel program, and the verifier's instruction count if this process may load
+/// programs. The verifier's count depends on the kernel release.
 fn kernel(skipped: &mut Vec<String>) -> Result<Vec<Count>> {
     let bytes = fs::read(host::workspace().join("smtpwatch-capture/bpf/smtpwatch.bpf.o"))?;
     let mut counts = Vec::new();
@@ -218,5 +218,5 @@ fn verified(bytes: &[u8]) -> Result<Vec<Count>> {
     build_ebpf::verified(&mut EbpfLoader::new().load(bytes)?)?.into_iter().map(count).collect()
 }
 
-/// The kernel release whose verifier counted.
+/// The kernel release of the committed verifier counts.
 const VERIFIER: &str = "6.18";

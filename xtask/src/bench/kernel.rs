@@ -1,7 +1,8 @@
-//! What the kernel programs cost, beside a program that does nothing, in one run.
+//! Cost of the kernel programs, compared with an empty program, in one run.
 //!
-//! Every figure is the kernel's own measure (`BPF_PROG_TEST_RUN`, which repeats the program over one packet). The rounds of
-//! all cases are interleaved, so that a slow moment of the machine meets all of them, and the least round of each counts.
+//! Every figure is the kernel's own measure (`BPF_PROG_TEST_RUN`, which repeats the program over one packet). The
+//! rounds of all cases are interleaved, so that a slow moment of the machine affects all of them, and the fastest round
+//! of each counts.
 
 use std::{fmt::Write as _, fs, os::fd::AsFd as _};
 
@@ -18,27 +19,28 @@ use smtpwatch_testkit::{
 
 const ROUNDS: usize = 40;
 const REPEAT: u32 = 100_000;
-/// A forwarded packet fills the ring, which has room for some thousands, and a flow's budget: few at once, many rounds.
+/// Repetitions for a forwarded packet. It fills the ring, which has room for some thousands, and uses a flow's budget:
+/// few per round, many rounds.
 const REPEAT_FORWARDED: u32 = 1_000;
 
-/// Who sends a packet: the client through the program that is measured, the server through that of the other direction.
+/// The sender of a packet: the client's packets pass the measured program, the server's that of the other direction.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum From {
     Client,
     Server,
 }
 
-/// One class of packets, which the client sends.
+/// One class of packets, sent by the client.
 struct Case {
     name: &'static str,
     packet: Vec<u8>,
-    /// What brings the flow into its state.
+    /// Packets that bring the flow into its state.
     before: Vec<(From, Vec<u8>)>,
     forwarded: bool,
     goal: Option<f64>,
 }
 
-/// Measures, and gives the table.
+/// Runs the measurement and returns its table.
 pub fn section() -> anyhow::Result<String> {
     let object = fs::read(crate::host::workspace().join("smtpwatch-capture/bpf/smtpwatch.bpf.o"))
         .context("there is no kernel object: run `cargo xtask build-ebpf`")?;
@@ -56,10 +58,11 @@ pub fn section() -> anyhow::Result<String> {
     Ok(table)
 }
 
-/// Index of an interface that is not loopback, where what arrives would repeat what has left. Nothing is attached to it.
+/// Index of an interface other than loopback, where arriving packets would repeat those that have left. Nothing is
+/// attached to it.
 fn interface() -> anyhow::Result<u32> {
     for entry in fs::read_dir("/sys/class/net").context("cannot list interfaces")? {
-        // Some entries there are no interfaces.
+        // Some entries are not interfaces.
         let Ok(index) = fs::read_to_string(entry?.path().join("ifindex")) else { continue };
         let index = index.trim().parse()?;
         if index > 1 {
@@ -126,17 +129,17 @@ fn cases() -> Vec<Case> {
     let mail = Packet { flags: 0x18, payload: b"EHLO gw.example.org\r\n".to_vec(), ..Packet::default() };
     let data = vec![b'x'; 1_400];
     let web = Packet { source_port: 443, target_port: 51_000, payload: data.clone(), ..mail.clone() };
-    // What remains when nothing is decided: one bounds check, one comparison, one counter.
+    // The minimum path: one bounds check, one comparison, one counter.
     let mut not_ip = web.ethernet();
     not_ip[12..14].copy_from_slice(&[0x88, 0xcc]);
-    // A flow joined midstream has a small budget: this many bytes spend it, and the flow is muted.
+    // A flow joined midstream has a small budget: this many bytes use it up, and the flow is muted.
     let muted = Packet { source_port: 42_000, payload: data.clone(), ..mail.clone() };
     let muted_v6 = Packet { v6: true, ..muted.clone() };
     let muted_ack = Packet { payload: Vec::new(), flags: 0x10, ..muted.clone() };
-    // Where it arrives, one packet of a flow of which nothing has left does.
+    // One arriving packet is enough: a flow from which nothing has left is muted after it.
     let spend = |packet: &Packet| vec![(From::Client, packet.ethernet()); 8];
     let reopened = |client: &Packet| {
-        // Another opening of the side that leaves, whichever it is, is another life of the flow, with its whole budget.
+        // A new SYN of the leaving side starts a new flow instance with its whole budget.
         let syn = |seq| Packet { flags: 0x02, seq, payload: Vec::new(), ..client.clone() }.ethernet();
         let syn_ack =
             |seq, ack| Packet { flags: 0x12, seq, ack, payload: Vec::new(), ..client.clone().reversed() }.ethernet();

@@ -1,7 +1,8 @@
-//! `cargo xtask bench`: what smtpwatch costs, part by part, beside what else one would install, in one run.
+//! `cargo xtask bench`: measures the cost of smtpwatch, part by part, compared with alternative programs in one run.
 //!
-//! Each part gives a section of `docs/performance.md` as Markdown. What needs the lab or the library is its own program
-//! (a benchmark of its crate), whose standard output is its section and whose standard error tells of its progress.
+//! Each part prints a section of `docs/performance.md` as Markdown. A part that needs the lab or the library is a
+//! program of its own (a benchmark of its crate); its standard output is the section and its standard error reports
+//! progress.
 
 mod captures;
 pub mod check;
@@ -26,13 +27,13 @@ pub struct Arguments {
     /// Install the programs to compare with, from Debian
     #[arg(long)]
     install_peers: bool,
-    /// Count instructions instead, and fail where they are more than 5 % above the committed figures
+    /// Count instructions instead, and fail if a count is more than 5 % above the committed figure
     #[arg(long, conflicts_with_all = ["parts", "install_peers", "print"])]
     check: bool,
-    /// With --check: take the new counts as the committed figures
+    /// With --check: write the new counts as the committed figures
     #[arg(long, requires = "check")]
     accept: bool,
-    /// Print the tables, and leave docs/performance.md as it is
+    /// Print the tables without changing docs/performance.md
     #[arg(long)]
     print: bool,
 }
@@ -40,13 +41,13 @@ pub struct Arguments {
 /// One part, and one section of the page.
 #[derive(clap::ValueEnum, Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Part {
-    /// The kernel programs, packet by packet, beside a program that does nothing
+    /// The kernel programs, packet by packet, compared with an empty program
     Kernel,
     /// Instructions and stack, the same on every machine of this architecture
     Counts,
     /// The parts of the daemon, one by one
     Parts,
-    /// Capture files, beside other programs that read them
+    /// Capture files, compared with other programs that read them
     Replay,
     /// Growth with flows and peers
     Growth,
@@ -55,7 +56,7 @@ pub enum Part {
 }
 
 impl Part {
-    /// As it is named on the command line, and in the marks of the page.
+    /// Name of the part on the command line and in the marks of the page.
     fn name(self) -> String {
         self.to_possible_value().map(|value| value.get_name().to_owned()).unwrap_or_default()
     }
@@ -72,7 +73,7 @@ impl Part {
     }
 }
 
-/// Measures the parts asked for; prints each table and puts it into the page.
+/// Measures the selected parts; prints each table and writes it into the page.
 pub fn run(arguments: &Arguments) -> Result<()> {
     if arguments.check {
         return if arguments.accept { check::accept() } else { check::run() };
@@ -92,7 +93,7 @@ pub fn run(arguments: &Arguments) -> Result<()> {
     Ok(())
 }
 
-/// The standard output of a program of the workspace.
+/// Runs a program of the workspace and returns its standard output.
 fn program(arguments: &[&str]) -> Result<String> {
     let out = crate::host::cargo(arguments).stderr(Stdio::inherit()).output()?;
     ensure!(out.status.success(), "cargo {} ended with {}", arguments.join(" "), out.status);

@@ -1,27 +1,27 @@
-//! What the kernel object holds: instructions and stack of each program, read from the file.
+//! Instructions and stack of each program in the kernel object, read from the file.
 
 use std::collections::BTreeMap;
 
 use anyhow::{Context as _, Result, ensure};
 use object::{Object as _, ObjectSection as _, ObjectSymbol as _, RelocationTarget, SectionIndex, SymbolKind};
 
-/// Bytes of stack that a chain of calls may take (`MAX_BPF_STACK`, kernel/bpf/verifier.c).
+/// Stack limit of a call chain, bytes (`MAX_BPF_STACK`, kernel/bpf/verifier.c).
 pub const MAX_STACK: u64 = 512;
-/// The verifier rounds each frame up to this.
+/// The verifier rounds each frame up to a multiple of this, bytes.
 const FRAME: u64 = 32;
-/// Bytes of an instruction (RFC 9669 §3).
+/// Length of an instruction, bytes (RFC 9669 §3).
 const INSTRUCTION: u64 = 8;
 
-/// One program, as it stands in the object.
+/// One program of the object.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Program {
     /// Its name.
     pub name: String,
-    /// Instructions, those of all functions that it calls included, each once.
+    /// Number of instructions, those of all called functions included once each.
     pub instructions: u64,
-    /// Bytes of stack of its deepest chain of calls, as the verifier counts them.
+    /// Stack of its deepest call chain, bytes, as the verifier counts it.
     pub stack: u64,
-    /// The functions of that chain, each with its frame in octets before rounding.
+    /// The functions of that chain, each with its frame before rounding, bytes.
     pub chain: Vec<(String, u64)>,
 }
 
@@ -62,7 +62,7 @@ pub fn programs(bytes: &[u8]) -> Result<Vec<Program>> {
     names.into_iter().map(program).collect()
 }
 
-/// The stack of the deepest chain of calls from a function on, and that chain.
+/// The stack of the deepest call chain from a function on, and that chain.
 fn stack(
     functions: &BTreeMap<Place, Function>,
     place: Place,
@@ -106,7 +106,7 @@ fn function(file: &object::File<'_>, name: &str, section: SectionIndex, address:
                 deep(immediate);
                 copies[to] = false;
             }
-            // A call of a function of this object.
+            // A call of a function in this object.
             0x85 if from == 1 => {
                 let at = address + number * INSTRUCTION;
                 let near = at.wrapping_add_signed((immediate + 1) * INSTRUCTION.cast_signed());
@@ -114,7 +114,7 @@ fn function(file: &object::File<'_>, name: &str, section: SectionIndex, address:
                     Some(RelocationTarget::Symbol(symbol)) => {
                         let symbol = file.symbol_by_index(*symbol)?;
                         let target = symbol.section_index().context("a call goes out of the object")?.0;
-                        // Of a section symbol the instruction holds the place in that section.
+                        // For a section symbol, the instruction holds the offset in that section.
                         let place = if symbol.kind() == SymbolKind::Section { 0 } else { symbol.address() };
                         let added = if symbol.kind() == SymbolKind::Section {
                             u64::try_from((immediate + 1) * INSTRUCTION.cast_signed())?

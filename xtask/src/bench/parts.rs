@@ -1,4 +1,4 @@
-//! The parts of the daemon one by one, by criterion: `smtpwatch/benches/parts.rs`.
+//! The parts of the daemon one by one, measured by criterion: `smtpwatch/benches/parts.rs`.
 
 use std::{
     fmt::Write as _,
@@ -15,14 +15,14 @@ use crate::host;
 struct Part {
     group: String,
     name: String,
-    /// Nanoseconds of one unit of the group.
+    /// Time per unit of the group, ns.
     ns: f64,
 }
 
-/// Runs the benchmarks, and gives the table.
+/// Runs the benchmarks and returns the table.
 pub fn section() -> Result<String> {
     let results = host::workspace().join("target/bench/criterion");
-    // What other runs left would be read too.
+    // Results of earlier runs would be read too.
     let _ = fs::remove_dir_all(&results);
     let out = host::cargo(&["bench", "--quiet", "--package", "smtpwatch", "--bench", "parts"])
         .env("CRITERION_HOME", &results)

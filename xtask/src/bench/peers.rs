@@ -1,4 +1,4 @@
-//! What else one would install: the programs that the benchmarks compare with, where they are there.
+//! The alternative programs that the benchmarks compare with, if they are installed.
 
 use std::{fs, path::Path, process::Command};
 
@@ -6,7 +6,7 @@ use anyhow::{Context as _, Result};
 
 use crate::host::{self, Tool};
 
-/// Packages of the suite that this machine has.
+/// Packages of this machine's Debian release.
 const PEERS: [Tool; 5] = [
     ("tcpdump", "tcpdump"),
     ("ndpiReader", "libndpi-bin"),
@@ -15,8 +15,8 @@ const PEERS: [Tool; 5] = [
     ("ethtool", "ethtool"),
 ];
 
-/// Installs all of them. Debian 12 has Suricata in its backports alone: they are asked by a source list of our own, and this
-/// machine's lists stay as they are.
+/// Installs all of them. Debian 12 has Suricata only in its backports: they are read from a separate source list, and
+/// the machine's own lists are not changed.
 pub fn install() -> Result<()> {
     host::ensure_tools(&PEERS)?;
     if host::find("suricata").is_some() {
@@ -35,7 +35,7 @@ pub fn install() -> Result<()> {
     apt(&home, &["install", "-y", "-q", "--no-install-recommends", "suricata/bookworm-backports"])
 }
 
-/// Where this machine has its packages of Debian 12 from.
+/// The mirror from which the machine gets its Debian 12 packages.
 fn mirror() -> Result<String> {
     let arguments = ["indextargets", "--format", "$(CODENAME) $(REPO_URI)", "Created-By: Packages"];
     let out = Command::new("apt-get").args(arguments).output().context("cannot start apt-get")?;
@@ -56,7 +56,7 @@ fn apt(home: &Path, arguments: &[&str]) -> Result<()> {
     host::quiet(&mut command).context("Suricata cannot be installed")
 }
 
-/// The version of `program` as it says it itself; `None` where it is not installed.
+/// The version that `program` reports; `None` if it is not installed.
 pub fn version(program: &str) -> Option<String> {
     let (argument, word) = match program {
         "suricata" => ("-V", "version "),

@@ -1,4 +1,4 @@
-//! What reading a capture file costs: the whole process, beside what else one would read it with.
+//! Cost of reading a capture file: the whole process, compared with alternative programs.
 
 use std::{
     fmt::Write as _,
@@ -17,21 +17,21 @@ use super::{
 };
 use crate::host;
 
-/// Rounds of which the least counts, of programs that take a fraction of a second, and of the others.
+/// Rounds, the fastest of which counts: for programs that take a fraction of a second, and for the others.
 const ROUNDS: usize = 9;
 const ROUNDS_SLOW: usize = 2;
 
-/// What an operator would have Suricata look for. None of it is in the captures: an alert has its own price.
+/// Suricata rules for comparable findings. None of them matches in the captures, because an alert has its own cost.
 const RULES: &str = r#"alert smtp any any -> any any (msg:"SMTP EHLO reply without STARTTLS"; flow:established,to_client; content:"250-"; startswith; content:!"STARTTLS"; sid:1; rev:1;)
 alert smtp any any -> any any (msg:"SMTP masked capability"; flow:established,to_client; content:"250-XXX"; sid:2; rev:1;)
 alert smtp any any -> any any (msg:"SMTP AUTH PLAIN in clear"; flow:established,to_server; content:"AUTH PLAIN"; nocase; sid:3; rev:1;)
 alert smtp any any -> any any (msg:"SMTP AUTH LOGIN in clear"; flow:established,to_server; content:"AUTH LOGIN"; nocase; sid:4; rev:1;)
 "#;
 
-/// Whom the table is about, in its order.
+/// The compared programs, in the order of the table.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 enum Program {
-    /// The file, and nothing else: what everyone has to do.
+    /// Reads the file and does nothing else: the minimum for every program.
     Dd,
     Tcpdump,
     Smtpwatch,
@@ -117,7 +117,7 @@ struct Place {
     logs: PathBuf,
 }
 
-/// Measures, and gives the tables.
+/// Runs the measurement and returns the tables.
 pub fn section() -> Result<String> {
     let captures = captures::all()?;
     let home = host::workspace().join("target/bench");

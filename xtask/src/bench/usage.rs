@@ -1,4 +1,4 @@
-//! What a program used: processor time and memory, as the kernel tells when it has ended.
+//! Processor time and memory of a program, as the kernel reports them at its end.
 
 use std::{
     fs::File,
@@ -10,19 +10,19 @@ use std::{
 
 use anyhow::{Context as _, Result, bail};
 
-/// What one run of a program used.
+/// Resources of one run of a program.
 #[derive(Clone, Copy, Debug)]
 pub struct Usage {
     /// User and system time of all its threads.
     pub cpu: Duration,
-    /// Most memory that it held at once, KiB. Not less than what this program holds, of which it began as a copy.
+    /// Peak resident memory, KiB. At least that of this process, from which it was forked.
     pub peak: u64,
 }
 
-/// Runs `command` to its end; gives what it used, and what it said on standard error.
+/// Runs `command` to its end; returns its usage and its standard error.
 pub fn of(command: &mut Command) -> Result<(Usage, String)> {
     command.stdin(Stdio::null()).stdout(File::create("/dev/null")?).stderr(Stdio::piped());
-    // SAFETY: prctl is async-signal-safe and touches nothing of this process.
+    // SAFETY: prctl is async-signal-safe and touches no memory of this process.
     unsafe {
         command.pre_exec(|| {
             libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL);
@@ -34,9 +34,9 @@ pub fn of(command: &mut Command) -> Result<(Usage, String)> {
     child.stderr.take().context("its error output")?.read_to_string(&mut said)?;
     let pid = libc::pid_t::try_from(child.id())?;
     let mut status = 0;
-    // SAFETY: zero is a value of every field of this plain structure.
+    // SAFETY: zero is a valid value of every field of this plain structure.
     let mut usage: libc::rusage = unsafe { std::mem::zeroed() };
-    // SAFETY: both places outlive the call, and the child is waited for nowhere else.
+    // SAFETY: both pointers outlive the call, and no other code waits for the child.
     let waited = unsafe { libc::wait4(pid, &raw mut status, 0, &raw mut usage) };
     if waited != pid || status != 0 {
         bail!("{command:?} ended with status {status}: {said}");

@@ -14,7 +14,7 @@ use super::{cpu, table};
 
 const RATE: u32 = 50_000;
 
-/// One replay under the eyes of one watcher.
+/// Result of one replay with one monitor.
 #[derive(Clone, Copy, Debug)]
 struct Round {
     sent: Sent,
@@ -26,7 +26,7 @@ struct Round {
     sessions: u64,
 }
 
-/// Measures, and gives a table for every speed.
+/// Measures every monitor at every speed and returns one table per speed.
 pub fn section(site: &Site, plan: &Plan) -> Result<String> {
     if !replay::possible() {
         return Ok("**Beside others.** Not measured: tcpreplay, tcpdump or ethtool is not installed.".to_owned());
@@ -131,7 +131,7 @@ fn row(watcher: Watcher, rounds: &[Round], idle: Option<Spread>, tcpdump: Option
     )
 }
 
-/// No more CPU than tcpdump, nothing lost, every session counted.
+/// Checks the aim: CPU time at most that of tcpdump, nothing lost, every session counted.
 fn aim(process: f64, tcpdump: Option<f64>, lost: f64, sessions: f64) -> (String, String) {
     let mut missed = Vec::new();
     if let Some(tcpdump) = tcpdump

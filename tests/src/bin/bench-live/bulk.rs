@@ -1,4 +1,4 @@
-//! The loss of throughput of bulk mail.
+//! Measures how much bulk-mail throughput the daemon costs.
 
 use std::fmt::Write as _;
 use std::time::{Duration, Instant};
@@ -14,15 +14,15 @@ use super::site::{Counts, EXCHANGER, Place, Site};
 use super::stream::{self, Until};
 use super::table;
 
-/// The greatest loss that is allowed.
+/// Greatest allowed loss, as a fraction.
 const AIM: f64 = 0.01;
 /// Just below Postfix's `message_size_limit` of 10,240,000.
 const OCTETS: u64 = 10_000_000;
 const LIMIT: Duration = Duration::from_secs(120);
-/// The end of a delivery is looked for this often: it is the error of a run of some seconds.
+/// Interval at which the end of a delivery is polled; it bounds the error of a run of some seconds.
 const POLL: Duration = Duration::from_millis(2);
 
-/// Measures, and gives the table.
+/// Runs the measurement and returns its table.
 pub fn section(site: &Site, plan: &Plan) -> Result<String> {
     let identity = Identity::generate("mx1.example.net")?;
     let mut rows = String::new();
@@ -70,14 +70,14 @@ pub fn section(site: &Site, plan: &Plan) -> Result<String> {
     ))
 }
 
-/// Pairs of `run`, whose figure is taken without the start and the end of the daemon.
+/// Runs pairs of `run`; the starts and stops of the daemon are outside the measured time.
 fn measured(site: &Site, plan: &Plan, place: Place, what: &str, mut run: impl FnMut() -> Result<f64>) -> Result<Pairs> {
     Pairs::measure(plan.pairs, &format!("{what}, {}", place.describe()), |watched| {
         let _beside = if watched { None } else { site.beside(place)? };
         let daemon = watched.then(|| site.daemon(place)).transpose()?;
         let figure = run()?;
         if let Some(daemon) = daemon {
-            // The sessions are not waited for: one that ends in a reset is believed to be over only after a while.
+            // Do not wait for the sessions: one that ends in a reset is closed only after a delay.
             let counts = Counts::after(&daemon, 0.0)?;
             counts.ensure_muted()?;
             ensure!(counts.dropped == 0.0, "records were lost in bulk: {counts:?}");

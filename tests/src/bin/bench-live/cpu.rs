@@ -1,10 +1,10 @@
-//! CPU time, as the kernel accounts for it.
+//! CPU time as the kernel accounts it.
 
 use std::time::Duration;
 
 use anyhow::{Context, Result};
 
-/// User and system time of every thread of a process since its start.
+/// User plus system time of all threads of a process since its start.
 pub fn process(pid: u32) -> Result<Duration> {
     let stat = std::fs::read_to_string(format!("/proc/{pid}/stat"))?;
     process_ticks(&stat).map(of_ticks).with_context(|| format!("no times in {stat:?}"))
@@ -16,7 +16,7 @@ pub fn machine() -> Result<Duration> {
     machine_ticks(&stat).map(of_ticks).context("no times in /proc/stat")
 }
 
-/// Fields 14 and 15 of proc_pid_stat(5). The second one, the program's name, may hold blanks and parentheses.
+/// Fields 14 and 15 of proc_pid_stat(5). Field 2, the program's name, may contain blanks and parentheses.
 fn process_ticks(stat: &str) -> Option<u64> {
     let mut fields = stat.rsplit_once(')')?.1.split_whitespace().skip(11);
     let (user, system): (u64, u64) = (fields.next()?.parse().ok()?, fields.next()?.parse().ok()?);
@@ -32,7 +32,7 @@ fn machine_ticks(stat: &str) -> Option<u64> {
 }
 
 fn of_ticks(ticks: u64) -> Duration {
-    // USER_HZ is 100 on every architecture that Rust runs Linux on: it is part of the kernel's interface.
+    // USER_HZ is 100 on every architecture that Rust supports on Linux: it is part of the kernel's ABI.
     Duration::from_millis(ticks * 10)
 }
 

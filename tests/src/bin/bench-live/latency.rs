@@ -1,4 +1,4 @@
-//! From the packet to the finding: the kernel's time stamp of an EHLO reply, and the finding on standard output.
+//! Measures detection latency: from the kernel's time stamp of an EHLO reply to the finding on standard output.
 
 use std::fmt::Write as _;
 use std::net::SocketAddr;
@@ -17,15 +17,15 @@ use super::plan::Plan;
 use super::site::{EXCHANGER, LOADED, Place, Site};
 use super::table;
 
-/// p99, at most.
+/// Greatest allowed 99th percentile.
 const AIM: Duration = Duration::from_millis(5);
-/// Between two sessions.
+/// Pause between two sessions.
 const PAUSE: Duration = Duration::from_millis(8);
 const LIMIT: Duration = Duration::from_secs(20);
-/// Final at the EHLO reply itself: nothing that follows could change it.
+/// Kind of finding measured. It is final at the EHLO reply itself: no later event can change it.
 const KIND: &str = "auth-offered-plaintext";
 
-/// Measures, and gives the table.
+/// Runs the measurement and returns its table.
 pub fn section(site: &Site, plan: &Plan) -> Result<String> {
     let identity = Identity::generate("mx1.example.net")?;
     let ehlo = ["mx1.example.net", "SIZE 35882577", "STARTTLS", "AUTH PLAIN LOGIN"].map(str::to_owned).to_vec();
@@ -39,7 +39,7 @@ pub fn section(site: &Site, plan: &Plan) -> Result<String> {
     {
         let _sink = Sink::start(&site.path.exchanger, LOADED)?;
         let daemon = site.daemon(Place::CLIENT)?;
-        // More than can be sent meanwhile; it ends with the measurement.
+        // More messages than can be sent during the measurement; the load ends with it.
         let load = Messages { count: 100_000_000, octets: 1_000, parallel: 20 };
         let mut load = load::background(&site.path.gateway, load, LOADED)?;
         daemon.metric_reaches("smtpwatch_sessions_total", &[], 1_000.0, LIMIT)?;
@@ -82,7 +82,7 @@ fn row(rows: &mut String, beside: &str, mut latencies: Vec<i64>) -> Result<()> {
     Ok(())
 }
 
-/// Nanoseconds of every finding of `sessions` sessions.
+/// Latency of every finding of `sessions` sessions, nanoseconds.
 fn measured(daemon: &Daemon<'_>, client: &Namespace, sessions: usize) -> Result<Vec<i64>> {
     client.run(|| {
         (0..sessions).try_for_each(|_| {
@@ -99,7 +99,7 @@ fn measured(daemon: &Daemon<'_>, client: &Namespace, sessions: usize) -> Result<
     arrivals.iter().map(latency).collect()
 }
 
-/// What a client says that only asks.
+/// One client session: greeting, EHLO, QUIT, without mail.
 fn session(server: SocketAddr) -> Result<()> {
     let mut clear = smtp::connect(server)?;
     smtp::ask(&mut clear, "EHLO gateway.example.org")?;

@@ -1,8 +1,9 @@
-//! The live part of `cargo xtask bench`: what the daemon costs a mail host under load, and what it misses.
+//! The live part of `cargo xtask bench`: measures what the daemon costs a mail host under load, and which sessions it
+//! misses.
 //!
-//! Standard output is a section of `docs/performance.md`, standard error tells of the progress. Everything happens in
-//! network namespaces of its own, over veth pairs; it needs root, and the peers to compare with are used where they are
-//! installed. With `SMTPWATCH_BENCH_QUICK` set it is a trial of a minute, whose figures say nothing.
+//! Standard output is a section of `docs/performance.md`; standard error reports progress. The measurement runs in its
+//! own network namespaces over veth pairs and needs root. Monitors to compare with are used if they are installed. With
+//! `SMTPWATCH_BENCH_QUICK` set it is a trial run of a minute whose figures are not valid.
 
 mod beside;
 mod bulk;
@@ -24,7 +25,7 @@ use smtpwatch_tests::daemon::Profile;
 use plan::Plan;
 use site::Site;
 
-/// What is measured; names on the command line choose among them.
+/// A measurement; names on the command line select which ones run.
 type Section = fn(&Site, &Plan) -> Result<String>;
 const SECTIONS: [(&str, Section); 4] = [
     ("bulk", bulk::section),

@@ -1,28 +1,28 @@
-//! Pairs of runs without and with the daemon, in direct succession, so that a slow moment of the machine affects
-//! both.
+//! Runs a measurement in pairs, without and with the daemon in direct succession, so that a slow moment of the machine
+//! affects both runs of a pair.
 
 use anyhow::Result;
 
-/// A figure of every run; more is better.
+/// One figure per run; more is better.
 #[derive(Debug)]
 pub struct Pairs {
     without: Vec<f64>,
     with: Vec<f64>,
 }
 
-/// The middle of some figures, and their ends.
+/// Median and range of a set of figures.
 #[derive(Clone, Copy, PartialEq, Debug)]
 pub struct Spread {
     /// The median.
     pub median: f64,
-    /// The least.
+    /// The minimum.
     pub least: f64,
-    /// The greatest.
+    /// The maximum.
     pub greatest: f64,
 }
 
 impl Pairs {
-    /// Runs `count` pairs after one run that only warms up; `run` is told whether the daemon is to watch.
+    /// Runs `count` pairs after one warm-up run; the argument of `run` is whether the daemon watches.
     pub fn measure(count: usize, what: &str, mut run: impl FnMut(bool) -> Result<f64>) -> Result<Self> {
         run(false)?;
         let mut pairs = Self { without: Vec::new(), with: Vec::new() };
@@ -35,29 +35,29 @@ impl Pairs {
         Ok(pairs)
     }
 
-    /// The runs without it.
+    /// Spread of the runs without the daemon.
     pub fn without(&self) -> Spread {
         Spread::of(self.without.clone())
     }
 
-    /// The runs with it.
+    /// Spread of the runs with the daemon.
     pub fn with(&self) -> Spread {
         Spread::of(self.with.clone())
     }
 
-    /// With beside without, pair by pair.
+    /// Ratio of the run with the daemon to the run without it, per pair.
     pub fn ratio(&self) -> Spread {
         Spread::of(self.with.iter().zip(&self.without).map(|(with, without)| with / without).collect())
     }
 
-    /// One run without it beside the one before: what the ratios would be if the daemon cost nothing.
+    /// Ratio of successive runs without the daemon: the measurement noise.
     pub fn noise(&self) -> Spread {
         Spread::of(self.without.windows(2).map(|runs| runs[1] / runs[0]).collect())
     }
 }
 
 impl Spread {
-    /// Of at least one figure; of none it is zero.
+    /// Computes the spread of the figures; zero for an empty set.
     pub fn of(mut figures: Vec<f64>) -> Self {
         figures.sort_by(f64::total_cmp);
         let at = |index: usize| figures.get(index).copied().unwrap_or_default();

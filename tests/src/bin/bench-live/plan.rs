@@ -1,42 +1,43 @@
-//! The amount of work: enough to measure one per cent, or only enough to check that everything runs.
+//! Sizes of the live benchmark: full (resolves a difference of one per cent) or quick (only checks that everything
+//! runs).
 
 use std::time::Duration;
 
-/// Sizes of every run.
+/// Number of runs, messages and sessions of each measurement.
 #[derive(Debug)]
 pub struct Plan {
     quick: bool,
-    /// Pairs of runs without and with the daemon.
+    /// Number of pairs of runs without and with the daemon.
     pub pairs: usize,
-    /// Messages of a run of `smtp-source` in bulk.
+    /// Messages per `smtp-source` run of the bulk measurement.
     pub bulk_messages: u64,
-    /// Messages of a run of Postfix.
+    /// Messages per Postfix run.
     pub postfix_messages: u64,
-    /// How long a stream under TLS runs.
+    /// Duration of one TLS stream.
     pub stream: Duration,
-    /// Sessions of a run of the session rate.
+    /// Sessions per run of the session-rate measurement.
     pub sessions: u64,
     /// Sessions of the long run.
     pub long_sessions: u64,
-    /// Sessions whose latency is measured, idle and under load.
+    /// Sessions whose latency is measured, idle and under load each.
     pub latencies: usize,
     /// Short sessions of the recording.
     pub recorded_sessions: u64,
     /// Sessions of the recording with a body of one megabyte.
     pub recorded_bodies: u64,
-    /// How often the recording is replayed at top speed.
+    /// Number of replays of the recording at top speed.
     pub loops: u64,
-    /// Replays of every watcher at every speed.
+    /// Number of replays per monitor and speed.
     pub rounds: usize,
 }
 
 impl Plan {
-    /// The whole measurement, or a trial where the environment asks for one.
+    /// The plan selected by the environment: quick if `SMTPWATCH_BENCH_QUICK` is set, else full.
     pub fn asked() -> Self {
         if std::env::var_os("SMTPWATCH_BENCH_QUICK").is_some() { Self::quick() } else { Self::whole() }
     }
 
-    /// What stands above the figures.
+    /// Note printed above the figures.
     pub const fn note(&self) -> &'static str {
         if self.quick { "**A trial run: too short to say anything.**" } else { "" }
     }

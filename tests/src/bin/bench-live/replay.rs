@@ -1,4 +1,4 @@
-//! A recording of real sessions, and the wire on which it is replayed.
+//! Records real sessions and replays the recording over a veth pair.
 
 use std::path::{Path as FilePath, PathBuf};
 use std::process::Command;
@@ -16,7 +16,7 @@ use super::plan::Plan;
 use super::site::{EXCHANGER, Site};
 use super::stream::{self, Until};
 
-/// The receiving end, which the monitors watch.
+/// The receiving interface, which the monitors watch.
 pub const WIRE: &str = "wire0";
 const SENDER: &str = "replay0";
 const LIMIT: Duration = Duration::from_secs(60);
@@ -34,7 +34,8 @@ pub struct Recording {
 }
 
 impl Recording {
-    /// Records short sessions, some with a body of one megabyte, and a bulk transfer under TLS, as packets of a wire.
+    /// Records short sessions, some sessions with a body of one megabyte, and a bulk transfer under TLS, as packets on
+    /// a wire.
     pub fn make(site: &Site, plan: &Plan) -> Result<Self> {
         recording::as_on_a_wire(&site.path)?;
         let file = site.directory()?.join("mail.pcap");
@@ -52,15 +53,15 @@ impl Recording {
     }
 }
 
-/// Two namespaces joined by a veth pair without addresses: packets arrive, are captured, and go no further.
+/// Two namespaces joined by a veth pair without addresses: packets arrive, are captured, and are not forwarded.
 #[derive(Debug)]
 pub struct Wire {
     sender: Namespace,
-    /// The namespace of the monitors.
+    /// The namespace in which the monitors run.
     pub receiver: Namespace,
 }
 
-/// How fast a recording is replayed.
+/// Speed of a replay.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Speed {
     /// As fast as one CPU can send.
@@ -69,31 +70,31 @@ pub enum Speed {
     Rate(u32),
 }
 
-/// What was sent, and what arrived.
+/// Counts of one replay.
 #[derive(Clone, Copy, PartialEq, Debug)]
 pub struct Sent {
     /// Packets that tcpreplay sent.
     pub packets: u64,
     /// Packets counted by the receiving interface.
     pub arrived: u64,
-    /// Seconds as reported by tcpreplay.
+    /// Duration that tcpreplay reported, seconds.
     pub seconds: f64,
 }
 
 impl Wire {
-    /// Builds it.
+    /// Creates the namespaces and the veth pair.
     pub fn create() -> Result<Self> {
         let wire = Self { sender: Namespace::create("replay")?, receiver: Namespace::create("wire")? };
         join((&wire.sender, SENDER), (&wire.receiver, WIRE))?;
         for (namespace, interface) in [(&wire.sender, SENDER), (&wire.receiver, WIRE)] {
-            // Nothing but the recording is on the wire.
+            // Without IPv6, only the recording is on the wire.
             namespace.sysctl(&format!("ipv6/conf/{interface}/disable_ipv6"), "1")?;
             namespace.ip(&["link", "set", interface, "up"])?;
         }
         Ok(wire)
     }
 
-    /// Replays the recording `loops` times, each time between other addresses, so that every session is new.
+    /// Replays the recording `loops` times, with different addresses each time, so that every session is distinct.
     pub fn replay(&self, recording: &Recording, loops: u64, speed: Speed) -> Result<Sent> {
         let before = self.arrived()?;
         let mut tcpreplay = self.sender.command("tcpreplay");
@@ -121,7 +122,7 @@ impl Wire {
     }
 }
 
-/// `Actual: 12 packets (345 bytes) sent in 6.78 seconds`
+/// Parses the duration from `Actual: 12 packets (345 bytes) sent in 6.78 seconds`.
 fn seconds(actual: &str) -> Option<f64> {
     actual.split_once(" sent in ")?.1.split_whitespace().next()?.parse().ok()
 }

@@ -1,4 +1,4 @@
-//! How many sessions per second the daemon costs, and whether it counts all of them.
+//! Measures how many sessions per second the daemon costs, and whether it counts all of them.
 
 use std::fmt::Write as _;
 use std::time::Duration;
@@ -11,29 +11,30 @@ use super::plan::Plan;
 use super::site::{Beside, Counts, EXCHANGER, Place, Site};
 use super::{cpu, table};
 
-/// The greatest loss that is allowed.
+/// Greatest allowed loss, as a fraction.
 const AIM: f64 = 0.03;
 const OCTETS: u64 = 1_000;
 const PARALLEL: u64 = 20;
 const LIMIT: Duration = Duration::from_secs(120);
-/// The daemon works off what it has in this time.
+/// Time for the daemon to process what is queued.
 const SETTLE: Duration = Duration::from_millis(200);
 
-/// Sessions of one daemon's life, beside what it counted.
+/// Sessions made and sessions counted during one run of the daemon.
 #[derive(Clone, Copy, Debug)]
 struct Tally {
-    /// As `smtp-source` made them.
+    /// Sessions that `smtp-source` made.
     made: u64,
     counts: Counts,
     cpu: Duration,
     elapsed: Duration,
 }
 
-/// Measures, and gives both tables.
+/// Runs the measurement and returns both tables.
 pub fn section(site: &Site, plan: &Plan) -> Result<String> {
     let _sink = Sink::start(&site.path.exchanger, EXCHANGER)?;
     let (mut rates, mut counted) = (String::new(), String::new());
-    // The rows beside an empty XDP program are the bulk's alone, for time: what a veth copies grows with the bytes.
+    // Only the bulk measurement has the rows compared with an empty XDP program, to save time: the cost of the veth
+    // copy grows with the bytes.
     let places = || Place::ALL.into_iter().filter(|place| place.beside == Beside::Nothing);
     for place in places() {
         let mut tallies = Vec::new();
@@ -79,7 +80,7 @@ fn watched_run(site: &Site, place: Place, count: u64) -> Result<Tally> {
     let daemon = site.daemon(place)?;
     let before = cpu::process(daemon.pid())?;
     let elapsed = sessions(site, count)?;
-    // Before it is asked for its metrics, again and again: that is not a part of its work.
+    // Wait before the first metrics scrape: repeated scrapes are not part of the measured work.
     std::thread::sleep(SETTLE);
     let cpu = cpu::process(daemon.pid())?.saturating_sub(before);
     let counts = Counts::after(&daemon, as_figure(count))?;

@@ -1,4 +1,4 @@
-//! The setting: the path of the lab, and the daemon at one end.
+//! The setting of the live benchmark: the path of the lab with the daemon at one end.
 
 use std::cell::Cell;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
@@ -12,17 +12,18 @@ use smtpwatch_tests::root::lab_directory;
 
 use super::empty_xdp::EmptyXdp;
 
-/// The far mail server.
+/// Address of the far mail server.
 pub const EXCHANGER: SocketAddr = SocketAddr::new(IpAddr::V4(EXCHANGER_V4), 25);
-/// Where load goes that must not be taken for the mail server at [`EXCHANGER`]. On the submission port each of its sessions
-/// in cleartext would be a finding.
+/// Target of load that must not be attributed to the mail server at [`EXCHANGER`]. It is port 25: on the submission
+/// port each cleartext session would raise a finding.
 pub const LOADED: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::new(198, 51, 100, 26)), 25);
 
-/// The daemon reads the kernel's counters twice a second, and knows of a session a moment after its end.
+/// Longest wait for the counters: the daemon reads the kernel's counters twice a second and counts a session shortly
+/// after its end.
 const SETTLE: Duration = Duration::from_secs(15);
 const COUNTERS: Duration = Duration::from_millis(700);
 
-/// The path, and a directory that is removed at the end.
+/// The path and a scratch directory, which is removed at the end.
 #[derive(Debug)]
 pub struct Site {
     /// Client and server, with a router between them.
@@ -31,14 +32,14 @@ pub struct Site {
     serial: Cell<u32>,
 }
 
-/// Where the daemon watches, and how.
+/// Where and how the daemon watches.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Place {
     /// Which end is the watched host.
     pub end: End,
-    /// `ingress = …` of the configuration.
+    /// Value of the configuration key `ingress`.
     pub ingress: &'static str,
-    /// What is there while the daemon is not.
+    /// What is attached in the runs without the daemon.
     pub beside: Beside,
 }
 
@@ -47,23 +48,23 @@ pub struct Place {
 pub enum Beside {
     /// Nothing at all.
     Nothing,
-    /// An XDP program that only passes.
+    /// An XDP program that passes every packet.
     EmptyXdp,
 }
 
-/// An end of a session.
+/// The watched end of a session.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum End {
-    /// Mail goes out: bulk passes the hook at egress.
+    /// Outgoing mail: bulk data passes the egress hook.
     Client,
-    /// Mail comes in: bulk passes the hook at ingress.
+    /// Incoming mail: bulk data passes the ingress hook.
     Server,
 }
 
 impl Place {
-    /// Mail goes out. Which hook is at ingress meets the acknowledgements alone.
+    /// Outgoing mail. The ingress hook, whichever it is, sees only acknowledgements.
     pub const CLIENT: Self = Self { end: End::Client, ingress: "tcx", beside: Beside::Nothing };
-    /// Each of them.
+    /// All places.
     pub const ALL: [Self; 4] = [
         Self::CLIENT,
         Self { end: End::Server, ingress: "tcx", beside: Beside::Nothing },
@@ -71,7 +72,7 @@ impl Place {
         Self { end: End::Server, ingress: "xdp", beside: Beside::EmptyXdp },
     ];
 
-    /// As a row of a table says it.
+    /// Label of the place in a table row.
     pub const fn describe(self) -> &'static str {
         match (self.end, self.ingress.as_bytes(), self.beside) {
             (End::Client, _, _) => "out, TCX",
@@ -83,7 +84,7 @@ impl Place {
 }
 
 impl Site {
-    /// Builds the path.
+    /// Creates the path and the directory.
     pub fn create() -> Result<Self> {
         let home = Home(lab_directory().join("run").join(format!("{}-bench-live", std::process::id())));
         std::fs::create_dir_all(&home.0)?;
@@ -92,13 +93,13 @@ impl Site {
         Ok(Self { path, home, serial: Cell::new(0) })
     }
 
-    /// Starts the daemon, which knows nothing yet.
+    /// Starts the daemon with an empty store.
     pub fn daemon(&self, place: Place) -> Result<Daemon<'_>> {
         let (namespace, interface) = self.watched(place);
         self.daemon_on(namespace, interface, place.ingress)
     }
 
-    /// What is there while the daemon is not; it goes when the value is dropped.
+    /// Attaches what is compared with the daemon; dropping the value detaches it.
     pub fn beside(&self, place: Place) -> Result<Option<EmptyXdp>> {
         let (namespace, interface) = self.watched(place);
         match place.beside {
@@ -120,7 +121,7 @@ impl Site {
         Daemon::start(namespace, interface, &self.directory()?, options)
     }
 
-    /// A fresh directory.
+    /// Creates an empty directory for one run.
     pub fn directory(&self) -> Result<PathBuf> {
         self.serial.set(self.serial.get() + 1);
         let directory = self.home.0.join(self.serial.get().to_string());
@@ -129,7 +130,7 @@ impl Site {
     }
 }
 
-/// What the daemon counted since it was started.
+/// Counters of the daemon since its start.
 #[derive(Clone, Copy, PartialEq, Debug)]
 pub struct Counts {
     /// Sessions that were judged.
@@ -143,9 +144,9 @@ pub struct Counts {
 }
 
 impl Counts {
-    /// Waits until `sessions` are counted, or the time for it is over, and until the kernel's counters are read.
+    /// Waits until `sessions` sessions are counted or the time is over, and until the kernel's counters are read.
     pub fn after(daemon: &Daemon<'_>, sessions: f64) -> Result<Self> {
-        // Whether they all came is for the caller to say: fewer are a figure, not a failure.
+        // The caller decides whether all were counted: a lower count is a figure, not a failure.
         let _ = daemon.metric_reaches("smtpwatch_sessions_total", &[], sessions, SETTLE);
         std::thread::sleep(COUNTERS);
         let packets = |outcome| daemon.metric("smtpwatch_kernel_packets_total", &[("outcome", outcome)]);
@@ -157,20 +158,20 @@ impl Counts {
         })
     }
 
-    /// The daemon was really at it: most packets of a bulk transfer are of muted flows.
+    /// Checks that the daemon processed the traffic: most packets of a bulk transfer belong to muted flows.
     pub fn ensure_muted(&self) -> Result<()> {
         ensure!(self.muted > self.forwarded, "this is not what was to be measured: {self:?}");
         Ok(())
     }
 }
 
-/// Removed with everything in it.
+/// A directory that is removed with its contents on drop.
 #[derive(Debug)]
 struct Home(PathBuf);
 
 impl Drop for Home {
     fn drop(&mut self) {
-        // It is below target/, and the next run sweeps what stays.
+        // The directory is below target/; the next run removes what remains.
         let _ = std::fs::remove_dir_all(&self.0);
     }
 }

@@ -1,7 +1,7 @@
-//! A stream that the gate mutes: an SMTP dialogue, a real TLS handshake, and then records as fast as TCP takes them.
+//! A stream that the gate mutes: an SMTP dialogue, a real TLS handshake, then records as fast as TCP accepts them.
 //!
-//! What follows the handshake looks like records of application data and is not encrypted: encryption would be the
-//! bottleneck, and the watched host would seem to lose nothing.
+//! The bytes after the handshake have the form of application-data records and are not encrypted: encryption would be
+//! the bottleneck and hide the loss on the watched host.
 
 use std::io::{BufRead, BufReader, ErrorKind, Read, Write};
 use std::net::{Shutdown, TcpListener, TcpStream};
@@ -24,13 +24,13 @@ const SILENCE: Duration = Duration::from_secs(20);
 /// When the stream ends.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Until {
-    /// After this long.
+    /// After this duration.
     Elapsed(Duration),
-    /// After so many bytes.
+    /// After this many bytes.
     Octets(u64),
 }
 
-/// Runs one stream from the gateway to the exchanger, and gives bytes per second as the receiver sees them.
+/// Runs one stream from the gateway to the exchanger; returns bytes per second as the receiver measures them.
 pub fn run(path: &Path, identity: &Identity, until: Until) -> Result<f64> {
     let listener = path.exchanger.run(|| TcpListener::bind(EXCHANGER))??;
     std::thread::scope(|scope| {
@@ -38,7 +38,7 @@ pub fn run(path: &Path, identity: &Identity, until: Until) -> Result<f64> {
         let receiver = scope.spawn(move || receive(&listener, identity, &ready));
         let begun = path.gateway.run(move || send(identity, until, &go))?;
         let received = receiver.join().map_err(|_| anyhow::anyhow!("the receiver panicked"))?;
-        // A receiver that fails is why the sender does.
+        // If the receiver failed, its error is the cause: report it first.
         let ((octets, end), begun) = (received?, begun?);
         Ok(octets / end.duration_since(begun).as_secs_f64())
     })
@@ -51,7 +51,7 @@ fn send(identity: &Identity, until: Until, go: &Receiver<()>) -> Result<Instant>
     let mut stream = clear.into_inner();
     let mut connection = ClientConnection::new(identity.client()?, identity.server_name()?)?;
     connection.complete_io(&mut stream)?;
-    // Until the receiver has done with the handshake it would take our records for real ones.
+    // Before the receiver has finished the handshake it would parse the benchmark's records as real ones.
     go.recv_timeout(SILENCE).context("the receiver does not end the handshake")?;
     let records = [0x17, 0x03, 0x03].into_iter().chain(u16::try_from(RECORD)?.to_be_bytes());
     let records: Vec<u8> = records.chain((0..RECORD).map(|at| at.to_le_bytes()[0])).collect::<Vec<_>>().repeat(AT_ONCE);
@@ -64,7 +64,7 @@ fn send(identity: &Identity, until: Until, go: &Receiver<()>) -> Result<Instant>
         sent += records.len() as u64;
     }
     stream.shutdown(Shutdown::Write)?;
-    // What the server has sent is read to its end: a reset would be another story on the wire.
+    // Read to the end what the server has sent: unread data would cause a reset.
     std::io::copy(&mut stream, &mut std::io::sink())?;
     Ok(begun)
 }
@@ -104,7 +104,7 @@ fn receive(listener: &TcpListener, identity: &Identity, ready: &Sender<()>) -> R
     }
 }
 
-/// The next connection, at most [`SILENCE`] from now.
+/// Accepts the next connection within [`SILENCE`].
 fn accept(listener: &TcpListener) -> Result<(TcpStream, std::net::SocketAddr)> {
     listener.set_nonblocking(true)?;
     smtpwatch_tests::command::eventually(SILENCE, "a connection", || match listener.accept() {

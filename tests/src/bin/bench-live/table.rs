@@ -1,19 +1,19 @@
-//! Markdown tables, and whether an aim is met.
+//! Markdown tables of the figures, and the verdict on each aim.
 
 use super::pairs::{Pairs, Spread};
 
-/// Heads of the tables of pairs.
+/// Head of the tables of pairs.
 pub const PAIRS_HEAD: &str = "\
 | traffic | mail goes | without | with | with / without: median (least to greatest) | two runs without | aim | |
 |---|---|---:|---:|---:|---:|---:|---|
 ";
 
-/// One row of a table of pairs; `loss` is the greatest that is allowed, in parts of one.
+/// One row of a table of pairs; `loss` is the greatest allowed loss, as a fraction.
 pub fn pairs_row(what: &str, place: &str, unit: &str, pairs: &Pairs, loss: f64) -> String {
     let ratio = pairs.ratio();
     let noise = pairs.noise();
     let mut verdict = verdict(1.0 - ratio.median, loss, |missed| format!("{:.1} points", missed * 100.0));
-    // Runs that differ by more than this among themselves cannot prove so small a loss, nor its absence.
+    // If the runs differ among themselves by more than this, they can neither show so small a loss nor exclude it.
     if noise.greatest - noise.least > 2.0 * loss {
         verdict.push_str("; the noise is wider than the aim");
     }
@@ -27,12 +27,12 @@ pub fn pairs_row(what: &str, place: &str, unit: &str, pairs: &Pairs, loss: f64) 
     )
 }
 
-/// Met, or missed by how much; less is better.
+/// Whether `found` meets `aim`, or by how much it misses; less is better.
 pub fn verdict(found: f64, aim: f64, difference: impl FnOnce(f64) -> String) -> String {
     if found <= aim { "met".to_owned() } else { format!("**missed** by {}", difference(found - aim)) }
 }
 
-/// Median and ends of ratios.
+/// Formats the median and the range of ratios.
 fn spread(ratio: Spread) -> String {
     format!("{:.3} ({:.3} to {:.3})", ratio.median, ratio.least, ratio.greatest)
 }
@@ -41,12 +41,12 @@ fn range(ratio: Spread) -> String {
     format!("{:.3} to {:.3}", ratio.least, ratio.greatest)
 }
 
-/// A figure in as many digits as it deserves.
+/// Formats a figure: whole with thousands separators from 100 on, else with one decimal.
 pub fn short(figure: f64) -> String {
     if figure >= 100.0 { thousands(figure) } else { format!("{figure:.1}") }
 }
 
-/// A whole number, its thousands set apart.
+/// Formats a whole number with thousands separators.
 pub fn thousands(figure: f64) -> String {
     let digits = format!("{figure:.0}");
     let mut text = String::new();

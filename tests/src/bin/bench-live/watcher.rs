@@ -1,4 +1,4 @@
-//! The program that watches the replay: the daemon, or one to compare it with.
+//! The monitor that watches the replay: the daemon, or another program to compare it with.
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
@@ -18,29 +18,29 @@ use super::site::{Counts, Site};
 
 const READY: Duration = Duration::from_secs(60);
 const FILTER: &str = "tcp port 25 or tcp port 587";
-/// What is queued is worked off before the time is taken, by every watcher alike.
+/// Time for every monitor to process what is queued, before the CPU time is read.
 const SETTLE: Duration = Duration::from_secs(1);
 
-/// A watcher of the wire.
+/// A monitor of the replayed traffic.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Watcher {
-    /// None: what the replay itself costs.
+    /// No monitor: the cost of the replay itself.
     None,
-    /// The daemon, by XDP.
+    /// The daemon with XDP at ingress.
     SmtpwatchXdp,
-    /// The daemon, by TCX.
+    /// The daemon with TCX at ingress.
     SmtpwatchTcx,
-    /// tcpdump with its filter, into a file.
+    /// tcpdump with the mail ports as its filter, writing to a file.
     Tcpdump,
-    /// Suricata with rules for SMTP, through AF_PACKET.
+    /// Suricata with rules for SMTP, over AF_PACKET.
     Suricata,
 }
 
 impl Watcher {
-    /// Every one; the first is what the others are measured against.
+    /// All monitors; the first is the reference that the others are compared with.
     pub const ALL: [Self; 5] = [Self::None, Self::SmtpwatchXdp, Self::SmtpwatchTcx, Self::Tcpdump, Self::Suricata];
 
-    /// As a row of a table says it.
+    /// Label of the monitor in a table row.
     pub const fn name(self) -> &'static str {
         match self {
             Self::None => "nobody",
@@ -51,7 +51,7 @@ impl Watcher {
         }
     }
 
-    /// Whether it is one of ours.
+    /// Whether it is the daemon.
     pub const fn is_ours(self) -> bool {
         match self {
             Self::SmtpwatchXdp | Self::SmtpwatchTcx => true,
@@ -71,7 +71,7 @@ impl Watcher {
         Some(said.split_once(before)?.1.split_whitespace().next()?.to_owned())
     }
 
-    /// Starts it in `namespace`, and waits until it watches.
+    /// Starts it in `namespace` and waits until it captures.
     pub fn start<'a>(self, site: &Site, namespace: &'a Namespace) -> Result<Running<'a>> {
         let directory = site.directory()?;
         Ok(match self {
@@ -94,26 +94,26 @@ impl Watcher {
     }
 }
 
-/// A watcher at work.
+/// A running monitor.
 pub enum Running<'a> {
-    /// None.
+    /// No monitor runs.
     None,
     /// The daemon.
     Smtpwatch(Daemon<'a>),
-    /// tcpdump, and its file.
+    /// tcpdump and its capture file.
     Tcpdump(Guard, PathBuf),
-    /// Suricata, and the directory of its logs.
+    /// Suricata and its log directory.
     Suricata(Guard, PathBuf),
 }
 
-/// What a monitor says of itself.
+/// The counts that a monitor reports about itself.
 #[derive(Clone, Copy, PartialEq, Debug, Default)]
 pub struct Account {
     /// CPU time since its start.
     pub cpu: Duration,
     /// Packets or records lost.
     pub lost: f64,
-    /// Sessions, if it counts them.
+    /// Sessions, if the monitor counts them.
     pub sessions: Option<f64>,
 }
 
@@ -127,12 +127,12 @@ impl Running<'_> {
         }
     }
 
-    /// Waits until it has worked off what it has.
+    /// Waits until it has processed what is queued.
     pub fn settle(&self) {
         std::thread::sleep(SETTLE);
     }
 
-    /// Ends it, and gives its account; `sessions` are expected.
+    /// Ends it and returns its counts; `sessions` sessions are expected.
     pub fn end(self, sessions: f64) -> Result<Account> {
         let cpu = self.cpu()?;
         match self {
@@ -160,7 +160,7 @@ impl Running<'_> {
     }
 }
 
-/// Suricata with the filter of the others, rules for SMTP, and no output but alerts.
+/// Starts Suricata with the same port filter as the others, rules for SMTP, and alerts as its only output.
 fn suricata(namespace: &Namespace, directory: &Path) -> Result<Guard> {
     let configuration = directory.join("suricata.yaml");
     let rules = directory.join("smtp.rules");
@@ -187,7 +187,7 @@ fn suricata(namespace: &Namespace, directory: &Path) -> Result<Guard> {
     Ok(suricata)
 }
 
-/// What comes nearest: a secret in cleartext, and an EHLO reply without STARTTLS.
+/// The closest rules to what the daemon detects: a secret in cleartext, and an EHLO reply without STARTTLS.
 const RULES: &str = r#"
 alert smtp any any -> any any (msg:"AUTH in clear"; flow:to_server,established; content:"AUTH "; nocase; depth:5; sid:1000001; rev:1;)
 alert tcp any [25,587] -> any any (msg:"EHLO reply without STARTTLS"; flow:to_client,established; content:"250-"; depth:4; content:!"STARTTLS"; nocase; sid:1000002; rev:1;)
