@@ -95,7 +95,7 @@ impl UserspaceGate {
     }
 
     /// Sets the seeds of another gate's tags, so that both gates overwrite the same slots
-    /// ([`smtpwatch_common::fast_path`]).
+    /// ([`mod@smtpwatch_common::fast_path`]).
     #[must_use]
     pub fn with_seeds(mut self, seeds: [u64; SEEDS]) -> Self {
         self.muted = MutedTags { seeds, slots: Vec::new() };

@@ -1,7 +1,7 @@
 //! Shared by the kernel programs and the daemon: the record that crosses the ring, the flow key, the header parser, the
 //! fast path and the gate.
 //!
-//! The crate is compiled for the kernel and for userspace. [`process`] takes one packet through it in both: fast path
+//! The crate is compiled for the kernel and for userspace. [`process()`] takes one packet through it in both: fast path
 //! ([`mod@fast_path`]), headers ([`headers`]), binding of the flow to its sides ([`binding`]), gate ([`gate`]), record
 //! ([`record`]). The two builds differ behind three traits: [`Packet`] (how bytes are read), [`Flows`] (where flow state
 //! is stored) and [`Env`] (clock, ring, counters).

@@ -54,13 +54,13 @@ pub trait Env {
     /// Interface index.
     fn interface(&self) -> u32;
 
-    /// Cgroup and user of the sending socket, where known: see [`Header::cgroup`] and [`Header::uid`].
+    /// Cgroup and user of the sending socket, where known: see [`Header::cgroup`](crate::Header::cgroup) and [`Header::uid`](crate::Header::uid).
     fn owner(&self) -> (u64, u32);
 
     /// A word of the watched ports: [`PortSet::as_words`](crate::PortSet::as_words).
     fn ports(&self, word: usize) -> u64;
 
-    /// One of [`fast_path::SEEDS`](crate::fast_path::SEEDS) random numbers, which never change.
+    /// One of [`fast_path::SEEDS`] random numbers, which never change.
     fn seed(&self, index: usize) -> u64;
 
     /// Whether the table of muted flows holds a tag. False is always safe: see [`fast_path`](mod@crate::fast_path).

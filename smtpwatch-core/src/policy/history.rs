@@ -33,7 +33,7 @@ const QUOTA_LEAST: usize = 16;
 /// Bounded table of the history of all peers.
 ///
 /// If the table is full, the evicted row has the role of the inserted row: it is the least recently seen one of the
-/// lowest [`Class`]. Only while the other role has more than its half does that role give up a row, and never an
+/// lowest `Class`. Only while the other role has more than its half does that role give up a row, and never an
 /// established one. Rows of strangers are in the lowest classes, so a stranger evicts only strangers, and first those
 /// of a network with many rows. Each operation takes constant time.
 #[derive(Debug)]

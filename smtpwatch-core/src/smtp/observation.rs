@@ -154,7 +154,7 @@ pub struct Observation {
     pub went_on: bool,
     /// Code of a reply whose text demands STARTTLS, sent to a client that did not request it.
     pub starttls_demanded: Option<u16>,
-    /// Redacted texts of refusals, at most [`REFUSALS`] (FO-11).
+    /// Redacted texts of refusals, at most `REFUSALS` (FO-11).
     pub refusals: Vec<String>,
     /// State of the STARTTLS request.
     pub starttls: Starttls,
