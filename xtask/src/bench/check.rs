@@ -154,7 +154,7 @@ fn work() -> Result<PathBuf> {
         "--profile",
         "figures",
         "--package",
-        "smtpwatch",
+        "smtpwatch-pipeline",
         "--bench",
         "work",
         "--message-format=json",
