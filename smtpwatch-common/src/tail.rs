@@ -5,8 +5,6 @@
 //!             0                      128                   count+128
 //! ```
 
-use core::hint::black_box;
-
 use crate::{Packet, Segment};
 
 /// Bytes at the end of a segment that are read: the gate recognizes a reply whose last line begins there.
@@ -118,20 +116,24 @@ impl<'a> Tail<'a> {
     /// Bytes after a line of one dot, which ends a message; [`NO_END`] if there is none in the window.
     #[inline(always)]
     pub fn behind_body(&self) -> u32 {
-        const END: u64 = number(b"\0\0\0\r\n.\r\n");
-        let (mut word, mut behind) = (0_u64, u64::from(NO_END));
-        let mut i = 0;
-        while i < TAIL {
-            word = word << 8 | u64::from(self.buffer.0[(self.count + i) & (2 * TAIL - 1)]);
-            let other = word & 0xff_ffff_ffff ^ END;
-            // All ones where the last five bytes are the end. Hidden, because a branch here doubles the verifier's work.
-            let hit = black_box(((other | other.wrapping_neg()) >> 63).wrapping_sub(1));
-            behind = behind & !hit | (TAIL - 1 - i) as u64 & hit;
-            i += 1;
-        }
-        #[expect(clippy::cast_possible_truncation, reason = "a place in the window, or the value of NO_END")]
-        {
-            behind as u32
+        let (early, late) = (self.line_ends(0), self.line_ends(TAIL / 2));
+        // CR LF . CR LF, each at its distance before the last LF.
+        let in_late = late.line_feeds
+            & before(late.returns, early.returns, 1)
+            & before(late.dots, early.dots, 2)
+            & before(late.line_feeds, early.line_feeds, 3)
+            & before(late.returns, early.returns, 4);
+        let in_early = early.line_feeds
+            & before(early.returns, 0, 1)
+            & before(early.dots, 0, 2)
+            & before(early.line_feeds, 0, 3)
+            & before(early.returns, 0, 4);
+        if in_late != 0 {
+            in_late.trailing_zeros()
+        } else if in_early != 0 {
+            64 + in_early.trailing_zeros()
+        } else {
+            NO_END
         }
     }
 
@@ -151,6 +153,21 @@ impl<'a> Tail<'a> {
         Some(from + ends.trailing_zeros())
     }
 
+    /// Positions of CR, LF and dots in 64 bytes of the window.
+    #[inline(always)]
+    fn line_ends(&self, from: usize) -> LineEnds {
+        let mut found = LineEnds { returns: 0, line_feeds: 0, dots: 0 };
+        let mut word = 0;
+        while word < 8 {
+            let bytes = self.word(from + word * 8);
+            found.returns = (found.returns << 8) | zero_octets(bytes ^ 0x0d0d_0d0d_0d0d_0d0d);
+            found.line_feeds = (found.line_feeds << 8) | zero_octets(bytes ^ 0x0a0a_0a0a_0a0a_0a0a);
+            found.dots = (found.dots << 8) | zero_octets(bytes ^ 0x2e2e_2e2e_2e2e_2e2e);
+            word += 1;
+        }
+        found
+    }
+
     /// Positions of LF in 64 bytes of the window: the last byte is the lowest bit.
     #[inline(always)]
     fn line_feeds(&self, from: usize) -> u64 {
@@ -162,6 +179,19 @@ impl<'a> Tail<'a> {
         }
         bits
     }
+}
+
+/// Positions in 64 bytes of the window: the last byte is the lowest bit.
+struct LineEnds {
+    returns: u64,
+    line_feeds: u64,
+    dots: u64,
+}
+
+/// Moves each position by `distance` towards the end of the window; `earlier` are the 64 bytes before.
+#[inline(always)]
+const fn before(positions: u64, earlier: u64, distance: u32) -> u64 {
+    positions >> distance | earlier << (64 - distance)
 }
 
 /// Blanks, and CR, before the LF of a command line that are ignored.
@@ -181,4 +211,68 @@ const fn zero_octets(word: u64) -> u64 {
 
 const fn number(octets: &[u8; 8]) -> u64 {
     u64::from_be_bytes(*octets)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::vec::Vec;
+
+    use super::*;
+    use crate::Slice;
+
+    /// The same by a search of the bytes.
+    fn by_search(segment: &[u8], line_start: bool) -> u32 {
+        let whole = segment.len() <= TAIL;
+        let mut window = if whole && line_start { b"\r\n".to_vec() } else { Vec::new() };
+        window.extend(&segment[segment.len().saturating_sub(TAIL)..]);
+        let window = &window[window.len().saturating_sub(TAIL)..];
+        let end = window.windows(5).rposition(|part| part == b"\r\n.\r\n");
+        end.map_or(NO_END, |at| u32::try_from(window.len() - at - 5).unwrap())
+    }
+
+    fn by_tail(bytes: &[u8], line_start: bool) -> u32 {
+        let length = u32::try_from(bytes.len()).unwrap();
+        let segment = Segment { length, ..Segment::EMPTY };
+        let mut buffer = TailBuffer::EMPTY;
+        let Some(tail) = Tail::of(&Slice::new(bytes, length), &segment, line_start, &mut buffer) else {
+            panic!("{length} bytes are there");
+        };
+        tail.behind_body()
+    }
+
+    #[test]
+    fn the_end_of_a_message_is_found_at_every_place_of_the_window() {
+        for length in 1..=140_usize {
+            for at in 0..length {
+                let mut bytes = std::vec![b'x'; length];
+                let end = &b"\r\n.\r\n"[..5.min(length - at)];
+                bytes[at..at + end.len()].copy_from_slice(end);
+                for line_start in [false, true] {
+                    assert_eq!(
+                        by_tail(&bytes, line_start),
+                        by_search(&bytes, line_start),
+                        "{length} {at} {line_start}"
+                    );
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn random_lines_are_searched_as_byte_by_byte() {
+        let mut number = 1_u64;
+        let mut random = |below: u64| {
+            number = number.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+            (number >> 33) % below
+        };
+        let mut found = 0;
+        for _ in 0..20_000 {
+            let bytes: Vec<u8> = (0..=random(200)).map(|_| b"\r\n.x"[random(4) as usize]).collect();
+            let line_start = random(2) == 0;
+            let expected = by_search(&bytes, line_start);
+            found += u32::from(expected != NO_END);
+            assert_eq!(by_tail(&bytes, line_start), expected, "{bytes:?} {line_start}");
+        }
+        assert!((1_000..19_000).contains(&found), "{found} of 20,000 windows hold an end");
+    }
 }
