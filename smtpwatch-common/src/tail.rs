@@ -261,13 +261,13 @@ mod tests {
     #[test]
     fn random_lines_are_searched_as_byte_by_byte() {
         let mut number = 1_u64;
-        let mut random = |below: u64| {
+        let mut random = |below: usize| {
             number = number.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
-            (number >> 33) % below
+            usize::try_from(number >> 33).unwrap() % below
         };
         let mut found = 0;
         for _ in 0..20_000 {
-            let bytes: Vec<u8> = (0..=random(200)).map(|_| b"\r\n.x"[random(4) as usize]).collect();
+            let bytes: Vec<u8> = (0..=random(200)).map(|_| b"\r\n.x"[random(4)]).collect();
             let line_start = random(2) == 0;
             let expected = by_search(&bytes, line_start);
             found += u32::from(expected != NO_END);
