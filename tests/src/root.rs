@@ -307,14 +307,15 @@ chroot "$root/root" apt-get clean
 
 /// `$1`: directory of the root, `$2`: Debian release, then the packages. They are unpacked together with their
 /// libraries, without running the maintainer scripts, which need a whole system. apt has its own lists and cache and an
-/// empty list of installed packages.
+/// empty list of installed packages; the archive is the one that this machine's own packages come from.
 const UNPACK: &str = r#"
 set -eu
 home=$1 suite=$2; shift 2
 mkdir -p "$home/apt/lists/partial" "$home/apt/archives/partial"
 : > "$home/apt/status"
+archive=$(apt-get indextargets --format '$(REPO_URI)' 'Identifier: Packages' | grep -m 1 '/debian/*$')
 cat > "$home/apt/sources" <<END
-deb [signed-by=/usr/share/keyrings/debian-archive-keyring.gpg] http://deb.debian.org/debian $suite main
+deb [signed-by=/usr/share/keyrings/debian-archive-keyring.gpg] $archive $suite main
 END
 cat > "$home/apt/conf" <<END
 Dir::Etc::SourceList "$home/apt/sources";
