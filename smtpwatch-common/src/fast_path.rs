@@ -70,7 +70,7 @@ impl Tag {
         Self(self.0 ^ 1)
     }
 
-    /// The tag of the packets that `from` sends, at the hook of `host`.
+    /// The tag of the packets that `from` sends, at the hook of `env`.
     #[inline(always)]
     pub fn of<E: Env>(env: &E, key: &FlowKey, ip_version: u8, from: Side) -> Self {
         let (source, target, source_port, target_port) = match from {

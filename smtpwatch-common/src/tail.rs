@@ -140,8 +140,8 @@ impl<'a> Tail<'a> {
     /// How many bytes of the segment's end are its last line; `None` if that does not end in LF or begins too early.
     #[inline(always)]
     pub fn last_line(&self) -> Option<u32> {
-        let early = self.line_feeds(0);
-        let late = self.line_feeds(TAIL / 2);
+        let early = self.line_ends(0).line_feeds;
+        let late = self.line_ends(TAIL / 2).line_feeds;
         if late & 1 == 0 {
             return None;
         }
@@ -166,18 +166,6 @@ impl<'a> Tail<'a> {
             word += 1;
         }
         found
-    }
-
-    /// Positions of LF in 64 bytes of the window: the last byte is the lowest bit.
-    #[inline(always)]
-    fn line_feeds(&self, from: usize) -> u64 {
-        let mut bits = 0;
-        let mut word = 0;
-        while word < 8 {
-            bits = (bits << 8) | zero_octets(self.word(from + word * 8) ^ 0x0a0a_0a0a_0a0a_0a0a);
-            word += 1;
-        }
-        bits
     }
 }
 
