@@ -17,6 +17,12 @@ impl Day {
         Self(at.as_secs().div_euclid(SECONDS))
     }
 
+    /// Days since the Unix epoch.
+    #[must_use]
+    pub const fn number(self) -> i64 {
+        self.0
+    }
+
     /// First second of the day.
     #[must_use]
     pub const fn begin(self) -> Timestamp {

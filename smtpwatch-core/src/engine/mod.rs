@@ -803,7 +803,15 @@ impl Engine {
             Role::Server => known.is_some().then_some(used),
         };
         if let Some(granted) = granted {
-            self.scopes[flow.role as usize].note(at, subject.peer(), granted);
+            let priors = self.history.priors(flow.role);
+            let surprise = known.and_then(|known| {
+                let (prior, rate) = match flow.role {
+                    Role::Client => (priors.offered, &known.offered),
+                    Role::Server => (priors.used, &known.used),
+                };
+                rate.is_strong(self.settings.strength).then(|| prior.of_next(rate))
+            });
+            self.scopes[flow.role as usize].note(at, subject.peer(), granted, surprise);
         }
         // A client is recorded once it has used TLS here: any host may connect, and most never return.
         if flow.role == Role::Server && !used && known.is_none() {

@@ -5,7 +5,7 @@ use std::net::IpAddr;
 
 use super::{
     failures::Failure,
-    history::{History, HistoryKey, HistoryPeer, HistoryRecord, Rate, Strength},
+    history::{History, HistoryKey, HistoryPeer, HistoryRecord, Rate, Strength, surprise::Priors},
     profile::Profile,
     published::demand::Demand,
     rule::{AuthRule, Rule, StarttlsRule},
@@ -85,6 +85,8 @@ pub struct Expectation<'a> {
     pub known: Option<&'a HistoryRecord>,
     /// Thresholds from which history counts as evidence.
     pub strength: Strength,
+    /// What the peers of this host have in common, before the record of one is known.
+    pub priors: Priors,
 }
 
 impl<'a> Expectation<'a> {
@@ -106,6 +108,7 @@ impl<'a> Expectation<'a> {
             published: &[],
             known: address,
             strength,
+            priors: history.priors(subject.role),
         }
     }
 

@@ -3,8 +3,10 @@
 //! [`History`] is a bounded table of [`HistoryRecord`]s. The engine records each session in it; the store persists the
 //! records.
 
+mod days;
 mod rate;
 mod record;
+pub mod surprise;
 #[cfg(test)]
 mod tests;
 
@@ -13,9 +15,11 @@ use std::{net::IpAddr, sync::Arc};
 use slab::Slab;
 
 pub use self::{
+    days::{Spread, Tally},
     rate::{Rate, Wear},
     record::{HistoryKey, HistoryPeer, HistoryRecord, KnownName, SessionNote, is_peer, normal_peer, peer_text},
 };
+use self::surprise::{Population, Priors};
 use crate::{Role, hash::HashMap, lru::LruLists};
 
 /// Maximum capacity that is allocated at the start: more than there are mail hosts.
@@ -45,6 +49,8 @@ pub struct History {
     networks: HashMap<Network, Count>,
     /// Number of rows of each role.
     roles: [usize; 2],
+    /// Shares of the peers of each role, by address: of offers, and of their use.
+    populations: [[Population; 2]; 2],
     capacity: usize,
     quota: u32,
 }
@@ -147,6 +153,7 @@ impl History {
             ages: LruLists::default(),
             networks: HashMap::with_capacity_and_hasher(room, Default::default()),
             roles: [0; 2],
+            populations: Default::default(),
             capacity,
             quota: u32::try_from((capacity / QUOTA_PART).clamp(QUOTA_LEAST, QUOTA)).unwrap_or(u32::MAX),
         }
@@ -164,7 +171,9 @@ impl History {
         // The configured thresholds apply when the peer is seen again.
         let strength = Strength::default();
         if let Some(&place) = self.places.get(&key) {
+            self.leave(place);
             self.rows[place].record = record;
+            self.join(place);
             let list = self.classify(place, strength);
             self.ages.push_front(list, place);
             return None;
@@ -182,6 +191,13 @@ impl History {
     #[must_use]
     pub fn get(&self, key: &HistoryKey) -> Option<&HistoryRecord> {
         self.places.get(key).map(|&place| &self.rows[place].record)
+    }
+
+    /// What is known of a peer of this role before its first session.
+    #[must_use]
+    pub fn priors(&self, role: Role) -> Priors {
+        let [offered, used] = &self.populations[role as usize];
+        Priors { offered: offered.prior(), used: used.prior() }
     }
 
     /// Every record, in no particular order.
@@ -235,7 +251,9 @@ impl History {
                 (self.insert(key, record), forgotten)
             }
         };
+        self.leave(place);
         self.rows[place].record.note(session, strength);
+        self.join(place);
         let list = self.classify(place, strength);
         self.ages.push_back(list, place);
         (self.rows[place].record.clone(), forgotten)
@@ -283,7 +301,28 @@ impl History {
         self.roles[key.role as usize] += 1;
         let place = self.rows.insert(Row { key: key.clone(), record, class: Class::Surplus });
         self.places.insert(key, place);
+        self.join(place);
         place
+    }
+
+    /// Adds the shares of a row to those of its population. Rows by name repeat the sessions of rows by address.
+    fn join(&mut self, place: usize) {
+        let Row { key, record, .. } = &self.rows[place];
+        if let HistoryPeer::Address(_) = key.peer {
+            let [offered, used] = &mut self.populations[key.role as usize];
+            offered.add(&record.offered);
+            used.add(&record.used);
+        }
+    }
+
+    /// Removes the shares of a row from those of its population.
+    fn leave(&mut self, place: usize) {
+        let Row { key, record, .. } = &self.rows[place];
+        if let HistoryPeer::Address(_) = key.peer {
+            let [offered, used] = &mut self.populations[key.role as usize];
+            offered.remove(&record.offered);
+            used.remove(&record.used);
+        }
     }
 
     /// Removes a row from its list, and returns the list to which it belongs.
@@ -310,6 +349,7 @@ impl History {
     }
 
     fn remove(&mut self, place: usize) -> HistoryKey {
+        self.leave(place);
         let Row { key, class, .. } = self.rows.remove(place);
         self.ages.unlink(list(key.role, class), place);
         self.roles[key.role as usize] -= 1;

@@ -7,18 +7,33 @@ use std::{
     time::Duration,
 };
 
-use crate::{Role, Timestamp, policy::rule::in_network};
+use crate::{
+    Role, Timestamp,
+    policy::{history::surprise::poisson_tail, rule::in_network},
+};
 
 /// Maximum number of sessions stored; the oldest is evicted.
 const SESSIONS: usize = 1024;
 /// Time for which a session counts for its peer.
 const WINDOW: Duration = Duration::from_secs(3600);
+/// Minimum number of other peers with the same symptom that corroborate it.
+const OTHERS: usize = 2;
 
 /// The latest sessions of this host in one role: peers with TLS, and peers without.
 #[derive(Debug)]
 pub struct Scope {
     role: Role,
-    sessions: VecDeque<(Timestamp, IpAddr, bool)>,
+    sessions: VecDeque<Noted>,
+}
+
+/// One session.
+#[derive(Clone, Copy, Debug)]
+struct Noted {
+    at: Timestamp,
+    peer: IpAddr,
+    granted: bool,
+    /// Probability by the peer's history that it is not granted; `None` for a peer whose history is no evidence.
+    surprise: Option<f64>,
 }
 
 impl Scope {
@@ -29,24 +44,41 @@ impl Scope {
         Self { role, sessions: VecDeque::new() }
     }
 
-    /// Notes whether a server offered STARTTLS and granted it when requested, or whether a client used it.
-    pub fn note(&mut self, at: Timestamp, peer: IpAddr, granted: bool) {
+    /// Notes whether a server offered STARTTLS and granted it when requested, or whether a client used it. `surprise` is
+    /// the probability by the peer's history that it does not; `None` if that history is no evidence.
+    pub fn note(&mut self, at: Timestamp, peer: IpAddr, granted: bool, surprise: Option<f64>) {
         if self.sessions.len() >= SESSIONS {
             self.sessions.pop_front();
         }
-        self.sessions.push_back((at, peer, granted));
+        self.sessions.push_back(Noted { at, peer, granted, surprise });
+    }
+
+    /// The newest session of each peer within the window.
+    fn newest(&self, now: Timestamp) -> BTreeMap<IpAddr, Noted> {
+        let recent = self.sessions.iter().filter(|noted| now.since(noted.at) <= WINDOW);
+        recent.map(|noted| (noted.peer, *noted)).collect()
+    }
+
+    /// How many other peers with strong history show the same symptom in the window, and how probable it is that so many
+    /// do by chance. If that is fewer than [`OTHERS`], the probability is 1: two peers that change at once prove nothing.
+    #[must_use]
+    pub fn corroboration(&self, now: Timestamp, peer: IpAddr) -> (usize, f64) {
+        let (mut seen, mut expected) = (0, 0.0);
+        for noted in self.newest(now).values().filter(|noted| noted.peer != peer) {
+            if let Some(surprise) = noted.surprise {
+                expected += surprise;
+                seen += usize::from(!noted.granted);
+            }
+        }
+        if seen < OTHERS { (seen, 1.0) } else { (seen, poisson_tail(seen, expected)) }
     }
 
     /// Describes the scope of a symptom at `peer`, with numbers, and where to look first.
     #[must_use]
     pub fn of(&self, now: Timestamp, peer: IpAddr) -> String {
         // The latest session of each peer counts; the current session is not among them yet.
-        let mut newest = BTreeMap::new();
-        for (at, address, granted) in &self.sessions {
-            if now.since(*at) <= WINDOW {
-                newest.insert(*address, *granted);
-            }
-        }
+        let mut newest: BTreeMap<_, _> =
+            self.newest(now).into_iter().map(|(address, noted)| (address, noted.granted)).collect();
         newest.insert(peer, false);
         let prefix = if peer.is_ipv4() { 24 } else { 48 };
         let with = |near: bool, granted: bool| {
@@ -95,7 +127,7 @@ mod tests {
     fn scope(sessions: &[([u8; 4], bool)]) -> String {
         let mut scope = Scope::new(Role::Client);
         for (address, granted) in sessions {
-            scope.note(Timestamp::from_secs(0), (*address).into(), *granted);
+            scope.note(Timestamp::from_secs(0), (*address).into(), *granted, None);
         }
         scope.of(Timestamp::from_secs(60), [198, 51, 100, 25].into())
     }
@@ -119,10 +151,35 @@ mod tests {
     }
 
     #[test]
+    fn other_peers_corroborate_only_if_their_history_makes_it_rare() {
+        let peer = [198, 51, 100, 25].into();
+        let now = Timestamp::from_secs(60);
+        let scope = |sessions: &[(u8, bool, Option<f64>)]| {
+            let mut scope = Scope::new(Role::Client);
+            for (last, granted, surprise) in sessions {
+                scope.note(Timestamp::from_secs(0), [192, 0, 2, *last].into(), *granted, *surprise);
+            }
+            scope.corroboration(now, peer)
+        };
+        assert_eq!(scope(&[(1, false, Some(0.01))]), (1, 1.0), "one other peer may change by chance");
+        let uplink: Vec<_> = (1..=3).map(|last| (last, false, Some(0.01))).collect();
+        let (seen, probability) = scope(&uplink);
+        assert!(seen == 3 && probability < 1e-4, "{probability}");
+        let unknown: Vec<_> = (1..=3).map(|last| (last, false, None)).collect();
+        assert_eq!(scope(&unknown), (0, 1.0), "peers without history");
+        let mut many: Vec<_> = (4..=200).map(|last| (last, true, Some(0.03))).collect();
+        many.extend(&uplink);
+        assert!(scope(&many).1 > 0.5, "three of two hundred are what such histories let expect");
+        let mut recovered = uplink.clone();
+        recovered.extend((1..=3).map(|last| (last, true, Some(0.01))));
+        assert_eq!(scope(&recovered), (0, 1.0), "the newest session of a peer counts");
+    }
+
+    #[test]
     fn the_memory_is_bounded() {
         let mut scope = Scope::new(Role::Client);
         for at in 0..5000 {
-            scope.note(Timestamp::from_secs(at), [192, 0, 2, 1].into(), true);
+            scope.note(Timestamp::from_secs(at), [192, 0, 2, 1].into(), true, None);
         }
         assert_eq!(scope.sessions.len(), SESSIONS);
     }

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use super::Strength;
+use super::{Strength, days::{Spread, Tally}};
 use crate::Timestamp;
 
 /// Number of counted interruptions that are forgiven: one outage, one strip that ended. A farm whose members answer
@@ -45,6 +45,9 @@ pub struct Rate {
     /// How much interruptions have weakened the rate.
     #[serde(default)]
     pub wear: Wear,
+    /// Over how many days the sessions are spread. All zero in a record of a version without it.
+    #[serde(default)]
+    pub spread: Spread,
 }
 
 /// Effect of interruptions on a rate.
@@ -105,6 +108,7 @@ impl Rate {
         if !so {
             if strong {
                 self.run += 1;
+                self.spread.run.add(sighting.at);
                 self.wear.unlike |= !sighting.alike;
             } else {
                 self.no += 1;
@@ -112,8 +116,10 @@ impl Rate {
             return;
         }
         self.yes += 1;
+        self.spread.with.add(sighting.at);
         if self.run > 0 {
             self.run = 0;
+            self.spread.run = Tally::default();
             self.returns += 1;
             let of_another = std::mem::take(&mut self.wear.unlike);
             let spread = sighting.at.since(self.wear.at) >= sighting.age / SPREAD;

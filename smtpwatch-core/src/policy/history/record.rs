@@ -6,6 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{
     Strength,
+    days::{Spread, Tally},
     rate::{Rate, Sighting},
 };
 use crate::{Role, Timestamp, policy::profile::Profile};
@@ -126,27 +127,43 @@ mod shared {
 }
 
 impl HistoryRecord {
-    /// The offers in words: `offered in 412 of 412 sessions since 2026-10-02`.
+    /// The offers in words: `offered in 412 of 412 sessions on 50 days since 2026-10-02`.
     #[must_use]
     pub fn offers(&self) -> String {
-        format!(
-            "offered in {} of {} sessions since {}",
-            self.offered.yes,
-            self.offered.sessions(),
-            self.first_seen.date()
-        )
+        self.in_words("offered", &self.offered)
     }
 
-    /// The use in words: `used in 412 of 412 sessions since 2026-10-02`.
+    /// The use in words: `used in 412 of 412 sessions on 50 days since 2026-10-02`.
     #[must_use]
     pub fn uses(&self) -> String {
-        format!("used in {} of {} sessions since {}", self.used.yes, self.used.sessions(), self.first_seen.date())
+        self.in_words("used", &self.used)
+    }
+
+    fn in_words(&self, verb: &str, rate: &Rate) -> String {
+        let days = match rate.spread.with.days {
+            0 => String::new(),
+            1 => " on 1 day".to_owned(),
+            days => format!(" on {days} days"),
+        };
+        format!("{verb} in {} of {} sessions{days} since {}", rate.yes, rate.sessions(), self.first_seen.date())
     }
 
     /// The answers to EHLO in words: `EHLO was answered in 412 sessions since 2026-10-02`.
     #[must_use]
     pub fn answers(&self) -> String {
         format!("EHLO was answered in {} sessions since {}", self.sessions, self.first_seen.date())
+    }
+
+    /// Fills in the days of a record of a version without them, as if its sessions were evenly spread over its age.
+    #[must_use]
+    pub fn with_days(mut self) -> Self {
+        for rate in [&mut self.offered, &mut self.used] {
+            if rate.spread == Spread::default() {
+                rate.spread.with = Tally::estimate(rate.yes, self.first_seen, self.last_seen);
+                rate.spread.run = Tally::estimate(rate.run, self.last_offered, self.last_seen);
+            }
+        }
+        self
     }
 
     /// Whether the peer of this address has given this name.

@@ -45,8 +45,10 @@ fn is_strong(record: &HistoryRecord) -> bool {
 fn a_lasting_strip_does_not_become_the_norm() {
     let stripped = record("OOOOO.........................");
     assert!(is_strong(&stripped));
-    assert_eq!(stripped.offered, Rate { yes: 5, run: 25, ..Rate::default() });
-    assert_eq!(stripped.offers(), "offered in 5 of 5 sessions since 1970-01-01");
+    let spread = stripped.offered.spread;
+    assert_eq!(stripped.offered, Rate { yes: 5, run: 25, spread, ..Rate::default() });
+    assert_eq!((spread.with.days, spread.with.on_newest, spread.run.days, spread.run.on_newest), (1, 5, 1, 25));
+    assert_eq!(stripped.offers(), "offered in 5 of 5 sessions on 1 day since 1970-01-01");
 }
 
 #[test]
