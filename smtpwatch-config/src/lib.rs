@@ -63,6 +63,8 @@ pub struct Config {
     pub local: Vec<Network>,
     /// Load balancers and filters whose PROXY header is trusted.
     pub trusted_proxies: Vec<Network>,
+    /// Networks of this site's own clients, besides `local`.
+    pub trusted_clients: Vec<Network>,
     /// Path of the store of history and findings.
     pub store: PathBuf,
     /// Retention of findings in the store.
@@ -128,6 +130,7 @@ impl Config {
             hot_plug,
             local,
             trusted_proxies,
+            trusted_clients,
             store,
             retention,
             window,
@@ -146,6 +149,7 @@ impl Config {
         }
         self.local = local;
         self.trusted_proxies = trusted_proxies;
+        self.trusted_clients = trusted_clients;
         self.baseline = baseline;
         self.rules = rules;
         let kept = [
@@ -369,6 +373,7 @@ struct File {
     hot_plug: Checked<bool>,
     local: Vec<Checked<Network>>,
     trusted_proxies: Vec<Checked<Network>>,
+    trusted_clients: Vec<Checked<Network>>,
     store: StoreTable,
     incidents: IncidentsTable,
     baseline: BaselineTable,
@@ -389,6 +394,7 @@ impl Default for File {
             hot_plug: Checked(true),
             local: Vec::new(),
             trusted_proxies: Vec::new(),
+            trusted_clients: Vec::new(),
             store: StoreTable::default(),
             incidents: IncidentsTable::default(),
             baseline: BaselineTable::default(),
@@ -411,6 +417,7 @@ impl From<File> for Config {
             hot_plug: file.hot_plug.0,
             local: file.local.into_iter().map(|network| network.0).collect(),
             trusted_proxies: file.trusted_proxies.into_iter().map(|network| network.0).collect(),
+            trusted_clients: file.trusted_clients.into_iter().map(|network| network.0).collect(),
             retention: Retention {
                 age_days: file.store.max_age_days.0.0,
                 findings: file.store.max_findings.0.0,

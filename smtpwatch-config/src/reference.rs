@@ -80,6 +80,14 @@ pub const KEYS: &[Key] = &[
     )
     .such_as("[\"192.0.2.10\"]")
     .reloaded(),
+    key(
+        "",
+        "trusted_clients",
+        "[]",
+        "Networks of this site's own clients, besides `local`: a password that they send in cleartext is a real one, also if it is refused.",
+    )
+    .such_as("[\"10.0.0.0/8\"]")
+    .reloaded(),
     key("store", "path", "\"/var/lib/smtpwatch/smtpwatch.db\"", "History, findings and their evidence (SQLite)."),
     key("store", "max_age_days", "90", "Findings are kept for at most this many days,"),
     key("store", "max_findings", "100000", "at most this many findings,"),

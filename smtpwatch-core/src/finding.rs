@@ -226,6 +226,14 @@ pub struct Finding {
     pub exhibit: Option<Box<EvidenceBundle>>,
 }
 
+impl Finding {
+    /// An unknown client caused the finding, and this host's server did not accept what it sent.
+    #[must_use]
+    pub fn is_by_stranger(&self) -> bool {
+        self.peer.stranger && !self.observed.reply.is_some_and(|code| (200..300).contains(&code))
+    }
+}
+
 /// Owner of the socket that sent.
 #[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
@@ -283,6 +291,10 @@ pub struct PeerInfo {
     pub name: String,
     /// First line of the greeting.
     pub greeting: String,
+    /// This host is the server, and the client is unknown: its address has never used TLS here, and it is neither local
+    /// nor in `trusted_clients`.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub stranger: bool,
 }
 
 /// What was expected of the peer.

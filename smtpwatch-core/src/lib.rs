@@ -11,6 +11,7 @@
 //! ```
 #![forbid(unsafe_code)]
 
+pub mod cause;
 pub mod day;
 pub mod engine;
 pub mod evidence;

@@ -15,7 +15,7 @@ use smtpwatch_common::{
 use smtpwatch_config::Config;
 use smtpwatch_core::{
     Engine, FlowKey, Output, Role, Segment, Settings, Side, TcpFlags, Timestamp,
-    policy::{history::History, published::LookupResult},
+    policy::{history::History, published::LookupResult, rule::Network},
     segment::SocketOwner,
 };
 
@@ -56,6 +56,11 @@ fn overflow_uid() -> u32 {
     set.and_then(|text| text.trim().parse().ok()).unwrap_or(OVERFLOW_UID)
 }
 
+/// Networks whose clients are this site's own.
+fn trusted_clients(config: &Config) -> Vec<Network> {
+    config.local.iter().chain(&config.trusted_clients).copied().collect()
+}
+
 impl Pipeline {
     /// Creates a pipeline with the rules of `config` and the peers of `history`.
     #[must_use]
@@ -67,6 +72,7 @@ impl Pipeline {
             flows: config.limits.flows,
             lookups,
             trusted_proxies: config.trusted_proxies.clone(),
+            trusted_clients: trusted_clients(&config),
         };
         let engine = Engine::new(settings, config.rules.clone(), history);
         let config_hash = config.hash();
@@ -107,7 +113,8 @@ impl Pipeline {
     /// Replaces the active configuration, also for sessions in progress. Settings that a running engine cannot change
     /// are ignored.
     pub fn reconfigure(&mut self, config: Config) {
-        self.engine.reconfigure(config.baseline, config.rules.clone(), config.trusted_proxies.clone());
+        let (proxies, clients) = (config.trusted_proxies.clone(), trusted_clients(&config));
+        self.engine.reconfigure(config.baseline, config.rules.clone(), proxies, clients);
         self.config_hash = config.hash();
         self.config = config;
     }

@@ -369,7 +369,11 @@ impl Flow {
                 interface: self.interface.to_string(),
                 community_id: String::new(),
             },
-            peer: PeerInfo { name: name.unwrap_or_default(), greeting: seen.greeting.clone().unwrap_or_default() },
+            peer: PeerInfo {
+                name: name.unwrap_or_default(),
+                greeting: seen.greeting.clone().unwrap_or_default(),
+                stranger: claim.by_stranger,
+            },
             expected: claim.expected,
             observed: Observed {
                 capabilities: lines.map(|line| line.text.to_owned()).collect(),

@@ -40,7 +40,7 @@ use crate::{
     policy::{
         expectation::{self, Expectation, Subject},
         failures::{FailedHandshakes, Failure},
-        history::{History, HistoryKey, HistoryPeer, SessionNote, Strength},
+        history::{History, HistoryKey, HistoryPeer, HistoryRecord, SessionNote, Strength},
         published::{self, LOOKUP_TIMEOUT, LookupRequest, LookupResult, Published, domain_name},
         rule::{Network, Rule, StarttlsRule},
         scope::Scope,
@@ -60,11 +60,13 @@ pub struct Settings {
     /// Load balancers and filters whose PROXY header is trusted. From any other address the header is an unproven
     /// claim, and the client is the address that connects.
     pub trusted_proxies: Vec<Network>,
+    /// Networks whose clients are known, whatever they have done here before: their refused logins are this site's own.
+    pub trusted_clients: Vec<Network>,
 }
 
 impl Default for Settings {
     fn default() -> Self {
-        Self { strength: Strength::default(), flows: limits::FLOWS, lookups: false, trusted_proxies: Vec::new() }
+        Self { strength: Strength::default(), flows: limits::FLOWS, lookups: false, trusted_proxies: Vec::new(), trusted_clients: Vec::new() }
     }
 }
 
@@ -162,11 +164,18 @@ impl Engine {
         }
     }
 
-    /// Replaces the strength of history, the rules (in order of precedence) and the trusted proxies. They apply to open
-    /// sessions too.
-    pub fn reconfigure(&mut self, strength: Strength, rules: Vec<Rule>, trusted_proxies: Vec<Network>) {
+    /// Replaces the strength of history, the rules (in order of precedence), the trusted proxies and the trusted clients.
+    /// They apply to open sessions too.
+    pub fn reconfigure(
+        &mut self,
+        strength: Strength,
+        rules: Vec<Rule>,
+        trusted_proxies: Vec<Network>,
+        trusted_clients: Vec<Network>,
+    ) {
         self.settings.strength = strength;
         self.settings.trusted_proxies = trusted_proxies;
+        self.settings.trusted_clients = trusted_clients;
         self.rules = rules;
     }
 
@@ -660,6 +669,17 @@ impl Engine {
         stands_still.then_some(Failure { at: last.min(at), flow: other, end: HandshakeEnd::Silence })
     }
 
+    /// This host is the server, and nothing is known of the client: it has never used TLS here, and it is neither local nor
+    /// trusted. What such a client sends may be sent by anyone. The name that it gives is no identity: anyone can give it.
+    fn is_stranger(&self, flow: &Flow, known: Option<&HistoryRecord>) -> bool {
+        let client = flow.key.client.ip().to_canonical();
+        let is_local = client.is_loopback() || client == flow.key.server.ip().to_canonical();
+        flow.role == Role::Server
+            && !is_local
+            && known.is_none_or(|record| record.used.yes == 0)
+            && !self.settings.trusted_clients.iter().any(|network| network.contains(client))
+    }
+
     fn judge(&mut self, place: FlowId, at: Timestamp, urgency: Urgency) {
         let flow = &self.flows[place];
         // Without this host's own side no session took place: incoming frames alone prove nothing.
@@ -696,6 +716,7 @@ impl Engine {
             certificate: certificate.as_ref(),
             unanswered,
             proxied: self.is_proxied(flow),
+            stranger: self.is_stranger(flow, expectation.known),
             at_stake: flow.at_stake(),
         });
         let is_retry = claims.iter().any(|claim| claim.kind == Kind::DowngradeRetry);

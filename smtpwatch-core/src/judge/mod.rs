@@ -67,6 +67,8 @@ pub struct RuleInput<'a> {
     pub unanswered: bool,
     /// The client relays for another client (FP-13): the history of its address says nothing about that client.
     pub proxied: bool,
+    /// This host is the server, and the client is unknown: anyone may have sent what it sends.
+    pub stranger: bool,
     /// The session transferred mail or credentials, or tried to.
     pub at_stake: bool,
 }
@@ -109,6 +111,8 @@ pub struct Claim {
     pub severity: Severity,
     /// No further event in this session can make it worse.
     pub is_final: bool,
+    /// The client is unknown ([`RuleInput::stranger`]).
+    pub by_stranger: bool,
     /// What was expected, and by which source.
     pub expected: Expected,
     /// SASL mechanism, for claims about AUTH.
@@ -207,6 +211,7 @@ impl Claim {
             outcome,
             severity: severity(evidence, outcome, &expected),
             is_final: !waits && (input.closed || outcome >= Outcome::Content || input.session.tls_began()),
+            by_stranger: input.stranger,
             expected,
             mechanism: None,
             reply: None,
