@@ -47,11 +47,11 @@ impl Session {
 
     /// The server continues in cleartext, either in response to client bytes that are not TLS, or after TLS that was
     /// not requested.
-    pub(super) fn answers_in_clear(&self, octet: u8) -> bool {
+    pub(super) fn answers_in_clear(&self, byte: u8) -> bool {
         let Some(tls) = self.seen.tls.as_deref().filter(|tls| !tls.has_hole(Side::Server)) else { return false };
         let refused = self.seen.starttls == Starttls::NotSent || !tls.before(Side::Client).is_empty();
         refused
-            && !CONTENT_TYPES.contains(&octet)
+            && !CONTENT_TYPES.contains(&byte)
             && !tls.is_tls(Side::Server)
             && (self.seen.starttls == Starttls::NotSent || !tls.is_tls(Side::Client))
     }
@@ -68,8 +68,8 @@ impl Session {
 
     /// The client received the go-ahead and began like TLS, but continues with commands: either where a record should
     /// begin, or after the server replied in cleartext (C6).
-    pub(super) fn goes_on_in_clear(&self, octets: &[u8]) -> bool {
-        let line = octets.iter().position(|&octet| octet == b'\n').map_or(&[][..], |end| &octets[..end]);
+    pub(super) fn goes_on_in_clear(&self, bytes: &[u8]) -> bool {
+        let line = bytes.iter().position(|&byte| byte == b'\n').map_or(&[][..], |end| &bytes[..end]);
         self.seen.tls.as_ref().is_some_and(|tls| tls.is_tls(Side::Client) && !tls.is_established())
             && matches!(self.seen.starttls, Starttls::Granted(_))
             && Command::parse(line.trim_ascii_end()) != Command::Other
@@ -80,19 +80,19 @@ impl Session {
         self.seen.tls.as_ref().is_some_and(|tls| !tls.is_tls(Side::Server) && !is_blank(tls.before(Side::Server)))
     }
 
-    /// The TLS phase ended without TLS: `octets` are commands, and the dialogue continues in cleartext.
-    pub(super) fn abandon_tls(&mut self, octets: &[u8]) {
+    /// The TLS phase ended without TLS: `bytes` are commands, and the dialogue continues in cleartext.
+    pub(super) fn abandon_tls(&mut self, bytes: &[u8]) {
         self.seen.tls = None;
         self.seen.clear_after_go_ahead = true;
         self.phase = Phase::Commands;
-        self.client(octets, self.client_end);
+        self.client(bytes, self.client_end);
     }
 
-    /// Processes bytes of the TLS phase; `end` is the stream offset after `octets`.
-    pub(super) fn tls_octets(&mut self, from: Side, octets: &[u8], end: u64) {
+    /// Processes bytes of the TLS phase; `end` is the stream offset after `bytes`.
+    pub(super) fn tls_bytes(&mut self, from: Side, bytes: &[u8], end: u64) {
         let Some(tls) = &mut self.seen.tls else { return };
         let began = tls.is_tls(Side::Client);
-        let rest = tls.push(from, end.saturating_sub(octets.len() as u64), octets);
+        let rest = tls.push(from, end.saturating_sub(bytes.len() as u64), bytes);
         for (place, shown) in tls.take_shown() {
             self.kept[from as usize].push(place, &shown);
         }
@@ -108,7 +108,7 @@ impl Session {
                 self.held = SecretBuffer::default();
             } else if from == Side::Client {
                 let room = limits::REASSEMBLY_BYTES.saturating_sub(self.held.len());
-                self.held.extend_from_slice(&octets[..octets.len().min(room)]);
+                self.held.extend_from_slice(&bytes[..bytes.len().min(room)]);
             }
         }
         // Also after the client's hello, if TLS follows. Without TLS from the server, the server does not support TLS
@@ -123,7 +123,7 @@ impl Session {
         if from == Side::Server && (!began || late) && !is_blank(tls.before(Side::Server)) {
             let known = self.seen.injected_replies.as_ref().map_or(0, |injection| injection.octets);
             // A line is evaluated once it is complete.
-            if known == tls.before(Side::Server).len() || !is_tls && !octets.contains(&b'\n') {
+            if known == tls.before(Side::Server).len() || !is_tls && !bytes.contains(&b'\n') {
                 return;
             }
             let lines = tls.before(Side::Server).split(|byte| *byte == b'\n').map(<[u8]>::trim_ascii_end);
@@ -171,9 +171,9 @@ impl Session {
         let fresh = noted.filter_map(move |(from, _)| {
             let before = tls.map(|tls| (tls.start(from), tls.before(from)));
             // Excludes bytes that wait for the reply to STARTTLS: they may still be read as commands.
-            let (start, octets) = before.filter(|(_, octets)| !octets.is_empty())?;
+            let (start, bytes) = before.filter(|(_, bytes)| !bytes.is_empty())?;
             let (mut response, mut message) = (false, false);
-            let lines = octets.split_inclusive(|&octet| octet == b'\n').flat_map(|whole| {
+            let lines = bytes.split_inclusive(|&byte| byte == b'\n').flat_map(|whole| {
                 let line = whole.trim_ascii_end();
                 let command = Command::parse(line);
                 let shown = match (from, &command) {
@@ -184,7 +184,7 @@ impl Session {
                 };
                 response |= matches!(command, Command::Auth { .. });
                 message |= matches!(command, Command::Data | Command::Bdat { .. });
-                [shown.octets().into_owned(), whole[line.len()..].to_vec()].concat()
+                [shown.bytes().into_owned(), whole[line.len()..].to_vec()].concat()
             });
             Some((from, start, lines.collect()))
         });
@@ -198,9 +198,9 @@ impl Session {
 
     /// Records SASL exchanges in an injection. No server prompts for a response there: a line after AUTH that is not
     /// a command is the response.
-    fn injected_auth(&mut self, octets: &[u8]) {
+    fn injected_auth(&mut self, bytes: &[u8]) {
         let mut open = false;
-        for line in octets.split(|&octet| octet == b'\n').map(<[u8]>::trim_ascii) {
+        for line in bytes.split(|&byte| byte == b'\n').map(<[u8]>::trim_ascii) {
             match Command::parse(line) {
                 Command::Auth { mechanism, initial } => {
                     self.begin_auth(AuthExchange::new(&mechanism, initial, false));
@@ -219,16 +219,16 @@ impl Session {
     /// Records client bytes where TLS should begin. After the go-ahead (`granted`) the server may process them as if
     /// TLS had protected them, so a credential among them is recorded (docs/threats.md E3); before it they are read
     /// as commands anyway.
-    pub(super) fn injected(&mut self, octets: &[u8], before_reply: bool, granted: bool) {
-        if octets.trim_ascii().is_empty() {
+    pub(super) fn injected(&mut self, bytes: &[u8], before_reply: bool, granted: bool) {
+        if bytes.trim_ascii().is_empty() {
             return;
         }
-        let injection = Injection::of(octets, before_reply);
+        let injection = Injection::of(bytes, before_reply);
         self.seen
             .transcript
-            .push(Side::Client, &format!("[{} octets in clear: {}]", injection.octets, injection.verbs.join(", ")));
+            .push(Side::Client, &format!("[{} bytes in cleartext: {}]", injection.octets, injection.verbs.join(", ")));
         if granted {
-            self.injected_auth(octets);
+            self.injected_auth(bytes);
         }
         self.seen.injected_commands = Some(Box::new(injection));
         self.events.push_back(SessionEvent::Judge);

@@ -33,7 +33,7 @@ impl Session {
                     return;
                 }
                 Phase::Tls => {
-                    self.tls_octets(Side::Client, input, end);
+                    self.tls_bytes(Side::Client, input, end);
                     return;
                 }
                 Phase::Hold => {
@@ -236,7 +236,8 @@ impl Session {
         }
         self.chunk_text |= unknown;
         self.quotes_unknown |= self.chunk_text;
-        self.refused_chunk = if self.chunk_text { self.refused_chunk.saturating_sub(line.octets as u64) } else { 0 };
+        self.refused_chunk =
+            if self.chunk_text { self.refused_chunk.saturating_sub(line.stream_len as u64) } else { 0 };
         self.chunk_text
     }
 
@@ -273,8 +274,8 @@ impl Session {
         self.seen.capabilities.as_ref().map_or(!self.seen.helo, |capabilities| capabilities.has("CHUNKING"))
     }
 
-    fn may_be_proxy(&self, octet: u8) -> bool {
-        !self.held.is_empty() || octet == PROXY_SIGNATURE[0]
+    fn may_be_proxy(&self, byte: u8) -> bool {
+        !self.held.is_empty() || byte == PROXY_SIGNATURE[0]
     }
 
     /// The binary PROXY header of a load balancer (version 2): the signature, four bytes whose last two are the
@@ -313,13 +314,13 @@ impl Session {
     }
 
     fn auth_response(&mut self, line: &[u8]) {
-        let octets = line.trim_ascii().len();
-        self.seen.transcript.push(Side::Client, &format!("[{octets} octets]"));
+        let bytes = line.trim_ascii().len();
+        self.seen.transcript.push(Side::Client, &format!("[{bytes} bytes]"));
         if let Some(exchange) = self.seen.auth.last_mut() {
             if line.trim_ascii() == b"*" {
                 exchange.cancelled = true;
             } else {
-                exchange.respond(octets);
+                exchange.respond(bytes);
             }
         }
         self.keep_secret(Secret::new(line));

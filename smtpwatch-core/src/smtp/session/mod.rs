@@ -123,7 +123,7 @@ pub struct Session {
     /// Time of the newest bytes.
     now: Timestamp,
     /// Bytes of the reply in progress, including line endings.
-    reply_octets: usize,
+    reply_bytes: usize,
     events: VecDeque<SessionEvent>,
     /// Evidence: the client's bytes, and the server's.
     kept: [Retained; 2],
@@ -319,7 +319,7 @@ impl Session {
         let reads_tls = self.seen.tls.as_deref().is_some_and(TlsPhase::is_established);
         let before = self.seen.tls.as_deref().map_or(&[][..], |tls| tls.before(Side::Client));
         let waits = [before, &self.held, self.client_lines.partial(), self.server_lines.partial()];
-        self.input_forgotten |= !reads_tls && waits.iter().any(|octets| !octets.is_empty());
+        self.input_forgotten |= !reads_tls && waits.iter().any(|bytes| !bytes.is_empty());
         if let Some(tls) = &mut self.seen.tls {
             tls.forget_before();
         }
@@ -379,7 +379,7 @@ impl Session {
         if matches!(self.phase, Phase::Commands | Phase::AuthResponse) && !self.client_lines.partial().is_empty() {
             let mut end = &b"\r\n"[..];
             if let Some(line) = self.client_lines.take(&mut end) {
-                let line = Line { octets: line.octets - 2, ..line };
+                let line = Line { stream_len: line.stream_len - 2, ..line };
                 self.client_line(&line, &[], self.client_end);
             }
         }
@@ -422,7 +422,7 @@ impl Session {
     pub fn kept(&self) -> Vec<(Side, u64, Vec<u8>)> {
         let sides = [Side::Client, Side::Server].into_iter().zip(&self.kept);
         let rows =
-            sides.flat_map(|(side, kept)| kept.rows().map(move |(offset, octets)| (side, offset, octets.to_vec())));
+            sides.flat_map(|(side, kept)| kept.rows().map(move |(offset, bytes)| (side, offset, bytes.to_vec())));
         let mut kept: Vec<_> = rows.chain(self.injections()).collect();
         kept.sort_by_key(|(side, offset, _)| (*side as usize, *offset));
         kept
@@ -439,7 +439,7 @@ impl Session {
     #[must_use]
     pub fn copies(&self, conflict: &Conflict) -> [Vec<u8>; 2] {
         [&conflict.first, &conflict.other].map(|copy| match self.is_shown(conflict) {
-            true => Redacted::reply(copy, std::iter::empty(), false).octets().into_owned(),
+            true => Redacted::reply(copy, std::iter::empty(), false).bytes().into_owned(),
             false => vec![BLANK; copy.len()],
         })
     }
@@ -451,13 +451,13 @@ impl Session {
         let mut shown = self.copies(conflict);
         if !self.is_shown(conflict) {
             for (copy, shown) in [&conflict.first, &conflict.other].into_iter().zip(&mut shown) {
-                for line in copy.split(|octet| *octet == b'\n') {
+                for line in copy.split(|byte| *byte == b'\n') {
                     let start = line.as_ptr().addr() - copy.as_ptr().addr();
                     let end = start + plain_keyword(line).map_or(0, |keyword| "250-".len() + keyword.len());
                     shown[start..end].copy_from_slice(&copy[start..end]);
                     // Keeps the line ending as well: the parser needs it to find the next keyword.
-                    if let Some(octet) = shown.get_mut(start + line.len()) {
-                        *octet = b'\n';
+                    if let Some(byte) = shown.get_mut(start + line.len()) {
+                        *byte = b'\n';
                     }
                 }
             }
@@ -478,17 +478,17 @@ impl Session {
     /// Retains a redacted line as evidence; `end` is the stream offset after it.
     fn keep(&mut self, from: Side, line: &Line<'_>, shown: &Redacted<'_>, end: u64) {
         let kept = &mut self.kept[from as usize];
-        let start = end.saturating_sub(line.octets as u64);
-        let octets = shown.octets();
-        kept.push(start, &octets);
-        let rest: &[u8] = match line.octets - octets.len().min(line.octets) {
+        let start = end.saturating_sub(line.stream_len as u64);
+        let bytes = shown.bytes();
+        kept.push(start, &bytes);
+        let rest: &[u8] = match line.stream_len - bytes.len().min(line.stream_len) {
             // No line ending in the stream: the connection ended, or the line exceeded the bound.
             0 => b"",
             _ if line.truncated => b"",
             1 => b"\n",
             _ => b"\r\n",
         };
-        kept.push(start + octets.len() as u64, rest);
+        kept.push(start + bytes.len() as u64, rest);
     }
 
     fn doubt(&mut self, doubt: Doubt) {

@@ -31,7 +31,7 @@ impl Session {
                 Phase::Stopped => return,
                 Phase::Tls if self.answers_in_clear(input[0]) => self.leave_tls(),
                 Phase::Tls => {
-                    self.tls_octets(Side::Server, input, end);
+                    self.tls_bytes(Side::Server, input, end);
                     return;
                 }
                 Phase::Commands | Phase::Hold | Phase::AuthResponse | Phase::Body(_) | Phase::Chunk(_) => {}
@@ -43,7 +43,7 @@ impl Session {
                 self.release(Phase::Commands);
             }
             let reply = self.replies.push(&line);
-            self.reply_octets += line.bytes.len() + if line.bare_lf { 1 } else { 2 };
+            self.reply_bytes += line.bytes.len() + if line.bare_lf { 1 } else { 2 };
             // Redacts before cutting, because the cut could split a secret.
             let shown = self.shown(&line.bytes);
             self.seen.transcript.push_with(Side::Server, shown.length(), |text| shown.write(text));
@@ -75,7 +75,7 @@ impl Session {
 
     fn reply(&mut self, reply: &Reply<'_>) {
         let went_on = std::mem::take(&mut self.ehlo_may_go_on);
-        let ehlo_octets = std::mem::take(&mut self.reply_octets);
+        let ehlo_octets = std::mem::take(&mut self.reply_bytes);
         if self.seen.greeting.is_none() && self.seen.doubt.is_none() {
             if reply.code == 0 {
                 self.nonstandard_greeting = Some(printable(reply.first()));
@@ -328,7 +328,7 @@ impl Session {
             let start = self.client_end.saturating_sub(self.held.len() as u64);
             let lines = self.held[..chunk].iter().filter(|byte| **byte == b'\n').count();
             self.kept[Side::Client as usize].push(start, &vec![BLANK; chunk]);
-            self.seen.transcript.push(Side::Client, &format!("[{chunk} octets]"));
+            self.seen.transcript.push(Side::Client, &format!("[{chunk} bytes]"));
             self.held.remove_front(chunk);
             for _ in 0..lines {
                 self.expect(Pending::Uncertain(Fits::Error), Verb::default());
@@ -422,15 +422,15 @@ impl Session {
     pub(super) fn eager_response(&mut self, answered: bool) {
         // User name and password, for the mechanism with the most responses.
         for _ in 0..2 {
-            let Some(end) = self.held.iter().position(|&octet| octet == b'\n') else { return };
+            let Some(end) = self.held.iter().position(|&byte| byte == b'\n') else { return };
             let start = self.client_end.saturating_sub(self.held.len() as u64);
-            let blank = |octet: &u8| if octet.is_ascii_whitespace() { *octet } else { BLANK };
+            let blank = |byte: &u8| if byte.is_ascii_whitespace() { *byte } else { BLANK };
             let blanked: Vec<u8> = self.held[..=end].iter().map(blank).collect();
             let line = self.held[..end].trim_ascii();
             let (true, Some(exchange)) = (is_response(line), self.seen.auth.last_mut()) else { return };
             exchange.respond(line.len());
             let secret = Secret::new(line);
-            let shown = format!("[{} octets]", line.len());
+            let shown = format!("[{} bytes]", line.len());
             self.seen.transcript.push(Side::Client, &shown);
             self.held.remove_front(end + 1);
             if let Some(stray) = &mut self.stray {
