@@ -142,7 +142,7 @@ impl AuthExchange {
     }
 
     /// The secret was not sent yet, and the client may still send it after the refusal.
-    pub(super) fn may_go_on(&self) -> bool {
+    pub(super) fn may_continue(&self) -> bool {
         self.class == MechanismClass::Plaintext && !self.secret_sent && !self.cancelled
     }
 

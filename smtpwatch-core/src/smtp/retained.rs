@@ -10,7 +10,7 @@ const AT_LEAST: usize = 64;
 pub(super) struct Retained {
     bytes: Vec<u8>,
     /// Start of each contiguous run: its offset in the stream, and its index in `bytes`.
-    rows: Vec<(u64, usize)>,
+    runs: Vec<(u64, usize)>,
     left_out: u64,
 }
 
@@ -22,14 +22,13 @@ impl Retained {
         if room == 0 {
             return;
         }
-        let resume_after_reset =
-            self.rows.last().is_some_and(|(from, at)| from + (self.bytes.len() - at) as u64 == offset);
-        if !resume_after_reset {
-            if self.rows.capacity() == 0 {
+        let continues = self.runs.last().is_some_and(|(from, at)| from + (self.bytes.len() - at) as u64 == offset);
+        if !continues {
+            if self.runs.capacity() == 0 {
                 // Most sessions have one run.
-                self.rows.reserve_exact(1);
+                self.runs.reserve_exact(1);
             }
-            self.rows.push((offset, self.bytes.len()));
+            self.runs.push((offset, self.bytes.len()));
         }
         if self.bytes.capacity() == 0 {
             // More lines usually follow the first.
@@ -39,9 +38,9 @@ impl Retained {
     }
 
     /// Contiguous runs with their offsets in the stream.
-    pub(super) fn rows(&self) -> impl Iterator<Item = (u64, &[u8])> {
-        let ends = self.rows.iter().skip(1).map(|(_, at)| *at).chain([self.bytes.len()]);
-        self.rows.iter().zip(ends).filter_map(|((offset, at), end)| Some((*offset, self.bytes.get(*at..end)?)))
+    pub(super) fn runs(&self) -> impl Iterator<Item = (u64, &[u8])> {
+        let ends = self.runs.iter().skip(1).map(|(_, at)| *at).chain([self.bytes.len()]);
+        self.runs.iter().zip(ends).filter_map(|((offset, at), end)| Some((*offset, self.bytes.get(*at..end)?)))
     }
 
     /// Number of bytes that exceeded the bound.
@@ -55,13 +54,16 @@ mod tests {
     use super::*;
 
     #[test]
-    fn neighbours_are_one_row_and_the_bound_holds() {
-        let mut kept = Retained::default();
-        kept.push(0, b"ab");
-        kept.push(2, b"cd");
-        kept.push(9, b"e");
-        assert_eq!(kept.rows().collect::<Vec<_>>(), [(0, &b"abcd"[..]), (9, b"e")]);
-        kept.push(10, &vec![b'x'; EXHIBIT_OCTETS]);
-        assert_eq!((kept.rows().map(|(_, row)| row.len()).sum::<usize>(), kept.left_out()), (EXHIBIT_OCTETS, 5));
+    fn adjacent_bytes_are_one_run_and_the_bound_holds() {
+        let mut retained = Retained::default();
+        retained.push(0, b"ab");
+        retained.push(2, b"cd");
+        retained.push(9, b"e");
+        assert_eq!(retained.runs().collect::<Vec<_>>(), [(0, &b"abcd"[..]), (9, b"e")]);
+        retained.push(10, &vec![b'x'; EXHIBIT_OCTETS]);
+        assert_eq!(
+            (retained.runs().map(|(_, run)| run.len()).sum::<usize>(), retained.left_out()),
+            (EXHIBIT_OCTETS, 5)
+        );
     }
 }
