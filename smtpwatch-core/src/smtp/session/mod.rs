@@ -339,9 +339,7 @@ impl Session {
     /// Overwrites and frees everything that may hold a secret, once no more cleartext is expected. The evidence
     /// remains: it is redacted.
     pub fn forget_secrets(&mut self) {
-        if self.retained_injections.is_empty() {
-            self.retained_injections = self.injections().collect();
-        }
+        self.retain_injections();
         let reads_tls = self.seen.tls.as_deref().is_some_and(TlsPhase::is_established);
         let before = self.seen.tls.as_deref().map_or(&[][..], |tls| tls.before(Side::Client));
         let waits = [before, self.phase.buffered(), self.client_lines.partial(), self.server_lines.partial()];
@@ -540,6 +538,13 @@ impl Session {
         retained.push(start + bytes.len() as u64, rest);
     }
 
+    /// Redacts the cleartext where TLS should begin while the secrets that it may quote are known.
+    fn retain_injections(&mut self) {
+        if self.retained_injections.is_empty() {
+            self.retained_injections = self.injections().collect();
+        }
+    }
+
     fn doubt(&mut self, doubt: Doubt) {
         if doubt == Doubt::Ambiguous && self.seen.doubt.is_none() {
             self.events.push_back(SessionEvent::OutOfStep);
@@ -553,7 +558,8 @@ impl Session {
         self.pairing.release();
         self.client_lines.clear();
         self.server_lines.clear();
-        self.quotable.discard();
+        self.retain_injections();
+        self.quotable.forget();
         self.events.push_back(SessionEvent::Mute);
     }
 

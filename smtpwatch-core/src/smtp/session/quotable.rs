@@ -36,14 +36,9 @@ impl Quotable {
         self.incomplete
     }
 
-    /// The client has sent no secret so far.
+    /// The client has sent no word that must be redacted.
     pub(super) fn is_unused(&self) -> bool {
         self.secrets.is_empty() && !self.forgotten
-    }
-
-    /// Overwrites and frees the secrets.
-    pub(super) fn discard(&mut self) {
-        self.secrets = VecDeque::new();
     }
 
     /// Overwrites and frees the secrets. From here on only codes are shown, if there were any.

@@ -24,6 +24,11 @@ fn session(segments: &[&str]) -> (Session, u64) {
     (session, server)
 }
 
+fn text(session: &Session) -> String {
+    let kept = session.kept();
+    String::from_utf8_lossy(&kept.iter().flat_map(|(.., bytes)| bytes.clone()).collect::<Vec<_>>()).into_owned()
+}
+
 #[test]
 fn a_dropped_reply_is_counted() {
     let message = ["> MAIL FROM:<a@b>\r\nRCPT TO:<c@d>\r\nDATA\r\n", "< 250 ok\r\n250 ok\r\n354 go\r\n"];
@@ -92,4 +97,32 @@ fn cleartext_after_a_second_go_ahead_is_in_the_transcript() {
     ]);
     let lines = session.seen.transcript();
     assert_eq!(lines.last().map(|line| line.text.as_str()), Some("454 4.7.0 no"), "{lines:?}");
+}
+
+#[test]
+fn evidence_quotes_no_secret_after_parsing_stops() {
+    let (mut session, server) = session(&[
+        GREETING,
+        EHLO,
+        OFFER,
+        "> AUTH PLAIN AGFubmEATjB0LWEtczNjcmV0\r\n",
+        "< 535 no\r\n",
+        "> STARTTLS\r\n",
+        "< 220 go\r\n",
+        "< 535 wrong password N0t-a-s3cret\r\n",
+    ]);
+    assert!(!text(&session).contains("s3cret"), "{}", text(&session));
+    session.gap(Side::Server, 10);
+    session.data(Side::Server, Timestamp(99), server + 10, b"x");
+    assert!(session.seen.doubt.is_some());
+    assert!(text(&session).contains("535 "), "the line is evidence");
+    assert!(!text(&session).contains("s3cret"), "{}", text(&session));
+}
+
+#[test]
+fn copies_stay_hidden_after_parsing_stops() {
+    let (mut session, _) = session(&[GREETING, "> hunter2hunter2\r\n"]);
+    session.gap(Side::Server, 10);
+    assert!(session.seen.doubt.is_some() && session.seen.auth.is_empty());
+    assert!(!session.quotable.is_unused(), "either copy may quote the word");
 }
