@@ -161,7 +161,7 @@ impl Reading {
         match line.from {
             // Text in brackets describes omitted bytes: a SASL response, a word without the form of a verb, a body,
             // TLS.
-            Side::Client if line.text.contains(" octets]") && line.text.starts_with('[') => {
+            Side::Client if line.text.contains(" bytes]") && line.text.starts_with('[') => {
                 if self.codes.last() != Some(&334) {
                     self.verbs.push(UNKNOWN.to_owned());
                 }
