@@ -47,7 +47,7 @@ use smtpwatch_system::clock::now;
 use smtpwatch_tlsrpt::{outbound::host_name, sender::Sender};
 use smtpwatch_web::{
     api,
-    desk::{Desk, Live},
+    app_state::{AppState, EventBus},
     pages,
     server::{self, ConfigFile, Health},
 };
@@ -116,13 +116,13 @@ pub fn run(start: Start) -> anyhow::Result<()> {
         None => "cannot start the journal's thread".to_owned(),
     })?;
     let journal = Arc::new(journal);
-    let live = Live::new();
+    let events = EventBus::new();
     let (push, pusher) = alertmanager::start(&config.alertmanager, &host_name())?.unzip();
-    let (lines, events, counts) = (journal.clone(), live.clone(), metrics.clone());
+    let (lines, event_bus, counts) = (journal.clone(), events.clone(), metrics.clone());
     // A finding in the journal is also in the store, unless the log says that the store cannot be written.
     let tell = Box::new(move |finding: &Finding, again: bool| lines.write(Box::new(finding.clone()), again));
     let on_record = Box::new(move |finding: &Finding, kept: &KeptAs| {
-        events.tell(finding, kept);
+        event_bus.publish(finding, kept);
         if let Some(push) = &push {
             push.tell(finding, kept, &counts);
         }
@@ -150,7 +150,7 @@ pub fn run(start: Start) -> anyhow::Result<()> {
     let mut signals = Signals::new()?;
 
     let health = Arc::new(Health::default());
-    let desk = Arc::new(Desk::new(config.store.clone(), metrics.web.clone(), health.clone(), live));
+    let app = Arc::new(AppState::new(config.store.clone(), metrics.web.clone(), health.clone(), events));
     let sender = match writer.handle() {
         // A handle that waits: a sent report must be recorded, and nothing waits for the sender's thread.
         Some(store) => Sender::start(&config, store.patient(), now)?,
@@ -215,7 +215,7 @@ pub fn run(start: Start) -> anyhow::Result<()> {
         }
         tracing::info!(address = %listen, "serving /metrics");
         service_manager::ready();
-        let guarded = pages::router(desk.clone()).merge(api::router(desk)).merge(control::router(reloader.clone()));
+        let guarded = pages::router(app.clone()).merge(api::router(app)).merge(control::router(reloader.clone()));
         tokio::select! {
             signal = signals.obey(&reloader, &reopen) => Ok(signal),
             never = alerts(pusher, &metrics) => match never {},

@@ -45,7 +45,7 @@ impl Form {
 /// Exports at most [`PAGE`] findings, the first ones: evidence is stored with these.
 pub(super) async fn serve(api: Api, asked: Asked, form: Form) -> Result<Response, Problem> {
     let id: String = asked.required(&p::INCIDENT)?;
-    let made = api.desk.ask(move |store| {
+    let made = api.app.with_store(move |store| {
         let incident = store.incident(&id)?;
         let findings: Vec<_> = store.first_findings(&incident, PAGE)?.into_iter().map(|kept| kept.finding).collect();
         let body = export::write(form, &incident.id, &findings);

@@ -96,7 +96,7 @@ fn raw(document: String, finding: &Finding) -> Result<Box<RawValue>, Problem> {
 }
 
 pub(super) async fn status(api: Api) -> Result<Response, Problem> {
-    Ok(answer::json(&api.desk.status().await))
+    Ok(answer::json(&api.app.status().await))
 }
 
 /// The parameters of the list.
@@ -133,7 +133,7 @@ fn filter_of(asked: &Asked) -> Result<Filter, Problem> {
 pub(super) async fn list(api: Api, asked: Asked) -> Result<Response, Problem> {
     let filter = filter_of(&asked)?;
     let limit = filter.limit;
-    let incidents = api.desk.ask(move |store| Ok(store.incidents(&filter)?)).await?;
+    let incidents = api.app.with_store(move |store| Ok(store.incidents(&filter)?)).await?;
     let full = incidents.len() >= limit;
     let next = incidents.last().filter(|_| full).map(|incident| incident.cursor().to_string());
     Ok(answer::json(&Incidents { incidents, next }))
@@ -141,7 +141,7 @@ pub(super) async fn list(api: Api, asked: Asked) -> Result<Response, Problem> {
 
 pub(super) async fn one(api: Api, asked: Asked) -> Result<Response, Problem> {
     let id: String = asked.required(&p::INCIDENT)?;
-    let found = api.desk.ask(move |store| {
+    let found = api.app.with_store(move |store| {
         let incident = store.incident(&id)?;
         Ok((store.reach(&incident)?, store.best_finding(&incident)?, incident))
     });
@@ -152,7 +152,7 @@ pub(super) async fn one(api: Api, asked: Asked) -> Result<Response, Problem> {
 
 pub(super) async fn findings(api: Api, asked: Asked) -> Result<Response, Problem> {
     let (id, before, limit) = (asked.required::<String>(&p::INCIDENT)?, asked.value(&p::BEFORE)?, limit(&asked)?);
-    let kept = api.desk.ask(move |store| {
+    let kept = api.app.with_store(move |store| {
         let incident = store.incident(&id)?;
         store.findings(&incident, before, limit)
     });
@@ -164,7 +164,7 @@ pub(super) async fn findings(api: Api, asked: Asked) -> Result<Response, Problem
 
 pub(super) async fn finding(api: Api, asked: Asked) -> Result<Response, Problem> {
     let id: String = asked.required(&p::FINDING)?;
-    let kept = api.desk.ask(move |store| store.finding(&id)).await?;
+    let kept = api.app.with_store(move |store| store.finding(&id)).await?;
     Ok(asked.immutable(&FindingOnRecord::try_from(kept)?))
 }
 

@@ -33,14 +33,14 @@ use self::{
     operation::{OPERATIONS, Operation},
     state::{Api, ROOT},
 };
-use super::desk::Desk;
+use super::app_state::AppState;
 
 pub(super) use self::{incidents::filter, problem::Problem};
 
 /// The routes of the API.
-pub fn router(desk: Arc<Desk>) -> Router {
+pub fn router(app: Arc<AppState>) -> Router {
     let verifying = Arc::new(Semaphore::new(verify::AT_ONCE));
-    let api = Api { desk, verifying, listening: Arc::new(Semaphore::new(events::LISTENERS)) };
+    let api = Api { app, verifying, listening: Arc::new(Semaphore::new(events::LISTENERS)) };
     let routes =
         OPERATIONS.iter().fold(Router::new(), |router, operation| router.route(operation.path, route(operation)));
     // A nested router does not match the path that ends at the slash.

@@ -20,7 +20,7 @@ use super::{
     state::Api,
     verify,
 };
-use crate::desk::{Happened, Status};
+use crate::app_state::{FindingEvent, Status};
 
 /// The future of a response.
 pub(super) type Answering = Pin<Box<dyn Future<Output = Result<Response, Problem>> + Send>>;
@@ -192,10 +192,10 @@ pub(super) static OPERATIONS: &[Operation] = &[
         summary: "Findings when they are stored, as server-sent events",
         parameters: &[],
         success: Success {
-            about: "Events `finding` (the data is a `Happened` in JSON, the event's id that of the finding), and `lagged` \
+            about: "Events `finding` (the data is a `FindingEvent` in JSON, the event's id that of the finding), and `lagged` \
                     where some were missed: look again at the list. It does not end.",
             media: "text/event-stream",
-            body: Body::Of(of::<Happened>),
+            body: Body::Of(of::<FindingEvent>),
         },
         others: LISTED,
         answer: |api, asked| Box::pin(events::serve(api, asked)),

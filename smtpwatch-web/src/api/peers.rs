@@ -38,7 +38,7 @@ pub(super) async fn offers(api: Api, asked: Asked) -> Result<Response, Problem> 
     let (peer, port) = (peer.to_canonical().to_string(), asked.required(&p::PORT)?);
     let role = role(&asked, &p::ROLE_OF_OFFERS).ok_or_else(|| Problem::missing(&p::ROLE_OF_OFFERS))?;
     let of = peer.clone();
-    let days = api.desk.ask(move |store| Ok(store.offer_days(role, &of, port)?)).await?;
+    let days = api.app.with_store(move |store| Ok(store.offer_days(role, &of, port)?)).await?;
     let days = days.into_iter().map(|(day, offers)| OfferDay { day: day.to_string(), offers }).collect();
     Ok(answer::json(&OfferDays { peer, role, port, days }))
 }

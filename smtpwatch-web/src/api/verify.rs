@@ -12,7 +12,7 @@ const RETRY: u32 = 10;
 pub(super) async fn serve(api: Api) -> Result<Response, Problem> {
     let busy = |_| Problem::busy("another request is verifying the chain: try again later", RETRY);
     let turn = api.verifying.try_acquire_owned().map_err(busy)?;
-    let verified = api.desk.ask(move |store| {
+    let verified = api.app.with_store(move |store| {
         // Held until the verification ends, even if the client has disconnected.
         let _turn = turn;
         Ok(store.verify()?)

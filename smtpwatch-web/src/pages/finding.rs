@@ -17,10 +17,10 @@ use super::{
     packets,
     said::{moment, said, severity},
 };
-use crate::desk::Desk;
+use crate::app_state::AppState;
 
-pub(super) async fn show(State(desk): State<Arc<Desk>>, Path(id): Path<String>) -> Result<Response, Failure> {
-    let kept = desk.ask(move |store| store.finding(&id)).await?;
+pub(super) async fn show(State(app): State<Arc<AppState>>, Path(id): Path<String>) -> Result<Response, Failure> {
+    let kept = app.with_store(move |store| store.finding(&id)).await?;
     let f = &kept.finding;
     let title = format!("{} at {}", f.kind, f.time);
     let body = html! {

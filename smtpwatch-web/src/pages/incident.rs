@@ -20,7 +20,7 @@ use super::{
     said::{count, moment, severity},
     timeline,
 };
-use crate::desk::Desk;
+use crate::app_state::AppState;
 
 /// Maximum number of findings in the list.
 const LISTED: usize = 50;
@@ -35,13 +35,13 @@ struct Found {
 }
 
 pub(super) async fn show(
-    State(desk): State<Arc<Desk>>,
+    State(app): State<Arc<AppState>>,
     Path(id): Path<String>,
     RawQuery(query): RawQuery,
 ) -> Result<Response, Failure> {
     let before = form_urlencoded::parse(query.as_deref().unwrap_or_default().as_bytes())
         .find_map(|(name, value)| (name == "before").then(|| value.parse().ok())?);
-    let found = desk.ask(move |store| find(store, &id, before)).await?;
+    let found = app.with_store(move |store| find(store, &id, before)).await?;
     let incident = &found.incident;
     let title = format!("{} with {}", incident.kind, incident.peer);
     let body = html! {

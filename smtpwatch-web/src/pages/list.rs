@@ -11,15 +11,18 @@ use super::{
     layout::{Failure, Page},
     said::{grouped, moment, said, severity},
 };
-use crate::desk::Desk;
+use crate::app_state::AppState;
 
 /// Maximum number of incidents on a page.
 const ON_A_PAGE: usize = 50;
 
-pub(super) async fn show(State(desk): State<Arc<Desk>>, RawQuery(query): RawQuery) -> Result<Page<'static>, Failure> {
+pub(super) async fn show(
+    State(app): State<Arc<AppState>>,
+    RawQuery(query): RawQuery,
+) -> Result<Page<'static>, Failure> {
     let wanted = Wanted::read(query.as_deref().unwrap_or_default());
     let found = match wanted.filter(ON_A_PAGE) {
-        Ok(filter) => Ok(desk.ask(move |store| Ok(store.incidents(&filter)?)).await?),
+        Ok(filter) => Ok(app.with_store(move |store| Ok(store.incidents(&filter)?)).await?),
         Err(problem) => Err(problem.detail),
     };
     let body = html! {

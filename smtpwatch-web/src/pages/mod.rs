@@ -20,10 +20,10 @@ use std::sync::Arc;
 use axum::{Router, extract::Path, routing::get};
 
 use self::{assets::Asset, layout::Failure};
-use super::{api::Problem, desk::Desk};
+use super::{api::Problem, app_state::AppState};
 
 /// The routes of the pages.
-pub fn router(desk: Arc<Desk>) -> Router {
+pub fn router(app: Arc<AppState>) -> Router {
     Router::new()
         .route("/", get(start::show))
         .route("/incidents", get(list::show))
@@ -31,7 +31,7 @@ pub fn router(desk: Arc<Desk>) -> Router {
         .route("/findings/{id}", get(finding::show))
         .route("/assets/{name}", get(asset))
         .fallback(layout::no_such_page)
-        .with_state(desk)
+        .with_state(app)
 }
 
 async fn asset(Path(name): Path<String>) -> Result<&'static Asset, Failure> {

@@ -11,19 +11,19 @@ use super::{
     list,
     said::{count, grouped, moment, said},
 };
-use crate::desk::{Desk, Status};
+use crate::app_state::{AppState, Status};
 
 /// Maximum number of incidents on the page.
 const NEWEST: usize = 10;
 
-pub(super) async fn show(State(desk): State<Arc<Desk>>) -> Result<Page<'static>, Failure> {
-    let status = desk.status().await;
+pub(super) async fn show(State(app): State<Arc<AppState>>) -> Result<Page<'static>, Failure> {
+    let status = app.status().await;
     let filter = Filter { limit: NEWEST, ..Filter::default() };
-    let incidents = desk.ask(move |store| Ok(store.incidents(&filter)?)).await;
+    let incidents = app.with_store(move |store| Ok(store.incidents(&filter)?)).await;
     let body = html! {
         h1 { "Now" }
         div #now data-live {
-            @if let Some(why) = desk.only() {
+            @if let Some(why) = app.no_capture() {
                 div.watch.even { p { "No traffic is watched: " (why) "." } }
                 div.tiles { (store(&status)) }
             } @else {

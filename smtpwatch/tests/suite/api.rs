@@ -17,7 +17,7 @@ use smtpwatch_core::{Finding, finding::Kind};
 use smtpwatch_store::Store;
 use smtpwatch_web::{
     api,
-    desk::{Desk, Live},
+    app_state::{AppState, EventBus},
     server::Health,
 };
 
@@ -69,8 +69,8 @@ impl Server {
         let listener = runtime.block_on(tokio::net::TcpListener::bind("127.0.0.1:0")).unwrap();
         let address = listener.local_addr().unwrap();
         let metrics = Metrics::new(&[25]).unwrap().web;
-        let desk = Arc::new(Desk::new(path.to_owned(), metrics, Arc::new(Health::default()), Live::new()));
-        runtime.spawn(async move { axum::serve(listener, api::router(desk)).await });
+        let app = Arc::new(AppState::new(path.to_owned(), metrics, Arc::new(Health::default()), EventBus::new()));
+        runtime.spawn(async move { axum::serve(listener, api::router(app)).await });
         Self { _runtime: runtime, address }
     }
 

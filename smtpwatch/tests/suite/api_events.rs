@@ -8,7 +8,7 @@ use smtpwatch_core::Finding;
 use smtpwatch_store::KeptAs;
 use smtpwatch_web::{
     api,
-    desk::{Desk, Live},
+    app_state::{AppState, EventBus},
     server::Health,
 };
 use tokio::{
@@ -24,15 +24,15 @@ const LISTENERS: usize = 32;
 const TOO_MANY: usize = 300;
 
 /// Runs `test` with a running server.
-fn beside_a_server<F: Future<Output = ()>>(test: impl FnOnce(Live, std::net::SocketAddr) -> F) {
+fn beside_a_server<F: Future<Output = ()>>(test: impl FnOnce(EventBus, std::net::SocketAddr) -> F) {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     runtime.block_on(async {
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let (address, live) = (listener.local_addr().unwrap(), Live::new());
+        let (address, events) = (listener.local_addr().unwrap(), EventBus::new());
         let metrics = Metrics::new(&[25]).unwrap().web;
-        let desk = Desk::new("/nonexistent".into(), metrics, Arc::new(Health::default()), live.clone());
-        let server = tokio::spawn(async move { axum::serve(listener, api::router(Arc::new(desk))).await });
-        tokio::time::timeout(Duration::from_secs(60), test(live, address)).await.unwrap();
+        let app = AppState::new("/nonexistent".into(), metrics, Arc::new(Health::default()), events.clone());
+        let server = tokio::spawn(async move { axum::serve(listener, api::router(Arc::new(app))).await });
+        tokio::time::timeout(Duration::from_secs(60), test(events, address)).await.unwrap();
         server.abort();
     });
 }
@@ -63,16 +63,16 @@ impl Listener {
     }
 }
 
-fn tell(live: &Live, finding: &Finding) {
-    live.tell(finding, &KeptAs { incident: "an-incident".to_owned(), findings: 7 });
+fn publish(events: &EventBus, finding: &Finding) {
+    events.publish(finding, &KeptAs { incident: "an-incident".to_owned(), findings: 7 });
 }
 
 #[test]
 fn a_finding_is_told_to_all_who_listen() {
     let finding = later(&credential(), "198.51.100.25:587", 0);
-    beside_a_server(async |live, address| {
+    beside_a_server(async |events, address| {
         let mut listeners = [Listener::open(address, "").await, Listener::open(address, "").await];
-        tell(&live, &finding);
+        publish(&events, &finding);
         for listener in &mut listeners {
             listener.until("\n\n").await;
             let text = &listener.text;
@@ -92,9 +92,9 @@ fn a_finding_is_told_to_all_who_listen() {
 #[test]
 fn who_misses_something_is_told() {
     let finding = later(&credential(), "198.51.100.25:587", 0);
-    beside_a_server(async |live, address| {
+    beside_a_server(async |events, address| {
         let mut slow = Listener::open(address, "").await;
-        (0..TOO_MANY).for_each(|_| tell(&live, &finding));
+        (0..TOO_MANY).for_each(|_| publish(&events, &finding));
         slow.until("event: lagged").await;
         slow.until("event: finding").await;
         assert_eq!(slow.text.matches("event: lagged").count(), 1, "{}", slow.text);

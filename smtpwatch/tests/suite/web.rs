@@ -16,7 +16,7 @@ use rustls::{
 use smtpwatch::output::metrics::Metrics;
 use smtpwatch_web::{
     api,
-    desk::{Desk, Live},
+    app_state::{AppState, EventBus},
     pages,
     server::{ConfigFile, Health, Watch, serve},
 };
@@ -51,8 +51,8 @@ impl Server {
         let listener = runtime.block_on(tokio::net::TcpListener::bind(address)).unwrap();
         let address = listener.local_addr().unwrap();
         let metrics = Metrics::new(&[25]).unwrap().web;
-        let desk = Arc::new(Desk::new("/nonexistent".into(), metrics.clone(), health.clone(), Live::new()));
-        let guarded = pages::router(desk.clone()).merge(api::router(desk));
+        let app = Arc::new(AppState::new("/nonexistent".into(), metrics.clone(), health.clone(), EventBus::new()));
+        let guarded = pages::router(app.clone()).merge(api::router(app));
         runtime.spawn(serve(listener, metrics, health, guarded, web, std::future::pending()));
         Self { runtime, address }
     }

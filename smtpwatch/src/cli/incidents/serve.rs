@@ -6,7 +6,7 @@ use anyhow::Context as _;
 use smtpwatch_store::Store;
 use smtpwatch_web::{
     api,
-    desk::{Desk, Live},
+    app_state::{AppState, EventBus},
     pages,
     server::{self, Health},
 };
@@ -37,9 +37,9 @@ pub(super) fn run(args: &IncidentsServeArgs) -> anyhow::Result<Exit> {
         let mut terminate = signal(SignalKind::terminate()).context("cannot wait for SIGTERM")?;
         tracing::info!(url = format!("http://{}/", listener.local_addr()?), store = %path.display(), "pages");
         let (metrics, health) = (Arc::new(Metrics::new(&[])?), Arc::new(Health::default()));
-        let desk = Desk::new(path, metrics.web.clone(), health.clone(), Live::new()).without_watch(WHY);
-        let desk = Arc::new(desk);
-        let guarded = pages::router(desk.clone()).merge(api::router(desk));
+        let app = AppState::new(path, metrics.web.clone(), health.clone(), EventBus::new()).without_capture(WHY);
+        let app = Arc::new(app);
+        let guarded = pages::router(app.clone()).merge(api::router(app));
         let stop = async move {
             tokio::select! {
                 _ = terminate.recv() => {}
