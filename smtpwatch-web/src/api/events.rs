@@ -11,7 +11,7 @@ use axum::{
 };
 use tokio_stream::{StreamExt, wrappers::BroadcastStream};
 
-use super::{answer::harmless, asked::Asked, problem::Problem, state::Api};
+use super::{problem::Problem, request::Request, response::json_text, state::Api};
 use crate::app_state::FindingEvent;
 
 /// Maximum number of concurrent listeners: each holds a connection without a time limit.
@@ -22,12 +22,12 @@ const RETRY: u32 = 30;
 /// ones.
 const KEEP_ALIVE: Duration = Duration::from_secs(15);
 
-pub(super) async fn serve(api: Api, asked: Asked) -> Result<Response, Problem> {
+pub(super) async fn serve(api: Api, request: Request) -> Result<Response, Problem> {
     let full = |_| Problem::busy("the maximum number of listeners is connected: try again later", RETRY);
     let permit = api.listening.try_acquire_owned().map_err(full)?;
     let received = BroadcastStream::new(api.app.events().subscribe());
     // Events between two connections of one listener are not repeated: the list of incidents has them.
-    let missed = asked.listened_before.then_some(None);
+    let missed = request.reconnects.then_some(None);
     let events = tokio_stream::iter(missed).chain(received.map(Result::ok));
     let events = events.map(move |event| {
         let _permit = &permit;
@@ -42,7 +42,7 @@ pub(super) async fn serve(api: Api, asked: Asked) -> Result<Response, Problem> {
 /// The event for a finding; `None`: events were missed.
 fn frame(event: Option<FindingEvent>) -> Event {
     match event {
-        Some(one) => Event::default().event("finding").id(&one.finding).data(harmless(&one).trim_end()),
+        Some(one) => Event::default().event("finding").id(&one.finding).data(json_text(&one).trim_end()),
         None => Event::default().event("lagged").data("{}"),
     }
 }

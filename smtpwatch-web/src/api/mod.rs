@@ -2,11 +2,11 @@
 //!
 //! One table (`operation::OPERATIONS`) defines the routes, the validation of requests, and the OpenAPI document.
 
-mod answer;
-mod asked;
 mod events;
 mod export;
-mod hand_over;
+mod request;
+mod response;
+
 mod incidents;
 mod openapi;
 mod operation;
@@ -29,8 +29,8 @@ use axum::{
 use tokio::sync::Semaphore;
 
 use self::{
-    asked::Asked,
     operation::{OPERATIONS, Operation},
+    request::Request,
     state::{Api, ROOT},
 };
 use super::app_state::AppState;
@@ -51,15 +51,15 @@ pub fn router(app: Arc<AppState>) -> Router {
 
 /// The method router of an operation: GET, and with it HEAD.
 fn route(operation: &'static Operation) -> MethodRouter<Api> {
-    let answer =
+    let handler =
         async move |State(api): State<Api>,
                     path: Result<RawPathParams, RawPathParamsRejection>,
                     RawQuery(query): RawQuery,
-                    headers: HeaderMap| { answer(operation, api, path.ok(), query, &headers).await };
-    get(answer).fallback(async || Problem::not_allowed())
+                    headers: HeaderMap| { respond(operation, api, path.ok(), query, &headers).await };
+    get(handler).fallback(async || Problem::not_allowed())
 }
 
-async fn answer(
+async fn respond(
     operation: &'static Operation,
     api: Api,
     path: Option<RawPathParams>,
@@ -67,6 +67,6 @@ async fn answer(
     headers: &HeaderMap,
 ) -> Result<Response, Problem> {
     let path = path.ok_or_else(Problem::not_text)?;
-    let asked = Asked::read(operation.parameters, &path, query.as_deref().unwrap_or_default(), headers)?;
-    (operation.answer)(api, asked).await
+    let request = Request::read(operation.parameters, &path, query.as_deref().unwrap_or_default(), headers)?;
+    (operation.handler)(api, request).await
 }

@@ -14,25 +14,25 @@ use smtpwatch_store::incidents::{Cursor, PAGE, PeerFilter};
 #[derive(Debug)]
 pub(super) struct Parameter {
     pub(super) name: &'static str,
-    pub(super) place: Place,
-    pub(super) about: &'static str,
-    pub(super) form: Form,
+    pub(super) location: Location,
+    pub(super) description: &'static str,
+    pub(super) format: ValueFormat,
     pub(super) required: bool,
     /// Maximum number of occurrences.
-    pub(super) most: usize,
+    pub(super) max_count: usize,
     pub(super) example: &'static str,
 }
 
 /// Where the parameter occurs in a request.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(super) enum Place {
+pub(super) enum Location {
     Path,
     Query,
 }
 
 /// The allowed values.
 #[derive(Debug)]
-pub(super) enum Form {
+pub(super) enum ValueFormat {
     /// The identifier of an incident or a finding, or a prefix of it.
     Identifier,
     /// A point in time, or a duration before the request.
@@ -40,7 +40,7 @@ pub(super) enum Form {
     /// One of a closed vocabulary.
     OneOf(fn() -> Vec<&'static str>),
     /// A whole number.
-    Number { least: u64, most: u64, otherwise: Option<u64> },
+    Number { min: u64, max: u64, default: Option<u64> },
     /// An address, a network or a name.
     Peer,
     /// An address.
@@ -56,8 +56,15 @@ pub(super) enum Moment {
     SecondsAgo(i64),
 }
 
-const QUERY: Parameter =
-    Parameter { name: "", place: Place::Query, about: "", form: Form::Moment, required: false, most: 1, example: "" };
+const QUERY: Parameter = Parameter {
+    name: "",
+    location: Location::Query,
+    description: "",
+    format: ValueFormat::Moment,
+    required: false,
+    max_count: 1,
+    example: "",
+};
 /// Length of an identifier in characters: minimum of a prefix, and full length.
 const IDENTIFIER: std::ops::RangeInclusive<usize> = 4..=36;
 /// Maximum number of digits of a duration.
@@ -66,83 +73,83 @@ const AGO_DIGITS: usize = 6;
 /// The identifier of an incident.
 pub(super) const INCIDENT: Parameter = Parameter {
     name: "id",
-    place: Place::Path,
-    about: "Identifier of the incident or of one of its findings, or an unambiguous beginning of either.",
-    form: Form::Identifier,
+    location: Location::Path,
+    description: "Identifier of the incident or of one of its findings, or an unambiguous beginning of either.",
+    format: ValueFormat::Identifier,
     required: true,
     example: "019abf2c",
     ..QUERY
 };
 /// The identifier of a finding.
 pub(super) const FINDING: Parameter =
-    Parameter { about: "Identifier of the finding, or an unambiguous beginning of it.", ..INCIDENT };
+    Parameter { description: "Identifier of the finding, or an unambiguous beginning of it.", ..INCIDENT };
 /// The earliest time.
 pub(super) const SINCE: Parameter = Parameter {
     name: "since",
-    about: "Incidents last seen at this time or later: RFC 3339, or an age (s, m, h, d, w).",
+    description: "Incidents last seen at this time or later: RFC 3339, or an age (s, m, h, d, w).",
     example: "7d",
     ..QUERY
 };
 /// The latest time.
 pub(super) const UNTIL: Parameter = Parameter {
     name: "until",
-    about: "Incidents that began before this time: RFC 3339, or an age (s, m, h, d, w).",
+    description: "Incidents that began before this time: RFC 3339, or an age (s, m, h, d, w).",
     example: "2026-11-23T15:04:05Z",
     ..QUERY
 };
 /// The kind of finding.
 pub(super) const KIND: Parameter = Parameter {
     name: "kind",
-    about: "Kind of finding; if repeated, any of them.",
-    form: Form::OneOf(|| Kind::ALL.iter().map(|kind| kind.as_str()).collect()),
-    most: Kind::ALL.len(),
+    description: "Kind of finding; if repeated, any of them.",
+    format: ValueFormat::OneOf(|| Kind::ALL.iter().map(|kind| kind.as_str()).collect()),
+    max_count: Kind::ALL.len(),
     example: "starttls-stripped",
     ..QUERY
 };
 /// The minimum severity.
 pub(super) const SEVERITY: Parameter = Parameter {
     name: "severity",
-    about: "This severity or higher.",
-    form: Form::OneOf(|| Severity::ALL.iter().map(|severity| severity.as_str()).collect()),
+    description: "This severity or higher.",
+    format: ValueFormat::OneOf(|| Severity::ALL.iter().map(|severity| severity.as_str()).collect()),
     example: "high",
     ..QUERY
 };
 /// The minimum strength of the evidence.
 pub(super) const EVIDENCE: Parameter = Parameter {
     name: "evidence",
-    about: "This evidence or stronger.",
-    form: Form::OneOf(|| Evidence::ALL.iter().map(|evidence| evidence.as_str()).collect()),
+    description: "This evidence or stronger.",
+    format: ValueFormat::OneOf(|| Evidence::ALL.iter().map(|evidence| evidence.as_str()).collect()),
     example: "policy",
     ..QUERY
 };
 /// The role of this host.
 pub(super) const ROLE: Parameter = Parameter {
     name: "role",
-    about: "Which end of the connection this host is.",
-    form: Form::OneOf(|| Role::ALL.iter().map(|role| role.as_str()).collect()),
+    description: "Which end of the connection this host is.",
+    format: ValueFormat::OneOf(|| Role::ALL.iter().map(|role| role.as_str()).collect()),
     example: "client",
     ..QUERY
 };
 /// The role of this host, where the answer depends on it.
 pub(super) const ROLE_OF_OFFERS: Parameter = Parameter {
-    about: "Which end of the connection this host is: client, what the peer offered; server, what the peer was offered.",
+    description: "Which end of the connection this host is: client, what the peer offered; server, what the peer was offered.",
     required: true,
     ..ROLE
 };
 /// The peer.
 pub(super) const PEER: Parameter = Parameter {
     name: "peer",
-    about: "An address, a network, a name, or every name below one (`*.example.net`).",
-    form: Form::Peer,
+    description: "An address, a network, a name, or every name below one (`*.example.net`).",
+    format: ValueFormat::Peer,
     example: "198.51.100.0/24",
     ..QUERY
 };
 /// The peer, by address.
 pub(super) const ADDRESS: Parameter = Parameter {
     name: "peer",
-    place: Place::Path,
-    about: "The peer's address.",
-    form: Form::Address,
+    location: Location::Path,
+    description: "The peer's address.",
+    format: ValueFormat::Address,
     required: true,
     example: "198.51.100.25",
     ..QUERY
@@ -150,8 +157,8 @@ pub(super) const ADDRESS: Parameter = Parameter {
 /// The server's port.
 pub(super) const PORT: Parameter = Parameter {
     name: "port",
-    about: "The server's port.",
-    form: Form::Number { least: 1, most: 65_535, otherwise: None },
+    description: "The server's port.",
+    format: ValueFormat::Number { min: 1, max: 65_535, default: None },
     required: true,
     example: "25",
     ..QUERY
@@ -159,8 +166,8 @@ pub(super) const PORT: Parameter = Parameter {
 /// The maximum number of results.
 pub(super) const LIMIT: Parameter = Parameter {
     name: "limit",
-    about: "Maximum number of results.",
-    form: Form::Number { least: 1, most: PAGE as u64, otherwise: Some(PAGE_BY_DEFAULT) },
+    description: "Maximum number of results.",
+    format: ValueFormat::Number { min: 1, max: PAGE as u64, default: Some(PAGE_BY_DEFAULT) },
     example: "100",
     ..QUERY
 };
@@ -169,16 +176,16 @@ pub(super) const PAGE_BY_DEFAULT: u64 = 100;
 /// Position where the list of incidents continues.
 pub(super) const CURSOR: Parameter = Parameter {
     name: "cursor",
-    about: "Continues the list: `next` of the previous response.",
-    form: Form::Cursor,
+    description: "Continues the list: `next` of the previous response.",
+    format: ValueFormat::Cursor,
     example: "1795446245123456789-17",
     ..QUERY
 };
 /// Position where the list of findings continues.
 pub(super) const BEFORE: Parameter = Parameter {
     name: "before",
-    about: "Findings with a lower number: `next` of the previous response.",
-    form: Form::Number { least: 1, most: i64::MAX as u64, otherwise: None },
+    description: "Findings with a lower number: `next` of the previous response.",
+    format: ValueFormat::Number { min: 1, max: i64::MAX as u64, default: None },
     example: "17",
     ..QUERY
 };
@@ -203,8 +210,8 @@ fn v6() -> String {
     format!("(?:{})", forms.join("|"))
 }
 
-impl Form {
-    /// The JSON Schema of the form.
+impl ValueFormat {
+    /// The JSON Schema of the format.
     pub(super) fn schema(&self) -> Value {
         let pattern = |pattern: String| json!({ "type": "string", "pattern": format!("^(?:{pattern})$") });
         match self {
@@ -214,10 +221,10 @@ impl Form {
                 pattern(format!("[0-9]{{1,{AGO_DIGITS}}}[smhdw]")),
             ]}),
             Self::OneOf(names) => json!({ "type": "string", "enum": names() }),
-            Self::Number { least, most, otherwise } => {
-                let mut schema = json!({ "type": "integer", "minimum": least, "maximum": most });
-                if let Some(otherwise) = otherwise {
-                    schema["default"] = json!(otherwise);
+            Self::Number { min, max, default } => {
+                let mut schema = json!({ "type": "integer", "minimum": min, "maximum": max });
+                if let Some(default) = default {
+                    schema["default"] = json!(default);
                 }
                 schema
             }
@@ -236,12 +243,12 @@ impl Form {
     pub(super) fn expected(&self) -> String {
         match self {
             Self::Identifier => {
-                let (least, most) = (IDENTIFIER.start(), IDENTIFIER.end());
-                format!("an identifier or its beginning: {least} to {most} hexadecimal digits and hyphens")
+                let (min, max) = (IDENTIFIER.start(), IDENTIFIER.end());
+                format!("an identifier or its beginning: {min} to {max} hexadecimal digits and hyphens")
             }
             Self::Moment => "a time such as 2026-11-23T15:04:05Z, or how long ago such as 30m, 24h or 7d".to_owned(),
             Self::OneOf(names) => format!("one of {}", names().join(", ")),
-            Self::Number { least, most, .. } => format!("a whole number from {least} to {most}"),
+            Self::Number { min, max, .. } => format!("a whole number from {min} to {max}"),
             Self::Peer => {
                 "an address, a network such as 192.0.2.0/24, or a name in ASCII such as *.example.net".to_owned()
             }
@@ -257,8 +264,8 @@ impl Form {
             Self::Identifier => IDENTIFIER.contains(&text.len()) && only(|c| c.is_ascii_hexdigit() || c == b'-'),
             Self::Moment => text.parse::<Moment>().is_ok(),
             Self::OneOf(names) => names().contains(&text),
-            Self::Number { least, most, .. } => {
-                only(|c| c.is_ascii_digit()) && text.parse().is_ok_and(|number: u64| (*least..=*most).contains(&number))
+            Self::Number { min, max, .. } => {
+                only(|c| c.is_ascii_digit()) && text.parse().is_ok_and(|number: u64| (*min..=*max).contains(&number))
             }
             Self::Peer => only(|c| c.is_ascii_graphic() && c != b'+') && text.parse::<PeerFilter>().is_ok(),
             Self::Address => text.parse::<IpAddr>().is_ok(),
@@ -400,25 +407,28 @@ mod tests {
         ];
         let identifiers = [("019abf2c", true), ("0-1A", true), ("abc", false), ("019abf2g", false), ("....", false)];
         let numbers = [("1", true), ("1000", true), ("0", false), ("1001", false), ("99999999999999999999999", false)];
-        let checked = |form: &Form, rows: &[(&str, bool)]| {
-            let validator = jsonschema::validator_for(&form.schema()).expect("a schema");
+        let checked = |format: &ValueFormat, rows: &[(&str, bool)]| {
+            let validator = jsonschema::validator_for(&format.schema()).expect("a schema");
             for (text, expected) in rows {
-                assert_eq!(form.accepts(text), *expected, "{text:?}");
-                let value = match (form, text.parse::<u64>()) {
-                    (Form::Number { .. }, Ok(number)) => json!(number),
+                assert_eq!(format.accepts(text), *expected, "{text:?}");
+                let value = match (format, text.parse::<u64>()) {
+                    (ValueFormat::Number { .. }, Ok(number)) => json!(number),
                     _ => json!(text),
                 };
-                assert_eq!(validator.is_valid(&value), *expected, "{text:?} under {}", form.schema());
+                assert_eq!(validator.is_valid(&value), *expected, "{text:?} under {}", format.schema());
             }
         };
-        checked(&Form::Peer, &peers);
-        checked(&Form::Cursor, &cursors);
-        checked(&Form::Identifier, &identifiers);
-        checked(&LIMIT.form, &numbers);
-        checked(&Form::Address, &[("192.0.2.1", true), ("2001:db8::1", true), ("192.0.2.0/24", false), ("mx", false)]);
-        checked(&SEVERITY.form, &[("high", true), ("HIGH", false), ("", false)]);
+        checked(&ValueFormat::Peer, &peers);
+        checked(&ValueFormat::Cursor, &cursors);
+        checked(&ValueFormat::Identifier, &identifiers);
+        checked(&LIMIT.format, &numbers);
+        checked(
+            &ValueFormat::Address,
+            &[("192.0.2.1", true), ("2001:db8::1", true), ("192.0.2.0/24", false), ("mx", false)],
+        );
+        checked(&SEVERITY.format, &[("high", true), ("HIGH", false), ("", false)]);
         for bad in ["+1", "0x1", " 1", "1.0", "-1", ""] {
-            assert!(!LIMIT.form.accepts(bad), "{bad:?}");
+            assert!(!LIMIT.format.accepts(bad), "{bad:?}");
         }
     }
 }

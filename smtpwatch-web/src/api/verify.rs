@@ -2,7 +2,7 @@
 
 use axum::response::Response;
 
-use super::{answer, problem::Problem, state::Api};
+use super::{problem::Problem, response, state::Api};
 
 /// Maximum number of concurrent verifications: each holds a reader of the store, and reads the whole store.
 pub(super) const AT_ONCE: usize = 1;
@@ -17,5 +17,5 @@ pub(super) async fn serve(api: Api) -> Result<Response, Problem> {
         let _turn = turn;
         Ok(store.verify()?)
     });
-    Ok(answer::json(&verified.await?))
+    Ok(response::json(&verified.await?))
 }
