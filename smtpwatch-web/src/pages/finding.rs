@@ -12,10 +12,11 @@ use smtpwatch_render::words;
 use smtpwatch_store::incidents::Kept;
 
 use super::{
-    dialogue, difference, known,
+    dialogue, difference,
+    format::{escaped, moment, severity},
+    history,
     layout::{Failure, Page},
     packets,
-    said::{moment, said, severity},
 };
 use crate::app_state::AppState;
 
@@ -42,7 +43,7 @@ pub(super) fn parts(kept: &Kept) -> Markup {
         (difference::section(f))
         (signs(f))
         (dialogue::section(f))
-        (known::section(f))
+        (history::section(f))
         @if let Some(exhibit) = &f.exhibit {
             (packets::section(exhibit))
         } @else {
@@ -57,25 +58,25 @@ fn signs(f: &Finding) -> Markup {
         section aria-labelledby="signs" {
             h2 #signs { "Why" }
             dl.facts {
-                dt { "Rule" } dd { (said(&f.rule)) }
+                dt { "Rule" } dd { (escaped(&f.rule)) }
                 dt { "Expected" }
                 dd {
                     @if f.expected.starttls { "STARTTLS" } @else { "no statement about STARTTLS" }
-                    ", according to " (said(&f.expected.source))
-                    @if let Some(mode) = &f.expected.mode { " (" (said(mode)) ")" }
-                    ": " (said(&f.expected.detail))
+                    ", according to " (escaped(&f.expected.source))
+                    @if let Some(mode) = &f.expected.mode { " (" (escaped(mode)) ")" }
+                    ": " (escaped(&f.expected.detail))
                 }
                 dt { "Seen" }
                 dd {
                     "STARTTLS " (f.observed.starttls)
-                    @if let Some(mechanism) = &f.observed.mechanism { ", login mechanism " (said(mechanism)) }
+                    @if let Some(mechanism) = &f.observed.mechanism { ", login mechanism " (escaped(mechanism)) }
                     @if let Some(reply) = f.observed.reply { ", reply " (reply) }
                 }
                 @if f.gaps > 0 { dt { "Gaps" } dd { (f.gaps) " in the observed session" } }
             }
             @if !f.proof.is_empty() {
                 h3 { "Further indicators" }
-                ul { @for sign in &f.proof { li { (said(sign)) } } }
+                ul { @for sign in &f.proof { li { (escaped(sign)) } } }
             }
         }
     }
@@ -90,14 +91,14 @@ fn record(kept: &Kept) -> Markup {
                 dt { "Finding" } dd { a href={ "/findings/" (f.id) } { code { (f.id) } } }
                 dt { "Connection" }
                 dd {
-                    code { (said(&f.flow.client)) } " to " code { (said(&f.flow.server)) }
-                    @if !f.flow.interface.is_empty() { " at " (said(&f.flow.interface)) }
-                    ", Community ID " code { (said(&f.flow.community_id)) }
+                    code { (escaped(&f.flow.client)) } " to " code { (escaped(&f.flow.server)) }
+                    @if !f.flow.interface.is_empty() { " at " (escaped(&f.flow.interface)) }
+                    ", Community ID " code { (escaped(&f.flow.community_id)) }
                 }
                 dt { "Position in the chain" } dd { (kept.number) ", SHA-256 " code.hash { (kept.chain) } }
-                dt { "Judged by" } dd { "smtpwatch " (said(&f.provenance.version)) }
-                dt { "Configuration" } dd { "SHA-256 " code.hash { (said(&f.provenance.config_sha256)) } }
-                dt { "Policies" } dd { "SHA-256 " code.hash { (said(&f.provenance.policy_sha256)) } }
+                dt { "Judged by" } dd { "smtpwatch " (escaped(&f.provenance.version)) }
+                dt { "Configuration" } dd { "SHA-256 " code.hash { (escaped(&f.provenance.config_sha256)) } }
+                dt { "Policies" } dd { "SHA-256 " code.hash { (escaped(&f.provenance.policy_sha256)) } }
             }
         }
     }

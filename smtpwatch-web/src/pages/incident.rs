@@ -15,9 +15,9 @@ use smtpwatch_store::{
 
 use super::{
     finding,
+    format::{count, moment, severity},
     layout::{Failure, Page},
     list::peer,
-    said::{count, moment, severity},
     timeline,
 };
 use crate::app_state::AppState;

@@ -8,8 +8,8 @@ use smtpwatch_store::incidents::Incident;
 
 use super::{
     filter::{self, Wanted},
+    format::{escaped, grouped, moment, severity},
     layout::{Failure, Page},
-    said::{grouped, moment, said, severity},
 };
 use crate::app_state::AppState;
 
@@ -29,7 +29,7 @@ pub(super) async fn show(
         h1 { "Incidents" }
         (filter::form(&wanted))
         @match &found {
-            Err(wrong) => p.bad role="alert" { (said(wrong)) },
+            Err(wrong) => p.bad role="alert" { (escaped(wrong)) },
             Ok(found) => div #incidents data-live {
                 @if found.is_empty() {
                     p { (if wanted.is_everything() { "None stored." } else { "None match." }) }
@@ -76,7 +76,7 @@ pub(super) fn table(incidents: &[Incident]) -> Markup {
 /// The peer: its name if it has one, otherwise its address.
 pub(super) fn peer(incident: &Incident) -> Markup {
     html! {
-        @if !incident.name.is_empty() { (said(&incident.name)) " " }
-        span.address { (said(&incident.peer)) " port " (incident.port) }
+        @if !incident.name.is_empty() { (escaped(&incident.name)) " " }
+        span.address { (escaped(&incident.peer)) " port " (incident.port) }
     }
 }

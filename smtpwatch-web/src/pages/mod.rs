@@ -6,13 +6,13 @@ mod dialogue;
 mod difference;
 mod filter;
 mod finding;
+mod format;
+mod history;
 mod incident;
-mod known;
 mod layout;
 mod list;
+mod overview;
 mod packets;
-mod said;
-mod start;
 mod timeline;
 
 use std::sync::Arc;
@@ -25,7 +25,7 @@ use super::{api::Problem, app_state::AppState};
 /// The routes of the pages.
 pub fn router(app: Arc<AppState>) -> Router {
     Router::new()
-        .route("/", get(start::show))
+        .route("/", get(overview::show))
         .route("/incidents", get(list::show))
         .route("/incidents/{id}", get(incident::show))
         .route("/findings/{id}", get(finding::show))

@@ -8,7 +8,7 @@ use smtpwatch_core::{
     evidence::{ConflictingSegments, EvidenceBundle, Packet},
 };
 
-use super::said::{count, said};
+use super::format::{count, escaped};
 
 pub(super) fn section(exhibit: &EvidenceBundle) -> Markup {
     html! {
@@ -93,7 +93,7 @@ fn copies(copies: &[ConflictingSegments]) -> Markup {
     if copies.is_empty() {
         return html! {};
     }
-    let text = |octets: &[u8]| said(&String::from_utf8_lossy(octets));
+    let text = |octets: &[u8]| escaped(&String::from_utf8_lossy(octets));
     html! {
         h3 { "Two copies of the same bytes" }
         @for pair in copies {

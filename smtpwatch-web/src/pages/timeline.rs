@@ -4,7 +4,7 @@ use maud::{Markup, html};
 use smtpwatch_core::day::Day;
 use smtpwatch_store::{incidents::Incident, offers::Offers};
 
-use super::said::{count, grouped};
+use super::format::{count, grouped};
 
 /// The days of a peer in the store, oldest first.
 pub(super) type Days = Vec<(Day, Offers)>;

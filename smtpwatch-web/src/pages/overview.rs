@@ -7,9 +7,9 @@ use maud::{Markup, html};
 use smtpwatch_store::incidents::Filter;
 
 use super::{
+    format::{count, escaped, grouped, moment},
     layout::{Failure, Page},
     list,
-    said::{count, grouped, moment, said},
 };
 use crate::app_state::{AppState, Status};
 
@@ -45,7 +45,7 @@ pub(super) async fn show(State(app): State<Arc<AppState>>) -> Result<Page<'stati
                         (list::table(incidents))
                         p { a href="/incidents" { "All incidents" } }
                     },
-                    Err(error) => p.bad { (said(&error.to_string())) },
+                    Err(error) => p.bad { (escaped(&error.to_string())) },
                 }
             }
         }
@@ -60,18 +60,18 @@ fn watch(status: &Status) -> Markup {
                 p { strong { "Watching" } " since " (moment(status.started)) }
             } @else {
                 p { strong { "Not watching" } }
-                ul { @for reason in &status.not_watching { li { (said(reason)) } } }
+                ul { @for reason in &status.not_watching { li { (escaped(reason)) } } }
             }
             @if !status.attached.is_empty() {
-                ul.attached { @for line in &status.attached { li { (said(line)) } } }
+                ul.attached { @for line in &status.attached { li { (escaped(line)) } } }
             }
             @if !status.missing.is_empty() {
                 p { strong { "Missing" } }
-                ul { @for line in &status.missing { li { (said(line)) } } }
+                ul { @for line in &status.missing { li { (escaped(line)) } } }
             }
             @if !status.degraded.is_empty() {
                 p { strong { "Degraded" } }
-                ul { @for line in &status.degraded { li { (said(line)) } } }
+                ul { @for line in &status.degraded { li { (escaped(line)) } } }
             }
         }
     }
@@ -156,7 +156,7 @@ fn losses(losses: &BTreeMap<String, u64>) -> Markup {
             @if losses.is_empty() {
                 p { "No losses since the start." }
             } @else {
-                dl { @for (reason, number) in losses { dt { (said(reason)) } dd.bad { (grouped(*number)) } } }
+                dl { @for (reason, number) in losses { dt { (escaped(reason)) } dd.bad { (grouped(*number)) } } }
                 p { "Sessions affected by a loss are " em { "unknown" } ", never stripped." }
             }
         }
