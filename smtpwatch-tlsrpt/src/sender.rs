@@ -15,8 +15,8 @@ use std::{
 use smtpwatch_config::{Config, TlsrptSettings};
 use smtpwatch_core::{Timestamp, day::Day};
 use smtpwatch_policy::{
-    lookup::{Patience, Sources, Trust, TrustError},
-    resolver::Found,
+    lookup::{Sources, Timeouts, Trust, TrustError},
+    resolver::QueryResult,
 };
 use smtpwatch_store::{Store, StoreError, StoreHandle, deliveries::Reported};
 use tokio::{sync::watch, task::JoinSet};
@@ -132,7 +132,7 @@ async fn sources(
 ) -> Sources {
     let mut said = false;
     loop {
-        match Sources::start(policy, trust, Patience::default(), clock()).await {
+        match Sources::start(policy, trust, Timeouts::default(), clock()).await {
             Ok(sources) => return sources,
             Err(error) => {
                 if !std::mem::replace(&mut said, true) {
@@ -318,12 +318,12 @@ impl Outlets {
     async fn find(&self, domain: &str) -> Outcome {
         let Some(sources) = &self.sources else { return Outcome::Done("not wanted".to_owned()) };
         match sources.txt(&format!("_smtp._tls.{domain}")).await {
-            Found::Present { value, .. } => match record::targets(&value) {
+            QueryResult::Present { value, .. } => match record::targets(&value) {
                 Ok(targets) => Outcome::Found(targets),
                 Err(why) => Outcome::Done(why.to_string()),
             },
-            Found::Absent { .. } => Outcome::Done(RecordError::Absent.to_string()),
-            Found::Bogus(why) | Found::Error(why) => Outcome::Failed { why, permanent: false },
+            QueryResult::Absent { .. } => Outcome::Done(RecordError::Absent.to_string()),
+            QueryResult::Bogus(why) | QueryResult::Error(why) => Outcome::Failed { why, permanent: false },
         }
     }
 

@@ -39,7 +39,7 @@ use smtpwatch_core::{
 };
 use smtpwatch_pipeline::{Pipeline, Source, incident::cgroup};
 use smtpwatch_policy::{
-    lookup::{Patience, Trust},
+    lookup::{Timeouts, Trust},
     service::{Service, Setup},
 };
 use smtpwatch_store::{Condition, Keeping, KeptAs, PIECE, Reporter, Store, StoreHandle, Writer, make_directory};
@@ -380,11 +380,11 @@ fn policies(config: &Config, metrics: &Arc<Metrics>, writer: &Writer) -> anyhow:
     Ok(Setup {
         settings: config.policy.clone(),
         trust,
-        patience: Patience::default(),
+        timeouts: Timeouts::default(),
         kept: store.policies()?,
         list,
         metrics: metrics.policy.clone(),
-        keep: Box::new(keep),
+        store: Box::new(keep),
     })
 }
 
@@ -437,7 +437,7 @@ impl Watch {
                 Drained::Part => {}
             }
             for _ in 0..ANSWERS_AT_ONCE {
-                let Some(learned) = self.outputs.policies.learned() else { break };
+                let Some(learned) = self.outputs.policies.next_result() else { break };
                 self.learn(learned);
             }
             self.pipeline.tick(self.capture.now()?, &mut |output| self.outputs.take(output));
@@ -633,7 +633,7 @@ impl Watch {
         }
         if self.writer.history_wanted() {
             self.restoring = Some(0);
-            self.outputs.policies.keep_again();
+            self.outputs.policies.store_again();
         }
         let status = self.writer.status();
         self.outputs.metrics.store(status.condition, &status.recoveries);
@@ -709,7 +709,7 @@ impl Outputs {
                     store.delivery(delivery);
                 }
             }
-            Output::LookupRequest(wanted) => self.policies.want(wanted),
+            Output::LookupRequest(request) => self.policies.request(request),
         }
     }
 }

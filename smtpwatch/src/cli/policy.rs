@@ -13,8 +13,8 @@ use smtpwatch_core::{
     },
 };
 use smtpwatch_policy::{
-    list::{self, Place},
-    lookup::{Patience, Sources, Trust},
+    list::{self, ListSource},
+    lookup::{Sources, Timeouts, Trust},
 };
 use smtpwatch_render::{
     policy::{Host, Knowledge, Report},
@@ -77,8 +77,8 @@ fn check(args: &PolicyCheckArgs) -> anyhow::Result<Exit> {
 /// Looks up all published policies of a domain.
 async fn look(config: &Config, trust: &Trust, domain: &str, history: &[Entry]) -> anyhow::Result<Report> {
     let now = now();
-    let sources = Arc::new(Sources::start(&config.policy, trust, Patience::default(), now).await?);
-    let list = match Place::of(&config.policy.starttls_everywhere) {
+    let sources = Arc::new(Sources::start(&config.policy, trust, Timeouts::default(), now).await?);
+    let list = match ListSource::of(&config.policy.starttls_everywhere) {
         None => Err(NO_LIST.to_owned()),
         Some(place) => place.read(Some(&sources)).await.and_then(|text| list::parse(&text)),
     };
@@ -115,12 +115,12 @@ impl Offline {
         if let Some(store) = &place.store {
             config.store.clone_from(store);
         }
-        let where_list = Place::of(&config.policy.starttls_everywhere);
+        let where_list = ListSource::of(&config.policy.starttls_everywhere);
         let (kept, history, fetched) = match Store::open_existing(&config.store) {
             Ok(mut store) => {
                 let list = match &where_list {
-                    Some(Place::Url(url)) => store.policy_list(url)?,
-                    Some(Place::File(_)) | None => None,
+                    Some(ListSource::Url(url)) => store.policy_list(url)?,
+                    Some(ListSource::File(_)) | None => None,
                 };
                 (store.policies()?, store.entries()?, list)
             }
@@ -130,8 +130,8 @@ impl Offline {
         };
         let list = match where_list {
             None => Err(NO_LIST.to_owned()),
-            Some(Place::File(path)) => list::read_file(&path).and_then(|text| list::parse(&text)),
-            Some(Place::Url(url)) => match fetched {
+            Some(ListSource::File(path)) => list::read_file(&path).and_then(|text| list::parse(&text)),
+            Some(ListSource::Url(url)) => match fetched {
                 Some(fetched) => list::parse(&fetched.text),
                 None => Err(format!("the list at {url} was not fetched yet")),
             },
@@ -145,7 +145,7 @@ impl Offline {
 
     /// Why the configured list is unavailable.
     fn list_problem(&self) -> Option<String> {
-        Place::of(&self.config.policy.starttls_everywhere)?;
+        ListSource::of(&self.config.policy.starttls_everywhere)?;
         match &self.list {
             Err(why) => Some(why.clone()),
             Ok(list) if list.is_expired(self.now) => {

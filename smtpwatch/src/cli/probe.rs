@@ -5,7 +5,7 @@ use std::{fs::File, io::Write, path::Path};
 use smtpwatch_capture::probe::{self, Check, Status, pass, warn};
 use smtpwatch_config::{Config, PolicySettings};
 use smtpwatch_policy::{
-    lookup::{Patience, Sources, Trust},
+    lookup::{Sources, Timeouts, Trust},
     resolver::{Dnssec, REMEDY},
 };
 use smtpwatch_render::text;
@@ -95,7 +95,7 @@ fn dnssec(settings: &PolicySettings) -> Check {
     }
     let tried = Trust::load(settings).map_err(anyhow::Error::from).and_then(|trust| {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-        let sources = runtime.block_on(Sources::start(settings, &trust, Patience::default(), now()))?;
+        let sources = runtime.block_on(Sources::start(settings, &trust, Timeouts::default(), now()))?;
         Ok(sources.dnssec().clone())
     });
     match tried {

@@ -5,7 +5,7 @@ use std::io::{LineWriter, Write};
 use smtpwatch_config::Source;
 use smtpwatch_core::{Finding, engine::SessionResult, finding::Severity, policy::history::History};
 use smtpwatch_pipeline::replay::{Event, Replay, Summary};
-use smtpwatch_policy::list::{self, Place};
+use smtpwatch_policy::list::{self, ListSource};
 use smtpwatch_render::text;
 use smtpwatch_store::{Keeping, StoreHandle, Writer};
 
@@ -35,12 +35,12 @@ pub(super) fn run(args: ReplayArgs) -> anyhow::Result<Exit> {
         failed: None,
     };
     let mut replay = Replay::new(&config, history);
-    match Place::of(&config.policy.starttls_everywhere) {
-        Some(Place::File(path)) => {
+    match ListSource::of(&config.policy.starttls_everywhere) {
+        Some(ListSource::File(path)) => {
             let list = list::read_file(&path).and_then(|text| list::parse(&text));
             replay.list(list.map_err(anyhow::Error::msg)?);
         }
-        Some(Place::Url(url)) => tracing::warn!(url, "a replay does not fetch the list: it is left out"),
+        Some(ListSource::Url(url)) => tracing::warn!(url, "a replay does not fetch the list: it is left out"),
         None => {}
     }
     let mut whole = true;

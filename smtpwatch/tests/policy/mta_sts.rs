@@ -9,7 +9,7 @@ use smtpwatch_core::{
         published::{State, sts::StsMode},
     },
 };
-use smtpwatch_policy::lookup::{DomainLook, Sources};
+use smtpwatch_policy::lookup::{DomainLookup, Sources};
 
 use crate::{
     dns::{Delegation, NameServer, Zone},
@@ -42,7 +42,7 @@ async fn asking_with(dns: &NameServer, host: &PolicyHost, keys: &str) -> Sources
     sources(&dns.config_with(&keys)).await
 }
 
-async fn look(sources: &Sources, memory: &Memory, at: Timestamp) -> DomainLook {
+async fn look(sources: &Sources, memory: &Memory, at: Timestamp) -> DomainLookup {
     sources.domain("example.test", memory.clone(), at).await
 }
 

@@ -11,7 +11,7 @@ use smtpwatch_core::{
     },
 };
 use smtpwatch_policy::{
-    lookup::{Patience, Sources, Trust},
+    lookup::{Sources, Timeouts, Trust},
     resolver::Dnssec,
 };
 
@@ -23,7 +23,7 @@ pub fn now() -> Timestamp {
     Timestamp(i64::try_from(now.as_nanos()).unwrap())
 }
 
-pub const PATIENCE: Patience = Patience { dns: Duration::from_millis(500), fetch: Duration::from_secs(2) };
+pub const PATIENCE: Timeouts = Timeouts { dns: Duration::from_millis(500), fetch: Duration::from_secs(2) };
 
 pub async fn sources(config: &Config) -> Sources {
     let trust = Trust::load(&config.policy).unwrap();
