@@ -63,7 +63,7 @@ pub struct Incident {
 
 /// A stored finding.
 #[derive(Clone, PartialEq, Debug)]
-pub struct Kept {
+pub struct StoredFinding {
     /// Its position in the chain, starting at 1.
     pub number: u64,
     /// The identifier of its incident.
@@ -292,7 +292,7 @@ impl Store {
         incident: &Incident,
         before: Option<u64>,
         most: usize,
-    ) -> Result<Vec<Kept>, LookupError> {
+    ) -> Result<Vec<StoredFinding>, LookupError> {
         let before = before.and_then(|before| i64::try_from(before).ok()).unwrap_or(i64::MAX);
         let rows = self.sqlite(|connection| {
             let mut query = connection.prepare_cached(&format!(
@@ -309,7 +309,7 @@ impl Store {
     /// # Errors
     ///
     /// SQLite failed, or a document cannot be parsed.
-    pub fn first_findings(&mut self, incident: &Incident, most: usize) -> Result<Vec<Kept>, LookupError> {
+    pub fn first_findings(&mut self, incident: &Incident, most: usize) -> Result<Vec<StoredFinding>, LookupError> {
         let rows = self.sqlite(|connection| {
             let mut query = connection
                 .prepare_cached(&format!("{KEPT} WHERE finding.incident = ?1 ORDER BY finding.number LIMIT ?2"))?;
@@ -325,7 +325,7 @@ impl Store {
     /// # Errors
     ///
     /// SQLite failed, or its document cannot be parsed.
-    pub fn best_finding(&mut self, incident: &Incident) -> Result<Option<Kept>, LookupError> {
+    pub fn best_finding(&mut self, incident: &Incident) -> Result<Option<StoredFinding>, LookupError> {
         let row = self.sqlite(|connection| {
             let query = format!(
                 "{KEPT} WHERE finding.incident = ?1
@@ -341,7 +341,7 @@ impl Store {
     /// # Errors
     ///
     /// No or several findings match, SQLite failed, or the document cannot be parsed.
-    pub fn finding(&mut self, id: &str) -> Result<Kept, LookupError> {
+    pub fn finding(&mut self, id: &str) -> Result<StoredFinding, LookupError> {
         let found = self.find(id)?;
         let row = self.sqlite(|connection| {
             connection.query_row(&format!("{KEPT} WHERE finding.id = ?1"), [&found], RawKept::read).optional()
@@ -439,18 +439,18 @@ impl Store {
                 while let Some(row) = rows.next()? {
                     let (found, id): (i64, String) = (row.get(0)?, row.get(1)?);
                     let (document, exhibit): (String, Option<String>) = (row.get(2)?, row.get(3)?);
-                    let kept: Vec<u8> = row.get(4)?;
+                    let stored: Vec<u8> = row.get(4)?;
                     if found != number.saturating_add(1) {
                         verified.broken.push(format!(
                             "{} findings are missing before number {found} ({id})",
                             found.saturating_sub(number).saturating_sub(1)
                         ));
                     }
-                    if link(&chain, found, &document, exhibit.as_deref())[..] != kept {
+                    if link(&chain, found, &document, exhibit.as_deref())[..] != stored {
                         verified.broken.push(format!("number {found} ({id}) or the one before it was changed"));
                     }
                     verified.findings += 1;
-                    (number, chain) = (found, kept);
+                    (number, chain) = (found, stored);
                     if verified.broken.len() >= CANDIDATES {
                         verified.broken.push("and perhaps more".to_owned());
                         break;
@@ -587,12 +587,12 @@ impl RawKept {
         })
     }
 
-    fn parse(self) -> Result<Kept, LookupError> {
+    fn parse(self) -> Result<StoredFinding, LookupError> {
         let wrong = |source| LookupError::Document { id: self.id.clone(), source };
         let mut finding: Finding = serde_json::from_str(&self.document).map_err(wrong)?;
         let exhibit = self.exhibit.as_deref().map(serde_json::from_str::<EvidenceBundle>);
         finding.exhibit = exhibit.transpose().map_err(wrong)?.map(Box::new);
-        Ok(Kept {
+        Ok(StoredFinding {
             number: unsigned(self.number),
             incident: self.incident,
             document: self.document,

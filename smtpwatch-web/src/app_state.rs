@@ -14,7 +14,7 @@ use smtpwatch_core::{
     finding::{Kind, Severity},
 };
 use smtpwatch_store::{
-    KeptAs, Store, StoreError,
+    Store, StoreError, StoredAs,
     incidents::{LookupError, StoreCounts},
 };
 use smtpwatch_system::clock::now;
@@ -100,11 +100,11 @@ impl EventBus {
     }
 
     /// Publishes a finding that was stored.
-    pub fn publish(&self, finding: &Finding, kept: &KeptAs) {
+    pub fn publish(&self, finding: &Finding, stored: &StoredAs) {
         let event = FindingEvent {
             finding: finding.id.clone(),
-            incident: kept.incident.clone(),
-            findings: kept.findings,
+            incident: stored.incident.clone(),
+            findings: stored.findings,
             kind: finding.kind,
             severity: finding.severity,
             time: finding.time,
@@ -185,7 +185,7 @@ impl AppState {
     /// The current state of the daemon.
     pub async fn status(self: &Arc<Self>) -> Status {
         let store = self.with_store(|store| Ok(store.held()?)).await.ok();
-        let watch = self.health.watch();
+        let capture = self.health.capture_status();
         let sums = |name: &str, label: &str| self.metrics.sums(name, label);
         let mut losses = BTreeMap::new();
         for (name, label, what) in [
@@ -203,8 +203,8 @@ impl AppState {
             started: self.started,
             time: now(),
             not_watching: self.no_capture.map_or_else(|| self.health.not_watching(), |why| vec![why.to_owned()]),
-            attached: watch.attached,
-            missing: watch.missing,
+            attached: capture.attached,
+            missing: capture.missing,
             degraded: self.health.degraded(),
             sessions: sums("smtpwatch_sessions_total", "result"),
             findings: sums("smtpwatch_findings_total", "severity"),

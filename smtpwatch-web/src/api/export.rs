@@ -50,7 +50,8 @@ pub(super) async fn serve(api: Api, request: Request, format: ExportFormat) -> R
     let id: String = request.required(&p::INCIDENT)?;
     let made = api.app.with_store(move |store| {
         let incident = store.incident(&id)?;
-        let findings: Vec<_> = store.first_findings(&incident, PAGE)?.into_iter().map(|kept| kept.finding).collect();
+        let findings: Vec<_> =
+            store.first_findings(&incident, PAGE)?.into_iter().map(|stored| stored.finding).collect();
         let body = write(format, &incident.id, &findings);
         Ok((body, incident.findings.saturating_sub(findings.len() as u64), incident.id))
     });

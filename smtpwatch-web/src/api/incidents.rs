@@ -5,7 +5,7 @@ use schemars::JsonSchema;
 use serde::Serialize;
 use serde_json::value::RawValue;
 use smtpwatch_core::{Finding, Role, evidence::EvidenceBundle};
-use smtpwatch_store::incidents::{Filter, Incident, Kept, LookupError, Reach};
+use smtpwatch_store::incidents::{Filter, Incident, LookupError, Reach, StoredFinding};
 use smtpwatch_system::clock::now;
 
 use super::{
@@ -72,20 +72,20 @@ pub(super) struct ListedFinding {
     chain: String,
 }
 
-impl TryFrom<Kept> for FindingOnRecord {
+impl TryFrom<StoredFinding> for FindingOnRecord {
     type Error = Problem;
 
-    fn try_from(kept: Kept) -> Result<Self, Problem> {
-        let Kept { number, incident, document, finding, chain } = kept;
+    fn try_from(stored: StoredFinding) -> Result<Self, Problem> {
+        let StoredFinding { number, incident, document, finding, chain } = stored;
         Ok(Self { finding: raw(document, &finding)?, exhibit: finding.exhibit, number, chain, incident })
     }
 }
 
-impl TryFrom<Kept> for ListedFinding {
+impl TryFrom<StoredFinding> for ListedFinding {
     type Error = Problem;
 
-    fn try_from(kept: Kept) -> Result<Self, Problem> {
-        let Kept { number, document, finding, chain, .. } = kept;
+    fn try_from(stored: StoredFinding) -> Result<Self, Problem> {
+        let StoredFinding { number, document, finding, chain, .. } = stored;
         Ok(Self { finding: raw(document, &finding)?, has_exhibit: finding.exhibit.is_some(), number, chain })
     }
 }
@@ -152,20 +152,20 @@ pub(super) async fn incident(api: Api, request: Request) -> Result<Response, Pro
 
 pub(super) async fn findings(api: Api, request: Request) -> Result<Response, Problem> {
     let (id, before, limit) = (request.required::<String>(&p::INCIDENT)?, request.value(&p::BEFORE)?, limit(&request)?);
-    let kept = api.app.with_store(move |store| {
+    let stored = api.app.with_store(move |store| {
         let incident = store.incident(&id)?;
         store.findings(&incident, before, limit)
     });
-    let kept = kept.await?;
-    let next = kept.last().filter(|_| kept.len() >= limit).map(|kept| kept.number);
-    let findings = kept.into_iter().map(ListedFinding::try_from).collect::<Result<_, _>>()?;
+    let stored = stored.await?;
+    let next = stored.last().filter(|_| stored.len() >= limit).map(|stored| stored.number);
+    let findings = stored.into_iter().map(ListedFinding::try_from).collect::<Result<_, _>>()?;
     Ok(response::json(&Findings { findings, next }))
 }
 
 pub(super) async fn finding(api: Api, request: Request) -> Result<Response, Problem> {
     let id: String = request.required(&p::FINDING)?;
-    let kept = api.app.with_store(move |store| store.finding(&id)).await?;
-    Ok(request.immutable(&FindingOnRecord::try_from(kept)?))
+    let stored = api.app.with_store(move |store| store.finding(&id)).await?;
+    Ok(request.immutable(&FindingOnRecord::try_from(stored)?))
 }
 
 /// The role that the parameter selects.

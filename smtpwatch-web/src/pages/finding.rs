@@ -9,7 +9,7 @@ use axum::{
 use maud::{Markup, html};
 use smtpwatch_core::Finding;
 use smtpwatch_render::words;
-use smtpwatch_store::incidents::Kept;
+use smtpwatch_store::incidents::StoredFinding;
 
 use super::{
     dialogue, difference,
@@ -21,24 +21,24 @@ use super::{
 use crate::app_state::AppState;
 
 pub(super) async fn show(State(app): State<Arc<AppState>>, Path(id): Path<String>) -> Result<Response, Failure> {
-    let kept = app.with_store(move |store| store.finding(&id)).await?;
-    let f = &kept.finding;
+    let stored = app.with_store(move |store| store.finding(&id)).await?;
+    let f = &stored.finding;
     let title = format!("{} at {}", f.kind, f.time);
     let body = html! {
         h1 { (f.kind) " " (severity(f.severity)) }
         p.lead { "At " (moment(f.time)) ", " (words::happened(f.kind)) "." }
         p.buttons {
-            a.button href={ "/incidents/" (kept.incident) } { "Its incident" }
+            a.button href={ "/incidents/" (stored.incident) } { "Its incident" }
             a.button href={ "/api/v1/findings/" (f.id) } { "JSON" }
         }
-        (parts(&kept))
+        (parts(&stored))
     };
     Ok(Page { title: &title, under: "/incidents", incident: None, body }.into_response())
 }
 
 /// The parts of the page, in this order: difference, indicators, dialogue, known data, packets, record.
-pub(super) fn parts(kept: &Kept) -> Markup {
-    let f = &kept.finding;
+pub(super) fn parts(stored: &StoredFinding) -> Markup {
+    let f = &stored.finding;
     html! {
         (difference::section(f))
         (signs(f))
@@ -49,7 +49,7 @@ pub(super) fn parts(kept: &Kept) -> Markup {
         } @else {
             p { "This finding has no further evidence: the first findings of its incident have it." }
         }
-        (record(kept))
+        (record(stored))
     }
 }
 
@@ -82,8 +82,8 @@ fn signs(f: &Finding) -> Markup {
     }
 }
 
-fn record(kept: &Kept) -> Markup {
-    let f = &kept.finding;
+fn record(stored: &StoredFinding) -> Markup {
+    let f = &stored.finding;
     html! {
         section aria-labelledby="record" {
             h2 #record { "Record" }
@@ -95,7 +95,7 @@ fn record(kept: &Kept) -> Markup {
                     @if !f.flow.interface.is_empty() { " at " (escaped(&f.flow.interface)) }
                     ", Community ID " code { (escaped(&f.flow.community_id)) }
                 }
-                dt { "Position in the chain" } dd { (kept.number) ", SHA-256 " code.hash { (kept.chain) } }
+                dt { "Position in the chain" } dd { (stored.number) ", SHA-256 " code.hash { (stored.chain) } }
                 dt { "Judged by" } dd { "smtpwatch " (escaped(&f.provenance.version)) }
                 dt { "Configuration" } dd { "SHA-256 " code.hash { (escaped(&f.provenance.config_sha256)) } }
                 dt { "Policies" } dd { "SHA-256 " code.hash { (escaped(&f.provenance.policy_sha256)) } }

@@ -10,7 +10,7 @@ use maud::{Markup, html};
 use smtpwatch_render::words;
 use smtpwatch_store::{
     Store,
-    incidents::{Incident, Kept, LookupError, Reach},
+    incidents::{Incident, LookupError, Reach, StoredFinding},
 };
 
 use super::{
@@ -29,8 +29,8 @@ const LISTED: usize = 50;
 struct Found {
     incident: Incident,
     reach: Reach,
-    best: Option<Kept>,
-    listed: Vec<Kept>,
+    best: Option<StoredFinding>,
+    listed: Vec<StoredFinding>,
     days: timeline::Days,
 }
 
@@ -116,12 +116,12 @@ fn findings(found: &Found) -> Markup {
             h2 #findings { "Findings" }
             div #listed data-live {
                 ul.listed {
-                    @for kept in &found.listed {
+                    @for stored in &found.listed {
                         li {
-                            a href={ "/findings/" (kept.finding.id) } { (moment(kept.finding.time)) } " "
-                            (severity(kept.finding.severity)) " [" (kept.finding.rule) "] " (kept.finding.evidence) ", "
-                            (kept.finding.outcome)
-                            @if kept.finding.exhibit.is_none() { ", without further evidence" }
+                            a href={ "/findings/" (stored.finding.id) } { (moment(stored.finding.time)) } " "
+                            (severity(stored.finding.severity)) " [" (stored.finding.rule) "] " (stored.finding.evidence) ", "
+                            (stored.finding.outcome)
+                            @if stored.finding.exhibit.is_none() { ", without further evidence" }
                         }
                     }
                 }

@@ -23,6 +23,6 @@ mod users;
 pub use self::{
     address::{DEFAULT_LISTEN, ListenAddress},
     config::{ConfigFile, WebConfigError},
-    health::{Health, StoreHealth, Watch},
+    health::{CaptureStatus, Health, StoreHealth},
     serve::serve,
 };

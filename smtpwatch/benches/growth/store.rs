@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, ensure};
 use smtpwatch_core::policy::history::History;
-use smtpwatch_store::{Keeping, Writer};
+use smtpwatch_store::{Writer, WriterSettings};
 
 use crate::{
     history::{key, record},
@@ -25,8 +25,8 @@ pub struct Stored {
 pub fn measure(peers: usize) -> anyhow::Result<Stored> {
     let directory = tempfile::tempdir()?;
     let path = directory.path().join("smtpwatch.db");
-    let (writer, _) = Writer::start(&path, Keeping { peers, ..Keeping::default() })?;
-    let handle = writer.handle().context("the way to the writer")?.patient();
+    let (writer, _) = Writer::start(&path, WriterSettings { peers, ..WriterSettings::default() })?;
+    let handle = writer.handle().context("the way to the writer")?.blocking();
     let begun = Instant::now();
     for number in 0..peers {
         handle.keep(key(number), record(number));
@@ -37,7 +37,7 @@ pub fn measure(peers: usize) -> anyhow::Result<Stored> {
     let file = per(usize::try_from(std::fs::metadata(&path)?.len())?, peers);
 
     let begun = Instant::now();
-    let (writer, entries) = Writer::start(&path, Keeping { peers, ..Keeping::default() })?;
+    let (writer, entries) = Writer::start(&path, WriterSettings { peers, ..WriterSettings::default() })?;
     let mut history = History::new(peers);
     entries.into_iter().for_each(|(key, record)| _ = history.restore(key, record));
     let start = begun.elapsed();

@@ -15,7 +15,7 @@ use smtpwatch_core::{
     policy::history::{HistoryKey, HistoryPeer, HistoryRecord, peer_text},
 };
 use smtpwatch_render::text;
-use smtpwatch_store::{Entry, Keeping, Store, StoreHandle, Writer};
+use smtpwatch_store::{Entry, Store, StoreHandle, Writer, WriterSettings};
 
 use super::{BaselineImportArgs, BaselinePlace, BaselineVerb, Exit, Format};
 
@@ -96,9 +96,9 @@ fn import(args: &BaselineImportArgs) -> anyhow::Result<(usize, usize)> {
     };
     let rows = read(from, &name, config.limits.peers)?;
     // The writer takes the daemon's lock, and fails while the daemon runs.
-    let (writer, held) = Writer::start(&config.store, Keeping::of(&config))?;
+    let (writer, held) = Writer::start(&config.store, WriterSettings::of(&config))?;
     let held: HashMap<HistoryKey, HistoryRecord> = held.into_iter().collect();
-    let store = writer.handle().map(StoreHandle::patient).context("the store has no writer")?;
+    let store = writer.handle().map(StoreHandle::blocking).context("the store has no writer")?;
     let (read, mut taken) = (rows.len(), 0);
     for Exported { key, record, .. } in rows {
         if held.get(&key).is_none_or(|held| held.last_seen < record.last_seen) {

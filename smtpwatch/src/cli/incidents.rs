@@ -21,7 +21,7 @@ use smtpwatch_render::{
 };
 use smtpwatch_store::{
     Store,
-    incidents::{Filter, Incident, Kept, PAGE, Reach},
+    incidents::{Filter, Incident, PAGE, Reach, StoredFinding},
 };
 use smtpwatch_system::clock::now;
 
@@ -156,19 +156,19 @@ struct DocumentFinding<'a> {
     exhibit: Option<&'a EvidenceBundle>,
 }
 
-fn document<'a>(incident: &'a Incident, reach: Reach, findings: &'a [Kept]) -> anyhow::Result<Document<'a>> {
-    let finding = |kept: &'a Kept| -> anyhow::Result<_> {
+fn document<'a>(incident: &'a Incident, reach: Reach, findings: &'a [StoredFinding]) -> anyhow::Result<Document<'a>> {
+    let finding = |stored: &'a StoredFinding| -> anyhow::Result<_> {
         Ok(DocumentFinding {
-            number: kept.number,
-            chain: &kept.chain,
-            finding: RawValue::from_string(kept.document.clone())?,
-            exhibit: kept.finding.exhibit.as_deref(),
+            number: stored.number,
+            chain: &stored.chain,
+            finding: RawValue::from_string(stored.document.clone())?,
+            exhibit: stored.finding.exhibit.as_deref(),
         })
     };
     Ok(Document { incident, reach, findings: findings.iter().map(finding).collect::<anyhow::Result<_>>()? })
 }
 
-fn in_words(incident: &Incident, reach: Reach, best: Option<&Kept>) -> String {
+fn in_words(incident: &Incident, reach: Reach, best: Option<&StoredFinding>) -> String {
     let mut text = format!(
         "Incident {}\n{} {} with {}, port {}: {}.\nHow sure: {}. Cost: {}.\n{} findings from {} to {}; peers with the same at \
          that time: {}, in this network: {}.\n",
@@ -210,12 +210,12 @@ fn in_words(incident: &Incident, reach: Reach, best: Option<&Kept>) -> String {
 fn hand_over(args: &IncidentsExportArgs) -> anyhow::Result<Exit> {
     let mut store = open(&args.place)?;
     let incident = store.incident(&args.id)?;
-    let kept = store.first_findings(&incident, PAGE)?;
-    let left_out = incident.findings.saturating_sub(kept.len() as u64);
+    let stored = store.first_findings(&incident, PAGE)?;
+    let left_out = incident.findings.saturating_sub(stored.len() as u64);
     if left_out > 0 {
         tracing::warn!(left_out, "the incident has more findings than are written or stored");
     }
-    let findings: Vec<Finding> = kept.iter().map(|kept| kept.finding.clone()).collect();
+    let findings: Vec<Finding> = stored.iter().map(|stored| stored.finding.clone()).collect();
     if let Some(path) = &args.pcapng {
         anyhow::ensure!(
             findings.iter().any(|finding| finding.exhibit.is_some()),
@@ -228,7 +228,7 @@ fn hand_over(args: &IncidentsExportArgs) -> anyhow::Result<Exit> {
     let lines =
         |form: fn(&Finding) -> Value| findings.iter().map(|finding| json_line(&form(finding))).collect::<String>();
     let answer = match args.format {
-        ExportFormat::Json => json_line(&document(&incident, store.reach(&incident)?, &kept)?),
+        ExportFormat::Json => json_line(&document(&incident, store.reach(&incident)?, &stored)?),
         ExportFormat::Text => export::text(&incident.id, &findings),
         ExportFormat::Ecs => lines(export::ecs),
         ExportFormat::Eve => lines(export::eve),

@@ -12,7 +12,7 @@ use smtpwatch_render::text;
 use smtpwatch_system::clock::now;
 
 use super::{Exit, Format, ProbeArgs};
-use crate::confine::{self, Kept};
+use crate::confine::{self, Privileges};
 
 pub(super) fn run(args: &ProbeArgs) -> anyhow::Result<Exit> {
     let (config, _) = Config::load(args.config.config.as_deref())?;
@@ -41,18 +41,18 @@ pub(super) fn run(args: &ProbeArgs) -> anyhow::Result<Exit> {
 /// Whether the daemon could confine itself as at its start; tested in a thread that then ends, because it is
 /// irreversible.
 fn confinement() -> Check {
-    let tried = std::thread::spawn(|| confine::thread(&Kept::default())).join();
-    let loose = match tried {
-        Ok(Ok(loose)) if loose.is_empty() => {
+    let tried = std::thread::spawn(|| confine::thread(&Privileges::default())).join();
+    let unsupported = match tried {
+        Ok(Ok(unsupported)) if unsupported.is_empty() => {
             return pass("confinement", "capabilities, Landlock and system calls can be restricted".to_owned());
         }
-        Ok(Ok(loose)) => loose.join("; "),
+        Ok(Ok(unsupported)) => unsupported.join("; "),
         Ok(Err(error)) => format!("{error:#}"),
         Err(_) => "the trial failed".to_owned(),
     };
     warn(
         "confinement",
-        loose,
+        unsupported,
         "it runs with the available restrictions; kernel 5.13 with CONFIG_SECURITY_LANDLOCK has all of them".to_owned(),
     )
 }

@@ -7,7 +7,7 @@ use smtpwatch_core::{Finding, engine::SessionResult, finding::Severity, policy::
 use smtpwatch_pipeline::replay::{Event, Replay, Summary};
 use smtpwatch_policy::list::{self, ListSource};
 use smtpwatch_render::text;
-use smtpwatch_store::{Keeping, StoreHandle, Writer};
+use smtpwatch_store::{StoreHandle, Writer, WriterSettings};
 
 use super::{Exit, Format, Lenient, ReplayArgs};
 
@@ -21,7 +21,7 @@ pub(super) fn run(args: ReplayArgs) -> anyhow::Result<Exit> {
     let mut history = History::new(config.limits.peers);
     let writer = match &args.store {
         Some(path) => {
-            let (writer, entries) = Writer::start(path, Keeping::of(&config))?;
+            let (writer, entries) = Writer::start(path, WriterSettings::of(&config))?;
             entries.into_iter().for_each(|(key, record)| _ = history.restore(key, record));
             Some(writer)
         }
@@ -30,7 +30,7 @@ pub(super) fn run(args: ReplayArgs) -> anyhow::Result<Exit> {
     let mut report = Report {
         out: Lenient(LineWriter::new(std::io::stdout())),
         format: Format::or_default(args.format),
-        store: writer.as_ref().and_then(Writer::handle).map(StoreHandle::patient),
+        store: writer.as_ref().and_then(Writer::handle).map(StoreHandle::blocking),
         loudest: None,
         failed: None,
     };

@@ -3,16 +3,17 @@
 use anyhow::Context as _;
 use caps::{CapSet, Capability, CapsHashSet};
 
-/// Drops all capabilities of the calling thread except `kept`.
-pub(super) fn keep(kept: &[Capability]) -> anyhow::Result<()> {
+/// Drops all capabilities of the calling thread except `privileges`.
+pub(super) fn keep(privileges: &[Capability]) -> anyhow::Result<()> {
     let permitted = caps::read(None, CapSet::Permitted).context("cannot read the capabilities")?;
-    let kept: CapsHashSet = kept.iter().copied().filter(|capability| permitted.contains(capability)).collect();
+    let privileges: CapsHashSet =
+        privileges.iter().copied().filter(|capability| permitted.contains(capability)).collect();
     let none = CapsHashSet::new();
     // The ambient set first: it cannot hold a capability that is not inheritable.
     caps::clear(None, CapSet::Ambient)
         .and_then(|()| caps::set(None, CapSet::Inheritable, &none))
-        .and_then(|()| caps::set(None, CapSet::Effective, &kept))
-        .and_then(|()| caps::set(None, CapSet::Permitted, &kept))
+        .and_then(|()| caps::set(None, CapSet::Effective, &privileges))
+        .and_then(|()| caps::set(None, CapSet::Permitted, &privileges))
         .context("cannot drop capabilities")
 }
 

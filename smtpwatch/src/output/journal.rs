@@ -1,6 +1,6 @@
 //! The journal: findings, one per line, to stdout or a file. A separate thread writes it: a slow reader costs findings
 //! in the journal (counted), never packets. The store's writer passes findings to [`Journal::write`] and receives each
-//! [`Outcome`].
+//! [`JournalOutcome`].
 
 use std::{
     collections::HashSet,
@@ -20,7 +20,7 @@ use std::{
 use smtpwatch_config::{JournalFormat, JournalSettings, journal_refusal};
 use smtpwatch_core::Finding;
 use smtpwatch_render::{export, text};
-use smtpwatch_store::Outcome;
+use smtpwatch_store::JournalOutcome;
 
 use super::metrics::{Metrics, Output};
 
@@ -136,7 +136,7 @@ impl Journal {
     /// # Errors
     ///
     /// The file cannot be opened, or the thread cannot be started.
-    pub fn start(settings: &JournalSettings, metrics: Arc<Metrics>) -> io::Result<(Self, Receiver<Outcome>)> {
+    pub fn start(settings: &JournalSettings, metrics: Arc<Metrics>) -> io::Result<(Self, Receiver<JournalOutcome>)> {
         let place = match settings.file() {
             None => Place::Stream(Box::new(io::stdout())),
             Some(path) => Place::File { file: Some(open(&path)?), path },
@@ -148,7 +148,7 @@ impl Journal {
         mut place: Place,
         format: JournalFormat,
         metrics: Arc<Metrics>,
-    ) -> io::Result<(Self, Receiver<Outcome>)> {
+    ) -> io::Result<(Self, Receiver<JournalOutcome>)> {
         let (queue, entries) = sync_channel::<Entry>(QUEUE);
         let (outcomes, outcome_of) = sync_channel(QUEUE);
         let reopen = Arc::new(AtomicBool::new(false));
@@ -167,7 +167,7 @@ impl Journal {
                     }
                     // Blocks while the receiver is slow: then the queue here fills, and dropped findings are counted.
                     // An error means that there is no receiver.
-                    _ = outcomes.send(Outcome { id: finding.id, written: outcome.is_ok() });
+                    _ = outcomes.send(JournalOutcome { id: finding.id, written: outcome.is_ok() });
                 }
                 match outcome {
                     Ok(()) => failing = false,

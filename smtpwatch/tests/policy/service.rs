@@ -16,7 +16,7 @@ use smtpwatch_policy::{
     lookup::Trust,
     service::{QUEUE, Service, Setup},
 };
-use smtpwatch_store::{Keeping, Store, Writer};
+use smtpwatch_store::{Store, Writer, WriterSettings};
 
 use crate::{
     dns::{Delegation, NameServer, Zone},
@@ -95,7 +95,7 @@ async fn a_domain_brings_its_mail_hosts_and_a_restart_forgets_nothing() {
     let (config, metrics) = (dns.config_with(&keys), metrics());
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("smtpwatch.db");
-    let (writer, _) = Writer::start(&path, Keeping::default()).unwrap();
+    let (writer, _) = Writer::start(&path, WriterSettings::default()).unwrap();
     let handle = writer.handle().unwrap();
     let store = Box::new(move |known| handle.policy(known));
     let (service, known) = Service::start(Setup { store, ..setup(&config, &metrics) }).unwrap();

@@ -5,7 +5,7 @@ use std::{sync::Arc, time::Duration};
 
 use smtpwatch::output::metrics::Metrics;
 use smtpwatch_core::Finding;
-use smtpwatch_store::KeptAs;
+use smtpwatch_store::StoredAs;
 use smtpwatch_web::{
     api,
     app_state::{AppState, EventBus},
@@ -64,7 +64,7 @@ impl Listener {
 }
 
 fn publish(events: &EventBus, finding: &Finding) {
-    events.publish(finding, &KeptAs { incident: "an-incident".to_owned(), findings: 7 });
+    events.publish(finding, &StoredAs { incident: "an-incident".to_owned(), findings: 7 });
 }
 
 #[test]

@@ -20,7 +20,7 @@ use smtpwatch_pipeline::{
     replay::{Event, Replay},
 };
 use smtpwatch_store::{
-    EXHIBITS_PER_INCIDENT, Keeping, Store, StoreError, Writer,
+    EXHIBITS_PER_INCIDENT, Store, StoreError, Writer, WriterSettings,
     incidents::{Filter, LookupError},
 };
 
@@ -58,13 +58,14 @@ pub fn keep(path: &Path, retention: Retention, findings: &[Finding]) -> Vec<(Str
     let told = Arc::new(Mutex::new(Vec::new()));
     let on_record = {
         let told = told.clone();
-        Box::new(move |finding: &Finding, kept: &smtpwatch_store::KeptAs| {
+        Box::new(move |finding: &Finding, kept: &smtpwatch_store::StoredAs| {
             assert!(!finding.id.is_empty());
             told.lock().unwrap().push((kept.incident.clone(), kept.findings));
         })
     };
-    let (writer, _) = Writer::start(path, Keeping { retention, on_record, ..Keeping::default() }).unwrap();
-    let handle = writer.handle().unwrap().patient();
+    let (writer, _) =
+        Writer::start(path, WriterSettings { retention, on_record, ..WriterSettings::default() }).unwrap();
+    let handle = writer.handle().unwrap().blocking();
     for finding in findings {
         assert!(handle.finding(Box::new(finding.clone())).is_ok());
     }

@@ -21,7 +21,9 @@ use smtpwatch_core::{
     Finding, Role, Timestamp,
     policy::history::{History, HistoryKey, HistoryPeer, SessionNote, Strength},
 };
-use smtpwatch_store::{Condition, Keeping, Outcome, PIECE, Reporter, SCHEMA, Status, Store, StoreHandle, Writer};
+use smtpwatch_store::{
+    Condition, HISTORY_BATCH, JournalLink, JournalOutcome, SCHEMA, Status, Store, StoreHandle, Writer, WriterSettings,
+};
 
 use crate::incidents::{credential, later};
 
@@ -43,13 +45,13 @@ struct Rig {
     one: Finding,
 }
 
-fn journal_at(log: &Path, metrics: &Arc<Metrics>) -> (Arc<Journal>, Reporter) {
+fn journal_at(log: &Path, metrics: &Arc<Metrics>) -> (Arc<Journal>, JournalLink) {
     let settings: JournalSettings = toml::from_str(&format!("path = {log:?}")).unwrap();
     let (journal, outcomes) = Journal::start(&settings, metrics.clone()).unwrap();
     let journal = Arc::new(journal);
     let lines = journal.clone();
-    let tell = Box::new(move |finding: &Finding, again: bool| lines.write(Box::new(finding.clone()), again));
-    (journal, Reporter { tell, outcomes })
+    let write = Box::new(move |finding: &Finding, again: bool| lines.write(Box::new(finding.clone()), again));
+    (journal, JournalLink { write, outcomes })
 }
 
 fn key(peer: u16) -> HistoryKey {
@@ -64,7 +66,8 @@ impl Rig {
         let (path, log) = (store.join("smtpwatch.db"), log.join("findings.json"));
         let metrics = Arc::new(Metrics::new(&[25]).unwrap());
         let (journal, reporter) = journal_at(&log, &metrics);
-        let (writer, _) = Writer::start(&path, Keeping { journal: Some(reporter), ..Keeping::default() }).unwrap();
+        let (writer, _) =
+            Writer::start(&path, WriterSettings { journal: Some(reporter), ..WriterSettings::default() }).unwrap();
         let handle = writer.handle().unwrap();
         let (history, made, one) = (History::new(10_000), Vec::new(), credential());
         let mut rig = Self { path, log, metrics, _journal: journal, history, handle, writer, made, one };
@@ -94,7 +97,7 @@ impl Rig {
         if self.writer.history_wanted() {
             let mut next = Some(0);
             while let Some(from) = next {
-                let (rows, after) = self.history.piece(from, PIECE);
+                let (rows, after) = self.history.piece(from, HISTORY_BATCH);
                 while !self.handle.takes_history() || !self.handle.restore(rows.clone()) {
                     std::thread::sleep(Duration::from_millis(1));
                 }
@@ -186,11 +189,12 @@ impl Rig {
         let before = self.told();
         let (path, metrics) = (self.path.clone(), self.metrics.clone());
         let (_, reporter) = journal_at(&self.log, &metrics);
-        let (idle, _) = Writer::start(&path.with_extension("idle"), Keeping::default()).unwrap();
+        let (idle, _) = Writer::start(&path.with_extension("idle"), WriterSettings::default()).unwrap();
         self.handle = idle.handle().unwrap();
         let writer = std::mem::replace(&mut self.writer, idle);
         assert_eq!(writer.finish(), lost);
-        let (writer, rows) = Writer::start(&path, Keeping { journal: Some(reporter), ..Keeping::default() }).unwrap();
+        let (writer, rows) =
+            Writer::start(&path, WriterSettings { journal: Some(reporter), ..WriterSettings::default() }).unwrap();
         assert_eq!(rows.len(), self.history.len());
         assert_eq!(writer.finish(), 0);
         assert_eq!(self.told(), before, "reported once is enough");
@@ -435,14 +439,14 @@ fn a_read_only_disk_is_said_and_the_end_of_it_too() {
 }
 
 /// A reporter whose journal never answers: as when the process is killed before a line was written.
-fn deaf() -> (std::sync::mpsc::SyncSender<Outcome>, Reporter) {
+fn deaf() -> (std::sync::mpsc::SyncSender<JournalOutcome>, JournalLink) {
     let (sender, outcomes) = std::sync::mpsc::sync_channel(1);
-    (sender, Reporter { tell: Box::new(|_, _| true), outcomes })
+    (sender, JournalLink { write: Box::new(|_, _| true), outcomes })
 }
 
-fn put(path: &Path, journal: Option<Reporter>, findings: &[Finding]) {
-    let (writer, _) = Writer::start(path, Keeping { journal, ..Keeping::default() }).unwrap();
-    let handle = writer.handle().unwrap().patient();
+fn put(path: &Path, journal: Option<JournalLink>, findings: &[Finding]) {
+    let (writer, _) = Writer::start(path, WriterSettings { journal, ..WriterSettings::default() }).unwrap();
+    let handle = writer.handle().unwrap().blocking();
     for finding in findings {
         assert!(handle.finding(Box::new(finding.clone())).is_ok());
     }
@@ -472,11 +476,14 @@ fn what_the_journal_did_not_get_it_gets_at_the_next_start() {
     let pushed = Arc::new(std::sync::Mutex::new(Vec::new()));
     let on_record = {
         let pushed = pushed.clone();
-        Box::new(move |finding: &Finding, _: &smtpwatch_store::KeptAs| pushed.lock().unwrap().push(finding.id.clone()))
+        Box::new(move |finding: &Finding, _: &smtpwatch_store::StoredAs| {
+            pushed.lock().unwrap().push(finding.id.clone())
+        })
     };
     let (journal, reporter) = journal_at(&log, &metrics);
     let (writer, _) =
-        Writer::start(&path, Keeping { journal: Some(reporter), on_record, ..Keeping::default() }).unwrap();
+        Writer::start(&path, WriterSettings { journal: Some(reporter), on_record, ..WriterSettings::default() })
+            .unwrap();
     for finding in &made[290..] {
         assert!(writer.handle().unwrap().finding(Box::new(finding.clone())).is_ok());
     }
@@ -538,7 +545,7 @@ fn a_journal_that_failed_gets_what_it_missed() {
     let path = directory.path().join("smtpwatch.db");
     let written = Arc::new(std::sync::Mutex::new(Vec::new()));
     let (sender, outcomes) = std::sync::mpsc::sync_channel(64);
-    let tell = {
+    let write = {
         let written = written.clone();
         // The first three fail.
         let mut failures = 3;
@@ -548,13 +555,13 @@ fn a_journal_that_failed_gets_what_it_missed() {
             if !fails {
                 written.lock().unwrap().push(finding.id.clone());
             }
-            sender.send(Outcome { id: finding.id.clone(), written: !fails }).unwrap();
+            sender.send(JournalOutcome { id: finding.id.clone(), written: !fails }).unwrap();
             true
         })
     };
     let made: Vec<_> = (0..4).map(|number| later(&one, "198.51.100.25:587", number)).collect();
-    let journal = Some(Reporter { tell, outcomes });
-    let (writer, _) = Writer::start(&path, Keeping { journal, ..Keeping::default() }).unwrap();
+    let journal = Some(JournalLink { write, outcomes });
+    let (writer, _) = Writer::start(&path, WriterSettings { journal, ..WriterSettings::default() }).unwrap();
     for finding in &made {
         assert!(writer.handle().unwrap().finding(Box::new(finding.clone())).is_ok());
     }

@@ -11,7 +11,7 @@ use smtpwatch_core::{
     Timestamp,
     engine::{Delivery, PolicyType, ResultType},
 };
-use smtpwatch_store::{Keeping, Writer};
+use smtpwatch_store::{Writer, WriterSettings};
 
 use crate::cli::Files;
 use crate::traffic::{self, CLIENT, SERVER, START_NS, Turn};
@@ -184,7 +184,7 @@ fn the_report_of_a_day_can_be_seen_before_anything_is_sent() {
         receiving_host: "mx1.example.net".to_owned(),
         receiving_helo: String::new(),
     };
-    let (writer, _) = Writer::start(Path::new(&path), Keeping::default()).unwrap();
+    let (writer, _) = Writer::start(Path::new(&path), WriterSettings::default()).unwrap();
     let handle = writer.handle().unwrap();
     for failure in [None, None, Some(ResultType::StarttlsNotSupported)] {
         handle.delivery(Box::new(deliver("example.net", failure)));

@@ -18,7 +18,7 @@ use smtpwatch_web::{
     api,
     app_state::{AppState, EventBus},
     pages,
-    server::{ConfigFile, Health, Watch, serve},
+    server::{CaptureStatus, ConfigFile, Health, serve},
 };
 
 /// Time limit for a file change to be detected: files are checked every second.
@@ -171,8 +171,8 @@ fn health_is_told_with_reasons() {
     assert_eq!(ready.status, 503);
     let reasons: Vec<String> = serde_json::from_str(&ready.body).unwrap();
     assert_eq!(reasons, ["the pipeline has not started", "nothing is attached"]);
-    health.beat();
-    health.set(Watch { attached: vec!["eth<0> egress tcx".to_owned()], ..Watch::default() });
+    health.heartbeat();
+    health.set(CaptureStatus { attached: vec!["eth<0> egress tcx".to_owned()], ..CaptureStatus::default() });
     let ready = server.get("/-/ready");
     assert_eq!((ready.status, ready.body.as_str()), (200, "[]"));
     let page = server.get("/");

@@ -18,7 +18,7 @@ use smtpwatch_policy::{
     lookup::{Sources, Timeouts, Trust, TrustError},
     resolver::QueryResult,
 };
-use smtpwatch_store::{Store, StoreError, StoreHandle, deliveries::Reported};
+use smtpwatch_store::{Store, StoreError, StoreHandle, deliveries::SentReport};
 use tokio::{sync::watch, task::JoinSet};
 
 use super::{
@@ -38,7 +38,7 @@ const MEDIA_TYPE: &str = "application/tlsrpt+gzip";
 
 /// Why the thread cannot be started.
 #[derive(Debug, thiserror::Error)]
-pub enum SenderError {
+pub enum ReportSenderError {
     /// A file of `[policy]` is invalid.
     #[error("TLS reports cannot be sent")]
     Trust(#[from] TrustError),
@@ -48,7 +48,7 @@ pub enum SenderError {
 }
 
 /// The thread. On drop the active tasks are interrupted; they are repeated after the next start.
-pub struct Sender {
+pub struct ReportSender {
     stop: watch::Sender<bool>,
     thread: Option<JoinHandle<()>>,
     counts: Arc<Counts>,
@@ -62,17 +62,17 @@ struct Counts {
     failures: AtomicU64,
 }
 
-impl Sender {
+impl ReportSender {
     /// Starts the thread, if the configuration enables writing or sending reports. `clock` returns the current time.
     ///
     /// # Errors
     ///
-    /// See [`SenderError`].
+    /// See [`ReportSenderError`].
     pub fn start(
         config: &Config,
         store: StoreHandle,
         clock: impl Fn() -> Timestamp + Send + 'static,
-    ) -> Result<Option<Self>, SenderError> {
+    ) -> Result<Option<Self>, ReportSenderError> {
         let settings = config.tlsrpt.clone();
         if settings.directory.is_none() && !settings.send {
             return Ok(None);
@@ -114,7 +114,7 @@ impl Sender {
     }
 }
 
-impl Drop for Sender {
+impl Drop for ReportSender {
     fn drop(&mut self) {
         // An error means that the thread has already ended.
         let _ = self.stop.send(true);
@@ -290,7 +290,7 @@ impl Work {
 
     fn reported(&self, task: &Task, outcome: String, at: Timestamp) {
         let Task { day, domain, step } = task;
-        self.store.reported(Reported { day: *day, domain: domain.clone(), target: step.name(), outcome, at });
+        self.store.reported(SentReport { day: *day, domain: domain.clone(), target: step.name(), outcome, at });
     }
 }
 
