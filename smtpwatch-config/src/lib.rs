@@ -3,7 +3,7 @@
 //! An error names file, line, and the correction:
 //! `smtpwatch.toml:7: unknown key "starttsl" in [[rule]]: did you mean "starttls"?`
 //!
-//! [`Source::load`] reads the file and applies the overrides of the command line; the result is a [`Config`], from
+//! [`ConfigSource::load`] reads the file and applies the overrides of the command line; the result is a [`Config`], from
 //! which the daemon configures the other crates. [`effective()`] lists each value with its source, and
 //! [`mod@reference`] generates manual and template from the table of keys. Imports `smtpwatch-core` (rules, strength of
 //! history) and `smtpwatch-system` (files); opens no socket.
@@ -33,7 +33,7 @@ use smtpwatch_system::whole_file::{self, MAX_CONFIG, special_kind};
 pub use effective::{Effective, Origin, effective};
 pub use error::ConfigError;
 pub use sinks::{AlertmanagerSettings, JournalFormat, JournalSettings};
-pub use source::Source;
+pub use source::ConfigSource;
 pub use tlsrpt::TlsrptSettings;
 use value::{
     Checked, Days, FindingCount, FlowCount, InterfaceGlob, Megabytes, Minutes, OfferRatio, PeerCount, RulePeer,

@@ -26,7 +26,7 @@ const TICK: std::time::Duration = std::time::Duration::from_secs(1);
 
 /// Origin of the records; it decides how the role of this host is determined.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Source {
+pub enum RecordSource {
     /// The hooks of this host: the direction of a packet decides, unless `local` of the configuration does.
     Live,
     /// A capture file: `local` decides; without it, the client is assumed to be this host.
@@ -59,9 +59,9 @@ fn overflow_uid() -> u32 {
 impl Pipeline {
     /// Creates a pipeline with the rules of `config` and the peers of `history`.
     #[must_use]
-    pub fn new(config: Config, history: History, source: Source) -> Self {
+    pub fn new(config: Config, history: History, source: RecordSource) -> Self {
         // Replays do no look-ups: published policies may have changed since the capture.
-        let lookups = source == Source::Live && (*config.policy.mta_sts || *config.policy.dane);
+        let lookups = source == RecordSource::Live && (*config.policy.mta_sts || *config.policy.dane);
         let settings = Settings {
             strength: config.baseline,
             flows: config.limits.flows,
@@ -70,7 +70,7 @@ impl Pipeline {
         };
         let engine = Engine::new(settings, config.rules.clone(), history);
         let config_hash = config.hash();
-        let sender_cache = (source == Source::Live).then(SenderCache::new);
+        let sender_cache = (source == RecordSource::Live).then(SenderCache::new);
         Self { engine, config, ticked: Timestamp::default(), sender_cache, config_hash, overflow_uid: overflow_uid() }
     }
 

@@ -19,7 +19,7 @@ use smtpwatch_core::{
     policy::history::History,
     smtp::Session,
 };
-use smtpwatch_pipeline::{Pipeline, Source};
+use smtpwatch_pipeline::{Pipeline, RecordSource};
 use smtpwatch_testkit::traffic::{self, CLIENT, Packet, SERVER, START_NS, Turn};
 
 const TURNS: [Turn<'static>; 13] =
@@ -202,7 +202,7 @@ fn engine(criterion: &mut Criterion) {
     let mut group = criterion.benchmark_group("engine, a session of 33 packets");
     group.throughput(Throughput::Elements(1));
     group.bench_function("from records to verdict", |bencher| {
-        let mut pipeline = Pipeline::new(Config::default(), History::new(1_000), Source::File);
+        let mut pipeline = Pipeline::new(Config::default(), History::new(1_000), RecordSource::File);
         bencher.iter(|| {
             for (header, payload) in &records {
                 let at = Timestamp(i64::try_from(header.timestamp).unwrap());

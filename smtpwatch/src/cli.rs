@@ -16,7 +16,7 @@ use std::{
 };
 
 use clap::{ArgMatches, Args, Parser, Subcommand, ValueEnum};
-use smtpwatch_config::{ConfigError, JournalFormat, Network, Source, parse_interface, parse_port};
+use smtpwatch_config::{ConfigError, ConfigSource, JournalFormat, Network, parse_interface, parse_port};
 use smtpwatch_core::{
     Role, Timestamp,
     day::Day,
@@ -139,9 +139,9 @@ pub struct SourceArgs {
 }
 
 impl SourceArgs {
-    fn source(self) -> Source {
+    fn source(self) -> ConfigSource {
         let Self { config, interface, port, format } = self;
-        Source { path: config.config, interfaces: interface, ports: port, format }
+        ConfigSource { path: config.config, interfaces: interface, ports: port, format }
     }
 }
 

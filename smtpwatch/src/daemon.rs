@@ -37,7 +37,7 @@ use smtpwatch_core::{
     engine::GateOrder,
     policy::{history::History, published::LookupResult},
 };
-use smtpwatch_pipeline::{Pipeline, Source, incident::cgroup};
+use smtpwatch_pipeline::{Pipeline, RecordSource, incident::cgroup};
 use smtpwatch_policy::{
     lookup::{Timeouts, Trust},
     service::{Service, Setup},
@@ -88,7 +88,7 @@ pub struct Start {
     /// The configuration at the start.
     pub config: Config,
     /// The sources that a reload reads again.
-    pub source: smtpwatch_config::Source,
+    pub source: smtpwatch_config::ConfigSource,
     /// The listen address of pages and metrics.
     pub listen: SocketAddr,
     /// TLS and logins of the HTTP server.
@@ -189,7 +189,7 @@ pub fn run(start: Start) -> anyhow::Result<()> {
                 interfaces: BTreeMap::new(),
                 ports: config.ports.clone(),
                 privileges: capture_privileges(&config, &capture, files),
-                pipeline: Pipeline::new(config, history, Source::Live),
+                pipeline: Pipeline::new(config, history, RecordSource::Live),
                 outputs: Outputs { metrics, kernel, journal, store, policies, orders: Vec::new() },
                 capture,
                 changed,
@@ -254,7 +254,11 @@ fn idle_thread(name: &str) -> anyhow::Result<(JoinHandle<anyhow::Result<()>>, mp
 }
 
 /// The files that all threads may read and write; no other files are accessible.
-fn files(config: &Config, source: &smtpwatch_config::Source, web: Option<&ConfigFile>) -> anyhow::Result<Privileges> {
+fn files(
+    config: &Config,
+    source: &smtpwatch_config::ConfigSource,
+    web: Option<&ConfigFile>,
+) -> anyhow::Result<Privileges> {
     let named = [&*config.policy.trust_anchor, &*config.policy.ca_file, &*config.policy.starttls_everywhere];
     // These settings may also be keywords or URLs.
     let named = named.into_iter().map(Path::new).filter(|path| path.exists());

@@ -11,7 +11,7 @@ use smtpwatch_core::{
     engine::{EvictReason, GateOrder, SessionResult},
     policy::history::History,
 };
-use smtpwatch_pipeline::{Pipeline, Source};
+use smtpwatch_pipeline::{Pipeline, RecordSource};
 
 use crate::{
     cpu,
@@ -94,7 +94,7 @@ impl Lab {
         let gate = UserspaceGate::bounded(PortSet::new(&config.ports), config.limits.gate_flows());
         memory::serve(Owner::Engine);
         let history = History::new(config.limits.peers);
-        let pipeline = Pipeline::new(config, history, Source::File);
+        let pipeline = Pipeline::new(config, history, RecordSource::File);
         memory::serve(Owner::Other);
         Self {
             gate: Some(gate),

@@ -2,7 +2,7 @@
 
 use std::io::{LineWriter, Write};
 
-use smtpwatch_config::Source;
+use smtpwatch_config::ConfigSource;
 use smtpwatch_core::{Finding, engine::SessionResult, finding::Severity, policy::history::History};
 use smtpwatch_pipeline::replay::{Event, Replay, Summary};
 use smtpwatch_policy::list::{self, ListSource};
@@ -12,7 +12,7 @@ use smtpwatch_store::{StoreHandle, Writer, WriterSettings};
 use super::{Exit, Format, Lenient, ReplayArgs};
 
 pub(super) fn run(args: ReplayArgs) -> anyhow::Result<Exit> {
-    let source = Source { path: args.config.config, ports: args.port, ..Source::default() };
+    let source = ConfigSource { path: args.config.config, ports: args.port, ..ConfigSource::default() };
     let (mut config, _) = source.load()?;
     if !args.local.is_empty() {
         config.local = args.local;
