@@ -571,10 +571,10 @@ impl Capture {
     ) -> Result<Drained, CaptureError> {
         self.clock.compare()?;
         for taken in 0..DRAIN_AT_ONCE {
-            let Some(octets) = self.ring.next() else {
+            let Some(bytes) = self.ring.next() else {
                 return Ok(if taken == 0 { Drained::Nothing } else { Drained::Everything });
             };
-            let record = match Record::decode(&octets) {
+            let record = match Record::decode(&bytes) {
                 Ok(record) => record,
                 Err(error) => {
                     if !std::mem::replace(&mut self.undecodable, true) {

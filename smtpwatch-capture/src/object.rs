@@ -133,11 +133,11 @@ fn is_statistics(line: &str) -> bool {
 /// Secret numbers: with known seeds an attacker could construct a muted flow whose tag hides another flow.
 fn seeds() -> Result<[u64; SEEDS], CaptureError> {
     let failed = |error| CaptureError::Object(format!("cannot read random numbers from /dev/urandom: {error}"));
-    let mut octets = [0; SEEDS * 8];
-    File::open("/dev/urandom").and_then(|mut file| file.read_exact(&mut octets)).map_err(failed)?;
+    let mut bytes = [0; SEEDS * 8];
+    File::open("/dev/urandom").and_then(|mut file| file.read_exact(&mut bytes)).map_err(failed)?;
     let mut seeds = [0; SEEDS];
-    for (seed, octets) in seeds.iter_mut().zip(octets.as_chunks().0) {
-        *seed = u64::from_ne_bytes(*octets);
+    for (seed, bytes) in seeds.iter_mut().zip(bytes.as_chunks().0) {
+        *seed = u64::from_ne_bytes(*bytes);
     }
     Ok(seeds)
 }

@@ -305,12 +305,12 @@ pub struct Retention {
     /// Maximum number of findings.
     pub findings: u64,
     /// Maximum size of documents and evidence in bytes.
-    pub octets: u64,
+    pub bytes: u64,
 }
 
 impl Default for Retention {
     fn default() -> Self {
-        Self { age_days: 90, findings: 100_000, octets: 1024 * MEGABYTE }
+        Self { age_days: 90, findings: 100_000, bytes: 1024 * MEGABYTE }
     }
 }
 
@@ -414,7 +414,7 @@ impl From<File> for Config {
             retention: Retention {
                 age_days: file.store.max_age_days.0.0,
                 findings: file.store.max_findings.0.0,
-                octets: file.store.max_megabytes.0.0.saturating_mul(MEGABYTE),
+                bytes: file.store.max_megabytes.0.0.saturating_mul(MEGABYTE),
             },
             store: PathBuf::from(file.store.path.0.0),
             window: Duration::from_secs(u64::from(file.incidents.window_minutes.0.0) * 60),
@@ -443,12 +443,12 @@ struct StoreTable {
 
 impl Default for StoreTable {
     fn default() -> Self {
-        let Retention { age_days, findings, octets } = Retention::default();
+        let Retention { age_days, findings, bytes } = Retention::default();
         Self {
             path: Checked(value::NonEmpty(DEFAULT_STORE.to_owned())),
             max_age_days: Checked(Days(age_days)),
             max_findings: Checked(FindingCount(findings)),
-            max_megabytes: Checked(Megabytes(octets / MEGABYTE)),
+            max_megabytes: Checked(Megabytes(bytes / MEGABYTE)),
         }
     }
 }

@@ -400,15 +400,15 @@ impl Hashed<'_> {
 
 /// A hash from the label of an NSEC3 record (base32 with the extended hex alphabet, RFC 4648 §7).
 fn base32(label: &[u8]) -> Option<Vec<u8>> {
-    let (mut octets, mut bits, mut count) = (Vec::new(), 0_u32, 0);
+    let (mut bytes, mut bits, mut count) = (Vec::new(), 0_u32, 0);
     for digit in label {
         let value = char::from(*digit).to_digit(32)?;
         (bits, count) = (bits << 5 | value, count + 5);
         if count >= 8 {
             count -= 8;
-            octets.push(u8::try_from(bits >> count & 0xff).ok()?);
+            bytes.push(u8::try_from(bits >> count & 0xff).ok()?);
             bits &= (1 << count) - 1;
         }
     }
-    Some(octets)
+    Some(bytes)
 }

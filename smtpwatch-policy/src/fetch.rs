@@ -198,7 +198,7 @@ pub fn choose_cryptography() {
 
 /// The complete body, or an error if it exceeds `most` bytes.
 async fn body(mut response: Response, most: usize) -> Result<Vec<u8>, FetchError> {
-    let too_long = || FetchError::Invalid(format!("longer than {most} octets"));
+    let too_long = || FetchError::Invalid(format!("longer than {most} bytes"));
     if response.content_length().is_some_and(|length| length > most as u64) {
         return Err(too_long());
     }

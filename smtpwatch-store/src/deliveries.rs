@@ -333,10 +333,10 @@ fn expire(transaction: &Transaction<'_>, before: Day) -> rusqlite::Result<()> {
 
 /// The leading strings whose total length is within `most` bytes.
 fn within(strings: Vec<String>, most: usize) -> Vec<String> {
-    let mut octets = 0;
+    let mut bytes = 0;
     let fits = |string: &String| {
-        octets += string.len();
-        octets <= most
+        bytes += string.len();
+        bytes <= most
     };
     strings.into_iter().take_while(fits).collect()
 }

@@ -88,7 +88,7 @@ pub(super) struct Unreported {
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub(super) struct Held {
     pub findings: u64,
-    pub octets: u64,
+    pub bytes: u64,
 }
 
 /// The hash of a finding: SHA-256 over the previous finding's hash (32 bytes), the finding's number (8 bytes,
@@ -150,7 +150,7 @@ impl Store {
             written
         })?;
         self.held.findings += held.findings;
-        self.held.octets += held.octets;
+        self.held.bytes += held.bytes;
         Ok(stored)
     }
 
@@ -184,7 +184,7 @@ impl Store {
             connection.query_row(
                 "SELECT count(*), coalesce(sum(octet_length(document) + coalesce(octet_length(exhibit), 0)), 0) FROM finding",
                 [],
-                |row| Ok(Held { findings: unsigned(row.get(0)?), octets: unsigned(row.get(1)?) }),
+                |row| Ok(Held { findings: unsigned(row.get(0)?), bytes: unsigned(row.get(1)?) }),
             )
         })?;
         Ok(())
@@ -208,12 +208,12 @@ impl Store {
                 while let Some(row) = rows.next()? {
                     let stored: i64 = row.get(1)?;
                     let over = held.findings - gone.findings > retention.findings
-                        || held.octets - gone.octets.min(held.octets) > retention.octets;
+                        || held.bytes - gone.bytes.min(held.bytes) > retention.bytes;
                     if stored >= too_old && !over {
                         break;
                     }
                     gone.findings += 1;
-                    gone.octets += unsigned(row.get(2)?);
+                    gone.bytes += unsigned(row.get(2)?);
                     last = Some((row.get(0)?, row.get(3)?));
                 }
             }
@@ -230,7 +230,7 @@ impl Store {
             Ok(gone)
         })?;
         self.held.findings -= gone.findings.min(self.held.findings);
-        self.held.octets -= gone.octets.min(self.held.octets);
+        self.held.bytes -= gone.bytes.min(self.held.bytes);
         Ok(gone.findings)
     }
 }
@@ -311,7 +311,7 @@ fn keep(
         link(&chain, number, &document, exhibit.as_deref())
     ])?;
     held.findings += 1;
-    held.octets += (document.len() + exhibit.map_or(0, |exhibit| exhibit.len())) as u64;
+    held.bytes += (document.len() + exhibit.map_or(0, |exhibit| exhibit.len())) as u64;
     Ok((number, stored))
 }
 

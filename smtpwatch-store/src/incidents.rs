@@ -409,7 +409,7 @@ impl Store {
             Ok(StoreCounts {
                 findings: count("finding")?,
                 incidents: count("incident")?,
-                octets: pragma("page_count")? * pragma("page_size")?,
+                bytes: pragma("page_count")? * pragma("page_size")?,
             })
         })
     }
@@ -514,7 +514,8 @@ pub struct StoreCounts {
     /// Incidents.
     pub incidents: u64,
     /// Bytes of the whole file, other tables included.
-    pub octets: u64,
+    #[serde(rename = "octets")]
+    pub bytes: u64,
 }
 
 impl PeerFilter {

@@ -547,8 +547,8 @@ impl Worker {
 
     /// Removes findings beyond the retention limits.
     fn expire(&mut self) {
-        let Retention { findings, octets, .. } = self.settings.retention;
-        let over = self.store.held.findings > findings || self.store.held.octets > octets;
+        let Retention { findings, bytes, .. } = self.settings.retention;
+        let over = self.store.held.findings > findings || self.store.held.bytes > bytes;
         if !self.faults.may_write() || !over && self.expired.is_some_and(|at| at.elapsed() < EXPIRY) {
             return;
         }

@@ -66,7 +66,7 @@ fn checksum(criterion: &mut Criterion) {
     let payload = [b'x'; 256];
     let header = Header { length: 256, captured: 256, ..Header::EMPTY };
     let record = Record { header, payload: &payload };
-    let mut group = criterion.benchmark_group("checksum, a segment of 256 octets");
+    let mut group = criterion.benchmark_group("checksum, a segment of 256 bytes");
     group.throughput(Throughput::Elements(1));
     group.bench_function("sum", |bencher| bencher.iter(|| Checksum::of(black_box(&record))));
     group.bench_function("beside etherparse", |bencher| {
@@ -83,11 +83,11 @@ fn segments(said: &[(Side, &'static [u8])]) -> Vec<Segment<'static>> {
     let syn = |from, flags, ack| segment(flow, from, flags, 0, ack, &[]);
     segments.push(syn(Side::Client, TcpFlags::SYN, 0));
     segments.push(syn(Side::Server, TcpFlags::SYN | TcpFlags::ACK, 1));
-    for (from, octets) in said {
+    for (from, bytes) in said {
         let [client, server] = next;
         let (seq, ack) = if *from == Side::Client { (client, server) } else { (server, client) };
-        segments.push(segment(flow, *from, TcpFlags::ACK, seq, ack, octets));
-        next[*from as usize] += u32::try_from(octets.len()).unwrap();
+        segments.push(segment(flow, *from, TcpFlags::ACK, seq, ack, bytes));
+        next[*from as usize] += u32::try_from(bytes.len()).unwrap();
         let [client, server] = next;
         let (seq, ack) = if *from == Side::Client { (server, client) } else { (client, server) };
         segments.push(segment(flow, from.peer(), TcpFlags::ACK, seq, ack, &[]));
@@ -154,16 +154,16 @@ fn flow(criterion: &mut Criterion) {
 /// The dialogue of a session: lines, commands, replies, transcript.
 fn dialogue(criterion: &mut Criterion) {
     let said = said();
-    let lines = said.iter().map(|(_, octets)| octets.iter().filter(|octet| **octet == b'\n').count()).sum::<usize>();
+    let lines = said.iter().map(|(_, bytes)| bytes.iter().filter(|byte| **byte == b'\n').count()).sum::<usize>();
     let mut group = criterion.benchmark_group("dialogue, a line");
     group.throughput(Throughput::Elements(lines as u64));
     group.bench_function("session machine, with transcript", |bencher| {
         bencher.iter(|| {
             let mut session = Session::new(false);
             let mut offsets = [0, 0];
-            for (from, octets) in &said {
-                session.data(*from, Timestamp::from_secs(1), offsets[*from as usize], octets);
-                offsets[*from as usize] += octets.len() as u64;
+            for (from, bytes) in &said {
+                session.data(*from, Timestamp::from_secs(1), offsets[*from as usize], bytes);
+                offsets[*from as usize] += bytes.len() as u64;
                 while let Some(event) = session.poll() {
                     black_box(event);
                 }
@@ -173,15 +173,15 @@ fn dialogue(criterion: &mut Criterion) {
     });
     group.bench_function("beside smtp-proto (parsing alone)", |bencher| {
         bencher.iter(|| {
-            for (from, octets) in &said {
+            for (from, bytes) in &said {
                 match from {
-                    Side::Client => drop(black_box(smtp_proto::Request::parse(&mut octets.iter()))),
-                    Side::Server if octets.starts_with(b"250-") => {
-                        drop(black_box(smtp_proto::EhloResponse::parse(&mut octets.iter())));
+                    Side::Client => drop(black_box(smtp_proto::Request::parse(&mut bytes.iter()))),
+                    Side::Server if bytes.starts_with(b"250-") => {
+                        drop(black_box(smtp_proto::EhloResponse::parse(&mut bytes.iter())));
                     }
                     Side::Server => {
                         let mut receiver = smtp_proto::response::parser::ResponseReceiver::default();
-                        drop(black_box(receiver.parse(&mut octets.iter())));
+                        drop(black_box(receiver.parse(&mut bytes.iter())));
                     }
                 }
             }

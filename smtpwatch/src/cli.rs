@@ -649,8 +649,8 @@ fn out(write: impl FnOnce(&mut Lenient<io::StdoutLock<'static>>) -> io::Result<(
 struct Lenient<W>(W);
 
 impl<W: Write> Write for Lenient<W> {
-    fn write(&mut self, octets: &[u8]) -> io::Result<usize> {
-        lenient(self.0.write(octets), octets.len())
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        lenient(self.0.write(bytes), bytes.len())
     }
 
     fn flush(&mut self) -> io::Result<()> {

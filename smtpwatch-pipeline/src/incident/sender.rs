@@ -96,17 +96,17 @@ fn is_unit(name: &str, types: &[&str]) -> bool {
 
 /// `\x2d` of systemd.unit(5) becomes `-`. An escape that is not UTF-8 stays unchanged.
 fn unescape(name: &str) -> String {
-    let mut octets = Vec::with_capacity(name.len());
+    let mut bytes = Vec::with_capacity(name.len());
     let mut rest = name.as_bytes();
     while let [first, tail @ ..] = rest {
         let escaped = rest.strip_prefix(b"\\x").and_then(|rest| rest.get(..2)).and_then(|digits| {
             let digits = str::from_utf8(digits).ok().filter(|digits| is_hex(digits))?;
             u8::from_str_radix(digits, 16).ok()
         });
-        octets.push(escaped.unwrap_or(*first));
+        bytes.push(escaped.unwrap_or(*first));
         rest = if escaped.is_some() { rest.get(4..).unwrap_or_default() } else { tail };
     }
-    String::from_utf8(octets).unwrap_or_else(|_| name.to_owned())
+    String::from_utf8(bytes).unwrap_or_else(|_| name.to_owned())
 }
 
 /// The UID of a pod: `pod<uid>` (cgroupfs driver), `…-pod<uid with _>.slice` (systemd driver). For a static pod the
@@ -131,7 +131,7 @@ fn container(name: &str) -> Option<&str> {
 }
 
 fn is_hex(text: &str) -> bool {
-    text.bytes().all(|octet| octet.is_ascii_hexdigit())
+    text.bytes().all(|byte| byte.is_ascii_hexdigit())
 }
 
 #[cfg(test)]

@@ -29,7 +29,7 @@ fn document() -> Value {
             Body::Of(schema) => schema(&mut generator).to_value(),
             Body::Object => json!({ "type": "object" }),
             Body::Lines => json!({ "type": "string" }),
-            Body::Octets => json!({}),
+            Body::Bytes => json!({}),
         };
         paths.insert(format!("{ROOT}{}", operation.path), json!({ "get": describe(operation, &success, &problem) }));
     }

@@ -55,7 +55,7 @@ pub(super) enum Body {
     /// Lines of text.
     Lines,
     /// Binary data.
-    Octets,
+    Bytes,
 }
 
 fn of<T: JsonSchema>(generator: &mut SchemaGenerator) -> Schema {
@@ -119,7 +119,7 @@ pub(super) static OPERATIONS: &[Operation] = &[
         success: Success {
             description: "A capture made from the evidence: secrets are overwritten, message bodies left out.",
             media: "application/x-pcapng",
-            body: Body::Octets,
+            body: Body::Bytes,
         },
         others: EXPORTED,
         handler: |api, request| Box::pin(export::serve(api, request, export::ExportFormat::Pcapng)),

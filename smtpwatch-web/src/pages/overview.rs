@@ -141,7 +141,7 @@ fn store(status: &Status) -> Markup {
                 Some(store) => dl {
                     dt { "incidents" } dd { (grouped(store.incidents)) }
                     dt { "findings" } dd { (grouped(store.findings)) }
-                    dt { "size of the store" } dd { (grouped(store.octets.div_ceil(1024))) " KiB" }
+                    dt { "size of the store" } dd { (grouped(store.bytes.div_ceil(1024))) " KiB" }
                 },
                 None => p.bad { "The store cannot be read." },
             }

@@ -65,9 +65,9 @@ pub(super) fn parse_role(text: &str) -> Result<Role, String> {
 }
 
 pub(super) fn parse_hash(text: &str) -> Result<[u8; 32], String> {
-    let octet = |at: usize| text.get(at..at + 2).and_then(|pair| u8::from_str_radix(pair, 16).ok());
-    let octets: Option<Vec<u8>> = (0..text.len()).step_by(2).map(octet).collect();
-    octets.and_then(|octets| octets.try_into().ok()).ok_or_else(|| "expected 64 hexadecimal digits".to_owned())
+    let byte = |at: usize| text.get(at..at + 2).and_then(|pair| u8::from_str_radix(pair, 16).ok());
+    let bytes: Option<Vec<u8>> = (0..text.len()).step_by(2).map(byte).collect();
+    bytes.and_then(|bytes| bytes.try_into().ok()).ok_or_else(|| "expected 64 hexadecimal digits".to_owned())
 }
 
 fn open(place: &IncidentsPlace) -> anyhow::Result<Store> {

@@ -309,9 +309,9 @@ mod tests {
     struct Stuck(Mutex<Receiver<()>>);
 
     impl Write for Stuck {
-        fn write(&mut self, octets: &[u8]) -> io::Result<usize> {
+        fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
             let _ = self.0.lock().expect("one thread").recv();
-            Ok(octets.len())
+            Ok(bytes.len())
         }
 
         fn flush(&mut self) -> io::Result<()> {

@@ -129,7 +129,7 @@ impl Flow {
             };
             let mut offset = offset;
             // Line by line, so that each transcript line is read before it is evicted.
-            for piece in bytes.split_inclusive(|octet| *octet == b'\n') {
+            for piece in bytes.split_inclusive(|byte| *byte == b'\n') {
                 self.session.data(from, at, offset, piece);
                 offset += piece.len() as u64;
                 while self.session.poll().is_some() {}

@@ -88,8 +88,8 @@ async fn what_cannot_be_fetched_says_why() {
             "redirects must not be followed",
         ),
         (response("200 OK", "text/html", POLICY), State::Invalid, "media type \"text/html\""),
-        (response("200 OK", "text/plain", &long), State::Invalid, "longer than 65536 octets"),
-        (chunked, State::Invalid, "longer than 65536 octets"),
+        (response("200 OK", "text/plain", &long), State::Invalid, "longer than 65536 bytes"),
+        (chunked, State::Invalid, "longer than 65536 bytes"),
         (response("200 OK", "text/plain", "version: STSv1\n"), State::Invalid, "policy invalid"),
         (String::new(), State::Error, "fetch error"),
     ] {

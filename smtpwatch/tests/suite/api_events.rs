@@ -54,11 +54,11 @@ impl Listener {
     }
 
     async fn until(&mut self, wanted: &str) {
-        let mut octets = [0; 4096];
+        let mut bytes = [0; 4096];
         while !self.text.contains(wanted) {
-            let count = self.stream.read(&mut octets).await.unwrap();
+            let count = self.stream.read(&mut bytes).await.unwrap();
             assert!(count > 0, "{wanted:?} did not come: {}", self.text);
-            self.text.push_str(std::str::from_utf8(&octets[..count]).unwrap());
+            self.text.push_str(std::str::from_utf8(&bytes[..count]).unwrap());
         }
     }
 }

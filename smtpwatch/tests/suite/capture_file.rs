@@ -123,7 +123,7 @@ fn a_link_layer_that_is_not_known_is_said() {
 
 /// Truncated at every byte: no panic, every complete packet before the cut is read, and the cut is reported.
 #[test]
-fn truncation_at_every_octet_is_told() {
+fn truncation_at_every_byte_is_told() {
     let packets = &traffic::password()[..8];
     let pcap = traffic::pcap(packets, 1, false, false);
     let pcapng = traffic::pcapng(packets, &[("eth0", 1, 6)], false);

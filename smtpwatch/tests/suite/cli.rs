@@ -46,8 +46,8 @@ impl Files {
         self.0.path().join(name)
     }
 
-    pub fn write(&self, name: &str, octets: impl AsRef<[u8]>) -> String {
-        std::fs::write(self.path(name), octets).unwrap();
+    pub fn write(&self, name: &str, bytes: impl AsRef<[u8]>) -> String {
+        std::fs::write(self.path(name), bytes).unwrap();
         self.text(name)
     }
 

@@ -148,7 +148,7 @@ fn every_later_edit_shows() {
     let whole = Store::open_existing(&path).unwrap().verify().unwrap();
     assert!(whole.broken.is_empty() && whole.head != noted.head, "{whole:?}");
 
-    let octets = std::fs::read(&path).unwrap();
+    let bytes = std::fs::read(&path).unwrap();
     for (edit, expected) in [
         ("UPDATE finding SET document = replace(document, 'critical', 'info') WHERE number = 2", "number 2"),
         ("UPDATE finding SET exhibit = NULL WHERE number = 5", "number 5"),
@@ -159,18 +159,18 @@ fn every_later_edit_shows() {
         ("UPDATE finding SET number = 9 WHERE number = 5", "number 9"),
         ("UPDATE chain_start SET chain = randomblob(32)", "the start of the chain was changed"),
     ] {
-        std::fs::write(&path, &octets).unwrap();
+        std::fs::write(&path, &bytes).unwrap();
         Connection::open(&path).unwrap().execute_batch(edit).unwrap();
         let found = Store::open_existing(&path).unwrap().verify().unwrap();
         assert!(found.broken.iter().any(|line| line.contains(expected)), "{edit}: {found:?}");
     }
     // An attacker who knows the program can forge a chain; a copy of its head made earlier reveals that.
-    std::fs::write(&path, &octets).unwrap();
+    std::fs::write(&path, &bytes).unwrap();
     let mut store = Store::open_existing(&path).unwrap();
-    let octets = |hex: &str| -> Vec<u8> {
+    let bytes = |hex: &str| -> Vec<u8> {
         (0..hex.len()).step_by(2).map(|at| u8::from_str_radix(&hex[at..at + 2], 16).unwrap()).collect()
     };
-    assert!(store.has_chain(&octets(&noted.head)).unwrap());
+    assert!(store.has_chain(&bytes(&noted.head)).unwrap());
     assert!(!store.has_chain(&[1; 32]).unwrap());
 }
 
@@ -189,7 +189,7 @@ fn retention_removes_the_oldest_and_the_chain_goes_on() {
     drop(store);
 
     // With a lower byte limit, the excess is removed at the next start.
-    keep(&path, Retention { octets: 20_000, ..Retention::default() }, &[]);
+    keep(&path, Retention { bytes: 20_000, ..Retention::default() }, &[]);
     let mut store = Store::open_existing(&path).unwrap();
     let fewer = store.verify().unwrap();
     assert!(fewer.broken.is_empty() && (1..60).contains(&fewer.findings), "{fewer:?}");
@@ -230,19 +230,19 @@ fn a_damaged_store_is_set_aside_and_the_watch_goes_on() {
     let made: Vec<_> = (0..200).map(|second| later(&one, "198.51.100.25:587", second)).collect();
     // In the middle, in the first page (so that it is not a database), and truncated.
     let damages: [fn(&mut Vec<u8>); 3] = [
-        |octets| {
-            let middle = octets.len() / 2;
-            octets[middle / 4096 * 4096..][..40_960].fill(0xa5);
+        |bytes| {
+            let middle = bytes.len() / 2;
+            bytes[middle / 4096 * 4096..][..40_960].fill(0xa5);
         },
-        |octets| octets[..100].fill(0x5a),
-        |octets| octets.truncate(octets.len() / 2),
+        |bytes| bytes[..100].fill(0x5a),
+        |bytes| bytes.truncate(bytes.len() / 2),
     ];
     for (case, damage) in damages.into_iter().enumerate() {
         let (directory, path) = store();
         keep(&path, Retention::default(), &made);
-        let mut octets = std::fs::read(&path).unwrap();
-        damage(&mut octets);
-        std::fs::write(&path, &octets).unwrap();
+        let mut bytes = std::fs::read(&path).unwrap();
+        damage(&mut bytes);
+        std::fs::write(&path, &bytes).unwrap();
         let error = Store::open(&path).map(drop).unwrap_err();
         assert!(matches!(error, StoreError::Damaged { .. }), "{case}: {error}");
         keep(&path, Retention::default(), &made[..2]);
@@ -251,7 +251,7 @@ fn a_damaged_store_is_set_aside_and_the_watch_goes_on() {
         let aside = std::fs::read_dir(directory.path()).unwrap().map(|entry| entry.unwrap().path());
         let aside: Vec<_> = aside.filter(|path| path.to_string_lossy().contains(".db.damaged-")).collect();
         let [aside] = &aside[..] else { panic!("{case}: {aside:?}") };
-        assert_eq!(std::fs::read(aside).unwrap(), octets, "{case}: nothing is deleted");
+        assert_eq!(std::fs::read(aside).unwrap(), bytes, "{case}: nothing is deleted");
     }
 }
 
@@ -290,7 +290,7 @@ const RULE: &str = "[[rule]]\nstarttls = \"required\"\nauth_plaintext = \"forbid
 
 fn smtpwatch(arguments: &[&str]) -> (i32, String, String) {
     let output = Command::new(env!("CARGO_BIN_EXE_smtpwatch")).env_clear().args(arguments).output().unwrap();
-    let text = |octets| String::from_utf8(octets).unwrap();
+    let text = |bytes| String::from_utf8(bytes).unwrap();
     (output.status.code().unwrap(), text(output.stdout), text(output.stderr))
 }
 
@@ -425,8 +425,8 @@ fn the_capture_file_of_an_incident_shows_the_same_finding() {
         let file = filled.path(&format!("{kind}.pcapng"));
         let (code, stdout, stderr) = filled.incidents(&["export", &filled.id(kind), "--pcapng", &file]);
         assert_eq!((code, stdout.as_str()), (0, ""), "{stderr}");
-        let octets = std::fs::read(&file).unwrap();
-        assert!(!octets.windows(8).any(|window| window == b"AGFsaWNl"), "no secret");
+        let bytes = std::fs::read(&file).unwrap();
+        assert!(!bytes.windows(8).any(|window| window == b"AGFsaWNl"), "no secret");
         let mut store = Store::open_existing(Path::new(&filled.path("db"))).unwrap();
         let incident = store.incident(&filled.id(kind)).unwrap();
         let first = store.first_findings(&incident, 1).unwrap().remove(0).finding;

@@ -15,9 +15,9 @@ fn sessions(files: &[Vec<u8>]) -> (Vec<SessionSummary>, smtpwatch_pipeline::repl
     let directory = tempfile::tempdir().unwrap();
     let mut replay = Replay::new(&Config::default(), History::new(100));
     let mut sessions = Vec::new();
-    for (index, octets) in files.iter().enumerate() {
+    for (index, bytes) in files.iter().enumerate() {
         let path = directory.path().join(index.to_string());
-        std::fs::write(&path, octets).unwrap();
+        std::fs::write(&path, bytes).unwrap();
         replay.file(&path, |event| sessions.extend(session(event))).unwrap();
     }
     let summary = replay.finish(|event| sessions.extend(session(event)));

@@ -22,8 +22,8 @@ fn smtpwatch(arguments: &[&str]) -> Output {
     Command::new(env!("CARGO_BIN_EXE_smtpwatch")).env_clear().args(arguments).output().unwrap()
 }
 
-fn text(octets: &[u8]) -> String {
-    String::from_utf8(octets.to_vec()).unwrap()
+fn text(bytes: &[u8]) -> String {
+    String::from_utf8(bytes.to_vec()).unwrap()
 }
 
 impl Files {
@@ -56,9 +56,9 @@ fn report(sessions: u64) -> String {
     )
 }
 
-fn gzip(octets: &[u8]) -> Vec<u8> {
+fn gzip(bytes: &[u8]) -> Vec<u8> {
     let mut encoder = GzEncoder::new(Vec::new(), Compression::fast());
-    encoder.write_all(octets).unwrap();
+    encoder.write_all(bytes).unwrap();
     encoder.finish().unwrap()
 }
 
