@@ -6,10 +6,10 @@ use serde::Serialize;
 use serde_json::value::RawValue;
 use smtpwatch_core::{Finding, Role, evidence::EvidenceBundle};
 use smtpwatch_store::incidents::{Filter, Incident, LookupError, Reach, StoredFinding};
-use smtpwatch_system::clock::now;
+use smtpwatch_system::{clock::now, moment::Moment};
 
 use super::{
-    parameter::{self as p, Location, Moment, PAGE_BY_DEFAULT, Parameter},
+    parameter::{self as p, Location, PAGE_BY_DEFAULT, Parameter},
     problem::Problem,
     request::Request,
     response,

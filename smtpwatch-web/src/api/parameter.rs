@@ -1,14 +1,14 @@
 //! The parameters with their allowed values. The OpenAPI document and the validation of requests use the same table.
 
-use std::{net::IpAddr, str::FromStr};
+use std::net::IpAddr;
 
-use jiff::fmt::temporal::Pieces;
 use serde_json::{Value, json};
 use smtpwatch_core::{
-    Role, Timestamp,
+    Role,
     finding::{Evidence, Kind, Severity},
 };
 use smtpwatch_store::incidents::{Cursor, PAGE, PeerFilter};
+use smtpwatch_system::moment::{AGE_DIGITS, Moment};
 
 /// A parameter of an operation.
 #[derive(Debug)]
@@ -35,7 +35,7 @@ pub(super) enum Location {
 pub(super) enum ValueFormat {
     /// The identifier of an incident or a finding, or a prefix of it.
     Identifier,
-    /// A point in time, or a duration before the request.
+    /// A point in time, or an age.
     Moment,
     /// One of a closed vocabulary.
     OneOf(fn() -> Vec<&'static str>),
@@ -49,13 +49,6 @@ pub(super) enum ValueFormat {
     Cursor,
 }
 
-/// A point in time, or a duration before the request.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(super) enum Moment {
-    At(Timestamp),
-    SecondsAgo(i64),
-}
-
 const QUERY: Parameter = Parameter {
     name: "",
     location: Location::Query,
@@ -67,8 +60,6 @@ const QUERY: Parameter = Parameter {
 };
 /// Length of an identifier in characters: minimum of a prefix, and full length.
 const IDENTIFIER: std::ops::RangeInclusive<usize> = 4..=36;
-/// Maximum number of digits of a duration.
-const AGO_DIGITS: usize = 6;
 
 /// The identifier of an incident.
 pub(super) const INCIDENT: Parameter = Parameter {
@@ -218,7 +209,7 @@ impl ValueFormat {
             Self::Identifier => pattern(format!("[0-9A-Fa-f-]{{{},{}}}", IDENTIFIER.start(), IDENTIFIER.end())),
             Self::Moment => json!({ "anyOf": [
                 { "type": "string", "format": "date-time" },
-                pattern(format!("[0-9]{{1,{AGO_DIGITS}}}[smhdw]")),
+                pattern(format!("[0-9]{{1,{AGE_DIGITS}}}[smhdw]")),
             ]}),
             Self::OneOf(names) => json!({ "type": "string", "enum": names() }),
             Self::Number { min, max, default } => {
@@ -246,7 +237,7 @@ impl ValueFormat {
                 let (min, max) = (IDENTIFIER.start(), IDENTIFIER.end());
                 format!("an identifier or its beginning: {min} to {max} hexadecimal digits and hyphens")
             }
-            Self::Moment => "a time such as 2026-11-23T15:04:05Z, or how long ago such as 30m, 24h or 7d".to_owned(),
+            Self::Moment => "a time such as 2026-11-23T15:04:05Z, or an age such as 30m, 24h or 7d".to_owned(),
             Self::OneOf(names) => format!("one of {}", names().join(", ")),
             Self::Number { min, max, .. } => format!("a whole number from {min} to {max}"),
             Self::Peer => {
@@ -274,101 +265,9 @@ impl ValueFormat {
     }
 }
 
-impl Moment {
-    pub(super) fn at(self, now: Timestamp) -> Timestamp {
-        match self {
-            Self::At(at) => at,
-            Self::SecondsAgo(ago) => Timestamp(now.0.saturating_sub(ago.saturating_mul(1_000_000_000))),
-        }
-    }
-}
-
-impl FromStr for Moment {
-    type Err = ();
-
-    fn from_str(text: &str) -> Result<Self, ()> {
-        ago(text).or_else(|| point(text)).ok_or(())
-    }
-}
-
-fn ago(text: &str) -> Option<Moment> {
-    let unit = match text.as_bytes().last()? {
-        b's' => 1,
-        b'm' => 60,
-        b'h' => 3_600,
-        b'd' => 86_400,
-        b'w' => 604_800,
-        _ => return None,
-    };
-    let digits = text.get(..text.len() - 1)?;
-    let may_be = digits.len() <= AGO_DIGITS && digits.bytes().all(|c| c.is_ascii_digit());
-    let count: i64 = digits.parse().ok().filter(|_| may_be)?;
-    Some(Moment::SecondsAgo(count.saturating_mul(unit)))
-}
-
-/// RFC 3339 §5.6. Times outside the range of a [`Timestamp`] are clamped to it: nothing was seen there.
-fn point(text: &str) -> Option<Moment> {
-    let shape = "dddd-dd-ddtdd:dd:dd".bytes().zip(text.bytes()).all(|(wanted, found)| match wanted {
-        b'd' => found.is_ascii_digit(),
-        b't' => found.eq_ignore_ascii_case(&b't'),
-        other => found == other,
-    });
-    // The parser accepts further forms and a time zone name as suffix; a time without an offset is not a point in time.
-    if !shape || text.len() < 20 || text.contains(['[', ' ']) {
-        return None;
-    }
-    let pieces = Pieces::parse(text).ok()?;
-    let (offset, time) = (pieces.to_numeric_offset()?, pieces.time()?);
-    let at = offset.to_timestamp(pieces.date().to_datetime(time));
-    let beyond = if pieces.date().year() < 1970 { i64::MIN } else { i64::MAX };
-    let nanoseconds = at.ok().and_then(|at| i64::try_from(at.as_nanosecond()).ok());
-    Some(Moment::At(Timestamp(nanoseconds.unwrap_or(beyond))))
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn moments() {
-        let now = Timestamp::from_secs(1_795_446_245);
-        for (text, expected) in [
-            ("2026-11-23T15:04:05Z", Some(now.0)),
-            ("2026-11-23t16:04:05+01:00", Some(now.0)),
-            ("2026-11-23T15:04:05.000001Z", Some(now.0 + 1_000)),
-            ("0001-01-01T00:00:00Z", Some(i64::MIN)),
-            ("9999-12-31T23:59:59Z", Some(i64::MAX)),
-            ("0s", Some(now.0)),
-            ("24h", Some(now.0 - 86_400_000_000_000)),
-            ("7d", Some(now.0 - 7 * 86_400_000_000_000)),
-            ("999999w", Some(i64::MIN)),
-        ] {
-            let found = text.parse::<Moment>().ok().map(|moment| moment.at(now).0);
-            // This number of weeks exceeds the range of a time.
-            let expected = expected.map(|at| if text == "999999w" { now.0.saturating_sub(i64::MAX) } else { at });
-            assert_eq!(found, expected, "{text}");
-        }
-        for bad in [
-            "",
-            "h",
-            "+1h",
-            "-1h",
-            "1",
-            "1y",
-            "1 h",
-            "1234567d",
-            "2026-11-23",
-            "2026-11-23T15:04:05",
-            "yesterday",
-            "2026-11-23 15:04:05Z",
-            "2026-13-23T15:04:05Z",
-            "2026-11-23T15:04:05Z[Europe/Berlin]",
-            "ähm",
-            "é",
-        ] {
-            assert!(bad.parse::<Moment>().is_err(), "{bad}");
-        }
-    }
 
     /// The schema and the validation are written separately: each must accept exactly the values that the other
     /// accepts.

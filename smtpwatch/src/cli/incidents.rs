@@ -23,7 +23,10 @@ use smtpwatch_store::{
     Store,
     incidents::{Filter, Incident, PAGE, Reach, StoredFinding},
 };
-use smtpwatch_system::clock::now;
+use smtpwatch_system::{
+    clock::now,
+    moment::{Moment, MomentError},
+};
 
 use super::{
     Exit, ExportFormat, Format, IncidentArgs, IncidentsExportArgs, IncidentsListArgs, IncidentsPlace, IncidentsVerb,
@@ -41,23 +44,8 @@ pub(super) fn run(verb: IncidentsVerb) -> anyhow::Result<Exit> {
 }
 
 /// Parses an RFC 3339 time, or an age such as `24h`.
-pub(super) fn parse_time(text: &str) -> Result<Timestamp, String> {
-    if let Ok(time) = text.parse::<jiff::Timestamp>() {
-        return i64::try_from(time.as_nanosecond()).map(Timestamp).map_err(|error| error.to_string());
-    }
-    let unit = text.chars().next_back().and_then(|unit| match unit {
-        's' => Some(1),
-        'm' => Some(60),
-        'h' => Some(3_600),
-        'd' => Some(86_400),
-        'w' => Some(604_800),
-        _ => None,
-    });
-    let number = text.get(..text.len().saturating_sub(1)).and_then(|number| number.parse::<u32>().ok());
-    let (Some(unit), Some(number)) = (unit, number) else {
-        return Err("expected a time such as 2026-11-23T15:00:00Z, or so long ago: 30m, 24h, 7d".to_owned());
-    };
-    Ok(Timestamp(now().0.saturating_sub(i64::from(number).saturating_mul(unit).saturating_mul(1_000_000_000))))
+pub(super) fn parse_time(text: &str) -> Result<Timestamp, MomentError> {
+    text.parse::<Moment>().map(|moment| moment.at(now()))
 }
 
 pub(super) fn parse_role(text: &str) -> Result<Role, String> {
