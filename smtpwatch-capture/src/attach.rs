@@ -42,40 +42,28 @@ const RETRY: Duration = Duration::from_secs(30);
 pub(crate) const AUTO: &str = "auto uses TCX, or clsact if the kernel has no TCX; XDP only if configured, because some \
                                drivers copy every packet before an XDP program sees it (veth: a third of the throughput of bulk mail)";
 
-/// A hook point of the kernel.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
-pub enum Hook {
-    /// XDP in the driver.
-    Xdp,
-    /// XDP on the generic path.
-    XdpGeneric,
-    /// TCX, kernel 6.6 and later.
-    Tcx,
-    /// A filter of a clsact qdisc.
-    Clsact,
+smtpwatch_system::vocabulary! {
+    /// A hook point of the kernel.
+    #[derive(PartialOrd, Ord, Hash)]
+    pub enum Hook {
+        /// XDP in the driver.
+        Xdp = "xdp",
+        /// XDP on the generic path.
+        XdpGeneric = "xdp-generic",
+        /// TCX, kernel 6.6 and later.
+        Tcx = "tcx",
+        /// A filter of a clsact qdisc.
+        Clsact = "clsact",
+    }
 }
 
 impl Hook {
-    /// Every hook, for metric labels.
-    pub const ALL: [Self; 4] = [Self::Xdp, Self::XdpGeneric, Self::Tcx, Self::Clsact];
-
     /// The hooks available for a direction: XDP sees arriving packets only.
     #[must_use]
     pub const fn of(direction: Direction) -> &'static [Self] {
         match direction {
             Direction::Ingress => &Self::ALL,
             Direction::Egress => &[Self::Tcx, Self::Clsact],
-        }
-    }
-
-    /// The metric label.
-    #[must_use]
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            Self::Xdp => "xdp",
-            Self::XdpGeneric => "xdp-generic",
-            Self::Tcx => "tcx",
-            Self::Clsact => "clsact",
         }
     }
 

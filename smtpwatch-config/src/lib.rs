@@ -236,36 +236,21 @@ pub fn read_file(path: &Path) -> Result<String, ConfigError> {
     whole_file::read_text(path, MAX_CONFIG).map_err(|source| ConfigError::Read { path: path.to_owned(), source })
 }
 
-/// `ingress`: the hook for received packets.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
-pub enum Ingress {
-    /// Native XDP if the driver supports it and the hook is free, otherwise TCX, otherwise clsact.
-    #[default]
-    Auto,
-    /// Native XDP only.
-    Xdp,
-    /// XDP in generic mode.
-    XdpGeneric,
-    /// TCX (kernel 6.6 and later).
-    Tcx,
-    /// A filter of a clsact qdisc.
-    Clsact,
-}
-
-impl Ingress {
-    /// Every choice, in the order of the documentation.
-    pub const ALL: [Self; 5] = [Self::Auto, Self::Xdp, Self::XdpGeneric, Self::Tcx, Self::Clsact];
-
-    /// The name in the configuration.
-    #[must_use]
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            Self::Auto => "auto",
-            Self::Xdp => "xdp",
-            Self::XdpGeneric => "xdp-generic",
-            Self::Tcx => "tcx",
-            Self::Clsact => "clsact",
-        }
+smtpwatch_system::vocabulary! {
+    /// `ingress`: the hook for received packets.
+    #[derive(Default)]
+    pub enum Ingress {
+        /// Native XDP if the driver supports it and the hook is free, otherwise TCX, otherwise clsact.
+        #[default]
+        Auto = "auto",
+        /// Native XDP only.
+        Xdp = "xdp",
+        /// XDP in generic mode.
+        XdpGeneric = "xdp-generic",
+        /// TCX (kernel 6.6 and later).
+        Tcx = "tcx",
+        /// A filter of a clsact qdisc.
+        Clsact = "clsact",
     }
 }
 

@@ -60,33 +60,18 @@ const STORE_AGAIN_INTERVAL: Duration = Duration::from_millis(50);
 /// Maximum sleep of the event loop before it checks the clock.
 const MAX_SLEEP: Duration = Duration::from_secs(60);
 
-/// Why a look-up was not done, or its answer was discarded.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Dropped {
-    /// The queue of requests holds [`QUEUE`] entries.
-    QueueFull,
-    /// [`super::lookup_schedule::MAX_WAITING`] subjects wait for their first look-up: the one that waited longest was dropped.
-    WaitingFull,
-    /// The queue of answers holds [`ANSWERS`] entries.
-    AnswersFull,
-    /// A subject was evicted or refused: there are [`MAX_SUBJECTS`] of its kind, or all answers together reach
-    /// [`super::lookup_schedule::MAX_ANSWER_BYTES`].
-    Capacity,
-}
-
-impl Dropped {
-    /// Every reason, for metric labels.
-    pub const ALL: [Self; 4] = [Self::QueueFull, Self::WaitingFull, Self::AnswersFull, Self::Capacity];
-
-    /// The metric label.
-    #[must_use]
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            Self::QueueFull => "queue_full",
-            Self::WaitingFull => "waiting_full",
-            Self::AnswersFull => "answers_full",
-            Self::Capacity => "capacity",
-        }
+smtpwatch_system::vocabulary! {
+    /// Why a look-up was not done, or its answer was discarded.
+    pub enum Dropped {
+        /// The queue of requests holds [`QUEUE`] entries.
+        QueueFull = "queue_full",
+        /// [`super::lookup_schedule::MAX_WAITING`] subjects wait for their first look-up: the one that waited longest was dropped.
+        WaitingFull = "waiting_full",
+        /// The queue of answers holds [`ANSWERS`] entries.
+        AnswersFull = "answers_full",
+        /// A subject was evicted or refused: there are [`MAX_SUBJECTS`] of its kind, or all answers together reach
+        /// [`super::lookup_schedule::MAX_ANSWER_BYTES`].
+        Capacity = "capacity",
     }
 }
 
