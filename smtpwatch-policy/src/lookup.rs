@@ -240,7 +240,7 @@ impl Sources {
         // An attacker who can make DNS or HTTPS fail must not be able to remove the policy.
         failed |= matches!(state, State::Error | State::Bogus) && memory.failed.is_none();
         failed |= matches!(state, State::Absent | State::Invalid) && memory.protects(now) && memory.failed.is_none();
-        let told = match (memory.holding(now), &memory.kept) {
+        let result = match (memory.holding(now), &memory.kept) {
             (Some(kept), _) => {
                 let policy = kept.policy.clone();
                 let note = if why.is_empty() { String::new() } else { format!("; kept, although: {why}") };
@@ -274,7 +274,7 @@ impl Sources {
                 answer(state, None, why, now, ttl)
             }
         };
-        (told, memory, failed)
+        (result, memory, failed)
     }
 
     /// The TLSA records at their possible names (RFC 7672 §2.2), and the name where they were found.
@@ -301,7 +301,7 @@ impl Sources {
         };
         let mut last = nowhere(
             State::Insecure,
-            "DNSSEC does not prove the addresses of the host: TLSA records are not asked for (RFC 7672 §2.2.2)",
+            "DNSSEC does not prove the addresses of the host: TLSA records are not queried (RFC 7672 §2.2.2)",
             ttl,
         );
         for base in bases {

@@ -303,7 +303,7 @@ impl Resolver {
     async fn query_name(&self, name: &str, kind: RecordType) -> QueryResult<Vec<Record>> {
         match Name::from_ascii(format!("{name}.")) {
             Ok(name) => self.query(name, kind).await,
-            Err(error) => QueryResult::Error(format!("{name} is no name that can be asked for: {error}")),
+            Err(error) => QueryResult::Error(format!("{name} is no name that can be queried: {error}")),
         }
     }
 
@@ -325,7 +325,7 @@ impl Resolver {
             Err(NetError::Dns(DnsError::ResponseCode(ResponseCode::ServFail)))
                 if validated && self.unvalidated(name.clone(), kind).await.is_some() =>
             {
-                QueryResult::Bogus(format!("{kind} of {name}: the name server says that its signatures are not right"))
+                QueryResult::Bogus(format!("{kind} of {name}: the name server reports invalid signatures"))
             }
             Err(NetError::Dns(DnsError::ResponseCode(code))) => {
                 QueryResult::Error(format!("{kind} of {name}: the name server answers {code}"))
@@ -364,8 +364,8 @@ impl Resolver {
                     (at, least) = (target, least.min(proof));
                 }
                 ReplyContent::Bogus(why) => {
-                    let told = format!("{kind} of {name}: DNSSEC says that the answer is forged or broken: {why}");
-                    return Ok(QueryResult::Bogus(told));
+                    let reason = format!("{kind} of {name}: by DNSSEC the answer is forged or broken: {why}");
+                    return Ok(QueryResult::Bogus(reason));
                 }
             }
         }
@@ -388,8 +388,8 @@ impl Resolver {
             Err(NetError::Dns(DnsError::Nsec { response, proof, .. })) => (*response, proof == Proof::Insecure),
             // Occurs only without a validator.
             Err(NetError::Dns(DnsError::NoRecordsFound(none))) => {
-                let told = none.soa.as_ref().map(|soa| soa.ttl.min(soa.data.minimum));
-                let negative_ttl = none.negative_ttl.or(told);
+                let soa_ttl = none.soa.as_ref().map(|soa| soa.ttl.min(soa.data.minimum));
+                let negative_ttl = none.negative_ttl.or(soa_ttl);
                 let (answers, authorities, code) = (Vec::new(), Vec::new(), none.response_code);
                 return Ok(Reply { answers, authorities, code, negative_ttl, unsigned: true });
             }

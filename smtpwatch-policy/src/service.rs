@@ -621,7 +621,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_is_known_is_kept_again() {
+    fn cached_answers_are_stored_again() {
         let now = Timestamp::from_secs(1_000_000);
         let answer = |until| Answer { state: State::Absent, value: None, detail: String::new(), at: now, until };
         let facts = Arc::new(HostFacts {

@@ -86,7 +86,7 @@ pub(super) struct Unreported {
 
 /// Totals that are compared with the retention limits.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
-pub(super) struct Held {
+pub(super) struct Totals {
     pub findings: u64,
     pub bytes: u64,
 }
@@ -123,18 +123,18 @@ impl Store {
         window: Duration,
         now: Timestamp,
     ) -> Result<Vec<(i64, StoredAs)>, StoreError> {
-        let (stored, held) = self.sqlite(|connection| {
+        let (stored, totals) = self.sqlite(|connection| {
             connection.pragma_update(None, "synchronous", "full")?;
             let written = (|| {
                 // Other processes store findings too: the end of the chain must be read under the lock.
                 let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
-                let mut held = Held::default();
+                let mut totals = Totals::default();
                 let mut stored = Vec::new();
                 for (finding, unreported) in findings {
                     let (number, as_what) = match on_record(&transaction, &finding.id)? {
                         // A commit that reported an error may have succeeded.
                         Some(before) => before,
-                        None => keep(&transaction, finding, window, now, &mut held)?,
+                        None => keep(&transaction, finding, window, now, &mut totals)?,
                     };
                     if unreported {
                         transaction
@@ -144,13 +144,13 @@ impl Store {
                     stored.push((number, as_what));
                 }
                 transaction.commit()?;
-                Ok((stored, held))
+                Ok((stored, totals))
             })();
             connection.pragma_update(None, "synchronous", "normal")?;
             written
         })?;
-        self.held.findings += held.findings;
-        self.held.bytes += held.bytes;
+        self.totals.findings += totals.findings;
+        self.totals.bytes += totals.bytes;
         Ok(stored)
     }
 
@@ -180,11 +180,11 @@ impl Store {
 
     /// Counts the stored findings and their size.
     pub(super) fn count_held(&mut self) -> Result<(), StoreError> {
-        self.held = self.sqlite(|connection| {
+        self.totals = self.sqlite(|connection| {
             connection.query_row(
                 "SELECT count(*), coalesce(sum(octet_length(document) + coalesce(octet_length(exhibit), 0)), 0) FROM finding",
                 [],
-                |row| Ok(Held { findings: unsigned(row.get(0)?), bytes: unsigned(row.get(1)?) }),
+                |row| Ok(Totals { findings: unsigned(row.get(0)?), bytes: unsigned(row.get(1)?) }),
             )
         })?;
         Ok(())
@@ -194,10 +194,10 @@ impl Store {
     /// many.
     pub(super) fn expire(&mut self, retention: &Retention, now: Timestamp) -> Result<u64, StoreError> {
         let too_old = now.0.saturating_sub(i64::from(retention.age_days).saturating_mul(86_400_000_000_000));
-        let held = self.held;
-        let gone = self.sqlite(|connection| {
+        let totals = self.totals;
+        let removed = self.sqlite(|connection| {
             let transaction = connection.transaction()?;
-            let mut gone = Held::default();
+            let mut removed = Totals::default();
             let mut last: Option<(i64, Vec<u8>)> = None;
             {
                 let mut oldest = transaction.prepare_cached(
@@ -207,13 +207,13 @@ impl Store {
                 let mut rows = oldest.query([EXPIRED_AT_ONCE])?;
                 while let Some(row) = rows.next()? {
                     let stored: i64 = row.get(1)?;
-                    let over = held.findings - gone.findings > retention.findings
-                        || held.bytes - gone.bytes.min(held.bytes) > retention.bytes;
+                    let over = totals.findings - removed.findings > retention.findings
+                        || totals.bytes - removed.bytes.min(totals.bytes) > retention.bytes;
                     if stored >= too_old && !over {
                         break;
                     }
-                    gone.findings += 1;
-                    gone.bytes += unsigned(row.get(2)?);
+                    removed.findings += 1;
+                    removed.bytes += unsigned(row.get(2)?);
                     last = Some((row.get(0)?, row.get(3)?));
                 }
             }
@@ -227,11 +227,11 @@ impl Store {
                 )?;
             }
             transaction.commit()?;
-            Ok(gone)
+            Ok(removed)
         })?;
-        self.held.findings -= gone.findings.min(self.held.findings);
-        self.held.bytes -= gone.bytes.min(self.held.bytes);
-        Ok(gone.findings)
+        self.totals.findings -= removed.findings.min(self.totals.findings);
+        self.totals.bytes -= removed.bytes.min(self.totals.bytes);
+        Ok(removed.findings)
     }
 }
 
@@ -240,7 +240,7 @@ fn keep(
     finding: &Finding,
     window: Duration,
     now: Timestamp,
-    held: &mut Held,
+    totals: &mut Totals,
 ) -> rusqlite::Result<(i64, StoredAs)> {
     // Serialising types with string keys cannot fail.
     let document = serde_json::to_string(finding).unwrap_or_default();
@@ -310,8 +310,8 @@ fn keep(
         exhibit,
         link(&chain, number, &document, exhibit.as_deref())
     ])?;
-    held.findings += 1;
-    held.bytes += (document.len() + exhibit.map_or(0, |exhibit| exhibit.len())) as u64;
+    totals.findings += 1;
+    totals.bytes += (document.len() + exhibit.map_or(0, |exhibit| exhibit.len())) as u64;
     Ok((number, stored))
 }
 

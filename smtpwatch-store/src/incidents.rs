@@ -208,12 +208,12 @@ impl Store {
     ///
     /// SQLite failed.
     pub fn incidents(&mut self, filter: &Filter) -> Result<Vec<Incident>, StoreError> {
-        let mut wanted = String::from("1");
+        let mut condition = String::from("1");
         let mut values: Vec<Box<dyn ToSql>> = Vec::new();
         let mut demand = |clause: &str, value: Box<dyn ToSql>| {
             values.push(value);
             // Writing to a String cannot fail.
-            let _ = write!(wanted, " AND {}", clause.replace('?', &format!("?{}", values.len())));
+            let _ = write!(condition, " AND {}", clause.replace('?', &format!("?{}", values.len())));
         };
         if let Some(since) = filter.since {
             demand("last_seen >= ?", Box::new(since.0));
@@ -240,7 +240,7 @@ impl Store {
         let most = if filter.limit == 0 { PAGE } else { filter.limit.min(PAGE) };
         self.sqlite(|connection| {
             let mut query = connection.prepare(&format!(
-                "SELECT {COLUMNS} FROM incident WHERE {wanted} ORDER BY last_seen DESC, number DESC"
+                "SELECT {COLUMNS} FROM incident WHERE {condition} ORDER BY last_seen DESC, number DESC"
             ))?;
             let mut rows = query.query(params_from_iter(values.iter()))?;
             let mut found = Vec::new();
@@ -298,10 +298,10 @@ impl Store {
             let mut query = connection.prepare_cached(&format!(
                 "{KEPT} WHERE finding.incident = ?1 AND finding.number < ?2 ORDER BY finding.number DESC LIMIT ?3"
             ))?;
-            let rows = query.query_map(params![incident.number, before, limit(most.min(PAGE))], RawKept::read)?;
+            let rows = query.query_map(params![incident.number, before, limit(most.min(PAGE))], RawFinding::read)?;
             rows.collect::<rusqlite::Result<Vec<_>>>()
         })?;
-        rows.into_iter().map(RawKept::parse).collect()
+        rows.into_iter().map(RawFinding::parse).collect()
     }
 
     /// The first findings of an incident, oldest first: evidence is stored with these.
@@ -313,10 +313,10 @@ impl Store {
         let rows = self.sqlite(|connection| {
             let mut query = connection
                 .prepare_cached(&format!("{KEPT} WHERE finding.incident = ?1 ORDER BY finding.number LIMIT ?2"))?;
-            let rows = query.query_map(params![incident.number, limit(most.min(PAGE))], RawKept::read)?;
+            let rows = query.query_map(params![incident.number, limit(most.min(PAGE))], RawFinding::read)?;
             rows.collect::<rusqlite::Result<Vec<_>>>()
         })?;
-        rows.into_iter().map(RawKept::parse).collect()
+        rows.into_iter().map(RawFinding::parse).collect()
     }
 
     /// The most informative finding of an incident: with evidence if possible, then with the highest severity, then the
@@ -331,9 +331,11 @@ impl Store {
                 "{KEPT} WHERE finding.incident = ?1
                  ORDER BY finding.exhibit IS NULL, document ->> 'severity' <> ?2, finding.number LIMIT 1"
             );
-            connection.query_row(&query, params![incident.number, incident.severity.as_str()], RawKept::read).optional()
+            connection
+                .query_row(&query, params![incident.number, incident.severity.as_str()], RawFinding::read)
+                .optional()
         })?;
-        row.map(RawKept::parse).transpose()
+        row.map(RawFinding::parse).transpose()
     }
 
     /// One finding, by its identifier or by a prefix that no other finding has.
@@ -344,9 +346,9 @@ impl Store {
     pub fn finding(&mut self, id: &str) -> Result<StoredFinding, LookupError> {
         let found = self.find(id)?;
         let row = self.sqlite(|connection| {
-            connection.query_row(&format!("{KEPT} WHERE finding.id = ?1"), [&found], RawKept::read).optional()
+            connection.query_row(&format!("{KEPT} WHERE finding.id = ?1"), [&found], RawFinding::read).optional()
         })?;
-        row.map(RawKept::parse).transpose()?.ok_or_else(|| LookupError::Unknown(id.to_owned()))
+        row.map(RawFinding::parse).transpose()?.ok_or_else(|| LookupError::Unknown(id.to_owned()))
     }
 
     /// How many peers have the same kind of incident at the same time.
@@ -400,7 +402,7 @@ impl Store {
     /// # Errors
     ///
     /// SQLite failed.
-    pub fn held(&mut self) -> Result<StoreCounts, StoreError> {
+    pub fn counts(&mut self) -> Result<StoreCounts, StoreError> {
         self.sqlite(|connection| {
             let count = |table: &str| {
                 connection.query_row(&format!("SELECT count(*) FROM {table}"), [], |row| row.get(0)).map(unsigned)
@@ -567,7 +569,7 @@ const KEPT: &str = "SELECT finding.number, finding.id, incident.id, document, ex
                     FROM finding JOIN incident ON incident.number = finding.incident";
 
 /// A row of [`KEPT`], not parsed.
-struct RawKept {
+struct RawFinding {
     number: i64,
     id: String,
     incident: String,
@@ -576,7 +578,7 @@ struct RawKept {
     chain: Vec<u8>,
 }
 
-impl RawKept {
+impl RawFinding {
     fn read(row: &Row<'_>) -> rusqlite::Result<Self> {
         Ok(Self {
             number: row.get(0)?,

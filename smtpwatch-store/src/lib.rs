@@ -164,7 +164,7 @@ pub struct Store {
     /// Identity of the file that was opened.
     file: Option<file_monitor::FileId>,
     /// Stored findings, as counted by the writer.
-    held: findings::Held,
+    totals: findings::Totals,
 }
 
 impl Store {
@@ -368,7 +368,7 @@ impl Store {
         // The first statement that reads the file: SQLite reports here that the file is not a database.
         connection.query_row("SELECT count(*) FROM sqlite_schema", [], |_| Ok(())).map_err(failed)?;
         let file = file_monitor::FileId::at(path).ok();
-        Ok(Self { connection, path: path.to_owned(), file, held: findings::Held::default() })
+        Ok(Self { connection, path: path.to_owned(), file, totals: findings::Totals::default() })
     }
 
     /// Whether the file at the path is the open file; another one may have replaced it.
@@ -581,11 +581,11 @@ mod tests {
     fn a_child_process_that_shares_the_open_file_does_not_hold_the_lock() {
         let directory = tempfile::tempdir().expect("a directory");
         let path = directory.path().join("smtpwatch.db");
-        let held = lock(&path).expect("the lock is free");
+        let totals = lock(&path).expect("the lock is free");
         assert!(matches!(lock(&path), Err(StoreError::InUse(_))));
         // As after fork(2), before exec closes it.
-        let _shared = held.0.try_clone().expect("a second descriptor");
-        drop(held);
+        let _shared = totals.0.try_clone().expect("a second descriptor");
+        drop(totals);
         assert!(lock(&path).is_ok());
     }
 }

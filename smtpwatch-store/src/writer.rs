@@ -548,7 +548,7 @@ impl Worker {
     /// Removes findings beyond the retention limits.
     fn expire(&mut self) {
         let Retention { findings, bytes, .. } = self.settings.retention;
-        let over = self.store.held.findings > findings || self.store.held.bytes > bytes;
+        let over = self.store.totals.findings > findings || self.store.totals.bytes > bytes;
         if !self.faults.may_write() || !over && self.expired.is_some_and(|at| at.elapsed() < EXPIRY) {
             return;
         }

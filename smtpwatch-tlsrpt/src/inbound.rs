@@ -90,7 +90,7 @@ pub enum InboundError {
     },
 }
 
-type Found = Vec<Result<Report, InboundError>>;
+type ParsedReports = Vec<Result<Report, InboundError>>;
 
 /// The reports in a file; `now` bounds the dates that are plausible. If one of several is rejected, the others are
 /// returned all the same.
@@ -181,7 +181,7 @@ fn is_header(line: &[u8]) -> bool {
     !name.is_empty() && name.iter().all(|byte| byte.is_ascii_graphic()) || line.starts_with(b">From ")
 }
 
-fn message(bytes: &[u8], now: Timestamp, found: &mut Found) {
+fn message(bytes: &[u8], now: Timestamp, found: &mut ParsedReports) {
     if let Some(message) = MessageParser::default().parse(bytes) {
         look_into(&message, DEPTH, now, found);
     }
@@ -190,7 +190,7 @@ fn message(bytes: &[u8], now: Timestamp, found: &mut Found) {
     }
 }
 
-fn look_into(message: &Message<'_>, depth: usize, now: Timestamp, found: &mut Found) {
+fn look_into(message: &Message<'_>, depth: usize, now: Timestamp, found: &mut ParsedReports) {
     for part in &message.parts {
         if let PartType::Message(inner) = &part.body {
             match depth.checked_sub(1) {
@@ -246,7 +246,7 @@ fn is_report(part: &mail_parser::MessagePart<'_>) -> bool {
 }
 
 /// Parses the reports in some content: one report, or several, one per line.
-fn report(bytes: &[u8], now: Timestamp, found: &mut Found) {
+fn report(bytes: &[u8], now: Timestamp, found: &mut ParsedReports) {
     if zip::is_zip(bytes) {
         match zip::files(bytes, ATTACHMENTS, REPORT_BYTES) {
             Ok(files) => files.into_iter().for_each(|file| match file {
@@ -261,7 +261,7 @@ fn report(bytes: &[u8], now: Timestamp, found: &mut Found) {
     unpacked(bytes, now, found);
 }
 
-fn unpacked(bytes: &[u8], now: Timestamp, found: &mut Found) {
+fn unpacked(bytes: &[u8], now: Timestamp, found: &mut ParsedReports) {
     if !is_gzip(bytes) {
         return json(bytes, now, found);
     }
@@ -296,7 +296,7 @@ fn inflate(bytes: &[u8]) -> Result<(Vec<u8>, &[u8]), InboundError> {
     Ok((text, rest))
 }
 
-fn json(bytes: &[u8], now: Timestamp, found: &mut Found) {
+fn json(bytes: &[u8], now: Timestamp, found: &mut ParsedReports) {
     let text = utf8(bytes);
     let end = text.iter().rposition(|byte| !byte.is_ascii_whitespace() && *byte != 0).map_or(0, |last| last + 1);
     let mut rest = &text[..end];

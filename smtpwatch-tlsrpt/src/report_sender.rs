@@ -130,12 +130,12 @@ async fn sources(
     trust: &Trust,
     clock: &(impl Fn() -> Timestamp + Send),
 ) -> Sources {
-    let mut said = false;
+    let mut logged = false;
     loop {
         match Sources::start(policy, trust, Timeouts::default(), clock()).await {
             Ok(sources) => return sources,
             Err(error) => {
-                if !std::mem::replace(&mut said, true) {
+                if !std::mem::replace(&mut logged, true) {
                     tracing::warn!(%error, "cannot send TLS reports yet");
                 }
             }
@@ -305,7 +305,7 @@ impl Outlets {
     }
 
     fn write(&self, report: &Packed) -> Outcome {
-        let Some(directory) = &self.settings.directory else { return Outcome::Done("not wanted".to_owned()) };
+        let Some(directory) = &self.settings.directory else { return Outcome::Done("not configured".to_owned()) };
         match report.write(directory) {
             Ok(path) => Outcome::Done(format!("written to {}", path.display())),
             Err(error) => Outcome::Failed {
@@ -316,7 +316,7 @@ impl Outlets {
     }
 
     async fn find(&self, domain: &str) -> Outcome {
-        let Some(sources) = &self.sources else { return Outcome::Done("not wanted".to_owned()) };
+        let Some(sources) = &self.sources else { return Outcome::Done("not configured".to_owned()) };
         match sources.txt(&format!("_smtp._tls.{domain}")).await {
             QueryResult::Present { value, .. } => match record::targets(&value) {
                 Ok(targets) => Outcome::Found(targets),
@@ -338,7 +338,7 @@ impl Outlets {
     }
 
     async fn post(&self, url: &str, report: &Packed) -> Outcome {
-        let Some(sources) = &self.sources else { return Outcome::Done("not wanted".to_owned()) };
+        let Some(sources) = &self.sources else { return Outcome::Done("not configured".to_owned()) };
         match sources.post(url, MEDIA_TYPE, report.gzip.clone()).await {
             // RFC 8460 §5.4 names 200 and 201; any other 2xx status means success too.
             Ok(status @ 200..300) => Outcome::Done(format!("HTTP status {status}")),

@@ -184,7 +184,7 @@ impl AppState {
 
     /// The current state of the daemon.
     pub async fn status(self: &Arc<Self>) -> Status {
-        let store = self.with_store(|store| Ok(store.held()?)).await.ok();
+        let store = self.with_store(|store| Ok(store.counts()?)).await.ok();
         let capture = self.health.capture_status();
         let sums = |name: &str, label: &str| self.metrics.sums(name, label);
         let mut losses = BTreeMap::new();

@@ -76,14 +76,14 @@ fn checksum(criterion: &mut Criterion) {
     group.finish();
 }
 
-fn segments(said: &[(Side, &'static [u8])]) -> Vec<Segment<'static>> {
+fn segments(turns: &[(Side, &'static [u8])]) -> Vec<Segment<'static>> {
     let flow = FlowKey { client: CLIENT.parse().unwrap(), server: SERVER.parse().unwrap() };
     let mut next = [1_u32, 1];
     let mut segments = Vec::new();
     let syn = |from, flags, ack| segment(flow, from, flags, 0, ack, &[]);
     segments.push(syn(Side::Client, TcpFlags::SYN, 0));
     segments.push(syn(Side::Server, TcpFlags::SYN | TcpFlags::ACK, 1));
-    for (from, bytes) in said {
+    for (from, bytes) in turns {
         let [client, server] = next;
         let (seq, ack) = if *from == Side::Client { (client, server) } else { (server, client) };
         segments.push(segment(flow, *from, TcpFlags::ACK, seq, ack, bytes));
@@ -123,17 +123,17 @@ fn segment(flow: FlowKey, from: Side, flags: TcpFlags, seq: u32, ack: u32, paylo
     }
 }
 
-fn said() -> Vec<(Side, &'static [u8])> {
-    let said = |turn: &Turn<'static>| match turn {
+fn turns() -> Vec<(Side, &'static [u8])> {
+    let turns = |turn: &Turn<'static>| match turn {
         Turn::Client(text) => (Side::Client, text.as_bytes()),
         Turn::Server(text) => (Side::Server, text.as_bytes()),
     };
-    TURNS.iter().map(said).collect()
+    TURNS.iter().map(turns).collect()
 }
 
 /// Reassembly of a session: every segment and its acknowledgment.
 fn flow(criterion: &mut Criterion) {
-    let segments = segments(&said());
+    let segments = segments(&turns());
     let mut group = criterion.benchmark_group("reassembly, a segment");
     group.throughput(Throughput::Elements(segments.len() as u64));
     group.bench_function("in order", |bencher| {
@@ -153,15 +153,15 @@ fn flow(criterion: &mut Criterion) {
 
 /// The dialogue of a session: lines, commands, replies, transcript.
 fn dialogue(criterion: &mut Criterion) {
-    let said = said();
-    let lines = said.iter().map(|(_, bytes)| bytes.iter().filter(|byte| **byte == b'\n').count()).sum::<usize>();
+    let turns = turns();
+    let lines = turns.iter().map(|(_, bytes)| bytes.iter().filter(|byte| **byte == b'\n').count()).sum::<usize>();
     let mut group = criterion.benchmark_group("dialogue, a line");
     group.throughput(Throughput::Elements(lines as u64));
     group.bench_function("session machine, with transcript", |bencher| {
         bencher.iter(|| {
             let mut session = Session::new(false);
             let mut offsets = [0, 0];
-            for (from, bytes) in &said {
+            for (from, bytes) in &turns {
                 session.data(*from, Timestamp::from_secs(1), offsets[*from as usize], bytes);
                 offsets[*from as usize] += bytes.len() as u64;
                 while let Some(event) = session.poll() {
@@ -173,7 +173,7 @@ fn dialogue(criterion: &mut Criterion) {
     });
     group.bench_function("beside smtp-proto (parsing alone)", |bencher| {
         bencher.iter(|| {
-            for (from, bytes) in &said {
+            for (from, bytes) in &turns {
                 match from {
                     Side::Client => drop(black_box(smtp_proto::Request::parse(&mut bytes.iter()))),
                     Side::Server if bytes.starts_with(b"250-") => {

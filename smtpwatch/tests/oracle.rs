@@ -113,7 +113,7 @@ struct Capture {
 fn smtp_proto_reads_the_same() {
     let Some(captures) = captures() else { return };
     let theirs = |_: &Capture, flows: &ours::Flows| -> Readings {
-        flows.iter().map(|(key, flow)| (*key, smtp_proto::read(&flow.said))).collect()
+        flows.iter().map(|(key, flow)| (*key, smtp_proto::read(&flow.stream))).collect()
     };
     compare(SMTP_PROTO, &captures, smtp_proto::as_far_as_it_tells, theirs);
 }

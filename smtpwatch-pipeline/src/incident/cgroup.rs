@@ -136,7 +136,7 @@ mod tests {
     }
 
     #[test]
-    fn a_walk_goes_down_to_what_lies_deep() {
+    fn a_walk_reaches_deep_directories() {
         let root = tempfile::tempdir().expect("a directory");
         let (deep, file) = (root.path().join("a/b/c"), root.path().join("a/file"));
         std::fs::create_dir_all(&deep).expect("directories");

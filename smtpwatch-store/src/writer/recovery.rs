@@ -133,13 +133,13 @@ impl Worker {
         let soon = before.filter(|(ago, pace)| *ago < *pace * 4);
         let may_copy = fault.condition != Condition::Damaged || soon.is_none();
         match self.recover(&fault, may_copy) {
-            Ok(said) => {
+            Ok(summary) => {
                 let pace = soon.map_or(PACE, |(_, pace)| (pace * 2).min(SLOWEST_PACE));
                 let lacks_history = std::mem::take(&mut self.faults).lacks_history;
                 self.faults = Faults { recovered: Some((Instant::now(), pace)), lacks_history, ..Faults::default() };
                 let mut status = self.counts.status();
                 status.recoveries[which] += 1;
-                status.recovered = said;
+                status.recovered = summary;
             }
             Err(error) => {
                 self.counts.failures.fetch_add(1, Ordering::Relaxed);
@@ -218,9 +218,9 @@ impl Worker {
             let names: Vec<_> = aside.iter().map(|path| path.display().to_string()).collect();
             format!("; what was there is kept as {}", names.join(", "))
         };
-        let said = format!("{} (at {}): a store was made again, {content}{stored}", fault.cause, now());
-        tracing::error!(condition = fault.condition.as_str(), "{said}");
-        Ok(said)
+        let summary = format!("{} (at {}): a store was made again, {content}{stored}", fault.cause, now());
+        tracing::error!(condition = fault.condition.as_str(), "{summary}");
+        Ok(summary)
     }
 
     /// Creates a store with this file name: a copy of the open one if possible, otherwise a blank one. True: a copy.

@@ -2,7 +2,7 @@
 
 use maud::{Markup, html};
 use smtpwatch_core::Finding;
-use smtpwatch_render::difference::{Change, Row, difference};
+use smtpwatch_render::difference::{Change, DifferenceRow, difference};
 
 use super::format::escaped;
 
@@ -26,7 +26,7 @@ pub(super) fn section(finding: &Finding) -> Markup {
     }
 }
 
-fn line(row: &Row, compared: bool) -> Markup {
+fn line(row: &DifferenceRow, compared: bool) -> Markup {
     let (class, mark) = match row.change {
         Change::Same => ("same", ""),
         Change::Missing => ("missing", "missing"),

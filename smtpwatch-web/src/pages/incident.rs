@@ -26,7 +26,7 @@ use crate::app_state::AppState;
 const LISTED: usize = 50;
 
 /// The data of the page.
-struct Found {
+struct IncidentData {
     incident: Incident,
     reach: Reach,
     best: Option<StoredFinding>,
@@ -56,9 +56,9 @@ pub(super) async fn show(
     Ok(Page { title: &title, under: "/incidents", incident: Some(&incident.id), body }.into_response())
 }
 
-fn find(store: &mut Store, id: &str, before: Option<u64>) -> Result<Found, LookupError> {
+fn find(store: &mut Store, id: &str, before: Option<u64>) -> Result<IncidentData, LookupError> {
     let incident = store.incident(id)?;
-    Ok(Found {
+    Ok(IncidentData {
         reach: store.reach(&incident)?,
         best: store.best_finding(&incident)?,
         listed: store.findings(&incident, before, LISTED)?,
@@ -67,8 +67,8 @@ fn find(store: &mut Store, id: &str, before: Option<u64>) -> Result<Found, Looku
     })
 }
 
-fn head(found: &Found) -> Markup {
-    let Found { incident, reach, .. } = found;
+fn head(found: &IncidentData) -> Markup {
+    let IncidentData { incident, reach, .. } = found;
     html! {
         h1 { (incident.kind) " " (severity(incident.severity)) }
         p.lead {
@@ -110,7 +110,7 @@ fn hand_over(id: &str) -> Markup {
     }
 }
 
-fn findings(found: &Found) -> Markup {
+fn findings(found: &IncidentData) -> Markup {
     html! {
         section aria-labelledby="findings" {
             h2 #findings { "Findings" }

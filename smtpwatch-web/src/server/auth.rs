@@ -47,7 +47,7 @@ pub(super) struct AuthLayer {
 
 /// Why a login is refused.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-enum Refused {
+enum LoginRefusal {
     /// No credentials, or wrong ones.
     Unauthorized,
     /// Too many wrong passwords; the time to wait.
@@ -67,13 +67,13 @@ impl AuthLayer {
         }
     }
 
-    async fn check(&self, client: IpAddr, headers: &HeaderMap) -> Result<(), Refused> {
+    async fn check(&self, client: IpAddr, headers: &HeaderMap) -> Result<(), LoginRefusal> {
         // A browser sends its first request without credentials: that is not an attempt.
-        let login = login(headers).ok_or(Refused::Unauthorized)?;
+        let login = login(headers).ok_or(LoginRefusal::Unauthorized)?;
         let account = Account::new(client, split(&login).0);
         let limited = |wait| {
             self.metrics.login_failed(LoginFailure::Limited);
-            Refused::Limited(wait)
+            LoginRefusal::Limited(wait)
         };
         let token = self.users.token(account.network(), &login);
         if self.users.remembers(&token) {
@@ -83,7 +83,7 @@ impl AuthLayer {
         if !self.verify(login, payer).await {
             self.metrics.login_failed(LoginFailure::Password);
             tracing::warn!(%client, "a login failed");
-            return Err(Refused::Unauthorized);
+            return Err(LoginRefusal::Unauthorized);
         }
         self.login_throttle.succeeded(account, payer, Instant::now());
         self.users.remember(token);
@@ -122,12 +122,12 @@ pub(super) async fn authenticate(
             layer.scrapers.note(client, true, Instant::now());
             next.run(request).await
         }
-        Err(Refused::Unauthorized) => {
+        Err(LoginRefusal::Unauthorized) => {
             let challenge = [(header::WWW_AUTHENTICATE, HeaderValue::from_static("Basic realm=\"smtpwatch\""))];
             (StatusCode::UNAUTHORIZED, challenge, "log in with a name and password of basic_auth_users\n")
                 .into_response()
         }
-        Err(Refused::Limited(wait)) => too_many(wait, "too many logins failed: try again later\n"),
+        Err(LoginRefusal::Limited(wait)) => too_many(wait, "too many logins failed: try again later\n"),
     }
 }
 

@@ -130,7 +130,7 @@ impl Lab {
         let (Some(gate), Some(pipeline)) = (gate, pipeline) else { return };
         let mut orders: Vec<GateOrder> = Vec::with_capacity(8);
         let mut start = 0;
-        let begun = cpu();
+        let start_time = cpu();
         for &end in ends {
             let packet = &bytes[start..end];
             start = end;
@@ -166,7 +166,7 @@ impl Lab {
             }
             memory::serve(Owner::Other);
         }
-        self.busy += cpu().saturating_sub(begun);
+        self.busy += cpu().saturating_sub(start_time);
     }
 
     /// Number of flows that the engine holds.

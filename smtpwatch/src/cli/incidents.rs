@@ -29,8 +29,8 @@ use smtpwatch_system::{
 };
 
 use super::{
-    Exit, ExportFormat, Format, IncidentArgs, IncidentsExportArgs, IncidentsListArgs, IncidentsPlace, IncidentsVerb,
-    IncidentsVerifyArgs,
+    Exit, ExportFormat, Format, IncidentArgs, IncidentsExportArgs, IncidentsListArgs, IncidentsStoreArgs,
+    IncidentsVerb, IncidentsVerifyArgs,
 };
 
 pub(super) fn run(verb: IncidentsVerb) -> anyhow::Result<Exit> {
@@ -58,14 +58,14 @@ pub(super) fn parse_hash(text: &str) -> Result<[u8; 32], String> {
     bytes.and_then(|bytes| bytes.try_into().ok()).ok_or_else(|| "expected 64 hexadecimal digits".to_owned())
 }
 
-fn open(place: &IncidentsPlace) -> anyhow::Result<Store> {
-    Ok(Store::open_existing(&path(place)?)?)
+fn open(store_args: &IncidentsStoreArgs) -> anyhow::Result<Store> {
+    Ok(Store::open_existing(&path(store_args)?)?)
 }
 
-fn path(place: &IncidentsPlace) -> anyhow::Result<PathBuf> {
-    Ok(match &place.store {
+fn path(store_args: &IncidentsStoreArgs) -> anyhow::Result<PathBuf> {
+    Ok(match &store_args.store {
         Some(path) => path.clone(),
-        None => Config::load(place.config.config.as_deref())?.0.store,
+        None => Config::load(store_args.config.config.as_deref())?.0.store,
     })
 }
 
@@ -81,7 +81,7 @@ fn list(args: IncidentsListArgs) -> anyhow::Result<Exit> {
         after: None,
         limit: usize::from(args.limit),
     };
-    let incidents = open(&args.place)?.incidents(&filter)?;
+    let incidents = open(&args.store_args)?.incidents(&filter)?;
     super::out(|out| match Format::or_default(args.format) {
         Format::Json => incidents.iter().try_for_each(|incident| out.write_all(json_line(incident).as_bytes())),
         Format::Text => table(out, &incidents),
@@ -115,7 +115,7 @@ fn table(out: &mut impl Write, incidents: &[Incident]) -> io::Result<()> {
 }
 
 fn show(args: &IncidentArgs) -> anyhow::Result<Exit> {
-    let mut store = open(&args.place)?;
+    let mut store = open(&args.store_args)?;
     let incident = store.incident(&args.id)?;
     let reach = store.reach(&incident)?;
     let best = store.best_finding(&incident)?;
@@ -196,7 +196,7 @@ fn in_words(incident: &Incident, reach: Reach, best: Option<&StoredFinding>) -> 
 }
 
 fn hand_over(args: &IncidentsExportArgs) -> anyhow::Result<Exit> {
-    let mut store = open(&args.place)?;
+    let mut store = open(&args.store_args)?;
     let incident = store.incident(&args.id)?;
     let stored = store.first_findings(&incident, PAGE)?;
     let left_out = incident.findings.saturating_sub(stored.len() as u64);
@@ -235,7 +235,7 @@ fn write_file(path: &PathBuf, findings: &[Finding]) -> anyhow::Result<()> {
 }
 
 fn verify(args: &IncidentsVerifyArgs) -> anyhow::Result<Exit> {
-    let mut store = open(&args.place)?;
+    let mut store = open(&args.store_args)?;
     let mut verified = store.verify()?;
     if let Some(head) = &args.head
         && !store.has_chain(head)?

@@ -22,7 +22,7 @@ pub fn without<T>(work: impl FnOnce() -> T) -> T {
     let effective = caps::read(None, CapSet::Effective).unwrap_or_default();
     // If the set cannot be lowered, the trial may succeed wrongly; the later permanent drop reports that failure.
     _ = caps::set(None, CapSet::Effective, &CapsHashSet::new());
-    let told = work();
+    let result = work();
     _ = caps::set(None, CapSet::Effective, &effective);
-    told
+    result
 }

@@ -47,12 +47,12 @@ enum Entry {
 }
 
 /// The destination of the lines.
-enum Place {
+enum JournalTarget {
     Stream(Box<dyn Write + Send>),
     File { path: PathBuf, file: Option<File> },
 }
 
-impl Place {
+impl JournalTarget {
     fn write(&mut self, line: &str) -> io::Result<()> {
         match self {
             Self::Stream(stream) => stream.write_all(line.as_bytes()).and_then(|()| stream.flush()),
@@ -137,15 +137,15 @@ impl Journal {
     ///
     /// The file cannot be opened, or the thread cannot be started.
     pub fn start(settings: &JournalSettings, metrics: Arc<Metrics>) -> io::Result<(Self, Receiver<JournalOutcome>)> {
-        let place = match settings.file() {
-            None => Place::Stream(Box::new(io::stdout())),
-            Some(path) => Place::File { file: Some(open(&path)?), path },
+        let target = match settings.file() {
+            None => JournalTarget::Stream(Box::new(io::stdout())),
+            Some(path) => JournalTarget::File { file: Some(open(&path)?), path },
         };
-        Self::start_at(place, *settings.format, metrics)
+        Self::start_at(target, *settings.format, metrics)
     }
 
     fn start_at(
-        mut place: Place,
+        mut target: JournalTarget,
         format: JournalFormat,
         metrics: Arc<Metrics>,
     ) -> io::Result<(Self, Receiver<JournalOutcome>)> {
@@ -158,11 +158,11 @@ impl Journal {
             // Read at the first finding that the file may already contain.
             let mut before = None;
             for entry in entries {
-                let mut outcome = if asked.swap(false, Ordering::Relaxed) { place.reopen() } else { Ok(()) };
+                let mut outcome = if asked.swap(false, Ordering::Relaxed) { target.reopen() } else { Ok(()) };
                 if let Entry::Finding(finding, again) = entry {
-                    let is_there = again && before.get_or_insert_with(|| place.ids()).contains(&finding.id);
+                    let is_there = again && before.get_or_insert_with(|| target.ids()).contains(&finding.id);
                     if !is_there {
-                        outcome = place.write(&line(&finding, format));
+                        outcome = target.write(&line(&finding, format));
                         counts.output(Output::Journal, u64::from(outcome.is_ok()), u64::from(outcome.is_err()));
                     }
                     // Blocks while the receiver is slow: then the queue here fills, and dropped findings are counted.
@@ -275,7 +275,7 @@ mod tests {
     }
 
     fn start(out: impl Write + Send + 'static, metrics: &Arc<Metrics>) -> io::Result<Journal> {
-        Journal::start_at(Place::Stream(Box::new(out)), JournalFormat::Json, metrics.clone())
+        Journal::start_at(JournalTarget::Stream(Box::new(out)), JournalFormat::Json, metrics.clone())
             .map(|(journal, _)| journal)
     }
 

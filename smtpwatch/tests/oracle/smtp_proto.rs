@@ -44,9 +44,9 @@ enum Waiting {
 }
 
 /// Reads the bytes of both sides.
-pub fn read(said: &[(Side, Vec<u8>)]) -> Reading {
+pub fn read(stream: &[(Side, Vec<u8>)]) -> Reading {
     let mut reader = Reader::default();
-    for (from, bytes) in said {
+    for (from, bytes) in stream {
         match from {
             Side::Client => reader.client.extend(bytes),
             Side::Server => reader.server.extend(bytes),
@@ -161,9 +161,9 @@ impl Reader {
             }
         };
         self.reading.codes.push(reply.code());
-        let asked = if self.greeted { self.waiting.pop_front() } else { None };
+        let command = if self.greeted { self.waiting.pop_front() } else { None };
         self.greeted = true;
-        match asked {
+        match command {
             Some(Waiting::Ehlo) if reply.code() == 250 => {
                 self.reading.keywords = match EhloResponse::parse(&mut server.iter()) {
                     Ok(response) => names(response.capabilities),

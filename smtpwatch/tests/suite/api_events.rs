@@ -24,7 +24,7 @@ const LISTENERS: usize = 32;
 const TOO_MANY: usize = 300;
 
 /// Runs `test` with a running server.
-fn beside_a_server<F: Future<Output = ()>>(test: impl FnOnce(EventBus, std::net::SocketAddr) -> F) {
+fn with_server<F: Future<Output = ()>>(test: impl FnOnce(EventBus, std::net::SocketAddr) -> F) {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     runtime.block_on(async {
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
@@ -53,11 +53,11 @@ impl Listener {
         listener
     }
 
-    async fn until(&mut self, wanted: &str) {
+    async fn until(&mut self, text: &str) {
         let mut bytes = [0; 4096];
-        while !self.text.contains(wanted) {
+        while !self.text.contains(text) {
             let count = self.stream.read(&mut bytes).await.unwrap();
-            assert!(count > 0, "{wanted:?} did not come: {}", self.text);
+            assert!(count > 0, "{text:?} did not come: {}", self.text);
             self.text.push_str(std::str::from_utf8(&bytes[..count]).unwrap());
         }
     }
@@ -68,9 +68,9 @@ fn publish(events: &EventBus, finding: &Finding) {
 }
 
 #[test]
-fn a_finding_is_told_to_all_who_listen() {
+fn a_finding_is_sent_to_every_listener() {
     let finding = later(&credential(), "198.51.100.25:587", 0);
-    beside_a_server(async |events, address| {
+    with_server(async |events, address| {
         let mut listeners = [Listener::open(address, "").await, Listener::open(address, "").await];
         publish(&events, &finding);
         for listener in &mut listeners {
@@ -90,9 +90,9 @@ fn a_finding_is_told_to_all_who_listen() {
 }
 
 #[test]
-fn who_misses_something_is_told() {
+fn a_lagging_listener_is_notified() {
     let finding = later(&credential(), "198.51.100.25:587", 0);
-    beside_a_server(async |events, address| {
+    with_server(async |events, address| {
         let mut slow = Listener::open(address, "").await;
         (0..TOO_MANY).for_each(|_| publish(&events, &finding));
         slow.until("event: lagged").await;
@@ -105,7 +105,7 @@ fn who_misses_something_is_told() {
 
 #[test]
 fn listeners_are_bounded_and_places_are_given_back() {
-    beside_a_server(async |_, address| {
+    with_server(async |_, address| {
         let mut listeners = Vec::new();
         for _ in 0..LISTENERS {
             listeners.push(Listener::open(address, "").await);

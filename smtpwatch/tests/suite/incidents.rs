@@ -55,12 +55,12 @@ pub fn later(finding: &Finding, server: &str, seconds: i64) -> Finding {
 
 /// Stores findings through the writer's thread.
 pub fn keep(path: &Path, retention: Retention, findings: &[Finding]) -> Vec<(String, u64)> {
-    let told = Arc::new(Mutex::new(Vec::new()));
+    let stored_as = Arc::new(Mutex::new(Vec::new()));
     let on_record = {
-        let told = told.clone();
-        Box::new(move |finding: &Finding, kept: &smtpwatch_store::StoredAs| {
+        let stored_as = stored_as.clone();
+        Box::new(move |finding: &Finding, stored: &smtpwatch_store::StoredAs| {
             assert!(!finding.id.is_empty());
-            told.lock().unwrap().push((kept.incident.clone(), kept.findings));
+            stored_as.lock().unwrap().push((stored.incident.clone(), stored.findings));
         })
     };
     let (writer, _) =
@@ -71,7 +71,7 @@ pub fn keep(path: &Path, retention: Retention, findings: &[Finding]) -> Vec<(Str
     }
     drop(handle);
     assert_eq!(writer.finish(), 0);
-    std::mem::take(&mut told.lock().unwrap())
+    std::mem::take(&mut stored_as.lock().unwrap())
 }
 
 pub fn store() -> (tempfile::TempDir, PathBuf) {
@@ -89,10 +89,14 @@ fn findings_of_one_peer_within_the_window_are_one_incident() {
         .chain([("198.51.100.25:587", 6_500), ("198.51.100.25:587", 10_200), ("198.51.100.25:587", 1)])
         .map(|(server, seconds)| later(&one, server, seconds))
         .collect();
-    let told = keep(&path, Retention::default(), &made);
+    let stored_as = keep(&path, Retention::default(), &made);
     let first = &made[0].id;
-    assert_eq!(told.iter().map(|(_, findings)| *findings).collect::<Vec<_>>(), [1, 2, 1, 3, 1, 4], "{told:?}");
-    assert_eq!((&told[0].0, &told[5].0), (first, first), "a late one belongs to the incident of its time");
+    assert_eq!(
+        stored_as.iter().map(|(_, findings)| *findings).collect::<Vec<_>>(),
+        [1, 2, 1, 3, 1, 4],
+        "{stored_as:?}"
+    );
+    assert_eq!((&stored_as[0].0, &stored_as[5].0), (first, first), "a late one belongs to the incident of its time");
 
     let mut store = Store::open_existing(&path).unwrap();
     let all = store.incidents(&Filter::default()).unwrap();
@@ -125,13 +129,13 @@ fn findings_of_one_peer_within_the_window_are_one_incident() {
     assert_eq!(count(Filter { since: Some(made[4].time), ..Filter::default() }), 1);
     assert_eq!(count(Filter { until: Some(made[2].time), ..Filter::default() }), 1);
 
-    let kept = store.findings(&incident, None, 10).unwrap();
-    assert_eq!(kept.iter().map(|kept| kept.number).collect::<Vec<_>>(), [6, 4, 2, 1]);
+    let stored = store.findings(&incident, None, 10).unwrap();
+    assert_eq!(stored.iter().map(|stored| stored.number).collect::<Vec<_>>(), [6, 4, 2, 1]);
     assert_eq!(
-        serde_json::from_str::<Finding>(&kept[3].document).unwrap(),
+        serde_json::from_str::<Finding>(&stored[3].document).unwrap(),
         Finding { exhibit: None, ..made[0].clone() }
     );
-    assert_eq!(kept[3].finding, made[0], "with its evidence");
+    assert_eq!(stored[3].finding, made[0], "with its evidence");
     assert_eq!(store.findings(&incident, Some(4), 1).unwrap()[0].number, 2);
     assert_eq!(store.best_finding(&incident).unwrap().unwrap().finding.id, *first);
 }
@@ -175,7 +179,7 @@ fn every_later_edit_shows() {
 }
 
 #[test]
-fn retention_removes_the_oldest_and_the_chain_goes_on() {
+fn retention_removes_the_oldest_and_the_chain_continues() {
     let one = credential();
     let made: Vec<_> = (0..300).map(|number| later(&one, "198.51.100.25:587", number * 4_000)).collect();
     let (_directory, path) = store();
@@ -216,16 +220,16 @@ fn one_incident_keeps_the_evidence_of_its_first_findings() {
     keep(&path, Retention::default(), &made);
     let mut store = Store::open_existing(&path).unwrap();
     let incident = store.incident(&made[0].id).unwrap();
-    let kept = store.findings(&incident, None, 1_000).unwrap();
-    assert_eq!(kept.len(), most + 3);
-    assert_eq!(kept.iter().filter(|kept| kept.finding.exhibit.is_some()).count(), most);
-    assert!(kept.iter().all(|kept| !kept.finding.transcript.is_empty()), "the documents are all there");
+    let stored = store.findings(&incident, None, 1_000).unwrap();
+    assert_eq!(stored.len(), most + 3);
+    assert_eq!(stored.iter().filter(|stored| stored.finding.exhibit.is_some()).count(), most);
+    assert!(stored.iter().all(|stored| !stored.finding.transcript.is_empty()), "the documents are all there");
     let _: &EvidenceBundle = store.best_finding(&incident).unwrap().unwrap().finding.exhibit.as_deref().unwrap();
     assert!(store.verify().unwrap().broken.is_empty());
 }
 
 #[test]
-fn a_damaged_store_is_set_aside_and_the_watch_goes_on() {
+fn a_damaged_store_is_set_aside_and_the_daemon_continues() {
     let one = credential();
     let made: Vec<_> = (0..200).map(|second| later(&one, "198.51.100.25:587", second)).collect();
     // In the middle, in the first page (so that it is not a database), and truncated.
@@ -272,10 +276,10 @@ fn a_replay_fills_a_store() {
         String::from_utf8(replay.stdout).unwrap().lines().map(|line| serde_json::from_str(line).unwrap()).collect();
     let mut store = Store::open_existing(&path).unwrap();
     for finding in &printed {
-        let kept = store.finding(&finding.id).unwrap();
-        assert_eq!(Finding { exhibit: None, ..kept.finding }, *finding);
+        let stored = store.finding(&finding.id).unwrap();
+        assert_eq!(Finding { exhibit: None, ..stored.finding }, *finding);
         assert!(
-            kept.finding.time.since(Timestamp(i64::try_from(START_NS).unwrap())) < Duration::from_secs(60),
+            stored.finding.time.since(Timestamp(i64::try_from(START_NS).unwrap())) < Duration::from_secs(60),
             "the time of the packets"
         );
     }

@@ -183,7 +183,7 @@ fn every_optional_part_and_every_word_is_valid() {
 }
 
 #[test]
-fn what_is_said_of_recorded_traffic_is_valid() {
+fn findings_of_recorded_traffic_are_valid() {
     let directory = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../shared/captures");
     let Ok(index) = std::fs::read_to_string(directory.join("INDEX.tsv")) else {
         println!("SKIPPED: {} is not there", directory.join("INDEX.tsv").display());

@@ -136,12 +136,12 @@ impl Rig {
     }
 
     /// Identifiers in the journal, each with the number of its occurrences.
-    fn told(&self) -> BTreeMap<String, usize> {
-        told(&self.log)
+    fn reported(&self) -> BTreeMap<String, usize> {
+        reported(&self.log)
     }
 
     fn until_told(&self) {
-        self.until("every finding in the journal", |_| self.told().len() == self.made.len());
+        self.until("every finding in the journal", |_| self.reported().len() == self.made.len());
     }
 
     fn state(&self) -> String {
@@ -172,21 +172,21 @@ impl Rig {
             self.history.iter().all(|(key, record)| rows.get(key) == Some(record))
         });
         let mut store = Store::open_existing(&self.path).unwrap();
-        let kept = store.held().unwrap().findings;
+        let stored = store.counts().unwrap().findings;
         if whole {
-            assert_eq!(kept, self.made.len() as u64, "nothing is lost");
+            assert_eq!(stored, self.made.len() as u64, "nothing is lost");
         }
-        assert!(kept >= 1);
+        assert!(stored >= 1);
         assert_eq!(store.verify().unwrap().broken, Vec::<String>::new());
-        let told = self.told();
-        assert!(!told.is_empty() && told.values().all(|times| *times == 1), "{told:?}");
+        let reported = self.reported();
+        assert!(!reported.is_empty() && reported.values().all(|times| *times == 1), "{reported:?}");
         drop(store);
         self.end_and_start_again(0);
     }
 
     /// The next start finds the store intact, and nothing to report.
     fn end_and_start_again(&mut self, lost: u64) {
-        let before = self.told();
+        let before = self.reported();
         let (path, metrics) = (self.path.clone(), self.metrics.clone());
         let (_, reporter) = journal_at(&self.log, &metrics);
         let (idle, _) = Writer::start(&path.with_extension("idle"), WriterSettings::default()).unwrap();
@@ -197,20 +197,20 @@ impl Rig {
             Writer::start(&path, WriterSettings { journal: Some(reporter), ..WriterSettings::default() }).unwrap();
         assert_eq!(rows.len(), self.history.len());
         assert_eq!(writer.finish(), 0);
-        assert_eq!(self.told(), before, "reported once is enough");
+        assert_eq!(self.reported(), before, "reported once is enough");
     }
 }
 
-fn told(log: &Path) -> BTreeMap<String, usize> {
-    let mut told = BTreeMap::new();
+fn reported(log: &Path) -> BTreeMap<String, usize> {
+    let mut reported = BTreeMap::new();
     let text = std::fs::read_to_string(log).unwrap_or_default();
     // The last line may be incomplete: a write is not atomic for another reader of the file.
     let whole = text.rfind('\n').map_or("", |end| &text[..end]);
     for line in whole.lines() {
         let finding: serde_json::Value = serde_json::from_str(line).unwrap();
-        *told.entry(finding["id"].as_str().unwrap().to_owned()).or_default() += 1;
+        *reported.entry(finding["id"].as_str().unwrap().to_owned()).or_default() += 1;
     }
-    told
+    reported
 }
 
 fn rig() -> (tempfile::TempDir, tempfile::TempDir, Rig) {
@@ -242,7 +242,7 @@ fn a_store_that_is_unlinked_is_written_again_whole() {
 }
 
 #[test]
-fn files_beside_the_store_that_are_unlinked_cost_nothing() {
+fn unlinked_side_files_of_the_store_cost_nothing() {
     for sides in [&["-wal"][..], &["-shm"], &["-wal", "-shm", ""]] {
         let (_store, _log, mut rig) = rig();
         for side in sides {
@@ -400,17 +400,17 @@ fn a_full_disk_costs_no_finding() {
     rig.until("everything is on record", |_| {
         let mut store = Store::open_existing(&rig.path).unwrap();
         let rows: BTreeMap<_, _> = store.entries().unwrap().into_iter().collect();
-        store.held().unwrap().findings == rig.made.len() as u64
+        store.counts().unwrap().findings == rig.made.len() as u64
             && rig.history.iter().all(|(key, record)| rows.get(key) == Some(record))
     });
     assert_eq!(rig.keep_house().recoveries, [0; 3]);
-    let told = rig.told();
-    assert!(!told.is_empty() && told.values().all(|times| *times == 1), "{told:?}");
+    let reported = rig.reported();
+    assert!(!reported.is_empty() && reported.values().all(|times| *times == 1), "{reported:?}");
     rig.end_and_start_again(0);
 }
 
 #[test]
-fn a_read_only_disk_is_said_and_the_end_of_it_too() {
+fn a_read_only_disk_and_its_end_are_reported() {
     if !private_mounts() {
         return;
     }
@@ -487,22 +487,22 @@ fn what_the_journal_did_not_get_it_gets_at_the_next_start() {
     for finding in &made[290..] {
         assert!(writer.handle().unwrap().finding(Box::new(finding.clone())).is_ok());
     }
-    let wanted: Vec<_> = made[10..].iter().map(|finding| finding.id.clone()).collect();
+    let expected: Vec<_> = made[10..].iter().map(|finding| finding.id.clone()).collect();
     let ids = || -> Vec<String> {
         let text = std::fs::read_to_string(&log).unwrap();
         let lines = text.lines().filter_map(|line| serde_json::from_str::<serde_json::Value>(line).ok());
         lines.map(|finding| finding["id"].as_str().unwrap().to_owned()).collect()
     };
     let end = Instant::now() + LIMIT;
-    while ids().len() < wanted.len() {
-        assert!(Instant::now() < end, "{} of {}", ids().len(), wanted.len());
+    while ids().len() < expected.len() {
+        assert!(Instant::now() < end, "{} of {}", ids().len(), expected.len());
         std::thread::sleep(Duration::from_millis(10));
     }
     assert_eq!(writer.finish(), 0);
     drop(journal);
     let mut found = ids();
     found.sort();
-    let mut sorted = wanted.clone();
+    let mut sorted = expected.clone();
     sorted.sort();
     assert_eq!(found, sorted, "each once");
     let mut alerted = pushed.lock().unwrap().clone();
@@ -514,7 +514,7 @@ fn what_the_journal_did_not_get_it_gets_at_the_next_start() {
     // Reported findings are not reported again.
     let (_journal, reporter) = journal_at(&log, &metrics);
     put(&path, Some(reporter), &[]);
-    assert_eq!(ids().len(), wanted.len());
+    assert_eq!(ids().len(), expected.len());
 }
 
 /// In a store of an earlier version every finding counts as reported.
@@ -535,7 +535,7 @@ fn an_upgrade_reports_nothing_again() {
     let (journal, reporter) = journal_at(&log, &metrics);
     put(&path, Some(reporter), &[later(&one, "198.51.100.25:587", 1)]);
     drop(journal);
-    assert_eq!(told(&log).len(), 1);
+    assert_eq!(reported(&log).len(), 1);
 }
 
 /// Findings that a journal could not write follow when it is writable again.

@@ -43,7 +43,7 @@ fn connect_between(server: &Server, from: &str, to: &str) -> TcpStream {
 }
 
 #[test]
-fn who_guesses_shuts_out_nobody_else() {
+fn guessing_does_not_lock_out_others() {
     let files = Files::new();
     let trust = client(&files.certificate());
     let server = serve("0.0.0.0:0", &files.users(&[("anna", "right")], TLS));

@@ -19,7 +19,7 @@ use crate::{cli::IncidentsServeArgs, output::metrics::Metrics};
 const WHY: &str = "this is a look at a store (smtpwatch incidents serve)";
 
 pub(super) fn run(args: &IncidentsServeArgs) -> anyhow::Result<Exit> {
-    let path = path(&args.place)?;
+    let path = path(&args.store_args)?;
     // An invalid path is an error at the start, and not on every page.
     drop(Store::open_existing(&path)?);
     let address = args.listen.0;
