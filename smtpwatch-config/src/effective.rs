@@ -63,15 +63,15 @@ pub fn effective(
 ) -> Result<Vec<Effective>, ConfigError> {
     let root = DeTable::parse(text).map_err(|error| ConfigError::invalid(path, text, &error))?;
     let root = root.get_ref();
-    let said = |table: &DeTable<'_>, key: &str| {
+    let configured = |table: &DeTable<'_>, key: &str| {
         let (_, value) = table.iter().find(|(name, _)| name.get_ref() == key)?;
         Some((text.get(value.span()).map(written)?, Origin::Line(line(text, &value.span()))))
     };
     let mut all = Vec::new();
     for key in KEYS.iter().filter(|key| key.table != RULE) {
         let in_file = match root.get(key.table).map(|table| table.get_ref()) {
-            _ if key.table.is_empty() => said(root, key.name),
-            Some(DeValue::Table(table)) => said(table, key.name),
+            _ if key.table.is_empty() => configured(root, key.name),
+            Some(DeValue::Table(table)) => configured(table, key.name),
             _ => None,
         };
         let full = if key.table.is_empty() { key.name.to_owned() } else { format!("{}.{}", key.table, key.name) };
@@ -83,11 +83,11 @@ pub fn effective(
         }
     }
     if let Some(DeValue::Array(rules)) = root.get(RULE).map(|rules| rules.get_ref()) {
-        for (place, rule) in rules.iter().enumerate() {
+        for (index, rule) in rules.iter().enumerate() {
             let DeValue::Table(rule) = rule.get_ref() else { continue };
             for key in KEYS.iter().filter(|key| key.table == RULE) {
-                if let Some((value, origin)) = said(rule, key.name) {
-                    all.push(Effective { table: RULE, rule: place + 1, key: key.name, value, origin });
+                if let Some((value, origin)) = configured(rule, key.name) {
+                    all.push(Effective { table: RULE, rule: index + 1, key: key.name, value, origin });
                 }
             }
         }

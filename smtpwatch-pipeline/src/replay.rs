@@ -18,7 +18,7 @@ use smtpwatch_core::{
     },
 };
 
-use crate::{Pipeline, Source};
+use crate::{Pipeline, RecordSource};
 
 /// A result of a replay; results are in the order of the packets.
 #[derive(Debug)]
@@ -72,7 +72,7 @@ impl Replay {
         Self {
             gate: UserspaceGate::bounded(PortSet::new(&config.ports), config.limits.gate_flows())
                 .with_local(config.local.clone()),
-            pipeline: Pipeline::new(config.clone(), history, Source::File),
+            pipeline: Pipeline::new(config.clone(), history, RecordSource::File),
             newest: Timestamp::default(),
             summary: Summary::default(),
         }

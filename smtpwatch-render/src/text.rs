@@ -101,7 +101,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_sender_is_told_as_far_as_it_is_known() {
+    fn a_sender_is_described_as_far_as_known() {
         let php = Sender { uid: Some(33), cgroup_id: 7, cgroup: "/a/php-fpm.service".to_owned(), ..Sender::default() };
         let unit = Sender { unit: Some("php-fpm.service".to_owned()), pod: Some("12-34".to_owned()), ..php.clone() };
         assert_eq!(sender(&unit), "uid 33, php-fpm.service, pod 12-34");

@@ -254,7 +254,7 @@ mod tests {
     }
 
     #[test]
-    fn sessions_are_told_apart() {
+    fn sessions_are_distinguished() {
         let plain = session("198.51.100.7:40000");
         let unused = Offers { sessions: 1, offered: 1, unused: 1, content: 1, last_unused: AT, ..Offers::default() };
         assert_eq!(Offers::of(&plain, AT), unused);

@@ -2,7 +2,7 @@
 //! what this host offered.
 //!
 //! Outbound: `smtpwatch_store::deliveries` → [`outbound`] → [`mod@file`], [`mail`], HTTPS; [`schedule`] decides when,
-//! and the thread of [`sender`] does the work. Inbound: [`inbound`] parses, [`reconcile`] compares with
+//! and the thread of [`report_sender`] does the work. Inbound: [`inbound`] parses, [`reconcile`] compares with
 //! `smtpwatch_store::offers`.
 //!
 //! Imports `smtpwatch-store` (the daily counts), `smtpwatch-policy` (TXT records, HTTPS), `smtpwatch-core`,
@@ -15,5 +15,5 @@ pub mod outbound;
 pub mod reconcile;
 pub mod record;
 pub mod report;
+pub mod report_sender;
 pub mod schedule;
-pub mod sender;

@@ -336,7 +336,7 @@ mod tests {
     }
 
     #[test]
-    fn where_our_record_is_not_whole_nothing_is_said() {
+    fn an_incomplete_record_raises_nothing() {
         // In some sessions EHLO was refused: the sender saw no offer there and may report that.
         let refused = Offers { offered: 8, ..seen(11, 8) };
         assert!(matches!(verdict(&report(SENDER, OWN, 3), refused), Verdict::Unknown(_)));
@@ -352,9 +352,9 @@ mod tests {
         assert_eq!(verdict(&report("10.0.0.1", OWN, 3), seen(10, 9)), Verdict::Unknown(Unknown::NotSeen));
         let other = verdict(&report(SENDER, "192.0.2.26", 3), seen(10, 9));
         assert_eq!(other, Verdict::Unknown(Unknown::OtherAddress(vec![OWN.parse().expect("own")])));
-        for nobody in ["", "mail.example.org", "0"] {
-            assert_eq!(verdict(&report(nobody, OWN, 3), seen(10, 9)), Verdict::Unknown(Unknown::NoSender));
-            assert_eq!(verdict(&report(SENDER, nobody, 3), seen(10, 9)), Verdict::Unknown(Unknown::NoReceiver));
+        for unknown in ["", "mail.example.org", "0"] {
+            assert_eq!(verdict(&report(unknown, OWN, 3), seen(10, 9)), Verdict::Unknown(Unknown::NoSender));
+            assert_eq!(verdict(&report(SENDER, unknown, 3), seen(10, 9)), Verdict::Unknown(Unknown::NoReceiver));
         }
     }
 

@@ -11,24 +11,25 @@ use smtpwatch_core::{
     },
 };
 
-use crate::talk::{
-    GREETING, Heard, OFFER, STRIPPED, Talk, deliver, engine, greeted, hear_after, hear_by, honest, honest_history, tls,
+use crate::scenario::{
+    Dialogue, GREETING, OFFER, Recorded, STRIPPED, deliver, engine, greeted, hear_after, hear_by, honest,
+    honest_history, tls,
 };
 
 /// A session under TLS whose EHLO reply has no offer.
-fn unoffered() -> Talk {
+fn unoffered() -> Dialogue {
     tls(greeted().s(STRIPPED).c("STARTTLS\r\n").s("220 2.0.0 Ready to start TLS\r\n")).close()
 }
 
-fn stripped() -> Talk {
+fn stripped() -> Dialogue {
     deliver(greeted().s(STRIPPED))
 }
 
 /// The findings of each session in order.
-fn each(before: &[Talk]) -> Vec<Vec<Finding>> {
+fn each(before: &[Dialogue]) -> Vec<Vec<Finding>> {
     let mut engine = engine(Vec::new());
-    let heard = |talk: &Talk| {
-        let mut heard = Heard::default();
+    let heard = |talk: &Dialogue| {
+        let mut heard = Recorded::default();
         talk.play(&mut engine, &mut heard);
         heard.findings
     };
@@ -123,18 +124,18 @@ fn a_server_does_not_fill_the_history_with_names() {
     let mut engine = engine(Vec::new());
     for number in 0..200 {
         let name = format!("mx{number}.example.org");
-        let talk = Talk::new(25).s(format!("220 {name} ESMTP\r\n")).c("EHLO gw.example.org\r\n");
+        let talk = Dialogue::new(25).s(format!("220 {name} ESMTP\r\n")).c("EHLO gw.example.org\r\n");
         let talk = talk.s(OFFER.replace("mx1.example.net", &name)).c("STARTTLS\r\n").s("220 go\r\n");
-        tls(talk).close().at(i64::from(number) * 60 - 86_400).play(&mut engine, &mut Heard::default());
+        tls(talk).close().at(i64::from(number) * 60 - 86_400).play(&mut engine, &mut Recorded::default());
     }
     assert!(engine.history().len() < 10, "{} rows", engine.history().len());
 }
 
-fn as_server(count: i64) -> Vec<Talk> {
-    honest_history(count).into_iter().map(Talk::seen_by_server).collect()
+fn as_server(count: i64) -> Vec<Dialogue> {
+    honest_history(count).into_iter().map(Dialogue::seen_by_server).collect()
 }
 
-fn in_clear(talk: Talk, name: &str) -> Talk {
+fn in_clear(talk: Dialogue, name: &str) -> Dialogue {
     deliver(talk.c(format!("EHLO {name}\r\n")).s(OFFER)).seen_by_server()
 }
 
@@ -142,11 +143,12 @@ fn in_clear(talk: Talk, name: &str) -> Talk {
 #[test]
 fn a_client_that_stops_using_tls_is_known_by_its_address() {
     let xclient = |reply: &str| greeted().s(OFFER).c("XCLIENT ADDR=203.0.113.7\r\n").s(reply);
-    let proxy = || Talk::new(25).c("PROXY TCP4 203.0.113.77 192.0.2.1 50000 25\r\n").s(GREETING);
-    let binary =
-        || Talk::new(25).c(b"\r\n\r\n\0\r\nQUIT\n\x21\x11\0\x0c\xcb\0\x71\x07\xc0\0\x02\x01\xc3\x50\0\x19").s(GREETING);
+    let proxy = || Dialogue::new(25).c("PROXY TCP4 203.0.113.77 192.0.2.1 50000 25\r\n").s(GREETING);
+    let binary = || {
+        Dialogue::new(25).c(b"\r\n\r\n\0\r\nQUIT\n\x21\x11\0\x0c\xcb\0\x71\x07\xc0\0\x02\x01\xc3\x50\0\x19").s(GREETING)
+    };
     for (what, talk, severity) in [
-        ("another name", in_clear(Talk::new(25).s(GREETING), "other.example.org"), Severity::Low),
+        ("another name", in_clear(Dialogue::new(25).s(GREETING), "other.example.org"), Severity::Low),
         ("XCLIENT that is refused", in_clear(xclient("550 5.7.0 no\r\n"), "gw.example.org"), Severity::High),
         ("a PROXY header", in_clear(proxy(), "gw.example.org"), Severity::High),
         ("a binary PROXY header", in_clear(binary(), "gw.example.org"), Severity::High),
@@ -179,16 +181,16 @@ fn a_client_that_stops_using_tls_is_known_by_its_address() {
 #[test]
 fn another_name_at_an_address_of_long_standing() {
     let before: Vec<_> = (0..30).map(|day| honest().seen_by_server().at((day - 40) * 86_400)).collect();
-    let heard = hear_after(&before, &in_clear(Talk::new(25).s(GREETING), "other.example.org"), Vec::new());
+    let heard = hear_after(&before, &in_clear(Dialogue::new(25).s(GREETING), "other.example.org"), Vec::new());
     assert_eq!((heard.kinds(), heard.findings[0].severity), (vec![Kind::StarttlsUnused], Severity::Medium));
     let names = heard.findings[0].proof.iter().find(|line| line.contains("FP-21")).expect("both names");
     assert!(names.contains("other.example.org") && names.contains("gw.example.org"), "{names}");
 }
 
 /// A session of a server that uses another name.
-fn renamed(name: &str, reply: &str) -> Talk {
+fn renamed(name: &str, reply: &str) -> Dialogue {
     let greeting = format!("220 {name} ESMTP\r\n");
-    deliver(Talk::new(25).s(greeting).c("EHLO gw.example.org\r\n").s(reply.replace("mx1.example.net", name)))
+    deliver(Dialogue::new(25).s(greeting).c("EHLO gw.example.org\r\n").s(reply.replace("mx1.example.net", name)))
 }
 
 fn rule(peer: &str, starttls: StarttlsRule) -> Rule {
@@ -207,7 +209,7 @@ fn another_name_leads_away_from_no_rule() {
     }
     // A name that the path forges in some sessions first, and one of two names seen for weeks.
     let other = |day: i64| {
-        let talk = Talk::new(25).s("220 printer.lan ESMTP\r\n").c("EHLO gw.example.org\r\n");
+        let talk = Dialogue::new(25).s("220 printer.lan ESMTP\r\n").c("EHLO gw.example.org\r\n");
         let talk = talk.s(OFFER.replace("mx1.example.net", "printer.lan")).c("STARTTLS\r\n").s("220 go\r\n");
         tls(talk).close().at((day - 30) * 86_400)
     };
@@ -233,7 +235,7 @@ fn another_name_leads_away_from_no_history() {
     assert_eq!((finding.kind, &*finding.rule, finding.severity), (Kind::StarttlsStripped, "A4", Severity::High));
     // The name used so far leads to the history of other hosts with that name; the address was seen once.
     let mut before = honest_history(9);
-    let elsewhere = |mut talk: Talk| {
+    let elsewhere = |mut talk: Dialogue| {
         talk.flow.server = socket("198.51.100.99:25");
         talk
     };
@@ -246,7 +248,7 @@ fn another_name_leads_away_from_no_history() {
 fn a_session_that_is_stripped_teaches_no_name() {
     let mut engine = engine(Vec::new());
     for talk in honest_history(2).iter().chain([&renamed("mail.example.com", STRIPPED)]) {
-        talk.play(&mut engine, &mut Heard::default());
+        talk.play(&mut engine, &mut Recorded::default());
     }
     let key = HistoryKey {
         role: Role::Client,

@@ -19,9 +19,9 @@ use smtpwatch_core::{
     },
 };
 
-use crate::talk::{
-    GREETING, Heard, OFFER, STRIPPED, Talk, certificate, client_hello, finished, greeted, honest, sealed, server_hello,
-    tls,
+use crate::scenario::{
+    Dialogue, GREETING, OFFER, Recorded, STRIPPED, certificate, client_hello, finished, greeted, honest, sealed,
+    server_hello, tls,
 };
 
 const DOMAIN: &str = "example.net";
@@ -71,13 +71,13 @@ fn engine(lookups: bool) -> Engine {
     Engine::new(Settings { lookups, ..Settings::default() }, Vec::new(), History::new(1000))
 }
 
-fn mail(greeting: &str, reply: &str) -> Talk {
+fn mail(greeting: &str, reply: &str) -> Dialogue {
     accepted(greeting, reply).c("QUIT\r\n").s("221 bye\r\n").leave()
 }
 
 /// A session up to the acceptance of the message.
-fn accepted(greeting: &str, reply: &str) -> Talk {
-    Talk::new(25)
+fn accepted(greeting: &str, reply: &str) -> Dialogue {
+    Dialogue::new(25)
         .s(greeting)
         .c("EHLO out.example.org\r\n")
         .s(reply)
@@ -91,26 +91,26 @@ fn accepted(greeting: &str, reply: &str) -> Talk {
         .s("250 queued\r\n")
 }
 
-fn stripped() -> Talk {
+fn stripped() -> Dialogue {
     mail(GREETING, STRIPPED)
 }
 
-fn end(talk: &Talk) -> Timestamp {
+fn end(talk: &Dialogue) -> Timestamp {
     Timestamp(talk.packets.last().expect("packets").at)
 }
 
 /// The findings about a first session that is stripped, with an engine that has these look-up results.
-fn first_contact(learned: impl IntoIterator<Item = LookupResult>, talk: &Talk) -> Heard {
+fn first_contact(learned: impl IntoIterator<Item = LookupResult>, talk: &Dialogue) -> Recorded {
     let mut engine = engine(false);
     learned.into_iter().for_each(|learned| engine.learn(learned));
-    let mut heard = Heard::default();
+    let mut heard = Recorded::default();
     talk.play(&mut engine, &mut heard);
     engine.finish(end(talk));
     heard.drain(&mut engine);
     heard
 }
 
-fn said(heard: &Heard) -> Vec<(Kind, &str, &str, Evidence, Severity)> {
+fn said(heard: &Recorded) -> Vec<(Kind, &str, &str, Evidence, Severity)> {
     let findings = heard.findings.iter();
     findings.map(|f| (f.kind, &*f.rule, &*f.expected.source, f.evidence, f.severity)).collect()
 }
@@ -177,8 +177,8 @@ fn another_name_leads_away_from_no_policy() {
     assert_eq!(said(&first_contact([host(HERE, State::Valid)], &renamed)), [], "of a first contact nothing is known");
     let mut engine = engine(false);
     engine.learn(host(HERE, State::Valid));
-    honest().at(-7200).play(&mut engine, &mut Heard::default());
-    let mut heard = Heard::default();
+    honest().at(-7200).play(&mut engine, &mut Recorded::default());
+    let mut heard = Recorded::default();
     renamed.play(&mut engine, &mut heard);
     engine.finish(end(&renamed));
     heard.drain(&mut engine);
@@ -225,7 +225,7 @@ fn the_list_speaks_until_it_expires() {
 
 #[test]
 fn a_verdict_waits_for_the_answer_and_is_complete_when_it_comes() {
-    let (mut engine, mut heard, talk) = (engine(true), Heard::default(), stripped());
+    let (mut engine, mut heard, talk) = (engine(true), Recorded::default(), stripped());
     talk.play(&mut engine, &mut heard);
     assert!(heard.wanted.contains(&LookupRequest::Domain(DOMAIN.to_owned())), "{:?}", heard.wanted);
     assert!(heard.wanted.contains(&LookupRequest::Host(HOST.to_owned())), "{:?}", heard.wanted);
@@ -244,9 +244,9 @@ fn a_verdict_waits_for_the_answer_and_is_complete_when_it_comes() {
 #[test]
 fn without_an_answer_it_goes_out_as_it_stands_and_says_so() {
     let mut engine = engine(true);
-    let mut heard = Heard::default();
-    for before in crate::talk::honest_history(10) {
-        before.play(&mut engine, &mut Heard::default());
+    let mut heard = Recorded::default();
+    for before in crate::scenario::honest_history(10) {
+        before.play(&mut engine, &mut Recorded::default());
     }
     let talk = stripped();
     talk.play(&mut engine, &mut heard);
@@ -263,7 +263,7 @@ fn without_an_answer_it_goes_out_as_it_stands_and_says_so() {
 
 #[test]
 fn what_waits_is_bounded_and_another_connection_may_have_its_name() {
-    let (mut engine, mut heard, talk) = (engine(true), Heard::default(), stripped());
+    let (mut engine, mut heard, talk) = (engine(true), Recorded::default(), stripped());
     // One four-tuple repeatedly; each session starts before the look-up of the previous one is answered.
     for _ in 0..1_500 {
         talk.play(&mut engine, &mut heard);
@@ -305,7 +305,7 @@ fn a_session_counts_for_each_policy_in_a_report() {
 }
 
 /// A session under TLS 1.2 with a server that presents this certificate.
-fn under_tls_1_2(der: &[u8]) -> Talk {
+fn under_tls_1_2(der: &[u8]) -> Dialogue {
     greeted()
         .s(OFFER)
         .c("STARTTLS\r\n")
@@ -329,7 +329,7 @@ fn a_certificate_in_sight_is_compared_and_one_out_of_sight_is_not_called_good() 
     };
     let public_key = x509_parser::parse_x509_certificate(&der).expect("certificate").1.public_key().raw.to_vec();
     let talk = under_tls_1_2(&der);
-    let certificates = |heard: &Heard| heard.sessions.iter().map(|session| session.certificate).collect::<Vec<_>>();
+    let certificates = |heard: &Recorded| heard.sessions.iter().map(|session| session.certificate).collect::<Vec<_>>();
     let right = first_contact([no_sts(), host_with(HERE, State::Valid, digest(&public_key))], &talk);
     assert_eq!((right.kinds(), certificates(&right)), (vec![], vec![Some((Source::Dane, Verdict::Match))]));
     assert_eq!(right.deliveries[0].failure, None);
@@ -366,7 +366,7 @@ fn other_names_of_an_address_bind_nobody_without_a_recipient() {
         dane: answer(State::Insecure, None),
         base: "mx.example.org".to_owned(),
     };
-    let begun = Talk::new(25)
+    let begun = Dialogue::new(25)
         .s("220 mail.example.com ESMTP\r\n")
         .c("EHLO out.example.org\r\n")
         .s(STRIPPED.replace(HOST, "mail.example.com"))
@@ -418,11 +418,11 @@ fn listed() -> LookupResult {
 }
 
 /// The strip as a client sees it, of a server with this name.
-fn stripped_by(name: &str) -> Talk {
+fn stripped_by(name: &str) -> Dialogue {
     mail(&format!("220 {name} ESMTP\r\n"), &STRIPPED.replace(HOST, name))
 }
 
-fn is_accused(heard: &Heard) -> bool {
+fn is_accused(heard: &Recorded) -> bool {
     heard.findings.iter().any(|finding| finding.evidence >= Evidence::Policy)
 }
 
@@ -500,7 +500,7 @@ fn an_address_that_held_once_binds_its_next_tenant_to_nothing() {
 
 #[test]
 fn a_connection_that_is_reset_waits_for_its_policy_too() {
-    let (mut engine, mut heard) = (engine(true), Heard::default());
+    let (mut engine, mut heard) = (engine(true), Recorded::default());
     let talk = accepted(GREETING, STRIPPED).reset(Side::Server);
     talk.play(&mut engine, &mut heard);
     for second in 1..=6 {
@@ -532,7 +532,7 @@ fn a_retry_that_waits_for_its_policy_is_held_against_the_failure_before_it() {
         (vec![failed(0, 50_000), retry.clone()], "the failure is concluded after the retry"),
         (vec![failed(0, 50_000), retry.clone(), failed(2, 50_001)], "another handshake fails after the retry"),
     ] {
-        let (mut engine, mut heard) = (engine(true), Heard::default());
+        let (mut engine, mut heard) = (engine(true), Recorded::default());
         talks.iter().for_each(|talk| talk.play(&mut engine, &mut heard));
         for second in 1..=30 {
             engine.tick(end(&retry) + Duration::from_secs(second));

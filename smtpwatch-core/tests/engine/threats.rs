@@ -9,9 +9,9 @@ use smtpwatch_core::{
     policy::rule::{Rule, StarttlsRule},
 };
 
-use crate::talk::{
-    GREETING, MASKED, OFFER, Packet, STRIPPED, Talk, client_hello, deliver, greeted, hear, hear_after, honest,
-    honest_history, server_hello, tls,
+use crate::scenario::{
+    Dialogue, GREETING, MASKED, OFFER, OwnedSegment, STRIPPED, client_hello, deliver, greeted, hear, hear_after,
+    honest, honest_history, server_hello, tls,
 };
 
 /// How the peer is known.
@@ -26,7 +26,7 @@ struct Threat {
     id: &'static str,
     kind: Kind,
     known: Known,
-    talk: Talk,
+    talk: Dialogue,
     evidence: Evidence,
     outcome: Outcome,
 }
@@ -39,9 +39,9 @@ fn threats() -> Vec<Threat> {
     let threat = |id, known, talk, evidence, outcome| Threat { id, kind: row_kind(id), known, talk, evidence, outcome };
     // A5 has a second kind: an offer that some clients still understand is masked, not removed.
     let as_kind = |kind, threat: Threat| Threat { kind, ..threat };
-    let quit = |talk: Talk| talk.c("QUIT\r\n").s("221 Bye\r\n").close();
+    let quit = |talk: Dialogue| talk.c("QUIT\r\n").s("221 Bye\r\n").close();
     let masked = |line: &str| OFFER.replace("250-STARTTLS", line);
-    let submission = || Talk::new(587).s(GREETING).c("EHLO gw\r\n");
+    let submission = || Dialogue::new(587).s(GREETING).c("EHLO gw\r\n");
     let bare = "250 mx1.example.net\r\n";
     let asked = || greeted().s(OFFER).c("STARTTLS\r\n");
     let go = || asked().s("220 2.0.0 Ready to start TLS\r\n");
@@ -57,7 +57,7 @@ fn threats() -> Vec<Threat> {
         threat("A3", Nothing, deliver(greeted().s(masked("250-starttls"))), Suspicious, Content),
         threat("A3", History, deliver(greeted().s(masked("250-TTTTTTTT"))), Regression, Content),
         threat("A3", Required, deliver(greeted().s(masked("250-STARTTLX"))), Tamper, Content),
-        threat("A4", History, deliver(Talk::new(25).s("220 mx1.example.net ESMTP mail.redacted.com - x\r\n").c("EHLO gw.example.org\r\n").s(STRIPPED)), Regression, Content),
+        threat("A4", History, deliver(Dialogue::new(25).s("220 mx1.example.net ESMTP mail.redacted.com - x\r\n").c("EHLO gw.example.org\r\n").s(STRIPPED)), Regression, Content),
         threat("A4", History, deliver(greeted().s(STRIPPED.replace("250-mx1.example.net", "250-mx1.example.net at your service, [203.0.113.7]"))), Regression, Content),
         threat("A4", History, deliver(greeted().s("250-mx1.example.net at your service, [203.0.113.7]\r\n250-AUTH LOGIN PLAIN XOAUTH2\r\n250 SMTPUTF8\r\n")), Regression, Content),
         threat("A5", History, deliver(greeted().s("250-STARTTLS\r\n250-PIPELINING\r\n250-SIZE 10240000\r\n250-ETRN\r\n250-ENHANCEDSTATUSCODES\r\n250 8BITMIME\r\n")), Regression, Content),
@@ -78,8 +78,8 @@ fn threats() -> Vec<Threat> {
         threat("B1", Required, quit(greeted().s("502 not implemented\r\n").c("HELO gw\r\n").s(bare)), Policy, Attempt),
         threat("B2", Nothing, greeted_server("XXXX mail.example.org\r\n"), Tamper, Attempt),
         threat("B2", Nothing, quit(greeted().s("500 5.5.1 Command unrecognized: \"XXXX gw.example.org\"\r\n")), Tamper, Attempt),
-        threat("B3", Nothing, deliver(Talk::new(25).s("220 ************************************\r\n").c("HELO gw\r\n").s(bare)), Suspicious, Content),
-        threat("B3", History, deliver(Talk::new(25).s("200 ********************\r\n").c("HELO gw\r\n").s(bare)), Tamper, Content),
+        threat("B3", Nothing, deliver(Dialogue::new(25).s("220 ************************************\r\n").c("HELO gw\r\n").s(bare)), Suspicious, Content),
+        threat("B3", History, deliver(Dialogue::new(25).s("200 ********************\r\n").c("HELO gw\r\n").s(bare)), Tamper, Content),
         threat("C1", Nothing, deliver(asked().s("454 TLS not available due to temporary reason\r\n")), Suspicious, Content),
         threat("C1", Required, deliver(asked().s("454 4.7.0 TLS not available due to local problem\r\n")), Policy, Content),
         threat("C2", Nothing, deliver(asked().s("501 Syntax error\r\n")), Suspicious, Content),
@@ -135,16 +135,16 @@ fn threats() -> Vec<Threat> {
 }
 
 /// The gateway as server: what it sends is not what the client answers.
-fn greeted_server(line: &str) -> Talk {
-    Talk::new(25).s(GREETING).c(line).s("500 what?\r\n").c("QUIT\r\n").s("221 Bye\r\n").close().seen_by_server()
+fn greeted_server(line: &str) -> Dialogue {
+    Dialogue::new(25).s(GREETING).c(line).s("500 what?\r\n").c("QUIT\r\n").s("221 Bye\r\n").close().seen_by_server()
 }
 
 /// The EHLO reply, acknowledged, then the same range once more with STARTTLS in it.
-fn two_copies() -> Talk {
+fn two_copies() -> Dialogue {
     let mut talk = greeted().s(MASKED.replace("XXXXXXXA", "ETRN1234")).ack(Side::Client);
     let reply = talk.packets.iter().find(|packet| packet.payload.starts_with(b"250-mx1")).expect("reply").clone();
     let payload = String::from_utf8(reply.payload.clone()).expect("text").replace("ETRN1234", "STARTTLS").into_bytes();
-    talk.packets.push(Packet { payload, ..reply });
+    talk.packets.push(OwnedSegment { payload, ..reply });
     talk.c("QUIT\r\n").s("221 Bye\r\n").close()
 }
 
@@ -234,12 +234,12 @@ fn injected_octets_before_a_handshake_that_succeeds_are_one_finding() {
 }
 
 /// Six sessions under TLS of one client with this host as the server.
-fn known_client() -> Vec<Talk> {
+fn known_client() -> Vec<Dialogue> {
     (0..6).map(|hour| honest().seen_by_server().at((hour - 1000) * 3600)).collect()
 }
 
 /// A client, known or not, delivers in cleartext although STARTTLS is offered to it.
-fn a8(before: &[Talk]) -> Vec<Finding> {
+fn a8(before: &[Dialogue]) -> Vec<Finding> {
     hear_after(before, &deliver(greeted().s(OFFER)).seen_by_server(), Vec::new()).findings
 }
 
@@ -310,27 +310,27 @@ fn d1_the_retry_counts_in_every_shape_and_at_every_address() {
         let go = greeted().s(OFFER).c("STARTTLS\r\n").s("220 2.0.0 go\r\n");
         go.c(client_hello(0x0304)).ack(Side::Server).reset(Side::Server).at(-3600)
     };
-    let moved = |mut talk: Talk, client: &str, server: &str| {
+    let moved = |mut talk: Dialogue, client: &str, server: &str| {
         talk.flow.client = client.parse().expect("address");
         talk.flow.server = server.parse().expect("address");
         talk
     };
-    let retries = |first: &Talk, retry: &Talk| {
+    let retries = |first: &Dialogue, retry: &Dialogue| {
         hear_after(std::slice::from_ref(first), retry, Vec::new()).kinds().contains(&Kind::DowngradeRetry)
     };
     let bare = "250 mx1.example.net\r\n";
     for (retry, how) in [
-        (deliver(Talk::new(25).s(GREETING).c("HELO gw\r\n").s(bare)), "by HELO"),
+        (deliver(Dialogue::new(25).s(GREETING).c("HELO gw\r\n").s(bare)), "by HELO"),
         (deliver(greeted().s(STRIPPED)), "without an offer"),
         (moved(deliver(greeted().s(OFFER)), "192.0.2.10:50000", "198.51.100.77:25"), "another address of that name"),
         (moved(deliver(greeted().s(OFFER)), "[2001:db8::10]:50000", "[2001:db8:1::25]:25"), "the other family"),
     ] {
         assert!(retries(&failed(), &retry), "{how}");
     }
-    let other = Talk::new(25).s("220 mx9.example.com ESMTP\r\n").c("EHLO gw\r\n").s("250 mx9.example.com\r\n");
+    let other = Dialogue::new(25).s("220 mx9.example.com ESMTP\r\n").c("EHLO gw\r\n").s("250 mx9.example.com\r\n");
     let other = moved(deliver(other), "192.0.2.10:50000", "198.51.100.77:25");
     assert!(!retries(&failed(), &other), "another server");
-    let inbound = deliver(Talk::new(25).s(GREETING).c("HELO gw\r\n").s(bare)).seen_by_server();
+    let inbound = deliver(Dialogue::new(25).s(GREETING).c("HELO gw\r\n").s(bare)).seen_by_server();
     assert!(retries(&failed().seen_by_server(), &inbound));
 }
 
@@ -342,9 +342,9 @@ fn d1_a_handshake_that_stands_still_has_failed() {
         retry.flow.client.set_port(50_000);
         retry
     };
-    let kinds = |first: &Talk, retry: &Talk| {
-        let mut engine = crate::talk::engine(Vec::new());
-        let mut heard = crate::talk::Heard::default();
+    let kinds = |first: &Dialogue, retry: &Dialogue| {
+        let mut engine = crate::scenario::engine(Vec::new());
+        let mut heard = crate::scenario::Recorded::default();
         first.play(&mut engine, &mut heard);
         retry.play(&mut engine, &mut heard);
         heard.kinds()
@@ -376,7 +376,7 @@ fn b1_a_server_that_used_to_answer_ehlo() {
     assert!(heard.findings[0].expected.detail.contains("EHLO was answered in 6 sessions"), "{:?}", heard.findings[0]);
     // With this host as server, a rule does not hide what the history has of the client.
     let before: Vec<_> = (0..6).map(|hour| honest().seen_by_server().at((hour - 1000) * 3600)).collect();
-    let helo = Talk::new(25).s(GREETING).c("HELO gw.example.org\r\n").s("250 mx1.example.net\r\n");
+    let helo = Dialogue::new(25).s(GREETING).c("HELO gw.example.org\r\n").s("250 mx1.example.net\r\n");
     let helo = deliver(helo).seen_by_server();
     let heard = hear_after(&before, &helo, rules(Known::Required));
     assert!(heard.kinds().contains(&Kind::EhloDowngraded), "{:?}", heard.kinds());
@@ -439,7 +439,7 @@ fn fo1_copies_beyond_the_bound_are_counted() {
     let mut talk = greeted().s(STRIPPED).ack(Side::Client);
     let reply = talk.packets.iter().find(|packet| packet.payload.starts_with(b"250-mx1")).expect("reply").clone();
     for letter in b'A'..=b'L' {
-        talk.packets.push(Packet { payload: vec![letter; reply.payload.len()], ..reply.clone() });
+        talk.packets.push(OwnedSegment { payload: vec![letter; reply.payload.len()], ..reply.clone() });
     }
     let heard = hear(&talk.c("QUIT\r\n").s("221 Bye\r\n").close(), Vec::new());
     assert!(
@@ -502,7 +502,7 @@ fn fo4_fo6_another_stack_answers_from_another_distance() {
     let server = [2, 4, 0x05, 0xb4, 4, 2, 8, 10, 0, 0, 0, 0, 0, 0, 0, 0, 1, 3, 3, 7];
     // MSS 1380 and no other option: the answer of a common firewall in the server's place.
     let proxy = [2, 4, 0x05, 0x64];
-    let dressed = |mut talk: Talk, options: &[u8], ttl: u8| {
+    let dressed = |mut talk: Dialogue, options: &[u8], ttl: u8| {
         for packet in talk.packets.iter_mut().filter(|packet| packet.from == Side::Server) {
             packet.ttl = ttl;
             if packet.flags.contains(TcpFlags::SYN) {
