@@ -505,7 +505,7 @@ impl Watch {
     }
 
     fn learn(&mut self, learned: LookupResult) {
-        self.pipeline.learn(learned, &mut |output| self.outputs.take(output));
+        self.pipeline.apply(learned, &mut |output| self.outputs.take(output));
     }
 
     fn records(&mut self) -> anyhow::Result<Drained> {
