@@ -101,6 +101,11 @@ impl<const LISTS: usize> LruLists<LISTS> {
         self.ends[list].younger.place()
     }
 
+    /// The indices of one list, from the oldest to the youngest.
+    pub(crate) fn iter(&self, list: usize) -> impl Iterator<Item = usize> {
+        std::iter::successors(self.oldest(list), |place| self.places.get(*place)?.younger.place())
+    }
+
     fn of(&mut self, list: usize, neighbour: Link) -> &mut Links {
         match neighbour.place() {
             Some(place) => {

@@ -106,8 +106,8 @@ impl Pipeline {
     }
 
     /// Passes a look-up result about a published policy to the engine.
-    pub fn learn(&mut self, learned: LookupResult, on: &mut impl FnMut(Output)) {
-        self.engine.learn(learned);
+    pub fn apply(&mut self, result: LookupResult, on: &mut impl FnMut(Output)) {
+        self.engine.apply(result);
         self.drain(on);
     }
 

@@ -81,7 +81,7 @@ impl Replay {
     /// Adds a STARTTLS-Everywhere list. Other published policies are not available to a replay: current policies
     /// prove nothing about past mail.
     pub fn list(&mut self, list: StarttlsList) {
-        self.pipeline.learn(LookupResult::List(Arc::new(list)), &mut |_| ());
+        self.pipeline.apply(LookupResult::List(Arc::new(list)), &mut |_| ());
     }
 
     /// Reads one file up to its end or its first damage.

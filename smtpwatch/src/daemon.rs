@@ -512,7 +512,7 @@ impl CaptureThread {
     }
 
     fn learn(&mut self, result: LookupResult) {
-        self.pipeline.learn(result, &mut |output| self.outputs.dispatch(output));
+        self.pipeline.apply(result, &mut |output| self.outputs.dispatch(output));
     }
 
     fn records(&mut self) -> anyhow::Result<Drained> {

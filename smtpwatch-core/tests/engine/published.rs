@@ -102,7 +102,7 @@ fn end(talk: &Dialogue) -> Timestamp {
 /// The findings about a first session that is stripped, with an engine that has these look-up results.
 fn first_contact(learned: impl IntoIterator<Item = LookupResult>, talk: &Dialogue) -> Recorded {
     let mut engine = engine(false);
-    learned.into_iter().for_each(|learned| engine.learn(learned));
+    learned.into_iter().for_each(|result| engine.apply(result));
     let mut heard = Recorded::default();
     talk.play(&mut engine, &mut heard);
     engine.finish(end(talk));
@@ -176,7 +176,7 @@ fn another_name_leads_away_from_no_policy() {
     let renamed = mail("220 mail.example.com ESMTP\r\n", &STRIPPED.replace(HOST, "mail.example.com"));
     assert_eq!(said(&first_contact([host(HERE, State::Valid)], &renamed)), [], "of a first contact nothing is known");
     let mut engine = engine(false);
-    engine.learn(host(HERE, State::Valid));
+    engine.apply(host(HERE, State::Valid));
     honest().at(-7200).play(&mut engine, &mut Recorded::default());
     let mut heard = Recorded::default();
     renamed.play(&mut engine, &mut heard);
@@ -230,10 +230,10 @@ fn a_verdict_waits_for_the_answer_and_is_complete_when_it_comes() {
     assert!(heard.wanted.contains(&LookupRequest::Domain(DOMAIN.to_owned())), "{:?}", heard.wanted);
     assert!(heard.wanted.contains(&LookupRequest::Host(HOST.to_owned())), "{:?}", heard.wanted);
     assert!(heard.findings.is_empty() && heard.sessions.is_empty(), "{heard:?}");
-    engine.learn(domain(State::Valid, StsMode::Enforce));
+    engine.apply(domain(State::Valid, StsMode::Enforce));
     heard.drain(&mut engine);
     assert!(heard.findings.is_empty(), "where the mail host is, is not known yet");
-    engine.learn(host(HERE, State::Absent));
+    engine.apply(host(HERE, State::Absent));
     heard.drain(&mut engine);
     assert_eq!(heard.kinds(), [Kind::StarttlsStripped, Kind::PolicyViolation]);
     assert_eq!(heard.findings[0].outcome, Outcome::Content);
@@ -505,8 +505,8 @@ fn a_connection_that_is_reset_waits_for_its_policy_too() {
     talk.play(&mut engine, &mut heard);
     for second in 1..=6 {
         if second == 5 {
-            engine.learn(domain(State::Valid, StsMode::Enforce));
-            engine.learn(host(HERE, State::Absent));
+            engine.apply(domain(State::Valid, StsMode::Enforce));
+            engine.apply(host(HERE, State::Absent));
         }
         engine.tick(end(&talk) + Duration::from_secs(second));
         heard.drain(&mut engine);

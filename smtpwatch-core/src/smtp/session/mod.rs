@@ -602,4 +602,20 @@ impl Session {
         self.phase = Phase::Commands;
         self.client(bytes, self.client_end);
     }
+    /// Both ends support multipath TCP: parts of the dialogue may travel where they are not seen.
+    pub fn multipath(&mut self) {
+        self.seen.doubt.get_or_insert(Doubt::Multipath);
+    }
+
+    /// The connection was silent for longer than any time-out of SMTP.
+    pub const fn timed_out(&mut self) {
+        self.seen.timed_out = true;
+    }
+
+    /// No policy needs the server's certificates.
+    pub fn forget_certificates(&mut self) {
+        if let Some(tls) = &mut self.seen.tls {
+            tls.certificates = Vec::new();
+        }
+    }
 }
