@@ -1,25 +1,18 @@
-//! Lowers the severity of claims from history by their certainty. The rate shows that the peer behaved differently
-//! before. [`weigh`] judges whether it is the same peer, and whether it always behaved that way (docs/threats.md FP-1,
+//! Limits the severity of claims from history by their certainty. The rate shows that the peer behaved differently
+//! before. [`limit`] judges whether it is the same peer, and whether it always behaved that way (docs/threats.md FP-1,
 //! FP-13, FP-21).
 
-use super::{Claim, RuleInput};
+use super::{Claim, Limit, RuleInput};
 use crate::{
     Role,
-    finding::{Kind, Outcome, Severity},
+    finding::{ExpectedSource, Kind, Outcome},
     policy::history::HistoryRecord,
 };
 
-/// Maximum severity if the peer's history is short and was interrupted.
-const WAVERING: Severity = Severity::Medium;
-/// Maximum severity for a client with an unknown name at an address with long-standing use of TLS.
-const ANOTHER_OF_ESTABLISHED: Severity = Severity::Medium;
-/// Maximum severity for a client with an unknown name at an address with a short history.
-const ANOTHER: Severity = Severity::Low;
-
-/// Lowers the severity of a claim that rests on history alone if that history is uncertain.
-pub(super) fn weigh(input: &RuleInput<'_>, claim: &mut Claim) {
+/// Limits the severity of a claim that rests on history alone if that history is uncertain.
+pub(super) fn limit(input: &RuleInput<'_>, claim: &mut Claim) {
     // A credential in cleartext is lost to any peer.
-    if claim.expected.source != "history" || claim.outcome >= Outcome::Credential {
+    if !claim.expected.is_from(ExpectedSource::History) || claim.outcome >= Outcome::Credential {
         return;
     }
     let about_use = input.role == Role::Server || matches!(claim.kind, Kind::StarttlsUnused | Kind::DowngradeRetry);
@@ -27,8 +20,8 @@ pub(super) fn weigh(input: &RuleInput<'_>, claim: &mut Claim) {
     let Some(record) = record else { return };
     let rate = if about_use { record.used } else { record.offered };
     if rate.is_wavering() {
-        claim.severity = claim.severity.min(WAVERING);
-        claim.proof.push(format!(
+        claim.add_limit(Limit::Interrupted);
+        claim.indicators.push(format!(
             "history of this peer is short and was interrupted {} times: a farm whose members differ looks like this (FP-1)",
             rate.returns
         ));
@@ -36,17 +29,17 @@ pub(super) fn weigh(input: &RuleInput<'_>, claim: &mut Claim) {
     if input.role == Role::Server
         && let Some(names) = names_of_others(input, record)
     {
-        let most = if rate.wear.established { ANOTHER_OF_ESTABLISHED } else { ANOTHER };
-        claim.severity = claim.severity.min(most);
+        let limit = if rate.wear.established { Limit::OtherNameOfEstablished } else { Limit::OtherName };
+        claim.add_limit(limit);
         let name = input.session.client_name.as_deref().unwrap_or_default();
-        claim.proof.push(format!(
+        claim.indicators.push(format!(
             "the client calls itself {name:?}; TLS from this address was used by {names}: another client behind the same address, or a \
              name that was rewritten (FP-21)"
         ));
     }
     if input.session.proxy_header && input.role == Role::Server {
         let address = input.peer;
-        claim.proof.push(format!(
+        claim.indicators.push(format!(
             "a PROXY header came from {address}, which is not in trusted_proxies: the client is taken for that address (FP-13)"
         ));
     }

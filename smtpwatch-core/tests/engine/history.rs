@@ -68,21 +68,30 @@ fn history_is_not_worn_down_by_turns() {
 }
 
 /// FP-1: two of three members offer STARTTLS, and the first sessions reached those two.
-#[test]
-fn a_farm_is_named_once_and_then_left_alone() {
+fn farm() -> Vec<Talk> {
     let mut before = honest_history(6);
     for hour in 0..60 {
         let talk = if hour % 3 == 0 { stripped() } else { honest() };
         before.push(talk.at((hour - 990) * 3600));
     }
-    let findings: Vec<_> = each(&before).into_iter().flatten().collect();
+    before
+}
+
+/// Findings until history classifies a peer as a farm, the one that says so, and one by the history of a name.
+pub fn raised() -> Vec<Finding> {
+    each(&farm()).into_iter().flatten().chain(known_by_name().findings).collect()
+}
+
+#[test]
+fn a_farm_is_named_once_and_then_left_alone() {
+    let findings: Vec<_> = each(&farm()).into_iter().flatten().collect();
     let named: Vec<_> =
         findings.iter().filter(|finding| finding.proof[0].contains("farm whose members differ")).collect();
     let [named] = named[..] else { panic!("{} findings", named.len()) };
     assert_eq!((named.kind, &*named.rule, named.severity), (Kind::StarttlsStripped, "A9", Severity::Low));
     assert_eq!(named.outcome, Outcome::Attempt);
     assert!(findings.len() <= 6, "{} findings", findings.len());
-    assert!(hear_after(&before, &stripped(), Vec::new()).findings.is_empty());
+    assert!(hear_after(&farm(), &stripped(), Vec::new()).findings.is_empty());
 }
 
 #[test]
@@ -226,19 +235,23 @@ fn another_name_leads_away_from_no_rule() {
 }
 
 /// History by address applies whatever the greeting contains, and the changed text is an indicator (A4).
-#[test]
-fn another_name_leads_away_from_no_history() {
-    let heard = hear_after(&honest_history(9), &renamed("mail.example.com", STRIPPED), Vec::new());
-    let finding = &heard.findings[0];
-    assert_eq!((finding.kind, &*finding.rule, finding.severity), (Kind::StarttlsStripped, "A4", Severity::High));
-    // The name used so far leads to the history of other hosts with that name; the address was seen once.
+/// The name used so far leads to the history of other hosts with that name; the address was seen once.
+fn known_by_name() -> Heard {
     let mut before = honest_history(9);
     let elsewhere = |mut talk: Talk| {
         talk.flow.server = socket("198.51.100.99:25");
         talk
     };
     before.push(elsewhere(honest().at(-86_400)));
-    let heard = hear_after(&before, &elsewhere(renamed("mail.example.com", STRIPPED)), Vec::new());
+    hear_after(&before, &elsewhere(renamed("mail.example.com", STRIPPED)), Vec::new())
+}
+
+#[test]
+fn another_name_leads_away_from_no_history() {
+    let heard = hear_after(&honest_history(9), &renamed("mail.example.com", STRIPPED), Vec::new());
+    let finding = &heard.findings[0];
+    assert_eq!((finding.kind, &*finding.rule, finding.severity), (Kind::StarttlsStripped, "A4", Severity::High));
+    let heard = known_by_name();
     assert_eq!((heard.kinds(), heard.findings[0].evidence), (vec![Kind::StarttlsStripped], Evidence::Suspicious));
 }
 
