@@ -7,11 +7,16 @@ use std::borrow::Cow;
 
 use serde::{Deserialize, Serialize};
 
-use crate::{Role, Side, Timestamp, evidence::EvidenceBundle};
+use crate::{
+    Role, Side, Timestamp,
+    evidence::EvidenceBundle,
+    policy::published::demand::{Source, Weight},
+};
 
 /// Version of the JSON form of a [`Finding`].
 pub const SCHEMA_VERSION: u32 = 1;
 
+/// Declares an enum of names that are part of the public format.
 macro_rules! vocabulary {
     ($(#[$meta:meta])* $name:ident { $($(#[$vmeta:meta])* $variant:ident = $text:literal),+ $(,)? }) => {
         $(#[$meta])*
@@ -50,6 +55,8 @@ macro_rules! vocabulary {
         }
     };
 }
+
+pub(crate) use vocabulary;
 
 vocabulary! {
     /// Kind of a finding. The names are stable: they are metric labels and alert selectors.
@@ -147,6 +154,7 @@ vocabulary! {
 
 vocabulary! {
     /// Severity of a finding, by how soon an operator should look. Ordered: later is more severe.
+    /// [`crate::judge::severity`] derives it.
     Severity {
         /// For information only.
         Info = "info",
@@ -158,23 +166,6 @@ vocabulary! {
         High = "high",
         /// Look now.
         Critical = "critical",
-    }
-}
-
-impl Severity {
-    /// Severity as a function of evidence and outcome: neither alone determines it.
-    #[must_use]
-    pub const fn of(evidence: Evidence, outcome: Outcome) -> Self {
-        match (outcome, evidence) {
-            (Outcome::Credential, _) | (Outcome::Content, Evidence::Policy | Evidence::Tamper) => Self::Critical,
-            (Outcome::Content | Outcome::Envelope, Evidence::Regression)
-            | (Outcome::Envelope, Evidence::Policy | Evidence::Tamper) => Self::High,
-            (Outcome::Content, Evidence::Suspicious) | (Outcome::Attempt, Evidence::Policy | Evidence::Tamper) => {
-                Self::Medium
-            }
-            (Outcome::Envelope, Evidence::Suspicious) | (Outcome::Attempt, Evidence::Regression) => Self::Low,
-            (Outcome::Attempt, Evidence::Suspicious) => Self::Info,
-        }
     }
 }
 
@@ -190,7 +181,8 @@ pub struct Finding {
     pub time: Timestamp,
     /// Kind of the finding.
     pub kind: Kind,
-    /// Identifier of the matching row of docs/threats.md.
+    /// Identifier of the matching row of docs/threats.md. A finding of another version may name a row that is not a
+    /// [`RuleId`](crate::judge::RuleId).
     pub rule: Cow<'static, str>,
     /// Severity, by how soon an operator should look.
     pub severity: Severity,
@@ -316,8 +308,52 @@ pub struct Expected {
 impl Expected {
     /// STARTTLS is expected, as `source` says.
     #[must_use]
-    pub const fn starttls(source: &'static str, detail: String) -> Self {
-        Self { starttls: true, source: Cow::Borrowed(source), mode: None, detail }
+    pub const fn starttls(source: ExpectedSource, detail: String) -> Self {
+        Self { starttls: true, source: Cow::Borrowed(source.as_str()), mode: None, detail }
+    }
+
+    /// Whether this source says it.
+    #[must_use]
+    pub fn is_from(&self, source: ExpectedSource) -> bool {
+        self.source == source.as_str()
+    }
+
+    /// Whether a published policy in testing mode says it.
+    #[must_use]
+    pub fn is_testing(&self) -> bool {
+        self.mode.as_deref() == Weight::Testing.mode()
+    }
+}
+
+vocabulary! {
+    /// Source of an expectation.
+    ExpectedSource {
+        /// A `[[rule]]` of the configuration.
+        Rule = "rule",
+        /// TLSA records proven by DNSSEC.
+        Dane = "dane",
+        /// MTA-STS.
+        MtaSts = "mta-sts",
+        /// The STARTTLS-Everywhere list.
+        List = "list",
+        /// This host's own sessions with the peer.
+        History = "history",
+        /// A standard, which applies to every peer.
+        Standard = "standard",
+        /// A TLS report of another host contradicts this host's own record.
+        Tlsrpt = "tlsrpt",
+        /// Nothing is known about the peer: the finding rests on the observation alone.
+        Nothing = "none",
+    }
+}
+
+impl From<Source> for ExpectedSource {
+    fn from(source: Source) -> Self {
+        match source {
+            Source::Dane => Self::Dane,
+            Source::MtaSts => Self::MtaSts,
+            Source::List => Self::List,
+        }
     }
 }
 
@@ -362,4 +398,16 @@ pub struct TranscriptLine {
     /// The line without its end, at most [`crate::limits::TRANSCRIPT_LINE`] bytes, as text: bytes that are not
     /// printable ASCII or valid UTF-8 are escaped.
     pub text: String,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_published_source_has_one_name() {
+        for source in Source::ALL {
+            assert_eq!(ExpectedSource::from(source).as_str(), source.as_str());
+        }
+    }
 }

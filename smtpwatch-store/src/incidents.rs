@@ -13,13 +13,14 @@ use smtpwatch_core::{
     evidence::EvidenceBundle,
     finding::{Evidence, Kind, Outcome, Severity},
     hash::hex,
+    offers::Offers,
     policy::history::normal_peer,
 };
 
 use super::{
     Store, StoreError,
     findings::{ORIGIN, head, limit, link, unsigned},
-    offers::Offers,
+    offers,
 };
 
 /// Maximum number of incidents or findings in one result.
@@ -391,7 +392,7 @@ impl Store {
             )?;
             let rows = query.query_map(params![role.as_str(), peer, port], |row| {
                 let day = row.get_ref(0)?.as_str()?.parse::<Day>().ok();
-                Ok(day.zip(Some(Offers::read(row, 1)?)))
+                Ok(day.zip(Some(offers::read(row, 1)?)))
             })?;
             rows.filter_map(Result::transpose).collect()
         })

@@ -7,6 +7,7 @@ use smtpwatch_core::{
     Engine, Finding, FlowKey, Output, Role, Segment, Settings, Side, TcpFlags, Timestamp,
     engine::{Delivery, GateAction, LossCause, SessionSummary},
     finding::Kind,
+    judge::RuleId,
     policy::{history::History, published::LookupRequest, rule::Rule},
     segment::Direction,
 };
@@ -287,7 +288,10 @@ impl Recorded {
     pub fn drain(&mut self, engine: &mut Engine) {
         while let Some(output) = engine.poll() {
             match output {
-                Output::Finding(finding) => self.findings.push(*finding),
+                Output::Finding(finding) => {
+                    assert_allowed(&finding);
+                    self.findings.push(*finding);
+                }
                 Output::Session(session) => self.sessions.push(session),
                 Output::Gate(order) => self.gate.push(order.action),
                 Output::Lost(cause) => {
@@ -304,6 +308,18 @@ impl Recorded {
     pub fn kinds(&self) -> Vec<Kind> {
         self.findings.iter().map(|finding| finding.kind).collect()
     }
+}
+
+/// Whatever a test plays, the catalogue describes what the rules raise.
+fn assert_allowed(finding: &Finding) {
+    let rule: RuleId = finding.rule.parse().expect("a row of the catalogue");
+    let Finding { kind, role, evidence, expected, .. } = finding;
+    assert!(
+        rule.row().allows(finding),
+        "the row {rule} allows no {kind} as the {} with evidence {evidence} by {}",
+        role.as_str(),
+        expected.source
+    );
 }
 
 pub fn engine(rules: Vec<Rule>) -> Engine {
@@ -335,6 +351,11 @@ pub fn hear_by(mut engine: Engine, before: &[Dialogue], dialogue: &Dialogue) -> 
 /// `count` legitimate sessions, an hour apart, all of them before the start of any other dialogue.
 pub fn honest_history(count: i64) -> Vec<Dialogue> {
     (0..count).map(|hour| honest().at((hour - 1000) * 3600)).collect()
+}
+
+/// One legitimate session on each of `count` days, all of them before the start of any other dialogue.
+pub fn daily_history(count: i64) -> Vec<Dialogue> {
+    (0..count).map(|day| honest().at((day - count - 2) * 86_400)).collect()
 }
 
 pub const GREETING: &str = "220 mx1.example.net ESMTP Postfix\r\n";

@@ -75,8 +75,8 @@ pub(super) struct Flow {
     pub(super) retried: Option<Box<Failure>>,
     /// Latest version of each claim that is held back.
     held: Vec<Claim>,
-    /// Claims already raised, with the severity raised.
-    raised: Vec<(Kind, usize, Severity)>,
+    /// Claims already raised, with severity and outcome as raised.
+    raised: Vec<(Kind, usize, Severity, Outcome)>,
 
     // Measurements.
     /// The SYNs of both ends were checked for multipath TCP.
@@ -324,10 +324,10 @@ impl Flow {
         stack && greeting == profile.words[0]
     }
 
-    /// Whether a claim was not raised before, or has a higher severity than when it was raised.
+    /// Whether a claim was not raised before, or has a higher severity or a worse outcome than when it was raised.
     pub(super) fn escalates(&self, claim: &Claim) -> bool {
-        let before = self.raised.iter().find(|(kind, instance, _)| (*kind, *instance) == (claim.kind, claim.instance));
-        before.is_none_or(|(.., severity)| *severity < claim.severity)
+        let before = self.raised.iter().find(|(kind, instance, ..)| (*kind, *instance) == (claim.kind, claim.instance));
+        before.is_none_or(|(.., severity, outcome)| *severity < claim.severity || *outcome < claim.outcome)
     }
 
     pub(super) fn hold(&mut self, claim: Claim) {
@@ -348,8 +348,8 @@ impl Flow {
 
     pub(super) fn raise(&mut self, claim: &Claim) {
         self.held.retain(|held| (held.kind, held.instance) != (claim.kind, claim.instance));
-        self.raised.retain(|(kind, instance, _)| (*kind, *instance) != (claim.kind, claim.instance));
-        self.raised.push((claim.kind, claim.instance, claim.severity));
+        self.raised.retain(|(kind, instance, ..)| (*kind, *instance) != (claim.kind, claim.instance));
+        self.raised.push((claim.kind, claim.instance, claim.severity, claim.outcome));
     }
 
     pub(super) fn finding(&self, at: Timestamp, claim: Claim, context: &Context) -> Finding {
@@ -364,7 +364,7 @@ impl Flow {
             id: String::new(),
             time: at,
             kind: claim.kind,
-            rule: claim.rule.into(),
+            rule: claim.rule.as_str().into(),
             severity: claim.severity,
             evidence: claim.evidence,
             outcome: claim.outcome,
@@ -389,7 +389,7 @@ impl Flow {
             },
             transcript: seen.transcript(),
             gaps: seen.gaps,
-            proof: claim.proof,
+            proof: claim.indicators,
             sender: self.sender.map(|owner| Sender { uid: owner.uid, cgroup_id: owner.cgroup, ..Sender::default() }),
             provenance: Provenance::default(),
             exhibit: Some(Box::new(self.evidence(context))),

@@ -104,7 +104,8 @@ impl Default for Settings {
 /// | `finish` | the verdicts on all flows; no look-ups are waited for |
 /// | `reconfigure`, `history_mut` | none |
 ///
-/// For one flow, [`Output::Finding`] may come several times, also after [`Output::Session`], when its severity rises.
+/// For one flow, [`Output::Finding`] may come several times, also after [`Output::Session`], when its severity rises or its
+/// outcome gets worse.
 /// [`Output::Session`] comes at most once, after the outputs of the final verdict and the history. A flow without
 /// payload has none.
 pub struct Engine {

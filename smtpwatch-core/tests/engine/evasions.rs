@@ -4,7 +4,7 @@
 use std::collections::HashMap;
 
 use smtpwatch_core::{
-    Engine, Settings, Side, TcpFlags, Timestamp,
+    Engine, Finding, Settings, Side, TcpFlags, Timestamp,
     engine::{EvictReason, Output, SessionResult},
     finding::{Evidence, Kind, Outcome},
     limits,
@@ -60,15 +60,19 @@ fn ev2_the_copy_that_the_host_took_in_is_the_one_that_is_read() {
     assert!(heard.kinds().contains(&Kind::StarttlsStripped), "{:?} {:?}", heard.findings, heard.sessions);
 }
 
-#[test]
-fn ev3_a_late_copy_proves_what_was_taken_away() {
+/// The genuine reply arrives after the forged one: it covers the same bytes and differs.
+pub fn late_copy() -> Vec<Finding> {
     let mut talk = greeted().s(STRIPPED).c("MAIL FROM:<a@example.org>\r\n").s("250 ok\r\n");
-    // The genuine reply arrives after the forged one: it covers the same bytes and differs.
     let forged = talk.packets[reply_of(&talk)].clone();
     let genuine = OFFER.as_bytes()[..forged.payload.len()].to_vec();
     talk.packets.push(OwnedSegment { payload: genuine, ..forged });
-    let heard = hear_after(&honest_history(6), &talk.close(), Vec::new());
-    let stripped = heard.findings.iter().find(|finding| finding.kind == Kind::StarttlsStripped).expect("stripped");
+    hear_after(&honest_history(6), &talk.close(), Vec::new()).findings
+}
+
+#[test]
+fn ev3_a_late_copy_proves_what_was_taken_away() {
+    let findings = late_copy();
+    let stripped = findings.iter().find(|finding| finding.kind == Kind::StarttlsStripped).expect("stripped");
     assert_eq!(stripped.evidence, Evidence::Tamper, "{:?}", stripped.proof);
 }
 

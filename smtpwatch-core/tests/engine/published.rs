@@ -115,12 +115,14 @@ fn said(heard: &Recorded) -> Vec<(Kind, &str, &str, Evidence, Severity)> {
     findings.map(|f| (f.kind, &*f.rule, &*f.expected.source, f.evidence, f.severity)).collect()
 }
 
-/// Findings of the rows that need a published policy: MTA-STS in mode testing, DANE, the list, and a certificate that
-/// contradicts DANE.
+/// Findings of the rows that need a published policy: MTA-STS in mode testing, DANE, the list (in force and expired), and
+/// a certificate that contradicts DANE.
 pub fn raised() -> Vec<Finding> {
     let policy = ListPolicy { enforce: true, mxs: vec![".example.net".to_owned()] };
     let policies = [(DOMAIN.to_owned(), policy)].into_iter().collect();
     let list = StarttlsList { timestamp: Timestamp::default(), expires: Timestamp(i64::MAX), policies };
+    let expired = Arc::new(StarttlsList { expires: Timestamp::from_secs(1_591_142_400), ..list.clone() });
+    let by_helo = mail(GREETING, "502 5.5.2 no\r\n");
     let key = rcgen::KeyPair::generate().expect("key");
     let parameters = rcgen::CertificateParams::new(vec![HOST.to_owned()]).expect("name");
     let der = parameters.self_signed(&key).expect("certificate").der().to_vec();
@@ -128,6 +130,8 @@ pub fn raised() -> Vec<Finding> {
         first_contact([domain(State::Valid, StsMode::Testing), host(HERE, State::Absent)], &stripped()).findings,
         first_contact([no_sts(), host(HERE, State::Valid)], &stripped()).findings,
         first_contact([LookupResult::List(Arc::new(list))], &stripped()).findings,
+        first_contact([LookupResult::List(Arc::clone(&expired))], &mail(GREETING, OFFER)).findings,
+        first_contact([LookupResult::List(expired)], &by_helo).findings,
         first_contact([no_sts(), host(HERE, State::Valid)], &under_tls_1_2(&der)).findings,
     ]
     .concat()

@@ -5,8 +5,7 @@ use std::net::IpAddr;
 use axum::response::Response;
 use schemars::JsonSchema;
 use serde::Serialize;
-use smtpwatch_core::Role;
-use smtpwatch_store::offers::Offers;
+use smtpwatch_core::{Role, offers::Offers};
 
 use super::{incidents::role, parameter as p, problem::Problem, request::Request, response, state::Api};
 

@@ -1,8 +1,8 @@
 //! The offers of a peer by day, as an SVG chart and as a table; part of the page of an incident.
 
 use maud::{Markup, html};
-use smtpwatch_core::day::Day;
-use smtpwatch_store::{incidents::Incident, offers::Offers};
+use smtpwatch_core::{day::Day, offers::Offers};
+use smtpwatch_store::incidents::Incident;
 
 use super::format::{count, grouped};
 

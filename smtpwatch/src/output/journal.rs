@@ -233,8 +233,8 @@ mod tests {
     use smtpwatch_core::{
         Finding, Role, Timestamp,
         finding::{
-            Evidence, Expected, FlowInfo, Kind, Observed, Outcome, PeerInfo, Provenance, SCHEMA_VERSION, Severity,
-            StarttlsState,
+            Evidence, Expected, ExpectedSource, FlowInfo, Kind, Observed, Outcome, PeerInfo, Provenance,
+            SCHEMA_VERSION, Severity, StarttlsState,
         },
     };
 
@@ -258,7 +258,7 @@ mod tests {
                 community_id: String::new(),
             },
             peer: PeerInfo::default(),
-            expected: Expected::starttls("history", String::new()),
+            expected: Expected::starttls(ExpectedSource::History, String::new()),
             observed: Observed {
                 capabilities: Vec::new(),
                 starttls: StarttlsState::Absent,
