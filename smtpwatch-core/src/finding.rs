@@ -152,9 +152,9 @@ vocabulary! {
     }
 }
 
+// `judge::severity` derives it.
 vocabulary! {
     /// Severity of a finding, by how soon an operator should look. Ordered: later is more severe.
-    /// [`crate::judge::severity`] derives it.
     Severity {
         /// For information only.
         Info = "info",
@@ -181,8 +181,8 @@ pub struct Finding {
     pub time: Timestamp,
     /// Kind of the finding.
     pub kind: Kind,
-    /// Identifier of the matching row of docs/threats.md. A finding of another version may name a row that is not a
-    /// [`RuleId`](crate::judge::RuleId).
+    /// Identifier of the matching row of docs/threats.md.
+    // Not a `RuleId`: a finding of another version may name a row that this one does not have.
     pub rule: Cow<'static, str>,
     /// Severity, by how soon an operator should look.
     pub severity: Severity,
@@ -205,8 +205,8 @@ pub struct Finding {
     /// Gaps in the reassembled streams of this session.
     pub gaps: u32,
     /// Further indicators, one line each, with numbers.
-    #[serde(default)]
-    pub proof: Vec<String>,
+    #[serde(rename = "proof", default)]
+    pub indicators: Vec<String>,
     /// Local owner of the sending socket, if this host is the client and the kernel reported it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub sender: Option<Sender>,
@@ -403,6 +403,25 @@ pub struct TranscriptLine {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_finding_may_name_a_rule_that_this_version_does_not_have() {
+        let finding = serde_json::json!({
+            "schema_version": 1, "id": "", "time": "2026-11-23T15:04:05.123456Z", "kind": "starttls-stripped",
+            "rule": "Z99", "severity": "high", "evidence": "regression", "outcome": "envelope", "role": "client",
+            "flow": { "client": "", "server": "", "interface": "", "community_id": "" },
+            "peer": { "name": "", "greeting": "" },
+            "expected": { "starttls": true, "source": "fleet", "detail": "" },
+            "observed": { "capabilities": [], "starttls": "absent" },
+            "transcript": [], "gaps": 0, "proof": ["a line"],
+        });
+        let read: Finding = serde_json::from_value(finding.clone()).expect("a finding");
+        assert_eq!((&*read.rule, &*read.expected.source, read.indicators.len()), ("Z99", "fleet", 1));
+        let written = serde_json::to_value(&read).expect("serialises");
+        for key in ["rule", "expected", "proof"] {
+            assert_eq!(written[key], finding[key]);
+        }
+    }
 
     #[test]
     fn a_published_source_has_one_name() {

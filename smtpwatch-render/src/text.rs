@@ -35,7 +35,7 @@ pub fn json_line(value: &impl serde::Serialize) -> String {
     line
 }
 
-/// The finding as text: one line that says what happened, then its proof.
+/// The finding as text: one line that says what happened, then its indicators.
 #[must_use]
 pub fn finding(finding: &Finding) -> String {
     let mut text = String::new();
@@ -60,7 +60,7 @@ pub fn finding(finding: &Finding) -> String {
     let mechanism = f.observed.mechanism.as_ref().map(|name| format!(", mechanism {name}")).unwrap_or_default();
     let reply = f.observed.reply.map(|code| format!(", reply {code}")).unwrap_or_default();
     let _ = writeln!(text, "  observed STARTTLS {}{mechanism}{reply}", f.observed.starttls);
-    for sign in &f.proof {
+    for sign in &f.indicators {
         let _ = writeln!(text, "  sign {sign}");
     }
     if f.gaps > 0 {

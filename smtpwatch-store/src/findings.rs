@@ -16,7 +16,7 @@ use super::{Store, StoreError, signed};
 
 /// Maximum number of findings of one incident that are stored with their evidence; the first ones are chosen. A finding
 /// that repeats for days must not evict the evidence of other incidents. The document of every finding is stored, with
-/// its transcript and proof.
+/// its transcript and indicators.
 pub const EXHIBITS_PER_INCIDENT: i64 = 32;
 /// Maximum number of findings removed in one transaction, so that the writer is not blocked.
 const EXPIRED_AT_ONCE: i64 = 1_000;

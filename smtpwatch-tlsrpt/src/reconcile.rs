@@ -272,7 +272,7 @@ mod tests {
         assert_eq!((finding.evidence, finding.outcome), (Evidence::Tamper, Outcome::Attempt));
         assert_eq!((finding.severity, &*finding.expected.source), (Severity::High, "tlsrpt"));
         assert_eq!((finding.flow.client.as_str(), finding.flow.server.as_str()), ("198.51.100.7:0", "192.0.2.25:25"));
-        let [theirs, ours] = &finding.proof[..] else { panic!("{:?}", finding.proof) };
+        let [theirs, ours] = &finding.indicators[..] else { panic!("{:?}", finding.indicators) };
         for part in ["735ff", "Company-X", "in 3 sessions from 198.51.100.7 to 192.0.2.25 (mx1.example.org)"] {
             assert!(theirs.contains(part), "{theirs} lacks {part}");
         }

@@ -146,7 +146,7 @@ fn judge(directory: &Path, case: &Case) -> Vec<String> {
         wrong.push(format!("{kinds:?}, not {:?}", case.kinds));
     }
     if let Some(loud) = findings.iter().find(|finding| finding.evidence > case.evidence) {
-        wrong.push(format!("{} with evidence {:?}: {:?}", loud.kind, loud.evidence, loud.proof));
+        wrong.push(format!("{} with evidence {:?}: {:?}", loud.kind, loud.evidence, loud.indicators));
     }
     let json: String = findings.iter().map(|finding| serde_json::to_string(finding).expect("readable")).collect();
     let bytes = findings.iter().filter_map(|finding| finding.exhibit.as_deref());

@@ -389,7 +389,7 @@ impl Flow {
             },
             transcript: seen.transcript(),
             gaps: seen.gaps,
-            proof: claim.indicators,
+            indicators: claim.indicators,
             sender: self.sender.map(|owner| Sender { uid: owner.uid, cgroup_id: owner.cgroup, ..Sender::default() }),
             provenance: Provenance::default(),
             exhibit: Some(Box::new(self.evidence(context))),

@@ -117,7 +117,7 @@ fn finding(reported: &Reported<'_>, OwnRecord { days: (first, last), offers: see
         observed: Observed { capabilities: Vec::new(), starttls: StarttlsState::Offered, mechanism: None, reply: None },
         transcript: Vec::new(),
         gaps: 0,
-        proof: vec![
+        indicators: vec![
             format!(
                 "report {id} of {organization}, {start} to {end}: starttls-not-supported in {sessions} sessions from \
                  {sender} to {own}{host}"

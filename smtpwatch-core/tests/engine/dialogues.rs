@@ -91,7 +91,7 @@ fn a_mask_is_proven_and_its_meaning_is_said() {
     let exchange = "250-mail.example.com Hello\r\n250-TURN\r\n250-SIZE\r\n250-BINARYMIME\r\n250-XXXXXXXB\r\n250-XXXC\r\n250 OK\r\n";
     let unproven = hear(&deliver(greeted().s(exchange)), Vec::new());
     assert_eq!(unproven.findings[0].severity, Severity::Medium, "FP-26");
-    assert!(unproven.findings[0].proof[0].contains("possibly STARTTLS"));
+    assert!(unproven.findings[0].indicators[0].contains("possibly STARTTLS"));
     let known = hear_after(
         &honest_history(5),
         &deliver(greeted().s(exchange.replace("mail.example.com", "mx1.example.net"))),

@@ -45,7 +45,7 @@ fn ev2_two_copies_before_the_acknowledgment_are_both_kept() {
     let heard = hear_after(&honest_history(6), &talk, Vec::new());
     assert!(heard.kinds().contains(&Kind::StreamTampering) && heard.kinds().contains(&Kind::StarttlsStripped));
     let tampering = heard.findings.iter().find(|finding| finding.kind == Kind::StreamTampering).expect("tampering");
-    let quoted = tampering.proof.iter().find(|line| line.contains("FO-1")).expect("both copies");
+    let quoted = tampering.indicators.iter().find(|line| line.contains("FO-1")).expect("both copies");
     assert!(quoted.contains("first copy: ABCD; only in the other: WXYZ"), "{quoted}");
 }
 
@@ -73,7 +73,7 @@ pub fn late_copy() -> Vec<Finding> {
 fn ev3_a_late_copy_proves_what_was_taken_away() {
     let findings = late_copy();
     let stripped = findings.iter().find(|finding| finding.kind == Kind::StarttlsStripped).expect("stripped");
-    assert_eq!(stripped.evidence, Evidence::Tamper, "{:?}", stripped.proof);
+    assert_eq!(stripped.evidence, Evidence::Tamper, "{:?}", stripped.indicators);
 }
 
 #[test]
@@ -119,7 +119,11 @@ fn ev8_ev9_what_the_host_discards_is_not_read() {
     // Nothing shows which copy is the decoy; the host's own bytes show that it continued in cleartext.
     let heard = behind_a_decoy(|_| ());
     assert_eq!(heard.kinds(), [Kind::StarttlsStripped, Kind::StreamTampering]);
-    assert!(heard.findings[0].proof.iter().any(|line| line.contains("did not begin TLS")), "{:?}", heard.findings[0]);
+    assert!(
+        heard.findings[0].indicators.iter().any(|line| line.contains("did not begin TLS")),
+        "{:?}",
+        heard.findings[0]
+    );
     assert_eq!(heard.sessions[0].result, SessionResult::Unknown);
     for (name, dress) in decoys {
         let heard = behind_a_decoy(dress);
@@ -132,7 +136,11 @@ fn ev8_ev9_what_the_host_discards_is_not_read() {
 fn ev9_a_wrong_checksum_is_discarded_and_accuses_nobody() {
     let heard = behind_a_decoy(|decoy| decoy.checksum_right = Some(false));
     assert_eq!(heard.kinds(), [Kind::StarttlsStripped], "{:?}", heard.sessions);
-    assert!(heard.findings[0].proof.iter().any(|line| line.contains("EV-9")), "{:?}", heard.findings[0].proof);
+    assert!(
+        heard.findings[0].indicators.iter().any(|line| line.contains("EV-9")),
+        "{:?}",
+        heard.findings[0].indicators
+    );
     // A link that damages packets: each arrives damaged and then intact.
     let mut talk = honest().stamped();
     let whole = talk.packets.clone();
@@ -479,7 +487,11 @@ fn ev27_a_reply_cut_so_that_a_rewriter_misses_it_is_evidence() {
     talk.packets.push(OwnedSegment { seq, payload: piece, ..masked });
     let heard = hear(&talk.close(), Vec::new());
     let tampering = heard.findings.iter().find(|finding| finding.kind == Kind::StreamTampering).expect("tampering");
-    assert!(tampering.proof.iter().any(|line| line.contains("only in the other: STARTTLS")), "{:?}", tampering.proof);
+    assert!(
+        tampering.indicators.iter().any(|line| line.contains("only in the other: STARTTLS")),
+        "{:?}",
+        tampering.indicators
+    );
 }
 
 #[test]

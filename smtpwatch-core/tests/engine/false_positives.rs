@@ -164,7 +164,7 @@ fn fp14_a_mask_beside_starttls_is_never_called_a_strip() {
     );
     assert_eq!((heard.kinds(), heard.findings[0].severity), (vec![Kind::StarttlsMasked], Severity::Info));
     assert_eq!(heard.findings[0].evidence, Evidence::Suspicious);
-    assert!(heard.findings[0].proof[0].contains("STARTTLS is still offered"));
+    assert!(heard.findings[0].indicators[0].contains("STARTTLS is still offered"));
 }
 
 #[test]
@@ -178,7 +178,7 @@ fn fp15_names_made_of_x() {
 #[test]
 fn fp16_the_words_blame_nobody_and_say_where_to_look() {
     let heard = hear_after(&honest_history(9), &deliver(greeted().s(STRIPPED)), Vec::new());
-    let scope = heard.findings[0].proof.iter().find(|line| line.starts_with("scope: ")).expect("scope");
+    let scope = heard.findings[0].indicators.iter().find(|line| line.starts_with("scope: ")).expect("scope");
     assert!(scope.contains("server"), "{scope}");
 }
 
@@ -376,7 +376,7 @@ fn a_server_that_writes_starttls_in_its_own_way() {
 fn a_mask_of_another_length_is_not_called_starttls() {
     let heard = hear(&deliver(greeted().s(STRIPPED.replace("250-ETRN", "250-XXXA"))), Vec::new());
     assert_eq!((heard.kinds(), heard.findings[0].severity), (vec![Kind::StarttlsMasked], Severity::Low));
-    assert!(heard.findings[0].proof[0].contains("not STARTTLS"), "{:?}", heard.findings[0].proof);
+    assert!(heard.findings[0].indicators[0].contains("not STARTTLS"), "{:?}", heard.findings[0].indicators);
 }
 
 #[test]
@@ -384,7 +384,7 @@ fn fp26_a_mask_of_eight_letters_need_not_be_starttls() {
     let exchange = "250-mail.example.com Hello\r\n250-TURN\r\n250-SIZE\r\n250-BINARYMIME\r\n250-XXXXXXXB\r\n250-XXXC\r\n250-XXXXXXXXXXXE\r\n250 OK\r\n";
     let heard = hear(&deliver(greeted().s(exchange)), Vec::new());
     assert_eq!((heard.kinds(), heard.findings[0].severity), (vec![Kind::StarttlsMasked], Severity::Medium));
-    assert!(heard.findings[0].proof[0].contains("possibly STARTTLS"));
+    assert!(heard.findings[0].indicators[0].contains("possibly STARTTLS"));
 }
 
 #[test]

@@ -44,7 +44,7 @@ fn a_session_under_tls_without_an_offer_is_a_finding() {
     assert_eq!((finding.kind, &*finding.rule), (Kind::StarttlsStripped, "A1"));
     assert_eq!((finding.evidence, finding.outcome), (Evidence::Regression, Outcome::Attempt));
     assert_eq!(finding.severity, Severity::Low);
-    assert!(finding.proof[0].contains("requested it anyway"), "{:?}", finding.proof);
+    assert!(finding.indicators[0].contains("requested it anyway"), "{:?}", finding.indicators);
     let required = vec![Rule { starttls: Some(StarttlsRule::Required), ..Rule::default() }];
     let heard = hear_after(&[], &unoffered(), required);
     assert_eq!((heard.kinds(), heard.findings[0].severity), (vec![Kind::StarttlsStripped], Severity::Medium));
@@ -136,7 +136,7 @@ pub fn raised() -> Vec<Finding> {
 fn a_farm_is_named_once_and_then_left_alone() {
     let findings: Vec<_> = each(&farm()).into_iter().flatten().collect();
     let named: Vec<_> =
-        findings.iter().filter(|finding| finding.proof[0].contains("farm whose members differ")).collect();
+        findings.iter().filter(|finding| finding.indicators[0].contains("farm whose members differ")).collect();
     let [named] = named[..] else { panic!("{} findings", named.len()) };
     assert_eq!((named.kind, &*named.rule, named.severity), (Kind::StarttlsStripped, "A9", Severity::Low));
     assert_eq!(named.outcome, Outcome::Attempt);
@@ -153,7 +153,7 @@ fn a_short_history_that_was_interrupted_is_less_loud() {
     }
     let heard = hear_after(&before, &stripped(), Vec::new());
     assert_eq!((heard.kinds(), heard.findings[0].severity), (vec![Kind::StarttlsStripped], Severity::Low));
-    assert!(heard.findings[0].proof.iter().any(|line| line.contains("short")), "{:?}", heard.findings[0].proof);
+    assert!(heard.findings[0].indicators.iter().any(|line| line.contains("short")), "{:?}", heard.findings[0].indicators);
 }
 
 /// The connecting clients have the other role and are in one network.
@@ -233,7 +233,7 @@ fn a_client_that_stops_using_tls_is_known_by_its_address() {
     assert!(hear_by(trusting("192.0.2.0/24"), &as_server(9), &by_proxy).findings.is_empty(), "a trusted proxy");
     let heard = hear_by(trusting("203.0.113.0/24"), &as_server(9), &by_proxy);
     assert_eq!(heard.kinds(), [Kind::StarttlsUnused], "the address in the header is not the proxy's");
-    assert!(heard.findings[0].proof.iter().any(|line| line.contains("trusted_proxies")));
+    assert!(heard.findings[0].indicators.iter().any(|line| line.contains("trusted_proxies")));
     let mut changed = engine(Vec::new());
     changed.reconfigure(Default::default(), Vec::new(), vec!["192.0.2.10".parse().expect("an address")], Vec::new());
     assert!(hear_by(changed, &as_server(9), &by_proxy).findings.is_empty(), "trusted from a reload on");
@@ -245,7 +245,7 @@ fn another_name_at_an_address_of_long_standing() {
     let before: Vec<_> = (0..30).map(|day| honest().seen_by_server().at((day - 40) * 86_400)).collect();
     let heard = hear_after(&before, &in_clear(Dialogue::new(25).s(GREETING), "other.example.org"), Vec::new());
     assert_eq!((heard.kinds(), heard.findings[0].severity), (vec![Kind::StarttlsUnused], Severity::Medium));
-    let names = heard.findings[0].proof.iter().find(|line| line.contains("FP-21")).expect("both names");
+    let names = heard.findings[0].indicators.iter().find(|line| line.contains("FP-21")).expect("both names");
     assert!(names.contains("other.example.org") && names.contains("gw.example.org"), "{names}");
 }
 

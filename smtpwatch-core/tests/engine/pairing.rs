@@ -347,14 +347,18 @@ fn after_the_go_ahead_what_is_not_tls_is_a_failed_handshake() {
                 let finding = &heard.findings[0];
                 assert_eq!(finding.evidence, Evidence::Suspicious, "{said:?} {form}");
                 let line = said.trim().lines().next().expect("line");
-                assert!(finding.proof.iter().any(|text| text.contains(line)), "{said:?}: {:?}", finding.proof);
+                assert!(
+                    finding.indicators.iter().any(|text| text.contains(line)),
+                    "{said:?}: {:?}",
+                    finding.indicators
+                );
                 assert!(
                     finding.transcript.iter().any(|shown| shown.text == line),
                     "{said:?}: {:?}",
                     finding.transcript
                 );
-                let waited = finding.proof.iter().any(|text| text.contains("300 s"));
-                assert_eq!(waited, pause == 300, "{said:?} {form}: {:?}", finding.proof);
+                let waited = finding.indicators.iter().any(|text| text.contains("300 s"));
+                assert_eq!(waited, pause == 300, "{said:?} {form}: {:?}", finding.indicators);
             }
         }
     }
@@ -378,7 +382,11 @@ fn the_injected_reply_is_in_the_finding() {
         let heard = hear(&talk, Vec::new());
         assert_eq!(rules_of(&heard), [(Kind::ResponseInjection, "E2")], "{form}");
         let finding = &heard.findings[0];
-        assert!(finding.proof[0].contains("\"250-example.org\", \"250 AUTH LOGIN\""), "{form}: {:?}", finding.proof);
+        assert!(
+            finding.indicators[0].contains("\"250-example.org\", \"250 AUTH LOGIN\""),
+            "{form}: {:?}",
+            finding.indicators
+        );
         assert!(finding.transcript.iter().any(|line| line.text == "250 AUTH LOGIN"), "{:?}", finding.transcript);
     }
     // The quoted text may be a secret of the same session.
@@ -518,12 +526,16 @@ fn a_server_that_demands_what_it_does_not_list_is_named() {
         assert_eq!(rules_of(&heard), [(Kind::StarttlsStripped, "A1")], "{refusal:?}");
         assert_eq!(heard.findings[0].evidence, Evidence::Suspicious);
         assert!(heard.findings[0].severity <= Severity::Medium);
-        assert!(heard.findings[0].proof.iter().any(|line| line.contains("demands STARTTLS")));
+        assert!(heard.findings[0].indicators.iter().any(|line| line.contains("demands STARTTLS")));
         // The server lists it, or this host is the server.
         assert_eq!(hear(&talk(OFFER), Vec::new()).kinds(), [], "{refusal:?}");
         assert_eq!(hear(&talk(STRIPPED).seen_by_server(), Vec::new()).kinds(), [], "{refusal:?}");
         let known = hear_after(&honest_history(9), &talk(STRIPPED), Vec::new());
-        assert!(known.findings[0].proof.iter().any(|line| line.contains("demands STARTTLS")), "{:?}", known.findings);
+        assert!(
+            known.findings[0].indicators.iter().any(|line| line.contains("demands STARTTLS")),
+            "{:?}",
+            known.findings
+        );
     }
     // The client sends it, and TLS begins: whether the list was complete or not, no security is lost.
     let talk =
@@ -540,7 +552,7 @@ fn starttls_without_an_offer_is_a_sign_of_a_peer_that_is_known() {
             let heard = hear_after(&before, &talk, rules);
             assert_eq!(heard.kinds(), [Kind::StarttlsStripped], "{reply:?}");
             let says = |line: &String| line.contains("requested STARTTLS anyway") && line.contains(code);
-            assert!(heard.findings[0].proof.iter().any(says), "{:?}", heard.findings[0].proof);
+            assert!(heard.findings[0].indicators.iter().any(says), "{:?}", heard.findings[0].indicators);
         }
         assert_eq!(hear(&talk, Vec::new()).kinds(), [], "of a stranger it says nothing");
     }
@@ -554,17 +566,17 @@ fn words_of_another_product_support_a_finding_and_make_none() {
     let exim = "454 TLS currently unavailable\r\n";
     let heard = hear(&quit(greeted().s(OFFER).c("STARTTLS\r\n").s(exim)), Vec::new());
     assert!(
-        heard.findings[0].proof.iter().any(|line| line.contains("Postfix") && line.contains("Exim")),
+        heard.findings[0].indicators.iter().any(|line| line.contains("Postfix") && line.contains("Exim")),
         "{:?}",
-        heard.findings[0].proof
+        heard.findings[0].indicators
     );
     assert_eq!(heard.findings[0].evidence, Evidence::Suspicious);
     let own = "454 4.7.0 TLS not available due to local problem\r\n";
     let heard = hear(&quit(greeted().s(OFFER).c("STARTTLS\r\n").s(own)), Vec::new());
     assert!(
-        !heard.findings[0].proof.iter().any(|line| line.contains("has the words of")),
+        !heard.findings[0].indicators.iter().any(|line| line.contains("has the words of")),
         "{:?}",
-        heard.findings[0].proof
+        heard.findings[0].indicators
     );
     assert_eq!(
         hear(&quit(greeted().s(STRIPPED).c("FROB\r\n").s("500 unrecognized command\r\n")), Vec::new()).kinds(),
@@ -581,8 +593,8 @@ fn a_wait_says_how_long_it_was() {
         (greeted().s("250-mx1.example.net\r\n").ack(Side::Client).pause(60).leave(), "none came within 60 s"),
     ] {
         let heard = hear(&talk, Vec::new());
-        let proof = &heard.findings.first().expect(words).proof;
-        assert!(proof.iter().any(|line| line.contains(words)), "{words}: {proof:?}");
+        let indicators = &heard.findings.first().expect(words).indicators;
+        assert!(indicators.iter().any(|line| line.contains(words)), "{words}: {indicators:?}");
     }
 }
 
@@ -653,7 +665,7 @@ fn a_segment_that_is_missing_adds_no_finding() {
                             assert!(
                                 same,
                                 "{role:?} session {number} in {size}, without packet {lost}: {} {} {:?}",
-                                finding.kind, &*finding.rule, finding.proof
+                                finding.kind, &*finding.rule, finding.indicators
                             );
                         }
                     }

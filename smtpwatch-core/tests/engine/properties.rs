@@ -42,7 +42,7 @@ fn claims(findings: Vec<Finding>) -> Vec<Finding> {
 fn claim(finding: Finding) -> Finding {
     let octets = finding.exhibit.map(|exhibit| exhibit.octets).unwrap_or_default();
     let exhibit = Some(Box::new(EvidenceBundle { octets, ..EvidenceBundle::default() }));
-    Finding { time: Timestamp::default(), proof: Vec::new(), exhibit, ..finding }
+    Finding { time: Timestamp::default(), indicators: Vec::new(), exhibit, ..finding }
 }
 
 /// Splits every payload at random offsets, and shuffles and repeats the pieces within a run of one side's segments.

@@ -150,9 +150,9 @@ fn a_policy_proves_the_first_stripped_session() {
     let both = first_contact([domain(State::Valid, StsMode::Enforce), host(HERE, State::Valid)], &stripped());
     assert_eq!(both.findings[1].expected.source, "dane");
     assert!(
-        both.findings[1].proof.iter().any(|line| line.starts_with("also: MTA-STS")),
+        both.findings[1].indicators.iter().any(|line| line.starts_with("also: MTA-STS")),
         "{:?}",
-        both.findings[1].proof
+        both.findings[1].indicators
     );
 }
 
@@ -259,8 +259,8 @@ fn without_an_answer_it_goes_out_as_it_stands_and_says_so() {
     heard.drain(&mut engine);
     assert_eq!(heard.kinds(), [Kind::StarttlsStripped]);
     assert_eq!(heard.findings[0].evidence, Evidence::Regression);
-    let proof = &heard.findings[0].proof;
-    assert!(proof.iter().any(|line| line.starts_with("pending-policy: no")), "{proof:?}");
+    let indicators = &heard.findings[0].indicators;
+    assert!(indicators.iter().any(|line| line.starts_with("pending-policy: no")), "{indicators:?}");
     assert!(heard.findings[0].time <= end(&talk), "what was found was decided by the session, not by the wait");
     assert_eq!((heard.sessions.len(), engine.flows()), (1, 0));
 }
@@ -349,7 +349,7 @@ fn a_certificate_in_sight_is_compared_and_one_out_of_sight_is_not_called_good() 
     let enforce = || [domain(State::Valid, StsMode::Enforce), host(HERE, State::Absent)];
     let named = first_contact(enforce(), &under_tls_1_2(&other));
     assert_eq!(named.kinds(), [Kind::CertificateMismatch]);
-    assert!(named.findings[0].proof[0].contains("mail.example.org"), "{:?}", named.findings[0].proof);
+    assert!(named.findings[0].indicators[0].contains("mail.example.org"), "{:?}", named.findings[0].indicators);
     assert_eq!(first_contact(enforce(), &talk).kinds(), []);
 }
 
@@ -543,6 +543,6 @@ fn a_retry_that_waits_for_its_policy_is_held_against_the_failure_before_it() {
             heard.drain(&mut engine);
         }
         let found = heard.findings.iter().find(|finding| finding.kind == Kind::DowngradeRetry).expect(how);
-        assert!(found.proof[0].contains("192.0.2.10:50000"), "{how}: {:?}", found.proof);
+        assert!(found.indicators[0].contains("192.0.2.10:50000"), "{how}: {:?}", found.indicators);
     }
 }

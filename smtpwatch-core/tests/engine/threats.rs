@@ -280,9 +280,9 @@ fn every_finding_names_a_row_and_speaks_plainly() {
         for finding in heard(&threat) {
             assert!(row(&finding.rule).allows(&finding), "{}: {finding:?}", &*finding.rule);
             let text = serde_json::to_string(&finding).expect("serialises").to_lowercase();
-            let said: BTreeSet<_> = finding.proof.iter().collect();
-            assert_eq!(said.len(), finding.proof.len(), "{}: said twice: {:?}", threat.id, finding.proof);
-            assert!(!finding.proof.iter().any(|line| line.trim().is_empty()), "{}", threat.id);
+            let said: BTreeSet<_> = finding.indicators.iter().collect();
+            assert_eq!(said.len(), finding.indicators.len(), "{}: said twice: {:?}", threat.id, finding.indicators);
+            assert!(!finding.indicators.iter().any(|line| line.trim().is_empty()), "{}", threat.id);
             assert_ne!(finding.observed.reply, Some(0), "{}: no code is no code", threat.id);
             for word in ["attack", "\"isp", " isp ", "hacker"] {
                 assert!(!text.contains(word), "FP-16 {}: {text}", threat.id);
@@ -326,7 +326,11 @@ fn a8_a_known_client_that_stops_using_tls() {
     let findings = a8(&known_client());
     let [finding] = &findings[..] else { panic!("{findings:?}") };
     assert_eq!((finding.kind, &*finding.rule, finding.evidence), (Kind::StarttlsUnused, "A8", Evidence::Regression));
-    assert!(finding.proof.iter().any(|line| line.contains("SIZE") && line.contains("FO-14")), "{:?}", finding.proof);
+    assert!(
+        finding.indicators.iter().any(|line| line.contains("SIZE") && line.contains("FO-14")),
+        "{:?}",
+        finding.indicators
+    );
     assert_eq!(a8(&[]), [], "nothing is known of the client");
 }
 
@@ -368,11 +372,11 @@ fn d1_a_failed_handshake_and_the_delivery_in_clear_that_follows() {
         let half = hear(&first, Vec::new());
         assert_eq!(half.kinds(), [Kind::TlsHandshakeFailed], "{how}");
         assert_eq!((&*half.findings[0].rule, half.findings[0].severity), ("D1", Severity::Info));
-        assert!(half.findings[0].proof[0].contains(how), "{:?}", half.findings[0].proof);
+        assert!(half.findings[0].indicators[0].contains(how), "{:?}", half.findings[0].indicators);
         let heard = hear_after(&[first.at(-3600)], &deliver(greeted().s(OFFER)), Vec::new());
         let finding = heard.findings.iter().find(|finding| finding.kind == Kind::DowngradeRetry).expect(how);
         assert_eq!((&*finding.rule, finding.evidence, finding.outcome), ("D1", Evidence::Suspicious, Outcome::Content));
-        assert!(finding.proof[0].contains(how), "{:?}", finding.proof);
+        assert!(finding.indicators[0].contains(how), "{:?}", finding.indicators);
     }
     let healed = hear_after(
         &[go().c(client_hello(0x0304)).ack(Side::Server).reset(Side::Server).at(-7200), honest().at(-3600)],
@@ -441,8 +445,8 @@ fn d1_a_handshake_that_stands_still_has_failed() {
 fn d1_says_how_long_nobody_answered() {
     let go = greeted().s(OFFER).c("STARTTLS\r\n").s("220 2.0.0 go\r\n");
     let heard = hear(&go.c(client_hello(0x0304)).ack(Side::Server).pause(300).leave(), Vec::new());
-    let proof = heard.findings[0].proof.join("; ");
-    assert!(proof.contains("neither side sent anything for 300 s, and then the client closed"), "{proof}");
+    let indicators = heard.findings[0].indicators.join("; ");
+    assert!(indicators.contains("neither side sent anything for 300 s, and then the client closed"), "{indicators}");
 }
 
 #[test]
@@ -490,8 +494,11 @@ fn e4_a_second_reply_to_ehlo_is_no_capability() {
 fn fo4_a_reset_from_elsewhere() {
     let mut talk = greeted().s(OFFER).c("STARTTLS\r\n").ack(Side::Server).reset(Side::Server);
     talk.packets.last_mut().expect("reset").ttl = 41;
-    let proof = hear(&talk, Vec::new()).findings[0].proof.join("; ");
-    assert!(proof.contains("the reset came with TTL 41, the peer's other packets with 64 to 64 (FO-4)"), "{proof}");
+    let indicators = hear(&talk, Vec::new()).findings[0].indicators.join("; ");
+    assert!(
+        indicators.contains("the reset came with TTL 41, the peer's other packets with 64 to 64 (FO-4)"),
+        "{indicators}"
+    );
 }
 
 #[test]
@@ -500,16 +507,19 @@ fn fo8_a_reply_that_is_faster_than_the_handshake() {
     for packet in talk.packets.iter_mut().skip(1) {
         packet.at += 40_000_000;
     }
-    let proof = hear(&talk, Vec::new()).findings[0].proof.join("; ");
-    assert!(proof.contains("SYN and SYN-ACK of this connection took 41.00 ms (FO-8)"), "{proof}");
+    let indicators = hear(&talk, Vec::new()).findings[0].indicators.join("; ");
+    assert!(indicators.contains("SYN and SYN-ACK of this connection took 41.00 ms (FO-8)"), "{indicators}");
 }
 
 #[test]
 fn fo11_words_that_no_server_writes() {
     let forged = greeted().s("502 Error: command \"EHLO\" not implemented\r\n").c("HELO gw\r\n");
-    let proof =
-        hear_after(&honest_history(6), &deliver(forged.s("250 mx1\r\n")), Vec::new()).findings[0].proof.join("; ");
-    assert!(proof.contains("its reply 502 has no enhanced code (FO-11)") && proof.contains("word for word"), "{proof}");
+    let indicators =
+        hear_after(&honest_history(6), &deliver(forged.s("250 mx1\r\n")), Vec::new()).findings[0].indicators.join("; ");
+    assert!(
+        indicators.contains("its reply 502 has no enhanced code (FO-11)") && indicators.contains("word for word"),
+        "{indicators}"
+    );
 }
 
 #[test]
@@ -521,9 +531,9 @@ fn fo1_copies_beyond_the_bound_are_counted() {
     }
     let heard = hear(&talk.c("QUIT\r\n").s("221 Bye\r\n").close(), Vec::new());
     assert!(
-        heard.findings[0].proof.iter().any(|line| line.starts_with("9 more ranges")),
+        heard.findings[0].indicators.iter().any(|line| line.starts_with("9 more ranges")),
         "{:?}",
-        heard.findings[0].proof
+        heard.findings[0].indicators
     );
 }
 
@@ -544,16 +554,16 @@ fn fo13_the_scope_as_a_server() {
     let finding = hear_after(&before, &last, Vec::new()).findings.remove(0);
     assert_eq!(finding.rule, "A8");
     assert!(
-        finding.proof.iter().any(|line| line.contains("every client seen in the last hour (3)")),
+        finding.indicators.iter().any(|line| line.contains("every client seen in the last hour (3)")),
         "{:?}",
-        finding.proof
+        finding.indicators
     );
 }
 
 #[test]
 fn fo2_the_length_and_the_order_are_compared_with_history() {
     let heard = hear_after(&honest_history(6), &deliver(greeted().s(STRIPPED)), Vec::new());
-    let line = heard.findings[0].proof.iter().find(|line| line.contains("FO-2")).expect("FO-2");
+    let line = heard.findings[0].indicators.iter().find(|line| line.contains("FO-2")).expect("FO-2");
     assert!(line.contains("-14 against") && line.contains("missing: STARTTLS; added: none"), "{line}");
     assert!(line.contains("order of the rest unchanged"), "{line}");
 }
@@ -567,11 +577,17 @@ fn fo8_a_reply_that_is_faster_than_light() {
         &deliver(greeted().s(OFFER).c("STARTTLS\r\n").s("454 TLS not available due to temporary reason\r\n")),
         Vec::new(),
     );
-    let proof = &heard.findings[0].proof;
-    assert!(proof.iter().any(|line| line.contains("reply to STARTTLS") && line.contains("FO-8")), "{proof:?}");
-    assert!(proof.iter().any(|line| line.contains("ENHANCEDSTATUSCODES") && line.contains("FO-11")), "{proof:?}");
-    assert!(proof.iter().any(|line| line.contains("word for word")), "{proof:?}");
-    assert!(proof.iter().any(|line| line.starts_with("scope: ")), "{proof:?}");
+    let indicators = &heard.findings[0].indicators;
+    assert!(
+        indicators.iter().any(|line| line.contains("reply to STARTTLS") && line.contains("FO-8")),
+        "{indicators:?}"
+    );
+    assert!(
+        indicators.iter().any(|line| line.contains("ENHANCEDSTATUSCODES") && line.contains("FO-11")),
+        "{indicators:?}"
+    );
+    assert!(indicators.iter().any(|line| line.contains("word for word")), "{indicators:?}");
+    assert!(indicators.iter().any(|line| line.starts_with("scope: ")), "{indicators:?}");
 }
 
 #[test]
@@ -598,14 +614,14 @@ fn fo4_fo6_another_stack_answers_from_another_distance() {
         .expect("packet")
         .ttl = 240;
     let heard = hear_after(&before, &talk, Vec::new());
-    let proof = heard.findings[0].proof.join("\n");
+    let indicators = heard.findings[0].indicators.join("\n");
     for sign in [
         "SYN-ACK with TTL 64, before 53",
         "MSS 1380, the default of a Cisco ASA",
         "option kinds [2], before [2, 4, 8, 1, 3]",
     ] {
-        assert!(proof.contains(sign), "{sign}: {proof}");
+        assert!(indicators.contains(sign), "{sign}: {indicators}");
     }
     let same = hear_after(&before, &dressed(deliver(greeted().s(STRIPPED)), &server, 53), Vec::new());
-    assert!(!same.findings[0].proof.iter().any(|line| line.contains("FO-4") || line.contains("FO-6")), "{same:?}");
+    assert!(!same.findings[0].indicators.iter().any(|line| line.contains("FO-4") || line.contains("FO-6")), "{same:?}");
 }

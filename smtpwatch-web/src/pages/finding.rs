@@ -74,9 +74,9 @@ fn signs(f: &Finding) -> Markup {
                 }
                 @if f.gaps > 0 { dt { "Gaps" } dd { (f.gaps) " in the observed session" } }
             }
-            @if !f.proof.is_empty() {
+            @if !f.indicators.is_empty() {
                 h3 { "Further indicators" }
-                ul { @for sign in &f.proof { li { (escaped(sign)) } } }
+                ul { @for sign in &f.indicators { li { (escaped(sign)) } } }
             }
         }
     }

@@ -267,7 +267,7 @@ mod tests {
             },
             transcript: Vec::new(),
             gaps: 0,
-            proof: Vec::new(),
+            indicators: Vec::new(),
             sender: None,
             provenance: Provenance::default(),
             exhibit: None,

@@ -109,7 +109,7 @@ fn every_optional_part_and_every_word_is_valid() {
     full.expected.mode = Some("enforce".into());
     full.observed.mechanism = Some("PLAIN".to_owned());
     full.observed.reply = Some(235);
-    full.proof = vec!["fourteen octets shorter".to_owned()];
+    full.indicators = vec!["fourteen octets shorter".to_owned()];
     let time = full.time;
     let mut exhibit = full.exhibit.take().unwrap_or_default();
     let bytes = || Octets(b"220 \xff\0".to_vec());

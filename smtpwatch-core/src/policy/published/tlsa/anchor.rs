@@ -23,7 +23,7 @@ impl Demands {
         match signed {
             Signed::Yes => true,
             Signed::No => false,
-            Signed::Unknown => !self.proof,
+            Signed::Unknown => !self.indicators,
         }
     }
 
