@@ -218,11 +218,17 @@ pub struct Finding {
     pub exhibit: Option<Box<EvidenceBundle>>,
 }
 
+/// Whether this reply to AUTH accepts the login: 2yz, except the 221 with which a server ends the session (RFC 4954 §4).
+#[must_use]
+pub const fn is_accepted(code: u16) -> bool {
+    code / 100 == 2 && code != 221
+}
+
 impl Finding {
     /// An unknown client caused the finding, and this host's server did not accept what it sent.
     #[must_use]
     pub fn is_by_stranger(&self) -> bool {
-        self.peer.stranger && !self.observed.reply.is_some_and(|code| (200..300).contains(&code))
+        self.peer.stranger && !self.observed.reply.is_some_and(is_accepted)
     }
 }
 

@@ -65,7 +65,7 @@ impl Reply {
         loop {
             let found: Vec<&Record> = self.at(&at, kind).collect();
             if !found.is_empty() {
-                least = least.min(self.indicators(&at, kind));
+                least = least.min(self.proof(&at, kind));
                 let records: Vec<Record> = aliases.into_iter().chain(found.into_iter().cloned()).collect();
                 return if least < Proof::Insecure {
                     ReplyContent::Bogus("the signatures of the records are not right")
@@ -77,7 +77,7 @@ impl Reply {
             if aliases.len() >= MAX_ALIASES {
                 return ReplyContent::Bogus("the aliases lead nowhere");
             }
-            least = least.min(alias.indicators);
+            least = least.min(alias.proof);
             aliases.push(alias);
             at = target;
         }
@@ -103,7 +103,7 @@ impl Reply {
             RData::CNAME(target) => Some((record, target.0.clone())),
             _ => None,
         });
-        let proof = plain.as_ref().map(|_| self.indicators(name, RecordType::CNAME));
+        let proof = plain.as_ref().map(|_| self.proof(name, RecordType::CNAME));
         if proof != Some(Proof::Secure)
             && let Some(redirected) = self.redirected(name)
         {
@@ -111,7 +111,7 @@ impl Reply {
         }
         let ((record, target), proof) = plain.zip(proof)?;
         let mut alias = record.clone();
-        alias.indicators = proof;
+        alias.proof = proof;
         Some((alias, target))
     }
 
@@ -125,13 +125,13 @@ impl Reply {
         let kept = name.iter().count() - found.name.iter().count();
         let target = Name::from_labels(name.iter().take(kept).chain(labels(&rdata.anything)?)).ok()?;
         let mut alias = Record::from_rdata(name.clone(), found.ttl, RData::CNAME(CNAME(target.clone())));
-        alias.indicators = self.proof(&found.name, RecordType::DNAME);
+        alias.proof = self.proof(&found.name, RecordType::DNAME);
         Some((alias, target))
     }
 
     /// The weakest proof within a set of records; a wildcard expansion also needs a proof that no closer name exists.
     fn proof(&self, name: &Name, kind: RecordType) -> Proof {
-        let least = self.at(name, kind).map(|record| record.indicators).min().unwrap_or(Proof::Indeterminate);
+        let least = self.at(name, kind).map(|record| record.proof).min().unwrap_or(Proof::Indeterminate);
         if least != Proof::Secure {
             return least;
         }
@@ -173,10 +173,10 @@ impl Reply {
         }
         // An unsigned zone proves nothing itself; but the absence of signatures was proved, and the name is in that
         // zone.
-        let enclosing = |record: &&Record| record.indicators == Proof::Insecure && record.name.zone_of(name);
+        let enclosing = |record: &&Record| record.proof == Proof::Insecure && record.name.zone_of(name);
         let silent = self.authorities.is_empty();
         let unsigned = self.authorities.iter().any(|record| enclosing(&record)) || self.unsigned && silent;
-        let signed = self.authorities.iter().any(|record| record.indicators == Proof::Secure && record.name.zone_of(name));
+        let signed = self.authorities.iter().any(|record| record.proof == Proof::Secure && record.name.zone_of(name));
         // With aliases, and without a statement about the last name, that name needs a query of its own. NS records
         // without SOA are a referral and deny nothing (RFC 2308 §2.2).
         let ends = |record: &Record| record.record_type() == RecordType::SOA && record.name.zone_of(name);
@@ -213,7 +213,7 @@ impl Reply {
         self.authorities
             .iter()
             .filter_map(|record| match &record.data {
-                RData::DNSSEC(DNSSECRData::NSEC(data)) if record.indicators == Proof::Secure => {
+                RData::DNSSEC(DNSSECRData::NSEC(data)) if record.proof == Proof::Secure => {
                     let zone = &signature(&self.authorities, &record.name, RecordType::NSEC)?.input().signer_name;
                     Some(Nsec { owner: &record.name, zone, data })
                 }
@@ -230,7 +230,7 @@ impl Reply {
         for record in authorities {
             let RData::DNSSEC(DNSSECRData::NSEC3(data)) = &record.data else { continue };
             let zone = record.name.base_name();
-            let is_usable = record.indicators == Proof::Secure && data.flags() <= 1 && zone.zone_of(name);
+            let is_usable = record.proof == Proof::Secure && data.flags() <= 1 && zone.zone_of(name);
             let Some(hash) = record.name.iter().next().and_then(base32).filter(|_| is_usable) else { continue };
             let alike = records.first().is_none_or(|first| {
                 first.zone == zone
@@ -267,7 +267,7 @@ fn labels(mut data: &[u8]) -> Option<Vec<&[u8]>> {
 fn signature<'a>(section: &'a [Record], name: &Name, kind: RecordType) -> Option<&'a RRSIG> {
     section.iter().find_map(|record| match &record.data {
         RData::DNSSEC(DNSSECRData::RRSIG(signature))
-            if record.indicators == Proof::Secure && record.name == *name && signature.input().type_covered == kind =>
+            if record.proof == Proof::Secure && record.name == *name && signature.input().type_covered == kind =>
         {
             Some(signature)
         }

@@ -285,7 +285,7 @@ impl Resolver {
         let list = records.iter().filter_map(|record| record.data.ip_addr()).take(MAX_RECORDS).collect();
         let chain = chain(host, &records);
         let first_is_secure =
-            self.dnssec == Dnssec::On && chain.first().is_some_and(|link| link.indicators == Proof::Secure);
+            self.dnssec == Dnssec::On && chain.first().is_some_and(|link| link.proof == Proof::Secure);
         let target = chain.last().and_then(|link| match &link.data {
             RData::CNAME(target) => domain_name(&target.0.to_ascii()),
             _ => None,
@@ -398,7 +398,7 @@ impl Resolver {
         let negative_ttl = response.negative_ttl();
         let (mut answers, mut authorities) = (response.answers.clone(), response.authorities.clone());
         if self.validator.is_none() {
-            answers.iter_mut().for_each(|record| record.indicators = Proof::Insecure);
+            answers.iter_mut().for_each(|record| record.proof = Proof::Insecure);
             // Without validation, the zones of the records are irrelevant.
             authorities.clear();
         }

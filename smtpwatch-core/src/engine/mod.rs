@@ -72,7 +72,13 @@ pub struct Settings {
 
 impl Default for Settings {
     fn default() -> Self {
-        Self { strength: Strength::default(), flows: limits::FLOWS, lookups: false, trusted_proxies: Vec::new(), trusted_clients: Vec::new() }
+        Self {
+            strength: Strength::default(),
+            flows: limits::FLOWS,
+            lookups: false,
+            trusted_proxies: Vec::new(),
+            trusted_clients: Vec::new(),
+        }
     }
 }
 

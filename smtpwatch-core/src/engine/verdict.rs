@@ -2,7 +2,13 @@
 
 use std::time::Duration;
 
-use super::{Engine, Output, arena::FlowId, delivery, flow::{Context, Flow}, timers::Timer};
+use super::{
+    Engine, Output,
+    arena::FlowId,
+    delivery,
+    flow::{Context, Flow},
+    timers::Timer,
+};
 use crate::{
     Role, Timestamp,
     evidence::{AppliedPolicy, Known},

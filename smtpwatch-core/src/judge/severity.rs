@@ -98,12 +98,7 @@ impl Limit {
             (Self::StillOffered | Self::Reshaped | Self::UnderTls, _) => (Info, Info),
             (Self::Farm, _) => (Low, Low),
             (
-                Self::OtherMask
-                | Self::EhloOnly
-                | Self::ExtraReply
-                | Self::OtherName
-                | Self::Possible
-                | Self::Stranger,
+                Self::OtherMask | Self::EhloOnly | Self::ExtraReply | Self::OtherName | Self::Possible | Self::Stranger,
                 _,
             ) => (Info, Low),
             (

@@ -12,8 +12,8 @@ use smtpwatch_core::{
 };
 
 use crate::scenario::{
-    Dialogue, GREETING, OFFER, Recorded, STRIPPED, daily_history, deliver, engine, greeted, hear_after, hear_by, honest,
-    honest_history, tls,
+    Dialogue, GREETING, OFFER, Recorded, STRIPPED, daily_history, deliver, engine, greeted, hear_after, hear_by,
+    honest, honest_history, tls,
 };
 
 /// A session under TLS whose EHLO reply has no offer.
@@ -153,7 +153,11 @@ fn a_short_history_that_was_interrupted_is_less_loud() {
     }
     let heard = hear_after(&before, &stripped(), Vec::new());
     assert_eq!((heard.kinds(), heard.findings[0].severity), (vec![Kind::StarttlsStripped], Severity::Low));
-    assert!(heard.findings[0].indicators.iter().any(|line| line.contains("short")), "{:?}", heard.findings[0].indicators);
+    assert!(
+        heard.findings[0].indicators.iter().any(|line| line.contains("short")),
+        "{:?}",
+        heard.findings[0].indicators
+    );
 }
 
 /// The connecting clients have the other role and are in one network.
@@ -210,7 +214,7 @@ fn a_client_that_stops_using_tls_is_known_by_its_address() {
         Dialogue::new(25).c(b"\r\n\r\n\0\r\nQUIT\n\x21\x11\0\x0c\xcb\0\x71\x07\xc0\0\x02\x01\xc3\x50\0\x19").s(GREETING)
     };
     for (what, talk, severity) in [
-        ("another name", in_clear(Dialogue::new(25).s(GREETING), "other.example.org"), Severity::Low),
+        ("another name", in_clear(Dialogue::new(25).s(GREETING), "other.example.org"), Severity::Medium),
         ("XCLIENT that is refused", in_clear(xclient("550 5.7.0 no\r\n"), "gw.example.org"), Severity::Medium),
         ("a PROXY header", in_clear(proxy(), "gw.example.org"), Severity::Medium),
         ("a binary PROXY header", in_clear(binary(), "gw.example.org"), Severity::Medium),

@@ -9,6 +9,7 @@ mod history;
 mod pairing;
 mod properties;
 mod published;
+mod severity;
 mod siblings;
 mod threats;
 mod witness;

@@ -17,8 +17,8 @@ use smtpwatch_core::{
 
 use crate::evasions::late_copy;
 use crate::scenario::{
-    GREETING, MASKED, OFFER, OwnedSegment, STRIPPED, Dialogue, client_hello, deliver, greeted, hear, hear_after, honest,
-    honest_history, server_hello, tls,
+    Dialogue, GREETING, MASKED, OFFER, OwnedSegment, STRIPPED, client_hello, deliver, greeted, hear, hear_after,
+    honest, honest_history, server_hello, tls,
 };
 
 /// How the peer is known.

@@ -57,11 +57,7 @@ impl Tally {
     /// the newest: a clock that steps back adds no days.
     fn next(&self, at: Timestamp) -> (i64, u32) {
         let day = Day::of(at).number();
-        if self.days > 0 && day <= self.newest {
-            (self.newest, self.on_newest.saturating_add(1))
-        } else {
-            (day, 1)
-        }
+        if self.days > 0 && day <= self.newest { (self.newest, self.on_newest.saturating_add(1)) } else { (day, 1) }
     }
 
     /// The tally of `sessions` that are evenly spread from `first` to `last`: for records without one.

@@ -4,7 +4,10 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use super::{Strength, days::{Spread, Tally}};
+use super::{
+    Strength,
+    days::{Spread, Tally},
+};
 use crate::Timestamp;
 
 /// Number of counted interruptions that are forgiven: one outage, one strip that ended. A farm whose members answer

@@ -206,7 +206,11 @@ mod tests {
         for n in 0..days * daily {
             with.add(Timestamp::from_secs(n * DAY / daily));
         }
-        Rate { yes: u64::try_from(days * daily).expect("positive"), spread: Spread { with, run: Tally::default() }, ..Rate::default() }
+        Rate {
+            yes: u64::try_from(days * daily).expect("positive"),
+            spread: Spread { with, run: Tally::default() },
+            ..Rate::default()
+        }
     }
 
     fn run(rate: &mut Rate, sessions: i64, day: i64) -> f64 {

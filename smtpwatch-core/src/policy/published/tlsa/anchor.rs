@@ -23,7 +23,7 @@ impl Demands {
         match signed {
             Signed::Yes => true,
             Signed::No => false,
-            Signed::Unknown => !self.indicators,
+            Signed::Unknown => !self.proof,
         }
     }
 
