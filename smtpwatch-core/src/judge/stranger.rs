@@ -4,7 +4,7 @@
 use super::{Claim, Limit, RuleInput};
 use crate::{
     Role,
-    finding::{Evidence, Kind, is_accepted},
+    finding::{self, Evidence, Kind},
 };
 
 /// Replies of a server that does not support AUTH (RFC 5321 §4.2.4: 502 not implemented, 503 bad sequence).
@@ -35,7 +35,7 @@ const fn is_own_doing(kind: Kind) -> bool {
 /// This host's own server accepted the login, or mail that a rule of the operator forbids.
 fn is_accepted(input: &RuleInput<'_>, claim: &Claim) -> bool {
     if is_login(claim.kind) {
-        claim.reply.is_some_and(is_accepted)
+        claim.reply.is_some_and(finding::is_accepted)
     } else {
         claim.evidence == Evidence::Policy && input.session.messages > 0
     }
