@@ -1,8 +1,8 @@
-//! Intrusive LRU lists over slab indices; every operation is O(1). [`LruList`] is one list; [`LruLists`] are several
+//! Intrusive LRU lists over slab indices; every change is O(1). [`LruList`] is one list; [`LruLists`] are several
 //! that share their links.
 //!
-//! The flow table and the history use them to find the entry to evict without a search. No deferred clean-up delays
-//! packets.
+//! The timers of flows, the history and the published policies use them to find the next entry without a search. No
+//! deferred clean-up delays packets.
 
 /// LRU list of slab indices, from the oldest to the youngest. Costs eight bytes per index.
 #[derive(Debug, Default)]

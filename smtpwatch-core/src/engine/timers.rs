@@ -25,7 +25,7 @@ pub(super) enum Timer {
     ///
     /// - Armed when a claim is held back, or when an outstanding look-up may still lead to a claim. Later claims do not
     ///   move it.
-    /// - Cancelled when the connection ends: the final verdict releases the claims.
+    /// - Cancelled by the end of the connection: the final verdict releases the claims. A reset does not cancel it.
     /// - Fires in [`Engine::tick`](super::Engine::tick) only: all claims are raised.
     VerdictDeadline,
     /// Decides that a reset is real ([`RESET_CONFIRMATION`]).
@@ -50,8 +50,8 @@ pub(super) enum Timer {
     /// Bounds the time for which the verdict on an ended connection waits for policy look-ups ([`LOOKUP_TIMEOUT`]).
     ///
     /// - Armed when a connection ends and its verdict depends on look-ups.
-    /// - Cancelled by the last answer, by the end of the input, or if more than
-    ///   [`limits::PENDING_VERDICTS`] verdicts wait.
+    /// - Cancelled by the last answer, by the end of the input, or if more than [`limits::PENDING_VERDICTS`] verdicts
+    ///   wait.
     /// - Fires: the final verdict is given without the answer, and the flow is dropped.
     PolicyAfterClose,
     /// Bounds the time of a handshake ([`limits::FLOW_HANDSHAKE`]).
@@ -61,8 +61,8 @@ pub(super) enum Timer {
     ///   these flows before any other that is not judged.
     /// - Fires: the connection ends.
     Handshake,
-    /// Bounds the time without a segment ([`limits::FLOW_IDLE`]). Each role of this host has
-    /// its own list, because each has its own share of the table.
+    /// Bounds the time without a segment ([`limits::FLOW_IDLE`]). Each role of this host has its own list, because each
+    /// has its own share of the table.
     ///
     /// - Armed by the first segment of a flow, and again by later ones, at most once in
     ///   [`TOUCH_INTERVAL`](super::TOUCH_INTERVAL).

@@ -409,6 +409,24 @@ fn a_claim_that_waits_goes_out_in_time_and_gets_louder() {
 }
 
 #[test]
+fn the_deadline_of_a_connection_ends_with_it() {
+    let mut engine = engine(required());
+    let mut heard = Heard::default();
+    let mail =
+        || greeted().s(STRIPPED).c("MAIL FROM:<a@example.org>\r\n").s("250 ok\r\n").c("RCPT TO:<b@example.net>\r\n");
+    let first = mail().close();
+    first.play(&mut engine, &mut heard);
+    assert_eq!(heard.kinds(), [Kind::StarttlsStripped]);
+    // The same addresses and ports, two seconds before the deadline of the first connection.
+    mail().at(8).play(&mut engine, &mut heard);
+    for (second, findings) in [(11, 1), (19, 2)] {
+        engine.tick(Timestamp(first.packets[0].at + second * 1_000_000_000));
+        heard.drain(&mut engine);
+        assert_eq!(heard.findings.len(), findings, "second {second}");
+    }
+}
+
+#[test]
 fn a_reused_tuple_is_another_session() {
     let mut engine = engine(required());
     let mut heard = Recorded::default();
