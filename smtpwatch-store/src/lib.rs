@@ -32,7 +32,7 @@ use rusqlite::{Connection, ErrorCode, OpenFlags, OptionalExtension, Row, params}
 use smtpwatch_core::{
     Role, Timestamp,
     policy::{
-        history::{History, HistoryKey, HistoryPeer, HistoryRecord, Rate, Wear, normal_peer, peer_text},
+        history::{History, HistoryKey, HistoryPeer, HistoryRecord, Rate, Spread, Wear, normal_peer, peer_text},
         profile::Profile,
     },
 };
@@ -554,6 +554,7 @@ fn entry(row: &Row<'_>) -> rusqlite::Result<Option<Entry>> {
                 Some(wear) => wear[which],
                 None => Wear { counted: returns, ..Wear::default() },
             },
+            spread: Spread::default(),
         })
     };
     let time = |column| row.get(column).map(Timestamp);
@@ -569,7 +570,8 @@ fn entry(row: &Row<'_>) -> rusqlite::Result<Option<Entry>> {
         // A profile that cannot be parsed is learnt again.
         profile: profile.and_then(|text| serde_json::from_str::<Profile>(text).ok()).map(Arc::new),
         names: names.and_then(|text| serde_json::from_str(text).ok()).unwrap_or_default(),
-    };
+    }
+    .with_days();
     Ok(Some((HistoryKey { role, own, peer, port: row.get(4)? }, record)))
 }
 

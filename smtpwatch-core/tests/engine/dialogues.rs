@@ -411,7 +411,7 @@ fn a_claim_that_waits_goes_out_in_time_and_gets_louder() {
 #[test]
 fn the_deadline_of_a_connection_ends_with_it() {
     let mut engine = engine(required());
-    let mut heard = Heard::default();
+    let mut heard = Recorded::default();
     let mail =
         || greeted().s(STRIPPED).c("MAIL FROM:<a@example.org>\r\n").s("250 ok\r\n").c("RCPT TO:<b@example.net>\r\n");
     let first = mail().close();

@@ -27,8 +27,8 @@ fn key(peer: &str) -> HistoryKey {
 fn record(sessions: u64) -> HistoryRecord {
     HistoryRecord {
         sessions,
-        offered: Rate { yes: sessions - 1, no: 1, returns: 2, run: 3, wear: WEAR },
-        used: Rate { yes: 4, no: 5, returns: 6, run: 7, wear: Wear { established: true, ..WEAR } },
+        offered: Rate { yes: sessions - 1, no: 1, returns: 2, run: 3, wear: WEAR, ..Rate::default() },
+        used: Rate { yes: 4, no: 5, returns: 6, run: 7, wear: Wear { established: true, ..WEAR }, ..Rate::default() },
         first_seen: Timestamp(1),
         last_seen: Timestamp(i64::try_from(sessions).unwrap()),
         last_offered: Timestamp(3),
@@ -39,6 +39,7 @@ fn record(sessions: u64) -> HistoryRecord {
             last_seen: Timestamp(5000),
         }],
     }
+    .with_days()
 }
 
 const WEAR: Wear = Wear { established: false, counted: 1, at: Timestamp(4000), unlike: true };
