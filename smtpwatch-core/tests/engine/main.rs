@@ -11,6 +11,7 @@ mod siblings;
 mod stubborn;
 mod threats;
 mod traps;
+mod truth;
 mod witness;
 
 use smtpwatch_testkit::talk;
