@@ -12,6 +12,7 @@ mod published;
 mod severity;
 mod siblings;
 mod threats;
+mod truth;
 mod witness;
 
 use smtpwatch_testkit::scenario;
