@@ -72,7 +72,7 @@ async fn dane_secure_insecure_bogus_absent() {
         ("nobody.good.test", State::Absent, "the host has no address"),
         ("mx.plain.test", State::Insecure, "TLSA records are not queried"),
         ("mx.broken.test", State::Bogus, "forged or broken"),
-        ("mx.refused.test", State::Bogus, "the name server says"),
+        ("mx.refused.test", State::Bogus, "the name server reports"),
     ] {
         let facts = sources.host(host, now()).await;
         assert_eq!(facts.dane.state, state, "{host}: {}", facts.dane.detail);
