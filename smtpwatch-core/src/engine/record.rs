@@ -32,12 +32,17 @@ impl Engine {
         if self.is_proxied(flow) {
             return;
         }
-        if !flow.at_stake() || seen.capabilities.is_none() {
+        // Without an EHLO reply there is something to record only of a client that sent HELO, and of a server that refused EHLO.
+        let answered = seen.capabilities.is_some();
+        if !flow.at_stake() || !answered && !seen.helo {
             return;
         }
         let offered = seen.offers_starttls();
         let address = subject.address_key();
         let known = self.history.get(&address);
+        if !answered && known.is_none() {
+            return;
+        }
         let granted = match flow.role {
             Role::Client => Some(offered && !matches!(seen.starttls, Starttls::Refused(_))),
             // For a client that has never used TLS, a session without TLS does not show interference.
@@ -59,7 +64,8 @@ impl Engine {
             return;
         }
         let alike = known.is_none_or(|known| flow.is_alike(known));
-        let note = SessionNote { at, offered, used, profile: flow.profile(), names: flow.names_given(), alike };
+        let note =
+            SessionNote { at, answered, offered, used, profile: flow.profile(), names: flow.names_given(), alike };
         // Use the name given in this session, not one recorded for the address.
         let given = seen.server_names();
         let name = given.iter().find(|name| known.is_some_and(|known| known.is_named(name))).or(given.first());

@@ -17,7 +17,7 @@ use crate::{
     policy::{
         expectation::{Expectation, Subject},
         failures::Failure,
-        history::{HistoryPeer, HistoryRecord},
+        history::HistoryPeer,
         published::demand::Identity,
         rule::StarttlsRule,
     },
@@ -104,7 +104,7 @@ impl Engine {
             certificate: peer.as_ref().and_then(|peer| peer.certificate.as_ref()),
             unanswered,
             proxied: self.is_proxied(flow),
-            stranger: self.is_stranger(flow, expectation.known),
+            trusted: self.is_trusted(flow),
             at_stake: flow.at_stake(),
         });
         let is_retry = claims.iter().any(|claim| claim.kind == Kind::DowngradeRetry);
@@ -150,15 +150,13 @@ impl Engine {
         peer
     }
 
-    /// This host is the server, and nothing is known of the client: it has never used TLS here, and it is neither local nor
-    /// trusted. What such a client sends may be sent by anyone. The name that it gives is no identity: anyone can give it.
-    fn is_stranger(&self, flow: &Flow, known: Option<&HistoryRecord>) -> bool {
+    /// This host is the client, or the client is local or in a trusted network.
+    fn is_trusted(&self, flow: &Flow) -> bool {
         let client = flow.key.client.ip().to_canonical();
-        let is_local = client.is_loopback() || client == flow.key.server.ip().to_canonical();
-        flow.role == Role::Server
-            && !is_local
-            && known.is_none_or(|record| record.used.yes == 0)
-            && !self.settings.trusted_clients.iter().any(|network| network.contains(client))
+        flow.role == Role::Client
+            || client.is_loopback()
+            || client == flow.key.server.ip().to_canonical()
+            || self.settings.trusted_clients.iter().any(|network| network.contains(client))
     }
 
     /// A stalled handshake with the same peer: its client gave up, or has waited for [`STALLED`] (D1).

@@ -9,25 +9,35 @@ use crate::{
     Role,
     finding::{Evidence, ExpectedSource, Kind, Outcome},
     policy::history::{
-        HistoryRecord, Rate,
+        HistoryRecord, Rate, Weight,
         surprise::{Prior, one_in},
     },
 };
 
 /// A regression that is less probable than this without interference may be of high severity.
-const HIGH: f64 = 1e-4;
+const HIGH: f64 = 1.0 / 1000.0;
 /// A regression that is less probable than this without interference may be of medium severity.
-const MEDIUM: f64 = 1e-2;
+const MEDIUM: f64 = 1.0 / 300.0;
 
 /// Limits the severity of a claim that rests on history alone if that history is uncertain.
 pub(super) fn limit(input: &RuleInput<'_>, claim: &mut Claim) {
     // A credential in cleartext is lost to any peer.
-    if !claim.expected.is_from(ExpectedSource::History) || claim.outcome >= Outcome::Credential {
+    if claim.outcome >= Outcome::Credential {
+        return;
+    }
+    if claim.kind == Kind::StarttlsRefused && claim.evidence == Evidence::Suspicious && input.role == Role::Client {
+        return limit_refusal(input, claim);
+    }
+    if !claim.expected.is_from(ExpectedSource::History) {
         return;
     }
     let about_use = input.role == Role::Server || matches!(claim.kind, Kind::StarttlsUnused | Kind::DowngradeRetry);
     let record = if about_use { input.expectation.uses } else { input.expectation.offers.map(|(_, record)| record) };
-    let Some(record) = record else { return };
+    let Some(record) = record else {
+        // The claim rests on another part of the history: its offers, or their use, are too few or too often missing.
+        claim.add_limit(Limit::Possible);
+        return;
+    };
     let (rate, prior) = if about_use {
         (record.used, input.expectation.priors.used)
     } else {
@@ -46,8 +56,7 @@ pub(super) fn limit(input: &RuleInput<'_>, claim: &mut Claim) {
     if input.role == Role::Server
         && let Some(names) = names_of_others(input, record)
     {
-        let limit = if rate.wear.established { Limit::OtherNameOfEstablished } else { Limit::OtherName };
-        claim.add_limit(limit);
+        claim.add_limit(Limit::OtherName);
         let name = input.session.client_name.as_deref().unwrap_or_default();
         claim.indicators.push(format!(
             "the client calls itself {name:?}; TLS from this address was used by {names}: another client behind the same address, or a \
@@ -59,6 +68,15 @@ pub(super) fn limit(input: &RuleInput<'_>, claim: &mut Claim) {
         claim.indicators.push(format!(
             "a PROXY header came from {address}, which is not in trusted_proxies: the client is taken for that address (FP-13)"
         ));
+    }
+}
+
+/// Limits the severity of a refusal of STARTTLS by how often this server has not begun TLS before: servers that are short
+/// of resources refuse it too (FP-2).
+fn limit_refusal(input: &RuleInput<'_>, claim: &mut Claim) {
+    match input.expectation.uses {
+        Some(record) => limit_by_probability(input, claim, &record.used, input.expectation.priors.used),
+        None => claim.add_limit(Limit::Possible),
     }
 }
 
@@ -78,7 +96,7 @@ fn limit_by_probability(input: &RuleInput<'_>, claim: &mut Claim, rate: &Rate, p
         claim.indicators.push(format!(
             "this is session {} in a row without it, on {} days: {} by chance",
             rate.run + 1,
-            rate.spread.run.days_with(input.at),
+            rate.spread.run.with(input.at, Weight::Run).days,
             one_in(run)
         ));
     }

@@ -25,6 +25,9 @@ fn commands(input: &RuleInput<'_>) -> Option<Claim> {
     };
     let sent = if injection.before_reply { "before the reply to STARTTLS was known" } else { "after the go-ahead" };
     let mut claim = claim.with_outcome(outcome.max(input.session.outcome()));
+    if granted {
+        claim.add_limit(Limit::Injection);
+    }
     claim.indicators.push(format!(
         "{} bytes in cleartext, sent {sent}: {}",
         injection.octets,
@@ -47,7 +50,7 @@ fn replies(input: &RuleInput<'_>) -> Option<Claim> {
     }
     let expected = by_standard("no data between the go-ahead and the first TLS record (RFC 3207 §4)");
     let claim = Claim::new(input, Kind::ResponseInjection, RuleId::E2, Evidence::Tamper, expected);
-    Some(claim.indicator(format!(
+    Some(claim.limit(Limit::Injection).indicator(format!(
         "{} bytes in cleartext after the go-ahead: {}",
         injection.octets,
         quoted(&injection.verbs)

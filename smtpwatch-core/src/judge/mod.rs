@@ -72,8 +72,8 @@ pub struct RuleInput<'a> {
     pub unanswered: bool,
     /// The client relays for another client (FP-13): the history of its address says nothing about that client.
     pub proxied: bool,
-    /// This host is the server, and the client is unknown: anyone may have sent what it sends.
-    pub stranger: bool,
+    /// The client is local or in a trusted network, or this host is the client.
+    pub trusted: bool,
     /// The session transferred mail or credentials, or tried to.
     pub at_stake: bool,
 }
@@ -118,7 +118,7 @@ pub struct Claim {
     pub limits: Vec<Limit>,
     /// No further event in this session can make it worse.
     pub is_final: bool,
-    /// The client is unknown ([`RuleInput::stranger`]).
+    /// The client is unknown (see `RuleInput::is_by_stranger`).
     pub by_stranger: bool,
     /// What was expected, and by which source.
     pub expected: Expected,
@@ -177,6 +177,12 @@ impl<'a> RuleInput<'a> {
         }
     }
 
+    /// This host is the server, and the client is unknown: it has never used TLS here, and it is not trusted. Anyone may have
+    /// sent what it sends. The name that it gives is no identity: anyone can give it.
+    fn is_by_stranger(&self) -> bool {
+        !self.trusted && self.expectation.known.is_none_or(|record| record.used.yes == 0)
+    }
+
     /// The local rule suppresses findings about STARTTLS of this peer.
     fn starttls_ignored(&self) -> bool {
         self.expectation.starttls_rule() == Some(StarttlsRule::Ignore)
@@ -222,7 +228,7 @@ impl Claim {
             severity: severity::severity(evidence, outcome, &limits),
             limits,
             is_final: !waits && (input.closed || outcome >= Outcome::Content || input.session.tls_began()),
-            by_stranger: input.stranger,
+            by_stranger: input.is_by_stranger(),
             expected,
             mechanism: None,
             reply: None,

@@ -20,6 +20,7 @@
 //! | [`Limit::EhloOnly`] | at most low | B1 |
 //! | [`Limit::OneSign`] | at most medium | B2, C4 |
 //! | [`Limit::UnderTls`] | info | B3 |
+//! | [`Limit::Injection`] | at least high | E1, E2, E3 |
 //! | [`Limit::ExtraReply`] | at most low | E4 |
 //! | [`Limit::NoPassword`] | medium to high | F5 |
 //! | [`Limit::OwnOffer`] | medium | F6, as the server |
@@ -30,7 +31,6 @@
 //! | [`Limit::OwnLoginRefused`] | at most high | F1 to F4, F7, F9 |
 //! | [`Limit::Stranger`] | at most low | all, as the server |
 //! | [`Limit::OtherName`] | at most low | the same, as the server |
-//! | [`Limit::OtherNameOfEstablished`] | at most medium | the same, as the server |
 //! | [`Limit::TwoRecords`] | at least high | G9 |
 //!
 //! Traces of an edit in the bytes themselves (FO-1, FO-11) remove every limit.
@@ -60,6 +60,8 @@ pub enum Limit {
     OneSign,
     /// TLS began.
     UnderTls,
+    /// Bytes in cleartext where TLS begins: the other end may run them as if TLS had protected them.
+    Injection,
     /// A faulty server also sends one reply too many.
     ExtraReply,
     /// The exchange does not expose the password, which can be guessed offline.
@@ -80,8 +82,6 @@ pub enum Limit {
     Stranger,
     /// The client gives another name than those that used TLS from its address (FP-21).
     OtherName,
-    /// As [`Self::OtherName`], at an address with long-standing use of TLS.
-    OtherNameOfEstablished,
     /// Two independent records contradict each other, about more than one session.
     TwoRecords,
 }
@@ -101,20 +101,14 @@ impl Limit {
                 Self::OtherMask | Self::EhloOnly | Self::ExtraReply | Self::OtherName | Self::Possible | Self::Stranger,
                 _,
             ) => (Info, Low),
-            (
-                Self::AmbiguousMask
-                | Self::UnknownPeer
-                | Self::OneSign
-                | Self::Interrupted
-                | Self::Improbable
-                | Self::OtherNameOfEstablished,
-                _,
-            ) => (Info, Medium),
+            (Self::AmbiguousMask | Self::UnknownPeer | Self::OneSign | Self::Interrupted | Self::Improbable, _) => {
+                (Info, Medium)
+            }
             (Self::NoPassword, _) => (Medium, High),
             (Self::OwnLoginRefused, _) => (Info, High),
             (Self::OwnOffer, _) => (Medium, Medium),
             (Self::OwnSubmission, _) => (High, High),
-            (Self::TwoRecords, _) => (High, Critical),
+            (Self::TwoRecords | Self::Injection, _) => (High, Critical),
         }
     }
 }

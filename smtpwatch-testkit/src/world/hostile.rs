@@ -185,7 +185,7 @@ pub struct GuessDay {
     pub guesses: usize,
 }
 
-/// Plays that day: 40 peers with much history, bots that guess passwords, and one strip at noon.
+/// Plays that day: 40 peers with much history, bots that guess passwords, and at noon a strip of three deliveries to one peer.
 pub fn guess_day(effort: Effort, seed: u64) -> GuessDay {
     let mut stage = Stage::new(mixed(seed ^ 0x6e55));
     let peers: Vec<_> =
@@ -198,7 +198,7 @@ pub fn guess_day(effort: Effort, seed: u64) -> GuessDay {
         }
     }
     let noon = day + 12 * HOUR;
-    plan.push(Planned { at: noon, peer: peers[0], attack: STRIP, attacked: true });
+    plan.extend((0..3).map(|minute| Planned { at: noon + minute * 60, peer: peers[0], attack: STRIP, attacked: true }));
     let guesses: Vec<usize> = (0..HABITS.len()).filter(|habit| HABITS[*habit].name.starts_with("guess-")).collect();
     let bots: Vec<u32> = (0..300).map(|_| stage.peer(Role::Server)).collect();
     for bot in &bots {
