@@ -44,7 +44,7 @@ pub use writer::{HISTORY_BATCH, JournalLink, JournalOutcome, QUEUE, Request, Sto
 /// `PRAGMA application_id` of a smtpwatch store: "SMTW".
 pub const APPLICATION_ID: i32 = 0x534D_5457;
 /// `PRAGMA user_version`: the schema that this version writes.
-pub const SCHEMA: i32 = 4;
+pub const SCHEMA: i32 = 5;
 /// Maximum wait for another process's lock. It may also delay the end of the daemon.
 const BUSY: Duration = Duration::from_secs(1);
 
@@ -54,6 +54,7 @@ const STEPS: [&[&str]; SCHEMA as usize] = [
     &[deliveries::CREATE, offers::CREATE, policies::CREATE],
     &[findings::CREATE, offers::BOTH_ROLES],
     &[WEAR_AND_NAMES, findings::UNREPORTED],
+    &[DAYS],
 ];
 
 const BASELINE: &str = "
@@ -92,10 +93,15 @@ const WEAR_AND_NAMES: &str = "
     ALTER TABLE baseline ADD COLUMN names TEXT;      -- JSON: name and first and newest session
 ";
 
+/// How the sessions behind the two rates are spread over days.
+const DAYS: &str = "
+    ALTER TABLE baseline ADD COLUMN days TEXT;       -- JSON: of the offer, and of its use; none is written by this version
+";
+
 /// The columns of a row, in the order in which they are read.
 const COLUMNS: &str = "role, own, peer_kind, peer, port, sessions, offered, offered_no, offered_returns, offered_run, \
                        used, used_no, used_returns, used_run, first_seen, last_seen, last_offered, profile, wear, names";
-const UPSERT: &str = "INSERT OR REPLACE INTO baseline VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15, ?16, ?17, ?18, ?19, ?20)";
+const UPSERT: &str = "INSERT OR REPLACE INTO baseline VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15, ?16, ?17, ?18, ?19, ?20, NULL)";
 const DELETE: &str = "DELETE FROM baseline WHERE role = ?1 AND own = ?2 AND peer_kind = ?3 AND peer = ?4 AND port = ?5";
 
 /// Why the store cannot be used.

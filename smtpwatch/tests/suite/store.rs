@@ -189,7 +189,7 @@ fn rows_beyond_the_bound_go_the_least_known_first() {
         .execute(
             "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < ?1)
              INSERT INTO baseline
-             SELECT 'client', '192.0.2.1', 'name', 'mx' || i, 25, 1, 1, 0, 0, 0, 1, 0, 0, 0, i, i, i, NULL, NULL, NULL FROM n",
+             SELECT 'client', '192.0.2.1', 'name', 'mx' || i, 25, 1, 1, 0, 0, 0, 1, 0, 0, 0, i, i, i, NULL, NULL, NULL, NULL FROM n",
             [1003],
         )
         .unwrap();
@@ -197,7 +197,7 @@ fn rows_beyond_the_bound_go_the_least_known_first() {
     connection
         .execute(
             "INSERT INTO baseline VALUES ('client', '192.0.2.1', 'address', '198.51.100.25', 25, 50, 50, 0, 0, 0, 50, 0, 0, 0, 0, 0, 0,
-             NULL, NULL, NULL)",
+             NULL, NULL, NULL, NULL)",
             [],
         )
         .unwrap();
@@ -250,7 +250,7 @@ fn an_older_store_is_brought_up_to_date() {
         for table in tables.iter().filter(|table| !["baseline", "request", "sqlite_sequence"].contains(&&***table)) {
             connection.execute_batch(&format!("DROP TABLE {table}")).unwrap();
         }
-        for column in ["wear", "names"] {
+        for column in ["wear", "names", "days"] {
             connection.execute_batch(&format!("ALTER TABLE baseline DROP COLUMN {column}")).unwrap();
         }
         connection.pragma_update(None, "user_version", 1).unwrap();
