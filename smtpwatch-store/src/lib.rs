@@ -17,6 +17,7 @@ mod findings;
 pub mod incidents;
 pub mod offers;
 pub mod policies;
+pub mod retention;
 mod writer;
 
 use std::{
@@ -47,6 +48,8 @@ pub const APPLICATION_ID: i32 = 0x534D_5457;
 pub const SCHEMA: i32 = 5;
 /// Maximum wait for another process's lock. It may also delay the end of the daemon.
 const BUSY: Duration = Duration::from_secs(1);
+/// Number of prepared statements that are kept: more than storing and removing a finding take.
+const STATEMENTS: usize = 64;
 
 /// The statements that upgrade from each schema to the next.
 const STEPS: [&[&str]; SCHEMA as usize] = [
@@ -54,7 +57,7 @@ const STEPS: [&[&str]; SCHEMA as usize] = [
     &[deliveries::CREATE, offers::CREATE, policies::CREATE],
     &[findings::CREATE, offers::BOTH_ROLES],
     &[WEAR_AND_NAMES, findings::UNREPORTED],
-    &[DAYS],
+    &[DAYS, retention::CREATE],
 ];
 
 const BASELINE: &str = "
@@ -371,6 +374,7 @@ impl Store {
         let failed = |source| classify(path, source);
         let connection = Connection::open_with_flags(path, flags | OpenFlags::SQLITE_OPEN_NO_MUTEX).map_err(failed)?;
         connection.busy_timeout(BUSY).map_err(failed)?;
+        connection.set_prepared_statement_cache_capacity(STATEMENTS);
         // The first statement that reads the file: SQLite reports here that the file is not a database.
         connection.query_row("SELECT count(*) FROM sqlite_schema", [], |_| Ok(())).map_err(failed)?;
         let file = file_monitor::FileId::at(path).ok();

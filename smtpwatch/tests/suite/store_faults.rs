@@ -526,8 +526,9 @@ fn an_upgrade_reports_nothing_again() {
     let connection = Connection::open(&path).unwrap();
     connection
         .execute_batch(
-            "DROP TABLE unreported; ALTER TABLE baseline DROP COLUMN wear; ALTER TABLE baseline DROP COLUMN names;
-             ALTER TABLE baseline DROP COLUMN days",
+            "DROP TABLE unreported; DROP TABLE worth; DROP TABLE cause; DROP TABLE tombstone;
+             ALTER TABLE baseline DROP COLUMN wear; ALTER TABLE baseline DROP COLUMN names;
+             ALTER TABLE baseline DROP COLUMN days; ALTER TABLE incident DROP COLUMN kept",
         )
         .unwrap();
     connection.pragma_update(None, "user_version", 3).unwrap();
