@@ -17,7 +17,7 @@ use crate::{
 /// A regression that is less probable than this without interference may be of high severity.
 const HIGH: f64 = 1.0 / 600.0;
 /// A regression that is less probable than this without interference may be of medium severity.
-const MEDIUM: f64 = 1.0 / 250.0;
+const MEDIUM: f64 = 1.0 / 275.0;
 /// Number of days on which a run must have lasted to count at a peer whose single session without the property is not yet
 /// improbable: a farm may lead to the same machine for days.
 const RUN_DAYS: u32 = 5;

@@ -21,7 +21,7 @@ const RARE_OTHERS: usize = 2;
 /// The same for peers with a short history: some of them only had a lucky start.
 const OTHERS: usize = 6;
 /// Probability below which a symptom is rare at one peer.
-const RARE: f64 = 1.0 / 250.0;
+const RARE: f64 = 1.0 / 275.0;
 
 /// The latest sessions of this host in one role: peers with TLS, and peers without.
 #[derive(Debug)]

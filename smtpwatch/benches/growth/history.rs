@@ -132,6 +132,7 @@ pub fn record(number: usize) -> HistoryRecord {
 fn note(number: usize, round: usize) -> SessionNote {
     SessionNote {
         at: seconds(100_000_000 * round),
+        answered: true,
         offered: true,
         used: true,
         profile: Some(profile(number)),

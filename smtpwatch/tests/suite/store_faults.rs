@@ -80,7 +80,15 @@ impl Rig {
     /// A session with a peer, as the pipeline records it.
     fn session(&mut self, peer: u16) {
         let at = Timestamp::from_secs(1_000_000 + i64::from(peer));
-        let note = SessionNote { at, offered: true, used: true, profile: None, names: Vec::new(), alike: true };
+        let note = SessionNote {
+            at,
+            answered: true,
+            offered: true,
+            used: true,
+            profile: None,
+            names: Vec::new(),
+            alike: true,
+        };
         let (record, _) = self.history.note(key(peer), note, Strength::default());
         self.handle.keep(key(peer), record);
     }
