@@ -153,7 +153,7 @@ pub struct StoreHandle {
 }
 
 enum Command {
-    History(HistoryKey, HistoryRecord),
+    History(HistoryKey, Box<HistoryRecord>),
     Forget(HistoryKey),
     RequestDone(Request),
     Delivery(Box<Delivery>),
@@ -289,7 +289,7 @@ impl StoreHandle {
 
     /// Stores a changed row.
     pub fn keep(&self, key: HistoryKey, record: HistoryRecord) {
-        self.send(Command::History(key, record));
+        self.send(Command::History(key, Box::new(record)));
     }
 
     /// Whether [`Self::restore`] would accept rows: the writer has few of them left to write.
@@ -464,7 +464,7 @@ impl Worker {
                 self.evict_oldest();
             }
             match self.changes.recv_timeout(end.saturating_duration_since(Instant::now())) {
-                Ok(Command::History(key, record)) => _ = self.pending.insert(key, Some(record)),
+                Ok(Command::History(key, record)) => _ = self.pending.insert(key, Some(*record)),
                 Ok(Command::Forget(key)) => _ = self.pending.insert(key, None),
                 Ok(Command::Restore(rows)) => {
                     self.counts.restoring.fetch_sub(1, Ordering::Relaxed);

@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 use crate::{Timestamp, day::Day};
 
 /// Unit of a weight: the first session of a day.
-const ONE: u64 = 1000;
+const ONE: u32 = 1000;
 /// Number of sessions of one day that have a weight.
 const BUSY: u32 = 5;
 
@@ -19,15 +19,15 @@ pub struct Tally {
     /// Number of distinct days (UTC) with a session.
     pub days: u32,
     /// Sum of the weights of all sessions, in thousandths.
-    pub weight: u64,
+    pub weight: u32,
     /// The newest day, in days since the Unix epoch.
-    pub newest: i64,
+    pub newest: i32,
     /// Number of sessions on the newest day.
     pub on_newest: u32,
 }
 
 /// Weight of the n-th session of a day.
-const fn weight(nth: u32) -> u64 {
+const fn weight(nth: u32) -> u32 {
     match nth {
         0 | 1 => ONE,
         2..=BUSY => ONE / 8,
@@ -52,15 +52,14 @@ impl Tally {
 
     /// Sum of the weights: the number of sessions that this many independent sessions are worth.
     #[must_use]
-    #[expect(clippy::cast_precision_loss, reason = "a sum of weights far below 2^52")]
     pub fn sessions(&self) -> f64 {
-        self.weight as f64 / ONE as f64
+        f64::from(self.weight) / f64::from(ONE)
     }
 
     /// The day of a session, and its position among the sessions of that day. An earlier day than the newest counts as
     /// the newest: a clock that steps back adds no days.
-    fn next(&self, at: Timestamp) -> (i64, u32) {
-        let day = Day::of(at).number();
+    fn next(&self, at: Timestamp) -> (i32, u32) {
+        let day = day_number(Day::of(at));
         if self.days > 0 && day <= self.newest { (self.newest, self.on_newest.saturating_add(1)) } else { (day, 1) }
     }
 
@@ -74,15 +73,21 @@ impl Tally {
         let days = u64::try_from(newest.since(first).saturating_add(1)).unwrap_or(1).clamp(1, sessions);
         // Sessions of each day, rounded down, and one more on some of the days.
         let (daily, more) = (sessions / days, sessions % days);
-        let of_day =
-            |sessions: u64| (1..=u32::try_from(sessions).unwrap_or(u32::MAX).min(BUSY)).map(weight).sum::<u64>();
+        let of_day = |sessions: u64| {
+            u64::from((1..=u32::try_from(sessions).unwrap_or(u32::MAX).min(BUSY)).map(weight).sum::<u32>())
+        };
         Self {
             days: u32::try_from(days).unwrap_or(u32::MAX),
-            weight: (days - more) * of_day(daily) + more * of_day(daily + 1),
-            newest: newest.number(),
+            weight: u32::try_from((days - more) * of_day(daily) + more * of_day(daily + 1)).unwrap_or(u32::MAX),
+            newest: day_number(newest),
             on_newest: u32::try_from(daily).unwrap_or(u32::MAX),
         }
     }
+}
+
+/// Days since the Unix epoch, as they are stored: until the year 5881610.
+fn day_number(day: Day) -> i32 {
+    i32::try_from(day.number()).unwrap_or(i32::MAX)
 }
 
 /// How the sessions of a rate are spread over days.

@@ -169,12 +169,7 @@ pub fn poisson_tail(seen: usize, expected: f64) -> f64 {
 
 /// A probability in words: `1 in 400`, with one or two significant digits, rounded towards the larger probability.
 #[must_use]
-#[expect(
-    clippy::cast_possible_truncation,
-    clippy::cast_sign_loss,
-    clippy::cast_precision_loss,
-    reason = "between 1 and 10^12"
-)]
+#[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "between 1 and 10^12")]
 pub fn one_in(probability: f64) -> String {
     let times = (1.0 / probability.clamp(SMALLEST, 1.0)) as u64;
     let mut unit = 1;
