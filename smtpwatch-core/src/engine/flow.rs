@@ -468,6 +468,7 @@ impl Flow {
             smtp: seen.smtp,
             gaps: seen.gaps,
             certificate: None,
+            exempted: Vec::new(),
         }
     }
 }

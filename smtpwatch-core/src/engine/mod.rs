@@ -38,7 +38,7 @@ use crate::{
     judge::{self, RuleInput},
     limits,
     policy::{
-        expectation::{self, Expectation, Subject},
+        expectation::{self, Expectation, Rules, Subject},
         failures::{FailedHandshakes, Failure},
         history::{History, HistoryKey, HistoryPeer, HistoryRecord, SessionNote, Strength},
         published::{self, LOOKUP_TIMEOUT, LookupRequest, LookupResult, Published, domain_name},
@@ -66,7 +66,13 @@ pub struct Settings {
 
 impl Default for Settings {
     fn default() -> Self {
-        Self { strength: Strength::default(), flows: limits::FLOWS, lookups: false, trusted_proxies: Vec::new(), trusted_clients: Vec::new() }
+        Self {
+            strength: Strength::default(),
+            flows: limits::FLOWS,
+            lookups: false,
+            trusted_proxies: Vec::new(),
+            trusted_clients: Vec::new(),
+        }
     }
 }
 
@@ -636,14 +642,14 @@ impl Engine {
         let flow = &mut self.flows[place];
         flow.session.finish();
         while flow.session.poll().is_some() {}
-        self.judge(place, at, Urgency::Closed);
+        let exempted = self.judge(place, at, Urgency::Closed);
         let flow = &mut self.flows[place];
         // A session whose bytes were all lost counts too, for example one in IP fragments.
         let seen = flow.payload || flow.session.seen.gaps > 0;
         if !seen || std::mem::replace(&mut flow.concluded, true) {
             return;
         }
-        let mut summary = flow.summary();
+        let mut summary = SessionSummary { exempted, ..flow.summary() };
         let flow = &self.flows[place];
         if self.is_published_for(flow) {
             let names = names(&self.history, flow);
@@ -680,17 +686,20 @@ impl Engine {
             && !self.settings.trusted_clients.iter().any(|network| network.contains(client))
     }
 
-    fn judge(&mut self, place: FlowId, at: Timestamp, urgency: Urgency) {
+    /// Judges a session and raises what is due. Returns the kinds of the findings that an exception with an end suppressed,
+    /// once the session has ended.
+    fn judge(&mut self, place: FlowId, at: Timestamp, urgency: Urgency) -> Vec<Kind> {
         let flow = &self.flows[place];
         // Without this host's own side no session took place: incoming frames alone prove nothing.
         if !flow.is_witnessed() {
-            return;
+            return Vec::new();
         }
         let key = flow.key;
         let names = names(&self.history, flow);
         let subject = Subject { flow: key, role: flow.role, names: &names };
+        let rules = Rules { all: &self.rules, at: flow.begun };
         let stalled = self.stalled(&subject, at);
-        let mut expectation = Expectation::of(&subject, &self.rules, &self.history, self.settings.strength);
+        let mut expectation = Expectation::of(&subject, rules, &self.history, self.settings.strength);
         expectation.failure =
             flow.retried.as_deref().or_else(|| self.failures.last_before(&subject, at)).or(stalled.as_ref());
         let is_published = self.is_published_for(flow);
@@ -702,7 +711,7 @@ impl Engine {
         let pending = !self.pending(flow).is_empty();
         let unanswered = is_published && urgency != Urgency::Progress && self.published.is_unanswered(called);
         let wire = flow.wire();
-        let claims = judge::judge(RuleInput {
+        let input = RuleInput {
             session: &flow.session.seen,
             wire: &wire,
             expectation: &expectation,
@@ -718,7 +727,9 @@ impl Engine {
             proxied: self.is_proxied(flow),
             stranger: self.is_stranger(flow, expectation.known),
             at_stake: flow.at_stake(),
-        });
+        };
+        let claims = judge::judge(input);
+        let exempted = if urgency == Urgency::Closed { judge::exempted(input, &claims) } else { Vec::new() };
         let is_retry = claims.iter().any(|claim| claim.kind == Kind::DowngradeRetry);
         let retried = expectation.failure.filter(|_| is_retry && flow.retried.is_none()).copied();
         let context = if claims.is_empty() && !flow.holds_claims() {
@@ -763,6 +774,7 @@ impl Engine {
             flow.raise(&claim);
             self.outputs.push_back(Output::Finding(Box::new(flow.finding(at, claim, &context))));
         }
+        exempted
     }
 
     /// The history record of a peer: by its address, else by its name.

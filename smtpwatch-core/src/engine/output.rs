@@ -7,7 +7,7 @@ use serde::Serialize;
 use super::delivery::Delivery;
 use crate::{
     Finding, FlowKey, Role, Side,
-    finding::StarttlsState,
+    finding::{Kind, StarttlsState},
     flow::GapCause,
     judge::certificate::Verdict,
     policy::{
@@ -187,4 +187,7 @@ pub struct SessionSummary {
     /// The policy source with which the server's certificate was compared, and the verdict.
     #[serde(skip)]
     pub certificate: Option<(Source, Verdict)>,
+    /// Kinds of the findings that a rule with an end suppressed, each once.
+    #[serde(skip)]
+    pub exempted: Vec<Kind>,
 }

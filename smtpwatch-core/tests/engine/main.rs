@@ -2,6 +2,7 @@
 
 mod dialogues;
 mod evasions;
+mod exceptions;
 mod exhibits;
 mod history;
 mod pairing;

@@ -1,0 +1,87 @@
+//! Rules with an end: they apply to sessions that begin before it, and what they suppress is counted.
+
+use crate::talk::{OFFER, STRIPPED, Talk, deliver, engine, greeted, hear, hear_after, hear_by, honest_history};
+use smtpwatch_core::{
+    Timestamp,
+    finding::Kind,
+    policy::rule::{AuthRule, Rule, StarttlsRule},
+};
+
+/// A stripped delivery, which is a violation by [`rules`] without its exception.
+fn stripped() -> Talk {
+    deliver(greeted().s(STRIPPED))
+}
+
+fn begin(talk: &Talk) -> i64 {
+    talk.packets.first().expect("a packet").at
+}
+
+/// An exception for every peer, and behind it the rule that it suspends.
+fn rules(until: Option<i64>) -> Vec<Rule> {
+    let exception = Rule {
+        starttls: Some(StarttlsRule::Ignore),
+        until: until.map(Timestamp),
+        reason: "the peer renews its certificate".to_owned(),
+        ..Rule::default()
+    };
+    vec![exception, Rule { starttls: Some(StarttlsRule::Required), ..Rule::default() }]
+}
+
+const SUPPRESSED: [Kind; 2] = [Kind::StarttlsStripped, Kind::PolicyViolation];
+
+#[test]
+fn a_rule_applies_to_sessions_that_begin_before_its_end() {
+    let talk = stripped();
+    for (until, expected) in
+        [(begin(&talk) - 1, &SUPPRESSED[..]), (begin(&talk), &SUPPRESSED), (begin(&talk) + 1, &[]), (i64::MAX, &[])]
+    {
+        let heard = hear(&talk, rules(Some(until)));
+        assert_eq!(heard.kinds(), expected, "until {until}");
+        let exempted = if expected.is_empty() { &SUPPRESSED[..] } else { &[] };
+        assert_eq!(heard.sessions[0].exempted, exempted, "until {until}");
+    }
+    // The number of a rule is its position, also after an earlier one has ended.
+    let heard = hear(&talk, rules(Some(begin(&talk))));
+    assert!(heard.findings[0].expected.detail.starts_with("rule 2 of the configuration"), "{:?}", heard.findings[0]);
+}
+
+/// The verdict does not depend on how far the session got when the rule ended.
+#[test]
+fn the_end_of_a_rule_does_not_split_a_session() {
+    let talk = stripped();
+    for packet in &talk.packets {
+        let heard = hear(&talk, rules(Some(packet.at + 1)));
+        assert_eq!((heard.kinds(), &heard.sessions[0].exempted[..]), (vec![], &SUPPRESSED[..]), "{}", packet.at);
+    }
+}
+
+#[test]
+fn a_session_counts_when_the_rule_suppressed_something() {
+    // A rule without an end is no exception.
+    let lasting = hear(&stripped(), rules(None));
+    assert_eq!((lasting.kinds(), &lasting.sessions[0].exempted[..]), (vec![], &[][..]));
+    // Nothing would have been found.
+    let exception = |auth| vec![Rule { auth_plaintext: auth, ..rules(Some(i64::MAX)).remove(0) }];
+    let honest = hear(&deliver(greeted().s(OFFER)), exception(None));
+    assert_eq!((honest.kinds(), &honest.sessions[0].exempted[..]), (vec![], &[][..]));
+    // History is a source too.
+    let known = hear_after(&honest_history(9), &stripped(), exception(None));
+    assert_eq!((known.kinds(), &known.sessions[0].exempted[..]), (vec![], &[Kind::StarttlsStripped][..]));
+    // What the rule does not suppress is raised, and is not counted.
+    let password = greeted().s("250-mx1.example.net\r\n250 AUTH PLAIN\r\n");
+    let password = password.c("AUTH PLAIN AHVzZXIAcGFzcw==\r\n").s("235 2.7.0 Ok\r\n").c("QUIT\r\n").s("221 Bye\r\n");
+    let heard = hear(&password.clone().close(), exception(None));
+    assert!(heard.kinds().contains(&Kind::AuthPlaintext) && heard.sessions[0].exempted.is_empty(), "{heard:?}");
+    let allowed = hear(&password.close(), exception(Some(AuthRule::Allow)));
+    assert!(!allowed.kinds().contains(&Kind::AuthPlaintext), "{allowed:?}");
+    assert!(allowed.sessions[0].exempted.contains(&Kind::AuthPlaintext), "{allowed:?}");
+}
+
+/// The exception suspends the rule behind it for its own peer only.
+#[test]
+fn an_exception_holds_for_its_peer() {
+    let mut rules = rules(Some(i64::MAX));
+    rules[0].peer = vec!["203.0.113.9".parse().expect("an address")];
+    let heard = hear_by(engine(rules), &[], &stripped());
+    assert_eq!((heard.kinds(), &heard.sessions[0].exempted[..]), (SUPPRESSED.to_vec(), &[][..]));
+}
