@@ -45,6 +45,14 @@ pub(super) fn parse_time(text: &str) -> Result<Timestamp, String> {
     if let Ok(time) = text.parse::<jiff::Timestamp>() {
         return i64::try_from(time.as_nanosecond()).map(Timestamp).map_err(|error| error.to_string());
     }
+    let Some(seconds) = parse_seconds(text) else {
+        return Err("expected a time such as 2026-11-23T15:00:00Z, or so long ago: 30m, 24h, 7d".to_owned());
+    };
+    Ok(Timestamp(now().0.saturating_sub(seconds.saturating_mul(1_000_000_000))))
+}
+
+/// Seconds of a duration such as 30m, 24h, 7d.
+pub(super) fn parse_seconds(text: &str) -> Option<i64> {
     let unit = text.chars().next_back().and_then(|unit| match unit {
         's' => Some(1),
         'm' => Some(60),
@@ -52,12 +60,9 @@ pub(super) fn parse_time(text: &str) -> Result<Timestamp, String> {
         'd' => Some(86_400),
         'w' => Some(604_800),
         _ => None,
-    });
-    let number = text.get(..text.len().saturating_sub(1)).and_then(|number| number.parse::<u32>().ok());
-    let (Some(unit), Some(number)) = (unit, number) else {
-        return Err("expected a time such as 2026-11-23T15:00:00Z, or so long ago: 30m, 24h, 7d".to_owned());
-    };
-    Ok(Timestamp(now().0.saturating_sub(i64::from(number).saturating_mul(unit).saturating_mul(1_000_000_000))))
+    })?;
+    let number = text.get(..text.len().saturating_sub(1))?.parse::<u32>().ok()?;
+    i64::from(number).checked_mul(unit)
 }
 
 pub(super) fn parse_role(text: &str) -> Result<Role, String> {
