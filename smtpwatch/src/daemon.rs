@@ -120,7 +120,7 @@ pub fn run(start: Start) -> anyhow::Result<()> {
     })?;
     let journal = Arc::new(journal);
     let live = Live::new();
-    let (push, pusher) = alertmanager::start(&config.alertmanager, &host_name())?.unzip();
+    let (push, pusher) = alertmanager::start(&config.alertmanager, &config.cluster, &host_name())?.unzip();
     let (lines, events, counts) = (journal.clone(), live.clone(), metrics.clone());
     // A finding in the journal is also in the store, unless the log says that the store cannot be written.
     let tell = Box::new(move |finding: &Finding, again: bool| lines.write(Box::new(finding.clone()), again));
