@@ -101,7 +101,7 @@ fn an_exception_is_written_listed_and_ended() {
     let text = stdout(&site.silence(&["--list", "--format", "text"]));
     assert!(text.starts_with("198.51.100.25, starttls ignore, until 20") && text.contains(": TICKET-4711"), "{text}");
     let checked = stdout(&site.run("check-config", &[]));
-    assert!(checked.contains(&format!("smtpwatch.toml: good, 2 rules\n")), "{checked}");
+    assert!(checked.contains("smtpwatch.toml: good, 2 rules\n"), "{checked}");
     assert!(
         checked.contains(&format!("\nrule 1 ({path}:2) ends 20")) && checked.contains(": TICKET-4711"),
         "{checked}"
