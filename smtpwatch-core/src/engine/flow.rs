@@ -446,6 +446,11 @@ impl Flow {
         seen.mail_sent || seen.starttls != Starttls::NotSent || !seen.auth.is_empty()
     }
 
+    /// A claim of this kind was raised.
+    pub(super) fn has_raised(&self, kind: Kind) -> bool {
+        self.raised.iter().any(|(raised, ..)| *raised == kind)
+    }
+
     pub(super) fn summary(&self) -> SessionSummary {
         let seen = &self.session.seen;
         let result = if seen.doubt.is_some() || !self.is_witnessed() {

@@ -729,7 +729,9 @@ impl Engine {
             at_stake: flow.at_stake(),
         };
         let claims = judge::judge(input);
-        let exempted = if urgency == Urgency::Closed { judge::exempted(input, &claims) } else { Vec::new() };
+        let mut exempted = if urgency == Urgency::Closed { judge::exempted(input, &claims) } else { Vec::new() };
+        // Raised before the configuration got the exception.
+        exempted.retain(|kind| !flow.has_raised(*kind));
         let is_retry = claims.iter().any(|claim| claim.kind == Kind::DowngradeRetry);
         let retried = expectation.failure.filter(|_| is_retry && flow.retried.is_none()).copied();
         let context = if claims.is_empty() && !flow.holds_claims() {

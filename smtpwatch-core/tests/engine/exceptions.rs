@@ -1,10 +1,13 @@
 //! Rules with an end: they apply to sessions that begin before it, and what they suppress is counted.
 
-use crate::talk::{OFFER, STRIPPED, Talk, deliver, engine, greeted, hear, hear_after, hear_by, honest_history};
+use crate::talk::{Heard, OFFER, STRIPPED, Talk, deliver, engine, greeted, hear, hear_after, hear_by, honest_history};
 use smtpwatch_core::{
     Timestamp,
     finding::Kind,
-    policy::rule::{AuthRule, Rule, StarttlsRule},
+    policy::{
+        history::Strength,
+        rule::{AuthRule, Rule, StarttlsRule},
+    },
 };
 
 /// A stripped delivery, which is a violation by [`rules`] without its exception.
@@ -75,6 +78,24 @@ fn a_session_counts_when_the_rule_suppressed_something() {
     let allowed = hear(&password.close(), exception(Some(AuthRule::Allow)));
     assert!(!allowed.kinds().contains(&Kind::AuthPlaintext), "{allowed:?}");
     assert!(allowed.sessions[0].exempted.contains(&Kind::AuthPlaintext), "{allowed:?}");
+}
+
+/// An exception that the configuration gets after the verdict has suppressed nothing of this session.
+#[test]
+fn what_was_raised_before_is_not_counted() {
+    let talk = stripped();
+    let (mut engine, mut heard) = (engine(rules(None).split_off(1)), Heard::default());
+    for packet in &talk.packets {
+        engine.handle(&talk.segment(packet));
+        heard.drain(&mut engine);
+        if heard.kinds() == SUPPRESSED && heard.sessions.is_empty() {
+            engine.reconfigure(Strength::default(), rules(Some(i64::MAX)), Vec::new(), Vec::new());
+        }
+    }
+    engine.finish(Timestamp(i64::MAX));
+    heard.drain(&mut engine);
+    assert_eq!((heard.kinds(), heard.sessions.len()), (SUPPRESSED.to_vec(), 1));
+    assert_eq!(heard.sessions[0].exempted, []);
 }
 
 /// The exception suspends the rule behind it for its own peer only.
