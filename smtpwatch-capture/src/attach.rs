@@ -26,7 +26,7 @@ use super::{
     CaptureError,
     interfaces::Interface,
     link::{self, Target},
-    lock::{InterfaceLock, Refused},
+    lock::{InterfaceLock, LockRefusal},
     netlink,
     object::program,
 };
@@ -42,40 +42,28 @@ const RETRY: Duration = Duration::from_secs(30);
 pub(crate) const AUTO: &str = "auto uses TCX, or clsact if the kernel has no TCX; XDP only if configured, because some \
                                drivers copy every packet before an XDP program sees it (veth: a third of the throughput of bulk mail)";
 
-/// A hook point of the kernel.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
-pub enum Hook {
-    /// XDP in the driver.
-    Xdp,
-    /// XDP on the generic path.
-    XdpGeneric,
-    /// TCX, kernel 6.6 and later.
-    Tcx,
-    /// A filter of a clsact qdisc.
-    Clsact,
+smtpwatch_system::vocabulary! {
+    /// A hook point of the kernel.
+    #[derive(PartialOrd, Ord, Hash)]
+    pub enum Hook {
+        /// XDP in the driver.
+        Xdp = "xdp",
+        /// XDP on the generic path.
+        XdpGeneric = "xdp-generic",
+        /// TCX, kernel 6.6 and later.
+        Tcx = "tcx",
+        /// A filter of a clsact qdisc.
+        Clsact = "clsact",
+    }
 }
 
 impl Hook {
-    /// Every hook, for metric labels.
-    pub const ALL: [Self; 4] = [Self::Xdp, Self::XdpGeneric, Self::Tcx, Self::Clsact];
-
     /// The hooks available for a direction: XDP sees arriving packets only.
     #[must_use]
     pub const fn of(direction: Direction) -> &'static [Self] {
         match direction {
             Direction::Ingress => &Self::ALL,
             Direction::Egress => &[Self::Tcx, Self::Clsact],
-        }
-    }
-
-    /// The metric label.
-    #[must_use]
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            Self::Xdp => "xdp",
-            Self::XdpGeneric => "xdp-generic",
-            Self::Tcx => "tcx",
-            Self::Clsact => "clsact",
         }
     }
 
@@ -109,7 +97,7 @@ pub struct Attachment {
 /// All attachments of this process.
 #[derive(Default)]
 pub(crate) struct Attachments {
-    places: Vec<Place>,
+    slots: Vec<HookSlot>,
     /// Interfaces whose clsact qdisc this process created.
     qdiscs: BTreeSet<u32>,
     /// Locks that keep other smtpwatch processes off the watched interfaces.
@@ -117,10 +105,10 @@ pub(crate) struct Attachments {
 }
 
 /// One direction of one interface, and the state of its hook.
-struct Place {
+struct HookSlot {
     attachment: Attachment,
     interface: Interface,
-    held: Option<Held>,
+    attached: Option<AttachedHook>,
     /// Time of the next attempt to attach a missing hook.
     retry: Instant,
     /// Cause of the missing hook as logged: an unchanged cause is not logged again.
@@ -128,25 +116,25 @@ struct Place {
 }
 
 /// A hook attached by this process.
-struct Held {
+struct AttachedHook {
     /// Program id assigned by the kernel.
     program: u32,
-    by: HeldBy,
+    by: HookGuard,
 }
 
 /// Keeps the hook attached; dropping it detaches the hook.
-enum HeldBy {
+enum HookGuard {
     Link(OwnedFd),
     #[expect(dead_code, reason = "held for its Drop alone")]
     Filter(SchedClassifierLink),
 }
 
-impl Held {
+impl AttachedHook {
     /// Whether the hook is still attached at its place.
-    fn is_there(&self, place: &Attachment) -> io::Result<bool> {
+    fn is_there(&self, slot: &Attachment) -> io::Result<bool> {
         match &self.by {
-            HeldBy::Link(link) => Ok(link::program_and_interface(link.as_fd())? == (self.program, place.index)),
-            HeldBy::Filter(_) => netlink::clsact_has(place.index, place.direction, self.program),
+            HookGuard::Link(link) => Ok(link::program_and_interface(link.as_fd())? == (self.program, slot.index)),
+            HookGuard::Filter(_) => netlink::clsact_has(slot.index, slot.direction, self.program),
         }
     }
 }
@@ -162,12 +150,12 @@ pub(crate) struct Mended {
 
 impl Attachments {
     pub(crate) fn iter(&self) -> impl Iterator<Item = &Attachment> {
-        self.places.iter().map(|place| &place.attachment)
+        self.slots.iter().map(|slot| &slot.attachment)
     }
 
     /// Name of the interface with this index; empty if the interface has gone.
     pub(crate) fn name_of(&self, index: u32) -> &str {
-        self.iter().find(|held| held.index == index).map_or("", |held| held.interface.as_str())
+        self.iter().find(|attachment| attachment.index == index).map_or("", |attachment| attachment.interface.as_str())
     }
 
     /// Attaches both directions of `interface`.
@@ -180,18 +168,18 @@ impl Attachments {
     ) -> Result<(), CaptureError> {
         let mut first_failure = None;
         for direction in Direction::ALL {
-            let (hook, held) = match self.take(object, interface, direction, ingress, no_xdp) {
-                Ok((hook, held)) => (Some(hook), Some(held)),
+            let (hook, attached) = match self.take(object, interface, direction, ingress, no_xdp) {
+                Ok((hook, attached)) => (Some(hook), Some(attached)),
                 Err(error) => {
                     first_failure.get_or_insert(error);
                     (None, None)
                 }
             };
             let Interface { name, index, .. } = interface;
-            self.places.push(Place {
+            self.slots.push(HookSlot {
                 attachment: Attachment { interface: name.clone(), index: *index, direction, hook, lost: false },
                 interface: interface.clone(),
-                held,
+                attached,
                 retry: Instant::now() + RETRY,
                 logged: String::new(),
             });
@@ -207,7 +195,7 @@ impl Attachments {
         direction: Direction,
         ingress: Ingress,
         no_xdp: Option<&str>,
-    ) -> Result<(Hook, Held), CaptureError> {
+    ) -> Result<(Hook, AttachedHook), CaptureError> {
         self.lock(interface)?;
         if direction == Direction::Ingress
             && let Some(why) = interface.hides_arrivals()
@@ -215,7 +203,7 @@ impl Attachments {
             tracing::warn!(interface = interface.name, "{why}");
         }
         let ladder = ladder(ingress, direction, interface.link);
-        let (hook, held) = self.climb(object, interface, direction, ladder, no_xdp)?;
+        let (hook, attached) = self.try_ladder(object, interface, direction, ladder, no_xdp)?;
         let why = if ingress == Ingress::Auto && direction == Direction::Ingress { AUTO } else { "" };
         let why = (!why.is_empty()).then_some(why);
         tracing::info!(
@@ -225,7 +213,7 @@ impl Attachments {
             why,
             "attached"
         );
-        Ok((hook, held))
+        Ok((hook, attached))
     }
 
     /// Locks `interface` against other smtpwatch processes, and removes what a killed one left there.
@@ -234,8 +222,8 @@ impl Attachments {
             return Ok(());
         }
         let lock = InterfaceLock::take(interface.index).map_err(|refused| match refused {
-            Refused::Taken(holder) => CaptureError::Watched { interface: interface.name.clone(), holder },
-            Refused::System(cause) => CaptureError::System { what: "cannot lock the interface", cause },
+            LockRefusal::Taken(holder) => CaptureError::Watched { interface: interface.name.clone(), holder },
+            LockRefusal::System(cause) => CaptureError::System { what: "cannot lock the interface", cause },
         })?;
         self.locks.insert(interface.index, lock);
         remove_stale_filters(interface);
@@ -252,32 +240,32 @@ impl Attachments {
         is_there: impl Fn(&Attachment) -> bool,
     ) -> Mended {
         let mut mended = Mended::default();
-        for at in 0..self.places.len() {
-            let Some(place) = self.places.get_mut(at) else { continue };
-            let lost = match &place.held {
-                Some(held) => match held.is_there(&place.attachment) {
+        for at in 0..self.slots.len() {
+            let Some(slot) = self.slots.get_mut(at) else { continue };
+            let lost = match &slot.attached {
+                Some(attached) => match attached.is_there(&slot.attachment) {
                     Ok(true) => continue,
                     // An interface that disappears takes its hooks with it: the list of interfaces reports that.
-                    Ok(false) if !is_there(&place.attachment) => continue,
-                    Ok(false) => place.attachment.hook,
+                    Ok(false) if !is_there(&slot.attachment) => continue,
+                    Ok(false) => slot.attachment.hook,
                     Err(error) => {
-                        tracing::debug!(interface = place.attachment.interface, %error, "cannot query the hook");
+                        tracing::debug!(interface = slot.attachment.interface, %error, "cannot query the hook");
                         continue;
                     }
                 },
-                None if place.retry > Instant::now() || !is_there(&place.attachment) => continue,
+                None if slot.retry > Instant::now() || !is_there(&slot.attachment) => continue,
                 None => None,
             };
             // First removes the remains of the old attachment: at clsact, the new filter has the same priority and
             // handle.
-            place.held = None;
-            place.attachment.hook = None;
-            let (interface, direction) = (place.interface.clone(), place.attachment.direction);
-            let before = place.attachment.lost;
+            slot.attached = None;
+            slot.attachment.hook = None;
+            let (interface, direction) = (slot.interface.clone(), slot.attachment.direction);
+            let before = slot.attachment.lost;
             let taken = self.take(object, &interface, direction, ingress, no_xdp);
-            let Some(place) = self.places.get_mut(at) else { continue };
-            place.retry = Instant::now() + RETRY;
-            place.attachment.lost = taken.is_err() && (before || lost.is_some());
+            let Some(slot) = self.slots.get_mut(at) else { continue };
+            slot.retry = Instant::now() + RETRY;
+            slot.attachment.lost = taken.is_err() && (before || lost.is_some());
             mended.changed |= lost.is_some() || taken.is_ok();
             if let Some(hook) = lost {
                 mended.lost.push((direction, hook));
@@ -285,17 +273,17 @@ impl Attachments {
                 tracing::warn!("{name} of {} was taken away by another program", interface.name);
             }
             match taken {
-                Ok((hook, held)) => {
-                    place.held = Some(held);
-                    place.attachment.hook = Some(hook);
-                    place.logged.clear();
+                Ok((hook, attached)) => {
+                    slot.attached = Some(attached);
+                    slot.attachment.hook = Some(hook);
+                    slot.logged.clear();
                 }
                 Err(error) => {
                     let why = error.to_string();
-                    if place.logged != why {
+                    if slot.logged != why {
                         let direction = direction.as_str();
                         tracing::error!("{} {direction} is not watched: {why}", interface.name);
-                        place.logged = why;
+                        slot.logged = why;
                     }
                 }
             }
@@ -305,7 +293,7 @@ impl Attachments {
 
     /// Detaches both directions of an interface, which may have gone.
     pub(crate) fn detach(&mut self, index: u32) {
-        self.places.retain(|place| place.attachment.index != index);
+        self.slots.retain(|slot| slot.attachment.index != index);
         if self.qdiscs.remove(&index) {
             remove_qdisc(index);
         }
@@ -314,18 +302,18 @@ impl Attachments {
     }
 
     /// Tries the hooks of `ladder` in order; each fall-back is logged with its cause.
-    fn climb(
+    fn try_ladder(
         &mut self,
         object: &mut Ebpf,
         interface: &Interface,
         direction: Direction,
         ladder: &[Hook],
         no_xdp: Option<&str>,
-    ) -> Result<(Hook, Held), CaptureError> {
+    ) -> Result<(Hook, AttachedHook), CaptureError> {
         let mut failure = None;
         for (position, hook) in ladder.iter().enumerate() {
             match self.try_hook(object, interface, direction, *hook, no_xdp) {
-                Ok(held) => return Ok((*hook, held)),
+                Ok(attached) => return Ok((*hook, attached)),
                 Err(cause) => {
                     let next = ladder.get(position + 1).map(|next| next.name(direction));
                     match next {
@@ -351,7 +339,7 @@ impl Attachments {
         direction: Direction,
         hook: Hook,
         no_xdp: Option<&str>,
-    ) -> Result<Held, Cause> {
+    ) -> Result<AttachedHook, Cause> {
         let refused = |source: io::Error| Cause::new(interface, direction, hook, source);
         let ip = interface.link == Some(Link::Ip);
         let (name, target) = match (hook, direction) {
@@ -364,7 +352,7 @@ impl Attachments {
         if let (Hook::Xdp | Hook::XdpGeneric, Some(why)) = (hook, no_xdp) {
             let why = format!("this kernel refuses the program: {why}");
             return Err(Cause {
-                text: told(interface, direction, hook, &why),
+                text: failure_text(interface, direction, hook, &why),
                 ..refused(io::ErrorKind::Unsupported.into())
             });
         }
@@ -382,12 +370,12 @@ impl Attachments {
                 };
                 let fd = fd.map_err(|_| missing())?;
                 let link = link::create(fd.as_fd(), interface.index, target).map_err(refused)?;
-                Ok(Held { program: id(object)?, by: HeldBy::Link(link) })
+                Ok(AttachedHook { program: id(object)?, by: HookGuard::Link(link) })
             }
             None => match object.program_mut(name) {
                 Some(Program::SchedClassifier(program)) => {
                     let filter = self.attach_filter(program, interface, direction).map_err(refused)?;
-                    Ok(Held { program: id(object)?, by: HeldBy::Filter(filter) })
+                    Ok(AttachedHook { program: id(object)?, by: HookGuard::Filter(filter) })
                 }
                 _ => Err(missing()),
             },
@@ -526,7 +514,7 @@ impl Cause {
             _ => (source.to_string(), "", false),
         };
         let remedy = super::remedy_of_permission(&source).unwrap_or_else(|| remedy.to_owned());
-        Self { text: told(interface, direction, hook, &why), remedy, source, occupied }
+        Self { text: failure_text(interface, direction, hook, &why), remedy, source, occupied }
     }
 }
 
@@ -536,7 +524,7 @@ impl std::fmt::Display for Cause {
     }
 }
 
-fn told(interface: &Interface, direction: Direction, hook: Hook, why: &str) -> String {
+fn failure_text(interface: &Interface, direction: Direction, hook: Hook, why: &str) -> String {
     format!("cannot attach {} to {}: {why}", hook.name(direction), interface.name)
 }
 
@@ -582,7 +570,7 @@ mod tests {
 
     /// XDP costs bulk mail a third of its throughput on veth (docs/performance.md).
     #[test]
-    fn xdp_is_taken_only_where_it_is_asked_for() {
+    fn xdp_is_used_only_if_configured() {
         for link in [Link::Ethernet, Link::Ip] {
             assert_eq!(ladder(Ingress::Auto, Direction::Ingress, Some(link)), [Hook::Tcx, Hook::Clsact]);
         }

@@ -70,7 +70,7 @@ pub const REMEDY: &str = "the kernel needs CONFIG_INET_DIAG, and the service AF_
 
 /// Connections by interface.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
-pub struct Found {
+pub struct ConnectionsByInterface {
     /// By interface index; without loopback.
     pub by_interface: BTreeMap<u32, Carried>,
     /// Connections without a look-up, because the table was full.
@@ -83,8 +83,8 @@ pub struct Found {
 /// # Errors
 ///
 /// The kernel does not list its sockets, or a route look-up fails.
-pub fn find(ports: &PortSet, addresses: &BTreeMap<IpAddr, u32>) -> io::Result<Found> {
-    let mut found = Found::default();
+pub fn find(ports: &PortSet, addresses: &BTreeMap<IpAddr, u32>) -> io::Result<ConnectionsByInterface> {
+    let mut found = ConnectionsByInterface::default();
     // Separate bounds per role: peers that connect to a server of this host cannot use up the look-ups of its
     // clients.
     let mut lookups = [const { BTreeMap::new() }; 2];
@@ -269,7 +269,7 @@ mod tests {
         assert!(read(&many).iter().all(of_many));
         // Connections within this host are excluded.
         let found = find(&PortSet::new(&[port(&watched)]), &BTreeMap::new()).expect("found");
-        assert_eq!(found, Found::default());
+        assert_eq!(found, ConnectionsByInterface::default());
     }
 
     #[test]

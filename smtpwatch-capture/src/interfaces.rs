@@ -259,7 +259,7 @@ pub fn matches(pattern: &str, name: &str) -> bool {
                 retry = Some((p, n));
                 p += 1;
             }
-            Some(octet) if *octet == b'?' || *octet == name[n] => {
+            Some(byte) if *byte == b'?' || *byte == name[n] => {
                 p += 1;
                 n += 1;
             }
@@ -271,7 +271,7 @@ pub fn matches(pattern: &str, name: &str) -> bool {
             }
         }
     }
-    pattern[p..].iter().all(|octet| *octet == b'*')
+    pattern[p..].iter().all(|byte| *byte == b'*')
 }
 
 #[cfg(test)]

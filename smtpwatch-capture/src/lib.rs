@@ -353,7 +353,7 @@ impl Capture {
         let changes = Changes::subscribe().map_err(system("cannot watch for changes of interfaces"))?;
         // An error here recurs in the first survey, which logs it.
         let taken = if settings.interfaces.is_empty() { taken(settings).unwrap_or_default() } else { BTreeSet::new() };
-        let (wanted, routes_cut) = found(settings, &taken)?;
+        let (selected, routes_cut) = found(settings, &taken)?;
         let loaded = object::load(&settings.load)?;
         if let Some(why) = &loaded.no_attribution {
             tracing::info!("findings do not name users and cgroups of senders: {why}");
@@ -361,11 +361,11 @@ impl Capture {
         let mut object = loaded.object;
         let log = if settings.load.log { kernel_log(&mut object) } else { None };
         let mut attachments = Attachments::default();
-        for interface in &wanted {
+        for interface in &selected {
             attachments.attach(&mut object, interface, settings.ingress, loaded.no_xdp.as_deref())?;
         }
         let mut link_addresses = map(&mut object, "LINK_ADDRESSES")?;
-        note_addresses(&mut link_addresses, &wanted)?;
+        note_addresses(&mut link_addresses, &selected)?;
         Ok(Self {
             attachments,
             settings: settings.clone(),
@@ -426,8 +426,9 @@ impl Capture {
     /// Attaches hooks again that other programs removed; returns whether the set of attached hooks has changed.
     fn mend(&mut self) -> Result<bool, CaptureError> {
         let all = interfaces::all().map_err(system("cannot list the interfaces"))?;
-        let is_there =
-            |held: &Attachment| all.get(&held.index).is_some_and(|interface| interface.name == held.interface);
+        let is_there = |attachment: &Attachment| {
+            all.get(&attachment.index).is_some_and(|interface| interface.name == attachment.interface)
+        };
         let (ingress, no_xdp) = (self.settings.ingress, self.no_xdp.as_deref());
         let mended = self.attachments.mend(&mut self.object, ingress, no_xdp, is_there);
         self.lost.extend(mended.lost);
@@ -484,9 +485,13 @@ impl Capture {
 
     /// Indexes of the interfaces that are watched in both directions.
     fn watched(&self) -> BTreeSet<u32> {
-        let without: BTreeSet<u32> =
-            self.attachments.iter().filter(|held| held.hook.is_none()).map(|held| held.index).collect();
-        self.attachments.iter().map(|held| held.index).filter(|index| !without.contains(index)).collect()
+        let without: BTreeSet<u32> = self
+            .attachments
+            .iter()
+            .filter(|attachment| attachment.hook.is_none())
+            .map(|attachment| attachment.index)
+            .collect();
+        self.attachments.iter().map(|attachment| attachment.index).filter(|index| !without.contains(index)).collect()
     }
 
     /// Changes the watched interfaces, by name or glob; empty: as in [`CaptureSettings::interfaces`]. Returns whether
@@ -514,33 +519,36 @@ impl Capture {
         let is_there = |(index, name): &(u32, String)| all.get(index).is_some_and(|interface| interface.name == *name);
         self.taken.retain(is_there);
         self.named.retain(is_there);
-        let (wanted, routes_cut) = wanted(&self.settings, &self.taken)?;
+        let (selected, routes_cut) = select_interfaces(&self.settings, &self.taken)?;
         self.routes_cut = routes_cut;
-        note_addresses(&mut self.link_addresses, &wanted)?;
-        let same = |held: &Attachment, interface: &Interface| {
-            held.index == interface.index && held.interface == interface.name
+        note_addresses(&mut self.link_addresses, &selected)?;
+        let same = |attachment: &Attachment, interface: &Interface| {
+            attachment.index == interface.index && attachment.interface == interface.name
         };
-        let gone: Vec<Attachment> = self
+        let removed: Vec<Attachment> = self
             .attachments
             .iter()
-            .filter(|held| !wanted.iter().any(|interface| same(held, interface)))
+            .filter(|attachment| !selected.iter().any(|interface| same(attachment, interface)))
             .cloned()
             .collect();
-        for held in &gone {
-            if self.attachments.iter().any(|other| other.index == held.index) {
-                tracing::info!(interface = held.interface, "detached: the interface is gone or no longer selected");
-                self.attachments.detach(held.index);
+        for attachment in &removed {
+            if self.attachments.iter().any(|other| other.index == attachment.index) {
+                tracing::info!(
+                    interface = attachment.interface,
+                    "detached: the interface is gone or no longer selected"
+                );
+                self.attachments.detach(attachment.index);
             }
         }
-        let missing = |interface: &&Interface| !self.attachments.iter().any(|held| same(held, interface));
-        let come: Vec<&Interface> = wanted.iter().filter(missing).filter(|_| self.settings.hot_plug).collect();
-        for interface in &come {
+        let missing = |interface: &&Interface| !self.attachments.iter().any(|attachment| same(attachment, interface));
+        let added: Vec<&Interface> = selected.iter().filter(missing).filter(|_| self.settings.hot_plug).collect();
+        for interface in &added {
             let no_xdp = self.no_xdp.as_deref();
             if let Err(error) = self.attachments.attach(&mut self.object, interface, self.settings.ingress, no_xdp) {
                 tracing::error!(interface = interface.name, "{error}");
             }
         }
-        Ok(!gone.is_empty() || !come.is_empty())
+        Ok(!removed.is_empty() || !added.is_empty())
     }
 
     /// Waits until a record is available or `timeout` has passed.
@@ -571,10 +579,10 @@ impl Capture {
     ) -> Result<Drained, CaptureError> {
         self.clock.compare()?;
         for taken in 0..DRAIN_AT_ONCE {
-            let Some(octets) = self.ring.next() else {
+            let Some(bytes) = self.ring.next() else {
                 return Ok(if taken == 0 { Drained::Nothing } else { Drained::Everything });
             };
-            let record = match Record::decode(&octets) {
+            let record = match Record::decode(&bytes) {
                 Ok(record) => record,
                 Err(error) => {
                     if !std::mem::replace(&mut self.undecodable, true) {
@@ -724,7 +732,10 @@ fn kernel_log(object: &mut Ebpf) -> Option<EbpfLogger<KernelLog>> {
 }
 
 /// The wanted interfaces, and whether there are more routes than were read.
-fn wanted(settings: &CaptureSettings, taken: &BTreeSet<(u32, String)>) -> Result<(Vec<Interface>, bool), CaptureError> {
+fn select_interfaces(
+    settings: &CaptureSettings,
+    taken: &BTreeSet<(u32, String)>,
+) -> Result<(Vec<Interface>, bool), CaptureError> {
     let found = if settings.interfaces.is_empty() {
         interfaces::outward(taken)
     } else {
@@ -735,17 +746,17 @@ fn wanted(settings: &CaptureSettings, taken: &BTreeSet<(u32, String)>) -> Result
 
 /// The wanted interfaces; an error if one that is configured by name does not exist.
 fn found(settings: &CaptureSettings, taken: &BTreeSet<(u32, String)>) -> Result<(Vec<Interface>, bool), CaptureError> {
-    let (wanted, routes_cut) = wanted(settings, taken)?;
+    let (selected, routes_cut) = select_interfaces(settings, taken)?;
     let named = settings.interfaces.iter().filter(|pattern| !interfaces::is_glob(pattern));
     for name in named {
-        if !wanted.iter().any(|interface| interface.name == *name) {
+        if !selected.iter().any(|interface| interface.name == *name) {
             return Err(CaptureError::NoInterface(name.clone()));
         }
     }
-    if wanted.is_empty() && settings.interfaces.is_empty() {
+    if selected.is_empty() && settings.interfaces.is_empty() {
         return Err(CaptureError::NoDefaultRoute);
     }
-    Ok((wanted, routes_cut))
+    Ok((selected, routes_cut))
 }
 
 const CONNECTIONS: &str = "cannot look up the connections of watched ports";
@@ -753,7 +764,7 @@ const CONNECTIONS: &str = "cannot look up the connections of watched ports";
 /// The interfaces of this host, and the connections that they carry.
 struct Located {
     inventory: Inventory,
-    found: connections::Found,
+    found: connections::ConnectionsByInterface,
 }
 
 impl Located {

@@ -28,7 +28,7 @@ pub(crate) struct InterfaceLock {
 
 /// Why the lock was not acquired.
 #[derive(Debug)]
-pub(crate) enum Refused {
+pub(crate) enum LockRefusal {
     /// Another process holds it.
     Taken(Holder),
     /// The system call failed.
@@ -57,15 +57,15 @@ impl fmt::Display for Holder {
 
 impl InterfaceLock {
     /// Acquires the lock of the interface with this index, in the network namespace of the calling thread.
-    pub(crate) fn take(interface: u32) -> Result<Self, Refused> {
+    pub(crate) fn take(interface: u32) -> Result<Self, LockRefusal> {
         let name = name(interface);
-        let address = SocketAddr::from_abstract_name(&name).map_err(Refused::System)?;
+        let address = SocketAddr::from_abstract_name(&name).map_err(LockRefusal::System)?;
         match UnixListener::bind_addr(&address) {
             Ok(listener) => Ok(Self { _name: listener }),
             Err(error) if error.kind() == ErrorKind::AddrInUse => {
-                Err(Refused::Taken(holder(&name).unwrap_or_default()))
+                Err(LockRefusal::Taken(holder(&name).unwrap_or_default()))
             }
-            Err(error) => Err(Refused::System(error)),
+            Err(error) => Err(LockRefusal::System(error)),
         }
     }
 }
@@ -94,7 +94,7 @@ mod tests {
         // No interface has this index: the lock does not require one.
         let interface = 0x8000_0000 | std::process::id();
         let first = InterfaceLock::take(interface).unwrap();
-        let Err(Refused::Taken(holder)) = InterfaceLock::take(interface) else { panic!("it was given twice") };
+        let Err(LockRefusal::Taken(holder)) = InterfaceLock::take(interface) else { panic!("it was given twice") };
         assert_eq!(holder.process, Some(i32::try_from(std::process::id()).unwrap()));
         assert!(holder.to_string().contains(&format!("process {}", std::process::id())), "{holder}");
         InterfaceLock::take(interface + 1).expect("another interface");

@@ -199,20 +199,20 @@ pub(super) fn request(
 }
 
 /// Splits off one message, RFC 3549 §2.3.2: its type, its body, and the remaining bytes.
-fn next_message(octets: &[u8]) -> Option<(u16, &[u8], &[u8])> {
-    let length = u32::from_ne_bytes(*octets.first_chunk()?) as usize;
-    let kind = u16::from_ne_bytes(*octets.get(4..6)?.first_chunk()?);
-    let body = octets.get(16..length)?;
-    Some((kind, body, octets.get(length.next_multiple_of(4)..).unwrap_or_default()))
+fn next_message(bytes: &[u8]) -> Option<(u16, &[u8], &[u8])> {
+    let length = u32::from_ne_bytes(*bytes.first_chunk()?) as usize;
+    let kind = u16::from_ne_bytes(*bytes.get(4..6)?.first_chunk()?);
+    let body = bytes.get(16..length)?;
+    Some((kind, body, bytes.get(length.next_multiple_of(4)..).unwrap_or_default()))
 }
 
 /// Calls `on` with type and value of every attribute: struct rtattr and struct nlattr have the same layout.
-pub(super) fn each_attribute(mut octets: &[u8], mut on: impl FnMut(u16, &[u8])) {
-    while let Some(head) = octets.first_chunk::<4>() {
+pub(super) fn each_attribute(mut bytes: &[u8], mut on: impl FnMut(u16, &[u8])) {
+    while let Some(head) = bytes.first_chunk::<4>() {
         let length = usize::from(u16::from_ne_bytes([head[0], head[1]]));
-        let Some(value) = octets.get(4..length) else { return };
+        let Some(value) = bytes.get(4..length) else { return };
         on(u16::from_ne_bytes([head[2], head[3]]) & NLA_TYPE, value);
-        octets = octets.get(length.next_multiple_of(4)..).unwrap_or_default();
+        bytes = bytes.get(length.next_multiple_of(4)..).unwrap_or_default();
     }
 }
 

@@ -112,15 +112,15 @@ fn load_with(settings: &LoadSettings, attribution: bool) -> Result<Loaded, Captu
 /// verifier log) nor its helpers (commits c2f2cdbeffda, 3f364222d032); any other cause needs a remedy other than
 /// another kernel.
 fn xdp_refusal(cause: &io::Error, log: &str) -> String {
-    let said = log.lines().map(str::trim).rfind(|line| !line.is_empty() && !is_statistics(line));
-    let old = match said {
+    let message = log.lines().map(str::trim).rfind(|line| !line.is_empty() && !is_statistics(line));
+    let old = match message {
         None => cause.raw_os_error() == Some(libc::EINVAL),
-        Some(said) => said.starts_with("unknown func") || said.starts_with("invalid func"),
+        Some(message) => message.starts_with("unknown func") || message.starts_with("invalid func"),
     };
-    match (old, said) {
+    match (old, message) {
         (true, _) => format!("it needs what came with kernel 5.18 ({cause})"),
         (false, _) if super::is_permission(cause) => format!("{cause}{}", super::hint(cause)),
-        (false, Some(said)) => format!("{cause}: {said}"),
+        (false, Some(message)) => format!("{cause}: {message}"),
         (false, None) => cause.to_string(),
     }
 }
@@ -133,11 +133,11 @@ fn is_statistics(line: &str) -> bool {
 /// Secret numbers: with known seeds an attacker could construct a muted flow whose tag hides another flow.
 fn seeds() -> Result<[u64; SEEDS], CaptureError> {
     let failed = |error| CaptureError::Object(format!("cannot read random numbers from /dev/urandom: {error}"));
-    let mut octets = [0; SEEDS * 8];
-    File::open("/dev/urandom").and_then(|mut file| file.read_exact(&mut octets)).map_err(failed)?;
+    let mut bytes = [0; SEEDS * 8];
+    File::open("/dev/urandom").and_then(|mut file| file.read_exact(&mut bytes)).map_err(failed)?;
     let mut seeds = [0; SEEDS];
-    for (seed, octets) in seeds.iter_mut().zip(octets.as_chunks().0) {
-        *seed = u64::from_ne_bytes(*octets);
+    for (seed, bytes) in seeds.iter_mut().zip(bytes.as_chunks().0) {
+        *seed = u64::from_ne_bytes(*bytes);
     }
     Ok(seeds)
 }
@@ -189,7 +189,7 @@ mod tests {
     }
 
     #[test]
-    fn only_an_old_kernel_is_told_to_be_one() {
+    fn only_an_old_kernel_is_reported_as_old() {
         let error = io::Error::from_raw_os_error;
         let statistics = "verification time 12 usec\nstack depth 320\nprocessed 9 insns (limit 1000000)";
         for (cause, log, expected) in [
@@ -205,9 +205,9 @@ mod tests {
             (libc::EPERM, "", "Operation not permitted (os error 1)"),
             (libc::ENOMEM, "", "Cannot allocate memory (os error 12)"),
         ] {
-            let said = xdp_refusal(&error(cause), log);
-            assert!(said.contains(expected), "{cause} {log:?}: {said}");
-            assert_eq!(said.contains("5.18"), expected.contains("5.18"), "{cause} {log:?}: {said}");
+            let message = xdp_refusal(&error(cause), log);
+            assert!(message.contains(expected), "{cause} {log:?}: {message}");
+            assert_eq!(message.contains("5.18"), expected.contains("5.18"), "{cause} {log:?}: {message}");
         }
     }
 

@@ -305,7 +305,7 @@ fn strip(linktype: i32, data: &[u8]) -> Stripped<'_> {
 /// Linux cooked capture: the EtherType is at offset `protocol`, the packet at offset `header`, with VLAN tags
 /// possible in between.
 fn cooked(data: &[u8], protocol: usize, header: usize) -> Stripped<'_> {
-    let ether_type = |at: usize| data.get(at..at + 2).map(|octets| u16::from_be_bytes([octets[0], octets[1]]));
+    let ether_type = |at: usize| data.get(at..at + 2).map(|bytes| u16::from_be_bytes([bytes[0], bytes[1]]));
     let (mut protocol, mut header) = (protocol, header);
     for _ in 0..=smtpwatch_common::headers::MAX_VLAN_TAGS {
         match ether_type(protocol) {
@@ -323,8 +323,8 @@ fn cooked(data: &[u8], protocol: usize, header: usize) -> Stripped<'_> {
 /// outbound.
 fn flagged(packet: &EnhancedPacketBlock<'_>, big_endian: bool) -> Option<Direction> {
     let flags = packet.options.iter().find(|option| option.code.0 == 2)?;
-    let octets = *flags.value().first_chunk::<4>()?;
-    let bits = if big_endian { u32::from_be_bytes(octets) } else { u32::from_le_bytes(octets) };
+    let bytes = *flags.value().first_chunk::<4>()?;
+    let bits = if big_endian { u32::from_be_bytes(bytes) } else { u32::from_le_bytes(bytes) };
     match bits & 3 {
         1 => Some(Direction::Ingress),
         2 => Some(Direction::Egress),
@@ -336,7 +336,7 @@ fn flagged(packet: &EnhancedPacketBlock<'_>, big_endian: bool) -> Option<Directi
 /// Broadcasts and packets between other hosts have no direction.
 fn cooked_direction(linktype: i32, data: &[u8]) -> Option<Direction> {
     let kind = match Linktype(linktype) {
-        Linktype::LINUX_SLL => data.get(..2).map(|octets| u16::from_be_bytes([octets[0], octets[1]]))?,
+        Linktype::LINUX_SLL => data.get(..2).map(|bytes| u16::from_be_bytes([bytes[0], bytes[1]]))?,
         Linktype::LINUX_SLL2 => u16::from(*data.get(10)?),
         _ => return None,
     };

@@ -100,8 +100,8 @@ fn listeners_elsewhere(ports: &[u16]) -> Check {
 /// Checks whether open connections of watched ports use interfaces that the daemon would not watch.
 fn connections_elsewhere(settings: &CaptureSettings) -> Check {
     let look = || -> io::Result<Vec<String>> {
-        let (wanted, _) = super::wanted(settings, &super::taken(settings)?).map_err(io::Error::other)?;
-        let watched = wanted.iter().map(|interface| interface.index).collect();
+        let (selected, _) = super::select_interfaces(settings, &super::taken(settings)?).map_err(io::Error::other)?;
+        let watched = selected.iter().map(|interface| interface.index).collect();
         let located = Located::read(settings)?;
         Ok(located.unseen(&watched).map(|(interface, carried)| carried.describe(&interface.name)).collect())
     };
@@ -198,7 +198,12 @@ fn hooks(loaded: &mut Loaded, name: &str) -> Vec<Check> {
                 format!("watched by {holder}: no hooks are tried; its /-/ready and log list its hooks"),
             )];
         }
-        let hook = |direction| attachments.iter().find(|held| held.direction == direction).and_then(|held| held.hook);
+        let hook = |direction| {
+            attachments
+                .iter()
+                .find(|attachment| attachment.direction == direction)
+                .and_then(|attachment| attachment.hook)
+        };
         if let (Some(hook @ (Hook::Tcx | Hook::Clsact)), false) =
             (hook(Direction::Ingress), checks.iter().any(|check| check.name == auto))
         {

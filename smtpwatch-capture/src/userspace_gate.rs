@@ -168,8 +168,8 @@ impl<E: FnMut(Record<'_>)> Env for Run<'_, E> {
 
     #[inline]
     fn direction_of(&self, segment: &Segment) -> Option<Direction> {
-        let told = self.frame.direction;
-        if told.is_some() || self.local.is_empty() { told } else { direction_by_address(self.local, segment) }
+        let direction = self.frame.direction;
+        if direction.is_some() || self.local.is_empty() { direction } else { direction_by_address(self.local, segment) }
     }
 
     fn interface(&self) -> u32 {
@@ -289,24 +289,24 @@ impl Flows for Table {
     fn find(&mut self, key: &FlowKey, opened: bool) -> Option<&mut FlowState> {
         let Self { open, opening, last } = self;
         if open.young.get_index(*last).is_none_or(|(known, _)| known != key) {
-            let place = open.touch(key).or_else(|| {
+            let index = open.touch(key).or_else(|| {
                 let state = if opened { opening.remove(key) } else { None };
                 state.map(|state| open.insert(key, state))
             });
-            let Some(place) = place else {
+            let Some(index) = index else {
                 // An opened flow is not in `opening`.
-                let place = if opened { None } else { opening.touch(key) };
-                return opening.at(place?);
+                let index = if opened { None } else { opening.touch(key) };
+                return opening.at(index?);
             };
-            *last = place;
+            *last = index;
         }
         open.at(*last)
     }
 
     fn insert(&mut self, key: &FlowKey, state: &FlowState, opened: bool) -> Option<&mut FlowState> {
         let generations = if opened { &mut self.open } else { &mut self.opening };
-        let place = generations.insert(key, *state);
-        generations.at(place)
+        let index = generations.insert(key, *state);
+        generations.at(index)
     }
 }
 
@@ -331,8 +331,8 @@ impl Generations {
     }
 
     /// The state at an index of the younger generation.
-    fn at(&mut self, place: usize) -> Option<&mut FlowState> {
-        self.young.get_index_mut(place).map(|(_, state)| state)
+    fn at(&mut self, index: usize) -> Option<&mut FlowState> {
+        self.young.get_index_mut(index).map(|(_, state)| state)
     }
 
     /// Moves a state to the younger generation, if it exists; returns its index there.
@@ -415,7 +415,7 @@ mod tests {
     }
 
     /// Directions and flows of the records of these segments, and the outcome of the last one.
-    fn told(gate: &mut UserspaceGate, segments: &[Vec<u8>]) -> (Vec<(Option<Direction>, u64)>, Option<Outcome>) {
+    fn feed(gate: &mut UserspaceGate, segments: &[Vec<u8>]) -> (Vec<(Option<Direction>, u64)>, Option<Outcome>) {
         let mut records = Vec::new();
         let mut last = None;
         for (bytes, at_ns) in segments.iter().zip(1..) {
@@ -445,18 +445,18 @@ mod tests {
         ] {
             let networks: Vec<Network> = local.iter().map(|network| network.parse().unwrap()).collect();
             let mut gate = UserspaceGate::new(PortSet::default()).with_local(networks);
-            assert_eq!(told(&mut gate, &segments).0, expected, "{local:?}");
+            assert_eq!(feed(&mut gate, &segments).0, expected, "{local:?}");
         }
     }
 
     #[test]
-    fn one_packet_is_told_of_a_flow_of_which_nothing_left() {
+    fn one_packet_is_reported_of_a_flow_from_which_nothing_left() {
         let mut gate = UserspaceGate::new(PortSet::default()).with_local(vec!["192.0.2.0/24".parse().unwrap()]);
         let arrives = segment(Side::Server, 0x18, 9, b"220 hi\r\n");
         let leaves = segment(Side::Client, 0x18, 5, b"QUIT\r\n");
-        let (records, last) = told(&mut gate, &[arrives.clone(), arrives.clone(), arrives.clone()]);
+        let (records, last) = feed(&mut gate, &[arrives.clone(), arrives.clone(), arrives.clone()]);
         assert_eq!((records, last), (vec![(Some(Direction::Ingress), 0)], Some(Outcome::Muted)));
-        let (records, _) = told(&mut gate, &[leaves, arrives]);
+        let (records, _) = feed(&mut gate, &[leaves, arrives]);
         assert_eq!(records, [(Some(Direction::Egress), 1), (Some(Direction::Ingress), 1)]);
     }
 }

@@ -71,12 +71,13 @@ pub fn effective(
 ) -> Result<Vec<Effective>, ConfigError> {
     let root = DeTable::parse(text).map_err(|error| ConfigError::invalid(path, text, &error))?;
     let root = root.get_ref();
-    let said = |table: &DeTable<'_>, key: &str| said(text, table, key).map(|(value, line)| (value, Origin::Line(line)));
+    let configured =
+        |table: &DeTable<'_>, key: &str| configured(text, table, key).map(|(value, line)| (value, Origin::Line(line)));
     let mut all = Vec::new();
     for key in KEYS.iter().filter(|key| key.table != RULE) {
         let in_file = match root.get(key.table).map(|table| table.get_ref()) {
-            _ if key.table.is_empty() => said(root, key.name),
-            Some(DeValue::Table(table)) => said(table, key.name),
+            _ if key.table.is_empty() => configured(root, key.name),
+            Some(DeValue::Table(table)) => configured(table, key.name),
             _ => None,
         };
         let full = if key.table.is_empty() { key.name.to_owned() } else { format!("{}.{}", key.table, key.name) };
@@ -109,7 +110,7 @@ fn rules(
         let DeValue::Table(rule) = rule.get_ref() else { continue };
         *number += 1;
         for key in KEYS.iter().filter(|key| key.table == RULE) {
-            if let Some((value, line)) = said(text, rule, key.name) {
+            if let Some((value, line)) = configured(text, rule, key.name) {
                 all.push(Effective { table: RULE, rule: *number, key: key.name, value, origin: origin(line) });
             }
         }
@@ -117,7 +118,7 @@ fn rules(
 }
 
 /// The value of a key in a table of `text`, with its line.
-fn said(text: &str, table: &DeTable<'_>, key: &str) -> Option<(String, usize)> {
+fn configured(text: &str, table: &DeTable<'_>, key: &str) -> Option<(String, usize)> {
     let (_, value) = table.iter().find(|(name, _)| name.get_ref() == key)?;
     Some((text.get(value.span()).map(written)?, line(text, &value.span())))
 }

@@ -53,7 +53,7 @@ pub enum ConfigError {
 impl ConfigError {
     pub(super) fn invalid(path: &Path, text: &str, error: &toml::de::Error) -> Self {
         let at = error.span().map_or(0, |span| span.start.min(text.len()));
-        let line = text.as_bytes()[..at].iter().filter(|&&octet| octet == b'\n').count() + 1;
+        let line = text.as_bytes()[..at].iter().filter(|&&byte| byte == b'\n').count() + 1;
         let message = match unknown_field(error.message()) {
             Some((key, known)) => {
                 let hint = match known.as_slice() {

@@ -3,7 +3,7 @@
 //! An error names file, line, and the correction:
 //! `smtpwatch.toml:7: unknown key "starttsl" in [[rule]]: did you mean "starttls"?`
 //!
-//! [`Source::load`] reads the file and applies the overrides of the command line; the result is a [`Config`], from
+//! [`ConfigSource::load`] reads the file and applies the overrides of the command line; the result is a [`Config`], from
 //! which the daemon configures the other crates. [`effective()`] lists each value with its source, and
 //! [`mod@reference`] generates manual and template from the table of keys. Imports `smtpwatch-core` (rules, strength of
 //! history) and `smtpwatch-system` (files); opens no socket.
@@ -36,7 +36,7 @@ pub use drop_in::RulePlace;
 pub use effective::{Effective, Origin, effective};
 pub use error::ConfigError;
 pub use sinks::{AlertmanagerSettings, JournalFormat, JournalSettings};
-pub use source::Source;
+pub use source::ConfigSource;
 pub use tlsrpt::TlsrptSettings;
 use value::{
     Checked, Days, FindingCount, FlowCount, InterfaceGlob, Megabytes, Minutes, OfferRatio, PeerCount, RulePeer,
@@ -258,36 +258,21 @@ pub fn read_file(path: &Path) -> Result<String, ConfigError> {
     whole_file::read_text(path, MAX_CONFIG).map_err(|source| ConfigError::Read { path: path.to_owned(), source })
 }
 
-/// `ingress`: the hook for received packets.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
-pub enum Ingress {
-    /// Native XDP if the driver supports it and the hook is free, otherwise TCX, otherwise clsact.
-    #[default]
-    Auto,
-    /// Native XDP only.
-    Xdp,
-    /// XDP in generic mode.
-    XdpGeneric,
-    /// TCX (kernel 6.6 and later).
-    Tcx,
-    /// A filter of a clsact qdisc.
-    Clsact,
-}
-
-impl Ingress {
-    /// Every choice, in the order of the documentation.
-    pub const ALL: [Self; 5] = [Self::Auto, Self::Xdp, Self::XdpGeneric, Self::Tcx, Self::Clsact];
-
-    /// The name in the configuration.
-    #[must_use]
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            Self::Auto => "auto",
-            Self::Xdp => "xdp",
-            Self::XdpGeneric => "xdp-generic",
-            Self::Tcx => "tcx",
-            Self::Clsact => "clsact",
-        }
+smtpwatch_system::vocabulary! {
+    /// `ingress`: the hook for received packets.
+    #[derive(Default)]
+    pub enum Ingress {
+        /// Native XDP if the driver supports it and the hook is free, otherwise TCX, otherwise clsact.
+        #[default]
+        Auto = "auto",
+        /// Native XDP only.
+        Xdp = "xdp",
+        /// XDP in generic mode.
+        XdpGeneric = "xdp-generic",
+        /// TCX (kernel 6.6 and later).
+        Tcx = "tcx",
+        /// A filter of a clsact qdisc.
+        Clsact = "clsact",
     }
 }
 
@@ -327,12 +312,12 @@ pub struct Retention {
     /// Maximum number of findings.
     pub findings: u64,
     /// Maximum size of documents and evidence in bytes.
-    pub octets: u64,
+    pub bytes: u64,
 }
 
 impl Default for Retention {
     fn default() -> Self {
-        Self { age_days: 90, findings: 100_000, octets: 1024 * MEGABYTE }
+        Self { age_days: 90, findings: 100_000, bytes: 1024 * MEGABYTE }
     }
 }
 
@@ -442,7 +427,7 @@ impl From<File> for Config {
             retention: Retention {
                 age_days: file.store.max_age_days.0.0,
                 findings: file.store.max_findings.0.0,
-                octets: file.store.max_megabytes.0.0.saturating_mul(MEGABYTE),
+                bytes: file.store.max_megabytes.0.0.saturating_mul(MEGABYTE),
             },
             store: PathBuf::from(file.store.path.0.0),
             window: Duration::from_secs(u64::from(file.incidents.window_minutes.0.0) * 60),
@@ -472,12 +457,12 @@ struct StoreTable {
 
 impl Default for StoreTable {
     fn default() -> Self {
-        let Retention { age_days, findings, octets } = Retention::default();
+        let Retention { age_days, findings, bytes } = Retention::default();
         Self {
             path: Checked(value::NonEmpty(DEFAULT_STORE.to_owned())),
             max_age_days: Checked(Days(age_days)),
             max_findings: Checked(FindingCount(findings)),
-            max_megabytes: Checked(Megabytes(octets / MEGABYTE)),
+            max_megabytes: Checked(Megabytes(bytes / MEGABYTE)),
         }
     }
 }

@@ -24,30 +24,17 @@ impl JournalSettings {
     }
 }
 
-/// Form of a finding in the journal.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, clap::ValueEnum)]
-pub enum JournalFormat {
-    /// Our own: `smtpwatch generate schema`.
-    #[default]
-    Json,
-    /// Elastic Common Schema.
-    Ecs,
-    /// Suricata's EVE.
-    Eve,
-}
-
-impl JournalFormat {
-    /// Every form.
-    pub const ALL: [Self; 3] = [Self::Json, Self::Ecs, Self::Eve];
-
-    /// The name in the configuration.
-    #[must_use]
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            Self::Json => "json",
-            Self::Ecs => "ecs",
-            Self::Eve => "eve",
-        }
+smtpwatch_system::vocabulary! {
+    /// Form of a finding in the journal.
+    #[derive(Default, clap::ValueEnum)]
+    pub enum JournalFormat {
+        /// Our own: `smtpwatch generate schema`.
+        #[default]
+        Json = "json",
+        /// Elastic Common Schema.
+        Ecs = "ecs",
+        /// Suricata's EVE.
+        Eve = "eve",
     }
 }
 

@@ -1,4 +1,4 @@
-//! Sources of the configuration: the file, and command line flags that override it. The daemon keeps a [`Source`] and
+//! Sources of the configuration: the file, and command line flags that override it. The daemon keeps a [`ConfigSource`] and
 //! loads it again at each reload.
 
 use std::path::PathBuf;
@@ -7,7 +7,7 @@ use super::{Config, ConfigError, JournalFormat, value::Checked};
 
 /// The inputs of the configuration, which are read again at a reload.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
-pub struct Source {
+pub struct ConfigSource {
     /// Path of the file; `None` for the default path, if that file exists.
     pub path: Option<PathBuf>,
     /// Interfaces from the command line or the environment; empty: those of the file apply.
@@ -18,7 +18,7 @@ pub struct Source {
     pub format: Option<JournalFormat>,
 }
 
-impl Source {
+impl ConfigSource {
     /// Reads the configuration. Also returns the path of the file.
     ///
     /// # Errors

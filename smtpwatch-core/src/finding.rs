@@ -7,11 +7,16 @@ use std::borrow::Cow;
 
 use serde::{Deserialize, Serialize};
 
-use crate::{Role, Side, Timestamp, evidence::EvidenceBundle};
+use crate::{
+    Role, Side, Timestamp,
+    evidence::EvidenceBundle,
+    policy::published::demand::{Source, Weight},
+};
 
 /// Version of the JSON form of a [`Finding`].
 pub const SCHEMA_VERSION: u32 = 1;
 
+/// Declares an enum of names that are part of the public format.
 macro_rules! vocabulary {
     ($(#[$meta:meta])* $name:ident { $($(#[$vmeta:meta])* $variant:ident = $text:literal),+ $(,)? }) => {
         $(#[$meta])*
@@ -50,6 +55,8 @@ macro_rules! vocabulary {
         }
     };
 }
+
+pub(crate) use vocabulary;
 
 vocabulary! {
     /// Kind of a finding. The names are stable: they are metric labels and alert selectors.
@@ -145,6 +152,7 @@ vocabulary! {
     }
 }
 
+// `judge::severity` derives it.
 vocabulary! {
     /// Severity of a finding, by how soon an operator should look. Ordered: later is more severe.
     Severity {
@@ -161,23 +169,6 @@ vocabulary! {
     }
 }
 
-impl Severity {
-    /// Severity as a function of evidence and outcome: neither alone determines it.
-    #[must_use]
-    pub const fn of(evidence: Evidence, outcome: Outcome) -> Self {
-        match (outcome, evidence) {
-            (Outcome::Credential, _) | (Outcome::Content, Evidence::Policy | Evidence::Tamper) => Self::Critical,
-            (Outcome::Content | Outcome::Envelope, Evidence::Regression)
-            | (Outcome::Envelope, Evidence::Policy | Evidence::Tamper) => Self::High,
-            (Outcome::Content, Evidence::Suspicious) | (Outcome::Attempt, Evidence::Policy | Evidence::Tamper) => {
-                Self::Medium
-            }
-            (Outcome::Envelope, Evidence::Suspicious) | (Outcome::Attempt, Evidence::Regression) => Self::Low,
-            (Outcome::Attempt, Evidence::Suspicious) => Self::Info,
-        }
-    }
-}
-
 /// One claim with its evidence: one JSON line. The field order is part of the public format.
 #[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
@@ -191,6 +182,7 @@ pub struct Finding {
     /// Kind of the finding.
     pub kind: Kind,
     /// Identifier of the matching row of docs/threats.md.
+    // Not a `RuleId`: a finding of another version may name a row that this one does not have.
     pub rule: Cow<'static, str>,
     /// Severity, by how soon an operator should look.
     pub severity: Severity,
@@ -213,8 +205,8 @@ pub struct Finding {
     /// Gaps in the reassembled streams of this session.
     pub gaps: u32,
     /// Further indicators, one line each, with numbers.
-    #[serde(default)]
-    pub proof: Vec<String>,
+    #[serde(rename = "proof", default)]
+    pub indicators: Vec<String>,
     /// Local owner of the sending socket, if this host is the client and the kernel reported it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub sender: Option<Sender>,
@@ -226,11 +218,17 @@ pub struct Finding {
     pub exhibit: Option<Box<EvidenceBundle>>,
 }
 
+/// Whether this reply to AUTH accepts the login: 2yz, except the 221 with which a server ends the session (RFC 4954 §4).
+#[must_use]
+pub const fn is_accepted(code: u16) -> bool {
+    code / 100 == 2 && code != 221
+}
+
 impl Finding {
     /// An unknown client caused the finding, and this host's server did not accept what it sent.
     #[must_use]
     pub fn is_by_stranger(&self) -> bool {
-        self.peer.stranger && !self.observed.reply.is_some_and(|code| (200..300).contains(&code))
+        self.peer.stranger && !self.observed.reply.is_some_and(is_accepted)
     }
 }
 
@@ -316,8 +314,52 @@ pub struct Expected {
 impl Expected {
     /// STARTTLS is expected, as `source` says.
     #[must_use]
-    pub const fn starttls(source: &'static str, detail: String) -> Self {
-        Self { starttls: true, source: Cow::Borrowed(source), mode: None, detail }
+    pub const fn starttls(source: ExpectedSource, detail: String) -> Self {
+        Self { starttls: true, source: Cow::Borrowed(source.as_str()), mode: None, detail }
+    }
+
+    /// Whether this source says it.
+    #[must_use]
+    pub fn is_from(&self, source: ExpectedSource) -> bool {
+        self.source == source.as_str()
+    }
+
+    /// Whether a published policy in testing mode says it.
+    #[must_use]
+    pub fn is_testing(&self) -> bool {
+        self.mode.as_deref() == Weight::Testing.mode()
+    }
+}
+
+vocabulary! {
+    /// Source of an expectation.
+    ExpectedSource {
+        /// A `[[rule]]` of the configuration.
+        Rule = "rule",
+        /// TLSA records proven by DNSSEC.
+        Dane = "dane",
+        /// MTA-STS.
+        MtaSts = "mta-sts",
+        /// The STARTTLS-Everywhere list.
+        List = "list",
+        /// This host's own sessions with the peer.
+        History = "history",
+        /// A standard, which applies to every peer.
+        Standard = "standard",
+        /// A TLS report of another host contradicts this host's own record.
+        Tlsrpt = "tlsrpt",
+        /// Nothing is known about the peer: the finding rests on the observation alone.
+        Nothing = "none",
+    }
+}
+
+impl From<Source> for ExpectedSource {
+    fn from(source: Source) -> Self {
+        match source {
+            Source::Dane => Self::Dane,
+            Source::MtaSts => Self::MtaSts,
+            Source::List => Self::List,
+        }
     }
 }
 
@@ -362,4 +404,35 @@ pub struct TranscriptLine {
     /// The line without its end, at most [`crate::limits::TRANSCRIPT_LINE`] bytes, as text: bytes that are not
     /// printable ASCII or valid UTF-8 are escaped.
     pub text: String,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_finding_may_name_a_rule_that_this_version_does_not_have() {
+        let finding = serde_json::json!({
+            "schema_version": 1, "id": "", "time": "2026-11-23T15:04:05.123456Z", "kind": "starttls-stripped",
+            "rule": "Z99", "severity": "high", "evidence": "regression", "outcome": "envelope", "role": "client",
+            "flow": { "client": "", "server": "", "interface": "", "community_id": "" },
+            "peer": { "name": "", "greeting": "" },
+            "expected": { "starttls": true, "source": "fleet", "detail": "" },
+            "observed": { "capabilities": [], "starttls": "absent" },
+            "transcript": [], "gaps": 0, "proof": ["a line"],
+        });
+        let read: Finding = serde_json::from_value(finding.clone()).expect("a finding");
+        assert_eq!((&*read.rule, &*read.expected.source, read.indicators.len()), ("Z99", "fleet", 1));
+        let written = serde_json::to_value(&read).expect("serialises");
+        for key in ["rule", "expected", "proof"] {
+            assert_eq!(written[key], finding[key]);
+        }
+    }
+
+    #[test]
+    fn a_published_source_has_one_name() {
+        for source in Source::ALL {
+            assert_eq!(ExpectedSource::from(source).as_str(), source.as_str());
+        }
+    }
 }

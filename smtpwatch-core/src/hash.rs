@@ -15,16 +15,16 @@ pub type HashMap<K, V> = std::collections::HashMap<K, V, HashState>;
 
 /// Encodes bytes in lower-case hexadecimal.
 #[must_use]
-pub fn hex(octets: &[u8]) -> String {
-    octets.iter().fold(String::with_capacity(2 * octets.len()), |mut text, octet| {
+pub fn hex(bytes: &[u8]) -> String {
+    bytes.iter().fold(String::with_capacity(2 * bytes.len()), |mut text, byte| {
         // Writing to a String cannot fail.
-        let _ = write!(text, "{octet:02x}");
+        let _ = write!(text, "{byte:02x}");
         text
     })
 }
 
 /// SHA-256 of bytes, in lower-case hexadecimal.
 #[must_use]
-pub fn sha256(octets: &[u8]) -> String {
-    hex(&Sha256::digest(octets))
+pub fn sha256(bytes: &[u8]) -> String {
+    hex(&Sha256::digest(bytes))
 }

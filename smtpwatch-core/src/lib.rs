@@ -21,6 +21,7 @@ pub mod hash;
 pub mod judge;
 pub mod limits;
 mod lru;
+pub mod offers;
 pub mod policy;
 pub mod secret_buffer;
 pub mod segment;

@@ -53,6 +53,6 @@ pub const RECIPIENT_DOMAINS: usize = 16;
 /// evicted.
 pub const HISTORY_PEERS: usize = 200_000;
 /// Ended sessions whose verdict waits for a policy look-up. If there are more, the oldest is judged without the answer.
-pub const PARKED: usize = 1_024;
+pub const PENDING_VERDICTS: usize = 1_024;
 /// Maximum time for which a finding is held back while its outcome can still get worse.
 pub const VERDICT_DEADLINE: Duration = Duration::from_secs(10);

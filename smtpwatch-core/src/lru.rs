@@ -1,8 +1,8 @@
-//! Intrusive LRU lists over slab indices; every operation is O(1). [`LruList`] is one list; [`LruLists`] are several
+//! Intrusive LRU lists over slab indices; every change is O(1). [`LruList`] is one list; [`LruLists`] are several
 //! that share their links.
 //!
-//! The flow table and the history use them to find the entry to evict without a search. No deferred clean-up delays
-//! packets.
+//! The timers of flows, the history and the published policies use them to find the next entry without a search. No
+//! deferred clean-up delays packets.
 
 /// LRU list of slab indices, from the oldest to the youngest. Costs eight bytes per index.
 #[derive(Debug, Default)]
@@ -99,6 +99,11 @@ impl<const LISTS: usize> LruLists<LISTS> {
 
     pub(crate) fn oldest(&self, list: usize) -> Option<usize> {
         self.ends[list].younger.place()
+    }
+
+    /// The indices of one list, from the oldest to the youngest.
+    pub(crate) fn iter(&self, list: usize) -> impl Iterator<Item = usize> {
+        std::iter::successors(self.oldest(list), |place| self.places.get(*place)?.younger.place())
     }
 
     fn of(&mut self, list: usize, neighbour: Link) -> &mut Links {

@@ -14,7 +14,7 @@ use std::{
 use smtpwatch_core::{
     Engine, Output, Settings, Side, TcpFlags, Timestamp, engine::LossCause, finding::Kind, policy::history::History,
 };
-use smtpwatch_testkit::talk::{self, GREETING, Packet, Talk, client_hello, tls};
+use smtpwatch_testkit::scenario::{self, Dialogue, GREETING, OwnedSegment, client_hello, tls};
 
 /// The password, and its replacement in an altered copy of the segment.
 const PASSWORD: &str = "Vq7-kanarienvogel-Zx9";
@@ -177,7 +177,7 @@ struct Searched {
 }
 
 /// Plays a dialogue; `after` runs once its last packet is processed.
-fn search(talk: &Talk, settings: Settings, after: impl FnOnce(&mut Engine, Timestamp)) -> Searched {
+fn search(talk: &Dialogue, settings: Settings, after: impl FnOnce(&mut Engine, Timestamp)) -> Searched {
     let mut engine = Engine::new(settings, Vec::new(), History::new(1000));
     // Neither grown nor freed while blocks are searched for the password.
     let mut outputs = Vec::with_capacity(1000);
@@ -206,19 +206,19 @@ fn search(talk: &Talk, settings: Settings, after: impl FnOnce(&mut Engine, Times
 const OFFER: &str = "250-mx1.example.net\r\n250 AUTH PLAIN LOGIN\r\n";
 const WITH_STARTTLS: &str = "250-mx1.example.net\r\n250-STARTTLS\r\n250 AUTH PLAIN LOGIN\r\n";
 
-fn submission() -> Talk {
-    Talk::new(587).s(GREETING).c("EHLO gw.example.org\r\n").s(OFFER)
+fn submission() -> Dialogue {
+    Dialogue::new(587).s(GREETING).c("EHLO gw.example.org\r\n").s(OFFER)
 }
 
-fn with_starttls() -> Talk {
-    Talk::new(25).s(GREETING).c("EHLO gw.example.org\r\n").s(WITH_STARTTLS)
+fn with_starttls() -> Dialogue {
+    Dialogue::new(25).s(GREETING).c("EHLO gw.example.org\r\n").s(WITH_STARTTLS)
 }
 
-fn quit(talk: Talk) -> Talk {
+fn quit(talk: Dialogue) -> Dialogue {
     talk.c("QUIT\r\n").s("221 2.0.0 Bye\r\n").close()
 }
 
-fn dialogues() -> Vec<(&'static str, Talk)> {
+fn dialogues() -> Vec<(&'static str, Dialogue)> {
     let plain = || submission().c(format!("AUTH PLAIN {PLAIN}\r\n"));
     let login =
         || submission().c("AUTH LOGIN\r\n").s("334 VXNlcm5hbWU6\r\n").c("YW5uYQ==\r\n").s("334 UGFzc3dvcmQ6\r\n");
@@ -264,7 +264,7 @@ fn dialogues() -> Vec<(&'static str, Talk)> {
 }
 
 /// Copies with another end, before and after the first one was delivered.
-fn edited(talk: &Talk) -> Talk {
+fn edited(talk: &Dialogue) -> Dialogue {
     let mut packets = Vec::new();
     let start = 4;
     for (place, packet) in talk.packets.iter().enumerate() {
@@ -272,7 +272,7 @@ fn edited(talk: &Talk) -> Talk {
         let text = String::from_utf8_lossy(&packet.payload).into_owned();
         if place > start && packet.from == Side::Client && !packet.payload.is_empty() {
             let other = text.replace("WlWng5", "WlWng6").replace("Wng5", "Wng6").replace(PASSWORD, OTHER);
-            packets.push(Packet { payload: other.into(), ttl: 60, ..packet.clone() });
+            packets.push(OwnedSegment { payload: other.into(), ttl: 60, ..packet.clone() });
         }
         // Once more after the server has acknowledged it.
         if packet.from == Side::Server
@@ -280,7 +280,7 @@ fn edited(talk: &Talk) -> Talk {
         {
             let mut late = before.clone();
             late.payload.iter_mut().rev().take(3).for_each(|byte| *byte = b'#');
-            packets.push(Packet { at: packet.at, ..late });
+            packets.push(OwnedSegment { at: packet.at, ..late });
         }
     }
     let mut edited = talk.clone();
@@ -289,7 +289,7 @@ fn edited(talk: &Talk) -> Talk {
 }
 
 /// Swaps each two segments of the client.
-fn swapped(talk: &Talk) -> Talk {
+fn swapped(talk: &Dialogue) -> Dialogue {
     let mut talk = unacknowledged(&talk.cut(5));
     let mut places: Vec<usize> = (0..talk.packets.len()).collect();
     places.retain(|place| talk.packets[*place].from == Side::Client && !talk.packets[*place].payload.is_empty());
@@ -302,7 +302,7 @@ fn swapped(talk: &Talk) -> Talk {
 }
 
 /// Removes the server's acknowledgments: everything is buffered until the end.
-fn unacknowledged(talk: &Talk) -> Talk {
+fn unacknowledged(talk: &Dialogue) -> Dialogue {
     let mut talk = talk.clone();
     talk.packets
         .retain(|packet| packet.from == Side::Client || !packet.payload.is_empty() || packet.flags != TcpFlags::ACK);
@@ -342,8 +342,8 @@ fn no_password_is_left_in_memory() {
 
 #[test]
 fn a_session_that_was_judged_keeps_no_password() {
-    let auth = |talk: Talk| talk.c(format!("AUTH PLAIN {PLAIN}\r\n")).s(format!("535 no: {PASSWORD}\r\n"));
-    let held = |talk: Talk| talk.c(format!("AUTH PLAIN {PLAIN}\r\nMAIL FROM:<a@example.org>\r\n{PASSWORD}"));
+    let auth = |talk: Dialogue| talk.c(format!("AUTH PLAIN {PLAIN}\r\n")).s(format!("535 no: {PASSWORD}\r\n"));
+    let held = |talk: Dialogue| talk.c(format!("AUTH PLAIN {PLAIN}\r\nMAIL FROM:<a@example.org>\r\n{PASSWORD}"));
     for (name, talk) in [
         ("refused", edited(&auth(submission())).reset(Side::Client)),
         ("no reply", edited(&held(submission())).reset(Side::Client)),
@@ -363,10 +363,10 @@ fn a_session_that_was_judged_keeps_no_password() {
 #[test]
 fn a_verdict_that_waits_for_a_policy_keeps_no_password() {
     let settings = || Settings { lookups: true, ..Settings::default() };
-    let auth = |talk: Talk| talk.c(format!("AUTH PLAIN {PLAIN}\r\n")).s(format!("535 no: {PASSWORD}\r\n"));
+    let auth = |talk: Dialogue| talk.c(format!("AUTH PLAIN {PLAIN}\r\n")).s(format!("535 no: {PASSWORD}\r\n"));
     let mail =
-        |talk: Talk| auth(talk).c("MAIL FROM:<a@example.org>\r\n").s("250 ok\r\n").c("RCPT TO:<b@example.net>\r\n");
-    let start = || Talk::new(25).s(GREETING).c("EHLO gw.example.org\r\n").s(OFFER);
+        |talk: Dialogue| auth(talk).c("MAIL FROM:<a@example.org>\r\n").s("250 ok\r\n").c("RCPT TO:<b@example.net>\r\n");
+    let start = || Dialogue::new(25).s(GREETING).c("EHLO gw.example.org\r\n").s(OFFER);
     for (name, talk, reset) in [
         ("closed", edited(&mail(start()).s("250 ok\r\n").close()), false),
         ("closed within a line", mail(start()).s("250 ok\r\n").c(format!("AUTH PLAIN {PLAIN}")).close(), false),
@@ -389,10 +389,10 @@ fn a_verdict_that_waits_for_a_policy_keeps_no_password() {
 #[test]
 fn a_dialogue_that_goes_on_has_a_hole_where_commands_waited() {
     let begun = || submission().c(format!("AUTH PLAIN {PLAIN}\r\nNOOP\r\n")).reset(Side::Server);
-    let resume_after_reset = |talk: Talk| quit(talk.s("235 ok\r\n250 ok\r\n"));
-    let heard = talk::hear(&resume_after_reset(begun().pause(1)), Vec::new());
+    let resume_after_reset = |talk: Dialogue| quit(talk.s("235 ok\r\n250 ok\r\n"));
+    let heard = scenario::hear(&resume_after_reset(begun().pause(1)), Vec::new());
     assert_eq!((&heard.lost, heard.sessions.len()), (&vec![], 1), "within the time that a reset is doubted");
-    let heard = talk::hear(&resume_after_reset(begun().pause(5)), Vec::new());
+    let heard = scenario::hear(&resume_after_reset(begun().pause(5)), Vec::new());
     assert_eq!((&heard.lost, heard.sessions.len()), (&vec![LossCause::Window], 1));
     assert_eq!(heard.kinds(), [Kind::AuthPlaintext, Kind::AuthOfferedPlaintext], "what was found before stands");
 }

@@ -19,14 +19,14 @@ use smtpwatch_core::{
     segment::SocketOwner,
 };
 
-use incident::sender::Senders;
+use incident::sender::SenderCache;
 
 /// Interval of the engine's clock ticks.
 const TICK: std::time::Duration = std::time::Duration::from_secs(1);
 
 /// Origin of the records; it decides how the role of this host is determined.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Source {
+pub enum RecordSource {
     /// The hooks of this host: the direction of a packet decides, unless `local` of the configuration does.
     Live,
     /// A capture file: `local` decides; without it, the client is assumed to be this host.
@@ -39,7 +39,7 @@ pub struct Pipeline {
     config: Config,
     ticked: Timestamp,
     /// `None` for a capture file, whose cgroups belong to another host or another time.
-    senders: Option<Senders>,
+    sender_cache: Option<SenderCache>,
     /// Hash of the active configuration.
     config_hash: String,
     /// The user id that the kernel reports for an unknown user.
@@ -64,9 +64,9 @@ fn trusted_clients(config: &Config) -> Vec<Network> {
 impl Pipeline {
     /// Creates a pipeline with the rules of `config` and the peers of `history`.
     #[must_use]
-    pub fn new(config: Config, history: History, source: Source) -> Self {
+    pub fn new(config: Config, history: History, source: RecordSource) -> Self {
         // Replays do no look-ups: published policies may have changed since the capture.
-        let lookups = source == Source::Live && (*config.policy.mta_sts || *config.policy.dane);
+        let lookups = source == RecordSource::Live && (*config.policy.mta_sts || *config.policy.dane);
         let settings = Settings {
             strength: config.baseline,
             flows: config.limits.flows,
@@ -76,8 +76,8 @@ impl Pipeline {
         };
         let engine = Engine::new(settings, config.rules.clone(), history);
         let config_hash = config.hash();
-        let senders = (source == Source::Live).then(Senders::new);
-        Self { engine, config, ticked: Timestamp::default(), senders, config_hash, overflow_uid: overflow_uid() }
+        let sender_cache = (source == RecordSource::Live).then(SenderCache::new);
+        Self { engine, config, ticked: Timestamp::default(), sender_cache, config_hash, overflow_uid: overflow_uid() }
     }
 
     /// Processes one record, seen at `at` on `interface`. Resulting outputs are passed to `on`.
@@ -85,9 +85,10 @@ impl Pipeline {
         let segment = self.segment(record, at, interface);
         // At the start of each connection: process and cgroup may be gone before there is a finding.
         if segment.flags.contains(TcpFlags::SYN)
-            && let (Side::Client, Some(owner), Some(senders)) = (segment.from, segment.sender, &mut self.senders)
+            && let (Side::Client, Some(owner), Some(sender_cache)) =
+                (segment.from, segment.sender, &mut self.sender_cache)
         {
-            senders.meet(owner.cgroup, at);
+            sender_cache.prefetch(owner.cgroup, at);
         }
         self.engine.handle(&segment);
         self.drain(on);
@@ -105,8 +106,8 @@ impl Pipeline {
     }
 
     /// Passes a look-up result about a published policy to the engine.
-    pub fn learn(&mut self, learned: LookupResult, on: &mut impl FnMut(Output)) {
-        self.engine.learn(learned);
+    pub fn apply(&mut self, result: LookupResult, on: &mut impl FnMut(Output)) {
+        self.engine.apply(result);
         self.drain(on);
     }
 
@@ -139,8 +140,8 @@ impl Pipeline {
         while let Some(mut output) = self.engine.poll() {
             if let Output::Finding(finding) = &mut output {
                 incident::name(finding, &self.config_hash);
-                if let (Some(sender), Some(senders)) = (&mut finding.sender, &mut self.senders) {
-                    senders.fill(sender, finding.time);
+                if let (Some(sender), Some(sender_cache)) = (&mut finding.sender, &mut self.sender_cache) {
+                    sender_cache.enrich(sender, finding.time);
                 }
             }
             on(output);

@@ -18,7 +18,7 @@ use smtpwatch_core::{
     },
 };
 
-use crate::{Pipeline, Source};
+use crate::{Pipeline, RecordSource};
 
 /// A result of a replay; results are in the order of the packets.
 #[derive(Debug)]
@@ -72,7 +72,7 @@ impl Replay {
         Self {
             gate: UserspaceGate::bounded(PortSet::new(&config.ports), config.limits.gate_flows())
                 .with_local(config.local.clone()),
-            pipeline: Pipeline::new(config.clone(), history, Source::File),
+            pipeline: Pipeline::new(config.clone(), history, RecordSource::File),
             newest: Timestamp::default(),
             summary: Summary::default(),
         }
@@ -81,7 +81,7 @@ impl Replay {
     /// Adds a STARTTLS-Everywhere list. Other published policies are not available to a replay: current policies
     /// prove nothing about past mail.
     pub fn list(&mut self, list: StarttlsList) {
-        self.pipeline.learn(LookupResult::List(Arc::new(list)), &mut |_| ());
+        self.pipeline.apply(LookupResult::List(Arc::new(list)), &mut |_| ());
     }
 
     /// Reads one file up to its end or its first damage.

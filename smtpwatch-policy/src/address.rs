@@ -14,7 +14,7 @@ const DISCARD: u16 = 9;
 
 /// Why a name from mail traffic must not lead to an address.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
-pub enum Refused {
+pub enum AddressRefusal {
     /// The address is not on the public internet.
     #[error("{0} is no public address")]
     Private(IpAddr),
@@ -45,16 +45,20 @@ impl OwnAddresses {
     /// # Errors
     ///
     /// The address is not permitted.
-    pub fn admit(&self, address: IpAddr) -> Result<(), Refused> {
+    pub fn admit(&self, address: IpAddr) -> Result<(), AddressRefusal> {
         if !is_public(address) {
-            return Err(Refused::Private(address));
+            return Err(AddressRefusal::Private(address));
         }
         let own = |address: IpAddr| self.0.contains(&address) || is_delivered_here(address);
         let embedded = match address {
             IpAddr::V4(_) => None,
             IpAddr::V6(v6) => embedded_v4(v6).map(IpAddr::V4),
         };
-        if own(address.to_canonical()) || embedded.is_some_and(own) { Err(Refused::Own(address)) } else { Ok(()) }
+        if own(address.to_canonical()) || embedded.is_some_and(own) {
+            Err(AddressRefusal::Own(address))
+        } else {
+            Ok(())
+        }
     }
 }
 
@@ -176,10 +180,10 @@ mod tests {
         let own = OwnAddresses(HashSet::from(own));
         for address in ["8.8.4.4", "::ffff:8.8.4.4", "64:ff9b::808:404", "2002:808:404::1", "2a00:1450::7"] {
             let address = address.parse().expect(address);
-            assert_eq!(own.admit(address), Err(Refused::Own(address)));
+            assert_eq!(own.admit(address), Err(AddressRefusal::Own(address)));
         }
         let private = "10.0.0.1".parse().expect("address");
-        assert_eq!(own.admit(private), Err(Refused::Private(private)));
+        assert_eq!(own.admit(private), Err(AddressRefusal::Private(private)));
         for address in ["8.8.8.8", "2a00:1450::8", "64:ff9b::808:808"] {
             assert_eq!(own.admit(address.parse().expect(address)), Ok(()), "{address}");
         }

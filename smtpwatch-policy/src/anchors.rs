@@ -15,7 +15,7 @@ use smtpwatch_core::Timestamp;
 use smtpwatch_system::whole_file;
 
 /// Maximum size of an anchor file in bytes: the root's anchors take less than one KiB.
-const FILE: u64 = 64 * 1024;
+const MAX_FILE: u64 = 64 * 1024;
 
 /// Trusted keys, and digests of trusted keys.
 #[derive(Clone)]
@@ -74,7 +74,7 @@ impl Anchors {
             return Self::parse(value).map(Some);
         }
         let failed = |source| AnchorError::Read { path: value.to_owned(), source };
-        Self::parse(&whole_file::read_text(Path::new(value), FILE).map_err(failed)?).map(Some)
+        Self::parse(&whole_file::read_text(Path::new(value), MAX_FILE).map_err(failed)?).map(Some)
     }
 
     fn parse(text: &str) -> Result<Self, AnchorError> {

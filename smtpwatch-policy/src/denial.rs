@@ -16,11 +16,11 @@ use hickory_resolver::proto::{
 };
 
 /// Maximum number of CNAME links that are followed.
-pub const CHAIN: usize = 8;
+pub const MAX_ALIASES: usize = 8;
 /// NSEC3 records with more iterations prove nothing (RFC 9276 §3.2; the limit is that of Unbound).
-pub const ITERATIONS: u16 = 150;
+pub const MAX_ITERATIONS: u16 = 150;
 /// Maximum number of NSEC3 records per reply that are examined: each comparison of a name costs a hash.
-const RECORDS: usize = 32;
+const MAX_RECORDS: usize = 32;
 
 /// A reply of a name server; each record carries the proof given by its signatures.
 #[derive(Clone, Debug)]
@@ -39,11 +39,11 @@ pub struct Reply {
 
 /// The meaning of a reply for a question.
 #[derive(Clone, PartialEq, Debug)]
-pub enum Said {
+pub enum ReplyContent {
     /// Records of the requested type, and the aliases on the path to them.
     Records(Vec<Record>, Proof),
     /// The name at the end of these aliases has no such records.
-    Nothing {
+    Denied {
         /// The aliases.
         aliases: Vec<Record>,
         /// Proof of the denial, aliases included.
@@ -52,7 +52,7 @@ pub enum Said {
         no_name: bool,
     },
     /// The aliases lead to a name for which the reply holds no answer, or no proved one.
-    Elsewhere(Vec<Record>, Name, Proof),
+    Aliased(Vec<Record>, Name, Proof),
     /// The reply is forged or broken, for this reason.
     Bogus(&'static str),
 }
@@ -60,7 +60,7 @@ pub enum Said {
 impl Reply {
     /// Evaluates the reply for the records of this type at this name.
     #[must_use]
-    pub fn read(&self, name: &Name, kind: RecordType) -> Said {
+    pub fn read(&self, name: &Name, kind: RecordType) -> ReplyContent {
         let (mut at, mut least, mut aliases) = (name.clone(), Proof::Secure, Vec::new());
         loop {
             let found: Vec<&Record> = self.at(&at, kind).collect();
@@ -68,26 +68,26 @@ impl Reply {
                 least = least.min(self.proof(&at, kind));
                 let records: Vec<Record> = aliases.into_iter().chain(found.into_iter().cloned()).collect();
                 return if least < Proof::Insecure {
-                    Said::Bogus("the signatures of the records are not right")
+                    ReplyContent::Bogus("the signatures of the records are not right")
                 } else {
-                    Said::Records(records, least)
+                    ReplyContent::Records(records, least)
                 };
             }
             let Some((alias, target)) = self.alias(&at) else { break };
-            if aliases.len() >= CHAIN {
-                return Said::Bogus("the aliases lead nowhere");
+            if aliases.len() >= MAX_ALIASES {
+                return ReplyContent::Bogus("the aliases lead nowhere");
             }
             least = least.min(alias.proof);
             aliases.push(alias);
             at = target;
         }
         if least < Proof::Insecure {
-            return Said::Bogus("the signatures of an alias are not right");
+            return ReplyContent::Bogus("the signatures of an alias are not right");
         }
         match self.denied(&at, kind) {
-            Some((proof, no_name)) => Said::Nothing { aliases, proof: proof.min(least), no_name },
-            None if aliases.is_empty() => Said::Bogus("that there are no records is not proved"),
-            None => Said::Elsewhere(aliases, at, least),
+            Some((proof, no_name)) => ReplyContent::Denied { aliases, proof: proof.min(least), no_name },
+            None if aliases.is_empty() => ReplyContent::Bogus("that there are no records is not proved"),
+            None => ReplyContent::Aliased(aliases, at, least),
         }
     }
 
@@ -238,7 +238,7 @@ impl Reply {
                     && first.data.iterations() == data.iterations()
                     && first.data.hash_algorithm() == data.hash_algorithm()
             });
-            if alike && records.len() < RECORDS {
+            if alike && records.len() < MAX_RECORDS {
                 records.push(Nsec3 { hash, zone, data });
             }
         }
@@ -337,11 +337,11 @@ struct Hashed<'a>(Vec<Nsec3<'a>>);
 impl Hashed<'_> {
     /// Whether the iterations exceed the limit: the records prove nothing, and no hash is computed.
     fn is_excessive(&self) -> bool {
-        self.0.first().is_some_and(|first| first.data.iterations() > ITERATIONS)
+        self.0.first().is_some_and(|first| first.data.iterations() > MAX_ITERATIONS)
     }
 
     fn hash(&self, name: &Name) -> Option<Vec<u8>> {
-        let first = self.0.first().filter(|first| first.data.iterations() <= ITERATIONS)?;
+        let first = self.0.first().filter(|first| first.data.iterations() <= MAX_ITERATIONS)?;
         let hash = Nsec3HashAlgorithm::SHA1.hash(first.data.salt(), name, first.data.iterations()).ok()?;
         Some(hash.as_ref().to_vec())
     }
@@ -400,15 +400,15 @@ impl Hashed<'_> {
 
 /// A hash from the label of an NSEC3 record (base32 with the extended hex alphabet, RFC 4648 §7).
 fn base32(label: &[u8]) -> Option<Vec<u8>> {
-    let (mut octets, mut bits, mut count) = (Vec::new(), 0_u32, 0);
+    let (mut bytes, mut bits, mut count) = (Vec::new(), 0_u32, 0);
     for digit in label {
         let value = char::from(*digit).to_digit(32)?;
         (bits, count) = (bits << 5 | value, count + 5);
         if count >= 8 {
             count -= 8;
-            octets.push(u8::try_from(bits >> count & 0xff).ok()?);
+            bytes.push(u8::try_from(bits >> count & 0xff).ok()?);
             bits &= (1 << count) - 1;
         }
     }
-    Some(octets)
+    Some(bytes)
 }

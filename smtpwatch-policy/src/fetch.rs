@@ -29,14 +29,14 @@ use smtpwatch_core::{
 use smtpwatch_system::whole_file;
 
 use super::{
-    address::{OwnAddresses, Refused},
-    resolver::{Found, Resolver},
+    address::{AddressRefusal, OwnAddresses},
+    resolver::{QueryResult, Resolver},
 };
 
 /// Maximum length of a shown error in characters: a certificate may have any number of names.
-const SHOWN: usize = 400;
+const MAX_QUOTED: usize = 400;
 /// Maximum size of a file of certificate authorities, in bytes.
-const CA_FILE: u64 = 4 * 1024 * 1024;
+const MAX_CA_FILE: u64 = 4 * 1024 * 1024;
 
 /// Why HTTPS is unusable as a whole.
 #[derive(Debug, thiserror::Error)]
@@ -78,7 +78,7 @@ impl Authorities {
         }
         let failed = |source| FetcherError::CaFile { path: path.to_owned(), source };
         let wrong = |why: String| FetcherError::NoCertificates { path: path.to_owned(), why };
-        let found = Certificate::from_pem_bundle(&whole_file::read(Path::new(path), CA_FILE).map_err(failed)?);
+        let found = Certificate::from_pem_bundle(&whole_file::read(Path::new(path), MAX_CA_FILE).map_err(failed)?);
         match found {
             Ok(found) if !found.is_empty() => Ok(Self(found)),
             Ok(_) => Err(wrong("no certificate in it".to_owned())),
@@ -137,7 +137,7 @@ impl Fetcher {
     pub async fn policy(&self, domain: &str, id: &str) -> Result<(StsPolicy, String), FetchError> {
         let url = format!("https://mta-sts.{domain}:{}/.well-known/mta-sts.txt", self.port);
         let response = self.policies.get(&url).send().await.map_err(|error| of_transport(&error))?;
-        let response = found(response)?;
+        let response = success(response)?;
         // Otherwise a host that accepts uploads from its users could publish a policy for its domain (RFC 8461 §3.3).
         let kind = response.headers().get(CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or_default();
         let kind = kind.split(';').next().unwrap_or_default().trim();
@@ -156,7 +156,7 @@ impl Fetcher {
     /// See [`FetchError`].
     pub async fn list(&self, url: &str) -> Result<Vec<u8>, FetchError> {
         let response = self.lists.get(url).send().await.map_err(|error| of_transport(&error))?;
-        body(found(response)?, MAX_LIST).await
+        body(success(response)?, MAX_LIST).await
     }
 
     /// Sends a body by POST, such as a TLS report (RFC 8460 §5.4); returns the HTTP status. The address filter of
@@ -180,7 +180,7 @@ impl Fetcher {
 }
 
 /// Requires status 200; a redirect is an error.
-fn found(response: Response) -> Result<Response, FetchError> {
+fn success(response: Response) -> Result<Response, FetchError> {
     match response.status() {
         StatusCode::OK => Ok(response),
         status if status.is_redirection() => {
@@ -198,7 +198,7 @@ pub fn choose_cryptography() {
 
 /// The complete body, or an error if it exceeds `most` bytes.
 async fn body(mut response: Response, most: usize) -> Result<Vec<u8>, FetchError> {
-    let too_long = || FetchError::Invalid(format!("longer than {most} octets"));
+    let too_long = || FetchError::Invalid(format!("longer than {most} bytes"));
     if response.content_length().is_some_and(|length| length > most as u64) {
         return Err(too_long());
     }
@@ -222,7 +222,7 @@ fn of_transport(error: &reqwest::Error) -> FetchError {
 
 /// Shortens text from remote hosts for display.
 fn short(text: &str) -> String {
-    text.chars().take(SHOWN).collect()
+    text.chars().take(MAX_QUOTED).collect()
 }
 
 /// The reason why rustls rejected the certificate. It is nested in [`io::Error`]s, whose `source` skips it.
@@ -249,12 +249,14 @@ fn with_causes(error: &dyn StdError) -> String {
     text
 }
 
-const fn refusal(why: Refused) -> &'static str {
+const fn refusal(why: AddressRefusal) -> &'static str {
     match why {
-        Refused::Private(_) => {
+        AddressRefusal::Private(_) => {
             "nothing is fetched from private ones, and nothing sent there, unless [policy] allow_private = true"
         }
-        Refused::Own(_) => "nothing is fetched from there, and nothing sent, unless [policy] allow_private = true",
+        AddressRefusal::Own(_) => {
+            "nothing is fetched from there, and nothing sent, unless [policy] allow_private = true"
+        }
     }
 }
 
@@ -274,9 +276,9 @@ impl Resolve for Filter {
         Box::pin(async move {
             let host = name.as_str();
             let found = match resolver.addresses(host).await {
-                Found::Present { value, .. } => value.list,
-                Found::Absent { .. } => return Err(format!("{host} has no address").into()),
-                Found::Bogus(why) | Found::Error(why) => return Err(why.into()),
+                QueryResult::Present { value, .. } => value.list,
+                QueryResult::Absent { .. } => return Err(format!("{host} has no address").into()),
+                QueryResult::Bogus(why) | QueryResult::Error(why) => return Err(why.into()),
             };
             let mut allowed = found;
             let mut refused = None;
@@ -291,8 +293,8 @@ impl Resolve for Filter {
             }
             if let (true, Some(why)) = (allowed.is_empty(), refused) {
                 let has = match why {
-                    Refused::Private(address) => format!("has no public address ({address})"),
-                    Refused::Own(address) => format!("has an address of this host ({address})"),
+                    AddressRefusal::Private(address) => format!("has no public address ({address})"),
+                    AddressRefusal::Own(address) => format!("has an address of this host ({address})"),
                 };
                 return Err(format!("{host} {has}: {}", refusal(why)).into());
             }

@@ -3,18 +3,18 @@
 //!
 //! [`service::Service`] is the daemon's look-up thread; [`lookup::Sources`] does a single look-up, for the service
 //! and for the command line. [`resolver`] queries name servers and validates DNSSEC, [`fetch`] fetches policies,
-//! [`list`] reads lists, and [`subjects`] schedules look-ups. Imports `smtpwatch-core` (policies as data),
+//! [`list`] reads lists, and [`lookup_schedule`] schedules look-ups. Imports `smtpwatch-core` (policies as data),
 //! `smtpwatch-config`, `smtpwatch-metrics` and `smtpwatch-system`.
 
 pub mod address;
 pub mod anchors;
 pub mod denial;
 pub mod fetch;
-mod line;
 pub mod list;
 pub mod lookup;
+pub mod lookup_schedule;
 pub mod metrics;
 mod probes;
 pub mod resolver;
 pub mod service;
-pub mod subjects;
+mod wait_queue;

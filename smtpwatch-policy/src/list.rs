@@ -9,14 +9,14 @@ use super::lookup::Sources;
 
 /// Location of the list.
 #[derive(Clone, PartialEq, Eq, Debug)]
-pub enum Place {
+pub enum ListSource {
     /// At a URL.
     Url(String),
     /// In a file.
     File(String),
 }
 
-impl Place {
+impl ListSource {
     /// Parses the value of `starttls_everywhere`; `None`: no list is configured.
     #[must_use]
     pub fn of(value: &str) -> Option<Self> {

@@ -19,7 +19,7 @@ use smtpwatch_core::{
 use super::{
     anchors::{AnchorError, Anchors},
     fetch::{Authorities, Fetcher, FetcherError},
-    resolver::{Addresses, Dnssec, Found, Mx, NoResolver, REMEDY, Resolver},
+    resolver::{Addresses, Dnssec, Mx, NoResolver, QueryResult, REMEDY, Resolver},
 };
 
 /// Interval after a failure until the next attempt.
@@ -27,14 +27,14 @@ const RETRY: Duration = BACK_OFF;
 
 /// Timeouts of the sources.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct Patience {
+pub struct Timeouts {
     /// One query to one name server.
     pub dns: Duration,
     /// One complete fetch (RFC 8461 §3.3 suggests at most a minute).
     pub fetch: Duration,
 }
 
-impl Default for Patience {
+impl Default for Timeouts {
     fn default() -> Self {
         Self { dns: Duration::from_secs(3), fetch: Duration::from_secs(30) }
     }
@@ -81,7 +81,7 @@ pub struct Sources {
 
 /// Result of the look-up of a domain.
 #[derive(Clone, PartialEq, Debug)]
-pub struct DomainLook {
+pub struct DomainLookup {
     /// The answers.
     pub facts: DomainFacts,
     /// Data to remember for the next look-up.
@@ -99,13 +99,13 @@ impl Sources {
     pub async fn start(
         settings: &PolicySettings,
         trust: &Trust,
-        patience: Patience,
+        timeouts: Timeouts,
         now: Timestamp,
     ) -> Result<Self, NoResolver> {
         let (server, dane) = (*settings.resolver, *settings.dane);
-        let resolver = Arc::new(Resolver::start(server, trust.anchors.as_ref(), dane, patience.dns, now).await?);
+        let resolver = Arc::new(Resolver::start(server, trust.anchors.as_ref(), dane, timeouts.dns, now).await?);
         let (port, private) = (settings.https_port.0.0, *settings.allow_private);
-        let fetcher = Fetcher::new(resolver.clone(), &trust.authorities, port, private, patience.fetch);
+        let fetcher = Fetcher::new(resolver.clone(), &trust.authorities, port, private, timeouts.fetch);
         let fetcher = fetcher.map_err(|error| error.to_string());
         Ok(Self { resolver, fetcher, mta_sts: *settings.mta_sts, dane })
     }
@@ -129,7 +129,7 @@ impl Sources {
     }
 
     /// The TXT records at a name.
-    pub async fn txt(&self, name: &str) -> Found<Vec<Vec<u8>>> {
+    pub async fn txt(&self, name: &str) -> QueryResult<Vec<Vec<u8>>> {
         self.resolver.txt(name).await
     }
 
@@ -146,7 +146,7 @@ impl Sources {
     }
 
     /// Looks up a recipient domain: its mail hosts and its MTA-STS policy.
-    pub async fn domain(&self, domain: &str, memory: Memory, now: Timestamp) -> DomainLook {
+    pub async fn domain(&self, domain: &str, memory: Memory, now: Timestamp) -> DomainLookup {
         let held = memory.holding(now).is_some();
         let (mx, (sts, mut memory, mut failed)) = tokio::join!(self.mx(domain, now), self.sts(domain, memory, now));
         let sts = match contradiction(&sts, &mx) {
@@ -165,7 +165,7 @@ impl Sources {
                 Answer { state: State::Invalid, detail, until: now + BACK_OFF, ..sts }
             }
         };
-        DomainLook { facts: DomainFacts { mx, sts }, memory, failed }
+        DomainLookup { facts: DomainFacts { mx, sts }, memory, failed }
     }
 
     /// Looks up a mail host: its addresses and its TLSA records.
@@ -178,27 +178,27 @@ impl Sources {
     /// The MX records, or the domain itself as the implicit MX (RFC 5321 §5.1).
     async fn mx(&self, domain: &str, now: Timestamp) -> Answer<MxSet> {
         match self.resolver.mx(domain).await {
-            Found::Present { value: Mx { null: true, .. }, secure, ttl } => {
+            QueryResult::Present { value: Mx { null: true, .. }, secure, ttl } => {
                 let value = MxSet { hosts: Vec::new(), secure };
                 answer(State::Valid, Some(value), "it takes no mail (null MX, RFC 7505)".to_owned(), now, ttl)
             }
-            Found::Present { value: Mx { hosts, .. }, secure, ttl } if !hosts.is_empty() => {
+            QueryResult::Present { value: Mx { hosts, .. }, secure, ttl } if !hosts.is_empty() => {
                 let detail = format!("{} MX hosts, {}", hosts.len(), proved(secure));
                 answer(State::Valid, Some(MxSet { hosts, secure }), detail, now, ttl)
             }
-            Found::Present { ttl, .. } => {
+            QueryResult::Present { ttl, .. } => {
                 answer(State::Invalid, None, "no MX record names a host".to_owned(), now, ttl)
             }
-            Found::Absent { no_name: true, ttl, secure } => {
+            QueryResult::Absent { no_name: true, ttl, secure } => {
                 answer(State::Absent, None, format!("there is no such domain, {}", proved(secure)), now, ttl)
             }
-            Found::Absent { secure, ttl, .. } => {
+            QueryResult::Absent { secure, ttl, .. } => {
                 let value = MxSet { hosts: vec![domain.to_owned()], secure };
                 let detail = format!("no MX records, {}: the domain itself takes its mail", proved(secure));
                 answer(State::Valid, Some(value), detail, now, ttl)
             }
-            Found::Bogus(why) => answer(State::Bogus, None, why, now, RETRY),
-            Found::Error(why) => answer(State::Error, None, why, now, RETRY),
+            QueryResult::Bogus(why) => answer(State::Bogus, None, why, now, RETRY),
+            QueryResult::Error(why) => answer(State::Error, None, why, now, RETRY),
         }
     }
 
@@ -211,7 +211,7 @@ impl Sources {
         let mut failed = false;
         // Why there is no new policy, in case none is remembered either.
         let (state, why, ttl) = match self.resolver.txt(&format!("_mta-sts.{domain}")).await {
-            Found::Present { value, ttl, .. } => match StsRecord::find(&value) {
+            QueryResult::Present { value, ttl, .. } => match StsRecord::find(&value) {
                 Ok(Some(record)) => {
                     if memory.is_due(&record.id, now) {
                         let fetched = match &self.fetcher {
@@ -232,15 +232,15 @@ impl Sources {
                 Ok(None) => (State::Absent, "no TXT record that begins with v=STSv1".to_owned(), ttl),
                 Err(error) => (State::Invalid, format!("TXT record: {error}"), ttl),
             },
-            Found::Absent { ttl, .. } => (State::Absent, "no TXT record".to_owned(), ttl),
+            QueryResult::Absent { ttl, .. } => (State::Absent, "no TXT record".to_owned(), ttl),
             // A failed query does not mean "no policy".
-            Found::Bogus(why) => (State::Bogus, why, RETRY),
-            Found::Error(why) => (State::Error, why, RETRY),
+            QueryResult::Bogus(why) => (State::Bogus, why, RETRY),
+            QueryResult::Error(why) => (State::Error, why, RETRY),
         };
         // An attacker who can make DNS or HTTPS fail must not be able to remove the policy.
         failed |= matches!(state, State::Error | State::Bogus) && memory.failed.is_none();
         failed |= matches!(state, State::Absent | State::Invalid) && memory.protects(now) && memory.failed.is_none();
-        let told = match (memory.holding(now), &memory.kept) {
+        let result = match (memory.holding(now), &memory.kept) {
             (Some(kept), _) => {
                 let policy = kept.policy.clone();
                 let note = if why.is_empty() { String::new() } else { format!("; kept, although: {why}") };
@@ -274,11 +274,16 @@ impl Sources {
                 answer(state, None, why, now, ttl)
             }
         };
-        (told, memory, failed)
+        (result, memory, failed)
     }
 
     /// The TLSA records at their possible names (RFC 7672 §2.2), and the name where they were found.
-    async fn dane(&self, host: &str, addresses: &Found<Addresses>, now: Timestamp) -> (Answer<Vec<Tlsa>>, String) {
+    async fn dane(
+        &self,
+        host: &str,
+        addresses: &QueryResult<Addresses>,
+        now: Timestamp,
+    ) -> (Answer<Vec<Tlsa>>, String) {
         let nowhere = |state, detail: &str, ttl| (answer(state, None, detail.to_owned(), now, ttl), host.to_owned());
         match self.dnssec() {
             Dnssec::On => {}
@@ -289,19 +294,19 @@ impl Sources {
             }
         }
         let (bases, ttl) = match addresses {
-            Found::Present { value, ttl, .. } => (&value.tlsa_bases, *ttl),
-            Found::Absent { ttl, .. } => return nowhere(State::Absent, "the host has no address", *ttl),
-            Found::Bogus(why) => return nowhere(State::Bogus, why, RETRY),
-            Found::Error(why) => return nowhere(State::Error, why, RETRY),
+            QueryResult::Present { value, ttl, .. } => (&value.tlsa_bases, *ttl),
+            QueryResult::Absent { ttl, .. } => return nowhere(State::Absent, "the host has no address", *ttl),
+            QueryResult::Bogus(why) => return nowhere(State::Bogus, why, RETRY),
+            QueryResult::Error(why) => return nowhere(State::Error, why, RETRY),
         };
         let mut last = nowhere(
             State::Insecure,
-            "DNSSEC does not prove the addresses of the host: TLSA records are not asked for (RFC 7672 §2.2.2)",
+            "DNSSEC does not prove the addresses of the host: TLSA records are not queried (RFC 7672 §2.2.2)",
             ttl,
         );
         for base in bases {
             match self.resolver.tlsa(base).await {
-                Found::Present { value, secure: true, ttl: own } => {
+                QueryResult::Present { value, secure: true, ttl: own } => {
                     let usable = value.iter().filter(|tlsa| tlsa.is_usable()).count();
                     let detail = match usable {
                         0 => "none of the TLSA records is usable: TLS is demanded, of any certificate".to_owned(),
@@ -310,17 +315,17 @@ impl Sources {
                     };
                     return (answer(State::Valid, Some(value), detail, now, ttl.min(own)), base.clone());
                 }
-                Found::Present { value, secure: false, ttl: own } => {
+                QueryResult::Present { value, secure: false, ttl: own } => {
                     let detail = "there are TLSA records, but DNSSEC does not prove them".to_owned();
                     last = (answer(State::Insecure, Some(value), detail, now, ttl.min(own)), host.to_owned());
                 }
-                Found::Absent { secure, ttl: own, .. } => {
+                QueryResult::Absent { secure, ttl: own, .. } => {
                     let detail = format!("no TLSA records, {}", proved(secure));
                     last = (answer(State::Absent, None, detail, now, ttl.min(own)), host.to_owned());
                 }
                 // A failed query ends the search: the next name must not decide in place of a suppressed answer.
-                Found::Bogus(why) => return (answer(State::Bogus, None, why, now, RETRY), base.clone()),
-                Found::Error(why) => return (answer(State::Error, None, why, now, RETRY), base.clone()),
+                QueryResult::Bogus(why) => return (answer(State::Bogus, None, why, now, RETRY), base.clone()),
+                QueryResult::Error(why) => return (answer(State::Error, None, why, now, RETRY), base.clone()),
             }
         }
         last
@@ -337,16 +342,16 @@ fn contradiction(sts: &Answer<StsPolicy>, mx: &Answer<MxSet>) -> Option<String> 
     })
 }
 
-fn addresses_answer(host: &str, found: Found<Addresses>, now: Timestamp) -> Answer<Vec<std::net::IpAddr>> {
+fn addresses_answer(host: &str, found: QueryResult<Addresses>, now: Timestamp) -> Answer<Vec<std::net::IpAddr>> {
     match found {
-        Found::Present { value, secure, ttl } => {
+        QueryResult::Present { value, secure, ttl } => {
             answer(State::Valid, Some(value.list), proved(secure).to_owned(), now, ttl)
         }
-        Found::Absent { secure, ttl, .. } => {
+        QueryResult::Absent { secure, ttl, .. } => {
             answer(State::Absent, None, format!("{host} has no address, {}", proved(secure)), now, ttl)
         }
-        Found::Bogus(why) => answer(State::Bogus, None, why, now, RETRY),
-        Found::Error(why) => answer(State::Error, None, why, now, RETRY),
+        QueryResult::Bogus(why) => answer(State::Bogus, None, why, now, RETRY),
+        QueryResult::Error(why) => answer(State::Error, None, why, now, RETRY),
     }
 }
 

@@ -7,25 +7,25 @@ use super::resolver::Dnssec;
 
 /// Initial interval between probes while DNSSEC is broken or the name servers are unreachable; each failure doubles
 /// it.
-const RETRY: Duration = Duration::from_secs(5);
+const FIRST_RETRY: Duration = Duration::from_secs(5);
 /// Maximum of that interval.
-const RETRY_MAX: Duration = Duration::from_secs(300);
+const MAX_RETRY: Duration = Duration::from_secs(300);
 /// Interval between probes while DNSSEC works: the name servers may change with the network.
-const CHECK: Duration = Duration::from_secs(3_600);
+const RECHECK_INTERVAL: Duration = Duration::from_secs(3_600);
 /// Number of consecutive failures after which working name servers are given up.
-const FAILURES: u32 = 3;
+const MAX_FAILURES: u32 = 3;
 
 /// State after the probes so far.
 #[derive(Debug, Default)]
 pub(super) struct Probes {
-    stands: Option<Dnssec>,
+    state: Option<Dnssec>,
     /// Number of consecutive failures.
     failed: u32,
 }
 
 /// The effect of a probe.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(super) struct Noted {
+pub(super) struct ProbeEffect {
     /// The probed name servers replace the current ones.
     pub adopt: bool,
     /// The change must be logged.
@@ -35,33 +35,33 @@ pub(super) struct Noted {
 impl Probes {
     /// Whether DNSSEC is considered to work.
     pub(super) fn is_on(&self) -> bool {
-        self.stands == Some(Dnssec::On)
+        self.state == Some(Dnssec::On)
     }
 
     /// State of DNSSEC; None before the first probe.
-    pub(super) const fn stands(&self) -> Option<&Dnssec> {
-        self.stands.as_ref()
+    pub(super) const fn state(&self) -> Option<&Dnssec> {
+        self.state.as_ref()
     }
 
     /// Records the result of a probe.
-    pub(super) fn note(&mut self, found: Dnssec) -> Noted {
+    pub(super) fn note(&mut self, found: Dnssec) -> ProbeEffect {
         let broken = matches!(found, Dnssec::Broken(_));
         self.failed = if broken { self.failed.saturating_add(1) } else { 0 };
-        if broken && self.is_on() && self.failed < FAILURES {
-            return Noted { adopt: false, changed: false };
+        if broken && self.is_on() && self.failed < MAX_FAILURES {
+            return ProbeEffect { adopt: false, changed: false };
         }
         // The reason may differ between probes: that is not a change.
-        let still_broken = broken && matches!(self.stands, Some(Dnssec::Broken(_)));
-        let changed = !still_broken && self.stands.as_ref() != Some(&found);
-        self.stands = Some(found);
-        Noted { adopt: true, changed }
+        let still_broken = broken && matches!(self.state, Some(Dnssec::Broken(_)));
+        let changed = !still_broken && self.state.as_ref() != Some(&found);
+        self.state = Some(found);
+        ProbeEffect { adopt: true, changed }
     }
 
     /// Time from the newest probe to the next one.
     pub(super) fn next_in(&self) -> Duration {
         match self.failed.checked_sub(1) {
-            Some(before) => RETRY.saturating_mul(2_u32.saturating_pow(before)).min(RETRY_MAX),
-            None => CHECK,
+            Some(before) => FIRST_RETRY.saturating_mul(2_u32.saturating_pow(before)).min(MAX_RETRY),
+            None => RECHECK_INTERVAL,
         }
     }
 }
@@ -74,9 +74,9 @@ mod tests {
         Dnssec::Broken(why.to_owned())
     }
 
-    const NOTHING: Noted = Noted { adopt: false, changed: false };
-    const NEWS: Noted = Noted { adopt: true, changed: true };
-    const NO_NEWS: Noted = Noted { adopt: true, changed: false };
+    const NOTHING: ProbeEffect = ProbeEffect { adopt: false, changed: false };
+    const NEWS: ProbeEffect = ProbeEffect { adopt: true, changed: true };
+    const NO_NEWS: ProbeEffect = ProbeEffect { adopt: true, changed: false };
 
     #[test]
     fn what_served_is_given_up_after_three_failures_in_a_row() {
@@ -85,7 +85,7 @@ mod tests {
         for _ in 0..2 {
             assert_eq!((probes.note(broken("timeout")), probes.note(broken("refused"))), (NOTHING, NOTHING));
             assert!(probes.is_on());
-            assert_eq!((probes.note(Dnssec::On), probes.next_in()), (NO_NEWS, CHECK));
+            assert_eq!((probes.note(Dnssec::On), probes.next_in()), (NO_NEWS, RECHECK_INTERVAL));
         }
         assert_eq!((probes.note(broken("a")), probes.note(broken("b"))), (NOTHING, NOTHING));
         assert_eq!((probes.note(broken("c")), probes.is_on()), (NEWS, false));
@@ -105,6 +105,6 @@ mod tests {
         assert_eq!(waits, [5, 10, 20, 40, 80, 160, 300, 300]);
         probes.failed = u32::MAX;
         assert_eq!(probes.note(broken("for years")), NO_NEWS);
-        assert_eq!(probes.next_in(), RETRY_MAX);
+        assert_eq!(probes.next_in(), MAX_RETRY);
     }
 }

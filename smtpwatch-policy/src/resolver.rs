@@ -29,23 +29,23 @@ use smtpwatch_core::{
 
 use super::{
     anchors::Anchors,
-    denial::{CHAIN, ITERATIONS, Reply, Said},
+    denial::{MAX_ALIASES, MAX_ITERATIONS, Reply, ReplyContent},
 };
 
 /// Maximum number of addresses of one host, MX records of one domain, and TLSA records of one host; more are left
 /// out.
-pub const RECORDS: usize = 32;
+pub const MAX_RECORDS: usize = 32;
 /// Limits of the lifetime of an answer, whatever its TTL.
-const HOLDS: std::ops::RangeInclusive<Duration> = Duration::from_secs(60)..=Duration::from_secs(86_400);
+const TTL_RANGE: std::ops::RangeInclusive<Duration> = Duration::from_secs(60)..=Duration::from_secs(86_400);
 /// Lifetime of an answer without a TTL (RFC 2308 §5 leaves it to the resolver).
-const UNTOLD: Duration = Duration::from_secs(300);
+const DEFAULT_TTL: Duration = Duration::from_secs(300);
 /// Remedy if DNSSEC validation fails.
 pub const REMEDY: &str = "the name server must pass DNSSEC records on, and the clock must be right; name one that does \
                           in [policy] resolver, such as a local Unbound, or set dane = false";
 
 /// Result of a query.
 #[derive(Clone, Debug)]
-pub enum Found<T> {
+pub enum QueryResult<T> {
     /// The records exist.
     Present {
         /// The records.
@@ -66,17 +66,17 @@ pub enum Found<T> {
     },
     /// DNSSEC validation failed: the answer is forged, or its zone is misconfigured.
     Bogus(String),
-    /// No answer, or an error code. Never equivalent to [`Found::Absent`] (RFC 7672 §2.1).
+    /// No answer, or an error code. Never equivalent to [`QueryResult::Absent`] (RFC 7672 §2.1).
     Error(String),
 }
 
-impl<T> Found<T> {
-    fn map<U>(self, f: impl FnOnce(T) -> U) -> Found<U> {
+impl<T> QueryResult<T> {
+    fn map<U>(self, f: impl FnOnce(T) -> U) -> QueryResult<U> {
         match self {
-            Self::Present { value, secure, ttl } => Found::Present { value: f(value), secure, ttl },
-            Self::Absent { secure, no_name, ttl } => Found::Absent { secure, no_name, ttl },
-            Self::Bogus(why) => Found::Bogus(why),
-            Self::Error(why) => Found::Error(why),
+            Self::Present { value, secure, ttl } => QueryResult::Present { value: f(value), secure, ttl },
+            Self::Absent { secure, no_name, ttl } => QueryResult::Absent { secure, no_name, ttl },
+            Self::Bogus(why) => QueryResult::Bogus(why),
+            Self::Error(why) => QueryResult::Error(why),
         }
     }
 }
@@ -133,7 +133,7 @@ pub struct Resolver {
     validator: Option<DnssecDnsHandle<NameServerPool<TokioRuntimeProvider>>>,
     dnssec: Dnssec,
     /// Timeout of one query.
-    patience: Duration,
+    timeout: Duration,
 }
 
 impl Resolver {
@@ -147,19 +147,19 @@ impl Resolver {
         server: smtpwatch_config::Resolver,
         anchors: Option<&Anchors>,
         validate: bool,
-        patience: Duration,
+        timeout: Duration,
         now: Timestamp,
     ) -> Result<Self, NoResolver> {
         let config = name_servers(server)?;
         let failed = |error: NetError| NoResolver(error.to_string());
-        let options = options(patience);
+        let options = options(timeout);
         let context = PoolContext::new(options, TlsConfig::new().map_err(failed)?);
         let servers = NameServerPool::from_config(
             config.name_servers().to_vec(),
             context.into(),
             TokioRuntimeProvider::default(),
         );
-        let plain = Self { servers, validator: None, dnssec: Dnssec::Off, patience };
+        let plain = Self { servers, validator: None, dnssec: Dnssec::Off, timeout };
         if !validate {
             return Ok(plain);
         }
@@ -175,16 +175,16 @@ impl Resolver {
             }
         };
         let validator = DnssecDnsHandle::with_trust_anchor(plain.servers.clone(), Arc::new(keys));
-        let validator = Some(validator.nsec3_iteration_limits(Some(ITERATIONS), None));
-        let dnssec = Self { servers: plain.servers.clone(), validator, dnssec: Dnssec::On, patience };
+        let validator = Some(validator.nsec3_iteration_limits(Some(MAX_ITERATIONS), None));
+        let dnssec = Self { servers: plain.servers.clone(), validator, dnssec: Dnssec::On, timeout };
         for zone in zones {
             // Anchored keys are trusted without a signature: the records that they sign show whether signatures
             // arrive.
-            let why = match dnssec.ask(zone.clone(), RecordType::SOA).await {
-                Found::Present { secure: true, .. } => continue,
-                Found::Present { secure: false, .. } => "its SOA record is not proved".to_owned(),
-                Found::Absent { .. } => "it shows no SOA record".to_owned(),
-                Found::Bogus(why) | Found::Error(why) => why,
+            let why = match dnssec.query(zone.clone(), RecordType::SOA).await {
+                QueryResult::Present { secure: true, .. } => continue,
+                QueryResult::Present { secure: false, .. } => "its SOA record is not proved".to_owned(),
+                QueryResult::Absent { .. } => "it shows no SOA record".to_owned(),
+                QueryResult::Bogus(why) | QueryResult::Error(why) => why,
             };
             let dnssec =
                 Dnssec::Broken(format!("the zone \"{zone}\" cannot be validated through the name server ({why})"));
@@ -200,8 +200,8 @@ impl Resolver {
     }
 
     /// The MX records of a domain. Targets that are not host names, such as addresses, are left out.
-    pub async fn mx(&self, domain: &str) -> Found<Mx> {
-        self.ask_text(domain, RecordType::MX).await.map(|records| {
+    pub async fn mx(&self, domain: &str) -> QueryResult<Mx> {
+        self.query_name(domain, RecordType::MX).await.map(|records| {
             let mut exchanges: Vec<(u16, String)> = records
                 .iter()
                 .filter_map(|record| match &record.data {
@@ -210,7 +210,7 @@ impl Resolver {
                 })
                 .collect();
             exchanges.sort();
-            exchanges.truncate(RECORDS);
+            exchanges.truncate(MAX_RECORDS);
             let null = exchanges.len() == 1 && exchanges[0].1 == ".";
             let mut hosts: Vec<String> = exchanges.iter().filter_map(|(_, name)| domain_name(name)).collect();
             let mut seen = std::collections::HashSet::new();
@@ -220,46 +220,46 @@ impl Resolver {
     }
 
     /// The TXT records at a name, with the strings of each record concatenated (RFC 8461 §3.1).
-    pub async fn txt(&self, name: &str) -> Found<Vec<Vec<u8>>> {
-        self.ask_text(name, RecordType::TXT).await.map(|records| {
+    pub async fn txt(&self, name: &str) -> QueryResult<Vec<Vec<u8>>> {
+        self.query_name(name, RecordType::TXT).await.map(|records| {
             let text = |record: &Record| match &record.data {
                 RData::TXT(txt) => Some(txt.txt_data.concat()),
                 _ => None,
             };
-            records.iter().filter_map(text).take(RECORDS).collect()
+            records.iter().filter_map(text).take(MAX_RECORDS).collect()
         })
     }
 
     /// The addresses of a host, of both families. A failed query for one family does not hide the other.
-    pub async fn addresses(&self, host: &str) -> Found<Addresses> {
-        let (v4, v6) = tokio::join!(self.ask_text(host, RecordType::A), self.ask_text(host, RecordType::AAAA));
+    pub async fn addresses(&self, host: &str) -> QueryResult<Addresses> {
+        let (v4, v6) = tokio::join!(self.query_name(host, RecordType::A), self.query_name(host, RecordType::AAAA));
         let (one, other) = (self.family(host, v4), self.family(host, v6));
         match (one, other) {
             (
-                Found::Present { value: a, secure: a_secure, ttl: a_ttl },
-                Found::Present { value: b, secure: b_secure, ttl: b_ttl },
+                QueryResult::Present { value: a, secure: a_secure, ttl: a_ttl },
+                QueryResult::Present { value: b, secure: b_secure, ttl: b_ttl },
             ) => {
                 let mut list: Vec<IpAddr> = a.list.into_iter().chain(b.list).collect();
-                list.truncate(RECORDS);
+                list.truncate(MAX_RECORDS);
                 // A host is proved only if the answers of both families are.
                 let tlsa_bases = a.tlsa_bases.into_iter().filter(|base| b.tlsa_bases.contains(base)).collect();
                 let value = Addresses { list, tlsa_bases };
-                Found::Present { value, secure: a_secure && b_secure, ttl: a_ttl.min(b_ttl) }
+                QueryResult::Present { value, secure: a_secure && b_secure, ttl: a_ttl.min(b_ttl) }
             }
-            (found @ Found::Present { .. }, _) | (_, found @ Found::Present { .. }) => found,
-            (bogus @ Found::Bogus(_), _) | (_, bogus @ Found::Bogus(_)) => bogus,
-            (error @ Found::Error(_), _) | (_, error @ Found::Error(_)) => error,
+            (found @ QueryResult::Present { .. }, _) | (_, found @ QueryResult::Present { .. }) => found,
+            (bogus @ QueryResult::Bogus(_), _) | (_, bogus @ QueryResult::Bogus(_)) => bogus,
+            (error @ QueryResult::Error(_), _) | (_, error @ QueryResult::Error(_)) => error,
             (
-                Found::Absent { secure: a_secure, no_name, ttl: a_ttl },
-                Found::Absent { secure: b_secure, ttl: b_ttl, .. },
-            ) => Found::Absent { secure: a_secure && b_secure, no_name, ttl: a_ttl.min(b_ttl) },
+                QueryResult::Absent { secure: a_secure, no_name, ttl: a_ttl },
+                QueryResult::Absent { secure: b_secure, ttl: b_ttl, .. },
+            ) => QueryResult::Absent { secure: a_secure && b_secure, no_name, ttl: a_ttl.min(b_ttl) },
         }
     }
 
     /// The TLSA records for port 25 at a base domain (RFC 7672 §2.2.3). A CNAME at that name is followed, and the
     /// base does not change.
-    pub async fn tlsa(&self, base: &str) -> Found<Vec<Tlsa>> {
-        self.ask_text(&format!("_25._tcp.{base}"), RecordType::TLSA).await.map(|records| {
+    pub async fn tlsa(&self, base: &str) -> QueryResult<Vec<Tlsa>> {
+        self.query_name(&format!("_25._tcp.{base}"), RecordType::TLSA).await.map(|records| {
             let tlsa = |record: &Record| match &record.data {
                 RData::TLSA(tlsa) => Some(Tlsa {
                     usage: tlsa.cert_usage.into(),
@@ -271,18 +271,18 @@ impl Resolver {
             };
             let mut found: Vec<Tlsa> = records.iter().filter_map(tlsa).collect();
             found.sort();
-            found.truncate(RECORDS);
+            found.truncate(MAX_RECORDS);
             found
         })
     }
 
     /// The addresses of one family, and the TLSA base domains that the path to them permits.
-    fn family(&self, host: &str, found: Found<Vec<Record>>) -> Found<Addresses> {
+    fn family(&self, host: &str, found: QueryResult<Vec<Record>>) -> QueryResult<Addresses> {
         let (records, secure, ttl) = match found {
-            Found::Present { value, secure, ttl } => (value, secure, ttl),
+            QueryResult::Present { value, secure, ttl } => (value, secure, ttl),
             other => return other.map(|_| Addresses::default()),
         };
-        let list = records.iter().filter_map(|record| record.data.ip_addr()).take(RECORDS).collect();
+        let list = records.iter().filter_map(|record| record.data.ip_addr()).take(MAX_RECORDS).collect();
         let chain = chain(host, &records);
         let first_is_secure =
             self.dnssec == Dnssec::On && chain.first().is_some_and(|link| link.proof == Proof::Secure);
@@ -297,25 +297,25 @@ impl Resolver {
             (false, _) if first_is_secure => vec![host.to_owned()],
             (false, _) => Vec::new(),
         };
-        Found::Present { value: Addresses { list, tlsa_bases }, secure, ttl }
+        QueryResult::Present { value: Addresses { list, tlsa_bases }, secure, ttl }
     }
 
-    async fn ask_text(&self, name: &str, kind: RecordType) -> Found<Vec<Record>> {
+    async fn query_name(&self, name: &str, kind: RecordType) -> QueryResult<Vec<Record>> {
         match Name::from_ascii(format!("{name}.")) {
-            Ok(name) => self.ask(name, kind).await,
-            Err(error) => Found::Error(format!("{name} is no name that can be asked for: {error}")),
+            Ok(name) => self.query(name, kind).await,
+            Err(error) => QueryResult::Error(format!("{name} is no name that can be queried: {error}")),
         }
     }
 
-    async fn ask(&self, name: Name, kind: RecordType) -> Found<Vec<Record>> {
+    async fn query(&self, name: Name, kind: RecordType) -> QueryResult<Vec<Record>> {
         let validated = self.validator.is_some();
         // A validated answer needs queries for each zone on the path: the total timeout is longer than that of one
         // query.
-        let time = self.patience * if validated { 4 } else { 2 };
+        let time = self.timeout * if validated { 4 } else { 2 };
         let answer = match tokio::time::timeout(time, self.follow(&name, kind)).await {
             // Either the library or this function timed out first.
             Err(_) | Ok(Err(NetError::Timeout)) => {
-                return Found::Error(format!("{kind} of {name}: no answer within {} s", time.as_secs_f32()));
+                return QueryResult::Error(format!("{kind} of {name}: no answer within {} s", time.as_secs_f32()));
             }
             Ok(answer) => answer,
         };
@@ -325,50 +325,51 @@ impl Resolver {
             Err(NetError::Dns(DnsError::ResponseCode(ResponseCode::ServFail)))
                 if validated && self.unvalidated(name.clone(), kind).await.is_some() =>
             {
-                Found::Bogus(format!("{kind} of {name}: the name server says that its signatures are not right"))
+                QueryResult::Bogus(format!("{kind} of {name}: the name server reports invalid signatures"))
             }
             Err(NetError::Dns(DnsError::ResponseCode(code))) => {
-                Found::Error(format!("{kind} of {name}: the name server answers {code}"))
+                QueryResult::Error(format!("{kind} of {name}: the name server answers {code}"))
             }
-            Err(error) => Found::Error(format!("{kind} of {name}: {error}")),
+            Err(error) => QueryResult::Error(format!("{kind} of {name}: {error}")),
         }
     }
 
     /// Queries the records, and those of each alias target that the previous reply does not answer. The result has
     /// the weakest proof among all records of the type and all aliases on the path to them (RFC 4035 §4.3; RFC 7672
     /// §2.1).
-    async fn follow(&self, name: &Name, kind: RecordType) -> Result<Found<Vec<Record>>, NetError> {
+    async fn follow(&self, name: &Name, kind: RecordType) -> Result<QueryResult<Vec<Record>>, NetError> {
         let (mut at, mut least, mut records) = (name.clone(), Proof::Secure, Vec::<Record>::new());
         let holds = |records: &[Record], denial: Option<Option<u32>>| {
-            let denial = denial.map(|seconds| seconds.map_or(UNTOLD, |seconds| Duration::from_secs(seconds.into())));
+            let denial =
+                denial.map(|seconds| seconds.map_or(DEFAULT_TTL, |seconds| Duration::from_secs(seconds.into())));
             let found = records.iter().map(|record| Duration::from_secs(record.ttl.into()));
-            found.chain(denial).min().unwrap_or(UNTOLD).clamp(*HOLDS.start(), *HOLDS.end())
+            found.chain(denial).min().unwrap_or(DEFAULT_TTL).clamp(*TTL_RANGE.start(), *TTL_RANGE.end())
         };
-        while records.len() <= CHAIN {
+        while records.len() <= MAX_ALIASES {
             let reply = self.exchange(at.clone(), kind).await?;
             match reply.read(&at, kind) {
-                Said::Records(found, proof) => {
+                ReplyContent::Records(found, proof) => {
                     records.extend(found);
                     let ttl = holds(&records, None);
                     let secure = least.min(proof) == Proof::Secure;
-                    return Ok(Found::Present { value: records, secure, ttl });
+                    return Ok(QueryResult::Present { value: records, secure, ttl });
                 }
-                Said::Nothing { aliases, proof, no_name } => {
+                ReplyContent::Denied { aliases, proof, no_name } => {
                     records.extend(aliases);
                     let ttl = holds(&records, Some(reply.negative_ttl));
-                    return Ok(Found::Absent { secure: least.min(proof) == Proof::Secure, no_name, ttl });
+                    return Ok(QueryResult::Absent { secure: least.min(proof) == Proof::Secure, no_name, ttl });
                 }
-                Said::Elsewhere(aliases, target, proof) => {
+                ReplyContent::Aliased(aliases, target, proof) => {
                     records.extend(aliases);
                     (at, least) = (target, least.min(proof));
                 }
-                Said::Bogus(why) => {
-                    let told = format!("{kind} of {name}: DNSSEC says that the answer is forged or broken: {why}");
-                    return Ok(Found::Bogus(told));
+                ReplyContent::Bogus(why) => {
+                    let reason = format!("{kind} of {name}: by DNSSEC the answer is forged or broken: {why}");
+                    return Ok(QueryResult::Bogus(reason));
                 }
             }
         }
-        Ok(Found::Error(format!("{kind} of {name}: more than {CHAIN} aliases")))
+        Ok(QueryResult::Error(format!("{kind} of {name}: more than {MAX_ALIASES} aliases")))
     }
 
     /// One query; each record of the reply carries the proof given by its signatures.
@@ -387,8 +388,8 @@ impl Resolver {
             Err(NetError::Dns(DnsError::Nsec { response, proof, .. })) => (*response, proof == Proof::Insecure),
             // Occurs only without a validator.
             Err(NetError::Dns(DnsError::NoRecordsFound(none))) => {
-                let told = none.soa.as_ref().map(|soa| soa.ttl.min(soa.data.minimum));
-                let negative_ttl = none.negative_ttl.or(told);
+                let soa_ttl = none.soa.as_ref().map(|soa| soa.ttl.min(soa.data.minimum));
+                let negative_ttl = none.negative_ttl.or(soa_ttl);
                 let (answers, authorities, code) = (Vec::new(), Vec::new(), none.response_code);
                 return Ok(Reply { answers, authorities, code, negative_ttl, unsigned: true });
             }
@@ -411,7 +412,7 @@ impl Resolver {
         options.edns_set_dnssec_ok = true;
         let mut request = DnsRequest::from_query(Query::query(name, kind), options);
         request.metadata.checking_disabled = true;
-        let answer = tokio::time::timeout(self.patience * 2, self.servers.send(request).first_answer()).await;
+        let answer = tokio::time::timeout(self.timeout * 2, self.servers.send(request).first_answer()).await;
         match answer.ok()? {
             Ok(answer) if answer.response_code == ResponseCode::NoError => Some(answer.answers.clone()),
             // A denial is an answer too.
@@ -425,7 +426,7 @@ impl Resolver {
 fn chain<'a>(host: &str, records: &'a [Record]) -> Vec<&'a Record> {
     let mut links: Vec<&Record> = Vec::new();
     let mut at = Name::from_ascii(format!("{host}.")).unwrap_or_default();
-    while links.len() < CHAIN
+    while links.len() < MAX_ALIASES
         && let Some(link) = records.iter().find(|record| record.record_type() == RecordType::CNAME && record.name == at)
         && let RData::CNAME(target) = &link.data
     {
@@ -435,9 +436,9 @@ fn chain<'a>(host: &str, records: &'a [Record]) -> Vec<&'a Record> {
     links
 }
 
-fn options(patience: Duration) -> ResolverOpts {
+fn options(timeout: Duration) -> ResolverOpts {
     let mut options = ResolverOpts::default();
-    options.timeout = patience;
+    options.timeout = timeout;
     options.attempts = 1;
     options.try_tcp_on_error = true;
     options

@@ -31,12 +31,12 @@ use tokio::{
 };
 
 use super::{
-    list::{self, Place},
-    lookup::{DomainLook, Patience, Sources, Trust},
+    list::{self, ListSource},
+    lookup::{DomainLookup, Sources, Timeouts, Trust},
+    lookup_schedule::{Evictions, LookupSchedule, MAX_SUBJECTS, RequestOutcome},
     metrics::PolicyMetrics,
     probes::Probes,
     resolver::{Dnssec, REMEDY},
-    subjects::{Asked, Room, SUBJECTS, Subjects},
 };
 
 /// Maximum number of requests queued for the service.
@@ -44,7 +44,7 @@ pub const QUEUE: usize = 1_024;
 /// Maximum number of answers queued for the pipeline.
 pub const ANSWERS: usize = 1_024;
 /// Maximum number of concurrent look-ups.
-const AT_ONCE: usize = 16;
+const MAX_LOOKUPS: usize = 16;
 /// Interval between checks whether the file of a list has changed.
 const LIST_FILE: Duration = Duration::from_secs(60);
 /// Interval between fetches of a list from a URL (its publisher demands at most 48 hours), and the interval after a
@@ -52,41 +52,26 @@ const LIST_FILE: Duration = Duration::from_secs(60);
 const LIST_URL: Duration = Duration::from_secs(86_400);
 const LIST_RETRY: Duration = Duration::from_secs(3_600);
 /// Interval until the name servers are tried again after a task panicked or was cancelled.
-const BROKE_OFF: Duration = Duration::from_secs(300);
+const RETRY_AFTER_PANIC: Duration = Duration::from_secs(300);
 /// After a loss of the store, cached answers are stored again in batches of this many subjects, one batch per
 /// interval: the store's queue must keep capacity for other changes.
-const KEPT_AGAIN: usize = 64;
-const KEEP_AGAIN: Duration = Duration::from_millis(50);
+const STORE_AGAIN_BATCH: usize = 64;
+const STORE_AGAIN_INTERVAL: Duration = Duration::from_millis(50);
 /// Maximum sleep of the event loop before it checks the clock.
-const TICK: Duration = Duration::from_secs(60);
+const MAX_SLEEP: Duration = Duration::from_secs(60);
 
-/// Why a look-up was not done, or its answer was discarded.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Dropped {
-    /// The queue of requests holds [`QUEUE`] entries.
-    QueueFull,
-    /// [`super::subjects::WAITING`] subjects wait for their first look-up: the one that waited longest was dropped.
-    WaitingFull,
-    /// The queue of answers holds [`ANSWERS`] entries.
-    AnswersFull,
-    /// A subject was evicted or refused: there are [`SUBJECTS`] of its kind, or all answers together reach
-    /// [`super::subjects::OCTETS`].
-    Capacity,
-}
-
-impl Dropped {
-    /// Every reason, for metric labels.
-    pub const ALL: [Self; 4] = [Self::QueueFull, Self::WaitingFull, Self::AnswersFull, Self::Capacity];
-
-    /// The metric label.
-    #[must_use]
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            Self::QueueFull => "queue_full",
-            Self::WaitingFull => "waiting_full",
-            Self::AnswersFull => "answers_full",
-            Self::Capacity => "capacity",
-        }
+smtpwatch_system::vocabulary! {
+    /// Why a look-up was not done, or its answer was discarded.
+    pub enum Dropped {
+        /// The queue of requests holds [`QUEUE`] entries.
+        QueueFull = "queue_full",
+        /// [`super::lookup_schedule::MAX_WAITING`] subjects wait for their first look-up: the one that waited longest was dropped.
+        WaitingFull = "waiting_full",
+        /// The queue of answers holds [`ANSWERS`] entries.
+        AnswersFull = "answers_full",
+        /// A subject was evicted or refused: there are [`MAX_SUBJECTS`] of its kind, or all answers together reach
+        /// [`super::lookup_schedule::MAX_ANSWER_BYTES`].
+        Capacity = "capacity",
     }
 }
 
@@ -97,7 +82,7 @@ pub struct Setup {
     /// Trust anchors and certificate authorities from the configured files.
     pub trust: Trust,
     /// Timeouts of the sources.
-    pub patience: Patience,
+    pub timeouts: Timeouts,
     /// Answers stored by an earlier run.
     pub kept: Kept,
     /// The list that was fetched last, if it comes from a URL.
@@ -105,12 +90,12 @@ pub struct Setup {
     /// Metrics to update.
     pub metrics: Arc<PolicyMetrics>,
     /// Stores results; must not block.
-    pub keep: Box<dyn Fn(Known) + Send>,
+    pub store: Box<dyn Fn(Known) + Send>,
 }
 
 /// Handle of the service; dropping it stops the service.
 pub struct Service {
-    questions: mpsc::Sender<LookupRequest>,
+    requests: mpsc::Sender<LookupRequest>,
     answers: Receiver<LookupResult>,
     metrics: Arc<PolicyMetrics>,
     lost: Arc<Notify>,
@@ -126,35 +111,35 @@ impl Service {
     /// The thread or its runtime cannot be started.
     pub fn start(setup: Setup) -> std::io::Result<(Self, Vec<LookupResult>)> {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-        let (questions, asked) = mpsc::channel(QUEUE);
-        let (told, answers) = sync_channel(ANSWERS);
+        let (requests, incoming) = mpsc::channel(QUEUE);
+        let (sender, answers) = sync_channel(ANSWERS);
         let (stop, stopped) = oneshot::channel();
         let (metrics, lost) = (setup.metrics.clone(), Arc::new(Notify::new()));
-        let keep_again = lost.clone();
-        let (worker, known) = Worker::new(setup, told, now());
+        let store_again = lost.clone();
+        let (worker, known) = Worker::new(setup, sender, now());
         let thread = std::thread::Builder::new().name("policies".to_owned()).spawn(move || {
-            runtime.block_on(worker.run(asked, keep_again, stopped));
+            runtime.block_on(worker.run(incoming, store_again, stopped));
             // A look-up in progress must not delay shutdown.
             runtime.shutdown_background();
         })?;
-        Ok((Self { questions, answers, metrics, lost, stop: Some(stop), thread: Some(thread) }, known))
+        Ok((Self { requests, answers, metrics, lost, stop: Some(stop), thread: Some(thread) }, known))
     }
 
-    /// Requests a look-up. The answer is returned by [`Self::learned`], unless a queue is full.
-    pub fn want(&self, wanted: LookupRequest) {
-        if self.questions.try_send(wanted).is_err() {
+    /// Requests a look-up. The answer is returned by [`Self::next_result`], unless a queue is full.
+    pub fn request(&self, subject: LookupRequest) {
+        if self.requests.try_send(subject).is_err() {
             self.metrics.policy_dropped(Dropped::QueueFull);
         }
     }
 
     /// The store lost its data: all cached answers are stored again, in batches.
-    pub fn keep_again(&self) {
+    pub fn store_again(&self) {
         self.lost.notify_one();
     }
 
     /// The next answer, if one is available.
     #[must_use]
-    pub fn learned(&self) -> Option<LookupResult> {
+    pub fn next_result(&self) -> Option<LookupResult> {
         self.answers.try_recv().ok()
     }
 }
@@ -170,9 +155,9 @@ impl Drop for Service {
 }
 
 /// Result of a task.
-enum Done {
+enum TaskResult {
     Sources(Result<Box<Sources>, String>),
-    Domain(String, Box<DomainLook>),
+    Domain(String, Box<DomainLookup>),
     Host(String, HostFacts),
     List(Result<Vec<u8>, String>),
 }
@@ -180,31 +165,31 @@ enum Done {
 struct Worker {
     settings: PolicySettings,
     trust: Trust,
-    patience: Patience,
+    timeouts: Timeouts,
     metrics: Arc<PolicyMetrics>,
-    keep: Box<dyn Fn(Known) + Send>,
+    store: Box<dyn Fn(Known) + Send>,
     answers: SyncSender<LookupResult>,
-    subjects: Subjects,
+    schedule: LookupSchedule,
     /// `None` until the name servers are found.
     sources: Option<Arc<Sources>>,
-    sources_at: Timestamp,
+    search_at: Timestamp,
     /// A search for the name servers is in progress.
-    sources_wait: bool,
+    searching: bool,
     /// State of DNSSEC as last logged.
     probes: Probes,
     list: List,
-    tasks: JoinSet<Done>,
+    tasks: JoinSet<TaskResult>,
     /// The subject of each look-up task; other tasks are not included.
-    looks: HashMap<Id, LookupRequest>,
+    lookups: HashMap<Id, LookupRequest>,
     /// Subjects whose answers must be stored again.
-    again: VecDeque<LookupRequest>,
+    to_store_again: VecDeque<LookupRequest>,
     chance: RandomState,
-    drawn: u64,
+    random_count: u64,
 }
 
 /// The list, and the time of its next check.
 struct List {
-    place: Option<Place>,
+    source: Option<ListSource>,
     at: Timestamp,
     waits: bool,
     /// Modification time of the file when it was last read.
@@ -217,39 +202,39 @@ struct List {
 
 impl Worker {
     fn new(setup: Setup, answers: SyncSender<LookupResult>, now: Timestamp) -> (Self, Vec<LookupResult>) {
-        let Setup { settings, trust, patience, kept, list, metrics, keep } = setup;
-        let place = Place::of(&settings.starttls_everywhere);
+        let Setup { settings, trust, timeouts, kept, list, metrics, store } = setup;
+        let source = ListSource::of(&settings.starttls_everywhere);
         let mut known = Vec::new();
-        let mut subjects = Subjects::new(SUBJECTS);
+        let mut schedule = LookupSchedule::new(MAX_SUBJECTS);
         // Stored answers of a source that has since been disabled are ignored.
         let domains = if *settings.mta_sts { kept.domains } else { Vec::new() };
         let hosts = if *settings.dane { kept.hosts } else { Vec::new() };
         for KnownDomain { name, facts, memory } in domains {
-            let facts = Arc::new(as_of(&facts, &memory, now));
-            let learned = LookupResult::Domain(name.clone(), facts);
-            known.push(learned.clone());
+            let facts = Arc::new(with_current_state(&facts, &memory, now));
+            let result = LookupResult::Domain(name.clone(), facts);
+            known.push(result.clone());
             // Refreshed immediately: the stored answer applies until the new answer arrives.
-            subjects.restore(&LookupRequest::Domain(name), learned, now, memory, now);
+            schedule.restore(&LookupRequest::Domain(name), result, now, memory, now);
         }
         for KnownHost { name, facts } in hosts {
             let until = facts.addresses.until.min(facts.dane.until);
-            let learned = LookupResult::Host(name.clone(), facts);
+            let result = LookupResult::Host(name.clone(), facts);
             if now < until {
-                known.push(learned.clone());
+                known.push(result.clone());
             }
-            subjects.restore(&LookupRequest::Host(name), learned, until, Memory::default(), now);
+            schedule.restore(&LookupRequest::Host(name), result, until, Memory::default(), now);
         }
         // After the stored answers: a known policy must not be evicted because the configuration names its domain.
         for domain in &settings.domains {
-            if let Asked::Waits(Room { gone: Some(gone), .. }) =
-                subjects.ask(&LookupRequest::Domain(domain.clone()), true, now)
+            if let RequestOutcome::Scheduled(Evictions { evicted: Some(evicted), .. }) =
+                schedule.request(&LookupRequest::Domain(domain.clone()), true, now)
             {
-                keep(Known::Forgotten(gone));
+                store(Known::Forgotten(evicted));
             }
         }
         let (mut at, mut fetched_at) = (now, now);
         let mut text = Vec::new();
-        if let (Some(Place::Url(url)), Some(list)) = (&place, list)
+        if let (Some(ListSource::Url(url)), Some(list)) = (&source, list)
             && *url == list.url
             && let Ok(parsed) = list::parse(&list.text)
         {
@@ -259,54 +244,54 @@ impl Worker {
             fetched_at = list.fetched_at;
             text = list.text;
         }
-        metrics.policy_subjects(subjects.len());
+        metrics.policy_subjects(schedule.len());
         let worker = Self {
             settings,
             trust,
-            patience,
+            timeouts,
             metrics,
-            keep,
+            store,
             answers,
-            subjects,
+            schedule,
             sources: None,
-            sources_at: now,
-            sources_wait: false,
+            search_at: now,
+            searching: false,
             probes: Probes::default(),
-            list: List { place, at, waits: false, written: None, text, fetched_at, failing: false },
+            list: List { source, at, waits: false, written: None, text, fetched_at, failing: false },
             tasks: JoinSet::new(),
-            looks: HashMap::new(),
-            again: VecDeque::new(),
+            lookups: HashMap::new(),
+            to_store_again: VecDeque::new(),
             chance: RandomState::new(),
-            drawn: 0,
+            random_count: 0,
         };
         (worker, known)
     }
 
     async fn run(
         mut self,
-        mut asked: mpsc::Receiver<LookupRequest>,
+        mut incoming: mpsc::Receiver<LookupRequest>,
         lost: Arc<Notify>,
         mut stopped: oneshot::Receiver<()>,
     ) {
         loop {
-            let begun = now();
-            self.begin(begun);
-            let mut wait = self.next_at(begun).map_or(TICK, |at| at.since(begun).min(TICK));
-            if !self.again.is_empty() {
-                self.keep_piece();
-                wait = wait.min(KEEP_AGAIN);
+            let started = now();
+            self.start_due(started);
+            let mut wait = self.next_at(started).map_or(MAX_SLEEP, |at| at.since(started).min(MAX_SLEEP));
+            if !self.to_store_again.is_empty() {
+                self.store_again_batch();
+                wait = wait.min(STORE_AGAIN_INTERVAL);
             }
             tokio::select! {
                 biased;
                 _ = &mut stopped => return,
-                Some(done) = self.tasks.join_next_with_id() => self.done(done),
-                wanted = asked.recv() => match wanted {
-                    Some(wanted) => self.ask(&wanted, false, now()),
+                Some(result) = self.tasks.join_next_with_id() => self.finished(result),
+                subject = incoming.recv() => match subject {
+                    Some(subject) => self.request(&subject, false, now()),
                     None => return,
                 },
                 () = lost.notified() => {
-                    self.again = self.subjects.answered();
-                    self.keep_list();
+                    self.to_store_again = self.schedule.answered();
+                    self.store_list();
                 }
                 () = tokio::time::sleep(wait) => {}
             }
@@ -314,10 +299,10 @@ impl Worker {
     }
 
     /// Stores one batch of cached answers again.
-    fn keep_piece(&mut self) {
-        for subject in self.again.drain(..self.again.len().min(KEPT_AGAIN)) {
+    fn store_again_batch(&mut self) {
+        for subject in self.to_store_again.drain(..self.to_store_again.len().min(STORE_AGAIN_BATCH)) {
             // The subject may have been evicted in the meantime.
-            let known = match self.subjects.known(&subject) {
+            let known = match self.schedule.answer_with_memory(&subject) {
                 Some((LookupResult::Domain(name, facts), memory)) => {
                     Known::Domain(KnownDomain { name: name.clone(), facts: facts.clone(), memory: memory.clone() })
                 }
@@ -326,108 +311,107 @@ impl Worker {
                 }
                 Some((LookupResult::List(_), _)) | None => continue,
             };
-            (self.keep)(known);
+            (self.store)(known);
         }
     }
 
     /// Stores the list again, if it comes from a URL.
-    fn keep_list(&self) {
-        if let (Some(Place::Url(url)), false) = (&self.list.place, self.list.text.is_empty()) {
+    fn store_list(&self) {
+        if let (Some(ListSource::Url(url)), false) = (&self.list.source, self.list.text.is_empty()) {
             let (url, text, fetched_at) = (url.clone(), self.list.text.clone(), self.list.fetched_at);
-            (self.keep)(Known::List(KnownList { url, text, fetched_at }));
+            (self.store)(Known::List(KnownList { url, text, fetched_at }));
         }
     }
 
     /// Time of the next scheduled action, unless a request or a result comes first.
     fn next_at(&self, now: Timestamp) -> Option<Timestamp> {
-        let sources = (!self.sources_wait).then_some(self.sources_at);
-        let list = (self.list.place.is_some() && !self.list.waits).then_some(self.list.at);
-        let free = self.sources.is_some() && self.looks.len() < AT_ONCE;
-        let subjects = self.subjects.next_at().filter(|_| free);
-        [sources, list, subjects].into_iter().flatten().min().map(|at| at.max(now + Duration::from_millis(10)))
+        let sources = (!self.searching).then_some(self.search_at);
+        let list = (self.list.source.is_some() && !self.list.waits).then_some(self.list.at);
+        let free = self.sources.is_some() && self.lookups.len() < MAX_LOOKUPS;
+        let schedule = self.schedule.next_at().filter(|_| free);
+        [sources, list, schedule].into_iter().flatten().min().map(|at| at.max(now + Duration::from_millis(10)))
     }
 
     /// Starts all due tasks within the bound.
-    fn begin(&mut self, now: Timestamp) {
-        if !self.sources_wait && self.sources_at <= now {
-            self.sources_wait = true;
-            let (settings, trust, patience) = (self.settings.clone(), self.trust.clone(), self.patience);
+    fn start_due(&mut self, now: Timestamp) {
+        if !self.searching && self.search_at <= now {
+            self.searching = true;
+            let (settings, trust, timeouts) = (self.settings.clone(), self.trust.clone(), self.timeouts);
             self.tasks.spawn(async move {
-                let sources = Sources::start(&settings, &trust, patience, now).await;
-                Done::Sources(sources.map(Box::new).map_err(|error| error.to_string()))
+                let sources = Sources::start(&settings, &trust, timeouts, now).await;
+                TaskResult::Sources(sources.map(Box::new).map_err(|error| error.to_string()))
             });
         }
         if !self.list.waits && self.list.at <= now {
             self.read_list(now);
         }
         let Some(sources) = self.sources.clone() else { return };
-        while self.looks.len() < AT_ONCE
-            && let Some((wanted, memory)) = self.subjects.next(now)
+        while self.lookups.len() < MAX_LOOKUPS
+            && let Some((subject, memory)) = self.schedule.next(now)
         {
             let sources = sources.clone();
-            let task = match wanted.clone() {
+            let task = match subject.clone() {
                 LookupRequest::Domain(name) => self.tasks.spawn(async move {
-                    let look = sources.domain(&name, memory, now).await;
-                    Done::Domain(name, Box::new(look))
+                    let lookup = sources.domain(&name, memory, now).await;
+                    TaskResult::Domain(name, Box::new(lookup))
                 }),
                 LookupRequest::Host(name) => self.tasks.spawn(async move {
                     let facts = sources.host(&name, now).await;
-                    Done::Host(name, facts)
+                    TaskResult::Host(name, facts)
                 }),
             };
-            self.looks.insert(task.id(), wanted);
+            self.lookups.insert(task.id(), subject);
         }
     }
 
-    fn ask(&mut self, wanted: &LookupRequest, pinned: bool, now: Timestamp) {
-        match self.subjects.ask(wanted, pinned, now) {
-            Asked::Known(learned) => self.tell(learned),
-            Asked::Waits(Room { gone, dropped }) => {
-                self.forget(gone);
+    fn request(&mut self, subject: &LookupRequest, pinned: bool, now: Timestamp) {
+        match self.schedule.request(subject, pinned, now) {
+            RequestOutcome::Cached(result) => self.send(result),
+            RequestOutcome::Scheduled(Evictions { evicted, dropped }) => {
+                self.forget(evicted);
                 if dropped.is_some() {
                     self.metrics.policy_dropped(Dropped::WaitingFull);
                 }
             }
-            Asked::Refused => self.metrics.policy_dropped(Dropped::Capacity),
+            RequestOutcome::Refused => self.metrics.policy_dropped(Dropped::Capacity),
         }
-        self.metrics.policy_subjects(self.subjects.len());
+        self.metrics.policy_subjects(self.schedule.len());
     }
 
     /// Deletes the stored answers of evicted subjects.
-    fn forget(&self, gone: impl IntoIterator<Item = LookupRequest>) {
-        for subject in gone {
+    fn forget(&self, evicted: impl IntoIterator<Item = LookupRequest>) {
+        for subject in evicted {
             self.metrics.policy_dropped(Dropped::Capacity);
-            (self.keep)(Known::Forgotten(subject));
+            (self.store)(Known::Forgotten(subject));
         }
     }
 
-    fn tell(&self, learned: LookupResult) {
-        if self.answers.try_send(learned).is_err() {
+    fn send(&self, result: LookupResult) {
+        if self.answers.try_send(result).is_err() {
             self.metrics.policy_dropped(Dropped::AnswersFull);
         }
     }
 
-    fn done(&mut self, done: Result<(Id, Done), JoinError>) {
+    fn finished(&mut self, done: Result<(Id, TaskResult), JoinError>) {
         let now = now();
         match done {
             Ok((id, done)) => {
-                let wanted = self.looks.remove(&id);
+                self.lookups.remove(&id);
                 match done {
-                    Done::Sources(sources) => self.found(sources, now),
-                    Done::Domain(name, look) => self.domain(name, *look, now),
-                    Done::Host(name, facts) => self.host(name, facts, now),
-                    Done::List(text) => self.take_list(text, now),
+                    TaskResult::Sources(sources) => self.name_servers_found(sources, now),
+                    TaskResult::Domain(name, lookup) => self.domain_finished(name, *lookup, now),
+                    TaskResult::Host(name, facts) => self.host_finished(name, facts, now),
+                    TaskResult::List(text) => self.list_finished(text, now),
                 }
-                drop(wanted);
             }
             Err(error) => {
                 tracing::error!(%error, "a look-up of published policies broke off; please report it");
-                match self.looks.remove(&error.id()) {
-                    Some(wanted) => self.subjects.failed(&wanted),
+                match self.lookups.remove(&error.id()) {
+                    Some(subject) => self.schedule.failed(&subject),
                     // The task of the name servers or of the list: both are retried at their next time.
                     None => {
-                        (self.sources_wait, self.list.waits) = (false, false);
-                        (self.sources_at, self.list.at) = (now + BROKE_OFF, now + LIST_RETRY);
+                        (self.searching, self.list.waits) = (false, false);
+                        (self.search_at, self.list.at) = (now + RETRY_AFTER_PANIC, now + LIST_RETRY);
                     }
                 }
             }
@@ -435,8 +419,8 @@ impl Worker {
     }
 
     /// Handles the result of a search for name servers.
-    fn found(&mut self, sources: Result<Box<Sources>, String>, now: Timestamp) {
-        self.sources_wait = false;
+    fn name_servers_found(&mut self, sources: Result<Box<Sources>, String>, now: Timestamp) {
+        self.searching = false;
         let (sources, dnssec) = match sources {
             Ok(sources) => {
                 let dnssec = sources.dnssec().clone();
@@ -449,14 +433,14 @@ impl Worker {
             tracing::debug!("a probe of DNSSEC failed: {why}");
             self.metrics.policy_failed(Source::Dane);
         }
-        let noted = self.probes.note(dnssec);
-        self.sources_at = now + self.probes.next_in();
+        let effect = self.probes.note(dnssec);
+        self.search_at = now + self.probes.next_in();
         self.metrics.policy_dnssec(self.probes.is_on());
-        if noted.adopt && sources.is_some() {
+        if effect.adopt && sources.is_some() {
             self.sources = sources;
         }
-        if noted.changed {
-            match self.probes.stands() {
+        if effect.changed {
+            match self.probes.state() {
                 Some(Dnssec::On) => tracing::info!("DNSSEC is validated: DANE is on"),
                 Some(Dnssec::Off) => tracing::info!("DANE is switched off by the configuration"),
                 Some(Dnssec::Broken(why)) if *self.settings.dane => tracing::warn!("DANE is off: {why}: {REMEDY}"),
@@ -469,13 +453,13 @@ impl Worker {
             }
             // Secure answers stay valid for their TTL; insecure ones are looked up again.
             if self.probes.is_on() {
-                self.subjects.renew(|subject| matches!(subject, LookupRequest::Host(_)), now);
+                self.schedule.refresh_all(|subject| matches!(subject, LookupRequest::Host(_)), now);
             }
         }
     }
 
-    fn domain(&mut self, name: String, look: DomainLook, now: Timestamp) {
-        let DomainLook { mut facts, memory, failed } = look;
+    fn domain_finished(&mut self, name: String, lookup: DomainLookup, now: Timestamp) {
+        let DomainLookup { mut facts, memory, failed } = lookup;
         tracing::debug!(domain = %name, mx = facts.mx.state.as_str(), mta_sts = facts.sts.state.as_str(), "looked up");
         if failed {
             self.metrics.policy_failed(Source::MtaSts);
@@ -487,24 +471,24 @@ impl Worker {
             self.metrics.policy_failed(Source::Dane);
         }
         let subject = LookupRequest::Domain(name.clone());
-        if let Some(LookupResult::Domain(_, before)) = self.subjects.answer(&subject) {
-            facts.mx = still(&before.mx, facts.mx, now);
+        if let Some(LookupResult::Domain(_, before)) = self.schedule.answer(&subject) {
+            facts.mx = keep_unexpired(&before.mx, facts.mx, now);
         }
         let hosts: Vec<String> = published::hosts(&facts).cloned().collect();
         let facts = Arc::new(facts);
-        let learned = LookupResult::Domain(name.clone(), facts.clone());
+        let result = LookupResult::Domain(name.clone(), facts.clone());
         let until = facts.mx.until.min(facts.sts.until);
-        let chance = self.draw();
-        let gone = self.subjects.done(&subject, learned.clone(), until, memory.clone(), now, chance);
-        self.forget(gone);
-        (self.keep)(Known::Domain(KnownDomain { name, facts, memory }));
-        self.tell(learned);
+        let chance = self.random();
+        let evicted = self.schedule.done(&subject, result.clone(), until, memory.clone(), now, chance);
+        self.forget(evicted);
+        (self.store)(Known::Domain(KnownDomain { name, facts, memory }));
+        self.send(result);
         for host in hosts {
-            self.ask(&LookupRequest::Host(host), false, now);
+            self.request(&LookupRequest::Host(host), false, now);
         }
     }
 
-    fn host(&mut self, name: String, mut facts: HostFacts, now: Timestamp) {
+    fn host_finished(&mut self, name: String, mut facts: HostFacts, now: Timestamp) {
         let (found, dane) = (facts.addresses.state.as_str(), facts.dane.state.as_str());
         tracing::debug!(host = %name, addresses = found, dane, "looked up");
         if self.probes.is_on() {
@@ -516,73 +500,73 @@ impl Worker {
             }
         }
         let subject = LookupRequest::Host(name.clone());
-        if let Some(LookupResult::Host(_, before)) = self.subjects.answer(&subject) {
-            facts.addresses = still(&before.addresses, facts.addresses, now);
-            facts.dane = still(&before.dane, facts.dane, now);
+        if let Some(LookupResult::Host(_, before)) = self.schedule.answer(&subject) {
+            facts.addresses = keep_unexpired(&before.addresses, facts.addresses, now);
+            facts.dane = keep_unexpired(&before.dane, facts.dane, now);
             if facts.dane == before.dane {
                 facts.base.clone_from(&before.base);
             }
         }
         let until = facts.addresses.until.min(facts.dane.until);
         let facts = Arc::new(facts);
-        let learned = LookupResult::Host(name.clone(), facts.clone());
-        let chance = self.draw();
-        let gone = self.subjects.done(&subject, learned.clone(), until, Memory::default(), now, chance);
-        self.forget(gone);
-        (self.keep)(Known::Host(KnownHost { name, facts }));
-        self.tell(learned);
+        let result = LookupResult::Host(name.clone(), facts.clone());
+        let chance = self.random();
+        let evicted = self.schedule.done(&subject, result.clone(), until, Memory::default(), now, chance);
+        self.forget(evicted);
+        (self.store)(Known::Host(KnownHost { name, facts }));
+        self.send(result);
     }
 
     /// Checks whether the file has changed, or fetches the list.
     fn read_list(&mut self, now: Timestamp) {
-        match &self.list.place {
+        match &self.list.source {
             None => {}
-            Some(Place::File(path)) => {
+            Some(ListSource::File(path)) => {
                 self.list.at = now + LIST_FILE;
                 let written = std::fs::metadata(path).and_then(|file| file.modified()).ok();
                 if written.is_none() || written != self.list.written {
                     self.list.written = written;
                     let text = list::read_file(path);
-                    self.take_list(text, now);
+                    self.list_finished(text, now);
                 }
             }
-            Some(place @ Place::Url(_)) => {
+            Some(source @ ListSource::Url(_)) => {
                 let Some(sources) = self.sources.clone() else {
                     self.list.at = now + Duration::from_secs(1);
                     return;
                 };
                 self.list.waits = true;
-                let place = place.clone();
-                self.tasks.spawn(async move { Done::List(place.read(Some(&sources)).await) });
+                let source = source.clone();
+                self.tasks.spawn(async move { TaskResult::List(source.read(Some(&sources)).await) });
             }
         }
     }
 
     /// Handles a result of reading the list; after a failure the last good list stays in use.
-    fn take_list(&mut self, text: Result<Vec<u8>, String>, now: Timestamp) {
+    fn list_finished(&mut self, text: Result<Vec<u8>, String>, now: Timestamp) {
         self.list.waits = false;
-        let url = match &self.list.place {
-            Some(Place::Url(url)) => Some(url.clone()),
-            Some(Place::File(_)) | None => None,
+        let url = match &self.list.source {
+            Some(ListSource::Url(url)) => Some(url.clone()),
+            Some(ListSource::File(_)) | None => None,
         };
         let parsed = text.and_then(|text| list::parse(&text).map(|list| (text, list)));
         match parsed {
             Ok((text, list)) => {
                 if url.is_some() {
-                    self.list.at = now + LIST_URL.mul_f64(0.9 + 0.1 * self.draw());
+                    self.list.at = now + LIST_URL.mul_f64(0.9 + 0.1 * self.random());
                 }
                 self.metrics.policy_refreshed(Source::List, now);
                 self.list.failing = false;
                 if text == self.list.text && url.is_none() {
                     return;
                 }
-                self.say_of(&list, now);
+                self.log_list(&list, now);
                 self.list.text.clone_from(&text);
                 self.list.fetched_at = now;
                 if let Some(url) = url {
-                    (self.keep)(Known::List(KnownList { url, text, fetched_at: now }));
+                    (self.store)(Known::List(KnownList { url, text, fetched_at: now }));
                 }
-                self.tell(LookupResult::List(Arc::new(list)));
+                self.send(LookupResult::List(Arc::new(list)));
             }
             Err(why) => {
                 if url.is_some() {
@@ -596,7 +580,7 @@ impl Worker {
         }
     }
 
-    fn say_of(&self, list: &StarttlsList, now: Timestamp) {
+    fn log_list(&self, list: &StarttlsList, now: Timestamp) {
         let (domains, expires) = (list.policies.len(), list.expires);
         if list.is_expired(now) {
             tracing::warn!(domains, %expires, "the STARTTLS-Everywhere list has expired: it demands nothing any more");
@@ -606,23 +590,23 @@ impl Worker {
     }
 
     /// A pseudo-random number from 0 to 1.
-    fn draw(&mut self) -> f64 {
-        self.drawn = self.drawn.wrapping_add(1);
+    fn random(&mut self) -> f64 {
+        self.random_count = self.random_count.wrapping_add(1);
         #[expect(clippy::cast_precision_loss, reason = "chance needs no more than the 53 bits of a float")]
-        let drawn = (self.chance.hash_one(self.drawn) >> 11) as f64 / (1_u64 << 53) as f64;
-        drawn
+        let random_count = (self.chance.hash_one(self.random_count) >> 11) as f64 / (1_u64 << 53) as f64;
+        random_count
     }
 }
 
 /// A lookup failure does not evict an unexpired answer; otherwise an attacker who blocks answers could remove a
 /// policy.
-fn still<T: Clone>(before: &Answer<T>, found: Answer<T>, now: Timestamp) -> Answer<T> {
+fn keep_unexpired<T: Clone>(before: &Answer<T>, found: Answer<T>, now: Timestamp) -> Answer<T> {
     let failed = matches!(found.state, State::Error | State::Bogus);
     if failed && before.state == State::Valid && now < before.until { before.clone() } else { found }
 }
 
 /// A stored answer of a domain with its state at `now`: an expired policy is marked as such.
-fn as_of(facts: &DomainFacts, memory: &Memory, now: Timestamp) -> DomainFacts {
+fn with_current_state(facts: &DomainFacts, memory: &Memory, now: Timestamp) -> DomainFacts {
     let mut facts = facts.clone();
     if facts.sts.state == State::Valid && memory.holding(now).is_none() {
         facts.sts.state = State::Expired;
@@ -637,7 +621,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_is_known_is_kept_again() {
+    fn cached_answers_are_stored_again() {
         let now = Timestamp::from_secs(1_000_000);
         let answer = |until| Answer { state: State::Absent, value: None, detail: String::new(), at: now, until };
         let facts = Arc::new(HostFacts {
@@ -657,23 +641,23 @@ mod tests {
             toml::from_str(&format!("starttls_everywhere = {:?}", list.url)).expect("settings");
         let trust = Trust::load(&settings).expect("what is built in");
         let registry = Registry::new();
-        let (metrics, patience) = (Arc::new(PolicyMetrics::register(&registry).expect("metrics")), Patience::default());
-        let (keep, kept) = std::sync::mpsc::channel();
-        let keep = Box::new(move |known| keep.send(known).expect("received"));
+        let (metrics, timeouts) = (Arc::new(PolicyMetrics::register(&registry).expect("metrics")), Timeouts::default());
+        let (store, kept) = std::sync::mpsc::channel();
+        let store = Box::new(move |known| store.send(known).expect("received"));
         let held = Kept { domains: Vec::new(), hosts };
-        let setup = Setup { settings, trust, patience, kept: held, list: Some(list.clone()), metrics, keep };
-        let (told, _answers) = sync_channel(1);
-        let (mut worker, _) = Worker::new(setup, told, now);
+        let setup = Setup { settings, trust, timeouts, kept: held, list: Some(list.clone()), metrics, store };
+        let (sender, _answers) = sync_channel(1);
+        let (mut worker, _) = Worker::new(setup, sender, now);
         assert_eq!(kept.try_iter().count(), 0);
-        worker.again = worker.subjects.answered();
-        worker.keep_list();
+        worker.to_store_again = worker.schedule.answered();
+        worker.store_list();
         assert_eq!(kept.try_iter().collect::<Vec<_>>(), [Known::List(list)]);
-        worker.keep_piece();
+        worker.store_again_batch();
         let mut names: Vec<_> = kept.try_iter().collect();
-        assert_eq!(names.len(), KEPT_AGAIN);
-        worker.keep_piece();
+        assert_eq!(names.len(), STORE_AGAIN_BATCH);
+        worker.store_again_batch();
         names.extend(kept.try_iter());
-        assert_eq!((names.len(), worker.again.is_empty()), (100, true));
+        assert_eq!((names.len(), worker.to_store_again.is_empty()), (100, true));
         assert!(names.contains(&Known::Host(KnownHost { name: "mx99.example.net".to_owned(), facts })));
     }
 
@@ -682,17 +666,17 @@ mod tests {
         let settings = PolicySettings::default();
         let trust = Trust::load(&settings).expect("nothing but what is built in");
         let registry = Registry::new();
-        let (metrics, patience) = (Arc::new(PolicyMetrics::register(&registry).expect("metrics")), Patience::default());
-        let (kept, keep) = (Kept::default(), Box::new(|_| ()));
-        let setup = Setup { settings, trust, patience, kept, list: None, metrics, keep };
-        let (told, _answers) = sync_channel(1);
+        let (metrics, timeouts) = (Arc::new(PolicyMetrics::register(&registry).expect("metrics")), Timeouts::default());
+        let (kept, store) = (Kept::default(), Box::new(|_| ()));
+        let setup = Setup { settings, trust, timeouts, kept, list: None, metrics, store };
+        let (sender, _answers) = sync_channel(1);
         let mut now = Timestamp::from_secs(1_000);
-        let (mut worker, _) = Worker::new(setup, told, now);
+        let (mut worker, _) = Worker::new(setup, sender, now);
         for wait in [5, 10, 20] {
-            worker.sources_wait = true;
-            worker.found(Err("there are no name servers".to_owned()), now);
+            worker.searching = true;
+            worker.name_servers_found(Err("there are no name servers".to_owned()), now);
             now = now + Duration::from_secs(wait);
-            assert_eq!((worker.sources_at, worker.sources_wait, worker.sources.is_none()), (now, false, true));
+            assert_eq!((worker.search_at, worker.searching, worker.sources.is_none()), (now, false, true));
         }
         assert!(smtpwatch_metrics::render(&registry).contains("smtpwatch_policy_dnssec 0\n"));
     }

@@ -21,7 +21,7 @@ pub enum Change {
 
 /// One row of the comparison.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, JsonSchema)]
-pub struct Row {
+pub struct DifferenceRow {
     /// How the two differ.
     pub change: Change,
     /// The keyword that was expected; empty: none.
@@ -33,7 +33,7 @@ pub struct Row {
 /// The expected reply beside the observed one. Expected are the keywords of the last session under TLS; for an unknown
 /// peer in a session in which STARTTLS was required, the observed keywords and STARTTLS.
 #[must_use]
-pub fn difference(finding: &Finding) -> Vec<Row> {
+pub fn difference(finding: &Finding) -> Vec<DifferenceRow> {
     let came: Vec<&str> = finding.observed.capabilities.iter().map(String::as_str).collect();
     let profile = finding
         .exhibit
@@ -58,7 +58,7 @@ const STARTTLS: &str = "STARTTLS";
 
 /// Aligns both lists along their longest common subsequence of keywords. Unmatched entries at the same position become
 /// one row if the observed line looks overwritten.
-fn align(expected: &[String], came: &[&str]) -> Vec<Row> {
+fn align(expected: &[String], came: &[&str]) -> Vec<DifferenceRow> {
     let keywords: Vec<String> = came.iter().map(|line| keyword(line)).collect();
     let (n, m) = (expected.len(), came.len());
     let mut longest = vec![vec![0_usize; m + 1]; n + 1];
@@ -90,8 +90,8 @@ fn align(expected: &[String], came: &[&str]) -> Vec<Row> {
     rows
 }
 
-fn row(change: Change, expected: &str, came: &str) -> Row {
-    Row { change, expected: expected.to_owned(), came: came.to_owned() }
+fn row(change: Change, expected: &str, came: &str) -> DifferenceRow {
+    DifferenceRow { change, expected: expected.to_owned(), came: came.to_owned() }
 }
 
 fn keyword(line: &str) -> String {

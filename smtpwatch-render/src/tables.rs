@@ -24,7 +24,7 @@ const SMTP: u16 = 25;
 const NAMED: usize = 5;
 
 /// One domain with its policies.
-pub struct Row<'a> {
+pub struct DomainRow<'a> {
     /// The report on the domain.
     pub report: Report,
     /// Its MTA-STS policy, if it is valid.
@@ -38,7 +38,7 @@ pub struct Export<'a> {
     /// The STARTTLS-Everywhere list, unless it has expired.
     pub list: Option<&'a StarttlsList>,
     /// The domains; each occurs once.
-    pub rows: Vec<Row<'a>>,
+    pub rows: Vec<DomainRow<'a>>,
     /// Whether TLS is also required where only the history expects it.
     pub learned: bool,
     /// The time of the export.
@@ -153,7 +153,7 @@ impl Export<'_> {
         }
     }
 
-    fn postfix_level(&self, Row { report, sts }: &Row<'_>) -> Level {
+    fn postfix_level(&self, DomainRow { report, sts }: &DomainRow<'_>) -> Level {
         match report.effective.starttls {
             Starttls::Opportunistic => return Level::Nothing,
             Starttls::Expected if self.learned && report.effective.source == Source::History.as_str() => {

@@ -35,7 +35,7 @@ pub fn json_line(value: &impl serde::Serialize) -> String {
     line
 }
 
-/// The finding as text: one line that says what happened, then its proof.
+/// The finding as text: one line that says what happened, then its indicators.
 #[must_use]
 pub fn finding(finding: &Finding) -> String {
     let mut text = String::new();
@@ -60,7 +60,7 @@ pub fn finding(finding: &Finding) -> String {
     let mechanism = f.observed.mechanism.as_ref().map(|name| format!(", mechanism {name}")).unwrap_or_default();
     let reply = f.observed.reply.map(|code| format!(", reply {code}")).unwrap_or_default();
     let _ = writeln!(text, "  observed STARTTLS {}{mechanism}{reply}", f.observed.starttls);
-    for sign in &f.proof {
+    for sign in &f.indicators {
         let _ = writeln!(text, "  sign {sign}");
     }
     if f.gaps > 0 {
@@ -101,7 +101,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_sender_is_told_as_far_as_it_is_known() {
+    fn a_sender_is_described_as_far_as_known() {
         let php = Sender { uid: Some(33), cgroup_id: 7, cgroup: "/a/php-fpm.service".to_owned(), ..Sender::default() };
         let unit = Sender { unit: Some("php-fpm.service".to_owned()), pod: Some("12-34".to_owned()), ..php.clone() };
         assert_eq!(sender(&unit), "uid 33, php-fpm.service, pod 12-34");

@@ -8,49 +8,33 @@ use rusqlite::ErrorCode;
 
 use super::StoreError;
 
-/// The condition of the store.
-#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Default)]
-pub enum Condition {
-    /// The store can be written.
-    #[default]
-    Ok,
-    /// There is no file at the store's path, or one of SQLite's side files (`-wal`, `-shm`) is gone.
-    Missing,
-    /// A different file is at the store's path.
-    Replaced,
-    /// The file is not an intact database.
-    Damaged,
-    /// The disk is full.
-    Full,
-    /// The file system is mounted read-only, or its permissions forbid writing.
-    ReadOnly,
-    /// Another process holds the write lock.
-    Busy,
-    /// Any other I/O failure.
-    IoError,
+smtpwatch_system::vocabulary! {
+    /// The condition of the store.
+    #[derive(Hash, Default)]
+    pub enum Condition {
+        /// The store can be written.
+        #[default]
+        Ok = "ok",
+        /// There is no file at the store's path, or one of SQLite's side files (`-wal`, `-shm`) is gone.
+        Missing = "missing",
+        /// A different file is at the store's path.
+        Replaced = "replaced",
+        /// The file is not an intact database.
+        Damaged = "damaged",
+        /// The disk is full.
+        Full = "full",
+        /// The file system is mounted read-only, or its permissions forbid writing.
+        ReadOnly = "read_only",
+        /// Another process holds the write lock.
+        Busy = "busy",
+        /// Any other I/O failure.
+        IoError = "io_error",
+    }
 }
 
 impl Condition {
-    /// Every condition.
-    pub const ALL: [Self; 8] =
-        [Self::Ok, Self::Missing, Self::Replaced, Self::Damaged, Self::Full, Self::ReadOnly, Self::Busy, Self::IoError];
     /// Conditions after which the store is recreated.
     pub const LOSSES: [Self; 3] = [Self::Missing, Self::Replaced, Self::Damaged];
-
-    /// The metric label.
-    #[must_use]
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            Self::Ok => "ok",
-            Self::Missing => "missing",
-            Self::Replaced => "replaced",
-            Self::Damaged => "damaged",
-            Self::Full => "full",
-            Self::ReadOnly => "read_only",
-            Self::Busy => "busy",
-            Self::IoError => "io_error",
-        }
-    }
 
     /// What the operator can do about this condition.
     pub(super) const fn remedy(self) -> &'static str {

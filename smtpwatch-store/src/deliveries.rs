@@ -101,7 +101,7 @@ pub struct PolicySessions {
 
 /// A report that needs no further delivery.
 #[derive(Clone, PartialEq, Eq, Debug)]
-pub struct Reported {
+pub struct SentReport {
     /// The day that the report covers.
     pub day: Day,
     /// The policy domain that the report covers.
@@ -118,7 +118,7 @@ pub struct Reported {
 #[derive(Default)]
 pub(super) struct Pending {
     sessions: HashMap<(Day, String, String), Counts>,
-    reported: Vec<Reported>,
+    reported: Vec<SentReport>,
     newest: Option<Day>,
     rows: usize,
 }
@@ -162,7 +162,7 @@ impl Pending {
         }) += 1;
     }
 
-    pub(super) fn reported(&mut self, reported: Reported) {
+    pub(super) fn reported(&mut self, reported: SentReport) {
         self.rows += 1;
         self.reported.push(reported);
     }
@@ -200,7 +200,7 @@ impl Pending {
                 )?
                 .execute(params![id, signed(counts.successful), signed(counts.failed), signed(untold)])?;
         }
-        for Reported { day, domain, target, outcome, at } in &self.reported {
+        for SentReport { day, domain, target, outcome, at } in &self.reported {
             transaction
                 .prepare_cached("INSERT OR REPLACE INTO report VALUES (?1, ?2, ?3, ?4, ?5)")?
                 .execute(params![day.to_string(), domain, target, outcome, at.0])?;
@@ -333,10 +333,10 @@ fn expire(transaction: &Transaction<'_>, before: Day) -> rusqlite::Result<()> {
 
 /// The leading strings whose total length is within `most` bytes.
 fn within(strings: Vec<String>, most: usize) -> Vec<String> {
-    let mut octets = 0;
+    let mut bytes = 0;
     let fits = |string: &String| {
-        octets += string.len();
-        octets <= most
+        bytes += string.len();
+        bytes <= most
     };
     strings.into_iter().take_while(fits).collect()
 }

@@ -16,7 +16,7 @@ use super::{Store, StoreError, signed};
 
 /// Maximum number of findings of one incident that are stored with their evidence; the first ones are chosen. A finding
 /// that repeats for days must not evict the evidence of other incidents. The document of every finding is stored, with
-/// its transcript and proof.
+/// its transcript and indicators.
 pub const EXHIBITS_PER_INCIDENT: i64 = 32;
 /// Maximum number of findings removed in one transaction, so that the writer is not blocked.
 const EXPIRED_AT_ONCE: i64 = 1_000;
@@ -69,7 +69,7 @@ pub(super) const UNREPORTED: &str = "
 
 /// How a finding is stored.
 #[derive(Clone, PartialEq, Eq, Debug)]
-pub struct KeptAs {
+pub struct StoredAs {
     /// The identifier of its incident.
     pub incident: String,
     /// Number of findings of that incident, this one included.
@@ -81,14 +81,14 @@ pub(super) struct Unreported {
     pub number: i64,
     /// `None` if its document cannot be parsed.
     pub finding: Option<Box<Finding>>,
-    pub kept: KeptAs,
+    pub stored: StoredAs,
 }
 
 /// Totals that are compared with the retention limits.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
-pub(super) struct Held {
+pub(super) struct Totals {
     pub findings: u64,
-    pub octets: u64,
+    pub bytes: u64,
 }
 
 /// The hash of a finding: SHA-256 over the previous finding's hash (32 bytes), the finding's number (8 bytes,
@@ -122,36 +122,36 @@ impl Store {
         findings: impl Iterator<Item = (&'a Finding, bool)>,
         window: Duration,
         now: Timestamp,
-    ) -> Result<Vec<(i64, KeptAs)>, StoreError> {
-        let (kept, held) = self.sqlite(|connection| {
+    ) -> Result<Vec<(i64, StoredAs)>, StoreError> {
+        let (stored, totals) = self.sqlite(|connection| {
             connection.pragma_update(None, "synchronous", "full")?;
             let written = (|| {
                 // Other processes store findings too: the end of the chain must be read under the lock.
                 let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
-                let mut held = Held::default();
-                let mut kept = Vec::new();
+                let mut totals = Totals::default();
+                let mut stored = Vec::new();
                 for (finding, unreported) in findings {
                     let (number, as_what) = match on_record(&transaction, &finding.id)? {
                         // A commit that reported an error may have succeeded.
                         Some(before) => before,
-                        None => keep(&transaction, finding, window, now, &mut held)?,
+                        None => keep(&transaction, finding, window, now, &mut totals)?,
                     };
                     if unreported {
                         transaction
                             .prepare_cached("INSERT OR IGNORE INTO unreported VALUES (?1)")?
                             .execute([number])?;
                     }
-                    kept.push((number, as_what));
+                    stored.push((number, as_what));
                 }
                 transaction.commit()?;
-                Ok((kept, held))
+                Ok((stored, totals))
             })();
             connection.pragma_update(None, "synchronous", "normal")?;
             written
         })?;
-        self.held.findings += held.findings;
-        self.held.octets += held.octets;
-        Ok(kept)
+        self.totals.findings += totals.findings;
+        self.totals.bytes += totals.bytes;
+        Ok(stored)
     }
 
     /// The next findings that the journal has not written, with numbers above `after` and up to `end`, in order.
@@ -166,7 +166,7 @@ impl Store {
                 Ok(Unreported {
                     number: row.get(0)?,
                     finding: serde_json::from_str(row.get_ref(1)?.as_str()?).ok(),
-                    kept: KeptAs { incident: row.get(2)?, findings: unsigned(row.get(3)?) },
+                    stored: StoredAs { incident: row.get(2)?, findings: unsigned(row.get(3)?) },
                 })
             })?;
             rows.collect()
@@ -180,11 +180,11 @@ impl Store {
 
     /// Counts the stored findings and their size.
     pub(super) fn count_held(&mut self) -> Result<(), StoreError> {
-        self.held = self.sqlite(|connection| {
+        self.totals = self.sqlite(|connection| {
             connection.query_row(
                 "SELECT count(*), coalesce(sum(octet_length(document) + coalesce(octet_length(exhibit), 0)), 0) FROM finding",
                 [],
-                |row| Ok(Held { findings: unsigned(row.get(0)?), octets: unsigned(row.get(1)?) }),
+                |row| Ok(Totals { findings: unsigned(row.get(0)?), bytes: unsigned(row.get(1)?) }),
             )
         })?;
         Ok(())
@@ -194,10 +194,10 @@ impl Store {
     /// many.
     pub(super) fn expire(&mut self, retention: &Retention, now: Timestamp) -> Result<u64, StoreError> {
         let too_old = now.0.saturating_sub(i64::from(retention.age_days).saturating_mul(86_400_000_000_000));
-        let held = self.held;
-        let gone = self.sqlite(|connection| {
+        let totals = self.totals;
+        let removed = self.sqlite(|connection| {
             let transaction = connection.transaction()?;
-            let mut gone = Held::default();
+            let mut removed = Totals::default();
             let mut last: Option<(i64, Vec<u8>)> = None;
             {
                 let mut oldest = transaction.prepare_cached(
@@ -206,14 +206,14 @@ impl Store {
                 )?;
                 let mut rows = oldest.query([EXPIRED_AT_ONCE])?;
                 while let Some(row) = rows.next()? {
-                    let kept: i64 = row.get(1)?;
-                    let over = held.findings - gone.findings > retention.findings
-                        || held.octets - gone.octets.min(held.octets) > retention.octets;
-                    if kept >= too_old && !over {
+                    let stored: i64 = row.get(1)?;
+                    let over = totals.findings - removed.findings > retention.findings
+                        || totals.bytes - removed.bytes.min(totals.bytes) > retention.bytes;
+                    if stored >= too_old && !over {
                         break;
                     }
-                    gone.findings += 1;
-                    gone.octets += unsigned(row.get(2)?);
+                    removed.findings += 1;
+                    removed.bytes += unsigned(row.get(2)?);
                     last = Some((row.get(0)?, row.get(3)?));
                 }
             }
@@ -227,11 +227,11 @@ impl Store {
                 )?;
             }
             transaction.commit()?;
-            Ok(gone)
+            Ok(removed)
         })?;
-        self.held.findings -= gone.findings.min(self.held.findings);
-        self.held.octets -= gone.octets.min(self.held.octets);
-        Ok(gone.findings)
+        self.totals.findings -= removed.findings.min(self.totals.findings);
+        self.totals.bytes -= removed.bytes.min(self.totals.bytes);
+        Ok(removed.findings)
     }
 }
 
@@ -240,8 +240,8 @@ fn keep(
     finding: &Finding,
     window: Duration,
     now: Timestamp,
-    held: &mut Held,
-) -> rusqlite::Result<(i64, KeptAs)> {
+    totals: &mut Totals,
+) -> rusqlite::Result<(i64, StoredAs)> {
     // Serialising types with string keys cannot fail.
     let document = serde_json::to_string(finding).unwrap_or_default();
     let (peer, port) = peer_of(finding).unwrap_or_default();
@@ -263,7 +263,7 @@ fn keep(
     let exhibit = finding.exhibit.as_ref().filter(|_| has_room);
     let exhibit = exhibit.map(|exhibit| serde_json::to_string(exhibit).unwrap_or_default());
     let with = i64::from(exhibit.is_some());
-    let (incident, kept) = match open {
+    let (incident, stored) = match open {
         Some((number, id, findings, _)) => {
             transaction
                 .prepare_cached(
@@ -273,7 +273,7 @@ fn keep(
                      WHERE number = ?1",
                 )?
                 .execute(params![number, with, severity, evidence, outcome, time, finding.peer.name])?;
-            (number, KeptAs { incident: id, findings: unsigned(findings) + 1 })
+            (number, StoredAs { incident: id, findings: unsigned(findings) + 1 })
         }
         None => {
             transaction
@@ -295,7 +295,7 @@ fn keep(
                     with,
                     time
                 ])?;
-            (transaction.last_insert_rowid(), KeptAs { incident: finding.id.clone(), findings: 1 })
+            (transaction.last_insert_rowid(), StoredAs { incident: finding.id.clone(), findings: 1 })
         }
     };
     let (before, chain) = head(transaction)?;
@@ -310,19 +310,19 @@ fn keep(
         exhibit,
         link(&chain, number, &document, exhibit.as_deref())
     ])?;
-    held.findings += 1;
-    held.octets += (document.len() + exhibit.map_or(0, |exhibit| exhibit.len())) as u64;
-    Ok((number, kept))
+    totals.findings += 1;
+    totals.bytes += (document.len() + exhibit.map_or(0, |exhibit| exhibit.len())) as u64;
+    Ok((number, stored))
 }
 
 /// The number of a finding that is already stored, and how it is stored.
-fn on_record(transaction: &Transaction<'_>, id: &str) -> rusqlite::Result<Option<(i64, KeptAs)>> {
+fn on_record(transaction: &Transaction<'_>, id: &str) -> rusqlite::Result<Option<(i64, StoredAs)>> {
     transaction
         .prepare_cached(
             "SELECT finding.number, incident.id, findings FROM finding JOIN incident ON incident.number = incident
              WHERE finding.id = ?1",
         )?
-        .query_row([id], |row| Ok((row.get(0)?, KeptAs { incident: row.get(1)?, findings: unsigned(row.get(2)?) })))
+        .query_row([id], |row| Ok((row.get(0)?, StoredAs { incident: row.get(1)?, findings: unsigned(row.get(2)?) })))
         .optional()
 }
 

@@ -13,13 +13,14 @@ use smtpwatch_core::{
     evidence::EvidenceBundle,
     finding::{Evidence, Kind, Outcome, Severity},
     hash::hex,
+    offers::Offers,
     policy::history::normal_peer,
 };
 
 use super::{
     Store, StoreError,
     findings::{ORIGIN, head, limit, link, unsigned},
-    offers::Offers,
+    offers,
 };
 
 /// Maximum number of incidents or findings in one result.
@@ -63,7 +64,7 @@ pub struct Incident {
 
 /// A stored finding.
 #[derive(Clone, PartialEq, Debug)]
-pub struct Kept {
+pub struct StoredFinding {
     /// Its position in the chain, starting at 1.
     pub number: u64,
     /// The identifier of its incident.
@@ -208,12 +209,12 @@ impl Store {
     ///
     /// SQLite failed.
     pub fn incidents(&mut self, filter: &Filter) -> Result<Vec<Incident>, StoreError> {
-        let mut wanted = String::from("1");
+        let mut condition = String::from("1");
         let mut values: Vec<Box<dyn ToSql>> = Vec::new();
         let mut demand = |clause: &str, value: Box<dyn ToSql>| {
             values.push(value);
             // Writing to a String cannot fail.
-            let _ = write!(wanted, " AND {}", clause.replace('?', &format!("?{}", values.len())));
+            let _ = write!(condition, " AND {}", clause.replace('?', &format!("?{}", values.len())));
         };
         if let Some(since) = filter.since {
             demand("last_seen >= ?", Box::new(since.0));
@@ -240,7 +241,7 @@ impl Store {
         let most = if filter.limit == 0 { PAGE } else { filter.limit.min(PAGE) };
         self.sqlite(|connection| {
             let mut query = connection.prepare(&format!(
-                "SELECT {COLUMNS} FROM incident WHERE {wanted} ORDER BY last_seen DESC, number DESC"
+                "SELECT {COLUMNS} FROM incident WHERE {condition} ORDER BY last_seen DESC, number DESC"
             ))?;
             let mut rows = query.query(params_from_iter(values.iter()))?;
             let mut found = Vec::new();
@@ -292,16 +293,16 @@ impl Store {
         incident: &Incident,
         before: Option<u64>,
         most: usize,
-    ) -> Result<Vec<Kept>, LookupError> {
+    ) -> Result<Vec<StoredFinding>, LookupError> {
         let before = before.and_then(|before| i64::try_from(before).ok()).unwrap_or(i64::MAX);
         let rows = self.sqlite(|connection| {
             let mut query = connection.prepare_cached(&format!(
                 "{KEPT} WHERE finding.incident = ?1 AND finding.number < ?2 ORDER BY finding.number DESC LIMIT ?3"
             ))?;
-            let rows = query.query_map(params![incident.number, before, limit(most.min(PAGE))], RawKept::read)?;
+            let rows = query.query_map(params![incident.number, before, limit(most.min(PAGE))], RawFinding::read)?;
             rows.collect::<rusqlite::Result<Vec<_>>>()
         })?;
-        rows.into_iter().map(RawKept::parse).collect()
+        rows.into_iter().map(RawFinding::parse).collect()
     }
 
     /// The first findings of an incident, oldest first: evidence is stored with these.
@@ -309,14 +310,14 @@ impl Store {
     /// # Errors
     ///
     /// SQLite failed, or a document cannot be parsed.
-    pub fn first_findings(&mut self, incident: &Incident, most: usize) -> Result<Vec<Kept>, LookupError> {
+    pub fn first_findings(&mut self, incident: &Incident, most: usize) -> Result<Vec<StoredFinding>, LookupError> {
         let rows = self.sqlite(|connection| {
             let mut query = connection
                 .prepare_cached(&format!("{KEPT} WHERE finding.incident = ?1 ORDER BY finding.number LIMIT ?2"))?;
-            let rows = query.query_map(params![incident.number, limit(most.min(PAGE))], RawKept::read)?;
+            let rows = query.query_map(params![incident.number, limit(most.min(PAGE))], RawFinding::read)?;
             rows.collect::<rusqlite::Result<Vec<_>>>()
         })?;
-        rows.into_iter().map(RawKept::parse).collect()
+        rows.into_iter().map(RawFinding::parse).collect()
     }
 
     /// The most informative finding of an incident: with evidence if possible, then with the highest severity, then the
@@ -325,15 +326,17 @@ impl Store {
     /// # Errors
     ///
     /// SQLite failed, or its document cannot be parsed.
-    pub fn best_finding(&mut self, incident: &Incident) -> Result<Option<Kept>, LookupError> {
+    pub fn best_finding(&mut self, incident: &Incident) -> Result<Option<StoredFinding>, LookupError> {
         let row = self.sqlite(|connection| {
             let query = format!(
                 "{KEPT} WHERE finding.incident = ?1
                  ORDER BY finding.exhibit IS NULL, document ->> 'severity' <> ?2, finding.number LIMIT 1"
             );
-            connection.query_row(&query, params![incident.number, incident.severity.as_str()], RawKept::read).optional()
+            connection
+                .query_row(&query, params![incident.number, incident.severity.as_str()], RawFinding::read)
+                .optional()
         })?;
-        row.map(RawKept::parse).transpose()
+        row.map(RawFinding::parse).transpose()
     }
 
     /// One finding, by its identifier or by a prefix that no other finding has.
@@ -341,12 +344,12 @@ impl Store {
     /// # Errors
     ///
     /// No or several findings match, SQLite failed, or the document cannot be parsed.
-    pub fn finding(&mut self, id: &str) -> Result<Kept, LookupError> {
+    pub fn finding(&mut self, id: &str) -> Result<StoredFinding, LookupError> {
         let found = self.find(id)?;
         let row = self.sqlite(|connection| {
-            connection.query_row(&format!("{KEPT} WHERE finding.id = ?1"), [&found], RawKept::read).optional()
+            connection.query_row(&format!("{KEPT} WHERE finding.id = ?1"), [&found], RawFinding::read).optional()
         })?;
-        row.map(RawKept::parse).transpose()?.ok_or_else(|| LookupError::Unknown(id.to_owned()))
+        row.map(RawFinding::parse).transpose()?.ok_or_else(|| LookupError::Unknown(id.to_owned()))
     }
 
     /// How many peers have the same kind of incident at the same time.
@@ -389,7 +392,7 @@ impl Store {
             )?;
             let rows = query.query_map(params![role.as_str(), peer, port], |row| {
                 let day = row.get_ref(0)?.as_str()?.parse::<Day>().ok();
-                Ok(day.zip(Some(Offers::read(row, 1)?)))
+                Ok(day.zip(Some(offers::read(row, 1)?)))
             })?;
             rows.filter_map(Result::transpose).collect()
         })
@@ -400,7 +403,7 @@ impl Store {
     /// # Errors
     ///
     /// SQLite failed.
-    pub fn held(&mut self) -> Result<StoreCounts, StoreError> {
+    pub fn counts(&mut self) -> Result<StoreCounts, StoreError> {
         self.sqlite(|connection| {
             let count = |table: &str| {
                 connection.query_row(&format!("SELECT count(*) FROM {table}"), [], |row| row.get(0)).map(unsigned)
@@ -409,7 +412,7 @@ impl Store {
             Ok(StoreCounts {
                 findings: count("finding")?,
                 incidents: count("incident")?,
-                octets: pragma("page_count")? * pragma("page_size")?,
+                bytes: pragma("page_count")? * pragma("page_size")?,
             })
         })
     }
@@ -439,18 +442,18 @@ impl Store {
                 while let Some(row) = rows.next()? {
                     let (found, id): (i64, String) = (row.get(0)?, row.get(1)?);
                     let (document, exhibit): (String, Option<String>) = (row.get(2)?, row.get(3)?);
-                    let kept: Vec<u8> = row.get(4)?;
+                    let stored: Vec<u8> = row.get(4)?;
                     if found != number.saturating_add(1) {
                         verified.broken.push(format!(
                             "{} findings are missing before number {found} ({id})",
                             found.saturating_sub(number).saturating_sub(1)
                         ));
                     }
-                    if link(&chain, found, &document, exhibit.as_deref())[..] != kept {
+                    if link(&chain, found, &document, exhibit.as_deref())[..] != stored {
                         verified.broken.push(format!("number {found} ({id}) or the one before it was changed"));
                     }
                     verified.findings += 1;
-                    (number, chain) = (found, kept);
+                    (number, chain) = (found, stored);
                     if verified.broken.len() >= CANDIDATES {
                         verified.broken.push("and perhaps more".to_owned());
                         break;
@@ -514,7 +517,8 @@ pub struct StoreCounts {
     /// Incidents.
     pub incidents: u64,
     /// Bytes of the whole file, other tables included.
-    pub octets: u64,
+    #[serde(rename = "octets")]
+    pub bytes: u64,
 }
 
 impl PeerFilter {
@@ -566,7 +570,7 @@ const KEPT: &str = "SELECT finding.number, finding.id, incident.id, document, ex
                     FROM finding JOIN incident ON incident.number = finding.incident";
 
 /// A row of [`KEPT`], not parsed.
-struct RawKept {
+struct RawFinding {
     number: i64,
     id: String,
     incident: String,
@@ -575,7 +579,7 @@ struct RawKept {
     chain: Vec<u8>,
 }
 
-impl RawKept {
+impl RawFinding {
     fn read(row: &Row<'_>) -> rusqlite::Result<Self> {
         Ok(Self {
             number: row.get(0)?,
@@ -587,12 +591,12 @@ impl RawKept {
         })
     }
 
-    fn parse(self) -> Result<Kept, LookupError> {
+    fn parse(self) -> Result<StoredFinding, LookupError> {
         let wrong = |source| LookupError::Document { id: self.id.clone(), source };
         let mut finding: Finding = serde_json::from_str(&self.document).map_err(wrong)?;
         let exhibit = self.exhibit.as_deref().map(serde_json::from_str::<EvidenceBundle>);
         finding.exhibit = exhibit.transpose().map_err(wrong)?.map(Box::new);
-        Ok(Kept {
+        Ok(StoredFinding {
             number: unsigned(self.number),
             incident: self.incident,
             document: self.document,

@@ -12,11 +12,11 @@
 mod condition;
 mod damage;
 pub mod deliveries;
+mod file_monitor;
 mod findings;
 pub mod incidents;
 pub mod offers;
 pub mod policies;
-mod watch;
 mod writer;
 
 use std::{
@@ -32,14 +32,14 @@ use rusqlite::{Connection, ErrorCode, OpenFlags, OptionalExtension, Row, params}
 use smtpwatch_core::{
     Role, Timestamp,
     policy::{
-        history::{History, HistoryKey, HistoryPeer, HistoryRecord, Rate, Wear, normal_peer, peer_text},
+        history::{History, HistoryKey, HistoryPeer, HistoryRecord, Rate, Spread, Wear, normal_peer, peer_text},
         profile::Profile,
     },
 };
 
 pub use condition::{Condition, Recoveries, Status};
-pub use findings::{EXHIBITS_PER_INCIDENT, KeptAs};
-pub use writer::{Keeping, Outcome, PIECE, QUEUE, Reporter, Request, StoreHandle, Writer};
+pub use findings::{EXHIBITS_PER_INCIDENT, StoredAs};
+pub use writer::{HISTORY_BATCH, JournalLink, JournalOutcome, QUEUE, Request, StoreHandle, Writer, WriterSettings};
 
 /// `PRAGMA application_id` of a smtpwatch store: "SMTW".
 pub const APPLICATION_ID: i32 = 0x534D_5457;
@@ -162,9 +162,9 @@ pub struct Store {
     connection: Connection,
     path: PathBuf,
     /// Identity of the file that was opened.
-    file: Option<watch::FileId>,
+    file: Option<file_monitor::FileId>,
     /// Stored findings, as counted by the writer.
-    held: findings::Held,
+    totals: findings::Totals,
 }
 
 impl Store {
@@ -367,14 +367,14 @@ impl Store {
         connection.busy_timeout(BUSY).map_err(failed)?;
         // The first statement that reads the file: SQLite reports here that the file is not a database.
         connection.query_row("SELECT count(*) FROM sqlite_schema", [], |_| Ok(())).map_err(failed)?;
-        let file = watch::FileId::at(path).ok();
-        Ok(Self { connection, path: path.to_owned(), file, held: findings::Held::default() })
+        let file = file_monitor::FileId::at(path).ok();
+        Ok(Self { connection, path: path.to_owned(), file, totals: findings::Totals::default() })
     }
 
     /// Whether the file at the path is the open file; another one may have replaced it.
     #[must_use]
     pub fn is_current(&self) -> bool {
-        self.file.is_some() && watch::FileId::at(&self.path).ok() == self.file
+        self.file.is_some() && file_monitor::FileId::at(&self.path).ok() == self.file
     }
 
     /// Writes a copy of the open database to a new file. This works even after the store's own file was unlinked.
@@ -554,6 +554,7 @@ fn entry(row: &Row<'_>) -> rusqlite::Result<Option<Entry>> {
                 Some(wear) => wear[which],
                 None => Wear { counted: returns, ..Wear::default() },
             },
+            spread: Spread::default(),
         })
     };
     let time = |column| row.get(column).map(Timestamp);
@@ -569,7 +570,8 @@ fn entry(row: &Row<'_>) -> rusqlite::Result<Option<Entry>> {
         // A profile that cannot be parsed is learnt again.
         profile: profile.and_then(|text| serde_json::from_str::<Profile>(text).ok()).map(Arc::new),
         names: names.and_then(|text| serde_json::from_str(text).ok()).unwrap_or_default(),
-    };
+    }
+    .with_days();
     Ok(Some((HistoryKey { role, own, peer, port: row.get(4)? }, record)))
 }
 
@@ -581,11 +583,11 @@ mod tests {
     fn a_child_process_that_shares_the_open_file_does_not_hold_the_lock() {
         let directory = tempfile::tempdir().expect("a directory");
         let path = directory.path().join("smtpwatch.db");
-        let held = lock(&path).expect("the lock is free");
+        let totals = lock(&path).expect("the lock is free");
         assert!(matches!(lock(&path), Err(StoreError::InUse(_))));
         // As after fork(2), before exec closes it.
-        let _shared = held.0.try_clone().expect("a second descriptor");
-        drop(held);
+        let _shared = totals.0.try_clone().expect("a second descriptor");
+        drop(totals);
         assert!(lock(&path).is_ok());
     }
 }

@@ -4,13 +4,12 @@
 use std::{collections::HashMap, net::IpAddr};
 
 use rusqlite::{Row, Transaction, params};
-use schemars::JsonSchema;
-use serde::Serialize;
 use smtpwatch_core::{
     Role, Timestamp,
     day::Day,
     engine::{SessionResult, SessionSummary},
     finding::StarttlsState,
+    offers::Offers,
 };
 
 use super::{Store, StoreError, signed};
@@ -62,80 +61,41 @@ pub(super) const BOTH_ROLES: &str = "
     DROP TABLE offer_of_server;
 ";
 
-/// Sessions with one peer.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, JsonSchema)]
-pub struct Offers {
-    /// All of them.
-    pub sessions: u64,
-    /// The EHLO reply, seen whole, offered STARTTLS.
-    pub offered: u64,
-    /// It did not, or STARTTLS was refused.
-    pub withheld: u64,
-    /// TLS began.
-    pub tls: u64,
-    /// Offered, not asked for, and no TLS: what a client does that does not see the offer.
-    pub unused: u64,
-    /// Those of them in which a message was accepted in cleartext.
-    pub content: u64,
-    /// A gap, one side only, or joined midstream: nothing can be said.
-    pub unknown: u64,
-    /// When the newest of the unused ones ended.
-    pub last_unused: Timestamp,
+/// The counts of one session that ended at this time.
+fn of_session(session: &SessionSummary, at: Timestamp) -> Offers {
+    let mut offers = Offers { sessions: 1, ..Offers::default() };
+    if session.gaps > 0 || session.result == SessionResult::Unknown {
+        offers.unknown = 1;
+        return offers;
+    }
+    offers.tls = u64::from(session.result == SessionResult::Tls);
+    match session.starttls {
+        StarttlsState::Offered => offers.offered = 1,
+        StarttlsState::Absent | StarttlsState::Masked | StarttlsState::Refused => offers.withheld = 1,
+        // The client never sent EHLO: it received no offer and cannot report a missing one.
+        StarttlsState::Unknown => {}
+    }
+    if offers.offered > offers.tls && !session.starttls_sent {
+        offers.unused = 1;
+        offers.content = u64::from(session.messages > 0);
+        offers.last_unused = at;
+    }
+    offers
 }
 
-impl Offers {
-    /// The counts of one session that ended at this time.
-    #[must_use]
-    pub fn of(session: &SessionSummary, at: Timestamp) -> Self {
-        let mut offers = Self { sessions: 1, ..Self::default() };
-        if session.gaps > 0 || session.result == SessionResult::Unknown {
-            offers.unknown = 1;
-            return offers;
-        }
-        offers.tls = u64::from(session.result == SessionResult::Tls);
-        match session.starttls {
-            StarttlsState::Offered => offers.offered = 1,
-            StarttlsState::Absent | StarttlsState::Masked | StarttlsState::Refused => offers.withheld = 1,
-            // The client never sent EHLO: it received no offer and cannot report a missing one.
-            StarttlsState::Unknown => {}
-        }
-        if offers.offered > offers.tls && !session.starttls_sent {
-            offers.unused = 1;
-            offers.content = u64::from(session.messages > 0);
-            offers.last_unused = at;
-        }
-        offers
-    }
-
-    /// Reads the counts from the columns of a row, starting at column `first`, in the order of the table.
-    pub(super) fn read(row: &Row<'_>, first: usize) -> rusqlite::Result<Self> {
-        let count = |column| row.get::<_, i64>(first + column).map(|count| u64::try_from(count).unwrap_or(0));
-        Ok(Self {
-            sessions: count(0)?,
-            offered: count(1)?,
-            withheld: count(2)?,
-            tls: count(3)?,
-            unused: count(4)?,
-            content: count(5)?,
-            unknown: count(6)?,
-            last_unused: row.get(first + 7).map(Timestamp)?,
-        })
-    }
-
-    /// The sum of two counts.
-    #[must_use]
-    pub fn and(self, other: Self) -> Self {
-        Self {
-            sessions: self.sessions + other.sessions,
-            offered: self.offered + other.offered,
-            withheld: self.withheld + other.withheld,
-            tls: self.tls + other.tls,
-            unused: self.unused + other.unused,
-            content: self.content + other.content,
-            unknown: self.unknown + other.unknown,
-            last_unused: self.last_unused.max(other.last_unused),
-        }
-    }
+/// Reads the counts from the columns of a row, starting at column `first`, in the order of the table.
+pub(super) fn read(row: &Row<'_>, first: usize) -> rusqlite::Result<Offers> {
+    let count = |column| row.get::<_, i64>(first + column).map(|count| u64::try_from(count).unwrap_or(0));
+    Ok(Offers {
+        sessions: count(0)?,
+        offered: count(1)?,
+        withheld: count(2)?,
+        tls: count(3)?,
+        unused: count(4)?,
+        content: count(5)?,
+        unknown: count(6)?,
+        last_unused: row.get(first + 7).map(Timestamp)?,
+    })
 }
 
 /// Counts that wait to be written.
@@ -153,7 +113,7 @@ impl Pending {
         };
         let key = (session.role, Day::of(at), peer, own, session.flow.server.port());
         let row = self.rows.entry(key).or_default();
-        *row = row.and(Offers::of(session, at));
+        *row = row.and(of_session(session, at));
     }
 
     pub(super) fn rows(&self) -> usize {
@@ -219,7 +179,7 @@ impl Store {
             let rows = query.query_map(params![day.to_string(), client, port], |row| {
                 // A row with an invalid address, for example after an edit by another program, is skipped.
                 let Ok(own) = row.get_ref(0)?.as_str()?.parse() else { return Ok(None) };
-                Ok(Some((own, Offers::read(row, 1)?)))
+                Ok(Some((own, read(row, 1)?)))
             })?;
             rows.filter_map(Result::transpose).collect()
         })
@@ -255,25 +215,25 @@ mod tests {
     }
 
     #[test]
-    fn sessions_are_told_apart() {
+    fn sessions_are_distinguished() {
         let plain = session("198.51.100.7:40000");
         let unused = Offers { sessions: 1, offered: 1, unused: 1, content: 1, last_unused: AT, ..Offers::default() };
-        assert_eq!(Offers::of(&plain, AT), unused);
+        assert_eq!(of_session(&plain, AT), unused);
         let tls = SessionSummary { result: SessionResult::Tls, starttls_sent: true, messages: 0, ..plain.clone() };
-        assert_eq!(Offers::of(&tls, AT), Offers { sessions: 1, offered: 1, tls: 1, ..Offers::default() });
+        assert_eq!(of_session(&tls, AT), Offers { sessions: 1, offered: 1, tls: 1, ..Offers::default() });
         let gone = SessionSummary { result: SessionResult::Rejected, messages: 0, ..plain.clone() };
-        assert_eq!(Offers::of(&gone, AT), Offers { content: 0, ..unused });
+        assert_eq!(of_session(&gone, AT), Offers { content: 0, ..unused });
         for starttls in [StarttlsState::Absent, StarttlsState::Masked, StarttlsState::Refused] {
             let withheld = SessionSummary { starttls, ..plain.clone() };
-            assert_eq!(Offers::of(&withheld, AT), Offers { sessions: 1, withheld: 1, ..Offers::default() });
+            assert_eq!(of_session(&withheld, AT), Offers { sessions: 1, withheld: 1, ..Offers::default() });
         }
         let asked = SessionSummary { starttls_sent: true, result: SessionResult::Rejected, ..plain.clone() };
-        assert_eq!(Offers::of(&asked, AT), Offers { sessions: 1, offered: 1, ..Offers::default() });
+        assert_eq!(of_session(&asked, AT), Offers { sessions: 1, offered: 1, ..Offers::default() });
         for unknown in [
             SessionSummary { gaps: 1, ..plain.clone() },
             SessionSummary { result: SessionResult::Unknown, ..plain.clone() },
         ] {
-            assert_eq!(Offers::of(&unknown, AT), Offers { sessions: 1, unknown: 1, ..Offers::default() });
+            assert_eq!(of_session(&unknown, AT), Offers { sessions: 1, unknown: 1, ..Offers::default() });
         }
     }
 

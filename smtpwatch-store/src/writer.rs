@@ -28,11 +28,11 @@ use smtpwatch_core::{
 use smtpwatch_system::clock::now;
 
 use super::{
-    Entry, Store, StoreError, WriterLock, condition::Status, damage, deliveries, findings::KeptAs, offers, policies,
-    watch::Watch,
+    Entry, Store, StoreError, WriterLock, condition::Status, damage, deliveries, file_monitor::FileMonitor,
+    findings::StoredAs, offers, policies,
 };
 use recovery::Faults;
-use reports::{Reported, Reports, Waiting};
+use reports::{PendingFinding, ReportState, Reports};
 
 /// Capacity of the writer's queue, in changes; when it is full, further changes are dropped and counted.
 pub const QUEUE: usize = 8_192;
@@ -51,7 +51,7 @@ const REQUESTS: usize = 64;
 /// Maximum number of pieces of history that wait for the writer thread.
 const RESTORES: usize = 8;
 /// Number of rows in one piece of history.
-pub const PIECE: usize = 512;
+pub const HISTORY_BATCH: usize = 512;
 
 /// A request of another process to the daemon: forget a peer.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -63,22 +63,22 @@ pub struct Request {
 }
 
 /// Sends a finding to the journal. The flag says that the journal may already have it. Returns whether the journal has
-/// queued it; an [`Outcome`] follows if it has.
-pub type Tell = Box<dyn FnMut(&Finding, bool) -> bool + Send>;
+/// queued it; an [`JournalOutcome`] follows if it has.
+pub type WriteToJournal = Box<dyn FnMut(&Finding, bool) -> bool + Send>;
 /// Called for each finding after it is stored.
-pub type OnRecord = Box<dyn FnMut(&Finding, &KeptAs) + Send>;
+pub type OnRecord = Box<dyn FnMut(&Finding, &StoredAs) + Send>;
 
 /// The connection to the journal.
-pub struct Reporter {
+pub struct JournalLink {
     /// Sends a finding to the journal.
-    pub tell: Tell,
+    pub write: WriteToJournal,
     /// Results of queued findings.
-    pub outcomes: Receiver<Outcome>,
+    pub outcomes: Receiver<JournalOutcome>,
 }
 
 /// The result of a finding that the journal had queued.
 #[derive(Clone, PartialEq, Eq, Debug)]
-pub struct Outcome {
+pub struct JournalOutcome {
     /// The identifier of the finding.
     pub id: String,
     /// Whether the journal has written it.
@@ -86,7 +86,7 @@ pub struct Outcome {
 }
 
 /// What is stored, and for how long.
-pub struct Keeping {
+pub struct WriterSettings {
     /// Maximum number of peers with stored history.
     pub peers: usize,
     /// Retention of findings.
@@ -95,12 +95,12 @@ pub struct Keeping {
     pub window: Duration,
     /// The journal gets each finding once it is stored, or once storing has failed; at the start it gets the findings
     /// that it lacks. `None`: there is no journal, and no finding is marked as unreported.
-    pub journal: Option<Reporter>,
+    pub journal: Option<JournalLink>,
     /// Called for each finding after it is stored.
     pub on_record: OnRecord,
 }
 
-impl Keeping {
+impl WriterSettings {
     /// The settings of a configuration, without a journal.
     #[must_use]
     pub fn of(config: &Config) -> Self {
@@ -114,7 +114,7 @@ impl Keeping {
     }
 }
 
-impl Default for Keeping {
+impl Default for WriterSettings {
     fn default() -> Self {
         Self::of(&Config::default())
     }
@@ -147,17 +147,17 @@ struct Counts {
 /// Sends changes to the writer thread.
 #[derive(Clone)]
 pub struct StoreHandle {
-    queue: SyncSender<Change>,
+    queue: SyncSender<Command>,
     counts: Arc<Counts>,
-    patient: bool,
+    blocking: bool,
 }
 
-enum Change {
-    Keep(HistoryKey, HistoryRecord),
+enum Command {
+    History(HistoryKey, HistoryRecord),
     Forget(HistoryKey),
-    Done(Request),
+    RequestDone(Request),
     Delivery(Box<Delivery>),
-    Reported(Box<deliveries::Reported>),
+    ReportSent(Box<deliveries::SentReport>),
     Offer(Box<SessionSummary>, Timestamp),
     Policy(Box<Known>),
     Finding(Box<Finding>),
@@ -171,7 +171,7 @@ impl Writer {
     /// # Errors
     ///
     /// See [`StoreError`].
-    pub fn start(path: &Path, keeping: Keeping) -> Result<(Self, Vec<Entry>), StoreError> {
+    pub fn start(path: &Path, settings: WriterSettings) -> Result<(Self, Vec<Entry>), StoreError> {
         let (mut store, lock) = match Store::open(path) {
             Ok(store) => (store, super::lock(path)?),
             Err(StoreError::Damaged { what, .. }) => {
@@ -182,20 +182,20 @@ impl Writer {
             }
             Err(error) => return Err(error),
         };
-        let entries = store.begin(keeping.peers)?;
+        let entries = store.begin(settings.peers)?;
         store.count_held()?;
-        let unreported = if keeping.journal.is_some() { store.last_unreported()? } else { None };
-        let watch = Watch::start(path).map_err(|source| StoreError::Create { path: path.to_owned(), source })?;
+        let unreported = if settings.journal.is_some() { store.last_unreported()? } else { None };
+        let files = FileMonitor::start(path).map_err(|source| StoreError::Create { path: path.to_owned(), source })?;
         let counts = Arc::new(Counts::default());
         let (queue, changes) = sync_channel(QUEUE);
-        let (asked, requests) = sync_channel(REQUESTS);
+        let (forget_requests, requests) = sync_channel(REQUESTS);
         let worker = Worker {
             store,
-            watch,
+            files,
             lock,
             path: path.to_owned(),
             changes,
-            asked,
+            forget_requests,
             counts: counts.clone(),
             pending: HashMap::new(),
             done: Vec::new(),
@@ -204,14 +204,14 @@ impl Writer {
             policies: policies::Pending::default(),
             findings: VecDeque::new(),
             reports: Reports::after_start(unreported),
-            keeping,
+            settings,
             expired: None,
             faults: Faults::default(),
             full: false,
         };
         let thread = std::thread::Builder::new().name("store".to_owned()).spawn(|| worker.run());
         let thread = thread.map_err(StoreError::Thread)?;
-        let handle = StoreHandle { queue, counts: counts.clone(), patient: false };
+        let handle = StoreHandle { queue, counts: counts.clone(), blocking: false };
         Ok((Self { handle: Some(handle), thread: Some(thread), requests, counts }, entries))
     }
 
@@ -282,13 +282,13 @@ impl StoreHandle {
     /// A handle that waits for a slow disk. Any other handle drops and counts a change when the queue is full: packets
     /// do not wait.
     #[must_use]
-    pub fn patient(self) -> Self {
-        Self { patient: true, ..self }
+    pub fn blocking(self) -> Self {
+        Self { blocking: true, ..self }
     }
 
     /// Stores a changed row.
     pub fn keep(&self, key: HistoryKey, record: HistoryRecord) {
-        self.send(Change::Keep(key, record));
+        self.send(Command::History(key, record));
     }
 
     /// Whether [`Self::restore`] would accept rows: the writer has few of them left to write.
@@ -301,7 +301,7 @@ impl StoreHandle {
     #[must_use]
     pub fn restore(&self, rows: Vec<Entry>) -> bool {
         self.counts.restoring.fetch_add(1, Ordering::Relaxed);
-        let taken = self.queue.try_send(Change::Restore(rows)).is_ok();
+        let taken = self.queue.try_send(Command::Restore(rows)).is_ok();
         if !taken {
             self.counts.restoring.fetch_sub(1, Ordering::Relaxed);
         }
@@ -310,34 +310,34 @@ impl StoreHandle {
 
     /// Deletes a row.
     pub fn forget(&self, key: HistoryKey) {
-        self.send(Change::Forget(key));
+        self.send(Command::Forget(key));
     }
 
     /// Confirms that a request is done in memory: the store then deletes the peer's rows. If the confirmation is lost,
     /// the request is repeated.
     pub fn done(&self, request: Request) {
-        self.send(Change::Done(request));
+        self.send(Command::RequestDone(request));
     }
 
     /// Counts an outbound session for the TLS report of its day.
     pub fn delivery(&self, delivery: Box<Delivery>) {
-        self.send(Change::Delivery(delivery));
+        self.send(Command::Delivery(delivery));
     }
 
     /// Records that a TLS report needs no further delivery.
-    pub fn reported(&self, reported: deliveries::Reported) {
-        self.send(Change::Reported(Box::new(reported)));
+    pub fn reported(&self, reported: deliveries::SentReport) {
+        self.send(Command::ReportSent(Box::new(reported)));
     }
 
     /// Counts what an inbound session, which ended at this time, offered to its client.
     pub fn offer(&self, session: SessionSummary, at: Timestamp) {
-        self.send(Change::Offer(Box::new(session), at));
+        self.send(Command::Offer(Box::new(session), at));
     }
 
     /// Stores a finding. Returns it as the error if the queue is full.
     pub fn finding(&self, finding: Box<Finding>) -> Result<(), Box<Finding>> {
-        let change = Change::Finding(finding);
-        let refused = if self.patient {
+        let change = Command::Finding(finding);
+        let refused = if self.blocking {
             self.queue.send(change).err().map(|refused| refused.0)
         } else {
             self.queue.try_send(change).err().map(|refused| match refused {
@@ -345,7 +345,7 @@ impl StoreHandle {
             })
         };
         match refused {
-            Some(Change::Finding(finding)) => {
+            Some(Command::Finding(finding)) => {
                 self.counts.lost.fetch_add(1, Ordering::Relaxed);
                 Err(finding)
             }
@@ -355,11 +355,11 @@ impl StoreHandle {
 
     /// Stores what a look-up of published policies found.
     pub fn policy(&self, known: Known) {
-        self.send(Change::Policy(Box::new(known)));
+        self.send(Command::Policy(Box::new(known)));
     }
 
-    fn send(&self, change: Change) {
-        let sent = if self.patient { self.queue.send(change).is_ok() } else { self.queue.try_send(change).is_ok() };
+    fn send(&self, change: Command) {
+        let sent = if self.blocking { self.queue.send(change).is_ok() } else { self.queue.try_send(change).is_ok() };
         if !sent {
             self.counts.lost.fetch_add(1, Ordering::Relaxed);
         }
@@ -368,12 +368,12 @@ impl StoreHandle {
 
 struct Worker {
     store: Store,
-    watch: Watch,
+    files: FileMonitor,
     /// Held until the thread ends.
     lock: WriterLock,
     path: PathBuf,
-    changes: Receiver<Change>,
-    asked: SyncSender<Request>,
+    changes: Receiver<Command>,
+    forget_requests: SyncSender<Request>,
     counts: Arc<Counts>,
     /// The newest state of each changed row; `None` if it was deleted.
     pending: HashMap<HistoryKey, Option<HistoryRecord>>,
@@ -382,9 +382,9 @@ struct Worker {
     offers: offers::Pending,
     policies: policies::Pending,
     /// Findings that wait to be stored.
-    findings: VecDeque<Waiting>,
+    findings: VecDeque<PendingFinding>,
     reports: Reports,
-    keeping: Keeping,
+    settings: WriterSettings,
     /// Time of the last check of the findings' age.
     expired: Option<Instant>,
     faults: Faults,
@@ -394,7 +394,7 @@ struct Worker {
 
 impl Worker {
     fn run(mut self) {
-        let mut handed_over: HashMap<i64, u32> = HashMap::new();
+        let mut passed: HashMap<i64, u32> = HashMap::new();
         let mut open = true;
         while open {
             open = self.collect();
@@ -403,14 +403,14 @@ impl Worker {
             }
             self.take_outcomes();
             self.examine();
-            self.report_again();
+            self.report_backlog();
             self.flush_findings();
             self.expire();
             self.flush();
             self.probe();
             self.show();
             if self.faults.may_write() {
-                self.hand_over(&mut handed_over);
+                self.pass_requests(&mut passed);
             }
         }
         self.await_outcomes();
@@ -418,16 +418,16 @@ impl Worker {
     }
 
     /// Passes requests of other processes to the pipeline.
-    fn hand_over(&mut self, handed_over: &mut HashMap<i64, u32>) {
+    fn pass_requests(&mut self, passed: &mut HashMap<i64, u32>) {
         // A request is passed on once, and again if it is not done within this many rounds.
-        const PATIENCE: u32 = 10;
+        const REPEAT_AFTER: u32 = 10;
         match self.store.requests() {
             Ok(requests) => {
-                handed_over.retain(|id, _| requests.iter().any(|request| request.id == *id));
+                passed.retain(|id, _| requests.iter().any(|request| request.id == *id));
                 for request in requests {
-                    let rounds = handed_over.entry(request.id).or_insert(0);
+                    let rounds = passed.entry(request.id).or_insert(0);
                     // The pipeline accepts requests between packets; with a full queue the next round tries again.
-                    if !rounds.is_multiple_of(PATIENCE) || self.asked.try_send(request).is_ok() {
+                    if !rounds.is_multiple_of(REPEAT_AFTER) || self.forget_requests.try_send(request).is_ok() {
                         *rounds += 1;
                     }
                 }
@@ -458,33 +458,33 @@ impl Worker {
                 if !self.faults.are_writes_failing() {
                     return true;
                 }
-                self.make_room();
+                self.evict_oldest();
             }
             match self.changes.recv_timeout(end.saturating_duration_since(Instant::now())) {
-                Ok(Change::Keep(key, record)) => _ = self.pending.insert(key, Some(record)),
-                Ok(Change::Forget(key)) => _ = self.pending.insert(key, None),
-                Ok(Change::Restore(rows)) => {
+                Ok(Command::History(key, record)) => _ = self.pending.insert(key, Some(record)),
+                Ok(Command::Forget(key)) => _ = self.pending.insert(key, None),
+                Ok(Command::Restore(rows)) => {
                     self.counts.restoring.fetch_sub(1, Ordering::Relaxed);
                     self.pending.extend(rows.into_iter().map(|(key, record)| (key, Some(record))));
                 }
-                Ok(Change::Done(request)) => {
+                Ok(Command::RequestDone(request)) => {
                     // Rows changed before the request are dropped with it; rows changed after it stay.
                     self.pending.retain(|key, _| !is_peer(key, &request.peer));
                     if !self.done.contains(&request) {
                         self.done.push(request);
                     }
                 }
-                Ok(Change::Delivery(delivery)) => self.deliveries.add(*delivery),
-                Ok(Change::Reported(reported)) => self.deliveries.reported(*reported),
-                Ok(Change::Offer(session, at)) => self.offers.add(&session, at),
-                Ok(Change::Policy(known)) => self.policies.add(*known),
-                Ok(Change::Finding(finding)) => {
+                Ok(Command::Delivery(delivery)) => self.deliveries.add(*delivery),
+                Ok(Command::ReportSent(reported)) => self.deliveries.reported(*reported),
+                Ok(Command::Offer(session, at)) => self.offers.add(&session, at),
+                Ok(Command::Policy(known)) => self.policies.add(*known),
+                Ok(Command::Finding(finding)) => {
                     end = end.min(Instant::now() + FINDING_TIME);
                     if self.findings.len() >= FINDINGS {
                         self.findings.pop_front();
                         self.counts.lost.fetch_add(1, Ordering::Relaxed);
                     }
-                    self.findings.push_back(Waiting { finding, reported: Reported::No });
+                    self.findings.push_back(PendingFinding { finding, reported: ReportState::NotOffered });
                     // The bound of one batch, even if findings arrive faster than they are written.
                     if self.findings.len() >= FINDINGS {
                         return true;
@@ -498,7 +498,7 @@ impl Worker {
 
     /// Limits what waits while the store cannot be written. The pipeline holds the history and can send it again; other
     /// rows are lost and counted.
-    fn make_room(&mut self) {
+    fn evict_oldest(&mut self) {
         if !self.pending.is_empty() {
             self.pending.clear();
             self.faults.lacks_history();
@@ -519,22 +519,23 @@ impl Worker {
             self.report_waiting();
             return;
         }
-        let has_journal = self.keeping.journal.is_some();
+        let has_journal = self.settings.journal.is_some();
         let findings = self.findings.iter();
-        let findings = findings.map(|waiting| (&*waiting.finding, has_journal && waiting.reported != Reported::Yes));
-        match self.store.keep_findings(findings, self.keeping.window, now()) {
-            Ok(kept) => {
-                self.counts.written.fetch_add(kept.len() as u64, Ordering::Relaxed);
+        let findings =
+            findings.map(|waiting| (&*waiting.finding, has_journal && waiting.reported != ReportState::Written));
+        match self.store.keep_findings(findings, self.settings.window, now()) {
+            Ok(stored) => {
+                self.counts.written.fetch_add(stored.len() as u64, Ordering::Relaxed);
                 self.faults.written();
-                for (Waiting { finding, reported }, (number, kept)) in
-                    std::mem::take(&mut self.findings).into_iter().zip(kept)
+                for (PendingFinding { finding, reported }, (number, stored)) in
+                    std::mem::take(&mut self.findings).into_iter().zip(stored)
                 {
                     match reported {
-                        Reported::No => _ = self.report(&finding, Some(number), false),
-                        Reported::Asked => self.reports.is_on_record(&finding.id, number),
-                        Reported::Yes => {}
+                        ReportState::NotOffered => _ = self.report(&finding, Some(number), false),
+                        ReportState::Offered => self.reports.is_on_record(&finding.id, number),
+                        ReportState::Written => {}
                     }
-                    (self.keeping.on_record)(&finding, &kept);
+                    (self.settings.on_record)(&finding, &stored);
                 }
             }
             Err(error) => {
@@ -546,12 +547,12 @@ impl Worker {
 
     /// Removes findings beyond the retention limits.
     fn expire(&mut self) {
-        let Retention { findings, octets, .. } = self.keeping.retention;
-        let over = self.store.held.findings > findings || self.store.held.octets > octets;
+        let Retention { findings, bytes, .. } = self.settings.retention;
+        let over = self.store.totals.findings > findings || self.store.totals.bytes > bytes;
         if !self.faults.may_write() || !over && self.expired.is_some_and(|at| at.elapsed() < EXPIRY) {
             return;
         }
-        match self.store.expire(&self.keeping.retention, now()) {
+        match self.store.expire(&self.settings.retention, now()) {
             // If findings were removed, the next round continues.
             Ok(gone) => self.expired = (gone == 0).then(Instant::now),
             Err(error) => self.fail(&error),
@@ -579,7 +580,7 @@ impl Worker {
                 self.pending.clear();
                 self.clear();
                 self.done.clear();
-                self.reports.noted();
+                self.reports.marks_removed();
                 self.faults.written();
                 if self.faults.take_lack_of_history() {
                     self.counts.history_wanted.store(true, Ordering::Relaxed);

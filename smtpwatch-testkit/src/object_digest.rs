@@ -44,7 +44,7 @@ pub fn of_sources(workspace: &Path) -> io::Result<String> {
     for line in locked(&fs::read_to_string(workspace.join("Cargo.lock"))?) {
         digest.update(line);
     }
-    Ok(digest.finalize().iter().map(|octet| format!("{octet:02x}")).collect())
+    Ok(digest.finalize().iter().map(|byte| format!("{byte:02x}")).collect())
 }
 
 /// Collects the sources below `folder`, without unit tests: they are not part of the object.

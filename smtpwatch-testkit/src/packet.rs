@@ -120,7 +120,7 @@ impl Packet {
     }
 
     fn ipv6(&self, rest: usize) -> Vec<u8> {
-        let extensions: usize = self.extensions.iter().map(|(_, octets)| octets.len()).sum();
+        let extensions: usize = self.extensions.iter().map(|(_, bytes)| bytes.len()).sum();
         let length = if self.no_length { 0 } else { extensions + rest };
         let types: Vec<u8> = self.extensions.iter().map(|(kind, _)| *kind).chain([6]).collect();
         let mut packet = vec![0x60, 0, 0, 0];
@@ -129,9 +129,9 @@ impl Packet {
         for host in [self.source, self.target] {
             packet.extend_from_slice(&[0x20, 0x01, 0x0d, 0xb8, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, host]);
         }
-        for ((_, octets), next) in self.extensions.iter().zip(&types[1..]) {
+        for ((_, bytes), next) in self.extensions.iter().zip(&types[1..]) {
             packet.push(*next);
-            packet.extend_from_slice(octets.get(1..).unwrap_or_default());
+            packet.extend_from_slice(bytes.get(1..).unwrap_or_default());
         }
         packet
     }

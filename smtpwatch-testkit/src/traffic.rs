@@ -191,10 +191,10 @@ pub fn pcapng_flagged(
         let length = u32_(u32::try_from(body.len() + 12).unwrap());
         [u32_(kind).as_slice(), &length, body, &length].concat()
     };
-    let padded = |octets: &[u8]| {
-        let mut octets = octets.to_vec();
-        octets.resize(octets.len().next_multiple_of(4), 0);
-        octets
+    let padded = |bytes: &[u8]| {
+        let mut bytes = bytes.to_vec();
+        bytes.resize(bytes.len().next_multiple_of(4), 0);
+        bytes
     };
     let option = |code: u16, value: &[u8]| {
         [u16_(code).as_slice(), &u16_(u16::try_from(value.len()).unwrap()), &padded(value)].concat()

@@ -89,8 +89,8 @@ mod tests {
         let path = packed.write(&directory.path().join("a/b")).expect("written");
         packed.write(&directory.path().join("a/b")).expect("written again");
         let mut json = String::new();
-        let octets = std::fs::read(&path).expect("read");
-        flate2::read::GzDecoder::new(&octets[..]).read_to_string(&mut json).expect("gzip");
+        let bytes = std::fs::read(&path).expect("read");
+        flate2::read::GzDecoder::new(&bytes[..]).read_to_string(&mut json).expect("gzip");
         assert_eq!(json, report.json());
         let files: Vec<_> = std::fs::read_dir(path.parent().expect("its directory")).expect("read").collect();
         assert_eq!(files.len(), 1, "{files:?}");

@@ -90,7 +90,7 @@ pub enum InboundError {
     },
 }
 
-type Found = Vec<Result<Report, InboundError>>;
+type ParsedReports = Vec<Result<Report, InboundError>>;
 
 /// The reports in a file; `now` bounds the dates that are plausible. If one of several is rejected, the others are
 /// returned all the same.
@@ -181,7 +181,7 @@ fn is_header(line: &[u8]) -> bool {
     !name.is_empty() && name.iter().all(|byte| byte.is_ascii_graphic()) || line.starts_with(b">From ")
 }
 
-fn message(bytes: &[u8], now: Timestamp, found: &mut Found) {
+fn message(bytes: &[u8], now: Timestamp, found: &mut ParsedReports) {
     if let Some(message) = MessageParser::default().parse(bytes) {
         look_into(&message, DEPTH, now, found);
     }
@@ -190,7 +190,7 @@ fn message(bytes: &[u8], now: Timestamp, found: &mut Found) {
     }
 }
 
-fn look_into(message: &Message<'_>, depth: usize, now: Timestamp, found: &mut Found) {
+fn look_into(message: &Message<'_>, depth: usize, now: Timestamp, found: &mut ParsedReports) {
     for part in &message.parts {
         if let PartType::Message(inner) = &part.body {
             match depth.checked_sub(1) {
@@ -246,7 +246,7 @@ fn is_report(part: &mail_parser::MessagePart<'_>) -> bool {
 }
 
 /// Parses the reports in some content: one report, or several, one per line.
-fn report(bytes: &[u8], now: Timestamp, found: &mut Found) {
+fn report(bytes: &[u8], now: Timestamp, found: &mut ParsedReports) {
     if zip::is_zip(bytes) {
         match zip::files(bytes, ATTACHMENTS, REPORT_BYTES) {
             Ok(files) => files.into_iter().for_each(|file| match file {
@@ -261,7 +261,7 @@ fn report(bytes: &[u8], now: Timestamp, found: &mut Found) {
     unpacked(bytes, now, found);
 }
 
-fn unpacked(bytes: &[u8], now: Timestamp, found: &mut Found) {
+fn unpacked(bytes: &[u8], now: Timestamp, found: &mut ParsedReports) {
     if !is_gzip(bytes) {
         return json(bytes, now, found);
     }
@@ -296,7 +296,7 @@ fn inflate(bytes: &[u8]) -> Result<(Vec<u8>, &[u8]), InboundError> {
     Ok((text, rest))
 }
 
-fn json(bytes: &[u8], now: Timestamp, found: &mut Found) {
+fn json(bytes: &[u8], now: Timestamp, found: &mut ParsedReports) {
     let text = utf8(bytes);
     let end = text.iter().rposition(|byte| !byte.is_ascii_whitespace() && *byte != 0).map_or(0, |last| last + 1);
     let mut rest = &text[..end];
@@ -362,19 +362,19 @@ mod tests {
     const JSON: &str = r#"{"organization-name":"Company-X","report-id":"7","policies":[],
         "date-range":{"start-datetime":"2016-04-01T00:00:00Z","end-datetime":"2016-04-01T23:59:59Z"}}"#;
 
-    fn gzip(octets: &[u8]) -> Vec<u8> {
+    fn gzip(bytes: &[u8]) -> Vec<u8> {
         let mut encoder = GzEncoder::new(Vec::new(), Compression::fast());
-        encoder.write_all(octets).expect("memory");
+        encoder.write_all(bytes).expect("memory");
         encoder.finish().expect("memory")
     }
 
-    fn folded(octets: &[u8]) -> String {
-        let text = STANDARD.encode(octets);
+    fn folded(bytes: &[u8]) -> String {
+        let text = STANDARD.encode(bytes);
         text.as_bytes().chunks(76).map(|line| format!("{}\r\n", String::from_utf8_lossy(line))).collect()
     }
 
-    fn part(kind: &str, octets: &[u8]) -> String {
-        format!("--b\r\nContent-Type: {kind}\r\nContent-Transfer-Encoding: base64\r\n\r\n{}", folded(octets))
+    fn part(kind: &str, bytes: &[u8]) -> String {
+        format!("--b\r\nContent-Type: {kind}\r\nContent-Transfer-Encoding: base64\r\n\r\n{}", folded(bytes))
     }
 
     fn message(parts: &[String]) -> String {
@@ -384,8 +384,8 @@ mod tests {
         format!("{head}\r\n\r\n{text}{}--b--\r\n", parts.concat())
     }
 
-    fn ids(octets: &[u8]) -> Vec<String> {
-        reports(octets, NOW)
+    fn ids(bytes: &[u8]) -> Vec<String> {
+        reports(bytes, NOW)
             .into_iter()
             .map(|found| found.map_or_else(|error| error.to_string(), |report| report.report_id))
             .collect()
@@ -395,7 +395,7 @@ mod tests {
     fn reports_come_in_every_wrapping() {
         let packed = gzip(JSON.as_bytes());
         let attached = message(&[part("application/tlsrpt+gzip", &packed)]);
-        for octets in [
+        for bytes in [
             JSON.as_bytes().to_vec(),
             format!("\n  {JSON}").into_bytes(),
             packed.clone(),
@@ -416,7 +416,7 @@ mod tests {
             )
             .into_bytes(),
         ] {
-            assert_eq!(ids(&octets), ["7"], "{}", String::from_utf8_lossy(&octets));
+            assert_eq!(ids(&bytes), ["7"], "{}", String::from_utf8_lossy(&bytes));
         }
         let two = message(&[part("application/tlsrpt+gzip", &packed), part("application/tlsrpt+gzip", b"x")]);
         let found = ids(two.as_bytes());
@@ -523,7 +523,7 @@ mod tests {
         let packed = gzip(JSON.as_bytes());
         let bomb = gzip(&vec![b' '; REPORT_BYTES + 1]);
         assert!(bomb.len() < REPORT_BYTES / 100);
-        for (octets, reason) in [
+        for (bytes, reason) in [
             (Vec::new(), "neither JSON, nor gzip"),
             (b"\x89PNG\r\n".to_vec(), "neither JSON, nor gzip"),
             (message(&[part("image/png", b"x")]).into_bytes(), "neither JSON, nor gzip"),
@@ -536,7 +536,7 @@ mod tests {
             ([packed.as_slice(), b"\x1f\x8b\x08"].concat(), "damaged or cut off"),
             (b"PK\x03\x04".to_vec(), "zip: "),
         ] {
-            let found = ids(&octets);
+            let found = ids(&bytes);
             assert!(found[0].contains(reason) && found.len() <= ATTACHMENTS + 1, "{found:?} lacks {reason:?}");
         }
     }
@@ -551,26 +551,26 @@ mod tests {
 
     proptest! {
         #[test]
-        fn any_octets_are_read_or_refused(octets in prop::collection::vec(any::<u8>(), 0..300)) {
-            prop_assert!(!reports(&octets, NOW).is_empty());
+        fn any_bytes_are_read_or_refused(bytes in prop::collection::vec(any::<u8>(), 0..300)) {
+            prop_assert!(!reports(&bytes, NOW).is_empty());
         }
 
         #[test]
-        fn any_change_of_a_message_is_read_or_refused(at in any::<prop::sample::Index>(), octet in any::<u8>()) {
+        fn any_change_of_a_message_is_read_or_refused(at in any::<prop::sample::Index>(), byte in any::<u8>()) {
             let attached = message(&[part("application/tlsrpt+gzip", &gzip(JSON.as_bytes()))]);
-            let mut octets =
+            let mut bytes =
                 format!("Content-Type: multipart/mixed; boundary=o\r\n\r\n--o\r\n{attached}\r\n--o--\r\n").into_bytes();
-            let at = at.index(octets.len());
-            octets[at] = octet;
-            prop_assert!(!reports(&octets, NOW).is_empty());
+            let at = at.index(bytes.len());
+            bytes[at] = byte;
+            prop_assert!(!reports(&bytes, NOW).is_empty());
         }
 
         #[test]
-        fn any_change_of_gzip_is_read_or_refused(at in any::<prop::sample::Index>(), octet in any::<u8>()) {
-            let mut octets = gzip(JSON.as_bytes());
-            let at = at.index(octets.len());
-            octets[at] = octet;
-            prop_assert!(!reports(&octets, NOW).is_empty());
+        fn any_change_of_gzip_is_read_or_refused(at in any::<prop::sample::Index>(), byte in any::<u8>()) {
+            let mut bytes = gzip(JSON.as_bytes());
+            let at = at.index(bytes.len());
+            bytes[at] = byte;
+            prop_assert!(!reports(&bytes, NOW).is_empty());
         }
     }
 }

@@ -2,8 +2,8 @@
 //! what this host offered.
 //!
 //! Outbound: `smtpwatch_store::deliveries` → [`outbound`] → [`mod@file`], [`mail`], HTTPS; [`schedule`] decides when,
-//! and the thread of [`sender`] does the work. Inbound: [`inbound`] parses, [`reconcile`] compares with
-//! `smtpwatch_store::offers`.
+//! and the thread of [`report_sender`] does the work. Inbound: [`inbound`] parses, [`reconcile`] brings
+//! reports and `smtpwatch_store::offers` to the rule in `smtpwatch_core::judge::reported`.
 //!
 //! Imports `smtpwatch-store` (the daily counts), `smtpwatch-policy` (TXT records, HTTPS), `smtpwatch-core`,
 //! `smtpwatch-config` and `smtpwatch-system`; sees no packet.
@@ -15,5 +15,5 @@ pub mod outbound;
 pub mod reconcile;
 pub mod record;
 pub mod report;
+pub mod report_sender;
 pub mod schedule;
-pub mod sender;

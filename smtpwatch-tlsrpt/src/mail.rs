@@ -163,8 +163,8 @@ mod tests {
             report: &packed,
         };
         let message = letter.message(Timestamp::from_secs(1_795_480_000)).expect("a message");
-        let octets = message.formatted();
-        let text = String::from_utf8(octets.clone()).expect("7 bits");
+        let bytes = message.formatted();
+        let text = String::from_utf8(bytes.clone()).expect("7 bits");
         let (headers, _) = text.split_once("\r\n\r\n").expect("headers");
         let unfolded = headers.replace("\r\n ", " ");
         for line in [
@@ -180,7 +180,7 @@ mod tests {
             assert!(unfolded.lines().any(|found| found == line), "{line} is missing:\n{headers}");
         }
         assert!(unfolded.contains("Content-Type: multipart/report; report-type="), "{headers}");
-        let parsed = mail_parser::MessageParser::default().parse(&octets).expect("a message");
+        let parsed = mail_parser::MessageParser::default().parse(&bytes).expect("a message");
         let attached = parsed.attachments().next().expect("an attachment");
         assert_eq!(attached.contents(), packed.gzip);
         assert_eq!(mail_parser::MimeHeaders::attachment_name(attached), Some(packed.name.as_str()));

@@ -55,8 +55,8 @@ impl Reporter {
     /// again, after a restart or for another attempt, so that the receiver can detect the duplicate.
     #[must_use]
     pub fn unique_id(&self, day: Day, domain: &str) -> String {
-        self.digest(day, domain).iter().take(10).fold(String::new(), |mut text, octet| {
-            let _ = write!(text, "{octet:02x}");
+        self.digest(day, domain).iter().take(10).fold(String::new(), |mut text, byte| {
+            let _ = write!(text, "{byte:02x}");
             text
         })
     }
@@ -65,7 +65,7 @@ impl Reporter {
     #[must_use]
     pub fn lot(&self, day: Day, domain: &str) -> u64 {
         let digest = self.digest(day, domain);
-        digest.iter().rev().take(8).fold(0, |number, octet| number << 8 | u64::from(*octet))
+        digest.iter().rev().take(8).fold(0, |number, byte| number << 8 | u64::from(*byte))
     }
 
     fn digest(&self, day: Day, domain: &str) -> [u8; 20] {
@@ -138,7 +138,7 @@ mod tests {
             Reporter::new(&settings, "mail2").unique_id(day, "example.net"),
         ];
         let own = reporter.unique_id(day, "example.net");
-        assert!(own.bytes().all(|octet| octet.is_ascii_alphanumeric()) && !others.contains(&own));
+        assert!(own.bytes().all(|byte| byte.is_ascii_alphanumeric()) && !others.contains(&own));
         assert_eq!(
             Reporter::new(&TlsrptSettings::default(), "mail1.example.org").contact,
             "postmaster@mail1.example.org"

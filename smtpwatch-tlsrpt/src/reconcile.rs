@@ -1,7 +1,6 @@
-//! Compares reports of other senders with what this host offered (docs/threats.md G9). If a sender reports that
-//! STARTTLS was not offered, and this host's record shows that it was, a device in between removed the offer. The two
-//! records are independent; if this host's record is incomplete, nothing is concluded. [`reconcile`] is the entry point
-//! of `smtpwatch tlsrpt import`.
+//! Compares reports of other senders with what this host offered (docs/threats.md G9): finds in the report what its
+//! sender says about STARTTLS, and the record of the same days and addresses. [`reported`] judges the two. [`reconcile`]
+//! is the entry point of `smtpwatch tlsrpt import`.
 
 use std::{
     collections::BTreeMap,
@@ -10,22 +9,15 @@ use std::{
 };
 
 use smtpwatch_core::{
-    Finding, Role,
+    Finding,
     day::Day,
     engine::ResultType,
-    finding::{
-        Evidence, Expected, FlowInfo, Kind, Observed, Outcome, PeerInfo, Provenance, SCHEMA_VERSION, Severity,
-        StarttlsState,
-    },
+    judge::reported::{self, Comparison, OwnRecord, PORT, Reported},
+    offers::Offers,
 };
-use smtpwatch_store::offers::Offers;
 
 use super::report::{DateRange, Report, Word};
 
-/// TLS reports cover mail between servers, on port 25.
-const PORT: u16 = 25;
-/// The row of the threat table.
-const RULE: &str = "G9";
 /// Maximum number of quoted characters from a foreign report.
 const QUOTED: usize = 200;
 
@@ -170,70 +162,23 @@ fn judge<E>(
     let Some(seen) = by_own.get(&receiver).copied() else {
         return Ok(Verdict::Unknown(Unknown::OtherAddress(by_own.into_keys().collect())));
     };
-    Ok(if seen.unknown > 0 {
-        Verdict::Unknown(Unknown::Gaps(seen.unknown))
-    } else if seen.withheld > 0 {
-        Verdict::Agrees(seen.withheld)
-    } else if seen.offered < seen.sessions || seen.unused < claim.sessions {
-        // In sessions without an offer, our own server refused EHLO or the client never sent it.
-        //
-        // A session whose offer was removed in transit is recorded like one that does not use the offer. If fewer such
-        // sessions are recorded than reported, the remaining ones are unknown, and so is whether these are the reported
-        // ones.
-        Verdict::Unknown(Unknown::TooFew(seen))
-    } else {
-        Verdict::Stripped(Box::new(finding(report, claim, days, (sender, receiver), seen)))
-    })
-}
-
-fn finding(report: &Report, claim: &Claim, days: Days, (sender, own): (IpAddr, IpAddr), seen: Offers) -> Finding {
-    let outcome = if seen.content > 0 { Outcome::Content } else { Outcome::Attempt };
-    let evidence = Evidence::Tamper;
     let DateRange { start_datetime: start, end_datetime: end } = report.date_range;
-    let (organization, id) = (quoted(&report.organization_name), quoted(&report.report_id));
-    // The claim covers many connections, each with its own client port.
-    let client = SocketAddr::new(sender, 0).to_string();
-    let server = SocketAddr::new(own, PORT).to_string();
-    let host = if claim.host.is_empty() { String::new() } else { format!(" ({})", claim.host) };
-    Finding {
-        schema_version: SCHEMA_VERSION,
-        id: String::new(),
-        time: seen.last_unused,
-        kind: Kind::StarttlsStripped,
-        rule: RULE.into(),
-        // Two contradicting records: of higher severity than a single attempt.
-        severity: Severity::of(evidence, outcome).max(Severity::High),
-        evidence,
-        outcome,
-        role: Role::Server,
-        flow: FlowInfo { client, server, interface: String::new(), community_id: String::new() },
-        peer: PeerInfo::default(),
-        expected: Expected::starttls(
-            "tlsrpt",
-            format!(
-                "we offered it to {sender} in {} of {} sessions; {organization} reports {} without",
-                seen.offered, seen.sessions, claim.sessions
-            ),
-        ),
-        observed: Observed { capabilities: Vec::new(), starttls: StarttlsState::Offered, mechanism: None, reply: None },
-        transcript: Vec::new(),
-        gaps: 0,
-        proof: vec![
-            format!(
-                "report {id} of {organization}, {start} to {end}: starttls-not-supported in {} sessions from \
-                 {sender} to {own}{host}",
-                claim.sessions
-            ),
-            format!(
-                "own record, {} to {}: {} sessions from {sender} to {own}, each seen whole; STARTTLS offered in {}, under \
-                 TLS {}, offered and not requested {}, with mail accepted in cleartext {}",
-                days.first, days.last, seen.sessions, seen.offered, seen.tls, seen.unused, seen.content
-            ),
-        ],
-        sender: None,
-        provenance: Provenance::default(),
-        exhibit: None,
-    }
+    let reported = Reported {
+        organization: &quoted(&report.organization_name),
+        id: &quoted(&report.report_id),
+        window: (start, end),
+        sender,
+        own: receiver,
+        host: &claim.host,
+        sessions: claim.sessions,
+    };
+    let own = OwnRecord { days: (days.first, days.last), offers: seen };
+    Ok(match reported::judge(&reported, &own) {
+        Comparison::Stripped(finding) => Verdict::Stripped(finding),
+        Comparison::Agrees(sessions) => Verdict::Agrees(sessions),
+        Comparison::Gaps(sessions) => Verdict::Unknown(Unknown::Gaps(sessions)),
+        Comparison::TooFew => Verdict::Unknown(Unknown::TooFew(seen)),
+    })
 }
 
 /// Normalises an address. Accepts an address literal (RFC 5321 §4.1.3) or an address with a port, as some senders write
@@ -256,7 +201,10 @@ fn quoted(text: &str) -> String {
 
 #[cfg(test)]
 mod tests {
-    use smtpwatch_core::Timestamp;
+    use smtpwatch_core::{
+        Role, Timestamp,
+        finding::{Evidence, Kind, Outcome, Severity},
+    };
 
     use super::*;
 
@@ -324,7 +272,7 @@ mod tests {
         assert_eq!((finding.evidence, finding.outcome), (Evidence::Tamper, Outcome::Attempt));
         assert_eq!((finding.severity, &*finding.expected.source), (Severity::High, "tlsrpt"));
         assert_eq!((finding.flow.client.as_str(), finding.flow.server.as_str()), ("198.51.100.7:0", "192.0.2.25:25"));
-        let [theirs, ours] = &finding.proof[..] else { panic!("{:?}", finding.proof) };
+        let [theirs, ours] = &finding.indicators[..] else { panic!("{:?}", finding.indicators) };
         for part in ["735ff", "Company-X", "in 3 sessions from 198.51.100.7 to 192.0.2.25 (mx1.example.org)"] {
             assert!(theirs.contains(part), "{theirs} lacks {part}");
         }
@@ -336,7 +284,7 @@ mod tests {
     }
 
     #[test]
-    fn where_our_record_is_not_whole_nothing_is_said() {
+    fn an_incomplete_record_raises_nothing() {
         // In some sessions EHLO was refused: the sender saw no offer there and may report that.
         let refused = Offers { offered: 8, ..seen(11, 8) };
         assert!(matches!(verdict(&report(SENDER, OWN, 3), refused), Verdict::Unknown(_)));
@@ -352,9 +300,9 @@ mod tests {
         assert_eq!(verdict(&report("10.0.0.1", OWN, 3), seen(10, 9)), Verdict::Unknown(Unknown::NotSeen));
         let other = verdict(&report(SENDER, "192.0.2.26", 3), seen(10, 9));
         assert_eq!(other, Verdict::Unknown(Unknown::OtherAddress(vec![OWN.parse().expect("own")])));
-        for nobody in ["", "mail.example.org", "0"] {
-            assert_eq!(verdict(&report(nobody, OWN, 3), seen(10, 9)), Verdict::Unknown(Unknown::NoSender));
-            assert_eq!(verdict(&report(SENDER, nobody, 3), seen(10, 9)), Verdict::Unknown(Unknown::NoReceiver));
+        for unknown in ["", "mail.example.org", "0"] {
+            assert_eq!(verdict(&report(unknown, OWN, 3), seen(10, 9)), Verdict::Unknown(Unknown::NoSender));
+            assert_eq!(verdict(&report(SENDER, unknown, 3), seen(10, 9)), Verdict::Unknown(Unknown::NoReceiver));
         }
     }
 

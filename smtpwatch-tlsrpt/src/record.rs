@@ -85,7 +85,7 @@ fn target(uri: &str) -> Option<Target> {
     let uri = uri.trim();
     let (scheme, rest) = uri.split_once(':')?;
     // RFC 3986 §2: a URI is printable ASCII.
-    if rest.is_empty() || !uri.bytes().all(|octet| octet.is_ascii_graphic()) {
+    if rest.is_empty() || !uri.bytes().all(|byte| byte.is_ascii_graphic()) {
         return None;
     }
     match scheme.to_ascii_lowercase().as_str() {
@@ -99,17 +99,17 @@ fn target(uri: &str) -> Option<Target> {
 /// Decodes percent-encoding; `None` if it is invalid or the result is not printable ASCII.
 fn percent_decoded(text: &str) -> Option<String> {
     let mut decoded = String::with_capacity(text.len());
-    let mut octets = text.bytes();
-    while let Some(octet) = octets.next() {
-        let octet = match octet {
+    let mut bytes = text.bytes();
+    while let Some(byte) = bytes.next() {
+        let byte = match byte {
             b'%' => {
-                let digit = |octet: u8| char::from(octet).to_digit(16);
-                let (high, low) = (digit(octets.next()?)?, digit(octets.next()?)?);
+                let digit = |byte: u8| char::from(byte).to_digit(16);
+                let (high, low) = (digit(bytes.next()?)?, digit(bytes.next()?)?);
                 u8::try_from(high * 16 + low).ok()?
             }
-            octet => octet,
+            byte => byte,
         };
-        decoded.push(Some(octet).filter(u8::is_ascii_graphic).map(char::from)?);
+        decoded.push(Some(byte).filter(u8::is_ascii_graphic).map(char::from)?);
     }
     decoded.contains('@').then_some(decoded)
 }
@@ -183,10 +183,10 @@ mod tests {
 
     proptest! {
         #[test]
-        fn any_octets_are_read_or_refused(tail in prop::collection::vec(any::<u8>(), 0..200)) {
+        fn any_bytes_are_read_or_refused(tail in prop::collection::vec(any::<u8>(), 0..200)) {
             let record = [&b"v=TLSRPTv1;rua=mailto:"[..], &tail].concat();
             for target in targets(&[record]).unwrap_or_default() {
-                prop_assert!(target.to_string().bytes().all(|octet| octet.is_ascii_graphic()));
+                prop_assert!(target.to_string().bytes().all(|byte| byte.is_ascii_graphic()));
             }
         }
     }

@@ -642,15 +642,15 @@ mod tests {
         }
 
         #[test]
-        fn any_octets_are_read_or_refused(octets in prop::collection::vec(any::<u8>(), 0..200)) {
-            let _ = Report::parse(&octets, NOW);
+        fn any_bytes_are_read_or_refused(bytes in prop::collection::vec(any::<u8>(), 0..200)) {
+            let _ = Report::parse(&bytes, NOW);
         }
 
         #[test]
-        fn any_change_of_a_report_is_read_or_refused(at in 0_usize..APPENDIX_B.len(), octet in any::<u8>()) {
-            let mut octets = APPENDIX_B.as_bytes().to_vec();
-            octets[at] = octet;
-            let _ = Report::parse(&octets, NOW);
+        fn any_change_of_a_report_is_read_or_refused(at in 0_usize..APPENDIX_B.len(), byte in any::<u8>()) {
+            let mut bytes = APPENDIX_B.as_bytes().to_vec();
+            bytes[at] = byte;
+            let _ = Report::parse(&bytes, NOW);
         }
     }
 }

@@ -124,8 +124,8 @@ impl Schedule {
         if last < now {
             return;
         }
-        let wanted = [(self.wants.write, Step::Write), (self.wants.send, Step::Find)];
-        for (_, step) in wanted.into_iter().filter(|(wanted, step)| *wanted && !done.contains(&step.name())) {
+        let planned = [(self.wants.write, Step::Write), (self.wants.send, Step::Find)];
+        for (_, step) in planned.into_iter().filter(|(planned, step)| *planned && !done.contains(&step.name())) {
             self.put(Task { day, domain: domain.to_owned(), step }, Attempt { next, last, made: 0 });
         }
     }

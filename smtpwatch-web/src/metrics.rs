@@ -4,55 +4,27 @@
 use prometheus::{IntCounter, IntCounterVec};
 use smtpwatch_metrics::{Registry, counters, opts, register};
 
-/// Values of the `reason` label of failed logins.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum LoginFailure {
-    /// An unknown user name or a wrong password.
-    Password,
-    /// Rate limited: the password was not checked.
-    Limited,
-}
-
-impl LoginFailure {
-    /// Every reason.
-    pub const ALL: [Self; 2] = [Self::Password, Self::Limited];
-
-    /// The metric label.
-    #[must_use]
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            Self::Password => "password",
-            Self::Limited => "limited",
-        }
+smtpwatch_system::vocabulary! {
+    /// Values of the `reason` label of failed logins.
+    pub enum LoginFailure {
+        /// An unknown user name or a wrong password.
+        Password = "password",
+        /// Rate limited: the password was not checked.
+        Limited = "limited",
     }
 }
 
-/// Values of the `reason` label of connections that were closed to admit others.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum ConnectionClosed {
-    /// Idle, and its address has reached its limit of idle connections.
-    IdleAddress,
-    /// Idle, and its network (IPv4 /24, IPv6 /48) has reached its limit of idle connections.
-    IdleNetwork,
-    /// Idle, and its pool is full.
-    IdleFull,
-    /// With an active request: its pool is full without idle connections, and its address has the largest share.
-    BusyFull,
-}
-
-impl ConnectionClosed {
-    /// Every reason.
-    pub const ALL: [Self; 4] = [Self::IdleAddress, Self::IdleNetwork, Self::IdleFull, Self::BusyFull];
-
-    /// The metric label.
-    #[must_use]
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            Self::IdleAddress => "idle_address",
-            Self::IdleNetwork => "idle_network",
-            Self::IdleFull => "idle_full",
-            Self::BusyFull => "busy_full",
-        }
+smtpwatch_system::vocabulary! {
+    /// Values of the `reason` label of connections that were closed to admit others.
+    pub enum ConnectionClosed {
+        /// Idle, and its address has reached its limit of idle connections.
+        IdleAddress = "idle_address",
+        /// Idle, and its network (IPv4 /24, IPv6 /48) has reached its limit of idle connections.
+        IdleNetwork = "idle_network",
+        /// Idle, and its pool is full.
+        IdleFull = "idle_full",
+        /// With an active request: its pool is full without idle connections, and its address has the largest share.
+        BusyFull = "busy_full",
     }
 }
 

@@ -19,7 +19,7 @@ use smtpwatch_core::{
     policy::history::History,
     smtp::Session,
 };
-use smtpwatch_pipeline::{Pipeline, Source};
+use smtpwatch_pipeline::{Pipeline, RecordSource};
 use smtpwatch_testkit::traffic::{self, CLIENT, Packet, SERVER, START_NS, Turn};
 
 const TURNS: [Turn<'static>; 13] =
@@ -66,7 +66,7 @@ fn checksum(criterion: &mut Criterion) {
     let payload = [b'x'; 256];
     let header = Header { length: 256, captured: 256, ..Header::EMPTY };
     let record = Record { header, payload: &payload };
-    let mut group = criterion.benchmark_group("checksum, a segment of 256 octets");
+    let mut group = criterion.benchmark_group("checksum, a segment of 256 bytes");
     group.throughput(Throughput::Elements(1));
     group.bench_function("sum", |bencher| bencher.iter(|| Checksum::of(black_box(&record))));
     group.bench_function("beside etherparse", |bencher| {
@@ -76,18 +76,18 @@ fn checksum(criterion: &mut Criterion) {
     group.finish();
 }
 
-fn segments(said: &[(Side, &'static [u8])]) -> Vec<Segment<'static>> {
+fn segments(turns: &[(Side, &'static [u8])]) -> Vec<Segment<'static>> {
     let flow = FlowKey { client: CLIENT.parse().unwrap(), server: SERVER.parse().unwrap() };
     let mut next = [1_u32, 1];
     let mut segments = Vec::new();
     let syn = |from, flags, ack| segment(flow, from, flags, 0, ack, &[]);
     segments.push(syn(Side::Client, TcpFlags::SYN, 0));
     segments.push(syn(Side::Server, TcpFlags::SYN | TcpFlags::ACK, 1));
-    for (from, octets) in said {
+    for (from, bytes) in turns {
         let [client, server] = next;
         let (seq, ack) = if *from == Side::Client { (client, server) } else { (server, client) };
-        segments.push(segment(flow, *from, TcpFlags::ACK, seq, ack, octets));
-        next[*from as usize] += u32::try_from(octets.len()).unwrap();
+        segments.push(segment(flow, *from, TcpFlags::ACK, seq, ack, bytes));
+        next[*from as usize] += u32::try_from(bytes.len()).unwrap();
         let [client, server] = next;
         let (seq, ack) = if *from == Side::Client { (server, client) } else { (client, server) };
         segments.push(segment(flow, from.peer(), TcpFlags::ACK, seq, ack, &[]));
@@ -123,17 +123,17 @@ fn segment(flow: FlowKey, from: Side, flags: TcpFlags, seq: u32, ack: u32, paylo
     }
 }
 
-fn said() -> Vec<(Side, &'static [u8])> {
-    let said = |turn: &Turn<'static>| match turn {
+fn turns() -> Vec<(Side, &'static [u8])> {
+    let turns = |turn: &Turn<'static>| match turn {
         Turn::Client(text) => (Side::Client, text.as_bytes()),
         Turn::Server(text) => (Side::Server, text.as_bytes()),
     };
-    TURNS.iter().map(said).collect()
+    TURNS.iter().map(turns).collect()
 }
 
 /// Reassembly of a session: every segment and its acknowledgment.
 fn flow(criterion: &mut Criterion) {
-    let segments = segments(&said());
+    let segments = segments(&turns());
     let mut group = criterion.benchmark_group("reassembly, a segment");
     group.throughput(Throughput::Elements(segments.len() as u64));
     group.bench_function("in order", |bencher| {
@@ -153,17 +153,17 @@ fn flow(criterion: &mut Criterion) {
 
 /// The dialogue of a session: lines, commands, replies, transcript.
 fn dialogue(criterion: &mut Criterion) {
-    let said = said();
-    let lines = said.iter().map(|(_, octets)| octets.iter().filter(|octet| **octet == b'\n').count()).sum::<usize>();
+    let turns = turns();
+    let lines = turns.iter().map(|(_, bytes)| bytes.iter().filter(|byte| **byte == b'\n').count()).sum::<usize>();
     let mut group = criterion.benchmark_group("dialogue, a line");
     group.throughput(Throughput::Elements(lines as u64));
     group.bench_function("session machine, with transcript", |bencher| {
         bencher.iter(|| {
             let mut session = Session::new(false);
             let mut offsets = [0, 0];
-            for (from, octets) in &said {
-                session.data(*from, Timestamp::from_secs(1), offsets[*from as usize], octets);
-                offsets[*from as usize] += octets.len() as u64;
+            for (from, bytes) in &turns {
+                session.data(*from, Timestamp::from_secs(1), offsets[*from as usize], bytes);
+                offsets[*from as usize] += bytes.len() as u64;
                 while let Some(event) = session.poll() {
                     black_box(event);
                 }
@@ -173,15 +173,15 @@ fn dialogue(criterion: &mut Criterion) {
     });
     group.bench_function("beside smtp-proto (parsing alone)", |bencher| {
         bencher.iter(|| {
-            for (from, octets) in &said {
+            for (from, bytes) in &turns {
                 match from {
-                    Side::Client => drop(black_box(smtp_proto::Request::parse(&mut octets.iter()))),
-                    Side::Server if octets.starts_with(b"250-") => {
-                        drop(black_box(smtp_proto::EhloResponse::parse(&mut octets.iter())));
+                    Side::Client => drop(black_box(smtp_proto::Request::parse(&mut bytes.iter()))),
+                    Side::Server if bytes.starts_with(b"250-") => {
+                        drop(black_box(smtp_proto::EhloResponse::parse(&mut bytes.iter())));
                     }
                     Side::Server => {
                         let mut receiver = smtp_proto::response::parser::ResponseReceiver::default();
-                        drop(black_box(receiver.parse(&mut octets.iter())));
+                        drop(black_box(receiver.parse(&mut bytes.iter())));
                     }
                 }
             }
@@ -202,7 +202,7 @@ fn engine(criterion: &mut Criterion) {
     let mut group = criterion.benchmark_group("engine, a session of 33 packets");
     group.throughput(Throughput::Elements(1));
     group.bench_function("from records to verdict", |bencher| {
-        let mut pipeline = Pipeline::new(Config::default(), History::new(1_000), Source::File);
+        let mut pipeline = Pipeline::new(Config::default(), History::new(1_000), RecordSource::File);
         bencher.iter(|| {
             for (header, payload) in &records {
                 let at = Timestamp(i64::try_from(header.timestamp).unwrap());

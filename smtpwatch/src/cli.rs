@@ -17,7 +17,7 @@ use std::{
 };
 
 use clap::{ArgMatches, Args, Parser, Subcommand, ValueEnum};
-use smtpwatch_config::{ConfigError, JournalFormat, Network, Source, parse_interface, parse_port};
+use smtpwatch_config::{ConfigError, ConfigSource, JournalFormat, Network, parse_interface, parse_port};
 use smtpwatch_core::{
     Role, Timestamp,
     day::Day,
@@ -142,9 +142,9 @@ pub struct SourceArgs {
 }
 
 impl SourceArgs {
-    fn source(self) -> Source {
+    fn source(self) -> ConfigSource {
         let Self { config, interface, port, format } = self;
-        Source { path: config.config, interfaces: interface, ports: port, format }
+        ConfigSource { path: config.config, interfaces: interface, ports: port, format }
     }
 }
 
@@ -280,7 +280,7 @@ pub struct PolicyShowArgs {
 #[derive(Debug, Args)]
 pub struct PolicyListArgs {
     #[command(flatten)]
-    pub(crate) place: PolicyPlace,
+    pub(crate) store_args: PolicyStoreArgs,
     /// Output format [default: text on a terminal, else json].
     #[arg(long, value_name = "FORMAT")]
     pub(crate) format: Option<Format>,
@@ -302,12 +302,12 @@ pub struct PolicyExportArgs {
     #[arg(long)]
     pub(crate) force: bool,
     #[command(flatten)]
-    pub(crate) place: PolicyPlace,
+    pub(crate) store_args: PolicyStoreArgs,
 }
 
 /// The store of the daemon.
 #[derive(Debug, Args)]
-pub struct PolicyPlace {
+pub struct PolicyStoreArgs {
     #[command(flatten)]
     pub(crate) config: ConfigArg,
     /// Path of the store [default: from the configuration].
@@ -397,7 +397,7 @@ pub enum IncidentsVerb {
 #[derive(Debug, Args)]
 pub struct IncidentsServeArgs {
     #[command(flatten)]
-    pub(crate) place: IncidentsPlace,
+    pub(crate) store_args: IncidentsStoreArgs,
     /// Listen address; loopback only.
     #[arg(long = "web.listen-address", value_name = "ADDR", env = "SMTPWATCH_WEB_LISTEN_ADDRESS", default_value = DEFAULT_LISTEN)]
     pub(crate) listen: ListenAddress,
@@ -405,7 +405,7 @@ pub struct IncidentsServeArgs {
 
 /// The store of findings.
 #[derive(Debug, Args)]
-pub struct IncidentsPlace {
+pub struct IncidentsStoreArgs {
     #[command(flatten)]
     pub(crate) config: ConfigArg,
     /// Path of the store [default: from the configuration].
@@ -441,7 +441,7 @@ pub struct IncidentsListArgs {
     #[arg(long, value_name = "N", default_value_t = 100, value_parser = clap::value_parser!(u16).range(1..=1000))]
     pub(crate) limit: u16,
     #[command(flatten)]
-    pub(crate) place: IncidentsPlace,
+    pub(crate) store_args: IncidentsStoreArgs,
     /// Output format [default: text on a terminal, else json, one object per line].
     #[arg(long, value_name = "FORMAT")]
     pub(crate) format: Option<Format>,
@@ -454,7 +454,7 @@ pub struct IncidentArgs {
     #[arg(value_name = "ID")]
     pub(crate) id: String,
     #[command(flatten)]
-    pub(crate) place: IncidentsPlace,
+    pub(crate) store_args: IncidentsStoreArgs,
     /// Output format [default: text on a terminal, else json].
     #[arg(long, value_name = "FORMAT")]
     pub(crate) format: Option<Format>,
@@ -467,7 +467,7 @@ pub struct IncidentsExportArgs {
     #[arg(value_name = "ID")]
     pub(crate) id: String,
     #[command(flatten)]
-    pub(crate) place: IncidentsPlace,
+    pub(crate) store_args: IncidentsStoreArgs,
     /// Format of the output.
     #[arg(long, value_name = "FORMAT", default_value = "json")]
     pub(crate) format: ExportFormat,
@@ -496,7 +496,7 @@ pub struct IncidentsVerifyArgs {
     #[arg(long, value_name = "SHA256", value_parser = incidents::parse_hash)]
     pub(crate) head: Option<[u8; 32]>,
     #[command(flatten)]
-    pub(crate) place: IncidentsPlace,
+    pub(crate) store_args: IncidentsStoreArgs,
     /// Output format [default: text on a terminal, else json].
     #[arg(long, value_name = "FORMAT")]
     pub(crate) format: Option<Format>,
@@ -512,14 +512,14 @@ pub enum BaselineVerb {
     /// Delete the history of one peer; a running daemon follows within a second.
     Forget(PeerArgs),
     /// Write the history to stdout, one JSON object per line, for another host or as a backup.
-    Export(BaselinePlace),
+    Export(BaselineStoreArgs),
     /// Read the output of export; of two rows for one peer the most recent one is kept. The daemon must be stopped.
     Import(BaselineImportArgs),
 }
 
 /// The store of the history.
 #[derive(Debug, Args)]
-pub struct BaselinePlace {
+pub struct BaselineStoreArgs {
     #[command(flatten)]
     pub(crate) config: ConfigArg,
     /// Path of the store [default: from the configuration].
@@ -534,14 +534,14 @@ pub struct BaselineImportArgs {
     #[arg(value_name = "FILE", default_value = "-")]
     pub(crate) file: PathBuf,
     #[command(flatten)]
-    pub(crate) place: BaselinePlace,
+    pub(crate) store_args: BaselineStoreArgs,
 }
 
 /// Flags of `baseline`.
 #[derive(Debug, Args)]
 pub struct BaselineArgs {
     #[command(flatten)]
-    pub(crate) place: BaselinePlace,
+    pub(crate) store_args: BaselineStoreArgs,
     /// Output format [default: text on a terminal, else json].
     #[arg(long, value_name = "FORMAT")]
     pub(crate) format: Option<Format>,
@@ -656,8 +656,8 @@ fn out(write: impl FnOnce(&mut Lenient<io::StdoutLock<'static>>) -> io::Result<(
 struct Lenient<W>(W);
 
 impl<W: Write> Write for Lenient<W> {
-    fn write(&mut self, octets: &[u8]) -> io::Result<usize> {
-        lenient(self.0.write(octets), octets.len())
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        lenient(self.0.write(bytes), bytes.len())
     }
 
     fn flush(&mut self) -> io::Result<()> {

@@ -13,7 +13,7 @@ pub use capabilities::without as without_capabilities;
 
 /// The privileges that a thread keeps.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
-pub struct Kept {
+pub struct Privileges {
     /// Capabilities, as far as the thread has them.
     pub capabilities: &'static [caps::Capability],
     /// Whether `bpf(2)` is allowed.
@@ -25,20 +25,20 @@ pub struct Kept {
 }
 
 /// Restrictions of [`thread`] that this kernel does not support, each with the reason.
-pub type Loose = Vec<String>;
+pub type Unsupported = Vec<String>;
 
 /// Confines the calling thread and its later children permanently: no new privileges, at most the capabilities of
-/// `kept`, the files of `kept`, and no system call that a monitor does not need.
+/// `privileges`, the files of `privileges`, and no system call that a monitor does not need.
 ///
 /// Restrictions that the kernel lacks are returned; all others are in force.
 ///
 /// # Errors
 ///
 /// Capabilities cannot be dropped.
-pub fn thread(kept: &Kept) -> anyhow::Result<Loose> {
+pub fn thread(privileges: &Privileges) -> anyhow::Result<Unsupported> {
     no_new_privileges()?;
-    capabilities::keep(kept.capabilities)?;
-    let parts = [files::restrict(&kept.readable, &kept.writable), calls::refuse(kept.bpf)];
+    capabilities::keep(privileges.capabilities)?;
+    let parts = [files::restrict(&privileges.readable, &privileges.writable), calls::refuse(privileges.bpf)];
     Ok(parts.into_iter().filter_map(Result::err).collect())
 }
 
@@ -67,10 +67,10 @@ mod tests {
     use super::*;
 
     /// Runs the work in a confined thread of its own, because confinement is irreversible.
-    fn confined<T: Send>(kept: &Kept, work: impl FnOnce() -> T + Send) -> T {
+    fn confined<T: Send>(privileges: &Privileges, work: impl FnOnce() -> T + Send) -> T {
         thread::scope(|scope| {
             let confined = scope.spawn(|| {
-                assert_eq!(thread(kept).expect("confined"), Loose::new());
+                assert_eq!(thread(privileges).expect("confined"), Unsupported::new());
                 work()
             });
             confined.join().expect("the thread")
@@ -82,8 +82,8 @@ mod tests {
         let (state, other) = (tempfile::tempdir().expect("a directory"), tempfile::tempdir().expect("a directory"));
         let (inside, outside) = (state.path().join("file"), other.path().join("file"));
         fs::write(&outside, "secret").expect("written");
-        let kept = Kept { writable: vec![state.path().to_owned()], ..Kept::default() };
-        confined(&kept, || {
+        let privileges = Privileges { writable: vec![state.path().to_owned()], ..Privileges::default() };
+        confined(&privileges, || {
             fs::write(&inside, "kept").expect("the state directory");
             fs::rename(&inside, inside.with_extension("old")).expect("renamed");
             assert_eq!(fs::write(&outside, "lost").unwrap_err().kind(), ErrorKind::PermissionDenied);
@@ -102,7 +102,8 @@ mod tests {
 
     #[test]
     fn nothing_is_left_of_the_capabilities() {
-        let status = confined(&Kept::default(), || fs::read_to_string("/proc/thread-self/status").expect("the status"));
+        let status =
+            confined(&Privileges::default(), || fs::read_to_string("/proc/thread-self/status").expect("the status"));
         for line in ["CapInh:\t0", "CapPrm:\t0", "CapEff:\t0", "CapAmb:\t0", "NoNewPrivs:\t1", "Seccomp:\t2"] {
             assert!(status.contains(line), "{line}: {status}");
         }

@@ -1,5 +1,5 @@
 //! The daemon: starts and stops capture, pipeline, store and web server in order. [`run`] is the entry point of
-//! `smtpwatch run`; the pipeline's thread owns a `Watch`, and passes the engine's outputs to `Outputs`.
+//! `smtpwatch run`; the pipeline's thread owns a `CaptureThread`, and passes the engine's outputs to `Outputs`.
 //!
 //! Order of the start: store, listener, capture, pages. A failure before the capture leaves nothing attached, and the
 //! capture attaches everything or nothing. Order of the stop: hooks are detached, open sessions are judged with what
@@ -38,26 +38,28 @@ use smtpwatch_core::{
     engine::GateOrder,
     policy::{history::History, published::LookupResult},
 };
-use smtpwatch_pipeline::{Pipeline, Source, incident::cgroup};
+use smtpwatch_pipeline::{Pipeline, RecordSource, incident::cgroup};
 use smtpwatch_policy::{
-    lookup::{Patience, Trust},
+    lookup::{Timeouts, Trust},
     service::{Service, Setup},
 };
-use smtpwatch_store::{Condition, Keeping, KeptAs, PIECE, Reporter, Store, StoreHandle, Writer, make_directory};
+use smtpwatch_store::{
+    Condition, HISTORY_BATCH, JournalLink, Store, StoreHandle, StoredAs, Writer, WriterSettings, make_directory,
+};
 use smtpwatch_system::clock::now;
-use smtpwatch_tlsrpt::{outbound::host_name, sender::Sender};
+use smtpwatch_tlsrpt::{outbound::host_name, report_sender::ReportSender};
 use smtpwatch_web::{
     api,
-    desk::{Desk, Live},
+    app_state::{AppState, EventBus},
     pages,
     server::{self, ConfigFile, Health},
 };
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use crate::{
-    confine::{self, Kept},
+    confine::{self, Privileges},
     output::{
-        alertmanager::{self, Pusher},
+        alertmanager::{self, AlertWorker},
         journal::Journal,
         metrics::{self, Metrics, RouteLookupDrop},
     },
@@ -67,18 +69,18 @@ use crate::{
 use reload::{Change, Reloader};
 
 /// Maximum time that the pipeline waits for the ring buffer.
-const WAIT: Duration = Duration::from_millis(100);
+const MAX_WAIT: Duration = Duration::from_millis(100);
 /// Pause after records were read, so that the next read takes several at once. The kernel signals a record to a reader
 /// that has read everything before it; the interrupt and the wake-up cost more than the record itself, and a reader
 /// that keeps up with a stream of records would be signalled for each.
 const GATHER: Duration = Duration::from_millis(1);
 /// Interval of tasks that are not urgent: counters, requests, interfaces.
-const HOUSEKEEPING: Duration = Duration::from_millis(500);
+const HOUSEKEEPING_INTERVAL: Duration = Duration::from_millis(500);
 /// Interval between scans for listening sockets: a scan walks every process.
-const LISTENERS: Duration = Duration::from_secs(300);
+const LISTENER_SCAN: Duration = Duration::from_secs(300);
 
 /// Maximum number of policy look-up results that are processed between packets.
-const ANSWERS_AT_ONCE: usize = 64;
+const MAX_RESULTS: usize = 64;
 /// Maximum number of interfaces with metrics of their own: a glob over container interfaces may match any number.
 const MAX_INTERFACES: usize = 64;
 
@@ -87,7 +89,7 @@ pub struct Start {
     /// The configuration at the start.
     pub config: Config,
     /// The sources that a reload reads again.
-    pub source: smtpwatch_config::Source,
+    pub source: smtpwatch_config::ConfigSource,
     /// The listen address of pages and metrics.
     pub listen: SocketAddr,
     /// TLS and logins of the HTTP server.
@@ -106,8 +108,8 @@ pub fn run(start: Start) -> anyhow::Result<()> {
     let Start { config, source, listen, web } = start;
     let files = files(&config, &source, web.as_ref())?;
     confine::no_core()?;
-    let (thread, begin) = idle_thread("pipeline")?;
-    tell(&confine::thread(&files)?);
+    let (thread, start) = idle_thread("pipeline")?;
+    warn_unsupported(&confine::thread(&files)?);
 
     let metrics = Arc::new(Metrics::new(&config.ports)?);
     metrics.config_read(now());
@@ -119,19 +121,21 @@ pub fn run(start: Start) -> anyhow::Result<()> {
         None => "cannot start the journal's thread".to_owned(),
     })?;
     let journal = Arc::new(journal);
-    let live = Live::new();
-    let (push, pusher) = alertmanager::start(&config.alertmanager, &config.cluster, &host_name())?.unzip();
-    let (lines, events, counts) = (journal.clone(), live.clone(), metrics.clone());
+    let events = EventBus::new();
+    let (alert_sender, alert_worker) =
+        alertmanager::start(&config.alertmanager, &config.cluster, &host_name())?.unzip();
+    let (lines, event_bus, counts) = (journal.clone(), events.clone(), metrics.clone());
     // A finding in the journal is also in the store, unless the log says that the store cannot be written.
-    let tell = Box::new(move |finding: &Finding, again: bool| lines.write(Box::new(finding.clone()), again));
-    let on_record = Box::new(move |finding: &Finding, kept: &KeptAs| {
-        events.tell(finding, kept);
-        if let Some(push) = &push {
-            push.tell(finding, kept, &counts);
+    let write = Box::new(move |finding: &Finding, again: bool| lines.write(Box::new(finding.clone()), again));
+    let on_record = Box::new(move |finding: &Finding, stored: &StoredAs| {
+        event_bus.publish(finding, stored);
+        if let Some(alert_sender) = &alert_sender {
+            alert_sender.send(finding, stored, &counts);
         }
     });
-    let keeping = Keeping { journal: Some(Reporter { tell, outcomes }), on_record, ..Keeping::of(&config) };
-    let (writer, entries) = Writer::start(&config.store, keeping)?;
+    let settings =
+        WriterSettings { journal: Some(JournalLink { write, outcomes }), on_record, ..WriterSettings::of(&config) };
+    let (writer, entries) = Writer::start(&config.store, settings)?;
     let mut history = History::new(config.limits.peers);
     tracing::info!(path = %config.store.display(), rows = entries.len(), "history read");
     // The store has returned only the rows that fit.
@@ -153,10 +157,10 @@ pub fn run(start: Start) -> anyhow::Result<()> {
     let mut signals = Signals::new()?;
 
     let health = Arc::new(Health::default());
-    let desk = Arc::new(Desk::new(config.store.clone(), metrics.web.clone(), health.clone(), live));
+    let app = Arc::new(AppState::new(config.store.clone(), metrics.web.clone(), health.clone(), events));
     let sender = match writer.handle() {
         // A handle that waits: a sent report must be recorded, and nothing waits for the sender's thread.
-        Some(store) => Sender::start(&config, store.patient(), now)?,
+        Some(store) => ReportSender::start(&config, store.blocking(), now)?,
         None => None,
     };
     let stop = Arc::new(AtomicBool::new(false));
@@ -184,33 +188,33 @@ pub fn run(start: Start) -> anyhow::Result<()> {
                 }
             };
             let kernel = capture.counters();
-            let mut watch = Watch {
+            let mut capture_thread = CaptureThread {
                 named: named(&config),
                 interfaces: BTreeMap::new(),
                 ports: config.ports.clone(),
-                kept: kept_by_capture(&config, &capture, files),
-                pipeline: Pipeline::new(config, history, Source::Live),
+                privileges: capture_privileges(&config, &capture, files),
+                pipeline: Pipeline::new(config, history, RecordSource::Live),
                 outputs: Outputs { metrics, kernel, journal, store, policies, orders: Vec::new() },
                 capture,
                 changed,
                 sender,
                 writer,
-                restoring: None,
+                history_position: None,
                 health,
                 stop,
-                written: (0, 0),
-                reported: (0, 0),
-                unwatched: Vec::new(),
+                store_counts: (0, 0),
+                report_counts: (0, 0),
+                reported_servers: Vec::new(),
             };
             tracing::info!(subjects = known.len(), "published policies read");
-            known.into_iter().for_each(|learned| watch.learn(learned));
-            watch.begin()?;
+            known.into_iter().for_each(|result| capture_thread.learn(result));
+            capture_thread.drop_privileges()?;
             _ = attached.send(Ok(()));
-            watch.run()
+            capture_thread.run()
         }
     };
-    begin.send(Box::new(work)).ok().context("the pipeline's thread has ended")?;
-    let asked = runtime.block_on(async {
+    start.send(Box::new(work)).ok().context("the pipeline's thread has ended")?;
+    let stopped_by = runtime.block_on(async {
         match attaching.await {
             Ok(outcome) => outcome?,
             // The thread returns its own error.
@@ -218,10 +222,10 @@ pub fn run(start: Start) -> anyhow::Result<()> {
         }
         tracing::info!(address = %listen, "serving /metrics");
         service_manager::ready();
-        let guarded = pages::router(desk.clone()).merge(api::router(desk)).merge(control::router(reloader.clone()));
+        let guarded = pages::router(app.clone()).merge(api::router(app)).merge(control::router(reloader.clone()));
         tokio::select! {
-            signal = signals.obey(&reloader, &reopen) => Ok(signal),
-            never = alerts(pusher, &metrics) => match never {},
+            signal = signals.run(&reloader, &reopen) => Ok(signal),
+            never = alerts(alert_worker, &metrics) => match never {},
             never = watchdog(&health) => match never {},
             never = exceptions::watch(&reloader, &metrics) => match never {},
             _ = pipeline_ended => Err(anyhow::anyhow!("the pipeline has ended")),
@@ -230,14 +234,14 @@ pub fn run(start: Start) -> anyhow::Result<()> {
             }
         }
     });
-    if let Ok(name) = &asked {
+    if let Ok(name) = &stopped_by {
         tracing::info!(signal = name, "stopping");
     }
     service_manager::stopping();
     health.stopping();
     stop.store(true, Ordering::Relaxed);
     match thread.join() {
-        Ok(result) => result.and(asked.map(drop)),
+        Ok(result) => result.and(stopped_by.map(drop)),
         Err(_) => anyhow::bail!("the pipeline panicked; please report it with the lines above"),
     }
 }
@@ -247,15 +251,19 @@ type Work = Box<dyn FnOnce() -> anyhow::Result<()> + Send>;
 
 /// Starts a thread that waits for its work.
 fn idle_thread(name: &str) -> anyhow::Result<(JoinHandle<anyhow::Result<()>>, mpsc::Sender<Work>)> {
-    let (begin, beginning) = mpsc::channel::<Work>();
+    let (start, beginning) = mpsc::channel::<Work>();
     let thread = std::thread::Builder::new().name(name.to_owned());
     // Without work the start has failed, and its own error is reported.
     let thread = thread.spawn(move || beginning.recv().map_or(Ok(()), |work| work()));
-    Ok((thread.with_context(|| format!("cannot start the thread {name}"))?, begin))
+    Ok((thread.with_context(|| format!("cannot start the thread {name}"))?, start))
 }
 
 /// The files that all threads may read and write; no other files are accessible.
-fn files(config: &Config, source: &smtpwatch_config::Source, web: Option<&ConfigFile>) -> anyhow::Result<Kept> {
+fn files(
+    config: &Config,
+    source: &smtpwatch_config::ConfigSource,
+    web: Option<&ConfigFile>,
+) -> anyhow::Result<Privileges> {
     let named = [&*config.policy.trust_anchor, &*config.policy.ca_file, &*config.policy.starttls_everywhere];
     // These settings may also be keywords or URLs.
     let named = named.into_iter().map(Path::new).filter(|path| path.exists());
@@ -281,7 +289,7 @@ fn files(config: &Config, source: &smtpwatch_config::Source, web: Option<&Config
         true => PathBuf::from("."),
         false => parent.to_owned(),
     }));
-    Ok(Kept { readable, writable, ..Kept::default() })
+    Ok(Privileges { readable, writable, ..Privileges::default() })
 }
 
 /// The directory of a file: the file itself may be replaced.
@@ -295,7 +303,7 @@ fn directory(file: &Path) -> PathBuf {
 
 /// The privileges of the capture thread: for attaching to interfaces that appear later, and for detaching filters,
 /// which have no link.
-fn kept_by_capture(config: &Config, capture: &Capture, files: Kept) -> Kept {
+fn capture_privileges(config: &Config, capture: &Capture, files: Privileges) -> Privileges {
     let filters = capture.attachments().any(|attachment| attachment.hook == Some(Hook::Clsact));
     let capabilities: &[_] = if config.hot_plug || filters {
         &smtpwatch_capture::capabilities::HOT_PLUG
@@ -305,12 +313,12 @@ fn kept_by_capture(config: &Config, capture: &Capture, files: Kept) -> Kept {
         // Before Linux 5.19 (commit c8644cd0efe7) `kernel.unprivileged_bpf_disabled` also blocks access to open maps.
         &smtpwatch_capture::capabilities::MAPS
     };
-    Kept { capabilities, bpf: true, ..files }
+    Privileges { capabilities, bpf: true, ..files }
 }
 
 /// Logs restrictions that the kernel does not support.
-fn tell(loose: &confine::Loose) {
-    for what in loose {
+fn warn_unsupported(unsupported: &confine::Unsupported) {
+    for what in unsupported {
         tracing::warn!("{what}");
     }
 }
@@ -341,7 +349,7 @@ impl Signals {
 
     /// Reloads the configuration at SIGHUP and reopens the journal at SIGUSR1, until another signal ends the daemon;
     /// returns its name.
-    async fn obey(&mut self, reloader: &Reloader, journal: &Journal) -> &'static str {
+    async fn run(&mut self, reloader: &Reloader, journal: &Journal) -> &'static str {
         loop {
             tokio::select! {
                 _ = self.terminate.recv() => return "SIGTERM",
@@ -357,9 +365,9 @@ impl Signals {
 }
 
 /// Sends alerts, if an Alertmanager is configured.
-async fn alerts(pusher: Option<Pusher>, metrics: &Metrics) -> Infallible {
-    if let Some(pusher) = pusher {
-        pusher.run(metrics, now).await;
+async fn alerts(alert_worker: Option<AlertWorker>, metrics: &Metrics) -> Infallible {
+    if let Some(alert_worker) = alert_worker {
+        alert_worker.run(metrics, now).await;
     }
     std::future::pending().await
 }
@@ -382,7 +390,7 @@ fn policies(config: &Config, metrics: &Arc<Metrics>, writer: &Writer) -> anyhow:
     let mut store = Store::open_existing(&config.store)?;
     let list = store.policy_list(&config.policy.starttls_everywhere)?;
     let handle = writer.handle();
-    let keep = move |known| {
+    let store_policy = move |known| {
         if let Some(handle) = &handle {
             handle.policy(known);
         }
@@ -390,27 +398,27 @@ fn policies(config: &Config, metrics: &Arc<Metrics>, writer: &Writer) -> anyhow:
     Ok(Setup {
         settings: config.policy.clone(),
         trust,
-        patience: Patience::default(),
+        timeouts: Timeouts::default(),
         kept: store.policies()?,
         list,
         metrics: metrics.policy.clone(),
-        keep: Box::new(keep),
+        store: Box::new(store_policy),
     })
 }
 
 /// The state of the pipeline's thread.
-struct Watch {
+struct CaptureThread {
     pipeline: Pipeline,
     outputs: Outputs,
     capture: Capture,
     /// Configurations to apply.
     changed: mpsc::Receiver<Change>,
     /// Privileges that this thread keeps.
-    kept: Kept,
-    sender: Option<Sender>,
+    privileges: Privileges,
+    sender: Option<ReportSender>,
     writer: Writer,
     /// Position from which history must be written to the store again; `None`: the store has all of it.
-    restoring: Option<usize>,
+    history_position: Option<usize>,
     health: Arc<Health>,
     stop: Arc<AtomicBool>,
     /// Interfaces that the configuration names.
@@ -418,39 +426,39 @@ struct Watch {
     /// Interfaces with metrics of their own, each with the time of its newest record since the last housekeeping.
     interfaces: BTreeMap<String, Option<Timestamp>>,
     /// The writer's counts at the last housekeeping.
-    written: (u64, u64),
+    store_counts: (u64, u64),
     /// The report sender's counts at the last housekeeping.
-    reported: (u64, u64),
+    report_counts: (u64, u64),
     /// Watched ports.
     ports: Vec<u16>,
     /// Mail servers whose unwatched ports the log has reported.
-    unwatched: Vec<Unwatched>,
+    reported_servers: Vec<Unwatched>,
 }
 
-impl Watch {
+impl CaptureThread {
     /// Does the work that needs privileges, then drops them.
-    fn begin(&mut self) -> anyhow::Result<()> {
+    fn drop_privileges(&mut self) -> anyhow::Result<()> {
         self.survey();
         self.attachments();
         self.listeners();
-        tell(&confine::thread(&self.kept)?);
+        warn_unsupported(&confine::thread(&self.privileges)?);
         Ok(())
     }
 
     fn run(mut self) -> anyhow::Result<()> {
         let (mut housekeeping, mut listeners) = (Instant::now(), Instant::now());
         while !self.stop.load(Ordering::Relaxed) {
-            let gather = if self.restore() { GATHER } else { WAIT };
+            let gather = if self.restore() { GATHER } else { MAX_WAIT };
             match self.records()? {
                 Drained::Nothing => self.capture.wait(gather)?,
                 Drained::Everything => std::thread::sleep(GATHER),
                 Drained::Part => {}
             }
-            for _ in 0..ANSWERS_AT_ONCE {
-                let Some(learned) = self.outputs.policies.learned() else { break };
-                self.learn(learned);
+            for _ in 0..MAX_RESULTS {
+                let Some(result) = self.outputs.policies.next_result() else { break };
+                self.learn(result);
             }
-            self.pipeline.tick(self.capture.now()?, &mut |output| self.outputs.take(output));
+            self.pipeline.tick(self.capture.now()?, &mut |output| self.outputs.dispatch(output));
             for order in self.outputs.orders.drain(..) {
                 self.capture.order(&order)?;
             }
@@ -458,12 +466,12 @@ impl Watch {
                 // An error means that the client has disconnected; the configuration is in force.
                 _ = done.send(self.reconfigure(config));
             }
-            self.health.beat();
-            if housekeeping.elapsed() >= HOUSEKEEPING {
+            self.health.heartbeat();
+            if housekeeping.elapsed() >= HOUSEKEEPING_INTERVAL {
                 housekeeping = Instant::now();
                 self.housekeeping()?;
             }
-            if listeners.elapsed() >= LISTENERS {
+            if listeners.elapsed() >= LISTENER_SCAN {
                 listeners = Instant::now();
                 self.listeners();
             }
@@ -476,7 +484,7 @@ impl Watch {
         drop(capture);
         tracing::info!("detached");
         drop(sender);
-        pipeline.finish(end, &mut |output| outputs.take(output));
+        pipeline.finish(end, &mut |output| outputs.dispatch(output));
         drop(outputs);
         let lost = writer.finish();
         if lost > 0 {
@@ -487,16 +495,16 @@ impl Watch {
 
     /// Passes the next piece of history to a store that lacks it. False: there is none left.
     fn restore(&mut self) -> bool {
-        let (Some(from), Some(store)) = (self.restoring, &self.outputs.store) else { return false };
+        let (Some(from), Some(store)) = (self.history_position, &self.outputs.store) else { return false };
         if !store.takes_history() {
             return true;
         }
         let history = self.pipeline.engine().history();
-        let (rows, next) = history.piece(from, PIECE);
+        let (rows, next) = history.piece(from, HISTORY_BATCH);
         if !rows.is_empty() && !store.restore(rows) {
             return true;
         }
-        self.restoring = next;
+        self.history_position = next;
         if next.is_none() {
             tracing::info!(rows = history.len(), "the history in memory was passed to the store");
         }
@@ -514,8 +522,8 @@ impl Watch {
         Ok(())
     }
 
-    fn learn(&mut self, learned: LookupResult) {
-        self.pipeline.learn(learned, &mut |output| self.outputs.take(output));
+    fn learn(&mut self, result: LookupResult) {
+        self.pipeline.apply(result, &mut |output| self.outputs.dispatch(output));
     }
 
     fn records(&mut self) -> anyhow::Result<Drained> {
@@ -525,7 +533,7 @@ impl Watch {
                 if let Some(newest) = interfaces.get_mut(interface) {
                     *newest = Some(at);
                 }
-                pipeline.record(&record, at, interface, &mut |output| outputs.take(output));
+                pipeline.record(&record, at, interface, &mut |output| outputs.dispatch(output));
                 std::mem::take(&mut outputs.orders)
             })
             .map_err(Into::into)
@@ -534,7 +542,7 @@ impl Watch {
     /// Publishes attached and missing hooks in metrics and readiness. The capture has logged them.
     fn attachments(&mut self) {
         let metrics = &self.outputs.metrics;
-        let mut watch = server::Watch::default();
+        let mut status = server::CaptureStatus::default();
         // A named interface that disappears counts as missing; one of a glob or of a default route does not.
         let mut interfaces: BTreeSet<String> = self.named.iter().cloned().collect();
         interfaces.extend(self.capture.attachments().map(|attachment| attachment.interface.clone()));
@@ -545,11 +553,11 @@ impl Watch {
             );
             interfaces = interfaces.into_iter().take(MAX_INTERFACES).collect();
         }
-        for gone in self.interfaces.keys().filter(|held| !interfaces.contains(*held)) {
-            metrics.forget_interface(gone);
+        for removed in self.interfaces.keys().filter(|held| !interfaces.contains(*held)) {
+            metrics.forget_interface(removed);
             for direction in Direction::ALL {
                 for hook in Hook::of(direction) {
-                    metrics.attached(gone, direction.as_str(), hook.as_str(), None);
+                    metrics.attached(removed, direction.as_str(), hook.as_str(), None);
                 }
             }
         }
@@ -565,17 +573,17 @@ impl Watch {
                 }
                 match (attachment, taken) {
                     (_, Some(hook)) => {
-                        watch.attached.push(format!("{interface} {}: {}", direction.as_str(), hook.as_str()));
+                        status.attached.push(format!("{interface} {}: {}", direction.as_str(), hook.as_str()));
                     }
                     (Some(attachment), None) => {
                         let line =
                             format!("{interface} {}: no hook could be attached; see the log", direction.as_str());
                         if attachment.lost {
-                            watch.lost.push(line.clone());
+                            status.lost.push(line.clone());
                         }
-                        watch.missing.push(line);
+                        status.missing.push(line);
                     }
-                    (None, None) => watch.missing.push(format!("{interface} {}: it is not there", direction.as_str())),
+                    (None, None) => status.missing.push(format!("{interface} {}: it is not there", direction.as_str())),
                 }
             }
         }
@@ -583,8 +591,8 @@ impl Watch {
         for interface in interfaces {
             self.interfaces.entry(interface).or_default();
         }
-        service_manager::status(&watch.to_string());
-        self.health.set(watch);
+        service_manager::status(&status.to_string());
+        self.health.set(status);
     }
 
     /// Looks up the routes of connections, if it is time. Returns whether the attachments have changed.
@@ -606,10 +614,10 @@ impl Watch {
     /// Warns once about each mail server that listens on an unwatched port (docs/threats.md EV-25).
     fn listeners(&mut self) {
         let found = listeners::unwatched(&self.ports);
-        for program in found.iter().filter(|program| !self.unwatched.contains(program)) {
+        for program in found.iter().filter(|program| !self.reported_servers.contains(program)) {
             tracing::warn!("{}: {}", program.describe(), listeners::REMEDY);
         }
-        self.unwatched = found;
+        self.reported_servers = found;
     }
 
     fn housekeeping(&mut self) -> anyhow::Result<()> {
@@ -634,31 +642,31 @@ impl Watch {
             }
         }
         while let Some(request) = self.writer.request() {
-            let gone =
+            let removed =
                 self.pipeline.history_mut().forget(|key| smtpwatch_core::policy::history::is_peer(key, &request.peer));
-            tracing::info!(rows = gone.len(), "the history of a peer was deleted on request");
+            tracing::info!(rows = removed.len(), "the history of a peer was deleted on request");
             if let Some(store) = &self.outputs.store {
                 store.done(request);
             }
         }
         if self.writer.history_wanted() {
-            self.restoring = Some(0);
-            self.outputs.policies.keep_again();
+            self.history_position = Some(0);
+            self.outputs.policies.store_again();
         }
         let status = self.writer.status();
         self.outputs.metrics.store(status.condition, &status.recoveries);
         self.health.set_store(server::StoreHealth {
             trouble: (status.condition != Condition::Ok)
                 .then(|| format!("{}: {}", status.condition.as_str(), status.cause)),
-            recovered: Some(status.recovered).filter(|said| !said.is_empty()),
+            recovered: Some(status.recovered).filter(|text| !text.is_empty()),
         });
         let engine = self.pipeline.engine();
         self.outputs.metrics.tables(engine.flows(), engine.history().len());
         let (records, failures) = self.writer.counts();
-        let (records_before, failures_before) = std::mem::replace(&mut self.written, (records, failures));
+        let (records_before, failures_before) = std::mem::replace(&mut self.store_counts, (records, failures));
         self.outputs.metrics.output(metrics::Output::Store, records - records_before, failures - failures_before);
-        let (records, failures) = self.sender.as_ref().map_or((0, 0), Sender::counts);
-        let (records_before, failures_before) = std::mem::replace(&mut self.reported, (records, failures));
+        let (records, failures) = self.sender.as_ref().map_or((0, 0), ReportSender::counts);
+        let (records_before, failures_before) = std::mem::replace(&mut self.report_counts, (records, failures));
         self.outputs.metrics.output(metrics::Output::Tlsrpt, records - records_before, failures - failures_before);
         Ok(())
     }
@@ -676,7 +684,7 @@ struct Outputs {
 }
 
 impl Outputs {
-    fn take(&mut self, output: Output) {
+    fn dispatch(&mut self, output: Output) {
         match output {
             Output::Finding(mut finding) => {
                 if let Some(exhibit) = &mut finding.exhibit {
@@ -719,7 +727,7 @@ impl Outputs {
                     store.delivery(delivery);
                 }
             }
-            Output::LookupRequest(wanted) => self.policies.want(wanted),
+            Output::LookupRequest(request) => self.policies.request(request),
         }
     }
 }

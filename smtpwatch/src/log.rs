@@ -99,7 +99,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn every_crate_of_ours_is_heard_at_the_level_asked_for_and_libraries_from_warnings_up() {
+    fn own_crates_log_at_the_configured_level_and_libraries_from_warnings_up() {
         let targets = targets(LevelFilter::DEBUG);
         for ours in ["smtpwatch::daemon", "smtpwatch::kernel", "smtpwatch_capture::attach", "smtpwatch_ebpf"] {
             assert!(targets.would_enable(ours, &Level::DEBUG), "{ours}");

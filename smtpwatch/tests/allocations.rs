@@ -15,13 +15,13 @@ use smtpwatch_testkit::traffic::{self, CLIENT, SERVER, START_NS, Turn};
 struct Counted;
 
 static CALLS: AtomicU64 = AtomicU64::new(0);
-static OCTETS: AtomicU64 = AtomicU64::new(0);
+static BYTES: AtomicU64 = AtomicU64::new(0);
 
 // SAFETY: every call is passed on with its arguments.
 unsafe impl GlobalAlloc for Counted {
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
         CALLS.fetch_add(1, Ordering::Relaxed);
-        OCTETS.fetch_add(layout.size() as u64, Ordering::Relaxed);
+        BYTES.fetch_add(layout.size() as u64, Ordering::Relaxed);
         // SAFETY: the caller keeps the contract.
         unsafe { System.alloc(layout) }
     }
@@ -33,7 +33,7 @@ unsafe impl GlobalAlloc for Counted {
 
     unsafe fn realloc(&self, place: *mut u8, layout: Layout, size: usize) -> *mut u8 {
         CALLS.fetch_add(1, Ordering::Relaxed);
-        OCTETS.fetch_add(size as u64, Ordering::Relaxed);
+        BYTES.fetch_add(size as u64, Ordering::Relaxed);
         // SAFETY: the caller keeps the contract.
         unsafe { System.realloc(place, layout, size) }
     }
@@ -49,10 +49,10 @@ fn cost(turns: &[Turn<'_>]) -> (u64, u64) {
     let path = directory.path().join("capture");
     std::fs::write(&path, traffic::pcap(&packets, 1, false, false)).unwrap();
     let mut replay = Replay::new(&Config::default(), History::new(100));
-    let before = (CALLS.load(Ordering::Relaxed), OCTETS.load(Ordering::Relaxed));
+    let before = (CALLS.load(Ordering::Relaxed), BYTES.load(Ordering::Relaxed));
     let report = replay.file(&path, |_| ()).unwrap();
     let summary = replay.finish(|_| ());
-    let after = (CALLS.load(Ordering::Relaxed), OCTETS.load(Ordering::Relaxed));
+    let after = (CALLS.load(Ordering::Relaxed), BYTES.load(Ordering::Relaxed));
     assert_eq!((report.packets, summary.gaps), (packets.len() as u64, 0));
     assert_eq!(summary.sessions.iter().sum::<u64>(), 1);
     (after.0 - before.0, after.1 - before.1)
@@ -99,7 +99,7 @@ fn muted_packets_allocate_nothing() {
     body(1);
     for (what, flow) in [("a body", body as fn(usize) -> (u64, u64)), ("TLS", tls)] {
         let (few, many) = (flow(100), flow(5_000));
-        assert_eq!(few, many, "{what}: allocations and octets with 100 and with 5,000 muted segments");
-        println!("{what}: {} allocations, {} octets, with 100 and with 5,000 muted segments", many.0, many.1);
+        assert_eq!(few, many, "{what}: allocations and bytes with 100 and with 5,000 muted segments");
+        println!("{what}: {} allocations, {} bytes, with 100 and with 5,000 muted segments", many.0, many.1);
     }
 }

@@ -58,7 +58,7 @@ const NO_SIZE: &str =
     "the size of a BDAT chunk is no number: the server refuses it, and what follows is commands to it and to us";
 const NOISE: &str =
     "a client speaks TLS to a server that greets in clear: we read what that server reads, lines of noise";
-const GAP: &str = "900 octets of a chunk and what follows them are missing: we say so and read no further";
+const GAP: &str = "900 bytes of a chunk and what follows them are missing: we say so and read no further";
 const PROXIED: &str =
     "a web proxy answers CONNECT before the banner: its lines are no replies of the mail server to us";
 const NO_TLS: &str =
@@ -83,7 +83,7 @@ const EXPLAINED: &[Explained] = &[
     Explained { file: "zeek+zeek/connect-with-smtp.pcap", reader: SMTP_PROTO, what: CODES, why: PROXIED },
     Explained { file: "zeek+zeek/connect-with-smtp.pcap", reader: TSHARK, what: CODES, why: PROXIED },
     Explained { file: "OISF+suricata-verify/smtp-bdat-bad-tail-next-mail__input.pcap", reader: TSHARK, what: VERBS, why: BAD_TAIL_TSHARK },
-    Explained { file: "OISF+suricata-verify/smtp-bug-5989__input.pcap", reader: SMTP_PROTO, what: CODES, why: "they count 5,000 octets behind the banner, never acknowledged and without an end, as a reply" },
+    Explained { file: "OISF+suricata-verify/smtp-bug-5989__input.pcap", reader: SMTP_PROTO, what: CODES, why: "they count 5,000 bytes behind the banner, never acknowledged and without an end, as a reply" },
     Explained { file: "OISF+suricata-verify/smtp-bug-5989__input.pcap", reader: TSHARK, what: VERBS, why: "it takes the server's stream for lost behind a segment that the client acknowledged in part" },
     Explained { file: "OISF+suricata-verify/smtp-bug-5989__input.pcap", reader: TSHARK, what: CODES, why: "it takes the server's stream for lost behind a segment that the client acknowledged in part" },
     Explained { file: "OISF+suricata-verify/smtp-bug-5989__input.pcap", reader: TSHARK, what: KEYWORDS, why: "it takes the server's stream for lost behind a segment that the client acknowledged in part" },
@@ -113,7 +113,7 @@ struct Capture {
 fn smtp_proto_reads_the_same() {
     let Some(captures) = captures() else { return };
     let theirs = |_: &Capture, flows: &ours::Flows| -> Readings {
-        flows.iter().map(|(key, flow)| (*key, smtp_proto::read(&flow.said))).collect()
+        flows.iter().map(|(key, flow)| (*key, smtp_proto::read(&flow.stream))).collect()
     };
     compare(SMTP_PROTO, &captures, smtp_proto::as_far_as_it_tells, theirs);
 }

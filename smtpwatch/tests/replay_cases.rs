@@ -146,14 +146,14 @@ fn judge(directory: &Path, case: &Case) -> Vec<String> {
         wrong.push(format!("{kinds:?}, not {:?}", case.kinds));
     }
     if let Some(loud) = findings.iter().find(|finding| finding.evidence > case.evidence) {
-        wrong.push(format!("{} with evidence {:?}: {:?}", loud.kind, loud.evidence, loud.proof));
+        wrong.push(format!("{} with evidence {:?}: {:?}", loud.kind, loud.evidence, loud.indicators));
     }
-    let said: String = findings.iter().map(|finding| serde_json::to_string(finding).expect("readable")).collect();
-    let octets = findings.iter().filter_map(|finding| finding.exhibit.as_deref());
-    let octets: Vec<u8> = octets.flat_map(|exhibit| &exhibit.octets).flat_map(|piece| piece.octets.to_vec()).collect();
-    let octets = String::from_utf8_lossy(&octets);
-    wrong.extend(case.says.iter().filter(|text| !said.contains(**text)).map(|text| format!("does not say {text:?}")));
-    let leaked = case.hides.iter().filter(|text| said.contains(**text) || octets.contains(**text));
+    let json: String = findings.iter().map(|finding| serde_json::to_string(finding).expect("readable")).collect();
+    let bytes = findings.iter().filter_map(|finding| finding.exhibit.as_deref());
+    let bytes: Vec<u8> = bytes.flat_map(|exhibit| &exhibit.octets).flat_map(|piece| piece.octets.to_vec()).collect();
+    let bytes = String::from_utf8_lossy(&bytes);
+    wrong.extend(case.says.iter().filter(|text| !json.contains(**text)).map(|text| format!("does not say {text:?}")));
+    let leaked = case.hides.iter().filter(|text| json.contains(**text) || bytes.contains(**text));
     wrong.extend(leaked.map(|text| format!("shows {text:?}")));
     wrong
 }

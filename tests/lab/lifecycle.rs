@@ -343,7 +343,7 @@ fn the_store_is_lost_while_it_runs() {
         let path = home.0.join("smtpwatch.db");
         let held = || -> Result<(usize, u64)> {
             let mut store = Store::open_existing(&path)?;
-            Ok((store.entries()?.len(), store.held()?.findings))
+            Ok((store.entries()?.len(), store.counts()?.findings))
         };
         let becomes = |what: &str, wanted: &dyn Fn((usize, u64)) -> bool| {
             eventually(NOTICED, what, || Ok(held().ok().filter(|held| wanted(*held)).map(drop)))

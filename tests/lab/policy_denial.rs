@@ -11,7 +11,7 @@ use anyhow::{Context, Result, anyhow, ensure};
 use smtpwatch_core::Timestamp;
 use smtpwatch_policy::{
     anchors::Anchors,
-    resolver::{Dnssec as Validation, Found, Resolver as Ours},
+    resolver::{Dnssec as Validation, QueryResult, Resolver as Ours},
 };
 use smtpwatch_tests::names::{Names, Signing, Zone};
 use smtpwatch_tests::netns::Path;
@@ -134,12 +134,12 @@ enum Verdict {
 }
 
 impl Verdict {
-    fn of<T>(found: &Found<T>) -> Result<Self> {
+    fn of<T>(found: &QueryResult<T>) -> Result<Self> {
         Ok(match found {
-            Found::Present { secure, .. } => Self::Present { secure: *secure },
-            Found::Absent { secure, no_name, .. } => Self::Absent { secure: *secure, no_name: *no_name },
-            Found::Bogus(_) => Self::Bogus,
-            Found::Error(why) => return Err(anyhow!("{why}")),
+            QueryResult::Present { secure, .. } => Self::Present { secure: *secure },
+            QueryResult::Absent { secure, no_name, .. } => Self::Absent { secure: *secure, no_name: *no_name },
+            QueryResult::Bogus(_) => Self::Bogus,
+            QueryResult::Error(why) => return Err(anyhow!("{why}")),
         })
     }
 

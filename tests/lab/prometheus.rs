@@ -57,13 +57,13 @@ fn alert_fires() {
             ensure!(!part("summary").is_empty() && part(kind).contains("smtpwatch"), "{alert}");
             Ok(())
         };
-        let pushed = alertmanager.notified("SmtpwatchIncident", "firing", Duration::from_secs(15))?;
+        let pushed = alertmanager.notified("SmtpwatchIncident", "firing", Duration::from_secs(90))?;
         named(&pushed, "description")?;
         let page = pushed["labels"]["incident"].as_str().map(|id| daemon.ask("GET", &format!("/incidents/{id}")));
         ensure!(page.transpose()?.is_some_and(|(status, _)| status == 200), "there is no such incident: {pushed}");
-        let alert = alertmanager.notified("SmtpwatchStarttlsStripped", "firing", Duration::from_secs(30))?;
+        let alert = alertmanager.notified("SmtpwatchStarttlsStripped", "firing", Duration::from_secs(90))?;
         named(&alert, "runbook_url")?;
-        prometheus.firing("SmtpwatchStarttlsStripped", Duration::from_secs(5))?;
+        prometheus.firing("SmtpwatchStarttlsStripped", Duration::from_secs(90))?;
         // Every query of the dashboard returns data, its annotations included.
         let dashboard: Value = serde_json::from_slice(&std::fs::read(dashboard())?)?;
         let questions = questions(&dashboard)?;

@@ -20,9 +20,9 @@ use smtpwatch_tests::{scripted::Script, smtp};
 /// Sender of every message.
 pub const SENDER: &str = "anna@gateway.example.org";
 /// Time limit for a finding.
-pub const FINDING: Duration = Duration::from_secs(60);
+pub const FINDING: Duration = Duration::from_secs(180);
 /// Time limit for a batch of deliveries.
-pub const DELIVERIES: Duration = Duration::from_secs(90);
+pub const DELIVERIES: Duration = Duration::from_secs(180);
 
 /// A directory for a daemon's configuration, store and log; removed on drop.
 pub struct Home(pub PathBuf);

@@ -12,12 +12,12 @@ use serde_json::{Value, json};
 use smtpwatch_config::{Config, TlsrptSettings};
 use smtpwatch_core::engine::{Delivery, PolicyType, ResultType};
 use smtpwatch_core::{Timestamp, day::Day};
-use smtpwatch_store::{Keeping, Writer};
+use smtpwatch_store::{Writer, WriterSettings};
 use smtpwatch_tests::netns::Namespace;
 use smtpwatch_tests::postfix::Postfix;
 use smtpwatch_tests::tls::Identity;
 use smtpwatch_tests::{command, python, scenario};
-use smtpwatch_tlsrpt::{file::Packed, inbound, mail::Letter, outbound::Reporter, sender::Sender};
+use smtpwatch_tlsrpt::{file::Packed, inbound, mail::Letter, outbound::Reporter, report_sender::ReportSender};
 
 use crate::dns::NameServer;
 use crate::https::WebServer;
@@ -134,11 +134,11 @@ fn files_are_read_by_another_parser() {
         python::interpreter()?;
         let home = Home::new()?;
         let config = home.config("")?;
-        let (writer, _) = Writer::start(&config.store, Keeping::default())?;
+        let (writer, _) = Writer::start(&config.store, WriterSettings::default())?;
         let handle = writer.handle().context("a handle")?;
         deliveries().into_iter().for_each(|delivery| handle.delivery(Box::new(delivery)));
         command::eventually(LIMIT, "the sessions in the store", || Ok((writer.counts().0 > 0).then_some(())))?;
-        let sender = Sender::start(&config, handle, || Timestamp::from_secs(DUE))?;
+        let sender = ReportSender::start(&config, handle, || Timestamp::from_secs(DUE))?;
         let file = command::eventually(LIMIT, "the report", || Ok(home.files()?.pop()))?;
         let name = file.file_name().and_then(|name| name.to_str()).unwrap_or_default().to_owned();
         ensure!(name.starts_with("example.org!example.net!1795392000!1795478399!"), "{name}");
@@ -166,14 +166,14 @@ fn mail_and_https_deliver_what_the_record_asks_for() {
             names.address,
             home.path("ca.pem"),
         ))?;
-        let (writer, _) = Writer::start(&config.store, Keeping::default())?;
+        let (writer, _) = Writer::start(&config.store, WriterSettings::default())?;
         let handle = writer.handle().context("a handle")?;
         deliveries().into_iter().for_each(|delivery| handle.delivery(Box::new(delivery)));
         command::eventually(LIMIT, "the sessions in the store", || Ok((writer.counts().0 > 0).then_some(())))?;
         let clock = Arc::new(AtomicI64::new(DUE));
         let start = || {
             let clock = clock.clone();
-            Sender::start(&config, handle.clone(), move || Timestamp::from_secs(clock.load(Ordering::Relaxed)))
+            ReportSender::start(&config, handle.clone(), move || Timestamp::from_secs(clock.load(Ordering::Relaxed)))
         };
         let sender = start()?;
 
@@ -231,11 +231,11 @@ fn nothing_is_posted_to_a_private_address() {
             names.address,
             home.path("ca.pem"),
         ))?;
-        let (writer, _) = Writer::start(&config.store, Keeping::default())?;
+        let (writer, _) = Writer::start(&config.store, WriterSettings::default())?;
         let handle = writer.handle().context("a handle")?;
         deliveries().into_iter().for_each(|delivery| handle.delivery(Box::new(delivery)));
         command::eventually(LIMIT, "the sessions in the store", || Ok((writer.counts().0 > 0).then_some(())))?;
-        let sender = Sender::start(&config, handle, || Timestamp::from_secs(DUE))?;
+        let sender = ReportSender::start(&config, handle, || Timestamp::from_secs(DUE))?;
         command::eventually(LIMIT, "the question", || Ok((names.asked() > 0).then_some(())))?;
         std::thread::sleep(Duration::from_secs(2));
         drop(sender);

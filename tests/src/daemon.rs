@@ -389,7 +389,7 @@ pub fn get(server: SocketAddr, path: &str) -> Result<(u16, String)> {
 /// # Errors
 /// When the server cannot be reached or does not speak HTTP.
 pub fn ask(server: SocketAddr, method: &str, path: &str) -> Result<(u16, String)> {
-    let mut stream = TcpStream::connect_timeout(&server, Duration::from_secs(2))?;
+    let mut stream = TcpStream::connect_timeout(&server, Duration::from_secs(30))?;
     stream.set_read_timeout(Some(Duration::from_secs(30)))?;
     write!(stream, "{method} {path} HTTP/1.0\r\nHost: {server}\r\nConnection: close\r\n\r\n")?;
     let mut bytes = Vec::new();

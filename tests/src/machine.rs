@@ -15,9 +15,9 @@ use crate::{Skip, command};
 
 /// Time limit for downloading and unpacking the root.
 const INSTALL_LIMIT: Duration = Duration::from_secs(400);
-const BOOT: Duration = Duration::from_secs(60);
+const BOOT: Duration = Duration::from_secs(240);
 /// Time limit for one command in the machine.
-const COMMAND: Duration = Duration::from_secs(60);
+const COMMAND: Duration = Duration::from_secs(240);
 
 /// A running machine; dropping it kills everything in it.
 #[derive(Debug)]

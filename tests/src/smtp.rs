@@ -103,8 +103,8 @@ pub fn ask<S: Read + Write>(stream: &mut BufReader<S>, line: &str) -> Result<Vec
 /// # Errors
 /// When it cannot be reached or sends nothing.
 pub fn greeting(server: SocketAddr) -> Result<String> {
-    let stream = TcpStream::connect_timeout(&server, Duration::from_secs(2))?;
-    stream.set_read_timeout(Some(Duration::from_secs(5)))?;
+    let stream = TcpStream::connect_timeout(&server, Duration::from_secs(30))?;
+    stream.set_read_timeout(Some(Duration::from_secs(30)))?;
     let reply = read_reply(&mut BufReader::new(&stream))?;
     // A client that disconnects without QUIT causes a log line; the result is not needed.
     let _ = (&stream).write_all(b"QUIT\r\n");

@@ -8,6 +8,7 @@ mod host;
 mod image;
 mod package;
 mod test;
+mod truth;
 #[cfg(test)]
 mod walls;
 
@@ -26,6 +27,8 @@ enum Task {
     Test(test::Arguments),
     /// Measure performance, compared with other programs; writes the tables of docs/performance.md
     Bench(bench::Arguments),
+    /// Play worlds of honest, noisy and hostile sessions to the engine; writes docs/truth.md
+    Truth(truth::Arguments),
     /// Build the kernel object that the daemon embeds
     BuildEbpf(build_ebpf::Arguments),
     /// Install the package in a fresh Debian, strip STARTTLS, and wait for the notification
@@ -48,6 +51,7 @@ fn main() -> anyhow::Result<()> {
     match CommandLine::parse().task {
         Task::Test(arguments) => test::run(&arguments),
         Task::Bench(arguments) => bench::run(&arguments),
+        Task::Truth(arguments) => truth::run(&arguments),
         Task::BuildEbpf(arguments) => build_ebpf::run(&arguments),
         Task::Acceptance => test::acceptance(),
         Task::Adversary => test::adversary(),

@@ -1,12 +1,11 @@
 //! TLS reporting (RFC 8460 §4): classifies one outbound session for each policy domain it counts for.
 //!
-//! The engine calls [`of`] when it concludes a session and sends each [`Delivery`] to the caller.
+//! The engine calls [`classify`] when it concludes a session and sends each [`Delivery`] to the caller.
 
-use std::net::IpAddr;
-
-use serde::{Deserialize, Serialize};
-
-use super::flow::Flow;
+use super::{
+    flow::Flow,
+    output::{Delivery, PolicyType, ResultType},
+};
 use crate::{
     Role, Timestamp,
     judge::certificate::{Comparison, Verdict},
@@ -18,76 +17,9 @@ use crate::{
     smtp::{HandshakeEnd, Starttls, TlsPhase},
 };
 
-/// Result of one outbound session for one policy domain.
-#[derive(Clone, PartialEq, Eq, Debug)]
-pub struct Delivery {
-    /// When the session ended.
-    pub at: Timestamp,
-    /// The policy domain: the recipient domain, or for DANE the TLSA base domain.
-    pub domain: String,
-    /// Type of the policy that applied to the session.
-    pub policy: PolicyType,
-    /// The policy as a report quotes it: each line of an MTA-STS policy, or each TLSA record.
-    pub policy_strings: Vec<String>,
-    /// MX host patterns of an MTA-STS policy.
-    pub mx_hosts: Vec<String>,
-    /// What failed; `None`: TLS was established, as far as a monitor can observe.
-    pub failure: Option<ResultType>,
-    /// Detail of the failure, such as `tls-alert-40`.
-    pub reason: Option<String>,
-    /// Address of this host.
-    pub sending: IpAddr,
-    /// Address of the mail host.
-    pub receiving: IpAddr,
-    /// Name of the mail host: from the policy index if known there, else from its own greeting or EHLO reply.
-    pub receiving_host: String,
-    /// The name in the mail host's EHLO reply; empty without one.
-    pub receiving_helo: String,
-}
-
-/// `policy-type` of a report.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum PolicyType {
-    /// DANE.
-    Tlsa,
-    /// MTA-STS.
-    Sts,
-    /// Neither DANE nor MTA-STS.
-    NoPolicyFound,
-}
-
-/// `result-type` of a report, limited to what a monitor on the path can observe (RFC 8460 §4.3).
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum ResultType {
-    /// STARTTLS was not offered, or was refused.
-    StarttlsNotSupported,
-    /// The certificate is not valid for the expected name.
-    CertificateHostMismatch,
-    /// The certificate has expired.
-    CertificateExpired,
-    /// The certificate is not signed by a trusted issuer.
-    CertificateNotTrusted,
-    /// TLS failed in another way.
-    ValidationFailure,
-    /// No TLSA record matches, or none is usable.
-    TlsaInvalid,
-    /// DNSSEC does not prove the TLSA records.
-    DnssecInvalid,
-    /// DANE was required and no TLSA records exist.
-    DaneRequired,
-    /// The policy could not be fetched.
-    StsPolicyFetchError,
-    /// The policy is not a valid MTA-STS policy.
-    StsPolicyInvalid,
-    /// The certificate of the policy host is not valid.
-    StsWebpkiInvalid,
-}
-
 /// Classifies a session for each policy that applies to it. The result is empty if this host's own client did not
 /// request TLS, if the session transferred nothing (see [`Flow::at_stake`]), or if the outcome cannot be observed.
-pub(super) fn of(
+pub(super) fn classify(
     flow: &Flow,
     identity: &Identity,
     certificate: Option<&Comparison>,

@@ -8,6 +8,7 @@ use std::{collections::BTreeMap, sync::Arc, time::Duration};
 use smtpwatch_common::{Admission, Binding};
 
 use super::{
+    lifecycle::{Handshake, Lifecycle},
     output::{SessionResult, SessionSummary},
     packet_log::PacketLog,
 };
@@ -21,8 +22,9 @@ use crate::{
         certificate::{self, Comparison},
     },
     policy::{
+        expectation::{self, Subject},
         failures::Failure,
-        history::HistoryRecord,
+        history::{History, HistoryRecord},
         profile::{self, Profile},
         published::demand::{Identity, PeerQuery},
     },
@@ -44,57 +46,63 @@ const OFFER_LINE: usize = 64;
 
 pub(super) struct Flow {
     pub(super) key: FlowKey,
-    pub(super) connection: Connection,
-    pub(super) session: Session,
     pub(super) role: Role,
     interface: Arc<str>,
     /// Which side leaves this host, and through which interface.
     binding: Binding,
-    /// A segment with payload was seen. A flow without payload is not a session.
-    pub(super) payload: bool,
-    /// This host's side has sent a segment after its SYN. If directions are unknown, either side has.
-    pub(super) open: bool,
-    /// The flow counts in the quota of its peer.
-    pub(super) counted: bool,
-    /// The gate was ordered to mute the flow.
-    pub(super) muted: bool,
-    /// TLS is established: delivered bytes are not retained.
-    pub(super) settled: bool,
-    /// Engine time at the first segment. Engine time never goes back, unlike segment times in a capture that is out of
-    /// order.
+
+    // Where the flow is in its life.
+    pub(super) lifecycle: Lifecycle,
+    /// Engine time at the first segment: it decides which rules apply to the session.
     pub(super) begun: Timestamp,
-    /// When the flow was last moved to the young end of the LRU list.
-    pub(super) aged: Timestamp,
-    /// A claim is held back, and its deadline is queued.
-    pub(super) held_back: bool,
-    /// The session was judged and counted.
-    pub(super) concluded: bool,
-    /// Set by a reset: until this time the flow is retained unchanged, in case the host ignores the reset (EV-22).
-    pub(super) lingers: Option<Timestamp>,
-    /// The verdict after a reset has waited for a policy look-up once. It does not wait again.
-    pub(super) waited: bool,
+    /// When the idle timer was last started. Engine time never goes back, unlike segment times in a capture that is out
+    /// of order.
+    pub(super) last_touched: Timestamp,
+
+    // The dialogue.
+    pub(super) connection: Connection,
+    pub(super) session: Session,
+    /// A segment with payload was seen. A flow without payload is not a session.
+    pub(super) payload_seen: bool,
+    /// TLS is established: delivered bytes are not retained.
+    pub(super) tls_established: bool,
+    /// The gate was ordered to mute the flow.
+    pub(super) mute_ordered: bool,
+
+    // The verdict.
+    /// The session was counted and recorded in history: once, also if the endpoint continues after a reset.
+    pub(super) recorded: bool,
     /// The failed handshake that this flow retries, as claimed. It is stored because the verdict may wait, and by then
     /// the peer may have a newer failure.
     pub(super) retried: Option<Box<Failure>>,
     /// Latest version of each claim that is held back.
     held: Vec<Claim>,
-    /// Claims already raised, with the severity raised.
-    raised: Vec<(Kind, usize, Severity)>,
+    /// Claims already raised, with severity and outcome as raised.
+    raised: Vec<(Kind, usize, Severity, Outcome)>,
+
+    // Measurements.
     /// The SYNs of both ends were checked for multipath TCP.
-    compared: bool,
+    multipath_checked: bool,
     syn_at: Option<Timestamp>,
     round_trip: Option<Duration>,
     peer_ttl: Option<(u8, u8)>,
     reset_ttl: Option<u8>,
-    /// Client segments with payload, and how many of them are keystrokes (see [`TYPED_SEGMENTS`]).
-    spoken: u32,
-    typed: u32,
-    /// Time of the latest client segment with payload, and the sequence number after it.
-    spoke: Option<(Timestamp, u32)>,
+    keystrokes: Keystrokes,
     /// The local process that owns the sending socket, if the kernel reported it.
     sender: Option<SocketOwner>,
     /// Packet headers of the flow, as evidence.
-    rows: PacketLog,
+    packet_log: PacketLog,
+}
+
+/// Whether a person types the client's lines.
+#[derive(Default)]
+struct Keystrokes {
+    /// Client segments with payload.
+    segments: u32,
+    /// Those that are keystrokes; see [`TYPED_SEGMENTS`].
+    typed: u32,
+    /// Time of the latest client segment with payload, and the sequence number after it.
+    latest: Option<(Timestamp, u32)>,
 }
 
 /// History and policies of the peer at the time of a finding.
@@ -105,41 +113,33 @@ pub(super) struct Context {
 
 impl Flow {
     /// Creates a flow from its first segment; `claims` are unconfirmed SYNs that the other side sent earlier.
-    pub(super) fn new(segment: &Segment<'_>, interface: Arc<str>, now: Timestamp, claims: SynClaims) -> Self {
+    pub(super) fn new(segment: &Segment<'_>, interface: Arc<str>, claims: SynClaims, now: Timestamp) -> Self {
         let own = segment.direction.map(|_| segment.role.side());
-        let connection = Connection::new(segment, own, claims);
-        let session = Session::new(!segment.flags.contains(TcpFlags::SYN));
         let mut flow = Self {
             key: segment.flow,
-            connection,
-            session,
             role: segment.role,
-            binding: Binding::of(segment.from.into(), segment.direction, segment.interface_index),
             interface,
-            payload: false,
-            open: false,
-            counted: false,
-            muted: false,
-            settled: false,
+            binding: Binding::of(segment.from.into(), segment.direction, segment.interface_index),
+            lifecycle: Lifecycle::Tracked { handshake: Handshake::Incomplete, reset: None },
             begun: now,
-            aged: now,
-            held_back: false,
-            concluded: false,
-            lingers: None,
-            waited: false,
+            last_touched: Timestamp::default(),
+            connection: Connection::new(segment, own, claims),
+            session: Session::new(!segment.flags.contains(TcpFlags::SYN)),
+            payload_seen: false,
+            tls_established: false,
+            mute_ordered: false,
+            recorded: false,
             retried: None,
             held: Vec::new(),
             raised: Vec::new(),
-            compared: false,
+            multipath_checked: false,
             syn_at: None,
             round_trip: None,
             peer_ttl: None,
             reset_ttl: None,
-            spoken: 0,
-            typed: 0,
-            spoke: None,
+            keystrokes: Keystrokes::default(),
             sender: None,
-            rows: PacketLog::default(),
+            packet_log: PacketLog::default(),
         };
         flow.measure(segment);
         flow
@@ -166,6 +166,13 @@ impl Flow {
         self.binding.is_bound() && self.connection.is_witnessed()
     }
 
+    /// This host's side sends a segment after its SYN. If directions are unknown, either side does.
+    pub(super) fn completes_handshake(&self, segment: &Segment<'_>) -> bool {
+        let known = segment.direction.is_some();
+        let own = !known || segment.from == self.role.side() && !segment.flags.contains(TcpFlags::RST);
+        own && !segment.flags.contains(TcpFlags::SYN)
+    }
+
     pub(super) fn push(&mut self, segment: &Segment<'_>) {
         self.connection.push(segment);
         self.measure(segment);
@@ -173,14 +180,11 @@ impl Flow {
 
     /// Records the packet properties that are compared later.
     fn measure(&mut self, segment: &Segment<'_>) {
-        if !self.settled {
-            self.rows.push(segment);
+        if !self.tls_established {
+            self.packet_log.push(segment);
         }
-        self.payload |= segment.length > 0;
-        let known = segment.direction.is_some();
-        let own = !known || segment.from == self.role.side() && !segment.flags.contains(TcpFlags::RST);
-        self.open |= own && !segment.flags.contains(TcpFlags::SYN);
-        if known {
+        self.payload_seen |= segment.length > 0;
+        if segment.direction.is_some() {
             // If there are several SYN-ACKs, use the one that this host's side accepted.
             if segment.from == Side::Client && segment.flags.contains(TcpFlags::SYN) {
                 self.syn_at = self.syn_at.or(Some(segment.at));
@@ -196,13 +200,13 @@ impl Flow {
                 }
             }
         }
-        if !self.compared
+        if !self.multipath_checked
             && let (Some(client), Some(server)) =
                 (self.connection.fingerprint(Side::Client), self.connection.fingerprint(Side::Server))
         {
-            self.compared = true;
+            self.multipath_checked = true;
             if client.multipath() && server.multipath() {
-                self.session.seen.doubt.get_or_insert(Doubt::Multipath);
+                self.session.multipath();
             }
         }
         if segment.from == self.peer() && segment.length > 0 && segment.ttl != 0 {
@@ -215,20 +219,15 @@ impl Flow {
         if segment.from == Side::Client {
             self.sender = self.sender.or(segment.sender);
         }
-        if segment.from == Side::Client && segment.length > 0 && !self.settled {
-            self.time_key(segment);
+        if segment.from == Side::Client && segment.length > 0 && !self.tls_established {
+            self.keystrokes.push(segment);
         }
     }
 
-    /// Counts a keystroke: a short segment that starts where the previous one ended (unlike a keep-alive), and comes at
-    /// least [`KEY_TIME`] later.
-    fn time_key(&mut self, segment: &Segment<'_>) {
-        let is_key = self.spoke.is_some_and(|(at, end)| {
-            segment.length <= KEY_BYTES && segment.seq == end && segment.at.since(at) >= KEY_TIME
-        });
-        self.spoken = self.spoken.saturating_add(1);
-        self.typed = self.typed.saturating_add(u32::from(is_key));
-        self.spoke = Some((segment.at, segment.seq.wrapping_add(segment.length)));
+    /// Evaluates what is left of the dialogue, without a verdict.
+    pub(super) fn finish_session(&mut self) {
+        self.session.finish();
+        while self.session.poll().is_some() {}
     }
 
     /// Called once the verdict is final: overwrites and frees all bytes that may hold a secret. Redacted evidence
@@ -252,7 +251,7 @@ impl Flow {
             reset_ttl: self.reset_ttl,
             round_trip: self.round_trip.filter(|_| self.role == Role::Client),
             conflicts_dropped: self.connection.conflicts_dropped(),
-            typed: self.typed >= TYPED_SEGMENTS && self.typed > self.spoken / 2,
+            typed: self.keystrokes.are_typed(),
             conflicts: self.connection.conflicts(),
             discarded: self.connection.discarded(self.peer()),
         }
@@ -285,9 +284,19 @@ impl Flow {
         })
     }
 
+    /// The names by which the policies and the history of the server are found.
+    pub(super) fn server_names<'a>(&'a self, history: &'a History) -> Vec<&'a str> {
+        let given = self.session.seen.server_names();
+        if self.role == Role::Server {
+            return given;
+        }
+        let subject = Subject { flow: self.key, role: self.role, names: &[] };
+        expectation::names(given, history.get(&subject.address_key()))
+    }
+
     /// Names that the peer gives itself: a server in a session that offered STARTTLS or established TLS, a client under
     /// TLS. Empty for any other session.
-    pub(super) fn names(&self) -> Vec<String> {
+    pub(super) fn names_given(&self) -> Vec<String> {
         let seen = &self.session.seen;
         let established = seen.tls.as_deref().is_some_and(TlsPhase::is_established);
         match self.role {
@@ -318,10 +327,10 @@ impl Flow {
         stack && greeting == profile.words[0]
     }
 
-    /// Whether a claim was not raised before, or has a higher severity than when it was raised.
+    /// Whether a claim was not raised before, or has a higher severity or a worse outcome than when it was raised.
     pub(super) fn escalates(&self, claim: &Claim) -> bool {
-        let before = self.raised.iter().find(|(kind, instance, _)| (*kind, *instance) == (claim.kind, claim.instance));
-        before.is_none_or(|(.., severity)| *severity < claim.severity)
+        let before = self.raised.iter().find(|(kind, instance, ..)| (*kind, *instance) == (claim.kind, claim.instance));
+        before.is_none_or(|(.., severity, outcome)| *severity < claim.severity || *outcome < claim.outcome)
     }
 
     pub(super) fn hold(&mut self, claim: Claim) {
@@ -342,8 +351,8 @@ impl Flow {
 
     pub(super) fn raise(&mut self, claim: &Claim) {
         self.held.retain(|held| (held.kind, held.instance) != (claim.kind, claim.instance));
-        self.raised.retain(|(kind, instance, _)| (*kind, *instance) != (claim.kind, claim.instance));
-        self.raised.push((claim.kind, claim.instance, claim.severity));
+        self.raised.retain(|(kind, instance, ..)| (*kind, *instance) != (claim.kind, claim.instance));
+        self.raised.push((claim.kind, claim.instance, claim.severity, claim.outcome));
     }
 
     pub(super) fn finding(&self, at: Timestamp, claim: Claim, context: &Context) -> Finding {
@@ -358,7 +367,7 @@ impl Flow {
             id: String::new(),
             time: at,
             kind: claim.kind,
-            rule: claim.rule.into(),
+            rule: claim.rule.as_str().into(),
             severity: claim.severity,
             evidence: claim.evidence,
             outcome: claim.outcome,
@@ -383,20 +392,20 @@ impl Flow {
             },
             transcript: seen.transcript(),
             gaps: seen.gaps,
-            proof: claim.proof,
+            indicators: claim.indicators,
             sender: self.sender.map(|owner| Sender { uid: owner.uid, cgroup_id: owner.cgroup, ..Sender::default() }),
             provenance: Provenance::default(),
-            exhibit: Some(Box::new(self.exhibit(context))),
+            exhibit: Some(Box::new(self.evidence(context))),
         }
     }
 
-    fn exhibit(&self, context: &Context) -> EvidenceBundle {
-        let pieces = self.session.kept().into_iter().map(|(from, offset, octets)| ByteRange {
+    fn evidence(&self, context: &Context) -> EvidenceBundle {
+        let ranges = self.session.kept().into_iter().map(|(from, offset, octets)| ByteRange {
             from,
             seq: self.connection.seq_at(from, offset),
             octets: Octets(octets),
         });
-        let (packets, packets_left_out) = self.rows.packets();
+        let (packets, packets_left_out) = self.packet_log.packets();
         let copies = self.connection.conflicts().iter().map(|conflict| {
             let [first, other] = self.session.copies(conflict);
             ConflictingSegments {
@@ -409,7 +418,7 @@ impl Flow {
             }
         });
         EvidenceBundle {
-            octets: pieces.collect(),
+            octets: ranges.collect(),
             octets_left_out: self.session.left_out(),
             packets,
             packets_left_out,
@@ -426,7 +435,7 @@ impl Flow {
     }
 
     /// The keys by which a published policy is looked up.
-    pub(super) fn called<'a>(&'a self, names: &'a [&'a str]) -> PeerQuery<'a> {
+    pub(super) fn peer_query<'a>(&'a self, names: &'a [&'a str]) -> PeerQuery<'a> {
         let address = match self.role {
             Role::Client => self.key.server.ip(),
             Role::Server => self.key.client.ip(),
@@ -475,5 +484,22 @@ impl Flow {
             certificate: None,
             exempted: Vec::new(),
         }
+    }
+}
+
+impl Keystrokes {
+    /// Counts a keystroke: a short segment that starts where the previous one ended (unlike a keep-alive), and comes at
+    /// least [`KEY_TIME`] later.
+    fn push(&mut self, segment: &Segment<'_>) {
+        let is_key = self.latest.is_some_and(|(at, end)| {
+            segment.length <= KEY_BYTES && segment.seq == end && segment.at.since(at) >= KEY_TIME
+        });
+        self.segments = self.segments.saturating_add(1);
+        self.typed = self.typed.saturating_add(u32::from(is_key));
+        self.latest = Some((segment.at, segment.seq.wrapping_add(segment.length)));
+    }
+
+    const fn are_typed(&self) -> bool {
+        self.typed >= TYPED_SEGMENTS && self.typed > self.segments / 2
     }
 }

@@ -2,11 +2,12 @@
 //!
 //! [`Engine::poll`](super::Engine::poll) returns them; the daemon and the capture reader dispatch them.
 
-use serde::Serialize;
+use std::net::IpAddr;
 
-use super::delivery::Delivery;
+use serde::{Deserialize, Serialize};
+
 use crate::{
-    Finding, FlowKey, Role, Side,
+    Finding, FlowKey, Role, Side, Timestamp,
     finding::{Kind, StarttlsState},
     flow::GapCause,
     judge::certificate::Verdict,
@@ -31,7 +32,7 @@ pub enum Output {
     Evicted(EvictReason),
     /// A history record changed and must be stored.
     History(HistoryKey, HistoryRecord),
-    /// A look-up is needed; the caller returns the result through [`Engine::learn`](super::Engine::learn).
+    /// A look-up is needed; the caller returns the result through [`Engine::apply`](super::Engine::apply).
     LookupRequest(LookupRequest),
     /// Result of an outbound session for a TLS report: one for each policy domain.
     Delivery(Box<Delivery>),
@@ -190,4 +191,71 @@ pub struct SessionSummary {
     /// Kinds of the findings that a rule with an end suppressed, each once.
     #[serde(skip)]
     pub exempted: Vec<Kind>,
+}
+
+/// Result of one outbound session for one policy domain.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Delivery {
+    /// When the session ended.
+    pub at: Timestamp,
+    /// The policy domain: the recipient domain, or for DANE the TLSA base domain.
+    pub domain: String,
+    /// Type of the policy that applied to the session.
+    pub policy: PolicyType,
+    /// The policy as a report quotes it: each line of an MTA-STS policy, or each TLSA record.
+    pub policy_strings: Vec<String>,
+    /// MX host patterns of an MTA-STS policy.
+    pub mx_hosts: Vec<String>,
+    /// What failed; `None`: TLS was established, as far as a monitor can observe.
+    pub failure: Option<ResultType>,
+    /// Detail of the failure, such as `tls-alert-40`.
+    pub reason: Option<String>,
+    /// Address of this host.
+    pub sending: IpAddr,
+    /// Address of the mail host.
+    pub receiving: IpAddr,
+    /// Name of the mail host: from the policy index if known there, else from its own greeting or EHLO reply.
+    pub receiving_host: String,
+    /// The name in the mail host's EHLO reply; empty without one.
+    pub receiving_helo: String,
+}
+
+/// `policy-type` of a report.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum PolicyType {
+    /// DANE.
+    Tlsa,
+    /// MTA-STS.
+    Sts,
+    /// Neither DANE nor MTA-STS.
+    NoPolicyFound,
+}
+
+/// `result-type` of a report, limited to what a monitor on the path can observe (RFC 8460 §4.3).
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum ResultType {
+    /// STARTTLS was not offered, or was refused.
+    StarttlsNotSupported,
+    /// The certificate is not valid for the expected name.
+    CertificateHostMismatch,
+    /// The certificate has expired.
+    CertificateExpired,
+    /// The certificate is not signed by a trusted issuer.
+    CertificateNotTrusted,
+    /// TLS failed in another way.
+    ValidationFailure,
+    /// No TLSA record matches, or none is usable.
+    TlsaInvalid,
+    /// DNSSEC does not prove the TLSA records.
+    DnssecInvalid,
+    /// DANE was required and no TLSA records exist.
+    DaneRequired,
+    /// The policy could not be fetched.
+    StsPolicyFetchError,
+    /// The policy is not a valid MTA-STS policy.
+    StsPolicyInvalid,
+    /// The certificate of the policy host is not valid.
+    StsWebpkiInvalid,
 }

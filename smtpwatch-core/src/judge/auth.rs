@@ -1,9 +1,9 @@
 //! Credentials in cleartext (F1–F5, F7, F9), and servers that invite them (F6, F8, A10).
 
-use super::{Claim, RuleInput, offer_expected};
+use super::{Claim, Limit, RuleId, RuleInput, offer_expected};
 use crate::{
     Role,
-    finding::{Evidence, Expected, Kind, Outcome, Severity},
+    finding::{Evidence, Expected, ExpectedSource, Kind, Outcome},
     policy::rule::AuthRule,
     smtp::{AuthExchange, MechanismClass},
 };
@@ -23,9 +23,9 @@ fn sent(input: &RuleInput<'_>, exchange: &AuthExchange) -> Option<Claim> {
     }
     let (kind, rule) = match exchange.class {
         MechanismClass::NoSecret => return None,
-        MechanismClass::Challenge | MechanismClass::Unknown => (Kind::AuthExchangePlaintext, "F5"),
+        MechanismClass::Challenge | MechanismClass::Unknown => (Kind::AuthExchangePlaintext, RuleId::F5),
         // Refused permanently or temporarily (RFC 4954 §6: 432, 454).
-        MechanismClass::Plaintext if exchange.reply >= 400 => (Kind::AuthPlaintext, "F7"),
+        MechanismClass::Plaintext if exchange.reply >= 400 => (Kind::AuthPlaintext, RuleId::F7),
         MechanismClass::Plaintext => (Kind::AuthPlaintext, plaintext_rule(exchange)),
     };
     let (evidence, expected) = demand(input);
@@ -37,19 +37,21 @@ fn sent(input: &RuleInput<'_>, exchange: &AuthExchange) -> Option<Claim> {
     if kind == Kind::AuthExchangePlaintext {
         // The password is not exposed, but it can be guessed offline. Other exchanges of the session have claims of
         // their own.
-        claim = claim.cost(input.session.mail_outcome());
-        claim.severity = claim.severity.clamp(Severity::Medium, Severity::High);
+        claim = claim.with_outcome(input.session.mail_outcome()).limit(Limit::NoPassword);
+    } else if exchange.reply >= 400 {
+        // Whoever listened has the password; it is not known to be a valid one.
+        claim.add_limit(Limit::OwnLoginRefused);
     }
     Some(claim)
 }
 
-fn plaintext_rule(exchange: &AuthExchange) -> &'static str {
+fn plaintext_rule(exchange: &AuthExchange) -> RuleId {
     match exchange.mechanism.as_str() {
-        _ if exchange.exchange_verb => "F9",
-        "PLAIN" if exchange.initial_response => "F1",
-        "PLAIN" => "F2",
-        "LOGIN" => "F3",
-        _ => "F4",
+        _ if exchange.exchange_verb => RuleId::F9,
+        "PLAIN" if exchange.initial_response => RuleId::F1,
+        "PLAIN" => RuleId::F2,
+        "LOGIN" => RuleId::F3,
+        _ => RuleId::F4,
     }
 }
 
@@ -60,24 +62,20 @@ fn offered(input: &RuleInput<'_>) -> Option<Claim> {
         return None;
     }
     let (evidence, expected) = demand(input);
-    let claim = Claim::new(input, Kind::AuthOfferedPlaintext, "F6", evidence, expected);
+    let claim = Claim::new(input, Kind::AuthOfferedPlaintext, RuleId::F6, evidence, expected);
     let mut claim = stripped_too(input, claim, &mechanisms);
     claim.mechanism = Some(mechanisms.join(" "));
-    if claim.rule == "F8" {
+    if claim.rule == RuleId::F8 {
         // The outcome of the session is part of this claim.
-        claim.severity = Severity::of(claim.evidence, claim.outcome);
         return Some(claim);
     }
     claim.is_final = true;
-    // The offer alone exposes nothing. As a server it is this host's own mistake, and on the submission port clients
-    // act on it (RFC 8314).
-    claim.outcome = Outcome::Attempt;
-    claim.severity = match (input.role, input.port) {
-        (Role::Server, 587) => Severity::High,
-        (Role::Server, _) => Severity::Medium,
-        (Role::Client, _) => Severity::of(evidence, claim.outcome),
-    };
-    Some(claim)
+    let claim = claim.with_outcome(Outcome::Attempt);
+    Some(match (input.role, input.port) {
+        (Role::Server, 587) => claim.limit(Limit::OwnSubmission),
+        (Role::Server, _) => claim.limit(Limit::OwnOffer),
+        (Role::Client, _) => claim,
+    })
 }
 
 /// The same reply lacks STARTTLS, which it should have (F8), or offers what this server never offered before TLS (A10).
@@ -90,17 +88,17 @@ fn stripped_too(input: &RuleInput<'_>, mut claim: Claim, mechanisms: &[String]) 
         return claim;
     }
     if !added.is_empty() {
-        claim.rule = "A10";
+        claim.rule = RuleId::A10;
         claim = claim
             .indicator(format!("offered before TLS, which this server never did before: {} (A10)", added.join(", ")));
     }
     // If the mechanisms are known to be old, the missing STARTTLS is a finding of its own.
     let may_be_new = before.is_none() || !added.is_empty();
     if let Some((evidence, expected)) = offer_expected(input).filter(|_| missing && may_be_new) {
-        claim.rule = "F8";
-        claim.evidence = claim.evidence.max(evidence);
+        claim.rule = RuleId::F8;
         claim.expected = expected;
-        claim = claim.indicator("STARTTLS is missing from the same reply (F8)");
+        let strongest = claim.evidence.max(evidence);
+        claim = claim.with_evidence(strongest).indicator("STARTTLS is missing from the same reply (F8)");
     }
     claim
 }
@@ -109,11 +107,11 @@ fn demand(input: &RuleInput<'_>) -> (Evidence, Expected) {
     match (&input.expectation.rule, input.expectation.auth_rule()) {
         (Some((place, _)), Some(AuthRule::Forbid)) => {
             let detail = format!("rule {place} of the configuration: auth_plaintext = \"forbid\"");
-            (Evidence::Policy, Expected::starttls("rule", detail))
+            (Evidence::Policy, Expected::starttls(ExpectedSource::Rule, detail))
         }
         _ => {
             let detail = "credentials are sent only under TLS (RFC 4954 §4, RFC 8314 §3)".to_owned();
-            (Evidence::Suspicious, Expected::starttls("standard", detail))
+            (Evidence::Suspicious, Expected::starttls(ExpectedSource::Standard, detail))
         }
     }
 }

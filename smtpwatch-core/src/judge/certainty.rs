@@ -1,49 +1,54 @@
-//! Lowers the severity of claims from history by their certainty. The rate shows that the peer behaved differently
-//! before. [`weigh`] judges whether it is the same peer, and whether it always behaved that way (docs/threats.md FP-1,
+//! Limits the severity of claims from history by their certainty. The rate shows that the peer behaved differently
+//! before. [`limit`] judges whether it is the same peer, and whether it always behaved that way (docs/threats.md FP-1,
 //! FP-13, FP-21).
 
-use super::{Claim, RuleInput};
+use std::fmt::Write as _;
+
+use super::{Claim, Limit, RuleInput};
 use crate::{
     Role,
-    finding::{Evidence, Kind, Outcome, Severity},
+    finding::{Evidence, ExpectedSource, Kind, Outcome},
     policy::history::{
-        HistoryRecord, Rate,
+        HistoryRecord, Rate, Weight,
         surprise::{Prior, one_in},
     },
 };
 
-/// Maximum severity if the peer's history is short and was interrupted.
-const WAVERING: Severity = Severity::Medium;
-/// Maximum severity for a client with an unknown name at an address with long-standing use of TLS.
-const ANOTHER_OF_ESTABLISHED: Severity = Severity::Medium;
-/// Maximum severity for a client with an unknown name at an address with a short history.
-const ANOTHER: Severity = Severity::Low;
-
 /// A regression that is less probable than this without interference may be of high severity.
-const HIGH: f64 = 1e-4;
+const HIGH: f64 = 1.0 / 1000.0;
 /// A regression that is less probable than this without interference may be of medium severity.
-const MEDIUM: f64 = 1e-2;
+const MEDIUM: f64 = 1.0 / 300.0;
 
-/// Lowers the severity of a claim that rests on history alone if that history is uncertain.
-pub(super) fn weigh(input: &RuleInput<'_>, claim: &mut Claim) {
+/// Limits the severity of a claim that rests on history alone if that history is uncertain.
+pub(super) fn limit(input: &RuleInput<'_>, claim: &mut Claim) {
     // A credential in cleartext is lost to any peer.
-    if claim.expected.source != "history" || claim.outcome >= Outcome::Credential {
+    if claim.outcome >= Outcome::Credential {
+        return;
+    }
+    if claim.kind == Kind::StarttlsRefused && claim.evidence == Evidence::Suspicious && input.role == Role::Client {
+        return limit_refusal(input, claim);
+    }
+    if !claim.expected.is_from(ExpectedSource::History) {
         return;
     }
     let about_use = input.role == Role::Server || matches!(claim.kind, Kind::StarttlsUnused | Kind::DowngradeRetry);
     let record = if about_use { input.expectation.uses } else { input.expectation.offers.map(|(_, record)| record) };
-    let Some(record) = record else { return };
+    let Some(record) = record else {
+        // The claim rests on another part of the history: its offers, or their use, are too few or too often missing.
+        claim.add_limit(Limit::Possible);
+        return;
+    };
     let (rate, prior) = if about_use {
         (record.used, input.expectation.priors.used)
     } else {
         (record.offered, input.expectation.priors.offered)
     };
     if claim.evidence <= Evidence::Regression {
-        by_surprise(input, claim, &rate, prior);
+        limit_by_probability(input, claim, &rate, prior);
     }
     if rate.is_wavering() {
-        claim.severity = claim.severity.min(WAVERING);
-        claim.proof.push(format!(
+        claim.add_limit(Limit::Interrupted);
+        claim.indicators.push(format!(
             "history of this peer is short and was interrupted {} times: a farm whose members differ looks like this (FP-1)",
             rate.returns
         ));
@@ -51,45 +56,52 @@ pub(super) fn weigh(input: &RuleInput<'_>, claim: &mut Claim) {
     if input.role == Role::Server
         && let Some(names) = names_of_others(input, record)
     {
-        let most = if rate.wear.established { ANOTHER_OF_ESTABLISHED } else { ANOTHER };
-        claim.severity = claim.severity.min(most);
+        claim.add_limit(Limit::OtherName);
         let name = input.session.client_name.as_deref().unwrap_or_default();
-        claim.proof.push(format!(
+        claim.indicators.push(format!(
             "the client calls itself {name:?}; TLS from this address was used by {names}: another client behind the same address, or a \
              name that was rewritten (FP-21)"
         ));
     }
     if input.session.proxy_header && input.role == Role::Server {
         let address = input.peer;
-        claim.proof.push(format!(
+        claim.indicators.push(format!(
             "a PROXY header came from {address}, which is not in trusted_proxies: the client is taken for that address (FP-13)"
         ));
     }
 }
 
-/// Limits the severity by how improbable the session is if the peer behaves as it did before. A run of such sessions,
+/// Limits the severity of a refusal of STARTTLS by how often this server has not begun TLS before: servers that are short
+/// of resources refuse it too (FP-2).
+fn limit_refusal(input: &RuleInput<'_>, claim: &mut Claim) {
+    match input.expectation.uses {
+        Some(record) => limit_by_probability(input, claim, &record.used, input.expectation.priors.used),
+        None => claim.add_limit(Limit::Possible),
+    }
+}
+
+/// Limits the severity by the probability of the session if the peer behaves as it did before. A run of such sessions,
 /// and the same symptom at other peers, make it less probable.
-fn by_surprise(input: &RuleInput<'_>, claim: &mut Claim, rate: &Rate, prior: Prior) {
+fn limit_by_probability(input: &RuleInput<'_>, claim: &mut Claim, rate: &Rate, prior: Prior) {
+    let run = prior.of_current_run(rate, input.at);
     let (others, by_chance) = input.scope.corroboration(input.at, input.peer);
-    let probability = prior.of_current_run(rate, input.at) * by_chance;
-    let most = match probability {
-        p if p < HIGH => Severity::High,
-        p if p < MEDIUM => Severity::Medium,
-        _ => Severity::Low,
-    };
-    claim.severity = claim.severity.min(most);
-    let expected = &mut claim.expected.detail;
-    expected.push_str(&format!(": fewer than {} sessions of such a peer lacks it", one_in(prior.of_next(rate))));
+    match run * by_chance {
+        probability if probability < HIGH => {}
+        probability if probability < MEDIUM => claim.add_limit(Limit::Improbable),
+        _ => claim.add_limit(Limit::Possible),
+    }
+    let detail = &mut claim.expected.detail;
+    _ = write!(detail, ": fewer than {} sessions of such a peer lacks it", one_in(prior.of_next(rate)));
     if rate.run > 0 {
-        claim.proof.push(format!(
+        claim.indicators.push(format!(
             "this is session {} in a row without it, on {} days: {} by chance",
             rate.run + 1,
-            rate.spread.run.days_with(input.at),
-            one_in(prior.of_current_run(rate, input.at))
+            rate.spread.run.with(input.at, Weight::Run).days,
+            one_in(run)
         ));
     }
     if by_chance < 1.0 {
-        claim.proof.push(format!(
+        claim.indicators.push(format!(
             "{others} other peers with such a history lack it in the last hour: {} by chance",
             one_in(by_chance)
         ));

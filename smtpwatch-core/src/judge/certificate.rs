@@ -4,7 +4,7 @@
 
 use serde::Serialize;
 
-use super::{Claim, RuleInput};
+use super::{Claim, RuleId, RuleInput};
 use crate::{
     Role, Timestamp,
     finding::{Evidence, Expected, Kind},
@@ -172,9 +172,9 @@ pub(super) fn judge(input: &RuleInput<'_>) -> Option<Claim> {
     }
     let expected = Expected {
         mode: Some(compared.mode.into()),
-        ..Expected::starttls(compared.source.as_str(), compared.expected.clone())
+        ..Expected::starttls(compared.source.into(), compared.expected.clone())
     };
-    let mut claim = Claim::new(input, Kind::CertificateMismatch, "D5", Evidence::Policy, expected);
+    let mut claim = Claim::new(input, Kind::CertificateMismatch, RuleId::D5, Evidence::Policy, expected);
     claim.is_final = true;
     Some(claim.indicator(compared.found.clone()))
 }

@@ -1,9 +1,9 @@
 //! The EHLO phase: EHLO refused (B1), verbs rewritten on the path (B2, C4), greeting masked (B3).
 
-use super::{Claim, RuleInput, nothing_expected, offer_expected, use_expected};
+use super::{Claim, Limit, RuleId, RuleInput, nothing_expected, offer_expected, use_expected};
 use crate::{
     Role,
-    finding::{Evidence, Expected, Kind, Severity},
+    finding::{Evidence, Expected, ExpectedSource, Kind},
 };
 
 pub(super) fn judge(input: &RuleInput<'_>) -> Vec<Claim> {
@@ -33,18 +33,20 @@ fn downgraded(input: &RuleInput<'_>) -> Option<Claim> {
     let known = known.or_else(|| speaks_ehlo(input));
     let (evidence, expected) = known.filter(|_| cause)?;
     let offered = expected.starttls;
-    let mut claim = Claim::new(input, Kind::EhloDowngraded, "B1", evidence, expected);
+    let mut claim = Claim::new(input, Kind::EhloDowngraded, RuleId::B1, evidence, expected);
     claim.reply = session.ehlo_rejected.filter(|code| *code != 0);
     if !offered {
-        // The peer is not known to offer STARTTLS, so only the EHLO was lost.
-        claim.severity = claim.severity.min(Severity::Low);
+        claim.add_limit(Limit::EhloOnly);
     }
     Some(claim)
 }
 
 fn speaks_ehlo(input: &RuleInput<'_>) -> Option<(Evidence, Expected)> {
     let record = input.expectation.speaks_ehlo.filter(|_| input.role == Role::Client)?;
-    Some((Evidence::Regression, Expected { starttls: false, ..Expected::starttls("history", record.answers()) }))
+    Some((
+        Evidence::Regression,
+        Expected { starttls: false, ..Expected::starttls(ExpectedSource::History, record.answers()) },
+    ))
 }
 
 /// Any client can send a line of X, and so does a person typing through a device that masks each byte (FP-25): without
@@ -66,7 +68,7 @@ fn rewritten(input: &RuleInput<'_>) -> Option<Claim> {
     let starttls = rewritten.sent == "STARTTLS" || (arrived && rewritten.arrived.len() == "STARTTLS".len());
     let second_sign = known.is_some() || !arrived;
     let expected = known.map_or_else(nothing_expected, |(_, expected)| expected);
-    let rule = if starttls { "C4" } else { "B2" };
+    let rule = if starttls { RuleId::C4 } else { RuleId::B2 };
     let claim = Claim::new(input, Kind::CommandRewritten, rule, Evidence::Tamper, expected);
     let mut claim = claim.indicator(if arrived {
         format!("the verb {:?} arrived: a run of X as long as the verb that it hides", rewritten.arrived)
@@ -74,7 +76,7 @@ fn rewritten(input: &RuleInput<'_>) -> Option<Claim> {
         format!("{:?} was sent, and the server quotes {:?} (FO-12)", rewritten.sent, rewritten.arrived)
     });
     if !second_sign {
-        claim.severity = claim.severity.min(Severity::Medium);
+        claim.add_limit(Limit::OneSign);
     }
     Some(claim)
 }
@@ -83,17 +85,17 @@ fn rewritten(input: &RuleInput<'_>) -> Option<Claim> {
 /// by itself that STARTTLS is lost.
 fn masked_banner(input: &RuleInput<'_>) -> Option<Claim> {
     let readable = input.expectation.profile.is_some_and(|profile| profile.readable_greeting);
-    let harmless = input.session.tls_began();
-    if !input.session.greeting_is_masked() || harmless && !readable {
+    let under_tls = input.session.tls_began();
+    if !input.session.greeting_is_masked() || under_tls && !readable {
         return None;
     }
     let evidence = if readable { Evidence::Tamper } else { Evidence::Suspicious };
     let expected = offer_expected(input).map_or_else(nothing_expected, |(_, expected)| expected);
-    let claim = Claim::new(input, Kind::CommandRewritten, "B3", evidence, expected);
+    let claim = Claim::new(input, Kind::CommandRewritten, RuleId::B3, evidence, expected);
     let mut claim =
         claim.indicator(format!("the greeting is masked: {:?}", input.session.greeting.as_deref().unwrap_or_default()));
-    if harmless {
-        claim.severity = Severity::Info;
+    if under_tls {
+        claim.add_limit(Limit::UnderTls);
     }
     Some(if readable { claim.indicator("the greeting of this server was readable before") } else { claim })
 }

@@ -3,11 +3,12 @@
 use std::time::Duration;
 
 use super::{
-    Claim, RuleInput, demanded, injection::quoted, nothing_expected, refused, unused::handshake_end, use_expected,
+    Claim, RuleId, RuleInput, demanded, injection::quoted, nothing_expected, refused, unused::handshake_end,
+    use_expected,
 };
 use crate::{
     Role, Side,
-    finding::{Evidence, Expected, Kind, Outcome},
+    finding::{Evidence, Expected, ExpectedSource, Kind, Outcome},
     limits,
     smtp::{HandshakeEnd, version_name},
 };
@@ -29,9 +30,9 @@ pub(super) fn judge(input: &RuleInput<'_>) -> Vec<Claim> {
 fn failed(input: &RuleInput<'_>) -> Option<Claim> {
     let end = input.session.handshake_end()?;
     // A reply other than 220 is already reported as C3, and replies before the first TLS byte as E2.
-    let told = input.session.injected_replies.as_ref().is_some_and(|injection| injection.replies)
+    let is_e2 = input.session.injected_replies.as_ref().is_some_and(|injection| injection.replies)
         && end == HandshakeEnd::Clear(Side::Server);
-    if refused::is_odd_grant(input) || told {
+    if refused::is_odd_grant(input) || is_e2 {
         return None;
     }
     let in_clear = matches!(end, HandshakeEnd::Clear(_));
@@ -40,7 +41,7 @@ fn failed(input: &RuleInput<'_>) -> Option<Claim> {
     if !input.closed && !input.session.clear_after_go_ahead {
         return None;
     }
-    let rule = if in_clear { "C6" } else { "D1" };
+    let rule = if in_clear { RuleId::C6 } else { RuleId::D1 };
     // Mail in cleartext after a go-ahead: one end assumes TLS that the other never saw.
     let tampered = in_clear && input.session.outcome() > Outcome::Attempt;
     let (known, expected) = use_expected(input).unwrap_or_else(|| (Evidence::Suspicious, nothing_expected()));
@@ -79,17 +80,23 @@ fn downgraded(input: &RuleInput<'_>) -> Option<Claim> {
         && server.version < minimum
     {
         let detail = format!("rule {place} of the configuration: min_tls is {}", version_name(minimum));
-        (Evidence::Policy, Expected::starttls("rule", detail))
+        (Evidence::Policy, Expected::starttls(ExpectedSource::Rule, detail))
     } else if input.role == Role::Client && server.downgrade_sentinel && client.version >= TLS_1_3 {
         let detail = format!(
             "the client offered {}; the server's random says that it received a lower version",
             version_name(client.version)
         );
-        (Evidence::Tamper, Expected::starttls("standard", detail))
+        (Evidence::Tamper, Expected::starttls(ExpectedSource::Standard, detail))
     } else if server.version < best && (server.version < TLS_1_2 || client.version >= best) {
-        (Evidence::Regression, Expected::starttls("history", format!("{} was chosen before", version_name(best))))
+        (
+            Evidence::Regression,
+            Expected::starttls(ExpectedSource::History, format!("{} was chosen before", version_name(best))),
+        )
     } else if server.version < TLS_1_2 && input.port == 587 {
-        (Evidence::Suspicious, Expected::starttls("standard", "at least TLS 1.2 on port 587 (RFC 8997)".to_owned()))
+        (
+            Evidence::Suspicious,
+            Expected::starttls(ExpectedSource::Standard, "at least TLS 1.2 on port 587 (RFC 8997)".to_owned()),
+        )
     } else if server.weak_suite().is_some() {
         let detail = "a suite that encrypts and authenticates (RFC 9325 §4.1)".to_owned();
         let known = match input.expectation.profile {
@@ -97,11 +104,11 @@ fn downgraded(input: &RuleInput<'_>) -> Option<Claim> {
             Some(profile) if profile.tls_version != 0 && !profile.weak_suite => Evidence::Regression,
             Some(_) | None => Evidence::Suspicious,
         };
-        (known, Expected::starttls("standard", detail))
+        (known, Expected::starttls(ExpectedSource::Standard, detail))
     } else {
         return None;
     };
-    let claim = Claim::new(input, Kind::TlsDowngraded, "D4", evidence, expected);
+    let claim = Claim::new(input, Kind::TlsDowngraded, RuleId::D4, evidence, expected);
     let suite = server.weak_suite().map_or_else(|| format!("suite {:#06x}", server.cipher), str::to_owned);
     let mut claim = claim.indicator(format!(
         "the server chose {chosen}, {suite}; the client offered up to {}",

@@ -1,8 +1,8 @@
 //! Cleartext where TLS should begin: commands (E1, E3), replies (E2), and replies that answer no command (E4).
 
-use super::{Claim, RuleInput, by_standard};
+use super::{Claim, Limit, RuleId, RuleInput, by_standard};
 use crate::{
-    finding::{Evidence, Kind, Outcome, Severity},
+    finding::{Evidence, Kind, Outcome},
     smtp::Starttls,
 };
 
@@ -13,19 +13,26 @@ pub(super) fn judge(input: &RuleInput<'_>) -> Vec<Claim> {
 fn commands(input: &RuleInput<'_>) -> Option<Claim> {
     let injection = input.session.injected_commands.as_ref()?;
     let carries = injection.auth || injection.mail;
-    let rule = if carries { "E3" } else { "E1" };
+    let rule = if carries { RuleId::E3 } else { RuleId::E1 };
     let expected = by_standard("no data between STARTTLS and the first TLS record (RFC 3207 §4)");
     let claim = Claim::new(input, Kind::CommandInjection, rule, Evidence::Tamper, expected);
     // The commands run under TLS as if TLS had protected them; if TLS was refused they are ordinary commands.
     let granted = matches!(input.session.starttls, Starttls::Granted(_));
-    let cost = match () {
+    let outcome = match () {
         () if injection.auth && granted => Outcome::Credential,
         () if injection.mail && granted => Outcome::Content,
         () => claim.outcome,
     };
     let sent = if injection.before_reply { "before the reply to STARTTLS was known" } else { "after the go-ahead" };
-    let mut claim = claim.cost(cost.max(input.session.outcome()));
-    claim.proof.push(format!("{} bytes in cleartext, sent {sent}: {}", injection.octets, injection.verbs.join(", ")));
+    let mut claim = claim.with_outcome(outcome.max(input.session.outcome()));
+    if granted {
+        claim.add_limit(Limit::Injection);
+    }
+    claim.indicators.push(format!(
+        "{} bytes in cleartext, sent {sent}: {}",
+        injection.octets,
+        injection.verbs.join(", ")
+    ));
     claim.reply = match input.session.starttls {
         Starttls::Granted(code) | Starttls::Refused(code) => Some(code),
         Starttls::NotSent | Starttls::Sent => None,
@@ -42,8 +49,8 @@ fn replies(input: &RuleInput<'_>) -> Option<Claim> {
         return None;
     }
     let expected = by_standard("no data between the go-ahead and the first TLS record (RFC 3207 §4)");
-    let claim = Claim::new(input, Kind::ResponseInjection, "E2", Evidence::Tamper, expected);
-    Some(claim.indicator(format!(
+    let claim = Claim::new(input, Kind::ResponseInjection, RuleId::E2, Evidence::Tamper, expected);
+    Some(claim.limit(Limit::Injection).indicator(format!(
         "{} bytes in cleartext after the go-ahead: {}",
         injection.octets,
         quoted(&injection.verbs)
@@ -59,8 +66,8 @@ pub(super) fn quoted(lines: &[String]) -> String {
 fn unsolicited(input: &RuleInput<'_>) -> Option<Claim> {
     let code = input.session.unsolicited.filter(|_| !input.session.mail_sent)?;
     let expected = by_standard("one reply for each command (RFC 5321 §4.2)");
-    let mut claim = Claim::new(input, Kind::ResponseInjection, "E4", Evidence::Suspicious, expected);
-    claim.severity = claim.severity.min(Severity::Low);
+    let claim = Claim::new(input, Kind::ResponseInjection, RuleId::E4, Evidence::Suspicious, expected);
+    let mut claim = claim.limit(Limit::ExtraReply);
     claim.reply = Some(code);
     Some(claim.indicator(format!("a reply {code} that answers no command")))
 }

@@ -1,7 +1,7 @@
 //! Detection rules: [`judge`] compares the observation of a session with what was expected, and returns [`Claim`]s.
 //!
 //! The module is pure. The engine calls [`judge`] whenever a session changes; the rules judge what is known at that
-//! time. Each submodule holds the rules of one kind of attack; `certainty` and `proof` then adjust every claim.
+//! time. Each submodule holds the rules of one kind of attack; `certainty` and `indicators` then adjust every claim.
 //!
 //! A claim is held back while its outcome can still get worse ([`Claim::is_final`]), because the outcome is part of the
 //! claim.
@@ -10,22 +10,27 @@ mod auth;
 pub mod catalogue;
 mod certainty;
 pub mod certificate;
+mod conflict;
 mod ehlo;
 mod handshake;
+mod indicators;
 mod injection;
 mod offer;
 mod policy;
-mod proof;
 mod refused;
-mod tamper;
+pub mod reported;
+pub mod severity;
+mod stranger;
 mod unused;
-mod witness;
 
 use std::{collections::BTreeSet, net::IpAddr, time::Duration};
 
+pub use catalogue::RuleId;
+pub use severity::Limit;
+
 use crate::{
     Role, Timestamp,
-    finding::{Evidence, Expected, Kind, Outcome, Severity},
+    finding::{Evidence, Expected, ExpectedSource, Kind, Outcome, Severity},
     flow::{Conflict, SynFingerprint},
     policy::{
         expectation::{Expectation, KnownBy},
@@ -67,8 +72,8 @@ pub struct RuleInput<'a> {
     pub unanswered: bool,
     /// The client relays for another client (FP-13): the history of its address says nothing about that client.
     pub proxied: bool,
-    /// This host is the server, and the client is unknown: anyone may have sent what it sends.
-    pub stranger: bool,
+    /// The client is local or in a trusted network, or this host is the client.
+    pub trusted: bool,
     /// The session transferred mail or credentials, or tried to.
     pub at_stake: bool,
 }
@@ -101,17 +106,19 @@ pub struct Claim {
     pub kind: Kind,
     /// Distinguishes claims of one kind in one session, for example by the index of the SASL exchange.
     pub instance: usize,
-    /// Identifier of the row in docs/threats.md.
-    pub rule: &'static str,
+    /// The row of docs/threats.md.
+    pub rule: RuleId,
     /// Strength of the evidence.
     pub evidence: Evidence,
     /// What the session has lost so far.
     pub outcome: Outcome,
-    /// Severity, derived from evidence and outcome and then lowered by uncertainty.
+    /// Severity, derived from evidence, outcome and `limits`.
     pub severity: Severity,
+    /// Why the severity differs from the table of [`severity`], in the order in which they apply.
+    pub limits: Vec<Limit>,
     /// No further event in this session can make it worse.
     pub is_final: bool,
-    /// The client is unknown ([`RuleInput::stranger`]).
+    /// The client is unknown (see `RuleInput::is_by_stranger`).
     pub by_stranger: bool,
     /// What was expected, and by which source.
     pub expected: Expected,
@@ -120,7 +127,7 @@ pub struct Claim {
     /// Code of the reply to the deciding command.
     pub reply: Option<u16>,
     /// Further indicators, one line each, with numbers.
-    pub proof: Vec<String>,
+    pub indicators: Vec<String>,
 }
 
 /// Applies every rule.
@@ -132,7 +139,7 @@ pub fn judge(input: RuleInput<'_>) -> Vec<Claim> {
     }
     let mut claims = Vec::new();
     claims.extend(offer::judge(input));
-    claims.extend(witness::judge(input));
+    claims.extend(conflict::stripped(input));
     claims.extend(offer::flapping(input));
     claims.extend(refused::judge(input));
     claims.extend(unused::judge(input));
@@ -141,18 +148,20 @@ pub fn judge(input: RuleInput<'_>) -> Vec<Claim> {
     claims.extend(injection::judge(input));
     claims.extend(auth::judge(input));
     claims.extend(policy::judge(input));
-    claims.extend(tamper::judge(input));
+    claims.extend(conflict::judge(input));
     claims.extend(certificate::judge(input));
     for claim in &mut claims {
-        certainty::weigh(input, claim);
-        proof::add(input, claim);
+        certainty::limit(input, claim);
+        indicators::add_indicators(input, claim);
+        // After all others: an edit of the bytes removes limits, and an unknown client can send edited bytes.
+        stranger::limit(input, claim);
         if input.unanswered && claim.evidence < Evidence::Policy && claim.kind.is_about_starttls() {
             claim
-                .proof
+                .indicators
                 .push("pending-policy: no (published policies were requested, and no answer came in time)".to_owned());
         }
-        let mut said = BTreeSet::new();
-        claim.proof.retain(|line| !line.is_empty() && said.insert(line.clone()));
+        let mut seen = BTreeSet::new();
+        claim.indicators.retain(|line| !line.is_empty() && seen.insert(line.clone()));
     }
     claims
 }
@@ -177,6 +186,12 @@ impl<'a> RuleInput<'a> {
             Some(Doubt::Midstream | Doubt::OneSided | Doubt::Multipath) => true,
             Some(Doubt::Gap | Doubt::Ambiguous | Doubt::Server) | None => false,
         }
+    }
+
+    /// This host is the server, and the client is unknown: it has never used TLS here, and it is not trusted. Anyone may have
+    /// sent what it sends. The name that it gives is no identity: anyone can give it.
+    fn is_by_stranger(&self) -> bool {
+        !self.trusted && self.expectation.known.is_none_or(|record| record.used.yes == 0)
     }
 
     /// The local rule suppresses findings about STARTTLS of this peer.
@@ -210,8 +225,9 @@ impl<'a> RuleInput<'a> {
 }
 
 impl Claim {
-    fn new(input: &RuleInput<'_>, kind: Kind, rule: &'static str, evidence: Evidence, expected: Expected) -> Self {
+    fn new(input: &RuleInput<'_>, kind: Kind, rule: RuleId, evidence: Evidence, expected: Expected) -> Self {
         let outcome = input.session.outcome();
+        let limits: Vec<_> = expected.is_testing().then_some(Limit::Testing).into_iter().collect();
         // A policy may still strengthen the evidence.
         let waits = input.pending && evidence < Evidence::Policy && kind.is_about_starttls();
         Self {
@@ -220,39 +236,53 @@ impl Claim {
             rule,
             evidence,
             outcome,
-            severity: severity(evidence, outcome, &expected),
+            severity: severity::severity(evidence, outcome, &limits),
+            limits,
             is_final: !waits && (input.closed || outcome >= Outcome::Content || input.session.tls_began()),
-            by_stranger: input.stranger,
+            by_stranger: input.is_by_stranger(),
             expected,
             mechanism: None,
             reply: None,
-            proof: Vec::new(),
+            indicators: Vec::new(),
         }
     }
 
-    fn cost(mut self, outcome: Outcome) -> Self {
+    fn with_outcome(mut self, outcome: Outcome) -> Self {
         self.outcome = outcome;
-        self.severity = severity(self.evidence, outcome, &self.expected);
+        self.update_severity();
         self
+    }
+
+    fn with_evidence(mut self, evidence: Evidence) -> Self {
+        self.evidence = evidence;
+        self.update_severity();
+        self
+    }
+
+    fn limit(mut self, limit: Limit) -> Self {
+        self.add_limit(limit);
+        self
+    }
+
+    fn add_limit(&mut self, limit: Limit) {
+        self.limits.push(limit);
+        self.update_severity();
+    }
+
+    /// The bytes themselves show an edit: no doubt about the peer or its policy lowers the severity.
+    fn escalate(&mut self) {
+        self.evidence = Evidence::Tamper;
+        self.limits.clear();
+        self.update_severity();
+    }
+
+    fn update_severity(&mut self) {
+        self.severity = severity::severity(self.evidence, self.outcome, &self.limits);
     }
 
     fn indicator(mut self, line: impl Into<String>) -> Self {
-        self.proof.push(line.into());
+        self.indicators.push(line.into());
         self
-    }
-}
-
-/// Maximum severity if a policy in testing mode is violated: its owner wants a report, and mail must not be delayed
-/// (docs/threats.md G2).
-const TESTING: Severity = Severity::Medium;
-
-fn severity(evidence: Evidence, outcome: Outcome, expected: &Expected) -> Severity {
-    let severity = Severity::of(evidence, outcome);
-    match (expected.mode.as_deref(), outcome) {
-        // A lost credential is severe whatever the policy says.
-        (Some("testing"), Outcome::Attempt | Outcome::Envelope) => severity.min(Severity::Low),
-        (Some("testing"), Outcome::Content) => severity.min(TESTING),
-        _ => severity,
     }
 }
 
@@ -265,7 +295,7 @@ fn demanded(input: &RuleInput<'_>) -> Option<(Evidence, Expected)> {
         StarttlsRule::Ignore => return None,
     };
     let detail = format!("rule {place} of the configuration: starttls = \"{demand}\"");
-    Some((Evidence::Policy, Expected::starttls("rule", detail)))
+    Some((Evidence::Policy, Expected::starttls(ExpectedSource::Rule, detail)))
 }
 
 /// What the first published policy of this weight demands.
@@ -278,7 +308,7 @@ fn published(input: &RuleInput<'_>, weight: Weight) -> Option<(Evidence, Expecte
 fn expected_of(demand: &Demand) -> Expected {
     Expected {
         mode: demand.weight.mode().map(Into::into),
-        ..Expected::starttls(demand.source.as_str(), demand.detail.clone())
+        ..Expected::starttls(demand.source.into(), demand.detail.clone())
     }
 }
 
@@ -301,7 +331,7 @@ fn offer_expected(input: &RuleInput<'_>) -> Option<(Evidence, Expected)> {
                 (Evidence::Suspicious, format!("by servers of this name, at other addresses: {}", record.offers()))
             }
         };
-        Some((evidence, Expected::starttls("history", detail)))
+        Some((evidence, Expected::starttls(ExpectedSource::History, detail)))
     };
     known(input, history).or_else(history)
 }
@@ -309,7 +339,7 @@ fn offer_expected(input: &RuleInput<'_>) -> Option<(Evidence, Expected)> {
 /// Evidence that STARTTLS is used with this peer; `None` if nothing is known.
 fn use_expected(input: &RuleInput<'_>) -> Option<(Evidence, Expected)> {
     let history = || {
-        let expected = Expected::starttls("history", input.known_user()?.uses());
+        let expected = Expected::starttls(ExpectedSource::History, input.known_user()?.uses());
         Some((Evidence::Regression, expected))
     };
     known(input, history)
@@ -317,10 +347,13 @@ fn use_expected(input: &RuleInput<'_>) -> Option<(Evidence, Expected)> {
 
 /// Nothing is known about this peer: the claim rests on the observation alone.
 fn nothing_expected() -> Expected {
-    Expected { starttls: false, ..Expected::starttls("none", "nothing is known about this peer".to_owned()) }
+    Expected {
+        starttls: false,
+        ..Expected::starttls(ExpectedSource::Nothing, "nothing is known about this peer".to_owned())
+    }
 }
 
 /// The expectation that a standard sets for every peer.
 fn by_standard(detail: &str) -> Expected {
-    Expected::starttls("standard", detail.to_owned())
+    Expected::starttls(ExpectedSource::Standard, detail.to_owned())
 }

@@ -3,10 +3,10 @@
 //! Only a host that is the client can see this: a server sees its reply before any device on the path does
 //! (docs/threats.md, "Which end sees what").
 
-use super::{Claim, RuleInput, nothing_expected, offer_expected};
+use super::{Claim, Limit, RuleId, RuleInput, nothing_expected, offer_expected};
 use crate::{
     Role, Side,
-    finding::{Evidence, Expected, Kind, Outcome, Severity},
+    finding::{Evidence, Expected, ExpectedSource, Kind, Outcome},
     policy::{expectation::KnownBy, profile::Profile},
     smtp::{Capabilities, Offer, Starttls},
 };
@@ -28,7 +28,7 @@ pub(super) fn judge(input: &RuleInput<'_>) -> Option<Claim> {
         && capabilities.offer_within(lines) == Offer::Absent
     {
         let expected = offer_expected(input).map_or_else(nothing_expected, |(_, expected)| expected);
-        let claim = Claim::new(input, Kind::StarttlsStripped, "A6", Evidence::Tamper, expected);
+        let claim = Claim::new(input, Kind::StarttlsStripped, RuleId::A6, Evidence::Tamper, expected);
         return Some(
             claim.indicator(format!("STARTTLS follows the line that ends the EHLO reply (line {})", lines + 1)),
         );
@@ -46,35 +46,35 @@ pub(super) fn judge(input: &RuleInput<'_>) -> Option<Claim> {
         return demanded_unlisted(input).or_else(|| reshaped(input, capabilities));
     };
     if let Some(other) = in_its_place(input, capabilities) {
-        let claim = Claim::new(input, Kind::StarttlsMasked, "A3", evidence, expected);
+        let claim = Claim::new(input, Kind::StarttlsMasked, RuleId::A3, evidence, expected);
         return Some(claim.indicator(format!("{other:?} is in the place where this server writes STARTTLS")));
     }
     let returns = input.expectation.offers.map_or(0, |(_, record)| record.offered.returns);
     let rewritten = rewritten(input, capabilities);
     let glued = capabilities.glued();
     let rule = match () {
-        () if capabilities.starttls_on_first_line || glued.is_some() => "A5",
-        () if returns > 0 => "A9",
-        () if !rewritten.is_empty() => "A4",
-        () => "A1",
+        () if capabilities.starttls_on_first_line || glued.is_some() => RuleId::A5,
+        () if returns > 0 => RuleId::A9,
+        () if !rewritten.is_empty() => RuleId::A4,
+        () => RuleId::A1,
     };
     let mut claim = Claim::new(input, Kind::StarttlsStripped, rule, evidence, expected);
     if capabilities.starttls_on_first_line {
-        claim.proof.push(
+        claim.indicators.push(
             "STARTTLS is on the first line of the EHLO reply, which clients take for greeting text (A5)".to_owned(),
         );
     }
     if let Some(line) = glued {
-        claim.proof.push(format!("STARTTLS is in the line {line:?}, where no client finds it (A5)"));
+        claim.indicators.push(format!("STARTTLS is in the line {line:?}, where no client finds it (A5)"));
     }
     if returns > 0 {
-        claim.proof.push(came_back(returns));
+        claim.indicators.push(came_back(returns));
     }
-    claim.proof.extend(rewritten);
+    claim.indicators.extend(rewritten);
     if let Starttls::Refused(code) = session.starttls {
-        claim.proof.push(format!("the client requested STARTTLS anyway, and the reply was {code}"));
+        claim.indicators.push(format!("the client requested STARTTLS anyway, and the reply was {code}"));
     }
-    claim.proof.extend(session.starttls_demanded.map(demands));
+    claim.indicators.extend(session.starttls_demanded.map(demands));
     Some(claim)
 }
 
@@ -86,7 +86,7 @@ fn demands(code: u16) -> String {
 /// it is what remains after the line was deleted from the list (A1).
 fn demanded_unlisted(input: &RuleInput<'_>) -> Option<Claim> {
     let code = input.session.starttls_demanded.filter(|_| input.session.starttls == Starttls::NotSent)?;
-    let claim = Claim::new(input, Kind::StarttlsStripped, "A1", Evidence::Suspicious, nothing_expected());
+    let claim = Claim::new(input, Kind::StarttlsStripped, RuleId::A1, Evidence::Suspicious, nothing_expected());
     Some(claim.indicator(demands(code)))
 }
 
@@ -96,13 +96,13 @@ fn not_offered(input: &RuleInput<'_>, capabilities: &Capabilities) -> Option<Cla
     let missing = capabilities.offer() == Offer::Absent && input.session.starttls != Starttls::NotSent;
     let (evidence, expected) = offer_expected(input).filter(|_| missing)?;
     let returns = input.expectation.offers.map_or(0, |(_, record)| record.offered.returns);
-    let rule = if returns > 0 { "A9" } else { "A1" };
-    let mut claim = Claim::new(input, Kind::StarttlsStripped, rule, evidence, expected).cost(Outcome::Attempt);
-    claim.proof.push("the EHLO reply does not offer STARTTLS, and the client requested it anyway".to_owned());
+    let rule = if returns > 0 { RuleId::A9 } else { RuleId::A1 };
+    let mut claim = Claim::new(input, Kind::StarttlsStripped, rule, evidence, expected).with_outcome(Outcome::Attempt);
+    claim.indicators.push("the EHLO reply does not offer STARTTLS, and the client requested it anyway".to_owned());
     if returns > 0 {
-        claim.proof.push(came_back(returns));
+        claim.indicators.push(came_back(returns));
     }
-    claim.proof.extend(rewritten(input, capabilities));
+    claim.indicators.extend(rewritten(input, capabilities));
     Some(claim)
 }
 
@@ -119,11 +119,11 @@ pub(super) fn flapping(input: &RuleInput<'_>) -> Option<Claim> {
     {
         return None;
     }
-    let expected = Expected::starttls("history", record.offers());
-    let mut claim =
-        Claim::new(input, Kind::StarttlsStripped, "A9", Evidence::Suspicious, expected).cost(Outcome::Attempt);
+    let expected = Expected::starttls(ExpectedSource::History, record.offers());
+    let mut claim = Claim::new(input, Kind::StarttlsStripped, RuleId::A9, Evidence::Suspicious, expected)
+        .with_outcome(Outcome::Attempt);
     claim.instance = 1;
-    claim.severity = Severity::Low;
+    claim.add_limit(Limit::Farm);
     Some(claim.indicator(format!(
         "{}; with this session history takes the peer for a farm whose members differ, and a missing offer is not accused by history \
          alone from here on; smtpwatch baseline forget ends that",
@@ -167,9 +167,9 @@ fn promoted(input: &RuleInput<'_>, lines: usize) -> Claim {
     let known = offer_expected(input);
     let unknown = known.is_none();
     let expected = known.map_or_else(nothing_expected, |(_, expected)| expected);
-    let mut claim = Claim::new(input, Kind::StarttlsStripped, "A6", Evidence::Tamper, expected);
+    let mut claim = Claim::new(input, Kind::StarttlsStripped, RuleId::A6, Evidence::Tamper, expected);
     if unknown {
-        claim.severity = claim.severity.min(Severity::Medium);
+        claim.add_limit(Limit::UnknownPeer);
     }
     claim
         .indicator(format!("lines follow the one that ends the EHLO reply (line {}), and none has STARTTLS", lines + 1))
@@ -192,7 +192,7 @@ fn unfinished(input: &RuleInput<'_>) -> Option<Claim> {
     let waited = input.session.timed_out || matches!(input.session.ended, Some((Side::Client, _)));
     let unknown = waited.then(|| (Evidence::Suspicious, nothing_expected()));
     let (evidence, expected) = offer_expected(input).or(unknown)?;
-    let claim = Claim::new(input, Kind::StarttlsStripped, "A6", evidence, expected);
+    let claim = Claim::new(input, Kind::StarttlsStripped, RuleId::A6, evidence, expected);
     let within =
         super::handshake::waited(input).map(|waited| format!(" within {} s", waited.as_secs())).unwrap_or_default();
     Some(claim.indicator(format!("the last line of the EHLO reply announces another one, and none came{within}")))
@@ -208,7 +208,7 @@ fn reshaped(input: &RuleInput<'_>, capabilities: &Capabilities) -> Option<Claim>
         if known.is_some_and(|profile| before(profile) >= capabilities.offers()) {
             return None;
         }
-        (Kind::StreamTampering, "A7", format!("STARTTLS is in the EHLO reply {} times", capabilities.offers()))
+        (Kind::StreamTampering, RuleId::A7, format!("STARTTLS is in the EHLO reply {} times", capabilities.offers()))
     } else if let Some(line) = capabilities.offer_line() {
         // Harmless if the server has always written it so, or if it writes all keywords so. Without a profile, a client
         // that began TLS recognised it as an offer.
@@ -216,7 +216,7 @@ fn reshaped(input: &RuleInput<'_>, capabilities: &Capabilities) -> Option<Claim>
         if capabilities.offer() == Offer::Strict || harmless || capabilities.is_lower_case() {
             return None;
         }
-        let rule = if line.eq_ignore_ascii_case("STARTTLS") { "A3" } else { "A5" };
+        let rule = if line.eq_ignore_ascii_case("STARTTLS") { RuleId::A3 } else { RuleId::A5 };
         (Kind::StarttlsMasked, rule, format!("offered as {line:?}, which some clients do not recognise"))
     } else {
         // Hidden from clients, and either sent anyway, or it is unknown whether it was ever offered.
@@ -227,11 +227,10 @@ fn reshaped(input: &RuleInput<'_>, capabilities: &Capabilities) -> Option<Claim>
         if !seen {
             return None;
         }
-        (Kind::StarttlsMasked, "A5", format!("STARTTLS is in the line {line:?}, where no client finds it"))
+        (Kind::StarttlsMasked, RuleId::A5, format!("STARTTLS is in the line {line:?}, where no client finds it"))
     };
-    let mut claim = Claim::new(input, kind, rule, Evidence::Suspicious, nothing_expected()).indicator(line);
-    claim.severity = Severity::Info;
-    Some(claim)
+    let claim = Claim::new(input, kind, rule, Evidence::Suspicious, nothing_expected()).indicator(line);
+    Some(claim.limit(Limit::Reshaped))
 }
 
 /// The line proves the edit; it does not prove that it was STARTTLS (docs/threats.md FP-14, FP-26).
@@ -259,17 +258,16 @@ fn masked(input: &RuleInput<'_>, capabilities: &Capabilities) -> Claim {
     } else {
         "not STARTTLS, which has another length, but something overwrites the lines of this server"
     };
-    let rule = if counted { "A2" } else { "A3" };
+    let rule = if counted { RuleId::A2 } else { RuleId::A3 };
     let evidence = if still_offered { Evidence::Suspicious } else { Evidence::Tamper };
     let expected = known.map_or_else(nothing_expected, |(_, expected)| expected);
     let proven = expected.starttls || in_place;
     let claim = Claim::new(input, Kind::StarttlsMasked, rule, evidence, expected);
     let mut claim = claim.indicator(format!("overwritten in place: {quoted}; {loss}"));
     if still_offered {
-        claim.severity = Severity::Info;
+        claim.add_limit(Limit::StillOffered);
     } else if !proven {
-        let most = if may_be_starttls { Severity::Medium } else { Severity::Low };
-        claim.severity = claim.severity.min(most);
+        claim.add_limit(if may_be_starttls { Limit::AmbiguousMask } else { Limit::OtherMask });
     }
     claim
 }

@@ -2,7 +2,7 @@
 //! for MTA-STS in testing, G3 for DANE, G4 for the STARTTLS-Everywhere list), or although the message itself demands it
 //! (G7).
 
-use super::{Claim, RuleInput, by_standard, demanded, expected_of};
+use super::{Claim, RuleId, RuleInput, by_standard, demanded, expected_of};
 use crate::{
     finding::{Evidence, Kind},
     policy::{
@@ -20,7 +20,7 @@ fn local(input: &RuleInput<'_>) -> Option<Claim> {
         return None;
     }
     let (_, expected) = demanded(input)?;
-    Some(Claim::new(input, Kind::PolicyViolation, "G1", Evidence::Policy, expected))
+    Some(Claim::new(input, Kind::PolicyViolation, RuleId::G1, Evidence::Policy, expected))
 }
 
 /// The claim names each policy of this session, because the delivery violates all of them.
@@ -31,13 +31,13 @@ fn published(input: &RuleInput<'_>) -> Option<Claim> {
     let mut demands = input.expectation.published.iter().filter(|demand| demand.weight < Weight::Hint);
     let first = demands.next()?;
     let rule = match (first.source, first.weight) {
-        (Source::MtaSts, Weight::Enforce) => "G1",
-        (Source::MtaSts, _) => "G2",
-        (Source::Dane, _) => "G3",
-        (Source::List, _) => "G4",
+        (Source::MtaSts, Weight::Enforce) => RuleId::G1,
+        (Source::MtaSts, _) => RuleId::G2,
+        (Source::Dane, _) => RuleId::G3,
+        (Source::List, _) => RuleId::G4,
     };
     let mut claim = Claim::new(input, Kind::PolicyViolation, rule, Evidence::Policy, expected_of(first));
-    claim.proof.extend(demands.map(|demand| format!("also: {}", demand.detail)));
+    claim.indicators.extend(demands.map(|demand| format!("also: {}", demand.detail)));
     Some(claim)
 }
 
@@ -48,7 +48,7 @@ fn requiretls(input: &RuleInput<'_>) -> Option<Claim> {
         return None;
     }
     let expected = by_standard("REQUIRETLS is offered and used only under TLS (RFC 8689 §4)");
-    let mut claim = Claim::new(input, Kind::PolicyViolation, "G7", Evidence::Policy, expected);
+    let mut claim = Claim::new(input, Kind::PolicyViolation, RuleId::G7, Evidence::Policy, expected);
     claim.instance = 1;
     let who = if input.session.requiretls {
         "the client requested REQUIRETLS in cleartext"

@@ -3,7 +3,7 @@
 //!
 //! On port 25 an unused offer is common and means nothing by itself (docs/threats.md FP-20, FP-28).
 
-use super::{Claim, RuleInput, by_standard, use_expected};
+use super::{Claim, RuleId, RuleInput, by_standard, use_expected};
 use crate::{
     Role, Side,
     finding::{Evidence, Kind},
@@ -29,9 +29,9 @@ pub(super) fn judge(input: &RuleInput<'_>) -> Option<Claim> {
     }
     let (evidence, expected) = use_expected(input)?;
     let rule = match (input.role, evidence) {
-        (Role::Server, _) => "A8",
-        (Role::Client, Evidence::Regression) => "G5",
-        (Role::Client, Evidence::Suspicious | Evidence::Policy | Evidence::Tamper) => "C7",
+        (Role::Server, _) => RuleId::A8,
+        (Role::Client, Evidence::Regression) => RuleId::G5,
+        (Role::Client, Evidence::Suspicious | Evidence::Policy | Evidence::Tamper) => RuleId::C7,
     };
     let claim = Claim::new(input, Kind::StarttlsUnused, rule, evidence, expected);
     Some(acted_on(input, claim))
@@ -41,7 +41,7 @@ fn submission(input: &RuleInput<'_>) -> Claim {
     let known = use_expected(input);
     let (evidence, expected) =
         known.unwrap_or_else(|| (Evidence::Suspicious, by_standard("submission on port 587 uses TLS (RFC 8314 §3.3)")));
-    acted_on(input, Claim::new(input, Kind::StarttlsUnused, "G8", evidence, expected))
+    acted_on(input, Claim::new(input, Kind::StarttlsUnused, RuleId::G8, evidence, expected))
 }
 
 /// Submission in cleartext to a server that does not offer TLS: the same finding, unless a more severe one reports it.
@@ -67,7 +67,7 @@ fn retry(input: &RuleInput<'_>, failure: &Failure) -> Claim {
             by_standard("after a failed handshake a client does not send mail in cleartext (RFC 3207 §4.1)"),
         )
     });
-    let claim = Claim::new(input, Kind::DowngradeRetry, "D1", evidence, expected);
+    let claim = Claim::new(input, Kind::DowngradeRetry, RuleId::D1, evidence, expected);
     let (client, server) = (failure.flow.client, failure.flow.server);
     claim.indicator(format!(
         "{}: the TLS handshake of {client} with {server} failed: {}",

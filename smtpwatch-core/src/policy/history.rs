@@ -14,12 +14,12 @@ use std::{net::IpAddr, sync::Arc};
 
 use slab::Slab;
 
+use self::surprise::{Population, Priors};
 pub use self::{
-    days::{Spread, Tally},
+    days::{Spread, Tally, Weight},
     rate::{Rate, Wear},
     record::{HistoryKey, HistoryPeer, HistoryRecord, KnownName, SessionNote, is_peer, normal_peer, peer_text},
 };
-use self::surprise::{Population, Priors};
 use crate::{Role, hash::HashMap, lru::LruLists};
 
 /// Maximum capacity that is allocated at the start: more than there are mail hosts.

@@ -4,7 +4,7 @@
 use serde::Serialize;
 
 /// Longest mechanism name (RFC 4422 §3.1).
-const MECHANISM_OCTETS: usize = 20;
+const MECHANISM_BYTES: usize = 20;
 
 /// Registered mechanisms whose exchanged content is not classified here (IANA registry of SASL mechanisms).
 const OTHERS: [&str; 12] = [
@@ -31,11 +31,11 @@ impl Mechanism {
     /// secret in the wrong place: it is not retained.
     pub(super) fn parse(word: &[u8]) -> Self {
         let unknown = || Self("UNKNOWN".to_owned());
-        let formed = (1..=MECHANISM_OCTETS).contains(&word.len())
+        let formed = (1..=MECHANISM_BYTES).contains(&word.len())
             && word.iter().all(|c| c.is_ascii_alphanumeric() || matches!(c, b'-' | b'_'));
         let Some(word) = str::from_utf8(word).ok().filter(|_| formed) else { return unknown() };
         // On the stack: a heap copy of a word that may be a secret would be freed without being overwritten.
-        let mut upper = [0; MECHANISM_OCTETS];
+        let mut upper = [0; MECHANISM_BYTES];
         let upper = &mut upper[..word.len()];
         upper.copy_from_slice(word.as_bytes());
         upper.make_ascii_uppercase();
@@ -123,14 +123,14 @@ impl AuthExchange {
             mechanism: mechanism.name().to_owned(),
             class,
             exchange_verb,
-            initial_response: initial.is_some_and(|octets| octets > 0),
+            initial_response: initial.is_some_and(|bytes| bytes > 0),
             steps: 0,
             secret_sent: false,
             cancelled: false,
             reply: 0,
         };
-        if let Some(octets) = initial {
-            exchange.respond(octets);
+        if let Some(bytes) = initial {
+            exchange.respond(bytes);
         }
         exchange
     }
@@ -142,14 +142,14 @@ impl AuthExchange {
     }
 
     /// The secret was not sent yet, and the client may still send it after the refusal.
-    pub(super) fn may_go_on(&self) -> bool {
+    pub(super) fn may_continue(&self) -> bool {
         self.class == MechanismClass::Plaintext && !self.secret_sent && !self.cancelled
     }
 
-    /// Counts one response of `octets` bytes.
-    pub(super) fn respond(&mut self, octets: usize) {
+    /// Counts one response of `bytes` bytes.
+    pub(super) fn respond(&mut self, bytes: usize) {
         self.steps += 1;
-        self.secret_sent |= octets > 0 && self.steps >= MechanismClass::secret_step(&self.mechanism);
+        self.secret_sent |= bytes > 0 && self.steps >= MechanismClass::secret_step(&self.mechanism);
     }
 }
 
@@ -190,7 +190,7 @@ mod tests {
             ("CRAM-MD5", None, &[40], true),
         ] {
             let mut exchange = AuthExchange::new(&Mechanism::parse(mechanism.as_bytes()), initial, false);
-            responses.iter().for_each(|&octets| exchange.respond(octets));
+            responses.iter().for_each(|&bytes| exchange.respond(bytes));
             assert_eq!(exchange.secret_sent, sent, "{mechanism} {initial:?} {responses:?}");
         }
     }

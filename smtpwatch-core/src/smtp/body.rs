@@ -19,9 +19,9 @@ impl Body {
     /// Skips bytes up to and including CRLF.CRLF. Nothing else ends a message here (docs/threats.md E5).
     pub(super) fn scan(&mut self, input: &mut &[u8]) -> bool {
         const END: &[u8] = b"\r\n.\r\n";
-        for (at, &octet) in input.iter().enumerate() {
-            self.matched = match octet {
-                _ if octet == END[usize::from(self.matched)] => self.matched + 1,
+        for (at, &byte) in input.iter().enumerate() {
+            self.matched = match byte {
+                _ if byte == END[usize::from(self.matched)] => self.matched + 1,
                 b'\r' => 1,
                 _ => 0,
             };

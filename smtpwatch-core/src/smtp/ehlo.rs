@@ -302,18 +302,18 @@ pub(super) fn may_be_keyword(line: &[u8]) -> bool {
 
 /// The keyword of a capability line in any case, as lenient clients parse it.
 fn keyword(line: &str) -> &str {
-    let octets = line.as_bytes();
-    let start = octets.iter().position(|octet| !matches!(octet, b' ' | b'-' | b'\t')).unwrap_or(octets.len());
-    let ends = |octet: &u8| matches!(octet, b' ' | b'\t' | b'=');
-    let end = octets[start..].iter().position(ends).map_or(octets.len(), |length| start + length);
+    let bytes = line.as_bytes();
+    let start = bytes.iter().position(|byte| !matches!(byte, b' ' | b'-' | b'\t')).unwrap_or(bytes.len());
+    let ends = |byte: &u8| matches!(byte, b' ' | b'\t' | b'=');
+    let end = bytes[start..].iter().position(ends).map_or(bytes.len(), |length| start + length);
     &line[start..end]
 }
 
 fn is_masked(keyword: &str) -> bool {
-    let octets = keyword.as_bytes();
-    octets.len() >= 4
-        && octets[..octets.len() - 1].iter().all(|&c| c == b'X')
-        && octets.last().is_some_and(u8::is_ascii_uppercase)
+    let bytes = keyword.as_bytes();
+    bytes.len() >= 4
+        && bytes[..bytes.len() - 1].iter().all(|&c| c == b'X')
+        && bytes.last().is_some_and(u8::is_ascii_uppercase)
 }
 
 fn is_near_starttls(keyword: &str) -> bool {

@@ -14,7 +14,7 @@ pub(super) struct Line<'a> {
     /// Bytes beyond the bound were cut off.
     pub(super) truncated: bool,
     /// Number of bytes in the stream, including the line ending and the bytes that were cut off.
-    pub(super) octets: usize,
+    pub(super) stream_len: usize,
 }
 
 /// The bytes of a line: borrowed if the line arrived in one segment. They may hold a secret: `Debug` shows only their
@@ -67,7 +67,7 @@ pub(super) struct Lines {
 impl Lines {
     /// Consumes `input` up to and including the next LF. `None`: the input is consumed and the line is not complete.
     pub(super) fn take<'a>(&mut self, input: &mut &'a [u8]) -> Option<Line<'a>> {
-        let end = input.iter().position(|&octet| octet == b'\n');
+        let end = input.iter().position(|&byte| byte == b'\n');
         let (piece, rest) = input.split_at(end.map_or(input.len(), |at| at + 1));
         *input = rest;
         // Common case: the line arrived in one segment and needs no copy.
@@ -80,7 +80,7 @@ impl Lines {
                 bytes: LineBytes::Lent(bare.unwrap_or(body)),
                 bare_lf: bare.is_none(),
                 truncated: false,
-                octets: piece.len(),
+                stream_len: piece.len(),
             });
         }
         let room = limits::LINE.saturating_sub(self.buffer.len());
@@ -88,17 +88,17 @@ impl Lines {
         self.buffer.extend_from_slice(&body[..body.len().min(room)]);
         // A CR exactly at the bound belongs to the line ending, not to the content.
         let ends = end.is_some() && body.len() == room + 1 && body.ends_with(b"\r");
-        let (cut, end_octets) = if ends { (0, 2) } else { (body.len().saturating_sub(room), 1) };
+        let (cut, end_bytes) = if ends { (0, 2) } else { (body.len().saturating_sub(room), 1) };
         self.overflow += cut;
         end?;
         let mut bytes = std::mem::take(&mut self.buffer);
         let cut = std::mem::take(&mut self.overflow);
-        let (truncated, octets) = (cut > 0, bytes.len() + cut + end_octets);
+        let (truncated, stream_len) = (cut > 0, bytes.len() + cut + end_bytes);
         let bare_lf = bytes.last() != Some(&b'\r') && !truncated;
         if !bare_lf && bytes.last() == Some(&b'\r') {
             bytes.pop();
         }
-        Some(Line { bytes: LineBytes::Own(bytes), bare_lf, truncated, octets })
+        Some(Line { bytes: LineBytes::Own(bytes), bare_lf, truncated, stream_len })
     }
 
     /// The unfinished line.
@@ -122,13 +122,13 @@ mod tests {
         let (mut found, mut taken) = (Vec::new(), lines.partial().len());
         for piece in pieces {
             let mut input = *piece;
-            while let Some(Line { bytes, bare_lf, truncated, octets }) = lines.take(&mut input) {
-                taken += octets;
+            while let Some(Line { bytes, bare_lf, truncated, stream_len }) = lines.take(&mut input) {
+                taken += stream_len;
                 found.push((bytes.to_vec(), bare_lf, truncated));
             }
         }
         let all: usize = pieces.iter().map(|piece| piece.len()).sum();
-        assert_eq!(taken + lines.partial().len() + lines.overflow, all, "every octet is of a line");
+        assert_eq!(taken + lines.partial().len() + lines.overflow, all, "every byte is of a line");
         found
     }
 
@@ -144,8 +144,8 @@ mod tests {
             (b"".to_vec(), true, false),
         ];
         assert_eq!(whole, expected);
-        let octets: Vec<&[u8]> = text.chunks(1).collect();
-        assert_eq!(split(&octets), expected);
+        let bytes: Vec<&[u8]> = text.chunks(1).collect();
+        assert_eq!(split(&bytes), expected);
     }
 
     #[test]

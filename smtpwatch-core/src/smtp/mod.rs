@@ -36,5 +36,5 @@ pub(crate) use ehlo::plain_keyword;
 pub use ehlo::{Capabilities, Capability, Offer};
 pub use observation::{Doubt, HandshakeEnd, Injection, Observation, Rewritten, Starttls};
 pub(crate) use session::nul_bytes;
-pub use session::{Session, SessionEvent};
+pub use session::{Oddities, Oddity, Session, SessionEvent};
 pub use tls::{ClientHello, ServerHello, TlsPhase, version_name};

@@ -88,27 +88,27 @@ pub struct Injection {
 }
 
 impl Injection {
-    pub(super) fn of(octets: &[u8], before_reply: bool) -> Self {
-        let mut injection = Self { octets: octets.len(), before_reply, ..Self::default() };
-        for line in octets.split(|&octet| octet == b'\n').filter(|line| !line.trim_ascii().is_empty()) {
+    pub(super) fn of(bytes: &[u8], before_reply: bool) -> Self {
+        let mut injection = Self { octets: bytes.len(), before_reply, ..Self::default() };
+        for line in bytes.split(|&byte| byte == b'\n').filter(|line| !line.trim_ascii().is_empty()) {
             let command = Command::parse(line.trim_ascii_end());
             injection.auth |= matches!(command, Command::Auth { .. });
             injection.mail |= matches!(command, Command::Mail { .. } | Command::Rcpt(_) | Command::Data);
             if injection.verbs.len() < INJECTED_LINES {
                 let verb = split_word(line).0;
-                injection.verbs.push(if is_verb(verb) { printable(verb) } else { format!("[{} octets]", verb.len()) });
+                injection.verbs.push(if is_verb(verb) { printable(verb) } else { format!("[{} bytes]", verb.len()) });
             }
         }
         injection
     }
 
     /// An injection of server lines, with their redacted texts.
-    pub(super) fn of_replies(octets: &[u8], shown: impl Iterator<Item = String>) -> Self {
-        let lines = || octets.split(|&byte| byte == b'\n').filter(|line| !line.trim_ascii().is_empty());
+    pub(super) fn of_replies(bytes: &[u8], shown: impl Iterator<Item = String>) -> Self {
+        let lines = || bytes.split(|&byte| byte == b'\n').filter(|line| !line.trim_ascii().is_empty());
         let code = |line: &[u8]| line.get(..3).filter(|code| code.iter().all(u8::is_ascii_digit)).map(<[u8]>::to_vec);
         let accepts = |line: &[u8]| code(line).is_some_and(|code| matches!(code[0], b'2' | b'3'));
         Self {
-            octets: octets.len(),
+            octets: bytes.len(),
             replies: lines().all(accepts) && lines().any(|line| code(line).as_deref() != Some(b"220")),
             verbs: shown.take(INJECTED_LINES).map(|text| text.chars().take(INJECTED_TEXT).collect()).collect(),
             ..Self::default()

@@ -56,7 +56,7 @@ pub(super) fn is_overwritten(word: &[u8]) -> bool {
 
 /// A run of X, as Cisco's inspection writes it: recognised without quotation marks too.
 fn is_mask(word: &[u8], sent: &str) -> bool {
-    word.len() == sent.len() && word.iter().all(|octet| *octet == b'X')
+    word.len() == sent.len() && word.iter().all(|byte| *byte == b'X')
 }
 
 fn is_run_for(word: &[u8], sent: &str) -> bool {
@@ -65,7 +65,7 @@ fn is_run_for(word: &[u8], sent: &str) -> bool {
 
 /// One character, repeated.
 fn is_run(word: &[u8]) -> bool {
-    word.first().is_some_and(|first| first.is_ascii_graphic() && word.iter().all(|octet| octet == first))
+    word.first().is_some_and(|first| first.is_ascii_graphic() && word.iter().all(|byte| byte == first))
 }
 
 /// Another word of the same length that shares most letters with a long verb: changed or permuted.

@@ -20,7 +20,7 @@ enum Mark {
     Plain,
     /// As `[secret]`.
     Secret,
-    /// As `[12 octets]`.
+    /// As `[12 bytes]`.
     Counted,
     /// As `*`.
     Starred,
@@ -119,21 +119,21 @@ impl<'a> Redacted<'a> {
                     (room, cut) = (room - fits, cut + length - fits);
                 }
                 Mark::Secret => text.push_str(BLANK),
-                Mark::Counted => _ = write!(text, "[{length} octets]"),
+                Mark::Counted => _ = write!(text, "[{length} bytes]"),
                 Mark::Starred | Mark::Identity => text.push('*'),
             }
         }
         if cut > 0 {
-            let _ = write!(text, "[{cut} octets cut]");
+            let _ = write!(text, "[{cut} bytes cut]");
         }
     }
 
     /// The bytes of the line with the hidden ones overwritten; the length is unchanged.
-    pub(super) fn octets(&self) -> Cow<'a, [u8]> {
+    pub(super) fn bytes(&self) -> Cow<'a, [u8]> {
         if self.marks.is_empty() {
             return self.line.into();
         }
-        let blank = |(octet, mark): (&u8, &Mark)| if *mark == Mark::Plain { *octet } else { evidence::BLANK };
+        let blank = |(byte, mark): (&u8, &Mark)| if *mark == Mark::Plain { *byte } else { evidence::BLANK };
         self.line.iter().zip(&self.marks).map(blank).collect::<Vec<_>>().into()
     }
 
@@ -201,7 +201,7 @@ impl<'a> Redacted<'a> {
     /// message. A quoted verb stays visible: it may differ from the one that was sent (docs/threats.md FO-12).
     fn without_quotes(mut self) -> Self {
         let line = self.line;
-        for piece in line.split(|octet| b"\"'`".contains(octet)).skip(1).step_by(2) {
+        for piece in line.split(|byte| b"\"'`".contains(byte)).skip(1).step_by(2) {
             if !is_verb(piece) {
                 self = self.counted(piece);
             }
@@ -213,8 +213,8 @@ impl<'a> Redacted<'a> {
     /// path, quoted or not, and the identity in the AUTH parameter (RFC 4954 §5).
     fn without_path(mut self) -> Self {
         let line = self.line;
-        let end = line.iter().position(|octet| *octet == b'>').unwrap_or(line.len());
-        let start = line[..end].iter().position(|octet| b"<:".contains(octet)).map_or(0, |at| at + 1);
+        let end = line.iter().position(|byte| *byte == b'>').unwrap_or(line.len());
+        let start = line[..end].iter().position(|byte| b"<:".contains(byte)).map_or(0, |at| at + 1);
         // Requires exactly `MAIL FROM` or `RCPT TO` before the path.
         let (_, before) = split_word(&line[..start]);
         let before = before.trim_ascii_end().strip_suffix(b":").unwrap_or(before).trim_ascii();
@@ -223,10 +223,10 @@ impl<'a> Redacted<'a> {
         }
         let path = line[start..end].trim_ascii();
         let path = path.strip_prefix(b"<").unwrap_or(path);
-        let local = path.iter().rposition(|octet| *octet == b'@').unwrap_or(path.len());
+        let local = path.iter().rposition(|byte| *byte == b'@').unwrap_or(path.len());
         self.mark(self.place(&path[..local]), Mark::Starred);
-        for word in line[end..].split(|octet| *octet == b' ') {
-            let name = word.split(|octet| *octet == b'=').next().unwrap_or_default();
+        for word in line[end..].split(|byte| *byte == b' ') {
+            let name = word.split(|byte| *byte == b'=').next().unwrap_or_default();
             let is = |known: &&str| name.eq_ignore_ascii_case(known.as_bytes());
             if IDENTITIES.iter().any(is) {
                 let value = word.get(name.len() + 1..).unwrap_or_default();
@@ -244,8 +244,8 @@ impl<'a> Redacted<'a> {
     fn without_local_parts(mut self, range: Range<usize>) -> Self {
         let line = self.line;
         let Some(part) = line.get(range).filter(|part| part.contains(&b'@')) else { return self };
-        for word in part.split(|octet| b"<>:,;()[] \t".contains(octet)) {
-            if let Some(at) = word.iter().rposition(|octet| *octet == b'@') {
+        for word in part.split(|byte| b"<>:,;()[] \t".contains(byte)) {
+            if let Some(at) = word.iter().rposition(|byte| *byte == b'@') {
                 self.mark(self.place(&word[..at]), Mark::Starred);
             }
         }
@@ -277,19 +277,19 @@ mod tests {
 
     fn command(line: &str) -> (String, String) {
         let shown = Redacted::command(&Command::parse(line.as_bytes()), line.as_bytes());
-        (shown.text(), String::from_utf8(shown.octets().into_owned()).expect("text"))
+        (shown.text(), String::from_utf8(shown.bytes().into_owned()).expect("text"))
     }
 
     #[test]
     fn what_is_hidden_is_hidden_in_both_ways_of_writing() {
-        for (line, text, octets) in [
+        for (line, text, bytes) in [
             ("EHLO mail.example.org", "EHLO mail.example.org", "EHLO mail.example.org"),
-            ("EHLO anna@example.org x", "EHLO *@example.org [1 octets]", "EHLO ****@example.org *"),
-            ("AUTH PLAIN AGEAYg==", "AUTH PLAIN [8 octets]", "AUTH PLAIN ********"),
+            ("EHLO anna@example.org x", "EHLO *@example.org [1 bytes]", "EHLO ****@example.org *"),
+            ("AUTH PLAIN AGEAYg==", "AUTH PLAIN [8 bytes]", "AUTH PLAIN ********"),
             ("auth login", "auth login", "auth login"),
             ("AUTH PLAIN =", "AUTH PLAIN =", "AUTH PLAIN ="),
-            ("AUTH hunter2", "AUTH [7 octets]", "AUTH *******"),
-            ("AUTH AGEAYg==", "AUTH [8 octets]", "AUTH ********"),
+            ("AUTH hunter2", "AUTH [7 bytes]", "AUTH *******"),
+            ("AUTH AGEAYg==", "AUTH [8 bytes]", "AUTH ********"),
             (
                 "MAIL FROM:<a.b@example.org> SIZE=9",
                 "MAIL FROM:<*@example.org> SIZE=9",
@@ -297,17 +297,17 @@ mod tests {
             ),
             ("MAIL FROM: <a@example.org>", "MAIL FROM: <*@example.org>", "MAIL FROM: <*@example.org>"),
             ("MAIL FROM:<>", "MAIL FROM:<>", "MAIL FROM:<>"),
-            ("MAIL FROM:<a@b> AUTH=anna X=1", "MAIL FROM:<*@b> AUTH=* [3 octets]", "MAIL FROM:<*@b> AUTH=**** ***"),
+            ("MAIL FROM:<a@b> AUTH=anna X=1", "MAIL FROM:<*@b> AUTH=* [3 bytes]", "MAIL FROM:<*@b> AUTH=**** ***"),
             ("RCPT TO:<\"a@b c\"@example.net>", "RCPT TO:<*@example.net>", "RCPT TO:<*******@example.net>"),
             ("RCPT TO:postmaster", "RCPT TO:*", "RCPT TO:**********"),
-            ("RCPT hunter2 TO:<a@b>", "RCPT [10 octets]:<*@b>", "RCPT **********:<*@b>"),
-            ("STARTTLS now", "STARTTLS [3 octets]", "STARTTLS ***"),
-            ("XXXX mail.example.org", "XXXX [16 octets]", "XXXX ****************"),
-            ("dXNlcg==", "[8 octets]", "********"),
+            ("RCPT hunter2 TO:<a@b>", "RCPT [10 bytes]:<*@b>", "RCPT **********:<*@b>"),
+            ("STARTTLS now", "STARTTLS [3 bytes]", "STARTTLS ***"),
+            ("XXXX mail.example.org", "XXXX [16 bytes]", "XXXX ****************"),
+            ("dXNlcg==", "[8 bytes]", "********"),
             ("BDAT 100 LAST", "BDAT 100 LAST", "BDAT 100 LAST"),
             ("", "", ""),
         ] {
-            assert_eq!(command(line), (text.to_owned(), octets.to_owned()), "{line}");
+            assert_eq!(command(line), (text.to_owned(), bytes.to_owned()), "{line}");
             assert_eq!(command(line).1.len(), line.len());
         }
     }
@@ -315,9 +315,9 @@ mod tests {
     #[test]
     fn a_long_line_is_cut_and_what_is_hidden_is_counted_whole() {
         let long = format!("EHLO {}", "a".repeat(1000));
-        assert!(command(&long).0.ends_with("a[493 octets cut]"));
+        assert!(command(&long).0.ends_with("a[493 bytes cut]"));
         let long = format!("AUTH PLAIN {}", "A".repeat(12_000));
-        assert_eq!(command(&long).0, "AUTH PLAIN [12000 octets]");
+        assert_eq!(command(&long).0, "AUTH PLAIN [12000 bytes]");
     }
 
     #[test]
@@ -325,16 +325,16 @@ mod tests {
         let secrets = [Secret::new(b"AGFubmEATjB0LWEtczNjcmV0")];
         let shown = |line: &'static str, other| {
             let shown = Redacted::reply(line.as_bytes(), secrets.iter(), other);
-            (shown.text(), String::from_utf8_lossy(&shown.octets()).into_owned())
+            (shown.text(), String::from_utf8_lossy(&shown.bytes()).into_owned())
         };
         assert_eq!(
             shown("535 user anna, password N0t-a-s3cret wrong", false),
             ("535 user [secret], password [secret] wrong".into(), "535 user ****, password ************ wrong".into())
         );
         assert_eq!(shown("250 <anna.b@example.org> ok", false).1, "250 <******@example.org> ok");
-        assert_eq!(shown("500 unknown: \"hello there\"", true).0, "500 unknown: \"[11 octets]\"");
+        assert_eq!(shown("500 unknown: \"hello there\"", true).0, "500 unknown: \"[11 bytes]\"");
         assert_eq!(shown("500 unknown: \"XXXX\"", true).0, "500 unknown: \"XXXX\"");
-        assert_eq!(Redacted::code_alone(b"250-a secret").text(), "250-[8 octets]");
-        assert_eq!(Redacted::code_alone(b"25").octets(), &b"25"[..]);
+        assert_eq!(Redacted::code_alone(b"250-a secret").text(), "250-[8 bytes]");
+        assert_eq!(Redacted::code_alone(b"25").bytes(), &b"25"[..]);
     }
 }

@@ -140,7 +140,7 @@ mod tests {
             bytes: LineBytes::Lent(text.as_bytes()),
             bare_lf: false,
             truncated: false,
-            octets: text.len() + 2,
+            stream_len: text.len() + 2,
         };
         let text = |reply: Reply| {
             (reply.code, reply.lines.iter().map(|line| String::from_utf8_lossy(&line.text).into_owned()).collect())
@@ -169,7 +169,7 @@ mod tests {
             bytes: LineBytes::Lent(text),
             bare_lf: false,
             truncated: false,
-            octets: text.len() + 2,
+            stream_len: text.len() + 2,
         };
         for text in [&b"250-SIZE"[..], b"250-STARTTLS"] {
             for _ in 0..10 * limits::REPLY_LINES {

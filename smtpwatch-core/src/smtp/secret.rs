@@ -15,7 +15,7 @@ use crate::secret_buffer::SecretBuffer;
 /// server's replies, which may quote them (docs/threats.md FO-12), and overwrites them on drop. The type cannot be
 /// printed, compared or serialised.
 pub(super) struct Secret {
-    octets: SecretBuffer,
+    bytes: SecretBuffer,
 }
 
 /// Some clients omit the padding.
@@ -39,19 +39,19 @@ impl Secret {
     /// Builds a secret from a line. Each word of the line is a secret of its own, and so is its base64 decoding (RFC
     /// 4954 §4): a server may quote the password itself.
     pub(super) fn new(line: &[u8]) -> Self {
-        let mut octets = SecretBuffer::from(line);
+        let mut bytes = SecretBuffer::from(line);
         let value = |word: &[u8]| word.iter().position(|byte| *byte == b'=').map(|at| at + 1);
         let words = line.split(u8::is_ascii_whitespace);
         for word in words.flat_map(|word| std::iter::once(word).chain(value(word).map(|at| &word[at..]))) {
-            let start = octets.len();
-            if !append_decoded(word, &mut octets) {
+            let start = bytes.len();
+            if !append_decoded(word, &mut bytes) {
                 continue;
             }
-            let message = SecretBuffer::from(octets.get(start..).unwrap_or_default());
-            blank_controls(octets.get_mut(start..).unwrap_or_default());
-            ntlm::words(&message, &mut octets);
+            let message = SecretBuffer::from(bytes.get(start..).unwrap_or_default());
+            blank_controls(bytes.get_mut(start..).unwrap_or_default());
+            ntlm::words(&message, &mut bytes);
         }
-        Self { octets }
+        Self { bytes }
     }
 
     /// The ranges in a line of every word of the secret, in any case, and of each word whose base64 decoding contains
@@ -72,7 +72,7 @@ impl Secret {
 
     fn plain_places(&self, line: &[u8]) -> Vec<Range<usize>> {
         let words =
-            self.octets.split(u8::is_ascii_whitespace).flat_map(|word| std::iter::once(word).chain(fields(word)));
+            self.bytes.split(u8::is_ascii_whitespace).flat_map(|word| std::iter::once(word).chain(fields(word)));
         let alone = |range: &Range<usize>| {
             let joins = |byte: Option<&u8>| byte.is_some_and(u8::is_ascii_alphanumeric);
             !joins(range.start.checked_sub(1).and_then(|at| line.get(at))) && !joins(line.get(range.end))
@@ -85,19 +85,19 @@ impl Secret {
 }
 
 /// Appends a blank and the base64 decoding of a word. Returns whether the word is valid base64.
-fn append_decoded(word: &[u8], octets: &mut SecretBuffer) -> bool {
+fn append_decoded(word: &[u8], bytes: &mut SecretBuffer) -> bool {
     // Decodes in place: a decoder with a buffer of its own would leave a partial decoding of an invalid word there.
-    let start = octets.len() + 1;
-    octets.extend_zeros(1 + base64::decoded_len_estimate(word.len()));
-    octets[start - 1] = b' ';
-    let length = BASE64.decode_slice(word, &mut octets[start..]).unwrap_or(0);
-    octets.truncate(if length == 0 { start - 1 } else { start + length });
+    let start = bytes.len() + 1;
+    bytes.extend_zeros(1 + base64::decoded_len_estimate(word.len()));
+    bytes[start - 1] = b' ';
+    let length = BASE64.decode_slice(word, &mut bytes[start..]).unwrap_or(0);
+    bytes.truncate(if length == 0 { start - 1 } else { start + length });
     length > 0
 }
 
 /// Replaces control characters with blanks: NUL and SOH separate the fields of PLAIN and of the token mechanisms.
 fn blank_controls(decoded: &mut [u8]) {
-    decoded.iter_mut().filter(|octet| octet.is_ascii_control()).for_each(|octet| *octet = b' ');
+    decoded.iter_mut().filter(|byte| byte.is_ascii_control()).for_each(|byte| *byte = b' ');
 }
 
 /// Sub-fields of a word: the values of `name=value` fields, separated by commas or quotes (RFC 2831 §2.1.2, RFC 5802
@@ -135,9 +135,9 @@ mod tests {
     use super::*;
 
     fn struck(secret: &Secret, text: &str) -> String {
-        let mut octets = text.as_bytes().to_vec();
-        secret.places(text.as_bytes()).into_iter().for_each(|place| octets[place].fill(b'*'));
-        String::from_utf8(octets).expect("text")
+        let mut bytes = text.as_bytes().to_vec();
+        secret.places(text.as_bytes()).into_iter().for_each(|place| bytes[place].fill(b'*'));
+        String::from_utf8(bytes).expect("text")
     }
 
     #[test]

@@ -12,13 +12,13 @@ use crate::{Side, secret_buffer::SecretBuffer};
 
 /// Maximum size of a hello message, in bytes: a ClientHello with a post-quantum key share is below 2 KiB, a
 /// ServerHello below 200 bytes. A larger message is not parsed.
-const HANDSHAKE_OCTETS: usize = 16 * 1024;
+const HANDSHAKE_BYTES: usize = 16 * 1024;
 /// Maximum size of a Certificate message, in bytes: the gate copies no more of a server's TLS bytes.
-const CERTIFICATE_OCTETS: usize = 16 * 1024;
+const CERTIFICATE_BYTES: usize = 16 * 1024;
 /// Maximum number of certificates of one message. No real chain is that long.
 const CERTIFICATES: usize = 16;
 /// Maximum number of bytes retained before the first record of a direction.
-const BEFORE_OCTETS: usize = 4 * 1024;
+const BEFORE_BYTES: usize = 4 * 1024;
 /// Content types (RFC 8446 §5.1).
 const CHANGE_CIPHER_SPEC: u8 = 20;
 const ALERT: u8 = 21;
@@ -104,7 +104,7 @@ struct Direction {
     start: u64,
     /// Stream offset of the next byte to read.
     place: u64,
-    /// Bytes before the first record, at most [`BEFORE_OCTETS`].
+    /// Bytes before the first record, at most [`BEFORE_BYTES`].
     before: SecretBuffer,
     /// A record has begun: only records follow.
     tls: bool,
@@ -168,13 +168,13 @@ impl TlsPhase {
         let Some(start) = record_start(&direction.before) else {
             // Keeps the last byte: it may be the first of a record.
             if let Some(last) = direction.before.pop() {
-                direction.before.truncate(BEFORE_OCTETS - 1);
+                direction.before.truncate(BEFORE_BYTES - 1);
                 direction.before.push(last);
             }
             return &[];
         };
         direction.tls = true;
-        direction.opaque = direction.before.first().is_some_and(|octet| *octet >= 0x80);
+        direction.opaque = direction.before.first().is_some_and(|byte| *byte >= 0x80);
         // Not `split_off`: it would keep the capacity of the whole buffer.
         let records = SecretBuffer::from(&direction.before[start..]);
         direction.place = place.saturating_add(bytes.len() as u64).saturating_sub(records.len() as u64);
@@ -371,7 +371,7 @@ impl TlsPhase {
                 shown = Some(used);
                 server = Some((used, server_hello(&hello)));
             }
-            Err(tls_parser::nom::Err::Incomplete(_)) if direction.handshake.len() < HANDSHAKE_OCTETS => return,
+            Err(tls_parser::nom::Err::Incomplete(_)) if direction.handshake.len() < HANDSHAKE_BYTES => return,
             _ => {}
         }
         // Only bytes that parsed as a hello: other bytes may hold a secret.
@@ -399,7 +399,7 @@ impl TlsPhase {
     fn certificate_message(&mut self) {
         let Some(&[kind, high, middle, low]) = self.server.handshake.first_chunk::<MESSAGE_HEADER>() else { return };
         let end = MESSAGE_HEADER + (usize::from(high) << 16 | usize::from(middle) << 8 | usize::from(low));
-        if kind == CERTIFICATE && end <= MESSAGE_HEADER + CERTIFICATE_OCTETS {
+        if kind == CERTIFICATE && end <= MESSAGE_HEADER + CERTIFICATE_BYTES {
             let Some(message) = self.server.handshake.get(..end) else { return };
             self.certificates = certificates(message).unwrap_or_default();
         }
@@ -425,20 +425,20 @@ impl TlsPhase {
 pub(super) const CONTENT_TYPES: std::ops::RangeInclusive<u8> = CHANGE_CIPHER_SPEC..=24;
 
 /// Handshake or alert: a direction cannot begin with any other record.
-pub(super) const fn is_record_type(octet: u8) -> bool {
-    matches!(octet, ALERT | HANDSHAKE)
+pub(super) const fn is_record_type(byte: u8) -> bool {
+    matches!(byte, ALERT | HANDSHAKE)
 }
 
 /// Index of the first record: its type and the major version, which do not occur in text. A type byte at the very end
 /// may be the start of a record.
-fn record_start(octets: &[u8]) -> Option<usize> {
-    match *octets {
+fn record_start(bytes: &[u8]) -> Option<usize> {
+    match *bytes {
         [first, ..] if is_record_type(first) => return Some(0),
         // A hello in the form of SSL 2.0: length with its high bit set, type 1, version 3.x.
         [0x80..=0xff, _, 1, 3, ..] => return Some(0),
         _ => {}
     }
-    octets.windows(2).position(|pair| is_record_type(pair[0]) && pair[1] == 3)
+    bytes.windows(2).position(|pair| is_record_type(pair[0]) && pair[1] == 3)
 }
 
 fn client_hello(version: TlsVersion, extensions: Option<&[u8]>) -> ClientHello {
@@ -480,13 +480,13 @@ fn certificates(message: &[u8]) -> Option<Vec<Vec<u8>>> {
         return None;
     };
     // The parser silently skips a truncated end of the list.
-    let octets = list.cert_chain.iter().fold(LENGTH, |octets, certificate| octets + LENGTH + certificate.data.len());
-    let is_whole = message.len() == MESSAGE_HEADER + octets && list.cert_chain.len() <= CERTIFICATES;
+    let bytes = list.cert_chain.iter().fold(LENGTH, |bytes, certificate| bytes + LENGTH + certificate.data.len());
+    let is_whole = message.len() == MESSAGE_HEADER + bytes && list.cert_chain.len() <= CERTIFICATES;
     is_whole.then(|| list.cert_chain.iter().map(|certificate| certificate.data.to_vec()).collect())
 }
 
 fn parsed(extensions: Option<&[u8]>) -> Vec<TlsExtension<'_>> {
-    extensions.and_then(|octets| parse_tls_extensions(octets).ok()).map(|(_, parsed)| parsed).unwrap_or_default()
+    extensions.and_then(|bytes| parse_tls_extensions(bytes).ok()).map(|(_, parsed)| parsed).unwrap_or_default()
 }
 
 #[cfg(test)]
@@ -546,8 +546,7 @@ pub(super) mod tests {
 
     /// A Certificate message (RFC 5246 §7.4.2).
     fn certificate_message(certificates: &[Vec<u8>]) -> Vec<u8> {
-        let list: Vec<u8> =
-            certificates.iter().flat_map(|octets| [u24(octets.len()), octets.clone()].concat()).collect();
+        let list: Vec<u8> = certificates.iter().flat_map(|bytes| [u24(bytes.len()), bytes.clone()].concat()).collect();
         message(CERTIFICATE, &[u24(list.len()), list].concat())
     }
 
@@ -557,10 +556,10 @@ pub(super) mod tests {
         record(HANDSHAKE, &[server_hello(version), certificate_message(certificates), done].concat())
     }
 
-    fn pushed(octets: &[u8]) -> TlsPhase {
+    fn pushed(bytes: &[u8]) -> TlsPhase {
         let mut tls = TlsPhase::default();
         tls.take(Side::Client, &client_hello_record());
-        assert!(tls.take(Side::Server, octets).is_empty());
+        assert!(tls.take(Side::Server, bytes).is_empty());
         tls
     }
 
@@ -588,9 +587,9 @@ pub(super) mod tests {
     fn evidence_is_headers_whole_hellos_and_alerts_in_their_places() {
         for size in [1, 2, 5, 6, 50, 4000] {
             let mut tls = TlsPhase::default();
-            let mut push = |from, at: u64, octets: &[u8]| {
+            let mut push = |from, at: u64, bytes: &[u8]| {
                 let mut shown = Vec::new();
-                for (number, piece) in octets.chunks(size).enumerate() {
+                for (number, piece) in bytes.chunks(size).enumerate() {
                     tls.push(from, at + (number * size) as u64, piece);
                     shown.extend(tls.take_shown());
                 }
@@ -604,7 +603,7 @@ pub(super) mod tests {
             let server = push(Side::Server, 9, &[&hello[..], &encrypted].concat());
             assert_eq!(server, [(9, hello[..5].to_vec()), (14, hello[5..].to_vec())], "{size}");
             let alert = push(Side::Client, 900, &[0x15, 3, 3, 0, 2, 2, 48]);
-            assert_eq!((alert[0].0, alert.last().map(|(_, octets)| octets.last().copied())), (900, Some(Some(48))));
+            assert_eq!((alert[0].0, alert.last().map(|(_, bytes)| bytes.last().copied())), (900, Some(Some(48))));
         }
         // Bytes that only look like a hello may hold a secret.
         let mut tls = TlsPhase::default();
@@ -637,20 +636,20 @@ pub(super) mod tests {
         for _ in 0..100 {
             tls.take(Side::Client, &[0; 1024]);
         }
-        assert!(tls.client.handshake.len() <= HANDSHAKE_OCTETS + 1024);
+        assert!(tls.client.handshake.len() <= HANDSHAKE_BYTES + 1024);
         let mut text = TlsPhase::default();
         for _ in 0..100 {
             text.take(Side::Server, &[b'a'; 1024]);
         }
-        assert_eq!(text.before(Side::Server).len(), BEFORE_OCTETS);
+        assert_eq!(text.before(Side::Server).len(), BEFORE_BYTES);
     }
 
     #[test]
     fn text_before_a_record_is_kept_apart_from_it_in_any_cut() {
-        let octets = [b"EHLO evil\r\nMAIL FR".as_slice(), &client_hello_record()].concat();
-        for size in 1..octets.len() {
+        let bytes = [b"EHLO evil\r\nMAIL FR".as_slice(), &client_hello_record()].concat();
+        for size in 1..bytes.len() {
             let mut tls = TlsPhase::default();
-            octets.chunks(size).for_each(|piece| assert!(tls.take(Side::Client, piece).is_empty()));
+            bytes.chunks(size).for_each(|piece| assert!(tls.take(Side::Client, piece).is_empty()));
             assert_eq!(tls.before(Side::Client), b"EHLO evil\r\nMAIL FR", "{size}");
             assert!(tls.client_hello.is_some(), "{size}");
         }
@@ -688,7 +687,7 @@ pub(super) mod tests {
 
     #[test]
     fn what_is_not_a_whole_list_of_certificates_is_none() {
-        let list = |octets: &[u8]| message(CERTIFICATE, &[&u24(octets.len()), octets].concat());
+        let list = |bytes: &[u8]| message(CERTIFICATE, &[&u24(bytes.len()), bytes].concat());
         let short = message(CERTIFICATE, &[0, 0, 9, 0, 0, 1, 7]);
         let long = message(CERTIFICATE, &[0, 0, 4, 0, 0, 1, 7, 0]);
         for other in
@@ -708,10 +707,10 @@ pub(super) mod tests {
         let begun = [&server_hello(0x0303)[..], &[CERTIFICATE, 0, 0x40, 1]].concat();
         let tls = pushed(&record(HANDSHAKE, &begun));
         assert_eq!(tls.server.reading, Reading::Nothing, "of a message that is too long nothing is kept");
-        let longest = [vec![1; CERTIFICATE_OCTETS - 6]];
-        let octets = [server_hello(0x0303), certificate_message(&longest)].concat();
-        let octets: Vec<u8> = octets.chunks(16_000).flat_map(|content| record(HANDSHAKE, content)).collect();
-        assert_eq!(pushed(&octets).certificates, longest);
+        let longest = [vec![1; CERTIFICATE_BYTES - 6]];
+        let bytes = [server_hello(0x0303), certificate_message(&longest)].concat();
+        let bytes: Vec<u8> = bytes.chunks(16_000).flat_map(|content| record(HANDSHAKE, content)).collect();
+        assert_eq!(pushed(&bytes).certificates, longest);
     }
 
     #[test]
@@ -730,12 +729,12 @@ pub(super) mod tests {
         let flight = flight(0x0303, &[vec![1; 900]]);
         for hole in [60, 500] {
             let mut session = Session::new(false);
-            let mut say = |from, offset: usize, octets: &[u8]| session.data(from, Timestamp(0), offset as u64, octets);
+            let mut say = |from, offset: usize, bytes: &[u8]| session.data(from, Timestamp(0), offset as u64, bytes);
             say(Side::Client, 0, &client_hello_record());
             say(Side::Server, 0, &flight[..hole]);
             session.gap(Side::Server, 10);
             session.data(Side::Server, Timestamp(0), (hole + 10) as u64, &flight[hole..]);
-            let tls = session.seen.tls.expect("TLS from the first octet");
+            let tls = session.seen.tls.expect("TLS from the first byte");
             assert!(tls.server_hello.is_some() && tls.certificates.is_empty());
             assert_eq!(tls.server.handshake.capacity(), 0);
         }
@@ -745,31 +744,31 @@ pub(super) mod tests {
         #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::default() })]
 
         #[test]
-        fn certificates_are_the_same_in_any_cut_of_messages_and_of_octets(
+        fn certificates_are_the_same_in_any_cut_of_messages_and_of_bytes(
             chain in proptest::collection::vec(proptest::collection::vec(any::<u8>(), 1..300), 1..5),
             records in proptest::collection::vec(1..400_usize, 1..8),
             pieces in proptest::collection::vec(1..400_usize, 1..8),
             cut in any::<proptest::sample::Index>(),
         ) {
             let messages = [server_hello(0x0303), certificate_message(&chain), message(14, &[])].concat();
-            let octets: Vec<u8> = cuts(&messages, &records).flat_map(|content| record(HANDSHAKE, content)).collect();
+            let bytes: Vec<u8> = cuts(&messages, &records).flat_map(|content| record(HANDSHAKE, content)).collect();
             let mut tls = pushed(&[]);
-            for piece in cuts(&octets, &pieces) {
+            for piece in cuts(&bytes, &pieces) {
                 tls.take(Side::Server, piece);
                 prop_assert!(tls.certificates.is_empty() || tls.server.handshake.capacity() == 0);
             }
             prop_assert_eq!(&tls.certificates, &chain);
             // Either all certificates or none.
-            let cut = pushed(&octets[..cut.index(octets.len())]);
+            let cut = pushed(&bytes[..cut.index(bytes.len())]);
             prop_assert!(cut.certificates.is_empty() || cut.certificates == chain);
         }
     }
 
-    /// Splits `octets` into segments of these lengths, cyclically.
-    fn cuts<'a>(mut octets: &'a [u8], lengths: &'a [usize]) -> impl Iterator<Item = &'a [u8]> {
+    /// Splits `bytes` into segments of these lengths, cyclically.
+    fn cuts<'a>(mut bytes: &'a [u8], lengths: &'a [usize]) -> impl Iterator<Item = &'a [u8]> {
         lengths.iter().cycle().map_while(move |length| {
-            let (piece, rest) = octets.split_at((*length).min(octets.len()));
-            octets = rest;
+            let (piece, rest) = bytes.split_at((*length).min(bytes.len()));
+            bytes = rest;
             (!piece.is_empty()).then_some(piece)
         })
     }

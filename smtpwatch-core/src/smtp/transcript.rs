@@ -92,7 +92,7 @@ pub(super) fn push_printable(text: &mut String, bytes: &[u8]) {
     push_printable_whole(text, cut);
     if bytes.len() > cut.len() {
         // Writing to a String cannot fail.
-        let _ = write!(text, "[{} octets cut]", bytes.len() - cut.len());
+        let _ = write!(text, "[{} bytes cut]", bytes.len() - cut.len());
     }
 }
 
@@ -100,8 +100,8 @@ pub(super) fn push_printable(text: &mut String, bytes: &[u8]) {
 /// byte becomes `\xNN`.
 pub(super) fn push_printable_whole(text: &mut String, cut: &[u8]) {
     // Common case. The fold has no early exit, so that the compiler can vectorise it.
-    let plain = |octet: u8| matches!(octet, b' '..=b'~') & (octet != b'\\');
-    if cut.iter().fold(true, |all, octet| all & plain(*octet))
+    let plain = |byte: u8| matches!(byte, b' '..=b'~') & (byte != b'\\');
+    if cut.iter().fold(true, |all, byte| all & plain(*byte))
         && let Ok(plain) = str::from_utf8(cut)
     {
         text.push_str(plain);
@@ -115,9 +115,9 @@ pub(super) fn push_printable_whole(text: &mut String, cut: &[u8]) {
                 text.push(c);
             }
         }
-        for octet in chunk.invalid() {
+        for byte in chunk.invalid() {
             // Writing to a String cannot fail.
-            let _ = write!(text, "\\x{octet:02x}");
+            let _ = write!(text, "\\x{byte:02x}");
         }
     }
 }
@@ -142,7 +142,7 @@ mod tests {
         assert_eq!(printable(b"250 ok"), "250 ok");
         assert_eq!(printable(b"a\x1b[31m\0\xff\\"), "a\\u{1b}[31m\\u{0}\\xff\\\\");
         assert_eq!(printable("Grüße\u{202e}".as_bytes()), "Grüße\\u{202e}");
-        assert!(printable(&vec![b'a'; 1000]).ends_with("[488 octets cut]"));
+        assert!(printable(&vec![b'a'; 1000]).ends_with("[488 bytes cut]"));
     }
 
     #[test]

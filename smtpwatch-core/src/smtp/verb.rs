@@ -6,7 +6,7 @@ const LONGEST: usize = 12;
 /// The first word of a command line in upper case; empty if the word does not have the form of a verb.
 #[derive(Clone, Copy, PartialEq, Eq, Default)]
 pub(super) struct Verb {
-    octets: [u8; LONGEST],
+    bytes: [u8; LONGEST],
     length: u8,
 }
 
@@ -14,11 +14,11 @@ impl Verb {
     /// The verb in `word`.
     pub(super) fn of(word: &[u8]) -> Self {
         let mut verb = Self::default();
-        if word.iter().all(|octet| octet.is_ascii_alphabetic() || *octet == b'-')
-            && let Some(octets) = verb.octets.get_mut(..word.len())
+        if word.iter().all(|byte| byte.is_ascii_alphabetic() || *byte == b'-')
+            && let Some(bytes) = verb.bytes.get_mut(..word.len())
         {
-            octets.copy_from_slice(word);
-            octets.make_ascii_uppercase();
+            bytes.copy_from_slice(word);
+            bytes.make_ascii_uppercase();
             // Cannot fail: the length is at most `LONGEST`.
             verb.length = u8::try_from(word.len()).unwrap_or(0);
         }
@@ -27,7 +27,7 @@ impl Verb {
 
     pub(super) fn as_str(&self) -> &str {
         // Cannot fail: the bytes are letters and hyphens.
-        self.octets.get(..usize::from(self.length)).and_then(|octets| str::from_utf8(octets).ok()).unwrap_or_default()
+        self.bytes.get(..usize::from(self.length)).and_then(|bytes| str::from_utf8(bytes).ok()).unwrap_or_default()
     }
 
     pub(super) const fn is_empty(&self) -> bool {

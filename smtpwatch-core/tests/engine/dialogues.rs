@@ -1,8 +1,8 @@
 //! Whole dialogues through the engine: the findings that they must raise, and must not raise.
 
-use crate::talk::{
-    GREETING, Heard, MASKED, OFFER, STRIPPED, Talk, deliver, engine, greeted, hear, hear_after, honest, honest_history,
-    tls,
+use crate::scenario::{
+    Dialogue, GREETING, MASKED, OFFER, Recorded, STRIPPED, deliver, engine, greeted, hear, hear_after, honest,
+    honest_history, tls,
 };
 use smtpwatch_core::{
     Side, Timestamp,
@@ -45,10 +45,11 @@ fn a_strip_after_history_is_a_regression() {
     let finding = &heard.findings[0];
     assert_eq!(
         (finding.evidence, finding.outcome, finding.severity),
-        (Evidence::Regression, Outcome::Content, Severity::High)
+        (Evidence::Regression, Outcome::Content, Severity::Low)
     );
     assert_eq!((&*finding.rule, &*finding.expected.source), ("A1", "history"));
-    assert!(finding.expected.detail.starts_with("offered in 5 of 5 sessions since "), "{}", finding.expected.detail);
+    let detail = &finding.expected.detail;
+    assert!(detail.starts_with("offered in 5 of 5 sessions on ") && detail.contains("fewer than 1 in "), "{detail}");
     assert_eq!(finding.observed.starttls, StarttlsState::Absent);
     assert_eq!(finding.peer.name, "mx1.example.net");
     assert!(finding.transcript.iter().any(|line| line.from == Side::Server && line.text == "250-ETRN"));
@@ -90,7 +91,7 @@ fn a_mask_is_proven_and_its_meaning_is_said() {
     let exchange = "250-mail.example.com Hello\r\n250-TURN\r\n250-SIZE\r\n250-BINARYMIME\r\n250-XXXXXXXB\r\n250-XXXC\r\n250 OK\r\n";
     let unproven = hear(&deliver(greeted().s(exchange)), Vec::new());
     assert_eq!(unproven.findings[0].severity, Severity::Medium, "FP-26");
-    assert!(unproven.findings[0].proof[0].contains("possibly STARTTLS"));
+    assert!(unproven.findings[0].indicators[0].contains("possibly STARTTLS"));
     let known = hear_after(
         &honest_history(5),
         &deliver(greeted().s(exchange.replace("mail.example.com", "mx1.example.net"))),
@@ -148,8 +149,8 @@ const SECRETS: [&str; 4] = ["AHVzZXIAcGFzcw==", "dXNlcg==", "cGFzcw==", "dXNlcj1
 #[test]
 fn credentials_in_every_shape() {
     let [plain, user, pass, bearer] = SECRETS;
-    let auth = |talk: Talk| talk.s("235 2.7.0 ok\r\n").c("QUIT\r\n").s("221 Bye\r\n").close();
-    let submission = || Talk::new(587).s(GREETING).c("EHLO gw\r\n").s("250-mx1.example.net\r\n250 SIZE\r\n");
+    let auth = |talk: Dialogue| talk.s("235 2.7.0 ok\r\n").c("QUIT\r\n").s("221 Bye\r\n").close();
+    let submission = || Dialogue::new(587).s(GREETING).c("EHLO gw\r\n").s("250-mx1.example.net\r\n250 SIZE\r\n");
     for (talk, rule, mechanism) in [
         (auth(submission().c(format!("AUTH PLAIN {plain}\r\n"))), "F1", "PLAIN"),
         (auth(submission().c(format!("aUtH plain {plain} \n"))), "F1", "PLAIN"),
@@ -202,7 +203,7 @@ fn credentials_in_every_shape() {
 fn a_refused_credential_was_sent_all_the_same_and_its_echo_is_blanked() {
     let [plain, ..] = SECRETS;
     let heard = hear(
-        &Talk::new(587)
+        &Dialogue::new(587)
             .s(GREETING)
             .c("EHLO gw\r\n")
             .s(OFFER)
@@ -219,7 +220,7 @@ fn a_refused_credential_was_sent_all_the_same_and_its_echo_is_blanked() {
 #[test]
 fn a_credential_without_a_line_end_has_crossed_the_wire() {
     let heard = hear(
-        &Talk::new(587)
+        &Dialogue::new(587)
             .s(GREETING)
             .c("EHLO gw\r\n")
             .s(OFFER)
@@ -233,7 +234,7 @@ fn a_credential_without_a_line_end_has_crossed_the_wire() {
 
 #[test]
 fn what_is_not_a_credential_is_none() {
-    let submission = || Talk::new(587).s(GREETING).c("EHLO gw\r\n").s("250 mx1.example.net\r\n");
+    let submission = || Dialogue::new(587).s(GREETING).c("EHLO gw\r\n").s("250 mx1.example.net\r\n");
     for talk in [
         submission().c("AUTH PLAIN\r\n").s("530 5.7.0 TLS first\r\n").close(),
         submission().c("AUTH PLAIN\r\n").s("334 \r\n").c("*\r\n").s("501 cancelled\r\n").close(),
@@ -256,7 +257,7 @@ fn what_is_not_a_credential_is_none() {
 #[test]
 fn a_challenge_response_exchange_is_its_own_kind() {
     let heard = hear(
-        &Talk::new(587)
+        &Dialogue::new(587)
             .s(GREETING)
             .c("EHLO gw\r\n")
             .s("250 mx1.example.net\r\n")
@@ -274,7 +275,7 @@ fn a_challenge_response_exchange_is_its_own_kind() {
 #[test]
 fn a_server_that_invites_credentials_in_clear() {
     let offer = OFFER.replace("250-STARTTLS", "250-STARTTLS\r\n250-AUTH PLAIN LOGIN");
-    let talk = tls(Talk::new(587).s(GREETING).c("EHLO gw\r\n").s(offer).c("STARTTLS\r\n").s("220 go\r\n"));
+    let talk = tls(Dialogue::new(587).s(GREETING).c("EHLO gw\r\n").s(offer).c("STARTTLS\r\n").s("220 go\r\n"));
     let talk = talk.close().seen_by_server();
     let heard = hear(&talk, Vec::new());
     assert_eq!(heard.kinds(), [Kind::AuthOfferedPlaintext]);
@@ -296,7 +297,7 @@ fn the_same_octets_in_any_cut_give_the_same_findings() {
         deliver(greeted().s(MASKED)),
         deliver(greeted().s(OFFER).c("STARTTLS\r\n").s("501 no\r\n")),
     ] {
-        let summary = |heard: Heard| -> Vec<_> {
+        let summary = |heard: Recorded| -> Vec<_> {
             heard
                 .findings
                 .into_iter()
@@ -313,7 +314,7 @@ fn the_same_octets_in_any_cut_give_the_same_findings() {
 
 #[test]
 fn joined_midstream_nothing_is_claimed() {
-    let talk = deliver(Talk::midstream(25).s(GREETING).c("EHLO gw\r\n").s(STRIPPED));
+    let talk = deliver(Dialogue::midstream(25).s(GREETING).c("EHLO gw\r\n").s(STRIPPED));
     let heard = hear_after(&honest_history(9), &talk, required());
     assert_eq!(heard.kinds(), []);
     assert_eq!(heard.sessions[0].result, SessionResult::Unknown);
@@ -345,7 +346,7 @@ fn a_muted_body_is_no_hole() {
     let length = body.payload.len();
     body.payload.clear();
     let mut engine = engine(required());
-    let mut heard = Heard::default();
+    let mut heard = Recorded::default();
     for packet in &talk.packets {
         let mut segment = talk.segment(packet);
         if packet.payload.is_empty() && packet.flags.contains(smtpwatch_core::TcpFlags::PSH) {
@@ -391,7 +392,7 @@ fn odd_replies_do_not_switch_the_parser_off() {
 #[test]
 fn a_claim_that_waits_goes_out_in_time_and_gets_louder() {
     let mut engine = engine(required());
-    let mut heard = Heard::default();
+    let mut heard = Recorded::default();
     let talk =
         greeted().s(STRIPPED).c("MAIL FROM:<a@example.org>\r\n").s("250 ok\r\n").c("RCPT TO:<b@example.net>\r\n");
     talk.play(&mut engine, &mut heard);
@@ -408,9 +409,27 @@ fn a_claim_that_waits_goes_out_in_time_and_gets_louder() {
 }
 
 #[test]
+fn the_deadline_of_a_connection_ends_with_it() {
+    let mut engine = engine(required());
+    let mut heard = Recorded::default();
+    let mail =
+        || greeted().s(STRIPPED).c("MAIL FROM:<a@example.org>\r\n").s("250 ok\r\n").c("RCPT TO:<b@example.net>\r\n");
+    let first = mail().close();
+    first.play(&mut engine, &mut heard);
+    assert_eq!(heard.kinds(), [Kind::StarttlsStripped]);
+    // The same addresses and ports, two seconds before the deadline of the first connection.
+    mail().at(8).play(&mut engine, &mut heard);
+    for (second, findings) in [(11, 1), (19, 2)] {
+        engine.tick(Timestamp(first.packets[0].at + second * 1_000_000_000));
+        heard.drain(&mut engine);
+        assert_eq!(heard.findings.len(), findings, "second {second}");
+    }
+}
+
+#[test]
 fn a_reused_tuple_is_another_session() {
     let mut engine = engine(required());
-    let mut heard = Heard::default();
+    let mut heard = Recorded::default();
     let unfinished = greeted().s(OFFER).c("STARTTLS\r\n");
     unfinished.play(&mut engine, &mut heard);
     let mut next = deliver(greeted().s(STRIPPED)).at(100);

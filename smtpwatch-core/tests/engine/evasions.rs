@@ -4,29 +4,29 @@
 use std::collections::HashMap;
 
 use smtpwatch_core::{
-    Engine, Settings, Side, TcpFlags, Timestamp,
+    Engine, Finding, Settings, Side, TcpFlags, Timestamp,
     engine::{EvictReason, Output, SessionResult},
     finding::{Evidence, Kind, Outcome},
     limits,
     policy::history::History,
 };
 
-use crate::talk::{
-    GREETING, Heard, MASKED, OFFER, Packet, STRIPPED, Talk, client_hello, deliver, engine, greeted, hear, hear_after,
-    honest, honest_history, tls,
+use crate::scenario::{
+    Dialogue, GREETING, MASKED, OFFER, OwnedSegment, Recorded, STRIPPED, client_hello, deliver, engine, greeted, hear,
+    hear_after, honest, honest_history, tls,
 };
 
-fn plaintext_auth(talk: &Talk) {
+fn plaintext_auth(talk: &Dialogue) {
     let heard = hear(talk, Vec::new());
     assert_eq!(heard.kinds(), [Kind::AuthPlaintext], "{:?}", heard.sessions);
 }
 
-fn submission() -> Talk {
-    Talk::new(587).s(GREETING).c("EHLO gw\r\n").s("250 mx1.example.net\r\n")
+fn submission() -> Dialogue {
+    Dialogue::new(587).s(GREETING).c("EHLO gw\r\n").s("250 mx1.example.net\r\n")
 }
 
 /// Index of the server's EHLO reply in these packets.
-fn reply_of(talk: &Talk) -> usize {
+fn reply_of(talk: &Dialogue) -> usize {
     talk.packets.iter().position(|packet| packet.payload.starts_with(b"250-mx1")).expect("reply")
 }
 
@@ -41,11 +41,11 @@ fn ev2_two_copies_before_the_acknowledgment_are_both_kept() {
     let mut talk = deliver(greeted().s(STRIPPED.replace("ETRN", "ABCD")));
     let reply = talk.packets[reply_of(&talk)].clone();
     let other = String::from_utf8(reply.payload.clone()).expect("text").replace("ABCD", "WXYZ").into_bytes();
-    talk.packets.insert(reply_of(&talk) + 1, Packet { payload: other, ..reply });
+    talk.packets.insert(reply_of(&talk) + 1, OwnedSegment { payload: other, ..reply });
     let heard = hear_after(&honest_history(6), &talk, Vec::new());
     assert!(heard.kinds().contains(&Kind::StreamTampering) && heard.kinds().contains(&Kind::StarttlsStripped));
     let tampering = heard.findings.iter().find(|finding| finding.kind == Kind::StreamTampering).expect("tampering");
-    let quoted = tampering.proof.iter().find(|line| line.contains("FO-1")).expect("both copies");
+    let quoted = tampering.indicators.iter().find(|line| line.contains("FO-1")).expect("both copies");
     assert!(quoted.contains("first copy: ABCD; only in the other: WXYZ"), "{quoted}");
 }
 
@@ -60,16 +60,20 @@ fn ev2_the_copy_that_the_host_took_in_is_the_one_that_is_read() {
     assert!(heard.kinds().contains(&Kind::StarttlsStripped), "{:?} {:?}", heard.findings, heard.sessions);
 }
 
-#[test]
-fn ev3_a_late_copy_proves_what_was_taken_away() {
+/// The genuine reply arrives after the forged one: it covers the same bytes and differs.
+pub fn late_copy() -> Vec<Finding> {
     let mut talk = greeted().s(STRIPPED).c("MAIL FROM:<a@example.org>\r\n").s("250 ok\r\n");
-    // The genuine reply arrives after the forged one: it covers the same bytes and differs.
     let forged = talk.packets[reply_of(&talk)].clone();
     let genuine = OFFER.as_bytes()[..forged.payload.len()].to_vec();
-    talk.packets.push(Packet { payload: genuine, ..forged });
-    let heard = hear_after(&honest_history(6), &talk.close(), Vec::new());
-    let stripped = heard.findings.iter().find(|finding| finding.kind == Kind::StarttlsStripped).expect("stripped");
-    assert_eq!(stripped.evidence, Evidence::Tamper, "{:?}", stripped.proof);
+    talk.packets.push(OwnedSegment { payload: genuine, ..forged });
+    hear_after(&honest_history(6), &talk.close(), Vec::new()).findings
+}
+
+#[test]
+fn ev3_a_late_copy_proves_what_was_taken_away() {
+    let findings = late_copy();
+    let stripped = findings.iter().find(|finding| finding.kind == Kind::StarttlsStripped).expect("stripped");
+    assert_eq!(stripped.evidence, Evidence::Tamper, "{:?}", stripped.indicators);
 }
 
 #[test]
@@ -86,11 +90,11 @@ fn ev4_a_gap_is_unknown_and_never_no_starttls() {
 }
 
 /// Gives a packet the property for which a host discards it.
-type Dress = fn(&mut Packet);
+type Dress = fn(&mut OwnedSegment);
 
 /// A reply that offers STARTTLS arrives first and is discarded by the host; the reply that the host accepts has no
 /// offer.
-fn behind_a_decoy(dress: impl Fn(&mut Packet)) -> Heard {
+fn behind_a_decoy(dress: impl Fn(&mut OwnedSegment)) -> Recorded {
     let mut talk = deliver(greeted().s(STRIPPED)).stamped();
     let at = reply_of(&talk);
     let mut decoy = talk.packets[at].clone();
@@ -115,7 +119,11 @@ fn ev8_ev9_what_the_host_discards_is_not_read() {
     // Nothing shows which copy is the decoy; the host's own bytes show that it continued in cleartext.
     let heard = behind_a_decoy(|_| ());
     assert_eq!(heard.kinds(), [Kind::StarttlsStripped, Kind::StreamTampering]);
-    assert!(heard.findings[0].proof.iter().any(|line| line.contains("did not begin TLS")), "{:?}", heard.findings[0]);
+    assert!(
+        heard.findings[0].indicators.iter().any(|line| line.contains("did not begin TLS")),
+        "{:?}",
+        heard.findings[0]
+    );
     assert_eq!(heard.sessions[0].result, SessionResult::Unknown);
     for (name, dress) in decoys {
         let heard = behind_a_decoy(dress);
@@ -128,7 +136,11 @@ fn ev8_ev9_what_the_host_discards_is_not_read() {
 fn ev9_a_wrong_checksum_is_discarded_and_accuses_nobody() {
     let heard = behind_a_decoy(|decoy| decoy.checksum_right = Some(false));
     assert_eq!(heard.kinds(), [Kind::StarttlsStripped], "{:?}", heard.sessions);
-    assert!(heard.findings[0].proof.iter().any(|line| line.contains("EV-9")), "{:?}", heard.findings[0].proof);
+    assert!(
+        heard.findings[0].indicators.iter().any(|line| line.contains("EV-9")),
+        "{:?}",
+        heard.findings[0].indicators
+    );
     // A link that damages packets: each arrives damaged and then intact.
     let mut talk = honest().stamped();
     let whole = talk.packets.clone();
@@ -137,7 +149,7 @@ fn ev9_a_wrong_checksum_is_discarded_and_accuses_nobody() {
         // Only arriving packets are damaged, never those that leave.
         if !packet.payload.is_empty() && packet.from == Side::Server {
             let payload = packet.payload.iter().map(|octet| octet ^ 0x20).collect();
-            talk.packets.push(Packet { payload, checksum_right: Some(false), ..packet.clone() });
+            talk.packets.push(OwnedSegment { payload, checksum_right: Some(false), ..packet.clone() });
         }
         talk.packets.push(packet);
     }
@@ -186,7 +198,7 @@ fn ev22_a_host_that_goes_on_late_is_still_followed() {
     }
     // A flow whose host obeyed the reset is judged and counted after two seconds, and removed later.
     let mut engine = engine(Vec::new());
-    let mut heard = Heard::default();
+    let mut heard = Recorded::default();
     let talk = greeted().s(OFFER).c("STARTTLS\r\n").ack(Side::Server).reset(Side::Server);
     talk.play(&mut engine, &mut heard);
     let last = talk.packets.last().expect("reset").at;
@@ -201,7 +213,7 @@ fn ev22_a_host_that_goes_on_late_is_still_followed() {
 #[test]
 fn ev22_each_reset_has_its_own_two_seconds() {
     let mut engine = engine(Vec::new());
-    let mut heard = Heard::default();
+    let mut heard = Recorded::default();
     let talk = greeted().s(OFFER).ack(Side::Client).reset(Side::Server).pause(1).c("STARTTLS\r\n").ack(Side::Server);
     let talk = talk.reset(Side::Server);
     talk.play(&mut engine, &mut heard);
@@ -225,7 +237,7 @@ fn ev22_a_reset_with_a_wrong_checksum_is_none() {
 #[test]
 fn ev13_ev14_case_and_blanks() {
     plaintext_auth(&submission().c(" \taUtH\t pLaIn  AHVzZXIAcGFzcw== \r\n").s("235 ok\r\n").close());
-    let talk = Talk::new(25).s(GREETING).c("eHlO gw\r\n").s(OFFER).c(" sTaRtTlS \r\n").s("220 2.0.0 go\r\n");
+    let talk = Dialogue::new(25).s(GREETING).c("eHlO gw\r\n").s(OFFER).c(" sTaRtTlS \r\n").s("220 2.0.0 go\r\n");
     assert_eq!(hear(&tls(talk).close(), Vec::new()).sessions[0].result, SessionResult::Tls);
 }
 
@@ -301,7 +313,7 @@ fn ev21_keep_alives_and_probes() {
     for from in [Side::Client, Side::Server] {
         let last = talk.packets.iter().rev().find(|packet| packet.from == from).expect("packet").clone();
         let next = last.seq.wrapping_add(u32::try_from(last.payload.len()).expect("small"));
-        talk.packets.push(Packet { seq: next.wrapping_sub(1), payload: vec![0], flags: TcpFlags::ACK, ..last });
+        talk.packets.push(OwnedSegment { seq: next.wrapping_sub(1), payload: vec![0], flags: TcpFlags::ACK, ..last });
     }
     let heard = hear_after(&honest_history(6), &deliver(talk), Vec::new());
     assert_eq!(heard.kinds(), [Kind::StarttlsStripped], "a keep-alive is neither data nor a conflict");
@@ -309,7 +321,7 @@ fn ev21_keep_alives_and_probes() {
 
 #[test]
 fn ev22_a_reset_that_the_host_ignores() {
-    let decoy = |talk: Talk| talk.reset(Side::Server);
+    let decoy = |talk: Dialogue| talk.reset(Side::Server);
     let talk = deliver(decoy(greeted().s(STRIPPED).ack(Side::Client)));
     let heard = hear_after(&honest_history(6), &talk, Vec::new());
     assert_eq!(heard.kinds(), [Kind::StarttlsStripped]);
@@ -320,7 +332,7 @@ fn ev22_a_reset_that_the_host_ignores() {
 #[test]
 fn ev23_the_tuple_is_used_again() {
     let mut engine = engine(Vec::new());
-    let mut heard = Heard::default();
+    let mut heard = Recorded::default();
     greeted().s(OFFER).play(&mut engine, &mut heard);
     let mut next = submission().c("AUTH PLAIN AHVzZXIAcGFzcw==\r\n").s("235 ok\r\n").close().at(100);
     next.flow = greeted().flow;
@@ -336,7 +348,7 @@ fn ev23_the_tuple_is_used_again() {
 fn ev24_a_flood_is_bounded_and_counted() {
     let mut engine = engine(Vec::new());
     let mut evicted = 0;
-    let syn = Talk::new(25);
+    let syn = Dialogue::new(25);
     for number in 0..limits::FLOWS + 100 {
         let mut one = syn.clone();
         one.flow.client =
@@ -356,7 +368,7 @@ fn ev24_the_bounds_are_those_of_the_settings() {
     let mut engine = Engine::new(settings, Vec::new(), History::new(10));
     let mut evicted = HashMap::new();
     for number in 0..100 {
-        let mut one = Talk::new(25).seen_by_server().s("220 mx1.example.net\r\n");
+        let mut one = Dialogue::new(25).seen_by_server().s("220 mx1.example.net\r\n");
         // The first ones are from one network.
         let network = if number < 20 { 1 } else { number };
         one.flow.client = ([203, 0, network, number], 1000 + u16::from(number)).into();
@@ -378,10 +390,10 @@ fn ev24_the_bounds_are_those_of_the_settings() {
 #[test]
 fn ev24_a_flood_pushes_out_no_session() {
     let mut engine = engine(vec![]);
-    let mut heard = Heard::default();
+    let mut heard = Recorded::default();
     let talk = submission().c("AUTH PLAIN AHVzZXIAcGFzcw==\r\n").s("235 ok\r\n").close();
     let (before, after) = talk.packets.split_at(6);
-    let play = |engine: &mut Engine, heard: &mut Heard, packets: &[Packet]| {
+    let play = |engine: &mut Engine, heard: &mut Recorded, packets: &[OwnedSegment]| {
         for packet in packets {
             engine.handle(&talk.segment(packet));
             heard.drain(engine);
@@ -389,7 +401,7 @@ fn ev24_a_flood_pushes_out_no_session() {
     };
     play(&mut engine, &mut heard, before);
     // SYNs with forged source addresses.
-    let syn = Talk::new(587);
+    let syn = Dialogue::new(587);
     let mut address = |number: usize, packets: std::ops::Range<usize>| {
         let mut one = syn.clone();
         let [.., a, b, c] = u32::try_from(number).expect("small").to_be_bytes();
@@ -409,7 +421,7 @@ fn ev24_one_peer_has_its_quota() {
     let mut engine = engine(vec![]);
     let mut evicted = 0;
     for number in 0..limits::FLOWS / limits::PEER_SHARE + 10 {
-        let mut one = Talk::new(25).seen_by_server().s("220 mx1.example.net\r\n");
+        let mut one = Dialogue::new(25).seen_by_server().s("220 mx1.example.net\r\n");
         one.flow.client = ([203, 0, 113, 7], u16::try_from(1000 + number).expect("small")).into();
         for packet in &one.packets {
             engine.handle(&one.segment(packet));
@@ -426,14 +438,14 @@ fn ev24_one_peer_has_its_quota() {
 #[test]
 fn ev24_connections_that_never_open_are_forgotten_early() {
     let mut engine = engine(Vec::new());
-    let syn = Talk::new(25);
+    let syn = Dialogue::new(25);
     for port in 1000..2000 {
         let mut one = syn.clone();
         one.flow.client.set_port(port);
         engine.handle(&one.segment(&one.packets[0]));
     }
     // One of them completes the handshake and waits for a slow greeting.
-    syn.play(&mut engine, &mut Heard::default());
+    syn.play(&mut engine, &mut Recorded::default());
     assert_eq!(engine.flows(), 1001);
     engine.tick(Timestamp(syn.packets[0].at + 120_000_000_000));
     assert_eq!(engine.flows(), 1);
@@ -453,7 +465,7 @@ fn ev26_one_direction_is_no_verdict() {
 #[test]
 fn ev25_the_ports_are_the_operators() {
     // The engine accepts any port: which ports are watched is the gate's decision.
-    let talk = Talk::new(2525).s(GREETING).c("EHLO gw\r\n").s("250 mx1.example.net\r\n");
+    let talk = Dialogue::new(2525).s(GREETING).c("EHLO gw\r\n").s("250 mx1.example.net\r\n");
     plaintext_auth(&talk.c("AUTH PLAIN AHVzZXIAcGFzcw==\r\n").s("235 ok\r\n").close());
 }
 
@@ -472,19 +484,23 @@ fn ev27_a_reply_cut_so_that_a_rewriter_misses_it_is_evidence() {
     let at = OFFER.find("STARTTLS").expect("the offer");
     let piece = OFFER.as_bytes()[at - 4..at + 10].to_vec();
     let seq = masked.seq.wrapping_add(u32::try_from(at - 4).expect("small"));
-    talk.packets.push(Packet { seq, payload: piece, ..masked });
+    talk.packets.push(OwnedSegment { seq, payload: piece, ..masked });
     let heard = hear(&talk.close(), Vec::new());
     let tampering = heard.findings.iter().find(|finding| finding.kind == Kind::StreamTampering).expect("tampering");
-    assert!(tampering.proof.iter().any(|line| line.contains("only in the other: STARTTLS")), "{:?}", tampering.proof);
+    assert!(
+        tampering.indicators.iter().any(|line| line.contains("only in the other: STARTTLS")),
+        "{:?}",
+        tampering.indicators
+    );
 }
 
 #[test]
 fn ev28_multipath_is_no_verdict() {
     let talk = deliver(greeted().s(STRIPPED));
     let mut engine = engine(Vec::new());
-    let mut heard = Heard::default();
+    let mut heard = Recorded::default();
     for before in honest_history(6) {
-        before.play(&mut engine, &mut Heard::default());
+        before.play(&mut engine, &mut Recorded::default());
     }
     for packet in &talk.packets {
         let mut segment = talk.segment(packet);
@@ -501,7 +517,7 @@ fn ev28_multipath_is_no_verdict() {
 #[test]
 fn tls_octets_without_starttls_do_not_blind() {
     // A client that begins like TLS and continues in cleartext, with a server that speaks SMTP.
-    let talk = Talk::new(587).c(&client_hello(0x0303)[..6]).c("\r\n").s([GREETING, "500 what?\r\n"].concat());
+    let talk = Dialogue::new(587).c(&client_hello(0x0303)[..6]).c("\r\n").s([GREETING, "500 what?\r\n"].concat());
     plaintext_auth(&talk.c("AUTH PLAIN AHVzZXIAcGFzcw==\r\n").s("235 ok\r\n").close());
     plaintext_auth(
         &submission()
@@ -516,7 +532,7 @@ fn tls_octets_without_starttls_do_not_blind() {
 #[test]
 fn time_and_order_of_flows_do_not_mix_them() {
     let mut engine = engine(Vec::new());
-    let mut heard = Heard::default();
+    let mut heard = Recorded::default();
     let (one, mut two) = (honest(), submission().c("AUTH PLAIN AHVzZXIAcGFzcw==\r\n").s("235 ok\r\n").close());
     two.flow.client.set_port(50_000);
     let longest = one.packets.len().max(two.packets.len());

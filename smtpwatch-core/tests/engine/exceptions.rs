@@ -1,6 +1,8 @@
 //! Rules with an end: they apply to sessions that begin before it, and what they suppress is counted.
 
-use crate::talk::{Heard, OFFER, STRIPPED, Talk, deliver, engine, greeted, hear, hear_after, hear_by, honest_history};
+use crate::scenario::{
+    Dialogue, OFFER, Recorded, STRIPPED, deliver, engine, greeted, hear, hear_after, hear_by, honest_history,
+};
 use smtpwatch_core::{
     Timestamp,
     finding::Kind,
@@ -11,12 +13,12 @@ use smtpwatch_core::{
 };
 
 /// A stripped delivery, which is a violation by [`rules`] without its exception.
-fn stripped() -> Talk {
+fn stripped() -> Dialogue {
     deliver(greeted().s(STRIPPED))
 }
 
-fn begin(talk: &Talk) -> i64 {
-    talk.packets.first().expect("a packet").at
+fn begin(dialogue: &Dialogue) -> i64 {
+    dialogue.packets.first().expect("a packet").at
 }
 
 /// An exception for every peer, and behind it the rule that it suspends.
@@ -34,27 +36,34 @@ const SUPPRESSED: [Kind; 2] = [Kind::StarttlsStripped, Kind::PolicyViolation];
 
 #[test]
 fn a_rule_applies_to_sessions_that_begin_before_its_end() {
-    let talk = stripped();
-    for (until, expected) in
-        [(begin(&talk) - 1, &SUPPRESSED[..]), (begin(&talk), &SUPPRESSED), (begin(&talk) + 1, &[]), (i64::MAX, &[])]
-    {
-        let heard = hear(&talk, rules(Some(until)));
-        assert_eq!(heard.kinds(), expected, "until {until}");
+    let dialogue = stripped();
+    for (until, expected) in [
+        (begin(&dialogue) - 1, &SUPPRESSED[..]),
+        (begin(&dialogue), &SUPPRESSED),
+        (begin(&dialogue) + 1, &[]),
+        (i64::MAX, &[]),
+    ] {
+        let recorded = hear(&dialogue, rules(Some(until)));
+        assert_eq!(recorded.kinds(), expected, "until {until}");
         let exempted = if expected.is_empty() { &SUPPRESSED[..] } else { &[] };
-        assert_eq!(heard.sessions[0].exempted, exempted, "until {until}");
+        assert_eq!(recorded.sessions[0].exempted, exempted, "until {until}");
     }
     // The number of a rule is its position, also after an earlier one has ended.
-    let heard = hear(&talk, rules(Some(begin(&talk))));
-    assert!(heard.findings[0].expected.detail.starts_with("rule 2 of the configuration"), "{:?}", heard.findings[0]);
+    let recorded = hear(&dialogue, rules(Some(begin(&dialogue))));
+    assert!(
+        recorded.findings[0].expected.detail.starts_with("rule 2 of the configuration"),
+        "{:?}",
+        recorded.findings[0]
+    );
 }
 
 /// The verdict does not depend on how far the session got when the rule ended.
 #[test]
 fn the_end_of_a_rule_does_not_split_a_session() {
-    let talk = stripped();
-    for packet in &talk.packets {
-        let heard = hear(&talk, rules(Some(packet.at + 1)));
-        assert_eq!((heard.kinds(), &heard.sessions[0].exempted[..]), (vec![], &SUPPRESSED[..]), "{}", packet.at);
+    let dialogue = stripped();
+    for packet in &dialogue.packets {
+        let recorded = hear(&dialogue, rules(Some(packet.at + 1)));
+        assert_eq!((recorded.kinds(), &recorded.sessions[0].exempted[..]), (vec![], &SUPPRESSED[..]), "{}", packet.at);
     }
 }
 
@@ -73,8 +82,11 @@ fn a_session_counts_when_the_rule_suppressed_something() {
     // What the rule does not suppress is raised, and is not counted.
     let password = greeted().s("250-mx1.example.net\r\n250 AUTH PLAIN\r\n");
     let password = password.c("AUTH PLAIN AHVzZXIAcGFzcw==\r\n").s("235 2.7.0 Ok\r\n").c("QUIT\r\n").s("221 Bye\r\n");
-    let heard = hear(&password.clone().close(), exception(None));
-    assert!(heard.kinds().contains(&Kind::AuthPlaintext) && heard.sessions[0].exempted.is_empty(), "{heard:?}");
+    let recorded = hear(&password.clone().close(), exception(None));
+    assert!(
+        recorded.kinds().contains(&Kind::AuthPlaintext) && recorded.sessions[0].exempted.is_empty(),
+        "{recorded:?}"
+    );
     let allowed = hear(&password.close(), exception(Some(AuthRule::Allow)));
     assert!(!allowed.kinds().contains(&Kind::AuthPlaintext), "{allowed:?}");
     assert!(allowed.sessions[0].exempted.contains(&Kind::AuthPlaintext), "{allowed:?}");
@@ -83,19 +95,19 @@ fn a_session_counts_when_the_rule_suppressed_something() {
 /// An exception that the configuration gets after the verdict has suppressed nothing of this session.
 #[test]
 fn what_was_raised_before_is_not_counted() {
-    let talk = stripped();
-    let (mut engine, mut heard) = (engine(rules(None).split_off(1)), Heard::default());
-    for packet in &talk.packets {
-        engine.handle(&talk.segment(packet));
-        heard.drain(&mut engine);
-        if heard.kinds() == SUPPRESSED && heard.sessions.is_empty() {
+    let dialogue = stripped();
+    let (mut engine, mut recorded) = (engine(rules(None).split_off(1)), Recorded::default());
+    for packet in &dialogue.packets {
+        engine.handle(&dialogue.segment(packet));
+        recorded.drain(&mut engine);
+        if recorded.kinds() == SUPPRESSED && recorded.sessions.is_empty() {
             engine.reconfigure(Strength::default(), rules(Some(i64::MAX)), Vec::new(), Vec::new());
         }
     }
     engine.finish(Timestamp(i64::MAX));
-    heard.drain(&mut engine);
-    assert_eq!((heard.kinds(), heard.sessions.len()), (SUPPRESSED.to_vec(), 1));
-    assert_eq!(heard.sessions[0].exempted, []);
+    recorded.drain(&mut engine);
+    assert_eq!((recorded.kinds(), recorded.sessions.len()), (SUPPRESSED.to_vec(), 1));
+    assert_eq!(recorded.sessions[0].exempted, []);
 }
 
 /// The exception suspends the rule behind it for its own peer only.
@@ -103,6 +115,6 @@ fn what_was_raised_before_is_not_counted() {
 fn an_exception_holds_for_its_peer() {
     let mut rules = rules(Some(i64::MAX));
     rules[0].peer = vec!["203.0.113.9".parse().expect("an address")];
-    let heard = hear_by(engine(rules), &[], &stripped());
-    assert_eq!((heard.kinds(), &heard.sessions[0].exempted[..]), (SUPPRESSED.to_vec(), &[][..]));
+    let recorded = hear_by(engine(rules), &[], &stripped());
+    assert_eq!((recorded.kinds(), &recorded.sessions[0].exempted[..]), (SUPPRESSED.to_vec(), &[][..]));
 }

@@ -9,7 +9,7 @@ use smtpwatch_core::{
     policy::rule::{AuthRule, Rule, StarttlsRule},
 };
 
-use crate::talk::{self, OFFER, STRIPPED, Talk, deliver, greeted, hear, hear_after, honest_history, tls};
+use crate::scenario::{self, Dialogue, OFFER, STRIPPED, deliver, greeted, hear, hear_after, honest_history, tls};
 
 fn exhibit(finding: &Finding) -> &EvidenceBundle {
     finding.exhibit.as_deref().expect("evidence")
@@ -98,14 +98,14 @@ fn leaks(what: &str, octets: &[u8]) {
 }
 
 /// Every form in which a client sends a password (docs/threats.md F1 to F9), and some invalid ones.
-fn shapes() -> Vec<Talk> {
+fn shapes() -> Vec<Dialogue> {
     let encode = |text: &str| STANDARD.encode(text);
     let plain = encode(&format!("\0{USER}\0{PASSWORD}"));
     let bearer = encode(&format!("user={USER}\x01auth=Bearer {PASSWORD}\x01\x01"));
     let (user, password) = (encode(USER), encode(PASSWORD));
-    let begin = || Talk::new(587).s(talk::GREETING).c("EHLO gw\r\n").s(OFFER);
-    let end = |talk: Talk| talk.s("535 5.7.8 no\r\n").c("QUIT\r\n").s("221 bye\r\n").close();
-    let echo = |talk: Talk| talk.s(format!("535 5.7.8 {PASSWORD} is wrong: {plain}\r\n")).c("QUIT\r\n").close();
+    let begin = || Dialogue::new(587).s(scenario::GREETING).c("EHLO gw\r\n").s(OFFER);
+    let end = |talk: Dialogue| talk.s("535 5.7.8 no\r\n").c("QUIT\r\n").s("221 bye\r\n").close();
+    let echo = |talk: Dialogue| talk.s(format!("535 5.7.8 {PASSWORD} is wrong: {plain}\r\n")).c("QUIT\r\n").close();
     vec![
         end(begin().c(format!("AUTH PLAIN {plain}\r\n"))),
         end(begin().c(format!("auth plain   {plain}  \r\n"))),
@@ -215,12 +215,14 @@ fn a_password_is_in_no_finding_and_no_evidence_and_its_length_is() {
 
 #[test]
 fn what_stands_where_tls_should_begin_is_kept_with_the_hello_behind_it() {
-    let asked = || Talk::new(25).s(talk::GREETING).c("EHLO gw\r\n").s(OFFER).c("STARTTLS\r\n");
+    let asked = || Dialogue::new(25).s(scenario::GREETING).c("EHLO gw\r\n").s(OFFER).c("STARTTLS\r\n");
     let injected = "EHLO anna@example.org\r\nAUTH PLAIN AGEAYg==\r\nnobody knows\r\n";
     let blanked = "EHLO ****@example.org\r\nAUTH PLAIN ********\r\n************\r\n";
-    let hello = talk::client_hello(0x0304);
-    let commands =
-        asked().s("220 go\r\n").c([injected.as_bytes(), &hello].concat()).s(talk::server_hello(0x0304, 0x1301, b""));
+    let hello = scenario::client_hello(0x0304);
+    let commands = asked()
+        .s("220 go\r\n")
+        .c([injected.as_bytes(), &hello].concat())
+        .s(scenario::server_hello(0x0304, 0x1301, b""));
     let heard = hear(&commands.close(), Vec::new());
     let client = said(exhibit(&heard.findings[0]), Side::Client);
     assert!(client.ends_with(&[b"STARTTLS\r\n", blanked.as_bytes(), &hello].concat()), "{}", client.escape_ascii());
@@ -242,15 +244,15 @@ fn word() -> impl Strategy<Value = String> {
 
 /// Every place of a session where a confused client might send a password: alone or as an argument, raw or in base64,
 /// before AUTH, after it, after its refusal, instead of a response, in a message, where TLS should begin.
-fn confused(word: &str, place: usize) -> Talk {
+fn confused(word: &str, place: usize) -> Dialogue {
     let sent = match place % 3 {
         0 => word.to_owned(),
         1 => STANDARD.encode(word),
         _ => word.to_uppercase(),
     };
-    let begin = || Talk::new(587).s(talk::GREETING).c("EHLO gw\r\n").s(OFFER);
+    let begin = || Dialogue::new(587).s(scenario::GREETING).c("EHLO gw\r\n").s(OFFER);
     let quoted = format!("500 5.5.1 unknown: \"{sent}\" ({word})\r\n");
-    let refused = |talk: Talk| talk.s("535 5.7.8 no\r\n");
+    let refused = |talk: Dialogue| talk.s("535 5.7.8 no\r\n");
     let middle = match place / 3 {
         0 => refused(begin().c("AUTH LOGIN\r\n").s("334 x\r\n").c("dXNlcg==\r\n")).c(format!("{sent}\r\n")).s(quoted),
         1 => begin().c("AUTH PLAIN\r\n").s("503 no\r\n").c(format!("{sent}\r\n")).s(quoted),
@@ -348,13 +350,13 @@ fn exchanges(user: &str, domain: &str, secret: &str) -> Vec<(&'static str, Vec<V
 
 /// The exchange in each form: after a challenge, at once, with `=`, rejected permanently or temporarily and continued,
 /// after a line without a code, without waiting, rejected in the middle. `quoted` is in the server's last reply.
-fn exchange_shapes(mechanism: &str, responses: &[Vec<u8>], quoted: &str) -> Vec<(&'static str, Talk)> {
+fn exchange_shapes(mechanism: &str, responses: &[Vec<u8>], quoted: &str) -> Vec<(&'static str, Dialogue)> {
     let lines: Vec<String> = responses.iter().map(|response| format!("{}\r\n", STANDARD.encode(response))).collect();
-    let begin = || Talk::new(587).s(talk::GREETING).c("EHLO gw\r\n").s(OFFER);
+    let begin = || Dialogue::new(587).s(scenario::GREETING).c("EHLO gw\r\n").s(OFFER);
     let auth = format!("AUTH {mechanism}\r\n");
     let at_once = format!("AUTH {mechanism} {}", lines[0]);
     // Nothing can be quoted before it was sent.
-    let each = |talk: Talk, lines: &[String], reply: &str| match lines.split_last() {
+    let each = |talk: Dialogue, lines: &[String], reply: &str| match lines.split_last() {
         Some((last, others)) => others.iter().fold(talk, |talk, line| talk.c(line).s("334 x\r\n")).c(last).s(reply),
         None => talk,
     };
@@ -374,7 +376,7 @@ fn exchange_shapes(mechanism: &str, responses: &[Vec<u8>], quoted: &str) -> Vec<
     }
     // The last exchange ends, a finding quotes the whole session, and the server has one more reply in which it may
     // quote.
-    let end = |talk: Talk| {
+    let end = |talk: Dialogue| {
         let talk =
             talk.c("*\r\n").s("501 cancelled\r\n").c(format!("AUTH PLAIN {}\r\n", STANDARD.encode("\0some\0thing")));
         talk.s(format!("535-5.7.8 {quoted}\r\n535 5.7.8 {echo}\r\n")).c("QUIT\r\n").s("221 bye\r\n").close()

@@ -1,17 +1,19 @@
 //! Tests of the engine as a whole, from segments to findings.
 
+mod adversarial;
 mod dialogues;
 mod evasions;
 mod exceptions;
 mod exhibits;
+mod false_positives;
 mod history;
 mod pairing;
 mod properties;
 mod published;
+mod severity;
 mod siblings;
-mod stubborn;
 mod threats;
-mod traps;
+mod truth;
 mod witness;
 
-use smtpwatch_testkit::talk;
+use smtpwatch_testkit::scenario;

@@ -7,9 +7,9 @@ use smtpwatch_core::{
     policy::rule::{Rule, StarttlsRule},
 };
 
-use crate::talk::{
-    GREETING, Heard, OFFER, Packet, STRIPPED, Talk, certificate, client_hello, deliver, finished, greeted, hear,
-    hear_after, honest, honest_history, sealed, server_hello, tls,
+use crate::scenario::{
+    Dialogue, GREETING, OFFER, OwnedSegment, Recorded, STRIPPED, certificate, client_hello, deliver, finished, greeted,
+    hear, hear_after, honest, honest_history, sealed, server_hello, tls,
 };
 
 const PLAIN: &str = "AUTH PLAIN AHVzZXIAcGFzcw==\r\n";
@@ -19,16 +19,16 @@ fn required() -> Vec<Rule> {
     vec![Rule { starttls: Some(StarttlsRule::Required), ..Rule::default() }]
 }
 
-fn submission() -> Talk {
-    Talk::new(587).s(GREETING).c("EHLO gw\r\n").s("250 mx1.example.net\r\n")
+fn submission() -> Dialogue {
+    Dialogue::new(587).s(GREETING).c("EHLO gw\r\n").s("250 mx1.example.net\r\n")
 }
 
-fn quit(talk: Talk) -> Talk {
+fn quit(talk: Dialogue) -> Dialogue {
     talk.c("QUIT\r\n").s("221 Bye\r\n").close()
 }
 
 /// Both roles, in whole segments and byte by byte.
-fn forms(talk: &Talk) -> Vec<(&'static str, Talk)> {
+fn forms(talk: &Dialogue) -> Vec<(&'static str, Dialogue)> {
     vec![
         ("client", talk.clone()),
         ("client, byte by byte", talk.cut(1)),
@@ -38,11 +38,11 @@ fn forms(talk: &Talk) -> Vec<(&'static str, Talk)> {
     ]
 }
 
-fn rules_of(heard: &Heard) -> Vec<(Kind, &str)> {
+fn rules_of(heard: &Recorded) -> Vec<(Kind, &str)> {
     heard.findings.iter().map(|finding| (finding.kind, &*finding.rule)).collect()
 }
 
-fn json(heard: &Heard) -> String {
+fn json(heard: &Recorded) -> String {
     heard.findings.iter().map(|finding| serde_json::to_string(finding).expect("serialises")).collect()
 }
 
@@ -179,12 +179,14 @@ fn lines_that_a_server_may_pass_over_shift_nothing() {
     // Blank lines and NULs: answered by an error, or not answered.
     for blank in ["\r\n", "\n", " \r\n", "\0\r\n", "\0\0\n"] {
         for answer in ["500 5.5.2 bad syntax\r\n", ""] {
-            let session = |talk: Talk| tls(talk.c("STARTTLS\r\n").s(GO)).close();
+            let session = |talk: Dialogue| tls(talk.c("STARTTLS\r\n").s(GO)).close();
             for (place, talk) in [
-                ("before EHLO", session(Talk::new(25).s(GREETING).c(blank).s(answer).c("EHLO gw\r\n").s(OFFER))),
+                ("before EHLO", session(Dialogue::new(25).s(GREETING).c(blank).s(answer).c("EHLO gw\r\n").s(OFFER))),
                 (
                     "with EHLO",
-                    session(Talk::new(25).s(GREETING).c(format!("{blank}EHLO gw\r\n")).s(format!("{answer}{OFFER}"))),
+                    session(
+                        Dialogue::new(25).s(GREETING).c(format!("{blank}EHLO gw\r\n")).s(format!("{answer}{OFFER}")),
+                    ),
                 ),
                 ("after EHLO", session(greeted().s(OFFER).c(blank).s(answer))),
             ] {
@@ -207,7 +209,7 @@ fn lines_that_a_server_may_pass_over_shift_nothing() {
         // The error is the reply to what follows the blank line.
         let refused = hear(&quit(greeted().s(OFFER).c(format!("{blank}STARTTLS\r\n")).s("502 no\r\n")), Vec::new());
         assert_eq!(rules_of(&refused), [(Kind::StarttlsRefused, "C2")], "{blank:?}");
-        let helo = Talk::new(25).s(GREETING).c(format!("{blank}EHLO gw.example.org\r\n")).s("502 no\r\n");
+        let helo = Dialogue::new(25).s(GREETING).c(format!("{blank}EHLO gw.example.org\r\n")).s("502 no\r\n");
         let helo =
             hear_after(&honest_history(9), &deliver(helo.c("HELO gw.example.org\r\n").s("250 mx1\r\n")), Vec::new());
         assert_eq!(helo.kinds(), [Kind::EhloDowngraded], "{blank:?}");
@@ -218,10 +220,10 @@ fn lines_that_a_server_may_pass_over_shift_nothing() {
 fn a_proxy_header_that_the_server_does_not_know_is_no_finding() {
     let v2 = b"\r\n\r\n\0\r\nQUIT\n\x21\x11\0\x0c\xcb\0\x71\x07\xc0\0\x02\x01\xc3\x50\0\x19";
     let errors = "500 what?\r\n500 what?\r\n500 what?\r\n221 bye\r\n";
-    for (form, talk) in forms(&Talk::new(25).c(v2).s(GREETING).s(errors).close()) {
+    for (form, talk) in forms(&Dialogue::new(25).c(v2).s(GREETING).s(errors).close()) {
         assert_eq!(hear(&talk, required()).kinds(), [], "{form}");
     }
-    let v1 = Talk::new(25).c("PROXY TCP4 203.0.113.7 192.0.2.1 50000 25\r\n").s(GREETING).s("500 what?\r\n");
+    let v1 = Dialogue::new(25).c("PROXY TCP4 203.0.113.7 192.0.2.1 50000 25\r\n").s(GREETING).s("500 what?\r\n");
     for (form, talk) in forms(&tls(v1.c("EHLO gw\r\n").s(OFFER).c("STARTTLS\r\n").s(GO)).close()) {
         let heard = hear(&talk, required());
         assert_eq!((heard.kinds(), heard.sessions[0].result), (vec![], SessionResult::Tls), "{form}");
@@ -345,14 +347,18 @@ fn after_the_go_ahead_what_is_not_tls_is_a_failed_handshake() {
                 let finding = &heard.findings[0];
                 assert_eq!(finding.evidence, Evidence::Suspicious, "{said:?} {form}");
                 let line = said.trim().lines().next().expect("line");
-                assert!(finding.proof.iter().any(|text| text.contains(line)), "{said:?}: {:?}", finding.proof);
+                assert!(
+                    finding.indicators.iter().any(|text| text.contains(line)),
+                    "{said:?}: {:?}",
+                    finding.indicators
+                );
                 assert!(
                     finding.transcript.iter().any(|shown| shown.text == line),
                     "{said:?}: {:?}",
                     finding.transcript
                 );
-                let waited = finding.proof.iter().any(|text| text.contains("300 s"));
-                assert_eq!(waited, pause == 300, "{said:?} {form}: {:?}", finding.proof);
+                let waited = finding.indicators.iter().any(|text| text.contains("300 s"));
+                assert_eq!(waited, pause == 300, "{said:?} {form}: {:?}", finding.indicators);
             }
         }
     }
@@ -376,16 +382,21 @@ fn the_injected_reply_is_in_the_finding() {
         let heard = hear(&talk, Vec::new());
         assert_eq!(rules_of(&heard), [(Kind::ResponseInjection, "E2")], "{form}");
         let finding = &heard.findings[0];
-        assert!(finding.proof[0].contains("\"250-example.org\", \"250 AUTH LOGIN\""), "{form}: {:?}", finding.proof);
+        assert!(
+            finding.indicators[0].contains("\"250-example.org\", \"250 AUTH LOGIN\""),
+            "{form}: {:?}",
+            finding.indicators
+        );
         assert!(finding.transcript.iter().any(|line| line.text == "250 AUTH LOGIN"), "{:?}", finding.transcript);
     }
     // The quoted text may be a secret of the same session.
     let secret =
-        tls(Talk::new(587).s(GREETING).c("EHLO gw\r\n").s(OFFER).c(PLAIN).s("530 TLS first\r\n").c("STARTTLS\r\n"));
+        tls(Dialogue::new(587).s(GREETING).c("EHLO gw\r\n").s(OFFER).c(PLAIN).s("530 TLS first\r\n").c("STARTTLS\r\n"));
     let mut talk = secret.clone();
     let hello = talk.packets.iter().position(|packet| packet.payload.first() == Some(&0x16)).expect("hello");
     talk.packets.truncate(hello);
-    let talk = Talk::new(587).s(GREETING).c("EHLO gw\r\n").s(OFFER).c(PLAIN).s("530 TLS first\r\n").c("STARTTLS\r\n");
+    let talk =
+        Dialogue::new(587).s(GREETING).c("EHLO gw\r\n").s(OFFER).c(PLAIN).s("530 TLS first\r\n").c("STARTTLS\r\n");
     let talk = tls(talk.s("220 go\r\n250 AHVzZXIAcGFzcw== is user, pass\r\n")).close();
     let json = json(&hear(&talk, Vec::new()));
     assert!(!json.contains("AHVzZXI") && json.contains("[secret] is [secret]"), "{json}");
@@ -443,7 +454,7 @@ fn text_of_a_refused_chunk_is_no_command() {
         }
     }
     // A server without ESMTP has offered nothing.
-    let helo = Talk::new(25).s(GREETING).c("HELO gw.example.org\r\n").s("250 mx1.example.net\r\n");
+    let helo = Dialogue::new(25).s(GREETING).c("HELO gw.example.org\r\n").s("250 mx1.example.net\r\n");
     let helo = quit(helo.c(format!("{bdat}{chunk}")).s(format!("500 what?\r\n{errors}")));
     assert_eq!(hear(&helo, Vec::new()).kinds(), []);
     // A command that the server parses from the text: the pairing of replies is lost, and that is counted.
@@ -462,7 +473,7 @@ fn a_session_that_was_refused_as_a_whole_is_no_downgrade() {
         "MAIL FROM:<a@example.org>\r\nRCPT TO:<b@example.net>\r\nDATA\r\n",
     ] {
         for refusal in ["554 SMTP synchronization error\r\n", "550 5.7.1 no\r\n", "421 4.3.2 no\r\n"] {
-            let talk = Talk::new(25)
+            let talk = Dialogue::new(25)
                 .s(GREETING)
                 .c(format!("EHLO gw.example.org\r\n{early}"))
                 .s(refusal)
@@ -491,7 +502,7 @@ fn a_server_that_always_doubles_its_offer_is_known_by_its_history() {
 fn nuls_with_an_acknowledgment_leave_the_proof_readable() {
     let mut talk = honest().seen_by_server();
     let ehlo = talk.packets.iter().position(|packet| packet.payload.starts_with(b"EHLO")).expect("EHLO");
-    let nuls = Packet { payload: vec![0, 0], at: talk.packets[ehlo].at + 1000, ..talk.packets[ehlo].clone() };
+    let nuls = OwnedSegment { payload: vec![0, 0], at: talk.packets[ehlo].at + 1000, ..talk.packets[ehlo].clone() };
     for place in [ehlo, ehlo + 1] {
         let mut talk = talk.clone();
         talk.packets.insert(place, nuls.clone());
@@ -515,12 +526,16 @@ fn a_server_that_demands_what_it_does_not_list_is_named() {
         assert_eq!(rules_of(&heard), [(Kind::StarttlsStripped, "A1")], "{refusal:?}");
         assert_eq!(heard.findings[0].evidence, Evidence::Suspicious);
         assert!(heard.findings[0].severity <= Severity::Medium);
-        assert!(heard.findings[0].proof.iter().any(|line| line.contains("demands STARTTLS")));
+        assert!(heard.findings[0].indicators.iter().any(|line| line.contains("demands STARTTLS")));
         // The server lists it, or this host is the server.
         assert_eq!(hear(&talk(OFFER), Vec::new()).kinds(), [], "{refusal:?}");
         assert_eq!(hear(&talk(STRIPPED).seen_by_server(), Vec::new()).kinds(), [], "{refusal:?}");
         let known = hear_after(&honest_history(9), &talk(STRIPPED), Vec::new());
-        assert!(known.findings[0].proof.iter().any(|line| line.contains("demands STARTTLS")), "{:?}", known.findings);
+        assert!(
+            known.findings[0].indicators.iter().any(|line| line.contains("demands STARTTLS")),
+            "{:?}",
+            known.findings
+        );
     }
     // The client sends it, and TLS begins: whether the list was complete or not, no security is lost.
     let talk =
@@ -537,7 +552,7 @@ fn starttls_without_an_offer_is_a_sign_of_a_peer_that_is_known() {
             let heard = hear_after(&before, &talk, rules);
             assert_eq!(heard.kinds(), [Kind::StarttlsStripped], "{reply:?}");
             let says = |line: &String| line.contains("requested STARTTLS anyway") && line.contains(code);
-            assert!(heard.findings[0].proof.iter().any(says), "{:?}", heard.findings[0].proof);
+            assert!(heard.findings[0].indicators.iter().any(says), "{:?}", heard.findings[0].indicators);
         }
         assert_eq!(hear(&talk, Vec::new()).kinds(), [], "of a stranger it says nothing");
     }
@@ -551,17 +566,17 @@ fn words_of_another_product_support_a_finding_and_make_none() {
     let exim = "454 TLS currently unavailable\r\n";
     let heard = hear(&quit(greeted().s(OFFER).c("STARTTLS\r\n").s(exim)), Vec::new());
     assert!(
-        heard.findings[0].proof.iter().any(|line| line.contains("Postfix") && line.contains("Exim")),
+        heard.findings[0].indicators.iter().any(|line| line.contains("Postfix") && line.contains("Exim")),
         "{:?}",
-        heard.findings[0].proof
+        heard.findings[0].indicators
     );
     assert_eq!(heard.findings[0].evidence, Evidence::Suspicious);
     let own = "454 4.7.0 TLS not available due to local problem\r\n";
     let heard = hear(&quit(greeted().s(OFFER).c("STARTTLS\r\n").s(own)), Vec::new());
     assert!(
-        !heard.findings[0].proof.iter().any(|line| line.contains("has the words of")),
+        !heard.findings[0].indicators.iter().any(|line| line.contains("has the words of")),
         "{:?}",
-        heard.findings[0].proof
+        heard.findings[0].indicators
     );
     assert_eq!(
         hear(&quit(greeted().s(STRIPPED).c("FROB\r\n").s("500 unrecognized command\r\n")), Vec::new()).kinds(),
@@ -578,13 +593,13 @@ fn a_wait_says_how_long_it_was() {
         (greeted().s("250-mx1.example.net\r\n").ack(Side::Client).pause(60).leave(), "none came within 60 s"),
     ] {
         let heard = hear(&talk, Vec::new());
-        let proof = &heard.findings.first().expect(words).proof;
-        assert!(proof.iter().any(|line| line.contains(words)), "{words}: {proof:?}");
+        let indicators = &heard.findings.first().expect(words).indicators;
+        assert!(indicators.iter().any(|line| line.contains(words)), "{words}: {indicators:?}");
     }
 }
 
 /// Sessions without a fault on either side.
-fn honest_sessions() -> Vec<Talk> {
+fn honest_sessions() -> Vec<Dialogue> {
     let der =
         [&[0x30, 0x82, 1, 0x90][..], &[0x16, 3, 3, 0, 70, 2, 0, 0, 66, 3, 1], &[0x15, 3, 3, 0, 2, 2, 40], &[0x5a; 386]]
             .concat();
@@ -650,7 +665,7 @@ fn a_segment_that_is_missing_adds_no_finding() {
                             assert!(
                                 same,
                                 "{role:?} session {number} in {size}, without packet {lost}: {} {} {:?}",
-                                finding.kind, &*finding.rule, finding.proof
+                                finding.kind, &*finding.rule, finding.indicators
                             );
                         }
                     }

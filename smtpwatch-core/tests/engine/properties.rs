@@ -1,6 +1,8 @@
 //! Properties that hold for any segmentation, order and duplication of the same bytes, and for arbitrary bytes.
 
-use crate::talk::{self, Heard, MASKED, OFFER, Packet, STRIPPED, Talk, deliver, engine, greeted, hear};
+use crate::scenario::{
+    self, Dialogue, MASKED, OFFER, OwnedSegment, Recorded, STRIPPED, deliver, engine, greeted, hear,
+};
 use proptest::prelude::*;
 use smtpwatch_core::{
     Finding, Side, Timestamp,
@@ -8,8 +10,8 @@ use smtpwatch_core::{
     policy::rule::{Rule, StarttlsRule},
 };
 
-fn dialogues() -> Vec<Talk> {
-    let submission = || Talk::new(587).s(talk::GREETING).c("EHLO gw\r\n");
+fn dialogues() -> Vec<Dialogue> {
+    let submission = || Dialogue::new(587).s(scenario::GREETING).c("EHLO gw\r\n");
     vec![
         deliver(greeted().s(STRIPPED)),
         deliver(greeted().s(MASKED)),
@@ -23,7 +25,7 @@ fn dialogues() -> Vec<Talk> {
             .c("cGFzcw==\r\n")
             .s("235 ok\r\n")
             .close(),
-        talk::tls(greeted().s(OFFER).c("STARTTLS\r\n").s("220 go\r\n")).close(),
+        scenario::tls(greeted().s(OFFER).c("STARTTLS\r\n").s("220 go\r\n")).close(),
     ]
 }
 
@@ -40,11 +42,11 @@ fn claims(findings: Vec<Finding>) -> Vec<Finding> {
 fn claim(finding: Finding) -> Finding {
     let octets = finding.exhibit.map(|exhibit| exhibit.octets).unwrap_or_default();
     let exhibit = Some(Box::new(EvidenceBundle { octets, ..EvidenceBundle::default() }));
-    Finding { time: Timestamp::default(), proof: Vec::new(), exhibit, ..finding }
+    Finding { time: Timestamp::default(), indicators: Vec::new(), exhibit, ..finding }
 }
 
 /// Splits every payload at random offsets, and shuffles and repeats the pieces within a run of one side's segments.
-fn mangle(talk: &Talk, seeds: &[u16]) -> Talk {
+fn mangle(talk: &Dialogue, seeds: &[u16]) -> Dialogue {
     let mut seeds = seeds.iter().copied().cycle();
     let mut next = move |below: usize| usize::from(seeds.next().unwrap_or(0)) % below.max(1);
     let mut mangled = talk.clone();
@@ -59,7 +61,7 @@ fn mangle(talk: &Talk, seeds: &[u16]) -> Talk {
         while at < packet.payload.len() {
             let size = 1 + next(packet.payload.len() - at);
             let seq = packet.seq.wrapping_add(u32::try_from(at).expect("small"));
-            pieces.push(Packet { seq, payload: packet.payload[at..at + size].to_vec(), ..packet.clone() });
+            pieces.push(OwnedSegment { seq, payload: packet.payload[at..at + size].to_vec(), ..packet.clone() });
             at += size;
         }
         for _ in 0..next(3) {
@@ -109,7 +111,7 @@ proptest! {
             };
         }
         let mut engine = engine(rules());
-        let mut heard = Heard::default();
+        let mut heard = Recorded::default();
         talk.cut(size).play(&mut engine, &mut heard);
         engine.finish(Timestamp(i64::MAX));
         heard.drain(&mut engine);

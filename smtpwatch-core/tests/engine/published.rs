@@ -19,9 +19,9 @@ use smtpwatch_core::{
     },
 };
 
-use crate::talk::{
-    GREETING, Heard, OFFER, STRIPPED, Talk, certificate, client_hello, finished, greeted, honest, sealed, server_hello,
-    tls,
+use crate::scenario::{
+    Dialogue, GREETING, OFFER, Recorded, STRIPPED, certificate, client_hello, finished, greeted, honest, sealed,
+    server_hello, tls,
 };
 
 const DOMAIN: &str = "example.net";
@@ -71,13 +71,13 @@ fn engine(lookups: bool) -> Engine {
     Engine::new(Settings { lookups, ..Settings::default() }, Vec::new(), History::new(1000))
 }
 
-fn mail(greeting: &str, reply: &str) -> Talk {
+fn mail(greeting: &str, reply: &str) -> Dialogue {
     accepted(greeting, reply).c("QUIT\r\n").s("221 bye\r\n").leave()
 }
 
 /// A session up to the acceptance of the message.
-fn accepted(greeting: &str, reply: &str) -> Talk {
-    Talk::new(25)
+fn accepted(greeting: &str, reply: &str) -> Dialogue {
+    Dialogue::new(25)
         .s(greeting)
         .c("EHLO out.example.org\r\n")
         .s(reply)
@@ -91,36 +91,38 @@ fn accepted(greeting: &str, reply: &str) -> Talk {
         .s("250 queued\r\n")
 }
 
-fn stripped() -> Talk {
+fn stripped() -> Dialogue {
     mail(GREETING, STRIPPED)
 }
 
-fn end(talk: &Talk) -> Timestamp {
+fn end(talk: &Dialogue) -> Timestamp {
     Timestamp(talk.packets.last().expect("packets").at)
 }
 
 /// The findings about a first session that is stripped, with an engine that has these look-up results.
-fn first_contact(learned: impl IntoIterator<Item = LookupResult>, talk: &Talk) -> Heard {
+fn first_contact(learned: impl IntoIterator<Item = LookupResult>, talk: &Dialogue) -> Recorded {
     let mut engine = engine(false);
-    learned.into_iter().for_each(|learned| engine.learn(learned));
-    let mut heard = Heard::default();
+    learned.into_iter().for_each(|result| engine.apply(result));
+    let mut heard = Recorded::default();
     talk.play(&mut engine, &mut heard);
     engine.finish(end(talk));
     heard.drain(&mut engine);
     heard
 }
 
-fn said(heard: &Heard) -> Vec<(Kind, &str, &str, Evidence, Severity)> {
+fn said(heard: &Recorded) -> Vec<(Kind, &str, &str, Evidence, Severity)> {
     let findings = heard.findings.iter();
     findings.map(|f| (f.kind, &*f.rule, &*f.expected.source, f.evidence, f.severity)).collect()
 }
 
-/// Findings of the rows that need a published policy: MTA-STS in mode testing, DANE, the list, and a certificate that
-/// contradicts DANE.
+/// Findings of the rows that need a published policy: MTA-STS in mode testing, DANE, the list (in force and expired), and
+/// a certificate that contradicts DANE.
 pub fn raised() -> Vec<Finding> {
     let policy = ListPolicy { enforce: true, mxs: vec![".example.net".to_owned()] };
     let policies = [(DOMAIN.to_owned(), policy)].into_iter().collect();
     let list = StarttlsList { timestamp: Timestamp::default(), expires: Timestamp(i64::MAX), policies };
+    let expired = Arc::new(StarttlsList { expires: Timestamp::from_secs(1_591_142_400), ..list.clone() });
+    let by_helo = mail(GREETING, "502 5.5.2 no\r\n");
     let key = rcgen::KeyPair::generate().expect("key");
     let parameters = rcgen::CertificateParams::new(vec![HOST.to_owned()]).expect("name");
     let der = parameters.self_signed(&key).expect("certificate").der().to_vec();
@@ -128,6 +130,8 @@ pub fn raised() -> Vec<Finding> {
         first_contact([domain(State::Valid, StsMode::Testing), host(HERE, State::Absent)], &stripped()).findings,
         first_contact([no_sts(), host(HERE, State::Valid)], &stripped()).findings,
         first_contact([LookupResult::List(Arc::new(list))], &stripped()).findings,
+        first_contact([LookupResult::List(Arc::clone(&expired))], &mail(GREETING, OFFER)).findings,
+        first_contact([LookupResult::List(expired)], &by_helo).findings,
         first_contact([no_sts(), host(HERE, State::Valid)], &under_tls_1_2(&der)).findings,
     ]
     .concat()
@@ -146,9 +150,9 @@ fn a_policy_proves_the_first_stripped_session() {
     let both = first_contact([domain(State::Valid, StsMode::Enforce), host(HERE, State::Valid)], &stripped());
     assert_eq!(both.findings[1].expected.source, "dane");
     assert!(
-        both.findings[1].proof.iter().any(|line| line.starts_with("also: MTA-STS")),
+        both.findings[1].indicators.iter().any(|line| line.starts_with("also: MTA-STS")),
         "{:?}",
-        both.findings[1].proof
+        both.findings[1].indicators
     );
 }
 
@@ -176,9 +180,9 @@ fn another_name_leads_away_from_no_policy() {
     let renamed = mail("220 mail.example.com ESMTP\r\n", &STRIPPED.replace(HOST, "mail.example.com"));
     assert_eq!(said(&first_contact([host(HERE, State::Valid)], &renamed)), [], "of a first contact nothing is known");
     let mut engine = engine(false);
-    engine.learn(host(HERE, State::Valid));
-    honest().at(-7200).play(&mut engine, &mut Heard::default());
-    let mut heard = Heard::default();
+    engine.apply(host(HERE, State::Valid));
+    honest().at(-7200).play(&mut engine, &mut Recorded::default());
+    let mut heard = Recorded::default();
     renamed.play(&mut engine, &mut heard);
     engine.finish(end(&renamed));
     heard.drain(&mut engine);
@@ -225,15 +229,15 @@ fn the_list_speaks_until_it_expires() {
 
 #[test]
 fn a_verdict_waits_for_the_answer_and_is_complete_when_it_comes() {
-    let (mut engine, mut heard, talk) = (engine(true), Heard::default(), stripped());
+    let (mut engine, mut heard, talk) = (engine(true), Recorded::default(), stripped());
     talk.play(&mut engine, &mut heard);
     assert!(heard.wanted.contains(&LookupRequest::Domain(DOMAIN.to_owned())), "{:?}", heard.wanted);
     assert!(heard.wanted.contains(&LookupRequest::Host(HOST.to_owned())), "{:?}", heard.wanted);
     assert!(heard.findings.is_empty() && heard.sessions.is_empty(), "{heard:?}");
-    engine.learn(domain(State::Valid, StsMode::Enforce));
+    engine.apply(domain(State::Valid, StsMode::Enforce));
     heard.drain(&mut engine);
     assert!(heard.findings.is_empty(), "where the mail host is, is not known yet");
-    engine.learn(host(HERE, State::Absent));
+    engine.apply(host(HERE, State::Absent));
     heard.drain(&mut engine);
     assert_eq!(heard.kinds(), [Kind::StarttlsStripped, Kind::PolicyViolation]);
     assert_eq!(heard.findings[0].outcome, Outcome::Content);
@@ -244,9 +248,9 @@ fn a_verdict_waits_for_the_answer_and_is_complete_when_it_comes() {
 #[test]
 fn without_an_answer_it_goes_out_as_it_stands_and_says_so() {
     let mut engine = engine(true);
-    let mut heard = Heard::default();
-    for before in crate::talk::honest_history(10) {
-        before.play(&mut engine, &mut Heard::default());
+    let mut heard = Recorded::default();
+    for before in crate::scenario::honest_history(10) {
+        before.play(&mut engine, &mut Recorded::default());
     }
     let talk = stripped();
     talk.play(&mut engine, &mut heard);
@@ -255,15 +259,15 @@ fn without_an_answer_it_goes_out_as_it_stands_and_says_so() {
     heard.drain(&mut engine);
     assert_eq!(heard.kinds(), [Kind::StarttlsStripped]);
     assert_eq!(heard.findings[0].evidence, Evidence::Regression);
-    let proof = &heard.findings[0].proof;
-    assert!(proof.iter().any(|line| line.starts_with("pending-policy: no")), "{proof:?}");
+    let indicators = &heard.findings[0].indicators;
+    assert!(indicators.iter().any(|line| line.starts_with("pending-policy: no")), "{indicators:?}");
     assert!(heard.findings[0].time <= end(&talk), "what was found was decided by the session, not by the wait");
     assert_eq!((heard.sessions.len(), engine.flows()), (1, 0));
 }
 
 #[test]
 fn what_waits_is_bounded_and_another_connection_may_have_its_name() {
-    let (mut engine, mut heard, talk) = (engine(true), Heard::default(), stripped());
+    let (mut engine, mut heard, talk) = (engine(true), Recorded::default(), stripped());
     // One four-tuple repeatedly; each session starts before the look-up of the previous one is answered.
     for _ in 0..1_500 {
         talk.play(&mut engine, &mut heard);
@@ -305,7 +309,7 @@ fn a_session_counts_for_each_policy_in_a_report() {
 }
 
 /// A session under TLS 1.2 with a server that presents this certificate.
-fn under_tls_1_2(der: &[u8]) -> Talk {
+fn under_tls_1_2(der: &[u8]) -> Dialogue {
     greeted()
         .s(OFFER)
         .c("STARTTLS\r\n")
@@ -329,7 +333,7 @@ fn a_certificate_in_sight_is_compared_and_one_out_of_sight_is_not_called_good() 
     };
     let public_key = x509_parser::parse_x509_certificate(&der).expect("certificate").1.public_key().raw.to_vec();
     let talk = under_tls_1_2(&der);
-    let certificates = |heard: &Heard| heard.sessions.iter().map(|session| session.certificate).collect::<Vec<_>>();
+    let certificates = |heard: &Recorded| heard.sessions.iter().map(|session| session.certificate).collect::<Vec<_>>();
     let right = first_contact([no_sts(), host_with(HERE, State::Valid, digest(&public_key))], &talk);
     assert_eq!((right.kinds(), certificates(&right)), (vec![], vec![Some((Source::Dane, Verdict::Match))]));
     assert_eq!(right.deliveries[0].failure, None);
@@ -345,7 +349,7 @@ fn a_certificate_in_sight_is_compared_and_one_out_of_sight_is_not_called_good() 
     let enforce = || [domain(State::Valid, StsMode::Enforce), host(HERE, State::Absent)];
     let named = first_contact(enforce(), &under_tls_1_2(&other));
     assert_eq!(named.kinds(), [Kind::CertificateMismatch]);
-    assert!(named.findings[0].proof[0].contains("mail.example.org"), "{:?}", named.findings[0].proof);
+    assert!(named.findings[0].indicators[0].contains("mail.example.org"), "{:?}", named.findings[0].indicators);
     assert_eq!(first_contact(enforce(), &talk).kinds(), []);
 }
 
@@ -366,7 +370,7 @@ fn other_names_of_an_address_bind_nobody_without_a_recipient() {
         dane: answer(State::Insecure, None),
         base: "mx.example.org".to_owned(),
     };
-    let begun = Talk::new(25)
+    let begun = Dialogue::new(25)
         .s("220 mail.example.com ESMTP\r\n")
         .c("EHLO out.example.org\r\n")
         .s(STRIPPED.replace(HOST, "mail.example.com"))
@@ -418,11 +422,11 @@ fn listed() -> LookupResult {
 }
 
 /// The strip as a client sees it, of a server with this name.
-fn stripped_by(name: &str) -> Talk {
+fn stripped_by(name: &str) -> Dialogue {
     mail(&format!("220 {name} ESMTP\r\n"), &STRIPPED.replace(HOST, name))
 }
 
-fn is_accused(heard: &Heard) -> bool {
+fn is_accused(heard: &Recorded) -> bool {
     heard.findings.iter().any(|finding| finding.evidence >= Evidence::Policy)
 }
 
@@ -500,13 +504,13 @@ fn an_address_that_held_once_binds_its_next_tenant_to_nothing() {
 
 #[test]
 fn a_connection_that_is_reset_waits_for_its_policy_too() {
-    let (mut engine, mut heard) = (engine(true), Heard::default());
+    let (mut engine, mut heard) = (engine(true), Recorded::default());
     let talk = accepted(GREETING, STRIPPED).reset(Side::Server);
     talk.play(&mut engine, &mut heard);
     for second in 1..=6 {
         if second == 5 {
-            engine.learn(domain(State::Valid, StsMode::Enforce));
-            engine.learn(host(HERE, State::Absent));
+            engine.apply(domain(State::Valid, StsMode::Enforce));
+            engine.apply(host(HERE, State::Absent));
         }
         engine.tick(end(&talk) + Duration::from_secs(second));
         heard.drain(&mut engine);
@@ -532,13 +536,13 @@ fn a_retry_that_waits_for_its_policy_is_held_against_the_failure_before_it() {
         (vec![failed(0, 50_000), retry.clone()], "the failure is concluded after the retry"),
         (vec![failed(0, 50_000), retry.clone(), failed(2, 50_001)], "another handshake fails after the retry"),
     ] {
-        let (mut engine, mut heard) = (engine(true), Heard::default());
+        let (mut engine, mut heard) = (engine(true), Recorded::default());
         talks.iter().for_each(|talk| talk.play(&mut engine, &mut heard));
         for second in 1..=30 {
             engine.tick(end(&retry) + Duration::from_secs(second));
             heard.drain(&mut engine);
         }
         let found = heard.findings.iter().find(|finding| finding.kind == Kind::DowngradeRetry).expect(how);
-        assert!(found.proof[0].contains("192.0.2.10:50000"), "{how}: {:?}", found.proof);
+        assert!(found.indicators[0].contains("192.0.2.10:50000"), "{how}: {:?}", found.indicators);
     }
 }

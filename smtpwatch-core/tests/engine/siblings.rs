@@ -2,7 +2,7 @@
 
 use smtpwatch_core::{finding::Kind, policy::rule::Rule};
 
-use crate::talk::{GREETING, OFFER, STRIPPED, Talk, hear, hear_after, honest_history};
+use crate::scenario::{Dialogue, GREETING, OFFER, STRIPPED, hear, hear_after, honest_history};
 
 /// One write of one side.
 #[derive(Clone)]
@@ -61,22 +61,22 @@ fn with_bare_line_ends(said: &Says) -> Says {
     said.with(said.text().replace("\r\n", "\n"))
 }
 
-fn talk(port: u16, script: &[Says]) -> Talk {
-    let say = |talk: Talk, said: &Says| match said {
+fn talk(port: u16, script: &[Says]) -> Dialogue {
+    let say = |talk: Dialogue, said: &Says| match said {
         C(text) => talk.c(text),
         S(text) => talk.s(text),
     };
-    script.iter().fold(Talk::new(port), say).close()
+    script.iter().fold(Dialogue::new(port), say).close()
 }
 
-fn over_ipv6(mut talk: Talk) -> Talk {
+fn over_ipv6(mut talk: Dialogue) -> Dialogue {
     talk.flow.client.set_ip("2001:db8::10".parse().expect("address"));
     talk.flow.server.set_ip("2001:db8:1::25".parse().expect("address"));
     talk
 }
 
 /// Every form of a script, with both roles.
-fn forms(port: u16, script: &[Says]) -> Vec<(String, Talk)> {
+fn forms(port: u16, script: &[Says]) -> Vec<(String, Dialogue)> {
     let map = |change: fn(&Says) -> Says| script.iter().map(change).collect::<Vec<_>>();
     let mut all = Vec::new();
     for (how, script) in [

@@ -3,32 +3,32 @@
 
 use smtpwatch_core::{Role, Side, TcpFlags, engine::SessionResult, finding::Kind};
 
-use crate::talk::{
-    GREETING, Heard, OFFER, Packet, STRIPPED, Talk, deliver, engine, greeted, hear, hear_after, honest, honest_history,
-    tls,
+use crate::scenario::{
+    Dialogue, GREETING, OFFER, OwnedSegment, Recorded, STRIPPED, deliver, engine, greeted, hear, hear_after, honest,
+    honest_history, tls,
 };
 
 /// A forged dialogue: the packets of both ends arrive.
-fn forged(mut talk: Talk) -> Talk {
+fn forged(mut talk: Dialogue) -> Dialogue {
     talk.packets.iter_mut().for_each(|packet| packet.arrives = true);
     talk
 }
 
 /// A strip with these packets inserted before the one at `at`.
-fn strip_with(at: usize, decoys: Vec<Packet>) -> Talk {
+fn strip_with(at: usize, decoys: Vec<OwnedSegment>) -> Dialogue {
     let mut talk = deliver(greeted().s(STRIPPED)).close();
     talk.packets.splice(at..at, decoys);
     talk
 }
 
 /// A packet of a real dialogue with other content.
-fn like(talk: &Talk, at: usize, change: impl FnOnce(&mut Packet)) -> Packet {
+fn like(talk: &Dialogue, at: usize, change: impl FnOnce(&mut OwnedSegment)) -> OwnedSegment {
     let mut packet = talk.packets[at].clone();
     change(&mut packet);
     packet
 }
 
-fn plain() -> Talk {
+fn plain() -> Dialogue {
     deliver(greeted().s(STRIPPED)).close()
 }
 
@@ -41,7 +41,7 @@ fn a_session_that_only_arrives_is_none() {
     ] {
         for role in [Role::Client, Role::Server] {
             let mut engine = engine(Vec::new());
-            let mut heard = Heard::default();
+            let mut heard = Recorded::default();
             let mut talk = forged(talk.clone());
             talk.role = role;
             talk.play(&mut engine, &mut heard);
@@ -112,7 +112,8 @@ fn ends_that_arrive_end_nothing() {
                 // At the sender's sequence number as its peer expects it.
                 let next = real.packets[at..].iter().find(|packet| packet.from == from).expect("a later one").seq;
                 let decoy = like(&real, at, |packet| {
-                    *packet = Packet { from, flags, seq: next, payload: Vec::new(), arrives: true, ..packet.clone() };
+                    *packet =
+                        OwnedSegment { from, flags, seq: next, payload: Vec::new(), arrives: true, ..packet.clone() };
                 });
                 let heard = hear_after(&honest_history(6), &strip_with(at, vec![decoy]), Vec::new());
                 assert_eq!(heard.kinds(), [Kind::StarttlsStripped], "{from:?} {flags:?} before packet {at}");
@@ -126,7 +127,7 @@ fn ends_that_arrive_end_nothing() {
 fn the_same_four_numbers_are_another_connection_when_this_host_says_so() {
     for role in [Role::Client, Role::Server] {
         let mut first = honest();
-        let mut second = Talk::new(25)
+        let mut second = Dialogue::new(25)
             .s(GREETING)
             .c("EHLO x\r\n")
             .s("250 mx1.example.net\r\n")
@@ -147,7 +148,7 @@ fn the_same_four_numbers_are_another_connection_when_this_host_says_so() {
 
 #[test]
 fn a_password_is_found_whatever_the_server_seems_to_say() {
-    let real = Talk::new(587)
+    let real = Dialogue::new(587)
         .s(GREETING)
         .c("EHLO x\r\n")
         .s(OFFER)
@@ -182,7 +183,7 @@ fn frames_in_this_hosts_own_name_begin_no_tls() {
     let real = plain();
     let said = tls(greeted().s(OFFER).c("STARTTLS\r\n").s("220 go\r\n"));
     // The whole false dialogue, at the place of the real EHLO reply.
-    let mut decoys: Vec<Packet> = said.packets[5..].to_vec();
+    let mut decoys: Vec<OwnedSegment> = said.packets[5..].to_vec();
     decoys.iter_mut().for_each(|packet| packet.arrives = true);
     let heard = hear_after(&honest_history(6), &strip_with(5, decoys), Vec::new());
     assert!(heard.kinds().contains(&Kind::StarttlsStripped), "{:?} {:?}", heard.kinds(), heard.sessions);
@@ -193,8 +194,8 @@ fn frames_in_this_hosts_own_name_begin_no_tls() {
 
 #[test]
 fn a_capture_without_directions_is_taken_as_it_is() {
-    let without = |talk: Talk| talk.without_directions();
-    let before: Vec<Talk> = honest_history(6).into_iter().map(without).collect();
+    let without = |talk: Dialogue| talk.without_directions();
+    let before: Vec<Dialogue> = honest_history(6).into_iter().map(without).collect();
     assert_eq!(hear_after(&before, &plain().without_directions(), Vec::new()).kinds(), [Kind::StarttlsStripped]);
     assert_eq!(hear(&honest().without_directions(), Vec::new()).sessions[0].result, SessionResult::Tls);
 }
@@ -205,7 +206,7 @@ fn an_urgent_byte_is_left_out_as_the_host_leaves_it_out() {
     for place in 0..line.len() {
         let (before, after) = line.split_at(place);
         let said = format!("{before}X{after}");
-        let mut talk = Talk::new(587)
+        let mut talk = Dialogue::new(587)
             .seen_by_server()
             .s(GREETING)
             .c("EHLO x\r\n")
@@ -226,7 +227,7 @@ fn an_urgent_byte_is_left_out_as_the_host_leaves_it_out() {
             let urgent = u16::from(usize::try_from(offset).expect("small") == place);
             let flags = if urgent > 0 { whole.flags } else { TcpFlags::ACK | TcpFlags::PSH };
             let seq = whole.seq.wrapping_add(offset);
-            let packet = Packet { seq, flags, urgent, payload: vec![*byte], ..whole.clone() };
+            let packet = OwnedSegment { seq, flags, urgent, payload: vec![*byte], ..whole.clone() };
             talk.packets.insert(at + usize::try_from(offset).expect("small"), packet);
         }
         assert_eq!(hear(&talk, Vec::new()).kinds(), [Kind::AuthPlaintext], "{place}, byte by byte");

@@ -35,7 +35,7 @@ pub(super) struct Cgroups {
 /// `struct file_handle` of a cgroup directory.
 #[repr(C)]
 struct Handle {
-    octets: libc::c_uint,
+    bytes: libc::c_uint,
     kind: libc::c_int,
     id: u64,
 }
@@ -65,7 +65,7 @@ impl Cgroups {
     }
 
     fn by_id(&self, id: u64) -> io::Result<PathBuf> {
-        let mut handle = Handle { octets: 8, kind: FILEID_KERNFS, id };
+        let mut handle = Handle { bytes: 8, kind: FILEID_KERNFS, id };
         let flags = libc::O_PATH | libc::O_DIRECTORY | libc::O_CLOEXEC;
         // SAFETY: the kernel reads the head of the handle and the eight bytes that it announces; both exist and
         // outlive the call.
@@ -136,7 +136,7 @@ mod tests {
     }
 
     #[test]
-    fn a_walk_goes_down_to_what_lies_deep() {
+    fn a_walk_reaches_deep_directories() {
         let root = tempfile::tempdir().expect("a directory");
         let (deep, file) = (root.path().join("a/b/c"), root.path().join("a/file"));
         std::fs::create_dir_all(&deep).expect("directories");

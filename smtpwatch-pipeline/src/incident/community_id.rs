@@ -14,7 +14,7 @@ const TCP: u8 = 6;
 /// The Community ID of a TCP connection; the same for both directions.
 #[must_use]
 pub fn community_id(one: SocketAddr, other: SocketAddr) -> String {
-    let end = |end: SocketAddr| (octets(end.ip()), end.port());
+    let end = |end: SocketAddr| (bytes(end.ip()), end.port());
     // Orders the end points, so that both directions have the same id.
     let (first, second) = if end(one) <= end(other) { (end(one), end(other)) } else { (end(other), end(one)) };
     let mut digest = Sha1::new();
@@ -27,7 +27,7 @@ pub fn community_id(one: SocketAddr, other: SocketAddr) -> String {
     format!("1:{}", STANDARD.encode(digest.finalize()))
 }
 
-fn octets(address: IpAddr) -> Vec<u8> {
+fn bytes(address: IpAddr) -> Vec<u8> {
     match address {
         IpAddr::V4(v4) => v4.octets().to_vec(),
         IpAddr::V6(v6) => v6.octets().to_vec(),

@@ -1,5 +1,5 @@
 //! The sending program on this host: resolves the cgroup of its socket to a systemd unit, a Kubernetes pod, or a
-//! container. The main type is [`Senders`].
+//! container. The main type is [`SenderCache`].
 
 use hashlink::LruCache;
 use smtpwatch_core::{Timestamp, finding::Sender};
@@ -7,7 +7,7 @@ use smtpwatch_core::{Timestamp, finding::Sender};
 use super::cgroup::Cgroups;
 
 /// Maximum number of cached cgroups; the least recently used one is evicted.
-const CGROUPS: usize = 4_096;
+const MAX_CGROUPS: usize = 4_096;
 /// Length of a container id in characters: SHA-256 or random, in hexadecimal.
 const CONTAINER_ID: usize = 64;
 /// Prefixes of the id in the name of a container's scope. `crio-conmon-` and `libpod-conmon-` are left out: they are
@@ -17,61 +17,61 @@ const RUNTIMES: [&str; 5] = ["cri-containerd-", "crio-", "docker-", "libpod-", "
 /// Cache of cgroups by id. A cgroup stays in the cache after it is gone, because short-lived processes are the
 /// interesting ones. Cached entries stay valid: the kernel never reuses an id and never renames a cgroup (v2)
 /// (fs/kernfs/dir.c, `kernfs_new_node`; kernel/cgroup/cgroup.c has no `rename`).
-pub struct Senders {
+pub struct SenderCache {
     /// `None` if this host has no cgroups.
     cgroups: Option<Cgroups>,
-    known: LruCache<u64, Place>,
+    cache: LruCache<u64, CgroupNames>,
 }
 
 /// The names in the path of a cgroup.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
-struct Place {
+struct CgroupNames {
     cgroup: String,
     unit: Option<String>,
     pod: Option<String>,
     container: Option<String>,
 }
 
-impl Senders {
+impl SenderCache {
     /// Creates the cache for this host.
     #[must_use]
     pub fn new() -> Self {
-        Self { cgroups: Cgroups::open(), known: LruCache::new(CGROUPS) }
+        Self { cgroups: Cgroups::open(), cache: LruCache::new(MAX_CGROUPS) }
     }
 
     /// Looks up the cgroup of a connection at its start, while the cgroup exists.
-    pub fn meet(&mut self, cgroup: u64, at: Timestamp) {
-        let _ = self.place(cgroup, at);
+    pub fn prefetch(&mut self, cgroup: u64, at: Timestamp) {
+        let _ = self.lookup(cgroup, at);
     }
 
     /// Fills in the names from the cgroup id; leaves them empty if the cgroup is gone and not cached.
-    pub fn fill(&mut self, sender: &mut Sender, at: Timestamp) {
-        let Some(place) = self.place(sender.cgroup_id, at) else { return };
-        let Place { cgroup, unit, pod, container } = place.clone();
+    pub fn enrich(&mut self, sender: &mut Sender, at: Timestamp) {
+        let Some(names) = self.lookup(sender.cgroup_id, at) else { return };
+        let CgroupNames { cgroup, unit, pod, container } = names.clone();
         *sender = Sender { cgroup, unit, pod, container, uid: sender.uid, cgroup_id: sender.cgroup_id };
     }
 
-    fn place(&mut self, id: u64, at: Timestamp) -> Option<&Place> {
+    fn lookup(&mut self, id: u64, at: Timestamp) -> Option<&CgroupNames> {
         // Zero: the kernel did not report it.
         if id == 0 {
             return None;
         }
-        if !self.known.contains_key(&id) {
+        if !self.cache.contains_key(&id) {
             let path = self.cgroups.as_mut()?.path(id, at)?;
-            self.known.insert(id, Place::of(path));
+            self.cache.insert(id, CgroupNames::of(path));
         }
-        let place: &Place = self.known.get(&id)?;
-        Some(place)
+        let names: &CgroupNames = self.cache.get(&id)?;
+        Some(names)
     }
 }
 
-impl Default for Senders {
+impl Default for SenderCache {
     fn default() -> Self {
         Self::new()
     }
 }
 
-impl Place {
+impl CgroupNames {
     /// The names of the innermost unit, pod and container in a path.
     fn of(cgroup: String) -> Self {
         let names = || cgroup.split('/').rev().map(plain);
@@ -96,17 +96,17 @@ fn is_unit(name: &str, types: &[&str]) -> bool {
 
 /// `\x2d` of systemd.unit(5) becomes `-`. An escape that is not UTF-8 stays unchanged.
 fn unescape(name: &str) -> String {
-    let mut octets = Vec::with_capacity(name.len());
+    let mut bytes = Vec::with_capacity(name.len());
     let mut rest = name.as_bytes();
     while let [first, tail @ ..] = rest {
         let escaped = rest.strip_prefix(b"\\x").and_then(|rest| rest.get(..2)).and_then(|digits| {
             let digits = str::from_utf8(digits).ok().filter(|digits| is_hex(digits))?;
             u8::from_str_radix(digits, 16).ok()
         });
-        octets.push(escaped.unwrap_or(*first));
+        bytes.push(escaped.unwrap_or(*first));
         rest = if escaped.is_some() { rest.get(4..).unwrap_or_default() } else { tail };
     }
-    String::from_utf8(octets).unwrap_or_else(|_| name.to_owned())
+    String::from_utf8(bytes).unwrap_or_else(|_| name.to_owned())
 }
 
 /// The UID of a pod: `pod<uid>` (cgroupfs driver), `…-pod<uid with _>.slice` (systemd driver). For a static pod the
@@ -131,7 +131,7 @@ fn container(name: &str) -> Option<&str> {
 }
 
 fn is_hex(text: &str) -> bool {
-    text.bytes().all(|octet| octet.is_ascii_hexdigit())
+    text.bytes().all(|byte| byte.is_ascii_hexdigit())
 }
 
 #[cfg(test)]
@@ -201,7 +201,7 @@ mod tests {
         for (path, unit, pod, container) in table {
             let some = |text: &str| Some(text.replace("{ID}", ID)).filter(|text| !text.is_empty());
             let (unit, pod, container) = (some(unit), some(pod), some(container));
-            assert_eq!(Place::of(path.clone()), Place { cgroup: path, unit, pod, container });
+            assert_eq!(CgroupNames::of(path.clone()), CgroupNames { cgroup: path, unit, pod, container });
         }
     }
 
@@ -210,10 +210,10 @@ mod tests {
         for path in
             ["/.service", "//", "/podcast", "/pod12", "/x-podcast.slice:", "/docker/abc", "/docker-xyz.scope/é:"]
         {
-            let place = Place::of(path.to_owned());
-            assert_eq!((place.pod, place.container), (None, None), "{path}");
+            let names = CgroupNames::of(path.to_owned());
+            assert_eq!((names.pod, names.container), (None, None), "{path}");
         }
-        assert_eq!(Place::of("/.service".to_owned()).unit, None);
+        assert_eq!(CgroupNames::of("/.service".to_owned()).unit, None);
         for (name, plain) in
             [(r"a\x2", r"a\x2"), (r"a\x+1", r"a\x+1"), (r"a\xff", r"a\xff"), (r"\x41é", "Aé"), (r"a\x", r"a\x")]
         {
@@ -223,14 +223,14 @@ mod tests {
 
     #[test]
     fn one_that_was_met_stays_known() {
-        let mut senders = Senders { cgroups: None, known: LruCache::new(CGROUPS) };
-        senders.known.insert(7, Place::of("/system.slice/cron.service".to_owned()));
+        let mut sender_cache = SenderCache { cgroups: None, cache: LruCache::new(MAX_CGROUPS) };
+        sender_cache.cache.insert(7, CgroupNames::of("/system.slice/cron.service".to_owned()));
         let mut sender = Sender { uid: Some(33), cgroup_id: 7, ..Sender::default() };
-        senders.fill(&mut sender, Timestamp::default());
+        sender_cache.enrich(&mut sender, Timestamp::default());
         assert_eq!((sender.unit.as_deref(), sender.uid), (Some("cron.service"), Some(33)));
         for cgroup_id in [0, 8] {
             let mut unknown = Sender { cgroup_id, ..Sender::default() };
-            senders.fill(&mut unknown, Timestamp::default());
+            sender_cache.enrich(&mut unknown, Timestamp::default());
             assert_eq!(unknown, Sender { cgroup_id, ..Sender::default() });
         }
     }

@@ -72,9 +72,9 @@ pub fn eve(finding: &Finding) -> Value {
 /// The same positive number for both directions of a connection, like Suricata's flow ID.
 fn flow_id(finding: &Finding) -> i64 {
     let digest = Sha256::digest(format!("{}{}", finding.flow.client, finding.flow.server));
-    let mut octets = [0; 8];
-    octets.copy_from_slice(&digest[..8]);
-    i64::from_be_bytes(octets) & i64::MAX
+    let mut bytes = [0; 8];
+    bytes.copy_from_slice(&digest[..8]);
+    i64::from_be_bytes(bytes) & i64::MAX
 }
 
 fn signature(kind: Kind) -> u32 {

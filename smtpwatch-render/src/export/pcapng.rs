@@ -129,7 +129,7 @@ pub fn pcapng(findings: &[Finding], out: &mut impl io::Write) -> io::Result<()> 
     for (key, number) in packets {
         let Some(connection) = connections.get(number) else { continue };
         let Some(row) = connection.rows.get(&key) else { continue };
-        let (octets, length) = connection.packet(row);
+        let (bytes, length) = connection.packet(row);
         let time = u64::try_from(row.time.0).unwrap_or(0);
         let interface = interfaces.iter().position(|name| *name == connection.interface).unwrap_or(0);
         let comments = connection.comments(&key);
@@ -139,9 +139,9 @@ pub fn pcapng(findings: &[Finding], out: &mut impl io::Write) -> io::Result<()> 
             if_id: u32::try_from(interface).unwrap_or(0),
             ts_high: u32::try_from(time >> 32).unwrap_or(u32::MAX),
             ts_low: u32::try_from(time & 0xffff_ffff).unwrap_or(0),
-            caplen: u32::try_from(octets.len()).unwrap_or(u32::MAX),
+            caplen: u32::try_from(bytes.len()).unwrap_or(u32::MAX),
             origlen: length,
-            data: &octets,
+            data: &bytes,
             options: comments.iter().map(|comment| option(OptionCode(1), comment.as_bytes())).collect(),
             block_len2: 0,
         };
@@ -193,7 +193,7 @@ impl Connection<'_> {
         let segment = u32::from(tcp.header_len_u16()).saturating_add(row.length);
         // A segment before segmentation offload exceeds the maximum length of an IP packet: its header had length zero.
         let of_segment = u16::try_from(segment).unwrap_or(0);
-        let mut octets = Vec::new();
+        let mut bytes = Vec::new();
         match (from.ip().to_canonical(), to.ip().to_canonical()) {
             (IpAddr::V4(source), IpAddr::V4(destination)) => {
                 let total = of_segment.checked_add(20).filter(|_| of_segment > 0).unwrap_or(0);
@@ -210,7 +210,7 @@ impl Connection<'_> {
                 if whole {
                     tcp.checksum = tcp.calc_checksum_ipv4(&ip, &payload).unwrap_or(0);
                 }
-                octets.extend_from_slice(&ip.to_bytes());
+                bytes.extend_from_slice(&ip.to_bytes());
             }
             (IpAddr::V6(source), IpAddr::V6(destination)) => {
                 let ip = Ipv6Header {
@@ -225,15 +225,15 @@ impl Connection<'_> {
                 if whole {
                     tcp.checksum = tcp.calc_checksum_ipv6(&ip, &payload).unwrap_or(0);
                 }
-                octets.extend_from_slice(&ip.to_bytes());
+                bytes.extend_from_slice(&ip.to_bytes());
             }
             // Both endpoints of a connection have the same IP version.
             _ => {}
         }
-        let header = u32::try_from(octets.len()).unwrap_or(0);
-        octets.extend_from_slice(&tcp.to_bytes());
-        octets.extend_from_slice(&payload);
-        (octets, header.saturating_add(segment))
+        let header = u32::try_from(bytes.len()).unwrap_or(0);
+        bytes.extend_from_slice(&tcp.to_bytes());
+        bytes.extend_from_slice(&payload);
+        (bytes, header.saturating_add(segment))
     }
 
     /// The stored payload of a packet, up to the first byte that was not stored.
@@ -264,6 +264,6 @@ fn option(code: OptionCode, value: &[u8]) -> PcapNGOption<'_> {
 }
 
 fn write(out: &mut impl io::Write, block: &mut impl ToVec) -> io::Result<()> {
-    let octets = block.to_vec().map_err(|error| io::Error::other(format!("{error:?}")))?;
-    out.write_all(&octets)
+    let bytes = block.to_vec().map_err(|error| io::Error::other(format!("{error:?}")))?;
+    out.write_all(&bytes)
 }

@@ -80,9 +80,9 @@ fn whole(text: &mut String, incident: &str, findings: &[Finding], f: &Finding) -
         writeln!(text, "  Login mechanism: {mechanism} (the secret itself was not kept)")?;
     }
     writeln!(text)?;
-    if !f.proof.is_empty() {
+    if !f.indicators.is_empty() {
         writeln!(text, "Further indicators\n")?;
-        for sign in &f.proof {
+        for sign in &f.indicators {
             paragraph(text, &format!("* {sign}"))?;
         }
     }

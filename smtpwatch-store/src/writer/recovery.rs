@@ -17,9 +17,8 @@ use crate::{
     Store, StoreError,
     condition::{Condition, Status},
     damage::{self, SIDE_FILES},
-    lock, lock_path, make_directory,
-    watch::{Fault, FileId, Watch},
-    with_suffix,
+    file_monitor::{Fault, FileId, FileMonitor},
+    lock, lock_path, make_directory, with_suffix,
 };
 
 /// Maximum interval between two attempts to write.
@@ -114,7 +113,7 @@ impl Worker {
     /// Checks the files, and recreates the store if necessary.
     pub(super) fn examine(&mut self) {
         let store = &mut self.store;
-        let mut found = self.watch.examine(|| store.checkpoint());
+        let mut found = self.files.examine(|| store.checkpoint());
         if found.is_none() {
             // SQLite has found damage that the check of the header does not show.
             found = self.faults.writes.clone().filter(|fault| fault.condition == Condition::Damaged);
@@ -134,13 +133,13 @@ impl Worker {
         let soon = before.filter(|(ago, pace)| *ago < *pace * 4);
         let may_copy = fault.condition != Condition::Damaged || soon.is_none();
         match self.recover(&fault, may_copy) {
-            Ok(said) => {
+            Ok(summary) => {
                 let pace = soon.map_or(PACE, |(_, pace)| (pace * 2).min(SLOWEST_PACE));
                 let lacks_history = std::mem::take(&mut self.faults).lacks_history;
                 self.faults = Faults { recovered: Some((Instant::now(), pace)), lacks_history, ..Faults::default() };
                 let mut status = self.counts.status();
                 status.recoveries[which] += 1;
-                status.recovered = said;
+                status.recovered = summary;
             }
             Err(error) => {
                 self.counts.failures.fetch_add(1, Ordering::Relaxed);
@@ -198,8 +197,8 @@ impl Worker {
         std::fs::rename(&fresh, &self.path).map_err(|source| StoreError::Create { path: self.path.clone(), source })?;
         let mut store = Store::open(&self.path)?;
         store.count_held()?;
-        self.watch =
-            Watch::start(&self.path).map_err(|source| StoreError::Create { path: self.path.clone(), source })?;
+        self.files =
+            FileMonitor::start(&self.path).map_err(|source| StoreError::Create { path: self.path.clone(), source })?;
         self.store = store;
         if let Some(lock) = lock {
             self.lock = lock;
@@ -213,15 +212,15 @@ impl Worker {
         } else {
             "history in memory is written to it; findings and TLS report counts from before are not in it"
         };
-        let kept = if aside.is_empty() {
+        let stored = if aside.is_empty() {
             String::new()
         } else {
             let names: Vec<_> = aside.iter().map(|path| path.display().to_string()).collect();
             format!("; what was there is kept as {}", names.join(", "))
         };
-        let said = format!("{} (at {}): a store was made again, {content}{kept}", fault.cause, now());
-        tracing::error!(condition = fault.condition.as_str(), "{said}");
-        Ok(said)
+        let summary = format!("{} (at {}): a store was made again, {content}{stored}", fault.cause, now());
+        tracing::error!(condition = fault.condition.as_str(), "{summary}");
+        Ok(summary)
     }
 
     /// Creates a store with this file name: a copy of the open one if possible, otherwise a blank one. True: a copy.
@@ -240,10 +239,10 @@ impl Worker {
     /// Sets aside the file at the store's path and its side files. A log of the open store does not belong to a foreign
     /// file.
     fn clear_the_way(&self, condition: Condition) -> Result<Vec<PathBuf>, StoreError> {
-        let (path, watch) = (&self.path, &self.watch);
-        let is_theirs = path.symlink_metadata().is_ok() && !watch.is_ours(path);
+        let (path, files) = (&self.path, &self.files);
+        let is_theirs = path.symlink_metadata().is_ok() && !files.is_ours(path);
         let (at, mut aside) = (now(), Vec::new());
-        aside.extend(damage::set_aside(path, condition.as_str(), at, |side| !is_theirs || !watch.is_ours(side))?);
+        aside.extend(damage::set_aside(path, condition.as_str(), at, |side| !is_theirs || !files.is_ours(side))?);
         if is_theirs {
             aside.extend(damage::set_aside(path, Condition::Missing.as_str(), at, |_| true)?);
         }

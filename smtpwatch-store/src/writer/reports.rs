@@ -9,33 +9,33 @@ use std::{
 
 use smtpwatch_core::Finding;
 
-use super::{FINDING_TIME, Outcome, Worker};
+use super::{FINDING_TIME, JournalOutcome, Worker};
 use crate::findings::Unreported;
 
 /// Findings that are read from the store atomically.
 const PAGE: usize = 64;
 /// Maximum of re-reported findings in the queue of the journal: it also needs room for current findings.
-const AHEAD: usize = 256;
+const MAX_AWAITED: usize = 256;
 /// Minimum interval between attempts to report findings again.
-const AGAIN: Duration = Duration::from_secs(30);
+const BACKLOG_RETRY: Duration = Duration::from_secs(30);
 /// Time that the journal has at the end to write its queue.
 const LAST_OUTCOMES: Duration = Duration::from_secs(1);
 
 /// A finding that waits to be stored.
-pub(super) struct Waiting {
+pub(super) struct PendingFinding {
     pub(super) finding: Box<Finding>,
-    pub(super) reported: Reported,
+    pub(super) reported: ReportState,
 }
 
 /// What the journal has of a waiting finding.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(super) enum Reported {
+pub(super) enum ReportState {
     /// It was not offered the finding.
-    No,
+    NotOffered,
     /// It was offered the finding; the outcome is unknown, or it refused.
-    Asked,
+    Offered,
     /// It has the finding.
-    Yes,
+    Written,
 }
 
 #[derive(Default)]
@@ -45,7 +45,7 @@ pub(super) struct Reports {
     /// Numbers of findings that it has written and that are still marked as unreported.
     done: Vec<i64>,
     /// Range of findings to report again: after the first number, up to the second.
-    again: Option<Again>,
+    again: Option<Backlog>,
     /// The journal has failed since the last attempt to report findings again.
     failed: bool,
     /// The last write of the journal succeeded.
@@ -53,7 +53,7 @@ pub(super) struct Reports {
     repeated: Option<Instant>,
 }
 
-struct Again {
+struct Backlog {
     after: i64,
     end: i64,
     /// Only the journal lacks them, because they were raised in this run.
@@ -63,7 +63,7 @@ struct Again {
 impl Reports {
     /// State at the start, with the number of the newest unreported finding.
     pub(super) fn after_start(unreported: Option<i64>) -> Self {
-        let again = unreported.map(|end| Again { after: 0, end, journal_only: false });
+        let again = unreported.map(|end| Backlog { after: 0, end, journal_only: false });
         Self { again, ..Self::default() }
     }
 
@@ -86,7 +86,7 @@ impl Reports {
     }
 
     /// Their marks were removed.
-    pub(super) fn noted(&mut self) {
+    pub(super) fn marks_removed(&mut self) {
         self.done.clear();
     }
 
@@ -101,8 +101,8 @@ impl Reports {
 impl Worker {
     /// Passes a finding to the journal; `number` is its number in the store. Returns false if the queue is full.
     pub(super) fn report(&mut self, finding: &Finding, number: Option<i64>, again: bool) -> bool {
-        let Some(journal) = &mut self.keeping.journal else { return true };
-        let queued = (journal.tell)(finding, again);
+        let Some(journal) = &mut self.settings.journal else { return true };
+        let queued = (journal.write)(finding, again);
         if queued {
             self.reports.awaited.insert(finding.id.clone(), number);
         } else {
@@ -114,8 +114,8 @@ impl Worker {
     /// Reports findings that cannot be stored at the moment.
     pub(super) fn report_waiting(&mut self) {
         for at in 0..self.findings.len() {
-            if self.findings[at].reported == Reported::No {
-                self.findings[at].reported = Reported::Asked;
+            if self.findings[at].reported == ReportState::NotOffered {
+                self.findings[at].reported = ReportState::Offered;
                 let finding = self.findings[at].finding.clone();
                 self.report(&finding, None, false);
             }
@@ -124,8 +124,8 @@ impl Worker {
 
     /// Processes the outcomes of queued findings.
     pub(super) fn take_outcomes(&mut self) {
-        let Some(journal) = &self.keeping.journal else { return };
-        while let Ok(Outcome { id, written }) = journal.outcomes.try_recv() {
+        let Some(journal) = &self.settings.journal else { return };
+        while let Ok(JournalOutcome { id, written }) = journal.outcomes.try_recv() {
             let Some(number) = self.reports.awaited.remove(&id) else { continue };
             self.reports.works = written;
             match number {
@@ -133,7 +133,7 @@ impl Worker {
                 Some(number) => self.reports.done.push(number),
                 None => {
                     if let Some(waiting) = self.findings.iter_mut().find(|waiting| waiting.finding.id == id) {
-                        waiting.reported = Reported::Yes;
+                        waiting.reported = ReportState::Written;
                     }
                 }
             }
@@ -141,13 +141,13 @@ impl Worker {
     }
 
     /// Reports again the findings that the journal lacks: at the start, and when the journal works again.
-    pub(super) fn report_again(&mut self) {
+    pub(super) fn report_backlog(&mut self) {
         if !self.faults.may_write() {
             return;
         }
-        self.take_up_again();
-        let Some(Again { after, end, journal_only }) = self.reports.again else { return };
-        if self.reports.awaited.len() >= AHEAD {
+        self.start_backlog();
+        let Some(Backlog { after, end, journal_only }) = self.reports.again else { return };
+        if self.reports.awaited.len() >= MAX_AWAITED {
             return;
         }
         let page = match self.store.unreported(after, end, PAGE) {
@@ -158,33 +158,33 @@ impl Worker {
             self.reports.again = None;
             return;
         }
-        for Unreported { number, finding, kept } in page {
+        for Unreported { number, finding, stored } in page {
             match finding {
                 Some(finding) => {
                     if !self.report(&finding, Some(number), true) {
                         return;
                     }
                     if !journal_only {
-                        (self.keeping.on_record)(&finding, &kept);
+                        (self.settings.on_record)(&finding, &stored);
                     }
                 }
                 // It can never be reported.
                 None => self.reports.done.push(number),
             }
-            self.reports.again = Some(Again { after: number, end, journal_only });
+            self.reports.again = Some(Backlog { after: number, end, journal_only });
         }
     }
 
     /// Restarts reporting when the journal has written a finding after failures.
-    fn take_up_again(&mut self) {
+    fn start_backlog(&mut self) {
         let Reports { awaited, done, again, failed, works, repeated } = &mut self.reports;
         let due = *failed && *works && again.is_none() && awaited.is_empty() && done.is_empty();
-        if !due || repeated.is_some_and(|at| at.elapsed() < AGAIN) {
+        if !due || repeated.is_some_and(|at| at.elapsed() < BACKLOG_RETRY) {
             return;
         }
         match self.store.last_unreported() {
             Ok(end) => {
-                *again = end.map(|end| Again { after: 0, end, journal_only: true });
+                *again = end.map(|end| Backlog { after: 0, end, journal_only: true });
                 (*failed, *repeated) = (false, Some(Instant::now()));
             }
             Err(error) => self.fail(&error),

@@ -147,7 +147,7 @@ mod tests {
     }
 
     #[test]
-    fn files_are_read_and_the_rest_is_said() {
+    fn files_are_read_and_the_rest_is_reported() {
         for method in [0, 8] {
             let bytes = archive(&[("a/", b""), ("a/r.json", b"{}"), ("s.json", b"[]")], method, 0);
             assert_eq!(files(&bytes, 9, 9).expect("an archive"), [Ok(b"{}".to_vec()), Ok(b"[]".to_vec())]);

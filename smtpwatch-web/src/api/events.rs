@@ -11,8 +11,8 @@ use axum::{
 };
 use tokio_stream::{StreamExt, wrappers::BroadcastStream};
 
-use super::{answer::harmless, asked::Asked, problem::Problem, state::Api};
-use crate::desk::Happened;
+use super::{problem::Problem, request::Request, response::json_text, state::Api};
+use crate::app_state::FindingEvent;
 
 /// Maximum number of concurrent listeners: each holds a connection without a time limit.
 pub(super) const LISTENERS: usize = 32;
@@ -22,27 +22,27 @@ const RETRY: u32 = 30;
 /// ones.
 const KEEP_ALIVE: Duration = Duration::from_secs(15);
 
-pub(super) async fn serve(api: Api, asked: Asked) -> Result<Response, Problem> {
-    let full = |_| Problem::busy("as many listen as can be served: try again later", RETRY);
-    let place = api.listening.try_acquire_owned().map_err(full)?;
-    let live = BroadcastStream::new(api.desk.live().listen());
+pub(super) async fn serve(api: Api, request: Request) -> Result<Response, Problem> {
+    let full = |_| Problem::busy("the maximum number of listeners is connected: try again later", RETRY);
+    let permit = api.listening.try_acquire_owned().map_err(full)?;
+    let received = BroadcastStream::new(api.app.events().subscribe());
     // Events between two connections of one listener are not repeated: the list of incidents has them.
-    let missed = asked.listened_before.then_some(None);
-    let events = tokio_stream::iter(missed).chain(live.map(Result::ok));
-    let events = events.map(move |told| {
-        let _place = &place;
-        Ok::<_, Infallible>(event(told))
+    let missed = request.reconnects.then_some(None);
+    let events = tokio_stream::iter(missed).chain(received.map(Result::ok));
+    let events = events.map(move |event| {
+        let _permit = &permit;
+        Ok::<_, Infallible>(frame(event))
     });
-    let keep_alive = KeepAlive::new().interval(KEEP_ALIVE).text("nothing happened");
+    let keep_alive = KeepAlive::new().interval(KEEP_ALIVE).text("no events");
     let mut response = Sse::new(events).keep_alive(keep_alive).into_response();
     response.headers_mut().insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
     Ok(response)
 }
 
 /// The event for a finding; `None`: events were missed.
-fn event(told: Option<Happened>) -> Event {
-    match told {
-        Some(one) => Event::default().event("finding").id(&one.finding).data(harmless(&one).trim_end()),
+fn frame(event: Option<FindingEvent>) -> Event {
+    match event {
+        Some(one) => Event::default().event("finding").id(&one.finding).data(json_text(&one).trim_end()),
         None => Event::default().event("lagged").data("{}"),
     }
 }

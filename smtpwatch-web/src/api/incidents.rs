@@ -5,14 +5,14 @@ use schemars::JsonSchema;
 use serde::Serialize;
 use serde_json::value::RawValue;
 use smtpwatch_core::{Finding, Role, evidence::EvidenceBundle};
-use smtpwatch_store::incidents::{Filter, Incident, Kept, LookupError, Reach};
-use smtpwatch_system::clock::now;
+use smtpwatch_store::incidents::{Filter, Incident, LookupError, Reach, StoredFinding};
+use smtpwatch_system::{clock::now, moment::Moment};
 
 use super::{
-    answer,
-    asked::Asked,
-    parameter::{self as p, Moment, PAGE_BY_DEFAULT, Parameter, Place},
+    parameter::{self as p, Location, PAGE_BY_DEFAULT, Parameter},
     problem::Problem,
+    request::Request,
+    response,
     state::Api,
 };
 
@@ -72,20 +72,20 @@ pub(super) struct ListedFinding {
     chain: String,
 }
 
-impl TryFrom<Kept> for FindingOnRecord {
+impl TryFrom<StoredFinding> for FindingOnRecord {
     type Error = Problem;
 
-    fn try_from(kept: Kept) -> Result<Self, Problem> {
-        let Kept { number, incident, document, finding, chain } = kept;
+    fn try_from(stored: StoredFinding) -> Result<Self, Problem> {
+        let StoredFinding { number, incident, document, finding, chain } = stored;
         Ok(Self { finding: raw(document, &finding)?, exhibit: finding.exhibit, number, chain, incident })
     }
 }
 
-impl TryFrom<Kept> for ListedFinding {
+impl TryFrom<StoredFinding> for ListedFinding {
     type Error = Problem;
 
-    fn try_from(kept: Kept) -> Result<Self, Problem> {
-        let Kept { number, document, finding, chain, .. } = kept;
+    fn try_from(stored: StoredFinding) -> Result<Self, Problem> {
+        let StoredFinding { number, document, finding, chain, .. } = stored;
         Ok(Self { finding: raw(document, &finding)?, has_exhibit: finding.exhibit.is_some(), number, chain })
     }
 }
@@ -96,7 +96,7 @@ fn raw(document: String, finding: &Finding) -> Result<Box<RawValue>, Problem> {
 }
 
 pub(super) async fn status(api: Api) -> Result<Response, Problem> {
-    Ok(answer::json(&api.desk.status().await))
+    Ok(response::json(&api.app.status().await))
 }
 
 /// The parameters of the list.
@@ -105,76 +105,76 @@ pub(super) const LIST: &[&Parameter] =
 
 /// The filter of a query, by the names and values of its parameters.
 pub(crate) fn filter(query: impl Iterator<Item = (String, String)>) -> Result<Filter, Problem> {
-    filter_of(&Asked::of(LIST, query.map(|(name, value)| (Place::Query, name, value)))?)
+    filter_of(&Request::new(LIST, query.map(|(name, value)| (Location::Query, name, value)))?)
 }
 
-fn filter_of(asked: &Asked) -> Result<Filter, Problem> {
+fn filter_of(request: &Request) -> Result<Filter, Problem> {
     let now = now();
     let moment = |parameter: &Parameter| -> Result<_, Problem> {
-        Ok(asked.value::<Moment>(parameter)?.map(|moment| moment.at(now)))
+        Ok(request.value::<Moment>(parameter)?.map(|moment| moment.at(now)))
     };
     let mut kinds = Vec::new();
-    for kind in asked.texts(&p::KIND) {
+    for kind in request.texts(&p::KIND) {
         kinds.push(kind.parse().map_err(|_| Problem::value(&p::KIND))?);
     }
     Ok(Filter {
         since: moment(&p::SINCE)?,
         until: moment(&p::UNTIL)?,
         kinds,
-        severity: asked.value(&p::SEVERITY)?,
-        evidence: asked.value(&p::EVIDENCE)?,
-        role: role(asked, &p::ROLE),
-        peer: asked.value(&p::PEER)?,
-        after: asked.value(&p::CURSOR)?,
-        limit: limit(asked)?,
+        severity: request.value(&p::SEVERITY)?,
+        evidence: request.value(&p::EVIDENCE)?,
+        role: role(request, &p::ROLE),
+        peer: request.value(&p::PEER)?,
+        after: request.value(&p::CURSOR)?,
+        limit: limit(request)?,
     })
 }
 
-pub(super) async fn list(api: Api, asked: Asked) -> Result<Response, Problem> {
-    let filter = filter_of(&asked)?;
+pub(super) async fn list(api: Api, request: Request) -> Result<Response, Problem> {
+    let filter = filter_of(&request)?;
     let limit = filter.limit;
-    let incidents = api.desk.ask(move |store| Ok(store.incidents(&filter)?)).await?;
+    let incidents = api.app.with_store(move |store| Ok(store.incidents(&filter)?)).await?;
     let full = incidents.len() >= limit;
     let next = incidents.last().filter(|_| full).map(|incident| incident.cursor().to_string());
-    Ok(answer::json(&Incidents { incidents, next }))
+    Ok(response::json(&Incidents { incidents, next }))
 }
 
-pub(super) async fn one(api: Api, asked: Asked) -> Result<Response, Problem> {
-    let id: String = asked.required(&p::INCIDENT)?;
-    let found = api.desk.ask(move |store| {
+pub(super) async fn incident(api: Api, request: Request) -> Result<Response, Problem> {
+    let id: String = request.required(&p::INCIDENT)?;
+    let found = api.app.with_store(move |store| {
         let incident = store.incident(&id)?;
         Ok((store.reach(&incident)?, store.best_finding(&incident)?, incident))
     });
     let (reach, best, incident) = found.await?;
     let best = best.map(FindingOnRecord::try_from).transpose()?;
-    Ok(answer::json(&IncidentInFull { incident, reach, best }))
+    Ok(response::json(&IncidentInFull { incident, reach, best }))
 }
 
-pub(super) async fn findings(api: Api, asked: Asked) -> Result<Response, Problem> {
-    let (id, before, limit) = (asked.required::<String>(&p::INCIDENT)?, asked.value(&p::BEFORE)?, limit(&asked)?);
-    let kept = api.desk.ask(move |store| {
+pub(super) async fn findings(api: Api, request: Request) -> Result<Response, Problem> {
+    let (id, before, limit) = (request.required::<String>(&p::INCIDENT)?, request.value(&p::BEFORE)?, limit(&request)?);
+    let stored = api.app.with_store(move |store| {
         let incident = store.incident(&id)?;
         store.findings(&incident, before, limit)
     });
-    let kept = kept.await?;
-    let next = kept.last().filter(|_| kept.len() >= limit).map(|kept| kept.number);
-    let findings = kept.into_iter().map(ListedFinding::try_from).collect::<Result<_, _>>()?;
-    Ok(answer::json(&Findings { findings, next }))
+    let stored = stored.await?;
+    let next = stored.last().filter(|_| stored.len() >= limit).map(|stored| stored.number);
+    let findings = stored.into_iter().map(ListedFinding::try_from).collect::<Result<_, _>>()?;
+    Ok(response::json(&Findings { findings, next }))
 }
 
-pub(super) async fn finding(api: Api, asked: Asked) -> Result<Response, Problem> {
-    let id: String = asked.required(&p::FINDING)?;
-    let kept = api.desk.ask(move |store| store.finding(&id)).await?;
-    Ok(asked.immutable(&FindingOnRecord::try_from(kept)?))
+pub(super) async fn finding(api: Api, request: Request) -> Result<Response, Problem> {
+    let id: String = request.required(&p::FINDING)?;
+    let stored = api.app.with_store(move |store| store.finding(&id)).await?;
+    Ok(request.immutable(&FindingOnRecord::try_from(stored)?))
 }
 
 /// The role that the parameter selects.
-pub(super) fn role(asked: &Asked, parameter: &Parameter) -> Option<Role> {
-    let name = asked.text(parameter)?;
+pub(super) fn role(request: &Request, parameter: &Parameter) -> Option<Role> {
+    let name = request.text(parameter)?;
     Role::ALL.into_iter().find(|role| role.as_str() == name)
 }
 
-fn limit(asked: &Asked) -> Result<usize, Problem> {
-    let limit = asked.value(&p::LIMIT)?.unwrap_or(PAGE_BY_DEFAULT);
+fn limit(request: &Request) -> Result<usize, Problem> {
+    let limit = request.value(&p::LIMIT)?.unwrap_or(PAGE_BY_DEFAULT);
     usize::try_from(limit).map_err(|_| Problem::value(&p::LIMIT))
 }

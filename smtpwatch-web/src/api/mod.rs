@@ -2,11 +2,11 @@
 //!
 //! One table (`operation::OPERATIONS`) defines the routes, the validation of requests, and the OpenAPI document.
 
-mod answer;
-mod asked;
 mod events;
 mod export;
-mod hand_over;
+mod request;
+mod response;
+
 mod incidents;
 mod openapi;
 mod operation;
@@ -29,18 +29,18 @@ use axum::{
 use tokio::sync::Semaphore;
 
 use self::{
-    asked::Asked,
     operation::{OPERATIONS, Operation},
+    request::Request,
     state::{Api, ROOT},
 };
-use super::desk::Desk;
+use super::app_state::AppState;
 
 pub(super) use self::{incidents::filter, problem::Problem};
 
 /// The routes of the API.
-pub fn router(desk: Arc<Desk>) -> Router {
+pub fn router(app: Arc<AppState>) -> Router {
     let verifying = Arc::new(Semaphore::new(verify::AT_ONCE));
-    let api = Api { desk, verifying, listening: Arc::new(Semaphore::new(events::LISTENERS)) };
+    let api = Api { app, verifying, listening: Arc::new(Semaphore::new(events::LISTENERS)) };
     let routes =
         OPERATIONS.iter().fold(Router::new(), |router, operation| router.route(operation.path, route(operation)));
     // A nested router does not match the path that ends at the slash.
@@ -51,15 +51,15 @@ pub fn router(desk: Arc<Desk>) -> Router {
 
 /// The method router of an operation: GET, and with it HEAD.
 fn route(operation: &'static Operation) -> MethodRouter<Api> {
-    let answer =
+    let handler =
         async move |State(api): State<Api>,
                     path: Result<RawPathParams, RawPathParamsRejection>,
                     RawQuery(query): RawQuery,
-                    headers: HeaderMap| { answer(operation, api, path.ok(), query, &headers).await };
-    get(answer).fallback(async || Problem::not_allowed())
+                    headers: HeaderMap| { respond(operation, api, path.ok(), query, &headers).await };
+    get(handler).fallback(async || Problem::not_allowed())
 }
 
-async fn answer(
+async fn respond(
     operation: &'static Operation,
     api: Api,
     path: Option<RawPathParams>,
@@ -67,6 +67,6 @@ async fn answer(
     headers: &HeaderMap,
 ) -> Result<Response, Problem> {
     let path = path.ok_or_else(Problem::not_text)?;
-    let asked = Asked::read(operation.parameters, &path, query.as_deref().unwrap_or_default(), headers)?;
-    (operation.answer)(api, asked).await
+    let request = Request::read(operation.parameters, &path, query.as_deref().unwrap_or_default(), headers)?;
+    (operation.handler)(api, request).await
 }

@@ -5,11 +5,10 @@ use schemars::Schema;
 use serde_json::{Map, Value, json};
 
 use super::{
-    answer,
     operation::{Body, OPERATIONS, Operation},
-    parameter::{Form, Parameter, Place},
+    parameter::{Location, Parameter, ValueFormat},
     problem::{self, Problem},
-    schema,
+    response, schema,
     state::ROOT,
 };
 
@@ -17,7 +16,7 @@ const ABOUT: &str = "What smtpwatch has on record, read only. Fields may be adde
                      do not know. Nothing that is here is removed or given another meaning below this path.";
 
 pub(super) fn serve() -> Response {
-    answer::json(&document())
+    response::json(&document())
 }
 
 /// The document, OpenAPI 3.1.
@@ -30,7 +29,7 @@ fn document() -> Value {
             Body::Of(schema) => schema(&mut generator).to_value(),
             Body::Object => json!({ "type": "object" }),
             Body::Lines => json!({ "type": "string" }),
-            Body::Octets => json!({}),
+            Body::Bytes => json!({}),
         };
         paths.insert(format!("{ROOT}{}", operation.path), json!({ "get": describe(operation, &success, &problem) }));
     }
@@ -55,7 +54,7 @@ fn document() -> Value {
 
 fn describe(operation: &Operation, success: &Value, problem: &Schema) -> Value {
     let mut ok = json!({
-        "description": operation.success.about,
+        "description": operation.success.description,
         "content": { operation.success.media: { "schema": success } },
     });
     if operation.others.contains(&StatusCode::NOT_MODIFIED.as_u16()) {
@@ -64,8 +63,8 @@ fn describe(operation: &Operation, success: &Value, problem: &Schema) -> Value {
     let mut responses = Map::new();
     responses.insert("200".to_owned(), ok);
     for status in operation.others {
-        let about = StatusCode::from_u16(*status).ok().and_then(|status| status.canonical_reason());
-        let mut response = json!({ "description": about.unwrap_or_default() });
+        let description = StatusCode::from_u16(*status).ok().and_then(|status| status.canonical_reason());
+        let mut response = json!({ "description": description.unwrap_or_default() });
         if *status >= 400 {
             response["content"] = json!({ problem::MEDIA: { "schema": problem } });
         }
@@ -80,20 +79,20 @@ fn describe(operation: &Operation, success: &Value, problem: &Schema) -> Value {
 }
 
 fn parameter(parameter: &Parameter) -> Value {
-    let example = match parameter.form {
-        Form::Number { .. } => parameter.example.parse::<u64>().map_or(Value::Null, Value::from),
+    let example = match parameter.format {
+        ValueFormat::Number { .. } => parameter.example.parse::<u64>().map_or(Value::Null, Value::from),
         _ => json!(parameter.example),
     };
-    let one = parameter.form.schema();
-    let (schema, example) = match parameter.most {
+    let one = parameter.format.schema();
+    let (schema, example) = match parameter.max_count {
         1 => (one, example),
-        most => (json!({ "type": "array", "items": one, "maxItems": most }), json!([example])),
+        max_count => (json!({ "type": "array", "items": one, "maxItems": max_count }), json!([example])),
     };
     json!({
         "name": parameter.name,
-        "in": match parameter.place { Place::Path => "path", Place::Query => "query" },
+        "in": match parameter.location { Location::Path => "path", Location::Query => "query" },
         "required": parameter.required,
-        "description": parameter.about,
+        "description": parameter.description,
         "schema": schema,
         "example": example,
     })

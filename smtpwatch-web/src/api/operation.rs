@@ -8,22 +8,22 @@ use smtpwatch_core::{Finding, evidence::EvidenceBundle};
 use smtpwatch_store::incidents::Verified;
 
 use super::{
-    answer::JSON,
-    asked::Asked,
-    events, hand_over,
+    events, export,
     incidents::{self, FindingOnRecord, Findings, IncidentInFull, Incidents},
     openapi,
     parameter::{self as p, Parameter},
     peers::{self, OfferDays},
     problem::Problem,
+    request::Request,
+    response::JSON,
     schema,
     state::Api,
     verify,
 };
-use crate::desk::{Happened, Status};
+use crate::app_state::{FindingEvent, Status};
 
 /// The future of a response.
-pub(super) type Answering = Pin<Box<dyn Future<Output = Result<Response, Problem>> + Send>>;
+pub(super) type ResponseFuture = Pin<Box<dyn Future<Output = Result<Response, Problem>> + Send>>;
 
 /// One operation of the API.
 pub(super) struct Operation {
@@ -36,12 +36,12 @@ pub(super) struct Operation {
     pub(super) success: Success,
     /// All other status codes, in ascending order.
     pub(super) others: &'static [u16],
-    pub(super) answer: fn(Api, Asked) -> Answering,
+    pub(super) handler: fn(Api, Request) -> ResponseFuture,
 }
 
 /// The response with status 200.
 pub(super) struct Success {
-    pub(super) about: &'static str,
+    pub(super) description: &'static str,
     pub(super) media: &'static str,
     pub(super) body: Body,
 }
@@ -55,15 +55,15 @@ pub(super) enum Body {
     /// Lines of text.
     Lines,
     /// Binary data.
-    Octets,
+    Bytes,
 }
 
 fn of<T: JsonSchema>(generator: &mut SchemaGenerator) -> Schema {
     generator.subschema_for::<T>()
 }
 
-const fn json<T: JsonSchema>(about: &'static str) -> Success {
-    Success { about, media: JSON, body: Body::Of(of::<T>) }
+const fn json<T: JsonSchema>(description: &'static str) -> Success {
+    Success { description, media: JSON, body: Body::Of(of::<T>) }
 }
 
 /// Every operation rejects unknown parameters.
@@ -82,7 +82,7 @@ pub(super) static OPERATIONS: &[Operation] = &[
         parameters: &[],
         success: json::<Status>("Watched interfaces, losses, and the contents of the store."),
         others: ALWAYS,
-        answer: |api, _| Box::pin(incidents::status(api)),
+        handler: |api, _| Box::pin(incidents::status(api)),
     },
     Operation {
         path: "/incidents",
@@ -91,7 +91,7 @@ pub(super) static OPERATIONS: &[Operation] = &[
         parameters: incidents::LIST,
         success: json::<Incidents>("One page of the list."),
         others: LISTED,
-        answer: |api, asked| Box::pin(incidents::list(api, asked)),
+        handler: |api, request| Box::pin(incidents::list(api, request)),
     },
     Operation {
         path: "/incidents/{id}",
@@ -100,7 +100,7 @@ pub(super) static OPERATIONS: &[Operation] = &[
         parameters: &[&p::INCIDENT],
         success: json::<IncidentInFull>("The incident."),
         others: LOOKED_UP,
-        answer: |api, asked| Box::pin(incidents::one(api, asked)),
+        handler: |api, request| Box::pin(incidents::incident(api, request)),
     },
     Operation {
         path: "/incidents/{id}/findings",
@@ -109,7 +109,7 @@ pub(super) static OPERATIONS: &[Operation] = &[
         parameters: &[&p::INCIDENT, &p::LIMIT, &p::BEFORE],
         success: json::<Findings>("One page of the list."),
         others: LOOKED_UP,
-        answer: |api, asked| Box::pin(incidents::findings(api, asked)),
+        handler: |api, request| Box::pin(incidents::findings(api, request)),
     },
     Operation {
         path: "/incidents/{id}/pcapng",
@@ -117,21 +117,21 @@ pub(super) static OPERATIONS: &[Operation] = &[
         summary: "The evidence of an incident as a capture file",
         parameters: &[&p::INCIDENT],
         success: Success {
-            about: "A capture made from the evidence: secrets are overwritten, message bodies left out.",
+            description: "A capture made from the evidence: secrets are overwritten, message bodies left out.",
             media: "application/x-pcapng",
-            body: Body::Octets,
+            body: Body::Bytes,
         },
         others: EXPORTED,
-        answer: |api, asked| Box::pin(hand_over::serve(api, asked, hand_over::Form::Pcapng)),
+        handler: |api, request| Box::pin(export::serve(api, request, export::ExportFormat::Pcapng)),
     },
     Operation {
         path: "/incidents/{id}/text",
         name: "exportText",
         summary: "An incident as a letter to the carrier or postmaster",
         parameters: &[&p::INCIDENT],
-        success: Success { about: "Plain text.", media: "text/plain; charset=utf-8", body: Body::Lines },
+        success: Success { description: "Plain text.", media: "text/plain; charset=utf-8", body: Body::Lines },
         others: EXPORTED,
-        answer: |api, asked| Box::pin(hand_over::serve(api, asked, hand_over::Form::Text)),
+        handler: |api, request| Box::pin(export::serve(api, request, export::ExportFormat::Text)),
     },
     Operation {
         path: "/incidents/{id}/ecs",
@@ -139,12 +139,12 @@ pub(super) static OPERATIONS: &[Operation] = &[
         summary: "The findings of an incident in the Elastic Common Schema",
         parameters: &[&p::INCIDENT],
         success: Success {
-            about: "One JSON object per finding, one per line.",
+            description: "One JSON object per finding, one per line.",
             media: "application/x-ndjson",
             body: Body::Lines,
         },
         others: EXPORTED,
-        answer: |api, asked| Box::pin(hand_over::serve(api, asked, hand_over::Form::Ecs)),
+        handler: |api, request| Box::pin(export::serve(api, request, export::ExportFormat::Ecs)),
     },
     Operation {
         path: "/incidents/{id}/eve",
@@ -152,12 +152,12 @@ pub(super) static OPERATIONS: &[Operation] = &[
         summary: "The findings of an incident as Suricata's EVE has alerts",
         parameters: &[&p::INCIDENT],
         success: Success {
-            about: "One JSON object per finding, one per line.",
+            description: "One JSON object per finding, one per line.",
             media: "application/x-ndjson",
             body: Body::Lines,
         },
         others: EXPORTED,
-        answer: |api, asked| Box::pin(hand_over::serve(api, asked, hand_over::Form::Eve)),
+        handler: |api, request| Box::pin(export::serve(api, request, export::ExportFormat::Eve)),
     },
     Operation {
         path: "/findings/{id}",
@@ -166,7 +166,7 @@ pub(super) static OPERATIONS: &[Operation] = &[
         parameters: &[&p::FINDING],
         success: json::<FindingOnRecord>("The finding, with an ETag."),
         others: &[304, 400, 404, 409, 500, 503],
-        answer: |api, asked| Box::pin(incidents::finding(api, asked)),
+        handler: |api, request| Box::pin(incidents::finding(api, request)),
     },
     Operation {
         path: "/peers/{peer}/offers",
@@ -175,7 +175,7 @@ pub(super) static OPERATIONS: &[Operation] = &[
         parameters: &[&p::ADDRESS, &p::ROLE_OF_OFFERS, &p::PORT],
         success: json::<OfferDays>("The days with data, the oldest first."),
         others: LISTED,
-        answer: |api, asked| Box::pin(peers::offers(api, asked)),
+        handler: |api, request| Box::pin(peers::offers(api, request)),
     },
     Operation {
         path: "/verify",
@@ -184,7 +184,7 @@ pub(super) static OPERATIONS: &[Operation] = &[
         parameters: &[],
         success: json::<Verified>("Result of the verification."),
         others: LISTED,
-        answer: |api, _| Box::pin(verify::serve(api)),
+        handler: |api, _| Box::pin(verify::serve(api)),
     },
     Operation {
         path: "/events",
@@ -192,40 +192,40 @@ pub(super) static OPERATIONS: &[Operation] = &[
         summary: "Findings when they are stored, as server-sent events",
         parameters: &[],
         success: Success {
-            about: "Events `finding` (the data is a `Happened` in JSON, the event's id that of the finding), and `lagged` \
+            description: "Events `finding` (the data is a `FindingEvent` in JSON, the event's id that of the finding), and `lagged` \
                     where some were missed: look again at the list. It does not end.",
             media: "text/event-stream",
-            body: Body::Of(of::<Happened>),
+            body: Body::Of(of::<FindingEvent>),
         },
         others: LISTED,
-        answer: |api, asked| Box::pin(events::serve(api, asked)),
+        handler: |api, request| Box::pin(events::serve(api, request)),
     },
     Operation {
         path: "/openapi.json",
         name: "getOpenapi",
         summary: "This document",
         parameters: &[],
-        success: Success { about: "OpenAPI 3.1.", media: JSON, body: Body::Object },
+        success: Success { description: "OpenAPI 3.1.", media: JSON, body: Body::Object },
         others: ALWAYS,
-        answer: |_, _| Box::pin(async { Ok(openapi::serve()) }),
+        handler: |_, _| Box::pin(async { Ok(openapi::serve()) }),
     },
     Operation {
         path: "/schema/finding.json",
         name: "getFindingSchema",
         summary: "JSON Schema of a finding",
         parameters: &[],
-        success: Success { about: "JSON Schema 2020-12.", media: schema::MEDIA, body: Body::Object },
+        success: Success { description: "JSON Schema 2020-12.", media: schema::MEDIA, body: Body::Object },
         others: ALWAYS,
-        answer: |_, _| Box::pin(async { Ok(schema::serve::<Finding>()) }),
+        handler: |_, _| Box::pin(async { Ok(schema::serve::<Finding>()) }),
     },
     Operation {
         path: "/schema/exhibit.json",
         name: "getExhibitSchema",
         summary: "JSON Schema of the evidence of a finding",
         parameters: &[],
-        success: Success { about: "JSON Schema 2020-12.", media: schema::MEDIA, body: Body::Object },
+        success: Success { description: "JSON Schema 2020-12.", media: schema::MEDIA, body: Body::Object },
         others: ALWAYS,
-        answer: |_, _| Box::pin(async { Ok(schema::serve::<EvidenceBundle>()) }),
+        handler: |_, _| Box::pin(async { Ok(schema::serve::<EvidenceBundle>()) }),
     },
 ];
 

@@ -1,46 +1,46 @@
 //! The parameters with their allowed values. The OpenAPI document and the validation of requests use the same table.
 
-use std::{net::IpAddr, str::FromStr};
+use std::net::IpAddr;
 
-use jiff::fmt::temporal::Pieces;
 use serde_json::{Value, json};
 use smtpwatch_core::{
-    Role, Timestamp,
+    Role,
     finding::{Evidence, Kind, Severity},
 };
 use smtpwatch_store::incidents::{Cursor, PAGE, PeerFilter};
+use smtpwatch_system::moment::{AGE_DIGITS, Moment};
 
 /// A parameter of an operation.
 #[derive(Debug)]
 pub(super) struct Parameter {
     pub(super) name: &'static str,
-    pub(super) place: Place,
-    pub(super) about: &'static str,
-    pub(super) form: Form,
+    pub(super) location: Location,
+    pub(super) description: &'static str,
+    pub(super) format: ValueFormat,
     pub(super) required: bool,
     /// Maximum number of occurrences.
-    pub(super) most: usize,
+    pub(super) max_count: usize,
     pub(super) example: &'static str,
 }
 
 /// Where the parameter occurs in a request.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(super) enum Place {
+pub(super) enum Location {
     Path,
     Query,
 }
 
 /// The allowed values.
 #[derive(Debug)]
-pub(super) enum Form {
+pub(super) enum ValueFormat {
     /// The identifier of an incident or a finding, or a prefix of it.
     Identifier,
-    /// A point in time, or a duration before the request.
+    /// A point in time, or an age.
     Moment,
     /// One of a closed vocabulary.
     OneOf(fn() -> Vec<&'static str>),
     /// A whole number.
-    Number { least: u64, most: u64, otherwise: Option<u64> },
+    Number { min: u64, max: u64, default: Option<u64> },
     /// An address, a network or a name.
     Peer,
     /// An address.
@@ -49,100 +49,98 @@ pub(super) enum Form {
     Cursor,
 }
 
-/// A point in time, or a duration before the request.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(super) enum Moment {
-    At(Timestamp),
-    SecondsAgo(i64),
-}
-
-const QUERY: Parameter =
-    Parameter { name: "", place: Place::Query, about: "", form: Form::Moment, required: false, most: 1, example: "" };
+const QUERY: Parameter = Parameter {
+    name: "",
+    location: Location::Query,
+    description: "",
+    format: ValueFormat::Moment,
+    required: false,
+    max_count: 1,
+    example: "",
+};
 /// Length of an identifier in characters: minimum of a prefix, and full length.
 const IDENTIFIER: std::ops::RangeInclusive<usize> = 4..=36;
-/// Maximum number of digits of a duration.
-const AGO_DIGITS: usize = 6;
 
 /// The identifier of an incident.
 pub(super) const INCIDENT: Parameter = Parameter {
     name: "id",
-    place: Place::Path,
-    about: "Identifier of the incident or of one of its findings, or an unambiguous beginning of either.",
-    form: Form::Identifier,
+    location: Location::Path,
+    description: "Identifier of the incident or of one of its findings, or an unambiguous beginning of either.",
+    format: ValueFormat::Identifier,
     required: true,
     example: "019abf2c",
     ..QUERY
 };
 /// The identifier of a finding.
 pub(super) const FINDING: Parameter =
-    Parameter { about: "Identifier of the finding, or an unambiguous beginning of it.", ..INCIDENT };
+    Parameter { description: "Identifier of the finding, or an unambiguous beginning of it.", ..INCIDENT };
 /// The earliest time.
 pub(super) const SINCE: Parameter = Parameter {
     name: "since",
-    about: "Incidents last seen at this time or later: RFC 3339, or an age (s, m, h, d, w).",
+    description: "Incidents last seen at this time or later: RFC 3339, or an age (s, m, h, d, w).",
     example: "7d",
     ..QUERY
 };
 /// The latest time.
 pub(super) const UNTIL: Parameter = Parameter {
     name: "until",
-    about: "Incidents that began before this time: RFC 3339, or an age (s, m, h, d, w).",
+    description: "Incidents that began before this time: RFC 3339, or an age (s, m, h, d, w).",
     example: "2026-11-23T15:04:05Z",
     ..QUERY
 };
 /// The kind of finding.
 pub(super) const KIND: Parameter = Parameter {
     name: "kind",
-    about: "Kind of finding; if repeated, any of them.",
-    form: Form::OneOf(|| Kind::ALL.iter().map(|kind| kind.as_str()).collect()),
-    most: Kind::ALL.len(),
+    description: "Kind of finding; if repeated, any of them.",
+    format: ValueFormat::OneOf(|| Kind::ALL.iter().map(|kind| kind.as_str()).collect()),
+    max_count: Kind::ALL.len(),
     example: "starttls-stripped",
     ..QUERY
 };
 /// The minimum severity.
 pub(super) const SEVERITY: Parameter = Parameter {
     name: "severity",
-    about: "This severity or higher.",
-    form: Form::OneOf(|| Severity::ALL.iter().map(|severity| severity.as_str()).collect()),
+    description: "This severity or higher.",
+    format: ValueFormat::OneOf(|| Severity::ALL.iter().map(|severity| severity.as_str()).collect()),
     example: "high",
     ..QUERY
 };
 /// The minimum strength of the evidence.
 pub(super) const EVIDENCE: Parameter = Parameter {
     name: "evidence",
-    about: "This evidence or stronger.",
-    form: Form::OneOf(|| Evidence::ALL.iter().map(|evidence| evidence.as_str()).collect()),
+    description: "This evidence or stronger.",
+    format: ValueFormat::OneOf(|| Evidence::ALL.iter().map(|evidence| evidence.as_str()).collect()),
     example: "policy",
     ..QUERY
 };
 /// The role of this host.
 pub(super) const ROLE: Parameter = Parameter {
     name: "role",
-    about: "Which end of the connection this host is.",
-    form: Form::OneOf(|| Role::ALL.iter().map(|role| role.as_str()).collect()),
+    description: "Which end of the connection this host is.",
+    format: ValueFormat::OneOf(|| Role::ALL.iter().map(|role| role.as_str()).collect()),
     example: "client",
     ..QUERY
 };
 /// The role of this host, where the answer depends on it.
 pub(super) const ROLE_OF_OFFERS: Parameter = Parameter {
-    about: "Which end of the connection this host is: client, what the peer offered; server, what the peer was offered.",
+    description: "Which end of the connection this host is: client, what the peer offered; server, what the peer was offered.",
     required: true,
     ..ROLE
 };
 /// The peer.
 pub(super) const PEER: Parameter = Parameter {
     name: "peer",
-    about: "An address, a network, a name, or every name below one (`*.example.net`).",
-    form: Form::Peer,
+    description: "An address, a network, a name, or every name below one (`*.example.net`).",
+    format: ValueFormat::Peer,
     example: "198.51.100.0/24",
     ..QUERY
 };
 /// The peer, by address.
 pub(super) const ADDRESS: Parameter = Parameter {
     name: "peer",
-    place: Place::Path,
-    about: "The peer's address.",
-    form: Form::Address,
+    location: Location::Path,
+    description: "The peer's address.",
+    format: ValueFormat::Address,
     required: true,
     example: "198.51.100.25",
     ..QUERY
@@ -150,8 +148,8 @@ pub(super) const ADDRESS: Parameter = Parameter {
 /// The server's port.
 pub(super) const PORT: Parameter = Parameter {
     name: "port",
-    about: "The server's port.",
-    form: Form::Number { least: 1, most: 65_535, otherwise: None },
+    description: "The server's port.",
+    format: ValueFormat::Number { min: 1, max: 65_535, default: None },
     required: true,
     example: "25",
     ..QUERY
@@ -159,8 +157,8 @@ pub(super) const PORT: Parameter = Parameter {
 /// The maximum number of results.
 pub(super) const LIMIT: Parameter = Parameter {
     name: "limit",
-    about: "Maximum number of results.",
-    form: Form::Number { least: 1, most: PAGE as u64, otherwise: Some(PAGE_BY_DEFAULT) },
+    description: "Maximum number of results.",
+    format: ValueFormat::Number { min: 1, max: PAGE as u64, default: Some(PAGE_BY_DEFAULT) },
     example: "100",
     ..QUERY
 };
@@ -169,16 +167,16 @@ pub(super) const PAGE_BY_DEFAULT: u64 = 100;
 /// Position where the list of incidents continues.
 pub(super) const CURSOR: Parameter = Parameter {
     name: "cursor",
-    about: "Continues the list: `next` of the previous response.",
-    form: Form::Cursor,
+    description: "Continues the list: `next` of the previous response.",
+    format: ValueFormat::Cursor,
     example: "1795446245123456789-17",
     ..QUERY
 };
 /// Position where the list of findings continues.
 pub(super) const BEFORE: Parameter = Parameter {
     name: "before",
-    about: "Findings with a lower number: `next` of the previous response.",
-    form: Form::Number { least: 1, most: i64::MAX as u64, otherwise: None },
+    description: "Findings with a lower number: `next` of the previous response.",
+    format: ValueFormat::Number { min: 1, max: i64::MAX as u64, default: None },
     example: "17",
     ..QUERY
 };
@@ -203,21 +201,21 @@ fn v6() -> String {
     format!("(?:{})", forms.join("|"))
 }
 
-impl Form {
-    /// The JSON Schema of the form.
+impl ValueFormat {
+    /// The JSON Schema of the format.
     pub(super) fn schema(&self) -> Value {
         let pattern = |pattern: String| json!({ "type": "string", "pattern": format!("^(?:{pattern})$") });
         match self {
             Self::Identifier => pattern(format!("[0-9A-Fa-f-]{{{},{}}}", IDENTIFIER.start(), IDENTIFIER.end())),
             Self::Moment => json!({ "anyOf": [
                 { "type": "string", "format": "date-time" },
-                pattern(format!("[0-9]{{1,{AGO_DIGITS}}}[smhdw]")),
+                pattern(format!("[0-9]{{1,{AGE_DIGITS}}}[smhdw]")),
             ]}),
             Self::OneOf(names) => json!({ "type": "string", "enum": names() }),
-            Self::Number { least, most, otherwise } => {
-                let mut schema = json!({ "type": "integer", "minimum": least, "maximum": most });
-                if let Some(otherwise) = otherwise {
-                    schema["default"] = json!(otherwise);
+            Self::Number { min, max, default } => {
+                let mut schema = json!({ "type": "integer", "minimum": min, "maximum": max });
+                if let Some(default) = default {
+                    schema["default"] = json!(default);
                 }
                 schema
             }
@@ -236,12 +234,12 @@ impl Form {
     pub(super) fn expected(&self) -> String {
         match self {
             Self::Identifier => {
-                let (least, most) = (IDENTIFIER.start(), IDENTIFIER.end());
-                format!("an identifier or its beginning: {least} to {most} hexadecimal digits and hyphens")
+                let (min, max) = (IDENTIFIER.start(), IDENTIFIER.end());
+                format!("an identifier or its beginning: {min} to {max} hexadecimal digits and hyphens")
             }
-            Self::Moment => "a time such as 2026-11-23T15:04:05Z, or how long ago such as 30m, 24h or 7d".to_owned(),
+            Self::Moment => "a time such as 2026-11-23T15:04:05Z, or an age such as 30m, 24h or 7d".to_owned(),
             Self::OneOf(names) => format!("one of {}", names().join(", ")),
-            Self::Number { least, most, .. } => format!("a whole number from {least} to {most}"),
+            Self::Number { min, max, .. } => format!("a whole number from {min} to {max}"),
             Self::Peer => {
                 "an address, a network such as 192.0.2.0/24, or a name in ASCII such as *.example.net".to_owned()
             }
@@ -257,8 +255,8 @@ impl Form {
             Self::Identifier => IDENTIFIER.contains(&text.len()) && only(|c| c.is_ascii_hexdigit() || c == b'-'),
             Self::Moment => text.parse::<Moment>().is_ok(),
             Self::OneOf(names) => names().contains(&text),
-            Self::Number { least, most, .. } => {
-                only(|c| c.is_ascii_digit()) && text.parse().is_ok_and(|number: u64| (*least..=*most).contains(&number))
+            Self::Number { min, max, .. } => {
+                only(|c| c.is_ascii_digit()) && text.parse().is_ok_and(|number: u64| (*min..=*max).contains(&number))
             }
             Self::Peer => only(|c| c.is_ascii_graphic() && c != b'+') && text.parse::<PeerFilter>().is_ok(),
             Self::Address => text.parse::<IpAddr>().is_ok(),
@@ -267,101 +265,9 @@ impl Form {
     }
 }
 
-impl Moment {
-    pub(super) fn at(self, now: Timestamp) -> Timestamp {
-        match self {
-            Self::At(at) => at,
-            Self::SecondsAgo(ago) => Timestamp(now.0.saturating_sub(ago.saturating_mul(1_000_000_000))),
-        }
-    }
-}
-
-impl FromStr for Moment {
-    type Err = ();
-
-    fn from_str(text: &str) -> Result<Self, ()> {
-        ago(text).or_else(|| point(text)).ok_or(())
-    }
-}
-
-fn ago(text: &str) -> Option<Moment> {
-    let unit = match text.as_bytes().last()? {
-        b's' => 1,
-        b'm' => 60,
-        b'h' => 3_600,
-        b'd' => 86_400,
-        b'w' => 604_800,
-        _ => return None,
-    };
-    let digits = text.get(..text.len() - 1)?;
-    let may_be = digits.len() <= AGO_DIGITS && digits.bytes().all(|c| c.is_ascii_digit());
-    let count: i64 = digits.parse().ok().filter(|_| may_be)?;
-    Some(Moment::SecondsAgo(count.saturating_mul(unit)))
-}
-
-/// RFC 3339 §5.6. Times outside the range of a [`Timestamp`] are clamped to it: nothing was seen there.
-fn point(text: &str) -> Option<Moment> {
-    let shape = "dddd-dd-ddtdd:dd:dd".bytes().zip(text.bytes()).all(|(wanted, found)| match wanted {
-        b'd' => found.is_ascii_digit(),
-        b't' => found.eq_ignore_ascii_case(&b't'),
-        other => found == other,
-    });
-    // The parser accepts further forms and a time zone name as suffix; a time without an offset is not a point in time.
-    if !shape || text.len() < 20 || text.contains(['[', ' ']) {
-        return None;
-    }
-    let pieces = Pieces::parse(text).ok()?;
-    let (offset, time) = (pieces.to_numeric_offset()?, pieces.time()?);
-    let at = offset.to_timestamp(pieces.date().to_datetime(time));
-    let beyond = if pieces.date().year() < 1970 { i64::MIN } else { i64::MAX };
-    let nanoseconds = at.ok().and_then(|at| i64::try_from(at.as_nanosecond()).ok());
-    Some(Moment::At(Timestamp(nanoseconds.unwrap_or(beyond))))
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn moments() {
-        let now = Timestamp::from_secs(1_795_446_245);
-        for (text, expected) in [
-            ("2026-11-23T15:04:05Z", Some(now.0)),
-            ("2026-11-23t16:04:05+01:00", Some(now.0)),
-            ("2026-11-23T15:04:05.000001Z", Some(now.0 + 1_000)),
-            ("0001-01-01T00:00:00Z", Some(i64::MIN)),
-            ("9999-12-31T23:59:59Z", Some(i64::MAX)),
-            ("0s", Some(now.0)),
-            ("24h", Some(now.0 - 86_400_000_000_000)),
-            ("7d", Some(now.0 - 7 * 86_400_000_000_000)),
-            ("999999w", Some(i64::MIN)),
-        ] {
-            let found = text.parse::<Moment>().ok().map(|moment| moment.at(now).0);
-            // This number of weeks exceeds the range of a time.
-            let expected = expected.map(|at| if text == "999999w" { now.0.saturating_sub(i64::MAX) } else { at });
-            assert_eq!(found, expected, "{text}");
-        }
-        for bad in [
-            "",
-            "h",
-            "+1h",
-            "-1h",
-            "1",
-            "1y",
-            "1 h",
-            "1234567d",
-            "2026-11-23",
-            "2026-11-23T15:04:05",
-            "yesterday",
-            "2026-11-23 15:04:05Z",
-            "2026-13-23T15:04:05Z",
-            "2026-11-23T15:04:05Z[Europe/Berlin]",
-            "ähm",
-            "é",
-        ] {
-            assert!(bad.parse::<Moment>().is_err(), "{bad}");
-        }
-    }
 
     /// The schema and the validation are written separately: each must accept exactly the values that the other
     /// accepts.
@@ -400,25 +306,28 @@ mod tests {
         ];
         let identifiers = [("019abf2c", true), ("0-1A", true), ("abc", false), ("019abf2g", false), ("....", false)];
         let numbers = [("1", true), ("1000", true), ("0", false), ("1001", false), ("99999999999999999999999", false)];
-        let checked = |form: &Form, rows: &[(&str, bool)]| {
-            let validator = jsonschema::validator_for(&form.schema()).expect("a schema");
+        let checked = |format: &ValueFormat, rows: &[(&str, bool)]| {
+            let validator = jsonschema::validator_for(&format.schema()).expect("a schema");
             for (text, expected) in rows {
-                assert_eq!(form.accepts(text), *expected, "{text:?}");
-                let value = match (form, text.parse::<u64>()) {
-                    (Form::Number { .. }, Ok(number)) => json!(number),
+                assert_eq!(format.accepts(text), *expected, "{text:?}");
+                let value = match (format, text.parse::<u64>()) {
+                    (ValueFormat::Number { .. }, Ok(number)) => json!(number),
                     _ => json!(text),
                 };
-                assert_eq!(validator.is_valid(&value), *expected, "{text:?} under {}", form.schema());
+                assert_eq!(validator.is_valid(&value), *expected, "{text:?} under {}", format.schema());
             }
         };
-        checked(&Form::Peer, &peers);
-        checked(&Form::Cursor, &cursors);
-        checked(&Form::Identifier, &identifiers);
-        checked(&LIMIT.form, &numbers);
-        checked(&Form::Address, &[("192.0.2.1", true), ("2001:db8::1", true), ("192.0.2.0/24", false), ("mx", false)]);
-        checked(&SEVERITY.form, &[("high", true), ("HIGH", false), ("", false)]);
+        checked(&ValueFormat::Peer, &peers);
+        checked(&ValueFormat::Cursor, &cursors);
+        checked(&ValueFormat::Identifier, &identifiers);
+        checked(&LIMIT.format, &numbers);
+        checked(
+            &ValueFormat::Address,
+            &[("192.0.2.1", true), ("2001:db8::1", true), ("192.0.2.0/24", false), ("mx", false)],
+        );
+        checked(&SEVERITY.format, &[("high", true), ("HIGH", false), ("", false)]);
         for bad in ["+1", "0x1", " 1", "1.0", "-1", ""] {
-            assert!(!LIMIT.form.accepts(bad), "{bad:?}");
+            assert!(!LIMIT.format.accepts(bad), "{bad:?}");
         }
     }
 }

@@ -5,10 +5,9 @@ use std::net::IpAddr;
 use axum::response::Response;
 use schemars::JsonSchema;
 use serde::Serialize;
-use smtpwatch_core::Role;
-use smtpwatch_store::offers::Offers;
+use smtpwatch_core::{Role, offers::Offers};
 
-use super::{answer, asked::Asked, incidents::role, parameter as p, problem::Problem, state::Api};
+use super::{incidents::role, parameter as p, problem::Problem, request::Request, response, state::Api};
 
 /// The days of one peer, as many as the store keeps.
 #[derive(Serialize, JsonSchema)]
@@ -33,12 +32,12 @@ struct OfferDay {
     offers: Offers,
 }
 
-pub(super) async fn offers(api: Api, asked: Asked) -> Result<Response, Problem> {
-    let peer: IpAddr = asked.required(&p::ADDRESS)?;
-    let (peer, port) = (peer.to_canonical().to_string(), asked.required(&p::PORT)?);
-    let role = role(&asked, &p::ROLE_OF_OFFERS).ok_or_else(|| Problem::missing(&p::ROLE_OF_OFFERS))?;
+pub(super) async fn offers(api: Api, request: Request) -> Result<Response, Problem> {
+    let peer: IpAddr = request.required(&p::ADDRESS)?;
+    let (peer, port) = (peer.to_canonical().to_string(), request.required(&p::PORT)?);
+    let role = role(&request, &p::ROLE_OF_OFFERS).ok_or_else(|| Problem::missing(&p::ROLE_OF_OFFERS))?;
     let of = peer.clone();
-    let days = api.desk.ask(move |store| Ok(store.offer_days(role, &of, port)?)).await?;
+    let days = api.app.with_store(move |store| Ok(store.offer_days(role, &of, port)?)).await?;
     let days = days.into_iter().map(|(day, offers)| OfferDay { day: day.to_string(), offers }).collect();
-    Ok(answer::json(&OfferDays { peer, role, port, days }))
+    Ok(response::json(&OfferDays { peer, role, port, days }))
 }

@@ -9,8 +9,8 @@ use serde::Serialize;
 use smtpwatch_store::incidents::LookupError;
 
 use super::{
-    answer,
-    parameter::{Parameter, Place},
+    parameter::{Location, Parameter},
+    response,
 };
 
 /// Media type of a problem.
@@ -21,7 +21,7 @@ const NAME_SHOWN: usize = 64;
 /// An error response.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, JsonSchema)]
 pub(crate) struct Problem {
-    /// `about:blank`: the status identifies the problem.
+    /// `description:blank`: the status identifies the problem.
     #[serde(rename = "type")]
     kind: &'static str,
     /// Reason phrase of the status.
@@ -51,29 +51,29 @@ impl Problem {
 
     /// A parameter has an invalid value.
     pub(super) fn value(parameter: &Parameter) -> Self {
-        let Parameter { name, form, .. } = parameter;
-        let detail = format!("{name}: expected {}", form.expected());
+        let Parameter { name, format, .. } = parameter;
+        let detail = format!("{name}: expected {}", format.expected());
         Self { parameter: Some((*name).to_owned()), ..Self::new(StatusCode::BAD_REQUEST, detail) }
     }
 
     /// A required parameter is missing.
     pub(super) fn missing(parameter: &Parameter) -> Self {
-        let detail = format!("{} is missing: expected {}", parameter.name, parameter.form.expected());
+        let detail = format!("{} is missing: expected {}", parameter.name, parameter.format.expected());
         Self { parameter: Some(parameter.name.to_owned()), ..Self::new(StatusCode::BAD_REQUEST, detail) }
     }
 
     /// A parameter is repeated and must not be.
     pub(super) fn repeated(parameter: &Parameter) -> Self {
-        let detail = match parameter.most {
+        let detail = match parameter.max_count {
             1 => format!("{} is given more than once", parameter.name),
-            most => format!("{} is given more than {most} times", parameter.name),
+            max_count => format!("{} is given more than {max_count} times", parameter.name),
         };
         Self { parameter: Some(parameter.name.to_owned()), ..Self::new(StatusCode::BAD_REQUEST, detail) }
     }
 
     /// The route has no such parameter.
     pub(super) fn unknown(name: &str, known: &[&Parameter]) -> Self {
-        let known: Vec<_> = known.iter().filter(|one| one.place == Place::Query).map(|one| one.name).collect();
+        let known: Vec<_> = known.iter().filter(|one| one.location == Location::Query).map(|one| one.name).collect();
         let known = if known.is_empty() { "none".to_owned() } else { known.join(", ") };
         let shown = name.get(..name.floor_char_boundary(NAME_SHOWN)).unwrap_or_default().to_owned();
         let detail = format!("a parameter that is not known here; these are: {known}");
@@ -125,7 +125,7 @@ impl From<LookupError> for Problem {
             // The cause might quote the document, so it goes neither into the response nor into the log.
             LookupError::Document { id, .. } => Self::unreadable(format!("finding {id}: its document cannot be read")),
             LookupError::Store(error) => Self {
-                retry_after: Some(answer::RETRY_STORE),
+                retry_after: Some(response::RETRY_STORE),
                 ..Self::new(StatusCode::SERVICE_UNAVAILABLE, format!("the store cannot be read: {error}"))
             },
         }
@@ -134,7 +134,7 @@ impl From<LookupError> for Problem {
 
 impl IntoResponse for Problem {
     fn into_response(self) -> Response {
-        let mut response = answer::text(MEDIA, answer::harmless(&self));
+        let mut response = response::text(MEDIA, response::json_text(&self));
         *response.status_mut() = StatusCode::from_u16(self.status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
         if let Some(seconds) = self.retry_after {
             response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from(seconds));

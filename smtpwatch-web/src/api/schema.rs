@@ -10,7 +10,7 @@ use schemars::{
 use serde_json::{Value, json};
 use smtpwatch_core::{Finding, evidence::EvidenceBundle, finding::SCHEMA_VERSION};
 
-use super::answer;
+use super::response;
 
 /// Media type of a JSON Schema.
 pub(super) const MEDIA: &str = "application/schema+json";
@@ -48,7 +48,7 @@ pub(super) fn tidy(schema: &mut Schema) {
 }
 
 pub(super) fn serve<T: JsonSchema>() -> Response {
-    answer::text(MEDIA, answer::harmless(&of::<T>()))
+    response::text(MEDIA, response::json_text(&of::<T>()))
 }
 
 fn of<T: JsonSchema>() -> Schema {

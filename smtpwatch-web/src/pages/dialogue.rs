@@ -3,7 +3,7 @@
 use maud::{Markup, html};
 use smtpwatch_core::Finding;
 
-use super::said::said;
+use super::format::escaped;
 
 pub(super) fn section(finding: &Finding) -> Markup {
     if finding.transcript.is_empty() {
@@ -17,7 +17,7 @@ pub(super) fn section(finding: &Finding) -> Markup {
                 @for line in &finding.transcript {
                     li class=(line.from.as_str()) {
                         span.from { (line.from.as_str()) ": " }
-                        code { (said(&line.text)) }
+                        code { (escaped(&line.text)) }
                     }
                 }
             }

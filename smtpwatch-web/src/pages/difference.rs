@@ -2,9 +2,9 @@
 
 use maud::{Markup, html};
 use smtpwatch_core::Finding;
-use smtpwatch_render::difference::{Change, Row, difference};
+use smtpwatch_render::difference::{Change, DifferenceRow, difference};
 
-use super::said::said;
+use super::format::escaped;
 
 pub(super) fn section(finding: &Finding) -> Markup {
     let rows = difference(finding);
@@ -17,7 +17,7 @@ pub(super) fn section(finding: &Finding) -> Markup {
             h2 #difference { (if compared { "Expected and observed reply" } else { "The server's reply to EHLO" }) }
             table.difference {
                 @if compared {
-                    caption { "According to " (said(&finding.expected.source)) ": " (said(&finding.expected.detail)) }
+                    caption { "According to " (escaped(&finding.expected.source)) ": " (escaped(&finding.expected.detail)) }
                     thead { tr { th scope="col" { "Expected" } th scope="col" { "Observed" } th scope="col" { "Difference" } } }
                 }
                 tbody { @for row in &rows { (line(row, compared)) } }
@@ -26,7 +26,7 @@ pub(super) fn section(finding: &Finding) -> Markup {
     }
 }
 
-fn line(row: &Row, compared: bool) -> Markup {
+fn line(row: &DifferenceRow, compared: bool) -> Markup {
     let (class, mark) = match row.change {
         Change::Same => ("same", ""),
         Change::Missing => ("missing", "missing"),
@@ -37,12 +37,12 @@ fn line(row: &Row, compared: bool) -> Markup {
         tr class=(class) {
             @if compared {
                 td { @if row.change == Change::Missing || row.change == Change::Masked {
-                    del { code { (said(&row.expected)) } }
-                } @else { code { (said(&row.expected)) } } }
+                    del { code { (escaped(&row.expected)) } }
+                } @else { code { (escaped(&row.expected)) } } }
             }
             td { @if row.change == Change::Added || row.change == Change::Masked {
-                ins { code { (said(&row.came)) } }
-            } @else { code { (said(&row.came)) } } }
+                ins { code { (escaped(&row.came)) } }
+            } @else { code { (escaped(&row.came)) } } }
             @if compared { td.mark { (mark) } }
         }
     }

@@ -10,9 +10,9 @@ use smtpwatch_store::incidents::{Cursor, Filter};
 use crate::api::{self, Problem};
 
 /// The submitted form, unchanged; empty fields are not filtered.
-pub(super) struct Wanted(Vec<(String, String)>);
+pub(super) struct FilterQuery(Vec<(String, String)>);
 
-impl Wanted {
+impl FilterQuery {
     pub(super) fn read(query: &str) -> Self {
         let filled = form_urlencoded::parse(query.as_bytes())
             .map(|(name, value)| (name.into_owned(), value.trim().to_owned()))
@@ -37,21 +37,21 @@ impl Wanted {
     }
 
     fn has(&self, name: &str, value: &str) -> bool {
-        self.0.iter().any(|(held, text)| held == name && text == value)
+        self.0.iter().any(|(key, text)| key == name && text == value)
     }
 
     fn text(&self, name: &str) -> &str {
-        self.0.iter().find(|(held, _)| held == name).map_or("", |(_, value)| value)
+        self.0.iter().find(|(key, _)| key == name).map_or("", |(_, value)| value)
     }
 }
 
-pub(super) fn form(wanted: &Wanted) -> Markup {
+pub(super) fn form(query: &FilterQuery) -> Markup {
     let ranks = |name: &'static str, label, any, values: Vec<(&'static str, String)>| {
         html! {
             label { (label)
                 select name=(name) {
                     option value="" { (any) }
-                    @for (value, shown) in values { option value=(value) selected[wanted.has(name, value)] { (shown) } }
+                    @for (value, shown) in values { option value=(value) selected[query.has(name, value)] { (shown) } }
                 }
             }
         }
@@ -60,12 +60,12 @@ pub(super) fn form(wanted: &Wanted) -> Markup {
     let text = |name: &str, label: &str, example: &str| {
         html! {
             label { (label)
-                input type="text" name=(name) value=(wanted.text(name)) placeholder=(example) autocomplete="off"
+                input type="text" name=(name) value=(query.text(name)) placeholder=(example) autocomplete="off"
                     spellcheck="false" maxlength="255";
             }
         }
     };
-    let kinds = Kind::ALL.iter().filter(|kind| wanted.has("kind", kind.as_str())).count();
+    let kinds = Kind::ALL.iter().filter(|kind| query.has("kind", kind.as_str())).count();
     html! {
         form.filter method="get" action="/incidents" role="search" aria-label="Incidents" {
             (ranks("severity", "Severity", "any", Severity::ALL.iter().map(|one| at_least(one.as_str())).collect()))
@@ -79,13 +79,13 @@ pub(super) fn form(wanted: &Wanted) -> Markup {
                 fieldset {
                     legend { "Any of these" }
                     @for kind in Kind::ALL {
-                        label { input type="checkbox" name="kind" value=(kind) checked[wanted.has("kind", kind.as_str())]; (kind) }
+                        label { input type="checkbox" name="kind" value=(kind) checked[query.has("kind", kind.as_str())]; (kind) }
                     }
                 }
             }
             div.do {
                 button type="submit" { "Filter" }
-                @if !wanted.is_everything() { a href="/incidents" { "Show all" } }
+                @if !query.is_everything() { a href="/incidents" { "Show all" } }
             }
         }
     }
@@ -97,18 +97,18 @@ mod tests {
 
     #[test]
     fn what_is_empty_is_not_wanted_and_the_next_page_keeps_the_rest() {
-        let wanted =
-            Wanted::read("severity=&peer=+*.example.net+&kind=starttls-stripped&kind=auth-plaintext&cursor=1-2");
-        let filter = wanted.filter(9).unwrap_or_else(|problem| panic!("{}", problem.detail));
+        let query =
+            FilterQuery::read("severity=&peer=+*.example.net+&kind=starttls-stripped&kind=auth-plaintext&cursor=1-2");
+        let filter = query.filter(9).unwrap_or_else(|problem| panic!("{}", problem.detail));
         assert_eq!((filter.severity, filter.kinds.len(), filter.limit), (None, 2, 9));
-        let next = wanted.further(&"3-4".parse().expect("a place"));
+        let next = query.further(&"3-4".parse().expect("a place"));
         assert_eq!(next, "/incidents?peer=*.example.net&kind=starttls-stripped&kind=auth-plaintext&cursor=3-4");
-        assert!(Wanted::read("severity=loud").filter(9).is_err() && Wanted::read("&&=").is_everything());
+        assert!(FilterQuery::read("severity=loud").filter(9).is_err() && FilterQuery::read("&&=").is_everything());
     }
 
     #[test]
-    fn what_was_typed_comes_back_as_text() {
-        let page = form(&Wanted::read("peer=%22%3E%3Cscript%3E")).into_string();
+    fn typed_values_are_printed_as_text() {
+        let page = form(&FilterQuery::read("peer=%22%3E%3Cscript%3E")).into_string();
         assert!(page.contains("value=\"&quot;&gt;&lt;script&gt;\"") && !page.contains("<script"), "{page}");
     }
 }

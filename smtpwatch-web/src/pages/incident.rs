@@ -10,38 +10,38 @@ use maud::{Markup, html};
 use smtpwatch_render::words;
 use smtpwatch_store::{
     Store,
-    incidents::{Incident, Kept, LookupError, Reach},
+    incidents::{Incident, LookupError, Reach, StoredFinding},
 };
 
 use super::{
     finding,
+    format::{count, moment, severity},
     layout::{Failure, Page},
     list::peer,
-    said::{count, moment, severity},
     timeline,
 };
-use crate::desk::Desk;
+use crate::app_state::AppState;
 
 /// Maximum number of findings in the list.
 const LISTED: usize = 50;
 
 /// The data of the page.
-struct Found {
+struct IncidentData {
     incident: Incident,
     reach: Reach,
-    best: Option<Kept>,
-    listed: Vec<Kept>,
+    best: Option<StoredFinding>,
+    listed: Vec<StoredFinding>,
     days: timeline::Days,
 }
 
 pub(super) async fn show(
-    State(desk): State<Arc<Desk>>,
+    State(app): State<Arc<AppState>>,
     Path(id): Path<String>,
     RawQuery(query): RawQuery,
 ) -> Result<Response, Failure> {
     let before = form_urlencoded::parse(query.as_deref().unwrap_or_default().as_bytes())
         .find_map(|(name, value)| (name == "before").then(|| value.parse().ok())?);
-    let found = desk.ask(move |store| find(store, &id, before)).await?;
+    let found = app.with_store(move |store| find(store, &id, before)).await?;
     let incident = &found.incident;
     let title = format!("{} with {}", incident.kind, incident.peer);
     let body = html! {
@@ -56,9 +56,9 @@ pub(super) async fn show(
     Ok(Page { title: &title, under: "/incidents", incident: Some(&incident.id), body }.into_response())
 }
 
-fn find(store: &mut Store, id: &str, before: Option<u64>) -> Result<Found, LookupError> {
+fn find(store: &mut Store, id: &str, before: Option<u64>) -> Result<IncidentData, LookupError> {
     let incident = store.incident(id)?;
-    Ok(Found {
+    Ok(IncidentData {
         reach: store.reach(&incident)?,
         best: store.best_finding(&incident)?,
         listed: store.findings(&incident, before, LISTED)?,
@@ -67,8 +67,8 @@ fn find(store: &mut Store, id: &str, before: Option<u64>) -> Result<Found, Looku
     })
 }
 
-fn head(found: &Found) -> Markup {
-    let Found { incident, reach, .. } = found;
+fn head(found: &IncidentData) -> Markup {
+    let IncidentData { incident, reach, .. } = found;
     html! {
         h1 { (incident.kind) " " (severity(incident.severity)) }
         p.lead {
@@ -110,18 +110,18 @@ fn hand_over(id: &str) -> Markup {
     }
 }
 
-fn findings(found: &Found) -> Markup {
+fn findings(found: &IncidentData) -> Markup {
     html! {
         section aria-labelledby="findings" {
             h2 #findings { "Findings" }
             div #listed data-live {
                 ul.listed {
-                    @for kept in &found.listed {
+                    @for stored in &found.listed {
                         li {
-                            a href={ "/findings/" (kept.finding.id) } { (moment(kept.finding.time)) } " "
-                            (severity(kept.finding.severity)) " [" (kept.finding.rule) "] " (kept.finding.evidence) ", "
-                            (kept.finding.outcome)
-                            @if kept.finding.exhibit.is_none() { ", without further evidence" }
+                            a href={ "/findings/" (stored.finding.id) } { (moment(stored.finding.time)) } " "
+                            (severity(stored.finding.severity)) " [" (stored.finding.rule) "] " (stored.finding.evidence) ", "
+                            (stored.finding.outcome)
+                            @if stored.finding.exhibit.is_none() { ", without further evidence" }
                         }
                     }
                 }

@@ -76,7 +76,7 @@ impl IntoResponse for Failure {
         let Problem { title, status, detail, candidates, .. } = self.0;
         let body = html! {
             h1 { (title) }
-            p { (super::said::said(&detail)) }
+            p { (super::format::escaped(&detail)) }
             @if !candidates.is_empty() {
                 ul { @for id in &candidates { li { a href={ "/incidents/" (id) } { (id) } } } }
             }

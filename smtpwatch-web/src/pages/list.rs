@@ -7,34 +7,37 @@ use maud::{Markup, html};
 use smtpwatch_store::incidents::Incident;
 
 use super::{
-    filter::{self, Wanted},
+    filter::{self, FilterQuery},
+    format::{escaped, grouped, moment, severity},
     layout::{Failure, Page},
-    said::{grouped, moment, said, severity},
 };
-use crate::desk::Desk;
+use crate::app_state::AppState;
 
 /// Maximum number of incidents on a page.
 const ON_A_PAGE: usize = 50;
 
-pub(super) async fn show(State(desk): State<Arc<Desk>>, RawQuery(query): RawQuery) -> Result<Page<'static>, Failure> {
-    let wanted = Wanted::read(query.as_deref().unwrap_or_default());
-    let found = match wanted.filter(ON_A_PAGE) {
-        Ok(filter) => Ok(desk.ask(move |store| Ok(store.incidents(&filter)?)).await?),
+pub(super) async fn show(
+    State(app): State<Arc<AppState>>,
+    RawQuery(query): RawQuery,
+) -> Result<Page<'static>, Failure> {
+    let filter_query = FilterQuery::read(query.as_deref().unwrap_or_default());
+    let found = match filter_query.filter(ON_A_PAGE) {
+        Ok(filter) => Ok(app.with_store(move |store| Ok(store.incidents(&filter)?)).await?),
         Err(problem) => Err(problem.detail),
     };
     let body = html! {
         h1 { "Incidents" }
-        (filter::form(&wanted))
+        (filter::form(&filter_query))
         @match &found {
-            Err(wrong) => p.bad role="alert" { (said(wrong)) },
+            Err(wrong) => p.bad role="alert" { (escaped(wrong)) },
             Ok(found) => div #incidents data-live {
                 @if found.is_empty() {
-                    p { (if wanted.is_everything() { "None stored." } else { "None match." }) }
+                    p { (if filter_query.is_everything() { "None stored." } else { "None match." }) }
                 } @else {
                     (table(found))
                 }
                 @if let Some(last) = found.last().filter(|_| found.len() == ON_A_PAGE) {
-                    p { a rel="next" href=(wanted.further(&last.cursor())) { "Older incidents" } }
+                    p { a rel="next" href=(filter_query.further(&last.cursor())) { "Older incidents" } }
                 }
             },
         }
@@ -73,7 +76,7 @@ pub(super) fn table(incidents: &[Incident]) -> Markup {
 /// The peer: its name if it has one, otherwise its address.
 pub(super) fn peer(incident: &Incident) -> Markup {
     html! {
-        @if !incident.name.is_empty() { (said(&incident.name)) " " }
-        span.address { (said(&incident.peer)) " port " (incident.port) }
+        @if !incident.name.is_empty() { (escaped(&incident.name)) " " }
+        span.address { (escaped(&incident.peer)) " port " (incident.port) }
     }
 }

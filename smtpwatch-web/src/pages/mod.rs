@@ -6,13 +6,13 @@ mod dialogue;
 mod difference;
 mod filter;
 mod finding;
+mod format;
+mod history;
 mod incident;
-mod known;
 mod layout;
 mod list;
+mod overview;
 mod packets;
-mod said;
-mod start;
 mod timeline;
 
 use std::sync::Arc;
@@ -20,18 +20,18 @@ use std::sync::Arc;
 use axum::{Router, extract::Path, routing::get};
 
 use self::{assets::Asset, layout::Failure};
-use super::{api::Problem, desk::Desk};
+use super::{api::Problem, app_state::AppState};
 
 /// The routes of the pages.
-pub fn router(desk: Arc<Desk>) -> Router {
+pub fn router(app: Arc<AppState>) -> Router {
     Router::new()
-        .route("/", get(start::show))
+        .route("/", get(overview::show))
         .route("/incidents", get(list::show))
         .route("/incidents/{id}", get(incident::show))
         .route("/findings/{id}", get(finding::show))
         .route("/assets/{name}", get(asset))
         .fallback(layout::no_such_page)
-        .with_state(desk)
+        .with_state(app)
 }
 
 async fn asset(Path(name): Path<String>) -> Result<&'static Asset, Failure> {

@@ -8,7 +8,7 @@ use smtpwatch_core::{
     evidence::{ConflictingSegments, EvidenceBundle, Packet},
 };
 
-use super::said::{count, said};
+use super::format::{count, escaped};
 
 pub(super) fn section(exhibit: &EvidenceBundle) -> Markup {
     html! {
@@ -76,8 +76,8 @@ fn row(packet: &Packet, begin: i64, starts: [u32; 2]) -> Markup {
     }
 }
 
-fn options(octets: &[u8]) -> String {
-    let named = TcpOptionsIterator::from_slice(octets).map(|option| match option {
+fn options(bytes: &[u8]) -> String {
+    let named = TcpOptionsIterator::from_slice(bytes).map(|option| match option {
         Ok(TcpOptionElement::Noop) => String::new(),
         Ok(TcpOptionElement::MaximumSegmentSize(size)) => format!("MSS {size}"),
         Ok(TcpOptionElement::WindowScale(shift)) => format!("scale {shift}"),
@@ -93,7 +93,7 @@ fn copies(copies: &[ConflictingSegments]) -> Markup {
     if copies.is_empty() {
         return html! {};
     }
-    let text = |octets: &[u8]| said(&String::from_utf8_lossy(octets));
+    let text = |bytes: &[u8]| escaped(&String::from_utf8_lossy(bytes));
     html! {
         h3 { "Two copies of the same bytes" }
         @for pair in copies {

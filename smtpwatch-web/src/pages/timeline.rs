@@ -1,10 +1,10 @@
 //! The offers of a peer by day, as an SVG chart and as a table; part of the page of an incident.
 
 use maud::{Markup, html};
-use smtpwatch_core::day::Day;
-use smtpwatch_store::{incidents::Incident, offers::Offers};
+use smtpwatch_core::{day::Day, offers::Offers};
+use smtpwatch_store::incidents::Incident;
 
-use super::said::{count, grouped};
+use super::format::{count, grouped};
 
 /// The days of a peer in the store, oldest first.
 pub(super) type Days = Vec<(Day, Offers)>;
@@ -138,7 +138,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_there_is_seen_beside_a_full_day() {
+    fn rows_are_counted_in_a_full_day() {
         let offers = Offers { sessions: 1, withheld: 1, ..Offers::default() };
         let day: Day = "2026-11-23".parse().expect("a day");
         let page = bar(day, &offers, 30, 1_000_000).into_string();

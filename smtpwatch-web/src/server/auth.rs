@@ -1,4 +1,4 @@
-//! Basic authentication (RFC 7617). [`authenticate`] is the middleware in front of pages and API; `Guard` checks the
+//! Basic authentication (RFC 7617). [`authenticate`] is the middleware in front of pages and API; `AuthLayer` checks the
 //! passwords under the limits of failed logins.
 
 use std::{
@@ -18,9 +18,9 @@ use base64::{Engine, prelude::BASE64_STANDARD};
 use tokio::sync::Semaphore;
 
 use super::{
-    limits::{Account, Logins, Payer},
+    access::Access,
+    limits::{Account, LoginThrottle, Payer},
     scrapers::Scrapers,
-    site::Site,
     users::Users,
 };
 use crate::metrics::{LoginFailure, WebMetrics};
@@ -34,10 +34,10 @@ const AT_ONCE: usize = 1;
 pub(super) struct Client(pub(super) IpAddr);
 
 /// Checks logins.
-pub(super) struct Guard {
+pub(super) struct AuthLayer {
     users: Arc<Users>,
     excluded_paths: Vec<String>,
-    logins: Arc<Logins>,
+    login_throttle: Arc<LoginThrottle>,
     /// For accounts that have logged in before.
     known_turns: Arc<Semaphore>,
     other_turns: Arc<Semaphore>,
@@ -47,45 +47,45 @@ pub(super) struct Guard {
 
 /// Why a login is refused.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-enum Refused {
+enum LoginRefusal {
     /// No credentials, or wrong ones.
     Unauthorized,
     /// Too many wrong passwords; the time to wait.
     Limited(Duration),
 }
 
-impl Guard {
-    pub(super) fn new(users: Users, excluded_paths: Vec<String>, site: &Site) -> Self {
+impl AuthLayer {
+    pub(super) fn new(users: Users, excluded_paths: Vec<String>, access: &Access) -> Self {
         Self {
             users: Arc::new(users),
             excluded_paths,
-            logins: site.logins.clone(),
+            login_throttle: access.login_throttle.clone(),
             known_turns: Arc::new(Semaphore::new(AT_ONCE)),
             other_turns: Arc::new(Semaphore::new(AT_ONCE)),
-            scrapers: site.scrapers.clone(),
-            metrics: site.metrics.clone(),
+            scrapers: access.scrapers.clone(),
+            metrics: access.metrics.clone(),
         }
     }
 
-    async fn check(&self, client: IpAddr, headers: &HeaderMap) -> Result<(), Refused> {
+    async fn check(&self, client: IpAddr, headers: &HeaderMap) -> Result<(), LoginRefusal> {
         // A browser sends its first request without credentials: that is not an attempt.
-        let login = login(headers).ok_or(Refused::Unauthorized)?;
+        let login = login(headers).ok_or(LoginRefusal::Unauthorized)?;
         let account = Account::new(client, split(&login).0);
         let limited = |wait| {
             self.metrics.login_failed(LoginFailure::Limited);
-            Refused::Limited(wait)
+            LoginRefusal::Limited(wait)
         };
         let token = self.users.token(account.network(), &login);
         if self.users.remembers(&token) {
-            return self.logins.remembered(&account, Instant::now()).map_err(limited);
+            return self.login_throttle.remembered(&account, Instant::now()).map_err(limited);
         }
-        let payer = self.logins.attempt(&account, Instant::now()).map_err(limited)?;
+        let payer = self.login_throttle.attempt(&account, Instant::now()).map_err(limited)?;
         if !self.verify(login, payer).await {
             self.metrics.login_failed(LoginFailure::Password);
             tracing::warn!(%client, "a login failed");
-            return Err(Refused::Unauthorized);
+            return Err(LoginRefusal::Unauthorized);
         }
-        self.logins.succeeded(account, payer, Instant::now());
+        self.login_throttle.succeeded(account, payer, Instant::now());
         self.users.remember(token);
         Ok(())
     }
@@ -109,25 +109,25 @@ impl Guard {
 
 /// Passes on requests of authenticated users; answers all others.
 pub(super) async fn authenticate(
-    State(guard): State<Arc<Guard>>,
+    State(layer): State<Arc<AuthLayer>>,
     Extension(Client(client)): Extension<Client>,
     request: Request,
     next: Next,
 ) -> Response {
-    if guard.excluded_paths.iter().any(|path| path == request.uri().path()) {
+    if layer.excluded_paths.iter().any(|path| path == request.uri().path()) {
         return next.run(request).await;
     }
-    match guard.check(client, request.headers()).await {
+    match layer.check(client, request.headers()).await {
         Ok(()) => {
-            guard.scrapers.note(client, true, Instant::now());
+            layer.scrapers.note(client, true, Instant::now());
             next.run(request).await
         }
-        Err(Refused::Unauthorized) => {
+        Err(LoginRefusal::Unauthorized) => {
             let challenge = [(header::WWW_AUTHENTICATE, HeaderValue::from_static("Basic realm=\"smtpwatch\""))];
             (StatusCode::UNAUTHORIZED, challenge, "log in with a name and password of basic_auth_users\n")
                 .into_response()
         }
-        Err(Refused::Limited(wait)) => too_many(wait, "too many logins failed: try again later\n"),
+        Err(LoginRefusal::Limited(wait)) => too_many(wait, "too many logins failed: try again later\n"),
     }
 }
 
@@ -157,20 +157,20 @@ pub(super) mod throttle {
     use crate::server::limits::{Bucket, Quota};
 
     /// The remaining quota of loopback, of known scrapers, and of all other clients. Each has its own bucket.
-    pub(in crate::server) struct Throttle {
+    pub(in crate::server) struct RequestThrottle {
         quota: Quota,
         buckets: [Mutex<Bucket>; 3],
         scrapers: Arc<Scrapers>,
     }
 
     /// Full buckets.
-    pub(in crate::server) fn new(quota: Quota, scrapers: Arc<Scrapers>, now: Instant) -> Arc<Throttle> {
-        Arc::new(Throttle { quota, buckets: [(); 3].map(|()| Mutex::new(Bucket::full(now))), scrapers })
+    pub(in crate::server) fn new(quota: Quota, scrapers: Arc<Scrapers>, now: Instant) -> Arc<RequestThrottle> {
+        Arc::new(RequestThrottle { quota, buckets: [(); 3].map(|()| Mutex::new(Bucket::full(now))), scrapers })
     }
 
     /// Passes on requests within the quota.
     pub(in crate::server) async fn throttle(
-        State(throttle): State<Arc<Throttle>>,
+        State(throttle): State<Arc<RequestThrottle>>,
         Extension(Client(client)): Extension<Client>,
         request: Request,
         next: Next,

@@ -224,12 +224,12 @@ impl Drop for UnderWay {
 }
 
 /// The body of a response; its request is active until hyper has consumed all of it.
-pub(super) struct AnswerBody {
+pub(super) struct ResponseBody {
     pub(super) body: axum::body::Body,
     pub(super) _under_way: UnderWay,
 }
 
-impl Body for AnswerBody {
+impl Body for ResponseBody {
     type Data = Bytes;
     type Error = axum::Error;
 

@@ -55,7 +55,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_change_is_seen_also_behind_a_link() {
+    fn a_change_of_the_target_of_a_link_is_noticed() {
         let folder = tempfile::tempdir().unwrap();
         let [old, new, link] = ["old", "new", "link"].map(|name| folder.path().join(name));
         std::fs::write(&old, "same").unwrap();

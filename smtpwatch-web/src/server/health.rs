@@ -17,7 +17,7 @@ const HEARTBEAT_LIMIT: Duration = Duration::from_secs(10);
 #[derive(Default)]
 pub struct Health {
     heartbeat: Mutex<Option<Instant>>,
-    state: Mutex<Watch>,
+    state: Mutex<CaptureStatus>,
     store: Mutex<StoreHealth>,
     stopping: AtomicBool,
 }
@@ -33,7 +33,7 @@ pub struct StoreHealth {
 
 /// Attached and missing hooks.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
-pub struct Watch {
+pub struct CaptureStatus {
     /// One line for each hook with our program.
     pub attached: Vec<String>,
     /// One line for each configured hook or interface that is missing.
@@ -42,7 +42,7 @@ pub struct Watch {
     pub lost: Vec<String>,
 }
 
-impl fmt::Display for Watch {
+impl fmt::Display for CaptureStatus {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self.attached.as_slice() {
             [] => f.write_str("nothing is attached")?,
@@ -54,13 +54,13 @@ impl fmt::Display for Watch {
 
 impl Health {
     /// Heartbeat of the pipeline.
-    pub fn beat(&self) {
+    pub fn heartbeat(&self) {
         *lock(&self.heartbeat) = Some(Instant::now());
     }
 
     /// Records a change of the hooks.
-    pub fn set(&self, watch: Watch) {
-        *lock(&self.state) = watch;
+    pub fn set(&self, status: CaptureStatus) {
+        *lock(&self.state) = status;
     }
 
     /// Records the state of the store.
@@ -86,7 +86,7 @@ impl Health {
 
     /// Attached and missing hooks.
     #[must_use]
-    pub fn watch(&self) -> Watch {
+    pub fn capture_status(&self) -> CaptureStatus {
         lock(&self.state).clone()
     }
 
@@ -102,11 +102,11 @@ impl Health {
     #[must_use]
     pub fn unready(&self) -> Vec<String> {
         let mut reasons = self.not_watching();
-        let watch = lock(&self.state);
-        if !watch.attached.is_empty() {
-            reasons.extend(watch.lost.iter().cloned());
+        let status = lock(&self.state);
+        if !status.attached.is_empty() {
+            reasons.extend(status.lost.iter().cloned());
         }
-        drop(watch);
+        drop(status);
         reasons.extend(lock(&self.store).trouble.iter().map(|line| format!("store: {line}")));
         reasons
     }
@@ -121,10 +121,10 @@ impl Health {
         if self.stopping.load(Ordering::Relaxed) {
             reasons.push("stopping".to_owned());
         }
-        let watch = lock(&self.state);
-        if watch.attached.is_empty() {
+        let status = lock(&self.state);
+        if status.attached.is_empty() {
             reasons.push("nothing is attached".to_owned());
-            reasons.extend(watch.missing.iter().cloned());
+            reasons.extend(status.missing.iter().cloned());
         }
         reasons
     }
@@ -144,12 +144,12 @@ mod tests {
         let health = Health::default();
         assert_eq!(health.unhealthy(), Vec::<String>::new());
         assert_eq!(health.unready(), ["the pipeline has not started", "nothing is attached"]);
-        health.beat();
+        health.heartbeat();
         let (eth0, eth1) = (vec!["eth0".to_owned()], vec!["eth1".to_owned()]);
-        let lost = Watch { attached: eth0.clone(), missing: eth1.clone(), lost: eth1.clone() };
+        let lost = CaptureStatus { attached: eth0.clone(), missing: eth1.clone(), lost: eth1.clone() };
         health.set(lost);
         assert_eq!(health.unready(), ["eth1"], "it was watched, and another program took the hook away");
-        health.set(Watch { attached: eth0, missing: eth1, lost: Vec::new() });
+        health.set(CaptureStatus { attached: eth0, missing: eth1, lost: Vec::new() });
         assert_eq!(health.unready(), Vec::<String>::new());
         health.set_store(StoreHealth { trouble: Some("full".to_owned()), recovered: None });
         assert_eq!(

@@ -1,4 +1,4 @@
-//! Rate limits of requests and of failed logins: token buckets ([`Bucket`]) for requests, and [`Logins`] for failed
+//! Rate limits of requests and of failed logins: token buckets ([`Bucket`]) for requests, and [`LoginThrottle`] for failed
 //! logins by network, by account and overall. The authentication middleware calls them.
 
 use std::{
@@ -90,7 +90,7 @@ pub(super) enum Payer {
 
 /// Counts failed logins. An attempt takes from its buckets before the password is verified, and a successful one is
 /// refunded: parallel attempts have no advantage over sequential ones.
-pub(super) struct Logins(Mutex<Table>);
+pub(super) struct LoginThrottle(Mutex<Table>);
 
 struct Table {
     networks: BTreeMap<Ipv6Addr, Bucket>,
@@ -105,7 +105,7 @@ struct AccountBuckets {
     all: Bucket,
 }
 
-impl Logins {
+impl LoginThrottle {
     pub(super) fn new(now: Instant) -> Self {
         let accounts = LruCache::new(MAX_ACCOUNTS);
         Self(Mutex::new(Table { networks: BTreeMap::new(), overall: Bucket::full(now), accounts }))
@@ -215,67 +215,73 @@ mod tests {
         Account::new(client.parse().unwrap(), user.as_bytes())
     }
 
-    fn attempts(logins: &Logins, account: &Account, now: Instant) -> usize {
-        (0..999).filter(|_| logins.attempt(account, now).is_ok()).count()
+    fn attempts(login_throttle: &LoginThrottle, account: &Account, now: Instant) -> usize {
+        (0..999).filter(|_| login_throttle.attempt(account, now).is_ok()).count()
     }
 
     #[test]
     fn one_network_does_not_use_up_the_attempts_of_another() {
         let now = Instant::now();
-        let logins = Logins::new(now);
-        assert_eq!(attempts(&logins, &account("2001:db8::1", "anna"), now), 10);
-        assert_eq!(attempts(&logins, &account("2001:db8::2", "berta"), now), 0, "the same /64, whatever the name");
-        assert_eq!(logins.attempt(&account("2001:db8:0:1::1", "anna"), now), Ok(Payer::Network));
-        let others: usize = (0..99).map(|n| attempts(&logins, &account(&format!("192.0.2.{n}"), "anna"), now)).sum();
+        let login_throttle = LoginThrottle::new(now);
+        assert_eq!(attempts(&login_throttle, &account("2001:db8::1", "anna"), now), 10);
+        assert_eq!(
+            attempts(&login_throttle, &account("2001:db8::2", "berta"), now),
+            0,
+            "the same /64, whatever the name"
+        );
+        assert_eq!(login_throttle.attempt(&account("2001:db8:0:1::1", "anna"), now), Ok(Payer::Network));
+        let others: usize =
+            (0..99).map(|n| attempts(&login_throttle, &account(&format!("192.0.2.{n}"), "anna"), now)).sum();
         assert_eq!(others, 60 - 11, "all networks together");
         let refused = account("198.51.100.1", "anna");
-        assert_eq!(attempts(&logins, &refused, now), 0);
+        assert_eq!(attempts(&login_throttle, &refused, now), 0);
         let later = now + OVERALL.interval * OVERALL.burst;
-        assert_eq!(attempts(&logins, &refused, later), 10, "what others have used up is not charged to it");
+        assert_eq!(attempts(&login_throttle, &refused, later), 10, "what others have used up is not charged to it");
     }
 
     #[test]
     fn failures_of_others_do_not_lock_out_an_account_that_has_logged_in() {
         let now = Instant::now();
-        let logins = Logins::new(now);
+        let login_throttle = LoginThrottle::new(now);
         let anna = account("192.0.2.1", "anna");
-        logins.succeeded(anna.clone(), logins.attempt(&anna, now).unwrap(), now);
+        login_throttle.succeeded(anna.clone(), login_throttle.attempt(&anna, now).unwrap(), now);
         // Other users of the same address, and other addresses.
-        attempts(&logins, &account("192.0.2.1", "berta"), now);
-        let others: usize = (2..200).map(|n| attempts(&logins, &account(&format!("192.0.2.{n}"), "anna"), now)).sum();
+        attempts(&login_throttle, &account("192.0.2.1", "berta"), now);
+        let others: usize =
+            (2..200).map(|n| attempts(&login_throttle, &account(&format!("192.0.2.{n}"), "anna"), now)).sum();
         assert_eq!(others, 50);
-        assert!(logins.attempt(&account("203.0.113.1", "anna"), now).is_err(), "none is left for strangers");
-        assert_eq!(logins.remembered(&anna, now), Ok(()));
-        assert_eq!(logins.attempt(&anna, now), Ok(Payer::Account), "also when its login is not remembered");
+        assert!(login_throttle.attempt(&account("203.0.113.1", "anna"), now).is_err(), "none is left for strangers");
+        assert_eq!(login_throttle.remembered(&anna, now), Ok(()));
+        assert_eq!(login_throttle.attempt(&anna, now), Ok(Payer::Account), "also when its login is not remembered");
         // Its own failures slow it down; a remembered login is admitted anyway.
-        assert_eq!(attempts(&logins, &anna, now + Duration::from_millis(1)), 9);
-        let logins = Logins::new(now);
-        logins.succeeded(anna.clone(), Payer::Network, now);
-        assert_eq!((0..30).filter(|_| logins.attempt(&anna, now).is_ok()).count(), 10);
-        assert_eq!(logins.remembered(&anna, now), Ok(()));
+        assert_eq!(attempts(&login_throttle, &anna, now + Duration::from_millis(1)), 9);
+        let login_throttle = LoginThrottle::new(now);
+        login_throttle.succeeded(anna.clone(), Payer::Network, now);
+        assert_eq!((0..30).filter(|_| login_throttle.attempt(&anna, now).is_ok()).count(), 10);
+        assert_eq!(login_throttle.remembered(&anna, now), Ok(()));
     }
 
     #[test]
     fn a_remembered_login_cannot_be_guessed_at_the_speed_of_the_network() {
         let now = Instant::now();
-        let logins = Logins::new(now);
+        let login_throttle = LoginThrottle::new(now);
         let anna = account("192.0.2.1", "anna");
-        logins.succeeded(anna.clone(), Payer::Network, now);
-        assert_eq!(attempts(&logins, &anna, now), 10);
-        assert!(logins.remembered(&anna, now).is_err(), "the right one looks like a wrong one");
-        assert_eq!(logins.remembered(&anna, now + Duration::from_secs(1)), Ok(()));
+        login_throttle.succeeded(anna.clone(), Payer::Network, now);
+        assert_eq!(attempts(&login_throttle, &anna, now), 10);
+        assert!(login_throttle.remembered(&anna, now).is_err(), "the right one looks like a wrong one");
+        assert_eq!(login_throttle.remembered(&anna, now + Duration::from_secs(1)), Ok(()));
     }
 
     #[test]
     fn a_good_login_takes_nothing() {
         let now = Instant::now();
-        let logins = Logins::new(now);
+        let login_throttle = LoginThrottle::new(now);
         for n in 0..1000 {
             let account = account("192.0.2.1", if n % 2 == 0 { "anna" } else { "berta" });
-            let payer = logins.attempt(&account, now).unwrap();
-            logins.succeeded(account, payer, now);
+            let payer = login_throttle.attempt(&account, now).unwrap();
+            login_throttle.succeeded(account, payer, now);
         }
-        let table = logins.lock();
+        let table = login_throttle.lock();
         assert!(table.networks.is_empty() && table.overall.0 <= now);
         assert_eq!(table.accounts.len(), 2);
     }
@@ -283,24 +289,30 @@ mod tests {
     #[test]
     fn the_tables_have_bounds() {
         let mut now = Instant::now();
-        let logins = Logins::new(now);
+        let login_throttle = LoginThrottle::new(now);
         for address in 0..6000_u32 {
             now += OVERALL.interval;
             let account = Account::new(IpAddr::V4(address.into()), b"anna");
-            let payer = logins.attempt(&account, now).unwrap();
+            let payer = login_throttle.attempt(&account, now).unwrap();
             if address % 2 == 0 {
-                logins.succeeded(account, payer, now);
+                login_throttle.succeeded(account, payer, now);
             }
-            assert!(logins.lock().networks.len() <= MAX_NETWORKS && logins.lock().accounts.len() <= MAX_ACCOUNTS);
+            assert!(
+                login_throttle.lock().networks.len() <= MAX_NETWORKS
+                    && login_throttle.lock().accounts.len() <= MAX_ACCOUNTS
+            );
         }
-        assert_eq!(logins.lock().accounts.len(), MAX_ACCOUNTS);
+        assert_eq!(login_throttle.lock().accounts.len(), MAX_ACCOUNTS);
         let now = Instant::now();
-        let logins = Logins::new(now);
+        let login_throttle = LoginThrottle::new(now);
         for address in 0..6000_u32 {
-            logins.lock().overall = Bucket::full(now);
-            assert_eq!(logins.attempt(&Account::new(IpAddr::V4(address.into()), b"anna"), now), Ok(Payer::Network));
+            login_throttle.lock().overall = Bucket::full(now);
+            assert_eq!(
+                login_throttle.attempt(&Account::new(IpAddr::V4(address.into()), b"anna"), now),
+                Ok(Payer::Network)
+            );
         }
-        assert_eq!(logins.lock().networks.len(), MAX_NETWORKS);
+        assert_eq!(login_throttle.lock().networks.len(), MAX_NETWORKS);
     }
 
     #[test]

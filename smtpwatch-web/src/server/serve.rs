@@ -29,13 +29,13 @@ use tokio::{
 use tokio_rustls::TlsAcceptor;
 
 use super::{
+    access::Access,
     auth::Client,
     config::{ConfigFile, WebConfig},
-    connections::{AnswerBody, Connections, Requests, Slot},
+    connections::{Connections, Requests, ResponseBody, Slot},
     health::Health,
-    limits::Logins,
+    limits::LoginThrottle,
     scrapers::Scrapers,
-    site::Site,
     tls,
 };
 use crate::metrics::WebMetrics;
@@ -70,11 +70,11 @@ pub async fn serve(
     stop: impl Future<Output = ()> + Send + 'static,
 ) -> std::io::Result<()> {
     let loopback = listener.local_addr()?.ip().to_canonical().is_loopback();
-    let logins = Arc::new(Logins::new(Instant::now()));
+    let login_throttle = Arc::new(LoginThrottle::new(Instant::now()));
     let scrapers = Arc::new(Scrapers::default());
     let connections = Connections::new(scrapers.clone(), metrics.clone());
-    let site = Site { metrics, health, guarded, loopback, logins, scrapers };
-    let mut current = Current::of(&site, file.as_mut().map(ConfigFile::take).unwrap_or_default());
+    let access = Access { metrics, health, guarded, loopback, login_throttle, scrapers };
+    let mut current = Current::of(&access, file.as_mut().map(ConfigFile::take).unwrap_or_default());
     let (end, _) = watch::channel(());
     // Each connection holds a sender: the receiver sees the end of the last one.
     let (open, mut all_closed) = mpsc::channel::<Infallible>(1);
@@ -85,8 +85,8 @@ pub async fn serve(
         tokio::select! {
             () = &mut stop => break,
             _ = look.tick(), if file.is_some() => {
-                if let Some(config) = file.as_mut().and_then(|file| refresh(file, &site.metrics)) {
-                    current = Current::of(&site, config);
+                if let Some(config) = file.as_mut().and_then(|file| refresh(file, &access.metrics)) {
+                    current = Current::of(&access, config);
                     // Clients that were admitted under the previous configuration must reconnect.
                     end.send_replace(());
                 }
@@ -142,9 +142,9 @@ struct Current {
 }
 
 impl Current {
-    fn of(site: &Site, config: WebConfig) -> Self {
+    fn of(access: &Access, config: WebConfig) -> Self {
         let tls = config.tls.as_ref().map(|tls| tls.acceptor.clone());
-        Self { tls, routes: site.routes(config) }
+        Self { tls, routes: access.routes(config) }
     }
 }
 
@@ -185,7 +185,7 @@ async fn http(
             // One request at a time: a connection with many pipelined requests takes turns with the others on its
             // thread. hyper answers several before it yields.
             yield_now().await;
-            answer.await.map(|answer| answer.map(|body| AnswerBody { body, _under_way: under_way }))
+            answer.await.map(|answer| answer.map(|body| ResponseBody { body, _under_way: under_way }))
         }
     });
     let mut connection = pin!(

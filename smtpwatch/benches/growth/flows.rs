@@ -11,7 +11,7 @@ use smtpwatch_core::{
     engine::{EvictReason, GateOrder, SessionResult},
     policy::history::History,
 };
-use smtpwatch_pipeline::{Pipeline, Source};
+use smtpwatch_pipeline::{Pipeline, RecordSource};
 
 use crate::{
     cpu,
@@ -69,7 +69,7 @@ pub struct Bounded {
     /// Flows that were evicted, each counted.
     pub evicted: usize,
     /// Bytes allocated by gate and engine.
-    pub octets: usize,
+    pub bytes: usize,
 }
 
 struct Lab {
@@ -94,7 +94,7 @@ impl Lab {
         let gate = UserspaceGate::bounded(PortSet::new(&config.ports), config.limits.gate_flows());
         memory::serve(Owner::Engine);
         let history = History::new(config.limits.peers);
-        let pipeline = Pipeline::new(config, history, Source::File);
+        let pipeline = Pipeline::new(config, history, RecordSource::File);
         memory::serve(Owner::Other);
         Self {
             gate: Some(gate),
@@ -112,34 +112,34 @@ impl Lab {
     /// Plays one part of the sessions.
     fn play(&mut self, numbers: Range<usize>, part: Part) {
         let traffic = self.traffic.clone();
-        let (mut octets, mut ends) = (Vec::new(), Vec::new());
+        let (mut bytes, mut ends) = (Vec::new(), Vec::new());
         traffic.play(numbers, part, |packet| {
-            octets.extend_from_slice(packet);
-            ends.push(octets.len());
+            bytes.extend_from_slice(packet);
+            ends.push(bytes.len());
             if ends.len() == BATCH {
-                self.feed(&octets, &ends);
-                octets.clear();
+                self.feed(&bytes, &ends);
+                bytes.clear();
                 ends.clear();
             }
         });
-        self.feed(&octets, &ends);
+        self.feed(&bytes, &ends);
     }
 
-    fn feed(&mut self, octets: &[u8], ends: &[usize]) {
+    fn feed(&mut self, bytes: &[u8], ends: &[usize]) {
         let Self { gate, pipeline, now, sessions, evicted, findings, .. } = self;
         let (Some(gate), Some(pipeline)) = (gate, pipeline) else { return };
         let mut orders: Vec<GateOrder> = Vec::with_capacity(8);
         let mut start = 0;
-        let begun = cpu();
+        let start_time = cpu();
         for &end in ends {
-            let bytes = &octets[start..end];
+            let packet = &bytes[start..end];
             start = end;
             *now += STEP;
             let at = Timestamp(*now);
             let frame = CapturedFrame {
                 link: Link::Ip,
-                bytes,
-                wire_len: u32::try_from(bytes.len()).unwrap_or(u32::MAX),
+                bytes: packet,
+                wire_len: u32::try_from(packet.len()).unwrap_or(u32::MAX),
                 at_ns: u64::try_from(at.0).unwrap_or(0),
                 interface: 0,
                 direction: None,
@@ -166,7 +166,7 @@ impl Lab {
             }
             memory::serve(Owner::Other);
         }
-        self.busy += cpu().saturating_sub(begun);
+        self.busy += cpu().saturating_sub(start_time);
     }
 
     /// Number of flows that the engine holds.
@@ -175,12 +175,12 @@ impl Lab {
     }
 
     fn held(&self, flows: usize) -> Held {
-        let [gate, engine] = self.octets();
+        let [gate, engine] = self.bytes();
         Held { gate: per(gate, flows), engine: per(engine, flows) }
     }
 
     /// Memory that gate and engine have allocated since the start.
-    fn octets(&self) -> [usize; 2] {
+    fn bytes(&self) -> [usize; 2] {
         let [gate, engine] = OWNERS.map(memory::held);
         [gate.saturating_sub(self.empty[0]), engine.saturating_sub(self.empty[1])]
     }
@@ -254,9 +254,9 @@ pub fn bounded(offered: usize) -> anyhow::Result<Bounded> {
         lab.play(number..number + 1, Part::Dialogue);
     }
     let evicted = lab.evicted.get(&EvictReason::Capacity).copied().unwrap_or(0);
-    let octets = lab.octets().iter().sum();
+    let bytes = lab.bytes().iter().sum();
     ensure!(lab.flows() == held, "{} flows are open", lab.flows());
-    Ok(Bounded { offered, held, evicted, octets })
+    Ok(Bounded { offered, held, evicted, bytes })
 }
 
 /// Bytes of this process in memory (proc(5), `statm`).

@@ -43,7 +43,7 @@ pub fn measure(peers: usize) -> Known {
     // The minimum per update over all rounds: an interruption does not hit the same update in every round.
     let mut worst = vec![Duration::MAX; NEW];
     for round in 0..ROUNDS {
-        let begun = cpu();
+        let start_time = cpu();
         let mut found = 0;
         for number in scattered(peers) {
             let key = key(number);
@@ -58,17 +58,17 @@ pub fn measure(peers: usize) -> Known {
             found += u32::from(black_box(expectation).offers.is_some());
         }
         debug_assert_eq!(found, TIMES);
-        known.look_up = known.look_up.min((cpu() - begun) / TIMES);
-        let begun = cpu();
+        known.look_up = known.look_up.min((cpu() - start_time) / TIMES);
+        let start_time = cpu();
         for number in scattered(peers) {
             black_box(history.note(key(number), note(number, round + 1), Strength::default()));
         }
-        known.note = known.note.min((cpu() - begun) / TIMES);
+        known.note = known.note.min((cpu() - start_time) / TIMES);
         for (number, least) in worst.iter_mut().enumerate() {
             let (key, note) = (key((round + 1) * 10_000_000 + number), note(number, round + 1));
-            let begun = clock(ClockId::CLOCK_THREAD_CPUTIME_ID);
+            let start_time = clock(ClockId::CLOCK_THREAD_CPUTIME_ID);
             let noted = history.note(key, note, Strength::default());
-            *least = clock(ClockId::CLOCK_THREAD_CPUTIME_ID).saturating_sub(begun).min(*least);
+            *least = clock(ClockId::CLOCK_THREAD_CPUTIME_ID).saturating_sub(start_time).min(*least);
             drop(black_box(noted));
         }
         // Restore the initial state.
@@ -133,6 +133,7 @@ pub fn record(number: usize) -> HistoryRecord {
 fn note(number: usize, round: usize) -> SessionNote {
     SessionNote {
         at: seconds(100_000_000 * round),
+        answered: true,
         offered: true,
         used: true,
         profile: Some(profile(number)),

@@ -26,19 +26,19 @@ const SIZES: [usize; 4] = [1_000, 10_000, 100_000, 1_000_000];
 static ALLOCATOR: memory::Counting = memory::Counting;
 
 fn main() -> anyhow::Result<()> {
-    let asked = |word: &str| std::env::args().any(|argument| argument == word);
+    let requested = |word: &str| std::env::args().any(|argument| argument == word);
     // Cargo passes it to benchmarks, and not to tests.
-    let sizes = match (asked("--bench"), asked("quick")) {
+    let sizes = match (requested("--bench"), requested("quick")) {
         (true, false) => &SIZES[..],
         (_, true) => &SIZES[..2],
         (false, false) => &SIZES[..1],
     };
-    if asked("flows") || asked("history") || asked("store") {
+    if requested("flows") || requested("history") || requested("store") {
         for &size in sizes {
             // These measurements print their results on standard error.
-            if asked("flows") {
+            if requested("flows") {
                 let _ = flows::measure(size)?;
-            } else if asked("history") {
+            } else if requested("history") {
                 let _ = history::measure(size);
             } else {
                 let _ = store::measure(size)?;

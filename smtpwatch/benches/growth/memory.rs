@@ -42,8 +42,8 @@ pub fn total() -> usize {
 /// The global allocator of the benchmark; see the module.
 pub struct Counting;
 
-fn count(octets: usize) {
-    HELD[usize::from(OWNER.load(Relaxed))].fetch_add(octets, Relaxed);
+fn count(bytes: usize) {
+    HELD[usize::from(OWNER.load(Relaxed))].fetch_add(bytes, Relaxed);
 }
 
 // SAFETY: every call is passed to the system allocator with the same arguments.

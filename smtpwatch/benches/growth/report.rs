@@ -15,9 +15,9 @@ pub fn section(flows: &[Flows], bounded: &Bounded, history: &[Known], store: &[S
          Sessions of 24 packets, three of four under TLS and one with a message in clear, between this host and 2,000 peers. All \
          flows are open at once, and take turns packet by packet: the worst order for every cache. Processor time for gate and \
          engine, the best of several rounds, once tables and memory have grown. Memory is what they ask the allocator for, after \
-         the reply to EHLO, and after the handshake or the message; a flow's own octets, the dialogue so far in both directions \
+         the reply to EHLO, and after the handshake or the message; a flow's own bytes, the dialogue so far in both directions \
          among them, and its part of every table. Resident is what the process grew by in the dialogue.\n\n\
-         | flows open at once | µs for a session | beside 1,000 | octets for a flow, in its dialogue (gate + engine) | after its \
+         | flows open at once | µs for a session | beside 1,000 | bytes for a flow, in its dialogue (gate + engine) | after its \
          handshake (gate + engine) | resident |\n|---:|---:|---:|---:|---:|---:|\n",
     );
     let first = flows.first().map_or(Duration::ZERO, |flows| flows.session);
@@ -39,7 +39,7 @@ pub fn section(flows: &[Flows], bounded: &Bounded, history: &[Known], store: &[S
             row.resident,
         );
     }
-    let Bounded { offered, held, evicted, octets } = *bounded;
+    let Bounded { offered, held, evicted, bytes } = *bounded;
     let _ = writeln!(
         page,
         "\nBounded by configuration: with `[limits] flows = {held}` and {} flows opened, {} were held in the end, {} made room \
@@ -47,14 +47,14 @@ pub fn section(flows: &[Flows], bounded: &Bounded, history: &[Known], store: &[S
         grouped(offered),
         grouped(held),
         grouped(evicted),
-        octets.div_ceil(1 << 20),
+        bytes.div_ceil(1 << 20),
     );
     page.push_str(
         "History, half of it by address and half by name. A look-up is what every verdict asks; a session is noted once, at its \
          end. The longest note is that of a new peer where another one makes room, the longest of 100,000. The store is written \
          by a thread of its own, in batches; its start reads every row into history.\n\n\
-         | peers known | ns for a look-up | beside 1,000 | µs for a note | beside 1,000 | longest note, µs | octets in memory | \
-         rows written in a second | octets in the file | start, s |\n|---:|---:|---:|---:|---:|---:|---:|---:|---:|---:|\n",
+         | peers known | ns for a look-up | beside 1,000 | µs for a note | beside 1,000 | longest note, µs | bytes in memory | \
+         rows written in a second | bytes in the file | start, s |\n|---:|---:|---:|---:|---:|---:|---:|---:|---:|---:|\n",
     );
     let first = history.first().map_or((1.0, 1.0), |known| (known.look_up.as_secs_f64(), known.note.as_secs_f64()));
     for (known, stored) in history.iter().zip(store) {

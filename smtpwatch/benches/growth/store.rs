@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, ensure};
 use smtpwatch_core::policy::history::History;
-use smtpwatch_store::{Keeping, Writer};
+use smtpwatch_store::{Writer, WriterSettings};
 
 use crate::{
     history::{key, record},
@@ -25,22 +25,22 @@ pub struct Stored {
 pub fn measure(peers: usize) -> anyhow::Result<Stored> {
     let directory = tempfile::tempdir()?;
     let path = directory.path().join("smtpwatch.db");
-    let (writer, _) = Writer::start(&path, Keeping { peers, ..Keeping::default() })?;
-    let handle = writer.handle().context("the way to the writer")?.patient();
-    let begun = Instant::now();
+    let (writer, _) = Writer::start(&path, WriterSettings { peers, ..WriterSettings::default() })?;
+    let handle = writer.handle().context("the way to the writer")?.blocking();
+    let start_time = Instant::now();
     for number in 0..peers {
         handle.keep(key(number), record(number));
     }
     drop(handle);
     ensure!(writer.finish() == 0, "rows were lost");
-    let rows_per_second = peers * 1_000 / usize::try_from(begun.elapsed().as_millis())?.max(1);
+    let rows_per_second = peers * 1_000 / usize::try_from(start_time.elapsed().as_millis())?.max(1);
     let file = per(usize::try_from(std::fs::metadata(&path)?.len())?, peers);
 
-    let begun = Instant::now();
-    let (writer, entries) = Writer::start(&path, Keeping { peers, ..Keeping::default() })?;
+    let start_time = Instant::now();
+    let (writer, entries) = Writer::start(&path, WriterSettings { peers, ..WriterSettings::default() })?;
     let mut history = History::new(peers);
     entries.into_iter().for_each(|(key, record)| _ = history.restore(key, record));
-    let start = begun.elapsed();
+    let start = start_time.elapsed();
     ensure!(history.len() == peers, "{} rows were read", history.len());
     drop(writer);
     let stored = Stored { rows_per_second, start, file };

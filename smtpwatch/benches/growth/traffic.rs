@@ -163,8 +163,8 @@ impl Step {
         packet.extend([5 << 4, self.flags, 0xff, 0xff, 0, 0, 0, 0]);
         packet.extend(&self.payload);
         if let Some(at) = self.digits {
-            for (octet, divisor) in packet[HEADERS + at..].iter_mut().zip([1000, 100, 10, 1]) {
-                *octet = b'0' + low(peer / divisor % 10)[0];
+            for (byte, divisor) in packet[HEADERS + at..].iter_mut().zip([1000, 100, 10, 1]) {
+                *byte = b'0' + low(peer / divisor % 10)[0];
             }
         }
     }
@@ -175,27 +175,27 @@ fn client_hello() -> Vec<u8> {
     let versions = [0, 43, 0, 3, 2, 3, 4];
     let padding = [&[0, 21, 0, 200][..], &[0; 200]].concat();
     let extensions = [&versions[..], &padding].concat();
-    let fields = [&[3, 3][..], &[7; 32], &[0], &[0, 2, 0x13, 1], &[1, 0], &octets(extensions.len()), &extensions];
+    let fields = [&[3, 3][..], &[7; 32], &[0], &[0, 2, 0x13, 1], &[1, 0], &bytes(extensions.len()), &extensions];
     handshake(1, &fields.concat())
 }
 
 /// A ServerHello that selects TLS 1.3 (§4.1.3), and the encrypted records of the same flight.
 fn server_hello() -> Vec<u8> {
     let versions = [0, 43, 0, 2, 3, 4];
-    let fields = [&[3, 3][..], &[9; 32], &[0], &[0x13, 1], &[0], &octets(versions.len()), &versions];
+    let fields = [&[3, 3][..], &[9; 32], &[0], &[0x13, 1], &[0], &bytes(versions.len()), &versions];
     [handshake(2, &fields.concat()), vec![20, 3, 3, 0, 1, 1], sealed(1_200)].concat()
 }
 
 fn handshake(kind: u8, body: &[u8]) -> Vec<u8> {
-    let message = [&[kind, 0][..], &octets(body.len()), body].concat();
-    [&[22, 3, 1][..], &octets(message.len()), &message].concat()
+    let message = [&[kind, 0][..], &bytes(body.len()), body].concat();
+    [&[22, 3, 1][..], &bytes(message.len()), &message].concat()
 }
 
 /// A record of encrypted data.
 fn sealed(length: usize) -> Vec<u8> {
-    [&[23, 3, 3][..], &octets(length), &vec![0xaa; length]].concat()
+    [&[23, 3, 3][..], &bytes(length), &vec![0xaa; length]].concat()
 }
 
-fn octets(length: usize) -> [u8; 2] {
+fn bytes(length: usize) -> [u8; 2] {
     u16::try_from(length).unwrap_or(u16::MAX).to_be_bytes()
 }

@@ -15,9 +15,9 @@ use smtpwatch_core::{
     policy::history::{HistoryKey, HistoryPeer, HistoryRecord, peer_text},
 };
 use smtpwatch_render::text;
-use smtpwatch_store::{Entry, Keeping, Store, StoreHandle, Writer};
+use smtpwatch_store::{Entry, Store, StoreHandle, Writer, WriterSettings};
 
-use super::{BaselineImportArgs, BaselinePlace, BaselineVerb, Exit, Format};
+use super::{BaselineImportArgs, BaselineStoreArgs, BaselineVerb, Exit, Format};
 
 /// Version of the export format.
 const SCHEMA_VERSION: u32 = 1;
@@ -27,11 +27,11 @@ const MAX_LINE: u64 = 64 * 1024;
 pub(super) fn run(verb: BaselineVerb) -> anyhow::Result<Exit> {
     match verb {
         BaselineVerb::List(args) => {
-            let entries = open(&args.place)?.entries()?;
+            let entries = open(&args.store_args)?.entries()?;
             print(&entries, args.format)?;
         }
         BaselineVerb::Show(args) => {
-            let entries = open(&args.common.place)?.peer(&args.peer)?;
+            let entries = open(&args.common.store_args)?.peer(&args.peer)?;
             anyhow::ensure!(
                 !entries.is_empty(),
                 "{}: no such peer in the history; see `smtpwatch baseline list`",
@@ -40,7 +40,7 @@ pub(super) fn run(verb: BaselineVerb) -> anyhow::Result<Exit> {
             print(&entries, args.common.format)?;
         }
         BaselineVerb::Forget(args) => {
-            let rows = open(&args.common.place)?.forget(&args.peer)?;
+            let rows = open(&args.common.store_args)?.forget(&args.peer)?;
             anyhow::ensure!(rows > 0, "{}: no such peer in the history; see `smtpwatch baseline list`", args.peer);
             let answer = match Format::or_default(args.common.format) {
                 Format::Text => format!("{}: forgotten ({rows} rows)\n", text::printable(&args.peer)),
@@ -48,8 +48,8 @@ pub(super) fn run(verb: BaselineVerb) -> anyhow::Result<Exit> {
             };
             super::out(|out| out.write_all(answer.as_bytes()))?;
         }
-        BaselineVerb::Export(place) => {
-            let entries = open(&place)?.entries()?;
+        BaselineVerb::Export(store_args) => {
+            let entries = open(&store_args)?.entries()?;
             let rows =
                 entries.into_iter().map(|(key, record)| Exported { schema_version: SCHEMA_VERSION, key, record });
             super::out(|out| {
@@ -57,17 +57,17 @@ pub(super) fn run(verb: BaselineVerb) -> anyhow::Result<Exit> {
             })?;
         }
         BaselineVerb::Import(args) => {
-            let (read, taken) = import(&args)?;
-            super::out(|out| writeln!(out, "{read} rows read, {taken} taken over"))?;
+            let (read, imported) = import(&args)?;
+            super::out(|out| writeln!(out, "{read} rows read, {imported} taken over"))?;
         }
     }
     Ok(Exit::Fine)
 }
 
-fn open(place: &BaselinePlace) -> anyhow::Result<Store> {
-    let path = match &place.store {
+fn open(store_args: &BaselineStoreArgs) -> anyhow::Result<Store> {
+    let path = match &store_args.store {
         Some(path) => path.clone(),
-        None => Config::load(place.config.config.as_deref())?.0.store,
+        None => Config::load(store_args.config.config.as_deref())?.0.store,
     };
     Ok(Store::open_existing(&path)?)
 }
@@ -85,8 +85,8 @@ struct Exported {
 /// Reads the whole file before it writes anything, so that no partial import remains. Returns the numbers of rows read
 /// and imported.
 fn import(args: &BaselineImportArgs) -> anyhow::Result<(usize, usize)> {
-    let (mut config, _) = Config::load(args.place.config.config.as_deref())?;
-    if let Some(store) = &args.place.store {
+    let (mut config, _) = Config::load(args.store_args.config.config.as_deref())?;
+    if let Some(store) = &args.store_args.store {
         config.store.clone_from(store);
     }
     let name = if args.file == Path::new("-") { "stdin".to_owned() } else { args.file.display().to_string() };
@@ -96,20 +96,20 @@ fn import(args: &BaselineImportArgs) -> anyhow::Result<(usize, usize)> {
     };
     let rows = read(from, &name, config.limits.peers)?;
     // The writer takes the daemon's lock, and fails while the daemon runs.
-    let (writer, held) = Writer::start(&config.store, Keeping::of(&config))?;
-    let held: HashMap<HistoryKey, HistoryRecord> = held.into_iter().collect();
-    let store = writer.handle().map(StoreHandle::patient).context("the store has no writer")?;
-    let (read, mut taken) = (rows.len(), 0);
+    let (writer, stored) = Writer::start(&config.store, WriterSettings::of(&config))?;
+    let stored: HashMap<HistoryKey, HistoryRecord> = stored.into_iter().collect();
+    let store = writer.handle().map(StoreHandle::blocking).context("the store has no writer")?;
+    let (read, mut imported) = (rows.len(), 0);
     for Exported { key, record, .. } in rows {
-        if held.get(&key).is_none_or(|held| held.last_seen < record.last_seen) {
+        if stored.get(&key).is_none_or(|stored| stored.last_seen < record.last_seen) {
             store.keep(key, record);
-            taken += 1;
+            imported += 1;
         }
     }
     drop(store);
     let lost = writer.finish();
     anyhow::ensure!(lost == 0, "{lost} rows could not be written to {}", config.store.display());
-    Ok((read, taken))
+    Ok((read, imported))
 }
 
 fn read(from: impl Read, name: &str, most: usize) -> anyhow::Result<Vec<Exported>> {
@@ -133,7 +133,7 @@ fn read(from: impl Read, name: &str, most: usize) -> anyhow::Result<Vec<Exported
 
 /// One row of the history, as a JSON line.
 #[derive(Serialize)]
-struct Row {
+struct PeerRow {
     peer: String,
     peer_kind: &'static str,
     /// The role of this host.
@@ -157,7 +157,7 @@ struct Row {
     last_offered: Option<Timestamp>,
 }
 
-impl From<&Entry> for Row {
+impl From<&Entry> for PeerRow {
     fn from((key, record): &Entry) -> Self {
         let (peer_kind, peer) = peer_text(&key.peer);
         Self {
@@ -190,7 +190,7 @@ fn print(entries: &[Entry], format: Option<Format>) -> anyhow::Result<()> {
                 "PEER", "PORT", "SESSIONS", "OFFERED", "USED", "LAST SEEN"
             )?;
         }
-        for row in entries.iter().map(Row::from) {
+        for row in entries.iter().map(PeerRow::from) {
             match format {
                 Format::Json => out.write_all(text::json_line(&row).as_bytes())?,
                 Format::Text => writeln!(

@@ -3,7 +3,7 @@
 use std::{io::Write, path::Path};
 
 use clap::{ArgMatches, parser::ValueSource};
-use smtpwatch_config::{ConfigError, DEFAULT_PATH, Effective, Origin, Source, drop_in, effective, read_file};
+use smtpwatch_config::{ConfigError, ConfigSource, DEFAULT_PATH, Effective, Origin, drop_in, effective, read_file};
 use smtpwatch_core::policy::rule::RuleState;
 use smtpwatch_system::clock::now;
 
@@ -47,7 +47,7 @@ pub(super) fn run(args: CheckConfigArgs, matches: &ArgMatches) -> anyhow::Result
 }
 
 /// The values that the command line or the environment overrides.
-fn given(source: &Source, matches: &ArgMatches) -> Vec<(&'static str, String, Origin)> {
+fn given(source: &ConfigSource, matches: &ArgMatches) -> Vec<(&'static str, String, Origin)> {
     let origin = |id: &str, flag, variable| match matches.value_source(id) {
         Some(ValueSource::EnvVariable) => Origin::Variable(variable),
         _ => Origin::Flag(flag),

@@ -21,13 +21,16 @@ use smtpwatch_render::{
 };
 use smtpwatch_store::{
     Store,
-    incidents::{Filter, Incident, Kept, PAGE, Reach},
+    incidents::{Filter, Incident, PAGE, Reach, StoredFinding},
 };
-use smtpwatch_system::clock::now;
+use smtpwatch_system::{
+    clock::now,
+    moment::{Moment, MomentError},
+};
 
 use super::{
-    Exit, ExportFormat, Format, IncidentArgs, IncidentsExportArgs, IncidentsListArgs, IncidentsPlace, IncidentsVerb,
-    IncidentsVerifyArgs,
+    Exit, ExportFormat, Format, IncidentArgs, IncidentsExportArgs, IncidentsListArgs, IncidentsStoreArgs,
+    IncidentsVerb, IncidentsVerifyArgs,
 };
 
 pub(super) fn run(verb: IncidentsVerb) -> anyhow::Result<Exit> {
@@ -41,28 +44,8 @@ pub(super) fn run(verb: IncidentsVerb) -> anyhow::Result<Exit> {
 }
 
 /// Parses an RFC 3339 time, or an age such as `24h`.
-pub(super) fn parse_time(text: &str) -> Result<Timestamp, String> {
-    if let Ok(time) = text.parse::<jiff::Timestamp>() {
-        return i64::try_from(time.as_nanosecond()).map(Timestamp).map_err(|error| error.to_string());
-    }
-    let Some(seconds) = parse_seconds(text) else {
-        return Err("expected a time such as 2026-11-23T15:00:00Z, or so long ago: 30m, 24h, 7d".to_owned());
-    };
-    Ok(Timestamp(now().0.saturating_sub(seconds.saturating_mul(1_000_000_000))))
-}
-
-/// Seconds of a duration such as 30m, 24h, 7d.
-pub(super) fn parse_seconds(text: &str) -> Option<i64> {
-    let unit = text.chars().next_back().and_then(|unit| match unit {
-        's' => Some(1),
-        'm' => Some(60),
-        'h' => Some(3_600),
-        'd' => Some(86_400),
-        'w' => Some(604_800),
-        _ => None,
-    })?;
-    let number = text.get(..text.len().saturating_sub(1))?.parse::<u32>().ok()?;
-    i64::from(number).checked_mul(unit)
+pub(super) fn parse_time(text: &str) -> Result<Timestamp, MomentError> {
+    text.parse::<Moment>().map(|moment| moment.at(now()))
 }
 
 pub(super) fn parse_role(text: &str) -> Result<Role, String> {
@@ -70,19 +53,19 @@ pub(super) fn parse_role(text: &str) -> Result<Role, String> {
 }
 
 pub(super) fn parse_hash(text: &str) -> Result<[u8; 32], String> {
-    let octet = |at: usize| text.get(at..at + 2).and_then(|pair| u8::from_str_radix(pair, 16).ok());
-    let octets: Option<Vec<u8>> = (0..text.len()).step_by(2).map(octet).collect();
-    octets.and_then(|octets| octets.try_into().ok()).ok_or_else(|| "expected 64 hexadecimal digits".to_owned())
+    let byte = |at: usize| text.get(at..at + 2).and_then(|pair| u8::from_str_radix(pair, 16).ok());
+    let bytes: Option<Vec<u8>> = (0..text.len()).step_by(2).map(byte).collect();
+    bytes.and_then(|bytes| bytes.try_into().ok()).ok_or_else(|| "expected 64 hexadecimal digits".to_owned())
 }
 
-fn open(place: &IncidentsPlace) -> anyhow::Result<Store> {
-    Ok(Store::open_existing(&path(place)?)?)
+fn open(store_args: &IncidentsStoreArgs) -> anyhow::Result<Store> {
+    Ok(Store::open_existing(&path(store_args)?)?)
 }
 
-fn path(place: &IncidentsPlace) -> anyhow::Result<PathBuf> {
-    Ok(match &place.store {
+fn path(store_args: &IncidentsStoreArgs) -> anyhow::Result<PathBuf> {
+    Ok(match &store_args.store {
         Some(path) => path.clone(),
-        None => Config::load(place.config.config.as_deref())?.0.store,
+        None => Config::load(store_args.config.config.as_deref())?.0.store,
     })
 }
 
@@ -98,7 +81,7 @@ fn list(args: IncidentsListArgs) -> anyhow::Result<Exit> {
         after: None,
         limit: usize::from(args.limit),
     };
-    let incidents = open(&args.place)?.incidents(&filter)?;
+    let incidents = open(&args.store_args)?.incidents(&filter)?;
     super::out(|out| match Format::or_default(args.format) {
         Format::Json => incidents.iter().try_for_each(|incident| out.write_all(json_line(incident).as_bytes())),
         Format::Text => table(out, &incidents),
@@ -132,7 +115,7 @@ fn table(out: &mut impl Write, incidents: &[Incident]) -> io::Result<()> {
 }
 
 fn show(args: &IncidentArgs) -> anyhow::Result<Exit> {
-    let mut store = open(&args.place)?;
+    let mut store = open(&args.store_args)?;
     let incident = store.incident(&args.id)?;
     let reach = store.reach(&incident)?;
     let best = store.best_finding(&incident)?;
@@ -161,19 +144,19 @@ struct DocumentFinding<'a> {
     exhibit: Option<&'a EvidenceBundle>,
 }
 
-fn document<'a>(incident: &'a Incident, reach: Reach, findings: &'a [Kept]) -> anyhow::Result<Document<'a>> {
-    let finding = |kept: &'a Kept| -> anyhow::Result<_> {
+fn document<'a>(incident: &'a Incident, reach: Reach, findings: &'a [StoredFinding]) -> anyhow::Result<Document<'a>> {
+    let finding = |stored: &'a StoredFinding| -> anyhow::Result<_> {
         Ok(DocumentFinding {
-            number: kept.number,
-            chain: &kept.chain,
-            finding: RawValue::from_string(kept.document.clone())?,
-            exhibit: kept.finding.exhibit.as_deref(),
+            number: stored.number,
+            chain: &stored.chain,
+            finding: RawValue::from_string(stored.document.clone())?,
+            exhibit: stored.finding.exhibit.as_deref(),
         })
     };
     Ok(Document { incident, reach, findings: findings.iter().map(finding).collect::<anyhow::Result<_>>()? })
 }
 
-fn in_words(incident: &Incident, reach: Reach, best: Option<&Kept>) -> String {
+fn in_words(incident: &Incident, reach: Reach, best: Option<&StoredFinding>) -> String {
     let mut text = format!(
         "Incident {}\n{} {} with {}, port {}: {}.\nHow sure: {}. Cost: {}.\n{} findings from {} to {}; peers with the same at \
          that time: {}, in this network: {}.\n",
@@ -213,14 +196,14 @@ fn in_words(incident: &Incident, reach: Reach, best: Option<&Kept>) -> String {
 }
 
 fn hand_over(args: &IncidentsExportArgs) -> anyhow::Result<Exit> {
-    let mut store = open(&args.place)?;
+    let mut store = open(&args.store_args)?;
     let incident = store.incident(&args.id)?;
-    let kept = store.first_findings(&incident, PAGE)?;
-    let left_out = incident.findings.saturating_sub(kept.len() as u64);
+    let stored = store.first_findings(&incident, PAGE)?;
+    let left_out = incident.findings.saturating_sub(stored.len() as u64);
     if left_out > 0 {
         tracing::warn!(left_out, "the incident has more findings than are written or stored");
     }
-    let findings: Vec<Finding> = kept.iter().map(|kept| kept.finding.clone()).collect();
+    let findings: Vec<Finding> = stored.iter().map(|stored| stored.finding.clone()).collect();
     if let Some(path) = &args.pcapng {
         anyhow::ensure!(
             findings.iter().any(|finding| finding.exhibit.is_some()),
@@ -233,7 +216,7 @@ fn hand_over(args: &IncidentsExportArgs) -> anyhow::Result<Exit> {
     let lines =
         |form: fn(&Finding) -> Value| findings.iter().map(|finding| json_line(&form(finding))).collect::<String>();
     let answer = match args.format {
-        ExportFormat::Json => json_line(&document(&incident, store.reach(&incident)?, &kept)?),
+        ExportFormat::Json => json_line(&document(&incident, store.reach(&incident)?, &stored)?),
         ExportFormat::Text => export::text(&incident.id, &findings),
         ExportFormat::Ecs => lines(export::ecs),
         ExportFormat::Eve => lines(export::eve),
@@ -252,7 +235,7 @@ fn write_file(path: &PathBuf, findings: &[Finding]) -> anyhow::Result<()> {
 }
 
 fn verify(args: &IncidentsVerifyArgs) -> anyhow::Result<Exit> {
-    let mut store = open(&args.place)?;
+    let mut store = open(&args.store_args)?;
     let mut verified = store.verify()?;
     if let Some(head) = &args.head
         && !store.has_chain(head)?

@@ -13,19 +13,19 @@ use smtpwatch_core::{
     },
 };
 use smtpwatch_policy::{
-    list::{self, Place},
-    lookup::{Patience, Sources, Trust},
+    list::{self, ListSource},
+    lookup::{Sources, Timeouts, Trust},
 };
 use smtpwatch_render::{
     policy::{Host, Knowledge, Report},
-    tables::{Export, Row},
+    tables::{DomainRow, Export},
     text,
 };
 use smtpwatch_store::{Entry, Store, StoreError};
 use smtpwatch_system::{clock::now, whole_file};
 
 use super::{
-    Exit, Format, MailServer, PolicyCheckArgs, PolicyExportArgs, PolicyListArgs, PolicyPlace, PolicyShowArgs,
+    Exit, Format, MailServer, PolicyCheckArgs, PolicyExportArgs, PolicyListArgs, PolicyShowArgs, PolicyStoreArgs,
     PolicyVerb,
 };
 
@@ -77,23 +77,23 @@ fn check(args: &PolicyCheckArgs) -> anyhow::Result<Exit> {
 /// Looks up all published policies of a domain.
 async fn look(config: &Config, trust: &Trust, domain: &str, history: &[Entry]) -> anyhow::Result<Report> {
     let now = now();
-    let sources = Arc::new(Sources::start(&config.policy, trust, Patience::default(), now).await?);
-    let list = match Place::of(&config.policy.starttls_everywhere) {
+    let sources = Arc::new(Sources::start(&config.policy, trust, Timeouts::default(), now).await?);
+    let list = match ListSource::of(&config.policy.starttls_everywhere) {
         None => Err(NO_LIST.to_owned()),
-        Some(place) => place.read(Some(&sources)).await.and_then(|text| list::parse(&text)),
+        Some(source) => source.read(Some(&sources)).await.and_then(|text| list::parse(&text)),
     };
     let facts = sources.domain(domain, Memory::default(), now).await.facts;
     let names = facts.mx.valid().map(|mx| mx.hosts.clone()).unwrap_or_default();
-    let mut looks = tokio::task::JoinSet::new();
-    for (place, name) in names.into_iter().take(HOSTS_PER_DOMAIN).enumerate() {
+    let mut lookups = tokio::task::JoinSet::new();
+    for (index, name) in names.into_iter().take(HOSTS_PER_DOMAIN).enumerate() {
         let sources = sources.clone();
-        looks.spawn(async move {
+        lookups.spawn(async move {
             let facts = sources.host(&name, now).await;
-            (place, (name, Some(facts)))
+            (index, (name, Some(facts)))
         });
     }
-    let mut hosts = looks.join_all().await;
-    hosts.sort_by_key(|(place, _)| *place);
+    let mut hosts = lookups.join_all().await;
+    hosts.sort_by_key(|(index, _)| *index);
     let hosts: Vec<Host> = hosts.into_iter().map(|(_, host)| host).collect();
     let knowledge = knowledge(config, list.as_ref().map_err(Clone::clone), history, now);
     let report = knowledge.domain(domain, Some(&facts), &hosts);
@@ -103,24 +103,24 @@ async fn look(config: &Config, trust: &Trust, domain: &str, history: &[Entry]) -
 /// The policies in the store and in local files, without any look-up.
 struct Offline {
     config: Config,
-    kept: Kept,
+    stored: Kept,
     history: Vec<Entry>,
     list: Result<StarttlsList, String>,
     now: Timestamp,
 }
 
 impl Offline {
-    fn open(place: &PolicyPlace) -> anyhow::Result<Self> {
-        let (mut config, _) = Config::load(place.config.config.as_deref())?;
-        if let Some(store) = &place.store {
+    fn open(store_args: &PolicyStoreArgs) -> anyhow::Result<Self> {
+        let (mut config, _) = Config::load(store_args.config.config.as_deref())?;
+        if let Some(store) = &store_args.store {
             config.store.clone_from(store);
         }
-        let where_list = Place::of(&config.policy.starttls_everywhere);
-        let (kept, history, fetched) = match Store::open_existing(&config.store) {
+        let where_list = ListSource::of(&config.policy.starttls_everywhere);
+        let (stored, history, fetched) = match Store::open_existing(&config.store) {
             Ok(mut store) => {
                 let list = match &where_list {
-                    Some(Place::Url(url)) => store.policy_list(url)?,
-                    Some(Place::File(_)) | None => None,
+                    Some(ListSource::Url(url)) => store.policy_list(url)?,
+                    Some(ListSource::File(_)) | None => None,
                 };
                 (store.policies()?, store.entries()?, list)
             }
@@ -130,13 +130,13 @@ impl Offline {
         };
         let list = match where_list {
             None => Err(NO_LIST.to_owned()),
-            Some(Place::File(path)) => list::read_file(&path).and_then(|text| list::parse(&text)),
-            Some(Place::Url(url)) => match fetched {
+            Some(ListSource::File(path)) => list::read_file(&path).and_then(|text| list::parse(&text)),
+            Some(ListSource::Url(url)) => match fetched {
                 Some(fetched) => list::parse(&fetched.text),
                 None => Err(format!("the list at {url} was not fetched yet")),
             },
         };
-        Ok(Self { config, kept, history, list, now: now() })
+        Ok(Self { config, stored, history, list, now: now() })
     }
 
     fn knowledge(&self) -> Knowledge<'_> {
@@ -145,7 +145,7 @@ impl Offline {
 
     /// Why the configured list is unavailable.
     fn list_problem(&self) -> Option<String> {
-        Place::of(&self.config.policy.starttls_everywhere)?;
+        ListSource::of(&self.config.policy.starttls_everywhere)?;
         match &self.list {
             Err(why) => Some(why.clone()),
             Ok(list) if list.is_expired(self.now) => {
@@ -156,11 +156,11 @@ impl Offline {
     }
 
     fn facts(&self, domain: &str) -> Option<&DomainFacts> {
-        self.kept.domains.iter().find(|known| known.name == domain).map(|known| &*known.facts)
+        self.stored.domains.iter().find(|known| known.name == domain).map(|known| &*known.facts)
     }
 
     fn host(&self, name: &str) -> Host {
-        let known = self.kept.hosts.iter().find(|known| known.name == name);
+        let known = self.stored.hosts.iter().find(|known| known.name == name);
         (name.to_owned(), known.map(|known| (*known.facts).clone()))
     }
 
@@ -177,13 +177,13 @@ impl Offline {
             let mx = domain.facts.mx.value.as_ref();
             mx.is_some_and(|mx| mx.hosts.iter().any(|host| hosts.contains(&host.as_str())))
         };
-        self.kept.domains.iter().filter(takes).cloned().collect()
+        self.stored.domains.iter().filter(takes).cloned().collect()
     }
 }
 
 fn show(args: PolicyShowArgs) -> anyhow::Result<Exit> {
-    let offline = Offline::open(&args.common.place)?;
-    let knows = |name: &str| offline.kept.hosts.iter().any(|host| host.name == name);
+    let offline = Offline::open(&args.common.store_args)?;
+    let knows = |name: &str| offline.stored.hosts.iter().any(|host| host.name == name);
     let report = match args.subject {
         // A name can be both a domain and a mail host; what is known of the domain takes precedence.
         Subject::Name(name) if offline.facts(&name).is_none() && knows(&name) => {
@@ -192,7 +192,7 @@ fn show(args: PolicyShowArgs) -> anyhow::Result<Exit> {
         Subject::Name(name) => offline.domain(&name),
         Subject::Address(address) => {
             let has = |facts: &HostFacts| facts.addresses.value.iter().flatten().any(|at| at.to_canonical() == address);
-            let hosts = offline.kept.hosts.iter().filter(|host| has(&host.facts));
+            let hosts = offline.stored.hosts.iter().filter(|host| has(&host.facts));
             let hosts: Vec<Host> = hosts.map(|host| offline.host(&host.name)).collect();
             let names: Vec<&str> = hosts.iter().map(|(name, _)| name.as_str()).collect();
             offline.knowledge().address(address, &hosts, &offline.domains_of(&names))
@@ -202,12 +202,12 @@ fn show(args: PolicyShowArgs) -> anyhow::Result<Exit> {
 }
 
 fn list_all(args: &PolicyListArgs) -> anyhow::Result<Exit> {
-    let offline = Offline::open(&args.place)?;
-    let mut reports: Vec<Report> = offline.kept.domains.iter().map(|known| offline.domain(&known.name)).collect();
+    let offline = Offline::open(&args.store_args)?;
+    let mut reports: Vec<Report> = offline.stored.domains.iter().map(|known| offline.domain(&known.name)).collect();
     // Mail hosts are printed with their domains; these are the ones without a known domain.
     let with_domain: BTreeSet<String> =
         reports.iter().flat_map(|report| &report.hosts).map(|host| host.host.clone()).collect();
-    let alone = offline.kept.hosts.iter().filter(|known| !with_domain.contains(&known.name));
+    let alone = offline.stored.hosts.iter().filter(|known| !with_domain.contains(&known.name));
     reports.extend(alone.map(|known| offline.knowledge().mail_host(&offline.host(&known.name), &[])));
     print(&reports, args.format)
 }
@@ -224,12 +224,12 @@ fn print(reports: &[Report], format: Option<Format>) -> anyhow::Result<Exit> {
 }
 
 fn export(args: &PolicyExportArgs) -> anyhow::Result<Exit> {
-    let offline = Offline::open(&args.place)?;
+    let offline = Offline::open(&args.store_args)?;
     let list = offline.list.as_ref().ok().filter(|list| !list.is_expired(offline.now));
-    let known = offline.kept.domains.iter().map(|known| known.name.as_str());
+    let known = offline.stored.domains.iter().map(|known| known.name.as_str());
     let listed = list.iter().flat_map(|list| list.policies.keys()).map(String::as_str);
     let domains: BTreeSet<&str> = known.chain(listed).collect();
-    let rows = domains.into_iter().map(|domain| Row {
+    let rows = domains.into_iter().map(|domain| DomainRow {
         report: offline.domain(domain),
         sts: offline.facts(domain).and_then(|facts| facts.sts.valid()),
     });
@@ -251,8 +251,8 @@ fn export(args: &PolicyExportArgs) -> anyhow::Result<Exit> {
         eprintln!("smtpwatch: less is known than before: {}", text::printable(why));
     }
     if !less.is_empty() && !args.force {
-        let kept = if args.output.is_some() { "; the file is left as it is" } else { "" };
-        eprintln!("smtpwatch: no table is written{kept} (--force writes it all the same)");
+        let left = if args.output.is_some() { "; the file is left as it is" } else { "" };
+        eprintln!("smtpwatch: no table is written{left} (--force writes it all the same)");
         return Ok(Exit::Failure);
     }
     match &args.output {

@@ -5,14 +5,14 @@ use std::{fs::File, io::Write, path::Path};
 use smtpwatch_capture::probe::{self, Check, Status, pass, warn};
 use smtpwatch_config::{Config, PolicySettings};
 use smtpwatch_policy::{
-    lookup::{Patience, Sources, Trust},
+    lookup::{Sources, Timeouts, Trust},
     resolver::{Dnssec, REMEDY},
 };
 use smtpwatch_render::text;
 use smtpwatch_system::clock::now;
 
 use super::{Exit, Format, ProbeArgs};
-use crate::confine::{self, Kept};
+use crate::confine::{self, Privileges};
 
 pub(super) fn run(args: &ProbeArgs) -> anyhow::Result<Exit> {
     let (config, _) = Config::load(args.config.config.as_deref())?;
@@ -41,18 +41,18 @@ pub(super) fn run(args: &ProbeArgs) -> anyhow::Result<Exit> {
 /// Whether the daemon could confine itself as at its start; tested in a thread that then ends, because it is
 /// irreversible.
 fn confinement() -> Check {
-    let tried = std::thread::spawn(|| confine::thread(&Kept::default())).join();
-    let loose = match tried {
-        Ok(Ok(loose)) if loose.is_empty() => {
+    let tried = std::thread::spawn(|| confine::thread(&Privileges::default())).join();
+    let unsupported = match tried {
+        Ok(Ok(unsupported)) if unsupported.is_empty() => {
             return pass("confinement", "capabilities, Landlock and system calls can be restricted".to_owned());
         }
-        Ok(Ok(loose)) => loose.join("; "),
+        Ok(Ok(unsupported)) => unsupported.join("; "),
         Ok(Err(error)) => format!("{error:#}"),
         Err(_) => "the trial failed".to_owned(),
     };
     warn(
         "confinement",
-        loose,
+        unsupported,
         "it runs with the available restrictions; kernel 5.13 with CONFIG_SECURITY_LANDLOCK has all of them".to_owned(),
     )
 }
@@ -95,7 +95,7 @@ fn dnssec(settings: &PolicySettings) -> Check {
     }
     let tried = Trust::load(settings).map_err(anyhow::Error::from).and_then(|trust| {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-        let sources = runtime.block_on(Sources::start(settings, &trust, Patience::default(), now()))?;
+        let sources = runtime.block_on(Sources::start(settings, &trust, Timeouts::default(), now()))?;
         Ok(sources.dnssec().clone())
     });
     match tried {

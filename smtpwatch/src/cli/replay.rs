@@ -2,17 +2,17 @@
 
 use std::io::{LineWriter, Write};
 
-use smtpwatch_config::Source;
+use smtpwatch_config::ConfigSource;
 use smtpwatch_core::{Finding, engine::SessionResult, finding::Severity, policy::history::History};
 use smtpwatch_pipeline::replay::{Event, Replay, Summary};
-use smtpwatch_policy::list::{self, Place};
+use smtpwatch_policy::list::{self, ListSource};
 use smtpwatch_render::text;
-use smtpwatch_store::{Keeping, StoreHandle, Writer};
+use smtpwatch_store::{StoreHandle, Writer, WriterSettings};
 
 use super::{Exit, Format, Lenient, ReplayArgs};
 
 pub(super) fn run(args: ReplayArgs) -> anyhow::Result<Exit> {
-    let source = Source { path: args.config.config, ports: args.port, ..Source::default() };
+    let source = ConfigSource { path: args.config.config, ports: args.port, ..ConfigSource::default() };
     let (mut config, _) = source.load()?;
     if !args.local.is_empty() {
         config.local = args.local;
@@ -21,7 +21,7 @@ pub(super) fn run(args: ReplayArgs) -> anyhow::Result<Exit> {
     let mut history = History::new(config.limits.peers);
     let writer = match &args.store {
         Some(path) => {
-            let (writer, entries) = Writer::start(path, Keeping::of(&config))?;
+            let (writer, entries) = Writer::start(path, WriterSettings::of(&config))?;
             entries.into_iter().for_each(|(key, record)| _ = history.restore(key, record));
             Some(writer)
         }
@@ -30,17 +30,17 @@ pub(super) fn run(args: ReplayArgs) -> anyhow::Result<Exit> {
     let mut report = Report {
         out: Lenient(LineWriter::new(std::io::stdout())),
         format: Format::or_default(args.format),
-        store: writer.as_ref().and_then(Writer::handle).map(StoreHandle::patient),
+        store: writer.as_ref().and_then(Writer::handle).map(StoreHandle::blocking),
         loudest: None,
         failed: None,
     };
     let mut replay = Replay::new(&config, history);
-    match Place::of(&config.policy.starttls_everywhere) {
-        Some(Place::File(path)) => {
+    match ListSource::of(&config.policy.starttls_everywhere) {
+        Some(ListSource::File(path)) => {
             let list = list::read_file(&path).and_then(|text| list::parse(&text));
             replay.list(list.map_err(anyhow::Error::msg)?);
         }
-        Some(Place::Url(url)) => tracing::warn!(url, "a replay does not fetch the list: it is left out"),
+        Some(ListSource::Url(url)) => tracing::warn!(url, "a replay does not fetch the list: it is left out"),
         None => {}
     }
     let mut whole = true;

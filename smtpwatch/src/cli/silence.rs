@@ -13,7 +13,7 @@ use std::{
 use clap::{ArgGroup, Args};
 use serde::Serialize;
 use smtpwatch_config::{
-    Config, ConfigError, DEFAULT_PATH, Reason, RulePlace, Source,
+    Config, ConfigError, ConfigSource, DEFAULT_PATH, Reason, RulePlace,
     drop_in::{self, Exception, MAX_FILES},
 };
 use smtpwatch_core::{
@@ -22,10 +22,10 @@ use smtpwatch_core::{
     policy::rule::{PeerPattern, Rule, RuleState, Suppressing},
 };
 use smtpwatch_render::text;
-use smtpwatch_system::{clock::now, whole_file};
+use smtpwatch_system::{clock::now, moment::parse_seconds, whole_file};
 use smtpwatch_web::server::{DEFAULT_LISTEN, ListenAddress};
 
-use super::{ConfigArg, Exit, Format, incidents::parse_seconds};
+use super::{ConfigArg, Exit, Format};
 
 /// Bounds of `--for`, in seconds: a minute, and ten years.
 const SPAN: std::ops::RangeInclusive<i64> = 60..=3_650 * 86_400;
@@ -98,7 +98,7 @@ pub(super) fn run(args: SilenceArgs) -> anyhow::Result<Exit> {
     let SilenceArgs { peer, span, reason, kind, list, end, config, listen, format } = args;
     let path = config.config.clone().unwrap_or_else(|| DEFAULT_PATH.into());
     if list {
-        let (config, _) = Source { path: config.config, ..Source::default() }.load()?;
+        let (config, _) = ConfigSource { path: config.config, ..ConfigSource::default() }.load()?;
         print(&config, format)?;
         return Ok(Exit::Fine);
     }
@@ -108,7 +108,7 @@ pub(super) fn run(args: SilenceArgs) -> anyhow::Result<Exit> {
         // clap requires all three.
         let (Some(peer), Some(span), Some(reason)) = (peer, span, reason) else { return Ok(Exit::Usage) };
         // Nothing is written beside a configuration that the daemon would refuse.
-        Source { path: config.config, ..Source::default() }.load()?;
+        ConfigSource { path: config.config, ..ConfigSource::default() }.load()?;
         let mut suppressing = Vec::new();
         for key in kind.into_iter().filter_map(Rule::suppressing) {
             if !suppressing.contains(&key) {

@@ -3,16 +3,17 @@
 use anyhow::Context as _;
 use caps::{CapSet, Capability, CapsHashSet};
 
-/// Drops all capabilities of the calling thread except `kept`.
-pub(super) fn keep(kept: &[Capability]) -> anyhow::Result<()> {
+/// Drops all capabilities of the calling thread except `privileges`.
+pub(super) fn keep(privileges: &[Capability]) -> anyhow::Result<()> {
     let permitted = caps::read(None, CapSet::Permitted).context("cannot read the capabilities")?;
-    let kept: CapsHashSet = kept.iter().copied().filter(|capability| permitted.contains(capability)).collect();
+    let privileges: CapsHashSet =
+        privileges.iter().copied().filter(|capability| permitted.contains(capability)).collect();
     let none = CapsHashSet::new();
     // The ambient set first: it cannot hold a capability that is not inheritable.
     caps::clear(None, CapSet::Ambient)
         .and_then(|()| caps::set(None, CapSet::Inheritable, &none))
-        .and_then(|()| caps::set(None, CapSet::Effective, &kept))
-        .and_then(|()| caps::set(None, CapSet::Permitted, &kept))
+        .and_then(|()| caps::set(None, CapSet::Effective, &privileges))
+        .and_then(|()| caps::set(None, CapSet::Permitted, &privileges))
         .context("cannot drop capabilities")
 }
 
@@ -21,7 +22,7 @@ pub fn without<T>(work: impl FnOnce() -> T) -> T {
     let effective = caps::read(None, CapSet::Effective).unwrap_or_default();
     // If the set cannot be lowered, the trial may succeed wrongly; the later permanent drop reports that failure.
     _ = caps::set(None, CapSet::Effective, &CapsHashSet::new());
-    let told = work();
+    let result = work();
     _ = caps::set(None, CapSet::Effective, &effective);
-    told
+    result
 }

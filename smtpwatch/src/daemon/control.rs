@@ -47,7 +47,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_page_of_another_site_is_told_apart() {
+    fn a_page_of_another_site_is_distinguished() {
         for (name, value, expected) in [
             ("sec-fetch-site", "cross-site", true),
             ("sec-fetch-site", "same-site", true),

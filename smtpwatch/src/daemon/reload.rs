@@ -4,7 +4,7 @@
 use std::sync::{Arc, mpsc};
 
 use smtpwatch_capture::CaptureError;
-use smtpwatch_config::{Config, ConfigError, Source};
+use smtpwatch_config::{Config, ConfigError, ConfigSource};
 use smtpwatch_system::clock::now;
 use tokio::sync::{Mutex, oneshot};
 
@@ -30,7 +30,7 @@ pub(super) enum ReloadError {
 
 /// Reloads the configuration for SIGHUP and the HTTP server; one reload at a time.
 pub(super) struct Reloader {
-    pub(super) source: Source,
+    pub(super) source: ConfigSource,
     /// The configuration in force.
     pub(super) current: Mutex<Config>,
     pub(super) pipeline: mpsc::Sender<Change>,

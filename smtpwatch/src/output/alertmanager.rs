@@ -14,7 +14,7 @@ use smtpwatch_core::{
     finding::Severity,
 };
 use smtpwatch_render::words;
-use smtpwatch_store::KeptAs;
+use smtpwatch_store::StoredAs;
 use tokio::{
     sync::mpsc::{Receiver, Sender, channel},
     time::{MissedTickBehavior, interval},
@@ -28,15 +28,15 @@ const QUEUE: usize = 1_024;
 /// is room.
 const MAX_ALERTS: usize = 1_000;
 /// Timeout of a request.
-const PATIENCE: Duration = Duration::from_secs(10);
+const TIMEOUT: Duration = Duration::from_secs(10);
 /// An alert that no Alertmanager has accepted yet stays active for at least this many further attempts.
-const UNTOLD: u32 = 3;
+const UNDELIVERED: u32 = 3;
 
 /// The sending half of the queue, for the writer of the store.
-pub struct Push(Sender<News>);
+pub struct AlertSender(Sender<FindingNotice>);
 
 /// The parts of a finding that an alert needs.
-struct News {
+struct FindingNotice {
     incident: String,
     findings: u64,
     finding: Finding,
@@ -58,12 +58,12 @@ struct Active {
     /// Time of the newest finding.
     newest: Timestamp,
     /// For each Alertmanager: whether it has accepted the alert since the newest finding.
-    taken: bool,
+    delivered: bool,
 }
 
 /// The task that sends to the Alertmanagers.
-pub struct Pusher {
-    news: Receiver<News>,
+pub struct AlertWorker {
+    notices: Receiver<FindingNotice>,
     client: Client,
     urls: Vec<Url>,
     settings: AlertmanagerSettings,
@@ -78,7 +78,11 @@ pub struct Pusher {
 /// # Errors
 ///
 /// The system has no certificate authorities, or a configured URL cannot be extended to the path of the API.
-pub fn start(settings: &AlertmanagerSettings, cluster: &str, instance: &str) -> anyhow::Result<Option<(Push, Pusher)>> {
+pub fn start(
+    settings: &AlertmanagerSettings,
+    cluster: &str,
+    instance: &str,
+) -> anyhow::Result<Option<(AlertSender, AlertWorker)>> {
     if settings.urls.is_empty() {
         return Ok(None);
     }
@@ -87,12 +91,12 @@ pub fn start(settings: &AlertmanagerSettings, cluster: &str, instance: &str) -> 
         .user_agent(format!("smtpwatch/{}", smtpwatch_core::VERSION))
         .redirect(reqwest::redirect::Policy::none())
         .no_proxy()
-        .timeout(PATIENCE)
+        .timeout(TIMEOUT)
         .build()?;
     let urls = settings.urls.iter().map(|url| endpoint(&url.0.0)).collect();
-    let (sender, news) = channel(QUEUE);
-    let pusher = Pusher {
-        news,
+    let (sender, notices) = channel(QUEUE);
+    let worker = AlertWorker {
+        notices,
         client,
         urls,
         settings: settings.clone(),
@@ -101,7 +105,7 @@ pub fn start(settings: &AlertmanagerSettings, cluster: &str, instance: &str) -> 
         active: BTreeMap::new(),
         failing: false,
     };
-    Ok(Some((Push(sender), pusher)))
+    Ok(Some((AlertSender(sender), worker)))
 }
 
 /// Keeps the path prefix of the configured URL.
@@ -111,40 +115,40 @@ fn endpoint(base: &Url) -> Url {
     url
 }
 
-impl Push {
+impl AlertSender {
     /// Queues a finding; counts a failure if the queue is full. Never blocks.
-    pub fn tell(&self, finding: &Finding, kept: &KeptAs, metrics: &Metrics) {
+    pub fn send(&self, finding: &Finding, stored: &StoredAs, metrics: &Metrics) {
         let finding = Finding { exhibit: None, transcript: Vec::new(), ..finding.clone() };
-        let news = News { incident: kept.incident.clone(), findings: kept.findings, finding };
-        if self.0.try_send(news).is_err() {
+        let notice = FindingNotice { incident: stored.incident.clone(), findings: stored.findings, finding };
+        if self.0.try_send(notice).is_err() {
             metrics.output(Output::Alertmanager, 0, 1);
         }
     }
 }
 
-impl Pusher {
+impl AlertWorker {
     /// Sends until all senders are dropped.
     pub async fn run(mut self, metrics: &Metrics, clock: impl Fn() -> Timestamp) {
         let mut resend = interval(self.settings.resend());
         resend.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
             tokio::select! {
-                _ = resend.tick() => self.forget(clock()),
-                news = self.news.recv() => {
-                    let Some(news) = news else { return };
-                    self.take(news, metrics);
+                _ = resend.tick() => self.drop_ended(clock()),
+                notice = self.notices.recv() => {
+                    let Some(notice) = notice else { return };
+                    self.update(notice, metrics);
                     // Findings that arrived together are sent together.
-                    while let Ok(news) = self.news.try_recv() {
-                        self.take(news, metrics);
+                    while let Ok(notice) = self.notices.try_recv() {
+                        self.update(notice, metrics);
                     }
                 }
             }
-            self.push(clock(), metrics).await;
+            self.post_all(clock(), metrics).await;
         }
     }
 
-    fn take(&mut self, news: News, metrics: &Metrics) {
-        let News { incident, findings, finding } = news;
+    fn update(&mut self, notice: FindingNotice, metrics: &Metrics) {
+        let FindingNotice { incident, findings, finding } = notice;
         if !self.active.contains_key(&incident) && self.active.len() >= MAX_ALERTS {
             metrics.output(Output::Alertmanager, 0, 1);
             return;
@@ -157,23 +161,24 @@ impl Pusher {
             starts_at,
             ends_at: newest,
         };
-        self.active.insert(incident, Active { alert, newest, taken: false });
+        self.active.insert(incident, Active { alert, newest, delivered: false });
     }
 
     /// Drops incidents that have ended and that every Alertmanager has accepted.
-    fn forget(&mut self, now: Timestamp) {
+    fn drop_ended(&mut self, now: Timestamp) {
         let hold = self.settings.hold();
-        self.active.retain(|_, active| !active.taken || now.since(active.newest) < hold);
+        self.active.retain(|_, active| !active.delivered || now.since(active.newest) < hold);
     }
 
-    async fn push(&mut self, now: Timestamp, metrics: &Metrics) {
+    async fn post_all(&mut self, now: Timestamp, metrics: &Metrics) {
         if self.active.is_empty() {
             return;
         }
         for active in self.active.values_mut() {
             let end = active.newest + self.settings.hold();
             // An incident that ends before any Alertmanager has accepted it would never be sent.
-            active.alert.ends_at = if active.taken { end } else { end.max(now + self.settings.resend() * UNTOLD) };
+            active.alert.ends_at =
+                if active.delivered { end } else { end.max(now + self.settings.resend() * UNDELIVERED) };
         }
         let alerts: Vec<_> = self.active.values().map(|active| &active.alert).collect();
         let body = serde_json::to_vec(&alerts).unwrap_or_default();
@@ -191,7 +196,7 @@ impl Pusher {
         match failure {
             None => {
                 self.failing = false;
-                self.active.values_mut().for_each(|active| active.taken = true);
+                self.active.values_mut().for_each(|active| active.delivered = true);
             }
             Some((url, error)) if !std::mem::replace(&mut self.failing, true) => {
                 let host = url.host_str().unwrap_or_default();

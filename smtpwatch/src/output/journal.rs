@@ -1,6 +1,6 @@
 //! The journal: findings, one per line, to stdout or a file. A separate thread writes it: a slow reader costs findings
 //! in the journal (counted), never packets. The store's writer passes findings to [`Journal::write`] and receives each
-//! [`Outcome`].
+//! [`JournalOutcome`].
 
 use std::{
     collections::HashSet,
@@ -20,7 +20,7 @@ use std::{
 use smtpwatch_config::{JournalFormat, JournalSettings, journal_refusal};
 use smtpwatch_core::Finding;
 use smtpwatch_render::{export, text};
-use smtpwatch_store::Outcome;
+use smtpwatch_store::JournalOutcome;
 
 use super::metrics::{Metrics, Output};
 
@@ -47,12 +47,12 @@ enum Entry {
 }
 
 /// The destination of the lines.
-enum Place {
+enum JournalTarget {
     Stream(Box<dyn Write + Send>),
     File { path: PathBuf, file: Option<File> },
 }
 
-impl Place {
+impl JournalTarget {
     fn write(&mut self, line: &str) -> io::Result<()> {
         match self {
             Self::Stream(stream) => stream.write_all(line.as_bytes()).and_then(|()| stream.flush()),
@@ -136,19 +136,19 @@ impl Journal {
     /// # Errors
     ///
     /// The file cannot be opened, or the thread cannot be started.
-    pub fn start(settings: &JournalSettings, metrics: Arc<Metrics>) -> io::Result<(Self, Receiver<Outcome>)> {
-        let place = match settings.file() {
-            None => Place::Stream(Box::new(io::stdout())),
-            Some(path) => Place::File { file: Some(open(&path)?), path },
+    pub fn start(settings: &JournalSettings, metrics: Arc<Metrics>) -> io::Result<(Self, Receiver<JournalOutcome>)> {
+        let target = match settings.file() {
+            None => JournalTarget::Stream(Box::new(io::stdout())),
+            Some(path) => JournalTarget::File { file: Some(open(&path)?), path },
         };
-        Self::start_at(place, *settings.format, metrics)
+        Self::start_at(target, *settings.format, metrics)
     }
 
     fn start_at(
-        mut place: Place,
+        mut target: JournalTarget,
         format: JournalFormat,
         metrics: Arc<Metrics>,
-    ) -> io::Result<(Self, Receiver<Outcome>)> {
+    ) -> io::Result<(Self, Receiver<JournalOutcome>)> {
         let (queue, entries) = sync_channel::<Entry>(QUEUE);
         let (outcomes, outcome_of) = sync_channel(QUEUE);
         let reopen = Arc::new(AtomicBool::new(false));
@@ -158,16 +158,16 @@ impl Journal {
             // Read at the first finding that the file may already contain.
             let mut before = None;
             for entry in entries {
-                let mut outcome = if asked.swap(false, Ordering::Relaxed) { place.reopen() } else { Ok(()) };
+                let mut outcome = if asked.swap(false, Ordering::Relaxed) { target.reopen() } else { Ok(()) };
                 if let Entry::Finding(finding, again) = entry {
-                    let is_there = again && before.get_or_insert_with(|| place.ids()).contains(&finding.id);
+                    let is_there = again && before.get_or_insert_with(|| target.ids()).contains(&finding.id);
                     if !is_there {
-                        outcome = place.write(&line(&finding, format));
+                        outcome = target.write(&line(&finding, format));
                         counts.output(Output::Journal, u64::from(outcome.is_ok()), u64::from(outcome.is_err()));
                     }
                     // Blocks while the receiver is slow: then the queue here fills, and dropped findings are counted.
                     // An error means that there is no receiver.
-                    _ = outcomes.send(Outcome { id: finding.id, written: outcome.is_ok() });
+                    _ = outcomes.send(JournalOutcome { id: finding.id, written: outcome.is_ok() });
                 }
                 match outcome {
                     Ok(()) => failing = false,
@@ -233,8 +233,8 @@ mod tests {
     use smtpwatch_core::{
         Finding, Role, Timestamp,
         finding::{
-            Evidence, Expected, FlowInfo, Kind, Observed, Outcome, PeerInfo, Provenance, SCHEMA_VERSION, Severity,
-            StarttlsState,
+            Evidence, Expected, ExpectedSource, FlowInfo, Kind, Observed, Outcome, PeerInfo, Provenance,
+            SCHEMA_VERSION, Severity, StarttlsState,
         },
     };
 
@@ -258,7 +258,7 @@ mod tests {
                 community_id: String::new(),
             },
             peer: PeerInfo::default(),
-            expected: Expected::starttls("history", String::new()),
+            expected: Expected::starttls(ExpectedSource::History, String::new()),
             observed: Observed {
                 capabilities: Vec::new(),
                 starttls: StarttlsState::Absent,
@@ -267,7 +267,7 @@ mod tests {
             },
             transcript: Vec::new(),
             gaps: 0,
-            proof: Vec::new(),
+            indicators: Vec::new(),
             sender: None,
             provenance: Provenance::default(),
             exhibit: None,
@@ -275,7 +275,7 @@ mod tests {
     }
 
     fn start(out: impl Write + Send + 'static, metrics: &Arc<Metrics>) -> io::Result<Journal> {
-        Journal::start_at(Place::Stream(Box::new(out)), JournalFormat::Json, metrics.clone())
+        Journal::start_at(JournalTarget::Stream(Box::new(out)), JournalFormat::Json, metrics.clone())
             .map(|(journal, _)| journal)
     }
 
@@ -309,9 +309,9 @@ mod tests {
     struct Stuck(Mutex<Receiver<()>>);
 
     impl Write for Stuck {
-        fn write(&mut self, octets: &[u8]) -> io::Result<usize> {
+        fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
             let _ = self.0.lock().expect("one thread").recv();
-            Ok(octets.len())
+            Ok(bytes.len())
         }
 
         fn flush(&mut self) -> io::Result<()> {

@@ -42,58 +42,29 @@ const PORT_LABELS: usize = 8;
 /// Label of all other ports.
 const OTHER_PORT: &str = "other";
 
-/// Values of the `output` label.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Output {
-    /// Findings in the journal.
-    Journal,
-    /// Rows in the store: history, findings, and counts for TLS reports.
-    Store,
-    /// TLS reports, written or delivered.
-    Tlsrpt,
-    /// Alerts sent to Alertmanagers.
-    Alertmanager,
-}
-
-impl Output {
-    /// Every output.
-    pub const ALL: [Self; 4] = [Self::Journal, Self::Store, Self::Tlsrpt, Self::Alertmanager];
-
-    /// The metric label.
-    #[must_use]
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            Self::Journal => "journal",
-            Self::Store => "store",
-            Self::Tlsrpt => "tlsrpt",
-            Self::Alertmanager => "alertmanager",
-        }
+smtpwatch_system::vocabulary! {
+    /// Values of the `output` label.
+    pub enum Output {
+        /// Findings in the journal.
+        Journal = "journal",
+        /// Rows in the store: history, findings, and counts for TLS reports.
+        Store = "store",
+        /// TLS reports, written or delivered.
+        Tlsrpt = "tlsrpt",
+        /// Alerts sent to Alertmanagers.
+        Alertmanager = "alertmanager",
     }
 }
 
-/// Values of the `reason` label of skipped route look-ups.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum RouteLookupDrop {
-    /// The maximum number of connections per survey was reached.
-    Connections,
-    /// The maximum number of routes per survey was reached.
-    Routes,
-    /// The kernel did not respond.
-    Failed,
-}
-
-impl RouteLookupDrop {
-    /// Every reason.
-    pub const ALL: [Self; 3] = [Self::Connections, Self::Routes, Self::Failed];
-
-    /// The metric label.
-    #[must_use]
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            Self::Connections => "connections",
-            Self::Routes => "routes",
-            Self::Failed => "failed",
-        }
+smtpwatch_system::vocabulary! {
+    /// Values of the `reason` label of skipped route look-ups.
+    pub enum RouteLookupDrop {
+        /// The maximum number of connections per survey was reached.
+        Connections = "connections",
+        /// The maximum number of routes per survey was reached.
+        Routes = "routes",
+        /// The kernel did not respond.
+        Failed = "failed",
     }
 }
 

@@ -27,7 +27,7 @@ pub struct Flow {
     ended: bool,
     lines: usize,
     /// The bytes of each side, in the causal order that the acknowledgments show.
-    pub said: Vec<(Side, Vec<u8>)>,
+    pub stream: Vec<(Side, Vec<u8>)>,
     /// smtpwatch's result for the flow.
     pub reading: Reading,
 }
@@ -95,14 +95,14 @@ impl Flow {
         let connection = Connection::new(first, None, SynClaims::default());
         let session = Session::new(connection.midstream());
         let mut flow =
-            Self { connection, session, ended: false, lines: 0, said: Vec::new(), reading: Reading::default() };
+            Self { connection, session, ended: false, lines: 0, stream: Vec::new(), reading: Reading::default() };
         flow.drain();
         flow
     }
 
     /// Whether both sides sent data.
     pub fn two_sided(&self) -> bool {
-        [Side::Client, Side::Server].iter().all(|side| self.said.iter().any(|(from, _)| from == side))
+        [Side::Client, Side::Server].iter().all(|side| self.stream.iter().any(|(from, _)| from == side))
     }
 
     fn push(&mut self, segment: &Segment<'_>) {
@@ -129,13 +129,13 @@ impl Flow {
             };
             let mut offset = offset;
             // Line by line, so that each transcript line is read before it is evicted.
-            for piece in bytes.split_inclusive(|octet| *octet == b'\n') {
+            for piece in bytes.split_inclusive(|byte| *byte == b'\n') {
                 self.session.data(from, at, offset, piece);
                 offset += piece.len() as u64;
                 while self.session.poll().is_some() {}
                 self.note();
             }
-            self.said.push((from, bytes));
+            self.stream.push((from, bytes));
         }
     }
 
@@ -161,7 +161,7 @@ impl Reading {
         match line.from {
             // Text in brackets describes omitted bytes: a SASL response, a word without the form of a verb, a body,
             // TLS.
-            Side::Client if line.text.contains(" octets]") && line.text.starts_with('[') => {
+            Side::Client if line.text.contains(" bytes]") && line.text.starts_with('[') => {
                 if self.codes.last() != Some(&334) {
                     self.verbs.push(UNKNOWN.to_owned());
                 }

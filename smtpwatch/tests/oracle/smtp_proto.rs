@@ -44,12 +44,12 @@ enum Waiting {
 }
 
 /// Reads the bytes of both sides.
-pub fn read(said: &[(Side, Vec<u8>)]) -> Reading {
+pub fn read(stream: &[(Side, Vec<u8>)]) -> Reading {
     let mut reader = Reader::default();
-    for (from, octets) in said {
+    for (from, bytes) in stream {
         match from {
-            Side::Client => reader.client.extend(octets),
-            Side::Server => reader.server.extend(octets),
+            Side::Client => reader.client.extend(bytes),
+            Side::Server => reader.server.extend(bytes),
         }
         while reader.commands() || reader.reply() {}
     }
@@ -71,7 +71,7 @@ impl Reader {
             return false;
         }
         let client = std::mem::take(&mut self.client);
-        let mut octets = client.iter();
+        let mut bytes = client.iter();
         if self.reading.verbs.is_empty() && client[0] == 0x16 {
             self.state = State::Reply; // TLS from the first byte: nothing for a parser of SMTP
         }
@@ -79,7 +79,7 @@ impl Reader {
             State::Reply | State::End => false,
             State::SaslResponse => match line(&client) {
                 Some(length) => {
-                    octets = client[length..].iter();
+                    bytes = client[length..].iter();
                     self.state = State::Reply;
                     self.waiting.push_back(Waiting::Auth);
                     true
@@ -87,28 +87,28 @@ impl Reader {
                 None => false,
             },
             State::Body(body) => {
-                if body.ingest(&mut octets, &mut Vec::new()) {
+                if body.ingest(&mut bytes, &mut Vec::new()) {
                     self.state = State::Commands;
                     self.waiting.push_back(Waiting::Other);
                 }
                 true
             }
             State::Chunk(chunk) => {
-                if chunk.ingest(&mut octets, &mut Vec::new()) {
+                if chunk.ingest(&mut bytes, &mut Vec::new()) {
                     self.state = State::Commands;
                 }
                 true
             }
             State::Commands => match line(&client) {
                 Some(length) => {
-                    octets = client[length..].iter();
+                    bytes = client[length..].iter();
                     self.command(&client[..length]);
                     true
                 }
                 None => false,
             },
         };
-        self.client = octets.as_slice().to_vec();
+        self.client = bytes.as_slice().to_vec();
         went_on
     }
 
@@ -147,8 +147,8 @@ impl Reader {
             return false;
         }
         let server = std::mem::take(&mut self.server);
-        let mut octets = server.iter();
-        let reply = match ResponseReceiver::default().parse(&mut octets) {
+        let mut bytes = server.iter();
+        let reply = match ResponseReceiver::default().parse(&mut bytes) {
             Ok(reply) => reply,
             Err(Error::NeedsMoreData { .. }) => {
                 self.server = server;
@@ -161,9 +161,9 @@ impl Reader {
             }
         };
         self.reading.codes.push(reply.code());
-        let asked = if self.greeted { self.waiting.pop_front() } else { None };
+        let command = if self.greeted { self.waiting.pop_front() } else { None };
         self.greeted = true;
-        match asked {
+        match command {
             Some(Waiting::Ehlo) if reply.code() == 250 => {
                 self.reading.keywords = match EhloResponse::parse(&mut server.iter()) {
                     Ok(response) => names(response.capabilities),
@@ -176,14 +176,14 @@ impl Reader {
             Some(Waiting::Data | Waiting::Auth | Waiting::StartTls) => self.state = State::Commands,
             Some(Waiting::Ehlo | Waiting::Other) | None => {}
         }
-        self.server = octets.as_slice().to_vec();
+        self.server = bytes.as_slice().to_vec();
         true
     }
 }
 
 /// Length of the first line, its LF included.
-fn line(octets: &[u8]) -> Option<usize> {
-    octets.iter().position(|octet| *octet == b'\n').map(|at| at + 1)
+fn line(bytes: &[u8]) -> Option<usize> {
+    bytes.iter().position(|byte| *byte == b'\n').map(|at| at + 1)
 }
 
 /// The crate's set of keywords, in the order of [`KEYWORDS`].

@@ -16,7 +16,7 @@ use smtpwatch_core::{
         published::{Answer, DomainFacts, HostFacts, MxSet, State, sts::StsPolicy},
     },
 };
-use smtpwatch_store::{Keeping, Store, Writer};
+use smtpwatch_store::{Store, Writer, WriterSettings};
 
 use crate::{
     dns::{Delegation, NameServer, Zone},
@@ -59,7 +59,7 @@ impl Left {
 
     fn with(more: Vec<Known>, rules: &str) -> Self {
         let left = Self { directory: tempfile::tempdir().unwrap() };
-        let (writer, _) = Writer::start(&left.path("smtpwatch.db"), Keeping::default()).unwrap();
+        let (writer, _) = Writer::start(&left.path("smtpwatch.db"), WriterSettings::default()).unwrap();
         let handle = writer.handle().unwrap();
         handle.policy(domain("sts.example", &["mx1.sts.example"], false, Some(POLICY)));
         handle.policy(domain("dane.example", &["mx.dane.example"], true, None));
@@ -306,7 +306,7 @@ fn the_store_of_policies_is_bounded_and_forgiving() {
         .unwrap();
     drop(connection);
     assert_eq!(hosts(&path), 4, "what cannot be read is left out");
-    let (writer, _) = Writer::start(&path, Keeping::default()).unwrap();
+    let (writer, _) = Writer::start(&path, WriterSettings::default()).unwrap();
     writer.handle().unwrap().policy(host("mx9.example", "192.0.2.9", None));
     assert_eq!(writer.finish(), 0);
     assert_eq!(hosts(&path), 5);
@@ -331,7 +331,7 @@ fn the_store_keeps_policies_that_protect_before_newer_names() {
         )
         .unwrap();
     drop(connection);
-    let (writer, _) = Writer::start(&path, Keeping::default()).unwrap();
+    let (writer, _) = Writer::start(&path, WriterSettings::default()).unwrap();
     writer.handle().unwrap().policy(domain("new.example", &[], false, None));
     assert_eq!(writer.finish(), 0);
     let kept = Store::open_existing(&path).unwrap().policies().unwrap();

@@ -169,7 +169,7 @@ fn handler(origin: &str, records: &str, signer: Option<Signer>) -> Arc<InMemoryZ
 
 fn ds(zone: &str, key: &DNSKEY) -> String {
     let digest = key.to_digest(&name(zone), DigestType::SHA256).unwrap();
-    let digest: String = digest.as_ref().iter().map(|octet| format!("{octet:02X}")).collect();
+    let digest: String = digest.as_ref().iter().map(|byte| format!("{byte:02X}")).collect();
     format!("{zone} DS {} 13 2 {digest}\n", key.calculate_key_tag().unwrap())
 }
 

@@ -114,7 +114,7 @@ async fn serve(
             let mut request = Vec::new();
             while !request.ends_with(b"\r\n\r\n") {
                 match stream.read_u8().await {
-                    Ok(octet) => request.push(octet),
+                    Ok(byte) => request.push(byte),
                     Err(_) => return,
                 }
             }

@@ -9,7 +9,7 @@ use smtpwatch_core::{
         published::{State, sts::StsMode},
     },
 };
-use smtpwatch_policy::lookup::{DomainLook, Sources};
+use smtpwatch_policy::lookup::{DomainLookup, Sources};
 
 use crate::{
     dns::{Delegation, NameServer, Zone},
@@ -42,7 +42,7 @@ async fn asking_with(dns: &NameServer, host: &PolicyHost, keys: &str) -> Sources
     sources(&dns.config_with(&keys)).await
 }
 
-async fn look(sources: &Sources, memory: &Memory, at: Timestamp) -> DomainLook {
+async fn look(sources: &Sources, memory: &Memory, at: Timestamp) -> DomainLookup {
     sources.domain("example.test", memory.clone(), at).await
 }
 
@@ -88,8 +88,8 @@ async fn what_cannot_be_fetched_says_why() {
             "redirects must not be followed",
         ),
         (response("200 OK", "text/html", POLICY), State::Invalid, "media type \"text/html\""),
-        (response("200 OK", "text/plain", &long), State::Invalid, "longer than 65536 octets"),
-        (chunked, State::Invalid, "longer than 65536 octets"),
+        (response("200 OK", "text/plain", &long), State::Invalid, "longer than 65536 bytes"),
+        (chunked, State::Invalid, "longer than 65536 bytes"),
         (response("200 OK", "text/plain", "version: STSv1\n"), State::Invalid, "policy invalid"),
         (String::new(), State::Error, "fetch error"),
     ] {
@@ -107,15 +107,15 @@ async fn what_cannot_be_fetched_says_why() {
 async fn a_slow_host_is_not_waited_for() {
     let (dns, host) = (name_server("v=STSv1; id=1;").await, PolicyHost::start(&[HOST]).await);
     let sources = asking(&dns, &host).await;
-    let begun = std::time::Instant::now();
+    let start = std::time::Instant::now();
     let look = look(&sources, &Memory::default(), now()).await;
     assert_eq!((look.facts.sts.state, host.requests()), (State::Error, 1));
     assert!(look.facts.sts.detail.contains("it took too long"), "{}", look.facts.sts.detail);
-    assert!(begun.elapsed() < Duration::from_secs(10));
+    assert!(start.elapsed() < Duration::from_secs(10));
 }
 
 #[tokio::test]
-async fn a_certificate_for_another_name_or_by_a_stranger_is_told_apart() {
+async fn a_certificate_with_another_name_or_issuer_is_distinguished() {
     let dns = name_server("v=STSv1; id=1;").await;
     let (wrong, right) = (PolicyHost::start(&["mta-sts.other.test"]).await, PolicyHost::start(&[HOST]).await);
     for host in [&wrong, &right] {
@@ -197,7 +197,7 @@ async fn nothing_is_fetched_from_this_hosts_own_public_addresses() {
 
 /// Trust on first use: an attacker who blocks DNS or HTTPS cannot remove the policy (RFC 8461 §10.2).
 #[tokio::test]
-async fn the_policy_is_kept_while_others_fail() {
+async fn the_policy_stays_while_others_fail() {
     let host = PolicyHost::start(&[HOST]).await;
     host.policy(HOST, POLICY);
     let dns = name_server("v=STSv1; id=1;").await;

@@ -16,7 +16,7 @@ use smtpwatch_policy::{
     lookup::Trust,
     service::{QUEUE, Service, Setup},
 };
-use smtpwatch_store::{Keeping, Store, Writer};
+use smtpwatch_store::{Store, Writer, WriterSettings};
 
 use crate::{
     dns::{Delegation, NameServer, Zone},
@@ -41,11 +41,11 @@ fn setup(config: &Config, metrics: &Arc<Metrics>) -> Setup {
     Setup {
         settings: config.policy.clone(),
         trust: Trust::load(&config.policy).unwrap(),
-        patience: PATIENCE,
+        timeouts: PATIENCE,
         kept: Kept::default(),
         list: None,
         metrics: metrics.policy.clone(),
-        keep: Box::new(|_| {}),
+        store: Box::new(|_| {}),
     }
 }
 
@@ -53,11 +53,11 @@ fn metrics() -> Arc<Metrics> {
     Arc::new(Metrics::new(&[25]).unwrap())
 }
 
-async fn learned(service: &Service, mut wanted: impl FnMut(&LookupResult) -> bool) -> LookupResult {
+async fn result(service: &Service, mut predicate: impl FnMut(&LookupResult) -> bool) -> LookupResult {
     let end = Instant::now() + Duration::from_secs(20);
     loop {
-        match service.learned() {
-            Some(learned) if wanted(&learned) => return learned,
+        match service.next_result() {
+            Some(result) if predicate(&result) => return result,
             Some(_) => {}
             None => tokio::time::sleep(Duration::from_millis(10)).await,
         }
@@ -65,12 +65,12 @@ async fn learned(service: &Service, mut wanted: impl FnMut(&LookupResult) -> boo
     }
 }
 
-fn is_host(learned: &LookupResult) -> bool {
-    matches!(learned, LookupResult::Host(..))
+fn is_host(result: &LookupResult) -> bool {
+    matches!(result, LookupResult::Host(..))
 }
 
-fn is_domain(learned: &LookupResult) -> bool {
-    matches!(learned, LookupResult::Domain(..))
+fn is_domain(result: &LookupResult) -> bool {
+    matches!(result, LookupResult::Domain(..))
 }
 
 /// Waits until a line is in the metrics.
@@ -95,20 +95,20 @@ async fn a_domain_brings_its_mail_hosts_and_a_restart_forgets_nothing() {
     let (config, metrics) = (dns.config_with(&keys), metrics());
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("smtpwatch.db");
-    let (writer, _) = Writer::start(&path, Keeping::default()).unwrap();
+    let (writer, _) = Writer::start(&path, WriterSettings::default()).unwrap();
     let handle = writer.handle().unwrap();
-    let keep = Box::new(move |known| handle.policy(known));
-    let (service, known) = Service::start(Setup { keep, ..setup(&config, &metrics) }).unwrap();
+    let store = Box::new(move |known| handle.policy(known));
+    let (service, known) = Service::start(Setup { store, ..setup(&config, &metrics) }).unwrap();
     assert!(known.is_empty());
     // The configuration names the domain: it is looked up without a request.
-    let LookupResult::Domain(name, domain) = learned(&service, is_domain).await else { panic!() };
+    let LookupResult::Domain(name, domain) = result(&service, is_domain).await else { panic!() };
     assert_eq!((name.as_str(), domain.sts.state), ("example.test", State::Valid), "{}", domain.sts.detail);
     assert!(domain.mx.valid().unwrap().secure);
-    let LookupResult::Host(name, mx) = learned(&service, is_host).await else { panic!() };
+    let LookupResult::Host(name, mx) = result(&service, is_host).await else { panic!() };
     assert_eq!((name.as_str(), mx.dane.state), ("mx.example.test", State::Valid), "{}", mx.dane.detail);
     // A repeated request is answered again from the cache.
-    service.want(LookupRequest::Host("mx.example.test".to_owned()));
-    assert_eq!(learned(&service, is_host).await, LookupResult::Host(name, mx.clone()));
+    service.request(LookupRequest::Host("mx.example.test".to_owned()));
+    assert_eq!(result(&service, is_host).await, LookupResult::Host(name, mx.clone()));
     counted(&metrics, "smtpwatch_policy_subjects 2").await;
     counted(&metrics, "smtpwatch_policy_dnssec 1").await;
     for source in ["dane", "mta-sts"] {
@@ -143,7 +143,7 @@ async fn a_domain_brings_its_mail_hosts_and_a_restart_forgets_nothing() {
             LookupResult::Host("mx.example.test".to_owned(), mx)
         ]
     );
-    let LookupResult::Domain(_, again) = learned(&service, is_domain).await else { panic!() };
+    let LookupResult::Domain(_, again) = result(&service, is_domain).await else { panic!() };
     assert_eq!((again.sts.state, again.sts.until), (State::Valid, domain.sts.until), "{}", again.sts.detail);
     assert_eq!(again.mx, domain.mx, "records hold for their time to live");
     counted(&metrics, "smtpwatch_policy_refresh_failures_total{source=\"mta-sts\"} 1").await;
@@ -151,17 +151,17 @@ async fn a_domain_brings_its_mail_hosts_and_a_restart_forgets_nothing() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn the_queue_is_bounded_and_nobody_waits() {
+async fn the_queue_is_bounded_and_never_blocks() {
     let silent = tokio::net::UdpSocket::bind("127.0.0.1:0").await.unwrap();
     let text = format!("[policy]\nresolver = \"{}\"\n", silent.local_addr().unwrap());
     let config = Config::parse(&text, Path::new("test.toml")).unwrap();
     let metrics = metrics();
     let (service, _) = Service::start(setup(&config, &metrics)).unwrap();
-    let begun = Instant::now();
+    let start = Instant::now();
     for number in 0..20 * QUEUE {
-        service.want(LookupRequest::Domain(format!("d{number}.example.net")));
+        service.request(LookupRequest::Domain(format!("d{number}.example.net")));
     }
-    assert!(begun.elapsed() < Duration::from_secs(2));
+    assert!(start.elapsed() < Duration::from_secs(2));
     let dropped = || {
         let text = metrics.render();
         let lines = text.lines().filter(|line| line.starts_with("smtpwatch_policy_lookups_dropped_total"));
@@ -174,9 +174,9 @@ async fn the_queue_is_bounded_and_nobody_waits() {
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
     // The shutdown does not wait for a look-up either.
-    let begun = Instant::now();
+    let start = Instant::now();
     drop(service);
-    assert!(begun.elapsed() < Duration::from_secs(1));
+    assert!(start.elapsed() < Duration::from_secs(1));
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -187,7 +187,7 @@ async fn a_list_is_read_and_the_last_good_one_stays() {
     let config = dns.config_with(&format!("starttls_everywhere = \"{}\"", file.path().display()));
     let metrics = metrics();
     let (service, _) = Service::start(setup(&config, &metrics)).unwrap();
-    let LookupResult::List(list) = learned(&service, |learned| matches!(learned, LookupResult::List(_))).await else {
+    let LookupResult::List(list) = result(&service, |result| matches!(result, LookupResult::List(_))).await else {
         panic!()
     };
     assert!(list.get("listed.example").unwrap().enforce);

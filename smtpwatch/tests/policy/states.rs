@@ -11,7 +11,7 @@ use smtpwatch_core::{
     },
 };
 use smtpwatch_policy::{
-    lookup::{Patience, Sources, Trust},
+    lookup::{Sources, Timeouts, Trust},
     resolver::Dnssec,
 };
 
@@ -23,7 +23,7 @@ pub fn now() -> Timestamp {
     Timestamp(i64::try_from(now.as_nanos()).unwrap())
 }
 
-pub const PATIENCE: Patience = Patience { dns: Duration::from_millis(500), fetch: Duration::from_secs(2) };
+pub const PATIENCE: Timeouts = Timeouts { dns: Duration::from_millis(500), fetch: Duration::from_secs(2) };
 
 pub async fn sources(config: &Config) -> Sources {
     let trust = Trust::load(&config.policy).unwrap();
@@ -70,9 +70,9 @@ async fn dane_secure_insecure_bogus_absent() {
         ("odd.good.test", State::Valid, "none of the TLSA records is usable"),
         ("bare.good.test", State::Absent, "proved by DNSSEC"),
         ("nobody.good.test", State::Absent, "the host has no address"),
-        ("mx.plain.test", State::Insecure, "TLSA records are not asked for"),
+        ("mx.plain.test", State::Insecure, "TLSA records are not queried"),
         ("mx.broken.test", State::Bogus, "forged or broken"),
-        ("mx.refused.test", State::Bogus, "the name server says"),
+        ("mx.refused.test", State::Bogus, "the name server reports"),
     ] {
         let facts = sources.host(host, now()).await;
         assert_eq!(facts.dane.state, state, "{host}: {}", facts.dane.detail);
@@ -100,7 +100,7 @@ async fn anchors_of_either_form_and_of_any_zone() {
 
 /// RFC 7672 §2.2.2: first the expanded name, then the name itself; only the latter if the alias is not proved.
 #[tokio::test]
-async fn dane_behind_an_alias() {
+async fn dane_of_an_alias() {
     let server = NameServer::start(zones(), false).await;
     let sources = sources(&server.config()).await;
     for (host, state, base) in [
@@ -166,7 +166,7 @@ async fn a_resolver_that_is_silent_is_no_absence() {
 }
 
 #[tokio::test]
-async fn what_is_switched_off_is_not_asked() {
+async fn disabled_sources_are_not_queried() {
     let server = NameServer::start(zones(), false).await;
     let sources = sources(&server.config_with("dane = false\nmta_sts = false")).await;
     assert_eq!(*sources.dnssec(), Dnssec::Off);

@@ -17,7 +17,7 @@ use smtpwatch_core::{Finding, finding::Kind};
 use smtpwatch_store::Store;
 use smtpwatch_web::{
     api,
-    desk::{Desk, Live},
+    app_state::{AppState, EventBus},
     server::Health,
 };
 
@@ -69,8 +69,8 @@ impl Server {
         let listener = runtime.block_on(tokio::net::TcpListener::bind("127.0.0.1:0")).unwrap();
         let address = listener.local_addr().unwrap();
         let metrics = Metrics::new(&[25]).unwrap().web;
-        let desk = Arc::new(Desk::new(path.to_owned(), metrics, Arc::new(Health::default()), Live::new()));
-        runtime.spawn(async move { axum::serve(listener, api::router(desk)).await });
+        let app = Arc::new(AppState::new(path.to_owned(), metrics, Arc::new(Health::default()), EventBus::new()));
+        runtime.spawn(async move { axum::serve(listener, api::router(app)).await });
         Self { _runtime: runtime, address }
     }
 
@@ -148,21 +148,21 @@ fn every_route_answers_what_it_says() {
     let paths = document["paths"].as_object().unwrap();
     assert_eq!(paths.len(), 15, "{:?}", paths.keys());
     for (path, item) in paths {
-        let (asked, says) = (with_values(path, &made[0].id), &item["get"]["responses"]);
-        let refused = server.ask("POST", &asked, "Content-Length: 0\r\n");
+        let (target, responses) = (with_values(path, &made[0].id), &item["get"]["responses"]);
+        let refused = server.ask("POST", &target, "Content-Length: 0\r\n");
         refused.is_problem(405);
         assert_eq!(refused.header("allow").replace(' ', ""), "GET,HEAD", "{refused:?}");
-        let wrong = server.ask("GET", &format!("{asked}{}x%1B=1", if asked.contains('?') { '&' } else { '?' }), "");
+        let wrong = server.ask("GET", &format!("{target}{}x%1B=1", if target.contains('?') { '&' } else { '?' }), "");
         wrong.is_problem(400);
         assert_eq!(wrong.json()["parameter"], "x\u{1b}");
         valid(&problem, &wrong.json(), path);
         if path.ends_with("/events") {
             continue;
         }
-        let answer = server.ask("GET", &asked, "");
-        let said = &says[answer.status.to_string()];
+        let answer = server.ask("GET", &target, "");
+        let documented = &responses[answer.status.to_string()];
         let media =
-            said["content"].as_object().unwrap_or_else(|| panic!("{path}: {} is not documented", answer.status));
+            documented["content"].as_object().unwrap_or_else(|| panic!("{path}: {} is not documented", answer.status));
         let (media, content) = media.iter().next().unwrap();
         assert_eq!(answer.header("content-type"), media, "{path}");
         assert_eq!(answer.header("x-content-type-options"), "nosniff", "{path}");
@@ -170,7 +170,7 @@ fn every_route_answers_what_it_says() {
             answer.is_harmless();
             valid(&content["schema"], &answer.json(), path);
         }
-        let head = server.ask("HEAD", &asked, "");
+        let head = server.ask("HEAD", &target, "");
         assert_eq!((head.status, head.body.as_str()), (answer.status, ""), "{path}");
         assert_eq!(head.header("content-type"), media, "{path}");
     }
@@ -199,17 +199,17 @@ fn incidents_are_listed_filtered_and_paged() {
     let all = server.json("/incidents");
     assert_eq!((ids(&all).len(), &all["next"]), (7, &Value::Null), "{all}");
     for size in [1, 2, 3, 7, 1000] {
-        let (mut paged, mut cursor, mut asked) = (Vec::new(), String::new(), 0);
+        let (mut paged, mut cursor, mut requests) = (Vec::new(), String::new(), 0);
         loop {
             let page = server.json(&format!("/incidents?limit={size}{cursor}"));
             assert!(ids(&page).len() <= size);
             paged.extend(ids(&page));
-            asked += 1;
+            requests += 1;
             match page["next"].as_str() {
                 Some(next) => cursor = format!("&cursor={next}"),
                 None => break,
             }
-            assert!(asked < 20, "it ends");
+            assert!(requests < 20, "it ends");
         }
         assert_eq!(paged, ids(&all), "by {size}");
     }
@@ -238,7 +238,7 @@ fn incidents_are_listed_filtered_and_paged() {
     }
     let more = format!("/incidents/{}/findings", made[0].id);
     let numbers = |list: &Value| -> Vec<u64> {
-        list["findings"].as_array().unwrap().iter().map(|kept| kept["number"].as_u64().unwrap()).collect()
+        list["findings"].as_array().unwrap().iter().map(|stored| stored["number"].as_u64().unwrap()).collect()
     };
     assert_eq!(numbers(&server.json(&more)), [10, 9, 8, 7, 1]);
     let first = server.json(&format!("{more}?limit=2"));
@@ -249,22 +249,22 @@ fn incidents_are_listed_filtered_and_paged() {
 }
 
 #[test]
-fn a_finding_is_told_as_it_was_kept() {
+fn a_finding_is_shown_as_stored() {
     let (_directory, path) = store();
     let made = filled(&path);
     let server = Server::start(&path);
-    let kept = Store::open_existing(&path).unwrap().finding(&made[0].id).unwrap();
-    let asked = format!("/findings/{}", made[0].id);
-    let answer = server.get(&asked);
+    let stored = Store::open_existing(&path).unwrap().finding(&made[0].id).unwrap();
+    let target = format!("/findings/{}", made[0].id);
+    let answer = server.get(&target);
     answer.is_harmless();
-    assert!(answer.body.contains(&format!("\"finding\":{},", kept.document)), "{}", answer.body);
-    let told = answer.json();
+    assert!(answer.body.contains(&format!("\"finding\":{},", stored.document)), "{}", answer.body);
+    let document = answer.json();
     assert_eq!(
-        (&told["number"], &told["chain"], &told["incident"]),
-        (&json!(1), &json!(kept.chain), &json!(made[0].id))
+        (&document["number"], &document["chain"], &document["incident"]),
+        (&json!(1), &json!(stored.chain), &json!(made[0].id))
     );
-    assert_eq!(told["exhibit"], serde_json::to_value(&made[0].exhibit).unwrap());
-    assert!(told["exhibit"].is_object());
+    assert_eq!(document["exhibit"], serde_json::to_value(&made[0].exhibit).unwrap());
+    assert!(document["exhibit"].is_object());
 
     let tag = answer.header("etag").to_owned();
     assert_eq!(answer.header("cache-control"), "private, no-cache");
@@ -276,7 +276,7 @@ fn a_finding_is_told_as_it_was_kept() {
         ("\"other\"".to_owned(), 200),
         ("\u{fc}".to_owned(), 200),
     ] {
-        let again = server.ask("GET", &format!("/api/v1{asked}"), &format!("If-None-Match: {held}\r\n"));
+        let again = server.ask("GET", &format!("/api/v1{target}"), &format!("If-None-Match: {held}\r\n"));
         assert_eq!(
             (again.status, again.header("etag"), again.body.is_empty()),
             (status, &*tag, status == 304),
@@ -300,7 +300,7 @@ fn hostile_questions_get_a_problem() {
     let server = Server::start(&path);
     let id = &made[0].id;
     let long = "a".repeat(60_000);
-    for (asked, parameter) in [
+    for (target, parameter) in [
         ("/incidents?limit=0".to_owned(), "limit"),
         ("/incidents?limit=1001".to_owned(), "limit"),
         ("/incidents?limit=-1".to_owned(), "limit"),
@@ -337,10 +337,10 @@ fn hostile_questions_get_a_problem() {
         ("/peers/198.51.100.25/offers?role=client&port=65536".to_owned(), "port"),
         ("/verify?deep=1".to_owned(), "deep"),
     ] {
-        let answer = server.get(&asked);
+        let answer = server.get(&target);
         answer.is_problem(400);
-        assert_eq!(answer.json()["parameter"], parameter, "{asked:.80}");
-        assert!(answer.body.len() < 2_000, "{asked:.80}");
+        assert_eq!(answer.json()["parameter"], parameter, "{target:.80}");
+        assert!(answer.body.len() < 2_000, "{target:.80}");
     }
     server.get("/findings/%ff%ff").is_problem(400);
     for unknown in ["/findings/0000", "/incidents/------------------------------------", "/incidents/ffff/pcapng"] {
@@ -408,14 +408,15 @@ fn the_chain_is_checked_once_at_a_time() {
 }
 
 #[test]
-fn a_store_that_is_not_there_is_told() {
+fn a_missing_store_is_reported() {
     let (_directory, path) = store();
     let server = Server::start(&path);
-    for asked in ["/incidents", "/incidents/0000", "/findings/0000", "/verify", "/peers/::1/offers?role=client&port=25"]
+    for target in
+        ["/incidents", "/incidents/0000", "/findings/0000", "/verify", "/peers/::1/offers?role=client&port=25"]
     {
-        let answer = server.get(asked);
+        let answer = server.get(target);
         answer.is_problem(503);
-        assert_eq!(answer.header("retry-after"), "10", "{asked}");
+        assert_eq!(answer.header("retry-after"), "10", "{target}");
     }
     assert_eq!(server.json("/status")["store"], Value::Null);
     // A document that another process made unreadable is reported without being quoted.

@@ -5,10 +5,10 @@ use std::{sync::Arc, time::Duration};
 
 use smtpwatch::output::metrics::Metrics;
 use smtpwatch_core::Finding;
-use smtpwatch_store::KeptAs;
+use smtpwatch_store::StoredAs;
 use smtpwatch_web::{
     api,
-    desk::{Desk, Live},
+    app_state::{AppState, EventBus},
     server::Health,
 };
 use tokio::{
@@ -24,15 +24,15 @@ const LISTENERS: usize = 32;
 const TOO_MANY: usize = 300;
 
 /// Runs `test` with a running server.
-fn beside_a_server<F: Future<Output = ()>>(test: impl FnOnce(Live, std::net::SocketAddr) -> F) {
+fn with_server<F: Future<Output = ()>>(test: impl FnOnce(EventBus, std::net::SocketAddr) -> F) {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     runtime.block_on(async {
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let (address, live) = (listener.local_addr().unwrap(), Live::new());
+        let (address, events) = (listener.local_addr().unwrap(), EventBus::new());
         let metrics = Metrics::new(&[25]).unwrap().web;
-        let desk = Desk::new("/nonexistent".into(), metrics, Arc::new(Health::default()), live.clone());
-        let server = tokio::spawn(async move { axum::serve(listener, api::router(Arc::new(desk))).await });
-        tokio::time::timeout(Duration::from_secs(60), test(live, address)).await.unwrap();
+        let app = AppState::new("/nonexistent".into(), metrics, Arc::new(Health::default()), events.clone());
+        let server = tokio::spawn(async move { axum::serve(listener, api::router(Arc::new(app))).await });
+        tokio::time::timeout(Duration::from_secs(60), test(events, address)).await.unwrap();
         server.abort();
     });
 }
@@ -53,26 +53,26 @@ impl Listener {
         listener
     }
 
-    async fn until(&mut self, wanted: &str) {
-        let mut octets = [0; 4096];
-        while !self.text.contains(wanted) {
-            let count = self.stream.read(&mut octets).await.unwrap();
-            assert!(count > 0, "{wanted:?} did not come: {}", self.text);
-            self.text.push_str(std::str::from_utf8(&octets[..count]).unwrap());
+    async fn until(&mut self, text: &str) {
+        let mut bytes = [0; 4096];
+        while !self.text.contains(text) {
+            let count = self.stream.read(&mut bytes).await.unwrap();
+            assert!(count > 0, "{text:?} did not come: {}", self.text);
+            self.text.push_str(std::str::from_utf8(&bytes[..count]).unwrap());
         }
     }
 }
 
-fn tell(live: &Live, finding: &Finding) {
-    live.tell(finding, &KeptAs { incident: "an-incident".to_owned(), findings: 7 });
+fn publish(events: &EventBus, finding: &Finding) {
+    events.publish(finding, &StoredAs { incident: "an-incident".to_owned(), findings: 7 });
 }
 
 #[test]
-fn a_finding_is_told_to_all_who_listen() {
+fn a_finding_is_sent_to_every_listener() {
     let finding = later(&credential(), "198.51.100.25:587", 0);
-    beside_a_server(async |live, address| {
+    with_server(async |events, address| {
         let mut listeners = [Listener::open(address, "").await, Listener::open(address, "").await];
-        tell(&live, &finding);
+        publish(&events, &finding);
         for listener in &mut listeners {
             listener.until("\n\n").await;
             let text = &listener.text;
@@ -90,11 +90,11 @@ fn a_finding_is_told_to_all_who_listen() {
 }
 
 #[test]
-fn who_misses_something_is_told() {
+fn a_lagging_listener_is_notified() {
     let finding = later(&credential(), "198.51.100.25:587", 0);
-    beside_a_server(async |live, address| {
+    with_server(async |events, address| {
         let mut slow = Listener::open(address, "").await;
-        (0..TOO_MANY).for_each(|_| tell(&live, &finding));
+        (0..TOO_MANY).for_each(|_| publish(&events, &finding));
         slow.until("event: lagged").await;
         slow.until("event: finding").await;
         assert_eq!(slow.text.matches("event: lagged").count(), 1, "{}", slow.text);
@@ -105,7 +105,7 @@ fn who_misses_something_is_told() {
 
 #[test]
 fn listeners_are_bounded_and_places_are_given_back() {
-    beside_a_server(async |_, address| {
+    with_server(async |_, address| {
         let mut listeners = Vec::new();
         for _ in 0..LISTENERS {
             listeners.push(Listener::open(address, "").await);

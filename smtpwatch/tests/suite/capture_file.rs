@@ -112,7 +112,7 @@ fn types_of_cooked_packets_are_directions() {
 }
 
 #[test]
-fn a_link_layer_that_is_not_known_is_said() {
+fn an_unknown_link_layer_is_reported() {
     let mut file = traffic::pcap(&traffic::password(), 101, false, false);
     file[20..24].copy_from_slice(&147_u32.to_le_bytes());
     let (report, seen) = read(&file, 0);
@@ -123,7 +123,7 @@ fn a_link_layer_that_is_not_known_is_said() {
 
 /// Truncated at every byte: no panic, every complete packet before the cut is read, and the cut is reported.
 #[test]
-fn truncation_at_every_octet_is_told() {
+fn truncation_at_every_byte_is_reported() {
     let packets = &traffic::password()[..8];
     let pcap = traffic::pcap(packets, 1, false, false);
     let pcapng = traffic::pcapng(packets, &[("eth0", 1, 6)], false);
@@ -157,7 +157,7 @@ fn truncation_at_every_octet_is_told() {
 
 /// A block of any type with a length shorter than its own header.
 #[test]
-fn a_block_shorter_than_its_header_is_told() {
+fn a_block_shorter_than_its_header_is_reported() {
     let packets = &traffic::password()[..2];
     for big in [false, true] {
         let whole = traffic::pcapng(packets, &[("eth0", 1, 6)], big);

@@ -46,8 +46,8 @@ impl Files {
         self.0.path().join(name)
     }
 
-    pub fn write(&self, name: &str, octets: impl AsRef<[u8]>) -> String {
-        std::fs::write(self.path(name), octets).unwrap();
+    pub fn write(&self, name: &str, bytes: impl AsRef<[u8]>) -> String {
+        std::fs::write(self.path(name), bytes).unwrap();
         self.text(name)
     }
 
@@ -264,7 +264,7 @@ fn a_rule_judges_the_first_contact() {
 }
 
 #[test]
-fn a_damaged_capture_is_judged_as_far_as_it_goes() {
+fn a_damaged_capture_is_judged_up_to_the_damage() {
     let files = Files::new();
     let mut whole = traffic::pcap(&traffic::password(), 1, false, false);
     whole.extend(traffic::pcap(&traffic::mail(CLIENT, START_NS, OFFERED), 1, false, false).split_off(24));
@@ -320,7 +320,7 @@ fn a_reader_that_leaves_is_no_failure() {
 }
 
 #[test]
-fn logs_have_the_form_asked_for() {
+fn logs_have_the_configured_format() {
     let files = Files::new();
     let mut capture = traffic::pcap(&traffic::password(), 1, false, false);
     capture[20..24].copy_from_slice(&147_u32.to_le_bytes());
@@ -370,7 +370,7 @@ mod run {
     }
 
     #[test]
-    fn a_taken_port_is_said_before_anything_is_attached() {
+    fn a_port_in_use_is_reported_before_anything_is_attached() {
         let files = Files::new();
         let taken = TcpListener::bind("127.0.0.1:0").unwrap();
         let address = taken.local_addr().unwrap().to_string();
@@ -442,7 +442,7 @@ mod run {
     }
 
     #[test]
-    fn an_interface_that_does_not_exist_is_said() {
+    fn a_missing_interface_is_reported() {
         if !is_root() {
             return println!("SKIPPED: needs root to get that far");
         }
@@ -494,7 +494,7 @@ fn every_value_in_force_has_its_origin() {
 }
 
 #[test]
-fn what_is_generated_is_what_is_kept() {
+fn generated_files_match_the_committed_ones() {
     for (arguments, page) in [
         (&["generate", "metrics"][..], include_str!("../../../docs/metrics.md")),
         (&["generate", "config", "--format", "markdown"], include_str!("../../../docs/configuration.md")),

@@ -73,7 +73,7 @@ fn every_key_is_understood() {
 }
 
 #[test]
-fn domains_are_kept_as_they_are_asked_for() {
+fn domains_are_stored_as_requested() {
     let config = parse(WHOLE).unwrap();
     assert_eq!(config.policy.domains, ["example.net", "xn--bcher-kva.example"]);
 }

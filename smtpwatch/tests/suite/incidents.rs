@@ -20,7 +20,7 @@ use smtpwatch_pipeline::{
     replay::{Event, Replay},
 };
 use smtpwatch_store::{
-    EXHIBITS_PER_INCIDENT, Keeping, Store, StoreError, Writer,
+    EXHIBITS_PER_INCIDENT, Store, StoreError, Writer, WriterSettings,
     incidents::{Filter, LookupError},
 };
 
@@ -55,22 +55,23 @@ pub fn later(finding: &Finding, server: &str, seconds: i64) -> Finding {
 
 /// Stores findings through the writer's thread.
 pub fn keep(path: &Path, retention: Retention, findings: &[Finding]) -> Vec<(String, u64)> {
-    let told = Arc::new(Mutex::new(Vec::new()));
+    let stored_as = Arc::new(Mutex::new(Vec::new()));
     let on_record = {
-        let told = told.clone();
-        Box::new(move |finding: &Finding, kept: &smtpwatch_store::KeptAs| {
+        let stored_as = stored_as.clone();
+        Box::new(move |finding: &Finding, stored: &smtpwatch_store::StoredAs| {
             assert!(!finding.id.is_empty());
-            told.lock().unwrap().push((kept.incident.clone(), kept.findings));
+            stored_as.lock().unwrap().push((stored.incident.clone(), stored.findings));
         })
     };
-    let (writer, _) = Writer::start(path, Keeping { retention, on_record, ..Keeping::default() }).unwrap();
-    let handle = writer.handle().unwrap().patient();
+    let (writer, _) =
+        Writer::start(path, WriterSettings { retention, on_record, ..WriterSettings::default() }).unwrap();
+    let handle = writer.handle().unwrap().blocking();
     for finding in findings {
         assert!(handle.finding(Box::new(finding.clone())).is_ok());
     }
     drop(handle);
     assert_eq!(writer.finish(), 0);
-    std::mem::take(&mut told.lock().unwrap())
+    std::mem::take(&mut stored_as.lock().unwrap())
 }
 
 pub fn store() -> (tempfile::TempDir, PathBuf) {
@@ -88,10 +89,14 @@ fn findings_of_one_peer_within_the_window_are_one_incident() {
         .chain([("198.51.100.25:587", 6_500), ("198.51.100.25:587", 10_200), ("198.51.100.25:587", 1)])
         .map(|(server, seconds)| later(&one, server, seconds))
         .collect();
-    let told = keep(&path, Retention::default(), &made);
+    let stored_as = keep(&path, Retention::default(), &made);
     let first = &made[0].id;
-    assert_eq!(told.iter().map(|(_, findings)| *findings).collect::<Vec<_>>(), [1, 2, 1, 3, 1, 4], "{told:?}");
-    assert_eq!((&told[0].0, &told[5].0), (first, first), "a late one belongs to the incident of its time");
+    assert_eq!(
+        stored_as.iter().map(|(_, findings)| *findings).collect::<Vec<_>>(),
+        [1, 2, 1, 3, 1, 4],
+        "{stored_as:?}"
+    );
+    assert_eq!((&stored_as[0].0, &stored_as[5].0), (first, first), "a late one belongs to the incident of its time");
 
     let mut store = Store::open_existing(&path).unwrap();
     let all = store.incidents(&Filter::default()).unwrap();
@@ -124,13 +129,13 @@ fn findings_of_one_peer_within_the_window_are_one_incident() {
     assert_eq!(count(Filter { since: Some(made[4].time), ..Filter::default() }), 1);
     assert_eq!(count(Filter { until: Some(made[2].time), ..Filter::default() }), 1);
 
-    let kept = store.findings(&incident, None, 10).unwrap();
-    assert_eq!(kept.iter().map(|kept| kept.number).collect::<Vec<_>>(), [6, 4, 2, 1]);
+    let stored = store.findings(&incident, None, 10).unwrap();
+    assert_eq!(stored.iter().map(|stored| stored.number).collect::<Vec<_>>(), [6, 4, 2, 1]);
     assert_eq!(
-        serde_json::from_str::<Finding>(&kept[3].document).unwrap(),
+        serde_json::from_str::<Finding>(&stored[3].document).unwrap(),
         Finding { exhibit: None, ..made[0].clone() }
     );
-    assert_eq!(kept[3].finding, made[0], "with its evidence");
+    assert_eq!(stored[3].finding, made[0], "with its evidence");
     assert_eq!(store.findings(&incident, Some(4), 1).unwrap()[0].number, 2);
     assert_eq!(store.best_finding(&incident).unwrap().unwrap().finding.id, *first);
 }
@@ -147,7 +152,7 @@ fn every_later_edit_shows() {
     let whole = Store::open_existing(&path).unwrap().verify().unwrap();
     assert!(whole.broken.is_empty() && whole.head != noted.head, "{whole:?}");
 
-    let octets = std::fs::read(&path).unwrap();
+    let bytes = std::fs::read(&path).unwrap();
     for (edit, expected) in [
         ("UPDATE finding SET document = replace(document, 'critical', 'info') WHERE number = 2", "number 2"),
         ("UPDATE finding SET exhibit = NULL WHERE number = 5", "number 5"),
@@ -158,23 +163,23 @@ fn every_later_edit_shows() {
         ("UPDATE finding SET number = 9 WHERE number = 5", "number 9"),
         ("UPDATE chain_start SET chain = randomblob(32)", "the start of the chain was changed"),
     ] {
-        std::fs::write(&path, &octets).unwrap();
+        std::fs::write(&path, &bytes).unwrap();
         Connection::open(&path).unwrap().execute_batch(edit).unwrap();
         let found = Store::open_existing(&path).unwrap().verify().unwrap();
         assert!(found.broken.iter().any(|line| line.contains(expected)), "{edit}: {found:?}");
     }
     // An attacker who knows the program can forge a chain; a copy of its head made earlier reveals that.
-    std::fs::write(&path, &octets).unwrap();
+    std::fs::write(&path, &bytes).unwrap();
     let mut store = Store::open_existing(&path).unwrap();
-    let octets = |hex: &str| -> Vec<u8> {
+    let bytes = |hex: &str| -> Vec<u8> {
         (0..hex.len()).step_by(2).map(|at| u8::from_str_radix(&hex[at..at + 2], 16).unwrap()).collect()
     };
-    assert!(store.has_chain(&octets(&noted.head)).unwrap());
+    assert!(store.has_chain(&bytes(&noted.head)).unwrap());
     assert!(!store.has_chain(&[1; 32]).unwrap());
 }
 
 #[test]
-fn retention_removes_the_oldest_and_the_chain_goes_on() {
+fn retention_removes_the_oldest_and_the_chain_continues() {
     let one = credential();
     let made: Vec<_> = (0..300).map(|number| later(&one, "198.51.100.25:587", number * 4_000)).collect();
     let (_directory, path) = store();
@@ -188,7 +193,7 @@ fn retention_removes_the_oldest_and_the_chain_goes_on() {
     drop(store);
 
     // With a lower byte limit, the excess is removed at the next start.
-    keep(&path, Retention { octets: 20_000, ..Retention::default() }, &[]);
+    keep(&path, Retention { bytes: 20_000, ..Retention::default() }, &[]);
     let mut store = Store::open_existing(&path).unwrap();
     let fewer = store.verify().unwrap();
     assert!(fewer.broken.is_empty() && (1..60).contains(&fewer.findings), "{fewer:?}");
@@ -215,33 +220,33 @@ fn one_incident_keeps_the_evidence_of_its_first_findings() {
     keep(&path, Retention::default(), &made);
     let mut store = Store::open_existing(&path).unwrap();
     let incident = store.incident(&made[0].id).unwrap();
-    let kept = store.findings(&incident, None, 1_000).unwrap();
-    assert_eq!(kept.len(), most + 3);
-    assert_eq!(kept.iter().filter(|kept| kept.finding.exhibit.is_some()).count(), most);
-    assert!(kept.iter().all(|kept| !kept.finding.transcript.is_empty()), "the documents are all there");
+    let stored = store.findings(&incident, None, 1_000).unwrap();
+    assert_eq!(stored.len(), most + 3);
+    assert_eq!(stored.iter().filter(|stored| stored.finding.exhibit.is_some()).count(), most);
+    assert!(stored.iter().all(|stored| !stored.finding.transcript.is_empty()), "the documents are all there");
     let _: &EvidenceBundle = store.best_finding(&incident).unwrap().unwrap().finding.exhibit.as_deref().unwrap();
     assert!(store.verify().unwrap().broken.is_empty());
 }
 
 #[test]
-fn a_damaged_store_is_set_aside_and_the_watch_goes_on() {
+fn a_damaged_store_is_set_aside_and_the_daemon_continues() {
     let one = credential();
     let made: Vec<_> = (0..200).map(|second| later(&one, "198.51.100.25:587", second)).collect();
     // In the middle, in the first page (so that it is not a database), and truncated.
     let damages: [fn(&mut Vec<u8>); 3] = [
-        |octets| {
-            let middle = octets.len() / 2;
-            octets[middle / 4096 * 4096..][..40_960].fill(0xa5);
+        |bytes| {
+            let middle = bytes.len() / 2;
+            bytes[middle / 4096 * 4096..][..40_960].fill(0xa5);
         },
-        |octets| octets[..100].fill(0x5a),
-        |octets| octets.truncate(octets.len() / 2),
+        |bytes| bytes[..100].fill(0x5a),
+        |bytes| bytes.truncate(bytes.len() / 2),
     ];
     for (case, damage) in damages.into_iter().enumerate() {
         let (directory, path) = store();
         keep(&path, Retention::default(), &made);
-        let mut octets = std::fs::read(&path).unwrap();
-        damage(&mut octets);
-        std::fs::write(&path, &octets).unwrap();
+        let mut bytes = std::fs::read(&path).unwrap();
+        damage(&mut bytes);
+        std::fs::write(&path, &bytes).unwrap();
         let error = Store::open(&path).map(drop).unwrap_err();
         assert!(matches!(error, StoreError::Damaged { .. }), "{case}: {error}");
         keep(&path, Retention::default(), &made[..2]);
@@ -250,7 +255,7 @@ fn a_damaged_store_is_set_aside_and_the_watch_goes_on() {
         let aside = std::fs::read_dir(directory.path()).unwrap().map(|entry| entry.unwrap().path());
         let aside: Vec<_> = aside.filter(|path| path.to_string_lossy().contains(".db.damaged-")).collect();
         let [aside] = &aside[..] else { panic!("{case}: {aside:?}") };
-        assert_eq!(std::fs::read(aside).unwrap(), octets, "{case}: nothing is deleted");
+        assert_eq!(std::fs::read(aside).unwrap(), bytes, "{case}: nothing is deleted");
     }
 }
 
@@ -271,10 +276,10 @@ fn a_replay_fills_a_store() {
         String::from_utf8(replay.stdout).unwrap().lines().map(|line| serde_json::from_str(line).unwrap()).collect();
     let mut store = Store::open_existing(&path).unwrap();
     for finding in &printed {
-        let kept = store.finding(&finding.id).unwrap();
-        assert_eq!(Finding { exhibit: None, ..kept.finding }, *finding);
+        let stored = store.finding(&finding.id).unwrap();
+        assert_eq!(Finding { exhibit: None, ..stored.finding }, *finding);
         assert!(
-            kept.finding.time.since(Timestamp(i64::try_from(START_NS).unwrap())) < Duration::from_secs(60),
+            stored.finding.time.since(Timestamp(i64::try_from(START_NS).unwrap())) < Duration::from_secs(60),
             "the time of the packets"
         );
     }
@@ -289,7 +294,7 @@ const RULE: &str = "[[rule]]\nstarttls = \"required\"\nauth_plaintext = \"forbid
 
 fn smtpwatch(arguments: &[&str]) -> (i32, String, String) {
     let output = Command::new(env!("CARGO_BIN_EXE_smtpwatch")).env_clear().args(arguments).output().unwrap();
-    let text = |octets| String::from_utf8(octets).unwrap();
+    let text = |bytes| String::from_utf8(bytes).unwrap();
     (output.status.code().unwrap(), text(output.stdout), text(output.stderr))
 }
 
@@ -424,8 +429,8 @@ fn the_capture_file_of_an_incident_shows_the_same_finding() {
         let file = filled.path(&format!("{kind}.pcapng"));
         let (code, stdout, stderr) = filled.incidents(&["export", &filled.id(kind), "--pcapng", &file]);
         assert_eq!((code, stdout.as_str()), (0, ""), "{stderr}");
-        let octets = std::fs::read(&file).unwrap();
-        assert!(!octets.windows(8).any(|window| window == b"AGFsaWNl"), "no secret");
+        let bytes = std::fs::read(&file).unwrap();
+        assert!(!bytes.windows(8).any(|window| window == b"AGFsaWNl"), "no secret");
         let mut store = Store::open_existing(Path::new(&filled.path("db"))).unwrap();
         let incident = store.incident(&filled.id(kind)).unwrap();
         let first = store.first_findings(&incident, 1).unwrap().remove(0).finding;

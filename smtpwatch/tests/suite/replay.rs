@@ -15,9 +15,9 @@ fn sessions(files: &[Vec<u8>]) -> (Vec<SessionSummary>, smtpwatch_pipeline::repl
     let directory = tempfile::tempdir().unwrap();
     let mut replay = Replay::new(&Config::default(), History::new(100));
     let mut sessions = Vec::new();
-    for (index, octets) in files.iter().enumerate() {
+    for (index, bytes) in files.iter().enumerate() {
         let path = directory.path().join(index.to_string());
-        std::fs::write(&path, octets).unwrap();
+        std::fs::write(&path, bytes).unwrap();
         replay.file(&path, |event| sessions.extend(session(event))).unwrap();
     }
     let summary = replay.finish(|event| sessions.extend(session(event)));
@@ -42,7 +42,7 @@ fn session(event: Event) -> Option<SessionSummary> {
 }
 
 #[test]
-fn a_session_is_told_whole() {
+fn a_whole_session_is_reported() {
     let mail = traffic::mail(CLIENT, START_NS, "250-STARTTLS\r\n250 8BITMIME\r\n");
     let (found, summary) = sessions(&[traffic::pcap(&mail, 1, false, false)]);
     let [session] = found.as_slice() else { panic!("one session: {found:?}") };
@@ -54,7 +54,7 @@ fn a_session_is_told_whole() {
 
 /// A connection that continues in the next file is one session: files form one timeline.
 #[test]
-fn a_session_goes_on_in_the_next_file() {
+fn a_session_continues_in_the_next_file() {
     let mut first = traffic::mail(CLIENT, START_NS, "250-STARTTLS\r\n250 8BITMIME\r\n");
     let second = first.split_off(9);
     let files = [traffic::pcap(&first, 1, false, false), traffic::pcapng(&second, &[("eth0", 101, 9)], true)];
@@ -65,7 +65,7 @@ fn a_session_goes_on_in_the_next_file() {
 
 /// The gate omits the message and reports its end: what follows is parsed.
 #[test]
-fn commands_behind_a_message_are_read_and_the_message_is_not() {
+fn commands_after_a_message_are_read_and_the_message_is_not() {
     use traffic::Turn::{Client, Server};
     let before = [
         Server("220 mx1.example.net ESMTP\r\n"),

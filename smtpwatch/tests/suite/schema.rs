@@ -109,11 +109,11 @@ fn every_optional_part_and_every_word_is_valid() {
     full.expected.mode = Some("enforce".into());
     full.observed.mechanism = Some("PLAIN".to_owned());
     full.observed.reply = Some(235);
-    full.proof = vec!["fourteen octets shorter".to_owned()];
+    full.indicators = vec!["fourteen octets shorter".to_owned()];
     let time = full.time;
     let mut exhibit = full.exhibit.take().unwrap_or_default();
-    let octets = || Octets(b"220 \xff\0".to_vec());
-    exhibit.octets.push(ByteRange { from: Side::Server, seq: u32::MAX, octets: octets() });
+    let bytes = || Octets(b"220 \xff\0".to_vec());
+    exhibit.octets.push(ByteRange { from: Side::Server, seq: u32::MAX, octets: bytes() });
     exhibit.packets.push(Packet {
         time,
         from: Side::Client,
@@ -124,13 +124,13 @@ fn every_optional_part_and_every_word_is_valid() {
         ttl: 255,
         ip_id: u16::MAX,
         window: u16::MAX,
-        options: octets(),
+        options: bytes(),
     });
     exhibit.copies.push(ConflictingSegments {
         from: Side::Server,
         seq: 1,
-        first: octets(),
-        other: octets(),
+        first: bytes(),
+        other: bytes(),
         time,
         ttl: 63,
     });
@@ -183,7 +183,7 @@ fn every_optional_part_and_every_word_is_valid() {
 }
 
 #[test]
-fn what_is_said_of_recorded_traffic_is_valid() {
+fn findings_of_recorded_traffic_are_valid() {
     let directory = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../shared/captures");
     let Ok(index) = std::fs::read_to_string(directory.join("INDEX.tsv")) else {
         println!("SKIPPED: {} is not there", directory.join("INDEX.tsv").display());

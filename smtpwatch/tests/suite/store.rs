@@ -14,7 +14,7 @@ use smtpwatch_core::{
         profile::Profile,
     },
 };
-use smtpwatch_store::{APPLICATION_ID, Keeping, SCHEMA, Store, StoreError, Writer};
+use smtpwatch_store::{APPLICATION_ID, SCHEMA, Store, StoreError, Writer, WriterSettings};
 
 fn key(peer: &str) -> HistoryKey {
     let peer = match peer.parse() {
@@ -27,8 +27,8 @@ fn key(peer: &str) -> HistoryKey {
 fn record(sessions: u64) -> HistoryRecord {
     HistoryRecord {
         sessions,
-        offered: Rate { yes: sessions - 1, no: 1, returns: 2, run: 3, wear: WEAR },
-        used: Rate { yes: 4, no: 5, returns: 6, run: 7, wear: Wear { established: true, ..WEAR } },
+        offered: Rate { yes: sessions - 1, no: 1, returns: 2, run: 3, wear: WEAR, ..Rate::default() },
+        used: Rate { yes: 4, no: 5, returns: 6, run: 7, wear: Wear { established: true, ..WEAR }, ..Rate::default() },
         first_seen: Timestamp(1),
         last_seen: Timestamp(i64::try_from(sessions).unwrap()),
         last_offered: Timestamp(3),
@@ -39,6 +39,7 @@ fn record(sessions: u64) -> HistoryRecord {
             last_seen: Timestamp(5000),
         }],
     }
+    .with_days()
 }
 
 const WEAR: Wear = Wear { established: false, counted: 1, at: Timestamp(4000), unlike: true };
@@ -55,7 +56,7 @@ fn until(mut done: impl FnMut() -> bool) {
 fn rows_survive_and_files_are_private() {
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("a/b/smtpwatch.db");
-    let (writer, entries) = Writer::start(&path, Keeping::default()).unwrap();
+    let (writer, entries) = Writer::start(&path, WriterSettings::default()).unwrap();
     assert!(entries.is_empty());
     let handle = writer.handle().unwrap();
     for sessions in 2..10 {
@@ -66,7 +67,7 @@ fn rows_survive_and_files_are_private() {
     handle.forget(key("mx2.example.net"));
     drop(handle);
     assert_eq!(writer.finish(), 0);
-    let (_writer, entries) = Writer::start(&path, Keeping::default()).unwrap();
+    let (_writer, entries) = Writer::start(&path, WriterSettings::default()).unwrap();
     assert_eq!(entries, [(key("198.51.100.25"), record(9)), (key("mx1.example.net"), record(5))]);
     let mode = |path: &Path| std::fs::metadata(path).unwrap().permissions().mode() & 0o777;
     assert_eq!(mode(&path) & !0o640, 0);
@@ -78,7 +79,7 @@ fn rows_survive_and_files_are_private() {
 fn what_was_written_is_there_for_another_process_at_once() {
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("smtpwatch.db");
-    let (writer, _) = Writer::start(&path, Keeping::default()).unwrap();
+    let (writer, _) = Writer::start(&path, WriterSettings::default()).unwrap();
     writer.handle().unwrap().keep(key("198.51.100.25"), record(7));
     until(|| writer.counts() == (1, 0));
     // The writer is still running: nothing was closed or checkpointed.
@@ -99,7 +100,7 @@ fn what_is_not_ours_is_left_alone() {
         for result in [
             Store::open(path).map(drop),
             Store::open_existing(path).map(drop),
-            Writer::start(path, Keeping::default()).map(drop),
+            Writer::start(path, WriterSettings::default()).map(drop),
         ] {
             let error = result.unwrap_err();
             assert!(matches!(error, StoreError::Foreign(_)), "{error}");
@@ -141,18 +142,18 @@ fn a_store_that_cannot_be_made_says_why() {
 fn there_is_one_writer() {
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("smtpwatch.db");
-    let (writer, _) = Writer::start(&path, Keeping::default()).unwrap();
-    let second = Writer::start(&path, Keeping::default()).map(drop).unwrap_err();
+    let (writer, _) = Writer::start(&path, WriterSettings::default()).unwrap();
+    let second = Writer::start(&path, WriterSettings::default()).map(drop).unwrap_err();
     assert!(matches!(second, StoreError::InUse(_)), "{second}");
     assert_eq!(writer.finish(), 0);
-    assert!(Writer::start(&path, Keeping::default()).is_ok());
+    assert!(Writer::start(&path, WriterSettings::default()).is_ok());
 }
 
 #[test]
 fn forgetting_reaches_the_running_daemon() {
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("smtpwatch.db");
-    let (writer, _) = Writer::start(&path, Keeping::default()).unwrap();
+    let (writer, _) = Writer::start(&path, WriterSettings::default()).unwrap();
     let handle = writer.handle().unwrap();
     handle.keep(key("198.51.100.25"), record(9));
     handle.keep(key("mx1.example.net"), record(9));
@@ -201,7 +202,7 @@ fn rows_beyond_the_bound_go_the_least_known_first() {
         )
         .unwrap();
     drop(connection);
-    let (_writer, entries) = Writer::start(&path, Keeping { peers: 1000, ..Keeping::default() }).unwrap();
+    let (_writer, entries) = Writer::start(&path, WriterSettings { peers: 1000, ..WriterSettings::default() }).unwrap();
     assert_eq!(entries.len(), History::most(1000));
     let [.., oldest, known] = &entries[..] else { panic!("{} rows", entries.len()) };
     assert_eq!(known.0, HistoryKey { own: "192.0.2.1".parse().unwrap(), ..key("198.51.100.25") });
@@ -215,7 +216,7 @@ fn rows_beyond_the_bound_go_the_least_known_first() {
 fn a_store_that_fails_for_a_while_is_written_later() {
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("smtpwatch.db");
-    let (writer, _) = Writer::start(&path, Keeping::default()).unwrap();
+    let (writer, _) = Writer::start(&path, WriterSettings::default()).unwrap();
     // Another process locks the file for writing, longer than the writer waits.
     let other = Connection::open(&path).unwrap();
     other.execute_batch("BEGIN IMMEDIATE").unwrap();
@@ -225,7 +226,7 @@ fn a_store_that_fails_for_a_while_is_written_later() {
     until(|| writer.counts().0 == 1);
     assert_eq!(writer.finish(), 0, "nothing was lost");
 
-    let (writer, _) = Writer::start(&path, Keeping::default()).unwrap();
+    let (writer, _) = Writer::start(&path, WriterSettings::default()).unwrap();
     other.execute_batch("BEGIN IMMEDIATE").unwrap();
     writer.handle().unwrap().keep(key("198.51.100.25"), record(8));
     let end = Instant::now();
@@ -239,7 +240,7 @@ fn an_older_store_is_brought_up_to_date() {
     for open in [Store::open, Store::open_existing] {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("smtpwatch.db");
-        let (writer, _) = Writer::start(&path, Keeping::default()).unwrap();
+        let (writer, _) = Writer::start(&path, WriterSettings::default()).unwrap();
         writer.handle().unwrap().keep(key("198.51.100.25"), record(7));
         assert_eq!(writer.finish(), 0);
         let connection = Connection::open(&path).unwrap();

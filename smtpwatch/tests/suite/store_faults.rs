@@ -21,7 +21,9 @@ use smtpwatch_core::{
     Finding, Role, Timestamp,
     policy::history::{History, HistoryKey, HistoryPeer, SessionNote, Strength},
 };
-use smtpwatch_store::{Condition, Keeping, Outcome, PIECE, Reporter, SCHEMA, Status, Store, StoreHandle, Writer};
+use smtpwatch_store::{
+    Condition, HISTORY_BATCH, JournalLink, JournalOutcome, SCHEMA, Status, Store, StoreHandle, Writer, WriterSettings,
+};
 
 use crate::incidents::{credential, later};
 
@@ -43,13 +45,13 @@ struct Rig {
     one: Finding,
 }
 
-fn journal_at(log: &Path, metrics: &Arc<Metrics>) -> (Arc<Journal>, Reporter) {
+fn journal_at(log: &Path, metrics: &Arc<Metrics>) -> (Arc<Journal>, JournalLink) {
     let settings: JournalSettings = toml::from_str(&format!("path = {log:?}")).unwrap();
     let (journal, outcomes) = Journal::start(&settings, metrics.clone()).unwrap();
     let journal = Arc::new(journal);
     let lines = journal.clone();
-    let tell = Box::new(move |finding: &Finding, again: bool| lines.write(Box::new(finding.clone()), again));
-    (journal, Reporter { tell, outcomes })
+    let write = Box::new(move |finding: &Finding, again: bool| lines.write(Box::new(finding.clone()), again));
+    (journal, JournalLink { write, outcomes })
 }
 
 fn key(peer: u16) -> HistoryKey {
@@ -64,7 +66,8 @@ impl Rig {
         let (path, log) = (store.join("smtpwatch.db"), log.join("findings.json"));
         let metrics = Arc::new(Metrics::new(&[25]).unwrap());
         let (journal, reporter) = journal_at(&log, &metrics);
-        let (writer, _) = Writer::start(&path, Keeping { journal: Some(reporter), ..Keeping::default() }).unwrap();
+        let (writer, _) =
+            Writer::start(&path, WriterSettings { journal: Some(reporter), ..WriterSettings::default() }).unwrap();
         let handle = writer.handle().unwrap();
         let (history, made, one) = (History::new(10_000), Vec::new(), credential());
         let mut rig = Self { path, log, metrics, _journal: journal, history, handle, writer, made, one };
@@ -77,7 +80,15 @@ impl Rig {
     /// A session with a peer, as the pipeline records it.
     fn session(&mut self, peer: u16) {
         let at = Timestamp::from_secs(1_000_000 + i64::from(peer));
-        let note = SessionNote { at, offered: true, used: true, profile: None, names: Vec::new(), alike: true };
+        let note = SessionNote {
+            at,
+            answered: true,
+            offered: true,
+            used: true,
+            profile: None,
+            names: Vec::new(),
+            alike: true,
+        };
         let (record, _) = self.history.note(key(peer), note, Strength::default());
         self.handle.keep(key(peer), record);
     }
@@ -94,7 +105,7 @@ impl Rig {
         if self.writer.history_wanted() {
             let mut next = Some(0);
             while let Some(from) = next {
-                let (rows, after) = self.history.piece(from, PIECE);
+                let (rows, after) = self.history.piece(from, HISTORY_BATCH);
                 while !self.handle.takes_history() || !self.handle.restore(rows.clone()) {
                     std::thread::sleep(Duration::from_millis(1));
                 }
@@ -133,12 +144,12 @@ impl Rig {
     }
 
     /// Identifiers in the journal, each with the number of its occurrences.
-    fn told(&self) -> BTreeMap<String, usize> {
-        told(&self.log)
+    fn reported(&self) -> BTreeMap<String, usize> {
+        reported(&self.log)
     }
 
     fn until_told(&self) {
-        self.until("every finding in the journal", |_| self.told().len() == self.made.len());
+        self.until("every finding in the journal", |_| self.reported().len() == self.made.len());
     }
 
     fn state(&self) -> String {
@@ -169,44 +180,45 @@ impl Rig {
             self.history.iter().all(|(key, record)| rows.get(key) == Some(record))
         });
         let mut store = Store::open_existing(&self.path).unwrap();
-        let kept = store.held().unwrap().findings;
+        let stored = store.counts().unwrap().findings;
         if whole {
-            assert_eq!(kept, self.made.len() as u64, "nothing is lost");
+            assert_eq!(stored, self.made.len() as u64, "nothing is lost");
         }
-        assert!(kept >= 1);
+        assert!(stored >= 1);
         assert_eq!(store.verify().unwrap().broken, Vec::<String>::new());
-        let told = self.told();
-        assert!(!told.is_empty() && told.values().all(|times| *times == 1), "{told:?}");
+        let reported = self.reported();
+        assert!(!reported.is_empty() && reported.values().all(|times| *times == 1), "{reported:?}");
         drop(store);
         self.end_and_start_again(0);
     }
 
     /// The next start finds the store intact, and nothing to report.
     fn end_and_start_again(&mut self, lost: u64) {
-        let before = self.told();
+        let before = self.reported();
         let (path, metrics) = (self.path.clone(), self.metrics.clone());
         let (_, reporter) = journal_at(&self.log, &metrics);
-        let (idle, _) = Writer::start(&path.with_extension("idle"), Keeping::default()).unwrap();
+        let (idle, _) = Writer::start(&path.with_extension("idle"), WriterSettings::default()).unwrap();
         self.handle = idle.handle().unwrap();
         let writer = std::mem::replace(&mut self.writer, idle);
         assert_eq!(writer.finish(), lost);
-        let (writer, rows) = Writer::start(&path, Keeping { journal: Some(reporter), ..Keeping::default() }).unwrap();
+        let (writer, rows) =
+            Writer::start(&path, WriterSettings { journal: Some(reporter), ..WriterSettings::default() }).unwrap();
         assert_eq!(rows.len(), self.history.len());
         assert_eq!(writer.finish(), 0);
-        assert_eq!(self.told(), before, "reported once is enough");
+        assert_eq!(self.reported(), before, "reported once is enough");
     }
 }
 
-fn told(log: &Path) -> BTreeMap<String, usize> {
-    let mut told = BTreeMap::new();
+fn reported(log: &Path) -> BTreeMap<String, usize> {
+    let mut reported = BTreeMap::new();
     let text = std::fs::read_to_string(log).unwrap_or_default();
     // The last line may be incomplete: a write is not atomic for another reader of the file.
     let whole = text.rfind('\n').map_or("", |end| &text[..end]);
     for line in whole.lines() {
         let finding: serde_json::Value = serde_json::from_str(line).unwrap();
-        *told.entry(finding["id"].as_str().unwrap().to_owned()).or_default() += 1;
+        *reported.entry(finding["id"].as_str().unwrap().to_owned()).or_default() += 1;
     }
-    told
+    reported
 }
 
 fn rig() -> (tempfile::TempDir, tempfile::TempDir, Rig) {
@@ -238,7 +250,7 @@ fn a_store_that_is_unlinked_is_written_again_whole() {
 }
 
 #[test]
-fn files_beside_the_store_that_are_unlinked_cost_nothing() {
+fn unlinked_side_files_of_the_store_cost_nothing() {
     for sides in [&["-wal"][..], &["-shm"], &["-wal", "-shm", ""]] {
         let (_store, _log, mut rig) = rig();
         for side in sides {
@@ -396,17 +408,17 @@ fn a_full_disk_costs_no_finding() {
     rig.until("everything is on record", |_| {
         let mut store = Store::open_existing(&rig.path).unwrap();
         let rows: BTreeMap<_, _> = store.entries().unwrap().into_iter().collect();
-        store.held().unwrap().findings == rig.made.len() as u64
+        store.counts().unwrap().findings == rig.made.len() as u64
             && rig.history.iter().all(|(key, record)| rows.get(key) == Some(record))
     });
     assert_eq!(rig.keep_house().recoveries, [0; 3]);
-    let told = rig.told();
-    assert!(!told.is_empty() && told.values().all(|times| *times == 1), "{told:?}");
+    let reported = rig.reported();
+    assert!(!reported.is_empty() && reported.values().all(|times| *times == 1), "{reported:?}");
     rig.end_and_start_again(0);
 }
 
 #[test]
-fn a_read_only_disk_is_said_and_the_end_of_it_too() {
+fn a_read_only_disk_and_its_end_are_reported() {
     if !private_mounts() {
         return;
     }
@@ -435,14 +447,14 @@ fn a_read_only_disk_is_said_and_the_end_of_it_too() {
 }
 
 /// A reporter whose journal never answers: as when the process is killed before a line was written.
-fn deaf() -> (std::sync::mpsc::SyncSender<Outcome>, Reporter) {
+fn deaf() -> (std::sync::mpsc::SyncSender<JournalOutcome>, JournalLink) {
     let (sender, outcomes) = std::sync::mpsc::sync_channel(1);
-    (sender, Reporter { tell: Box::new(|_, _| true), outcomes })
+    (sender, JournalLink { write: Box::new(|_, _| true), outcomes })
 }
 
-fn put(path: &Path, journal: Option<Reporter>, findings: &[Finding]) {
-    let (writer, _) = Writer::start(path, Keeping { journal, ..Keeping::default() }).unwrap();
-    let handle = writer.handle().unwrap().patient();
+fn put(path: &Path, journal: Option<JournalLink>, findings: &[Finding]) {
+    let (writer, _) = Writer::start(path, WriterSettings { journal, ..WriterSettings::default() }).unwrap();
+    let handle = writer.handle().unwrap().blocking();
     for finding in findings {
         assert!(handle.finding(Box::new(finding.clone())).is_ok());
     }
@@ -472,30 +484,33 @@ fn what_the_journal_did_not_get_it_gets_at_the_next_start() {
     let pushed = Arc::new(std::sync::Mutex::new(Vec::new()));
     let on_record = {
         let pushed = pushed.clone();
-        Box::new(move |finding: &Finding, _: &smtpwatch_store::KeptAs| pushed.lock().unwrap().push(finding.id.clone()))
+        Box::new(move |finding: &Finding, _: &smtpwatch_store::StoredAs| {
+            pushed.lock().unwrap().push(finding.id.clone())
+        })
     };
     let (journal, reporter) = journal_at(&log, &metrics);
     let (writer, _) =
-        Writer::start(&path, Keeping { journal: Some(reporter), on_record, ..Keeping::default() }).unwrap();
+        Writer::start(&path, WriterSettings { journal: Some(reporter), on_record, ..WriterSettings::default() })
+            .unwrap();
     for finding in &made[290..] {
         assert!(writer.handle().unwrap().finding(Box::new(finding.clone())).is_ok());
     }
-    let wanted: Vec<_> = made[10..].iter().map(|finding| finding.id.clone()).collect();
+    let expected: Vec<_> = made[10..].iter().map(|finding| finding.id.clone()).collect();
     let ids = || -> Vec<String> {
         let text = std::fs::read_to_string(&log).unwrap();
         let lines = text.lines().filter_map(|line| serde_json::from_str::<serde_json::Value>(line).ok());
         lines.map(|finding| finding["id"].as_str().unwrap().to_owned()).collect()
     };
     let end = Instant::now() + LIMIT;
-    while ids().len() < wanted.len() {
-        assert!(Instant::now() < end, "{} of {}", ids().len(), wanted.len());
+    while ids().len() < expected.len() {
+        assert!(Instant::now() < end, "{} of {}", ids().len(), expected.len());
         std::thread::sleep(Duration::from_millis(10));
     }
     assert_eq!(writer.finish(), 0);
     drop(journal);
     let mut found = ids();
     found.sort();
-    let mut sorted = wanted.clone();
+    let mut sorted = expected.clone();
     sorted.sort();
     assert_eq!(found, sorted, "each once");
     let mut alerted = pushed.lock().unwrap().clone();
@@ -507,7 +522,7 @@ fn what_the_journal_did_not_get_it_gets_at_the_next_start() {
     // Reported findings are not reported again.
     let (_journal, reporter) = journal_at(&log, &metrics);
     put(&path, Some(reporter), &[]);
-    assert_eq!(ids().len(), wanted.len());
+    assert_eq!(ids().len(), expected.len());
 }
 
 /// In a store of an earlier version every finding counts as reported.
@@ -528,7 +543,7 @@ fn an_upgrade_reports_nothing_again() {
     let (journal, reporter) = journal_at(&log, &metrics);
     put(&path, Some(reporter), &[later(&one, "198.51.100.25:587", 1)]);
     drop(journal);
-    assert_eq!(told(&log).len(), 1);
+    assert_eq!(reported(&log).len(), 1);
 }
 
 /// Findings that a journal could not write follow when it is writable again.
@@ -538,7 +553,7 @@ fn a_journal_that_failed_gets_what_it_missed() {
     let path = directory.path().join("smtpwatch.db");
     let written = Arc::new(std::sync::Mutex::new(Vec::new()));
     let (sender, outcomes) = std::sync::mpsc::sync_channel(64);
-    let tell = {
+    let write = {
         let written = written.clone();
         // The first three fail.
         let mut failures = 3;
@@ -548,13 +563,13 @@ fn a_journal_that_failed_gets_what_it_missed() {
             if !fails {
                 written.lock().unwrap().push(finding.id.clone());
             }
-            sender.send(Outcome { id: finding.id.clone(), written: !fails }).unwrap();
+            sender.send(JournalOutcome { id: finding.id.clone(), written: !fails }).unwrap();
             true
         })
     };
     let made: Vec<_> = (0..4).map(|number| later(&one, "198.51.100.25:587", number)).collect();
-    let journal = Some(Reporter { tell, outcomes });
-    let (writer, _) = Writer::start(&path, Keeping { journal, ..Keeping::default() }).unwrap();
+    let journal = Some(JournalLink { write, outcomes });
+    let (writer, _) = Writer::start(&path, WriterSettings { journal, ..WriterSettings::default() }).unwrap();
     for finding in &made {
         assert!(writer.handle().unwrap().finding(Box::new(finding.clone())).is_ok());
     }

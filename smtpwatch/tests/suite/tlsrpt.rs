@@ -11,7 +11,7 @@ use smtpwatch_core::{
     Timestamp,
     engine::{Delivery, PolicyType, ResultType},
 };
-use smtpwatch_store::{Keeping, Writer};
+use smtpwatch_store::{Writer, WriterSettings};
 
 use crate::cli::Files;
 use crate::traffic::{self, CLIENT, SERVER, START_NS, Turn};
@@ -22,8 +22,8 @@ fn smtpwatch(arguments: &[&str]) -> Output {
     Command::new(env!("CARGO_BIN_EXE_smtpwatch")).env_clear().args(arguments).output().unwrap()
 }
 
-fn text(octets: &[u8]) -> String {
-    String::from_utf8(octets.to_vec()).unwrap()
+fn text(bytes: &[u8]) -> String {
+    String::from_utf8(bytes.to_vec()).unwrap()
 }
 
 impl Files {
@@ -56,9 +56,9 @@ fn report(sessions: u64) -> String {
     )
 }
 
-fn gzip(octets: &[u8]) -> Vec<u8> {
+fn gzip(bytes: &[u8]) -> Vec<u8> {
     let mut encoder = GzEncoder::new(Vec::new(), Compression::fast());
-    encoder.write_all(octets).unwrap();
+    encoder.write_all(bytes).unwrap();
     encoder.finish().unwrap()
 }
 
@@ -184,7 +184,7 @@ fn the_report_of_a_day_can_be_seen_before_anything_is_sent() {
         receiving_host: "mx1.example.net".to_owned(),
         receiving_helo: String::new(),
     };
-    let (writer, _) = Writer::start(Path::new(&path), Keeping::default()).unwrap();
+    let (writer, _) = Writer::start(Path::new(&path), WriterSettings::default()).unwrap();
     let handle = writer.handle().unwrap();
     for failure in [None, None, Some(ResultType::StarttlsNotSupported)] {
         handle.delivery(Box::new(deliver("example.net", failure)));

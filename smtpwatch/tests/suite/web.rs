@@ -16,9 +16,9 @@ use rustls::{
 use smtpwatch::output::metrics::Metrics;
 use smtpwatch_web::{
     api,
-    desk::{Desk, Live},
+    app_state::{AppState, EventBus},
     pages,
-    server::{ConfigFile, Health, Watch, serve},
+    server::{CaptureStatus, ConfigFile, Health, serve},
 };
 
 /// Time limit for a file change to be detected: files are checked every second.
@@ -51,8 +51,8 @@ impl Server {
         let listener = runtime.block_on(tokio::net::TcpListener::bind(address)).unwrap();
         let address = listener.local_addr().unwrap();
         let metrics = Metrics::new(&[25]).unwrap().web;
-        let desk = Arc::new(Desk::new("/nonexistent".into(), metrics.clone(), health.clone(), Live::new()));
-        let guarded = pages::router(desk.clone()).merge(api::router(desk));
+        let app = Arc::new(AppState::new("/nonexistent".into(), metrics.clone(), health.clone(), EventBus::new()));
+        let guarded = pages::router(app.clone()).merge(api::router(app));
         runtime.spawn(serve(listener, metrics, health, guarded, web, std::future::pending()));
         Self { runtime, address }
     }
@@ -171,8 +171,8 @@ fn health_is_told_with_reasons() {
     assert_eq!(ready.status, 503);
     let reasons: Vec<String> = serde_json::from_str(&ready.body).unwrap();
     assert_eq!(reasons, ["the pipeline has not started", "nothing is attached"]);
-    health.beat();
-    health.set(Watch { attached: vec!["eth<0> egress tcx".to_owned()], ..Watch::default() });
+    health.heartbeat();
+    health.set(CaptureStatus { attached: vec!["eth<0> egress tcx".to_owned()], ..CaptureStatus::default() });
     let ready = server.get("/-/ready");
     assert_eq!((ready.status, ready.body.as_str()), (200, "[]"));
     let page = server.get("/");
@@ -360,9 +360,9 @@ impl Log {
 }
 
 impl Write for Log {
-    fn write(&mut self, octets: &[u8]) -> std::io::Result<usize> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).extend_from_slice(octets);
-        Ok(octets.len())
+    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).extend_from_slice(bytes);
+        Ok(bytes.len())
     }
 
     fn flush(&mut self) -> std::io::Result<()> {

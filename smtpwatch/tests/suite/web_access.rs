@@ -43,7 +43,7 @@ fn connect_between(server: &Server, from: &str, to: &str) -> TcpStream {
 }
 
 #[test]
-fn who_guesses_shuts_out_nobody_else() {
+fn guessing_does_not_lock_out_others() {
     let files = Files::new();
     let trust = client(&files.certificate());
     let server = serve("0.0.0.0:0", &files.users(&[("anna", "right")], TLS));
@@ -138,12 +138,12 @@ fn who_listens_is_cut_off_by_a_new_file_only() {
     let server = serve("127.0.0.1:0", &path);
     let mut listener = server.connect();
     write!(listener, "GET /api/v1/events HTTP/1.1\r\nHost: x\r\n{}\r\n", basic("anna:right")).unwrap();
-    let (mut text, mut octets) = (String::new(), [0; 4096]);
+    let (mut text, mut bytes) = (String::new(), [0; 4096]);
     // Later than the time limit of a connection without a request.
-    while !text.contains("nothing happened") {
-        let count = listener.read(&mut octets).unwrap();
+    while !text.contains("no events") {
+        let count = listener.read(&mut bytes).unwrap();
         assert!(count > 0, "it was cut off: {text}");
-        text.push_str(std::str::from_utf8(&octets[..count]).unwrap());
+        text.push_str(std::str::from_utf8(&bytes[..count]).unwrap());
     }
     replace(&path, &format!("basic_auth_users:\n  berta: {}\n", hash("new")));
     let replaced = Instant::now();

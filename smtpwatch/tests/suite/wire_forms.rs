@@ -22,12 +22,12 @@ fn findings_do_not_depend_on_the_form() {
     let forms: [(&str, Vec<Packet>); 9] = [
         ("VLAN tag", frames(&plain, |ip| framed(&[0x8100], 0x0800, ip))),
         ("two VLAN tags", frames(&plain, |ip| framed(&[0x88a8, 0x8100], 0x0800, ip))),
-        ("padding to 60 octets", frames(&plain, |ip| padded(framed(&[], 0x0800, ip)))),
+        ("padding to 60 bytes", frames(&plain, |ip| padded(framed(&[], 0x0800, ip)))),
         ("IPv4 options", frames(&plain, |ip| framed(&[], 0x0800, &with_options(ip)))),
         ("IPv6", frames(&plain, |ip| framed(&[], 0x86dd, &to_ipv6(ip, &[])))),
         ("IPv6 extension headers", frames(&plain, |ip| framed(&[], 0x86dd, &to_ipv6(ip, &[0, 60, 43])))),
         ("IPv6 atomic fragment", frames(&plain, |ip| framed(&[0x8100], 0x86dd, &to_ipv6(ip, &[44])))),
-        ("one octet per segment", frames(&cut(&plain), |ip| framed(&[], 0x0800, ip))),
+        ("one byte per segment", frames(&cut(&plain), |ip| framed(&[], 0x0800, ip))),
         ("every packet twice", twice(frames(&plain, |ip| framed(&[], 0x0800, ip)))),
     ];
     for (form, packets) in forms {
@@ -40,8 +40,8 @@ fn findings(packets: &[Packet]) -> Vec<Finding> {
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("capture.pcap");
     // The frames are complete: no link header is prepended.
-    let octets = traffic::pcap(packets, 101, false, false);
-    std::fs::write(&path, as_ethernet(octets)).unwrap();
+    let bytes = traffic::pcap(packets, 101, false, false);
+    std::fs::write(&path, as_ethernet(bytes)).unwrap();
     let mut replay = Replay::new(&Config::default(), History::new(100));
     let mut found = Vec::new();
     let mut take = |event| {
@@ -132,8 +132,8 @@ fn cut(packets: &[Packet]) -> Vec<Packet> {
             cut.push(Packet { at_ns: *at_ns, ip: ip.clone() });
         }
         let seq = u32::from_be_bytes(head[24..28].try_into().unwrap());
-        for (at, octet) in payload.iter().enumerate() {
-            let mut one = [head, &[*octet]].concat();
+        for (at, byte) in payload.iter().enumerate() {
+            let mut one = [head, &[*byte]].concat();
             one[2..4].copy_from_slice(&41_u16.to_be_bytes());
             one[24..28].copy_from_slice(&seq.wrapping_add(u32::try_from(at).unwrap()).to_be_bytes());
             cut.push(Packet { at_ns: *at_ns, ip: one });

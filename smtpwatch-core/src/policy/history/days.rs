@@ -1,7 +1,8 @@
 //! [`Spread`]: over how many days the sessions of a rate are spread.
 //!
 //! Sessions of one day are not independent: one load balancer, one outage, or one device on the path answers them all.
-//! The k-th session of a day therefore weighs 1/k, so that a day of n sessions weighs about ln(n) + 0.58.
+//! The k-th session of a day therefore weighs 1/k, so that a day of n sessions weighs about ln(n) + 0.58. In a run of
+//! regressions the sessions of a day weigh even less ([`Weight::Run`]): one machine may answer all of them.
 
 use serde::{Deserialize, Serialize};
 
@@ -26,24 +27,39 @@ pub struct Tally {
     pub on_newest: u32,
 }
 
+/// Weight of the sessions of one day.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Weight {
+    /// The k-th session weighs 1/k.
+    Harmonic,
+    /// The first session weighs 1, the next four 1/8 each, all others nothing.
+    Run,
+}
+
+impl Weight {
+    fn of(self, nth: u32) -> u64 {
+        match (self, nth) {
+            (Self::Harmonic, _) => ONE / u64::from(nth.max(1)),
+            (Self::Run, 0 | 1) => ONE,
+            (Self::Run, 2..=5) => ONE / 8,
+            (Self::Run, 6..) => 0,
+        }
+    }
+}
+
 impl Tally {
-    pub(super) fn add(&mut self, at: Timestamp) {
+    pub(super) fn add(&mut self, at: Timestamp, weight: Weight) {
         let (day, nth) = self.next(at);
         self.days = self.days.saturating_add(u32::from(nth == 1));
         (self.newest, self.on_newest) = (day, nth);
-        self.weight = self.weight.saturating_add(ONE / u64::from(nth));
+        self.weight = self.weight.saturating_add(weight.of(nth));
     }
 
-    /// Sum of the weights, if a session at `at` is added.
+    /// This tally with one more session, at `at`.
     #[must_use]
-    pub fn weight_with(&self, at: Timestamp) -> f64 {
-        self.sessions() + 1.0 / f64::from(self.next(at).1)
-    }
-
-    /// Number of distinct days, if a session at `at` is added.
-    #[must_use]
-    pub fn days_with(&self, at: Timestamp) -> u32 {
-        self.days.saturating_add(u32::from(self.next(at).1 == 1))
+    pub fn with(mut self, at: Timestamp, weight: Weight) -> Self {
+        self.add(at, weight);
+        self
     }
 
     /// Sum of the weights: the number of sessions that this many independent sessions are worth.
@@ -57,11 +73,7 @@ impl Tally {
     /// the newest: a clock that steps back adds no days.
     fn next(&self, at: Timestamp) -> (i64, u32) {
         let day = Day::of(at).number();
-        if self.days > 0 && day <= self.newest {
-            (self.newest, self.on_newest.saturating_add(1))
-        } else {
-            (day, 1)
-        }
+        if self.days > 0 && day <= self.newest { (self.newest, self.on_newest.saturating_add(1)) } else { (day, 1) }
     }
 
     /// The tally of `sessions` that are evenly spread from `first` to `last`: for records without one.
@@ -98,6 +110,8 @@ pub struct Spread {
     pub with: Tally,
     /// Regressions of the current run.
     pub run: Tally,
+    /// Runs of regressions that ended.
+    pub lapses: Tally,
 }
 
 #[cfg(test)]
@@ -108,7 +122,7 @@ mod tests {
 
     fn tally(sessions: impl IntoIterator<Item = i64>) -> Tally {
         let mut tally = Tally::default();
-        sessions.into_iter().for_each(|at| tally.add(Timestamp::from_secs(at)));
+        sessions.into_iter().for_each(|at| tally.add(Timestamp::from_secs(at), Weight::Harmonic));
         tally
     }
 
@@ -118,6 +132,14 @@ mod tests {
         assert_eq!((one_day.days, each_day.days), (1, 100));
         assert!((5.0..5.3).contains(&one_day.sessions()), "{}", one_day.sessions());
         assert!((each_day.sessions() - 100.0).abs() < 1e-9);
+    }
+
+    #[test]
+    fn the_run_of_a_day_weighs_little_more_than_one_session() {
+        let of_a_day = (0..20).fold(Tally::default(), |tally, at| tally.with(Timestamp::from_secs(at), Weight::Run));
+        assert_eq!((of_a_day.days, of_a_day.weight), (1, 1500));
+        let next_day = of_a_day.with(Timestamp::from_secs(DAY), Weight::Run);
+        assert_eq!((next_day.days, next_day.weight), (2, 2500));
     }
 
     #[test]

@@ -4,7 +4,10 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use super::{Strength, days::{Spread, Tally}};
+use super::{
+    Strength,
+    days::{Spread, Tally, Weight},
+};
 use crate::Timestamp;
 
 /// Number of counted interruptions that are forgiven: one outage, one strip that ended. A farm whose members answer
@@ -108,7 +111,7 @@ impl Rate {
         if !so {
             if strong {
                 self.run += 1;
-                self.spread.run.add(sighting.at);
+                self.spread.run.add(sighting.at, Weight::Run);
                 self.wear.unlike |= !sighting.alike;
             } else {
                 self.no += 1;
@@ -116,10 +119,11 @@ impl Rate {
             return;
         }
         self.yes += 1;
-        self.spread.with.add(sighting.at);
+        self.spread.with.add(sighting.at, Weight::Harmonic);
         if self.run > 0 {
             self.run = 0;
             self.spread.run = Tally::default();
+            self.spread.lapses.add(sighting.at, Weight::Run);
             self.returns += 1;
             let of_another = std::mem::take(&mut self.wear.unlike);
             let spread = sighting.at.since(self.wear.at) >= sighting.age / SPREAD;

@@ -27,6 +27,8 @@ const NAME_BYTES: usize = 253;
 pub struct SessionNote {
     /// When the session was judged.
     pub at: Timestamp,
+    /// There was a complete EHLO reply in cleartext. Without one the session counts as one without offer and use.
+    pub answered: bool,
     /// The last EHLO reply in cleartext offered STARTTLS.
     pub offered: bool,
     /// TLS began.
@@ -161,6 +163,7 @@ impl HistoryRecord {
             if rate.spread == Spread::default() {
                 rate.spread.with = Tally::estimate(rate.yes, self.first_seen, self.last_seen);
                 rate.spread.run = Tally::estimate(rate.run, self.last_offered, self.last_seen);
+                rate.spread.lapses = Tally::estimate(rate.returns, self.first_seen, self.last_seen);
             }
         }
         self
@@ -195,11 +198,14 @@ impl HistoryRecord {
 
     pub(super) fn note(&mut self, session: SessionNote, strength: Strength) {
         let sighting = self.sighting(session.at, session.alike);
-        self.sessions += 1;
+        self.sessions += u64::from(session.answered);
         self.last_seen = self.last_seen.max(session.at);
         self.offered.note(session.offered, strength, sighting);
         if session.offered {
             self.last_offered = self.last_offered.max(session.at);
+        }
+        // A client that did not ask for the offer did not use it.
+        if session.offered || !session.answered {
             self.used.note(session.used, strength, sighting);
         }
         if let Some(profile) = session.profile {

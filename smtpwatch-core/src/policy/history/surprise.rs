@@ -12,11 +12,14 @@
 //! [`Spread`](super::Spread): days count more than sessions. An interruption that ended counts in n, so that a peer
 //! whose offers come and go surprises less each time.
 
-use super::Rate;
+use super::{Rate, days::Weight};
 use crate::Timestamp;
 
 /// Longest run that is computed, in weighted sessions.
 const LONGEST_RUN: f64 = 64.0;
+/// Weight of a run of regressions that ended, beside a session that was counted as one without the property: it may have been
+/// an attack, and was reported when it happened.
+const LAPSE: f64 = 0.25;
 /// Smallest probability that is returned.
 const SMALLEST: f64 = 1e-12;
 
@@ -55,7 +58,7 @@ impl Prior {
     /// Probability of the current run of sessions without the property, including the one at `at`.
     #[must_use]
     pub fn of_current_run(self, rate: &Rate, at: Timestamp) -> f64 {
-        self.of_run(rate, rate.spread.run.weight_with(at))
+        self.of_run(rate, rate.spread.run.with(at, Weight::Run).sessions())
     }
 
     fn of_run(self, rate: &Rate, length: f64) -> f64 {
@@ -81,7 +84,7 @@ fn weights(rate: &Rate) -> (f64, f64) {
     let with = rate.spread.with.sessions();
     // Sessions without the property have no weight of their own; they are scaled as those with it.
     let scale = if rate.yes == 0 { 1.0 } else { (with / rate.yes as f64).min(1.0) };
-    (with, rate.no as f64 * scale + rate.wear.counted as f64)
+    (with, rate.no as f64 * scale + LAPSE * rate.spread.lapses.sessions())
 }
 
 /// The shares of all peers of this host, for the [`Prior`].
@@ -101,8 +104,9 @@ const SESSIONS: u64 = 5;
 const DEFAULT_PEERS: f64 = 50.0;
 /// Range of α + β. A prior outside it would outweigh the record of a peer, or trust its first sessions too much.
 const CONCENTRATION: (f64, f64) = (0.2, 1.0);
-/// Range of β. The upper end limits what an attacker who strips many new peers can do to the prior.
-const WITHOUT: (f64, f64) = (0.05, 0.3);
+/// Range of β. The lower end keeps the first interruption of a peer from being taken for certain: honest peers have
+/// them too. The upper end limits what an attacker who strips many new peers can do to the prior.
+const WITHOUT: (f64, f64) = (0.08, 0.3);
 
 impl Population {
     /// Adds the share of a peer.
@@ -196,7 +200,7 @@ fn grouped(number: u64) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::policy::history::{Spread, Tally, Wear};
+    use crate::policy::history::{Spread, Tally};
 
     const DAY: i64 = 86_400;
 
@@ -204,14 +208,18 @@ mod tests {
     fn rate(days: i64, daily: i64) -> Rate {
         let mut with = Tally::default();
         for n in 0..days * daily {
-            with.add(Timestamp::from_secs(n * DAY / daily));
+            with.add(Timestamp::from_secs(n * DAY / daily), Weight::Harmonic);
         }
-        Rate { yes: u64::try_from(days * daily).expect("positive"), spread: Spread { with, run: Tally::default() }, ..Rate::default() }
+        Rate {
+            yes: u64::try_from(days * daily).expect("positive"),
+            spread: Spread { with, ..Spread::default() },
+            ..Rate::default()
+        }
     }
 
     fn run(rate: &mut Rate, sessions: i64, day: i64) -> f64 {
         let at = |n| Timestamp::from_secs(day * DAY + n);
-        (0..sessions - 1).for_each(|n| rate.spread.run.add(at(n)));
+        (0..sessions - 1).for_each(|n| rate.spread.run.add(at(n), Weight::Run));
         Prior::default().of_current_run(rate, at(sessions))
     }
 
@@ -227,18 +235,19 @@ mod tests {
     fn a_run_surprises_more_and_one_of_many_days_most() {
         let one = run(&mut rate(50, 8), 1, 60);
         let three = run(&mut rate(50, 8), 3, 60);
-        assert!(three < one / 10.0 && three < 1e-4, "{one} {three}");
+        assert!(three < one / 2.0, "{one} {three}");
         let mut spread = rate(50, 8);
-        spread.spread.run.add(Timestamp::from_secs(60 * DAY));
-        spread.spread.run.add(Timestamp::from_secs(61 * DAY));
-        assert!(Prior::default().of_current_run(&spread, Timestamp::from_secs(62 * DAY)) < three);
+        spread.spread.run.add(Timestamp::from_secs(60 * DAY), Weight::Run);
+        spread.spread.run.add(Timestamp::from_secs(61 * DAY), Weight::Run);
+        assert!(Prior::default().of_current_run(&spread, Timestamp::from_secs(62 * DAY)) < three / 100.0);
     }
 
     #[test]
     fn what_came_and_went_surprises_less() {
         let steady = rate(50, 8);
-        let flapping = Rate { wear: Wear { counted: 3, ..Wear::default() }, ..steady };
-        assert!(Prior::default().of_next(&flapping) > 10.0 * Prior::default().of_next(&steady));
+        let mut flapping = steady;
+        (60..63).for_each(|day| flapping.spread.lapses.add(Timestamp::from_secs(day * DAY), Weight::Run));
+        assert!(Prior::default().of_next(&flapping) > 5.0 * Prior::default().of_next(&steady));
     }
 
     #[test]

@@ -15,7 +15,15 @@ fn of(role: Role, peer: IpAddr) -> HistoryKey {
 }
 
 fn session(at: i64, so: bool) -> SessionNote {
-    SessionNote { at: Timestamp::from_secs(at), offered: so, used: so, profile: None, names: Vec::new(), alike: true }
+    SessionNote {
+        at: Timestamp::from_secs(at),
+        answered: true,
+        offered: so,
+        used: so,
+        profile: None,
+        names: Vec::new(),
+        alike: true,
+    }
 }
 
 /// A record after sessions with (`O`) and without (`.`) an offer, or (`x`) from a host with another profile, at this

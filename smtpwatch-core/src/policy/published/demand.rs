@@ -147,33 +147,33 @@ impl DomainBinding {
 
 impl Published {
     /// All look-ups that a session's policy depends on.
-    pub fn subjects(&self, called: PeerQuery<'_>) -> Vec<LookupRequest> {
-        let mut subjects = Vec::new();
-        for domain in called.recipients.iter().filter_map(|domain| domain_name(domain)) {
-            subjects.extend(
+    pub fn lookups(&self, query: PeerQuery<'_>) -> Vec<LookupRequest> {
+        let mut lookups = Vec::new();
+        for domain in query.recipients.iter().filter_map(|domain| domain_name(domain)) {
+            lookups.extend(
                 self.domain(&domain).into_iter().flat_map(|facts| hosts(facts)).cloned().map(LookupRequest::Host),
             );
-            subjects.push(LookupRequest::Domain(domain));
+            lookups.push(LookupRequest::Domain(domain));
         }
-        subjects.extend(called.names.iter().filter_map(|name| domain_name(name)).map(LookupRequest::Host));
-        subjects
+        lookups.extend(query.names.iter().filter_map(|name| domain_name(name)).map(LookupRequest::Host));
+        lookups
     }
 
     /// The mail hosts at the server's address, and their domains.
     #[must_use]
-    pub fn identify(&self, called: PeerQuery<'_>, now: Timestamp) -> Identity {
-        let named: Vec<_> = called.names.iter().filter_map(|name| domain_name(name)).collect();
-        let recipients: Vec<_> = called.recipients.iter().filter_map(|domain| domain_name(domain)).collect();
+    pub fn identify(&self, query: PeerQuery<'_>, now: Timestamp) -> Identity {
+        let named: Vec<_> = query.names.iter().filter_map(|name| domain_name(name)).collect();
+        let recipients: Vec<_> = query.recipients.iter().filter_map(|domain| domain_name(domain)).collect();
         // Taken from the answer for the domain, not from the address index, into which strangers can put entries.
         let of_recipients = recipients.iter().filter_map(|domain| self.domain(domain)).flat_map(|facts| hosts(facts));
         let meant: BTreeSet<&str> = named.iter().chain(of_recipients).map(String::as_str).collect();
-        let others = self.hosts_at(called.address).filter(|name| !meant.contains(name)).map(|name| (name, false));
+        let others = self.hosts_at(query.address).filter(|name| !meant.contains(name)).map(|name| (name, false));
         let candidates = meant.iter().map(|name| (*name, true)).chain(others);
         let mut hosts: Vec<_> = candidates
             .filter_map(|(name, meant)| {
                 Some(MailHost { name: name.to_owned(), facts: self.host(name)?.clone(), meant })
             })
-            .filter(|host| host.facts.is_at(called.address, now))
+            .filter(|host| host.facts.is_at(query.address, now))
             .collect();
         // A host found through a recipient is more certain than one found by the name that the server gave.
         let of_recipient = |host: &MailHost| {
@@ -187,7 +187,7 @@ impl Published {
         } else {
             let recipient = |domain: String| {
                 let facts = self.domain(&domain).cloned();
-                let standing = self.standing(&domain, facts.as_deref(), called.address, &named, now);
+                let standing = self.standing(&domain, facts.as_deref(), query.address, &named, now);
                 Recipient { domain, facts, standing }
             };
             recipients.into_iter().map(recipient).collect()
@@ -195,19 +195,17 @@ impl Published {
         Identity { hosts, domains }
     }
 
-    /// The policies that demand TLS for a session, in order of precedence.
+    /// The policies that demand TLS for a session with this peer, in order of precedence.
     #[must_use]
-    pub fn demands(&self, called: PeerQuery<'_>, now: Timestamp) -> Vec<Demand> {
-        let identity = self.identify(called, now);
+    pub fn demands(&self, peer: &Identity, now: Timestamp) -> Vec<Demand> {
         let mut demands = Vec::new();
         // Hosts to which the session does not refer are omitted: most mail leaves a network through a smart host.
-        for host in identity.hosts.iter().filter(|host| host.meant) {
+        for host in peer.hosts.iter().filter(|host| host.meant) {
             if let Some(records) = host.facts.dane.valid().filter(|_| now < host.facts.dane.until) {
                 demands.push(of_tlsa(&host.name, &host.facts, records));
             }
         }
-        for Recipient { domain, facts, .. } in identity.domains.iter().filter(|recipient| recipient.standing.is_sure())
-        {
+        for Recipient { domain, facts, .. } in peer.domains.iter().filter(|recipient| recipient.standing.is_sure()) {
             let sts = facts.as_ref().filter(|facts| now < facts.sts.until).and_then(|facts| facts.sts.valid());
             demands.extend(sts.and_then(|policy| of_sts(domain, policy)));
             demands.extend(self.of_list(domain, now));

@@ -36,7 +36,7 @@ pub struct Published {
 }
 
 impl Published {
-    /// Creates an empty table. `answered`: the caller executes the look-ups that [`Published::want`] requests.
+    /// Creates an empty table. `answered`: the caller executes the look-ups that [`Published::request`] requests.
     #[must_use]
     pub fn new(answered: bool) -> Self {
         Self { answered, ..Self::default() }
@@ -49,8 +49,8 @@ impl Published {
     }
 
     /// Applies the result of a look-up.
-    pub fn learn(&mut self, learned: LookupResult) {
-        match learned {
+    pub fn apply(&mut self, result: LookupResult) {
+        match result {
             LookupResult::List(list) => self.list = Some(list),
             LookupResult::Domain(name, facts) => {
                 let (name, before) = self.domains.insert(&name, facts.clone());
@@ -73,7 +73,7 @@ impl Published {
 
     /// Whether to request this look-up at `now`: the answer is unknown or expired, and no request is outstanding.
     /// Records the request.
-    pub fn want(&mut self, subject: &LookupRequest, now: Timestamp) -> bool {
+    pub fn request(&mut self, subject: &LookupRequest, now: Timestamp) -> bool {
         if !self.answered || self.is_fresh(subject, now) {
             return false;
         }
@@ -98,8 +98,8 @@ impl Published {
 
     /// Whether a look-up that a session's policy depends on was requested and is not answered.
     #[must_use]
-    pub fn is_unanswered(&self, called: PeerQuery<'_>) -> bool {
-        self.subjects(called).iter().any(|subject| self.asked.contains_key(subject))
+    pub fn is_unanswered(&self, query: PeerQuery<'_>) -> bool {
+        self.lookups(query).iter().any(|subject| self.asked.contains_key(subject))
     }
 
     /// The answer for a recipient domain.
@@ -291,13 +291,13 @@ pub(crate) mod tests {
     #[test]
     fn an_address_leads_to_hosts_and_domains_for_as_long_as_they_are_known() {
         let mut known = Published::new(true);
-        known.learn(LookupResult::Domain("example.net".to_owned(), domain(&["mx.example.net"], None)));
-        known.learn(LookupResult::Host("mx.example.net".to_owned(), host([192, 0, 2, 1], None)));
+        known.apply(LookupResult::Domain("example.net".to_owned(), domain(&["mx.example.net"], None)));
+        known.apply(LookupResult::Host("mx.example.net".to_owned(), host([192, 0, 2, 1], None)));
         let at =
             |known: &Published, last| known.hosts_at([192, 0, 2, last].into()).map(str::to_owned).collect::<Vec<_>>();
         assert_eq!(at(&known, 1), ["mx.example.net"]);
         assert_eq!(known.domains_of("mx.example.net").collect::<Vec<_>>(), ["example.net"]);
-        known.learn(LookupResult::Host("mx.example.net".to_owned(), host([192, 0, 2, 2], None)));
+        known.apply(LookupResult::Host("mx.example.net".to_owned(), host([192, 0, 2, 2], None)));
         assert_eq!((at(&known, 1), at(&known, 2)), (vec![], vec!["mx.example.net".to_owned()]));
     }
 
@@ -306,11 +306,15 @@ pub(crate) mod tests {
         let mut known = Published::new(true);
         let subject = LookupRequest::Host("mx.example.net".to_owned());
         let at = Timestamp::from_secs;
-        assert!(known.want(&subject, at(0)) && !known.want(&subject, at(1)) && known.is_pending(&subject, at(1)));
-        assert!(!known.is_pending(&subject, at(11)) && known.want(&subject, at(11)));
-        known.learn(LookupResult::Host("mx.example.net".to_owned(), host([192, 0, 2, 1], None)));
-        assert!(!known.is_pending(&subject, at(11)) && !known.want(&subject, at(12)) && known.want(&subject, at(3600)));
-        assert!(!Published::new(false).want(&subject, at(0)));
+        assert!(known.request(&subject, at(0)) && !known.request(&subject, at(1)) && known.is_pending(&subject, at(1)));
+        assert!(!known.is_pending(&subject, at(11)) && known.request(&subject, at(11)));
+        known.apply(LookupResult::Host("mx.example.net".to_owned(), host([192, 0, 2, 1], None)));
+        assert!(
+            !known.is_pending(&subject, at(11))
+                && !known.request(&subject, at(12))
+                && known.request(&subject, at(3600))
+        );
+        assert!(!Published::new(false).request(&subject, at(0)));
     }
 
     #[test]
@@ -318,8 +322,8 @@ pub(crate) mod tests {
         let mut known = Published::new(true);
         for number in 0..SUBJECTS + 100 {
             let name = format!("d{number}.example.net");
-            known.want(&LookupRequest::Host(format!("x{name}")), Timestamp::from_secs(0));
-            known.learn(LookupResult::Domain(name, domain(&[&format!("mx{number}.example.net")], None)));
+            known.request(&LookupRequest::Host(format!("x{name}")), Timestamp::from_secs(0));
+            known.apply(LookupResult::Domain(name, domain(&[&format!("mx{number}.example.net")], None)));
         }
         assert_eq!(known.domains.rows.len(), SUBJECTS);
         assert_eq!(known.of_host.len(), SUBJECTS);

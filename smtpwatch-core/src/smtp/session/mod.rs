@@ -5,13 +5,29 @@
 //! (docs/threats.md FP-10), a SASL response follows AUTH only on 334, TLS follows STARTTLS only on a go-ahead. Client
 //! bytes after such a command are therefore buffered until its reply is known; all other commands queue for their
 //! replies (FP-11).
+//!
+//! The states are in [`Phase`]. Files: `client` reads the client's bytes and `server` the server's, `pairing` matches
+//! replies to commands, `boundary` is the change from SMTP to TLS, `quotable` decides what a server line may show, and
+//! `oddity` counts what is dropped without effect.
 
 mod boundary;
 mod client;
+mod oddity;
+mod pairing;
+mod quotable;
 mod server;
+#[cfg(test)]
+mod tests;
 
 use std::collections::VecDeque;
 
+pub use self::oddity::{Oddities, Oddity};
+use self::{
+    boundary::TlsBoundary,
+    client::RefusedChunk,
+    pairing::{Pairing, Pending},
+    quotable::Quotable,
+};
 use super::{
     auth::AuthExchange,
     body::Body,
@@ -21,19 +37,128 @@ use super::{
     redaction::Redacted,
     reply::Replies,
     retained::Retained,
-    secret::Secret,
     tls::TlsPhase,
-    transcript::printable,
     verb::Verb,
 };
-use crate::{Side, Timestamp, evidence::BLANK, flow::Conflict, limits, secret_buffer::SecretBuffer};
+use crate::{Side, Timestamp, evidence::BLANK, flow::Conflict, secret_buffer::SecretBuffer};
+
+/// State of a session: how the next bytes of the client are read. A variant holds the data that only its state needs.
+///
+/// | from | to | on |
+/// |---|---|---|
+/// | `Opening` | `ProxyHeader` | the signature of a PROXY header, version 2 (docs/threats.md FP-13) |
+/// | | `Tls` | a TLS record (D6) |
+/// | | `Commands` | any other byte |
+/// | `ProxyHeader` | `Opening` | the end of the header |
+/// | `Commands` | `AwaitingReply` | STARTTLS, AUTH, DATA, or a BDAT that the server did not offer |
+/// | | `Chunk` | BDAT that the server offered |
+/// | | `Tls` | a TLS record after a go-ahead, when cleartext commands followed the go-ahead |
+/// | `AwaitingReply` | `Tls` | 2yz to STARTTLS |
+/// | | `AuthResponse` | 3yz to AUTH |
+/// | | `Body` | 3yz to DATA |
+/// | | `Chunk` | a reply to BDAT other than 500 to 504 |
+/// | | `Commands` | any other reply |
+/// | `AuthResponse` | `AwaitingReply` | the response |
+/// | `Body` | `Commands` | CRLF.CRLF, or the reply to the message |
+/// | `Chunk` | `Commands` | the last byte of the chunk |
+/// | `Tls` | `Commands` | cleartext of the client where a record should begin |
+/// | any | `Stopped` | a gap outside bodies and TLS, lost pairing, a SASL security layer |
+///
+/// If the server's bytes are not trusted ([`Session::distrust`]), the reply that most clients get is assumed in
+/// `AwaitingReply`.
+#[derive(Debug)]
+enum Phase {
+    /// Before the first line of the client: the start of a possible PROXY header.
+    Opening { header: SecretBuffer },
+    /// `left` bytes of a PROXY header follow.
+    ProxyHeader { left: u64 },
+    /// The next line is a command.
+    Commands,
+    /// The reply to the newest command decides how the buffered bytes are read.
+    AwaitingReply { buffered: SecretBuffer },
+    /// The next line is a SASL response.
+    AuthResponse,
+    /// After 354: a message up to its final dot; its content is not needed.
+    Body(Body),
+    /// `left` bytes of a BDAT chunk follow.
+    Chunk { left: u64 },
+    /// After the go-ahead, or TLS from the first byte.
+    Tls(TlsBoundary),
+    /// A SASL security layer (docs/threats.md FP-19), or a stream that cannot be parsed.
+    Stopped,
+}
+
+impl Default for Phase {
+    fn default() -> Self {
+        Self::Opening { header: SecretBuffer::default() }
+    }
+}
+
+impl Phase {
+    /// The state after a command whose reply decides.
+    fn awaiting_reply() -> Self {
+        Self::AwaitingReply { buffered: SecretBuffer::default() }
+    }
+
+    /// The state after a command if its reply is not known.
+    fn after_unknown_reply(command: Pending) -> Self {
+        match command {
+            Pending::Auth => Self::AuthResponse,
+            Pending::Data => Self::Body(Body::START),
+            Pending::UnofferedBdat { size, .. } if size > 0 => Self::Chunk { left: size },
+            Pending::UnofferedBdat { .. }
+            | Pending::Ehlo
+            | Pending::Helo
+            | Pending::Starttls
+            | Pending::EndOfData
+            | Pending::Bdat { .. }
+            | Pending::Turn
+            | Pending::Xclient
+            | Pending::Uncertain(_)
+            | Pending::Other => Self::Commands,
+        }
+    }
+
+    /// The buffer of client bytes whose meaning is not known, in the states that have one.
+    const fn buffer(&mut self) -> Option<&mut SecretBuffer> {
+        match self {
+            Self::Opening { header: buffered }
+            | Self::AwaitingReply { buffered }
+            | Self::Tls(TlsBoundary { unrequested: Some(buffered), .. }) => Some(buffered),
+            Self::Tls(TlsBoundary { unrequested: None, .. })
+            | Self::ProxyHeader { .. }
+            | Self::Commands
+            | Self::AuthResponse
+            | Self::Body(_)
+            | Self::Chunk { .. }
+            | Self::Stopped => None,
+        }
+    }
+
+    /// Client bytes whose meaning is not known.
+    fn buffered(&self) -> &[u8] {
+        match self {
+            Self::Opening { header: buffered }
+            | Self::AwaitingReply { buffered }
+            | Self::Tls(TlsBoundary { unrequested: Some(buffered), .. }) => buffered,
+            Self::Tls(TlsBoundary { unrequested: None, .. })
+            | Self::ProxyHeader { .. }
+            | Self::Commands
+            | Self::AuthResponse
+            | Self::Body(_)
+            | Self::Chunk { .. }
+            | Self::Stopped => &[],
+        }
+    }
+
+    fn take_buffered(&mut self) -> SecretBuffer {
+        self.buffer().map(std::mem::take).unwrap_or_default()
+    }
+}
 
 /// Maximum number of exchanges retained per session. The oldest exchange in which no secret was sent is evicted
 /// first; if there is none, the newest exchange replaces the one before it.
 const AUTH_EXCHANGES: usize = 16;
-
-/// Maximum number of secrets per session that are searched for in the server's lines.
-const SECRETS: usize = 8;
 
 /// Request of the session to the engine. Drain [`Session::poll`] after every call.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -63,175 +188,60 @@ pub(crate) fn nul_bytes(first: &[u8], other: &[u8]) -> Option<usize> {
 }
 
 /// One SMTP session. The facts gathered so far are in [`Session::seen`].
+///
+/// Feed it with [`Session::data`] and [`Session::gap`] in the order of the streams, drain [`Session::poll`] after each
+/// call, and call [`Session::finish`] when the connection ends.
 #[derive(Debug, Default)]
 pub struct Session {
     /// The facts so far.
     pub seen: Observation,
 
+    // State.
     phase: Phase,
-    queue: VecDeque<Waiting>,
-    client_lines: Lines,
-    server_lines: Lines,
-    replies: Replies,
-    /// Client bytes whose meaning depends on a pending reply.
-    held: SecretBuffer,
-    /// Stream offset after the newest bytes of the client.
-    client_end: u64,
-    /// Stream offset of the end of the newest message.
-    body_end: Option<u64>,
-    client_spoke: bool,
-    /// The end of a message was not seen: replies may follow to commands that were left out after it.
-    unseen_commands: bool,
-    /// A line that arrived while a command was pending: either its reply, or noise before the reply. The client's
-    /// next line decides.
-    stray: Option<Stray>,
-    /// Lines without a code have arrived.
-    strayed: bool,
-    /// Number of commands that the client regards as answered by a line without a code: their replies may still
-    /// arrive.
-    answered_by_stray: u32,
-    /// Bytes of a refused BDAT chunk that the client may still send.
-    refused_chunk: u64,
-    /// The client sent text of such a chunk, which the server reads as commands.
-    chunk_text: bool,
-    /// The newest AUTH was refused before its secret was sent: some clients send the secret anyway, as a command.
-    auth_goes_on: bool,
-    /// Time of the go-ahead.
-    granted_at: Timestamp,
-    /// Number of cleartext bytes of the server after the go-ahead that are already in the transcript.
-    clear_shown: usize,
-    /// The newest reply answered EHLO, and the client has not sent anything since (docs/threats.md EV-17).
-    ehlo_may_go_on: bool,
-    /// Words to redact in the server's lines: the newest [`SECRETS`].
-    secrets: VecDeque<Secret>,
-    /// A line without a code in place of the greeting.
-    nonstandard_greeting: Option<String>,
-    /// DATA had a reply other than 354, and no message has begun since.
-    data_refused: bool,
-    /// The server may quote bytes that are not among the secrets: only the codes of its replies are shown.
-    quotes_unknown: bool,
+    pairing: Pairing,
     /// The server's bytes are not trusted: its actions are inferred from the client's bytes.
-    presuming: bool,
-    /// The list of secrets was not empty when it was discarded.
-    secrets_forgotten: bool,
-    /// Buffered input was discarded: if the dialogue continues, there is a gap.
-    input_forgotten: bool,
-    /// Redacted cleartext where TLS should begin; computed when the original bytes were discarded.
-    injections_shown: Vec<(Side, u64, Vec<u8>)>,
-    /// Number of SASL exchanges begun.
-    auth_begun: usize,
+    infers_replies: bool,
     /// Time of the newest bytes.
     now: Timestamp,
-    /// Bytes of the reply in progress, including line endings.
-    reply_octets: usize,
     events: VecDeque<SessionEvent>,
-    /// Evidence: the client's bytes, and the server's.
-    kept: [Retained; 2],
-}
+    oddities: Oddities,
 
-/// How client bytes are interpreted.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
-enum Phase {
-    #[default]
-    Commands,
-    /// The reply to a command in flight decides the next phase.
-    Hold,
-    /// The next line is a SASL response.
-    AuthResponse,
-    /// After 354: a message up to its final dot; its content is not needed.
-    Body(Body),
-    /// Remaining bytes of a BDAT chunk.
-    Chunk(u64),
-    /// After the go-ahead, or TLS from the first byte.
-    Tls,
-    /// A SASL security layer (docs/threats.md FP-19), or a stream that cannot be parsed.
-    Stopped,
-}
+    // The two streams.
+    client_lines: Lines,
+    /// Stream offset after the newest bytes of the client.
+    client_end: u64,
+    server_lines: Lines,
+    replies: Replies,
+    /// Bytes of the reply in progress, including line endings.
+    reply_bytes: usize,
+    /// A line without a code in place of the greeting.
+    nonstandard_greeting: Option<String>,
 
-/// A command that waits for its reply, with its verb in upper case; empty if the word does not have the form of a
-/// verb.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-struct Waiting {
-    what: Pending,
-    verb: Verb,
-    asked: Timestamp,
-    /// Number of consecutive equal commands; `asked` is the time of the first.
-    count: u32,
-}
+    // Messages.
+    /// Stream offset of the end of the newest message.
+    body_end: Option<u64>,
+    /// DATA had a reply other than 354, and no message has begun since.
+    data_refused: bool,
+    refused_chunk: RefusedChunk,
 
-/// A line that may have been a reply.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-struct Stray {
-    /// Its code; zero if it has none.
-    code: u16,
-    /// Number of such lines.
-    lines: u32,
-    /// Number of client bytes buffered when the newest line arrived: later bytes were sent after it.
-    held: usize,
-}
+    // Authentication.
+    /// Number of SASL exchanges begun.
+    auth_begun: usize,
+    /// The newest AUTH was refused before its secret was sent: some clients send the secret anyway, as a command.
+    unprompted_response: bool,
+    quotable: Quotable,
 
-/// Replies that a server may give to a line that many servers skip.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-enum Fits {
-    /// Any 5yz.
-    Error,
-    /// The reply to QUIT.
-    Quit,
-}
+    // TLS.
+    /// Time of the go-ahead.
+    granted_at: Option<Timestamp>,
 
-impl Fits {
-    const fn is(self, code: u16) -> bool {
-        match self {
-            Self::Error => code / 100 == 5,
-            Self::Quit => code == 221,
-        }
-    }
-}
-
-/// The effect of the pending reply, by kind of command.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-enum Pending {
-    /// A line that is not a command: some servers skip it, others answer it as a command. A blank line, a PROXY
-    /// header that the server does not support, a SASL response without a prompt, text of a refused chunk.
-    Uncertain(Fits),
-    Ehlo,
-    Helo,
-    Starttls,
-    Auth,
-    Data,
-    EndOfData,
-    Bdat {
-        last: bool,
-    },
-    UnofferedBdat {
-        size: u64,
-        last: bool,
-    },
-    Turn,
-    /// XCLIENT (Postfix): the client asks to act on behalf of another client.
-    Xclient,
-    Other,
-}
-
-impl Pending {
-    /// The phase that follows a command if its reply is unknown.
-    const fn presumed(self) -> Phase {
-        match self {
-            Self::Auth => Phase::AuthResponse,
-            Self::Data => Phase::Body(Body::START),
-            Self::UnofferedBdat { size, .. } if size > 0 => Phase::Chunk(size),
-            Self::UnofferedBdat { .. }
-            | Self::Ehlo
-            | Self::Helo
-            | Self::Starttls
-            | Self::EndOfData
-            | Self::Bdat { .. }
-            | Self::Turn
-            | Self::Xclient
-            | Self::Uncertain(_)
-            | Self::Other => Phase::Commands,
-        }
-    }
+    // Evidence.
+    /// The client's redacted bytes, and the server's.
+    retained: [Retained; 2],
+    /// Redacted cleartext where TLS should begin; computed when the original bytes were discarded.
+    retained_injections: Vec<(Side, u64, Vec<u8>)>,
+    /// Buffered input was discarded: if the dialogue continues, there is a gap.
+    input_forgotten: bool,
 }
 
 impl Session {
@@ -247,7 +257,7 @@ impl Session {
     /// Processes bytes of one side, sent at `at`; `offset` is their offset in that side's stream.
     pub fn data(&mut self, from: Side, at: Timestamp, offset: u64, bytes: &[u8]) {
         self.now = at;
-        if std::mem::take(&mut self.input_forgotten) && self.phase != Phase::Stopped {
+        if std::mem::take(&mut self.input_forgotten) && !matches!(self.phase, Phase::Stopped) {
             self.seen.gaps += 1;
             self.events.push_back(SessionEvent::InputForgotten);
             self.doubt(Doubt::Gap);
@@ -263,7 +273,7 @@ impl Session {
     pub fn gap(&mut self, from: Side, length: u64) -> bool {
         let harmless = match (&mut self.phase, from) {
             (Phase::Stopped, _) => true,
-            (Phase::Tls, _) => {
+            (Phase::Tls(_), _) => {
                 self.seen.handshake_unseen = true;
                 if let Some(tls) = &mut self.seen.tls {
                     tls.gap(from, length);
@@ -275,14 +285,30 @@ impl Session {
                 body.hole = true;
                 true
             }
-            (Phase::Chunk(left), Side::Client) if length <= *left => {
+            (Phase::Chunk { left }, Side::Client) if length <= *left => {
                 *left -= length;
                 if *left == 0 {
                     self.phase = Phase::Commands;
                 }
                 true
             }
-            _ => false,
+            (Phase::ProxyHeader { left }, Side::Client) if length <= *left => {
+                *left -= length;
+                if *left == 0 {
+                    self.phase = Phase::default();
+                }
+                true
+            }
+            (
+                Phase::Opening { .. }
+                | Phase::ProxyHeader { .. }
+                | Phase::Commands
+                | Phase::AwaitingReply { .. }
+                | Phase::AuthResponse
+                | Phase::Body(_)
+                | Phase::Chunk { .. },
+                _,
+            ) => false,
         };
         if !harmless {
             self.seen.gaps += 1;
@@ -313,29 +339,27 @@ impl Session {
     /// Overwrites and frees everything that may hold a secret, once no more cleartext is expected. The evidence
     /// remains: it is redacted.
     pub fn forget_secrets(&mut self) {
-        if self.injections_shown.is_empty() {
-            self.injections_shown = self.injections().collect();
-        }
+        self.retain_injections();
         let reads_tls = self.seen.tls.as_deref().is_some_and(TlsPhase::is_established);
         let before = self.seen.tls.as_deref().map_or(&[][..], |tls| tls.before(Side::Client));
-        let waits = [before, &self.held, self.client_lines.partial(), self.server_lines.partial()];
-        self.input_forgotten |= !reads_tls && waits.iter().any(|octets| !octets.is_empty());
+        let waits = [before, self.phase.buffered(), self.client_lines.partial(), self.server_lines.partial()];
+        self.input_forgotten |= !reads_tls && waits.iter().any(|bytes| !bytes.is_empty());
         if let Some(tls) = &mut self.seen.tls {
             tls.forget_before();
         }
-        self.secrets_forgotten |= !self.secrets.is_empty();
-        self.quotes_unknown |= self.secrets_forgotten;
-        self.held = SecretBuffer::default();
+        self.phase.take_buffered();
         self.client_lines.clear();
         self.server_lines.clear();
         self.replies.clear();
-        self.secrets = VecDeque::new();
+        self.quotable.forget();
     }
 
     /// Two copies of one range of bytes differ: it is uncertain which of them the server accepted and may quote.
     /// Copies of NULs are harmless: some stacks send them with an acknowledgment to keep a connection open.
     pub fn conflicting_retransmission(&mut self, conflicts: &[Conflict]) {
-        self.quotes_unknown |= conflicts.iter().any(|conflict| nul_bytes(&conflict.first, &conflict.other).is_none());
+        if conflicts.iter().any(|conflict| nul_bytes(&conflict.first, &conflict.other).is_none()) {
+            self.quotable.set_incomplete();
+        }
     }
 
     /// Marks the bytes of `from` as untrustworthy from here on. The other side is this host, and its own bytes are
@@ -343,21 +367,34 @@ impl Session {
     /// AUTH, and TLS follows STARTTLS or does not. Has no effect if `from` is the client: this host's replies are
     /// parsed as before. Returns whether the mode of the session changes.
     pub fn distrust(&mut self, from: Side) -> bool {
-        if from == Side::Client || self.presuming || self.seen.doubt.is_some() || self.seen.tls_began() {
+        if from == Side::Client || self.infers_replies || self.seen.doubt.is_some() || self.seen.tls_began() {
             return false;
         }
-        self.presuming = true;
+        self.infers_replies = true;
         self.seen.doubt = Some(Doubt::Server);
-        let newest = self.queue.pop_back().map(|waiting| waiting.what);
-        self.queue = VecDeque::new();
+        let newest = self.pairing.newest().map(|waiting| waiting.what);
+        self.pairing.release();
         self.server_lines.clear();
-        if let (Phase::Hold | Phase::Tls, Some(what)) = (self.phase, newest) {
-            self.release(what.presumed());
-        } else if self.phase == Phase::Tls {
+        match (&self.phase, newest) {
+            (Phase::AwaitingReply { .. } | Phase::Tls(_), Some(newest)) => {
+                self.enter(Phase::after_unknown_reply(newest));
+            }
             // The go-ahead may have been forged.
-            let before = self.seen.tls.take().map(|mut tls| tls.take_before(Side::Client)).unwrap_or_default();
-            self.phase = Phase::Commands;
-            self.client(&before, self.client_end);
+            (Phase::Tls(_), None) => {
+                let before = self.take_before_tls();
+                self.read_as_commands(&before);
+            }
+            (
+                Phase::Opening { .. }
+                | Phase::ProxyHeader { .. }
+                | Phase::Commands
+                | Phase::AwaitingReply { .. }
+                | Phase::AuthResponse
+                | Phase::Body(_)
+                | Phase::Chunk { .. }
+                | Phase::Stopped,
+                _,
+            ) => {}
         }
         true
     }
@@ -369,38 +406,51 @@ impl Session {
 
     /// The connection ended: evaluates unfinished lines and pending commands.
     pub fn finish(&mut self) {
-        self.settle_end();
+        self.resolve_at_end();
         if self.seen.starttls == Starttls::Sent {
             self.seen.starttls_was_offered |= self.seen.offers_starttls();
         }
-        let waits_for_ehlo = self.queue.front().is_some_and(|waiting| waiting.what == Pending::Ehlo);
-        self.seen.ehlo_unfinished = waits_for_ehlo && self.replies.has_begun();
+        self.seen.ehlo_unfinished = self.pairing.oldest() == Some(Pending::Ehlo) && self.replies.has_begun();
         // An unfinished line has crossed the wire anyway.
         if matches!(self.phase, Phase::Commands | Phase::AuthResponse) && !self.client_lines.partial().is_empty() {
             let mut end = &b"\r\n"[..];
             if let Some(line) = self.client_lines.take(&mut end) {
-                let line = Line { octets: line.octets - 2, ..line };
+                let line = Line { stream_len: line.stream_len - 2, ..line };
                 self.client_line(&line, &[], self.client_end);
             }
         }
         self.events.push_back(SessionEvent::Judge);
     }
 
-    /// Settles a reply that is pending at the end of the connection.
-    fn settle_end(&mut self) {
-        let Some(Waiting { what, .. }) = self.queue.back().copied().filter(|_| self.phase == Phase::Hold) else {
-            return;
-        };
-        match (what, self.stray) {
-            (Pending::Starttls, Some(stray)) if self.held.get(stray.held..).is_some_and(|fresh| !fresh.is_empty()) => {
+    /// Resolves a reply that is pending at the end of the connection.
+    fn resolve_at_end(&mut self) {
+        let Phase::AwaitingReply { buffered } = &self.phase else { return };
+        let Some(newest) = self.pairing.newest() else { return };
+        match (newest.what, self.pairing.tentative) {
+            (Pending::Starttls, Some(tentative))
+                if buffered.get(tentative.buffered..).is_some_and(|later| !later.is_empty()) =>
+            {
                 self.doubt(Doubt::Ambiguous);
             }
             // The last server line did not parse as a reply, but the client left after it: the client accepted it as
             // one.
-            (Pending::Starttls, Some(stray)) => self.seen.starttls = Starttls::Refused(stray.code),
+            (Pending::Starttls, Some(tentative)) => self.seen.starttls = Starttls::Refused(tentative.code),
             // A response that an eager client sent after AUTH has crossed the wire.
-            (Pending::Auth, _) => self.eager_response(false),
-            _ => {}
+            (Pending::Auth, _) => self.early_auth_response(false),
+            (
+                Pending::Starttls
+                | Pending::Uncertain(_)
+                | Pending::Ehlo
+                | Pending::Helo
+                | Pending::Data
+                | Pending::EndOfData
+                | Pending::Bdat { .. }
+                | Pending::UnofferedBdat { .. }
+                | Pending::Turn
+                | Pending::Xclient
+                | Pending::Other,
+                _,
+            ) => {}
         }
     }
 
@@ -408,30 +458,33 @@ impl Session {
     pub fn poll(&mut self) -> Option<SessionEvent> {
         let event = self.events.pop_front();
         if event.is_none() {
-            // Frees the capacity of an idle session's queue: usually one command is pending.
-            if self.queue.is_empty() && self.queue.capacity() > 1 {
-                self.queue = VecDeque::new();
-            }
+            self.pairing.shrink_idle();
         }
         event
+    }
+
+    /// Irregularities of the server's side that changed nothing in the dialogue.
+    #[must_use]
+    pub const fn oddities(&self) -> &Oddities {
+        &self.oddities
     }
 
     /// The evidence: cleartext bytes in contiguous runs, with the sender, the offset of the run in the sender's
     /// stream, and the bytes with secrets overwritten. Ordered by offset within each stream.
     #[must_use]
     pub fn kept(&self) -> Vec<(Side, u64, Vec<u8>)> {
-        let sides = [Side::Client, Side::Server].into_iter().zip(&self.kept);
-        let rows =
-            sides.flat_map(|(side, kept)| kept.rows().map(move |(offset, octets)| (side, offset, octets.to_vec())));
-        let mut kept: Vec<_> = rows.chain(self.injections()).collect();
-        kept.sort_by_key(|(side, offset, _)| (*side as usize, *offset));
-        kept
+        let sides = [Side::Client, Side::Server].into_iter().zip(&self.retained);
+        let runs = sides
+            .flat_map(|(side, retained)| retained.runs().map(move |(offset, bytes)| (side, offset, bytes.to_vec())));
+        let mut all: Vec<_> = runs.chain(self.injections()).collect();
+        all.sort_by_key(|(side, offset, _)| (*side as usize, *offset));
+        all
     }
 
     /// Number of cleartext bytes that exceeded the bound of the evidence.
     #[must_use]
     pub fn left_out(&self) -> u64 {
-        self.kept.iter().map(Retained::left_out).sum()
+        self.retained.iter().map(Retained::left_out).sum()
     }
 
     /// The redacted form of two copies of one range. Server bytes before any authentication are shown; elsewhere
@@ -439,7 +492,7 @@ impl Session {
     #[must_use]
     pub fn copies(&self, conflict: &Conflict) -> [Vec<u8>; 2] {
         [&conflict.first, &conflict.other].map(|copy| match self.is_shown(conflict) {
-            true => Redacted::reply(copy, std::iter::empty(), false).octets().into_owned(),
+            true => Redacted::reply(copy, std::iter::empty(), false).bytes().into_owned(),
             false => vec![BLANK; copy.len()],
         })
     }
@@ -451,13 +504,13 @@ impl Session {
         let mut shown = self.copies(conflict);
         if !self.is_shown(conflict) {
             for (copy, shown) in [&conflict.first, &conflict.other].into_iter().zip(&mut shown) {
-                for line in copy.split(|octet| *octet == b'\n') {
+                for line in copy.split(|byte| *byte == b'\n') {
                     let start = line.as_ptr().addr() - copy.as_ptr().addr();
                     let end = start + plain_keyword(line).map_or(0, |keyword| "250-".len() + keyword.len());
                     shown[start..end].copy_from_slice(&copy[start..end]);
                     // Keeps the line ending as well: the parser needs it to find the next keyword.
-                    if let Some(octet) = shown.get_mut(start + line.len()) {
-                        *octet = b'\n';
+                    if let Some(byte) = shown.get_mut(start + line.len()) {
+                        *byte = b'\n';
                     }
                 }
             }
@@ -466,29 +519,30 @@ impl Session {
     }
 
     fn is_shown(&self, conflict: &Conflict) -> bool {
-        let no_secrets = self.secrets.is_empty() && !self.secrets_forgotten;
-        conflict.from == Side::Server && self.seen.auth.is_empty() && no_secrets
-    }
-
-    /// A server line in the form retained for comparison: printable, with quoted secrets redacted.
-    fn quoted(&self, line: &[u8]) -> String {
-        if self.secrets.is_empty() { printable(line) } else { Redacted::reply(line, self.secrets.iter(), false).text() }
+        conflict.from == Side::Server && self.seen.auth.is_empty() && self.quotable.is_unused()
     }
 
     /// Retains a redacted line as evidence; `end` is the stream offset after it.
-    fn keep(&mut self, from: Side, line: &Line<'_>, shown: &Redacted<'_>, end: u64) {
-        let kept = &mut self.kept[from as usize];
-        let start = end.saturating_sub(line.octets as u64);
-        let octets = shown.octets();
-        kept.push(start, &octets);
-        let rest: &[u8] = match line.octets - octets.len().min(line.octets) {
+    fn retain(&mut self, from: Side, line: &Line<'_>, shown: &Redacted<'_>, end: u64) {
+        let retained = &mut self.retained[from as usize];
+        let start = end.saturating_sub(line.stream_len as u64);
+        let bytes = shown.bytes();
+        retained.push(start, &bytes);
+        let rest: &[u8] = match line.stream_len - bytes.len().min(line.stream_len) {
             // No line ending in the stream: the connection ended, or the line exceeded the bound.
             0 => b"",
             _ if line.truncated => b"",
             1 => b"\n",
             _ => b"\r\n",
         };
-        kept.push(start + octets.len() as u64, rest);
+        retained.push(start + bytes.len() as u64, rest);
+    }
+
+    /// Redacts the cleartext where TLS should begin while the secrets that it may quote are known.
+    fn retain_injections(&mut self) {
+        if self.retained_injections.is_empty() {
+            self.retained_injections = self.injections().collect();
+        }
     }
 
     fn doubt(&mut self, doubt: Doubt) {
@@ -501,48 +555,23 @@ impl Session {
 
     fn stop(&mut self) {
         self.phase = Phase::Stopped;
-        self.queue = VecDeque::new();
-        self.held = SecretBuffer::default();
+        self.pairing.release();
         self.client_lines.clear();
         self.server_lines.clear();
-        self.secrets = VecDeque::new();
+        self.retain_injections();
+        self.quotable.forget();
         self.events.push_back(SessionEvent::Mute);
     }
 
+    /// Queues a command for its reply.
     fn expect(&mut self, what: Pending, verb: Verb) {
-        if self.presuming {
-            if self.phase == Phase::Hold {
-                self.phase = what.presumed();
+        if self.infers_replies {
+            if matches!(self.phase, Phase::AwaitingReply { .. }) {
+                self.phase = Phase::after_unknown_reply(what);
             }
-            return;
-        }
-        let crowded = self.queue.len() >= limits::PIPELINE / 2;
-        if let Some(newest) = self.queue.back_mut()
-            && newest.what == what
-            && (newest.verb == verb || crowded)
-        {
-            newest.count = newest.count.saturating_add(1);
-            if newest.verb != verb {
-                newest.verb = Verb::default();
-            }
-        } else if self.queue.len() >= limits::PIPELINE {
+        } else if self.pairing.push(what, verb, self.now).is_err() {
             self.doubt(Doubt::Ambiguous);
-        } else {
-            if self.queue.capacity() == 0 {
-                self.queue.reserve_exact(1);
-            }
-            self.queue.push_back(Waiting { what, verb, asked: self.now, count: 1 });
         }
-    }
-
-    /// Takes the oldest pending command off the queue.
-    fn answered(&mut self) -> Option<Waiting> {
-        let oldest = self.queue.front_mut()?;
-        if oldest.count == 1 {
-            return self.queue.pop_front();
-        }
-        oldest.count -= 1;
-        Some(*oldest)
     }
 
     fn begin_auth(&mut self, exchange: AuthExchange) {
@@ -561,18 +590,32 @@ impl Session {
         }
     }
 
-    fn keep_secret(&mut self, secret: Secret) {
-        if self.secrets.len() >= SECRETS {
-            self.secrets.pop_front();
-            self.quotes_unknown = true;
-        }
-        self.secrets.push_back(secret);
+    /// Enters a state and reads the buffered bytes in it.
+    fn enter(&mut self, phase: Phase) {
+        let buffered = self.phase.take_buffered();
+        self.phase = phase;
+        self.client(&buffered, self.client_end);
     }
 
-    /// The reply arrived: processes the buffered bytes in the phase that it selects.
-    fn release(&mut self, phase: Phase) {
-        self.phase = phase;
-        let held = std::mem::take(&mut self.held);
-        self.client(&held, self.client_end);
+    /// Reads these client bytes as commands.
+    fn read_as_commands(&mut self, bytes: &[u8]) {
+        self.phase = Phase::Commands;
+        self.client(bytes, self.client_end);
+    }
+    /// Both ends support multipath TCP: parts of the dialogue may travel where they are not seen.
+    pub fn multipath(&mut self) {
+        self.seen.doubt.get_or_insert(Doubt::Multipath);
+    }
+
+    /// The connection was silent for longer than any time-out of SMTP.
+    pub const fn timed_out(&mut self) {
+        self.seen.timed_out = true;
+    }
+
+    /// No policy needs the server's certificates.
+    pub fn forget_certificates(&mut self) {
+        if let Some(tls) = &mut self.seen.tls {
+            tls.certificates = Vec::new();
+        }
     }
 }

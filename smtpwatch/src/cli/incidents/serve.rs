@@ -6,7 +6,7 @@ use anyhow::Context as _;
 use smtpwatch_store::Store;
 use smtpwatch_web::{
     api,
-    desk::{Desk, Live},
+    app_state::{AppState, EventBus},
     pages,
     server::{self, Health},
 };
@@ -19,7 +19,7 @@ use crate::{cli::IncidentsServeArgs, output::metrics::Metrics};
 const WHY: &str = "this is a look at a store (smtpwatch incidents serve)";
 
 pub(super) fn run(args: &IncidentsServeArgs) -> anyhow::Result<Exit> {
-    let path = path(&args.place)?;
+    let path = path(&args.store_args)?;
     // An invalid path is an error at the start, and not on every page.
     drop(Store::open_existing(&path)?);
     let address = args.listen.0;
@@ -37,9 +37,9 @@ pub(super) fn run(args: &IncidentsServeArgs) -> anyhow::Result<Exit> {
         let mut terminate = signal(SignalKind::terminate()).context("cannot wait for SIGTERM")?;
         tracing::info!(url = format!("http://{}/", listener.local_addr()?), store = %path.display(), "pages");
         let (metrics, health) = (Arc::new(Metrics::new(&[])?), Arc::new(Health::default()));
-        let desk = Desk::new(path, metrics.web.clone(), health.clone(), Live::new()).without_watch(WHY);
-        let desk = Arc::new(desk);
-        let guarded = pages::router(desk.clone()).merge(api::router(desk));
+        let app = AppState::new(path, metrics.web.clone(), health.clone(), EventBus::new()).without_capture(WHY);
+        let app = Arc::new(app);
+        let guarded = pages::router(app.clone()).merge(api::router(app));
         let stop = async move {
             tokio::select! {
                 _ = terminate.recv() => {}

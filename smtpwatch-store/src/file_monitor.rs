@@ -54,7 +54,7 @@ pub(super) struct Fault {
 }
 
 /// The files of an open store.
-pub(super) struct Watch {
+pub(super) struct FileMonitor {
     path: PathBuf,
     /// The main file. It stays open as long as the store: closing it would release SQLite's locks, because POSIX locks
     /// belong to the process and the file.
@@ -66,7 +66,7 @@ pub(super) struct Watch {
     short: bool,
 }
 
-impl Watch {
+impl FileMonitor {
     /// Watches the files of the store that was just opened at this path.
     pub(super) fn start(path: &Path) -> io::Result<Self> {
         let file = File::open(path)?;
@@ -146,7 +146,7 @@ impl Watch {
     }
 }
 
-impl Watch {
+impl FileMonitor {
     /// Whether the log file does not contain a valid log: the next start would ignore it.
     fn is_log_damaged(&self) -> bool {
         // SQLite holds no locks on this file that closing it could release. Opening a FIFO must not block.

@@ -4,7 +4,7 @@
 use maud::{Markup, html};
 use smtpwatch_core::{Finding, evidence::Known, finding::Sender};
 
-use super::said::{moment, said};
+use super::format::{escaped, moment};
 
 pub(super) fn section(finding: &Finding) -> Markup {
     let exhibit = finding.exhibit.as_deref();
@@ -21,12 +21,12 @@ pub(super) fn section(finding: &Finding) -> Markup {
                 @if let Some(sender) = &finding.sender { (self::sender(sender)) }
                 @if let Some(history) = history { (self::history(history)) }
                 @for policy in policies {
-                    dt { "Policy: " (said(&policy.source)) " (" (said(&policy.mode)) ")" }
-                    dd { @if !policy.subject.is_empty() { (said(&policy.subject)) ": " } (said(&policy.detail)) }
+                    dt { "Policy: " (escaped(&policy.source)) " (" (escaped(&policy.mode)) ")" }
+                    dd { @if !policy.subject.is_empty() { (escaped(&policy.subject)) ": " } (escaped(&policy.detail)) }
                 }
                 @if let Some(losses) = losses {
                     dt { "Lost by the kernel before" }
-                    dd { @for (reason, number) in losses { (said(reason)) " " (number) " " } }
+                    dd { @for (reason, number) in losses { (escaped(reason)) " " (number) " " } }
                 }
             }
         }
@@ -40,9 +40,9 @@ fn sender(sender: &Sender) -> Markup {
         dd {
             @match sender.uid { Some(uid) => { "user id " (uid) }, None => "an unknown user" }
             @for (what, name) in named {
-                @if let Some(name) = name { ", " (what) " " (said(name)) }
+                @if let Some(name) = name { ", " (what) " " (escaped(name)) }
             }
-            @if !sender.cgroup.is_empty() { ", cgroup " code { (said(&sender.cgroup)) } }
+            @if !sender.cgroup.is_empty() { ", cgroup " code { (escaped(&sender.cgroup)) } }
         }
     }
 }
@@ -50,10 +50,10 @@ fn sender(sender: &Sender) -> Markup {
 fn history(known: &Known) -> Markup {
     let record = &known.record;
     html! {
-        dt { "History of " (said(&known.peer)) }
+        dt { "History of " (escaped(&known.peer)) }
         dd {
             (record.sessions) " sessions from " (moment(record.first_seen)) " to " (moment(record.last_seen)) "; STARTTLS "
-            (said(&record.offers())) ", " (said(&record.uses()))
+            (escaped(&record.offers())) ", " (escaped(&record.uses()))
         }
     }
 }

@@ -1,5 +1,5 @@
 //! Validates a request against its operation; unknown parameters are rejected. Operations read their parameters from
-//! [`Asked`].
+//! [`Request`].
 
 use std::str::FromStr;
 
@@ -12,52 +12,52 @@ use serde::Serialize;
 use smtpwatch_core::hash;
 
 use super::{
-    answer,
-    parameter::{Parameter, Place},
+    parameter::{Location, Parameter},
     problem::Problem,
+    response,
 };
 
 /// Forbids shared caches, and makes private ones revalidate each time: retention may remove the resource.
-const ASK_AGAIN: HeaderValue = HeaderValue::from_static("private, no-cache");
+const REVALIDATE: HeaderValue = HeaderValue::from_static("private, no-cache");
 
 /// A validated request: every value has the form that its parameter requires.
-pub(super) struct Asked {
+pub(super) struct Request {
     values: Vec<(&'static str, String)>,
     /// The tags of `If-None-Match`.
-    held: Vec<String>,
+    etags: Vec<String>,
     /// The request has `Last-Event-ID`: the client reconnects.
-    pub(super) listened_before: bool,
+    pub(super) reconnects: bool,
 }
 
-impl Asked {
+impl Request {
     pub(super) fn read(
         parameters: &[&'static Parameter],
         path: &RawPathParams,
         query: &str,
         headers: &HeaderMap,
     ) -> Result<Self, Problem> {
-        let path = path.iter().map(|(name, value)| (Place::Path, name.to_owned(), value.to_owned()));
+        let path = path.iter().map(|(name, value)| (Location::Path, name.to_owned(), value.to_owned()));
         let query = form_urlencoded::parse(query.as_bytes())
-            .map(|(name, value)| (Place::Query, name.into_owned(), value.into_owned()));
-        let held = headers.get_all(header::IF_NONE_MATCH).iter().filter_map(|value| value.to_str().ok());
-        let held = held.flat_map(|list| list.split(',')).map(|tag| tag.trim().to_owned()).collect();
-        let listened_before = headers.contains_key("last-event-id");
-        Ok(Self { held, listened_before, ..Self::of(parameters, path.chain(query))? })
+            .map(|(name, value)| (Location::Query, name.into_owned(), value.into_owned()));
+        let values = headers.get_all(header::IF_NONE_MATCH).iter().filter_map(|value| value.to_str().ok());
+        let etags = values.flat_map(|list| list.split(',')).map(|tag| tag.trim().to_owned()).collect();
+        let reconnects = headers.contains_key("last-event-id");
+        Ok(Self { etags, reconnects, ..Self::new(parameters, path.chain(query))? })
     }
 
     /// Validates a request that may have these parameters, in any order.
-    pub(super) fn of(
+    pub(super) fn new(
         parameters: &[&'static Parameter],
-        given: impl Iterator<Item = (Place, String, String)>,
+        given: impl Iterator<Item = (Location, String, String)>,
     ) -> Result<Self, Problem> {
         let mut values = Vec::new();
-        for (place, name, value) in given {
-            let parameter = parameters.iter().find(|one| one.place == place && one.name == name);
+        for (location, name, value) in given {
+            let parameter = parameters.iter().find(|one| one.location == location && one.name == name);
             let Some(parameter) = parameter else { return Err(Problem::unknown(&name, parameters)) };
-            if !parameter.form.accepts(&value) {
+            if !parameter.format.accepts(&value) {
                 return Err(Problem::value(parameter));
             }
-            if values.iter().filter(|(held, _)| *held == parameter.name).count() >= parameter.most {
+            if values.iter().filter(|(known, _)| *known == parameter.name).count() >= parameter.max_count {
                 return Err(Problem::repeated(parameter));
             }
             values.push((parameter.name, value));
@@ -66,7 +66,7 @@ impl Asked {
         if let Some(missing) = parameters.iter().find(|one| one.required && !given(one)) {
             return Err(Problem::missing(missing));
         }
-        Ok(Self { values, held: Vec::new(), listened_before: false })
+        Ok(Self { values, etags: Vec::new(), reconnects: false })
     }
 
     /// The value of a parameter.
@@ -91,19 +91,19 @@ impl Asked {
     }
 
     /// Whether the client holds a representation with this tag (weak comparison, RFC 9110 §13.1.2).
-    pub(super) fn has(&self, tag: &str) -> bool {
-        self.held.iter().any(|held| held == "*" || held.strip_prefix("W/").unwrap_or(held) == tag)
+    pub(super) fn has_etag(&self, tag: &str) -> bool {
+        self.etags.iter().any(|etag| etag == "*" || etag.strip_prefix("W/").unwrap_or(etag) == tag)
     }
 
     /// The JSON response for a resource that never changes; 304 if the client has it.
     pub(super) fn immutable(&self, value: &impl Serialize) -> Response {
-        let body = answer::harmless(value);
+        let body = response::json_text(value);
         let tag = format!("\"{}\"", hash::sha256(body.as_bytes()));
-        let mut response = match self.has(&tag) {
+        let mut response = match self.has_etag(&tag) {
             true => StatusCode::NOT_MODIFIED.into_response(),
-            false => answer::text(answer::JSON, body),
+            false => response::text(response::JSON, body),
         };
-        response.headers_mut().insert(header::CACHE_CONTROL, ASK_AGAIN);
+        response.headers_mut().insert(header::CACHE_CONTROL, REVALIDATE);
         if let Ok(tag) = HeaderValue::try_from(tag) {
             response.headers_mut().insert(header::ETAG, tag);
         }

@@ -7,13 +7,14 @@ use smtpwatch_core::{
     Engine, Finding, FlowKey, Output, Role, Segment, Settings, Side, TcpFlags, Timestamp,
     engine::{Delivery, GateAction, LossCause, SessionSummary},
     finding::Kind,
+    judge::RuleId,
     policy::{history::History, published::LookupRequest, rule::Rule},
     segment::Direction,
 };
 
 /// One segment that owns its bytes.
 #[derive(Clone, Debug)]
-pub struct Packet {
+pub struct OwnedSegment {
     pub at: i64,
     pub from: Side,
     pub seq: u32,
@@ -31,26 +32,26 @@ pub struct Packet {
 
 /// A connection under construction; each method appends packets.
 #[derive(Clone)]
-pub struct Talk {
+pub struct Dialogue {
     pub flow: FlowKey,
     pub role: Role,
     /// Whether each packet's direction is known, as in a live capture.
     pub directions: bool,
-    pub packets: Vec<Packet>,
+    pub packets: Vec<OwnedSegment>,
     next: [u32; 2],
     at: i64,
 }
 
-impl Talk {
+impl Dialogue {
     /// A connection to `port` after its handshake.
     pub fn new(port: u16) -> Self {
-        let mut talk = Self::midstream(port);
-        let (client, server) = (talk.next[0], talk.next[1]);
-        talk.packet(Side::Client, client, 0, TcpFlags::SYN, b"");
-        talk.packet(Side::Server, server, client.wrapping_add(1), TcpFlags::SYN | TcpFlags::ACK, b"");
-        talk.next = [client.wrapping_add(1), server.wrapping_add(1)];
-        talk.pure_ack(Side::Client);
-        talk
+        let mut dialogue = Self::midstream(port);
+        let (client, server) = (dialogue.next[0], dialogue.next[1]);
+        dialogue.packet(Side::Client, client, 0, TcpFlags::SYN, b"");
+        dialogue.packet(Side::Server, server, client.wrapping_add(1), TcpFlags::SYN | TcpFlags::ACK, b"");
+        dialogue.next = [client.wrapping_add(1), server.wrapping_add(1)];
+        dialogue.pure_ack(Side::Client);
+        dialogue
     }
 
     /// A connection whose start is not captured.
@@ -167,10 +168,10 @@ impl Talk {
             }
             for (place, piece) in packet.payload.chunks(size).enumerate() {
                 let seq = packet.seq.wrapping_add(u32::try_from(place * size).expect("small"));
-                cut.packets.push(Packet { seq, payload: piece.to_vec(), ..packet.clone() });
+                cut.packets.push(OwnedSegment { seq, payload: piece.to_vec(), ..packet.clone() });
                 let next = seq.wrapping_add(u32::try_from(piece.len()).expect("small"));
                 let (from, seq) = (packet.from.peer(), packet.ack);
-                cut.packets.push(Packet {
+                cut.packets.push(OwnedSegment {
                     from,
                     seq,
                     ack: next,
@@ -196,7 +197,7 @@ impl Talk {
 
     fn packet(&mut self, from: Side, seq: u32, ack: u32, flags: TcpFlags, payload: &[u8]) {
         self.at += 1_000_000;
-        self.packets.push(Packet {
+        self.packets.push(OwnedSegment {
             at: self.at,
             from,
             seq,
@@ -215,14 +216,14 @@ impl Talk {
         self.next[index(from)]
     }
 
-    pub fn play(&self, engine: &mut Engine, heard: &mut Heard) {
+    pub fn play(&self, engine: &mut Engine, recorded: &mut Recorded) {
         for packet in &self.packets {
             engine.handle(&self.segment(packet));
-            heard.drain(engine);
+            recorded.drain(engine);
         }
     }
 
-    pub fn segment<'a>(&self, packet: &'a Packet) -> Segment<'a> {
+    pub fn segment<'a>(&self, packet: &'a OwnedSegment) -> Segment<'a> {
         let length = u32::try_from(packet.payload.len()).expect("small");
         Segment {
             at: Timestamp(packet.at),
@@ -273,7 +274,7 @@ const fn index(side: Side) -> usize {
 
 /// What the engine reported for a dialogue.
 #[derive(Default, Debug)]
-pub struct Heard {
+pub struct Recorded {
     pub findings: Vec<Finding>,
     pub sessions: Vec<SessionSummary>,
     pub gate: Vec<GateAction>,
@@ -283,11 +284,14 @@ pub struct Heard {
     pub deliveries: Vec<Delivery>,
 }
 
-impl Heard {
+impl Recorded {
     pub fn drain(&mut self, engine: &mut Engine) {
         while let Some(output) = engine.poll() {
             match output {
-                Output::Finding(finding) => self.findings.push(*finding),
+                Output::Finding(finding) => {
+                    assert_allowed(&finding);
+                    self.findings.push(*finding);
+                }
                 Output::Session(session) => self.sessions.push(session),
                 Output::Gate(order) => self.gate.push(order.action),
                 Output::Lost(cause) => {
@@ -306,35 +310,52 @@ impl Heard {
     }
 }
 
+/// Whatever a test plays, the catalogue describes what the rules raise.
+fn assert_allowed(finding: &Finding) {
+    let rule: RuleId = finding.rule.parse().expect("a row of the catalogue");
+    let Finding { kind, role, evidence, expected, .. } = finding;
+    assert!(
+        rule.row().allows(finding),
+        "the row {rule} allows no {kind} as the {} with evidence {evidence} by {}",
+        role.as_str(),
+        expected.source
+    );
+}
+
 pub fn engine(rules: Vec<Rule>) -> Engine {
     Engine::new(Settings::default(), rules, History::new(1000))
 }
 
 /// Plays one dialogue to an engine with these rules, and ends the input.
-pub fn hear(talk: &Talk, rules: Vec<Rule>) -> Heard {
-    hear_after(&[], talk, rules)
+pub fn hear(dialogue: &Dialogue, rules: Vec<Rule>) -> Recorded {
+    hear_after(&[], dialogue, rules)
 }
 
 /// As [`hear`], after other dialogues that contribute only their history.
-pub fn hear_after(before: &[Talk], talk: &Talk, rules: Vec<Rule>) -> Heard {
-    hear_by(engine(rules), before, talk)
+pub fn hear_after(before: &[Dialogue], dialogue: &Dialogue, rules: Vec<Rule>) -> Recorded {
+    hear_by(engine(rules), before, dialogue)
 }
 
 /// As [`hear_after`], with the caller's engine.
-pub fn hear_by(mut engine: Engine, before: &[Talk], talk: &Talk) -> Heard {
-    let mut heard = Heard::default();
-    for talk in before {
-        talk.play(&mut engine, &mut Heard::default());
+pub fn hear_by(mut engine: Engine, before: &[Dialogue], dialogue: &Dialogue) -> Recorded {
+    let mut recorded = Recorded::default();
+    for dialogue in before {
+        dialogue.play(&mut engine, &mut Recorded::default());
     }
-    talk.play(&mut engine, &mut heard);
-    engine.finish(Timestamp(talk.packets.last().map_or(0, |packet| packet.at)));
-    heard.drain(&mut engine);
-    heard
+    dialogue.play(&mut engine, &mut recorded);
+    engine.finish(Timestamp(dialogue.packets.last().map_or(0, |packet| packet.at)));
+    recorded.drain(&mut engine);
+    recorded
 }
 
 /// `count` legitimate sessions, an hour apart, all of them before the start of any other dialogue.
-pub fn honest_history(count: i64) -> Vec<Talk> {
+pub fn honest_history(count: i64) -> Vec<Dialogue> {
     (0..count).map(|hour| honest().at((hour - 1000) * 3600)).collect()
+}
+
+/// One legitimate session on each of `count` days, all of them before the start of any other dialogue.
+pub fn daily_history(count: i64) -> Vec<Dialogue> {
+    (0..count).map(|day| honest().at((day - count - 2) * 86_400)).collect()
 }
 
 pub const GREETING: &str = "220 mx1.example.net ESMTP Postfix\r\n";
@@ -343,8 +364,8 @@ pub const STRIPPED: &str = "250-mx1.example.net\r\n250-PIPELINING\r\n250-SIZE 10
 pub const MASKED: &str = "250-mx1.example.net\r\n250-PIPELINING\r\n250-SIZE 10240000\r\n250-ETRN\r\n250-XXXXXXXA\r\n250-ENHANCEDSTATUSCODES\r\n250 8BITMIME\r\n";
 
 /// Adds a TLS 1.3 handshake that succeeds, and some data under it.
-pub fn tls(talk: Talk) -> Talk {
-    talk.c(client_hello(0x0304)).s(server_hello(0x0304, 0x1301, b"")).c(sealed(53)).s(sealed(80)).c(sealed(40))
+pub fn tls(dialogue: Dialogue) -> Dialogue {
+    dialogue.c(client_hello(0x0304)).s(server_hello(0x0304, 0x1301, b"")).c(sealed(53)).s(sealed(80)).c(sealed(40))
 }
 
 /// A ClientHello that offers up to `version` (RFC 8446 §4.1.2).
@@ -373,9 +394,9 @@ pub fn finished() -> Vec<u8> {
     [&[0x14, 3, 3, 0, 1, 1, 0x16, 3, 3, 0, 40][..], &[0xbb; 40]].concat()
 }
 
-/// A record of encrypted data, with `octets` bytes of content.
-pub fn sealed(octets: usize) -> Vec<u8> {
-    [&[0x17, 3, 3][..], &u16::try_from(octets).expect("small").to_be_bytes(), &vec![0xaa; octets]].concat()
+/// A record of encrypted data, with `bytes` bytes of content.
+pub fn sealed(bytes: usize) -> Vec<u8> {
+    [&[0x17, 3, 3][..], &u16::try_from(bytes).expect("small").to_be_bytes(), &vec![0xaa; bytes]].concat()
 }
 
 fn record(kind: &[u8], fields: &[&[u8]]) -> Vec<u8> {
@@ -384,21 +405,22 @@ fn record(kind: &[u8], fields: &[&[u8]]) -> Vec<u8> {
     [&[0x16, 3, 1][..], &length(&message), &message].concat()
 }
 
-fn length(octets: &[u8]) -> [u8; 2] {
-    u16::try_from(octets.len()).expect("small").to_be_bytes()
+fn length(bytes: &[u8]) -> [u8; 2] {
+    u16::try_from(bytes.len()).expect("small").to_be_bytes()
 }
 
-pub fn greeted() -> Talk {
-    Talk::new(25).s(GREETING).c("EHLO gw.example.org\r\n")
+pub fn greeted() -> Dialogue {
+    Dialogue::new(25).s(GREETING).c("EHLO gw.example.org\r\n")
 }
 
-pub fn honest() -> Talk {
+pub fn honest() -> Dialogue {
     tls(greeted().s(OFFER).c("STARTTLS\r\n").s("220 2.0.0 Ready to start TLS\r\n")).close()
 }
 
 /// Adds the rest of a session that delivers one message in cleartext.
-pub fn deliver(talk: Talk) -> Talk {
-    talk.c("MAIL FROM:<alice@example.org> SIZE=100\r\n")
+pub fn deliver(dialogue: Dialogue) -> Dialogue {
+    dialogue
+        .c("MAIL FROM:<alice@example.org> SIZE=100\r\n")
         .s("250 2.1.0 Ok\r\n")
         .c("RCPT TO:<bob@example.net>\r\n")
         .s("250 2.1.5 Ok\r\n")

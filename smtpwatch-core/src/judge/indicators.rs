@@ -1,14 +1,13 @@
-//! Further indicators: [`add`] appends lines with numbers to a claim. An indicator may raise the evidence of a claim;
-//! none is a claim by itself.
+//! Further indicators: [`add_indicators`] appends lines with numbers to a claim. An indicator may raise the evidence of a
+//! claim; none is a claim by itself.
 
 use std::time::Duration;
 
-use super::{Claim, RuleInput};
+use super::{Claim, RuleId, RuleInput};
 use crate::{
     Role,
-    finding::{Evidence, Kind, Severity},
-    smtp::Starttls,
-    smtp::{nul_bytes, plain_keyword},
+    finding::Kind,
+    smtp::{Starttls, nul_bytes, plain_keyword},
 };
 
 /// Maximum number of conflicting copies that are quoted.
@@ -26,14 +25,14 @@ const VERBATIM: [(&str, &str); 2] = [
 ];
 
 /// Adds the indicators from the packets and from the profile of the peer.
-pub(super) fn add(input: &RuleInput<'_>, claim: &mut Claim) {
+pub(super) fn add_indicators(input: &RuleInput<'_>, claim: &mut Claim) {
     conflicts(input, claim);
     if matches!(claim.kind, Kind::StarttlsRefused | Kind::TlsHandshakeFailed | Kind::DowngradeRetry) {
         reset(input, claim);
     }
     if input.wire.discarded > 0 {
         let count = input.wire.discarded;
-        claim.proof.push(format!(
+        claim.indicators.push(format!(
             "{count} segments from the peer are ones that a host discards: a wrong checksum, no ACK, or a signature (EV-9)"
         ));
     }
@@ -42,8 +41,8 @@ pub(super) fn add(input: &RuleInput<'_>, claim: &mut Claim) {
     let about_path = about_offer || about_reply || claim.kind == Kind::CommandRewritten;
     if input.role == Role::Server {
         // Here the peer is the client, which has no profile; the claim only shows which other peers are affected.
-        if about_path || claim.rule == "A8" {
-            claim.proof.push(input.scope.of(input.at, input.peer));
+        if about_path || claim.rule == RuleId::A8 {
+            claim.indicators.push(input.scope.of(input.at, input.peer));
         }
         return;
     }
@@ -61,7 +60,7 @@ pub(super) fn add(input: &RuleInput<'_>, claim: &mut Claim) {
     if about_offer || about_reply {
         product(input, claim);
     }
-    claim.proof.push(input.scope.of(input.at, input.peer));
+    claim.indicators.push(input.scope.of(input.at, input.peer));
 }
 
 /// FO-1.
@@ -71,7 +70,7 @@ fn conflicts(input: &RuleInput<'_>, claim: &mut Claim) {
         let range = format!("bytes {}..{}", conflict.offset, conflict.offset + conflict.first.len() as u64);
         let who = conflict.from.as_str();
         if let Some(count) = nul_bytes(&conflict.first, &conflict.other) {
-            claim.proof.push(format!(
+            claim.indicators.push(format!(
                 "{count} bytes of the {who} from {} on came twice, and one copy is {count} NUL bytes: some stacks send them with an \
                  acknowledgment (FO-1)",
                 conflict.offset
@@ -83,7 +82,7 @@ fn conflicts(input: &RuleInput<'_>, claim: &mut Claim) {
             let only: Vec<_> = these.iter().filter(|keyword| !those.contains(keyword)).cloned().collect();
             if only.is_empty() { "none".to_owned() } else { only.join(", ") }
         };
-        claim.proof.push(format!(
+        claim.indicators.push(format!(
             "{range} of the {who} arrived twice, with different bytes; keywords only in the first copy: {}; only in the other: {} \
              (FO-1)",
             only(&first, &other),
@@ -91,12 +90,11 @@ fn conflicts(input: &RuleInput<'_>, claim: &mut Claim) {
         ));
         let edited = first.iter().any(|word| word == "STARTTLS") != other.iter().any(|word| word == "STARTTLS");
         if edited && claim.kind == Kind::StarttlsStripped {
-            claim.evidence = Evidence::Tamper;
-            claim.severity = Severity::of(claim.evidence, claim.outcome);
+            claim.escalate();
         }
     }
     if more > 0 {
-        claim.proof.push(format!("{more} more ranges arrived twice with different bytes (FO-1)"));
+        claim.indicators.push(format!("{more} more ranges arrived twice with different bytes (FO-1)"));
     }
 }
 
@@ -124,7 +122,7 @@ fn length(input: &RuleInput<'_>, claim: &mut Claim) {
         i128::try_from(input.session.ehlo_octets).unwrap_or(0) - i128::try_from(profile.ehlo_octets).unwrap_or(0);
     let list = |keywords: &[String]| if keywords.is_empty() { "none".to_owned() } else { keywords.join(", ") };
     let added: Vec<_> = added.into_iter().map(str::to_owned).collect();
-    claim.proof.push(format!(
+    claim.indicators.push(format!(
         "EHLO reply of {} bytes, {difference:+} against the last one under TLS; missing: {}; added: {}; order of the rest {} (FO-2)",
         input.session.ehlo_octets,
         list(&missing),
@@ -139,7 +137,7 @@ fn reset(input: &RuleInput<'_>, claim: &mut Claim) {
     let syn_ack = input.wire.syn_ack.map(|syn_ack| syn_ack.ttl).filter(|_| input.role == Role::Client);
     let Some((lowest, highest)) = input.wire.ttl.or(syn_ack.map(|ttl| (ttl, ttl))) else { return };
     if reset.abs_diff(lowest) > HOPS && reset.abs_diff(highest) > HOPS {
-        claim.proof.push(format!(
+        claim.indicators.push(format!(
             "the reset came with TTL {reset}, the peer's other packets with {lowest} to {highest} (FO-4)"
         ));
     }
@@ -151,21 +149,21 @@ fn stack(input: &RuleInput<'_>, claim: &mut Claim) {
         && highest - lowest > HOPS
     {
         claim
-            .proof
+            .indicators
             .push(format!("TTL of the server's packets varies within the connection: {lowest} to {highest} (FO-4)"));
     }
     let (Some(profile), Some(now)) = (&input.expectation.profile, input.wire.syn_ack) else { return };
     let mss = now.mss.unwrap_or(0);
     if profile.ttl != 0 && profile.ttl.abs_diff(now.ttl) > HOPS {
-        claim.proof.push(format!("SYN-ACK with TTL {}, before {} (FO-4)", now.ttl, profile.ttl));
+        claim.indicators.push(format!("SYN-ACK with TTL {}, before {} (FO-4)", now.ttl, profile.ttl));
     }
     if profile.mss != 0 && profile.mss != mss {
         let asa = if mss == 1380 { ", the default of a Cisco ASA on the path" } else { "" };
-        claim.proof.push(format!("SYN-ACK with MSS {mss}{asa}, before {} (FO-6)", profile.mss));
+        claim.indicators.push(format!("SYN-ACK with MSS {mss}{asa}, before {} (FO-6)", profile.mss));
     }
     if !profile.options.is_empty() && profile.options != now.option_order() {
         let (options, before) = (now.option_order(), &profile.options);
-        claim.proof.push(format!("SYN-ACK with option kinds {options:?}, before {before:?} (FO-6)"));
+        claim.indicators.push(format!("SYN-ACK with option kinds {options:?}, before {before:?} (FO-6)"));
     }
 }
 
@@ -178,7 +176,7 @@ fn timing(input: &RuleInput<'_>, claim: &mut Claim) {
         let faster = |after: Duration| trips.iter().find(|(trip, _)| after + SLACK < *trip).map(|trip| (after, trip));
         if let Some((after, (trip, name))) = after.and_then(faster) {
             let (after, trip) = (after.as_secs_f64() * 1e3, trip.as_secs_f64() * 1e3);
-            claim.proof.push(format!("the reply to {what} came after {after:.2} ms; {name} {trip:.2} ms (FO-8)"));
+            claim.indicators.push(format!("the reply to {what} came after {after:.2} ms; {name} {trip:.2} ms (FO-8)"));
         }
     }
 }
@@ -195,7 +193,7 @@ const PRODUCTS: [(&str, &[&str]); 5] = [
     ("qmail", &["unimplemented (#5.5.1)", "ready for tls"]),
 ];
 
-/// FO-11: words of another product than the greeting names. Any server may change both, so this proves nothing by
+/// FO-11: words of another product than the greeting names. Any server may change both, so this shows nothing by
 /// itself.
 fn product(input: &RuleInput<'_>, claim: &mut Claim) {
     let greeting = input.session.greeting.as_deref().unwrap_or_default();
@@ -206,7 +204,7 @@ fn product(input: &RuleInput<'_>, claim: &mut Claim) {
         let other = PRODUCTS.iter().filter(|(name, _)| name != own);
         if let Some((other, _)) = other.into_iter().find(|(_, words)| words.iter().any(|words| text.contains(words))) {
             claim
-                .proof
+                .indicators
                 .push(format!("the greeting names {own}, and the reply {text:?} is worded as by {other} (FO-11)"));
             return;
         }
@@ -232,15 +230,14 @@ fn style(input: &RuleInput<'_>, claim: &mut Claim) {
         text.split(' ').next().is_some_and(|word| word.split('.').count() == 3 && word.starts_with(['2', '4', '5']));
     if offered("ENHANCEDSTATUSCODES") && !enhanced && matches!(code / 100, 2 | 4 | 5) {
         claim
-            .proof
+            .indicators
             .push(format!("the server offers ENHANCEDSTATUSCODES, and its reply {code} has no enhanced code (FO-11)"));
     }
     if let Some(source) = VERBATIM.iter().find(|(words, _)| text == words).map(|(_, source)| source) {
-        claim.proof.push(format!("the reply is word for word the text of {source} (FO-11)"));
+        claim.indicators.push(format!("the reply is word for word the text of {source} (FO-11)"));
     }
     if let Some(tool) = TOOLS.iter().find(|tool| text.contains(**tool)) {
-        claim.proof.push(format!("the reply names a tool that forges replies: {tool:?} (FO-11)"));
-        claim.evidence = Evidence::Tamper;
-        claim.severity = Severity::of(claim.evidence, claim.outcome);
+        claim.indicators.push(format!("the reply names a tool that forges replies: {tool:?} (FO-11)"));
+        claim.escalate();
     }
 }

@@ -1,4 +1,4 @@
-//! What is served, and to which clients. [`Site`] builds the router for one loaded configuration.
+//! What is served, and to which clients. [`Access`] builds the router for one loaded configuration.
 
 use std::{sync::Arc, time::Instant};
 
@@ -13,12 +13,12 @@ use axum::{
 };
 
 use super::{
-    auth::{Client, Guard, authenticate, throttle},
+    auth::{AuthLayer, Client, authenticate, throttle},
     config::WebConfig,
     headers,
     health::Health,
     host::{one_host, only_local},
-    limits::Logins,
+    limits::LoginThrottle,
     paths::{HEALTHY, METRICS, READY},
     scrapers::Scrapers,
     tls::ClientAuth,
@@ -26,44 +26,47 @@ use super::{
 use crate::metrics::WebMetrics;
 
 /// The part that all versions of the configuration share.
-pub(super) struct Site {
+pub(super) struct Access {
     pub(super) metrics: Arc<WebMetrics>,
     pub(super) health: Arc<Health>,
     /// The routes of pages and API.
     pub(super) guarded: Router,
     /// Whether the listen address is reachable from this machine only.
     pub(super) loopback: bool,
-    pub(super) logins: Arc<Logins>,
+    pub(super) login_throttle: Arc<LoginThrottle>,
     pub(super) scrapers: Arc<Scrapers>,
 }
 
 /// Which clients may see pages and API.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-enum Access {
+enum Visibility {
     /// Every client on this machine.
     Local,
     /// Clients with a login or a client certificate.
     LoggedIn,
     /// No client; the reason.
-    Nobody(&'static str),
+    Closed(&'static str),
 }
 
-impl Site {
+impl Access {
     /// All routes under this configuration.
     pub(super) fn routes(&self, config: WebConfig) -> Router {
         let open = Router::new()
             .route(METRICS, get(show_metrics))
             .route(
                 HEALTHY,
-                get(|State(site): State<Pages>| async move { verdict(site.health.unhealthy(), &site.health) }),
+                get(|State(access): State<Pages>| async move { verdict(access.health.unhealthy(), &access.health) }),
             )
-            .route(READY, get(|State(site): State<Pages>| async move { verdict(site.health.unready(), &site.health) }))
+            .route(
+                READY,
+                get(|State(access): State<Pages>| async move { verdict(access.health.unready(), &access.health) }),
+            )
             .route_layer(from_fn_with_state(self.scrapers.clone(), note_scraper))
             .with_state(Pages { metrics: self.metrics.clone(), health: self.health.clone() });
-        let mut routes = match access(self.loopback, &config) {
-            Access::Local => open.merge(self.guarded.clone().layer(from_fn(only_local))),
-            Access::LoggedIn => open.merge(self.guarded.clone()),
-            Access::Nobody(why) => {
+        let mut routes = match visibility(self.loopback, &config) {
+            Visibility::Local => open.merge(self.guarded.clone().layer(from_fn(only_local))),
+            Visibility::LoggedIn => open.merge(self.guarded.clone()),
+            Visibility::Closed(why) => {
                 tracing::warn!("pages and API are not served: {why}");
                 open
             }
@@ -72,8 +75,8 @@ impl Site {
             if config.tls.is_none() && !self.loopback {
                 tracing::warn!("passwords are sent in cleartext: set tls_server_config");
             }
-            let guard = Guard::new(users, config.auth_excluded_paths, self);
-            routes = routes.layer(from_fn_with_state(Arc::new(guard), authenticate));
+            let layer = AuthLayer::new(users, config.auth_excluded_paths, self);
+            routes = routes.layer(from_fn_with_state(Arc::new(layer), authenticate));
         }
         routes = routes.layer(from_fn(without_body));
         if let Some(quota) = config.rate_limit {
@@ -88,23 +91,23 @@ impl Site {
     }
 }
 
-/// Access under this configuration. Beyond loopback, TLS alone does not authenticate the client, and a password alone
+/// Visibility under this configuration. Beyond loopback, TLS alone does not authenticate the client, and a password alone
 /// is sent in cleartext.
-fn access(loopback: bool, config: &WebConfig) -> Access {
+fn visibility(loopback: bool, config: &WebConfig) -> Visibility {
     let certificate = config.tls.as_ref().is_some_and(|tls| tls.client_auth == ClientAuth::Required);
     let login = certificate || config.users.is_some();
     match (loopback, config.tls.is_some(), login) {
-        (true, _, false) => Access::Local,
-        (true, _, true) | (false, true, true) => Access::LoggedIn,
-        (false, true, false) => Access::Nobody(
+        (true, _, false) => Visibility::Local,
+        (true, _, true) | (false, true, true) => Visibility::LoggedIn,
+        (false, true, false) => Visibility::Closed(
             "TLS alone does not authenticate the client: set basic_auth_users or RequireAndVerifyClientCert in the web configuration file",
         ),
-        (false, false, true) => Access::Nobody(
+        (false, false, true) => Visibility::Closed(
             "without TLS a password can be read on the way: set tls_server_config in the web configuration file",
         ),
-        (false, false, false) => {
-            Access::Nobody("this address is not loopback: --web.config.file with TLS and basic_auth_users opens them")
-        }
+        (false, false, false) => Visibility::Closed(
+            "this address is not loopback: --web.config.file with TLS and basic_auth_users opens them",
+        ),
     }
 }
 

@@ -7,8 +7,8 @@ use smtpwatch_core::{
     policy::rule::{Rule, StarttlsRule},
 };
 
-use crate::talk::{
-    GREETING, Heard, OFFER, STRIPPED, Talk, client_hello, deliver, engine, greeted, hear, hear_after, honest,
+use crate::scenario::{
+    Dialogue, GREETING, OFFER, Recorded, STRIPPED, client_hello, deliver, engine, greeted, hear, hear_after, honest,
     honest_history, server_hello, tls,
 };
 
@@ -18,22 +18,22 @@ fn required() -> Vec<Rule> {
     vec![Rule { starttls: Some(StarttlsRule::Required), ..Rule::default() }]
 }
 
-fn submission() -> Talk {
-    Talk::new(587).s(GREETING).c("EHLO gw\r\n").s("250 mx1.example.net\r\n")
+fn submission() -> Dialogue {
+    Dialogue::new(587).s(GREETING).c("EHLO gw\r\n").s("250 mx1.example.net\r\n")
 }
 
 /// AUTH in two steps: undetected as soon as commands and replies are out of step.
-fn two_steps(talk: Talk) -> Talk {
+fn two_steps(talk: Dialogue) -> Dialogue {
     talk.c("AUTH PLAIN\r\n").s("334 \r\n").c("AHVzZXIAcGFzcw==\r\n").s("235 ok\r\n").close()
 }
 
-fn finds(kind: Kind, talk: &Talk) {
+fn finds(kind: Kind, talk: &Dialogue) {
     let heard = hear(talk, Vec::new());
     assert!(heard.kinds().contains(&kind), "{kind}: {:?} {:?}", heard.kinds(), heard.sessions);
 }
 
 /// Omits the message's bytes as the gate does.
-fn muted(mut talk: Talk, message: &str) -> Talk {
+fn muted(mut talk: Dialogue, message: &str) -> Dialogue {
     let at = talk.packets.len();
     talk = talk.c(message);
     talk.packets[at].payload = Vec::new();
@@ -66,7 +66,7 @@ fn a_handshake_of_tls_1_2_is_not_done_before_the_server_says_so() {
 fn a_hello_that_nobody_asked_for_forgives_nothing() {
     let failed = greeted().s(OFFER).c("STARTTLS\r\n").s("220 2.0.0 go\r\n").c(client_hello(0x0304)).ack(Side::Server);
     let failed = failed.reset(Side::Server).at(-7200);
-    let bare = Talk::new(25).c(client_hello(0x0304)).ack(Side::Server).reset(Side::Client).at(-3600);
+    let bare = Dialogue::new(25).c(client_hello(0x0304)).ack(Side::Server).reset(Side::Client).at(-3600);
     let heard = hear_after(&[failed, bare], &deliver(greeted().s(OFFER)), Vec::new());
     assert!(heard.kinds().contains(&Kind::DowngradeRetry), "{:?}", heard.kinds());
 }
@@ -92,7 +92,7 @@ fn a_name_in_the_reply_in_question_is_no_alibi() {
     let renamed = |reply: &str| reply.replace("mx1.example.net", "x.example.test");
     let mut before = honest_history(9);
     for hour in 1..7 {
-        let talk = Talk::new(25).s(renamed(GREETING)).c("EHLO gw\r\n").s(renamed(STRIPPED));
+        let talk = Dialogue::new(25).s(renamed(GREETING)).c("EHLO gw\r\n").s(renamed(STRIPPED));
         let mut other = deliver(talk).at(-hour * 3600);
         other.flow.server = "203.0.113.9:25".parse().expect("address");
         before.push(other);
@@ -132,19 +132,19 @@ fn a_chunk_that_the_server_does_not_know_hides_no_command() {
 
 #[test]
 fn an_empty_first_line_shifts_nothing() {
-    let talk = Talk::new(587).s(GREETING).c("\r\n").s("500 5.5.2 bad syntax\r\n").c("EHLO gw\r\n");
+    let talk = Dialogue::new(587).s(GREETING).c("\r\n").s("500 5.5.2 bad syntax\r\n").c("EHLO gw\r\n");
     finds(Kind::AuthPlaintext, &two_steps(talk.s("250 mx1.example.net\r\n")));
 }
 
 #[test]
 fn a_first_octet_of_tls_hides_no_command() {
-    let talk = Talk::new(587).s(GREETING).c("\x16\r\nEHLO gw\r\nAUTH PLAIN AHVzZXIAcGFzcw==\r\n");
+    let talk = Dialogue::new(587).s(GREETING).c("\x16\r\nEHLO gw\r\nAUTH PLAIN AHVzZXIAcGFzcw==\r\n");
     finds(Kind::AuthPlaintext, &talk.s("500 what?\r\n250 mx1.example.net\r\n235 ok\r\n").close());
 }
 
 #[test]
 fn an_offer_that_comes_after_the_question_was_an_offer() {
-    let talk = Talk::new(25).s(GREETING).c("EHLO gw\r\nSTARTTLS\r\n").s(format!("{OFFER}454 4.7.0 not now\r\n"));
+    let talk = Dialogue::new(25).s(GREETING).c("EHLO gw\r\nSTARTTLS\r\n").s(format!("{OFFER}454 4.7.0 not now\r\n"));
     finds(Kind::StarttlsRefused, &deliver(talk));
 }
 
@@ -192,7 +192,7 @@ fn blank_lines_behind_starttls_inject_nothing() {
 
 #[test]
 fn one_credential_is_one_finding() {
-    let talk = Talk::new(25).s(GREETING).c("EHLO gw\r\n").s(OFFER).c(format!("STARTTLS\r\n{PLAIN}"));
+    let talk = Dialogue::new(25).s(GREETING).c("EHLO gw\r\n").s(OFFER).c(format!("STARTTLS\r\n{PLAIN}"));
     let heard = hear(&talk.s("454 4.7.0 not now\r\n530 5.7.0 no\r\n").close(), Vec::new());
     assert_eq!(heard.kinds().iter().filter(|kind| **kind == Kind::AuthPlaintext).count(), 1, "{:?}", heard.kinds());
 }
@@ -201,11 +201,11 @@ fn one_credential_is_one_finding() {
 fn a_strip_on_587_is_a_strip_and_no_unused_offer() {
     let before: Vec<_> = (0..6)
         .map(|hour| {
-            let talk = Talk::new(587).s(GREETING).c("EHLO gw\r\n").s(OFFER).c("STARTTLS\r\n").s("220 2.0.0 go\r\n");
+            let talk = Dialogue::new(587).s(GREETING).c("EHLO gw\r\n").s(OFFER).c("STARTTLS\r\n").s("220 2.0.0 go\r\n");
             tls(talk).close().at((hour - 1000) * 3600)
         })
         .collect();
-    let heard = hear_after(&before, &deliver(Talk::new(587).s(GREETING).c("EHLO gw\r\n").s(STRIPPED)), Vec::new());
+    let heard = hear_after(&before, &deliver(Dialogue::new(587).s(GREETING).c("EHLO gw\r\n").s(STRIPPED)), Vec::new());
     assert_eq!(heard.kinds(), [Kind::StarttlsStripped]);
 }
 
@@ -241,7 +241,7 @@ fn commands_that_were_left_out_with_a_message_are_known_by_their_replies() {
     assert_eq!(heard.lost, [LossCause::OutOfStep]);
 }
 
-fn two_steps_unseen(talk: Talk) -> Talk {
+fn two_steps_unseen(talk: Dialogue) -> Dialogue {
     talk.c("AHVzZXIAcGFzcw==\r\n").s("235 ok\r\n").close()
 }
 
@@ -268,7 +268,7 @@ fn replies_out_of_step_end_the_verdict() {
 fn a_dialogue_beyond_the_gates_budget_is_unknown() {
     let talk = submission().c("NOOP\r\n").s("250 ok\r\n").c(PLAIN);
     let mut engine = engine(required());
-    let mut heard = Heard::default();
+    let mut heard = Recorded::default();
     for (place, packet) in talk.packets.iter().enumerate() {
         let spent = place >= 6;
         let payload = if spent { &[][..] } else { &packet.payload };
@@ -361,7 +361,7 @@ fn an_ehlo_that_is_answered_with_anything_else_is_refused() {
         );
     }
     for banner in ["25 mx1.example.net\r\n", "ABC hello\r\n", "000 x\r\n"] {
-        let talk = deliver(Talk::new(25).s(banner).c("EHLO gw.example.org\r\n").s(STRIPPED));
+        let talk = deliver(Dialogue::new(25).s(banner).c("EHLO gw.example.org\r\n").s(STRIPPED));
         assert_eq!(hear_after(&honest_history(9), &talk, Vec::new()).kinds(), [Kind::StarttlsStripped], "{banner:?}");
     }
 }
@@ -398,7 +398,7 @@ fn a_session_of_which_all_was_lost_is_counted() {
 #[test]
 fn what_the_server_may_quote_is_not_shown() {
     let secret = "AHVzZXIAcGFzcw==";
-    let shows = |talk: Talk| {
+    let shows = |talk: Dialogue| {
         let heard = hear(&talk.close(), Vec::new());
         heard.findings.iter().any(|finding| serde_json::to_string(finding).expect("serialises").contains(secret))
     };

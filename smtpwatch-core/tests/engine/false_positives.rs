@@ -8,25 +8,25 @@ use smtpwatch_core::{
     policy::rule::{Rule, StarttlsRule},
 };
 
-use crate::talk::{
-    GREETING, MASKED, OFFER, STRIPPED, Talk, client_hello, deliver, greeted, hear, hear_after, honest, honest_history,
-    sealed, server_hello, tls,
+use crate::scenario::{
+    Dialogue, GREETING, MASKED, OFFER, STRIPPED, client_hello, deliver, greeted, hear, hear_after, honest,
+    honest_history, sealed, server_hello, tls,
 };
 
-fn silent(talk: &Talk) {
+fn silent(talk: &Dialogue) {
     silent_after(&[], talk);
 }
 
-fn silent_after(before: &[Talk], talk: &Talk) {
+fn silent_after(before: &[Dialogue], talk: &Dialogue) {
     let heard = hear_after(before, talk, Vec::new());
     assert!(heard.findings.is_empty(), "{:?}", heard.findings);
 }
 
-fn quit(talk: Talk) -> Talk {
+fn quit(talk: Dialogue) -> Dialogue {
     talk.c("QUIT\r\n").s("221 Bye\r\n").close()
 }
 
-fn from_address(mut talk: Talk, client: &str) -> Talk {
+fn from_address(mut talk: Dialogue, client: &str) -> Dialogue {
     talk.flow.client = format!("{client}:41234").parse().expect("address");
     talk
 }
@@ -66,7 +66,7 @@ fn fp4_the_order_and_number_of_other_keywords_mean_nothing() {
 
 #[test]
 fn fp5_helo_alone() {
-    let helo = || deliver(Talk::new(25).s(GREETING).c("HELO printer\r\n").s("250 mx1.example.net\r\n"));
+    let helo = || deliver(Dialogue::new(25).s(GREETING).c("HELO printer\r\n").s("250 mx1.example.net\r\n"));
     silent(&helo());
     silent_after(&honest_history(9), &helo());
     silent(&helo().seen_by_server());
@@ -108,7 +108,7 @@ fn fp9_a_body_about_this_topic() {
 
 #[test]
 fn fp10_after_a_refused_data_comes_a_command() {
-    let talk = Talk::new(587).s(GREETING).c("EHLO gw\r\n").s("250 mx1.example.net\r\n");
+    let talk = Dialogue::new(587).s(GREETING).c("EHLO gw\r\n").s("250 mx1.example.net\r\n");
     let talk = talk.c("DATA\r\n").s("503 5.5.1 need RCPT\r\n").c("AUTH PLAIN AHVzZXIAcGFzcw==\r\n").s("235 ok\r\n");
     assert_eq!(hear(&quit(talk), Vec::new()).kinds(), [Kind::AuthPlaintext]);
 }
@@ -121,26 +121,26 @@ fn fp11_pipelined_replies_find_their_commands() {
 
 #[test]
 fn fp12_commands_before_the_banner() {
-    let talk = Talk::new(25).c("EHLO gw.example.org\r\n").s([GREETING, OFFER].concat());
+    let talk = Dialogue::new(25).c("EHLO gw.example.org\r\n").s([GREETING, OFFER].concat());
     silent_after(&honest_history(9), &tls(talk.c("STARTTLS\r\n").s("220 2.0.0 go\r\n")).close());
 }
 
 #[test]
 fn fp13_proxy_header_xclient_and_lhlo() {
-    let silent = |talk: Talk| {
+    let silent = |talk: Dialogue| {
         let heard = hear(&tls(talk.s("220 2.0.0 go\r\n")).close(), Vec::new());
         assert!(heard.findings.is_empty(), "{:?}", heard.findings);
         let session = &heard.sessions[0];
         assert_eq!((session.result, session.starttls), (SessionResult::Tls, StarttlsState::Offered));
     };
-    let dialogue = |talk: Talk| talk.s(GREETING).c("EHLO gw\r\n").s(OFFER).c("STARTTLS\r\n");
-    silent(dialogue(Talk::new(25).c("PROXY TCP4 203.0.113.7 192.0.2.1 50000 25\r\n")));
+    let dialogue = |talk: Dialogue| talk.s(GREETING).c("EHLO gw\r\n").s(OFFER).c("STARTTLS\r\n");
+    silent(dialogue(Dialogue::new(25).c("PROXY TCP4 203.0.113.7 192.0.2.1 50000 25\r\n")));
     let binary = b"\r\n\r\n\0\r\nQUIT\n\x21\x11\0\x0c\xcb\0\x71\x07\xc0\0\x02\x01\xc3\x50\0\x19";
-    silent(dialogue(Talk::new(25).c(binary)));
-    silent(dialogue(Talk::new(25).c(b"\r\n\r\n\0\r\nQUIT\n\x20\0\0\0")));
-    silent(dialogue(Talk::new(25).c(binary)).cut(1));
+    silent(dialogue(Dialogue::new(25).c(binary)));
+    silent(dialogue(Dialogue::new(25).c(b"\r\n\r\n\0\r\nQUIT\n\x20\0\0\0")));
+    silent(dialogue(Dialogue::new(25).c(binary)).cut(1));
     silent(dialogue(greeted().s(OFFER).c("XCLIENT NAME=x ADDR=203.0.113.7 LOGIN=user\r\n")));
-    silent(Talk::new(25).s(GREETING).c("LHLO gw\r\n").s(OFFER).c("X-ANONYMOUSTLS\r\n"));
+    silent(Dialogue::new(25).s(GREETING).c("LHLO gw\r\n").s(OFFER).c("X-ANONYMOUSTLS\r\n"));
 }
 
 #[test]
@@ -164,21 +164,21 @@ fn fp14_a_mask_beside_starttls_is_never_called_a_strip() {
     );
     assert_eq!((heard.kinds(), heard.findings[0].severity), (vec![Kind::StarttlsMasked], Severity::Info));
     assert_eq!(heard.findings[0].evidence, Evidence::Suspicious);
-    assert!(heard.findings[0].proof[0].contains("STARTTLS is still offered"));
+    assert!(heard.findings[0].indicators[0].contains("STARTTLS is still offered"));
 }
 
 #[test]
 fn fp15_names_made_of_x() {
     silent(&deliver(
-        Talk::new(25).s("220 XXXXXXXX.com ESMTP\r\n").c("EHLO gw\r\n").s("250-XXXXXXXX.com Hello\r\n250 SIZE\r\n"),
+        Dialogue::new(25).s("220 XXXXXXXX.com ESMTP\r\n").c("EHLO gw\r\n").s("250-XXXXXXXX.com Hello\r\n250 SIZE\r\n"),
     ));
-    silent(&deliver(Talk::new(25).s(GREETING).c("EHLO gw\r\n").s("250-XXXXXXXA\r\n250 SIZE\r\n")));
+    silent(&deliver(Dialogue::new(25).s(GREETING).c("EHLO gw\r\n").s("250-XXXXXXXA\r\n250 SIZE\r\n")));
 }
 
 #[test]
 fn fp16_the_words_blame_nobody_and_say_where_to_look() {
     let heard = hear_after(&honest_history(9), &deliver(greeted().s(STRIPPED)), Vec::new());
-    let scope = heard.findings[0].proof.iter().find(|line| line.starts_with("scope: ")).expect("scope");
+    let scope = heard.findings[0].indicators.iter().find(|line| line.starts_with("scope: ")).expect("scope");
     assert!(scope.contains("server"), "{scope}");
 }
 
@@ -199,7 +199,8 @@ fn fp17_probes_do_not_feed_history_and_loopback_can_be_left_out() {
 
 #[test]
 fn fp18_auth_is_grammar_not_a_substring() {
-    let submission = || Talk::new(587).s(GREETING).c("EHLO gw\r\n").s("250-mx1.example.net\r\n250 HELP AUTH PLAIN\r\n");
+    let submission =
+        || Dialogue::new(587).s(GREETING).c("EHLO gw\r\n").s("250-mx1.example.net\r\n250 HELP AUTH PLAIN\r\n");
     for line in ["AUTH *\r\n", "NOOP AUTH PLAIN AHVzZXIAcGFzcw==\r\n", "HELP AUTH LOGIN\r\n"] {
         let heard = hear(&quit(submission().c(line).s("500 what?\r\n")), Vec::new());
         assert!(heard.findings.is_empty(), "{line}: {:?}", heard.findings);
@@ -209,7 +210,7 @@ fn fp18_auth_is_grammar_not_a_substring() {
 
 #[test]
 fn fp19_a_sasl_security_layer_is_neither_garbage_nor_tls() {
-    let talk = Talk::new(587)
+    let talk = Dialogue::new(587)
         .s(GREETING)
         .c("EHLO gw\r\n")
         .s("250 mx1.example.net\r\n")
@@ -240,10 +241,10 @@ fn fp21_a_reused_tuple_and_the_other_family() {
 #[test]
 fn fp21_another_client_behind_the_same_address() {
     let before: Vec<_> = (0..9).map(|hour| honest().seen_by_server().at((hour - 1000) * 3600)).collect();
-    let other = deliver(Talk::new(25).s(GREETING).c("EHLO scanner.lan\r\n").s(OFFER)).seen_by_server();
+    let other = deliver(Dialogue::new(25).s(GREETING).c("EHLO scanner.lan\r\n").s(OFFER)).seen_by_server();
     let heard = hear_after(&before, &other, Vec::new());
     assert_eq!((heard.kinds(), heard.findings[0].severity), (vec![Kind::StarttlsUnused], Severity::Low));
-    let probe = quit(Talk::new(25).s(GREETING).c("HELO gw.example.org\r\n").s("250 mx1\r\n")).seen_by_server();
+    let probe = quit(Dialogue::new(25).s(GREETING).c("HELO gw.example.org\r\n").s("250 mx1\r\n")).seen_by_server();
     silent_after(&before, &probe);
     // If clients of both kinds have been seen, nothing is raised.
     let mixed: Vec<_> = (0..30)
@@ -291,7 +292,7 @@ fn fp22_another_certificate() {
 #[test]
 fn fp23_rejected_sessions_are_no_downgrade() {
     for banner in ["421 4.7.0 too many connections\r\n", "554 5.7.1 go away\r\n"] {
-        silent_after(&honest_history(9), &Talk::new(25).s(banner).c("QUIT\r\n").s("221 Bye\r\n").close());
+        silent_after(&honest_history(9), &Dialogue::new(25).s(banner).c("QUIT\r\n").s("221 Bye\r\n").close());
     }
     silent_after(&honest_history(9), &quit(greeted().s("550 5.7.1 bad name\r\n")));
     silent_after(&honest_history(9), &greeted().s("421 4.3.2 closing\r\n").close());
@@ -305,7 +306,7 @@ fn fp24_long_replies_utf8_bare_codes_and_trailing_blanks() {
 
 #[test]
 fn fp25_octets_typed_by_a_person_are_not_scored() {
-    let talk = quit(Talk::new(25).s(GREETING).c("XXXX mail.example.org\r\n").s("500 what?\r\n")).seen_by_server();
+    let talk = quit(Dialogue::new(25).s(GREETING).c("XXXX mail.example.org\r\n").s("500 what?\r\n")).seen_by_server();
     assert_eq!(hear(&talk, Vec::new()).kinds(), [Kind::CommandRewritten]);
     silent(&typed(&talk, 20));
     let mut last = typed(&talk, 90);
@@ -318,7 +319,7 @@ fn fp25_octets_typed_by_a_person_are_not_scored() {
 
 #[test]
 fn fp25_bytes_sent_one_by_one_are_not_typed_by_a_person() {
-    let talk = quit(Talk::new(25).s(GREETING).c("XXXX mail.example.org\r\n").s("500 what?\r\n")).seen_by_server();
+    let talk = quit(Dialogue::new(25).s(GREETING).c("XXXX mail.example.org\r\n").s("500 what?\r\n")).seen_by_server();
     for milliseconds in [0, 1, 19] {
         assert_eq!(
             hear(&typed(&talk, milliseconds), Vec::new()).kinds(),
@@ -327,7 +328,7 @@ fn fp25_bytes_sent_one_by_one_are_not_typed_by_a_person() {
         );
     }
     // Some keystrokes, then a verb in one segment.
-    let mut keys = Talk::new(25).s(GREETING).c("XXXX mail.example.org\r\n").s("500 what?\r\n").seen_by_server();
+    let mut keys = Dialogue::new(25).s(GREETING).c("XXXX mail.example.org\r\n").s("500 what?\r\n").seen_by_server();
     for key in b"NOOP " {
         keys = keys.pause(1).c([*key]);
     }
@@ -340,13 +341,13 @@ fn fp25_bytes_sent_one_by_one_are_not_typed_by_a_person() {
 #[test]
 fn fp25_a_client_that_is_known_to_use_tls_is_not_taken_for_a_person() {
     let before: Vec<_> = (0..9).map(|hour| honest().seen_by_server().at((hour - 1000) * 3600)).collect();
-    let talk = quit(Talk::new(25).s(GREETING).c("XXXX gw.example.org\r\n").s("500 what?\r\n")).seen_by_server();
+    let talk = quit(Dialogue::new(25).s(GREETING).c("XXXX gw.example.org\r\n").s("500 what?\r\n")).seen_by_server();
     let heard = hear_after(&before, &typed(&talk, 50), Vec::new());
     assert!(heard.kinds().contains(&Kind::CommandRewritten), "{:?}", heard.kinds());
 }
 
 /// The client's bytes arrive one by one, this many milliseconds apart.
-fn typed(talk: &Talk, milliseconds: i64) -> Talk {
+fn typed(talk: &Dialogue, milliseconds: i64) -> Dialogue {
     let mut talk = talk.cut(1);
     let mut late = 0;
     for packet in &mut talk.packets {
@@ -375,7 +376,7 @@ fn a_server_that_writes_starttls_in_its_own_way() {
 fn a_mask_of_another_length_is_not_called_starttls() {
     let heard = hear(&deliver(greeted().s(STRIPPED.replace("250-ETRN", "250-XXXA"))), Vec::new());
     assert_eq!((heard.kinds(), heard.findings[0].severity), (vec![Kind::StarttlsMasked], Severity::Low));
-    assert!(heard.findings[0].proof[0].contains("not STARTTLS"), "{:?}", heard.findings[0].proof);
+    assert!(heard.findings[0].indicators[0].contains("not STARTTLS"), "{:?}", heard.findings[0].indicators);
 }
 
 #[test]
@@ -383,7 +384,7 @@ fn fp26_a_mask_of_eight_letters_need_not_be_starttls() {
     let exchange = "250-mail.example.com Hello\r\n250-TURN\r\n250-SIZE\r\n250-BINARYMIME\r\n250-XXXXXXXB\r\n250-XXXC\r\n250-XXXXXXXXXXXE\r\n250 OK\r\n";
     let heard = hear(&deliver(greeted().s(exchange)), Vec::new());
     assert_eq!((heard.kinds(), heard.findings[0].severity), (vec![Kind::StarttlsMasked], Severity::Medium));
-    assert!(heard.findings[0].proof[0].contains("possibly STARTTLS"));
+    assert!(heard.findings[0].indicators[0].contains("possibly STARTTLS"));
 }
 
 #[test]
@@ -408,7 +409,7 @@ fn an_early_client_hello_is_no_injection() {
     assert!(heard.findings.is_empty(), "{:?}", heard.findings);
 }
 
-fn tls_after_early_hello(talk: Talk) -> Talk {
+fn tls_after_early_hello(talk: Dialogue) -> Dialogue {
     talk.s("220 2.0.0 go\r\n").s(server_hello(0x0304, 0x1301, b"")).c(sealed(53)).s(sealed(80)).close()
 }
 

@@ -7,23 +7,23 @@ use maud::{Markup, html};
 use smtpwatch_store::incidents::Filter;
 
 use super::{
+    format::{count, escaped, grouped, moment},
     layout::{Failure, Page},
     list,
-    said::{count, grouped, moment, said},
 };
-use crate::desk::{Desk, Status};
+use crate::app_state::{AppState, Status};
 
 /// Maximum number of incidents on the page.
 const NEWEST: usize = 10;
 
-pub(super) async fn show(State(desk): State<Arc<Desk>>) -> Result<Page<'static>, Failure> {
-    let status = desk.status().await;
+pub(super) async fn show(State(app): State<Arc<AppState>>) -> Result<Page<'static>, Failure> {
+    let status = app.status().await;
     let filter = Filter { limit: NEWEST, ..Filter::default() };
-    let incidents = desk.ask(move |store| Ok(store.incidents(&filter)?)).await;
+    let incidents = app.with_store(move |store| Ok(store.incidents(&filter)?)).await;
     let body = html! {
         h1 { "Now" }
         div #now data-live {
-            @if let Some(why) = desk.only() {
+            @if let Some(why) = app.no_capture() {
                 div.watch.even { p { "No traffic is watched: " (why) "." } }
                 div.tiles { (store(&status)) }
             } @else {
@@ -45,7 +45,7 @@ pub(super) async fn show(State(desk): State<Arc<Desk>>) -> Result<Page<'static>,
                         (list::table(incidents))
                         p { a href="/incidents" { "All incidents" } }
                     },
-                    Err(error) => p.bad { (said(&error.to_string())) },
+                    Err(error) => p.bad { (escaped(&error.to_string())) },
                 }
             }
         }
@@ -60,18 +60,18 @@ fn watch(status: &Status) -> Markup {
                 p { strong { "Watching" } " since " (moment(status.started)) }
             } @else {
                 p { strong { "Not watching" } }
-                ul { @for reason in &status.not_watching { li { (said(reason)) } } }
+                ul { @for reason in &status.not_watching { li { (escaped(reason)) } } }
             }
             @if !status.attached.is_empty() {
-                ul.attached { @for line in &status.attached { li { (said(line)) } } }
+                ul.attached { @for line in &status.attached { li { (escaped(line)) } } }
             }
             @if !status.missing.is_empty() {
                 p { strong { "Missing" } }
-                ul { @for line in &status.missing { li { (said(line)) } } }
+                ul { @for line in &status.missing { li { (escaped(line)) } } }
             }
             @if !status.degraded.is_empty() {
                 p { strong { "Degraded" } }
-                ul { @for line in &status.degraded { li { (said(line)) } } }
+                ul { @for line in &status.degraded { li { (escaped(line)) } } }
             }
         }
     }
@@ -141,7 +141,7 @@ fn store(status: &Status) -> Markup {
                 Some(store) => dl {
                     dt { "incidents" } dd { (grouped(store.incidents)) }
                     dt { "findings" } dd { (grouped(store.findings)) }
-                    dt { "size of the store" } dd { (grouped(store.octets.div_ceil(1024))) " KiB" }
+                    dt { "size of the store" } dd { (grouped(store.bytes.div_ceil(1024))) " KiB" }
                 },
                 None => p.bad { "The store cannot be read." },
             }
@@ -156,7 +156,7 @@ fn losses(losses: &BTreeMap<String, u64>) -> Markup {
             @if losses.is_empty() {
                 p { "No losses since the start." }
             } @else {
-                dl { @for (reason, number) in losses { dt { (said(reason)) } dd.bad { (grouped(*number)) } } }
+                dl { @for (reason, number) in losses { dt { (escaped(reason)) } dd.bad { (grouped(*number)) } } }
                 p { "Sessions affected by a loss are " em { "unknown" } ", never stripped." }
             }
         }

@@ -12,7 +12,7 @@ pub const SAME_PARENT: usize = 4;
 
 /// The queue. Positions are increasing numbers, each used once.
 #[derive(Debug, Default)]
-pub(super) struct Line {
+pub(super) struct WaitQueue {
     waiting: BTreeMap<u64, LookupRequest>,
     parents: HashMap<String, Parent>,
     /// For each parent with capacity for another look-up, the position of its newest waiting subject.
@@ -27,7 +27,7 @@ struct Parent {
     head: Option<u64>,
 }
 
-impl Line {
+impl WaitQueue {
     pub(super) fn len(&self) -> usize {
         self.waiting.len()
     }
@@ -37,27 +37,28 @@ impl Line {
         !self.heads.is_empty()
     }
 
-    pub(super) fn push(&mut self, place: u64, subject: LookupRequest) {
-        self.change(&subject, |parent| _ = parent.waiting.insert(place));
-        self.waiting.insert(place, subject);
+    pub(super) fn push(&mut self, position: u64, subject: LookupRequest) {
+        self.change(&subject, |parent| _ = parent.waiting.insert(position));
+        self.waiting.insert(position, subject);
     }
 
-    pub(super) fn remove(&mut self, place: u64) {
-        if let Some(subject) = self.waiting.remove(&place) {
-            self.change(&subject, |parent| _ = parent.waiting.remove(&place));
+    pub(super) fn remove(&mut self, position: u64) {
+        if let Some(subject) = self.waiting.remove(&position) {
+            self.change(&subject, |parent| _ = parent.waiting.remove(&position));
         }
     }
 
     /// The newest subject that may be looked up; it stays in the queue.
     pub(super) fn newest(&self) -> Option<&LookupRequest> {
-        let (place, _) = self.heads.last_key_value()?;
-        self.waiting.get(place)
+        let (position, _) = self.heads.last_key_value()?;
+        self.waiting.get(position)
     }
 
     /// Removes the subject that has waited longest.
     pub(super) fn pop_oldest(&mut self) -> Option<LookupRequest> {
-        let (place, subject) = self.waiting.first_key_value().map(|(place, subject)| (*place, subject.clone()))?;
-        self.remove(place);
+        let (position, subject) =
+            self.waiting.first_key_value().map(|(position, subject)| (*position, subject.clone()))?;
+        self.remove(position);
         Some(subject)
     }
 
@@ -67,12 +68,12 @@ impl Line {
     }
 
     /// Records the start of a look-up, of a subject from the queue or of another one.
-    pub(super) fn begun(&mut self, subject: &LookupRequest) {
+    pub(super) fn started(&mut self, subject: &LookupRequest) {
         self.change(subject, |parent| parent.in_flight += 1);
     }
 
-    /// Records the end of a look-up that was passed to [`Self::begun`].
-    pub(super) fn ended(&mut self, subject: &LookupRequest) {
+    /// Records the end of a look-up that was passed to [`Self::started`].
+    pub(super) fn finished(&mut self, subject: &LookupRequest) {
         self.change(subject, |parent| parent.in_flight = parent.in_flight.saturating_sub(1));
     }
 
@@ -85,7 +86,7 @@ impl Line {
             if let Some(before) = std::mem::replace(&mut parent.head, head) {
                 self.heads.remove(&before);
             }
-            self.heads.extend(head.map(|place| (place, name.to_owned())));
+            self.heads.extend(head.map(|position| (position, name.to_owned())));
         }
         if parent.waiting.is_empty() && parent.in_flight == 0 {
             self.parents.remove(name);
@@ -117,23 +118,23 @@ mod tests {
 
     #[test]
     fn nothing_is_left_of_those_that_went() {
-        let mut line = Line::default();
-        for place in 0..10 {
-            line.push(place, host(&format!("h{place}.example.net")));
+        let mut queue = WaitQueue::default();
+        for position in 0..10 {
+            queue.push(position, host(&format!("h{position}.example.net")));
         }
         for _ in 0..SAME_PARENT {
-            line.begun(&host("x.example.net"));
+            queue.started(&host("x.example.net"));
         }
-        assert!(!line.is_ready() && line.newest().is_none() && !line.has_room(&host("y.example.net")));
-        line.ended(&host("x.example.net"));
-        assert_eq!(line.newest(), Some(&host("h9.example.net")));
-        line.remove(9);
-        assert_eq!(line.newest(), Some(&host("h8.example.net")));
-        assert_eq!(line.pop_oldest(), Some(host("h0.example.net")));
-        while line.pop_oldest().is_some() {}
+        assert!(!queue.is_ready() && queue.newest().is_none() && !queue.has_room(&host("y.example.net")));
+        queue.finished(&host("x.example.net"));
+        assert_eq!(queue.newest(), Some(&host("h9.example.net")));
+        queue.remove(9);
+        assert_eq!(queue.newest(), Some(&host("h8.example.net")));
+        assert_eq!(queue.pop_oldest(), Some(host("h0.example.net")));
+        while queue.pop_oldest().is_some() {}
         for _ in 1..SAME_PARENT {
-            line.ended(&host("x.example.net"));
+            queue.finished(&host("x.example.net"));
         }
-        assert!(line.len() == 0 && line.parents.is_empty() && line.heads.is_empty());
+        assert!(queue.len() == 0 && queue.parents.is_empty() && queue.heads.is_empty());
     }
 }

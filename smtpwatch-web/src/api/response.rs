@@ -15,13 +15,13 @@ pub(super) const JSON: &str = "application/json";
 pub(super) const RETRY_STORE: u32 = 10;
 
 /// One line of JSON, with a line feed; characters that a terminal may interpret are escaped.
-pub(super) fn harmless(value: &impl Serialize) -> String {
+pub(super) fn json_text(value: &impl Serialize) -> String {
     json_line(value)
 }
 
 /// A JSON response.
 pub(super) fn json(value: &impl Serialize) -> Response {
-    text(JSON, harmless(value))
+    text(JSON, json_text(value))
 }
 
 /// A response of any media type, with headers against caching and content sniffing.

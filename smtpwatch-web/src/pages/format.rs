@@ -1,4 +1,4 @@
-//! Formats words and times for the pages. All text from peers must go through [`said`], which escapes it.
+//! Formats words and times for the pages. All text from peers must go through [`escaped`], which escapes it.
 
 use maud::{Markup, html};
 use smtpwatch_core::{Timestamp, finding::Severity};
@@ -6,7 +6,7 @@ use smtpwatch_render::text::printable;
 
 /// Text from a peer: control and format characters are escaped as on a terminal, HTML is escaped, and the text
 /// direction is isolated from its surroundings.
-pub(super) fn said(text: &str) -> Markup {
+pub(super) fn escaped(text: &str) -> Markup {
     html! { bdi { (printable(text)) } }
 }
 
@@ -47,7 +47,7 @@ mod tests {
 
     #[test]
     fn what_peers_say_is_text_and_nothing_else() {
-        let page = said("<script>\u{1b}[2J\u{202e}\"&").into_string();
+        let page = escaped("<script>\u{1b}[2J\u{202e}\"&").into_string();
         assert_eq!(page, "<bdi>&lt;script&gt;\\u{1b}[2J\\u{202e}&quot;&amp;</bdi>");
     }
 

@@ -1,5 +1,5 @@
-//! The state that pages and API share. [`Desk`] gives them readers of the store, the totals of the metrics, the health
-//! of the daemon, and live events ([`Live`]). The daemon creates one and passes it to the routers.
+//! The state that pages and API share. [`AppState`] gives them readers of the store, the totals of the metrics, the health
+//! of the daemon, and live events ([`EventBus`]). The daemon creates one and passes it to the routers.
 
 use std::{
     collections::BTreeMap,
@@ -14,7 +14,7 @@ use smtpwatch_core::{
     finding::{Kind, Severity},
 };
 use smtpwatch_store::{
-    KeptAs, Store, StoreError,
+    Store, StoreError, StoredAs,
     incidents::{LookupError, StoreCounts},
 };
 use smtpwatch_system::clock::now;
@@ -23,30 +23,30 @@ use tokio::sync::{Semaphore, broadcast};
 use super::{metrics::WebMetrics, server::Health};
 
 /// Maximum number of concurrent queries to the store; further queries wait.
-const READERS: usize = 4;
+const MAX_READERS: usize = 4;
 /// Number of events that a slow listener may lag; beyond it the listener is asked to reload everything.
-const BEHIND: usize = 256;
+const MAX_LAG: usize = 256;
 
 /// The shared state; one instance per daemon.
-pub struct Desk {
+pub struct AppState {
     path: PathBuf,
     readers: Mutex<Vec<Store>>,
-    turns: Arc<Semaphore>,
+    permits: Arc<Semaphore>,
     metrics: Arc<WebMetrics>,
     health: Arc<Health>,
-    live: Live,
+    events: EventBus,
     started: Timestamp,
     /// Why this process never captures packets; `None` in the daemon.
-    only: Option<&'static str>,
+    no_capture: Option<&'static str>,
 }
 
 /// Broadcasts findings to all listeners.
 #[derive(Clone)]
-pub struct Live(broadcast::Sender<Happened>);
+pub struct EventBus(broadcast::Sender<FindingEvent>);
 
 /// A finding came on record.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, JsonSchema)]
-pub struct Happened {
+pub struct FindingEvent {
     /// The finding.
     pub finding: String,
     /// Its incident.
@@ -92,64 +92,64 @@ pub struct Status {
     pub store: Option<StoreCounts>,
 }
 
-impl Live {
+impl EventBus {
     /// A channel without listeners.
     #[must_use]
     pub fn new() -> Self {
-        Self(broadcast::channel(BEHIND).0)
+        Self(broadcast::channel(MAX_LAG).0)
     }
 
     /// Publishes a finding that was stored.
-    pub fn tell(&self, finding: &Finding, kept: &KeptAs) {
-        let happened = Happened {
+    pub fn publish(&self, finding: &Finding, stored: &StoredAs) {
+        let event = FindingEvent {
             finding: finding.id.clone(),
-            incident: kept.incident.clone(),
-            findings: kept.findings,
+            incident: stored.incident.clone(),
+            findings: stored.findings,
             kind: finding.kind,
             severity: finding.severity,
             time: finding.time,
         };
         // An error means that there are no listeners.
-        let _ = self.0.send(happened);
+        let _ = self.0.send(event);
     }
 
     /// Subscribes to the findings stored from this time on.
     #[must_use]
-    pub fn listen(&self) -> broadcast::Receiver<Happened> {
+    pub fn subscribe(&self) -> broadcast::Receiver<FindingEvent> {
         self.0.subscribe()
     }
 }
 
-impl Default for Live {
+impl Default for EventBus {
     fn default() -> Self {
         Self::new()
     }
 }
 
-impl Desk {
+impl AppState {
     /// For the store at this path, which must exist.
     #[must_use]
-    pub fn new(path: PathBuf, metrics: Arc<WebMetrics>, health: Arc<Health>, live: Live) -> Self {
-        let (readers, turns) = (Mutex::new(Vec::new()), Arc::new(Semaphore::new(READERS)));
-        Self { path, readers, turns, metrics, health, live, started: now(), only: None }
+    pub fn new(path: PathBuf, metrics: Arc<WebMetrics>, health: Arc<Health>, events: EventBus) -> Self {
+        let (readers, permits) = (Mutex::new(Vec::new()), Arc::new(Semaphore::new(MAX_READERS)));
+        Self { path, readers, permits, metrics, health, events, started: now(), no_capture: None }
     }
 
     /// For a store that is read without a running capture; the pages show the reason.
     #[must_use]
-    pub fn without_watch(self, why: &'static str) -> Self {
-        Self { only: Some(why), ..self }
+    pub fn without_capture(self, why: &'static str) -> Self {
+        Self { no_capture: Some(why), ..self }
     }
 
     /// Why this process never captures packets; `None` in the daemon.
     #[must_use]
-    pub const fn only(&self) -> Option<&'static str> {
-        self.only
+    pub const fn no_capture(&self) -> Option<&'static str> {
+        self.no_capture
     }
 
     /// The channel of live events.
     #[must_use]
-    pub const fn live(&self) -> &Live {
-        &self.live
+    pub const fn events(&self) -> &EventBus {
+        &self.events
     }
 
     /// Runs a query on the store, on a blocking thread.
@@ -157,25 +157,25 @@ impl Desk {
     /// # Errors
     ///
     /// The store cannot be opened, or the query fails.
-    pub async fn ask<T: Send + 'static>(
+    pub async fn with_store<T: Send + 'static>(
         self: &Arc<Self>,
-        question: impl FnOnce(&mut Store) -> Result<T, LookupError> + Send + 'static,
+        query: impl FnOnce(&mut Store) -> Result<T, LookupError> + Send + 'static,
     ) -> Result<T, LookupError> {
         // The semaphore is never closed.
-        let turn = self.turns.clone().acquire_owned().await;
-        let desk = self.clone();
+        let permit = self.permits.clone().acquire_owned().await;
+        let app = self.clone();
         let answer = tokio::task::spawn_blocking(move || {
             // Held until the query ends, even if the client has disconnected: the bound is on running queries.
-            let _turn = turn;
-            let reader = lock(&desk.readers).pop();
+            let _permit = permit;
+            let reader = lock(&app.readers).pop();
             // The writer may have recreated the store.
             let mut reader = match reader.filter(Store::is_current) {
                 Some(reader) => reader,
-                None => Store::open_existing(&desk.path)?,
+                None => Store::open_existing(&app.path)?,
             };
-            let answer = question(&mut reader);
+            let answer = query(&mut reader);
             if !matches!(answer, Err(LookupError::Store(_))) {
-                lock(&desk.readers).push(reader);
+                lock(&app.readers).push(reader);
             }
             answer
         });
@@ -184,8 +184,8 @@ impl Desk {
 
     /// The current state of the daemon.
     pub async fn status(self: &Arc<Self>) -> Status {
-        let store = self.ask(|store| Ok(store.held()?)).await.ok();
-        let watch = self.health.watch();
+        let store = self.with_store(|store| Ok(store.counts()?)).await.ok();
+        let capture = self.health.capture_status();
         let sums = |name: &str, label: &str| self.metrics.sums(name, label);
         let mut losses = BTreeMap::new();
         for (name, label, what) in [
@@ -202,9 +202,9 @@ impl Desk {
             version: smtpwatch_core::VERSION,
             started: self.started,
             time: now(),
-            not_watching: self.only.map_or_else(|| self.health.not_watching(), |why| vec![why.to_owned()]),
-            attached: watch.attached,
-            missing: watch.missing,
+            not_watching: self.no_capture.map_or_else(|| self.health.not_watching(), |why| vec![why.to_owned()]),
+            attached: capture.attached,
+            missing: capture.missing,
             degraded: self.health.degraded(),
             sessions: sums("smtpwatch_sessions_total", "result"),
             findings: sums("smtpwatch_findings_total", "severity"),

@@ -15,10 +15,10 @@ use std::{
 use smtpwatch_config::{Config, TlsrptSettings};
 use smtpwatch_core::{Timestamp, day::Day};
 use smtpwatch_policy::{
-    lookup::{Patience, Sources, Trust, TrustError},
-    resolver::Found,
+    lookup::{Sources, Timeouts, Trust, TrustError},
+    resolver::QueryResult,
 };
-use smtpwatch_store::{Store, StoreError, StoreHandle, deliveries::Reported};
+use smtpwatch_store::{Store, StoreError, StoreHandle, deliveries::SentReport};
 use tokio::{sync::watch, task::JoinSet};
 
 use super::{
@@ -38,7 +38,7 @@ const MEDIA_TYPE: &str = "application/tlsrpt+gzip";
 
 /// Why the thread cannot be started.
 #[derive(Debug, thiserror::Error)]
-pub enum SenderError {
+pub enum ReportSenderError {
     /// A file of `[policy]` is invalid.
     #[error("TLS reports cannot be sent")]
     Trust(#[from] TrustError),
@@ -48,7 +48,7 @@ pub enum SenderError {
 }
 
 /// The thread. On drop the active tasks are interrupted; they are repeated after the next start.
-pub struct Sender {
+pub struct ReportSender {
     stop: watch::Sender<bool>,
     thread: Option<JoinHandle<()>>,
     counts: Arc<Counts>,
@@ -62,17 +62,17 @@ struct Counts {
     failures: AtomicU64,
 }
 
-impl Sender {
+impl ReportSender {
     /// Starts the thread, if the configuration enables writing or sending reports. `clock` returns the current time.
     ///
     /// # Errors
     ///
-    /// See [`SenderError`].
+    /// See [`ReportSenderError`].
     pub fn start(
         config: &Config,
         store: StoreHandle,
         clock: impl Fn() -> Timestamp + Send + 'static,
-    ) -> Result<Option<Self>, SenderError> {
+    ) -> Result<Option<Self>, ReportSenderError> {
         let settings = config.tlsrpt.clone();
         if settings.directory.is_none() && !settings.send {
             return Ok(None);
@@ -114,7 +114,7 @@ impl Sender {
     }
 }
 
-impl Drop for Sender {
+impl Drop for ReportSender {
     fn drop(&mut self) {
         // An error means that the thread has already ended.
         let _ = self.stop.send(true);
@@ -130,12 +130,12 @@ async fn sources(
     trust: &Trust,
     clock: &(impl Fn() -> Timestamp + Send),
 ) -> Sources {
-    let mut said = false;
+    let mut logged = false;
     loop {
-        match Sources::start(policy, trust, Patience::default(), clock()).await {
+        match Sources::start(policy, trust, Timeouts::default(), clock()).await {
             Ok(sources) => return sources,
             Err(error) => {
-                if !std::mem::replace(&mut said, true) {
+                if !std::mem::replace(&mut logged, true) {
                     tracing::warn!(%error, "cannot send TLS reports yet");
                 }
             }
@@ -290,7 +290,7 @@ impl Work {
 
     fn reported(&self, task: &Task, outcome: String, at: Timestamp) {
         let Task { day, domain, step } = task;
-        self.store.reported(Reported { day: *day, domain: domain.clone(), target: step.name(), outcome, at });
+        self.store.reported(SentReport { day: *day, domain: domain.clone(), target: step.name(), outcome, at });
     }
 }
 
@@ -305,7 +305,7 @@ impl Outlets {
     }
 
     fn write(&self, report: &Packed) -> Outcome {
-        let Some(directory) = &self.settings.directory else { return Outcome::Done("not wanted".to_owned()) };
+        let Some(directory) = &self.settings.directory else { return Outcome::Done("not configured".to_owned()) };
         match report.write(directory) {
             Ok(path) => Outcome::Done(format!("written to {}", path.display())),
             Err(error) => Outcome::Failed {
@@ -316,14 +316,14 @@ impl Outlets {
     }
 
     async fn find(&self, domain: &str) -> Outcome {
-        let Some(sources) = &self.sources else { return Outcome::Done("not wanted".to_owned()) };
+        let Some(sources) = &self.sources else { return Outcome::Done("not configured".to_owned()) };
         match sources.txt(&format!("_smtp._tls.{domain}")).await {
-            Found::Present { value, .. } => match record::targets(&value) {
+            QueryResult::Present { value, .. } => match record::targets(&value) {
                 Ok(targets) => Outcome::Found(targets),
                 Err(why) => Outcome::Done(why.to_string()),
             },
-            Found::Absent { .. } => Outcome::Done(RecordError::Absent.to_string()),
-            Found::Bogus(why) | Found::Error(why) => Outcome::Failed { why, permanent: false },
+            QueryResult::Absent { .. } => Outcome::Done(RecordError::Absent.to_string()),
+            QueryResult::Bogus(why) | QueryResult::Error(why) => Outcome::Failed { why, permanent: false },
         }
     }
 
@@ -338,7 +338,7 @@ impl Outlets {
     }
 
     async fn post(&self, url: &str, report: &Packed) -> Outcome {
-        let Some(sources) = &self.sources else { return Outcome::Done("not wanted".to_owned()) };
+        let Some(sources) = &self.sources else { return Outcome::Done("not configured".to_owned()) };
         match sources.post(url, MEDIA_TYPE, report.gzip.clone()).await {
             // RFC 8460 §5.4 names 200 and 201; any other 2xx status means success too.
             Ok(status @ 200..300) => Outcome::Done(format!("HTTP status {status}")),
