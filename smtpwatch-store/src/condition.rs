@@ -6,7 +6,7 @@ use std::{io::ErrorKind, path::Path};
 use nix::sys::statvfs::{FsFlags, statvfs};
 use rusqlite::ErrorCode;
 
-use super::StoreError;
+use super::{StoreError, retention::Removals};
 
 smtpwatch_system::vocabulary! {
     /// The condition of the store.
@@ -102,6 +102,8 @@ pub struct Status {
     pub recoveries: Recoveries,
     /// Description of the last recovery; empty if there was none.
     pub recovered: String,
+    /// Findings that retention has removed since the start.
+    pub removals: Removals,
 }
 
 /// Recoveries since the start, one counter for each condition of [`Condition::LOSSES`], in that order.

@@ -1,25 +1,25 @@
-//! Stored findings: the original documents, grouped into incidents, chained by hash, and kept according to the
-//! retention settings.
+//! Stored findings: the original documents, grouped into incidents, and chained by hash. `retention.rs` removes them.
 //!
 //! An incident is a group of findings of one kind about one peer and port, each within the window of the next. The
 //! chain reveals later edits: the hash of a finding covers its document, its evidence, and the hash of the previous
-//! finding. Retention removes the oldest findings and records where the chain continues.
+//! finding. A removed finding leaves its hash, so that the chain continues.
 
 use std::{net::SocketAddr, time::Duration};
 
 use rusqlite::{OptionalExtension, Transaction, TransactionBehavior, params};
 use sha2::{Digest as _, Sha256};
-use smtpwatch_config::Retention;
 use smtpwatch_core::{Finding, Role, Timestamp};
 
-use super::{Store, StoreError, signed};
+use super::{
+    Store, StoreError,
+    retention::{self, Worth},
+    signed,
+};
 
 /// Maximum number of findings of one incident that are stored with their evidence; the first ones are chosen. A finding
 /// that repeats for days must not evict the evidence of other incidents. The document of every finding is stored, with
 /// its transcript and indicators.
 pub const EXHIBITS_PER_INCIDENT: i64 = 32;
-/// Maximum number of findings removed in one transaction, so that the writer is not blocked.
-const EXPIRED_AT_ONCE: i64 = 1_000;
 /// The previous hash that the first finding's hash covers.
 pub(super) const ORIGIN: [u8; 32] = [0; 32];
 
@@ -53,7 +53,7 @@ pub(super) const CREATE: &str = "
         chain     BLOB NOT NULL                      -- SHA-256; see chain_start
     ) STRICT;
     CREATE INDEX finding_incident ON finding (incident, number);
-    CREATE TABLE chain_start (                       -- the newest finding that retention has removed
+    CREATE TABLE chain_start (                       -- the newest finding that retention had removed before schema 5
         number    INTEGER NOT NULL,                  -- its number; zero: none
         chain     BLOB NOT NULL                      -- its hash: the next one continues it
     ) STRICT;
@@ -89,6 +89,8 @@ pub(super) struct Unreported {
 pub(super) struct Totals {
     pub findings: u64,
     pub bytes: u64,
+    /// Findings of the cause that has most of those that the quota limits. Zero after a check that found no excess.
+    pub most_of_a_cause: u64,
 }
 
 /// The hash of a finding: SHA-256 over the previous finding's hash (32 bytes), the finding's number (8 bytes,
@@ -151,6 +153,7 @@ impl Store {
         })?;
         self.totals.findings += totals.findings;
         self.totals.bytes += totals.bytes;
+        self.totals.most_of_a_cause = self.totals.most_of_a_cause.max(totals.most_of_a_cause);
         Ok(stored)
     }
 
@@ -176,62 +179,6 @@ impl Store {
     /// The highest number of a finding that the journal has not written.
     pub(super) fn last_unreported(&mut self) -> Result<Option<i64>, StoreError> {
         self.sqlite(|connection| connection.query_row("SELECT max(number) FROM unreported", [], |row| row.get(0)))
-    }
-
-    /// Counts the stored findings and their size.
-    pub(super) fn count_held(&mut self) -> Result<(), StoreError> {
-        self.totals = self.sqlite(|connection| {
-            connection.query_row(
-                "SELECT count(*), coalesce(sum(octet_length(document) + coalesce(octet_length(exhibit), 0)), 0) FROM finding",
-                [],
-                |row| Ok(Totals { findings: unsigned(row.get(0)?), bytes: unsigned(row.get(1)?) }),
-            )
-        })?;
-        Ok(())
-    }
-
-    /// Removes findings beyond the retention limits, the oldest first, at most `EXPIRED_AT_ONCE` per call. Returns how
-    /// many.
-    pub(super) fn expire(&mut self, retention: &Retention, now: Timestamp) -> Result<u64, StoreError> {
-        let too_old = now.0.saturating_sub(i64::from(retention.age_days).saturating_mul(86_400_000_000_000));
-        let totals = self.totals;
-        let removed = self.sqlite(|connection| {
-            let transaction = connection.transaction()?;
-            let mut removed = Totals::default();
-            let mut last: Option<(i64, Vec<u8>)> = None;
-            {
-                let mut oldest = transaction.prepare_cached(
-                    "SELECT number, kept, octet_length(document) + coalesce(octet_length(exhibit), 0), chain
-                     FROM finding ORDER BY number LIMIT ?1",
-                )?;
-                let mut rows = oldest.query([EXPIRED_AT_ONCE])?;
-                while let Some(row) = rows.next()? {
-                    let stored: i64 = row.get(1)?;
-                    let over = totals.findings - removed.findings > retention.findings
-                        || totals.bytes - removed.bytes.min(totals.bytes) > retention.bytes;
-                    if stored >= too_old && !over {
-                        break;
-                    }
-                    removed.findings += 1;
-                    removed.bytes += unsigned(row.get(2)?);
-                    last = Some((row.get(0)?, row.get(3)?));
-                }
-            }
-            if let Some((number, chain)) = last {
-                transaction.execute("DELETE FROM finding WHERE number <= ?1", [number])?;
-                transaction.execute("DELETE FROM unreported WHERE number <= ?1", [number])?;
-                transaction.execute("UPDATE chain_start SET number = ?1, chain = ?2", params![number, chain])?;
-                transaction.execute(
-                    "DELETE FROM incident WHERE NOT EXISTS (SELECT 1 FROM finding WHERE incident = incident.number)",
-                    [],
-                )?;
-            }
-            transaction.commit()?;
-            Ok(removed)
-        })?;
-        self.totals.findings -= removed.findings.min(self.totals.findings);
-        self.totals.bytes -= removed.bytes.min(self.totals.bytes);
-        Ok(removed.findings)
     }
 }
 
@@ -267,7 +214,7 @@ fn keep(
         Some((number, id, findings, _)) => {
             transaction
                 .prepare_cached(
-                    "UPDATE incident SET findings = findings + 1, exhibits = exhibits + ?2, severity = max(severity, ?3),
+                    "UPDATE incident SET findings = findings + 1, kept = kept + 1, exhibits = exhibits + ?2, severity = max(severity, ?3),
                         evidence = max(evidence, ?4), outcome = max(outcome, ?5), first_seen = min(first_seen, ?6),
                         last_seen = max(last_seen, ?6), name = iif(?7 = '', name, ?7)
                      WHERE number = ?1",
@@ -278,9 +225,9 @@ fn keep(
         None => {
             transaction
                 .prepare_cached(
-                    "INSERT INTO incident (id, kind, role, peer, port, name, severity, evidence, outcome, findings, exhibits,
-                        first_seen, last_seen)
-                     VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, 1, ?10, ?11, ?11)",
+                    "INSERT INTO incident (id, kind, role, peer, port, name, severity, evidence, outcome, findings, kept,
+                        exhibits, first_seen, last_seen)
+                     VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, 1, 1, ?10, ?11, ?11)",
                 )?
                 .execute(params![
                     finding.id,
@@ -310,6 +257,20 @@ fn keep(
         exhibit,
         link(&chain, number, &document, exhibit.as_deref())
     ])?;
+    let worth = Worth::of(finding, exhibit.is_some());
+    let [plain, high, critical] = worth.as_counts();
+    let (cause, of_cause): (i64, i64) = transaction
+        .prepare_cached(
+            "INSERT INTO cause (kind, peer, plain, high, critical) VALUES (?1, ?2, ?3, ?4, ?5)
+             ON CONFLICT (kind, peer) DO UPDATE
+                SET plain = plain + excluded.plain, high = high + excluded.high, critical = critical + excluded.critical
+             RETURNING number, plain",
+        )?
+        .query_row(params![kind, peer, plain, high, critical], |row| Ok((row.get(0)?, row.get(1)?)))?;
+    transaction
+        .prepare_cached("INSERT INTO worth (number, worth, severity, cause) VALUES (?1, ?2, ?3, ?4)")?
+        .execute(params![number, worth.0, severity, cause])?;
+    totals.most_of_a_cause = totals.most_of_a_cause.max(unsigned(of_cause));
     totals.findings += 1;
     totals.bytes += (document.len() + exhibit.map_or(0, |exhibit| exhibit.len())) as u64;
     Ok((number, stored))
@@ -332,12 +293,13 @@ pub(super) fn mark_reported(transaction: &Transaction<'_>, numbers: &[i64]) -> r
     numbers.iter().try_for_each(|number| delete.execute([number]).map(drop))
 }
 
-/// Number and hash of the newest finding; if none is stored, those of the newest removed finding.
+/// Number and hash of the newest finding, stored or removed.
 pub(super) fn head(connection: &rusqlite::Connection) -> rusqlite::Result<(i64, Vec<u8>)> {
-    let newest = connection
+    let stored: Option<(i64, Vec<u8>)> = connection
         .prepare_cached("SELECT number, chain FROM finding ORDER BY number DESC LIMIT 1")?
         .query_row([], |row| Ok((row.get(0)?, row.get(1)?)))
         .optional()?;
+    let newest = stored.into_iter().chain(retention::newest_removed(connection)?).max_by_key(|(number, _)| *number);
     match newest {
         Some(newest) => Ok(newest),
         None => connection

@@ -21,10 +21,13 @@ use super::{
     Store, StoreError,
     findings::{ORIGIN, head, limit, link, unsigned},
     offers,
+    retention::{TOMBSTONE, Tombstone},
 };
 
 /// Maximum number of incidents or findings in one result.
 pub const PAGE: usize = 1_000;
+/// Maximum number of tombstones that the check of the chain lists.
+const LISTED_MISSING: usize = 100;
 /// Maximum number of identifiers that an error lists for an ambiguous prefix.
 const CANDIDATES: usize = 5;
 /// Minimum length of an identifier prefix.
@@ -53,6 +56,8 @@ pub struct Incident {
     pub outcome: Outcome,
     /// How many findings, those that retention has removed among them.
     pub findings: u64,
+    /// How many of them are stored.
+    pub kept: u64,
     /// The first one.
     pub first_seen: Timestamp,
     /// The newest one.
@@ -126,16 +131,117 @@ pub struct Cursor {
 }
 
 /// What the check of the chain says.
-#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize, JsonSchema)]
+#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize, JsonSchema)]
 pub struct Verified {
     /// Findings that were checked.
     pub findings: u64,
-    /// Findings that retention has removed before them.
+    /// Findings that retention has removed.
     pub removed: u64,
+    /// The same by reason.
+    pub removed_for: RemovedFor,
+    /// The same by severity.
+    pub removed_severity: RemovedSeverity,
+    /// Which ones, those with the highest severity first; at most 100 entries.
+    pub missing: Vec<Missing>,
     /// Hash of the newest one, in hexadecimal: who writes it down elsewhere can tell later whether the end was cut off.
     pub head: String,
     /// What is wrong; empty: nothing.
     pub broken: Vec<String>,
+}
+
+/// Removed findings by the bound that was reached.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize, JsonSchema)]
+pub struct RemovedFor {
+    /// `max_age_days`.
+    pub age: u64,
+    /// `max_findings`.
+    pub count: u64,
+    /// `max_megabytes`.
+    pub bytes: u64,
+    /// The quota of their kind and peer.
+    pub quota: u64,
+    /// Not recorded: an earlier version of the store removed them, the oldest first.
+    pub unknown: u64,
+}
+
+/// Removed findings by severity.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize, JsonSchema)]
+pub struct RemovedSeverity {
+    /// `critical`.
+    pub critical: u64,
+    /// `high`.
+    pub high: u64,
+    /// `medium`.
+    pub medium: u64,
+    /// `low`.
+    pub low: u64,
+    /// `info`.
+    pub info: u64,
+    /// Not recorded: an earlier version of the store removed them.
+    pub unknown: u64,
+}
+
+/// Removed findings of consecutive numbers.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize, JsonSchema)]
+pub struct Missing {
+    /// Number of the first one.
+    pub first: u64,
+    /// Number of the last one.
+    pub last: u64,
+    /// The earliest time of these findings.
+    pub begins: Timestamp,
+    /// The latest time.
+    pub ends: Timestamp,
+    /// Why they were removed.
+    pub removed_for: RemovedFor,
+    /// Their severities.
+    pub severity: RemovedSeverity,
+    /// The identifier, if it is one finding and was removed not long ago.
+    pub id: Option<String>,
+    /// The kind, likewise.
+    pub kind: Option<String>,
+    /// Hash of the last one in the chain, in hexadecimal.
+    pub chain: String,
+}
+
+impl RemovedFor {
+    fn add(&mut self, reasons: [i64; 4]) {
+        let [age, count, bytes, quota] = reasons.map(unsigned);
+        self.age += age;
+        self.count += count;
+        self.bytes += bytes;
+        self.quota += quota;
+    }
+}
+
+impl RemovedSeverity {
+    fn add(&mut self, severities: [i64; 5]) {
+        let [info, low, medium, high, critical] = severities.map(unsigned);
+        self.info += info;
+        self.low += low;
+        self.medium += medium;
+        self.high += high;
+        self.critical += critical;
+    }
+}
+
+impl From<Tombstone> for Missing {
+    fn from(tombstone: Tombstone) -> Self {
+        let mut missing = Self {
+            first: unsigned(tombstone.first),
+            last: unsigned(tombstone.last),
+            begins: Timestamp(tombstone.begins),
+            ends: Timestamp(tombstone.ends),
+            removed_for: RemovedFor::default(),
+            severity: RemovedSeverity::default(),
+            id: tombstone.id,
+            kind: tombstone.kind,
+            chain: hex(&tombstone.chain),
+        };
+        missing.removed_for.add(tombstone.reasons);
+        missing.severity.add(tombstone.severities);
+        missing
+    }
 }
 
 /// Why an incident or finding cannot be returned.
@@ -199,8 +305,8 @@ impl FromStr for Cursor {
     }
 }
 
-const COLUMNS: &str =
-    "number, id, kind, role, peer, port, name, severity, evidence, outcome, findings, first_seen, last_seen";
+const COLUMNS: &str = "number, id, kind, role, peer, port, name, severity, evidence, outcome, findings, first_seen, last_seen, \
+                       kept";
 
 impl Store {
     /// Incidents, most recently seen first.
@@ -268,12 +374,16 @@ impl Store {
     ///
     /// No or several incidents match, or SQLite failed.
     pub fn incident(&mut self, id: &str) -> Result<Incident, LookupError> {
-        let finding = self.find(id)?;
+        let finding = self.find(id, INCIDENT_IDS)?;
         let found = self.sqlite(|connection| {
             connection
                 .query_row(
                     &format!(
-                        "SELECT {COLUMNS} FROM incident WHERE number = (SELECT incident FROM finding WHERE id = ?1)"
+                        "SELECT {COLUMNS} FROM incident WHERE number = coalesce(
+                            (SELECT incident FROM finding WHERE id = ?1),
+                            (SELECT number FROM incident WHERE id = ?1),
+                            (SELECT incident FROM tombstone WHERE id = ?1)
+                         )"
                     ),
                     [&finding],
                     incident,
@@ -345,7 +455,7 @@ impl Store {
     ///
     /// No or several findings match, SQLite failed, or the document cannot be parsed.
     pub fn finding(&mut self, id: &str) -> Result<StoredFinding, LookupError> {
-        let found = self.find(id)?;
+        let found = self.find(id, FINDING_IDS)?;
         let row = self.sqlite(|connection| {
             connection.query_row(&format!("{KEPT} WHERE finding.id = ?1"), [&found], RawFinding::read).optional()
         })?;
@@ -417,7 +527,8 @@ impl Store {
         })
     }
 
-    /// Checks the hash of every finding, and its link to the previous finding.
+    /// Checks the hash of every finding, and its link to the previous finding. Findings that retention has removed are
+    /// counted: their hash is in a tombstone, and the next finding continues it.
     ///
     /// # Errors
     ///
@@ -426,40 +537,47 @@ impl Store {
         self.sqlite(|connection| {
             // One transaction reads a consistent snapshot while the daemon writes.
             let transaction = connection.transaction()?;
-            let (removed, start): (i64, Vec<u8>) =
+            let (before, start): (i64, Vec<u8>) =
                 transaction
                     .query_row("SELECT number, chain FROM chain_start", [], |row| Ok((row.get(0)?, row.get(1)?)))?;
-            let mut verified =
-                Verified { findings: 0, removed: unsigned(removed), head: String::new(), broken: Vec::new() };
-            if removed == 0 && start != ORIGIN {
-                verified.broken.push("the start of the chain was changed".to_owned());
+            let mut walk = Walk { number: before, chain: start, verified: Verified::default() };
+            walk.verified.removed = unsigned(before);
+            walk.verified.removed_for.unknown = unsigned(before);
+            walk.verified.removed_severity.unknown = unsigned(before);
+            if before == 0 && walk.chain != ORIGIN {
+                walk.verified.broken.push("the start of the chain was changed".to_owned());
             }
-            let (mut number, mut chain) = (removed, start);
             {
-                let mut query =
+                let mut findings =
                     transaction.prepare("SELECT number, id, document, exhibit, chain FROM finding ORDER BY number")?;
-                let mut rows = query.query([])?;
-                while let Some(row) = rows.next()? {
-                    let (found, id): (i64, String) = (row.get(0)?, row.get(1)?);
-                    let (document, exhibit): (String, Option<String>) = (row.get(2)?, row.get(3)?);
-                    let stored: Vec<u8> = row.get(4)?;
-                    if found != number.saturating_add(1) {
-                        verified.broken.push(format!(
-                            "{} findings are missing before number {found} ({id})",
-                            found.saturating_sub(number).saturating_sub(1)
-                        ));
+                let mut findings = findings.query([])?;
+                let mut removed = transaction.prepare(&format!("SELECT {TOMBSTONE} FROM tombstone ORDER BY first"))?;
+                let mut removed = removed.query_map([], Tombstone::read)?;
+                let mut tombstone = removed.next().transpose()?;
+                while !walk.is_hopeless() {
+                    let finding = findings.next()?;
+                    let number: Option<i64> = finding.map(|row| row.get(0)).transpose()?;
+                    while let Some((next, is_intact)) =
+                        tombstone.take_if(|(next, _)| number.is_none_or(|number| next.first <= number))
+                    {
+                        walk.skip(next, is_intact);
+                        tombstone = removed.next().transpose()?;
                     }
-                    if link(&chain, found, &document, exhibit.as_deref())[..] != stored {
-                        verified.broken.push(format!("number {found} ({id}) or the one before it was changed"));
-                    }
-                    verified.findings += 1;
-                    (number, chain) = (found, stored);
-                    if verified.broken.len() >= CANDIDATES {
-                        verified.broken.push("and perhaps more".to_owned());
-                        break;
-                    }
+                    let Some(row) = finding else { break };
+                    walk.check(row)?;
+                }
+                if walk.is_hopeless() {
+                    walk.verified.broken.push("and perhaps more".to_owned());
+                }
+                let mut worst = transaction.prepare(&format!(
+                    "SELECT {TOMBSTONE} FROM tombstone
+                     ORDER BY critical > 0 DESC, high > 0 DESC, medium > 0 DESC, low > 0 DESC, first DESC LIMIT ?1"
+                ))?;
+                for row in worst.query_map([limit(LISTED_MISSING)], Tombstone::read)? {
+                    walk.verified.missing.push(row?.0.into());
                 }
             }
+            let Walk { number, mut verified, .. } = walk;
             let newest: Option<i64> = transaction
                 .query_row("SELECT seq FROM sqlite_sequence WHERE name = 'finding'", [], |row| row.get(0))
                 .optional()?;
@@ -480,23 +598,23 @@ impl Store {
     pub fn has_chain(&mut self, hash: &[u8]) -> Result<bool, StoreError> {
         self.sqlite(|connection| {
             connection.query_row(
-                "SELECT EXISTS (SELECT 1 FROM finding WHERE chain = ?1) OR EXISTS (SELECT 1 FROM chain_start WHERE chain = ?1)",
+                "SELECT EXISTS (SELECT 1 FROM finding WHERE chain = ?1) OR EXISTS (SELECT 1 FROM chain_start WHERE chain = ?1)
+                    OR EXISTS (SELECT 1 FROM tombstone WHERE chain = ?1)",
                 [hash],
                 |row| row.get(0),
             )
         })
     }
 
-    /// The full identifier of a finding, by its prefix.
-    fn find(&mut self, id: &str) -> Result<String, LookupError> {
+    /// The full identifier, by its prefix.
+    fn find(&mut self, id: &str, query: &str) -> Result<String, LookupError> {
         let beginning = id.trim().to_ascii_lowercase();
         let may_be = beginning.len() >= SHORTEST_ID && beginning.bytes().all(|c| c.is_ascii_hexdigit() || c == b'-');
         if !may_be {
             return Err(LookupError::Unknown(id.to_owned()));
         }
         let found: Vec<String> = self.sqlite(|connection| {
-            let mut query = connection
-                .prepare_cached("SELECT id FROM finding WHERE id >= ?1 AND id < ?1 || 'g' ORDER BY id LIMIT ?2")?;
+            let mut query = connection.prepare_cached(query)?;
             let rows = query.query_map(params![beginning, limit(CANDIDATES)], |row| row.get(0))?;
             rows.collect()
         })?;
@@ -506,6 +624,59 @@ impl Store {
             [one, ..] if *one == beginning => Ok(beginning),
             _ => Err(LookupError::Ambiguous(id.to_owned(), found)),
         }
+    }
+}
+
+/// The check of the chain, on its way from the first number to the last.
+struct Walk {
+    /// The number that was checked last, and its hash.
+    number: i64,
+    chain: Vec<u8>,
+    verified: Verified,
+}
+
+impl Walk {
+    /// Enough is wrong.
+    const fn is_hopeless(&self) -> bool {
+        self.verified.broken.len() >= CANDIDATES
+    }
+
+    /// Checks that a number follows the last one. `what` follows the number in the message.
+    fn follows(&mut self, number: i64, what: &str) {
+        let missing = number.saturating_sub(self.number).saturating_sub(1);
+        if missing < 0 {
+            self.verified.broken.push(format!("number {number}{what} is in the chain twice"));
+        } else if missing > 0 {
+            self.verified.broken.push(format!("{missing} findings are missing before number {number}{what}"));
+        }
+    }
+
+    /// Takes over what removed findings have left.
+    fn skip(&mut self, tombstone: Tombstone, is_intact: bool) {
+        self.follows(tombstone.first, " (removed)");
+        let Tombstone { first, last, severities, reasons, chain, .. } = tombstone;
+        if !is_intact {
+            self.verified.broken.push(format!("the record of the removed numbers {first} to {last} was changed"));
+        }
+        self.verified.removed =
+            self.verified.removed.saturating_add(unsigned(last.saturating_sub(first).saturating_add(1)));
+        self.verified.removed_for.add(reasons);
+        self.verified.removed_severity.add(severities);
+        (self.number, self.chain) = (last, chain);
+    }
+
+    /// Checks a stored finding.
+    fn check(&mut self, row: &Row<'_>) -> rusqlite::Result<()> {
+        let (number, id): (i64, String) = (row.get(0)?, row.get(1)?);
+        let (document, exhibit): (String, Option<String>) = (row.get(2)?, row.get(3)?);
+        let chain: Vec<u8> = row.get(4)?;
+        self.follows(number, &format!(" ({id})"));
+        if link(&self.chain, number, &document, exhibit.as_deref())[..] != chain {
+            self.verified.broken.push(format!("number {number} ({id}) or the one before it was changed"));
+        }
+        self.verified.findings += 1;
+        (self.number, self.chain) = (number, chain);
+        Ok(())
     }
 }
 
@@ -562,9 +733,20 @@ fn incident(row: &Row<'_>) -> rusqlite::Result<Option<Incident>> {
         findings: unsigned(row.get(10)?),
         first_seen: Timestamp(row.get(11)?),
         last_seen: Timestamp(row.get(12)?),
+        kept: unsigned(row.get(13)?),
         number: row.get(0)?,
     }))
 }
+
+/// Identifiers of findings that begin with a prefix.
+const FINDING_IDS: &str = "SELECT id FROM finding WHERE id >= ?1 AND id < ?1 || 'g' ORDER BY id LIMIT ?2";
+/// Identifiers that lead to an incident: its own, and those of its findings. Retention may have removed these.
+const INCIDENT_IDS: &str = "
+    SELECT id FROM finding WHERE id >= ?1 AND id < ?1 || 'g'
+    UNION SELECT id FROM incident WHERE id >= ?1 AND id < ?1 || 'g'
+    UNION SELECT tombstone.id FROM tombstone JOIN incident ON incident.number = tombstone.incident
+        WHERE tombstone.id >= ?1 AND tombstone.id < ?1 || 'g'
+    ORDER BY id LIMIT ?2";
 
 const KEPT: &str = "SELECT finding.number, finding.id, incident.id, document, exhibit, chain
                     FROM finding JOIN incident ON incident.number = finding.incident";

@@ -17,6 +17,7 @@ mod findings;
 pub mod incidents;
 pub mod offers;
 pub mod policies;
+pub mod retention;
 mod writer;
 
 use std::{
@@ -44,9 +45,11 @@ pub use writer::{HISTORY_BATCH, JournalLink, JournalOutcome, QUEUE, Request, Sto
 /// `PRAGMA application_id` of a smtpwatch store: "SMTW".
 pub const APPLICATION_ID: i32 = 0x534D_5457;
 /// `PRAGMA user_version`: the schema that this version writes.
-pub const SCHEMA: i32 = 4;
+pub const SCHEMA: i32 = 5;
 /// Maximum wait for another process's lock. It may also delay the end of the daemon.
 const BUSY: Duration = Duration::from_secs(1);
+/// Number of prepared statements that are kept: more than storing and removing a finding take.
+const STATEMENTS: usize = 64;
 
 /// The statements that upgrade from each schema to the next.
 const STEPS: [&[&str]; SCHEMA as usize] = [
@@ -54,6 +57,7 @@ const STEPS: [&[&str]; SCHEMA as usize] = [
     &[deliveries::CREATE, offers::CREATE, policies::CREATE],
     &[findings::CREATE, offers::BOTH_ROLES],
     &[WEAR_AND_NAMES, findings::UNREPORTED],
+    &[DAYS, retention::CREATE],
 ];
 
 const BASELINE: &str = "
@@ -92,10 +96,15 @@ const WEAR_AND_NAMES: &str = "
     ALTER TABLE baseline ADD COLUMN names TEXT;      -- JSON: name and first and newest session
 ";
 
+/// How the sessions behind the two rates are spread over days.
+const DAYS: &str = "
+    ALTER TABLE baseline ADD COLUMN days TEXT;       -- JSON: of the offer, and of its use
+";
+
 /// The columns of a row, in the order in which they are read.
 const COLUMNS: &str = "role, own, peer_kind, peer, port, sessions, offered, offered_no, offered_returns, offered_run, \
-                       used, used_no, used_returns, used_run, first_seen, last_seen, last_offered, profile, wear, names";
-const UPSERT: &str = "INSERT OR REPLACE INTO baseline VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15, ?16, ?17, ?18, ?19, ?20)";
+                       used, used_no, used_returns, used_run, first_seen, last_seen, last_offered, profile, wear, names, days";
+const UPSERT: &str = "INSERT OR REPLACE INTO baseline VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15, ?16, ?17, ?18, ?19, ?20, ?21)";
 const DELETE: &str = "DELETE FROM baseline WHERE role = ?1 AND own = ?2 AND peer_kind = ?3 AND peer = ?4 AND port = ?5";
 
 /// Why the store cannot be used.
@@ -341,6 +350,7 @@ impl Store {
                             Some(&r.names)
                                 .filter(|names| !names.is_empty())
                                 .and_then(|names| serde_json::to_string(names).ok()),
+                            serde_json::to_string(&[r.offered.spread, r.used.spread]).ok(),
                         ])?,
                         None => delete.execute(params![role, own, kind, peer, key.port])?,
                     };
@@ -365,6 +375,7 @@ impl Store {
         let failed = |source| classify(path, source);
         let connection = Connection::open_with_flags(path, flags | OpenFlags::SQLITE_OPEN_NO_MUTEX).map_err(failed)?;
         connection.busy_timeout(BUSY).map_err(failed)?;
+        connection.set_prepared_statement_cache_capacity(STATEMENTS);
         // The first statement that reads the file: SQLite reports here that the file is not a database.
         connection.query_row("SELECT count(*) FROM sqlite_schema", [], |_| Ok(())).map_err(failed)?;
         let file = file_monitor::FileId::at(path).ok();
@@ -542,6 +553,9 @@ fn entry(row: &Row<'_>) -> rusqlite::Result<Option<Entry>> {
     let role = if text(0)? == Role::Server.as_str() { Role::Server } else { Role::Client };
     let count = |column| row.get::<_, i64>(column).map(|count| u64::try_from(count).unwrap_or(0));
     let wear: Option<[Wear; 2]> = row.get_ref(18)?.as_str_or_null()?.and_then(|text| serde_json::from_str(text).ok());
+    // Without a value, in a row of schema 1 to 4, the days are estimated.
+    let days = row.get_ref(20)?.as_str_or_null()?.and_then(|text| serde_json::from_str::<[Spread; 2]>(text).ok());
+    let days = days.unwrap_or_default();
     let rate = |first, which: usize| {
         let returns = count(first + 2)?;
         Ok::<_, rusqlite::Error>(Rate {
@@ -554,7 +568,7 @@ fn entry(row: &Row<'_>) -> rusqlite::Result<Option<Entry>> {
                 Some(wear) => wear[which],
                 None => Wear { counted: returns, ..Wear::default() },
             },
-            spread: Spread::default(),
+            spread: days[which],
         })
     };
     let time = |column| row.get(column).map(Timestamp);

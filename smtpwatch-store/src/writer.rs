@@ -208,6 +208,7 @@ impl Writer {
             expired: None,
             faults: Faults::default(),
             full: false,
+            evidence_removed: false,
         };
         let thread = std::thread::Builder::new().name("store".to_owned()).spawn(|| worker.run());
         let thread = thread.map_err(StoreError::Thread)?;
@@ -390,6 +391,8 @@ struct Worker {
     faults: Faults,
     /// The log has reported that the counts of a day are full.
     full: bool,
+    /// The log has reported that evidence of high or critical severity was removed.
+    evidence_removed: bool,
 }
 
 impl Worker {
@@ -547,14 +550,24 @@ impl Worker {
 
     /// Removes findings beyond the retention limits.
     fn expire(&mut self) {
-        let Retention { findings, bytes, .. } = self.settings.retention;
-        let over = self.store.totals.findings > findings || self.store.totals.bytes > bytes;
+        let over = self.store.is_over(&self.settings.retention);
         if !self.faults.may_write() || !over && self.expired.is_some_and(|at| at.elapsed() < EXPIRY) {
             return;
         }
         match self.store.expire(&self.settings.retention, now()) {
             // If findings were removed, the next round continues.
-            Ok(gone) => self.expired = (gone == 0).then(Instant::now),
+            Ok(removals) => {
+                self.expired = (removals.total() == 0).then(Instant::now);
+                self.counts.status().removals.add(&removals);
+                if removals.evidence.iter().any(|&total| total > 0)
+                    && !std::mem::replace(&mut self.evidence_removed, true)
+                {
+                    tracing::error!(
+                        "the store is full of findings of high and critical severity: evidence is removed before max_age_days; \
+                         raise max_findings and max_megabytes in [store], and look at smtpwatch incidents list --severity high"
+                    );
+                }
+            }
             Err(error) => self.fail(&error),
         }
     }

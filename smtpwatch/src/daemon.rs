@@ -655,6 +655,7 @@ impl CaptureThread {
         }
         let status = self.writer.status();
         self.outputs.metrics.store(status.condition, &status.recoveries);
+        self.outputs.metrics.retention(&status.removals);
         self.health.set_store(server::StoreHealth {
             trouble: (status.condition != Condition::Ok)
                 .then(|| format!("{}: {}", status.condition.as_str(), status.cause)),

@@ -45,8 +45,9 @@ impl Engine {
         }
         let granted = match flow.role {
             Role::Client => Some(offered && !matches!(seen.starttls, Starttls::Refused(_))),
-            // For a client that has never used TLS, a session without TLS does not show interference.
-            Role::Server => known.is_some().then_some(used),
+            // For a client that has never used TLS, a session without TLS does not show interference. Nor does it for another
+            // client behind the same address.
+            Role::Server => known.filter(|known| flow.is_alike(known)).map(|_| used),
         };
         if let Some(granted) = granted {
             let priors = self.history.priors(flow.role);

@@ -9,15 +9,18 @@ use crate::{
     Role,
     finding::{Evidence, ExpectedSource, Kind, Outcome},
     policy::history::{
-        HistoryRecord, Rate, Weight,
+        HistoryRecord, Rate,
         surprise::{Prior, one_in},
     },
 };
 
 /// A regression that is less probable than this without interference may be of high severity.
-const HIGH: f64 = 1.0 / 1000.0;
+const HIGH: f64 = 1.0 / 600.0;
 /// A regression that is less probable than this without interference may be of medium severity.
-const MEDIUM: f64 = 1.0 / 300.0;
+const MEDIUM: f64 = 1.0 / 275.0;
+/// Number of days on which a run must have lasted to count at a peer whose single session without the property is not yet
+/// improbable: a farm may lead to the same machine for days.
+const RUN_DAYS: u32 = 5;
 
 /// Limits the severity of a claim that rests on history alone if that history is uncertain.
 pub(super) fn limit(input: &RuleInput<'_>, claim: &mut Claim) {
@@ -83,20 +86,23 @@ fn limit_refusal(input: &RuleInput<'_>, claim: &mut Claim) {
 /// Limits the severity by the probability of the session if the peer behaves as it did before. A run of such sessions,
 /// and the same symptom at other peers, make it less probable.
 fn limit_by_probability(input: &RuleInput<'_>, claim: &mut Claim, rate: &Rate, prior: Prior) {
-    let run = prior.of_current_run(rate, input.at);
+    let single = prior.of_next(rate);
+    let days = rate.spread.run.with(input.at).days;
+    let run = if single < MEDIUM || days >= RUN_DAYS { prior.of_current_run(rate, input.at) } else { single };
     let (others, by_chance) = input.scope.corroboration(input.at, input.peer);
+    let is_certain = single < MEDIUM || by_chance < 1.0;
     match run * by_chance {
-        probability if probability < HIGH => {}
+        probability if probability < HIGH && is_certain => {}
         probability if probability < MEDIUM => claim.add_limit(Limit::Improbable),
         _ => claim.add_limit(Limit::Possible),
     }
     let detail = &mut claim.expected.detail;
-    _ = write!(detail, ": fewer than {} sessions of such a peer lacks it", one_in(prior.of_next(rate)));
+    _ = write!(detail, ": fewer than {} sessions of such a peer lacks it", one_in(single));
     if rate.run > 0 {
         claim.indicators.push(format!(
             "this is session {} in a row without it, on {} days: {} by chance",
             rate.run + 1,
-            rate.spread.run.with(input.at, Weight::Run).days,
+            days,
             one_in(run)
         ));
     }

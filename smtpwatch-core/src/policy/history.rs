@@ -16,7 +16,7 @@ use slab::Slab;
 
 use self::surprise::{Population, Priors};
 pub use self::{
-    days::{Spread, Tally, Weight},
+    days::{Spread, Tally},
     rate::{Rate, Wear},
     record::{HistoryKey, HistoryPeer, HistoryRecord, KnownName, SessionNote, is_peer, normal_peer, peer_text},
 };

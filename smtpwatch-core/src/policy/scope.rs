@@ -16,8 +16,12 @@ use crate::{
 const SESSIONS: usize = 1024;
 /// Time for which a session counts for its peer.
 const WINDOW: Duration = Duration::from_secs(3600);
-/// Minimum number of other peers with the same symptom that corroborate it.
-const OTHERS: usize = 2;
+/// Minimum number of other peers with the same symptom that corroborate it, if the history of each makes it rare.
+const RARE_OTHERS: usize = 2;
+/// The same for peers with a short history: some of them only had a lucky start.
+const OTHERS: usize = 6;
+/// Probability below which a symptom is rare at one peer.
+const RARE: f64 = 1.0 / 275.0;
 
 /// The latest sessions of this host in one role: peers with TLS, and peers without.
 #[derive(Debug)]
@@ -60,17 +64,19 @@ impl Scope {
     }
 
     /// How many other peers with strong history show the same symptom in the window, and how probable it is that so many
-    /// do by chance. If that is fewer than [`OTHERS`], the probability is 1: two peers that change at once prove nothing.
+    /// do by chance. If they are too few, the probability is 1: two peers that change at once prove nothing.
     #[must_use]
     pub fn corroboration(&self, now: Timestamp, peer: IpAddr) -> (usize, f64) {
-        let (mut seen, mut expected) = (0, 0.0);
+        let (mut seen, mut rare, mut expected) = (0, 0, 0.0);
         for noted in self.newest(now).values().filter(|noted| noted.peer != peer) {
             if let Some(surprise) = noted.surprise {
                 expected += surprise;
                 seen += usize::from(!noted.granted);
+                rare += usize::from(!noted.granted && surprise < RARE);
             }
         }
-        if seen < OTHERS { (seen, 1.0) } else { (seen, poisson_tail(seen, expected)) }
+        let enough = rare >= RARE_OTHERS || seen >= OTHERS;
+        (seen, if enough { poisson_tail(seen, expected) } else { 1.0 })
     }
 
     /// Describes the scope of a symptom at `peer`, with numbers, and where to look first.
@@ -162,14 +168,16 @@ mod tests {
             scope.corroboration(now, peer)
         };
         assert_eq!(scope(&[(1, false, Some(0.01))]), (1, 1.0), "one other peer may change by chance");
-        let uplink: Vec<_> = (1..=3).map(|last| (last, false, Some(0.01))).collect();
+        let uplink: Vec<_> = (1..=3).map(|last| (last, false, Some(0.003))).collect();
         let (seen, probability) = scope(&uplink);
         assert!(seen == 3 && probability < 1e-4, "{probability}");
         let unknown: Vec<_> = (1..=3).map(|last| (last, false, None)).collect();
         assert_eq!(scope(&unknown), (0, 1.0), "peers without history");
         let mut many: Vec<_> = (4..=200).map(|last| (last, true, Some(0.03))).collect();
-        many.extend(&uplink);
-        assert!(scope(&many).1 > 0.5, "three of two hundred are what such histories let expect");
+        many.extend((1..=6).map(|last| (last, false, Some(0.03))));
+        assert!(scope(&many).1 > 0.3, "six of two hundred are what such histories let expect");
+        let short: Vec<_> = (1..=5).map(|last| (last, false, Some(0.03))).collect();
+        assert_eq!(scope(&short), (5, 1.0), "five peers with a short history");
         let mut recovered = uplink.clone();
         recovered.extend((1..=3).map(|last| (last, true, Some(0.01))));
         assert_eq!(scope(&recovered), (0, 1.0), "the newest session of a peer counts");

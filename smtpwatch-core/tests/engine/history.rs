@@ -58,8 +58,8 @@ fn history_accuses_as_loudly_as_it_is_certain() {
     for (what, before, severity) in [
         ("five sessions within hours", honest_history(5), Severity::Low),
         ("fifty days", days.clone(), Severity::Medium),
-        ("fifty days, second in a row", [days.clone(), vec![again(0)]].concat(), Severity::Medium),
-        ("fifty days, third in a row", [days.clone(), vec![again(0), again(1)]].concat(), Severity::High),
+        ("thirty days, second in a row", [daily_history(30), vec![again(0)]].concat(), Severity::Medium),
+        ("thirty days, third in a row", [daily_history(30), vec![again(0), again(1)]].concat(), Severity::High),
     ] {
         let heard = hear_after(&before, &stripped(), Vec::new());
         let [finding] = &heard.findings[..] else { panic!("{what}: {:?}", heard.kinds()) };

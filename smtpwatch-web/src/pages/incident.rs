@@ -15,7 +15,7 @@ use smtpwatch_store::{
 
 use super::{
     finding,
-    format::{count, moment, severity},
+    format::{count, grouped, moment, severity},
     layout::{Failure, Page},
     list::peer,
     timeline,
@@ -80,7 +80,9 @@ fn head(found: &IncidentData) -> Markup {
             dt { "Result" } dd { strong { (incident.outcome) } ": " (words::cost(incident.outcome)) }
             dt { "Seen" }
             dd #seen data-live {
-                (count(incident.findings, "time", "times")) ", first " (moment(incident.first_seen)) ", last "
+                (count(incident.findings, "time", "times"))
+                @if incident.kept < incident.findings { " (" (grouped(incident.findings)) " findings, " (grouped(incident.kept)) " kept)" }
+                ", first " (moment(incident.first_seen)) ", last "
                 (moment(incident.last_seen))
             }
             dt { "Scope" }

@@ -65,7 +65,9 @@ pub(super) fn table(incidents: &[Incident]) -> Markup {
                         td role="cell" { (peer(incident)) }
                         td.more role="cell" { (incident.evidence) }
                         td.more role="cell" { (incident.outcome) }
-                        td.number role="cell" { (grouped(incident.findings)) span.unit { (if incident.findings == 1 { " finding" } else { " findings" }) } }
+                        td.number role="cell" { (grouped(incident.findings)) span.unit { (if incident.findings == 1 { " finding" } else { " findings" }) }
+                            @if incident.kept < incident.findings { " (" (grouped(incident.kept)) " kept)" }
+                        }
                     }
                 }
             }

@@ -21,7 +21,7 @@ use smtpwatch_render::{
 };
 use smtpwatch_store::{
     Store,
-    incidents::{Filter, Incident, PAGE, Reach, StoredFinding},
+    incidents::{Filter, Incident, PAGE, Reach, RemovedFor, RemovedSeverity, StoredFinding, Verified},
 };
 use smtpwatch_system::{
     clock::now,
@@ -106,12 +106,21 @@ fn table(out: &mut impl Write, incidents: &[Incident]) -> io::Result<()> {
             incident.kind.as_str(),
             incident.evidence.as_str(),
             incident.outcome.as_str(),
-            incident.findings,
+            kept_of(incident),
             incident.id,
             printable(&peer)
         )?;
     }
     Ok(())
+}
+
+/// How many findings; where retention has removed some, how many of them are kept.
+fn kept_of(incident: &Incident) -> String {
+    if incident.kept == incident.findings {
+        incident.findings.to_string()
+    } else {
+        format!("{} of {}", incident.kept, incident.findings)
+    }
 }
 
 fn show(args: &IncidentArgs) -> anyhow::Result<Exit> {
@@ -158,8 +167,8 @@ fn document<'a>(incident: &'a Incident, reach: Reach, findings: &'a [StoredFindi
 
 fn in_words(incident: &Incident, reach: Reach, best: Option<&StoredFinding>) -> String {
     let mut text = format!(
-        "Incident {}\n{} {} with {}, port {}: {}.\nHow sure: {}. Cost: {}.\n{} findings from {} to {}; peers with the same at \
-         that time: {}, in this network: {}.\n",
+        "Incident {}\n{} {} with {}, port {}: {}.\nHow sure: {}. Cost: {}.\n{} findings{} from {} to {}; peers with the same \
+         at that time: {}, in this network: {}.\n",
         incident.id,
         incident.severity.as_str().to_uppercase(),
         incident.kind,
@@ -169,6 +178,7 @@ fn in_words(incident: &Incident, reach: Reach, best: Option<&StoredFinding>) -> 
         words::how_sure(incident.evidence),
         words::cost(incident.outcome),
         incident.findings,
+        if incident.kept < incident.findings { format!(" ({} kept)", incident.kept) } else { String::new() },
         incident.first_seen,
         incident.last_seen,
         reach.peers,
@@ -192,6 +202,47 @@ fn in_words(incident: &Incident, reach: Reach, best: Option<&StoredFinding>) -> 
     text.push_str(&text::finding(&best.finding));
     text.push_str(&format!("\nfinding {} (number {} of the chain, {})\n", best.finding.id, best.number, best.chain));
     text.push_str(&format!("next: {}\n", words::next(incident.kind)));
+    text
+}
+
+/// What is missing in the chain, and why: totals, and the removed findings of high and critical severity.
+fn missing(verified: &Verified) -> String {
+    if verified.removed == 0 {
+        return String::new();
+    }
+    let totals = |totals: &[(&str, u64)]| {
+        let parts = totals.iter().filter(|(_, total)| *total > 0).map(|(name, total)| format!("{name} {total}"));
+        parts.collect::<Vec<_>>().join(", ")
+    };
+    let severities = |severity: RemovedSeverity| {
+        let RemovedSeverity { critical, high, medium, low, info, unknown } = severity;
+        let loud = [("critical", critical), ("high", high), ("medium", medium)];
+        totals(&[&loud[..], &[("low", low), ("info", info), ("unknown", unknown)]].concat())
+    };
+    let reasons = |removed: RemovedFor| {
+        let RemovedFor { age, count, bytes, quota, unknown } = removed;
+        totals(&[("age", age), ("count", count), ("bytes", bytes), ("quota", quota), ("unknown", unknown)])
+    };
+    let mut text = format!("  severity: {}\n", severities(verified.removed_severity));
+    text.push_str(&format!("  reason: {}\n", reasons(verified.removed_for)));
+    for entry in verified.missing.iter().filter(|entry| entry.severity.critical > 0 || entry.severity.high > 0) {
+        let numbers = if entry.first == entry.last {
+            format!("number {}", entry.first)
+        } else {
+            format!("numbers {} to {}", entry.first, entry.last)
+        };
+        let kind = entry.kind.as_ref().map(|kind| format!(" {kind}")).unwrap_or_default();
+        let id = entry.id.as_ref().map(|id| format!(", {id}")).unwrap_or_default();
+        text.push_str(&format!(
+            "  {numbers}:{} ({}), {}, from {} to {}{}\n",
+            printable(&kind),
+            severities(entry.severity),
+            reasons(entry.removed_for),
+            entry.begins,
+            entry.ends,
+            printable(&id)
+        ));
+    }
     text
 }
 
@@ -252,8 +303,11 @@ fn verify(args: &IncidentsVerifyArgs) -> anyhow::Result<Exit> {
             let verdict = if verified.broken.is_empty() { "the chain is whole" } else { "THE CHAIN IS BROKEN" };
             let broken: String = verified.broken.iter().map(|line| format!("  {line}\n")).collect();
             format!(
-                "{verdict}: {} findings checked, {} before them removed by retention\nhead {}\n{broken}",
-                verified.findings, verified.removed, verified.head
+                "{verdict}: {} findings checked, {} removed by retention\n{}head {}\n{broken}",
+                verified.findings,
+                verified.removed,
+                missing(&verified),
+                verified.head
             )
         }
     };

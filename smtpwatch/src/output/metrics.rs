@@ -29,7 +29,10 @@ use smtpwatch_core::{
 };
 use smtpwatch_metrics::{counters, gauges, opts, register, seconds};
 use smtpwatch_policy::metrics::PolicyMetrics;
-use smtpwatch_store::{Condition, Recoveries};
+use smtpwatch_store::{
+    Condition, Recoveries,
+    retention::{PROTECTED_SEVERITIES, Reason, Removals},
+};
 use smtpwatch_web::metrics::WebMetrics;
 
 use crate::version;
@@ -96,6 +99,8 @@ pub struct Metrics {
     output_failures: IntCounterVec,
     store_state: IntGaugeVec,
     store_recoveries: IntCounterVec,
+    store_removed: IntCounterVec,
+    store_evidence_evicted: IntCounterVec,
     /// Metrics of the HTTP server.
     pub web: Arc<WebMetrics>,
     reload_successful: IntGauge,
@@ -229,6 +234,18 @@ impl Metrics {
                 "Stores that were recreated while running, by what happened to the previous one.",
                 &["cause"],
             )?,
+            store_removed: counters(
+                r,
+                "store_removed_total",
+                "Findings that retention has removed from the store, by the bound that was reached.",
+                &["reason"],
+            )?,
+            store_evidence_evicted: counters(
+                r,
+                "store_evidence_evicted_total",
+                "Findings with evidence that were removed before max_age_days, because the store was full of such findings.",
+                &["severity"],
+            )?,
             web: Arc::new(WebMetrics::register(r)?),
             reload_successful: register(
                 r,
@@ -342,6 +359,18 @@ impl Metrics {
         }
         for (cause, total) in Condition::LOSSES.iter().zip(recoveries) {
             let counter = self.store_recoveries.with_label_values(&[cause.as_str()]);
+            counter.inc_by(total.saturating_sub(counter.get()));
+        }
+    }
+
+    /// Sets what retention has removed since the start.
+    pub fn retention(&self, removals: &Removals) {
+        for (reason, total) in Reason::ALL.iter().zip(removals.reasons) {
+            let counter = self.store_removed.with_label_values(&[reason.as_str()]);
+            counter.inc_by(total.saturating_sub(counter.get()));
+        }
+        for (severity, total) in PROTECTED_SEVERITIES.iter().zip(removals.evidence) {
+            let counter = self.store_evidence_evicted.with_label_values(&[severity.as_str()]);
             counter.inc_by(total.saturating_sub(counter.get()));
         }
     }
@@ -493,6 +522,7 @@ impl Metrics {
             self.output(output, 0, 0);
         }
         self.store(Condition::Ok, &Recoveries::default());
+        self.retention(&Removals::default());
     }
 }
 

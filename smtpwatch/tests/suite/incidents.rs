@@ -4,13 +4,13 @@ use std::{
     path::{Path, PathBuf},
     process::Command,
     sync::{Arc, Mutex},
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use rusqlite::Connection;
 use smtpwatch_config::{Config, Retention};
 use smtpwatch_core::{
-    Finding, Timestamp,
+    Finding, Role, Timestamp,
     evidence::EvidenceBundle,
     finding::{Evidence, Kind, Severity},
     policy::history::History,
@@ -22,6 +22,7 @@ use smtpwatch_pipeline::{
 use smtpwatch_store::{
     EXHIBITS_PER_INCIDENT, Store, StoreError, Writer, WriterSettings,
     incidents::{Filter, LookupError},
+    retention::Removals,
 };
 
 use crate::traffic::{self, CLIENT, START_NS};
@@ -211,6 +212,53 @@ fn retention_removes_the_oldest_and_the_chain_continues() {
     assert_eq!((again.findings, again.removed, again.broken.len()), (1, 300, 0));
 }
 
+/// A login with its password, then bots that guess: the guesses go, although each is as severe.
+#[test]
+fn guesses_displace_no_evidence() {
+    let one = credential();
+    let (_directory, path) = store();
+    let stolen = later(&one, "198.51.100.25:587", 0);
+    let guesses = (1..=750).map(|number| {
+        let mut guess = later(&one, "192.0.2.10:587", number);
+        guess.role = Role::Server;
+        guess.flow.client = format!("203.0.113.{}:40000", number % 5);
+        guess.observed.reply = Some(535);
+        guess
+    });
+    let retention = Retention { findings: 500, ..Retention::default() };
+    let (writer, _) = Writer::start(&path, WriterSettings { retention, ..WriterSettings::default() }).unwrap();
+    let handle = writer.handle().unwrap().blocking();
+    for finding in std::iter::once(stolen.clone()).chain(guesses) {
+        assert!(handle.finding(Box::new(finding)).is_ok());
+    }
+    let end = Instant::now() + Duration::from_secs(20);
+    while writer.status().removals.total() < 650 {
+        assert!(Instant::now() < end, "{:?}", writer.status());
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    let Removals { reasons, evidence } = writer.status().removals;
+    assert_eq!((reasons, evidence), ([0, 0, 0, 650], [0, 0]), "five peers, twenty each");
+    drop(handle);
+    assert_eq!(writer.finish(), 0);
+
+    let mut store = Store::open_existing(&path).unwrap();
+    let incident = store.incident(&stolen.id).unwrap();
+    assert_eq!(store.best_finding(&incident).unwrap().unwrap().finding, stolen, "with its evidence");
+    let bots = store.incidents(&Filter { role: Some(Role::Server), ..Filter::default() }).unwrap();
+    assert_eq!(bots.iter().map(|bot| (bot.findings, bot.kept)).collect::<Vec<_>>(), [(150, 20); 5]);
+    let text = |arguments: &[&str]| {
+        let (code, text, _) =
+            smtpwatch(&[arguments, &["--format", "text", "--store", path.to_str().unwrap()]].concat());
+        assert_eq!(code, 0);
+        text
+    };
+    let verified = text(&["incidents", "verify"]);
+    assert!(verified.starts_with("the chain is whole: 101 findings checked, 650 removed by retention\n"), "{verified}");
+    assert!(verified.contains("  severity: critical 650\n  reason: quota 650\n"), "{verified}");
+    assert_eq!(text(&["incidents", "list"]).matches("20 of 150").count(), 5);
+    assert!(text(&["incidents", "show", &bots[0].id]).contains("\n150 findings (20 kept) from "));
+}
+
 #[test]
 fn one_incident_keeps_the_evidence_of_its_first_findings() {
     let one = credential();
@@ -284,7 +332,7 @@ fn a_replay_fills_a_store() {
         );
     }
     assert!(!printed.is_empty() && printed.iter().all(|finding| finding.flow.client == CLIENT));
-    let days = store.offer_days(smtpwatch_core::Role::Client, "198.51.100.25", 587).unwrap();
+    let days = store.offer_days(Role::Client, "198.51.100.25", 587).unwrap();
     let [(day, offers)] = &days[..] else { panic!("{days:?}") };
     assert_eq!((day.to_string().as_str(), offers.sessions, offers.offered), ("2026-11-23", 1, 1));
 }

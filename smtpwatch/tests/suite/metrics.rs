@@ -100,6 +100,8 @@ fn every_label_set_is_exported_as_zero() {
         r#"smtpwatch_store_state{state="ok"} 1"#,
         r#"smtpwatch_store_state{state="read_only"} 0"#,
         r#"smtpwatch_store_recoveries_total{cause="missing"} 0"#,
+        r#"smtpwatch_store_removed_total{reason="quota"} 0"#,
+        r#"smtpwatch_store_evidence_evicted_total{severity="critical"} 0"#,
         "smtpwatch_flows 0",
         r#"smtpwatch_flows_evicted_total{reason="capacity"} 0"#,
         "smtpwatch_verdict_latency_seconds_count 0",

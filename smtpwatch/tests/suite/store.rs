@@ -10,7 +10,7 @@ use rusqlite::Connection;
 use smtpwatch_core::{
     Role, Timestamp,
     policy::{
-        history::{History, HistoryKey, HistoryPeer, HistoryRecord, KnownName, Rate, Wear, is_peer},
+        history::{History, HistoryKey, HistoryPeer, HistoryRecord, KnownName, Rate, Tally, Wear, is_peer},
         profile::Profile,
     },
 };
@@ -72,6 +72,23 @@ fn rows_survive_and_files_are_private() {
     let mode = |path: &Path| std::fs::metadata(path).unwrap().permissions().mode() & 0o777;
     assert_eq!(mode(&path) & !0o640, 0);
     assert_eq!(mode(path.parent().unwrap()) & !0o750, 0);
+}
+
+#[test]
+fn the_days_of_a_row_survive() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("smtpwatch.db");
+    let mut spread = record(9);
+    spread.offered.spread.with = Tally { days: 5, weight: 4_200, newest: 20_000, on_newest: 2 };
+    spread.used.spread.run = Tally { days: 3, weight: 3_000, newest: 20_001, on_newest: 1 };
+    assert_ne!(spread, record(9), "not what an estimate gives");
+    let (writer, _) = Writer::start(&path, WriterSettings::default()).unwrap();
+    writer.handle().unwrap().keep(key("198.51.100.25"), spread.clone());
+    assert_eq!(writer.finish(), 0);
+    assert_eq!(Store::open_existing(&path).unwrap().entries().unwrap(), [(key("198.51.100.25"), spread)]);
+    // A row of an earlier schema has none.
+    Connection::open(&path).unwrap().execute("UPDATE baseline SET days = NULL", []).unwrap();
+    assert_eq!(Store::open_existing(&path).unwrap().entries().unwrap(), [(key("198.51.100.25"), record(9))]);
 }
 
 /// A killed process loses at most what was not yet written: half a second.
@@ -189,7 +206,7 @@ fn rows_beyond_the_bound_go_the_least_known_first() {
         .execute(
             "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < ?1)
              INSERT INTO baseline
-             SELECT 'client', '192.0.2.1', 'name', 'mx' || i, 25, 1, 1, 0, 0, 0, 1, 0, 0, 0, i, i, i, NULL, NULL, NULL FROM n",
+             SELECT 'client', '192.0.2.1', 'name', 'mx' || i, 25, 1, 1, 0, 0, 0, 1, 0, 0, 0, i, i, i, NULL, NULL, NULL, NULL FROM n",
             [1003],
         )
         .unwrap();
@@ -197,7 +214,7 @@ fn rows_beyond_the_bound_go_the_least_known_first() {
     connection
         .execute(
             "INSERT INTO baseline VALUES ('client', '192.0.2.1', 'address', '198.51.100.25', 25, 50, 50, 0, 0, 0, 50, 0, 0, 0, 0, 0, 0,
-             NULL, NULL, NULL)",
+             NULL, NULL, NULL, NULL)",
             [],
         )
         .unwrap();
@@ -250,7 +267,7 @@ fn an_older_store_is_brought_up_to_date() {
         for table in tables.iter().filter(|table| !["baseline", "request", "sqlite_sequence"].contains(&&***table)) {
             connection.execute_batch(&format!("DROP TABLE {table}")).unwrap();
         }
-        for column in ["wear", "names"] {
+        for column in ["wear", "names", "days"] {
             connection.execute_batch(&format!("ALTER TABLE baseline DROP COLUMN {column}")).unwrap();
         }
         connection.pragma_update(None, "user_version", 1).unwrap();

@@ -22,7 +22,7 @@ use smtpwatch_core::{
     policy::history::{History, HistoryKey, HistoryPeer, SessionNote, Strength},
 };
 use smtpwatch_store::{
-    Condition, HISTORY_BATCH, JournalLink, JournalOutcome, SCHEMA, Status, Store, StoreHandle, Writer, WriterSettings,
+    Condition, HISTORY_BATCH, JournalLink, JournalOutcome, Status, Store, StoreHandle, Writer, WriterSettings,
 };
 
 use crate::incidents::{credential, later};
@@ -534,10 +534,12 @@ fn an_upgrade_reports_nothing_again() {
     let connection = Connection::open(&path).unwrap();
     connection
         .execute_batch(
-            "DROP TABLE unreported; ALTER TABLE baseline DROP COLUMN wear; ALTER TABLE baseline DROP COLUMN names",
+            "DROP TABLE unreported; DROP TABLE worth; DROP TABLE cause; DROP TABLE tombstone;
+             ALTER TABLE baseline DROP COLUMN wear; ALTER TABLE baseline DROP COLUMN names;
+             ALTER TABLE baseline DROP COLUMN days; ALTER TABLE incident DROP COLUMN kept",
         )
         .unwrap();
-    connection.pragma_update(None, "user_version", SCHEMA - 1).unwrap();
+    connection.pragma_update(None, "user_version", 3).unwrap();
     drop(connection);
     let metrics = Arc::new(Metrics::new(&[25]).unwrap());
     let (journal, reporter) = journal_at(&log, &metrics);

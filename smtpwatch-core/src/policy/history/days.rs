@@ -1,8 +1,7 @@
 //! [`Spread`]: over how many days the sessions of a rate are spread.
 //!
 //! Sessions of one day are not independent: one load balancer, one outage, or one device on the path answers them all.
-//! The k-th session of a day therefore weighs 1/k, so that a day of n sessions weighs about ln(n) + 0.58. In a run of
-//! regressions the sessions of a day weigh even less ([`Weight::Run`]): one machine may answer all of them.
+//! The first session of a day therefore weighs 1, the next four 1/8 each, and all others nothing.
 
 use serde::{Deserialize, Serialize};
 
@@ -10,8 +9,8 @@ use crate::{Timestamp, day::Day};
 
 /// Unit of a weight: the first session of a day.
 const ONE: u64 = 1000;
-/// The sum of 1/k exceeds ln(n) by this number (Euler's constant).
-const HARMONIC: f64 = 0.577_215_664_901_532_9;
+/// Number of sessions of one day that have a weight.
+const BUSY: u32 = 5;
 
 /// Number of days, and weight of the sessions on them.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
@@ -27,38 +26,27 @@ pub struct Tally {
     pub on_newest: u32,
 }
 
-/// Weight of the sessions of one day.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Weight {
-    /// The k-th session weighs 1/k.
-    Harmonic,
-    /// The first session weighs 1, the next four 1/8 each, all others nothing.
-    Run,
-}
-
-impl Weight {
-    fn of(self, nth: u32) -> u64 {
-        match (self, nth) {
-            (Self::Harmonic, _) => ONE / u64::from(nth.max(1)),
-            (Self::Run, 0 | 1) => ONE,
-            (Self::Run, 2..=5) => ONE / 8,
-            (Self::Run, 6..) => 0,
-        }
+/// Weight of the n-th session of a day.
+const fn weight(nth: u32) -> u64 {
+    match nth {
+        0 | 1 => ONE,
+        2..=BUSY => ONE / 8,
+        _ => 0,
     }
 }
 
 impl Tally {
-    pub(super) fn add(&mut self, at: Timestamp, weight: Weight) {
+    pub(super) fn add(&mut self, at: Timestamp) {
         let (day, nth) = self.next(at);
         self.days = self.days.saturating_add(u32::from(nth == 1));
         (self.newest, self.on_newest) = (day, nth);
-        self.weight = self.weight.saturating_add(weight.of(nth));
+        self.weight = self.weight.saturating_add(weight(nth));
     }
 
     /// This tally with one more session, at `at`.
     #[must_use]
-    pub fn with(mut self, at: Timestamp, weight: Weight) -> Self {
-        self.add(at, weight);
+    pub fn with(mut self, at: Timestamp) -> Self {
+        self.add(at);
         self
     }
 
@@ -78,25 +66,21 @@ impl Tally {
 
     /// The tally of `sessions` that are evenly spread from `first` to `last`: for records without one.
     #[must_use]
-    #[expect(
-        clippy::cast_precision_loss,
-        clippy::cast_possible_truncation,
-        clippy::cast_sign_loss,
-        reason = "an estimate from counts far below 2^52"
-    )]
     pub fn estimate(sessions: u64, first: Timestamp, last: Timestamp) -> Self {
         if sessions == 0 {
             return Self::default();
         }
         let (first, newest) = (Day::of(first), Day::of(last));
         let days = u64::try_from(newest.since(first).saturating_add(1)).unwrap_or(1).clamp(1, sessions);
-        let daily = sessions as f64 / days as f64;
-        let weight = days as f64 * if daily < 2.0 { daily } else { daily.ln() + HARMONIC };
+        // Sessions of each day, rounded down, and one more on some of the days.
+        let (daily, more) = (sessions / days, sessions % days);
+        let of_day =
+            |sessions: u64| (1..=u32::try_from(sessions).unwrap_or(u32::MAX).min(BUSY)).map(weight).sum::<u64>();
         Self {
             days: u32::try_from(days).unwrap_or(u32::MAX),
-            weight: (weight * ONE as f64) as u64,
+            weight: (days - more) * of_day(daily) + more * of_day(daily + 1),
             newest: newest.number(),
-            on_newest: daily as u32,
+            on_newest: u32::try_from(daily).unwrap_or(u32::MAX),
         }
     }
 }
@@ -122,7 +106,7 @@ mod tests {
 
     fn tally(sessions: impl IntoIterator<Item = i64>) -> Tally {
         let mut tally = Tally::default();
-        sessions.into_iter().for_each(|at| tally.add(Timestamp::from_secs(at), Weight::Harmonic));
+        sessions.into_iter().for_each(|at| tally.add(Timestamp::from_secs(at)));
         tally
     }
 
@@ -130,16 +114,8 @@ mod tests {
     fn days_weigh_more_than_sessions() {
         let (one_day, each_day) = (tally(0..100), tally((0..100).map(|day| day * DAY)));
         assert_eq!((one_day.days, each_day.days), (1, 100));
-        assert!((5.0..5.3).contains(&one_day.sessions()), "{}", one_day.sessions());
+        assert!((one_day.sessions() - 1.5).abs() < 1e-9, "{}", one_day.sessions());
         assert!((each_day.sessions() - 100.0).abs() < 1e-9);
-    }
-
-    #[test]
-    fn the_run_of_a_day_weighs_little_more_than_one_session() {
-        let of_a_day = (0..20).fold(Tally::default(), |tally, at| tally.with(Timestamp::from_secs(at), Weight::Run));
-        assert_eq!((of_a_day.days, of_a_day.weight), (1, 1500));
-        let next_day = of_a_day.with(Timestamp::from_secs(DAY), Weight::Run);
-        assert_eq!((next_day.days, next_day.weight), (2, 2500));
     }
 
     #[test]

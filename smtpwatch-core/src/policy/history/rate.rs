@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{
     Strength,
-    days::{Spread, Tally, Weight},
+    days::{Spread, Tally},
 };
 use crate::Timestamp;
 
@@ -111,7 +111,7 @@ impl Rate {
         if !so {
             if strong {
                 self.run += 1;
-                self.spread.run.add(sighting.at, Weight::Run);
+                self.spread.run.add(sighting.at);
                 self.wear.unlike |= !sighting.alike;
             } else {
                 self.no += 1;
@@ -119,11 +119,11 @@ impl Rate {
             return;
         }
         self.yes += 1;
-        self.spread.with.add(sighting.at, Weight::Harmonic);
+        self.spread.with.add(sighting.at);
         if self.run > 0 {
             self.run = 0;
             self.spread.run = Tally::default();
-            self.spread.lapses.add(sighting.at, Weight::Run);
+            self.spread.lapses.add(sighting.at);
             self.returns += 1;
             let of_another = std::mem::take(&mut self.wear.unlike);
             let spread = sighting.at.since(self.wear.at) >= sighting.age / SPREAD;

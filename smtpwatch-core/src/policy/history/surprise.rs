@@ -12,7 +12,7 @@
 //! [`Spread`](super::Spread): days count more than sessions. An interruption that ended counts in n, so that a peer
 //! whose offers come and go surprises less each time.
 
-use super::{Rate, days::Weight};
+use super::Rate;
 use crate::Timestamp;
 
 /// Longest run that is computed, in weighted sessions.
@@ -58,7 +58,7 @@ impl Prior {
     /// Probability of the current run of sessions without the property, including the one at `at`.
     #[must_use]
     pub fn of_current_run(self, rate: &Rate, at: Timestamp) -> f64 {
-        self.of_run(rate, rate.spread.run.with(at, Weight::Run).sessions())
+        self.of_run(rate, rate.spread.run.with(at).sessions())
     }
 
     fn of_run(self, rate: &Rate, length: f64) -> f64 {
@@ -208,7 +208,7 @@ mod tests {
     fn rate(days: i64, daily: i64) -> Rate {
         let mut with = Tally::default();
         for n in 0..days * daily {
-            with.add(Timestamp::from_secs(n * DAY / daily), Weight::Harmonic);
+            with.add(Timestamp::from_secs(n * DAY / daily));
         }
         Rate {
             yes: u64::try_from(days * daily).expect("positive"),
@@ -219,7 +219,7 @@ mod tests {
 
     fn run(rate: &mut Rate, sessions: i64, day: i64) -> f64 {
         let at = |n| Timestamp::from_secs(day * DAY + n);
-        (0..sessions - 1).for_each(|n| rate.spread.run.add(at(n), Weight::Run));
+        (0..sessions - 1).for_each(|n| rate.spread.run.add(at(n)));
         Prior::default().of_current_run(rate, at(sessions))
     }
 
@@ -237,8 +237,8 @@ mod tests {
         let three = run(&mut rate(50, 8), 3, 60);
         assert!(three < one / 2.0, "{one} {three}");
         let mut spread = rate(50, 8);
-        spread.spread.run.add(Timestamp::from_secs(60 * DAY), Weight::Run);
-        spread.spread.run.add(Timestamp::from_secs(61 * DAY), Weight::Run);
+        spread.spread.run.add(Timestamp::from_secs(60 * DAY));
+        spread.spread.run.add(Timestamp::from_secs(61 * DAY));
         assert!(Prior::default().of_current_run(&spread, Timestamp::from_secs(62 * DAY)) < three / 100.0);
     }
 
@@ -246,7 +246,7 @@ mod tests {
     fn what_came_and_went_surprises_less() {
         let steady = rate(50, 8);
         let mut flapping = steady;
-        (60..63).for_each(|day| flapping.spread.lapses.add(Timestamp::from_secs(day * DAY), Weight::Run));
+        (60..63).for_each(|day| flapping.spread.lapses.add(Timestamp::from_secs(day * DAY)));
         assert!(Prior::default().of_next(&flapping) > 5.0 * Prior::default().of_next(&steady));
     }
 
