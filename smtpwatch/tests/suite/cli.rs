@@ -218,7 +218,8 @@ fn history_of_one_file_judges_the_next_and_the_store_keeps_it() {
     assert!(strip(&run(&["replay", &stripped])).is_none(), "nothing is known of the peer");
     let one_timeline = strip(&run(&["replay", &honest, &stripped])).expect("one timeline");
     assert_eq!(one_timeline["evidence"], "regression");
-    let detail = "offered in 6 of 6 sessions on 1 day since 2026-11-23: fewer than 1 in 20 sessions of such a peer lacks it";
+    let detail =
+        "offered in 6 of 6 sessions on 1 day since 2026-11-23: fewer than 1 in 20 sessions of such a peer lacks it";
     assert_eq!(one_timeline["expected"]["detail"], detail);
     assert_eq!((&one_timeline["outcome"], &one_timeline["severity"]), (&"content".into(), &"low".into()));
     // The same over two runs with a store; without --store nothing is stored.
