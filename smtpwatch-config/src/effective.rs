@@ -1,7 +1,11 @@
 //! Every value in force and its source. `smtpwatch check-config --effective` prints the list that [`effective()`]
 //! returns.
 
-use std::{fmt, ops::Range, path::Path};
+use std::{
+    fmt,
+    ops::Range,
+    path::{Path, PathBuf},
+};
 
 use toml::de::{DeTable, DeValue};
 
@@ -19,6 +23,8 @@ pub enum Origin {
     Variable(&'static str),
     /// A line of the file, starting at 1.
     Line(usize),
+    /// A line of a drop-in file, starting at 1.
+    DropIn(PathBuf, usize),
     /// The default.
     Default,
 }
@@ -45,28 +51,28 @@ impl fmt::Display for Effective {
             Origin::Flag(flag) => write!(f, "{assignment:<50} # {flag}"),
             Origin::Variable(variable) => write!(f, "{assignment:<50} # {variable}"),
             Origin::Line(line) => write!(f, "{assignment:<50} # line {line}"),
+            Origin::DropIn(file, line) => write!(f, "{assignment:<50} # {} line {line}", file.display()),
             Origin::Default => write!(f, "{assignment:<50} # default"),
         }
     }
 }
 
-/// All values in force for the text of a file; `path` is its name in errors. `given` are overrides: key, value, and
-/// origin. Rules come last.
+/// All values in force for the text of a file; `path` is its name in errors. `drop_ins` are the paths and texts of the
+/// drop-in files, in order; `given` are overrides: key, value, and origin. Rules come last, in order of precedence.
 ///
 /// # Errors
 ///
-/// The text is not TOML.
+/// A text is not TOML.
 pub fn effective(
     text: &str,
     path: &Path,
+    drop_ins: &[(PathBuf, String)],
     given: &[(&'static str, String, Origin)],
 ) -> Result<Vec<Effective>, ConfigError> {
     let root = DeTable::parse(text).map_err(|error| ConfigError::invalid(path, text, &error))?;
     let root = root.get_ref();
-    let configured = |table: &DeTable<'_>, key: &str| {
-        let (_, value) = table.iter().find(|(name, _)| name.get_ref() == key)?;
-        Some((text.get(value.span()).map(written)?, Origin::Line(line(text, &value.span()))))
-    };
+    let configured =
+        |table: &DeTable<'_>, key: &str| configured(text, table, key).map(|(value, line)| (value, Origin::Line(line)));
     let mut all = Vec::new();
     for key in KEYS.iter().filter(|key| key.table != RULE) {
         let in_file = match root.get(key.table).map(|table| table.get_ref()) {
@@ -82,17 +88,39 @@ pub fn effective(
             all.push(Effective { table: key.table, rule: 0, key: key.name, value, origin });
         }
     }
-    if let Some(DeValue::Array(rules)) = root.get(RULE).map(|rules| rules.get_ref()) {
-        for (index, rule) in rules.iter().enumerate() {
-            let DeValue::Table(rule) = rule.get_ref() else { continue };
-            for key in KEYS.iter().filter(|key| key.table == RULE) {
-                if let Some((value, origin)) = configured(rule, key.name) {
-                    all.push(Effective { table: RULE, rule: index + 1, key: key.name, value, origin });
-                }
+    let mut number = 0;
+    for (file, text) in drop_ins {
+        let root = DeTable::parse(text).map_err(|error| ConfigError::invalid(file, text, &error))?;
+        rules(text, root.get_ref(), &mut number, |line| Origin::DropIn(file.clone(), line), &mut all);
+    }
+    rules(text, root, &mut number, Origin::Line, &mut all);
+    Ok(all)
+}
+
+/// Appends the values of the rules of one file; `number` counts the rules of all files.
+fn rules(
+    text: &str,
+    root: &DeTable<'_>,
+    number: &mut usize,
+    origin: impl Fn(usize) -> Origin,
+    all: &mut Vec<Effective>,
+) {
+    let Some(DeValue::Array(rules)) = root.get(RULE).map(|rules| rules.get_ref()) else { return };
+    for rule in rules.iter() {
+        let DeValue::Table(rule) = rule.get_ref() else { continue };
+        *number += 1;
+        for key in KEYS.iter().filter(|key| key.table == RULE) {
+            if let Some((value, line)) = configured(text, rule, key.name) {
+                all.push(Effective { table: RULE, rule: *number, key: key.name, value, origin: origin(line) });
             }
         }
     }
-    Ok(all)
+}
+
+/// The value of a key in a table of `text`, with its line.
+fn configured(text: &str, table: &DeTable<'_>, key: &str) -> Option<(String, usize)> {
+    let (_, value) = table.iter().find(|(name, _)| name.get_ref() == key)?;
+    Some((text.get(value.span()).map(written)?, line(text, &value.span())))
 }
 
 /// The line of the span's start, starting at 1.

@@ -3,6 +3,8 @@
 
 use std::path::{Path, PathBuf};
 
+use super::reference::RULE;
+
 /// Why a configuration was rejected.
 #[derive(Debug, thiserror::Error)]
 pub enum ConfigError {
@@ -13,6 +15,16 @@ pub enum ConfigError {
         path: PathBuf,
         /// The error of the operating system.
         source: std::io::Error,
+    },
+    /// There are more drop-in files than are read.
+    #[error("{}: {files} drop-in files: at most {most} are read; put several rules into one file", path.display())]
+    DropIns {
+        /// The directory.
+        path: PathBuf,
+        /// The number of files in it.
+        files: usize,
+        /// The maximum.
+        most: usize,
     },
     /// A path in the configuration cannot be written.
     #[error("{key}: {} is {what}: {remedy}", path.display())]
@@ -44,7 +56,11 @@ impl ConfigError {
         let line = text.as_bytes()[..at].iter().filter(|&&byte| byte == b'\n').count() + 1;
         let message = match unknown_field(error.message()) {
             Some((key, known)) => {
-                let hint = if known.is_empty() { String::new() } else { format!(": {}", did_you_mean(&key, &known)) };
+                let hint = match known.as_slice() {
+                    [] => String::new(),
+                    [RULE] => format!(": a drop-in file has only [[{RULE}]] tables"),
+                    known => format!(": {}", did_you_mean(&key, known)),
+                };
                 if is_header(text, at) {
                     format!("unknown table {key:?}{hint}")
                 } else {

@@ -8,6 +8,7 @@
 //! [`mod@reference`] generates manual and template from the table of keys. Imports `smtpwatch-core` (rules, strength of
 //! history) and `smtpwatch-system` (files); opens no socket.
 
+pub mod drop_in;
 mod effective;
 mod error;
 pub mod reference;
@@ -29,7 +30,9 @@ use smtpwatch_core::{
     policy::{history::Strength, rule::Rule},
 };
 use smtpwatch_system::whole_file::{self, MAX_CONFIG, special_kind};
+use toml::Spanned;
 
+pub use drop_in::RulePlace;
 pub use effective::{Effective, Origin, effective};
 pub use error::ConfigError;
 pub use sinks::{AlertmanagerSettings, JournalFormat, JournalSettings};
@@ -39,7 +42,7 @@ use value::{
     Checked, Days, FindingCount, FlowCount, InterfaceGlob, Megabytes, Minutes, OfferRatio, PeerCount, RulePeer,
     Sessions, TlsVersion, ValidPort,
 };
-pub use value::{Network, Resolver, parse_interface, parse_port};
+pub use value::{Label, Network, Reason, Resolver, Until, parse_interface, parse_port};
 
 /// The default path of the configuration file.
 pub const DEFAULT_PATH: &str = "/etc/smtpwatch/smtpwatch.toml";
@@ -53,6 +56,8 @@ pub const DEFAULT_PORTS: [u16; 2] = [25, 587];
 pub struct Config {
     /// Watched server ports: sorted, unique, at least one.
     pub ports: Vec<u16>,
+    /// Name of the group of hosts that this host belongs to; empty for none.
+    pub cluster: String,
     /// Interface names or globs. Empty: every interface whose routes lead out of this host, or that carries mail.
     pub interfaces: Vec<String>,
     /// The hook for received packets.
@@ -75,8 +80,10 @@ pub struct Config {
     pub baseline: Strength,
     /// Bounds of tables in memory.
     pub limits: Limits,
-    /// Local policy rules; the first match applies.
+    /// Local policy rules, those of the drop-in files first; the first match applies.
     pub rules: Vec<Rule>,
+    /// Where each of `rules` is written. It is no part of [`Self::hash`].
+    pub places: Vec<RulePlace>,
     /// Look-ups of published policies.
     pub policy: PolicySettings,
     /// TLS reports.
@@ -94,20 +101,25 @@ impl Default for Config {
 }
 
 impl Config {
-    /// Reads `path`; without one, [`DEFAULT_PATH`] if it exists, otherwise the defaults. Also returns the path of the
-    /// file.
+    /// Reads `path`; without one, [`DEFAULT_PATH`] if it exists, otherwise the defaults. Then reads the rules of the
+    /// drop-in files ([`drop_in`]). Also returns the path of the file.
     ///
     /// # Errors
     ///
-    /// The file cannot be read, is not TOML, or contains an unknown key or an invalid value.
+    /// A file cannot be read, is not TOML, or contains an unknown key or an invalid value.
     pub fn load(path: Option<&Path>) -> Result<(Self, Option<PathBuf>), ConfigError> {
         let path = match path {
-            Some(path) => path,
-            None if Path::new(DEFAULT_PATH).exists() => Path::new(DEFAULT_PATH),
-            None => return Ok((Self::default(), None)),
+            Some(path) => Some(path),
+            None => Some(Path::new(DEFAULT_PATH)).filter(|path| path.exists()),
         };
-        let text = read_file(path)?;
-        Ok((Self::parse(&text, path)?, Some(path.to_owned())))
+        let mut config = match path {
+            Some(path) => Self::parse(&read_file(path)?, path)?,
+            None => Self::default(),
+        };
+        let (mut rules, mut places) = drop_in::rules(path.unwrap_or(Path::new(DEFAULT_PATH)))?;
+        rules.append(&mut config.rules);
+        places.append(&mut config.places);
+        Ok((Self { rules, places, ..config }, path.map(Path::to_owned)))
     }
 
     /// Parses the text of a configuration file; `path` is only used in errors.
@@ -116,7 +128,9 @@ impl Config {
     ///
     /// The text is not TOML, or contains an unknown key or an invalid value.
     pub fn parse(text: &str, path: &Path) -> Result<Self, ConfigError> {
-        toml::from_str::<File>(text).map(Self::from).map_err(|error| ConfigError::invalid(path, text, &error))
+        let file = toml::from_str::<File>(text).map_err(|error| ConfigError::invalid(path, text, &error))?;
+        let places = drop_in::places(path, text, &file.rule);
+        Ok(Self { places, ..file.into() })
     }
 
     /// Applies the settings of `new` that a running daemon can change; returns the names of those that differ and need
@@ -125,6 +139,7 @@ impl Config {
         // Destructured, so that the compiler demands a decision for each added field.
         let Self {
             ports,
+            cluster,
             interfaces,
             ingress,
             hot_plug,
@@ -137,6 +152,7 @@ impl Config {
             baseline,
             limits,
             rules,
+            places,
             policy,
             tlsrpt,
             journal,
@@ -152,8 +168,10 @@ impl Config {
         self.trusted_clients = trusted_clients;
         self.baseline = baseline;
         self.rules = rules;
+        self.places = places;
         let kept = [
             ("ports", self.ports != ports),
+            ("cluster", self.cluster != cluster),
             ("interfaces", interfaces_kept),
             ("ingress", self.ingress != ingress),
             ("hot_plug", self.hot_plug != hot_plug),
@@ -195,7 +213,7 @@ impl Config {
     /// program version and the same values, whatever their sources.
     #[must_use]
     pub fn hash(&self) -> String {
-        hash::sha256(format!("{self:?}").as_bytes())
+        hash::sha256(format!("{:?}", Self { places: Vec::new(), ..self.clone() }).as_bytes())
     }
 
     /// Whether `address` belongs to this host, as far as `local` says.
@@ -353,6 +371,7 @@ impl Default for PolicySettings {
 struct File {
     #[serde(deserialize_with = "value::ports")]
     ports: Vec<u16>,
+    cluster: Checked<Label>,
     interfaces: Vec<Checked<InterfaceGlob>>,
     ingress: Checked<Ingress>,
     hot_plug: Checked<bool>,
@@ -363,7 +382,7 @@ struct File {
     incidents: IncidentsTable,
     baseline: BaselineTable,
     limits: LimitsTable,
-    rule: Vec<RuleTable>,
+    rule: Vec<Spanned<RuleTable>>,
     policy: PolicySettings,
     tlsrpt: TlsrptSettings,
     journal: JournalSettings,
@@ -374,6 +393,7 @@ impl Default for File {
     fn default() -> Self {
         Self {
             ports: DEFAULT_PORTS.to_vec(),
+            cluster: Checked(Label(String::new())),
             interfaces: Vec::new(),
             ingress: Checked(Ingress::Auto),
             hot_plug: Checked(true),
@@ -397,6 +417,7 @@ impl From<File> for Config {
     fn from(file: File) -> Self {
         Self {
             ports: file.ports,
+            cluster: file.cluster.0.0,
             interfaces: file.interfaces.into_iter().map(|glob| glob.0.0).collect(),
             ingress: file.ingress.0,
             hot_plug: file.hot_plug.0,
@@ -415,7 +436,8 @@ impl From<File> for Config {
                 min_offer_ratio: file.baseline.min_offer_ratio.0.0,
             },
             limits: Limits { flows: file.limits.flows.0.0, peers: file.limits.peers.0.0 },
-            rules: file.rule.into_iter().map(Rule::from).collect(),
+            rules: file.rule.into_iter().map(|rule| rule.into_inner().into()).collect(),
+            places: Vec::new(),
             policy: file.policy,
             tlsrpt: file.tlsrpt,
             journal: file.journal,
@@ -493,6 +515,8 @@ struct RuleTable {
     starttls: Option<Checked<smtpwatch_core::policy::rule::StarttlsRule>>,
     auth_plaintext: Option<Checked<smtpwatch_core::policy::rule::AuthRule>>,
     min_tls: Option<Checked<TlsVersion>>,
+    until: Option<Checked<Until>>,
+    reason: Option<Checked<Reason>>,
 }
 
 impl From<RuleTable> for Rule {
@@ -504,6 +528,8 @@ impl From<RuleTable> for Rule {
             starttls: table.starttls.map(|rule| rule.0),
             auth_plaintext: table.auth_plaintext.map(|rule| rule.0),
             min_tls: table.min_tls.map(|version| version.0.0),
+            until: table.until.map(|until| until.0.0),
+            reason: table.reason.map_or_else(String::new, |reason| reason.0.0),
         }
     }
 }

@@ -44,6 +44,8 @@ pub const RULE: &str = "rule";
 /// Every key, in the order of the file.
 pub const KEYS: &[Key] = &[
     key("", "ports", "[25, 587]", "Watched server ports."),
+    key("", "cluster", "\"\"", "Name of the group of hosts that this host belongs to, a label of pushed alerts; empty: none.")
+        .such_as("\"mail-eu\""),
     key(
         "",
         "interfaces",
@@ -130,6 +132,17 @@ pub const KEYS: &[Key] = &[
     key(RULE, "auth_plaintext", "", "forbid or allow credentials in cleartext.").without_default("\"forbid\"").reloaded(),
     key(RULE, "min_tls", "", "The oldest acceptable TLS version: 1.0, 1.1, 1.2 or 1.3.")
         .without_default("\"1.2\"")
+        .reloaded(),
+    key(
+        RULE,
+        "until",
+        "",
+        "End of the rule: a day of UTC, to its end, or a time. A session that begins later is judged without the rule.",
+    )
+    .without_default("\"2026-12-31\"")
+    .reloaded(),
+    key(RULE, "reason", "", "Why the rule exists: shown wherever the rule is announced.")
+        .without_default("\"TICKET-4711: the peer renews its certificate\"")
         .reloaded(),
     key("policy", "resolver", "\"system\"", "Name server for published policies.").such_as("\"127.0.0.1:5353\""),
     key(
@@ -233,7 +246,19 @@ pub fn page() -> String {
         $ systemctl reload smtpwatch           # or: kill -HUP, or: curl -X POST localhost:19587/-/reload\n```\n\n\
         A reload parses the file first. If it has an error, the previous configuration stays in force, the log has the reason, and \
         `smtpwatch_config_last_reload_successful` is 0.\nThe log and the response to the reload name settings that need \
-        a restart.\n"
+        a restart.\n\n\
+        ## Drop-in files\n\n\
+        The files `*.toml` in the directory `smtpwatch.d` beside the configuration file (for `--config NAME.toml`: `NAME.d`) are read \
+        after it, in the order of their names. Names that begin with a dot are skipped; symbolic links are followed. A drop-in file has \
+        only `[[rule]]` tables. Its rules come before those of the configuration file, so they win. A reload reads the files again, and \
+        `config_sha256` covers them.\n\n\
+        `smtpwatch silence` writes such files: an exception for one peer, with an end and a reason.\n\n\
+        ```console\n$ smtpwatch silence mx1.example.net --for 7d --reason TICKET-4711\n\
+        $ smtpwatch silence --list             # every rule that has an end\n\
+        $ smtpwatch silence --end mx1.example.net\n```\n\n\
+        A rule with `until` is announced a week before its end: by a line in the log once a day, by `smtpwatch check-config`, by \
+        `smtpwatch_rules{state=\"expiring\"}` and by the alert SmtpwatchExceptionEnds. Sessions in which it suppressed a finding are \
+        counted (`smtpwatch_rule_exceptions_total`).\n"
         .to_owned();
     for (table, keys) in tables() {
         let title = if table.is_empty() { "Top level".to_owned() } else { format!("`{}`", heading(table)) };

@@ -9,10 +9,11 @@ use std::{
 
 use serde::{
     Deserialize, Deserializer,
-    de::{Error, SeqAccess, Visitor},
+    de::{Error, SeqAccess, Visitor, value::StrDeserializer},
 };
 use smtpwatch_core::{
-    Role,
+    Role, Timestamp,
+    day::Day,
     policy::{
         published::domain_name,
         rule::{AuthRule, PeerPattern, StarttlsRule},
@@ -328,6 +329,60 @@ impl Value for TlsVersion {
 
     fn from_text(text: &str) -> Option<Result<Self, String>> {
         Some(one_of(text, &[("1.0", 0x0301), ("1.1", 0x0302), ("1.2", 0x0303), ("1.3", 0x0304)]).map(Self))
+    }
+}
+
+/// `until` of a rule: the first time at which the rule does not apply.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Until(pub Timestamp);
+
+impl Value for Until {
+    const EXPECTED: &'static str =
+        "a day, whose end in UTC it is (\"2026-12-31\"), or a time (\"2026-12-31T18:00:00Z\"), in quotes";
+
+    fn from_text(text: &str) -> Option<Result<Self, String>> {
+        let day = text.parse::<Day>().ok().map(|day| day.plus(1).begin());
+        let until = day.or_else(|| Timestamp::deserialize(StrDeserializer::<serde::de::value::Error>::new(text)).ok());
+        Some(until.map(Self).ok_or_else(|| format!("{text:?}: expected {}", Self::EXPECTED)))
+    }
+}
+
+/// Whether text is one line of at most this many bytes.
+fn is_line(text: &str, most: usize) -> bool {
+    text.len() <= most && !text.contains(char::is_control)
+}
+
+/// `reason` of a rule.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Reason(pub String);
+
+impl Value for Reason {
+    const EXPECTED: &'static str = "one line of at most 255 bytes, in quotes";
+
+    fn from_text(text: &str) -> Option<Result<Self, String>> {
+        let good = !text.trim().is_empty() && is_line(text, 255);
+        Some(if good { Ok(Self(text.to_owned())) } else { Err(format!("{text:?}: expected {}", Self::EXPECTED)) })
+    }
+}
+
+impl std::str::FromStr for Reason {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        Self::from_text(text).unwrap_or_else(|| Err(Self::EXPECTED.to_owned()))
+    }
+}
+
+/// The value of a label of alerts; empty: no label.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Label(pub String);
+
+impl Value for Label {
+    const EXPECTED: &'static str = "a name in one line of at most 63 bytes, in quotes";
+
+    fn from_text(text: &str) -> Option<Result<Self, String>> {
+        let good = is_line(text, 63) && text.trim() == text;
+        Some(if good { Ok(Self(text.to_owned())) } else { Err(format!("{text:?}: expected {}", Self::EXPECTED)) })
     }
 }
 

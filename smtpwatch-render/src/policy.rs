@@ -252,7 +252,9 @@ impl Knowledge<'_> {
         let unknown_address = [IpAddr::V4(Ipv4Addr::UNSPECIFIED)];
         let addresses = if addresses.is_empty() { &unknown_address } else { addresses };
         let names: Vec<&str> = name.into_iter().collect();
-        let speaks = |rule: &Rule| addresses.iter().any(|at| rule.matches(*at, SMTP, Role::Client, &names));
+        let speaks = |rule: &Rule| {
+            rule.is_in_force(self.now) && addresses.iter().any(|at| rule.matches(*at, SMTP, Role::Client, &names))
+        };
         let Some((place, rule)) = (1..).zip(self.rules).find(|(_, rule)| speaks(rule)) else {
             return unknown(Source::Rule, "no local rule speaks for it");
         };

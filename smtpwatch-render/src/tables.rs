@@ -370,10 +370,12 @@ impl Export<'_> {
         format!("# Written {} by smtpwatch {} from what it knows; use:\n# {used}\n", self.now, smtpwatch_core::VERSION)
     }
 
-    /// The local rules that apply to mail from this host to port 25.
+    /// The local rules in force that apply to mail from this host to port 25.
     fn rules(&self) -> impl Iterator<Item = (usize, &Rule)> {
         (1..).zip(self.rules).filter(|(_, rule)| {
-            rule.role.is_none_or(|role| role == Role::Client) && (rule.port.is_empty() || rule.port.contains(&SMTP))
+            rule.is_in_force(self.now)
+                && rule.role.is_none_or(|role| role == Role::Client)
+                && (rule.port.is_empty() || rule.port.contains(&SMTP))
         })
     }
 }

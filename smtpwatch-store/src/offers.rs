@@ -210,6 +210,7 @@ mod tests {
             smtp: true,
             gaps: 0,
             certificate: None,
+            exempted: Vec::new(),
         }
     }
 

@@ -38,12 +38,13 @@ impl FromStr for Moment {
     type Err = MomentError;
 
     fn from_str(text: &str) -> Result<Self, MomentError> {
-        age(text).or_else(|| point(text)).ok_or(MomentError)
+        parse_seconds(text).map(Moment::SecondsAgo).or_else(|| point(text)).ok_or(MomentError)
     }
 }
 
-/// A number of seconds, minutes, hours, days or weeks: `30m`.
-fn age(text: &str) -> Option<Moment> {
+/// Seconds of a number of seconds, minutes, hours, days or weeks: `30m`.
+#[must_use]
+pub fn parse_seconds(text: &str) -> Option<i64> {
     let unit = match text.as_bytes().last()? {
         b's' => 1,
         b'm' => 60,
@@ -55,7 +56,7 @@ fn age(text: &str) -> Option<Moment> {
     let digits = text.get(..text.len() - 1)?;
     let accepted = digits.len() <= AGE_DIGITS && digits.bytes().all(|byte| byte.is_ascii_digit());
     let count: i64 = digits.parse().ok().filter(|_| accepted)?;
-    Some(Moment::SecondsAgo(count.saturating_mul(unit)))
+    Some(count.saturating_mul(unit))
 }
 
 /// RFC 3339 §5.6, also with a space instead of the `T`, and with the time zone of RFC 9557 as suffix. Times outside the

@@ -8,6 +8,7 @@ mod policy;
 mod probe;
 mod replay;
 mod run;
+pub(crate) mod silence;
 mod tlsrpt;
 
 use std::{
@@ -79,6 +80,8 @@ pub enum Verb {
     /// TLS reports (RFC 8460): print this host's, check those of others.
     #[command(subcommand)]
     Tlsrpt(TlsrptVerb),
+    /// Exempt a peer from findings until a point in time, list such exceptions, or end one.
+    Silence(silence::SilenceArgs),
     /// Check the configuration files.
     CheckConfig(CheckConfigArgs),
     /// Print documents that are generated from the program.
@@ -602,6 +605,9 @@ impl Exit {
             {
                 return Self::NoPermission;
             }
+            if cause.downcast_ref::<silence::FileError>().is_some_and(silence::FileError::is_permission) {
+                return Self::NoPermission;
+            }
         }
         Self::Failure
     }
@@ -628,6 +634,7 @@ pub fn dispatch(cli: Cli, matches: &ArgMatches) -> anyhow::Result<Exit> {
         Verb::Policy(verb) => policy::run(verb),
         Verb::Tlsrpt(TlsrptVerb::Report(args)) => tlsrpt::report(&args),
         Verb::Tlsrpt(TlsrptVerb::Import(args)) => tlsrpt::import(&args),
+        Verb::Silence(args) => silence::run(args),
         Verb::CheckConfig(args) => check_config::run(args, matches),
         Verb::Generate(GenerateVerb::Rules(args)) => generate::rules(&args),
         Verb::Generate(GenerateVerb::Schema) => generate::schema(),

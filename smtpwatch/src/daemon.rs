@@ -6,6 +6,7 @@
 //! was seen, then store and journal are written completely.
 
 mod control;
+mod exceptions;
 mod reload;
 
 use std::{
@@ -31,7 +32,7 @@ use smtpwatch_capture::{
     listeners::{self, Unwatched},
 };
 use smtpwatch_common::{Direction, counters::Label};
-use smtpwatch_config::Config;
+use smtpwatch_config::{Config, DEFAULT_PATH, drop_in};
 use smtpwatch_core::{
     Finding, Output, Role, Timestamp,
     engine::GateOrder,
@@ -112,6 +113,8 @@ pub fn run(start: Start) -> anyhow::Result<()> {
 
     let metrics = Arc::new(Metrics::new(&config.ports)?);
     metrics.config_read(now());
+    metrics.rules(&config.rules, now());
+    exceptions::announce(&config, now());
     let journal = Journal::start(&config.journal, metrics.clone());
     let (journal, outcomes) = journal.with_context(|| match config.journal.file() {
         Some(path) => format!("cannot write the journal {}", path.display()),
@@ -119,7 +122,8 @@ pub fn run(start: Start) -> anyhow::Result<()> {
     })?;
     let journal = Arc::new(journal);
     let events = EventBus::new();
-    let (alert_sender, alert_worker) = alertmanager::start(&config.alertmanager, &host_name())?.unzip();
+    let (alert_sender, alert_worker) =
+        alertmanager::start(&config.alertmanager, &config.cluster, &host_name())?.unzip();
     let (lines, event_bus, counts) = (journal.clone(), events.clone(), metrics.clone());
     // A finding in the journal is also in the store, unless the log says that the store cannot be written.
     let write = Box::new(move |finding: &Finding, again: bool| lines.write(Box::new(finding.clone()), again));
@@ -223,6 +227,7 @@ pub fn run(start: Start) -> anyhow::Result<()> {
             signal = signals.run(&reloader, &reopen) => Ok(signal),
             never = alerts(alert_worker, &metrics) => match never {},
             never = watchdog(&health) => match never {},
+            never = exceptions::watch(&reloader, &metrics) => match never {},
             _ = pipeline_ended => Err(anyhow::anyhow!("the pipeline has ended")),
             served = server::serve(listener, metrics.web.clone(), health.clone(), guarded, web, std::future::pending()) => {
                 served.context("cannot continue to serve the pages").and_then(|()| anyhow::bail!("the pages have ended"))
@@ -263,8 +268,14 @@ fn files(
     // These settings may also be keywords or URLs.
     let named = named.into_iter().map(Path::new).filter(|path| path.exists());
     let read = source.path.iter().map(PathBuf::as_path).chain(named);
+    let main = source.path.as_deref().unwrap_or(Path::new(DEFAULT_PATH));
+    // Both as configured and as its links lead: a volume of Kubernetes replaces the directory that a link leads to.
+    let beside = main.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    let drop_ins = drop_in::directory(main);
+    let drop_ins = [drop_ins.canonicalize().unwrap_or(drop_ins), beside.to_owned()];
     let files = read.map(Path::to_owned).chain(web.into_iter().flat_map(ConfigFile::files));
-    let readable = files.map(|path| directory(&path)).chain(cgroup::mount_point()).collect();
+    let drop_ins = drop_ins.into_iter().filter(|path| path.exists());
+    let readable = files.map(|path| directory(&path)).chain(drop_ins).chain(cgroup::mount_point()).collect();
     // Landlock rules need existing directories.
     let state = config.store.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
     let mut writable: Vec<_> =

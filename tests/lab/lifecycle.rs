@@ -11,7 +11,7 @@ use nix::sys::signal::Signal;
 use rusqlite::Connection;
 use smtpwatch_store::Store;
 use smtpwatch_tests::command::{self, eventually};
-use smtpwatch_tests::daemon::{Daemon, Options, Privileges, SERVICE_UID, binary, configure};
+use smtpwatch_tests::daemon::{Daemon, Options, Privileges, SERVICE_UID, binary, configure, smtpwatch_in};
 use smtpwatch_tests::netns::{Family, Path};
 use smtpwatch_tests::scripted::Server;
 use smtpwatch_tests::tls::Identity;
@@ -239,6 +239,52 @@ fn the_configuration_is_read_again_and_the_manager_is_told() {
         ensure!(daemon.terminate()?, "it ends with a failure: {}", daemon.log());
         told("STOPPING=1")?;
         ensure!(violations(&daemon) == 2, "without its rule there is no finding");
+        Ok(())
+    });
+}
+
+/// `smtpwatch silence` beside a running daemon: it reloads, counts what the exception suppresses, and refuses a bad file.
+#[test]
+fn an_exception_applies_to_a_running_daemon() {
+    scenario("an_exception_applies_to_a_running_daemon", || {
+        let (site, home) = (Site::create()?, home("silence")?);
+        let options = Options { rules: RULE, privileges: Privileges::Service(THREE), ..Options::default() };
+        let mut daemon = Daemon::start(&site.path.gateway, "*", &home.0, options)?;
+        let violations = || daemon.findings().iter().filter(|finding| finding["kind"] == "policy-violation").count();
+        let (config, peer) = (home.0.join("smtpwatch.toml"), Family::V4.exchanger().to_string());
+        let config = config.to_str().context("UTF-8")?;
+        let silence = |arguments: &[&str]| {
+            smtpwatch_in(&site.path.gateway, &[&["silence", "--config", config], arguments].concat(), FINDING)
+        };
+        site.send()?;
+        daemon.finding("policy-violation", FINDING, |_| true)?;
+        ensure!(daemon.metric("smtpwatch_rules", &[("state", "active")])? == 1.0, "the rule of the configuration");
+
+        let out = silence(&[&peer, "--for", "7d", "--reason", "TICKET-4711"])?;
+        ensure!(out.status.success() && out.stdout.contains("has reloaded its configuration"), "{out:?}");
+        ensure!(daemon.metric("smtpwatch_rules", &[("state", "expiring")])? == 1.0, "the exception");
+        ensure!(daemon.log().contains("a rule ends soon") && daemon.log().contains("TICKET-4711"), "{}", daemon.log());
+        site.send()?;
+        let suppressed = ("smtpwatch_rule_exceptions_total", [("kind", "policy-violation")]);
+        daemon.metric_reaches(suppressed.0, &suppressed.1, 1.0, FINDING)?;
+        ensure!(violations() == 1, "the exception does not apply");
+
+        // The daemon keeps its rules while any file is bad, and the user learns which one.
+        let bad = home.0.join("smtpwatch.d/zz.toml");
+        std::fs::write(&bad, "[store]\n")?;
+        let out = silence(&["--end", &peer])?;
+        ensure!(out.status.code() == Some(1) && out.stderr.contains("kept its previous configuration"), "{out:?}");
+        ensure!(out.stderr.contains("zz.toml:1: unknown table \"store\""), "{out:?}");
+        site.send()?;
+        daemon.metric_reaches(suppressed.0, &suppressed.1, 2.0, FINDING)?;
+        std::fs::remove_file(&bad)?;
+        ensure!(daemon.ask("POST", "/-/reload")?.0 == 200, "{}", daemon.log());
+        ensure!(daemon.metric("smtpwatch_rules", &[("state", "expiring")])? == 0.0, "the exception has ended");
+        site.send()?;
+        eventually(FINDING, "a violation again", || Ok((violations() == 2).then_some(())))?;
+        let counted = daemon.metric(suppressed.0, &suppressed.1)?;
+        ensure!(counted == 2.0, "{counted} sessions are counted");
+        ensure!(daemon.terminate()?, "{}", daemon.log());
         Ok(())
     });
 }

@@ -6,7 +6,7 @@ use std::process::Command;
 use std::time::Duration;
 
 use smtpwatch_tests::netns::Namespace;
-use smtpwatch_tests::prometheus::{dashboard, promtool};
+use smtpwatch_tests::prometheus::{amtool, dashboard, promtool};
 use smtpwatch_tests::{command, kubernetes, python, scenario};
 
 #[test]
@@ -25,6 +25,33 @@ fn rules_pass_their_unit_tests() {
             &["test", "rules", "/lab/alerts_test.yaml", "/lab/alerts_days_test.yaml"],
         )
         .map(drop)
+    });
+}
+
+/// The receiver of the example that an alert with these labels reaches.
+fn receiver(namespace: &Namespace, labels: &[&str]) -> anyhow::Result<String> {
+    let arguments = [&["config", "routes", "test", "--config.file=/lab/alertmanager.yaml"], labels].concat();
+    Ok(amtool(namespace, &arguments)?.trim().to_owned())
+}
+
+#[test]
+fn the_example_of_alertmanager_is_valid_and_routes_by_severity() {
+    scenario("the_example_of_alertmanager_is_valid_and_routes_by_severity", || {
+        let namespace = Namespace::create("amtool")?;
+        let checked = amtool(&namespace, &["check-config", "/lab/alertmanager.yaml"])?;
+        anyhow::ensure!(checked.contains("SUCCESS") && checked.contains("5 inhibit rules"), "{checked}");
+        for (labels, expected) in [
+            (&["alertname=SmtpwatchIncident", "severity=critical", "peer=198.51.100.7"][..], "pager"),
+            (&["alertname=SmtpwatchIncident", "severity=warning"], "mail-team"),
+            (&["alertname=SmtpwatchIncident", "severity=info"], "log"),
+            (&["alertname=SmtpwatchExceptionEnds", "severity=info"], "log"),
+            (&["alertname=SmtpwatchDown", "severity=critical"], "pager"),
+            (&["alertname=Other", "severity=critical"], "mail-team"),
+        ] {
+            let found = receiver(&namespace, labels)?;
+            anyhow::ensure!(found == expected, "{labels:?}: {found}");
+        }
+        Ok(())
     });
 }
 

@@ -114,7 +114,19 @@ fn encoded(text: &str) -> String {
 /// # Errors
 /// [`crate::Skip`] when it cannot be installed; otherwise its error.
 pub fn promtool(namespace: &Namespace, arguments: &[&str]) -> Result<String> {
-    let program: Vec<&str> = std::iter::once("promtool").chain(arguments.iter().copied()).collect();
+    tool(namespace, "promtool", arguments)
+}
+
+/// Runs amtool with the shipped files in `/lab`, and returns its output.
+///
+/// # Errors
+/// [`crate::Skip`] when it cannot be installed here; otherwise its output when it fails.
+pub fn amtool(namespace: &Namespace, arguments: &[&str]) -> Result<String> {
+    tool(namespace, "amtool", arguments)
+}
+
+fn tool(namespace: &Namespace, name: &str, arguments: &[&str]) -> Result<String> {
+    let program: Vec<&str> = std::iter::once(name).chain(arguments.iter().copied()).collect();
     let out = Root::with(Packages::Prometheus)?.output(namespace, &program, Duration::from_secs(60), |lab| {
         for entry in std::fs::read_dir(rules()).context("the alert rules")? {
             let entry = entry?;
@@ -122,7 +134,7 @@ pub fn promtool(namespace: &Namespace, arguments: &[&str]) -> Result<String> {
         }
         Ok(())
     })?;
-    anyhow::ensure!(out.status.success(), "promtool {arguments:?}: {}{}", out.stdout, out.stderr);
+    anyhow::ensure!(out.status.success(), "{name} {arguments:?}: {}{}", out.stdout, out.stderr);
     Ok(out.stdout)
 }
 

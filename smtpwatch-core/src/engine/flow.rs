@@ -53,6 +53,8 @@ pub(super) struct Flow {
 
     // Where the flow is in its life.
     pub(super) lifecycle: Lifecycle,
+    /// Engine time at the first segment: it decides which rules apply to the session.
+    pub(super) begun: Timestamp,
     /// When the idle timer was last started. Engine time never goes back, unlike segment times in a capture that is out
     /// of order.
     pub(super) last_touched: Timestamp,
@@ -111,7 +113,7 @@ pub(super) struct Context {
 
 impl Flow {
     /// Creates a flow from its first segment; `claims` are unconfirmed SYNs that the other side sent earlier.
-    pub(super) fn new(segment: &Segment<'_>, interface: Arc<str>, claims: SynClaims) -> Self {
+    pub(super) fn new(segment: &Segment<'_>, interface: Arc<str>, claims: SynClaims, now: Timestamp) -> Self {
         let own = segment.direction.map(|_| segment.role.side());
         let mut flow = Self {
             key: segment.flow,
@@ -119,6 +121,7 @@ impl Flow {
             interface,
             binding: Binding::of(segment.from.into(), segment.direction, segment.interface_index),
             lifecycle: Lifecycle::Tracked { handshake: Handshake::Incomplete, reset: None },
+            begun: now,
             last_touched: Timestamp::default(),
             connection: Connection::new(segment, own, claims),
             session: Session::new(!segment.flags.contains(TcpFlags::SYN)),
@@ -452,6 +455,11 @@ impl Flow {
         seen.mail_sent || seen.starttls != Starttls::NotSent || !seen.auth.is_empty()
     }
 
+    /// A claim of this kind was raised.
+    pub(super) fn has_raised(&self, kind: Kind) -> bool {
+        self.raised.iter().any(|(raised, ..)| *raised == kind)
+    }
+
     pub(super) fn summary(&self) -> SessionSummary {
         let seen = &self.session.seen;
         let result = if seen.doubt.is_some() || !self.is_witnessed() {
@@ -474,6 +482,7 @@ impl Flow {
             smtp: seen.smtp,
             gaps: seen.gaps,
             certificate: None,
+            exempted: Vec::new(),
         }
     }
 }

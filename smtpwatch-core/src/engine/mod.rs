@@ -215,7 +215,7 @@ impl Engine {
         } else if segment.flags.contains(TcpFlags::SYN) || segment.length > 0 {
             self.make_room();
             let interface = self.interface(segment.interface);
-            let id = self.flows.insert(Flow::new(segment, interface, claims));
+            let id = self.flows.insert(Flow::new(segment, interface, claims, self.now));
             self.timers.arm(Timer::Handshake, id, self.now);
             self.touch(id);
             id

@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     Finding, FlowKey, Role, Side, Timestamp,
-    finding::StarttlsState,
+    finding::{Kind, StarttlsState},
     flow::GapCause,
     judge::certificate::Verdict,
     policy::{
@@ -192,6 +192,9 @@ pub struct SessionSummary {
     /// The policy source with which the server's certificate was compared, and the verdict.
     #[serde(skip)]
     pub certificate: Option<(Source, Verdict)>,
+    /// Kinds of the findings that a rule with an end suppressed, each once.
+    #[serde(skip)]
+    pub exempted: Vec<Kind>,
 }
 
 /// Result of one outbound session for one policy domain.

@@ -7,6 +7,7 @@ use super::{
     arena::FlowId,
     delivery,
     flow::{Context, Flow},
+    output::SessionSummary,
     timers::Timer,
 };
 use crate::{
@@ -15,7 +16,7 @@ use crate::{
     finding::Kind,
     judge::{self, RuleInput, certificate::Comparison},
     policy::{
-        expectation::{Expectation, Subject},
+        expectation::{Expectation, Rules, Subject},
         failures::Failure,
         history::HistoryPeer,
         published::demand::Identity,
@@ -44,18 +45,26 @@ pub(super) struct PublishedPeer {
     certificate: Option<Comparison>,
 }
 
+/// What a verdict found besides its claims.
+pub(super) struct Judged {
+    /// The peer according to the published policies, if any may apply.
+    peer: Option<PublishedPeer>,
+    /// Kinds of the findings that an exception with an end suppressed; empty before the session has ended.
+    exempted: Vec<Kind>,
+}
+
 impl Engine {
     /// Gives the final verdict on a session, and once per session records it in history and counts it.
     pub(super) fn conclude(&mut self, id: FlowId, at: Timestamp) {
         self.flows[id].finish_session();
-        let peer = self.judge(id, at, Urgency::Closed);
+        let Judged { peer, exempted } = self.judge(id, at, Urgency::Closed);
         let flow = &mut self.flows[id];
         // A session whose bytes were all lost counts too, for example one in IP fragments.
         let seen = flow.payload_seen || flow.session.seen.gaps > 0;
         if !seen || std::mem::replace(&mut flow.recorded, true) {
             return;
         }
-        let mut summary = flow.summary();
+        let mut summary = SessionSummary { exempted, ..flow.summary() };
         if let Some(PublishedPeer { identity, certificate }) = peer {
             summary.certificate = certificate.as_ref().map(|compared| (compared.source, compared.verdict));
             let deliveries = delivery::classify(flow, &identity, certificate.as_ref(), at, self.now);
@@ -65,9 +74,8 @@ impl Engine {
         self.outputs.push_back(Output::Session(summary));
     }
 
-    /// Judges a session: raises the claims that are due, and holds back the others. Returns the peer according to the
-    /// published policies, if any may apply.
-    pub(super) fn judge(&mut self, id: FlowId, at: Timestamp, urgency: Urgency) -> Option<PublishedPeer> {
+    /// Judges a session: raises the claims that are due, and holds back the others.
+    pub(super) fn judge(&mut self, id: FlowId, at: Timestamp, urgency: Urgency) -> Judged {
         let flow = &self.flows[id];
         let key = flow.key;
         let names = flow.server_names(&self.history);
@@ -78,11 +86,12 @@ impl Engine {
         });
         // Without this host's own side no session took place: incoming frames alone prove nothing.
         if !flow.is_witnessed() {
-            return peer;
+            return Judged { peer, exempted: Vec::new() };
         }
         let subject = Subject { flow: key, role: flow.role, names: &names };
+        let rules = Rules { all: &self.rules, at: flow.begun };
         let stalled = self.stalled(&subject, at);
-        let mut expectation = Expectation::of(&subject, &self.rules, &self.history, self.settings.strength);
+        let mut expectation = Expectation::of(&subject, rules, &self.history, self.settings.strength);
         expectation.failure =
             flow.retried.as_deref().or_else(|| self.failures.last_before(&subject, at)).or(stalled.as_ref());
         let demands = peer.as_ref().map(|peer| self.published.demands(&peer.identity, self.now)).unwrap_or_default();
@@ -90,7 +99,7 @@ impl Engine {
         let pending = !self.outstanding_lookups(flow, &names).is_empty();
         let unanswered = peer.is_some() && urgency != Urgency::Progress && self.published.is_unanswered(query);
         let wire = flow.wire();
-        let claims = judge::judge(RuleInput {
+        let input = RuleInput {
             session: &flow.session.seen,
             wire: &wire,
             expectation: &expectation,
@@ -106,7 +115,11 @@ impl Engine {
             proxied: self.is_proxied(flow),
             trusted: self.is_trusted(flow),
             at_stake: flow.at_stake(),
-        });
+        };
+        let claims = judge::judge(input);
+        let mut exempted = if urgency == Urgency::Closed { judge::exempted(input, &claims) } else { Vec::new() };
+        // Raised before the configuration got the exception.
+        exempted.retain(|kind| !flow.has_raised(*kind));
         let is_retry = claims.iter().any(|claim| claim.kind == Kind::DowngradeRetry);
         let retried = expectation.failure.filter(|_| is_retry && flow.retried.is_none()).copied();
         let context = if claims.is_empty() && !flow.holds_claims() {
@@ -147,7 +160,7 @@ impl Engine {
             flow.raise(&claim);
             self.outputs.push_back(Output::Finding(Box::new(flow.finding(at, claim, &context))));
         }
-        peer
+        Judged { peer, exempted }
     }
 
     /// This host is the client, or the client is local or in a trusted network.

@@ -166,6 +166,17 @@ pub fn judge(input: RuleInput<'_>) -> Vec<Claim> {
     claims
 }
 
+/// Kinds of the claims that the local rule suppressed, if it is an exception that ends: those that are raised without it
+/// and are not among `claims`.
+#[must_use]
+pub fn exempted(input: RuleInput<'_>, claims: &[Claim]) -> Vec<Kind> {
+    let Some(without) = input.expectation.without_exception() else { return Vec::new() };
+    let raised: BTreeSet<Kind> = claims.iter().map(|claim| claim.kind).collect();
+    let all = judge(RuleInput { expectation: &without, ..input });
+    let suppressed: BTreeSet<Kind> = all.into_iter().map(|claim| claim.kind).collect();
+    suppressed.difference(&raised).copied().collect()
+}
+
 impl<'a> RuleInput<'a> {
     /// The observation cannot be trusted at all: lines may belong to a message body (joined midstream), may never have
     /// been received (one side only), or may be half of the dialogue (multipath). After a gap nothing is parsed, so

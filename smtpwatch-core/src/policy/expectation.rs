@@ -10,7 +10,7 @@ use super::{
     published::demand::Demand,
     rule::{AuthRule, Rule, StarttlsRule},
 };
-use crate::{FlowKey, Role};
+use crate::{FlowKey, Role, Timestamp};
 
 /// The flow for which an expectation is built.
 #[derive(Clone, Copy, Debug)]
@@ -21,6 +21,15 @@ pub struct Subject<'a> {
     pub role: Role,
     /// Names of the server; see [`names`].
     pub names: &'a [&'a str],
+}
+
+/// The local rules at the time of a session.
+#[derive(Clone, Copy, Debug)]
+pub struct Rules<'a> {
+    /// All rules, in order of precedence.
+    pub all: &'a [Rule],
+    /// Begin of the session: a rule that has ended by then does not apply.
+    pub at: Timestamp,
 }
 
 impl Subject<'_> {
@@ -69,6 +78,8 @@ impl Subject<'_> {
 pub struct Expectation<'a> {
     /// The local rule that applies to this flow, with its position in the configuration (counted from 1).
     pub rule: Option<(usize, &'a Rule)>,
+    /// `rule` is an exception that ends ([`Rule::is_exception`]); this is the rule that would apply without it.
+    pub unexempted: Option<Option<(usize, &'a Rule)>>,
     /// History of this peer, if strong enough to call a missing offer a regression.
     pub offers: Option<(KnownBy, &'a HistoryRecord)>,
     /// History of this peer, if strong enough to call an unused offer a regression.
@@ -92,14 +103,17 @@ pub struct Expectation<'a> {
 impl<'a> Expectation<'a> {
     /// Evaluates rules and history; published policies and failures are empty.
     #[must_use]
-    pub fn of(subject: &Subject<'_>, rules: &'a [Rule], history: &'a History, strength: Strength) -> Self {
+    pub fn of(subject: &Subject<'_>, rules: Rules<'a>, history: &'a History, strength: Strength) -> Self {
         let address = history.get(&subject.address_key());
-        let rule = rule_for(subject, address, rules);
+        let rule = rule_for(subject, address, rules, |_| true);
+        let is_exempted = rule.is_some_and(|(_, rule)| rule.is_exception());
+        let unexempted = is_exempted.then(|| rule_for(subject, address, rules, |rule| !rule.is_exception()));
         // The first key is the address.
         let by_name = subject.history_keys().skip(1).filter_map(|key| Some((KnownBy::Name, history.get(&key)?)));
         let rows: Vec<_> = address.map(|record| (KnownBy::Address, record)).into_iter().chain(by_name).collect();
         Self {
             rule,
+            unexempted,
             offers: agreed(&rows, strength, |record| record.offered),
             uses: agreed(&rows, strength, |record| record.used).map(|(_, record)| record),
             speaks_ehlo: rows.iter().map(|(_, record)| *record).find(|record| record.sessions >= strength.min_sessions),
@@ -110,6 +124,12 @@ impl<'a> Expectation<'a> {
             strength,
             priors: history.priors(subject.role),
         }
+    }
+
+    /// The expectation without the exception that applies to this flow; `None` if none does.
+    #[must_use]
+    pub fn without_exception(&self) -> Option<Self> {
+        self.unexempted.map(|rule| Self { rule, unexempted: None, ..*self })
     }
 
     /// What the local rule demands of STARTTLS.
@@ -144,14 +164,20 @@ pub fn names<'a>(said: Vec<&'a str>, known: Option<&'a HistoryRecord>) -> Vec<&'
     names
 }
 
-/// The first rule that matches. A name that is not the host's own is only a claim: the rule that it selects counts only
+/// The first rule in force that matches and that `counts`. A name that is not the host's own is only a claim: the rule that it selects counts only
 /// if it demands more than the rule selected by the own names.
-fn rule_for<'a>(subject: &Subject<'_>, known: Option<&HistoryRecord>, rules: &'a [Rule]) -> Option<(usize, &'a Rule)> {
-    if rules.is_empty() {
+fn rule_for<'a>(
+    subject: &Subject<'_>,
+    known: Option<&HistoryRecord>,
+    Rules { all, at }: Rules<'a>,
+    counts: impl Fn(&Rule) -> bool,
+) -> Option<(usize, &'a Rule)> {
+    if all.is_empty() {
         return None;
     }
     let find = |names: &[&str]| {
-        let mut numbered = (1..).zip(rules);
+        // The number of a rule is its position in the configuration, also after earlier rules have ended.
+        let mut numbered = (1..).zip(all).filter(|(_, rule)| rule.is_in_force(at) && counts(rule));
         numbered.find(|(_, rule)| rule.matches(subject.peer(), subject.flow.server.port(), subject.role, names))
     };
     let claimed = find(subject.names);

@@ -1,10 +1,13 @@
 //! Local policy: `[[rule]]` of the configuration. The first [`Rule`] that matches wins.
 
-use std::net::IpAddr;
+use std::{fmt, net::IpAddr, time::Duration};
 
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 
-use crate::Role;
+use crate::{Role, Timestamp, finding::Kind};
+
+/// How long before its end a rule is announced.
+pub const ANNOUNCED: Duration = Duration::from_secs(7 * 86_400);
 
 /// One local rule. It applies to a flow if all its conditions match.
 #[derive(Clone, PartialEq, Debug, Default)]
@@ -21,6 +24,37 @@ pub struct Rule {
     pub auth_plaintext: Option<AuthRule>,
     /// Minimum TLS version, as on the wire (`0x0303` is TLS 1.2).
     pub min_tls: Option<u16>,
+    /// The rule applies to sessions that begin before this time; `None`: to all.
+    pub until: Option<Timestamp>,
+    /// Why the rule exists, in the operator's words.
+    pub reason: String,
+}
+
+/// How a rule stands to a point in time.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum RuleState {
+    /// In force; it has no end, or its end is more than [`ANNOUNCED`] away.
+    Active,
+    /// In force, and its end is at most [`ANNOUNCED`] away.
+    Expiring,
+    /// Its end has passed: it matches nothing.
+    Expired,
+}
+
+impl RuleState {
+    /// Every state, for metric labels.
+    pub const ALL: [Self; 3] = [Self::Active, Self::Expiring, Self::Expired];
+
+    /// The metric label.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Active => "active",
+            Self::Expiring => "expiring",
+            Self::Expired => "expired",
+        }
+    }
 }
 
 /// `starttls = …` of a rule.
@@ -35,6 +69,18 @@ pub enum StarttlsRule {
     Ignore,
 }
 
+impl StarttlsRule {
+    /// The value in the configuration.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Required => "required",
+            Self::Expected => "expected",
+            Self::Ignore => "ignore",
+        }
+    }
+}
+
 /// `auth_plaintext = …` of a rule.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Deserialize)]
 #[serde(rename_all = "lowercase")]
@@ -45,6 +91,26 @@ pub enum AuthRule {
     Allow,
 }
 
+impl AuthRule {
+    /// The value in the configuration.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Forbid => "forbid",
+            Self::Allow => "allow",
+        }
+    }
+}
+
+/// The key of a rule that suppresses findings.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Suppressing {
+    /// `starttls = "ignore"`.
+    Starttls,
+    /// `auth_plaintext = "allow"`.
+    Auth,
+}
+
 /// The peers to which a rule applies.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum PeerPattern {
@@ -52,6 +118,18 @@ pub enum PeerPattern {
     Net(IpAddr, u8),
     /// A name with at most one `*` per label, in lower case without the final dot.
     Name(String),
+}
+
+/// The pattern as it is written in the configuration.
+impl fmt::Display for PeerPattern {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Net(address, 32) if address.is_ipv4() => write!(f, "{address}"),
+            Self::Net(address, 128) => write!(f, "{address}"),
+            Self::Net(address, prefix) => write!(f, "{address}/{prefix}"),
+            Self::Name(name) => f.write_str(name),
+        }
+    }
 }
 
 /// Error in a peer pattern.
@@ -165,7 +243,51 @@ fn label_matches(pattern: &str, label: &str) -> bool {
 }
 
 impl Rule {
-    /// Whether this rule applies to a peer; `names` are all names that the server gave (greeting, EHLO reply, SNI).
+    /// Whether the rule is in force at this time, and for how long.
+    #[must_use]
+    pub fn state(&self, at: Timestamp) -> RuleState {
+        match self.until {
+            Some(until) if at >= until => RuleState::Expired,
+            Some(until) if until.since(at) <= ANNOUNCED => RuleState::Expiring,
+            Some(_) | None => RuleState::Active,
+        }
+    }
+
+    /// Whether the rule has not ended at this time.
+    #[must_use]
+    pub fn is_in_force(&self, at: Timestamp) -> bool {
+        self.until.is_none_or(|until| at < until)
+    }
+
+    /// An exception that ends: it suppresses findings until a point in time.
+    #[must_use]
+    pub fn is_exception(&self) -> bool {
+        let suppresses = self.starttls == Some(StarttlsRule::Ignore) || self.auth_plaintext == Some(AuthRule::Allow);
+        suppresses && self.until.is_some()
+    }
+
+    /// The demand with which a rule suppresses findings of this kind; `None`: no rule suppresses them.
+    #[must_use]
+    pub const fn suppressing(kind: Kind) -> Option<Suppressing> {
+        match kind {
+            Kind::StarttlsStripped
+            | Kind::StarttlsMasked
+            | Kind::StarttlsRefused
+            | Kind::StarttlsUnused
+            | Kind::CommandRewritten
+            | Kind::EhloDowngraded
+            | Kind::TlsHandshakeFailed
+            | Kind::DowngradeRetry
+            | Kind::TlsDowngraded
+            | Kind::CertificateMismatch
+            | Kind::PolicyViolation => Some(Suppressing::Starttls),
+            Kind::AuthPlaintext | Kind::AuthExchangePlaintext | Kind::AuthOfferedPlaintext => Some(Suppressing::Auth),
+            Kind::CommandInjection | Kind::ResponseInjection | Kind::StreamTampering => None,
+        }
+    }
+
+    /// Whether this rule applies to a peer, regardless of its end; `names` are all names that the server gave (greeting,
+    /// EHLO reply, SNI).
     #[must_use]
     pub fn matches(&self, address: IpAddr, port: u16, role: Role, names: &[&str]) -> bool {
         let peer = |pattern: &PeerPattern| match pattern {
@@ -187,7 +309,11 @@ mod tests {
         for good in
             ["192.0.2.1", "192.0.2.0/24", "2001:db8::/32", "mx*.example.net", "MX.Example.NET.", "*.example.net"]
         {
-            assert!(good.parse::<PeerPattern>().is_ok(), "{good}");
+            let pattern = good.parse::<PeerPattern>().expect(good);
+            assert_eq!(pattern.to_string().parse(), Ok(pattern), "{good}");
+        }
+        for (text, written) in [("MX.Example.NET.", "mx.example.net"), ("192.0.2.1/32", "192.0.2.1")] {
+            assert_eq!(text.parse::<PeerPattern>().expect(text).to_string(), written);
         }
         for bad in ["192.0.2.0/33", "192.0.2.0/x", "2001:db8::/129", "", ".", "a..b", "mx example", "a/b/c"] {
             assert!(bad.parse::<PeerPattern>().is_err(), "{bad}");
@@ -205,6 +331,24 @@ mod tests {
             ("mx.example.net", "mx.example.net.evil.test", false),
         ] {
             assert_eq!(name_matches(pattern, name), expected, "{pattern} {name}");
+        }
+    }
+
+    #[test]
+    fn a_rule_ends_and_is_announced_a_week_before() {
+        let end = Timestamp::from_secs(1_795_446_245);
+        let week = Timestamp(end.0 - 7 * 86_400 * 1_000_000_000);
+        let rule = Rule { until: Some(end), ..Rule::default() };
+        for (at, expected) in [
+            (Timestamp::default(), RuleState::Active),
+            (Timestamp(week.0 - 1), RuleState::Active),
+            (week, RuleState::Expiring),
+            (Timestamp(end.0 - 1), RuleState::Expiring),
+            (end, RuleState::Expired),
+        ] {
+            assert_eq!(rule.state(at), expected, "{at}");
+            assert_eq!(rule.is_in_force(at), expected != RuleState::Expired, "{at}");
+            assert_eq!(Rule::default().state(at), RuleState::Active, "{at}");
         }
     }
 

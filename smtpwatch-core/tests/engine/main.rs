@@ -3,6 +3,7 @@
 mod adversarial;
 mod dialogues;
 mod evasions;
+mod exceptions;
 mod exhibits;
 mod false_positives;
 mod history;

@@ -7,7 +7,7 @@ use nix::time::ClockId;
 use smtpwatch_core::{
     FlowKey, Role, Timestamp,
     policy::{
-        expectation::{Expectation, Subject},
+        expectation::{Expectation, Rules, Subject},
         history::{History, HistoryKey, HistoryPeer, HistoryRecord, Rate, SessionNote, Strength},
         profile::Profile,
     },
@@ -53,7 +53,8 @@ pub fn measure(peers: usize) -> Known {
             };
             let flow = FlowKey { client: (OWN, 40_000).into(), server: (address(number), 25).into() };
             let subject = Subject { flow, role: Role::Client, names: &name };
-            let expectation = Expectation::of(&subject, &[], &history, Strength::default());
+            let rules = Rules { all: &[], at: Timestamp::default() };
+            let expectation = Expectation::of(&subject, rules, &history, Strength::default());
             found += u32::from(black_box(expectation).offers.is_some());
         }
         debug_assert_eq!(found, TIMES);

@@ -3,7 +3,9 @@
 use std::{io::Write, path::Path};
 
 use clap::{ArgMatches, parser::ValueSource};
-use smtpwatch_config::{ConfigSource, DEFAULT_PATH, Effective, Origin, effective, read_file};
+use smtpwatch_config::{ConfigError, ConfigSource, DEFAULT_PATH, Effective, Origin, drop_in, effective, read_file};
+use smtpwatch_core::policy::rule::RuleState;
+use smtpwatch_system::clock::now;
 
 use super::{CheckConfigArgs, Exit};
 
@@ -15,7 +17,9 @@ pub(super) fn run(args: CheckConfigArgs, matches: &ArgMatches) -> anyhow::Result
         let text = path.as_deref().map(read_file).transpose()?.unwrap_or_default();
         let shown = path.as_deref().unwrap_or(Path::new(DEFAULT_PATH));
         let matches = matches.subcommand_matches("check-config").unwrap_or(matches);
-        let all = effective(&text, shown, &given(&source, matches))?;
+        let files = drop_in::files(shown)?.into_iter();
+        let drop_ins: Result<Vec<_>, ConfigError> = files.map(|file| Ok((file.clone(), read_file(&file)?))).collect();
+        let all = effective(&text, shown, &drop_ins?, &given(&source, matches))?;
         super::out(|out| write(out, path.as_deref(), &all))?;
         return Ok(Exit::Fine);
     }
@@ -27,6 +31,16 @@ pub(super) fn run(args: CheckConfigArgs, matches: &ArgMatches) -> anyhow::Result
     };
     super::out(|out| {
         writeln!(out, "{line}\nsha256 {} (findings name it as config_sha256)", config.hash())?;
+        let at = now();
+        for (number, (rule, place)) in (1..).zip(config.rules.iter().zip(&config.places)) {
+            let Some(until) = rule.until else { continue };
+            let ends = match rule.state(at) {
+                RuleState::Active | RuleState::Expiring => "ends",
+                RuleState::Expired => "ended",
+            };
+            let reason = if rule.reason.is_empty() { String::new() } else { format!(": {}", rule.reason) };
+            writeln!(out, "rule {number} ({place}) {ends} {until}{reason}")?;
+        }
         web.iter().try_for_each(|web| writeln!(out, "{}: good", web.path().display()))
     })?;
     Ok(Exit::Fine)

@@ -8,6 +8,7 @@ use smtpwatch_config::{Config, ConfigError, ConfigSource};
 use smtpwatch_system::clock::now;
 use tokio::sync::{Mutex, oneshot};
 
+use super::exceptions;
 use crate::{output::metrics::Metrics, service_manager};
 
 /// A configuration for the pipeline, and the channel for the result.
@@ -49,7 +50,9 @@ impl Reloader {
         match &outcome {
             Ok(restart) => {
                 self.metrics.config_read(now());
+                self.metrics.rules(&current.rules, now());
                 tracing::info!(rules = current.rules.len(), sha256 = current.hash(), "configuration reloaded");
+                exceptions::announce(&current, now());
                 if !restart.is_empty() {
                     tracing::warn!(settings = restart.join(", "), "these settings have changed and need a restart");
                 }

@@ -8,7 +8,11 @@ use std::{collections::BTreeMap, time::Duration};
 use reqwest::{Client, Url, header::CONTENT_TYPE};
 use serde::Serialize;
 use smtpwatch_config::AlertmanagerSettings;
-use smtpwatch_core::{Finding, Timestamp, finding::Severity};
+use smtpwatch_core::{
+    Finding, Timestamp,
+    cause::{About, Cause},
+    finding::Severity,
+};
 use smtpwatch_render::words;
 use smtpwatch_store::StoredAs;
 use tokio::{
@@ -63,6 +67,7 @@ pub struct AlertWorker {
     client: Client,
     urls: Vec<Url>,
     settings: AlertmanagerSettings,
+    cluster: String,
     instance: String,
     active: BTreeMap<String, Active>,
     failing: bool,
@@ -73,7 +78,11 @@ pub struct AlertWorker {
 /// # Errors
 ///
 /// The system has no certificate authorities, or a configured URL cannot be extended to the path of the API.
-pub fn start(settings: &AlertmanagerSettings, instance: &str) -> anyhow::Result<Option<(AlertSender, AlertWorker)>> {
+pub fn start(
+    settings: &AlertmanagerSettings,
+    cluster: &str,
+    instance: &str,
+) -> anyhow::Result<Option<(AlertSender, AlertWorker)>> {
     if settings.urls.is_empty() {
         return Ok(None);
     }
@@ -91,6 +100,7 @@ pub fn start(settings: &AlertmanagerSettings, instance: &str) -> anyhow::Result<
         client,
         urls,
         settings: settings.clone(),
+        cluster: cluster.to_owned(),
         instance: instance.to_owned(),
         active: BTreeMap::new(),
         failing: false,
@@ -146,7 +156,7 @@ impl AlertWorker {
         let starts_at = self.active.get(&incident).map_or(finding.time, |active| active.alert.starts_at);
         let newest = self.active.get(&incident).map_or(finding.time, |active| active.newest.max(finding.time));
         let alert = Alert {
-            labels: labels(&incident, &finding, &self.instance),
+            labels: labels(&incident, &finding, &self.cluster, &self.instance),
             annotations: annotations(&incident, findings, &finding),
             starts_at,
             ends_at: newest,
@@ -203,14 +213,14 @@ async fn post(client: &Client, url: &Url, body: Vec<u8>) -> Result<(), String> {
     if answer.status().is_success() { Ok(()) } else { Err(format!("HTTP status {}", answer.status())) }
 }
 
-/// The labels that identify an alert.
-fn labels(incident: &str, finding: &Finding, instance: &str) -> BTreeMap<&'static str, String> {
+/// The labels that identify an alert. `peer` is missing where the peer is not what the alert is about.
+fn labels(incident: &str, finding: &Finding, cluster: &str, instance: &str) -> BTreeMap<&'static str, String> {
     let severity = match finding.severity {
         Severity::Critical | Severity::High => "critical",
         Severity::Medium => "warning",
         Severity::Low | Severity::Info => "info",
     };
-    BTreeMap::from([
+    let mut labels = BTreeMap::from([
         ("alertname", "SmtpwatchIncident".to_owned()),
         ("incident", incident.to_owned()),
         ("instance", instance.to_owned()),
@@ -218,7 +228,19 @@ fn labels(incident: &str, finding: &Finding, instance: &str) -> BTreeMap<&'stati
         ("kind", finding.kind.as_str().to_owned()),
         ("role", finding.role.as_str().to_owned()),
         ("severity", severity.to_owned()),
-    ])
+    ]);
+    if !cluster.is_empty() {
+        labels.insert("cluster", cluster.to_owned());
+    }
+    if let Some(cause) = Cause::of(finding) {
+        labels.insert("cause", cause.id());
+        labels.insert("port", cause.port.to_string());
+        match cause.about {
+            About::Peer => _ = labels.insert("peer", cause.address.to_string()),
+            About::ThisHost | About::Guessing => {}
+        }
+    }
+    labels
 }
 
 fn annotations(incident: &str, findings: u64, finding: &Finding) -> BTreeMap<&'static str, String> {
@@ -237,4 +259,85 @@ fn annotations(incident: &str, findings: u64, finding: &Finding) -> BTreeMap<&'s
             ),
         ),
     ])
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::{from_value, json};
+
+    use super::*;
+
+    const CLIENT: &str = "192.0.2.10:41234";
+    const SERVER: &str = "[2001:db8::25]:587";
+
+    fn finding(kind: &str, role: &str, client: &str, server: &str, stranger: bool) -> Finding {
+        from_value(json!({
+            "schema_version": 1, "id": "", "time": "2026-11-23T15:00:00Z", "kind": kind, "rule": "A1",
+            "severity": "high", "evidence": "policy", "outcome": "content", "role": role,
+            "flow": { "client": client, "server": server, "interface": "", "community_id": "" },
+            "peer": { "name": "", "greeting": "", "stranger": stranger },
+            "expected": { "starttls": true, "source": "rule", "detail": "" },
+            "observed": { "capabilities": [], "starttls": "absent" },
+            "transcript": [], "gaps": 0
+        }))
+        .expect("a finding")
+    }
+
+    fn label<'a>(labels: &'a BTreeMap<&'static str, String>, name: &str) -> Option<&'a str> {
+        labels.get(name).map(String::as_str)
+    }
+
+    #[test]
+    fn an_alert_about_a_peer_names_it() {
+        let finding = finding("starttls-stripped", "client", CLIENT, SERVER, false);
+        let labels = labels("id", &finding, "mail-eu", "mx1");
+        let cause = Cause::of(&finding).expect("a cause").id();
+        for (name, value) in [
+            ("alertname", "SmtpwatchIncident"),
+            ("incident", "id"),
+            ("instance", "mx1"),
+            ("job", "smtpwatch"),
+            ("kind", "starttls-stripped"),
+            ("role", "client"),
+            ("severity", "critical"),
+            ("cluster", "mail-eu"),
+            ("peer", "2001:db8::25"),
+            ("port", "587"),
+            ("cause", cause.as_str()),
+        ] {
+            assert_eq!(label(&labels, name), Some(value), "{name}");
+        }
+        assert_eq!(labels.len(), 11, "{labels:?}");
+    }
+
+    /// The same cause on another host, from another port of the client and at another time, has the same hash.
+    #[test]
+    fn the_cause_is_the_same_everywhere() {
+        let cause = |kind, client, server| {
+            let labels = labels("id", &finding(kind, "client", client, server, false), "", "mx1");
+            label(&labels, "cause").map(str::to_owned)
+        };
+        let one = cause("starttls-stripped", CLIENT, SERVER);
+        assert!(one.is_some());
+        assert_eq!(one, cause("starttls-stripped", "203.0.113.9:1025", SERVER));
+        assert_ne!(one, cause("starttls-masked", CLIENT, SERVER));
+        assert_ne!(one, cause("starttls-stripped", CLIENT, "[2001:db8::25]:25"));
+        assert_ne!(one, cause("starttls-stripped", CLIENT, "[2001:db8::26]:587"));
+    }
+
+    #[test]
+    fn an_alert_that_is_not_about_a_peer_names_none() {
+        for (kind, stranger, is_named) in [
+            ("auth-offered-plaintext", false, false),
+            ("starttls-refused", true, false),
+            ("auth-plaintext", true, false),
+            ("auth-plaintext", false, true),
+        ] {
+            let labels = labels("id", &finding(kind, "server", CLIENT, "198.51.100.25:587", stranger), "", "mx1");
+            assert_eq!(label(&labels, "peer"), is_named.then_some("192.0.2.10"), "{kind}");
+            assert_eq!(label(&labels, "port"), Some("587"), "{kind}");
+            assert!(label(&labels, "cause").is_some(), "{kind}");
+            assert_eq!(label(&labels, "cluster"), None, "without a value there is no label");
+        }
+    }
 }

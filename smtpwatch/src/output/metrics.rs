@@ -21,7 +21,11 @@ use smtpwatch_core::{
     engine::{EvictReason, LossCause, SessionResult, SessionSummary},
     finding::{Kind, Severity, StarttlsState},
     judge::certificate::Verdict,
-    policy::{history::Forgotten, published::demand::Source},
+    policy::{
+        history::Forgotten,
+        published::demand::Source,
+        rule::{Rule, RuleState},
+    },
 };
 use smtpwatch_metrics::{counters, gauges, opts, register, seconds};
 use smtpwatch_policy::metrics::PolicyMetrics;
@@ -101,6 +105,8 @@ pub struct Metrics {
     pub web: Arc<WebMetrics>,
     reload_successful: IntGauge,
     reloaded: Gauge,
+    rules: IntGaugeVec,
+    exceptions: IntCounterVec,
     /// The kernel counts from the load of its program: value of each counter at the last read.
     kernel_seen: Mutex<BTreeMap<(&'static str, &'static str), u64>>,
 }
@@ -255,6 +261,22 @@ impl Metrics {
                     "When the configuration was last loaded successfully.",
                 ))?,
             )?,
+            rules: register(
+                r,
+                IntGaugeVec::new(
+                    opts(
+                        "rules",
+                        "Local rules; expiring: `until` is at most a week away, expired: it has passed, and the rule has no effect.",
+                    ),
+                    &["state"],
+                )?,
+            )?,
+            exceptions: counters(
+                r,
+                "rule_exceptions_total",
+                "Sessions in which a rule with `until` suppressed findings, by their kind.",
+                &["kind"],
+            )?,
             registry: registry.clone(),
             ports: ports.iter().copied().take(PORT_LABELS).collect(),
             kernel_seen: Mutex::default(),
@@ -287,6 +309,17 @@ impl Metrics {
         }
         if let Some((source, verdict)) = session.certificate {
             self.certificates.with_label_values(&[source.as_str(), verdict.as_str()]).inc();
+        }
+        for kind in &session.exempted {
+            self.exceptions.with_label_values(&[kind.as_str()]).inc();
+        }
+    }
+
+    /// Sets the numbers of local rules at `at`.
+    pub fn rules(&self, rules: &[Rule], at: Timestamp) {
+        for state in RuleState::ALL {
+            let count = rules.iter().filter(|rule| rule.state(at) == state).count();
+            self.rules.with_label_values(&[state.as_str()]).set(i64::try_from(count).unwrap_or(i64::MAX));
         }
     }
 
@@ -431,7 +464,11 @@ impl Metrics {
 
     /// Exports every label set of every closed label as zero.
     fn zero(&self) {
+        self.rules(&[], Timestamp::default());
         for kind in Kind::ALL {
+            if Rule::suppressing(*kind).is_some() {
+                let _ = self.exceptions.with_label_values(&[kind.as_str()]);
+            }
             let _ = self.last_finding.with_label_values(&[kind.as_str()]);
             for severity in Severity::ALL {
                 for role in Role::ALL {

@@ -64,7 +64,7 @@ impl Files {
 fn help_and_version() {
     let help = run(&["--help"]);
     assert_eq!(code(&help), 0);
-    for verb in ["run", "replay", "probe", "baseline", "tlsrpt", "policy", "check-config", "generate"] {
+    for verb in ["run", "replay", "probe", "baseline", "tlsrpt", "policy", "silence", "check-config", "generate"] {
         assert!(stdout(&help).lines().any(|line| line.trim_start().starts_with(verb)), "{verb}");
         assert_eq!(code(&run(&[verb, "--help"])), 0, "{verb}");
     }

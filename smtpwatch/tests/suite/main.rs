@@ -11,6 +11,7 @@ mod metrics;
 mod operations;
 mod replay;
 mod schema;
+mod silence;
 mod store;
 mod store_faults;
 mod threats;

@@ -197,11 +197,25 @@ fn every_alert_has_a_unit_test() {
 /// A pushed incident silences the alerts of findings, and none about the monitor's own health.
 #[test]
 fn the_push_silences_findings_only() {
-    let page = read("docs/alerting.md");
-    let matcher =
-        page.split("target_matchers: [alertname=~\"Smtpwatch(").nth(1).and_then(|rest| rest.split(')').next());
-    let silenced: BTreeSet<_> = matcher.unwrap().split('|').map(|name| format!("Smtpwatch{name}")).collect();
-    assert_eq!(silenced, alerts_of("smtpwatch-findings"));
+    for file in ["docs/alerting.md", "deploy/prometheus/alertmanager.yaml"] {
+        let page = read(file);
+        let matcher =
+            page.split("target_matchers: [alertname=~\"Smtpwatch(").nth(1).and_then(|rest| rest.split(')').next());
+        let silenced: BTreeSet<_> = matcher.unwrap().split('|').map(|name| format!("Smtpwatch{name}")).collect();
+        assert_eq!(silenced, alerts_of("smtpwatch-findings"), "{file}");
+    }
+}
+
+/// Kinds that the example of Alertmanager names exist.
+#[test]
+fn the_example_of_alertmanager_names_kinds_that_exist() {
+    let example = read("deploy/prometheus/alertmanager.yaml");
+    let lists = example.split("kind=").skip(1).filter_map(|rest| rest.trim_start_matches('~').split('"').nth(1));
+    let named: Vec<_> = lists.flat_map(|list| list.split('|')).collect();
+    assert!(named.len() > 8, "{named:?}");
+    for kind in named {
+        assert!(kind.parse::<Kind>().is_ok(), "{kind}");
+    }
 }
 
 #[test]
