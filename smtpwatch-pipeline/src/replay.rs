@@ -22,7 +22,6 @@ use crate::{Pipeline, RecordSource};
 
 /// A result of a replay; results are in the order of the packets.
 #[derive(Debug)]
-#[expect(clippy::large_enum_variant, reason = "as in Output: a history record is a common event")]
 pub enum Event {
     /// A finding.
     Finding(Box<Finding>),

@@ -18,10 +18,6 @@ use crate::{
 };
 
 /// One action for the caller. Drain [`Engine::poll`](super::Engine::poll) after every call that changes the engine.
-#[expect(
-    clippy::large_enum_variant,
-    reason = "one output in three is a history record, and a box would be an allocation for each session"
-)]
 #[derive(Clone, PartialEq, Debug)]
 pub enum Output {
     /// A finding with its evidence.

@@ -19,7 +19,7 @@ use crate::Timestamp;
 const LONGEST_RUN: f64 = 64.0;
 /// Weight of a run of regressions that ended, beside a session that was counted as one without the property: it may have been
 /// an attack, and was reported when it happened.
-const LAPSE: f64 = 0.25;
+const LAPSE: f64 = 0.1;
 /// Smallest probability that is returned.
 const SMALLEST: f64 = 1e-12;
 
@@ -242,7 +242,7 @@ mod tests {
         let steady = rate(50, 8);
         let mut flapping = steady;
         (60..63).for_each(|day| flapping.spread.lapses.add(Timestamp::from_secs(day * DAY)));
-        assert!(Prior::default().of_next(&flapping) > 5.0 * Prior::default().of_next(&steady));
+        assert!(Prior::default().of_next(&flapping) > 3.0 * Prior::default().of_next(&steady));
     }
 
     #[test]
