@@ -8,7 +8,11 @@ use std::net::{IpAddr, SocketAddr};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
 
-use crate::{Finding, Role, Timestamp, day::Day, finding::Kind};
+use crate::{
+    Finding, Role, Timestamp,
+    day::Day,
+    finding::{Kind, vocabulary},
+};
 
 /// What a finding is about, and how findings are grouped.
 #[derive(Clone, PartialEq, Eq, Hash, Debug, Serialize, Deserialize)]
@@ -25,27 +29,15 @@ pub struct Cause {
     pub port: u16,
 }
 
-/// Whose doing a finding shows.
-#[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Debug, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum About {
-    /// The peer, or the path to it.
-    Peer,
-    /// This host's own listener: it lasts until its configuration changes.
-    ThisHost,
-    /// Unknown clients that send passwords to this host's listener in cleartext: one group for each day.
-    Guessing,
-}
-
-impl About {
-    /// The name in JSON and in the store.
-    #[must_use]
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            Self::Peer => "peer",
-            Self::ThisHost => "this-host",
-            Self::Guessing => "guessing",
-        }
+vocabulary! {
+    /// Whose doing a finding shows.
+    About {
+        /// The peer, or the path to it.
+        Peer = "peer",
+        /// This host's own listener: it lasts until its configuration changes.
+        ThisHost = "this-host",
+        /// Unknown clients that send passwords to this host's listener in cleartext: one group for each day.
+        Guessing = "guessing",
     }
 }
 

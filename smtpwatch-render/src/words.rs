@@ -1,11 +1,23 @@
 //! Meaning of each kind of finding and the next steps, for the person on call. The pages and the plain-text export
 //! share these texts.
 
-use smtpwatch_core::finding::{Evidence, Kind, Outcome};
+use smtpwatch_core::{
+    cause::About,
+    finding::{Evidence, Kind, Outcome},
+};
 
-/// What happened, as the end of a sentence whose subject is the peer.
+/// What happened, as the end of a sentence whose subject is the address that it is about.
 #[must_use]
-pub const fn happened(kind: Kind) -> &'static str {
+pub const fn happened(kind: Kind, about: About) -> &'static str {
+    match about {
+        About::Guessing => return "unknown clients tried passwords in cleartext",
+        About::ThisHost => {
+            if let Some(offer) = own_offer(kind) {
+                return offer;
+            }
+        }
+        About::Peer => {}
+    }
     match kind {
         Kind::StarttlsStripped => "the offer of encryption (STARTTLS) was missing from the server's reply",
         Kind::StarttlsMasked => "a line of the server's reply was overwritten in place",
@@ -27,9 +39,59 @@ pub const fn happened(kind: Kind) -> &'static str {
     }
 }
 
+/// What the listener of this host does; `None` for the kinds that are never its own doing.
+const fn own_offer(kind: Kind) -> Option<&'static str> {
+    match kind {
+        Kind::AuthOfferedPlaintext => Some("this host offers AUTH before TLS"),
+        Kind::StarttlsRefused => Some("this host offers STARTTLS and refuses it"),
+        Kind::StarttlsStripped
+        | Kind::StarttlsMasked
+        | Kind::StarttlsUnused
+        | Kind::CommandRewritten
+        | Kind::EhloDowngraded
+        | Kind::TlsHandshakeFailed
+        | Kind::DowngradeRetry
+        | Kind::TlsDowngraded
+        | Kind::CertificateMismatch
+        | Kind::CommandInjection
+        | Kind::ResponseInjection
+        | Kind::AuthPlaintext
+        | Kind::AuthExchangePlaintext
+        | Kind::PolicyViolation
+        | Kind::StreamTampering => None,
+    }
+}
+
+/// The title of an incident that is not about a peer; `None` if it is. `addresses` is the number of addresses in words.
+#[must_use]
+pub fn headline(kind: Kind, about: About, findings: u64, addresses: &str) -> Option<String> {
+    match about {
+        About::Peer => None,
+        About::ThisHost => own_offer(kind).map(str::to_owned),
+        About::Guessing => {
+            let attempts = if findings == 1 { "attempt" } else { "attempts" };
+            Some(format!("password guessing in cleartext: {findings} {attempts} from {addresses}"))
+        }
+    }
+}
+
 /// The recommended next steps.
 #[must_use]
-pub const fn next(kind: Kind) -> &'static str {
+pub const fn next(kind: Kind, about: About) -> &'static str {
+    match (about, kind) {
+        (About::Guessing, _) => {
+            "None of these logins was accepted. Offer logins only under encryption (Postfix: smtpd_tls_auth_only = yes), so that no \
+             password is sent in cleartext, and limit how often a client may try (for example with fail2ban)."
+        }
+        (About::ThisHost, Kind::StarttlsRefused) => {
+            "The mail server of this host answers STARTTLS with an error. Check its certificate, its key and its log (Postfix: \
+             smtpd_tls_chain_files), or stop offering STARTTLS until it works."
+        }
+        (About::Peer | About::ThisHost, kind) => next_of_kind(kind),
+    }
+}
+
+const fn next_of_kind(kind: Kind) -> &'static str {
     match kind {
         Kind::StarttlsStripped | Kind::StarttlsMasked | Kind::EhloDowngraded | Kind::CommandRewritten => {
             "Connect to the server from another network (openssl s_client -starttls smtp -connect SERVER:25). If STARTTLS is offered \
@@ -97,5 +159,38 @@ pub const fn cost(outcome: Outcome) -> &'static str {
         Outcome::Envelope => "sender and recipient addresses were sent in cleartext",
         Outcome::Content => "a whole message was sent in cleartext",
         Outcome::Credential => "a credential was sent in cleartext",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_this_host_does_is_not_blamed_on_the_path_or_a_peer() {
+        let own = [
+            (Kind::AuthOfferedPlaintext, About::ThisHost),
+            (Kind::StarttlsRefused, About::ThisHost),
+            (Kind::AuthPlaintext, About::Guessing),
+            (Kind::AuthExchangePlaintext, About::Guessing),
+        ];
+        for (kind, about) in own {
+            for text in [happened(kind, about), next(kind, about)] {
+                assert!(!["path", "peer", "carrier"].iter().any(|word| text.contains(word)), "{kind}: {text}");
+            }
+            assert_ne!(happened(kind, about), happened(kind, About::Peer));
+        }
+        assert!(next(Kind::StarttlsRefused, About::Peer).contains("path"));
+    }
+
+    #[test]
+    fn a_headline_counts_attempts() {
+        let of = |findings, about| headline(Kind::AuthPlaintext, about, findings, "300 addresses");
+        let guessing = "password guessing in cleartext: 1500 attempts from 300 addresses";
+        assert_eq!(of(1_500, About::Guessing).as_deref(), Some(guessing));
+        assert_eq!(of(1, About::Guessing).map(|text| text.contains(" 1 attempt from ")), Some(true));
+        assert_eq!(of(1_500, About::Peer), None);
+        let own = headline(Kind::AuthOfferedPlaintext, About::ThisHost, 9, "3 addresses");
+        assert_eq!(own.as_deref(), Some("this host offers AUTH before TLS"));
     }
 }

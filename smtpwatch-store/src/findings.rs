@@ -1,14 +1,19 @@
 //! Stored findings: the original documents, grouped into incidents, and chained by hash. `retention.rs` removes them.
 //!
-//! An incident is a group of findings of one kind about one peer and port, each within the window of the next. The
-//! chain reveals later edits: the hash of a finding covers its document, its evidence, and the hash of the previous
+//! An incident is a group of findings of one cause ([`Cause`]): one kind about one peer and port, each within the window
+//! of the next; what this host itself does, for as long as it lasts; or the passwords that unknown clients guess on one
+//! day. The chain reveals later edits: the hash of a finding covers its document, its evidence, and the hash of the previous
 //! finding. A removed finding leaves its hash, so that the chain continues.
 
 use std::{net::SocketAddr, time::Duration};
 
-use rusqlite::{OptionalExtension, Transaction, TransactionBehavior, params};
+use rusqlite::{OptionalExtension, Row, Transaction, TransactionBehavior, params};
 use sha2::{Digest as _, Sha256};
-use smtpwatch_core::{Finding, Role, Timestamp};
+use smtpwatch_core::{
+    Finding, Timestamp,
+    cause::{About, Cause},
+    day::Day,
+};
 
 use super::{
     Store, StoreError,
@@ -20,6 +25,17 @@ use super::{
 /// that repeats for days must not evict the evidence of other incidents. The document of every finding is stored, with
 /// its transcript and indicators.
 pub const EXHIBITS_PER_INCIDENT: i64 = 32;
+/// The same for password guessing: a bounded sample, because one guess shows no more than another.
+pub const EXHIBITS_OF_GUESSING: i64 = 8;
+/// Maximum number of client addresses that are recorded for one incident; findings of further addresses are counted.
+pub const ADDRESSES_PER_INCIDENT: i64 = 1_000;
+/// Maximum number of mechanisms that are recorded for one incident.
+pub const MECHANISMS_PER_INCIDENT: i64 = 16;
+/// Minimum gap after which another finding of this host's own doing is another incident: longer than a day, because a
+/// client that comes once a day shows that it lasts.
+const WINDOW_OF_THIS_HOST: Duration = Duration::from_secs(25 * 3_600);
+/// Minimum time between two announcements of an incident that is not about a peer.
+const ANNOUNCED_EVERY: i64 = 24 * 3_600 * 1_000_000_000;
 /// The previous hash that the first finding's hash covers.
 pub(super) const ORIGIN: [u8; 32] = [0; 32];
 
@@ -74,6 +90,11 @@ pub struct StoredAs {
     pub incident: String,
     /// Number of findings of that incident, this one included.
     pub findings: u64,
+    /// Distinct addresses of the clients of that incident; 1 if it is about a peer.
+    pub addresses: u64,
+    /// Whether an alert is due. Every finding about a peer is announced. Other incidents are announced at their first
+    /// finding, once a day after it, and at a higher severity.
+    pub is_announced: bool,
 }
 
 /// A stored finding that the journal has not written.
@@ -104,15 +125,17 @@ pub(super) fn link(before: &[u8], number: i64, document: &str, exhibit: Option<&
     hash.finalize().into()
 }
 
-/// The peer's address and the server's port; `None` if the finding's endpoints cannot be parsed.
-pub(super) fn peer_of(finding: &Finding) -> Option<(String, u16)> {
-    let client: SocketAddr = finding.flow.client.parse().ok()?;
-    let server: SocketAddr = finding.flow.server.parse().ok()?;
-    let peer = match finding.role {
-        Role::Client => server,
-        Role::Server => client,
-    };
-    Some((peer.ip().to_canonical().to_string(), server.port()))
+/// The cause as columns of `incident`: whose doing it is, address and port. Empty if the finding's endpoints cannot be
+/// parsed.
+pub(super) fn cause_of(finding: &Finding) -> (About, String, u16) {
+    Cause::of(finding)
+        .map_or((About::Peer, String::new(), 0), |cause| (cause.about, cause.address.to_string(), cause.port))
+}
+
+/// The address of the client; empty if it cannot be parsed.
+fn client_of(finding: &Finding) -> String {
+    let client = finding.flow.client.parse::<SocketAddr>();
+    client.map(|client| client.ip().to_canonical().to_string()).unwrap_or_default()
 }
 
 impl Store {
@@ -161,7 +184,7 @@ impl Store {
     pub(super) fn unreported(&mut self, after: i64, end: i64, most: usize) -> Result<Vec<Unreported>, StoreError> {
         self.sqlite(|connection| {
             let mut query = connection.prepare_cached(
-                "SELECT finding.number, document, incident.id, findings
+                "SELECT finding.number, document, incident.id, findings, addresses, about = 'peer' OR announced = time
                  FROM unreported JOIN finding USING (number) JOIN incident ON incident.number = finding.incident
                  WHERE unreported.number > ?1 AND unreported.number <= ?2 ORDER BY unreported.number LIMIT ?3",
             )?;
@@ -169,7 +192,7 @@ impl Store {
                 Ok(Unreported {
                     number: row.get(0)?,
                     finding: serde_json::from_str(row.get_ref(1)?.as_str()?).ok(),
-                    stored: StoredAs { incident: row.get(2)?, findings: unsigned(row.get(3)?) },
+                    stored: StoredAs::read(row, 2)?,
                 })
             })?;
             rows.collect()
@@ -191,60 +214,70 @@ fn keep(
 ) -> rusqlite::Result<(i64, StoredAs)> {
     // Serialising types with string keys cannot fail.
     let document = serde_json::to_string(finding).unwrap_or_default();
-    let (peer, port) = peer_of(finding).unwrap_or_default();
+    let (about, address, port) = cause_of(finding);
     let (kind, role, time) = (finding.kind.as_str(), finding.role.as_str(), finding.time.0);
-    let window = i64::try_from(window.as_nanos()).unwrap_or(i64::MAX);
+    let (since, until) = span(about, finding.time, window);
     let ranks = [finding.severity as i64, finding.evidence as i64, finding.outcome as i64];
     let [severity, evidence, outcome] = ranks;
-    let open: Option<(i64, String, i64, i64)> = transaction
+    let open: Option<Open> = transaction
         .prepare_cached(
-            "SELECT number, id, findings, exhibits FROM incident
+            "SELECT number, id, findings, exhibits, addresses, severity, announced FROM incident
              WHERE peer = ?1 AND last_seen >= ?2 AND first_seen <= ?3 AND kind = ?4 AND role = ?5 AND port = ?6
+                AND about = ?7
              ORDER BY last_seen DESC LIMIT 1",
         )?
-        .query_row(params![peer, time.saturating_sub(window), time.saturating_add(window), kind, role, port], |row| {
-            Ok((row.get(0)?, row.get(1)?, row.get(2)?, row.get(3)?))
-        })
+        .query_row(params![address, since, until, kind, role, port, about.as_str()], Open::read)
         .optional()?;
-    let has_room = open.as_ref().is_none_or(|(.., exhibits)| *exhibits < EXHIBITS_PER_INCIDENT);
+    let has_room = open.as_ref().is_none_or(|open| open.exhibits < exhibits_of(about));
     let exhibit = finding.exhibit.as_ref().filter(|_| has_room);
     let exhibit = exhibit.map(|exhibit| serde_json::to_string(exhibit).unwrap_or_default());
     let with = i64::from(exhibit.is_some());
+    // The names of many clients say nothing about an incident of this host.
+    let name = if about == About::Peer { finding.peer.name.as_str() } else { "" };
     let (incident, stored) = match open {
-        Some((number, id, findings, _)) => {
+        Some(open) => {
+            let is_announced = open.is_announced(about, finding);
+            let announced = if is_announced { time } else { open.announced };
             transaction
                 .prepare_cached(
                     "UPDATE incident SET findings = findings + 1, kept = kept + 1, exhibits = exhibits + ?2, severity = max(severity, ?3),
                         evidence = max(evidence, ?4), outcome = max(outcome, ?5), first_seen = min(first_seen, ?6),
-                        last_seen = max(last_seen, ?6), name = iif(?7 = '', name, ?7)
+                        last_seen = max(last_seen, ?6), name = iif(?7 = '', name, ?7), announced = ?8
                      WHERE number = ?1",
                 )?
-                .execute(params![number, with, severity, evidence, outcome, time, finding.peer.name])?;
-            (number, StoredAs { incident: id, findings: unsigned(findings) + 1 })
+                .execute(params![open.number, with, severity, evidence, outcome, time, name, announced])?;
+            let addresses = add_client(transaction, about, &open, finding)?;
+            let findings = unsigned(open.findings) + 1;
+            (open.number, StoredAs { incident: open.id, findings, addresses, is_announced })
         }
         None => {
             transaction
                 .prepare_cached(
                     "INSERT INTO incident (id, kind, role, peer, port, name, severity, evidence, outcome, findings, kept,
-                        exhibits, first_seen, last_seen)
-                     VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, 1, 1, ?10, ?11, ?11)",
+                        exhibits, first_seen, last_seen, about, addresses, announced)
+                     VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, 1, 1, ?10, ?11, ?11, ?12, ?13, ?11)",
                 )?
                 .execute(params![
                     finding.id,
                     kind,
                     role,
-                    peer,
+                    address,
                     port,
-                    finding.peer.name,
+                    name,
                     severity,
                     evidence,
                     outcome,
                     with,
-                    time
+                    time,
+                    about.as_str(),
+                    i64::from(about == About::Peer),
                 ])?;
-            (transaction.last_insert_rowid(), StoredAs { incident: finding.id.clone(), findings: 1 })
+            let number = transaction.last_insert_rowid();
+            let addresses = add_client(transaction, about, &Open { number, ..Open::default() }, finding)?;
+            (number, StoredAs { incident: finding.id.clone(), findings: 1, addresses, is_announced: true })
         }
     };
+    add_mechanism(transaction, incident, finding)?;
     let (before, chain) = head(transaction)?;
     let number = before.saturating_add(1);
     transaction.prepare_cached("INSERT INTO finding VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8)")?.execute(params![
@@ -266,7 +299,7 @@ fn keep(
                 SET plain = plain + excluded.plain, high = high + excluded.high, critical = critical + excluded.critical
              RETURNING number, plain",
         )?
-        .query_row(params![kind, peer, plain, high, critical], |row| Ok((row.get(0)?, row.get(1)?)))?;
+        .query_row(params![kind, address, plain, high, critical], |row| Ok((row.get(0)?, row.get(1)?)))?;
     transaction
         .prepare_cached("INSERT INTO worth (number, worth, severity, cause) VALUES (?1, ?2, ?3, ?4)")?
         .execute(params![number, worth.0, severity, cause])?;
@@ -276,14 +309,135 @@ fn keep(
     Ok((number, stored))
 }
 
+/// The earliest newest finding, and the latest first finding, of an incident that a finding of this time belongs to.
+fn span(about: About, time: Timestamp, window: Duration) -> (i64, i64) {
+    let around = |window: Duration| {
+        let window = i64::try_from(window.as_nanos()).unwrap_or(i64::MAX);
+        (time.0.saturating_sub(window), time.0.saturating_add(window))
+    };
+    match about {
+        About::Peer => around(window),
+        About::ThisHost => around(window.max(WINDOW_OF_THIS_HOST)),
+        About::Guessing => {
+            let day = Day::of(time);
+            (day.begin().0, day.plus(1).begin().0.saturating_sub(1))
+        }
+    }
+}
+
+const fn exhibits_of(about: About) -> i64 {
+    match about {
+        About::Peer | About::ThisHost => EXHIBITS_PER_INCIDENT,
+        About::Guessing => EXHIBITS_OF_GUESSING,
+    }
+}
+
+/// The incident that a finding is added to.
+#[derive(Default)]
+struct Open {
+    number: i64,
+    id: String,
+    findings: i64,
+    exhibits: i64,
+    addresses: i64,
+    severity: i64,
+    /// Time of the finding that was announced last.
+    announced: i64,
+}
+
+impl Open {
+    fn read(row: &Row<'_>) -> rusqlite::Result<Self> {
+        Ok(Self {
+            number: row.get(0)?,
+            id: row.get(1)?,
+            findings: row.get(2)?,
+            exhibits: row.get(3)?,
+            addresses: row.get(4)?,
+            severity: row.get(5)?,
+            announced: row.get(6)?,
+        })
+    }
+
+    /// Whether this further finding is announced.
+    fn is_announced(&self, about: About, finding: &Finding) -> bool {
+        match about {
+            About::Peer => true,
+            About::ThisHost | About::Guessing => {
+                finding.severity as i64 > self.severity
+                    || finding.time.0.saturating_sub(self.announced) >= ANNOUNCED_EVERY
+            }
+        }
+    }
+}
+
+impl StoredAs {
+    /// Reads the columns from this one on: identifier, findings, addresses, whether it is announced.
+    fn read(row: &Row<'_>, first: usize) -> rusqlite::Result<Self> {
+        Ok(Self {
+            incident: row.get(first)?,
+            findings: unsigned(row.get(first + 1)?),
+            addresses: unsigned(row.get(first + 2)?),
+            is_announced: row.get(first + 3)?,
+        })
+    }
+}
+
+/// Counts the client of a finding in its incident. Returns the number of distinct addresses.
+fn add_client(
+    transaction: &Transaction<'_>,
+    about: About,
+    incident: &Open,
+    finding: &Finding,
+) -> rusqlite::Result<u64> {
+    if about == About::Peer {
+        return Ok(1);
+    }
+    let (number, client) = (incident.number, client_of(finding));
+    let known = transaction
+        .prepare_cached("UPDATE incident_client SET findings = findings + 1 WHERE incident = ?1 AND address = ?2")?
+        .execute(params![number, client])?;
+    if known > 0 {
+        return Ok(unsigned(incident.addresses));
+    }
+    if incident.addresses >= ADDRESSES_PER_INCIDENT {
+        transaction
+            .prepare_cached("UPDATE incident SET unlisted = unlisted + 1 WHERE number = ?1")?
+            .execute([number])?;
+        return Ok(unsigned(incident.addresses));
+    }
+    transaction
+        .prepare_cached("INSERT INTO incident_client (incident, address, findings) VALUES (?1, ?2, 1)")?
+        .execute(params![number, client])?;
+    transaction.prepare_cached("UPDATE incident SET addresses = addresses + 1 WHERE number = ?1")?.execute([number])?;
+    Ok(unsigned(incident.addresses) + 1)
+}
+
+/// Counts the mechanism of a finding in its incident; beyond [`MECHANISMS_PER_INCIDENT`], a further one is left out.
+fn add_mechanism(transaction: &Transaction<'_>, incident: i64, finding: &Finding) -> rusqlite::Result<()> {
+    let Some(mechanism) = &finding.observed.mechanism else { return Ok(()) };
+    let known = transaction
+        .prepare_cached("UPDATE incident_mechanism SET findings = findings + 1 WHERE incident = ?1 AND mechanism = ?2")?
+        .execute(params![incident, mechanism])?;
+    if known > 0 {
+        return Ok(());
+    }
+    transaction
+        .prepare_cached(
+            "INSERT INTO incident_mechanism (incident, mechanism, findings)
+             SELECT ?1, ?2, 1 WHERE (SELECT count(*) FROM incident_mechanism WHERE incident = ?1) < ?3",
+        )?
+        .execute(params![incident, mechanism, MECHANISMS_PER_INCIDENT])
+        .map(drop)
+}
+
 /// The number of a finding that is already stored, and how it is stored.
 fn on_record(transaction: &Transaction<'_>, id: &str) -> rusqlite::Result<Option<(i64, StoredAs)>> {
     transaction
         .prepare_cached(
-            "SELECT finding.number, incident.id, findings FROM finding JOIN incident ON incident.number = incident
-             WHERE finding.id = ?1",
+            "SELECT finding.number, incident.id, findings, addresses, about = 'peer' OR announced = time
+             FROM finding JOIN incident ON incident.number = incident WHERE finding.id = ?1",
         )?
-        .query_row([id], |row| Ok((row.get(0)?, StoredAs { incident: row.get(1)?, findings: unsigned(row.get(2)?) })))
+        .query_row([id], |row| Ok((row.get(0)?, StoredAs::read(row, 1)?)))
         .optional()
 }
 

@@ -3,12 +3,13 @@
 
 use std::{fmt::Write as _, net::IpAddr, str::FromStr};
 
-use rusqlite::{OptionalExtension, Row, ToSql, params, params_from_iter};
+use rusqlite::{Connection, OptionalExtension, Row, ToSql, params, params_from_iter};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use smtpwatch_config::Network;
 use smtpwatch_core::{
     Finding, Role, Timestamp,
+    cause::{About, Cause},
     day::Day,
     evidence::EvidenceBundle,
     finding::{Evidence, Kind, Outcome, Severity},
@@ -33,7 +34,7 @@ const CANDIDATES: usize = 5;
 /// Minimum length of an identifier prefix.
 const SHORTEST_ID: usize = 4;
 
-/// Findings of one kind about one peer, as one case.
+/// Findings of one cause, as one case.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, JsonSchema)]
 pub struct Incident {
     /// The identifier of its first finding (UUIDv7).
@@ -42,7 +43,11 @@ pub struct Incident {
     pub kind: Kind,
     /// Which end this host is.
     pub role: Role,
-    /// The peer's address.
+    /// Whose doing it is: the peer's, or that of the path to it; this host's own; or clients that guess passwords.
+    pub about: About,
+    /// Identifier of the cause: the same for every incident of this kind about this address and port, on every host.
+    pub cause: String,
+    /// The peer's address; this host's own address if `about` is not `peer`.
     pub peer: String,
     /// The server's port.
     pub port: u16,
@@ -58,6 +63,12 @@ pub struct Incident {
     pub findings: u64,
     /// How many of them are stored.
     pub kept: u64,
+    /// Distinct addresses of the clients: 1 if it is about a peer; at most 1,000.
+    pub addresses: u64,
+    /// Findings of clients beyond those addresses.
+    pub unlisted: u64,
+    /// SASL mechanisms of the findings, the most frequent first; at most 16.
+    pub mechanisms: Vec<Mechanism>,
     /// The first one.
     pub first_seen: Timestamp,
     /// The newest one.
@@ -65,6 +76,15 @@ pub struct Incident {
     /// Its place in the order of the list.
     #[serde(skip)]
     number: i64,
+}
+
+/// A SASL mechanism of an incident.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize, JsonSchema)]
+pub struct Mechanism {
+    /// Its name.
+    pub name: String,
+    /// Findings that name it, those that retention has removed among them.
+    pub findings: u64,
 }
 
 /// A stored finding.
@@ -85,7 +105,8 @@ pub struct StoredFinding {
 /// How far the same thing reaches: of one server, of its network, or of many (docs/threats.md FO-13).
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, JsonSchema)]
 pub struct Reach {
-    /// Peers with an incident of this kind and role at the same time, this one included.
+    /// Peers with an incident of this kind and role at the same time, this one included; this host's own addresses, if it is
+    /// not about a peer.
     pub peers: u64,
     /// Those of them in the same network (IPv4 /24, IPv6 /48).
     pub network: u64,
@@ -108,10 +129,44 @@ pub struct Filter {
     pub role: Option<Role>,
     /// The peer.
     pub peer: Option<PeerFilter>,
+    /// The order of the list.
+    pub sort: Sort,
     /// After this position of the list.
     pub after: Option<Cursor>,
     /// Maximum number of results, at most [`PAGE`]; zero means [`PAGE`].
     pub limit: usize,
+}
+
+/// The order of a list of incidents.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub enum Sort {
+    /// By the newest finding.
+    #[default]
+    Time,
+    /// By severity, then by the newest finding.
+    Worth,
+}
+
+impl Sort {
+    /// Every order.
+    pub const ALL: [Self; 2] = [Self::Time, Self::Worth];
+
+    /// The name in queries.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Time => "time",
+            Self::Worth => "worth",
+        }
+    }
+}
+
+impl FromStr for Sort {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        Self::ALL.into_iter().find(|sort| sort.as_str() == text).ok_or_else(|| "expected time or worth".to_owned())
+    }
 }
 
 /// A peer: an address, a network, or a name.
@@ -123,9 +178,11 @@ pub enum PeerFilter {
     Name(String),
 }
 
-/// A position in the list of incidents, which is sorted by the newest finding.
+/// A position in a list of incidents.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Cursor {
+    /// Rank of the severity, in a list sorted by worth.
+    severity: Option<i64>,
     last_seen: i64,
     number: i64,
 }
@@ -282,16 +339,45 @@ impl FromStr for PeerFilter {
 }
 
 impl Incident {
-    /// The position after this incident, where the next page of the list begins.
+    /// The position after this incident, where the next page of a list in this order begins.
     #[must_use]
-    pub const fn cursor(&self) -> Cursor {
-        Cursor { last_seen: self.last_seen.0, number: self.number }
+    pub const fn cursor(&self, sort: Sort) -> Cursor {
+        let severity = match sort {
+            Sort::Time => None,
+            Sort::Worth => Some(self.severity as i64),
+        };
+        Cursor { severity, last_seen: self.last_seen.0, number: self.number }
+    }
+
+    /// The number of distinct addresses, in words.
+    #[must_use]
+    pub fn address_count(&self) -> String {
+        let at_least = if self.unlisted > 0 { "at least " } else { "" };
+        format!("{at_least}{} {}", self.addresses, if self.addresses == 1 { "address" } else { "addresses" })
+    }
+}
+
+impl Cursor {
+    /// Whether this position is after the other one in their list.
+    fn is_after(self, other: Self) -> bool {
+        let key = |cursor: Self| (cursor.severity, cursor.last_seen, cursor.number);
+        key(self) < key(other)
+    }
+
+    /// Whether it is a position of a list in this order.
+    #[must_use]
+    pub const fn is_of(&self, sort: Sort) -> bool {
+        match sort {
+            Sort::Time => self.severity.is_none(),
+            Sort::Worth => self.severity.is_some(),
+        }
     }
 }
 
 impl std::fmt::Display for Cursor {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "{}-{}", self.last_seen, self.number)
+        write!(f, "{}-{}", self.last_seen, self.number)?;
+        self.severity.map_or(Ok(()), |severity| write!(f, "-{severity}"))
     }
 }
 
@@ -299,17 +385,25 @@ impl FromStr for Cursor {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
-        let parts = text.rsplit_once('-').and_then(|(at, number)| Some((at.parse().ok()?, number.parse().ok()?)));
-        let (last_seen, number) = parts.ok_or("expected a cursor from an earlier response")?;
-        Ok(Self { last_seen, number })
+        let (sign, digits) = text.strip_prefix('-').map_or((1, text), |digits| (-1, digits));
+        let parts: Result<Vec<i64>, _> = digits.split('-').map(str::parse).collect();
+        let (last_seen, number, severity) = match parts.as_deref() {
+            Ok(&[at, number]) => (at, number, None),
+            Ok(&[at, number, severity]) if (0..5).contains(&severity) => (at, number, Some(severity)),
+            Ok(_) | Err(_) => return Err("expected a cursor from an earlier response".to_owned()),
+        };
+        Ok(Self { severity, last_seen: sign * last_seen, number })
     }
 }
 
 const COLUMNS: &str = "number, id, kind, role, peer, port, name, severity, evidence, outcome, findings, first_seen, last_seen, \
-                       kept";
+                       kept, about, addresses, unlisted, \
+                       (SELECT json_group_array(json_object('name', mechanism, 'findings', findings)) FROM \
+                       (SELECT mechanism, findings FROM incident_mechanism WHERE incident = incident.number \
+                       ORDER BY findings DESC, mechanism))";
 
 impl Store {
-    /// Incidents, most recently seen first.
+    /// Incidents, in the order that the filter demands.
     ///
     /// # Errors
     ///
@@ -338,17 +432,24 @@ impl Store {
             demand("role = ?", Box::new(role.as_str()));
         }
         if let Some(cursor) = filter.after {
-            demand("last_seen <= ?", Box::new(cursor.last_seen));
+            // A bound that the index can use; the exact position is compared below.
+            match filter.sort {
+                Sort::Time => demand("last_seen <= ?", Box::new(cursor.last_seen)),
+                Sort::Worth => demand("severity <= ?", Box::new(cursor.severity.unwrap_or(i64::MAX))),
+            }
         }
         if !filter.kinds.is_empty() {
             let kinds: Vec<_> = filter.kinds.iter().map(|kind| kind.as_str()).collect();
             demand("instr(?, ' ' || kind || ' ') > 0", Box::new(format!(" {} ", kinds.join(" "))));
         }
         let most = if filter.limit == 0 { PAGE } else { filter.limit.min(PAGE) };
+        let order = match filter.sort {
+            Sort::Time => "last_seen DESC, number DESC",
+            Sort::Worth => "severity DESC, last_seen DESC, number DESC",
+        };
         self.sqlite(|connection| {
-            let mut query = connection.prepare(&format!(
-                "SELECT {COLUMNS} FROM incident WHERE {condition} ORDER BY last_seen DESC, number DESC"
-            ))?;
+            let mut query =
+                connection.prepare(&format!("SELECT {COLUMNS} FROM incident WHERE {condition} ORDER BY {order}"))?;
             let mut rows = query.query(params_from_iter(values.iter()))?;
             let mut found = Vec::new();
             while found.len() < most
@@ -356,10 +457,15 @@ impl Store {
             {
                 // A row with invalid values, for example after an edit by another program, is skipped.
                 let Some(incident) = incident(row)? else { continue };
-                let behind = filter
-                    .after
-                    .is_none_or(|after| (incident.last_seen.0, incident.number) < (after.last_seen, after.number));
-                if behind && filter.peer.as_ref().is_none_or(|peer| peer.is(&incident)) {
+                let is_after = filter.after.is_none_or(|after| incident.cursor(filter.sort).is_after(after));
+                if !is_after {
+                    continue;
+                }
+                let is_wanted = match &filter.peer {
+                    None => true,
+                    Some(peer) => peer.is(&incident) || has_client(connection, peer, &incident)?,
+                };
+                if is_wanted {
                     found.push(incident);
                 }
             }
@@ -472,9 +578,15 @@ impl Store {
         self.sqlite(|connection| {
             let mut query = connection.prepare_cached(
                 "SELECT DISTINCT peer FROM incident
-                 WHERE kind = ?1 AND role = ?2 AND last_seen >= ?3 AND first_seen <= ?4",
+                 WHERE kind = ?1 AND role = ?2 AND last_seen >= ?3 AND first_seen <= ?4 AND about = ?5",
             )?;
-            let mut rows = query.query(params![of.kind.as_str(), of.role.as_str(), of.first_seen.0, of.last_seen.0])?;
+            let mut rows = query.query(params![
+                of.kind.as_str(),
+                of.role.as_str(),
+                of.first_seen.0,
+                of.last_seen.0,
+                of.about.as_str()
+            ])?;
             let mut reach = Reach { peers: 0, network: 0 };
             while let Some(row) = rows.next()? {
                 reach.peers += 1;
@@ -707,6 +819,22 @@ impl PeerFilter {
     }
 }
 
+/// Whether a client of an incident that is not about a peer is in the network.
+fn has_client(connection: &Connection, peer: &PeerFilter, incident: &Incident) -> rusqlite::Result<bool> {
+    let network = match (incident.about, peer) {
+        (About::ThisHost | About::Guessing, PeerFilter::Network(network)) => network,
+        (About::Peer, _) | (_, PeerFilter::Name(_)) => return Ok(false),
+    };
+    let mut query = connection.prepare_cached("SELECT address FROM incident_client WHERE incident = ?1")?;
+    let mut rows = query.query([incident.number])?;
+    while let Some(row) = rows.next()? {
+        if row.get_ref(0)?.as_str()?.parse().is_ok_and(|address| network.contains(address)) {
+            return Ok(true);
+        }
+    }
+    Ok(false)
+}
+
 /// Parses a row of [`COLUMNS`]; `None` if a value is invalid.
 fn incident(row: &Row<'_>) -> rusqlite::Result<Option<Incident>> {
     let text = |column| row.get_ref(column).and_then(|value| Ok(value.as_str()?));
@@ -720,12 +848,17 @@ fn incident(row: &Row<'_>) -> rusqlite::Result<Option<Incident>> {
     else {
         return Ok(None);
     };
+    let Ok(about) = text(14)?.parse() else { return Ok(None) };
+    let (peer, port): (String, u16) = (row.get(4)?, row.get(5)?);
+    let cause = peer.parse().ok().map(|address| Cause { kind, role, about, address, port }.id());
     Ok(Some(Incident {
         id: row.get(1)?,
         kind,
         role,
-        peer: row.get(4)?,
-        port: row.get(5)?,
+        about,
+        cause: cause.unwrap_or_default(),
+        peer,
+        port,
         name: row.get(6)?,
         severity,
         evidence,
@@ -734,6 +867,10 @@ fn incident(row: &Row<'_>) -> rusqlite::Result<Option<Incident>> {
         first_seen: Timestamp(row.get(11)?),
         last_seen: Timestamp(row.get(12)?),
         kept: unsigned(row.get(13)?),
+        addresses: unsigned(row.get(15)?),
+        unlisted: unsigned(row.get(16)?),
+        // SQLite has made it.
+        mechanisms: serde_json::from_str(text(17)?).unwrap_or_default(),
         number: row.get(0)?,
     }))
 }

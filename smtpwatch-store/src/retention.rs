@@ -1,8 +1,10 @@
 //! Retention: which finding is removed first, and what it leaves behind.
 //!
 //! The least worth goes first, so that nobody can displace evidence with noise. Worth is the severity, and within a
-//! severity whether the finding has evidence. A password that this host refused is a guess and has the worth of `info`,
-//! whatever its severity. Findings of one kind about one peer are one *cause*: a quota limits what one cause holds.
+//! severity whether the finding has evidence. What an unknown client did in vain is noise and has the worth of `info`,
+//! whatever its severity. Findings of one kind about one address are one *cause*: a quota limits what one cause holds. The
+//! address is the peer's, or this host's own where that is what the findings are about ([`About`]): passwords that many
+//! addresses guess share one quota.
 //!
 //! A removed finding leaves a tombstone with its number and its hash, so that the chain can still be verified and shows
 //! what is missing. Old tombstones of consecutive numbers are merged into one, which keeps the hash of the last number and
@@ -12,8 +14,9 @@ use rusqlite::{Connection, OptionalExtension, Row, Transaction, TransactionBehav
 use sha2::{Digest as _, Sha256};
 use smtpwatch_config::Retention;
 use smtpwatch_core::{
-    Finding, Role, Timestamp,
-    finding::{Kind, Severity},
+    Finding, Timestamp,
+    cause::{About, Cause},
+    finding::Severity,
 };
 
 use super::{
@@ -45,7 +48,24 @@ pub const PROTECTED_SEVERITIES: [Severity; 2] = [Severity::High, Severity::Criti
 pub(super) const CREATE: &str = "
     ALTER TABLE incident ADD COLUMN kept INTEGER NOT NULL DEFAULT 0;  -- how many of its findings are stored
     UPDATE incident SET kept = (SELECT count(*) FROM finding WHERE finding.incident = incident.number);
-    CREATE TABLE cause (                             -- findings of one kind about one peer
+    ALTER TABLE incident ADD COLUMN about TEXT NOT NULL DEFAULT 'peer';  -- or this-host, or guessing: peer is then an own address
+    ALTER TABLE incident ADD COLUMN addresses INTEGER NOT NULL DEFAULT 1;  -- distinct addresses of its clients
+    ALTER TABLE incident ADD COLUMN unlisted INTEGER NOT NULL DEFAULT 0;  -- findings of clients beyond the bound
+    ALTER TABLE incident ADD COLUMN announced INTEGER NOT NULL DEFAULT 0;  -- time of the finding that was announced last
+    CREATE INDEX incident_worth ON incident (severity, last_seen, number);
+    CREATE TABLE incident_client (                   -- of an incident that is not about a peer
+        incident  INTEGER NOT NULL REFERENCES incident (number),
+        address   TEXT NOT NULL,
+        findings  INTEGER NOT NULL,
+        PRIMARY KEY (incident, address)
+    ) STRICT, WITHOUT ROWID;
+    CREATE TABLE incident_mechanism (                -- SASL mechanisms of its findings
+        incident  INTEGER NOT NULL REFERENCES incident (number),
+        mechanism TEXT NOT NULL,
+        findings  INTEGER NOT NULL,
+        PRIMARY KEY (incident, mechanism)
+    ) STRICT, WITHOUT ROWID;
+    CREATE TABLE cause (                             -- findings of one kind about one address
         number    INTEGER PRIMARY KEY,
         kind      TEXT NOT NULL,
         peer      TEXT NOT NULL,
@@ -122,7 +142,7 @@ pub enum Reason {
     Count,
     /// Documents and evidence take more than `max_megabytes`.
     Bytes,
-    /// Its kind and peer have more findings than the quota.
+    /// Its cause has more findings than the quota.
     Quota,
 }
 
@@ -166,7 +186,7 @@ impl Removals {
     }
 }
 
-/// Maximum number of findings of one kind about one peer. Findings of high and critical severity with evidence do not
+/// Maximum number of findings of one cause. Findings of high and critical severity with evidence do not
 /// count.
 pub(super) fn quota(retention: &Retention) -> u64 {
     (retention.findings / QUOTA_DIVISOR).max(MINIMUM_QUOTA)
@@ -178,7 +198,7 @@ pub(super) struct Worth(pub i64);
 
 impl Worth {
     pub(super) fn of(finding: &Finding, with_evidence: bool) -> Self {
-        let severity = if is_guess(finding) { Severity::Info } else { finding.severity };
+        let severity = if is_noise(finding) { Severity::Info } else { finding.severity };
         Self(2 * severity as i64 + i64::from(with_evidence))
     }
 
@@ -194,11 +214,15 @@ impl Worth {
     }
 }
 
-/// A password that this host refused: all mail servers on the Internet get thousands of them.
-fn is_guess(finding: &Finding) -> bool {
-    finding.kind == Kind::AuthPlaintext
-        && finding.role == Role::Server
-        && finding.observed.reply.is_some_and(|reply| reply >= 400)
+/// What an unknown client did in vain: all mail servers on the Internet get thousands of guesses. What this host does
+/// itself is not noise, whoever meets it.
+fn is_noise(finding: &Finding) -> bool {
+    match Cause::of(finding).map_or(About::Peer, |cause| cause.about) {
+        About::Guessing => true,
+        About::ThisHost => false,
+        // Above `low`, this host's own server has accepted what a rule forbids.
+        About::Peer => finding.is_by_stranger() && finding.severity <= Severity::Low,
+    }
 }
 
 /// What one removed finding leaves, or several of consecutive numbers.
@@ -524,6 +548,8 @@ fn remove(
     }
     for statement in [
         "UPDATE incident SET kept = kept - 1 WHERE number = ?1",
+        "DELETE FROM incident_client WHERE incident = (SELECT number FROM incident WHERE number = ?1 AND kept <= 0)",
+        "DELETE FROM incident_mechanism WHERE incident = (SELECT number FROM incident WHERE number = ?1 AND kept <= 0)",
         "DELETE FROM incident WHERE number = ?1 AND kept <= 0",
     ] {
         transaction.prepare_cached(statement)?.execute([tombstone.incident])?;

@@ -24,7 +24,7 @@ use smtpwatch_core::{
     finding::{Evidence, Kind, Severity},
 };
 use smtpwatch_policy::lookup::TrustError;
-use smtpwatch_store::incidents::PeerFilter;
+use smtpwatch_store::incidents::{PeerFilter, Sort};
 use smtpwatch_web::server::{ConfigFile, DEFAULT_LISTEN, ListenAddress, WebConfigError};
 
 use crate::{
@@ -437,6 +437,9 @@ pub struct IncidentsListArgs {
     /// Peer: an address, a network, a name, or all names below one (*.example.net).
     #[arg(long, value_name = "PEER")]
     pub(crate) peer: Option<PeerFilter>,
+    /// Order: time (newest first) or worth (highest severity first, then newest).
+    #[arg(long, value_name = "ORDER", default_value = "time")]
+    pub(crate) sort: Sort,
     /// Maximum number of incidents.
     #[arg(long, value_name = "N", default_value_t = 100, value_parser = clap::value_parser!(u16).range(1..=1000))]
     pub(crate) limit: u16,

@@ -3,7 +3,10 @@
 
 use std::fmt::Write as _;
 
-use smtpwatch_core::{Finding, Role, Side, TcpFlags};
+use smtpwatch_core::{
+    Finding, Role, Side, TcpFlags,
+    cause::{About, Cause},
+};
 
 use super::ends;
 use crate::{
@@ -33,12 +36,13 @@ pub fn text(incident: &str, findings: &[Finding]) -> String {
 fn whole(text: &mut String, incident: &str, findings: &[Finding], f: &Finding) -> std::fmt::Result {
     let peer = if f.peer.name.is_empty() { String::new() } else { format!(" ({})", f.peer.name) };
     let (first, last) = (findings.iter().map(|f| f.time).min(), findings.iter().map(|f| f.time).max());
-    writeln!(text, "Interference with the encryption of mail (SMTP), or its absence\n")?;
+    let about = Cause::of(f).map_or(About::Peer, |cause| cause.about);
+    writeln!(text, "{}\n", title(about))?;
     paragraph(
         text,
         &format!(
             "In a mail connection between the hosts below, {}. {}: {}. Result: {}.",
-            words::happened(f.kind),
+            words::happened(f.kind, about),
             "Certainty",
             words::how_sure(f.evidence),
             words::cost(f.outcome)
@@ -94,11 +98,7 @@ fn whole(text: &mut String, incident: &str, findings: &[Finding], f: &Finding) -
     writeln!(text)?;
     packets(text, f)?;
     writeln!(text, "Our request\n")?;
-    paragraph(
-        text,
-        "Please check whether a device in your network, such as a firewall with SMTP inspection or a mail filter, changes these \
-         connections. If so, please switch this off, or tell us who operates the device. We can send a capture file.",
-    )?;
+    paragraph(text, request(about))?;
     writeln!(text, "Verification\n")?;
     writeln!(text, "  incident          {incident}")?;
     writeln!(text, "  finding           {}", f.id)?;
@@ -106,6 +106,31 @@ fn whole(text: &mut String, incident: &str, findings: &[Finding], f: &Finding) -
     writeln!(text, "  program           smtpwatch {}", f.provenance.version)?;
     writeln!(text, "  configuration     sha256 {}", f.provenance.config_sha256)?;
     writeln!(text, "  policies          sha256 {}", f.provenance.policy_sha256)
+}
+
+const fn title(about: About) -> &'static str {
+    match about {
+        About::Peer => "Interference with the encryption of mail (SMTP), or its absence",
+        About::ThisHost => "A mail server (SMTP) whose encryption is not set up as it should be",
+        About::Guessing => "Password guessing at a mail server (SMTP)",
+    }
+}
+
+const fn request(about: About) -> &'static str {
+    match about {
+        About::Peer => {
+            "Please check whether a device in your network, such as a firewall with SMTP inspection or a mail filter, changes these \
+             connections. If so, please switch this off, or tell us who operates the device. We can send a capture file."
+        }
+        About::ThisHost => {
+            "Please check the configuration of the receiving host: its own mail server sent the replies above. Nothing indicates \
+             that the connection was changed on the way."
+        }
+        About::Guessing => {
+            "Please check the sending host: it tries passwords at our mail server. It may be compromised. If you operate it, please \
+             stop this, or tell us who operates it. We can send a capture file."
+        }
+    }
 }
 
 fn packets(text: &mut String, f: &Finding) -> std::fmt::Result {

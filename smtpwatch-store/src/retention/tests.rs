@@ -7,12 +7,19 @@ use std::{
 use proptest::prelude::*;
 use rusqlite::Connection;
 use smtpwatch_core::{
+    Role,
     evidence::EvidenceBundle,
-    finding::{Evidence, Expected, ExpectedSource, FlowInfo, Observed, Outcome, PeerInfo, Provenance, StarttlsState},
+    finding::{
+        Evidence, Expected, ExpectedSource, FlowInfo, Kind, Observed, Outcome, PeerInfo, Provenance, StarttlsState,
+    },
 };
 
 use super::*;
-use crate::{APPLICATION_ID, STEPS, incidents::Filter};
+use crate::{
+    APPLICATION_ID, STEPS, StoredAs,
+    findings::{ADDRESSES_PER_INCIDENT, EXHIBITS_OF_GUESSING},
+    incidents::{Filter, Incident, Sort},
+};
 
 const HOUR: i64 = 3_600_000_000_000;
 const WINDOW: Duration = Duration::from_secs(3_600);
@@ -29,6 +36,7 @@ struct Draft {
     /// Last part of the peer's address.
     peer: u16,
     reply: Option<u16>,
+    stranger: bool,
     has_evidence: bool,
 }
 
@@ -39,6 +47,7 @@ const STRIP: Draft = Draft {
     severity: Severity::Critical,
     peer: 25,
     reply: None,
+    stranger: false,
     has_evidence: true,
 };
 /// A password that this host refused, as every mail server on the Internet sees it.
@@ -48,6 +57,7 @@ const GUESS: Draft = Draft {
     severity: Severity::Critical,
     peer: 0,
     reply: Some(535),
+    stranger: true,
     has_evidence: true,
 };
 
@@ -69,7 +79,7 @@ fn finding(draft: Draft, number: i64, time: i64) -> Finding {
         outcome: Outcome::Content,
         role: draft.role,
         flow: FlowInfo { client, server, interface: String::new(), community_id: String::new() },
-        peer: PeerInfo::default(),
+        peer: PeerInfo { stranger: draft.stranger && draft.role == Role::Server, ..PeerInfo::default() },
         expected: Expected::starttls(ExpectedSource::Standard, String::new()),
         observed: Observed {
             capabilities: Vec::new(),
@@ -303,7 +313,13 @@ fn of_schema_4(path: &Path, findings: &[Finding]) {
     connection.execute("UPDATE chain_start SET number = 3, chain = ?1", [[7_u8; 32]]).expect("a start");
     let mut chain = [7; 32];
     for (number, finding) in (4..).zip(findings) {
-        let (peer, port) = crate::findings::peer_of(finding).expect("a peer");
+        // Schema 4 groups every finding by its peer.
+        let (own, other) = match finding.role {
+            Role::Client => (&finding.flow.client, &finding.flow.server),
+            Role::Server => (&finding.flow.server, &finding.flow.client),
+        };
+        assert!(own.starts_with("192.0.2.10:"));
+        let (peer, port) = (other.split(':').next().expect("an address"), 25);
         let document = serde_json::to_string(finding).expect("a document");
         let exhibit = finding.exhibit.as_ref().map(|exhibit| serde_json::to_string(exhibit).expect("evidence"));
         chain = crate::findings::link(&chain, number, &document, exhibit.as_deref());
@@ -388,17 +404,161 @@ fn an_upgrade_takes_a_document_that_is_no_json() {
     assert_eq!(count(&path, "SELECT worth FROM worth"), 9, "its incident says how severe it was");
 }
 
+/// Stores findings without retention.
+fn put(store: &mut Store, findings: &[Finding]) -> Vec<StoredAs> {
+    let stored = store.keep_findings(findings.iter().map(|finding| (finding, false)), WINDOW, Timestamp(START));
+    stored.expect("they are stored").into_iter().map(|(_, stored)| stored).collect()
+}
+
+/// First moment of a day in UTC.
+const MIDNIGHT: i64 = START - START % (24 * HOUR);
+
+/// Guesses on one day, from addresses in turn, with one of two mechanisms.
+fn guesses(first: i64, count: i64, addresses: i64, day: i64) -> Vec<Finding> {
+    let guess = |at: i64| {
+        let peer = u16::try_from(at % addresses).expect("few");
+        let draft = Draft { severity: Severity::Low, peer, ..GUESS };
+        let mut guess = finding(draft, first + at, MIDNIGHT + (24 * day + 24 * at / count) * HOUR + at);
+        guess.observed.mechanism = Some(if at % 3 == 0 { "LOGIN" } else { "PLAIN" }.to_owned());
+        guess
+    };
+    (0..count).map(guess).collect()
+}
+
+/// All incidents, the most severe first.
+fn by_worth(store: &mut Store) -> Vec<Incident> {
+    store.incidents(&Filter { sort: Sort::Worth, ..Filter::default() }).expect("a list")
+}
+
+#[test]
+fn a_day_of_guesses_is_one_incident_with_the_right_numbers() {
+    let (_directory, path) = place();
+    let mut store = open(&path);
+    let mut made = guesses(0, 1_500, 300, 0);
+    let strip = finding(STRIP, 9_000, MIDNIGHT + 5 * HOUR);
+    made.insert(700, strip.clone());
+    // The last moment of the day, and the first of the next one.
+    made.push(finding(GUESS, 9_001, MIDNIGHT + 24 * HOUR - 1));
+    made.extend(guesses(2_000, 40, 4, 1));
+    let stored = put(&mut store, &made);
+    let announced = made.iter().zip(&stored).filter(|(_, stored)| stored.is_announced);
+    let announced: Vec<_> = announced.map(|(finding, stored)| (&finding.id, stored.findings)).collect();
+    assert_eq!(
+        announced,
+        [(&made[0].id, 1), (&strip.id, 1), (&made[1_501].id, 1_501), (&made[1_502].id, 1)],
+        "the first of each incident, and one that is more severe"
+    );
+    assert_eq!(stored[1_500].addresses, 300);
+
+    let all = by_worth(&mut store);
+    let numbers = |one: &Incident| (one.kind, one.about.as_str(), one.findings, one.addresses, one.unlisted);
+    assert_eq!(
+        all.iter().map(numbers).collect::<Vec<_>>(),
+        [
+            (Kind::AuthPlaintext, "guessing", 1_501, 300, 0),
+            (Kind::StarttlsStripped, "peer", 1, 1, 0),
+            (Kind::AuthPlaintext, "guessing", 40, 4, 0),
+        ]
+    );
+    assert_eq!((&*all[0].peer, all[0].port, &*all[0].name), ("192.0.2.10", 25, ""), "this host's address");
+    assert_eq!(all[0].cause, all[2].cause, "each day has the same cause");
+    assert_ne!(all[0].cause, all[1].cause);
+    let mechanisms: Vec<_> = all[0].mechanisms.iter().map(|one| (&*one.name, one.findings)).collect();
+    assert_eq!(mechanisms, [("PLAIN", 1_000), ("LOGIN", 500)]);
+    let exhibits = |incident: &Incident, store: &mut Store| {
+        let first = store.first_findings(incident, 1_000).expect("findings");
+        first.iter().filter(|stored| stored.finding.exhibit.is_some()).count() as i64
+    };
+    assert_eq!([exhibits(&all[0], &mut store), exhibits(&all[1], &mut store)], [EXHIBITS_OF_GUESSING, 1]);
+
+    // Retention keeps a sample; the numbers stay.
+    let removals = keep(&mut store, &[], &WIDE, START);
+    assert_eq!(removals.reasons[3], 1_541 - MINIMUM_QUOTA, "addresses share one quota");
+    let left = by_worth(&mut store);
+    let numbers: Vec<_> = left.iter().map(|one| (one.findings, one.addresses, one.mechanisms.len())).collect();
+    assert_eq!(numbers, [(1_501, 300, 2), (1, 1, 0), (40, 4, 2)]);
+    assert_eq!(exhibits(&left[0], &mut store), EXHIBITS_OF_GUESSING);
+    assert_eq!(store.verify().expect("a check").broken, Vec::<String>::new());
+    keep(&mut store, &[], &WIDE, START + 91 * 24 * HOUR);
+    for table in ["incident", "incident_client", "incident_mechanism", "cause", "worth"] {
+        assert_eq!(count(&path, &format!("SELECT count(*) FROM {table}")), 0, "{table}");
+    }
+}
+
+#[test]
+fn the_clients_of_an_incident_are_bounded() {
+    let (_directory, path) = place();
+    let mut store = open(&path);
+    put(&mut store, &guesses(0, 2_600, 1_300, 0));
+    let [incident] = &by_worth(&mut store)[..] else { panic!("one incident") };
+    assert_eq!((incident.findings, incident.addresses, incident.unlisted), (2_600, 1_000, 600));
+    assert_eq!(incident.address_count(), "at least 1000 addresses");
+    assert_eq!(count(&path, "SELECT count(*) FROM incident_client"), ADDRESSES_PER_INCIDENT);
+    assert_eq!(count(&path, "SELECT sum(findings) FROM incident_client"), 2_000);
+    let named = |number: i64| {
+        let mut guess = finding(GUESS, 10_000 + number, MIDNIGHT);
+        guess.observed.mechanism = Some(format!("X-{number}"));
+        guess
+    };
+    put(&mut store, &(0..40).map(named).collect::<Vec<_>>());
+    assert_eq!(by_worth(&mut store)[0].mechanisms.len(), 16);
+}
+
+#[test]
+fn what_this_host_does_is_one_incident_and_announced_daily() {
+    let (_directory, path) = place();
+    let mut store = open(&path);
+    let offer = Draft { kind: Kind::AuthOfferedPlaintext, severity: Severity::Medium, reply: None, ..GUESS };
+    // Every two hours for three days, from another client each time; then a pause of more than a day.
+    let hours: Vec<i64> = (0..36).map(|number| 2 * number).chain([70 + 26]).collect();
+    let at = |(peer, hour): (u16, &i64)| finding(Draft { peer, ..offer }, peer.into(), START + hour * HOUR);
+    let stored = put(&mut store, &(0..).zip(&hours).map(at).collect::<Vec<_>>());
+    let announced = hours.iter().zip(&stored).filter(|(_, stored)| stored.is_announced).map(|(hour, _)| *hour);
+    assert_eq!(announced.collect::<Vec<_>>(), [0, 24, 48, 96]);
+    let all = store.incidents(&Filter::default()).expect("a list");
+    let numbers: Vec<_> = all.iter().map(|one| (one.about.as_str(), one.findings, one.addresses)).collect();
+    assert_eq!(numbers, [("this-host", 1, 1), ("this-host", 36, 36)]);
+    assert_eq!(Worth::of(&finding(offer, 99, START), true).0, 5, "noise is only what strangers do");
+    // Findings that are stored already, as after a commit that reported an error: the one that was announced last is
+    // announced again.
+    let again: Vec<_> = (22..26).zip(&hours[22..]).map(at).collect();
+    let announced = put(&mut store, &again).into_iter().map(|stored| stored.is_announced);
+    assert_eq!(announced.collect::<Vec<_>>(), [false, false, true, false]);
+}
+
+#[test]
+fn a_list_by_worth_is_the_same_page_by_page() {
+    let (_directory, path) = place();
+    let mut store = open(&path);
+    let drafts = (0..30_u16).map(|peer| Draft { peer, severity: Severity::ALL[usize::from(peer) * 7 % 5], ..STRIP });
+    let made: Vec<_> = (0..).zip(drafts).map(|(number, draft)| finding(draft, number, START + number / 2)).collect();
+    put(&mut store, &made);
+    let all = by_worth(&mut store);
+    assert_eq!(all.len(), 30);
+    assert!(all.is_sorted_by_key(|one| std::cmp::Reverse((one.severity, one.last_seen))), "{all:?}");
+    let (mut pages, mut after) = (Vec::new(), None);
+    loop {
+        let page = store.incidents(&Filter { sort: Sort::Worth, after, limit: 4, ..Filter::default() });
+        let page = page.expect("a page");
+        let Some(last) = page.last() else { break };
+        after = Some(last.cursor(Sort::Worth).to_string().parse().expect("a cursor"));
+        pages.extend(page);
+    }
+    assert_eq!(pages, all);
+}
+
 fn draft() -> impl Strategy<Value = Draft> {
     let kinds = prop_oneof![Just(Kind::StarttlsStripped), Just(Kind::AuthPlaintext)];
     let roles = prop_oneof![Just(Role::Client), Just(Role::Server)];
     let replies = prop_oneof![Just(None), Just(Some(235)), Just(Some(535))];
-    (kinds, roles, 0..5_usize, 0..3_u16, replies, any::<bool>()).prop_map(
-        |(kind, role, severity, peer, reply, has_evidence)| Draft {
+    (kinds, roles, 0..5_usize, 0..3_u16, replies, any::<bool>(), any::<bool>()).prop_map(
+        |(kind, role, severity, peer, reply, stranger, has_evidence)| Draft {
             kind,
             role,
             severity: Severity::ALL[severity],
             peer,
             reply,
+            stranger,
             has_evidence,
         },
     )

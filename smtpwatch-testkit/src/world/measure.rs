@@ -1,12 +1,11 @@
 //! Figures from findings: how many of which severity, incidents, notifications, and the order of the page.
 
-use std::{
-    collections::{BTreeMap, HashMap},
-    net::IpAddr,
-};
+use std::collections::{BTreeMap, HashMap};
 
 use smtpwatch_core::{
-    Role,
+    Timestamp,
+    cause::{About, Cause},
+    day::Day,
     finding::{Kind, Severity},
 };
 
@@ -16,7 +15,7 @@ use super::{
     scene::{DAY, DAYS, HOUR, START},
 };
 
-/// Findings of one kind about one peer and port, each within an hour of the next, as the store groups them.
+/// Findings of one cause, as the store groups them.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Incident {
     /// The worst.
@@ -29,16 +28,27 @@ pub struct Incident {
     pub truth: Truth,
 }
 
-/// Window of an incident, the default of `[incidents] window_minutes`.
+/// Window of an incident about a peer, the default of `[incidents] window_minutes`.
 const WINDOW: i64 = HOUR;
+/// Window of an incident of this host's own doing.
+const WINDOW_OF_THIS_HOST: i64 = 25 * HOUR;
+
+/// Whether a finding of the same cause belongs to the incident that was last seen at `last`.
+fn is_same(about: About, last: i64, at: i64) -> bool {
+    match about {
+        About::Peer => at - last <= WINDOW,
+        About::ThisHost => at - last <= WINDOW_OF_THIS_HOST,
+        About::Guessing => Day::of(Timestamp(last)) == Day::of(Timestamp(at)),
+    }
+}
 
 /// Groups findings, in the order of their time.
 pub fn incidents(raised: &[Raised]) -> Vec<Incident> {
     let mut all: Vec<Incident> = Vec::new();
-    let mut open: HashMap<(Kind, Role, IpAddr, u16), usize> = HashMap::new();
+    let mut open: HashMap<Cause, usize> = HashMap::new();
     for raised in raised {
-        let key = (raised.kind, raised.role, raised.peer, raised.port);
-        let known = open.get(&key).copied().filter(|place| raised.at - all[*place].last_seen <= WINDOW);
+        let is_open = |place: &usize| is_same(raised.cause.about, all[*place].last_seen, raised.at);
+        let known = open.get(&raised.cause).copied().filter(is_open);
         let place = known.unwrap_or_else(|| {
             all.push(Incident {
                 severity: raised.severity,
@@ -48,7 +58,7 @@ pub fn incidents(raised: &[Raised]) -> Vec<Incident> {
             });
             all.len() - 1
         });
-        open.insert(key, place);
+        open.insert(raised.cause.clone(), place);
         let incident = &mut all[place];
         incident.severity = incident.severity.max(raised.severity);
         incident.last_seen = incident.last_seen.max(raised.at);
@@ -60,10 +70,10 @@ pub fn incidents(raised: &[Raised]) -> Vec<Incident> {
     all
 }
 
-/// The incidents in the order in which the list of the web pages shows them: newest first.
+/// The incidents in the order in which the start page shows them: by severity, then the newest first.
 pub fn page(mut incidents: Vec<Incident>) -> Vec<Incident> {
     incidents.reverse();
-    incidents.sort_by_key(|incident| std::cmp::Reverse(incident.last_seen));
+    incidents.sort_by_key(|incident| std::cmp::Reverse((incident.severity, incident.last_seen)));
     incidents
 }
 
@@ -120,6 +130,10 @@ pub fn per_day(raised: &[Raised], truths: &[Truth]) -> PerDay {
 
 #[cfg(test)]
 mod tests {
+    use std::net::IpAddr;
+
+    use smtpwatch_core::Role;
+
     use super::*;
     use crate::world::{replay::Label, scene::SECOND};
 
@@ -133,8 +147,27 @@ mod tests {
             at,
             role: Role::Client,
             peer: IpAddr::from([192, 0, 2, 1]),
-            port: 25,
+            cause: Cause {
+                kind: Kind::StarttlsStripped,
+                role: Role::Client,
+                about: About::Peer,
+                address: IpAddr::from([192, 0, 2, 1]),
+                port: 25,
+            },
         }
+    }
+
+    #[test]
+    fn guesses_are_grouped_by_day_and_this_host_without_an_end() {
+        let about = |about, hour: i64| {
+            let raised = raised(60 * hour, Severity::Low, Truth::Noise);
+            Raised { cause: Cause { about, ..raised.cause.clone() }, ..raised }
+        };
+        assert_eq!(START % DAY, 0, "hours of the world are hours of the day");
+        let counts =
+            |which, hours: &[i64]| incidents(&hours.iter().map(|hour| about(which, *hour)).collect::<Vec<_>>()).len();
+        assert_eq!(counts(About::Guessing, &[0, 12, 23, 24, 40]), 2);
+        assert_eq!(counts(About::ThisHost, &[0, 20, 44, 69, 95]), 2);
     }
 
     #[test]
@@ -149,7 +182,9 @@ mod tests {
         assert_eq!((incidents[0].severity, incidents[0].truth), (Severity::High, Truth::Attack));
         assert_eq!(incidents[0].notified, Some(all[1].at), "the notification comes with the severity");
         assert_eq!(incidents[1].notified, None);
-        assert_eq!(page(incidents.clone()), [incidents[1], incidents[0]], "newest first");
+        assert_eq!(page(incidents.clone()), incidents, "the most severe first, although it is older");
+        let equal = [Incident { severity: Severity::Medium, ..incidents[0] }, incidents[1]];
+        assert_eq!(page(equal.to_vec()), [equal[1], equal[0]], "of one severity, the newest first");
     }
 
     #[test]

@@ -82,7 +82,7 @@ A short form with a fixed seed is part of the test command (`smtpwatch-core/test
 The worlds have only the habits and attacks that this page lists, and no session is real: the figures compare one version with the next, and predict no host. Odd habits are far more frequent
 than among real mail hosts: four of ten honest peers have one. No published policy and no local
 rule is in force, and history is empty at the start of the month. An incident is counted as the store groups findings: one kind, peer and port, each finding within an hour of the
-next. A page is an incident of high or critical severity.
+next; guessed passwords by own address, port and day; what this host's own server does by own address and port. The start page shows the most severe first. A page is an incident of high or critical severity.
 
 ";
 

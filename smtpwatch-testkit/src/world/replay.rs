@@ -8,6 +8,7 @@ use std::{
 
 use smtpwatch_core::{
     Engine, FlowKey, Output, Role, Settings, Timestamp,
+    cause::Cause,
     engine::SessionResult,
     finding::{Kind, Severity},
     policy::history::History,
@@ -41,7 +42,7 @@ pub struct Raised {
     pub at: i64,
     pub role: Role,
     pub peer: IpAddr,
-    pub port: u16,
+    pub cause: Cause,
 }
 
 /// What the monitor misses or sees in another order, in sessions of 1,000.
@@ -181,7 +182,7 @@ impl Replay {
                 at: finding.time.0,
                 role: finding.role,
                 peer: peer.ip(),
-                port: flow.server.port(),
+                cause: Cause::of(&finding).expect("endpoints"),
             });
         }
     }

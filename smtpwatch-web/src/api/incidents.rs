@@ -5,7 +5,7 @@ use schemars::JsonSchema;
 use serde::Serialize;
 use serde_json::value::RawValue;
 use smtpwatch_core::{Finding, Role, evidence::EvidenceBundle};
-use smtpwatch_store::incidents::{Filter, Incident, LookupError, Reach, StoredFinding};
+use smtpwatch_store::incidents::{Cursor, Filter, Incident, LookupError, Reach, StoredFinding};
 use smtpwatch_system::{clock::now, moment::Moment};
 
 use super::{
@@ -101,7 +101,7 @@ pub(super) async fn status(api: Api) -> Result<Response, Problem> {
 
 /// The parameters of the list.
 pub(super) const LIST: &[&Parameter] =
-    &[&p::SINCE, &p::UNTIL, &p::KIND, &p::SEVERITY, &p::EVIDENCE, &p::ROLE, &p::PEER, &p::LIMIT, &p::CURSOR];
+    &[&p::SINCE, &p::UNTIL, &p::KIND, &p::SEVERITY, &p::EVIDENCE, &p::ROLE, &p::PEER, &p::SORT, &p::LIMIT, &p::CURSOR];
 
 /// The filter of a query, by the names and values of its parameters.
 pub(crate) fn filter(query: impl Iterator<Item = (String, String)>) -> Result<Filter, Problem> {
@@ -117,6 +117,11 @@ fn filter_of(request: &Request) -> Result<Filter, Problem> {
     for kind in request.texts(&p::KIND) {
         kinds.push(kind.parse().map_err(|_| Problem::value(&p::KIND))?);
     }
+    let sort = request.value(&p::SORT)?.unwrap_or_default();
+    let after: Option<Cursor> = request.value(&p::CURSOR)?;
+    if after.is_some_and(|after| !after.is_of(sort)) {
+        return Err(Problem::value(&p::CURSOR));
+    }
     Ok(Filter {
         since: moment(&p::SINCE)?,
         until: moment(&p::UNTIL)?,
@@ -125,17 +130,18 @@ fn filter_of(request: &Request) -> Result<Filter, Problem> {
         evidence: request.value(&p::EVIDENCE)?,
         role: role(request, &p::ROLE),
         peer: request.value(&p::PEER)?,
-        after: request.value(&p::CURSOR)?,
+        sort,
+        after,
         limit: limit(request)?,
     })
 }
 
 pub(super) async fn list(api: Api, request: Request) -> Result<Response, Problem> {
     let filter = filter_of(&request)?;
-    let limit = filter.limit;
+    let (limit, sort) = (filter.limit, filter.sort);
     let incidents = api.app.with_store(move |store| Ok(store.incidents(&filter)?)).await?;
     let full = incidents.len() >= limit;
-    let next = incidents.last().filter(|_| full).map(|incident| incident.cursor().to_string());
+    let next = incidents.last().filter(|_| full).map(|incident| incident.cursor(sort).to_string());
     Ok(response::json(&Incidents { incidents, next }))
 }
 

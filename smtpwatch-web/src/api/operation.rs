@@ -87,7 +87,7 @@ pub(super) static OPERATIONS: &[Operation] = &[
     Operation {
         path: "/incidents",
         name: "listIncidents",
-        summary: "Incidents, the most recent first",
+        summary: "Incidents, the most recent or the most severe first",
         parameters: incidents::LIST,
         success: json::<Incidents>("One page of the list."),
         others: LISTED,

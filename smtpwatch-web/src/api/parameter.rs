@@ -7,7 +7,7 @@ use smtpwatch_core::{
     Role,
     finding::{Evidence, Kind, Severity},
 };
-use smtpwatch_store::incidents::{Cursor, PAGE, PeerFilter};
+use smtpwatch_store::incidents::{Cursor, PAGE, PeerFilter, Sort};
 use smtpwatch_system::moment::{AGE_DIGITS, Moment};
 
 /// A parameter of an operation.
@@ -164,10 +164,18 @@ pub(super) const LIMIT: Parameter = Parameter {
 };
 /// Default of [`LIMIT`].
 pub(super) const PAGE_BY_DEFAULT: u64 = 100;
+/// The order of the list of incidents.
+pub(super) const SORT: Parameter = Parameter {
+    name: "sort",
+    description: "Order: `time` (the default), the most recent first; `worth`, the most severe first, then the most recent.",
+    format: ValueFormat::OneOf(|| Sort::ALL.iter().map(|sort| sort.as_str()).collect()),
+    example: "worth",
+    ..QUERY
+};
 /// Position where the list of incidents continues.
 pub(super) const CURSOR: Parameter = Parameter {
     name: "cursor",
-    description: "Continues the list: `next` of the previous response.",
+    description: "Continues the list: `next` of the previous response, with the same `sort`.",
     format: ValueFormat::Cursor,
     example: "1795446245123456789-17",
     ..QUERY
@@ -226,7 +234,7 @@ impl ValueFormat {
             )),
             Self::Address => pattern(format!("{}|{}", v4(), v6())),
             // A number of nineteen digits fits in 64 bits if its first digit is not 9.
-            Self::Cursor => pattern("-?[0-8]?[0-9]{1,18}-[0-8]?[0-9]{1,18}".to_owned()),
+            Self::Cursor => pattern("-?[0-8]?[0-9]{1,18}-[0-8]?[0-9]{1,18}(?:-[0-4])?".to_owned()),
         }
     }
 
@@ -297,6 +305,11 @@ mod tests {
         let cursors = [
             ("1795446245123456789-17", true),
             ("-5-3", true),
+            ("1795446245123456789-17-4", true),
+            ("-5-3-0", true),
+            ("5-3-5", false),
+            ("5-3-0-0", false),
+            ("5--3", false),
             ("8999999999999999999-1", true),
             ("9999999999999999999-1", false),
             ("1-", false),

@@ -74,6 +74,12 @@ pub(super) fn form(query: &FilterQuery) -> Markup {
             (text("peer", "Peer", "198.51.100.0/24, *.example.net"))
             (text("since", "Last seen after", "24h, 7d, 2026-11-23T15:00:00Z"))
             (text("until", "Begun before", "2026-11-23T15:00:00Z"))
+            label { "Order"
+                select name="sort" {
+                    option value="" { "newest first" }
+                    option value="worth" selected[query.has("sort", "worth")] { "most severe first" }
+                }
+            }
             details.kinds open[kinds > 0] {
                 summary { "Kinds: " (if kinds == 0 { "any".to_owned() } else { kinds.to_string() }) }
                 fieldset {
@@ -93,6 +99,8 @@ pub(super) fn form(query: &FilterQuery) -> Markup {
 
 #[cfg(test)]
 mod tests {
+    use smtpwatch_store::incidents::Sort;
+
     use super::*;
 
     #[test]
@@ -103,6 +111,9 @@ mod tests {
         assert_eq!((filter.severity, filter.kinds.len(), filter.limit), (None, 2, 9));
         let next = query.further(&"3-4".parse().expect("a place"));
         assert_eq!(next, "/incidents?peer=*.example.net&kind=starttls-stripped&kind=auth-plaintext&cursor=3-4");
+        let filter = FilterQuery::read("sort=worth&cursor=3-4-2").filter(9);
+        assert_eq!(filter.map(|filter| filter.sort).ok(), Some(Sort::Worth));
+        assert!(FilterQuery::read("sort=worth&cursor=3-4").filter(9).is_err(), "a position of the other order");
         assert!(FilterQuery::read("severity=loud").filter(9).is_err() && FilterQuery::read("&&=").is_everything());
     }
 

@@ -7,7 +7,10 @@ use axum::{
     response::{IntoResponse, Response},
 };
 use maud::{Markup, html};
-use smtpwatch_core::Finding;
+use smtpwatch_core::{
+    Finding,
+    cause::{About, Cause},
+};
 use smtpwatch_render::words;
 use smtpwatch_store::incidents::StoredFinding;
 
@@ -26,7 +29,7 @@ pub(super) async fn show(State(app): State<Arc<AppState>>, Path(id): Path<String
     let title = format!("{} at {}", f.kind, f.time);
     let body = html! {
         h1 { (f.kind) " " (severity(f.severity)) }
-        p.lead { "At " (moment(f.time)) ", " (words::happened(f.kind)) "." }
+        p.lead { "At " (moment(f.time)) ", " (words::happened(f.kind, about(f))) "." }
         p.buttons {
             a.button href={ "/incidents/" (stored.incident) } { "Its incident" }
             a.button href={ "/api/v1/findings/" (f.id) } { "JSON" }
@@ -34,6 +37,10 @@ pub(super) async fn show(State(app): State<Arc<AppState>>, Path(id): Path<String
         (parts(&stored))
     };
     Ok(Page { title: &title, under: "/incidents", incident: None, body }.into_response())
+}
+
+fn about(finding: &Finding) -> About {
+    Cause::of(finding).map_or(About::Peer, |cause| cause.about)
 }
 
 /// The parts of the page, in this order: difference, indicators, dialogue, known data, packets, record.

@@ -7,6 +7,7 @@ use axum::{
     response::{IntoResponse, Response},
 };
 use maud::{Markup, html};
+use smtpwatch_core::cause::About;
 use smtpwatch_render::words;
 use smtpwatch_store::{
     Store,
@@ -15,9 +16,9 @@ use smtpwatch_store::{
 
 use super::{
     finding,
-    format::{count, grouped, moment, severity},
+    format::{count, escaped, grouped, moment, severity},
     layout::{Failure, Page},
-    list::peer,
+    list::{headline, peer},
     timeline,
 };
 use crate::app_state::AppState;
@@ -43,7 +44,10 @@ pub(super) async fn show(
         .find_map(|(name, value)| (name == "before").then(|| value.parse().ok())?);
     let found = app.with_store(move |store| find(store, &id, before)).await?;
     let incident = &found.incident;
-    let title = format!("{} with {}", incident.kind, incident.peer);
+    let title = match headline(incident) {
+        None => format!("{} with {}", incident.kind, incident.peer),
+        Some(_) => format!("{} at {}", incident.kind, incident.peer),
+    };
     let body = html! {
         (head(&found))
         @match &found.best {
@@ -72,8 +76,13 @@ fn head(found: &IncidentData) -> Markup {
     html! {
         h1 { (incident.kind) " " (severity(incident.severity)) }
         p.lead {
-            "In mail " (if incident.role == smtpwatch_core::Role::Client { "to " } else { "from " }) (peer(incident)) ", "
-            (words::happened(incident.kind)) "."
+            @match headline(incident) {
+                None => {
+                    "In mail " (if incident.role == smtpwatch_core::Role::Client { "to " } else { "from " }) (peer(incident)) ", "
+                    (words::happened(incident.kind, incident.about)) "."
+                }
+                Some(headline) => { "At " (peer(incident)) ", " (headline) "." }
+            }
         }
         dl.facts {
             dt { "Certainty" } dd { strong { (incident.evidence) } ": " (words::how_sure(incident.evidence)) }
@@ -86,26 +95,38 @@ fn head(found: &IncidentData) -> Markup {
                 (moment(incident.last_seen))
             }
             dt { "Scope" }
-            dd {
-                (count(reach.peers, "peer", "peers")) " with the same at that time, " (reach.network) " of this network"
+            @if incident.about == About::Peer {
+                dd { (count(reach.peers, "peer", "peers")) " with the same at that time, " (reach.network) " of this network" }
+            } @else {
+                dd #clients data-live { "clients from " (incident.address_count()) }
+            }
+            @if !incident.mechanisms.is_empty() {
+                dt { "Mechanisms" }
+                dd #mechanisms data-live {
+                    @for (at, mechanism) in incident.mechanisms.iter().enumerate() {
+                        @if at > 0 { ", " }
+                        (escaped(&mechanism.name)) " " (grouped(mechanism.findings))
+                    }
+                }
             }
         }
         section aria-labelledby="next" {
             h2 #next { "What to do next" }
-            p { (words::next(incident.kind)) }
+            p { (words::next(incident.kind, incident.about)) }
         }
-        (hand_over(&incident.id))
+        (hand_over(incident))
     }
 }
 
 /// Links to the evidence in other formats.
-fn hand_over(id: &str) -> Markup {
-    let api = format!("/api/v1/incidents/{id}");
+fn hand_over(incident: &Incident) -> Markup {
+    let api = format!("/api/v1/incidents/{}", incident.id);
+    let text = if incident.about == About::Peer { "Letter to the carrier" } else { "Report as text" };
     html! {
         p.buttons {
             a.button href={ (api) "/pcapng" } download { "Capture file (pcapng)" }
             a.button href=(api) { "JSON" }
-            a.button href={ (api) "/text" } { "Letter to the carrier" }
+            a.button href={ (api) "/text" } { (text) }
             a.button href={ (api) "/ecs" } { "ECS" }
             a.button href={ (api) "/eve" } { "EVE" }
         }

@@ -1,9 +1,11 @@
-//! The list of incidents, the most recent first.
+//! The list of incidents, the most recent first, or the most severe first.
 
 use std::sync::Arc;
 
 use axum::extract::{RawQuery, State};
 use maud::{Markup, html};
+use smtpwatch_core::cause::About;
+use smtpwatch_render::words;
 use smtpwatch_store::incidents::Incident;
 
 use super::{
@@ -22,7 +24,10 @@ pub(super) async fn show(
 ) -> Result<Page<'static>, Failure> {
     let filter_query = FilterQuery::read(query.as_deref().unwrap_or_default());
     let found = match filter_query.filter(ON_A_PAGE) {
-        Ok(filter) => Ok(app.with_store(move |store| Ok(store.incidents(&filter)?)).await?),
+        Ok(filter) => {
+            let sort = filter.sort;
+            Ok((app.with_store(move |store| Ok(store.incidents(&filter)?)).await?, sort))
+        }
         Err(problem) => Err(problem.detail),
     };
     let body = html! {
@@ -30,14 +35,14 @@ pub(super) async fn show(
         (filter::form(&filter_query))
         @match &found {
             Err(wrong) => p.bad role="alert" { (escaped(wrong)) },
-            Ok(found) => div #incidents data-live {
+            Ok((found, sort)) => div #incidents data-live {
                 @if found.is_empty() {
                     p { (if filter_query.is_everything() { "None stored." } else { "None match." }) }
                 } @else {
                     (table(found))
                 }
                 @if let Some(last) = found.last().filter(|_| found.len() == ON_A_PAGE) {
-                    p { a rel="next" href=(filter_query.further(&last.cursor())) { "Older incidents" } }
+                    p { a rel="next" href=(filter_query.further(&last.cursor(*sort))) { "Further incidents" } }
                 }
             },
         }
@@ -61,7 +66,10 @@ pub(super) fn table(incidents: &[Incident]) -> Markup {
                     tr role="row" {
                         td.when role="cell" { (moment(incident.last_seen)) }
                         td role="cell" { (severity(incident.severity)) }
-                        td role="cell" { a href={ "/incidents/" (incident.id) } { (incident.kind) } }
+                        td role="cell" {
+                            a href={ "/incidents/" (incident.id) } { (incident.kind) }
+                            @if let Some(headline) = headline(incident) { br; (headline) }
+                        }
                         td role="cell" { (peer(incident)) }
                         td.more role="cell" { (incident.evidence) }
                         td.more role="cell" { (incident.outcome) }
@@ -75,9 +83,15 @@ pub(super) fn table(incidents: &[Incident]) -> Markup {
     }
 }
 
-/// The peer: its name if it has one, otherwise its address.
+/// The title of an incident that is not about a peer.
+pub(super) fn headline(incident: &Incident) -> Option<String> {
+    words::headline(incident.kind, incident.about, incident.findings, &incident.address_count())
+}
+
+/// The peer: its name if it has one, otherwise its address; or this host.
 pub(super) fn peer(incident: &Incident) -> Markup {
     html! {
+        @if incident.about != About::Peer { "this host, " }
         @if !incident.name.is_empty() { (escaped(&incident.name)) " " }
         span.address { (escaped(&incident.peer)) " port " (incident.port) }
     }

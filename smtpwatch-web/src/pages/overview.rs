@@ -1,10 +1,15 @@
-//! The start page: the state of the daemon and the newest incidents.
+//! The start page: the state of the daemon, and what must be looked at: incidents by severity, then the newest first.
 
 use std::{collections::BTreeMap, sync::Arc};
 
 use axum::extract::State;
 use maud::{Markup, html};
-use smtpwatch_store::incidents::Filter;
+use smtpwatch_core::Timestamp;
+use smtpwatch_store::{
+    Store, StoreError,
+    incidents::{Filter, Incident, Sort},
+};
+use smtpwatch_system::clock::now;
 
 use super::{
     format::{count, escaped, grouped, moment},
@@ -13,13 +18,17 @@ use super::{
 };
 use crate::app_state::{AppState, Status};
 
-/// Maximum number of incidents on the page.
-const NEWEST: usize = 10;
+/// Maximum number of incidents in each list.
+const LISTED: usize = 10;
+/// In nanoseconds.
+const DAY: i64 = 86_400 * 1_000_000_000;
+const MONTH: i64 = 30 * DAY;
 
 pub(super) async fn show(State(app): State<Arc<AppState>>) -> Result<Page<'static>, Failure> {
     let status = app.status().await;
-    let filter = Filter { limit: NEWEST, ..Filter::default() };
-    let incidents = app.with_store(move |store| Ok(store.incidents(&filter)?)).await;
+    // What is looked at without a daemon is an old store, whose days end with its newest incident.
+    let is_old = app.no_capture().is_some();
+    let incidents = app.with_store(move |store| Ok(by_worth(store, is_old)?)).await;
     let body = html! {
         h1 { "Now" }
         div #now data-live {
@@ -36,21 +45,49 @@ pub(super) async fn show(State(app): State<Arc<AppState>>) -> Result<Page<'stati
                 }
             }
         }
-        section aria-labelledby="newest" {
-            h2 #newest { "Newest incidents" }
-            div #incidents data-live {
-                @match &incidents {
-                    Ok(incidents) if incidents.is_empty() => p { "None stored." },
-                    Ok(incidents) => {
-                        (list::table(incidents))
-                        p { a href="/incidents" { "All incidents" } }
-                    },
-                    Err(error) => p.bad { (escaped(&error.to_string())) },
-                }
+        div #incidents data-live {
+            @match &incidents {
+                Ok(incidents) => {
+                    section aria-labelledby="day" {
+                        h2 #day { "Incidents of the last 24 hours, the most severe first" }
+                        @if incidents.day.is_empty() { p { "None." } } @else { (list::table(&incidents.day)) }
+                    }
+                    section aria-labelledby="month" {
+                        h2 #month { "Further incidents of the last 30 days" }
+                        @if incidents.month.is_empty() { p { "None." } } @else { (list::table(&incidents.month)) }
+                        p {
+                            a href="/incidents?sort=worth" { "All incidents, the most severe first" } ", or "
+                            a href="/incidents" { "the newest first" }
+                        }
+                    }
+                },
+                Err(error) => p.bad { (escaped(&error.to_string())) },
             }
         }
     };
     Ok(Page { title: "Now", under: "/", incident: None, body })
+}
+
+/// The incidents of the page.
+struct ByWorth {
+    day: Vec<Incident>,
+    /// Those of the last 30 days that are not in `day`.
+    month: Vec<Incident>,
+}
+
+fn by_worth(store: &mut Store, is_old: bool) -> Result<ByWorth, StoreError> {
+    let newest = store.incidents(&Filter { limit: 1, ..Filter::default() })?;
+    let end = newest.first().filter(|_| is_old).map_or_else(now, |incident| incident.last_seen);
+    let mut since = |age: i64, limit| {
+        let since = Some(Timestamp(end.0.saturating_sub(age)));
+        store.incidents(&Filter { since, sort: Sort::Worth, limit, ..Filter::default() })
+    };
+    let day = since(DAY, LISTED)?;
+    // Enough to fill the list if all of the others are among them.
+    let mut month = since(MONTH, 2 * LISTED)?;
+    month.retain(|incident| day.iter().all(|shown| shown.id != incident.id));
+    month.truncate(LISTED);
+    Ok(ByWorth { day, month })
 }
 
 fn watch(status: &Status) -> Markup {

@@ -78,6 +78,7 @@ fn list(args: IncidentsListArgs) -> anyhow::Result<Exit> {
         evidence: args.evidence,
         role: args.role,
         peer: args.peer,
+        sort: args.sort,
         after: None,
         limit: usize::from(args.limit),
     };
@@ -98,7 +99,8 @@ fn table(out: &mut impl Write, incidents: &[Incident]) -> io::Result<()> {
     for incident in incidents {
         let name = if incident.name.is_empty() { String::new() } else { format!(" ({})", incident.name) };
         let last: String = incident.last_seen.to_string().chars().take(19).collect();
-        let peer = format!("{}:{}{name}", incident.peer, incident.port);
+        let headline = headline(incident).map(|headline| format!(" {headline}")).unwrap_or_default();
+        let peer = format!("{}:{}{name}{headline}", incident.peer, incident.port);
         writeln!(
             out,
             "{last:<20} {:<8} {:<23} {:<10} {:<10} {:>8} {:<36} {}",
@@ -121,6 +123,11 @@ fn kept_of(incident: &Incident) -> String {
     } else {
         format!("{} of {}", incident.kept, incident.findings)
     }
+}
+
+/// The title of an incident that is not about a peer.
+fn headline(incident: &Incident) -> Option<String> {
+    words::headline(incident.kind, incident.about, incident.findings, &incident.address_count())
 }
 
 fn show(args: &IncidentArgs) -> anyhow::Result<Exit> {
@@ -166,24 +173,33 @@ fn document<'a>(incident: &'a Incident, reach: Reach, findings: &'a [StoredFindi
 }
 
 fn in_words(incident: &Incident, reach: Reach, best: Option<&StoredFinding>) -> String {
+    let of_peer = headline(incident).is_none();
     let mut text = format!(
-        "Incident {}\n{} {} with {}, port {}: {}.\nHow sure: {}. Cost: {}.\n{} findings{} from {} to {}; peers with the same \
-         at that time: {}, in this network: {}.\n",
+        "Incident {}\n{} {} {} {}, port {}: {}.\nHow sure: {}. Cost: {}.\n{} findings{} from {} to {}; {}.\n",
         incident.id,
         incident.severity.as_str().to_uppercase(),
         incident.kind,
+        if of_peer { "with" } else { "at" },
         printable(&incident.peer),
         incident.port,
-        words::happened(incident.kind),
+        headline(incident).unwrap_or_else(|| words::happened(incident.kind, incident.about).to_owned()),
         words::how_sure(incident.evidence),
         words::cost(incident.outcome),
         incident.findings,
         if incident.kept < incident.findings { format!(" ({} kept)", incident.kept) } else { String::new() },
         incident.first_seen,
         incident.last_seen,
-        reach.peers,
-        reach.network
+        if of_peer {
+            format!("peers with the same at that time: {}, in this network: {}", reach.peers, reach.network)
+        } else {
+            format!("clients: {}", incident.address_count())
+        }
     );
+    if !incident.mechanisms.is_empty() {
+        let mechanisms =
+            incident.mechanisms.iter().map(|mechanism| format!("{} {}", mechanism.name, mechanism.findings));
+        text.push_str(&format!("mechanisms: {}\n", printable(&mechanisms.collect::<Vec<_>>().join(", "))));
+    }
     let Some(best) = best else { return text };
     let rows = difference(&best.finding);
     if !rows.is_empty() {
@@ -201,7 +217,7 @@ fn in_words(incident: &Incident, reach: Reach, best: Option<&StoredFinding>) -> 
     text.push('\n');
     text.push_str(&text::finding(&best.finding));
     text.push_str(&format!("\nfinding {} (number {} of the chain, {})\n", best.finding.id, best.number, best.chain));
-    text.push_str(&format!("next: {}\n", words::next(incident.kind)));
+    text.push_str(&format!("next: {}\n", words::next(incident.kind, incident.about)));
     text
 }
 

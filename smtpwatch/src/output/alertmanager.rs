@@ -1,7 +1,8 @@
 //! Sends incidents to Alertmanagers (API v2, `POST /api/v2/alerts`).
 //!
 //! An alert is one incident. It is sent at once and again at intervals, each time with its end (`endsAt`): the time
-//! of the newest finding plus the hold time. So it resolves by itself, even if the daemon has ended.
+//! of the newest finding plus the hold time. So it resolves by itself, even if the daemon has ended. An incident that is not
+//! about a peer has many findings and one cause, so that not each of them is sent: the store says when an alert is due.
 
 use std::{collections::BTreeMap, time::Duration};
 
@@ -37,8 +38,7 @@ pub struct AlertSender(Sender<FindingNotice>);
 
 /// The parts of a finding that an alert needs.
 struct FindingNotice {
-    incident: String,
-    findings: u64,
+    stored: StoredAs,
     finding: Finding,
 }
 
@@ -116,10 +116,13 @@ fn endpoint(base: &Url) -> Url {
 }
 
 impl AlertSender {
-    /// Queues a finding; counts a failure if the queue is full. Never blocks.
+    /// Queues a finding whose incident is due for an alert; counts a failure if the queue is full. Never blocks.
     pub fn send(&self, finding: &Finding, stored: &StoredAs, metrics: &Metrics) {
+        if !stored.is_announced {
+            return;
+        }
         let finding = Finding { exhibit: None, transcript: Vec::new(), ..finding.clone() };
-        let notice = FindingNotice { incident: stored.incident.clone(), findings: stored.findings, finding };
+        let notice = FindingNotice { stored: stored.clone(), finding };
         if self.0.try_send(notice).is_err() {
             metrics.output(Output::Alertmanager, 0, 1);
         }
@@ -148,7 +151,8 @@ impl AlertWorker {
     }
 
     fn update(&mut self, notice: FindingNotice, metrics: &Metrics) {
-        let FindingNotice { incident, findings, finding } = notice;
+        let FindingNotice { stored, finding } = notice;
+        let incident = stored.incident.clone();
         if !self.active.contains_key(&incident) && self.active.len() >= MAX_ALERTS {
             metrics.output(Output::Alertmanager, 0, 1);
             return;
@@ -157,7 +161,7 @@ impl AlertWorker {
         let newest = self.active.get(&incident).map_or(finding.time, |active| active.newest.max(finding.time));
         let alert = Alert {
             labels: labels(&incident, &finding, &self.cluster, &self.instance),
-            annotations: annotations(&incident, findings, &finding),
+            annotations: annotations(&stored, &finding),
             starts_at,
             ends_at: newest,
         };
@@ -243,11 +247,19 @@ fn labels(incident: &str, finding: &Finding, cluster: &str, instance: &str) -> B
     labels
 }
 
-fn annotations(incident: &str, findings: u64, finding: &Finding) -> BTreeMap<&'static str, String> {
-    let peer = Some(&finding.peer.name).filter(|name| !name.is_empty()).unwrap_or(&finding.flow.server);
-    let count = if findings == 1 { "1 finding".to_owned() } else { format!("{findings} findings") };
+fn annotations(stored: &StoredAs, finding: &Finding) -> BTreeMap<&'static str, String> {
+    let StoredAs { incident, findings, addresses, is_announced: _ } = stored;
+    let about = Cause::of(finding).map_or(About::Peer, |cause| cause.about);
+    let subject = match about {
+        About::Peer => Some(&finding.peer.name).filter(|name| !name.is_empty()).unwrap_or(&finding.flow.server),
+        About::ThisHost | About::Guessing => &finding.flow.server,
+    };
+    let count = if *findings == 1 { "1 finding".to_owned() } else { format!("{findings} findings") };
+    let addresses = if *addresses == 1 { "1 address".to_owned() } else { format!("{addresses} addresses") };
+    let happened = words::headline(finding.kind, about, *findings, &addresses)
+        .unwrap_or_else(|| words::happened(finding.kind, about).to_owned());
     BTreeMap::from([
-        ("summary", format!("{peer}: {}", words::happened(finding.kind))),
+        ("summary", format!("{subject}: {happened}")),
         (
             "description",
             format!(
@@ -339,5 +351,41 @@ mod tests {
             assert!(label(&labels, "cause").is_some(), "{kind}");
             assert_eq!(label(&labels, "cluster"), None, "without a value there is no label");
         }
+    }
+
+    fn guess(kind: &str, stranger: bool) -> Finding {
+        let mut finding = finding(kind, "server", "203.0.113.5:41234", "192.0.2.10:587", stranger);
+        finding.peer.name = "bot.example.net".to_owned();
+        finding
+    }
+
+    fn stored(findings: u64, is_announced: bool) -> StoredAs {
+        StoredAs { incident: "an-incident".to_owned(), findings, addresses: findings.min(300), is_announced }
+    }
+
+    #[test]
+    fn only_an_incident_that_is_due_is_pushed() {
+        let metrics = Metrics::new(&[25]).expect("metrics");
+        let (sender, mut notices) = channel(QUEUE);
+        let sender = AlertSender(sender);
+        for (findings, is_announced) in [(1, true), (2, false), (3, false), (1_500, true)] {
+            sender.send(&guess("auth-plaintext", true), &stored(findings, is_announced), &metrics);
+        }
+        let mut sent = Vec::new();
+        while let Ok(notice) = notices.try_recv() {
+            sent.push(notice.stored.findings);
+        }
+        assert_eq!(sent, [1, 1_500]);
+    }
+
+    #[test]
+    fn the_summary_names_this_host_where_no_peer_is_meant() {
+        let summary = |finding: &Finding| annotations(&stored(1_500, true), finding)["summary"].clone();
+        let guessing = "192.0.2.10:587: password guessing in cleartext: 1500 attempts from 300 addresses";
+        assert_eq!(summary(&guess("auth-plaintext", true)), guessing);
+        let offer = guess("auth-offered-plaintext", false);
+        assert_eq!(summary(&offer), "192.0.2.10:587: this host offers AUTH before TLS");
+        let known = summary(&guess("auth-plaintext", false));
+        assert!(known.starts_with("bot.example.net: a password"), "{known}");
     }
 }

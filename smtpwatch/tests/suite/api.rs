@@ -13,11 +13,16 @@ use rusqlite::Connection;
 use serde_json::{Value, json};
 use smtpwatch::output::metrics::Metrics;
 use smtpwatch_config::Retention;
-use smtpwatch_core::{Finding, finding::Kind};
+use smtpwatch_core::{
+    Finding, Role, Timestamp,
+    finding::{Kind, Severity},
+};
+use smtpwatch_pipeline::incident;
 use smtpwatch_store::Store;
 use smtpwatch_web::{
     api,
     app_state::{AppState, EventBus},
+    pages,
     server::Health,
 };
 
@@ -70,7 +75,8 @@ impl Server {
         let address = listener.local_addr().unwrap();
         let metrics = Metrics::new(&[25]).unwrap().web;
         let app = Arc::new(AppState::new(path.to_owned(), metrics, Arc::new(Health::default()), EventBus::new()));
-        runtime.spawn(async move { axum::serve(listener, api::router(app)).await });
+        let routes = pages::router(app.clone()).merge(api::router(app));
+        runtime.spawn(async move { axum::serve(listener, routes).await });
         Self { _runtime: runtime, address }
     }
 
@@ -113,7 +119,7 @@ fn filled(path: &Path) -> Vec<Finding> {
         .collect();
     let mut stripped = later(&one, "198.51.100.25:587", 200_000);
     stripped.kind = Kind::StarttlsStripped;
-    stripped.severity = smtpwatch_core::finding::Severity::High;
+    stripped.severity = Severity::High;
     stripped.evidence = smtpwatch_core::finding::Evidence::Policy;
     // Characters that a terminal interprets, including a right-to-left override.
     stripped.peer.greeting = "220 \u{9b}31m\u{202e}\u{7f}\u{1b}[2J <script>".to_owned();
@@ -246,6 +252,96 @@ fn incidents_are_listed_filtered_and_paged() {
     let rest = server.json(&format!("{more}?limit=1000&before=9"));
     assert_eq!((numbers(&rest), &rest["next"]), (vec![8, 7, 1], &Value::Null));
     assert_eq!(first["findings"][0]["has_exhibit"], true);
+}
+
+/// Guesses of many clients, an offer of this host's own, and one strip that is older than all of them.
+#[test]
+fn what_must_be_looked_at_comes_first() {
+    let (_directory, path) = store();
+    let one = credential();
+    let now = smtpwatch_system::clock::now();
+    let at = |server: &str, seconds_ago: i64| {
+        let mut finding = later(&one, server, 0);
+        finding.time = Timestamp(now.0 - seconds_ago * 1_000_000_000);
+        incident::name(&mut finding, "none");
+        finding
+    };
+    let by_client = |kind, number: i64| {
+        let mut finding = at("192.0.2.10:587", 0);
+        finding.kind = kind;
+        finding.severity = Severity::Low;
+        finding.role = Role::Server;
+        finding.flow.client = format!("203.0.113.{number}:40000");
+        finding.observed.reply = Some(535);
+        finding.peer.stranger = true;
+        finding
+    };
+    let strip = |server, seconds_ago| {
+        let mut strip = at(server, seconds_ago);
+        strip.kind = Kind::StarttlsStripped;
+        strip.severity = Severity::High;
+        strip
+    };
+    const DAY: i64 = 86_400;
+    let mut made: Vec<_> = (0..40).map(|number| by_client(Kind::AuthPlaintext, number)).collect();
+    made.extend((0..3).map(|number| by_client(Kind::AuthOfferedPlaintext, number)));
+    made.push(strip("198.51.100.25:25", 3_600));
+    made.push(strip("198.51.100.26:25", 3 * DAY));
+    made.push(strip("198.51.100.27:25", 31 * DAY));
+    keep(&path, Retention::default(), &made);
+    let server = Server::start(&path);
+    let list = |query: &str| server.json(&format!("/incidents?{query}"))["incidents"].as_array().unwrap().clone();
+    let of = |about: &str| list("").into_iter().find(|incident| incident["about"] == about).unwrap();
+    let guessing = of("guessing");
+    assert_eq!(
+        (&guessing["findings"], &guessing["addresses"], &guessing["unlisted"]),
+        (&40.into(), &40.into(), &0.into())
+    );
+    assert_eq!(guessing["mechanisms"], json!([{ "name": "PLAIN", "findings": 40 }]));
+    assert_eq!((&guessing["peer"], guessing["cause"].as_str().unwrap().len()), (&"192.0.2.10".into(), 16));
+    let own = of("this-host");
+    assert_eq!((&own["findings"], &own["addresses"]), (&3.into(), &3.into()));
+    assert_eq!(of("peer")["addresses"], 1);
+    assert_eq!(list("peer=203.0.113.39")[0]["id"], guessing["id"], "by the address of a client");
+    let peers = |query| list(query).iter().map(|one| one["peer"].as_str().unwrap().to_owned()).collect::<Vec<_>>();
+    let strips = ["198.51.100.25", "198.51.100.26", "198.51.100.27"];
+    assert_eq!(peers("sort=worth")[..3], strips);
+    assert_eq!(peers("sort=time")[2..], strips, "the newest first");
+    assert_eq!(peers("sort=time"), peers(""));
+    let first = server.json("/incidents?sort=worth&limit=2");
+    let next = first["next"].as_str().unwrap();
+    assert_eq!(peers(&format!("sort=worth&limit=1&cursor={next}")), strips[2..]);
+    server.get(&format!("/incidents?cursor={next}")).is_problem(400);
+    server.get("/incidents?sort=severity").is_problem(400);
+
+    let page = |path: &str| {
+        let answer = server.ask("GET", path, "");
+        assert_eq!(answer.status, 200, "{answer:?}");
+        answer.body
+    };
+    let start = page("/");
+    let place = |text: &str| start.find(text).unwrap_or_else(|| panic!("{text} is not in {start}"));
+    let (headline, offer) =
+        ("password guessing in cleartext: 40 attempts from 40 addresses", "this host offers AUTH before TLS");
+    assert!(place("last 24 hours") < place(strips[0]) && place(strips[0]) < place(headline), "{start}");
+    assert!(place(headline) < place("last 30 days") && place("last 30 days") < place(strips[1]), "{start}");
+    assert!(place(offer) < place("last 30 days"));
+    assert!(!start.contains(strips[2]) && start.matches(strips[0]).count() == 1, "{start}");
+    let link = |list: &str| (list.find(headline), list.find(strips[0]));
+    assert!(link(&page("/incidents")).0 < link(&page("/incidents")).1);
+    assert!(link(&page("/incidents?sort=worth")).0 > link(&page("/incidents?sort=worth")).1);
+    let shown = page(&format!("/incidents/{}", guessing["id"].as_str().unwrap()));
+    for expected in [
+        headline,
+        "clients from 40 addresses",
+        "<bdi>PLAIN</bdi> 40",
+        "Report as text",
+        "None of these logins was accepted",
+    ] {
+        assert!(shown.contains(expected), "{expected} is not in {shown}");
+    }
+    let shown = page(&format!("/incidents/{}", own["id"].as_str().unwrap()));
+    assert!(shown.contains(offer) && !shown.contains("carrier"), "{shown}");
 }
 
 #[test]

@@ -64,7 +64,8 @@ impl Listener {
 }
 
 fn publish(events: &EventBus, finding: &Finding) {
-    events.publish(finding, &StoredAs { incident: "an-incident".to_owned(), findings: 7 });
+    let stored = StoredAs { incident: "an-incident".to_owned(), findings: 7, addresses: 1, is_announced: true };
+    events.publish(finding, &stored);
 }
 
 #[test]

@@ -11,6 +11,7 @@ use rusqlite::Connection;
 use smtpwatch_config::{Config, Retention};
 use smtpwatch_core::{
     Finding, Role, Timestamp,
+    cause::{About, Cause},
     evidence::EvidenceBundle,
     finding::{Evidence, Kind, Severity},
     policy::history::History,
@@ -21,7 +22,7 @@ use smtpwatch_pipeline::{
 };
 use smtpwatch_store::{
     EXHIBITS_PER_INCIDENT, Store, StoreError, Writer, WriterSettings,
-    incidents::{Filter, LookupError},
+    incidents::{Filter, LookupError, Sort},
     retention::Removals,
 };
 
@@ -114,7 +115,7 @@ fn findings_of_one_peer_within_the_window_are_one_incident() {
     assert_eq!((reach.peers, reach.network), (2, 2));
 
     let mut first_page = store.incidents(&Filter { limit: 2, ..Filter::default() }).unwrap();
-    let cursor = first_page.last().unwrap().cursor().to_string().parse().unwrap();
+    let cursor = first_page.last().unwrap().cursor(Sort::Time).to_string().parse().unwrap();
     first_page.extend(store.incidents(&Filter { after: Some(cursor), limit: 2, ..Filter::default() }).unwrap());
     assert_eq!(first_page, all, "page by page it is the same list");
 
@@ -212,19 +213,21 @@ fn retention_removes_the_oldest_and_the_chain_continues() {
     assert_eq!((again.findings, again.removed, again.broken.len()), (1, 300, 0));
 }
 
-/// A login with its password, then bots that guess: the guesses go, although each is as severe.
+/// A login with its password, then bots that guess: the guesses go, although each is as severe, and are one incident.
 #[test]
 fn guesses_displace_no_evidence() {
     let one = credential();
     let (_directory, path) = store();
     let stolen = later(&one, "198.51.100.25:587", 0);
-    let guesses = (1..=750).map(|number| {
+    let guess = |number: i64| {
         let mut guess = later(&one, "192.0.2.10:587", number);
         guess.role = Role::Server;
         guess.flow.client = format!("203.0.113.{}:40000", number % 5);
         guess.observed.reply = Some(535);
+        guess.peer.stranger = true;
         guess
-    });
+    };
+    let guesses = (1..=750).map(guess);
     let retention = Retention { findings: 500, ..Retention::default() };
     let (writer, _) = Writer::start(&path, WriterSettings { retention, ..WriterSettings::default() }).unwrap();
     let handle = writer.handle().unwrap().blocking();
@@ -232,12 +235,12 @@ fn guesses_displace_no_evidence() {
         assert!(handle.finding(Box::new(finding)).is_ok());
     }
     let end = Instant::now() + Duration::from_secs(20);
-    while writer.status().removals.total() < 650 {
+    while writer.status().removals.total() < 730 {
         assert!(Instant::now() < end, "{:?}", writer.status());
         std::thread::sleep(Duration::from_millis(20));
     }
     let Removals { reasons, evidence } = writer.status().removals;
-    assert_eq!((reasons, evidence), ([0, 0, 0, 650], [0, 0]), "five peers, twenty each");
+    assert_eq!((reasons, evidence), ([0, 0, 0, 730], [0, 0]), "five peers, twenty of all of them");
     drop(handle);
     assert_eq!(writer.finish(), 0);
 
@@ -245,7 +248,17 @@ fn guesses_displace_no_evidence() {
     let incident = store.incident(&stolen.id).unwrap();
     assert_eq!(store.best_finding(&incident).unwrap().unwrap().finding, stolen, "with its evidence");
     let bots = store.incidents(&Filter { role: Some(Role::Server), ..Filter::default() }).unwrap();
-    assert_eq!(bots.iter().map(|bot| (bot.findings, bot.kept)).collect::<Vec<_>>(), [(150, 20); 5]);
+    assert_eq!(
+        bots.iter().map(|bot| (bot.findings, bot.kept, bot.addresses, bot.about)).collect::<Vec<_>>(),
+        [(750, 20, 5, About::Guessing)]
+    );
+    let cause = Cause::of(&guess(1)).unwrap();
+    assert_eq!((&bots[0].peer[..], bots[0].port, &bots[0].cause), ("192.0.2.10", 587, &cause.id()), "this host");
+    let found = |peer: &str| {
+        let filter = Filter { peer: Some(peer.parse().unwrap()), ..Filter::default() };
+        Store::open_existing(&path).unwrap().incidents(&filter).unwrap().len()
+    };
+    assert_eq!([found("203.0.113.4"), found("203.0.113.5"), found("192.0.2.10")], [1, 0, 1], "by a client too");
     let text = |arguments: &[&str]| {
         let (code, text, _) =
             smtpwatch(&[arguments, &["--format", "text", "--store", path.to_str().unwrap()]].concat());
@@ -253,10 +266,19 @@ fn guesses_displace_no_evidence() {
         text
     };
     let verified = text(&["incidents", "verify"]);
-    assert!(verified.starts_with("the chain is whole: 101 findings checked, 650 removed by retention\n"), "{verified}");
-    assert!(verified.contains("  severity: critical 650\n  reason: quota 650\n"), "{verified}");
-    assert_eq!(text(&["incidents", "list"]).matches("20 of 150").count(), 5);
-    assert!(text(&["incidents", "show", &bots[0].id]).contains("\n150 findings (20 kept) from "));
+    assert!(verified.starts_with("the chain is whole: 21 findings checked, 730 removed by retention\n"), "{verified}");
+    assert!(verified.contains("  severity: critical 730\n  reason: quota 730\n"), "{verified}");
+    let list = text(&["incidents", "list"]);
+    assert_eq!(list.matches("20 of 750").count(), 1, "{list}");
+    assert!(list.contains("password guessing in cleartext: 750 attempts from 5 addresses"), "{list}");
+    let shown = text(&["incidents", "show", &bots[0].id]);
+    assert!(shown.contains("\n750 findings (20 kept) from "), "{shown}");
+    assert!(shown.contains(": password guessing in cleartext: 750 attempts from 5 addresses.\n"), "{shown}");
+    assert!(shown.contains("; clients: 5 addresses.\nmechanisms: PLAIN 750\n"), "{shown}");
+    assert!(!shown.contains("change it now") && shown.contains("None of these logins was accepted"), "{shown}");
+    let letter = text(&["incidents", "export", &bots[0].id]);
+    assert!(letter.contains("tries passwords at our mail server") && !letter.contains("carrier"), "{letter}");
+    assert!(!letter.contains("changes these"), "it blames no device on the way: {letter}");
 }
 
 #[test]
@@ -399,7 +421,19 @@ fn incidents_are_listed_and_shown_with_the_difference() {
     assert_eq!(none, "");
     let (_, table, _) = filled.incidents(&["list", "--format", "text", "--since", "2026-11-01T00:00:00Z"]);
     assert!(table.contains("SEVERITY") && table.contains("auth-plaintext"), "{table}");
-    for bad in [["--since", "yesterday"], ["--kind", "nothing"], ["--peer", "a b"], ["--limit", "0"]] {
+    let severities = |arguments: &[&str]| {
+        let (_, list, _) = filled.incidents(&[&["list", "--format", "json"], arguments].concat());
+        let read = |line: &str| serde_json::from_str::<serde_json::Value>(line).unwrap();
+        let severity = |line| read(line)["severity"].as_str().unwrap().parse::<Severity>().unwrap();
+        list.lines().map(severity).collect::<Vec<_>>()
+    };
+    let by_worth = severities(&["--sort", "worth"]);
+    assert!(by_worth.is_sorted_by(|one, next| one >= next), "{by_worth:?}");
+    assert_eq!(severities(&[]), severities(&["--sort", "time"]));
+    assert!(by_worth.first() != by_worth.last(), "it shows an order: {by_worth:?}");
+    for bad in
+        [["--sort", "severity"], ["--since", "yesterday"], ["--kind", "nothing"], ["--peer", "a b"], ["--limit", "0"]]
+    {
         assert_eq!(filled.incidents(&[&["list"], &bad[..]].concat()).0, 2, "{bad:?}");
     }
 

@@ -535,6 +535,9 @@ fn an_upgrade_reports_nothing_again() {
     connection
         .execute_batch(
             "DROP TABLE unreported; DROP TABLE worth; DROP TABLE cause; DROP TABLE tombstone;
+             DROP TABLE incident_client; DROP TABLE incident_mechanism; DROP INDEX incident_worth;
+             ALTER TABLE incident DROP COLUMN about; ALTER TABLE incident DROP COLUMN addresses;
+             ALTER TABLE incident DROP COLUMN unlisted; ALTER TABLE incident DROP COLUMN announced;
              ALTER TABLE baseline DROP COLUMN wear; ALTER TABLE baseline DROP COLUMN names;
              ALTER TABLE baseline DROP COLUMN days; ALTER TABLE incident DROP COLUMN kept",
         )
