@@ -141,10 +141,13 @@ pub(super) fn read_usage(row: &Row<'_>, first: usize, tls: u64) -> rusqlite::Res
     })
 }
 
+/// Role of this host, day, peer, own address, and port of the server.
+type Key = (Role, Day, IpAddr, IpAddr, u16);
+
 /// Counts that wait to be written.
 #[derive(Default)]
 pub(super) struct Pending {
-    rows: HashMap<(Role, Day, IpAddr, IpAddr, u16), (Offers, Usage)>,
+    rows: HashMap<Key, (Offers, Usage)>,
 }
 
 impl Pending {

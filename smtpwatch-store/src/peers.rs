@@ -267,8 +267,9 @@ impl FromStr for PeerCursor {
             rest = after;
             u128::from_str_radix(part, 16).ok()
         };
-        let parts = (|| Some(CURSOR_DIGITS.map(&mut part)))().ok_or_else(wrong)?;
-        let [Some(value), Some(role), Some(port), Some(address)] = parts else { return Err(wrong()) };
+        let [Some(value), Some(role), Some(port), Some(address)] = CURSOR_DIGITS.map(&mut part) else {
+            return Err(wrong());
+        };
         let role = match role {
             0 => Role::Client,
             1 => Role::Server,
