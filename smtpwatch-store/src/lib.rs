@@ -16,6 +16,7 @@ mod file_monitor;
 mod findings;
 pub mod incidents;
 pub mod offers;
+pub mod peers;
 pub mod policies;
 pub mod retention;
 mod writer;
@@ -57,7 +58,7 @@ const STEPS: [&[&str]; SCHEMA as usize] = [
     &[deliveries::CREATE, offers::CREATE, policies::CREATE],
     &[findings::CREATE, offers::BOTH_ROLES],
     &[WEAR_AND_NAMES, findings::UNREPORTED],
-    &[DAYS, retention::CREATE],
+    &[DAYS, retention::CREATE, offers::CLEARTEXT],
 ];
 
 const BASELINE: &str = "

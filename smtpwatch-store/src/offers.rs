@@ -9,7 +9,7 @@ use smtpwatch_core::{
     day::Day,
     engine::{SessionResult, SessionSummary},
     finding::StarttlsState,
-    offers::Offers,
+    offers::{Offers, Usage, Versions},
 };
 
 use super::{Store, StoreError, signed};
@@ -61,6 +61,33 @@ pub(super) const BOTH_ROLES: &str = "
     DROP TABLE offer_of_server;
 ";
 
+/// Schema step that adds what sessions used: cleartext, and versions of TLS. The counts of earlier days stay zero.
+pub(super) const CLEARTEXT: &str = "
+    ALTER TABLE offer ADD COLUMN cleartext INTEGER NOT NULL DEFAULT 0;       -- sessions with mail or credentials in cleartext
+    ALTER TABLE offer ADD COLUMN messages INTEGER NOT NULL DEFAULT 0;        -- accepted in cleartext
+    ALTER TABLE offer ADD COLUMN last_cleartext INTEGER NOT NULL DEFAULT 0;  -- nanoseconds since the epoch
+    ALTER TABLE offer ADD COLUMN tls_1_0 INTEGER NOT NULL DEFAULT 0;         -- sessions by version; the others of tls: unknown
+    ALTER TABLE offer ADD COLUMN tls_1_1 INTEGER NOT NULL DEFAULT 0;
+    ALTER TABLE offer ADD COLUMN tls_1_2 INTEGER NOT NULL DEFAULT 0;
+    ALTER TABLE offer ADD COLUMN tls_1_3 INTEGER NOT NULL DEFAULT 0;
+";
+
+/// What one session that ended at this time used. A session that was not seen whole says nothing, as in [`of_session`].
+fn used_by(session: &SessionSummary, at: Timestamp) -> Usage {
+    if session.gaps > 0 || session.result == SessionResult::Unknown {
+        return Usage::default();
+    }
+    let mut usage = Usage { messages: u64::from(session.messages), ..Usage::default() };
+    if session.result == SessionResult::Plaintext || session.messages > 0 {
+        usage.cleartext = 1;
+        usage.last_cleartext = at;
+    }
+    if let Some(version) = session.tls_version {
+        usage.versions = Versions::one(version);
+    }
+    usage
+}
+
 /// The counts of one session that ended at this time.
 fn of_session(session: &SessionSummary, at: Timestamp) -> Offers {
     let mut offers = Offers { sessions: 1, ..Offers::default() };
@@ -98,10 +125,29 @@ pub(super) fn read(row: &Row<'_>, first: usize) -> rusqlite::Result<Offers> {
     })
 }
 
+/// The columns that [`read_usage`] reads.
+pub(super) const USAGE: &str = "cleartext, messages, last_cleartext, tls_1_0, tls_1_1, tls_1_2, tls_1_3";
+
+/// Reads what the sessions of a row used from [`USAGE`], starting at column `first`; `tls` are those in which TLS began.
+pub(super) fn read_usage(row: &Row<'_>, first: usize, tls: u64) -> rusqlite::Result<Usage> {
+    let count = |column| row.get::<_, i64>(first + column).map(|count| u64::try_from(count).unwrap_or(0));
+    let (v1_0, v1_1, v1_2, v1_3) = (count(3)?, count(4)?, count(5)?, count(6)?);
+    let known = [v1_0, v1_1, v1_2, v1_3].into_iter().fold(0, u64::saturating_add);
+    Ok(Usage {
+        cleartext: count(0)?,
+        messages: count(1)?,
+        last_cleartext: row.get(first + 2).map(Timestamp)?,
+        versions: Versions { v1_0, v1_1, v1_2, v1_3, unknown: tls.saturating_sub(known) },
+    })
+}
+
+/// Role of this host, day, peer, own address, and port of the server.
+type Key = (Role, Day, IpAddr, IpAddr, u16);
+
 /// Counts that wait to be written.
 #[derive(Default)]
 pub(super) struct Pending {
-    rows: HashMap<(Role, Day, IpAddr, IpAddr, u16), Offers>,
+    rows: HashMap<Key, (Offers, Usage)>,
 }
 
 impl Pending {
@@ -112,8 +158,9 @@ impl Pending {
             Role::Server => (client, server),
         };
         let key = (session.role, Day::of(at), peer, own, session.flow.server.port());
-        let row = self.rows.entry(key).or_default();
-        *row = row.and(of_session(session, at));
+        let (offers, usage) = self.rows.entry(key).or_default();
+        *offers = offers.and(of_session(session, at));
+        *usage = usage.and(used_by(session, at));
     }
 
     pub(super) fn rows(&self) -> usize {
@@ -125,22 +172,31 @@ impl Pending {
         let mut update = transaction.prepare_cached(
             "UPDATE offer SET sessions = sessions + ?6, offered = offered + ?7, withheld = withheld + ?8,
                 tls = tls + ?9, unused = unused + ?10, content = content + ?11, unknown = unknown + ?12,
-                last_unused = max(last_unused, ?13)
+                last_unused = max(last_unused, ?13), cleartext = cleartext + ?14, messages = messages + ?15,
+                last_cleartext = max(last_cleartext, ?16), tls_1_0 = tls_1_0 + ?17, tls_1_1 = tls_1_1 + ?18,
+                tls_1_2 = tls_1_2 + ?19, tls_1_3 = tls_1_3 + ?20
              WHERE role = ?1 AND day = ?2 AND peer = ?3 AND own = ?4 AND port = ?5",
         )?;
-        let mut insert = transaction
-            .prepare_cached("INSERT INTO offer VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13)")?;
+        let mut insert = transaction.prepare_cached(
+            "INSERT INTO offer VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15, ?16, ?17, ?18, ?19,
+                ?20)",
+        )?;
         let mut count = transaction.prepare_cached("SELECT count(*) FROM offer WHERE day = ?1 AND role = ?2")?;
         // The rows are counted once per batch: a flood of new clients must not cost a scan of the table each.
         let mut taken: HashMap<(Role, Day), i64> = HashMap::new();
         let mut full = 0;
-        for ((of, on, peer, own, port), row) in &self.rows {
+        for ((of, on, peer, own, port), (row, usage)) in &self.rows {
             let (role, day) = (of.as_str(), on.to_string());
             let (peer, own) = (peer.to_string(), own.to_string());
             let counts =
                 [row.sessions, row.offered, row.withheld, row.tls, row.unused, row.content, row.unknown].map(signed);
             let [a, b, c, d, e, f, g] = counts;
-            let known = update.execute(params![role, day, peer, own, port, a, b, c, d, e, f, g, row.last_unused.0])?;
+            let versions = &usage.versions;
+            let used = [usage.cleartext, usage.messages, versions.v1_0, versions.v1_1, versions.v1_2, versions.v1_3];
+            let [h, i, k, l, m, n] = used.map(signed);
+            let (unused, cleartext) = (row.last_unused.0, usage.last_cleartext.0);
+            let values = params![role, day, peer, own, port, a, b, c, d, e, f, g, unused, h, i, cleartext, k, l, m, n];
+            let known = update.execute(values)?;
             if known > 0 {
                 continue;
             }
@@ -152,7 +208,7 @@ impl Pending {
                 full += row.sessions;
                 continue;
             }
-            insert.execute(params![role, day, peer, own, port, a, b, c, d, e, f, g, row.last_unused.0])?;
+            insert.execute(values)?;
             *taken += 1;
         }
         if let Some(newest) = self.rows.keys().map(|(_, day, ..)| *day).max() {
@@ -188,7 +244,7 @@ impl Store {
 
 #[cfg(test)]
 mod tests {
-    use smtpwatch_core::FlowKey;
+    use smtpwatch_core::{FlowKey, smtp::TlsVersion};
 
     use super::*;
     use crate::deliveries;
@@ -211,6 +267,7 @@ mod tests {
             gaps: 0,
             certificate: None,
             exempted: Vec::new(),
+            tls_version: None,
         }
     }
 
@@ -234,6 +291,33 @@ mod tests {
             SessionSummary { result: SessionResult::Unknown, ..plain.clone() },
         ] {
             assert_eq!(of_session(&unknown, AT), Offers { sessions: 1, unknown: 1, ..Offers::default() });
+        }
+    }
+
+    #[test]
+    fn cleartext_and_versions_are_distinguished() {
+        let plain = session("198.51.100.7:40000");
+        let cleartext = Usage { cleartext: 1, messages: 3, last_cleartext: AT, ..Usage::default() };
+        assert_eq!(used_by(&SessionSummary { messages: 3, ..plain.clone() }, AT), cleartext);
+        // Credentials alone.
+        assert_eq!(used_by(&SessionSummary { messages: 0, ..plain.clone() }, AT), Usage { messages: 0, ..cleartext });
+        let gone = SessionSummary { result: SessionResult::Rejected, messages: 0, ..plain.clone() };
+        assert_eq!(used_by(&gone, AT), Usage::default());
+        let tls = SessionSummary {
+            result: SessionResult::Tls,
+            messages: 0,
+            tls_version: Some(TlsVersion::V1_2),
+            ..plain.clone()
+        };
+        let encrypted = Usage { versions: Versions { v1_2: 1, ..Versions::default() }, ..Usage::default() };
+        assert_eq!(used_by(&tls, AT), encrypted);
+        // A message before STARTTLS.
+        assert_eq!(used_by(&SessionSummary { messages: 3, ..tls }, AT), encrypted.and(cleartext));
+        for unknown in [
+            SessionSummary { gaps: 1, ..plain.clone() },
+            SessionSummary { result: SessionResult::Unknown, ..plain.clone() },
+        ] {
+            assert_eq!(used_by(&unknown, AT), Usage::default());
         }
     }
 

@@ -4,6 +4,7 @@ mod baseline;
 mod check_config;
 mod generate;
 mod incidents;
+mod peers;
 mod policy;
 mod probe;
 mod replay;
@@ -24,7 +25,10 @@ use smtpwatch_core::{
     finding::{Evidence, Kind, Severity},
 };
 use smtpwatch_policy::lookup::TrustError;
-use smtpwatch_store::incidents::{PeerFilter, Sort};
+use smtpwatch_store::{
+    incidents::{PeerFilter, Sort},
+    peers::PeerSort,
+};
 use smtpwatch_web::server::{ConfigFile, DEFAULT_LISTEN, ListenAddress, WebConfigError};
 
 use crate::{
@@ -74,6 +78,8 @@ pub enum Verb {
     /// Show and correct the history of peers.
     #[command(subcommand)]
     Baseline(BaselineVerb),
+    /// List who still talks in cleartext, and what would have waited if TLS had been required.
+    Peers(PeersArgs),
     /// Show which policy applies to a domain or mail host, and why.
     #[command(subcommand)]
     Policy(PolicyVerb),
@@ -560,6 +566,42 @@ pub struct PeerArgs {
     pub(crate) common: BaselineArgs,
 }
 
+/// Flags of `peers`.
+#[derive(Debug, Args)]
+pub struct PeersArgs {
+    /// The end that this host was: client, server.
+    #[arg(long, value_name = "ROLE", value_parser = incidents::parse_role)]
+    pub(crate) role: Option<Role>,
+    /// This port of the server.
+    #[arg(long, value_name = "N", value_parser = parse_port)]
+    pub(crate) port: Option<u16>,
+    /// The order, the largest first: affected (messages in cleartext), last (in cleartext), sessions.
+    #[arg(long, value_name = "ORDER", default_value = "affected", value_parser = peers::parse_sort)]
+    pub(crate) sort: PeerSort,
+    /// Maximum number of peers.
+    #[arg(long, value_name = "N", default_value_t = 100, value_parser = clap::value_parser!(u16).range(1..=1000))]
+    pub(crate) limit: u16,
+    /// Output format [default: text on a terminal, else json, one object per line].
+    #[arg(long, value_name = "FORMAT")]
+    pub(crate) format: Option<PeersFormat>,
+    /// Path of the store [default: from the configuration].
+    #[arg(long, value_name = "PATH")]
+    pub(crate) store: Option<PathBuf>,
+    #[command(flatten)]
+    pub(crate) config: ConfigArg,
+}
+
+/// Formats of `peers`.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, ValueEnum)]
+pub enum PeersFormat {
+    /// For people; not stable.
+    Text,
+    /// For programs: stable.
+    Json,
+    /// For a spreadsheet: stable; further columns may follow.
+    Csv,
+}
+
 /// Format of data on stdout.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, ValueEnum)]
 pub enum Format {
@@ -634,6 +676,7 @@ pub fn dispatch(cli: Cli, matches: &ArgMatches) -> anyhow::Result<Exit> {
         Verb::Probe(args) => probe::run(&args),
         Verb::Incidents(verb) => incidents::run(verb),
         Verb::Baseline(verb) => baseline::run(verb),
+        Verb::Peers(args) => peers::run(&args),
         Verb::Policy(verb) => policy::run(verb),
         Verb::Tlsrpt(TlsrptVerb::Report(args)) => tlsrpt::report(&args),
         Verb::Tlsrpt(TlsrptVerb::Import(args)) => tlsrpt::import(&args),

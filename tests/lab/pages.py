@@ -69,13 +69,13 @@ def accessible(reader, path):
 
 
 def paths(incident, finding):
-    return ["/", "/incidents", f"/incidents/{incident}", f"/findings/{finding}"]
+    return ["/", "/incidents", f"/incidents/{incident}", f"/findings/{finding}", "/peers"]
 
 
 def everywhere(chromium, base, incident, finding, folder):
     for scheme, viewport, name in [("light", DESK, "light"), ("dark", DESK, "dark"), ("light", TELEPHONE, "phone"), ("dark", TELEPHONE, "phone-dark")]:
         reader = Reader(chromium, base, color_scheme=scheme, viewport=viewport, reduced_motion="reduce")
-        for path, file in zip(paths(incident, finding), ["now", "incidents", "incident", "finding"]):
+        for path, file in zip(paths(incident, finding), ["now", "incidents", "incident", "finding", "peers"]):
             reader.open(path)
             reader.page.screenshot(path=str(folder / f"{file}-{name}.png"), full_page=True)
             accessible(reader, path)

@@ -29,7 +29,7 @@ use crate::{
         published::demand::{Identity, PeerQuery},
     },
     segment::{Direction, SocketOwner},
-    smtp::{Doubt, Session, Starttls, TlsPhase},
+    smtp::{Doubt, Session, Starttls, TlsPhase, TlsVersion},
 };
 
 /// Keystroke segments after which the client counts as a person typing (docs/threats.md FP-25), if they are also more
@@ -471,6 +471,8 @@ impl Flow {
         } else {
             SessionResult::Rejected
         };
+        let hello = seen.tls.as_deref().and_then(|tls| tls.server_hello);
+        let tls_version = (result == SessionResult::Tls).then(|| TlsVersion::of_wire(hello.map(|hello| hello.version)));
         SessionSummary {
             flow: self.key,
             role: self.role,
@@ -483,6 +485,7 @@ impl Flow {
             gaps: seen.gaps,
             certificate: None,
             exempted: Vec::new(),
+            tls_version,
         }
     }
 }

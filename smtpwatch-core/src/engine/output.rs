@@ -15,6 +15,7 @@ use crate::{
         history::{Forgotten, HistoryKey, HistoryRecord},
         published::{LookupRequest, demand::Source},
     },
+    smtp::TlsVersion,
 };
 
 /// One action for the caller. Drain [`Engine::poll`](super::Engine::poll) after every call that changes the engine.
@@ -191,6 +192,9 @@ pub struct SessionSummary {
     /// Kinds of the findings that a rule with an end suppressed, each once.
     #[serde(skip)]
     pub exempted: Vec<Kind>,
+    /// The negotiated version; `None` unless the result is [`SessionResult::Tls`].
+    #[serde(skip)]
+    pub tls_version: Option<TlsVersion>,
 }
 
 /// Result of one outbound session for one policy domain.

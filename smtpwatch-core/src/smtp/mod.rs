@@ -37,4 +37,4 @@ pub use ehlo::{Capabilities, Capability, Offer};
 pub use observation::{Doubt, HandshakeEnd, Injection, Observation, Rewritten, Starttls};
 pub(crate) use session::nul_bytes;
 pub use session::{Oddities, Oddity, Session, SessionEvent};
-pub use tls::{ClientHello, ServerHello, TlsPhase, version_name};
+pub use tls::{ClientHello, ServerHello, TlsPhase, TlsVersion, version_name};

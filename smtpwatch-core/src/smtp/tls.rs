@@ -4,8 +4,8 @@
 //! tls-parser decodes the messages; this file finds the record boundaries and collects the bytes of one message.
 
 use tls_parser::{
-    TlsCipherAu, TlsCipherEnc, TlsCipherSuite, TlsExtension, TlsMessage, TlsMessageHandshake, TlsVersion,
-    parse_tls_extensions, parse_tls_message_handshake,
+    TlsCipherAu, TlsCipherEnc, TlsCipherSuite, TlsExtension, TlsMessage, TlsMessageHandshake, parse_tls_extensions,
+    parse_tls_message_handshake,
 };
 
 use crate::{Side, secret_buffer::SecretBuffer};
@@ -77,6 +77,50 @@ pub fn version_name(version: u16) -> String {
         0x0300 => "SSL 3.0".to_owned(),
         0x0301..=0x0304 => format!("TLS 1.{}", version - 0x0301),
         _ => format!("version {version:#06x}"),
+    }
+}
+
+/// Version of TLS that a session negotiated.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+pub enum TlsVersion {
+    /// TLS 1.0.
+    V1_0,
+    /// TLS 1.1.
+    V1_1,
+    /// TLS 1.2.
+    V1_2,
+    /// TLS 1.3.
+    V1_3,
+    /// The server's hello was not seen whole, or it chose another version, such as SSL 3.0.
+    Unknown,
+}
+
+impl TlsVersion {
+    /// Every version, for metric labels.
+    pub const ALL: [Self; 5] = [Self::V1_0, Self::V1_1, Self::V1_2, Self::V1_3, Self::Unknown];
+
+    /// The version of a server's hello, as on the wire (RFC 8446 §4.2.1); `None`: no hello was seen.
+    #[must_use]
+    pub const fn of_wire(version: Option<u16>) -> Self {
+        match version {
+            Some(0x0301) => Self::V1_0,
+            Some(0x0302) => Self::V1_1,
+            Some(0x0303) => Self::V1_2,
+            Some(0x0304) => Self::V1_3,
+            Some(_) | None => Self::Unknown,
+        }
+    }
+
+    /// The name: a metric label, and the name in JSON.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::V1_0 => "1.0",
+            Self::V1_1 => "1.1",
+            Self::V1_2 => "1.2",
+            Self::V1_3 => "1.3",
+            Self::Unknown => "unknown",
+        }
     }
 }
 
@@ -441,7 +485,7 @@ fn record_start(bytes: &[u8]) -> Option<usize> {
     bytes.windows(2).position(|pair| is_record_type(pair[0]) && pair[1] == 3)
 }
 
-fn client_hello(version: TlsVersion, extensions: Option<&[u8]>) -> ClientHello {
+fn client_hello(version: tls_parser::TlsVersion, extensions: Option<&[u8]>) -> ClientHello {
     let mut hello = ClientHello { version: version.0, sni: None };
     for extension in parsed(extensions) {
         match extension {
@@ -780,5 +824,20 @@ pub(super) mod tests {
         assert!(hello(0x0000).weak_suite().is_some() && hello(0x0034).weak_suite().is_some());
         assert_eq!(hello(0x1301).weak_suite(), None);
         assert_eq!(hello(0xc02f).weak_suite(), None);
+    }
+
+    #[test]
+    fn versions_have_a_closed_set_of_names() {
+        for (wire, name) in [
+            (Some(0x0300), "unknown"),
+            (Some(0x0301), "1.0"),
+            (Some(0x0302), "1.1"),
+            (Some(0x0303), "1.2"),
+            (Some(0x0304), "1.3"),
+            (Some(0x7f1c), "unknown"),
+            (None, "unknown"),
+        ] {
+            assert_eq!(TlsVersion::of_wire(wire).as_str(), name, "{wire:?}");
+        }
     }
 }

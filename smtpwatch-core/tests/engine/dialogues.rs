@@ -1,14 +1,15 @@
 //! Whole dialogues through the engine: the findings that they must raise, and must not raise.
 
 use crate::scenario::{
-    Dialogue, GREETING, MASKED, OFFER, Recorded, STRIPPED, deliver, engine, greeted, hear, hear_after, honest,
-    honest_history, tls,
+    Dialogue, GREETING, MASKED, OFFER, Recorded, STRIPPED, client_hello, deliver, engine, finished, greeted, hear,
+    hear_after, honest, honest_history, sealed, server_hello, tls,
 };
 use smtpwatch_core::{
     Side, Timestamp,
     engine::{GateAction, SessionResult},
     finding::{Evidence, Kind, Outcome, Severity, StarttlsState},
     policy::rule::{AuthRule, Rule, StarttlsRule},
+    smtp::TlsVersion,
 };
 
 fn rule(starttls: Option<StarttlsRule>, auth_plaintext: Option<AuthRule>) -> Vec<Rule> {
@@ -463,4 +464,29 @@ fn a_finding_is_the_contract_s_json() {
     assert_eq!(json["gaps"], 0);
     let time = json["time"].as_str().expect("time");
     assert!(time.ends_with('Z') && time.len() == "2026-11-23T15:04:05.123456Z".len(), "{time}");
+}
+
+#[test]
+fn a_session_says_which_version_of_tls_it_negotiated() {
+    let go = || greeted().s(OFFER).c("STARTTLS\r\n").s("220 2.0.0 go\r\n");
+    let below = |version| {
+        let hellos = go().c(client_hello(0x0303)).s(server_hello(version, 0xc02f, b""));
+        hellos.c(finished()).s(finished()).c(sealed(40)).close()
+    };
+    for (talk, version) in [
+        (honest(), TlsVersion::V1_3),
+        (below(0x0303), TlsVersion::V1_2),
+        (below(0x0302), TlsVersion::V1_1),
+        (below(0x0301), TlsVersion::V1_0),
+    ] {
+        let session = &hear(&talk, Vec::new()).sessions[0];
+        assert_eq!((session.result, session.tls_version), (SessionResult::Tls, Some(version)));
+    }
+    // A handshake that fails negotiates nothing, and a session without TLS has no version.
+    let failed = go().c(client_hello(0x0303)).s(server_hello(0x0303, 0xc02f, b"")).ack(Side::Client);
+    for talk in [failed.reset(Side::Client), deliver(greeted().s(STRIPPED))] {
+        let session = &hear(&talk, Vec::new()).sessions[0];
+        assert_ne!(session.result, SessionResult::Tls);
+        assert_eq!(session.tls_version, None);
+    }
 }

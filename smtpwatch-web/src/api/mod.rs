@@ -35,7 +35,7 @@ use self::{
 };
 use super::app_state::AppState;
 
-pub(super) use self::{incidents::filter, problem::Problem};
+pub(super) use self::{incidents::filter, peers::peer_query, problem::Problem};
 
 /// The routes of the API.
 pub fn router(app: Arc<AppState>) -> Router {

@@ -57,6 +57,9 @@ fn describe(operation: &Operation, success: &Value, problem: &Schema) -> Value {
         "description": operation.success.description,
         "content": { operation.success.media: { "schema": success } },
     });
+    if let Some(media) = operation.success.also {
+        ok["content"][media] = json!({ "schema": { "type": "string" } });
+    }
     if operation.others.contains(&StatusCode::NOT_MODIFIED.as_u16()) {
         ok["headers"] = json!({ "ETag": { "schema": { "type": "string" } } });
     }

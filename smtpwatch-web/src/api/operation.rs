@@ -12,7 +12,7 @@ use super::{
     incidents::{self, FindingOnRecord, Findings, IncidentInFull, Incidents},
     openapi,
     parameter::{self as p, Parameter},
-    peers::{self, OfferDays},
+    peers::{self, OfferDays, Peers},
     problem::Problem,
     request::Request,
     response::JSON,
@@ -44,6 +44,8 @@ pub(super) struct Success {
     pub(super) description: &'static str,
     pub(super) media: &'static str,
     pub(super) body: Body,
+    /// Media type of another form, in lines of text.
+    pub(super) also: Option<&'static str>,
 }
 
 /// The content of a response.
@@ -63,7 +65,7 @@ fn of<T: JsonSchema>(generator: &mut SchemaGenerator) -> Schema {
 }
 
 const fn json<T: JsonSchema>(description: &'static str) -> Success {
-    Success { description, media: JSON, body: Body::Of(of::<T>) }
+    Success { description, media: JSON, body: Body::Of(of::<T>), also: None }
 }
 
 /// Every operation rejects unknown parameters.
@@ -120,6 +122,7 @@ pub(super) static OPERATIONS: &[Operation] = &[
             description: "A capture made from the evidence: secrets are overwritten, message bodies left out.",
             media: "application/x-pcapng",
             body: Body::Bytes,
+            also: None,
         },
         others: EXPORTED,
         handler: |api, request| Box::pin(export::serve(api, request, export::ExportFormat::Pcapng)),
@@ -129,7 +132,12 @@ pub(super) static OPERATIONS: &[Operation] = &[
         name: "exportText",
         summary: "An incident as a letter to the carrier or postmaster",
         parameters: &[&p::INCIDENT],
-        success: Success { description: "Plain text.", media: "text/plain; charset=utf-8", body: Body::Lines },
+        success: Success {
+            description: "Plain text.",
+            media: "text/plain; charset=utf-8",
+            body: Body::Lines,
+            also: None,
+        },
         others: EXPORTED,
         handler: |api, request| Box::pin(export::serve(api, request, export::ExportFormat::Text)),
     },
@@ -142,6 +150,7 @@ pub(super) static OPERATIONS: &[Operation] = &[
             description: "One JSON object per finding, one per line.",
             media: "application/x-ndjson",
             body: Body::Lines,
+            also: None,
         },
         others: EXPORTED,
         handler: |api, request| Box::pin(export::serve(api, request, export::ExportFormat::Ecs)),
@@ -155,6 +164,7 @@ pub(super) static OPERATIONS: &[Operation] = &[
             description: "One JSON object per finding, one per line.",
             media: "application/x-ndjson",
             body: Body::Lines,
+            also: None,
         },
         others: EXPORTED,
         handler: |api, request| Box::pin(export::serve(api, request, export::ExportFormat::Eve)),
@@ -167,6 +177,20 @@ pub(super) static OPERATIONS: &[Operation] = &[
         success: json::<FindingOnRecord>("The finding, with an ETag."),
         others: &[304, 400, 404, 409, 500, 503],
         handler: |api, request| Box::pin(incidents::finding(api, request)),
+    },
+    Operation {
+        path: "/peers",
+        name: "listPeers",
+        summary: "Peers with what they used in the last 30 days, and what would have waited if TLS had been required of them",
+        parameters: peers::LIST,
+        success: Success {
+            description: "One page of the list, in JSON; or in CSV, with a line of column names.",
+            media: JSON,
+            body: Body::Of(of::<Peers>),
+            also: Some(peers::CSV),
+        },
+        others: LISTED,
+        handler: |api, request| Box::pin(peers::list(api, request)),
     },
     Operation {
         path: "/peers/{peer}/offers",
@@ -196,6 +220,7 @@ pub(super) static OPERATIONS: &[Operation] = &[
                     where some were missed: look again at the list. It does not end.",
             media: "text/event-stream",
             body: Body::Of(of::<FindingEvent>),
+            also: None,
         },
         others: LISTED,
         handler: |api, request| Box::pin(events::serve(api, request)),
@@ -205,7 +230,7 @@ pub(super) static OPERATIONS: &[Operation] = &[
         name: "getOpenapi",
         summary: "This document",
         parameters: &[],
-        success: Success { description: "OpenAPI 3.1.", media: JSON, body: Body::Object },
+        success: Success { description: "OpenAPI 3.1.", media: JSON, body: Body::Object, also: None },
         others: ALWAYS,
         handler: |_, _| Box::pin(async { Ok(openapi::serve()) }),
     },
@@ -214,7 +239,7 @@ pub(super) static OPERATIONS: &[Operation] = &[
         name: "getFindingSchema",
         summary: "JSON Schema of a finding",
         parameters: &[],
-        success: Success { description: "JSON Schema 2020-12.", media: schema::MEDIA, body: Body::Object },
+        success: Success { description: "JSON Schema 2020-12.", media: schema::MEDIA, body: Body::Object, also: None },
         others: ALWAYS,
         handler: |_, _| Box::pin(async { Ok(schema::serve::<Finding>()) }),
     },
@@ -223,7 +248,7 @@ pub(super) static OPERATIONS: &[Operation] = &[
         name: "getExhibitSchema",
         summary: "JSON Schema of the evidence of a finding",
         parameters: &[],
-        success: Success { description: "JSON Schema 2020-12.", media: schema::MEDIA, body: Body::Object },
+        success: Success { description: "JSON Schema 2020-12.", media: schema::MEDIA, body: Body::Object, also: None },
         others: ALWAYS,
         handler: |_, _| Box::pin(async { Ok(schema::serve::<EvidenceBundle>()) }),
     },

@@ -7,7 +7,10 @@ use smtpwatch_core::{
     Role,
     finding::{Evidence, Kind, Severity},
 };
-use smtpwatch_store::incidents::{Cursor, PAGE, PeerFilter, Sort};
+use smtpwatch_store::{
+    incidents::{Cursor, PAGE, PeerFilter, Sort},
+    peers::{PeerCursor, PeerSort},
+};
 use smtpwatch_system::moment::{AGE_DIGITS, Moment};
 
 /// A parameter of an operation.
@@ -47,6 +50,8 @@ pub(super) enum ValueFormat {
     Address,
     /// A position in the list of incidents.
     Cursor,
+    /// A position in the list of peers.
+    PeerCursor,
 }
 
 const QUERY: Parameter = Parameter {
@@ -154,6 +159,34 @@ pub(super) const PORT: Parameter = Parameter {
     example: "25",
     ..QUERY
 };
+/// The server's port, as a filter.
+pub(super) const PORT_OF_PEERS: Parameter =
+    Parameter { description: "This port of the server.", required: false, ..PORT };
+/// The order of the list of peers.
+pub(super) const PEER_SORT: Parameter = Parameter {
+    name: "sort",
+    description: "The order: by messages accepted in cleartext (default), by the newest session in cleartext, by sessions; the \
+                  largest first.",
+    format: ValueFormat::OneOf(|| PeerSort::ALL.map(PeerSort::as_str).to_vec()),
+    example: "last",
+    ..QUERY
+};
+/// Position where the list of peers continues.
+pub(super) const PEER_CURSOR: Parameter = Parameter {
+    name: "cursor",
+    description: "Continues the list in the same order: `next` of the previous response.",
+    format: ValueFormat::PeerCursor,
+    example: "000000000000003c1001900000000000000000000ffffc6336407",
+    ..QUERY
+};
+/// The form of the list of peers.
+pub(super) const FORMAT: Parameter = Parameter {
+    name: "format",
+    description: "The form of the response; without it, the Accept header decides.",
+    format: ValueFormat::OneOf(|| vec!["json", "csv"]),
+    example: "csv",
+    ..QUERY
+};
 /// The maximum number of results.
 pub(super) const LIMIT: Parameter = Parameter {
     name: "limit",
@@ -235,6 +268,7 @@ impl ValueFormat {
             Self::Address => pattern(format!("{}|{}", v4(), v6())),
             // A number of nineteen digits fits in 64 bits if its first digit is not 9.
             Self::Cursor => pattern("-?[0-8]?[0-9]{1,18}-[0-8]?[0-9]{1,18}(?:-[0-4])?".to_owned()),
+            Self::PeerCursor => pattern("[0-9a-f]{16}[01][0-9a-f]{36}".to_owned()),
         }
     }
 
@@ -252,7 +286,7 @@ impl ValueFormat {
                 "an address, a network such as 192.0.2.0/24, or a name in ASCII such as *.example.net".to_owned()
             }
             Self::Address => "an IPv4 or IPv6 address".to_owned(),
-            Self::Cursor => "the `next` of an earlier answer".to_owned(),
+            Self::Cursor | Self::PeerCursor => "the `next` of an earlier answer".to_owned(),
         }
     }
 
@@ -269,6 +303,7 @@ impl ValueFormat {
             Self::Peer => only(|c| c.is_ascii_graphic() && c != b'+') && text.parse::<PeerFilter>().is_ok(),
             Self::Address => text.parse::<IpAddr>().is_ok(),
             Self::Cursor => only(|c| c.is_ascii_digit() || c == b'-') && text.parse::<Cursor>().is_ok(),
+            Self::PeerCursor => text.parse::<PeerCursor>().is_ok(),
         }
     }
 }
@@ -332,6 +367,17 @@ mod tests {
         };
         checked(&ValueFormat::Peer, &peers);
         checked(&ValueFormat::Cursor, &cursors);
+        let (zeros, letters) = ("0".repeat(53), format!("{}1{}", "f".repeat(16), "f".repeat(36)));
+        let peer_cursors = [
+            (PEER_CURSOR.example, true),
+            (&*zeros, true),
+            (&*letters, true),
+            (&zeros[1..], false),
+            (&*letters.replacen('1', "2", 1), false),
+            (&*letters.to_uppercase(), false),
+            ("", false),
+        ];
+        checked(&ValueFormat::PeerCursor, &peer_cursors);
         checked(&ValueFormat::Identifier, &identifiers);
         checked(&LIMIT.format, &numbers);
         checked(

@@ -25,6 +25,8 @@ pub(super) struct Request {
     values: Vec<(&'static str, String)>,
     /// The tags of `If-None-Match`.
     etags: Vec<String>,
+    /// The `Accept` header prefers CSV to JSON.
+    pub(super) prefers_csv: bool,
     /// The request has `Last-Event-ID`: the client reconnects.
     pub(super) reconnects: bool,
 }
@@ -42,7 +44,8 @@ impl Request {
         let values = headers.get_all(header::IF_NONE_MATCH).iter().filter_map(|value| value.to_str().ok());
         let etags = values.flat_map(|list| list.split(',')).map(|tag| tag.trim().to_owned()).collect();
         let reconnects = headers.contains_key("last-event-id");
-        Ok(Self { etags, reconnects, ..Self::new(parameters, path.chain(query))? })
+        let prefers_csv = prefers_csv(headers);
+        Ok(Self { etags, prefers_csv, reconnects, ..Self::new(parameters, path.chain(query))? })
     }
 
     /// Validates a request that may have these parameters, in any order.
@@ -66,7 +69,7 @@ impl Request {
         if let Some(missing) = parameters.iter().find(|one| one.required && !given(one)) {
             return Err(Problem::missing(missing));
         }
-        Ok(Self { values, etags: Vec::new(), reconnects: false })
+        Ok(Self { values, etags: Vec::new(), prefers_csv: false, reconnects: false })
     }
 
     /// The value of a parameter.
@@ -108,5 +111,50 @@ impl Request {
             response.headers_mut().insert(header::ETAG, tag);
         }
         response
+    }
+}
+
+/// Whether the `Accept` header names CSV, and does not prefer JSON (RFC 9110 §12.5.1). A wildcard alone is no wish for
+/// CSV.
+fn prefers_csv(headers: &HeaderMap) -> bool {
+    let lines = headers.get_all(header::ACCEPT).iter().filter_map(|value| value.to_str().ok());
+    let (mut csv, mut json) = (0.0_f32, 0.0_f32);
+    for range in lines.flat_map(|line| line.split(',')) {
+        let mut parts = range.split(';').map(str::trim);
+        let media = parts.next().unwrap_or_default();
+        let weight = parts.find_map(|part| part.strip_prefix("q=").or_else(|| part.strip_prefix("Q=")));
+        // An invalid weight is that of a range that is not acceptable.
+        let weight = weight.map_or(1.0, |text| text.parse().unwrap_or(0.0));
+        if media.eq_ignore_ascii_case("text/csv") {
+            csv = weight;
+        } else if media.eq_ignore_ascii_case(response::JSON) {
+            json = weight;
+        }
+    }
+    csv > 0.0 && csv >= json
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn csv_must_be_named() {
+        for (accept, expected) in [
+            ("text/csv", true),
+            ("Text/CSV; charset=utf-8", true),
+            ("text/csv;q=0.5, */*;q=0.1", true),
+            ("application/json;q=0.5, text/csv;q=0.9", true),
+            ("application/json, text/csv;q=0.9", false),
+            ("text/csv;q=0", false),
+            ("text/csv;q=x", false),
+            ("text/*", false),
+            ("*/*", false),
+            ("", false),
+        ] {
+            let headers = HeaderMap::from_iter([(header::ACCEPT, HeaderValue::from_static(accept))]);
+            assert_eq!(prefers_csv(&headers), expected, "{accept:?}");
+        }
+        assert!(!prefers_csv(&HeaderMap::new()));
     }
 }

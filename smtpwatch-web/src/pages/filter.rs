@@ -22,25 +22,35 @@ impl FilterQuery {
 
     /// The filter that the API makes of the same query.
     pub(super) fn filter(&self, limit: usize) -> Result<Filter, Problem> {
-        Ok(Filter { limit, ..api::filter(self.0.iter().cloned())? })
+        Ok(Filter { limit, ..api::filter(self.pairs())? })
     }
 
     pub(super) fn is_everything(&self) -> bool {
         self.0.is_empty()
     }
 
-    /// The address of the page after this position.
-    pub(super) fn further(&self, cursor: &Cursor) -> String {
-        let mut query = form_urlencoded::Serializer::new(String::new());
-        query.extend_pairs(self.0.iter().filter(|(name, _)| name != "cursor"));
-        format!("/incidents?{}", query.append_pair("cursor", &cursor.to_string()).finish())
+    /// The names and values of the filled fields.
+    pub(super) fn pairs(&self) -> impl Iterator<Item = (String, String)> {
+        self.0.iter().cloned()
     }
 
-    fn has(&self, name: &str, value: &str) -> bool {
+    /// The address of the page after this position.
+    pub(super) fn further(&self, cursor: &Cursor) -> String {
+        self.address("/incidents", &[("cursor", &cursor.to_string())])
+    }
+
+    /// The address of a path with the values of this form, without its position, and with further values.
+    pub(super) fn address(&self, path: &str, further: &[(&str, &str)]) -> String {
+        let mut query = form_urlencoded::Serializer::new(String::new());
+        query.extend_pairs(self.0.iter().filter(|(name, _)| name != "cursor"));
+        format!("{path}?{}", query.extend_pairs(further).finish())
+    }
+
+    pub(super) fn has(&self, name: &str, value: &str) -> bool {
         self.0.iter().any(|(key, text)| key == name && text == value)
     }
 
-    fn text(&self, name: &str) -> &str {
+    pub(super) fn text(&self, name: &str) -> &str {
         self.0.iter().find(|(key, _)| key == name).map_or("", |(_, value)| value)
     }
 }

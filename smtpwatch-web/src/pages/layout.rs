@@ -28,7 +28,7 @@ pub(super) struct Page<'a> {
     pub(super) body: Markup,
 }
 
-const MENU: [(&str, &str); 2] = [("/", "Now"), ("/incidents", "Incidents")];
+const MENU: [(&str, &str); 3] = [("/", "Now"), ("/incidents", "Incidents"), ("/peers", "Peers")];
 
 impl IntoResponse for Page<'_> {
     fn into_response(self) -> Response {

@@ -13,6 +13,7 @@ mod layout;
 mod list;
 mod overview;
 mod packets;
+mod peers;
 mod timeline;
 
 use std::sync::Arc;
@@ -28,6 +29,7 @@ pub fn router(app: Arc<AppState>) -> Router {
         .route("/", get(overview::show))
         .route("/incidents", get(list::show))
         .route("/incidents/{id}", get(incident::show))
+        .route("/peers", get(peers::show))
         .route("/findings/{id}", get(finding::show))
         .route("/assets/{name}", get(asset))
         .fallback(layout::no_such_page)

@@ -26,6 +26,7 @@ use smtpwatch_core::{
         published::demand::Source,
         rule::{Rule, RuleState},
     },
+    smtp::TlsVersion,
 };
 use smtpwatch_metrics::{counters, gauges, opts, register, seconds};
 use smtpwatch_policy::metrics::PolicyMetrics;
@@ -78,6 +79,7 @@ pub struct Metrics {
     findings: IntCounterVec,
     last_finding: GaugeVec,
     sessions: IntCounterVec,
+    tls_sessions: IntCounterVec,
     offers: IntCounterVec,
     certificates: IntCounterVec,
     attached: IntGaugeVec,
@@ -129,6 +131,12 @@ impl Metrics {
                 &["kind"],
             )?,
             sessions: counters(r, "sessions_total", "SMTP sessions by result.", &["role", "port", "result"])?,
+            tls_sessions: counters(
+                r,
+                "tls_sessions_total",
+                "Sessions in which TLS began, by the negotiated version; unknown: the server's hello was not seen whole, or SSL 3.0.",
+                &["role", "version"],
+            )?,
             offers: counters(
                 r,
                 "starttls_offers_total",
@@ -304,6 +312,9 @@ impl Metrics {
         let role = session.role.as_str();
         let port = self.port(session.flow.server.port());
         self.sessions.with_label_values(&[role, &port, session.result.as_str()]).inc();
+        if let Some(version) = session.tls_version {
+            self.tls_sessions.with_label_values(&[role, version.as_str()]).inc();
+        }
         if let Some(offered) = offered(session.starttls) {
             self.offers.with_label_values(&[role, offered]).inc();
         }
@@ -482,6 +493,9 @@ impl Metrics {
                 for result in SessionResult::ALL {
                     let _ = self.sessions.with_label_values(&[role.as_str(), port, result.as_str()]);
                 }
+            }
+            for version in TlsVersion::ALL {
+                let _ = self.tls_sessions.with_label_values(&[role.as_str(), version.as_str()]);
             }
             for offered in StarttlsState::ALL.iter().copied().filter_map(offered) {
                 let _ = self.offers.with_label_values(&[role.as_str(), offered]);

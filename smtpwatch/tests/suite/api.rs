@@ -152,7 +152,7 @@ fn every_route_answers_what_it_says() {
     };
     let problem = json!({ "$ref": "#/components/schemas/Problem" });
     let paths = document["paths"].as_object().unwrap();
-    assert_eq!(paths.len(), 15, "{:?}", paths.keys());
+    assert_eq!(paths.len(), 16, "{:?}", paths.keys());
     for (path, item) in paths {
         let (target, responses) = (with_values(path, &made[0].id), &item["get"]["responses"]);
         let refused = server.ask("POST", &target, "Content-Length: 0\r\n");
@@ -427,6 +427,11 @@ fn hostile_questions_get_a_problem() {
         (format!("/incidents/{id}/findings?before=0"), "before"),
         (format!("/incidents/{id}/findings?before=9223372036854775808"), "before"),
         (format!("/incidents/{id}/pcapng?x"), "x"),
+        ("/peers?sort=name".to_owned(), "sort"),
+        ("/peers?port=0".to_owned(), "port"),
+        ("/peers?format=xml".to_owned(), "format"),
+        ("/peers?cursor=1-2".to_owned(), "cursor"),
+        ("/peers?peer=192.0.2.1".to_owned(), "peer"),
         ("/peers/mx.example.net/offers?role=client&port=25".to_owned(), "peer"),
         ("/peers/198.51.100.25/offers?port=25".to_owned(), "role"),
         ("/peers/198.51.100.25/offers?role=client".to_owned(), "port"),
@@ -507,9 +512,14 @@ fn the_chain_is_checked_once_at_a_time() {
 fn a_missing_store_is_reported() {
     let (_directory, path) = store();
     let server = Server::start(&path);
-    for target in
-        ["/incidents", "/incidents/0000", "/findings/0000", "/verify", "/peers/::1/offers?role=client&port=25"]
-    {
+    for target in [
+        "/incidents",
+        "/incidents/0000",
+        "/findings/0000",
+        "/verify",
+        "/peers",
+        "/peers/::1/offers?role=client&port=25",
+    ] {
         let answer = server.get(target);
         answer.is_problem(503);
         assert_eq!(answer.header("retry-after"), "10", "{target}");

@@ -64,7 +64,9 @@ impl Files {
 fn help_and_version() {
     let help = run(&["--help"]);
     assert_eq!(code(&help), 0);
-    for verb in ["run", "replay", "probe", "baseline", "tlsrpt", "policy", "silence", "check-config", "generate"] {
+    for verb in
+        ["run", "replay", "probe", "baseline", "peers", "tlsrpt", "policy", "silence", "check-config", "generate"]
+    {
         assert!(stdout(&help).lines().any(|line| line.trim_start().starts_with(verb)), "{verb}");
         assert_eq!(code(&run(&[verb, "--help"])), 0, "{verb}");
     }
@@ -100,6 +102,9 @@ fn what_is_no_command_line_is_usage() {
         &["run", "--interface", "eth0/x"],
         &["run", "--port", "70000"],
         &["baseline"],
+        &["peers", "--sort", "name"],
+        &["peers", "--limit", "0"],
+        &["peers", "--format", "xml"],
         &["--log.level", "loud", "check-config"],
     ] {
         let output = run(arguments);
@@ -513,7 +518,9 @@ fn manuals_and_completions_know_every_verb() {
     let status = smtpwatch().args(["generate", "man", "--directory"]).arg(directory.path()).status().unwrap();
     assert!(status.success());
     let page = |name: &str| std::fs::read_to_string(directory.path().join(name)).unwrap();
-    for verb in ["run", "replay", "probe", "incidents", "baseline", "policy", "tlsrpt", "check\\-config", "generate"] {
+    for verb in
+        ["run", "replay", "probe", "incidents", "baseline", "peers", "policy", "tlsrpt", "check\\-config", "generate"]
+    {
         assert!(page("smtpwatch.8").contains(&format!("smtpwatch\\-{verb}(8)")), "{verb}");
     }
     assert!(page("smtpwatch-run.8").contains("SMTPWATCH_CONFIG") && page("smtpwatch-incidents-show.8").contains("ID"));

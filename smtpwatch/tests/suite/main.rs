@@ -9,6 +9,7 @@ mod config;
 mod incidents;
 mod metrics;
 mod operations;
+mod peers;
 mod replay;
 mod schema;
 mod silence;

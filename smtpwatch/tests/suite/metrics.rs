@@ -3,6 +3,12 @@
 use std::collections::BTreeSet;
 
 use smtpwatch::output::metrics::Metrics;
+use smtpwatch_core::{
+    FlowKey, Role,
+    engine::{SessionResult, SessionSummary},
+    finding::StarttlsState,
+    smtp::TlsVersion,
+};
 
 /// Every permitted label, including those of the metrics themselves; any other label could expose addresses or names.
 const LABELS: [&str; 17] = [
@@ -91,6 +97,11 @@ fn every_label_set_is_exported_as_zero() {
         r#"smtpwatch_last_finding_timestamp_seconds{kind="auth-plaintext"} 0"#,
         r#"smtpwatch_sessions_total{port="587",result="unknown",role="server"} 0"#,
         r#"smtpwatch_sessions_total{port="other",result="tls",role="client"} 0"#,
+        r#"smtpwatch_tls_sessions_total{role="client",version="1.0"} 0"#,
+        r#"smtpwatch_tls_sessions_total{role="client",version="1.1"} 0"#,
+        r#"smtpwatch_tls_sessions_total{role="server",version="1.2"} 0"#,
+        r#"smtpwatch_tls_sessions_total{role="server",version="1.3"} 0"#,
+        r#"smtpwatch_tls_sessions_total{role="server",version="unknown"} 0"#,
         r#"smtpwatch_starttls_offers_total{offered="masked",role="client"} 0"#,
         r#"smtpwatch_certificate_checks_total{result="not_observable",source="dane"} 0"#,
         r#"smtpwatch_probe_attached{direction="egress",hook="clsact",interface="eth3"} 0"#,
@@ -129,6 +140,43 @@ fn every_label_set_is_exported_as_zero() {
         let line = format!("smtpwatch_reassembly_gaps_total{{cause=\"{}\"}} 0", cause.as_str());
         assert!(text.lines().any(|found| found == line), "missing: {line}");
     }
+}
+
+#[test]
+fn sessions_with_tls_are_counted_by_version() {
+    let metrics = metrics();
+    let mut session = SessionSummary {
+        flow: FlowKey { client: "192.0.2.25:40000".parse().unwrap(), server: "198.51.100.25:25".parse().unwrap() },
+        role: Role::Client,
+        result: SessionResult::Tls,
+        starttls: StarttlsState::Offered,
+        starttls_sent: true,
+        messages: 0,
+        auth: Vec::new(),
+        smtp: true,
+        gaps: 0,
+        certificate: None,
+        exempted: Vec::new(),
+        tls_version: Some(TlsVersion::V1_2),
+    };
+    metrics.session(&session);
+    metrics.session(&session);
+    session.tls_version = Some(TlsVersion::Unknown);
+    metrics.session(&session);
+    (session.result, session.tls_version) = (SessionResult::Plaintext, None);
+    metrics.session(&session);
+    let text = metrics.render();
+    let counted: Vec<_> = text
+        .lines()
+        .filter(|line| line.starts_with("smtpwatch_tls_sessions_total{") && !line.ends_with(" 0"))
+        .collect();
+    assert_eq!(
+        counted,
+        [
+            r#"smtpwatch_tls_sessions_total{role="client",version="1.2"} 2"#,
+            r#"smtpwatch_tls_sessions_total{role="client",version="unknown"} 1"#,
+        ]
+    );
 }
 
 #[test]

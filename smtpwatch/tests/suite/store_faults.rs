@@ -539,7 +539,11 @@ fn an_upgrade_reports_nothing_again() {
              ALTER TABLE incident DROP COLUMN about; ALTER TABLE incident DROP COLUMN addresses;
              ALTER TABLE incident DROP COLUMN unlisted; ALTER TABLE incident DROP COLUMN announced;
              ALTER TABLE baseline DROP COLUMN wear; ALTER TABLE baseline DROP COLUMN names;
-             ALTER TABLE baseline DROP COLUMN days; ALTER TABLE incident DROP COLUMN kept",
+             ALTER TABLE baseline DROP COLUMN days; ALTER TABLE incident DROP COLUMN kept;
+             ALTER TABLE offer DROP COLUMN cleartext; ALTER TABLE offer DROP COLUMN messages;
+             ALTER TABLE offer DROP COLUMN last_cleartext; ALTER TABLE offer DROP COLUMN tls_1_0;
+             ALTER TABLE offer DROP COLUMN tls_1_1; ALTER TABLE offer DROP COLUMN tls_1_2;
+             ALTER TABLE offer DROP COLUMN tls_1_3",
         )
         .unwrap();
     connection.pragma_update(None, "user_version", 3).unwrap();
